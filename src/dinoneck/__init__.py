@@ -1,0 +1,70 @@
+"""Everything between a DINOv2/DINOv3 backbone and an answer. Public names only; each is imported on first use."""
+
+from typing import TYPE_CHECKING
+
+from dinoneck.lazy import attach
+from dinoneck.version import __version__ as __version__
+
+if TYPE_CHECKING:
+    from dinoneck.backbones.backbone import Backbone as Backbone
+    from dinoneck.backbones.load import load_backbone as load_backbone
+    from dinoneck.backbones.load import wrap_backbone as wrap_backbone
+    from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint as HeadCheckpoint
+    from dinoneck.checkpoint.head_checkpoint import load_head as load_head
+    from dinoneck.checkpoint.head_checkpoint import save_head as save_head
+    from dinoneck.errors import BackboneError as BackboneError
+    from dinoneck.errors import CheckpointError as CheckpointError
+    from dinoneck.errors import ConfigError as ConfigError
+    from dinoneck.errors import DataError as DataError
+    from dinoneck.errors import DinoneckError as DinoneckError
+    from dinoneck.errors import GridError as GridError
+    from dinoneck.errors import RegistryError as RegistryError
+    from dinoneck.errors import ShapeError as ShapeError
+    from dinoneck.errors import StoreError as StoreError
+    from dinoneck.grid import GridSize as GridSize
+    from dinoneck.grid import PreparedImages as PreparedImages
+    from dinoneck.grid import TokenGrid as TokenGrid
+    from dinoneck.heads.ensemble import HeadEnsemble as HeadEnsemble
+    from dinoneck.heads.patch_mean import PatchMeanHead as PatchMeanHead
+    from dinoneck.heads.patch_mean import PatchMeanMLP as PatchMeanMLP
+    from dinoneck.inference.predictor import Predictor as Predictor
+    from dinoneck.tasks import TargetTransform as TargetTransform
+    from dinoneck.tasks import Task as Task
+    from dinoneck.tokens import FeaturePyramid as FeaturePyramid
+    from dinoneck.tokens import Tokens as Tokens
+    from dinoneck.tokens import collate as collate
+
+_HOMES = {
+    "Backbone": "dinoneck.backbones.backbone",
+    "load_backbone": "dinoneck.backbones.load",
+    "wrap_backbone": "dinoneck.backbones.load",
+    "HeadCheckpoint": "dinoneck.checkpoint.head_checkpoint",
+    "load_head": "dinoneck.checkpoint.head_checkpoint",
+    "save_head": "dinoneck.checkpoint.head_checkpoint",
+    "BackboneError": "dinoneck.errors",
+    "CheckpointError": "dinoneck.errors",
+    "ConfigError": "dinoneck.errors",
+    "DataError": "dinoneck.errors",
+    "DinoneckError": "dinoneck.errors",
+    "GridError": "dinoneck.errors",
+    "RegistryError": "dinoneck.errors",
+    "ShapeError": "dinoneck.errors",
+    "StoreError": "dinoneck.errors",
+    "GridSize": "dinoneck.grid",
+    "PreparedImages": "dinoneck.grid",
+    "TokenGrid": "dinoneck.grid",
+    "HeadEnsemble": "dinoneck.heads.ensemble",
+    "PatchMeanHead": "dinoneck.heads.patch_mean",
+    "PatchMeanMLP": "dinoneck.heads.patch_mean",
+    "Predictor": "dinoneck.inference.predictor",
+    "TargetTransform": "dinoneck.tasks",
+    "Task": "dinoneck.tasks",
+    "FeaturePyramid": "dinoneck.tokens",
+    "Tokens": "dinoneck.tokens",
+    "collate": "dinoneck.tokens",
+}
+
+_ROOMS = ("backbones", "checkpoint", "data", "heads", "inference", "losses", "training", "viz")
+
+__all__ = [*_HOMES, "__version__"]
+__getattr__, __dir__ = attach(__name__, _HOMES, _ROOMS)

@@ -1,0 +1,7 @@
+"""``python -m dinoneck`` is the ``dinoneck`` command."""
+
+import sys
+
+from dinoneck.cli.main import main
+
+sys.exit(main())

@@ -1,0 +1,87 @@
+"""Whole files or none: write beside the target, flush to disk, rename, flush the folder.
+
+A reader sees the old file or the new one, never a part; a failure leaves the old file as it was and
+removes what was begun. Temporary files that a killed process left behind are cleared by the next write
+to the same target once they are an hour old.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+STALE_AFTER_S = 3600.0
+_MARK = ".dinoneck-tmp"
+_LONGEST_NAME_BYTES = 200
+
+
+def write_whole(path: str | os.PathLike[str], chunks: bytes | Iterable[bytes | memoryview]) -> None:
+    """Write ``chunks`` to ``path`` so that the file appears whole or not at all.
+
+    A symbolic link is followed and stays a link; an existing file keeps its permission bits.
+
+    Args:
+        path: the file to write; its folder must exist.
+        chunks: the content, in one piece or several.
+
+    Raises:
+        OSError: if the folder is missing or not writable, the disk is full, or ``path`` is a folder.
+    """
+    target = Path(os.path.realpath(path))
+    if target.is_dir():
+        raise IsADirectoryError(f"{target} is a folder; a file name was expected")
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"the folder {target.parent} does not exist; create it first")
+    _clear_stale(target)
+    temporary = target.parent / f"{_stem(target)}.{secrets.token_hex(8)}{_MARK}"
+    mode = target.stat().st_mode & 0o777 if target.exists() else 0o666
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            for chunk in (chunks,) if isinstance(chunks, bytes) else chunks:
+                file.write(chunk)
+            file.flush()
+            os.fsync(file.fileno())
+        if target.exists():
+            temporary.chmod(mode)
+        temporary.replace(target)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+    _flush_folder(target.parent)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write ``text`` as UTF-8 with :func:`write_whole`."""
+    write_whole(path, text.encode("utf-8"))
+
+
+def _stem(target: Path) -> str:
+    """A hidden name that begins like the target's and leaves room for the random part."""
+    return "." + target.name.encode()[:_LONGEST_NAME_BYTES].decode(errors="ignore")
+
+
+def _clear_stale(target: Path) -> None:
+    prefix = _stem(target) + "."
+    with os.scandir(target.parent) as entries:
+        for entry in entries:
+            if not (entry.name.startswith(prefix) and entry.name.endswith(_MARK)):
+                continue
+            with contextlib.suppress(OSError):  # another writer may be faster
+                if time.time() - entry.stat().st_mtime > STALE_AFTER_S:
+                    Path(entry.path).unlink()
+
+
+def _flush_folder(folder: Path) -> None:
+    if os.name != "posix":  # other systems cannot open a folder for flushing
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,134 @@
+"""Backbone weights: find them (cache, hub, local file), read them safely, put every key where it belongs."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import pickle
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from dinoneck.backbones.official import to_timm
+from dinoneck.errors import BackboneError
+
+logger = logging.getLogger(__name__)
+
+_WRAPPERS = ("model", "state_dict")
+_SHOWN = 8
+_TIMEOUT_S = 10.0
+WEIGHTS_FILE = "model.safetensors"
+
+
+def fetch(repo_id: str) -> tuple[Path, str | None]:
+    """Return the local path and the commit of a hub model's weights: from the cache, else downloaded.
+
+    Raises:
+        BackboneError: if they are neither cached nor reachable.
+    """
+    import huggingface_hub as hub
+
+    cached = hub.try_to_load_from_cache(repo_id, WEIGHTS_FILE)
+    if isinstance(cached, str):
+        return Path(cached), Path(cached).parent.name
+    try:
+        # one quick question first: the download itself retries for most of a minute without a network
+        hub.get_hf_file_metadata(hub.hf_hub_url(repo_id, WEIGHTS_FILE), timeout=_TIMEOUT_S)
+        path = Path(hub.hf_hub_download(repo_id, WEIGHTS_FILE))
+    except Exception as error:  # the hub's client raises many unrelated types
+        raise BackboneError(
+            f"pretrained weights of {repo_id} are not in the local cache and the hub did not give them "
+            f"({type(error).__name__}: {_first_line(error)}). Go online once, or pass checkpoint= with a local file, "
+            "or pretrained=False (--random-backbone on the command line) for seeded random weights"
+        ) from error
+    return path, path.parent.name
+
+
+def read_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """Read a state dict from ``.safetensors`` or, through the weights-only loader, ``.pth``/``.pt``/``.bin``.
+
+    Raises:
+        BackboneError: if the file is missing or damaged, or holds something else than named tensors.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise BackboneError(f"there is no weights file {file}")
+    try:
+        if file.suffix == ".safetensors":
+            loaded: Any = safetensors.torch.load_file(file)
+        else:
+            loaded = torch.load(file, map_location="cpu", weights_only=True)
+    except (OSError, SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        raise BackboneError(
+            f"{file} cannot be read as weights ({_first_line(error)}); expected .safetensors, or a .pth state dict "
+            "of tensors only"
+        ) from error
+    for wrapper in _WRAPPERS:
+        if isinstance(loaded, Mapping) and isinstance(loaded.get(wrapper), Mapping):
+            loaded = loaded[wrapper]
+    if not isinstance(loaded, Mapping) or not loaded:
+        raise BackboneError(f"{file} holds {type(loaded).__name__}; expected a state dict of named tensors")
+    strange = [str(key) for key, value in loaded.items() if not isinstance(value, Tensor)]
+    if strange:
+        raise BackboneError(f"{file}: {_some(strange)} are no tensors; expected a plain state dict")
+    return dict(loaded)
+
+
+def load_file(model: nn.Module, path: str | os.PathLike[str]) -> None:
+    """Load an official or timm weights file into a timm model; every key must land.
+
+    Raises:
+        BackboneError: naming missing, unexpected, misshapen or non-finite entries.
+    """
+    state = to_timm(read_state(path), model)
+    own = model.state_dict()
+    problems = []
+    if missing := own.keys() - state.keys():
+        problems.append(f"missing from the file: {_some(missing)}")
+    if unexpected := state.keys() - own.keys():
+        problems.append(f"without a place in the model: {_some(unexpected)}{_prefix_hint(unexpected)}")
+    for key in own.keys() & state.keys():
+        if own[key].shape != state[key].shape:
+            problems.append(f"{key} is {tuple(state[key].shape)}, expected {tuple(own[key].shape)}")
+        elif not (state[key].is_floating_point() and bool(state[key].isfinite().all())):
+            problems.append(f"{key} ({state[key].dtype}) is not finite floating point")
+    if problems:
+        raise BackboneError(f"{path} does not fit {type(model).__name__}: {'; '.join(problems[:_SHOWN])}")
+    model.load_state_dict(state, strict=True)
+    logger.info("%d tensors of %s loaded", len(state), path)
+
+
+def digest(model: nn.Module) -> str | None:
+    """Return the SHA-256 over names, dtypes, shapes and bytes of all parameters; None for meta tensors."""
+    total = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        if value.is_meta:
+            return None
+        total.update(f"{name}|{value.dtype}|{tuple(value.shape)}|".encode())
+        total.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+    return total.hexdigest()
+
+
+def _prefix_hint(unexpected: Iterable[str]) -> str:
+    first = next(iter(sorted(unexpected)))
+    for prefix in ("module.", "_orig_mod.", "backbone.", "teacher."):
+        if first.startswith(prefix):
+            return f" (the names carry the prefix {prefix!r}: strip it and save the file again)"
+    if first.startswith(("embeddings.", "encoder.", "layer.")):
+        return " (these are names of the transformers library)"
+    return ""
+
+
+def _some(names: Iterable[str]) -> str:
+    ordered = sorted(names)
+    return ", ".join(ordered[:_SHOWN]) + (f" and {len(ordered) - _SHOWN} more" if len(ordered) > _SHOWN else "")
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [""])[0][:200]

@@ -1,0 +1,255 @@
+"""HeadCheckpoint: the trained part of a model in one small safe file that knows what it was made for."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Mapping
+from typing import Any, Self, cast
+
+import torch
+from torch import Tensor, nn
+
+from dinoneck import registry
+from dinoneck.atomic import write_whole
+from dinoneck.backbones.backbone import Backbone
+from dinoneck.checkpoint import header as headers
+from dinoneck.checkpoint.pairing import check_records
+from dinoneck.checkpoint.read import FILE_DTYPES, check_finite, check_meta, read_file
+from dinoneck.configured import encode
+from dinoneck.data.photos import Preprocessing
+from dinoneck.errors import CheckpointError, RegistryError
+from dinoneck.version import __version__
+
+
+class HeadCheckpoint:
+    """A head (or any registered module) with its configuration, weights and the record of its making.
+
+    Attributes:
+        head_type: the registered name.
+        config: the constructor arguments in JSON-able form.
+        meta: everything in the file's header, digest included.
+        state_dict: the weights, on the CPU.
+        revision: the commit a hub file came from; None for a local file.
+
+    Example:
+        >>> import tempfile, pathlib
+        >>> from dinoneck import PatchMeanHead, Task
+        >>> head = PatchMeanHead(64, [Task("total", unit="g")])
+        >>> path = pathlib.Path(tempfile.mkdtemp()) / "head.safetensors"
+        >>> HeadCheckpoint.from_module(head).save(path)
+        >>> HeadCheckpoint.load(path).head_type
+        'patch_mean'
+    """
+
+    def __init__(self, meta: Mapping[str, Any], state_dict: Mapping[str, Tensor], revision: str | None = None) -> None:
+        self.meta = dict(meta)
+        self.state_dict = dict(state_dict)
+        self.revision = revision
+
+    @property
+    def head_type(self) -> str:
+        """The registered name of the module's class."""
+        return cast("str", self.meta["head_type"])
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The module's constructor arguments in JSON-able form."""
+        return cast("dict[str, Any]", copy.deepcopy(self.meta["config"]))
+
+    @property
+    def preprocess(self) -> Preprocessing | None:
+        """How photos were made into images; None when nobody said."""
+        record = self.meta["inputs"]
+        return None if record is None else Preprocessing.from_record(record)
+
+    @classmethod
+    def from_module(
+        cls,
+        module: nn.Module,
+        *,
+        backbone: Backbone | Mapping[str, Any] | None = None,
+        preprocess: Preprocessing | Mapping[str, Any] | None = None,
+        extra: Mapping[str, Any] | None = None,
+    ) -> Self:
+        """Take a snapshot of a registered module. Its weights are copied.
+
+        Args:
+            module: a registered building block, neck or head.
+            backbone: the backbone it was trained on, or its record.
+            preprocess: how its photos were prepared, or the record.
+            extra: anything else to keep, JSON-able, at most 16 KiB; never interpreted.
+
+        Raises:
+            CheckpointError: if the module is not registered, or its weights are shared, not finite or on meta.
+        """
+        name = type(module).__name__
+        try:
+            head_type = registry.name_of(type(module))
+        except RegistryError as error:
+            inner = getattr(module, "_orig_mod", getattr(module, "module", None))
+            hint = f" Save the {type(inner).__name__} inside it instead." if isinstance(inner, nn.Module) else ""
+            raise CheckpointError(f"{error}.{hint}", step="registry") from None
+        state = _snapshot(module, name)
+        meta: dict[str, Any] = {
+            "format": headers.FORMAT,
+            "schema": headers.SCHEMA,
+            "created_by": {"dinoneck": __version__, "torch": str(torch.__version__)},
+            "head_type": head_type,
+            "config": module.config,
+            "tensors": [[key, FILE_DTYPES[value.dtype], list(value.shape)] for key, value in sorted(state.items())],
+            "backbone": backbone.record() if isinstance(backbone, Backbone) else _plain(backbone, "backbone"),
+            "inputs": preprocess.record()
+            if isinstance(preprocess, Preprocessing)
+            else _plain(preprocess, "preprocess"),
+            "tasks": encode(list(getattr(module, "tasks", ()))),
+            "extra": _plain(extra or {}, "extra"),
+        }
+        if len(headers.canonical(meta["extra"])) > headers.MAX_EXTRA_BYTES:
+            raise CheckpointError(f"extra is larger than {headers.MAX_EXTRA_BYTES} bytes", step="write")
+        check_meta(meta, headers.entries_of(meta["tensors"]), name)
+        check_finite(state, name)
+        meta["digest"] = headers.digest(meta, _chunks(meta, state))
+        return cls(meta, state)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write one file: whole or not at all, then read back and compared.
+
+        An existing file is replaced by a rename; a failure leaves it as it was.
+
+        Raises:
+            CheckpointError: if the file cannot be written.
+        """
+        start = headers.build(self.meta)
+        if len(start) > headers.MAX_HEADER_BYTES:
+            raise CheckpointError(
+                f"the header has {len(start)} bytes; at most {headers.MAX_HEADER_BYTES}", step="write"
+            )
+        try:
+            write_whole(path, [start, *_chunks(self.meta, self.state_dict)])
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{path} cannot be written: {error}", step="write") from error
+        written, _ = read_file(path)
+        if written.meta["digest"] != self.meta["digest"]:
+            raise CheckpointError(f"{path} was replaced by another writer while it was checked", step="write")
+
+    @classmethod
+    def load(cls, path_or_repo: str | os.PathLike[str], *, revision: str | None = None) -> Self:
+        """Read a head file and check everything in it.
+
+        Args:
+            path_or_repo: a local file.
+            revision: of a hub repository; has no meaning for a local file.
+
+        Raises:
+            CheckpointError: if the file is damaged, was made by a newer version, or does not fit its own
+                description; ``error.step`` names the check.
+        """
+        if revision is not None:
+            raise CheckpointError(f"revision={revision!r} is for hub repositories; {path_or_repo} is read as a file")
+        header, state = read_file(path_or_repo)
+        return cls(header.meta, state)
+
+    def build(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> nn.Module:
+        """Return the module in eval mode; its outputs are bit-identical to the saved one's.
+
+        Args:
+            device: where to; None = CPU.
+            dtype: converted to this; None keeps the file's.
+        """
+        with torch.device("meta"):
+            module = registry.resolve(self.head_type).from_config(self.config)
+        weights = {key: value.clone() for key, value in self.state_dict.items()}
+        module.load_state_dict(weights, strict=True, assign=True)
+        built = module.eval().requires_grad_(True)
+        return cast("nn.Module", built.to(device=device, dtype=dtype))
+
+    def check_backbone(self, backbone: Backbone | Mapping[str, Any], probe: bool = False) -> None:
+        """Refuse a backbone that is not the one this head was trained on.
+
+        Width, patch size, prefix tokens, depth, layers, norm, position embeddings, architecture and the
+        weights' digest are compared.
+
+        Raises:
+            CheckpointError: naming what differs; also if the file has no backbone record, or ``probe`` is
+                asked for and the file has none.
+        """
+        trained = self.meta["backbone"]
+        if trained is None:
+            raise CheckpointError(
+                "this head file does not say which backbone it was trained on; save it with backbone=",
+                step="pairing",
+            )
+        if probe:
+            raise CheckpointError("this head file holds no functional probe of its backbone", step="pairing")
+        check_records(trained, backbone.record() if isinstance(backbone, Backbone) else backbone)
+
+    def __repr__(self) -> str:
+        size = sum(value.numel() for value in self.state_dict.values())
+        backbone = (self.meta["backbone"] or {}).get("name")
+        return (
+            f"HeadCheckpoint({self.head_type!r}, {size} parameters, backbone {backbone!r}, {self.meta['digest'][:19]})"
+        )
+
+
+def save_head(path: str | os.PathLike[str], module: nn.Module, **meta: Any) -> None:
+    """Save a registered module in one line.
+
+    Args:
+        path: the file.
+        module: a registered module.
+        **meta: ``backbone=`` and ``preprocess=`` as in :meth:`HeadCheckpoint.from_module`; everything else is kept
+            under ``extra``.
+
+    Raises:
+        CheckpointError: as :meth:`HeadCheckpoint.from_module` and :meth:`HeadCheckpoint.save`.
+    """
+    known = {key: meta.pop(key) for key in ("backbone", "preprocess") if key in meta}
+    extra = {**dict(meta.pop("extra", None) or {}), **meta}
+    HeadCheckpoint.from_module(module, **known, extra=extra).save(path)
+
+
+def load_head(path_or_repo: str | os.PathLike[str]) -> nn.Module:
+    """Load a module in one line, in eval mode on the CPU.
+
+    Raises:
+        CheckpointError: as :meth:`HeadCheckpoint.load`.
+    """
+    return HeadCheckpoint.load(path_or_repo).build()
+
+
+def _snapshot(module: nn.Module, name: str) -> dict[str, Tensor]:
+    state: dict[str, Tensor] = {}
+    places: dict[tuple[Any, int], str] = {}
+    for key, value in module.state_dict().items():
+        if not isinstance(value, Tensor) or value.is_meta or value.dtype not in FILE_DTYPES:
+            what = f"{value.dtype} on {value.device}" if isinstance(value, Tensor) else type(value).__name__
+            raise CheckpointError(f"{name}: {key} is {what}; it cannot be saved", step="write")
+        place = (value.device, value.data_ptr())
+        if value.numel() and places.setdefault(place, key) != key:
+            raise CheckpointError(
+                f"{name}: {key} and {places[place]} share their memory; untie them first", step="write"
+            )
+        state[key] = value.detach().to("cpu", copy=True).contiguous()
+    return state
+
+
+def _chunks(meta: Mapping[str, Any], state: Mapping[str, Tensor]) -> list[memoryview]:
+    """The tensors' bytes in file order."""
+    return [
+        memoryview(state[row[0]].contiguous().reshape(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
+        for row in meta["tensors"]
+        if state[row[0]].numel()
+    ]
+
+
+def _plain(record: Mapping[str, Any] | None, where: str) -> dict[str, Any] | None:
+    """A deep copy in JSON form, or the error that says why there is none."""
+    if record is None:
+        return None
+    try:
+        if not isinstance(record, Mapping):
+            raise TypeError(f"expected a dict, got {type(record).__name__}")
+        return cast("dict[str, Any]", headers.strict_json(headers.canonical(dict(record)), where, where))
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{where} is no plain JSON-able record: {error}", step="write") from None

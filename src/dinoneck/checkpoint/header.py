@@ -1,0 +1,303 @@
+"""The header of a head file: what it is, read without torch.
+
+The file is a safetensors file: 8 bytes header length (little endian), a JSON header, the tensors' bytes. Its
+only metadata key, ``dinoneck``, holds canonical JSON (keys sorted, no spaces, UTF-8). The whole header is a
+function of that metadata, so any other spelling of the same header is refused: no byte of the file is free.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import stat
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from dinoneck.errors import CheckpointError
+
+FORMAT = "dinoneck.head"
+SCHEMA = 1
+METADATA_KEY = "dinoneck"
+MAX_HEADER_BYTES = 1 << 20
+MAX_FILE_BYTES = 16 << 30
+MAX_DEPTH = 32
+MAX_EXTRA_BYTES = 16 << 10
+DTYPE_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "U8": 1, "BOOL": 1}
+
+REQUIRED_KEYS = frozenset(
+    (
+        "format",
+        "schema",
+        "created_by",
+        "head_type",
+        "config",
+        "tensors",
+        "backbone",
+        "inputs",
+        "tasks",
+        "extra",
+        "digest",
+    )
+)
+
+
+@dataclass(frozen=True)
+class TensorEntry:
+    """Name, safetensors dtype and shape of one stored tensor."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Size in the file."""
+        return DTYPE_BYTES[self.dtype] * math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Header:
+    """A checked header: the metadata, the tensors in file order, and where their bytes begin."""
+
+    meta: dict[str, Any]
+    tensors: tuple[TensorEntry, ...]
+    data_start: int
+
+    @property
+    def data_bytes(self) -> int:
+        """Size of all tensors together."""
+        return sum(entry.nbytes for entry in self.tensors)
+
+
+def canonical(value: Any) -> bytes:
+    """Return the one JSON spelling of a plain value: sorted keys, no spaces, UTF-8, finite numbers only."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode("utf-8")
+
+
+def build(meta: Mapping[str, Any]) -> bytes:
+    """Return the length and header bytes that belong to this metadata."""
+    header: dict[str, Any] = {"__metadata__": {METADATA_KEY: canonical(meta).decode("utf-8")}}
+    offset = 0
+    for entry in entries_of(meta["tensors"]):
+        header[entry.name] = {
+            "dtype": entry.dtype,
+            "shape": list(entry.shape),
+            "data_offsets": [offset, offset + entry.nbytes],
+        }
+        offset += entry.nbytes
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode("utf-8")
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def digest(meta: Mapping[str, Any], chunks: Iterable[bytes | memoryview]) -> str:
+    """Return SHA-256 over the canonical metadata without its digest, a zero byte, and the tensors' bytes."""
+    total = hashlib.sha256(canonical({key: value for key, value in meta.items() if key != "digest"}) + b"\0")
+    for chunk in chunks:
+        total.update(chunk)
+    return f"sha256:{total.hexdigest()}"
+
+
+def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+    """Open a head file for reading.
+
+    Raises:
+        CheckpointError: if it is missing, a folder, or no regular file.
+    """
+    file = Path(path)
+    try:
+        mode = file.stat().st_mode
+        if not stat.S_ISREG(mode):
+            kind = "a folder" if stat.S_ISDIR(mode) else "no regular file"
+            raise CheckpointError(f"{file} is {kind}; expected a head file (.safetensors)")
+        return file.open("rb")
+    except CheckpointError:
+        raise
+    except FileNotFoundError:
+        raise CheckpointError(f"there is no file {file}") from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path!r} cannot be opened: {error}") from error
+
+
+def read_header(path: str | os.PathLike[str]) -> Header:
+    """Read and check the header of a head file; the tensors' bytes are not read.
+
+    Raises:
+        CheckpointError: if the file is no sound head file; ``error.step`` says which check refused it.
+    """
+    with open_regular(path) as file:
+        return parse(file, os.fstat(file.fileno()).st_size, str(path))
+
+
+def parse(file: BinaryIO, size: int, name: str) -> Header:
+    """Read and check the header at the beginning of an open file of ``size`` bytes."""
+    if size > MAX_FILE_BYTES:
+        raise CheckpointError(f"{name} has {size} bytes; a head file has at most {MAX_FILE_BYTES}")
+    if size < 8:
+        raise CheckpointError(f"{name} has {size} bytes: too few for a head file, it is cut short", step="header")
+    start = file.read(8)
+    length = int.from_bytes(start, "little")
+    if not 2 <= length <= min(MAX_HEADER_BYTES, size - 8):
+        raise CheckpointError(
+            f"{name}: a header of {length} bytes cannot be in a file of {size} (at most {MAX_HEADER_BYTES})."
+            f"{_guess(start)}",
+            step="header",
+        )
+    raw = file.read(length)
+    meta, listed = _metadata(raw, name)
+    _check_schema(meta, name)
+    entries = entries_of(meta["tensors"], name)
+    if build(meta) != start + raw:
+        raise CheckpointError(f"{name}: the header is not spelled canonically; it was edited or damaged", step="json")
+    header = Header(meta, entries, 8 + length)
+    if listed != len(entries) or size != header.data_start + header.data_bytes:
+        raise CheckpointError(
+            f"{name} has {size} bytes; its header announces {header.data_start + header.data_bytes}: it is cut "
+            "short or something was appended",
+            step="tensors",
+        )
+    return header
+
+
+def entries_of(listing: Any, name: str = "metadata") -> tuple[TensorEntry, ...]:
+    """Check the list of tensors in the metadata: ``[name, dtype, shape]`` each, sorted by name, none twice."""
+    if not isinstance(listing, list):
+        raise CheckpointError(f"{name}: the list of tensors is {type(listing).__name__}", step="tensors")
+    entries = []
+    for row in listing:
+        sound = (
+            isinstance(row, list) and len(row) == 3 and isinstance(row[0], str) and row[0] not in ("", "__metadata__")
+        )
+        sound = sound and isinstance(row[1], str) and row[1] in DTYPE_BYTES and isinstance(row[2], list)
+        if not sound or any(type(side) is not int or not 0 <= side < 1 << 48 for side in row[2]) or len(row[2]) > 8:
+            raise CheckpointError(f"{name}: {str(row)[:200]} describes no tensor of a head", step="tensors")
+        entries.append(TensorEntry(row[0], row[1], tuple(row[2])))
+    names = [entry.name for entry in entries]
+    if names != sorted(set(names)):
+        raise CheckpointError(f"{name}: the tensors are not in order, or one stands twice", step="tensors")
+    return tuple(entries)
+
+
+def _metadata(raw: bytes, name: str) -> tuple[dict[str, Any], int]:
+    """The dinoneck metadata in a safetensors header, and how many tensors the header lists."""
+    header = strict_json(raw, name, "header")
+    block = header.get("__metadata__") if isinstance(header, dict) else None
+    if not isinstance(block, dict) or set(block) != {METADATA_KEY} or not isinstance(block[METADATA_KEY], str):
+        raise CheckpointError(
+            f"{name} is a safetensors file without dinoneck metadata: plain weights, not a head file. Build the head "
+            "yourself, load the weights into it and save it with save_head",
+            step="json",
+        )
+    meta = strict_json(block[METADATA_KEY].encode("utf-8", "surrogatepass"), name, "metadata")
+    if not isinstance(meta, dict):
+        raise CheckpointError(f"{name}: the dinoneck metadata is no JSON object", step="json")
+    if canonical(meta) != block[METADATA_KEY].encode("utf-8", "surrogatepass"):
+        raise CheckpointError(f"{name}: the metadata is not spelled canonically; it was edited or damaged", step="json")
+    return meta, len(header) - 1
+
+
+def _check_schema(meta: Mapping[str, Any], name: str) -> None:
+    if meta.get("format") != FORMAT:
+        raise CheckpointError(f"{name}: format is {meta.get('format')!r}, expected {FORMAT!r}", step="schema")
+    schema = meta.get("schema")
+    if type(schema) is not int or schema < 1:
+        raise CheckpointError(f"{name}: schema is {schema!r}; expected a positive integer", step="schema")
+    if schema > SCHEMA:
+        raise CheckpointError(
+            f"{name} was written with schema {schema}; this dinoneck reads up to {SCHEMA}. It was made by dinoneck "
+            f"{_maker(meta)}: install that version or a later one",
+            step="schema",
+        )
+    if set(meta) != REQUIRED_KEYS:
+        strange, missing = sorted(set(meta) - REQUIRED_KEYS), sorted(REQUIRED_KEYS - set(meta))
+        raise CheckpointError(f"{name}: the metadata has unknown keys {strange} and lacks {missing}", step="schema")
+    kinds: dict[str, tuple[type, ...]] = {
+        "config": (dict,),
+        "tasks": (list,),
+        "extra": (dict,),
+        "created_by": (dict,),
+    }
+    kinds |= {
+        "head_type": (str,),
+        "digest": (str,),
+        "backbone": (dict, type(None)),
+        "inputs": (dict, type(None)),
+    }
+    for key, allowed in kinds.items():
+        if not isinstance(meta[key], allowed):
+            raise CheckpointError(f"{name}: {key} is {type(meta[key]).__name__} in the metadata", step="schema")
+
+
+def _maker(meta: Mapping[str, Any]) -> str:
+    made = meta.get("created_by")
+    return str(made.get("dinoneck", "of unknown version"))[:40] if isinstance(made, dict) else "of unknown version"
+
+
+def strict_json(raw: bytes, name: str, what: str) -> Any:
+    """Strict JSON: UTF-8, no key twice, finite numbers, no surrogates, limited depth."""
+    try:
+        text = raw.decode("utf-8")
+        _check_depth(text)
+        value = json.loads(text, object_pairs_hook=_once, parse_constant=_refuse, parse_float=_finite, parse_int=_short)
+        canonical(value)
+    except (ValueError, RecursionError) as error:  # UnicodeError and JSONDecodeError are ValueErrors
+        raise CheckpointError(f"{name}: the {what} is no sound JSON ({error}).{_guess(raw)}", step="json") from None
+    return value
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise ValueError("a key stands twice")
+    return result
+
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(f"{constant} is no JSON number")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:40]} is no finite number")
+    return value
+
+
+def _short(text: str) -> int:
+    if len(text) > 20:
+        raise ValueError("an integer has more than 20 digits")
+    return int(text)
+
+
+def _check_depth(text: str) -> None:
+    """Count brackets, strings left out, before the recursive parser sees them."""
+    depth, inside, skip = 0, False, False
+    for sign in text:
+        if skip:
+            skip = False
+        elif inside:
+            skip, inside = sign == "\\", sign != '"'
+        elif sign == '"':
+            inside = True
+        elif sign in "[{":
+            depth += 1
+            if depth > MAX_DEPTH:
+                raise ValueError(f"nested deeper than {MAX_DEPTH}")
+        elif sign in "]}":
+            depth -= 1
+
+
+def _guess(start: bytes) -> str:
+    """Name the usual things that are mistaken for a head file."""
+    known = (
+        (b"version ", "a Git LFS pointer: fetch the real file with 'git lfs pull'"),
+        (b"<", "a web page saved in place of the file"),
+        (b"PK", "a zip or torch.save file, which may run code: dinoneck reads safetensors only"),
+        (b"\x80", "a pickle, which may run code: dinoneck reads safetensors only"),
+        (b"\x1f\x8b", "a gzip file: unpack it first"),
+    )
+    return next((f" It looks like {what}" for mark, what in known if start.startswith(mark)), "")

@@ -1,0 +1,52 @@
+"""Options that every verb with a backbone shares."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from dinoneck.backbones.known import DINOV3_SMALL, TINY
+from dinoneck.errors import ConfigError
+
+if TYPE_CHECKING:
+    from dinoneck.backbones.backbone import Backbone
+
+
+def add_backbone(parser: argparse.ArgumentParser) -> None:
+    """Declare --backbone, --random-backbone, --backbone-file."""
+    group = parser.add_argument_group("backbone")
+    group.add_argument("--backbone", metavar="NAME", help=f"timm name (default {DINOV3_SMALL})")
+    group.add_argument(
+        "--random-backbone",
+        action="store_true",
+        help="seeded random weights: no download, the same everywhere",
+    )
+    group.add_argument("--backbone-seed", type=int, default=0, metavar="N", help="which random weights (default 0)")
+    group.add_argument("--backbone-file", metavar="FILE", help="official .pth or .safetensors weights on disk")
+
+
+def load(options: argparse.Namespace) -> Backbone:
+    """Load what the options say."""
+    from dinoneck.backbones.load import load_backbone
+
+    random = options.random_backbone or options.backbone == TINY
+    if options.backbone_file and random:
+        raise ConfigError("--backbone-file and --random-backbone contradict each other; give one of them")
+    return load_backbone(
+        options.backbone,
+        pretrained=not random,
+        checkpoint=options.backbone_file,
+        seed=options.backbone_seed if random else None,
+    )
+
+
+def size(text: str) -> tuple[int, int]:
+    """Parse ``HEIGHTxWIDTH`` or one number for both."""
+    parts = text.lower().split("x")
+    try:
+        sides = [int(part) for part in parts]
+    except ValueError:
+        sides = []
+    if len(sides) not in (1, 2) or min(sides) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size; expected HEIGHTxWIDTH such as 480x960")
+    return sides[0], sides[-1]

@@ -1,0 +1,80 @@
+"""``dinoneck inspect``: what a head file is, from its header alone, without torch."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from dinoneck.checkpoint.header import Header, read_header
+
+HELP = "print what a head file is, from its header alone"
+EXAMPLE = "dinoneck inspect head.safetensors"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's arguments."""
+    parser.add_argument("file", type=Path, help="a head file")
+    parser.add_argument("--json", action="store_true", help="print the metadata as JSON")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the header."""
+    header = read_header(options.file)
+    print(json.dumps(header.meta, indent=2, sort_keys=True) if options.json else describe(header, options.file))
+    return 0
+
+
+def describe(header: Header, file: Path) -> str:
+    """Return the header as lines for people. The tensors' bytes are not read, so their digest is not checked."""
+    meta = header.meta
+    made = meta["created_by"]
+    lines = {
+        "file": f"{file} ({header.data_start + header.data_bytes} bytes)",
+        "head_type": f"{meta['head_type']} (schema {meta['schema']}, made by dinoneck {made.get('dinoneck')})",
+        "tasks": "; ".join(_task(task) for task in meta["tasks"]) or "none",
+        "backbone": _backbone(meta["backbone"]),
+        "inputs": _inputs(meta["inputs"]),
+        "weights": f"{len(header.tensors)} tensors, {header.data_bytes} bytes",
+        "config": json.dumps({key: value for key, value in meta["config"].items() if key not in ("tasks", "members")}),
+        "extra": json.dumps(meta["extra"], sort_keys=True) if meta["extra"] else "none",
+        "digest": f"{meta['digest']} (not checked: use 'dinoneck verify')",
+    }
+    return "\n".join(f"{key:<10} {value}" for key, value in lines.items())
+
+
+def _task(task: dict[str, Any]) -> str:
+    unit = f", {task['unit']}" if task.get("unit") else ""
+    transform = task.get("transform")
+    steps = []
+    if transform:
+        steps += ["/ area"] if transform.get("area") else []
+        steps += ["log1p"] if transform.get("log1p") else []
+        steps += ["z-score"] if transform.get("mean") is not None else []
+    return (
+        f"{task.get('name')} ({task.get('kind')}, dim {task.get('dim')}{unit}{', ' + ' '.join(steps) if steps else ''})"
+    )
+
+
+def _backbone(record: dict[str, Any] | None) -> str:
+    if record is None:
+        return "not recorded"
+    weights = record.get("weights") or {}
+    origin = {
+        "seeded": f"seeded random weights, seed {weights.get('seed')}",
+        "hub": f"published weights {weights.get('repo')} at {weights.get('revision')}",
+    }.get(str(weights.get("kind")), "weights from a file or an object")
+    norm = "normed" if record.get("norm") else "not normed"
+    return (
+        f"{record.get('name')}, layers {record.get('layers')} {norm}, patch {record.get('patch_size')} px, width "
+        f"{record.get('embed_dim')}, {record.get('num_registers')} registers; {origin}; licence {record.get('license')}"
+    )
+
+
+def _inputs(record: dict[str, Any] | None) -> str:
+    if record is None:
+        return "not recorded"
+    size = "own size" if record.get("size") is None else "x".join(str(side) for side in record["size"])
+    blur = f", blur {record['blur']}" if record.get("blur") else ""
+    return f"{size}, {record.get('fit')}, {record.get('interpolation')}, remainder {record.get('policy')}{blur}"

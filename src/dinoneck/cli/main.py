@@ -1,0 +1,56 @@
+"""The ``dinoneck`` command: one file per verb, imported when it is used; torch only where a verb needs it."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from dinoneck.errors import DinoneckError
+from dinoneck.version import __version__
+
+VERBS = ("demo", "train", "predict", "inspect", "verify")
+INTERRUPTED = 130
+
+
+def parser() -> argparse.ArgumentParser:
+    """Build the parser of all verbs."""
+    top = argparse.ArgumentParser(prog="dinoneck", description="Heads on DINOv2/DINOv3 backbones.")
+    top.add_argument("--version", action="version", version=f"dinoneck {__version__}")
+    top.add_argument("--verbose", action="store_true", help="tell what is done on the way")
+    verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
+    for name in VERBS:
+        verb = import_module(f"dinoneck.cli.{name}")
+        sub = verbs.add_parser(
+            name,
+            help=verb.HELP,
+            description=verb.HELP,
+            epilog=f"example: {verb.EXAMPLE}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        verb.add_arguments(sub)
+        sub.set_defaults(run=verb.run)
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a verb; return the exit code: 0 done, 1 refused, 2 wrong usage, 130 interrupted."""
+    options = parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(levelname)s: %(message)s")
+    try:
+        return int(options.run(options))
+    except DinoneckError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

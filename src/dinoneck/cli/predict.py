@@ -1,0 +1,155 @@
+"""``dinoneck predict``: values in natural units from photos, with a picture of where they come from."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dinoneck.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from dinoneck.inference.predictor import Predictor
+    from dinoneck.tasks import Task
+
+HELP = "predict from photos with trained heads; write a CSV, and pictures on request"
+EXAMPLE = "dinoneck predict photos/ --heads run/heads --out submission.csv --maps maps.png"
+
+_PICTURES = 8
+_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's arguments."""
+    parser.add_argument("photos", nargs="*", type=Path, help="photos or folders of photos")
+    parser.add_argument("--csv", type=Path, help="a CSV that names the photos, or a CSIRO test.csv, instead")
+    parser.add_argument(
+        "--photo-folder", type=Path, help="folder that the CSV's names are relative to (default: the CSV's)"
+    )
+    parser.add_argument(
+        "--image-column", default="image", metavar="COLUMN", help="column of file names (default image)"
+    )
+    parser.add_argument("--heads", nargs="+", type=Path, required=True, help="head files, or folders of them")
+    parser.add_argument("--out", type=Path, required=True, help="the CSV to write")
+    parser.add_argument(
+        "--maps", type=Path, metavar="PNG", help=f"draw the first {_PICTURES} photos beside their heat maps"
+    )
+    parser.add_argument(
+        "--tta", choices=("none", "flip4", "d6"), default="none", help="views to average (default none)"
+    )
+    parser.add_argument("--batch-size", type=int, default=8, metavar="N")
+    parser.add_argument("--device", help="such as cuda; default: the CPU")
+    parser.add_argument("--backbone-file", metavar="FILE", help="backbone weights, if the heads were trained on a file")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Predict and write."""
+    from tqdm import tqdm
+
+    from dinoneck.atomic import write_text
+    from dinoneck.data.tables import csv_text
+    from dinoneck.inference.predictor import Predictor
+
+    names, photos = _photos(options)
+    predictor = Predictor(options.heads, _backbone(options), options.tta, options.device, batch_size=options.batch_size)
+    results: list[dict[str, Any]] = []
+    drawn = min(_PICTURES, len(photos)) if options.maps else 0
+    if drawn:
+        results += predictor(photos[:drawn], maps=True)
+        _draw(photos[:drawn], results, predictor.tasks, options.maps)
+    for begin in tqdm(range(drawn, len(photos), options.batch_size), desc="photos", unit="batch", disable=None):
+        results += predictor(photos[begin : begin + options.batch_size])
+    header, rows = _rows(options, names, results, predictor)
+    write_text(options.out, csv_text(header, rows))
+    print(f"{len(photos)} photos predicted; written: {options.out}{f', {options.maps}' if drawn else ''}")
+    return 0
+
+
+def _photos(options: argparse.Namespace) -> tuple[list[str], list[Path]]:
+    """Names for the output and files to read."""
+    if bool(options.photos) == bool(options.csv):
+        raise ConfigError("give either photos (or folders of them) or --csv with the names of the photos")
+    if options.csv:
+        from dinoneck.data.tables import is_csiro, read_column, read_csiro_test
+
+        column = (
+            read_csiro_test(options.csv).images
+            if is_csiro(options.csv)
+            else read_column(options.csv, options.image_column)
+        )
+        names = list(dict.fromkeys(column))
+        folder = options.photo_folder or options.csv.parent
+        return names, [folder / name for name in names]
+    files: list[Path] = []
+    for path in options.photos:
+        inside = sorted(p for p in path.iterdir() if p.suffix.lower() in _SUFFIXES) if path.is_dir() else [path]
+        if not inside:
+            raise DataError(f"the folder {path} holds no photos ({', '.join(_SUFFIXES)})")
+        files += inside
+    return [str(file) for file in files], files
+
+
+def _backbone(options: argparse.Namespace) -> Any:
+    """The backbone from a weights file, or None: the predictor rebuilds it by name."""
+    if options.backbone_file is None:
+        return None
+    from dinoneck.backbones.load import load_backbone
+    from dinoneck.checkpoint.header import read_header
+
+    first = options.heads[0]
+    file = next(iter(sorted(first.glob("*.safetensors"))), first) if first.is_dir() else first
+    record = read_header(file).meta["backbone"]
+    if record is None:
+        raise ConfigError(f"{file} does not say which backbone it needs, so --backbone-file cannot be used")
+    return load_backbone(
+        record["name"].split(".")[0],
+        checkpoint=options.backbone_file,
+        layers=record["layers"],
+        norm=record["norm"],
+    )
+
+
+def _draw(photos: Sequence[Path], results: Sequence[dict[str, Any]], tasks: Sequence[Task], out: Path) -> None:
+    import io
+
+    from dinoneck.atomic import write_whole
+    from dinoneck.viz.panels import prediction_panels
+
+    picture = prediction_panels(photos, results, units={task.name: task.unit for task in tasks})
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    write_whole(out, buffer.getvalue())
+
+
+def _rows(
+    options: argparse.Namespace, names: list[str], results: list[dict[str, Any]], predictor: Predictor
+) -> tuple[list[str], list[list[Any]]]:
+    """Header and rows of the output: the CSIRO submission form for its test.csv, else one row per photo."""
+    from dinoneck.data.tables import is_csiro, read_csiro_test
+
+    if options.csv and is_csiro(options.csv):
+        wanted, by_image = read_csiro_test(options.csv), dict(zip(names, results, strict=True))
+        for target in wanted.targets:
+            if target not in results[0]:
+                raise DataError(
+                    f"{options.csv} asks for {target!r}; the heads predict {', '.join(_columns(predictor))}"
+                )
+        answers = [by_image[image][target] for image, target in zip(wanted.images, wanted.targets, strict=True)]
+        return ["sample_id", "target"], [[i, f"{a:.6g}"] for i, a in zip(wanted.sample_ids, answers, strict=True)]
+    return ["image", *_columns(predictor)], [
+        [name, *(f"{value:.6g}" for task in predictor.tasks for value in _values(result[task.name]))]
+        for name, result in zip(names, results, strict=True)
+    ]
+
+
+def _columns(predictor: Predictor) -> list[str]:
+    columns = []
+    for task in predictor.tasks:
+        parts = task.labels or tuple(str(i) for i in range(task.dim))
+        columns += [task.name] if task.dim == 1 else [f"{task.name}:{part}" for part in parts]
+    return columns
+
+
+def _values(answer: Any) -> list[float]:
+    return [answer] if isinstance(answer, float) else [float(value) for value in answer]

@@ -1,0 +1,26 @@
+"""Plain-text tables for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return rows as aligned text, the first column to the left."""
+    lines = [list(header), *(list(row) for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+    texts = [
+        "  ".join(
+            cell.ljust(width) if column == 0 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
+        for line in lines
+    ]
+    return "\n".join([texts[0], "-" * len(texts[0]), *texts[1:]])
+
+
+def scores(by_method: Mapping[str, Mapping[str, float]]) -> str:
+    """Return the R² of several methods as a table, one row per method."""
+    columns = list(next(iter(by_method.values())))
+    rows = [[method, *(f"{row[column]:.3f}" for column in columns)] for method, row in by_method.items()]
+    return table(["held-out R²", *columns], rows)

@@ -1,0 +1,294 @@
+"""A module remembers its constructor arguments; the signature is the schema, and one codec turns it into JSON.
+
+Constructors of :class:`Configured` classes take plain values only: numbers, strings, booleans, None, tuples,
+lists and dicts of these, and plain dataclasses such as Task. Arguments are brought to one normal form, driven
+by the annotations, before the constructor's body runs (a list for a tuple, a NumPy integer for an int), so a
+mistyped value is refused with the argument's name, by hand and from a file alike.
+
+The JSON form: tuples become lists, ``dict[int, ...]`` becomes a list of pairs, a dataclass becomes a dict with
+its class name under ``"$"``, and numbers that are not finite are refused.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import functools
+import inspect
+import math
+import numbers
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, Self, Union
+
+from dinoneck.errors import ConfigError, did_you_mean
+
+TAG = "$"
+_FACTORY_ARGUMENTS = frozenset({"self", "device", "dtype"})
+
+
+class Configured:
+    """Mixin that records a class's constructor arguments as JSON-able ``config``.
+
+    ``device`` and ``dtype`` are torch's factory keywords and not part of the configuration.
+
+    Raises:
+        ConfigError: at construction, if an argument has the wrong type or is not finite.
+    """
+
+    _config: dict[str, Any]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "__init__" in cls.__dict__:
+            cls.__init__ = _recording(cls.__dict__["__init__"])  # type: ignore[method-assign]
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The constructor arguments in their JSON-able normal form, every default spelled out."""
+        return copy.deepcopy(self._config)
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], *, device: Any = None, dtype: Any = None) -> Self:
+        """Build the object that ``config`` describes.
+
+        Raises:
+            ConfigError: if a key is unknown or missing, or a value has the wrong type.
+        """
+        if not isinstance(config, Mapping):
+            raise ConfigError(f"the configuration of {cls.__name__} is {config!r}; expected a dict")
+        known = fields_of(cls)
+        for key in config:
+            if key not in known:
+                raise ConfigError(
+                    f"{cls.__name__} has no argument {key!r}.{did_you_mean(key, known)} It takes: {', '.join(known)}"
+                )
+        missing = [name for name, field in known.items() if field.default is field.empty and name not in config]
+        if missing:
+            raise ConfigError(f"the configuration of {cls.__name__} lacks {', '.join(missing)}")
+        factory = {name: value for name, value in (("device", device), ("dtype", dtype)) if value is not None}
+        return cls(**config, **factory)
+
+
+def fields_of(cls: type) -> dict[str, inspect.Parameter]:
+    """Return the configuration arguments of a class: name -> parameter, ``device`` and ``dtype`` left out."""
+    parameters = inspect.signature(cls.__init__).parameters  # type: ignore[misc]
+    return {name: parameter for name, parameter in parameters.items() if name not in _FACTORY_ARGUMENTS}
+
+
+def _recording(original: Callable[..., None]) -> Callable[..., None]:
+    signature = inspect.signature(original)
+
+    @functools.cache
+    def annotations() -> dict[str, Any]:
+        return typing.get_type_hints(original)
+
+    @functools.wraps(original)
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        owner = type(self).__name__
+        try:
+            bound = signature.bind(self, *args, **kwargs)
+        except TypeError as error:
+            raise TypeError(f"{owner}: {error}") from None
+        bound.apply_defaults()
+        hints = annotations()
+        plain = {
+            name: normal(hints.get(name, Any), value, f"{owner}({name}=)")
+            for name, value in bound.arguments.items()
+            if name not in _FACTORY_ARGUMENTS
+        }
+        factory = {name: bound.arguments[name] for name in ("device", "dtype") if name in bound.arguments}
+        original(self, **plain, **factory)
+        if type(self).__init__ is __init__:  # the outermost constructor speaks for the object
+            object.__setattr__(self, "_config", {name: encode(value) for name, value in plain.items()})
+
+    return __init__
+
+
+# -- the codec --------------------------------------------------------------------------------------------
+
+
+def encode(value: Any) -> Any:
+    """Return the JSON form of a value in normal form."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {field.name: encode(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {TAG: type(value).__name__, **fields}
+    if isinstance(value, Mapping):
+        if any(not isinstance(key, str) for key in value):
+            return [[key, encode(item)] for key, item in value.items()]
+        return {key: encode(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [encode(item) for item in value]
+    return value
+
+
+def decode(annotation: Any, value: Any, where: str = "value") -> Any:
+    """Return the normal form of a JSON value: the inverse of :func:`encode` for this annotation."""
+    return normal(annotation, value, where)
+
+
+def normal(annotation: Any, value: Any, where: str) -> Any:
+    """Bring ``value`` to the one normal form that ``annotation`` allows.
+
+    Args:
+        annotation: a resolved type: int, float, str, bool, None, Any, Literal, unions, ``tuple[...]``,
+            ``list`` and ``Sequence`` (both become tuples), ``dict[str | int, ...]``, dataclasses.
+        value: a Python value or its JSON form.
+        where: what the value is, for messages.
+
+    Raises:
+        ConfigError: if the value does not fit.
+    """
+    origin = typing.get_origin(annotation)
+    if annotation is Any:
+        return _json_value(value, where)
+    if origin in (Union, types.UnionType):
+        return _union(annotation, value, where)
+    if origin is Literal:
+        if value not in typing.get_args(annotation) or isinstance(value, bool):
+            raise _mismatch(annotation, value, where, did_you_mean(value, map(str, typing.get_args(annotation))))
+        return value
+    if annotation in (None, type(None)):
+        if value is not None:
+            raise _mismatch(annotation, value, where)
+        return None
+    if annotation in _SCALARS:
+        return _SCALARS[annotation](annotation, value, where)
+    if dataclasses.is_dataclass(annotation) and isinstance(annotation, type):
+        return _dataclass(annotation, value, where)
+    if origin in (tuple, list) or (isinstance(origin, type) and issubclass(origin, Sequence)):
+        return _sequence(annotation, value, where)
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return _mapping(annotation, value, where)
+    raise TypeError(f"{where}: the codec does not know the annotation {annotation!r}")
+
+
+def _integer(annotation: Any, value: Any, where: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise _mismatch(annotation, value, where)
+    return int(value)
+
+
+def _real(annotation: Any, value: Any, where: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise _mismatch(annotation, value, where)
+    if not math.isfinite(value):
+        raise ConfigError(f"{where} is {value}; a finite number was expected")
+    return float(value)
+
+
+def _boolean(annotation: Any, value: Any, where: str) -> bool:
+    if not isinstance(value, bool):
+        raise _mismatch(annotation, value, where)
+    return value
+
+
+def _string(annotation: Any, value: Any, where: str) -> str:
+    if not isinstance(value, str):
+        raise _mismatch(annotation, value, where)
+    return str(value)
+
+
+_SCALARS: dict[Any, Callable[[Any, Any, str], Any]] = {
+    int: _integer,
+    float: _real,
+    bool: _boolean,
+    str: _string,
+}
+
+
+def _union(annotation: Any, value: Any, where: str) -> Any:
+    members = typing.get_args(annotation)
+    if isinstance(value, numbers.Integral) and not isinstance(value, bool) and int in members:
+        return int(value)  # an integer stays one where the annotation allows both
+    reasons = []
+    for member in members:
+        try:
+            return normal(member, value, where)
+        except ConfigError as error:
+            reasons.append(error)
+    if len([member for member in members if member is not type(None)]) == 1 and value is not None:
+        raise next(error for member, error in zip(members, reasons, strict=True) if member is not type(None))
+    raise _mismatch(annotation, value, where)
+
+
+def _sequence(annotation: Any, value: Any, where: str) -> tuple[Any, ...]:
+    if isinstance(value, str | bytes) or not isinstance(value, Sequence):
+        raise _mismatch(annotation, value, where)
+    arguments = typing.get_args(annotation)
+    if typing.get_origin(annotation) is tuple and not (len(arguments) == 2 and arguments[1] is Ellipsis):
+        if len(value) != len(arguments):
+            raise _mismatch(annotation, value, where)
+        return tuple(
+            normal(kind, item, f"{where}[{i}]") for i, (kind, item) in enumerate(zip(arguments, value, strict=True))
+        )
+    return tuple(normal(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value))
+
+
+def _mapping(annotation: Any, value: Any, where: str) -> dict[Any, Any]:
+    key_type, item_type = typing.get_args(annotation)
+    if isinstance(value, list | tuple) and all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in value):
+        pairs = list(value)
+    elif isinstance(value, Mapping):
+        pairs = list(value.items())
+    else:
+        raise _mismatch(annotation, value, where)
+    result = {normal(key_type, key, f"{where} key"): normal(item_type, v, f"{where}[{key!r}]") for key, v in pairs}
+    if len(result) != len(pairs):
+        raise ConfigError(f"{where} names a key twice")
+    return result
+
+
+def _dataclass(cls: type, value: Any, where: str) -> Any:
+    if isinstance(value, cls):
+        return value
+    if not isinstance(value, Mapping) or value.get(TAG) != cls.__name__:
+        raise _mismatch(cls, value, where)
+    hints = typing.get_type_hints(cls)
+    known = [field.name for field in dataclasses.fields(cls)]
+    given = {key: item for key, item in value.items() if key != TAG}
+    for key in given:
+        if key not in known:
+            raise ConfigError(f"{where}: {cls.__name__} has no field {key!r}.{did_you_mean(key, known)}")
+    try:
+        return cls(**{key: normal(hints[key], item, f"{where}.{key}") for key, item in given.items()})
+    except TypeError as error:
+        raise ConfigError(f"{where}: {error}") from None
+
+
+def _json_value(value: Any, where: str) -> Any:
+    if value is None or isinstance(value, bool | str):
+        return value
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    if isinstance(value, numbers.Real):
+        return _real(float, value, where)
+    if isinstance(value, tuple | list):
+        return [_json_value(item, f"{where}[{i}]") for i, item in enumerate(value)]
+    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        return {key: _json_value(item, f"{where}[{key!r}]") for key, item in value.items()}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return encode(value)
+    raise ConfigError(f"{where} is {value!r}; a plain value (number, string, list, dict) was expected")
+
+
+def _mismatch(annotation: Any, value: Any, where: str, hint: str = "") -> ConfigError:
+    return ConfigError(f"{where} is {value!r} ({type(value).__name__}); expected {_spell(annotation)}.{hint}")
+
+
+def _spell(annotation: Any) -> str:
+    if isinstance(annotation, type) and typing.get_origin(annotation) is None:
+        return "None" if annotation is type(None) else annotation.__name__
+    return str(annotation).replace("typing.", "").replace("collections.abc.", "").replace("dinoneck.", "")
+
+
+def at_least(minimum: int, **values: int) -> None:
+    """Check that every named number is ``minimum`` or more.
+
+    Raises:
+        ConfigError: naming the first that is not.
+    """
+    for name, value in values.items():
+        if value < minimum:
+            raise ConfigError(f"{name} is {value}; expected {minimum} or more")

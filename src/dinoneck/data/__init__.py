@@ -1,0 +1,25 @@
+"""Photos, tables of photos with targets, and the procedural pasture."""
+
+from typing import TYPE_CHECKING
+
+from dinoneck.lazy import attach
+
+if TYPE_CHECKING:
+    from dinoneck.data.pasture import Pasture as Pasture
+    from dinoneck.data.photos import Preprocessing as Preprocessing
+    from dinoneck.data.tables import PhotoTable as PhotoTable
+    from dinoneck.data.tables import read_csiro as read_csiro
+    from dinoneck.data.tables import read_csiro_test as read_csiro_test
+    from dinoneck.data.tables import read_csv as read_csv
+
+_HOMES = {
+    "Pasture": "dinoneck.data.pasture",
+    "Preprocessing": "dinoneck.data.photos",
+    "PhotoTable": "dinoneck.data.tables",
+    "read_csiro": "dinoneck.data.tables",
+    "read_csiro_test": "dinoneck.data.tables",
+    "read_csv": "dinoneck.data.tables",
+}
+
+__all__ = [*_HOMES]
+__getattr__, __dir__ = attach(__name__, _HOMES)

@@ -1,0 +1,325 @@
+"""A procedural pasture: photos of clover, dead and green matter whose dry masses are known exactly.
+
+Meant for demonstrations, documentation and tests without downloads. Its statistics follow the CSIRO
+Image2Biomass table (states, sampling dates, masses, zero shares); its pictures are drawings. Leaves hide each
+other, so even perfect eyes cannot weigh what lies under the canopy.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from dinoneck.atomic import write_text, write_whole
+from dinoneck.data.tables import CSIRO_WEIGHTS, PhotoTable, csv_text
+from dinoneck.errors import ConfigError
+
+STATES = ("Tas", "Vic", "NSW", "WA")
+COMPONENTS = ("clover", "dead", "green")
+CELL_PX = 16
+_STATE_SHARES = (0.39, 0.32, 0.21, 0.08)
+_DATES = 7
+_MEDIAN_G = (33.0, 38.0, 62.0, 27.0)
+_MIX = ((0.17, 0.41, 0.42), (0.17, 0.24, 0.59), (0.0, 0.2, 0.8), (0.67, 0.0, 0.33))
+_HEIGHT_CM = (3.8, 5.0, 20.5, 3.2)
+_ITEM_G = (0.035, 0.05, 0.05)
+_COLOURS = ((58.0, 128.0, 48.0), (168.0, 146.0, 92.0), (84.0, 138.0, 52.0))
+_TRAIN_COLUMNS = (
+    "sample_id",
+    "image_path",
+    "target_name",
+    "Sampling_Date",
+    "State",
+    "Species",
+    "Pre_GSHH_NDVI",
+    "Height_Ave_cm",
+    "target",
+)
+_NDVI = np.array((0.18, 0.9, 0.3, 0.85), dtype=np.float32)
+
+_Floats = np.ndarray[Any, np.dtype[np.float64]]
+
+
+@dataclass(frozen=True)
+class PastureSample:
+    """One drawn photo with everything that is known about it.
+
+    Attributes:
+        image: (H, W, 3) uint8 RGB.
+        classes: (H, W) uint8, what is visible: 0 soil, 1 clover, 2 dead, 3 green.
+        ndvi: (H, W) float32 in 0 ... 1, a value per visible class.
+        density_g: (3, H/16, W/16) float64, grams of clover, dead, green per cell; sums to the masses.
+        grams: the five targets, named as in the CSIRO table.
+        state: Tas, Vic, NSW or WA.
+        date: sampling date, ``year/month/day``.
+        height_cm: mean sward height.
+    """
+
+    image: np.ndarray[Any, np.dtype[np.uint8]]
+    classes: np.ndarray[Any, np.dtype[np.uint8]]
+    ndvi: np.ndarray[Any, np.dtype[np.float32]]
+    density_g: _Floats
+    grams: dict[str, float]
+    state: str
+    date: str
+    height_cm: float
+
+    @property
+    def group(self) -> str:
+        """State and date: photos of one sampling must stay in one fold."""
+        return f"{self.state} | {self.date}"
+
+
+class Pasture:
+    """Generator of pasture photos; sample i of a seed is the same on every machine and in every order.
+
+    Args:
+        seed: which pasture.
+        size: (height, width) in pixels, multiples of 16.
+
+    Raises:
+        ConfigError: if the size is no multiple of 16.
+
+    Example:
+        >>> sample = Pasture(seed=0, size=(64, 128)).sample(3)
+        >>> bool(abs(sample.density_g.sum() - sample.grams["Dry_Total_g"]) < 1e-9)
+        True
+    """
+
+    def __init__(self, seed: int = 0, size: tuple[int, int] = (256, 512)) -> None:
+        if len(size) != 2 or any(side < CELL_PX or side % CELL_PX for side in size):
+            raise ConfigError(f"size is {size}; expected (height, width), multiples of {CELL_PX} px")
+        self.seed = seed
+        self.size = size
+
+    def sample(self, index: int) -> PastureSample:
+        """Draw sample ``index``."""
+        random = _random(self.seed, 1, index)
+        state = int(random.choice(len(STATES), p=_STATE_SHARES))
+        date = int(random.randint(_DATES))
+        day = _Sampling(_random(self.seed, 2, state, date))
+        masses, height_cm = _masses(random, state, day)
+        places, cell_g, kinds = _items(random, masses, self.size)
+        image, classes = _draw(random, places, kinds, height_cm, day, self.size)
+        clover, dead, green = (float(mass) for mass in masses)
+        grams = {
+            "Dry_Clover_g": clover,
+            "Dry_Dead_g": dead,
+            "Dry_Green_g": green,
+            "GDM_g": clover + green,
+            "Dry_Total_g": clover + green + dead,
+        }
+        return PastureSample(
+            image,
+            classes,
+            _NDVI[classes],
+            cell_g,
+            grams,
+            STATES[state],
+            f"2015/{date + 1}/{3 * date + 1}",
+            height_cm,
+        )
+
+    def table(self, indices: Iterable[int]) -> PhotoTable:
+        """Return samples as a table of photos in memory, with the CSIRO targets, groups and weights."""
+        places = list(indices)
+        samples = [self.sample(i) for i in places]
+        return PhotoTable(
+            tuple(f"pasture-{self.seed}-{i}" for i in places),
+            tuple(sample.image for sample in samples),
+            {name: np.array([sample.grams[name] for sample in samples]) for name in CSIRO_WEIGHTS},
+            tuple(sample.group for sample in samples),
+            CSIRO_WEIGHTS,
+            dict.fromkeys(CSIRO_WEIGHTS, "g"),
+            0.0,
+        )
+
+    def write_csiro(self, folder: str | os.PathLike[str], train: int, test: int) -> None:
+        """Write photos in the exact CSIRO layout: train.csv, test.csv, sample_submission.csv, JPEG files.
+
+        The table test.csv names photos and targets only; the true values of its photos are not written.
+        """
+        root = Path(folder)
+        train_rows: list[list[str]] = []
+        test_rows: list[list[str]] = []
+        for i in range(train + test):
+            part, sample = ("train" if i < train else "test"), self.sample(i)
+            path = f"{part}/ID{1000000 + i}.jpg"
+            (root / part).mkdir(parents=True, exist_ok=True)
+            buffer = io.BytesIO()
+            Image.fromarray(sample.image).save(buffer, "JPEG", quality=92)
+            write_whole(root / path, buffer.getvalue())
+            for name, grams in sample.grams.items():
+                row = [f"ID{1000000 + i}__{name}", path, name]
+                if part == "test":
+                    test_rows.append(row)
+                    continue
+                measured = [f"{sample.ndvi.mean():.2f}", f"{sample.height_cm:.1f}", f"{grams:.4f}"]
+                train_rows.append([*row, sample.date, sample.state, _species(sample), *measured])
+        write_text(root / "train.csv", csv_text(_TRAIN_COLUMNS, train_rows))
+        write_text(root / "test.csv", csv_text(_TRAIN_COLUMNS[:3], test_rows))
+        write_text(
+            root / "sample_submission.csv",
+            csv_text(("sample_id", "target"), [(row[0], 0.0) for row in test_rows]),
+        )
+
+
+class _Sampling:
+    """What all photos of one state and date share."""
+
+    def __init__(self, random: np.random.RandomState) -> None:
+        self.mass_scale = float(np.exp(random.normal(0.0, 0.35)))
+        self.tilt: _Floats = np.exp(random.normal(0.0, 0.4, 3))
+        self.hue: _Floats = random.normal(0.0, 6.0, 3)
+        self.exposure = float(np.exp(random.normal(0.0, 0.12)))
+        self.height_scale = float(np.exp(random.normal(0.0, 0.2)))
+
+
+def _random(*keys: int) -> np.random.RandomState:
+    """The legacy generator on purpose: NumPy guarantees its stream for ever, on every machine."""
+    return np.random.RandomState(list(keys))
+
+
+def _masses(random: np.random.RandomState, state: int, day: _Sampling) -> tuple[_Floats, float]:
+    """Draw grams of clover, dead, green and the sward height in cm."""
+    median = _MEDIAN_G[state]
+    total = float(np.clip(median * day.mass_scale * np.exp(random.normal(0.0, 0.5)), 1.0, 185.0))
+    mix = np.array(_MIX[state]) * day.tilt
+    mix /= mix.sum()
+    parts = np.array([random.gamma(6.0 * share) if share > 0 else 0.0 for share in mix])
+    if random.uniform() < 0.25 and parts[1:].sum() > 0:
+        parts[0] = 0.0
+    masses = total * parts / parts.sum()
+    height = _HEIGHT_CM[state] * day.height_scale * (total / median) ** 0.6 * np.exp(random.normal(0.0, 0.2))
+    return masses, float(np.clip(height, 1.0, 70.0))
+
+
+def _items(
+    random: np.random.RandomState, masses: _Floats, size: tuple[int, int]
+) -> tuple[_Floats, _Floats, np.ndarray[Any, np.dtype[np.int64]]]:
+    """Scatter leaves and blades: places (n, 2) as x, y; grams per cell (3, rows, cols); kinds (n,)."""
+    height, width = size
+    rows, cols = height // CELL_PX, width // CELL_PX
+    cell_g = np.zeros((3, rows, cols))
+    places, kinds = [], []
+    for kind, mass in enumerate(masses):
+        if mass <= 0:
+            continue
+        count = max(1, round(mass / _ITEM_G[kind]))
+        weights = random.gamma(4.0, size=count)
+        weights *= mass / weights.sum()
+        share = np.exp(_smooth(random, (rows, cols), 3) * 1.2).ravel()
+        cells = np.searchsorted(np.cumsum(share) / share.sum(), random.uniform(size=count))
+        cells = np.minimum(cells, rows * cols - 1)
+        np.add.at(cell_g[kind], (cells // cols, cells % cols), weights)
+        inside = random.uniform(size=(count, 2))
+        places.append((np.stack((cells % cols, cells // cols), axis=1) + inside) * CELL_PX)
+        kinds.append(np.full(count, kind))
+    return np.concatenate(places), cell_g, np.concatenate(kinds)
+
+
+def _draw(
+    random: np.random.RandomState,
+    places: _Floats,
+    kinds: np.ndarray[Any, np.dtype[np.int64]],
+    height_cm: float,
+    day: _Sampling,
+    size: tuple[int, int],
+) -> tuple[np.ndarray[Any, np.dtype[np.uint8]], np.ndarray[Any, np.dtype[np.uint8]]]:
+    """Paint items from the ground up; return the photo and the map of what is visible."""
+    scale = size[1] / 512.0
+    photo = Image.fromarray(_soil(random, size))
+    seen = Image.new("L", (size[1], size[0]), 0)
+    pens = ImageDraw.Draw(photo), ImageDraw.Draw(seen)
+    depth = random.uniform(size=len(kinds)) + np.array((0.25, -0.35, 0.0))[kinds]
+    turns = random.uniform(0.0, 2 * np.pi, len(kinds))
+    bends = random.normal(0.0, 0.5, len(kinds))
+    tints = random.normal(0.0, 7.0, (len(kinds), 3))
+    length = (12.0 + 13.0 * np.log1p(height_cm) / np.log(10.0)) * scale
+    for i in np.argsort(depth, kind="stable"):
+        kind = int(kinds[i])
+        shade = 0.65 + 0.3 * float(depth[i])
+        colour = np.clip((np.array(_COLOURS[kind]) + day.hue) * shade + tints[i], 0, 255).astype(int)
+        x, y = places[i]
+        if kind == 0:
+            _clover(pens, x, y, float(turns[i]), 5.2 * scale, tuple(colour))
+        else:
+            _blade(pens, x, y, float(turns[i]), float(bends[i]), length, 2.6 * scale, tuple(colour), kind + 1)
+    light = 1.0 + 0.12 * _smooth(random, (size[0] // CELL_PX, size[1] // CELL_PX), 2, size)[..., None]
+    pixels = np.asarray(photo, dtype=np.float64) * light * day.exposure + random.normal(0.0, 4.0, (*size, 3))
+    return np.clip(np.rint(pixels), 0, 255).astype(np.uint8), np.asarray(seen).copy()
+
+
+def _blade(
+    pens: tuple[ImageDraw.ImageDraw, ImageDraw.ImageDraw],
+    x: float,
+    y: float,
+    turn: float,
+    bend: float,
+    length: float,
+    width: float,
+    colour: tuple[int, ...],
+    label: int,
+) -> None:
+    """A curved stroke of three segments."""
+    points = [(x, y)]
+    for _ in range(3):
+        x, y = x + length / 3 * np.cos(turn), y + length / 3 * np.sin(turn)
+        points.append((x, y))
+        turn += bend
+    pens[0].line(points, fill=colour, width=max(1, round(width)), joint="curve")
+    pens[1].line(points, fill=label, width=max(1, round(width)), joint="curve")
+
+
+def _clover(
+    pens: tuple[ImageDraw.ImageDraw, ImageDraw.ImageDraw],
+    x: float,
+    y: float,
+    turn: float,
+    radius: float,
+    colour: tuple[int, ...],
+) -> None:
+    """Three round leaflets with a pale bar."""
+    pale = tuple(min(255, value + 38) for value in colour)
+    for angle in (turn, turn + 2.0944, turn + 4.1888):
+        cx, cy = x + radius * 0.85 * np.cos(angle), y + radius * 0.85 * np.sin(angle)
+        box = (cx - radius * 0.75, cy - radius * 0.75, cx + radius * 0.75, cy + radius * 0.75)
+        pens[0].ellipse(box, fill=colour)
+        pens[1].ellipse(box, fill=1)
+        across = np.array((-np.sin(angle), np.cos(angle))) * radius * 0.4
+        pens[0].line((cx - across[0], cy - across[1], cx + across[0], cy + across[1]), fill=pale, width=1)
+
+
+def _soil(random: np.random.RandomState, size: tuple[int, int]) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    base = np.array((112.0, 88.0, 66.0)) + random.normal(0.0, 8.0, 3)
+    relief = sum(
+        _smooth(random, (size[0] // cell, size[1] // cell), 1, size) for cell in (64, 16, 4) if size[0] >= cell
+    )
+    return np.clip(base * (1.0 + 0.09 * np.asarray(relief)[..., None]), 0, 255).astype(np.uint8)
+
+
+def _smooth(
+    random: np.random.RandomState, shape: tuple[int, int], passes: int, size: tuple[int, int] | None = None
+) -> _Floats:
+    """Blurred unit-variance noise on a coarse grid, enlarged to ``size`` if given."""
+    field: _Floats = random.normal(size=shape)
+    for _ in range(passes):
+        padded = np.pad(field, 1, mode="edge")
+        field = (padded[:-2, 1:-1] + padded[2:, 1:-1] + padded[1:-1, :-2] + padded[1:-1, 2:] + 2 * field) / 6
+    field = (field - field.mean()) / (field.std() + 1e-9)
+    if size is None:
+        return field
+    enlarged = Image.fromarray(field.astype(np.float32)).resize((size[1], size[0]), Image.Resampling.BICUBIC)
+    return np.asarray(enlarged, dtype=np.float64)
+
+
+def _species(sample: PastureSample) -> str:
+    plants = {"Clover": sample.grams["Dry_Clover_g"], "Ryegrass": sample.grams["Dry_Green_g"]}
+    return "_".join(name for name, grams in sorted(plants.items(), key=lambda item: -item[1]) if grams > 0) or "Mixed"

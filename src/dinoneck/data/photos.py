@@ -1,0 +1,298 @@
+"""Photos -> normalised tensors: the only place that decodes, turns, resizes and normalises.
+
+:class:`Preprocessing` is a plain record of how; it travels into checkpoints, so a head is fed at prediction
+the way it was fed in training.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+from torchvision.transforms.v2 import functional as tvf
+
+from dinoneck.errors import ConfigError, DataError, did_you_mean
+from dinoneck.grid import PatchSize, PreparedImages, Remainder, TokenGrid, patch_pair
+
+Photo = str | os.PathLike[str] | Image.Image | np.ndarray[Any, Any] | Tensor
+Fit = Literal["stretch", "keep", "crop", "pad"]
+Interpolation = Literal["area", "bicubic", "bilinear"]
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How photos become the images a backbone takes.
+
+    Args:
+        patch_size: pixels per patch of the backbone.
+        mean: per-channel mean of the RGB values in 0 ... 1.
+        std: per-channel standard deviation likewise.
+        size: (height, width) in pixels that photos are brought to; None keeps each photo's own.
+        fit: how a photo of another aspect comes to ``size``: ``stretch``; ``keep`` (fits inside, aspect
+            kept, the other side is shorter); ``crop`` (covers, the middle is kept); ``pad`` (fits inside, the
+            rest is filled at the bottom and right with the mean colour).
+        policy: what happens where the patch does not divide the result, see
+            :class:`dinoneck.grid.TokenGrid`: ``error``, ``crop``, ``pad`` or ``resize``.
+        interpolation: ``area`` (each pixel is the mean of what it covers; bilinear where a side grows, as
+            OpenCV's INTER_AREA), ``bicubic`` or ``bilinear`` (both antialiased).
+        blur: odd kernel of a Gaussian blur after resizing, with the fixed sigma
+            0.3 * ((kernel - 1) / 2 - 1) + 0.8; None = no blur.
+
+    Raises:
+        ConfigError: if a value is out of range.
+    """
+
+    patch_size: PatchSize = 16
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    size: tuple[int, int] | None = None
+    fit: Fit = "stretch"
+    policy: Remainder = "error"
+    interpolation: Interpolation = "area"
+    blur: int | None = None
+
+    def __post_init__(self) -> None:
+        pair = patch_pair(self.patch_size)
+        object.__setattr__(self, "patch_size", pair[0] if pair[0] == pair[1] else pair)
+        for name, allowed in (("fit", Fit), ("policy", Remainder), ("interpolation", Interpolation)):
+            value = getattr(self, name)
+            if value not in get_args(allowed):
+                raise ConfigError(
+                    f"{name} is {value!r}; expected one of {', '.join(get_args(allowed))}."
+                    + did_you_mean(value, get_args(allowed))
+                )
+        for name in ("mean", "std"):
+            values = tuple(float(value) for value in getattr(self, name))
+            if len(values) != 3 or not all(np.isfinite(values)) or (name == "std" and min(values) <= 0):
+                raise ConfigError(f"{name} is {values}; expected three finite numbers (std: positive), for R, G, B")
+            object.__setattr__(self, name, values)
+        if self.size is not None:
+            object.__setattr__(self, "size", _size(self.size))
+        if self.blur is not None and (not isinstance(self.blur, int) or self.blur < 1 or self.blur % 2 == 0):
+            raise ConfigError(f"blur is {self.blur!r}; expected an odd kernel size such as 5, or None")
+
+    def __call__(
+        self,
+        photos: Photo | Sequence[Photo],
+        size: int | Sequence[int] | None = None,
+        policy: Remainder | None = None,
+        **changes: Any,
+    ) -> Tensor:
+        """Return the photos as one batch (B, 3, H, W) of normalised float32 values.
+
+        Args:
+            photos: one photo or several: paths, PIL images, arrays (H, W, 3) or (H, W), tensors (3, H, W),
+                or a batch tensor (B, 3, H, W); integers span 0 ... 255 (or 65535 for 16 bit), floats 0 ... 1.
+            size: (height, width) or one number for both, instead of the record's.
+            policy: instead of the record's.
+            **changes: other fields of this record to change for this call.
+
+        Raises:
+            DataError: if a photo cannot be read, or the photos come to different sizes.
+            GridError: if the patch does not divide the size and the policy is ``error``.
+        """
+        return self.prepare(photos, size, policy, **changes).images
+
+    def prepare(
+        self,
+        photos: Photo | Sequence[Photo],
+        size: int | Sequence[int] | None = None,
+        policy: Remainder | None = None,
+        **changes: Any,
+    ) -> PreparedImages:
+        """Like calling, but with the grid and the way back to the resized photo's pixels."""
+        recipe = self.changed(size=size, policy=policy, **changes)
+        tensors = [recipe._fitted(decode(photo)) for photo in as_list(photos)]
+        if not tensors:
+            raise DataError("there are no photos")
+        sizes = sorted({tuple(x.shape[-2:]) for x in tensors})
+        if len(sizes) > 1:
+            raise DataError(
+                f"the photos come to different sizes (height x width): {', '.join(f'{h}x{w}' for h, w in sizes[:5])}; "
+                "pass size=(height, width), or one photo at a time"
+            )
+        return TokenGrid(recipe.patch_size, recipe.policy).prepare(torch.stack(tensors))
+
+    def changed(self, **changes: Any) -> Preprocessing:
+        """Return a copy with these fields changed; None leaves a field as it is."""
+        known = {field.name for field in fields(self)}
+        for name in changes:
+            if name not in known:
+                raise ConfigError(f"preprocessing has no field {name!r}.{did_you_mean(name, known)}")
+        return replace(self, **{name: value for name, value in changes.items() if value is not None})
+
+    def record(self) -> dict[str, Any]:
+        """Return the JSON-able record that checkpoints carry."""
+        plain = asdict(self)
+        plain["blur"] = None if self.blur is None else {"kernel": self.blur, "sigma": blur_sigma(self.blur)}
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in plain.items()}
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Preprocessing:
+        """Rebuild from :meth:`record`.
+
+        Raises:
+            ConfigError: if a field is unknown, missing or out of range.
+        """
+        known = {field.name for field in fields(cls)}
+        if not isinstance(record, Mapping) or set(record) != known:
+            raise ConfigError(f"a preprocessing record holds {sorted(known)}; this one is {record!r}")
+        plain: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in record.items()}
+        blur = plain["blur"]
+        if blur is not None:
+            kernel = blur.get("kernel") if isinstance(blur, Mapping) else None
+            if not isinstance(kernel, int) or blur != {"kernel": kernel, "sigma": blur_sigma(kernel)}:
+                raise ConfigError(
+                    f"the blur of this record is {blur!r}; expected an odd kernel with sigma "
+                    "0.3 * ((kernel - 1) / 2 - 1) + 0.8"
+                )
+            plain["blur"] = kernel
+        return cls(**plain)
+
+    def _fitted(self, photo: Tensor) -> Tensor:
+        """Resize, crop or pad one (3, H, W) photo in 0 ... 1, normalise and blur it."""
+        x = photo[None]
+        if self.size is not None:
+            x = _fit(x, self.size, self.fit, self.interpolation)
+        mean, std = (x.new_tensor(values).view(1, 3, 1, 1) for values in (self.mean, self.std))
+        x = (x - mean) / std
+        if self.blur is not None:
+            x = tvf.gaussian_blur(x, [self.blur] * 2, [blur_sigma(self.blur)] * 2)
+        if self.size is not None and self.fit == "pad":
+            x = F.pad(x, (0, self.size[1] - x.shape[-1], 0, self.size[0] - x.shape[-2]))
+        return x[0]
+
+
+def blur_sigma(kernel: int) -> float:
+    """Return the sigma in pixels that belongs to a kernel: 0.3 * ((kernel - 1) / 2 - 1) + 0.8."""
+    return 0.3 * ((kernel - 1) / 2 - 1) + 0.8
+
+
+def as_list(photos: Photo | Sequence[Photo]) -> list[Photo]:
+    """Return a list of single photos, whatever form they came in."""
+    if isinstance(photos, Tensor | np.ndarray) and photos.ndim == 4:
+        return list(photos)
+    if isinstance(photos, str | os.PathLike | Image.Image | Tensor | np.ndarray):
+        return [photos]
+    if not isinstance(photos, Sequence):
+        raise DataError(f"photos are {type(photos).__name__}; expected paths, PIL images, arrays or tensors")
+    return list(photos)
+
+
+def decode(photo: Photo) -> Tensor:
+    """Decode one photo to (3, H, W) float32 RGB in 0 ... 1, turned upright by its EXIF tag.
+
+    Grey, palette, CMYK and transparent pictures become RGB; 16-bit ones are scaled by 65535.
+
+    Raises:
+        DataError: if it cannot be read or its values are out of range, naming the file.
+    """
+    if isinstance(photo, str | os.PathLike):
+        return _from_path(Path(photo))
+    if isinstance(photo, Image.Image):
+        return _from_pil(photo, "a PIL image")
+    if isinstance(photo, np.ndarray):
+        array = photo[..., None] if photo.ndim == 2 else photo
+        if array.ndim != 3 or array.shape[-1] not in (1, 3, 4):
+            raise DataError(f"an array photo has shape {photo.shape}; expected (height, width, 3) or (height, width)")
+        array = np.ascontiguousarray(array[..., :3])
+        if not array.dtype.isnative:
+            array = array.astype(array.dtype.newbyteorder("="))
+        return _in_range(torch.tensor(array).permute(2, 0, 1))
+    if isinstance(photo, Tensor):
+        if photo.ndim != 3 or photo.shape[0] not in (1, 3):
+            raise DataError(f"a tensor photo has shape {tuple(photo.shape)}; expected (3, height, width)")
+        return _in_range(photo)
+    raise DataError(f"a photo is {type(photo).__name__}; expected a path, a PIL image, an array or a tensor")
+
+
+def _from_path(path: Path) -> Tensor:
+    try:
+        with Image.open(path) as image:
+            return _from_pil(image, str(path))
+    except FileNotFoundError:
+        raise DataError(f"there is no photo {path}; check the folder and the file name") from None
+    except UnidentifiedImageError:
+        size = path.stat().st_size
+        raise DataError(f"{path} ({size} bytes) is no picture that can be decoded; remove or replace it") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{path} cannot be read: {error}; remove or replace it") from error
+
+
+def _from_pil(image: Image.Image, name: str) -> Tensor:
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I;16"):
+        grey = np.asarray(image).astype(np.float32) / 65535.0
+        return torch.from_numpy(np.ascontiguousarray(grey))[None].expand(3, -1, -1)
+    if image.mode in ("I", "F"):
+        raise DataError(
+            f"{name} holds {image.mode!r} values (32 bit) of unknown range; scale it to 0 ... 1 and pass an array"
+        )
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")
+    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).float() / 255.0
+
+
+def _in_range(x: Tensor) -> Tensor:
+    """Check and scale the values of an array or tensor photo."""
+    if not x.numel():
+        raise DataError(f"a photo has shape {tuple(x.shape)}: it is empty")
+    scales = {torch.uint8: 255.0, torch.uint16: 65535.0}
+    if x.dtype in scales:
+        x = x.float() / scales[x.dtype]
+    elif not x.is_floating_point():
+        raise DataError(f"a photo holds {x.dtype} values; expected uint8, uint16 or floats in 0 ... 1")
+    low, high = x.min().item(), x.max().item()
+    if not (low >= 0.0 and high <= 1.0):  # also catches NaN
+        raise DataError(
+            f"a float photo has values {low:g} ... {high:g}; expected RGB in 0 ... 1, not normalised "
+            "(a normalised image goes to the backbone directly)"
+        )
+    return x.float().expand(3, -1, -1).cpu()
+
+
+def _fit(x: Tensor, size: tuple[int, int], fit: Fit, interpolation: Interpolation) -> Tensor:
+    height, width = x.shape[-2:]
+    if fit == "stretch":
+        return _resize(x, size, interpolation)
+    ratios = size[0] / height, size[1] / width
+    scale = max(ratios) if fit == "crop" else min(ratios)
+    target = tuple(
+        limit if ratio == scale else max(1, round(side * scale))
+        for side, limit, ratio in zip((height, width), size, ratios, strict=True)
+    )
+    x = _resize(x, cast("tuple[int, int]", target), interpolation)
+    if fit == "crop":
+        top, left = (target[0] - size[0]) // 2, (target[1] - size[1]) // 2
+        x = x[..., top : top + size[0], left : left + size[1]]
+    return x
+
+
+def _resize(x: Tensor, size: tuple[int, int], interpolation: Interpolation) -> Tensor:
+    height, width = x.shape[-2:]
+    if (height, width) == size:
+        return x
+    if interpolation == "area" and size[0] <= height and size[1] <= width:
+        return F.interpolate(x, size=size, mode="area")
+    mode = "bilinear" if interpolation == "area" else interpolation
+    return F.interpolate(x, size=size, mode=mode, align_corners=False, antialias=True).clamp(0.0, 1.0)
+
+
+def _size(size: int | Sequence[int]) -> tuple[int, int]:
+    pair = (size, size) if isinstance(size, int) else tuple(size)
+    if len(pair) != 2 or any(isinstance(side, bool) or not isinstance(side, int) or side < 1 for side in pair):
+        raise ConfigError(f"size is {size!r}; expected (height, width) in pixels, both 1 or more")
+    return pair

@@ -1,0 +1,303 @@
+"""Sizes and places: image pixels <-> patch grid, told by the caller and never guessed from a token count.
+
+Conventions of the whole library: ``(rows, cols)`` for grids, ``(height, width)`` for pixels, ``(x, y)`` for
+points; a pixel's centre lies at half-integers, so an image of width W spans x = 0 ... W
+(``align_corners=False``). Patch tokens are in raster order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dinoneck.errors import ConfigError, DataError, GridError, ShapeError
+
+Remainder = Literal["error", "crop", "pad", "resize"]
+PatchSize = int | tuple[int, int]
+
+
+class GridSize(NamedTuple):
+    """Rows and columns of a patch grid.
+
+    Example:
+        >>> GridSize(rows=30, cols=60).count
+        1800
+    """
+
+    rows: int
+    cols: int
+
+    @property
+    def count(self) -> int:  # type: ignore[override]
+        """Number of patches, rows x cols."""
+        return self.rows * self.cols
+
+
+def patch_pair(patch_size: PatchSize) -> tuple[int, int]:
+    """Return ``(height, width)`` of a patch in pixels; refuse anything but positive integers."""
+    pair = (patch_size, patch_size) if isinstance(patch_size, int) else tuple(patch_size)
+    if len(pair) != 2 or any(isinstance(side, bool) or not isinstance(side, int) or side < 1 for side in pair):
+        raise ConfigError(f"patch_size is {patch_size!r}; expected a positive integer or (height, width) of two")
+    return pair
+
+
+@dataclass(frozen=True)
+class PreparedImages:
+    """Images whose size the patch divides, and the way back to the pixels they came from.
+
+    Attributes:
+        images: (B, C, H, W), H = grid.rows * patch height, W = grid.cols * patch width.
+        grid: the patch grid of ``images``.
+        valid: bool (rows, cols); True where a cell holds any real (not padded) pixel.
+        scale: prepared pixels per original pixel, (x, y).
+        offset: where the original corner (0, 0) lies in prepared pixels, (x, y).
+    """
+
+    images: Tensor
+    grid: GridSize
+    valid: Tensor
+    scale: tuple[float, float] = (1.0, 1.0)
+    offset: tuple[float, float] = (0.0, 0.0)
+
+    def to_prepared(self, xy: Tensor) -> Tensor:
+        """Map points (..., 2) from original pixels (x, y) to prepared pixels."""
+        return xy * xy.new_tensor(self.scale) + xy.new_tensor(self.offset)
+
+    def to_original(self, xy: Tensor) -> Tensor:
+        """Map points (..., 2) from prepared pixels (x, y) to original pixels."""
+        return (xy - xy.new_tensor(self.offset)) / xy.new_tensor(self.scale)
+
+
+class _Axis(NamedTuple):
+    """How one axis of an image becomes cells: prepared = original * scale + offset."""
+
+    cells: int
+    scale: float
+    offset: float
+
+
+class TokenGrid(nn.Module):
+    """The exact relation between an image and its patch grid. It has no parameters.
+
+    Every size is told; nothing is inferred from a number of tokens (a 16:9 photo has as many patches as a
+    square one, and guessing scrambles it silently). Where the patch does not divide an image, the policy
+    decides: ``"error"`` refuses, ``"crop"`` keeps the centre (the odd pixel is lost at the bottom or right),
+    ``"pad"`` adds zeros at the bottom and right, ``"resize"`` resamples to the nearest multiple.
+
+    Args:
+        patch_size: pixels per patch, an integer or (height, width).
+        on_remainder: ``"error"``, ``"crop"``, ``"pad"`` or ``"resize"``.
+
+    Shape:
+        patches (B, N, C) with N = rows * cols -> maps (B, C, rows, cols), a zero-copy channels-last view.
+
+    Raises:
+        ConfigError: for an impossible patch size or an unknown policy.
+        GridError: when an image and a number of tokens do not fit together.
+
+    Example:
+        >>> grid = TokenGrid(patch_size=16)
+        >>> grid.size((480, 960))
+        GridSize(rows=30, cols=60)
+        >>> grid(torch.zeros(2, 1800, 384), (480, 960)).shape
+        torch.Size([2, 384, 30, 60])
+    """
+
+    def __init__(self, patch_size: PatchSize = 16, on_remainder: Remainder = "error") -> None:
+        super().__init__()
+        if on_remainder not in get_args(Remainder):
+            raise ConfigError(f"on_remainder is {on_remainder!r}; expected one of {', '.join(get_args(Remainder))}")
+        self.patch_height, self.patch_width = patch_pair(patch_size)
+        self.on_remainder: Remainder = on_remainder
+
+    def extra_repr(self) -> str:
+        """Show the patch and the policy."""
+        return f"patch={self.patch_height}x{self.patch_width} px, on_remainder={self.on_remainder!r}"
+
+    def size(self, image_size: Sequence[int]) -> GridSize:
+        """Return the patch grid of an image of ``(height, width)`` pixels under the policy.
+
+        Raises:
+            GridError: if the policy is ``"error"`` and a side is no multiple of the patch, or if no whole
+                patch is left.
+        """
+        rows, cols = self._axes(image_size)
+        return GridSize(rows.cells, cols.cells)
+
+    def forward(self, patches: Tensor, image_size: Sequence[int]) -> Tensor:
+        """View patch tokens (B, N, C) as maps (B, C, rows, cols) without a copy.
+
+        Raises:
+            ShapeError: if ``patches`` is not three-dimensional.
+            GridError: if N is not rows * cols.
+        """
+        return as_maps(patches, self.size(image_size))
+
+    def flatten(self, maps: Tensor) -> Tensor:
+        """Turn maps (B, C, rows, cols) back into patch tokens (B, N, C): the exact inverse."""
+        if maps.ndim != 4:
+            raise ShapeError(f"maps have shape {tuple(maps.shape)}; expected (batch, channels, rows, cols)")
+        return maps.permute(0, 2, 3, 1).flatten(1, 2)
+
+    def prepare(self, images: Tensor) -> PreparedImages:
+        """Bring images (B, C, H, W) to a size that the patch divides, by the policy.
+
+        ``"resize"`` is bilinear with antialiasing and needs floating-point images; the other policies keep
+        every dtype and every pixel value.
+        """
+        if images.ndim != 4:
+            raise ShapeError(f"images have shape {tuple(images.shape)}; expected (batch, channels, height, width)")
+        height, width = images.shape[-2:]
+        y, x = self._axes((height, width))
+        grid = GridSize(y.cells, x.cells)
+        valid = torch.ones(grid, dtype=torch.bool, device=images.device)
+        target = (grid.rows * self.patch_height, grid.cols * self.patch_width)
+        if self.on_remainder == "crop":
+            top, left = -int(y.offset), -int(x.offset)
+            images = images[..., top : top + target[0], left : left + target[1]]
+        elif self.on_remainder == "pad":
+            images = F.pad(images, (0, target[1] - width, 0, target[0] - height))
+        elif self.on_remainder == "resize" and target != (height, width):
+            if not images.is_floating_point():
+                raise DataError(f"images are {images.dtype}; resizing needs floating point: convert them first")
+            images = F.interpolate(images, size=target, mode="bilinear", align_corners=False, antialias=True)
+        return PreparedImages(images, grid, valid, (x.scale, y.scale), (x.offset, y.offset))
+
+    def cell_centers(self, image_size: Sequence[int], device: torch.device | str | None = None) -> Tensor:
+        """Return the centres (N, 2) of all cells, (x, y) in pixels of the image given, in raster order."""
+        y, x = self._axes(image_size)
+        ys = ((torch.arange(y.cells, device=device) + 0.5) * self.patch_height - y.offset) / y.scale
+        xs = ((torch.arange(x.cells, device=device) + 0.5) * self.patch_width - x.offset) / x.scale
+        return torch.stack((xs.repeat(y.cells), ys.repeat_interleave(x.cells)), dim=-1)
+
+    def sample(self, maps: Tensor, xy: Tensor, image_size: Sequence[int]) -> Tensor:
+        """Read maps at image points, bilinearly; points outside read the nearest border.
+
+        Args:
+            maps: (B, C, rows, cols).
+            xy: (M, 2) for the whole batch or (B, M, 2); (x, y) pixels of the image given.
+            image_size: (height, width) of that image.
+
+        Returns:
+            (B, M, C) in the dtype of ``maps`` (weights are computed in at least float32).
+        """
+        y, x = self._axes(image_size)
+        if maps.ndim != 4 or tuple(maps.shape[-2:]) != (y.cells, x.cells):
+            raise GridError(
+                f"maps have shape {tuple(maps.shape)}; an image of {_size_text(image_size)} px has "
+                f"{y.cells}x{x.cells} cells, so (batch, channels, {y.cells}, {x.cells}) was expected"
+            )
+        if xy.ndim not in (2, 3) or xy.shape[-1] != 2 or (xy.ndim == 3 and xy.shape[0] != maps.shape[0]):
+            raise ShapeError(f"xy has shape {tuple(xy.shape)}; expected (M, 2) or ({maps.shape[0]}, M, 2)")
+        exact = maps if maps.dtype in (torch.float32, torch.float64) else maps.float()
+        spans = exact.new_tensor((x.cells * self.patch_width, y.cells * self.patch_height))
+        prepared = xy.to(exact) * exact.new_tensor((x.scale, y.scale)) + exact.new_tensor((x.offset, y.offset))
+        places = (prepared / spans * 2 - 1).expand(maps.shape[0], -1, -1)
+        read = F.grid_sample(exact, places.unsqueeze(1), mode="bilinear", padding_mode="border", align_corners=False)
+        return read.squeeze(2).transpose(1, 2).to(maps.dtype)
+
+    def reduce_labels(self, labels: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Average dense labels over the cells of the patch grid.
+
+        Args:
+            labels: (B, K, H, W) of any dtype, at the size of the image before the policy.
+            mask: bool (B, H, W), True where a pixel counts; None = all. Values where it is False, NaN
+                included, count for nothing.
+
+        Returns:
+            values (B, K, rows, cols), the mean over the valid pixels of a cell (0 where there is none), and
+            weight (B, rows, cols), how many pixels that were (a fraction where ``"resize"`` cuts pixels).
+
+        Raises:
+            ShapeError: if shapes do not fit.
+            DataError: if a label that counts is not finite.
+        """
+        if labels.ndim != 4:
+            raise ShapeError(f"labels have shape {tuple(labels.shape)}; expected (batch, K, height, width)")
+        batch, _, height, width = labels.shape
+        if mask is not None and tuple(mask.shape) != (batch, height, width):
+            raise ShapeError(f"mask has shape {tuple(mask.shape)}; expected {(batch, height, width)}")
+        keep = labels.new_ones((batch, 1, height, width), dtype=torch.bool) if mask is None else (mask != 0)[:, None]
+        exact = torch.where(keep, labels.double(), 0.0)
+        if not bool(exact.isfinite().all()):
+            count = int((~exact.isfinite()).sum())
+            raise DataError(f"{count} label values that count are not finite; mask them (mask=labels.isfinite())")
+        y, x = self._axes((height, width))
+        down = _overlaps(height, y, self.patch_height, labels.device)
+        across = _overlaps(width, x, self.patch_width, labels.device).T
+        weight = down @ keep.double() @ across
+        values = torch.where(weight > 0, down @ exact @ across / weight.clamp_min(1e-12), 0.0)
+        dtype = labels.dtype if labels.is_floating_point() else torch.float32
+        return values.to(dtype), weight[:, 0].to(dtype)
+
+    def _axes(self, image_size: Sequence[int]) -> tuple[_Axis, _Axis]:
+        if len(image_size) != 2:
+            raise GridError(f"image_size is {tuple(image_size)}; expected (height, width) in pixels")
+        height, width = image_size
+        if height < 1 or width < 1:
+            raise GridError(f"the image is {height}x{width} px; both sides must be at least 1 px")
+        if self.on_remainder == "error" and (height % self.patch_height or width % self.patch_width):
+            raise GridError(self._remainder_message(height, width))
+        return self._axis(height, self.patch_height), self._axis(width, self.patch_width)
+
+    def _axis(self, length: int, patch: int) -> _Axis:
+        if self.on_remainder == "pad":
+            return _Axis((length + patch - 1) // patch, 1.0, 0.0)
+        if self.on_remainder == "resize":
+            cells = max(1, (2 * length + patch) // (2 * patch))
+            return _Axis(cells, cells * patch / length, 0.0)
+        cells = length // patch
+        if self.on_remainder == "error":
+            return _Axis(cells, 1.0, 0.0)
+        if cells < 1:
+            raise GridError(
+                f"a side of {length} px is smaller than the patch of {patch} px; use a larger image, "
+                "or on_remainder='pad' or 'resize'"
+            )
+        return _Axis(cells, 1.0, -float((length - cells * patch) // 2))
+
+    def _remainder_message(self, height: int, width: int) -> str:
+        down, across = self.patch_height, self.patch_width
+        floor = f"{height // down * down}x{width // across * across}"
+        ceil = f"{-(-height // down) * down}x{-(-width // across) * across}"
+        return (
+            f"the image is {height}x{width} px (height x width) and the patch {down}x{across} px: {height} % {down} "
+            f"= {height % down}, {width} % {across} = {width % across}. Pass an image whose sides are multiples of "
+            f"the patch, or choose 'crop' ({floor}), 'pad' ({ceil}) or 'resize'"
+        )
+
+
+def as_maps(patches: Tensor, grid: GridSize) -> Tensor:
+    """View patch tokens (B, N, C) as channels-last maps (B, C, rows, cols) without a copy.
+
+    Raises:
+        ShapeError: if ``patches`` is not three-dimensional.
+        GridError: if N is not rows * cols.
+    """
+    if patches.ndim != 3:
+        raise ShapeError(f"patches have shape {tuple(patches.shape)}; expected (batch, N, channels)")
+    rows, cols = grid
+    if patches.shape[1] != rows * cols:
+        raise GridError(
+            f"{patches.shape[1]} patch tokens do not fill a grid of {rows} rows x {cols} cols = {rows * cols}; "
+            "check the image size, the patch size and that CLS and register tokens are split off"
+        )
+    spread: Tensor = patches.unflatten(1, (rows, cols))  # type: ignore[no-untyped-call]
+    return spread.permute(0, 3, 1, 2)
+
+
+def _overlaps(length: int, axis: _Axis, patch: int, device: torch.device) -> Tensor:
+    """Matrix (cells, length): how much of each pixel lies in each cell, in pixels, float64."""
+    edges = (torch.arange(axis.cells + 1, dtype=torch.float64, device=device) * patch - axis.offset) / axis.scale
+    pixels = torch.arange(length, dtype=torch.float64, device=device)
+    ends = torch.minimum(edges[1:, None], pixels + 1)
+    return (ends - torch.maximum(edges[:-1, None], pixels)).clamp_min(0.0)
+
+
+def _size_text(image_size: Sequence[int]) -> str:
+    return "x".join(str(side) for side in image_size)

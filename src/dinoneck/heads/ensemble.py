@@ -1,0 +1,188 @@
+"""Several heads as one: averaged in natural units, per task name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from dinoneck import registry
+from dinoneck.errors import ConfigError, RegistryError
+from dinoneck.heads.head import Head
+from dinoneck.heads.patch_mean import PatchMeanHead, per_patch_together
+from dinoneck.tasks import Task
+from dinoneck.tokens import Tokens
+
+Member = dict[str, Any]
+
+
+class HeadEnsemble(Head):
+    """Heads that answer together: folds of one task, heads of several tasks, or both.
+
+    Members that know a task are averaged in its natural units (each through its own transform), so folds whose
+    z-scores differ may be mixed. ``forward`` therefore returns natural units too: the ensemble's own
+    tasks carry no transform, and classes come out as probabilities. Members that are all
+    :class:`PatchMeanHead` run as one wide matrix product.
+
+    Args:
+        members: ``{"type": head_type, "config": {...}}`` each; heads that exist go through :meth:`from_heads`.
+        weights: one per member; None = equal. For ``mean`` only.
+        reduce: ``"mean"`` or ``"median"`` over the members that know a task.
+        device: torch factory keyword.
+        dtype: torch factory keyword.
+
+    Shape:
+        Tokens -> ``{task name: (B, dim)}`` in natural units.
+
+    Raises:
+        ConfigError: if members are malformed, differ in ``embed_dim`` or in a task's outputs, or weights do not fit.
+
+    Example:
+        >>> folds = [PatchMeanHead(64, [Task("total")]) for _ in range(5)]
+        >>> ensemble = HeadEnsemble.from_heads(folds)
+        >>> tokens = Tokens.from_patches(torch.randn(2, 6, 64), grid=(2, 3), patch_size=16)
+        >>> mean = torch.stack([head.predict(tokens)["total"] for head in folds]).mean(dim=0)
+        >>> torch.allclose(ensemble.predict(tokens)["total"], mean, atol=1e-6)
+        True
+    """
+
+    def __init__(
+        self,
+        members: Sequence[Member],
+        weights: Sequence[float] | None = None,
+        reduce: Literal["mean", "median"] = "mean",
+        *,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__()
+        if not members:
+            raise ConfigError("HeadEnsemble has no members")
+        if weights is not None:
+            _check_weights(weights, len(members), reduce)
+        self.weights, self.reduce = weights, reduce
+        self.heads = nn.ModuleList(_build(i, member, device, dtype) for i, member in enumerate(members))
+        widths = sorted({head.embed_dim for head in self._members()})
+        if len(widths) > 1:
+            raise ConfigError(f"the members were built for tokens of {widths} channels; they need one backbone")
+        self.embed_dim = widths[0]
+        self.tasks = _shared_tasks(self._members())
+        for task in self.tasks:
+            known = [any(own.name == task.name for own in head.tasks) for head in self._members()]
+            if weights is not None and not sum(w for w, knows in zip(weights, known, strict=True) if knows):
+                raise ConfigError(f"every member that knows task {task.name!r} has weight 0")
+
+    @classmethod
+    def from_heads(
+        cls,
+        heads: Sequence[nn.Module],
+        weights: Sequence[float] | None = None,
+        reduce: Literal["mean", "median"] = "mean",
+    ) -> HeadEnsemble:
+        """Make an ensemble of heads that exist; they are used, not copied.
+
+        Raises:
+            ConfigError: if one is not a registered head.
+        """
+        members = []
+        for i, head in enumerate(heads):
+            if not isinstance(head, Head):
+                raise ConfigError(f"member {i} is {type(head).__name__}; expected a head with tasks")
+            members.append({"type": registry.name_of(type(head)), "config": head.config})
+        with torch.device("meta"):
+            ensemble = cls(members, weights, reduce)
+        ensemble.heads = nn.ModuleList(heads)
+        ensemble.train(any(head.training for head in heads))
+        return ensemble
+
+    def reset_parameters(self) -> None:
+        """Draw the weights of all members anew."""
+        for head in self.heads:
+            head.reset_parameters()  # type: ignore[operator]
+
+    def members_predict(self, tokens: Tokens) -> dict[str, Tensor]:
+        """Return ``{task name: (K, B, dim)}`` in natural units: what each of its K members says."""
+        answers = self._each(tokens)
+        return {task.name: torch.stack([row[task.name] for row in answers if task.name in row]) for task in self.tasks}
+
+    def forward(self, tokens: Tokens) -> dict[str, Tensor]:
+        """Return ``{task name: (B, dim)}`` in natural units."""
+        answers = self._each(tokens)
+        return {task.name: self._reduced(task.name, answers) for task in self.tasks}
+
+    def natural(self, tokens: Tokens) -> dict[str, Tensor]:
+        """Return the same as ``forward``: it is in natural units already."""
+        return cast("dict[str, Tensor]", self(tokens))
+
+    @torch.no_grad()
+    def predict_maps(self, tokens: Tokens) -> dict[str, Tensor]:
+        """Return the members' maps, reduced, for the tasks that have maps."""
+        answers = [head.predict_maps(tokens) for head in self._members()]
+        names = [task.name for task in self.tasks if any(task.name in row for row in answers)]
+        return {name: self._reduced(name, answers) for name in names}
+
+    def _members(self) -> list[Head]:
+        return [cast("Head", head) for head in self.heads]
+
+    def _each(self, tokens: Tokens) -> list[dict[str, Tensor]]:
+        """What every member says, in natural units."""
+        members = self._members()
+        if not all(isinstance(head, PatchMeanHead) for head in members):
+            return [head.natural(tokens) for head in members]
+        alike = [head for head in members if isinstance(head, PatchMeanHead)]
+        mlps = [mlp for head in alike for mlp in head.mlps]
+        answers = iter(per_patch_together(mlps, self._sequence(tokens), tokens.num_prefix_tokens))
+        return [{task.name: task.predict(next(answers).mean(dim=1)) for task in head.tasks} for head in alike]
+
+    def _reduced(self, name: str, answers: Sequence[dict[str, Tensor]]) -> Tensor:
+        stacked = torch.stack([row[name] for row in answers if name in row])
+        if self.reduce == "median":
+            ordered: Tensor = stacked.sort(dim=0).values
+            return (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2
+        if self.weights is None:
+            return stacked.mean(dim=0)
+        weights = [weight for weight, row in zip(self.weights, answers, strict=True) if name in row]
+        shares = stacked.new_tensor(weights) / sum(weights)
+        return torch.einsum("k,k...->...", shares, stacked)
+
+
+def _build(index: int, member: Member, device: Any, dtype: Any) -> Head:
+    where = f"member {index} of the ensemble"
+    if set(member) != {"type", "config"} or not isinstance(member["config"], dict):
+        raise ConfigError(f"{where} is {member!r}; expected {{'type': head_type, 'config': {{...}}}}")
+    try:
+        cls = registry.resolve(member["type"])
+    except RegistryError as error:
+        raise ConfigError(f"{where}: {error}") from None
+    if not issubclass(cls, Head):
+        raise ConfigError(f"{where} is {member['type']!r}, which is no head with tasks")
+    return cls.from_config(member["config"], device=device, dtype=dtype)
+
+
+def _check_weights(weights: Sequence[float], count: int, reduce: str) -> None:
+    if len(weights) != count:
+        raise ConfigError(f"{len(weights)} weights for {count} members")
+    if min(weights) < 0 or sum(weights) <= 0:
+        raise ConfigError(f"weights are {tuple(weights)}; expected numbers of 0 or more, not all 0")
+    if reduce == "median":
+        raise ConfigError("weights have no meaning for reduce='median'; leave them out")
+
+
+def _shared_tasks(members: Sequence[Head]) -> tuple[Task, ...]:
+    """One task per name, without transform: the ensemble speaks in natural units."""
+    tasks: dict[str, Task] = {}
+    for head in members:
+        for task in head.tasks:
+            plain = replace(task, transform=None, activation=None)
+            first = tasks.setdefault(task.name, plain)
+            if (first.dim, first.kind, first.labels, first.unit) != (
+                task.dim,
+                task.kind,
+                task.labels,
+                task.unit,
+            ):
+                raise ConfigError(f"members disagree about task {task.name!r}: {first} and {plain}")
+    return tuple(tasks.values())

@@ -1,0 +1,223 @@
+"""A small MLP asked of every patch, and the mean of its answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dinoneck.configured import Configured, at_least
+from dinoneck.errors import ShapeError
+from dinoneck.grid import as_maps
+from dinoneck.heads.head import Head
+from dinoneck.tasks import Activation, Task, activate, check_tasks
+from dinoneck.tokens import Tokens
+
+LEAKY_SLOPE = 0.01
+CPU_GROUP_WIDTH = 640
+
+
+class PatchMeanMLP(Configured, nn.Module):
+    """Linear -> LeakyReLU -> Linear -> activation on every patch, then the mean over patches.
+
+    Because the activation stands before the mean, every patch contributes an answer of its own, and
+    :meth:`per_patch` shows where the prediction comes from. Patches do not see each other.
+
+    Args:
+        embed_dim: channels C of the tokens.
+        hidden_dim: hidden units per patch.
+        out_dim: outputs per patch.
+        activation: ``relu``, ``softplus``, ``sigmoid`` or None.
+        device: torch factory keyword.
+        dtype: torch factory keyword.
+
+    Shape:
+        (B, N, C) -> (B, out_dim); ``per_patch``: (B, N, C) -> (B, N, out_dim).
+
+    Raises:
+        ConfigError: if a size is not positive or the activation is unknown.
+        ShapeError: if the input is not (B, N, embed_dim).
+
+    Example:
+        >>> mlp = PatchMeanMLP(embed_dim=1536)
+        >>> mlp(torch.randn(6, 256, 1536)).shape
+        torch.Size([6, 1])
+
+    Reference: design source "DINOv2 dense features" (1536 -> 128 -> LeakyReLU -> 1 -> ReLU -> mean). Deviation:
+    a ReLU head starts with second-layer weights of one sign, so that no patch and no head is dead at the start.
+    """
+
+    def __init__(
+        self,
+        embed_dim: int,
+        hidden_dim: int = 128,
+        out_dim: int = 1,
+        activation: Activation | None = "relu",
+        *,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__()
+        at_least(1, embed_dim=embed_dim, hidden_dim=hidden_dim, out_dim=out_dim)
+        self.embed_dim, self.hidden_dim, self.out_dim, self.activation = (
+            embed_dim,
+            hidden_dim,
+            out_dim,
+            activation,
+        )
+        self.hidden = nn.Linear(embed_dim, hidden_dim, device=device, dtype=dtype)
+        self.out = nn.Linear(hidden_dim, out_dim, device=device, dtype=dtype)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the weights anew."""
+        self.hidden.reset_parameters()
+        self.out.reset_parameters()
+        if self.activation == "relu":
+            with torch.no_grad():
+                self.out.weight.abs_()
+                self.out.bias.abs_()
+
+    @torch.no_grad()
+    def absorb_scale(self, mean: Tensor, std: Tensor) -> None:
+        """Change the weights so that the new MLP says of x what the old one said of (x - mean) / std, both (C,)."""
+        weight = self.hidden.weight.double() / std.to(self.hidden.weight.device, torch.float64)
+        self.hidden.bias.sub_((weight @ mean.to(weight)).to(self.hidden.bias.dtype))
+        self.hidden.weight.copy_(weight)
+
+    def per_patch(self, x: Tensor) -> Tensor:
+        """Return the answer of every patch, (B, N, out_dim)."""
+        if x.ndim != 3 or x.shape[-1] != self.embed_dim:
+            raise ShapeError(f"patches have shape {tuple(x.shape)}; expected (batch, N, {self.embed_dim})")
+        return activate(self.out(F.leaky_relu(self.hidden(x), LEAKY_SLOPE)), self.activation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the mean of :meth:`per_patch`, (B, out_dim)."""
+        return self.per_patch(x).mean(dim=1)
+
+
+def per_patch_together(modules: Iterable[nn.Module], sequence: Tensor, num_prefix: int) -> list[Tensor]:
+    """Ask several :class:`PatchMeanMLP` of the same tokens in wide matrix products instead of one each.
+
+    The whole sequence is projected and the prefix sliced off the few answers: slicing it off the tokens would
+    make the first layer copy them. Weights are joined on every call, so nothing can be stale; on a CPU in groups
+    whose hidden values stay in the cache, elsewhere all at once. Under ``torch.compile`` and export the plain
+    formulation runs.
+
+    Args:
+        modules: the MLPs; widths and outputs may differ.
+        sequence: (B, P + N, C).
+        num_prefix: P.
+
+    Returns:
+        One (B, N, out_dim) tensor per MLP, equal to ``mlp.per_patch(sequence[:, P:])``.
+    """
+    mlps = [mlp for mlp in modules if isinstance(mlp, PatchMeanMLP)]
+    if torch.compiler.is_compiling():
+        return [mlp.per_patch(sequence)[:, num_prefix:] for mlp in mlps]
+    answers: list[Tensor] = []
+    for group in _groups(mlps, CPU_GROUP_WIDTH if sequence.device.type == "cpu" else None):
+        weight, bias, out_weight, out_bias = _joined(group)
+        hidden = F.leaky_relu(F.linear(sequence, weight, bias), LEAKY_SLOPE, inplace=True)
+        both = F.linear(hidden, out_weight, out_bias)[:, num_prefix:]
+        parts = torch.split(both, [mlp.out_dim for mlp in group], dim=-1)
+        answers += [activate(part, mlp.activation) for mlp, part in zip(group, parts, strict=True)]
+    return answers
+
+
+def _groups(mlps: Sequence[PatchMeanMLP], width: int | None) -> Iterator[list[PatchMeanMLP]]:
+    """Runs of MLPs whose hidden units together are at most ``width`` (at least one MLP each)."""
+    group: list[PatchMeanMLP] = []
+    for mlp in mlps:
+        if group and width is not None and sum(own.hidden_dim for own in group) + mlp.hidden_dim > width:
+            yield group
+            group = []
+        group.append(mlp)
+    yield group
+
+
+def _joined(mlps: Sequence[PatchMeanMLP]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    if len(mlps) == 1:
+        return mlps[0].hidden.weight, mlps[0].hidden.bias, mlps[0].out.weight, mlps[0].out.bias
+    return (
+        torch.cat([mlp.hidden.weight for mlp in mlps]),
+        torch.cat([mlp.hidden.bias for mlp in mlps]),
+        torch.block_diag(*(mlp.out.weight for mlp in mlps)),  # type: ignore[no-untyped-call]
+        torch.cat([mlp.out.bias for mlp in mlps]),
+    )
+
+
+class PatchMeanHead(Head):
+    """One :class:`PatchMeanMLP` per task on the patch tokens of the last layer given.
+
+    Prefer it as the first head on few photos: it cannot overfit to places, and its maps show where a
+    prediction comes from. Where the arrangement of patches matters, take a head with a neck.
+
+    Args:
+        embed_dim: channels of the tokens.
+        tasks: regression, ratio or classification tasks. A task's activation acts on every patch.
+        hidden_dim: hidden units of each MLP.
+        device: torch factory keyword.
+        dtype: torch factory keyword.
+
+    Shape:
+        Tokens -> ``{task name: (B, dim)}``; maps (B, dim, rows, cols).
+
+    Raises:
+        ConfigError: if tasks repeat a name or are of another kind.
+        ShapeError: if the tokens have another width.
+
+    Example:
+        >>> head = PatchMeanHead(64, [Task("Dry_Total_g", unit="g", activation="relu")])
+        >>> tokens = Tokens.from_patches(torch.randn(2, 6, 64), grid=(2, 3), patch_size=16)
+        >>> head(tokens)["Dry_Total_g"].shape, head.predict_maps(tokens)["Dry_Total_g"].shape
+        (torch.Size([2, 1]), torch.Size([2, 1, 2, 3]))
+    """
+
+    def __init__(
+        self,
+        embed_dim: int,
+        tasks: Sequence[Task],
+        hidden_dim: int = 128,
+        *,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__()
+        self.embed_dim = embed_dim
+        self.tasks = check_tasks(tasks, kinds=("regression", "ratio", "classification"), owner="PatchMeanHead")
+        self.mlps = nn.ModuleList(
+            PatchMeanMLP(embed_dim, hidden_dim, task.dim, task.activation, device=device, dtype=dtype)
+            for task in self.tasks
+        )
+
+    def reset_parameters(self) -> None:
+        """Draw the weights anew."""
+        for mlp in self.mlps:
+            mlp.reset_parameters()  # type: ignore[operator]
+
+    def absorb_scale(self, mean: Tensor, std: Tensor) -> None:
+        """Change the weights so that the new head says of tokens x what the old one said of (x - mean) / std."""
+        for mlp in self.mlps:
+            mlp.absorb_scale(mean, std)  # type: ignore[operator]
+
+    def per_patch(self, tokens: Tokens) -> dict[str, Tensor]:
+        """Return ``{task name: (B, N, dim)}`` in model space: what each patch answers."""
+        answers = per_patch_together(self.mlps, self._sequence(tokens), tokens.num_prefix_tokens)
+        return {task.name: answer for task, answer in zip(self.tasks, answers, strict=True)}
+
+    def forward(self, tokens: Tokens) -> dict[str, Tensor]:
+        """Return ``{task name: (B, dim)}`` in model space."""
+        return {name: answer.mean(dim=1) for name, answer in self.per_patch(tokens).items()}
+
+    @torch.no_grad()
+    def predict_maps(self, tokens: Tokens) -> dict[str, Tensor]:
+        """Return what each patch answers as ``{task name: (B, dim, rows, cols)}`` in natural units.
+
+        ``minimum`` is not applied to maps: with an affine transform a map's mean is the prediction before it.
+        """
+        answers = self.per_patch(tokens)
+        return {task.name: as_maps(task.natural(answers[task.name]), tokens.grid) for task in self.tasks}

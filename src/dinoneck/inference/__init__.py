@@ -1,0 +1,21 @@
+"""From photos to values in natural units: the predictor, test-time augmentation, presets."""
+
+from typing import TYPE_CHECKING
+
+from dinoneck.lazy import attach
+
+if TYPE_CHECKING:
+    from dinoneck.inference.predictor import Predictor as Predictor
+    from dinoneck.inference.presets import preset as preset
+    from dinoneck.inference.tta import VIEWS as VIEWS
+    from dinoneck.inference.tta import View as View
+
+_HOMES = {
+    "Predictor": "dinoneck.inference.predictor",
+    "preset": "dinoneck.inference.presets",
+    "VIEWS": "dinoneck.inference.tta",
+    "View": "dinoneck.inference.tta",
+}
+
+__all__ = [*_HOMES]
+__getattr__, __dir__ = attach(__name__, _HOMES)

@@ -1,0 +1,34 @@
+"""Lazy names (PEP 562): a package lists its public names and imports a file when its name is first used."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+
+def attach(
+    package: str, homes: Mapping[str, str], rooms: Sequence[str] = ()
+) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """Build ``__getattr__`` and ``__dir__`` for ``package``.
+
+    Args:
+        package: ``__name__`` of the package.
+        homes: public name -> full name of the module that defines it.
+        rooms: sub-packages to import when asked for as attributes.
+    """
+
+    def __getattr__(name: str) -> Any:
+        if name in rooms:
+            return importlib.import_module(f"{package}.{name}")
+        if name not in homes:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        value = getattr(importlib.import_module(homes[name]), name)
+        setattr(sys.modules[package], name, value)
+        return value
+
+    def __dir__() -> list[str]:
+        return sorted({*vars(sys.modules[package]), *homes, *rooms})
+
+    return __getattr__, __dir__

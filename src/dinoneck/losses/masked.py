@@ -1,0 +1,117 @@
+"""Losses in which values under a mask count for nothing: not their error, not their NaN.
+
+A mask is bool, True where a value counts, and has the target's shape, or fewer axes (one value per row), or
+size-1 axes. With nothing left the loss is 0 and its gradient 0. Half-precision inputs are compared in
+float32, since squared errors of physical units overflow float16.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dinoneck.errors import ConfigError, ShapeError
+
+
+def masked_mse(pred: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Mean squared error over the values that count.
+
+    Args:
+        pred: any shape.
+        target: the same shape.
+        mask: True where a value counts; None = everywhere.
+
+    Raises:
+        ShapeError: if shapes differ (nothing is broadcast silently).
+    """
+    difference, keep = _difference(pred, target, mask)
+    return _mean(difference.square(), keep)
+
+
+def masked_smooth_l1(pred: Tensor, target: Tensor, mask: Tensor | None = None, beta: float = 1.0) -> Tensor:
+    """Huber-like error over the values that count: square below ``beta`` (halved, over beta), linear above.
+
+    Raises:
+        ShapeError: if shapes differ.
+        ConfigError: if ``beta`` is not positive.
+    """
+    if beta <= 0:
+        raise ConfigError(f"beta is {beta}; expected a positive number")
+    difference, keep = _difference(pred, target, mask)
+    size = difference.abs()
+    return _mean(torch.where(size < beta, 0.5 * size.square() / beta, size - 0.5 * beta), keep)
+
+
+def ratio_mse(logits: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Mean squared error between softmax(logits) and shares that sum to one, both (B, K); mask (B,) or (B, K).
+
+    Raises:
+        ShapeError: if shapes differ.
+    """
+    return masked_mse(_exact(logits).softmax(dim=-1), target, mask)
+
+
+def masked_cross_entropy(
+    logits: Tensor, target: Tensor, mask: Tensor | None = None, ignore_index: int | None = None
+) -> Tensor:
+    """Cross-entropy over the samples that count.
+
+    Args:
+        logits: (B, K).
+        target: class indices (B,), or probabilities (B, K) such as mixed labels.
+        mask: (B,), True where a sample counts.
+        ignore_index: a class index that counts for nothing; it may lie outside 0 ... K-1.
+
+    Raises:
+        ShapeError: if shapes do not fit or a class index that counts is out of range.
+    """
+    logits = _exact(logits)
+    if logits.ndim != 2 or target.shape[:1] != logits.shape[:1] or target.ndim not in (1, 2):
+        raise ShapeError(
+            f"logits are {tuple(logits.shape)} and the target {tuple(target.shape)}; expected (B, K) and "
+            "class indices (B,) or probabilities (B, K)"
+        )
+    keep = torch.ones(len(logits), dtype=torch.bool, device=logits.device) if mask is None else mask.reshape(-1) != 0
+    if keep.shape != logits.shape[:1]:
+        raise ShapeError(f"the mask has shape {tuple(keep.shape)} for {len(logits)} samples")
+    if target.ndim == 2:
+        shares = torch.where(keep[:, None], target.to(logits), 0.0)
+        return _mean(-(shares * logits.log_softmax(dim=-1)).sum(dim=-1), keep)
+    if ignore_index is not None:
+        keep = keep & (target != ignore_index)
+    labels = torch.where(keep, target, 0).long()
+    if not torch.compiler.is_compiling() and bool(((labels < 0) | (labels >= logits.shape[1])).any()):
+        raise ShapeError(
+            f"class indices reach {int(labels.max())} (lowest {int(labels.min())}); logits have "
+            f"{logits.shape[1]} classes"
+        )
+    return _mean(F.cross_entropy(logits, labels, reduction="none"), keep)
+
+
+def _difference(pred: Tensor, target: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Pred - target where it counts, else 0; and the mask in full shape."""
+    if pred.shape != target.shape:
+        raise ShapeError(f"prediction {tuple(pred.shape)} and target {tuple(target.shape)} have different shapes")
+    pred = _exact(pred)
+    keep = _full(mask, target)
+    return torch.where(keep, pred - target.to(pred), 0.0), keep
+
+
+def _full(mask: Tensor | None, target: Tensor) -> Tensor:
+    if mask is None:
+        return torch.ones_like(target, dtype=torch.bool)
+    keep = mask != 0
+    while keep.ndim < target.ndim:
+        keep = keep.unsqueeze(-1)
+    if any(own not in (1, side) for own, side in zip(keep.shape, target.shape, strict=True)) or keep.ndim > target.ndim:
+        raise ShapeError(f"the mask has shape {tuple(mask.shape)}, the target {tuple(target.shape)}")
+    return keep.expand_as(target)
+
+
+def _mean(values: Tensor, keep: Tensor) -> Tensor:
+    return torch.where(keep, values, 0.0).sum() / keep.sum().clamp_min(1)
+
+
+def _exact(x: Tensor) -> Tensor:
+    return x if x.dtype in (torch.float32, torch.float64) else x.float()

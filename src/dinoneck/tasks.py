@@ -1,0 +1,291 @@
+"""What a head predicts: a Task, declared once and used by heads, losses, metrics and checkpoints.
+
+Three spaces are kept apart. *Natural units* are what people measure (grams, a class name). *Model space* is
+what a head outputs and a loss compares: natural units after the task's :class:`TargetTransform`.
+``Task.predict`` leads from model space to natural units.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, cast, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dinoneck.errors import ConfigError, DataError, ShapeError, did_you_mean
+
+Kind = Literal["regression", "ratio", "classification", "dense", "density", "segmentation"]
+Activation = Literal["relu", "softplus", "sigmoid"]
+Loss = Literal["mse", "smooth_l1", "cross_entropy"]
+
+STD_FLOOR = 1e-6
+_LOSSES: dict[str, tuple[str, ...]] = {
+    "regression": ("mse", "smooth_l1"),
+    "ratio": ("mse",),
+    "classification": ("cross_entropy",),
+    "dense": ("mse", "smooth_l1"),
+    "density": ("mse", "smooth_l1"),
+    "segmentation": ("cross_entropy",),
+}
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_\-]{0,63}")
+
+
+def activate(x: Tensor, activation: str | None) -> Tensor:
+    """Apply a task's activation; None is the identity."""
+    if activation is None:
+        return x
+    functions: dict[str, Callable[[Tensor], Tensor]] = {
+        "relu": F.relu,
+        "softplus": F.softplus,
+        "sigmoid": torch.sigmoid,
+    }
+    return functions[activation](x)
+
+
+@dataclass(frozen=True)
+class TargetTransform:
+    """Natural units <-> model space: divide by the area, then log1p, then z-score; and exactly back.
+
+    Args:
+        area: what a value is divided by (0.21 turns grams on a 0.21 m² quadrat into g/m²).
+        log1p: whether log(1 + x) follows.
+        mean: z-score mean, one number or one per output, in the space after ``log1p``.
+        std: z-score standard deviation likewise; without it values are only centred.
+
+    Raises:
+        ConfigError: if the area or a standard deviation is not positive, or a number is not finite.
+
+    Example:
+        >>> transform = TargetTransform(area=0.5).fit(torch.tensor([1.0, 2.0, 3.0]))
+        >>> transform.mean, round(transform.std, 4)
+        (4.0, 1.633)
+        >>> transform.inverse(transform.forward(torch.tensor([2.5])))
+        tensor([2.5000])
+    """
+
+    area: float | None = None
+    log1p: bool = False
+    mean: float | tuple[float, ...] | None = None
+    std: float | tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("area", "mean", "std"):
+            object.__setattr__(self, name, _numbers(getattr(self, name), f"TargetTransform({name}=)"))
+        if not isinstance(self.log1p, bool):
+            raise ConfigError(f"TargetTransform(log1p=) is {self.log1p!r}; expected True or False")
+        if isinstance(self.area, tuple):
+            raise ConfigError(f"TargetTransform(area=) is {self.area!r}; expected one number")
+        for name, values in (("area", self.area), ("std", self.std)):
+            if any(value <= 0 for value in _each(values)):
+                raise ConfigError(f"TargetTransform({name}=) is {values!r}; expected positive numbers")
+
+    def fit(self, values: Any) -> TargetTransform:
+        """Return a new transform whose mean and std are those of ``values`` (natural units, NaN = missing).
+
+        The standard deviation is the population's, at least 1e-6. Fit on the training fold only.
+
+        Args:
+            values: (n,) or (n, outputs), a tensor or anything ``torch.as_tensor`` takes.
+
+        Raises:
+            DataError: if an output has no finite value, or a value is infinite.
+        """
+        table = torch.as_tensor(values).detach().double().cpu()
+        table = table.reshape(table.shape[0], -1) if table.ndim else table.reshape(1, 1)
+        if table.isinf().any():
+            raise DataError("target values are infinite; a transform cannot be fitted on them")
+        spread = replace(self, mean=None, std=None).forward(table)
+        known = ~spread.isnan()
+        if not bool(known.any(dim=0).all()):
+            raise DataError("an output has no target value at all (every one is NaN); a transform cannot be fitted")
+        count = known.sum(dim=0)
+        mean = torch.where(known, spread, 0.0).sum(dim=0) / count
+        variance = (torch.where(known, spread - mean, 0.0) ** 2).sum(dim=0) / count
+        std = variance.sqrt().clamp_min(STD_FLOOR)
+        if len(mean) == 1:
+            return replace(self, mean=mean.item(), std=std.item())
+        return replace(self, mean=tuple(mean.tolist()), std=tuple(std.tolist()))
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Natural units -> model space; the outputs are the last axis. Computed in float64, dtype kept."""
+        x = _wide(values)
+        if self.area is not None:
+            x = x / self.area
+        if self.log1p:
+            if bool((x <= -1).any()):
+                raise DataError(f"log1p needs values above -1; the smallest is {x.min().item():g}")
+            x = torch.log1p(x)
+        x = (x - self._row(self.mean, x)) / self._row(self.std, x, empty=1.0)
+        return x.to(values.dtype if values.is_floating_point() else torch.get_default_dtype())
+
+    def inverse(self, values: Tensor) -> Tensor:
+        """Model space -> natural units. Never clamps: the task's activation or ``minimum`` does."""
+        x = _wide(values)
+        x = x * self._row(self.std, x, empty=1.0) + self._row(self.mean, x)
+        if self.log1p:
+            x = torch.expm1(x)
+        if self.area is not None:
+            x = x * self.area
+        return x.to(values.dtype)
+
+    def _row(self, numbers_or_none: float | tuple[float, ...] | None, like: Tensor, empty: float = 0.0) -> Tensor:
+        if isinstance(numbers_or_none, tuple) and like.shape[-1] != len(numbers_or_none):
+            raise ShapeError(
+                f"values have shape {tuple(like.shape)}; this transform was fitted on {len(numbers_or_none)} outputs"
+            )
+        return like.new_tensor(empty if numbers_or_none is None else numbers_or_none)
+
+
+@dataclass(frozen=True)
+class Task:
+    """One named prediction of a head.
+
+    Args:
+        name: letters, digits, ``_`` and ``-``; the key of the head's output.
+        dim: number of outputs (classes for the classifying kinds).
+        kind: ``regression``; ``ratio`` (parts of a whole: softmax over outputs); ``classification``;
+            ``dense`` (a value per cell); ``density`` (a map that sums to the image's value); ``segmentation``.
+        activation: ``relu``, ``softplus``, ``sigmoid`` or None, applied in model space.
+        loss: ``mse``, ``smooth_l1`` or ``cross_entropy``; None = the kind's own (mse, for classes
+            cross_entropy).
+        weight: of the task in the total loss, or one per output.
+        beta: where ``smooth_l1`` turns from square to linear.
+        transform: natural units <-> model space.
+        unit: of the natural values, for people (``"g"``).
+        labels: names of the outputs or classes.
+        ignore_index: a class label that counts for nothing.
+        minimum: predictions in natural units are never below it (0 for a mass).
+
+    Raises:
+        ConfigError: if a value is out of range or does not fit the others.
+
+    Example:
+        >>> Task("Dry_Total_g", unit="g", minimum=0).default_loss
+        'mse'
+    """
+
+    name: str
+    dim: int = 1
+    kind: Kind = "regression"
+    activation: Activation | None = None
+    loss: Loss | None = None
+    weight: float | tuple[float, ...] = 1.0
+    beta: float = 1.0
+    transform: TargetTransform | None = None
+    unit: str = ""
+    labels: tuple[str, ...] = ()
+    ignore_index: int | None = None
+    minimum: float | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
+            raise ConfigError(f"Task name {self.name!r}: letters, digits, '_' and '-', at most 64, no digit first")
+        where = f"Task {self.name!r}: "
+        if isinstance(self.dim, bool) or not isinstance(self.dim, numbers.Integral) or self.dim < 1:
+            raise ConfigError(f"{where}dim is {self.dim!r}; expected an integer of 1 or more")
+        object.__setattr__(self, "dim", int(self.dim))
+        for field, allowed in (("kind", Kind), ("activation", Activation), ("loss", Loss)):
+            _one_of(where + field, getattr(self, field), get_args(allowed), optional=field != "kind")
+        if self.loss is not None and self.loss not in _LOSSES[self.kind]:
+            raise ConfigError(f"{where}loss {self.loss!r} does not fit kind {self.kind!r}; use {_LOSSES[self.kind]}")
+        for field in ("weight", "beta", "minimum"):
+            object.__setattr__(self, field, _numbers(getattr(self, field), where + field))
+        object.__setattr__(self, "labels", tuple(self.labels))
+        self._check_fit(where)
+
+    def _check_fit(self, where: str) -> None:
+        if isinstance(self.weight, tuple) and len(self.weight) != self.dim:
+            raise ConfigError(f"{where}weight has {len(self.weight)} entries for {self.dim} outputs")
+        if self.weight is None or any(value < 0 for value in _each(self.weight)):
+            raise ConfigError(f"{where}weight is {self.weight!r}; expected numbers of 0 or more")
+        if not isinstance(self.beta, float) or self.beta <= 0:
+            raise ConfigError(f"{where}beta is {self.beta!r}; expected a positive number")
+        if isinstance(self.minimum, tuple):
+            raise ConfigError(f"{where}minimum is {self.minimum!r}; expected one number or None")
+        if self.transform is not None and not isinstance(self.transform, TargetTransform):
+            raise ConfigError(f"{where}transform is {self.transform!r}; expected a TargetTransform or None")
+        if not isinstance(self.unit, str) or any(not isinstance(label, str) for label in self.labels):
+            raise ConfigError(f"{where}unit and labels are text; got {self.unit!r} and {self.labels!r}")
+        if self.labels and len(self.labels) != self.dim:
+            raise ConfigError(f"{where}{len(self.labels)} labels {self.labels} for {self.dim} outputs")
+        if self.ignore_index is not None and not isinstance(self.ignore_index, int):
+            raise ConfigError(f"{where}ignore_index is {self.ignore_index!r}; expected an integer or None")
+
+    @property
+    def default_loss(self) -> str:
+        """The loss in force: the one named, or the kind's own."""
+        return self.loss or _LOSSES[self.kind][0]
+
+    @property
+    def is_categorical(self) -> bool:
+        """Whether outputs are class logits."""
+        return self.kind in ("classification", "segmentation")
+
+    def natural(self, output: Tensor) -> Tensor:
+        """Turn model-space values (..., dim) into natural units, in float32 or wider, before ``minimum``.
+
+        Class logits and ratio logits become probabilities; everything else goes through the inverse transform.
+        """
+        x = output if output.dtype in (torch.float32, torch.float64) else output.float()
+        if self.is_categorical or self.kind == "ratio":
+            return x.softmax(dim=-1)
+        return x if self.transform is None else self.transform.inverse(x)
+
+    def predict(self, output: Tensor) -> Tensor:
+        """Like :meth:`natural`, kept at or above ``minimum``: what a user is told."""
+        x = self.natural(output)
+        return x if self.minimum is None else x.clamp_min(self.minimum)
+
+
+def check_tasks(tasks: Sequence[Task], *, kinds: Sequence[str], owner: str) -> tuple[Task, ...]:
+    """Check the tasks of a head: at least one, names used once, kinds the head can serve.
+
+    Raises:
+        ConfigError: naming the task that does not fit.
+    """
+    if not tasks:
+        raise ConfigError(f"{owner} has no tasks; pass at least one Task")
+    names = [task.name for task in tasks]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"{owner} has several tasks named {name!r}; names are keys and must differ")
+    for task in tasks:
+        if task.kind not in kinds:
+            raise ConfigError(f"{owner} serves tasks of kind {', '.join(kinds)}; task {task.name!r} is {task.kind!r}")
+    return tuple(tasks)
+
+
+def _one_of(where: str, value: Any, allowed: Sequence[str], *, optional: bool) -> None:
+    if (value is None and optional) or (isinstance(value, str) and value in allowed):
+        return
+    raise ConfigError(f"{where} is {value!r}; expected one of {', '.join(allowed)}.{did_you_mean(value, allowed)}")
+
+
+def _numbers(value: Any, where: str) -> float | tuple[float, ...] | None:
+    """One finite number, a tuple of them, or None."""
+    if value is None:
+        return None
+    if isinstance(value, Sequence) and not isinstance(value, str) and value:
+        return tuple(cast("float", _numbers(item, where)) for item in value)
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise ConfigError(f"{where} is {value!r}; expected a number")
+    if not math.isfinite(value):
+        raise ConfigError(f"{where} is {value}; expected a finite number")
+    return float(value)
+
+
+def _each(values: float | tuple[float, ...] | None) -> tuple[float, ...]:
+    if values is None:
+        return ()
+    return values if isinstance(values, tuple) else (values,)
+
+
+def _wide(values: Tensor) -> Tensor:
+    """float64 where the device has it, else float32."""
+    return values.to(torch.float32 if values.device.type == "mps" else torch.float64)

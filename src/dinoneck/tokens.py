@@ -1,0 +1,387 @@
+"""The two types on the wire: Tokens (what a backbone gives) and FeaturePyramid (what a neck gives).
+
+Both are frozen dataclasses and registered pytrees, so they pass through ``torch.compile``, ``torch.export``,
+hooks and data loaders. Constructors of the classes check nothing (they run under tracing); the builders
+``from_sequence`` and ``from_patches`` check everything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import default_collate
+
+from dinoneck import pytrees
+from dinoneck.errors import ConfigError, GridError, ShapeError
+from dinoneck.grid import GridSize, PatchSize, TokenGrid, as_maps, patch_pair
+
+
+@dataclass(frozen=True, eq=False)
+class Tokens:
+    """What a ViT says about a batch of images, at one or several of its blocks.
+
+    The whole sequence of a block stays one tensor (CLS first, then registers, then patches in raster order):
+    slicing the prefix off before a projection would cost a hidden full-width copy, so modules project first
+    and slice after. ``patches``, ``cls_token`` and ``registers`` are views.
+
+    Attributes:
+        sequence: one (B, P + N, C) tensor per layer, P prefix tokens, N = grid.rows * grid.cols.
+        grid: the patch grid.
+        patch_size: pixels per patch, an integer when square, else (height, width).
+        num_cls: 1 when the sequence begins with a CLS token, else 0.
+        num_registers: register tokens after it.
+        layers: 0-based block indices in the order asked, duplicates kept; None when nobody said.
+        normed: whether the backbone's final norm was applied; None when nobody said.
+
+    Example:
+        >>> tokens = Tokens.from_sequence(
+        ...     torch.zeros(2, 1805, 384), image_size=(480, 960), patch_size=16, num_prefix_tokens=5)
+        >>> tokens.patches[0].shape, tokens.registers[0].shape, tokens.maps()[0].shape
+        (torch.Size([2, 1800, 384]), torch.Size([2, 4, 384]), torch.Size([2, 384, 30, 60]))
+    """
+
+    sequence: tuple[Tensor, ...]
+    grid: GridSize
+    patch_size: PatchSize
+    num_cls: int = 0
+    num_registers: int = 0
+    layers: tuple[int, ...] | None = None
+    normed: bool | None = None
+
+    # -- builders ---------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_sequence(
+        cls,
+        x_or_list: Tensor | Sequence[Tensor],
+        *,
+        image_size: Sequence[int],
+        patch_size: PatchSize,
+        num_prefix_tokens: int,
+        layers: Sequence[int] | None = None,
+        normed: bool | None = None,
+    ) -> Tokens:
+        """Take whole token sequences as a ViT returns them; nothing is copied.
+
+        Args:
+            x_or_list: (B, P + N, C), or one such tensor per layer.
+            image_size: (height, width) of the images that went in, in pixels.
+            patch_size: pixels per patch.
+            num_prefix_tokens: tokens before the patches; the first one is CLS, the others are registers.
+            layers: block indices of the tensors, in their order.
+            normed: whether the backbone's final norm was applied.
+
+        Raises:
+            ShapeError: if the tensors are not alike or ``layers`` has another length.
+            GridError: if the patch does not divide the image or N does not fit.
+        """
+        if isinstance(num_prefix_tokens, bool) or not isinstance(num_prefix_tokens, int) or num_prefix_tokens < 0:
+            raise ConfigError(f"num_prefix_tokens is {num_prefix_tokens!r}; expected an integer >= 0")
+        sequence = _alike(x_or_list, "sequence")
+        pair = patch_pair(patch_size)
+        grid = TokenGrid(pair).size(image_size)
+        if sequence[0].shape[1] != num_prefix_tokens + grid.rows * grid.cols:
+            raise GridError(
+                f"a sequence of {sequence[0].shape[1]} tokens does not fit: an image of "
+                f"{image_size[0]}x{image_size[1]} px with patches of {pair[0]}x{pair[1]} px has {grid.rows} rows x "
+                f"{grid.cols} cols = {grid.rows * grid.cols} patch tokens, plus {num_prefix_tokens} prefix tokens"
+            )
+        return cls(
+            sequence,
+            grid,
+            _plain(pair),
+            min(1, num_prefix_tokens),
+            max(0, num_prefix_tokens - 1),
+            _layer_names(layers, len(sequence)),
+            normed,
+        )
+
+    @classmethod
+    def from_patches(
+        cls,
+        x_or_list: Tensor | Sequence[Tensor],
+        *,
+        grid: Sequence[int],
+        patch_size: PatchSize,
+        cls_token: Tensor | Sequence[Tensor] | None = None,
+        registers: Tensor | Sequence[Tensor] | None = None,
+        layers: Sequence[int] | None = None,
+        normed: bool | None = None,
+    ) -> Tokens:
+        """Take patch tokens that somebody already split off, with the other tokens beside them or without.
+
+        Args:
+            x_or_list: patches (B, N, C), or one such tensor per layer.
+            grid: (rows, cols); never inferred from N.
+            patch_size: pixels per patch.
+            cls_token: (B, C), or one per layer.
+            registers: (B, R, C), or one per layer.
+            layers: block indices of the tensors, in their order.
+            normed: whether the backbone's final norm was applied.
+
+        Raises:
+            ShapeError: if shapes do not fit each other.
+            GridError: if N is not rows * cols.
+        """
+        patches = _alike(x_or_list, "patches")
+        size = _grid(grid)
+        if patches[0].shape[1] != size.rows * size.cols:
+            raise GridError(
+                f"{patches[0].shape[1]} patch tokens do not fill a grid of {size.rows} rows x {size.cols} cols = "
+                f"{size.rows * size.cols}"
+            )
+        single = [] if cls_token is None else [t.unsqueeze(1) for t in _beside(cls_token, patches, 2, "cls_token")]
+        several = [] if registers is None else _beside(registers, patches, 3, "registers")
+        parts = [part for part in (single, several, list(patches)) if part]
+        sequence = tuple(torch.cat(rows, dim=1) if len(rows) > 1 else rows[0] for rows in zip(*parts, strict=True))
+        return cls(
+            sequence,
+            size,
+            _plain(patch_pair(patch_size)),
+            1 if single else 0,
+            several[0].shape[1] if several else 0,
+            _layer_names(layers, len(sequence)),
+            normed,
+        )
+
+    # -- views ------------------------------------------------------------------------------------------
+
+    @property
+    def num_prefix_tokens(self) -> int:
+        """Tokens before the patches."""
+        return self.num_cls + self.num_registers
+
+    @property
+    def patches(self) -> tuple[Tensor, ...]:
+        """Patch tokens (B, N, C) of every layer, as views."""
+        return tuple(x[:, self.num_prefix_tokens :] for x in self.sequence)
+
+    @property
+    def cls_token(self) -> tuple[Tensor, ...]:
+        """CLS token (B, C) of every layer, as views.
+
+        Raises:
+            ShapeError: if these tokens carry none.
+        """
+        if not self.num_cls:
+            raise ShapeError(
+                "these tokens carry no CLS token; build them with cls_token= (Tokens.from_patches) or with "
+                "num_prefix_tokens >= 1 (Tokens.from_sequence)"
+            )
+        return tuple(x[:, 0] for x in self.sequence)
+
+    @property
+    def registers(self) -> tuple[Tensor, ...]:
+        """Register tokens (B, R, C) of every layer, as views; R is 0 for models without."""
+        return tuple(x[:, self.num_cls : self.num_prefix_tokens] for x in self.sequence)
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) in pixels of the image that the grid covers."""
+        height, width = patch_pair(self.patch_size)
+        return self.grid.rows * height, self.grid.cols * width
+
+    @property
+    def last(self) -> Tokens:
+        """The Tokens of the last layer in the order asked."""
+        return self._at([len(self.sequence) - 1])
+
+    def maps(self) -> tuple[Tensor, ...]:
+        """Patch maps (B, C, rows, cols) of every layer: zero-copy channels-last views."""
+        return tuple(as_maps(patches, self.grid) for patches in self.patches)
+
+    def select(self, layers: int | Iterable[int]) -> Tokens:
+        """Return the Tokens of these block indices, in the order given, duplicates kept.
+
+        Raises:
+            ConfigError: if these tokens do not say their layers, or a layer is not among them.
+        """
+        wanted = [layers] if isinstance(layers, int) else list(layers)
+        if self.layers is None:
+            raise ConfigError("these tokens do not say which blocks they come from; build them with layers=")
+        missing = [layer for layer in wanted if layer not in self.layers]
+        if missing or not wanted:
+            raise ConfigError(f"blocks {missing or wanted} are not among these tokens' layers {self.layers}")
+        return self._at([self.layers.index(layer) for layer in wanted])
+
+    # -- batches ----------------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        return self.sequence[0].shape[0]
+
+    def __getitem__(self, index: int | slice | Sequence[int] | Tensor) -> Tokens:
+        if isinstance(index, int):
+            if not -len(self) <= index < len(self):
+                raise IndexError(f"sample {index} of a batch of {len(self)}")
+            index = slice(index % len(self), index % len(self) + 1)
+        return self._map(lambda x: x[index])
+
+    @staticmethod
+    def cat(parts: Sequence[Tokens]) -> Tokens:
+        """Join batches along the batch axis.
+
+        Raises:
+            ShapeError: if there are none, or they differ in anything but their batch size and values.
+        """
+        if not parts:
+            raise ShapeError("there are no Tokens to join")
+        first = parts[0]
+        for other in parts[1:]:
+            if other._describe() != first._describe():
+                raise ShapeError(f"Tokens that differ cannot be joined: {first._describe()} and {other._describe()}")
+        columns = zip(*(part.sequence for part in parts), strict=True)
+        return replace(first, sequence=tuple(torch.cat(column) for column in columns))
+
+    def to(
+        self,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        non_blocking: bool = False,
+    ) -> Tokens:
+        """Move or convert the tensors."""
+        if isinstance(device, torch.dtype):
+            device, dtype = None, device
+        return self._map(lambda x: x.to(device=device, dtype=dtype, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Tokens:
+        """Copy the tensors to page-locked memory."""
+        return self._map(Tensor.pin_memory)
+
+    def detach(self) -> Tokens:
+        """Cut the tensors off the autograd graph."""
+        return self._map(Tensor.detach)
+
+    def dynamic_spec(self) -> list[Any]:
+        """Return the ``dynamic_shapes`` entry of these Tokens for ``torch.export``: batch and grid are free."""
+        free = torch.export.Dim.DYNAMIC
+        return [*({0: free, 1: free} for _ in self.sequence), free, free]
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Tokens:
+        return replace(self, sequence=tuple(change(x) for x in self.sequence))
+
+    def _at(self, places: list[int]) -> Tokens:
+        layers = None if self.layers is None else tuple(self.layers[place] for place in places)
+        return replace(self, sequence=tuple(self.sequence[place] for place in places), layers=layers)
+
+    def _describe(self) -> str:
+        shapes = ", ".join(f"(batch, {x.shape[1]}, {x.shape[2]}) {x.dtype}" for x in self.sequence)
+        return (
+            f"{shapes}, {self.grid}, patch {self.patch_size} px, {self.num_cls} CLS, {self.num_registers} registers, "
+            f"layers {self.layers}, normed {self.normed}"
+        )
+
+    def __repr__(self) -> str:
+        return f"Tokens(batch {len(self)}: {self._describe()})"
+
+
+@dataclass(frozen=True, eq=False)
+class FeaturePyramid:
+    """Maps of falling resolution, fine to coarse.
+
+    Attributes:
+        maps: one (B, D, rows_i, cols_i) tensor per level.
+        strides: image pixels per cell of every level.
+    """
+
+    maps: tuple[Tensor, ...]
+    strides: tuple[float, ...]
+
+    def as_dict(self) -> dict[str, Tensor]:
+        """Return the levels as ``{"0": finest, "1": ...}``, the form torchvision's detectors take."""
+        return {str(level): level_map for level, level_map in enumerate(self.maps)}
+
+    def __len__(self) -> int:
+        return len(self.maps)
+
+    def __repr__(self) -> str:
+        levels = ", ".join(f"{tuple(m.shape)} stride {s:g}" for m, s in zip(self.maps, self.strides, strict=True))
+        return f"FeaturePyramid({levels})"
+
+
+def collate(batch: Sequence[Any]) -> Any:
+    """Collate samples that hold :class:`Tokens`; everything else goes to torch's ``default_collate``.
+
+    Args:
+        batch: Tokens, or tuples, lists or dicts that hold them, one per sample.
+
+    Example:
+        >>> one = Tokens.from_patches(torch.zeros(1, 4, 8), grid=(2, 2), patch_size=16)
+        >>> tokens, target = collate([(one, 1.0), (one, 2.0)])
+        >>> len(tokens), target.tolist()
+        (2, [1.0, 2.0])
+    """
+    first = batch[0]
+    if isinstance(first, Tokens):
+        return Tokens.cat(batch)
+    if isinstance(first, dict):
+        return {key: collate([sample[key] for sample in batch]) for key in first}
+    if isinstance(first, tuple | list):
+        columns = [collate(column) for column in zip(*batch, strict=True)]
+        return type(first)(*columns) if hasattr(first, "_fields") else type(first)(columns)
+    return default_collate(list(batch))
+
+
+def _alike(x_or_list: Tensor | Sequence[Tensor], name: str) -> tuple[Tensor, ...]:
+    tensors = (x_or_list,) if isinstance(x_or_list, Tensor) else tuple(x_or_list)
+    if not tensors:
+        raise ShapeError(f"{name} is empty; expected one (batch, tokens, channels) tensor per layer")
+    for x in tensors:
+        if x.ndim != 3:
+            raise ShapeError(f"{name} has a tensor of shape {tuple(x.shape)}; expected (batch, tokens, channels)")
+        if x.shape != tensors[0].shape:
+            raise ShapeError(f"the layers of {name} differ: {tuple(tensors[0].shape)} and {tuple(x.shape)}")
+    return tensors
+
+
+def _beside(given: Tensor | Sequence[Tensor], patches: tuple[Tensor, ...], ndim: int, name: str) -> list[Tensor]:
+    """Tokens that stand beside the patches: one tensor per layer, checked against batch and width."""
+    tensors = [given] if isinstance(given, Tensor) else list(given)
+    batch, _, width = patches[0].shape
+    if len(tensors) != len(patches):
+        raise ShapeError(f"{name} has {len(tensors)} tensors; the patches have {len(patches)} layers")
+    for x in tensors:
+        if x.ndim != ndim or x.shape[0] != batch or x.shape[-1] != width:
+            form = f"({batch}, {width})" if ndim == 2 else f"({batch}, R, {width})"
+            raise ShapeError(f"{name} has shape {tuple(x.shape)}; expected {form}")
+    return tensors
+
+
+def _grid(grid: Sequence[int]) -> GridSize:
+    if len(grid) != 2 or grid[0] < 1 or grid[1] < 1:
+        raise GridError(f"grid is {tuple(grid)}; expected (rows, cols), both at least 1")
+    return GridSize(grid[0], grid[1])
+
+
+def _plain(pair: tuple[int, int]) -> PatchSize:
+    return pair[0] if pair[0] == pair[1] else pair
+
+
+def _layer_names(layers: Sequence[int] | None, count: int) -> tuple[int, ...] | None:
+    if layers is None:
+        return None
+    if len(layers) != count:
+        raise ShapeError(f"layers names {len(layers)} blocks {tuple(layers)} for {count} tensors")
+    return tuple(int(layer) for layer in layers)
+
+
+def _flatten_tokens(tokens: Tokens) -> tuple[dict[str, Any], tuple[Any, ...]]:
+    """The leaves are the tensors and the two integers of the grid, so that grids may be dynamic."""
+    tensors = {f"layer_{place}": x for place, x in enumerate(tokens.sequence)}
+    context = (tokens.patch_size, tokens.num_cls, tokens.num_registers, tokens.layers, tokens.normed)
+    return {**tensors, "rows": tokens.grid.rows, "cols": tokens.grid.cols}, context
+
+
+def _flatten_pyramid(pyramid: FeaturePyramid) -> tuple[dict[str, Any], tuple[Any, ...]]:
+    return {f"level_{level}": level_map for level, level_map in enumerate(pyramid.maps)}, pyramid.strides
+
+
+pytrees.register(
+    Tokens,
+    _flatten_tokens,
+    lambda leaves, context: Tokens(tuple(leaves[:-2]), GridSize(*leaves[-2:]), *context),
+)
+pytrees.register(FeaturePyramid, _flatten_pyramid, lambda leaves, context: FeaturePyramid(tuple(leaves), context))

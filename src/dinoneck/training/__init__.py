@@ -1,0 +1,35 @@
+"""Training heads: token sources, folds, the loop, metrics and the baselines."""
+
+from typing import TYPE_CHECKING
+
+from dinoneck.lazy import attach
+
+if TYPE_CHECKING:
+    from dinoneck.training.crossval import cross_validate as cross_validate
+    from dinoneck.training.fit import Recipe as Recipe
+    from dinoneck.training.fit import fit as fit
+    from dinoneck.training.folds import group_folds as group_folds
+    from dinoneck.training.metrics import r2 as r2
+    from dinoneck.training.metrics import weighted_r2 as weighted_r2
+    from dinoneck.training.probes import ridge_out_of_fold as ridge_out_of_fold
+    from dinoneck.training.probes import ridge_probe as ridge_probe
+    from dinoneck.training.schedule import cosine_with_warmup as cosine_with_warmup
+    from dinoneck.training.sources import MemoryTokens as MemoryTokens
+    from dinoneck.training.sources import TokenSource as TokenSource
+
+_HOMES = {
+    "cross_validate": "dinoneck.training.crossval",
+    "Recipe": "dinoneck.training.fit",
+    "fit": "dinoneck.training.fit",
+    "group_folds": "dinoneck.training.folds",
+    "r2": "dinoneck.training.metrics",
+    "weighted_r2": "dinoneck.training.metrics",
+    "ridge_out_of_fold": "dinoneck.training.probes",
+    "ridge_probe": "dinoneck.training.probes",
+    "cosine_with_warmup": "dinoneck.training.schedule",
+    "MemoryTokens": "dinoneck.training.sources",
+    "TokenSource": "dinoneck.training.sources",
+}
+
+__all__ = [*_HOMES]
+__getattr__, __dir__ = attach(__name__, _HOMES)

@@ -1,0 +1,172 @@
+"""Grouped cross-validation of a head on a table of photos, beside the baselines, on the same folds."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from dinoneck.data.tables import PhotoTable
+from dinoneck.errors import DataError
+from dinoneck.heads.head import Head
+from dinoneck.tasks import TargetTransform, Task
+from dinoneck.training.fit import Recipe, fit
+from dinoneck.training.folds import Fold, group_folds
+from dinoneck.training.metrics import r2, weighted_r2
+from dinoneck.training.probes import ridge_out_of_fold, ridge_probe
+from dinoneck.training.sources import MemoryTokens
+
+logger = logging.getLogger(__name__)
+
+HEAD, TOKENS, COLOUR = "head", "token ridge", "colour ridge"
+_Floats = np.ndarray[Any, np.dtype[np.float64]]
+
+
+@dataclass(frozen=True)
+class CrossValidation:
+    """Heads of all folds and what they and the baselines predict for photos they never saw.
+
+    Attributes:
+        heads: one per fold.
+        folds: ``(train, valid)`` rows per fold.
+        predictions: method -> (n, t) out-of-fold predictions in natural units; methods are ``"head"``,
+            ``"token ridge"`` and ``"colour ridge"``.
+        table: the photos and targets.
+    """
+
+    heads: list[Head]
+    folds: list[Fold]
+    predictions: dict[str, _Floats]
+    table: PhotoTable
+
+    @property
+    def names(self) -> list[str]:
+        """The targets, in the columns' order."""
+        return list(self.table.targets)
+
+    def scores(self) -> dict[str, dict[str, float]]:
+        """Return method -> R² per target over all out-of-fold rows, their ``overall`` and the ``worst fold``'s.
+
+        ``overall`` is the weighted R² where the table has weights (one global mean over all targets), else the
+        plain mean of the targets' R²: one mean over targets of different levels would flatter every method.
+        Targets that do not vary in a fold have no R² there and are left out of that fold.
+        """
+        true = target_matrix(self.table)
+        result = {}
+        for method, pred in self.predictions.items():
+            row = {name: r2(pred[:, i], true[:, i]) for i, name in enumerate(self.names)}
+            row["overall"] = self._overall(pred, true)
+            row["worst fold"] = min(self._overall(pred[valid], true[valid]) for _, valid in self.folds)
+            result[method] = row
+        return result
+
+    def _overall(self, pred: _Floats, true: _Floats) -> float:
+        weights = self.table.weights
+        if weights:
+            return weighted_r2(pred, true, [weights[name] for name in self.names])
+        varying = [i for i in range(true.shape[1]) if np.ptp(true[:, i]) > 0]
+        return float(np.mean([r2(pred[:, i], true[:, i]) for i in varying])) if varying else float("inf")
+
+
+def cross_validate(
+    make_head: Callable[[Sequence[Task]], Head],
+    source: MemoryTokens,
+    table: PhotoTable,
+    *,
+    n_folds: int = 5,
+    activation: str | None = None,
+    standardise: bool = True,
+    epochs: int = 40,
+    batch_size: int = 8,
+    lr: float = 1e-3,
+    seed: int = 42,
+    recipe: Recipe | None = None,
+) -> CrossValidation:
+    """Train one head per fold and predict the photos it did not see; groups are never torn apart.
+
+    Args:
+        make_head: builds a new head for tasks.
+        source: the table's photos as tokens, ids in the table's order.
+        table: targets, groups, weights.
+        n_folds: number of folds.
+        activation: of every task.
+        standardise: give each target a z-score fitted on the training fold; off, heads learn natural units.
+        epochs: per fold.
+        batch_size: per step.
+        lr: peak learning rate.
+        seed: of the split, the heads' first weights and the order of samples.
+        recipe: the rest of the training recipe.
+
+    Raises:
+        DataError: if groups are too few for the folds, or the source holds other photos than the table.
+    """
+    if tuple(source.ids) != table.ids:
+        raise DataError("the tokens belong to other photos than the table, or stand in another order")
+    true = target_matrix(table)
+    groups = table.groups or table.ids
+    folds = group_folds(groups, n_folds, seed)
+    predictions = {HEAD: np.full(true.shape, np.nan), TOKENS: ridge_probe(source, true, folds, groups=groups)}
+    if source.colours is not None:
+        predictions[COLOUR] = ridge_out_of_fold(source.colours.double().numpy(), true, folds, groups=groups)
+    if table.minimum is not None:
+        for method in predictions:
+            predictions[method] = np.maximum(predictions[method], table.minimum)
+    heads = []
+    for number, (train, valid) in enumerate(folds):
+        tasks = _tasks(table, train, activation, standardise)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed + number)
+            head = make_head(tasks)
+        ids = [table.ids[row] for row in train]
+        fit(
+            head,
+            source,
+            targets=table.targets,
+            ids=ids,
+            epochs=epochs,
+            batch_size=batch_size,
+            lr=lr,
+            seed=seed + number,
+            recipe=recipe,
+        )
+        predictions[HEAD][valid] = predict_ids(head, source, [table.ids[row] for row in valid], list(table.targets))
+        heads.append(head)
+        logger.info("fold %d of %d is trained", number + 1, n_folds)
+    return CrossValidation(heads, folds, predictions, table)
+
+
+def predict_ids(
+    head: Head, source: MemoryTokens, ids: Sequence[str], names: Sequence[str], batch_size: int = 32
+) -> _Floats:
+    """Return (n, t) predictions in natural units for ids of a source."""
+    device = next(head.parameters()).device
+    rows = []
+    for begin in range(0, len(ids), batch_size):
+        answers = head.predict(source.batch(ids[begin : begin + batch_size]).to(device))
+        rows.append(torch.cat([answers[name] for name in names], dim=1).double().cpu())
+    return torch.cat(rows).numpy()
+
+
+def target_matrix(table: PhotoTable) -> _Floats:
+    """Return the targets as (n, t)."""
+    return np.stack([table.targets[name] for name in table.targets], axis=1)
+
+
+def _tasks(table: PhotoTable, train: Any, activation: str | None, standardise: bool) -> list[Task]:
+    tasks = []
+    for name, values in table.targets.items():
+        task = Task(name, activation=activation, unit=table.units.get(name, ""), minimum=table.minimum)  # type: ignore[arg-type]
+        if standardise:
+            task = replace(task, transform=TargetTransform().fit(values[train]))
+        tasks.append(task)
+    return tasks
+
+
+def not_beaten(scores: Mapping[str, Mapping[str, float]], target: str) -> list[str]:
+    """Return the baselines that the head does not beat on a target."""
+    own = scores[HEAD][target]
+    return [method for method in (TOKENS, COLOUR) if method in scores and scores[method][target] >= own]

@@ -1,0 +1,166 @@
+"""fit: train a head on tokens. A plain torch loop; the same seed gives the same weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from dinoneck.errors import ConfigError, DataError
+from dinoneck.heads.head import Head
+from dinoneck.losses.task_loss import TaskLoss
+from dinoneck.tasks import Task
+from dinoneck.training.schedule import cosine_with_warmup
+from dinoneck.training.sources import TokenSource
+from dinoneck.training.token_scale import AbsorbsScale, TokenScale
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a head is trained, in plain values.
+
+    Attributes:
+        weight_decay: of AdamW, for matrices; biases and norms have none.
+        warmup: share of the steps in which the learning rate rises.
+        clip_norm: gradients are scaled down to this norm; None = never.
+        standardise_tokens: train on tokens of zero mean and unit spread per channel (measured on the training
+            ids) and absorb the scale into the head's first layer after, exactly. For heads that can.
+    """
+
+    weight_decay: float = 1e-2
+    warmup: float = 0.1
+    clip_norm: float | None = 1.0
+    standardise_tokens: bool = True
+
+
+def fit(
+    head: Head,
+    source: TokenSource,
+    *,
+    targets: Mapping[str, Any],
+    ids: Sequence[str],
+    epochs: int = 40,
+    batch_size: int = 8,
+    lr: float = 1e-3,
+    seed: int = 42,
+    recipe: Recipe | None = None,
+) -> list[dict[str, float]]:
+    """Train ``head`` in place.
+
+    Args:
+        head: its tasks must be final: fit their transforms on the training rows first.
+        source: tokens by id.
+        targets: task name -> values in natural units in the order of ``source.ids``: (n,) or (n, dim), NaN =
+            missing (class indices (n,) for classification, -1 = missing).
+        ids: the training ids.
+        epochs: passes over them.
+        batch_size: samples per step.
+        lr: peak learning rate of AdamW; cosine with warm-up.
+        seed: order of the samples.
+        recipe: the rest.
+
+    Returns:
+        One dict per epoch: ``loss`` and the tasks' parts, averaged over its steps.
+
+    Raises:
+        DataError: if targets are missing, of another length, or cannot be reached by a task's activation.
+        ConfigError: if a number is out of range.
+    """
+    if epochs < 1 or batch_size < 1 or lr <= 0 or not ids:
+        raise ConfigError(f"epochs={epochs}, batch_size={batch_size}, lr={lr}, {len(ids)} ids: all must be positive")
+    recipe = recipe or Recipe()
+    place = {image_id: row for row, image_id in enumerate(source.ids)}
+    rows = np.array([place[image_id] for image_id in ids])
+    values = {task.name: model_targets(task, targets, len(source.ids)) for task in head.tasks}
+    for task in head.tasks:
+        _check_reachable(task, values[task.name][rows])
+    loss_of = TaskLoss(head.tasks)
+    optimizer = torch.optim.AdamW(_groups(head, recipe.weight_decay), lr=lr)
+    scheduler = cosine_with_warmup(optimizer, epochs * -(-len(rows) // batch_size), recipe.warmup)
+    order = np.random.RandomState(seed)
+    device = next(head.parameters()).device
+    absorber: Any = head if recipe.standardise_tokens and isinstance(head, AbsorbsScale) else None
+    scale = None if absorber is None else TokenScale.measure(source, ids)
+    if scale is not None:
+        absorber.absorb_scale(*astuple(scale.inverse()))
+    head.train()
+    history = []
+    for _ in tqdm(range(epochs), desc="epochs", unit="epoch", disable=None, leave=False):
+        shuffled = order.permutation(rows)
+        sums: dict[str, float] = {}
+        for begin in range(0, len(shuffled), batch_size):
+            chosen = shuffled[begin : begin + batch_size]
+            tokens = source.batch([source.ids[row] for row in chosen]).to(device)
+            tokens = tokens if scale is None else scale.apply(tokens)
+            wanted, masks = _chosen(values, chosen, device)
+            total, parts = loss_of(head(tokens), wanted, masks)
+            optimizer.zero_grad(set_to_none=True)
+            total.backward()
+            if recipe.clip_norm is not None:
+                torch.nn.utils.clip_grad_norm_(head.parameters(), recipe.clip_norm)
+            optimizer.step()
+            scheduler.step()
+            for name, part in {"loss": total, **parts}.items():
+                sums[name] = sums.get(name, 0.0) + float(part.detach()) * len(chosen) / len(rows)
+        history.append(sums)
+    if scale is not None:
+        absorber.absorb_scale(*astuple(scale))
+    head.eval()
+    return history
+
+
+def model_targets(task: Task, targets: Mapping[str, Any], count: int) -> Tensor:
+    """Return a task's targets in model space: (n, dim) float32, or (n,) class indices.
+
+    Raises:
+        DataError: if they are missing or of another shape.
+    """
+    if task.name not in targets:
+        raise DataError(f"there are no targets for task {task.name!r}; given: {', '.join(targets)}")
+    if task.is_categorical:
+        labels = torch.as_tensor(np.asarray(targets[task.name])).long()
+        if labels.shape != (count,):
+            raise DataError(f"targets of {task.name!r} have shape {tuple(labels.shape)}; expected ({count},)")
+        return labels
+    values = torch.as_tensor(np.asarray(targets[task.name], dtype=np.float64))
+    values = values.reshape(-1, 1) if values.ndim == 1 else values
+    if tuple(values.shape) != (count, task.dim):
+        raise DataError(f"targets of {task.name!r} have shape {tuple(values.shape)}; expected {(count, task.dim)}")
+    if task.transform is not None and task.kind == "regression":
+        values = task.transform.forward(values)
+    return values.float()
+
+
+def _check_reachable(task: Task, values: Tensor) -> None:
+    if task.is_categorical or task.activation is None:
+        return
+    known = values[values.isfinite()]
+    low, high = (known.min().item(), known.max().item()) if known.numel() else (0.0, 0.0)
+    if low < 0 or (task.activation == "sigmoid" and high > 1):
+        raise DataError(
+            f"task {task.name!r}: activation {task.activation!r} cannot reach targets of {low:.4g} ... {high:.4g} in "
+            "model space; leave the activation out (minimum= keeps predictions from falling below a bound), or use a "
+            "transform without mean"
+        )
+
+
+def _chosen(
+    values: Mapping[str, Tensor], rows: Any, device: torch.device
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Targets and masks of these rows."""
+    wanted = {name: value[rows].to(device) for name, value in values.items()}
+    masks = {name: value.isfinite() if value.is_floating_point() else value >= 0 for name, value in wanted.items()}
+    return wanted, masks
+
+
+def _groups(head: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    trained = [parameter for parameter in head.parameters() if parameter.requires_grad]
+    return [
+        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+    ]

@@ -1,0 +1,33 @@
+"""Learning-rate schedules, per optimizer step."""
+
+from __future__ import annotations
+
+import math
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from dinoneck.errors import ConfigError
+
+
+def cosine_with_warmup(optimizer: Optimizer, total_steps: int, warmup: float = 0.1) -> LambdaLR:
+    """Linear from lr / w to lr over the first ``warmup`` share of the steps (w of them), then a half cosine to 0.
+
+    Args:
+        optimizer: its groups keep their own learning rates as the peak.
+        total_steps: optimizer steps in the whole run; call ``step()`` after each.
+        warmup: share of them, 0 ... 1.
+
+    Raises:
+        ConfigError: if a value is out of range.
+    """
+    if total_steps < 1 or not 0.0 <= warmup < 1.0:
+        raise ConfigError(f"total_steps is {total_steps} and warmup {warmup}; expected 1 or more and 0 ... 1")
+    rising = round(warmup * total_steps)
+
+    def factor(step: int) -> float:
+        if step < rising:
+            return (step + 1) / rising
+        return 0.5 * (1.0 + math.cos(math.pi * min(1.0, (step - rising) / max(1, total_steps - rising))))
+
+    return LambdaLR(optimizer, factor)

@@ -1,0 +1,103 @@
+"""Where training gets its tokens from: anything with ``ids`` and ``batch(ids, patterns)``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from dinoneck.backbones.backbone import Backbone
+from dinoneck.data.photos import Photo, Preprocessing
+from dinoneck.errors import DataError
+from dinoneck.tokens import Tokens
+
+LARGEST_HALF = 65504.0
+
+
+class TokenSource(Protocol):
+    """Tokens by image id and augmentation pattern."""
+
+    @property
+    def ids(self) -> Sequence[str]:
+        """All image ids."""
+        ...
+
+    def batch(self, ids: Sequence[str], patterns: Sequence[int] | None = None) -> Tokens:
+        """Return the Tokens of these images, in this order; ``patterns`` picks an augmentation for each."""
+        ...
+
+
+class MemoryTokens:
+    """Tokens of all photos in memory, extracted once: the shortest way to train on a few hundred photos.
+
+    Args:
+        ids: one per sample.
+        tokens: Tokens of all samples.
+        colours: mean RGB of every prepared photo (n, 3), in normalised units; the simplest baseline's features.
+
+    Raises:
+        DataError: if lengths differ or an id stands twice.
+    """
+
+    def __init__(self, ids: Sequence[str], tokens: Tokens, colours: Tensor | None = None) -> None:
+        self.ids = tuple(ids)
+        self._rows = {image_id: row for row, image_id in enumerate(self.ids)}
+        if len(self._rows) != len(self.ids) or len(tokens) != len(self.ids):
+            raise DataError(f"{len(self.ids)} ids ({len(self._rows)} different) for {len(tokens)} samples")
+        self.tokens = tokens
+        self.colours = colours
+
+    @classmethod
+    def extract(
+        cls,
+        backbone: Backbone,
+        photos: Sequence[Photo],
+        ids: Sequence[str],
+        *,
+        preprocess: Preprocessing | None = None,
+        batch_size: int = 8,
+        dtype: torch.dtype = torch.float16,
+    ) -> MemoryTokens:
+        """Run the backbone once over all photos.
+
+        Args:
+            backbone: gives the tokens.
+            photos: one per id; all must come to one size.
+            ids: one per photo.
+            preprocess: how photos are prepared; None = the backbone's own.
+            batch_size: photos per pass.
+            dtype: kept in this; float16 halves the memory and keeps three digits.
+
+        Raises:
+            DataError: if a photo cannot be used, or values do not fit float16.
+        """
+        prepare = preprocess or backbone.preprocess
+        parts, colours = [], []
+        device = next(backbone.parameters()).device
+        with torch.no_grad():
+            for begin in tqdm(range(0, len(photos), batch_size), desc="tokens", unit="batch", disable=None):
+                images = prepare(list(photos[begin : begin + batch_size]))
+                colours.append(images.mean(dim=(2, 3)))
+                tokens = backbone(images.to(device)).to("cpu")
+                if dtype == torch.float16 and any(x.abs().amax() > LARGEST_HALF for x in tokens.sequence):
+                    raise DataError("token values exceed float16; extract with dtype=torch.bfloat16 or norm=True")
+                parts.append(tokens.to(dtype=dtype))
+        if not parts:
+            raise DataError("there are no photos to extract tokens from")
+        return cls(ids, Tokens.cat(parts), torch.cat(colours))
+
+    def batch(self, ids: Sequence[str], patterns: Sequence[int] | None = None) -> Tokens:
+        """Return float32 Tokens of these ids; the only pattern is 0, the photo as it is."""
+        if patterns is not None and any(patterns):
+            raise DataError(f"tokens in memory have pattern 0 only; asked for {sorted(set(patterns))}")
+        return self.tokens[self.rows(ids)].to(dtype=torch.float32)
+
+    def rows(self, ids: Sequence[str]) -> Tensor:
+        """Return the row numbers of these ids."""
+        unknown = [image_id for image_id in ids if image_id not in self._rows]
+        if unknown:
+            raise DataError(f"{len(unknown)} ids are not in this source, the first is {unknown[0]!r}")
+        return torch.tensor([self._rows[image_id] for image_id in ids])

@@ -1,0 +1,117 @@
+"""Pictures of where a prediction comes from, drawn with Pillow alone (no plotting library needed)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from dinoneck.data.photos import Photo, decode
+from dinoneck.errors import DataError
+
+_Floats = np.ndarray[Any, Any]
+
+# five anchors of a perceptually uniform scale, dark violet (low) to yellow (high)
+_SCALE = np.array(((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37)), dtype=np.float64)
+_GAP, _CAPTION = 6, 20
+_FONT_PX = 13
+_INK, _PAPER = (30, 30, 30), (255, 255, 255)
+
+
+def heat(values: _Floats, low: float, high: float) -> Image.Image:
+    """Colour a map (rows, cols): ``low`` dark violet, ``high`` yellow, one pixel per cell.
+
+    Raises:
+        DataError: if the map is not two-dimensional or not finite.
+    """
+    grid = np.asarray(values, np.float64)
+    if grid.ndim != 2 or not np.isfinite(grid).all():
+        raise DataError(f"a heat map needs finite values (rows, cols); this one has shape {grid.shape}")
+    place = np.clip((grid - low) / max(high - low, 1e-12), 0.0, 1.0) * (len(_SCALE) - 1)
+    colours = np.stack([np.interp(place, np.arange(len(_SCALE)), _SCALE[:, channel]) for channel in range(3)], axis=-1)
+    return Image.fromarray(np.rint(colours).astype(np.uint8))
+
+
+def prediction_panels(
+    photos: Sequence[Photo],
+    results: Sequence[dict[str, Any]],
+    *,
+    units: dict[str, str] | None = None,
+    truths: Sequence[dict[str, float]] | None = None,
+    width: int = 280,
+) -> Image.Image:
+    """Draw one row per photo: the photo, then the heat map of every task, captioned with its value.
+
+    Colours span each task's values over all photos, so rows compare.
+
+    Args:
+        photos: what was predicted from.
+        results: the Predictor's output for them, made with ``maps=True``.
+        units: task name -> unit for the captions.
+        truths: task name -> known value, per photo, shown beside the prediction.
+        width: of one picture, in pixels.
+
+    Raises:
+        DataError: if there are no photos, or results lack maps.
+    """
+    if not photos or any("maps" not in result for result in results) or len(photos) != len(results):
+        raise DataError(f"{len(photos)} photos with {len(results)} results; each result needs maps (maps=True)")
+    names = list(results[0]["maps"])
+    spans = {
+        name: (
+            min(result["maps"][name][0].min() for result in results),
+            max(result["maps"][name][0].max() for result in results),
+        )
+        for name in names
+    }
+    rows = []
+    for i, (photo, result) in enumerate(zip(photos, results, strict=True)):
+        picture = _as_image(photo)
+        height = max(1, round(width * picture.height / picture.width))
+        cells = [_captioned(picture.resize((width, height)), "photo")]
+        for name in names:
+            shown = heat(result["maps"][name][0], *spans[name]).resize((width, height), Image.Resampling.NEAREST)
+            known = truths[i].get(name) if truths else None
+            cells.append(_captioned(shown, _caption(name, result[name], (units or {}).get(name, ""), known)))
+        rows.append(_beside(cells))
+    return _stacked(rows)
+
+
+def _caption(name: str, value: Any, unit: str, known: float | None) -> str:
+    number = float(np.asarray(value).reshape(-1)[0])
+    truth = "" if known is None else f" (true {known:.3g})"
+    return f"{name} {number:.3g}{truth} {unit}".rstrip()
+
+
+def _as_image(photo: Photo) -> Image.Image:
+    pixels = (decode(photo).permute(1, 2, 0).numpy() * 255.0).round().astype(np.uint8)
+    return Image.fromarray(pixels)
+
+
+def _captioned(picture: Image.Image, text: str) -> Image.Image:
+    sheet = Image.new("RGB", (picture.width, picture.height + _CAPTION), _PAPER)
+    sheet.paste(picture, (0, _CAPTION))
+    ImageDraw.Draw(sheet).text((1, 2), text, fill=_INK, font=ImageFont.load_default(_FONT_PX))
+    return sheet
+
+
+def _beside(cells: Sequence[Image.Image]) -> Image.Image:
+    width = sum(cell.width for cell in cells) + _GAP * (len(cells) - 1)
+    sheet = Image.new("RGB", (width, max(cell.height for cell in cells)), _PAPER)
+    left = 0
+    for cell in cells:
+        sheet.paste(cell, (left, 0))
+        left += cell.width + _GAP
+    return sheet
+
+
+def _stacked(rows: Sequence[Image.Image]) -> Image.Image:
+    height = sum(row.height for row in rows) + _GAP * (len(rows) + 1)
+    sheet = Image.new("RGB", (max(row.width for row in rows) + 2 * _GAP, height), _PAPER)
+    top = _GAP
+    for row in rows:
+        sheet.paste(row, (_GAP, top))
+        top += row.height + _GAP
+    return sheet
