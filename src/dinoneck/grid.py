@@ -40,7 +40,7 @@ class GridSize(NamedTuple):
 
 def patch_pair(patch_size: PatchSize) -> tuple[int, int]:
     """Return ``(height, width)`` of a patch in pixels; refuse anything but positive integers."""
-    pair = (patch_size, patch_size) if isinstance(patch_size, int) else tuple(patch_size)
+    pair = tuple(patch_size) if isinstance(patch_size, Sequence) else (patch_size, patch_size)
     if len(pair) != 2 or any(isinstance(side, bool) or not isinstance(side, int) or side < 1 for side in pair):
         raise ConfigError(f"patch_size is {patch_size!r}; expected a positive integer or (height, width) of two")
     return pair

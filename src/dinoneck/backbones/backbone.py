@@ -14,7 +14,7 @@ from dinoneck.backbones.timm import TimmAdapter
 from dinoneck.backbones.weights import digest
 from dinoneck.data.photos import Preprocessing
 from dinoneck.errors import BackboneError, DataError, ShapeError
-from dinoneck.grid import PatchSize
+from dinoneck.grid import PatchSize, TokenGrid
 from dinoneck.tokens import Tokens
 
 LARGEST_NORMALISED = 10.0
@@ -173,6 +173,7 @@ class Backbone(nn.Module):
             raise DataError(
                 f"images are {images.dtype}; the backbone takes normalised floats: use backbone.preprocess(photos)"
             )
+        TokenGrid(self.patch_size).size(images.shape[-2:])
         fixed = self.adapter.fixed_size
         if fixed is not None and tuple(images.shape[-2:]) != fixed:
             raise BackboneError(

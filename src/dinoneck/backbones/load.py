@@ -37,8 +37,7 @@ def load_backbone(
     backbone (64 channels, 6 blocks, patch 16, 2 registers) for documentation and tests.
 
     Args:
-        name: such as ``vit_small_patch16_dinov3`` or, with a weights tag,
-            ``vit_small_patch16_dinov3.lvd1689m``.
+        name: such as ``vit_small_patch16_dinov3``, with or without a weights tag (``.lvd1689m``).
         source: the library that holds the architecture; ``"timm"``.
         pretrained: load the published weights from the local cache or the hub.
         layers: block indices, 0-based, in the order wanted, duplicates kept, negative from the end; None = the
@@ -50,9 +49,6 @@ def load_backbone(
         dtype: of the weights and tokens; None keeps float32.
         pos_embed: ``"native"``: position embeddings are resampled as this library does it.
 
-    Returns:
-        A :class:`dinoneck.Backbone`.
-
     Raises:
         BackboneError: if the name is unknown, weights cannot be had or do not fit, or a layer does not exist.
         ConfigError: if arguments contradict each other.
@@ -63,28 +59,19 @@ def load_backbone(
         >>> tokens.layers, tokens.grid, tokens.patches[0].shape
         ((5, 2), GridSize(rows=2, cols=3), torch.Size([1, 6, 64]))
     """
-    if source != "timm":
-        raise BackboneError(f"source is {source!r}; known: 'timm'")
-    _check_pos_embed(pos_embed)
+    _check_recipe(source, pos_embed)
     random = checkpoint is None and (name == TINY or not pretrained)
     if seed is not None and not random:
         raise ConfigError(f"seed={seed} only means something for random weights; pass pretrained=False with it")
     adapter = timm.TimmAdapter(timm.build(name))
-    if checkpoint is not None:
-        weights.load_file(adapter.model, checkpoint)
-        origin: dict[str, Any] = {"kind": "file"}
-    elif random:
+    if random:
         fill_seeded(adapter.model, seed or 0)
-        origin = {"kind": "seeded", "seed": seed or 0, "scheme": SCHEME}
+        origin: dict[str, Any] = {"kind": "seeded", "seed": seed or 0, "scheme": SCHEME}
     else:
-        if adapter.hub_id is None:
-            raise BackboneError(f"no published weights of {name} are known; pass checkpoint= or pretrained=False")
-        path, revision = weights.fetch(adapter.hub_id)
-        weights.load_file(adapter.model, path)
-        origin = {"kind": "hub", "repo": adapter.hub_id, "revision": revision}
+        origin = _load_weights(adapter, checkpoint)
     if dtype is not None:
         adapter.to(dtype)
-    full_name = name if random or adapter.name is None or name == TINY else adapter.name
+    full_name = name if random or adapter.name is None else adapter.name
     return Backbone(adapter, name=full_name, layers=layers, norm=norm, frozen=frozen, weights=origin)
 
 
@@ -112,7 +99,7 @@ def wrap_backbone(
     Raises:
         BackboneError: if the model is of another kind.
     """
-    _check_pos_embed(pos_embed)
+    _check_recipe("timm", pos_embed)
     adapter = timm.TimmAdapter(model)
     if dtype is not None:
         adapter.to(dtype)
@@ -120,6 +107,20 @@ def wrap_backbone(
     return Backbone(adapter, name=name, layers=layers, norm=norm, frozen=frozen, weights={"kind": "object"})
 
 
-def _check_pos_embed(pos_embed: str) -> None:
+def _load_weights(adapter: timm.TimmAdapter, checkpoint: str | os.PathLike[str] | None) -> dict[str, Any]:
+    """Load a local file or the published weights; return the record of where they came from."""
+    if checkpoint is not None:
+        weights.load_file(adapter.model, checkpoint)
+        return {"kind": "file"}
+    if adapter.hub_id is None:
+        raise BackboneError("no published weights of this model are known; pass checkpoint= or pretrained=False")
+    path, revision = weights.fetch(adapter.hub_id)
+    weights.load_file(adapter.model, path)
+    return {"kind": "hub", "repo": adapter.hub_id, "revision": revision}
+
+
+def _check_recipe(source: str, pos_embed: str) -> None:
+    if source != "timm":
+        raise BackboneError(f"source is {source!r}; known: 'timm'")
     if pos_embed != "native":
         raise ConfigError(f"pos_embed is {pos_embed!r}; known: 'native'")

@@ -58,13 +58,15 @@ def to_timm(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
 
 def _split_bias(key: str, bias: Tensor, mask: Tensor | None, model: nn.Module) -> dict[str, Tensor]:
     """q, k, v biases in one -> timm's q_bias and v_bias; k must be zero."""
+    names = dict(model.named_parameters())
+    if key.removesuffix("bias") + "weight" not in names:
+        return {key: bias}  # no such block here: reported with the other keys without a place
     if mask is not None:
         bias = torch.where(mask.nan_to_num(0.0) == 0, 0.0, bias * mask)
     q, k, v = bias.chunk(3)
     stem = key.removesuffix("qkv.bias")
     if bool(k.any()):
         raise BackboneError(f"{key}: the key bias is not zero; this is no official DINOv3 file")
-    names = dict(model.named_parameters())
     if stem + "q_bias" in names:
         return {stem + "q_bias": q, stem + "v_bias": v}
     if bool(q.any()) or bool(v.any()):

@@ -16,7 +16,7 @@ from dinoneck.backbones.backbone import Backbone
 from dinoneck.checkpoint import header as headers
 from dinoneck.checkpoint.pairing import check_records
 from dinoneck.checkpoint.read import FILE_DTYPES, check_finite, check_meta, read_file
-from dinoneck.configured import encode
+from dinoneck.configured import encode, normal
 from dinoneck.data.photos import Preprocessing
 from dinoneck.errors import CheckpointError, RegistryError
 from dinoneck.version import __version__
@@ -250,6 +250,7 @@ def _plain(record: Mapping[str, Any] | None, where: str) -> dict[str, Any] | Non
     try:
         if not isinstance(record, Mapping):
             raise TypeError(f"expected a dict, got {type(record).__name__}")
-        return cast("dict[str, Any]", headers.strict_json(headers.canonical(dict(record)), where, where))
+        plain = normal(Any, dict(record), where)
+        return cast("dict[str, Any]", headers.strict_json(headers.canonical(plain), where, where))
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{where} is no plain JSON-able record: {error}", step="write") from None

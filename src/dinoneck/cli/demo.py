@@ -44,7 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Go the whole way."""
     from dinoneck.data.pasture import Pasture
-    from dinoneck.training.experiment import Plan, run_experiment
+    from dinoneck.training.crossval import Plan
+    from dinoneck.training.experiment import run_experiment
 
     print(f"1. {options.photos} pasture photos with known masses are drawn.")
     table = Pasture(seed=0).table(range(options.photos))

@@ -51,7 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Train, print the scores, write the folder."""
-    from dinoneck.training.experiment import Plan, run_experiment
+    from dinoneck.training.crossval import Plan
+    from dinoneck.training.experiment import run_experiment
 
     data = table(options)
     print(f"{len(data)} photos, {len(set(data.groups or data.ids))} groups, targets {', '.join(data.targets)}")

@@ -5,9 +5,11 @@ from typing import TYPE_CHECKING
 from dinoneck.lazy import attach
 
 if TYPE_CHECKING:
+    from dinoneck.training.crossval import Plan as Plan
     from dinoneck.training.crossval import cross_validate as cross_validate
-    from dinoneck.training.fit import Recipe as Recipe
-    from dinoneck.training.fit import fit as fit
+    from dinoneck.training.experiment import run_experiment as run_experiment
+    from dinoneck.training.fitting import Recipe as Recipe
+    from dinoneck.training.fitting import fit as fit
     from dinoneck.training.folds import group_folds as group_folds
     from dinoneck.training.metrics import r2 as r2
     from dinoneck.training.metrics import weighted_r2 as weighted_r2
@@ -18,9 +20,11 @@ if TYPE_CHECKING:
     from dinoneck.training.sources import TokenSource as TokenSource
 
 _HOMES = {
+    "Plan": "dinoneck.training.crossval",
     "cross_validate": "dinoneck.training.crossval",
-    "Recipe": "dinoneck.training.fit",
-    "fit": "dinoneck.training.fit",
+    "run_experiment": "dinoneck.training.experiment",
+    "Recipe": "dinoneck.training.fitting",
+    "fit": "dinoneck.training.fitting",
     "group_folds": "dinoneck.training.folds",
     "r2": "dinoneck.training.metrics",
     "weighted_r2": "dinoneck.training.metrics",

@@ -13,8 +13,8 @@ import torch
 from dinoneck.data.tables import PhotoTable
 from dinoneck.errors import DataError
 from dinoneck.heads.head import Head
-from dinoneck.tasks import TargetTransform, Task
-from dinoneck.training.fit import Recipe, fit
+from dinoneck.tasks import Activation, TargetTransform, Task
+from dinoneck.training.fitting import Recipe, fit
 from dinoneck.training.folds import Fold, group_folds
 from dinoneck.training.metrics import r2, weighted_r2
 from dinoneck.training.probes import ridge_out_of_fold, ridge_probe
@@ -24,6 +24,31 @@ logger = logging.getLogger(__name__)
 
 HEAD, TOKENS, COLOUR = "head", "token ridge", "colour ridge"
 _Floats = np.ndarray[Any, np.dtype[np.float64]]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The plain values of a cross-validation.
+
+    Attributes:
+        folds: number of folds.
+        epochs: passes over the training photos, per fold.
+        batch_size: photos per step.
+        lr: peak learning rate.
+        seed: of the split, the heads' first weights and the order of samples.
+        hidden_dim: hidden units per head.
+        activation: of every task; None = linear.
+        standardise: give each target a z-score fitted on the training fold; off, heads learn natural units.
+    """
+
+    folds: int = 5
+    epochs: int = 40
+    batch_size: int = 8
+    lr: float = 1e-3
+    seed: int = 42
+    hidden_dim: int = 128
+    activation: Activation | None = None
+    standardise: bool = True
 
 
 @dataclass(frozen=True)
@@ -76,14 +101,7 @@ def cross_validate(
     make_head: Callable[[Sequence[Task]], Head],
     source: MemoryTokens,
     table: PhotoTable,
-    *,
-    n_folds: int = 5,
-    activation: str | None = None,
-    standardise: bool = True,
-    epochs: int = 40,
-    batch_size: int = 8,
-    lr: float = 1e-3,
-    seed: int = 42,
+    plan: Plan | None = None,
     recipe: Recipe | None = None,
 ) -> CrossValidation:
     """Train one head per fold and predict the photos it did not see; groups are never torn apart.
@@ -92,51 +110,51 @@ def cross_validate(
         make_head: builds a new head for tasks.
         source: the table's photos as tokens, ids in the table's order.
         table: targets, groups, weights.
-        n_folds: number of folds.
-        activation: of every task.
-        standardise: give each target a z-score fitted on the training fold; off, heads learn natural units.
-        epochs: per fold.
-        batch_size: per step.
-        lr: peak learning rate.
-        seed: of the split, the heads' first weights and the order of samples.
+        plan: folds, epochs and the other plain values.
         recipe: the rest of the training recipe.
 
     Raises:
         DataError: if groups are too few for the folds, or the source holds other photos than the table.
     """
+    plan = plan or Plan()
     if tuple(source.ids) != table.ids:
         raise DataError("the tokens belong to other photos than the table, or stand in another order")
-    true = target_matrix(table)
     groups = table.groups or table.ids
-    folds = group_folds(groups, n_folds, seed)
-    predictions = {HEAD: np.full(true.shape, np.nan), TOKENS: ridge_probe(source, true, folds, groups=groups)}
-    if source.colours is not None:
-        predictions[COLOUR] = ridge_out_of_fold(source.colours.double().numpy(), true, folds, groups=groups)
-    if table.minimum is not None:
-        for method in predictions:
-            predictions[method] = np.maximum(predictions[method], table.minimum)
+    folds = group_folds(groups, plan.folds, plan.seed)
+    predictions = _baselines(source, table, folds, groups)
+    predictions = {HEAD: np.full((len(table), len(table.targets)), np.nan), **predictions}
     heads = []
     for number, (train, valid) in enumerate(folds):
-        tasks = _tasks(table, train, activation, standardise)
+        tasks = _tasks(table, train, plan)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed + number)
+            torch.manual_seed(plan.seed + number)
             head = make_head(tasks)
-        ids = [table.ids[row] for row in train]
         fit(
             head,
             source,
             targets=table.targets,
-            ids=ids,
-            epochs=epochs,
-            batch_size=batch_size,
-            lr=lr,
-            seed=seed + number,
+            ids=[table.ids[row] for row in train],
+            epochs=plan.epochs,
+            batch_size=plan.batch_size,
+            lr=plan.lr,
+            seed=plan.seed + number,
             recipe=recipe,
         )
         predictions[HEAD][valid] = predict_ids(head, source, [table.ids[row] for row in valid], list(table.targets))
         heads.append(head)
-        logger.info("fold %d of %d is trained", number + 1, n_folds)
+        logger.info("fold %d of %d is trained", number + 1, plan.folds)
     return CrossValidation(heads, folds, predictions, table)
+
+
+def _baselines(source: MemoryTokens, table: PhotoTable, folds: list[Fold], groups: Sequence[str]) -> dict[str, _Floats]:
+    """What ridge regressions say of the same folds, kept at or above the table's minimum like the head."""
+    true = target_matrix(table)
+    found = {TOKENS: ridge_probe(source, true, folds, groups=groups)}
+    if source.colours is not None:
+        found[COLOUR] = ridge_out_of_fold(source.colours.double().numpy(), true, folds, groups=groups)
+    if table.minimum is None:
+        return found
+    return {method: np.maximum(values, table.minimum) for method, values in found.items()}
 
 
 def predict_ids(
@@ -156,11 +174,11 @@ def target_matrix(table: PhotoTable) -> _Floats:
     return np.stack([table.targets[name] for name in table.targets], axis=1)
 
 
-def _tasks(table: PhotoTable, train: Any, activation: str | None, standardise: bool) -> list[Task]:
+def _tasks(table: PhotoTable, train: Any, plan: Plan) -> list[Task]:
     tasks = []
     for name, values in table.targets.items():
-        task = Task(name, activation=activation, unit=table.units.get(name, ""), minimum=table.minimum)  # type: ignore[arg-type]
-        if standardise:
+        task = Task(name, activation=plan.activation, unit=table.units.get(name, ""), minimum=table.minimum)
+        if plan.standardise:
             task = replace(task, transform=TargetTransform().fit(values[train]))
         tasks.append(task)
     return tasks

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,36 +15,11 @@ from dinoneck.data.photos import Preprocessing
 from dinoneck.data.tables import PhotoTable, csv_text
 from dinoneck.errors import DataError
 from dinoneck.heads.patch_mean import PatchMeanHead
-from dinoneck.training.crossval import CrossValidation, cross_validate
+from dinoneck.training.crossval import CrossValidation, Plan, cross_validate
 from dinoneck.training.sources import MemoryTokens
 from dinoneck.version import versions
 
 HEADS, REPORT, PREDICTIONS = "heads", "report.json", "out_of_fold.csv"
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The plain values of a run.
-
-    Attributes:
-        folds: number of folds.
-        epochs: passes over the training photos, per fold.
-        batch_size: photos per step.
-        lr: peak learning rate.
-        seed: of the split, first weights and order.
-        hidden_dim: hidden units per head.
-        activation: of every task; None = linear.
-        standardise: z-score the targets (on the training fold).
-    """
-
-    folds: int = 5
-    epochs: int = 40
-    batch_size: int = 8
-    lr: float = 1e-3
-    seed: int = 42
-    hidden_dim: int = 128
-    activation: str | None = None
-    standardise: bool = True
 
 
 def run_experiment(
@@ -83,18 +58,9 @@ def run_experiment(
         )
     source = MemoryTokens.extract(backbone, table.photos, table.ids, preprocess=preprocess)
     result = cross_validate(
-        lambda tasks: PatchMeanHead(backbone.embed_dim, tasks, hidden_dim=plan.hidden_dim),
-        source,
-        table,
-        n_folds=plan.folds,
-        activation=plan.activation,
-        standardise=plan.standardise,
-        epochs=plan.epochs,
-        batch_size=plan.batch_size,
-        lr=plan.lr,
-        seed=plan.seed,
+        lambda tasks: PatchMeanHead(backbone.embed_dim, tasks, hidden_dim=plan.hidden_dim), source, table, plan
     )
-    report: dict[str, Any] = {
+    report = {
         "photos": len(table),
         "groups": len(set(table.groups or table.ids)),
         "weights": dict(table.weights),
@@ -104,16 +70,23 @@ def run_experiment(
         "inputs": preprocess.record(),
         "versions": versions(),
     }
+    _write(folder, result, report, preprocess)
+    return result, source, report
+
+
+def _write(folder: Path, result: CrossValidation, report: dict[str, Any], preprocess: Preprocessing) -> None:
+    """Replace what an earlier run left; the report comes last."""
     for path in _results(folder):
         path.unlink()
     (folder / HEADS).mkdir(parents=True, exist_ok=True)
+    facts = {key: report["plan"][key] for key in ("folds", "seed", "epochs")}
     for fold, head in enumerate(result.heads):
-        facts = {"fold": fold, "folds": plan.folds, "seed": plan.seed, "epochs": plan.epochs}
-        checkpoint = HeadCheckpoint.from_module(head, backbone=report["backbone"], preprocess=preprocess, extra=facts)
+        checkpoint = HeadCheckpoint.from_module(
+            head, backbone=report["backbone"], preprocess=preprocess, extra={"fold": fold, **facts}
+        )
         checkpoint.save(folder / HEADS / f"fold-{fold}.safetensors")
     write_text(folder / PREDICTIONS, _out_of_fold(result))
     write_text(folder / REPORT, json.dumps(report, indent=2, sort_keys=True) + "\n")
-    return result, source, report
 
 
 def _results(folder: Path) -> list[Path]:

@@ -7,7 +7,8 @@ can be turned back exactly into one for raw tokens: no buffer, no option, the sa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
@@ -62,3 +63,23 @@ class TokenScale:
         """Standardise every layer's tokens."""
         mean, std = (x.to(tokens.sequence[0]) for x in (self.mean, self.std))
         return replace(tokens, sequence=tuple((x - mean) / std for x in tokens.sequence))
+
+
+@contextmanager
+def standardised(
+    head: object, source: TokenSource, ids: Sequence[str], *, enabled: bool = True
+) -> Iterator[TokenScale | None]:
+    """Within the block, ``head`` expects standardised tokens; after it, raw ones again, also after an error.
+
+    Yields the scale to apply to its tokens; None if the head cannot absorb one or ``enabled`` is off.
+    """
+    if not enabled or not isinstance(head, AbsorbsScale):
+        yield None
+        return
+    scale = TokenScale.measure(source, ids)
+    undo = scale.inverse()
+    head.absorb_scale(undo.mean, undo.std)
+    try:
+        yield scale
+    finally:
+        head.absorb_scale(scale.mean, scale.std)

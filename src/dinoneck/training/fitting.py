@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from dinoneck.losses.task_loss import TaskLoss
 from dinoneck.tasks import Task
 from dinoneck.training.schedule import cosine_with_warmup
 from dinoneck.training.sources import TokenSource
-from dinoneck.training.token_scale import AbsorbsScale, TokenScale
+from dinoneck.training.token_scale import TokenScale, standardised
 
 
 @dataclass(frozen=True)
@@ -83,35 +83,42 @@ def fit(
     optimizer = torch.optim.AdamW(_groups(head, recipe.weight_decay), lr=lr)
     scheduler = cosine_with_warmup(optimizer, epochs * -(-len(rows) // batch_size), recipe.warmup)
     order = np.random.RandomState(seed)
-    device = next(head.parameters()).device
-    absorber: Any = head if recipe.standardise_tokens and isinstance(head, AbsorbsScale) else None
-    scale = None if absorber is None else TokenScale.measure(source, ids)
-    if scale is not None:
-        absorber.absorb_scale(*astuple(scale.inverse()))
     head.train()
     history = []
-    for _ in tqdm(range(epochs), desc="epochs", unit="epoch", disable=None, leave=False):
-        shuffled = order.permutation(rows)
-        sums: dict[str, float] = {}
-        for begin in range(0, len(shuffled), batch_size):
-            chosen = shuffled[begin : begin + batch_size]
-            tokens = source.batch([source.ids[row] for row in chosen]).to(device)
-            tokens = tokens if scale is None else scale.apply(tokens)
-            wanted, masks = _chosen(values, chosen, device)
-            total, parts = loss_of(head(tokens), wanted, masks)
-            optimizer.zero_grad(set_to_none=True)
-            total.backward()
-            if recipe.clip_norm is not None:
-                torch.nn.utils.clip_grad_norm_(head.parameters(), recipe.clip_norm)
-            optimizer.step()
-            scheduler.step()
-            for name, part in {"loss": total, **parts}.items():
-                sums[name] = sums.get(name, 0.0) + float(part.detach()) * len(chosen) / len(rows)
-        history.append(sums)
-    if scale is not None:
-        absorber.absorb_scale(*astuple(scale))
+    with standardised(head, source, ids, enabled=recipe.standardise_tokens) as scale:
+        for _ in tqdm(range(epochs), desc="epochs", unit="epoch", disable=None, leave=False):
+            shuffled = order.permutation(rows)
+            sums: dict[str, float] = {}
+            for begin in range(0, len(shuffled), batch_size):
+                chosen = shuffled[begin : begin + batch_size]
+                total, parts = loss_of(*_answers(head, source, chosen, scale, values))
+                _step(head, total, optimizer, recipe)
+                scheduler.step()
+                for name, part in {"loss": total, **parts}.items():
+                    sums[name] = sums.get(name, 0.0) + float(part.detach()) * len(chosen) / len(rows)
+            history.append(sums)
     head.eval()
     return history
+
+
+def _step(head: Head, total: Tensor, optimizer: torch.optim.Optimizer, recipe: Recipe) -> None:
+    """One step of the optimizer down the gradient of ``total``."""
+    optimizer.zero_grad(set_to_none=True)
+    total.backward()
+    if recipe.clip_norm is not None:
+        torch.nn.utils.clip_grad_norm_(head.parameters(), recipe.clip_norm)
+    optimizer.step()
+
+
+def _answers(
+    head: Head, source: TokenSource, rows: Any, scale: TokenScale | None, values: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+    """The head's outputs for these rows, their targets and masks."""
+    device = next(head.parameters()).device
+    tokens = source.batch([source.ids[row] for row in rows]).to(device)
+    wanted = {name: value[rows].to(device) for name, value in values.items()}
+    masks = {name: value.isfinite() if value.is_floating_point() else value >= 0 for name, value in wanted.items()}
+    return head(tokens if scale is None else scale.apply(tokens)), wanted, masks
 
 
 def model_targets(task: Task, targets: Mapping[str, Any], count: int) -> Tensor:
@@ -147,15 +154,6 @@ def _check_reachable(task: Task, values: Tensor) -> None:
             "model space; leave the activation out (minimum= keeps predictions from falling below a bound), or use a "
             "transform without mean"
         )
-
-
-def _chosen(
-    values: Mapping[str, Tensor], rows: Any, device: torch.device
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Targets and masks of these rows."""
-    wanted = {name: value[rows].to(device) for name, value in values.items()}
-    masks = {name: value.isfinite() if value.is_floating_point() else value >= 0 for name, value in wanted.items()}
-    return wanted, masks
 
 
 def _groups(head: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:

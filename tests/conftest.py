@@ -1,0 +1,56 @@
+"""What all tests share: no network, one thread, known seeds, real data if it is there."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # also for processes that tests start
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import torch
+
+from dinoneck import Backbone, load_backbone
+
+ROOT = Path(__file__).resolve().parents[1]
+DATA = Path(os.environ.get("DINONECK_DATA", ROOT.parent / "shared" / "data"))
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any connection beyond this machine fails the test that tries it."""
+    connect = socket.socket.connect
+
+    def guarded(self: socket.socket, address: object) -> None:
+        local = not isinstance(address, tuple) or str(address[0]) in ("127.0.0.1", "::1", "localhost")
+        if not local:
+            raise AssertionError(f"a test tried to reach {address}")
+        connect(self, address)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(socket.socket, "connect", guarded)
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Every test begins with the same random state."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Backbone:
+    """The built-in backbone: 64 channels, patch 16, CLS and 2 registers."""
+    return load_backbone("dinoneck_tiny")
+
+
+@pytest.fixture(scope="session")
+def crop_cover() -> Path:
+    """The folder of real crop photos; tests that need it are skipped without."""
+    folder = DATA / "crop_cover"
+    if not (folder / "cover.csv").is_file():
+        pytest.skip(f"the crop_cover photos are not in {folder}; set DINONECK_DATA to the folder that holds them")
+    return folder

@@ -1,0 +1,192 @@
+"""Backbones: the right block, the right place, frozen for good."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from dinoneck import Backbone, BackboneError, DataError, GridError, ShapeError, load_backbone, wrap_backbone
+from dinoneck.backbones.backbone import resolve_layers
+
+
+def raw_blocks(backbone: Backbone, images: torch.Tensor) -> list[torch.Tensor]:
+    """What every block really outputs, seen by hooks in a plain full forward."""
+    model, seen = backbone.adapter.model, []
+    hooks = [block.register_forward_hook(lambda m, i, out: seen.append(out)) for block in model.blocks]
+    with torch.no_grad():
+        model.forward_features(images)
+    for hook in hooks:
+        hook.remove()
+    return seen
+
+
+def test_layers_are_block_outputs_in_the_callers_order(tiny: Backbone) -> None:
+    images = torch.randn(2, 3, 48, 80)
+    truth = raw_blocks(tiny, images)
+    for norm in (True, False):
+        backbone = wrap_backbone(tiny.adapter.model, layers=[4, 1, 1, -1], norm=norm)
+        tokens = backbone(images)
+        assert tokens.layers == (4, 1, 1, 5)
+        assert tokens.normed is norm
+        for layer, sequence in zip(tokens.layers, tokens.sequence, strict=True):
+            expected = backbone.adapter.model.norm(truth[layer]) if norm else truth[layer]
+            assert torch.equal(sequence, expected)
+
+
+def test_the_last_normed_layer_is_the_models_own_output(tiny: Backbone) -> None:
+    images = torch.randn(1, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(tiny(images).sequence[0], tiny.adapter.model.forward_features(images))
+
+
+def test_layers_differ_from_each_other(tiny: Backbone) -> None:
+    sequence = tiny.with_layers(6)(torch.randn(1, 3, 32, 32)).sequence
+    for one, other in zip(sequence, sequence[1:], strict=False):
+        assert (one - other).abs().mean() > 0.01
+
+
+@pytest.mark.parametrize("name", ["dinoneck_tiny", "vit_small_patch14_dinov2", "vit_small_patch14_reg4_dinov2"])
+def test_a_patch_of_the_image_is_the_token_at_its_place(name: str) -> None:
+    """With blocks that add nothing, painting patch (r, c) may change token r * cols + c and no other."""
+    backbone = load_backbone(name, pretrained=False)
+    with torch.no_grad():
+        for key, parameter in backbone.adapter.model.named_parameters():
+            if "gamma" in key:
+                parameter.zero_()
+    patch, rows, cols = backbone.adapter.patch_size[0], 3, 5
+    images = torch.randn(1, 3, rows * patch, cols * patch)
+    before = backbone(images).maps()[0]
+    for r, c in ((0, 0), (0, 4), (1, 3), (2, 0), (2, 4)):
+        painted = images.clone()
+        painted[..., r * patch : (r + 1) * patch, c * patch : (c + 1) * patch] += 1.0
+        changed = (backbone(painted).maps()[0] - before).abs().amax(dim=1)[0] > 1e-6
+        assert changed.nonzero().tolist() == [[r, c]], name
+
+
+def test_blocks_after_the_last_layer_do_not_run(tiny: Backbone) -> None:
+    backbone = tiny.with_layers([2, 0])
+    ran: list[int] = []
+    hooks = [
+        block.register_forward_hook(lambda m, i, o, number=number: ran.append(number))
+        for number, block in enumerate(backbone.adapter.model.blocks)
+    ]
+    backbone(torch.randn(1, 3, 32, 32))
+    for hook in hooks:
+        hook.remove()
+    assert ran == [0, 1, 2]
+
+
+def test_the_sequence_is_not_copied(tiny: Backbone) -> None:
+    kept: list[torch.Tensor] = []
+    hook = tiny.adapter.model.norm.register_forward_hook(lambda m, i, out: kept.append(out))
+    tokens = tiny(torch.randn(2, 3, 32, 32))
+    hook.remove()
+    assert tokens.sequence[0].data_ptr() == kept[0].data_ptr()
+    assert tokens.sequence[0].shape == (2, 3 + 4, 64)
+
+
+def test_frozen_is_frozen_for_good() -> None:
+    backbone = load_backbone("dinoneck_tiny")
+    model = nn.Sequential(backbone)
+    model.train()
+    assert not any(module.training for module in backbone.modules())
+    assert not any(parameter.requires_grad for parameter in backbone.parameters())
+    assert backbone.trainable_blocks == ()
+    images = torch.randn(2, 3, 32, 32)
+    tokens = backbone(images)
+    assert torch.equal(tokens.sequence[0], backbone(images).sequence[0])
+    assert not tokens.sequence[0].requires_grad
+    assert not tokens.sequence[0].is_inference()
+    head = nn.Linear(64, 1)
+    head(tokens.patches[0]).mean().backward()
+    assert head.weight.grad is not None
+
+
+def test_unfrozen_learns() -> None:
+    backbone = load_backbone("dinoneck_tiny", frozen=False, layers=[3])
+    assert backbone.trainable_blocks == tuple(range(6))
+    assert backbone.train().training
+    backbone(torch.randn(1, 3, 32, 32)).patches[0].sum().backward()
+    assert backbone.adapter.model.blocks[3].attn.proj.weight.grad is not None
+    assert backbone.adapter.model.blocks[4].attn.proj.weight.grad is None
+
+
+def test_images_that_are_not_normalised_floats_are_refused(tiny: Backbone) -> None:
+    with pytest.raises(DataError, match=r"uint8.*preprocess"):
+        tiny(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
+    for value in (255.0, -11.0, float("nan"), float("inf")):
+        with pytest.raises(DataError, match="normalised"):
+            tiny(torch.full((1, 3, 32, 32), value))
+    with pytest.raises(ShapeError, match=r"\(3, 32, 32\)"):
+        tiny(torch.zeros(3, 32, 32))
+    with pytest.raises(ShapeError):
+        tiny(torch.zeros(1, 1, 32, 32))
+    with pytest.raises(GridError, match="33 % 16 = 1"):
+        tiny(torch.zeros(1, 3, 33, 32))
+    assert len(tiny(torch.full((1, 3, 32, 32), 9.9))) == 1
+
+
+@pytest.mark.parametrize("wrong", [0, 7, True, [], [6], [-7], [1.0], [True]])
+def test_layers_that_do_not_exist_are_refused(wrong: object) -> None:
+    with pytest.raises(BackboneError, match="layers is"):
+        load_backbone("dinoneck_tiny", layers=wrong)  # type: ignore[arg-type]
+
+
+def test_layer_forms() -> None:
+    assert resolve_layers(None, 12) == (11,)
+    assert resolve_layers(3, 12) == (9, 10, 11)
+    assert resolve_layers([-1, 0, 5, 5], 12) == (11, 0, 5, 5)
+
+
+def test_record_is_json_and_tells_weights_apart(tiny: Backbone) -> None:
+    record = json.loads(json.dumps(tiny.record()))
+    assert record["patch_size"] == [16, 16]
+    assert (record["num_cls"], record["num_registers"], record["embed_dim"], record["depth"]) == (1, 2, 64, 6)
+    assert record["weights"]["kind"] == "seeded"
+    assert record["license"] is None
+    assert load_backbone("dinoneck_tiny", seed=0).record() == record
+    assert load_backbone("dinoneck_tiny", seed=1).record()["weights_sha256"] != record["weights_sha256"]
+    real = load_backbone("vit_small_patch14_dinov2", pretrained=False)
+    assert real.record()["family"] == "dinov2"
+    assert "dinoneck_tiny" in repr(tiny)
+
+
+def test_low_precision_keeps_the_periods() -> None:
+    backbone = load_backbone("dinoneck_tiny", dtype=torch.bfloat16)
+    plain = load_backbone("dinoneck_tiny")
+    periods = backbone.adapter.model.rope.periods
+    assert periods.dtype == torch.float32
+    assert torch.equal(periods, plain.adapter.model.rope.periods)
+    odd = load_backbone("dinoneck_tiny")
+    odd.adapter.model.rope.periods.mul_(1.01)
+    assert torch.allclose(odd.to(torch.bfloat16).adapter.model.rope.periods, periods * 1.01)
+    images = torch.randn(1, 3, 32, 32)
+    tokens = backbone(images)
+    assert tokens.sequence[0].dtype == torch.bfloat16
+    assert (tokens.sequence[0].float() - plain(images).sequence[0]).abs().mean() < 0.02
+
+
+def test_wrapping_other_models() -> None:
+    with pytest.raises(BackboneError, match="Linear is no timm VisionTransformer or Eva"):
+        wrap_backbone(nn.Linear(1, 1))
+    fixed = timm.create_model("vit_tiny_patch16_224", num_classes=0)
+    backbone = wrap_backbone(fixed)
+    assert backbone.adapter.fixed_size == (224, 224)
+    with pytest.raises(BackboneError, match=r"224x224 px only.*dynamic_img_size"):
+        backbone(torch.zeros(1, 3, 224, 240))
+    assert backbone(torch.zeros(1, 3, 224, 224)).grid == (14, 14)
+    pooled = timm.create_model("vit_tiny_patch16_224", num_classes=0, global_pool="avg")
+    with pytest.raises(BackboneError, match="no final norm"):
+        wrap_backbone(pooled)
+    assert wrap_backbone(pooled, norm=False).norm is False
+
+
+def test_batches_and_single_images_agree(tiny: Backbone) -> None:
+    images = torch.randn(3, 3, 32, 48)
+    together = tiny(images).sequence[0]
+    for i in range(3):
+        assert torch.allclose(tiny(images[i : i + 1]).sequence[0][0], together[i], atol=1e-5)

@@ -1,0 +1,119 @@
+"""Loading by name: every DINO ViT of timm, nothing else, and errors that help."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+import timm
+import torch
+
+from dinoneck import BackboneError, ConfigError, load_backbone
+from dinoneck.backbones import timm as adapter
+from dinoneck.backbones.known import family_of
+
+ALL = adapter.names()
+# one real forward for every family: with and without registers, MLP and gated, with and without biases
+FAMILIES = [
+    "vit_small_patch14_dinov2",
+    "vit_small_patch14_reg4_dinov2",
+    "vit_small_patch16_dinov3",
+    "vit_small_plus_patch16_dinov3",
+    "vit_tiny_patch16_dinov3_qkvb",
+]
+
+
+def test_the_list_is_timms_list() -> None:
+    vits = [name for name in timm.list_models("*dinov2*") + timm.list_models("*dinov3*") if name.startswith("vit_")]
+    assert sorted(ALL) == sorted(set(vits))
+    assert len(ALL) >= 20
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_name_gives_tokens_of_the_right_shape(name: str) -> None:
+    with torch.device("meta"):
+        backbone = load_backbone(name, pretrained=False, layers=[-1, 0, 0])
+        patch, width = backbone.adapter.patch_size[0], backbone.embed_dim
+        tokens = backbone(torch.zeros(2, 3, 3 * patch, 5 * patch))
+    assert patch == (14 if "patch14" in name else 16)
+    registers = 4 if ("reg4" in name or "dinov3" in name) else 0
+    assert tokens.num_registers == registers
+    assert tokens.layers == (backbone.depth - 1, 0, 0)
+    assert all(x.shape == (2, 1 + registers + 15, width) for x in tokens.sequence)
+    record = backbone.record()
+    assert record["family"] == family_of(name)
+    assert record["weights_sha256"] is None
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_one_real_forward_per_family(name: str) -> None:
+    backbone = load_backbone(name, pretrained=False, layers=2)
+    patch = backbone.adapter.patch_size[0]
+    tokens = backbone(torch.randn(1, 3, 2 * patch, 3 * patch))
+    assert tokens.grid == (2, 3)
+    assert all(x.isfinite().all() for x in tokens.sequence)
+    assert (tokens.sequence[0] - tokens.sequence[1]).abs().mean() > 0.01
+
+
+def test_names_with_a_tag() -> None:
+    backbone = load_backbone("vit_small_patch16_dinov3.lvd1689m", pretrained=False)
+    assert backbone.name == "vit_small_patch16_dinov3.lvd1689m"
+    with pytest.raises(BackboneError, match=r"no weights tag 'lvd9'; known: vit_small_patch16_dinov3.lvd1689m"):
+        load_backbone("vit_small_patch16_dinov3.lvd9", pretrained=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("dinov3_small", r"'dinov3_small' is unknown.*Known: dinoneck_tiny"),
+        ("vit_smal_patch16_dinov3", r"Did you mean 'vit_small_patch16_dinov3'\?"),
+        ("convnext_tiny.dinov3_lvd1689m", "is a ConvNeXt.*DINOv3 ViTs: "),
+        ("vit_base_patch16_224", "wrap_backbone"),
+        ("resnet50", "unknown"),
+        ("", "unknown"),
+    ],
+)
+def test_other_names_are_refused(name: str, message: str) -> None:
+    with pytest.raises(BackboneError, match=message):
+        load_backbone(name, pretrained=False)
+
+
+def test_arguments_that_contradict(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="seed=3"):
+        load_backbone("vit_small_patch16_dinov3", seed=3)
+    with pytest.raises(ConfigError, match="seed=3"):
+        load_backbone("dinoneck_tiny", checkpoint=tmp_path / "x.pth", seed=3)
+    with pytest.raises(BackboneError, match="source is 'jax'"):
+        load_backbone("dinoneck_tiny", source="jax")
+    with pytest.raises(ConfigError, match="pos_embed"):
+        load_backbone("dinoneck_tiny", pos_embed="other")  # type: ignore[arg-type]
+
+
+def test_an_unreachable_hub_gives_one_error_with_the_ways_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(*args: object, **kwargs: object) -> object:
+        raise ConnectionError("name or service not known")
+
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *a, **k: None)
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", unreachable)
+    with pytest.raises(BackboneError, match=r"timm/vit_small_patch16_dinov3.*checkpoint=.*--random-backbone"):
+        load_backbone("vit_small_patch16_dinov3")
+
+
+def test_cached_weights_are_used_without_asking_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from safetensors.torch import save_file
+
+    source = load_backbone("vit_tiny_patch16_dinov3_qkvb", pretrained=False, seed=9)
+    snapshot = tmp_path / "snapshots" / ("a" * 40)
+    snapshot.mkdir(parents=True)
+    save_file(source.adapter.model.state_dict(), snapshot / "model.safetensors")
+    monkeypatch.setattr(
+        huggingface_hub, "try_to_load_from_cache", lambda *a, **k: str(snapshot / "model.safetensors")
+    )
+    loaded = load_backbone("vit_tiny_patch16_dinov3_qkvb")
+    assert loaded.record()["weights_sha256"] == source.record()["weights_sha256"]
+    assert loaded.weights == {
+        "kind": "hub", "repo": "timm/vit_tiny_patch16_dinov3_qkvb.eupe_lvd1689m", "revision": "a" * 40
+    }  # fmt: skip
+    assert loaded.record()["license"] == "fair-noncommercial-research-license"
+    assert loaded.name == "vit_tiny_patch16_dinov3_qkvb.eupe_lvd1689m"

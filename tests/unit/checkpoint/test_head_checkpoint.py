@@ -1,0 +1,206 @@
+"""HeadCheckpoint: bit-identical round trips, honest records, refusals on the way in and out."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from torch import nn
+
+from dinoneck import (
+    Backbone,
+    CheckpointError,
+    HeadCheckpoint,
+    HeadEnsemble,
+    PatchMeanHead,
+    PatchMeanMLP,
+    TargetTransform,
+    Task,
+    Tokens,
+    load_backbone,
+    load_head,
+    save_head,
+)
+from dinoneck.checkpoint import read_header
+
+
+def head_of(seed: int = 0) -> PatchMeanHead:
+    torch.manual_seed(seed)
+    transform = TargetTransform(area=0.21, log1p=True).fit(torch.rand(9) * 50)
+    return PatchMeanHead(64, [Task("a", unit="g", transform=transform), Task("s", dim=2, labels=("x", "ü"))])
+
+
+def tokens_of() -> Tokens:
+    return Tokens.from_sequence(torch.randn(2, 3 + 6, 64), image_size=(32, 48), patch_size=16, num_prefix_tokens=3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+def test_outputs_are_bit_identical(dtype: torch.dtype, tmp_path: Path) -> None:
+    head, tokens = head_of().to(dtype), tokens_of().to(dtype)
+    path = tmp_path / "h.safetensors"
+    save_head(path, head, note="spring")
+    again = load_head(path)
+    assert not again.training
+    for name, value in head(tokens).items():
+        assert torch.equal(again(tokens)[name], value)
+        assert again(tokens)[name].dtype == dtype
+    assert all(p.requires_grad for p in again.parameters())
+    assert HeadCheckpoint.load(path).meta["extra"] == {"note": "spring"}
+    assert HeadCheckpoint.load(path).build(dtype=torch.float32).mlps[0].out.weight.dtype == torch.float32
+
+
+def test_bit_identical_in_a_fresh_process(tmp_path: Path) -> None:
+    from dinoneck.cli.replay import fingerprint, write_tokens
+
+    head, tokens = head_of(), tokens_of()
+    save_head(tmp_path / "h.safetensors", head)
+    write_tokens(tmp_path / "t.safetensors", tokens)
+    command = [sys.executable, "-m", "dinoneck.cli.replay", str(tmp_path / "h.safetensors"), str(tmp_path / "t.safetensors")]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    with torch.no_grad():
+        assert told == fingerprint(head(tokens))
+
+
+def test_the_file_is_plain_safetensors_for_everybody_else(tmp_path: Path) -> None:
+    head, path = head_of(), tmp_path / "h.safetensors"
+    save_head(path, head)
+    loaded = safetensors.torch.load_file(path)
+    assert loaded.keys() == head.state_dict().keys()
+    assert all(torch.equal(loaded[key], value) for key, value in head.state_dict().items())
+
+
+def test_saving_twice_gives_the_same_bytes(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        save_head(tmp_path / name, head_of())
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_the_header_says_what_it_is(tiny: Backbone, tmp_path: Path) -> None:
+    path = tmp_path / "h.safetensors"
+    prep = tiny.preprocess.changed(size=(32, 48), blur=5)
+    HeadCheckpoint.from_module(head_of(), backbone=tiny, preprocess=prep, extra={"fold": 3}).save(path)
+    meta = read_header(path).meta
+    assert meta["head_type"] == "patch_mean"
+    assert meta["backbone"]["name"] == "dinoneck_tiny"
+    assert meta["inputs"]["size"] == [32, 48]
+    assert meta["tasks"][0]["transform"]["area"] == 0.21
+    checkpoint = HeadCheckpoint.load(path)
+    assert checkpoint.meta == meta
+    assert checkpoint.preprocess == prep
+    assert checkpoint.revision is None
+    assert "patch_mean" in repr(checkpoint)
+    assert json.loads(json.dumps(checkpoint.config)) == head_of().config
+
+
+def test_building_blocks_and_ensembles_are_saved_too(tmp_path: Path) -> None:
+    mlp, x = PatchMeanMLP(8, 4, 2, "softplus"), torch.randn(1, 3, 8)
+    save_head(tmp_path / "m", mlp)
+    assert torch.equal(load_head(tmp_path / "m")(x), mlp(x))
+    assert HeadCheckpoint.load(tmp_path / "m").meta["tasks"] == []
+    ensemble, tokens = HeadEnsemble.from_heads([head_of(i) for i in range(25)]), tokens_of()
+    save_head(tmp_path / "e", ensemble)
+    again = load_head(tmp_path / "e")
+    for name, value in ensemble(tokens).items():
+        assert torch.equal(again(tokens)[name], value)
+
+
+def test_a_checkpoint_is_a_snapshot(tmp_path: Path) -> None:
+    head, tokens = head_of(), tokens_of()
+    before = head(tokens)["a"]
+    checkpoint = HeadCheckpoint.from_module(head)
+    with torch.no_grad():
+        head.mlps[0].out.bias.add_(1.0)
+    first, second = checkpoint.build(), checkpoint.build()
+    with torch.no_grad():
+        first.mlps[0].out.bias.add_(5.0)
+    assert torch.equal(second(tokens)["a"], before)
+
+
+def test_pairing(tiny: Backbone, tmp_path: Path) -> None:
+    path = tmp_path / "h.safetensors"
+    save_head(path, head_of(), backbone=tiny)
+    checkpoint = HeadCheckpoint.load(path)
+    checkpoint.check_backbone(tiny)
+    checkpoint.check_backbone(load_backbone("dinoneck_tiny"))
+    checkpoint.check_backbone(load_backbone("dinoneck_tiny", dtype=torch.bfloat16))
+    wrong = {
+        "weights": load_backbone("dinoneck_tiny", seed=1),
+        "seed 1": load_backbone("dinoneck_tiny", seed=1, dtype=torch.bfloat16),
+        "layers": tiny.with_layers([1]),
+        "final norm": load_backbone("dinoneck_tiny", norm=False),
+    }
+    for message, backbone in wrong.items():
+        with pytest.raises(CheckpointError, match=message) as caught:
+            checkpoint.check_backbone(backbone)
+        assert caught.value.step == "pairing"
+    record = tiny.record()
+    changes = {"embed_dim": 65, "patch_size": [14, 14], "num_registers": 4, "num_cls": 0, "depth": 12,
+               "pos_embed": "official", "weights_sha256": "0"}  # fmt: skip
+    for key, value in changes.items():
+        with pytest.raises(CheckpointError, match="does not fit this head"):
+            checkpoint.check_backbone(record | {key: value})
+    with pytest.raises(CheckpointError, match="this is 'other'"):
+        checkpoint.check_backbone(record | {"name": "other", "weights_sha256": None})
+    with pytest.raises(CheckpointError, match="probe"):
+        checkpoint.check_backbone(tiny, probe=True)
+    save_head(tmp_path / "bare", head_of())
+    with pytest.raises(CheckpointError, match="does not say which backbone"):
+        HeadCheckpoint.load(tmp_path / "bare").check_backbone(tiny)
+
+
+def test_what_cannot_be_saved_is_refused_before_a_byte_is_written(tmp_path: Path, tiny: Backbone) -> None:
+    def refused(module: nn.Module, message: str, step: str, **meta: object) -> None:
+        with pytest.raises(CheckpointError, match=message) as caught:
+            save_head(tmp_path / "x", module, **meta)
+        assert caught.value.step == step
+        assert not list(tmp_path.iterdir())
+
+    refused(nn.Linear(1, 1), "not registered", "registry")
+    refused(nn.DataParallel(head_of()), "Save the PatchMeanHead inside it", "registry")
+    bad = head_of()
+    with torch.no_grad():
+        bad.mlps[0].out.bias.fill_(torch.nan)
+    refused(bad, "mlps.0.out.bias holds values that are not finite", "finite")
+    tied = head_of()
+    tied.mlps[1].hidden = tied.mlps[0].hidden
+    refused(tied, "share their memory", "write")
+    grown = head_of()
+    grown.extra = nn.Linear(1, 1)
+    refused(grown, "extra.bias", "tensors")
+    with torch.device("meta"):
+        refused(PatchMeanMLP(4), "meta", "write")
+    for meta in ({"note": float("nan")}, {"note": object()}, {"extra": {1: 2}}, {"note": "\ud800"}):
+        refused(head_of(), "extra", "write", **meta)
+    refused(head_of(), "larger than 16384", "write", note="x" * 20000)
+    refused(head_of(), "inputs", "config", preprocess={"size": 3})
+    refused(head_of(), "backbone", "write", backbone="tiny")
+
+
+def test_targets_that_cannot_be_written(tmp_path: Path) -> None:
+    for path, message in ((tmp_path, "is a folder"), (tmp_path / "no" / "h", "does not exist")):
+        with pytest.raises(CheckpointError, match=message) as caught:
+            save_head(path, head_of())
+        assert caught.value.step == "write"
+
+
+def test_strange_names_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a b.safetensors", "größe.safetensors", "x" * 240):
+        save_head(name, head_of())
+        assert HeadCheckpoint.load(name).head_type == "patch_mean"
+    os.symlink("a b.safetensors", "link")
+    save_head("link", head_of(1))
+    assert Path("link").is_symlink()
+    assert HeadCheckpoint.load("a b.safetensors").meta["digest"] == HeadCheckpoint.load("link").meta["digest"]
+
+
+def test_hub_arguments_are_not_ignored(tmp_path: Path) -> None:
+    save_head(tmp_path / "h", head_of())
+    with pytest.raises(CheckpointError, match="revision='main'"):
+        HeadCheckpoint.load(tmp_path / "h", revision="main")

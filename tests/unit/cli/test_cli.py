@@ -1,0 +1,223 @@
+"""The command line: exit codes, messages, files; and the main job from data to submission."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dinoneck import Backbone, PatchMeanHead, Predictor, Task, save_head
+from dinoneck.cli.main import VERBS, main
+from dinoneck.data.pasture import Pasture
+
+TRAIN = ["--backbone", "dinoneck_tiny", "--folds", "2", "--epochs", "3"]
+
+
+@pytest.fixture(scope="module")
+def csiro(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("csiro")
+    Pasture(seed=1, size=(32, 64)).write_csiro(root, train=12, test=3)
+    return root
+
+
+@pytest.fixture(scope="module")
+def trained(csiro: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("run")
+    assert main(["train", "--csv", str(csiro / "train.csv"), "--out", str(out), *TRAIN]) == 0
+    return out
+
+
+def rows_of(path: Path) -> list[list[str]]:
+    with path.open() as file:
+        return list(csv.reader(file))
+
+
+def records_of(path: Path) -> list[dict[str, str]]:
+    header, *rows = rows_of(path)
+    return [dict(zip(header, row, strict=True)) for row in rows]
+
+
+def test_training_writes_heads_predictions_and_report(trained: Path) -> None:
+    report = json.loads((trained / "report.json").read_text())
+    assert report["photos"] == 12
+    assert set(report["scores"]) == {"head", "token ridge", "colour ridge"}
+    assert set(report["scores"]["head"]) == {
+        "Dry_Clover_g", "Dry_Dead_g", "Dry_Green_g", "GDM_g", "Dry_Total_g", "overall", "worst fold"
+    }  # fmt: skip
+    assert report["backbone"]["name"] == "dinoneck_tiny"
+    assert sorted(os.listdir(trained)) == ["heads", "out_of_fold.csv", "report.json"]
+    assert sorted(os.listdir(trained / "heads")) == ["fold-0.safetensors", "fold-1.safetensors"]
+    rows = records_of((trained / "out_of_fold.csv"))
+    assert len(rows) == 12
+    assert {row["fold"] for row in rows} == {"0", "1"}
+
+
+def test_a_submission_follows_the_test_table(csiro: Path, trained: Path, tmp_path: Path) -> None:
+    out, maps = tmp_path / "submission.csv", tmp_path / "maps.png"
+    arguments = ["predict", "--csv", str(csiro / "test.csv"), "--heads", str(trained / "heads"), "--out", str(out)]
+    assert main([*arguments, "--maps", str(maps), "--tta", "flip4"]) == 0
+    rows = records_of(out)
+    asked = records_of((csiro / "test.csv"))
+    assert [row["sample_id"] for row in rows] == [row["sample_id"] for row in asked]
+    predictor = Predictor(trained / "heads", tta="flip4")
+    for row, question in zip(rows, asked, strict=True):
+        expected = predictor(csiro / question["image_path"])[0][question["target_name"]]
+        assert float(row["target"]) == pytest.approx(expected, rel=1e-3, abs=1e-4)
+        assert float(row["target"]) >= 0
+    with Image.open(maps) as picture:
+        assert picture.width > picture.height
+
+
+def test_predictions_from_files_and_folders(csiro: Path, trained: Path, tmp_path: Path) -> None:
+    out = tmp_path / "p.csv"
+    assert main(["predict", str(csiro / "test"), "--heads", str(trained / "heads" / "fold-0.safetensors"), "--out",
+                 str(out)]) == 0  # fmt: skip
+    rows = rows_of(out)
+    assert rows[0] == ["image", "Dry_Clover_g", "Dry_Dead_g", "Dry_Green_g", "GDM_g", "Dry_Total_g"]
+    assert len(rows) == 4
+
+
+def test_any_csv(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    random = np.random.RandomState(0)
+    lines = ["image,green,field"]
+    for i in range(8):
+        level = random.randint(0, 255)
+        photo = np.full((20, 33, 3), 100, np.uint8)
+        photo[..., 1] = level
+        Image.fromarray(photo).save(tmp_path / f"{i}.png")
+        lines.append(f"{i}.png,{level / 255:.4f},{i % 4}")
+    (tmp_path / "t.csv").write_text("\n".join(lines) + "\n")
+    arguments = ["train", "--csv", str(tmp_path / "t.csv"), "--targets", "green", "--group", "field", "--minimum", "0"]
+    out = ["--out", str(tmp_path / "run"), *TRAIN]
+    assert main([*arguments, *out]) == 1
+    assert "20x33 px" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+    assert main([*arguments, *out, "--policy", "crop"]) == 0
+    assert main([*arguments, *out, "--policy", "crop"]) == 1
+    assert "results of an earlier run" in capsys.readouterr().err
+    assert main([*arguments, *out, "--size", "32", "--overwrite"]) == 0
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert report["inputs"]["size"] == [32, 32]
+    predict = ["predict", "--csv", str(tmp_path / "t.csv"), "--heads", str(tmp_path / "run" / "heads")]
+    assert main([*predict, "--out", str(tmp_path / "p.csv")]) == 0
+    rows = rows_of((tmp_path / "p.csv"))
+    assert [row[0] for row in rows[1:]] == [f"{i}.png" for i in range(8)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "--out", "x", "--targets", "a", *TRAIN], "give it with --csv"),
+        (["train", "--out", "x", "--csv", "no.csv", "--targets", "a", *TRAIN], "there is no file no.csv"),
+        (["train", "--out", "x", "--backbone", "dinov9", "--random-backbone"], "'dinov9' is unknown"),
+        (["train", "--out", "x", "--preset", "lb067"], "Did you mean 'lb066'"),
+        (["train", "--out", "x", *TRAIN, "--backbone-file", "w.pth"], "contradict"),
+        (["predict", "--heads", "h", "--out", "x"], "give either photos"),
+        (["predict", "p.jpg", "--heads", "no.safetensors", "--out", "x"], "there is no file no.safetensors"),
+        (["inspect", "no.safetensors"], "there is no file no.safetensors"),
+    ],
+)
+def test_refusals_are_one_line_and_code_1(
+    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("error: ")
+    assert message in err
+    assert "Traceback" not in err
+    assert not os.listdir(tmp_path)
+
+
+def test_wrong_usage_is_code_2(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in ([], ["fly"], ["train"], ["train", "--out", "x", "--size", "big"], ["demo", "--photos", "x"]):
+        with pytest.raises(SystemExit) as caught:
+            main(arguments)
+        assert caught.value.code == 2
+    assert "HEIGHTxWIDTH" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_an_example(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main([verb, "--help"])
+    assert caught.value.code == 0
+    assert f"example: dinoneck {verb} " in capsys.readouterr().out
+
+
+def test_inspect_and_verify(tiny: Backbone, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "h.safetensors"
+    save_head(path, PatchMeanHead(64, [Task("a", unit="g")]), backbone=tiny, preprocess=tiny.preprocess.changed(blur=5))
+    assert main(["inspect", str(path)]) == 0
+    told = capsys.readouterr().out
+    for part in ("patch_mean", "a (regression, dim 1, g)", "dinoneck_tiny", "seeded random weights, seed 0", "blur", "sha256:"):
+        assert part in told
+    assert main(["inspect", str(path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["head_type"] == "patch_mean"
+    assert main(["verify", str(path), str(tmp_path)]) == 0
+    assert capsys.readouterr().out.count("ok ") == 2
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    (tmp_path / "bad.safetensors").write_bytes(content)
+    assert main(["verify", str(tmp_path)]) == 1
+    shown = capsys.readouterr()
+    assert "ok " in shown.out
+    assert "at step 'digest'" in shown.err
+    (tmp_path / "empty").mkdir()
+    assert main(["verify", str(tmp_path / "empty")]) == 1
+
+
+def test_inspect_imports_no_torch(tiny: Backbone, tmp_path: Path) -> None:
+    path = tmp_path / "h.safetensors"
+    save_head(path, PatchMeanHead(64, [Task("a")]), backbone=tiny)
+    script = (
+        "import sys\nfrom dinoneck.cli.main import main\ncode = main(['inspect', sys.argv[1]])\n"
+        "heavy = {'torch', 'numpy', 'timm', 'PIL', 'huggingface_hub', 'safetensors'} & set(sys.modules)\n"
+        "print('heavy:', sorted(heavy))\nsys.exit(code)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=True)
+    assert "heavy: []" in done.stdout
+    assert "patch_mean" in done.stdout
+
+
+def test_interruption_is_code_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from dinoneck.cli import inspect
+
+    def stop(options: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(inspect, "run", stop)
+    assert main(["inspect", "x"]) == 130
+    assert "interrupted" in capsys.readouterr().err
+
+
+def test_the_demo_keeps_its_promises(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "demo"
+    arguments = ["demo", "--out", str(out), "--photos", "12", "--folds", "2", "--epochs", "2", "--backbone", "dinoneck_tiny"]
+    assert main([*arguments, "--random-backbone"]) == 0
+    told = capsys.readouterr().out
+    assert "seeded random weights" in told
+    assert "refused: " in told
+    assert "does not match its digest" in told
+    assert "pasture-0-" in told
+    assert {"heads", "report.json", "out_of_fold.csv", "predictions.csv", "predictions.png", "photos"} == set(os.listdir(out))
+    first = {name: (out / name).read_bytes() for name in ("report.json", "predictions.csv", "predictions.png")}
+    assert main([*arguments, "--random-backbone"]) == 0
+    assert first == {name: (out / name).read_bytes() for name in first}
+    assert capsys.readouterr().out == told
+
+
+def test_the_demo_fails_when_a_promise_is_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from dinoneck.cli import replay
+
+    monkeypatch.setattr(replay, "fingerprint", lambda outputs: "0" * 64)
+    arguments = ["demo", "--out", str(tmp_path), "--photos", "12", "--folds", "2", "--epochs", "1", "--backbone", "dinoneck_tiny"]
+    assert main([*arguments, "--random-backbone"]) == 1
+    assert "gives other outputs" in capsys.readouterr().err

@@ -1,0 +1,188 @@
+"""Decoding, turning, resizing, normalising: what comes out is what lay in the file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dinoneck import ConfigError, DataError, GridError
+from dinoneck.data.photos import Preprocessing, blur_sigma, decode
+
+RGB = np.arange(6 * 8 * 3, dtype=np.uint8).reshape(6, 8, 3)
+PLAIN = Preprocessing(patch_size=2, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+
+
+def save(path: Path, image: Image.Image, **options: object) -> Path:
+    image.save(path, **options)
+    return path
+
+
+def test_every_form_of_a_photo_gives_the_same_tensor(tmp_path: Path) -> None:
+    file = save(tmp_path / "a.png", Image.fromarray(RGB))
+    expected = torch.from_numpy(RGB).permute(2, 0, 1).float() / 255
+    forms = [file, str(file), Image.fromarray(RGB), RGB, torch.from_numpy(RGB).permute(2, 0, 1), expected,
+             expected.numpy().transpose(1, 2, 0)]  # fmt: skip
+    for form in forms:
+        assert torch.equal(decode(form), expected), type(form)
+
+
+def test_grey_palette_cmyk_and_transparent_become_rgb(tmp_path: Path) -> None:
+    grey = RGB[..., 0]
+    assert torch.equal(decode(grey), torch.from_numpy(grey).float().expand(3, -1, -1) / 255)
+    assert torch.equal(decode(save(tmp_path / "g.png", Image.fromarray(grey))), decode(grey))
+    red = Image.new("RGB", (4, 4), (255, 0, 0))
+    for mode in ("P", "CMYK", "RGBA", "LA", "1"):
+        shown = decode(red.convert(mode))
+        assert shown.shape == (3, 4, 4)
+        if mode not in ("LA", "1"):
+            assert torch.allclose(shown[:, 0, 0], torch.tensor([1.0, 0.0, 0.0]), atol=0.02), mode
+    transparent = red.convert("P")
+    transparent.info["transparency"] = b"\x00\x01"
+    assert decode(transparent)[0, 0, 0] == 1.0
+
+
+def test_sixteen_bit_is_scaled(tmp_path: Path) -> None:
+    deep = (np.arange(48, dtype=np.uint16).reshape(6, 8) * 1000).astype(np.uint16)
+    expected = torch.from_numpy(deep.astype(np.float32) / 65535).expand(3, -1, -1)
+    assert torch.allclose(decode(save(tmp_path / "d.png", Image.fromarray(deep))), expected, atol=1e-6)
+    assert torch.allclose(decode(deep), expected, atol=1e-6)
+    assert torch.allclose(decode(deep.astype(">u2")), expected, atol=1e-6)
+
+
+def test_photos_are_turned_upright(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned by a quarter
+    file = save(tmp_path / "t.png", Image.fromarray(RGB), exif=exif)
+    assert torch.equal(decode(file), torch.rot90(decode(RGB), -1, dims=(1, 2)))
+
+
+@pytest.mark.parametrize(
+    ("photo", "message"),
+    [
+        ("missing.jpg", "there is no photo"),
+        (np.zeros((4, 4, 2), np.uint8), r"\(4, 4, 2\)"),
+        (np.zeros((4, 4, 3), np.int32), "int32"),
+        (np.full((4, 4, 3), 2.0), "values 2 ... 2; expected RGB in 0 ... 1"),
+        (np.full((4, 4, 3), np.nan), "expected RGB in 0 ... 1"),
+        (np.zeros((0, 4, 3), np.uint8), "empty"),
+        (torch.zeros(4, 4, 3), r"\(4, 4, 3\)"),
+        (3, "int"),
+        (Image.new("I", (2, 2)), "32 bit"),
+    ],
+)
+def test_what_is_no_photo_is_refused(photo: object, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        decode(photo)  # type: ignore[arg-type]
+
+
+def test_damaged_files_are_named(tmp_path: Path) -> None:
+    (tmp_path / "zero.jpg").write_bytes(b"")
+    with pytest.raises(DataError, match=r"zero.jpg \(0 bytes\) is no picture"):
+        decode(tmp_path / "zero.jpg")
+    whole = save(tmp_path / "whole.jpg", Image.fromarray(np.random.RandomState(0).randint(0, 255, (64, 64, 3), np.uint8)))
+    (tmp_path / "cut.jpg").write_bytes(whole.read_bytes()[:-600])
+    with pytest.raises(DataError, match=r"cut.jpg cannot be read.*remove or replace"):
+        decode(tmp_path / "cut.jpg")
+    with pytest.raises(DataError, match="cannot be read"):
+        decode(tmp_path)
+
+
+def test_normalisation_is_the_formula() -> None:
+    prep = Preprocessing(patch_size=2)
+    expected = (decode(RGB) - torch.tensor([0.485, 0.456, 0.406])[:, None, None]) / torch.tensor(
+        [0.229, 0.224, 0.225])[:, None, None]
+    assert torch.allclose(prep(RGB)[0], expected, atol=1e-6)
+
+
+def test_area_resize_is_the_mean_of_what_a_pixel_covers() -> None:
+    photo = np.random.RandomState(0).rand(12, 20, 3).astype(np.float32)
+    small = PLAIN(photo, size=(4, 10))[0].permute(1, 2, 0).numpy()
+    assert np.allclose(small, photo.reshape(4, 3, 10, 2, 3).mean(axis=(1, 3)), atol=1e-6)
+    grown = PLAIN(photo, size=(24, 40))
+    assert torch.allclose(grown, PLAIN(photo, size=(24, 40), interpolation="bilinear"))
+
+
+@pytest.mark.parametrize("interpolation", ["area", "bilinear", "bicubic"])
+def test_a_flat_photo_stays_flat(interpolation: str) -> None:
+    flat = np.full((13, 17, 3), 0.3, np.float32)
+    for size in ((6, 8), (26, 34), (26, 8)):
+        assert torch.allclose(PLAIN(flat, size=size, interpolation=interpolation), torch.tensor(0.3), atol=1e-5)
+
+
+def test_fits() -> None:
+    ramp = np.tile(np.linspace(0, 1, 40, dtype=np.float32)[None, :, None], (20, 1, 3))
+    assert PLAIN(ramp, size=(16, 16)).shape == (1, 3, 16, 16)
+    kept = PLAIN(ramp, size=(16, 16), fit="keep")
+    assert kept.shape == (1, 3, 8, 16)
+    cropped = PLAIN(ramp, size=(16, 16), fit="crop")[0, 0, 0]
+    assert cropped.shape == (16,)
+    assert cropped.mean().item() == pytest.approx(0.5, abs=0.01)  # the middle
+    assert cropped[0].item() == pytest.approx(0.25, abs=0.03)
+    padded = Preprocessing(patch_size=2)(ramp, size=(16, 16), fit="pad")
+    assert padded.shape == (1, 3, 16, 16)
+    assert (padded[..., 8:, :] == 0).all()  # the mean colour
+    assert torch.allclose(padded[..., :8, :], Preprocessing(patch_size=2)(ramp, size=(16, 16), fit="keep"))
+
+
+def test_policy_and_batches() -> None:
+    with pytest.raises(GridError, match="6x8 px"):
+        Preprocessing(patch_size=4)(RGB)
+    assert Preprocessing(patch_size=4)(RGB, policy="crop").shape == (1, 3, 4, 8)
+    prepared = Preprocessing(patch_size=4).prepare([RGB, RGB], policy="pad")
+    assert prepared.images.shape == (2, 3, 8, 8)
+    assert prepared.grid == (2, 2)
+    assert PLAIN(np.stack([RGB, RGB])).shape == (2, 3, 6, 8)
+    assert PLAIN(torch.zeros(2, 3, 6, 8)).shape == (2, 3, 6, 8)
+    with pytest.raises(DataError, match=r"4x8, 6x8.*size="):
+        PLAIN([RGB, RGB[:4]])
+    with pytest.raises(DataError, match="no photos"):
+        PLAIN([])
+    with pytest.raises(DataError, match="int"):
+        PLAIN(3)  # type: ignore[arg-type]
+
+
+def test_blur_has_the_fixed_sigma() -> None:
+    assert blur_sigma(5) == pytest.approx(1.1)
+    spot = np.zeros((11, 11, 3), np.float32)
+    spot[5, 5] = 1.0
+    x = np.arange(-2, 3)
+    kernel = np.exp(-(x**2) / (2 * 1.1**2))
+    kernel /= kernel.sum()
+    got = Preprocessing(patch_size=11, mean=(0, 0, 0), std=(1, 1, 1), blur=5)(spot)[0, 0, 3:8, 3:8].numpy()
+    assert np.allclose(got, np.outer(kernel, kernel), atol=1e-6)
+
+
+def test_records_rebuild_and_refuse() -> None:
+    prep = Preprocessing(patch_size=14, size=224, fit="crop", policy="pad", interpolation="bicubic", blur=5)  # type: ignore[arg-type]
+    record = json.loads(json.dumps(prep.record()))
+    assert record["blur"] == {"kernel": 5, "sigma": pytest.approx(1.1)}
+    assert Preprocessing.from_record(record) == prep
+    assert Preprocessing.from_record(Preprocessing().record()) == Preprocessing()
+    for change in ({"colour": 1}, {"blur": {"kernel": 5, "sigma": 2.0}}, {"blur": 5}, {"fit": "x"}, {"std": [0, 1, 1]}):
+        with pytest.raises(ConfigError):
+            Preprocessing.from_record(record | change)
+    with pytest.raises(ConfigError):
+        Preprocessing.from_record({})
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"fit": "squash"}, {"policy": "x"}, {"interpolation": "nearest"}, {"mean": (1, 2)}, {"std": (1, 1, 0)},
+     {"size": (0, 4)}, {"size": (1.5, 2)}, {"size": "16"}, {"blur": 4}, {"blur": 0}, {"patch_size": 0}],
+)  # fmt: skip
+def test_impossible_settings(wrong: dict[str, object]) -> None:
+    with pytest.raises(ConfigError):
+        Preprocessing(**wrong)  # type: ignore[arg-type]
+
+
+def test_changed() -> None:
+    prep = Preprocessing(patch_size=16)
+    assert prep.changed(size=(32, 64), policy=None).size == (32, 64)
+    assert prep.size is None
+    with pytest.raises(ConfigError, match=r"no field 'sise'.*Did you mean 'size'"):
+        prep.changed(sise=3)

@@ -1,0 +1,156 @@
+"""Tables of photos: what is read is what stands there, and what cannot be used is named."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dinoneck import DataError
+from dinoneck.data.pasture import Pasture
+from dinoneck.data.tables import csv_text, is_csiro, read_column, read_csiro, read_csiro_test, read_csv
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("a.jpg", "b.jpg", "c.jpg"):
+        (tmp_path / name).write_bytes(b"x")
+    return tmp_path
+
+
+def table(folder: Path, text: str) -> Path:
+    path = folder / "t.csv"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+GOOD = "image,crop,weed,field,day\na.jpg,0.5,0.1,f1,1\nb.jpg,0.25,0,f1,2\nc.jpg,1e-3,0.9,f2,1\n"
+
+
+def test_reads_values_and_groups(folder: Path) -> None:
+    got = read_csv(table(folder, GOOD), folder, ["weed", "crop"], "field", minimum=0.0)
+    assert got.ids == ("a.jpg", "b.jpg", "c.jpg")
+    assert list(got.targets) == ["weed", "crop"]
+    assert got.targets["crop"].tolist() == [0.5, 0.25, 0.001]
+    assert got.groups == ("f1", "f1", "f2")
+    assert got.minimum == 0.0
+    assert got.photos[2] == folder / "c.jpg"
+    both = read_csv(table(folder, GOOD), folder, ["crop"], ["field", "day"])
+    assert both.groups == ("f1 | 1", "f1 | 2", "f2 | 1")
+    assert read_csv(table(folder, "\ufeff" + GOOD), folder, ["crop"]).groups is None
+    part = got.take([2, 0])
+    assert part.ids == ("c.jpg", "a.jpg")
+    assert part.targets["weed"].tolist() == [0.9, 0.1]
+    assert part.groups == ("f2", "f1")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (GOOD.replace("crop", "corp", 1), r"no column 'crop'. Did you mean 'corp'\? It has: image, corp, weed"),
+        (GOOD.replace("a.jpg", "z.jpg"), r"1 of 3 photos named in .*'z.jpg'.*remove the rows"),
+        (GOOD.replace("0.5", "nan"), r"row 2: crop is 'nan'; expected a finite number.*remove the row"),
+        (GOOD.replace("0.25", ""), r"row 3: crop is ''"),
+        (GOOD.replace("1e-3", "much"), r"row 4: crop is 'much'"),
+        (GOOD.replace("b.jpg", "a.jpg"), r"'a.jpg' stands more than once"),
+        ("image,crop,weed,field,day\n", "header and no rows"),
+        ("", "no column 'image'"),
+        (GOOD + "c.jpg,1\n", "row 5 has another number of fields"),
+        (GOOD.replace("\nb.jpg,0.25,0,f1,2", "\nb.jpg,0.25,0,f1,2,9"), "row 3 has another number of fields"),
+        (GOOD.replace("weed", "crop"), "2 columns named 'crop'"),
+    ],
+)
+def test_what_cannot_be_used_is_named(folder: Path, text: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        read_csv(table(folder, text), folder, ["crop", "weed"] if "weed" in text else ["crop"], "field")
+
+
+def test_missing_files_and_names(folder: Path) -> None:
+    with pytest.raises(DataError, match="there is no file"):
+        read_csv(folder / "no.csv", folder, ["crop"])
+    with pytest.raises(DataError, match="does not exist"):
+        read_csv(table(folder, GOOD), folder / "no", ["crop"])
+    with pytest.raises(DataError, match="no target columns"):
+        read_csv(table(folder, GOOD), folder, [])
+    with pytest.raises(DataError, match="no column 'site'"):
+        read_csv(table(folder, GOOD), folder, ["crop"], "site")
+    (folder / "latin.csv").write_bytes("image,größe\n".encode("latin-1"))
+    with pytest.raises(DataError, match="UTF-8"):
+        read_csv(folder / "latin.csv", folder, ["größe"])
+    assert read_column(table(folder, GOOD), "image") == ("a.jpg", "b.jpg", "c.jpg")
+
+
+@pytest.fixture(scope="module")
+def csiro(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("csiro")
+    Pasture(seed=3, size=(32, 64)).write_csiro(root, train=6, test=2)
+    return root
+
+
+def test_csiro_layout_comes_back_as_it_was_drawn(csiro: Path) -> None:
+    got = read_csiro(csiro / "train.csv", csiro)
+    assert len(got) == 6
+    assert list(got.targets) == ["Dry_Clover_g", "Dry_Dead_g", "Dry_Green_g", "GDM_g", "Dry_Total_g"]
+    pasture = Pasture(seed=3, size=(32, 64))
+    for i in range(6):
+        sample = pasture.sample(i)
+        assert {name: got.targets[name][i] for name in got.targets} == pytest.approx(sample.grams, abs=1e-4)
+        assert got.groups is not None
+        assert got.groups[i] == sample.group
+    assert got.weights["Dry_Total_g"] == 0.5
+    assert got.minimum == 0.0
+    assert is_csiro(csiro / "train.csv")
+    header = (csiro / "train.csv").read_text().splitlines()[0].split(",")
+    assert header == ["sample_id", "image_path", "target_name", "Sampling_Date", "State", "Species", "Pre_GSHH_NDVI",
+                      "Height_Ave_cm", "target"]  # fmt: skip
+
+
+def test_csiro_test_rows_keep_their_order(csiro: Path) -> None:
+    wanted = read_csiro_test(csiro / "test.csv")
+    assert wanted.sample_ids[0] == "ID1000006__Dry_Clover_g"
+    assert wanted.images[5:7] == ("test/ID1000007.jpg",) * 2
+    assert set(wanted.targets) == {"Dry_Clover_g", "Dry_Dead_g", "Dry_Green_g", "GDM_g", "Dry_Total_g"}
+    assert (csiro / "test.csv").read_text().splitlines()[0] == "sample_id,image_path,target_name"
+    assert len((csiro / "sample_submission.csv").read_text().splitlines()) == 11
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda rows: rows[:-1], "lacks Dry_Total_g"),
+        (lambda rows: [*rows, rows[-1]], "has Dry_Total_g twice"),
+        (lambda rows: [rows[0].replace("Dry_Clover_g", "Dry_Clver_g"), *rows[1:]], "'Dry_Clver_g' is none of"),
+        (lambda rows: [rows[0].rsplit(",", 1)[0] + ",", *rows[1:]], "row 2: target is ''"),
+        (lambda rows: [row.replace("train/ID1000000", "train/ID0") for row in rows], "not in"),
+    ],
+)
+def test_csiro_faults_are_named(csiro: Path, tmp_path: Path, change, message: str) -> None:  # type: ignore[no-untyped-def]
+    header, *rows = (csiro / "train.csv").read_text().splitlines()
+    (tmp_path / "t.csv").write_text("\n".join([header, *change(rows)]) + "\n")
+    with pytest.raises(DataError, match=message):
+        read_csiro(tmp_path / "t.csv", csiro)
+
+
+def test_broken_identities_are_told_and_kept(csiro: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    text = (csiro / "train.csv").read_text().splitlines()
+    row = next(i for i, line in enumerate(text) if "GDM_g" in line)
+    text[row] = text[row].rsplit(",", 1)[0] + ",999.0"
+    (tmp_path / "t.csv").write_text("\n".join(text) + "\n")
+    with caplog.at_level(logging.WARNING):
+        got = read_csiro(tmp_path / "t.csv", csiro)
+    assert got.targets["GDM_g"].max() == 999.0
+    assert "GDM_g differs from Dry_Green_g + Dry_Clover_g" in caplog.text
+
+
+def test_csv_text_quotes() -> None:
+    assert csv_text(["a", "b"], [["x,y", 1]]) == 'a,b\n"x,y",1\n'
+
+
+def test_the_real_crop_photos(crop_cover: Path) -> None:
+    got = read_csv(crop_cover / "cover.csv", crop_cover, ["soil", "crop", "weed"], "group", minimum=0.0)
+    assert len(got) == 320
+    total = sum(got.targets.values())
+    assert np.allclose(total, 1.0, atol=2e-6)
+    assert len(set(got.groups or ())) == 16

@@ -1,0 +1,127 @@
+"""HeadEnsemble against the loop over its members."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from dinoneck import ConfigError, HeadEnsemble, PatchMeanHead, TargetTransform, Task, Tokens
+
+TARGETS = ("Dry_Clover_g", "Dry_Dead_g", "Dry_Green_g", "Dry_Total_g", "GDM_g")
+
+
+def tokens_of(batch: int = 6, rows: int = 4, cols: int = 8, width: int = 48) -> Tokens:
+    x = torch.randn(batch, 1 + rows * cols, width)
+    return Tokens.from_sequence(x, image_size=(rows * 14, cols * 14), patch_size=14, num_prefix_tokens=1)
+
+
+def heads_25(width: int = 48) -> list[PatchMeanHead]:
+    return [PatchMeanHead(width, [Task(name, activation="relu", unit="g")]) for name in TARGETS for _ in range(5)]
+
+
+def test_25_heads_over_6_views_are_one_call_equal_to_the_loop() -> None:
+    heads, tokens = heads_25(1536), tokens_of(6, 16, 16, 1536)
+    ensemble = HeadEnsemble.from_heads(heads)
+    together = ensemble.predict(tokens)
+    assert list(together) == list(TARGETS)
+    for i, name in enumerate(TARGETS):
+        loop = torch.stack([head.predict(tokens)[name] for head in heads[5 * i : 5 * i + 5]]).mean(dim=0)
+        assert (together[name] - loop).abs().max() <= 1e-6
+    each = ensemble.members_predict(tokens)
+    assert each["GDM_g"].shape == (5, 6, 1)
+    assert (each["GDM_g"][3] - heads[23].predict(tokens)["GDM_g"]).abs().max() <= 1e-6
+
+
+def test_members_are_averaged_in_natural_units() -> None:
+    heads = [
+        PatchMeanHead(8, [Task("a", transform=TargetTransform(log1p=True, mean=float(i), std=1.0 + i), minimum=0.5)])
+        for i in range(3)
+    ]
+    tokens = tokens_of(width=8)
+    expected = torch.stack([head.predict(tokens)["a"] for head in heads])
+    ensemble = HeadEnsemble.from_heads(heads)
+    assert torch.allclose(ensemble.predict(tokens)["a"], expected.mean(dim=0), rtol=1e-6)
+    assert torch.allclose(ensemble(tokens)["a"], expected.mean(dim=0), rtol=1e-6)
+    assert ensemble.tasks[0].transform is None
+    median = HeadEnsemble.from_heads(heads, reduce="median")
+    assert torch.allclose(median.predict(tokens)["a"], expected.median(dim=0).values, rtol=1e-6)
+    four = HeadEnsemble.from_heads([*heads, heads[0]], reduce="median")
+    assert torch.allclose(four.predict(tokens)["a"], torch.cat((expected, expected[:1])).quantile(0.5, dim=0), rtol=1e-6)
+    weighted = HeadEnsemble.from_heads(heads, weights=[1.0, 0.0, 3.0])
+    assert torch.allclose(weighted.predict(tokens)["a"], (expected[0] + 3 * expected[2]) / 4, rtol=1e-6)
+
+
+def test_classes_come_out_as_mean_probabilities() -> None:
+    heads = [PatchMeanHead(8, [Task("s", dim=4, kind="classification")]) for _ in range(3)]
+    tokens = tokens_of(width=8)
+    got = HeadEnsemble.from_heads(heads).predict(tokens)["s"]
+    expected = torch.stack([head(tokens)["s"].softmax(dim=-1) for head in heads]).mean(dim=0)
+    assert torch.allclose(got, expected, atol=1e-6)
+    assert torch.allclose(got.sum(dim=-1), torch.ones(6))
+
+
+def test_maps_and_several_tasks() -> None:
+    heads = [PatchMeanHead(8, [Task("a"), Task("b")]), PatchMeanHead(8, [Task("a")])]
+    tokens = tokens_of(width=8)
+    ensemble = HeadEnsemble.from_heads(heads)
+    maps = ensemble.predict_maps(tokens)
+    expected = (heads[0].predict_maps(tokens)["a"] + heads[1].predict_maps(tokens)["a"]) / 2
+    assert torch.allclose(maps["a"], expected, atol=1e-6)
+    assert torch.allclose(maps["b"], heads[0].predict_maps(tokens)["b"], atol=1e-6)
+    assert torch.allclose(ensemble.predict(tokens)["b"], heads[0].predict(tokens)["b"], atol=1e-6)
+
+
+def test_ensembles_of_ensembles() -> None:
+    heads = [PatchMeanHead(8, [Task("a")]) for _ in range(4)]
+    tokens = tokens_of(width=8)
+    nested = HeadEnsemble.from_heads([HeadEnsemble.from_heads(heads[:3]), heads[3]])
+    inner = torch.stack([head.predict(tokens)["a"] for head in heads[:3]]).mean(dim=0)
+    expected = (inner + heads[3].predict(tokens)["a"]) / 2
+    assert torch.allclose(nested.predict(tokens)["a"], expected, atol=1e-6)
+
+
+def test_config_rebuilds_the_members() -> None:
+    heads = heads_25(8)
+    ensemble = HeadEnsemble.from_heads(heads, weights=[1.0] * 25)
+    again = HeadEnsemble.from_config(ensemble.config)
+    again.load_state_dict(ensemble.state_dict())
+    tokens = tokens_of(width=8)
+    for name, value in ensemble(tokens).items():
+        assert torch.equal(again(tokens)[name], value)
+    assert ensemble.heads[0] is heads[0]
+    again.reset_parameters()
+    assert not torch.equal(again(tokens)["GDM_g"], ensemble(tokens)["GDM_g"])
+
+
+MEMBER = {"type": "patch_mean", "config": {"embed_dim": 8, "tasks": [{"$": "Task", "name": "a"}]}}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"members": []}, "no members"),
+        ({"members": [{"type": "patch_mean"}]}, "expected {'type'"),
+        ({"members": [MEMBER | {"type": "patch_maen"}]}, r"Did you mean 'patch_mean'\?"),
+        ({"members": [{"type": "patch_mean_mlp", "config": {"embed_dim": 8}}]}, "no head with tasks"),
+        ({"members": [{"type": "patch_mean", "config": {"embed_dim": 8}}]}, "lacks tasks"),
+        ({"members": [MEMBER], "weights": [1.0, 2.0]}, "2 weights for 1 members"),
+        ({"members": [MEMBER], "weights": [-1.0]}, "0 or more"),
+        ({"members": [MEMBER], "weights": [0.0]}, "0 or more"),
+        ({"members": [MEMBER], "weights": [1.0], "reduce": "median"}, "no meaning"),
+        ({"members": [MEMBER], "reduce": "max"}, "reduce"),
+        ({"members": [MEMBER, {**MEMBER, "config": {**MEMBER["config"], "embed_dim": 9}}]}, r"\[8, 9\] channels"),
+    ],
+)
+def test_impossible_ensembles(arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        HeadEnsemble(**arguments)  # type: ignore[arg-type]
+
+
+def test_members_that_disagree_or_are_no_heads() -> None:
+    with pytest.raises(ConfigError, match="disagree about task 'a'"):
+        HeadEnsemble.from_heads([PatchMeanHead(8, [Task("a", unit="g")]), PatchMeanHead(8, [Task("a", unit="kg")])])
+    with pytest.raises(ConfigError, match="Linear"):
+        HeadEnsemble.from_heads([nn.Linear(1, 1)])
+    with pytest.raises(ConfigError, match="knows task 'a' has weight 0"):
+        HeadEnsemble.from_heads([PatchMeanHead(8, [Task("a")]), PatchMeanHead(8, [Task("b")])], weights=[0.0, 1.0])

@@ -1,0 +1,155 @@
+"""PatchMeanMLP and PatchMeanHead against plain formulas."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from dinoneck import ConfigError, PatchMeanHead, PatchMeanMLP, ShapeError, TargetTransform, Task, Tokens
+from dinoneck.heads.patch_mean import per_patch_together
+
+
+def tokens_of(x: torch.Tensor, rows: int, cols: int, prefix: int = 5) -> Tokens:
+    return Tokens.from_sequence(x, image_size=(rows * 16, cols * 16), patch_size=16, num_prefix_tokens=prefix)
+
+
+def plain(mlp: PatchMeanMLP, x: torch.Tensor) -> torch.Tensor:
+    """The design source's formula, written out in float64."""
+    x = x.double()
+    hidden = x @ mlp.hidden.weight.double().T + mlp.hidden.bias.double()
+    hidden = torch.where(hidden > 0, hidden, 0.01 * hidden)
+    out = hidden @ mlp.out.weight.double().T + mlp.out.bias.double()
+    if mlp.activation == "relu":
+        out = out.clamp_min(0)
+    elif mlp.activation == "softplus":
+        out = torch.log1p(out.exp())
+    elif mlp.activation == "sigmoid":
+        out = 1 / (1 + (-out).exp())
+    return out
+
+
+@pytest.mark.parametrize("activation", ["relu", "softplus", "sigmoid", None])
+@pytest.mark.parametrize("out_dim", [1, 3])
+def test_it_is_the_formula(activation: str | None, out_dim: int) -> None:
+    mlp = PatchMeanMLP(16, 8, out_dim, activation)  # type: ignore[arg-type]
+    x = torch.randn(3, 7, 16)
+    assert torch.allclose(mlp.per_patch(x).double(), plain(mlp, x), atol=1e-6)
+    assert torch.allclose(mlp(x).double(), plain(mlp, x).mean(dim=1), atol=1e-6)
+
+
+def test_the_activation_stands_before_the_mean() -> None:
+    mlp = PatchMeanMLP(1, 1, 1)
+    with torch.no_grad():
+        mlp.hidden.weight.fill_(1.0), mlp.hidden.bias.fill_(0.0)  # noqa: B018
+        mlp.out.weight.fill_(1.0), mlp.out.bias.fill_(-1.0)  # noqa: B018
+    x = torch.tensor([[[3.0], [0.0]]])
+    assert mlp(x).item() == pytest.approx(1.0)  # (2 + 0) / 2, not relu((2 - 1) / 2)
+
+
+def test_the_mean_does_not_know_the_order_of_patches() -> None:
+    mlp, x = PatchMeanMLP(16), torch.randn(2, 9, 16)
+    assert torch.allclose(mlp(x), mlp(x[:, torch.randperm(9)]), atol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e4])
+def test_no_relu_head_is_dead_at_the_start(scale: float) -> None:
+    """On tokens that share a large common part, as DINO's do, every patch must let gradients through."""
+    for seed in range(200):
+        torch.manual_seed(seed)
+        mlp = PatchMeanMLP(64)
+        x = (torch.randn(1, 1, 64) * 3 + torch.randn(4, 32, 64) * 0.3) * scale
+        mlp(x).sum().backward()
+        alive = mlp.per_patch(x) > 0
+        assert alive.float().mean() > 0.95
+        assert mlp.hidden.weight.grad.abs().max() > 0  # type: ignore[union-attr]
+
+
+def test_absorbing_a_scale_changes_nothing_but_the_input() -> None:
+    head = PatchMeanHead(16, [Task("a"), Task("b", dim=2, activation="relu")])
+    x, mean, std = torch.randn(2, 5 + 6, 16), torch.randn(16), torch.rand(16) + 0.1
+    before = head(tokens_of((x - mean) / std, 2, 3))
+    head.absorb_scale(mean, std)
+    after = head(tokens_of(x, 2, 3))
+    for name in before:
+        assert torch.allclose(before[name], after[name], atol=1e-5)
+
+
+@pytest.mark.parametrize("members", [1, 3, 25])
+def test_together_equals_one_by_one(members: int) -> None:
+    mlps = [PatchMeanMLP(24, 64 + 8 * (i % 3), 1 + i % 2, (None, "relu", "softplus")[i % 3]) for i in range(members)]  # type: ignore[arg-type]
+    x = torch.randn(6, 5 + 32, 24)
+    for mlp, answer in zip(mlps, per_patch_together(mlps, x, 5), strict=True):
+        assert torch.allclose(answer, mlp.per_patch(x[:, 5:]), atol=1e-6)
+
+
+def test_together_trains_like_one_by_one() -> None:
+    mlps = [PatchMeanMLP(24, 16).double() for _ in range(3)]
+    twins = copy.deepcopy(mlps)
+    x = torch.randn(2, 5 + 9, 24, dtype=torch.float64)
+    sum(a.square().sum() for a in per_patch_together(mlps, x, 5)).backward()  # type: ignore[union-attr]
+    sum(twin.per_patch(x[:, 5:]).square().sum() for twin in twins).backward()  # type: ignore[union-attr]
+    for one, other in zip(nn.ModuleList(mlps).parameters(), nn.ModuleList(twins).parameters(), strict=True):
+        assert torch.allclose(one.grad, other.grad, rtol=1e-12)  # type: ignore[arg-type]
+
+
+def test_head_reads_the_last_layer_and_only_patches() -> None:
+    head = PatchMeanHead(8, [Task("a", activation="relu"), Task("b", dim=3, kind="classification")])
+    x = torch.randn(2, 5 + 12, 8)
+    tokens = tokens_of(x, 3, 4)
+    out = head(tokens)
+    assert torch.allclose(out["a"], head.mlps[0](x[:, 5:]), atol=1e-6)
+    assert out["b"].shape == (2, 3)
+    poisoned = x.clone()
+    poisoned[:, :5] = 1e6
+    assert torch.allclose(head(tokens_of(poisoned, 3, 4))["a"], out["a"], atol=1e-6)
+    two = Tokens.from_sequence([torch.randn_like(x), x], image_size=(48, 64), patch_size=16, num_prefix_tokens=5)
+    assert torch.allclose(head(two)["a"], out["a"], atol=1e-6)
+
+
+def test_predictions_and_maps_in_natural_units() -> None:
+    task = Task("a", transform=TargetTransform(area=0.5, mean=3.0, std=2.0), minimum=0.0)
+    head = PatchMeanHead(8, [task, Task("r", dim=3, kind="ratio")])
+    tokens = tokens_of(torch.randn(2, 5 + 12, 8), 3, 4)
+    predicted, maps = head.predict(tokens), head.predict_maps(tokens)
+    expected = ((head(tokens)["a"] * 2 + 3) * 0.5).clamp_min(0)
+    assert torch.allclose(predicted["a"], expected, atol=1e-6)
+    assert not predicted["a"].requires_grad
+    assert maps["a"].shape == (2, 1, 3, 4)
+    assert torch.allclose(maps["a"].mean(dim=(2, 3)), ((head(tokens)["a"] * 2 + 3) * 0.5), atol=1e-5)
+    assert torch.allclose(maps["a"][1, 0, 2, 1], (head.per_patch(tokens)["a"][1, 2 * 4 + 1, 0] * 2 + 3) * 0.5)
+    assert torch.allclose(maps["r"].sum(dim=1), torch.ones(2, 3, 4))
+
+
+def test_refusals() -> None:
+    with pytest.raises(ShapeError, match=r"expected \(batch, N, 8\)"):
+        PatchMeanMLP(8)(torch.zeros(2, 3, 9))
+    with pytest.raises(ShapeError, match="9 channels.*built for 8.*another backbone"):
+        PatchMeanHead(8, [Task("a")])(tokens_of(torch.zeros(1, 6, 9), 1, 1))
+    for wrong in ({"embed_dim": 0}, {"hidden_dim": 0}, {"out_dim": 0}, {"activation": "gelu"}):
+        with pytest.raises(ConfigError):
+            PatchMeanMLP(**({"embed_dim": 8} | wrong))  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="'d' is 'dense'"):
+        PatchMeanHead(8, [Task("d", kind="dense")])
+    with pytest.raises(ConfigError):
+        PatchMeanHead(8, [])
+
+
+@pytest.mark.parametrize(
+    "change", [{"hidden_dim": 5}, {"out_dim": 2}, {"activation": None}, {"activation": "softplus"}, {"embed_dim": 4}]
+)
+def test_every_option_changes_something(change: dict[str, object]) -> None:
+    torch.manual_seed(1)
+    one = PatchMeanMLP(3, 6)
+    torch.manual_seed(1)
+    other = PatchMeanMLP(**({"embed_dim": 3, "hidden_dim": 6} | change))  # type: ignore[arg-type]
+    x = torch.randn(1, 4, other.embed_dim)
+    same_shape = x.shape[-1] == 3 and one(x).shape == other(x).shape
+    assert not (same_shape and torch.equal(one(x), other(x)))
+
+
+def test_leaky_slope_is_torchs_default() -> None:
+    assert F.leaky_relu(torch.tensor(-1.0)).item() == pytest.approx(-0.01)

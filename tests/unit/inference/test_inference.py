@@ -1,0 +1,217 @@
+"""Views, presets and the predictor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dinoneck import (
+    Backbone,
+    CheckpointError,
+    ConfigError,
+    HeadCheckpoint,
+    HeadEnsemble,
+    PatchMeanHead,
+    PatchMeanMLP,
+    Predictor,
+    TargetTransform,
+    Task,
+    load_backbone,
+    save_head,
+)
+from dinoneck.inference import VIEWS, preset
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (4, 4), (1, 7)])
+def test_views_undo_themselves_on_every_shape(shape: tuple[int, int]) -> None:
+    image = torch.arange(shape[0] * shape[1]).reshape(1, 1, *shape)
+    assert [view.name for view in VIEWS["d6"]] == ["original", "hflip", "vflip", "hvflip", "rot90", "rot270"]
+    for view in VIEWS["d6"]:
+        assert torch.equal(view.undo(view.apply(image)), image), view
+
+
+def test_views_are_what_they_are_called() -> None:
+    image = torch.tensor([[1, 2, 3], [4, 5, 6]])[None, None]
+    expected = {
+        "original": [[1, 2, 3], [4, 5, 6]],
+        "hflip": [[3, 2, 1], [6, 5, 4]],
+        "vflip": [[4, 5, 6], [1, 2, 3]],
+        "hvflip": [[6, 5, 4], [3, 2, 1]],
+        "rot90": [[3, 6], [2, 5], [1, 4]],  # counter-clockwise
+        "rot270": [[4, 1], [5, 2], [6, 3]],
+    }
+    for view in VIEWS["d6"]:
+        assert view.apply(image)[0, 0].tolist() == expected[view.name]
+    assert [view.name for view in VIEWS["flip4"]] == list(expected)[:4]
+
+
+def place_blind(backbone: Backbone) -> Backbone:
+    """A backbone whose tokens see their own patch only, the same way everywhere."""
+    with torch.no_grad():
+        for key, parameter in backbone.adapter.model.named_parameters():
+            if "gamma" in key:
+                parameter.zero_()
+        weight = backbone.adapter.model.patch_embed.proj.weight
+        weight.copy_(weight.mean(dim=(2, 3), keepdim=True).expand_as(weight))
+    return backbone
+
+
+def test_maps_of_all_views_come_back_to_the_photo() -> None:
+    backbone = place_blind(load_backbone("dinoneck_tiny"))
+    head = PatchMeanHead(64, [Task("a"), Task("b", transform=TargetTransform(area=2.0))])
+    photo = torch.rand(3, 32, 80)
+    plain = Predictor(head, backbone)(photo, maps=True)[0]
+    for tta in ("flip4", "d6"):
+        averaged = Predictor(head, backbone, tta=tta)(photo, maps=True)[0]  # type: ignore[arg-type]
+        assert averaged["maps"]["a"].shape == (1, 2, 5)
+        for name in ("a", "b"):
+            assert np.allclose(averaged["maps"][name], plain["maps"][name], atol=1e-5)
+            assert averaged[name] == pytest.approx(plain[name], abs=1e-5)
+
+
+def test_views_are_averaged_in_natural_units(tiny: Backbone) -> None:
+    head = PatchMeanHead(64, [Task("a", transform=TargetTransform(log1p=True, mean=1.0, std=2.0), activation="relu")])
+    images = tiny.preprocess(torch.rand(3, 32, 48))
+    each = [head.predict(tiny(view.apply(images)))["a"].item() for view in VIEWS["d6"]]
+    got = Predictor(head, tiny, tta="d6")(torch.rand(3, 32, 48))[0]["a"]
+    assert got != pytest.approx(np.mean(each))  # another photo
+    torch.manual_seed(0)
+    head = PatchMeanHead(64, head.tasks)
+    photo = torch.rand(3, 32, 48)
+    images = tiny.preprocess(photo)
+    each = [head.predict(tiny(view.apply(images)))["a"].item() for view in VIEWS["d6"]]
+    assert Predictor(head, tiny, tta="d6")(photo)[0]["a"] == pytest.approx(np.mean(each), rel=1e-5)
+
+
+def test_all_views_of_a_square_photo_are_one_pass(tiny: Backbone) -> None:
+    sizes: list[int] = []
+    hook = tiny.adapter.model.patch_embed.register_forward_hook(lambda m, i, o: sizes.append(len(i[0])))
+    head = PatchMeanHead(64, [Task("a")])
+    Predictor(head, tiny, tta="flip4")([torch.rand(3, 32, 32)] * 2)
+    assert sizes == [8]
+    Predictor(head, tiny, tta="d6")(torch.rand(3, 32, 32))
+    hook.remove()
+    assert sizes == [8, 4, 2]
+
+
+@pytest.fixture
+def saved(tiny: Backbone, tmp_path: Path) -> Path:
+    """A folder with the heads of three folds."""
+    prep = tiny.preprocess.changed(size=(32, 64))
+    for fold in range(3):
+        torch.manual_seed(fold)
+        head = PatchMeanHead(64, [Task("a", unit="g"), Task("s", dim=2, kind="classification", labels=("x", "y"))])
+        save_head(tmp_path / f"fold-{fold}.safetensors", head, backbone=tiny, preprocess=prep)
+    return tmp_path
+
+
+def test_from_files_alone(saved: Path, tiny: Backbone, tmp_path: Path) -> None:
+    photo = np.random.RandomState(0).randint(0, 255, (50, 90, 3), np.uint8)
+    Image.fromarray(photo).save(tmp_path / "p.png")
+    heads = [HeadCheckpoint.load(file).build() for file in sorted(saved.glob("*.safetensors"))]
+    tokens = tiny(tiny.preprocess(photo, size=(32, 64)))
+    expected = np.mean([head.predict(tokens)["a"].item() for head in heads])
+    shares = np.mean([head.predict(tokens)["s"][0].numpy() for head in heads], axis=0)
+    for source in (saved, str(saved), sorted(saved.glob("*.safetensors"))):
+        [result] = Predictor(source)(tmp_path / "p.png")
+        assert result["a"] == pytest.approx(expected, rel=1e-5)
+        assert np.allclose(result["s"], shares, atol=1e-6)
+        assert "maps" not in result
+
+
+def test_one_pass_for_heads_of_several_layers(tiny: Backbone, tmp_path: Path) -> None:
+    shallow, deep = tiny.with_layers([1]), tiny.with_layers([2, 4])
+    prep = tiny.preprocess.changed(size=(32, 32))
+    heads = [PatchMeanHead(64, [Task("a")]), PatchMeanHead(64, [Task("a"), Task("b")])]
+    save_head(tmp_path / "1.safetensors", heads[0], backbone=shallow, preprocess=prep)
+    save_head(tmp_path / "2.safetensors", heads[1], backbone=deep, preprocess=prep)
+    predictor = Predictor(tmp_path)
+    assert predictor.backbone.layers == (1, 2, 4)
+    photo = torch.rand(3, 32, 32)
+    images = prep(photo)
+    a0, both = heads[0].predict(shallow(images)), heads[1].predict(deep(images))
+    [result] = predictor(photo, maps=True)
+    assert result["a"] == pytest.approx((a0["a"].item() + both["a"].item()) / 2, rel=1e-5)
+    assert result["b"] == pytest.approx(both["b"].item(), rel=1e-5)
+    assert result["maps"]["a"].shape == (1, 2, 2)
+
+
+def test_photos_of_different_sizes_keep_their_order(tiny: Backbone) -> None:
+    predictor = Predictor(PatchMeanHead(64, [Task("a")]), tiny, batch_size=3)
+    photos = [torch.rand(3, 32, 32), torch.rand(3, 48, 32), torch.rand(3, 32, 32), torch.rand(3, 16, 16)]
+    together = [row["a"] for row in predictor(photos)]
+    assert together == pytest.approx([predictor(photo)[0]["a"] for photo in photos], rel=1e-5)
+
+
+def test_blur_is_applied_and_recorded(tiny: Backbone, tmp_path: Path) -> None:
+    head = PatchMeanHead(64, [Task("a")])
+    photo = torch.rand(3, 32, 32)
+    sharp, soft = (Predictor(head, tiny, blur=blur)(photo)[0]["a"] for blur in (None, 5))
+    assert sharp != soft
+    save_head(tmp_path / "h.safetensors", head, backbone=tiny, preprocess=tiny.preprocess.changed(blur=5))
+    recorded = Predictor(tmp_path / "h.safetensors")
+    assert recorded.preprocess.blur == 5
+    assert recorded(photo)[0]["a"] == pytest.approx(soft, rel=1e-6)
+
+
+def test_what_does_not_fit_is_refused(saved: Path, tiny: Backbone, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="does not fit this head.*seed 1"):
+        Predictor(saved, load_backbone("dinoneck_tiny", seed=1))
+    with pytest.raises(CheckpointError, match="which backbone they need; pass backbone="):
+        Predictor(PatchMeanHead(64, [Task("a")]))
+    with pytest.raises(ConfigError, match="tta is 'flip'"):
+        Predictor(saved, tta="flip")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="batch_size"):
+        Predictor(saved, batch_size=0)
+    with pytest.raises(CheckpointError, match="no heads"):
+        Predictor([])
+    with pytest.raises(CheckpointError, match="holds no head files"):
+        (tmp_path / "empty").mkdir()
+        Predictor(tmp_path / "empty")
+    with pytest.raises(CheckpointError, match="no head with tasks"):
+        Predictor(PatchMeanMLP(64), tiny)
+    other = tiny.preprocess.changed(size=(64, 64))
+    save_head(saved / "x.safetensors", PatchMeanHead(64, [Task("a")]), backbone=tiny, preprocess=other)
+    with pytest.raises(CheckpointError, match="prepared differently"):
+        Predictor(saved)
+    wrapped = tiny.record() | {"weights": {"kind": "file"}}
+    save_head(tmp_path / "w.safetensors", PatchMeanHead(64, [Task("a")]), backbone=wrapped)
+    with pytest.raises(CheckpointError, match="load it yourself and pass backbone="):
+        Predictor(tmp_path / "w.safetensors")
+
+
+def test_ensembles_and_checkpoints_are_heads_too(saved: Path, tiny: Backbone) -> None:
+    photo = torch.rand(3, 32, 64)
+    checkpoints = [HeadCheckpoint.load(file) for file in sorted(saved.glob("fold-*.safetensors"))]
+    expected = Predictor(saved)(photo)[0]["a"]
+    assert Predictor(checkpoints)(photo)[0]["a"] == pytest.approx(expected)
+    ensemble = HeadEnsemble.from_heads([c.build() for c in checkpoints])  # type: ignore[misc]
+    prep = checkpoints[0].preprocess
+    assert Predictor(ensemble, tiny, preprocess=prep)(photo)[0]["a"] == pytest.approx(expected)
+
+
+def test_preset_lb066() -> None:
+    recipe = preset("lb066")
+    with torch.device("meta"):
+        backbone = recipe.load_backbone(pretrained=False)
+        prep = recipe.preprocess(backbone)
+        tokens = backbone(torch.zeros(2, 3, *(prep.size or ())))
+        assert tokens.sequence[0].shape == (2, 257, 1536)
+        assert tokens.grid == (16, 16)
+        assert tokens.layers == (39,)
+        heads = recipe.heads(1536)
+        assert [head.tasks[0].name for head in heads] == [
+            "Dry_Clover_g", "Dry_Dead_g", "Dry_Green_g", "Dry_Total_g", "GDM_g"
+        ]  # fmt: skip
+        assert heads[0].mlps[0].hidden.weight.shape == (128, 1536)
+        assert heads[0](tokens)["Dry_Clover_g"].shape == (2, 1)
+    assert tokens.normed is True
+    assert (prep.fit, prep.mean, prep.record()["blur"]["sigma"]) == ("stretch", (0.485, 0.456, 0.406), pytest.approx(1.1))
+    assert len(VIEWS[recipe.tta]) == 6
+    assert recipe.hub_id == "facebook/dinov2-giant"
+    with pytest.raises(ConfigError, match=r"Did you mean 'lb066'\?"):
+        preset("lb66")

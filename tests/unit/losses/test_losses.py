@@ -1,0 +1,125 @@
+"""Losses: what a mask hides counts for nothing, and formulas are the textbook's."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from dinoneck import ConfigError, ShapeError, Task
+from dinoneck.losses import TaskLoss, masked_cross_entropy, masked_mse, masked_smooth_l1, ratio_mse
+
+torch.manual_seed(0)
+PRED = torch.randn(4, 3, dtype=torch.float64)
+TRUE = torch.randn(4, 3, dtype=torch.float64)
+
+
+def test_without_a_mask_they_are_torchs() -> None:
+    assert torch.allclose(masked_mse(PRED, TRUE), F.mse_loss(PRED, TRUE))
+    for beta in (0.3, 1.0, 5.0):
+        assert torch.allclose(masked_smooth_l1(PRED, TRUE, beta=beta), F.smooth_l1_loss(PRED, TRUE, beta=beta))
+    shares = TRUE.softmax(dim=-1)
+    assert torch.allclose(ratio_mse(PRED, shares), F.mse_loss(PRED.softmax(dim=-1), shares))
+    labels = torch.tensor([0, 2, 1, 1])
+    assert torch.allclose(masked_cross_entropy(PRED, labels), F.cross_entropy(PRED, labels))
+    assert torch.allclose(masked_cross_entropy(PRED, shares), F.cross_entropy(PRED, shares))
+
+
+@pytest.mark.parametrize("mask", [torch.tensor([1, 0, 1, 1]), torch.rand(4, 3) > 0.4, torch.tensor([[1, 0, 1]])])
+@pytest.mark.parametrize("loss", [masked_mse, masked_smooth_l1])
+def test_masked_values_count_for_nothing(mask: torch.Tensor, loss) -> None:  # type: ignore[no-untyped-def]
+    keep = (mask if mask.ndim == 2 else mask[:, None]).bool().expand(4, 3)
+    pred = PRED.clone().requires_grad_()
+    total = loss(pred, torch.where(keep, TRUE, torch.nan), mask)
+    reference = {masked_mse: F.mse_loss, masked_smooth_l1: F.smooth_l1_loss}[loss]
+    assert torch.allclose(total, reference(PRED[keep], TRUE[keep]))
+    total.backward()
+    assert (pred.grad[~keep] == 0).all()  # type: ignore[index]
+    assert pred.grad[keep].abs().min() > 0  # type: ignore[index]
+
+
+def test_everything_masked_is_zero_with_zero_gradient() -> None:
+    none = torch.zeros(4, dtype=torch.bool)
+    for loss in (masked_mse, masked_smooth_l1, ratio_mse):
+        pred = PRED.clone().requires_grad_()
+        total = loss(pred, torch.full_like(TRUE, torch.nan), none)
+        total.backward()
+        assert total.item() == 0
+        assert (pred.grad == 0).all()
+    pred = PRED.clone().requires_grad_()
+    for target in (torch.full((4,), -1), torch.full((4, 3), torch.nan)):
+        total = masked_cross_entropy(pred, target, none)
+        total.backward()
+        assert total.item() == 0
+    assert (pred.grad == 0).all()
+    assert masked_cross_entropy(PRED, torch.full((4,), 255), ignore_index=255).item() == 0
+
+
+def test_ignored_labels() -> None:
+    labels = torch.tensor([0, 255, 2, 1])
+    keep = labels != 255
+    assert torch.allclose(
+        masked_cross_entropy(PRED, labels, ignore_index=255), F.cross_entropy(PRED[keep], labels[keep])
+    )
+
+
+def test_gradients() -> None:
+    pred = PRED.clone().requires_grad_()
+    mask = torch.tensor([1, 0, 1, 1])
+    for loss in (masked_mse, masked_smooth_l1, ratio_mse):
+        assert torch.autograd.gradcheck(lambda p, loss=loss: loss(p, TRUE, mask), (pred,))
+    assert torch.autograd.gradcheck(lambda p: masked_cross_entropy(p, torch.tensor([0, 1, 2, 2]), mask), (pred,))
+
+
+def test_half_precision_is_compared_in_float32() -> None:
+    pred = torch.full((2, 1), 800.0, dtype=torch.float16)
+    assert masked_mse(pred, torch.zeros(2, 1, dtype=torch.float16)).item() == 640000.0
+
+
+def test_shapes_that_do_not_fit() -> None:
+    with pytest.raises(ShapeError, match=r"\(4, 3\) and target \(4,\)"):
+        masked_mse(PRED, TRUE[:, 0])
+    with pytest.raises(ShapeError, match="mask"):
+        masked_mse(PRED, TRUE, torch.ones(3))
+    with pytest.raises(ShapeError, match="mask"):
+        masked_cross_entropy(PRED, torch.zeros(4, dtype=torch.long), torch.ones(3))
+    with pytest.raises(ShapeError, match="reach 3"):
+        masked_cross_entropy(PRED, torch.tensor([0, 1, 2, 3]))
+    with pytest.raises(ShapeError, match=r"expected \(B, K\)"):
+        masked_cross_entropy(PRED[0], torch.tensor(1))
+    with pytest.raises(ConfigError, match="beta is 0"):
+        masked_smooth_l1(PRED, TRUE, beta=0)
+
+
+def test_task_loss_is_the_sum_of_weighted_parts() -> None:
+    tasks = [
+        Task("main", dim=3, loss="smooth_l1", weight=(1.0, 0.6, 0.3)),
+        Task("state", dim=4, kind="classification", weight=0.1),
+        Task("aux", dim=2, loss="smooth_l1", weight=0.1),
+        Task("ratio", dim=3, kind="ratio", weight=2.0),
+    ]
+    outputs = {"main": PRED, "state": torch.randn(4, 4).double(), "aux": PRED[:, :2], "ratio": PRED}
+    shares = TRUE.softmax(dim=-1)
+    targets = {"main": TRUE, "state": torch.tensor([3, 0, 1, 1]), "aux": TRUE[:, :2], "ratio": shares}
+    total, parts = TaskLoss(tasks)(outputs, targets)
+    main = sum(w * F.smooth_l1_loss(PRED[:, i], TRUE[:, i]) for i, w in enumerate((1.0, 0.6, 0.3)))
+    assert torch.allclose(parts["main"], main)  # type: ignore[arg-type]
+    assert torch.allclose(parts["state"], 0.1 * F.cross_entropy(outputs["state"], targets["state"]))
+    assert torch.allclose(parts["aux"], 0.1 * F.smooth_l1_loss(PRED[:, :2], TRUE[:, :2]))
+    assert torch.allclose(parts["ratio"], 2 * F.mse_loss(PRED.softmax(dim=-1), shares))
+    assert torch.allclose(total, sum(parts.values()))  # type: ignore[arg-type]
+    masks = {"main": torch.tensor([True, False, True, True]), "aux": torch.rand(4, 2) > 0.3}
+    _, masked = TaskLoss(tasks)(outputs, targets, masks)
+    kept = sum(w * F.smooth_l1_loss(PRED[[0, 2, 3], i], TRUE[[0, 2, 3], i]) for i, w in enumerate((1.0, 0.6, 0.3)))
+    assert torch.allclose(masked["main"], kept)  # type: ignore[arg-type]
+    assert torch.equal(masked["ratio"], parts["ratio"])
+
+
+def test_task_loss_refusals() -> None:
+    loss = TaskLoss([Task("a")])
+    with pytest.raises(ShapeError, match="outputs lack task 'a'; they hold b"):
+        loss({"b": PRED}, {})
+    with pytest.raises(ShapeError, match="targets lack task 'a'; they hold nothing"):
+        loss({"a": PRED}, {})
+    with pytest.raises(ConfigError, match="dense"):
+        TaskLoss([Task("d", kind="dense")])

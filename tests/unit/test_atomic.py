@@ -1,0 +1,70 @@
+"""Whole files or none."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dinoneck.atomic import STALE_AFTER_S, write_text, write_whole
+
+
+def test_writes_and_replaces(tmp_path: Path) -> None:
+    path = tmp_path / "a b ü.txt"
+    write_text(path, "eins")
+    write_whole(path, [b"zw", memoryview(b"ei")])
+    assert path.read_text() == "zwei"
+    assert os.listdir(tmp_path) == [path.name]
+
+
+def test_a_failure_keeps_the_old_file_and_leaves_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    write_text(path, "old")
+
+    def broken() -> Iterator[bytes]:
+        yield b"new"
+        raise RuntimeError("power cut")
+
+    with pytest.raises(RuntimeError, match="power cut"):
+        write_whole(path, broken())
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_mode_and_links_survive(tmp_path: Path) -> None:
+    real = tmp_path / "real"
+    real.write_text("x")
+    real.chmod(0o640)
+    link = tmp_path / "link"
+    link.symlink_to(real)
+    write_text(link, "y")
+    assert link.is_symlink()
+    assert real.read_text() == "y"
+    assert real.stat().st_mode & 0o777 == 0o640
+
+
+def test_impossible_targets(tmp_path: Path) -> None:
+    with pytest.raises(IsADirectoryError, match="is a folder"):
+        write_text(tmp_path, "x")
+    with pytest.raises(FileNotFoundError, match="create it first"):
+        write_text(tmp_path / "no" / "file", "x")
+
+
+def test_long_names(tmp_path: Path) -> None:
+    path = tmp_path / ("ü" * 127)  # 254 bytes
+    write_text(path, "x")
+    assert path.read_text() == "x"
+
+
+def test_stale_leftovers_of_the_same_file_are_cleared(tmp_path: Path) -> None:
+    old, young, other = (tmp_path / name for name in (".f.00.dinoneck-tmp", ".f.11.dinoneck-tmp", ".g.00.dinoneck-tmp"))
+    for path in (old, young, other):
+        path.write_text("half")
+    past = time.time() - STALE_AFTER_S - 10
+    os.utime(old, (past, past))
+    os.utime(other, (past, past))
+    write_text(tmp_path / "f", "x")
+    assert sorted(os.listdir(tmp_path)) == [".f.11.dinoneck-tmp", ".g.00.dinoneck-tmp", "f"]

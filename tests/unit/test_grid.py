@@ -1,0 +1,242 @@
+"""TokenGrid: index images and exact maps, not shapes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from dinoneck import ConfigError, DataError, GridError, GridSize, ShapeError, TokenGrid
+
+# grids that matter: every small one, odd ones, and those whose N is a square although they are not (16:9 photos)
+GRIDS = sorted(
+    {(r, c) for r in range(1, 9) for c in range(1, 9)}
+    | {(9 * a, 16 * a) for a in (1, 2, 3, 4)}
+    | {(16, 9), (4, 9), (2, 8), (8, 32), (30, 60), (15, 31), (31, 15), (63, 64), (64, 64), (1, 64), (64, 1), (37, 37)}
+)
+
+
+def index_image(rows: int, cols: int, patch: int) -> torch.Tensor:
+    """Patch (r, c) of the image has the value r * cols + c."""
+    index = torch.arange(rows * cols, dtype=torch.float64).reshape(1, 1, rows, cols)
+    return index.repeat_interleave(patch, dim=2).repeat_interleave(patch, dim=3)
+
+
+@pytest.mark.parametrize("patch", [14, 16])
+def test_patch_r_c_lands_at_r_c(patch: int) -> None:
+    for rows, cols in GRIDS:
+        image = index_image(rows, cols, patch)
+        patches = torch.nn.functional.unfold(image, patch, stride=patch).transpose(1, 2)[..., :1]
+        grid = TokenGrid(patch)
+        maps = grid(patches, image.shape[-2:])
+        assert torch.equal(maps[0, 0], torch.arange(rows * cols, dtype=torch.float64).reshape(rows, cols)), (rows, cols)
+        assert torch.equal(grid.flatten(maps), patches)
+
+
+def test_every_grid_up_to_64_is_told_not_guessed() -> None:
+    grid = TokenGrid(16)
+    for rows in range(1, 65):
+        for cols in range(1, 65):
+            assert grid.size((rows * 16, cols * 16)) == GridSize(rows, cols)
+    assert GridSize(30, 60).count == 1800
+
+
+def test_maps_are_views_of_the_tokens() -> None:
+    sequence = torch.randn(2, 5 + 12, 8)
+    patches = sequence[:, 5:]
+    maps = TokenGrid(16)(patches, (48, 64))
+    assert maps.data_ptr() == patches.data_ptr()
+    assert maps.stride() == (17 * 8, 1, 4 * 8, 8)
+    assert TokenGrid(16).flatten(maps).data_ptr() == patches.data_ptr()
+
+
+def test_a_wrong_number_of_tokens_is_refused_with_all_numbers() -> None:
+    with pytest.raises(GridError, match=r"17 patch tokens do not fill a grid of 3 rows x 4 cols = 12"):
+        TokenGrid(16)(torch.zeros(1, 17, 8), (48, 64))
+    with pytest.raises(ShapeError, match=r"\(17, 8\)"):
+        TokenGrid(16)(torch.zeros(17, 8), (48, 64))
+    with pytest.raises(ShapeError):
+        TokenGrid(16).flatten(torch.zeros(3, 4))
+
+
+@pytest.mark.parametrize(
+    ("policy", "size", "expected"),
+    [
+        ("crop", (361, 483), (22, 30)),
+        ("pad", (361, 483), (23, 31)),
+        ("resize", (361, 483), (23, 30)),
+        ("resize", (3, 5), (1, 1)),
+        ("pad", (1, 17), (1, 2)),
+    ],
+)
+def test_policies_for_sizes_the_patch_does_not_divide(policy: str, size: tuple[int, int], expected: tuple) -> None:
+    assert TokenGrid(16, policy).size(size) == GridSize(*expected)
+
+
+def test_the_error_policy_names_size_patch_and_remedies() -> None:
+    with pytest.raises(GridError, match=r"480x361 px.*361 % 16 = 9.*'crop' \(480x352\), 'pad' \(480x368\) or 'resize'"):
+        TokenGrid(16).size((480, 361))
+    with pytest.raises(GridError, match="smaller than the patch"):
+        TokenGrid(16, "crop").size((10, 32))
+    with pytest.raises(GridError, match="at least 1"):
+        TokenGrid(16).size((0, 32))
+    with pytest.raises(GridError, match="height, width"):
+        TokenGrid(16).size((16, 16, 3))
+
+
+@pytest.mark.parametrize("patch", [0, -1, True, 1.5, (16,), (16, 0)])
+def test_impossible_patches_are_refused(patch: object) -> None:
+    with pytest.raises(ConfigError, match="patch_size"):
+        TokenGrid(patch)  # type: ignore[arg-type]
+
+
+def test_unknown_policy_is_refused() -> None:
+    with pytest.raises(ConfigError, match="'stretch'.*error, crop, pad, resize"):
+        TokenGrid(16, "stretch")  # type: ignore[arg-type]
+
+
+def coordinate_image(height: int, width: int) -> torch.Tensor:
+    """Channel 0 holds x, channel 1 holds y of every pixel's centre."""
+    ys, xs = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
+    return torch.stack((xs, ys))[None].double()
+
+
+@pytest.mark.parametrize("policy", ["crop", "pad", "resize"])
+@pytest.mark.parametrize("size", [(45, 70), (33, 31), (64, 50), (16, 48)])
+def test_prepared_pixels_know_where_they_came_from(policy: str, size: tuple[int, int]) -> None:
+    grid = TokenGrid(16, policy)  # type: ignore[arg-type]
+    prepared = grid.prepare(coordinate_image(*size))
+    assert prepared.images.shape[-2:] == (prepared.grid.rows * 16, prepared.grid.cols * 16)
+    places = coordinate_image(*prepared.images.shape[-2:])[0].flatten(1).T
+    told = prepared.to_original(places)
+    assert torch.allclose(prepared.to_prepared(told), places, atol=1e-9)
+    read = prepared.images[0].flatten(1).T
+    inside = ((told > 2) & (told < torch.tensor([size[1], size[0]]) - 2)).all(dim=1)  # resampling bends the rim
+    if policy == "pad":
+        real = (told < torch.tensor([size[1], size[0]])).all(dim=1)
+        assert (read[~real] == 0).all()
+        inside = real
+    tolerance = 0.75 if policy == "resize" else 1e-9
+    assert inside.any()
+    assert (read[inside] - told[inside]).abs().max() <= tolerance
+
+
+def test_crop_keeps_the_centre_and_pad_adds_at_the_end() -> None:
+    image = coordinate_image(35, 33)
+    assert torch.equal(TokenGrid(16, "crop").prepare(image).images, image[..., 1:33, :32])
+    padded = TokenGrid(16, "pad").prepare(image)
+    assert torch.equal(padded.images[..., :35, :33], image)
+    assert padded.valid.shape == (3, 3)
+    assert padded.valid.all()
+
+
+def test_prepare_keeps_dtype_and_refuses_to_resize_integers() -> None:
+    image = torch.randint(0, 255, (1, 3, 35, 40), dtype=torch.uint8)
+    assert TokenGrid(16, "pad").prepare(image).images.dtype == torch.uint8
+    with pytest.raises(DataError, match=r"uint8.*floating point"):
+        TokenGrid(16, "resize").prepare(image)
+    with pytest.raises(ShapeError):
+        TokenGrid(16).prepare(image[0])
+    same = torch.zeros(1, 3, 32, 32)
+    assert TokenGrid(16, "resize").prepare(same).images is same
+
+
+@pytest.mark.parametrize("policy", ["error", "crop", "pad", "resize"])
+@pytest.mark.parametrize("patch", [14, 16, (8, 16)])
+def test_sampling_at_cell_centres_returns_the_cells(policy: str, patch: object) -> None:
+    grid = TokenGrid(patch, policy)  # type: ignore[arg-type]
+    size = (grid.patch_height * 3, grid.patch_width * 5)
+    if policy != "error":
+        size = (size[0] + 3, size[1] + 5)
+    rows, cols = grid.size(size)
+    maps = torch.arange(2 * rows * cols, dtype=torch.float64).reshape(1, 2, rows, cols)
+    centres = grid.cell_centers(size).double()
+    assert torch.allclose(grid.sample(maps, centres, size)[0], maps[0].flatten(1).T, atol=1e-4)
+
+
+def test_sampling_is_bilinear_and_clamped_at_the_border() -> None:
+    grid = TokenGrid(16)
+    ramp = ((torch.arange(4) + 0.5) * 16).double().expand(1, 1, 3, 4)  # x of every cell's centre
+    points = torch.tensor([[10.0, 8.0], [20.0, 30.0], [55.5, 47.0], [0.0, 0.0], [64.0, 48.0], [-99.0, 999.0]]).double()
+    read = grid.sample(ramp, points, (48, 64))[0, :, 0]
+    assert torch.allclose(read, points[:, 0].clamp(8, 56))
+
+
+def test_sampling_takes_points_per_sample_and_half_precision() -> None:
+    grid, maps = TokenGrid(16), torch.randn(2, 3, 2, 2)
+    points = torch.tensor([[[8.0, 8.0]], [[24.0, 24.0]]])
+    read = grid.sample(maps, points, (32, 32))
+    assert torch.allclose(read[0, 0], maps[0, :, 0, 0])
+    assert torch.allclose(read[1, 0], maps[1, :, 1, 1])
+    halved = grid.sample(maps.half(), points, (32, 32))
+    assert halved.dtype == torch.float16
+    assert torch.allclose(halved.float(), read, atol=2e-3)
+    with pytest.raises(ShapeError, match="xy"):
+        grid.sample(maps, torch.zeros(3, 5, 2), (32, 32))
+    with pytest.raises(GridError, match="2x3 cells"):
+        grid.sample(maps, points, (32, 48))
+
+
+def test_sampling_gradients() -> None:
+    maps = torch.randn(1, 2, 3, 3, dtype=torch.float64, requires_grad=True)
+    points = torch.rand(4, 2, dtype=torch.float64) * 40 + 4
+    assert torch.autograd.gradcheck(lambda m: TokenGrid(16).sample(m, points, (48, 48)), (maps,))
+
+
+def test_labels_are_averaged_over_valid_pixels_only() -> None:
+    labels = torch.randn(2, 3, 32, 48)
+    mask = torch.rand(2, 32, 48) > 0.4
+    mask[0, :16, :16] = False
+    poisoned = torch.where(mask[:, None], labels, torch.nan)
+    values, weight = TokenGrid(16).reduce_labels(poisoned, mask)
+    assert values.shape == (2, 3, 2, 3)
+    assert weight.shape == (2, 2, 3)
+    for b in range(2):
+        for r in range(2):
+            for c in range(3):
+                cell = (b, slice(None), slice(16 * r, 16 * r + 16), slice(16 * c, 16 * c + 16))
+                keep = mask[b, cell[2], cell[3]]
+                assert weight[b, r, c] == keep.sum()
+                expected = labels[cell][:, keep].double().mean(dim=1).nan_to_num(0.0)
+                assert torch.allclose(values[b, :, r, c].double(), expected, atol=1e-6)
+    assert (values[0, :, 0, 0] == 0).all()
+
+
+def test_integer_labels_and_no_mask() -> None:
+    labels = torch.tensor([[0, 1], [1, 1]]).repeat_interleave(16, 0).repeat_interleave(16, 1)[None, None]
+    values, weight = TokenGrid(16).reduce_labels(labels)
+    assert values[0, 0].tolist() == [[0.0, 1.0], [1.0, 1.0]]
+    assert (weight == 256).all()
+
+
+@pytest.mark.parametrize("policy", ["crop", "pad", "resize"])
+def test_labels_follow_the_policy(policy: str) -> None:
+    size = (45, 70)
+    grid = TokenGrid(16, policy)  # type: ignore[arg-type]
+    labels = coordinate_image(*size)
+    values, weight = grid.reduce_labels(labels)
+    centres = grid.cell_centers(size).double().reshape(*grid.size(size), 2)
+    whole = weight[0] >= weight.max() - 1e-6  # cells that lie fully in the image average to their centre
+    assert whole.any()
+    got = values[0].permute(1, 2, 0)
+    # where resizing cuts a pixel, its value counts for both parts: a hundredth of a pixel
+    assert (got - centres)[whole].abs().max() < (0.02 if policy == "resize" else 1e-4)
+    if policy != "crop":
+        assert weight.sum().item() == pytest.approx(45 * 70)
+        total = (values * weight[:, None]).sum(dim=(2, 3))
+        assert torch.allclose(total, labels.sum(dim=(2, 3)), rtol=1e-9)
+
+
+def test_labels_that_do_not_fit_are_refused() -> None:
+    grid = TokenGrid(16)
+    with pytest.raises(ShapeError, match="labels"):
+        grid.reduce_labels(torch.zeros(32, 32))
+    with pytest.raises(ShapeError, match="mask"):
+        grid.reduce_labels(torch.zeros(1, 1, 32, 32), torch.ones(1, 16, 16, dtype=torch.bool))
+    with pytest.raises(DataError, match=r"1 label values.*not finite"):
+        grid.reduce_labels(torch.full((1, 1, 16, 16), 1.0).index_fill(3, torch.tensor([0]), 1.0).put(
+            torch.tensor([0]), torch.tensor([torch.nan])))
+
+
+def test_repr_says_what_it_is() -> None:
+    assert repr(TokenGrid((14, 16), "pad")) == "TokenGrid(patch=14x16 px, on_remainder='pad')"
+    assert not list(TokenGrid(16).parameters())

@@ -1,0 +1,118 @@
+"""Tasks and their transforms."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from dinoneck import ConfigError, DataError, ShapeError, TargetTransform, Task
+from dinoneck.tasks import activate, check_tasks
+
+@pytest.mark.parametrize("area", [None, 0.21])
+@pytest.mark.parametrize("log1p", [False, True])
+def test_inverse_is_exact_over_0_to_1000_grams(area: float | None, log1p: bool) -> None:
+    transform = TargetTransform(area=area, log1p=log1p).fit(torch.rand(50, dtype=torch.float64) * 180)
+    for dtype in (torch.float32, torch.float64):
+        grams = torch.linspace(0, 1000, 4001, dtype=dtype)
+        back = transform.inverse(transform.forward(grams))
+        assert back.dtype == dtype
+        # a z-score in float32 cannot say more of a value than a ten-millionth of the spread it was fitted on
+        scale = grams if dtype == torch.float64 else grams.clamp_min(1.0 if log1p else 180.0)
+        assert ((back - grams).abs() <= 1e-6 * scale + 1e-12).all()
+
+
+def test_forward_goes_area_then_log_then_z_score() -> None:
+    transform = TargetTransform(area=0.21, log1p=True, mean=5.0, std=0.5)
+    expected = (math.log1p(45.5 / 0.21) - 5.0) / 0.5
+    assert transform.forward(torch.tensor([45.5], dtype=torch.float64)).item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_fit_takes_population_statistics_and_skips_nan() -> None:
+    fitted = TargetTransform().fit([[1.0, 10.0], [3.0, torch.nan], [5.0, 30.0]])
+    assert fitted.mean == (3.0, 20.0)
+    assert fitted.std == pytest.approx((math.sqrt(8 / 3), 10.0))
+    assert TargetTransform().fit([2.0, 2.0]).std == 1e-6
+    first = TargetTransform(area=2.0, mean=9.0, std=9.0)
+    again = first.fit([2.0, 4.0])
+    assert (again.mean, again.std, again.area) == (1.5, 0.5, 2.0)
+    assert first.mean == 9.0
+
+
+def test_fit_and_forward_refuse_what_has_no_transform() -> None:
+    with pytest.raises(DataError, match="every one is NaN"):
+        TargetTransform().fit([[1.0, torch.nan], [2.0, torch.nan]])
+    with pytest.raises(DataError, match="infinite"):
+        TargetTransform().fit([1.0, torch.inf])
+    with pytest.raises(DataError, match="above -1; the smallest is -2"):
+        TargetTransform(log1p=True).fit([1.0, -2.0])
+    with pytest.raises(ShapeError, match="2 outputs"):
+        TargetTransform(mean=(1.0, 2.0)).forward(torch.zeros(4, 3))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"area": 0.0}, {"area": -1.0}, {"area": (1.0, 2.0)}, {"std": 0.0}, {"std": (1.0, -1.0)}, {"mean": math.nan},
+     {"mean": "0"}, {"log1p": 1}, {"mean": True}],
+)  # fmt: skip
+def test_impossible_transforms(wrong: dict[str, object]) -> None:
+    with pytest.raises(ConfigError):
+        TargetTransform(**wrong)  # type: ignore[arg-type]
+
+
+def test_inverse_never_clamps_but_minimum_does() -> None:
+    task = Task("x", transform=TargetTransform(mean=1.0, std=1.0), minimum=0)
+    output = torch.tensor([[-5.0], [0.5]])
+    assert task.natural(output).flatten().tolist() == [-4.0, 1.5]
+    assert task.predict(output).flatten().tolist() == [0.0, 1.5]
+
+
+def test_logits_become_probabilities() -> None:
+    for kind in ("classification", "ratio"):
+        shares = Task("s", dim=3, kind=kind).predict(torch.tensor([[0.0, 0.0, 0.0], [100.0, 0.0, 0.0]]))  # type: ignore[arg-type]
+        assert torch.allclose(shares, torch.tensor([[1 / 3] * 3, [1.0, 0.0, 0.0]]))
+    halved = Task("t").predict(torch.ones(2, 1, dtype=torch.bfloat16))
+    assert halved.dtype == torch.float32
+
+
+def test_defaults_by_kind() -> None:
+    assert Task("a").default_loss == "mse"
+    assert Task("a", loss="smooth_l1").default_loss == "smooth_l1"
+    assert Task("a", dim=3, kind="segmentation").default_loss == "cross_entropy"
+    assert Task("a", weight=(1, 0.6), dim=2).weight == (1.0, 0.6)
+    assert Task("a", labels=["x"]).labels == ("x",)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"name": ""}, {"name": "a b"}, {"name": "1a"}, {"name": 3}, {"dim": 0}, {"dim": 1.0}, {"kind": "regresion"},
+     {"activation": "gelu"}, {"loss": "l1"}, {"loss": "cross_entropy"}, {"weight": -1}, {"weight": (1.0, 2.0)},
+     {"weight": None}, {"beta": 0}, {"transform": "log"}, {"labels": ("a", "b")}, {"labels": (1,)}, {"minimum": "0"},
+     {"unit": 3}, {"ignore_index": "0"}],
+)  # fmt: skip
+def test_impossible_tasks(wrong: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match=r"Task|kind"):
+        Task(**({"name": "a"} | wrong))  # type: ignore[arg-type]
+
+
+def test_near_misses_are_named() -> None:
+    with pytest.raises(ConfigError, match=r"Did you mean 'regression'\?"):
+        Task("a", kind="regresion")  # type: ignore[arg-type]
+
+
+def test_check_tasks() -> None:
+    with pytest.raises(ConfigError, match="no tasks"):
+        check_tasks([], kinds=("regression",), owner="H")
+    with pytest.raises(ConfigError, match="several tasks named 'a'"):
+        check_tasks([Task("a"), Task("a")], kinds=("regression",), owner="H")
+    with pytest.raises(ConfigError, match="'a' is 'dense'"):
+        check_tasks([Task("a", kind="dense")], kinds=("regression",), owner="H")
+
+
+def test_activations() -> None:
+    x = torch.tensor([-1.0, 2.0])
+    assert activate(x, "relu").tolist() == [0.0, 2.0]
+    assert torch.allclose(activate(x, "softplus"), torch.log1p(x.exp()))
+    assert torch.allclose(activate(x, "sigmoid"), 1 / (1 + (-x).exp()))
+    assert activate(x, None) is x

@@ -1,0 +1,193 @@
+"""Tokens and FeaturePyramid: views, order, refusals, pytrees."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+import torch
+import torch._dynamo.testing
+from torch.utils import _pytree as pytree
+from torch.utils.data import DataLoader
+
+from dinoneck import ConfigError, FeaturePyramid, GridError, GridSize, ShapeError, Tokens, collate
+
+
+def make(batch: int = 2, rows: int = 3, cols: int = 4, registers: int = 4, layers: tuple[int, ...] = (7,)) -> Tokens:
+    """Tokens whose values say what they are: CLS -1, registers -2, -3, ..., patch (r, c) = r * cols + c."""
+    prefix = torch.tensor([-1.0 - i for i in range(1 + registers)])
+    one = torch.cat((prefix, torch.arange(rows * cols).float()))
+    sequence = [(one + 1000 * i)[None, :, None].expand(batch, -1, 5).contiguous() for i in range(len(layers))]
+    return Tokens.from_sequence(
+        sequence, image_size=(rows * 16, cols * 16), patch_size=16, num_prefix_tokens=1 + registers, layers=layers,
+        normed=True,
+    )
+
+
+@pytest.mark.parametrize("registers", [0, 4])
+@pytest.mark.parametrize("grid", [(3, 4), (9, 16), (1, 1), (30, 60)])
+def test_views_hold_what_their_names_say(registers: int, grid: tuple[int, int]) -> None:
+    rows, cols = grid
+    tokens = make(rows=rows, cols=cols, registers=registers)
+    assert tokens.grid == GridSize(rows, cols)
+    assert tokens.num_prefix_tokens == 1 + registers
+    assert (tokens.cls_token[0] == -1).all()
+    assert tokens.registers[0].shape == (2, registers, 5)
+    assert (tokens.registers[0] == torch.tensor([-2.0 - i for i in range(registers)])[None, :, None]).all()
+    assert torch.equal(tokens.maps()[0][1, 3], torch.arange(rows * cols).float().reshape(rows, cols))
+    assert tokens.patches[0].data_ptr() == tokens.sequence[0].data_ptr() + (1 + registers) * 5 * 4
+
+
+def test_sizes_and_defaults() -> None:
+    tokens = make()
+    assert tokens.image_size == (48, 64)
+    assert tokens.patch_size == 16
+    assert tokens.layers == (7,)
+    assert tokens.normed is True
+    bare = Tokens.from_sequence(torch.zeros(1, 6, 2), image_size=(28, 42), patch_size=(14, 14), num_prefix_tokens=0)
+    assert (bare.patch_size, bare.layers, bare.normed, bare.num_cls) == (14, None, None, 0)
+    tall = Tokens.from_sequence(torch.zeros(1, 6, 2), image_size=(16, 24), patch_size=(8, 8), num_prefix_tokens=0)
+    assert tall.grid == (2, 3)
+    with pytest.raises(ShapeError, match="carry no CLS"):
+        _ = bare.cls_token
+
+
+def test_from_patches_puts_the_others_in_front() -> None:
+    tokens = make()
+    again = Tokens.from_patches(
+        tokens.patches[0], grid=(3, 4), patch_size=16, cls_token=tokens.cls_token[0], registers=tokens.registers[0],
+        layers=[7], normed=True,
+    )
+    assert torch.equal(again.sequence[0], tokens.sequence[0])
+    assert again._describe() == tokens._describe()
+    plain = Tokens.from_patches(tokens.patches[0], grid=(3, 4), patch_size=16)
+    assert plain.sequence[0].data_ptr() == tokens.patches[0].data_ptr()
+    only_registers = Tokens.from_patches(tokens.patches[0], grid=(3, 4), patch_size=16, registers=tokens.registers[0])
+    assert (only_registers.num_cls, only_registers.num_registers) == (0, 4)
+
+
+def test_what_does_not_fit_is_refused_with_numbers() -> None:
+    with pytest.raises(GridError, match=r"18 tokens.*48x64 px.*3 rows x 4 cols = 12 patch tokens, plus 5 prefix"):
+        Tokens.from_sequence(torch.zeros(1, 18, 2), image_size=(48, 64), patch_size=16, num_prefix_tokens=5)
+    with pytest.raises(GridError, match="50x64"):
+        Tokens.from_sequence(torch.zeros(1, 17, 2), image_size=(50, 64), patch_size=16, num_prefix_tokens=5)
+    with pytest.raises(GridError, match="12 patch tokens do not fill a grid of 5 rows x 5 cols"):
+        Tokens.from_patches(torch.zeros(1, 12, 2), grid=(5, 5), patch_size=16)
+    with pytest.raises(GridError, match="grid"):
+        Tokens.from_patches(torch.zeros(1, 12, 2), grid=(0, 5), patch_size=16)
+    for wrong in (torch.zeros(12, 2), [], [torch.zeros(1, 12, 2), torch.zeros(1, 12, 3)]):
+        with pytest.raises(ShapeError):
+            Tokens.from_patches(wrong, grid=(3, 4), patch_size=16)
+    with pytest.raises(ShapeError, match=r"cls_token has shape \(2, 2\); expected \(1, 2\)"):
+        Tokens.from_patches(torch.zeros(1, 12, 2), grid=(3, 4), patch_size=16, cls_token=torch.zeros(2, 2))
+    with pytest.raises(ShapeError, match="1 tensors; the patches have 2 layers"):
+        Tokens.from_patches([torch.zeros(1, 12, 2)] * 2, grid=(3, 4), patch_size=16, cls_token=torch.zeros(1, 2))
+    with pytest.raises(ShapeError, match="2 blocks"):
+        Tokens.from_patches(torch.zeros(1, 12, 2), grid=(3, 4), patch_size=16, layers=[1, 2])
+    for prefix in (-1, 1.0, True):
+        with pytest.raises(ConfigError, match="num_prefix_tokens"):
+            Tokens.from_sequence(torch.zeros(1, 12, 2), image_size=(48, 64), patch_size=16, num_prefix_tokens=prefix)
+
+
+def test_layers_keep_order_and_duplicates() -> None:
+    tokens = make(layers=(11, 2, 5, 5))
+    assert tokens.last.layers == (5,)
+    assert torch.equal(tokens.last.sequence[0], tokens.sequence[3])
+    chosen = tokens.select([5, 11, 11])
+    assert chosen.layers == (5, 11, 11)
+    assert torch.equal(chosen.sequence[1], tokens.sequence[0])
+    assert tokens.select(2).sequence[0] is tokens.sequence[1]
+    with pytest.raises(ConfigError, match=r"\[3\] are not among.*\(11, 2, 5, 5\)"):
+        tokens.select([3])
+    with pytest.raises(ConfigError):
+        tokens.select([])
+    with pytest.raises(ConfigError, match="do not say which blocks"):
+        Tokens.from_patches(torch.zeros(1, 1, 2), grid=(1, 1), patch_size=16).select(0)
+
+
+def test_batches() -> None:
+    tokens = make(batch=3)
+    assert len(tokens) == 3
+    assert len(tokens[1]) == 1
+    assert len(tokens[-1]) == 1
+    assert len(tokens[torch.tensor([2, 0])]) == 2
+    assert len(tokens[1:]) == 2
+    assert [len(one) for one in tokens] == [1, 1, 1]
+    with pytest.raises(IndexError):
+        tokens[3]
+    joined = Tokens.cat([tokens[0], tokens[1:]])
+    assert torch.equal(joined.sequence[0], tokens.sequence[0])
+    with pytest.raises(ShapeError, match="cannot be joined"):
+        Tokens.cat([tokens, make(rows=4)])
+    with pytest.raises(ShapeError, match="no Tokens"):
+        Tokens.cat([])
+
+
+def test_moving_and_converting() -> None:
+    tokens = make()
+    assert tokens.to(dtype=torch.float16).sequence[0].dtype == torch.float16
+    assert tokens.to(torch.bfloat16).sequence[0].dtype == torch.bfloat16
+    assert tokens.to("cpu").sequence[0].device.type == "cpu"
+    grown = Tokens.from_patches(torch.zeros(1, 1, 2, requires_grad=True), grid=(1, 1), patch_size=16)
+    assert grown.sequence[0].requires_grad
+    assert not grown.detach().sequence[0].requires_grad
+
+
+def test_collate_in_a_data_loader() -> None:
+    tokens = make(batch=5)
+    samples = [{"tokens": tokens[i], "target": float(i), "name": str(i)} for i in range(5)]
+    batches = list(DataLoader(samples, batch_size=2, collate_fn=collate))  # type: ignore[arg-type]
+    assert [len(batch["tokens"]) for batch in batches] == [2, 2, 1]
+    assert batches[1]["target"].tolist() == [2.0, 3.0]
+    pair = collate([(tokens[0], [tokens[1], 1]), (tokens[2], [tokens[3], 2])])
+    assert isinstance(pair, tuple)
+    assert len(pair[0]) == 2
+    assert pair[1][1].tolist() == [1, 2]
+    grid = collate([GridSize(1, 2), GridSize(3, 4)])
+    assert grid.rows.tolist() == [1, 3]
+
+
+def test_pytree_leaves_are_tensors_and_grid() -> None:
+    tokens = make(layers=(3, 1))
+    leaves, spec = pytree.tree_flatten(tokens)
+    assert [type(leaf).__name__ for leaf in leaves] == ["Tensor", "Tensor", "int", "int"]
+    again = pytree.tree_unflatten(leaves, spec)
+    assert again._describe() == tokens._describe()
+    stored = pytree.treespec_loads(pytree.treespec_dumps(spec))
+    assert stored == spec
+    doubled = pytree.tree_map_only(torch.Tensor, lambda x: x * 2, tokens)
+    assert torch.equal(doubled.sequence[1], tokens.sequence[1] * 2)
+    paths = [pytree.keystr(path) for path, _ in pytree.tree_flatten_with_path(tokens)[0]]
+    assert paths == [".layer_0", ".layer_1", ".rows", ".cols"]
+
+
+def test_pyramid() -> None:
+    pyramid = FeaturePyramid((torch.zeros(1, 2, 4, 4), torch.zeros(1, 2, 2, 2)), (16, 32))
+    assert list(pyramid.as_dict()) == ["0", "1"]
+    assert len(pyramid) == 2
+    leaves, spec = pytree.tree_flatten(pyramid)
+    assert pytree.tree_unflatten(leaves, spec).strides == (16, 32)
+    assert repr(pyramid) == "FeaturePyramid((1, 2, 4, 4) stride 16, (1, 2, 2, 2) stride 32)"
+
+
+def test_copies_and_text() -> None:
+    tokens = make()
+    for again in (copy.deepcopy(tokens), pickle.loads(pickle.dumps(tokens))):
+        assert torch.equal(again.sequence[0], tokens.sequence[0])
+        assert again.grid == tokens.grid
+    assert "rows=3, cols=4" in repr(tokens)
+    with pytest.raises(AttributeError):
+        tokens.grid = GridSize(1, 1)  # type: ignore[misc]
+
+
+def test_a_module_with_tokens_compiles_once_for_all_grids() -> None:
+    def mean(tokens: Tokens) -> torch.Tensor:
+        return tokens.maps()[0].mean(dim=(2, 3))
+
+    counter = torch._dynamo.testing.CompileCounter()
+    compiled = torch.compile(mean, backend=counter, fullgraph=True, dynamic=True)
+    for rows, cols in ((2, 3), (5, 7), (9, 16), (3, 2), (4, 4), (30, 60)):
+        tokens = make(rows=rows, cols=cols)
+        assert torch.allclose(compiled(tokens), mean(tokens))
+    assert counter.frame_count <= 2

@@ -1,0 +1,151 @@
+"""fit: it learns, repeats, masks, and leaves the head's function to training alone."""
+
+from __future__ import annotations
+
+from dataclasses import astuple
+
+import numpy as np
+import pytest
+import torch
+
+from dinoneck import ConfigError, DataError, PatchMeanHead, TargetTransform, Task, Tokens
+from dinoneck.training import MemoryTokens, Recipe, fit, r2
+from dinoneck.training.token_scale import TokenScale
+
+
+def problem(n: int = 48) -> tuple[MemoryTokens, np.ndarray]:
+    """Photos whose target is the share of patches of one kind, on tokens with a large common part."""
+    random = np.random.RandomState(0)
+    common = random.randn(16) * 5
+    kinds = random.rand(n, 24) < random.rand(n, 1)
+    sign = np.where(kinds[..., None], 0.5, -0.5)
+    patches = common + sign * np.random.RandomState(1).randn(16) + 0.1 * random.randn(n, 24, 16)
+    sequence = np.concatenate((np.zeros((n, 1, 16)), patches), axis=1)
+    tokens = Tokens.from_sequence(
+        torch.tensor(sequence, dtype=torch.float32), image_size=(64, 96), patch_size=16, num_prefix_tokens=1
+    )
+    return MemoryTokens([str(i) for i in range(n)], tokens), kinds.mean(axis=1)
+
+
+def trained(source: MemoryTokens, y: np.ndarray, seed: int = 0, **arguments: object) -> PatchMeanHead:
+    torch.manual_seed(0)
+    head = PatchMeanHead(16, [Task("share", transform=TargetTransform().fit(y[:32]))], hidden_dim=16)
+    fit(head, source, targets={"share": y}, ids=source.ids[:32], seed=seed, **arguments)  # type: ignore[arg-type]
+    return head
+
+
+def predictions(head: PatchMeanHead, source: MemoryTokens) -> np.ndarray:
+    return head.predict(source.batch(source.ids[32:]))["share"][:, 0].numpy()
+
+
+def test_it_learns_and_repeats_bit_for_bit() -> None:
+    source, y = problem()
+    head, again, other = trained(source, y), trained(source, y), trained(source, y, seed=1)
+    assert r2(predictions(head, source), y[32:]) > 0.95
+    assert not head.training
+    for one, two in zip(head.parameters(), again.parameters(), strict=True):
+        assert torch.equal(one, two)
+    assert not torch.equal(head.mlps[0].hidden.weight, other.mlps[0].hidden.weight)
+
+
+def test_standardising_helps_on_tokens_with_a_common_part() -> None:
+    source, y = problem()
+    with_scale = r2(predictions(trained(source, y), source), y[32:])
+    without = r2(predictions(trained(source, y, recipe=Recipe(standardise_tokens=False)), source), y[32:])
+    assert with_scale > without + 0.3
+
+
+def test_history_holds_the_losses() -> None:
+    source, y = problem()
+    torch.manual_seed(0)
+    head = PatchMeanHead(16, [Task("share"), Task("twice", weight=0.5)])
+    history = fit(head, source, targets={"share": y, "twice": 2 * y}, ids=source.ids, epochs=5)
+    assert len(history) == 5
+    assert set(history[0]) == {"loss", "share", "twice"}
+    assert history[-1]["loss"] < history[0]["loss"]
+    assert history[0]["loss"] == pytest.approx(history[0]["share"] + history[0]["twice"], rel=1e-5)
+
+
+def test_missing_targets_count_for_nothing() -> None:
+    source, y = problem()
+    holes = y.copy()
+    holes[::3] = np.nan
+    labels = np.where(np.arange(48) % 2 == 0, -1, np.arange(48) % 3)
+    torch.manual_seed(0)
+    head = PatchMeanHead(16, [Task("share"), Task("kind", dim=3, kind="classification")])
+    history = fit(head, source, targets={"share": holes, "kind": labels}, ids=source.ids, epochs=2)
+    assert all(np.isfinite(value) for row in history for value in row.values())
+    assert all(parameter.isfinite().all() for parameter in head.parameters())
+
+
+def test_one_step_is_the_plain_step() -> None:
+    """Without warm-up, scale or clipping, one epoch of one batch is one AdamW step on the loss."""
+    source, y = problem(8)
+    recipe = Recipe(weight_decay=0.1, warmup=0.0, clip_norm=None, standardise_tokens=False)
+    torch.manual_seed(0)
+    head = PatchMeanHead(16, [Task("share")], hidden_dim=4)
+    torch.manual_seed(0)
+    twin = PatchMeanHead(16, [Task("share")], hidden_dim=4)
+    fit(head, source, targets={"share": y}, ids=source.ids, epochs=1, batch_size=8, lr=0.01, recipe=recipe)
+    optimizer = torch.optim.AdamW(
+        [{"params": [p for p in twin.parameters() if p.ndim > 1], "weight_decay": 0.1},
+         {"params": [p for p in twin.parameters() if p.ndim == 1], "weight_decay": 0.0}],
+        lr=0.01,
+    )  # fmt: skip
+    order = np.random.RandomState(42).permutation(8)
+    out = twin(source.batch([source.ids[i] for i in order]))["share"][:, 0]
+    ((out - torch.tensor(y[order], dtype=torch.float32)) ** 2).mean().backward()
+    optimizer.step()
+    for one, two in zip(head.parameters(), twin.parameters(), strict=True):
+        assert torch.allclose(one, two, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"epochs": 0}, ConfigError, "epochs=0"),
+        ({"lr": 0.0}, ConfigError, "lr=0.0"),
+        ({"ids": []}, ConfigError, "0 ids"),
+        ({"targets": {}}, DataError, "no targets for task 'share'"),
+        ({"targets": {"share": np.zeros(3)}}, DataError, r"\(3, 1\); expected \(48, 1\)"),
+    ],
+)
+def test_impossible_calls(change: dict, error: type[Exception], message: str) -> None:
+    source, y = problem()
+    arguments = {"targets": {"share": y}, "ids": source.ids} | change
+    with pytest.raises(error, match=message):
+        fit(PatchMeanHead(16, [Task("share")]), source, **arguments)
+
+
+def test_targets_an_activation_cannot_reach_are_refused() -> None:
+    source, y = problem()
+    scored = Task("share", activation="relu", transform=TargetTransform().fit(y))
+    with pytest.raises(DataError, match=r"'relu' cannot reach targets of -.*leave the activation out"):
+        fit(PatchMeanHead(16, [scored]), source, targets={"share": y}, ids=source.ids)
+    with pytest.raises(DataError, match="sigmoid"):
+        fit(PatchMeanHead(16, [Task("x", activation="sigmoid")]), source, targets={"x": y * 5}, ids=source.ids)
+    fit(PatchMeanHead(16, [Task("x", activation="relu")]), source, targets={"x": y}, ids=source.ids, epochs=1)
+
+
+def test_class_labels_have_one_per_photo() -> None:
+    source, _ = problem()
+    head = PatchMeanHead(16, [Task("kind", dim=3, kind="classification")])
+    with pytest.raises(DataError, match=r"expected \(48,\)"):
+        fit(head, source, targets={"kind": np.zeros((48, 3))}, ids=source.ids)
+
+
+def test_token_scale_is_mean_and_spread_of_patches() -> None:
+    source, _ = problem()
+    scale = TokenScale.measure(source, source.ids, batch_size=7)
+    patches = source.tokens.patches[0].double().reshape(-1, 16)
+    assert torch.allclose(scale.mean.double(), patches.mean(dim=0), atol=1e-5)
+    assert torch.allclose(scale.std.double(), patches.std(dim=0, unbiased=False), atol=1e-5)
+    scaled = scale.apply(source.tokens).patches[0]
+    assert torch.allclose(scaled.mean(dim=(0, 1)), torch.zeros(16), atol=1e-4)
+    back = scale.inverse().apply(scale.apply(source.tokens))
+    assert torch.allclose(back.sequence[0], source.tokens.sequence[0], atol=1e-4)
+    head = PatchMeanHead(16, [Task("a")])
+    before = head(source.tokens)["a"]
+    head.absorb_scale(*astuple(scale.inverse()))
+    head.absorb_scale(*astuple(scale))
+    assert torch.allclose(head(source.tokens)["a"], before, atol=1e-4)

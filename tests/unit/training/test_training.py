@@ -1,0 +1,172 @@
+"""Folds, metrics, schedule, probes, sources."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from dinoneck import Backbone, ConfigError, DataError, Tokens
+from dinoneck.training import (
+    MemoryTokens,
+    cosine_with_warmup,
+    group_folds,
+    r2,
+    ridge_out_of_fold,
+    ridge_probe,
+    weighted_r2,
+)
+
+
+def test_folds_keep_groups_whole_and_cover_every_row() -> None:
+    random = np.random.RandomState(0)
+    groups = [str(g) for g in random.randint(0, 17, 200)]
+    folds = group_folds(groups, 5, seed=1)
+    assert sorted(np.concatenate([valid for _, valid in folds]).tolist()) == list(range(200))
+    for train, valid in folds:
+        assert set(train) | set(valid) == set(range(200))
+        assert not {groups[i] for i in train} & {groups[i] for i in valid}
+        assert 30 <= len(valid) <= 50
+    again = group_folds(groups, 5, seed=1)
+    assert all(np.array_equal(a[1], b[1]) for a, b in zip(folds, again, strict=True))
+    other = group_folds(groups, 5, seed=2)
+    assert not all(np.array_equal(a[1], b[1]) for a, b in zip(folds, other, strict=True))
+
+
+def test_folds_refuse_too_few_groups() -> None:
+    with pytest.raises(DataError, match="2 groups cannot fill 3 folds"):
+        group_folds(["a", "b", "a"], 3, 0)
+    with pytest.raises(ConfigError, match="n_folds is 1"):
+        group_folds(["a", "b"], 1, 0)
+
+
+def test_weighted_r2_is_the_competitions_formula() -> None:
+    random = np.random.RandomState(0)
+    true, pred, w = random.rand(30, 5) * 90, random.rand(30, 5) * 90, np.array([0.1, 0.1, 0.1, 0.2, 0.5])
+    rows = [(w[j], true[i, j], pred[i, j]) for i in range(30) for j in range(5)]
+    mean = sum(a * t for a, t, _ in rows) / sum(a for a, _, _ in rows)
+    expected = 1 - sum(a * (t - p) ** 2 for a, t, p in rows) / sum(a * (t - mean) ** 2 for a, t, _ in rows)
+    assert weighted_r2(pred, true, w) == pytest.approx(expected, rel=1e-12)
+    names = ["c", "d", "g", "gdm", "total"]
+    as_dict = [{n: m[:, i] for i, n in enumerate(names)} for m in (pred, true)]
+    shuffled = {name: as_dict[0][name] for name in reversed(names)}
+    assert weighted_r2(shuffled, as_dict[1], dict(zip(names, w, strict=True))) == pytest.approx(expected, rel=1e-12)
+    assert weighted_r2(true, true, w) == 1.0
+
+
+def test_weighted_r2_does_not_fall_into_the_known_traps() -> None:
+    """Predicting each target's own mean is not zero: there is one global mean (0.242 on the real table)."""
+    true = np.array([[1.0, 100.0], [3.0, 120.0]])
+    own_means = np.array([[2.0, 110.0], [2.0, 110.0]])
+    assert weighted_r2(own_means, true, [0.5, 0.5]) == pytest.approx(1 - 202 / ((true - true.mean()) ** 2).sum())
+
+
+@pytest.mark.parametrize(
+    ("pred", "true", "weights"),
+    [
+        ([[np.nan]], [[1.0]], [1.0]),
+        ([[1.0]], [[np.nan]], [1.0]),
+        ([[1.0, 2.0]], [[1.0]], [1.0]),
+        ([[1.0], [2.0]], [[1.0], [2.0]], [1.0, 1.0]),
+        ([[1.0], [2.0]], [[1.0], [2.0]], [-1.0]),
+        ([[1.0], [2.0]], [[1.0], [2.0]], [0.0]),
+        ([[1.0], [2.0]], [[2.0], [2.0]], [1.0]),
+        ([], [], []),
+        ({"a": [1.0]}, {"b": [1.0]}, {"a": 1.0}),
+        ({"a": [1.0, 2.0]}, {"a": [1.0, 3.0]}, [1.0]),
+        ({"a": [1.0, 2.0], "b": [1.0]}, {"a": [1.0, 3.0], "b": [2.0]}, {"a": 1.0, "b": 1.0}),
+        ({"a": [1.0]}, [[1.0]], [1.0]),
+    ],
+)
+def test_scores_of_what_does_not_fit_are_refused(pred: object, true: object, weights: object) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011
+        weighted_r2(pred, true, weights)  # type: ignore[arg-type]
+
+
+def test_r2() -> None:
+    assert r2([1, 2, 3], [1, 2, 3]) == 1.0
+    assert r2([2, 2, 2], [1, 2, 3]) == 0.0
+    with pytest.raises(DataError, match="all equal"):
+        r2([1, 2], [3, 3])
+
+
+def test_schedule_follows_its_formula() -> None:
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=2.0)
+    schedule = cosine_with_warmup(optimizer, 100, warmup=0.1)
+    seen = []
+    for _ in range(100):
+        seen.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    for step, lr in enumerate(seen):
+        if step < 10:
+            assert lr == pytest.approx(2.0 * (step + 1) / 10)
+        else:
+            assert lr == pytest.approx(1.0 + math.cos(math.pi * (step - 10) / 90))
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.0, abs=1e-12)
+    for wrong in ((0, 0.1), (10, 1.0), (10, -0.1)):
+        with pytest.raises(ConfigError):
+            cosine_with_warmup(optimizer, *wrong)
+
+
+def test_ridge_is_the_closed_form() -> None:
+    random = np.random.RandomState(0)
+    x, y = random.randn(40, 6), random.randn(40, 2)
+    train, valid = np.arange(30), np.arange(30, 40)
+    got = ridge_out_of_fold(x, y, [(train, valid)], alphas=[7.0])[valid]
+    mean, std = x[train].mean(0), x[train].std(0) + 1e-8
+    z, offset = (x - mean) / std, y[train].mean(0)
+    w = np.linalg.solve(z[train].T @ z[train] + 7.0 * np.eye(6), z[train].T @ (y[train] - offset))
+    assert np.allclose(got, z[valid] @ w + offset, atol=1e-9)
+
+
+def test_ridge_finds_what_is_linear_and_chooses_by_group() -> None:
+    random = np.random.RandomState(0)
+    x = random.randn(120, 10)
+    y = np.stack([x @ random.randn(10), random.randn(120)], axis=1)
+    groups = np.repeat(np.arange(12), 10)
+    folds = group_folds(groups, 4, 0)
+    got = ridge_out_of_fold(x, y, folds, groups=groups)
+    assert r2(got[:, 0], y[:, 0]) > 0.99
+    assert r2(got[:, 1], y[:, 1]) < 0.1
+    with pytest.raises(DataError, match="finite"):
+        ridge_out_of_fold(x[:-1], y, folds)
+
+
+def source_of(n: int = 6) -> MemoryTokens:
+    x = torch.arange(n * (1 + 4) * 3, dtype=torch.float32).reshape(n, 5, 3)
+    tokens = Tokens.from_sequence(x, image_size=(32, 32), patch_size=16, num_prefix_tokens=1)
+    return MemoryTokens([f"p{i}" for i in range(n)], tokens.to(torch.float16))
+
+
+def test_sources_give_what_was_asked_in_order() -> None:
+    source = source_of()
+    batch = source.batch(["p4", "p0", "p4"])
+    assert batch.sequence[0].dtype == torch.float32
+    assert torch.equal(batch.sequence[0], source.tokens.sequence[0][[4, 0, 4]].float())
+    with pytest.raises(DataError, match="'x'"):
+        source.batch(["p1", "x"])
+    with pytest.raises(DataError, match="pattern 0 only"):
+        source.batch(["p1"], [3])
+    with pytest.raises(DataError, match=r"2 ids \(1 different\)"):
+        MemoryTokens(["a", "a"], source.tokens[:2])
+
+
+def test_ridge_probe_pools_patches_only() -> None:
+    source = source_of(8)
+    y = source.tokens.patches[0].float().mean(dim=(1, 2))[:, None].double().numpy()
+    folds = [(np.arange(6), np.arange(6, 8))]
+    got = ridge_probe(source, y, folds, alphas=[1e-6])
+    assert np.allclose(got[6:], y[6:], rtol=1e-3)
+
+
+def test_extraction(tiny: Backbone) -> None:
+    photos = [np.random.RandomState(i).randint(0, 255, (32, 48, 3), np.uint8) for i in range(5)]
+    source = MemoryTokens.extract(tiny, photos, list("abcde"), batch_size=2)
+    direct = tiny(tiny.preprocess(photos))
+    assert torch.allclose(source.batch(list("abcde")).sequence[0], direct.sequence[0], atol=2e-3)
+    assert torch.allclose(source.colours, tiny.preprocess(photos).mean(dim=(2, 3)), atol=1e-6)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="no photos"):
+        MemoryTokens.extract(tiny, [], [])
