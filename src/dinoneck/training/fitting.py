@@ -74,8 +74,7 @@ def fit(
     if epochs < 1 or batch_size < 1 or lr <= 0 or not ids:
         raise ConfigError(f"epochs={epochs}, batch_size={batch_size}, lr={lr}, {len(ids)} ids: all must be positive")
     recipe = recipe or Recipe()
-    place = {image_id: row for row, image_id in enumerate(source.ids)}
-    rows = np.array([place[image_id] for image_id in ids])
+    rows = _rows(source, ids)
     values = {task.name: model_targets(task, targets, len(source.ids)) for task in head.tasks}
     for task in head.tasks:
         _check_reachable(task, values[task.name][rows])
@@ -101,10 +100,19 @@ def fit(
     return history
 
 
+def _rows(source: TokenSource, ids: Sequence[str]) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Where the ids stand in the source."""
+    place = {image_id: row for row, image_id in enumerate(source.ids)}
+    unknown = [image_id for image_id in ids if image_id not in place]
+    if unknown:
+        raise DataError(f"{len(unknown)} training ids are not in the source, the first is {unknown[0]!r}")
+    return np.array([place[image_id] for image_id in ids])
+
+
 def _step(head: Head, total: Tensor, optimizer: torch.optim.Optimizer, recipe: Recipe) -> None:
     """One step of the optimizer down the gradient of ``total``."""
     optimizer.zero_grad(set_to_none=True)
-    total.backward()
+    total.backward()  # type: ignore[no-untyped-call]
     if recipe.clip_norm is not None:
         torch.nn.utils.clip_grad_norm_(head.parameters(), recipe.clip_norm)
     optimizer.step()
