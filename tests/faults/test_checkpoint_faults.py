@@ -53,7 +53,9 @@ def forged(checkpoint: HeadCheckpoint, change: Callable[[dict[str, Any], dict[st
     """A file with changed content whose digest and spelling are right: only the checks before can refuse it."""
     meta, state = copy.deepcopy(checkpoint.meta), {key: value.clone() for key, value in checkpoint.state_dict.items()}
     change(meta, state)
-    chunks = [state[row[0]].contiguous().view(torch.uint8).numpy().tobytes() for row in meta["tensors"] if row[0] in state]
+    chunks = [
+        state[row[0]].contiguous().view(torch.uint8).numpy().tobytes() for row in meta["tensors"] if row[0] in state
+    ]
     meta["digest"] = headers.digest(meta, chunks)
     return headers.build(meta) + b"".join(chunks)
 
@@ -205,7 +207,9 @@ def test_forged_metadata(head: HeadCheckpoint, change: Any, step: str, message: 
     assert message in str(refused(tmp_path / "h", content, step))
 
 
-def retyped(dtype: torch.dtype, name: str, everywhere: bool) -> Callable[[dict[str, Any], dict[str, torch.Tensor]], None]:
+def retyped(
+    dtype: torch.dtype, name: str, everywhere: bool
+) -> Callable[[dict[str, Any], dict[str, torch.Tensor]], None]:
     def change(meta: dict[str, Any], state: dict[str, torch.Tensor]) -> None:
         for row in meta["tensors"] if everywhere else meta["tensors"][:1]:
             state[row[0]] = state[row[0]].to(dtype)
@@ -267,7 +271,11 @@ def test_offsets_are_not_taken_from_the_file(head: HeadCheckpoint, tmp_path: Pat
 
 
 def test_paths_that_are_no_files(tmp_path: Path) -> None:
-    for path, message in ((tmp_path, "is a folder"), (tmp_path / "no", "there is no file"), ("a\0b", "cannot be opened")):
+    for path, message in (
+        (tmp_path, "is a folder"),
+        (tmp_path / "no", "there is no file"),
+        ("a\0b", "cannot be opened"),
+    ):
         with pytest.raises(CheckpointError, match=message):
             HeadCheckpoint.load(path)
     fifo = tmp_path / "fifo"
@@ -308,7 +316,8 @@ def test_kill_minus_9_never_leaves_half_a_file(tmp_path: Path) -> None:
         "import sys, torch\n"
         "from dinoneck import HeadCheckpoint, PatchMeanMLP\n"
         "heads = []\n"
-        "for seed in (0, 1):\n    torch.manual_seed(seed)\n    heads.append(HeadCheckpoint.from_module(PatchMeanMLP(1536, 512)))\n"
+        "for seed in (0, 1):\n    torch.manual_seed(seed)\n"
+        "    heads.append(HeadCheckpoint.from_module(PatchMeanMLP(1536, 512)))\n"
         "heads[0].save(sys.argv[1])\nprint(heads[0].meta['digest'], heads[1].meta['digest'], flush=True)\n"
         "while True:\n    for head in heads:\n        head.save(sys.argv[1])\n"
     )

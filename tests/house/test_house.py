@@ -57,7 +57,9 @@ def test_errors_are_raised_not_asserted_and_nothing_is_printed() -> None:
 
 def test_no_code_from_files() -> None:
     """No pickle, no eval, no import path out of data; torch.load only with weights_only, in one place."""
-    pattern = re.compile(r"pickle\.loads?\(|(?<![.\w])eval\(|(?<![.\w])exec\(|yaml\.load\(|__import__|torch\.load\((?!.*weights_only=True)")
+    pattern = re.compile(
+        r"pickle\.loads?\(|(?<![.\w])eval\(|(?<![.\w])exec\(|yaml\.load\(|__import__|torch\.load\((?!.*weights_only=True)"
+    )
     for path in FILES:
         assert not pattern.search(path.read_text()), path
     loaders = [path.name for path in FILES if "torch.load(" in path.read_text()]
@@ -71,8 +73,11 @@ def test_everything_public_is_documented() -> None:
             missing.append(str(path))
         for node in ast.walk(tree):
             if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_"):
-                nested = any(node in ast.walk(other) and other is not node for other in ast.walk(tree)
-                             if isinstance(other, ast.FunctionDef))
+                nested = any(
+                    node in ast.walk(other) and other is not node
+                    for other in ast.walk(tree)
+                    if isinstance(other, ast.FunctionDef)
+                )
                 if not nested and not ast.get_docstring(node):
                     missing.append(f"{path}:{node.name}")
     assert not missing
@@ -88,7 +93,9 @@ def test_lazy_names_agree_with_what_type_checkers_see(room: str) -> None:
     module = importlib.import_module(room)
     tree = ast.parse(Path(module.__file__ or "").read_text())
     block = next(node for node in tree.body if isinstance(node, ast.If))
-    seen = {alias.asname: node.module for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    seen = {
+        alias.asname: node.module for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names
+    }
     assert seen == module._HOMES
     submodules = {path.stem for path in Path(module.__file__ or "").parent.glob("*.py")}
     assert not submodules & set(module._HOMES), "a name that a submodule has too would give the submodule"
@@ -105,7 +112,10 @@ def test_rooms_are_attributes_of_the_package() -> None:
 
 
 def test_importing_the_package_imports_nothing_heavy() -> None:
-    script = "import sys, dinoneck, dinoneck.cli.main, dinoneck.registry; print(sorted({'torch','numpy','timm'} & set(sys.modules)))"
+    script = (
+        "import sys, dinoneck, dinoneck.cli.main, dinoneck.registry\n"
+        "print(sorted({'torch', 'numpy', 'timm'} & set(sys.modules)))"
+    )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
@@ -153,7 +163,7 @@ def public_api() -> str:
                     function = getattr(value, "__func__", value)
                     kind = "" if inspect.isfunction(function) else ": property" if isinstance(value, property) else None
                     if kind is not None:
-                        lines.append(f"{room}.{name}.{own}{signature(function) if not kind else kind}")
+                        lines.append(f"{room}.{name}.{own}{kind or signature(function)}")
     return "\n".join(lines) + "\n"
 
 

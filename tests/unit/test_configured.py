@@ -41,9 +41,9 @@ class Example(Configured, nn.Module):
 
 
 FULL = {
-    "width": 4, "rate": 2, "name": "x", "mode": "b", "groups": [[0, 1], [2]], "sizes": [3], "levels": {8: "p3", 4: "p2"},
-    "tasks": [Task("a", transform=TargetTransform(mean=(1.0, 2.0), std=0.5), dim=2)], "wide": True, "either": (1, 2),
-    "anything": {"k": [1, (2, 3)], "n": None},
+    "width": 4, "rate": 2, "name": "x", "mode": "b", "groups": [[0, 1], [2]], "sizes": [3],
+    "levels": {8: "p3", 4: "p2"}, "tasks": [Task("a", transform=TargetTransform(mean=(1.0, 2.0), std=0.5), dim=2)],
+    "wide": True, "either": (1, 2), "anything": {"k": [1, (2, 3)], "n": None},
 }  # fmt: skip
 
 
@@ -61,7 +61,7 @@ def test_config_is_json_and_rebuilds_the_same() -> None:
 
 
 def test_the_body_sees_normal_forms() -> None:
-    module = Example(np.int64(4), np.float32(0.25), sizes=[np.int32(7)], levels={8: "x"}, groups=[[0], [1]])  # type: ignore[arg-type]
+    module = Example(np.int64(4), np.float32(0.25), sizes=[np.int32(7)], levels={8: "x"}, groups=[[0], [1]])
     assert module.got == (4, 0.25, (7,), {8: "x"}, (), 3, ((0,), (1,)))
     assert type(module.got[0]) is int
     assert type(module.got[1]) is float

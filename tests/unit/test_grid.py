@@ -233,8 +233,11 @@ def test_labels_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ShapeError, match="mask"):
         grid.reduce_labels(torch.zeros(1, 1, 32, 32), torch.ones(1, 16, 16, dtype=torch.bool))
     with pytest.raises(DataError, match=r"1 label values.*not finite"):
-        grid.reduce_labels(torch.full((1, 1, 16, 16), 1.0).index_fill(3, torch.tensor([0]), 1.0).put(
-            torch.tensor([0]), torch.tensor([torch.nan])))
+        grid.reduce_labels(
+            torch.full((1, 1, 16, 16), 1.0)
+            .index_fill(3, torch.tensor([0]), 1.0)
+            .put(torch.tensor([0]), torch.tensor([torch.nan]))
+        )
 
 
 def test_repr_says_what_it_is() -> None:

@@ -10,6 +10,7 @@ import torch
 from dinoneck import ConfigError, DataError, ShapeError, TargetTransform, Task
 from dinoneck.tasks import activate, check_tasks
 
+
 @pytest.mark.parametrize("area", [None, 0.21])
 @pytest.mark.parametrize("log1p", [False, True])
 def test_inverse_is_exact_over_0_to_1000_grams(area: float | None, log1p: bool) -> None:

@@ -20,7 +20,11 @@ def make(batch: int = 2, rows: int = 3, cols: int = 4, registers: int = 4, layer
     one = torch.cat((prefix, torch.arange(rows * cols).float()))
     sequence = [(one + 1000 * i)[None, :, None].expand(batch, -1, 5).contiguous() for i in range(len(layers))]
     return Tokens.from_sequence(
-        sequence, image_size=(rows * 16, cols * 16), patch_size=16, num_prefix_tokens=1 + registers, layers=layers,
+        sequence,
+        image_size=(rows * 16, cols * 16),
+        patch_size=16,
+        num_prefix_tokens=1 + registers,
+        layers=layers,
         normed=True,
     )
 
@@ -56,8 +60,13 @@ def test_sizes_and_defaults() -> None:
 def test_from_patches_puts_the_others_in_front() -> None:
     tokens = make()
     again = Tokens.from_patches(
-        tokens.patches[0], grid=(3, 4), patch_size=16, cls_token=tokens.cls_token[0], registers=tokens.registers[0],
-        layers=[7], normed=True,
+        tokens.patches[0],
+        grid=(3, 4),
+        patch_size=16,
+        cls_token=tokens.cls_token[0],
+        registers=tokens.registers[0],
+        layers=[7],
+        normed=True,
     )
     assert torch.equal(again.sequence[0], tokens.sequence[0])
     assert again._describe() == tokens._describe()

@@ -81,10 +81,8 @@ def _backbone(options: argparse.Namespace) -> Backbone:
         else:
             return backbone
     backbone = load_backbone(options.backbone, pretrained=False)
-    print(
-        f"   The backbone is {backbone.name} with seeded random weights (the published ones are not used or not to be "
-        "had here), so the scores below say little about DINO."
-    )
+    why = "as asked" if options.random_backbone else "the published ones are neither in the cache nor to be reached"
+    print(f"   The backbone is {backbone.name} with seeded random weights ({why}): scores say little about DINO.")
     return backbone
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 
 import pytest
 import timm
@@ -45,7 +46,7 @@ def test_the_last_normed_layer_is_the_models_own_output(tiny: Backbone) -> None:
 
 def test_layers_differ_from_each_other(tiny: Backbone) -> None:
     sequence = tiny.with_layers(6)(torch.randn(1, 3, 32, 32)).sequence
-    for one, other in zip(sequence, sequence[1:], strict=False):
+    for one, other in pairwise(sequence):
         assert (one - other).abs().mean() > 0.01
 
 

@@ -107,9 +107,7 @@ def test_cached_weights_are_used_without_asking_the_hub(tmp_path: Path, monkeypa
     snapshot = tmp_path / "snapshots" / ("a" * 40)
     snapshot.mkdir(parents=True)
     save_file(source.adapter.model.state_dict(), snapshot / "model.safetensors")
-    monkeypatch.setattr(
-        huggingface_hub, "try_to_load_from_cache", lambda *a, **k: str(snapshot / "model.safetensors")
-    )
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *a, **k: str(snapshot / "model.safetensors"))
     loaded = load_backbone("vit_tiny_patch16_dinov3_qkvb")
     assert loaded.record()["weights_sha256"] == source.record()["weights_sha256"]
     assert loaded.weights == {

@@ -143,7 +143,9 @@ def change(key: str, value: torch.Tensor | None) -> Callable[[State], State]:
         (change("rope_embed.periods", torch.ones(3)), "no place for it"),
     ],
 )
-def test_files_that_do_not_fit_are_refused_by_key(damage: Callable[[State], State], message: str, tmp_path: Path) -> None:
+def test_files_that_do_not_fit_are_refused_by_key(
+    damage: Callable[[State], State], message: str, tmp_path: Path
+) -> None:
     name = "vit_tiny_patch16_dinov3_qkvb"
     state = official_dinov3(load_backbone(name, pretrained=False))
     torch.save(damage(state), tmp_path / "w.pth")

@@ -61,7 +61,13 @@ def test_bit_identical_in_a_fresh_process(tmp_path: Path) -> None:
     head, tokens = head_of(), tokens_of()
     save_head(tmp_path / "h.safetensors", head)
     write_tokens(tmp_path / "t.safetensors", tokens)
-    command = [sys.executable, "-m", "dinoneck.cli.replay", str(tmp_path / "h.safetensors"), str(tmp_path / "t.safetensors")]
+    command = [
+        sys.executable,
+        "-m",
+        "dinoneck.cli.replay",
+        str(tmp_path / "h.safetensors"),
+        str(tmp_path / "t.safetensors"),
+    ]
     told = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     with torch.no_grad():
         assert told == fingerprint(head(tokens))

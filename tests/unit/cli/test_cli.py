@@ -54,7 +54,7 @@ def test_training_writes_heads_predictions_and_report(trained: Path) -> None:
     assert report["backbone"]["name"] == "dinoneck_tiny"
     assert sorted(os.listdir(trained)) == ["heads", "out_of_fold.csv", "report.json"]
     assert sorted(os.listdir(trained / "heads")) == ["fold-0.safetensors", "fold-1.safetensors"]
-    rows = records_of((trained / "out_of_fold.csv"))
+    rows = records_of(trained / "out_of_fold.csv")
     assert len(rows) == 12
     assert {row["fold"] for row in rows} == {"0", "1"}
 
@@ -64,7 +64,7 @@ def test_a_submission_follows_the_test_table(csiro: Path, trained: Path, tmp_pat
     arguments = ["predict", "--csv", str(csiro / "test.csv"), "--heads", str(trained / "heads"), "--out", str(out)]
     assert main([*arguments, "--maps", str(maps), "--tta", "flip4"]) == 0
     rows = records_of(out)
-    asked = records_of((csiro / "test.csv"))
+    asked = records_of(csiro / "test.csv")
     assert [row["sample_id"] for row in rows] == [row["sample_id"] for row in asked]
     predictor = Predictor(trained / "heads", tta="flip4")
     for row, question in zip(rows, asked, strict=True):
@@ -107,7 +107,7 @@ def test_any_csv(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert report["inputs"]["size"] == [32, 32]
     predict = ["predict", "--csv", str(tmp_path / "t.csv"), "--heads", str(tmp_path / "run" / "heads")]
     assert main([*predict, "--out", str(tmp_path / "p.csv")]) == 0
-    rows = rows_of((tmp_path / "p.csv"))
+    rows = rows_of(tmp_path / "p.csv")
     assert [row[0] for row in rows[1:]] == [f"{i}.png" for i in range(8)]
 
 
@@ -125,7 +125,11 @@ def test_any_csv(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ],
 )
 def test_refusals_are_one_line_and_code_1(
-    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(arguments) == 1
@@ -157,7 +161,14 @@ def test_inspect_and_verify(tiny: Backbone, tmp_path: Path, capsys: pytest.Captu
     save_head(path, PatchMeanHead(64, [Task("a", unit="g")]), backbone=tiny, preprocess=tiny.preprocess.changed(blur=5))
     assert main(["inspect", str(path)]) == 0
     told = capsys.readouterr().out
-    for part in ("patch_mean", "a (regression, dim 1, g)", "dinoneck_tiny", "seeded random weights, seed 0", "blur", "sha256:"):
+    for part in (
+        "patch_mean",
+        "a (regression, dim 1, g)",
+        "dinoneck_tiny",
+        "seeded random weights, seed 0",
+        "blur",
+        "sha256:",
+    ):
         assert part in told
     assert main(["inspect", str(path), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["head_type"] == "patch_mean"
@@ -200,24 +211,52 @@ def test_interruption_is_code_130(monkeypatch: pytest.MonkeyPatch, capsys: pytes
 
 def test_the_demo_keeps_its_promises(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "demo"
-    arguments = ["demo", "--out", str(out), "--photos", "12", "--folds", "2", "--epochs", "2", "--backbone", "dinoneck_tiny"]
+    arguments = [
+        "demo",
+        "--out",
+        str(out),
+        "--photos",
+        "12",
+        "--folds",
+        "2",
+        "--epochs",
+        "2",
+        "--backbone",
+        "dinoneck_tiny",
+    ]
     assert main([*arguments, "--random-backbone"]) == 0
     told = capsys.readouterr().out
     assert "seeded random weights" in told
     assert "refused: " in told
     assert "does not match its digest" in told
     assert "pasture-0-" in told
-    assert {"heads", "report.json", "out_of_fold.csv", "predictions.csv", "predictions.png", "photos"} == set(os.listdir(out))
+    assert {"heads", "report.json", "out_of_fold.csv", "predictions.csv", "predictions.png", "photos"} == set(
+        os.listdir(out)
+    )
     first = {name: (out / name).read_bytes() for name in ("report.json", "predictions.csv", "predictions.png")}
     assert main([*arguments, "--random-backbone"]) == 0
     assert first == {name: (out / name).read_bytes() for name in first}
     assert capsys.readouterr().out == told
 
 
-def test_the_demo_fails_when_a_promise_is_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_demo_fails_when_a_promise_is_broken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     from dinoneck.cli import replay
 
     monkeypatch.setattr(replay, "fingerprint", lambda outputs: "0" * 64)
-    arguments = ["demo", "--out", str(tmp_path), "--photos", "12", "--folds", "2", "--epochs", "1", "--backbone", "dinoneck_tiny"]
+    arguments = [
+        "demo",
+        "--out",
+        str(tmp_path),
+        "--photos",
+        "12",
+        "--folds",
+        "2",
+        "--epochs",
+        "1",
+        "--backbone",
+        "dinoneck_tiny",
+    ]
     assert main([*arguments, "--random-backbone"]) == 1
     assert "gives other outputs" in capsys.readouterr().err

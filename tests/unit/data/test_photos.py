@@ -84,7 +84,9 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "zero.jpg").write_bytes(b"")
     with pytest.raises(DataError, match=r"zero.jpg \(0 bytes\) is no picture"):
         decode(tmp_path / "zero.jpg")
-    whole = save(tmp_path / "whole.jpg", Image.fromarray(np.random.RandomState(0).randint(0, 255, (64, 64, 3), np.uint8)))
+    whole = save(
+        tmp_path / "whole.jpg", Image.fromarray(np.random.RandomState(0).randint(0, 255, (64, 64, 3), np.uint8))
+    )
     (tmp_path / "cut.jpg").write_bytes(whole.read_bytes()[:-600])
     with pytest.raises(DataError, match=r"cut.jpg cannot be read.*remove or replace"):
         decode(tmp_path / "cut.jpg")
@@ -94,8 +96,9 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
 
 def test_normalisation_is_the_formula() -> None:
     prep = Preprocessing(patch_size=2)
-    expected = (decode(RGB) - torch.tensor([0.485, 0.456, 0.406])[:, None, None]) / torch.tensor(
-        [0.229, 0.224, 0.225])[:, None, None]
+    expected = (decode(RGB) - torch.tensor([0.485, 0.456, 0.406])[:, None, None]) / torch.tensor([0.229, 0.224, 0.225])[
+        :, None, None
+    ]
     assert torch.allclose(prep(RGB)[0], expected, atol=1e-6)
 
 

@@ -44,8 +44,8 @@ def test_it_is_the_formula(activation: str | None, out_dim: int) -> None:
 def test_the_activation_stands_before_the_mean() -> None:
     mlp = PatchMeanMLP(1, 1, 1)
     with torch.no_grad():
-        mlp.hidden.weight.fill_(1.0), mlp.hidden.bias.fill_(0.0)  # noqa: B018
-        mlp.out.weight.fill_(1.0), mlp.out.bias.fill_(-1.0)  # noqa: B018
+        mlp.hidden.weight.fill_(1.0), mlp.hidden.bias.fill_(0.0)
+        mlp.out.weight.fill_(1.0), mlp.out.bias.fill_(-1.0)
     x = torch.tensor([[[3.0], [0.0]]])
     assert mlp(x).item() == pytest.approx(1.0)  # (2 + 0) / 2, not relu((2 - 1) / 2)
 

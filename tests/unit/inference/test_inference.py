@@ -210,7 +210,11 @@ def test_preset_lb066() -> None:
         assert heads[0].mlps[0].hidden.weight.shape == (128, 1536)
         assert heads[0](tokens)["Dry_Clover_g"].shape == (2, 1)
     assert tokens.normed is True
-    assert (prep.fit, prep.mean, prep.record()["blur"]["sigma"]) == ("stretch", (0.485, 0.456, 0.406), pytest.approx(1.1))
+    assert (prep.fit, prep.mean, prep.record()["blur"]["sigma"]) == (
+        "stretch",
+        (0.485, 0.456, 0.406),
+        pytest.approx(1.1),
+    )
     assert len(VIEWS[recipe.tta]) == 6
     assert recipe.hub_id == "facebook/dinov2-giant"
     with pytest.raises(ConfigError, match=r"Did you mean 'lb066'\?"):

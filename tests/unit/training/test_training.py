@@ -81,7 +81,7 @@ def test_weighted_r2_does_not_fall_into_the_known_traps() -> None:
     ],
 )
 def test_scores_of_what_does_not_fit_are_refused(pred: object, true: object, weights: object) -> None:
-    with pytest.raises(ValueError):  # noqa: PT011
+    with pytest.raises(ValueError):
         weighted_r2(pred, true, weights)  # type: ignore[arg-type]
 
 

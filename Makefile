@@ -1,0 +1,60 @@
+# Every target makes .venv and installs what it needs; only Python >= 3.11, pip and make are required.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+PYTEST = $(BIN)/python -m pytest
+# two workers with one torch thread each suit two cores; change with WORKERS=...
+WORKERS ?= 2
+
+.PHONY: demo test test-slow check lint types layers docs bench wheel clean
+
+demo: $(VENV)/installed
+	$(BIN)/dinoneck demo --out dinoneck-demo
+
+test: $(VENV)/installed-dev
+	$(PYTEST) -n $(WORKERS) -m "not slow"
+
+test-slow: $(VENV)/installed-dev
+	$(PYTEST) -n $(WORKERS) -m slow
+
+check: lint types layers test test-slow wheel
+
+lint: $(VENV)/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/installed-dev
+	$(BIN)/mypy
+
+layers: $(VENV)/installed-dev
+	$(BIN)/lint-imports
+
+docs: $(VENV)/installed-docs
+	$(BIN)/mkdocs build --strict
+
+bench: $(VENV)/installed
+	$(BIN)/python -m benchmarks.ensemble
+
+# the built wheel, in an environment of its own that shares only the heavy dependencies, must run the demo
+wheel: $(VENV)/installed-dev
+	$(BIN)/python -m tests.wheel $(VENV)/wheel
+
+$(VENV)/python:
+	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'dinoneck needs Python 3.11 or newer; set PYTHON=')"
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+$(VENV)/installed: $(VENV)/python pyproject.toml
+	$(BIN)/python -m pip install --quiet -e .
+	touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet -e ".[dev]"
+	touch $@
+
+$(VENV)/installed-docs: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet -e ".[docs]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) dist site dinoneck-demo

@@ -1,0 +1,59 @@
+"""Honest ratios: all variants in one process, in turn, round after round; the median of the rounds' ratios."""
+
+from __future__ import annotations
+
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dinoneck.version import versions
+
+Variants = Mapping[str, Callable[[], Any]]
+
+
+def compare(variants: Variants, *, peer: str, rounds: int = 21, warmup: int = 3) -> dict[str, dict[str, float]]:
+    """Time the variants against ``peer``.
+
+    Returns:
+        variant -> median milliseconds, median of peer / variant over the rounds, and the rounds' quartiles of it.
+    """
+    for _ in range(warmup):
+        for run in variants.values():
+            run()
+    seconds: dict[str, list[float]] = {name: [] for name in variants}
+    for _ in range(rounds):
+        for name, run in variants.items():
+            begin = time.perf_counter()
+            run()
+            seconds[name].append(time.perf_counter() - begin)
+    result = {}
+    for name, own in seconds.items():
+        ratios = [a / b for a, b in zip(seconds[peer], own, strict=True)]
+        low, middle, high = statistics.quantiles(ratios, n=4)
+        result[name] = {"ms": statistics.median(own) * 1e3, "ratio": middle, "ratio_q1": low, "ratio_q3": high}
+    return result
+
+
+def machine() -> dict[str, Any]:
+    """Return what the numbers were measured on."""
+    cpu = Path("/proc/cpuinfo")
+    lines = cpu.read_text().splitlines() if cpu.exists() else []
+    model = next(
+        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor()
+    )
+    return {"cpu": model, "cores": torch.get_num_threads(), "system": platform.system(), "versions": versions()}
+
+
+def markdown(title: str, rows: Mapping[str, Mapping[str, float]]) -> str:
+    """Return one table."""
+    lines = [f"**{title}**", "", "| variant | median ms | x peer (quartiles) |", "|---|---|---|"]
+    lines += [
+        f"| {name} | {row['ms']:.1f} | {row['ratio']:.2f} ({row['ratio_q1']:.2f} … {row['ratio_q3']:.2f}) |"
+        for name, row in rows.items()
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,1 @@
+"""Biomass (or any other measured value) from photos."""

@@ -1,0 +1,163 @@
+"""The contract every registered module keeps (DESIGN: how a module is written)."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from dinoneck import ConfigError, ShapeError, load_head, registry, save_head
+from tests.contract.cases import CASES, Case, outputs
+
+GRIDS = [(1, 1), (1, 7), (2, 2), (3, 5), (15, 31), (9, 16)]
+each = pytest.mark.parametrize("case", CASES, ids=str)
+
+
+def built(case: Case, **factory: object) -> nn.Module:
+    torch.manual_seed(0)
+    return case.build(**factory).eval()
+
+
+def same(one: object, other: object, atol: float = 0.0) -> bool:
+    pairs = list(zip(outputs(one), outputs(other), strict=True))
+    return bool(pairs) and all(torch.allclose(a.float(), b.float(), rtol=0, atol=atol) for a, b in pairs)
+
+
+def test_every_registered_class_has_a_case() -> None:
+    assert {registry.name_of(type(case.build())) for case in CASES} == set(registry.names())
+
+
+@each
+@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize("registers", [0, 4])
+def test_any_grid_gives_finite_outputs(case: Case, grid: tuple[int, int], registers: int) -> None:
+    module = built(case)
+    for tensor in outputs(module(case.inputs(rows=grid[0], cols=grid[1], registers=registers))):
+        assert tensor.shape[0] == 2
+        assert tensor.isfinite().all()
+
+
+@each
+def test_samples_of_a_batch_do_not_see_each_other(case: Case) -> None:
+    module, inputs = built(case), case.inputs(batch=4)
+    together = outputs(module(inputs))
+    for i in range(4):
+        alone = outputs(module(inputs[i : i + 1]))
+        for a, b in zip(together, alone, strict=True):
+            assert torch.allclose(a[i : i + 1], b, atol=1e-6)
+
+
+@each
+def test_config_and_state_rebuild_the_module(case: Case, tmp_path: Path) -> None:
+    module, inputs = built(case), case.inputs()
+    again = type(module).from_config(json.loads(json.dumps(module.config)))  # type: ignore[attr-defined]
+    assert again.config == module.config
+    again.load_state_dict(module.state_dict(), strict=True)
+    assert same(again.eval()(inputs), module(inputs))
+    save_head(tmp_path / "h", module)
+    assert same(load_head(tmp_path / "h")(inputs), module(inputs))
+    with pytest.raises(ConfigError, match="no argument"):
+        type(module).from_config(module.config | {"no_such_argument": 1})  # type: ignore[attr-defined]
+
+
+@each
+def test_gradients_reach_every_parameter(case: Case) -> None:
+    module = built(case).train()
+    total = sum((tensor * torch.randn_like(tensor)).sum() for tensor in outputs(module(case.inputs())))
+    total.backward()  # type: ignore[union-attr]
+    for name, parameter in module.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().max() > 0, name
+
+
+@each
+def test_gradients_are_right(case: Case) -> None:
+    module = built(case).double()
+    inputs = case.inputs(rows=2, cols=2, dtype=torch.float64)
+    leaves = list(module.parameters())[:2]
+
+    def run(*values: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return tuple(outputs(module(inputs)))
+
+    assert torch.autograd.gradcheck(run, tuple(leaves), atol=1e-4)
+
+
+@each
+def test_low_precision_stays_near(case: Case) -> None:
+    module, inputs = built(case), case.inputs()
+    exact = outputs(module(inputs))
+    low = outputs(copy.deepcopy(module).to(torch.bfloat16)(inputs.to(dtype=torch.bfloat16)))
+    for a, b in zip(exact, low, strict=True):
+        assert (a - b.float()).abs().max() <= 0.05 * (1 + a.abs().max())
+
+
+@each
+def test_construction_on_meta_and_in_another_dtype(case: Case) -> None:
+    assert all(p.is_meta for p in built(case, device="meta").parameters())
+    assert all(p.dtype == torch.float64 for p in built(case, dtype=torch.float64).parameters())
+    with torch.device("meta"):
+        assert all(p.is_meta for p in case.build().parameters())
+
+
+@each
+def test_copies_are_independent_and_equal(case: Case) -> None:
+    module, inputs = built(case), case.inputs()
+    before = outputs(module(inputs))
+    for twin in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
+        assert same(twin(inputs), before)
+        with torch.no_grad():
+            for parameter in twin.parameters():
+                parameter.add_(1.0)
+        assert same(module(inputs), before)
+
+
+@each
+def test_reset_draws_anew_and_the_seed_decides(case: Case) -> None:
+    module, inputs = built(case), case.inputs()
+    before = outputs(module(inputs))
+    assert same(built(case)(inputs), before)
+    module.reset_parameters()  # type: ignore[operator]
+    assert not same(module(inputs), before)
+
+
+@each
+def test_weights_that_change_change_the_output_at_once(case: Case) -> None:
+    """Folded or joined weights must never be stale, in eval mode and without gradients."""
+    module, inputs = built(case), case.inputs()
+    with torch.no_grad():
+        module(inputs)
+        for parameter in module.parameters():
+            parameter.data.mul_(1.5)
+        fresh = type(module).from_config(module.config).eval()  # type: ignore[attr-defined]
+        fresh.load_state_dict(module.state_dict())
+        assert same(module(inputs), fresh(inputs))
+
+
+@each
+def test_another_width_is_refused(case: Case) -> None:
+    wide = torch.randn(2, 6, 25)
+    module = built(case)
+    inputs = wide if case.takes == "patches" else case.inputs().__class__.from_patches(wide, grid=(2, 3), patch_size=16)
+    with pytest.raises(ShapeError, match="25"):
+        module(inputs)
+
+
+@each
+def test_no_buffer_is_hidden_from_the_file(case: Case) -> None:
+    module = built(case)
+    assert {name for name, _ in module.named_buffers()} <= set(module.state_dict())
+
+
+@each
+def test_autocast(case: Case) -> None:
+    module, inputs = built(case), case.inputs()
+    exact = outputs(module(inputs))
+    with torch.autocast("cpu", torch.bfloat16):
+        low = outputs(module(inputs))
+    for a, b in zip(exact, low, strict=True):
+        assert (a - b.float()).abs().max() <= 0.05 * (1 + a.abs().max())

@@ -1,0 +1,102 @@
+"""compile, export and ONNX: one graph for all grids, and the same numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch._dynamo.testing
+from tests.contract.cases import CASES, Case, outputs, tokens_of
+from torch import nn
+
+pytestmark = pytest.mark.slow
+SHAPES = [(2, 3, 5), (3, 5, 7), (2, 9, 16), (4, 2, 2), (2, 15, 31), (5, 4, 3)]
+each = pytest.mark.parametrize("case", CASES, ids=str)
+
+
+def built(case: Case) -> nn.Module:
+    torch.manual_seed(0)
+    return case.build().eval()
+
+
+def assert_same(one: Any, other: Any, atol: float) -> None:
+    for a, b in zip(outputs(one), outputs(other), strict=True):
+        assert torch.allclose(torch.as_tensor(a), b, atol=atol)
+
+
+@each
+def test_one_graph_for_six_sizes(case: Case) -> None:
+    module = built(case)
+    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(module, backend=counter, fullgraph=True, dynamic=True)
+    for batch, rows, cols in SHAPES:
+        inputs = case.inputs(batch=batch, rows=rows, cols=cols)
+        assert_same(compiled(inputs), module(inputs), 1e-5)
+    assert counter.frame_count <= 2
+
+
+@each
+def test_inductor_forward_and_backward(case: Case) -> None:
+    module, inputs = built(case), case.inputs()
+    compiled = torch.compile(module, fullgraph=True)
+    assert_same(compiled(inputs), module(inputs), 1e-5)
+    sum(tensor.square().sum() for tensor in outputs(compiled(inputs))).backward()  # type: ignore[union-attr]
+    found = [parameter.grad.clone() for parameter in module.parameters()]  # type: ignore[union-attr]
+    module.zero_grad()
+    sum(tensor.square().sum() for tensor in outputs(module(inputs))).backward()  # type: ignore[union-attr]
+    for a, parameter in zip(found, module.parameters(), strict=True):
+        assert torch.allclose(a, parameter.grad, rtol=1e-3, atol=1e-4)  # type: ignore[arg-type]
+
+
+def dynamic(case: Case, inputs: Any) -> Any:
+    free = torch.export.Dim.DYNAMIC
+    return inputs.dynamic_spec() if case.takes == "tokens" else {0: free, 1: free}
+
+
+@each
+def test_export_with_dynamic_batch_and_grid(case: Case, tmp_path: Path) -> None:
+    module, inputs = built(case), case.inputs(batch=3, rows=4, cols=5)
+    program = torch.export.export(module, (inputs,), dynamic_shapes=(dynamic(case, inputs),))
+    torch.export.save(program, tmp_path / "m.pt2")
+    for exported in (program.module(), torch.export.load(tmp_path / "m.pt2").module()):
+        for batch, rows, cols in SHAPES:
+            other = case.inputs(batch=batch, rows=rows, cols=cols)
+            assert_same(exported(other), module(other), 1e-5)
+
+
+@each
+def test_onnx_parity_at_unseen_sizes(case: Case, tmp_path: Path) -> None:
+    import onnxruntime
+
+    module, inputs = built(case), case.inputs(batch=3, rows=4, cols=5)
+    program = torch.export.export(module, (inputs,), dynamic_shapes=(dynamic(case, inputs),))
+    torch.onnx.export(program, f=tmp_path / "m.onnx", dynamo=True, verbose=False)
+    session = onnxruntime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
+    for batch, rows, cols in SHAPES:
+        other = case.inputs(batch=batch, rows=rows, cols=cols)
+        leaves = [np.asarray(leaf) for leaf in torch.utils._pytree.tree_leaves(other)]
+        named = dict(zip(program.graph_signature.user_inputs, leaves, strict=True))
+        feeds = {entry.name: named[entry.name] for entry in session.get_inputs()}
+        assert_same(session.run(None, feeds), module(other), 1e-5)
+
+
+def test_tokens_travel_through_export() -> None:
+    """Backbone-like code that builds Tokens inside the graph exports with the grid free."""
+    from dinoneck import Tokens
+
+    class Split(nn.Module):
+        def forward(self, tokens: Tokens) -> Tokens:
+            return Tokens.from_patches(
+                tokens.patches[0] * 2, grid=tokens.grid, patch_size=16, cls_token=tokens.cls_token[0], layers=[0]
+            )
+
+    inputs = tokens_of(3, 4, 5)
+    program = torch.export.export(Split(), (inputs,), dynamic_shapes=(inputs.dynamic_spec(),))
+    for rows, cols in ((9, 16), (2, 7)):
+        other = tokens_of(2, rows, cols)
+        got = program.module()(other)
+        assert got.grid == (rows, cols)
+        assert torch.equal(got.patches[0], other.patches[0] * 2)

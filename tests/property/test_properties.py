@@ -1,0 +1,191 @@
+"""Facts that hold for whatever hypothesis thinks of."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from dinoneck import (
+    CheckpointError,
+    HeadCheckpoint,
+    HeadEnsemble,
+    PatchMeanHead,
+    PatchMeanMLP,
+    TargetTransform,
+    Task,
+    TokenGrid,
+)
+from dinoneck.checkpoint import header as headers
+from dinoneck.configured import decode, encode, normal
+from dinoneck.training import group_folds
+
+settings.register_profile("house", deadline=None, max_examples=100, derandomize=True, database=None)
+settings.load_profile("house")
+
+sizes = st.integers(1, 200)
+patches = st.sampled_from([14, 16, (8, 16), 1])
+
+
+@given(sizes, sizes, patches, st.sampled_from(["crop", "pad", "resize"]))
+def test_prepared_points_come_back(height: int, width: int, patch: object, policy: str) -> None:
+    grid = TokenGrid(patch, policy)  # type: ignore[arg-type]
+    if policy == "crop":
+        assume(height >= grid.patch_height and width >= grid.patch_width)
+    prepared = grid.prepare(torch.zeros(1, 1, height, width))
+    assert prepared.grid == grid.size((height, width))
+    assert tuple(prepared.images.shape[-2:]) == (
+        prepared.grid.rows * grid.patch_height,
+        prepared.grid.cols * grid.patch_width,
+    )
+    points = torch.tensor([[0.0, 0.0], [width, height], [width / 3, height / 7]], dtype=torch.float64)
+    assert torch.allclose(prepared.to_original(prepared.to_prepared(points)), points, atol=1e-9)
+    if policy == "resize":
+        corner = torch.tensor([prepared.images.shape[-1], prepared.images.shape[-2]], dtype=torch.float64)
+        assert torch.allclose(prepared.to_prepared(points[1]), corner)
+
+
+@given(st.integers(1, 12), st.integers(1, 12), st.integers(0, 2**31 - 1))
+def test_sampling_an_affine_map_returns_the_point(rows: int, cols: int, seed: int) -> None:
+    """A map that is affine in the cell centres is affine everywhere between them."""
+    torch.manual_seed(seed)
+    grid, (a, b, c) = TokenGrid(16), torch.randn(3, dtype=torch.float64)
+    size = (rows * 16, cols * 16)
+    centres = grid.cell_centers(size).double()
+    maps = (a * centres[:, 0] + b * centres[:, 1] + c).reshape(1, 1, rows, cols)
+    points = torch.rand(20, 2, dtype=torch.float64) * torch.tensor([cols - 1, rows - 1]) * 16 + 8
+    read = grid.sample(maps, points, size)[0, :, 0]
+    assert torch.allclose(read, a * points[:, 0] + b * points[:, 1] + c, atol=1e-8)
+
+
+@given(st.integers(16, 70), st.integers(16, 70), st.sampled_from(["crop", "pad", "resize"]), st.integers(0, 1000))
+def test_no_label_is_lost_or_doubled(height: int, width: int, policy: str, seed: int) -> None:
+    torch.manual_seed(seed)
+    labels, mask = torch.rand(1, 2, height, width, dtype=torch.float64), torch.rand(1, height, width) > 0.3
+    grid = TokenGrid(16, policy)  # type: ignore[arg-type]
+    values, weight = grid.reduce_labels(labels, mask)
+    if policy == "crop":
+        top, left = (height % 16) // 2, (width % 16) // 2
+        rows, cols = grid.size((height, width))
+        window = (..., slice(top, top + rows * 16), slice(left, left + cols * 16))
+        labels, mask = labels[window], mask[window]
+    assert weight.sum().item() == pytest.approx(mask.sum().item())
+    expected = torch.where(mask[:, None], labels, 0.0).sum(dim=(2, 3))
+    assert torch.allclose((values * weight[:, None]).sum(dim=(2, 3)), expected)
+
+
+numbers = st.floats(-1e3, 1e3, allow_nan=False)
+positive = st.floats(1e-3, 1e3)
+transforms = st.builds(
+    TargetTransform, area=st.none() | positive, log1p=st.booleans(), mean=st.none() | numbers, std=st.none() | positive
+)
+tasks = st.builds(
+    Task,
+    name=st.from_regex(r"[A-Za-z_][A-Za-z0-9_\-]{0,20}", fullmatch=True),
+    dim=st.integers(1, 4),
+    kind=st.sampled_from(["regression", "ratio", "classification"]),
+    activation=st.sampled_from([None, "relu", "softplus", "sigmoid"]),
+    weight=st.floats(0, 10),
+    beta=positive,
+    transform=st.none() | transforms,
+    unit=st.text(max_size=5),
+    minimum=st.none() | numbers,
+)
+task_lists = st.lists(tasks, min_size=1, max_size=3, unique_by=lambda task: task.name)
+
+
+@given(task_lists, st.integers(1, 64), st.integers(1, 32))
+def test_configs_survive_json(some: list[Task], width: int, hidden: int) -> None:
+    head = PatchMeanHead(width, some, hidden_dim=hidden, device="meta")
+    text = json.dumps(head.config, allow_nan=False)
+    assert PatchMeanHead.from_config(json.loads(text), device="meta").config == head.config
+    for task in some:
+        assert decode(Task, json.loads(json.dumps(encode(task)))) == task
+    ensemble = HeadEnsemble.from_heads([head, head])
+    assert HeadEnsemble.from_config(json.loads(json.dumps(ensemble.config)), device="meta").config == ensemble.config
+
+
+plain = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(exclude_categories=["Cs"]), max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=8,
+)  # fmt: skip
+
+
+@given(st.dictionaries(st.text(st.characters(exclude_categories=["Cs"]), max_size=6), plain, max_size=3))
+def test_extra_facts_survive_a_file(extra: dict) -> None:
+    torch.manual_seed(0)
+    checkpoint = HeadCheckpoint.from_module(PatchMeanMLP(2, 1), extra=extra)
+    assert normal(Any, checkpoint.meta["extra"], "x") == extra
+    assert headers.strict_json(headers.canonical(checkpoint.meta), "x", "x") == checkpoint.meta
+
+
+@given(transforms, st.lists(st.floats(0, 1000), min_size=1, max_size=8))
+def test_transforms_invert(transform: TargetTransform, values: list[float]) -> None:
+    grams = torch.tensor(values, dtype=torch.float64)
+    back = transform.inverse(transform.forward(grams))
+    scale = max(1.0, abs(float(transform.mean or 0.0)), float(transform.std or 1.0)) * max(1.0, transform.area or 1.0)
+    assert torch.allclose(back, grams, rtol=1e-9, atol=1e-9 * scale) or (transform.log1p and scale > 10)
+
+
+@given(st.lists(st.integers(0, 8), min_size=3, max_size=60), st.integers(2, 5), st.integers(0, 100))
+def test_folds_partition_rows_and_keep_groups(groups: list[int], count: int, seed: int) -> None:
+    assume(len(set(groups)) >= count)
+    folds = group_folds(groups, count, seed)
+    seen = np.concatenate([valid for _, valid in folds])
+    assert sorted(seen.tolist()) == list(range(len(groups)))
+    for train, valid in folds:
+        assert len(valid)
+        assert not set(np.array(groups)[train]) & set(np.array(groups)[valid])
+
+
+@given(st.binary(max_size=400))
+def test_random_bytes_are_refused_and_never_crash(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+    import io
+
+    with pytest.raises(CheckpointError):
+        headers.parse(io.BytesIO(content), len(content), "random")
+
+
+@given(st.integers(0, 2**32), st.sampled_from(["flip", "cut", "insert", "delete", "swap"]))
+@settings(max_examples=300)
+def test_random_damage_is_refused(whole_file: bytes, seed: int, kind: str) -> None:
+    import io
+
+    random = np.random.RandomState(seed % 2**32)
+    content, place = bytearray(whole_file), int(random.randint(len(whole_file)))
+    if kind == "flip":
+        content[place] ^= 1 << int(random.randint(8))
+    elif kind == "cut":
+        del content[place:]
+    elif kind == "insert":
+        content[place:place] = random.bytes(1 + random.randint(8))
+    elif kind == "delete":
+        del content[place : place + 1 + random.randint(8)]
+    else:
+        other = int(random.randint(len(content)))
+        content[place], content[other] = content[other], content[place]
+    assume(bytes(content) != whole_file)
+    try:
+        header = headers.parse(io.BytesIO(bytes(content)), len(content), "damaged")
+    except CheckpointError:
+        return
+    body = bytes(content[header.data_start :])
+    assert headers.digest(header.meta, [body]) != header.meta["digest"]
+
+
+@pytest.fixture(scope="module")
+def whole_file(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    path = tmp_path_factory.mktemp("whole") / "h"
+    torch.manual_seed(0)
+    HeadCheckpoint.from_module(
+        PatchMeanHead(4, [Task("a", transform=TargetTransform(mean=math.pi))], hidden_dim=3)
+    ).save(path)
+    return path.read_bytes()

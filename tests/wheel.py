@@ -1,0 +1,54 @@
+"""``python -m tests.wheel FOLDER``: build the wheel, install it alone, and run the demo from it outside the repository.
+
+The new environment gets the wheel and nothing else; the heavy dependencies are borrowed from this one through a
+path file, which does not see this one's editable install.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import zipfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+DEMO = ["--photos", "12", "--folds", "2", "--epochs", "2", "--backbone", "dinoneck_tiny", "--random-backbone"]
+
+
+def run(*command: object, cwd: Path) -> str:
+    done = subprocess.run([str(part) for part in command], cwd=cwd, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"{' '.join(map(str, command))} failed:\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}")
+    return done.stdout
+
+
+def main(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder, ROOT, cwd=folder)
+    [wheel] = folder.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    strays = [name for name in names if not name.startswith(("dinoneck/", "dinoneck-"))]
+    if strays or "dinoneck/py.typed" not in names:
+        sys.exit(f"the wheel holds {strays}, py.typed: {'dinoneck/py.typed' in names}")
+    run(sys.executable, "-m", "venv", folder / "env", cwd=folder)
+    python = folder / "env" / "bin" / "python"
+    run(python, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", wheel, cwd=folder)
+    own = Path(run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=folder).strip())
+    (own / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    with tempfile.TemporaryDirectory() as outside:
+        where = run(python, "-c", "import dinoneck; print(dinoneck.__file__)", cwd=Path(outside)).strip()
+        if not Path(where).is_relative_to(own):
+            sys.exit(f"dinoneck came from {where}, not from the wheel")
+        told = run(folder / "env" / "bin" / "dinoneck", "demo", "--out", "demo", *DEMO, cwd=Path(outside))
+        head = Path(outside) / "demo" / "heads" / "fold-0.safetensors"
+        run(folder / "env" / "bin" / "dinoneck", "verify", head, cwd=Path(outside))
+    print(told.strip().splitlines()[-1])
+    print(f"{wheel.name}: {len(names)} files; the demo runs from the wheel alone")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]).resolve())
