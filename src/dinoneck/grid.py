@@ -24,7 +24,7 @@ PatchSize = int | tuple[int, int]
 class GridSize(NamedTuple):
     """Rows and columns of a patch grid.
 
-    Example:
+    Examples:
         >>> GridSize(rows=30, cols=60).count
         1800
     """
@@ -100,7 +100,7 @@ class TokenGrid(nn.Module):
         ConfigError: for an impossible patch size or an unknown policy.
         GridError: when an image and a number of tokens do not fit together.
 
-    Example:
+    Examples:
         >>> grid = TokenGrid(patch_size=16)
         >>> grid.size((480, 960))
         GridSize(rows=30, cols=60)

@@ -61,7 +61,7 @@ class TargetTransform:
     Raises:
         ConfigError: if the area or a standard deviation is not positive, or a number is not finite.
 
-    Example:
+    Examples:
         >>> transform = TargetTransform(area=0.5).fit(torch.tensor([1.0, 2.0, 3.0]))
         >>> transform.mean, round(transform.std, 4)
         (4.0, 1.633)
@@ -165,7 +165,7 @@ class Task:
     Raises:
         ConfigError: if a value is out of range or does not fit the others.
 
-    Example:
+    Examples:
         >>> Task("Dry_Total_g", unit="g", minimum=0).default_loss
         'mse'
     """

@@ -37,7 +37,7 @@ class Tokens:
         layers: 0-based block indices in the order asked, duplicates kept; None when nobody said.
         normed: whether the backbone's final norm was applied; None when nobody said.
 
-    Example:
+    Examples:
         >>> tokens = Tokens.from_sequence(
         ...     torch.zeros(2, 1805, 384), image_size=(480, 960), patch_size=16, num_prefix_tokens=5)
         >>> tokens.patches[0].shape, tokens.registers[0].shape, tokens.maps()[0].shape
@@ -308,7 +308,7 @@ def collate(batch: Sequence[Any]) -> Any:
     Args:
         batch: Tokens, or tuples, lists or dicts that hold them, one per sample.
 
-    Example:
+    Examples:
         >>> one = Tokens.from_patches(torch.zeros(1, 4, 8), grid=(2, 2), patch_size=16)
         >>> tokens, target = collate([(one, 1.0), (one, 2.0)])
         >>> len(tokens), target.tolist()

@@ -53,7 +53,7 @@ def load_backbone(
         BackboneError: if the name is unknown, weights cannot be had or do not fit, or a layer does not exist.
         ConfigError: if arguments contradict each other.
 
-    Example:
+    Examples:
         >>> backbone = load_backbone("dinoneck_tiny", layers=[5, 2])
         >>> tokens = backbone(torch.zeros(1, 3, 32, 48))
         >>> tokens.layers, tokens.grid, tokens.patches[0].shape

@@ -32,7 +32,7 @@ class HeadCheckpoint:
         state_dict: the weights, on the CPU.
         revision: the commit a hub file came from; None for a local file.
 
-    Example:
+    Examples:
         >>> import tempfile, pathlib
         >>> from dinoneck import PatchMeanHead, Task
         >>> head = PatchMeanHead(64, [Task("total", unit="g")])

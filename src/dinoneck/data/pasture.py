@@ -87,7 +87,7 @@ class Pasture:
     Raises:
         ConfigError: if the size is no multiple of 16.
 
-    Example:
+    Examples:
         >>> sample = Pasture(seed=0, size=(64, 128)).sample(3)
         >>> bool(abs(sample.density_g.sum() - sample.grams["Dry_Total_g"]) < 1e-9)
         True

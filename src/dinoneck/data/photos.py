@@ -233,8 +233,9 @@ def _from_path(path: Path) -> Tensor:
 
 
 def _from_pil(image: Image.Image, name: str) -> Tensor:
+    deep = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG")  # older Pillow: 16 bit as I
     image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I;16"):
+    if deep:
         grey = np.asarray(image).astype(np.float32) / 65535.0
         return torch.from_numpy(np.ascontiguousarray(grey))[None].expand(3, -1, -1)
     if image.mode in ("I", "F"):

@@ -41,7 +41,7 @@ class PatchMeanMLP(Configured, nn.Module):
         ConfigError: if a size is not positive or the activation is unknown.
         ShapeError: if the input is not (B, N, embed_dim).
 
-    Example:
+    Examples:
         >>> mlp = PatchMeanMLP(embed_dim=1536)
         >>> mlp(torch.randn(6, 256, 1536)).shape
         torch.Size([6, 1])
@@ -170,7 +170,7 @@ class PatchMeanHead(Head):
         ConfigError: if tasks repeat a name or are of another kind.
         ShapeError: if the tokens have another width.
 
-    Example:
+    Examples:
         >>> head = PatchMeanHead(64, [Task("Dry_Total_g", unit="g", activation="relu")])
         >>> tokens = Tokens.from_patches(torch.randn(2, 6, 64), grid=(2, 3), patch_size=16)
         >>> head(tokens)["Dry_Total_g"].shape, head.predict_maps(tokens)["Dry_Total_g"].shape

@@ -61,7 +61,7 @@ class Predictor:
         CheckpointError: if the files disagree, or do not fit the backbone, or no backbone can be rebuilt.
         ConfigError: for an unknown ``tta``.
 
-    Example:
+    Examples:
         >>> from dinoneck import PatchMeanHead, Task, load_backbone
         >>> head = PatchMeanHead(64, [Task("total", unit="g")])
         >>> predictor = Predictor(head, load_backbone("dinoneck_tiny"))

@@ -89,7 +89,7 @@ def preset(name: str) -> Preset:
     Raises:
         ConfigError: if there is none of that name.
 
-    Example:
+    Examples:
         >>> preset("lb066").size
         (224, 224)
     """

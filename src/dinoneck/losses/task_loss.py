@@ -30,7 +30,7 @@ class TaskLoss(nn.Module):
         ConfigError: for tasks of another kind.
         ShapeError: if an output or target is missing.
 
-    Example:
+    Examples:
         >>> loss = TaskLoss([Task("total"), Task("state", dim=4, kind="classification", weight=0.1)])
         >>> outputs = {"total": torch.zeros(2, 1), "state": torch.zeros(2, 4)}
         >>> total, parts = loss(outputs, {"total": torch.ones(2, 1), "state": torch.tensor([0, 3])})

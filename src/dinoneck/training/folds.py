@@ -29,7 +29,7 @@ def group_folds(groups: Sequence[Hashable], n_folds: int, seed: int) -> list[Fol
         ConfigError: if ``n_folds`` is below 2.
         DataError: if there are fewer groups than folds.
 
-    Example:
+    Examples:
         >>> [valid.tolist() for _, valid in group_folds(["a", "a", "b", "c"], 2, seed=0)]
         [[0, 1], [2, 3]]
     """

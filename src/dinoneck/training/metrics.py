@@ -36,7 +36,7 @@ def weighted_r2(predictions: Table, targets: Table, weights: Mapping[str, float]
     Raises:
         DataError: for NaN, lengths or names that do not fit, weights that are negative or all 0, or constant targets.
 
-    Example:
+    Examples:
         >>> targets = {"a": [1, 2], "b": [10, 10]}
         >>> round(weighted_r2({"a": [1, 2], "b": [9, 9]}, targets, {"a": 0.5, "b": 0.5}), 4)
         0.9725

@@ -62,7 +62,7 @@ def same_features(one: Backbone, other: Backbone, atol: float = 0.0) -> None:
     assert torch.allclose(a, b, rtol=0, atol=atol), (a - b).abs().max()
 
 
-@pytest.mark.parametrize("name", ["vit_tiny_patch16_dinov3_qkvb", "vit_small_plus_patch16_dinov3_qkvb"])
+@pytest.mark.parametrize("name", ["vit_small_patch16_dinov3_qkvb", "vit_small_plus_patch16_dinov3_qkvb"])
 def test_official_dinov3(name: str, tmp_path: Path) -> None:
     source = load_backbone(name, pretrained=False, seed=5)
     state = official_dinov3(source)
@@ -134,9 +134,9 @@ def change(key: str, value: torch.Tensor | None) -> Callable[[State], State]:
     [
         (change("norm.weight", None), "missing from the file: norm.weight"),
         (change("extra.weight", torch.zeros(1)), "without a place in the model: extra.weight"),
-        (change("norm.weight", torch.ones(3)), r"norm.weight is \(3,\), expected \(192,\)"),
-        (change("norm.weight", torch.full((192,), torch.nan)), "not finite"),
-        (change("norm.weight", torch.ones(192, dtype=torch.int64)), "int64"),
+        (change("norm.weight", torch.ones(3)), r"norm.weight is \(3,\), expected \(384,\)"),
+        (change("norm.weight", torch.full((384,), torch.nan)), "not finite"),
+        (change("norm.weight", torch.ones(384, dtype=torch.int64)), "int64"),
         (lambda s: {f"module.{k}": v for k, v in s.items()}, "carry the prefix 'module.'"),
         (lambda s: {f"backbone.{k}": v for k, v in s.items()}, "carry the prefix 'backbone.'"),
         (lambda s: {"embeddings.cls_token": torch.zeros(1)}, "names of the transformers library"),
@@ -146,7 +146,7 @@ def change(key: str, value: torch.Tensor | None) -> Callable[[State], State]:
 def test_files_that_do_not_fit_are_refused_by_key(
     damage: Callable[[State], State], message: str, tmp_path: Path
 ) -> None:
-    name = "vit_tiny_patch16_dinov3_qkvb"
+    name = "vit_small_patch16_dinov3_qkvb"
     state = official_dinov3(load_backbone(name, pretrained=False))
     torch.save(damage(state), tmp_path / "w.pth")
     with pytest.raises(BackboneError, match=message):
