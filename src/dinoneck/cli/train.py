@@ -11,11 +11,12 @@ from dinoneck.cli import backbone_options, text
 from dinoneck.errors import ConfigError
 
 if TYPE_CHECKING:
+    from dinoneck.data.photos import Photo, Preprocessing
     from dinoneck.data.tables import PhotoTable
     from dinoneck.inference.presets import Preset
 
 HELP = "train cross-validated heads on a folder of photos and a CSV (or on a generated pasture)"
-EXAMPLE = "dinoneck train --csv cover.csv --photos . --targets crop weed --group group --policy crop --out run"
+EXAMPLE = "dinoneck train --csv cover.csv --photos . --targets crop weed --group group --out run"
 
 _PASTURE_PHOTOS = 120
 
@@ -38,7 +39,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     inputs = parser.add_argument_group("inputs")
     inputs.add_argument("--size", type=backbone_options.size, metavar="HxW", help="pixels; default: the photos' own")
     inputs.add_argument("--fit", choices=("stretch", "keep", "crop", "pad"), help="how photos come to --size")
-    inputs.add_argument("--policy", choices=("error", "crop", "pad", "resize"), help="where the patch does not divide")
+    inputs.add_argument(
+        "--policy",
+        choices=("error", "crop", "pad", "resize"),
+        default="crop",
+        help="what to do where the patch does not divide a photo (default: crop, the centre is kept)",
+    )
     run_group = parser.add_argument_group("training")
     run_group.add_argument("--folds", type=int, default=5, metavar="K")
     run_group.add_argument("--epochs", type=int, default=40, metavar="N")
@@ -60,6 +66,7 @@ def run(options: argparse.Namespace) -> int:
     backbone = backbone_options.load(options)
     preprocess = backbone.preprocess if recipe is None else recipe.preprocess(backbone)
     preprocess = preprocess.changed(size=options.size, fit=options.fit, policy=options.policy)
+    print(told_size(preprocess, data.photos[0]))
     plan = Plan(
         folds=options.folds,
         epochs=options.epochs,
@@ -94,6 +101,22 @@ def table(options: argparse.Namespace) -> PhotoTable:
     if not options.targets:
         raise ConfigError("which columns are to be predicted? Name them with --targets")
     return read_csv(options.csv, photos, options.targets, options.group, options.image_column, options.minimum)
+
+
+def told_size(preprocess: Preprocessing, photo: Photo) -> str:
+    """Say what a photo is prepared to, and what is lost on the way: nothing is cropped in silence."""
+    from dinoneck.data.photos import decode
+
+    before = decode(photo).shape[-2:]
+    prepared = preprocess.prepare(photo)
+    after, grid = prepared.images.shape[-2:], prepared.grid
+    told = f"Photos of {before[0]}x{before[1]} px (height x width) become {after[0]}x{after[1]} px, "
+    told += f"{grid.rows}x{grid.cols} patches"
+    if preprocess.size is None and before != after:
+        told += (
+            f": the patch of {preprocess.patch_size} px does not divide them, so --policy {preprocess.policy} applies"
+        )
+    return f"{told}."
 
 
 def verdicts(scores: dict[str, dict[str, float]], targets: list[str]) -> list[str]:
