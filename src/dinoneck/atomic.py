@@ -11,7 +11,7 @@ import contextlib
 import os
 import secrets
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 STALE_AFTER_S = 3600.0
@@ -19,7 +19,11 @@ _MARK = ".dinoneck-tmp"
 _LONGEST_NAME_BYTES = 200
 
 
-def write_whole(path: str | os.PathLike[str], chunks: bytes | Iterable[bytes | memoryview]) -> None:
+def write_whole(
+    path: str | os.PathLike[str],
+    chunks: bytes | Iterable[bytes | memoryview],
+    check: Callable[[Path], None] | None = None,
+) -> None:
     """Write ``chunks`` to ``path`` so that the file appears whole or not at all.
 
     A symbolic link is followed and stays a link; an existing file keeps its permission bits.
@@ -27,13 +31,16 @@ def write_whole(path: str | os.PathLike[str], chunks: bytes | Iterable[bytes | m
     Args:
         path: the file to write; its folder must exist.
         chunks: the content, in one piece or several.
+        check: called with the finished temporary file; what it raises keeps the old file in place.
 
     Raises:
-        OSError: if the folder is missing or not writable, the disk is full, or ``path`` is a folder.
+        OSError: if the folder is missing or not writable, the disk is full, or ``path`` is a folder, device or pipe.
     """
     target = Path(os.path.realpath(path))
     if target.is_dir():
         raise IsADirectoryError(f"{target} is a folder; a file name was expected")
+    if target.exists() and not target.is_file():
+        raise OSError(f"{target} is a device or pipe; only regular files are written")
     if not target.parent.is_dir():
         raise FileNotFoundError(f"the folder {target.parent} does not exist; create it first")
     _clear_stale(target)
@@ -46,6 +53,8 @@ def write_whole(path: str | os.PathLike[str], chunks: bytes | Iterable[bytes | m
                 file.write(chunk)
             file.flush()
             os.fsync(file.fileno())
+        if check is not None:
+            check(temporary)
         if target.exists():
             temporary.chmod(mode)
         temporary.replace(target)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Literal, NamedTuple, get_args
 
 import torch
@@ -165,7 +166,9 @@ class TokenGrid(nn.Module):
         elif self.on_remainder == "resize" and target != (height, width):
             if not images.is_floating_point():
                 raise DataError(f"images are {images.dtype}; resizing needs floating point: convert them first")
-            images = F.interpolate(images, size=target, mode="bilinear", align_corners=False, antialias=True)
+            exact = images if images.dtype in (torch.float32, torch.float64) else images.float()
+            resized = F.interpolate(exact, size=target, mode="bilinear", align_corners=False, antialias=True)
+            images = resized.to(images.dtype)
         return PreparedImages(images, grid, valid, (x.scale, y.scale), (x.offset, y.offset))
 
     def cell_centers(self, image_size: Sequence[int], device: torch.device | str | None = None) -> Tensor:
@@ -184,7 +187,8 @@ class TokenGrid(nn.Module):
             image_size: (height, width) of that image.
 
         Returns:
-            (B, M, C) in the dtype of ``maps`` (weights are computed in at least float32).
+            (B, M, C) in the dtype of ``maps`` (weights are computed in at least float32); NaN where a
+            coordinate is NaN.
         """
         y, x = self._axes(image_size)
         if maps.ndim != 4 or tuple(maps.shape[-2:]) != (y.cells, x.cells):
@@ -199,7 +203,8 @@ class TokenGrid(nn.Module):
         prepared = xy.to(exact) * exact.new_tensor((x.scale, y.scale)) + exact.new_tensor((x.offset, y.offset))
         places = (prepared / spans * 2 - 1).expand(maps.shape[0], -1, -1)
         read = F.grid_sample(exact, places.unsqueeze(1), mode="bilinear", padding_mode="border", align_corners=False)
-        return read.squeeze(2).transpose(1, 2).to(maps.dtype)
+        nowhere = xy.isnan().any(dim=-1).expand(maps.shape[0], -1)[..., None]  # a point that is nowhere reads NaN
+        return torch.where(nowhere, torch.nan, read.squeeze(2).transpose(1, 2)).to(maps.dtype)
 
     def reduce_labels(self, labels: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Average dense labels over the cells of the patch grid.
@@ -211,7 +216,8 @@ class TokenGrid(nn.Module):
 
         Returns:
             values (B, K, rows, cols), the mean over the valid pixels of a cell (0 where there is none), and
-            weight (B, rows, cols), how many pixels that were (a fraction where ``"resize"`` cuts pixels).
+            weight (B, rows, cols), how many pixels that were (a fraction where ``"resize"`` cuts pixels), in
+            at least float32.
 
         Raises:
             ShapeError: if shapes do not fit.
@@ -223,22 +229,26 @@ class TokenGrid(nn.Module):
         if mask is not None and tuple(mask.shape) != (batch, height, width):
             raise ShapeError(f"mask has shape {tuple(mask.shape)}; expected {(batch, height, width)}")
         keep = labels.new_ones((batch, 1, height, width), dtype=torch.bool) if mask is None else (mask != 0)[:, None]
+        y, x = self._axes((height, width))
+        down = _overlaps(height, y, self.patch_height, labels.device)
+        across = _overlaps(width, x, self.patch_width, labels.device).T
+        keep = keep & (down.sum(dim=0) > 0)[:, None] & (across.sum(dim=1) > 0)  # what is cropped off does not count
         exact = torch.where(keep, labels.double(), 0.0)
         if not bool(exact.isfinite().all()):
             count = int((~exact.isfinite()).sum())
             raise DataError(f"{count} label values that count are not finite; mask them (mask=labels.isfinite())")
-        y, x = self._axes((height, width))
-        down = _overlaps(height, y, self.patch_height, labels.device)
-        across = _overlaps(width, x, self.patch_width, labels.device).T
         weight = down @ keep.double() @ across
         values = torch.where(weight > 0, down @ exact @ across / weight.clamp_min(1e-12), 0.0)
         dtype = labels.dtype if labels.is_floating_point() else torch.float32
-        return values.to(dtype), weight[:, 0].to(dtype)
+        exact_dtype = torch.float64 if dtype == torch.float64 else torch.float32  # half precision cannot count to 2049
+        return values.to(dtype), weight[:, 0].to(exact_dtype)
 
     def _axes(self, image_size: Sequence[int]) -> tuple[_Axis, _Axis]:
-        if len(image_size) != 2:
-            raise GridError(f"image_size is {tuple(image_size)}; expected (height, width) in pixels")
+        if not isinstance(image_size, Sequence) or isinstance(image_size, str) or len(image_size) != 2:
+            raise GridError(f"image_size is {image_size!r}; expected (height, width) in pixels")
         height, width = image_size
+        if not all(_is_whole(side) for side in image_size):
+            raise GridError(f"image_size is {tuple(image_size)}; expected whole pixels")
         if height < 1 or width < 1:
             raise GridError(f"the image is {height}x{width} px; both sides must be at least 1 px")
         if self.on_remainder == "error" and (height % self.patch_height or width % self.patch_width):
@@ -297,6 +307,11 @@ def _overlaps(length: int, axis: _Axis, patch: int, device: torch.device) -> Ten
     pixels = torch.arange(length, dtype=torch.float64, device=device)
     ends = torch.minimum(edges[1:, None], pixels + 1)
     return (ends - torch.maximum(edges[:-1, None], pixels)).clamp_min(0.0)
+
+
+def _is_whole(side: object) -> bool:
+    """An integer of Python, NumPy or torch's tracing; no bool, no float."""
+    return isinstance(side, Integral | torch.SymInt) and not isinstance(side, bool)
 
 
 def _size_text(image_size: Sequence[int]) -> str:

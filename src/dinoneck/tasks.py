@@ -84,6 +84,14 @@ class TargetTransform:
         for name, values in (("area", self.area), ("std", self.std)):
             if any(value <= 0 for value in _each(values)):
                 raise ConfigError(f"TargetTransform({name}=) is {values!r}; expected positive numbers")
+        lengths = {len(values) for values in (self.mean, self.std) if isinstance(values, tuple)}
+        if len(lengths) > 1 or any(isinstance(v, tuple) for values in (self.mean, self.std) for v in _each(values)):
+            raise ConfigError(f"TargetTransform: mean {self.mean!r} and std {self.std!r} do not fit each other")
+
+    @property
+    def outputs(self) -> int | None:
+        """The number of outputs it was fitted on; None if one number serves all."""
+        return next((len(values) for values in (self.mean, self.std) if isinstance(values, tuple)), None)
 
     def fit(self, values: Any) -> TargetTransform:
         """Return a new transform whose mean and std are those of ``values`` (natural units, NaN = missing).
@@ -96,7 +104,12 @@ class TargetTransform:
         Raises:
             DataError: if an output has no finite value, or a value is infinite.
         """
-        table = torch.as_tensor(values).detach().double().cpu()
+        try:
+            table = torch.as_tensor(values).detach().double().cpu()
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise DataError(f"target values are no numbers ({error}); a transform cannot be fitted") from error
+        if not table.numel():
+            raise DataError(f"there are no target values (shape {tuple(table.shape)}); a transform cannot be fitted")
         table = table.reshape(table.shape[0], -1) if table.ndim else table.reshape(1, 1)
         if table.isinf().any():
             raise DataError("target values are infinite; a transform cannot be fitted on them")
@@ -132,7 +145,7 @@ class TargetTransform:
             x = torch.expm1(x)
         if self.area is not None:
             x = x * self.area
-        return x.to(values.dtype)
+        return x.to(values.dtype if values.is_floating_point() else torch.get_default_dtype())
 
     def _row(self, numbers_or_none: float | tuple[float, ...] | None, like: Tensor, empty: float = 0.0) -> Tensor:
         if isinstance(numbers_or_none, tuple) and like.shape[-1] != len(numbers_or_none):
@@ -154,7 +167,7 @@ class Task:
         activation: ``relu``, ``softplus``, ``sigmoid`` or None, applied in model space.
         loss: ``mse``, ``smooth_l1`` or ``cross_entropy``; None = the kind's own (mse, for classes
             cross_entropy).
-        weight: of the task in the total loss, or one per output.
+        weight: of the task in the total loss, or one per output (not for classes, which share one loss).
         beta: where ``smooth_l1`` turns from square to linear.
         transform: natural units <-> model space.
         unit: of the natural values, for people (``"g"``).
@@ -185,7 +198,10 @@ class Task:
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
-            raise ConfigError(f"Task name {self.name!r}: letters, digits, '_' and '-', at most 64, no digit first")
+            raise ConfigError(
+                f"Task name {self.name!r}: expected letters, digits, '_' and '-', at most 64, no "
+                "digit first; rename it (the column, if it comes from a table)"
+            )
         where = f"Task {self.name!r}: "
         if isinstance(self.dim, bool) or not isinstance(self.dim, numbers.Integral) or self.dim < 1:
             raise ConfigError(f"{where}dim is {self.dim!r}; expected an integer of 1 or more")
@@ -196,12 +212,14 @@ class Task:
             raise ConfigError(f"{where}loss {self.loss!r} does not fit kind {self.kind!r}; use {_LOSSES[self.kind]}")
         for field in ("weight", "beta", "minimum"):
             object.__setattr__(self, field, _numbers(getattr(self, field), where + field))
-        object.__setattr__(self, "labels", tuple(self.labels))
+        object.__setattr__(self, "labels", tuple(self.labels or ()))
         self._check_fit(where)
 
     def _check_fit(self, where: str) -> None:
         if isinstance(self.weight, tuple) and len(self.weight) != self.dim:
             raise ConfigError(f"{where}weight has {len(self.weight)} entries for {self.dim} outputs")
+        if isinstance(self.weight, tuple) and self.is_categorical:
+            raise ConfigError(f"{where}weight is {self.weight!r}; classes share one loss, so it takes one number")
         if self.weight is None or any(value < 0 for value in _each(self.weight)):
             raise ConfigError(f"{where}weight is {self.weight!r}; expected numbers of 0 or more")
         if not isinstance(self.beta, float) or self.beta <= 0:
@@ -210,8 +228,16 @@ class Task:
             raise ConfigError(f"{where}minimum is {self.minimum!r}; expected one number or None")
         if self.transform is not None and not isinstance(self.transform, TargetTransform):
             raise ConfigError(f"{where}transform is {self.transform!r}; expected a TargetTransform or None")
-        if not isinstance(self.unit, str) or any(not isinstance(label, str) for label in self.labels):
-            raise ConfigError(f"{where}unit and labels are text; got {self.unit!r} and {self.labels!r}")
+        if self.transform is not None and self.transform.outputs not in (None, self.dim):
+            raise ConfigError(
+                f"{where}transform was fitted on {self.transform.outputs} outputs; the task has {self.dim}"
+            )
+        if self.is_categorical or self.kind == "ratio":
+            given = [name for name in ("transform", "activation", "minimum") if getattr(self, name) is not None]
+            if given:
+                raise ConfigError(f"{where}{', '.join(given)} given; outputs of kind {self.kind!r} are probabilities")
+        if any(not isinstance(text, str) or not text.isprintable() for text in (self.unit, *self.labels)):
+            raise ConfigError(f"{where}unit and labels are plain text; got {self.unit!r} and {self.labels!r}")
         if self.labels and len(self.labels) != self.dim:
             raise ConfigError(f"{where}{len(self.labels)} labels {self.labels} for {self.dim} outputs")
         if self.ignore_index is not None and not isinstance(self.ignore_index, int):

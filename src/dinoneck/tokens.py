@@ -7,6 +7,7 @@ hooks and data loaders. Constructors of the classes check nothing (they run unde
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -52,8 +53,6 @@ class Tokens:
     layers: tuple[int, ...] | None = None
     normed: bool | None = None
 
-    # -- builders ---------------------------------------------------------------------------------------
-
     @classmethod
     def from_sequence(
         cls,
@@ -64,6 +63,7 @@ class Tokens:
         num_prefix_tokens: int,
         layers: Sequence[int] | None = None,
         normed: bool | None = None,
+        num_cls: int | None = None,
     ) -> Tokens:
         """Take whole token sequences as a ViT returns them; nothing is copied.
 
@@ -74,6 +74,7 @@ class Tokens:
             num_prefix_tokens: tokens before the patches; the first one is CLS, the others are registers.
             layers: block indices of the tensors, in their order.
             normed: whether the backbone's final norm was applied.
+            num_cls: CLS tokens among the prefix, 0 or 1; None = one, if there is a prefix.
 
         Raises:
             ShapeError: if the tensors are not alike or ``layers`` has another length.
@@ -81,6 +82,10 @@ class Tokens:
         """
         if isinstance(num_prefix_tokens, bool) or not isinstance(num_prefix_tokens, int) or num_prefix_tokens < 0:
             raise ConfigError(f"num_prefix_tokens is {num_prefix_tokens!r}; expected an integer >= 0")
+        if num_cls is None:
+            num_cls = min(1, num_prefix_tokens)
+        if num_cls not in (0, 1) or num_cls > num_prefix_tokens:
+            raise ConfigError(f"num_cls is {num_cls!r} of {num_prefix_tokens} prefix tokens; expected 0 or 1")
         sequence = _alike(x_or_list, "sequence")
         pair = patch_pair(patch_size)
         grid = TokenGrid(pair).size(image_size)
@@ -94,8 +99,8 @@ class Tokens:
             sequence,
             grid,
             _plain(pair),
-            min(1, num_prefix_tokens),
-            max(0, num_prefix_tokens - 1),
+            num_cls,
+            num_prefix_tokens - num_cls,
             _layer_names(layers, len(sequence)),
             normed,
         )
@@ -147,8 +152,6 @@ class Tokens:
             _layer_names(layers, len(sequence)),
             normed,
         )
-
-    # -- views ------------------------------------------------------------------------------------------
 
     @property
     def num_prefix_tokens(self) -> int:
@@ -208,16 +211,17 @@ class Tokens:
             raise ConfigError(f"blocks {missing or wanted} are not among these tokens' layers {self.layers}")
         return self._at([self.layers.index(layer) for layer in wanted])
 
-    # -- batches ----------------------------------------------------------------------------------------
-
     def __len__(self) -> int:
         return self.sequence[0].shape[0]
 
     def __getitem__(self, index: int | slice | Sequence[int] | Tensor) -> Tokens:
-        if isinstance(index, int):
-            if not -len(self) <= index < len(self):
-                raise IndexError(f"sample {index} of a batch of {len(self)}")
-            index = slice(index % len(self), index % len(self) + 1)
+        if index is None or isinstance(index, bool | tuple):
+            raise TypeError(f"Tokens are indexed along the batch: an integer, a slice or a list; not {index!r}")
+        if hasattr(index, "__index__") and getattr(index, "ndim", 0) == 0:
+            place = operator.index(index)
+            if not -len(self) <= place < len(self):
+                raise IndexError(f"sample {place} of a batch of {len(self)}")
+            index = slice(place % len(self), place % len(self) + 1)
         return self._map(lambda x: x[index])
 
     @staticmethod
@@ -256,7 +260,7 @@ class Tokens:
         return self._map(Tensor.detach)
 
     def dynamic_spec(self) -> list[Any]:
-        """Return the ``dynamic_shapes`` entry of these Tokens for ``torch.export``: batch and grid are free."""
+        """Return the ``dynamic_shapes`` entry for ``torch.export``: batch and grid are free."""
         free = torch.export.Dim.DYNAMIC
         return [*({0: free, 1: free} for _ in self.sequence), free, free]
 
@@ -290,6 +294,11 @@ class FeaturePyramid:
     maps: tuple[Tensor, ...]
     strides: tuple[float, ...]
 
+    def __post_init__(self) -> None:
+        for name in ("maps", "strides"):
+            if not isinstance(getattr(self, name), tuple):
+                object.__setattr__(self, name, tuple(getattr(self, name)))
+
     def as_dict(self) -> dict[str, Tensor]:
         """Return the levels as ``{"0": finest, "1": ...}``, the form torchvision's detectors take."""
         return {str(level): level_map for level, level_map in enumerate(self.maps)}
@@ -314,6 +323,8 @@ def collate(batch: Sequence[Any]) -> Any:
         >>> len(tokens), target.tolist()
         (2, [1.0, 2.0])
     """
+    if not batch:
+        raise ShapeError("there are no samples to collate")
     first = batch[0]
     if isinstance(first, Tokens):
         return Tokens.cat(batch)
@@ -332,8 +343,9 @@ def _alike(x_or_list: Tensor | Sequence[Tensor], name: str) -> tuple[Tensor, ...
     for x in tensors:
         if x.ndim != 3:
             raise ShapeError(f"{name} has a tensor of shape {tuple(x.shape)}; expected (batch, tokens, channels)")
-        if x.shape != tensors[0].shape:
-            raise ShapeError(f"the layers of {name} differ: {tuple(tensors[0].shape)} and {tuple(x.shape)}")
+        if x.shape != tensors[0].shape or x.dtype != tensors[0].dtype:
+            one, other = (f"{tuple(t.shape)} {t.dtype}" for t in (tensors[0], x))
+            raise ShapeError(f"the layers of {name} differ: {one} and {other}")
     return tensors
 
 
@@ -344,14 +356,14 @@ def _beside(given: Tensor | Sequence[Tensor], patches: tuple[Tensor, ...], ndim:
     if len(tensors) != len(patches):
         raise ShapeError(f"{name} has {len(tensors)} tensors; the patches have {len(patches)} layers")
     for x in tensors:
-        if x.ndim != ndim or x.shape[0] != batch or x.shape[-1] != width:
+        if x.ndim != ndim or x.shape[0] != batch or x.shape[-1] != width or x.dtype != patches[0].dtype:
             form = f"({batch}, {width})" if ndim == 2 else f"({batch}, R, {width})"
-            raise ShapeError(f"{name} has shape {tuple(x.shape)}; expected {form}")
+            raise ShapeError(f"{name} is {tuple(x.shape)} {x.dtype}; expected {form} {patches[0].dtype}")
     return tensors
 
 
 def _grid(grid: Sequence[int]) -> GridSize:
-    if len(grid) != 2 or grid[0] < 1 or grid[1] < 1:
+    if len(grid) != 2 or any(isinstance(side, bool | float) for side in grid) or grid[0] < 1 or grid[1] < 1:
         raise GridError(f"grid is {tuple(grid)}; expected (rows, cols), both at least 1")
     return GridSize(grid[0], grid[1])
 
@@ -365,7 +377,7 @@ def _layer_names(layers: Sequence[int] | None, count: int) -> tuple[int, ...] | 
         return None
     if len(layers) != count:
         raise ShapeError(f"layers names {len(layers)} blocks {tuple(layers)} for {count} tensors")
-    return tuple(int(layer) for layer in layers)
+    return tuple(operator.index(layer) for layer in layers)
 
 
 def _flatten_tokens(tokens: Tokens) -> tuple[dict[str, Any], tuple[Any, ...]]:

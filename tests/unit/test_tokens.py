@@ -88,7 +88,7 @@ def test_what_does_not_fit_is_refused_with_numbers() -> None:
     for wrong in (torch.zeros(12, 2), [], [torch.zeros(1, 12, 2), torch.zeros(1, 12, 3)]):
         with pytest.raises(ShapeError):
             Tokens.from_patches(wrong, grid=(3, 4), patch_size=16)
-    with pytest.raises(ShapeError, match=r"cls_token has shape \(2, 2\); expected \(1, 2\)"):
+    with pytest.raises(ShapeError, match=r"cls_token is \(2, 2\) torch.float32; expected \(1, 2\)"):
         Tokens.from_patches(torch.zeros(1, 12, 2), grid=(3, 4), patch_size=16, cls_token=torch.zeros(2, 2))
     with pytest.raises(ShapeError, match="1 tensors; the patches have 2 layers"):
         Tokens.from_patches([torch.zeros(1, 12, 2)] * 2, grid=(3, 4), patch_size=16, cls_token=torch.zeros(1, 2))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -111,12 +112,18 @@ class Backbone(nn.Module):
         wanted = sorted(set(self.layers))
         dtype = self.adapter.model.patch_embed.proj.weight.dtype
         with torch.no_grad() if self.frozen else contextlib.nullcontext():
-            found = dict(zip(wanted, self.adapter(images.to(dtype), wanted, self.norm), strict=True))
+            if len(images):
+                found = dict(zip(wanted, self.adapter(images.to(dtype), wanted, self.norm), strict=True))
+            else:  # attention cannot run on nothing
+                count = self.num_prefix_tokens + TokenGrid(self.patch_size).size(images.shape[-2:]).count
+                empty = images.new_zeros((0, count, self.embed_dim), dtype=dtype)
+                found = dict.fromkeys(wanted, empty)
         return Tokens.from_sequence(
             [found[layer] for layer in self.layers],
             image_size=(images.shape[-2], images.shape[-1]),
             patch_size=self.patch_size,
             num_prefix_tokens=self.num_prefix_tokens,
+            num_cls=self.adapter.num_cls,
             layers=self.layers,
             normed=self.norm,
         )
@@ -148,8 +155,8 @@ class Backbone(nn.Module):
             "patch_size": list(self.adapter.patch_size),
             "embed_dim": self.embed_dim,
             "depth": self.depth,
-            "num_cls": min(1, self.num_prefix_tokens),
-            "num_registers": max(0, self.num_prefix_tokens - 1),
+            "num_cls": self.adapter.num_cls,
+            "num_registers": self.num_prefix_tokens - self.adapter.num_cls,
             "layers": list(self.layers),
             "norm": self.norm,
             "pos_embed": "native",
@@ -167,6 +174,10 @@ class Backbone(nn.Module):
         )
 
     def _check(self, images: Tensor) -> None:
+        if not isinstance(images, Tensor):
+            raise ShapeError(
+                f"images are {type(images).__name__}; expected a tensor: use backbone.preprocess(photos) first"
+            )
         if images.ndim != 4 or images.shape[1] != 3:
             raise ShapeError(f"images have shape {tuple(images.shape)}; expected (batch, 3, height, width)")
         if not images.is_floating_point():
@@ -198,12 +209,15 @@ def resolve_layers(layers: int | Sequence[int] | None, depth: int) -> tuple[int,
     """
     if layers is None:
         return (depth - 1,)
-    if isinstance(layers, bool) or (isinstance(layers, int) and not 1 <= layers <= depth):
-        raise BackboneError(f"layers is {layers!r}; expected 1 ... {depth} last blocks, or a list of block indices")
-    if isinstance(layers, int):
-        return tuple(range(depth - layers, depth))
+    if isinstance(layers, Integral):
+        count = 0 if isinstance(layers, bool) else int(layers)
+        if not 1 <= count <= depth:
+            raise BackboneError(f"layers is {layers!r}; expected 1 ... {depth} last blocks, or a list of block indices")
+        return tuple(range(depth - count, depth))
+    if isinstance(layers, str) or not isinstance(layers, Iterable):
+        raise BackboneError(f"layers is {layers!r}; expected None, a number of last blocks, or a list of block indices")
     wanted = list(layers)
-    wrong = [i for i in wanted if isinstance(i, bool) or not isinstance(i, int) or not -depth <= i < depth]
+    wrong = [i for i in wanted if isinstance(i, bool) or not isinstance(i, Integral) or not -depth <= i < depth]
     if wrong or not wanted:
         raise BackboneError(f"layers is {wanted}; expected block indices {-depth} ... {depth - 1}, at least one")
-    return tuple(i % depth for i in wanted)
+    return tuple(int(i) % depth for i in wanted)

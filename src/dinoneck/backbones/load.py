@@ -60,10 +60,12 @@ def load_backbone(
         ((5, 2), GridSize(rows=2, cols=3), torch.Size([1, 6, 64]))
     """
     _check_recipe(source, pos_embed)
+    _check_plain(name, dtype, seed=seed, pretrained=pretrained, norm=norm, frozen=frozen)
     random = checkpoint is None and (name == TINY or not pretrained)
     if seed is not None and not random:
         raise ConfigError(f"seed={seed} only means something for random weights; pass pretrained=False with it")
-    adapter = timm.TimmAdapter(timm.build(name))
+    with torch.random.fork_rng(devices=[]):  # what timm draws is overwritten
+        adapter = timm.TimmAdapter(timm.build(name))
     if random:
         fill_seeded(adapter.model, seed or 0)
         origin: dict[str, Any] = {"kind": "seeded", "seed": seed or 0, "scheme": SCHEME}
@@ -105,6 +107,20 @@ def wrap_backbone(
         adapter.to(dtype)
     name = adapter.name or type(model).__name__
     return Backbone(adapter, name=name, layers=layers, norm=norm, frozen=frozen, weights={"kind": "object"})
+
+
+def _check_plain(name: object, dtype: object, **values: object) -> None:
+    """Refuse arguments of another type than declared."""
+    if not isinstance(name, str):
+        raise ConfigError(f"name is {name!r}; expected a model name (an object goes to wrap_backbone)")
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise ConfigError(f"dtype is {dtype!r}; expected a floating-point torch dtype such as torch.bfloat16")
+    seed = values.pop("seed")
+    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
+        raise ConfigError(f"seed is {seed!r}; expected an integer or None")
+    for key, value in values.items():
+        if not isinstance(value, bool):
+            raise ConfigError(f"{key} is {value!r}; expected True or False")
 
 
 def _load_weights(adapter: timm.TimmAdapter, checkpoint: str | os.PathLike[str] | None) -> dict[str, Any]:

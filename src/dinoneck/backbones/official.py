@@ -6,6 +6,7 @@ knowingly unused, or is reported. Names of the official files: facebookresearch/
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping
 
@@ -13,6 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from dinoneck.errors import BackboneError
+
+logger = logging.getLogger(__name__)
 
 _CHUNK = re.compile(r"^blocks\.\d+\.(\d+)\.")
 _UNUSED = re.compile(r"(^mask_token$)|(^local_cls_norm\.)|(\.bias_mask$)|(^rope_embed\.periods$)")
@@ -41,6 +44,7 @@ def to_timm(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     for official, value in state.items():
         key = _CHUNK.sub(r"blocks.\1.", official)
         if _UNUSED.search(key):
+            logger.info("%s is not used when features are read", official)
             continue
         if family == "dinov3" and key.endswith("attn.qkv.bias"):
             result.update(_split_bias(key, value, state.get(official + "_mask"), model))
@@ -49,7 +53,7 @@ def to_timm(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
             if which in (family, "both"):
                 key = pattern.sub(replacement, key)
         result[key] = value
-    if "register_tokens" in result:
+    if "register_tokens" in result and {"pos_embed", "cls_token"} <= result.keys():
         _place_registers(result)
     if rotary is not None and "rope_embed.periods" in state:
         _copy_periods(rotary, state["rope_embed.periods"])
@@ -61,6 +65,8 @@ def _split_bias(key: str, bias: Tensor, mask: Tensor | None, model: nn.Module) -
     names = dict(model.named_parameters())
     if key.removesuffix("bias") + "weight" not in names:
         return {key: bias}  # no such block here: reported with the other keys without a place
+    if bias.ndim != 1 or len(bias) % 3 or (mask is not None and mask.shape != bias.shape):
+        raise BackboneError(f"{key} has shape {tuple(bias.shape)}; expected one row of query, key and value biases")
     if mask is not None:
         bias = torch.where(mask.nan_to_num(0.0) == 0, 0.0, bias * mask)
     q, k, v = bias.chunk(3)

@@ -106,6 +106,11 @@ class TimmAdapter(nn.Module):
         return int(self.model.num_prefix_tokens)
 
     @property
+    def num_cls(self) -> int:
+        """CLS tokens, 0 or 1."""
+        return int(self.model.cls_token is not None)
+
+    @property
     def has_final_norm(self) -> bool:
         """Whether the model ends in a norm of the token sequence."""
         return not isinstance(self.model.norm, nn.Identity)

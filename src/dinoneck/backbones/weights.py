@@ -5,14 +5,12 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import pickle
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from dinoneck.backbones.official import to_timm
@@ -64,7 +62,7 @@ def read_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
             loaded: Any = safetensors.torch.load_file(file)
         else:
             loaded = torch.load(file, map_location="cpu", weights_only=True)
-    except (OSError, SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+    except Exception as error:  # a damaged pickle makes torch raise almost anything
         raise BackboneError(
             f"{file} cannot be read as weights ({_first_line(error)}); expected .safetensors, or a .pth state dict "
             "of tensors only"
@@ -74,7 +72,7 @@ def read_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
             loaded = loaded[wrapper]
     if not isinstance(loaded, Mapping) or not loaded:
         raise BackboneError(f"{file} holds {type(loaded).__name__}; expected a state dict of named tensors")
-    strange = [str(key) for key, value in loaded.items() if not isinstance(value, Tensor)]
+    strange = [str(key) for key, value in loaded.items() if not (isinstance(key, str) and isinstance(value, Tensor))]
     if strange:
         raise BackboneError(f"{file}: {_some(strange)} are no tensors; expected a plain state dict")
     return dict(loaded)

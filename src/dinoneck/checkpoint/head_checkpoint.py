@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Self, cast
 
 import torch
@@ -113,9 +114,10 @@ class HeadCheckpoint:
         return cls(meta, state)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write one file: whole or not at all, then read back and compared.
+        """Write one file: whole or not at all.
 
-        An existing file is replaced by a rename; a failure leaves it as it was.
+        What was written is read back and checked before an existing file is replaced by a rename; a failure
+        leaves that one as it was.
 
         Raises:
             CheckpointError: if the file cannot be written.
@@ -125,13 +127,11 @@ class HeadCheckpoint:
             raise CheckpointError(
                 f"the header has {len(start)} bytes; at most {headers.MAX_HEADER_BYTES}", step="write"
             )
+        headers.check_path(path)
         try:
-            write_whole(path, [start, *_chunks(self.meta, self.state_dict)])
+            write_whole(path, [start, *_chunks(self.meta, self.state_dict)], check=_read_back)
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{path} cannot be written: {error}", step="write") from error
-        written, _ = read_file(path)
-        if written.meta["digest"] != self.meta["digest"]:
-            raise CheckpointError(f"{path} was replaced by another writer while it was checked", step="write")
 
     @classmethod
     def load(cls, path_or_repo: str | os.PathLike[str], *, revision: str | None = None) -> Self:
@@ -232,6 +232,10 @@ def _snapshot(module: nn.Module, name: str) -> dict[str, Tensor]:
             )
         state[key] = value.detach().to("cpu", copy=True).contiguous()
     return state
+
+
+def _read_back(written: Path) -> None:
+    read_file(written)
 
 
 def _chunks(meta: Mapping[str, Any], state: Mapping[str, Tensor]) -> list[memoryview]:

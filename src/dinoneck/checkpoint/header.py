@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from dinoneck.checkpoint.records import check_entries
 from dinoneck.errors import CheckpointError
 
 FORMAT = "dinoneck.head"
@@ -108,6 +109,7 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
     Raises:
         CheckpointError: if it is missing, a folder, or no regular file.
     """
+    check_path(path)
     file = Path(path)
     try:
         mode = file.stat().st_mode
@@ -121,6 +123,16 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
         raise CheckpointError(f"there is no file {file}") from None
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path!r} cannot be opened: {error}") from error
+
+
+def check_path(path: object) -> None:
+    """Refuse what is no path.
+
+    Raises:
+        CheckpointError: naming what it is.
+    """
+    if not isinstance(path, str | os.PathLike):
+        raise CheckpointError(f"the path of a head file is {path!r}; expected a string or a Path")
 
 
 def read_header(path: str | os.PathLike[str]) -> Header:
@@ -230,6 +242,7 @@ def _check_schema(meta: Mapping[str, Any], name: str) -> None:
     for key, allowed in kinds.items():
         if not isinstance(meta[key], allowed):
             raise CheckpointError(f"{name}: {key} is {type(meta[key]).__name__} in the metadata", step="schema")
+    check_entries(meta, name)
 
 
 def _maker(meta: Mapping[str, Any]) -> str:

@@ -19,6 +19,9 @@ _MUST_AGREE = {
 }
 
 
+NAMED = ("seeded", "hub")
+
+
 def check_records(trained: Mapping[str, Any], given: Mapping[str, Any], *, layers: bool = True) -> None:
     """Compare two backbone records.
 
@@ -53,9 +56,15 @@ def _weights_differ(trained: Mapping[str, Any], given: Mapping[str, Any]) -> lis
         return [f"model: the head was trained on {trained.get('name')!r}, this is {given.get('name')!r}"]
     if None not in digests and trained.get("dtype") == given.get("dtype"):
         return [f"weights: the head was trained on {_spell(trained)}, this backbone has {_spell(given)}"]
-    if trained.get("weights") != given.get("weights"):  # digests of another dtype cannot be compared
+    if trained.get("weights") != given.get("weights"):
         return [f"weights: the head was trained on {_spell(trained)}, this backbone has {_spell(given)}"]
-    return []
+    origin = trained.get("weights")
+    if isinstance(origin, Mapping) and origin.get("kind") in NAMED:
+        return []
+    return [
+        f"weights: those of a file or object cannot be compared in another dtype; load the backbone with "
+        f"dtype=torch.{trained.get('dtype')}, as in training"
+    ]
 
 
 def _architecture(record: Mapping[str, Any]) -> str:

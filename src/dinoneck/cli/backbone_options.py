@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from dinoneck.backbones.known import DINOV3_SMALL, TINY
+from dinoneck.cli import numbers
 from dinoneck.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ def add_backbone(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="seeded random weights: no download, the same everywhere",
     )
-    group.add_argument("--backbone-seed", type=int, default=0, metavar="N", help="which random weights (default 0)")
+    group.add_argument("--backbone-seed", type=numbers.seed, metavar="N", help="which random weights (default 0)")
     group.add_argument("--backbone-file", metavar="FILE", help="official .pth or .safetensors weights on disk")
 
 
@@ -32,11 +33,13 @@ def load(options: argparse.Namespace) -> Backbone:
     random = options.random_backbone or options.backbone == TINY
     if options.backbone_file and random:
         raise ConfigError("--backbone-file and --random-backbone contradict each other; give one of them")
+    if options.backbone_seed is not None and not random:
+        raise ConfigError("--backbone-seed says which random weights; give it with --random-backbone")
     return load_backbone(
         options.backbone,
         pretrained=not random,
         checkpoint=options.backbone_file,
-        seed=options.backbone_seed if random else None,
+        seed=options.backbone_seed,
     )
 
 
@@ -47,6 +50,6 @@ def size(text: str) -> tuple[int, int]:
         sides = [int(part) for part in parts]
     except ValueError:
         sides = []
-    if len(sides) not in (1, 2) or min(sides) < 1:
+    if len(sides) not in (1, 2) or min(sides) < 1 or not text.isascii() or "_" in text:
         raise argparse.ArgumentTypeError(f"{text!r} is no size; expected HEIGHTxWIDTH such as 480x960")
     return sides[0], sides[-1]

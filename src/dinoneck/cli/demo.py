@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dinoneck.backbones.known import DINOV3_SMALL
-from dinoneck.cli import text
+from dinoneck.cli import numbers, text
 from dinoneck.cli.train import verdicts
-from dinoneck.errors import BackboneError, CheckpointError, DinoneckError
+from dinoneck.errors import BackboneError, CheckpointError, ConfigError, DinoneckError
 
 if TYPE_CHECKING:
     from dinoneck.backbones.backbone import Backbone
@@ -25,6 +25,7 @@ HELP = "train, save, reload and predict on generated pasture photos; no download
 EXAMPLE = "dinoneck demo --out dinoneck-demo"
 
 _SHOWN = 3
+_MARK = "README.txt"
 
 
 class DemoFailedError(DinoneckError):
@@ -34,9 +35,11 @@ class DemoFailedError(DinoneckError):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
     parser.add_argument("--out", type=Path, default=Path("dinoneck-demo"), help="folder for the results")
-    parser.add_argument("--photos", type=int, default=120, metavar="N", help="photos to generate (default 120)")
-    parser.add_argument("--folds", type=int, default=3, metavar="K")
-    parser.add_argument("--epochs", type=int, default=40, metavar="N")
+    parser.add_argument(
+        "--photos", type=numbers.count, default=120, metavar="N", help="photos to generate (default 120)"
+    )
+    parser.add_argument("--folds", type=numbers.count, default=3, metavar="K")
+    parser.add_argument("--epochs", type=numbers.count, default=40, metavar="N")
     parser.add_argument("--backbone", default=DINOV3_SMALL, metavar="NAME", help=f"timm name (default {DINOV3_SMALL})")
     parser.add_argument("--random-backbone", action="store_true", help="do not look for pretrained weights")
 
@@ -47,6 +50,7 @@ def run(options: argparse.Namespace) -> int:
     from dinoneck.training.crossval import Plan
     from dinoneck.training.experiment import run_experiment
 
+    _claim(options.out)
     print(f"1. {options.photos} pasture photos with known masses are drawn.")
     table = Pasture(seed=0).table(range(options.photos))
     backbone = _backbone(options)
@@ -67,6 +71,14 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
+def _claim(out: Path) -> None:
+    """Take a new or empty folder, or one of an earlier demo; nobody else's results are replaced."""
+    if out.is_dir() and any(out.iterdir()) and not (out / _MARK).is_file():
+        raise ConfigError(f"{out} holds other files; choose a new folder with --out")
+    out.mkdir(parents=True, exist_ok=True)
+    (out / _MARK).write_text("Written by dinoneck demo, which replaces what is here when it runs again.\n")
+
+
 def _backbone(options: argparse.Namespace) -> Backbone:
     """Pretrained if it can be had, else seeded random; says which."""
     from dinoneck.backbones.load import load_backbone
@@ -74,11 +86,12 @@ def _backbone(options: argparse.Namespace) -> Backbone:
     if not options.random_backbone:
         try:
             backbone = load_backbone(options.backbone)
-            print(f"   The backbone is {backbone.name} with its published weights.")
         except BackboneError as error:
             if not str(error).startswith("pretrained weights"):
                 raise
         else:
+            seeded = backbone.record()["weights"]["kind"] == "seeded"
+            print(f"   The backbone is {backbone.name} with {'seeded random' if seeded else 'its published'} weights.")
             return backbone
     backbone = load_backbone(options.backbone, pretrained=False)
     why = "as asked" if options.random_backbone else "the published ones are neither in the cache nor to be reached"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import io
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -13,6 +15,7 @@ from dinoneck.version import __version__
 
 VERBS = ("demo", "train", "predict", "inspect", "verify")
 INTERRUPTED = 130
+BROKEN_PIPE = 141
 
 
 def parser() -> argparse.ArgumentParser:
@@ -36,7 +39,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a verb; return the exit code: 0 done, 1 refused, 2 wrong usage, 130 interrupted."""
+    """Run a verb; return the exit code: 0 done, 1 refused, 2 wrong usage, 130 interrupted, 141 broken pipe."""
+    _write_anything(sys.stdout)
     options = parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(levelname)s: %(message)s")
     try:
@@ -44,12 +48,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except DinoneckError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except BrokenPipeError:  # the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
     except OSError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except Exception as error:
+        if options.verbose:
+            raise
+        told = (str(error).strip().splitlines() or [""])[0]
+        print(f"error: unexpected {type(error).__name__}: {told} (--verbose shows where)", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
+
+
+def _write_anything(stream: object) -> None:
+    """A terminal without R² prints R?, rather than nothing at all after the work."""
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors="replace")
 
 
 if __name__ == "__main__":

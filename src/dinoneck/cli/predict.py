@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dinoneck.cli import numbers
 from dinoneck.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from dinoneck.inference.predictor import Predictor
-    from dinoneck.tasks import Task
 
 HELP = "predict from photos with trained heads; write a CSV, and pictures on request"
 EXAMPLE = "dinoneck predict photos/ --heads run/heads --out submission.csv --maps maps.png"
@@ -38,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tta", choices=("none", "flip4", "d6"), default="none", help="views to average (default none)"
     )
-    parser.add_argument("--batch-size", type=int, default=8, metavar="N")
+    parser.add_argument("--batch-size", type=numbers.count, default=8, metavar="N")
     parser.add_argument("--device", help="such as cuda; default: the CPU")
     parser.add_argument("--backbone-file", metavar="FILE", help="backbone weights, if the heads were trained on a file")
 
@@ -52,18 +54,37 @@ def run(options: argparse.Namespace) -> int:
     from dinoneck.inference.predictor import Predictor
 
     names, photos = _photos(options)
+    _check_outputs(options, photos)
     predictor = Predictor(options.heads, _backbone(options), options.tta, options.device, batch_size=options.batch_size)
     results: list[dict[str, Any]] = []
     drawn = min(_PICTURES, len(photos)) if options.maps else 0
     if drawn:
         results += predictor(photos[:drawn], maps=True)
-        _draw(photos[:drawn], results, predictor.tasks, options.maps)
+        _draw([predictor.preprocess.picture(photo) for photo in photos[:drawn]], results, predictor, options.maps)
     for begin in tqdm(range(drawn, len(photos), options.batch_size), desc="photos", unit="batch", disable=None):
         results += predictor(photos[begin : begin + options.batch_size])
     header, rows = _rows(options, names, results, predictor)
     write_text(options.out, csv_text(header, rows))
     print(f"{len(photos)} photos predicted; written: {options.out}{f', {options.maps}' if drawn else ''}")
     return 0
+
+
+def _check_outputs(options: argparse.Namespace, photos: Sequence[Path]) -> None:
+    """Refuse, before any work, outputs that cannot be written or would replace an input."""
+    inputs = {path.resolve() for path in (*photos, *options.heads, *filter(None, (options.csv,)))}
+    inputs |= {file.resolve() for folder in options.heads if folder.is_dir() for file in folder.iterdir()}
+    outputs = [(name, path) for name, path in (("--out", options.out), ("--maps", options.maps)) if path is not None]
+    for name, path in outputs:
+        expected = ".csv" if name == "--out" else ".png"
+        if path.suffix.lower() != expected:
+            raise ConfigError(f"{name} {path}: expected a file name that ends in {expected}")
+        if path.resolve() in inputs:
+            raise ConfigError(f"{name} {path} is one of the inputs and would be replaced; choose another name")
+        if not path.resolve().parent.is_dir():
+            raise ConfigError(f"{name} {path}: the folder {path.parent} does not exist; create it first")
+    missing = [path for path in photos if not path.is_file()]
+    if missing:
+        raise DataError(f"{len(missing)} of {len(photos)} photos do not exist, the first is {missing[0]}")
 
 
 def _photos(options: argparse.Namespace) -> tuple[list[str], list[Path]]:
@@ -96,6 +117,7 @@ def _backbone(options: argparse.Namespace) -> Any:
         return None
     from dinoneck.backbones.load import load_backbone
     from dinoneck.checkpoint.header import read_header
+    from dinoneck.checkpoint.records import need
 
     first = options.heads[0]
     file = next(iter(sorted(first.glob("*.safetensors"))), first) if first.is_dir() else first
@@ -103,20 +125,20 @@ def _backbone(options: argparse.Namespace) -> Any:
     if record is None:
         raise ConfigError(f"{file} does not say which backbone it needs, so --backbone-file cannot be used")
     return load_backbone(
-        record["name"].split(".")[0],
+        need(record, "name").split(".")[0],
         checkpoint=options.backbone_file,
-        layers=record["layers"],
-        norm=record["norm"],
+        layers=need(record, "layers"),
+        norm=need(record, "norm"),
     )
 
 
-def _draw(photos: Sequence[Path], results: Sequence[dict[str, Any]], tasks: Sequence[Task], out: Path) -> None:
+def _draw(photos: Sequence[Tensor], results: Sequence[dict[str, Any]], predictor: Predictor, out: Path) -> None:
     import io
 
     from dinoneck.atomic import write_whole
     from dinoneck.viz.panels import prediction_panels
 
-    picture = prediction_panels(photos, results, units={task.name: task.unit for task in tasks})
+    picture = prediction_panels(photos, results, units={task.name: task.unit for task in predictor.tasks})
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
     write_whole(out, buffer.getvalue())

@@ -29,6 +29,7 @@ def write_tokens(path: str | os.PathLike[str], tokens: Tokens) -> None:
         "image_size": tokens.image_size,
         "patch_size": tokens.patch_size,
         "num_prefix_tokens": tokens.num_prefix_tokens,
+        "num_cls": tokens.num_cls,
         "layers": tokens.layers,
         "normed": tokens.normed,
     }

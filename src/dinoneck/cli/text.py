@@ -19,8 +19,12 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([texts[0], "-" * len(texts[0]), *texts[1:]])
 
 
-def scores(by_method: Mapping[str, Mapping[str, float]]) -> str:
+def scores(by_method: Mapping[str, Mapping[str, float | None]]) -> str:
     """Return the R² of several methods as a table, one row per method."""
     columns = list(next(iter(by_method.values())))
-    rows = [[method, *(f"{row[column]:.3f}" for column in columns)] for method, row in by_method.items()]
+    rows = [[method, *(_number(row[column]) for column in columns)] for method, row in by_method.items()]
     return table(["held-out R²", *columns], rows)
+
+
+def _number(score: float | None) -> str:
+    return "-" if score is None else f"{score:.3f}"

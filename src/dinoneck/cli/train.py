@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dinoneck.backbones.known import DINOV3_SMALL
-from dinoneck.cli import backbone_options, text
+from dinoneck.cli import backbone_options, numbers, text
 from dinoneck.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--image-column", default="image", metavar="COLUMN", help="column of file names (default image)")
     data.add_argument("--minimum", type=float, metavar="X", help="no prediction is below it (0 for masses, fractions)")
     data.add_argument(
-        "--pasture", type=int, default=_PASTURE_PHOTOS, metavar="N", help="photos to generate, without --csv"
+        "--pasture", type=numbers.count, default=_PASTURE_PHOTOS, metavar="N", help="photos to generate, without --csv"
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for heads, predictions and report")
     parser.add_argument("--overwrite", action="store_true", help="replace the results of an earlier run there")
@@ -46,12 +46,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what to do where the patch does not divide a photo (default: crop, the centre is kept)",
     )
     run_group = parser.add_argument_group("training")
-    run_group.add_argument("--folds", type=int, default=5, metavar="K")
-    run_group.add_argument("--epochs", type=int, default=40, metavar="N")
-    run_group.add_argument("--batch-size", type=int, default=8, metavar="N")
-    run_group.add_argument("--lr", type=float, default=1e-3, metavar="X")
-    run_group.add_argument("--seed", type=int, default=42, metavar="N")
-    run_group.add_argument("--hidden-dim", type=int, default=128, metavar="N")
+    run_group.add_argument("--folds", type=numbers.count, default=5, metavar="K")
+    run_group.add_argument("--epochs", type=numbers.count, default=40, metavar="N")
+    run_group.add_argument("--batch-size", type=numbers.count, default=8, metavar="N")
+    run_group.add_argument("--lr", type=numbers.positive, default=1e-3, metavar="X")
+    run_group.add_argument("--seed", type=numbers.seed, default=42, metavar="N")
+    run_group.add_argument("--hidden-dim", type=numbers.count, default=128, metavar="N")
     run_group.add_argument("--preset", help="a whole recipe by name, such as lb066; explicit options win")
 
 
@@ -65,6 +65,8 @@ def run(options: argparse.Namespace) -> int:
     recipe = _preset(options)
     backbone = backbone_options.load(options)
     preprocess = backbone.preprocess if recipe is None else recipe.preprocess(backbone)
+    if options.fit and (options.size or preprocess.size) is None:
+        raise ConfigError(f"--fit {options.fit} says how photos come to a size; give it with --size HEIGHTxWIDTH")
     preprocess = preprocess.changed(size=options.size, fit=options.fit, policy=options.policy)
     print(told_size(preprocess, data.photos[0]))
     plan = Plan(
@@ -90,13 +92,13 @@ def table(options: argparse.Namespace) -> PhotoTable:
     from dinoneck.data.tables import CSIRO_GROUP, is_csiro, read_csiro, read_csv
 
     if options.csv is None:
-        if options.targets or options.group or options.photos:
-            raise ConfigError("--targets, --group and --photos describe a CSV; give it with --csv")
+        if options.targets or options.group or options.photos or options.minimum is not None:
+            raise ConfigError("--targets, --group, --photos and --minimum describe a CSV; give it with --csv")
         return Pasture(seed=0).table(range(options.pasture))
     photos = options.photos or options.csv.parent
     if is_csiro(options.csv):
-        if options.targets:
-            raise ConfigError("the CSIRO layout has its own five targets; leave --targets out")
+        if options.targets or options.minimum is not None:
+            raise ConfigError("the CSIRO layout has its own five targets and minimum 0; leave --targets, --minimum out")
         return read_csiro(options.csv, photos, options.group or CSIRO_GROUP)
     if not options.targets:
         raise ConfigError("which columns are to be predicted? Name them with --targets")
@@ -119,7 +121,7 @@ def told_size(preprocess: Preprocessing, photo: Photo) -> str:
     return f"{told}."
 
 
-def verdicts(scores: dict[str, dict[str, float]], targets: list[str]) -> list[str]:
+def verdicts(scores: dict[str, dict[str, Any]], targets: list[str]) -> list[str]:
     """Say in plain words where the head does not beat the baselines."""
     from dinoneck.training.crossval import not_beaten
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
@@ -26,6 +27,7 @@ Photo = str | os.PathLike[str] | Image.Image | np.ndarray[Any, Any] | Tensor
 Fit = Literal["stretch", "keep", "crop", "pad"]
 Interpolation = Literal["area", "bicubic", "bilinear"]
 
+LARGEST_SIDE_PX = 1 << 16
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -44,8 +46,9 @@ class Preprocessing:
             rest is filled at the bottom and right with the mean colour).
         policy: what happens where the patch does not divide the result, see
             :class:`dinoneck.grid.TokenGrid`: ``error``, ``crop``, ``pad`` or ``resize``.
-        interpolation: ``area`` (each pixel is the mean of what it covers; bilinear where a side grows, as
-            OpenCV's INTER_AREA), ``bicubic`` or ``bilinear`` (both antialiased).
+        interpolation: ``area`` (torch's ``F.interpolate(mode="area")``: a new pixel is the plain mean of all
+            old ones that its area touches, which equals OpenCV's INTER_AREA for whole ratios and blurs a little
+            more for others; bilinear where a side grows), ``bicubic`` or ``bilinear`` (both antialiased).
         blur: odd kernel of a Gaussian blur after resizing, with the fixed sigma
             0.3 * ((kernel - 1) / 2 - 1) + 0.8; None = no blur.
 
@@ -79,7 +82,8 @@ class Preprocessing:
             object.__setattr__(self, name, values)
         if self.size is not None:
             object.__setattr__(self, "size", _size(self.size))
-        if self.blur is not None and (not isinstance(self.blur, int) or self.blur < 1 or self.blur % 2 == 0):
+        odd = isinstance(self.blur, int) and not isinstance(self.blur, bool) and self.blur > 0 and self.blur % 2 == 1
+        if self.blur is not None and not odd:
             raise ConfigError(f"blur is {self.blur!r}; expected an odd kernel size such as 5, or None")
 
     def __call__(
@@ -93,7 +97,7 @@ class Preprocessing:
 
         Args:
             photos: one photo or several: paths, PIL images, arrays (H, W, 3) or (H, W), tensors (3, H, W),
-                or a batch tensor (B, 3, H, W); integers span 0 ... 255 (or 65535 for 16 bit), floats 0 ... 1.
+                or a batch tensor (B, 3, H, W); uint8 spans 0 ... 255, uint16 0 ... 65535, floats 0 ... 1.
             size: (height, width) or one number for both, instead of the record's.
             policy: instead of the record's.
             **changes: other fields of this record to change for this call.
@@ -113,16 +117,30 @@ class Preprocessing:
     ) -> PreparedImages:
         """Like calling, but with the grid and the way back to the resized photo's pixels."""
         recipe = self.changed(size=size, policy=policy, **changes)
-        tensors = [recipe._fitted(decode(photo)) for photo in as_list(photos)]
-        if not tensors:
+        fitted = [recipe._fitted(decode(photo)) for photo in as_list(photos)]
+        if not fitted:
             raise DataError("there are no photos")
-        sizes = sorted({tuple(x.shape[-2:]) for x in tensors})
+        sizes = sorted({tuple(x.shape[-2:]) for x, _ in fitted})
         if len(sizes) > 1:
             raise DataError(
                 f"the photos come to different sizes (height x width): {', '.join(f'{h}x{w}' for h, w in sizes[:5])}; "
-                "pass size=(height, width), or one photo at a time"
+                "pass size=(height, width) (--size on the command line), or one photo at a time"
             )
-        return TokenGrid(recipe.patch_size, recipe.policy).prepare(torch.stack(tensors))
+        grid = TokenGrid(recipe.patch_size, recipe.policy)
+        prepared = grid.prepare(torch.stack([x for x, _ in fitted]))
+        if len({real for _, real in fitted} | set(sizes)) == 1:
+            return prepared
+        filled = torch.zeros(len(fitted), 1, *sizes[0])
+        for i, (_, (height, width)) in enumerate(fitted):
+            filled[i, :, :height, :width] = 1.0
+        cells = F.max_pool2d(grid.prepare(filled).images, patch_pair(recipe.patch_size))
+        return replace(prepared, valid=(cells > 0).any(dim=0)[0])
+
+    def picture(self, photo: Photo) -> Tensor:
+        """Return one photo as the backbone sees it: (3, H, W) RGB in 0 ... 1, sized, cropped or padded."""
+        image = self(photo)[0]
+        mean, std = (image.new_tensor(values).view(3, 1, 1) for values in (self.mean, self.std))
+        return (image * std + mean).clamp(0.0, 1.0)
 
     def changed(self, **changes: Any) -> Preprocessing:
         """Return a copy with these fields changed; None leaves a field as it is."""
@@ -160,18 +178,21 @@ class Preprocessing:
             plain["blur"] = kernel
         return cls(**plain)
 
-    def _fitted(self, photo: Tensor) -> Tensor:
-        """Resize, crop or pad one (3, H, W) photo in 0 ... 1, normalise and blur it."""
+    def _fitted(self, photo: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """Resize, crop or pad one (3, H, W) photo in 0 ... 1, normalise and blur it; and its size before padding."""
         x = photo[None]
         if self.size is not None:
             x = _fit(x, self.size, self.fit, self.interpolation)
         mean, std = (x.new_tensor(values).view(1, 3, 1, 1) for values in (self.mean, self.std))
         x = (x - mean) / std
         if self.blur is not None:
+            if self.blur // 2 >= min(x.shape[-2:]):
+                raise DataError(f"a blur of {self.blur} px does not fit a photo of {x.shape[-2]}x{x.shape[-1]} px")
             x = tvf.gaussian_blur(x, [self.blur] * 2, [blur_sigma(self.blur)] * 2)
+        height, width = x.shape[-2:]
         if self.size is not None and self.fit == "pad":
-            x = F.pad(x, (0, self.size[1] - x.shape[-1], 0, self.size[0] - x.shape[-2]))
-        return x[0]
+            x = F.pad(x, (0, self.size[1] - width, 0, self.size[0] - height))
+        return x[0], (height, width)
 
 
 def blur_sigma(kernel: int) -> float:
@@ -206,6 +227,8 @@ def decode(photo: Photo) -> Tensor:
         array = photo[..., None] if photo.ndim == 2 else photo
         if array.ndim != 3 or array.shape[-1] not in (1, 3, 4):
             raise DataError(f"an array photo has shape {photo.shape}; expected (height, width, 3) or (height, width)")
+        if array.dtype.kind not in "uif":
+            raise DataError(f"an array photo holds {array.dtype} values; expected uint8, uint16 or floats in 0 ... 1")
         array = np.ascontiguousarray(array[..., :3])
         if not array.dtype.isnative:
             array = array.astype(array.dtype.newbyteorder("="))
@@ -293,7 +316,9 @@ def _resize(x: Tensor, size: tuple[int, int], interpolation: Interpolation) -> T
 
 
 def _size(size: int | Sequence[int]) -> tuple[int, int]:
-    pair = (size, size) if isinstance(size, int) else tuple(size)
-    if len(pair) != 2 or any(isinstance(side, bool) or not isinstance(side, int) or side < 1 for side in pair):
-        raise ConfigError(f"size is {size!r}; expected (height, width) in pixels, both 1 or more")
-    return pair
+    pair = tuple(size) if isinstance(size, Sequence) and not isinstance(size, str) else (size, size)
+    if len(pair) != 2 or any(
+        isinstance(side, bool) or not isinstance(side, Integral) or not 1 <= side <= LARGEST_SIDE_PX for side in pair
+    ):
+        raise ConfigError(f"size is {size!r}; expected (height, width) in pixels, each 1 ... {LARGEST_SIDE_PX}")
+    return int(pair[0]), int(pair[1])

@@ -29,6 +29,7 @@ CSIRO_TOLERANCE_G = 0.5
 CSIRO_GROUP = ("State", "Sampling_Date")
 _CSIRO_COLUMNS = ("sample_id", "image_path", "target_name")
 _SHOWN = 5
+_SURPLUS = "\0 fields beyond the header"
 
 
 @dataclass(frozen=True)
@@ -211,16 +212,20 @@ def _rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     for column in columns:
         if column not in header:
             raise DataError(
-                f"{path} has no column {column!r}.{did_you_mean(column, header)} It has: {', '.join(header)}"
+                f"{path} has no column {column!r}.{did_you_mean(column, header)} It has: {', '.join(header)}."
+                f"{_separator_hint(header)}"
             )
         if header.count(column) > 1:
             raise DataError(f"{path} has {header.count(column)} columns named {column!r}")
     with path.open(newline="", encoding="utf-8-sig") as file:
-        rows = list(csv.DictReader(file, restkey="", restval=None))
+        try:
+            rows = list(csv.DictReader(file, restkey=_SURPLUS, restval=None))
+        except (OSError, UnicodeDecodeError, csv.Error) as error:
+            raise DataError(f"{path} cannot be read as UTF-8 CSV: {error}") from error
     if not rows:
         raise DataError(f"{path} has a header and no rows")
     for line, row in enumerate(rows):
-        if None in row.values() or "" in row:
+        if None in row.values() or _SURPLUS in row:
             raise DataError(f"{path} row {line + 2} has another number of fields than the header ({len(header)})")
     return rows
 
@@ -231,12 +236,23 @@ def _columns(group: Sequence[str] | str | None) -> tuple[str, ...]:
 
 def _groups(rows: list[dict[str, str]], group: Sequence[str] | str | None) -> tuple[str, ...] | None:
     columns = _columns(group)
-    return tuple(" | ".join(row[column] for column in columns) for row in rows) if columns else None
+    for line, row in enumerate(rows):
+        for column in columns:
+            if not row[column].strip():
+                raise DataError(f"row {line + 2}: the group column {column!r} is empty; fill it in or remove the row")
+    if len(columns) < 2:
+        return tuple(row[column] for row in rows for column in columns) or None
+    return tuple(" | ".join(row[column].replace("|", "||") for column in columns) for row in rows)
+
+
+def _separator_hint(header: Sequence[str]) -> str:
+    marks = [mark for mark in (";", "\t") if len(header) == 1 and mark in header[0]]
+    return f" Columns seem to be separated by {marks[0]!r}: save the table with commas" if marks else ""
 
 
 def _number(text: str, path: str | os.PathLike[str], line: int, column: str) -> float:
     try:
-        value = float(text)
+        value = float(text) if text.isascii() and "_" not in text else math.nan
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
@@ -265,6 +281,11 @@ def _existing(names: Sequence[str], folder: Path, table: Path) -> tuple[Path, ..
             f"{len(missing)} of {len(files)} photos named in {table} are not in {folder}: {shown}. Check the photo "
             "folder (names are relative to it) or remove the rows"
         )
+    first: dict[Path, str] = {}
+    for name, file in zip(names, files, strict=True):
+        other = first.setdefault(file.resolve(), name)
+        if other != name:
+            raise DataError(f"{table}: {other!r} and {name!r} are the same photo; keep one row for each photo")
     return files
 
 

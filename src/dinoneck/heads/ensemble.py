@@ -23,9 +23,10 @@ class HeadEnsemble(Head):
     """Heads that answer together: folds of one task, heads of several tasks, or both.
 
     Members that know a task are averaged in its natural units (each through its own transform), so folds whose
-    z-scores differ may be mixed. ``forward`` therefore returns natural units too: the ensemble's own
-    tasks carry no transform, and classes come out as probabilities. Members that are all
-    :class:`PatchMeanHead` run as one wide matrix product.
+    z-scores differ may be mixed. The ensemble's own tasks carry no transform, so its model space is natural
+    units; for classes and ratios it is the logarithm of the averaged probabilities, whose softmax they are.
+    Members that are all :class:`PatchMeanHead` run as wide matrix products (in groups on a CPU, see
+    :func:`dinoneck.heads.patch_mean.per_patch_together`).
 
     Args:
         members: ``{"type": head_type, "config": {...}}`` each; heads that exist go through :meth:`from_heads`.
@@ -35,7 +36,7 @@ class HeadEnsemble(Head):
         dtype: torch factory keyword.
 
     Shape:
-        Tokens -> ``{task name: (B, dim)}`` in natural units.
+        Tokens -> ``{task name: (B, dim)}`` in the model space of its own tasks, see above.
 
     Raises:
         ConfigError: if members are malformed, differ in ``embed_dim`` or in a task's outputs, or weights do not fit.
@@ -69,7 +70,7 @@ class HeadEnsemble(Head):
         if len(widths) > 1:
             raise ConfigError(f"the members were built for tokens of {widths} channels; they need one backbone")
         self.embed_dim = widths[0]
-        self.tasks = _shared_tasks(self._members())
+        self.tasks = shared_tasks(self._members())
         for task in self.tasks:
             known = [any(own.name == task.name for own in head.tasks) for head in self._members()]
             if weights is not None and not sum(w for w, knows in zip(weights, known, strict=True) if knows):
@@ -95,7 +96,7 @@ class HeadEnsemble(Head):
         with torch.device("meta"):
             ensemble = cls(members, weights, reduce)
         ensemble.heads = nn.ModuleList(heads)
-        ensemble.train(any(head.training for head in heads))
+        ensemble.training = ensemble.heads.training = any(head.training for head in heads)  # theirs stay as they are
         return ensemble
 
     def reset_parameters(self) -> None:
@@ -109,13 +110,18 @@ class HeadEnsemble(Head):
         return {task.name: torch.stack([row[task.name] for row in answers if task.name in row]) for task in self.tasks}
 
     def forward(self, tokens: Tokens) -> dict[str, Tensor]:
-        """Return ``{task name: (B, dim)}`` in natural units."""
-        answers = self._each(tokens)
-        return {task.name: self._reduced(task.name, answers) for task in self.tasks}
+        """Return ``{task name: (B, dim)}``: natural units, or log-probabilities for classes and ratios."""
+        found = self.natural(tokens)
+        for task in self.tasks:
+            if task.is_categorical or task.kind == "ratio":
+                tiny = torch.finfo(found[task.name].dtype).tiny
+                found[task.name] = found[task.name].clamp_min(tiny).log()
+        return found
 
     def natural(self, tokens: Tokens) -> dict[str, Tensor]:
-        """Return the same as ``forward``: it is in natural units already."""
-        return cast("dict[str, Tensor]", self(tokens))
+        """Return ``{task name: (B, dim)}`` in natural units, probabilities for classes and ratios."""
+        answers = self._each(tokens)
+        return {task.name: self._reduced(task.name, answers) for task in self.tasks}
 
     @torch.no_grad()
     def predict_maps(self, tokens: Tokens) -> dict[str, Tensor]:
@@ -165,14 +171,18 @@ def _build(index: int, member: Member, device: Any, dtype: Any) -> Head:
 def _check_weights(weights: Sequence[float], count: int, reduce: str) -> None:
     if len(weights) != count:
         raise ConfigError(f"{len(weights)} weights for {count} members")
-    if min(weights) < 0 or sum(weights) <= 0:
-        raise ConfigError(f"weights are {tuple(weights)}; expected numbers of 0 or more, not all 0")
+    if min(weights) < 0 or not 1e-30 < sum(weights) < 1e30:
+        raise ConfigError(f"weights are {tuple(weights)}; expected ordinary numbers of 0 or more, not all 0")
     if reduce == "median":
         raise ConfigError("weights have no meaning for reduce='median'; leave them out")
 
 
-def _shared_tasks(members: Sequence[Head]) -> tuple[Task, ...]:
-    """One task per name, without transform: the ensemble speaks in natural units."""
+def shared_tasks(members: Sequence[Head]) -> tuple[Task, ...]:
+    """Return one task per name, without transform: heads that answer together speak in natural units.
+
+    Raises:
+        ConfigError: if two heads disagree about a task's outputs, kind, labels or unit.
+    """
     tasks: dict[str, Task] = {}
     for head in members:
         for task in head.tasks:

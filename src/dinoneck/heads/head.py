@@ -38,10 +38,21 @@ class Head(Configured, nn.Module):
 
     def _sequence(self, tokens: Tokens) -> Tensor:
         """The whole last sequence (B, P + N, C), checked against the width this head was built for."""
+        if not isinstance(tokens, Tokens):
+            raise ShapeError(
+                f"{type(self).__name__} takes Tokens, got {type(tokens).__name__}; use backbone(images), "
+                "Tokens.from_sequence or Tokens.from_patches"
+            )
         sequence = tokens.sequence[-1]
         if sequence.shape[-1] != self.embed_dim:
             raise ShapeError(
                 f"the tokens have {sequence.shape[-1]} channels, this {type(self).__name__} was built for "
                 f"{self.embed_dim}: it belongs to another backbone"
+            )
+        own = next(self.parameters()).dtype
+        if sequence.dtype != own and not torch.is_autocast_enabled(sequence.device.type):
+            raise ShapeError(
+                f"the tokens are {sequence.dtype}, this {type(self).__name__} is {own}: convert one of them "
+                "(tokens.to(dtype=...)), or run under torch.autocast"
             )
         return sequence

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -13,13 +14,13 @@ from torch import Tensor, nn
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.backbones.load import load_backbone
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
-from dinoneck.checkpoint.pairing import check_records
+from dinoneck.checkpoint.pairing import NAMED, check_records
+from dinoneck.checkpoint.records import need
 from dinoneck.data.photos import Photo, Preprocessing, as_list
-from dinoneck.errors import CheckpointError, ConfigError
-from dinoneck.heads.ensemble import HeadEnsemble
+from dinoneck.errors import CheckpointError, ConfigError, DataError
+from dinoneck.heads.ensemble import HeadEnsemble, shared_tasks
 from dinoneck.heads.head import Head
 from dinoneck.inference.tta import TTA, VIEWS, View
-from dinoneck.tasks import Task
 from dinoneck.tokens import Tokens
 
 HeadSource = str | os.PathLike[str] | HeadCheckpoint | nn.Module
@@ -34,18 +35,20 @@ class _Loaded(NamedTuple):
     inputs: Preprocessing | None
 
 
-class _Group(NamedTuple):
-    """Heads that read the same layers."""
+class _Voice(NamedTuple):
+    """A head, or plain heads of the same layers as one, and how many heads stand behind each task."""
 
     layers: tuple[int, ...]
-    heads: HeadEnsemble
+    head: Head
+    votes: dict[str, int]
 
 
 class Predictor:
     """Predicts from photos with one or several heads.
 
-    Heads that know the same task are averaged in natural units, as are the views of test-time augmentation; all
-    views of equal size go through the backbone as one batch.
+    Heads that know the same task are averaged in natural units (an ensemble counts as the one head it is), as
+    are the views of test-time augmentation; all views of equal size go through the backbone as one batch. Given
+    modules are used, not copied: they are put into eval mode for the call and back after it.
 
     Args:
         heads: head files, a folder of them, HeadCheckpoints or head modules; one or several.
@@ -59,7 +62,8 @@ class Predictor:
 
     Raises:
         CheckpointError: if the files disagree, or do not fit the backbone, or no backbone can be rebuilt.
-        ConfigError: for an unknown ``tta``.
+        ConfigError: for an unknown ``tta``, one that does not fit the patch, or heads that disagree about a task.
+        DataError: when called, if a prediction is not finite.
 
     Examples:
         >>> from dinoneck import PatchMeanHead, Task, load_backbone
@@ -89,15 +93,19 @@ class Predictor:
         backbone = backbone or _rebuild(loaded)
         _check_pairing(loaded, backbone)
         self.preprocess = (preprocess or _shared_inputs(loaded) or backbone.preprocess).changed(blur=blur)
-        self._groups = _grouped(loaded, backbone.layers)
-        union = tuple(sorted({layer for group in self._groups for layer in group.layers}))
-        self.backbone = (backbone if union == backbone.layers else backbone.with_layers(union)).eval()
+        if not isinstance(backbone.patch_size, int) and any(view.turns % 2 for view in VIEWS[tta]):
+            raise ConfigError(
+                f"tta={tta!r} turns photos by 90 degrees; patches of {backbone.patch_size} px are not square"
+            )
+        self.tasks = shared_tasks([item.head for item in loaded])
+        self._voices = _voices(loaded, backbone.layers)
+        union = tuple(sorted({layer for voice in self._voices for layer in voice.layers}))
+        self.backbone = backbone if union == backbone.layers else backbone.with_layers(union)
         if device is not None:
-            self.backbone.to(device)
+            self.backbone.to(_usable(device))
         self.device = next(self.backbone.parameters()).device
-        for group in self._groups:
-            group.heads.to(self.device).eval()
-        self.tasks = _union_tasks(self._groups)
+        for voice in self._voices:
+            voice.head.to(self.device)
         self.tta, self.views, self.batch_size = tta, VIEWS[tta], batch_size
 
     @torch.no_grad()
@@ -114,6 +122,12 @@ class Predictor:
         """
         results: list[dict[str, Any]] = []
         waiting = as_list(photos)
+        with _evaluating(self.backbone, *(voice.head for voice in self._voices)):
+            self._predict_all(waiting, maps, results)
+        return results
+
+    def _predict_all(self, waiting: list[Photo], maps: bool, results: list[dict[str, Any]]) -> None:
+        """Photos of one batch may have different sizes: those of one size go together."""
         for begin in range(0, len(waiting), self.batch_size):
             prepared = [self.preprocess(photo) for photo in waiting[begin : begin + self.batch_size]]
             batch: list[dict[str, Any] | None] = [None] * len(prepared)
@@ -122,7 +136,6 @@ class Predictor:
                 for place, row in zip(places, self._predict(images, maps), strict=True):
                     batch[place] = row
             results.extend(cast("list[dict[str, Any]]", batch))
-        return results
 
     def _predict(self, images: Tensor, maps: bool) -> list[dict[str, Any]]:
         """Values (and maps) of a batch of prepared images of one size, averaged over views."""
@@ -130,12 +143,18 @@ class Predictor:
         pictures: dict[str, list[Tensor]] = {task.name: [] for task in self.tasks}
         for views in _alike(self.views):
             tokens = self.backbone(torch.cat([view.apply(images) for view in views]))
-            for name, answer in self._answers(tokens).items():
+            for name, answer in self._averaged(tokens, lambda head, x: head.predict(x)).items():
                 values[name].extend(answer.chunk(len(views)))
-            for name, picture in (self._maps(tokens) if maps else {}).items():
+            drawn = self._averaged(tokens, lambda head, x: head.predict_maps(x)) if maps else {}
+            for name, picture in drawn.items():
                 parts = picture.chunk(len(views))
                 pictures[name].extend(view.undo(part) for view, part in zip(views, parts, strict=True))
         means = {name: torch.stack(parts).mean(dim=0).cpu() for name, parts in values.items()}
+        for name, mean in means.items():
+            if not bool(mean.isfinite().all()):
+                raise DataError(
+                    f"the prediction of {name!r} is {mean[~mean.isfinite()][0].item()}; the head or photo is unfit"
+                )
         shown = {name: torch.stack(parts).mean(dim=0).cpu() for name, parts in pictures.items() if parts}
         rows: list[dict[str, Any]] = []
         for i in range(len(images)):
@@ -145,20 +164,42 @@ class Predictor:
             rows.append(row | {"maps": {name: picture[i].numpy() for name, picture in shown.items()}} if maps else row)
         return rows
 
-    def _answers(self, tokens: Tokens) -> dict[str, Tensor]:
-        """Natural units per task, averaged over all heads."""
-        if len(self._groups) == 1:
-            return self._groups[0].heads.predict(_selected(tokens, self._groups[0].layers))
-        answers = [group.heads.members_predict(_selected(tokens, group.layers)) for group in self._groups]
-        return {
-            task.name: torch.cat([row[task.name] for row in answers if task.name in row]).mean(dim=0)
-            for task in self.tasks
-        }
+    def _averaged(self, tokens: Tokens, ask: Callable[[Head, Tokens], dict[str, Tensor]]) -> dict[str, Tensor]:
+        """What the heads say, averaged per task over all heads that say something."""
+        sums: dict[str, Tensor] = {}
+        votes: dict[str, int] = {}
+        for voice in self._voices:
+            own = next(voice.head.parameters()).dtype
+            said = ask(voice.head, _selected(tokens, voice.layers).to(dtype=own))
+            for name, answer in said.items():
+                count = voice.votes[name]
+                sums[name] = sums[name] + count * answer if name in sums else count * answer
+                votes[name] = votes.get(name, 0) + count
+        return {task.name: sums[task.name] / votes[task.name] for task in self.tasks if task.name in sums}
 
-    def _maps(self, tokens: Tokens) -> dict[str, Tensor]:
-        found = [group.heads.predict_maps(_selected(tokens, group.layers)) for group in self._groups]
-        names = {name for row in found for name in row}
-        return {name: torch.stack([row[name] for row in found if name in row]).mean(dim=0) for name in sorted(names)}
+
+@contextlib.contextmanager
+def _evaluating(*modules: nn.Module) -> Iterator[None]:
+    """Eval mode inside, every module's own mode after."""
+    modes = [(module, module.training) for top in modules for module in top.modules()]
+    try:
+        for top in modules:
+            top.eval()
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _usable(device: torch.device | str) -> torch.device:
+    try:
+        found = torch.device(device)
+        torch.empty(1, device=found)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"device {str(device)!r} cannot be used here: {str(error).splitlines()[0]}") from error
+    if found.type == "meta":
+        raise ConfigError("device 'meta' holds no values; use cpu or cuda")
+    return found
 
 
 def _sources(heads: HeadSource | Sequence[HeadSource]) -> Iterator[HeadSource]:
@@ -193,20 +234,21 @@ def _rebuild(loaded: Sequence[_Loaded]) -> Backbone:
     record = next((item.backbone for item in loaded if item.backbone is not None), None)
     if record is None:
         raise CheckpointError("the heads do not say which backbone they need; pass backbone=", step="pairing")
-    origin = record["weights"]
-    if origin["kind"] not in ("seeded", "hub"):
+    origin, name = need(record, "weights"), need(record, "name")
+    if origin.get("kind") not in NAMED:
         raise CheckpointError(
-            f"the heads were trained on {record['name']!r} with weights from a file or an object, which cannot be "
+            f"the heads were trained on {name!r} with weights from a file or an object, which cannot be "
             "found by name: load it yourself and pass backbone=",
             step="pairing",
         )
     seeded = origin["kind"] == "seeded"
     return load_backbone(
-        record["name"],
+        name,
         pretrained=not seeded,
-        seed=origin["seed"] if seeded else None,
-        layers=record["layers"],
-        norm=record["norm"],
+        seed=need(origin, "seed") if seeded else None,
+        layers=need(record, "layers"),
+        norm=need(record, "norm"),
+        dtype=getattr(torch, record.get("dtype") or "float32", None),
     )
 
 
@@ -229,22 +271,20 @@ def _shared_inputs(loaded: Sequence[_Loaded]) -> Preprocessing | None:
     return found[0] if found else None
 
 
-def _grouped(loaded: Sequence[_Loaded], default: tuple[int, ...]) -> list[_Group]:
-    by_layers: dict[tuple[int, ...], list[Head]] = {}
+def _voices(loaded: Sequence[_Loaded], default: tuple[int, ...]) -> list[_Voice]:
+    """Plain heads of the same layers answer together; an ensemble answers as it is."""
+    plain: dict[tuple[int, ...], list[Head]] = {}
+    voices = []
     for item in loaded:
-        layers = default if item.backbone is None else tuple(item.backbone["layers"])
-        by_layers.setdefault(layers, []).append(item.head)
-    return [_Group(layers, _together(heads)) for layers, heads in by_layers.items()]
-
-
-def _together(heads: list[Head]) -> HeadEnsemble:
-    if len(heads) == 1 and isinstance(heads[0], HeadEnsemble):
-        return heads[0]
-    return HeadEnsemble.from_heads(heads)
-
-
-def _union_tasks(groups: Sequence[_Group]) -> tuple[Task, ...]:
-    return tuple({task.name: task for group in groups for task in group.heads.tasks}.values())
+        layers = default if item.backbone is None else tuple(need(item.backbone, "layers"))
+        if isinstance(item.head, HeadEnsemble):
+            voices.append(_Voice(layers, item.head, {task.name: 1 for task in item.head.tasks}))
+        else:
+            plain.setdefault(layers, []).append(item.head)
+    for layers, heads in plain.items():
+        names = [task.name for head in heads for task in head.tasks]
+        voices.append(_Voice(layers, HeadEnsemble.from_heads(heads), {name: names.count(name) for name in names}))
+    return voices
 
 
 def _selected(tokens: Tokens, layers: tuple[int, ...]) -> Tokens:

@@ -49,7 +49,15 @@ def ratio_mse(logits: Tensor, target: Tensor, mask: Tensor | None = None) -> Ten
     Raises:
         ShapeError: if shapes differ.
     """
-    return masked_mse(_exact(logits).softmax(dim=-1), target, mask)
+    if mask is not None and logits.ndim:
+        counts = _full(mask, logits).any(dim=-1, keepdim=True)
+        logits = torch.where(counts, logits, 0.0)  # a masked NaN would come back through the softmax's gradient
+    return masked_mse(shares(logits), target, mask)
+
+
+def shares(logits: Tensor) -> Tensor:
+    """Softmax over the last axis, in float32 or wider."""
+    return _exact(logits).softmax(dim=-1)
 
 
 def masked_cross_entropy(
@@ -75,9 +83,14 @@ def masked_cross_entropy(
     keep = torch.ones(len(logits), dtype=torch.bool, device=logits.device) if mask is None else mask.reshape(-1) != 0
     if keep.shape != logits.shape[:1]:
         raise ShapeError(f"the mask has shape {tuple(keep.shape)} for {len(logits)} samples")
+    logits = torch.where(keep[:, None], logits, 0.0)  # a masked NaN would come back through the gradient
     if target.ndim == 2:
-        shares = torch.where(keep[:, None], target.to(logits), 0.0)
-        return _mean(-(shares * logits.log_softmax(dim=-1)).sum(dim=-1), keep)
+        if target.shape != logits.shape:
+            raise ShapeError(f"probabilities are {tuple(target.shape)} for logits of {tuple(logits.shape)}")
+        wanted = torch.where(keep[:, None], target.to(logits), 0.0)
+        return _mean(-(wanted * logits.log_softmax(dim=-1)).sum(dim=-1), keep)
+    if target.is_floating_point():
+        raise ShapeError(f"class indices are {target.dtype}; expected integers (probabilities are (B, K))")
     if ignore_index is not None:
         keep = keep & (target != ignore_index)
     labels = torch.where(keep, target, 0).long()
@@ -104,7 +117,8 @@ def _full(mask: Tensor | None, target: Tensor) -> Tensor:
     keep = mask != 0
     while keep.ndim < target.ndim:
         keep = keep.unsqueeze(-1)
-    if any(own not in (1, side) for own, side in zip(keep.shape, target.shape, strict=True)) or keep.ndim > target.ndim:
+    fits = keep.ndim == target.ndim
+    if not fits or any(own not in (1, side) for own, side in zip(keep.shape, target.shape, strict=True)):
         raise ShapeError(f"the mask has shape {tuple(mask.shape)}, the target {tuple(target.shape)}")
     return keep.expand_as(target)
 

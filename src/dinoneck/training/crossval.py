@@ -73,28 +73,30 @@ class CrossValidation:
         """The targets, in the columns' order."""
         return list(self.table.targets)
 
-    def scores(self) -> dict[str, dict[str, float]]:
+    def scores(self) -> dict[str, dict[str, float | None]]:
         """Return method -> R² per target over all out-of-fold rows, their ``overall`` and the ``worst fold``'s.
 
         ``overall`` is the weighted R² where the table has weights (one global mean over all targets), else the
         plain mean of the targets' R²: one mean over targets of different levels would flatter every method.
-        Targets that do not vary in a fold have no R² there and are left out of that fold.
+        Targets that do not vary in a fold have no R² there and are left out of that fold; None stands where no
+        target varies.
         """
         true = target_matrix(self.table)
         result = {}
         for method, pred in self.predictions.items():
-            row = {name: r2(pred[:, i], true[:, i]) for i, name in enumerate(self.names)}
+            row: dict[str, float | None] = {name: r2(pred[:, i], true[:, i]) for i, name in enumerate(self.names)}
             row["overall"] = self._overall(pred, true)
-            row["worst fold"] = min(self._overall(pred[valid], true[valid]) for _, valid in self.folds)
+            in_folds = [self._overall(pred[valid], true[valid]) for _, valid in self.folds]
+            row["worst fold"] = min((score for score in in_folds if score is not None), default=None)
             result[method] = row
         return result
 
-    def _overall(self, pred: _Floats, true: _Floats) -> float:
+    def _overall(self, pred: _Floats, true: _Floats) -> float | None:
         weights = self.table.weights
-        if weights:
+        if weights and np.ptp(true):
             return weighted_r2(pred, true, [weights[name] for name in self.names])
         varying = [i for i in range(true.shape[1]) if np.ptp(true[:, i]) > 0]
-        return float(np.mean([r2(pred[:, i], true[:, i]) for i in varying])) if varying else float("inf")
+        return float(np.mean([r2(pred[:, i], true[:, i]) for i in varying])) if varying else None
 
 
 def cross_validate(
@@ -184,7 +186,7 @@ def _tasks(table: PhotoTable, train: Any, plan: Plan) -> list[Task]:
     return tasks
 
 
-def not_beaten(scores: Mapping[str, Mapping[str, float]], target: str) -> list[str]:
+def not_beaten(scores: Mapping[str, Mapping[str, Any]], target: str) -> list[str]:
     """Return the baselines that the head does not beat on a target."""
     own = scores[HEAD][target]
     return [method for method in (TOKENS, COLOUR) if method in scores and scores[method][target] >= own]

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from dinoneck.atomic import write_text
 from dinoneck.backbones.backbone import Backbone
@@ -15,11 +19,14 @@ from dinoneck.data.photos import Preprocessing
 from dinoneck.data.tables import PhotoTable, csv_text
 from dinoneck.errors import DataError
 from dinoneck.heads.patch_mean import PatchMeanHead
+from dinoneck.tasks import Task
 from dinoneck.training.crossval import CrossValidation, Plan, cross_validate
+from dinoneck.training.folds import group_folds
 from dinoneck.training.sources import MemoryTokens
 from dinoneck.version import versions
 
 HEADS, REPORT, PREDICTIONS = "heads", "report.json", "out_of_fold.csv"
+_OWN_COLUMNS = ("id", "fold")
 
 
 def run_experiment(
@@ -48,7 +55,9 @@ def run_experiment(
         The cross-validation, the tokens and the report.
 
     Raises:
-        DataError: if the data cannot be used, or ``out`` holds results and ``overwrite`` is off.
+        DataError: if the data cannot be used, or ``out`` holds results and ``overwrite`` is off, or cannot be
+            written to.
+        ConfigError: if a target's name is no task name.
     """
     plan = plan or Plan()
     folder = Path(out)
@@ -56,6 +65,7 @@ def run_experiment(
         raise DataError(
             f"{folder} holds results of an earlier run ({old[0].name}); choose another folder, or overwrite"
         )
+    _check_before(table, plan, folder)
     source = MemoryTokens.extract(backbone, table.photos, table.ids, preprocess=preprocess)
     result = cross_validate(
         lambda tasks: PatchMeanHead(backbone.embed_dim, tasks, hidden_dim=plan.hidden_dim), source, table, plan
@@ -74,11 +84,40 @@ def run_experiment(
     return result, source, report
 
 
+def _check_before(table: PhotoTable, plan: Plan, folder: Path) -> None:
+    """Refuse before the work what would fail after it."""
+    for name, values in table.targets.items():
+        Task(name)
+        if name in _OWN_COLUMNS:
+            raise DataError(f"a target named {name!r} would clash with a column of {PREDICTIONS}; rename it")
+        if not np.ptp(values):
+            raise DataError(
+                f"target {name!r} is {values[0]:g} for every photo; there is nothing to learn, leave it out"
+            )
+    group_folds(table.groups or table.ids, plan.folds, plan.seed)
+    parent = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise DataError(f"the results cannot be written to {folder}: {parent} is no folder that can be written to")
+
+
 def _write(folder: Path, result: CrossValidation, report: dict[str, Any], preprocess: Preprocessing) -> None:
-    """Replace what an earlier run left; the report comes last."""
-    for path in _results(folder):
-        path.unlink()
-    (folder / HEADS).mkdir(parents=True, exist_ok=True)
+    """Write everything beside, then replace what an earlier run left; the report goes first and comes last."""
+    folder.mkdir(parents=True, exist_ok=True)
+    new = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=folder))
+    try:
+        _write_into(new, result, report, preprocess)
+        (folder / HEADS).mkdir(exist_ok=True)
+        for path in _results(folder):
+            if path.name == REPORT or not (new / path.relative_to(folder)).exists():
+                path.unlink()
+        for path in [*sorted((new / HEADS).iterdir()), new / PREDICTIONS, new / REPORT]:
+            path.replace(folder / path.relative_to(new))
+    finally:
+        shutil.rmtree(new)
+
+
+def _write_into(folder: Path, result: CrossValidation, report: dict[str, Any], preprocess: Preprocessing) -> None:
+    (folder / HEADS).mkdir()
     facts = {key: report["plan"][key] for key in ("folds", "seed", "epochs")}
     for fold, head in enumerate(result.heads):
         checkpoint = HeadCheckpoint.from_module(
@@ -86,18 +125,18 @@ def _write(folder: Path, result: CrossValidation, report: dict[str, Any], prepro
         )
         checkpoint.save(folder / HEADS / f"fold-{fold}.safetensors")
     write_text(folder / PREDICTIONS, _out_of_fold(result))
-    write_text(folder / REPORT, json.dumps(report, indent=2, sort_keys=True) + "\n")
+    write_text(folder / REPORT, json.dumps(report, indent=2, sort_keys=True, allow_nan=False) + "\n")
 
 
 def _results(folder: Path) -> list[Path]:
     """Files that an earlier run left in the folder; the report first, so that a half-removed run has none."""
-    found = [folder / REPORT, folder / PREDICTIONS, *sorted((folder / HEADS).glob("*.safetensors"))]
+    found = [folder / REPORT, folder / PREDICTIONS, *sorted((folder / HEADS).glob("fold-*.safetensors"))]
     return [path for path in found if path.exists()]
 
 
 def _out_of_fold(result: CrossValidation) -> str:
     fold_of = {int(row): fold for fold, (_, valid) in enumerate(result.folds) for row in valid}
-    header = ["id", "fold"]
+    header = [*_OWN_COLUMNS]
     for name in result.names:
         header += [name, *(f"{name} ({method})" for method in result.predictions)]
     rows = []

@@ -68,22 +68,22 @@ def fit(
         One dict per epoch: ``loss`` and the tasks' parts, averaged over its steps.
 
     Raises:
-        DataError: if targets are missing, of another length, or cannot be reached by a task's activation.
+        DataError: if targets are missing, of another length, infinite, or cannot be reached by a task's
+            activation; or if the loss stops being finite.
         ConfigError: if a number is out of range.
     """
-    if epochs < 1 or batch_size < 1 or lr <= 0 or not ids:
-        raise ConfigError(f"epochs={epochs}, batch_size={batch_size}, lr={lr}, {len(ids)} ids: all must be positive")
+    _check_numbers(epochs, batch_size, lr, seed, ids)
     recipe = recipe or Recipe()
     rows = _rows(source, ids)
     values = {task.name: model_targets(task, targets, len(source.ids)) for task in head.tasks}
     for task in head.tasks:
-        _check_reachable(task, values[task.name][rows])
+        _check_targets(task, values[task.name][rows])
     loss_of = TaskLoss(head.tasks)
     optimizer = torch.optim.AdamW(_groups(head, recipe.weight_decay), lr=lr)
     scheduler = cosine_with_warmup(optimizer, epochs * -(-len(rows) // batch_size), recipe.warmup)
     order = np.random.RandomState(seed)
     head.train()
-    history = []
+    history: list[dict[str, float]] = []
     with standardised(head, source, ids, enabled=recipe.standardise_tokens) as scale:
         for _ in tqdm(range(epochs), desc="epochs", unit="epoch", disable=None, leave=False):
             shuffled = order.permutation(rows)
@@ -109,8 +109,22 @@ def _rows(source: TokenSource, ids: Sequence[str]) -> np.ndarray[Any, np.dtype[n
     return np.array([place[image_id] for image_id in ids])
 
 
+def _check_numbers(epochs: int, batch_size: int, lr: float, seed: int, ids: Sequence[str]) -> None:
+    whole = all(isinstance(n, int) and not isinstance(n, bool) for n in (epochs, batch_size, seed))
+    if not whole or epochs < 1 or batch_size < 1 or not 0 < lr < float("inf") or not ids:
+        raise ConfigError(
+            f"epochs={epochs}, batch_size={batch_size}, lr={lr}, seed={seed}, {len(ids)} ids: "
+            "expected positive whole numbers, a positive finite lr and a whole seed"
+        )
+
+
 def _step(head: Head, total: Tensor, optimizer: torch.optim.Optimizer, recipe: Recipe) -> None:
     """One step of the optimizer down the gradient of ``total``."""
+    if not bool(total.isfinite()):
+        rate = optimizer.param_groups[0]["lr"]
+        raise DataError(
+            f"the loss is {total.item()} at lr {rate:.3g}: training diverged; lower lr, or check the targets"
+        )
     optimizer.zero_grad(set_to_none=True)
     total.backward()  # type: ignore[no-untyped-call]
     if recipe.clip_norm is not None:
@@ -138,7 +152,10 @@ def model_targets(task: Task, targets: Mapping[str, Any], count: int) -> Tensor:
     if task.name not in targets:
         raise DataError(f"there are no targets for task {task.name!r}; given: {', '.join(targets)}")
     if task.is_categorical:
-        labels = torch.as_tensor(np.asarray(targets[task.name])).long()
+        given = np.asarray(targets[task.name])
+        if given.dtype.kind not in "iu":
+            raise DataError(f"targets of {task.name!r} are {given.dtype}; expected integer class indices, -1 = missing")
+        labels = torch.as_tensor(given).long()
         if labels.shape != (count,):
             raise DataError(f"targets of {task.name!r} have shape {tuple(labels.shape)}; expected ({count},)")
         return labels
@@ -146,16 +163,20 @@ def model_targets(task: Task, targets: Mapping[str, Any], count: int) -> Tensor:
     values = values.reshape(-1, 1) if values.ndim == 1 else values
     if tuple(values.shape) != (count, task.dim):
         raise DataError(f"targets of {task.name!r} have shape {tuple(values.shape)}; expected {(count, task.dim)}")
+    if values.isinf().any():
+        raise DataError(f"targets of {task.name!r} hold infinite values; missing ones are NaN")
     if task.transform is not None and task.kind == "regression":
         values = task.transform.forward(values)
     return values.float()
 
 
-def _check_reachable(task: Task, values: Tensor) -> None:
+def _check_targets(task: Task, values: Tensor) -> None:
+    known = values[values.isfinite()] if values.is_floating_point() else values[values >= 0]
+    if not known.numel():
+        raise DataError(f"task {task.name!r} has no target value among the {len(values)} training ids")
     if task.is_categorical or task.activation is None:
         return
-    known = values[values.isfinite()]
-    low, high = (known.min().item(), known.max().item()) if known.numel() else (0.0, 0.0)
+    low, high = known.min().item(), known.max().item()
     if low < 0 or (task.activation == "sigmoid" and high > 1):
         raise DataError(
             f"task {task.name!r}: activation {task.activation!r} cannot reach targets of {low:.4g} ... {high:.4g} in "

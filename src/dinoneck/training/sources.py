@@ -74,14 +74,24 @@ class MemoryTokens:
         Raises:
             DataError: if a photo cannot be used, or values do not fit float16.
         """
+        if batch_size < 1:
+            raise DataError(f"batch_size is {batch_size}; expected 1 or more")
         prepare = preprocess or backbone.preprocess
-        parts, colours = [], []
+        parts: list[Tokens] = []
+        colours: list[Tensor] = []
         device = next(backbone.parameters()).device
         with torch.no_grad():
             for begin in tqdm(range(0, len(photos), batch_size), desc="tokens", unit="batch", disable=None):
                 images = prepare(list(photos[begin : begin + batch_size]))
+                if parts and images.shape[-2:] != parts[0].image_size:
+                    raise DataError(
+                        f"photos {begin} ... come to {images.shape[-2]}x{images.shape[-1]} px, the ones before to "
+                        f"{parts[0].image_size[0]}x{parts[0].image_size[1]}; give one size to all (size=, or --size)"
+                    )
                 colours.append(images.mean(dim=(2, 3)))
                 tokens = backbone(images.to(device)).to("cpu")
+                if not all(bool(x.isfinite().all()) for x in tokens.sequence):
+                    raise DataError(f"tokens of photos {begin} ... are not finite; is the backbone sound?")
                 if dtype == torch.float16 and any(x.abs().amax() > LARGEST_HALF for x in tokens.sequence):
                     raise DataError("token values exceed float16; extract with dtype=torch.bfloat16 or norm=True")
                 parts.append(tokens.to(dtype=dtype))

@@ -47,7 +47,8 @@ def prediction_panels(
     Colours span each task's values over all photos, so rows compare.
 
     Args:
-        photos: what was predicted from.
+        photos: what was predicted from, as the backbone saw it (``Preprocessing.picture``), so that cropping and
+            padding do not shift the maps.
         results: the Predictor's output for them, made with ``maps=True``.
         units: task name -> unit for the captions.
         truths: task name -> known value, per photo, shown beside the prediction.

@@ -121,7 +121,9 @@ def test_any_csv(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["train", "--out", "x", "--preset", "lb067"], "Did you mean 'lb066'"),
         (["train", "--out", "x", *TRAIN, "--backbone-file", "w.pth"], "contradict"),
         (["predict", "--heads", "h", "--out", "x"], "give either photos"),
-        (["predict", "p.jpg", "--heads", "no.safetensors", "--out", "x"], "there is no file no.safetensors"),
+        (["predict", "p.jpg", "--heads", "no.safetensors", "--out", "x.csv"], "1 of 1 photos do not exist"),
+        (["predict", "p.jpg", "--heads", "h", "--out", "x.jpg"], "ends in .csv"),
+        (["predict", "p.jpg", "--heads", "h", "--out", "no/x.csv"], "the folder no does not exist"),
         (["inspect", "no.safetensors"], "there is no file no.safetensors"),
     ],
 )
@@ -231,9 +233,8 @@ def test_the_demo_keeps_its_promises(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "refused: " in told
     assert "does not match its digest" in told
     assert "pasture-0-" in told
-    assert {"heads", "report.json", "out_of_fold.csv", "predictions.csv", "predictions.png", "photos"} == set(
-        os.listdir(out)
-    )
+    written = {"heads", "report.json", "out_of_fold.csv", "predictions.csv", "predictions.png", "photos", "README.txt"}
+    assert written == set(os.listdir(out))
     first = {name: (out / name).read_bytes() for name in ("report.json", "predictions.csv", "predictions.png")}
     assert main([*arguments, "--random-backbone"]) == 0
     assert first == {name: (out / name).read_bytes() for name in first}

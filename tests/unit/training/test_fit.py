@@ -131,7 +131,23 @@ def test_class_labels_have_one_per_photo() -> None:
     source, _ = problem()
     head = PatchMeanHead(16, [Task("kind", dim=3, kind="classification")])
     with pytest.raises(DataError, match=r"expected \(48,\)"):
-        fit(head, source, targets={"kind": np.zeros((48, 3))}, ids=source.ids)
+        fit(head, source, targets={"kind": np.zeros((48, 3), int)}, ids=source.ids)
+    with pytest.raises(DataError, match="float64; expected integer class indices"):
+        fit(head, source, targets={"kind": np.full(48, 2.7)}, ids=source.ids)
+
+
+def test_training_that_cannot_work_says_so() -> None:
+    source, y = problem()
+    head = PatchMeanHead(16, [Task("x")])
+    with pytest.raises(DataError, match=r"diverged; lower lr"):
+        fit(head, source, targets={"x": y}, ids=source.ids, lr=1e30, epochs=3)
+    with pytest.raises(DataError, match="infinite"):
+        fit(head, source, targets={"x": np.where(y > y.mean(), np.inf, y)}, ids=source.ids)
+    with pytest.raises(DataError, match="'x' has no target value among the 48 training ids"):
+        fit(head, source, targets={"x": np.full(48, np.nan)}, ids=source.ids)
+    for wrong in ({"epochs": 1.5}, {"batch_size": 0}, {"lr": float("inf")}, {"seed": 1.5}, {"lr": float("nan")}):
+        with pytest.raises(ConfigError, match="expected positive whole numbers"):
+            fit(head, source, targets={"x": y}, ids=source.ids, **wrong)  # type: ignore[arg-type]
 
 
 def test_token_scale_is_mean_and_spread_of_patches() -> None:

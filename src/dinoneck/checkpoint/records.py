@@ -1,0 +1,84 @@
+"""The records inside a head file's header: which values they may hold. Checked without torch.
+
+A record may lack an entry (somebody may hand in his own), but an entry that is there has the right type; who
+needs a missing one says so then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from dinoneck.errors import CheckpointError
+
+
+def check_entries(meta: Mapping[str, Any], name: str) -> None:
+    """Check the backbone, inputs and tasks of a header.
+
+    Raises:
+        CheckpointError: naming the entry that has another type than expected.
+    """
+    if meta["backbone"] is not None:
+        _check(meta["backbone"], _BACKBONE, f"{name}: backbone")
+        if isinstance(weights := meta["backbone"].get("weights"), Mapping):
+            _check(weights, _WEIGHTS, f"{name}: backbone.weights")
+    if meta["inputs"] is not None:
+        _check(meta["inputs"], _INPUTS, f"{name}: inputs")
+    for place, task in enumerate(meta["tasks"]):
+        if not isinstance(task, Mapping):
+            raise CheckpointError(f"{name}: tasks[{place}] is {task!r}; expected an object", step="schema")
+        _check(task, _TASK, f"{name}: tasks[{place}]")
+
+
+def need(record: Mapping[str, Any], key: str) -> Any:
+    """Return an entry of a backbone record.
+
+    Raises:
+        CheckpointError: if it is missing.
+    """
+    if key not in record:
+        raise CheckpointError(
+            f"the backbone record of this head says nothing about {key!r} (it holds {sorted(record)}); load the "
+            "backbone yourself and pass backbone=",
+            step="pairing",
+        )
+    return record[key]
+
+
+def _check(record: Mapping[str, Any], rules: Mapping[str, tuple[Callable[[Any], bool], str]], where: str) -> None:
+    for key, (fits, expected) in rules.items():
+        if key in record and record[key] is not None and not fits(record[key]):
+            raise CheckpointError(f"{where}.{key} is {str(record[key])[:80]!r}; expected {expected}", step="schema")
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_ints(value: Any) -> bool:
+    return isinstance(value, list) and all(_is_int(item) for item in value)
+
+
+def _is_sides(value: Any) -> bool:
+    return _is_int(value) or (_is_ints(value) and len(value) == 2)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and value.isprintable()
+
+
+_TEXT = (_is_text, "plain text")
+_INT = (_is_int, "an integer")
+_SIDES = (_is_sides, "one or two integers")
+_OBJECT = (lambda value: isinstance(value, Mapping), "an object")
+_BACKBONE = {
+    **dict.fromkeys(("name", "family", "source", "pos_embed", "dtype", "license", "weights_sha256"), _TEXT),
+    **dict.fromkeys(("embed_dim", "depth", "num_cls", "num_registers"), _INT),
+    "patch_size": _SIDES,
+    "layers": (_is_ints, "a list of block indices"),
+    "norm": (lambda value: isinstance(value, bool), "true or false"),
+    "weights": _OBJECT,
+}
+_WEIGHTS = {"kind": _TEXT, "repo": _TEXT, "revision": _TEXT, "scheme": _TEXT, "seed": _INT}
+_INPUTS = {"size": _SIDES, "patch_size": _SIDES, **dict.fromkeys(("fit", "policy", "interpolation"), _TEXT)}
+_TASK = {**dict.fromkeys(("name", "kind", "unit"), _TEXT), "dim": _INT, "transform": _OBJECT}
