@@ -64,7 +64,7 @@ _HOMES = {
     "collate": "dinoneck.tokens",
 }
 
-_ROOMS = ("backbones", "checkpoint", "data", "heads", "inference", "losses", "training", "viz")
+_ROOMS = ("backbones", "checkpoint", "data", "heads", "inference", "losses", "registry", "training", "viz")
 
 __all__ = [*_HOMES, "__version__"]
 __getattr__, __dir__ = attach(__name__, _HOMES, _ROOMS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import json
 import pkgutil
 import re
 from pathlib import Path
@@ -62,3 +63,18 @@ def test_every_public_name_is_in_the_reference() -> None:
     for room in ("training", "losses", "data", "inference", "viz"):
         for name in importlib.import_module(f"dinoneck.{room}")._HOMES:
             assert f".{name}\n" in pages or name == "VIEWS", name
+
+
+def test_pages_show_what_the_benchmarks_stored() -> None:
+    from benchmarks.crop_cover import RESULTS, markdown
+
+    stored = json.loads((RESULTS / "crop_cover.json").read_text())
+    page = (ROOT / "docs" / "explanation" / "crop-cover.md").read_text()
+    assert markdown(stored["runs"]) in page
+    for name, version in stored["machine"]["versions"].items():
+        assert version in page, name
+
+
+def test_no_page_is_unfinished() -> None:
+    for page in PAGES:
+        assert not re.search(r"^(TABLE|MACHINE)$|\b(TODO|TBD|FIXME)\b", page.read_text(), re.MULTILINE), page

@@ -68,3 +68,26 @@ def test_stale_leftovers_of_the_same_file_are_cleared(tmp_path: Path) -> None:
     os.utime(other, (past, past))
     write_text(tmp_path / "f", "x")
     assert sorted(os.listdir(tmp_path)) == [".f.11.dinoneck-tmp", ".g.00.dinoneck-tmp", "f"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes with names")
+def test_pipes_and_devices_are_not_replaced(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(OSError, match="device or pipe"):
+        write_text(pipe, "x")
+    assert not pipe.is_file()
+
+
+def test_a_check_that_fails_keeps_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    write_text(path, "old")
+
+    def refuse(written: Path) -> None:
+        assert written.read_text() == "new"
+        raise ValueError("unsound")
+
+    with pytest.raises(ValueError, match="unsound"):
+        write_whole(path, b"new", check=refuse)
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["file"]

@@ -243,3 +243,41 @@ def test_labels_that_do_not_fit_are_refused() -> None:
 def test_repr_says_what_it_is() -> None:
     assert repr(TokenGrid((14, 16), "pad")) == "TokenGrid(patch=14x16 px, on_remainder='pad')"
     assert not list(TokenGrid(16).parameters())
+
+
+def test_a_point_that_is_nowhere_reads_nan() -> None:
+    maps = torch.rand(2, 3, 2, 2)
+    read = TokenGrid(16).sample(maps, torch.tensor([[float("nan"), 3.0], [16.0, 16.0]]), (32, 32))
+    assert read[:, 0].isnan().all()
+    assert torch.allclose(read[:, 1], maps.mean(dim=(2, 3)))
+
+
+@pytest.mark.parametrize(
+    "size", [(480.0, 960), (31.5, 32), (float("nan"), 32), (True, 16), 32, "32", None, (16, 16, 16)]
+)
+@pytest.mark.parametrize("policy", ["error", "crop", "pad", "resize"])
+def test_sizes_that_are_no_whole_pixels_are_refused(size: object, policy: str) -> None:
+    with pytest.raises(GridError, match="image_size is"):
+        TokenGrid(16, policy).size(size)  # type: ignore[arg-type]
+
+
+def test_counts_are_exact_in_half_precision_and_the_cropped_rim_does_not_count() -> None:
+    labels = torch.ones(1, 1, 64, 64, dtype=torch.bfloat16)
+    mask = torch.ones(1, 64, 64, dtype=torch.bool)
+    mask[0, 0, :3] = False
+    _, weight = TokenGrid(32).reduce_labels(labels, mask)
+    assert weight[0].tolist() == [[1021.0, 1024.0], [1024.0, 1024.0]]
+    rim = torch.ones(1, 1, 33, 34)
+    rim[..., 32:, :] = torch.nan
+    rim[..., :, 0] = torch.nan
+    values, weight = TokenGrid(32, "crop").reduce_labels(rim)
+    assert (values.item(), weight.item()) == (1.0, 1024.0)
+    with pytest.raises(DataError, match="not finite"):
+        TokenGrid(32, "pad").reduce_labels(rim)
+
+
+def test_resizing_takes_half_precision() -> None:
+    images = torch.rand(1, 3, 20, 20)
+    small = TokenGrid(16, "resize").prepare(images.bfloat16()).images
+    assert small.dtype == torch.bfloat16
+    assert (small.float() - TokenGrid(16, "resize").prepare(images).images).abs().max() < 0.01

@@ -117,3 +117,22 @@ def test_activations() -> None:
     assert torch.allclose(activate(x, "softplus"), torch.log1p(x.exp()))
     assert torch.allclose(activate(x, "sigmoid"), 1 / (1 + (-x).exp()))
     assert activate(x, None) is x
+
+
+def test_probabilities_take_no_transform_activation_or_minimum() -> None:
+    for kind in ("classification", "ratio"):
+        for given in ({"minimum": 5}, {"transform": TargetTransform(mean=1.0)}, {"activation": "relu"}):
+            with pytest.raises(ConfigError, match="are probabilities"):
+                Task("c", dim=3, kind=kind, **given)
+
+
+def test_transforms_fit_their_task_and_themselves() -> None:
+    with pytest.raises(ConfigError, match="3 outputs; the task has 2"):
+        Task("a", dim=2, transform=TargetTransform(mean=(1.0, 2.0, 3.0)))
+    for wrong in ({"mean": (1.0, 2.0), "std": (1.0,)}, {"mean": ((1.0,),)}):
+        with pytest.raises(ConfigError):
+            TargetTransform(**wrong)
+    for nothing in ([], "abc", ["a"], torch.zeros(0, 2)):
+        with pytest.raises(DataError, match="cannot be fitted"):
+            TargetTransform().fit(nothing)
+    assert TargetTransform(area=0.5).inverse(torch.tensor([1, 3])).tolist() == [0.5, 1.5]

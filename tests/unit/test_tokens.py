@@ -200,3 +200,37 @@ def test_a_module_with_tokens_compiles_once_for_all_grids() -> None:
         tokens = make(rows=rows, cols=cols)
         assert torch.allclose(compiled(tokens), mean(tokens))
     assert counter.frame_count <= 2
+
+
+def test_single_samples_keep_their_batch_axis_whatever_names_them() -> None:
+    import numpy as np
+
+    tokens = make(batch=3)
+    for index in (1, np.int64(1), torch.tensor(1), -2):
+        assert tokens[index].sequence[0].shape == (1, 17, 5)  # type: ignore[index]
+    for wrong in (True, None, (0, 1)):
+        with pytest.raises(TypeError, match="along the batch"):
+            tokens[wrong]  # type: ignore[index]
+
+
+def test_registers_without_a_cls_token() -> None:
+    x = torch.arange(4 + 6).float()[None, :, None]
+    tokens = Tokens.from_sequence(x, image_size=(32, 48), patch_size=16, num_prefix_tokens=4, num_cls=0)
+    assert tokens.registers[0][0, :, 0].tolist() == [0, 1, 2, 3]
+    assert tokens.patches[0][0, 0, 0] == 4
+    with pytest.raises(ShapeError, match="no CLS"):
+        tokens.cls_token  # noqa: B018
+    for wrong in ({"num_cls": 2, "num_prefix_tokens": 4}, {"num_cls": 1, "num_prefix_tokens": 0}):
+        with pytest.raises(ConfigError, match="num_cls"):
+            Tokens.from_sequence(x, image_size=(32, 48), patch_size=16, **wrong)
+
+
+def test_dtypes_do_not_mix_and_nothing_is_no_batch() -> None:
+    patches = torch.zeros(1, 4, 2)
+    with pytest.raises(ShapeError, match="bfloat16"):
+        Tokens.from_patches([patches, patches.bfloat16()], grid=(2, 2), patch_size=16)
+    with pytest.raises(ShapeError, match="bfloat16"):
+        Tokens.from_patches(patches, grid=(2, 2), patch_size=16, cls_token=torch.zeros(1, 2).bfloat16())
+    with pytest.raises(ShapeError, match="no samples"):
+        collate([])
+    assert FeaturePyramid([patches], [16]).maps == (patches,)  # type: ignore[arg-type]

@@ -42,8 +42,9 @@ def fetch(repo_id: str) -> tuple[Path, str | None]:
     except Exception as error:  # the hub's client raises many unrelated types
         raise BackboneError(
             f"pretrained weights of {repo_id} are not in the local cache and the hub did not give them "
-            f"({type(error).__name__}: {_first_line(error)}). Go online once, or pass checkpoint= with a local file, "
-            "or pretrained=False (--random-backbone on the command line) for seeded random weights"
+            f"({type(error).__name__}: {_first_line(error)}). Go online once (DINOv3 asks you to accept its licence on "
+            "the hub and to log in), or pass checkpoint= (--backbone-file on the command line) with a local file, or "
+            "pretrained=False (--random-backbone) for seeded random weights"
         ) from error
     return path, path.parent.name
 

@@ -17,6 +17,7 @@ from dinoneck.backbones.backbone import Backbone
 from dinoneck.checkpoint import header as headers
 from dinoneck.checkpoint.pairing import check_records
 from dinoneck.checkpoint.read import FILE_DTYPES, check_finite, check_meta, read_file
+from dinoneck.checkpoint.records import check_entries
 from dinoneck.configured import encode, normal
 from dinoneck.data.photos import Preprocessing
 from dinoneck.errors import CheckpointError, RegistryError
@@ -108,6 +109,7 @@ class HeadCheckpoint:
         }
         if len(headers.canonical(meta["extra"])) > headers.MAX_EXTRA_BYTES:
             raise CheckpointError(f"extra is larger than {headers.MAX_EXTRA_BYTES} bytes", step="write")
+        check_entries(meta, name)
         check_meta(meta, headers.entries_of(meta["tensors"]), name)
         check_finite(state, name)
         meta["digest"] = headers.digest(meta, _chunks(meta, state))

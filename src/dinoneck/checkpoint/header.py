@@ -120,7 +120,7 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
     except CheckpointError:
         raise
     except FileNotFoundError:
-        raise CheckpointError(f"there is no file {file}") from None
+        raise CheckpointError(f"there is no head file {file}, nor a folder of that name") from None
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path!r} cannot be opened: {error}") from error
 
@@ -155,8 +155,8 @@ def parse(file: BinaryIO, size: int, name: str) -> Header:
     length = int.from_bytes(start, "little")
     if not 2 <= length <= min(MAX_HEADER_BYTES, size - 8):
         raise CheckpointError(
-            f"{name}: a header of {length} bytes cannot be in a file of {size} (at most {MAX_HEADER_BYTES})."
-            f"{_guess(start)}",
+            f"{name} is no head file, or damaged: its first 8 bytes announce a header of {length} bytes in a file of "
+            f"{size} (at most {MAX_HEADER_BYTES}).{_guess(start)}",
             step="header",
         )
     raw = file.read(length)

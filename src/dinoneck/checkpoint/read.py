@@ -41,6 +41,7 @@ def read_file(path: str | os.PathLike[str]) -> tuple[Header, dict[str, Tensor]]:
     Raises:
         CheckpointError: if any check fails; ``error.step`` names it.
     """
+    headers.check_path(path)
     name = os.fspath(path)
     with headers.open_regular(path) as file:
         try:

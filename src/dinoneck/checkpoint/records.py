@@ -81,4 +81,9 @@ _BACKBONE = {
 }
 _WEIGHTS = {"kind": _TEXT, "repo": _TEXT, "revision": _TEXT, "scheme": _TEXT, "seed": _INT}
 _INPUTS = {"size": _SIDES, "patch_size": _SIDES, **dict.fromkeys(("fit", "policy", "interpolation"), _TEXT)}
-_TASK = {**dict.fromkeys(("name", "kind", "unit"), _TEXT), "dim": _INT, "transform": _OBJECT}
+_TASK = {
+    **dict.fromkeys(("name", "kind", "unit"), _TEXT),
+    "dim": _INT,
+    "transform": _OBJECT,
+    "minimum": (lambda value: isinstance(value, int | float), "a number"),
+}

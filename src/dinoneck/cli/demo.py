@@ -38,8 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--photos", type=numbers.count, default=120, metavar="N", help="photos to generate (default 120)"
     )
-    parser.add_argument("--folds", type=numbers.count, default=3, metavar="K")
-    parser.add_argument("--epochs", type=numbers.count, default=40, metavar="N")
+    parser.add_argument("--folds", type=numbers.count, default=3, metavar="K", help="folds (default 3)")
+    parser.add_argument("--epochs", type=numbers.count, default=40, metavar="N", help="passes (default 40)")
     parser.add_argument("--backbone", default=DINOV3_SMALL, metavar="NAME", help=f"timm name (default {DINOV3_SMALL})")
     parser.add_argument("--random-backbone", action="store_true", help="do not look for pretrained weights")
 

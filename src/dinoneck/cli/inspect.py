@@ -46,6 +46,7 @@ def describe(header: Header, file: Path) -> str:
 
 def _task(task: dict[str, Any]) -> str:
     unit = f", {task['unit']}" if task.get("unit") else ""
+    unit += "" if task.get("minimum") is None else f", at least {task['minimum']:g}"
     transform = task.get("transform")
     steps = []
     if transform:
@@ -65,16 +66,21 @@ def _backbone(record: dict[str, Any] | None) -> str:
         "seeded": f"seeded random weights, seed {weights.get('seed')}",
         "hub": f"published weights {weights.get('repo')} at {weights.get('revision')}",
     }.get(str(weights.get("kind")), "weights from a file or an object")
+    licence = f"; licence {record['license']}" if record.get("license") else ""
     norm = "normed" if record.get("norm") else "not normed"
     return (
         f"{record.get('name')}, layers {record.get('layers')} {norm}, patch {record.get('patch_size')} px, width "
-        f"{record.get('embed_dim')}, {record.get('num_registers')} registers; {origin}; licence {record.get('license')}"
+        f"{record.get('embed_dim')}, {record.get('num_registers')} registers; {origin}{licence}"
     )
 
 
 def _inputs(record: dict[str, Any] | None) -> str:
     if record is None:
         return "not recorded"
-    size = "own size" if record.get("size") is None else "x".join(str(side) for side in record["size"])
-    blur = f", blur {record['blur']}" if record.get("blur") else ""
-    return f"{size}, {record.get('fit')}, {record.get('interpolation')}, remainder {record.get('policy')}{blur}"
+    told = f"where the patch does not divide: {record.get('policy')}"
+    if record.get("size") is None:
+        told = f"photos in their own size; {told}"
+    else:
+        size = "x".join(str(side) for side in record["size"])
+        told = f"photos brought to {size} px by {record.get('fit')}, {record.get('interpolation')}; {told}"
+    return told + (f"; blur {record['blur']}" if record.get("blur") else "")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dinoneck.cli import numbers
+from dinoneck.cli.train import told_size
 from dinoneck.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ _SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
-    parser.add_argument("photos", nargs="*", type=Path, help="photos or folders of photos")
+    parser.add_argument("photos", nargs="*", type=Path, help="photos, or folders, which are searched to the bottom")
     parser.add_argument("--csv", type=Path, help="a CSV that names the photos, or a CSIRO test.csv, instead")
     parser.add_argument(
         "--photo-folder", type=Path, help="folder that the CSV's names are relative to (default: the CSV's)"
@@ -56,11 +57,13 @@ def run(options: argparse.Namespace) -> int:
     names, photos = _photos(options)
     _check_outputs(options, photos)
     predictor = Predictor(options.heads, _backbone(options), options.tta, options.device, batch_size=options.batch_size)
+    print("\n".join(told_size(predictor.preprocess, photos[0])))
     results: list[dict[str, Any]] = []
     drawn = min(_PICTURES, len(photos)) if options.maps else 0
     if drawn:
         results += predictor(photos[:drawn], maps=True)
-        _draw([predictor.preprocess.picture(photo) for photo in photos[:drawn]], results, predictor, options.maps)
+        shown = [predictor.preprocess.picture(photo) for photo in photos[:drawn]]
+        _draw([Path(name).name for name in names[:drawn]], shown, results, predictor, options.maps)
     for begin in tqdm(range(drawn, len(photos), options.batch_size), desc="photos", unit="batch", disable=None):
         results += predictor(photos[begin : begin + options.batch_size])
     header, rows = _rows(options, names, results, predictor)
@@ -104,7 +107,7 @@ def _photos(options: argparse.Namespace) -> tuple[list[str], list[Path]]:
         return names, [folder / name for name in names]
     files: list[Path] = []
     for path in options.photos:
-        inside = sorted(p for p in path.iterdir() if p.suffix.lower() in _SUFFIXES) if path.is_dir() else [path]
+        inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in _SUFFIXES) if path.is_dir() else [path]
         if not inside:
             raise DataError(f"the folder {path} holds no photos ({', '.join(_SUFFIXES)})")
         files += inside
@@ -132,13 +135,20 @@ def _backbone(options: argparse.Namespace) -> Any:
     )
 
 
-def _draw(photos: Sequence[Tensor], results: Sequence[dict[str, Any]], predictor: Predictor, out: Path) -> None:
+def _draw(
+    names: Sequence[str],
+    photos: Sequence[Tensor],
+    results: Sequence[dict[str, Any]],
+    predictor: Predictor,
+    out: Path,
+) -> None:
     import io
 
     from dinoneck.atomic import write_whole
     from dinoneck.viz.panels import prediction_panels
 
-    picture = prediction_panels(photos, results, units={task.name: task.unit for task in predictor.tasks})
+    units = {task.name: task.unit for task in predictor.tasks}
+    picture = prediction_panels(photos, results, units=units, names=names)
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
     write_whole(out, buffer.getvalue())

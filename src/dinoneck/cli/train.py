@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ HELP = "train cross-validated heads on a folder of photos and a CSV (or on a gen
 EXAMPLE = "dinoneck train --csv cover.csv --photos . --targets crop weed --group group --out run"
 
 _PASTURE_PHOTOS = 120
+_BENT = 1.02
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--targets", nargs="+", metavar="COLUMN", help="columns to predict (not for the CSIRO layout)")
     data.add_argument("--group", nargs="+", metavar="COLUMN", help="rows of equal values stay in one fold")
     data.add_argument("--image-column", default="image", metavar="COLUMN", help="column of file names (default image)")
+    data.add_argument("--unit", metavar="TEXT", help="unit of the targets, for head files and pictures, such as g")
     data.add_argument("--minimum", type=float, metavar="X", help="no prediction is below it (0 for masses, fractions)")
     data.add_argument(
         "--pasture", type=numbers.count, default=_PASTURE_PHOTOS, metavar="N", help="photos to generate, without --csv"
@@ -38,7 +41,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     backbone_options.add_backbone(parser)
     inputs = parser.add_argument_group("inputs")
     inputs.add_argument("--size", type=backbone_options.size, metavar="HxW", help="pixels; default: the photos' own")
-    inputs.add_argument("--fit", choices=("stretch", "keep", "crop", "pad"), help="how photos come to --size")
+    inputs.add_argument(
+        "--fit",
+        choices=("stretch", "keep", "crop", "pad"),
+        help="how photos come to --size: stretch bends (default), keep fits inside, crop fills and cuts, pad fills up",
+    )
     inputs.add_argument(
         "--policy",
         choices=("error", "crop", "pad", "resize"),
@@ -46,17 +53,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what to do where the patch does not divide a photo (default: crop, the centre is kept)",
     )
     run_group = parser.add_argument_group("training")
-    run_group.add_argument("--folds", type=numbers.count, default=5, metavar="K")
-    run_group.add_argument("--epochs", type=numbers.count, default=40, metavar="N")
-    run_group.add_argument("--batch-size", type=numbers.count, default=8, metavar="N")
-    run_group.add_argument("--lr", type=numbers.positive, default=1e-3, metavar="X")
-    run_group.add_argument("--seed", type=numbers.seed, default=42, metavar="N")
-    run_group.add_argument("--hidden-dim", type=numbers.count, default=128, metavar="N")
+    run_group.add_argument(
+        "--folds", type=numbers.count, default=5, metavar="K", help="folds of the cross-validation (default 5)"
+    )
+    run_group.add_argument(
+        "--epochs", type=numbers.count, default=40, metavar="N", help="passes over the training photos (default 40)"
+    )
+    run_group.add_argument(
+        "--batch-size", type=numbers.count, default=8, metavar="N", help="photos per step (default 8)"
+    )
+    run_group.add_argument(
+        "--lr", type=numbers.positive, default=1e-3, metavar="X", help="peak learning rate (default 0.001)"
+    )
+    run_group.add_argument(
+        "--seed",
+        type=numbers.seed,
+        default=42,
+        metavar="N",
+        help="of the split and the heads' first weights (default 42)",
+    )
+    run_group.add_argument(
+        "--hidden-dim", type=numbers.count, default=128, metavar="N", help="hidden units per head (default 128)"
+    )
     run_group.add_argument("--preset", help="a whole recipe by name, such as lb066; explicit options win")
+    run_group.add_argument("--device", help="such as cuda; default: the CPU")
 
 
 def run(options: argparse.Namespace) -> int:
     """Train, print the scores, write the folder."""
+    from dinoneck.inference.predictor import usable_device
     from dinoneck.training.crossval import Plan
     from dinoneck.training.experiment import run_experiment
 
@@ -64,11 +89,17 @@ def run(options: argparse.Namespace) -> int:
     print(f"{len(data)} photos, {len(set(data.groups or data.ids))} groups, targets {', '.join(data.targets)}")
     recipe = _preset(options)
     backbone = backbone_options.load(options)
+    if options.device:
+        backbone.to(usable_device(options.device))
     preprocess = backbone.preprocess if recipe is None else recipe.preprocess(backbone)
     if options.fit and (options.size or preprocess.size) is None:
         raise ConfigError(f"--fit {options.fit} says how photos come to a size; give it with --size HEIGHTxWIDTH")
     preprocess = preprocess.changed(size=options.size, fit=options.fit, policy=options.policy)
-    print(told_size(preprocess, data.photos[0]))
+    print("\n".join(told_size(preprocess, data.photos[0])))
+    if data.groups is None:
+        print("No --group: photos of one place or day may fall into several folds, which flatters every score.")
+    if data.minimum is None and all((values >= 0).all() for values in data.targets.values()):
+        print("All targets are 0 or more; --minimum 0 keeps predictions so.")
     plan = Plan(
         folds=options.folds,
         epochs=options.epochs,
@@ -81,6 +112,9 @@ def run(options: argparse.Namespace) -> int:
     )
     _, _, report = run_experiment(data, backbone, preprocess, options.out, plan, overwrite=options.overwrite)
     print(text.scores(report["scores"]))
+    print(
+        f"overall: {'weighted R² over all targets' if data.weights else 'mean over targets'}; worst fold: of overall."
+    )
     print("\n".join(verdicts(report["scores"], list(data.targets))))
     print(f"written: {options.out}/heads, out_of_fold.csv, report.json")
     return 0
@@ -102,23 +136,32 @@ def table(options: argparse.Namespace) -> PhotoTable:
         return read_csiro(options.csv, photos, options.group or CSIRO_GROUP)
     if not options.targets:
         raise ConfigError("which columns are to be predicted? Name them with --targets")
-    return read_csv(options.csv, photos, options.targets, options.group, options.image_column, options.minimum)
+    found = read_csv(options.csv, photos, options.targets, options.group, options.image_column, options.minimum)
+    return replace(found, units=dict.fromkeys(found.targets, options.unit or ""))
 
 
-def told_size(preprocess: Preprocessing, photo: Photo) -> str:
-    """Say what a photo is prepared to, and what is lost on the way: nothing is cropped in silence."""
+def told_size(preprocess: Preprocessing, photo: Photo) -> list[str]:
+    """Say what a photo is prepared to, and what is lost on the way: nothing is cropped or bent in silence."""
     from dinoneck.data.photos import decode
 
     before = decode(photo).shape[-2:]
     prepared = preprocess.prepare(photo)
     after, grid = prepared.images.shape[-2:], prepared.grid
-    told = f"Photos of {before[0]}x{before[1]} px (height x width) become {after[0]}x{after[1]} px, "
-    told += f"{grid.rows}x{grid.cols} patches"
-    if preprocess.size is None and before != after:
-        told += (
-            f": the patch of {preprocess.patch_size} px does not divide them, so --policy {preprocess.policy} applies"
+    lines = [
+        f"The first photo, {before[0]}x{before[1]} px (height x width), becomes {after[0]}x{after[1]} px, "
+        f"{grid.rows}x{grid.cols} patches."
+    ]
+    if tuple(after) != (preprocess.size or tuple(before)):
+        lines.append(
+            f"The patch of {preprocess.patch_size} px does not divide it: --policy {preprocess.policy} applies."
         )
-    return f"{told}."
+    if preprocess.size is not None:
+        bent = (after[0] / before[0]) / (after[1] / before[1])
+        if preprocess.fit == "stretch" and not 1 / _BENT < bent < _BENT:
+            lines.append(
+                f"--fit stretch changes its proportions by {abs(bent - 1):.0%}; --fit crop, pad or keep would not."
+            )
+    return lines
 
 
 def verdicts(scores: dict[str, dict[str, Any]], targets: list[str]) -> list[str]:

@@ -102,7 +102,7 @@ class Predictor:
         union = tuple(sorted({layer for voice in self._voices for layer in voice.layers}))
         self.backbone = backbone if union == backbone.layers else backbone.with_layers(union)
         if device is not None:
-            self.backbone.to(_usable(device))
+            self.backbone.to(usable_device(device))
         self.device = next(self.backbone.parameters()).device
         for voice in self._voices:
             voice.head.to(self.device)
@@ -191,7 +191,12 @@ def _evaluating(*modules: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def _usable(device: torch.device | str) -> torch.device:
+def usable_device(device: torch.device | str) -> torch.device:
+    """Return a device on which tensors can be made.
+
+    Raises:
+        ConfigError: if there is none by this name here.
+    """
     try:
         found = torch.device(device)
         torch.empty(1, device=found)
@@ -263,9 +268,11 @@ def _shared_inputs(loaded: Sequence[_Loaded]) -> Preprocessing | None:
     found = [item.inputs for item in loaded if item.inputs is not None]
     for other in found[1:]:
         if other != found[0]:
+            one, two = found[0].record(), other.record()
+            differ = ", ".join(f"{key} {one[key]!r} / {two[key]!r}" for key in one if one[key] != two[key])
             raise CheckpointError(
-                f"the heads need photos prepared differently: {found[0]} and {other}; predict with them one by one, "
-                "or pass preprocess=",
+                f"the heads need photos prepared differently ({differ}); predict with them one by one, or pass "
+                "preprocess=",
                 step="pairing",
             )
     return found[0] if found else None

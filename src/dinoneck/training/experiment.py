@@ -26,7 +26,7 @@ from dinoneck.training.sources import MemoryTokens
 from dinoneck.version import versions
 
 HEADS, REPORT, PREDICTIONS = "heads", "report.json", "out_of_fold.csv"
-_OWN_COLUMNS = ("id", "fold")
+_OWN_COLUMNS = ("image", "fold")
 
 
 def run_experiment(
@@ -63,17 +63,22 @@ def run_experiment(
     folder = Path(out)
     if (old := _results(folder)) and not overwrite:
         raise DataError(
-            f"{folder} holds results of an earlier run ({old[0].name}); choose another folder, or overwrite"
+            f"{folder} holds results of an earlier run ({old[0].name}); choose another folder, or pass overwrite=True "
+            "(--overwrite)"
         )
     _check_before(table, plan, folder)
     source = MemoryTokens.extract(backbone, table.photos, table.ids, preprocess=preprocess)
+    device = next(backbone.parameters()).device
     result = cross_validate(
-        lambda tasks: PatchMeanHead(backbone.embed_dim, tasks, hidden_dim=plan.hidden_dim), source, table, plan
+        lambda tasks: PatchMeanHead(backbone.embed_dim, tasks, hidden_dim=plan.hidden_dim).to(device),
+        source,
+        table,
+        plan,
     )
     report = {
         "photos": len(table),
         "groups": len(set(table.groups or table.ids)),
-        "weights": dict(table.weights),
+        "target_weights": dict(table.weights),
         "scores": result.scores(),
         "plan": asdict(plan),
         "backbone": backbone.record(),

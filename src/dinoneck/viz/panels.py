@@ -15,7 +15,7 @@ _Floats = np.ndarray[Any, Any]
 
 # five anchors of a perceptually uniform scale, dark violet (low) to yellow (high)
 _SCALE = np.array(((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37)), dtype=np.float64)
-_GAP, _CAPTION = 6, 20
+_GAP, _CAPTION, _BAR = 6, 20, 10
 _FONT_PX = 13
 _INK, _PAPER = (30, 30, 30), (255, 255, 255)
 
@@ -40,11 +40,12 @@ def prediction_panels(
     *,
     units: dict[str, str] | None = None,
     truths: Sequence[dict[str, float]] | None = None,
+    names: Sequence[str] | None = None,
     width: int = 280,
 ) -> Image.Image:
     """Draw one row per photo: the photo, then the heat map of every task, captioned with its value.
 
-    Colours span each task's values over all photos, so rows compare.
+    Colours span each task's values over all photos, so rows compare; a bar at the bottom tells the span.
 
     Args:
         photos: what was predicted from, as the backbone saw it (``Preprocessing.picture``), so that cropping and
@@ -52,6 +53,7 @@ def prediction_panels(
         results: the Predictor's output for them, made with ``maps=True``.
         units: task name -> unit for the captions.
         truths: task name -> known value, per photo, shown beside the prediction.
+        names: one per photo, shown above it.
         width: of one picture, in pixels.
 
     Raises:
@@ -59,25 +61,36 @@ def prediction_panels(
     """
     if not photos or any("maps" not in result for result in results) or len(photos) != len(results):
         raise DataError(f"{len(photos)} photos with {len(results)} results; each result needs maps (maps=True)")
-    names = list(results[0]["maps"])
+    tasks = list(results[0]["maps"])
     spans = {
         name: (
             min(result["maps"][name][0].min() for result in results),
             max(result["maps"][name][0].max() for result in results),
         )
-        for name in names
+        for name in tasks
     }
     rows = []
     for i, (photo, result) in enumerate(zip(photos, results, strict=True)):
         picture = _as_image(photo)
         height = max(1, round(width * picture.height / picture.width))
-        cells = [_captioned(picture.resize((width, height)), "photo")]
-        for name in names:
+        cells = [_captioned(picture.resize((width, height)), names[i] if names else "photo")]
+        for name in tasks:
             shown = heat(result["maps"][name][0], *spans[name]).resize((width, height), Image.Resampling.NEAREST)
             known = truths[i].get(name) if truths else None
             cells.append(_captioned(shown, _caption(name, result[name], (units or {}).get(name, ""), known)))
         rows.append(_beside(cells))
+    rows.append(_beside([_blank(width), *(_bar(*spans[name], (units or {}).get(name, ""), width) for name in tasks)]))
     return _stacked(rows)
+
+
+def _bar(low: float, high: float, unit: str, width: int) -> Image.Image:
+    """The colours from the lowest to the highest value, with both told."""
+    colours = heat(np.linspace(0.0, 1.0, width)[None], 0.0, 1.0).resize((width, _BAR), Image.Resampling.NEAREST)
+    return _captioned(colours, f"one patch: {low:.3g} ... {high:.3g} {unit}".rstrip())
+
+
+def _blank(width: int) -> Image.Image:
+    return Image.new("RGB", (width, _CAPTION + _BAR), _PAPER)
 
 
 def _caption(name: str, value: Any, unit: str, known: float | None) -> str:

@@ -10,7 +10,16 @@ import timm
 import torch
 from torch import nn
 
-from dinoneck import Backbone, BackboneError, DataError, GridError, ShapeError, load_backbone, wrap_backbone
+from dinoneck import (
+    Backbone,
+    BackboneError,
+    ConfigError,
+    DataError,
+    GridError,
+    ShapeError,
+    load_backbone,
+    wrap_backbone,
+)
 from dinoneck.backbones.backbone import resolve_layers
 
 
@@ -191,3 +200,37 @@ def test_batches_and_single_images_agree(tiny: Backbone) -> None:
     together = tiny(images).sequence[0]
     for i in range(3):
         assert torch.allclose(tiny(images[i : i + 1]).sequence[0][0], together[i], atol=1e-5)
+
+
+def test_no_images_give_no_tokens(tiny: Backbone) -> None:
+    tokens = tiny.with_layers(2)(torch.zeros(0, 3, 32, 48))
+    assert [x.shape for x in tokens.sequence] == [(0, 3 + 6, 64)] * 2
+    for wrong in ([1, 2], "x", None):
+        with pytest.raises(ShapeError, match=r"expected a tensor: use backbone\.preprocess"):
+            tiny(wrong)  # type: ignore[arg-type]
+
+
+def test_registers_without_cls_stay_registers() -> None:
+    model = timm.create_model("vit_little_patch16_reg4_gap_256", num_classes=0, dynamic_img_size=True)
+    backbone = wrap_backbone(model, norm=False)
+    tokens = backbone(torch.randn(1, 3, 32, 48))
+    assert (tokens.num_cls, tokens.num_registers) == (0, 4)
+    assert (backbone.record()["num_cls"], backbone.record()["num_registers"]) == (0, 4)
+
+
+def test_loading_leaves_torchs_random_state_alone() -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    load_backbone("dinoneck_tiny")
+    assert torch.equal(torch.rand(1), expected)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"seed": "a"}, {"seed": True}, {"norm": "no"}, {"pretrained": "no"}, {"dtype": "float16"}]
+)
+def test_arguments_of_other_types_are_refused(wrong: dict) -> None:
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        load_backbone("dinoneck_tiny", **wrong)
+    with pytest.raises(ConfigError, match="wrap_backbone"):
+        load_backbone(None)  # type: ignore[arg-type]

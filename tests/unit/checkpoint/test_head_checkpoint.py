@@ -210,3 +210,43 @@ def test_hub_arguments_are_not_ignored(tmp_path: Path) -> None:
     save_head(tmp_path / "h", head_of())
     with pytest.raises(CheckpointError, match="revision='main'"):
         HeadCheckpoint.load(tmp_path / "h", revision="main")
+
+
+def test_a_save_that_fails_its_check_keeps_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "h.safetensors"
+    save_head(path, head_of())
+    before = path.read_bytes()
+    checkpoint = HeadCheckpoint.load(path)
+    next(iter(checkpoint.state_dict.values())).add_(1)
+    with pytest.raises(CheckpointError, match="digest"):
+        checkpoint.save(path)
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == [path.name]
+
+
+def test_records_of_wrong_types_are_refused_when_written_and_read(tmp_path: Path) -> None:
+    for wrong in ({"name": 5}, {"weights": "x"}, {"layers": "all"}, {"name": "a\nb"}, {"norm": 1}):
+        with pytest.raises(CheckpointError, match="expected"):
+            HeadCheckpoint.from_module(head_of(), backbone=wrong)
+    HeadCheckpoint.from_module(head_of(), backbone={"name": "mine"}).save(tmp_path / "h")
+    assert HeadCheckpoint.load(tmp_path / "h").meta["backbone"] == {"name": "mine"}
+
+
+@pytest.mark.parametrize("path", [None, 123, b"h.safetensors"])
+def test_what_is_no_path_is_refused(path: object) -> None:
+    with pytest.raises(CheckpointError, match="expected a string or a Path"):
+        load_head(path)  # type: ignore[arg-type]
+    with pytest.raises(CheckpointError, match="expected a string or a Path"):
+        save_head(path, head_of())  # type: ignore[arg-type]
+
+
+def test_weights_of_files_are_not_taken_on_trust_in_another_dtype() -> None:
+    from dinoneck import wrap_backbone
+
+    one = wrap_backbone(load_backbone("dinoneck_tiny", seed=0).adapter.model)
+    other = wrap_backbone(load_backbone("dinoneck_tiny", seed=1).adapter.model, dtype=torch.bfloat16)
+    checkpoint = HeadCheckpoint.from_module(head_of(), backbone=one)
+    with pytest.raises(CheckpointError, match=r"dtype=torch\.float32"):
+        checkpoint.check_backbone(other)
+    named = HeadCheckpoint.from_module(head_of(), backbone=load_backbone("dinoneck_tiny"))
+    named.check_backbone(load_backbone("dinoneck_tiny", dtype=torch.bfloat16))

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dinoneck import Backbone, PatchMeanHead, Predictor, Task, save_head
+from dinoneck import Backbone, PatchMeanHead, Predictor, Task, load_backbone, save_head
 from dinoneck.cli.main import VERBS, main
 from dinoneck.data.pasture import Pasture
 
@@ -100,7 +100,10 @@ def test_any_csv(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "20x33 px" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
     assert main([*arguments, *out]) == 0
-    assert "become 16x32 px, 1x2 patches: the patch of 16 px does not divide them" in capsys.readouterr().out
+    assert (
+        "becomes 16x32 px, 1x2 patches.\nThe patch of 16 px does not divide it: --policy crop applies."
+        in capsys.readouterr().out
+    )
     assert main([*arguments, *out]) == 1
     assert "results of an earlier run" in capsys.readouterr().err
     assert main([*arguments, *out, "--size", "32", "--overwrite"]) == 0
@@ -124,7 +127,7 @@ def test_any_csv(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["predict", "p.jpg", "--heads", "no.safetensors", "--out", "x.csv"], "1 of 1 photos do not exist"),
         (["predict", "p.jpg", "--heads", "h", "--out", "x.jpg"], "ends in .csv"),
         (["predict", "p.jpg", "--heads", "h", "--out", "no/x.csv"], "the folder no does not exist"),
-        (["inspect", "no.safetensors"], "there is no file no.safetensors"),
+        (["inspect", "no.safetensors"], "there is no head file no.safetensors"),
     ],
 )
 def test_refusals_are_one_line_and_code_1(
@@ -262,3 +265,133 @@ def test_the_demo_fails_when_a_promise_is_broken(
     ]
     assert main([*arguments, "--random-backbone"]) == 1
     assert "gives other outputs" in capsys.readouterr().err
+
+
+def photo_folder(tmp_path: Path) -> list[str]:
+    lines = ["image,green,field"]
+    (tmp_path / "deep").mkdir()
+    for i in range(6):
+        name = f"deep/{i}.png" if i == 5 else f"{i}.png"
+        Image.fromarray(np.full((16, 32, 3), 40 * i, np.uint8)).save(tmp_path / name)
+        lines.append(f"{name},{i},{i % 3}")
+    (tmp_path / "t.csv").write_text("\n".join(lines) + "\n")
+    return ["train", "--csv", str(tmp_path / "t.csv"), "--targets", "green", *TRAIN, "--out", str(tmp_path / "run")]
+
+
+def test_a_run_that_fails_keeps_the_earlier_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dinoneck.training import experiment
+
+    command = photo_folder(tmp_path)
+    assert main(command) == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    assert len(before) == 4
+    monkeypatch.setattr(experiment, "_out_of_fold", lambda result: 1 / 0)
+    assert main([*command, "--overwrite", "--seed", "1"]) == 1
+    assert before == {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    monkeypatch.undo()
+    assert main([*command, "--overwrite", "--seed", "1"]) == 0
+    after = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    assert after.keys() == before.keys()
+    assert after[tmp_path / "run" / "report.json"] != before[tmp_path / "run" / "report.json"]
+
+
+def test_what_must_fail_fails_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from dinoneck.training import experiment
+
+    monkeypatch.setattr(experiment.MemoryTokens, "extract", lambda *a, **k: pytest.fail("the work has begun"))
+    command = photo_folder(tmp_path)
+    text = (tmp_path / "t.csv").read_text()
+    for change, message in (
+        (("green", "dry mass (g)"), "rename it"),
+        (("green", "image2"), None),
+        (("green", "fold"), "would clash"),
+    ):
+        (tmp_path / "t.csv").write_text(text.replace(*change))
+        if message is not None:
+            assert main([*command, "--targets", change[1]]) == 1
+            assert message in capsys.readouterr().err
+    constant = [f"{line.split(',')[0]},7,0" for line in text.splitlines()[1:]]
+    (tmp_path / "t.csv").write_text("image,green,field\n" + "\n".join(constant))
+    assert main(command) == 1
+    assert "target 'green' is 7 for every photo" in capsys.readouterr().err
+    (tmp_path / "t.csv").write_text(text)
+    assert main([*command, "--folds", "9"]) == 1
+    (tmp_path / "file").write_text("x")
+    assert main([*command, "--out", str(tmp_path / "file" / "run")]) == 1
+    assert "cannot be written to" in capsys.readouterr().err
+
+
+def test_predict_refuses_to_replace_its_inputs_and_searches_folders(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(photo_folder(tmp_path)) == 0
+    told = capsys.readouterr().out
+    assert "No --group" in told
+    assert "--minimum 0 keeps predictions so" in told
+    assert "overall: mean over targets" in told
+    heads = ["--heads", str(tmp_path / "run" / "heads")]
+    csv = str(tmp_path / "t.csv")
+    assert main(["predict", "--csv", csv, *heads, "--out", csv]) == 1
+    assert "is one of the inputs" in capsys.readouterr().err
+    photo = str(tmp_path / "0.png")
+    assert main(["predict", photo, *heads, "--out", str(tmp_path / "o.csv"), "--maps", photo]) == 1
+    assert "is one of the inputs" in capsys.readouterr().err
+    assert main(["predict", str(tmp_path), *heads, "--out", str(tmp_path / "o.csv")]) == 0
+    assert len(rows_of(tmp_path / "o.csv")) == 1 + 6
+    assert "The first photo, 16x32 px" in capsys.readouterr().out
+
+
+def test_pictures_show_what_the_backbone_saw(tmp_path: Path) -> None:
+    """A green frame that the centre crop cuts away must not be in the picture."""
+    photo = np.full((46, 94, 3), 90, np.uint8)
+    photo[7:-7, 7:-7] = 200
+    photo[:7], photo[-7:], photo[:, :7], photo[:, -7:] = (0, 255, 0), (0, 255, 0), (0, 255, 0), (0, 255, 0)
+    Image.fromarray(photo).save(tmp_path / "p.png")
+    backbone = load_backbone("dinoneck_tiny")
+    prepare = backbone.preprocess.changed(policy="crop")
+    save_head(tmp_path / "h.safetensors", PatchMeanHead(64, [Task("x")]), backbone=backbone, preprocess=prepare)
+    maps = tmp_path / "m.png"
+    arguments = ["predict", str(tmp_path / "p.png"), "--heads", str(tmp_path / "h.safetensors"), "--out"]
+    assert main([*arguments, str(tmp_path / "o.csv"), "--maps", str(maps)]) == 0
+    shown = np.asarray(Image.open(maps).convert("RGB"))[26 : 26 + 93, 6 : 6 + 280]
+    assert (shown == 200).all()
+
+
+def test_the_demo_takes_no_folder_of_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "heads").mkdir()
+    (tmp_path / "heads" / "precious.safetensors").write_text("x")
+    assert main(["demo", "--out", str(tmp_path), "--backbone", "dinoneck_tiny"]) == 1
+    assert "holds other files" in capsys.readouterr().err
+    assert (tmp_path / "heads" / "precious.safetensors").read_text() == "x"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--lr", "nan"], ["--lr", "inf"], ["--seed=-1"], ["--seed", "99999999999"], ["--pasture", "0"], ["--folds", "x"],
+     ["--size", "1_6"], ["--hidden-dim", "10000000000"]],
+)  # fmt: skip
+def test_numbers_out_of_range_are_wrong_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["train", "--out", "x", *arguments])
+    assert stop.value.code == 2
+    assert "expected" in capsys.readouterr().err
+
+
+def test_options_that_would_be_ignored_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for extra, message in ((["--fit", "crop"], "--size"), (["--minimum", "0"], "describe a CSV")):
+        assert main(["train", "--out", str(tmp_path / "r"), *TRAIN, *extra]) == 1
+        assert message in capsys.readouterr().err
+    assert main(["train", "--out", str(tmp_path / "r"), "--backbone-seed", "1"]) == 1
+    assert "--random-backbone" in capsys.readouterr().err
+
+
+def test_the_unexpected_is_one_line_too(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from dinoneck.cli import inspect
+
+    monkeypatch.setattr(inspect, "run", lambda options: [][0])
+    assert main(["inspect", "x"]) == 1
+    assert capsys.readouterr().err.startswith("error: unexpected IndexError: list index out of range")
+    with pytest.raises(IndexError):
+        main(["--verbose", "inspect", "x"])

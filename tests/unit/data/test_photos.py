@@ -189,3 +189,37 @@ def test_changed() -> None:
     assert prep.size is None
     with pytest.raises(ConfigError, match=r"no field 'sise'.*Did you mean 'size'"):
         prep.changed(sise=3)
+
+
+def test_padding_is_not_valid_and_the_picture_is_what_the_backbone_sees() -> None:
+    recipe = Preprocessing(size=(64, 64), fit="pad")
+    photo = torch.rand(3, 16, 64)
+    prepared = recipe.prepare(photo)
+    assert prepared.valid.tolist() == [[True] * 4, [False] * 4, [False] * 4, [False] * 4]
+    assert recipe.prepare([photo, torch.rand(3, 64, 16)]).valid.tolist() == [[True] * 4] + [[True] + [False] * 3] * 3
+    seen = recipe.picture(photo)
+    assert torch.allclose(seen[:, :16], photo, atol=1e-6)
+    assert torch.allclose(seen[:, 16:], torch.tensor(recipe.mean).view(3, 1, 1).expand(3, 48, 64))
+    cut = Preprocessing(size=(16, 16), fit="crop").picture(photo)
+    assert torch.allclose(cut, photo[:, :, 24:40], atol=1e-6)
+
+
+def test_area_is_the_mean_of_whole_pixels_touched() -> None:
+    row = torch.tensor([0.0, 0.6, 0.0]).expand(3, 2, 3)
+    small = Preprocessing(patch_size=1, size=(2, 2)).picture(row)
+    assert torch.allclose(small[0, 0], torch.tensor([0.3, 0.3]), atol=1e-6)  # OpenCV's INTER_AREA would say 0.2
+
+
+@pytest.mark.parametrize("size", [1.5, 0, -1, True, (16, 1.5), "16", 10**8])
+def test_sizes_out_of_range_are_refused(size: object) -> None:
+    with pytest.raises(ConfigError, match="size is"):
+        Preprocessing(size=size)  # type: ignore[arg-type]
+
+
+def test_numpy_sizes_and_odd_arrays() -> None:
+    assert Preprocessing(size=np.int64(32)).size == (32, 32)  # type: ignore[arg-type]
+    for wrong in (np.array([["a"]]), np.array([[None]])):
+        with pytest.raises(DataError, match="array photo"):
+            decode(wrong)
+    with pytest.raises(DataError, match="blur of 101 px does not fit"):
+        Preprocessing(blur=101)(torch.rand(3, 48, 64))

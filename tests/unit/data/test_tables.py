@@ -154,3 +154,32 @@ def test_the_real_crop_photos(crop_cover: Path) -> None:
     total = sum(got.targets.values())
     assert np.allclose(total, 1.0, atol=2e-6)
     assert len(set(got.groups or ())) == 16
+
+
+def test_one_photo_under_two_names_is_refused(folder: Path) -> None:
+    (folder / "d.jpg").symlink_to(folder / "a.jpg")
+    for other in ("./a.jpg", "d.jpg", f"../{folder.name}/a.jpg"):
+        path = table(folder, f"image,y\na.jpg,1\n{other},2\n")
+        with pytest.raises(DataError, match="are the same photo"):
+            read_csv(path, folder, ["y"])
+
+
+def test_tables_as_programs_write_them(folder: Path) -> None:
+    indexed = read_csv(table(folder, ",image,y\n0,a.jpg,1\n1,b.jpg,2\n"), folder, ["y"])
+    assert indexed.targets["y"].tolist() == [1.0, 2.0]
+    with pytest.raises(DataError, match="save the table with commas"):
+        read_csv(table(folder, "image;y\na.jpg;1\n"), folder, ["y"])
+    (folder / "t.csv").write_bytes(b"image,y\na.jpg,1\n" + b"x" * 9000 + b"\xff,2\n")
+    with pytest.raises(DataError, match="UTF-8"):
+        read_csv(folder / "t.csv", folder, ["y"])
+    with pytest.raises(DataError, match="expected a finite number"):
+        read_csv(table(folder, "image,y\na.jpg,1_000\n"), folder, ["y"])
+
+
+def test_groups_are_told_and_do_not_collide(folder: Path) -> None:
+    with pytest.raises(DataError, match="row 3: the group column 'g' is empty"):
+        read_csv(table(folder, "image,y,g\na.jpg,1,p\nb.jpg,2, \n"), folder, ["y"], "g")
+    path = table(folder, "image,y,g,h\na.jpg,1,p | q,r\nb.jpg,2,p,q | r\n")
+    groups = read_csv(path, folder, ["y"], ["g", "h"]).groups
+    assert groups is not None
+    assert len(set(groups)) == 2

@@ -127,3 +127,20 @@ def test_members_that_disagree_or_are_no_heads() -> None:
         HeadEnsemble.from_heads([nn.Linear(1, 1)])
     with pytest.raises(ConfigError, match="knows task 'a' has weight 0"):
         HeadEnsemble.from_heads([PatchMeanHead(8, [Task("a")]), PatchMeanHead(8, [Task("b")])], weights=[0.0, 1.0])
+
+
+def test_classes_leave_forward_as_logarithms_whose_softmax_is_the_mean() -> None:
+    for kind in ("classification", "ratio"):
+        heads = [PatchMeanHead(8, [Task("c", dim=3, kind=kind)]) for _ in range(3)]  # type: ignore[arg-type]
+        ensemble, tokens = HeadEnsemble.from_heads(heads), tokens_of(width=8)
+        mean = torch.stack([head.predict(tokens)["c"] for head in heads]).mean(dim=0)
+        assert torch.allclose(ensemble(tokens)["c"].softmax(dim=-1), mean, atol=1e-6)
+        assert torch.allclose(
+            ensemble.tasks[0].predict(ensemble(tokens)["c"]), ensemble.predict(tokens)["c"], atol=1e-6
+        )
+
+
+def test_an_ensemble_leaves_its_members_modes_alone() -> None:
+    one, other = PatchMeanHead(8, [Task("a")]).eval(), PatchMeanHead(8, [Task("a")]).train()
+    HeadEnsemble.from_heads([one, other])
+    assert (one.training, other.training) == (False, True)

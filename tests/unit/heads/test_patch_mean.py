@@ -147,9 +147,18 @@ def test_every_option_changes_something(change: dict[str, object]) -> None:
     torch.manual_seed(1)
     other = PatchMeanMLP(**({"embed_dim": 3, "hidden_dim": 6} | change))  # type: ignore[arg-type]
     x = torch.randn(1, 4, other.embed_dim)
-    same_shape = x.shape[-1] == 3 and one(x).shape == other(x).shape
-    assert not (same_shape and torch.equal(one(x), other(x)))
+    assert other(x).shape == (1, other.out_dim)
+    if other.embed_dim != one.embed_dim:
+        with pytest.raises(ShapeError):
+            one(x)
+    else:
+        assert one(x).shape != other(x).shape or not torch.equal(one(x), other(x))
 
 
 def test_leaky_slope_is_torchs_default() -> None:
-    assert F.leaky_relu(torch.tensor(-1.0)).item() == pytest.approx(-0.01)
+    """A head whose hidden units are all negative shows the slope."""
+    mlp = PatchMeanMLP(1, hidden_dim=1, activation=None)
+    with torch.no_grad():
+        for parameter in mlp.parameters():
+            parameter.fill_(1.0 if parameter.ndim > 1 else 0.0)
+    assert mlp(torch.full((1, 1, 1), -1.0)).item() == pytest.approx(F.leaky_relu(torch.tensor(-1.0)).item())

@@ -13,6 +13,7 @@ from dinoneck import (
     Backbone,
     CheckpointError,
     ConfigError,
+    DataError,
     HeadCheckpoint,
     HeadEnsemble,
     PatchMeanHead,
@@ -219,3 +220,80 @@ def test_preset_lb066() -> None:
     assert recipe.hub_id == "facebook/dinov2-giant"
     with pytest.raises(ConfigError, match=r"Did you mean 'lb066'\?"):
         preset("lb66")
+
+
+def test_an_ensemble_keeps_its_weights_beside_heads_of_other_layers(tiny: Backbone) -> None:
+    torch.manual_seed(1)
+    a, b, c = (PatchMeanHead(64, [Task(name)]) for name in ("x", "x", "y"))
+    weighted = HeadEnsemble.from_heads([a, b], weights=[1.0, 0.0])
+    other = HeadCheckpoint.from_module(c, backbone=tiny.with_layers([3]))
+    photo = torch.rand(3, 32, 48)
+    [alone] = Predictor(a, tiny)(photo, maps=True)
+    [beside] = Predictor([weighted, other], tiny)(photo, maps=True)
+    assert beside["x"] == pytest.approx(alone["x"], abs=1e-6)
+    assert np.allclose(beside["maps"]["x"], alone["maps"]["x"], atol=1e-6)
+
+
+def test_values_are_the_mean_of_their_maps_over_heads_of_several_layers(tiny: Backbone) -> None:
+    torch.manual_seed(2)
+    heads = [
+        HeadCheckpoint.from_module(PatchMeanHead(64, [Task("x")]), backbone=tiny.with_layers(layers))
+        for layers in ([5], [5], [3])
+    ]
+    [answer] = Predictor(heads, tiny)(torch.rand(3, 32, 48), maps=True)
+    assert answer["x"] == pytest.approx(float(answer["maps"]["x"].mean()), abs=1e-6)
+    singles = [Predictor(head, tiny.with_layers(head.meta["backbone"]["layers"])) for head in heads]
+    photo = torch.rand(3, 32, 48)
+    mean = np.mean([single(photo)[0]["x"] for single in singles])
+    assert Predictor(heads, tiny)(photo)[0]["x"] == pytest.approx(mean, abs=1e-6)
+
+
+def test_heads_that_disagree_about_a_task_are_refused(tiny: Backbone) -> None:
+    grams = HeadCheckpoint.from_module(PatchMeanHead(64, [Task("x", unit="g")]), backbone=tiny)
+    kilos = HeadCheckpoint.from_module(PatchMeanHead(64, [Task("x", unit="kg")]), backbone=tiny.with_layers([3]))
+    with pytest.raises(ConfigError, match="disagree about task 'x'"):
+        Predictor([grams, kilos], tiny)
+
+
+def test_half_precision_backbones_predict_with_float32_heads(tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    half = load_backbone("dinoneck_tiny", dtype=torch.bfloat16)
+    head, photo = PatchMeanHead(64, [Task("x")]), torch.rand(3, 32, 48)
+    save_head(tmp_path / "h.safetensors", head, backbone=half)
+    rebuilt = Predictor(tmp_path / "h.safetensors")
+    assert next(rebuilt.backbone.parameters()).dtype == torch.bfloat16
+    exact = Predictor(head, load_backbone("dinoneck_tiny"))(photo)[0]["x"]
+    assert rebuilt(photo)[0]["x"] == pytest.approx(exact, abs=0.02)
+    assert rebuilt(photo)[0]["x"] == Predictor(head, half)(photo)[0]["x"]
+
+
+def test_given_modules_get_their_modes_back() -> None:
+    head, backbone = PatchMeanHead(64, [Task("x")]).train(), load_backbone("dinoneck_tiny", frozen=False).train()
+    Predictor(head, backbone)(torch.rand(3, 32, 48))
+    assert head.training
+    assert all(module.training for module in backbone.modules())
+
+
+def test_unfit_predictions_and_devices_are_named(tiny: Backbone) -> None:
+    head = PatchMeanHead(64, [Task("x")])
+    with torch.no_grad():
+        next(head.parameters()).fill_(float("inf"))
+    with pytest.raises(DataError, match="prediction of 'x' is"):
+        Predictor(head, tiny)(torch.rand(3, 32, 48))
+    for device in ("gpu0", "meta"):
+        with pytest.raises(ConfigError, match=device):
+            Predictor(head, tiny, device=device)
+    for record in ({}, {"name": "dinoneck_tiny"}, {"name": "dinoneck_tiny", "weights": {"kind": "seeded"}}):
+        with pytest.raises(CheckpointError, match="says nothing about"):
+            Predictor(HeadCheckpoint.from_module(PatchMeanHead(64, [Task("x")]), backbone=record))
+
+
+def test_turned_views_need_square_patches() -> None:
+    from timm.models.eva import Eva
+
+    from dinoneck import wrap_backbone
+
+    flat = Eva(img_size=64, patch_size=(16, 8), embed_dim=64, depth=1, num_heads=4, num_classes=0, use_fc_norm=False,
+               dynamic_img_size=True)  # fmt: skip
+    with pytest.raises(ConfigError, match="not square"):
+        Predictor(PatchMeanHead(64, [Task("x")]), wrap_backbone(flat), tta="d6")

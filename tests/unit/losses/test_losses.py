@@ -123,3 +123,52 @@ def test_task_loss_refusals() -> None:
         loss({"a": PRED}, {})
     with pytest.raises(ConfigError, match="dense"):
         TaskLoss([Task("d", kind="dense")])
+
+
+def test_a_weight_per_output_of_a_ratio_task_weighs_its_own_softmax() -> None:
+    logits, shares = PRED.clone().requires_grad_(), TRUE.softmax(dim=-1)
+    for batch in (4, 1):
+        one, _ = TaskLoss([Task("r", dim=3, kind="ratio")])({"r": PRED[:batch]}, {"r": shares[:batch]})
+        each, _ = TaskLoss([Task("r", dim=3, kind="ratio", weight=(1.0, 1.0, 1.0))])(
+            {"r": logits[:batch]}, {"r": shares[:batch]}
+        )
+        assert torch.allclose(each, 3 * one)
+        (grad,) = torch.autograd.grad(each, logits)
+        assert grad[:batch].abs().min() > 0
+    mask = torch.tensor([[True], [False], [True], [True]])
+    each, _ = TaskLoss([Task("r", dim=3, weight=(1.0, 2.0, 0.0))])({"r": PRED}, {"r": TRUE}, {"r": mask})
+    keep = mask[:, 0]
+    expected = F.mse_loss(PRED[keep, 0], TRUE[keep, 0]) + 2 * F.mse_loss(PRED[keep, 1], TRUE[keep, 1])
+    assert torch.allclose(each, expected)
+
+
+def test_masked_nan_logits_have_no_gradient() -> None:
+    logits = PRED.clone()
+    logits[1] = torch.nan
+    mask = torch.tensor([True, False, True, True])
+    for loss, target in (
+        (ratio_mse, TRUE.softmax(dim=-1)),
+        (masked_cross_entropy, TRUE.softmax(dim=-1)),
+        (masked_cross_entropy, torch.tensor([0, 2, 1, 1])),
+    ):
+        x = logits.clone().requires_grad_()
+        total = loss(x, target, mask)  # type: ignore[operator]
+        assert torch.allclose(total, loss(PRED[mask], target[mask]))  # type: ignore[operator]
+        total.backward()
+        assert x.grad is not None
+        assert (x.grad[1] == 0).all()
+        assert x.grad[mask].abs().min() > 0
+
+
+def test_what_does_not_fit_a_task_is_refused() -> None:
+    with pytest.raises(ConfigError, match="classes share one loss"):
+        Task("c", dim=2, kind="classification", weight=(1.0, 2.0))
+    loss = TaskLoss([Task("a", dim=2)])
+    with pytest.raises(ShapeError, match=r"masks name \['b'\]"):
+        loss({"a": PRED[:, :2]}, {"a": TRUE[:, :2]}, {"b": None})  # type: ignore[dict-item]
+    with pytest.raises(ShapeError, match=r"expected \(batch, 2\)"):
+        loss({"a": PRED}, {"a": TRUE})
+    with pytest.raises(ShapeError, match="expected integers"):
+        masked_cross_entropy(PRED, torch.tensor([0.9, 0.5, 1.0, 2.0]))
+    with pytest.raises(ShapeError, match="mask"):
+        masked_mse(PRED, TRUE, torch.ones(4, 3, 1))

@@ -32,8 +32,11 @@ def test_panels_show_photo_and_maps_beside_each_other() -> None:
     photo[..., 0] = 255
     results = [{"a": 1.5, "b": 2.0, "maps": {"a": np.eye(2)[None], "b": np.ones((1, 2, 2))}}] * 2
     sheet = prediction_panels([photo, photo], results, units={"a": "g"}, truths=[{"a": 1.0}, {"a": 2.0}], width=40)
-    assert sheet.size == (3 * 40 + 2 * 6 + 2 * 6, 2 * (20 + 20) + 3 * 6)
+    assert sheet.size == (3 * 40 + 2 * 6 + 2 * 6, 2 * (20 + 20) + (20 + 10) + 4 * 6)
     pixels = np.asarray(sheet)
+    bar = pixels[-6 - 5]
+    assert bar[6 + 40 + 6].tolist() == [68, 1, 84]
+    assert bar[6 + 40 + 6 + 39].tolist() == [253, 231, 37]
     assert pixels[6 + 20 + 10, 6 + 20].tolist() == [255, 0, 0]
     left = 6 + 40 + 6
     assert pixels[6 + 20 + 5, left + 10].tolist() == [253, 231, 37]
