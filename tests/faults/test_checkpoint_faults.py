@@ -273,7 +273,7 @@ def test_offsets_are_not_taken_from_the_file(head: HeadCheckpoint, tmp_path: Pat
 def test_paths_that_are_no_files(tmp_path: Path) -> None:
     for path, message in (
         (tmp_path, "is a folder"),
-        (tmp_path / "no", "there is no file"),
+        (tmp_path / "no", "there is no head file"),
         ("a\0b", "cannot be opened"),
     ):
         with pytest.raises(CheckpointError, match=message):
@@ -285,7 +285,7 @@ def test_paths_that_are_no_files(tmp_path: Path) -> None:
 
 
 def test_every_failure_is_one_family(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match="there is no file"):
+    with pytest.raises(OSError, match="there is no head file"):
         load_head(tmp_path / "no")
 
 
