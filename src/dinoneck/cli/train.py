@@ -174,7 +174,11 @@ def verdicts(scores: dict[str, dict[str, Any]], targets: list[str]) -> list[str]
         if better:
             shown = ", ".join(f"{method} {scores[method][target]:.3f}" for method in better)
             lines.append(f"{target}: the head ({scores['head'][target]:.3f}) does not beat {shown}.")
-    return lines or ["The head beats both baselines on every target."]
+    lines = lines or ["The head beats both baselines on every target."]
+    useless = [target for target in targets if scores["head"][target] <= 0]
+    if useless:
+        lines.append(f"{', '.join(useless)}: R² is not above 0, so the head is no better than the mean of all photos.")
+    return lines
 
 
 def _preset(options: argparse.Namespace) -> Preset | None:

@@ -15,6 +15,7 @@ from PIL import Image
 
 from dinoneck import Backbone, PatchMeanHead, Predictor, Task, load_backbone, save_head
 from dinoneck.cli.main import VERBS, main
+from dinoneck.cli.train import verdicts
 from dinoneck.data.pasture import Pasture
 
 TRAIN = ["--backbone", "dinoneck_tiny", "--folds", "2", "--epochs", "3"]
@@ -357,6 +358,14 @@ def test_pictures_show_what_the_backbone_saw(tmp_path: Path) -> None:
     assert main([*arguments, str(tmp_path / "o.csv"), "--maps", str(maps)]) == 0
     shown = np.asarray(Image.open(maps).convert("RGB"))[26 : 26 + 93, 6 : 6 + 280]
     assert (shown == 200).all()
+
+
+def test_verdicts_say_what_the_scores_say() -> None:
+    rows = {"head": {"a": 0.5, "b": -0.1}, "token ridge": {"a": 0.4, "b": -0.2}, "colour ridge": {"a": 0.3, "b": -0.3}}
+    assert verdicts(rows, ["a"]) == ["The head beats both baselines on every target."]
+    assert verdicts(rows, ["a", "b"])[1].startswith("b: R² is not above 0")
+    rows["colour ridge"]["a"] = 0.6
+    assert verdicts(rows, ["a"]) == ["a: the head (0.500) does not beat colour ridge 0.600."]
 
 
 def test_the_demo_takes_no_folder_of_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
