@@ -1,99 +1,143 @@
-"""Official DINOv2/DINOv3 state dicts -> timm's parameter names, with every key accounted for.
+"""The objects of the dinov2 and dinov3 repositories (torch.hub) behind the adapter.
 
-timm's own filter drops keys without a word (q and v biases, unknown names); here a key lands, is listed as
-knowingly unused, or is reported. Names of the official files: facebookresearch/dinov2 and dinov3.
+Their ``get_intermediate_layers`` loses the caller's order, runs every block and (dinov2) never returns registers;
+the parts it is made of give all that. An object that offers only this method still works, through it.
 """
 
 from __future__ import annotations
 
-import logging
-import re
-from collections.abc import Mapping
+import inspect
+from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from dinoneck.backbones.adapter import Adapter, PosEmbed
 from dinoneck.errors import BackboneError
 
-logger = logging.getLogger(__name__)
-
-_CHUNK = re.compile(r"^blocks\.\d+\.(\d+)\.")
-_UNUSED = re.compile(r"(^mask_token$)|(^local_cls_norm\.)|(\.bias_mask$)|(^rope_embed\.periods$)")
-_RENAMES = (
-    (re.compile(r"\.ls([12])\.gamma$"), r".gamma_\1", "dinov3"),
-    (re.compile(r"^storage_tokens$"), "reg_token", "dinov3"),
-    (re.compile(r"\.mlp\.w1\."), ".mlp.fc1_g.", "dinov3"),
-    (re.compile(r"\.mlp\.w2\."), ".mlp.fc1_x.", "dinov3"),
-    (re.compile(r"\.mlp\.w12\."), ".mlp.fc1.", "dinov2"),
-    (re.compile(r"\.mlp\.w3\."), ".mlp.fc2.", "both"),
-)
+HOW_TO = "torch.hub.load('facebookresearch/dinov2', 'dinov2_vits14'), then wrap_backbone(model)"
 
 
-def to_timm(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """Rename official keys for a timm model; keys that already are timm's pass through.
+def is_official(model: nn.Module) -> bool:
+    """Whether an object has the repositories' interface."""
+    return callable(getattr(model, "get_intermediate_layers", None)) and hasattr(model, "embed_dim")
 
-    DINOv3's key bias, which its mask zeroes, is checked to be zero; its bf16-rounded RoPE periods are copied
-    into the model, so that features equal the official ones bit for bit.
+
+class OfficialAdapter(Adapter):
+    """A DinoVisionTransformer of facebookresearch/dinov2 or dinov3, or an object with their interface.
+
+    Args:
+        model: the object; used as it is, not copied.
+        pos_embed: both recipes are this model's own.
 
     Raises:
-        BackboneError: if biases of the file have no place in this architecture.
+        BackboneError: if the object lacks what is needed, naming it.
     """
-    rotary = getattr(model, "rope", None)
-    family = "dinov3" if rotary is not None else "dinov2"
-    result: dict[str, Tensor] = {}
-    for official, value in state.items():
-        key = _CHUNK.sub(r"blocks.\1.", official)
-        if _UNUSED.search(key):
-            logger.info("%s is not used when features are read", official)
-            continue
-        if family == "dinov3" and key.endswith("attn.qkv.bias"):
-            result.update(_split_bias(key, value, state.get(official + "_mask"), model))
-            continue
-        for pattern, replacement, which in _RENAMES:
-            if which in (family, "both"):
-                key = pattern.sub(replacement, key)
-        result[key] = value
-    if "register_tokens" in result and {"pos_embed", "cls_token"} <= result.keys():
-        _place_registers(result)
-    if rotary is not None and "rope_embed.periods" in state:
-        _copy_periods(rotary, state["rope_embed.periods"])
-    return result
+
+    source = "official"
+
+    def __init__(self, model: nn.Module, pos_embed: PosEmbed = "native") -> None:
+        super().__init__(model, pos_embed)
+        lacks = [
+            what
+            for what in ("get_intermediate_layers", "embed_dim", "patch_size", "blocks")
+            if not hasattr(model, what)
+        ]
+        if lacks or not _flat(self.model.blocks):
+            raise BackboneError(
+                f"{type(model).__name__} lacks {', '.join(lacks) or 'blocks'}: it is no object of the dinov2 or dinov3 "
+                f"repository; load one with {HOW_TO}"
+            )
+        self.in_parts = hasattr(model, "prepare_tokens_with_masks") and hasattr(model, "norm")
+        self.extra = "return_extra_tokens" in inspect.signature(self.model.get_intermediate_layers).parameters
+
+    @property
+    def blocks(self) -> Sequence[nn.Module]:
+        """The transformer blocks, in order, whether or not they are stored in chunks."""
+        return _flat(self.model.blocks)
+
+    @property
+    def norms(self) -> Sequence[nn.Module]:
+        """The final norm; a second one where CLS and registers have their own."""
+        found = (getattr(self.model, "norm", None), getattr(self.model, "cls_norm", None))
+        return [norm for norm in found if isinstance(norm, nn.Module)]
+
+    @property
+    def has_final_norm(self) -> bool:
+        """These models always have one; without parts the method applies it."""
+        return True
+
+    @property
+    def embed_dim(self) -> int:
+        """Channels of a token."""
+        return int(self.model.embed_dim)
+
+    @property
+    def patch_size(self) -> tuple[int, int]:
+        """(height, width) of a patch in pixels."""
+        size = self.model.patch_size
+        return (int(size), int(size)) if isinstance(size, int) else (int(size[0]), int(size[1]))
+
+    @property
+    def num_cls(self) -> int:
+        """Always one."""
+        return 1
+
+    @property
+    def num_registers(self) -> int:
+        """Register (dinov2) or storage (dinov3) tokens that can be reached."""
+        count = getattr(self.model, "n_storage_tokens", getattr(self.model, "num_register_tokens", 0))
+        return int(count) if self.in_parts or self.extra else 0
+
+    @property
+    def weight(self) -> Tensor:
+        """The patch embedding's weight; any weight where the object has none by that name."""
+        found = getattr(getattr(self.model, "patch_embed", None), "proj", None)
+        return found.weight if isinstance(found, nn.Conv2d) else next(self.model.parameters())
+
+    @property
+    def rotary(self) -> nn.Module | None:
+        """DINOv3's rotary positions."""
+        return cast("nn.Module | None", getattr(self.model, "rope_embed", None))
+
+    def embed(self, images: Tensor) -> tuple[Tensor, Any]:
+        """Patch tokens with positions and prefix; sine and cosine for the blocks of DINOv3."""
+        prepared = self.model.prepare_tokens_with_masks(images)
+        if self.rotary is None:
+            return prepared[0] if isinstance(prepared, tuple) else prepared, ()
+        x, (rows, cols) = prepared
+        return x, (self.rotary(H=rows, W=cols),)
+
+    def step(self, number: int, x: Tensor, beside: Any) -> Tensor:
+        """Run one block."""
+        return cast("Tensor", self.blocks[number](x, *beside))
+
+    def final_norm(self, x: Tensor) -> Tensor:
+        """Apply the final norm; CLS and registers may have their own."""
+        if not getattr(self.model, "untie_cls_and_patch_norms", False):
+            return cast("Tensor", self.model.norm(x))
+        count = self.num_prefix_tokens
+        return torch.cat((self.model.cls_norm(x[:, :count]), self.model.norm(x[:, count:])), dim=1)
+
+    def forward(self, images: Tensor, layers: Sequence[int], norm: bool) -> list[Tensor]:
+        """Return the sequences (B, P + N, C) of these blocks, in this order."""
+        if self.in_parts:
+            return super().forward(images, layers, norm)
+        unique = sorted(set(layers))
+        options = {"return_extra_tokens": True} if self.extra else {}
+        rows = self.model.get_intermediate_layers(images, n=unique, return_class_token=True, norm=norm, **options)
+        found = {
+            number: torch.cat([row[1][:, None], *row[2:], row[0]], dim=1)
+            for number, row in zip(unique, rows, strict=True)
+        }
+        return [found[number] for number in layers]
 
 
-def _split_bias(key: str, bias: Tensor, mask: Tensor | None, model: nn.Module) -> dict[str, Tensor]:
-    """q, k, v biases in one -> timm's q_bias and v_bias; k must be zero."""
-    names = dict(model.named_parameters())
-    if key.removesuffix("bias") + "weight" not in names:
-        return {key: bias}  # no such block here: reported with the other keys without a place
-    if bias.ndim != 1 or len(bias) % 3 or (mask is not None and mask.shape != bias.shape):
-        raise BackboneError(f"{key} has shape {tuple(bias.shape)}; expected one row of query, key and value biases")
-    if mask is not None:
-        bias = torch.where(mask.nan_to_num(0.0) == 0, 0.0, bias * mask)
-    q, k, v = bias.chunk(3)
-    stem = key.removesuffix("qkv.bias")
-    if bool(k.any()):
-        raise BackboneError(f"{key}: the key bias is not zero; this is no official DINOv3 file")
-    if stem + "q_bias" in names:
-        return {stem + "q_bias": q, stem + "v_bias": v}
-    if bool(q.any()) or bool(v.any()):
-        raise BackboneError(
-            f"{key}: the file has query and value biases, this architecture has none; load it with the name that "
-            "ends in '_qkvb', or its features would be wrong"
-        )
-    return {}
-
-
-def _place_registers(result: dict[str, Tensor]) -> None:
-    """Timm adds position embeddings to patches only; the official CLS has its own share of them."""
-    result["reg_token"] = result.pop("register_tokens")
-    position = result["pos_embed"]
-    result["cls_token"] = result["cls_token"] + position[:, :1]
-    result["pos_embed"] = position[:, 1:]
-
-
-def _copy_periods(rotary: nn.Module, periods: Tensor) -> None:
-    own = getattr(rotary, "periods", None)
-    if not isinstance(own, Tensor) or own.shape != periods.shape:
-        raise BackboneError(f"rope_embed.periods has shape {tuple(periods.shape)}; the model has no place for it")
-    with torch.no_grad():
-        own.copy_(periods)
+def _flat(blocks: Any) -> list[nn.Module]:
+    """Blocks in order; chunks are opened, their padding is left out."""
+    flat: list[nn.Module] = []
+    for block in blocks:
+        inner = list(block) if isinstance(block, nn.ModuleList) else [block]
+        flat.extend(one for one in inner if not isinstance(one, nn.Identity))
+    return flat

@@ -1,9 +1,9 @@
-"""timm behind one small surface: build a DINO ViT by name, and read whole token sequences from any block."""
+"""timm behind the adapter: build a DINO ViT by name, or take a VisionTransformer or Eva somebody has."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, cast
 
 import timm
 import torch
@@ -11,8 +11,9 @@ from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from dinoneck.backbones.adapter import Adapter, PosEmbed
 from dinoneck.backbones.known import TINY, is_supported, refuse
-from dinoneck.data.photos import IMAGENET_MEAN, IMAGENET_STD
+from dinoneck.backbones.positions import official_positions
 from dinoneck.errors import BackboneError
 
 _TINY_SETTING: dict[str, Any] = {
@@ -58,11 +59,17 @@ def build(name: str) -> nn.Module:
     return model
 
 
-class TimmAdapter(nn.Module):
-    """A timm VisionTransformer or Eva, read through its public ``forward_intermediates``.
+def is_timm(model: nn.Module) -> bool:
+    """Whether this adapter can take the object."""
+    return isinstance(model, VisionTransformer | Eva)
+
+
+class TimmAdapter(Adapter):
+    """A timm VisionTransformer or Eva.
 
     Args:
         model: the timm model; used as it is, not copied.
+        pos_embed: see :class:`dinoneck.backbones.adapter.Adapter`.
 
     Raises:
         BackboneError: if the model is of another kind.
@@ -70,29 +77,33 @@ class TimmAdapter(nn.Module):
 
     source = "timm"
 
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        if not isinstance(model, VisionTransformer | Eva):
+    def __init__(self, model: nn.Module, pos_embed: PosEmbed = "native") -> None:
+        if not is_timm(model):
             raise BackboneError(f"{type(model).__name__} is no timm VisionTransformer or Eva (DINOv2, DINOv3)")
-        self.model: Any = model
+        super().__init__(model, pos_embed)
         setting = getattr(model, "pretrained_cfg", None) or {}
-        self.mean: tuple[float, ...] = tuple(setting.get("mean") or IMAGENET_MEAN)
-        self.std: tuple[float, ...] = tuple(setting.get("std") or IMAGENET_STD)
-        self.license: str | None = setting.get("license")
-        self.hub_id: str | None = setting.get("hf_hub_id")
+        self.mean = tuple(setting.get("mean") or self.mean)
+        self.std = tuple(setting.get("std") or self.std)
+        self.license = setting.get("license")
+        self.hub_id = setting.get("hf_hub_id")
         tag = setting.get("tag")
         architecture = setting.get("architecture")
-        self.name: str | None = f"{architecture}.{tag}" if architecture and tag else architecture
+        self.name = f"{architecture}.{tag}" if architecture and tag else architecture
+
+    @property
+    def blocks(self) -> Sequence[nn.Module]:
+        """The transformer blocks, in order."""
+        return cast("Sequence[nn.Module]", self.model.blocks)
+
+    @property
+    def norms(self) -> Sequence[nn.Module]:
+        """The final norm, unless the model pools first."""
+        return () if isinstance(self.model.norm, nn.Identity) else (self.model.norm,)
 
     @property
     def embed_dim(self) -> int:
         """Channels of a token."""
         return int(self.model.embed_dim)
-
-    @property
-    def depth(self) -> int:
-        """Number of blocks."""
-        return len(self.model.blocks)
 
     @property
     def patch_size(self) -> tuple[int, int]:
@@ -101,19 +112,24 @@ class TimmAdapter(nn.Module):
         return int(height), int(width)
 
     @property
-    def num_prefix_tokens(self) -> int:
-        """CLS and registers."""
-        return int(self.model.num_prefix_tokens)
-
-    @property
     def num_cls(self) -> int:
         """CLS tokens, 0 or 1."""
         return int(self.model.cls_token is not None)
 
     @property
-    def has_final_norm(self) -> bool:
-        """Whether the model ends in a norm of the token sequence."""
-        return not isinstance(self.model.norm, nn.Identity)
+    def num_registers(self) -> int:
+        """Register tokens."""
+        return int(self.model.num_prefix_tokens) - self.num_cls
+
+    @property
+    def weight(self) -> Tensor:
+        """The patch embedding's weight."""
+        return cast("Tensor", self.model.patch_embed.proj.weight)
+
+    @property
+    def rotary(self) -> nn.Module | None:
+        """DINOv3's rotary positions."""
+        return cast("nn.Module | None", getattr(self.model, "rope", None))
 
     @property
     def fixed_size(self) -> tuple[int, int] | None:
@@ -123,37 +139,24 @@ class TimmAdapter(nn.Module):
         height, width = self.model.patch_embed.img_size
         return int(height), int(width)
 
-    def forward(self, images: Tensor, layers: Sequence[int], norm: bool) -> list[Tensor]:
-        """Return the sequences (B, P + N, C) of these blocks (sorted, used once); later blocks do not run."""
-        pairs = self.model.forward_intermediates(
-            images,
-            indices=list(layers),
-            return_prefix_tokens=True,
-            norm=norm,
-            stop_early=True,
-            output_fmt="NLC",
-            intermediates_only=True,
-        )
-        if not self.num_prefix_tokens:
-            return list(pairs)
-        return [_rejoined(prefix, patches) for patches, prefix in pairs]
+    def embed(self, images: Tensor) -> tuple[Tensor, Any]:
+        """Patch tokens with positions and prefix, and the rotary embedding of every block."""
+        model = self.model
+        x = model.patch_embed(images)
+        if isinstance(model, Eva):
+            x, rotary = model._pos_embed(x)
+            mixed = rotary is not None and getattr(model, "rope_mixed", False)
+            return model.norm_pre(x), list(rotary) if mixed else [rotary] * self.depth
+        plain = model.pos_embed is not None and model.reg_token is None and not model.no_embed_class
+        if self.pos_embed == "official" and plain and model.cls_token is not None:
+            height, width = images.shape[-2] // self.patch_size[0], images.shape[-1] // self.patch_size[1]
+            x = torch.cat((model.cls_token.expand(len(x), -1, -1), x.reshape(len(x), height * width, -1)), dim=1)
+            x = model.pos_drop(x + official_positions(model.pos_embed, (height, width)))
+        else:
+            x = model._pos_embed(x)
+        return model.norm_pre(model.patch_drop(x)), None
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> TimmAdapter:
-        """Move or convert, and keep the RoPE periods: a change of dtype would make timm recompute them."""
-        rope = getattr(self.model, "rope", None)
-        before = getattr(rope, "periods", None)
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        if rope is not None and isinstance(before, Tensor) and not before.is_meta:
-            rope.register_buffer("periods", before.to(rope.periods.device), persistent=False)
-        return self
-
-
-def _rejoined(prefix: Tensor, patches: Tensor) -> Tensor:
-    """Undo timm's split of one sequence: without a copy where both still are views of it."""
-    plain = not (torch.compiler.is_compiling() or prefix.requires_grad or prefix.is_meta)
-    if plain and prefix.stride() == patches.stride():
-        batch, count, width = prefix.shape
-        if patches.data_ptr() == prefix.data_ptr() + count * prefix.stride(1) * prefix.element_size():
-            shape = (batch, count + patches.shape[1], width)
-            return prefix.as_strided(shape, prefix.stride(), prefix.storage_offset())
-    return torch.cat((prefix, patches), dim=1)
+    def step(self, number: int, x: Tensor, beside: Any) -> Tensor:
+        """Run one block."""
+        block = self.blocks[number]
+        return cast("Tensor", block(x) if beside is None else block(x, rope=beside[number]))

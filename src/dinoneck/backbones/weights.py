@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from dinoneck.backbones.official import to_timm
+from dinoneck.backbones.keys import to_timm
 from dinoneck.errors import BackboneError
 
 logger = logging.getLogger(__name__)

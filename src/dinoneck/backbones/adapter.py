@@ -1,0 +1,153 @@
+"""Adapter: what every library's ViT must tell, and the one loop that runs its blocks.
+
+Each library stores, orders and normalises intermediate tokens in its own way. Here only three questions are
+left to a library: how an image becomes the first token sequence, how one block is called, and what the final
+norm is. Block numbers, the caller's order, early stop, norm and recomputation are the same for all.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from dinoneck.data.photos import IMAGENET_MEAN, IMAGENET_STD
+
+PosEmbed = Literal["native", "official"]
+
+
+class Adapter(nn.Module):
+    """A ViT of some library: geometry, blocks in order, first tokens, final norm.
+
+    Args:
+        model: the library's model; used as it is, not copied.
+        pos_embed: how absolute position embeddings come to another grid, see
+            :func:`dinoneck.load_backbone`.
+
+    Attributes:
+        source: the library: ``timm``, ``transformers`` or ``official``.
+        name: the model's name; None if the object does not say.
+        mean: per-channel mean for photos.
+        std: per-channel standard deviation for photos.
+        license: of the published weights, if the library says.
+        hub_id: where the published weights are, if the library says.
+    """
+
+    source = ""
+    attention = "attn"
+    name: str | None = None
+    license: str | None = None
+    hub_id: str | None = None
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+
+    def __init__(self, model: nn.Module, pos_embed: PosEmbed = "native") -> None:
+        super().__init__()
+        self.model: Any = model
+        self.pos_embed: PosEmbed = pos_embed
+        self.recomputed = False
+
+    @property
+    @abstractmethod
+    def blocks(self) -> Sequence[nn.Module]:
+        """The transformer blocks, in order."""
+
+    @property
+    @abstractmethod
+    def norms(self) -> Sequence[nn.Module]:
+        """The modules of the final norm; empty if the model has none."""
+
+    @property
+    @abstractmethod
+    def embed_dim(self) -> int:
+        """Channels of a token."""
+
+    @property
+    @abstractmethod
+    def patch_size(self) -> tuple[int, int]:
+        """(height, width) of a patch in pixels."""
+
+    @property
+    @abstractmethod
+    def num_cls(self) -> int:
+        """CLS tokens, 0 or 1."""
+
+    @property
+    @abstractmethod
+    def num_registers(self) -> int:
+        """Register tokens."""
+
+    @property
+    @abstractmethod
+    def weight(self) -> Tensor:
+        """The patch embedding's weight: its dtype and device are the model's."""
+
+    @abstractmethod
+    def embed(self, images: Tensor) -> tuple[Tensor, Any]:
+        """Return the first token sequence (B, P + N, C), positions included, and what every block needs beside it."""
+
+    @abstractmethod
+    def step(self, number: int, x: Tensor, beside: Any) -> Tensor:
+        """Run one block."""
+
+    @property
+    def rotary(self) -> nn.Module | None:
+        """The module of rotary positions, whose training mode would move them at random."""
+        return None
+
+    @property
+    def fixed_size(self) -> tuple[int, int] | None:
+        """(height, width) if the model takes images of one size only, else None."""
+        return None
+
+    @property
+    def depth(self) -> int:
+        """Number of blocks."""
+        return len(self.blocks)
+
+    @property
+    def num_prefix_tokens(self) -> int:
+        """CLS and registers."""
+        return self.num_cls + self.num_registers
+
+    @property
+    def has_final_norm(self) -> bool:
+        """Whether the model ends in a norm of the token sequence."""
+        return bool(self.norms)
+
+    def final_norm(self, x: Tensor) -> Tensor:
+        """Apply the final norm to a whole sequence."""
+        return cast("Tensor", self.norms[0](x))
+
+    def forward(self, images: Tensor, layers: Sequence[int], norm: bool) -> list[Tensor]:
+        """Return the sequences (B, P + N, C) of these blocks, in this order; later blocks do not run."""
+        x, beside = self.embed(images)
+        found: dict[int, Tensor] = {}
+        for number in range(max(layers) + 1):
+            if self.recomputed and torch.is_grad_enabled() and is_trainable(self.blocks[number]):
+                x = cast("Tensor", checkpoint(self.step, number, x, beside, use_reentrant=False))
+            else:
+                x = self.step(number, x, beside)
+            if number in layers:
+                found[number] = self.final_norm(x) if norm else x
+        return [found[number] for number in layers]
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Adapter:
+        """Move or convert, but keep the rotary frequencies as they are: a few digits there shift every patch."""
+        rotary = self.rotary
+        before = {} if rotary is None else dict(rotary.named_buffers())
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for key, old in before.items():
+            new = cast("nn.Module", rotary).get_buffer(key)
+            if not old.is_meta:
+                cast("nn.Module", rotary)._buffers[key] = old.to(new.device)
+        return self
+
+
+def is_trainable(module: nn.Module) -> bool:
+    """Whether any parameter of a module requires gradients."""
+    return any(parameter.requires_grad for parameter in module.parameters())
