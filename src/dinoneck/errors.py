@@ -55,6 +55,11 @@ class CheckpointError(DinoneckError, OSError):
         self.step = step
 
 
+def missing_extra(package: str, extra: str) -> ImportError:
+    """Return the error for a package that an extra brings and that is not installed."""
+    return ImportError(f"{package} is not installed; it comes with an extra: pip install 'dinoneck[{extra}]'")
+
+
 def did_you_mean(name: object, known: Iterable[str]) -> str:
     """Return ``" Did you mean 'x'?"`` for the known name nearest to ``name``, or an empty string."""
     near = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.6)

@@ -1,12 +1,74 @@
-"""What is known about DINOv2 and DINOv3 models without loading one: families, names, licences, presets."""
+"""What is known about DINOv2 and DINOv3 models without loading one: names, sizes, licences."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 from dinoneck.errors import BackboneError, did_you_mean
 
 TINY = "dinoneck_tiny"
 DINOV3_SMALL = "vit_small_patch16_dinov3.lvd1689m"
 LICENSES = {"dinov2": "apache-2.0", "dinov3": "dinov3-license"}
+EUPE_LICENSE = "fair-noncommercial-research-license"
+SATELLITE = "sat493m"
+SATELLITE_MEAN, SATELLITE_STD = (0.430, 0.411, 0.296), (0.213, 0.156, 0.143)
+
+
+class Known(NamedTuple):
+    """A published architecture.
+
+    Attributes:
+        name: timm's name, without tag.
+        patch: pixels per patch side.
+        width: channels of a token.
+        depth: blocks.
+        registers: register tokens.
+        hubs: weights tag of timm -> name of the same weights for the transformers library; None if it has none.
+    """
+
+    name: str
+    patch: int
+    width: int
+    depth: int
+    registers: int
+    hubs: dict[str, str | None]
+
+    def license(self, tag: str) -> str:
+        """Return the licence of one set of published weights."""
+        return EUPE_LICENSE if tag.startswith("eupe") else LICENSES[family_of(self.name)]
+
+
+def _dinov2(size: str, width: int, depth: int) -> list[Known]:
+    plain, registers = f"facebook/dinov2-{size}", f"facebook/dinov2-with-registers-{size}"
+    return [
+        Known(f"vit_{size}_patch14_dinov2", 14, width, depth, 0, {"lvd142m": plain}),
+        Known(f"vit_{size}_patch14_reg4_dinov2", 14, width, depth, 4, {"lvd142m": registers}),
+    ]
+
+
+def _dinov3(size: str, short: str, width: int, depth: int, *, satellite: bool = False) -> list[Known]:
+    hubs: dict[str, str | None] = {"lvd1689m": f"facebook/dinov3-{short}-pretrain-lvd1689m"}
+    if satellite:
+        hubs[SATELLITE] = f"facebook/dinov3-{short}-pretrain-{SATELLITE}"
+    name = f"vit_{size}_patch16_dinov3"
+    eupe: dict[str, str | None] = {"eupe_lvd1689m": None} if size in ("tiny", "small", "base") else {}
+    both = [Known(name, 16, width, depth, 4, hubs), Known(f"{name}_qkvb", 16, width, depth, 4, hubs | eupe)]
+    return both[:1] if size == "7b" else both
+
+
+KNOWN = (
+    *_dinov2("small", 384, 12),
+    *_dinov2("base", 768, 12),
+    *_dinov2("large", 1024, 24),
+    *_dinov2("giant", 1536, 40),
+    Known("vit_tiny_patch16_dinov3_qkvb", 16, 192, 12, 4, {"eupe_lvd1689m": None}),
+    *_dinov3("small", "vits16", 384, 12),
+    *_dinov3("small_plus", "vits16plus", 384, 12),
+    *_dinov3("base", "vitb16", 768, 12),
+    *_dinov3("large", "vitl16", 1024, 24, satellite=True),
+    *_dinov3("huge_plus", "vith16plus", 1280, 32),
+    *_dinov3("7b", "vit7b16", 4096, 40, satellite=True),
+)
 
 
 def family_of(name: str) -> str:
@@ -20,6 +82,22 @@ def is_supported(architecture: str) -> bool:
     return architecture.startswith("vit_") and family_of(architecture) != "other"
 
 
+def names_of(name: str) -> tuple[str, str | None] | None:
+    """Return (timm name with its tag, name for transformers) of published weights, given either; None if unknown."""
+    for model in KNOWN:
+        for tag, hub in model.hubs.items():
+            full = f"{model.name}.{tag}"
+            if name in (hub, full) or (name == model.name and tag == next(iter(model.hubs))):
+                return full, hub
+    return None
+
+
+def architecture_of(name: str) -> str:
+    """Return what two names of one architecture have in common: timm's name without tag and ``_qkvb``."""
+    found = names_of(name)
+    return (found[0] if found else name).split(".", 1)[0].removesuffix("_qkvb")
+
+
 def refuse(name: str, names: list[str]) -> BackboneError:
     """Return the error for a name that is no DINOv2/DINOv3 ViT."""
     if "convnext" in name.lower():
@@ -27,7 +105,8 @@ def refuse(name: str, names: list[str]) -> BackboneError:
             f"{name!r} is a ConvNeXt: it has no patch tokens, so dinoneck cannot serve it. DINOv3 ViTs: "
             + ", ".join(known for known in names if "dinov3" in known)
         )
+    hint = " It is a name for the transformers library: pass source='transformers'." if "/" in name else ""
     return BackboneError(
-        f"backbone {name!r} is unknown.{did_you_mean(name.split('.')[0], [TINY, *names])} Known: {TINY}, "
+        f"backbone {name!r} is unknown.{hint}{did_you_mean(name.split('.')[0], [TINY, *names])} Known: {TINY}, "
         f"{', '.join(names)}. Any other timm ViT that you built yourself goes through wrap_backbone(model)"
     )

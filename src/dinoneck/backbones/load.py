@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
 
-from dinoneck.backbones import timm, weights
+from dinoneck.backbones import official, timm, transformers, weights
+from dinoneck.backbones.adapter import Adapter, PosEmbed
 from dinoneck.backbones.backbone import Backbone
-from dinoneck.backbones.known import TINY
+from dinoneck.backbones.known import TINY, names_of
 from dinoneck.backbones.seeded import SCHEME, fill_seeded
-from dinoneck.errors import BackboneError, ConfigError
+from dinoneck.errors import BackboneError, ConfigError, did_you_mean
 
-PosEmbed = Literal["native", "official"]
+Source = Literal["timm", "transformers", "official"]
 
 
 def load_backbone(
-    name: str,
+    name: str | nn.Module,
     *,
-    source: str = "timm",
+    source: Source = "timm",
     pretrained: bool = True,
     layers: int | Sequence[int] | None = None,
     norm: bool = True,
@@ -31,27 +33,33 @@ def load_backbone(
     dtype: torch.dtype | None = None,
     pos_embed: PosEmbed = "native",
 ) -> Backbone:
-    """Load a DINOv2 or DINOv3 ViT by its timm name.
+    """Load a DINOv2 or DINOv3 ViT by name. The same name and weights give the same Tokens from any library.
 
     Any image size that the patch divides works, for DINOv2 too. ``"dinoneck_tiny"`` is a built-in seeded
     backbone (64 channels, 6 blocks, patch 16, 2 registers) for documentation and tests.
 
     Args:
-        name: such as ``vit_small_patch16_dinov3``, with or without a weights tag (``.lvd1689m``).
-        source: the library that holds the architecture; ``"timm"``.
+        name: such as ``vit_small_patch16_dinov3``, with or without a weights tag (``.lvd1689m``); for transformers
+            also its own name (``facebook/dinov2-small``) or a local model folder. A model object goes to
+            :func:`wrap_backbone`.
+        source: the library whose model runs: ``"timm"``, ``"transformers"`` (extra ``[hf]``), or ``"official"``
+            for an object that ``torch.hub`` gave.
         pretrained: load the published weights from the local cache or the hub.
         layers: block indices, 0-based, in the order wanted, duplicates kept, negative from the end; None = the
             last block, an integer n = the n last.
         norm: apply the model's final norm to every layer.
-        frozen: keep in eval mode for good, without autograd.
+        frozen: keep in eval mode for good, without autograd; parts can be unfrozen later.
         checkpoint: a local official ``.pth`` or ``.safetensors`` file instead; every key must land.
         seed: which random weights, with ``pretrained=False``: the same on every machine; None = 0.
         dtype: of the weights and tokens; None keeps float32.
-        pos_embed: ``"native"``: position embeddings are resampled as this library does it.
+        pos_embed: how position embeddings come to another grid. ``"native"``: as the library does it;
+            ``"official"``: as the dinov2 repository does it, in any library. They differ for DINOv2 without
+            registers away from 518 x 518, by 2 to 6 % of the features at 224 x 224.
 
     Raises:
         BackboneError: if the name is unknown, weights cannot be had or do not fit, or a layer does not exist.
         ConfigError: if arguments contradict each other.
+        ImportError: naming the extra, if the library is not installed.
 
     Examples:
         >>> backbone = load_backbone("dinoneck_tiny", layers=[5, 2])
@@ -59,18 +67,22 @@ def load_backbone(
         >>> tokens.layers, tokens.grid, tokens.patches[0].shape
         ((5, 2), GridSize(rows=2, cols=3), torch.Size([1, 6, 64]))
     """
-    _check_recipe(source, pos_embed)
-    _check_plain(name, dtype, seed=seed, pretrained=pretrained, norm=norm, frozen=frozen)
+    _check_plain(source, dtype, seed=seed, pretrained=pretrained, norm=norm, frozen=frozen)
+    if isinstance(name, nn.Module):
+        backbone = wrap_backbone(name, layers=layers, norm=norm, frozen=frozen, dtype=dtype, pos_embed=pos_embed)
+        if source not in ("timm", backbone.adapter.source):
+            raise BackboneError(f"source is {source!r}, but the object is of {backbone.adapter.source}")
+        return backbone
+    if not isinstance(name, str) or not name:
+        raise ConfigError(f"name is {name!r}; expected a model name (an object goes to wrap_backbone)")
     random = checkpoint is None and (name == TINY or not pretrained)
     if seed is not None and not random:
         raise ConfigError(f"seed={seed} only means something for random weights; pass pretrained=False with it")
-    with torch.random.fork_rng(devices=[]):  # what timm draws is overwritten
-        adapter = timm.TimmAdapter(timm.build(name))
-    if random:
-        fill_seeded(adapter.model, seed or 0)
-        origin: dict[str, Any] = {"kind": "seeded", "seed": seed or 0, "scheme": SCHEME}
-    else:
-        origin = _load_weights(adapter, checkpoint)
+    wanted = (seed or 0) if random else None
+    if source == "official":
+        raise BackboneError(f"source='official' takes an object: load one with {official.HOW_TO}")
+    build = _from_timm if source == "timm" else _from_transformers
+    adapter, origin = build(name, checkpoint, wanted, pos_embed)
     if dtype is not None:
         adapter.to(dtype)
     full_name = name if random or adapter.name is None else adapter.name
@@ -86,12 +98,14 @@ def wrap_backbone(
     dtype: torch.dtype | None = None,
     pos_embed: PosEmbed = "native",
 ) -> Backbone:
-    """Wrap a timm VisionTransformer or Eva that you built yourself. The model is used, not copied.
+    """Wrap a model that you have: timm, transformers or an official object. It is used, not copied.
 
-    With ``frozen=True`` its parameters stop requiring gradients and it goes to eval mode.
+    Recognised are timm's VisionTransformer and Eva; transformers' Dinov2Model, Dinov2WithRegistersModel and
+    DINOv3ViTModel; and objects with the ``get_intermediate_layers`` of the dinov2 and dinov3 repositories. With
+    ``frozen=True`` its parameters stop requiring gradients and it goes to eval mode.
 
     Args:
-        model: the timm model.
+        model: the object.
         layers: as for :func:`load_backbone`.
         norm: as for :func:`load_backbone`.
         frozen: as for :func:`load_backbone`.
@@ -101,18 +115,83 @@ def wrap_backbone(
     Raises:
         BackboneError: if the model is of another kind.
     """
-    _check_recipe("timm", pos_embed)
-    adapter = timm.TimmAdapter(model)
+    _check_plain("timm", dtype, seed=None, norm=norm, frozen=frozen)
+    adapter = _adapter(model, pos_embed)
     if dtype is not None:
         adapter.to(dtype)
     name = adapter.name or type(model).__name__
     return Backbone(adapter, name=name, layers=layers, norm=norm, frozen=frozen, weights={"kind": "object"})
 
 
-def _check_plain(name: object, dtype: object, **values: object) -> None:
+def _adapter(model: nn.Module, pos_embed: PosEmbed) -> Adapter:
+    """Recognise whose model it is."""
+    _check_recipe(pos_embed)
+    if timm.is_timm(model):
+        return timm.TimmAdapter(model, pos_embed)
+    if transformers.is_transformers(model):
+        return transformers.TransformersAdapter(model, pos_embed)
+    if official.is_official(model):
+        return official.OfficialAdapter(model, pos_embed)
+    inner = next((key for key in ("module", "_orig_mod", "base_model", "backbone") if hasattr(model, key)), None)
+    hint = f"; if it wraps one, pass its .{inner}" if inner else ""
+    raise BackboneError(
+        f"{type(model).__name__} is no timm VisionTransformer or Eva, no DINO model of transformers, and no object of "
+        f"the dinov2 or dinov3 repositories{hint}"
+    )
+
+
+def _from_timm(
+    name: str, checkpoint: str | os.PathLike[str] | None, seed: int | None, pos_embed: PosEmbed
+) -> tuple[Adapter, dict[str, Any]]:
+    """Build by name and fill: seeded, from a file, or with the published weights. Also where they came from."""
+    _check_recipe(pos_embed)
+    with torch.random.fork_rng(devices=[]):  # what timm draws is overwritten
+        adapter = timm.TimmAdapter(timm.build(name), pos_embed)
+    if seed is not None:
+        fill_seeded(adapter.model, seed)
+        return adapter, {"kind": "seeded", "seed": seed, "scheme": SCHEME}
+    if checkpoint is not None:
+        weights.load_file(adapter.model, checkpoint)
+        return adapter, {"kind": "file"}
+    if adapter.hub_id is None:
+        raise BackboneError("no published weights of this model are known; pass checkpoint= or pretrained=False")
+    path, revision = weights.fetch(adapter.hub_id)
+    weights.load_file(adapter.model, path)
+    return adapter, {"kind": "hub", "repo": adapter.hub_id, "revision": revision}
+
+
+def _from_transformers(
+    name: str, checkpoint: str | os.PathLike[str] | None, seed: int | None, pos_embed: PosEmbed
+) -> tuple[Adapter, dict[str, Any]]:
+    """A folder, or a known name: random and official weights come over from timm's model of the same name."""
+    _check_recipe(pos_embed)
+    folder = Path(name)
+    if folder.is_dir() and (seed is not None or checkpoint is not None):
+        raise ConfigError(f"{name} is a folder with weights of its own; leave pretrained=, seed= and checkpoint= out")
+    if folder.is_dir():
+        return transformers.TransformersAdapter(transformers.from_folder(folder), pos_embed), {"kind": "file"}
+    known = names_of(name)
+    if seed is None and checkpoint is None:
+        repo = known[1] if known else name
+        if repo is None or "/" not in repo:
+            raise BackboneError(f"transformers has no weights of {name!r}; use source='timm', or a folder or hub name")
+        path, revision = weights.fetch_folder(repo)
+        adapter = transformers.TransformersAdapter(transformers.from_folder(path), pos_embed)
+        adapter.name = repo
+        return adapter, {"kind": "hub", "repo": repo, "revision": revision}
+    own = known[0] if known else name
+    donor, origin = _from_timm(own if "/" not in name else own.split(".")[0], checkpoint, seed, pos_embed)
+    adapter = transformers.TransformersAdapter(transformers.from_timm(donor.model), pos_embed)
+    adapter.name, adapter.mean, adapter.std, adapter.license = donor.name, donor.mean, donor.std, donor.license
+    return adapter, origin
+
+
+def _check_plain(source: object, dtype: object, **values: object) -> None:
     """Refuse arguments of another type than declared."""
-    if not isinstance(name, str):
-        raise ConfigError(f"name is {name!r}; expected a model name (an object goes to wrap_backbone)")
+    if source not in get_args(Source):
+        raise BackboneError(
+            f"source is {source!r}; known: {', '.join(get_args(Source))}.{did_you_mean(source, get_args(Source))}"
+        )
     if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
         raise ConfigError(f"dtype is {dtype!r}; expected a floating-point torch dtype such as torch.bfloat16")
     seed = values.pop("seed")
@@ -123,20 +202,6 @@ def _check_plain(name: object, dtype: object, **values: object) -> None:
             raise ConfigError(f"{key} is {value!r}; expected True or False")
 
 
-def _load_weights(adapter: timm.TimmAdapter, checkpoint: str | os.PathLike[str] | None) -> dict[str, Any]:
-    """Load a local file or the published weights; return the record of where they came from."""
-    if checkpoint is not None:
-        weights.load_file(adapter.model, checkpoint)
-        return {"kind": "file"}
-    if adapter.hub_id is None:
-        raise BackboneError("no published weights of this model are known; pass checkpoint= or pretrained=False")
-    path, revision = weights.fetch(adapter.hub_id)
-    weights.load_file(adapter.model, path)
-    return {"kind": "hub", "repo": adapter.hub_id, "revision": revision}
-
-
-def _check_recipe(source: str, pos_embed: str) -> None:
-    if source != "timm":
-        raise BackboneError(f"source is {source!r}; known: 'timm'")
-    if pos_embed != "native":
-        raise ConfigError(f"pos_embed is {pos_embed!r}; known: 'native'")
+def _check_recipe(pos_embed: str) -> None:
+    if pos_embed not in get_args(PosEmbed):
+        raise ConfigError(f"pos_embed is {pos_embed!r}; known: {', '.join(get_args(PosEmbed))}")

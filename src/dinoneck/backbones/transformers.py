@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from dinoneck.backbones.adapter import Adapter, PosEmbed
-from dinoneck.backbones.known import SATELLITE_MEAN, SATELLITE_STD, license_of
+from dinoneck.backbones.known import LICENSES, SATELLITE, SATELLITE_MEAN, SATELLITE_STD
 from dinoneck.backbones.positions import official_positions
 from dinoneck.errors import BackboneError, missing_extra
 
@@ -55,8 +55,8 @@ class TransformersAdapter(Adapter):
             )
         self.family = _FAMILIES[kind]
         self.name = getattr(config, "_name_or_path", None) or None
-        self.license = license_of(self.family)
-        if "sat493m" in (self.name or ""):
+        self.license = LICENSES[self.family]
+        if SATELLITE in (self.name or ""):
             self.mean, self.std = SATELLITE_MEAN, SATELLITE_STD
         folder = Path(self.name or "") / "preprocessor_config.json"
         if self.name and folder.is_file():

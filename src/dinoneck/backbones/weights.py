@@ -40,13 +40,31 @@ def fetch(repo_id: str) -> tuple[Path, str | None]:
         hub.get_hf_file_metadata(hub.hf_hub_url(repo_id, WEIGHTS_FILE), timeout=_TIMEOUT_S)
         path = Path(hub.hf_hub_download(repo_id, WEIGHTS_FILE))
     except Exception as error:  # the hub's client raises many unrelated types
-        raise BackboneError(
-            f"pretrained weights of {repo_id} are not in the local cache and the hub did not give them "
-            f"({type(error).__name__}: {_first_line(error)}). Go online once (DINOv3 asks you to accept its licence on "
-            "the hub and to log in), or pass checkpoint= (--backbone-file on the command line) with a local file, or "
-            "pretrained=False (--random-backbone) for seeded random weights"
-        ) from error
+        raise _unreachable(repo_id, error) from error
     return path, path.parent.name
+
+
+def fetch_folder(repo_id: str) -> tuple[Path, str | None]:
+    """Return the local folder and the commit of a hub model of the transformers library.
+
+    Raises:
+        BackboneError: if it is neither cached nor reachable.
+    """
+    import huggingface_hub as hub
+
+    wanted = ["*.json", "*.safetensors"]
+    try:
+        folder = Path(hub.snapshot_download(repo_id, allow_patterns=wanted, local_files_only=True))
+        if any(folder.glob("*.safetensors")):
+            return folder, folder.name
+    except Exception as error:
+        logger.info("%s is not in the cache (%s)", repo_id, _first_line(error))
+    try:
+        hub.get_hf_file_metadata(hub.hf_hub_url(repo_id, "config.json"), timeout=_TIMEOUT_S)
+        folder = Path(hub.snapshot_download(repo_id, allow_patterns=wanted))
+    except Exception as error:  # the hub's client raises many unrelated types
+        raise _unreachable(repo_id, error) from error
+    return folder, folder.name
 
 
 def read_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
@@ -112,6 +130,15 @@ def digest(model: nn.Module) -> str | None:
         total.update(f"{name}|{value.dtype}|{tuple(value.shape)}|".encode())
         total.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().data)
     return total.hexdigest()
+
+
+def _unreachable(repo_id: str, error: Exception) -> BackboneError:
+    return BackboneError(
+        f"pretrained weights of {repo_id} are not in the local cache and the hub did not give them "
+        f"({type(error).__name__}: {_first_line(error)}). Go online once (DINOv3 asks you to accept its licence on "
+        "the hub and to log in), or pass checkpoint= (--backbone-file on the command line) with a local file, or "
+        "pretrained=False (--random-backbone) for seeded random weights"
+    )
 
 
 def _prefix_hint(unexpected: Iterable[str]) -> str:
