@@ -50,6 +50,7 @@ class Adapter(nn.Module):
         self.model: Any = model
         self.pos_embed: PosEmbed = pos_embed
         self.recomputed = False
+        self.lora: dict[str, Any] | None = None
 
     @property
     @abstractmethod
@@ -129,7 +130,7 @@ class Adapter(nn.Module):
         found: dict[int, Tensor] = {}
         for number in range(max(layers) + 1):
             if self.recomputed and torch.is_grad_enabled() and is_trainable(self.blocks[number]):
-                x = cast("Tensor", checkpoint(self.step, number, x, beside, use_reentrant=False))
+                x = checkpoint(self.step, number, x, beside, use_reentrant=False)
             else:
                 x = self.step(number, x, beside)
             if number in layers:

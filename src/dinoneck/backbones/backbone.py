@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dinoneck.backbones import lora, probe, tuning
+from dinoneck.backbones.adapter import Adapter, is_trainable
 from dinoneck.backbones.known import LICENSES, family_of
-from dinoneck.backbones.timm import TimmAdapter
 from dinoneck.backbones.weights import digest
 from dinoneck.data.photos import Preprocessing
 from dinoneck.errors import BackboneError, DataError, ShapeError
@@ -24,15 +25,17 @@ LARGEST_NORMALISED = 10.0
 class Backbone(nn.Module):
     """A DINO ViT that gives Tokens. Made by :func:`dinoneck.load_backbone` or :func:`dinoneck.wrap_backbone`.
 
-    A frozen backbone stays in eval mode through any ``train()``, records no autograd graph and gives ordinary
-    tensors that a trainable head may follow. Blocks after the last layer asked for do not run.
+    Freezing is a mode: what is frozen stays in eval mode through any ``train()`` and, when all of it is, records no
+    autograd graph; it gives ordinary tensors that a trainable head may follow. :meth:`unfreeze_last` and
+    :meth:`add_lora` make parts trainable. Rotary positions are never moved at random, whatever the mode. Blocks after
+    the last layer asked for do not run.
 
     Args:
         adapter: the model behind its library's adapter.
         name: the model's name.
         layers: block indices wanted, in this order; None = the last, an integer n = the n last.
         norm: apply the backbone's final norm to every layer.
-        frozen: see above.
+        frozen: see above; None leaves the model's parameters and modes as they are.
         weights: the record of where the weights come from.
 
     Shape:
@@ -44,12 +47,12 @@ class Backbone(nn.Module):
 
     def __init__(
         self,
-        adapter: TimmAdapter,
+        adapter: Adapter,
         *,
         name: str,
         layers: int | Sequence[int] | None = None,
         norm: bool = True,
-        frozen: bool = True,
+        frozen: bool | None = True,
         weights: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
@@ -59,12 +62,13 @@ class Backbone(nn.Module):
         self.name = name
         self.layers = resolve_layers(layers, adapter.depth)
         self.norm = bool(norm)
-        self.frozen = bool(frozen)
         self.weights = dict(weights or {"kind": "object"})
         self.preprocess = Preprocessing(patch_size=adapter.patch_size, mean=adapter.mean, std=adapter.std)
+        self._asked_mode = bool(adapter.model.training) and frozen is not True
         if frozen:
-            self.requires_grad_(False)
-        self.train(False if frozen else adapter.model.training)
+            adapter.requires_grad_(False)
+        if frozen is not None:
+            self.train(self._asked_mode)
 
     @property
     def embed_dim(self) -> int:
@@ -87,15 +91,92 @@ class Backbone(nn.Module):
         return self.adapter.num_prefix_tokens
 
     @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of weights and tokens."""
+        return self.adapter.weight.dtype
+
+    @property
+    def frozen(self) -> bool:
+        """Whether no parameter is trainable."""
+        return not is_trainable(self.adapter)
+
+    @property
     def trainable_blocks(self) -> tuple[int, ...]:
         """Indices of the blocks that have trainable parameters."""
-        blocks = enumerate(self.adapter.model.blocks)
-        return tuple(i for i, block in blocks if any(p.requires_grad for p in block.parameters()))
+        return tuple(i for i, block in enumerate(self.adapter.blocks) if is_trainable(block))
 
     def train(self, mode: bool = True) -> Backbone:
-        """Set training mode; a frozen backbone stays in eval mode."""
-        super().train(mode and not self.frozen)
+        """Set the mode of what is trainable; everything frozen stays in eval mode, rotary positions always."""
+        self._asked_mode = bool(mode)
+        tuning.set_modes(self.adapter, self._asked_mode)
+        self.training = self.adapter.training
         return self
+
+    def freeze(self, *, keep_lora: bool = False) -> Backbone:
+        """Make nothing trainable.
+
+        Args:
+            keep_lora: leave LoRA weights trainable.
+        """
+        tuning.freeze(self.adapter, keep_lora=keep_lora)
+        return self.train(self._asked_mode)
+
+    def unfreeze_last(self, n: int) -> Backbone:
+        """Make exactly the last n blocks that run trainable, with the final norm where it is applied.
+
+        Blocks after the last layer asked for never run and are not counted. LoRA weights stay trainable.
+
+        Raises:
+            BackboneError: if n is not between 1 and the number of blocks that run.
+        """
+        tuning.unfreeze_last(self.adapter, n, runs=max(self.layers) + 1, norm=self.norm)
+        return self.train(self._asked_mode)
+
+    def unfreeze(self) -> Backbone:
+        """Make every parameter trainable that takes part: blocks that run, embeddings, the final norm if applied."""
+        tuning.unfreeze(self.adapter, runs=max(self.layers) + 1, norm=self.norm)
+        return self.train(self._asked_mode)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> Backbone:
+        """Recompute trainable blocks in the backward pass instead of keeping activations; frozen ones keep none."""
+        self.adapter.recomputed = bool(enable)
+        return self
+
+    def add_lora(
+        self, rank: int, alpha: float | None = None, targets: lora.Targets = "attention", seed: int = 0
+    ) -> Backbone:
+        """Put trainable low-rank weights (LoRA, through peft) beside the linear layers of the blocks that run.
+
+        Args:
+            rank: of the added matrices.
+            alpha: their products are scaled by alpha / rank; None = alpha is the rank.
+            targets: ``"attention"``: query, key, value and output projections; ``"all"``: the MLP's layers too.
+            seed: of their first values; the product starts at zero, so nothing changes at first.
+
+        Raises:
+            BackboneError: if the rank is out of range or LoRA weights are there already.
+            ImportError: naming the extra, if peft is not installed.
+
+        Reference:
+            Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", ICLR 2022.
+        """
+        lora.add(self.adapter, rank, alpha, targets, seed=seed, runs=max(self.layers) + 1)
+        return self.train(self._asked_mode)
+
+    def merge_lora(self) -> Backbone:
+        """Add the LoRA products to the weights and remove them: same tokens, no extra cost.
+
+        Raises:
+            BackboneError: if there are none.
+        """
+        record = lora.record(self.adapter)
+        lora.merge(self.adapter)
+        self.weights = {"kind": "merged", "base": self.weights, "lora_sha256": (record or {}).get("sha256")}
+        return self.train(self._asked_mode)
+
+    def lora_disabled(self) -> contextlib.AbstractContextManager[None]:
+        """Run without the LoRA products inside a ``with`` block: the model as it was before."""
+        return lora.disabled(self.adapter)
 
     def forward(self, images: Tensor) -> Tokens:
         """Run the blocks that are needed.
@@ -109,17 +190,15 @@ class Backbone(nn.Module):
             GridError: if the patch does not divide the image.
         """
         self._check(images)
-        wanted = sorted(set(self.layers))
-        dtype = self.adapter.model.patch_embed.proj.weight.dtype
+        dtype = self.dtype
         with torch.no_grad() if self.frozen else contextlib.nullcontext():
             if len(images):
-                found = dict(zip(wanted, self.adapter(images.to(dtype), wanted, self.norm), strict=True))
+                sequence = self.adapter(images.to(dtype), self.layers, self.norm)
             else:  # attention cannot run on nothing
                 count = self.num_prefix_tokens + TokenGrid(self.patch_size).size(images.shape[-2:]).count
-                empty = images.new_zeros((0, count, self.embed_dim), dtype=dtype)
-                found = dict.fromkeys(wanted, empty)
+                sequence = [images.new_zeros((0, count, self.embed_dim), dtype=dtype)] * len(self.layers)
         return Tokens.from_sequence(
-            [found[layer] for layer in self.layers],
+            sequence,
             image_size=(images.shape[-2], images.shape[-1]),
             patch_size=self.patch_size,
             num_prefix_tokens=self.num_prefix_tokens,
@@ -130,24 +209,18 @@ class Backbone(nn.Module):
 
     def with_layers(self, layers: int | Sequence[int] | None) -> Backbone:
         """Return a backbone over the same weights (shared, not copied) that gives other layers."""
-        return Backbone(
-            self.adapter,
-            name=self.name,
-            layers=layers,
-            norm=self.norm,
-            frozen=self.frozen,
-            weights=self.weights,
-        )
+        other = Backbone(self.adapter, name=self.name, layers=layers, norm=self.norm, frozen=None, weights=self.weights)
+        other.preprocess, other.training, other._asked_mode = self.preprocess, self.training, self._asked_mode
+        return other
 
     def record(self) -> dict[str, Any]:
         """Return the JSON-able record that checkpoints and stores carry.
 
         It names the model, its geometry, the layers and norm in force, where the weights come from and their
-        digest (SHA-256 over all of them, in the present dtype; None on the meta device). The licence is that of
-        published weights; seeded random ones have none.
+        digest (SHA-256 over all of them, in the present dtype; None on the meta device), and the LoRA weights if
+        there are any. The licence is that of published weights; seeded random ones have none.
         """
         family = family_of(self.name)
-        weight = self.adapter.model.patch_embed.proj.weight
         return {
             "name": self.name,
             "family": family,
@@ -156,15 +229,24 @@ class Backbone(nn.Module):
             "embed_dim": self.embed_dim,
             "depth": self.depth,
             "num_cls": self.adapter.num_cls,
-            "num_registers": self.num_prefix_tokens - self.adapter.num_cls,
+            "num_registers": self.adapter.num_registers,
             "layers": list(self.layers),
             "norm": self.norm,
-            "pos_embed": "native",
-            "dtype": str(weight.dtype).removeprefix("torch."),
+            "pos_embed": self.adapter.pos_embed,
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "adapter": lora.record(self.adapter),
             "weights": self.weights,
             "weights_sha256": digest(self.adapter.model),
             "license": None if self.weights["kind"] == "seeded" else self.adapter.license or LICENSES.get(family),
         }
+
+    def probe(self) -> list[float]:
+        """Return a short functional fingerprint: what this backbone makes of one fixed small image.
+
+        It tells other weights, norms, layers and position recipes apart, and hardly differs between libraries and
+        dtypes that hold the same weights; see :func:`dinoneck.backbones.probe.differs`.
+        """
+        return probe.measure(self)
 
     def extra_repr(self) -> str:
         """Show what a user asks first."""

@@ -73,7 +73,7 @@ def load_backbone(
         if source not in ("timm", backbone.adapter.source):
             raise BackboneError(f"source is {source!r}, but the object is of {backbone.adapter.source}")
         return backbone
-    if not isinstance(name, str) or not name:
+    if not isinstance(name, str):
         raise ConfigError(f"name is {name!r}; expected a model name (an object goes to wrap_backbone)")
     random = checkpoint is None and (name == TINY or not pretrained)
     if seed is not None and not random:

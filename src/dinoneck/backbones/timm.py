@@ -145,8 +145,9 @@ class TimmAdapter(Adapter):
         x = model.patch_embed(images)
         if isinstance(model, Eva):
             x, rotary = model._pos_embed(x)
-            mixed = rotary is not None and getattr(model, "rope_mixed", False)
-            return model.norm_pre(x), list(rotary) if mixed else [rotary] * self.depth
+            if rotary is not None and getattr(model, "rope_mixed", False):
+                return model.norm_pre(x), list(rotary)
+            return model.norm_pre(x), [rotary] * self.depth
         plain = model.pos_embed is not None and model.reg_token is None and not model.no_embed_class
         if self.pos_embed == "official" and plain and model.cls_token is not None:
             height, width = images.shape[-2] // self.patch_size[0], images.shape[-1] // self.patch_size[1]

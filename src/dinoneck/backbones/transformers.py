@@ -185,7 +185,9 @@ def from_timm(model: Any) -> nn.Module:
     }
     registers = 0 if model.reg_token is None else model.reg_token.shape[1]
     if getattr(model, "rope", None) is not None:
-        built = library.DINOv3ViTModel(library.DINOv3ViTConfig(**shared, **_dinov3_setting(state), num_register_tokens=registers))
+        built = library.DINOv3ViTModel(
+            library.DINOv3ViTConfig(**shared, **_dinov3_setting(state), num_register_tokens=registers)
+        )
         built.rope_embeddings.inv_freq.copy_(1.0 / model.rope.periods.float())
     else:
         shared |= {"mlp_ratio": 4, "use_swiglu_ffn": "blocks.0.mlp.fc1.weight" in state and _is_packed(state)}
@@ -230,7 +232,7 @@ def _dinov3_setting(state: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def _converted(state: Mapping[str, Tensor], own: Mapping[str, Tensor], depth: int) -> dict[str, Tensor]:
-    """timm's tensors under the names of this version of transformers."""
+    """Timm's tensors under the names of this version of transformers."""
     dinov3 = not any("position_embeddings" in key for key in own)
     target = {
         "embeddings.cls_token": state["cls_token"],
@@ -249,7 +251,9 @@ def _converted(state: Mapping[str, Tensor], own: Mapping[str, Tensor], depth: in
         target["embeddings.position_embeddings"] = position
     stem = next(key for key in own if ".norm1.weight" in key).split("layer.")[0] + "layer."
     for number in range(depth):
-        inside = {key.removeprefix(f"blocks.{number}."): state[key] for key in state if key.startswith(f"blocks.{number}.")}
+        inside = {
+            key.removeprefix(f"blocks.{number}."): state[key] for key in state if key.startswith(f"blocks.{number}.")
+        }
         names = {key.removeprefix(f"{stem}{number}.") for key in own if key.startswith(f"{stem}{number}.")}
         target |= {f"{stem}{number}.{key}": value for key, value in _converted_block(inside, names).items()}
     return target

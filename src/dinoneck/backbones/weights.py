@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from dinoneck.backbones.keys import to_timm
+from dinoneck.backbones.lora import base_name
 from dinoneck.errors import BackboneError
 
 logger = logging.getLogger(__name__)
@@ -122,9 +123,13 @@ def load_file(model: nn.Module, path: str | os.PathLike[str]) -> None:
 
 
 def digest(model: nn.Module) -> str | None:
-    """Return the SHA-256 over names, dtypes, shapes and bytes of all parameters; None for meta tensors."""
+    """Return the SHA-256 over names, dtypes, shapes and bytes of all parameters; None for meta tensors.
+
+    LoRA weights are left out: a backbone with them still has the base it had.
+    """
     total = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
+    named = {base_name(key): value for key, value in model.state_dict().items() if base_name(key) is not None}
+    for name, value in sorted(named.items()):
         if value.is_meta:
             return None
         total.update(f"{name}|{value.dtype}|{tuple(value.shape)}|".encode())

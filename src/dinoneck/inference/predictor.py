@@ -181,12 +181,15 @@ class Predictor:
 @contextlib.contextmanager
 def _evaluating(*modules: nn.Module) -> Iterator[None]:
     """Eval mode inside, every module's own mode after."""
+    asked = [(top, top.training) for top in modules]
     modes = [(module, module.training) for top in modules for module in top.modules()]
     try:
         for top in modules:
             top.eval()
         yield
     finally:
+        for top, training in asked:
+            top.train(training)
         for module, training in modes:
             module.training = training
 

@@ -1,0 +1,180 @@
+"""LoRA through peft, on whichever library's blocks, with the places found by module and not by name pattern.
+
+peft matches names by their ends: ``proj`` would also take the patch embedding's, ``qkv`` finds nothing in
+transformers, and an adapter loads without complaint onto other base weights. Here the linear layers inside the blocks
+are listed by their full names, and the record says which base they belong to.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from dinoneck.backbones.adapter import Adapter
+from dinoneck.errors import BackboneError, ConfigError, missing_extra
+
+Targets = Literal["attention", "all"]
+NAME = "default"
+_PARTS = ("lora_A", "lora_B")
+
+
+def add(adapter: Adapter, rank: int, alpha: float | None, targets: Targets, *, seed: int, runs: int) -> None:
+    """Put LoRA weights beside the linear layers of the first ``runs`` blocks; nothing else becomes trainable.
+
+    Raises:
+        BackboneError: if LoRA weights are there already, or the rank is out of range.
+        ConfigError: for other targets.
+    """
+    if targets not in get_args(Targets):
+        raise ConfigError(f"targets is {targets!r}; expected one of {', '.join(get_args(Targets))}")
+    if isinstance(rank, bool) or not isinstance(rank, int) or not 1 <= rank <= adapter.embed_dim:
+        raise BackboneError(f"rank is {rank!r}; expected an integer 1 ... {adapter.embed_dim}")
+    scale = float(rank if alpha is None else alpha)
+    if not 0 < scale < float("inf"):
+        raise BackboneError(f"alpha is {alpha!r}; expected a positive number")
+    if _layers(adapter):
+        raise BackboneError("this backbone has LoRA weights already; merge_lora() first, or load it anew")
+    peft = _library()
+    names = _places(adapter, targets, runs)
+    trainable = {id(parameter) for parameter in adapter.parameters() if parameter.requires_grad}
+    config = peft.LoraConfig(r=rank, lora_alpha=scale, target_modules=names, lora_dropout=0.0, bias="none")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        peft.inject_adapter_in_model(config, adapter.model, adapter_name=NAME)
+    added = {id(parameter) for parameter in parameters(adapter)}
+    for parameter in adapter.parameters():  # peft freezes everything else; who learnt before still does
+        parameter.requires_grad_(id(parameter) in trainable | added)
+    if len(_layers(adapter)) != len(names):
+        raise BackboneError(f"peft found {len(_layers(adapter))} of {len(names)} linear layers")
+    for block in adapter.blocks[:runs]:
+        _let_through(block)
+    adapter.lora = {"kind": "lora", "rank": rank, "alpha": scale, "targets": targets, "blocks": runs}
+
+
+def merge(adapter: Adapter) -> None:
+    """Add the products to the weights and put the plain linear layers back.
+
+    Raises:
+        BackboneError: if there are no LoRA weights.
+    """
+    found = _layers(adapter)
+    if not found:
+        raise BackboneError("this backbone has no LoRA weights to merge; add_lora() comes first")
+    with torch.no_grad():
+        for name, layer in found.items():
+            layer.merge()
+            parent, _, own = name.rpartition(".")
+            setattr(adapter.model.get_submodule(parent), own, layer.get_base_layer())
+    adapter.lora = None
+
+
+@contextlib.contextmanager
+def disabled(adapter: Adapter) -> Iterator[None]:
+    """Run without the products inside."""
+    layers = _layers(adapter).values()
+    modes = [(parameter, parameter.requires_grad) for parameter in parameters(adapter)]
+    for layer in layers:
+        layer.enable_adapters(False)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.enable_adapters(True)
+        for parameter, mode in modes:  # peft's switch also sets these
+            parameter.requires_grad_(mode)
+
+
+def parameters(adapter: Adapter) -> list[nn.Parameter]:
+    """Return all LoRA weights."""
+    return [
+        p for layer in _layers(adapter).values() for part in _PARTS for p in getattr(layer, part)[NAME].parameters()
+    ]
+
+
+def state(adapter: Adapter) -> dict[str, Tensor]:
+    """Return the LoRA weights under names that do not depend on peft: ``<linear layer>.lora_A`` and ``.lora_B``."""
+    return {
+        f"{name}.{part}": getattr(layer, part)[NAME].weight
+        for name, layer in _layers(adapter).items()
+        for part in _PARTS
+    }
+
+
+def load_state(adapter: Adapter, weights: Mapping[str, Tensor]) -> None:
+    """Copy LoRA weights in.
+
+    Raises:
+        BackboneError: if names or shapes differ.
+    """
+    own = state(adapter)
+    if own.keys() != weights.keys():
+        odd = sorted(own.keys() ^ weights.keys())
+        raise BackboneError(f"the LoRA weights are for other layers; differing: {', '.join(odd[:4])}")
+    wrong = [key for key in own if own[key].shape != weights[key].shape]
+    if wrong:
+        raise BackboneError(f"{wrong[0]} is {tuple(weights[wrong[0]].shape)}, expected {tuple(own[wrong[0]].shape)}")
+    with torch.no_grad():
+        for key, value in own.items():
+            value.copy_(weights[key])
+
+
+def record(adapter: Adapter) -> dict[str, Any] | None:
+    """Return what there is, JSON-able, with a digest of the weights; None without LoRA."""
+    if adapter.lora is None:
+        return None
+    total = hashlib.sha256()
+    for name, value in sorted(state(adapter).items()):
+        if value.is_meta:
+            return {**adapter.lora, "sha256": None}
+        total.update(f"{name}|{tuple(value.shape)}|".encode())
+        total.update(value.detach().float().cpu().contiguous().view(torch.uint8).numpy().data)
+    return {**adapter.lora, "sha256": total.hexdigest()}
+
+
+def base_name(key: str) -> str | None:
+    """Return the name of a base parameter without what peft put into it; None for LoRA's own."""
+    if any(f".{part}." in key for part in _PARTS):
+        return None
+    return key.replace(".base_layer.", ".")
+
+
+def _places(adapter: Adapter, targets: Targets, runs: int) -> list[str]:
+    """Full names of the linear layers, found inside the blocks."""
+    whole = {id(module): name for name, module in adapter.model.named_modules()}
+    found = []
+    for block in adapter.blocks[:runs]:
+        top = getattr(block, adapter.attention, None) if targets == "attention" else block
+        linear = [module for module in top.modules() if isinstance(module, nn.Linear)] if top is not None else []
+        if not linear:
+            raise BackboneError(f"a block of {type(adapter.model).__name__} has no linear layers to adapt")
+        found += [whole[id(module)] for module in linear]
+    return found
+
+
+def _let_through(block: nn.Module) -> None:
+    """Timm adds query and value biases by reading ``qkv.weight``, past the adapted layer; it can also call it."""
+    for module in block.modules():
+        if getattr(module, "q_bias", None) is not None and hasattr(module, "qkv_bias_separate"):
+            module.qkv_bias_separate = True  # type: ignore[assignment]
+
+
+def _layers(adapter: Adapter) -> dict[str, Any]:
+    """The adapted layers by name. Without peft there are none."""
+    if adapter.lora is None and not any(hasattr(module, "lora_A") for module in adapter.modules()):
+        return {}
+    from peft.tuners.lora import LoraLayer
+
+    return {name: module for name, module in adapter.model.named_modules() if isinstance(module, LoraLayer)}
+
+
+def _library() -> Any:
+    try:
+        import peft
+    except ImportError as error:
+        raise missing_extra("peft", "lora") from error
+    return peft

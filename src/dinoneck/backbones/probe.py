@@ -1,0 +1,68 @@
+"""A functional fingerprint of a backbone: what it does, not what its file is called.
+
+Digests tell two files apart, but the same weights have another digest in another library or dtype. The probe runs one
+fixed image of 4 x 6 patches and projects every layer's whole sequence on a few fixed sign vectors. Rounding
+moves these numbers by its own relative size; other weights move them completely.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from dinoneck.backbones.backbone import Backbone
+
+GRID = (4, 6)
+PER_LAYER = 8
+TOLERANCE = 5e-3
+HALF_TOLERANCE = 5e-2
+
+
+def measure(backbone: Backbone) -> list[float]:
+    """Return :data:`PER_LAYER` numbers per layer, each of the order of one."""
+    height, width = backbone.adapter.patch_size
+    weight = backbone.adapter.weight
+    noise = _uniform("image", 3 * GRID[0] * height * GRID[1] * width).reshape(1, 3, GRID[0] * height, GRID[1] * width)
+    images = torch.from_numpy(noise * 4.0 - 2.0).to(weight.device, torch.float32)
+    modes = [(module, module.training) for module in backbone.modules()]
+    try:
+        for module, _ in modes:
+            module.training = False
+        with torch.no_grad():
+            tokens = backbone(images)
+    finally:
+        for module, mode in modes:
+            module.training = mode
+    return [number for sequence in tokens.sequence for number in _projected(sequence)]
+
+
+def differs(trained: list[float], given: list[float], *, half: bool) -> float | None:
+    """Return the largest difference if it is more than rounding explains, else None.
+
+    Args:
+        trained: the probe of one backbone.
+        given: of the other.
+        half: whether one of them runs in half precision.
+    """
+    if len(trained) != len(given):
+        return float("inf")
+    gap = float(np.abs(np.array(trained) - np.array(given)).max(initial=0.0))
+    return gap if not gap <= (HALF_TOLERANCE if half else TOLERANCE) else None
+
+
+def _projected(sequence: Tensor) -> list[float]:
+    values = sequence[0].double().cpu().numpy()
+    scale = np.sqrt(np.mean(values**2)) * np.sqrt(values.size)
+    signs = np.where(_uniform("signs", PER_LAYER * values.size) < 0.5, -1.0, 1.0).reshape(PER_LAYER, -1)
+    projected = signs @ values.reshape(-1) / max(scale, 1e-12)
+    return [round(float(number), 6) for number in projected]
+
+
+def _uniform(what: str, count: int) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
+    """``count`` fixed numbers in [0, 1), the same on every machine."""
+    raw = np.random.Philox(key=sum(ord(sign) for sign in what)).random_raw(count)
+    return ((raw >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-24)).reshape(count)

@@ -1,0 +1,56 @@
+"""Which parts of a backbone learn, and in which mode each part runs.
+
+The parts are the blocks, the final norm and the rest (patch and position embeddings). A part whose parameters are all
+frozen is in eval mode whatever ``train()`` says: dropout and stochastic depth would be noise nobody trains
+against. Rotary positions are always in eval mode: in training mode they are shifted and rescaled at random, a
+recipe for pretraining that makes the same photo give other tokens each time.
+"""
+
+from __future__ import annotations
+
+from dinoneck.backbones import lora
+from dinoneck.backbones.adapter import Adapter, is_trainable
+from dinoneck.errors import BackboneError
+
+
+def set_modes(adapter: Adapter, mode: bool) -> None:
+    """Put trainable parts into ``mode`` and everything else into eval mode."""
+    parts = [*adapter.blocks, *adapter.norms]
+    inside = {id(parameter) for part in parts for parameter in part.parameters()}
+    rest = any(parameter.requires_grad and id(parameter) not in inside for parameter in adapter.parameters())
+    adapter.train(mode and rest)
+    for part in parts:
+        part.train(mode and is_trainable(part))
+    if adapter.rotary is not None:
+        adapter.rotary.eval()
+    adapter.training = adapter.model.training = mode and is_trainable(adapter)
+
+
+def freeze(adapter: Adapter, *, keep_lora: bool) -> None:
+    """Make nothing trainable, or only LoRA weights."""
+    kept = {id(parameter) for parameter in lora.parameters(adapter)} if keep_lora else set()
+    for parameter in adapter.parameters():
+        parameter.requires_grad_(id(parameter) in kept)
+
+
+def unfreeze_last(adapter: Adapter, n: int, *, runs: int, norm: bool) -> None:
+    """Make the last n of the first ``runs`` blocks trainable, and the final norm if it is applied.
+
+    Raises:
+        BackboneError: if n is out of range.
+    """
+    if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= runs:
+        raise BackboneError(f"n is {n!r}; expected 1 ... {runs}, the blocks that run for the layers asked for")
+    freeze(adapter, keep_lora=True)
+    for part in [*adapter.blocks[runs - n : runs], *(adapter.norms if norm else ())]:
+        part.requires_grad_(True)
+
+
+def unfreeze(adapter: Adapter, *, runs: int, norm: bool) -> None:
+    """Make everything trainable that takes part in the forward pass."""
+    adapter.requires_grad_(True)
+    for part in [*adapter.blocks[runs:], *(() if norm else adapter.norms)]:
+        part.requires_grad_(False)
+    for name, parameter in adapter.named_parameters():
+        if name.endswith("mask_token"):  # for masked images, which are not among the inputs here
+            parameter.requires_grad_(False)
