@@ -75,6 +75,16 @@ def test_pages_show_what_the_benchmarks_stored() -> None:
         assert version in page, name
 
 
+def test_the_page_on_gram_anchoring_shows_what_was_stored() -> None:
+    from benchmarks.gram_anchor import RESULTS, markdown
+
+    stored = json.loads((RESULTS / "gram_anchor.json").read_text())
+    page = (ROOT / "docs" / "explanation" / "gram-anchoring.md").read_text()
+    assert markdown(stored) in page
+    for name, version in stored["machine"]["versions"].items():
+        assert version in page, name
+
+
 def test_no_page_is_unfinished() -> None:
     for page in PAGES:
         assert not re.search(r"^(TABLE|MACHINE)$|\b(TODO|TBD|FIXME)\b", page.read_text(), re.MULTILINE), page

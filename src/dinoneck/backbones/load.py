@@ -40,10 +40,8 @@ def load_backbone(
 
     Args:
         name: such as ``vit_small_patch16_dinov3``, with or without a weights tag (``.lvd1689m``); for transformers
-            also its own name (``facebook/dinov2-small``) or a local model folder. A model object goes to
-            :func:`wrap_backbone`.
-        source: the library whose model runs: ``"timm"``, ``"transformers"`` (extra ``[hf]``), or ``"official"``
-            for an object that ``torch.hub`` gave.
+            also its own name (``facebook/dinov2-small``) or a local folder; or a model (:func:`wrap_backbone`).
+        source: whose model runs: ``"timm"``, ``"transformers"`` (extra ``[hf]``), ``"official"`` (an object).
         pretrained: load the published weights from the local cache or the hub.
         layers: block indices, 0-based, in the order wanted, duplicates kept, negative from the end; None = the
             last block, an integer n = the n last.
@@ -52,8 +50,8 @@ def load_backbone(
         checkpoint: a local official ``.pth`` or ``.safetensors`` file instead; every key must land.
         seed: which random weights, with ``pretrained=False``: the same on every machine; None = 0.
         dtype: of the weights and tokens; None keeps float32.
-        pos_embed: how position embeddings come to another grid. ``"native"``: as the library does it;
-            ``"official"``: as the dinov2 repository does it, in any library. They differ for DINOv2 without
+        pos_embed: how position embeddings come to another grid: ``"native"``, as the library does it, or
+            ``"official"``, as the dinov2 repository does it, in any library. They differ for DINOv2 without
             registers away from 518 x 518, by 2 to 6 % of the features at 224 x 224.
 
     Raises:
@@ -69,20 +67,12 @@ def load_backbone(
     """
     _check_plain(source, dtype, seed=seed, pretrained=pretrained, norm=norm, frozen=frozen)
     if isinstance(name, nn.Module):
-        backbone = wrap_backbone(name, layers=layers, norm=norm, frozen=frozen, dtype=dtype, pos_embed=pos_embed)
-        if source not in ("timm", backbone.adapter.source):
-            raise BackboneError(f"source is {source!r}, but the object is of {backbone.adapter.source}")
-        return backbone
-    if not isinstance(name, str):
-        raise ConfigError(f"name is {name!r}; expected a model name (an object goes to wrap_backbone)")
+        _check_source(source, name)
+        return wrap_backbone(name, layers=layers, norm=norm, frozen=frozen, dtype=dtype, pos_embed=pos_embed)
     random = checkpoint is None and (name == TINY or not pretrained)
     if seed is not None and not random:
         raise ConfigError(f"seed={seed} only means something for random weights; pass pretrained=False with it")
-    wanted = (seed or 0) if random else None
-    if source == "official":
-        raise BackboneError(f"source='official' takes an object: load one with {official.HOW_TO}")
-    build = _from_timm if source == "timm" else _from_transformers
-    adapter, origin = build(name, checkpoint, wanted, pos_embed)
+    adapter, origin = _build(name, source, checkpoint, (seed or 0) if random else None, pos_embed)
     if dtype is not None:
         adapter.to(dtype)
     full_name = name if random or adapter.name is None else adapter.name
@@ -138,6 +128,24 @@ def _adapter(model: nn.Module, pos_embed: PosEmbed) -> Adapter:
         f"{type(model).__name__} is no timm VisionTransformer or Eva, no DINO model of transformers, and no object of "
         f"the dinov2 or dinov3 repositories{hint}"
     )
+
+
+def _check_source(source: str, model: nn.Module) -> None:
+    found = _adapter(model, "native").source
+    if source not in ("timm", found):
+        raise BackboneError(f"source is {source!r}, but the object is of {found}")
+
+
+def _build(
+    name: str, source: Source, checkpoint: str | os.PathLike[str] | None, seed: int | None, pos_embed: PosEmbed
+) -> tuple[Adapter, dict[str, Any]]:
+    """The model of a name, and where its weights came from; with a seed they are random."""
+    if not isinstance(name, str):
+        raise ConfigError(f"name is {name!r}; expected a model name (an object goes to wrap_backbone)")
+    if source == "official":
+        raise BackboneError(f"source='official' takes an object: load one with {official.HOW_TO}")
+    build = _from_timm if source == "timm" else _from_transformers
+    return build(name, checkpoint, seed, pos_embed)
 
 
 def _from_timm(

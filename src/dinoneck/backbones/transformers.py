@@ -140,7 +140,10 @@ def from_folder(folder: Path) -> nn.Module:
     library = _library()
     if not (folder / "config.json").is_file():
         raise BackboneError(f"{folder} holds no config.json: it is no model folder of transformers")
-    kind = library.AutoConfig.from_pretrained(folder, local_files_only=True).model_type
+    try:
+        kind = library.AutoConfig.from_pretrained(folder, local_files_only=True).model_type
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise BackboneError(f"{folder / 'config.json'} is no configuration that transformers reads: {error}") from error
     if kind not in _FAMILIES:
         raise BackboneError(f"{folder} holds a {kind!r} model; expected one of {', '.join(_FAMILIES)}")
     noise = logging.getLogger("transformers.modeling_utils")

@@ -15,7 +15,8 @@ from dinoneck import registry
 from dinoneck.atomic import write_whole
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.checkpoint import header as headers
-from dinoneck.checkpoint.pairing import check_records
+from dinoneck.checkpoint import lora_weights
+from dinoneck.checkpoint.pairing import check_probe, check_records
 from dinoneck.checkpoint.read import FILE_DTYPES, check_finite, check_meta, read_file
 from dinoneck.checkpoint.records import check_entries
 from dinoneck.configured import encode, normal
@@ -31,7 +32,8 @@ class HeadCheckpoint:
         head_type: the registered name.
         config: the constructor arguments in JSON-able form.
         meta: everything in the file's header, digest included.
-        state_dict: the weights, on the CPU.
+        state_dict: the weights of the head, on the CPU.
+        adapter_state: LoRA weights of its backbone that travel with it, by the backbone's names; usually none.
         revision: the commit a hub file came from; None for a local file.
 
     Examples:
@@ -46,7 +48,13 @@ class HeadCheckpoint:
 
     def __init__(self, meta: Mapping[str, Any], state_dict: Mapping[str, Tensor], revision: str | None = None) -> None:
         self.meta = dict(meta)
-        self.state_dict = dict(state_dict)
+        own = [key for key in state_dict if not key.startswith(lora_weights.PREFIX)]
+        self.state_dict = {key: state_dict[key] for key in own}
+        self.adapter_state = {
+            key.removeprefix(lora_weights.PREFIX): value
+            for key, value in state_dict.items()
+            if key not in self.state_dict
+        }
         self.revision = revision
 
     @property
@@ -78,7 +86,8 @@ class HeadCheckpoint:
 
         Args:
             module: a registered building block, neck or head.
-            backbone: the backbone it was trained on, or its record.
+            backbone: the backbone it was trained on, or its record. Given itself, its functional probe and its LoRA
+                weights go into the file too.
             preprocess: how its photos were prepared, or the record.
             extra: anything else to keep, JSON-able, at most 16 KiB; never interpreted.
 
@@ -92,7 +101,7 @@ class HeadCheckpoint:
             inner = getattr(module, "_orig_mod", getattr(module, "module", None))
             hint = f" Save the {type(inner).__name__} inside it instead." if isinstance(inner, nn.Module) else ""
             raise CheckpointError(f"{error}.{hint}", step="registry") from None
-        state = _snapshot(module, name)
+        state = _snapshot(module.state_dict(), name) | _snapshot(lora_weights.weights_of(backbone), "the backbone")
         meta: dict[str, Any] = {
             "format": headers.FORMAT,
             "schema": headers.SCHEMA,
@@ -100,7 +109,7 @@ class HeadCheckpoint:
             "head_type": head_type,
             "config": module.config,
             "tensors": [[key, FILE_DTYPES[value.dtype], list(value.shape)] for key, value in sorted(state.items())],
-            "backbone": backbone.record() if isinstance(backbone, Backbone) else _plain(backbone, "backbone"),
+            "backbone": _probed(backbone) if isinstance(backbone, Backbone) else _plain(backbone, "backbone"),
             "inputs": preprocess.record()
             if isinstance(preprocess, Preprocessing)
             else _plain(preprocess, "preprocess"),
@@ -131,7 +140,7 @@ class HeadCheckpoint:
             )
         headers.check_path(path)
         try:
-            write_whole(path, [start, *_chunks(self.meta, self.state_dict)], check=_read_back)
+            write_whole(path, [start, *_chunks(self.meta, self._tensors())], check=_read_back)
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{path} cannot be written: {error}", step="write") from error
 
@@ -169,8 +178,14 @@ class HeadCheckpoint:
     def check_backbone(self, backbone: Backbone | Mapping[str, Any], probe: bool = False) -> None:
         """Refuse a backbone that is not the one this head was trained on.
 
-        Width, patch size, prefix tokens, depth, layers, norm, position embeddings, architecture and the
-        weights' digest are compared.
+        Width, patch size, prefix tokens, depth, layers, norm, position embeddings, architecture, LoRA weights and
+        the weights' digest are compared.
+
+        Args:
+            backbone: the backbone, or its record.
+            probe: let what the backbone does decide in place of names and digests: it runs one small fixed image
+                and the result is compared with the file's. So the same weights in another library or dtype pass,
+                and others do not.
 
         Raises:
             CheckpointError: naming what differs; also if the file has no backbone record, or ``probe`` is
@@ -182,9 +197,32 @@ class HeadCheckpoint:
                 "this head file does not say which backbone it was trained on; save it with backbone=",
                 step="pairing",
             )
-        if probe:
-            raise CheckpointError("this head file holds no functional probe of its backbone", step="pairing")
-        check_records(trained, backbone.record() if isinstance(backbone, Backbone) else backbone)
+        given = backbone.record() if isinstance(backbone, Backbone) else backbone
+        if not probe:
+            check_records(trained, given)
+            return
+        if not isinstance(backbone, Backbone):
+            raise CheckpointError("a probe needs the backbone itself, not its record", step="pairing")
+        check_records(trained, given, weights=False)
+        check_probe(trained, {**given, "probe": backbone.probe()})
+
+    def apply_adapter(self, backbone: Backbone, *, trainable: bool = False) -> None:
+        """Put the LoRA weights that travel with this head into the backbone they were trained on.
+
+        Args:
+            backbone: the base, with the same weights as in training and without LoRA.
+            trainable: let them learn on; else they are frozen.
+
+        Raises:
+            CheckpointError: if the file holds none, or the backbone is another one; it stays as it was.
+        """
+        record = self.meta["backbone"]
+        if not self.adapter_state:
+            raise CheckpointError("this head file holds no LoRA weights", step="pairing")
+        lora_weights.apply(backbone, record, self.adapter_state, trainable=trainable)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return self.state_dict | {lora_weights.PREFIX + key: value for key, value in self.adapter_state.items()}
 
     def __repr__(self) -> str:
         size = sum(value.numel() for value in self.state_dict.values())
@@ -220,10 +258,16 @@ def load_head(path_or_repo: str | os.PathLike[str]) -> nn.Module:
     return HeadCheckpoint.load(path_or_repo).build()
 
 
-def _snapshot(module: nn.Module, name: str) -> dict[str, Tensor]:
+def _probed(backbone: Backbone) -> dict[str, Any]:
+    """The record with the functional probe; a backbone without values has none."""
+    record = backbone.record()
+    return record if record["weights_sha256"] is None else {**record, "probe": backbone.probe()}
+
+
+def _snapshot(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
     state: dict[str, Tensor] = {}
     places: dict[tuple[Any, int], str] = {}
-    for key, value in module.state_dict().items():
+    for key, value in tensors.items():
         if not isinstance(value, Tensor) or value.is_meta or value.dtype not in FILE_DTYPES:
             what = f"{value.dtype} on {value.device}" if isinstance(value, Tensor) else type(value).__name__
             raise CheckpointError(f"{name}: {key} is {what}; it cannot be saved", step="write")

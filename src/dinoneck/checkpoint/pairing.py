@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from dinoneck.backbones.known import architecture_of
+from dinoneck.backbones.probe import differs
 from dinoneck.errors import CheckpointError
 
 _MUST_AGREE = {
@@ -15,20 +17,22 @@ _MUST_AGREE = {
     "depth": "number of blocks",
     "layers": "layers",
     "norm": "final norm applied",
-    "pos_embed": "position-embedding recipe",
 }
 
 
 NAMED = ("seeded", "hub")
 
 
-def check_records(trained: Mapping[str, Any], given: Mapping[str, Any], *, layers: bool = True) -> None:
+def check_records(
+    trained: Mapping[str, Any], given: Mapping[str, Any], *, layers: bool = True, weights: bool = True
+) -> None:
     """Compare two backbone records.
 
     Args:
         trained: the record in the head file.
         given: the record of the backbone at hand.
         layers: compare the layers too.
+        weights: compare position recipes, architecture, digests and LoRA weights too; off when a probe decides.
 
     Raises:
         CheckpointError: naming what differs, both values and the remedy.
@@ -38,7 +42,8 @@ def check_records(trained: Mapping[str, Any], given: Mapping[str, Any], *, layer
         for key, meaning in _MUST_AGREE.items()
         if trained.get(key) != given.get(key) and (layers or key != "layers")
     ]
-    differences += _weights_differ(trained, given)
+    if weights:
+        differences += _recipes_differ(trained, given) + _weights_differ(trained, given) + _lora_differs(trained, given)
     if differences:
         raise CheckpointError(
             f"the backbone {given.get('name')!r} does not fit this head: {'; '.join(differences)}. Load "
@@ -48,27 +53,71 @@ def check_records(trained: Mapping[str, Any], given: Mapping[str, Any], *, layer
         )
 
 
+def check_probe(trained: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """Compare two functional probes.
+
+    Raises:
+        CheckpointError: if the file has none, or they differ by more than rounding explains.
+    """
+    if not trained.get("probe"):
+        raise CheckpointError("this head file holds no functional probe of its backbone", step="pairing")
+    half = bool({trained.get("dtype"), given.get("dtype")} & {"float16", "bfloat16"})
+    gap = differs(trained["probe"], given["probe"], half=half)
+    if gap is not None:
+        raise CheckpointError(
+            f"the backbone {given.get('name')!r} does something else than the one this head was trained on: its probe "
+            f"differs by {gap:.3g}. Load {trained.get('name')!r} with the weights {_spell(trained)}",
+            step="pairing",
+        )
+
+
+def _recipes_differ(trained: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
+    one, other = _recipe(trained), _recipe(given)
+    if one == other:
+        return []
+    return [f"position-embedding recipe: the head was trained with {one}, this backbone has {other} (pos_embed=)"]
+
+
+def _recipe(record: Mapping[str, Any]) -> str:
+    """Which function resamples positions; only plain DINOv2 has several."""
+    if record.get("family") != "dinov2" or record.get("num_registers"):
+        return str(record.get("pos_embed")) if record.get("family") == "other" else "the only one"
+    if record.get("source") == "official" or record.get("pos_embed") == "official":
+        return "'official'"
+    return f"{record.get('pos_embed')!r} of {record.get('source')}"
+
+
 def _weights_differ(trained: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
     digests = trained.get("weights_sha256"), given.get("weights_sha256")
     if None not in digests and digests[0] == digests[1]:
         return []
-    if _architecture(trained) != _architecture(given):
-        return [f"model: the head was trained on {trained.get('name')!r}, this is {given.get('name')!r}"]
-    if None not in digests and trained.get("dtype") == given.get("dtype"):
-        return [f"weights: the head was trained on {_spell(trained)}, this backbone has {_spell(given)}"]
-    if trained.get("weights") != given.get("weights"):
-        return [f"weights: the head was trained on {_spell(trained)}, this backbone has {_spell(given)}"]
-    origin = trained.get("weights")
-    if isinstance(origin, Mapping) and origin.get("kind") in NAMED:
+    names = str(trained.get("name")), str(given.get("name"))
+    if architecture_of(names[0]) != architecture_of(names[1]):
+        return [f"model: the head was trained on {names[0]!r}, this is {names[1]!r}"]
+    alike = all(trained.get(key) == given.get(key) for key in ("dtype", "source"))
+    comparable = alike and None not in digests
+    kinds = [
+        one.get("kind") if isinstance(one := record.get("weights"), Mapping) else None for record in (trained, given)
+    ]
+    same_origin = trained.get("weights") == given.get("weights")
+    if same_origin and kinds[0] in NAMED and not comparable:
         return []
+    if comparable or (not same_origin and (alike or kinds == ["seeded", "seeded"])):
+        return [f"weights: the head was trained on {_spell(trained)}, this backbone has {_spell(given)}"]
     return [
-        f"weights: those of a file or object cannot be compared in another dtype; load the backbone with "
-        f"dtype=torch.{trained.get('dtype')}, as in training"
+        "weights: they cannot be compared across libraries and dtypes by their digests; load the backbone as in "
+        f"training (source={trained.get('source')!r}, dtype=torch.{trained.get('dtype')}), or let what it does decide: "
+        "check_backbone(backbone, probe=True)"
     ]
 
 
-def _architecture(record: Mapping[str, Any]) -> str:
-    return str(record.get("name")).split(".", 1)[0]
+def _lora_differs(trained: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
+    one, other = trained.get("adapter"), given.get("adapter")
+    if (one or {}).get("sha256") == (other or {}).get("sha256"):
+        return []
+    if other is None:
+        return ["LoRA: the head was trained with LoRA weights; its file holds them: checkpoint.apply_adapter(backbone)"]
+    return ["LoRA: this backbone has LoRA weights that the head was not trained with; load it without"]
 
 
 def _spell(record: Mapping[str, Any]) -> str:

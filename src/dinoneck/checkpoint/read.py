@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from dinoneck import registry
 from dinoneck.checkpoint import header as headers
+from dinoneck.checkpoint import lora_weights
 from dinoneck.checkpoint.header import Header, TensorEntry
 from dinoneck.configured import encode
 from dinoneck.data.photos import Preprocessing
@@ -70,7 +71,9 @@ def check_meta(meta: Mapping[str, Any], tensors: tuple[TensorEntry, ...], name: 
             Preprocessing.from_record(meta["inputs"])
         except (ConfigError, TypeError, ValueError) as error:
             raise CheckpointError(f"{name}: inputs: {error}", step="config") from None
-    _check_tensors(skeleton, tensors, name)
+    travelling = {entry.name: entry for entry in tensors if entry.name.startswith(lora_weights.PREFIX)}
+    lora_weights.check(travelling, meta["backbone"], name)
+    _check_tensors(skeleton, tuple(entry for entry in tensors if entry.name not in travelling), name)
 
 
 def on_meta(cls: type[Any], config: Mapping[str, Any], name: str) -> nn.Module:

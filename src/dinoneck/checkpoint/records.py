@@ -22,6 +22,11 @@ def check_entries(meta: Mapping[str, Any], name: str) -> None:
         _check(meta["backbone"], _BACKBONE, f"{name}: backbone")
         if isinstance(weights := meta["backbone"].get("weights"), Mapping):
             _check(weights, _WEIGHTS, f"{name}: backbone.weights")
+        if isinstance(adapter := meta["backbone"].get("adapter"), Mapping):
+            missing = [key for key in (*_LORA, "sha256") if key not in adapter]
+            if missing:
+                raise CheckpointError(f"{name}: backbone.adapter lacks {', '.join(missing)}", step="schema")
+            _check(adapter, _LORA, f"{name}: backbone.adapter")
     if meta["inputs"] is not None:
         _check(meta["inputs"], _INPUTS, f"{name}: inputs")
     for place, task in enumerate(meta["tasks"]):
@@ -59,6 +64,10 @@ def _is_ints(value: Any) -> bool:
     return isinstance(value, list) and all(_is_int(item) for item in value)
 
 
+def _is_numbers(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, int | float) for item in value)
+
+
 def _is_sides(value: Any) -> bool:
     return _is_int(value) or (_is_ints(value) and len(value) == 2)
 
@@ -78,6 +87,14 @@ _BACKBONE = {
     "layers": (_is_ints, "a list of block indices"),
     "norm": (lambda value: isinstance(value, bool), "true or false"),
     "weights": _OBJECT,
+    "adapter": _OBJECT,
+    "probe": (_is_numbers, "a list of numbers"),
+}
+_LORA = {
+    "rank": _INT,
+    "alpha": (lambda value: isinstance(value, int | float), "a number"),
+    "targets": _TEXT,
+    "blocks": _INT,
 }
 _WEIGHTS = {"kind": _TEXT, "repo": _TEXT, "revision": _TEXT, "scheme": _TEXT, "seed": _INT}
 _INPUTS = {"size": _SIDES, "patch_size": _SIDES, **dict.fromkeys(("fit", "policy", "interpolation"), _TEXT)}

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 def add_backbone(parser: argparse.ArgumentParser) -> None:
     """Declare --backbone, --random-backbone, --backbone-file."""
     group = parser.add_argument_group("backbone")
-    group.add_argument("--backbone", metavar="NAME", help=f"timm name (default {DINOV3_SMALL})")
+    group.add_argument("--backbone", metavar="NAME", help=f"name, see 'dinoneck backbones' (default {DINOV3_SMALL})")
+    group.add_argument(
+        "--backbone-source", choices=("timm", "transformers"), default="timm", help="library whose model runs"
+    )
     group.add_argument(
         "--random-backbone",
         action="store_true",
@@ -37,6 +40,7 @@ def load(options: argparse.Namespace) -> Backbone:
         raise ConfigError("--backbone-seed says which random weights; give it with --random-backbone")
     return load_backbone(
         options.backbone,
+        source=options.backbone_source,
         pretrained=not random,
         checkpoint=options.backbone_file,
         seed=options.backbone_seed,

@@ -66,11 +66,14 @@ def _backbone(record: dict[str, Any] | None) -> str:
         "seeded": f"seeded random weights, seed {weights.get('seed')}",
         "hub": f"published weights {weights.get('repo')} at {weights.get('revision')}",
     }.get(str(weights.get("kind")), "weights from a file or an object")
+    tuned = record.get("adapter")
+    origin += f", with LoRA of rank {tuned['rank']}" if tuned else ""
     licence = f"; licence {record['license']}" if record.get("license") else ""
     norm = "normed" if record.get("norm") else "not normed"
+    shape = f"patch {record.get('patch_size')} px, width {record.get('embed_dim')}"
     return (
-        f"{record.get('name')}, layers {record.get('layers')} {norm}, patch {record.get('patch_size')} px, width "
-        f"{record.get('embed_dim')}, {record.get('num_registers')} registers; {origin}{licence}"
+        f"{record.get('name')} of {record.get('source')}, layers {record.get('layers')} {norm}, {shape}, "
+        f"{record.get('num_registers')} registers; {origin}{licence}"
     )
 
 

@@ -132,6 +132,8 @@ def _backbone(options: argparse.Namespace) -> Any:
         checkpoint=options.backbone_file,
         layers=need(record, "layers"),
         norm=need(record, "norm"),
+        source=record.get("source") or "timm",
+        pos_embed=record.get("pos_embed") or "native",
     )
 
 

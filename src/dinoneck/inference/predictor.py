@@ -33,6 +33,7 @@ class _Loaded(NamedTuple):
     head: Head
     backbone: Mapping[str, Any] | None
     inputs: Preprocessing | None
+    checkpoint: HeadCheckpoint | None = None
 
 
 class _Voice(NamedTuple):
@@ -90,7 +91,7 @@ class Predictor:
         if batch_size < 1:
             raise ConfigError(f"batch_size is {batch_size}; expected 1 or more")
         loaded = [_load(source) for source in _sources(heads)]
-        backbone = backbone or _rebuild(loaded)
+        backbone = backbone or _rebuilt(loaded)
         _check_pairing(loaded, backbone)
         self.preprocess = (preprocess or _shared_inputs(loaded) or backbone.preprocess).changed(blur=blur)
         if not isinstance(backbone.patch_size, int) and any(view.turns % 2 for view in VIEWS[tta]):
@@ -233,12 +234,21 @@ def _load(source: HeadSource) -> _Loaded:
     if not isinstance(module, Head):
         raise CheckpointError(f"{type(module).__name__} is no head with tasks; it cannot predict", step="pairing")
     if isinstance(source, HeadCheckpoint):
-        return _Loaded(module, source.meta["backbone"], source.preprocess)
+        return _Loaded(module, source.meta["backbone"], source.preprocess, source)
     return _Loaded(module, None, None)
 
 
-def _rebuild(loaded: Sequence[_Loaded]) -> Backbone:
-    """Load the backbone that the files name."""
+def _rebuilt(loaded: Sequence[_Loaded]) -> Backbone:
+    """Load the backbone that the files name, with the LoRA weights that travel with the first that has any."""
+    backbone = _load_named(loaded)
+    for item in loaded:
+        if item.checkpoint is not None and item.checkpoint.adapter_state:
+            item.checkpoint.apply_adapter(backbone)
+            break
+    return backbone
+
+
+def _load_named(loaded: Sequence[_Loaded]) -> Backbone:
     record = next((item.backbone for item in loaded if item.backbone is not None), None)
     if record is None:
         raise CheckpointError("the heads do not say which backbone they need; pass backbone=", step="pairing")
@@ -256,6 +266,8 @@ def _rebuild(loaded: Sequence[_Loaded]) -> Backbone:
         seed=need(origin, "seed") if seeded else None,
         layers=need(record, "layers"),
         norm=need(record, "norm"),
+        source=record.get("source") or "timm",
+        pos_embed=record.get("pos_embed") or "native",
         dtype=getattr(torch, record.get("dtype") or "float32", None),
     )
 

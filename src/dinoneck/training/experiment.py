@@ -81,7 +81,7 @@ def run_experiment(
         "target_weights": dict(table.weights),
         "scores": result.scores(),
         "plan": asdict(plan),
-        "backbone": backbone.record(),
+        "backbone": {**backbone.record(), "probe": backbone.probe()},
         "inputs": preprocess.record(),
         "versions": versions(),
     }

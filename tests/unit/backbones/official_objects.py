@@ -1,0 +1,149 @@
+"""Small stand-ins with the interface of the dinov2 and dinov3 repositories' objects (not their code)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class Block(nn.Module):
+    """A residual block whose output depends on every token, and on the rotary pair if one is given."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.attn = nn.Module()
+        self.attn.qkv = nn.Linear(width, width)
+        self.attn.proj = nn.Linear(width, width)
+        self.mlp = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        y = self.attn.proj(self.attn.qkv(x).tanh() + x.mean(dim=1, keepdim=True))
+        if rope is not None:
+            sin, _ = rope
+            y = torch.cat((y[:, : -len(sin)], y[:, -len(sin) :] + sin.mean(dim=-1)[None, :, None]), dim=1)
+        return x + y + self.mlp(x).relu() / 4
+
+
+class Rotary(nn.Module):
+    """Rotary positions that move at random in training mode, as the real ones do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("periods", torch.linspace(1, 9, 4))
+
+    def forward(self, *, H: int, W: int) -> tuple[Tensor, Tensor]:
+        place = torch.stack(torch.meshgrid(torch.arange(0.5, H) / H, torch.arange(0.5, W) / W, indexing="ij"), dim=-1)
+        place = place.reshape(-1, 2) * (1 + torch.rand(1) if self.training else 1.0)
+        angles = (place[:, :, None] / self.periods).flatten(1)
+        return angles.sin(), angles.cos()
+
+
+class Official(nn.Module):
+    """What both have in common."""
+
+    def __init__(self, width: int = 8, depth: int = 4, patch: int = 4, registers: int = 0, chunks: int = 0) -> None:
+        super().__init__()
+        self.embed_dim, self.patch_size, self.n_blocks = width, patch, depth
+        self.patch_embed = nn.Module()
+        self.patch_embed.proj = nn.Conv2d(3, width, patch, patch)
+        self.cls_token = nn.Parameter(torch.randn(1, 1, width))
+        self.extra_tokens = nn.Parameter(torch.randn(1, registers, width))
+        flat = [Block(width) for _ in range(depth)]
+        self.chunked_blocks = chunks > 0
+        if chunks:
+            size = depth // chunks
+            self.blocks = nn.ModuleList(
+                nn.ModuleList([nn.Identity()] * i + flat[i : i + size]) for i in range(0, depth, size)
+            )
+        else:
+            self.blocks = nn.ModuleList(flat)
+        self.flat = tuple(flat)
+        self.norm = nn.LayerNorm(width)
+
+    def tokens(self, x: Tensor) -> Tensor:
+        patches = self.patch_embed.proj(x).flatten(2).transpose(1, 2)
+        return torch.cat((self.cls_token.expand(len(x), -1, -1), self.extra_tokens.expand(len(x), -1, -1), patches), 1)
+
+    def outputs(self, x: Tensor, n: Any, norm: bool) -> list[Tensor]:
+        y, found = self.tokens(x), []
+        for number, block in enumerate(self.flat):
+            y = self.run(block, y, x)
+            if number in n:
+                found.append(self.normed(y) if norm else y)
+        return found
+
+    def run(self, block: nn.Module, y: Tensor, x: Tensor) -> Tensor:
+        return block(y)
+
+    def normed(self, y: Tensor) -> Tensor:
+        return self.norm(y)
+
+
+class Dinov2Like(Official):
+    """dinov2's surface: positional n, no way to the registers."""
+
+    def __init__(self, **setting: Any) -> None:
+        super().__init__(**setting)
+        self.num_register_tokens = self.extra_tokens.shape[1]
+
+    def prepare_tokens_with_masks(self, x: Tensor, masks: Tensor | None = None) -> Tensor:
+        return self.tokens(x)
+
+    def get_intermediate_layers(
+        self, x: Tensor, n: Any = 1, reshape: bool = False, return_class_token: bool = False, norm: bool = True
+    ) -> tuple[Any, ...]:
+        skip = 1 + self.num_register_tokens
+        return tuple((y[:, skip:], y[:, 0]) for y in self.outputs(x, n, norm))
+
+
+class Dinov3Like(Official):
+    """dinov3's surface: keyword n, extra tokens, rotary positions, perhaps a norm of its own for the prefix."""
+
+    def __init__(self, *, untied: bool = False, **setting: Any) -> None:
+        super().__init__(**setting)
+        self.n_storage_tokens = self.extra_tokens.shape[1]
+        self.rope_embed = Rotary()
+        self.untie_cls_and_patch_norms = untied
+        self.cls_norm = nn.LayerNorm(self.embed_dim) if untied else None
+        if untied:
+            nn.init.constant_(self.cls_norm.weight, 3.0)
+
+    def prepare_tokens_with_masks(self, x: Tensor, masks: Tensor | None = None) -> tuple[Tensor, tuple[int, int]]:
+        return self.tokens(x), (x.shape[-2] // self.patch_size, x.shape[-1] // self.patch_size)
+
+    def run(self, block: nn.Module, y: Tensor, x: Tensor) -> Tensor:
+        return block(y, self.rope_embed(H=x.shape[-2] // self.patch_size, W=x.shape[-1] // self.patch_size))
+
+    def normed(self, y: Tensor) -> Tensor:
+        if not self.untie_cls_and_patch_norms:
+            return self.norm(y)
+        skip = 1 + self.n_storage_tokens
+        return torch.cat((self.cls_norm(y[:, :skip]), self.norm(y[:, skip:])), dim=1)
+
+    def get_intermediate_layers(
+        self,
+        x: Tensor,
+        *,
+        n: Any = 1,
+        reshape: bool = False,
+        return_class_token: bool = False,
+        return_extra_tokens: bool = False,
+        norm: bool = True,
+    ) -> tuple[Any, ...]:
+        skip = 1 + self.n_storage_tokens
+        return tuple((y[:, skip:], y[:, 0], y[:, 1:skip]) for y in self.outputs(x, n, norm))
+
+
+class MethodOnly(nn.Module):
+    """An object that shows nothing but the method and a few numbers."""
+
+    def __init__(self, inner: Official) -> None:
+        super().__init__()
+        self.inner = inner
+        self.embed_dim, self.patch_size, self.blocks = inner.embed_dim, inner.patch_size, inner.blocks
+        self.get_intermediate_layers = inner.get_intermediate_layers
+        for name in ("n_storage_tokens", "num_register_tokens"):
+            if hasattr(inner, name):
+                setattr(self, name, getattr(inner, name))

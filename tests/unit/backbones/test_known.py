@@ -1,0 +1,51 @@
+"""The table of published models says what timm's models say."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import timm
+import torch
+from timm.models import get_pretrained_cfg
+
+from dinoneck.backbones.known import KNOWN, architecture_of, names_of
+from dinoneck.backbones.timm import TimmAdapter, names
+from dinoneck.cli.main import main
+
+
+def test_every_supported_architecture_is_in_the_table() -> None:
+    assert sorted(model.name for model in KNOWN) == sorted(names())
+
+
+@pytest.mark.parametrize("known", KNOWN, ids=lambda known: known.name)
+def test_rows_are_true(known) -> None:  # type: ignore[no-untyped-def]
+    with torch.device("meta"):
+        adapter = TimmAdapter(timm.create_model(known.name, num_classes=0))
+    assert (adapter.patch_size[0], adapter.embed_dim, adapter.depth) == (known.patch, known.width, known.depth)
+    assert adapter.num_registers == known.registers
+    tags = [name.split(".", 1)[1] for name in timm.list_pretrained(f"{known.name}.*")]
+    assert sorted(known.hubs) == sorted(tags)
+    for tag in tags:
+        assert get_pretrained_cfg(f"{known.name}.{tag}").license == known.license(tag)
+
+
+def test_names_lead_to_each_other() -> None:
+    full, hub = "vit_small_patch16_dinov3.lvd1689m", "facebook/dinov3-vits16-pretrain-lvd1689m"
+    assert names_of(hub) == names_of(full) == names_of("vit_small_patch16_dinov3") == (full, hub)
+    assert names_of("facebook/dinov2-base") == ("vit_base_patch14_dinov2.lvd142m", "facebook/dinov2-base")
+    assert names_of("mine") is None
+    assert (
+        architecture_of(hub) == architecture_of("vit_small_patch16_dinov3_qkvb.lvd1689m") == "vit_small_patch16_dinov3"
+    )
+
+
+def test_the_command_lists_them_without_torch(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["backbones", "reg4"]) == 0
+    told = capsys.readouterr().out
+    row = "vit_giant_patch14_reg4_dinov2.lvd142m 14 1536 40 4 apache-2.0 facebook/dinov2-with-registers-giant"
+    assert row in " ".join(told.split())
+    assert main(["backbones", "resnet"]) == 1
+    script = "import sys; from dinoneck.cli.main import main; main(['backbones']); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True, check=False).returncode == 0

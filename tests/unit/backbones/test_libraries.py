@@ -1,0 +1,255 @@
+"""The same weights in timm and transformers are the same Tokens; every pitfall of the difference has its test."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from torch import Tensor
+
+from dinoneck import Backbone, BackboneError, ConfigError, load_backbone, wrap_backbone
+from dinoneck.backbones.positions import official_positions
+from dinoneck.backbones.transformers import from_timm
+
+LAYERS = [11, 2, 5, 5]
+BOUNDS = {"dinov3": 1e-5, "dinov2": 1e-5, "reg4": 0.0}
+CASES = [
+    ("vit_small_patch16_dinov3", (112, 336), "native"),
+    ("vit_small_patch16_dinov3", (224, 224), "official"),
+    ("vit_small_plus_patch16_dinov3_qkvb", (144, 256), "native"),
+    ("vit_small_patch14_reg4_dinov2", (238, 476), "native"),
+    ("vit_small_patch14_reg4_dinov2", (224, 224), "official"),
+    ("vit_small_patch14_dinov2", (518, 518), "native"),
+    ("vit_small_patch14_dinov2", (224, 224), "official"),
+    ("vit_small_patch14_dinov2", (238, 476), "official"),
+]
+
+
+def both(name: str, **options: object) -> tuple[Backbone, Backbone]:
+    one = load_backbone(name, pretrained=False, **options)  # type: ignore[arg-type]
+    return one, load_backbone(name, pretrained=False, source="transformers", **options)  # type: ignore[arg-type]
+
+
+def gap(one: tuple[Tensor, ...], other: tuple[Tensor, ...]) -> float:
+    return max((a - b).abs().max().item() if a.numel() else 0.0 for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize(("name", "size", "recipe"), CASES)
+def test_two_libraries_one_function(name: str, size: tuple[int, int], recipe: str) -> None:
+    bound = BOUNDS[next(key for key in ("reg4", "dinov2", "dinov3") if key in name)]
+    images = torch.randn(1, 3, *size)
+    for norm in (True, False):
+        one, other = both(name, layers=LAYERS, norm=norm, pos_embed=recipe)
+        a, b = one(images), other(images)
+        assert (a.grid, a.layers, a.normed, a.num_registers) == (b.grid, b.layers, b.normed, b.num_registers)
+        assert gap(a.patches, b.patches) <= bound
+        assert gap(a.cls_token, b.cls_token) <= bound
+        assert gap(a.registers, b.registers) <= bound
+        assert (a.patches[0] - a.patches[1]).abs().mean() > 0.05  # layers differ, or equality would mean little
+
+
+def test_native_position_recipes_of_plain_dinov2_differ_and_are_told_apart() -> None:
+    one, other = both("vit_small_patch14_dinov2")
+    images = torch.randn(1, 3, 224, 224)
+    assert gap(one(images).patches, other(images).patches) > 1e-3
+    assert (
+        load_backbone("vit_small_patch14_dinov2", pretrained=False, pos_embed="official").record()["pos_embed"]
+        == "official"
+    )
+    with pytest.raises(ConfigError, match="pos_embed is 'antialias'"):
+        load_backbone("dinoneck_tiny", pos_embed="antialias")  # type: ignore[arg-type]
+
+
+def test_hidden_states_are_counted_from_the_embeddings() -> None:
+    """transformers' hidden_states[i] is the input of block i: using it as its output is off by one."""
+    _, backbone = both("vit_small_patch16_dinov3", layers=[2], norm=False)
+    images = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        states = backbone.adapter.model(images, output_hidden_states=True).hidden_states
+    assert torch.equal(backbone(images).sequence[0], states[3])
+    assert (backbone(images).sequence[0] - states[2]).abs().max() > 0.1
+
+
+def test_the_last_normed_layer_is_the_models_own_output() -> None:
+    for name in ("vit_small_patch16_dinov3", "vit_small_patch14_reg4_dinov2"):
+        _, backbone = both(name)
+        patch = backbone.adapter.patch_size[0]
+        images = torch.randn(1, 3, 3 * patch, 5 * patch)
+        with torch.no_grad():
+            assert torch.equal(backbone(images).sequence[0], backbone.adapter.model(images).last_hidden_state)
+
+
+def test_blocks_after_the_last_layer_do_not_run() -> None:
+    _, backbone = both("vit_small_patch16_dinov3", layers=[2, 0])
+    ran: list[int] = []
+    for number, block in enumerate(backbone.adapter.blocks):
+        block.register_forward_hook(lambda m, i, o, number=number: ran.append(number))
+    backbone(torch.randn(1, 3, 32, 32))
+    assert ran == [0, 1, 2]
+
+
+def tiny_dinov3() -> transformers.DINOv3ViTModel:
+    torch.manual_seed(0)
+    config = transformers.DINOv3ViTConfig(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=2, num_register_tokens=2,
+        image_size=64, layerscale_value=0.2, initializer_range=0.2,
+    )  # fmt: skip
+    return transformers.DINOv3ViTModel(config)
+
+
+def test_frozen_transformers_do_not_move_their_rotary_positions() -> None:
+    """In train() transformers rescales them at random (pos_embed_rescale=2 by default)."""
+    model = tiny_dinov3()
+    backbone = wrap_backbone(model)
+    images = torch.randn(1, 3, 32, 48)
+    torch.nn.Sequential(backbone).train()
+    first = backbone(images).sequence[0]
+    assert torch.equal(first, backbone(images).sequence[0])
+    model.train()
+    with torch.no_grad():
+        assert not torch.equal(model(images).last_hidden_state, first)
+    backbone.unfreeze_last(2).train()
+    assert torch.equal(backbone(images).sequence[0], backbone(images).sequence[0])
+
+
+def test_low_precision_keeps_the_frequencies() -> None:
+    before = tiny_dinov3().rope_embeddings.inv_freq.clone()
+    half = wrap_backbone(tiny_dinov3(), dtype=torch.bfloat16)
+    assert torch.equal(half.adapter.rotary.get_buffer("inv_freq"), before)
+    images = torch.randn(1, 3, 32, 48)
+    assert half(images).sequence[0].dtype == torch.bfloat16
+    assert (half(images).sequence[0].float() - wrap_backbone(tiny_dinov3())(images).sequence[0]).abs().mean() < 0.05
+
+
+def test_patch_r_c_is_the_token_at_its_place() -> None:
+    for model in (
+        tiny_dinov3(),
+        transformers.Dinov2Model(tiny_dinov2()),
+        from_timm(load_backbone("dinoneck_tiny").adapter.model),
+    ):
+        backbone = wrap_backbone(model)
+        with torch.no_grad():
+            for key, parameter in model.named_parameters():
+                if "layer_scale" in key:
+                    parameter.zero_()
+        patch, rows, cols = backbone.adapter.patch_size[0], 2, 5
+        images = torch.randn(1, 3, rows * patch, cols * patch)
+        before = backbone(images).maps()[0]
+        for r, c in ((0, 0), (0, 4), (1, 2)):
+            painted = images.clone()
+            painted[..., r * patch : (r + 1) * patch, c * patch : (c + 1) * patch] += 1.0
+            changed = (backbone(painted).maps()[0] - before).abs().amax(dim=1)[0] > 1e-6
+            assert changed.nonzero().tolist() == [[r, c]]
+
+
+def tiny_dinov2() -> transformers.Dinov2Config:
+    return transformers.Dinov2Config(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=56, patch_size=14, layerscale_value=0.2
+    )
+
+
+def test_folders_load_and_every_key_must_land(tmp_path: Path) -> None:
+    model = tiny_dinov3()
+    model.save_pretrained(tmp_path / "m")
+    (tmp_path / "m" / "preprocessor_config.json").write_text('{"image_mean": [0.1, 0.2, 0.3], "image_std": [1, 1, 1]}')
+    backbone = load_backbone(str(tmp_path / "m"), source="transformers", layers=[1, 0])
+    images = torch.randn(1, 3, 32, 48)
+    assert torch.equal(backbone(images).sequence[0], wrap_backbone(model, layers=[1])(images).sequence[0])
+    assert backbone.preprocess.mean == (0.1, 0.2, 0.3)
+    assert backbone.record()["weights"]["kind"] == "file"
+    config = json.loads((tmp_path / "m" / "config.json").read_text())
+    config = {key: value for key, value in config.items() if not key.startswith(("out_", "stage_"))}
+    (tmp_path / "m" / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 4}))
+    with pytest.raises(BackboneError, match=r"missing keys: .*layer\.3\."):
+        load_backbone(str(tmp_path / "m"), source="transformers")
+    (tmp_path / "m" / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 2}))
+    with pytest.raises(BackboneError, match="unexpected keys"):
+        load_backbone(str(tmp_path / "m"), source="transformers")
+    (tmp_path / "m" / "config.json").unlink()
+    with pytest.raises(BackboneError, match=r"no config\.json"):
+        load_backbone(str(tmp_path / "m"), source="transformers")
+    with pytest.raises(ConfigError, match="folder with weights of its own"):
+        load_backbone(str(tmp_path / "m"), source="transformers", pretrained=False)
+
+
+def test_models_of_other_kinds_are_refused() -> None:
+    with pytest.raises(BackboneError, match=r"ViTModel is no Dinov2Model"):
+        wrap_backbone(transformers.ViTModel(transformers.ViTConfig(
+            hidden_size=16, num_hidden_layers=1, num_attention_heads=1, intermediate_size=16)))  # fmt: skip
+    with pytest.raises(BackboneError, match=r"pass its \.dinov2"):
+        wrap_backbone(transformers.Dinov2ForImageClassification(tiny_dinov2()))
+    with pytest.raises(BackboneError, match=r"not in the local cache.*--random-backbone"):
+        load_backbone("facebook/dinov2-small", source="transformers")
+    with pytest.raises(BackboneError, match=r"source='transformers'"):
+        load_backbone("facebook/dinov2-small", pretrained=False)
+
+
+def test_hub_names_and_timm_names_are_one_model() -> None:
+    hub = load_backbone("facebook/dinov3-vits16-pretrain-lvd1689m", source="transformers", pretrained=False)
+    assert hub.record()["weights_sha256"] == both("vit_small_patch16_dinov3")[1].record()["weights_sha256"]
+
+
+def test_official_positions_are_the_formula() -> None:
+    """Bicubic, no antialiasing, scale (n + 0.1) / M, written out for one axis in float64."""
+    side, rows = 5, 3
+    line = torch.randn(side, dtype=torch.float64)
+    embedding = torch.cat((torch.zeros(1), line.repeat_interleave(side).float()))[None, :, None]
+    found = official_positions(embedding, (rows, side))[0, 1:, 0].reshape(rows, side)[:, 2]
+
+    def cubic(t: float, a: float = -0.75) -> float:
+        t = abs(t)
+        if t <= 1:
+            return (a + 2) * t**3 - (a + 3) * t**2 + 1
+        return a * t**3 - 5 * a * t**2 + 8 * a * t - 4 * a if t < 2 else 0.0
+
+    scale = (rows + 0.1) / side
+    for i in range(rows):
+        place = (i + 0.5) / scale - 0.5
+        base = int(torch.tensor(place).floor())
+        expected = sum(cubic(place - k) * line[min(max(k, 0), side - 1)].item() for k in range(base - 1, base + 3))
+        assert found[i].item() == pytest.approx(expected, abs=1e-5)
+    assert official_positions(embedding, (side, side)) is embedding
+    with pytest.raises(BackboneError, match="no CLS and a square grid"):
+        official_positions(embedding[:, 1:], (rows, side))
+
+
+def test_cached_hub_models_are_used_without_asking_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    model = tiny_dinov3()
+    model.save_pretrained(tmp_path / ("a" * 40))
+    asked = []
+
+    def snapshot(repo_id: str, **options: object) -> str:
+        asked.append((repo_id, options.get("local_files_only")))
+        return str(tmp_path / ("a" * 40))
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    loaded = load_backbone("vit_small_patch16_dinov3", source="transformers")
+    repo = "facebook/dinov3-vits16-pretrain-lvd1689m"
+    assert asked == [(repo, True)]
+    assert loaded.name == repo
+    assert loaded.weights == {"kind": "hub", "repo": repo, "revision": "a" * 40}
+    assert loaded.record()["weights_sha256"] == wrap_backbone(model).record()["weights_sha256"]
+    assert loaded.record()["license"] == "dinov3-license"
+    with pytest.raises(BackboneError, match="transformers has no weights of 'vit_tiny_patch16_dinov3_qkvb'"):
+        load_backbone("vit_tiny_patch16_dinov3_qkvb", source="transformers")
+
+
+def test_without_the_extra_the_error_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    for package, act, extra in (
+        (
+            "transformers",
+            lambda: load_backbone("vit_small_patch16_dinov3", source="transformers", pretrained=False),
+            "hf",
+        ),
+        ("peft", lambda: load_backbone("dinoneck_tiny").add_lora(2), "lora"),
+    ):
+        monkeypatch.setitem(sys.modules, package, None)
+        with pytest.raises(ImportError, match=rf"dinoneck\[{extra}\]"):
+            act()

@@ -1,0 +1,251 @@
+"""LoRA: the right places, nothing changed at first, everything trainable reached, merged and saved exactly."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from tests.unit.backbones.official_objects import Dinov3Like
+from tests.unit.backbones.test_libraries import tiny_dinov3
+from torch import nn
+
+from dinoneck import (
+    Backbone,
+    BackboneError,
+    CheckpointError,
+    ConfigError,
+    HeadCheckpoint,
+    PatchMeanHead,
+    Predictor,
+    Task,
+    load_backbone,
+    save_head,
+    wrap_backbone,
+)
+from dinoneck.backbones import lora
+
+IMAGES = torch.randn(2, 3, 32, 48, generator=torch.Generator().manual_seed(4))
+
+
+def official() -> Backbone:
+    torch.manual_seed(6)
+    return wrap_backbone(Dinov3Like(width=32, patch=16, registers=4))
+
+
+MAKERS: dict[str, Callable[[], Backbone]] = {
+    "timm": lambda: load_backbone("dinoneck_tiny"),
+    "transformers": lambda: wrap_backbone(tiny_dinov3()),
+    "official": official,
+}
+
+
+def train(backbone: Backbone, head: nn.Module, steps: int) -> None:
+    """Real steps of AdamW on whatever is trainable in both."""
+    learning = [p for module in (backbone, head) for p in module.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(learning, lr=1e-2)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        head(backbone(IMAGES))["x"].sub(3.0).square().mean().backward()
+        optimizer.step()
+
+
+@pytest.mark.parametrize("source", MAKERS)
+@pytest.mark.parametrize("targets", ["attention", "all"])
+def test_adapted_layers_are_those_of_the_blocks_and_nothing_changes_at_first(source: str, targets: str) -> None:
+    plain, backbone = MAKERS[source](), MAKERS[source]()
+    before = {id(module): name for name, module in backbone.adapter.model.named_modules()}
+    linear = {
+        before[id(module)]
+        for block in backbone.adapter.blocks
+        for module in (getattr(block, backbone.adapter.attention) if targets == "attention" else block).modules()
+        if isinstance(module, nn.Linear)
+    }
+    backbone.add_lora(4, targets=targets)  # type: ignore[arg-type]
+    assert {name.rpartition(".")[0] for name in lora.state(backbone.adapter)} == linear
+    assert not any("patch_embed" in name for name in linear)
+    assert torch.equal(backbone(IMAGES).sequence[0], plain(IMAGES).sequence[0])
+    assert {id(p) for p in backbone.parameters() if p.requires_grad} == {
+        id(p) for p in lora.parameters(backbone.adapter)
+    }
+    assert backbone.record()["weights_sha256"] == plain.record()["weights_sha256"], "the base is still the base"
+    assert plain.record()["adapter"] is None
+    told = backbone.record()["adapter"]
+    assert (told["rank"], told["alpha"], told["targets"]) == (4, 4.0, targets)
+
+
+@pytest.mark.parametrize("source", MAKERS)
+def test_every_lora_weight_learns_and_merging_keeps_the_tokens(source: str) -> None:
+    plain, backbone = MAKERS[source](), MAKERS[source]().add_lora(4, alpha=8, targets="all")
+    head = PatchMeanHead(backbone.embed_dim, [Task("x")])
+    first = {name: value.clone() for name, value in lora.state(backbone.adapter).items()}
+    train(backbone.train(), head, 20)
+    for name, value in lora.state(backbone.adapter).items():
+        assert not torch.equal(value, first[name]), name
+    trained = backbone.eval()(IMAGES).sequence[0]
+    assert (trained - plain(IMAGES).sequence[0]).abs().max() > 0.05
+    with backbone.lora_disabled():
+        assert torch.equal(backbone(IMAGES).sequence[0], plain(IMAGES).sequence[0])
+    assert torch.equal(backbone(IMAGES).sequence[0], trained)
+    assert all(parameter.requires_grad for parameter in lora.parameters(backbone.adapter))
+    names = {name for name, _ in plain.adapter.model.named_parameters()}
+    backbone.merge_lora()
+    assert {name for name, _ in backbone.adapter.model.named_parameters()} == names
+    assert torch.allclose(backbone(IMAGES).sequence[0], trained, atol=2e-5)
+    assert backbone.record()["adapter"] is None
+    assert backbone.record()["weights"]["kind"] == "merged"
+    assert backbone.frozen
+
+
+def test_query_and_value_biases_do_not_pass_lora_by() -> None:
+    """timm's DINOv3 with biases reads qkv.weight itself, past the adapted layer: LoRA on qkv would do nothing."""
+    backbone = load_backbone("vit_tiny_patch16_dinov3_qkvb", pretrained=False, layers=[1])
+    before = backbone(IMAGES).sequence[0]
+    backbone.add_lora(2)
+    assert torch.allclose(backbone(IMAGES).sequence[0], before, atol=1e-5)
+    with torch.no_grad():
+        for name, value in lora.state(backbone.adapter).items():
+            if name.endswith("qkv.lora_B"):
+                value.fill_(0.1)
+    assert (backbone(IMAGES).sequence[0] - before).abs().max() > 0.05
+
+
+def test_blocks_that_do_not_run_get_none() -> None:
+    backbone = load_backbone("dinoneck_tiny", layers=[1]).add_lora(2)
+    assert backbone.trainable_blocks == (0, 1)
+    assert backbone.record()["adapter"]["blocks"] == 2
+
+
+def test_lora_beside_thawed_blocks_and_frozen_again() -> None:
+    backbone = load_backbone("dinoneck_tiny").add_lora(2).unfreeze_last(1)
+    assert backbone.trainable_blocks == tuple(range(6))
+    assert backbone.adapter.blocks[5].mlp.fc1.weight.requires_grad
+    backbone.freeze(keep_lora=True)
+    assert all(p.requires_grad for p in lora.parameters(backbone.adapter))
+    assert not backbone.adapter.blocks[5].mlp.fc1.weight.requires_grad
+    backbone.freeze()
+    assert backbone.frozen
+
+
+def test_seeds_options_and_refusals() -> None:
+    def a_of(seed: int) -> torch.Tensor:
+        return next(iter(lora.state(load_backbone("dinoneck_tiny").add_lora(2, seed=seed).adapter).values()))
+
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    assert torch.equal(a_of(0), a_of(0))
+    assert not torch.equal(a_of(0), a_of(1))
+    assert torch.equal(torch.get_rng_state(), state)
+    backbone = load_backbone("dinoneck_tiny")
+    for wrong in ({"rank": 0}, {"rank": 2.0}, {"rank": 2, "alpha": -1}, {"rank": 65}):
+        with pytest.raises(BackboneError, match="expected"):
+            backbone.add_lora(**wrong)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="targets is 'mlp'"):
+        backbone.add_lora(2, targets="mlp")  # type: ignore[arg-type]
+    with pytest.raises(BackboneError, match="no LoRA weights to merge"):
+        backbone.merge_lora()
+    backbone.add_lora(2)
+    with pytest.raises(BackboneError, match="has LoRA weights already"):
+        backbone.add_lora(2)
+
+
+def trained_pair(source: str) -> tuple[Backbone, PatchMeanHead]:
+    torch.manual_seed(8)
+    backbone = MAKERS[source]().add_lora(3, alpha=6)
+    head = PatchMeanHead(backbone.embed_dim, [Task("x")])
+    train(backbone.train(), head, 20)
+    return backbone.eval(), head.eval()
+
+
+@pytest.mark.parametrize("source", MAKERS)
+def test_one_file_restores_head_and_lora_bit_for_bit(source: str, tmp_path: Path) -> None:
+    backbone, head = trained_pair(source)
+    expected = head(backbone(IMAGES))["x"]
+    save_head(tmp_path / "h.safetensors", head, backbone=backbone)
+    checkpoint = HeadCheckpoint.load(tmp_path / "h.safetensors")
+    fresh = MAKERS[source]()
+    with pytest.raises(CheckpointError, match=r"apply_adapter"):
+        checkpoint.check_backbone(fresh)
+    checkpoint.apply_adapter(fresh)
+    assert fresh.frozen
+    checkpoint.check_backbone(fresh)
+    checkpoint.check_backbone(fresh, probe=True)
+    assert torch.equal(checkpoint.build()(fresh(IMAGES))["x"], expected)
+    checkpoint.apply_adapter(fresh)  # a second time changes nothing
+    learning = MAKERS[source]()
+    checkpoint.apply_adapter(learning, trainable=True)
+    assert learning.trainable_blocks
+    assert HeadCheckpoint.from_module(head).adapter_state == {}
+
+
+def test_a_fresh_process_predicts_the_same(tmp_path: Path) -> None:
+    backbone, head = trained_pair("timm")
+    photo = torch.rand(3, 32, 48)
+    save_head(tmp_path / "h.safetensors", head, backbone=backbone, preprocess=backbone.preprocess)
+    torch.save(photo, tmp_path / "p.pt")
+    [here] = Predictor(head, backbone)(photo)
+    script = (
+        "import sys, torch; from dinoneck import Predictor; torch.set_num_threads(1)\n"
+        "photo = torch.load(sys.argv[2], weights_only=True)\n"
+        "print(repr(Predictor(sys.argv[1])(photo)[0]['x']))"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "h.safetensors"), str(tmp_path / "p.pt")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ)
+    assert float(done.stdout) == here["x"]
+
+
+def test_lora_weights_go_onto_their_base_only(tmp_path: Path) -> None:
+    """peft loads an adapter onto any base of fitting shapes without a word."""
+    backbone, head = trained_pair("timm")
+    checkpoint = HeadCheckpoint.from_module(head, backbone=backbone)
+    other = load_backbone("dinoneck_tiny", seed=1)
+    before = other.record()
+    with pytest.raises(CheckpointError, match="weights: the head was trained on seeded random weights"):
+        checkpoint.apply_adapter(other)
+    assert other.record() == before
+    with pytest.raises(CheckpointError, match="source='timm'"):
+        checkpoint.apply_adapter(wrap_backbone(tiny_dinov3()))
+    with pytest.raises(CheckpointError, match="LoRA weights of its own"):
+        checkpoint.apply_adapter(load_backbone("dinoneck_tiny").add_lora(3))
+    with pytest.raises(CheckpointError, match="holds no LoRA weights"):
+        HeadCheckpoint.from_module(head).apply_adapter(load_backbone("dinoneck_tiny"))
+    with pytest.raises(CheckpointError, match="pass the Backbone itself"):
+        HeadCheckpoint.from_module(head, backbone=backbone.record())
+    with pytest.raises(CheckpointError, match="LoRA weights that the head was not trained with"):
+        HeadCheckpoint.from_module(head, backbone=load_backbone("dinoneck_tiny")).check_backbone(backbone)
+
+
+def test_files_whose_lora_weights_do_not_fit_their_record_are_refused(tmp_path: Path) -> None:
+    from dinoneck.checkpoint import header as headers
+
+    backbone, head = trained_pair("timm")
+    good = HeadCheckpoint.from_module(head, backbone=backbone)
+    assert len(good.adapter_state) == 2 * 2 * 6
+    for spoil in ("rank", "missing", "unannounced"):
+        meta = headers.strict_json(headers.canonical(good.meta), "x", "x")
+        tensors = good._tensors()
+        if spoil == "rank":
+            meta["backbone"]["adapter"]["rank"] = 5
+        elif spoil == "unannounced":
+            meta["backbone"]["adapter"] = None
+        else:
+            gone = next(key for key in tensors if key.endswith("lora_B"))
+            tensors.pop(gone)
+            meta["tensors"] = [row for row in meta["tensors"] if row[0] != gone]
+        bad = HeadCheckpoint(meta, tensors)
+        from dinoneck.checkpoint.head_checkpoint import _chunks
+
+        bad.meta["digest"] = headers.digest(bad.meta, _chunks(bad.meta, tensors))
+        with pytest.raises(CheckpointError, match="LoRA|rank"):
+            bad.save(tmp_path / "bad.safetensors")
+
+
+def test_half_precision_bases_learn() -> None:
+    backbone = load_backbone("dinoneck_tiny", dtype=torch.bfloat16).add_lora(2).train()
+    backbone(IMAGES).patches[0].float().square().mean().backward()
+    assert any(p.grad is not None and p.grad.abs().max() > 0 for p in lora.parameters(backbone.adapter))
+    assert backbone.adapter.rotary.get_buffer("periods").dtype == torch.float32

@@ -1,0 +1,106 @@
+"""Objects of the dinov2 and dinov3 repositories: the same tensors as their own method, and what it cannot give."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tests.unit.backbones.official_objects import Dinov2Like, Dinov3Like, MethodOnly, Official
+from torch import nn
+
+from dinoneck import BackboneError, load_backbone, wrap_backbone
+
+IMAGES = torch.randn(2, 3, 12, 20, generator=torch.Generator().manual_seed(0))
+OBJECTS = {
+    "dinov2": lambda: Dinov2Like(),
+    "dinov2, chunks": lambda: Dinov2Like(registers=2, chunks=2),
+    "dinov3": lambda: Dinov3Like(registers=4),
+    "dinov3, untied": lambda: Dinov3Like(registers=4, untied=True),
+}
+
+
+def truth(model: Official, layer: int, norm: bool) -> torch.Tensor:
+    model.eval()
+    with torch.no_grad():
+        return model.outputs(IMAGES, [layer], norm)[0]
+
+
+@pytest.mark.parametrize("kind", OBJECTS)
+@pytest.mark.parametrize("norm", [True, False])
+def test_tokens_are_the_objects_own(kind: str, norm: bool) -> None:
+    torch.manual_seed(1)
+    model = OBJECTS[kind]()
+    backbone = wrap_backbone(model, layers=[3, 0, 0, -2], norm=norm)
+    assert backbone.adapter.source == "official"
+    tokens = backbone(IMAGES)
+    assert tokens.layers == (3, 0, 0, 2)
+    assert tokens.grid == (3, 5)
+    registers = model.extra_tokens.shape[1]
+    assert (tokens.num_cls, tokens.num_registers) == (1, registers)
+    for layer, sequence in zip(tokens.layers, tokens.sequence, strict=True):
+        assert torch.equal(sequence, truth(model, layer, norm))
+    assert tokens.registers[0].shape == (2, registers, 8)
+
+
+@pytest.mark.parametrize("kind", OBJECTS)
+def test_an_object_with_the_method_alone_works_through_it(kind: str) -> None:
+    torch.manual_seed(1)
+    model = OBJECTS[kind]()
+    backbone = wrap_backbone(MethodOnly(model), layers=[3, 0, 0])
+    tokens = backbone(IMAGES)
+    for layer, patches, cls in zip(tokens.layers, tokens.patches, tokens.cls_token, strict=True):
+        whole = truth(model, layer, True)
+        assert torch.equal(patches, whole[:, -15:])
+        assert torch.equal(cls, whole[:, 0])
+    reachable = isinstance(model, Dinov3Like)
+    assert tokens.num_registers == (model.extra_tokens.shape[1] if reachable else 0)
+    if reachable:
+        assert torch.equal(tokens.registers[0], truth(model, 3, True)[:, 1:5])
+
+
+def test_blocks_after_the_last_layer_do_not_run() -> None:
+    model = Dinov2Like(chunks=2)
+    ran: list[int] = []
+    for number, block in enumerate(model.flat):
+        block.register_forward_hook(lambda m, i, o, number=number: ran.append(number))
+    wrap_backbone(model, layers=[1, 0])(IMAGES)
+    assert ran == [0, 1]
+
+
+def test_rotary_positions_do_not_move_in_training() -> None:
+    """The real ones are rescaled at random in train(): the same photo would give other tokens each time."""
+    model = Dinov3Like(registers=4)
+    backbone = wrap_backbone(model)
+    nn.Sequential(backbone).train()
+    assert torch.equal(backbone(IMAGES).sequence[0], backbone(IMAGES).sequence[0])
+    backbone.unfreeze_last(1).train()
+    assert model.flat[-1].training
+    assert not model.rope_embed.training
+    assert torch.equal(backbone(IMAGES).sequence[0], backbone(IMAGES).sequence[0])
+
+
+def test_low_precision_keeps_the_periods() -> None:
+    model = Dinov3Like(registers=4)
+    before = model.rope_embed.periods.clone()
+    assert torch.equal(wrap_backbone(model, dtype=torch.bfloat16).adapter.rotary.get_buffer("periods"), before)
+
+
+def test_objects_of_other_kinds_and_names_are_refused() -> None:
+    with pytest.raises(BackboneError, match=r"Linear is no timm .* no DINO model of transformers, and no object"):
+        wrap_backbone(nn.Linear(1, 1))
+    with pytest.raises(BackboneError, match=r"pass its \.module"):
+        wrap_backbone(nn.DataParallel(Dinov2Like()))
+    with pytest.raises(BackboneError, match=r"torch\.hub\.load"):
+        load_backbone("dinov2_vits14", source="official")
+    with pytest.raises(BackboneError, match="Did you mean 'official'"):
+        load_backbone("x", source="oficial")  # type: ignore[arg-type]
+    lame = Dinov2Like()
+    del lame.patch_size
+    with pytest.raises(BackboneError, match="lacks patch_size"):
+        wrap_backbone(lame)
+
+
+def test_load_backbone_takes_an_object_too() -> None:
+    model = Dinov2Like()
+    assert load_backbone(model, source="official", layers=[0]).layers == (0,)
+    with pytest.raises(BackboneError, match="the object is of official"):
+        load_backbone(model, source="transformers")

@@ -1,0 +1,87 @@
+"""The functional probe: the same weights pass in any library or dtype, other ones never."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from dinoneck import CheckpointError, HeadCheckpoint, PatchMeanHead, Task, load_backbone
+from dinoneck.backbones.probe import PER_LAYER, differs
+
+NAME = "vit_small_patch16_dinov3"
+
+
+def test_it_is_short_repeatable_and_leaves_modes_alone() -> None:
+    backbone = load_backbone("dinoneck_tiny", layers=[5, 2]).unfreeze_last(1).train()
+    modes = [module.training for module in backbone.modules()]
+    one = backbone.probe()
+    assert len(one) == 2 * PER_LAYER
+    assert one == backbone.probe() == load_backbone("dinoneck_tiny", layers=[5, 2]).probe()
+    assert [module.training for module in backbone.modules()] == modes
+    assert all(abs(number) < 5 for number in one)
+
+
+def test_it_tells_weights_norms_layers_and_recipes_apart() -> None:
+    own = load_backbone("dinoneck_tiny").probe()
+    others = [
+        load_backbone("dinoneck_tiny", seed=1),
+        load_backbone("dinoneck_tiny", norm=False),
+        load_backbone("dinoneck_tiny", layers=[4]),
+    ]
+    for other in others:
+        assert differs(own, other.probe(), half=True) is not None
+    nudged = load_backbone("dinoneck_tiny")
+    with torch.no_grad():
+        nudged.adapter.blocks[3].mlp.fc1.weight.mul_(1.2)
+    assert differs(own, nudged.probe(), half=False) is not None
+    native, official = (
+        load_backbone("vit_small_patch14_dinov2", pretrained=False, pos_embed=p) for p in ("native", "official")
+    )
+    assert differs(native.probe(), official.probe(), half=False) is not None
+    assert differs(own, own[:-1], half=False) == float("inf")
+
+
+def test_it_passes_the_same_weights_in_another_library_and_dtype() -> None:
+    head = PatchMeanHead(384, [Task("x")])
+    trained = load_backbone(NAME, pretrained=False)
+    checkpoint = HeadCheckpoint.from_module(head, backbone=trained)
+    same = load_backbone(NAME, pretrained=False, source="transformers")
+    checkpoint.check_backbone(same, probe=True)
+    checkpoint.check_backbone(load_backbone(NAME, pretrained=False, dtype=torch.bfloat16), probe=True)
+    checkpoint.check_backbone(same)  # seeded weights are known by their seed in any library
+    for other in (
+        load_backbone(NAME, pretrained=False, seed=1, source="transformers"),
+        load_backbone(NAME, pretrained=False, seed=1, dtype=torch.bfloat16),
+    ):
+        with pytest.raises(CheckpointError, match="does something else"):
+            checkpoint.check_backbone(other, probe=True)
+        with pytest.raises(CheckpointError, match="weights: the head was trained on seeded"):
+            checkpoint.check_backbone(other)
+    with pytest.raises(CheckpointError, match="needs the backbone itself"):
+        checkpoint.check_backbone(same.record(), probe=True)
+    with pytest.raises(CheckpointError, match="no functional probe"):
+        HeadCheckpoint.from_module(head, backbone=trained.record()).check_backbone(trained, probe=True)
+
+
+def test_files_and_objects_of_another_library_need_the_probe() -> None:
+    from dinoneck import wrap_backbone
+
+    trained = wrap_backbone(load_backbone(NAME, pretrained=False).adapter.model)
+    other = load_backbone(NAME, pretrained=False, source="transformers")
+    checkpoint = HeadCheckpoint.from_module(PatchMeanHead(384, [Task("x")]), backbone=trained)
+    with pytest.raises(CheckpointError, match="probe=True"):
+        checkpoint.check_backbone(other)
+    checkpoint.check_backbone(other, probe=True)
+
+
+def test_native_recipes_of_two_libraries_are_two_recipes() -> None:
+    name = "vit_small_patch14_dinov2"
+    checkpoint = HeadCheckpoint.from_module(
+        PatchMeanHead(384, [Task("x")]), backbone=load_backbone(name, pretrained=False)
+    )
+    with pytest.raises(
+        CheckpointError, match=r"position-embedding recipe: .*'native' of timm.*'native' of transformers"
+    ):
+        checkpoint.check_backbone(load_backbone(name, pretrained=False, source="transformers"))
+    with pytest.raises(CheckpointError, match=r"'native' of timm.*'official'"):
+        checkpoint.check_backbone(load_backbone(name, pretrained=False, pos_embed="official"))

@@ -1,0 +1,107 @@
+"""Freezing is a mode: what learns, what does not, and in which mode each part runs."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tests.unit.backbones.test_libraries import tiny_dinov3
+from torch import nn
+
+from dinoneck import Backbone, BackboneError, load_backbone, wrap_backbone
+
+IMAGES = torch.randn(2, 3, 32, 48, generator=torch.Generator().manual_seed(3))
+
+
+def trained_parts(backbone: Backbone) -> set[str]:
+    """Names of the parameters that get a gradient."""
+    for parameter in backbone.parameters():
+        parameter.grad = None
+    backbone(IMAGES).patches[-1].square().mean().backward()
+    return {name for name, parameter in backbone.adapter.model.named_parameters() if parameter.grad is not None}
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: load_backbone("dinoneck_tiny", layers=[1, 4]), lambda: wrap_backbone(tiny_dinov3())]
+)
+def test_unfreeze_last_trains_just_that(make) -> None:  # type: ignore[no-untyped-def]
+    backbone = make()
+    runs = max(backbone.layers) + 1
+    assert backbone.frozen
+    backbone.unfreeze_last(2)
+    assert backbone.trainable_blocks == (runs - 2, runs - 1)
+    learning = {name for name, p in backbone.adapter.model.named_parameters() if p.requires_grad}
+    assert trained_parts(backbone) == learning
+    assert any("norm" in name and not any(c.isdigit() for c in name) for name in learning), "the final norm too"
+    backbone.unfreeze_last(1)
+    assert backbone.trainable_blocks == (runs - 1,)
+    backbone.freeze()
+    assert backbone.frozen
+    assert not backbone(IMAGES).sequence[0].requires_grad
+    for wrong in (0, runs + 1, True, 1.0):
+        with pytest.raises(BackboneError, match=f"expected 1 ... {runs}"):
+            backbone.unfreeze_last(wrong)  # type: ignore[arg-type]
+
+
+def test_the_norm_stays_frozen_where_it_is_not_applied() -> None:
+    backbone = load_backbone("dinoneck_tiny", norm=False).unfreeze_last(1)
+    assert not any(parameter.requires_grad for parameter in backbone.adapter.norms[0].parameters())
+
+
+def test_unfreeze_trains_all_that_takes_part() -> None:
+    backbone = load_backbone("dinoneck_tiny", layers=[3]).unfreeze()
+    learning = {name for name, p in backbone.adapter.model.named_parameters() if p.requires_grad}
+    assert trained_parts(backbone) == learning
+    assert backbone.trainable_blocks == (0, 1, 2, 3)
+    assert any("patch_embed" in name for name in learning)
+
+
+def test_modes_follow_what_learns_whatever_the_order() -> None:
+    backbone = load_backbone("dinoneck_tiny")
+    model = nn.Sequential(backbone, nn.Linear(64, 1))
+    model.train()
+    assert not any(module.training for module in backbone.modules())
+    backbone.unfreeze_last(2)  # asked for train() before: the thawed blocks follow at once
+    modes = [block.training for block in backbone.adapter.blocks]
+    assert modes == [False] * 4 + [True] * 2
+    assert backbone.training
+    assert not backbone.adapter.model.patch_embed.training
+    assert not backbone.adapter.rotary.training
+    model.eval()
+    assert not any(module.training for module in backbone.modules())
+    backbone.unfreeze_last(3)
+    assert not any(module.training for module in backbone.modules())
+
+
+def test_other_layers_share_weights_and_leave_modes_alone() -> None:
+    backbone = load_backbone("dinoneck_tiny").unfreeze_last(2).train()
+    other = backbone.with_layers([0])
+    assert other.adapter is backbone.adapter
+    assert backbone.trainable_blocks == (4, 5)
+    assert [block.training for block in backbone.adapter.blocks] == [False] * 4 + [True] * 2
+
+
+def test_outputs_can_be_trained_on_and_are_no_inference_tensors() -> None:
+    tokens = load_backbone("dinoneck_tiny")(IMAGES)
+    assert not tokens.sequence[0].is_inference()
+    neck = nn.Linear(64, 2)
+    neck(tokens.patches[0]).sum().backward()
+    assert neck.weight.grad is not None
+
+
+def test_checkpointing_changes_no_gradient_and_touches_trainable_blocks_only() -> None:
+    plain = load_backbone("dinoneck_tiny").unfreeze_last(2).train()
+    thrifty = load_backbone("dinoneck_tiny").unfreeze_last(2).train().set_grad_checkpointing()
+    runs: dict[int, int] = {}
+    for number, block in enumerate(thrifty.adapter.blocks):
+        block.register_forward_pre_hook(lambda m, i, n=number: runs.update({n: runs.get(n, 0) + 1}))
+    gradients = []
+    for backbone in (plain, thrifty):
+        backbone(IMAGES).patches[0].square().mean().backward()
+        gradients.append([p.grad for p in backbone.parameters() if p.grad is not None])
+    assert len(gradients[0]) == len(gradients[1]) > 10
+    for a, b in zip(*gradients, strict=True):
+        assert torch.allclose(a, b, atol=1e-7)
+    assert [runs[n] for n in range(6)] == [1, 1, 1, 1, 2, 2]
+    with torch.no_grad():
+        thrifty(IMAGES)
+    assert [runs[n] for n in range(6)] == [2, 2, 2, 2, 3, 3]

@@ -1,0 +1,216 @@
+"""GramAnchor: the plain formula, blind to turns and scale, and the reference is never taught."""
+
+from __future__ import annotations
+
+import math
+import warnings
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from dinoneck import ConfigError, GridError, ShapeError, Tokens, load_backbone
+from dinoneck.losses import GramAnchor
+
+torch.manual_seed(0)
+OWN = torch.randn(2, 6, 5, dtype=torch.float64)
+REFERENCE = torch.randn(2, 6, 5, dtype=torch.float64)
+
+
+def plain(tokens: torch.Tensor, reference: torch.Tensor, normalise: bool = True, remove: bool = False) -> float:
+    """Entry by entry, in Python."""
+
+    def entry(x: torch.Tensor, b: int, i: int, j: int) -> float:
+        u, v = x[b, i].tolist(), x[b, j].tolist()
+        value = sum(p * q for p, q in zip(u, v, strict=True))
+        if normalise:
+            value /= math.sqrt(sum(p * p for p in u)) * math.sqrt(sum(q * q for q in v))
+        return max(value, 0.0) if remove else value
+
+    batch, count, _ = tokens.shape
+    errors = [
+        (entry(tokens, b, i, j) - entry(reference, b, i, j)) ** 2
+        for b in range(batch)
+        for i in range(count)
+        for j in range(count)
+    ]
+    return sum(errors) / len(errors)
+
+
+def make(patches: torch.Tensor, grid: tuple[int, int], prefix: float | None = None) -> Tokens:
+    if prefix is None:
+        return Tokens.from_patches(patches, grid=grid, patch_size=16)
+    batch, _, width = patches.shape
+    others = patches.new_full((batch, 3, width), prefix)
+    return Tokens.from_patches(
+        patches, grid=grid, patch_size=16, cls_token=others[:, 0], registers=others[:, 1:].contiguous()
+    )
+
+
+@pytest.mark.parametrize("normalise", [True, False])
+@pytest.mark.parametrize("remove", [True, False])
+def test_it_is_the_plain_formula_and_options_matter(normalise: bool, remove: bool) -> None:
+    loss = GramAnchor(normalise, remove)(OWN, REFERENCE)
+    assert loss.shape == ()
+    assert loss.dtype == torch.float64
+    assert abs(loss.item() - plain(OWN, REFERENCE, normalise, remove)) < 1e-12 * loss.item()
+    others = [GramAnchor(n, r)(OWN, REFERENCE) for n in (True, False) for r in (True, False)]
+    assert sum(torch.isclose(loss, other, rtol=1e-3).item() for other in others) == 1
+
+
+@pytest.mark.parametrize("remove", [True, False])
+def test_equal_tokens_cost_nothing_and_pull_nowhere(remove: bool) -> None:
+    for dtype in (torch.float64, torch.float32, torch.float16):
+        tokens = torch.randn(3, 35, 48).to(dtype).requires_grad_()
+        loss = GramAnchor(remove_negatives=remove)(tokens, tokens)
+        loss.backward()
+        assert loss.item() == 0
+        assert (tokens.grad == 0).all()  # type: ignore[union-attr]
+
+
+def test_turns_of_the_channels_and_scale_are_free() -> None:
+    turn = torch.linalg.qr(torch.randn(5, 5, dtype=torch.float64)).Q
+    scale = torch.rand(2, 6, 1, dtype=torch.float64) + 0.1
+    loss = GramAnchor()(OWN, REFERENCE)
+    assert torch.allclose(GramAnchor()(OWN @ turn * scale, REFERENCE), loss, rtol=1e-12)
+    assert torch.allclose(GramAnchor()(OWN, REFERENCE @ turn * scale), loss, rtol=1e-12)
+    assert GramAnchor()(REFERENCE @ turn * scale, REFERENCE).item() < 1e-30
+    raw = GramAnchor(normalise=False)
+    assert torch.allclose(raw(OWN @ turn, REFERENCE), raw(OWN, REFERENCE), rtol=1e-12)
+    assert not torch.allclose(raw(OWN * scale, REFERENCE), raw(OWN, REFERENCE), rtol=1e-3)
+
+
+@pytest.mark.parametrize("options", [{}, {"normalise": False}, {"remove_negatives": True}])
+def test_the_gradient(options: dict[str, bool]) -> None:
+    anchor = GramAnchor(**options)
+    assert torch.autograd.gradcheck(lambda x: anchor(x, REFERENCE), (OWN.clone().requires_grad_(),))
+    own, reference = OWN.clone().requires_grad_(), REFERENCE.clone().requires_grad_()
+    anchor(own, reference).backward()
+    assert own.grad is not None
+    assert own.grad.abs().min() > 0
+    assert reference.grad is None
+    with torch.inference_mode():
+        fixed = REFERENCE + 0
+    again = OWN.clone().requires_grad_()
+    anchor(again, fixed).backward()
+    assert torch.equal(again.grad, own.grad)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_and_autocast_compute_in_float32(dtype: torch.dtype) -> None:
+    own, reference = (100 * torch.randn(2, 40, 64)).to(dtype), (100 * torch.randn(2, 40, 64)).to(dtype)
+    for anchor in (GramAnchor(), GramAnchor(normalise=False)):
+        exact = anchor(own.float(), reference.float())
+        assert exact.isfinite()
+        loss = anchor(own, reference)
+        assert loss.dtype == torch.float32
+        assert torch.equal(loss, exact)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert torch.equal(anchor(own.float(), reference.float()), exact)
+            assert torch.equal(anchor(own, reference.float()), exact)
+    whole = torch.randn(2, 40, 64)
+    other = torch.randn(2, 40, 64)
+    assert torch.allclose(GramAnchor()(whole.to(dtype), other.to(dtype)), GramAnchor()(whole, other), rtol=1e-2)
+
+
+def test_the_reference_may_have_another_width() -> None:
+    wide = torch.randn(2, 6, 11, dtype=torch.float64)
+    assert abs(GramAnchor()(OWN, wide).item() - plain(OWN, wide)) < 1e-12
+
+
+def test_layers_count_alike_and_prefix_tokens_do_not() -> None:
+    anchor = GramAnchor()
+    other = torch.randn(2, 6, 5, dtype=torch.float64)
+    two = Tokens.from_patches([OWN, other], grid=(2, 3), patch_size=16)
+    references = Tokens.from_patches([REFERENCE, REFERENCE], grid=(2, 3), patch_size=16)
+    mean = (anchor(OWN, REFERENCE) + anchor(other, REFERENCE)) / 2
+    assert torch.allclose(anchor(two, references), mean, rtol=1e-12)
+    for prefix in (1.0, 9.0):
+        loss = anchor(make(OWN, (2, 3), prefix), make(REFERENCE, (2, 3)))
+        assert torch.allclose(loss, anchor(OWN, REFERENCE), rtol=1e-12)
+        assert torch.equal(loss, anchor(make(OWN, (2, 3), prefix), REFERENCE))
+
+
+@pytest.mark.parametrize("mode", ["bicubic", "bilinear"])
+@pytest.mark.parametrize("grid", [(4, 6), (3, 5), (1, 2), (5, 7)])
+def test_a_reference_of_another_grid_is_resized(mode: str, grid: tuple[int, int]) -> None:
+    rows, cols = grid
+    patches = torch.randn(2, rows * cols, 8, dtype=torch.float64, requires_grad=True)
+    own = OWN.clone().requires_grad_()
+    loss = GramAnchor(resize=mode)(make(own, (2, 3), 1.0), make(patches, grid, 2.0))  # type: ignore[arg-type]
+    maps = patches.detach().reshape(2, rows, cols, 8).permute(0, 3, 1, 2)
+    by_hand = F.interpolate(maps, size=(2, 3), mode=mode, align_corners=False).permute(0, 2, 3, 1).reshape(2, 6, 8)
+    assert abs(loss.item() - plain(OWN, by_hand)) < 1e-12
+    loss.backward()
+    assert own.grad is not None
+    assert patches.grad is None
+
+
+def test_resizing_modes_differ_and_leave_an_equal_grid_alone() -> None:
+    large = make(torch.randn(2, 24, 5, dtype=torch.float64), (4, 6))
+    cubic, linear = (GramAnchor(resize=mode)(make(OWN, (2, 3)), large) for mode in ("bicubic", "bilinear"))  # type: ignore[arg-type]
+    assert not torch.allclose(cubic, linear, rtol=1e-4)
+    same = make(OWN, (2, 3)), make(REFERENCE, (2, 3))
+    assert torch.equal(GramAnchor(resize="bicubic")(*same), GramAnchor()(*same))
+
+
+def test_what_does_not_fit() -> None:
+    anchor, resizing = GramAnchor(), GramAnchor(resize="bicubic")
+    with pytest.raises(ConfigError, match="'nearest'.*bicubic"):
+        GramAnchor(resize="nearest")  # type: ignore[arg-type]
+    with pytest.raises(ShapeError, match=r"\(2, 6, 5\) and the reference \(2, 5, 5\)"):
+        anchor(OWN, REFERENCE[:, :5])
+    with pytest.raises(ShapeError, match=r"\(2, 6, 5\) and the reference \(1, 6, 5\)"):
+        anchor(OWN, REFERENCE[:1])
+    with pytest.raises(ShapeError, match="same batch"):
+        resizing(make(OWN, (2, 3)), make(REFERENCE[:1], (2, 3)))
+    with pytest.raises(GridError, match=r"2 x 3 patches, the reference 3 x 2.*resize='bicubic'"):
+        anchor(make(OWN, (2, 3)), make(REFERENCE, (3, 2)))
+    for grid in ((3, 2), (6, 1), (1, 6)):
+        with pytest.raises(GridError, match="aspect"):
+            resizing(make(OWN, (2, 3)), make(REFERENCE, grid))
+    with pytest.raises(ShapeError, match="2 layers, the reference has 1"):
+        anchor(Tokens.from_patches([OWN, OWN], grid=(2, 3), patch_size=16), make(REFERENCE, (2, 3)))
+    with pytest.raises(ShapeError, match=r"the reference: \(2, 5\)"):
+        anchor(OWN, REFERENCE[:, 0])
+    with pytest.raises(ShapeError, match="tokens: list"):
+        anchor([OWN], REFERENCE)  # type: ignore[arg-type]
+    with pytest.raises(ShapeError, match="int64"):
+        anchor(OWN, REFERENCE.long())
+
+
+def test_nothing_costs_nothing() -> None:
+    empty = torch.zeros(0, 6, 5, requires_grad=True)
+    loss = GramAnchor()(empty, torch.zeros(0, 6, 7))
+    loss.backward()
+    assert loss.item() == 0
+
+
+def test_meta_compile_and_the_repr() -> None:
+    assert GramAnchor()(OWN.to("meta"), REFERENCE.to("meta")).is_meta
+    assert "resize='bilinear'" in repr(GramAnchor(resize="bilinear"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        compiled = torch.compile(GramAnchor(), backend="aot_eager", fullgraph=True)
+        assert torch.allclose(compiled(make(OWN, (2, 3), 1.0), make(REFERENCE, (2, 3))), GramAnchor()(OWN, REFERENCE))
+
+
+def test_lora_learns_under_it_from_its_own_reference() -> None:
+    backbone = load_backbone("dinoneck_tiny", layers=2).add_lora(4)
+    images = torch.randn(2, 3, 32, 48, generator=torch.Generator().manual_seed(0))
+    anchor, drift = GramAnchor(), []
+    weights = [p for p in backbone.parameters() if p.requires_grad]
+    optimizer = torch.optim.SGD(weights, lr=1.0)
+    with backbone.lora_disabled(), torch.no_grad():
+        reference = backbone(images)
+    assert anchor(backbone(images), reference).item() == 0
+    with torch.no_grad():
+        for weight in weights:
+            weight.add_(0.3 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)))
+    for _ in range(8):
+        loss = anchor(backbone(images), reference)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        drift.append(loss.item())
+    assert 0 < drift[-1] < 0.9 * drift[0]

@@ -1,0 +1,226 @@
+"""The freeze plan in two processes: ranks stay equal with the schedule and part ways in the naive order."""
+
+from __future__ import annotations
+
+import gc
+import inspect
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+from torch.nn.parallel import DistributedDataParallel
+
+from dinoneck import ConfigError, load_backbone
+from dinoneck.training import FreezeSchedule
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not (dist.is_available() and dist.is_gloo_available()), reason="torch has no gloo"),
+]
+
+PLAN = {0: "all", 2: "last:1", 3: "last:3", 4: "none", 5: "all", 6: "last:2"}
+WORLD, EPOCHS, STEPS = 2, 7, 2
+SETTINGS = (
+    *("find_unused_parameters", "gradient_as_bucket_view", "broadcast_buffers"),
+    *("bucket_bytes_cap", "static_graph", "training"),
+)
+
+
+class Model(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = load_backbone("dinoneck_tiny")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(1)
+            self.head = nn.Linear(64, 2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.backbone(images).patches[0].mean(dim=1))
+
+
+def batch(epoch: int, step: int, rank: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1000 * epoch + 10 * step + rank)
+    return torch.randn(2, 3, 32, 32, generator=generator), torch.randn(2, 2, generator=generator)
+
+
+def sgd(schedule: FreezeSchedule, model: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.SGD(schedule.param_groups(model, lr=0.1), momentum=0.9)
+
+
+def learn(model: nn.Module, optimizer: torch.optim.Optimizer, batches: list[tuple[Tensor, Tensor]]) -> None:
+    model.train()
+    images, target = (torch.cat(part) for part in zip(*batches, strict=True))
+    optimizer.zero_grad()
+    (model(images) - target).square().mean().backward()
+    optimizer.step()
+
+
+def flat(model: nn.Module) -> Tensor:
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def spread(model: nn.Module) -> float:
+    """Largest difference of a weight between ranks."""
+    own = flat(model)
+    others = [torch.empty_like(own) for _ in range(WORLD)]
+    dist.all_gather(others, own)
+    return max(float((other - own).abs().max()) for other in others)
+
+
+def scheduled(rank: int, **options: Any) -> dict[str, Any]:
+    """The documented order, the old wrapper kept alive on purpose."""
+    schedule, inner = FreezeSchedule(PLAN, lr_scale=0.5), Model()
+    model: nn.Module = DistributedDataParallel(inner, **options)
+    optimizer = sgd(schedule, model)
+    spreads, renewed, kept = [], [], [model]
+    for epoch in range(EPOCHS):
+        model, optimizer = schedule.start_epoch(epoch, model, optimizer)
+        renewed.append(model is not kept[-1])
+        kept.append(model)
+        for step in range(STEPS):
+            learn(model, optimizer, [batch(epoch, step, rank)])
+        model(batch(epoch, 0, rank)[0])  # the wrapper now waits for a backward pass that never comes
+        spreads.append(spread(inner))
+    same = all(getattr(model, key) == getattr(kept[0], key) for key in SETTINGS)
+    return {"spreads": spreads, "renewed": renewed, "same": same, "weights": flat(inner).tolist()}
+
+
+def naive(rank: int) -> dict[str, Any]:
+    """Wrapped while frozen, thawed later, never renewed."""
+    schedule, inner = FreezeSchedule(PLAN, lr_scale=0.5), Model()
+    model = DistributedDataParallel(inner)
+    optimizer = sgd(schedule, model)
+    spreads = []
+    for epoch in range(4):
+        schedule.apply(inner, epoch)
+        for step in range(STEPS):
+            learn(model, optimizer, [batch(epoch, step, rank)])
+        spreads.append(spread(inner))
+    return {"spreads": spreads}
+
+
+def by_hand(rank: int) -> dict[str, Any]:
+    """Thawed by hand behind the wrapper's back; the schedule then finds its stage in force and still renews it."""
+    schedule, inner = FreezeSchedule(PLAN), Model()
+    first = DistributedDataParallel(inner)
+    optimizer = sgd(schedule, inner)
+    inner.backbone.unfreeze_last(1)
+    model, optimizer = schedule.start_epoch(2, first, optimizer)
+    learn(model, optimizer, [batch(2, 0, rank)])
+    again, _ = schedule.start_epoch(2, model, optimizer)
+    return {"spreads": [spread(inner)], "renewed": model is not first, "again": again is not model}
+
+
+def resumed(rank: int) -> dict[str, Any]:
+    """A fresh process that begins in the middle, with communication hooks."""
+    schedule, inner = FreezeSchedule(PLAN), Model()
+    model = DistributedDataParallel(inner)
+    model.register_comm_hook(None, allreduce_hook)
+    optimizer = sgd(schedule, inner)
+    new, _ = schedule.start_epoch(4, model, optimizer)
+    del model
+    gc.collect()
+    learn(new, optimizer, [batch(4, 0, rank)])
+    return {"spreads": [spread(inner)], "hooks": len(new._comm_hooks), "blocks": inner.backbone.trainable_blocks}
+
+
+def refused(rank: int) -> dict[str, Any]:
+    """What cannot be kept in step is refused."""
+
+    def message(model: nn.Module, plan: dict[int, str]) -> str:
+        with pytest.raises(ConfigError) as caught:
+            FreezeSchedule(plan).start_epoch(0, model, torch.optim.SGD(model.parameters(), lr=0.1))
+        return str(caught.value)
+
+    backbone = load_backbone("dinoneck_tiny").unfreeze()
+    hidden = nn.Module()
+    hidden.head = nn.Linear(2, 2)
+    object.__setattr__(hidden, "backbone", load_backbone("dinoneck_tiny"))
+    return {
+        "nothing": message(DistributedDataParallel(backbone), {0: "all"}),
+        "hidden": message(DistributedDataParallel(hidden), {0: "last:1"}),
+        "inside": message(torch.compile(DistributedDataParallel(Model())), {0: "last:1"}),  # type: ignore[arg-type]
+    }
+
+
+KNOWN = inspect.signature(DistributedDataParallel.__init__).parameters
+NO_BUFFERS = {"forward_sync_buffers" if "forward_sync_buffers" in KNOWN else "broadcast_buffers": False}
+CASES: dict[str, Callable[[int], dict[str, Any]]] = {
+    "scheduled": scheduled,
+    "options": lambda rank: scheduled(
+        rank, gradient_as_bucket_view=True, find_unused_parameters=True, bucket_cap_mb=1, **NO_BUFFERS
+    ),
+    "static": lambda rank: scheduled(rank, static_graph=True),
+    "naive": naive,
+    "by_hand": by_hand,
+    "resumed": resumed,
+    "refused": refused,
+}
+
+
+def work(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=WORLD)
+    found = {name: case(rank) for name, case in CASES.items()}
+    dist.destroy_process_group()
+    Path(folder, f"{rank}.json").write_text(json.dumps(found))
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What each rank found; all cases in one pair of processes."""
+    folder = tmp_path_factory.mktemp("ranks")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GLOO_SOCKET_IFNAME", "lo")
+        torch.multiprocessing.spawn(work, args=(str(folder),), nprocs=WORLD)
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(WORLD)]
+
+
+@pytest.mark.parametrize("case", ["scheduled", "options", "static"])
+def test_ranks_stay_equal_through_every_stage(found: list[dict[str, Any]], case: str) -> None:
+    for own in (rank[case] for rank in found):
+        assert own["spreads"] == [0.0] * EPOCHS
+        assert own["renewed"] == [epoch in PLAN and epoch > 0 for epoch in range(EPOCHS)]
+        assert own["same"]
+
+
+@pytest.mark.parametrize("case", ["scheduled", "options", "static"])
+def test_two_ranks_are_one_process_with_the_joint_batch(found: list[dict[str, Any]], case: str) -> None:
+    schedule, model = FreezeSchedule(PLAN, lr_scale=0.5), Model()
+    optimizer = sgd(schedule, model)
+    for epoch in range(EPOCHS):
+        schedule.start_epoch(epoch, model, optimizer)
+        for step in range(STEPS):
+            learn(model, optimizer, [batch(epoch, step, rank) for rank in range(WORLD)])
+    for rank in found:
+        assert torch.allclose(torch.tensor(rank[case]["weights"]), flat(model), atol=2e-5)
+
+
+def test_the_naive_order_makes_ranks_diverge(found: list[dict[str, Any]]) -> None:
+    for rank in found:
+        frozen, thawed = rank["naive"]["spreads"][:2], rank["naive"]["spreads"][2:]
+        assert frozen == [0.0, 0.0]
+        assert min(thawed) > 1e-4
+
+
+def test_a_wrapper_that_was_overtaken_by_hand_is_renewed(found: list[dict[str, Any]]) -> None:
+    for rank in found:
+        assert rank["by_hand"] == {"spreads": [0.0], "renewed": True, "again": False}
+
+
+def test_a_resumed_run_begins_in_its_stage_with_the_same_hooks(found: list[dict[str, Any]]) -> None:
+    for rank in found:
+        assert rank["resumed"] == {"spreads": [0.0], "hooks": 1, "blocks": list(range(6))}
+
+
+def test_what_cannot_be_kept_in_step_is_refused(found: list[dict[str, Any]]) -> None:
+    for rank in found:
+        assert "nothing to train" in rank["refused"]["nothing"]
+        assert "self.backbone = backbone" in rank["refused"]["hidden"]
+        assert "outermost" in rank["refused"]["inside"]

@@ -1,0 +1,322 @@
+"""The freeze plan: stages, what they leave alone, resume; the ranks are in test_freeze_ddp.py."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import logging
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from dinoneck import ConfigError, load_backbone
+from dinoneck.training import FreezeSchedule, cosine_with_warmup, param_groups
+
+needs_peft = pytest.mark.skipif(importlib.util.find_spec("peft") is None, reason="no peft")
+
+
+class Model(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = load_backbone("dinoneck_tiny")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(1)
+            self.head = nn.Linear(64, 2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.backbone(images).patches[0].mean(dim=1))
+
+
+def batch(number: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(number)
+    return torch.randn(2, 3, 32, 32, generator=generator), torch.randn(2, 2, generator=generator)
+
+
+def train(model: nn.Module, optimizer: torch.optim.Optimizer, number: int) -> None:
+    model.train()
+    images, target = batch(number)
+    optimizer.zero_grad()
+    (model(images) - target).square().mean().backward()
+    optimizer.step()
+
+
+def state_of(model: nn.Module) -> dict[str, Tensor]:
+    return {key: value.clone() for key, value in model.state_dict().items()}
+
+
+def moved(model: nn.Module, before: dict[str, Tensor]) -> set[str]:
+    """The parts that training has changed: block numbers, ``norm``, ``embeddings``, ``head``."""
+    found = set()
+    for key, value in model.state_dict().items():
+        if not torch.equal(value, before[key]):
+            name = key.removeprefix("backbone.adapter.model.")
+            first = name.split(".")[0]
+            found.add(name.split(".")[1] if first == "blocks" else first if first in ("norm", "head") else "embeddings")
+    return found
+
+
+def test_stages() -> None:
+    schedule = FreezeSchedule({10: "last:1", 0: "all", 12: "none", 11: "last:2"})
+    assert [schedule.stage(e) for e in (0, 9, 10, 11, 12, 1000)] == ["all", "all", "last:1", "last:2", "none", "none"]
+    assert list(schedule.plan) == [0, 10, 11, 12]
+    assert FreezeSchedule({3: "last:1"}).stage(2) == "all"
+    assert FreezeSchedule({0: "none"}).stage(0) == "none"
+
+
+@pytest.mark.parametrize(
+    ("plan", "message"),
+    [
+        ({}, "plan is {}"),
+        ("all", "plan is 'all'"),
+        ({0: "al"}, "Did you mean 'all'"),
+        ({0: "nome"}, "Did you mean 'none'"),
+        ({0: "lats:2"}, "Did you mean 'last:1'"),
+        ({0: "last:0"}, "n of 1 or more"),
+        ({0: "last:-1"}, "'last:n'"),
+        ({0: "last:"}, "at epoch 0"),
+        ({0: "last:²"}, "at epoch 0"),
+        ({0: 4}, "plan has 4 at epoch 0"),
+        ({-1: "all"}, "plan has epoch -1"),
+        ({"0": "all"}, "plan has epoch '0'"),
+        ({1.0: "all"}, "plan has epoch 1.0"),
+        ({True: "all"}, "plan has epoch True"),
+    ],
+)
+def test_plans_that_make_no_sense_are_refused(plan: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        FreezeSchedule(plan)
+
+
+def test_numbers_out_of_range_are_refused() -> None:
+    for wrong in ({"lr_scale": 0.0}, {"lr_scale": math.inf}, {"backbone_lr": -1.0}):
+        with pytest.raises(ConfigError, match=f"{next(iter(wrong))} is"):
+            FreezeSchedule({0: "all"}, **wrong)
+    for epoch in (-1, 1.5, "1"):
+        with pytest.raises(ConfigError, match="epoch is"):
+            FreezeSchedule({0: "all"}).stage(epoch)  # type: ignore[arg-type]
+
+
+def test_a_plan_that_is_too_deep_is_refused_at_the_first_epoch() -> None:
+    model = Model()
+    with pytest.raises(ConfigError, match="'last:7' at epoch 30, but 6 blocks"):
+        FreezeSchedule({0: "all", 30: "last:7"}).apply(model, 0)
+    with pytest.raises(ConfigError, match=r"3 blocks of dinoneck_tiny run for layers=\(2,\)"):
+        FreezeSchedule({0: "all", 30: "last:4"}).apply(load_backbone("dinoneck_tiny", layers=[2]), 0)
+    with pytest.raises(ConfigError, match="expected a dinoneck.Backbone"):
+        FreezeSchedule({0: "all"}).apply(nn.Linear(2, 2), 0)
+
+
+def test_apply_reports_what_holds() -> None:
+    model, schedule = Model(), FreezeSchedule({0: "all", 2: "last:2", 4: "none"})
+    model.backbone.unfreeze()
+    first = schedule.apply(model, 0)
+    assert (first.epoch, first.stage, first.changed) == (0, "all", True)
+    assert (first.trainable_blocks, first.trainable_parameters) == ((), 0)
+    assert not schedule.apply(model, 1).changed
+    second = schedule.apply(model.backbone, 2)  # a Backbone itself
+    assert second.changed
+    assert second.trainable_blocks == (4, 5)
+    assert second.trainable_parameters == sum(p.numel() for p in model.backbone.parameters() if p.requires_grad) > 0
+    assert not schedule.apply(model, 3).changed
+    last = schedule.apply(model, 4)
+    assert last.trainable_blocks == tuple(range(6))
+    assert last.trainable_parameters == sum(p.numel() for p in model.backbone.parameters())
+    assert all(p.requires_grad for p in model.head.parameters())
+
+
+def test_the_head_is_never_touched() -> None:
+    model = Model()
+    model.head.bias.requires_grad_(False)
+    for epoch in range(3):
+        FreezeSchedule({0: "all", 1: "last:1", 2: "none"}).apply(model, epoch)
+        assert [p.requires_grad for p in model.head.parameters()] == [True, False]
+
+
+def test_thawed_blocks_join_the_mode_that_was_asked_for() -> None:
+    model, schedule = Model().train(), FreezeSchedule({0: "all", 1: "last:1"})
+    schedule.apply(model, 0)
+    assert not any(block.training for block in model.backbone.adapter.blocks)
+    schedule.apply(model, 1)
+    assert [block.training for block in model.backbone.adapter.blocks] == [False] * 5 + [True]
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.5])
+@pytest.mark.parametrize("optim", [torch.optim.SGD, torch.optim.AdamW])
+def test_each_stage_moves_its_own_parts_and_nothing_else(optim: Any, decay: float) -> None:
+    """Frozen parameters are in the optimizer all along; neither weight decay nor momentum reaches them."""
+    model, schedule = Model(), FreezeSchedule({0: "all", 1: "last:1", 2: "none", 3: "last:2", 4: "all"})
+    options = {"momentum": 0.9} if optim is torch.optim.SGD else {}
+    optimizer = optim(schedule.param_groups(model, lr=0.1, weight_decay=decay), lr=0.1, **options)
+    blocks = {str(i) for i in range(6)}
+    expected = [{"head"}, {"head", "5", "norm"}, {"head", "norm", "embeddings"} | blocks]
+    expected += [{"head", "4", "5", "norm"}, {"head"}]
+    for epoch, parts in enumerate(expected):
+        before = state_of(model)
+        same_model, same = schedule.start_epoch(epoch, model, optimizer)
+        assert same_model is model
+        assert same is optimizer
+        for step in range(2):
+            train(model, optimizer, 10 * epoch + step)
+        assert moved(model, before) == parts
+        assert all((p.grad is None) != p.requires_grad for p in model.parameters())
+
+
+def test_gradients_left_over_from_before_are_dropped() -> None:
+    model, schedule = Model(), FreezeSchedule({0: "last:1", 1: "all"})
+    optimizer = torch.optim.SGD(schedule.param_groups(model, lr=0.1))
+    schedule.start_epoch(0, model, optimizer)
+    model(batch(0)[0]).sum().backward()
+    before = state_of(model)
+    schedule.start_epoch(1, model, optimizer)
+    optimizer.step()
+    assert moved(model, before) == {"head"}
+
+
+def test_learning_rates() -> None:
+    model = Model()
+
+    def rates(schedule: FreezeSchedule, **options: Any) -> dict[str, float]:
+        return {group["name"]: group["lr"] for group in schedule.param_groups(model, lr=1.0, **options)}
+
+    scaled = rates(FreezeSchedule({0: "all"}, lr_scale=0.25))
+    assert scaled["backbone.decay"] == scaled["backbone.no_decay"] == 0.25
+    assert scaled["head.decay"] == 1.0
+    assert rates(FreezeSchedule({0: "all"}))["backbone.decay"] == pytest.approx(0.1)
+    assert rates(FreezeSchedule({0: "all"}, lr_scale=0.25, backbone_lr=3.0))["backbone.decay"] == 3.0
+    layered = rates(FreezeSchedule({0: "all"}), layer_decay=0.5)
+    assert layered["backbone.block4.decay"] == pytest.approx(0.05)
+    whole = FreezeSchedule({0: "all"}).param_groups(model, lr=1.0, weight_decay=0.2)
+    assert {id(p) for group in whole for p in group["params"]} == {id(p) for p in model.parameters()}
+    assert {group["weight_decay"] for group in whole} == {0.0, 0.2}
+
+
+def test_schedulers_and_averages_made_at_the_start_go_on() -> None:
+    model, schedule = Model(), FreezeSchedule({0: "all", 1: "last:1", 2: "none"})
+    optimizer = torch.optim.AdamW(schedule.param_groups(model, lr=1e-2))
+    cosine = cosine_with_warmup(optimizer, 6, warmup=0.0)
+    average = AveragedModel(model)
+    identities = [id(p) for p in model.parameters()]
+    groups, base = [[id(p) for p in g["params"]] for g in optimizer.param_groups], list(cosine.base_lrs)
+    for epoch in range(3):
+        schedule.start_epoch(epoch, model, optimizer)
+        for step in range(2):
+            factor = 0.5 * (1 + math.cos(math.pi * (2 * epoch + step) / 6))
+            assert [g["lr"] for g in optimizer.param_groups] == pytest.approx([factor * lr for lr in base])
+            train(model, optimizer, step)
+            cosine.step()
+            average.update_parameters(model)
+    assert [id(p) for p in model.parameters()] == identities
+    assert [[id(p) for p in g["params"]] for g in optimizer.param_groups] == groups
+    assert not torch.equal(average.module.backbone.adapter.weight, load_backbone("dinoneck_tiny").adapter.weight)
+
+
+def begun(model: Model, schedule: FreezeSchedule) -> tuple[torch.optim.Optimizer, Any]:
+    optimizer = torch.optim.AdamW(schedule.param_groups(model, lr=1e-2, layer_decay=0.8))
+    return optimizer, cosine_with_warmup(optimizer, 10)
+
+
+@pytest.mark.parametrize("stop", [1, 2, 3, 4])
+def test_a_resumed_run_ends_where_the_uninterrupted_one_does(stop: int) -> None:
+    schedule = FreezeSchedule({0: "all", 2: "last:1", 3: "last:3", 4: "none"})
+
+    def epochs(which: range, model: Model, optimizer: torch.optim.Optimizer, cosine: Any) -> None:
+        for epoch in which:
+            schedule.start_epoch(epoch, model, optimizer)
+            for step in range(2):
+                train(model, optimizer, 10 * epoch + step)
+                cosine.step()
+
+    whole = Model()
+    epochs(range(5), whole, *begun(whole, schedule))
+
+    first = Model()
+    optimizer, cosine = begun(first, schedule)
+    epochs(range(stop), first, optimizer, cosine)
+    saved = copy.deepcopy((first.state_dict(), optimizer.state_dict(), cosine.state_dict()))
+
+    second = Model()
+    optimizer, cosine = begun(second, schedule)
+    for thing, state in zip((second, optimizer, cosine), saved, strict=True):
+        thing.load_state_dict(state)
+    epochs(range(stop, 5), second, optimizer, cosine)
+    for key, value in whole.state_dict().items():
+        assert torch.equal(value, second.state_dict()[key]), key
+
+
+def test_parameters_that_the_optimizer_lacks_are_added_with_a_warning() -> None:
+    model, schedule = Model(), FreezeSchedule({0: "all", 1: "last:1", 2: "last:2"}, lr_scale=0.5)
+    groups = [{"params": [model.head.weight], "lr": 0.1, "weight_decay": 0.2}, {"params": [model.head.bias], "lr": 0.3}]
+    optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
+    schedule.start_epoch(0, model, optimizer)
+    assert len(optimizer.param_groups) == 2
+    with pytest.warns(UserWarning, match=r"epoch 1 trains 15 backbone parameters .* lr 0.15\. .*schedule.param_groups"):
+        schedule.start_epoch(1, model, optimizer)
+    added = {g["name"]: g for g in optimizer.param_groups[2:]}
+    assert [*added] == ["backbone.no_decay.epoch1", "backbone.decay.epoch1"]
+    assert {g["lr"] for g in added.values()} == {0.15}
+    assert added["backbone.decay.epoch1"]["weight_decay"] == 0.2
+    assert added["backbone.no_decay.epoch1"]["weight_decay"] == 0.0
+    assert "initial_lr" not in added["backbone.decay.epoch1"]
+    before = state_of(model)
+    train(model, optimizer, 0)
+    assert moved(model, before) == {"head", "norm", "5"}
+    with pytest.warns(UserWarning, match="epoch 2 trains 13"):
+        schedule.start_epoch(2, model, optimizer)
+    every = [id(p) for g in optimizer.param_groups for p in g["params"]]
+    assert len(every) == len(set(every)) == sum(1 for p in model.parameters() if p.requires_grad)
+
+
+def test_added_parameters_take_the_schedules_rate() -> None:
+    model = Model()
+    optimizer = torch.optim.SGD(model.head.parameters(), lr=0.1)
+    cosine_with_warmup(optimizer, 10, warmup=0.5)
+    with pytest.warns(UserWarning, match="lr 0.007"):
+        FreezeSchedule({0: "last:1"}, backbone_lr=0.007).start_epoch(0, model, optimizer)
+    other = torch.optim.SGD(model.head.parameters(), lr=0.1)
+    cosine_with_warmup(other, 10, warmup=0.5)  # begins at a fifth
+    with pytest.warns(UserWarning, match="lr 0.002"):
+        FreezeSchedule({0: "last:1"}).start_epoch(0, model, other)
+    assert other.param_groups[-1]["initial_lr"] == pytest.approx(0.01)
+    backbone = load_backbone("dinoneck_tiny")
+    alone = torch.optim.SGD([backbone.adapter.weight], lr=0.1)
+    with pytest.raises(ConfigError, match="no head to take a learning rate from"):
+        FreezeSchedule({0: "last:1"}).start_epoch(0, backbone, alone)
+
+
+def test_groups_built_with_the_heads_rate_are_left_alone_but_mentioned(caplog: pytest.LogCaptureFixture) -> None:
+    model = Model()
+    with caplog.at_level(logging.WARNING):
+        optimizer = torch.optim.SGD(param_groups(model, lr=0.1, include_frozen=True))
+        FreezeSchedule({0: "all", 1: "last:1"}).start_epoch(1, model, optimizer)
+        assert "have lr 0.1, this schedule means 0.01" in caplog.text
+        assert {g["lr"] for g in optimizer.param_groups} == {0.1}
+        caplog.clear()
+        model = Model()
+        schedule = FreezeSchedule({0: "all", 1: "last:1"})
+        schedule.start_epoch(1, model, torch.optim.SGD(schedule.param_groups(model, lr=0.1)))
+        model = Model()
+        explicit = param_groups(model, lr=0.1, backbone_lr=0.002, include_frozen=True)
+        schedule.start_epoch(1, model, torch.optim.SGD(explicit))
+        assert not caplog.text
+
+
+@needs_peft
+def test_lora_learns_in_every_stage() -> None:
+    model, schedule = Model(), FreezeSchedule({0: "all", 1: "last:1"})
+    model.backbone.add_lora(2)
+    optimizer = torch.optim.AdamW(schedule.param_groups(model, lr=0.1))
+    lora = [p for name, p in model.backbone.named_parameters() if ".lora_" in name]
+    schedule.start_epoch(0, model, optimizer)
+    assert {id(p) for p in model.backbone.parameters() if p.requires_grad} == {id(p) for p in lora}
+    report = schedule.apply(model, 1)
+    assert report.trainable_blocks == tuple(range(6))
+    assert all(p.requires_grad for p in lora)
+    before = state_of(model)
+    for step in range(2):
+        train(model, optimizer, step)
+    assert moved(model, before) == {"head", "norm", *"012345"}
+    assert sum(not torch.equal(v, before[k]) for k, v in model.state_dict().items() if ".lora_" in k) == len(lora)

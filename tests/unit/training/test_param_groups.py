@@ -1,0 +1,334 @@
+"""Parameter groups: by module, each parameter once, timm's numbers."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pytest
+import timm
+import torch
+from timm.optim import param_groups_layer_decay
+from torch import Tensor, nn
+
+from dinoneck import Backbone, ConfigError, load_backbone, wrap_backbone
+from dinoneck.backbones.adapter import Adapter
+from dinoneck.training import param_groups
+
+needs_transformers = pytest.mark.skipif(importlib.util.find_spec("transformers") is None, reason="no transformers")
+needs_peft = pytest.mark.skipif(importlib.util.find_spec("peft") is None, reason="no peft")
+
+
+class Model(nn.Module):
+    """A neck that is called like the backbone, beside it."""
+
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.backbone_neck = nn.Sequential(nn.Conv2d(64, 8, 1), nn.BatchNorm2d(8), nn.LayerNorm((8, 4, 4)))
+        self.head = nn.Linear(64, 1)
+
+
+def model_of(frozen: bool = False) -> Model:
+    backbone = load_backbone("dinoneck_tiny")
+    return Model(backbone if frozen else backbone.unfreeze())
+
+
+def members(groups: Iterable[dict[str, Any]]) -> dict[int, dict[str, Any]]:
+    """The group of each parameter; fails if one is in two."""
+    found: dict[int, dict[str, Any]] = {}
+    for group in groups:
+        assert set(group) == {"params", "lr", "weight_decay", "name"}
+        for parameter in group["params"]:
+            assert id(parameter) not in found
+            found[id(parameter)] = group
+    return found
+
+
+def ids(module: nn.Module, trainable: bool | None = None) -> set[int]:
+    return {id(p) for p in module.parameters() if trainable is None or p.requires_grad == trainable}
+
+
+@pytest.mark.parametrize("layer_decay", [None, 0.5])
+def test_every_parameter_is_in_one_group_and_frozen_ones_only_on_request(layer_decay: float | None) -> None:
+    model = model_of(frozen=True)
+    model.backbone.unfreeze_last(2)
+    given = {"lr": 1.0, "layer_decay": layer_decay}
+    assert members(param_groups(model, **given)).keys() == ids(model, trainable=True)
+    assert members(param_groups(model, **given, include_frozen=True)).keys() == ids(model)
+    torch.optim.AdamW(param_groups(model, **given, include_frozen=True))  # refuses a parameter that comes twice
+
+
+def test_the_neck_that_is_called_like_the_backbone_gets_the_heads_rate() -> None:
+    model = model_of()
+    found = members(param_groups(model, lr=1.0, backbone_lr=0.01))
+    for part in (model.backbone_neck, model.head):
+        assert all(found[key]["lr"] == 1.0 and found[key]["name"].startswith("head.") for key in ids(part))
+    assert all(found[id(p)]["lr"] == 0.01 for p in model.backbone.parameters() if p.requires_grad)
+    same = members(param_groups(model, lr=1.0))
+    assert {group["lr"] for group in same.values()} == {1.0}
+
+
+def test_what_weight_decay_leaves_alone() -> None:
+    model = model_of()
+    found = members(param_groups(model, lr=1.0, weight_decay=0.3, include_frozen=True))
+    exempt = {name for name, p in model.named_parameters() if found[id(p)]["weight_decay"] == 0.0}
+    stem = "backbone.adapter.model."
+    own = [name.removeprefix(stem + "blocks.0.") for name in exempt if name.startswith(stem + "blocks.0.")]
+    assert sorted(own) == [
+        *("attn.proj.bias", "gamma_1", "gamma_2", "mlp.fc1.bias", "mlp.fc2.bias"),
+        *("norm1.bias", "norm1.weight", "norm2.bias", "norm2.weight"),
+    ]
+    outside = {name.removeprefix(stem) for name in exempt if "blocks." not in name}
+    assert outside == {
+        *("cls_token", "reg_token", "patch_embed.proj.bias", "norm.weight", "norm.bias", "head.bias"),
+        *("backbone_neck.0.bias", "backbone_neck.1.weight", "backbone_neck.1.bias"),
+        *("backbone_neck.2.weight", "backbone_neck.2.bias"),  # three-dimensional, but a norm's
+    }
+    assert all(found[id(p)]["weight_decay"] == 0.3 for name, p in model.named_parameters() if name not in exempt)
+    assert found[id(model.head.weight)]["weight_decay"] == 0.3  # (1, 64): one output, still a matrix
+
+
+def test_position_embeddings_and_layer_scale_of_a_plain_vit() -> None:
+    vit = timm.create_model(
+        "vit_tiny_patch16_224", depth=2, num_classes=0, init_values=0.1, reg_tokens=2, dynamic_img_size=True
+    )
+    found = members(param_groups(wrap_backbone(vit), lr=1.0, include_frozen=True))
+    exempt = {name for name, p in vit.named_parameters() if found[id(p)]["weight_decay"] == 0.0}
+    assert {"pos_embed", "cls_token", "reg_token", "blocks.1.ls1.gamma", "blocks.0.attn.qkv.bias"} <= exempt
+    assert exempt == {n for n, p in vit.named_parameters() if p.ndim < 2 or n in vit.no_weight_decay()}
+
+
+def test_a_module_may_name_its_own() -> None:
+    class Neck(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.positions = nn.Parameter(torch.zeros(4, 8))
+            self.queries = nn.Parameter(torch.zeros(4, 8))
+
+        def no_weight_decay(self) -> set[str]:
+            return {"positions"}
+
+    model = model_of()
+    neck = model.head = Neck()  # type: ignore[assignment]
+    found = members(param_groups(model, lr=1.0))
+    assert found[id(neck.positions)]["weight_decay"] == 0.0
+    assert found[id(neck.queries)]["weight_decay"] == 0.05
+
+
+def scales_of_timm(model: nn.Module, decay: float, weight_decay: float = 0.05) -> dict[int, tuple[float, float]]:
+    exempt = model.no_weight_decay()  # type: ignore[operator]
+    groups = param_groups_layer_decay(model, weight_decay, no_weight_decay_list=exempt, layer_decay=decay)
+    return {id(p): (group["lr_scale"], group["weight_decay"]) for group in groups for p in group["params"]}
+
+
+def build_tiny() -> nn.Module:
+    return load_backbone("dinoneck_tiny").adapter.model.requires_grad_(True)
+
+
+def build_vit(**options: object) -> nn.Module:
+    return timm.create_model(
+        "vit_tiny_patch16_224", depth=3, reg_tokens=2, pre_norm=True, dynamic_img_size=True, **options
+    )
+
+
+@pytest.mark.parametrize("build", [build_tiny, lambda: build_vit(num_classes=0)], ids=["eva", "vit"])
+def test_layer_decay_gives_timms_numbers(build: Callable[[], nn.Module]) -> None:
+    vit = build()
+    expected = scales_of_timm(vit, 0.7)
+    found = members(param_groups(wrap_backbone(vit), lr=9.0, backbone_lr=2.0, layer_decay=0.7, include_frozen=True))
+    assert found.keys() == expected.keys()
+    for key, (scale, decay) in expected.items():
+        assert found[key]["lr"] == pytest.approx(2.0 * scale, rel=1e-12)
+        assert found[key]["weight_decay"] == decay
+
+
+def test_timm_counts_a_classifier_as_a_layer_and_this_does_not() -> None:
+    vit = build_vit(num_classes=5)
+    expected = scales_of_timm(vit, 0.7)
+    own = ids(vit) - ids(vit.head)  # type: ignore[arg-type]
+    found = members(param_groups(wrap_backbone(vit), lr=1.0, layer_decay=0.7, include_frozen=True))
+    for key in own:
+        assert found[key]["lr"] * 0.7 == pytest.approx(expected[key][0], rel=1e-12)
+
+
+def test_layers_are_counted_from_the_last_block_that_runs() -> None:
+    backbone = load_backbone("dinoneck_tiny", layers=[2])
+    names = {
+        group["name"]: group["lr"] for group in param_groups(backbone, lr=1.0, layer_decay=0.5, include_frozen=True)
+    }
+    rates = [names[f"backbone.{part}.decay"] for part in ("embeddings", "block0", "block1", "block2")]
+    assert rates == [0.125, 0.25, 0.5, 1.0]
+    assert names["backbone.norm.no_decay"] == 1.0
+
+
+def check_against_adapter(backbone: Backbone) -> None:
+    """Layer-wise rates follow blocks and norms, whatever their library calls them."""
+    adapter: Adapter = backbone.adapter
+    found = members(param_groups(Model(backbone), lr=1.0, layer_decay=0.5, include_frozen=True))
+    inside = set()
+    for number, block in enumerate(adapter.blocks):
+        inside |= ids(block)
+        for key in ids(block):
+            assert found[key]["lr"] == 0.5 ** (adapter.depth - number - 1)
+            assert found[key]["name"].startswith(f"backbone.block{number}.")
+    for norm in adapter.norms:
+        inside |= ids(norm)
+        assert all(found[key]["lr"] == 1.0 and found[key]["name"] == "backbone.norm.no_decay" for key in ids(norm))
+    rest = ids(adapter) - inside
+    assert rest
+    assert all(found[key]["lr"] == 0.5**adapter.depth for key in rest)
+    for name, p in adapter.named_parameters():
+        token = any(word in name for word in ("token", "position", "pos_embed"))
+        assert (found[id(p)]["weight_decay"] == 0.0) == (p.ndim < 2 or token), name
+
+
+def test_timm_backbone() -> None:
+    check_against_adapter(load_backbone("dinoneck_tiny"))
+
+
+@needs_transformers
+@pytest.mark.parametrize("kind", ["DINOv3ViT", "Dinov2", "Dinov2WithRegisters"])
+def test_transformers_backbones(kind: str) -> None:
+    import transformers
+
+    config = getattr(transformers, f"{kind}Config")(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=2, image_size=32, patch_size=16
+    )
+    check_against_adapter(wrap_backbone(getattr(transformers, f"{kind}Model")(config)))
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(8)
+        self.mlp = nn.Linear(8, 8)
+        self.gamma = nn.Parameter(torch.ones(8, 1, 1))  # LayerScale for maps, with one long side
+
+
+class Official(nn.Module):
+    """The interface of the dinov2 repository, blocks in chunks."""
+
+    embed_dim, patch_size, num_register_tokens = 8, 16, 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, 8))
+        self.register_tokens = nn.Parameter(torch.zeros(1, 2, 8))
+        self.mask_token = nn.Parameter(torch.zeros(1, 8))
+        self.pos_embed = nn.Parameter(torch.zeros(1, 5, 8))
+        self.patch_embed = nn.Module()
+        self.patch_embed.proj = nn.Conv2d(3, 8, 16, 16)
+        self.blocks = nn.ModuleList(
+            [nn.ModuleList([Block(), Block()]), nn.ModuleList([nn.Identity(), nn.Identity(), Block()])]
+        )
+        self.norm = nn.LayerNorm(8)
+
+    def get_intermediate_layers(self, x: Tensor, n: int = 1) -> Tensor:
+        return x
+
+    def prepare_tokens_with_masks(self, x: Tensor) -> Tensor:
+        return x
+
+
+def test_official_objects() -> None:
+    backbone = wrap_backbone(Official())
+    assert backbone.depth == 3
+    found = members(param_groups(backbone, lr=1.0, layer_decay=0.5, include_frozen=True))
+    model = backbone.adapter.model
+    for name, p in model.named_parameters():
+        decays = name.endswith("mlp.weight") or name == "patch_embed.proj.weight"
+        assert (found[id(p)]["weight_decay"] > 0) == decays, name
+    assert found[id(model.blocks[1][2].mlp.weight)]["lr"] == 1.0
+    assert found[id(model.blocks[0][1].mlp.weight)]["lr"] == 0.5
+    assert found[id(model.pos_embed)]["lr"] == 0.125
+
+
+@needs_peft
+def test_lora_weights_are_the_backbones() -> None:
+    backbone = load_backbone("dinoneck_tiny")
+    backbone.add_lora(2, targets="all")
+    model = Model(backbone)
+    groups = param_groups(model, lr=1.0, backbone_lr=0.25, layer_decay=0.5)
+    found = members(groups)
+    lora = {name: p for name, p in backbone.named_parameters() if p.requires_grad}
+    assert lora
+    assert found.keys() == {id(p) for p in lora.values()} | ids(model.head) | ids(model.backbone_neck)
+    for name, p in lora.items():
+        number = int(name.split("blocks.")[1].split(".")[0])
+        assert found[id(p)]["name"] == f"backbone.block{number}.decay"
+        assert found[id(p)]["lr"] == 0.25 * 0.5 ** (5 - number)
+
+
+def test_a_backbone_that_is_shared_or_not_registered_is_still_the_backbone() -> None:
+    model = model_of()
+    model.other = model.backbone.with_layers([1])
+    assert members(param_groups(model, lr=1.0)).keys() == ids(model, trainable=True)
+
+    class Holder(nn.Module):
+        def __init__(self, inner: Model) -> None:
+            super().__init__()
+            self.encoder = inner
+            self.head = nn.Linear(2, 2)
+
+        @property
+        def backbone(self) -> nn.Module:
+            return self.encoder.backbone
+
+    holder = Holder(model)
+    found = members(param_groups(holder, lr=1.0, backbone_lr=0.5))
+    assert found.keys() == ids(holder, trainable=True)
+    assert all(found[id(p)]["lr"] == 0.5 for p in model.backbone.parameters() if p.requires_grad)
+    assert all(found[key]["lr"] == 1.0 for key in ids(model.backbone_neck))
+
+    loose = nn.Module()
+    object.__setattr__(loose, "backbone", model.backbone)
+    loose.head = nn.Linear(2, 2)
+    assert members(param_groups(loose, lr=1.0)).keys() == ids(model.backbone, trainable=True) | ids(loose.head)
+
+
+def test_compiled_models_are_looked_through() -> None:
+    model = model_of()
+    assert [g["name"] for g in param_groups(torch.compile(model), lr=1.0)] == [
+        g["name"] for g in param_groups(model, lr=1.0)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (nn.Linear(2, 2), r"Linear.backbone is missing; .*model.backbone = dinoneck.load_backbone"),
+        (Model(nn.Linear(2, 2)), r"a Linear; .* model.backbone = dinoneck.wrap_backbone\(model.backbone\)"),
+        (nn.ModuleDict({"encoder": model_of()}), r"there is one at model.encoder.backbone"),
+        ("backbone", r"str.backbone is missing"),
+    ],
+)
+def test_models_without_a_backbone_are_refused(model: nn.Module, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        param_groups(model, lr=1.0)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"lr": 0.0},
+        {"lr": float("nan")},
+        {"lr": "1e-3"},
+        {"lr": True},
+        {"lr": 1.0, "backbone_lr": 0.0},
+        {"lr": 1.0, "weight_decay": -0.1},
+        {"lr": 1.0, "layer_decay": 1.5},
+        {"lr": 1.0, "layer_decay": 0.0},
+    ],
+)
+def test_values_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=f"{[*wrong][-1]} is"):
+        param_groups(model_of(), **wrong)
+
+
+def test_nothing_to_train_is_refused() -> None:
+    with pytest.raises(ConfigError, match="unfreeze_last"):
+        param_groups(load_backbone("dinoneck_tiny"), lr=1.0)
+    groups = param_groups(model_of(), lr=1.0, weight_decay=0.0)
+    assert {group["weight_decay"] for group in groups} == {0.0}
