@@ -169,6 +169,9 @@ def test_what_does_not_fit() -> None:
     for grid in ((3, 2), (6, 1), (1, 6)):
         with pytest.raises(GridError, match="aspect"):
             resizing(make(OWN, (2, 3)), make(REFERENCE, grid))
+    for grid, other in (((1, 6), (1, 12)), ((6, 1), (12, 1))):  # one axis alone shows it
+        with pytest.raises(GridError, match="aspect"):
+            resizing(make(OWN, grid), make(torch.ones(2, 12, 5), other))
     with pytest.raises(ShapeError, match="2 layers, the reference has 1"):
         anchor(Tokens.from_patches([OWN, OWN], grid=(2, 3), patch_size=16), make(REFERENCE, (2, 3)))
     with pytest.raises(ShapeError, match=r"the reference: \(2, 5\)"):
