@@ -40,7 +40,9 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert (page.parent / target).exists(), f"{named(page)} links to {target}"
 
 
-@pytest.mark.parametrize("name", [m.name for m in pkgutil.walk_packages(dinoneck.__path__, "dinoneck.") if "__main__" not in m.name])
+@pytest.mark.parametrize(
+    "name", [m.name for m in pkgutil.walk_packages(dinoneck.__path__, "dinoneck.") if "__main__" not in m.name]
+)
 def test_docstring_examples(name: str) -> None:
     failed, _ = doctest.testmod(importlib.import_module(name))
     assert failed == 0

@@ -17,6 +17,8 @@ from torch.utils.checkpoint import checkpoint
 
 from dinoneck.data.photos import IMAGENET_MEAN, IMAGENET_STD
 
+# of timm; of the official objects
+_UNUSED = ("head", "head_drop", "fc_norm", "attn_pool", "local_cls_norm")
 PosEmbed = Literal["native", "official"]
 
 
@@ -94,6 +96,12 @@ class Adapter(nn.Module):
     @abstractmethod
     def step(self, number: int, x: Tensor, beside: Any) -> Tensor:
         """Run one block."""
+
+    @property
+    def unused(self) -> Sequence[nn.Module]:
+        """Modules that take no part when features are read: classifiers, poolers, norms of the training recipe."""
+        found = (getattr(self.model, name, None) for name in _UNUSED)
+        return [module for module in found if isinstance(module, nn.Module)]
 
     @property
     def rotary(self) -> nn.Module | None:

@@ -60,7 +60,8 @@ class OfficialAdapter(Adapter):
     @property
     def norms(self) -> Sequence[nn.Module]:
         """The final norm; a second one where CLS and registers have their own."""
-        found = (getattr(self.model, "norm", None), getattr(self.model, "cls_norm", None))
+        names = ("norm", "cls_norm") if getattr(self.model, "untie_cls_and_patch_norms", False) else ("norm",)
+        found = (getattr(self.model, name, None) for name in names)
         return [norm for norm in found if isinstance(norm, nn.Module)]
 
     @property

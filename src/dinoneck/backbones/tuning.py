@@ -49,7 +49,7 @@ def unfreeze_last(adapter: Adapter, n: int, *, runs: int, norm: bool) -> None:
 def unfreeze(adapter: Adapter, *, runs: int, norm: bool) -> None:
     """Make everything trainable that takes part in the forward pass."""
     adapter.requires_grad_(True)
-    for part in [*adapter.blocks[runs:], *(() if norm else adapter.norms)]:
+    for part in [*adapter.blocks[runs:], *adapter.unused, *(() if norm else adapter.norms)]:
         part.requires_grad_(False)
     for name, parameter in adapter.named_parameters():
         if name.endswith("mask_token"):  # for masked images, which are not among the inputs here

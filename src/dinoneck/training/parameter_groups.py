@@ -1,0 +1,187 @@
+"""Parameter groups of a model with a backbone: who gets which learning rate and weight decay.
+
+A parameter belongs to the backbone because it is inside ``model.backbone``, and to block 3 because it is inside that
+block. Names decide nothing: a pattern that looks for "backbone" also catches a neck that is called so.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from itertools import chain
+from typing import Any
+
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.parallel import DataParallel, DistributedDataParallel
+
+from dinoneck.backbones.backbone import Backbone
+from dinoneck.errors import ConfigError
+
+_NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, _NormBase)
+_MAPS = (nn.Linear, _ConvNd)
+
+
+def param_groups(
+    model: nn.Module,
+    *,
+    lr: float,
+    backbone_lr: float | None = None,
+    weight_decay: float = 0.05,
+    layer_decay: float | None = None,
+    include_frozen: bool = False,
+) -> list[dict[str, Any]]:
+    """Return groups for an optimizer; every parameter is in one of them, once. LoRA weights are the backbone's.
+
+    No weight decay reaches norms, biases, LayerScale, position embeddings, CLS, register and mask tokens, any other
+    one-dimensional parameter, and whatever a module names in ``no_weight_decay()``, as timm's do.
+
+    With ``layer_decay`` the embeddings are layer 0, block i is layer i + 1, and the final norm shares the layer of
+    the last block that runs; a layer's learning rate is ``backbone_lr * layer_decay ** (last - layer)``. These are
+    timm's numbers for a model without a classifier. With one, timm's rates are one factor lower.
+
+    Args:
+        model: a module whose ``.backbone`` is a :class:`dinoneck.Backbone` (or a Backbone alone), wrapped in
+            DistributedDataParallel or not.
+        lr: of everything outside the backbone.
+        backbone_lr: of the backbone; None = lr.
+        weight_decay: of weight matrices and kernels.
+        layer_decay: factor per layer, above 0 and at most 1; None = one learning rate for the whole backbone.
+        include_frozen: take frozen parameters in as well, for a :class:`dinoneck.training.FreezeSchedule` that
+            thaws them later. Until then they have no gradient and optimizers pass over them.
+
+    Returns:
+        Dicts with ``params``, ``lr``, ``weight_decay`` and ``name``, such as ``backbone.block3.no_decay`` or
+        ``head.decay``.
+
+    Raises:
+        ConfigError: if the model has no backbone, a value is out of range, or nothing is trainable.
+
+    Examples:
+        >>> from dinoneck import load_backbone
+        >>> model = nn.Module()
+        >>> model.backbone, model.head = load_backbone("dinoneck_tiny").unfreeze_last(1), nn.Linear(64, 2)
+        >>> groups = param_groups(model, lr=1e-3, backbone_lr=1e-5)
+        >>> [(group["name"], group["lr"], group["weight_decay"]) for group in groups]  # doctest: +NORMALIZE_WHITESPACE
+        [('backbone.no_decay', 1e-05, 0.0), ('backbone.decay', 1e-05, 0.05),
+         ('head.decay', 0.001, 0.05), ('head.no_decay', 0.001, 0.0)]
+    """
+    backbone = backbone_of(model)
+    _check(lr=lr, backbone_lr=backbone_lr, weight_decay=weight_decay, layer_decay=layer_decay)
+    rates = _rates(backbone, lr if backbone_lr is None else backbone_lr, layer_decay)
+    groups: dict[str, dict[str, Any]] = {}
+    for parameter, decays in _described(model, backbone):
+        if include_frozen or parameter.requires_grad:
+            part, own_lr = rates.get(id(parameter), ("head", lr))
+            name = f"{part}.{'decay' if decays else 'no_decay'}"
+            fresh = {"params": [], "lr": own_lr, "weight_decay": weight_decay if decays else 0.0, "name": name}
+            groups.setdefault(name, fresh)["params"].append(parameter)
+    if not groups:
+        raise ConfigError(
+            "the model has no trainable parameters; call backbone.unfreeze_last(n), or pass include_frozen=True"
+        )
+    return list(groups.values())
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return the module inside DistributedDataParallel, DataParallel and torch.compile."""
+    while True:
+        if isinstance(model, DistributedDataParallel | DataParallel):
+            model = model.module
+        elif isinstance(getattr(model, "_orig_mod", None), nn.Module):
+            model = model._orig_mod  # type: ignore[assignment]
+        else:
+            return model
+
+
+def backbone_of(model: nn.Module) -> Backbone:
+    """Return ``model.backbone``, or the model itself if it is a Backbone; wrappers are looked through.
+
+    Raises:
+        ConfigError: if there is none, naming where one would be.
+    """
+    inner = unwrapped(model) if isinstance(model, nn.Module) else model
+    if isinstance(inner, Backbone):
+        return inner
+    found = getattr(inner, "backbone", None)
+    found = unwrapped(found) if isinstance(found, nn.Module) else found
+    if isinstance(found, Backbone):
+        return found
+    modules = inner.named_modules() if isinstance(inner, nn.Module) else ()
+    nested = next((name for name, module in modules if isinstance(module, Backbone)), None)
+    if nested is not None:
+        hint = f"; there is one at model.{nested}: set model.backbone = model.{nested}"
+    elif isinstance(found, nn.Module):
+        hint = "; wrap it: model.backbone = dinoneck.wrap_backbone(model.backbone)"
+    else:
+        hint = "; set model.backbone = dinoneck.load_backbone(...) in its constructor"
+    what = "missing" if found is None else f"a {type(found).__name__}"
+    raise ConfigError(f"{type(inner).__name__}.backbone is {what}; expected a dinoneck.Backbone{hint}")
+
+
+def _rates(backbone: Backbone, lr: float, layer_decay: float | None) -> dict[int, tuple[str, float]]:
+    """The part of the backbone that each of its parameters is in, and the learning rate there."""
+    adapter, last = backbone.adapter, max(backbone.layers) + 1
+    places = {id(parameter): ("backbone.embeddings", 0) for parameter in backbone.parameters()}
+    for number, block in enumerate(adapter.blocks):
+        places |= {
+            id(parameter): (f"backbone.block{number}", min(number + 1, last)) for parameter in block.parameters()
+        }
+    for norm in adapter.norms:
+        places |= {id(parameter): ("backbone.norm", last) for parameter in norm.parameters()}
+    if layer_decay is None:
+        return dict.fromkeys(places, ("backbone", lr))
+    return {key: (part, lr * layer_decay ** (last - layer)) for key, (part, layer) in places.items()}
+
+
+def _described(model: nn.Module, backbone: Backbone) -> Iterator[tuple[nn.Parameter, bool]]:
+    """Every parameter once, the backbone's first, and whether weight decay acts on it."""
+    in_backbone = {id(parameter) for parameter in backbone.parameters()}
+    in_blocks = {id(parameter) for block in backbone.adapter.blocks for parameter in block.parameters()}
+    exempt = _declared_exempt(model) | _declared_exempt(backbone)
+    seen: set[int] = set()
+    for module in chain(backbone.modules(), model.modules()):
+        for own_name, parameter in module.named_parameters(recurse=False):
+            if id(parameter) in seen:
+                continue
+            seen.add(id(parameter))
+            decays = parameter.ndim > 1 and own_name != "bias" and not isinstance(module, _NORMS)
+            if id(parameter) in in_backbone and not isinstance(module, _MAPS):
+                # outside the blocks these are tokens and positions; inside, what has one long side is LayerScale
+                decays = decays and id(parameter) in in_blocks and parameter.numel() > max(parameter.shape)
+            yield parameter, decays and id(parameter) not in exempt
+
+
+def _declared_exempt(model: nn.Module) -> set[int]:
+    """Parameters that a module itself names in timm's way."""
+    found: set[int] = set()
+    for module in model.modules():
+        declared = getattr(module, "no_weight_decay", None)
+        if callable(declared):
+            names = set(declared())
+            found |= {id(parameter) for name, parameter in module.named_parameters() if name in names}
+    return found
+
+
+def _check(*, lr: float, backbone_lr: float | None, weight_decay: float, layer_decay: float | None) -> None:
+    check_number("lr", lr)
+    check_number("weight_decay", weight_decay, zero=True)
+    if backbone_lr is not None:
+        check_number("backbone_lr", backbone_lr)
+    if layer_decay is not None:
+        check_number("layer_decay", layer_decay, most=1.0)
+
+
+def check_number(name: str, value: object, *, zero: bool = False, most: float = math.inf) -> None:
+    """Refuse what is no finite number above 0 (or at 0, where that is allowed) and at most ``most``.
+
+    Raises:
+        ConfigError: naming the value.
+    """
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if is_number and (value > 0 or (zero and value == 0)) and value <= most:  # type: ignore[operator]
+        return
+    upper = "" if most == math.inf else f" and at most {most:g}"
+    hint = "; to train nothing there, freeze it" if name.endswith("lr") else ""
+    raise ConfigError(f"{name} is {value!r}; expected a number {'of 0 or more' if zero else 'above 0'}{upper}{hint}")
