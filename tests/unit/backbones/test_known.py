@@ -16,17 +16,19 @@ from dinoneck.cli.main import main
 
 
 def test_every_supported_architecture_is_in_the_table() -> None:
-    assert sorted(model.name for model in KNOWN) == sorted(names())
+    assert set(names()) <= {model.name for model in KNOWN}  # an older timm knows fewer
 
 
 @pytest.mark.parametrize("known", KNOWN, ids=lambda known: known.name)
 def test_rows_are_true(known) -> None:  # type: ignore[no-untyped-def]
+    if known.name not in names():
+        pytest.skip(f"timm {timm.__version__} does not know {known.name}")
     with torch.device("meta"):
         adapter = TimmAdapter(timm.create_model(known.name, num_classes=0))
     assert (adapter.patch_size[0], adapter.embed_dim, adapter.depth) == (known.patch, known.width, known.depth)
     assert adapter.num_registers == known.registers
     tags = [name.split(".", 1)[1] for name in timm.list_pretrained(f"{known.name}.*")]
-    assert sorted(known.hubs) == sorted(tags)
+    assert set(tags) <= set(known.hubs)
     for tag in tags:
         assert get_pretrained_cfg(f"{known.name}.{tag}").license == known.license(tag)
 

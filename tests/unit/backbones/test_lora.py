@@ -103,7 +103,7 @@ def test_every_lora_weight_learns_and_merging_keeps_the_tokens(source: str) -> N
 
 def test_query_and_value_biases_do_not_pass_lora_by() -> None:
     """timm's DINOv3 with biases reads qkv.weight itself, past the adapted layer: LoRA on qkv would do nothing."""
-    backbone = load_backbone("vit_tiny_patch16_dinov3_qkvb", pretrained=False, layers=[1])
+    backbone = load_backbone("vit_small_patch16_dinov3_qkvb", pretrained=False, layers=[1])
     before = backbone(IMAGES).sequence[0]
     backbone.add_lora(2)
     assert torch.allclose(backbone(IMAGES).sequence[0], before, atol=1e-5)
