@@ -52,7 +52,7 @@ def load_backbone(
         dtype: of the weights and tokens; None keeps float32.
         pos_embed: how position embeddings come to another grid: ``"native"``, as the library does it, or
             ``"official"``, as the dinov2 repository does it, in any library. They differ for DINOv2 without
-            registers away from 518 x 518, by 2 to 6 % of the features at 224 x 224.
+            registers away from 518 x 518, by several percent of the features at 224 x 224.
 
     Raises:
         BackboneError: if the name is unknown, weights cannot be had or do not fit, or a layer does not exist.

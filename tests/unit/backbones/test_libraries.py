@@ -47,7 +47,8 @@ def test_two_libraries_one_function(name: str, size: tuple[int, int], recipe: st
         assert (a.grid, a.layers, a.normed, a.num_registers) == (b.grid, b.layers, b.normed, b.num_registers)
         assert gap(a.patches, b.patches) <= bound
         assert gap(a.cls_token, b.cls_token) <= bound
-        assert gap(a.registers, b.registers) <= bound
+        largest = max((x.abs().max().item() if x.numel() else 0.0 for x in a.registers), default=0.0)
+        assert gap(a.registers, b.registers) <= bound * max(1.0, largest)
         assert (a.patches[0] - a.patches[1]).abs().mean() > 0.05  # layers differ, or equality would mean little
 
 

@@ -1,0 +1,282 @@
+"""The same tokens from timm, transformers and the official code: largest differences, with the bounds they must keep.
+
+    python -m benchmarks.parity [--official-dinov2 DIR] [--official-dinov3 DIR] [--models ...] [--out FILE]
+
+DIR is a checkout of facebookresearch/dinov2 or dinov3. Between timm and transformers both get one seeded set of
+weights by name; beside the official code, the repository's own model is filled at random, its state dict saved,
+and that file loaded through ``checkpoint=``. Compared are layers 11, 2, 5, 5 in this order, with and without the
+final norm. A full run (both checkouts, all models) writes benchmarks/results/parity.json, a partial one only what
+--out names; the tables of docs/reference/parity.md are printed. Exit code 1 if a row is above its bound.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from importlib import metadata
+from itertools import combinations
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from benchmarks.timing import machine
+from dinoneck import Tokens, load_backbone, wrap_backbone
+from dinoneck.backbones import transformers
+from dinoneck.backbones.adapter import PosEmbed
+from dinoneck.backbones.known import family_of
+from dinoneck.backbones.seeded import fill_seeded
+from dinoneck.backbones.weights import load_file
+
+RESULTS = Path(__file__).with_name("results")
+PARTS = ("patches", "cls", "registers")
+SIZES_16 = ((224, 224), (240, 480), (112, 336))
+SIZES_14 = ((518, 518), (224, 224), (238, 476), (126, 336))
+
+
+class Case(NamedTuple):
+    """A model: timm's names for it, where the official code builds it, and on which images.
+
+    Attributes:
+        name: built with seeded weights.
+        factory: in the repository's ``hub.backbones``; or the settings of its class, where blocks are cut.
+        sizes: images, (height, width).
+        official: the name that official weights load under, where it is another one.
+        depth: blocks kept; None = all.
+    """
+
+    name: str
+    factory: str | dict[str, Any]
+    sizes: Sequence[tuple[int, int]]
+    official: str | None = None
+    depth: int | None = None
+
+    @property
+    def layers(self) -> list[int]:
+        """Out of order, one of them twice."""
+        return [11, 2, 5, 5] if self.depth is None else [2, 0, 1, 1]
+
+    def shown(self, pair: str) -> str:
+        """The name that a pair of libraries is loaded under, and how much of the model runs."""
+        name = (self.official or self.name) if "official" in pair else self.name
+        return name + (f", first {self.depth} blocks" if self.depth else "")
+
+    def recipes(self, size: tuple[int, int]) -> tuple[PosEmbed, ...]:
+        """Position recipes that matter here: models without registers resample in ways of their own."""
+        if "dinov3" in self.name or "reg4" in self.name or size == (518, 518):
+            return ("native",)
+        return ("native", "official") if size == (224, 224) else ("official",)
+
+    def bound(self, size: tuple[int, int], recipe: PosEmbed) -> float | None:
+        """What a difference must not exceed; None where the libraries are known to differ."""
+        if "dinov3" in self.name:
+            return 1e-5
+        if "reg4" in self.name:
+            return 0.0
+        return 1e-5 if size == (518, 518) or recipe == "official" else None
+
+
+GIANT = {"img_size": 518, "patch_size": 14, "embed_dim": 1536, "num_heads": 24, "depth": 3, "ffn_layer": "swiglufused",
+         "init_values": 1.0, "block_chunks": 0, "num_register_tokens": 4, "interpolate_antialias": True,
+         "interpolate_offset": 0.0}  # fmt: skip
+CASES = (
+    Case("vit_small_patch16_dinov3", "dinov3_vits16", SIZES_16, official="vit_small_patch16_dinov3_qkvb"),
+    Case("vit_small_plus_patch16_dinov3_qkvb", "dinov3_vits16plus", SIZES_16),
+    Case("vit_small_patch14_reg4_dinov2", "dinov2_vits14_reg", SIZES_14),
+    Case("vit_giant_patch14_reg4_dinov2", GIANT, ((224, 224), (126, 336)), depth=3),
+    Case("vit_small_patch14_dinov2", "dinov2_vits14", SIZES_14),
+)
+
+
+def rows(case: Case, checkouts: Mapping[str, Path]) -> Iterator[dict[str, Any]]:
+    """Compare every pair of libraries that is there."""
+    yield from _compare(case, _libraries(case, case.name, None))
+    checkout = checkouts.get(family_of(case.name))
+    if checkout is None:
+        return
+    ours = official(case, checkout)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "official.pth"
+        torch.save(ours.state_dict(), file)
+        models = {"official": ours, **_libraries(case, case.official or case.name, file)}
+        yield from _compare(case, models, first="official")
+
+
+def official(case: Case, checkout: Path) -> nn.Module:
+    """The repository's own model, with every parameter at random and bf16-rounded periods as its released files."""
+    family = family_of(case.name)
+    if str(checkout) not in sys.path:
+        sys.path.insert(0, str(checkout))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # xFormers is not there; it changes speed only
+        if isinstance(case.factory, str):
+            model = getattr(importlib.import_module(f"{family}.hub.backbones"), case.factory)(pretrained=False)
+        else:
+            module = importlib.import_module(f"{family}.models.vision_transformer")
+            block = partial(module.Block, attn_class=module.MemEffAttention)
+            model = module.DinoVisionTransformer(block_fn=block, **case.factory)
+    fill_seeded(model, 1)
+    rope = getattr(model, "rope_embed", None)
+    if rope is not None:
+        rope.periods.copy_(rope.periods.bfloat16())
+    return model.eval()
+
+
+def _libraries(case: Case, name: str, file: Path | None) -> dict[str, nn.Module]:
+    """Both libraries' model with the same weights: seeded, or of a file."""
+    if case.depth is None:
+        given = {"pretrained": False} if file is None else {"checkpoint": file}
+        sources = ("timm", "transformers")
+        return {source: load_backbone(name, source=source, **given).adapter.model for source in sources}
+    cut = timm.create_model(name, pretrained=False, num_classes=0, dynamic_img_size=True, depth=case.depth)
+    if file is None:
+        fill_seeded(cut, 0)
+    else:
+        load_file(cut, file)
+    return {"timm": cut, "transformers": transformers.from_timm(cut)}
+
+
+def _compare(case: Case, models: dict[str, nn.Module], first: str | None = None) -> Iterator[dict[str, Any]]:
+    for size in case.sizes:
+        images = torch.randn(1 if size[0] > 500 else 2, 3, *size, generator=torch.Generator().manual_seed(2))
+        for recipe in case.recipes(size):
+            found = {key: _both_norms(model, case.layers, recipe, images) for key, model in models.items()}
+            if first is not None:
+                _check_wrapper(models[first], found[first], images)
+            for one, other in combinations(models, 2):
+                if first in (None, one):
+                    pair = f"{one} - {other}"
+                    row = {"model": case.shown(pair), "size": list(size), "pair": pair, "pos_embed": recipe}
+                    row |= _difference(found[one], found[other])
+                    bound = case.bound(size, recipe)
+                    # written so that NaN does not hold
+                    holds = None if bound is None else all(row[p] is None or row[p] <= bound for p in PARTS)
+                    yield row | {"bound": bound, "holds": holds}
+
+
+def _both_norms(model: nn.Module, layers: Sequence[int], recipe: PosEmbed, images: Tensor) -> list[Tokens]:
+    return [wrap_backbone(model, layers=layers, norm=norm, pos_embed=recipe)(images) for norm in (True, False)]
+
+
+@torch.no_grad()
+def _check_wrapper(model: Any, found: Sequence[Tokens], images: Tensor) -> None:
+    """The wrapped official object must give what the repository's own method gives, bit for bit."""
+    for tokens, norm in zip(found, (True, False), strict=True):
+        wanted = sorted(set(tokens.layers or ()))
+        rows = model.get_intermediate_layers(images, n=wanted, return_class_token=True, norm=norm)
+        own = dict(zip(wanted, rows, strict=True))
+        for layer, patches, cls_token in zip(tokens.layers or (), tokens.patches, tokens.cls_token, strict=True):
+            if not (torch.equal(patches, own[layer][0]) and torch.equal(cls_token, own[layer][1])):
+                raise SystemExit(f"layer {layer}, norm={norm}: other than get_intermediate_layers of the repository")
+
+
+def _difference(one: Sequence[Tokens], other: Sequence[Tokens]) -> dict[str, float | None]:
+    """Largest differences over layers and norms; registers None where the model has none."""
+    result: dict[str, float | None] = {}
+    for part in PARTS:
+        what = "cls_token" if part == "cls" else part
+        pairs = [pair for a, b in zip(one, other, strict=True) for pair in zip(*_parts(what, a, b), strict=True)]
+        gaps = [(a - b).abs().max() for a, b in pairs if a.numel()]
+        result[part] = torch.stack(gaps).max().item() if gaps else None
+    result["scale"] = max(x.abs().max().item() for tokens in one for x in tokens.sequence)
+    return result
+
+
+def _parts(what: str, *both: Tokens) -> list[Sequence[Tensor]]:
+    return [getattr(tokens, what) for tokens in both]
+
+
+@torch.no_grad()
+def slips(case: Case) -> dict[str, Any]:
+    """By how much the patches of layers 2, 5, 8 would be off after each of the common slips, at 224 x 224."""
+    model = load_backbone(case.name, source="transformers", pretrained=False).adapter.model
+    images = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(2))
+    layers = (2, 5, 8)
+    normed, raw = _both_norms(model, layers, "native", images)
+    states = model(images, output_hidden_states=True).hidden_states
+    prefix = raw.num_prefix_tokens
+    shifted = [x[:, 1 : 1 + raw.grid.count] for x in normed.sequence]
+
+    def off(wrong: Sequence[Tensor], right: Sequence[Tensor]) -> float:
+        return max((a - b).abs().max().item() for a, b in zip(wrong, right, strict=True))
+
+    return {
+        "model": case.name,
+        "hidden_states[i + 1]": off([states[i + 1][:, prefix:] for i in layers], raw.patches),
+        "hidden_states[i]": off([states[i][:, prefix:] for i in layers], raw.patches),
+        "norm": off(raw.patches, normed.patches),
+        "registers": off(shifted, normed.patches) if prefix > 1 else None,
+        "scale": max(x.abs().max().item() for x in normed.patches),
+    }
+
+
+def markdown(report: Mapping[str, Any]) -> str:
+    """The table of all rows."""
+    lines = [
+        "| model | image | pair | `pos_embed` | patches | CLS | registers | largest value | bound | |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in report["rows"]:
+        size = "x".join(str(side) for side in row["size"])
+        told = {None: "expected to differ", True: "holds", False: "**above**"}[row["holds"]]
+        cells = [f"`{row['model']}`", size, row["pair"], row["pos_embed"], *(_short(row[part]) for part in PARTS)]
+        cells += [f"{row['scale']:.1f}", _short(row["bound"]), told]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def slips_markdown(report: Mapping[str, Any]) -> str:
+    """The table of what common slips would cost."""
+    lines = [
+        "| model | `hidden_states[i + 1]` (right) | `hidden_states[i]` | no final norm | registers taken as patches "
+        "| largest value |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in report["slips"]:
+        cells = [_short(row[key]) for key in ("hidden_states[i + 1]", "hidden_states[i]", "norm", "registers")]
+        lines.append(f"| `{row['model']}` | {' | '.join(cells)} | {row['scale']:.1f} |")
+    return "\n".join(lines)
+
+
+def _short(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.1e}" if 0 < abs(value) < 1e-2 else f"{value:.2f}" if value else "0.0"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--official-dinov2", type=Path, metavar="DIR")
+    parser.add_argument("--official-dinov3", type=Path, metavar="DIR")
+    parser.add_argument("--models", nargs="+", choices=[case.name for case in CASES], metavar="NAME")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    given = {"dinov2": options.official_dinov2, "dinov3": options.official_dinov3}
+    checkouts = {family: path.resolve() for family, path in given.items() if path}
+    cases = [case for case in CASES if not options.models or case.name in options.models]
+    full = len(checkouts) == 2 and len(cases) == len(CASES)
+    found = []
+    for case in cases:
+        for row in rows(case, checkouts):
+            found.append(row)
+            print(row, file=sys.stderr, flush=True)
+    report = {"rows": found, "slips": [slips(case) for case in cases if case.depth is None], "machine": machine()}
+    report["machine"]["versions"]["transformers"] = metadata.version("transformers")
+    out = options.out or (RESULTS / "parity.json" if full else None)
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(report, indent=2) + "\n")
+    print(markdown(report), slips_markdown(report), sep="\n\n")
+    raise SystemExit(any(row["holds"] is False for row in found))
+
+
+if __name__ == "__main__":
+    main()
