@@ -31,6 +31,10 @@ class Adapter(nn.Module):
             :func:`dinoneck.load_backbone`.
 
     Attributes:
+        origin: the record of where the weights come from; ``origin_sha256`` their digest at that time, in
+            ``origin_dtype``.
+        thawed: whether base weights have ever been made trainable here.
+        asked_mode: the mode that ``train()`` last asked for; trainable parts follow it.
         source: the library: ``timm``, ``transformers`` or ``official``.
         name: the model's name; None if the object does not say.
         mean: per-channel mean for photos.
@@ -53,6 +57,11 @@ class Adapter(nn.Module):
         self.pos_embed: PosEmbed = pos_embed
         self.recomputed = False
         self.lora: dict[str, Any] | None = None
+        self.asked_mode = False
+        self.thawed = False
+        self.origin: dict[str, Any] = {"kind": "object"}
+        self.origin_sha256: str | None = None
+        self.origin_dtype: torch.dtype | None = None
 
     @property
     @abstractmethod
@@ -96,6 +105,16 @@ class Adapter(nn.Module):
     @abstractmethod
     def step(self, number: int, x: Tensor, beside: Any) -> Tensor:
         """Run one block."""
+
+    @property
+    def family(self) -> str | None:
+        """``dinov2`` or ``dinov3`` where the model itself says so."""
+        return None
+
+    @property
+    def in_steps(self) -> bool:
+        """Whether blocks run one by one here; else a method of the model runs them."""
+        return True
 
     @property
     def unused(self) -> Sequence[nn.Module]:
@@ -146,10 +165,14 @@ class Adapter(nn.Module):
         return [found[number] for number in layers]
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Adapter:
-        """Move or convert, but keep the rotary frequencies as they are: a few digits there shift every patch."""
+        """Move or convert, but keep rotary frequencies and LoRA weights exact: in half they would move, or stall."""
         rotary = self.rotary
         before = {} if rotary is None else dict(rotary.named_buffers())
+        added = [(p, p.data) for name, p in self.named_parameters() if ".lora_A." in name or ".lora_B." in name]
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for parameter, exact in added:
+            if parameter.dtype != exact.dtype and not exact.is_meta:
+                parameter.data = exact.to(parameter.device)
         for key, old in before.items():
             new = cast("nn.Module", rotary).get_buffer(key)
             if not old.is_meta:

@@ -62,13 +62,18 @@ class Backbone(nn.Module):
         self.name = name
         self.layers = resolve_layers(layers, adapter.depth)
         self.norm = bool(norm)
-        self.weights = dict(weights or {"kind": "object"})
+        if weights is not None:
+            adapter.origin, adapter.origin_sha256, adapter.origin_dtype = (
+                dict(weights),
+                digest(adapter.model),
+                self.dtype,
+            )
         self.preprocess = Preprocessing(patch_size=adapter.patch_size, mean=adapter.mean, std=adapter.std)
-        self._asked_mode = bool(adapter.model.training) and frozen is not True
-        if frozen:
-            adapter.requires_grad_(False)
         if frozen is not None:
-            self.train(self._asked_mode)
+            adapter.asked_mode = bool(adapter.model.training) and not frozen
+            if frozen:
+                adapter.requires_grad_(False)
+            self.train(adapter.asked_mode)
 
     @property
     def embed_dim(self) -> int:
@@ -91,6 +96,11 @@ class Backbone(nn.Module):
         return self.adapter.num_prefix_tokens
 
     @property
+    def weights(self) -> dict[str, Any]:
+        """The record of where the weights come from."""
+        return self.adapter.origin
+
+    @property
     def dtype(self) -> torch.dtype:
         """The dtype of weights and tokens."""
         return self.adapter.weight.dtype
@@ -107,8 +117,8 @@ class Backbone(nn.Module):
 
     def train(self, mode: bool = True) -> Backbone:
         """Set the mode of what is trainable; everything frozen stays in eval mode, rotary positions always."""
-        self._asked_mode = bool(mode)
-        tuning.set_modes(self.adapter, self._asked_mode)
+        self.adapter.asked_mode = bool(mode)
+        tuning.set_modes(self.adapter, self.adapter.asked_mode)
         self.training = self.adapter.training
         return self
 
@@ -116,29 +126,35 @@ class Backbone(nn.Module):
         """Make nothing trainable.
 
         Args:
-            keep_lora: leave LoRA weights trainable.
+            keep_lora: leave LoRA weights as they are, trainable or not.
         """
         tuning.freeze(self.adapter, keep_lora=keep_lora)
-        return self.train(self._asked_mode)
+        return self.train(self.adapter.asked_mode)
 
     def unfreeze_last(self, n: int) -> Backbone:
         """Make exactly the last n blocks that run trainable, with the final norm where it is applied.
 
-        Blocks after the last layer asked for never run and are not counted. LoRA weights stay trainable.
+        Blocks after the last layer asked for never run and are not counted. LoRA weights stay as they are.
 
         Raises:
             BackboneError: if n is not between 1 and the number of blocks that run.
         """
         tuning.unfreeze_last(self.adapter, n, runs=max(self.layers) + 1, norm=self.norm)
-        return self.train(self._asked_mode)
+        return self.train(self.adapter.asked_mode)
 
     def unfreeze(self) -> Backbone:
         """Make every parameter trainable that takes part: blocks that run, embeddings, the final norm if applied."""
         tuning.unfreeze(self.adapter, runs=max(self.layers) + 1, norm=self.norm)
-        return self.train(self._asked_mode)
+        return self.train(self.adapter.asked_mode)
 
     def set_grad_checkpointing(self, enable: bool = True) -> Backbone:
-        """Recompute trainable blocks in the backward pass instead of keeping activations; frozen ones keep none."""
+        """Recompute trainable blocks in the backward pass instead of keeping activations; frozen ones keep none.
+
+        Raises:
+            BackboneError: for an official object that offers only its method.
+        """
+        if enable and not self.adapter.in_steps:
+            raise BackboneError(f"{self.name} runs its blocks in a method of its own, where they cannot be recomputed")
         self.adapter.recomputed = bool(enable)
         return self
 
@@ -161,7 +177,7 @@ class Backbone(nn.Module):
             Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", ICLR 2022.
         """
         lora.add(self.adapter, rank, alpha, targets, seed=seed, runs=max(self.layers) + 1)
-        return self.train(self._asked_mode)
+        return self.train(self.adapter.asked_mode)
 
     def merge_lora(self) -> Backbone:
         """Add the LoRA products to the weights and remove them: same tokens, no extra cost.
@@ -170,12 +186,16 @@ class Backbone(nn.Module):
             BackboneError: if there are none.
         """
         record = lora.record(self.adapter)
+        origin = self._origin(digest(self.adapter.model))
         lora.merge(self.adapter)
-        self.weights = {"kind": "merged", "base": self.weights, "lora_sha256": (record or {}).get("sha256")}
-        return self.train(self._asked_mode)
+        self.adapter.origin = {"kind": "merged", "base": origin, "lora_sha256": (record or {}).get("sha256")}
+        return self.train(self.adapter.asked_mode)
 
     def lora_disabled(self) -> contextlib.AbstractContextManager[None]:
-        """Run without the LoRA products inside a ``with`` block: the model as it was before."""
+        """Run without the LoRA products inside a ``with`` block: the model as it was before.
+
+        It is a switch of the model, for all threads and for siblings made by :meth:`with_layers`.
+        """
         return lora.disabled(self.adapter)
 
     def forward(self, images: Tensor) -> Tokens:
@@ -209,8 +229,8 @@ class Backbone(nn.Module):
 
     def with_layers(self, layers: int | Sequence[int] | None) -> Backbone:
         """Return a backbone over the same weights (shared, not copied) that gives other layers."""
-        other = Backbone(self.adapter, name=self.name, layers=layers, norm=self.norm, frozen=None, weights=self.weights)
-        other.preprocess, other.training, other._asked_mode = self.preprocess, self.training, self._asked_mode
+        other = Backbone(self.adapter, name=self.name, layers=layers, norm=self.norm, frozen=None)
+        other.preprocess, other.training = self.preprocess, self.training
         return other
 
     def record(self) -> dict[str, Any]:
@@ -218,9 +238,11 @@ class Backbone(nn.Module):
 
         It names the model, its geometry, the layers and norm in force, where the weights come from and their
         digest (SHA-256 over all of them, in the present dtype; None on the meta device), and the LoRA weights if
-        there are any. The licence is that of published weights; seeded random ones have none.
+        there are any. Weights that were loaded and have changed since say so. The licence is that of published
+        weights; seeded random ones have none.
         """
-        family = family_of(self.name)
+        family = self.adapter.family or family_of(self.name)
+        sha256 = digest(self.adapter.model)
         return {
             "name": self.name,
             "family": family,
@@ -235,8 +257,8 @@ class Backbone(nn.Module):
             "pos_embed": self.adapter.pos_embed,
             "dtype": str(self.dtype).removeprefix("torch."),
             "adapter": lora.record(self.adapter),
-            "weights": self.weights,
-            "weights_sha256": digest(self.adapter.model),
+            "weights": self._origin(sha256),
+            "weights_sha256": sha256,
             "license": None if self.weights["kind"] == "seeded" else self.adapter.license or LICENSES.get(family),
         }
 
@@ -247,6 +269,20 @@ class Backbone(nn.Module):
         dtypes that hold the same weights; see :func:`dinoneck.backbones.probe.differs`.
         """
         return probe.measure(self)
+
+    def _origin(self, sha256: str | None) -> dict[str, Any]:
+        """Where the weights come from, with the word of it if they have been trained on.
+
+        In the dtype they were loaded in their digest tells; in another, trainable base weights count as changed.
+        """
+        adapter = self.adapter
+        own = {id(parameter) for parameter in lora.parameters(adapter)}
+        trainable = any(p.requires_grad and id(p) not in own for p in adapter.parameters())
+        known = None not in (sha256, adapter.origin_sha256) and self.dtype == adapter.origin_dtype
+        changed = sha256 != adapter.origin_sha256 if known else trainable or adapter.thawed
+        if adapter.origin["kind"] in ("object", "merged", "modified") or not changed:
+            return adapter.origin
+        return {"kind": "modified", "base": adapter.origin}
 
     def extra_repr(self) -> str:
         """Show what a user asks first."""

@@ -46,7 +46,8 @@ def load_backbone(
         layers: block indices, 0-based, in the order wanted, duplicates kept, negative from the end; None = the
             last block, an integer n = the n last.
         norm: apply the model's final norm to every layer.
-        frozen: keep in eval mode for good, without autograd; parts can be unfrozen later.
+        frozen: keep in eval mode for good, without autograd; parts can be unfrozen later. False: all that takes
+            part learns.
         checkpoint: a local official ``.pth`` or ``.safetensors`` file instead; every key must land.
         seed: which random weights, with ``pretrained=False``: the same on every machine; None = 0.
         dtype: of the weights and tokens; None keeps float32.
@@ -68,6 +69,10 @@ def load_backbone(
     _check_plain(source, dtype, seed=seed, pretrained=pretrained, norm=norm, frozen=frozen)
     if isinstance(name, nn.Module):
         _check_source(source, name)
+        if checkpoint is not None or seed is not None or not pretrained:
+            raise ConfigError(
+                "checkpoint=, seed= and pretrained= are for names; this is a model with weights of its own"
+            )
         return wrap_backbone(name, layers=layers, norm=norm, frozen=frozen, dtype=dtype, pos_embed=pos_embed)
     random = checkpoint is None and (name == TINY or not pretrained)
     if seed is not None and not random:
@@ -76,7 +81,8 @@ def load_backbone(
     if dtype is not None:
         adapter.to(dtype)
     full_name = name if random or adapter.name is None else adapter.name
-    return Backbone(adapter, name=full_name, layers=layers, norm=norm, frozen=frozen, weights=origin)
+    backbone = Backbone(adapter, name=full_name, layers=layers, norm=norm, frozen=True, weights=origin)
+    return backbone if frozen else backbone.unfreeze().train()
 
 
 def wrap_backbone(
@@ -92,7 +98,7 @@ def wrap_backbone(
 
     Recognised are timm's VisionTransformer and Eva; transformers' Dinov2Model, Dinov2WithRegistersModel and
     DINOv3ViTModel; and objects with the ``get_intermediate_layers`` of the dinov2 and dinov3 repositories. With
-    ``frozen=True`` its parameters stop requiring gradients and it goes to eval mode.
+    ``frozen=True`` its parameters stop requiring gradients and it goes to eval mode; else they stay as they are.
 
     Args:
         model: the object.
@@ -110,22 +116,32 @@ def wrap_backbone(
     if dtype is not None:
         adapter.to(dtype)
     name = adapter.name or type(model).__name__
-    return Backbone(adapter, name=name, layers=layers, norm=norm, frozen=frozen, weights={"kind": "object"})
+    return Backbone(adapter, name=name, layers=layers, norm=norm, frozen=frozen)
 
 
 def _adapter(model: nn.Module, pos_embed: PosEmbed) -> Adapter:
     """Recognise whose model it is."""
     _check_recipe(pos_embed)
+    kind = type(model).__name__
+    if isinstance(model, Backbone):
+        raise BackboneError("this is a Backbone already; backbone.with_layers(...) gives other layers of it")
+    for inner in ("_orig_mod", "module"):
+        if isinstance(getattr(model, inner, None), nn.Module):
+            raise BackboneError(f"{kind} wraps a model (torch.compile, DDP); pass its .{inner}, and wrap the Backbone")
+    if any(type(module).__module__.startswith("peft.") for module in model.modules()):
+        raise BackboneError(
+            f"{kind} holds adapters of peft, which no record here would tell; merge them (merge_and_unload()), or "
+            "pass the plain model and use backbone.add_lora()"
+        )
     if timm.is_timm(model):
         return timm.TimmAdapter(model, pos_embed)
     if transformers.is_transformers(model):
         return transformers.TransformersAdapter(model, pos_embed)
     if official.is_official(model):
         return official.OfficialAdapter(model, pos_embed)
-    inner = next((key for key in ("module", "_orig_mod", "base_model", "backbone") if hasattr(model, key)), None)
-    hint = f"; if it wraps one, pass its .{inner}" if inner else ""
+    hint = "; if its .backbone is one, pass that" if hasattr(model, "backbone") else ""
     raise BackboneError(
-        f"{type(model).__name__} is no timm VisionTransformer or Eva, no DINO model of transformers, and no object of "
+        f"{kind} is no timm VisionTransformer or Eva, no DINO model of transformers, and no object of "
         f"the dinov2 or dinov3 repositories{hint}"
     )
 

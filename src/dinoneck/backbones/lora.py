@@ -2,15 +2,19 @@
 
 peft matches names by their ends: ``proj`` would also take the patch embedding's, ``qkv`` finds nothing in
 transformers, and an adapter loads without complaint onto other base weights. Here the linear layers inside the blocks
-are listed by their full names, and the record says which base they belong to.
+are listed by their full names, the record says which base they belong to, and the added weights stay in float32
+whatever the base's dtype: small steps would be lost in half precision.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
+import math
+import re
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -20,11 +24,12 @@ from dinoneck.errors import BackboneError, ConfigError, missing_extra
 
 Targets = Literal["attention", "all"]
 NAME = "default"
+LARGEST_ALPHA = 1e6
 _PARTS = ("lora_A", "lora_B")
 
 
 def add(adapter: Adapter, rank: int, alpha: float | None, targets: Targets, *, seed: int, runs: int) -> None:
-    """Put LoRA weights beside the linear layers of the first ``runs`` blocks; nothing else becomes trainable.
+    """Put LoRA weights beside the linear layers of the first ``runs`` blocks; on a failure all stays as it was.
 
     Raises:
         BackboneError: if LoRA weights are there already, or the rank is out of range.
@@ -35,25 +40,31 @@ def add(adapter: Adapter, rank: int, alpha: float | None, targets: Targets, *, s
     if isinstance(rank, bool) or not isinstance(rank, int) or not 1 <= rank <= adapter.embed_dim:
         raise BackboneError(f"rank is {rank!r}; expected an integer 1 ... {adapter.embed_dim}")
     scale = float(rank if alpha is None else alpha)
-    if not 0 < scale < float("inf"):
-        raise BackboneError(f"alpha is {alpha!r}; expected a positive number")
+    if not 0 < scale <= LARGEST_ALPHA:
+        raise BackboneError(f"alpha is {alpha!r}; expected a positive number, at most {LARGEST_ALPHA:g}")
     if _layers(adapter):
         raise BackboneError("this backbone has LoRA weights already; merge_lora() first, or load it anew")
-    peft = _library()
     names = _places(adapter, targets, runs)
     trainable = {id(parameter) for parameter in adapter.parameters() if parameter.requires_grad}
-    config = peft.LoraConfig(r=rank, lora_alpha=scale, target_modules=names, lora_dropout=0.0, bias="none")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        peft.inject_adapter_in_model(config, adapter.model, adapter_name=NAME)
-    added = {id(parameter) for parameter in parameters(adapter)}
-    for parameter in adapter.parameters():  # peft freezes everything else; who learnt before still does
-        parameter.requires_grad_(id(parameter) in trainable | added)
-    if len(_layers(adapter)) != len(names):
-        raise BackboneError(f"peft found {len(_layers(adapter))} of {len(names)} linear layers")
+    try:
+        _inject(adapter, names, rank, scale)
+        _draw(adapter, seed)
+    except BaseException:
+        _strip(adapter)
+        raise
+    finally:
+        added = {id(parameter) for parameter in parameters(adapter)}
+        for parameter in adapter.parameters():  # peft freezes everything else; who learnt before still does
+            parameter.requires_grad_(id(parameter) in trainable | added)
     for block in adapter.blocks[:runs]:
-        _let_through(block)
+        _call_the_layer(block, True)
     adapter.lora = {"kind": "lora", "rank": rank, "alpha": scale, "targets": targets, "blocks": runs}
+
+
+def remove(adapter: Adapter) -> None:
+    """Take LoRA weights away without adding their products."""
+    _strip(adapter)
+    adapter.lora = None
 
 
 def merge(adapter: Adapter) -> None:
@@ -66,27 +77,22 @@ def merge(adapter: Adapter) -> None:
     if not found:
         raise BackboneError("this backbone has no LoRA weights to merge; add_lora() comes first")
     with torch.no_grad():
-        for name, layer in found.items():
+        for layer in found.values():
             layer.merge()
-            parent, _, own = name.rpartition(".")
-            setattr(adapter.model.get_submodule(parent), own, layer.get_base_layer())
-    adapter.lora = None
+    remove(adapter)
 
 
 @contextlib.contextmanager
 def disabled(adapter: Adapter) -> Iterator[None]:
     """Run without the products inside."""
-    layers = _layers(adapter).values()
-    modes = [(parameter, parameter.requires_grad) for parameter in parameters(adapter)]
-    for layer in layers:
-        layer.enable_adapters(False)
+    before = [(layer, layer.disable_adapters) for layer in _layers(adapter).values()]
     try:
+        for layer, _ in before:  # peft's own switch would also change what is trainable
+            layer._disable_adapters = True
         yield
     finally:
-        for layer in layers:
-            layer.enable_adapters(True)
-        for parameter, mode in modes:  # peft's switch also sets these
-            parameter.requires_grad_(mode)
+        for layer, was in before:
+            layer._disable_adapters = was
 
 
 def parameters(adapter: Adapter) -> list[nn.Parameter]:
@@ -124,15 +130,15 @@ def load_state(adapter: Adapter, weights: Mapping[str, Tensor]) -> None:
 
 
 def record(adapter: Adapter) -> dict[str, Any] | None:
-    """Return what there is, JSON-able, with a digest of the weights; None without LoRA."""
+    """Return what there is, JSON-able, with a digest of setting and weights; None without LoRA."""
     if adapter.lora is None:
         return None
-    total = hashlib.sha256()
+    total = hashlib.sha256(json.dumps(adapter.lora, sort_keys=True).encode())
     for name, value in sorted(state(adapter).items()):
         if value.is_meta:
             return {**adapter.lora, "sha256": None}
-        total.update(f"{name}|{tuple(value.shape)}|".encode())
-        total.update(value.detach().float().cpu().contiguous().view(torch.uint8).numpy().data)
+        total.update(f"|{name}|{tuple(value.shape)}|".encode())
+        total.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return {**adapter.lora, "sha256": total.hexdigest()}
 
 
@@ -141,6 +147,39 @@ def base_name(key: str) -> str | None:
     if any(f".{part}." in key for part in _PARTS):
         return None
     return key.replace(".base_layer.", ".")
+
+
+def _inject(adapter: Adapter, names: list[str], rank: int, scale: float) -> None:
+    peft = _library()
+    exactly = "|".join(re.escape(name) for name in names)  # peft takes the ends of names for a list
+    config = peft.LoraConfig(r=rank, lora_alpha=scale, target_modules=f"(?:{exactly})", lora_dropout=0.0, bias="none")
+    with torch.random.fork_rng(devices=[]):
+        peft.inject_adapter_in_model(config, adapter.model, adapter_name=NAME)
+    if set(_layers(adapter)) != set(names):
+        raise BackboneError(f"peft adapted {len(_layers(adapter))} of {len(names)} linear layers")
+
+
+def _draw(adapter: Adapter, seed: int) -> None:
+    """First values from a generator of their own, in float32: A as peft draws it, B zero."""
+    generator = torch.Generator().manual_seed(seed)
+    for layer in _layers(adapter).values():
+        for part in _PARTS:
+            weight = getattr(layer, part)[NAME].weight
+            weight.data = weight.data.float()
+            bound = 1 / math.sqrt(weight.shape[1]) if part == "lora_A" else 0.0
+            if not weight.is_meta:
+                weight.data.copy_(torch.empty(weight.shape).uniform_(-bound, bound, generator=generator))
+
+
+def _strip(adapter: Adapter) -> None:
+    """Put the plain linear layers back, and everything that peft and this file changed beside them."""
+    for name, layer in _layers(adapter).items():
+        parent, _, own = name.rpartition(".")
+        setattr(adapter.model.get_submodule(parent), own, layer.get_base_layer())
+    for block in adapter.blocks:
+        _call_the_layer(block, False)
+    if hasattr(adapter.model, "peft_config"):
+        del adapter.model.peft_config
 
 
 def _places(adapter: Adapter, targets: Targets, runs: int) -> list[str]:
@@ -156,16 +195,21 @@ def _places(adapter: Adapter, targets: Targets, runs: int) -> list[str]:
     return found
 
 
-def _let_through(block: nn.Module) -> None:
+def _call_the_layer(block: nn.Module, called: bool) -> None:
     """Timm adds query and value biases by reading ``qkv.weight``, past the adapted layer; it can also call it."""
     for module in block.modules():
-        if getattr(module, "q_bias", None) is not None and hasattr(module, "qkv_bias_separate"):
-            module.qkv_bias_separate = True  # type: ignore[assignment]
+        if getattr(module, "q_bias", None) is None or not hasattr(module, "qkv_bias_separate"):
+            continue
+        if called and not module.qkv_bias_separate:
+            module.qkv_bias_separate = module.dinoneck_called = True  # type: ignore[assignment]
+        elif not called and getattr(module, "dinoneck_called", False):
+            module.qkv_bias_separate = False  # type: ignore[assignment]
+            del module.dinoneck_called
 
 
 def _layers(adapter: Adapter) -> dict[str, Any]:
     """The adapted layers by name. Without peft there are none."""
-    if adapter.lora is None and not any(hasattr(module, "lora_A") for module in adapter.modules()):
+    if not any(hasattr(module, "lora_A") for module in adapter.modules()):
         return {}
     from peft.tuners.lora import LoraLayer
 
@@ -177,4 +221,4 @@ def _library() -> Any:
         import peft
     except ImportError as error:
         raise missing_extra("peft", "lora") from error
-    return peft
+    return cast("Any", peft)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from dinoneck.backbones.adapter import Adapter, PosEmbed
 from dinoneck.errors import BackboneError
+from dinoneck.grid import patch_pair
 
 HOW_TO = "torch.hub.load('facebookresearch/dinov2', 'dinov2_vits14'), then wrap_backbone(model)"
 
@@ -53,6 +54,16 @@ class OfficialAdapter(Adapter):
         self.extra = "return_extra_tokens" in inspect.signature(self.model.get_intermediate_layers).parameters
 
     @property
+    def family(self) -> str:
+        """The repository."""
+        return "dinov2" if self.rotary is None else "dinov3"
+
+    @property
+    def in_steps(self) -> bool:
+        """Whether the object has the parts; else only the method."""
+        return self.in_parts
+
+    @property
     def blocks(self) -> Sequence[nn.Module]:
         """The transformer blocks, in order, whether or not they are stored in chunks."""
         return _flat(self.model.blocks)
@@ -77,8 +88,7 @@ class OfficialAdapter(Adapter):
     @property
     def patch_size(self) -> tuple[int, int]:
         """(height, width) of a patch in pixels."""
-        size = self.model.patch_size
-        return (int(size), int(size)) if isinstance(size, int) else (int(size[0]), int(size[1]))
+        return patch_pair(self.model.patch_size)
 
     @property
     def num_cls(self) -> int:

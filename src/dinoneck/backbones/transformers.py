@@ -19,8 +19,14 @@ from dinoneck.backbones.adapter import Adapter, PosEmbed
 from dinoneck.backbones.known import LICENSES, SATELLITE, SATELLITE_MEAN, SATELLITE_STD
 from dinoneck.backbones.positions import official_positions
 from dinoneck.errors import BackboneError, missing_extra
+from dinoneck.grid import patch_pair
 
 _FAMILIES = {"dinov2": "dinov2", "dinov2_with_registers": "dinov2", "dinov3_vit": "dinov3"}
+_CLASSES = {
+    "dinov2": "Dinov2Model",
+    "dinov2_with_registers": "Dinov2WithRegistersModel",
+    "dinov3_vit": "DINOv3ViTModel",
+}
 _NEVER_USED = ("mask_token", "inv_freq")
 
 
@@ -53,14 +59,19 @@ class TransformersAdapter(Adapter):
             raise BackboneError(
                 f"{type(model).__name__} is no Dinov2Model, Dinov2WithRegistersModel or DINOv3ViTModel{hint}"
             )
-        self.family = _FAMILIES[kind]
+        self._family = _FAMILIES[kind]
         self.name = getattr(config, "_name_or_path", None) or None
-        self.license = LICENSES[self.family]
+        self.license = LICENSES[self._family]
         if SATELLITE in (self.name or ""):
             self.mean, self.std = SATELLITE_MEAN, SATELLITE_STD
-        folder = Path(self.name or "") / "preprocessor_config.json"
-        if self.name and folder.is_file():
-            self._read_normalisation(folder)
+        if self.name and Path(self.name).is_dir():
+            self._read_normalisation(Path(self.name) / "preprocessor_config.json")
+            self.name = Path(self.name).resolve().name  # head files are shared: no path of this machine in them
+
+    @property
+    def family(self) -> str:
+        """The kind of model."""
+        return self._family
 
     @property
     def blocks(self) -> Sequence[nn.Module]:
@@ -82,8 +93,7 @@ class TransformersAdapter(Adapter):
     @property
     def patch_size(self) -> tuple[int, int]:
         """(height, width) of a patch in pixels."""
-        size = self.model.config.patch_size
-        return (int(size), int(size)) if isinstance(size, int) else (int(size[0]), int(size[1]))
+        return patch_pair(self.model.config.patch_size)
 
     @property
     def num_cls(self) -> int:
@@ -124,6 +134,8 @@ class TransformersAdapter(Adapter):
         return cast("Tensor", result[0] if isinstance(result, tuple) else result)
 
     def _read_normalisation(self, file: Path) -> None:
+        if not file.is_file():
+            return
         try:
             found = json.loads(file.read_text("utf-8"))
             self.mean, self.std = tuple(found["image_mean"]), tuple(found["image_std"])
@@ -138,19 +150,20 @@ def from_folder(folder: Path) -> nn.Module:
         BackboneError: if it is no such folder, or keys are missing, left over or misshapen.
     """
     library = _library()
-    if not (folder / "config.json").is_file():
+    file = folder / "config.json"
+    if not file.is_file():
         raise BackboneError(f"{folder} holds no config.json: it is no model folder of transformers")
     try:
-        kind = library.AutoConfig.from_pretrained(folder, local_files_only=True).model_type
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise BackboneError(f"{folder / 'config.json'} is no configuration that transformers reads: {error}") from error
+        kind = json.loads(file.read_text("utf-8")).get("model_type")
+    except (OSError, ValueError, AttributeError) as error:
+        raise BackboneError(f"{file} is no configuration that transformers reads: {error}") from error
     if kind not in _FAMILIES:
         raise BackboneError(f"{folder} holds a {kind!r} model; expected one of {', '.join(_FAMILIES)}")
     noise = logging.getLogger("transformers.modeling_utils")
     level = noise.level
     noise.setLevel(logging.ERROR)  # what it would report is raised below
     try:
-        model, told = library.AutoModel.from_pretrained(
+        model, told = getattr(library, _CLASSES[kind]).from_pretrained(  # no Auto class: those may run a folder's code
             folder,
             local_files_only=True,
             use_safetensors=True,
@@ -158,7 +171,7 @@ def from_folder(folder: Path) -> nn.Module:
             dtype=torch.float32,
             ignore_mismatched_sizes=True,
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, TypeError, RuntimeError) as error:
         raise BackboneError(f"the model in {folder} cannot be loaded: {error}") from error
     finally:
         noise.setLevel(level)
@@ -185,6 +198,7 @@ def from_timm(model: Any) -> nn.Module:
         "num_attention_heads": blocks[0].attn.num_heads,
         "patch_size": model.patch_embed.patch_size[0],
         "image_size": model.patch_embed.img_size[0],
+        "layer_norm_eps": model.blocks[0].norm1.eps,
     }
     registers = 0 if model.reg_token is None else model.reg_token.shape[1]
     if getattr(model, "rope", None) is not None:

@@ -27,8 +27,8 @@ def set_modes(adapter: Adapter, mode: bool) -> None:
 
 
 def freeze(adapter: Adapter, *, keep_lora: bool) -> None:
-    """Make nothing trainable, or only LoRA weights."""
-    kept = {id(parameter) for parameter in lora.parameters(adapter)} if keep_lora else set()
+    """Make nothing trainable; with ``keep_lora`` those that are among LoRA's stay so."""
+    kept = {id(parameter) for parameter in lora.parameters(adapter) if parameter.requires_grad} if keep_lora else set()
     for parameter in adapter.parameters():
         parameter.requires_grad_(id(parameter) in kept)
 
@@ -41,14 +41,18 @@ def unfreeze_last(adapter: Adapter, n: int, *, runs: int, norm: bool) -> None:
     """
     if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= runs:
         raise BackboneError(f"n is {n!r}; expected 1 ... {runs}, the blocks that run for the layers asked for")
+    still = {id(parameter) for parameter in lora.parameters(adapter) if not parameter.requires_grad}
     freeze(adapter, keep_lora=True)
     for part in [*adapter.blocks[runs - n : runs], *(adapter.norms if norm else ())]:
-        part.requires_grad_(True)
+        for parameter in part.parameters():
+            parameter.requires_grad_(id(parameter) not in still)
+    adapter.thawed = True
 
 
 def unfreeze(adapter: Adapter, *, runs: int, norm: bool) -> None:
     """Make everything trainable that takes part in the forward pass."""
     adapter.requires_grad_(True)
+    adapter.thawed = True
     for part in [*adapter.blocks[runs:], *adapter.unused, *(() if norm else adapter.norms)]:
         part.requires_grad_(False)
     for name, parameter in adapter.named_parameters():

@@ -133,7 +133,7 @@ def digest(model: nn.Module) -> str | None:
         if value.is_meta:
             return None
         total.update(f"{name}|{value.dtype}|{tuple(value.shape)}|".encode())
-        total.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+        total.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return total.hexdigest()
 
 

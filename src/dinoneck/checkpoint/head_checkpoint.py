@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -95,6 +96,7 @@ class HeadCheckpoint:
             CheckpointError: if the module is not registered, or its weights are shared, not finite or on meta.
         """
         name = type(module).__name__
+        backbone = _plain_backbone(backbone)
         try:
             head_type = registry.name_of(type(module))
         except RegistryError as error:
@@ -197,14 +199,18 @@ class HeadCheckpoint:
                 "this head file does not say which backbone it was trained on; save it with backbone=",
                 step="pairing",
             )
-        given = backbone.record() if isinstance(backbone, Backbone) else backbone
+        own = _plain_backbone(backbone)
+        if not isinstance(own, Backbone | Mapping):
+            raise CheckpointError(
+                f"backbone is {type(own).__name__}; expected a Backbone or its record", step="pairing"
+            )
+        given = own.record() if isinstance(own, Backbone) else own
+        check_records(trained, given, weights=not probe)
         if not probe:
-            check_records(trained, given)
             return
-        if not isinstance(backbone, Backbone):
+        if not isinstance(own, Backbone):
             raise CheckpointError("a probe needs the backbone itself, not its record", step="pairing")
-        check_records(trained, given, weights=False)
-        check_probe(trained, {**given, "probe": backbone.probe()})
+        check_probe(trained, {**given, "probe": own.probe()})
 
     def apply_adapter(self, backbone: Backbone, *, trainable: bool = False) -> None:
         """Put the LoRA weights that travel with this head into the backbone they were trained on.
@@ -261,7 +267,20 @@ def load_head(path_or_repo: str | os.PathLike[str]) -> nn.Module:
 def _probed(backbone: Backbone) -> dict[str, Any]:
     """The record with the functional probe; a backbone without values has none."""
     record = backbone.record()
-    return record if record["weights_sha256"] is None else {**record, "probe": backbone.probe()}
+    if record["weights_sha256"] is None:
+        return record
+    probe = backbone.probe()
+    if not all(math.isfinite(number) for number in probe):
+        raise CheckpointError(
+            f"the backbone {backbone.name!r} gives values that are not finite; its weights are not sound", step="write"
+        )
+    return {**record, "probe": probe}
+
+
+def _plain_backbone(backbone: Any) -> Any:
+    """The Backbone inside torch.compile's wrapper."""
+    inner = getattr(backbone, "_orig_mod", None)
+    return inner if isinstance(inner, Backbone) else backbone
 
 
 def _snapshot(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:

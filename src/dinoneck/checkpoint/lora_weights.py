@@ -15,7 +15,7 @@ from dinoneck.backbones import lora
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.checkpoint.header import TensorEntry
 from dinoneck.checkpoint.pairing import check_records
-from dinoneck.errors import BackboneError, CheckpointError
+from dinoneck.errors import BackboneError, CheckpointError, ConfigError
 
 PREFIX = "adapter/"
 _ENDS = (".lora_A", ".lora_B")
@@ -50,14 +50,21 @@ def check(entries: Mapping[str, TensorEntry], record: Mapping[str, Any] | None, 
                 f"{name} holds LoRA weights that its backbone record does not mention", step="tensors"
             )
         return
+    width, depth = (record or {}).get("embed_dim"), (record or {}).get("depth")
+    if not (width and depth and 1 <= told["rank"] <= width and 1 <= told["blocks"] <= depth):
+        raise CheckpointError(
+            f"{name}: LoRA of rank {told['rank']} in {told['blocks']} blocks does not fit a backbone of width {width} "
+            f"and depth {depth}",
+            step="config",
+        )
     layers = {key.rpartition(".")[0] for key in entries}
     if not layers or entries.keys() != {layer + end for layer in layers for end in _ENDS}:
         raise CheckpointError(f"{name}: the LoRA weights that its record announces are not complete", step="tensors")
     for key, entry in entries.items():
         rank = entry.shape[0 if key.endswith(_ENDS[0]) else -1] if len(entry.shape) == 2 else None
-        if rank != told.get("rank") or not entry.dtype.endswith(("F16", "F32", "F64")):
+        if rank != told["rank"] or entry.dtype != "F32":
             raise CheckpointError(
-                f"{name}: {key} is {entry.dtype} {entry.shape}; its record says rank {told.get('rank')}", step="tensors"
+                f"{name}: {key} is {entry.dtype} {entry.shape}; expected F32 of rank {told['rank']}", step="tensors"
             )
 
 
@@ -83,14 +90,18 @@ def apply(backbone: Backbone, record: Mapping[str, Any], weights: Mapping[str, T
         )
     check_records({**record, "adapter": None}, own, layers=False)
     learning = [parameter for parameter in backbone.parameters() if parameter.requires_grad]
-    lora.add(backbone.adapter, told["rank"], told["alpha"], told["targets"], seed=0, runs=told["blocks"])
     try:
+        lora.add(backbone.adapter, told["rank"], told["alpha"], told["targets"], seed=0, runs=told["blocks"])
         lora.load_state(backbone.adapter, weights)
-    except BackboneError as error:
-        lora.merge(backbone.adapter)  # the products are still zero
+        if (lora.record(backbone.adapter) or {}).get("sha256") != told["sha256"]:
+            raise BackboneError("they are not those that its record was written for")
+    except (BackboneError, ConfigError) as error:
+        lora.remove(backbone.adapter)
+        for parameter in backbone.parameters():
+            parameter.requires_grad_(any(parameter is one for one in learning))
         raise CheckpointError(f"the LoRA weights do not fit this backbone: {error}", step="pairing") from error
     if not trainable:
         backbone.adapter.requires_grad_(False)
         for parameter in learning:
             parameter.requires_grad_(True)
-    backbone.train(backbone._asked_mode)
+    backbone.train(backbone.adapter.asked_mode)

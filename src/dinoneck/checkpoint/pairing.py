@@ -32,7 +32,7 @@ def check_records(
         trained: the record in the head file.
         given: the record of the backbone at hand.
         layers: compare the layers too.
-        weights: compare position recipes, architecture, digests and LoRA weights too; off when a probe decides.
+        weights: compare architecture and digests too; off when a probe decides.
 
     Raises:
         CheckpointError: naming what differs, both values and the remedy.
@@ -42,8 +42,9 @@ def check_records(
         for key, meaning in _MUST_AGREE.items()
         if trained.get(key) != given.get(key) and (layers or key != "layers")
     ]
+    differences += _recipes_differ(trained, given) + _lora_differs(trained, given)
     if weights:
-        differences += _recipes_differ(trained, given) + _weights_differ(trained, given) + _lora_differs(trained, given)
+        differences += _weights_differ(trained, given)
     if differences:
         raise CheckpointError(
             f"the backbone {given.get('name')!r} does not fit this head: {'; '.join(differences)}. Load "
@@ -61,8 +62,7 @@ def check_probe(trained: Mapping[str, Any], given: Mapping[str, Any]) -> None:
     """
     if not trained.get("probe"):
         raise CheckpointError("this head file holds no functional probe of its backbone", step="pairing")
-    half = bool({trained.get("dtype"), given.get("dtype")} & {"float16", "bfloat16"})
-    gap = differs(trained["probe"], given["probe"], half=half)
+    gap = differs(trained["probe"], given["probe"], (str(trained.get("dtype")), str(given.get("dtype"))))
     if gap is not None:
         raise CheckpointError(
             f"the backbone {given.get('name')!r} does something else than the one this head was trained on: its probe "

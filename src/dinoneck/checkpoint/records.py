@@ -23,9 +23,9 @@ def check_entries(meta: Mapping[str, Any], name: str) -> None:
         if isinstance(weights := meta["backbone"].get("weights"), Mapping):
             _check(weights, _WEIGHTS, f"{name}: backbone.weights")
         if isinstance(adapter := meta["backbone"].get("adapter"), Mapping):
-            missing = [key for key in (*_LORA, "sha256") if key not in adapter]
-            if missing:
-                raise CheckpointError(f"{name}: backbone.adapter lacks {', '.join(missing)}", step="schema")
+            odd = [key for key in _LORA if adapter.get(key) is None] + sorted(set(adapter) - set(_LORA))
+            if odd:
+                raise CheckpointError(f"{name}: backbone.adapter lacks or adds {', '.join(odd)}", step="schema")
             _check(adapter, _LORA, f"{name}: backbone.adapter")
     if meta["inputs"] is not None:
         _check(meta["inputs"], _INPUTS, f"{name}: inputs")
@@ -68,6 +68,10 @@ def _is_numbers(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(item, int | float) for item in value)
 
 
+def _is_scale(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= 1e6
+
+
 def _is_sides(value: Any) -> bool:
     return _is_int(value) or (_is_ints(value) and len(value) == 2)
 
@@ -91,10 +95,12 @@ _BACKBONE = {
     "probe": (_is_numbers, "a list of numbers"),
 }
 _LORA = {
+    "kind": (lambda value: value == "lora", "'lora'"),
     "rank": _INT,
-    "alpha": (lambda value: isinstance(value, int | float), "a number"),
-    "targets": _TEXT,
+    "alpha": (_is_scale, "a number above 0, at most a million"),
+    "targets": (lambda value: value in ("attention", "all"), "'attention' or 'all'"),
     "blocks": _INT,
+    "sha256": _TEXT,
 }
 _WEIGHTS = {"kind": _TEXT, "repo": _TEXT, "revision": _TEXT, "scheme": _TEXT, "seed": _INT}
 _INPUTS = {"size": _SIDES, "patch_size": _SIDES, **dict.fromkeys(("fit", "policy", "interpolation"), _TEXT)}

@@ -115,26 +115,22 @@ def _photos(options: argparse.Namespace) -> tuple[list[str], list[Path]]:
 
 
 def _backbone(options: argparse.Namespace) -> Any:
-    """The backbone from a weights file, or None: the predictor rebuilds it by name."""
+    """The backbone from a weights file, with the heads' LoRA weights, or None: the predictor rebuilds it by name."""
     if options.backbone_file is None:
         return None
-    from dinoneck.backbones.load import load_backbone
-    from dinoneck.checkpoint.header import read_header
-    from dinoneck.checkpoint.records import need
+    from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
+    from dinoneck.inference.rebuild import rebuild
 
     first = options.heads[0]
     file = next(iter(sorted(first.glob("*.safetensors"))), first) if first.is_dir() else first
-    record = read_header(file).meta["backbone"]
+    checkpoint = HeadCheckpoint.load(file)
+    record = checkpoint.meta["backbone"]
     if record is None:
         raise ConfigError(f"{file} does not say which backbone it needs, so --backbone-file cannot be used")
-    return load_backbone(
-        need(record, "name").split(".")[0],
-        checkpoint=options.backbone_file,
-        layers=need(record, "layers"),
-        norm=need(record, "norm"),
-        source=record.get("source") or "timm",
-        pos_embed=record.get("pos_embed") or "native",
-    )
+    backbone = rebuild(record, options.backbone_file)
+    if checkpoint.adapter_state:
+        checkpoint.apply_adapter(backbone)
+    return backbone
 
 
 def _draw(

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from dinoneck.backbones.backbone import Backbone
-from dinoneck.backbones.load import load_backbone
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
-from dinoneck.checkpoint.pairing import NAMED, check_records
+from dinoneck.checkpoint.pairing import check_records
 from dinoneck.checkpoint.records import need
 from dinoneck.data.photos import Photo, Preprocessing, as_list
 from dinoneck.errors import CheckpointError, ConfigError, DataError
 from dinoneck.heads.ensemble import HeadEnsemble, shared_tasks
 from dinoneck.heads.head import Head
+from dinoneck.inference.rebuild import rebuild
 from dinoneck.inference.tta import TTA, VIEWS, View
 from dinoneck.tokens import Tokens
 
@@ -91,7 +91,7 @@ class Predictor:
         if batch_size < 1:
             raise ConfigError(f"batch_size is {batch_size}; expected 1 or more")
         loaded = [_load(source) for source in _sources(heads)]
-        backbone = backbone or _rebuilt(loaded)
+        backbone = _rebuilt(loaded) if backbone is None else backbone
         _check_pairing(loaded, backbone)
         self.preprocess = (preprocess or _shared_inputs(loaded) or backbone.preprocess).changed(blur=blur)
         if not isinstance(backbone.patch_size, int) and any(view.turns % 2 for view in VIEWS[tta]):
@@ -182,15 +182,12 @@ class Predictor:
 @contextlib.contextmanager
 def _evaluating(*modules: nn.Module) -> Iterator[None]:
     """Eval mode inside, every module's own mode after."""
-    asked = [(top, top.training) for top in modules]
     modes = [(module, module.training) for top in modules for module in top.modules()]
     try:
-        for top in modules:
-            top.eval()
+        for module, _ in modes:
+            module.training = False  # not eval(): a backbone keeps in mind which mode was asked for
         yield
     finally:
-        for top, training in asked:
-            top.train(training)
         for module, training in modes:
             module.training = training
 
@@ -239,37 +236,23 @@ def _load(source: HeadSource) -> _Loaded:
 
 
 def _rebuilt(loaded: Sequence[_Loaded]) -> Backbone:
-    """Load the backbone that the files name, with the LoRA weights that travel with the first that has any."""
-    backbone = _load_named(loaded)
+    """Load the backbone that the files name, with the LoRA weights that travel with them."""
+    tuned = {(item.backbone.get("adapter") or {}).get("sha256") for item in loaded if item.backbone is not None}
+    if len(tuned) > 1:
+        raise CheckpointError(
+            "the heads were trained with different LoRA weights, which one backbone cannot have at once; predict with "
+            "them one by one",
+            step="pairing",
+        )
+    record = next((item.backbone for item in loaded if item.backbone is not None), None)
+    if record is None:
+        raise CheckpointError("the heads do not say which backbone they need; pass backbone=", step="pairing")
+    backbone = rebuild(record)
     for item in loaded:
         if item.checkpoint is not None and item.checkpoint.adapter_state:
             item.checkpoint.apply_adapter(backbone)
             break
     return backbone
-
-
-def _load_named(loaded: Sequence[_Loaded]) -> Backbone:
-    record = next((item.backbone for item in loaded if item.backbone is not None), None)
-    if record is None:
-        raise CheckpointError("the heads do not say which backbone they need; pass backbone=", step="pairing")
-    origin, name = need(record, "weights"), need(record, "name")
-    if origin.get("kind") not in NAMED:
-        raise CheckpointError(
-            f"the heads were trained on {name!r} with weights from a file or an object, which cannot be "
-            "found by name: load it yourself and pass backbone=",
-            step="pairing",
-        )
-    seeded = origin["kind"] == "seeded"
-    return load_backbone(
-        name,
-        pretrained=not seeded,
-        seed=need(origin, "seed") if seeded else None,
-        layers=need(record, "layers"),
-        norm=need(record, "norm"),
-        source=record.get("source") or "timm",
-        pos_embed=record.get("pos_embed") or "native",
-        dtype=getattr(torch, record.get("dtype") or "float32", None),
-    )
 
 
 def _check_pairing(loaded: Sequence[_Loaded], backbone: Backbone) -> None:

@@ -81,11 +81,11 @@ def run_experiment(
         "target_weights": dict(table.weights),
         "scores": result.scores(),
         "plan": asdict(plan),
-        "backbone": {**backbone.record(), "probe": backbone.probe()},
+        "backbone": backbone.record(),
         "inputs": preprocess.record(),
         "versions": versions(),
     }
-    _write(folder, result, report, preprocess)
+    _write(folder, result, report, preprocess, backbone)
     return result, source, report
 
 
@@ -105,12 +105,14 @@ def _check_before(table: PhotoTable, plan: Plan, folder: Path) -> None:
         raise DataError(f"the results cannot be written to {folder}: {parent} is no folder that can be written to")
 
 
-def _write(folder: Path, result: CrossValidation, report: dict[str, Any], preprocess: Preprocessing) -> None:
+def _write(
+    folder: Path, result: CrossValidation, report: dict[str, Any], preprocess: Preprocessing, backbone: Backbone
+) -> None:
     """Write everything beside, then replace what an earlier run left; the report goes first and comes last."""
     folder.mkdir(parents=True, exist_ok=True)
     new = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=folder))
     try:
-        _write_into(new, result, report, preprocess)
+        _write_into(new, result, report, preprocess, backbone)
         (folder / HEADS).mkdir(exist_ok=True)
         for path in _results(folder):
             if path.name == REPORT or not (new / path.relative_to(folder)).exists():
@@ -121,12 +123,14 @@ def _write(folder: Path, result: CrossValidation, report: dict[str, Any], prepro
         shutil.rmtree(new)
 
 
-def _write_into(folder: Path, result: CrossValidation, report: dict[str, Any], preprocess: Preprocessing) -> None:
+def _write_into(
+    folder: Path, result: CrossValidation, report: dict[str, Any], preprocess: Preprocessing, backbone: Backbone
+) -> None:
     (folder / HEADS).mkdir()
     facts = {key: report["plan"][key] for key in ("folds", "seed", "epochs")}
     for fold, head in enumerate(result.heads):
         checkpoint = HeadCheckpoint.from_module(
-            head, backbone=report["backbone"], preprocess=preprocess, extra={"fold": fold, **facts}
+            head, backbone=backbone, preprocess=preprocess, extra={"fold": fold, **facts}
         )
         checkpoint.save(folder / HEADS / f"fold-{fold}.safetensors")
     write_text(folder / PREDICTIONS, _out_of_fold(result))

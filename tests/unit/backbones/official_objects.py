@@ -21,7 +21,7 @@ class Block(nn.Module):
     def forward(self, x: Tensor, rope: tuple[Tensor, Tensor] | None = None) -> Tensor:
         y = self.attn.proj(self.attn.qkv(x).tanh() + x.mean(dim=1, keepdim=True))
         if rope is not None:
-            sin, _ = rope
+            sin = rope[0].to(y.dtype)
             y = torch.cat((y[:, : -len(sin)], y[:, -len(sin) :] + sin.mean(dim=-1)[None, :, None]), dim=1)
         return x + y + self.mlp(x).relu() / 4
 

@@ -118,7 +118,7 @@ def test_frozen_is_frozen_for_good() -> None:
 
 def test_unfrozen_learns() -> None:
     backbone = load_backbone("dinoneck_tiny", frozen=False, layers=[3])
-    assert backbone.trainable_blocks == tuple(range(6))
+    assert backbone.trainable_blocks == (0, 1, 2, 3), "only what takes part, or DDP would wait for the rest"
     assert backbone.train().training
     backbone(torch.randn(1, 3, 32, 32)).patches[0].sum().backward()
     assert backbone.adapter.model.blocks[3].attn.proj.weight.grad is not None
@@ -234,3 +234,46 @@ def test_arguments_of_other_types_are_refused(wrong: dict) -> None:
         load_backbone("dinoneck_tiny", **wrong)
     with pytest.raises(ConfigError, match="wrap_backbone"):
         load_backbone(None)  # type: ignore[arg-type]
+
+
+def test_odd_states_have_a_digest_and_fixed_sizes_a_probe() -> None:
+    model = timm.create_model("vit_tiny_patch16_224", depth=2, num_classes=0)
+    model.register_buffer("steps", torch.tensor(3.0))
+    backbone = wrap_backbone(model)
+    record = backbone.record()
+    model.steps += 1
+    assert backbone.record()["weights_sha256"] != record["weights_sha256"]
+    assert len(backbone.probe()) == 8
+
+
+def test_attention_is_the_fused_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    real = torch.nn.functional.scaled_dot_product_attention
+    monkeypatch.setattr(
+        torch.nn.functional, "scaled_dot_product_attention", lambda *a, **k: calls.append(1) or real(*a, **k)
+    )
+    for source in ("timm", "transformers"):
+        calls.clear()
+        load_backbone("dinoneck_tiny", source=source)(torch.randn(1, 3, 32, 32))  # type: ignore[arg-type]
+        assert len(calls) == 6, source
+
+
+def test_compiled_backbones_are_taken_where_backbones_are() -> None:
+    from dinoneck import CheckpointError, HeadCheckpoint, PatchMeanHead, Predictor, Task
+
+    backbone, head = load_backbone("dinoneck_tiny"), PatchMeanHead(64, [Task("x")])
+    compiled, photo = torch.compile(backbone, backend="eager"), torch.rand(3, 32, 48)
+    checkpoint = HeadCheckpoint.from_module(head, backbone=compiled)  # type: ignore[arg-type]
+    checkpoint.check_backbone(compiled, probe=True)  # type: ignore[arg-type]
+    assert Predictor(checkpoint, compiled)(photo) == Predictor(checkpoint, backbone)(photo)  # type: ignore[arg-type]
+    with pytest.raises(CheckpointError, match="backbone is str"):
+        checkpoint.check_backbone("x")  # type: ignore[arg-type]
+
+
+def test_the_asked_mode_survives_a_prediction() -> None:
+    from dinoneck import PatchMeanHead, Predictor, Task
+
+    backbone = load_backbone("dinoneck_tiny").train()
+    Predictor(PatchMeanHead(64, [Task("x")]), backbone)(torch.rand(3, 32, 48))
+    backbone.with_layers([0, 5]).unfreeze_last(1)
+    assert backbone.adapter.blocks[5].training

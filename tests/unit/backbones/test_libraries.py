@@ -14,12 +14,13 @@ from dinoneck import Backbone, BackboneError, ConfigError, load_backbone, wrap_b
 from dinoneck.backbones.positions import official_positions
 from dinoneck.backbones.transformers import from_timm
 
-LAYERS = [11, 2, 5, 5]
-BOUNDS = {"dinov3": 1e-5, "dinov2": 1e-5, "reg4": 0.0}
+LAYERS = [-1, 2, 5, 5]
+BOUNDS = {"tiny": 1e-5, "dinov3": 1e-5, "dinov2": 1e-5, "reg4": 0.0}
 CASES = [
     ("vit_small_patch16_dinov3", (112, 336), "native"),
     ("vit_small_patch16_dinov3", (224, 224), "official"),
     ("vit_small_plus_patch16_dinov3_qkvb", (144, 256), "native"),
+    ("dinoneck_tiny", (32, 48), "native"),
     ("vit_small_patch14_reg4_dinov2", (238, 476), "native"),
     ("vit_small_patch14_reg4_dinov2", (224, 224), "official"),
     ("vit_small_patch14_dinov2", (518, 518), "native"),
@@ -39,7 +40,7 @@ def gap(one: tuple[Tensor, ...], other: tuple[Tensor, ...]) -> float:
 
 @pytest.mark.parametrize(("name", "size", "recipe"), CASES)
 def test_two_libraries_one_function(name: str, size: tuple[int, int], recipe: str) -> None:
-    bound = BOUNDS[next(key for key in ("reg4", "dinov2", "dinov3") if key in name)]
+    bound = BOUNDS[next(key for key in ("reg4", "dinov2", "dinov3", "tiny") if key in name)]
     images = torch.randn(1, 3, *size)
     for norm in (True, False):
         one, other = both(name, layers=LAYERS, norm=norm, pos_embed=recipe)
@@ -48,7 +49,8 @@ def test_two_libraries_one_function(name: str, size: tuple[int, int], recipe: st
         assert gap(a.patches, b.patches) <= bound
         assert gap(a.cls_token, b.cls_token) <= bound
         largest = max((x.abs().max().item() if x.numel() else 0.0 for x in a.registers), default=0.0)
-        assert gap(a.registers, b.registers) <= bound * max(1.0, largest)
+        # the gated model's registers stand close to the bound on some machines, so for it the largest value counts
+        assert gap(a.registers, b.registers) <= bound * (max(1.0, largest) if "plus" in name else 1.0)
         assert (a.patches[0] - a.patches[1]).abs().mean() > 0.05  # layers differ, or equality would mean little
 
 

@@ -246,6 +246,198 @@ def test_files_whose_lora_weights_do_not_fit_their_record_are_refused(tmp_path: 
 
 def test_half_precision_bases_learn() -> None:
     backbone = load_backbone("dinoneck_tiny", dtype=torch.bfloat16).add_lora(2).train()
+    assert {value.dtype for value in lora.state(backbone.adapter).values()} == {torch.float32}
+    assert backbone(IMAGES).sequence[0].dtype == torch.bfloat16
     backbone(IMAGES).patches[0].float().square().mean().backward()
     assert any(p.grad is not None and p.grad.abs().max() > 0 for p in lora.parameters(backbone.adapter))
     assert backbone.adapter.rotary.get_buffer("periods").dtype == torch.float32
+
+
+def test_lora_stays_exact_in_half_precision_and_fits_the_head(tmp_path: Path) -> None:
+    backbone, head = trained_pair("timm")
+    checkpoint = HeadCheckpoint.from_module(head, backbone=backbone)
+    half = load_backbone("dinoneck_tiny", dtype=torch.bfloat16)
+    checkpoint.apply_adapter(half)
+    checkpoint.apply_adapter(half)
+    checkpoint.check_backbone(half)
+    later = load_backbone("dinoneck_tiny")
+    checkpoint.apply_adapter(later)
+    checkpoint.check_backbone(later.to(torch.bfloat16))
+    optimizer = torch.optim.AdamW([p.requires_grad_(True) for p in lora.parameters(half.adapter)], lr=1e-5)
+    before = [p.detach().clone() for p in lora.parameters(half.adapter)]
+    half(IMAGES).patches[0].float().square().mean().backward()
+    optimizer.step()
+    moved = [(p != old).float().mean().item() for p, old in zip(lora.parameters(half.adapter), before, strict=True)]
+    assert min(moved) > 0.9
+
+
+def test_the_setting_belongs_to_the_digest() -> None:
+    one, other = (load_backbone("dinoneck_tiny").add_lora(2, alpha=alpha) for alpha in (2, 64))
+    other.load_state_dict(one.state_dict())
+    checkpoint = HeadCheckpoint.from_module(PatchMeanHead(64, [Task("x")]), backbone=one)
+    with pytest.raises(CheckpointError, match="LoRA"):
+        checkpoint.check_backbone(other)
+    with pytest.raises(CheckpointError, match="LoRA weights of its own"):
+        checkpoint.apply_adapter(other)
+
+
+def test_weights_that_were_trained_on_are_not_taken_for_the_published_ones() -> None:
+    """In another dtype or library the digest cannot tell, so the record must."""
+    head = PatchMeanHead(64, [Task("x")])
+    thawed = load_backbone("dinoneck_tiny").unfreeze_last(1)
+    with torch.no_grad():
+        thawed.adapter.blocks[5].mlp.fc1.weight.mul_(2)
+    half = load_backbone("dinoneck_tiny", dtype=torch.bfloat16)
+    for tuned in (thawed, thawed.freeze(), thawed.with_layers([5])):
+        assert tuned.record()["weights"]["kind"] == "modified"
+        with pytest.raises(CheckpointError, match="weights:"):
+            HeadCheckpoint.from_module(head, backbone=tuned).check_backbone(half)
+        with pytest.raises(CheckpointError, match="changed by training"):
+            Predictor(HeadCheckpoint.from_module(head, backbone=tuned))
+    merged = load_backbone("dinoneck_tiny").add_lora(2)
+    sibling = merged.with_layers([0, 5])
+    merged.merge_lora()
+    assert sibling.record()["weights"]["kind"] == "merged"
+    untouched = load_backbone("dinoneck_tiny").unfreeze_last(1)
+    assert untouched.record()["weights"]["kind"] == "seeded"
+
+
+def test_adapters_of_others_are_not_mistaken_for_the_base() -> None:
+    import peft
+
+    model = load_backbone("dinoneck_tiny").adapter.model
+    config = peft.LoraConfig(target_modules=["qkv"], r=2, init_lora_weights=False)
+    with pytest.raises(BackboneError, match="adapters of peft"):
+        wrap_backbone(peft.inject_adapter_in_model(config, model))
+    with pytest.raises(BackboneError, match="adapters of peft"):
+        wrap_backbone(peft.get_peft_model(load_backbone("dinoneck_tiny").adapter.model, config))
+    with pytest.raises(BackboneError, match="Backbone already"):
+        wrap_backbone(load_backbone("dinoneck_tiny"))
+    with pytest.raises(BackboneError, match=r"pass its \._orig_mod"):
+        wrap_backbone(torch.compile(load_backbone("dinoneck_tiny").adapter.model))
+
+
+def test_a_failure_leaves_the_model_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = load_backbone("vit_small_patch16_dinov3_qkvb", pretrained=False, layers=[1])
+    keys, tokens = list(backbone.state_dict()), backbone(IMAGES).sequence[0]
+    monkeypatch.setattr(lora, "_draw", lambda *a: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        backbone.add_lora(2)
+    monkeypatch.undo()
+    assert list(backbone.state_dict()) == keys
+    assert torch.equal(backbone(IMAGES).sequence[0], tokens)
+    assert backbone.frozen
+    assert backbone.record()["adapter"] is None
+    assert not hasattr(backbone.adapter.model, "peft_config")
+    backbone.add_lora(2).merge_lora()
+    assert torch.equal(backbone(IMAGES).sequence[0], tokens), "timm's way of adding biases is back too"
+    checkpoint = HeadCheckpoint.from_module(
+        PatchMeanHead(64, [Task("x")]), backbone=load_backbone("dinoneck_tiny").add_lora(2)
+    )
+    checkpoint.adapter_state = {
+        key.replace("blocks.0", "blocks.9"): value for key, value in checkpoint.adapter_state.items()
+    }
+    base = load_backbone("dinoneck_tiny")
+    before = base.record()
+    with pytest.raises(CheckpointError, match="for other layers"):
+        checkpoint.apply_adapter(base)
+    assert base.record() == before
+    assert base.frozen
+
+
+def test_only_the_blocks_own_layers_are_adapted() -> None:
+    """Peft matches the ends of names: a second tower with the same names would be adapted too."""
+    import copy
+
+    from tests.unit.backbones.official_objects import Dinov2Like
+
+    model = Dinov2Like(width=32, patch=16)
+    model.teacher = nn.Module()
+    model.teacher.blocks = copy.deepcopy(model.blocks)
+    backbone = wrap_backbone(model).add_lora(2)
+    assert not any("teacher" in name for name in lora.state(backbone.adapter))
+
+
+def test_switching_off_nests_and_changes_nothing_else() -> None:
+    backbone, _ = trained_pair("timm")
+    with_lora = backbone(IMAGES).sequence[0]
+    with backbone.lora_disabled():
+        without = backbone(IMAGES).sequence[0]
+        with backbone.lora_disabled():
+            backbone.freeze()
+        assert torch.equal(backbone(IMAGES).sequence[0], without)
+    assert torch.equal(backbone(IMAGES).sequence[0], with_lora)
+    assert backbone.frozen
+
+
+def test_frozen_lora_stays_frozen_through_a_schedule() -> None:
+    from dinoneck.training import FreezeSchedule
+
+    backbone, head = trained_pair("timm")
+    checkpoint = HeadCheckpoint.from_module(head, backbone=backbone)
+    base = load_backbone("dinoneck_tiny")
+    checkpoint.apply_adapter(base)
+    FreezeSchedule({0: "all", 1: "last:1"}).apply(base, 0)
+    assert base.frozen
+    FreezeSchedule({0: "all", 1: "last:1"}).apply(base, 1)
+    assert base.trainable_blocks == (5,)
+    assert not any(p.requires_grad for p in lora.parameters(base.adapter))
+
+
+def test_copies_pickles_and_recomputation_with_lora() -> None:
+    import copy
+    import pickle
+
+    backbone, _ = trained_pair("timm")
+    tokens = backbone(IMAGES).sequence[0]
+    for other in (copy.deepcopy(backbone), pickle.loads(pickle.dumps(backbone))):
+        assert torch.equal(other(IMAGES).sequence[0], tokens)
+        assert other.record() == backbone.record()
+    gradients = []
+    for thrifty in (False, True):
+        one = copy.deepcopy(backbone).train().set_grad_checkpointing(thrifty)
+        one(IMAGES).patches[0].square().mean().backward()
+        gradients.append([p.grad for p in lora.parameters(one.adapter)])
+    for a, b in zip(*gradients, strict=True):
+        assert torch.allclose(a, b, atol=1e-7)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert (backbone(IMAGES).sequence[0].float() - tokens).abs().mean() < 0.1
+
+
+def test_forged_records_of_lora_are_refused(tmp_path: Path) -> None:
+    from dinoneck.checkpoint import header as headers
+    from dinoneck.checkpoint.head_checkpoint import _chunks
+
+    backbone, head = trained_pair("timm")
+    good = HeadCheckpoint.from_module(head, backbone=backbone)
+    forged = {
+        "rank": (None, 500, 0),
+        "alpha": (0, 1e300, True, None),
+        "targets": ("evil",),
+        "blocks": (0, 10**9, None),
+        "kind": ("dora",),
+        "sha256": (None, 5),
+        "more": (1,),
+    }
+    for key, value in ((key, value) for key, values in forged.items() for value in values):
+        meta = headers.strict_json(headers.canonical(good.meta), "x", "x")
+        meta["backbone"]["adapter"][key] = value
+        bad = HeadCheckpoint(meta, good._tensors())
+        bad.meta["digest"] = headers.digest(bad.meta, _chunks(bad.meta, good._tensors()))
+        (tmp_path / "bad").write_bytes(headers.build(bad.meta) + b"".join(_chunks(bad.meta, good._tensors())))
+        with pytest.raises(CheckpointError):
+            HeadCheckpoint.load(tmp_path / "bad")
+    meta = headers.strict_json(headers.canonical(good.meta), "x", "x")
+    meta["backbone"]["adapter"]["sha256"] = "0" * 64
+    base = load_backbone("dinoneck_tiny")
+    with pytest.raises(CheckpointError, match="not those that its record was written for"):
+        HeadCheckpoint(meta, good._tensors()).apply_adapter(base)
+    assert base.record()["adapter"] is None
+
+
+def test_heads_with_different_lora_cannot_share_a_backbone(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        backbone = load_backbone("dinoneck_tiny").add_lora(2, seed=seed)
+        save_head(tmp_path / f"{seed}.safetensors", PatchMeanHead(64, [Task("x")]), backbone=backbone)
+    with pytest.raises(CheckpointError, match="different LoRA weights.*one by one"):
+        Predictor(tmp_path)

@@ -7,7 +7,7 @@ import torch
 from tests.unit.backbones.official_objects import Dinov2Like, Dinov3Like, MethodOnly, Official
 from torch import nn
 
-from dinoneck import BackboneError, load_backbone, wrap_backbone
+from dinoneck import BackboneError, ConfigError, load_backbone, wrap_backbone
 
 IMAGES = torch.randn(2, 3, 12, 20, generator=torch.Generator().manual_seed(0))
 OBJECTS = {
@@ -81,12 +81,29 @@ def test_rotary_positions_do_not_move_in_training() -> None:
 def test_low_precision_keeps_the_periods() -> None:
     model = Dinov3Like(registers=4)
     before = model.rope_embed.periods.clone()
-    assert torch.equal(wrap_backbone(model, dtype=torch.bfloat16).adapter.rotary.get_buffer("periods"), before)
+    exact = wrap_backbone(model)(IMAGES).sequence[0]
+    half = wrap_backbone(model, dtype=torch.bfloat16)
+    assert torch.equal(half.adapter.rotary.get_buffer("periods"), before)
+    assert half(IMAGES).sequence[0].dtype == torch.bfloat16
+    assert (half(IMAGES).sequence[0].float() - exact).abs().mean() < 0.05
+
+
+def test_unsound_weights_are_not_saved_with() -> None:
+    """An object built without init_weights or a checkpoint has NaN in it (dinov3's bias_mask)."""
+    from dinoneck import CheckpointError, HeadCheckpoint, PatchMeanHead, Task
+
+    model = Dinov3Like(registers=4)
+    with torch.no_grad():
+        model.flat[1].attn.qkv.bias.fill_(float("nan"))
+    with pytest.raises(CheckpointError, match="not finite"):
+        HeadCheckpoint.from_module(PatchMeanHead(8, [Task("x")]), backbone=wrap_backbone(model))
 
 
 def test_objects_of_other_kinds_and_names_are_refused() -> None:
     with pytest.raises(BackboneError, match=r"Linear is no timm .* no DINO model of transformers, and no object"):
         wrap_backbone(nn.Linear(1, 1))
+    with pytest.raises(BackboneError, match=r"recomputed"):
+        wrap_backbone(MethodOnly(Dinov2Like())).set_grad_checkpointing()
     with pytest.raises(BackboneError, match=r"pass its \.module"):
         wrap_backbone(nn.DataParallel(Dinov2Like()))
     with pytest.raises(BackboneError, match=r"torch\.hub\.load"):
@@ -102,5 +119,7 @@ def test_objects_of_other_kinds_and_names_are_refused() -> None:
 def test_load_backbone_takes_an_object_too() -> None:
     model = Dinov2Like()
     assert load_backbone(model, source="official", layers=[0]).layers == (0,)
+    with pytest.raises(ConfigError, match="weights of its own"):
+        load_backbone(model, pretrained=False)
     with pytest.raises(BackboneError, match="the object is of official"):
         load_backbone(model, source="transformers")

@@ -181,7 +181,7 @@ def test_what_does_not_fit_is_refused(saved: Path, tiny: Backbone, tmp_path: Pat
         Predictor(saved)
     wrapped = tiny.record() | {"weights": {"kind": "file"}}
     save_head(tmp_path / "w.safetensors", PatchMeanHead(64, [Task("a")]), backbone=wrapped)
-    with pytest.raises(CheckpointError, match="load it yourself and pass backbone="):
+    with pytest.raises(CheckpointError, match="load them yourself and pass backbone="):
         Predictor(tmp_path / "w.safetensors")
 
 

@@ -1,0 +1,65 @@
+"""The backbone that a head file names, loaded again from its record."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from dinoneck.backbones.backbone import Backbone
+from dinoneck.backbones.load import load_backbone
+from dinoneck.checkpoint.pairing import NAMED
+from dinoneck.checkpoint.records import need
+from dinoneck.errors import CheckpointError, ConfigError
+
+_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64}
+
+
+def rebuild(record: Mapping[str, Any], file: str | os.PathLike[str] | None = None) -> Backbone:
+    """Load the backbone of a record: by name, or with the weights of a local file.
+
+    Nothing in a record is imported or run; weights that come from elsewhere are compared by who asks for this.
+
+    Args:
+        record: the backbone record of a head file.
+        file: its weights, where they are not seeded or published.
+
+    Raises:
+        CheckpointError: if the record does not say enough, or says what cannot be.
+        BackboneError: if the weights cannot be had.
+    """
+    name, origin = str(need(record, "name")), need(record, "weights")
+    if file is None and origin.get("kind") not in NAMED:
+        told = "changed by training" if origin.get("kind") in ("modified", "merged") else "from a file or an object"
+        raise CheckpointError(
+            f"the heads were trained on {name!r} with weights {told}, which cannot be found by name: load them "
+            "yourself and pass backbone= (--backbone-file on the command line)",
+            step="pairing",
+        )
+    if "/" in name and origin.get("kind") == "hub" and origin.get("repo") != name:
+        raise CheckpointError(
+            f"the record names the model {name!r} and weights of {origin.get('repo')!r}: these do not belong together",
+            step="pairing",
+        )
+    dtype = record.get("dtype") or "float32"
+    if dtype not in _DTYPES:
+        raise CheckpointError(f"the record says dtype {dtype!r}; expected one of {', '.join(_DTYPES)}", step="pairing")
+    seeded = file is None and origin["kind"] == "seeded"
+    try:
+        return load_backbone(
+            name,
+            pretrained=not seeded,
+            checkpoint=file,
+            seed=need(origin, "seed") if seeded else None,
+            layers=need(record, "layers"),
+            norm=need(record, "norm"),
+            source=record.get("source") or "timm",
+            pos_embed=record.get("pos_embed") or "native",
+            dtype=_DTYPES[dtype],
+        )
+    except ConfigError as error:
+        raise CheckpointError(
+            f"the backbone record of this head cannot be followed: {error}", step="pairing"
+        ) from error
