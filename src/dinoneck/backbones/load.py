@@ -46,8 +46,7 @@ def load_backbone(
         layers: block indices, 0-based, in the order wanted, duplicates kept, negative from the end; None = the
             last block, an integer n = the n last.
         norm: apply the model's final norm to every layer.
-        frozen: keep in eval mode for good, without autograd; parts can be unfrozen later. False: all that takes
-            part learns.
+        frozen: keep in eval mode for good, without autograd. False: all that takes part learns.
         checkpoint: a local official ``.pth`` or ``.safetensors`` file instead; every key must land.
         seed: which random weights, with ``pretrained=False``: the same on every machine; None = 0.
         dtype: of the weights and tokens; None keeps float32.
@@ -68,11 +67,7 @@ def load_backbone(
     """
     _check_plain(source, dtype, seed=seed, pretrained=pretrained, norm=norm, frozen=frozen)
     if isinstance(name, nn.Module):
-        _check_source(source, name)
-        if checkpoint is not None or seed is not None or not pretrained:
-            raise ConfigError(
-                "checkpoint=, seed= and pretrained= are for names; this is a model with weights of its own"
-            )
+        _check_object(source, name, checkpoint is None and seed is None and pretrained)
         return wrap_backbone(name, layers=layers, norm=norm, frozen=frozen, dtype=dtype, pos_embed=pos_embed)
     random = checkpoint is None and (name == TINY or not pretrained)
     if seed is not None and not random:
@@ -146,7 +141,9 @@ def _adapter(model: nn.Module, pos_embed: PosEmbed) -> Adapter:
     )
 
 
-def _check_source(source: str, model: nn.Module) -> None:
+def _check_object(source: str, model: nn.Module, as_it_is: bool) -> None:
+    if not as_it_is:
+        raise ConfigError("checkpoint=, seed= and pretrained= are for names; this is a model with weights of its own")
     found = _adapter(model, "native").source
     if source not in ("timm", found):
         raise BackboneError(f"source is {source!r}, but the object is of {found}")

@@ -185,7 +185,7 @@ def _evaluating(*modules: nn.Module) -> Iterator[None]:
     modes = [(module, module.training) for top in modules for module in top.modules()]
     try:
         for module, _ in modes:
-            module.training = False  # not eval(): a backbone keeps in mind which mode was asked for
+            module.training = False  # by hand: a backbone keeps in mind which mode was asked for
         yield
     finally:
         for module, training in modes:

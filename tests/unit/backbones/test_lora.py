@@ -441,3 +441,16 @@ def test_heads_with_different_lora_cannot_share_a_backbone(tmp_path: Path) -> No
         save_head(tmp_path / f"{seed}.safetensors", PatchMeanHead(64, [Task("x")]), backbone=backbone)
     with pytest.raises(CheckpointError, match="different LoRA weights.*one by one"):
         Predictor(tmp_path)
+
+
+def test_an_experiment_on_a_tuned_backbone_writes_heads_that_carry_it(tmp_path: Path) -> None:
+    from dinoneck.data import Pasture
+    from dinoneck.training import Plan, run_experiment
+
+    backbone, _ = trained_pair("timm")
+    backbone.freeze()
+    table = Pasture(seed=0, size=(32, 48)).table(range(8))
+    run_experiment(table, backbone, backbone.preprocess, tmp_path / "run", Plan(folds=2, epochs=1))
+    [value] = Predictor(tmp_path / "run" / "heads")(table.photos[0])
+    [expected] = Predictor(tmp_path / "run" / "heads", backbone)(table.photos[0])
+    assert value == expected
