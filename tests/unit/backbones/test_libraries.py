@@ -256,3 +256,29 @@ def test_without_the_extra_the_error_names_it(monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setitem(sys.modules, package, None)
         with pytest.raises(ImportError, match=rf"dinoneck\[{extra}\]"):
             act()
+
+
+def test_backbone_classes_give_their_registers_too() -> None:
+    """transformers' own Backbone output has no registers and always norms the last stage."""
+    model = tiny_dinov3()
+    other = transformers.DINOv3ViTBackbone(model.config)
+    other.load_state_dict(model.state_dict())
+    images = torch.randn(1, 3, 32, 48)
+    for norm in (True, False):
+        one, two = (
+            wrap_backbone(model, layers=[2, 0], norm=norm)(images),
+            wrap_backbone(other, layers=[2, 0], norm=norm)(images),
+        )
+        assert two.num_registers == 2
+        for a, b in zip(one.sequence, two.sequence, strict=True):
+            assert torch.equal(a, b)
+
+
+def test_images_that_the_patch_does_not_divide_are_refused_not_floored() -> None:
+    """The models themselves would cut the rest off without a word."""
+    from dinoneck import GridError
+
+    with pytest.raises(GridError, match="33 % 16 = 1"):
+        wrap_backbone(tiny_dinov3())(torch.randn(1, 3, 33, 48))
+    with pytest.raises(GridError, match="30 % 14 = 2"):
+        wrap_backbone(transformers.Dinov2Model(tiny_dinov2()))(torch.randn(1, 3, 30, 28))
