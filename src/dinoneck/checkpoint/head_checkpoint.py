@@ -121,6 +121,13 @@ class HeadCheckpoint:
         if len(headers.canonical(meta["extra"])) > headers.MAX_EXTRA_BYTES:
             raise CheckpointError(f"extra is larger than {headers.MAX_EXTRA_BYTES} bytes", step="write")
         check_entries(meta, name)
+        told = (meta["backbone"] or {}).get("embed_dim")
+        if told not in (None, getattr(module, "embed_dim", told)):
+            raise CheckpointError(
+                f"this {name} was built for tokens of {module.embed_dim} channels, the backbone gives {told}: it was "
+                "not trained on it",
+                step="pairing",
+            )
         check_meta(meta, headers.entries_of(meta["tensors"]), name)
         check_finite(state, name)
         meta["digest"] = headers.digest(meta, _chunks(meta, state))

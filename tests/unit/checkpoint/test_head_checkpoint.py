@@ -223,6 +223,11 @@ def test_a_save_that_fails_its_check_keeps_the_old_file(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == [path.name]
 
 
+def test_a_head_is_not_saved_with_a_backbone_it_cannot_have(tiny: Backbone) -> None:
+    with pytest.raises(CheckpointError, match="8 channels, the backbone gives 64"):
+        HeadCheckpoint.from_module(PatchMeanHead(8, [Task("x")]), backbone=tiny)
+
+
 def test_records_of_wrong_types_are_refused_when_written_and_read(tmp_path: Path) -> None:
     for wrong in ({"name": 5}, {"weights": "x"}, {"layers": "all"}, {"name": "a\nb"}, {"norm": 1}):
         with pytest.raises(CheckpointError, match="expected"):
