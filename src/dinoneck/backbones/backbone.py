@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterable, Sequence
 from numbers import Integral
 from typing import Any
@@ -10,10 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dinoneck.backbones import lora, probe, tuning
+from dinoneck.backbones import lora, probe, tuning, weights
 from dinoneck.backbones.adapter import Adapter, is_trainable
 from dinoneck.backbones.known import LICENSES, family_of
-from dinoneck.backbones.weights import digest
 from dinoneck.data.photos import Preprocessing
 from dinoneck.errors import BackboneError, DataError, ShapeError
 from dinoneck.grid import PatchSize, TokenGrid
@@ -36,7 +36,7 @@ class Backbone(nn.Module):
         layers: block indices wanted, in this order; None = the last, an integer n = the n last.
         norm: apply the backbone's final norm to every layer.
         frozen: see above; None leaves the model's parameters and modes as they are.
-        weights: the record of where the weights come from.
+        origin: the record of where the weights come from.
 
     Shape:
         images (B, 3, H, W), normalised floats -> Tokens with one (B, P + N, C) sequence per layer.
@@ -53,7 +53,7 @@ class Backbone(nn.Module):
         layers: int | Sequence[int] | None = None,
         norm: bool = True,
         frozen: bool | None = True,
-        weights: dict[str, Any] | None = None,
+        origin: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         if norm and not adapter.has_final_norm:
@@ -62,12 +62,9 @@ class Backbone(nn.Module):
         self.name = name
         self.layers = resolve_layers(layers, adapter.depth)
         self.norm = bool(norm)
-        if weights is not None:
-            adapter.origin, adapter.origin_sha256, adapter.origin_dtype = (
-                dict(weights),
-                digest(adapter.model),
-                self.dtype,
-            )
+        if origin is not None:
+            adapter.origin, adapter.origin_dtype = dict(origin), self.dtype
+            adapter.origin_sha256 = weights.digest(adapter.model)
         self.preprocess = Preprocessing(patch_size=adapter.patch_size, mean=adapter.mean, std=adapter.std)
         if frozen is not None:
             adapter.asked_mode = bool(adapter.model.training) and not frozen
@@ -186,7 +183,7 @@ class Backbone(nn.Module):
             BackboneError: if there are none.
         """
         record = lora.record(self.adapter)
-        origin = self._origin(digest(self.adapter.model))
+        origin = self._origin(weights.digest(self.adapter.model))
         lora.merge(self.adapter)
         self.adapter.origin = {"kind": "merged", "base": origin, "lora_sha256": (record or {}).get("sha256")}
         return self.train(self.adapter.asked_mode)
@@ -242,7 +239,7 @@ class Backbone(nn.Module):
         weights; seeded random ones have none.
         """
         family = self.adapter.family or family_of(self.name)
-        sha256 = digest(self.adapter.model)
+        sha256 = weights.digest(self.adapter.model)
         return {
             "name": self.name,
             "family": family,
@@ -261,6 +258,16 @@ class Backbone(nn.Module):
             "weights_sha256": sha256,
             "license": None if self.weights["kind"] == "seeded" else self.adapter.license or LICENSES.get(family),
         }
+
+    def save_weights(self, path: str | os.PathLike[str]) -> None:
+        """Write the weights, LoRA's left out, to a file that ``load_backbone(name, checkpoint=path)`` reads.
+
+        Load it with the same ``source``. LoRA weights travel in head files; after :meth:`merge_lora` they are in here.
+
+        Raises:
+            BackboneError: if the file cannot be written.
+        """
+        weights.save_state(self.adapter.model, path)
 
     def probe(self) -> list[float]:
         """Return a short functional fingerprint: what this backbone makes of one fixed small image.

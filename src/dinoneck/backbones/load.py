@@ -75,8 +75,8 @@ def load_backbone(
     adapter, origin = _build(name, source, checkpoint, (seed or 0) if random else None, pos_embed)
     if dtype is not None:
         adapter.to(dtype)
-    full_name = name if random or adapter.name is None else adapter.name
-    backbone = Backbone(adapter, name=full_name, layers=layers, norm=norm, frozen=True, weights=origin)
+    full_name = name if random or checkpoint is not None or adapter.name is None else adapter.name
+    backbone = Backbone(adapter, name=full_name, layers=layers, norm=norm, frozen=True, origin=origin)
     return backbone if frozen else backbone.unfreeze().train()
 
 
@@ -201,6 +201,12 @@ def _from_transformers(
         adapter.name = repo
         return adapter, {"kind": "hub", "repo": repo, "revision": revision}
     own = known[0] if known else name
+    if checkpoint is not None and transformers.has_own_names(state := weights.read_state(checkpoint)):
+        donor, _ = _from_timm(own if "/" not in name else own.split(".")[0], None, 0, pos_embed)
+        adapter = transformers.TransformersAdapter(transformers.from_timm(donor.model), pos_embed)
+        weights.load_state(adapter.model, state, checkpoint)
+        adapter.mean, adapter.std, adapter.license = donor.mean, donor.std, donor.license
+        return adapter, {"kind": "file"}
     donor, origin = _from_timm(own if "/" not in name else own.split(".")[0], checkpoint, seed, pos_embed)
     adapter = transformers.TransformersAdapter(transformers.from_timm(donor.model), pos_embed)
     adapter.name, adapter.mean, adapter.std, adapter.license = donor.name, donor.mean, donor.std, donor.license

@@ -143,6 +143,11 @@ class TransformersAdapter(Adapter):
             raise BackboneError(f"{file} does not give image_mean and image_std: {error}") from error
 
 
+def has_own_names(state: Mapping[str, Tensor]) -> bool:
+    """Whether tensors carry the names of this library's models."""
+    return any(key.startswith("embeddings.") for key in state)
+
+
 def from_folder(folder: Path) -> nn.Module:
     """Load a model from a folder with config.json and safetensors weights; every key must land.
 

@@ -13,6 +13,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from dinoneck.atomic import write_whole
 from dinoneck.backbones.keys import to_timm
 from dinoneck.backbones.lora import base_name
 from dinoneck.errors import BackboneError
@@ -104,7 +105,15 @@ def load_file(model: nn.Module, path: str | os.PathLike[str]) -> None:
     Raises:
         BackboneError: naming missing, unexpected, misshapen or non-finite entries.
     """
-    state = to_timm(read_state(path), model)
+    load_state(model, to_timm(read_state(path), model), path)
+
+
+def load_state(model: nn.Module, state: Mapping[str, Tensor], path: str | os.PathLike[str]) -> None:
+    """Load named tensors of a file into a model whose names they carry; every key must land.
+
+    Raises:
+        BackboneError: naming missing, unexpected, misshapen or non-finite entries.
+    """
     own = model.state_dict()
     problems = []
     if missing := own.keys() - state.keys():
@@ -120,6 +129,20 @@ def load_file(model: nn.Module, path: str | os.PathLike[str]) -> None:
         raise BackboneError(f"{path} does not fit {type(model).__name__}: {'; '.join(problems[:_SHOWN])}")
     model.load_state_dict(state, strict=True)
     logger.info("%d tensors of %s loaded", len(state), path)
+
+
+def save_state(model: nn.Module, path: str | os.PathLike[str]) -> None:
+    """Write a model's weights under its own names, LoRA's left out: whole or not at all.
+
+    Raises:
+        BackboneError: if the file cannot be written.
+    """
+    named = {base_name(key): value for key, value in model.state_dict().items()}
+    tensors = {key: value.detach().cpu().contiguous() for key, value in named.items() if key is not None}
+    try:
+        write_whole(path, safetensors.torch.save(tensors))
+    except OSError as error:
+        raise BackboneError(f"{path} cannot be written: {error}") from error
 
 
 def digest(model: nn.Module) -> str | None:

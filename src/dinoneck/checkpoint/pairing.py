@@ -7,6 +7,7 @@ from typing import Any
 
 from dinoneck.backbones.known import architecture_of
 from dinoneck.backbones.probe import differs
+from dinoneck.checkpoint.records import told_weights
 from dinoneck.errors import CheckpointError
 
 _MUST_AGREE = {
@@ -48,7 +49,7 @@ def check_records(
     if differences:
         raise CheckpointError(
             f"the backbone {given.get('name')!r} does not fit this head: {'; '.join(differences)}. Load "
-            f"{trained.get('name')!r} with layers={trained.get('layers')}, norm={trained.get('norm')} and the weights "
+            f"{trained.get('name')!r} with layers={trained.get('layers')}, norm={trained.get('norm')} and "
             f"{_spell(trained)}",
             step="pairing",
         )
@@ -66,7 +67,7 @@ def check_probe(trained: Mapping[str, Any], given: Mapping[str, Any]) -> None:
     if gap is not None:
         raise CheckpointError(
             f"the backbone {given.get('name')!r} does something else than the one this head was trained on: its probe "
-            f"differs by {gap:.3g}. Load {trained.get('name')!r} with the weights {_spell(trained)}",
+            f"differs by {gap:.3g}. Load {trained.get('name')!r} with {_spell(trained)}",
             step="pairing",
         )
 
@@ -80,8 +81,9 @@ def _recipes_differ(trained: Mapping[str, Any], given: Mapping[str, Any]) -> lis
 
 def _recipe(record: Mapping[str, Any]) -> str:
     """Which function resamples positions; only plain DINOv2 has several."""
-    if record.get("family") != "dinov2" or record.get("num_registers"):
-        return str(record.get("pos_embed")) if record.get("family") == "other" else "the only one"
+    plain = record.get("family") == "dinov2" and not record.get("num_registers")
+    if not plain and not (record.get("family") == "other" and record.get("pos_embed") == "official"):
+        return "the only one"
     if record.get("source") == "official" or record.get("pos_embed") == "official":
         return "'official'"
     return f"{record.get('pos_embed')!r} of {record.get('source')}"
@@ -93,7 +95,7 @@ def _weights_differ(trained: Mapping[str, Any], given: Mapping[str, Any]) -> lis
         return []
     names = str(trained.get("name")), str(given.get("name"))
     if architecture_of(names[0]) != architecture_of(names[1]):
-        return [f"model: the head was trained on {names[0]!r}, this is {names[1]!r}"]
+        return [f"model: the head was trained on {names[0]!r}, this is {names[1]!r} (if only names differ: probe=True)"]
     alike = all(trained.get(key) == given.get(key) for key in ("dtype", "source"))
     comparable = alike and None not in digests
     kinds = [
@@ -107,7 +109,7 @@ def _weights_differ(trained: Mapping[str, Any], given: Mapping[str, Any]) -> lis
     return [
         "weights: they cannot be compared across libraries and dtypes by their digests; load the backbone as in "
         f"training (source={trained.get('source')!r}, dtype=torch.{trained.get('dtype')}), or let what it does decide: "
-        "check_backbone(backbone, probe=True)"
+        "check_backbone(backbone, probe=True), Predictor(..., probe=True)"
     ]
 
 
@@ -116,17 +118,12 @@ def _lora_differs(trained: Mapping[str, Any], given: Mapping[str, Any]) -> list[
     if (one or {}).get("sha256") == (other or {}).get("sha256"):
         return []
     if other is None:
-        return ["LoRA: the head was trained with LoRA weights; its file holds them: checkpoint.apply_adapter(backbone)"]
+        return [
+            "LoRA: the head was trained with LoRA weights; its file holds them: "
+            "HeadCheckpoint.load(file).apply_adapter(backbone)"
+        ]
     return ["LoRA: this backbone has LoRA weights that the head was not trained with; load it without"]
 
 
 def _spell(record: Mapping[str, Any]) -> str:
-    weights = record.get("weights")
-    origin = weights if isinstance(weights, Mapping) else {}
-    if origin.get("kind") == "seeded":
-        text = f"seeded random weights (seed {origin.get('seed')})"
-    elif origin.get("kind") == "hub":
-        text = f"the published weights of {origin.get('repo')} at {origin.get('revision')}"
-    else:
-        text = "weights from a file or an object"
-    return f"{text}, sha256 {str(record.get('weights_sha256'))[:12]}"
+    return f"{told_weights(record.get('weights'))}, sha256 {str(record.get('weights_sha256'))[:12]}"

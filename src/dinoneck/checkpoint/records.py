@@ -50,6 +50,20 @@ def need(record: Mapping[str, Any], key: str) -> Any:
     return record[key]
 
 
+def told_weights(origin: Any) -> str:
+    """Say where a backbone's weights come from."""
+    weights = origin if isinstance(origin, Mapping) else {}
+    kind = weights.get("kind")
+    if kind == "seeded":
+        return f"seeded random weights (seed {weights.get('seed')})"
+    if kind == "hub":
+        return f"the published weights of {weights.get('repo')} at {weights.get('revision')}"
+    if kind in ("modified", "merged"):
+        changed = "changed by training" if kind == "modified" else "with LoRA merged in"
+        return f"{told_weights(weights.get('base'))}, {changed}"
+    return "weights from a file or an object"
+
+
 def _check(record: Mapping[str, Any], rules: Mapping[str, tuple[Callable[[Any], bool], str]], where: str) -> None:
     for key, (fits, expected) in rules.items():
         if key in record and record[key] is not None and not fits(record[key]):

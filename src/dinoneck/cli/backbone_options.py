@@ -33,7 +33,7 @@ def load(options: argparse.Namespace) -> Backbone:
     """Load what the options say."""
     from dinoneck.backbones.load import load_backbone
 
-    random = options.random_backbone or options.backbone == TINY
+    random = options.random_backbone or (options.backbone == TINY and not options.backbone_file)
     if options.backbone_file and random:
         raise ConfigError("--backbone-file and --random-backbone contradict each other; give one of them")
     if options.backbone_seed is not None and not random:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dinoneck.checkpoint.header import Header, read_header
+from dinoneck.checkpoint.records import told_weights
 
 HELP = "print what a head file is, from its header alone"
 EXAMPLE = "dinoneck inspect head.safetensors"
@@ -61,11 +62,7 @@ def _task(task: dict[str, Any]) -> str:
 def _backbone(record: dict[str, Any] | None) -> str:
     if record is None:
         return "not recorded"
-    weights = record.get("weights") or {}
-    origin = {
-        "seeded": f"seeded random weights, seed {weights.get('seed')}",
-        "hub": f"published weights {weights.get('repo')} at {weights.get('revision')}",
-    }.get(str(weights.get("kind")), "weights from a file or an object")
+    origin = told_weights(record.get("weights"))
     tuned = record.get("adapter")
     origin += f", with LoRA of rank {tuned['rank']}" if tuned else ""
     licence = f"; licence {record['license']}" if record.get("license") else ""

@@ -43,7 +43,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--batch-size", type=numbers.count, default=8, metavar="N")
     parser.add_argument("--device", help="such as cuda; default: the CPU")
-    parser.add_argument("--backbone-file", metavar="FILE", help="backbone weights, if the heads were trained on a file")
+    parser.add_argument(
+        "--backbone-file", metavar="PATH", help="backbone weights (or transformers folder) the heads were trained on"
+    )
+    parser.add_argument(
+        "--probe",
+        action="store_true",
+        help="let what the backbone does decide whether it is the heads', not its digest",
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -56,7 +63,14 @@ def run(options: argparse.Namespace) -> int:
 
     names, photos = _photos(options)
     _check_outputs(options, photos)
-    predictor = Predictor(options.heads, _backbone(options), options.tta, options.device, batch_size=options.batch_size)
+    predictor = Predictor(
+        options.heads,
+        _backbone(options),
+        options.tta,
+        options.device,
+        batch_size=options.batch_size,
+        probe=options.probe,
+    )
     print("\n".join(told_size(predictor.preprocess, photos[0])))
     results: list[dict[str, Any]] = []
     drawn = min(_PICTURES, len(photos)) if options.maps else 0

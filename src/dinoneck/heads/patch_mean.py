@@ -151,7 +151,7 @@ def _joined(mlps: Sequence[PatchMeanMLP]) -> tuple[Tensor, Tensor, Tensor, Tenso
 
 
 class PatchMeanHead(Head):
-    """One :class:`PatchMeanMLP` per task on the patch tokens of the last layer given.
+    """One :class:`PatchMeanMLP` per task on the patch tokens of the last layer listed.
 
     Prefer it as the first head on few photos: it cannot overfit to places, and its maps show where a
     prediction comes from. Where the arrangement of patches matters, take a head with a neck.

@@ -60,6 +60,8 @@ class Predictor:
         blur: odd kernel of a Gaussian blur with fixed sigma, instead of what the files say; None keeps that.
         preprocess: how photos are prepared, instead of what the files say.
         batch_size: photos per pass.
+        probe: let what the backbone does decide whether it is the heads', in place of names and digests: for the same
+            weights in another library or dtype, see :meth:`dinoneck.HeadCheckpoint.check_backbone`.
 
     Raises:
         CheckpointError: if the files disagree, or do not fit the backbone, or no backbone can be rebuilt.
@@ -85,14 +87,15 @@ class Predictor:
         blur: int | None = None,
         preprocess: Preprocessing | None = None,
         batch_size: int = 8,
+        probe: bool = False,
     ) -> None:
         if tta not in VIEWS:
             raise ConfigError(f"tta is {tta!r}; expected one of {', '.join(VIEWS)}")
         if batch_size < 1:
             raise ConfigError(f"batch_size is {batch_size}; expected 1 or more")
         loaded = [_load(source) for source in _sources(heads)]
-        backbone = _rebuilt(loaded) if backbone is None else backbone
-        _check_pairing(loaded, backbone)
+        backbone = _rebuilt(loaded) if backbone is None else _checked(backbone)
+        _check_pairing(loaded, backbone, probe)
         self.preprocess = (preprocess or _shared_inputs(loaded) or backbone.preprocess).changed(blur=blur)
         if not isinstance(backbone.patch_size, int) and any(view.turns % 2 for view in VIEWS[tta]):
             raise ConfigError(
@@ -255,7 +258,20 @@ def _rebuilt(loaded: Sequence[_Loaded]) -> Backbone:
     return backbone
 
 
-def _check_pairing(loaded: Sequence[_Loaded], backbone: Backbone) -> None:
+def _checked(backbone: Backbone) -> Backbone:
+    """A Backbone, or one that torch.compile wraps."""
+    if isinstance(getattr(backbone, "_orig_mod", backbone), Backbone):
+        return backbone
+    raise ConfigError(f"backbone is {type(backbone).__name__}; expected a Backbone: pass wrap_backbone(model)")
+
+
+def _check_pairing(loaded: Sequence[_Loaded], backbone: Backbone, probe: bool) -> None:
+    if probe:
+        for item in loaded:
+            if item.checkpoint is not None:
+                layers = need(item.checkpoint.meta["backbone"] or {}, "layers")
+                item.checkpoint.check_backbone(backbone.with_layers(layers), probe=True)
+        return
     own = backbone.record() if any(item.backbone is not None for item in loaded) else {}
     for item in loaded:
         if item.backbone is not None:

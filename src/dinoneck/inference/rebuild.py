@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ import torch
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.backbones.load import load_backbone
 from dinoneck.checkpoint.pairing import NAMED
-from dinoneck.checkpoint.records import need
+from dinoneck.checkpoint.records import need, told_weights
 from dinoneck.errors import CheckpointError, ConfigError
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64}
@@ -24,7 +25,7 @@ def rebuild(record: Mapping[str, Any], file: str | os.PathLike[str] | None = Non
 
     Args:
         record: the backbone record of a head file.
-        file: its weights, where they are not seeded or published.
+        file: its weights, where they are not seeded or published; for transformers also a model folder.
 
     Raises:
         CheckpointError: if the record does not say enough, or says what cannot be.
@@ -32,10 +33,9 @@ def rebuild(record: Mapping[str, Any], file: str | os.PathLike[str] | None = Non
     """
     name, origin = str(need(record, "name")), need(record, "weights")
     if file is None and origin.get("kind") not in NAMED:
-        told = "changed by training" if origin.get("kind") in ("modified", "merged") else "from a file or an object"
         raise CheckpointError(
-            f"the heads were trained on {name!r} with weights {told}, which cannot be found by name: load them "
-            "yourself and pass backbone= (--backbone-file on the command line)",
+            f"the heads were trained on {name!r} with {told_weights(origin)}, which cannot be found by name: load "
+            "them yourself and pass backbone= (--backbone-file on the command line)",
             step="pairing",
         )
     if "/" in name and origin.get("kind") == "hub" and origin.get("repo") != name:
@@ -46,12 +46,13 @@ def rebuild(record: Mapping[str, Any], file: str | os.PathLike[str] | None = Non
     dtype = record.get("dtype") or "float32"
     if dtype not in _DTYPES:
         raise CheckpointError(f"the record says dtype {dtype!r}; expected one of {', '.join(_DTYPES)}", step="pairing")
+    folder = file is not None and Path(file).is_dir()
     seeded = file is None and origin["kind"] == "seeded"
     try:
         return load_backbone(
-            name,
+            str(file) if folder else name,
             pretrained=not seeded,
-            checkpoint=file,
+            checkpoint=None if folder else file,
             seed=need(origin, "seed") if seeded else None,
             layers=need(record, "layers"),
             norm=need(record, "norm"),

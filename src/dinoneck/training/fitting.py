@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,8 @@ from dinoneck.tasks import Task
 from dinoneck.training.schedule import cosine_with_warmup
 from dinoneck.training.sources import TokenSource
 from dinoneck.training.token_scale import TokenScale, standardised
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -76,8 +79,7 @@ def fit(
     recipe = recipe or Recipe()
     rows = _rows(source, ids)
     values = {task.name: model_targets(task, targets, len(source.ids)) for task in head.tasks}
-    for task in head.tasks:
-        _check_targets(task, values[task.name][rows])
+    _check_problem(head, source, rows, values)
     loss_of = TaskLoss(head.tasks)
     optimizer = torch.optim.AdamW(_groups(head, recipe.weight_decay), lr=lr)
     scheduler = cosine_with_warmup(optimizer, epochs * -(-len(rows) // batch_size), recipe.warmup)
@@ -107,6 +109,21 @@ def _rows(source: TokenSource, ids: Sequence[str]) -> np.ndarray[Any, np.dtype[n
     if unknown:
         raise DataError(f"{len(unknown)} training ids are not in the source, the first is {unknown[0]!r}")
     return np.array([place[image_id] for image_id in ids])
+
+
+def _check_problem(head: Head, source: TokenSource, rows: Any, values: Mapping[str, Tensor]) -> None:
+    """Refuse targets that cannot be learnt; mention layers that nobody reads."""
+    for task in head.tasks:
+        _check_targets(task, values[task.name][rows])
+    layers = source.batch(source.ids[:1]).layers or ()
+    if len(layers) > 1 and not hasattr(head, "num_layers"):
+        logger.warning(
+            "the tokens hold layers %s; %s reads the last one listed, block %d: extract that one alone, or list "
+            "another last",
+            layers,
+            type(head).__name__,
+            layers[-1],
+        )
 
 
 def _check_numbers(epochs: int, batch_size: int, lr: float, seed: int, ids: Sequence[str]) -> None:

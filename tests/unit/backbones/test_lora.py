@@ -292,7 +292,7 @@ def test_weights_that_were_trained_on_are_not_taken_for_the_published_ones() -> 
         assert tuned.record()["weights"]["kind"] == "modified"
         with pytest.raises(CheckpointError, match="weights:"):
             HeadCheckpoint.from_module(head, backbone=tuned).check_backbone(half)
-        with pytest.raises(CheckpointError, match="changed by training"):
+        with pytest.raises(CheckpointError, match=r"seeded random weights \(seed 0\), changed by training"):
             Predictor(HeadCheckpoint.from_module(head, backbone=tuned))
     merged = load_backbone("dinoneck_tiny").add_lora(2)
     sibling = merged.with_layers([0, 5])
@@ -454,3 +454,38 @@ def test_an_experiment_on_a_tuned_backbone_writes_heads_that_carry_it(tmp_path: 
     [value] = Predictor(tmp_path / "run" / "heads")(table.photos[0])
     [expected] = Predictor(tmp_path / "run" / "heads", backbone)(table.photos[0])
     assert value == expected
+
+
+@pytest.mark.parametrize("source", ["timm", "transformers"])
+def test_saved_weights_come_back_under_any_circumstances(source: str, tmp_path: Path) -> None:
+    backbone = load_backbone("dinoneck_tiny", source=source).add_lora(2).unfreeze_last(1)  # type: ignore[arg-type]
+    head = PatchMeanHead(64, [Task("x")])
+    train(backbone.train(), head, 3)
+    backbone.eval().freeze()
+    with backbone.lora_disabled():
+        base = backbone(IMAGES).sequence[0]
+    backbone.save_weights(tmp_path / "base.safetensors")
+    again = load_backbone("dinoneck_tiny", checkpoint=tmp_path / "base.safetensors", source=source)  # type: ignore[arg-type]
+    assert torch.equal(again(IMAGES).sequence[0], base)
+    assert again.name == "dinoneck_tiny"
+    backbone.merge_lora()
+    save_head(tmp_path / "h.safetensors", head, backbone=backbone, preprocess=backbone.preprocess)
+    backbone.save_weights(tmp_path / "merged.safetensors")
+    merged = load_backbone("dinoneck_tiny", checkpoint=tmp_path / "merged.safetensors", source=source)  # type: ignore[arg-type]
+    photo = torch.rand(3, 32, 48)
+    assert Predictor(tmp_path / "h.safetensors", merged)(photo) == Predictor(head, backbone)(photo)
+    with pytest.raises(BackboneError, match="cannot be written"):
+        backbone.save_weights(tmp_path / "no" / "x.safetensors")
+
+
+def test_files_of_transformers_report_every_key(tmp_path: Path) -> None:
+    import safetensors.torch
+
+    load_backbone("dinoneck_tiny", source="transformers").save_weights(tmp_path / "w.safetensors")
+    state = safetensors.torch.load_file(tmp_path / "w.safetensors")
+    state.pop("embeddings.cls_token")
+    safetensors.torch.save_file(state, tmp_path / "w.safetensors")
+    with pytest.raises(BackboneError, match="does not fit DINOv3ViTModel: missing from the file: embeddings.cls_token"):
+        load_backbone("dinoneck_tiny", source="transformers", checkpoint=tmp_path / "w.safetensors")
+    with pytest.raises(BackboneError, match="names of the transformers library"):
+        load_backbone("dinoneck_tiny", checkpoint=tmp_path / "w.safetensors")

@@ -123,7 +123,8 @@ def test_any_csv(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["train", "--out", "x", "--csv", "no.csv", "--targets", "a", *TRAIN], "there is no file no.csv"),
         (["train", "--out", "x", "--backbone", "dinov9", "--random-backbone"], "'dinov9' is unknown"),
         (["train", "--out", "x", "--preset", "lb067"], "Did you mean 'lb066'"),
-        (["train", "--out", "x", *TRAIN, "--backbone-file", "w.pth"], "contradict"),
+        (["train", "--out", "x", *TRAIN, "--random-backbone", "--backbone-file", "w.pth"], "contradict"),
+        (["train", "--out", "x", *TRAIN, "--backbone-file", "w.pth"], "there is no weights file w.pth"),
         (["predict", "--heads", "h", "--out", "x"], "give either photos"),
         (["predict", "p.jpg", "--heads", "no.safetensors", "--out", "x.csv"], "1 of 1 photos do not exist"),
         (["predict", "p.jpg", "--heads", "h", "--out", "x.jpg"], "ends in .csv"),
@@ -172,7 +173,7 @@ def test_inspect_and_verify(tiny: Backbone, tmp_path: Path, capsys: pytest.Captu
         "patch_mean",
         "a (regression, dim 1, g)",
         "dinoneck_tiny",
-        "seeded random weights, seed 0",
+        "seeded random weights (seed 0)",
         "blur",
         "sha256:",
     ):

@@ -298,3 +298,36 @@ def test_turned_views_need_square_patches() -> None:
                dynamic_img_size=True)  # fmt: skip
     with pytest.raises(ConfigError, match="not square"):
         Predictor(PatchMeanHead(64, [Task("x")]), wrap_backbone(flat), tta="d6")
+
+
+def test_the_probe_may_decide_across_libraries(tmp_path: Path) -> None:
+    from dinoneck import wrap_backbone
+    from dinoneck.cli.main import main
+
+    torch.manual_seed(4)
+    trained = wrap_backbone(load_backbone("dinoneck_tiny", layers=[5, 2]).adapter.model, layers=[3])
+    head, photo = PatchMeanHead(64, [Task("x")]), torch.rand(3, 32, 48)
+    save_head(tmp_path / "h.safetensors", head, backbone=trained, preprocess=trained.preprocess)
+    other = load_backbone("dinoneck_tiny", source="transformers")
+    with pytest.raises(CheckpointError, match="probe=True"):
+        Predictor(tmp_path / "h.safetensors", other)
+    [value] = Predictor(tmp_path / "h.safetensors", other, probe=True)(photo)
+    assert value["x"] == pytest.approx(Predictor(head, trained)(photo)[0]["x"], abs=1e-5)
+    with pytest.raises(CheckpointError, match="does something else"):
+        Predictor(tmp_path / "h.safetensors", load_backbone("dinoneck_tiny", seed=1), probe=True)
+    with pytest.raises(ConfigError, match="pass wrap_backbone"):
+        Predictor(tmp_path / "h.safetensors", other.adapter.model)  # type: ignore[arg-type]
+    Image.fromarray((photo.permute(1, 2, 0).numpy() * 255).astype(np.uint8)).save(tmp_path / "p.png")
+    named = load_backbone("dinoneck_tiny", layers=[3])
+    save_head(tmp_path / "n.safetensors", head, backbone=named, preprocess=named.preprocess)
+    named.save_weights(tmp_path / "w.safetensors")
+    command = [
+        "predict",
+        str(tmp_path / "p.png"),
+        "--heads",
+        str(tmp_path / "n.safetensors"),
+        "--out",
+        str(tmp_path / "o.csv"),
+    ]
+    assert main([*command, "--backbone-file", str(tmp_path / "w.safetensors")]) == 0
+    assert main([*command, "--backbone-file", str(tmp_path / "w.safetensors"), "--probe"]) == 0

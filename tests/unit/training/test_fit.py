@@ -165,3 +165,10 @@ def test_token_scale_is_mean_and_spread_of_patches() -> None:
     head.absorb_scale(*astuple(scale.inverse()))
     head.absorb_scale(*astuple(scale))
     assert torch.allclose(head(source.tokens)["a"], before, atol=1e-4)
+
+
+def test_layers_that_no_head_reads_are_mentioned(caplog: pytest.LogCaptureFixture) -> None:
+    tokens = Tokens.from_patches([torch.randn(4, 6, 8)] * 2, grid=(2, 3), patch_size=16, layers=[3, 1])
+    source = MemoryTokens(("a", "b", "c", "d"), tokens)
+    fit(PatchMeanHead(8, [Task("x")]), source, targets={"x": np.arange(4.0)}, ids=source.ids, epochs=1)
+    assert "reads the last one listed, block 1" in caplog.text
