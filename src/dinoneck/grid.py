@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from dinoneck.errors import ConfigError, DataError, GridError, ShapeError
 
 Remainder = Literal["error", "crop", "pad", "resize"]
+_POLICIES = get_args(Remainder)
 PatchSize = int | tuple[int, int]
 
 
@@ -111,8 +112,8 @@ class TokenGrid(nn.Module):
 
     def __init__(self, patch_size: PatchSize = 16, on_remainder: Remainder = "error") -> None:
         super().__init__()
-        if on_remainder not in get_args(Remainder):
-            raise ConfigError(f"on_remainder is {on_remainder!r}; expected one of {', '.join(get_args(Remainder))}")
+        if on_remainder not in _POLICIES:
+            raise ConfigError(f"on_remainder is {on_remainder!r}; expected one of {', '.join(_POLICIES)}")
         self.patch_height, self.patch_width = patch_pair(patch_size)
         self.on_remainder: Remainder = on_remainder
 
@@ -311,7 +312,8 @@ def _overlaps(length: int, axis: _Axis, patch: int, device: torch.device) -> Ten
 
 def _is_whole(side: object) -> bool:
     """An integer of Python, NumPy or torch's tracing; no bool, no float."""
-    return isinstance(side, Integral | torch.SymInt) and not isinstance(side, bool)
+    whole = (int, torch.SymInt) if torch.compiler.is_compiling() else (Integral, torch.SymInt)
+    return isinstance(side, whole) and not isinstance(side, bool)
 
 
 def _size_text(image_size: Sequence[int]) -> str:
