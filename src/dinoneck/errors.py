@@ -60,6 +60,12 @@ def missing_extra(package: str, extra: str) -> ImportError:
     return ImportError(f"{package} is not installed; it comes with an extra: pip install 'dinoneck[{extra}]'")
 
 
+def some_of(names: Iterable[str], shown: int) -> str:
+    """Return the first ``shown`` of the sorted names, and how many more there are."""
+    ordered = sorted(names)
+    return ", ".join(ordered[:shown]) + (f" and {len(ordered) - shown} more" if len(ordered) > shown else "")
+
+
 def did_you_mean(name: object, known: Iterable[str]) -> str:
     """Return ``" Did you mean 'x'?"`` for the known name nearest to ``name``, or an empty string."""
     near = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.6)

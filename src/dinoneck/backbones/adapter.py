@@ -19,6 +19,7 @@ from dinoneck.data.photos import IMAGENET_MEAN, IMAGENET_STD
 
 # of timm; of the official objects
 _UNUSED = ("head", "head_drop", "fc_norm", "attn_pool", "local_cls_norm")
+LORA_PARTS = ("lora_A", "lora_B")
 PosEmbed = Literal["native", "official"]
 
 
@@ -103,8 +104,8 @@ class Adapter(nn.Module):
         """Return the first token sequence (B, P + N, C), positions included, and what every block needs beside it."""
 
     @abstractmethod
-    def step(self, number: int, x: Tensor, beside: Any) -> Tensor:
-        """Run one block."""
+    def step(self, block: nn.Module, number: int, x: Tensor, beside: Any) -> Tensor:
+        """Run one block; ``number`` is its place."""
 
     @property
     def family(self) -> str | None:
@@ -155,11 +156,11 @@ class Adapter(nn.Module):
         """Return the sequences (B, P + N, C) of these blocks, in this order; later blocks do not run."""
         x, beside = self.embed(images)
         found: dict[int, Tensor] = {}
-        for number in range(max(layers) + 1):
-            if self.recomputed and torch.is_grad_enabled() and is_trainable(self.blocks[number]):
-                x = checkpoint(self.step, number, x, beside, use_reentrant=False)
+        for number, block in enumerate(list(self.blocks)[: max(layers) + 1]):
+            if self.recomputed and torch.is_grad_enabled() and is_trainable(block):
+                x = checkpoint(self.step, block, number, x, beside, use_reentrant=False)
             else:
-                x = self.step(number, x, beside)
+                x = self.step(block, number, x, beside)
             if number in layers:
                 found[number] = self.final_norm(x) if norm else x
         return [found[number] for number in layers]
@@ -168,7 +169,7 @@ class Adapter(nn.Module):
         """Move or convert, but keep rotary frequencies and LoRA weights exact: in half they would move, or stall."""
         rotary = self.rotary
         before = {} if rotary is None else dict(rotary.named_buffers())
-        added = [(p, p.data) for name, p in self.named_parameters() if ".lora_A." in name or ".lora_B." in name]
+        added = [(p, p.data) for name, p in self.named_parameters() if is_lora(name)]
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for parameter, exact in added:
             if parameter.dtype != exact.dtype and not exact.is_meta:
@@ -178,6 +179,11 @@ class Adapter(nn.Module):
             if not old.is_meta:
                 cast("nn.Module", rotary)._buffers[key] = old.to(new.device)
         return self
+
+
+def is_lora(name: str) -> bool:
+    """Whether a parameter's name is that of a LoRA weight."""
+    return any(f".{part}." in name for part in LORA_PARTS)
 
 
 def is_trainable(module: nn.Module) -> bool:

@@ -13,6 +13,7 @@ from torch import nn
 from dinoneck.backbones import official, timm, transformers, weights
 from dinoneck.backbones.adapter import Adapter, PosEmbed
 from dinoneck.backbones.backbone import Backbone
+from dinoneck.backbones.keys import to_timm
 from dinoneck.backbones.known import TINY, names_of
 from dinoneck.backbones.seeded import SCHEME, fill_seeded
 from dinoneck.errors import BackboneError, ConfigError, did_you_mean
@@ -165,12 +166,9 @@ def _from_timm(
     name: str, checkpoint: str | os.PathLike[str] | None, seed: int | None, pos_embed: PosEmbed
 ) -> tuple[Adapter, dict[str, Any]]:
     """Build by name and fill: seeded, from a file, or with the published weights. Also where they came from."""
-    _check_recipe(pos_embed)
-    with torch.random.fork_rng(devices=[]):  # what timm draws is overwritten
-        adapter = timm.TimmAdapter(timm.build(name), pos_embed)
+    adapter = _empty(name, pos_embed)
     if seed is not None:
-        fill_seeded(adapter.model, seed)
-        return adapter, {"kind": "seeded", "seed": seed, "scheme": SCHEME}
+        return adapter, _seeded(adapter, seed)
     if checkpoint is not None:
         weights.load_file(adapter.model, checkpoint)
         return adapter, {"kind": "file"}
@@ -184,7 +182,7 @@ def _from_timm(
 def _from_transformers(
     name: str, checkpoint: str | os.PathLike[str] | None, seed: int | None, pos_embed: PosEmbed
 ) -> tuple[Adapter, dict[str, Any]]:
-    """A folder, or a known name: random and official weights come over from timm's model of the same name."""
+    """A folder, a hub model, or a known name that is to be filled."""
     _check_recipe(pos_embed)
     folder = Path(name)
     if folder.is_dir() and (seed is not None or checkpoint is not None):
@@ -192,25 +190,46 @@ def _from_transformers(
     if folder.is_dir():
         return transformers.TransformersAdapter(transformers.from_folder(folder), pos_embed), {"kind": "file"}
     known = names_of(name)
-    if seed is None and checkpoint is None:
-        repo = known[1] if known else name
-        if repo is None or "/" not in repo:
-            raise BackboneError(f"transformers has no weights of {name!r}; use source='timm', or a folder or hub name")
-        path, revision = weights.fetch_folder(repo)
-        adapter = transformers.TransformersAdapter(transformers.from_folder(path), pos_embed)
-        adapter.name = repo
-        return adapter, {"kind": "hub", "repo": repo, "revision": revision}
-    own = known[0] if known else name
-    if checkpoint is not None and transformers.has_own_names(state := weights.read_state(checkpoint)):
-        donor, _ = _from_timm(own if "/" not in name else own.split(".")[0], None, 0, pos_embed)
-        adapter = transformers.TransformersAdapter(transformers.from_timm(donor.model), pos_embed)
-        weights.load_state(adapter.model, state, checkpoint)
-        adapter.mean, adapter.std, adapter.license = donor.mean, donor.std, donor.license
-        return adapter, {"kind": "file"}
-    donor, origin = _from_timm(own if "/" not in name else own.split(".")[0], checkpoint, seed, pos_embed)
+    if seed is not None or checkpoint is not None:
+        own = known[0] if known else name
+        return _by_way_of_timm(own if "/" not in name else own.split(".")[0], checkpoint, seed, pos_embed)
+    repo = known[1] if known else name
+    if repo is None or "/" not in repo:
+        raise BackboneError(f"transformers has no weights of {name!r}; use source='timm', or a folder or hub name")
+    path, revision = weights.fetch_folder(repo)
+    adapter = transformers.TransformersAdapter(transformers.from_folder(path), pos_embed)
+    adapter.name = repo
+    return adapter, {"kind": "hub", "repo": repo, "revision": revision}
+
+
+def _by_way_of_timm(
+    name: str, checkpoint: str | os.PathLike[str] | None, seed: int | None, pos_embed: PosEmbed
+) -> tuple[Adapter, dict[str, Any]]:
+    """The transformers model of a timm name: random and official weights come over, its own names go straight in."""
+    state = None if checkpoint is None else weights.read_state(checkpoint)
+    straight = state is not None and transformers.has_own_names(state)
+    donor, origin = _empty(name, pos_embed), {"kind": "file"}
+    if seed is not None:
+        origin = _seeded(donor, seed)
+    elif state is not None and checkpoint is not None and not straight:
+        weights.load_state(donor.model, to_timm(state, donor.model), checkpoint)
     adapter = transformers.TransformersAdapter(transformers.from_timm(donor.model), pos_embed)
+    if state is not None and checkpoint is not None and straight:
+        weights.load_state(adapter.model, state, checkpoint)
     adapter.name, adapter.mean, adapter.std, adapter.license = donor.name, donor.mean, donor.std, donor.license
     return adapter, origin
+
+
+def _empty(name: str, pos_embed: PosEmbed) -> Adapter:
+    """A timm model whose values are still to come."""
+    _check_recipe(pos_embed)
+    with torch.random.fork_rng(devices=[]):  # what timm draws is overwritten
+        return timm.TimmAdapter(timm.build(name), pos_embed)
+
+
+def _seeded(adapter: Adapter, seed: int) -> dict[str, Any]:
+    fill_seeded(adapter.model, seed)
+    return {"kind": "seeded", "seed": seed, "scheme": SCHEME}
 
 
 def _check_plain(source: object, dtype: object, **values: object) -> None:

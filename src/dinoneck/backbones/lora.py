@@ -19,13 +19,13 @@ from typing import Any, Literal, cast, get_args
 import torch
 from torch import Tensor, nn
 
-from dinoneck.backbones.adapter import Adapter
+from dinoneck.backbones.adapter import LORA_PARTS, Adapter, is_lora
 from dinoneck.errors import BackboneError, ConfigError, missing_extra
+from dinoneck.tensor_bytes import bytes_of
 
 Targets = Literal["attention", "all"]
 NAME = "default"
 LARGEST_ALPHA = 1e6
-_PARTS = ("lora_A", "lora_B")
 
 
 def add(adapter: Adapter, rank: int, alpha: float | None, targets: Targets, *, seed: int, runs: int) -> None:
@@ -98,7 +98,7 @@ def disabled(adapter: Adapter) -> Iterator[None]:
 def parameters(adapter: Adapter) -> list[nn.Parameter]:
     """Return all LoRA weights."""
     return [
-        p for layer in _layers(adapter).values() for part in _PARTS for p in getattr(layer, part)[NAME].parameters()
+        p for layer in _layers(adapter).values() for part in LORA_PARTS for p in getattr(layer, part)[NAME].parameters()
     ]
 
 
@@ -107,7 +107,7 @@ def state(adapter: Adapter) -> dict[str, Tensor]:
     return {
         f"{name}.{part}": getattr(layer, part)[NAME].weight
         for name, layer in _layers(adapter).items()
-        for part in _PARTS
+        for part in LORA_PARTS
     }
 
 
@@ -138,13 +138,13 @@ def record(adapter: Adapter) -> dict[str, Any] | None:
         if value.is_meta:
             return {**adapter.lora, "sha256": None}
         total.update(f"|{name}|{tuple(value.shape)}|".encode())
-        total.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        total.update(bytes_of(value))
     return {**adapter.lora, "sha256": total.hexdigest()}
 
 
 def base_name(key: str) -> str | None:
     """Return the name of a base parameter without what peft put into it; None for LoRA's own."""
-    if any(f".{part}." in key for part in _PARTS):
+    if is_lora(key):
         return None
     return key.replace(".base_layer.", ".")
 
@@ -163,7 +163,7 @@ def _draw(adapter: Adapter, seed: int) -> None:
     """First values from a generator of their own, in float32: A as peft draws it, B zero."""
     generator = torch.Generator().manual_seed(seed)
     for layer in _layers(adapter).values():
-        for part in _PARTS:
+        for part in LORA_PARTS:
             weight = getattr(layer, part)[NAME].weight
             weight.data = weight.data.float()
             bound = 1 / math.sqrt(weight.shape[1]) if part == "lora_A" else 0.0

@@ -120,9 +120,9 @@ class OfficialAdapter(Adapter):
         x, (rows, cols) = prepared
         return x, (self.rotary(H=rows, W=cols),)
 
-    def step(self, number: int, x: Tensor, beside: Any) -> Tensor:
+    def step(self, block: nn.Module, number: int, x: Tensor, beside: Any) -> Tensor:
         """Run one block."""
-        return cast("Tensor", self.blocks[number](x, *beside))
+        return cast("Tensor", block(x, *beside))
 
     def final_norm(self, x: Tensor) -> Tensor:
         """Apply the final norm; CLS and registers may have their own."""

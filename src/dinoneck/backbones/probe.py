@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dinoneck.backbones import tuning
+
 if TYPE_CHECKING:
     from dinoneck.backbones.backbone import Backbone
 
@@ -32,15 +34,8 @@ def measure(backbone: Backbone) -> list[float]:
     height, width = backbone.adapter.fixed_size or (GRID[0] * patch[0], GRID[1] * patch[1])
     noise = _uniform("image", 3 * height * width).reshape(1, 3, height, width)
     images = torch.from_numpy(noise * 4.0 - 2.0).to(weight.device, torch.float32)
-    modes = [(module, module.training) for module in backbone.modules()]
-    try:
-        for module, _ in modes:
-            module.training = False
-        with torch.no_grad():
-            tokens = backbone(images)
-    finally:
-        for module, mode in modes:
-            module.training = mode
+    with tuning.evaluating(backbone), torch.no_grad():
+        tokens = backbone(images)
     return [number for sequence in tokens.sequence for number in _projected(sequence)]
 
 

@@ -157,7 +157,6 @@ class TimmAdapter(Adapter):
             x = model._pos_embed(x)
         return model.norm_pre(model.patch_drop(x)), None
 
-    def step(self, number: int, x: Tensor, beside: Any) -> Tensor:
+    def step(self, block: nn.Module, number: int, x: Tensor, beside: Any) -> Tensor:
         """Run one block."""
-        block = self.blocks[number]
         return cast("Tensor", block(x) if beside is None else block(x, rope=beside[number]))

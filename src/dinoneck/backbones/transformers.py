@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from dinoneck.backbones.adapter import Adapter, PosEmbed
-from dinoneck.backbones.known import LICENSES, SATELLITE, SATELLITE_MEAN, SATELLITE_STD
+from dinoneck.backbones.known import SATELLITE, SATELLITE_MEAN, SATELLITE_STD
 from dinoneck.backbones.positions import official_positions
 from dinoneck.errors import BackboneError, missing_extra
 from dinoneck.grid import patch_pair
@@ -61,7 +61,6 @@ class TransformersAdapter(Adapter):
             )
         self._family = _FAMILIES[kind]
         self.name = getattr(config, "_name_or_path", None) or None
-        self.license = LICENSES[self._family]
         if SATELLITE in (self.name or ""):
             self.mean, self.std = SATELLITE_MEAN, SATELLITE_STD
         if self.name and Path(self.name).is_dir():
@@ -128,9 +127,9 @@ class TransformersAdapter(Adapter):
         x = embeddings.dropout(x + official_positions(embeddings.position_embeddings, (height, width)))
         return x, {}
 
-    def step(self, number: int, x: Tensor, beside: Any) -> Tensor:
+    def step(self, block: nn.Module, number: int, x: Tensor, beside: Any) -> Tensor:
         """Run one block."""
-        result = self.blocks[number](x, **beside)
+        result = block(x, **beside)
         return cast("Tensor", result[0] if isinstance(result, tuple) else result)
 
     def _read_normalisation(self, file: Path) -> None:

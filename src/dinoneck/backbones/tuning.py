@@ -8,6 +8,11 @@ recipe for pretraining that makes the same photo give other tokens each time.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
+from torch import nn
+
 from dinoneck.backbones import lora
 from dinoneck.backbones.adapter import Adapter, is_trainable
 from dinoneck.errors import BackboneError
@@ -24,6 +29,19 @@ def set_modes(adapter: Adapter, mode: bool) -> None:
     if adapter.rotary is not None:
         adapter.rotary.eval()
     adapter.training = adapter.model.training = mode and is_trainable(adapter)
+
+
+@contextlib.contextmanager
+def evaluating(*modules: nn.Module) -> Iterator[None]:
+    """Eval mode inside, every module's own mode after; by hand, so that a backbone keeps what train() asked for."""
+    modes = [(module, module.training) for top in modules for module in top.modules()]
+    try:
+        for module, _ in modes:
+            module.training = False
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 def freeze(adapter: Adapter, *, keep_lora: bool) -> None:

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from dinoneck.atomic import write_whole
 from dinoneck.backbones.keys import to_timm
 from dinoneck.backbones.lora import base_name
-from dinoneck.errors import BackboneError
+from dinoneck.errors import BackboneError, some_of
+from dinoneck.tensor_bytes import bytes_of
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +96,7 @@ def read_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         raise BackboneError(f"{file} holds {type(loaded).__name__}; expected a state dict of named tensors")
     strange = [str(key) for key, value in loaded.items() if not (isinstance(key, str) and isinstance(value, Tensor))]
     if strange:
-        raise BackboneError(f"{file}: {_some(strange)} are no tensors; expected a plain state dict")
+        raise BackboneError(f"{file}: {some_of(strange, _SHOWN)} are no tensors; expected a plain state dict")
     return dict(loaded)
 
 
@@ -117,9 +118,9 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], path: str | os.Pat
     own = model.state_dict()
     problems = []
     if missing := own.keys() - state.keys():
-        problems.append(f"missing from the file: {_some(missing)}")
+        problems.append(f"missing from the file: {some_of(missing, _SHOWN)}")
     if unexpected := state.keys() - own.keys():
-        problems.append(f"without a place in the model: {_some(unexpected)}{_prefix_hint(unexpected)}")
+        problems.append(f"without a place in the model: {some_of(unexpected, _SHOWN)}{_prefix_hint(unexpected)}")
     for key in own.keys() & state.keys():
         if own[key].shape != state[key].shape:
             problems.append(f"{key} is {tuple(state[key].shape)}, expected {tuple(own[key].shape)}")
@@ -156,7 +157,7 @@ def digest(model: nn.Module) -> str | None:
         if value.is_meta:
             return None
         total.update(f"{name}|{value.dtype}|{tuple(value.shape)}|".encode())
-        total.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        total.update(bytes_of(value))
     return total.hexdigest()
 
 
@@ -177,11 +178,6 @@ def _prefix_hint(unexpected: Iterable[str]) -> str:
     if first.startswith(("embeddings.", "encoder.", "layer.")):
         return " (these are names of the transformers library)"
     return ""
-
-
-def _some(names: Iterable[str]) -> str:
-    ordered = sorted(names)
-    return ", ".join(ordered[:_SHOWN]) + (f" and {len(ordered) - _SHOWN} more" if len(ordered) > _SHOWN else "")
 
 
 def _first_line(error: BaseException) -> str:

@@ -23,6 +23,7 @@ from dinoneck.checkpoint.records import check_entries
 from dinoneck.configured import encode, normal
 from dinoneck.data.photos import Preprocessing
 from dinoneck.errors import CheckpointError, RegistryError
+from dinoneck.tensor_bytes import bytes_of
 from dinoneck.version import __version__
 
 
@@ -312,11 +313,7 @@ def _read_back(written: Path) -> None:
 
 def _chunks(meta: Mapping[str, Any], state: Mapping[str, Tensor]) -> list[memoryview]:
     """The tensors' bytes in file order."""
-    return [
-        memoryview(state[row[0]].contiguous().reshape(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
-        for row in meta["tensors"]
-        if state[row[0]].numel()
-    ]
+    return [bytes_of(state[row[0]]) for row in meta["tensors"] if state[row[0]].numel()]
 
 
 def _plain(record: Mapping[str, Any] | None, where: str) -> dict[str, Any] | None:

@@ -23,6 +23,7 @@ from dinoneck.errors import CheckpointError
 FORMAT = "dinoneck.head"
 SCHEMA = 1
 METADATA_KEY = "dinoneck"
+HEAD_FILES = "*.safetensors"
 MAX_HEADER_BYTES = 1 << 20
 MAX_FILE_BYTES = 16 << 30
 MAX_DEPTH = 32
@@ -133,6 +134,20 @@ def check_path(path: object) -> None:
     """
     if not isinstance(path, str | os.PathLike):
         raise CheckpointError(f"the path of a head file is {path!r}; expected a string or a Path")
+
+
+def head_files(path: str | os.PathLike[str]) -> list[Path]:
+    """Return the head files in a folder, sorted; a path that is no folder stands for itself.
+
+    Raises:
+        CheckpointError: if the folder holds none.
+    """
+    if not Path(path).is_dir():
+        return [Path(path)]
+    files = sorted(Path(path).glob(HEAD_FILES))
+    if not files:
+        raise CheckpointError(f"the folder {path} holds no head files ({HEAD_FILES})")
+    return files
 
 
 def read_header(path: str | os.PathLike[str]) -> Header:

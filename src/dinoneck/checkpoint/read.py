@@ -19,7 +19,7 @@ from dinoneck.checkpoint import lora_weights
 from dinoneck.checkpoint.header import Header, TensorEntry
 from dinoneck.configured import encode
 from dinoneck.data.photos import Preprocessing
-from dinoneck.errors import CheckpointError, ConfigError, RegistryError
+from dinoneck.errors import CheckpointError, ConfigError, RegistryError, some_of
 
 TORCH_DTYPES = {
     "F64": torch.float64,
@@ -99,9 +99,9 @@ def _check_tensors(skeleton: nn.Module, tensors: tuple[TensorEntry, ...], name: 
     expected = skeleton.state_dict()
     found = {entry.name: entry for entry in tensors}
     if missing := sorted(expected.keys() - found.keys()):
-        raise CheckpointError(f"{name} lacks {_some(missing)}{_prefix_hint(found)}", step="tensors")
+        raise CheckpointError(f"{name} lacks {some_of(missing, _SHOWN)}{_prefix_hint(found)}", step="tensors")
     if extra := sorted(found.keys() - expected.keys()):
-        raise CheckpointError(f"{name} holds {_some(extra)}, which this head has not", step="tensors")
+        raise CheckpointError(f"{name} holds {some_of(extra, _SHOWN)}, which this head has not", step="tensors")
     floats = {entry.dtype for key, entry in found.items() if expected[key].is_floating_point()}
     if len(floats) > 1:
         raise CheckpointError(f"{name} mixes {', '.join(sorted(floats))}; a head has one dtype", step="tensors")
@@ -145,7 +145,3 @@ def _prefix_hint(found: Mapping[str, TensorEntry]) -> str:
         if any(key.startswith(prefix) for key in found):
             return f"; its names begin with {prefix!r}: it was saved from a wrapped module (DDP, torch.compile)"
     return ""
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")

@@ -90,7 +90,7 @@ def _backbone(options: argparse.Namespace) -> Backbone:
             if not str(error).startswith("pretrained weights"):
                 raise
         else:
-            seeded = backbone.record()["weights"]["kind"] == "seeded"
+            seeded = backbone.weights["kind"] == "seeded"
             print(f"   The backbone is {backbone.name} with {'seeded random' if seeded else 'its published'} weights.")
             return backbone
     backbone = load_backbone(options.backbone, pretrained=False)

@@ -133,10 +133,10 @@ def _backbone(options: argparse.Namespace) -> Any:
     if options.backbone_file is None:
         return None
     from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
+    from dinoneck.checkpoint.header import head_files
     from dinoneck.inference.rebuild import rebuild
 
-    first = options.heads[0]
-    file = next(iter(sorted(first.glob("*.safetensors"))), first) if first.is_dir() else first
+    file = head_files(options.heads[0])[0]
     checkpoint = HeadCheckpoint.load(file)
     record = checkpoint.meta["backbone"]
     if record is None:

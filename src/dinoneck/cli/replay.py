@@ -18,6 +18,7 @@ from torch import Tensor
 
 from dinoneck.atomic import write_whole
 from dinoneck.checkpoint.head_checkpoint import load_head
+from dinoneck.tensor_bytes import bytes_of
 from dinoneck.tokens import Tokens
 
 _PLACE = "layer_{}"
@@ -52,7 +53,7 @@ def fingerprint(outputs: Mapping[str, Tensor]) -> str:
     total = hashlib.sha256()
     for name, value in sorted(outputs.items()):
         total.update(f"{name}|{value.dtype}|{tuple(value.shape)}|".encode())
-        total.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        total.update(bytes_of(value))
     return total.hexdigest()
 
 

@@ -6,6 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from dinoneck.checkpoint.header import head_files
 from dinoneck.errors import CheckpointError
 
 HELP = "check every byte of head files; exit 1 if one is refused"
@@ -22,7 +23,7 @@ def run(options: argparse.Namespace) -> int:
     from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 
     refused = 0
-    for file in _files(options.files):
+    for file in [file for path in options.files for file in head_files(path)]:
         try:
             checkpoint = HeadCheckpoint.load(file)
             print(f"ok       {file}  {checkpoint.head_type}  {checkpoint.meta['digest']}")
@@ -30,13 +31,3 @@ def run(options: argparse.Namespace) -> int:
             refused += 1
             print(f"refused  {file}  at step {error.step!r}: {error}", file=sys.stderr)
     return 1 if refused else 0
-
-
-def _files(given: list[Path]) -> list[Path]:
-    files: list[Path] = []
-    for path in given:
-        inside = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
-        if not inside:
-            raise CheckpointError(f"the folder {path} holds no .safetensors files")
-        files.extend(inside)
-    return files

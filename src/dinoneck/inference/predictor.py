@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
 from dinoneck.backbones.backbone import Backbone
+from dinoneck.backbones.tuning import evaluating
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
+from dinoneck.checkpoint.header import head_files
 from dinoneck.checkpoint.pairing import check_records
 from dinoneck.checkpoint.records import need
 from dinoneck.data.photos import Photo, Preprocessing, as_list
@@ -24,7 +24,6 @@ from dinoneck.inference.tta import TTA, VIEWS, View
 from dinoneck.tokens import Tokens
 
 HeadSource = str | os.PathLike[str] | HeadCheckpoint | nn.Module
-HEAD_FILES = "*.safetensors"
 
 
 class _Loaded(NamedTuple):
@@ -126,7 +125,7 @@ class Predictor:
         """
         results: list[dict[str, Any]] = []
         waiting = as_list(photos)
-        with _evaluating(self.backbone, *(voice.head for voice in self._voices)):
+        with evaluating(self.backbone, *(voice.head for voice in self._voices)):
             self._predict_all(waiting, maps, results)
         return results
 
@@ -182,19 +181,6 @@ class Predictor:
         return {task.name: sums[task.name] / votes[task.name] for task in self.tasks if task.name in sums}
 
 
-@contextlib.contextmanager
-def _evaluating(*modules: nn.Module) -> Iterator[None]:
-    """Eval mode inside, every module's own mode after."""
-    modes = [(module, module.training) for top in modules for module in top.modules()]
-    try:
-        for module, _ in modes:
-            module.training = False  # by hand: a backbone keeps in mind which mode was asked for
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-
-
 def usable_device(device: torch.device | str) -> torch.device:
     """Return a device on which tensors can be made.
 
@@ -218,11 +204,8 @@ def _sources(heads: HeadSource | Sequence[HeadSource]) -> Iterator[HeadSource]:
     if not listed:
         raise CheckpointError("no heads were given")
     for source in listed:
-        if isinstance(source, str | os.PathLike) and Path(source).is_dir():
-            files = sorted(Path(source).glob(HEAD_FILES))
-            if not files:
-                raise CheckpointError(f"the folder {source} holds no head files ({HEAD_FILES})")
-            yield from files
+        if isinstance(source, str | os.PathLike):
+            yield from head_files(source)
         else:
             yield source
 

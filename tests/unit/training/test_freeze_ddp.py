@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from tests.unit.training.small_model import Model
 from torch import Tensor, nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.nn.parallel import DistributedDataParallel
@@ -30,18 +31,6 @@ SETTINGS = (
     *("find_unused_parameters", "gradient_as_bucket_view", "broadcast_buffers"),
     *("bucket_bytes_cap", "static_graph", "training"),
 )
-
-
-class Model(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.backbone = load_backbone("dinoneck_tiny")
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(1)
-            self.head = nn.Linear(64, 2)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.head(self.backbone(images).patches[0].mean(dim=1))
 
 
 def batch(epoch: int, step: int, rank: int) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.unit.training.small_model import Model
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
@@ -17,18 +18,6 @@ from dinoneck import ConfigError, load_backbone
 from dinoneck.training import FreezeSchedule, cosine_with_warmup, param_groups
 
 needs_peft = pytest.mark.skipif(importlib.util.find_spec("peft") is None, reason="no peft")
-
-
-class Model(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.backbone = load_backbone("dinoneck_tiny")
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(1)
-            self.head = nn.Linear(64, 2)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.head(self.backbone(images).patches[0].mean(dim=1))
 
 
 def batch(number: int) -> tuple[Tensor, Tensor]:
