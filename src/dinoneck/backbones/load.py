@@ -213,7 +213,8 @@ def _by_way_of_timm(
         origin = _seeded(donor, seed)
     elif state is not None and checkpoint is not None and not straight:
         weights.load_state(donor.model, to_timm(state, donor.model), checkpoint)
-    adapter = transformers.TransformersAdapter(transformers.from_timm(donor.model), pos_embed)
+    with torch.random.fork_rng(devices=[]):  # what transformers draws is overwritten
+        adapter = transformers.TransformersAdapter(transformers.from_timm(donor.model), pos_embed)
     if state is not None and checkpoint is not None and straight:
         weights.load_state(adapter.model, state, checkpoint)
     adapter.name, adapter.mean, adapter.std, adapter.license = donor.name, donor.mean, donor.std, donor.license
