@@ -24,10 +24,18 @@ if TYPE_CHECKING:
     from dinoneck.grid import GridSize as GridSize
     from dinoneck.grid import PreparedImages as PreparedImages
     from dinoneck.grid import TokenGrid as TokenGrid
+    from dinoneck.heads.dense import DenseHead as DenseHead
     from dinoneck.heads.ensemble import HeadEnsemble as HeadEnsemble
+    from dinoneck.heads.fpn import FPNHead as FPNHead
     from dinoneck.heads.patch_mean import PatchMeanHead as PatchMeanHead
     from dinoneck.heads.patch_mean import PatchMeanMLP as PatchMeanMLP
+    from dinoneck.heads.pyramid import PyramidHead as PyramidHead
     from dinoneck.inference.predictor import Predictor as Predictor
+    from dinoneck.losses.composition import Composition as Composition
+    from dinoneck.necks.dpt import DPTNeck as DPTNeck
+    from dinoneck.necks.layer_grouper import LayerGrouper as LayerGrouper
+    from dinoneck.necks.simple_pyramid import SimplePyramid as SimplePyramid
+    from dinoneck.necks.vit_fpn import ViTFPN as ViTFPN
     from dinoneck.tasks import TargetTransform as TargetTransform
     from dinoneck.tasks import Task as Task
     from dinoneck.tokens import FeaturePyramid as FeaturePyramid
@@ -53,10 +61,18 @@ _HOMES = {
     "GridSize": "dinoneck.grid",
     "PreparedImages": "dinoneck.grid",
     "TokenGrid": "dinoneck.grid",
+    "DenseHead": "dinoneck.heads.dense",
     "HeadEnsemble": "dinoneck.heads.ensemble",
+    "FPNHead": "dinoneck.heads.fpn",
     "PatchMeanHead": "dinoneck.heads.patch_mean",
     "PatchMeanMLP": "dinoneck.heads.patch_mean",
+    "PyramidHead": "dinoneck.heads.pyramid",
     "Predictor": "dinoneck.inference.predictor",
+    "Composition": "dinoneck.losses.composition",
+    "DPTNeck": "dinoneck.necks.dpt",
+    "LayerGrouper": "dinoneck.necks.layer_grouper",
+    "SimplePyramid": "dinoneck.necks.simple_pyramid",
+    "ViTFPN": "dinoneck.necks.vit_fpn",
     "TargetTransform": "dinoneck.tasks",
     "Task": "dinoneck.tasks",
     "FeaturePyramid": "dinoneck.tokens",
@@ -64,7 +80,19 @@ _HOMES = {
     "collate": "dinoneck.tokens",
 }
 
-_ROOMS = ("backbones", "checkpoint", "data", "heads", "inference", "losses", "registry", "training", "viz")
+_ROOMS = (
+    "backbones",
+    "checkpoint",
+    "data",
+    "heads",
+    "inference",
+    "layers",
+    "losses",
+    "necks",
+    "registry",
+    "training",
+    "viz",
+)
 
 __all__ = [*_HOMES, "__version__"]
 __getattr__, __dir__ = attach(__name__, _HOMES, _ROOMS)

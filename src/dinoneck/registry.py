@@ -13,9 +13,16 @@ from typing import Any
 from dinoneck.errors import RegistryError, did_you_mean
 
 _HOMES: dict[str, str] = {
+    "dense": "dinoneck.heads.dense:DenseHead",
+    "dpt": "dinoneck.necks.dpt:DPTNeck",
     "ensemble": "dinoneck.heads.ensemble:HeadEnsemble",
+    "fpn": "dinoneck.heads.fpn:FPNHead",
+    "layer_grouper": "dinoneck.necks.layer_grouper:LayerGrouper",
     "patch_mean": "dinoneck.heads.patch_mean:PatchMeanHead",
     "patch_mean_mlp": "dinoneck.heads.patch_mean:PatchMeanMLP",
+    "pyramid": "dinoneck.heads.pyramid:PyramidHead",
+    "simple_pyramid": "dinoneck.necks.simple_pyramid:SimplePyramid",
+    "vit_fpn": "dinoneck.necks.vit_fpn:ViTFPN",
 }
 _OWN: dict[str, type] = {}
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")

@@ -2,7 +2,7 @@
 
 Three spaces are kept apart. *Natural units* are what people measure (grams, a class name). *Model space* is
 what a head outputs and a loss compares: natural units after the task's :class:`TargetTransform`.
-``Task.predict`` leads from model space to natural units.
+``Task.predict`` leads from model space to natural units, ``Task.predict_map`` does so for maps.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from dinoneck.errors import ConfigError, DataError, ShapeError, did_you_mean
 Kind = Literal["regression", "ratio", "classification", "dense", "density", "segmentation"]
 Activation = Literal["relu", "softplus", "sigmoid"]
 Loss = Literal["mse", "smooth_l1", "cross_entropy"]
+Aggregate = Literal["sum", "mean"]
 
 STD_FLOOR = 1e-6
 _LOSSES: dict[str, tuple[str, ...]] = {
@@ -137,10 +138,21 @@ class TargetTransform:
         x = (x - self._row(self.mean, x)) / self._row(self.std, x, empty=1.0)
         return x.to(values.dtype if values.is_floating_point() else torch.get_default_dtype())
 
-    def inverse(self, values: Tensor) -> Tensor:
-        """Model space -> natural units. Never clamps: the task's activation or ``minimum`` does."""
+    def inverse(self, values: Tensor, parts: int = 1) -> Tensor:
+        """Model space -> natural units. Never clamps: the task's activation or ``minimum`` does.
+
+        Args:
+            values: (..., outputs).
+            parts: how many of the values add up to one. The mean is shared out over them, so that the natural
+                parts add up to the inverse of the sum of the values.
+
+        Raises:
+            ConfigError: if there are parts and the transform has a logarithm, under which nothing adds up.
+        """
+        if self.log1p and parts != 1:
+            raise ConfigError(f"{parts} parts do not add up after log1p; use a transform without it")
         x = _wide(values)
-        x = x * self._row(self.std, x, empty=1.0) + self._row(self.mean, x)
+        x = x * self._row(self.std, x, empty=1.0) + self._row(self.mean, x) / parts
         if self.log1p:
             x = torch.expm1(x)
         if self.area is not None:
@@ -173,7 +185,9 @@ class Task:
         unit: of the natural values, for people (``"g"``).
         labels: names of the outputs or classes.
         ignore_index: a class label that counts for nothing.
-        minimum: predictions in natural units are never below it (0 for a mass).
+        minimum: predictions in natural units are never below it (0 for a mass). It holds for images and for
+            ``dense`` cells, not for the cells of a ``density`` map, which would no longer add up.
+        aggregate: how the cells of a ``density`` map make the image's value, ``sum`` or ``mean``.
 
     Raises:
         ConfigError: if a value is out of range or does not fit the others.
@@ -181,6 +195,10 @@ class Task:
     Examples:
         >>> Task("Dry_Total_g", unit="g", minimum=0).default_loss
         'mse'
+        >>> cover = Task("mass", kind="density", transform=TargetTransform(mean=6.0, std=2.0))
+        >>> cells = torch.tensor([[[[0.5, 1.5]]]])
+        >>> cover.natural_map(cells).sum().item() == cover.natural(cells.sum()[None]).item() == 10.0
+        True
     """
 
     name: str
@@ -195,6 +213,7 @@ class Task:
     labels: tuple[str, ...] = ()
     ignore_index: int | None = None
     minimum: float | None = None
+    aggregate: Aggregate = "sum"
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
@@ -206,8 +225,9 @@ class Task:
         if isinstance(self.dim, bool) or not isinstance(self.dim, numbers.Integral) or self.dim < 1:
             raise ConfigError(f"{where}dim is {self.dim!r}; expected an integer of 1 or more")
         object.__setattr__(self, "dim", int(self.dim))
-        for field, allowed in (("kind", Kind), ("activation", Activation), ("loss", Loss)):
-            _one_of(where + field, getattr(self, field), get_args(allowed), optional=field != "kind")
+        choices = {"kind": Kind, "activation": Activation, "loss": Loss, "aggregate": Aggregate}
+        for field, allowed in choices.items():
+            _one_of(where + field, getattr(self, field), get_args(allowed), optional=field in ("activation", "loss"))
         if self.loss is not None and self.loss not in _LOSSES[self.kind]:
             raise ConfigError(f"{where}loss {self.loss!r} does not fit kind {self.kind!r}; use {_LOSSES[self.kind]}")
         for field in ("weight", "beta", "minimum"):
@@ -232,6 +252,13 @@ class Task:
             raise ConfigError(
                 f"{where}transform was fitted on {self.transform.outputs} outputs; the task has {self.dim}"
             )
+        if self.kind != "density" and self.aggregate != "sum":
+            raise ConfigError(f"{where}aggregate is {self.aggregate!r}; only tasks of kind 'density' aggregate a map")
+        if self.kind == "density" and self.transform is not None and self.transform.log1p:
+            raise ConfigError(
+                f"{where}transform has log1p; the cells of a density map add up to the image's value, and logarithms "
+                "do not. Use a transform without log1p, or kind 'regression'"
+            )
         if self.is_categorical or self.kind == "ratio":
             given = [name for name in ("transform", "activation", "minimum") if getattr(self, name) is not None]
             if given:
@@ -253,20 +280,56 @@ class Task:
         """Whether outputs are class logits."""
         return self.kind in ("classification", "segmentation")
 
+    @property
+    def is_map(self) -> bool:
+        """Whether outputs are maps, (B, dim, rows, cols); those of other kinds are (B, dim)."""
+        return self.kind in ("dense", "segmentation")
+
     def natural(self, output: Tensor) -> Tensor:
-        """Turn model-space values (..., dim) into natural units, in float32 or wider, before ``minimum``.
+        """Turn model-space outputs into natural units, in float32 or wider, before ``minimum``.
 
         Class logits and ratio logits become probabilities; everything else goes through the inverse transform.
+
+        Args:
+            output: (..., dim); (B, dim, rows, cols) where :attr:`is_map`.
+
+        Raises:
+            ShapeError: if the shape does not fit.
         """
-        x = output if output.dtype in (torch.float32, torch.float64) else output.float()
-        if self.is_categorical or self.kind == "ratio":
-            return x.softmax(dim=-1)
-        return x if self.transform is None else self.transform.inverse(x)
+        return self.natural_map(output) if self.is_map else self._natural(output)
 
     def predict(self, output: Tensor) -> Tensor:
         """Like :meth:`natural`, kept at or above ``minimum``: what a user is told."""
         x = self.natural(output)
         return x if self.minimum is None else x.clamp_min(self.minimum)
+
+    def natural_map(self, output: Tensor) -> Tensor:
+        """Turn a map (B, dim, rows, cols) in model space into natural units, of the same shape.
+
+        The cells of a ``density`` task with ``aggregate="sum"`` add up to :meth:`natural` of their sum: the
+        transform's mean is shared out evenly over the cells. Every other cell stands for itself.
+
+        Raises:
+            ShapeError: if the map has another shape.
+        """
+        if output.ndim != 4 or output.shape[1] != self.dim:
+            raise ShapeError(
+                f"the map of task {self.name!r} is {tuple(output.shape)}; expected (batch, {self.dim}, rows, cols)"
+            )
+        cells = output.shape[-2] * output.shape[-1] if self.kind == "density" and self.aggregate == "sum" else 1
+        return self._natural(output.movedim(1, -1), cells).movedim(-1, 1)
+
+    def predict_map(self, output: Tensor) -> Tensor:
+        """Like :meth:`natural_map`, and the cells of a ``dense`` task kept at or above ``minimum``."""
+        x = self.natural_map(output)
+        return x if self.minimum is None or self.kind != "dense" else x.clamp_min(self.minimum)
+
+    def _natural(self, output: Tensor, parts: int = 1) -> Tensor:
+        """Values (..., dim), of which ``parts`` add up to one image's."""
+        x = output if output.dtype in (torch.float32, torch.float64) else output.float()
+        if self.is_categorical or self.kind == "ratio":
+            return x.softmax(dim=-1)
+        return x if self.transform is None else self.transform.inverse(x, parts)
 
 
 def check_tasks(tasks: Sequence[Task], *, kinds: Sequence[str], owner: str) -> tuple[Task, ...]:

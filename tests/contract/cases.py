@@ -12,13 +12,33 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dinoneck import HeadEnsemble, PatchMeanHead, PatchMeanMLP, TargetTransform, Task, Tokens
+from dinoneck import (
+    DenseHead,
+    DPTNeck,
+    FPNHead,
+    HeadEnsemble,
+    LayerGrouper,
+    PatchMeanHead,
+    PatchMeanMLP,
+    PyramidHead,
+    SimplePyramid,
+    TargetTransform,
+    Task,
+    Tokens,
+    ViTFPN,
+)
 
 WIDTH = 24
 TASKS = (
     Task("mass", unit="g", activation="softplus", transform=TargetTransform(area=0.21)),
     Task("parts", dim=3, kind="ratio"),
     Task("state", dim=4, kind="classification", labels=("a", "b", "c", "d")),
+)
+MAPS = (
+    Task("ndvi", kind="dense", transform=TargetTransform(mean=0.4, std=0.2)),
+    Task("plants", kind="density", activation="softplus", transform=TargetTransform(std=2.0)),
+    Task("cover", kind="density", aggregate="mean"),
+    Task("class", dim=3, kind="segmentation"),
 )
 
 
@@ -43,12 +63,26 @@ class Case:
 
     name: str
     build: Callable[..., nn.Module]
-    takes: str = "tokens"  # or "patches": a (B, N, C) tensor
+    takes: str = "tokens"  # or "patches": a (B, N, C) tensor; or "layers": a list of them
+    layers: int = 1
+    # export and compile tie a graph to sizes of 1: pyramids are traced, and tried, where the coarsest level has more
+    smallest: int = 1
 
     def inputs(self, **how: Any) -> Any:
         """What the module is called with."""
-        tokens = tokens_of(**how)
-        return tokens if self.takes == "tokens" else tokens.patches[0].contiguous()
+        tokens = tokens_of(**{"layers": self.layers, **how})
+        if self.takes == "tokens":
+            return tokens
+        patches = [x.contiguous() for x in tokens.patches]
+        return patches if self.takes == "layers" else patches[0]
+
+    def sample(self, inputs: Any, i: int) -> Any:
+        """Sample ``i`` of the inputs, as a batch of one."""
+        return [x[i : i + 1] for x in inputs] if self.takes == "layers" else inputs[i : i + 1]
+
+    def cast(self, inputs: Any, dtype: torch.dtype) -> Any:
+        """The inputs in another dtype."""
+        return [x.to(dtype=dtype) for x in inputs] if self.takes == "layers" else inputs.to(dtype=dtype)
 
     def __str__(self) -> str:
         return self.name
@@ -63,10 +97,74 @@ def member(seed: int) -> dict[str, Any]:
     return {"type": "patch_mean", "config": PatchMeanHead(WIDTH, TASKS, hidden_dim=8 + seed).config}
 
 
+def awake(module: nn.Module) -> nn.Module:
+    """What starts at zero, and would keep gradients from others, is given values."""
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            if "gains" in name and not parameter.is_meta:
+                parameter.fill_(0.5)
+    return module
+
+
+def fpn(**options: Any) -> Callable[..., nn.Module]:
+    return lambda **f: awake(ViTFPN(**{"embed_dim": WIDTH, "num_layers": 4, "fpn_dim": 8, **options, **f}))
+
+
 CASES = [
     Case("patch_mean_mlp", lambda **f: PatchMeanMLP(WIDTH, 8, 2, "softplus", **f), takes="patches"),
     Case("patch_mean", lambda **f: PatchMeanHead(WIDTH, TASKS, hidden_dim=8, **f)),
     Case("ensemble", lambda **f: HeadEnsemble([member(0), member(1), member(2)], **f)),
     Case("ensemble-median", lambda **f: HeadEnsemble([member(0), member(1)], reduce="median", **f)),
     Case("ensemble-weighted", lambda **f: HeadEnsemble([member(0), member(1)], weights=[1.0, 2.0], **f)),
+    Case("layer_grouper", lambda **f: LayerGrouper(WIDTH, 4, 8, 2, **f), "layers", 4),
+    Case(
+        "layer_grouper-shared-softmax",
+        lambda **f: LayerGrouper(WIDTH, 3, 8, 2, [[2, 0], [1]], False, None, "softmax", **f),
+        "layers",
+        3,
+    ),
+    Case("layer_grouper-pixel", lambda **f: LayerGrouper(WIDTH, 4, 8, 2, fusion="pixel", **f), "layers", 4),
+    Case("vit_fpn", fpn(), layers=4, smallest=5),
+    Case("vit_fpn-one-layer", fpn(num_layers=1, num_levels=2, norm="group"), layers=1, smallest=3),
+    Case("vit_fpn-two-layers", fpn(num_layers=2, downsample="interpolate", activation="relu"), layers=2, smallest=5),
+    Case("vit_fpn-linear", fpn(norm=None, activation=None, use_separate_bottlenecks=False), layers=4, smallest=5),
+    Case(
+        "vit_fpn-everything",
+        fpn(
+            num_levels=4,
+            fusion="pixel",
+            downsample="pool",
+            residual_init="zero",
+            use_coords=True,
+            use_cls_context=True,
+            num_layers=5,
+        ),
+        layers=5,
+        smallest=9,
+    ),
+    Case("simple_pyramid", lambda **f: SimplePyramid(WIDTH, 8, **f), smallest=3),
+    Case("dpt", lambda **f: DPTNeck(WIDTH, 4, 8, "project", hidden_sizes=(4, 6, 8, 10), **f), layers=4, smallest=3),
+    Case("dpt-ignore", lambda **f: DPTNeck(WIDTH, 2, 8, hidden_sizes=(6, 8), **f), layers=2, smallest=3),
+    Case("dense", lambda **f: DenseHead(WIDTH, MAPS, 8, 1, **f), smallest=2),
+    Case("fpn", lambda **f: FPNHead(WIDTH, TASKS, 3, fpn_dim=8, **f), layers=3, smallest=5),
+    Case(
+        "fpn-maps",
+        lambda **f: FPNHead(
+            WIDTH, (*TASKS, *MAPS), 2, (0, 1), 8, 2, tower_depth=1, hidden_dim=6, ratio_readout="patch", **f
+        ),
+        layers=2,
+        smallest=3,
+    ),
+    Case(
+        "pyramid",
+        lambda **f: PyramidHead(
+            WIDTH, (TASKS[0], MAPS[0]), {"type": "simple_pyramid", "out_channels": 8, "scales": [2, 1]}, **f
+        ),
+        smallest=2,
+    ),
+    Case(
+        "ensemble-of-pyramids",
+        lambda **f: HeadEnsemble([member(0), {"type": "dense", "config": DenseHead(WIDTH, MAPS, 8, 0).config}], **f),
+        smallest=2,
+    ),
 ]

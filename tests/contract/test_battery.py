@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from dinoneck import ConfigError, ShapeError, load_head, registry, save_head
+from dinoneck import ConfigError, ShapeError, Tokens, load_head, registry, save_head
 from tests.contract.cases import CASES, Case, outputs
 
 GRIDS = [(1, 1), (1, 7), (2, 2), (3, 5), (15, 31), (9, 16)]
@@ -47,7 +47,7 @@ def test_samples_of_a_batch_do_not_see_each_other(case: Case) -> None:
     module, inputs = built(case), case.inputs(batch=4)
     together = outputs(module(inputs))
     for i in range(4):
-        alone = outputs(module(inputs[i : i + 1]))
+        alone = outputs(module(case.sample(inputs, i)))
         for a, b in zip(together, alone, strict=True):
             assert torch.allclose(a[i : i + 1], b, atol=1e-6)
 
@@ -68,7 +68,8 @@ def test_config_and_state_rebuild_the_module(case: Case, tmp_path: Path) -> None
 @each
 def test_gradients_reach_every_parameter(case: Case) -> None:
     module = built(case).train()
-    total = sum((tensor * torch.randn_like(tensor)).sum() for tensor in outputs(module(case.inputs())))
+    inputs = case.inputs(rows=max(3, case.smallest), cols=max(5, case.smallest))  # one cell has no place: x = y = 0
+    total = sum((tensor * torch.randn_like(tensor)).sum() for tensor in outputs(module(inputs)))
     total.backward()  # type: ignore[union-attr]
     for name, parameter in module.named_parameters():
         assert parameter.grad is not None, name
@@ -79,7 +80,7 @@ def test_gradients_reach_every_parameter(case: Case) -> None:
 def test_gradients_are_right(case: Case) -> None:
     module = built(case).double()
     inputs = case.inputs(rows=2, cols=2, dtype=torch.float64)
-    leaves = list(module.parameters())[:2]
+    leaves = [p for p in module.parameters() if p.numel() <= 400][:2]
 
     def run(*values: torch.Tensor) -> tuple[torch.Tensor, ...]:
         return tuple(outputs(module(inputs)))
@@ -91,7 +92,7 @@ def test_gradients_are_right(case: Case) -> None:
 def test_low_precision_stays_near(case: Case) -> None:
     module, inputs = built(case), case.inputs()
     exact = outputs(module(inputs))
-    low = outputs(copy.deepcopy(module).to(torch.bfloat16)(inputs.to(dtype=torch.bfloat16)))
+    low = outputs(copy.deepcopy(module).to(torch.bfloat16)(case.cast(inputs, torch.bfloat16)))
     for a, b in zip(exact, low, strict=True):
         assert (a - b.float()).abs().max() <= 0.05 * (1 + a.abs().max())
 
@@ -140,11 +141,11 @@ def test_weights_that_change_change_the_output_at_once(case: Case) -> None:
 
 @each
 def test_another_width_is_refused(case: Case) -> None:
-    wide = torch.randn(2, 6, 25)
+    wide = [torch.randn(2, 6, 25)] * case.layers
     module = built(case)
-    inputs = wide if case.takes == "patches" else case.inputs().__class__.from_patches(wide, grid=(2, 3), patch_size=16)
+    inputs = {"patches": wide[0], "layers": wide, "tokens": Tokens.from_patches(wide, grid=(2, 3), patch_size=16)}
     with pytest.raises(ShapeError, match="25"):
-        module(inputs)
+        module(inputs[case.takes])
 
 
 @each

@@ -17,6 +17,16 @@ SHAPES = [(2, 3, 5), (3, 5, 7), (2, 9, 16), (4, 2, 2), (2, 15, 31), (5, 4, 3)]
 each = pytest.mark.parametrize("case", CASES, ids=str)
 
 
+def shapes(case: Case) -> list[tuple[int, int, int]]:
+    """Six (batch, rows, cols) that the case is tried at."""
+    return [(batch, max(rows, case.smallest), max(cols, case.smallest)) for batch, rows, cols in SHAPES]
+
+
+def traced(case: Case) -> Any:
+    """The inputs a case is exported with."""
+    return case.inputs(batch=3, rows=max(4, case.smallest), cols=max(5, case.smallest + 1))
+
+
 def built(case: Case) -> nn.Module:
     torch.manual_seed(0)
     return case.build().eval()
@@ -32,7 +42,7 @@ def test_one_graph_for_six_sizes(case: Case) -> None:
     module = built(case)
     counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(module, backend=counter, fullgraph=True, dynamic=True)
-    for batch, rows, cols in SHAPES:
+    for batch, rows, cols in shapes(case):
         inputs = case.inputs(batch=batch, rows=rows, cols=cols)
         assert_same(compiled(inputs), module(inputs), 1e-5)
     assert counter.frame_count <= 2
@@ -53,16 +63,19 @@ def test_inductor_forward_and_backward(case: Case) -> None:
 
 def dynamic(case: Case, inputs: Any) -> Any:
     free = torch.export.Dim.DYNAMIC
-    return inputs.dynamic_spec() if case.takes == "tokens" else {0: free, 1: free}
+    one = {0: free, 1: free}
+    return {"tokens": lambda: inputs.dynamic_spec(), "patches": lambda: one, "layers": lambda: [one] * case.layers}[
+        case.takes
+    ]()
 
 
 @each
 def test_export_with_dynamic_batch_and_grid(case: Case, tmp_path: Path) -> None:
-    module, inputs = built(case), case.inputs(batch=3, rows=4, cols=5)
+    module, inputs = built(case), traced(case)
     program = torch.export.export(module, (inputs,), dynamic_shapes=(dynamic(case, inputs),))
     torch.export.save(program, tmp_path / "m.pt2")
     for exported in (program.module(), torch.export.load(tmp_path / "m.pt2").module()):
-        for batch, rows, cols in SHAPES:
+        for batch, rows, cols in shapes(case):
             other = case.inputs(batch=batch, rows=rows, cols=cols)
             assert_same(exported(other), module(other), 1e-5)
 
@@ -71,11 +84,11 @@ def test_export_with_dynamic_batch_and_grid(case: Case, tmp_path: Path) -> None:
 def test_onnx_parity_at_unseen_sizes(case: Case, tmp_path: Path) -> None:
     import onnxruntime
 
-    module, inputs = built(case), case.inputs(batch=3, rows=4, cols=5)
+    module, inputs = built(case), traced(case)
     program = torch.export.export(module, (inputs,), dynamic_shapes=(dynamic(case, inputs),))
     torch.onnx.export(program, f=tmp_path / "m.onnx", dynamo=True, verbose=False)
     session = onnxruntime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
-    for batch, rows, cols in SHAPES:
+    for batch, rows, cols in shapes(case):
         other = case.inputs(batch=batch, rows=rows, cols=cols)
         leaves = [np.asarray(leaf) for leaf in torch.utils._pytree.tree_leaves(other)]
         named = dict(zip(program.graph_signature.user_inputs, leaves, strict=True))

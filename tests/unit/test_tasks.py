@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import pytest
 import torch
@@ -136,3 +137,84 @@ def test_transforms_fit_their_task_and_themselves() -> None:
         with pytest.raises(DataError, match="cannot be fitted"):
             TargetTransform().fit(nothing)
     assert TargetTransform(area=0.5).inverse(torch.tensor([1, 3])).tolist() == [0.5, 1.5]
+
+
+MAP = torch.randn(2, 3, 2, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+FITTED = TargetTransform(area=0.25, mean=(4.0, -1.0, 0.5), std=(2.0, 0.3, 7.0))
+
+
+def test_the_cells_of_a_density_map_add_up_to_the_image() -> None:
+    task = Task("mass", dim=3, kind="density", transform=FITTED, minimum=0.0)
+    cells = task.natural_map(MAP)
+    assert torch.allclose(cells.sum(dim=(2, 3)), task.natural(MAP.sum(dim=(2, 3))), rtol=1e-12)
+    for k, (mean, std) in enumerate(zip((4.0, -1.0, 0.5), (2.0, 0.3, 7.0), strict=True)):
+        assert torch.allclose(cells[:, k], MAP[:, k] * std * 0.25 + mean * 0.25 / 10, rtol=1e-12)
+    assert (cells < 0).any()
+    assert torch.equal(task.predict_map(MAP), cells), "a bound on cells would break the sum"
+    assert task.predict(MAP.sum(dim=(2, 3))).min() >= 0
+    plain = Task("mass", dim=3, kind="density")
+    assert torch.equal(plain.natural_map(MAP), MAP)
+    single = Task("mass", kind="density", transform=TargetTransform(mean=3.0, std=2.0))
+    maps = MAP[:, :1].float()
+    assert torch.allclose(single.natural_map(maps).sum(dim=(2, 3)), single.natural(maps.sum(dim=(2, 3))), rtol=1e-5)
+
+
+def test_other_maps_are_inverted_cell_by_cell() -> None:
+    expected = FITTED.inverse(MAP.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+    average = Task("a", dim=3, kind="density", aggregate="mean", transform=FITTED)
+    assert torch.equal(average.natural_map(MAP), expected)
+    assert torch.allclose(average.natural_map(MAP).mean(dim=(2, 3)), average.natural(MAP.mean(dim=(2, 3))))
+    dense = Task("a", dim=3, kind="dense", transform=FITTED, minimum=-0.1)
+    assert torch.equal(dense.natural_map(MAP), expected)
+    assert torch.equal(dense.predict_map(MAP), expected.clamp_min(-0.1))
+    assert (expected < -0.1).any()
+    regression = Task("a", dim=3, transform=FITTED, minimum=0.0)
+    assert torch.equal(regression.predict_map(MAP), expected)
+    logarithmic = Task("a", kind="dense", transform=TargetTransform(log1p=True, mean=1.0, std=2.0))
+    assert torch.allclose(logarithmic.natural_map(MAP[:, :1]), torch.expm1(MAP[:, :1] * 2 + 1))
+    for kind in ("segmentation", "classification", "ratio"):
+        shares = Task("a", dim=3, kind=kind).natural_map(MAP)  # type: ignore[arg-type]
+        assert torch.allclose(shares, MAP.exp() / MAP.exp().sum(dim=1, keepdim=True))
+    assert Task("a", dim=3, kind="dense").natural_map(MAP.half()).dtype == torch.float32
+
+
+def test_the_output_of_a_map_task_is_a_map() -> None:
+    maps = {kind for kind in ("regression", "ratio", "classification", "dense", "density", "segmentation")
+            if Task("a", dim=3, kind=kind).is_map}  # type: ignore[arg-type]  # fmt: skip
+    assert maps == {"dense", "segmentation"}
+    task = Task("a", dim=3, kind="segmentation")
+    assert torch.equal(task.natural(MAP), task.natural_map(MAP))
+    dense = Task("a", dim=3, kind="dense", minimum=0.2, transform=FITTED)
+    assert torch.equal(dense.predict(MAP), dense.predict_map(MAP))
+    for wrong in (MAP[0], MAP[:, :2], MAP.flatten(2)):
+        for call in (task.natural_map, task.predict_map, task.natural, Task("d", dim=3, kind="density").natural_map):
+            with pytest.raises(ShapeError, match=r"expected \(batch, 3, rows, cols\)"):
+                call(wrong)
+
+
+def test_what_cannot_add_up_is_refused() -> None:
+    for aggregate in ("sum", "mean"):
+        with pytest.raises(ConfigError, match="log1p; the cells of a density map add up"):
+            Task("m", kind="density", aggregate=aggregate, transform=TargetTransform(log1p=True))  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="only tasks of kind 'density'"):
+        Task("m", kind="dense", aggregate="mean")
+    with pytest.raises(ConfigError, match=r"aggregate is 'men'.*Did you mean 'mean'"):
+        Task("m", kind="density", aggregate="men")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="aggregate is None"):
+        Task("m", kind="density", aggregate=None)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="4 parts do not add up"):
+        TargetTransform(log1p=True).inverse(MAP, parts=4)
+
+
+def test_maps_compile_for_any_grid() -> None:
+    tasks = [Task("a", dim=3, kind=kind, transform=FITTED) for kind in ("density", "dense")]  # type: ignore[arg-type]
+    tasks.append(Task("a", dim=3, kind="segmentation"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        compiled = torch.compile(
+            lambda x: [task.predict_map(x) for task in tasks], backend="eager", fullgraph=True, dynamic=True
+        )
+        for rows, cols in ((2, 5), (3, 4)):
+            x = torch.randn(2, 3, rows, cols)
+            for got, task in zip(compiled(x), tasks, strict=True):
+                assert torch.allclose(got, task.predict_map(x), rtol=1e-6)

@@ -7,11 +7,11 @@ the way it was fed in training.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from numbers import Integral
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from torchvision.transforms.v2 import functional as tvf
 from dinoneck.errors import ConfigError, DataError, did_you_mean
 from dinoneck.grid import PatchSize, PreparedImages, Remainder, TokenGrid, patch_pair
 
+T = TypeVar("T")
 Photo = str | os.PathLike[str] | Image.Image | np.ndarray[Any, Any] | Tensor
 Fit = Literal["stretch", "keep", "crop", "pad"]
 Interpolation = Literal["area", "bicubic", "bilinear"]
@@ -182,7 +183,7 @@ class Preprocessing:
         """Resize, crop or pad one (3, H, W) photo in 0 ... 1, normalise and blur it; and its size before padding."""
         x = photo[None]
         if self.size is not None:
-            x = _fit(x, self.size, self.fit, self.interpolation)
+            x = fit_to(x, self.size, self.fit, self.interpolation).clamp(0.0, 1.0)  # bicubic shoots over
         mean, std = (x.new_tensor(values).view(1, 3, 1, 1) for values in (self.mean, self.std))
         x = (x - mean) / std
         if self.blur is not None:
@@ -200,14 +201,14 @@ def blur_sigma(kernel: int) -> float:
     return 0.3 * ((kernel - 1) / 2 - 1) + 0.8
 
 
-def as_list(photos: Photo | Sequence[Photo]) -> list[Photo]:
-    """Return a list of single photos, whatever form they came in."""
+def as_list(photos: Photo | Sequence[Photo], noun: str = "photos") -> list[Photo]:
+    """Return a list of single photos (or what ``noun`` calls them), whatever form they came in."""
     if isinstance(photos, Tensor | np.ndarray) and photos.ndim == 4:
         return list(photos)
     if isinstance(photos, str | os.PathLike | Image.Image | Tensor | np.ndarray):
         return [photos]
     if not isinstance(photos, Sequence):
-        raise DataError(f"photos are {type(photos).__name__}; expected paths, PIL images, arrays or tensors")
+        raise DataError(f"{noun} are {type(photos).__name__}; expected paths, PIL images, arrays or tensors")
     return list(photos)
 
 
@@ -220,7 +221,7 @@ def decode(photo: Photo) -> Tensor:
         DataError: if it cannot be read or its values are out of range, naming the file.
     """
     if isinstance(photo, str | os.PathLike):
-        return _from_path(Path(photo))
+        return read_picture(Path(photo), _from_pil)
     if isinstance(photo, Image.Image):
         return _from_pil(photo, "a PIL image")
     if isinstance(photo, np.ndarray):
@@ -240,12 +241,17 @@ def decode(photo: Photo) -> Tensor:
     raise DataError(f"a photo is {type(photo).__name__}; expected a path, a PIL image, an array or a tensor")
 
 
-def _from_path(path: Path) -> Tensor:
+def read_picture(path: Path, read: Callable[[Image.Image, str], T], noun: str = "photo") -> T:
+    """Open a picture file and return what ``read(image, name)`` makes of it.
+
+    Raises:
+        DataError: if there is no such file or it cannot be decoded, naming it.
+    """
     try:
         with Image.open(path) as image:
-            return _from_pil(image, str(path))
+            return read(image, str(path))
     except FileNotFoundError:
-        raise DataError(f"there is no photo {path}; check the folder and the file name") from None
+        raise DataError(f"there is no {noun} {path}; check the folder and the file name") from None
     except UnidentifiedImageError:
         size = path.stat().st_size
         raise DataError(f"{path} ({size} bytes) is no picture that can be decoded; remove or replace it") from None
@@ -288,21 +294,27 @@ def _in_range(x: Tensor) -> Tensor:
     return x.float().expand(3, -1, -1).cpu()
 
 
-def _fit(x: Tensor, size: tuple[int, int], fit: Fit, interpolation: Interpolation) -> Tensor:
-    height, width = x.shape[-2:]
+def fit_to(x: Tensor, size: tuple[int, int], fit: Fit, interpolation: Interpolation) -> Tensor:
+    """Resize and cut images (B, C, H, W) to ``size`` by a fit; the padding of ``pad`` is left to the caller."""
+    target, (top, left) = fitted_size((x.shape[-2], x.shape[-1]), size, fit)
+    x = _resize(x, target, interpolation)
+    return x[..., top : top + size[0], left : left + size[1]]
+
+
+def fitted_size(
+    image_size: tuple[int, int], size: tuple[int, int], fit: Fit
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Return what an image of (height, width) px is resized to, and (top, left) of what ``size`` then keeps of it."""
     if fit == "stretch":
-        return _resize(x, size, interpolation)
-    ratios = size[0] / height, size[1] / width
+        return size, (0, 0)
+    ratios = size[0] / image_size[0], size[1] / image_size[1]
     scale = max(ratios) if fit == "crop" else min(ratios)
-    target = tuple(
+    height, width = (
         limit if ratio == scale else max(1, round(side * scale))
-        for side, limit, ratio in zip((height, width), size, ratios, strict=True)
+        for side, limit, ratio in zip(image_size, size, ratios, strict=True)
     )
-    x = _resize(x, cast("tuple[int, int]", target), interpolation)
-    if fit == "crop":
-        top, left = (target[0] - size[0]) // 2, (target[1] - size[1]) // 2
-        x = x[..., top : top + size[0], left : left + size[1]]
-    return x
+    corner = ((height - size[0]) // 2, (width - size[1]) // 2) if fit == "crop" else (0, 0)
+    return (height, width), corner
 
 
 def _resize(x: Tensor, size: tuple[int, int], interpolation: Interpolation) -> Tensor:
@@ -312,7 +324,7 @@ def _resize(x: Tensor, size: tuple[int, int], interpolation: Interpolation) -> T
     if interpolation == "area" and size[0] <= height and size[1] <= width:
         return F.interpolate(x, size=size, mode="area")
     mode = "bilinear" if interpolation == "area" else interpolation
-    return F.interpolate(x, size=size, mode=mode, align_corners=False, antialias=True).clamp(0.0, 1.0)
+    return F.interpolate(x, size=size, mode=mode, align_corners=False, antialias=True)
 
 
 def _size(size: int | Sequence[int]) -> tuple[int, int]:

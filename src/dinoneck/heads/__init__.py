@@ -5,16 +5,26 @@ from typing import TYPE_CHECKING
 from dinoneck.lazy import attach
 
 if TYPE_CHECKING:
+    from dinoneck.heads.dense import DenseHead as DenseHead
     from dinoneck.heads.ensemble import HeadEnsemble as HeadEnsemble
+    from dinoneck.heads.fpn import FPNHead as FPNHead
+    from dinoneck.heads.fpn_yaml import FPNSettings as FPNSettings
+    from dinoneck.heads.fpn_yaml import read_fpn_yaml as read_fpn_yaml
     from dinoneck.heads.head import Head as Head
     from dinoneck.heads.patch_mean import PatchMeanHead as PatchMeanHead
     from dinoneck.heads.patch_mean import PatchMeanMLP as PatchMeanMLP
+    from dinoneck.heads.pyramid import PyramidHead as PyramidHead
 
 _HOMES = {
+    "DenseHead": "dinoneck.heads.dense",
+    "FPNHead": "dinoneck.heads.fpn",
+    "FPNSettings": "dinoneck.heads.fpn_yaml",
+    "read_fpn_yaml": "dinoneck.heads.fpn_yaml",
     "Head": "dinoneck.heads.head",
     "HeadEnsemble": "dinoneck.heads.ensemble",
     "PatchMeanHead": "dinoneck.heads.patch_mean",
     "PatchMeanMLP": "dinoneck.heads.patch_mean",
+    "PyramidHead": "dinoneck.heads.pyramid",
 }
 
 __all__ = [*_HOMES]

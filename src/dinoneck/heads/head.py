@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from dinoneck.configured import Configured
-from dinoneck.errors import ShapeError
+from dinoneck.layers.intake import sequences
 from dinoneck.tasks import Task
 from dinoneck.tokens import Tokens
 
@@ -14,21 +14,24 @@ from dinoneck.tokens import Tokens
 class Head(Configured, nn.Module):
     """A module that turns Tokens into one tensor per task.
 
-    ``forward(tokens)`` returns ``{task name: (B, dim)}`` in model space; ``predict(tokens)`` the same in natural
-    units; ``predict_maps(tokens)``, where a head has maps, ``{task name: (B, dim, rows, cols)}`` in natural units.
+    ``forward(tokens)`` returns ``{task name: (B, dim)}`` in model space, ``(B, dim, rows, cols)`` for the kinds that
+    answer per cell (dense, segmentation); ``predict(tokens)`` the same in natural units; ``predict_maps(tokens)``,
+    where a head has maps, ``{task name: (B, dim, rows, cols)}`` in natural units.
     """
 
     tasks: tuple[Task, ...]
     embed_dim: int
 
     def natural(self, tokens: Tokens) -> dict[str, Tensor]:
-        """Return ``{task name: (B, dim)}`` in natural units, with gradients where they are enabled."""
+        """Return what ``forward`` says in natural units, with gradients where they are enabled."""
         outputs = self(tokens)
-        return {task.name: task.predict(outputs[task.name]) for task in self.tasks}
+        return {
+            task.name: (task.predict_map if task.is_map else task.predict)(outputs[task.name]) for task in self.tasks
+        }
 
     @torch.no_grad()
     def predict(self, tokens: Tokens) -> dict[str, Tensor]:
-        """Return ``{task name: (B, dim)}`` in natural units (probabilities for classes and ratios)."""
+        """Return what ``forward`` says in natural units (probabilities for classes and ratios)."""
         return self.natural(tokens)
 
     @torch.no_grad()
@@ -38,21 +41,4 @@ class Head(Configured, nn.Module):
 
     def _sequence(self, tokens: Tokens) -> Tensor:
         """The whole last sequence (B, P + N, C), checked against the width this head was built for."""
-        if not isinstance(tokens, Tokens):
-            raise ShapeError(
-                f"{type(self).__name__} takes Tokens, got {type(tokens).__name__}; use backbone(images), "
-                "Tokens.from_sequence or Tokens.from_patches"
-            )
-        sequence = tokens.sequence[-1]
-        if sequence.shape[-1] != self.embed_dim:
-            raise ShapeError(
-                f"the tokens have {sequence.shape[-1]} channels, this {type(self).__name__} was built for "
-                f"{self.embed_dim}: it belongs to another backbone"
-            )
-        own = next(self.parameters()).dtype
-        if sequence.dtype != own and not torch.is_autocast_enabled(sequence.device.type):
-            raise ShapeError(
-                f"the tokens are {sequence.dtype}, this {type(self).__name__} is {own}: convert one of them "
-                "(tokens.to(dtype=...)), or run under torch.autocast"
-            )
-        return sequence
+        return sequences(tokens, self, self.embed_dim)[-1]

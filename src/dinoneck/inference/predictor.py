@@ -121,7 +121,8 @@ class Predictor:
                 photo.
 
         Returns:
-            One dict per photo: task name -> a float, or an array (dim,) for tasks of several outputs.
+            One dict per photo: task name -> a float, or an array (dim,) for tasks of several outputs; for dense and
+            segmentation tasks the mean over cells of what ``maps`` shows.
         """
         results: list[dict[str, Any]] = []
         waiting = as_list(photos)
@@ -147,7 +148,8 @@ class Predictor:
         for views in _alike(self.views):
             tokens = self.backbone(torch.cat([view.apply(images) for view in views]))
             for name, answer in self._averaged(tokens, lambda head, x: head.predict(x)).items():
-                values[name].extend(answer.chunk(len(views)))
+                value = answer if answer.ndim == 2 else answer.mean(dim=(2, 3))  # of a map: over its cells
+                values[name].extend(value.chunk(len(views)))
             drawn = self._averaged(tokens, lambda head, x: head.predict_maps(x)) if maps else {}
             for name, picture in drawn.items():
                 parts = picture.chunk(len(views))

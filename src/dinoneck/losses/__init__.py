@@ -5,20 +5,40 @@ from typing import TYPE_CHECKING
 from dinoneck.lazy import attach
 
 if TYPE_CHECKING:
+    from dinoneck.losses.composition import Composition as Composition
+    from dinoneck.losses.composition import CompositionLoss as CompositionLoss
     from dinoneck.losses.gram_anchor import GramAnchor as GramAnchor
+    from dinoneck.losses.maps import dense_masked_mse as dense_masked_mse
+    from dinoneck.losses.maps import dense_masked_smooth_l1 as dense_masked_smooth_l1
+    from dinoneck.losses.maps import DensityRegulariser as DensityRegulariser
+    from dinoneck.losses.maps import map_cross_entropy as map_cross_entropy
+    from dinoneck.losses.maps import negativity as negativity
+    from dinoneck.losses.maps import smoothness as smoothness
+    from dinoneck.losses.maps import sparsity as sparsity
     from dinoneck.losses.masked import masked_cross_entropy as masked_cross_entropy
     from dinoneck.losses.masked import masked_mse as masked_mse
     from dinoneck.losses.masked import masked_smooth_l1 as masked_smooth_l1
     from dinoneck.losses.masked import ratio_mse as ratio_mse
     from dinoneck.losses.task_loss import TaskLoss as TaskLoss
+    from dinoneck.losses.uncertainty import UncertaintyWeighting as UncertaintyWeighting
 
 _HOMES = {
+    "Composition": "dinoneck.losses.composition",
+    "CompositionLoss": "dinoneck.losses.composition",
     "GramAnchor": "dinoneck.losses.gram_anchor",
+    "dense_masked_mse": "dinoneck.losses.maps",
+    "dense_masked_smooth_l1": "dinoneck.losses.maps",
+    "DensityRegulariser": "dinoneck.losses.maps",
+    "map_cross_entropy": "dinoneck.losses.maps",
+    "negativity": "dinoneck.losses.maps",
+    "smoothness": "dinoneck.losses.maps",
+    "sparsity": "dinoneck.losses.maps",
     "masked_cross_entropy": "dinoneck.losses.masked",
     "masked_mse": "dinoneck.losses.masked",
     "masked_smooth_l1": "dinoneck.losses.masked",
     "ratio_mse": "dinoneck.losses.masked",
     "TaskLoss": "dinoneck.losses.task_loss",
+    "UncertaintyWeighting": "dinoneck.losses.uncertainty",
 }
 
 __all__ = [*_HOMES]

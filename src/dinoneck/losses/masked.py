@@ -36,11 +36,8 @@ def masked_smooth_l1(pred: Tensor, target: Tensor, mask: Tensor | None = None, b
         ShapeError: if shapes differ.
         ConfigError: if ``beta`` is not positive.
     """
-    if beta <= 0:
-        raise ConfigError(f"beta is {beta}; expected a positive number")
     difference, keep = _difference(pred, target, mask)
-    size = difference.abs()
-    return _mean(torch.where(size < beta, 0.5 * size.square() / beta, size - 0.5 * beta), keep)
+    return _mean(smooth_l1(difference, beta), keep)
 
 
 def ratio_mse(logits: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -49,15 +46,15 @@ def ratio_mse(logits: Tensor, target: Tensor, mask: Tensor | None = None) -> Ten
     Raises:
         ShapeError: if shapes differ.
     """
+    return masked_mse(shares(logits, mask), target, mask)
+
+
+def shares(logits: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Softmax over the last axis, in float32 or wider; rows in which nothing counts are read as zeros."""
     if mask is not None and logits.ndim:
-        counts = _full(mask, logits).any(dim=-1, keepdim=True)
+        counts = full_mask(mask, logits).any(dim=-1, keepdim=True)
         logits = torch.where(counts, logits, 0.0)  # a masked NaN would come back through the softmax's gradient
-    return masked_mse(shares(logits), target, mask)
-
-
-def shares(logits: Tensor) -> Tensor:
-    """Softmax over the last axis, in float32 or wider."""
-    return _exact(logits).softmax(dim=-1)
+    return exact(logits).softmax(dim=-1)
 
 
 def masked_cross_entropy(
@@ -74,7 +71,7 @@ def masked_cross_entropy(
     Raises:
         ShapeError: if shapes do not fit or a class index that counts is out of range.
     """
-    logits = _exact(logits)
+    logits = exact(logits)
     if logits.ndim != 2 or target.shape[:1] != logits.shape[:1] or target.ndim not in (1, 2):
         raise ShapeError(
             f"logits are {tuple(logits.shape)} and the target {tuple(target.shape)}; expected (B, K) and "
@@ -83,6 +80,8 @@ def masked_cross_entropy(
     keep = torch.ones(len(logits), dtype=torch.bool, device=logits.device) if mask is None else mask.reshape(-1) != 0
     if keep.shape != logits.shape[:1]:
         raise ShapeError(f"the mask has shape {tuple(keep.shape)} for {len(logits)} samples")
+    if ignore_index is not None and target.ndim == 1:
+        keep = keep & (target != ignore_index)
     logits = torch.where(keep[:, None], logits, 0.0)  # a masked NaN would come back through the gradient
     if target.ndim == 2:
         if target.shape != logits.shape:
@@ -91,8 +90,6 @@ def masked_cross_entropy(
         return _mean(-(wanted * logits.log_softmax(dim=-1)).sum(dim=-1), keep)
     if target.is_floating_point():
         raise ShapeError(f"class indices are {target.dtype}; expected integers (probabilities are (B, K))")
-    if ignore_index is not None:
-        keep = keep & (target != ignore_index)
     labels = torch.where(keep, target, 0).long()
     if not torch.compiler.is_compiling() and bool(((labels < 0) | (labels >= logits.shape[1])).any()):
         raise ShapeError(
@@ -106,12 +103,17 @@ def _difference(pred: Tensor, target: Tensor, mask: Tensor | None) -> tuple[Tens
     """Pred - target where it counts, else 0; and the mask in full shape."""
     if pred.shape != target.shape:
         raise ShapeError(f"prediction {tuple(pred.shape)} and target {tuple(target.shape)} have different shapes")
-    pred = _exact(pred)
-    keep = _full(mask, target)
+    pred = exact(pred)
+    keep = full_mask(mask, target)
     return torch.where(keep, pred - target.to(pred), 0.0), keep
 
 
-def _full(mask: Tensor | None, target: Tensor) -> Tensor:
+def full_mask(mask: Tensor | None, target: Tensor) -> Tensor:
+    """Return a mask as bool in the target's shape; None = everything counts.
+
+    Raises:
+        ShapeError: if it does not fit.
+    """
     if mask is None:
         return torch.ones_like(target, dtype=torch.bool)
     keep = mask != 0
@@ -123,9 +125,22 @@ def _full(mask: Tensor | None, target: Tensor) -> Tensor:
     return keep.expand_as(target)
 
 
+def exact(x: Tensor) -> Tensor:
+    """Return x in float32 or wider."""
+    return x if x.dtype in (torch.float32, torch.float64) else x.float()
+
+
+def smooth_l1(difference: Tensor, beta: float) -> Tensor:
+    """Return the Huber-like error of differences: square below ``beta`` (halved, over beta), linear above.
+
+    Raises:
+        ConfigError: if ``beta`` is not positive.
+    """
+    if beta <= 0:
+        raise ConfigError(f"beta is {beta}; expected a positive number")
+    size = difference.abs()
+    return torch.where(size < beta, 0.5 * size.square() / beta, size - 0.5 * beta)
+
+
 def _mean(values: Tensor, keep: Tensor) -> Tensor:
     return torch.where(keep, values, 0.0).sum() / keep.sum().clamp_min(1)
-
-
-def _exact(x: Tensor) -> Tensor:
-    return x if x.dtype in (torch.float32, torch.float64) else x.float()

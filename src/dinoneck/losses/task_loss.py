@@ -3,31 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
 
-from dinoneck.errors import ShapeError
-from dinoneck.losses.masked import masked_cross_entropy, masked_mse, masked_smooth_l1, ratio_mse, shares
-from dinoneck.tasks import Task, check_tasks
+from dinoneck.errors import ConfigError, ShapeError, did_you_mean
+from dinoneck.losses.composition import CompositionLoss
+from dinoneck.losses.maps import DensityRegulariser, dense_masked_mse, dense_masked_smooth_l1, map_cross_entropy
+from dinoneck.losses.masked import full_mask, masked_cross_entropy, masked_mse, masked_smooth_l1, ratio_mse, shares
+from dinoneck.losses.uncertainty import UncertaintyWeighting
+from dinoneck.tasks import Kind, Task, check_tasks
+
+Table = Mapping[str, Tensor]
 
 
 class TaskLoss(nn.Module):
     """Sum of the tasks' losses, each by its kind, weight and mask.
 
-    A task with one weight adds weight x mean over samples and outputs; a task with a weight per output adds
-    the sum over outputs of weight x mean over samples.
+    A task with one weight adds weight x mean over samples and outputs (and cells, by their weight, for ``dense``); a
+    task with a weight per output adds the sum over outputs of weight x mean over samples.
 
     Args:
-        tasks: regression, ratio and classification tasks.
+        tasks: of any kind.
+        compositions: losses of outputs composed of two tasks.
+        weighting: learned weights of the tasks and compositions in place of ``Task.weight``, built for their names. Its
+            parameter must be given to the optimizer.
+        regularisers: of the maps of density tasks, each added as it is, outside of the weighting.
 
     Shape:
-        outputs ``{name: (B, dim)}`` in model space, targets ``{name: (B, dim)}`` in model space (class indices
-        (B,) or probabilities (B, dim) for classification), masks ``{name: (B,) or (B, dim)}`` -> the total and
-        the tasks' contributions to it.
+        outputs and targets by task name in model space -> the total and its parts:
+
+        * regression, density, ratio: (B, dim) both; mask (B,) or (B, dim);
+        * classification: (B, dim), class indices (B,) or probabilities (B, dim); mask (B,);
+        * dense: (B, dim, rows, cols) both; the mask is a weight (B, rows, cols), bool or float;
+        * segmentation: (B, dim, rows, cols), see :func:`map_cross_entropy`; mask (B, H, W).
+
+        A regulariser reads ``outputs["<task>.map"]``, (B, dim, rows, cols). A composition's target (B, outputs) and
+        mask, (B,) or (B, outputs), go by its name and may be left out.
 
     Raises:
-        ConfigError: for tasks of another kind.
+        ConfigError: if names are repeated, or compositions, weighting or regularisers do not fit the tasks.
         ShapeError: if an output or target is missing or has another shape, or a mask has an unknown name.
 
     Examples:
@@ -38,9 +54,22 @@ class TaskLoss(nn.Module):
         {'total': 1.0, 'state': 0.1386}
     """
 
-    def __init__(self, tasks: Sequence[Task]) -> None:
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        compositions: Sequence[CompositionLoss] = (),
+        weighting: UncertaintyWeighting | None = None,
+        regularisers: Sequence[DensityRegulariser] = (),
+    ) -> None:
         super().__init__()
-        self.tasks = check_tasks(tasks, kinds=("regression", "ratio", "classification"), owner="TaskLoss")
+        self.tasks = check_tasks(tasks, kinds=get_args(Kind), owner="TaskLoss")
+        self.compositions = tuple(compositions)
+        self.weighting = weighting
+        self.regularisers = tuple(regularisers)
+        self._transforms = {own.name: own.total_transform(self.tasks) for own in self.compositions}
+        self._check_names()
+        self._check_weighting()
+        self._check_regularisers()
 
     def forward(
         self,
@@ -48,51 +77,146 @@ class TaskLoss(nn.Module):
         targets: Mapping[str, Tensor],
         masks: Mapping[str, Tensor] | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return (total, parts); the parts sum to the total."""
-        parts = {}
-        if unknown := set(masks or {}) - {task.name for task in self.tasks}:
-            raise ShapeError(f"the masks name {sorted(unknown)}; the tasks are {[task.name for task in self.tasks]}")
+        """Return (total, parts).
+
+        The parts sum to the total; with a ``weighting`` those of tasks and compositions are the losses before it.
+        """
+        masks = masks or {}
+        self._check_given(outputs, targets, masks)
+        parts, counts = {}, {}
+        for task in self.tasks:
+            output, target, mask = outputs[task.name], targets[task.name], masks.get(task.name)
+            parts[task.name] = _weighted(task, output, target, mask)
+            if self.weighting is not None:
+                counts[task.name] = _anything_counts(task, target, mask)
+        for own in self.compositions:
+            loss, counts[own.name] = own(self._transforms[own.name], outputs, targets, masks)
+            parts[own.name] = loss
+        held = self._regularised(outputs)
+        if self.weighting is None:
+            parts |= held
+            return torch.stack(list(parts.values())).sum(), parts
+        total = self.weighting(parts, counts)
+        return torch.stack([total, *held.values()]).sum(), parts | held
+
+    def _regularised(self, outputs: Table) -> dict[str, Tensor]:
+        parts: dict[str, Tensor] = {}
+        for own in self.regularisers:
+            if own.names:
+                if f"{own.task}.map" not in outputs:
+                    raise ShapeError(
+                        f"the outputs lack the map '{own.task}.map' that is to be regularised; they hold "
+                        f"{', '.join(outputs) or 'nothing'}"
+                    )
+                parts |= own.parts(outputs[f"{own.task}.map"])
+        return parts
+
+    def _check_given(self, outputs: Table, targets: Table, masks: Table) -> None:
+        names = [task.name for task in self.tasks] + [own.name for own in self.compositions]
+        if unknown := set(masks) - set(names):
+            raise ShapeError(f"the masks name {sorted(unknown)}; the tasks are {names}")
         for task in self.tasks:
             for what, given in (("outputs", outputs), ("targets", targets)):
                 if task.name not in given:
                     raise ShapeError(f"the {what} lack task {task.name!r}; they hold {', '.join(given) or 'nothing'}")
-            if outputs[task.name].shape[-1:] != (task.dim,):
-                shape = tuple(outputs[task.name].shape)
-                raise ShapeError(f"the output of task {task.name!r} is {shape}; expected (batch, {task.dim})")
-            mask = (masks or {}).get(task.name)
-            parts[task.name] = _weighted(task, outputs[task.name], targets[task.name], mask)
-        return torch.stack(list(parts.values())).sum(), parts
+            shape = tuple(outputs[task.name].shape)
+            if len(shape) != (4 if task.is_map else 2) or shape[1] != task.dim:
+                expected = f"(batch, {task.dim}, rows, cols)" if task.is_map else f"(batch, {task.dim})"
+                raise ShapeError(f"the output of task {task.name!r} is {shape}; expected {expected}")
+
+    def _check_names(self) -> None:
+        names = [task.name for task in self.tasks] + [own.name for own in self.compositions]
+        names += [name for own in self.regularisers for name in own.names]
+        for name in names:
+            if names.count(name) > 1:
+                raise ConfigError(f"TaskLoss has several parts named {name!r}; names are keys and must differ")
+
+    def _check_weighting(self) -> None:
+        if self.weighting is None:
+            return
+        names = [task.name for task in self.tasks] + [own.name for own in self.compositions]
+        if set(self.weighting.names) != set(names):
+            raise ConfigError(
+                f"the weighting is built for {list(self.weighting.names)}; the tasks and compositions are {names}"
+            )
+        for task in self.tasks:
+            if not isinstance(task.weight, tuple) and task.weight != 1.0:
+                raise ConfigError(
+                    f"task {task.name!r} has weight {task.weight:g} and TaskLoss a weighting that learns it: take one "
+                    "of them (weights per output stay possible)"
+                )
+
+    def _check_regularisers(self) -> None:
+        known = {task.name: task.kind for task in self.tasks}
+        for own in self.regularisers:
+            if known.get(own.task) != "density":
+                kinds = ", ".join(f"{name} ({kind})" for name, kind in known.items())
+                raise ConfigError(
+                    f"a DensityRegulariser names task {own.task!r}; expected a density task, and there are {kinds}."
+                    f"{did_you_mean(own.task, known)}"
+                )
 
 
 def _weighted(task: Task, output: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
     if not isinstance(task.weight, tuple):
         return task.weight * _loss(task, output, target, mask)
+    if output.shape != target.shape:
+        raise ShapeError(
+            f"the output of task {task.name!r} is {tuple(output.shape)} and its target {tuple(target.shape)}; expected "
+            "the same shape"
+        )
     if task.kind == "ratio":  # the softmax runs over outputs, so it comes before they are taken apart
-        output = shares(output)
+        output = shares(output, mask)
+    if task.kind != "dense":
+        mask = full_mask(mask, target)
     columns = [
-        weight * _column_loss(task, output[:, i], target[:, i], _column(mask, i))
+        weight * _values_loss(task, output[:, i : i + 1], target[:, i : i + 1], _column(task, mask, i))
         for i, weight in enumerate(task.weight)
     ]
     return torch.stack(columns).sum()
 
 
 def _loss(task: Task, output: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
-    if task.is_categorical:
+    if task.kind == "classification":
         return masked_cross_entropy(output, target, mask, task.ignore_index)
+    if task.kind == "segmentation":
+        return map_cross_entropy(output, target, mask, task.ignore_index)
     if task.kind == "ratio":
         return ratio_mse(output, target, mask)
-    return _column_loss(task, output, target, mask)
+    return _values_loss(task, output, target, mask)
 
 
-def _column_loss(task: Task, output: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
+def _values_loss(task: Task, output: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
     """The loss of values that stand for themselves."""
+    if task.kind == "dense":
+        if task.default_loss == "smooth_l1":
+            return dense_masked_smooth_l1(output, target, mask, task.beta)
+        return dense_masked_mse(output, target, mask)
     if task.default_loss == "smooth_l1":
         return masked_smooth_l1(output, target, mask, task.beta)
     return masked_mse(output, target, mask)
 
 
-def _column(mask: Tensor | None, i: int) -> Tensor | None:
-    """The mask of output i: its own column, or the one that all outputs share."""
-    if mask is None or mask.ndim < 2:
-        return mask
-    return mask[:, 0 if mask.shape[1] == 1 else i]
+def _column(task: Task, mask: Tensor | None, i: int) -> Tensor | None:
+    """The mask of output i: its own column, or the weight that the outputs of a cell share."""
+    return mask if mask is None or task.kind == "dense" else mask[:, i : i + 1]
+
+
+def _anything_counts(task: Task, target: Tensor, mask: Tensor | None) -> Tensor:
+    """Bool, whether the loss of a task is more than an empty sum."""
+    if task.is_categorical:
+        labelled = not target.is_floating_point()
+        place = target if labelled else target[:, 0]
+        keep = torch.ones_like(place, dtype=torch.bool) if mask is None else mask.reshape(place.shape) != 0
+        if labelled and task.ignore_index is not None:
+            keep = keep & (target != task.ignore_index)
+        return keep.any()
+    weighed = [i for i, weight in enumerate(_weights(task)) if weight > 0]
+    if task.kind == "dense":
+        counts = torch.ones_like(target[:, 0], dtype=torch.bool) if mask is None else mask > 0
+        return counts.any() & bool(weighed)
+    return full_mask(mask, target)[:, weighed].any()
+
+
+def _weights(task: Task) -> tuple[float, ...]:
+    return task.weight if isinstance(task.weight, tuple) else (task.weight,) * task.dim

@@ -18,7 +18,7 @@ from dinoneck.losses.task_loss import TaskLoss
 from dinoneck.tasks import Task
 from dinoneck.training.schedule import cosine_with_warmup
 from dinoneck.training.sources import TokenSource
-from dinoneck.training.token_scale import TokenScale, standardised
+from dinoneck.training.token_scale import CalibratesEntrance, TokenScale, standardised
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,8 @@ class Recipe:
         warmup: share of the steps in which the learning rate rises.
         clip_norm: gradients are scaled down to this norm; None = never.
         standardise_tokens: train on tokens of zero mean and unit spread per channel (measured on the training
-            ids) and absorb the scale into the head's first layer after, exactly. For heads that can.
+            ids): heads whose first layer is linear absorb the scale after, exactly; heads with a norm at the
+            entrance start with that norm set to it. Other heads take tokens as they are.
     """
 
     weight_decay: float = 1e-2
@@ -52,54 +53,72 @@ def fit(
     lr: float = 1e-3,
     seed: int = 42,
     recipe: Recipe | None = None,
+    weights: Mapping[str, Any] | None = None,
+    loss: TaskLoss | None = None,
 ) -> list[dict[str, float]]:
     """Train ``head`` in place.
 
     Args:
         head: its tasks must be final: fit their transforms on the training rows first.
         source: tokens by id.
-        targets: task name -> values in natural units in the order of ``source.ids``: (n,) or (n, dim), NaN =
-            missing (class indices (n,) for classification, -1 = missing).
+        targets: task name -> natural values in the order of ``source.ids``: (n,), (n, dim) or, dense, (n, dim, rows,
+            cols), NaN = missing; class indices (n,) or, segmentation, (n, height, width), -1 = missing.
         ids: the training ids.
         epochs: passes over them.
         batch_size: samples per step.
-        lr: peak learning rate of AdamW; cosine with warm-up.
+        lr: peak of AdamW's; cosine with warm-up.
         seed: order of the samples.
         recipe: the rest.
+        weights: dense task name -> (n, rows, cols): valid pixels of each cell, say; None = all cells count alike.
+        loss: over the head's tasks; its own parameters are trained along. None = ``TaskLoss(head.tasks)``.
 
     Returns:
         One dict per epoch: ``loss`` and the tasks' parts, averaged over its steps.
 
     Raises:
-        DataError: if targets are missing, of another length, infinite, or cannot be reached by a task's
-            activation; or if the loss stops being finite.
-        ConfigError: if a number is out of range.
+        DataError: if targets are missing, misshapen, infinite or beyond a task's activation, or the loss diverges.
+        ConfigError: if a number is out of range, or the loss has other tasks.
     """
     _check_numbers(epochs, batch_size, lr, seed, ids)
     recipe = recipe or Recipe()
     rows = _rows(source, ids)
     values = {task.name: model_targets(task, targets, len(source.ids)) for task in head.tasks}
     _check_problem(head, source, rows, values)
-    loss_of = TaskLoss(head.tasks)
-    optimizer = torch.optim.AdamW(_groups(head, recipe.weight_decay), lr=lr)
+    cells = _cell_weights(head.tasks, weights or {}, values)
+    loss_of = _checked_loss(head, loss)
+    optimizer = torch.optim.AdamW(_groups([head, loss_of], recipe.weight_decay), lr=lr)
     scheduler = cosine_with_warmup(optimizer, epochs * -(-len(rows) // batch_size), recipe.warmup)
     order = np.random.RandomState(seed)
     head.train()
+    _calibrate(head, source, ids, batch_size, enabled=recipe.standardise_tokens)
     history: list[dict[str, float]] = []
     with standardised(head, source, ids, enabled=recipe.standardise_tokens) as scale:
         for _ in tqdm(range(epochs), desc="epochs", unit="epoch", disable=None, leave=False):
-            shuffled = order.permutation(rows)
-            sums: dict[str, float] = {}
-            for begin in range(0, len(shuffled), batch_size):
-                chosen = shuffled[begin : begin + batch_size]
-                total, parts = loss_of(*_answers(head, source, chosen, scale, values))
+            history.append({})
+            for chosen in _batches(order.permutation(rows), batch_size):
+                total, parts = loss_of(*_answers(head, source, chosen, scale, values, cells))
                 _step(head, total, optimizer, recipe)
                 scheduler.step()
-                for name, part in {"loss": total, **parts}.items():
-                    sums[name] = sums.get(name, 0.0) + float(part.detach()) * len(chosen) / len(rows)
-            history.append(sums)
+                _add(history[-1], {"loss": total, **parts}, len(chosen) / len(rows))
     head.eval()
     return history
+
+
+def _add(sums: dict[str, float], parts: Mapping[str, Tensor], share: float) -> None:
+    for name, part in parts.items():
+        sums[name] = sums.get(name, 0.0) + float(part.detach()) * share
+
+
+def _batches(rows: Any, size: int) -> list[Any]:
+    return [rows[begin : begin + size] for begin in range(0, len(rows), size)]
+
+
+def _checked_loss(head: Head, loss: TaskLoss | None) -> TaskLoss:
+    """The loss given, or the one that the head's tasks make; on the head's device."""
+    found = TaskLoss(head.tasks) if loss is None else loss
+    if found.tasks != head.tasks:
+        raise ConfigError(f"the loss is built for tasks {_named(found.tasks)}, the head for {_named(head.tasks)}")
+    return found.to(next(head.parameters()).device).train()
 
 
 def _rows(source: TokenSource, ids: Sequence[str]) -> np.ndarray[Any, np.dtype[np.int64]]:
@@ -149,15 +168,44 @@ def _step(head: Head, total: Tensor, optimizer: torch.optim.Optimizer, recipe: R
     optimizer.step()
 
 
+def _calibrate(head: Head, source: TokenSource, ids: Sequence[str], batch_size: int, *, enabled: bool) -> None:
+    """Set the head's entrance norms, where it has any, to the training tokens."""
+    if not enabled or not isinstance(head, CalibratesEntrance):
+        return
+    device = next(head.parameters()).device
+    head.calibrate(source.batch(ids[begin : begin + batch_size]).to(device) for begin in range(0, len(ids), batch_size))
+
+
 def _answers(
-    head: Head, source: TokenSource, rows: Any, scale: TokenScale | None, values: Mapping[str, Tensor]
+    head: Head,
+    source: TokenSource,
+    rows: Any,
+    scale: TokenScale | None,
+    values: Mapping[str, Tensor],
+    cells: Mapping[str, Tensor],
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
     """The head's outputs for these rows, their targets and masks."""
     device = next(head.parameters()).device
     tokens = source.batch([source.ids[row] for row in rows]).to(device)
     wanted = {name: value[rows].to(device) for name, value in values.items()}
     masks = {name: value.isfinite() if value.is_floating_point() else value >= 0 for name, value in wanted.items()}
+    masks |= {name: weight[rows].to(device) for name, weight in cells.items()}
     return head(tokens if scale is None else scale.apply(tokens)), wanted, masks
+
+
+def _cell_weights(tasks: Sequence[Task], weights: Mapping[str, Any], values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """How much every cell of the dense tasks counts: (n, rows, cols); nothing where a value is missing."""
+    dense = {task.name for task in tasks if task.kind == "dense"}
+    if unknown := set(weights) - dense:
+        raise DataError(f"weights are given for {sorted(unknown)}; the dense tasks are {sorted(dense) or 'none'}")
+    found = {}
+    for name in dense:
+        known = values[name].isfinite().all(dim=1)
+        given = torch.as_tensor(np.asarray(weights[name])) if name in weights else torch.ones(known.shape)
+        if given.shape != known.shape:
+            raise DataError(f"weights of {name!r} have shape {tuple(given.shape)}; expected {tuple(known.shape)}")
+        found[name] = torch.where(known, given.float(), 0.0)
+    return found
 
 
 def model_targets(task: Task, targets: Mapping[str, Any], count: int) -> Tensor:
@@ -169,22 +217,33 @@ def model_targets(task: Task, targets: Mapping[str, Any], count: int) -> Tensor:
     if task.name not in targets:
         raise DataError(f"there are no targets for task {task.name!r}; given: {', '.join(targets)}")
     if task.is_categorical:
-        given = np.asarray(targets[task.name])
-        if given.dtype.kind not in "iu":
-            raise DataError(f"targets of {task.name!r} are {given.dtype}; expected integer class indices, -1 = missing")
-        labels = torch.as_tensor(given).long()
-        if labels.shape != (count,):
-            raise DataError(f"targets of {task.name!r} have shape {tuple(labels.shape)}; expected ({count},)")
-        return labels
+        return _class_targets(task, np.asarray(targets[task.name]), count)
     values = torch.as_tensor(np.asarray(targets[task.name], dtype=np.float64))
-    values = values.reshape(-1, 1) if values.ndim == 1 else values
-    if tuple(values.shape) != (count, task.dim):
-        raise DataError(f"targets of {task.name!r} have shape {tuple(values.shape)}; expected {(count, task.dim)}")
+    if task.kind == "dense":
+        if values.ndim != 4 or values.shape[:2] != (count, task.dim):
+            raise DataError(
+                f"targets of {task.name!r} have shape {tuple(values.shape)}; expected ({count}, {task.dim}, rows, cols)"
+            )
+    else:
+        values = values.reshape(-1, 1) if values.ndim == 1 else values
+        if tuple(values.shape) != (count, task.dim):
+            raise DataError(f"targets of {task.name!r} have shape {tuple(values.shape)}; expected {(count, task.dim)}")
     if values.isinf().any():
         raise DataError(f"targets of {task.name!r} hold infinite values; missing ones are NaN")
-    if task.transform is not None and task.kind == "regression":
-        values = task.transform.forward(values)
+    if task.transform is not None and task.kind != "ratio":
+        values = task.transform.forward(values.movedim(1, -1)).movedim(-1, 1)
     return values.float()
+
+
+def _class_targets(task: Task, given: np.ndarray[Any, Any], count: int) -> Tensor:
+    """(n,) class indices, or (n, height, width) for segmentation; -1 = missing."""
+    if given.dtype.kind not in "iu":
+        raise DataError(f"targets of {task.name!r} are {given.dtype}; expected integer class indices, -1 = missing")
+    axes = 3 if task.kind == "segmentation" else 1
+    if given.ndim != axes or len(given) != count:
+        form = f"({count}, height, width)" if axes == 3 else f"({count},)"
+        raise DataError(f"targets of {task.name!r} have shape {given.shape}; expected {form}")
+    return torch.as_tensor(given).long()
 
 
 def _check_targets(task: Task, values: Tensor) -> None:
@@ -202,9 +261,13 @@ def _check_targets(task: Task, values: Tensor) -> None:
         )
 
 
-def _groups(head: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    trained = [parameter for parameter in head.parameters() if parameter.requires_grad]
+def _groups(modules: Sequence[torch.nn.Module], weight_decay: float) -> list[dict[str, Any]]:
+    trained = [parameter for module in modules for parameter in module.parameters() if parameter.requires_grad]
     return [
         {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},
         {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
     ]
+
+
+def _named(tasks: Sequence[Task]) -> str:
+    return ", ".join(task.name for task in tasks)

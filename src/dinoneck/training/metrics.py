@@ -1,4 +1,4 @@
-"""R² per target and the competition's weighted R², in float64, with every misfit refused."""
+"""R² per target, the competition's weighted R² and the mean IoU of classes, with every misfit refused."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
 from dinoneck.errors import DataError
 
 Table = Mapping[str, Any] | np.ndarray[Any, Any] | Sequence[Any]
 _Floats = np.ndarray[Any, np.dtype[np.float64]]
+_Counts = np.ndarray[Any, np.dtype[np.int64]]
 
 
 def r2(predictions: Any, targets: Any) -> float:
@@ -56,6 +58,82 @@ def weighted_r2(predictions: Table, targets: Table, weights: Mapping[str, float]
         pred, true = np.asarray(predictions, np.float64), np.asarray(targets, np.float64)
         shares = np.asarray(weights, np.float64)
     return _score(pred, true, shares)
+
+
+def confusion_matrix(
+    predictions: Any, targets: Any, num_classes: int, ignore_index: int | None = None, mask: Any = None
+) -> _Counts:
+    """Count how often each true class was predicted as each class; matrices of batches add up.
+
+    Args:
+        predictions: class indices of any shape, a tensor or an array.
+        targets: class indices of the same shape.
+        num_classes: K.
+        ignore_index: a true class that counts for nothing; it may lie outside 0 ... K-1.
+        mask: of the same shape, True where a place counts; None = everywhere.
+
+    Returns:
+        (K, K) int64: rows are the true classes, columns the predicted ones.
+
+    Raises:
+        DataError: if shapes differ, or an index that counts is no integer or outside 0 ... K-1.
+
+    Examples:
+        >>> confusion_matrix([0, 1, 1, 0], [0, 0, 1, 255], num_classes=2, ignore_index=255)
+        array([[1, 1],
+               [0, 1]])
+    """
+    if isinstance(num_classes, bool) or not isinstance(num_classes, int | np.integer) or num_classes < 1:
+        raise DataError(f"num_classes is {num_classes!r}; expected a whole number of 1 or more")
+    pred, true = _array(predictions), _array(targets)
+    keep = np.ones(true.shape, bool) if mask is None else _array(mask) != 0
+    if pred.shape != true.shape or keep.shape != true.shape:
+        raise DataError(f"predictions {pred.shape}, targets {true.shape} and mask {keep.shape} differ in shape")
+    if ignore_index is not None:
+        keep &= true != ignore_index
+    for what, values in (("predictions", pred), ("targets", true)):
+        if values.size and values.dtype.kind not in "iu":
+            raise DataError(f"the {what} are {values.dtype}; expected integer class indices (argmax of logits)")
+        counted = values[keep]
+        if counted.size and (counted.min() < 0 or counted.max() >= num_classes):
+            raise DataError(
+                f"the {what} reach from {counted.min()} to {counted.max()}; expected 0 to {num_classes - 1}, and other "
+                "values under ignore_index= or mask="
+            )
+    cells = true[keep].astype(np.int64) * num_classes + pred[keep].astype(np.int64)
+    return np.bincount(cells, minlength=num_classes**2).reshape(num_classes, num_classes).astype(np.int64)
+
+
+def mean_iou(matrix: Any) -> tuple[float, list[float | None]]:
+    """Return the mean intersection over union, and that of every class; None where a class occurs nowhere.
+
+    The mean is over the classes that occur in truth or prediction.
+
+    Args:
+        matrix: (K, K) counts, rows true and columns predicted, see :func:`confusion_matrix`.
+
+    Raises:
+        DataError: if it is not square, holds no count, or holds negative or non-finite numbers.
+
+    Examples:
+        >>> mean_iou([[3, 1, 0], [0, 2, 0], [0, 0, 0]])
+        (0.7083333333333333, [0.75, 0.6666666666666666, None])
+    """
+    counts = _array(matrix).astype(np.float64)
+    if counts.ndim != 2 or counts.shape[0] != counts.shape[1]:
+        raise DataError(f"the confusion matrix has shape {counts.shape}; expected (classes, classes)")
+    if not np.isfinite(counts).all() or (counts < 0).any() or not counts.any():
+        raise DataError(
+            "the confusion matrix holds no count, or negative or non-finite ones; there is nothing to score"
+        )
+    both = np.diag(counts)
+    union = counts.sum(axis=0) + counts.sum(axis=1) - both
+    each = [float(own / total) if total else None for own, total in zip(both, union, strict=True)]
+    return float(np.mean([value for value in each if value is not None])), each
+
+
+def _array(values: Any) -> np.ndarray[Any, Any]:
+    return np.asarray(values.detach().cpu() if isinstance(values, torch.Tensor) else values)
 
 
 def _score(pred: _Floats, true: _Floats, shares: _Floats) -> float:

@@ -7,7 +7,7 @@ can be turned back exactly into one for raw tokens: no buffer, no option, the sa
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
@@ -27,6 +27,15 @@ class AbsorbsScale(Protocol):
 
     def absorb_scale(self, mean: Tensor, std: Tensor) -> None:
         """Change the weights so that the new head says of x what the old one said of (x - mean) / std."""
+        ...
+
+
+@runtime_checkable
+class CalibratesEntrance(Protocol):
+    """A head with norms at its entrance that can be set to the tokens it will be trained on."""
+
+    def calibrate(self, batches: Iterable[Tokens]) -> None:
+        """Read the batches once and set the norms that are still untouched."""
         ...
 
 

@@ -121,8 +121,8 @@ def test_task_loss_refusals() -> None:
         loss({"b": PRED}, {})
     with pytest.raises(ShapeError, match="targets lack task 'a'; they hold nothing"):
         loss({"a": PRED}, {})
-    with pytest.raises(ConfigError, match="dense"):
-        TaskLoss([Task("d", kind="dense")])
+    with pytest.raises(ConfigError, match="several tasks named 'a'"):
+        TaskLoss([Task("a"), Task("a", kind="dense")])
 
 
 def test_a_weight_per_output_of_a_ratio_task_weighs_its_own_softmax() -> None:
@@ -158,6 +158,22 @@ def test_masked_nan_logits_have_no_gradient() -> None:
         assert x.grad is not None
         assert (x.grad[1] == 0).all()
         assert x.grad[mask].abs().min() > 0
+
+
+def test_ignored_and_masked_nan_logits_have_no_gradient_in_any_form() -> None:
+    logits = PRED.clone()
+    logits[1] = torch.nan
+    mask = torch.tensor([True, False, True, True])
+    x = logits.clone().requires_grad_()
+    masked_cross_entropy(x, torch.tensor([0, 255, 2, 1]), ignore_index=255).backward()
+    assert (x.grad[1] == 0).all()  # type: ignore[index]
+    y = logits.clone().requires_grad_()
+    for kind in ("ratio", "regression"):
+        task = Task("r", dim=3, kind=kind, weight=(1.0, 2.0, 0.5))  # type: ignore[arg-type]
+        total, _ = TaskLoss([task])({"r": y}, {"r": TRUE.softmax(dim=-1)}, {"r": mask})
+        (grad,) = torch.autograd.grad(total, y)
+        assert (grad[1] == 0).all()
+        assert grad[mask].abs().min() > 0
 
 
 def test_what_does_not_fit_a_task_is_refused() -> None:

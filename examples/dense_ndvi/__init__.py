@@ -1,0 +1,1 @@
+"""Dense NDVI from one photo: a patch head learns vegetation cover from five aligned bands."""

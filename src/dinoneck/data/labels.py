@@ -1,0 +1,323 @@
+"""Dense labels -> cells: pixel targets brought to the patch grid by the way their photo went.
+
+A dense head answers once per patch. :class:`DenseLabels` reads NDVI rasters, depth maps and class masks, and
+resizes, cuts and pads them exactly as :class:`dinoneck.data.Preprocessing` does the photo, so that cell (r, c) of
+the label covers what patch (r, c) of the prepared photo shows.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from dinoneck.data.photos import Preprocessing, as_list, fit_to, fitted_size, read_picture
+from dinoneck.errors import ConfigError, DataError, some_of
+from dinoneck.grid import PreparedImages, TokenGrid, patch_pair
+
+Label = str | os.PathLike[str] | Image.Image | np.ndarray[Any, Any] | Tensor
+Raw = np.ndarray[Any, Any]
+
+FORMATS = ("PNG", "TIFF")
+SPREAD = {"L;2": 85, "L;4": 17}  # Pillow spreads the few values of 2 and 4 bit grey over 0 ... 255
+
+
+@dataclass(frozen=True)
+class DenseLabels:
+    """How stored label rasters become targets for the cells of a patch grid.
+
+    A label belongs to the upright photo and has its size. It is a path (PNG or TIFF: grey of 1 to 16 bit, 32-bit
+    integers or floats, several bands of 8 bit, or a palette, whose indices count), a PIL image, an array (H, W)
+    or (H, W, K), or a tensor (H, W) or (K, H, W). What Pillow cannot read whole, such as several bands of
+    floats, is refused: read it with a raster library and pass the array.
+
+    Args:
+        scale: target units per stored unit, e.g. 1 / 65535, or 0.001 for millimetres as metres.
+        offset: added after scaling: target = stored * scale + offset.
+        nodata: stored value(s) that say nothing; a pixel with one in any band counts for nothing. NaN always
+            is no data.
+        classes: the label holds class indices 0 ... classes - 1, and its values are one-hot, so that cells are
+            cover fractions. None: the label holds quantities.
+
+    Raises:
+        ConfigError: if a value is out of range, or classes are given a scale or an offset.
+
+    Examples:
+        >>> from dinoneck.data import Preprocessing
+        >>> mask = np.zeros((32, 48), np.uint8)
+        >>> mask[:, 40:] = 1
+        >>> mask[:16, :16] = 255
+        >>> values, weight = DenseLabels(nodata=255, classes=2).cells(mask, Preprocessing(patch_size=16))
+        >>> values[0, 1].tolist(), weight[0].tolist()
+        ([[0.0, 0.0, 0.5], [0.0, 0.0, 0.5]], [[0.0, 256.0, 256.0], [256.0, 256.0, 256.0]])
+    """
+
+    scale: float = 1.0
+    offset: float = 0.0
+    nodata: float | Sequence[float] | None = None
+    classes: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("scale", "offset"):
+            value = getattr(self, name)
+            if not _is_number(value) or not np.isfinite(value) or (name == "scale" and value == 0):
+                raise ConfigError(f"{name} is {value!r}; expected a finite number{', not 0' * (name == 'scale')}")
+            object.__setattr__(self, name, float(value))
+        object.__setattr__(self, "nodata", _several(self.nodata))
+        if self.classes is None:
+            return
+        if isinstance(self.classes, bool) or not isinstance(self.classes, Integral) or self.classes < 1:
+            raise ConfigError(f"classes is {self.classes!r}; expected how many there are, 1 or more, or None")
+        object.__setattr__(self, "classes", int(self.classes))
+        if (self.scale, self.offset) != (1.0, 0.0):
+            raise ConfigError(
+                f"classes={self.classes} came with scale={self.scale:g}, offset={self.offset:g}; class indices are "
+                "taken as they are stored: leave scale and offset out"
+            )
+
+    def read(self, label: Label) -> tuple[Tensor, Tensor]:
+        """Return the values (K, H, W), float32 and 0 where invalid, and the valid pixels (H, W), bool.
+
+        Raises:
+            DataError: if the label cannot be read, holds colours where class indices are expected, an index
+                outside 0 ... classes - 1 that is not nodata, or an infinite value, naming the file.
+        """
+        planes, valid = self._planes(*_stored(label))
+        return torch.stack([plane.float() for plane in planes]), valid
+
+    def cells(
+        self,
+        labels: Label | Sequence[Label],
+        preprocess: Preprocessing,
+        photo_sizes: Sequence[Sequence[int]] | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Average labels over the patches that ``preprocess`` makes of their photos.
+
+        The size, fit, policy and interpolation are the photo's; bicubic becomes bilinear, since a label that
+        shoots over is wrong, and no blur is applied. Invalid pixels and padding weigh nothing at any stage.
+
+        Args:
+            labels: one label or several; an array or tensor with four axes is a batch of them.
+            preprocess: how the photos are prepared.
+            photo_sizes: (height, width) in pixels of each upright photo, to be checked; None checks nothing.
+
+        Returns:
+            values (B, K, rows, cols), 0 where nothing is valid, and weight (B, rows, cols): how many valid
+            prepared pixels a cell holds (a fraction where resizing mixes them). Both float32.
+
+        Raises:
+            DataError: as :meth:`read`; and if a label has another size than its photo, or labels come to
+                different grids or numbers of bands.
+            GridError: if the patch does not divide the size and the policy is ``error``.
+        """
+        done: list[tuple[Tensor, Tensor]] = []
+        for raw, name in _all_stored(labels, photo_sizes):
+            planes, valid = self._planes(raw, name)
+            weight = _cell_sums(valid, preprocess)
+            sums = torch.stack([_cell_sums(plane, preprocess) for plane in planes])
+            done.append((torch.where(weight > 0, sums / weight, 0.0).float(), weight.float()))
+        values = _batch([own for own, _ in done], "bands x rows x cols")
+        return values, torch.stack([weight for _, weight in done])
+
+    def indices(
+        self,
+        labels: Label | Sequence[Label],
+        preprocess: Preprocessing,
+        photo_sizes: Sequence[Sequence[int]] | None = None,
+    ) -> Tensor:
+        """Return class maps (B, H, W), int64, at the size of the prepared photos; -1 where invalid or padded.
+
+        Every prepared pixel takes the class of the label pixel under its centre, through all steps at once.
+
+        Raises:
+            ConfigError: if this record has no ``classes``.
+            DataError: as :meth:`cells`.
+            GridError: if the patch does not divide the size and the policy is ``error``.
+        """
+        if self.classes is None:
+            raise ConfigError("indices are for class labels; make the record with DenseLabels(classes=...)")
+        stored = _all_stored(labels, photo_sizes)
+        return _batch([_nearest(self._index(raw, name), preprocess) for raw, name in stored], "height x width")
+
+    def _planes(self, raw: Raw, name: str) -> tuple[Iterable[Tensor], Tensor]:
+        """One (H, W) tensor per band or class, 0 where invalid, and the valid pixels."""
+        if self.classes is not None:
+            index = self._index(raw, name)
+            return (index == k for k in range(self.classes)), index >= 0
+        counts = ~self._says_nothing(raw)
+        with np.errstate(over="ignore", invalid="ignore"):
+            exact = np.where(counts[..., None], raw, 0).astype(np.float64) * self.scale + self.offset
+            values = np.where(counts[..., None], exact, 0.0).astype(np.float32)
+        broken = int((~np.isfinite(values)).sum())
+        if broken:
+            raise DataError(f"{name} holds {broken} values that are infinite in float32; name what it stores as nodata")
+        return torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1))), torch.from_numpy(counts)
+
+    def _index(self, raw: Raw, name: str) -> Tensor:
+        """Class indices (H, W), int64; -1 where invalid."""
+        if raw.shape[2] != 1:
+            raise DataError(
+                f"{name} holds {raw.shape[2]} bands; expected an index or palette image, one band of class numbers "
+                f"0 ... {cast(int, self.classes) - 1}: turn a mask of colours into numbers first"
+            )
+        counts = ~self._says_nothing(raw)
+        index = np.where(counts, raw[..., 0].astype(np.float64 if raw.dtype.kind == "f" else np.int64), -1)
+        wrong = counts & ~((index >= 0) & (index < self.classes) & (index == np.floor(index)))
+        if wrong.any():
+            found = [f"{value:.12g}" for value in np.unique(index[wrong]).tolist()]
+            raise DataError(
+                f"{name} holds the class {some_of(found, 5)} ({int(wrong.sum())} pixels); expected class indices "
+                f"0 ... {cast(int, self.classes) - 1}: raise classes, or name it as nodata"
+            )
+        return torch.from_numpy(index.astype(np.int64))
+
+    def _says_nothing(self, raw: Raw) -> Raw:
+        """Where any band of a pixel is nodata or NaN, (H, W) bool."""
+        nothing = np.isnan(raw) if raw.dtype.kind == "f" else np.zeros(raw.shape, bool)
+        for value in cast("tuple[float, ...]", self.nodata):
+            with np.errstate(over="ignore"):  # the lowest double, GDAL's habit, is -inf in a float32 file
+                nothing |= raw == value
+        return cast(Raw, nothing.any(axis=2))
+
+
+def _all_stored(
+    labels: Label | Sequence[Label], photo_sizes: Sequence[Sequence[int]] | None
+) -> Iterator[tuple[Raw, str]]:
+    """Read label after label and compare each with its photo's size."""
+    single = as_list(labels, "labels")
+    if not single:
+        raise DataError("there are no labels")
+    if photo_sizes is not None and len(photo_sizes) != len(single):
+        raise DataError(f"there are {len(single)} labels and {len(photo_sizes)} photo sizes; expected one for each")
+    for i, label in enumerate(single):
+        raw, name = _stored(label)
+        if photo_sizes is not None and raw.shape[:2] != tuple(np.atleast_1d(np.asarray(photo_sizes[i])).tolist()):
+            raise DataError(
+                f"label {i}, {name}, is {raw.shape[0]}x{raw.shape[1]} px (height x width), its photo is "
+                f"{photo_sizes[i]}; a label has the size of its upright photo"
+            )
+        yield raw, name
+
+
+def _stored(label: Label) -> tuple[Raw, str]:
+    """The stored numbers of one label as (H, W, K), and what to call it in messages."""
+    if isinstance(label, str | os.PathLike):
+        return read_picture(Path(label), _from_pil, "label"), str(Path(label))
+    if isinstance(label, Image.Image):
+        name = str(getattr(label, "filename", "") or "a PIL image")
+        return _from_pil(label, name), name
+    if isinstance(label, Tensor):
+        plain = label.detach().cpu()
+        array = (plain.float() if plain.dtype == torch.bfloat16 else plain).numpy()
+        array, layout = array.transpose(1, 2, 0) if array.ndim == 3 else array, "(height, width) or (K, height, width)"
+    elif isinstance(label, np.ndarray):
+        array, layout = label, "(height, width) or (height, width, K)"
+    else:
+        raise DataError(f"a label is {type(label).__name__}; expected a path, a PIL image, an array or a tensor")
+    kind = type(label).__name__
+    if array.ndim not in (2, 3) or not array.size:
+        raise DataError(f"a label {kind} has shape {tuple(label.shape)}; expected {layout}, not empty")
+    if array.dtype.kind not in "buif":
+        raise DataError(f"a label {kind} holds {array.dtype} values; expected integers, floats or bool")
+    return _native(array), f"a label {kind}"
+
+
+def _from_pil(image: Image.Image, name: str) -> Raw:
+    """The numbers (H, W, K) as they are stored in the file, turned upright."""
+    if image.format not in (None, *FORMATS):
+        raise DataError(f"{name} is a {image.format} picture; labels are PNG or TIFF, which keep every number")
+    if getattr(image, "n_frames", 1) > 1:
+        size = image.size
+        image.seek(1)
+        if image.size == size:  # smaller pages are overviews
+            raise DataError(f"{name} has several pages; expected one: read them yourself, pass an array (H, W, K)")
+        image.seek(0)
+    spread = _spread(image, name)
+    stored = _native(np.asarray(ImageOps.exif_transpose(image)))
+    return stored // spread if spread > 1 else stored
+
+
+def _spread(image: Image.Image, name: str) -> int:
+    """By what Pillow multiplies the stored numbers; refuse where it would change or cut them otherwise."""
+    tile = getattr(image, "tile", None)  # what the file holds; gone once the picture is loaded
+    options = tile[0][3] if tile else image.mode
+    coded = options if isinstance(options, str) else options[0]
+    if image.mode in ("1", "L") and coded != image.mode and coded not in SPREAD:
+        raise DataError(f"{name} stores its numbers as {coded!r}, inverted or packed; store it as 8-bit grey")
+    if ";16" in coded and image.mode[0] not in "IF":
+        raise DataError(f"{name} has several bands of 16 bit, which Pillow cuts to 8; pass it as an array (H, W, K)")
+    return SPREAD.get(coded, 1)
+
+
+def _native(array: Raw) -> Raw:
+    """As (H, W, K), in this machine's byte order."""
+    return array.astype(array.dtype.newbyteorder("="), copy=False).reshape(*array.shape[:2], -1)
+
+
+def _cell_sums(plane: Tensor, recipe: Preprocessing) -> Tensor:
+    """Prepare one plane (H, W) as the recipe does photos and add up every patch: (rows, cols), float64."""
+    x = plane.double()[None, None]
+    if recipe.size is not None:
+        x = fit_to(x, recipe.size, recipe.fit, "area" if recipe.interpolation == "area" else "bilinear")
+    patch = patch_pair(recipe.patch_size)
+    return F.avg_pool2d(_on_grid(x, recipe).images, patch)[0, 0] * (patch[0] * patch[1])
+
+
+def _on_grid(x: Tensor, recipe: Preprocessing) -> PreparedImages:
+    """Fill up what the fit ``pad`` left free, then let the policy make whole patches."""
+    if recipe.size is not None and recipe.fit == "pad":
+        x = F.pad(x, (0, recipe.size[1] - x.shape[-1], 0, recipe.size[0] - x.shape[-2]))
+    return TokenGrid(recipe.patch_size, recipe.policy).prepare(x)
+
+
+def _nearest(index: Tensor, recipe: Preprocessing) -> Tensor:
+    """Look up the label pixel under every prepared pixel's centre; -1 where there is none."""
+    height, width = index.shape
+    target, corner = (height, width), (0, 0)
+    if recipe.size is not None:
+        target, corner = fitted_size(target, recipe.size, recipe.fit)
+    limits = target if recipe.size is None else recipe.size
+    fitted = min(target[0], limits[0]), min(target[1], limits[1])
+    prepared = _on_grid(torch.zeros(1, 1, *fitted), recipe)
+    places: list[Tensor] = []
+    for axis, side in enumerate((height, width)):
+        centers = torch.arange(prepared.images.shape[2 + axis], dtype=torch.float64) + 0.5
+        there = (centers - prepared.offset[1 - axis]) / prepared.scale[1 - axis]  # in pixels of the fitted label
+        source = ((there + corner[axis]) * side / target[axis]).floor().long().clamp_max(side - 1)
+        places.append(torch.where(there < fitted[axis], source, -1))
+    rows, cols = places
+    found = index[rows.clamp_min(0)[:, None], cols.clamp_min(0)]
+    return torch.where((rows >= 0)[:, None] & (cols >= 0), found, -1)
+
+
+def _batch(tensors: list[Tensor], axes: str) -> Tensor:
+    sizes = sorted({tuple(x.shape) for x in tensors})
+    if len(sizes) > 1:
+        shown = ", ".join("x".join(str(side) for side in size) for size in sizes[:5])
+        raise DataError(
+            f"the labels come to different sizes ({axes}): {shown}; give preprocess a size=(height, width) and a fit "
+            "other than 'keep', or pass one label at a time"
+        )
+    return torch.stack(tensors)
+
+
+def _several(nodata: Any) -> tuple[float, ...]:
+    """The nodata values as plain numbers, without NaN."""
+    named = () if nodata is None else (nodata,) if _is_number(nodata) else nodata
+    if not isinstance(named, Sequence) or isinstance(named, str) or not all(_is_number(value) for value in named):
+        raise ConfigError(f"nodata is {nodata!r}; expected a stored value such as 255 or -9999, or several")
+    plain = (int(value) if isinstance(value, Integral) else float(value) for value in named)
+    return tuple(value for value in plain if value == value)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool | np.bool_)

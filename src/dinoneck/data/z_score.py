@@ -1,0 +1,127 @@
+"""Target statistics of an older training run, from its ``z_score.json``, as transforms."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from dinoneck.errors import DataError, did_you_mean, some_of
+from dinoneck.tasks import TargetTransform
+
+FLAT_NAME = "target"
+_STATISTICS = ("mean", "std")
+_SHOWN = 5
+
+
+def read_z_score(
+    path: str | os.PathLike[str],
+    *,
+    area: float | Mapping[str, float] | None = None,
+    log1p: Collection[str] = (),
+) -> dict[str, TargetTransform]:
+    """Read ``{"reg3": {"mean": ..., "std": ...}, ...}``, or one flat ``{"mean": ..., "std": ...}``.
+
+    The file holds the statistics alone; what was done to the values before they were measured has to be told.
+
+    Args:
+        path: the JSON file. A mean and its std are one number each, or lists of equal length with one per output.
+        area: what values were divided by before: one number for every entry, or ``{name: number}`` for some.
+        log1p: names of the entries whose values went through log(1 + x) before.
+
+    Returns:
+        ``{name: transform}`` in the file's order; a flat file has the name ``"target"``.
+
+    Raises:
+        DataError: if there is no such file, it is no JSON of that form, a key is given twice, a value is no finite
+            number, a std is not positive, or ``area`` or ``log1p`` name an entry that is not there.
+        ConfigError: if an area is not positive.
+
+    Examples:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     file = Path(folder, "z_score.json")
+        ...     _ = file.write_text('{"reg3": {"mean": [4.9], "std": [0.8]}, "ndvi": {"mean": 0.6, "std": 0.2}}')
+        ...     transforms = read_z_score(file, area={"reg3": 0.21}, log1p=["reg3"])
+        >>> transforms["reg3"]
+        TargetTransform(area=0.21, log1p=True, mean=(4.9,), std=(0.8,))
+    """
+    content = _json(path)
+    if any(key in content for key in _STATISTICS):
+        content = {FLAT_NAME: content}
+    if not content:
+        raise DataError(f"{path} holds no entry; expected {{name: {{'mean': ..., 'std': ...}}}}")
+    if isinstance(log1p, str):
+        raise DataError(f"log1p is {log1p!r}; expected a list of names, such as [{log1p!r}]")
+    for what, named in (("log1p", log1p), ("area", area if isinstance(area, Mapping) else ())):
+        for name in named:
+            if name not in content:
+                hint = did_you_mean(name, content)
+                raise DataError(f"{path} has no entry {name!r} (in {what}=); it has {some_of(content, _SHOWN)}.{hint}")
+    transforms = {}
+    for name, entry in content.items():
+        mean, std = _statistics(entry, f"{path}: {name!r}")
+        own_area = area.get(name) if isinstance(area, Mapping) else area
+        transforms[name] = TargetTransform(area=own_area, log1p=name in log1p, mean=mean, std=std)
+    return transforms
+
+
+def _json(path: str | os.PathLike[str]) -> dict[str, Any]:
+    def refusing_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        keys = [key for key, _ in pairs]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise DataError(f"{path}: the key {key!r} is given twice; keep one of them")
+        return dict(pairs)
+
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"), object_pairs_hook=refusing_repeats)
+    except DataError:
+        raise
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} is no JSON file: {error}") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{path} holds a {type(content).__name__}; expected {{name: {{'mean': ..., 'std': ...}}}}")
+    return content
+
+
+def _statistics(entry: Any, where: str) -> tuple[float | tuple[float, ...], float | tuple[float, ...]]:
+    """Mean and std of one entry, checked against each other."""
+    if not isinstance(entry, dict):
+        raise DataError(f"{where} is {entry!r}; expected {{'mean': ..., 'std': ...}}")
+    for key in _STATISTICS:
+        if key not in entry:
+            raise DataError(f"{where} lacks {key!r}; it holds {some_of(entry, _SHOWN) or 'nothing'}")
+    if others := [key for key in entry if key not in _STATISTICS]:
+        raise DataError(
+            f"{where} holds {some_of(others, _SHOWN)} beside mean and std; what else was done to the values goes into "
+            "area= and log1p=: remove it from the file"
+        )
+    mean, std = (_numbers(entry[key], f"{where} {key!r}") for key in _STATISTICS)
+    lengths = [len(values) if isinstance(values, tuple) else None for values in (mean, std)]
+    if lengths[0] != lengths[1]:
+        raise DataError(f"{where} has mean {entry['mean']!r} and std {entry['std']!r}; expected equally many numbers")
+    if any(value <= 0 for value in (std if isinstance(std, tuple) else (std,))):
+        raise DataError(f"{where} 'std' is {entry['std']!r}; expected positive numbers")
+    return mean, std
+
+
+def _numbers(value: Any, where: str) -> float | tuple[float, ...]:
+    if isinstance(value, list) and value:
+        return tuple(_number(item, where) for item in value)
+    return _number(value, where)
+
+
+def _number(value: Any, where: str) -> float:
+    try:
+        number = math.nan if isinstance(value, bool) or not isinstance(value, int | float) else float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise DataError(f"{where} is {str(value)[:80]}; expected a finite number, or a list of them")
+    return number

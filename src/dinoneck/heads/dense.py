@@ -1,0 +1,93 @@
+"""DenseHead: a convolution tower on the last token map, without a pyramid."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dinoneck.configured import at_least
+from dinoneck.grid import as_maps
+from dinoneck.heads.head import Head
+from dinoneck.heads.readouts import Tower, map_key, natural_maps, read_map
+from dinoneck.layers.conv_block import ConvBlock, reset
+from dinoneck.necks.layer_grouper import LayerGrouper
+from dinoneck.tasks import Task, check_tasks
+from dinoneck.tokens import Tokens
+
+
+class DenseHead(Head):
+    """LayerNorm -> linear -> ``depth`` 3x3 blocks on the last token map, then one linear layer per task and cell.
+
+    The plain choice for labels per cell when one layer is enough; :class:`dinoneck.FPNHead` sees further.
+
+    Args:
+        embed_dim: channels of the tokens.
+        tasks: dense, density, segmentation or ratio tasks (a ratio's shares are averaged over cells).
+        hidden_dim: channels of the tower.
+        depth: 3x3 blocks; 0 leaves a linear probe of every cell.
+        device: torch factory keyword.
+        dtype: torch factory keyword.
+
+    Shape:
+        Tokens -> ``{task: (B, dim, rows, cols)}`` for dense and segmentation; ``{task: (B, dim)}`` with the map as
+        ``"task.map"`` for density and ratio.
+
+    Raises:
+        ConfigError: if tasks repeat a name or are of another kind, or a size is not positive.
+        ShapeError: if the tokens have another width.
+
+    Examples:
+        >>> head = DenseHead(64, [Task("cover", dim=3, kind="dense")], hidden_dim=32)
+        >>> tokens = Tokens.from_patches(torch.randn(2, 15, 64), grid=(3, 5), patch_size=16)
+        >>> head.predict(tokens)["cover"].shape
+        torch.Size([2, 3, 3, 5])
+    """
+
+    def __init__(
+        self,
+        embed_dim: int,
+        tasks: Sequence[Task],
+        hidden_dim: int = 256,
+        depth: int = 2,
+        *,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__()
+        at_least(1, embed_dim=embed_dim, hidden_dim=hidden_dim)
+        at_least(0, depth=depth)
+        factory = {"device": device, "dtype": dtype}
+        self.embed_dim = embed_dim
+        self.tasks = check_tasks(tasks, kinds=("dense", "density", "segmentation", "ratio"), owner="DenseHead")
+        self.entrance = LayerGrouper(embed_dim, 1, hidden_dim, 1, **factory)
+        self.blocks = nn.ModuleList(ConvBlock(hidden_dim, hidden_dim, **factory) for _ in range(depth))
+        self.towers = nn.ModuleDict({task.name: Tower(hidden_dim, task, 0, **factory) for task in self.tasks})
+
+    def reset_parameters(self) -> None:
+        """Draw the weights anew."""
+        for module in (self.entrance, *self.blocks, *self.towers.values()):
+            reset(module)
+
+    def calibrate(self, batches: Iterable[Tokens]) -> None:
+        """Set the entrance norm to the tokens, if it is still untouched."""
+        self.entrance.calibrate(tokens.last.patches for tokens in batches)
+
+    def forward(self, tokens: Tokens) -> dict[str, Tensor]:
+        """Return the tasks' outputs in model space."""
+        (x,) = self.entrance([self._sequence(tokens)])
+        maps = as_maps(x[:, tokens.num_prefix_tokens :], tokens.grid)
+        for block in self.blocks:
+            maps = block(maps)
+        outputs: dict[str, Tensor] = {}
+        for task in self.tasks:
+            outputs.update(read_map(task, self.towers[task.name](maps)))
+        return outputs
+
+    @torch.no_grad()
+    def predict_maps(self, tokens: Tokens) -> dict[str, Tensor]:
+        """Return ``{task: (B, dim, rows, cols)}`` in natural units; ``minimum`` is not applied."""
+        said = self(tokens)
+        return {task.name: natural_maps(task, said.get(map_key(task), said[task.name])) for task in self.tasks}

@@ -1,0 +1,125 @@
+"""FPNHead: the ViT-FPN with its task heads, in one flat configuration."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any, Literal, Self
+
+from dinoneck.errors import ConfigError
+from dinoneck.heads.fpn_yaml import read_fpn_yaml
+from dinoneck.heads.pyramid import PyramidHead, RatioReadout
+from dinoneck.layers.conv_block import ActivationName
+from dinoneck.layers.norms import NormName
+from dinoneck.necks.layer_grouper import Fusion
+from dinoneck.necks.vit_fpn import Downsample
+from dinoneck.tasks import Task
+
+
+class FPNHead(PyramidHead):
+    """A :class:`dinoneck.PyramidHead` on a :class:`dinoneck.ViTFPN`, whose arguments stand flat beside its own.
+
+    Prefer it where the answer depends on how patches are arranged, or where there are labels per pixel; for a few
+    hundred photos with one number each, compare it with :class:`dinoneck.PatchMeanHead` by the worst fold.
+
+    Args:
+        embed_dim: channels of the tokens.
+        tasks: any kinds, see :class:`dinoneck.PyramidHead`.
+        num_layers: layers L the head reads.
+        layer_indices: their block indices, in this order; tokens that hold more are selected from.
+        fpn_dim: see :class:`dinoneck.ViTFPN`, as all that follow up to ``patch_size``.
+        num_levels: levels of the pyramid.
+        layer_groups: ``"auto"`` or one tuple of positions per level.
+        use_separate_bottlenecks: one bottleneck per layer, or one for all.
+        fusion: ``mean``, ``softmax`` or ``pixel``.
+        downsample: ``conv``, ``pool`` or ``interpolate``.
+        norm: ``layer``, ``group`` or None.
+        activation: ``gelu``, ``relu``, ``silu`` or None.
+        residual_init: ``"zero"`` starts as the pooled-token head.
+        use_coords: CoordConv channels.
+        use_cls_context: the CLS token gates channels.
+        patch_size: pixels per patch.
+        hidden_dim: hidden units of the light heads; None = one linear layer each.
+        tower_depth: 3x3 blocks of every tower on P2.
+        ratio_readout: ratios from the ``pooled`` vector or from logits per ``patch``.
+        device: torch factory keyword.
+        dtype: torch factory keyword.
+
+    Raises:
+        ConfigError: if arguments do not fit.
+        ShapeError: if the tokens do not.
+
+    Examples:
+        >>> import torch
+        >>> from dinoneck import Tokens
+        >>> tasks = [Task("reg3"), Task("ratio", dim=3, kind="ratio"), Task("ndvi")]
+        >>> head = FPNHead(64, tasks, num_layers=3, layer_indices=(0, 1, 2), fpn_dim=32)
+        >>> layers = [torch.randn(2, 15, 64) for _ in range(3)]
+        >>> tokens = Tokens.from_patches(layers, grid=(3, 5), patch_size=16, layers=(0, 1, 2))
+        >>> {name: tuple(answer.shape) for name, answer in head(tokens).items()}
+        {'reg3': (2, 1), 'ratio': (2, 3), 'ndvi': (2, 1)}
+
+    Reference: design source "FPN spatial modelling" (reg3, ratio and NDVI heads on P2, P3, P4). Deviations: the
+    non-linearity after the smoothing and LayerNorm at the entrance, see :class:`dinoneck.ViTFPN`.
+    """
+
+    def __init__(
+        self,
+        embed_dim: int,
+        tasks: Sequence[Task],
+        num_layers: int,
+        layer_indices: Sequence[int] | None = None,
+        fpn_dim: int = 256,
+        num_levels: int = 3,
+        layer_groups: Literal["auto"] | Sequence[Sequence[int]] = "auto",
+        use_separate_bottlenecks: bool = True,
+        fusion: Fusion = "mean",
+        downsample: Downsample = "conv",
+        norm: NormName | None = "layer",
+        activation: ActivationName | None = "gelu",
+        residual_init: Literal["zero"] | None = None,
+        use_coords: bool = False,
+        use_cls_context: bool = False,
+        patch_size: int = 16,
+        hidden_dim: int | None = None,
+        tower_depth: int = 2,
+        ratio_readout: RatioReadout = "pooled",
+        *,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        neck = {
+            "type": "vit_fpn", "num_layers": num_layers, "fpn_dim": fpn_dim, "num_levels": num_levels,
+            "layer_groups": layer_groups, "use_separate_bottlenecks": use_separate_bottlenecks, "fusion": fusion,
+            "downsample": downsample, "norm": norm, "activation": activation, "residual_init": residual_init,
+            "use_coords": use_coords, "use_cls_context": use_cls_context, "patch_size": patch_size,
+        }  # fmt: skip
+        super().__init__(
+            embed_dim, tasks, neck, layer_indices, hidden_dim, tower_depth, ratio_readout, device=device, dtype=dtype
+        )
+
+    @classmethod
+    def from_yaml(
+        cls,
+        path: str | os.PathLike[str],
+        embed_dim: int = 384,
+        tasks: Sequence[Task] | None = None,
+        **arguments: Any,
+    ) -> Self:
+        """Build the head that a YAML file with the design source's keys describes.
+
+        :func:`dinoneck.heads.read_fpn_yaml` tells the keys, and gives the loss that goes with them.
+
+        Args:
+            path: the file.
+            embed_dim: channels of the tokens, which such a file does not tell (384: a ViT-S).
+            tasks: None = reg3 (1 output), ratio (3) and ndvi; ``ndvi_dense: true`` adds a dense task ``ndvi_dense``.
+            **arguments: other arguments of the head, ``patch_size`` for example.
+
+        Raises:
+            ConfigError: naming the file and the key.
+        """
+        settings = read_fpn_yaml(path)
+        if twice := sorted(set(arguments) & set(settings.arguments)):
+            raise ConfigError(f"{', '.join(twice)} given beside {path}, which says so already")
+        return cls(embed_dim, settings.tasks(tasks), **settings.arguments, **arguments)

@@ -1,0 +1,158 @@
+"""The YAML keys of the FPN design source -> an FPNHead, and the loss that goes with it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dinoneck.errors import ConfigError, did_you_mean
+from dinoneck.losses.composition import CompositionLoss
+from dinoneck.losses.task_loss import TaskLoss
+from dinoneck.losses.uncertainty import UncertaintyWeighting
+from dinoneck.tasks import Task
+
+KEYS = (
+    "model.head.type",
+    "model.head.fpn_dim",
+    "model.head.num_levels",
+    "model.head.layer_grouping",
+    "model.head.use_cls_context",
+    "model.head.ndvi_dense",
+    "model.backbone_layers.enabled",
+    "model.backbone_layers.indices",
+    "model.backbone_layers.separate_bottlenecks",
+    "fpn.layer_groups",
+    "loss.weighting",
+)
+TASKS = (Task("reg3"), Task("ratio", dim=3, kind="ratio"), Task("ndvi"))
+NDVI_DENSE = Task("ndvi_dense", kind="dense")
+COMPOSED = CompositionLoss("biomass_5d", total="reg3", ratio="ratio")
+
+
+@dataclass(frozen=True)
+class FPNSettings:
+    """What such a file says.
+
+    Attributes:
+        arguments: of :class:`dinoneck.FPNHead`, without ``embed_dim`` and ``tasks``.
+        ndvi_dense: whether a dense NDVI task is added.
+        weighting: ``"uw"`` (uncertainty weighting) or None (fixed weights).
+    """
+
+    arguments: dict[str, Any]
+    ndvi_dense: bool = False
+    weighting: str | None = None
+
+    def tasks(self, tasks: Sequence[Task] | None = None) -> tuple[Task, ...]:
+        """Return these tasks, or reg3, ratio and ndvi; and the dense NDVI task where the file asks for it."""
+        given = TASKS if tasks is None else tuple(tasks)
+        return (*given, NDVI_DENSE) if self.ndvi_dense else given
+
+    def loss(self, tasks: Sequence[Task]) -> TaskLoss:
+        """Return the loss over a head's tasks: with the composed ``biomass_5d`` term where reg3 and ratio are among them."""
+        names = [task.name for task in tasks]
+        compositions = (COMPOSED,) if {COMPOSED.total, COMPOSED.ratio} <= set(names) else ()
+        every = [*names, *(composition.name for composition in compositions)]
+        return TaskLoss(tasks, compositions, UncertaintyWeighting(every) if self.weighting == "uw" else None)
+
+
+def read_fpn_yaml(path: str | os.PathLike[str]) -> FPNSettings:
+    """Read the keys of the design source, nested or dotted (``model.head.fpn_dim: 256``).
+
+    ``model.backbone_layers.enabled: false`` means the last layer only; ``layer_grouping: explicit`` needs
+    ``fpn.layer_groups``, positions in ``indices``; ``loss.weighting`` is ``uw`` or ``fixed``.
+
+    Raises:
+        ConfigError: if the file cannot be read, a key is unknown or stands twice, or values contradict each other.
+    """
+    given = _flat(Path(path))
+    for key in given:
+        if key not in KEYS:
+            raise ConfigError(f"{path}: unknown key {key!r}.{did_you_mean(key, KEYS)} Known: {', '.join(KEYS)}")
+    said = {key: value for key, value in given.items() if value is not None}
+    if said.get("model.head.type", "fpn") != "fpn":
+        raise ConfigError(f"{path}: model.head.type is {said['model.head.type']!r}; expected 'fpn'")
+    weighting = said.get("loss.weighting", "fixed")
+    if weighting not in ("uw", "fixed"):
+        raise ConfigError(f"{path}: loss.weighting is {weighting!r}; expected 'uw' or 'fixed'")
+    switches = {
+        key: _switch(path, key, said.get(key, default))
+        for key, default in (
+            ("model.backbone_layers.enabled", False),
+            ("model.backbone_layers.separate_bottlenecks", True),
+            ("model.head.use_cls_context", False),
+            ("model.head.ndvi_dense", False),
+        )
+    }
+    arguments: dict[str, Any] = {
+        "use_separate_bottlenecks": switches["model.backbone_layers.separate_bottlenecks"],
+        "use_cls_context": switches["model.head.use_cls_context"],
+        **_layers(path, said, switches["model.backbone_layers.enabled"]),
+    }
+    for name in ("fpn_dim", "num_levels"):
+        if f"model.head.{name}" in said:
+            arguments[name] = said[f"model.head.{name}"]
+    return FPNSettings(arguments, switches["model.head.ndvi_dense"], "uw" if weighting == "uw" else None)
+
+
+def _layers(path: str | os.PathLike[str], said: dict[str, Any], enabled: bool) -> dict[str, Any]:
+    grouping, groups = said.get("model.head.layer_grouping", "auto"), said.get("fpn.layer_groups")
+    if grouping not in ("auto", "explicit"):
+        raise ConfigError(f"{path}: model.head.layer_grouping is {grouping!r}; expected 'auto' or 'explicit'")
+    if (grouping == "explicit") != (groups is not None):
+        raise ConfigError(
+            f"{path}: model.head.layer_grouping is {grouping!r} and fpn.layer_groups is {groups!r}; explicit grouping "
+            "needs the groups, auto makes its own"
+        )
+    indices = said.get("model.backbone_layers.indices")
+    if not enabled:
+        return {"num_layers": 1, **({} if groups is None else {"layer_groups": groups})}
+    if not isinstance(indices, list) or not indices:
+        raise ConfigError(
+            f"{path}: model.backbone_layers.enabled is true and indices is {indices!r}; expected a list of block "
+            "indices such as [2, 5, 8, 11]"
+        )
+    return {"num_layers": len(indices), "layer_indices": indices, "layer_groups": groups or "auto"}
+
+
+def _switch(path: str | os.PathLike[str], key: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ConfigError(f"{path}: {key} is {value!r}; expected true or false")
+    return value
+
+
+def _flat(path: Path) -> dict[str, Any]:
+    """Dotted key -> value; a key that stands twice is refused."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        tree = yaml.compose(text, Loader=yaml.SafeLoader)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is no YAML: {error}") from error
+    if not isinstance(tree, yaml.MappingNode):
+        raise ConfigError(f"{path} holds no settings; expected keys such as model.head.type")
+    flat: dict[str, Any] = {}
+    for key, node in _leaves(tree):
+        if key in flat:
+            raise ConfigError(f"{path}: key {key!r} stands twice")
+        try:
+            flat[key] = yaml.SafeLoader("").construct_document(node)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{path}: the value of {key!r} cannot be read: {error}") from error
+    return flat
+
+
+def _leaves(node: yaml.MappingNode, prefix: str = "") -> Iterator[tuple[str, yaml.Node]]:
+    for key, value in node.value:
+        name = f"{prefix}{getattr(key, 'value', key)}"
+        plain = isinstance(value, yaml.MappingNode) and value.tag == "tag:yaml.org,2002:map"
+        if plain and name not in KEYS:
+            yield from _leaves(value, f"{name}.")
+        else:
+            yield name, value

@@ -1,0 +1,198 @@
+"""Any neck, every kind of task: pooled, ratio, dense, density and segmentation readouts on a feature pyramid."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from dinoneck import registry
+from dinoneck.configured import at_least
+from dinoneck.errors import ConfigError, RegistryError
+from dinoneck.heads.head import Head
+from dinoneck.heads.readouts import Light, Tower, map_key, natural_maps, read_map
+from dinoneck.layers.conv_block import reset
+from dinoneck.necks.neck import Neck
+from dinoneck.tasks import Kind, Task, check_tasks
+from dinoneck.tokens import Tokens
+
+RatioReadout = Literal["pooled", "patch"]
+
+
+class PyramidHead(Head):
+    """One readout per task on any registered neck.
+
+    Scalar tasks (regression, ratio, classification) read concat(GAP of every level) -> LayerNorm -> one light head
+    each. Dense, density and segmentation tasks read the finest level through a 3x3 tower each: ``dense`` a value and
+    ``segmentation`` class logits per cell, ``density`` a map whose cells sum (or average, see ``Task.aggregate``) to
+    the image's value.
+
+    Args:
+        embed_dim: channels of the tokens.
+        tasks: any kinds.
+        neck: ``{"type": a registered neck, ...its arguments}``; ``embed_dim`` is filled in.
+        layer_indices: block indices the head reads, in this order; tokens that hold more are selected from. None:
+            the tokens' layers as they come.
+        hidden_dim: hidden units of the light heads; None = one linear layer each.
+        tower_depth: 3x3 blocks of every tower.
+        ratio_readout: ratios from the ``pooled`` vector, or from logits per ``patch`` whose shares are averaged.
+        device: torch factory keyword.
+        dtype: torch factory keyword.
+
+    Shape:
+        Tokens -> ``{task: (B, dim)}``; ``{task: (B, dim, rows, cols)}`` for dense and segmentation; beside the value
+        of a density (or patch-wise ratio) its map in model space as ``"task.map"``. rows x cols are the finest level's.
+
+    Raises:
+        ConfigError: if tasks repeat a name, the neck is none or its arguments do not fit.
+        ShapeError: if tokens do not fit the neck.
+
+    Examples:
+        >>> tasks = [Task("mass", unit="g"), Task("ndvi_map", kind="dense"), Task("plants", kind="density")]
+        >>> head = PyramidHead(64, tasks, neck={"type": "simple_pyramid", "out_channels": 32, "scales": [1, 0.5]})
+        >>> tokens = Tokens.from_patches(torch.randn(2, 15, 64), grid=(3, 5), patch_size=16)
+        >>> {name: tuple(answer.shape) for name, answer in head.predict(tokens).items()}
+        {'mass': (2, 1), 'ndvi_map': (2, 1, 3, 5), 'plants': (2, 1)}
+    """
+
+    def __init__(
+        self,
+        embed_dim: int,
+        tasks: Sequence[Task],
+        neck: dict[str, Any],
+        layer_indices: Sequence[int] | None = None,
+        hidden_dim: int | None = None,
+        tower_depth: int = 2,
+        ratio_readout: RatioReadout = "pooled",
+        *,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__()
+        at_least(1, embed_dim=embed_dim, hidden_dim=1 if hidden_dim is None else hidden_dim)
+        at_least(0, tower_depth=tower_depth)
+        factory = {"device": device, "dtype": dtype}
+        self.embed_dim, self.ratio_readout = embed_dim, ratio_readout
+        self.tasks = check_tasks(tasks, kinds=get_args(Kind), owner=type(self).__name__)
+        self.neck = _build(neck, embed_dim, factory)
+        self.layer_indices = _checked_layers(layer_indices, self.neck.num_layers)
+        pooled_dim = self.neck.out_channels * len(self.neck.strides)
+        scalar = [task for task in self.tasks if not self._reads_map(task)]
+        self.norm = nn.LayerNorm(pooled_dim, **factory) if scalar else None
+        self.light = nn.ModuleDict({task.name: Light(pooled_dim, task, hidden_dim, **factory) for task in scalar})
+        self.towers = nn.ModuleDict(
+            {
+                task.name: Tower(self.neck.out_channels, task, tower_depth, **factory)
+                for task in self.tasks
+                if self._reads_map(task)
+            }
+        )
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The constructor arguments, every default of the neck's spelled out too."""
+        own = super().config
+        if isinstance(own.get("neck"), dict):
+            neck = {key: value for key, value in self.neck.config.items() if key != "embed_dim"}
+            own["neck"] = {"type": registry.name_of(type(self.neck)), **neck}
+        return own
+
+    @property
+    def num_layers(self) -> int | None:
+        """Layers of the tokens it reads; None = the last one of however many."""
+        return self.neck.num_layers
+
+    @property
+    def map_stride(self) -> float:
+        """Image pixels per cell of the maps."""
+        return self.neck.strides[0]
+
+    def reset_parameters(self) -> None:
+        """Draw the weights anew."""
+        self.neck.reset_parameters()
+        for module in (*([] if self.norm is None else [self.norm]), *self.light.values(), *self.towers.values()):
+            reset(module)
+
+    def calibrate(self, batches: Iterable[Tokens]) -> None:
+        """Let the neck set its entrance norms to the tokens, where it has any that are still untouched."""
+        calibrate = getattr(self.neck, "calibrate", None)
+        if callable(calibrate):
+            calibrate(self._selected(tokens) for tokens in batches)
+
+    def forward(self, tokens: Tokens) -> dict[str, Tensor]:
+        """Return the tasks' outputs in model space."""
+        tokens = self._selected(tokens)
+        outputs: dict[str, Tensor] = {}
+        pooled, finest = self._features(tokens)
+        for task in self.tasks:
+            if task.name in self.towers:
+                outputs.update(read_map(task, self.towers[task.name](finest)))
+            else:
+                outputs[task.name] = self.light[task.name](pooled)
+        return outputs
+
+    @torch.no_grad()
+    def predict_maps(self, tokens: Tokens) -> dict[str, Tensor]:
+        """Return ``{task: (B, dim, rows, cols)}`` in natural units for the tasks that have maps.
+
+        Densities in natural units per cell, classes and ratios as probabilities. ``minimum`` is not applied.
+        """
+        tokens = self._selected(tokens)
+        read = [task for task in self.tasks if task.name in self.towers]
+        if not read:
+            return {}
+        finest = self.neck(tokens).maps[0]
+        found = {}
+        for task in read:
+            said = read_map(task, self.towers[task.name](finest))
+            found[task.name] = natural_maps(task, said.get(map_key(task), said[task.name]))
+        return found
+
+    def _features(self, tokens: Tokens) -> tuple[Tensor | None, Tensor | None]:
+        """The normalised pooled vector and the finest map, each where a task reads it."""
+        shortcut = getattr(self.neck, "pooled", None)
+        maps: tuple[Tensor, ...] | None = None
+        if not self.towers and callable(shortcut):
+            means = shortcut(tokens)
+        else:
+            maps = self.neck(tokens).maps
+            means = torch.cat([level.mean(dim=(2, 3)) for level in maps], dim=1) if self.light else None
+        pooled = None if self.norm is None else self.norm(means)
+        return pooled, None if maps is None else maps[0]
+
+    def _reads_map(self, task: Task) -> bool:
+        return task.is_map or task.kind == "density" or (task.kind == "ratio" and self.ratio_readout == "patch")
+
+    def _selected(self, tokens: Tokens) -> Tokens:
+        self._sequence(tokens)
+        if self.layer_indices is None or tokens.layers is None or tokens.layers == self.layer_indices:
+            return tokens
+        return tokens.select(self.layer_indices)
+
+
+def _build(neck: dict[str, Any], embed_dim: int, factory: dict[str, Any]) -> Neck:
+    config = dict(neck)
+    name = config.pop("type", None)
+    try:
+        cls = registry.resolve(name)
+    except RegistryError as error:
+        raise ConfigError(f"neck is {neck!r}: {error}") from None
+    if not issubclass(cls, Neck):
+        raise ConfigError(f"neck is {name!r}, which is {cls.__name__} and no neck")
+    if config.setdefault("embed_dim", embed_dim) != embed_dim:
+        raise ConfigError(f"the neck's embed_dim is {config['embed_dim']}, the head's {embed_dim}; leave it out")
+    if cls.needs_images:
+        raise ConfigError(f"neck {name!r} needs the images beside the tokens, which heads are not given")
+    return cls.from_config(config, **factory)
+
+
+def _checked_layers(layers: Sequence[int] | None, count: int | None) -> tuple[int, ...] | None:
+    if layers is None:
+        return None
+    if not layers or min(layers) < 0:
+        raise ConfigError(f"layer_indices is {tuple(layers)}; expected block indices of 0 or more")
+    if count is not None and len(layers) != count:
+        raise ConfigError(f"layer_indices names {len(layers)} blocks {tuple(layers)}; the neck reads {count} layers")
+    return tuple(layers)

@@ -1,0 +1,113 @@
+"""From a pyramid to a task: light heads on the pooled vector, convolution towers on the finest map."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dinoneck.layers.conv_block import ActivationName, ConvBlock, MapLinear, reset
+from dinoneck.layers.norms import NormName
+from dinoneck.tasks import Activation, Task, activate
+
+DENSITY_CELLS = 1024.0
+
+
+class Light(nn.Module):
+    """Linear, or Linear -> GELU -> Linear, then the task's activation: (B, in_dim) -> (B, dim)."""
+
+    def __init__(self, in_dim: int, task: Task, hidden_dim: int | None = None, **factory: Any) -> None:
+        super().__init__()
+        self.activation = task.activation
+        self.hidden = None if hidden_dim is None else nn.Linear(in_dim, hidden_dim, **factory)
+        self.out = nn.Linear(hidden_dim or in_dim, task.dim, **factory)
+        _start(self.out, self.activation)
+
+    def reset_parameters(self) -> None:
+        """Draw the weights anew."""
+        if self.hidden is not None:
+            self.hidden.reset_parameters()
+        self.out.reset_parameters()
+        _start(self.out, self.activation)
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """Answer in model space."""
+        hidden = pooled if self.hidden is None else nn.functional.gelu(self.hidden(pooled))
+        return activate(self.out(hidden), self.activation)
+
+
+class Tower(nn.Module):
+    """``depth`` times 3x3 -> norm -> activation, then a linear layer and the task's activation, on maps.
+
+    Shape:
+        (B, channels, rows, cols) -> (B, dim, rows, cols).
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        task: Task,
+        depth: int = 2,
+        norm: NormName | None = "layer",
+        activation: ActivationName | None = "gelu",
+        **factory: Any,
+    ) -> None:
+        super().__init__()
+        self.activation = task.activation
+        self.blocks = nn.ModuleList(ConvBlock(channels, channels, 1, norm, activation, **factory) for _ in range(depth))
+        self.out = MapLinear(channels, task.dim, **factory)
+        _start(self.out, self.activation)
+
+    def reset_parameters(self) -> None:
+        """Draw the weights anew."""
+        for block in self.blocks:
+            reset(block)
+        self.out.reset_parameters()
+        _start(self.out, self.activation)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Answer for every cell in model space."""
+        for block in self.blocks:
+            maps = block(maps)
+        return activate(self.out(maps), self.activation)
+
+
+def read_map(task: Task, cells: Tensor) -> dict[str, Tensor]:
+    """Return what a task says by its cells (B, dim, rows, cols).
+
+    ``dense`` and ``segmentation`` answer with the map itself; ``density`` with the map's sum (or mean) as its value
+    and the map as ``"name.map"``; a ``ratio`` with the logarithm of its cells' mean shares, whose softmax they are.
+    """
+    if task.is_map:
+        return {task.name: cells}
+    if task.kind == "density":
+        if task.aggregate == "mean":
+            return {task.name: cells.mean(dim=(2, 3)), map_key(task): cells}
+        cells = cells / DENSITY_CELLS  # a sum over some hundred cells starts in the order of one
+        return {task.name: cells.sum(dim=(2, 3)), map_key(task): cells}
+    shares = _exact(cells).softmax(dim=1).mean(dim=(2, 3))
+    return {task.name: shares.clamp_min(torch.finfo(shares.dtype).tiny).log().to(cells.dtype), map_key(task): cells}
+
+
+def map_key(task: Task) -> str:
+    """Return the key of a task's map beside its value."""
+    return f"{task.name}.map"
+
+
+def natural_maps(task: Task, cells: Tensor) -> Tensor:
+    """Return a task's map in natural units; shares for a ratio."""
+    if task.kind == "ratio":
+        return _exact(cells).softmax(dim=1)
+    return task.natural_map(cells)
+
+
+def _start(layer: nn.Linear, activation: Activation | None) -> None:
+    """A ReLU answers 1 on average at the start, so that it is not dead for every sample."""
+    if activation == "relu":
+        with torch.no_grad():
+            layer.bias.fill_(1.0)
+
+
+def _exact(x: Tensor) -> Tensor:
+    return x if x.dtype in (torch.float32, torch.float64) else x.float()

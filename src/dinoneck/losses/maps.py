@@ -1,0 +1,236 @@
+"""Losses of maps: values per cell, classes per cell or pixel, and regularisers of density maps.
+
+A cell's weight says how much its label tells, such as the number of valid pixels it was averaged over
+(:meth:`dinoneck.TokenGrid.reduce_labels`). What weighs nothing counts for nothing: not its error, not its NaN.
+With nothing left a loss is 0 and its gradient 0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dinoneck.configured import normal
+from dinoneck.errors import ConfigError, DataError, ShapeError
+from dinoneck.losses.masked import exact, masked_cross_entropy, smooth_l1
+
+
+def dense_masked_mse(pred: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Squared error per cell, averaged over outputs and, by weight, over cells.
+
+    Args:
+        pred: (B, K, rows, cols).
+        target: the same shape; NaN and infinite values are allowed where the weight is 0.
+        weight: (B, rows, cols), bool or numbers of 0 or more; None = every cell counts once.
+
+    Raises:
+        ShapeError: if shapes do not fit (labels are never resized here).
+        DataError: if a weight is negative or not finite (not checked under ``torch.compile``).
+
+    Examples:
+        >>> pred = torch.tensor([[[[1.0, 2.0, 5.0]]]])
+        >>> target = torch.tensor([[[[0.0, 0.0, torch.nan]]]])
+        >>> dense_masked_mse(pred, target, torch.tensor([[[3.0, 1.0, 0.0]]]))  # (3 * 1 + 1 * 4) / 4
+        tensor(1.7500)
+    """
+    difference, weight = _cells(pred, target, weight)
+    return _weighted_mean(difference.square(), weight)
+
+
+def dense_masked_smooth_l1(pred: Tensor, target: Tensor, weight: Tensor | None = None, beta: float = 1.0) -> Tensor:
+    """Huber-like error per cell, averaged like :func:`dense_masked_mse`.
+
+    Raises:
+        ShapeError: if shapes do not fit.
+        DataError: if a weight is negative or not finite.
+        ConfigError: if ``beta`` is not positive.
+    """
+    difference, weight = _cells(pred, target, weight)
+    return _weighted_mean(smooth_l1(difference, beta), weight)
+
+
+def map_cross_entropy(
+    logits: Tensor, target: Tensor, mask: Tensor | None = None, ignore_index: int | None = None
+) -> Tensor:
+    """Cross-entropy over the places of a map that count.
+
+    Labels may be finer than the logits, which are then brought to the labels' size (bilinear,
+    ``align_corners=False``); a logit must be finite if a place that counts reads it.
+
+    Args:
+        logits: (B, K, rows, cols).
+        target: class indices (B, H, W) or probabilities (B, K, H, W); H and W are whole multiples of rows and cols.
+        mask: (B, H, W), True where a place counts; None = everywhere.
+        ignore_index: a class index that counts for nothing; it may lie outside 0 ... K-1.
+
+    Raises:
+        ShapeError: if shapes do not fit or a class index that counts is out of range.
+
+    Examples:
+        >>> logits = torch.zeros(1, 4, 2, 3)
+        >>> labels = torch.zeros(1, 32, 48, dtype=torch.long)  # one label per pixel, 16 x 16 of them per cell
+        >>> map_cross_entropy(logits, labels)
+        tensor(1.3863)
+    """
+    logits = exact(logits)
+    size = _label_size(logits, target)
+    if mask is not None and mask.shape != (logits.shape[0], *size):
+        raise ShapeError(f"the mask has shape {tuple(mask.shape)}; expected {(logits.shape[0], *size)} as the target")
+    if size != logits.shape[-2:]:
+        logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+    places = target.reshape(-1) if target.ndim == 3 else _by_place(target)
+    return masked_cross_entropy(_by_place(logits), places, mask, ignore_index)
+
+
+def smoothness(maps: Tensor) -> Tensor:
+    """Mean squared difference between neighbouring cells, down and across, of (B, K, rows, cols); 0 for one cell.
+
+    Raises:
+        ShapeError: if the maps have another number of axes.
+    """
+    maps = _four_axes(maps)
+    down, across = maps.diff(dim=2).square(), maps.diff(dim=3).square()
+    return (down.sum() + across.sum()) / max(down.numel() + across.numel(), 1)
+
+
+def sparsity(maps: Tensor) -> Tensor:
+    """Mean absolute value of (B, K, rows, cols).
+
+    Raises:
+        ShapeError: if the maps have another number of axes.
+    """
+    maps = _four_axes(maps)
+    return maps.abs().sum() / max(maps.numel(), 1)
+
+
+def negativity(maps: Tensor) -> Tensor:
+    """Mean of how far the cells of (B, K, rows, cols) lie below zero.
+
+    Raises:
+        ShapeError: if the maps have another number of axes.
+    """
+    maps = _four_axes(maps)
+    return F.relu(-maps).sum() / max(maps.numel(), 1)
+
+
+@dataclass(frozen=True)
+class DensityRegulariser:
+    """How much a density map is held smooth, sparse and above zero beside what its sum teaches it.
+
+    A density map learns from its sum alone, so that very uneven maps fit as well as plausible ones. All values are
+    those of model space; a regulariser of weight 0 is left out.
+
+    Args:
+        task: name of the density task; its map is read from ``outputs["<task>.map"]``.
+        smoothness: weight of :func:`smoothness`.
+        sparsity: weight of :func:`sparsity`.
+        negativity: weight of :func:`negativity`.
+
+    Raises:
+        ConfigError: if a weight is negative or no finite number.
+
+    Examples:
+        >>> held = DensityRegulariser("mass", smoothness=0.1)
+        >>> {name: round(part.item(), 4) for name, part in held.parts(torch.tensor([[[[1.0, 3.0]]]])).items()}
+        {'mass.smoothness': 0.4}
+
+    Reference: design source "FPN spatial modelling for biomass", 5.2 (smooth, sparse, non-negative).
+    """
+
+    task: str
+    smoothness: float = 0.0
+    sparsity: float = 0.0
+    negativity: float = 0.0
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            kind = str if field.name == "task" else float
+            value = normal(kind, getattr(self, field.name), f"DensityRegulariser({field.name}=)")
+            if kind is float and value < 0:
+                raise ConfigError(f"DensityRegulariser({field.name}=) is {value}; expected a weight of 0 or more")
+            object.__setattr__(self, field.name, value)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the parts, ``<task>.<regulariser>``, of those with a weight."""
+        return tuple(f"{self.task}.{name}" for name in _REGULARISERS if getattr(self, name))
+
+    def parts(self, maps: Tensor) -> dict[str, Tensor]:
+        """Return what each regulariser adds to the loss for maps (B, K, rows, cols) in model space.
+
+        Raises:
+            ShapeError: if the maps have another number of axes.
+        """
+        weights = {name: getattr(self, name) for name in _REGULARISERS}
+        return {f"{self.task}.{name}": w * _REGULARISERS[name](maps) for name, w in weights.items() if w}
+
+
+_REGULARISERS = {"smoothness": smoothness, "sparsity": sparsity, "negativity": negativity}
+
+
+def _cells(pred: Tensor, target: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Pred - target where a cell weighs anything, else 0; and the weight as (B, 1, rows, cols)."""
+    if pred.shape != target.shape or pred.ndim != 4:
+        raise ShapeError(
+            f"the prediction is {tuple(pred.shape)} and the target {tuple(target.shape)}; expected the same (batch, K, "
+            "rows, cols) of both: average labels over the cells with TokenGrid.reduce_labels"
+        )
+    pred = exact(pred)
+    cells = (pred.shape[0], *pred.shape[2:])
+    if weight is None:
+        weight = pred.new_ones(()).expand(cells)
+    if weight.shape != cells:
+        raise ShapeError(
+            f"the weight has shape {tuple(weight.shape)} for maps of {tuple(pred.shape)}; expected (batch, rows, "
+            "cols), such as TokenGrid.reduce_labels gives"
+        )
+    weight = weight.to(pred).unsqueeze(1)
+    if not torch.compiler.is_compiling():
+        _refuse_odd_weights(weight)
+    return torch.where(weight > 0, pred - target.to(pred), 0.0), weight
+
+
+def _refuse_odd_weights(weight: Tensor) -> None:
+    odd = ~((weight >= 0) & weight.isfinite())
+    if bool(odd.any()):
+        raise DataError(
+            f"{int(odd.sum())} of the cells' weights are negative or not finite, such as {weight[odd][0].item()}; a "
+            "weight is 0 (the cell counts for nothing) or more"
+        )
+
+
+def _by_place(maps: Tensor) -> Tensor:
+    """(B, K, H, W) -> (B * H * W, K)."""
+    return maps.permute(0, 2, 3, 1).reshape(-1, maps.shape[1])
+
+
+def _weighted_mean(errors: Tensor, weight: Tensor) -> Tensor:
+    total = weight.sum()
+    return (errors * weight).sum() / (errors.shape[1] * torch.where(total > 0, total, 1.0))
+
+
+def _label_size(logits: Tensor, target: Tensor) -> torch.Size:
+    """(H, W) of the labels, checked against the logits."""
+    labels = target.ndim == 3 and not target.is_floating_point()
+    shares = target.ndim == 4 and target.shape[1] == logits.shape[1]
+    if logits.ndim != 4 or not (labels or shares) or target.shape[0] != logits.shape[0]:
+        raise ShapeError(
+            f"logits are {tuple(logits.shape)} and the target {tuple(target.shape)} of {target.dtype}; expected (B, K, "
+            "rows, cols) and integer class indices (B, H, W) or probabilities (B, K, H, W)"
+        )
+    (rows, cols), (height, width) = logits.shape[-2:], target.shape[-2:]
+    if height < rows or width < cols or height % rows or width % cols:
+        raise ShapeError(
+            f"labels of {height} x {width} are no whole multiple of the {rows} x {cols} cells of the logits; resize or "
+            "crop the labels with the image, to rows x patch height and cols x patch width"
+        )
+    return target.shape[-2:]
+
+
+def _four_axes(maps: Tensor) -> Tensor:
+    if maps.ndim != 4:
+        raise ShapeError(f"the maps have shape {tuple(maps.shape)}; expected (batch, K, rows, cols)")
+    return exact(maps)

@@ -1,0 +1,108 @@
+"""Weights of several losses that are learned along with the model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dinoneck.configured import Configured
+from dinoneck.errors import ConfigError, ShapeError
+from dinoneck.losses.masked import exact
+
+LOG_VARIANCE_BOUND = 6.0
+
+
+class UncertaintyWeighting(Configured, nn.Module):
+    """Sum of ½ e^(-s) L + ½ s over the losses L, with one learned log-variance s for each.
+
+    A loss that stays high earns a large s and so a small weight; s rests at ln L. Take it where the scales of several
+    losses are unknown; where the weights are given, such as those of a metric, give them to the tasks instead. The
+    total falls below 0 as losses become small: never pick a checkpoint by it.
+
+    Its parameter belongs in the optimizer, without weight decay. It has one axis, so that rules which spare biases and
+    norms spare it too. s is kept within -6 ... 6: values beyond are moved to the bound when the next training forward
+    begins, where the gradient still leads back.
+
+    Args:
+        names: of the losses.
+        device: torch factory keyword.
+        dtype: torch factory keyword; float32 by default, whatever torch's default is.
+
+    Shape:
+        ``{name: scalar}`` -> a scalar in float32 or wider.
+
+    Raises:
+        ConfigError: if names are missing, empty or repeated.
+        ShapeError: if a loss is missing, unknown or no single number.
+
+    Examples:
+        >>> weighting = UncertaintyWeighting(["mass", "state"])
+        >>> weighting({"mass": torch.tensor(4.0), "state": torch.tensor(1.0)})
+        tensor(2.5000, grad_fn=<SumBackward0>)
+        >>> weighting.log_variances
+        {'mass': 0.0, 'state': 0.0}
+
+    Reference: Kendall, Gal and Cipolla, "Multi-task learning using uncertainty to weigh losses" (CVPR 2018).
+    Deviations: the same ½ for classes as for values; s is bounded; a loss in which nothing counts is left out.
+    """
+
+    def __init__(self, names: Sequence[str], *, device: Any = None, dtype: Any = None) -> None:
+        super().__init__()
+        self.names = tuple(names)
+        if not self.names or "" in self.names or len(set(self.names)) < len(self.names):
+            raise ConfigError(f"UncertaintyWeighting(names=) is {self.names}; expected one or more names, each once")
+        self.log_variance = nn.Parameter(torch.empty(len(self.names), device=device, dtype=dtype or torch.float32))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Begin anew with s = 0: every loss counts half."""
+        nn.init.zeros_(self.log_variance)
+
+    @property
+    def log_variances(self) -> dict[str, float]:
+        """The bounded s of each loss, for logs."""
+        values = self.log_variance.detach().clamp(-LOG_VARIANCE_BOUND, LOG_VARIANCE_BOUND).tolist()
+        return dict(zip(self.names, values, strict=True))
+
+    def extra_repr(self) -> str:
+        """Show the names."""
+        return ", ".join(self.names)
+
+    def forward(self, losses: Mapping[str, Tensor], counts: Mapping[str, Tensor | float] | None = None) -> Tensor:
+        """Return the weighted sum.
+
+        Args:
+            losses: name -> a single number, of every name.
+            counts: name -> how much counts in it, of every name; a loss of which nothing counts adds 0 and leaves
+                its s alone. None = all count.
+        """
+        values = exact(self._stacked("losses", losses))
+        s = self._bounded()
+        if counts is None:
+            return (0.5 * torch.exp(-s) * values + 0.5 * s).sum()
+        keep = self._stacked("counts", counts) > 0
+        values = torch.where(keep, values, 0.0)
+        return torch.where(keep, 0.5 * torch.exp(-s) * values + 0.5 * s, 0.0).sum()
+
+    def _bounded(self) -> Tensor:
+        """The log-variances within their bound; the gradient passes as if there were none, since it leads back."""
+        if self.training:  # through .data, so that an earlier forward of the same step can still go backward
+            self.log_variance.data.clamp_(-LOG_VARIANCE_BOUND, LOG_VARIANCE_BOUND)
+        s = exact(self.log_variance)
+        return s + (s.clamp(-LOG_VARIANCE_BOUND, LOG_VARIANCE_BOUND) - s).detach()
+
+    def _stacked(self, what: str, given: Mapping[str, Any]) -> Tensor:
+        if set(given) != set(self.names):
+            missing, unknown = sorted(set(self.names) - set(given)), sorted(set(given) - set(self.names))
+            raise ShapeError(
+                f"the {what} lack {missing or 'nothing'} and add {unknown or 'nothing'}; this weighting was built for "
+                f"{list(self.names)}"
+            )
+        values = {name: torch.as_tensor(given[name], device=self.log_variance.device) for name in self.names}
+        for name, value in values.items():
+            if value.numel() != 1:
+                raise ShapeError(f"{what}[{name!r}] has shape {tuple(value.shape)}; expected a single number")
+        return torch.stack([value.reshape(()) for value in values.values()])

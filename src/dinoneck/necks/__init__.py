@@ -1,0 +1,25 @@
+"""Necks: from Tokens to a FeaturePyramid, and the building blocks they are made of."""
+
+from typing import TYPE_CHECKING
+
+from dinoneck.lazy import attach
+
+if TYPE_CHECKING:
+    from dinoneck.necks.dpt import DPTNeck as DPTNeck
+    from dinoneck.necks.layer_grouper import LayerGrouper as LayerGrouper
+    from dinoneck.necks.neck import Neck as Neck
+    from dinoneck.necks.simple_pyramid import SimplePyramid as SimplePyramid
+    from dinoneck.necks.top_down import TopDown as TopDown
+    from dinoneck.necks.vit_fpn import ViTFPN as ViTFPN
+
+_HOMES = {
+    "DPTNeck": "dinoneck.necks.dpt",
+    "LayerGrouper": "dinoneck.necks.layer_grouper",
+    "Neck": "dinoneck.necks.neck",
+    "SimplePyramid": "dinoneck.necks.simple_pyramid",
+    "TopDown": "dinoneck.necks.top_down",
+    "ViTFPN": "dinoneck.necks.vit_fpn",
+}
+
+__all__ = [*_HOMES]
+__getattr__, __dir__ = attach(__name__, _HOMES)

@@ -1,0 +1,201 @@
+"""The neck of the Dense Prediction Transformer: layers become maps of four sizes, fused from coarse to fine."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dinoneck.configured import at_least
+from dinoneck.errors import ConfigError
+from dinoneck.grid import GridSize, as_maps
+from dinoneck.layers.conv_block import MapLinear
+from dinoneck.necks.neck import Neck
+from dinoneck.necks.simple_pyramid import spread, upscaled
+from dinoneck.tokens import FeaturePyramid, Tokens
+
+Readout = Literal["ignore", "add", "project"]
+SCALES = (4.0, 2.0, 1.0, 0.5)
+HIDDEN_SIZES = (96, 192, 384, 768)
+
+
+class DPTNeck(Neck):
+    """Reassemble layers of rising depth to maps of falling resolution, and fuse them from coarse to fine.
+
+    For dense answers (depth, height, segmentation) with sharp edges: shallow layers give the detail, deep ones the
+    meaning. With its default widths it has 18 to 40 million parameters, more than a ViT-S; ``hidden_sizes`` and
+    ``out_channels`` make it smaller, and :class:`dinoneck.ViTFPN` is the light neck.
+
+    Reassembly of a layer: readout, 1x1 projection to its hidden size, transposed convolution (scales 4 and 2),
+    nothing (1) or 3x3 convolution with stride 2 (0.5), and a bias-free 3x3 convolution to ``out_channels``. Fusion,
+    from the coarsest: a residual unit (ReLU, 3x3, ReLU, 3x3) on the level's own map, plus the coarser result resized
+    to the level's size, then another residual unit and a 1x1 projection.
+
+    Args:
+        embed_dim: channels C of the tokens.
+        num_layers: layers of the tokens, shallow first, 1 ... 4. They take the last ``num_layers`` of the scales 4,
+            2, 1, 0.5: the deepest layer is always the coarsest level.
+        out_channels: channels D of every level.
+        readout: what the CLS token does: ``ignore`` = nothing; ``add`` = it is added to every patch; ``project`` = a
+            linear layer and GELU on patch and CLS side by side. Registers never take part.
+        patch_size: pixels per patch; strides follow it.
+        hidden_sizes: width of every layer's map before the common width; None = the last ``num_layers`` of the
+            published 96, 192, 384, 768.
+        device: torch factory keyword.
+        dtype: torch factory keyword.
+
+    Shape:
+        Tokens of ``num_layers`` layers -> levels (B, D, rows * scale, cols * scale), channels-last, with
+        ceil(rows / 2) x ceil(cols / 2) cells at scale 0.5. A level is the fused map at its own size; the published
+        neck returns the same maps upsampled by 2.
+
+    Raises:
+        ConfigError: if a number is not positive, there are more than 4 layers, or ``hidden_sizes`` are not one per
+            layer.
+        ShapeError: if the tokens have another width, patch size, dtype or number of layers, or lack the CLS token
+            that the readout needs.
+
+    Examples:
+        >>> import torch
+        >>> neck = DPTNeck(64, out_channels=32, readout="project", hidden_sizes=(8, 16, 32, 64))
+        >>> layers = [torch.randn(1, 5 + 15 * 31, 64) for _ in range(4)]
+        >>> tokens = Tokens.from_sequence(layers, image_size=(240, 496), patch_size=16, num_prefix_tokens=5)
+        >>> [tuple(level.shape) for level in neck(tokens).maps], neck.strides
+        ([(1, 32, 60, 124), (1, 32, 30, 62), (1, 32, 15, 31), (1, 32, 8, 16)], (4.0, 8.0, 16.0, 32.0))
+
+    Reference: Ranftl et al., Vision Transformers for Dense Prediction, ICCV 2021; transformers' ``DPTNeck``, whose
+    weights fit by name (its fusion layers count from coarse to fine). Deviations: bilinear resizing aims at the finer
+    map's size, so that odd grids keep theirs, with ``align_corners=False`` (published: True); the 1x1 projection
+    stands before the resizing, which is exact; the coarsest level lacks the residual unit that the published one
+    builds and never calls.
+    """
+
+    num_layers: int
+
+    def __init__(
+        self,
+        embed_dim: int,
+        num_layers: int = 4,
+        out_channels: int = 256,
+        readout: Readout = "ignore",
+        patch_size: int = 16,
+        hidden_sizes: tuple[int, ...] | None = None,
+        *,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__()
+        at_least(1, embed_dim=embed_dim, num_layers=num_layers, out_channels=out_channels, patch_size=patch_size)
+        if num_layers > len(SCALES):
+            raise ConfigError(
+                f"num_layers is {num_layers}; a DPTNeck has {len(SCALES)} scales, so at most {len(SCALES)} layers: "
+                "pick them with load_backbone(layers=...) or tokens.select(...)"
+            )
+        widths = HIDDEN_SIZES[-num_layers:] if hidden_sizes is None else hidden_sizes
+        if len(widths) != num_layers or min(widths) < 1:
+            raise ConfigError(f"hidden_sizes is {widths}; expected one positive width per layer, {num_layers} in all")
+        self.embed_dim, self.num_layers, self.patch_size = embed_dim, num_layers, patch_size
+        self.out_channels, self.readout = out_channels, readout
+        scales = SCALES[-num_layers:]
+        self.strides = tuple(patch_size / scale for scale in scales)
+        factory = {"device": device, "dtype": dtype}
+        self.reassemble = nn.ModuleList(
+            _Reassemble(embed_dim, width, out_channels, scale, readout, **factory)
+            for width, scale in zip(widths, scales, strict=True)
+        )
+        self.fusion = nn.ModuleList(
+            _Fusion(out_channels, coarsest=place == num_layers - 1, **factory) for place in range(num_layers)
+        )
+
+    def reset_parameters(self) -> None:
+        """Draw the weights anew."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+                module.reset_parameters()
+
+    def forward(self, tokens: Tokens, images: Tensor | None = None) -> FeaturePyramid:
+        """Return the pyramid of fused maps; ``images`` are not needed."""
+        sequences = self._sequences(tokens)
+        readouts = (None,) * len(sequences) if self.readout == "ignore" else tokens.cls_token
+        maps = [
+            reassemble(sequence, cls_token, tokens.num_prefix_tokens, tokens.grid)
+            for reassemble, sequence, cls_token in zip(self.reassemble, sequences, readouts, strict=True)
+        ]
+        levels: list[Tensor] = []
+        for fusion, own in zip(reversed(self.fusion), reversed(maps), strict=True):
+            levels.append(fusion(own, levels[-1] if levels else None))
+        return FeaturePyramid(tuple(levels[::-1]), self.strides)
+
+
+class _Reassemble(nn.Module):
+    """One layer's tokens to a map of its scale and the common width."""
+
+    def __init__(
+        self, embed_dim: int, hidden: int, out_channels: int, scale: float, readout: Readout, **factory: Any
+    ) -> None:
+        super().__init__()
+        self.readout_linear = nn.Linear(2 * embed_dim, embed_dim, **factory) if readout == "project" else None
+        self.project = nn.Linear(embed_dim, hidden, **factory)
+        side = int(scale)
+        self.up = nn.ConvTranspose2d(hidden, hidden, side, side, **factory) if scale > 1 else None
+        self.down = nn.Conv2d(hidden, hidden, 3, 2, padding=1, **factory) if scale < 1 else None
+        self.widen = nn.Conv2d(hidden, out_channels, 3, padding=1, bias=False, **factory)
+
+    def forward(self, sequence: Tensor, cls_token: Tensor | None, num_prefix: int, grid: GridSize) -> Tensor:
+        """(B, P + N, C) and the CLS token (B, C), if it takes part -> (B, out_channels, rows * scale, cols * scale)."""
+        cells = self._projected(sequence, cls_token)
+        if self.up is not None:
+            maps = spread(upscaled(cells, self.up)[:, num_prefix:], grid)
+        else:
+            maps = as_maps(cells[:, num_prefix:], grid)
+            maps = maps if self.down is None else self.down(maps)
+        widened: Tensor = self.widen(maps)
+        return widened
+
+    def _projected(self, sequence: Tensor, cls_token: Tensor | None) -> Tensor:
+        """Readout and projection of every token, (B, P + N, hidden).
+
+        A linear layer of [patch, CLS] is the sum of one of the patch and one of the CLS token, and the projection
+        of patch + CLS the sum of two projections: nothing of width 2 C is built and no CLS token repeated.
+        """
+        if cls_token is not None and self.readout_linear is not None:
+            of_patch, of_cls = self.readout_linear.weight.chunk(2, dim=1)
+            common = F.linear(cls_token, of_cls, self.readout_linear.bias)
+            sequence = F.gelu(F.linear(sequence, of_patch) + common[:, None])
+        projected: Tensor = self.project(sequence)
+        if cls_token is not None and self.readout_linear is None:
+            projected = projected + F.linear(cls_token, self.project.weight)[:, None]
+        return projected
+
+
+class _Fusion(nn.Module):
+    """A level's own map and the coarser level's result to the level's result."""
+
+    def __init__(self, channels: int, *, coarsest: bool, **factory: Any) -> None:
+        super().__init__()
+        self.lateral = None if coarsest else _ResidualUnit(channels, **factory)
+        self.unit = _ResidualUnit(channels, **factory)
+        self.project = MapLinear(channels, channels, **factory)
+
+    def forward(self, own: Tensor, coarser: Tensor | None) -> Tensor:
+        """(B, D, rows, cols) and (B, D, fewer rows, fewer cols) -> (B, D, rows, cols)."""
+        if self.lateral is not None and coarser is not None:
+            resized = F.interpolate(coarser, size=own.shape[-2:], mode="bilinear", align_corners=False)
+            own = resized + self.lateral(own)
+        fused: Tensor = self.project(self.unit(own))
+        return fused
+
+
+class _ResidualUnit(nn.Module):
+    """x + conv(relu(conv(relu(x)))), 3x3 both."""
+
+    def __init__(self, channels: int, **factory: Any) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(channels, channels, 3, padding=1, **factory)
+        self.second = nn.Conv2d(channels, channels, 3, padding=1, **factory)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """(B, D, rows, cols) -> the same."""
+        change: Tensor = self.second(F.relu(self.first(F.relu(maps))))
+        return maps + change

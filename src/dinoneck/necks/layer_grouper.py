@@ -1,0 +1,284 @@
+"""L layers of a ViT -> G groups of a neck's width: bottlenecks, and fusion inside each group."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import chain, pairwise
+from typing import Any, Literal, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dinoneck.configured import Configured, at_least
+from dinoneck.errors import ConfigError, ShapeError
+
+Fusion = Literal["mean", "softmax", "pixel"]
+Groups = tuple[tuple[int, ...], ...]
+NORM_EPS, STD_FLOOR = 1e-6, 1e-3
+
+
+class Bottleneck(nn.Module):
+    """LayerNorm over the channels (or nothing), then a linear layer C -> D."""
+
+    def __init__(self, embed_dim: int, fpn_dim: int, norm: Literal["layer"] | None, **factory: Any) -> None:
+        super().__init__()
+        self.norm = nn.Identity() if norm is None else nn.LayerNorm(embed_dim, eps=NORM_EPS, **factory)
+        self.linear = nn.Linear(embed_dim, fpn_dim, **factory)
+
+    def reset_parameters(self) -> None:
+        """Draw the weights anew."""
+        if isinstance(self.norm, nn.LayerNorm):
+            self.norm.reset_parameters()
+        self.linear.reset_parameters()
+
+    @property
+    def is_untouched(self) -> bool:
+        """Whether there is a norm whose scale and shift are those it was made with."""
+        norm = self.norm
+        return isinstance(norm, nn.LayerNorm) and bool((norm.weight == 1).all()) and not bool(norm.bias.any())
+
+    def set_norm(self, mean: Tensor, std: Tensor) -> None:
+        """Let the norm's result, of this mean and standard deviation per channel, have 0 and 1."""
+        if isinstance(self.norm, nn.LayerNorm):
+            self.norm.weight.copy_(1.0 / std)
+            self.norm.bias.copy_(-mean / std)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, C) -> (B, N, D)."""
+        out: Tensor = self.linear(self.norm(x))
+        return out
+
+
+class LayerGrouper(Configured, nn.Module):
+    """Project the tokens of L layers to a neck's width and fuse them into G groups, shallow first.
+
+    It works on every token by itself, so necks hand it whole sequences and slice the prefix off the narrow result.
+    Outside of ``torch.compile`` and export, ``mean`` and ``softmax`` groups run as one accumulating matrix product:
+    no projected layer is kept, neither in memory nor for the backward pass.
+
+    Args:
+        embed_dim: channels C of the tokens.
+        num_layers: L, the number of tensors it is given.
+        fpn_dim: D, the width of the groups.
+        num_groups: G.
+        layer_groups: ``"auto"`` (contiguous, even, shallow first; the first groups take what is left over; with
+            L < G neighbouring groups share a layer), or G tuples of positions 0 ... L-1 in the list given (not block
+            indices); no position may stand twice, and those left out are not read.
+        use_separate_bottlenecks: one bottleneck (norm and linear layer) per layer, or one for all.
+        norm: ``"layer"`` normalises every token over its channels before the linear layer; None does not.
+        fusion: inside a group: ``mean``; ``softmax`` (one learned scalar per layer, equal at the start); ``pixel``
+            (every token weighs the layers by softmax(q · y / sqrt(D)) with one learned query q per group, equal at
+            the start).
+        device: torch factory keyword.
+        dtype: torch factory keyword.
+
+    Shape:
+        list of L (B, N, C) -> list of G (B, N, D).
+
+    Raises:
+        ConfigError: if groups are too few or many, empty, repeat a position or name one that does not exist.
+        ShapeError: if the tensors are not L of (B, N, embed_dim).
+
+    Examples:
+        >>> grouper = LayerGrouper(embed_dim=384, num_layers=4, fpn_dim=64)
+        >>> grouper.groups
+        ((0, 1), (2,), (3,))
+        >>> [y.shape for y in grouper([torch.zeros(2, 10, 384)] * 4)]
+        [torch.Size([2, 10, 64]), torch.Size([2, 10, 64]), torch.Size([2, 10, 64])]
+
+    Reference: design source "FPN spatial modelling", 3.2 and 4.1; the accumulating product is our own.
+    """
+
+    def __init__(
+        self,
+        embed_dim: int,
+        num_layers: int,
+        fpn_dim: int = 256,
+        num_groups: int = 3,
+        layer_groups: Literal["auto"] | Sequence[Sequence[int]] = "auto",
+        use_separate_bottlenecks: bool = True,
+        norm: Literal["layer"] | None = "layer",
+        fusion: Fusion = "mean",
+        *,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__()
+        at_least(1, embed_dim=embed_dim, num_layers=num_layers, fpn_dim=fpn_dim, num_groups=num_groups)
+        self.embed_dim, self.num_layers, self.fpn_dim, self.fusion = embed_dim, num_layers, fpn_dim, fusion
+        self.groups = auto_groups(num_layers, num_groups) if layer_groups == "auto" else _tuples(layer_groups)
+        if layer_groups != "auto":
+            _check_groups(self.groups, num_layers, num_groups)
+        factory = {"device": device, "dtype": dtype}
+        used = sorted(set(chain.from_iterable(self.groups)))
+        self._place = {layer: str(layer) if use_separate_bottlenecks else "shared" for layer in used}
+        self.bottlenecks = nn.ModuleDict(
+            {name: Bottleneck(embed_dim, fpn_dim, norm, **factory) for name in dict.fromkeys(self._place.values())}
+        )
+        several = {place: group for place, group in enumerate(self.groups) if len(group) > 1 and fusion != "mean"}
+        self.fusion_weights = nn.ParameterDict(
+            {
+                str(place): nn.Parameter(torch.zeros(len(group) if fusion == "softmax" else fpn_dim, **factory))
+                for place, group in several.items()
+            }
+        )
+
+    def reset_parameters(self) -> None:
+        """Draw the weights anew."""
+        for bottleneck in self.bottlenecks.values():
+            bottleneck.reset_parameters()  # type: ignore[operator]
+        for weights in self.fusion_weights.values():
+            nn.init.zeros_(weights)
+
+    def bottleneck(self, layer: int) -> Bottleneck:
+        """Return the bottleneck that the layer at this position goes through."""
+        return cast("Bottleneck", self.bottlenecks[self._place[layer]])
+
+    def forward(self, layers: Sequence[Tensor]) -> list[Tensor]:
+        """Project and fuse."""
+        self._check(layers)
+        fused: dict[tuple[int, ...], Tensor] = {}  # groups that share a layer share its result
+        for place, group in enumerate(self.groups):
+            if group not in fused:
+                fused[group] = self._fuse(place, group, layers)
+        return [fused[group] for group in self.groups]
+
+    def _fuse(self, place: int, group: tuple[int, ...], layers: Sequence[Tensor]) -> Tensor:
+        if len(group) == 1:
+            return self._projected(group[0], layers)
+        if self.fusion == "pixel":
+            projected = torch.stack([self._projected(layer, layers) for layer in group], dim=-2)
+            query = self.fusion_weights[str(place)]
+            scores = torch.einsum("bnld,d->bnl", projected, query.to(projected.dtype)) * self.fpn_dim**-0.5
+            return torch.einsum("bnl,bnld->bnd", scores.softmax(dim=-1).to(projected.dtype), projected)
+        weights = self._weights(place, len(group), layers[0])
+        if torch.compiler.is_compiling():
+            return _plain([self._projected(layer, layers) for layer in group], weights)
+        return self._accumulated(group, weights, layers)
+
+    def _projected(self, layer: int, layers: Sequence[Tensor]) -> Tensor:
+        found: Tensor = self.bottleneck(layer)(layers[layer])
+        return found
+
+    @torch.no_grad()
+    def calibrate(self, batches: Iterable[Sequence[Tensor]]) -> bool:
+        """Set untouched norms so that every channel of their tokens has mean 0 and standard deviation 1.
+
+        Tokens of one backbone differ by little against what they have in common; gradient steps creep until that is
+        taken off. Only norms that stand as they were made (scale 1, shift 0) are set, so a trained grouper, or one
+        from a file, is left alone.
+
+        Args:
+            batches: lists of L (B, N, C), patch tokens only; read once.
+
+        Returns:
+            Whether any norm was set.
+        """
+        fresh = {layer: part for layer in self._place if (part := self.bottleneck(layer)).is_untouched}
+        sums: dict[Bottleneck, list[Tensor]] = {}
+        for layers in batches if fresh else ():
+            for layer, part in fresh.items():
+                x = F.layer_norm(layers[layer].float(), (self.embed_dim,), eps=NORM_EPS).double().flatten(0, 1)
+                found = [torch.ones_like(x[:, 0]).sum(), x.sum(dim=0), x.square().sum(dim=0)]
+                sums[part] = [old + new for old, new in zip(sums[part], found, strict=True)] if part in sums else found
+        for part, (count, total, square) in sums.items():
+            mean = total / count
+            part.set_norm(mean, (square / count - mean.square()).clamp_min(0.0).sqrt().clamp_min(STD_FLOOR))
+        return bool(sums)
+
+    def layer_weights(self) -> list[Tensor]:
+        """Return, per group, how much each of its layers counts: (len(group),), for ``mean`` and ``softmax``."""
+        if self.fusion == "pixel":
+            raise ConfigError("fusion='pixel' weighs layers by cell; there is no one weight per layer")
+        like = next(self.parameters())
+        return [self._weights(place, len(group), like).detach() for place, group in enumerate(self.groups)]
+
+    def _weights(self, place: int, count: int, like: Tensor) -> Tensor:
+        if str(place) in self.fusion_weights:
+            shares: Tensor = self.fusion_weights[str(place)].softmax(dim=0)
+            return shares
+        return torch.full((count,), 1.0 / count, device=like.device, dtype=like.dtype)
+
+    def _accumulated(self, group: tuple[int, ...], weights: Tensor, layers: Sequence[Tensor]) -> Tensor:
+        """Sum of w_l (P_l norm(x_l) + b_l) without any projected layer of its own."""
+        parts = [self.bottleneck(layer) for layer in group]
+        normed = [part.norm(layers[layer]) for part, layer in zip(parts, group, strict=True)]
+        bias = torch.stack([weight * part.linear.bias for weight, part in zip(weights, parts, strict=True)]).sum(dim=0)
+        first = parts[0].linear.weight
+        if all(part is parts[0] for part in parts):
+            return F.linear(_plain(normed, weights), first, bias.to(first.dtype))
+        exact = first.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled(first.device.type)
+        total = F.linear(normed[0], weights[0] * first, bias.to(first.dtype))
+        if exact and normed[0].dtype == first.dtype:
+            flat = total.flatten(0, 1)
+            for weight, part, x in zip(weights[1:], parts[1:], normed[1:], strict=True):
+                flat = flat.addmm_(x.reshape(-1, self.embed_dim), (weight * part.linear.weight).T)
+            return flat.view_as(total)
+        low, total = total.dtype, total.float()  # half precision would round after every layer
+        for weight, part, x in zip(weights[1:], parts[1:], normed[1:], strict=True):
+            total = total.add_(F.linear(x, weight * part.linear.weight))
+        return total.to(low)
+
+    def _check(self, layers: Sequence[Tensor]) -> None:
+        if isinstance(layers, Tensor) or not isinstance(layers, Sequence) or len(layers) != self.num_layers:
+            count = f"{len(layers)} tensors" if isinstance(layers, list | tuple) else type(layers).__name__
+            raise ShapeError(
+                f"LayerGrouper takes a list of {self.num_layers} (B, N, {self.embed_dim}) tensors, one per layer; got "
+                f"{count} (of Tokens: pass tokens.sequence)"
+            )
+        for x in layers:
+            if x.ndim != 3 or x.shape[-1] != self.embed_dim or x.shape != layers[0].shape:
+                raise ShapeError(
+                    f"the layers have shapes {[tuple(y.shape) for y in layers]}; expected equal (B, N, "
+                    f"{self.embed_dim})"
+                )
+
+
+def auto_groups(num_layers: int, num_groups: int) -> Groups:
+    """Split positions 0 ... L-1 into contiguous groups, as even as can be, shallow first.
+
+    The first groups take what is left over; with fewer layers than groups, group g reads layer g * L // G.
+
+    Examples:
+        >>> auto_groups(8, 3)
+        ((0, 1, 2), (3, 4, 5), (6, 7))
+        >>> auto_groups(2, 3)
+        ((0,), (0,), (1,))
+    """
+    if num_layers < num_groups:
+        return tuple((place * num_layers // num_groups,) for place in range(num_groups))
+    size, left = divmod(num_layers, num_groups)
+    begins = [place * size + min(place, left) for place in range(num_groups + 1)]
+    return tuple(tuple(range(begin, end)) for begin, end in pairwise(begins))
+
+
+def _tuples(groups: Sequence[Sequence[int]]) -> Groups:
+    return tuple(tuple(group) for group in groups)
+
+
+def _check_groups(groups: Groups, num_layers: int, num_groups: int) -> None:
+    where = f"layer_groups is {groups}"
+    if len(groups) != num_groups:
+        raise ConfigError(f"{where}: {len(groups)} groups; expected {num_groups}, one per level")
+    seen: set[int] = set()
+    for place, group in enumerate(groups):
+        if not group:
+            raise ConfigError(f"{where}: group {place} is empty; every level needs a layer")
+        for layer in group:
+            if not 0 <= layer < num_layers:
+                raise ConfigError(
+                    f"{where}: there is no position {layer}; the {num_layers} layers given stand at 0 ... "
+                    f"{num_layers - 1} (positions in the list, not block indices)"
+                )
+            if layer in seen:
+                raise ConfigError(f"{where}: position {layer} stands twice; a layer belongs to one group")
+            seen.add(layer)
+
+
+def _plain(layers: Sequence[Tensor], weights: Tensor) -> Tensor:
+    """Sum of w_l x_l."""
+    total = weights[0].to(layers[0].dtype) * layers[0]
+    for place in range(1, len(layers)):
+        total = total + weights[place].to(layers[0].dtype) * layers[place]
+    return total

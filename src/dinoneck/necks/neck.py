@@ -1,0 +1,42 @@
+"""What every neck has in common: Tokens in, a FeaturePyramid out."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from dinoneck.configured import Configured
+from dinoneck.layers.intake import sequences
+from dinoneck.tokens import FeaturePyramid, Tokens
+
+
+class Neck(Configured, nn.Module):
+    """A module that turns Tokens into a :class:`dinoneck.FeaturePyramid`.
+
+    Attributes:
+        embed_dim: channels of the tokens.
+        num_layers: layers of the tokens it reads; None = the last one of however many.
+        patch_size: pixels per patch.
+        out_channels: channels of every level.
+        strides: image pixels per cell of every level, fine to coarse.
+        needs_images: whether ``forward`` needs the images beside the tokens.
+    """
+
+    embed_dim: int
+    num_layers: int | None
+    patch_size: int
+    out_channels: int
+    strides: tuple[float, ...]
+    needs_images: bool = False
+
+    def forward(self, tokens: Tokens, images: Tensor | None = None) -> FeaturePyramid:
+        """Return the pyramid of a batch."""
+        raise NotImplementedError
+
+    def reset_parameters(self) -> None:
+        """Draw the weights anew."""
+        raise NotImplementedError
+
+    def _sequences(self, tokens: Tokens) -> tuple[Tensor, ...]:
+        """The whole sequences (B, P + N, C) it reads, checked against what it was built for."""
+        found = sequences(tokens, self, self.embed_dim, num_layers=self.num_layers, patch_size=self.patch_size)
+        return found if self.num_layers is not None else found[-1:]

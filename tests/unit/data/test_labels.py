@@ -1,0 +1,393 @@
+"""Dense labels cover what the patches of their photo show; what says nothing weighs nothing."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import struct
+import warnings
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dinoneck import ConfigError, DataError, GridError
+from dinoneck.data.labels import DenseLabels
+from dinoneck.data.photos import Preprocessing
+
+PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+FITS = ("stretch", "keep", "crop", "pad")
+POLICIES = ("crop", "pad", "resize")
+
+
+def ramp(height: int, width: int) -> np.ndarray:
+    """Every pixel says where it is: x / width, y / height, and 1 where there is a photo at all."""
+    y, x = np.mgrid[:height, :width].astype(np.float32) + 0.5
+    return np.stack([x / width, y / height, np.ones_like(x)], axis=-1).astype(np.float32)
+
+
+def patch_sums(images: torch.Tensor, patch: int) -> torch.Tensor:
+    cells = images.double().unfold(2, patch, patch).unfold(3, patch, patch)
+    return cells.sum(dim=(-1, -2))
+
+
+@pytest.mark.parametrize("patch", [14, 16])
+@pytest.mark.parametrize("fit", FITS)
+def test_a_cell_covers_what_its_patch_shows(patch: int, fit: Any) -> None:
+    cases = itertools.product(
+        POLICIES, ("area", "bilinear"), [(61, 97), (97, 53)], [(64, 64), (45, 71), (120, 90), None]
+    )
+    for policy, interpolation, shape, size in cases:
+        recipe = Preprocessing(patch, size=size, fit=fit, policy=policy, interpolation=interpolation, **PLAIN)  # type: ignore[arg-type]
+        place = ramp(*shape)
+        shown = patch_sums(recipe(place), patch)[0]
+        values, weight = DenseLabels().cells(place, recipe)
+        assert values.shape[1:] == shown.shape, (policy, interpolation, shape, size)
+        assert torch.allclose(weight[0].double(), shown[2], atol=1e-3)
+        means = torch.where(shown[2] > 0, shown / shown[2], 0.0)
+        assert torch.allclose(values[0].double(), means, atol=1e-4), (policy, interpolation, shape, size)
+
+
+def test_crop_offsets_in_plain_numbers() -> None:
+    """59 x 45 at patch 16: 3 x 2 cells, 5 and 6 px cut at the top and left, 6 and 7 at the other sides."""
+    place = ramp(59, 45).astype(np.float64)
+    values, weight = DenseLabels(scale=1.0).cells(place, Preprocessing(16, policy="crop"))
+    xs = (6 + 8 + 16 * np.arange(2)) / 45
+    ys = (5 + 8 + 16 * np.arange(3)) / 59
+    assert np.allclose(values[0, 0], np.tile(xs, (3, 1)), atol=1e-6)
+    assert np.allclose(values[0, 1], np.tile(ys[:, None], (1, 2)), atol=1e-6)
+    assert (weight == 256).all()
+
+
+def test_the_middle_of_a_cropped_fit_in_plain_numbers() -> None:
+    """128 x 64 -> 64 x 64 by ``crop``: shrunk not at all, rows 32 ... 95 are kept."""
+    values, _ = DenseLabels().cells(ramp(128, 64), Preprocessing(16, size=(64, 64), fit="crop"))
+    assert np.allclose(values[0, 1, :, 0], (32 + 8 + 16 * np.arange(4)) / 128, atol=1e-6)
+
+
+def test_nodata_weighs_nothing_through_an_area_resize() -> None:
+    raw = np.random.RandomState(0).randint(1, 200, (64, 96)).astype(np.int16)
+    rim = np.zeros(raw.shape, bool)
+    rim[:5], rim[:, -9:], rim[30:34, 40:70] = True, True, True
+    rim[32:, :32] = True  # one whole cell of 16 prepared pixels = 32 stored ones
+    raw[rim] = -9999
+    labels = DenseLabels(scale=0.01, offset=-1.0, nodata=-9999)
+    values, weight = labels.cells(raw, Preprocessing(16, size=(32, 48)))
+    kept = np.where(rim, 0.0, raw * 0.01 - 1.0).reshape(2, 32, 3, 32).sum(axis=(1, 3))
+    count = (~rim).reshape(2, 32, 3, 32).sum(axis=(1, 3))
+    assert np.allclose(weight[0], count / 4, atol=1e-4)
+    assert np.allclose(values[0, 0], kept / np.maximum(count, 1), atol=1e-5)
+    assert count[1, 0] == 0
+
+
+@pytest.mark.parametrize("interpolation", ["area", "bilinear", "bicubic"])
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_flat_label_stays_flat_beside_a_rim_of_nan(interpolation: Any, policy: Any) -> None:
+    flat = np.full((61, 47, 2), (3.5, -2.0), np.float32)
+    flat[:7], flat[:, :3, 1], flat[40:43, 20:25] = np.nan, np.nan, np.nan
+    for fit, size in itertools.product(FITS, [(40, 40), (130, 75)]):
+        recipe = Preprocessing(14, size=size, fit=fit, policy=policy, interpolation=interpolation)
+        values, weight = DenseLabels().cells(flat, recipe)
+        full = DenseLabels().cells(np.nan_to_num(flat), recipe)[1]
+        assert (values[0][:, weight[0] > 0] - torch.tensor([[3.5], [-2.0]])).abs().max() < 1e-5
+        assert (weight >= 0).all()
+        assert (weight <= full + 1e-4).all()
+        assert weight.sum() < full.sum() - 1
+
+
+def test_bicubic_photos_take_bilinear_labels_that_never_shoot_over() -> None:
+    mask = np.zeros((90, 90), np.uint8)
+    mask[:, 45:] = 1
+    recipe = Preprocessing(2, size=(64, 64), interpolation="bicubic")
+    values, _ = DenseLabels(classes=2).cells(mask, recipe)
+    assert values.min() >= 0
+    assert values.max() <= 1
+    assert torch.equal(values, DenseLabels(classes=2).cells(mask, recipe.changed(interpolation="bilinear"))[0])
+    place = ramp(90, 70)
+    shown = patch_sums(recipe.changed(mean=(0, 0, 0), std=(1, 1, 1))(place), 2)[0] / 4
+    assert torch.allclose(DenseLabels().cells(place, recipe)[0][0].double(), shown, atol=0.01)
+
+
+def test_padding_is_no_data() -> None:
+    ones = np.ones((20, 40), np.float32)
+    values, weight = DenseLabels().cells(ones, Preprocessing(16, policy="pad"))
+    assert weight[0].tolist() == [[256, 256, 128], [64, 64, 32]]
+    assert (values == 1).all()
+    values, weight = DenseLabels().cells(ones, Preprocessing(16, size=(64, 80), fit="pad"))
+    assert weight[0, :, 0].tolist() == [256, 256, 128, 0]
+    assert values[0, 0, :, 0].tolist() == [1, 1, 1, 0]
+
+
+# Reading ----------------------------------------------------------------------------------------------------
+
+
+def test_every_form_of_a_label_gives_the_same_values(tmp_path: Path) -> None:
+    deep = (np.arange(48).reshape(6, 8) * 1365).astype(np.uint16)
+    Image.fromarray(deep).save(tmp_path / "d.png")
+    Image.fromarray(deep).save(tmp_path / "d.tif", compression="tiff_lzw")
+    expected = torch.tensor(deep.astype(np.float64) / 65535).float()[None]
+    forms = [tmp_path / "d.png", str(tmp_path / "d.png"), tmp_path / "d.tif", Image.fromarray(deep), deep,
+             deep[..., None], deep.astype(">u2"), torch.from_numpy(deep), torch.from_numpy(deep)[None],
+             deep.astype(np.float32)]  # fmt: skip
+    for form in forms:
+        values, valid = DenseLabels(scale=1 / 65535).read(form)
+        assert values.dtype == torch.float32
+        assert torch.allclose(values, expected, atol=1e-7), type(form)
+        assert valid.all()
+        assert valid.shape == (6, 8)
+
+
+def test_float_tiffs_and_bands(tmp_path: Path) -> None:
+    ndvi = np.linspace(-1, 1, 48, dtype=np.float32).reshape(6, 8)
+    ndvi[0, 0], ndvi[1, 1], ndvi[2, 2], ndvi[3, 3] = np.nan, -9999.0, np.finfo(np.float32).min, -np.inf
+    Image.fromarray(ndvi).save(tmp_path / "n.tif")
+    lowest = float(np.finfo(np.float64).min)  # what GDAL notes; float32 holds it as -inf
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        values, valid = DenseLabels(nodata=(-9999, float(ndvi[2, 2]), lowest)).read(tmp_path / "n.tif")
+    assert (~valid).nonzero().tolist() == [[0, 0], [1, 1], [2, 2], [3, 3]]
+    assert values[0][~valid].tolist() == [0, 0, 0, 0]
+    assert torch.equal(values[0][valid], torch.from_numpy(ndvi)[valid])
+    bands = np.random.RandomState(0).randint(0, 255, (6, 8, 3), np.uint8)
+    Image.fromarray(bands).save(tmp_path / "b.png")
+    values, valid = DenseLabels(offset=-1, nodata=bands[0, 0, 1].item()).read(tmp_path / "b.png")
+    assert torch.equal(valid, torch.from_numpy((bands != bands[0, 0, 1]).all(axis=2)))
+    assert torch.equal(values, torch.where(valid, torch.from_numpy(bands).permute(2, 0, 1).float() - 1, 0))
+    assert torch.equal(DenseLabels().read(torch.from_numpy(bands).permute(2, 0, 1))[0], DenseLabels().read(bands)[0])
+
+
+def test_a_palette_counts_by_its_indices(tmp_path: Path) -> None:
+    index = np.random.RandomState(0).randint(0, 3, (6, 8), np.uint8)
+    mask = Image.frombytes("P", (8, 6), index.tobytes())
+    mask.putpalette([200, 0, 0, 0, 200, 0, 7, 7, 7])
+    mask.save(tmp_path / "p.png")
+    values, valid = DenseLabels(classes=4, nodata=2).read(tmp_path / "p.png")
+    assert torch.equal(values, torch.stack([torch.from_numpy((index == k) & (index != 2)) for k in range(4)]).float())
+    assert torch.equal(valid, torch.from_numpy(index != 2))
+
+
+def png(bits: int, colour: int, rows: list[bytes], width: int) -> bytes:
+    """A PNG of any bit depth, written by hand."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = struct.pack(">IIBBBBB", width, len(rows), bits, colour, 0, 0, 0)
+    data = zlib.compress(b"".join(b"\0" + row for row in rows))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+
+
+def test_grey_of_few_bits_is_read_as_it_is_stored(tmp_path: Path) -> None:
+    for bits, row, expected in (
+        (1, b"\xa0", [1, 0, 1, 0]),
+        (2, b"\x1b", [0, 1, 2, 3]),
+        (4, b"\x01\x2f", [0, 1, 2, 15]),
+    ):
+        (tmp_path / "few.png").write_bytes(png(bits, 0, [row], 4))
+        assert DenseLabels().read(tmp_path / "few.png")[0].tolist() == [[expected]]
+    (tmp_path / "cut.png").write_bytes(png(16, 2, [b"\x01\x02" * 12], 4))
+    with pytest.raises(DataError, match=r"cut.png has several bands of 16 bit.*pass it as an array"):
+        DenseLabels().read(tmp_path / "cut.png")
+
+
+def test_labels_are_turned_upright_like_their_photo(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    place = (ramp(32, 48) * 255).round().astype(np.uint8)
+    Image.fromarray(place).save(tmp_path / "photo.png", exif=exif)
+    Image.fromarray(place[..., 0]).save(tmp_path / "label.png", exif=exif)
+    recipe = Preprocessing(16, **PLAIN)  # type: ignore[arg-type]
+    shown = patch_sums(recipe(tmp_path / "photo.png"), 16)[:, :1] / 256
+    values, _ = DenseLabels(scale=1 / 255).cells(tmp_path / "label.png", recipe, photo_sizes=[(48, 32)])
+    assert values.shape == (1, 1, 3, 2)
+    assert torch.allclose(values.double(), shown, atol=1e-6)
+
+
+# Classes ----------------------------------------------------------------------------------------------------
+
+
+def test_class_cells_are_cover_fractions() -> None:
+    mask = np.random.RandomState(0).randint(0, 4, (45, 64))
+    mask[mask == 3] = 255
+    values, weight = DenseLabels(classes=3, nodata=(255,)).cells(mask, Preprocessing(15, policy="crop"))
+    cells = mask[:, 2:62].reshape(3, 15, 4, 15).swapaxes(1, 2).reshape(3, 4, 225)
+    for k in range(3):
+        assert np.allclose(values[0, k], (cells == k).sum(-1) / (cells != 255).sum(-1), atol=1e-6)
+    assert np.array_equal(weight[0], (cells != 255).sum(-1))
+    assert torch.allclose(values.sum(dim=1), torch.ones(1, 3, 4))
+
+
+@pytest.mark.parametrize("fit", FITS)
+@pytest.mark.parametrize("policy", POLICIES)
+def test_every_prepared_pixel_takes_the_class_under_its_centre(fit: Any, policy: Any) -> None:
+    for (height, width), size in itertools.product([(61, 97), (97, 53)], [(64, 64), (120, 90), None]):
+        columns = np.tile(np.arange(width), (height, 1))
+        lines = np.tile(np.arange(height)[:, None], (1, width))
+        recipe = Preprocessing(16, size=size, fit=fit, policy=policy, interpolation="bilinear", **PLAIN)  # type: ignore[arg-type]
+        shown = recipe(ramp(height, width))[0]
+        real = shown[2] > 0.999
+        inner = torch.zeros_like(real)
+        inner[4:-4, 4:-4] = True  # resampling bends the photo's ramp at its borders
+        inner[:-4, :-4] &= real[4:, 4:]
+        for index, channel, side in ((columns, 0, width), (lines, 1, height)):
+            got = DenseLabels(classes=side).indices(index, recipe)
+            assert got.shape == (1, *shown.shape[1:])
+            assert got.dtype == torch.int64
+            off = (shown[channel] * side - (got[0] + 0.5)).abs()
+            assert off[inner & real].max() < 0.55
+            assert (got[0][shown[2] < 1e-6] == -1).all()
+            assert (got[0][real] >= 0).all()
+            assert (inner & real).sum() > 100
+
+
+def test_indices_keep_nodata_and_exact_sizes() -> None:
+    mask = np.random.RandomState(0).randint(0, 3, (32, 48), np.uint8)
+    mask[3, 5] = 9
+    labels = DenseLabels(classes=3, nodata=9)
+    expected = torch.from_numpy(mask.astype(np.int64))
+    expected[3, 5] = -1
+    recipe = Preprocessing(16)
+    assert torch.equal(labels.indices([mask, mask], recipe), expected.expand(2, -1, -1))
+    assert torch.equal(labels.indices(mask, recipe, [(32, 48)])[0], expected)
+    doubled = labels.indices(mask, recipe.changed(size=(64, 96)))[0]
+    assert torch.equal(doubled, expected.repeat_interleave(2, 0).repeat_interleave(2, 1))
+    thirds = labels.indices(np.kron(mask, np.ones((3, 3), np.uint8)), recipe.changed(size=(32, 48)))[0]
+    assert torch.equal(thirds, expected)
+    with pytest.raises(ConfigError, match=r"DenseLabels\(classes="):
+        DenseLabels().indices(mask, recipe)
+
+
+# Batches and refusals ---------------------------------------------------------------------------------------
+
+
+def test_batches_are_their_labels() -> None:
+    batch = np.random.RandomState(0).rand(3, 32, 48, 2)
+    recipe = Preprocessing(16, size=(16, 32), fit="crop")
+    values, weight = DenseLabels().cells(batch, recipe, photo_sizes=[(32, 48)] * 3)
+    assert values.shape == (3, 2, 1, 2)
+    for i in range(3):
+        own, counted = DenseLabels().cells(batch[i], recipe)
+        assert torch.equal(values[i], own[0])
+        assert torch.equal(weight[i], counted[0])
+
+
+def test_what_does_not_fit_together_is_refused(tmp_path: Path) -> None:
+    small, large, recipe = np.zeros((16, 32)), np.zeros((32, 32)), Preprocessing(16)
+    with pytest.raises(DataError, match=r"different sizes \(bands x rows x cols\): 1x1x2, 1x2x2"):
+        DenseLabels().cells([small, large], recipe)
+    with pytest.raises(DataError, match=r"1x1x2, 3x1x2"):
+        DenseLabels().cells([small, np.zeros((16, 32, 3))], recipe)
+    with pytest.raises(DataError, match=r"16x32, 32x32"):
+        DenseLabels(classes=1).indices([small, large], recipe)
+    Image.fromarray(small.astype(np.uint8)).save(tmp_path / "s.png")
+    for sizes, message in (
+        ([(32, 16)], r"s.png, is 16x32 px.*\(32, 16\)"),
+        ([], "1 labels and 0 photo"),
+        ([16], "is 16;"),
+    ):
+        with pytest.raises(DataError, match=message):
+            DenseLabels().cells(tmp_path / "s.png", recipe, photo_sizes=sizes)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="no labels"):
+        DenseLabels().cells([], recipe)
+    with pytest.raises(GridError, match="17 % 16"):
+        DenseLabels().cells(np.zeros((16, 17)), recipe)
+
+
+def test_wrong_classes_are_named_with_their_file(tmp_path: Path) -> None:
+    mask = np.zeros((4, 4), np.uint8)
+    mask[1, 2], mask[3, 3] = 7, 5
+    Image.fromarray(mask).save(tmp_path / "m.png")
+    with pytest.raises(DataError, match=r"m.png holds the class 5, 7 \(2 pixels\).*0 \.\.\. 2"):
+        DenseLabels(classes=3).read(tmp_path / "m.png")
+    assert not DenseLabels(classes=3, nodata=[5, 7]).read(tmp_path / "m.png")[1][1, 2]
+    for wrong in (np.full((2, 2), 0.5), np.full((2, 2), -1), np.full((2, 2), np.inf)):
+        with pytest.raises(DataError, match=r"holds the class (0\.5|-1|inf)"):
+            DenseLabels(classes=3).read(wrong)
+    Image.fromarray(mask).convert("RGB").save(tmp_path / "rgb.png")
+    with pytest.raises(DataError, match=r"rgb.png holds 3 bands; expected an index or palette image"):
+        DenseLabels(classes=8).read(tmp_path / "rgb.png")
+    assert DenseLabels(classes=2).read(mask > 0)[0].sum(dim=(1, 2)).tolist() == [14, 2]
+
+
+@pytest.mark.parametrize(
+    ("label", "message"),
+    [
+        ("missing.png", "there is no label"),
+        (np.zeros((0, 4)), r"\(0, 4\)"),
+        (torch.zeros(4), r"\(4,\).*\(K, height, width\)"),
+        (np.array([["a"]]), "<U1"),
+        (np.full((2, 2), np.inf), "4 values that are infinite"),
+        (np.full((2, 2), 1e300), "4 values that are infinite"),
+        (3, "labels are int"),
+        ([3], "a label is int"),
+    ],
+)
+def test_what_is_no_label_is_refused(label: object, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        DenseLabels().cells(label, Preprocessing(1))  # type: ignore[arg-type]
+
+
+def test_files_that_change_their_numbers_are_refused(tmp_path: Path) -> None:
+    grey = Image.fromarray(np.arange(16, dtype=np.uint8).reshape(4, 4))
+    grey.save(tmp_path / "g.jpg")
+    grey.save(tmp_path / "many.tif", save_all=True, append_images=[grey])
+    grey.save(tmp_path / "overview.tif", save_all=True, append_images=[grey.resize((2, 2))])
+    (tmp_path / "zero.png").write_bytes(b"")
+    for name, message in (("g.jpg", "JPEG picture; labels are PNG or TIFF"), ("many.tif", "several pages"),
+                          ("zero.png", "no picture")):  # fmt: skip
+        with pytest.raises(DataError, match=rf"{name}.*{message}"):
+            DenseLabels().read(tmp_path / name)
+    assert DenseLabels().read(tmp_path / "overview.tif")[0].flatten().tolist() == list(range(16))
+    grey.save(tmp_path / "inverted.tif", tiffinfo={262: 0})
+    with pytest.raises(DataError, match=r"inverted.tif.*'L;I', inverted"):
+        DenseLabels().read(tmp_path / "inverted.tif")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"scale": 0}, "scale is 0"),
+        ({"scale": "1"}, "scale is '1'"),
+        ({"offset": float("nan")}, "offset is nan"),
+        ({"nodata": "255"}, "nodata is '255'"),
+        ({"nodata": (1, None)}, "nodata is"),
+        ({"nodata": True}, "nodata is True"),
+        ({"classes": 0}, "classes is 0"),
+        ({"classes": True}, "classes is True"),
+        ({"classes": 2.5}, "classes is 2.5"),
+        ({"classes": 3, "scale": 2.0}, "leave scale and offset out"),
+        ({"classes": 3, "offset": 1}, "leave scale and offset out"),
+    ],
+)
+def test_impossible_records(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        DenseLabels(**wrong)
+
+
+def test_records_are_plain() -> None:
+    record = DenseLabels(nodata=[np.float32(-1.0), 255, float("nan")], classes=np.int64(3))  # type: ignore[list-item, arg-type]
+    assert record == DenseLabels(1.0, 0.0, (-1.0, 255), 3)
+    assert DenseLabels() == DenseLabels(nodata=())
+    assert type(record.classes) is int
+
+
+# Real masks -------------------------------------------------------------------------------------------------
+
+
+def test_cells_add_up_to_the_cover_of_real_masks(crop_cover: Path) -> None:
+    with (crop_cover / "cover.csv").open() as file:
+        rows = list(csv.DictReader(file))[::32]
+    masks = [crop_cover / row["mask"] for row in rows]
+    counted = torch.stack(
+        [torch.tensor(np.asarray(Image.open(mask))).flatten().bincount(minlength=3) for mask in masks]
+    )
+    told = torch.tensor([[float(row[name]) for name in ("soil", "crop", "weed")] for row in rows])
+    for recipe in (Preprocessing(16, policy="pad"), Preprocessing(14, policy="pad"), Preprocessing(15)):
+        values, weight = DenseLabels(classes=3).cells(masks, recipe, photo_sizes=[(360, 480)] * len(rows))
+        cover = (values.double() * weight[:, None]).sum(dim=(2, 3)) / weight.double().sum(dim=(1, 2))[:, None]
+        assert (cover - counted / (360 * 480)).abs().max() < 1e-6
+        assert (cover - told).abs().max() < 1e-3  # the table was counted before the masks were made smaller

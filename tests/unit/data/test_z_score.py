@@ -1,0 +1,107 @@
+"""z_score.json: the exact way there and back, and every misfit named with file and key."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dinoneck import ConfigError, DataError, TargetTransform
+from dinoneck.data.z_score import read_z_score
+
+
+def written(folder: Path, content: Any) -> Path:
+    path = folder / "z_score.json"
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return path
+
+
+def test_both_forms(tmp_path: Path) -> None:
+    path = written(
+        tmp_path, {"reg3": {"mean": [5.0, 2.5, 3], "std": [0.8, 1.5, 1.0]}, "ndvi": {"mean": 0.6, "std": 0.2}}
+    )
+    assert read_z_score(path) == {
+        "reg3": TargetTransform(mean=(5.0, 2.5, 3.0), std=(0.8, 1.5, 1.0)),
+        "ndvi": TargetTransform(mean=0.6, std=0.2),
+    }
+    one_area = read_z_score(str(path), area=0.21, log1p=["reg3"])
+    assert one_area["reg3"] == TargetTransform(0.21, True, (5.0, 2.5, 3.0), (0.8, 1.5, 1.0))
+    assert one_area["ndvi"] == TargetTransform(0.21, False, 0.6, 0.2)
+    own_area = read_z_score(path, area={"reg3": 0.21}, log1p=("reg3", "ndvi"))
+    assert (own_area["reg3"].area, own_area["ndvi"].area, own_area["ndvi"].log1p) == (0.21, None, True)
+    flat = written(tmp_path, {"mean": [1.5], "std": [2.0]})
+    assert read_z_score(flat, area=0.5, log1p=["target"]) == {"target": TargetTransform(0.5, True, (1.5,), (2.0,))}
+
+
+def test_the_exact_way_there_and_back_over_0_to_1000_grams(tmp_path: Path) -> None:
+    """Grams -> g/m² -> log1p -> z -> back; and the wrong order gives another number (45.5 g -> 1.14 g)."""
+    mean, std = 4.98, 0.83
+    path = written(tmp_path, {"reg3": {"mean": [mean, 0.0], "std": [std, 2.0]}})
+    transform = read_z_score(path, area=0.21, log1p=["reg3"])["reg3"]
+    grams = torch.linspace(0, 1000, 2001, dtype=torch.float64)[:, None].expand(-1, 2)
+    z = transform.forward(grams)
+    for i in (0, 1, 91, 2000):
+        expected = (math.log(1 + grams[i, 0].item() / 0.21) - mean) / std
+        assert z[i, 0].item() == pytest.approx(expected, rel=1e-12)
+    back = transform.inverse(z)
+    assert ((back - grams).abs() <= 1e-6 * grams + 1e-12).all()
+    single = transform.inverse(transform.forward(grams.float()))
+    assert ((single - grams).abs() <= 1e-6 * grams + 1e-6).all()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "is no JSON file"),
+        ("", "is no JSON file"),
+        ("[" * 100_000, "is no JSON file"),
+        ("[1, 2]", "holds a list"),
+        ({}, "holds no entry"),
+        ({"reg3": {"mean": 1.0}}, r"'reg3' lacks 'std'; it holds mean"),
+        ({"reg3": {}}, r"'reg3' lacks 'mean'; it holds nothing"),
+        ({"std": 1.0}, r"'target' lacks 'mean'"),
+        ({"reg3": [1.0, 2.0]}, r"'reg3' is \[1.0, 2.0\]; expected"),
+        ({"ndvi": None}, r"'ndvi' is None; expected"),
+        ({"reg3": {"mean": [1.0, 2.0], "std": [1.0]}}, r"'reg3' has mean \[1.0, 2.0\] and std \[1.0\]"),
+        ({"reg3": {"mean": 1.0, "std": [1.0]}}, "equally many"),
+        ({"reg3": {"mean": [], "std": []}}, r"'reg3' 'mean' is \[\]; expected a finite number"),
+        ({"reg3": {"mean": "1", "std": 1.0}}, r"'reg3' 'mean' is 1; expected a finite number"),
+        ({"reg3": {"mean": 1.0, "std": True}}, r"'reg3' 'std' is True"),
+        ({"reg3": {"mean": [[1.0]], "std": [[1.0]]}}, r"'reg3' 'mean' is \[1.0\]"),
+        ('{"reg3": {"mean": NaN, "std": 1}}', r"'reg3' 'mean' is nan"),
+        ('{"reg3": {"mean": 1e999, "std": 1}}', r"'reg3' 'mean' is inf"),
+        ('{"reg3": {"mean": 1' + 400 * "0" + ', "std": 1}}', r"'reg3' 'mean' is 10000"),
+        ({"reg3": {"mean": 1.0, "std": 0.0}}, r"'reg3' 'std' is 0.0; expected positive"),
+        ({"reg3": {"mean": [1.0, 1.0], "std": [1.0, -2.0]}}, "expected positive"),
+        ({"reg3": {"mean": 1.0, "std": 1.0, "log1p": True}}, r"'reg3' holds log1p beside mean and std"),
+        ('{"reg3": {"mean": 1, "std": 1, "std": 2}}', r"the key 'std' is given twice"),
+        ('{"a": {"mean": 1, "std": 1}, "a": {"mean": 1, "std": 1}}', r"the key 'a' is given twice"),
+    ],
+)
+def test_misfits_name_the_file_and_the_key(tmp_path: Path, content: Any, message: str) -> None:
+    path = written(tmp_path, content)
+    with pytest.raises(DataError, match=message) as error:
+        read_z_score(path)
+    assert str(path) in str(error.value)
+
+
+def test_what_is_told_has_to_fit_the_file(tmp_path: Path) -> None:
+    path = written(tmp_path, {"reg3": {"mean": 1.0, "std": 1.0}})
+    with pytest.raises(DataError, match=r"no entry 'reg' \(in log1p=\).*Did you mean 'reg3'"):
+        read_z_score(path, log1p=["reg"])
+    with pytest.raises(DataError, match=r"no entry 'ndvi' \(in area=\); it has reg3"):
+        read_z_score(path, area={"ndvi": 0.2})
+    with pytest.raises(DataError, match=r"expected a list of names, such as \['reg3'\]"):
+        read_z_score(path, log1p="reg3")
+    with pytest.raises(ConfigError, match="area"):
+        read_z_score(path, area=-0.21)
+    for missing in (tmp_path / "none.json", tmp_path):
+        with pytest.raises(DataError, match="cannot be read"):
+            read_z_score(missing)
+    path.write_bytes(b"\xff\xfe{}")
+    with pytest.raises(DataError, match="is no JSON file"):
+        read_z_score(path)

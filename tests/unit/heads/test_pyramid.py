@@ -1,0 +1,245 @@
+"""PyramidHead, FPNHead and DenseHead: where answers come from, what they add up to, and what they refuse."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.contract.cases import WIDTH, tokens_of
+
+from dinoneck import (
+    ConfigError,
+    DenseHead,
+    FPNHead,
+    HeadCheckpoint,
+    HeadEnsemble,
+    Predictor,
+    PyramidHead,
+    ShapeError,
+    TargetTransform,
+    Task,
+    Tokens,
+    ViTFPN,
+    load_backbone,
+    load_head,
+    save_head,
+)
+from dinoneck.heads import Head
+
+REG, RATIO = Task("reg3"), Task("ratio", dim=3, kind="ratio")
+DENSE = Task("ndvi", kind="dense", transform=TargetTransform(mean=0.4, std=0.2), minimum=0.0)
+MASS = Task("mass", kind="density", activation="softplus", unit="g", transform=TargetTransform(area=0.21, std=30.0))
+CLASSES = Task("class", dim=3, kind="segmentation")
+OWN = {"embed_dim", "tasks", "layer_indices", "hidden_dim", "tower_depth", "ratio_readout"}
+
+
+def fpn(*tasks: Task, layers: int = 2, **options: Any) -> FPNHead:
+    torch.manual_seed(0)
+    return FPNHead(WIDTH, tasks, layers, fpn_dim=8, **options).eval()
+
+
+def test_the_flat_signature_is_the_necks() -> None:
+    """Every argument of ViTFPN stands in FPNHead, in its order, with its default and annotation."""
+    head, neck = (inspect.signature(cls).parameters for cls in (FPNHead, ViTFPN))
+    shared = [name for name in neck if name != "embed_dim"]
+    assert [name for name in head if name not in OWN] == shared
+    for name in shared:
+        assert head[name].default == neck[name].default, name
+        assert head[name].annotation == neck[name].annotation, name
+    assert list(head)[:4] == ["embed_dim", "tasks", "num_layers", "layer_indices"]
+    assert set(inspect.signature(PyramidHead).parameters) == OWN | {"neck", "device", "dtype"}
+
+
+def test_it_is_the_preset_of_the_pyramid_head() -> None:
+    flat = fpn(REG, RATIO, DENSE, num_levels=2, fusion="softmax")
+    neck = {key: value for key, value in flat.neck.config.items() if key != "embed_dim"}
+    general = PyramidHead(WIDTH, flat.tasks, {"type": "vit_fpn", **neck}).eval()
+    general.load_state_dict(flat.state_dict())
+    tokens = tokens_of(2, 3, 4, layers=2)
+    for name, answer in flat(tokens).items():
+        assert torch.equal(answer, general(tokens)[name])
+
+
+def test_pooled_tasks_read_the_means_of_all_levels() -> None:
+    head = fpn(REG, RATIO)
+    tokens = tokens_of(2, 5, 6, layers=2)
+    pooled = torch.cat([level.mean(dim=(2, 3)) for level in head.neck(tokens).maps], dim=1)
+    assert pooled.shape == (2, 24)
+    wanted = head.light["reg3"].out(head.norm(pooled))
+    assert torch.allclose(head(tokens)["reg3"], wanted, atol=1e-6)
+
+
+def test_the_linear_form_never_builds_its_pyramid(monkeypatch: pytest.MonkeyPatch) -> None:
+    head = fpn(REG, norm=None, activation=None)
+    tokens = tokens_of(2, 5, 6, layers=2)
+    wanted = head.light["reg3"](head.norm(torch.cat([x.mean(dim=(2, 3)) for x in head.neck(tokens).maps], dim=1)))
+    monkeypatch.setattr(head.neck, "forward", None)
+    assert torch.allclose(head(tokens)["reg3"], wanted, atol=1e-5)
+
+
+def test_density_maps_add_up_to_the_answer() -> None:
+    mean = Task("cover", kind="density", aggregate="mean", transform=TargetTransform(mean=2.0, std=3.0))
+    shifted = Task("count", kind="density", transform=TargetTransform(mean=5.0, std=2.0))
+    for head in (fpn(MASS, mean, shifted), DenseHead(WIDTH, (MASS, mean, shifted), 8)):
+        tokens = tokens_of(2, 5, 7, layers=2)
+        values, maps = head.predict(tokens), head.predict_maps(tokens)
+        assert torch.allclose(maps["mass"].sum(dim=(2, 3)), values["mass"], rtol=1e-5)
+        assert torch.allclose(maps["count"].sum(dim=(2, 3)), values["count"], rtol=1e-4)
+        assert torch.allclose(maps["cover"].mean(dim=(2, 3)), values["cover"], rtol=1e-5)
+        assert (maps["mass"] >= 0).all(), "softplus without an offset is a mass everywhere"
+        raw = head(tokens)
+        assert torch.allclose(raw["mass.map"].sum(dim=(2, 3)), raw["mass"])
+
+
+def test_density_values_follow_the_ground_not_the_grid_position() -> None:
+    """Twice the ground of the same look has twice the mass: per-cell readouts add."""
+    head = DenseHead(WIDTH, (MASS,), 8, depth=0)
+    one = tokens_of(1, 3, 4)
+    two = Tokens.from_patches(torch.cat([one.patches[0]] * 2, dim=1), grid=(6, 4), patch_size=16)
+    assert torch.allclose(head.predict(two)["mass"], 2 * head.predict(one)["mass"], rtol=1e-5)
+
+
+def test_patch_ratios_are_the_mean_of_the_cells_shares() -> None:
+    head = fpn(RATIO, ratio_readout="patch")
+    tokens = tokens_of(2, 4, 5, layers=2)
+    shares = head.predict(tokens)["ratio"]
+    maps = head.predict_maps(tokens)["ratio"]
+    assert maps.shape == (2, 3, 4, 5)
+    assert torch.allclose(maps.sum(dim=1), torch.ones(2, 4, 5), atol=1e-6)
+    assert torch.allclose(maps.mean(dim=(2, 3)), shares, atol=1e-6)
+    assert "ratio" not in fpn(RATIO).predict_maps(tokens)
+
+
+def test_dense_answers_stand_where_their_patch_stands() -> None:
+    """A change of one patch changes cells around it and nothing elsewhere (LayerNorm per cell, 3x3 reach)."""
+    head = DenseHead(WIDTH, (DENSE,), 8, depth=1).double().eval()
+    tokens = tokens_of(1, 9, 11, dtype=torch.float64)
+    changed = tokens.sequence[0].clone()
+    changed[0, tokens.num_prefix_tokens + 4 * 11 + 7] += torch.randn(WIDTH, dtype=torch.float64)
+    other = Tokens.from_sequence(changed, image_size=(144, 176), patch_size=16, num_prefix_tokens=5)
+    moved = (head.predict(tokens)["ndvi"] - head.predict(other)["ndvi"])[0, 0].abs() > 0
+    wanted = torch.zeros(9, 11, dtype=torch.bool)
+    wanted[3:6, 6:9] = True
+    assert not (moved & ~wanted).any()
+    assert moved[4, 7]
+
+
+def test_natural_units_of_maps() -> None:
+    head = fpn(DENSE, CLASSES)
+    tokens = tokens_of(2, 3, 4, layers=2)
+    raw, natural = head(tokens), head.predict(tokens)
+    assert torch.allclose(natural["ndvi"], (raw["ndvi"] * 0.2 + 0.4).clamp_min(0.0), atol=1e-6)
+    assert torch.allclose(natural["class"], raw["class"].softmax(dim=1), atol=1e-6)
+    assert torch.allclose(head.predict_maps(tokens)["ndvi"], raw["ndvi"] * 0.2 + 0.4, atol=1e-6)
+
+
+@pytest.mark.parametrize("option", [{"hidden_dim": 7}, {"tower_depth": 1}, {"ratio_readout": "patch"}])
+def test_every_option_of_the_head_changes_it(option: dict[str, Any]) -> None:
+    tasks = (REG, RATIO, DENSE)
+    one, other = fpn(*tasks), fpn(*tasks, **option)
+    tokens = tokens_of(2, 3, 4, layers=2)
+    assert set(one.state_dict()) != set(other.state_dict())
+    a, b = one(tokens), other(tokens)
+    assert any(not torch.equal(a[name], b[name]) for name in ("reg3", "ratio", "ndvi"))
+
+
+def test_layers_are_selected_by_block_index() -> None:
+    tokens = tokens_of(2, 3, 4, layers=4)
+    head = fpn(REG, layer_indices=(3, 1))
+    assert torch.equal(head(tokens)["reg3"], head(tokens.select([3, 1]))["reg3"])
+    assert not torch.equal(head(tokens)["reg3"], fpn(REG, layer_indices=(1, 3))(tokens)["reg3"])
+    with pytest.raises(ConfigError, match=r"blocks \[7\]"):
+        fpn(REG, layer_indices=(3, 7))(tokens)
+    with pytest.raises(ConfigError, match="3 blocks .* reads 2 layers"):
+        fpn(REG, layer_indices=(1, 2, 3))
+    with pytest.raises(ConfigError, match="0 or more"):
+        fpn(REG, layer_indices=(1, -1))
+    with pytest.raises(ShapeError, match="hold 4 layers"):
+        fpn(REG)(tokens)
+
+
+@pytest.mark.parametrize(
+    ("neck", "says"),
+    [
+        ({}, "head_type None"),
+        ({"type": "vit_fpm", "num_layers": 1}, "did you mean.*vit_fpn"),
+        ({"type": "patch_mean"}, "no neck"),
+        ({"type": "vit_fpn"}, "lacks num_layers"),
+        ({"type": "vit_fpn", "num_layers": 1, "width": 3}, "no argument 'width'"),
+        ({"type": "vit_fpn", "num_layers": 1, "embed_dim": 7}, "embed_dim is 7, the head's 24"),
+    ],
+)
+def test_necks_that_do_not_fit_are_refused(neck: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError, match=f"(?i){says}"):
+        PyramidHead(WIDTH, [REG], neck)
+
+
+def test_tasks_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ConfigError, match="dense, density, segmentation, ratio"):
+        DenseHead(WIDTH, [REG])
+    for cls in (lambda tasks: fpn(*tasks), lambda tasks: DenseHead(WIDTH, tasks)):
+        with pytest.raises(ConfigError, match="no tasks"):
+            cls([])
+        with pytest.raises(ConfigError, match="several tasks named"):
+            cls([DENSE, DENSE])
+
+
+def test_a_relu_head_is_not_dead_at_the_start() -> None:
+    tokens = tokens_of(16, 3, 4, layers=2)
+    for seed in range(5):
+        torch.manual_seed(seed)
+        head = FPNHead(
+            WIDTH, [Task("t", activation="relu"), Task("d", kind="density", activation="relu")], 2, fpn_dim=8
+        )
+        answers = head(tokens)
+        assert (answers["t"] > 0).float().mean() > 0.5
+        assert (answers["d.map"] > 0).float().mean() > 0.5
+
+
+def test_the_file_spells_out_the_necks_defaults_and_the_sources_keys(tmp_path: Path) -> None:
+    head = fpn(REG, DENSE, layer_indices=(0, 1))
+    save_head(tmp_path / "fpn", head)
+    checkpoint = HeadCheckpoint.load(tmp_path / "fpn")
+    assert checkpoint.head_type == "fpn"
+    keys = {"fpn_dim", "num_levels", "layer_groups", "use_separate_bottlenecks", "use_cls_context", "patch_size"}
+    assert keys | {"layer_indices"} <= set(checkpoint.config)
+    tokens = tokens_of(2, 3, 4, layers=2)
+    for name, answer in load_head(tmp_path / "fpn")(tokens).items():
+        assert torch.equal(answer, head(tokens)[name])
+    general = PyramidHead(WIDTH, [REG], {"type": "vit_fpn", "num_layers": 2})
+    assert general.config["neck"] == {
+        "type": "vit_fpn",
+        **{k: v for k, v in ViTFPN(WIDTH, 2).config.items() if k != "embed_dim"},
+    }
+
+
+def test_ensembles_and_predictors_answer_with_maps() -> None:
+    backbone = load_backbone("dinoneck_tiny", layers=2)
+    heads: list[Head] = [FPNHead(64, [REG, DENSE, MASS], 2, fpn_dim=8).eval() for _ in range(2)]
+    photos = [torch.rand(3, 48, 80), torch.rand(3, 32, 32)]
+    results = Predictor(heads, backbone)(photos, maps=True)
+    with torch.no_grad():
+        tokens = backbone(backbone.preprocess(photos[0]))
+    wanted = torch.stack([head.predict(tokens)["ndvi"] for head in heads]).mean(dim=0)
+    assert results[0]["ndvi"] == pytest.approx(wanted.mean().item(), rel=1e-5)
+    assert results[0]["maps"]["ndvi"].shape == (1, 3, 5)
+    assert results[1]["maps"]["mass"].shape == (1, 2, 2)
+    assert results[1]["maps"]["mass"].sum() == pytest.approx(results[1]["mass"], rel=1e-5)
+    ensemble = HeadEnsemble.from_heads(heads)
+    assert torch.allclose(ensemble.predict(tokens)["ndvi"], wanted, atol=1e-6)
+
+
+def test_views_are_turned_back_before_maps_are_averaged() -> None:
+    """The photo's left half is dark: so is the averaged map's, under every flip and turn."""
+    backbone = load_backbone("dinoneck_tiny")
+    head = DenseHead(64, [Task("light", kind="dense")], 8, depth=0).eval()
+    photo = torch.zeros(3, 64, 64)
+    photo[:, :, 32:] = 1.0
+    plain = Predictor(head, backbone)(photo, maps=True)[0]["maps"]["light"][0]
+    turned = Predictor(head, backbone, tta="d6")(photo, maps=True)[0]["maps"]["light"][0]
+    step = plain[:, 2:].mean() - plain[:, :2].mean()
+    assert abs(step) > 1e-3
+    assert (turned[:, 2:].mean() - turned[:, :2].mean()) / step == pytest.approx(1.0, abs=0.5)

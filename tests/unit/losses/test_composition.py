@@ -1,0 +1,245 @@
+"""Composed outputs add up exactly, in the right order and units; their loss is the plain formula."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from dinoneck import ConfigError, ShapeError, TargetTransform, Task
+from dinoneck.configured import decode, encode
+from dinoneck.losses.composition import Composition, CompositionLoss
+from dinoneck.losses.task_loss import TaskLoss
+
+torch.manual_seed(0)
+AREA, MEAN, STD = 0.21, 210.0, 130.0
+TASKS = (
+    Task("total", transform=TargetTransform(area=AREA, mean=MEAN, std=STD)),
+    Task("ratio", dim=3, kind="ratio"),
+)
+OUTPUTS = {
+    "total": torch.randn(4, 1, dtype=torch.float64),
+    "ratio": torch.randn(4, 3, dtype=torch.float64),
+}
+TARGETS = {
+    "total": torch.randn(4, 1, dtype=torch.float64),
+    "ratio": torch.randn(4, 3, dtype=torch.float64).softmax(dim=1),
+}
+WEIGHTS, SCALE = (0.1, 0.1, 0.1, 0.2, 0.5), (50.0, 60.0, 120.0, 110.0, 130.0)
+
+
+def five(total: float, shares: list[float]) -> list[float]:
+    """Clover, dead, green, GDM, total."""
+    clover, dead, green = (total * share for share in shares)
+    return [clover, dead, green, clover + green, clover + dead + green]
+
+
+def plain(loss: CompositionLoss, rows: list[int], target: list[list[float]] | None = None) -> float:
+    """Sample by sample, in Python; grams per square metre."""
+    result = 0.0
+    for k in range(5):
+        errors = []
+        for b in rows:
+            logits = OUTPUTS["ratio"][b].tolist()
+            whole = sum(map(math.exp, logits))
+            pred = five(OUTPUTS["total"][b].item() * STD + MEAN, [math.exp(x) / whole for x in logits])
+            true = five(TARGETS["total"][b].item() * STD + MEAN, TARGETS["ratio"][b].tolist())
+            x = (pred[k] - (true if target is None else target[b])[k]) / (loss.scale or (1.0,) * 5)[k]
+            if loss.loss == "mse":
+                errors.append(x * x)
+            else:
+                errors.append(0.5 * x * x / loss.beta if abs(x) < loss.beta else abs(x) - 0.5 * loss.beta)
+        result += (loss.weights or (0.2,) * 5)[k] * sum(errors) / len(errors)
+    return result
+
+
+def run(own: CompositionLoss, masks: dict[str, torch.Tensor] | None = None, **targets: torch.Tensor) -> torch.Tensor:
+    _, parts = TaskLoss(TASKS, [own])(OUTPUTS, TARGETS | targets, masks)
+    return parts[own.name]
+
+
+def test_the_five_outputs_add_up_in_their_order() -> None:
+    composition = Composition()
+    assert composition.names == ("clover", "dead", "green", "GDM", "total")
+    total, logits = torch.rand(6, 1, dtype=torch.float64) * 185, torch.randn(6, 3, dtype=torch.float64)
+    composed = composition(total, logits)
+    for b in range(6):
+        assert composed[b].tolist() == pytest.approx(five(total[b].item(), logits[b].softmax(0).tolist()), rel=1e-12)
+    single = composition(torch.tensor([[60.0]]), torch.tensor([[0.0, math.log(2), math.log(3)]]))
+    assert single.tolist()[0] == pytest.approx([10.0, 20.0, 30.0, 40.0, 60.0])
+    assert torch.equal(composition.of_shares(total, logits.softmax(dim=1)), composed)
+    assert torch.autograd.gradcheck(composition, (total.requires_grad_(), logits.requires_grad_()))
+
+
+def test_half_precision_is_composed_in_float32() -> None:
+    composed = Composition()(torch.full((1, 1), 60000.0).half(), torch.tensor([[9.0, 0.0, 9.0]]).half())
+    assert composed.dtype == torch.float32
+    assert composed.isfinite().all()
+    assert composed[0, 4].item() == pytest.approx(60000, rel=1e-3)
+
+
+def test_any_parts_and_sums_and_their_forms() -> None:
+    as_dict = Composition(parts=["a", "b"], sums={"both": ["b", "a"], "second": ("b",)})  # type: ignore[arg-type, dict-item]
+    as_pairs = Composition(parts=("a", "b"), sums=(("both", ("b", "a")), ("second", ("b",))))
+    assert as_dict == as_pairs
+    assert hash(as_dict) == hash(as_pairs)
+    assert as_dict.names == ("a", "b", "both", "second")
+    assert as_dict(torch.tensor([[8.0]]), torch.zeros(1, 2)).tolist() == [[4.0, 4.0, 8.0, 4.0]]
+    assert Composition(parts=("a",), sums=()).names == ("a",)
+    for composition in (as_dict, Composition()):
+        text = json.dumps(encode(composition), sort_keys=True)
+        assert decode(Composition, json.loads(text)) == composition
+    loss = CompositionLoss("x", "t", "r", weights=WEIGHTS, loss="smooth_l1", scale=SCALE)
+    assert decode(CompositionLoss, json.loads(json.dumps(encode(loss), sort_keys=True))) == loss
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"parts": ()}, "empty"),
+        ({"parts": ("a", "a"), "sums": ()}, "repeated"),
+        ({"parts": ("a", ""), "sums": ()}, "empty or repeated"),
+        ({"parts": ("a", "b"), "sums": {"a": ("b",)}}, "repeated"),
+        ({"parts": ("a", "b"), "sums": (("s", ("a",)), ("s", ("b",)))}, "repeated"),
+        ({"sums": {"GDM": ("clovr", "green")}}, r"'clovr'.*Did you mean 'clover'"),
+        ({"sums": {"GDM": ()}}, "one or more parts"),
+        ({"sums": {"GDM": ("green", "green")}}, "each once"),
+        ({"parts": "clover"}, r"Composition\(parts=\)"),
+        ({"sums": {"GDM": 3}}, r"Composition\(sums=\)"),
+    ],
+)
+def test_impossible_compositions(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Composition(**wrong)
+
+
+def test_compositions_refuse_other_shapes() -> None:
+    for total, ratio in (((4,), (4, 3)), ((4, 2), (4, 3)), ((4, 1), (4, 2)), ((3, 1), (4, 3)), ((1, 1), (4, 3))):
+        with pytest.raises(ShapeError, match=r"expected \(batch, 1\) and \(batch, 3\)"):
+            Composition()(torch.zeros(total), torch.zeros(ratio))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"weights": WEIGHTS}, {"scale": SCALE}, {"loss": "smooth_l1", "beta": 20.0},
+     {"weights": WEIGHTS, "scale": SCALE, "loss": "smooth_l1", "beta": 0.3}],
+)  # fmt: skip
+def test_the_loss_is_the_plain_formula_in_grams_per_square_metre(options: dict[str, Any]) -> None:
+    loss = CompositionLoss("five", "total", "ratio", **options)
+    assert run(loss).item() == pytest.approx(plain(loss, [0, 1, 2, 3]), rel=1e-10)
+    own = torch.rand(4, 5, dtype=torch.float64) * 300
+    assert run(loss, five=own).item() == pytest.approx(plain(loss, [0, 1, 2, 3], own.tolist()), rel=1e-10)
+
+
+def test_a_perfect_total_and_perfect_shares_cost_nothing() -> None:
+    shares = TARGETS["ratio"]
+    outputs = {"total": TARGETS["total"], "ratio": shares.log() + 3.0}
+    _, parts = TaskLoss(TASKS, [CompositionLoss("five", "total", "ratio")])(outputs, TARGETS)
+    assert parts["five"].item() < 1e-20
+
+
+def test_the_area_is_left_out_and_the_logarithm_is_not() -> None:
+    loss = CompositionLoss("five", "total", "ratio", loss="smooth_l1", scale=SCALE)
+    target = torch.rand(4, 5, dtype=torch.float64) * 300
+    results = []
+    for transform in (TargetTransform(0.21, False, MEAN, STD), TargetTransform(None, False, MEAN, STD)):
+        tasks = (replace(TASKS[0], transform=transform), TASKS[1])
+        results.append(TaskLoss(tasks, [loss])(OUTPUTS, TARGETS | {"five": target})[1]["five"])
+    assert torch.equal(*results)
+    logarithmic = (replace(TASKS[0], transform=TargetTransform(0.21, True, 5.0, 0.7)), TASKS[1])
+    grams = torch.expm1(OUTPUTS["total"] * 0.7 + 5.0)
+    pred = torch.cat([grams * OUTPUTS["ratio"].softmax(1), torch.zeros(4, 2)], dim=1)
+    pred[:, 3], pred[:, 4] = pred[:, 0] + pred[:, 2], pred[:, :3].sum(dim=1)
+    error = F.smooth_l1_loss(pred / torch.tensor(SCALE), target / torch.tensor(SCALE), reduction="none")
+    got = TaskLoss(logarithmic, [loss])(OUTPUTS, TARGETS | {"five": target})[1]["five"]
+    assert torch.allclose(got, error.mean(), rtol=1e-6)
+    plain_task = (Task("total", kind="density"), TASKS[1])
+    got = TaskLoss(plain_task, [CompositionLoss("five", "total", "ratio", (0, 0, 0, 0, 1))])(OUTPUTS, TARGETS)[1][
+        "five"
+    ]
+    assert torch.allclose(got, F.mse_loss(OUTPUTS["total"], TARGETS["total"]))
+
+
+def test_a_sample_counts_where_its_total_and_all_its_shares_do() -> None:
+    loss = CompositionLoss("five", "total", "ratio", WEIGHTS, scale=SCALE)
+    ratio = torch.ones(4, 3, dtype=torch.bool)
+    ratio[2, 1] = False
+    masks = {"total": torch.tensor([[True], [False], [True], [True]]), "ratio": ratio}
+    assert run(loss, masks).item() == pytest.approx(plain(loss, [0, 3]), rel=1e-10)
+    assert run(loss, {"ratio": torch.tensor([True, True, False, True])}).item() == pytest.approx(
+        plain(loss, [0, 1, 3]), rel=1e-10
+    )
+    narrowed = masks | {"five": torch.tensor([True, True, True, False])}
+    assert run(loss, narrowed).item() == pytest.approx(plain(loss, [0]), rel=1e-10)
+    own = torch.rand(4, 5, dtype=torch.float64) * 300
+    of_its_own = run(loss, narrowed, five=own).item()
+    assert of_its_own == pytest.approx(plain(loss, [0, 1, 2], own.tolist()), rel=1e-10)
+    each = torch.ones(4, 5, dtype=torch.bool)
+    each[1:, 4] = False
+    last = CompositionLoss("five", "total", "ratio", (0, 0, 0, 0, 1), scale=SCALE)
+    assert run(last, {"five": each}, five=own).item() == pytest.approx(plain(last, [0], own.tolist()), rel=1e-10)
+
+
+@pytest.mark.parametrize("kind", ["mse", "smooth_l1"])
+def test_masked_nan_is_nothing_to_a_composition(kind: Any) -> None:
+    mask = torch.tensor([True, False, True, False])
+    outputs = {name: torch.where(mask[:, None], x, torch.nan).requires_grad_() for name, x in OUTPUTS.items()}
+    targets = {name: torch.where(mask[:, None], x, torch.nan) for name, x in TARGETS.items()}
+    loss = CompositionLoss("five", "total", "ratio", loss=kind, scale=SCALE)
+    total, parts = TaskLoss(TASKS, [loss])(outputs, targets, {"total": mask, "ratio": mask})
+    assert parts["five"].item() == pytest.approx(plain(loss, [0, 2]), rel=1e-10)
+    for grad in torch.autograd.grad(total, list(outputs.values()), retain_graph=True):
+        assert (grad[~mask] == 0).all()
+        assert grad[mask].abs().min() > 0
+    nothing = {"total": torch.zeros(4), "ratio": torch.zeros(4)}
+    logarithmic = (replace(TASKS[0], transform=TargetTransform(log1p=True, mean=5.0, std=0.7)), TASKS[1])
+    for tasks, masks in ((TASKS, nothing), (logarithmic, nothing), (logarithmic, {"total": mask, "ratio": mask})):
+        total, parts = TaskLoss(tasks, [loss])(outputs, targets, masks)
+        assert total.isfinite()
+        assert (total == 0) == (masks is nothing)
+        for grad in torch.autograd.grad(total, list(outputs.values())):
+            assert (grad[~mask] == 0).all()
+            assert (grad == 0).all() == (masks is nothing)
+
+
+def test_gradients_of_the_composition_loss() -> None:
+    mask = {"total": torch.tensor([True, False, True, True])}
+    inputs = tuple(x.clone().requires_grad_() for x in OUTPUTS.values())
+    for options in ({"scale": SCALE}, {"scale": SCALE, "loss": "smooth_l1", "weights": WEIGHTS}):
+        module = TaskLoss(TASKS, [CompositionLoss("five", "total", "ratio", **options)])  # type: ignore[arg-type]
+        check = lambda t, r, module=module: module({"total": t, "ratio": r}, TARGETS, mask)[0]  # noqa: E731
+        assert torch.autograd.gradcheck(check, inputs)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"weights": (1.0, 2.0)}, "2 weights for the 5 outputs"),
+        ({"scale": (1.0,)}, "1 scale for the 5 outputs"),
+        ({"weights": (1.0, 1.0, 1.0, 1.0, -1.0)}, "0 or more"),
+        ({"scale": (1.0, 1.0, 1.0, 1.0, 0.0)}, "above 0"),
+        ({"weights": (1.0, 1.0, 1.0, 1.0, math.nan)}, r"CompositionLoss\(weights=\)"),
+        ({"loss": "l1"}, r"CompositionLoss\(loss=\)"),
+        ({"beta": 0.0}, "beta is 0"),
+        ({"name": ""}, "no plain text"),
+        ({"composition": "default"}, r"CompositionLoss\(composition=\)"),
+        ({"total": "totl"}, r"needs task 'totl'; there are total, ratio.*Did you mean 'total'"),
+        ({"total": "ratio"}, "regression or density with dim 1; it is 'ratio' with dim 3"),
+        ({"ratio": "total"}, "kind ratio with dim 3; it is 'regression' with dim 1"),
+        ({"composition": Composition(("a", "b"), ())}, "with dim 2"),
+        ({"name": "total"}, "several parts named 'total'"),
+    ],
+)
+def test_impossible_composition_losses(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        TaskLoss(TASKS, [CompositionLoss(**({"name": "five", "total": "total", "ratio": "ratio"} | wrong))])
+
+
+def test_a_target_of_its_own_has_one_column_per_output() -> None:
+    with pytest.raises(ShapeError, match=r"target of 'five' is \(4, 3\); expected \(4, 5\)"):
+        run(CompositionLoss("five", "total", "ratio"), five=torch.zeros(4, 3))

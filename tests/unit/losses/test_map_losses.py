@@ -1,0 +1,252 @@
+"""Losses of maps: weights weigh, NaN without weight is nothing, labels are never resized, regularisers are sums."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dinoneck import ConfigError, DataError, ShapeError, TokenGrid
+from dinoneck.configured import decode, encode
+from dinoneck.losses.maps import (
+    DensityRegulariser,
+    dense_masked_mse,
+    dense_masked_smooth_l1,
+    map_cross_entropy,
+    negativity,
+    smoothness,
+    sparsity,
+)
+
+torch.manual_seed(0)
+PRED = torch.randn(2, 3, 2, 4, dtype=torch.float64)
+TRUE = torch.randn(2, 3, 2, 4, dtype=torch.float64)
+WEIGHT = torch.rand(2, 2, 4, dtype=torch.float64) * 5
+WEIGHT[0, 1, 2] = WEIGHT[1, 0, 0] = 0.0
+
+
+def plain(weight: Tensor, error: Callable[[float], float]) -> float:
+    """Cell by cell, in Python."""
+    above = below = 0.0
+    for b, k, r, c in itertools.product(range(2), range(3), range(2), range(4)):
+        w = float(weight[b, r, c])
+        above += w * error(float(PRED[b, k, r, c] - TRUE[b, k, r, c]))
+        below += w
+    return above / below
+
+
+def huber(beta: float) -> Callable[[float], float]:
+    return lambda x: 0.5 * x * x / beta if abs(x) < beta else abs(x) - 0.5 * beta
+
+
+@pytest.mark.parametrize("weight", [WEIGHT, WEIGHT > 1.5, (WEIGHT > 1.5).long(), torch.ones(2, 2, 4)])
+def test_dense_losses_are_the_weighted_mean(weight: Tensor) -> None:
+    assert dense_masked_mse(PRED, TRUE, weight).item() == pytest.approx(plain(weight, lambda x: x * x), rel=1e-12)
+    for beta in (0.4, 1.0, 3.0):
+        loss = dense_masked_smooth_l1(PRED, TRUE, weight, beta)
+        assert loss.item() == pytest.approx(plain(weight, huber(beta)), rel=1e-12)
+    assert torch.allclose(dense_masked_mse(PRED, TRUE, 7 * weight), dense_masked_mse(PRED, TRUE, weight))
+
+
+def test_without_a_weight_every_cell_counts() -> None:
+    assert torch.allclose(dense_masked_mse(PRED, TRUE), F.mse_loss(PRED, TRUE))
+    assert torch.allclose(dense_masked_smooth_l1(PRED, TRUE, beta=0.5), F.smooth_l1_loss(PRED, TRUE, beta=0.5))
+
+
+@pytest.mark.parametrize("loss", [dense_masked_mse, dense_masked_smooth_l1])
+@pytest.mark.parametrize("nothing", [torch.nan, torch.inf, -torch.inf])
+def test_cells_without_weight_count_for_nothing(loss: Callable[..., Tensor], nothing: float) -> None:
+    empty = (WEIGHT == 0)[:, None].expand_as(PRED)
+    pred = torch.where(empty, nothing, PRED).requires_grad_()
+    total = loss(pred, torch.where(empty, nothing, TRUE), WEIGHT)
+    assert torch.allclose(total, loss(PRED, TRUE, WEIGHT))
+    total.backward()
+    assert (pred.grad[empty] == 0).all()  # type: ignore[index]
+    assert pred.grad[~empty].abs().min() > 0  # type: ignore[index]
+    assert loss(pred, TRUE, torch.ones(2, 2, 4)).isfinite().item() is False
+
+
+@pytest.mark.parametrize("loss", [dense_masked_mse, dense_masked_smooth_l1, map_cross_entropy])
+def test_all_masked_maps_are_zero_with_zero_gradient(loss: Callable[..., Tensor]) -> None:
+    for pred in (PRED.clone(), torch.full_like(PRED, torch.nan)):
+        pred.requires_grad_()
+        for target in (torch.full_like(TRUE, torch.nan), torch.full((2, 2, 4), -7)):
+            if target.ndim == 4 or loss is map_cross_entropy:
+                total = loss(pred, target, torch.zeros(2, 2, 4))
+                (grad,) = torch.autograd.grad(total, pred)
+                assert total.item() == 0
+                assert (grad == 0).all()
+
+
+def test_labels_of_half_a_cell_weigh_half() -> None:
+    """Through reduce_labels, the loss per cell is the loss per pixel where predictions are constant in a cell."""
+    grid = TokenGrid(4)
+    mask = torch.rand(2, 8, 16) > 0.4
+    mask[0, :4, :4] = False
+    cells = torch.randint(0, 5, (2, 1, 2, 4)).double()
+    labels = cells.repeat_interleave(4, 2).repeat_interleave(4, 3)
+    values, weight = grid.reduce_labels(torch.where(mask[:, None], labels, torch.nan), mask)
+    pred = torch.randn(2, 1, 2, 4, dtype=torch.float64)
+    pixels = pred.repeat_interleave(4, 2).repeat_interleave(4, 3)
+    expected = ((pixels - labels)[mask[:, None]] ** 2).mean()
+    assert torch.allclose(dense_masked_mse(pred, values, weight), expected, rtol=1e-6)
+
+
+def test_half_precision_maps_are_compared_in_float32() -> None:
+    pred = torch.full((1, 1, 30, 30), 800.0, dtype=torch.float16)
+    weight = torch.full((1, 30, 30), 256.0, dtype=torch.float16)
+    assert dense_masked_mse(pred, torch.zeros_like(pred), weight).item() == 640000.0
+    assert smoothness(pred * torch.eye(30).half()).dtype == torch.float32
+
+
+def test_dense_refusals() -> None:
+    with pytest.raises(ShapeError, match=r"\(2, 3, 2, 4\) and the target \(2, 3, 32, 64\).*TokenGrid.reduce_labels"):
+        dense_masked_mse(PRED, torch.zeros(2, 3, 32, 64), WEIGHT)
+    with pytest.raises(ShapeError, match="expected the same"):
+        dense_masked_mse(PRED[0], TRUE[0], WEIGHT[0])
+    for wrong in (WEIGHT[:1], WEIGHT[:, None], torch.ones(2), torch.ones(2, 4, 2)):
+        with pytest.raises(ShapeError, match=r"expected \(batch, rows, cols\)"):
+            dense_masked_smooth_l1(PRED, TRUE, wrong)
+    for value in (-1.0, torch.nan, torch.inf):
+        weight = WEIGHT.clone()
+        weight[1, 1, 3] = value
+        with pytest.raises(DataError, match="1 of the cells' weights are negative or not finite, such as "):
+            dense_masked_mse(PRED, TRUE, weight)
+    with pytest.raises(ConfigError, match="beta is 0"):
+        dense_masked_smooth_l1(PRED, TRUE, WEIGHT, beta=0)
+
+
+def test_cross_entropy_of_cells_is_torchs() -> None:
+    labels = torch.randint(0, 3, (2, 2, 4))
+    assert torch.allclose(map_cross_entropy(PRED, labels), F.cross_entropy(PRED, labels))
+    shares = TRUE.softmax(dim=1)
+    assert torch.allclose(map_cross_entropy(PRED, shares), F.cross_entropy(PRED, shares))
+    mask = WEIGHT > 2
+    each = F.cross_entropy(PRED, labels, reduction="none")
+    assert torch.allclose(map_cross_entropy(PRED, labels, mask), each[mask].mean())
+    labels[0, 0, 0] = 255
+    known = (labels != 255) & mask
+    assert torch.allclose(map_cross_entropy(PRED, labels, mask, ignore_index=255), each[known].mean())
+
+
+def test_logits_are_read_at_the_centres_of_finer_labels() -> None:
+    """Logits that are affine in the image are affine at every pixel within the outermost centres."""
+    rows, cols, ph, pw = 3, 5, 2, 4
+    y, x = torch.meshgrid(torch.arange(rows) + 0.5, torch.arange(cols) + 0.5, indexing="ij")
+    logits = torch.stack((0.3 * y - 0.7 * x, 0.1 * x + 0.2 * y))[None].double()
+    labels = torch.randint(0, 2, (1, rows * ph, cols * pw))
+    inside = torch.zeros(1, rows * ph, cols * pw, dtype=torch.bool)
+    inside[:, ph // 2 : -(ph // 2), pw // 2 : -(pw // 2)] = True
+    errors = []
+    for i, j in inside[0].nonzero().tolist():
+        v, u = (i + 0.5) / ph, (j + 0.5) / pw
+        scores = (0.3 * v - 0.7 * u, 0.1 * u + 0.2 * v)
+        errors.append(math.log(sum(map(math.exp, scores))) - scores[int(labels[0, i, j])])
+    loss = map_cross_entropy(logits, labels, inside)
+    assert loss.item() == pytest.approx(sum(errors) / len(errors), rel=1e-6)
+    soft = F.one_hot(labels, 2).permute(0, 3, 1, 2).double()
+    assert torch.allclose(map_cross_entropy(logits, soft, inside), loss, rtol=1e-12)
+
+
+def test_an_index_image_keeps_its_places() -> None:
+    """The lowest loss belongs to the labels that lie where the logits say, not to any turn of them."""
+    labels = torch.arange(6).reshape(1, 2, 3)
+    logits = 9.0 * F.one_hot(labels, 6).permute(0, 3, 1, 2)
+    fine = labels.repeat_interleave(6, 1).repeat_interleave(6, 2)
+    assert map_cross_entropy(logits, labels).item() < 0.01
+    own = map_cross_entropy(logits, fine)
+    for other in (fine.flip(1), fine.flip(2), fine.flip(1, 2)):
+        assert map_cross_entropy(logits, other) > own + 1
+
+
+def test_masked_nan_logits_of_a_map_have_no_gradient() -> None:
+    mask = WEIGHT > 2
+    for target in (torch.randint(0, 3, (2, 2, 4)), TRUE.softmax(dim=1)):
+        logits = torch.where(mask[:, None], PRED, torch.nan).requires_grad_()
+        loss = map_cross_entropy(logits, target, mask)
+        (grad,) = torch.autograd.grad(loss, logits)
+        assert torch.allclose(loss, map_cross_entropy(PRED, target, mask))
+        assert (grad[(~mask)[:, None].expand_as(grad)] == 0).all()
+    whole = PRED.clone()
+    whole[1] = torch.nan
+    fine = torch.zeros(2, 8, 8, dtype=torch.bool)
+    fine[0] = True
+    logits = whole.requires_grad_()
+    loss = map_cross_entropy(logits, torch.zeros(2, 8, 8, dtype=torch.long), fine)
+    loss.backward()
+    assert loss.isfinite()
+    assert (logits.grad[1] == 0).all()  # type: ignore[index]
+    assert logits.grad[0].abs().min() > 0  # type: ignore[index]
+
+
+def test_map_cross_entropy_refusals() -> None:
+    for size in ((3, 8), (4, 6), (1, 4), (0, 0)):
+        with pytest.raises(ShapeError, match=r"no whole multiple of the 2 x 4 cells"):
+            map_cross_entropy(PRED, torch.zeros(2, *size, dtype=torch.long))
+    for target in (torch.zeros(2, 2, 4), torch.zeros(1, 2, 4).long(), torch.zeros(2, 5, 2, 4), torch.zeros(2).long()):
+        with pytest.raises(ShapeError, match=r"class indices \(B, H, W\) or probabilities"):
+            map_cross_entropy(PRED, target)
+    with pytest.raises(ShapeError, match=r"mask has shape \(2, 4\); expected \(2, 4, 8\)"):
+        map_cross_entropy(PRED, torch.zeros(2, 4, 8).long(), torch.ones(2, 4))
+    with pytest.raises(ShapeError, match="reach 3"):
+        map_cross_entropy(PRED, torch.full((2, 2, 4), 3))
+
+
+def test_regularisers_are_means_over_cells_and_pairs() -> None:
+    maps = PRED
+    pairs = [
+        float(maps[b, k, r, c] - maps[b, k, r + i, c + j]) ** 2
+        for b, k, r, c, (i, j) in itertools.product(range(2), range(3), range(2), range(4), ((0, 1), (1, 0)))
+        if r + i < 2 and c + j < 4
+    ]
+    assert smoothness(maps).item() == pytest.approx(sum(pairs) / len(pairs), rel=1e-12)
+    values = maps.flatten().tolist()
+    assert sparsity(maps).item() == pytest.approx(sum(map(abs, values)) / len(values), rel=1e-12)
+    assert negativity(maps).item() == pytest.approx(sum(max(-v, 0.0) for v in values) / len(values), rel=1e-12)
+    assert torch.allclose(smoothness(maps), smoothness(maps.transpose(2, 3)))
+    assert smoothness(torch.full((2, 1, 3, 3), 5.0)).item() == 0
+    assert negativity(maps.abs()).item() == 0
+    one = torch.full((2, 3, 1, 1), -2.0, requires_grad=True)
+    smoothness(one).backward()
+    assert (one.grad == 0).all()
+    assert [f(one).item() for f in (smoothness, sparsity, negativity)] == [0, 2, 2]
+    for f in (smoothness, sparsity, negativity):
+        assert f(torch.zeros(0, 1, 2, 2)).item() == 0
+        with pytest.raises(ShapeError, match=r"expected \(batch, K, rows, cols\)"):
+            f(maps[0])
+
+
+def test_a_density_regulariser_weighs_them() -> None:
+    held = DensityRegulariser("mass", smoothness=0.5, negativity=2)  # type: ignore[arg-type]
+    parts = held.parts(PRED)
+    assert held.names == tuple(parts) == ("mass.smoothness", "mass.negativity")
+    assert torch.allclose(parts["mass.smoothness"], 0.5 * smoothness(PRED))
+    assert torch.allclose(parts["mass.negativity"], 2 * negativity(PRED))
+    assert torch.allclose(DensityRegulariser("m", sparsity=3.0).parts(PRED)["m.sparsity"], 3 * sparsity(PRED))
+    assert DensityRegulariser("mass").parts(PRED) == {}
+    assert decode(DensityRegulariser, encode(held)) == held
+    for wrong in ({"smoothness": -1.0}, {"sparsity": math.nan}, {"negativity": "1"}, {"task": 3}):
+        with pytest.raises(ConfigError, match=f"DensityRegulariser\\({next(iter(wrong))}=\\)"):
+            DensityRegulariser(**({"task": "mass"} | wrong))
+
+
+def test_gradients_of_map_losses() -> None:
+    pred = PRED.clone().requires_grad_()
+    labels, fine = torch.randint(0, 3, (2, 2, 4)), torch.randint(0, 3, (2, 6, 8))
+    losses: list[Callable[[Tensor], Tensor]] = [
+        lambda p: dense_masked_mse(p, TRUE, WEIGHT),
+        lambda p: dense_masked_smooth_l1(p, TRUE, WEIGHT, 0.7),
+        lambda p: map_cross_entropy(p, labels, WEIGHT > 2),
+        lambda p: map_cross_entropy(p, fine, ignore_index=1),
+        lambda p: map_cross_entropy(p, TRUE.softmax(dim=1)),
+        smoothness,
+        sparsity,
+        negativity,
+    ]
+    for loss in losses:
+        assert torch.autograd.gradcheck(loss, (pred,))

@@ -1,0 +1,253 @@
+"""TaskLoss over every kind of task, compositions, learned weights and regularisers."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dinoneck import ConfigError, ShapeError, TargetTransform, Task
+from dinoneck.losses.composition import CompositionLoss
+from dinoneck.losses.maps import DensityRegulariser, dense_masked_mse, negativity, smoothness, sparsity
+from dinoneck.losses.task_loss import TaskLoss
+from dinoneck.losses.uncertainty import UncertaintyWeighting
+
+TASKS = (
+    Task("total", loss="smooth_l1", beta=0.5, transform=TargetTransform(area=0.21, mean=200.0, std=130.0)),
+    Task("mass", dim=3, kind="density", weight=(1.0, 0.5, 0.0)),
+    Task("ratio", dim=3, kind="ratio"),
+    Task("state", dim=4, kind="classification", ignore_index=9),
+    Task("ndvi", dim=2, kind="dense"),
+    Task("cover", dim=3, kind="segmentation", ignore_index=255),
+)
+FIVE = CompositionLoss("five", "total", "ratio", scale=(40.0, 50.0, 90.0, 80.0, 100.0))
+NAMES = [task.name for task in TASKS] + ["five"]
+HELD = DensityRegulariser("mass", smoothness=0.3, sparsity=0.2, negativity=0.7)
+SHAPES = {
+    "total": (4, 1),
+    "mass": (4, 3),
+    "ratio": (4, 3),
+    "state": (4, 4),
+    "ndvi": (4, 2, 2, 3),
+    "cover": (4, 3, 2, 3),
+}
+
+
+def a_batch(dtype: torch.dtype = torch.float64) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+    torch.manual_seed(1)
+    outputs = {name: torch.randn(shape, dtype=dtype) for name, shape in SHAPES.items()}
+    outputs["mass.map"] = torch.randn(4, 3, 2, 3, dtype=dtype)
+    targets = {name: torch.randn(SHAPES[name], dtype=dtype) for name in ("total", "mass", "ndvi")}
+    targets["ratio"] = torch.randn(4, 3, dtype=dtype).softmax(dim=1)
+    targets["state"] = torch.tensor([0, 3, 9, 1])
+    targets["cover"] = torch.randint(0, 3, (4, 4, 6))
+    targets["cover"][0, 0, 0] = 255
+    masks = {
+        "total": torch.tensor([True, True, False, True]),
+        "mass": torch.rand(4, 3) > 0.3,
+        "ndvi": torch.rand(4, 2, 3) * 3 - 1,
+        "cover": torch.rand(4, 4, 6) > 0.3,
+    }
+    masks["ndvi"] = masks["ndvi"].clamp_min(0)
+    return outputs, targets, masks
+
+
+def nothing_counts() -> dict[str, Tensor]:
+    shapes = {"total": (4,), "mass": (4, 3), "ratio": (4,), "state": (4,), "ndvi": (4, 2, 3), "cover": (4, 4, 6)}
+    return {name: torch.zeros(shape) for name, shape in shapes.items()}
+
+
+def test_every_kind_has_its_loss() -> None:
+    outputs, targets, masks = a_batch()
+    total, parts = TaskLoss(TASKS, [FIVE])(outputs, targets, masks)
+    keep = masks["total"]
+    assert torch.allclose(parts["total"], F.smooth_l1_loss(outputs["total"][keep], targets["total"][keep], beta=0.5))
+    mass = 0.0
+    for k, weight in enumerate((1.0, 0.5)):
+        own = masks["mass"][:, k]
+        mass = mass + weight * F.mse_loss(outputs["mass"][own, k], targets["mass"][own, k])
+    assert torch.allclose(parts["mass"], mass)  # type: ignore[arg-type]
+    assert torch.allclose(parts["ratio"], F.mse_loss(outputs["ratio"].softmax(1), targets["ratio"]))
+    assert torch.allclose(parts["state"], F.cross_entropy(outputs["state"], targets["state"], ignore_index=9))
+    weight = masks["ndvi"].double()
+    ndvi = (weight[:, None] * (outputs["ndvi"] - targets["ndvi"]) ** 2).sum() / (2 * weight.sum())
+    assert torch.allclose(parts["ndvi"], ndvi)
+    fine = F.interpolate(outputs["cover"], scale_factor=2, mode="bilinear")
+    each = F.cross_entropy(fine, targets["cover"], ignore_index=255, reduction="none")
+    assert torch.allclose(parts["cover"], each[masks["cover"] & (targets["cover"] != 255)].mean())
+    assert list(parts) == NAMES
+    assert torch.allclose(total, sum(parts.values()))  # type: ignore[arg-type]
+
+
+def test_dense_outputs_may_weigh_differently() -> None:
+    outputs, targets, masks = a_batch()
+    names, weight = {"ndvi": "ndvi"}, masks["ndvi"]
+    both = []
+    for k in range(2):
+        both.append(dense_masked_mse(outputs["ndvi"][:, k : k + 1], targets["ndvi"][:, k : k + 1], weight))
+    task = Task("ndvi", dim=2, kind="dense", weight=(0.3, 2.0))
+    own = [{name: table[name] for name in names} for table in (outputs, targets, masks)]
+    assert torch.allclose(TaskLoss([task])(*own)[0], 0.3 * both[0] + 2 * both[1])
+    smooth = Task("ndvi", dim=2, kind="dense", loss="smooth_l1", beta=0.2, weight=3.0)
+    expected = 3 * F.smooth_l1_loss(outputs["ndvi"], targets["ndvi"], beta=0.2)
+    assert torch.allclose(TaskLoss([smooth])(*own[:2])[0], expected)
+
+
+def test_learned_weights_weigh_the_raw_losses() -> None:
+    outputs, targets, masks = a_batch()
+    weighting = UncertaintyWeighting(NAMES).double()
+    weighting.log_variance.data = torch.linspace(-1, 2, len(NAMES), dtype=torch.float64)
+    loss = TaskLoss(TASKS, [FIVE], weighting)
+    total, parts = loss(outputs, targets, masks)
+    _, raw = TaskLoss(TASKS, [FIVE])(outputs, targets, masks)
+    assert {name: part.item() for name, part in parts.items()} == {name: part.item() for name, part in raw.items()}
+    s = weighting.log_variance.tolist()
+    expected = sum(0.5 * raw[n] * torch.tensor(-x).double().exp() + 0.5 * x for n, x in zip(NAMES, s, strict=True))
+    assert torch.allclose(total, expected)  # type: ignore[arg-type]
+    assert [name for name, _ in loss.named_parameters()] == ["weighting.log_variance"]
+
+
+@pytest.mark.parametrize("name", [*NAMES, "mass of no weight", "ignored"])
+def test_a_part_in_which_nothing_counts_leaves_its_weight_alone(name: str) -> None:
+    outputs, targets, masks = a_batch()
+    if name == "mass of no weight":
+        name, masks["mass"] = "mass", torch.tensor([[False, False, True]]).expand(4, 3)
+    elif name == "ignored":
+        name, targets["state"] = "state", torch.full((4,), 9)
+    elif name == "five":
+        masks["five"] = torch.zeros(4)
+    else:
+        masks[name] = nothing_counts()[name]
+    left_out = {name, "five"} if name in ("total", "ratio") else {name}
+    weighting = UncertaintyWeighting(NAMES)
+    total, parts = TaskLoss(TASKS, [FIVE], weighting)(outputs, targets, masks)
+    total.backward()
+    grads = dict(zip(NAMES, weighting.log_variance.grad.tolist(), strict=True))  # type: ignore[union-attr]
+    assert {name for name, grad in grads.items() if grad == 0} == left_out
+    assert torch.allclose(total, 0.5 * sum(part for own, part in parts.items() if own not in left_out))  # type: ignore[arg-type]
+
+
+def test_soft_labels_count_by_their_mask() -> None:
+    tasks = [Task("state", dim=4, kind="classification"), Task("cover", dim=3, kind="segmentation")]
+    outputs, targets, _ = a_batch()
+    targets |= {"state": outputs["state"].softmax(1), "cover": outputs["cover"].softmax(1)}
+    masks = {"state": torch.ones(4), "cover": torch.zeros(4, 2, 3)}
+    weighting = UncertaintyWeighting(["state", "cover"])
+    TaskLoss(tasks, weighting=weighting)(outputs, targets, masks)[0].backward()
+    assert (weighting.log_variance.grad != 0).tolist() == [True, False]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_batch_in_which_nothing_counts_teaches_nothing(weighted: bool) -> None:
+    outputs, targets, _ = a_batch()
+    outputs = {name: torch.full_like(x, torch.nan).requires_grad_() for name, x in outputs.items()}
+    targets = {name: torch.full_like(x, torch.nan) if x.is_floating_point() else x for name, x in targets.items()}
+    weighting = UncertaintyWeighting(NAMES) if weighted else None
+    total, parts = TaskLoss(TASKS, [FIVE], weighting)(outputs, targets, nothing_counts())
+    assert total.item() == 0
+    assert all(part.item() == 0 for part in parts.values())
+    total.backward()
+    assert all((x.grad == 0).all() for name, x in outputs.items() if name != "mass.map")
+    assert weighting is None or (weighting.log_variance.grad == 0).all()
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_regularisers_come_on_top(weighted: bool) -> None:
+    outputs, targets, masks = a_batch()
+    weighting = UncertaintyWeighting(NAMES).double() if weighted else None
+    bare, _ = TaskLoss(TASKS, [FIVE], weighting)(outputs, targets, masks)
+    total, parts = TaskLoss(TASKS, [FIVE], weighting, [HELD])(outputs, targets, masks)
+    maps = outputs["mass.map"]
+    assert torch.allclose(parts["mass.smoothness"], 0.3 * smoothness(maps))
+    assert torch.allclose(parts["mass.sparsity"], 0.2 * sparsity(maps))
+    assert torch.allclose(parts["mass.negativity"], 0.7 * negativity(maps))
+    assert torch.allclose(total, bare + sum(parts[f"mass.{own}"] for own in ("smoothness", "sparsity", "negativity")))
+    asleep = TaskLoss(TASKS, [FIVE], weighting, [DensityRegulariser("mass")])
+    del outputs["mass.map"]
+    assert torch.equal(asleep(outputs, targets, masks)[0], bare)
+    with pytest.raises(ShapeError, match=r"lack the map 'mass.map'.*they hold total, mass"):
+        TaskLoss(TASKS, [FIVE], weighting, [HELD])(outputs, targets, masks)
+
+
+def test_the_gradient_of_everything_together() -> None:
+    outputs, targets, masks = a_batch()
+    weighting = UncertaintyWeighting(NAMES).double()
+    loss = TaskLoss(TASKS, [FIVE], weighting, [HELD])
+
+    def total(*values: Tensor) -> Tensor:
+        return loss(dict(zip(outputs, values, strict=True)), targets, masks)[0]  # type: ignore[no-any-return]
+
+    assert torch.autograd.gradcheck(total, tuple(x.requires_grad_() for x in outputs.values()))
+
+
+def test_it_compiles_whole_with_everything() -> None:
+    outputs, targets, masks = a_batch(torch.float32)
+    loss = TaskLoss(TASKS, [FIVE], UncertaintyWeighting(NAMES), [HELD])
+    plain = copy.deepcopy(loss)
+    leaves = {name: x.requires_grad_() for name, x in outputs.items()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        compiled = torch.compile(loss, backend="eager", fullgraph=True, dynamic=True)
+        total, parts = compiled(leaves, targets, masks)
+        grads = torch.autograd.grad(total, [*leaves.values(), *loss.parameters()])
+    expected, expected_parts = plain(leaves, targets, masks)
+    expected_grads = torch.autograd.grad(expected, [*leaves.values(), *plain.parameters()])
+    assert torch.allclose(total, expected)
+    assert all(torch.allclose(parts[name], part) for name, part in expected_parts.items())
+    for got, wanted in zip(grads, expected_grads, strict=True):
+        assert torch.allclose(got, wanted, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"weighting": UncertaintyWeighting(["total"])}, r"built for \['total'\]; the tasks and compositions are"),
+        ({"weighting": UncertaintyWeighting([*NAMES, "more"])}, "the weighting is built for"),
+        ({"weighting": UncertaintyWeighting([task.name for task in TASKS])}, "the weighting is built for"),
+        (
+            {"regularisers": [DensityRegulariser("mas", 1.0)]},
+            "task 'mas'; expected a density task.*Did you mean 'mass'",
+        ),
+        ({"regularisers": [DensityRegulariser("ndvi", 1.0)]}, r"expected a density task, and there are total \(regr"),
+        ({"regularisers": [HELD, HELD]}, "several parts named 'mass.smoothness'"),
+        ({"compositions": [FIVE, FIVE]}, "several parts named 'five'"),
+        ({"compositions": [FIVE, replace(FIVE, name="mass.sparsity")], "regularisers": [HELD]}, "several parts named"),
+    ],
+)
+def test_what_does_not_fit_the_tasks_is_refused(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        TaskLoss(TASKS, **({"compositions": [FIVE]} | given))
+
+
+def test_a_weight_is_given_or_learned() -> None:
+    tasks = [Task("a", weight=0.5), Task("b", dim=2, weight=(1.0, 3.0))]
+    with pytest.raises(ConfigError, match=r"task 'a' has weight 0.5 and TaskLoss a weighting.*take one of them"):
+        TaskLoss(tasks, weighting=UncertaintyWeighting(["a", "b"]))
+    TaskLoss(tasks[1:], weighting=UncertaintyWeighting(["b"]))
+
+
+def test_shapes_are_those_of_the_kind() -> None:
+    for kind, shape, expected in (
+        ("regression", (4, 3, 2), r"expected \(batch, 3\)"),
+        ("density", (4, 3, 2, 3), r"expected \(batch, 3\)"),
+        ("dense", (4, 3), r"expected \(batch, 3, rows, cols\)"),
+        ("segmentation", (4, 2, 2, 3), r"expected \(batch, 3, rows, cols\)"),
+    ):
+        with pytest.raises(ShapeError, match=expected):
+            TaskLoss([Task("a", dim=3, kind=kind)])({"a": torch.zeros(shape)}, {"a": torch.zeros(shape)})  # type: ignore[arg-type]
+    weighted = Task("a", dim=3, weight=(1.0, 2.0, 3.0))
+    for target in ((4, 5), (4,), (4, 2)):
+        with pytest.raises(ShapeError, match="expected the same shape"):
+            TaskLoss([weighted])({"a": torch.zeros(4, 3)}, {"a": torch.zeros(target)})
+    with pytest.raises(ShapeError, match="mask"):
+        TaskLoss([weighted])({"a": torch.zeros(4, 3)}, {"a": torch.zeros(4, 3)}, {"a": torch.ones(4, 2)})
+    with pytest.raises(ShapeError, match=r"masks name \['fife'\]; the tasks are .*'five'"):
+        TaskLoss(TASKS, [FIVE])(*a_batch()[:2], {"fife": torch.ones(4)})
+    with pytest.raises(ShapeError, match="TokenGrid.reduce_labels"):
+        TaskLoss([Task("a", kind="dense")])({"a": torch.zeros(2, 1, 2, 3)}, {"a": torch.zeros(2, 1, 32, 48)})

@@ -1,0 +1,163 @@
+"""Learned weights: the formula, its optimum, its bounds, and what is left out."""
+
+from __future__ import annotations
+
+import copy
+import math
+import warnings
+
+import pytest
+import torch
+from torch import Tensor
+
+from dinoneck import ConfigError, ShapeError
+from dinoneck.losses.uncertainty import UncertaintyWeighting
+
+LOSSES = {"a": torch.tensor(4.0), "b": torch.tensor(0.25), "c": torch.tensor(1.0)}
+
+
+def weighting_at(*values: float) -> UncertaintyWeighting:
+    weighting = UncertaintyWeighting(["a", "b", "c"])
+    with torch.no_grad():
+        weighting.log_variance.copy_(torch.tensor(values))
+    return weighting
+
+
+def test_the_formula() -> None:
+    s = (0.5, -1.5, 2.0)
+    total = weighting_at(*s)({name: LOSSES[name] for name in ("c", "a", "b")})
+    expected = sum(0.5 * math.exp(-x) * loss.item() + 0.5 * x for x, loss in zip(s, LOSSES.values(), strict=True))
+    assert total.item() == pytest.approx(expected, rel=1e-6)
+    assert UncertaintyWeighting(["a"])({"a": torch.tensor(3.0)}).item() == 1.5
+
+
+def test_its_gradients() -> None:
+    weighting = weighting_at(0.5, -1.5, 2.0).double()
+    values = torch.tensor([4.0, 0.25, 1.0], dtype=torch.float64, requires_grad=True)
+    weighting.log_variance.data[0] = 0.7
+
+    def total(own: Tensor, s: Tensor) -> Tensor:
+        losses = dict(zip("abc", own, strict=True))
+        return torch.func.functional_call(weighting, {"log_variance": s}, (losses,))  # type: ignore[no-any-return]
+
+    weighting.eval()
+    assert torch.autograd.gradcheck(total, (values, weighting.log_variance.detach().clone().requires_grad_()))
+
+
+def test_log_variances_learn_the_logarithm_of_their_loss() -> None:
+    weighting = UncertaintyWeighting(["a", "b", "c"])
+    optimizer = torch.optim.SGD(weighting.parameters(), lr=0.5)
+    for _ in range(200):
+        optimizer.zero_grad()
+        weighting(LOSSES).backward()
+        optimizer.step()
+    learned = weighting.log_variances
+    assert learned == pytest.approx({name: math.log(loss.item()) for name, loss in LOSSES.items()}, abs=1e-3)
+    assert all(isinstance(value, float) for value in learned.values())
+
+
+def test_the_bound_holds_and_the_way_back_stays_open() -> None:
+    weighting = weighting_at(9.0, -11.0, 0.0)
+    assert list(weighting.log_variances.values()) == [6.0, -6.0, 0.0]
+    weighting.eval()
+    expected = 0.5 * (4 * math.exp(-6) + 0.25 * math.exp(6) + 1)
+    assert weighting(LOSSES).item() == pytest.approx(expected, rel=1e-5)
+    assert weighting.log_variance.tolist() == [9.0, -11.0, 0.0], "evaluation changes nothing"
+    weighting.train()
+    assert weighting(LOSSES).item() == pytest.approx(expected, rel=1e-5)
+    assert weighting.log_variance.tolist() == [6.0, -6.0, 0.0]
+    weighting(LOSSES).backward()
+    grad = weighting.log_variance.grad
+    assert grad is not None
+    assert grad[0].item() == pytest.approx(0.5 - 0.5 * 4 * math.exp(-6), rel=1e-5)
+    assert grad[1].item() == pytest.approx(0.5 - 0.5 * 0.25 * math.exp(6), rel=1e-5)
+    optimizer = torch.optim.SGD(weighting.parameters(), lr=0.5)
+    for _ in range(200):
+        optimizer.step()
+        optimizer.zero_grad()
+        weighting(LOSSES).backward()
+    assert weighting.log_variance.detach().tolist() == pytest.approx([math.log(4), math.log(0.25), 0.0], abs=1e-2)
+
+
+def test_a_vanished_loss_does_not_run_away() -> None:
+    weighting = UncertaintyWeighting(["a"])
+    optimizer = torch.optim.SGD(weighting.parameters(), lr=1.0)
+    for _ in range(50):
+        optimizer.zero_grad()
+        total = weighting({"a": torch.tensor(0.0)})
+        total.backward()
+        optimizer.step()
+    assert total.item() == -3.0
+    assert weighting.log_variances == {"a": -6.0}
+
+
+def test_two_forwards_of_one_step_go_backward_together() -> None:
+    weighting = weighting_at(0.5, 8.0, -1.0)
+    both = weighting(LOSSES) + weighting(LOSSES)
+    both.backward()
+    once = copy.deepcopy(weighting)
+    once.zero_grad()
+    once(LOSSES).backward()
+    assert torch.allclose(weighting.log_variance.grad, 2 * once.log_variance.grad)  # type: ignore[operator, arg-type]
+
+
+@pytest.mark.parametrize("empty", [torch.tensor(0), torch.tensor(False), 0])
+def test_what_counts_nowhere_is_left_out(empty: Tensor | int) -> None:
+    weighting = weighting_at(0.5, -1.5, 2.0)
+    losses = LOSSES | {"b": torch.tensor(math.nan, requires_grad=True), "a": LOSSES["a"].clone().requires_grad_()}
+    total = weighting(losses, {"a": torch.tensor(3), "b": empty, "c": torch.tensor(True)})
+    expected = sum(0.5 * math.exp(-s) * LOSSES[name].item() + 0.5 * s for name, s in (("a", 0.5), ("c", 2.0)))
+    assert total.item() == pytest.approx(expected, rel=1e-6)
+    total.backward()
+    grad = weighting.log_variance.grad
+    assert grad is not None
+    assert grad[1] == 0
+    assert grad[[0, 2]].abs().min() > 0
+    assert losses["b"].grad == 0
+    assert losses["a"].grad == pytest.approx(0.5 * math.exp(-0.5))
+
+
+def test_it_is_configured_and_has_one_parameter_without_weight_decay() -> None:
+    weighting = UncertaintyWeighting(("a", "b"))
+    assert [(name, p.ndim, p.dtype) for name, p in weighting.named_parameters()] == [("log_variance", 1, torch.float32)]
+    assert weighting.config == {"names": ["a", "b"]}
+    again = UncertaintyWeighting.from_config(weighting.config, device="meta", dtype=torch.float64)
+    assert again.log_variance.is_meta
+    assert again.log_variance.dtype == torch.float64
+    weighting.log_variance.data.fill_(3.0)
+    weighting.reset_parameters()
+    assert weighting.log_variances == {"a": 0.0, "b": 0.0}
+    assert repr(weighting) == "UncertaintyWeighting(a, b)"
+    half = UncertaintyWeighting(["a"]).bfloat16()
+    assert half({"a": torch.tensor(3.0, dtype=torch.bfloat16)}).dtype == torch.float32
+
+
+def test_names_that_do_not_fit() -> None:
+    for names in ([], ["a", "a"], [""]):
+        with pytest.raises(ConfigError, match="one or more names, each once"):
+            UncertaintyWeighting(names)
+    with pytest.raises(ConfigError, match=r"UncertaintyWeighting\(names=\)"):
+        UncertaintyWeighting("total")
+    weighting = UncertaintyWeighting(["a", "b"])
+    with pytest.raises(ShapeError, match=r"losses lack \['b'\] and add \['c'\]"):
+        weighting({"a": LOSSES["a"], "c": LOSSES["c"]})
+    with pytest.raises(ShapeError, match=r"counts lack \['b'\] and add nothing"):
+        weighting({"a": LOSSES["a"], "b": LOSSES["b"]}, {"a": LOSSES["a"]})
+    with pytest.raises(ShapeError, match=r"losses\['b'\] has shape \(2,\)"):
+        weighting({"a": LOSSES["a"], "b": torch.zeros(2)})
+
+
+def test_it_compiles_with_its_projection() -> None:
+    weighting = weighting_at(9.0, -1.0, 0.5)
+    plain = copy.deepcopy(weighting)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        compiled = torch.compile(weighting, backend="aot_eager", fullgraph=True)
+        counts = {"a": torch.tensor(1), "b": torch.tensor(0), "c": torch.tensor(2)}
+        total = compiled(LOSSES, counts)
+        total.backward()
+    expected = plain(LOSSES, counts)
+    expected.backward()
+    assert torch.equal(total, expected)
+    assert torch.equal(weighting.log_variance, plain.log_variance)
+    assert torch.equal(weighting.log_variance.grad, plain.log_variance.grad)  # type: ignore[arg-type]

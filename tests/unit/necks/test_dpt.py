@@ -1,0 +1,351 @@
+"""DPTNeck against transformers' and against the formulas written out with plain NCHW operations."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+import pytest
+import torch
+import torch._dynamo.testing
+import torch.nn.functional as F
+from tests.contract.cases import WIDTH, outputs, tokens_of
+from torch import Tensor
+
+from dinoneck import ConfigError, ShapeError, Tokens
+from dinoneck.necks.dpt import DPTNeck
+
+ODD_GRIDS = [(1, 1), (1, 7), (15, 31), (30, 60)]
+READOUTS = ["ignore", "add", "project"]
+HIDDEN = (4, 6, 8, 10)
+
+
+def small(readout: str = "ignore", layers: int = 4, **more: object) -> DPTNeck:
+    return DPTNeck(WIDTH, layers, 8, readout, hidden_sizes=HIDDEN[-layers:], **more)  # type: ignore[arg-type]
+
+
+def bilinear(maps: Tensor, rows: int, cols: int) -> Tensor:
+    """Half-pixel bilinear resizing as two matrix products."""
+
+    def matrix(out: int, given: int) -> Tensor:
+        place = ((torch.arange(out).double() + 0.5) * given / out - 0.5).clamp(0, given - 1)
+        return (1 - (place[:, None] - torch.arange(given)).abs()).clamp_min(0).to(maps)
+
+    return matrix(rows, maps.shape[2]) @ maps @ matrix(cols, maps.shape[3]).T
+
+
+def plain(neck: DPTNeck, tokens: Tokens) -> list[Tensor]:
+    """The neck's formula, with [patch, CLS] concatenated and everything in NCHW."""
+    weights = dict(neck.named_parameters())
+
+    def conv(maps: Tensor, name: str, stride: int = 1) -> Tensor:
+        bias = weights.get(f"{name}.bias")
+        return F.conv2d(maps, weights[f"{name}.weight"], bias, stride=stride, padding=1)
+
+    def residual(maps: Tensor, name: str) -> Tensor:
+        return maps + conv(conv(maps.clamp_min(0), f"{name}.first").clamp_min(0), f"{name}.second")
+
+    found: list[Tensor] = []
+    rows, cols = tokens.grid
+    for place in reversed(range(neck.num_layers)):
+        patches = tokens.patches[place]
+        if neck.readout != "ignore":
+            repeated = tokens.cls_token[place][:, None].expand_as(patches)
+            if neck.readout == "add":
+                patches = patches + repeated
+            else:
+                both = torch.cat([patches, repeated], dim=-1)
+                name = f"reassemble.{place}.readout_linear"
+                both = both @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
+                patches = both * 0.5 * (1 + torch.erf(both / 2**0.5))
+        name = f"reassemble.{place}"
+        patches = patches @ weights[f"{name}.project.weight"].T + weights[f"{name}.project.bias"]
+        maps = patches.transpose(1, 2).reshape(len(tokens), -1, rows, cols)
+        fineness = 4 - neck.num_layers + place
+        if fineness < 2:
+            side = (4, 2)[fineness]
+            maps = F.conv_transpose2d(maps, weights[f"{name}.up.weight"], weights[f"{name}.up.bias"], stride=side)
+        elif fineness == 3:
+            maps = conv(maps, f"{name}.down", stride=2)
+        maps = conv(maps, f"{name}.widen")
+        if found:
+            maps = bilinear(found[-1], *maps.shape[2:]) + residual(maps, f"fusion.{place}.lateral")
+        maps = residual(maps, f"fusion.{place}.unit")
+        weight, bias = weights[f"fusion.{place}.project.weight"], weights[f"fusion.{place}.project.bias"]
+        found.append(torch.einsum("oc,bcyx->boyx", weight, maps) + bias[:, None, None])
+    return found[::-1]
+
+
+@pytest.mark.parametrize("readout", READOUTS)
+@pytest.mark.parametrize("layers", [1, 2, 3, 4])
+@pytest.mark.parametrize("grid", [(1, 1), (3, 5), (4, 6)])
+def test_it_is_the_formula(readout: str, layers: int, grid: tuple[int, int]) -> None:
+    neck = small(readout, layers).double()
+    tokens = tokens_of(2, *grid, layers=layers, dtype=torch.float64)
+    for ours, wanted in zip(neck(tokens).maps, plain(neck, tokens), strict=True):
+        assert torch.allclose(ours, wanted, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("readout", READOUTS)
+def test_gradients_are_the_formulas(readout: str) -> None:
+    neck, tokens = small(readout).double(), tokens_of(2, 3, 4, layers=4, dtype=torch.float64)
+    leaves = [*neck.parameters(), *(x.requires_grad_() for x in tokens.sequence)]
+    seeds = [torch.randn_like(level) for level in neck(tokens).maps]
+
+    def grads(levels: list[Tensor]) -> tuple[Tensor, ...]:
+        total = torch.stack([(a * b).sum() for a, b in zip(levels, seeds, strict=True)]).sum()
+        return torch.autograd.grad(total, leaves)
+
+    pairs = zip(grads(list(neck(tokens).maps)), grads(plain(neck, tokens)), strict=True)
+    assert all(torch.allclose(a, b, rtol=0, atol=1e-11) for a, b in pairs)
+
+
+def published_names(neck: DPTNeck) -> dict[str, Tensor]:
+    """The neck's weights under the names and in the shapes of transformers' DPTNeck."""
+    last = neck.num_layers - 1
+    names = {"project": "projection", "up": "resize", "down": "resize", "first": "convolution1"}
+    names |= {"second": "convolution2", "lateral": "residual_layer1", "unit": "residual_layer2"}
+    found = {}
+    for ours, value in neck.state_dict().items():
+        room, place, *parts, kind = ours.split(".")
+        if room == "fusion":
+            theirs = f"fusion_stage.layers.{last - int(place)}"
+        elif parts == ["widen"]:
+            theirs, parts = f"convs.{place}", []
+        elif parts == ["readout_linear"]:
+            theirs, parts = f"reassemble_stage.readout_projects.{place}.0", []
+        else:
+            theirs = f"reassemble_stage.layers.{place}"
+        key = ".".join([theirs, *(names[part] for part in parts), kind])
+        found[key] = value[..., None, None] if parts == ["project"] and kind == "weight" else value
+    return found
+
+
+@pytest.mark.parametrize("readout", READOUTS)
+@pytest.mark.parametrize("layers", [2, 4])
+def test_it_is_transformers_neck(readout: str, layers: int) -> None:
+    pytest.importorskip("transformers")
+    from transformers.models.dpt.configuration_dpt import DPTConfig
+    from transformers.models.dpt.modeling_dpt import DPTNeck as Peer
+
+    neck = small(readout, layers)
+    config = DPTConfig(
+        hidden_size=WIDTH,
+        readout_type=readout,
+        neck_hidden_sizes=HIDDEN[-layers:],
+        reassemble_factors=(4, 2, 1, 0.5)[-layers:],
+        fusion_hidden_size=8,
+    )
+    peer = Peer(config)
+    for layer in peer.fusion_stage.layers:
+        layer.align_corners = False
+    answer = peer.load_state_dict(published_names(neck), strict=False)
+    assert not answer.unexpected_keys
+    assert all(key.startswith("fusion_stage.layers.0.residual_layer1.") for key in answer.missing_keys)
+    tokens = tokens_of(2, 4, 6, registers=0, layers=layers)
+    theirs = peer(list(tokens.sequence), 4, 6)
+    for level, fused in zip(neck(tokens).maps, theirs[::-1], strict=True):
+        doubled = F.interpolate(level, scale_factor=2, mode="bilinear", align_corners=False)
+        assert torch.allclose(doubled, fused, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("grid", ODD_GRIDS)
+@pytest.mark.parametrize("layers", [1, 4])
+def test_sizes_layout_and_strides(grid: tuple[int, int], layers: int) -> None:
+    neck = small("project", layers, patch_size=14)
+    pyramid = neck(tokens_of(2, *grid, layers=layers, patch=14))
+    rows, cols = grid
+    sizes = [(4 * rows, 4 * cols), (2 * rows, 2 * cols), grid, (-(-rows // 2), -(-cols // 2))][-layers:]
+    assert [tuple(level.shape[2:]) for level in pyramid.maps] == sizes
+    assert all(level.permute(0, 2, 3, 1).is_contiguous() and level.isfinite().all() for level in pyramid.maps)
+    assert pyramid.strides == neck.strides == (3.5, 7.0, 14.0, 28.0)[-layers:]
+
+
+def position_neck(alive: int) -> DPTNeck:
+    """Weights that copy: layer ``alive`` passes through with its position, all others are silent."""
+    neck = DPTNeck(4, 4, 2, hidden_sizes=(4, 4, 4, 4)).double()
+    with torch.no_grad():
+        for parameter in neck.parameters():
+            parameter.zero_()
+        reassemble = neck.reassemble[alive]
+        reassemble.project.weight.copy_(torch.eye(4))  # type: ignore[operator,union-attr]
+        if reassemble.up is not None:
+            side = (4, 2)[alive]
+            steps = torch.arange(side).double() / side
+            weight = reassemble.up.weight  # type: ignore[union-attr]
+            weight.copy_(torch.eye(4)[:, :, None, None].expand_as(weight))  # type: ignore[operator,arg-type]
+            weight[2, 0] = steps[:, None]  # type: ignore[index,operator]
+            weight[2, 1] = steps[None, :]  # type: ignore[index,operator]
+        if reassemble.down is not None:
+            reassemble.down.weight[range(4), range(4), 1, 1] = 1.0  # type: ignore[union-attr,index,operator]
+        reassemble.widen.weight[range(2), range(2), 1, 1] = 1.0  # type: ignore[union-attr,index,operator]
+        for fusion in neck.fusion:
+            fusion.project.weight.copy_(torch.eye(2))  # type: ignore[operator,union-attr]
+    return neck
+
+
+@pytest.mark.parametrize("grid", [*ODD_GRIDS, (4, 3)])
+@pytest.mark.parametrize("alive", [0, 1, 2, 3])
+def test_every_cell_lies_where_its_tokens_lie(grid: tuple[int, int], alive: int) -> None:
+    rows, cols = grid
+    token = torch.full((1, 5 + rows * cols, 4), -1e6, dtype=torch.float64)
+    y, x = torch.meshgrid(torch.arange(rows).double(), torch.arange(cols).double(), indexing="ij")
+    token[0, 5:] = torch.stack([y, x, torch.ones_like(y), torch.zeros_like(y)], dim=-1).flatten(0, 1)
+    tokens = Tokens.from_sequence([token] * 4, image_size=(rows * 16, cols * 16), patch_size=16, num_prefix_tokens=5)
+    levels = position_neck(alive)(tokens).maps
+    scale = (4, 2, 1, 0.5)[alive]
+    down = torch.arange(levels[alive].shape[2]).double() / scale  # a stride-2 convolution looks at every second token
+    across = torch.arange(levels[alive].shape[3]).double() / scale
+    expected = torch.stack(torch.meshgrid(down, across, indexing="ij"))[None]
+    assert torch.equal(levels[alive], expected)
+    for finer in reversed(range(alive)):
+        expected = bilinear(expected, *levels[finer].shape[2:])
+        assert torch.allclose(levels[finer], expected, rtol=0, atol=1e-9)
+    assert not any(level.any() for level in levels[alive + 1 :])
+
+
+@pytest.mark.parametrize("readout", READOUTS)
+def test_registers_never_take_part(readout: str) -> None:
+    neck, tokens = small(readout), tokens_of(2, 3, 5, layers=4)
+    bare = Tokens.from_patches(
+        [x.contiguous() for x in tokens.patches], grid=(3, 5), patch_size=16, cls_token=tokens.cls_token
+    )
+    for level, without in zip(neck(tokens).maps, neck(bare).maps, strict=True):
+        assert torch.allclose(level, without, atol=1e-6)
+
+
+def test_every_readout_and_every_layer_counts() -> None:
+    tokens = tokens_of(2, 3, 5, layers=4)
+    neck = {readout: small(readout) for readout in READOUTS}
+    neck["add"].load_state_dict(neck["ignore"].state_dict())
+    added = neck["add"](tokens).maps
+    assert not any(torch.allclose(a, b, atol=1e-3) for a, b in zip(added, neck["ignore"](tokens).maps, strict=True))
+    for readout in READOUTS:
+        leaves = [x.clone().requires_grad_() for x in tokens.sequence]
+        again = Tokens.from_sequence(leaves, image_size=(48, 80), patch_size=16, num_prefix_tokens=5)
+        neck[readout](again).maps[0].square().sum().backward()
+        for leaf in leaves:
+            assert leaf.grad is not None
+            assert leaf.grad[:, 5:].abs().sum(dim=-1).min() > 0
+            assert not leaf.grad[:, 1:5].any()
+            assert bool(leaf.grad[:, 0].any()) is (readout != "ignore")
+
+
+def test_every_parameter_learns() -> None:
+    neck = small("project")
+    torch.stack([level.square().mean() for level in neck(tokens_of(2, 3, 5, layers=4)).maps]).sum().backward()
+    for name, parameter in neck.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().max() > 0, name
+
+
+def test_gradcheck() -> None:
+    neck = small("project", 2).double()
+    tokens = tokens_of(1, 2, 3, registers=0, layers=2, dtype=torch.float64)
+
+    def run(*sequence: Tensor) -> tuple[Tensor, ...]:
+        again = Tokens.from_sequence(sequence, image_size=(32, 48), patch_size=16, num_prefix_tokens=1)
+        return neck(again).maps  # type: ignore[no-any-return]
+
+    leaves = tuple(x.requires_grad_() for x in tokens.sequence)
+    assert torch.autograd.gradcheck(run, leaves, fast_mode=True)
+
+
+@pytest.mark.slow
+@torch.no_grad()
+@pytest.mark.parametrize("readout", ["add", "project"])
+def test_one_graph_for_all_sizes(readout: str) -> None:
+    neck = small(readout, 4 if readout == "project" else 2).eval()
+    torch._dynamo.reset()
+    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(neck, backend=counter, fullgraph=True, dynamic=True)
+    for batch, rows, cols in [(2, 3, 5), (3, 5, 4), (2, 15, 31), (4, 9, 16)]:
+        tokens = tokens_of(batch, rows, cols, layers=neck.num_layers)
+        for a, b in zip(outputs(compiled(tokens)), outputs(neck(tokens)), strict=True):
+            assert torch.allclose(a, b, atol=1e-5)
+    assert counter.frame_count == 1
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_export_with_free_batch_and_grid() -> None:
+    neck, tokens = small("project").eval(), tokens_of(3, 6, 5, layers=4)
+    program = torch.export.export(neck, (tokens,), dynamic_shapes=(tokens.dynamic_spec(),)).module()
+    for batch, rows, cols in [(2, 5, 7), (1, 15, 31), (4, 30, 6)]:
+        other = tokens_of(batch, rows, cols, layers=4)
+        for a, b in zip(outputs(program(other)), outputs(neck(other)), strict=True):
+            assert torch.allclose(a, b, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"embed_dim": 0}, "embed_dim is 0"),
+        ({"num_layers": 0}, "num_layers is 0"),
+        ({"num_layers": 5}, "at most 4 layers"),
+        ({"out_channels": 0}, "out_channels is 0"),
+        ({"patch_size": 0}, "patch_size is 0"),
+        ({"readout": "cat"}, "readout="),
+        ({"hidden_sizes": (1, 2, 3)}, "one positive width per layer, 4"),
+        ({"hidden_sizes": (1, 2, 3, 0)}, "one positive width per layer, 4"),
+        ({"hidden_sizes": ()}, "one positive width per layer, 4"),
+    ],
+)
+def test_wrong_arguments_are_refused(wrong: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        DPTNeck(**({"embed_dim": WIDTH} | wrong))  # type: ignore[arg-type]
+
+
+def test_other_tokens_are_refused() -> None:
+    neck, tokens = small("add"), tokens_of(1, 2, 2, layers=4)
+    with pytest.raises(ShapeError, match="hold 3 layers"):
+        neck(tokens_of(1, 2, 2, layers=3))
+    with pytest.raises(ShapeError, match="25 channels"):
+        neck(Tokens.from_patches([torch.zeros(1, 4, 25)] * 4, grid=(2, 2), patch_size=16))
+    with pytest.raises(ShapeError, match="14 px"):
+        neck(tokens_of(1, 2, 2, layers=4, patch=14))
+    bare = Tokens.from_patches([x.contiguous() for x in tokens.patches], grid=(2, 2), patch_size=16)
+    for readout in ("add", "project"):
+        with pytest.raises(ShapeError, match="no CLS token"):
+            small(readout)(bare)
+    assert len(small("ignore")(bare)) == 4
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3, 4])
+def test_the_default_widths_are_the_published_ones(layers: int) -> None:
+    neck = DPTNeck(WIDTH, layers, device="meta")
+    widths = tuple(module.project.out_features for module in neck.reassemble)  # type: ignore[union-attr]
+    assert widths == (96, 192, 384, 768)[-layers:]
+    assert neck.config["hidden_sizes"] is None
+    assert neck.strides == (4.0, 8.0, 16.0, 32.0)[-layers:]
+
+
+def test_config_attributes_and_copies() -> None:
+    neck = small("project", patch_size=14)
+    assert (neck.embed_dim, neck.num_layers, neck.patch_size, neck.out_channels) == (WIDTH, 4, 14, 8)
+    assert not neck.needs_images
+    again = DPTNeck.from_config(json.loads(json.dumps(neck.config)))
+    assert again.config == neck.config
+    again.load_state_dict(neck.state_dict())
+    tokens = tokens_of(1, 3, 3, layers=4, patch=14)
+    for other in (again, copy.deepcopy(neck)):
+        assert all(torch.equal(a, b) for a, b in zip(other(tokens).maps, neck(tokens).maps, strict=True))
+
+
+def test_half_precision_stays_near() -> None:
+    neck, tokens = small("project"), tokens_of(2, 3, 5, layers=4)
+    exact = neck(tokens).maps
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = neck(tokens).maps
+    low = copy.deepcopy(neck).bfloat16()(tokens.to(dtype=torch.bfloat16)).maps
+    for found in (mixed, low):
+        assert all((a - b.float()).norm() < 0.02 * a.norm() for a, b in zip(exact, found, strict=True))
+
+
+def test_reset_draws_every_weight_anew() -> None:
+    neck = small("project")
+    with torch.no_grad():
+        for parameter in neck.parameters():
+            parameter.fill_(7.0)
+    neck.reset_parameters()
+    assert not any((parameter == 7.0).any() for parameter in neck.parameters())

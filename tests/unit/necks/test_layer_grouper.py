@@ -1,0 +1,222 @@
+"""LayerGrouper: groups, fusion and the accumulating product against the plain formula in float64."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dinoneck import ConfigError, LayerGrouper, ShapeError
+from dinoneck.necks.layer_grouper import auto_groups
+
+C, D, N = 12, 8, 5
+
+
+def layers_of(count: int, dtype: torch.dtype = torch.float64, channels: int = C) -> list[Tensor]:
+    return [torch.randn(2, N, channels, dtype=dtype) + torch.arange(channels, dtype=dtype) for _ in range(count)]
+
+
+def awake(grouper: LayerGrouper) -> LayerGrouper:
+    """Norms and fusion weights that are not at their start."""
+    with torch.no_grad():
+        for name, parameter in grouper.named_parameters():
+            if "norm" in name or "fusion" in name:
+                parameter.add_(torch.randn_like(parameter) * 0.5)
+    return grouper
+
+
+def plain(grouper: LayerGrouper, xs: list[Tensor], norm: bool, fusion: str) -> list[Tensor]:
+    """The formula, written for one token at a time's sake with plain operations only."""
+    results = []
+    for place, group in enumerate(grouper.groups):
+        projected = []
+        for layer in group:
+            part = grouper.bottleneck(layer)
+            x = xs[layer]
+            if norm:
+                centred = x - x.mean(dim=-1, keepdim=True)
+                x = centred / (centred.square().mean(dim=-1, keepdim=True) + 1e-6).sqrt()
+                x = x * part.norm.weight + part.norm.bias
+            projected.append(torch.einsum("bnc,dc->bnd", x, part.linear.weight) + part.linear.bias)
+        y = torch.stack(projected)
+        own = dict(grouper.fusion_weights.items()).get(str(place))
+        if own is None:
+            shares = torch.full(y.shape[:3], 1 / len(group), dtype=y.dtype)
+        elif fusion == "softmax":
+            shares = (own.exp() / own.exp().sum())[:, None, None].expand(y.shape[:3])
+        else:
+            scores = (y * own).sum(dim=-1) / D**0.5
+            shares = scores.exp() / scores.exp().sum(dim=0)
+        results.append((shares[..., None] * y).sum(dim=0))
+    return results
+
+
+@pytest.mark.parametrize("fusion", ["mean", "softmax", "pixel"])
+@pytest.mark.parametrize("separate", [True, False])
+@pytest.mark.parametrize("norm", ["layer", None])
+@pytest.mark.parametrize(("count", "groups"), [(1, 3), (2, 3), (3, 3), (4, 3), (7, 2)])
+def test_it_equals_the_plain_formula_and_so_do_its_gradients(
+    fusion: Any, separate: bool, norm: Any, count: int, groups: int
+) -> None:
+    grouper = awake(LayerGrouper(C, count, D, groups, "auto", separate, norm, fusion, dtype=torch.float64))
+    xs = [x.requires_grad_() for x in layers_of(count)]
+    leaves = [*xs, *grouper.parameters()]
+    found, wanted = grouper(xs), plain(grouper, xs, norm == "layer", fusion)
+    weights = [torch.randn_like(y) for y in wanted]
+    for a, b in zip(found, wanted, strict=True):
+        assert torch.allclose(a, b, rtol=0, atol=1e-12)
+    one = torch.autograd.grad(sum((y * w).sum() for y, w in zip(found, weights, strict=True)), leaves)
+    two = torch.autograd.grad(sum((y * w).sum() for y, w in zip(wanted, weights, strict=True)), leaves)
+    for a, b in zip(one, two, strict=True):
+        assert torch.allclose(a, b, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("fusion", ["mean", "softmax"])
+def test_no_projected_layer_is_kept_for_the_backward_pass(fusion: Any) -> None:
+    """Six layers of one group: beside the normed tokens and weights nothing of the projections' size is saved."""
+    count, channels, width = 6, 24, 20
+    grouper = LayerGrouper(channels, count, width, 1, norm=None, fusion=fusion)
+    xs = layers_of(count, torch.float32, channels)
+    known = {x.untyped_storage().data_ptr() for x in [*xs, *grouper.parameters()]}
+    saved: list[int] = []
+
+    def keep(x: Tensor) -> Tensor:
+        if x.untyped_storage().data_ptr() not in known:
+            saved.append(x.numel())
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+        grouper(xs)
+    assert max(saved, default=0) <= channels * width  # composed weights, never a (2, N, width) map per layer
+    assert not [size for size in saved if size == 2 * N * width]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_does_not_lose_more_with_every_layer(dtype: torch.dtype) -> None:
+    """12 layers of one group: the error stays that of one rounding, since sums are kept in float32."""
+    grouper = LayerGrouper(64, 12, 32, 1, fusion="softmax")
+    xs = [x / 8 for x in layers_of(12, torch.float32, 64)]
+    exact = copy.deepcopy(grouper).double()([x.to(dtype).double() for x in xs])[0]
+    low = grouper.to(dtype)([x.to(dtype) for x in xs])[0].double()
+    step = torch.finfo(dtype).eps
+    assert (low - exact).norm() / exact.norm() < 1.5 * step
+
+
+def test_autocast_and_weights_loaded_later_are_seen_at_once() -> None:
+    grouper = awake(LayerGrouper(C, 4, D, 2, fusion="softmax")).eval()
+    xs = layers_of(4, torch.float32)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        low = grouper(xs)
+    for a, b in zip(low, grouper(xs), strict=True):
+        assert (a.float() - b).abs().max() < 0.05 * b.abs().max()
+    with torch.no_grad():
+        before = grouper(xs)
+        grouper.load_state_dict({name: 2 * value for name, value in grouper.state_dict().items()})
+        assert all((a - b).abs().max() > 0.1 for a, b in zip(before, grouper(xs), strict=True))
+
+
+def test_tokens_do_not_see_each_other() -> None:
+    grouper = LayerGrouper(C, 3, D, 2, fusion="pixel", dtype=torch.float64)
+    xs = layers_of(3)
+    order = torch.randperm(N)
+    for whole, shuffled in zip(grouper(xs), grouper([x[:, order] for x in xs]), strict=True):
+        assert torch.allclose(whole[:, order], shuffled, atol=1e-12)
+
+
+@pytest.mark.parametrize("count", range(1, 30))
+@pytest.mark.parametrize("groups", range(1, 6))
+def test_auto_groups_are_contiguous_even_and_shallow_first(count: int, groups: int) -> None:
+    found = auto_groups(count, groups)
+    assert len(found) == groups
+    flat = [layer for group in found for layer in group]
+    assert flat == sorted(flat)
+    assert set(flat) == set(range(count))
+    if count >= groups:
+        assert flat == list(range(count))
+        assert max(map(len, found)) - min(map(len, found)) <= 1
+    else:
+        assert all(len(group) == 1 for group in found)
+
+
+def test_explicit_groups_read_what_they_name() -> None:
+    grouper = LayerGrouper(C, 4, D, 2, [[3], [0, 1]], dtype=torch.float64)
+    xs = [x.requires_grad_() for x in layers_of(4)]
+    first, second = grouper(xs)
+    assert [x is not None for x in torch.autograd.grad(first.sum(), xs, allow_unused=True)] == [False] * 3 + [True]
+    grads = torch.autograd.grad(second.square().sum(), xs, allow_unused=True)
+    assert [x is not None for x in grads] == [True, True, False, False]
+    assert set(grouper.bottlenecks) == {"0", "1", "3"}
+
+
+@pytest.mark.parametrize(
+    ("groups", "says"),
+    [
+        ([[0], [1]], "2 groups; expected 3"),
+        ([[0], [1], []], "group 2 is empty"),
+        ([[0], [1, 1], [2]], "position 1 stands twice"),
+        ([[0], [1], [0]], "position 0 stands twice"),
+        ([[0], [1], [4]], "no position 4"),
+        ([[0], [-1], [2]], "no position -1"),
+    ],
+)
+def test_groups_that_do_not_fit_are_refused(groups: Any, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        LayerGrouper(C, 4, D, 3, groups)
+
+
+@pytest.mark.parametrize("wrong", [{"num_layers": 0}, {"num_groups": 0}, {"fpn_dim": 0}, {"fusion": "max"}])
+def test_numbers_that_do_not_fit_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        LayerGrouper(**{"embed_dim": C, "num_layers": 3, "num_groups": 3, **wrong})
+
+
+def test_layers_that_do_not_fit_are_refused() -> None:
+    grouper = LayerGrouper(C, 3, D)
+    for wrong in (layers_of(2), torch.zeros(3, N, C), layers_of(3, channels=C + 1), [torch.zeros(2, C)] * 3):
+        with pytest.raises(ShapeError, match="layers have shapes|takes a list of 3"):
+            grouper(wrong)
+
+
+def test_what_its_layers_weigh() -> None:
+    grouper = LayerGrouper(C, 4, D, 2, fusion="softmax")
+    assert [w.tolist() for w in grouper.layer_weights()] == [[0.5, 0.5], [0.5, 0.5]]
+    with torch.no_grad():
+        grouper.fusion_weights["1"].copy_(torch.tensor([0.0, torch.log(torch.tensor(3.0))]))
+    assert torch.allclose(grouper.layer_weights()[1], torch.tensor([0.25, 0.75]))
+    with pytest.raises(ConfigError, match="by cell"):
+        LayerGrouper(C, 4, D, 2, fusion="pixel").layer_weights()
+
+
+@pytest.mark.parametrize("separate", [True, False])
+def test_calibrated_norms_give_channels_of_mean_0_and_std_1(separate: bool) -> None:
+    grouper = LayerGrouper(C, 2, D, 2, "auto", separate)
+    batches = [layers_of(2, torch.float32) for _ in range(3)]
+    assert grouper.calibrate(iter(batches))
+    seen: dict[str, list[Tensor]] = {}
+    for xs in batches:
+        for layer, x in enumerate(xs):
+            place = str(layer) if separate else "shared"
+            seen.setdefault(place, []).append(grouper.bottleneck(layer).norm(x).flatten(0, 1))
+    assert len(seen) == (2 if separate else 1)
+    for parts in seen.values():
+        z = torch.cat(parts)
+        assert torch.allclose(z.mean(dim=0), torch.zeros(C), atol=1e-4)
+        assert torch.allclose(z.std(dim=0, correction=0), torch.ones(C), atol=1e-3)
+    before = copy.deepcopy(grouper.state_dict())
+    assert not grouper.calibrate(iter([[x * 3 + 1 for x in xs] for xs in batches])), "set norms are left alone"
+    assert all(torch.equal(before[name], value) for name, value in grouper.state_dict().items())
+    assert not LayerGrouper(C, 2, D, 2, norm=None).calibrate(iter(batches))
+
+
+def test_compiled_and_folded_agree() -> None:
+    grouper = awake(LayerGrouper(C, 4, D, 2, fusion="softmax", dtype=torch.float64))
+    xs = layers_of(4)
+    compiled = torch.compile(grouper, backend="aot_eager", fullgraph=True, dynamic=True)
+    for a, b in zip(compiled(xs), grouper(xs), strict=True):
+        assert torch.allclose(a, b, atol=1e-12)
+    layer_norm = F.layer_norm(xs[0], (C,), eps=1e-6)
+    assert layer_norm.std() > 0.9  # the inputs are no constants

@@ -1,0 +1,302 @@
+"""SimplePyramid against the published construction, written out with plain NCHW operations."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+
+import pytest
+import torch
+import torch._dynamo.testing
+import torch.nn.functional as F
+from tests.contract.cases import WIDTH, outputs, tokens_of
+from torch import Tensor, nn
+
+from dinoneck import ConfigError, GridError, ShapeError, Tokens
+from dinoneck.necks.simple_pyramid import SimplePyramid, _fold_pays, spread, upscaled
+
+ODD_GRIDS = [(1, 1), (1, 7), (15, 31), (30, 60)]
+# our names in the order of the published modules of a level
+PUBLISHED = {
+    4.0: ("ups.0", "up_norm", None, "ups.1", "project", "smooth"),
+    2.0: ("ups.0", "project", "smooth"),
+    1.0: ("project", "smooth"),
+    0.5: (None, "project", "smooth"),
+}
+
+
+def awake(neck: SimplePyramid) -> SimplePyramid:
+    """Norms with gains and biases of their own."""
+    with torch.no_grad():
+        for name, parameter in neck.named_parameters():
+            if "norm" in name:
+                parameter.copy_(torch.randn_like(parameter) * 0.3 + (1.0 if name.endswith("weight") else 0.0))
+    return neck
+
+
+def published_names(neck: SimplePyramid) -> dict[str, Tensor]:
+    """The neck's weights under the names and in the shapes of detectron2's SimpleFeaturePyramid."""
+    state, found = dict(neck.named_parameters()), {}
+    for place, scale in enumerate(neck.scales):
+        stage = round(math.log2(neck.patch_size / scale))
+        for number, name in enumerate(PUBLISHED[scale]):
+            for kind in ("weight", "bias"):
+                ours = state.get(f"levels.{place}.{name}.{kind}")
+                if ours is not None:
+                    found[f"simfp_{stage}.{number}.{kind}"] = ours[..., None, None] if name == "project" else ours
+                after = state.get(f"levels.{place}.{name}_norm.{kind}")
+                if after is not None:
+                    found[f"simfp_{stage}.{number}.norm.{kind}"] = after
+    assert len(found) == len(state)
+    return found
+
+
+def norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    mean = x.mean(dim=1, keepdim=True)
+    variance = (x - mean).square().mean(dim=1, keepdim=True)
+    return (x - mean) / (variance + 1e-6).sqrt() * weight[:, None, None] + bias[:, None, None]
+
+
+def published(weights: dict[str, Tensor], maps: Tensor, stage: int) -> Tensor:
+    """One level of the published pyramid from an NCHW map at patch 16."""
+
+    def get(name: str) -> Tensor:
+        return weights[f"simfp_{stage}.{name}"]
+
+    first = {2: 4, 3: 1, 4: 0, 5: 1}[stage]
+    if stage == 2:
+        maps = F.conv_transpose2d(maps, get("0.weight"), get("0.bias"), stride=2)
+        maps = F.gelu(norm(maps, get("1.weight"), get("1.bias")))
+        maps = F.conv_transpose2d(maps, get("3.weight"), get("3.bias"), stride=2)
+    elif stage == 3:
+        maps = F.conv_transpose2d(maps, get("0.weight"), get("0.bias"), stride=2)
+    elif stage == 5:
+        maps = F.max_pool2d(maps, 2, 2)
+    maps = F.conv2d(maps, get(f"{first}.weight"))
+    maps = norm(maps, get(f"{first}.norm.weight"), get(f"{first}.norm.bias"))
+    maps = F.conv2d(maps, get(f"{first + 1}.weight"), padding=1)
+    return norm(maps, get(f"{first + 1}.norm.weight"), get(f"{first + 1}.norm.bias"))
+
+
+def nchw(tokens: Tokens) -> Tensor:
+    return tokens.patches[-1].transpose(1, 2).reshape(len(tokens), -1, *tokens.grid).contiguous()
+
+
+@pytest.mark.parametrize(("dtype", "atol"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
+@pytest.mark.parametrize("width", [4, 40])  # the fold pays with 4 channels, not with 40
+def test_it_is_the_published_pyramid(dtype: torch.dtype, atol: float, width: int) -> None:
+    neck = awake(SimplePyramid(WIDTH, width)).to(dtype)
+    tokens = tokens_of(2, 6, 10, layers=2, dtype=dtype)
+    found = neck(tokens)
+    weights = published_names(neck)
+    for level, stage in zip(found.maps, (2, 3, 4, 5), strict=True):
+        assert torch.allclose(level, published(weights, nchw(tokens), stage), rtol=0, atol=atol)
+
+
+def test_gradients_are_the_published_pyramids() -> None:
+    neck = awake(SimplePyramid(WIDTH, 4)).double()
+    tokens = tokens_of(2, 4, 6, registers=0, dtype=torch.float64)
+    tokens.sequence[0].requires_grad_()
+    leaves = [tokens.sequence[0], *neck.parameters()]
+    seeds = [torch.randn_like(level) for level in neck(tokens).maps]
+
+    def grads(levels: list[Tensor]) -> tuple[Tensor, ...]:
+        return torch.autograd.grad(sum((a * b).sum() for a, b in zip(levels, seeds, strict=True)), leaves)  # type: ignore[arg-type]
+
+    ours = grads(list(neck(tokens).maps))
+    names = published_names(neck)
+    plain = grads([published(names, nchw(tokens), stage) for stage in (2, 3, 4, 5)])
+    for a, b in zip(ours, plain, strict=True):
+        assert torch.allclose(a, b, rtol=0, atol=1e-10)
+
+
+def position_neck(scales: tuple[float, ...]) -> SimplePyramid:
+    """Weights that copy: every level holds the (y, x) position of its cells' corners in tokens, plus 50."""
+    neck = SimplePyramid(16, 4, scales).double()
+    identity = torch.eye(16, dtype=torch.float64)
+    with torch.no_grad():
+        for level in neck.levels:
+            for step, up in enumerate(level.ups):  # type: ignore[arg-type,var-annotated]
+                up.bias.zero_()
+                up.weight.copy_(identity[: up.in_channels, : up.out_channels, None, None].expand_as(up.weight))
+                up.weight[2, 0, 1, :] = 0.5 ** (step + 1)  # channel 2 is 1 everywhere: one subcell further down
+                up.weight[2, 1, :, 1] = 0.5 ** (step + 1)  # and to the right
+            level.project.weight.copy_(identity[:4, : level.project.in_features])  # type: ignore[operator,union-attr,index,misc]
+            level.smooth.weight.zero_()  # type: ignore[operator,union-attr]
+            level.smooth.weight[range(4), range(4), 1, 1] = 1.0  # type: ignore[operator,union-attr,index]
+            level.up_norm = nn.Identity()
+            level.project_norm, level.smooth_norm = nn.Identity(), nn.Identity()
+    return neck
+
+
+@pytest.mark.parametrize("grid", [*ODD_GRIDS, (2, 3)])
+def test_every_cell_lies_where_its_tokens_lie(grid: tuple[int, int]) -> None:
+    rows, cols = grid
+    token = torch.zeros(1, 5 + rows * cols, 16, dtype=torch.float64)
+    token[0, :5] = -1e6  # prefix tokens
+    y, x = torch.meshgrid(torch.arange(rows).double(), torch.arange(cols).double(), indexing="ij")
+    token[0, 5:, 0], token[0, 5:, 1] = y.flatten() + 50, x.flatten() + 50  # GELU is the identity out there
+    token[0, 5:, 2] = 1.0
+    tokens = Tokens.from_sequence(token, image_size=(rows * 16, cols * 16), patch_size=16, num_prefix_tokens=5)
+    levels = position_neck((4.0, 2.0, 1.0, 0.5, 0.25))(tokens).maps
+    one = F.gelu(torch.tensor(1.0, dtype=torch.float64))  # what GELU makes of the channel of ones
+    for level, scale in zip(levels[:3], (4, 2, 1), strict=True):
+        for axis, side in enumerate(grid):
+            steps = torch.arange(side * scale)
+            expected = torch.div(steps, scale, rounding_mode="floor").double() + 50
+            if scale == 4:
+                expected = expected + (steps % 4 // 2) * 0.5 + (steps % 2) * 0.25 * one
+            elif scale == 2:
+                expected = expected + (steps % 2) * 0.5
+            assert torch.allclose(level[0, axis].movedim(axis, 0), expected[:, None].expand(-1, level.shape[3 - axis]))
+    for level, size in zip(levels[3:], (2, 4), strict=True):
+        for axis, side in enumerate(grid):
+            count = -(-side // size)
+            expected = torch.tensor([min(size * i + size - 1, side - 1) + 50.0 for i in range(count)]).double()
+            assert torch.equal(level[0, axis].movedim(axis, 0), expected[:, None].expand(-1, level.shape[3 - axis]))
+
+
+@pytest.mark.parametrize("grid", ODD_GRIDS)
+def test_sizes_layout_and_strides(grid: tuple[int, int]) -> None:
+    neck = SimplePyramid(WIDTH, 8, (4.0, 2.0, 1.0, 0.5, 0.25), patch_size=14)
+    pyramid = neck(tokens_of(2, *grid, patch=14))
+    rows, cols = grid
+    sizes = [(4 * rows, 4 * cols), (2 * rows, 2 * cols), grid, (-(-rows // 2), -(-cols // 2))]
+    sizes.append((-(-rows // 4), -(-cols // 4)))
+    assert [tuple(level.shape[2:]) for level in pyramid.maps] == sizes
+    assert all(level.permute(0, 2, 3, 1).is_contiguous() and level.isfinite().all() for level in pyramid.maps)
+    assert pyramid.strides == neck.strides == (3.5, 7.0, 14.0, 28.0, 56.0)
+
+
+def test_it_reads_the_last_layer_and_no_prefix_token() -> None:
+    neck, tokens = SimplePyramid(WIDTH, 8), tokens_of(2, 3, 5, layers=3)
+    expected = neck(tokens).maps
+    first = tokens_of(2, 3, 5, layers=2)
+    other = Tokens.from_sequence(
+        [*first.sequence, tokens.sequence[-1]], image_size=(48, 80), patch_size=16, num_prefix_tokens=5
+    )
+    bare = Tokens.from_patches(tokens.patches[-1].contiguous(), grid=(3, 5), patch_size=16)
+    for level, again, without in zip(expected, neck(other).maps, neck(bare).maps, strict=True):
+        assert torch.equal(level, again)
+        assert torch.allclose(level, without, atol=1e-5)
+
+
+@pytest.mark.parametrize(("count", "width", "folds"), [(64, 4, True), (2, 4, False), (64, 96, False)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_the_fold_is_the_plain_form(count: int, width: int, folds: bool, bias: bool) -> None:
+    up = nn.ConvTranspose2d(32, 16, 2, 2, bias=bias, dtype=torch.float64)
+    project = nn.Linear(16, width, bias=False, dtype=torch.float64)
+    maps = torch.randn(1, 32, 2, count // 2, dtype=torch.float64, requires_grad=True)
+    cells = maps.permute(0, 2, 3, 1).reshape(1, count, 32)
+    assert _fold_pays(cells, up, project) is folds
+    ours = spread(upscaled(cells, up, project), (2, count // 2))  # type: ignore[arg-type]
+    plain = F.conv2d(up(maps), project.weight[..., None, None])
+    assert torch.allclose(ours, plain, rtol=0, atol=1e-12)
+    seed, leaves = torch.randn_like(plain), [maps, *up.parameters(), *project.parameters()]
+    pairs = zip(torch.autograd.grad(ours, leaves, seed), torch.autograd.grad(plain, leaves, seed), strict=True)
+    assert all(torch.allclose(a, b, rtol=0, atol=1e-11) for a, b in pairs)
+    with torch.autocast("cpu", torch.bfloat16):
+        low = spread(upscaled(cells.float(), up.float(), project.float()), (2, count // 2))  # type: ignore[arg-type]
+    assert low.dtype == torch.bfloat16
+    assert (low.double() - plain).norm() < 0.01 * plain.norm()
+
+
+def test_the_fold_follows_the_weights() -> None:
+    neck, tokens = SimplePyramid(WIDTH, 4, (2.0,)), tokens_of(2, 6, 10)
+    other = awake(SimplePyramid(WIDTH, 4, (2.0,)))
+    with torch.no_grad():
+        before = neck(tokens).maps[0]
+        twin = copy.deepcopy(neck)
+        neck.load_state_dict(other.state_dict())
+        assert torch.equal(neck(tokens).maps[0], other(tokens).maps[0])
+        assert torch.equal(twin(tokens).maps[0], before)
+
+
+@pytest.mark.parametrize("scales", [(4.0, 2.0, 1.0, 0.5), (2.0, 0.25)])
+def test_gradcheck(scales: tuple[float, ...]) -> None:
+    neck = awake(SimplePyramid(WIDTH, 2, scales)).double()
+    tokens = tokens_of(1, 2, 3, registers=0, dtype=torch.float64)
+
+    def run(sequence: Tensor) -> tuple[Tensor, ...]:
+        again = Tokens.from_sequence(sequence, image_size=(32, 48), patch_size=16, num_prefix_tokens=1)
+        return neck(again).maps  # type: ignore[no-any-return]
+
+    assert torch.autograd.gradcheck(run, (tokens.sequence[0].requires_grad_(),), fast_mode=True)
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_one_graph_for_all_sizes() -> None:
+    neck = awake(SimplePyramid(WIDTH, 8, (2.0, 0.5))).eval()
+    torch._dynamo.reset()
+    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(neck, backend=counter, fullgraph=True, dynamic=True)
+    counts = []
+    for batch, rows, cols in [(2, 3, 5), (3, 5, 4), (2, 15, 31), (4, 9, 16)]:
+        tokens = tokens_of(batch, rows, cols)
+        for a, b in zip(outputs(compiled(tokens)), outputs(neck(tokens)), strict=True):
+            assert torch.allclose(a, b, atol=1e-5)
+        counts.append(counter.frame_count)
+    assert len(set(counts)) == 1
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_export_with_free_batch_and_grid() -> None:
+    neck, tokens = awake(SimplePyramid(WIDTH, 8, (4.0, 0.25))).eval(), tokens_of(3, 6, 5)
+    program = torch.export.export(neck, (tokens,), dynamic_shapes=(tokens.dynamic_spec(),)).module()
+    for batch, rows, cols in [(2, 5, 7), (1, 15, 31), (4, 30, 6)]:
+        other = tokens_of(batch, rows, cols)
+        for a, b in zip(outputs(program(other)), outputs(neck(other)), strict=True):
+            assert torch.allclose(a, b, atol=1e-5)
+
+
+@pytest.mark.parametrize("scales", [(), (3.0,), (4.0, 4.0), (1.0, 2.0), (2.0, -1.0), (8.0, 4.0), (1.0, 0.3)])
+def test_other_scales_are_refused(scales: tuple[float, ...]) -> None:
+    with pytest.raises(ConfigError, match="scales is"):
+        SimplePyramid(WIDTH, 8, scales)
+
+
+@pytest.mark.parametrize("wrong", [{"embed_dim": 3}, {"out_channels": 0}, {"patch_size": 0}])
+def test_numbers_that_are_too_small_are_refused(wrong: dict[str, int]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        SimplePyramid(**{"embed_dim": WIDTH, **wrong})
+
+
+def test_other_tokens_are_refused() -> None:
+    neck, tokens = SimplePyramid(WIDTH, 8), tokens_of(1, 2, 2)
+    with pytest.raises(ShapeError, match="25 channels"):
+        neck(Tokens.from_patches(torch.zeros(1, 4, 25), grid=(2, 2), patch_size=16))
+    with pytest.raises(ShapeError, match="14 px"):
+        neck(tokens_of(1, 2, 2, patch=14))
+    with pytest.raises(ShapeError, match="takes Tokens"):
+        neck(tokens.sequence[0])
+    with pytest.raises(ShapeError, match="float64"):
+        neck(tokens.to(dtype=torch.float64))
+    for scale in (4.0, 1.0, 0.5):
+        with pytest.raises(GridError, match="do not fill"):
+            SimplePyramid(WIDTH, 8, (scale,))(Tokens(tokens.sequence, (3, 2), 16, 1, 4))  # type: ignore[arg-type]
+
+
+def test_config_and_attributes() -> None:
+    neck = SimplePyramid(WIDTH, 8, (2, 0.5), 14)  # type: ignore[arg-type]
+    assert (neck.embed_dim, neck.num_layers, neck.patch_size, neck.out_channels) == (WIDTH, None, 14, 8)
+    assert neck.strides == (7.0, 28.0)
+    assert not neck.needs_images
+    again = SimplePyramid.from_config(json.loads(json.dumps(neck.config)))
+    assert (
+        again.config == neck.config == {"embed_dim": WIDTH, "out_channels": 8, "scales": [2.0, 0.5], "patch_size": 14}
+    )
+    again.load_state_dict(neck.state_dict())
+    tokens = tokens_of(1, 3, 3, patch=14)
+    assert all(torch.equal(a, b) for a, b in zip(again(tokens).maps, neck(tokens).maps, strict=True))
+
+
+def test_reset_draws_every_weight_anew() -> None:
+    neck = SimplePyramid(WIDTH, 8)
+    with torch.no_grad():
+        for parameter in neck.parameters():
+            parameter.fill_(7.0)
+    neck.reset_parameters()
+    assert not any((parameter == 7.0).any() for parameter in neck.parameters())

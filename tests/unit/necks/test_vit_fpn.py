@@ -1,0 +1,269 @@
+"""ViTFPN: sizes, places, options, the linear collapse, the exact shortcut, torchvision's pyramid."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from tests.contract.cases import WIDTH, tokens_of
+from torch import Tensor, nn
+from torchvision.ops import FeaturePyramidNetwork
+
+from dinoneck import ConfigError, ShapeError, Tokens, ViTFPN
+from dinoneck.necks import TopDown
+from dinoneck.necks.top_down import tap_sums
+
+DOUBLE = torch.float64
+OPTIONS: dict[str, Any] = {
+    "fpn_dim": 12,
+    "num_levels": 2,
+    "layer_groups": [[0], [2], [1]],
+    "use_separate_bottlenecks": False,
+    "fusion": "pixel",
+    "downsample": "pool",
+    "norm": "group",
+    "activation": None,
+    "residual_init": "zero",
+    "use_coords": True,
+    "use_cls_context": True,
+    "patch_size": 14,
+}
+
+
+def neck_of(layers: int = 3, seed: int = 0, **options: Any) -> ViTFPN:
+    """A float64 neck whose zero-initialised weights are awake."""
+    torch.manual_seed(seed)
+    neck = ViTFPN(**{"embed_dim": WIDTH, "num_layers": layers, "fpn_dim": 16, **options}).double().eval()
+    with torch.no_grad():
+        for name, parameter in neck.named_parameters():
+            if "gains" in name or "fusion_weights" in name:
+                parameter.copy_(torch.randn_like(parameter))
+    return neck
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3, 7])
+@pytest.mark.parametrize("downsample", ["conv", "pool", "interpolate"])
+@pytest.mark.parametrize("grid", [(1, 1), (1, 7), (2, 3), (15, 31), (30, 60), (9, 16)])
+def test_levels_have_their_sizes_on_any_grid(layers: int, downsample: Any, grid: tuple[int, int]) -> None:
+    neck = neck_of(layers, num_levels=4, downsample=downsample, use_coords=True, residual_init="zero")
+    pyramid = neck(tokens_of(1, *grid, layers=layers, dtype=DOUBLE))
+    sizes = [tuple(level.shape[1:]) for level in pyramid.maps]
+    assert sizes == [(16, -(-grid[0] // 2**i), -(-grid[1] // 2**i)) for i in range(4)]
+    assert pyramid.strides == neck.strides == (16.0, 32.0, 64.0, 128.0)
+    assert all(level.is_contiguous(memory_format=torch.channels_last) for level in pyramid.maps)
+
+
+def coordinate_tokens(rows: int, cols: int, layers: int, prefix: int = 5) -> Tokens:
+    """Patch (r, c) holds r and c in its first two channels; the prefix holds a value that must not leak."""
+    x = torch.full((1, prefix + rows * cols, WIDTH), 1e6, dtype=DOUBLE)
+    x[:, prefix:] = 0.0
+    places = torch.cartesian_prod(torch.arange(rows), torch.arange(cols)).to(DOUBLE)
+    x[0, prefix:, :2] = places
+    return Tokens.from_sequence(
+        [x.clone() for _ in range(layers)], image_size=(rows * 16, cols * 16), patch_size=16, num_prefix_tokens=prefix
+    )
+
+
+def passing(neck: ViTFPN) -> ViTFPN:
+    """A neck that passes the first two channels on: identity projections, laterals and centre taps."""
+    with torch.no_grad():
+        for name, parameter in neck.named_parameters():
+            parameter.zero_()
+            if name.endswith(("linear.weight", "laterals.0.weight", "laterals.1.weight", "laterals.2.weight")):
+                parameter[:2, :2].copy_(torch.eye(2))
+            if "conv.weight" in name:
+                parameter[:2, :2, 1, 1].copy_(torch.eye(2))
+    return neck
+
+
+@pytest.mark.parametrize("downsample", ["conv", "pool", "interpolate"])
+def test_cells_stand_where_their_patches_stand(downsample: Any) -> None:
+    rows, cols = 8, 12
+    neck = passing(neck_of(3, downsample=downsample, norm=None, activation=None))
+    laterals = neck.top_down.laterals
+    with torch.no_grad():  # every level alone first: nothing comes down
+        for lateral in (laterals[1], laterals[2]):
+            lateral.weight.zero_()
+    r, c = torch.meshgrid(torch.arange(rows, dtype=DOUBLE), torch.arange(cols, dtype=DOUBLE), indexing="ij")
+    p2 = neck(coordinate_tokens(rows, cols, 3)).maps[0]
+    assert torch.equal(p2[0, 0], r)
+    assert torch.equal(p2[0, 1], c)
+    with torch.no_grad():
+        for lateral in (laterals[1], laterals[2]):
+            lateral.weight[:2, :2].copy_(torch.eye(2))
+    shift = 0.0 if downsample == "conv" else 0.5  # a stride-2 tap reads cells 0, 2, 4 ...; means stand between
+    p3 = r[::2, ::2] + shift
+    p4 = r[::4, ::4] + 3 * shift
+
+    def up(x: Tensor) -> Tensor:
+        return x.repeat_interleave(2, 0).repeat_interleave(2, 1)
+
+    maps = neck(coordinate_tokens(rows, cols, 3)).maps
+    assert torch.allclose(maps[2][0, 0], p4)
+    assert torch.allclose(maps[1][0, 0], p3 + up(p4))
+    assert torch.allclose(maps[0][0, 0], r + up(p3 + up(p4)))
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_option_changes_the_output(option: str) -> None:
+    tokens = tokens_of(2, 6, 7, layers=3, dtype=DOUBLE)
+    if option == "patch_size":
+        with pytest.raises(ShapeError, match="16 px, this ViTFPN was built for 14"):
+            neck_of(3, patch_size=14)(tokens)
+        assert neck_of(3, patch_size=14).strides == (14.0, 28.0, 56.0)
+        return
+    layers = 7 if option == "fusion" else 3
+    tokens = tokens_of(2, 6, 7, layers=layers, dtype=DOUBLE)
+    one, other = neck_of(layers), neck_of(layers, **{option: OPTIONS[option]})
+    shared = {name: value for name, value in one.state_dict().items() if name in other.state_dict()}
+    fitting = {name: value for name, value in shared.items() if value.shape == other.state_dict()[name].shape}
+    other.load_state_dict({**other.state_dict(), **fitting})  # the same weights wherever both have them
+    a, b = one(tokens).maps, other(tokens).maps
+    assert len(a) != len(b) or any(x.shape != y.shape or (x - y).abs().max() > 1e-3 for x, y in zip(a, b, strict=True))
+
+
+def test_softmax_fusion_changes_gradients() -> None:
+    neck = neck_of(7, fusion="softmax")
+    neck(tokens_of(1, 3, 4, layers=7, dtype=DOUBLE)).maps[0].square().sum().backward()
+    assert all(w.grad is not None and w.grad.abs().sum() > 0 for w in neck.grouper.fusion_weights.values())
+
+
+@pytest.mark.parametrize("grid", [(8, 12), (30, 60), (4, 4)])
+def test_the_top_down_part_equals_torchvision(grid: tuple[int, int]) -> None:
+    channels, width = [6, 10, 8], 16
+    peer = FeaturePyramidNetwork(channels, width).double()
+    own = TopDown(channels, width, dtype=DOUBLE)
+    with torch.no_grad():
+        for place in range(3):
+            own.laterals[place].weight.copy_(peer.inner_blocks[place][0].weight[:, :, 0, 0])
+            own.laterals[place].bias.copy_(peer.inner_blocks[place][0].bias)
+            own.smooth[place].conv.load_state_dict(peer.layer_blocks[place][0].state_dict())
+    maps = [torch.randn(2, c, grid[0] // 2**i, grid[1] // 2**i, dtype=DOUBLE) for i, c in enumerate(channels)]
+    wanted = peer({str(i): level for i, level in enumerate(maps)})
+    for a, b in zip(own(maps), wanted.values(), strict=True):
+        assert torch.allclose(a, b, rtol=0, atol=1e-12)
+    single = [level.float() for level in maps]
+    for a, b in zip(own.float()(single), peer.float()({str(i): x for i, x in enumerate(single)}).values(), strict=True):
+        assert (a - b).abs().max() <= 1e-6
+
+
+def shuffled_inside(tokens: Tokens) -> Tokens:
+    """Interior patches moved within their (row mod 4, column mod 4) class; borders stay."""
+    rows, cols = tokens.grid
+    order = torch.arange(rows * cols).reshape(rows, cols)
+    for a in range(4):
+        for b in range(4):
+            r = [i for i in range(8, rows - 8) if i % 4 == a]
+            c = [j for j in range(8, cols - 8) if j % 4 == b]
+            block = order[r][:, c]
+            order[torch.tensor(r)[:, None], torch.tensor(c)[None]] = block.flatten()[
+                torch.randperm(block.numel())
+            ].reshape(block.shape)
+    moved = [x[:, order.flatten()] for x in tokens.patches]
+    assert (order.flatten() != torch.arange(rows * cols)).float().mean() > 0.3
+    return Tokens.from_patches(moved, grid=tokens.grid, patch_size=16)
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+def test_without_a_nonlinearity_it_is_a_linear_probe_and_by_default_it_is_not(layers: int) -> None:
+    tokens = tokens_of(1, 40, 44, layers=layers, registers=0, dtype=DOUBLE)
+    moved = shuffled_inside(tokens)
+    linear = neck_of(layers, norm=None, activation=None)
+    assert (linear.pooled(tokens) - linear.pooled(moved)).abs().max() < 1e-12
+    default = neck_of(layers)
+    assert (default.pooled(tokens) - default.pooled(moved)).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("grid", [(1, 1), (1, 5), (2, 2), (15, 31), (16, 8)])
+@pytest.mark.parametrize("downsample", ["conv", "pool", "interpolate"])
+@pytest.mark.parametrize("extras", [{}, {"residual_init": "zero", "use_coords": True, "use_cls_context": True}])
+def test_the_shortcut_gives_the_pooled_vector_without_the_smoothing(
+    grid: tuple[int, int], downsample: Any, extras: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens = tokens_of(2, *grid, layers=4, dtype=DOUBLE)
+    neck = neck_of(4, downsample=downsample, norm=None, activation=None, **extras)
+    wanted = torch.cat([level.mean(dim=(2, 3)) for level in neck(tokens).maps], dim=1)
+    for block in neck.top_down.smooth:
+        monkeypatch.setattr(block, "forward", None)  # whoever calls it fails
+    assert torch.allclose(neck.pooled(tokens), wanted, rtol=0, atol=1e-13)
+
+
+def test_pooled_is_the_mean_of_the_levels_otherwise() -> None:
+    tokens = tokens_of(2, 5, 6, layers=3, dtype=DOUBLE)
+    neck = neck_of(3)
+    assert torch.allclose(neck.pooled(tokens), torch.cat([x.mean(dim=(2, 3)) for x in neck(tokens).maps], dim=1))
+
+
+@pytest.mark.parametrize("grid", [(1, 1), (1, 4), (3, 1), (2, 2), (7, 5)])
+def test_tap_sums_are_the_sums_of_a_padded_convolution(grid: tuple[int, int]) -> None:
+    maps = torch.randn(2, 3, *grid, dtype=DOUBLE)
+    windows = F.unfold(maps, 3, padding=1).reshape(2, 3, 3, 3, -1).sum(dim=-1)
+    assert torch.allclose(tap_sums(maps), windows, atol=1e-12)
+
+
+def test_zero_residual_starts_as_the_pooled_token_head() -> None:
+    neck = ViTFPN(WIDTH, 3, 16, residual_init="zero").double()
+    tokens = tokens_of(2, 8, 12, layers=3, dtype=DOUBLE)
+    projected = neck.grouper(tokens.patches)
+    assert torch.allclose(neck.pooled(tokens), torch.cat([x.mean(dim=1) for x in projected], dim=1), atol=1e-12)
+    neck.pooled(tokens).square().sum().backward()
+    assert all(gain.grad is not None and gain.grad.abs().max() > 0 for gain in neck.gains), "and can leave it"
+
+
+def test_cls_context_reads_the_last_layers_cls_token() -> None:
+    neck = neck_of(2, use_cls_context=True)
+    tokens = tokens_of(1, 3, 3, layers=2, dtype=DOUBLE)
+    sequence = [x.clone().requires_grad_() for x in tokens.sequence]
+    named = Tokens.from_sequence(sequence, image_size=(48, 48), patch_size=16, num_prefix_tokens=5)
+    grads = torch.autograd.grad(neck(named).maps[0].square().sum(), sequence)
+    assert grads[0][:, :5].abs().max() == 0
+    assert grads[1][:, 0].abs().max() > 0
+    assert grads[1][:, 1:5].abs().max() == 0, "registers never leak in"
+    with pytest.raises(ShapeError, match="no CLS token"):
+        neck(Tokens.from_patches([torch.randn(1, 4, WIDTH, dtype=DOUBLE)] * 2, grid=(2, 2), patch_size=16))
+
+
+def test_one_layer_has_one_projection_and_equal_necks_are_equal() -> None:
+    neck = neck_of(1)
+    assert list(neck.grouper.bottlenecks) == ["0"]
+    assert neck.grouper.groups == ((0,), (0,), (0,))
+    twin = neck_of(1)
+    assert all(torch.equal(a, b) for a, b in zip(neck.parameters(), twin.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"num_levels": 0}, "num_levels is 0"),
+        ({"num_layers": 0}, "num_layers is 0"),
+        ({"fpn_dim": -1}, "fpn_dim is -1"),
+        ({"layer_groups": [[0], [1]]}, "2 groups; expected 3"),
+        ({"layer_groups": [[0], [1], [3]]}, "no position 3"),
+        ({"downsample": "max"}, "downsample"),
+        ({"norm": "batch"}, "norm"),
+        ({"residual_init": "one"}, "residual_init"),
+    ],
+)
+def test_bad_arguments_are_refused(wrong: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        ViTFPN(**{"embed_dim": WIDTH, "num_layers": 3, **wrong})
+
+
+def test_tokens_of_other_layers_are_refused() -> None:
+    with pytest.raises(ShapeError, match="hold 2 layers .*built for 3"):
+        neck_of(3)(tokens_of(1, 2, 2, layers=2, dtype=DOUBLE))
+    with pytest.raises(ShapeError, match="float32"):
+        neck_of(3)(tokens_of(1, 2, 2, layers=3))
+
+
+def test_blocks_are_torch_modules_with_plain_state_dicts() -> None:
+    names = set(neck_of(2, use_coords=True, residual_init="zero").state_dict())
+    assert {
+        "grouper.bottlenecks.0.linear.weight",
+        "top_down.smooth.0.conv.weight",
+        "gains.0",
+        "coords.0.weight",
+    } <= names
+    assert isinstance(neck_of(2), nn.Module)

@@ -1,0 +1,398 @@
+"""Blended samples: who is blended with whom is read back from the tokens, and everything else must agree."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from tests.unit.training.blends import (
+    HALVES,
+    RATIO,
+    STATE,
+    Weighed,
+    blended,
+    marked,
+    mix,
+    ratio_targets,
+    read_back,
+    seeded,
+    swap,
+)
+from torch import Tensor, nn
+
+from dinoneck import (
+    ConfigError,
+    DataError,
+    FeaturePyramid,
+    GridSize,
+    ShapeError,
+    TargetTransform,
+    Task,
+    Tokens,
+)
+from dinoneck.losses import masked_cross_entropy
+from dinoneck.training.mixup import cutmix, manifold_mixup
+
+
+def test_one_partner_and_one_share_for_every_layer_token_and_target() -> None:
+    torch.manual_seed(0)
+    first, second = (torch.randn(8, 3 + 6, 5, dtype=torch.float64) for _ in range(2))
+    eye = torch.eye(8, dtype=torch.float64)[:, None].expand(8, 9, 8)
+    tokens = Tokens.from_sequence(
+        [torch.cat((x, eye), dim=2) for x in (first, second)],
+        image_size=(32, 48),
+        patch_size=16,
+        num_prefix_tokens=3,
+        layers=(3, 11),
+        normed=True,
+    )
+    before = [x.clone() for x in tokens.sequence]
+    height = torch.randn(8, dtype=torch.float64)
+    mixed, targets = manifold_mixup(tokens, {"height": height}, 1.0, generator=seeded())
+    partner, kept = read_back(mixed.sequence[0][:, 0, 5:])
+    assert sorted(partner.tolist()) == list(range(8))
+    met = partner != torch.arange(8)
+    assert len(set(kept[met].tolist())) == met.sum() >= 5  # lambda is per sample
+    for x, own in zip(mixed.sequence, (first, second), strict=True):
+        assert torch.allclose(x[..., :5], blended(own, partner, kept), rtol=0, atol=1e-14)
+    assert torch.allclose(targets["height"], blended(height, partner, kept), rtol=0, atol=1e-14)
+    assert all(torch.equal(a, b) for a, b in zip(before, tokens.sequence, strict=True))
+    described = ("grid", "patch_size", "num_cls", "num_registers", "layers", "normed")
+    assert all(getattr(mixed, name) == getattr(tokens, name) for name in described)
+    assert mixed.grid == GridSize(2, 3)
+    assert mixed.layers == (3, 11)
+
+
+def test_levels_of_a_pyramid_share_the_blend_and_keep_their_memory_format() -> None:
+    torch.manual_seed(1)
+    eye = torch.eye(4)[:, :, None, None]
+    maps = [(eye * torch.randn(4, 1, r, c)).contiguous(memory_format=torch.channels_last) for r, c in ((4, 6), (2, 3))]
+    mixed, targets = manifold_mixup(FeaturePyramid(maps, (8.0, 16.0)), {"own": torch.eye(4)}, 1.0, generator=seeded())  # type: ignore[arg-type]
+    partner, kept = read_back(targets["own"])
+    assert mixed.strides == (8.0, 16.0)
+    for level, x in zip(mixed.maps, maps, strict=True):
+        assert torch.allclose(level.double(), blended(x, partner, kept), atol=1e-6)
+        assert level.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize(("alpha", "middle"), [(0.2, 0.17), (1.0, 0.5), (2.5, 0.75)])
+def test_lambda_is_beta_distributed_and_partners_are_uniform(alpha: float, middle: float) -> None:
+    """Moments and P(1/4 < lambda < 3/4), the latter from an integration of the density in this test."""
+    generator, draws, met = seeded(3), [], torch.zeros(64, 64)
+    for _ in range(300):
+        tokens, _ = manifold_mixup(marked(64), {}, alpha, generator=generator)
+        partner, kept = read_back(tokens.sequence[0][:, 0])
+        draws.append(kept[partner != torch.arange(64)])
+        met[torch.arange(64), partner] += 1
+    kept = torch.cat(draws)
+    variance = 1 / (4 * (2 * alpha + 1))
+    fourth = 3 * variance**2 * (2 * alpha + 1) / (2 * alpha + 3)
+    count = len(kept)
+    assert count > 18000
+    assert abs(kept.mean().item() - 0.5) < 5 * math.sqrt(variance / count)
+    assert abs((kept - 0.5).square().mean().item() - variance) < 5 * math.sqrt((fourth - variance**2) / count)
+    inner = (torch.arange(100000, dtype=torch.float64) + 0.5) / 200000 + 0.25
+    density = (inner * (1 - inner)) ** (alpha - 1) * math.gamma(2 * alpha) / math.gamma(alpha) ** 2
+    share = density.mean().item() / 2
+    assert abs(share - middle) < 5e-3
+    assert abs(((kept > 0.25) & (kept < 0.75)).double().mean().item() - share) < 5 * 0.5 / math.sqrt(count)
+    assert (met.sum(dim=0) - 300).abs().max() < 5  # a lambda of 1 to the last digit hides its partner
+    assert met.max() < 25  # 4.7 expected
+
+
+def test_seeds_repeat_and_differ() -> None:
+    targets = {"x": torch.arange(16.0)[:, None]}
+    first, again, other = (mix(targets, seed=seed)[0]["x"] for seed in (5, 5, 6))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    generator = seeded(5)
+    runs = [manifold_mixup(marked(16), targets, 1.0, generator=generator)[1]["x"] for _ in range(2)]
+    assert torch.equal(runs[0], first)
+    assert not torch.equal(runs[1], first)
+    torch.manual_seed(9)
+    plain = manifold_mixup(marked(16), targets, 1.0)[1]["x"]
+    torch.manual_seed(9)
+    assert torch.equal(manifold_mixup(marked(16), targets, 1.0)[1]["x"], plain)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_tokens_and_targets_keep_the_same_share_in_low_precision(dtype: torch.dtype) -> None:
+    tokens, targets = manifold_mixup(marked(16, dtype=dtype), {"own": torch.eye(16).double()}, 1.0, generator=seeded())
+    assert tokens.sequence[0].dtype == dtype
+    _, kept = read_back(targets["own"])
+    met = kept < 1
+    assert torch.equal(tokens.sequence[0][:, 4].diagonal().double()[met], kept[met])
+
+
+def test_mixing_commutes_with_a_linear_layer_and_passes_gradients() -> None:
+    torch.manual_seed(2)
+    linear = nn.Linear(5, 4).double()
+    x = torch.randn(6, 9, 5, dtype=torch.float64, requires_grad=True)
+
+    def through(y: Tensor) -> Tensor:
+        tokens = Tokens.from_sequence(y, image_size=(32, 48), patch_size=16, num_prefix_tokens=3)
+        mixed: Tensor = manifold_mixup(tokens, {}, 1.0, generator=seeded(7))[0].sequence[0]
+        return mixed
+
+    assert torch.allclose(linear(through(x)), through(linear(x)), rtol=0, atol=1e-14)
+    assert torch.autograd.gradcheck(through, (x,))
+    (through(x) * 2).sum().backward()  # type: ignore[no-untyped-call]
+    assert x.grad is not None
+    assert abs(x.grad.sum().item() - 2 * x.numel()) < 1e-10  # shares sum to one
+
+
+@pytest.mark.parametrize("kind", ["regression", "density"])
+def test_masses_add_in_grams(kind: Any) -> None:
+    transform = TargetTransform(area=0.25, log1p=kind == "regression", mean=1.5, std=0.7)
+    task = Task("mass", kind=kind, transform=transform, unit="g")
+    grams = torch.tensor([[20.0], [100.0]], dtype=torch.float64)
+    model = transform.forward(grams)
+    mixed, partner, kept = mix({"mass": model}, HALVES, swap(HALVES), tasks=[task])
+    assert torch.allclose(transform.inverse(mixed["mass"]), torch.full((2, 1), 60.0).double(), atol=1e-4)
+    torch.manual_seed(4)
+    grams = torch.rand(9, 1, dtype=torch.float64) * 500
+    mixed, partner, kept = mix({"mass": transform.forward(grams)}, tasks=[task])
+    assert torch.allclose(transform.inverse(mixed["mass"]), blended(grams, partner, kept), rtol=1e-12)
+    single = mix({"mass": transform.forward(grams).float()}, tasks=[task])[0]["mass"]
+    assert single.dtype == torch.float32
+    assert torch.allclose(single.double(), mixed["mass"], rtol=1e-5, atol=1e-6)
+
+
+def test_dense_values_add_in_natural_units_per_output() -> None:
+    torch.manual_seed(5)
+    transform = TargetTransform(log1p=True, mean=(1.0, 2.0), std=(0.5, 3.0))
+    natural = torch.rand(5, 2, 3, 4, dtype=torch.float64) * 30
+    model = torch.stack([(torch.log1p(natural[:, k]) - m) / s for k, (m, s) in enumerate(((1.0, 0.5), (2.0, 3.0)))], 1)
+    tasks = [Task("cover", dim=2, kind="dense", transform=transform), Task("height", kind="dense")]
+    mixed, partner, kept = mix({"cover": model, "height": natural[:, :1]}, tasks=tasks)
+    again = torch.stack(
+        [torch.expm1(mixed["cover"][:, k] * s + m) for k, (m, s) in enumerate(((1.0, 0.5), (2.0, 3.0)))], 1
+    )
+    assert torch.allclose(again, blended(natural, partner, kept), rtol=1e-12)
+    assert torch.allclose(mixed["height"], blended(natural[:, :1], partner, kept), rtol=1e-12)
+
+
+def test_shares_weigh_as_much_as_their_mass() -> None:
+    targets = ratio_targets([20.0, 100.0], [[1.0, 0, 0], [0, 0, 1.0]])
+    half = {"tasks": RATIO, "compositions": [Weighed()]}
+    mixed = mix(targets, HALVES, swap(HALVES), **half)[0]["ratio"]
+    assert torch.allclose(mixed, torch.tensor([[1 / 6, 0, 5 / 6]] * 2).double(), atol=1e-6)
+    linear = mix(targets, HALVES, swap(HALVES), tasks=RATIO)[0]["ratio"]
+    assert torch.allclose(linear, torch.tensor([[0.5, 0, 0.5]] * 2).double(), atol=1e-6)
+
+
+def test_part_masses_are_conserved() -> None:
+    torch.manual_seed(6)
+    grams, shares = torch.rand(12) * 300, torch.randn(12, 3).softmax(dim=1)
+    targets = ratio_targets(grams.tolist(), shares.tolist())
+    mixed, partner, kept = mix(targets, tasks=RATIO, compositions=[Weighed()])
+    transform = RATIO[0].transform
+    assert transform is not None
+    parts = blended(grams.double()[:, None] * targets["ratio"], partner, kept)
+    assert torch.allclose(transform.inverse(mixed["total"]) * mixed["ratio"], parts, rtol=1e-6)
+    assert torch.allclose(mixed["ratio"].sum(dim=1), torch.ones(12).double(), rtol=1e-6)
+
+
+def test_shares_of_nothing_mix_linearly_and_of_an_unknown_mass_are_unknown() -> None:
+    rows = [[1.0, 0, 0], [0, 0, 1.0]]
+    options: dict[str, Any] = {"tasks": [Task("total"), RATIO[1]], "compositions": [Weighed()], "seed": swap()}
+
+    def of(*grams: float) -> tuple[Tensor, Tensor]:
+        targets = {"total": torch.tensor(grams)[:, None].requires_grad_(), "ratio": torch.tensor(rows)}
+        mixed, _, kept = mix(targets, **options)
+        if not any(map(math.isnan, grams)):
+            mixed["ratio"].square().sum().backward()
+            assert targets["total"].grad is not None
+            assert targets["total"].grad.isfinite().all()
+        return mixed["ratio"].detach(), kept.float()
+
+    mixed, kept = of(0.0, 0.0)
+    assert torch.allclose(mixed[:, 0], torch.stack((kept[0], 1 - kept[1])))
+    assert torch.equal(of(0.0, 50.0)[0], torch.tensor([rows[1]] * 2))
+    assert torch.equal(of(-3.0, 50.0)[0], torch.tensor([rows[1]] * 2))  # a mass below 0 counts as 0
+    assert of(math.nan, 50.0)[0].isnan().all()
+
+
+def test_soft_labels_cost_the_mix_of_the_losses() -> None:
+    torch.manual_seed(7)
+    logits, labels = torch.randn(10, 4, dtype=torch.float64), torch.randint(0, 4, (10,))
+    mixed, partner, kept = mix({"state": labels}, tasks=[STATE])
+    costs = (
+        F.cross_entropy(logits, labels, reduction="none"),
+        F.cross_entropy(logits, labels[partner], reduction="none"),
+    )
+    expected = (kept * costs[0] + (1 - kept) * costs[1]).mean()
+    assert torch.allclose(masked_cross_entropy(logits, mixed["state"]), expected, rtol=1e-6)
+    again, second, share = mix({"state": mixed["state"].double()}, seed=1, tasks=[STATE])
+    assert torch.allclose(again["state"], blended(mixed["state"], second, share), rtol=1e-12)
+
+
+@pytest.mark.parametrize("missing", [-1, 3, 255])
+def test_a_missing_label_on_either_side_makes_the_row_nan(missing: int) -> None:
+    task = Task("state", dim=4, kind="classification", ignore_index=None if missing == -1 else missing)
+    labels = torch.tensor([0, missing, 2, 1, 0, 2])
+    mixed, partner, _ = mix({"state": labels}, tasks=[task])
+    gone = (labels == missing) | (labels[partner] == missing)
+    assert torch.equal(mixed["state"].isnan(), gone[:, None].expand(6, 4))
+    hidden = torch.tensor([0, 99, 2, 1, 0, 2])
+    result, masks, partner, _ = mix({"state": hidden}, tasks=[STATE], masks={"state": hidden < 4})
+    gone = (hidden == 99) | (hidden[partner] == 99)
+    assert torch.equal(result["state"].isnan().all(dim=1), gone)
+    assert torch.equal(masks["state"], ~gone)
+    logits = torch.randn(6, 4, requires_grad=True)
+    loss = masked_cross_entropy(logits, result["state"], masks["state"])
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert loss.isfinite()
+    assert logits.grad is not None
+    assert logits.grad.isfinite().all()
+
+
+def test_segmentation_becomes_probabilities_per_pixel() -> None:
+    torch.manual_seed(8)
+    labels = torch.randint(-1, 3, (5, 4, 6))
+    task = Task("cover", dim=3, kind="segmentation", ignore_index=2)
+    mixed, partner, kept = mix({"cover": labels.to(torch.int32)}, tasks=[task])
+    for b in range(5):
+        for y in range(4):
+            for x in range(6):
+                sides = int(labels[b, y, x]), int(labels[partner[b], y, x])
+                if {-1, 2} & set(sides):
+                    assert mixed["cover"][b, :, y, x].isnan().all()
+                    continue
+                expected = [kept[b] * (sides[0] == k) + (1 - kept[b]) * (sides[1] == k) for k in range(3)]
+                assert torch.allclose(mixed["cover"][b, :, y, x].double(), torch.stack(expected), atol=1e-6)
+
+
+def test_missing_values_stay_missing_and_masks_intersect() -> None:
+    torch.manual_seed(9)
+    values, weight = torch.randn(6, 2), torch.rand(6, 3, 4) * (torch.rand(6, 3, 4) > 0.3)
+    values[1, 0] = math.nan
+    targets = {"x": values, "cover": torch.randn(6, 1, 3, 4), "whole": torch.randn(6)}
+    keep = torch.tensor([1, 1, 0, 1, 1, 1])
+    mixed, masks, partner, kept = mix(targets, masks={"x": values.isfinite(), "cover": weight, "whole": keep})
+    assert torch.equal(mixed["x"].isnan(), values.isnan() | values[partner].isnan())
+    assert torch.equal(masks["x"], mixed["x"].isfinite())
+    assert torch.equal(masks["whole"], (keep & keep[partner]).bool())
+    both = (weight > 0) & (weight[partner] > 0)
+    assert torch.allclose(masks["cover"].double(), blended(weight, partner, kept) * both, atol=1e-7)
+
+
+def test_what_a_mask_hides_reaches_neither_the_log_nor_the_shares() -> None:
+    """Garbage under a mask, here a model value whose mass is -1, is NaN in the mix instead of an error."""
+    targets = ratio_targets([20.0, 50.0, 70.0, 10.0], [[1.0, 0, 0], [0, 1.0, 0], [0, 0, 1.0], [0.5, 0.5, 0]])
+    known = torch.tensor([True, False, True, True])
+    targets["total"][1] = -1e9
+    options: dict[str, Any] = {"tasks": RATIO, "compositions": [Weighed()]}
+    for keep in (known, known[:, None], known.float()):
+        mixed, masks, partner, _ = mix(targets, masks={"total": keep}, seed=2, **options)
+        both = known & known[partner]
+        assert torch.equal(mixed["total"][:, 0].isfinite(), both)
+        assert torch.equal(mixed["ratio"].isfinite().all(dim=1), both)
+        assert torch.equal(masks["ratio"].bool(), both)
+    entries = torch.ones(4, 3)
+    entries[3, 2] = 0
+    masks = mix(targets, masks={"total": known, "ratio": entries}, seed=2, **options)[1]
+    expected = both[:, None] & (entries > 0) & (entries[partner] > 0)
+    assert torch.equal(masks["ratio"] > 0, expected)
+
+
+def test_a_target_of_a_composition_is_natural_and_mixes_linearly() -> None:
+    targets = {**ratio_targets([20.0, 50.0, 5.0], [[1.0, 0, 0]] * 3), "parts": torch.rand(3, 5)}
+    mixed, masks, partner, kept = mix(
+        targets, tasks=RATIO, compositions=[Weighed()], masks={"parts": torch.tensor([True, False, True])}
+    )
+    assert torch.allclose(mixed["parts"].double(), blended(targets["parts"], partner, kept), atol=1e-6)
+    assert masks["parts"].tolist() == [bool(i != 1 and partner[i] != 1) for i in range(3)]
+
+
+def test_a_batch_of_one_stays_as_it_is() -> None:
+    tasks = [*RATIO, STATE, Task("cover", dim=2, kind="segmentation"), Task("ndvi", kind="dense")]
+    torch.manual_seed(10)
+    targets = {
+        **{name: x.float() for name, x in ratio_targets([37.0], [[0.2, 0.3, 0.5]]).items()},
+        "state": torch.tensor([2]),
+        "cover": torch.tensor([[[0, 1]]]),
+        "ndvi": torch.randn(1, 1, 1, 2),
+    }
+    options: dict[str, Any] = {"tasks": tasks, "compositions": [Weighed()], "masks": {"ndvi": torch.rand(1, 1, 2)}}
+    tokens = Tokens.from_patches(torch.randn(1, 6, 4), grid=(2, 3), patch_size=16)
+    mixed, values, masks = manifold_mixup(tokens, targets, 0.5, generator=seeded(), **options)
+    assert torch.equal(mixed.sequence[0], tokens.sequence[0])
+    images = torch.randn(1, 3, 1, 2)
+    same, pasted, kept = cutmix(images, targets, 0.5, generator=seeded(), **options)
+    assert torch.equal(same, images)
+    for result in (values, pasted):
+        assert all(torch.equal(result[name], targets[name]) for name in ("total", "ratio", "ndvi"))
+        assert torch.equal(result["state"], torch.tensor([[0.0, 0, 1, 0]]))
+    assert torch.equal(values["cover"], torch.tensor([[[[1.0, 0]], [[0, 1.0]]]]))
+    assert torch.equal(pasted["cover"], targets["cover"])
+    assert torch.equal(masks["ndvi"], options["masks"]["ndvi"])
+    assert torch.equal(kept["ndvi"], options["masks"]["ndvi"])
+
+
+@pytest.mark.parametrize("alpha", [0, -1.0, math.nan, math.inf, True, "1"])
+def test_alpha_must_be_positive(alpha: Any) -> None:
+    with pytest.raises(ConfigError, match="alpha is"):
+        manifold_mixup(marked(2), {}, alpha)
+    with pytest.raises(ConfigError, match="alpha is"):
+        cutmix(torch.zeros(2, 3, 4, 4), {}, alpha)
+
+
+@pytest.mark.parametrize(
+    ("targets", "options", "error", "message"),
+    [
+        ({"x": torch.zeros(2, dtype=torch.long)}, {}, ShapeError, "int64; say what they are with tasks="),
+        ({"x": torch.zeros(3, 1)}, {}, ShapeError, r"'x' are \(3, 1\) .*expected a tensor of 2 samples"),
+        ({"x": [1.0, 2.0]}, {}, ShapeError, "'x' are list"),
+        ({"x": torch.zeros(2, 1)}, {"tasks": [STATE]}, ShapeError, r"targets name \['x'\].*'state'"),
+        ({}, {"masks": {"x": torch.ones(2)}}, ShapeError, r"masks name \['x'\]"),
+        ({"x": torch.zeros(2, 1)}, {"masks": {"x": torch.ones(2, 2)}}, ShapeError, r"mask of 'x' has shape \(2, 2\)"),
+        ({"state": torch.tensor([0, 4])}, {"tasks": [STATE]}, DataError, r"class index 4; expected 0 \.\.\. 3"),
+        ({"state": torch.tensor([0, -2])}, {"tasks": [STATE]}, DataError, "class index -2"),
+        ({"state": torch.zeros(2, 3)}, {"tasks": [STATE]}, ShapeError, r"\(batch, 4\)"),
+        ({"state": torch.zeros(2, dtype=torch.bool)}, {"tasks": [STATE]}, ShapeError, "class indices"),
+        ({"x": torch.zeros(2)}, {"tasks": [Task("x")]}, ShapeError, r"floating point \(batch, 1\)"),
+        ({"x": torch.zeros(2, 1).int()}, {"tasks": [Task("x")]}, ShapeError, "int32"),
+        ({}, {"tasks": [STATE, STATE]}, ConfigError, "several tasks named 'state'"),
+        ({}, {"compositions": [Weighed()]}, ConfigError, "pass tasks="),
+        ({}, {"tasks": [STATE], "compositions": [Weighed()]}, ConfigError, "total 'total' is no regression"),
+        ({}, {"tasks": RATIO[:1], "compositions": [Weighed()]}, ConfigError, "ratio 'ratio' is no task of kind"),
+        (
+            {},
+            {"tasks": [*RATIO, Task("mass")], "compositions": [Weighed(), Weighed("mass")]},
+            ConfigError,
+            "'ratio' by 'total' and by 'mass'",
+        ),
+        ({"ratio": torch.ones(2, 3)}, {"tasks": RATIO, "compositions": [Weighed()]}, ShapeError, "lack 'total'"),
+    ],
+)
+def test_misfits_are_told(targets: Any, options: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        manifold_mixup(marked(2), targets, 1.0, **options)
+    with pytest.raises(error, match=message):
+        cutmix(torch.zeros(2, 3, 4, 4), targets, 1.0, **options)
+
+
+def test_equal_masses_stay_equal_to_the_last_digit() -> None:
+    task = Task("mass", transform=TargetTransform(area=0.21, log1p=True, mean=1.7, std=0.9))
+    model = torch.linspace(-1.8, 5, 200, dtype=torch.float64)[:, None].repeat_interleave(2, dim=0)
+    for start in range(0, 400, 2):
+        pair = {"mass": model[start : start + 2]}
+        assert torch.equal(mix(pair, seed=start, tasks=[task])[0]["mass"], pair["mass"])
+
+
+def test_inputs_that_cannot_be_mixed_are_refused() -> None:
+    with pytest.raises(ShapeError, match=r"tokens are \(2, 3\) torch.float32; expected Tokens"):
+        manifold_mixup(torch.zeros(2, 3), {}, 1.0)  # type: ignore[arg-type]
+    with pytest.raises(ShapeError, match="int8; expected floating-point"):
+        manifold_mixup(marked(2).to(dtype=torch.int8), {}, 1.0)
+    with pytest.raises(ShapeError, match="tokens hold nothing"):
+        manifold_mixup(FeaturePyramid((), ()), {}, 1.0)
+    for images in (torch.zeros(2, 3, 4, 4, dtype=torch.uint8), torch.zeros(3, 4, 4)):
+        with pytest.raises(ShapeError, match="expected floating point"):
+            cutmix(images, {}, 1.0)
+    with pytest.raises(ShapeError, match="by area or pasted"):
+        cutmix(torch.zeros(2, 3, 4, 4), {"x": torch.zeros(2, 4, 4)}, 1.0)
