@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from dinoneck.data.photos import Photo, Preprocessing
     from dinoneck.data.tables import PhotoTable
     from dinoneck.inference.presets import Preset
+    from dinoneck.training.cell_targets import CellTargets
 
 HELP = "train cross-validated heads on a folder of photos and a CSV (or on a generated pasture)"
 EXAMPLE = "dinoneck train --csv cover.csv --photos . --targets crop weed --group group --out run"
@@ -31,6 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--targets", nargs="+", metavar="COLUMN", help="columns to predict (not for the CSIRO layout)")
     data.add_argument("--group", nargs="+", metavar="COLUMN", help="rows of equal values stay in one fold")
     data.add_argument("--image-column", default="image", metavar="COLUMN", help="column of file names (default image)")
+    data.add_argument("--labels", metavar="COLUMN", help="column of class masks (PNG, TIFF) for --head fpn")
+    data.add_argument("--classes", nargs="+", metavar="NAME", help="names of the classes 0, 1, ... in the masks")
     data.add_argument("--unit", metavar="TEXT", help="unit of the targets, for head files and pictures, such as g")
     data.add_argument("--minimum", type=float, metavar="X", help="no prediction is below it (0 for masses, fractions)")
     data.add_argument(
@@ -52,6 +55,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="crop",
         help="what to do where the patch does not divide a photo (default: crop, the centre is kept)",
     )
+    _add_training(parser)
+
+
+def _add_training(parser: argparse.ArgumentParser) -> None:
     run_group = parser.add_argument_group("training")
     run_group.add_argument(
         "--folds", type=numbers.count, default=5, metavar="K", help="folds of the cross-validation (default 5)"
@@ -73,7 +80,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of the split and the heads' first weights (default 42)",
     )
     run_group.add_argument(
-        "--hidden-dim", type=numbers.count, default=128, metavar="N", help="hidden units per head (default 128)"
+        "--head",
+        choices=("patch_mean", "fpn"),
+        default="patch_mean",
+        help="patch_mean: every patch answers, the mean counts (default); fpn: a pyramid that sees arrangement",
+    )
+    run_group.add_argument(
+        "--layers", type=int, nargs="+", metavar="BLOCK", help="backbone blocks for --head fpn, such as 2 5 8 11"
+    )
+    run_group.add_argument(
+        "--hidden-dim",
+        type=numbers.count,
+        default=128,
+        metavar="N",
+        help="hidden units per head, channels of the pyramid (default 128)",
     )
     run_group.add_argument("--preset", help="a whole recipe by name, such as lb066; explicit options win")
     run_group.add_argument("--device", help="such as cuda; default: the CPU")
@@ -88,7 +108,13 @@ def run(options: argparse.Namespace) -> int:
     data = table(options)
     print(f"{len(data)} photos, {len(set(data.groups or data.ids))} groups, targets {', '.join(data.targets)}")
     recipe = _preset(options)
+    if options.head != "fpn" and (options.layers or options.labels):
+        raise ConfigError("--layers and --labels are for --head fpn; patch_mean reads the last layer, without masks")
+    if (options.labels is None) != (options.classes is None):
+        raise ConfigError("--labels names the column of class masks and --classes their classes; give both")
     backbone = backbone_options.load(options)
+    if options.layers:
+        backbone = backbone.with_layers(options.layers)
     if options.device:
         backbone.to(usable_device(options.device))
     preprocess = backbone.preprocess if recipe is None else recipe.preprocess(backbone)
@@ -109,9 +135,15 @@ def run(options: argparse.Namespace) -> int:
         hidden_dim=options.hidden_dim,
         activation=None if recipe is None else recipe.activation,
         standardise=recipe is None,
+        head=options.head,
     )
-    _, _, report = run_experiment(data, backbone, preprocess, options.out, plan, overwrite=options.overwrite)
+    cells = _cells(options, data, preprocess)
+    _, _, report = run_experiment(
+        data, backbone, preprocess, options.out, plan, overwrite=options.overwrite, cells=cells
+    )
     print(text.scores(report["scores"]))
+    if cells is not None:
+        print("R² per cell: " + ", ".join(f"{name} {score:.3f}" for name, score in report["cell_scores"].items()))
     print(
         f"overall: {'weighted R² over all targets' if data.weights else 'mean over targets'}; worst fold: of overall."
     )
@@ -126,18 +158,33 @@ def table(options: argparse.Namespace) -> PhotoTable:
     from dinoneck.data.tables import CSIRO_GROUP, is_csiro, read_csiro, read_csv
 
     if options.csv is None:
-        if options.targets or options.group or options.photos or options.minimum is not None:
-            raise ConfigError("--targets, --group, --photos and --minimum describe a CSV; give it with --csv")
+        if options.targets or options.group or options.photos or options.labels or options.minimum is not None:
+            raise ConfigError("--targets, --group, --photos, --labels and --minimum describe a CSV; give it with --csv")
         return Pasture(seed=0).table(range(options.pasture))
     photos = options.photos or options.csv.parent
     if is_csiro(options.csv):
-        if options.targets or options.minimum is not None:
-            raise ConfigError("the CSIRO layout has its own five targets and minimum 0; leave --targets, --minimum out")
+        if options.targets or options.labels or options.minimum is not None:
+            raise ConfigError(
+                "the CSIRO layout has its own five targets, minimum 0 and no masks; leave --targets, --minimum, "
+                "--labels out"
+            )
         return read_csiro(options.csv, photos, options.group or CSIRO_GROUP)
     if not options.targets:
         raise ConfigError("which columns are to be predicted? Name them with --targets")
-    found = read_csv(options.csv, photos, options.targets, options.group, options.image_column, options.minimum)
+    found = read_csv(
+        options.csv, photos, options.targets, options.group, options.image_column, options.minimum, options.labels
+    )
     return replace(found, units=dict.fromkeys(found.targets, options.unit or ""))
+
+
+def _cells(options: argparse.Namespace, data: PhotoTable, preprocess: Preprocessing) -> CellTargets | None:
+    """The masks' cover fractions per patch, where masks are named."""
+    from dinoneck.data.labels import DenseLabels
+    from dinoneck.training.cell_targets import CellTargets
+
+    if data.labels is None or options.labels is None:
+        return None
+    return CellTargets.read(data, DenseLabels(classes=len(options.classes)), preprocess, options.classes)
 
 
 def told_size(preprocess: Preprocessing, photo: Photo) -> list[str]:

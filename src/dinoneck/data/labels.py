@@ -203,7 +203,7 @@ def _all_stored(
         if photo_sizes is not None and raw.shape[:2] != tuple(np.atleast_1d(np.asarray(photo_sizes[i])).tolist()):
             raise DataError(
                 f"label {i}, {name}, is {raw.shape[0]}x{raw.shape[1]} px (height x width), its photo is "
-                f"{photo_sizes[i]}; a label has the size of its upright photo"
+                f"{'x'.join(str(side) for side in np.atleast_1d(np.asarray(photo_sizes[i])))}; a label has the size of its upright photo"
             )
         yield raw, name
 

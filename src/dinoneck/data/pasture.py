@@ -128,7 +128,10 @@ class Pasture:
         )
 
     def table(self, indices: Iterable[int]) -> PhotoTable:
-        """Return samples as a table of photos in memory, with the CSIRO targets, groups and weights."""
+        """Return samples as a table of photos in memory, with the CSIRO targets, groups and weights.
+
+        The labels are the class maps: 0 soil, 1 clover, 2 dead, 3 green.
+        """
         places = list(indices)
         samples = [self.sample(i) for i in places]
         return PhotoTable(
@@ -139,6 +142,7 @@ class Pasture:
             CSIRO_WEIGHTS,
             dict.fromkeys(CSIRO_WEIGHTS, "g"),
             0.0,
+            tuple(sample.classes for sample in samples),
         )
 
     def write_csiro(self, folder: str | os.PathLike[str], train: int, test: int) -> None:

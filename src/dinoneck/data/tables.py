@@ -44,6 +44,7 @@ class PhotoTable:
         weights: target name -> its weight in the weighted R²; equal when empty.
         units: target name -> unit, for people.
         minimum: the smallest value a prediction may take; None = any.
+        labels: one dense label per photo, a path or an array, see :class:`dinoneck.data.DenseLabels`; None = none.
     """
 
     ids: tuple[str, ...]
@@ -53,6 +54,7 @@ class PhotoTable:
     weights: Mapping[str, float] = field(default_factory=dict)
     units: Mapping[str, str] = field(default_factory=dict)
     minimum: float | None = None
+    labels: tuple[Photo, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -68,6 +70,7 @@ class PhotoTable:
             self.weights,
             self.units,
             self.minimum,
+            None if self.labels is None else tuple(self.labels[i] for i in places),
         )
 
 
@@ -93,6 +96,7 @@ def read_csv(
     group: Sequence[str] | str | None = None,
     image_column: str = "image",
     minimum: float | None = None,
+    label_column: str | None = None,
 ) -> PhotoTable:
     """Read a CSV with one row per photo.
 
@@ -103,18 +107,20 @@ def read_csv(
         group: a column, or several, whose equal values belong together in one fold.
         image_column: the column with the photo's file name.
         minimum: the smallest value a prediction may take (0 for masses and fractions).
+        label_column: the column with the file name of the photo's dense label, relative to ``photos``.
 
     Raises:
         DataError: if a column or a photo is missing, a photo is named twice, or a target is not a number.
     """
-    rows = _rows(Path(path), (image_column, *targets, *_columns(group)))
+    rows = _rows(Path(path), (image_column, *targets, *_columns(group), *_columns(label_column)))
     if not targets:
         raise DataError(f"{path}: no target columns were named; it has {', '.join(rows[0])}")
     names = [row[image_column] for row in rows]
     _refuse_repeats(names, f"{path}: the photo", "keep one row for each photo")
     files = _existing(names, Path(photos), Path(path))
     values = {t: np.array([_number(row[t], path, i, t) for i, row in enumerate(rows)]) for t in targets}
-    return PhotoTable(tuple(names), files, values, _groups(rows, group), minimum=minimum)
+    labels = label_column and _existing([row[label_column] for row in rows], Path(photos), Path(path))
+    return PhotoTable(tuple(names), files, values, _groups(rows, group), minimum=minimum, labels=labels or None)
 
 
 def read_csiro(

@@ -54,7 +54,7 @@ class FPNSettings:
         return (*given, NDVI_DENSE) if self.ndvi_dense else given
 
     def loss(self, tasks: Sequence[Task]) -> TaskLoss:
-        """Return the loss over a head's tasks: with the composed ``biomass_5d`` term where reg3 and ratio are among them."""
+        """Return the loss over a head's tasks, with the composed ``biomass_5d`` where reg3 and ratio are among them."""
         names = [task.name for task in tasks]
         compositions = (COMPOSED,) if {COMPOSED.total, COMPOSED.ratio} <= set(names) else ()
         every = [*names, *(composition.name for composition in compositions)]

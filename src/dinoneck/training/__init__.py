@@ -5,11 +5,12 @@ from typing import TYPE_CHECKING
 from dinoneck.lazy import attach
 
 if TYPE_CHECKING:
-    from dinoneck.training.crossval import cross_validate as cross_validate
+    from dinoneck.training.cell_targets import CellTargets as CellTargets
     from dinoneck.training.crossval import Plan as Plan
+    from dinoneck.training.crossval import cross_validate as cross_validate
     from dinoneck.training.experiment import run_experiment as run_experiment
-    from dinoneck.training.fitting import fit as fit
     from dinoneck.training.fitting import Recipe as Recipe
+    from dinoneck.training.fitting import fit as fit
     from dinoneck.training.folds import group_folds as group_folds
     from dinoneck.training.freeze_schedule import FreezeSchedule as FreezeSchedule
     from dinoneck.training.metrics import confusion_matrix as confusion_matrix
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from dinoneck.training.sources import TokenSource as TokenSource
 
 _HOMES = {
+    "CellTargets": "dinoneck.training.cell_targets",
     "cross_validate": "dinoneck.training.crossval",
     "Plan": "dinoneck.training.crossval",
     "run_experiment": "dinoneck.training.experiment",

@@ -5,15 +5,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from dinoneck.data.tables import PhotoTable
 from dinoneck.errors import DataError
 from dinoneck.heads.head import Head
 from dinoneck.tasks import Activation, TargetTransform, Task
+from dinoneck.training.cell_targets import CellTargets
 from dinoneck.training.fitting import Recipe, fit
 from dinoneck.training.folds import Fold, group_folds
 from dinoneck.training.metrics import r2, weighted_r2
@@ -36,9 +38,10 @@ class Plan:
         batch_size: photos per step.
         lr: peak learning rate.
         seed: of the split, the heads' first weights and the order of samples.
-        hidden_dim: hidden units per head.
+        hidden_dim: hidden units per head; channels of the pyramid.
         activation: of every task; None = linear.
         standardise: give each target a z-score fitted on the training fold; off, heads learn natural units.
+        head: ``patch_mean``, or ``fpn`` on all layers of the tokens.
     """
 
     folds: int = 5
@@ -49,6 +52,7 @@ class Plan:
     hidden_dim: int = 128
     activation: Activation | None = None
     standardise: bool = True
+    head: Literal["patch_mean", "fpn"] = "patch_mean"
 
 
 @dataclass(frozen=True)
@@ -61,12 +65,14 @@ class CrossValidation:
         predictions: method -> (n, t) out-of-fold predictions in natural units; methods are ``"head"``,
             ``"token ridge"`` and ``"colour ridge"``.
         table: the photos and targets.
+        cells: (n, K, rows, cols) out-of-fold maps in natural units, where there were cell targets.
     """
 
     heads: list[Head]
     folds: list[Fold]
     predictions: dict[str, _Floats]
     table: PhotoTable
+    cells: Tensor | None = None
 
     @property
     def names(self) -> list[str]:
@@ -105,6 +111,7 @@ def cross_validate(
     table: PhotoTable,
     plan: Plan | None = None,
     recipe: Recipe | None = None,
+    cells: CellTargets | None = None,
 ) -> CrossValidation:
     """Train one head per fold and predict the photos it did not see; groups are never torn apart.
 
@@ -114,6 +121,7 @@ def cross_validate(
         table: targets, groups, weights.
         plan: folds, epochs and the other plain values.
         recipe: the rest of the training recipe.
+        cells: labels per cell: every head gets their dense task too.
 
     Raises:
         DataError: if groups are too few for the folds, or the source holds other photos than the table.
@@ -126,15 +134,17 @@ def cross_validate(
     predictions = _baselines(source, table, folds, groups)
     predictions = {HEAD: np.full((len(table), len(table.targets)), np.nan), **predictions}
     heads = []
+    maps = None if cells is None else torch.full_like(cells.values, torch.nan)
     for number, (train, valid) in enumerate(folds):
-        tasks = _tasks(table, train, plan)
+        tasks = _tasks(table, train, plan) + ([] if cells is None else [cells.task(train, plan.standardise)])
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(plan.seed + number)
             head = make_head(tasks)
         fit(
             head,
             source,
-            targets=table.targets,
+            targets={**table.targets, **({} if cells is None else {cells.name: cells.values})},
+            weights={} if cells is None else {cells.name: cells.weight},
             ids=[table.ids[row] for row in train],
             epochs=plan.epochs,
             batch_size=plan.batch_size,
@@ -142,10 +152,13 @@ def cross_validate(
             seed=plan.seed + number,
             recipe=recipe,
         )
-        predictions[HEAD][valid] = predict_ids(head, source, [table.ids[row] for row in valid], list(table.targets))
+        held_out = [table.ids[row] for row in valid]
+        predictions[HEAD][valid] = predict_ids(head, source, held_out, list(table.targets))
+        if cells is not None and maps is not None:
+            maps[valid] = predict_cells(head, source, held_out, cells.name)
         heads.append(head)
         logger.info("fold %d of %d is trained", number + 1, plan.folds)
-    return CrossValidation(heads, folds, predictions, table)
+    return CrossValidation(heads, folds, predictions, table, maps)
 
 
 def _baselines(source: MemoryTokens, table: PhotoTable, folds: list[Fold], groups: Sequence[str]) -> dict[str, _Floats]:
@@ -169,6 +182,13 @@ def predict_ids(
         answers = head.predict(source.batch(ids[begin : begin + batch_size]).to(device))
         rows.append(torch.cat([answers[name] for name in names], dim=1).double().cpu())
     return torch.cat(rows).numpy()
+
+
+def predict_cells(head: Head, source: MemoryTokens, ids: Sequence[str], name: str, batch_size: int = 16) -> Tensor:
+    """Return (n, K, rows, cols) float32 maps of a dense task in natural units for ids of a source."""
+    device = next(head.parameters()).device
+    batches = (ids[begin : begin + batch_size] for begin in range(0, len(ids), batch_size))
+    return torch.cat([head.predict(source.batch(batch).to(device))[name].float().cpu() for batch in batches])
 
 
 def target_matrix(table: PhotoTable) -> _Floats:

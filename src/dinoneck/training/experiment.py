@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,12 @@ from dinoneck.backbones.backbone import Backbone
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.data.photos import Preprocessing
 from dinoneck.data.tables import PhotoTable, csv_text
-from dinoneck.errors import DataError
+from dinoneck.errors import ConfigError, DataError
+from dinoneck.heads.fpn import FPNHead
+from dinoneck.heads.head import Head
 from dinoneck.heads.patch_mean import PatchMeanHead
 from dinoneck.tasks import Task
+from dinoneck.training.cell_targets import CellTargets
 from dinoneck.training.crossval import CrossValidation, Plan, cross_validate
 from dinoneck.training.folds import group_folds
 from dinoneck.training.sources import MemoryTokens
@@ -37,8 +41,9 @@ def run_experiment(
     plan: Plan | None = None,
     *,
     overwrite: bool = False,
+    cells: CellTargets | None = None,
 ) -> tuple[CrossValidation, MemoryTokens, dict[str, Any]]:
-    """Extract tokens once, cross-validate PatchMean heads, write heads, predictions and report.
+    """Extract tokens once, cross-validate heads, write heads, predictions and report.
 
     Written are ``out/heads/fold-K.safetensors``, ``out/out_of_fold.csv`` and, last, ``out/report.json``: each file
     appears whole or not at all, and a folder without a report is an unfinished run.
@@ -50,6 +55,7 @@ def run_experiment(
         out: the folder; made if missing.
         plan: the run's plain values.
         overwrite: replace the results of an earlier run in ``out``.
+        cells: labels per cell, for a plan whose head has a dense task.
 
     Returns:
         The cross-validation, the tokens and the report.
@@ -68,18 +74,13 @@ def run_experiment(
         )
     _check_before(table, plan, folder)
     source = MemoryTokens.extract(backbone, table.photos, table.ids, preprocess=preprocess)
-    device = next(backbone.parameters()).device
-    result = cross_validate(
-        lambda tasks: PatchMeanHead(backbone.embed_dim, tasks, hidden_dim=plan.hidden_dim).to(device),
-        source,
-        table,
-        plan,
-    )
+    result = cross_validate(lambda tasks: _head(plan, backbone, tasks), source, table, plan, cells=cells)
     report = {
         "photos": len(table),
         "groups": len(set(table.groups or table.ids)),
         "target_weights": dict(table.weights),
         "scores": result.scores(),
+        **({} if cells is None or result.cells is None else {"cell_scores": cells.scores(result.cells)}),
         "plan": asdict(plan),
         "backbone": backbone.record(),
         "inputs": preprocess.record(),
@@ -87,6 +88,27 @@ def run_experiment(
     }
     _write(folder, result, report, preprocess, backbone)
     return result, source, report
+
+
+def _head(plan: Plan, backbone: Backbone, tasks: Sequence[Task]) -> Head:
+    """The head that a plan names, on the backbone's device."""
+    head: Head
+    if plan.head == "fpn":
+        if not isinstance(backbone.patch_size, int):
+            raise ConfigError(f"head 'fpn' needs square patches; this backbone's are {backbone.patch_size} px")
+        layers = backbone.layers
+        head = FPNHead(
+            backbone.embed_dim,
+            tasks,
+            len(layers),
+            layers,
+            fpn_dim=plan.hidden_dim,
+            tower_depth=1,
+            patch_size=backbone.patch_size,
+        )
+    else:
+        head = PatchMeanHead(backbone.embed_dim, tasks, hidden_dim=plan.hidden_dim)
+    return head.to(next(backbone.parameters()).device)
 
 
 def _check_before(table: PhotoTable, plan: Plan, folder: Path) -> None:

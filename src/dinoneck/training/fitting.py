@@ -61,12 +61,12 @@ def fit(
     Args:
         head: its tasks must be final: fit their transforms on the training rows first.
         source: tokens by id.
-        targets: task name -> natural values in the order of ``source.ids``: (n,), (n, dim) or, dense, (n, dim, rows,
-            cols), NaN = missing; class indices (n,) or, segmentation, (n, height, width), -1 = missing.
+        targets: task name -> natural values in the order of ``source.ids``: (n,), (n, dim) or (n, dim, rows, cols),
+            NaN = missing; class indices (n,) or (n, height, width), -1 = missing; class shares (n, dim, rows, cols).
         ids: the training ids.
         epochs: passes over them.
         batch_size: samples per step.
-        lr: peak of AdamW's; cosine with warm-up.
+        lr: AdamW's peak; cosine with warm-up.
         seed: order of the samples.
         recipe: the rest.
         weights: dense task name -> (n, rows, cols): valid pixels of each cell, say; None = all cells count alike.
@@ -188,9 +188,15 @@ def _answers(
     device = next(head.parameters()).device
     tokens = source.batch([source.ids[row] for row in rows]).to(device)
     wanted = {name: value[rows].to(device) for name, value in values.items()}
-    masks = {name: value.isfinite() if value.is_floating_point() else value >= 0 for name, value in wanted.items()}
+    masks = {name: _known(value) for name, value in wanted.items()}
     masks |= {name: weight[rows].to(device) for name, weight in cells.items()}
     return head(tokens if scale is None else scale.apply(tokens)), wanted, masks
+
+
+def _known(values: Tensor) -> Tensor:
+    """Where targets are not missing; of maps (B, K, rows, cols) by cell."""
+    known = values.isfinite() if values.is_floating_point() else values >= 0
+    return known.all(dim=1) if values.ndim == 4 else known
 
 
 def _cell_weights(tasks: Sequence[Task], weights: Mapping[str, Any], values: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -236,7 +242,13 @@ def model_targets(task: Task, targets: Mapping[str, Any], count: int) -> Tensor:
 
 
 def _class_targets(task: Task, given: np.ndarray[Any, Any], count: int) -> Tensor:
-    """(n,) class indices, or (n, height, width) for segmentation; -1 = missing."""
+    """(n,) class indices, or (n, height, width) or shares (n, dim, rows, cols) for segmentation."""
+    if task.kind == "segmentation" and given.dtype.kind == "f":
+        if given.ndim != 4 or given.shape[:2] != (count, task.dim):
+            raise DataError(
+                f"class shares of {task.name!r} have shape {given.shape}; expected ({count}, {task.dim}, rows, cols)"
+            )
+        return torch.as_tensor(given).float()
     if given.dtype.kind not in "iu":
         raise DataError(f"targets of {task.name!r} are {given.dtype}; expected integer class indices, -1 = missing")
     axes = 3 if task.kind == "segmentation" else 1

@@ -285,7 +285,7 @@ def test_what_does_not_fit_together_is_refused(tmp_path: Path) -> None:
         DenseLabels(classes=1).indices([small, large], recipe)
     Image.fromarray(small.astype(np.uint8)).save(tmp_path / "s.png")
     for sizes, message in (
-        ([(32, 16)], r"s.png, is 16x32 px.*\(32, 16\)"),
+        ([(32, 16)], r"s.png, is 16x32 px.*32x16"),
         ([], "1 labels and 0 photo"),
         ([16], "is 16;"),
     ):

@@ -1,0 +1,98 @@
+"""Labels per cell for all photos of a table: what dense tasks are trained on and judged by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dinoneck.data.labels import DenseLabels
+from dinoneck.data.photos import Preprocessing, decode
+from dinoneck.data.tables import PhotoTable
+from dinoneck.errors import DataError, ShapeError
+from dinoneck.tasks import TargetTransform, Task
+from dinoneck.training.metrics import r2
+
+
+@dataclass(frozen=True)
+class CellTargets:
+    """Dense targets of n photos on their patch grid.
+
+    Attributes:
+        values: (n, K, rows, cols) float32 in natural units.
+        weight: (n, rows, cols) float32, how much a cell counts; 0 = not at all.
+        labels: names of the K outputs; empty = numbered.
+        name: of the dense task.
+    """
+
+    values: Tensor
+    weight: Tensor
+    labels: tuple[str, ...] = ()
+    name: str = "cells"
+
+    def __post_init__(self) -> None:
+        fits = self.values.ndim == 4 and self.weight.shape == (len(self.values), *self.values.shape[2:])
+        if not fits:
+            raise ShapeError(
+                f"values are {tuple(self.values.shape)} and weights {tuple(self.weight.shape)}; expected "
+                "(n, K, rows, cols) and (n, rows, cols)"
+            )
+        if self.labels and len(self.labels) != self.values.shape[1]:
+            raise ShapeError(f"{len(self.labels)} labels {self.labels} for {self.values.shape[1]} outputs")
+
+    @classmethod
+    def read(
+        cls,
+        table: PhotoTable,
+        how: DenseLabels,
+        preprocess: Preprocessing,
+        labels: Sequence[str] = (),
+        name: str = "cells",
+    ) -> CellTargets:
+        """Read the label of every photo of a table and average it over the patches.
+
+        Raises:
+            DataError: if the table has no labels, or one cannot be used or has another size than its photo.
+        """
+        if table.labels is None:
+            raise DataError("the table has no labels; read it with label_column= (--labels on the command line)")
+        parts = []
+        for photo, label in zip(table.photos, table.labels, strict=True):
+            size = decode(photo).shape[-2:]
+            parts.append(how.cells(label, preprocess, [tuple(size)]))
+        shapes = {tuple(values.shape[1:]) for values, _ in parts}
+        if len(shapes) > 1:
+            raise DataError(f"the labels come to different cells {sorted(shapes)}; give one size to all photos (size=)")
+        return cls(torch.cat([v for v, _ in parts]), torch.cat([w for _, w in parts]), tuple(labels), name)
+
+    def task(self, rows: Sequence[int] | np.ndarray[Any, Any], standardise: bool = True) -> Task:
+        """Return the dense task, its z-score fitted on these photos' cells."""
+        transform = None
+        if standardise:
+            places = torch.as_tensor(np.asarray(rows))
+            cells = self.values[places].movedim(1, -1)[self.weight[places] > 0]
+            transform = TargetTransform().fit(cells)
+        return Task(self.name, dim=self.values.shape[1], kind="dense", transform=transform, labels=self.labels)
+
+    def scores(self, predictions: Tensor) -> dict[str, float]:
+        """Return R² per output over all cells that count, by label (or number).
+
+        Raises:
+            DataError: if an output does not vary.
+        """
+        counts = self.weight > 0
+        names = self.labels or tuple(str(i) for i in range(self.values.shape[1]))
+        return {
+            name: r2(predictions[:, i][counts].numpy(), self.values[:, i][counts].numpy())
+            for i, name in enumerate(names)
+        }
+
+    def means(self, values: Tensor) -> np.ndarray[Any, np.dtype[np.float64]]:
+        """Return (n, K) float64: weighted means over cells of maps (n, K, rows, cols), the photos' own values."""
+        weight = self.weight[:, None].double()
+        means: Tensor = (values.double() * weight).sum(dim=(2, 3)) / weight.sum(dim=(2, 3)).clamp_min(1e-12)
+        return means.numpy()

@@ -1,0 +1,218 @@
+"""The dense NDVI example: nothing of the test is learnt from, labels stay on their photo, the command goes through."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from examples.dense_ndvi import __main__ as example
+from examples.dense_ndvi.bands import BANDS, BLACK_LEVEL, EXIF, EXPOSURE, ISO, MOVES_PX, XMP, moved, read_bands
+from PIL import Image, TiffImagePlugin
+
+from dinoneck import Backbone, DataError, HeadCheckpoint, Predictor, load_backbone
+from dinoneck.data import Preprocessing
+from dinoneck.training import r2
+from dinoneck.training.probes import ridge_out_of_fold
+
+TAGS = (
+    "<x><MicaSense:RadiometricCalibration> <rdf:Seq> <rdf:li>0.0003</rdf:li></rdf:Seq>"
+    "</MicaSense:RadiometricCalibration><DLS:SpectralIrradiance>0.7</DLS:SpectralIrradiance></x>"
+)
+HEIGHT, WIDTH, TILE = 112, 256, 32
+
+
+def write_capture(folder: Path) -> None:
+    """Soil with round plants; where plants stand, red is dark and near infrared bright."""
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:HEIGHT, :WIDTH]
+    plant = (np.hypot((y % 40) - 20, (x % 44) - 22) < 14).astype(np.float64)
+    light = {"red": 0.5 - 0.4 * plant, "green": 0.4 + 0.1 * plant, "blue": 0.3 - 0.1 * plant,
+             "nir": 0.55 + 0.3 * plant, "red_edge": 0.5 + 0.1 * plant}  # fmt: skip
+    for band, number in BANDS.items():
+        stored = 4800 + 50000 * (light[band] + 0.02 * rng.standard_normal((HEIGHT, WIDTH))).clip(0.01, 1)
+        down, right = MOVES_PX[band]
+        image = Image.fromarray(moved(stored, (-down, -right)).round().astype(np.uint16))
+        tags = TiffImagePlugin.ImageFileDirectory_v2()
+        tags[BLACK_LEVEL], tags.tagtype[BLACK_LEVEL] = (4800,), 3
+        tags[XMP], tags.tagtype[XMP] = TAGS.encode(), 7
+        tags[EXIF] = {EXPOSURE: TiffImagePlugin.IFDRational(1, 1000), ISO: 100}
+        image.save(folder / f"IMG_0001_{number}.tif", tiffinfo=tags)
+
+
+@pytest.fixture(scope="module")
+def capture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("capture")
+    write_capture(folder)
+    return folder
+
+
+def pixels(size: tuple[int, int], tiles: list[example.Tile], side: int) -> set[int]:
+    """Which pixels some tiles show, read off an index image."""
+    index = np.arange(size[0] * size[1]).reshape(size)
+    return set(np.unique([example.cut(index, tile, side) for tile in tiles]).tolist())
+
+
+@pytest.mark.parametrize(
+    ("size", "tile", "patch"), [((960, 1280), 256, 16), ((112, 256), 32, 16), ((75, 201), 28, 14), ((64, 161), 64, 16)]
+)
+def test_nothing_of_the_test_is_learnt_from(size: tuple[int, int], tile: int, patch: int) -> None:
+    if size == (64, 161):
+        with pytest.raises(DataError, match=r"64x161 px .*96 px for training, 64 px between and 64 px for the test"):
+            example.split_capture(size, tile, patch)
+        return
+    split = example.split_capture(size, tile, patch)
+    learnt, tested = pixels(size, split.train, tile), pixels(size, split.test, tile)
+    index = np.arange(size[0] * size[1]).reshape(size)
+    edge = int(size[1] * 0.6)
+    assert learnt == set(index[:, :edge].ravel().tolist())
+    assert tested == set(index[split.part].ravel().tolist())
+    columns = {number % size[1] for number in learnt}, {number % size[1] for number in tested}
+    assert max(columns[0]) + tile < min(columns[1])
+    assert size[0] - patch < split.part[0].stop <= size[0]
+    assert size[1] - patch < split.part[1].stop <= size[1]
+    assert all((one.top - 0) % patch == 0 == (one.left - split.part[1].start) % patch for one in split.test)
+    assert len(set(split.train)) == len(split.train) == 4 * len({(one.top, one.left) for one in split.train})
+
+
+@pytest.mark.parametrize("tile", [0, 8, 40])
+def test_tiles_are_whole_patches(tile: int) -> None:
+    with pytest.raises(DataError, match=rf"tiles of {tile} px are no whole number of patches of 16 px"):
+        example.split_capture((960, 1280), tile, 16)
+
+
+@pytest.mark.parametrize("flip", example.FLIPS)
+def test_photo_and_label_are_cut_and_turned_together(flip: tuple[int, ...]) -> None:
+    y, x = np.mgrid[:60, :90]
+    index = (1000 * y + x).astype(np.float64)
+    photo = np.stack([index, index + 0.5, -index], axis=-1)
+    tile = example.Tile(7, 11, flip)
+    label, shown = example.cut(index, tile, 32), example.cut(photo, tile, 32)
+    assert np.array_equal(shown, np.stack([label, label + 0.5, -label], axis=-1))
+    rows = range(38, 6, -1) if 0 in flip else range(7, 39)
+    columns = range(42, 10, -1) if 1 in flip else range(11, 43)
+    assert np.array_equal(label, [[1000 * row + column for column in columns] for row in rows])
+
+
+def test_cells_of_every_tile_are_means_of_its_own_pixels(capture: Path, tiny: Backbone) -> None:
+    """Labels, colours and ridge folds, against plain loops over the pixels of flipped tiles off the cell grid."""
+    bands = read_bands(capture)
+    tiles = [example.Tile(5, 3, flip) for flip in example.FLIPS] + [example.Tile(0, 0)]
+    part = example.read_part(bands, tiles, TILE, tiny, Preprocessing(16))
+    for i, tile in enumerate(tiles):
+        for row in range(2):
+            for col in range(2):
+                down = 1 - row if 0 in tile.flip else row
+                right = 1 - col if 1 in tile.flip else col
+                top, left = tile.top + 16 * down, tile.left + 16 * right
+                place = slice(top, top + 16), slice(left, left + 16)
+                valid = bands.valid[place]
+                assert part.weight[i, row, col] == valid.sum()
+                truth = bands.ndvi[place][valid].mean() if valid.any() else 0.0
+                assert part.ndvi[i, 0, row, col] == pytest.approx(truth, abs=1e-5)
+                assert part.colour[i, row, col] == pytest.approx(bands.rgb[place].mean(axis=(0, 1)), abs=1e-5)
+                assert part.fold[i, row, col] == int((top + 7.5) * 5 / HEIGHT)
+    assert 0 < part.weight[4].min() < 256
+    assert torch.equal(part.source.batch(["1"]).sequence[0], tiny(Preprocessing(16)(part.photos[1])).sequence[0].half())
+
+
+def test_a_mosaic_puts_every_cell_where_its_pixels_are() -> None:
+    split = example.split_capture((112, 272), 48, 16)
+    y, x = np.mgrid[:112, :272]
+    cells = [example.cut(1000 * (y // 16) + x, tile, 48)[8::16, 8::16] for tile in split.test]
+    found = example.mosaic(np.stack(cells), split, 16)
+    rows, columns = split.part
+    assert np.array_equal(found, (1000 * (y // 16) + x)[rows, columns][8::16, 8::16])
+    assert len(split.test) > found.size / 9  # tiles overlap
+    means = example.mosaic(np.stack([np.full((3, 3), float(i)) for i in range(len(split.test))]), split, 16)
+    assert means[0, 0] == 0
+    assert len(np.unique(means)) > len(split.test)
+
+
+def test_ridge_is_the_librarys_with_equal_weights() -> None:
+    rng = np.random.default_rng(1)
+    x, fold = rng.normal(2.0, 3.0, (240, 7)), np.repeat(np.arange(5), 48)
+    y = x[:, :3] @ [1.0, -2.0, 0.5] + 4.0 + 3.0 * rng.standard_normal(240)
+    order = rng.permutation(240)
+    x, y, fold = x[order], y[order], fold[order]
+    own = example.ridge(x[:200], y[:200], np.full(200, 3.0), fold[:200], x[200:])
+    split = [(np.arange(200), np.arange(200, 240))]
+    peer = ridge_out_of_fold(x, y[:, None], split, groups=fold.tolist())
+    assert np.allclose(own, peer[200:, 0], atol=1e-6)
+
+
+def test_ridge_counts_rows_by_their_weight() -> None:
+    """A weight of 3 is three rows, one of 0 none, whatever stands there; strength and scale do not move with it."""
+    rng = np.random.default_rng(2)
+    x, weight = rng.standard_normal((60, 4)), rng.integers(0, 4, 60)
+    y, fold = x @ [1.0, 0.0, -1.0, 2.0] + rng.standard_normal(60), np.arange(60) % 5
+    y[weight == 0] = 1e6
+    times = np.repeat(np.arange(60), weight)
+    new = rng.standard_normal((9, 4))
+    scale = np.full(len(times), 60 / len(times))
+    repeated = example.ridge(x[times], y[times], np.ones(len(times)), fold[times], new)
+    assert np.allclose(example.ridge(x, y, weight, fold, new), repeated, rtol=0.02, atol=0.02 * scale[0])
+    assert np.allclose(example.ridge(x, y, 7.0 * weight, fold, new), example.ridge(x, y, weight, fold, new))
+
+
+def test_score() -> None:
+    rng = np.random.default_rng(3)
+    truth, found = rng.random((6, 5)), rng.random((6, 5))
+    own, rmse = example.score(found, truth, np.full((6, 5), 256.0))
+    assert own == pytest.approx(r2(found, truth))
+    assert rmse == pytest.approx(np.sqrt(np.mean((found - truth) ** 2)))
+    weight = rng.integers(0, 3, (6, 5))
+    several = np.repeat(found.ravel(), weight.ravel()), np.repeat(truth.ravel(), weight.ravel())
+    truth[weight == 0] = 1e6
+    assert example.score(found, truth, weight)[0] == pytest.approx(r2(*several))
+
+
+def test_the_command_goes_through(capture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """On plants that colour tells apart: everything beats the mean, and the file alone predicts what was scored."""
+    arguments = [str(capture), "--out", str(tmp_path / "run"), "--backbone", "dinoneck_tiny", "--tile", str(TILE)]
+    assert example.main([*arguments, "--epochs", "8"]) == 0
+    told = capsys.readouterr().out
+    rows = {
+        name: float(own) for name, own in re.findall(r"^\| ([^|]+) \| (-?[\d.]+) \| [\d.]+ \|$", told, re.MULTILINE)
+    }
+    assert list(rows) == [
+        "mean of training", "colour ridge", "token ridge, last layer", "DenseHead, last layer", "FPNHead, four layers",
+    ]  # fmt: skip
+    assert -0.2 < rows.pop("mean of training") <= 0
+    assert min(rows.values()) > 0.5
+    file = tmp_path / "run" / "ndvi.safetensors"
+    assert HeadCheckpoint.load(file).meta["backbone"]["layers"] == [0, 2, 3, 5]
+
+    bands = read_bands(capture)
+    split = example.split_capture((HEIGHT, WIDTH), TILE, 16)
+    assert len(bands.rgb[split.part]) == 112
+    maps = Predictor(file)([example.cut(bands.rgb, tile, TILE) for tile in split.test], maps=True)
+    whole = example.mosaic(np.stack([found["maps"]["ndvi"][0] for found in maps]), split, 16)
+    valid, ndvi = bands.valid[split.part], np.nan_to_num(bands.ndvi[split.part])
+    weight, total = (x.reshape(7, 16, -1, 16).sum(axis=(1, 3)) for x in (valid, np.where(valid, ndvi, 0)))
+    assert example.score(whole, total / weight.clip(min=1), weight)[0] == pytest.approx(
+        rows["FPNHead, four layers"], abs=0.006
+    )
+
+
+def test_a_missing_capture_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert example.main([str(tmp_path), "--backbone", "dinoneck_tiny"]) == 1
+    assert "IMG_0001_1.tif" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_picture(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="the picture needs matplotlib, the extra [viz]")
+    rng = np.random.default_rng(4)
+    truth, weight = rng.random((12, 4)), np.full((12, 4), 256.0)
+    truth[0], weight[0] = 0.0, 0.0
+    rgb = rng.random((192, 64, 3))
+    one, other = tmp_path / "one.png", tmp_path / "other.png"
+    example.draw(one, rgb, truth, truth, weight)
+    truth[0] = 0.7
+    example.draw(other, rgb, truth, truth * (weight > 0), weight)
+    with Image.open(one) as first, Image.open(other) as second:
+        assert first.size == second.size
+        assert first.width > 300

@@ -1,0 +1,219 @@
+"""Training on labels per cell: dense, segmentation, weights, compositions; and the runs built on it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dinoneck import ConfigError, DataError, DenseHead, FPNHead, HeadCheckpoint, ShapeError, Task, Tokens, load_backbone
+from dinoneck.cli.main import main
+from dinoneck.data import DenseLabels, Pasture, read_csv
+from dinoneck.losses import CompositionLoss, TaskLoss, UncertaintyWeighting
+from dinoneck.training import CellTargets, MemoryTokens, Plan, Recipe, cross_validate, fit, r2, run_experiment
+
+ROWS, COLS, WIDTH, PHOTOS = 4, 5, 12, 24
+
+
+def cells(layers: int = 1) -> tuple[MemoryTokens, np.ndarray]:
+    """Photos whose cells hold a value that their tokens show, beside a large common part; (n, 1, rows, cols)."""
+    random = np.random.RandomState(0)
+    values = random.rand(PHOTOS, ROWS * COLS, 1)
+    common, own = 3.0 * random.randn(WIDTH), random.randn(WIDTH)
+    shown = common + values * own + 0.02 * random.randn(PHOTOS, ROWS * COLS, WIDTH)
+    patches = [torch.tensor(shown, dtype=torch.float32)] * layers
+    tokens = Tokens.from_patches(patches, grid=(ROWS, COLS), patch_size=16, layers=range(layers))
+    return MemoryTokens([str(i) for i in range(PHOTOS)], tokens), values.reshape(PHOTOS, 1, ROWS, COLS)
+
+
+def dense_head(*tasks: Task) -> DenseHead:
+    torch.manual_seed(0)
+    return DenseHead(WIDTH, tasks or (Task("ndvi", kind="dense"),), hidden_dim=8, depth=1)
+
+
+def said(head: Any, source: MemoryTokens, name: str = "ndvi") -> np.ndarray:
+    return head.predict(source.batch(source.ids))[name].numpy()
+
+
+def test_a_dense_head_learns_every_cell_and_nothing_from_cells_without_weight() -> None:
+    source, values = cells()
+    weight = (np.random.RandomState(1).rand(PHOTOS, ROWS, COLS) > 0.3).astype(np.float32)
+    poisoned = np.where(weight[:, None] > 0, values, 1e9)
+    head, clean = dense_head(), dense_head()
+    fit(head, source, targets={"ndvi": poisoned}, weights={"ndvi": weight}, ids=source.ids[:16], epochs=40, lr=1e-2)
+    assert r2(said(head, source)[16:].ravel(), values[16:].ravel()) > 0.9
+    holes = np.where(weight[:, None] > 0, values, np.nan)
+    fit(clean, source, targets={"ndvi": holes}, ids=source.ids[:16], epochs=40, lr=1e-2)
+    assert np.array_equal(said(head, source), said(clean, source)), "NaN and weight 0 are the same"
+
+
+def test_weights_pull_towards_heavy_cells() -> None:
+    source, values = cells()
+    constant = replace(source.tokens, sequence=(torch.zeros_like(source.tokens.sequence[0]),))
+    flat = MemoryTokens(source.ids, constant)
+    values[:, :, 0, 0] = 2.0
+    weight = np.ones((PHOTOS, ROWS, COLS), np.float32)
+    weight[:, 0, 0] = 50.0
+    head = DenseHead(WIDTH, [Task("ndvi", kind="dense")], 4, depth=0)
+    fit(head, flat, targets={"ndvi": values}, weights={"ndvi": weight}, ids=source.ids, epochs=200, lr=3e-2)
+    wanted = (values[:, 0] * weight).sum() / weight.sum()
+    assert said(head, flat).mean() == pytest.approx(wanted, abs=0.05)
+    assert abs(values.mean() - wanted) > 0.5
+
+
+def test_segmentation_from_pixels_and_from_shares() -> None:
+    source, values = cells()
+    classes = (values[:, 0] > 0.5).astype(np.int64)
+    pixels = classes.repeat(4, axis=1).repeat(4, axis=2)
+    pixels[:, :2] = -1
+    task = Task("class", dim=2, kind="segmentation")
+    head = dense_head(task)
+    fit(head, source, targets={"class": pixels}, ids=source.ids[:16], epochs=40, lr=1e-2)
+    assert (said(head, source, "class")[16:].argmax(axis=1) == classes[16:]).mean() > 0.9
+    shares = np.concatenate([1 - values, values], axis=1)
+    shares[0, :, 0, 0] = np.nan
+    soft = dense_head(task)
+    fit(soft, source, targets={"class": shares}, ids=source.ids[:16], epochs=40, lr=1e-2)
+    assert r2(said(soft, source, "class")[16:, 1].ravel(), values[16:].ravel()) > 0.9
+
+
+def test_entrance_norms_are_set_to_the_training_tokens_unless_told_not_to() -> None:
+    source, values = cells()
+    with_scale, without = dense_head(), dense_head()
+    arguments: dict[str, Any] = {"targets": {"ndvi": values}, "ids": source.ids[:16], "epochs": 1, "lr": 1e-9}
+    fit(with_scale, source, **arguments)
+    fit(without, source, recipe=Recipe(standardise_tokens=False), **arguments)
+    z = with_scale.entrance.bottleneck(0).norm(source.batch(source.ids[:16]).patches[0]).flatten(0, 1)
+    assert torch.allclose(z.mean(dim=0), torch.zeros(WIDTH), atol=1e-3)
+    assert torch.allclose(z.std(dim=0), torch.ones(WIDTH), atol=0.05)
+    assert torch.allclose(without.entrance.bottleneck(0).norm.weight, torch.ones(WIDTH), atol=1e-6)
+
+
+def test_a_loss_with_compositions_and_weighting_is_trained_along() -> None:
+    source, values = cells(2)
+    tasks = (Task("reg3"), Task("ratio", dim=3, kind="ratio"))
+    torch.manual_seed(0)
+    head = FPNHead(WIDTH, tasks, 2, (0, 1), fpn_dim=8)
+    names = ("reg3", "ratio", "biomass_5d")
+    loss = TaskLoss(tasks, (CompositionLoss("biomass_5d", "reg3", "ratio"),), UncertaintyWeighting(names))
+    targets = {"reg3": values.mean(axis=(1, 2, 3)), "ratio": np.random.RandomState(0).dirichlet((1, 1, 1), PHOTOS)}
+    history = fit(head, source, targets=targets, ids=source.ids, epochs=3, loss=loss)
+    assert set(history[0]) == {"loss", *names}
+    assert all(abs(value) > 0 for parameter in loss.parameters() for value in parameter.detach())
+    with pytest.raises(ConfigError, match="loss is built for tasks reg3, the head for reg3, ratio"):
+        fit(head, source, targets=targets, ids=source.ids, loss=TaskLoss(tasks[:1]))
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "says"),
+    [
+        ({"targets": {"ndvi": np.zeros((PHOTOS, 2, ROWS, COLS))}}, DataError, r"expected \(24, 1, rows, cols\)"),
+        ({"targets": {"ndvi": np.zeros((PHOTOS, 1, 3, 3))}}, ShapeError, r"\(8, 1, 3, 3\)"),
+        ({"targets": {"ndvi": np.full((PHOTOS, 1, ROWS, COLS), np.nan)}}, DataError, "no target value"),
+        ({"targets": {"ndvi": np.full((PHOTOS, 1, ROWS, COLS), np.inf)}}, DataError, "infinite"),
+        ({"weights": {"ndvi": np.ones((PHOTOS, 3, 3))}}, DataError, r"weights of 'ndvi' have shape \(24, 3, 3\)"),
+        (
+            {"weights": {"ndwi": np.ones((PHOTOS, ROWS, COLS))}},
+            DataError,
+            r"\['ndwi'\]; the dense tasks are \['ndvi'\]",
+        ),
+        ({"weights": {"ndvi": -np.ones((PHOTOS, ROWS, COLS))}}, DataError, "weight"),
+    ],
+)
+def test_labels_that_do_not_fit_are_refused(change: dict[str, Any], error: type[Exception], says: str) -> None:
+    source, values = cells()
+    with pytest.raises(error, match=says):
+        fit(dense_head(), source, **{"targets": {"ndvi": values}, "ids": source.ids, "epochs": 1, **change})
+
+
+def test_cell_targets_of_a_table_and_their_scores() -> None:
+    table = Pasture(seed=0, size=(32, 64)).table(range(3))
+    backbone = load_backbone("dinoneck_tiny")
+    found = CellTargets.read(table, DenseLabels(classes=4), backbone.preprocess, ("soil", "clover", "dead", "green"))
+    first = np.asarray(table.labels[0])  # type: ignore[index]
+    assert found.values.shape == (3, 4, 2, 4)
+    assert found.values[0, 3, 1, 2].item() == pytest.approx((first[16:32, 32:48] == 3).mean())
+    assert found.means(found.values)[0] == pytest.approx([(first == k).mean() for k in range(4)])
+    assert found.scores(found.values) == dict.fromkeys(("soil", "clover", "dead", "green"), 1.0)
+    task = found.task([0, 1])
+    assert task.transform is not None
+    assert task.transform.mean == pytest.approx(found.values[:2].double().mean(dim=(0, 2, 3)).tolist())
+    with pytest.raises(DataError, match="no labels"):
+        CellTargets.read(replace(table, labels=None), DenseLabels(classes=4), backbone.preprocess)
+    wrong = replace(table, labels=tuple(np.zeros((16, 64), np.uint8) for _ in range(3)))
+    with pytest.raises(DataError, match="16x64.*32x64"):
+        CellTargets.read(wrong, DenseLabels(classes=4), backbone.preprocess)
+    with pytest.raises(ShapeError, match=r"\(n, K, rows, cols\)"):
+        CellTargets(torch.zeros(3, 4, 2, 4), torch.zeros(3, 2))
+
+
+def test_cross_validation_predicts_cells_it_did_not_see() -> None:
+    table = Pasture(seed=0, size=(64, 64)).table(range(12))
+    backbone = load_backbone("dinoneck_tiny")
+    source = MemoryTokens.extract(backbone, table.photos, table.ids)
+    targets = CellTargets.read(table, DenseLabels(classes=4), backbone.preprocess)
+    plan = Plan(folds=2, epochs=2, hidden_dim=8)
+
+    def make(tasks: Any) -> FPNHead:
+        return FPNHead(64, tasks, 1, fpn_dim=8, num_levels=2, tower_depth=1)
+
+    result = cross_validate(make, source, table, plan, cells=targets)
+    assert result.cells is not None
+    for (train, valid), head in zip(result.folds, result.heads, strict=True):
+        fitted = next(task for task in head.tasks if task.name == "cells")
+        assert fitted.transform == targets.task(train).transform, "the z-score is the training fold's"
+        own = head.predict(source.batch([table.ids[i] for i in valid]))["cells"]
+        assert torch.allclose(result.cells[torch.as_tensor(valid)], own, atol=1e-5)
+
+
+def test_the_fpn_run_and_its_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    samples = [Pasture(seed=0, size=(32, 48)).sample(i) for i in range(8)]
+    lines = ["image,mask,total,day"]
+    for i, sample in enumerate(samples):
+        Image.fromarray(sample.image).save(tmp_path / f"{i}.png")
+        Image.fromarray(sample.classes).save(tmp_path / f"{i}-mask.png")
+        lines.append(f"{i}.png,{i}-mask.png,{sample.grams['Dry_Total_g']},{i % 4}")
+    (tmp_path / "t.csv").write_text("\n".join(lines))
+    shared = ["train", "--csv", str(tmp_path / "t.csv"), "--targets", "total", "--group", "day", "--minimum", "0",
+              "--backbone", "dinoneck_tiny", "--folds", "2", "--epochs", "1", "--hidden-dim", "8"]  # fmt: skip
+    masks = ["--labels", "mask", "--classes", "soil", "clover", "dead", "green"]
+    run = tmp_path / "run"
+    assert main([*shared, "--head", "fpn", "--layers", "1", "3", *masks, "--out", str(run)]) == 0
+    assert "R² per cell: soil" in capsys.readouterr().out
+    report = json.loads((run / "report.json").read_text())
+    assert set(report["cell_scores"]) == {"soil", "clover", "dead", "green"}
+    checkpoint = HeadCheckpoint.load(run / "heads" / "fold-0.safetensors")
+    assert (checkpoint.head_type, checkpoint.config["layer_indices"]) == ("fpn", [1, 3])
+    assert [task["name"] for task in checkpoint.config["tasks"]] == ["total", "cells"]
+    predicted = ["predict", str(tmp_path / "0.png"), "--heads", str(run / "heads"), "--out", str(tmp_path / "p.csv")]
+    assert main(predicted) == 0
+    for wrong in (["--layers", "1"], masks, ["--head", "fpn", *masks[:2]], ["--head", "fpn", *masks[2:]]):
+        assert main([*shared, *wrong, "--out", str(tmp_path / "none")]) == 1
+    assert not (tmp_path / "none").exists()
+
+
+def test_an_experiment_without_labels_has_no_cell_scores(tmp_path: Path) -> None:
+    table = Pasture(seed=1, size=(32, 32)).table(range(8))
+    backbone = load_backbone("dinoneck_tiny")
+    plan = Plan(folds=2, epochs=1, hidden_dim=8, head="fpn")
+    result, _, report = run_experiment(table, backbone, backbone.preprocess, tmp_path / "run", plan)
+    assert "cell_scores" not in report
+    assert all(isinstance(head, FPNHead) and head.neck.out_channels == 8 for head in result.heads)
+
+
+def test_a_csv_with_labels(tmp_path: Path) -> None:
+    Image.new("RGB", (16, 16)).save(tmp_path / "a.png")
+    (tmp_path / "t.csv").write_text("image,mask,y\na.png,m.png,1\n")
+    with pytest.raises(DataError, match=r"m\.png"):
+        read_csv(tmp_path / "t.csv", tmp_path, ["y"], label_column="mask")
+    Image.new("L", (16, 16)).save(tmp_path / "m.png")
+    table = read_csv(tmp_path / "t.csv", tmp_path, ["y"], label_column="mask")
+    assert table.labels == (tmp_path / "m.png",)
+    assert table.take([0]).labels == table.labels
+    assert read_csv(tmp_path / "t.csv", tmp_path, ["y"]).labels is None
