@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from examples.dense_ndvi import __main__ as example
 from examples.dense_ndvi.bands import BANDS, BLACK_LEVEL, EXIF, EXPOSURE, ISO, MOVES_PX, XMP, moved, read_bands
 from PIL import Image, TiffImagePlugin
 
-from dinoneck import Backbone, DataError, HeadCheckpoint, Predictor, load_backbone
+from dinoneck import Backbone, DataError, HeadCheckpoint, Predictor
 from dinoneck.data import Preprocessing
 from dinoneck.training import r2
 from dinoneck.training.probes import ridge_out_of_fold
@@ -21,7 +22,8 @@ TAGS = (
     "<x><MicaSense:RadiometricCalibration> <rdf:Seq> <rdf:li>0.0003</rdf:li></rdf:Seq>"
     "</MicaSense:RadiometricCalibration><DLS:SpectralIrradiance>0.7</DLS:SpectralIrradiance></x>"
 )
-HEIGHT, WIDTH, TILE = 112, 256, 32
+HEIGHT, WIDTH, TILE = 80, 208, 32
+ROW = re.compile(r"^\| ([^|]+) \| (-?[\d.]+) \| [\d.]+ \|$", re.MULTILINE)
 
 
 def write_capture(folder: Path) -> None:
@@ -36,7 +38,7 @@ def write_capture(folder: Path) -> None:
         down, right = MOVES_PX[band]
         image = Image.fromarray(moved(stored, (-down, -right)).round().astype(np.uint16))
         tags = TiffImagePlugin.ImageFileDirectory_v2()
-        tags[BLACK_LEVEL], tags.tagtype[BLACK_LEVEL] = (4800,), 3
+        tags[BLACK_LEVEL], tags.tagtype[BLACK_LEVEL] = (4800, 4800, 4800, 4800), 3
         tags[XMP], tags.tagtype[XMP] = TAGS.encode(), 7
         tags[EXIF] = {EXPOSURE: TiffImagePlugin.IFDRational(1, 1000), ISO: 100}
         image.save(folder / f"IMG_0001_{number}.tif", tiffinfo=tags)
@@ -49,10 +51,13 @@ def capture(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def pixels(size: tuple[int, int], tiles: list[example.Tile], side: int) -> set[int]:
-    """Which pixels some tiles show, read off an index image."""
+def pixels(size: tuple[int, int], tiles: list[example.Tile], side: int) -> np.ndarray:
+    """Which pixels some tiles show (height, width), read off an index image."""
     index = np.arange(size[0] * size[1]).reshape(size)
-    return set(np.unique([example.cut(index, tile, side) for tile in tiles]).tolist())
+    seen = np.zeros(size, bool)
+    for tile in tiles:
+        seen.ravel()[example.cut(index, tile, side)] = True
+    return seen
 
 
 @pytest.mark.parametrize(
@@ -65,15 +70,15 @@ def test_nothing_of_the_test_is_learnt_from(size: tuple[int, int], tile: int, pa
         return
     split = example.split_capture(size, tile, patch)
     learnt, tested = pixels(size, split.train, tile), pixels(size, split.test, tile)
-    index = np.arange(size[0] * size[1]).reshape(size)
-    edge = int(size[1] * 0.6)
-    assert learnt == set(index[:, :edge].ravel().tolist())
-    assert tested == set(index[split.part].ravel().tolist())
-    columns = {number % size[1] for number in learnt}, {number % size[1] for number in tested}
-    assert max(columns[0]) + tile < min(columns[1])
+    edge, left = int(size[1] * 0.6), split.part[1].start
+    assert learnt[:, :edge].all()
+    assert tested[split.part].all()
+    assert tested.sum() == tested[split.part].size
+    assert np.flatnonzero(learnt.any(axis=0)).max() + tile < np.flatnonzero(tested.any(axis=0)).min() == left
+    assert not (learnt & tested).any()
     assert size[0] - patch < split.part[0].stop <= size[0]
     assert size[1] - patch < split.part[1].stop <= size[1]
-    assert all((one.top - 0) % patch == 0 == (one.left - split.part[1].start) % patch for one in split.test)
+    assert all(one.top % patch == 0 == (one.left - left) % patch for one in split.test)
     assert len(set(split.train)) == len(split.train) == 4 * len({(one.top, one.left) for one in split.train})
 
 
@@ -172,26 +177,26 @@ def test_score() -> None:
 def test_the_command_goes_through(capture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """On plants that colour tells apart: everything beats the mean, and the file alone predicts what was scored."""
     arguments = [str(capture), "--out", str(tmp_path / "run"), "--backbone", "dinoneck_tiny", "--tile", str(TILE)]
-    assert example.main([*arguments, "--epochs", "8"]) == 0
+    assert example.main([*arguments, "--epochs", "5"]) == 0
     told = capsys.readouterr().out
-    rows = {
-        name: float(own) for name, own in re.findall(r"^\| ([^|]+) \| (-?[\d.]+) \| [\d.]+ \|$", told, re.MULTILINE)
-    }
+    rows = {name: float(own) for name, own in ROW.findall(told)}
     assert list(rows) == [
         "mean of training", "colour ridge", "token ridge, last layer", "DenseHead, last layer", "FPNHead, four layers",
     ]  # fmt: skip
     assert -0.2 < rows.pop("mean of training") <= 0
     assert min(rows.values()) > 0.5
     file = tmp_path / "run" / "ndvi.safetensors"
+    assert file.with_suffix(".png").is_file() == (find_spec("matplotlib") is not None)
     assert HeadCheckpoint.load(file).meta["backbone"]["layers"] == [0, 2, 3, 5]
 
     bands = read_bands(capture)
     split = example.split_capture((HEIGHT, WIDTH), TILE, 16)
-    assert len(bands.rgb[split.part]) == 112
     maps = Predictor(file)([example.cut(bands.rgb, tile, TILE) for tile in split.test], maps=True)
     whole = example.mosaic(np.stack([found["maps"]["ndvi"][0] for found in maps]), split, 16)
     valid, ndvi = bands.valid[split.part], np.nan_to_num(bands.ndvi[split.part])
-    weight, total = (x.reshape(7, 16, -1, 16).sum(axis=(1, 3)) for x in (valid, np.where(valid, ndvi, 0)))
+    weight, total = (
+        x.reshape(-1, 16, x.shape[1] // 16, 16).sum(axis=(1, 3)) for x in (valid, np.where(valid, ndvi, 0))
+    )
     assert example.score(whole, total / weight.clip(min=1), weight)[0] == pytest.approx(
         rows["FPNHead, four layers"], abs=0.006
     )
@@ -203,16 +208,22 @@ def test_a_missing_capture_is_named(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert not list(tmp_path.iterdir())
 
 
-def test_the_picture(tmp_path: Path) -> None:
+def test_the_picture_shows_what_is_valid_and_nothing_else(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="the picture needs matplotlib, the extra [viz]")
     rng = np.random.default_rng(4)
-    truth, weight = rng.random((12, 4)), np.full((12, 4), 256.0)
-    truth[0], weight[0] = 0.0, 0.0
-    rgb = rng.random((192, 64, 3))
-    one, other = tmp_path / "one.png", tmp_path / "other.png"
-    example.draw(one, rgb, truth, truth, weight)
+    rgb, truth, weight = rng.random((192, 64, 3)), rng.random((12, 4)), np.full((12, 4), 256.0)
+    found, weight[0] = truth.copy(), 0.0
+
+    def drawn() -> np.ndarray:
+        example.draw(tmp_path / "ndvi.png", rgb, truth, found, weight)
+        with Image.open(tmp_path / "ndvi.png") as picture:
+            return np.asarray(picture.convert("RGB")).astype(int)
+
+    first = drawn()
     truth[0] = 0.7
-    example.draw(other, rgb, truth, truth * (weight > 0), weight)
-    with Image.open(one) as first, Image.open(other) as second:
-        assert first.size == second.size
-        assert first.width > 300
+    assert np.array_equal(first, drawn())
+    truth[5, 2] = 1.0 - truth[5, 2]
+    changed = np.flatnonzero((first != drawn()).any(axis=(0, 2)))
+    width = first.shape[1]
+    assert width / 4 < changed.min() < width / 2  # truth
+    assert changed.max() > 3 * width / 4  # error

@@ -243,3 +243,14 @@ def test_views_are_turned_back_before_maps_are_averaged() -> None:
     step = plain[:, 2:].mean() - plain[:, :2].mean()
     assert abs(step) > 1e-3
     assert (turned[:, 2:].mean() - turned[:, :2].mean()) / step == pytest.approx(1.0, abs=0.5)
+
+
+@pytest.mark.parametrize("option", [{"hidden_dim": 9}, {"depth": 1}])
+def test_every_option_of_the_dense_head_changes_it(option: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    one = DenseHead(WIDTH, [DENSE], hidden_dim=8)
+    torch.manual_seed(0)
+    other = DenseHead(WIDTH, [DENSE], **{"hidden_dim": 8, **option})
+    tokens = tokens_of(1, 4, 5)
+    assert not torch.equal(one(tokens)["ndvi"], other(tokens)["ndvi"])
+    assert sum(p.numel() for p in one.parameters()) != sum(p.numel() for p in other.parameters())

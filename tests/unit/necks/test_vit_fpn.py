@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 import pytest
@@ -267,3 +268,29 @@ def test_blocks_are_torch_modules_with_plain_state_dicts() -> None:
         "coords.0.weight",
     } <= names
     assert isinstance(neck_of(2), nn.Module)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("norm", ["layer", "group", None])
+@pytest.mark.parametrize("activation", ["gelu", None])
+def test_every_combination_of_options(norm: Any, activation: Any) -> None:
+    """Odd grids, the pooled vector, round trip, and a gradient for every parameter, 72 combinations each."""
+    switches = [False, True]
+    choices = product(
+        ["mean", "softmax", "pixel"], ["conv", "pool", "interpolate"], [None, "zero"], switches, switches, switches
+    )
+    tokens = tokens_of(2, 5, 7, layers=4, dtype=DOUBLE)
+    for fusion, downsample, residual, coords, cls, separate in choices:
+        neck = neck_of(
+            4, fpn_dim=4, num_levels=2, fusion=fusion, downsample=downsample, residual_init=residual,
+            use_coords=coords, use_cls_context=cls, use_separate_bottlenecks=separate, norm=norm, activation=activation,
+        )  # fmt: skip
+        maps = neck(tokens).maps
+        assert [tuple(level.shape[2:]) for level in maps] == [(5, 7), (3, 4)]
+        pooled = torch.cat([level.mean(dim=(2, 3)) for level in maps], dim=1)
+        assert torch.allclose(neck.pooled(tokens), pooled, atol=1e-12)
+        twin = ViTFPN.from_config(neck.config).double()
+        twin.load_state_dict(neck.state_dict())
+        assert all(torch.equal(a, b) for a, b in zip(twin(tokens).maps, maps, strict=True))
+        sum((level * torch.randn_like(level)).sum() for level in maps).backward()  # type: ignore[union-attr]
+        assert all(p.grad is not None and p.grad.abs().max() > 0 for p in neck.parameters()), neck.config

@@ -1,0 +1,249 @@
+"""Cover of soil, crop and weed per cell and per photo on real crop photos: FPN beside simpler heads, same folds.
+
+    python -m benchmarks.dense_cover DATA [--seeds 0 1 2] [--epochs 5] [--backbone NAME] [--pretrained]
+
+DATA is the folder ``crop_cover``. The labels are the real masks, averaged over patches; every head is trained on them
+alone, with the same photos, flips, epochs, batches, loss and learning rate. A photo's cover is the mean over its cells.
+Every seed is another split of the 16 groups into 5 folds, other first weights and another order. Writes
+benchmarks/results/dense_cover.json and docs/images/dense_cover.png, and prints the table of
+docs/explanation/dense-cover.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from benchmarks.timing import machine
+from dinoneck import Backbone, DenseHead, FPNHead, Task, Tokens, load_backbone
+from dinoneck.data import DenseLabels, PhotoTable, Preprocessing, read_csv
+from dinoneck.grid import as_maps
+from dinoneck.heads import Head
+from dinoneck.training import CellTargets, MemoryTokens, fit, group_folds, r2
+from dinoneck.training.crossval import predict_cells
+from dinoneck.training.probes import ridge_probe
+
+CLASSES = ("soil", "crop", "weed")
+RESULTS = Path(__file__).with_name("results")
+PICTURE = Path(__file__).parents[1] / "docs" / "images" / "dense_cover.png"
+FLIPS = ((), (3,), (2,), (2, 3))
+
+
+class Plain(Head):
+    """The peers: two convolutions of one kernel size and a linear layer on standardised tokens, without a norm."""
+
+    def __init__(self, embed_dim: int, tasks: list[Task], kernel: int, hidden_dim: int = 128) -> None:
+        super().__init__()
+        self.embed_dim, self.tasks = embed_dim, tuple(tasks)
+        self.scale = nn.BatchNorm1d(embed_dim, affine=False)
+        self.first = nn.Conv2d(embed_dim, hidden_dim, kernel, padding=kernel // 2)
+        self.second = nn.Conv2d(hidden_dim, hidden_dim, kernel, padding=kernel // 2)
+        self.out = nn.Conv2d(hidden_dim, tasks[0].dim, 1)
+
+    def calibrate(self, batches: Any) -> None:
+        """Measure the tokens' channels."""
+        x = torch.cat([tokens.patches[-1].flatten(0, 1) for tokens in batches])
+        self.scale.running_mean.copy_(x.mean(dim=0))
+        self.scale.running_var.copy_(x.var(dim=0))
+
+    def forward(self, tokens: Tokens) -> dict[str, Tensor]:
+        """Answer per cell."""
+        x = tokens.patches[-1]
+        x = (x - self.scale.running_mean) / self.scale.running_var.clamp_min(1e-8).sqrt()
+        maps = F.relu(self.second(F.relu(self.first(as_maps(x, tokens.grid)))))
+        return {self.tasks[0].name: self.out(maps)}
+
+
+Maker = Callable[[list[Task]], Head]
+
+
+def methods(backbone: Backbone, width: int) -> dict[str, Maker]:
+    """Every head by its name in the table."""
+    channels, layers = backbone.embed_dim, backbone.layers
+    return {
+        "patch MLP (two 1x1)": lambda tasks: Plain(channels, tasks, 1),
+        "two 3x3 convolutions": lambda tasks: Plain(channels, tasks, 3),
+        "DenseHead": lambda tasks: DenseHead(channels, tasks, width),
+        "FPNHead, last layer": lambda tasks: FPNHead(channels, tasks, 1, layers[-1:], fpn_dim=width, tower_depth=1),
+        f"FPNHead, {len(layers)} layers": lambda tasks: FPNHead(
+            channels, tasks, len(layers), layers, fpn_dim=width, tower_depth=1
+        ),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--width", type=int, default=64, help="channels of DenseHead and FPNHead")
+    parser.add_argument("--layers", type=int, nargs="+", default=[2, 5, 8, 11])
+    parser.add_argument("--backbone", default="vit_small_patch16_dinov3")
+    parser.add_argument("--pretrained", action="store_true")
+    parser.add_argument("--tokens", type=Path, help="keep the extracted tokens in this file, and take them from it")
+    parser.add_argument("--out", type=Path, default=RESULTS / "dense_cover.json")
+    options = parser.parse_args()
+    table = read_csv(options.data / "cover.csv", options.data, CLASSES, "group", minimum=0.0, label_column="mask")
+    backbone = load_backbone(options.backbone, pretrained=options.pretrained, layers=options.layers)
+    prepare = backbone.preprocess.changed(policy="crop")
+    source = flipped_tokens(backbone, table, prepare, options.tokens)
+    cells = CellTargets.read(table, DenseLabels(classes=len(CLASSES)), prepare, CLASSES, "cover")
+    runs: dict[str, list[dict[str, dict[str, float]]]] = {}
+    shown: dict[str, Tensor] = {}
+    for seed in options.seeds:
+        folds = group_folds(table.groups or table.ids, 5, seed)
+        runs.setdefault("ridge on mean tokens", []).append(ridge(source, table, folds))
+        for name, make in methods(backbone, options.width).items():
+            maps = out_of_fold(make, source, table, cells, folds, options, seed)
+            runs.setdefault(name, []).append(scores(maps, cells, folds))
+            shown.setdefault(name, maps)
+            print(seed, name, runs[name][-1], flush=True)
+    report = {
+        "runs": runs,
+        "options": {k: str(v) for k, v in vars(options).items() if k not in ("data", "tokens", "out")},
+    }
+    report |= {"photos": len(table), "backbone": backbone.record(), "machine": machine()}
+    options.out.parent.mkdir(exist_ok=True)
+    options.out.write_text(json.dumps(report, indent=2) + "\n")
+    draw(table, prepare, cells, shown[list(shown)[-1]])
+    print(markdown(runs))
+
+
+def flipped_tokens(backbone: Backbone, table: PhotoTable, prepare: Preprocessing, kept: Path | None) -> MemoryTokens:
+    """Tokens of every photo and its three flips; ids ``name#flip``."""
+    ids = [f"{image_id}#{flip}" for flip in range(len(FLIPS)) for image_id in table.ids]
+    if kept is not None and kept.exists():
+        stored = load_file(kept)
+        size = prepare(table.photos[0]).shape[-2:]
+        tokens = Tokens.from_sequence(
+            [stored[str(layer)] for layer in backbone.layers],
+            image_size=(size[0], size[1]),
+            patch_size=backbone.patch_size,
+            num_prefix_tokens=backbone.num_prefix_tokens,
+            layers=backbone.layers,
+            normed=True,
+        )
+        return MemoryTokens(ids, tokens)
+    parts = []
+    for axes in FLIPS:
+        for begin in range(0, len(table), 16):
+            images = prepare(list(table.photos[begin : begin + 16]))
+            with torch.no_grad():
+                tokens = backbone(images.flip(list(axes)) if axes else images)
+            parts.append(tokens.to(dtype=torch.float16))
+    tokens = Tokens.cat(parts)
+    if kept is not None:
+        save_file({str(layer): x for layer, x in zip(backbone.layers, tokens.sequence, strict=True)}, kept)
+    return MemoryTokens(ids, tokens)
+
+
+def out_of_fold(
+    make: Maker,
+    source: MemoryTokens,
+    table: PhotoTable,
+    cells: CellTargets,
+    folds: list[Any],
+    options: argparse.Namespace,
+    seed: int,
+) -> Tensor:
+    """Maps (n, 3, rows, cols) of photos by heads that saw neither them nor their group; unflipped views only."""
+    maps = torch.full_like(cells.values, torch.nan)
+    labels = torch.cat([cells.values.flip(list(axes)) for axes in FLIPS])
+    weight = torch.cat([cells.weight.flip([axis - 1 for axis in axes]) for axes in FLIPS])
+    for number, (train, valid) in enumerate(folds):
+        torch.manual_seed(seed * 100 + number)
+        head = make([cells.task(train)])
+        ids = [f"{table.ids[row]}#{flip}" for row in train for flip in range(len(FLIPS))]
+        fit(
+            head,
+            source,
+            targets={cells.name: labels},
+            weights={cells.name: weight},
+            ids=ids,
+            epochs=options.epochs,
+            lr=options.lr,
+            seed=seed,
+        )
+        maps[torch.as_tensor(valid)] = predict_cells(head, source, [f"{table.ids[row]}#0" for row in valid], cells.name)
+    return maps
+
+
+def scores(maps: Tensor, cells: CellTargets, folds: list[Any]) -> dict[str, dict[str, float]]:
+    """R² of cells and of photos by class, over all folds and in the worst fold."""
+    said, true = cells.means(maps), cells.means(cells.values)
+    photos = {name: r2(said[:, i], true[:, i]) for i, name in enumerate(CLASSES)}
+    worst = {
+        name: min(r2(said[valid, i], true[valid, i]) for _, valid in folds if np.ptp(true[valid, i]) > 0)
+        for i, name in enumerate(CLASSES)
+    }
+    return {"cells": cells.scores(maps), "photos": photos, "worst fold, photos": worst}
+
+
+def ridge(source: MemoryTokens, table: PhotoTable, folds: list[Any]) -> dict[str, dict[str, float]]:
+    """Ridge regression of the photos' cover on their mean token."""
+    plain = MemoryTokens(table.ids, source.batch([f"{image_id}#0" for image_id in table.ids]))
+    true = np.stack([table.targets[name] for name in CLASSES], axis=1)
+    said = np.maximum(ridge_probe(plain, true, folds, groups=table.groups), 0.0)
+    return {
+        "photos": {name: r2(said[:, i], true[:, i]) for i, name in enumerate(CLASSES)},
+        "worst fold, photos": {
+            name: min(r2(said[valid, i], true[valid, i]) for _, valid in folds if np.ptp(true[valid, i]) > 0)
+            for i, name in enumerate(CLASSES)
+        },
+    }
+
+
+def markdown(runs: dict[str, list[dict[str, dict[str, float]]]]) -> str:
+    """One row per method: means over splits, and the range for weed."""
+    columns = [("cells", name) for name in CLASSES] + [("photos", name) for name in CLASSES]
+    columns.append(("worst fold, photos", "weed"))
+    lines = ["| held-out R² | " + " | ".join(f"{name}, {of}" for of, name in columns) + " |"]
+    lines.append("|---" * (len(columns) + 1) + "|")
+    for method, rows in runs.items():
+        texts = []
+        for of, name in columns:
+            values = [row[of][name] for row in rows if of in row]
+            spread = f" ({min(values):.2f} … {max(values):.2f})" if name == "weed" and len(values) > 1 else ""
+            texts.append(f"{np.mean(values):.2f}{spread}" if values else "–")
+        lines.append(f"| {method} | " + " | ".join(texts) + " |")
+    return "\n".join(lines)
+
+
+def draw(table: PhotoTable, prepare: Preprocessing, cells: CellTargets, maps: Tensor) -> None:
+    """Four held-out photos beside the true and the predicted crop and weed cover of their cells."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    weed = cells.means(cells.values)[:, 2]
+    order = np.argsort(weed)
+    rows = [int(order[int(share * (len(order) - 1))]) for share in (0.3, 0.6, 0.85, 0.95)]
+    figure, axes = pyplot.subplots(len(rows), 5, figsize=(12, 7.2), constrained_layout=True)
+    for line, row in zip(axes, rows, strict=True):
+        line[0].imshow(prepare.picture(table.photos[row]).permute(1, 2, 0))
+        for place, (values, number) in enumerate(((cells.values, 1), (maps, 1), (cells.values, 2), (maps, 2)), 1):
+            drawn = line[place].imshow(values[row, number].clamp(0, 1), vmin=0, vmax=1, cmap="viridis")
+    for axis, title in zip(
+        axes[0], ("photo", "crop, mask", "crop, predicted", "weed, mask", "weed, predicted"), strict=True
+    ):
+        axis.set_title(title)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    figure.colorbar(drawn, ax=axes, shrink=0.5, label="share of the cell")
+    PICTURE.parent.mkdir(exist_ok=True)
+    figure.savefig(PICTURE, dpi=80)
+
+
+if __name__ == "__main__":
+    main()
