@@ -287,14 +287,14 @@ def draw(path: Path, rgb: Array, truth: Array, found: Array, weight: Array) -> N
         ("predicted - true", np.ma.array(error, mask=~known), {"cmap": "RdBu", "vmin": -0.5, "vmax": 0.5}),
     ]
     height = 9.0
-    figure = Figure(figsize=(4 * height * rgb.shape[1] / rgb.shape[0] + 3.2, height), dpi=80, layout="constrained")
+    figure = Figure(figsize=(4 * height * rgb.shape[1] / rgb.shape[0] + 1.2, height), dpi=80, layout="constrained")
     for axes, (title, picture, colours) in zip(figure.subplots(1, 4), panels, strict=True):
         axes.patch.set(facecolor="0.85", edgecolor="0.55", hatch="////")
         shown = axes.imshow(picture, interpolation="nearest", **colours)
         axes.set(title=title, xticks=[], yticks=[])
         axes.title.set_fontsize(9)
         if colours:
-            figure.colorbar(shown, ax=axes, orientation="horizontal", label="NDVI", pad=0.01, extend="neither")
+            figure.colorbar(shown, ax=axes, orientation="horizontal", label="NDVI", pad=0.01)
     figure.savefig(path)
     print(f"the picture is {path}")
 

@@ -64,11 +64,11 @@ class DenseHead(Head):
         self.tasks = check_tasks(tasks, kinds=("dense", "density", "segmentation", "ratio"), owner="DenseHead")
         self.entrance = LayerGrouper(embed_dim, 1, hidden_dim, 1, **factory)
         self.blocks = nn.ModuleList(ConvBlock(hidden_dim, hidden_dim, **factory) for _ in range(depth))
-        self.towers = nn.ModuleDict({task.name: Tower(hidden_dim, task, 0, **factory) for task in self.tasks})
+        self.towers = nn.ModuleList(Tower(hidden_dim, task, 0, **factory) for task in self.tasks)
 
     def reset_parameters(self) -> None:
         """Draw the weights anew."""
-        for module in (self.entrance, *self.blocks, *self.towers.values()):
+        for module in (self.entrance, *self.blocks, *self.towers):
             reset(module)
 
     def calibrate(self, batches: Iterable[Tokens]) -> None:
@@ -82,8 +82,8 @@ class DenseHead(Head):
         for block in self.blocks:
             maps = block(maps)
         outputs: dict[str, Tensor] = {}
-        for task in self.tasks:
-            outputs.update(read_map(task, self.towers[task.name](maps)))
+        for task, tower in zip(self.tasks, self.towers, strict=True):
+            outputs.update(read_map(task, tower(maps)))
         return outputs
 
     @torch.no_grad()

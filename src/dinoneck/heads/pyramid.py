@@ -79,16 +79,12 @@ class PyramidHead(Head):
         self.neck = _build(neck, embed_dim, factory)
         self.layer_indices = _checked_layers(layer_indices, self.neck.num_layers)
         pooled_dim = self.neck.out_channels * len(self.neck.strides)
-        scalar = [task for task in self.tasks if not self._reads_map(task)]
-        self.norm = nn.LayerNorm(pooled_dim, **factory) if scalar else None
-        self.light = nn.ModuleDict({task.name: Light(pooled_dim, task, hidden_dim, **factory) for task in scalar})
-        self.towers = nn.ModuleDict(
-            {
-                task.name: Tower(self.neck.out_channels, task, tower_depth, **factory)
-                for task in self.tasks
-                if self._reads_map(task)
-            }
-        )
+        self._scalar = [task for task in self.tasks if not self._reads_map(task)]
+        self._mapped = [task for task in self.tasks if self._reads_map(task)]
+        self.norm = nn.LayerNorm(pooled_dim, **factory) if self._scalar else None
+        self.light = nn.ModuleList(Light(pooled_dim, task, hidden_dim, **factory) for task in self._scalar)
+        width = self.neck.out_channels
+        self.towers = nn.ModuleList(Tower(width, task, tower_depth, **factory) for task in self._mapped)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -112,7 +108,7 @@ class PyramidHead(Head):
     def reset_parameters(self) -> None:
         """Draw the weights anew."""
         self.neck.reset_parameters()
-        for module in (*([] if self.norm is None else [self.norm]), *self.light.values(), *self.towers.values()):
+        for module in (*([] if self.norm is None else [self.norm]), *self.light, *self.towers):
             reset(module)
 
     def calibrate(self, batches: Iterable[Tokens]) -> None:
@@ -126,11 +122,10 @@ class PyramidHead(Head):
         tokens = self._selected(tokens)
         outputs: dict[str, Tensor] = {}
         pooled, finest = self._features(tokens)
-        for task in self.tasks:
-            if task.name in self.towers:
-                outputs.update(read_map(task, self.towers[task.name](finest)))
-            else:
-                outputs[task.name] = self.light[task.name](pooled)
+        for task, light in zip(self._scalar, self.light, strict=True):
+            outputs[task.name] = light(pooled)
+        for task, tower in zip(self._mapped, self.towers, strict=True):
+            outputs.update(read_map(task, tower(finest)))
         return outputs
 
     @torch.no_grad()
@@ -140,13 +135,12 @@ class PyramidHead(Head):
         Densities in natural units per cell, classes and ratios as probabilities. ``minimum`` is not applied.
         """
         tokens = self._selected(tokens)
-        read = [task for task in self.tasks if task.name in self.towers]
-        if not read:
+        if not self._mapped:
             return {}
         finest = self.neck(tokens).maps[0]
         found = {}
-        for task in read:
-            said = read_map(task, self.towers[task.name](finest))
+        for task, tower in zip(self._mapped, self.towers, strict=True):
+            said = read_map(task, tower(finest))
             found[task.name] = natural_maps(task, said.get(map_key(task), said[task.name]))
         return found
 
@@ -154,11 +148,11 @@ class PyramidHead(Head):
         """The normalised pooled vector and the finest map, each where a task reads it."""
         shortcut = getattr(self.neck, "pooled", None)
         maps: tuple[Tensor, ...] | None = None
-        if not self.towers and callable(shortcut):
+        if not self._mapped and callable(shortcut):
             means = shortcut(tokens)
         else:
             maps = self.neck(tokens).maps
-            means = torch.cat([level.mean(dim=(2, 3)) for level in maps], dim=1) if self.light else None
+            means = torch.cat([level.mean(dim=(2, 3)) for level in maps], dim=1) if self._scalar else None
         pooled = None if self.norm is None else self.norm(means)
         return pooled, None if maps is None else maps[0]
 

@@ -68,14 +68,14 @@ def test_pooled_tasks_read_the_means_of_all_levels() -> None:
     tokens = tokens_of(2, 5, 6, layers=2)
     pooled = torch.cat([level.mean(dim=(2, 3)) for level in head.neck(tokens).maps], dim=1)
     assert pooled.shape == (2, 24)
-    wanted = head.light["reg3"].out(head.norm(pooled))
+    wanted = head.light[0].out(head.norm(pooled))
     assert torch.allclose(head(tokens)["reg3"], wanted, atol=1e-6)
 
 
 def test_the_linear_form_never_builds_its_pyramid(monkeypatch: pytest.MonkeyPatch) -> None:
     head = fpn(REG, norm=None, activation=None)
     tokens = tokens_of(2, 5, 6, layers=2)
-    wanted = head.light["reg3"](head.norm(torch.cat([x.mean(dim=(2, 3)) for x in head.neck(tokens).maps], dim=1)))
+    wanted = head.light[0](head.norm(torch.cat([x.mean(dim=(2, 3)) for x in head.neck(tokens).maps], dim=1)))
     monkeypatch.setattr(head.neck, "forward", None)
     assert torch.allclose(head(tokens)["reg3"], wanted, atol=1e-5)
 
@@ -254,3 +254,12 @@ def test_every_option_of_the_dense_head_changes_it(option: dict[str, Any]) -> No
     tokens = tokens_of(1, 4, 5)
     assert not torch.equal(one(tokens)["ndvi"], other(tokens)["ndvi"])
     assert sum(p.numel() for p in one.parameters()) != sum(p.numel() for p in other.parameters())
+
+
+@pytest.mark.parametrize("name", ["class", "keys", "items", "with-dash", "forward", "training"])
+def test_any_task_name_is_fine(name: str) -> None:
+    """Names that Python or torch keep for themselves too."""
+    tasks = (Task(name), Task(f"{name}_map", kind="dense"))
+    tokens = tokens_of(1, 3, 4, layers=2)
+    assert set(fpn(*tasks)(tokens)) == {task.name for task in tasks}
+    assert set(DenseHead(WIDTH, [Task(name, kind="dense")], 4)(tokens)) == {name}
