@@ -129,6 +129,7 @@ class HeadCheckpoint:
                 "not trained on it",
                 step="pairing",
             )
+        _check_layers(module, meta["backbone"], name)
         check_meta(meta, headers.entries_of(meta["tensors"]), name)
         check_finite(state, name)
         meta["digest"] = headers.digest(meta, _chunks(meta, state))
@@ -327,3 +328,19 @@ def _plain(record: Mapping[str, Any] | None, where: str) -> dict[str, Any] | Non
         return cast("dict[str, Any]", headers.strict_json(headers.canonical(plain), where, where))
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{where} is no plain JSON-able record: {error}", step="write") from None
+
+
+def _check_layers(module: nn.Module, backbone: Mapping[str, Any] | None, name: str) -> None:
+    """Refuse a head that reads other layers than its backbone gives: the file could never be used."""
+    layers = (backbone or {}).get("layers")
+    if layers is None:
+        return
+    wanted, count = getattr(module, "layer_indices", None), getattr(module, "num_layers", None)
+    fits = set(wanted) <= set(layers) if wanted is not None else count in (None, len(layers))
+    if not fits:
+        reads = f"blocks {tuple(wanted)}" if wanted is not None else f"{count} layers"
+        raise CheckpointError(
+            f"this {name} reads {reads}, the backbone gives blocks {tuple(layers)}; save it with the backbone it was "
+            "trained on (load_backbone(layers=...), or backbone.with_layers(...))",
+            step="pairing",
+        )

@@ -143,7 +143,8 @@ def run(options: argparse.Namespace) -> int:
     )
     print(text.scores(report["scores"]))
     if cells is not None:
-        print("R² per cell: " + ", ".join(f"{name} {score:.3f}" for name, score in report["cell_scores"].items()))
+        said = (f"{name} {'–' if score is None else f'{score:.3f}'}" for name, score in report["cell_scores"].items())
+        print(f"R² per cell: {', '.join(said)}")
     print(
         f"overall: {'weighted R² over all targets' if data.weights else 'mean over targets'}; worst fold: of overall."
     )

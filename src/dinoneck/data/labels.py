@@ -200,10 +200,11 @@ def _all_stored(
         raise DataError(f"there are {len(single)} labels and {len(photo_sizes)} photo sizes; expected one for each")
     for i, label in enumerate(single):
         raw, name = _stored(label)
-        if photo_sizes is not None and raw.shape[:2] != tuple(np.atleast_1d(np.asarray(photo_sizes[i])).tolist()):
+        wanted = raw.shape[:2] if photo_sizes is None else tuple(np.atleast_1d(np.asarray(photo_sizes[i])).tolist())
+        if raw.shape[:2] != wanted:
             raise DataError(
                 f"label {i}, {name}, is {raw.shape[0]}x{raw.shape[1]} px (height x width), its photo is "
-                f"{'x'.join(str(side) for side in np.atleast_1d(np.asarray(photo_sizes[i])))}; a label has the size of its upright photo"
+                f"{'x'.join(map(str, wanted))}; a label has the size of its upright photo"
             )
         yield raw, name
 

@@ -88,6 +88,6 @@ class DenseHead(Head):
 
     @torch.no_grad()
     def predict_maps(self, tokens: Tokens) -> dict[str, Tensor]:
-        """Return ``{task: (B, dim, rows, cols)}`` in natural units; ``minimum`` is not applied."""
+        """Return ``{task: (B, dim, rows, cols)}`` in natural units; ``minimum`` holds for dense cells."""
         said = self(tokens)
         return {task.name: natural_maps(task, said.get(map_key(task), said[task.name])) for task in self.tasks}

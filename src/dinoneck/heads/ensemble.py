@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dinoneck import registry
-from dinoneck.errors import ConfigError, RegistryError
+from dinoneck.errors import ConfigError, RegistryError, ShapeError
 from dinoneck.heads.head import Head
 from dinoneck.heads.patch_mean import PatchMeanHead, per_patch_together
 from dinoneck.tasks import Task
@@ -36,7 +36,8 @@ class HeadEnsemble(Head):
         dtype: torch factory keyword.
 
     Shape:
-        Tokens -> ``{task name: (B, dim)}`` in the model space of its own tasks, see above.
+        Tokens -> ``{task name: (B, dim)}`` in the model space of its own tasks, see above; (B, dim, rows, cols) for
+        dense and segmentation tasks.
 
     Raises:
         ConfigError: if members are malformed, differ in ``embed_dim`` or in a task's outputs, or weights do not fit.
@@ -144,7 +145,13 @@ class HeadEnsemble(Head):
         return [{task.name: task.predict(next(answers).mean(dim=1)) for task in head.tasks} for head in alike]
 
     def _reduced(self, name: str, answers: Sequence[dict[str, Tensor]]) -> Tensor:
-        stacked = torch.stack([row[name] for row in answers if name in row])
+        said = [row[name] for row in answers if name in row]
+        if any(answer.shape[2:] != said[0].shape[2:] for answer in said):
+            sizes = ", ".join("x".join(str(side) for side in answer.shape[2:]) for answer in said)
+            raise ShapeError(
+                f"the members' maps of {name!r} have {sizes} cells; maps of one task need one stride to be averaged"
+            )
+        stacked = torch.stack(said)
         if self.reduce == "median":
             ordered: Tensor = stacked.sort(dim=0).values
             return (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2
@@ -181,18 +188,19 @@ def shared_tasks(members: Sequence[Head]) -> tuple[Task, ...]:
     """Return one task per name, without transform: heads that answer together speak in natural units.
 
     Raises:
-        ConfigError: if two heads disagree about a task's outputs, kind, labels or unit.
+        ConfigError: if two heads disagree about a task's outputs, kind, labels, unit or aggregate.
     """
     tasks: dict[str, Task] = {}
     for head in members:
         for task in head.tasks:
             plain = replace(task, transform=None, activation=None)
             first = tasks.setdefault(task.name, plain)
-            if (first.dim, first.kind, first.labels, first.unit) != (
+            if (first.dim, first.kind, first.labels, first.unit, first.aggregate) != (
                 task.dim,
                 task.kind,
                 task.labels,
                 task.unit,
+                task.aggregate,
             ):
                 raise ConfigError(f"members disagree about task {task.name!r}: {first} and {plain}")
     return tuple(tasks.values())

@@ -122,4 +122,7 @@ class FPNHead(PyramidHead):
         settings = read_fpn_yaml(path)
         if twice := sorted(set(arguments) & set(settings.arguments)):
             raise ConfigError(f"{', '.join(twice)} given beside {path}, which says so already")
-        return cls(embed_dim, settings.tasks(tasks), **settings.arguments, **arguments)
+        try:
+            return cls(embed_dim, settings.tasks(tasks), **settings.arguments, **arguments)
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {error}") from error

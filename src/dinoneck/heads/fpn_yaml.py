@@ -133,26 +133,28 @@ def _flat(path: Path) -> dict[str, Any]:
         tree = yaml.compose(text, Loader=yaml.SafeLoader)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read: {error}") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise ConfigError(f"{path} is no YAML: {error}") from error
     if not isinstance(tree, yaml.MappingNode):
         raise ConfigError(f"{path} holds no settings; expected keys such as model.head.type")
     flat: dict[str, Any] = {}
-    for key, node in _leaves(tree):
+    for key, node in _leaves(path, tree):
         if key in flat:
             raise ConfigError(f"{path}: key {key!r} stands twice")
         try:
             flat[key] = yaml.SafeLoader("").construct_document(node)
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, RecursionError, ValueError) as error:
             raise ConfigError(f"{path}: the value of {key!r} cannot be read: {error}") from error
     return flat
 
 
-def _leaves(node: yaml.MappingNode, prefix: str = "") -> Iterator[tuple[str, yaml.Node]]:
+def _leaves(path: Path, node: yaml.MappingNode, prefix: str = "") -> Iterator[tuple[str, yaml.Node]]:
+    if prefix.count(".") > max(key.count(".") for key in KEYS):
+        raise ConfigError(f"{path}: unknown key {prefix.rstrip('.')!r}. Known: {', '.join(KEYS)}")
     for key, value in node.value:
         name = f"{prefix}{getattr(key, 'value', key)}"
         plain = isinstance(value, yaml.MappingNode) and value.tag == "tag:yaml.org,2002:map"
         if plain and name not in KEYS:
-            yield from _leaves(value, f"{name}.")
+            yield from _leaves(path, value, f"{name}.")
         else:
             yield name, value

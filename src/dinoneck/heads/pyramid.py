@@ -132,7 +132,8 @@ class PyramidHead(Head):
     def predict_maps(self, tokens: Tokens) -> dict[str, Tensor]:
         """Return ``{task: (B, dim, rows, cols)}`` in natural units for the tasks that have maps.
 
-        Densities in natural units per cell, classes and ratios as probabilities. ``minimum`` is not applied.
+        Densities in natural units per cell, classes and ratios as probabilities. ``minimum`` holds for dense cells, not
+        for densities, whose cells add up to the value before it.
         """
         tokens = self._selected(tokens)
         if not self._mapped:

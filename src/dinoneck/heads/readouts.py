@@ -96,10 +96,10 @@ def map_key(task: Task) -> str:
 
 
 def natural_maps(task: Task, cells: Tensor) -> Tensor:
-    """Return a task's map in natural units; shares for a ratio."""
+    """Return a task's map in natural units, dense cells at or above ``minimum``; shares for a ratio."""
     if task.kind == "ratio":
         return _exact(cells).softmax(dim=1)
-    return task.natural_map(cells)
+    return task.predict_map(cells)
 
 
 def _start(layer: nn.Linear, activation: Activation | None) -> None:

@@ -122,7 +122,7 @@ class Predictor:
 
         Returns:
             One dict per photo: task name -> a float, or an array (dim,) for tasks of several outputs; for dense and
-            segmentation tasks the mean over cells of what ``maps`` shows.
+            segmentation tasks the mean of what ``maps`` shows over the cells that hold photo, not padding.
         """
         results: list[dict[str, Any]] = []
         waiting = as_list(photos)
@@ -133,22 +133,25 @@ class Predictor:
     def _predict_all(self, waiting: list[Photo], maps: bool, results: list[dict[str, Any]]) -> None:
         """Photos of one batch may have different sizes: those of one size go together."""
         for begin in range(0, len(waiting), self.batch_size):
-            prepared = [self.preprocess(photo) for photo in waiting[begin : begin + self.batch_size]]
+            prepared = [self.preprocess.prepare(photo) for photo in waiting[begin : begin + self.batch_size]]
             batch: list[dict[str, Any] | None] = [None] * len(prepared)
-            for places in _by_shape(prepared):
-                images = torch.cat([prepared[place] for place in places]).to(self.device)
-                for place, row in zip(places, self._predict(images, maps), strict=True):
+            for places in _by_shape([one.images for one in prepared]):
+                images = torch.cat([prepared[place].images for place in places]).to(self.device)
+                valid = torch.stack([prepared[place].valid[None] for place in places]).to(self.device, images.dtype)
+                for place, row in zip(places, self._predict(images, valid, maps), strict=True):
                     batch[place] = row
             results.extend(cast("list[dict[str, Any]]", batch))
 
-    def _predict(self, images: Tensor, maps: bool) -> list[dict[str, Any]]:
+    def _predict(self, images: Tensor, valid: Tensor, maps: bool) -> list[dict[str, Any]]:
         """Values (and maps) of a batch of prepared images of one size, averaged over views."""
         values: dict[str, list[Tensor]] = {task.name: [] for task in self.tasks}
         pictures: dict[str, list[Tensor]] = {task.name: [] for task in self.tasks}
         for views in _alike(self.views):
             tokens = self.backbone(torch.cat([view.apply(images) for view in views]))
             for name, answer in self._averaged(tokens, lambda head, x: head.predict(x)).items():
-                value = answer if answer.ndim == 2 else answer.mean(dim=(2, 3))  # of a map: over its cells
+                value = answer
+                if answer.ndim == 4:
+                    value = _mean_of_cells(answer, torch.cat([view.apply(valid) for view in views]))
                 values[name].extend(value.chunk(len(views)))
             drawn = self._averaged(tokens, lambda head, x: head.predict_maps(x)) if maps else {}
             for name, picture in drawn.items():
@@ -181,6 +184,12 @@ class Predictor:
                 sums[name] = sums[name] + count * answer if name in sums else count * answer
                 votes[name] = votes.get(name, 0) + count
         return {task.name: sums[task.name] / votes[task.name] for task in self.tasks if task.name in sums}
+
+
+def _mean_of_cells(maps: Tensor, valid: Tensor) -> Tensor:
+    """(B, dim): means of maps over the cells that show the photo and no padding, valid (B, 1, rows, cols)."""
+    counts = torch.nn.functional.interpolate(valid, size=maps.shape[-2:], mode="nearest").to(maps.dtype)
+    return (maps * counts).sum(dim=(2, 3)) / counts.sum(dim=(2, 3))
 
 
 def usable_device(device: torch.device | str) -> torch.device:
@@ -278,16 +287,17 @@ def _shared_inputs(loaded: Sequence[_Loaded]) -> Preprocessing | None:
 
 
 def _voices(loaded: Sequence[_Loaded], default: tuple[int, ...]) -> list[_Voice]:
-    """Plain heads of the same layers answer together; an ensemble answers as it is."""
-    plain: dict[tuple[int, ...], list[Head]] = {}
+    """Plain heads of the same layers and dtype answer together; an ensemble answers as it is."""
+    plain: dict[tuple[tuple[int, ...], torch.dtype], list[Head]] = {}
     voices = []
     for item in loaded:
-        layers = default if item.backbone is None else tuple(need(item.backbone, "layers"))
+        own = getattr(item.head, "layer_indices", None) or default
+        layers = own if item.backbone is None else tuple(need(item.backbone, "layers"))
         if isinstance(item.head, HeadEnsemble):
             voices.append(_Voice(layers, item.head, {task.name: 1 for task in item.head.tasks}))
         else:
-            plain.setdefault(layers, []).append(item.head)
-    for layers, heads in plain.items():
+            plain.setdefault((layers, next(item.head.parameters()).dtype), []).append(item.head)
+    for (layers, _), heads in plain.items():
         names = [task.name for head in heads for task in head.tasks]
         voices.append(_Voice(layers, HeadEnsemble.from_heads(heads), {name: names.count(name) for name in names}))
     return voices

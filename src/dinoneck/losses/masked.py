@@ -64,7 +64,7 @@ def masked_cross_entropy(
 
     Args:
         logits: (B, K).
-        target: class indices (B,), or probabilities (B, K) such as mixed labels.
+        target: class indices (B,), or probabilities (B, K) such as mixed labels; a row with NaN is missing.
         mask: (B,), True where a sample counts.
         ignore_index: a class index that counts for nothing; it may lie outside 0 ... K-1.
 
@@ -80,12 +80,14 @@ def masked_cross_entropy(
     keep = torch.ones(len(logits), dtype=torch.bool, device=logits.device) if mask is None else mask.reshape(-1) != 0
     if keep.shape != logits.shape[:1]:
         raise ShapeError(f"the mask has shape {tuple(keep.shape)} for {len(logits)} samples")
-    if ignore_index is not None and target.ndim == 1:
-        keep = keep & (target != ignore_index)
-    logits = torch.where(keep[:, None], logits, 0.0)  # a masked NaN would come back through the gradient
     if target.ndim == 2:
         if target.shape != logits.shape:
             raise ShapeError(f"probabilities are {tuple(target.shape)} for logits of {tuple(logits.shape)}")
+        keep = keep & ~target.isnan().any(dim=-1)  # mixed from a label that is missing
+    elif ignore_index is not None:
+        keep = keep & (target != ignore_index)
+    logits = torch.where(keep[:, None], logits, 0.0)  # a masked NaN would come back through the gradient
+    if target.ndim == 2:
         wanted = torch.where(keep[:, None], target.to(logits), 0.0)
         return _mean(-(wanted * logits.log_softmax(dim=-1)).sum(dim=-1), keep)
     if target.is_floating_point():

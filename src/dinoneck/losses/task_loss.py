@@ -205,11 +205,13 @@ def _column(task: Task, mask: Tensor | None, i: int) -> Tensor | None:
 def _anything_counts(task: Task, target: Tensor, mask: Tensor | None) -> Tensor:
     """Bool, whether the loss of a task is more than an empty sum."""
     if task.is_categorical:
-        labelled = not target.is_floating_point()
+        labelled = target.ndim == (3 if task.is_map else 1)
         place = target if labelled else target[:, 0]
         keep = torch.ones_like(place, dtype=torch.bool) if mask is None else mask.reshape(place.shape) != 0
         if labelled and task.ignore_index is not None:
             keep = keep & (target != task.ignore_index)
+        if not labelled:
+            keep = keep & ~target.isnan().any(dim=1)
         return keep.any()
     weighed = [i for i, weight in enumerate(_weights(task)) if weight > 0]
     if task.kind == "dense":

@@ -76,8 +76,8 @@ class UncertaintyWeighting(Configured, nn.Module):
 
         Args:
             losses: name -> a single number, of every name.
-            counts: name -> how much counts in it, of every name; a loss of which nothing counts adds 0 and leaves
-                its s alone. None = all count.
+            counts: name -> how much counts in it, of every name; a loss of which nothing counts adds 0 and gives
+                its s no gradient (an optimizer's momentum may still move it). None = all count.
         """
         values = exact(self._stacked("losses", losses))
         s = self._bounded()

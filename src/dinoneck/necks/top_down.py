@@ -81,9 +81,10 @@ class TopDown(nn.Module):
         convolution and the mean.
         """
         conv = cast("nn.Conv2d", self.smooth[place].conv)
-        sums = tap_sums(merged)
         rows, cols = merged.shape[-2:]
-        mean = torch.einsum("bdij,odij->bo", sums, conv.weight.to(sums.dtype)) / (rows * cols)
+        means = tap_sums(merged) / (rows * cols)
+        with torch.autocast(merged.device.type, enabled=False):  # half precision would lose what the sums gained
+            mean = torch.einsum("bdij,odij->bo", means, conv.weight.to(means.dtype))
         return mean if conv.bias is None else mean + conv.bias.to(mean.dtype)
 
 

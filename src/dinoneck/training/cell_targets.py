@@ -13,7 +13,7 @@ from torch import Tensor
 from dinoneck.data.labels import DenseLabels
 from dinoneck.data.photos import Preprocessing, decode
 from dinoneck.data.tables import PhotoTable
-from dinoneck.errors import DataError, ShapeError
+from dinoneck.errors import ConfigError, DataError, ShapeError
 from dinoneck.tasks import TargetTransform, Task
 from dinoneck.training.metrics import r2
 
@@ -43,6 +43,8 @@ class CellTargets:
             )
         if self.labels and len(self.labels) != self.values.shape[1]:
             raise ShapeError(f"{len(self.labels)} labels {self.labels} for {self.values.shape[1]} outputs")
+        if len(set(self.labels)) != len(self.labels) or not all(self.labels):
+            raise ConfigError(f"the labels are {self.labels}; expected names that differ, none empty")
 
     @classmethod
     def read(
@@ -69,27 +71,27 @@ class CellTargets:
             raise DataError(f"the labels come to different cells {sorted(shapes)}; give one size to all photos (size=)")
         return cls(torch.cat([v for v, _ in parts]), torch.cat([w for _, w in parts]), tuple(labels), name)
 
-    def task(self, rows: Sequence[int] | np.ndarray[Any, Any], standardise: bool = True) -> Task:
-        """Return the dense task, its z-score fitted on these photos' cells."""
+    def task(
+        self, rows: Sequence[int] | np.ndarray[Any, Any], standardise: bool = True, minimum: float | None = None
+    ) -> Task:
+        """Return the dense task, its z-score fitted on these photos' cells; no prediction is below ``minimum``."""
         transform = None
         if standardise:
             places = torch.as_tensor(np.asarray(rows))
             cells = self.values[places].movedim(1, -1)[self.weight[places] > 0]
             transform = TargetTransform().fit(cells)
-        return Task(self.name, dim=self.values.shape[1], kind="dense", transform=transform, labels=self.labels)
+        dim = self.values.shape[1]
+        return Task(self.name, dim, kind="dense", transform=transform, labels=self.labels, minimum=minimum)
 
-    def scores(self, predictions: Tensor) -> dict[str, float]:
-        """Return R² per output over all cells that count, by label (or number).
-
-        Raises:
-            DataError: if an output does not vary.
-        """
+    def scores(self, predictions: Tensor) -> dict[str, float | None]:
+        """Return R² per output over all cells that count, by label (or number); None where the target is constant."""
         counts = self.weight > 0
         names = self.labels or tuple(str(i) for i in range(self.values.shape[1]))
-        return {
-            name: r2(predictions[:, i][counts].numpy(), self.values[:, i][counts].numpy())
-            for i, name in enumerate(names)
-        }
+        found: dict[str, float | None] = {}
+        for i, name in enumerate(names):
+            true = self.values[:, i][counts].double().numpy()
+            found[name] = r2(predictions[:, i][counts].numpy(), true) if true.size and np.ptp(true) > 0 else None
+        return found
 
     def means(self, values: Tensor) -> np.ndarray[Any, np.dtype[np.float64]]:
         """Return (n, K) float64: weighted means over cells of maps (n, K, rows, cols), the photos' own values."""

@@ -136,7 +136,9 @@ def cross_validate(
     heads = []
     maps = None if cells is None else torch.full_like(cells.values, torch.nan)
     for number, (train, valid) in enumerate(folds):
-        tasks = _tasks(table, train, plan) + ([] if cells is None else [cells.task(train, plan.standardise)])
+        tasks = _tasks(table, train, plan) + (
+            [] if cells is None else [cells.task(train, plan.standardise, table.minimum)]
+        )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(plan.seed + number)
             head = make_head(tasks)

@@ -72,7 +72,7 @@ def run_experiment(
             f"{folder} holds results of an earlier run ({old[0].name}); choose another folder, or pass overwrite=True "
             "(--overwrite)"
         )
-    _check_before(table, plan, folder)
+    _check_before(table, plan, folder, cells)
     source = MemoryTokens.extract(backbone, table.photos, table.ids, preprocess=preprocess)
     result = cross_validate(lambda tasks: _head(plan, backbone, tasks), source, table, plan, cells=cells)
     report = {
@@ -111,8 +111,12 @@ def _head(plan: Plan, backbone: Backbone, tasks: Sequence[Task]) -> Head:
     return head.to(next(backbone.parameters()).device)
 
 
-def _check_before(table: PhotoTable, plan: Plan, folder: Path) -> None:
+def _check_before(table: PhotoTable, plan: Plan, folder: Path, cells: CellTargets | None) -> None:
     """Refuse before the work what would fail after it."""
+    if cells is not None and cells.name in table.targets:
+        raise DataError(f"a target is named {cells.name!r}, as the task of the labels per cell; rename one of them")
+    if cells is not None and plan.head == "patch_mean":
+        raise ConfigError("head 'patch_mean' has no labels per cell; take head='fpn'")
     for name, values in table.targets.items():
         Task(name)
         if name in _OWN_COLUMNS:

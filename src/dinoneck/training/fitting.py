@@ -18,6 +18,7 @@ from dinoneck.losses.task_loss import TaskLoss
 from dinoneck.tasks import Task
 from dinoneck.training.schedule import cosine_with_warmup
 from dinoneck.training.sources import TokenSource
+from dinoneck.training.targets import known, training_targets
 from dinoneck.training.token_scale import CalibratesEntrance, TokenScale, standardised
 
 logger = logging.getLogger(__name__)
@@ -82,10 +83,9 @@ def fit(
     _check_numbers(epochs, batch_size, lr, seed, ids)
     recipe = recipe or Recipe()
     rows = _rows(source, ids)
-    values = {task.name: model_targets(task, targets, len(source.ids)) for task in head.tasks}
-    _check_problem(head, source, rows, values)
-    cells = _cell_weights(head.tasks, weights or {}, values)
     loss_of = _checked_loss(head, loss)
+    values, cells = training_targets(loss_of, targets, weights or {}, len(source.ids))
+    _check_problem(head, source, rows, values)
     optimizer = torch.optim.AdamW(_groups([head, loss_of], recipe.weight_decay), lr=lr)
     scheduler = cosine_with_warmup(optimizer, epochs * -(-len(rows) // batch_size), recipe.warmup)
     order = np.random.RandomState(seed)
@@ -188,74 +188,9 @@ def _answers(
     device = next(head.parameters()).device
     tokens = source.batch([source.ids[row] for row in rows]).to(device)
     wanted = {name: value[rows].to(device) for name, value in values.items()}
-    masks = {name: _known(value) for name, value in wanted.items()}
+    masks = {name: known(value) for name, value in wanted.items()}
     masks |= {name: weight[rows].to(device) for name, weight in cells.items()}
     return head(tokens if scale is None else scale.apply(tokens)), wanted, masks
-
-
-def _known(values: Tensor) -> Tensor:
-    """Where targets are not missing; of maps (B, K, rows, cols) by cell."""
-    known = values.isfinite() if values.is_floating_point() else values >= 0
-    return known.all(dim=1) if values.ndim == 4 else known
-
-
-def _cell_weights(tasks: Sequence[Task], weights: Mapping[str, Any], values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """How much every cell of the dense tasks counts: (n, rows, cols); nothing where a value is missing."""
-    dense = {task.name for task in tasks if task.kind == "dense"}
-    if unknown := set(weights) - dense:
-        raise DataError(f"weights are given for {sorted(unknown)}; the dense tasks are {sorted(dense) or 'none'}")
-    found = {}
-    for name in dense:
-        known = values[name].isfinite().all(dim=1)
-        given = torch.as_tensor(np.asarray(weights[name])) if name in weights else torch.ones(known.shape)
-        if given.shape != known.shape:
-            raise DataError(f"weights of {name!r} have shape {tuple(given.shape)}; expected {tuple(known.shape)}")
-        found[name] = torch.where(known, given.float(), 0.0)
-    return found
-
-
-def model_targets(task: Task, targets: Mapping[str, Any], count: int) -> Tensor:
-    """Return a task's targets in model space: (n, dim) float32, or (n,) class indices.
-
-    Raises:
-        DataError: if they are missing or of another shape.
-    """
-    if task.name not in targets:
-        raise DataError(f"there are no targets for task {task.name!r}; given: {', '.join(targets)}")
-    if task.is_categorical:
-        return _class_targets(task, np.asarray(targets[task.name]), count)
-    values = torch.as_tensor(np.asarray(targets[task.name], dtype=np.float64))
-    if task.kind == "dense":
-        if values.ndim != 4 or values.shape[:2] != (count, task.dim):
-            raise DataError(
-                f"targets of {task.name!r} have shape {tuple(values.shape)}; expected ({count}, {task.dim}, rows, cols)"
-            )
-    else:
-        values = values.reshape(-1, 1) if values.ndim == 1 else values
-        if tuple(values.shape) != (count, task.dim):
-            raise DataError(f"targets of {task.name!r} have shape {tuple(values.shape)}; expected {(count, task.dim)}")
-    if values.isinf().any():
-        raise DataError(f"targets of {task.name!r} hold infinite values; missing ones are NaN")
-    if task.transform is not None and task.kind != "ratio":
-        values = task.transform.forward(values.movedim(1, -1)).movedim(-1, 1)
-    return values.float()
-
-
-def _class_targets(task: Task, given: np.ndarray[Any, Any], count: int) -> Tensor:
-    """(n,) class indices, or (n, height, width) or shares (n, dim, rows, cols) for segmentation."""
-    if task.kind == "segmentation" and given.dtype.kind == "f":
-        if given.ndim != 4 or given.shape[:2] != (count, task.dim):
-            raise DataError(
-                f"class shares of {task.name!r} have shape {given.shape}; expected ({count}, {task.dim}, rows, cols)"
-            )
-        return torch.as_tensor(given).float()
-    if given.dtype.kind not in "iu":
-        raise DataError(f"targets of {task.name!r} are {given.dtype}; expected integer class indices, -1 = missing")
-    axes = 3 if task.kind == "segmentation" else 1
-    if given.ndim != axes or len(given) != count:
-        form = f"({count}, height, width)" if axes == 3 else f"({count},)"
-        raise DataError(f"targets of {task.name!r} have shape {given.shape}; expected {form}")
-    return torch.as_tensor(given).long()
 
 
 def _check_targets(task: Task, values: Tensor) -> None:

@@ -11,6 +11,7 @@ import torch
 from tests.contract.cases import WIDTH, tokens_of
 
 from dinoneck import (
+    CheckpointError,
     ConfigError,
     DenseHead,
     FPNHead,
@@ -30,7 +31,7 @@ from dinoneck import (
 from dinoneck.heads import Head
 
 REG, RATIO = Task("reg3"), Task("ratio", dim=3, kind="ratio")
-DENSE = Task("ndvi", kind="dense", transform=TargetTransform(mean=0.4, std=0.2), minimum=0.0)
+DENSE = Task("ndvi", kind="dense", transform=TargetTransform(mean=0.1, std=0.2), minimum=0.0)
 MASS = Task("mass", kind="density", activation="softplus", unit="g", transform=TargetTransform(area=0.21, std=30.0))
 CLASSES = Task("class", dim=3, kind="segmentation")
 OWN = {"embed_dim", "tasks", "layer_indices", "hidden_dim", "tower_depth", "ratio_readout"}
@@ -131,9 +132,10 @@ def test_natural_units_of_maps() -> None:
     head = fpn(DENSE, CLASSES)
     tokens = tokens_of(2, 3, 4, layers=2)
     raw, natural = head(tokens), head.predict(tokens)
-    assert torch.allclose(natural["ndvi"], (raw["ndvi"] * 0.2 + 0.4).clamp_min(0.0), atol=1e-6)
+    assert torch.allclose(natural["ndvi"], (raw["ndvi"] * 0.2 + 0.1).clamp_min(0.0), atol=1e-6)
     assert torch.allclose(natural["class"], raw["class"].softmax(dim=1), atol=1e-6)
-    assert torch.allclose(head.predict_maps(tokens)["ndvi"], raw["ndvi"] * 0.2 + 0.4, atol=1e-6)
+    assert (raw["ndvi"] * 0.2 + 0.1).min() < 0.0, "the bound is at work"
+    assert torch.equal(head.predict_maps(tokens)["ndvi"], natural["ndvi"])
 
 
 @pytest.mark.parametrize("option", [{"hidden_dim": 7}, {"tower_depth": 1}, {"ratio_readout": "patch"}])
@@ -263,3 +265,53 @@ def test_any_task_name_is_fine(name: str) -> None:
     tokens = tokens_of(1, 3, 4, layers=2)
     assert set(fpn(*tasks)(tokens)) == {task.name for task in tasks}
     assert set(DenseHead(WIDTH, [Task(name, kind="dense")], 4)(tokens)) == {name}
+
+
+def test_padding_does_not_count_in_the_mean_of_a_map() -> None:
+    backbone = load_backbone("dinoneck_tiny")
+    head = DenseHead(64, [Task("light", kind="dense")], 8, depth=0).eval()
+    prepare = backbone.preprocess.changed(size=(64, 64), fit="pad")
+    for tta in ("none", "d6"):
+        found = Predictor(head, backbone, preprocess=prepare, tta=tta)(torch.ones(3, 32, 64), maps=True)[0]
+        assert found["light"] == pytest.approx(found["maps"]["light"][0, :2].mean(), rel=1e-5)
+        assert found["light"] != pytest.approx(found["maps"]["light"].mean(), rel=1e-3)
+
+
+def test_members_whose_maps_cannot_be_averaged_are_refused() -> None:
+    one, other = fpn(MASS), fpn(Task("mass", kind="density", aggregate="mean", unit="g"))
+    with pytest.raises(ConfigError, match="disagree about task 'mass'"):
+        HeadEnsemble.from_heads([one, other])
+    fine = PyramidHead(WIDTH, [DENSE], {"type": "simple_pyramid", "out_channels": 8, "scales": [2, 1]})
+    ensemble = HeadEnsemble.from_heads([DenseHead(WIDTH, [DENSE], 4), fine])
+    with pytest.raises(ShapeError, match="3x4, 6x8 cells"):
+        ensemble.predict(tokens_of(1, 3, 4))
+
+
+def test_heads_of_other_layers_are_not_saved_and_bare_ones_find_theirs(tmp_path: Path) -> None:
+    backbone = load_backbone("dinoneck_tiny", layers=(5,))
+    head = FPNHead(64, [REG], 2, (0, 1), fpn_dim=8)
+    with pytest.raises(CheckpointError, match=r"reads blocks \(0, 1\), the backbone gives blocks \(5,\)"):
+        save_head(tmp_path / "h", head, backbone=backbone)
+    with pytest.raises(CheckpointError, match="reads 2 layers"):
+        save_head(tmp_path / "h", FPNHead(64, [REG], 2, fpn_dim=8), backbone=backbone)
+    save_head(tmp_path / "h", head, backbone=backbone.with_layers((1, 0, 3)))
+    photo = torch.rand(3, 32, 48)
+    bare = Predictor(head.eval(), backbone)(photo)[0]["reg3"]
+    with torch.no_grad():
+        tokens = backbone.with_layers((0, 1))(backbone.preprocess(photo))
+    assert bare == pytest.approx(head.predict(tokens)["reg3"].item(), rel=1e-5)
+
+
+def test_heads_of_several_dtypes_answer_together() -> None:
+    backbone = load_backbone("dinoneck_tiny")
+    heads = [DenseHead(64, [DENSE], 8).eval(), DenseHead(64, [DENSE], 8).eval().to(torch.bfloat16)]
+    assert 0 <= Predictor(heads, backbone)(torch.rand(3, 32, 48))[0]["ndvi"] < 10
+
+
+def test_the_shortcut_survives_half_precision_autocast() -> None:
+    head = FPNHead(WIDTH, [REG], 1, fpn_dim=8, norm=None, activation=None)
+    x = Tokens.from_patches(torch.randn(1, 3600, WIDTH) + 60, grid=(60, 60), patch_size=16)
+    exact = head.neck.pooled(x)
+    with torch.autocast("cpu", torch.float16):
+        low = head.neck.pooled(x)
+    assert (low - exact).abs().max() < 0.01 * exact.abs().max()

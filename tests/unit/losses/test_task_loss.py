@@ -251,3 +251,21 @@ def test_shapes_are_those_of_the_kind() -> None:
         TaskLoss(TASKS, [FIVE])(*a_batch()[:2], {"fife": torch.ones(4)})
     with pytest.raises(ShapeError, match="TokenGrid.reduce_labels"):
         TaskLoss([Task("a", kind="dense")])({"a": torch.zeros(2, 1, 2, 3)}, {"a": torch.zeros(2, 1, 32, 48)})
+
+
+def test_soft_labels_mixed_from_missing_ones_count_for_nothing() -> None:
+    task = Task("kind", dim=3, kind="classification")
+    soft = torch.tensor([[0.5, 0.5, 0.0], [float("nan")] * 3])
+    logits = torch.randn(2, 3, requires_grad=True)
+    for mask in (None, torch.ones(2, dtype=torch.bool)):
+        total, _ = TaskLoss([task])({"kind": logits}, {"kind": soft}, None if mask is None else {"kind": mask})
+        wanted = -(soft[0] * logits[0].log_softmax(dim=0)).sum()
+        assert torch.allclose(total, wanted)
+    (gradient,) = torch.autograd.grad(total, logits)
+    assert gradient[1].abs().max() == 0
+    hard = torch.eye(3, dtype=torch.long)[:2]
+    weighing = UncertaintyWeighting(["kind"])
+    both = TaskLoss([task], weighting=weighing)(
+        {"kind": logits}, {"kind": hard}, {"kind": torch.ones(2, dtype=torch.bool)}
+    )
+    assert both[0].isfinite()

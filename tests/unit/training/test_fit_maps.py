@@ -12,7 +12,18 @@ import pytest
 import torch
 from PIL import Image
 
-from dinoneck import ConfigError, DataError, DenseHead, FPNHead, HeadCheckpoint, ShapeError, Task, Tokens, load_backbone
+from dinoneck import (
+    ConfigError,
+    DataError,
+    DenseHead,
+    FPNHead,
+    HeadCheckpoint,
+    ShapeError,
+    TargetTransform,
+    Task,
+    Tokens,
+    load_backbone,
+)
 from dinoneck.cli.main import main
 from dinoneck.data import DenseLabels, Pasture, read_csv
 from dinoneck.losses import CompositionLoss, TaskLoss, UncertaintyWeighting
@@ -51,6 +62,41 @@ def test_a_dense_head_learns_every_cell_and_nothing_from_cells_without_weight() 
     holes = np.where(weight[:, None] > 0, values, np.nan)
     fit(clean, source, targets={"ndvi": holes}, ids=source.ids[:16], epochs=40, lr=1e-2)
     assert np.array_equal(said(head, source), said(clean, source)), "NaN and weight 0 are the same"
+
+
+def test_cells_without_weight_may_hold_anything() -> None:
+    source, values = cells()
+    weight = np.ones((PHOTOS, ROWS, COLS), np.float32)
+    weight[0, 0, 0] = 0.0
+    for junk, task in (
+        (-9999.0, Task("ndvi", kind="dense", activation="softplus")),
+        (-9999.0, Task("ndvi", kind="dense", transform=TargetTransform(log1p=True))),
+        (np.inf, Task("ndvi", kind="dense")),
+    ):
+        values[0, 0, 0, 0] = junk
+        history = fit(
+            dense_head(task), source, targets={"ndvi": values}, weights={"ndvi": weight}, ids=source.ids, epochs=1
+        )
+        assert np.isfinite(history[0]["loss"])
+
+
+def test_targets_may_be_tensors_of_any_kind() -> None:
+    source, values = cells()
+    for given in (torch.tensor(values).bfloat16(), torch.tensor(values, requires_grad=True)):
+        fit(dense_head(), source, targets={"ndvi": given}, ids=source.ids, epochs=1)
+
+
+def test_targets_of_a_composed_term_are_used() -> None:
+    source, _ = cells()
+    tasks = (Task("reg3"), Task("ratio", dim=3, kind="ratio"))
+    loss = TaskLoss(tasks, (CompositionLoss("five", "reg3", "ratio"),))
+    targets = {"reg3": np.zeros(PHOTOS), "ratio": np.full((PHOTOS, 3), 1 / 3), "five": np.full((PHOTOS, 5), 100.0)}
+    torch.manual_seed(0)
+    head = FPNHead(WIDTH, tasks, 1, fpn_dim=8)
+    history = fit(head, source, targets=targets, ids=source.ids, epochs=1, lr=1e-9, loss=loss)
+    assert history[0]["five"] == pytest.approx(1e4, rel=0.1)
+    with pytest.raises(DataError, match=r"'five' have shape \(24, 4\); expected \(24, 5\)"):
+        fit(head, source, targets=targets | {"five": np.zeros((PHOTOS, 4))}, ids=source.ids, loss=loss)
 
 
 def test_weights_pull_towards_heavy_cells() -> None:
@@ -151,6 +197,10 @@ def test_cell_targets_of_a_table_and_their_scores() -> None:
         CellTargets.read(wrong, DenseLabels(classes=4), backbone.preprocess)
     with pytest.raises(ShapeError, match=r"\(n, K, rows, cols\)"):
         CellTargets(torch.zeros(3, 4, 2, 4), torch.zeros(3, 2))
+    with pytest.raises(ConfigError, match="names that differ"):
+        CellTargets(torch.zeros(3, 2, 2, 4), torch.zeros(3, 2, 4), ("soil", "soil"))
+    constant = CellTargets(torch.ones(3, 1, 2, 4), torch.ones(3, 2, 4), ("weed",))
+    assert constant.scores(torch.zeros(3, 1, 2, 4)) == {"weed": None}
 
 
 def test_cross_validation_predicts_cells_it_did_not_see() -> None:
@@ -182,15 +232,18 @@ def test_the_fpn_run_and_its_command(tmp_path: Path, capsys: pytest.CaptureFixtu
     (tmp_path / "t.csv").write_text("\n".join(lines))
     shared = ["train", "--csv", str(tmp_path / "t.csv"), "--targets", "total", "--group", "day", "--minimum", "0",
               "--backbone", "dinoneck_tiny", "--folds", "2", "--epochs", "1", "--hidden-dim", "8"]  # fmt: skip
-    masks = ["--labels", "mask", "--classes", "soil", "clover", "dead", "green"]
+    masks = ["--labels", "mask", "--classes", "soil", "clover", "dead", "green", "never"]
     run = tmp_path / "run"
     assert main([*shared, "--head", "fpn", "--layers", "1", "3", *masks, "--out", str(run)]) == 0
-    assert "R² per cell: soil" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "R² per cell: soil" in said
+    assert "never –" in said, "a class that no mask holds has no score, and costs nothing else"
     report = json.loads((run / "report.json").read_text())
-    assert set(report["cell_scores"]) == {"soil", "clover", "dead", "green"}
+    assert set(report["cell_scores"]) == {"soil", "clover", "dead", "green", "never"}
     checkpoint = HeadCheckpoint.load(run / "heads" / "fold-0.safetensors")
     assert (checkpoint.head_type, checkpoint.config["layer_indices"]) == ("fpn", [1, 3])
     assert [task["name"] for task in checkpoint.config["tasks"]] == ["total", "cells"]
+    assert [task["minimum"] for task in checkpoint.config["tasks"]] == [0.0, 0.0]
     predicted = ["predict", str(tmp_path / "0.png"), "--heads", str(run / "heads"), "--out", str(tmp_path / "p.csv")]
     assert main(predicted) == 0
     for wrong in (["--layers", "1"], masks, ["--head", "fpn", *masks[:2]], ["--head", "fpn", *masks[2:]]):

@@ -1,0 +1,129 @@
+"""Targets as people give them -> tensors in model space, and what of them counts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dinoneck.errors import DataError
+from dinoneck.losses.composition import CompositionLoss
+from dinoneck.losses.task_loss import TaskLoss
+from dinoneck.tasks import Task
+
+_Array = np.ndarray[Any, Any]
+
+
+def training_targets(
+    loss: TaskLoss, targets: Mapping[str, Any], weights: Mapping[str, Any], count: int
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return the targets of a loss's tasks (and compositions, where given) in model space, and the cells' weights.
+
+    Values where a cell's weight is 0 become NaN, whatever they were.
+
+    Raises:
+        DataError: if something is missing, or has another shape or values that cannot be.
+    """
+    cells = _cell_weights(loss.tasks, targets, weights)
+    values: dict[str, Tensor] = {}
+    for task in loss.tasks:
+        given = dict(targets)
+        if task.name in cells:
+            given[task.name] = np.where(cells[task.name][:, None] > 0, as_array(targets[task.name]), np.nan)
+        values[task.name] = model_targets(task, given, count)
+    for composition in loss.compositions:
+        if composition.name in targets:
+            values[composition.name] = _composed(composition, as_array(targets[composition.name]), count)
+    return values, {name: torch.as_tensor(weight).float() for name, weight in cells.items()}
+
+
+def as_array(values: Any) -> _Array:
+    """Return values as a NumPy array; tensors of any dtype and device, with a gradient or without."""
+    if isinstance(values, Tensor):
+        values = values.detach().cpu()
+        wide: _Array = (values.double() if values.is_floating_point() else values).numpy()
+        return wide
+    return np.asarray(values)
+
+
+def known(values: Tensor) -> Tensor:
+    """Where targets are not missing; of maps (B, K, rows, cols) by cell."""
+    known = values.isfinite() if values.is_floating_point() else values >= 0
+    return known.all(dim=1) if values.ndim == 4 else known
+
+
+def _cell_weights(tasks: Sequence[Task], targets: Mapping[str, Any], weights: Mapping[str, Any]) -> dict[str, _Array]:
+    """How much every cell of the dense tasks counts: (n, rows, cols); nothing where a value is missing."""
+    dense = {task.name for task in tasks if task.kind == "dense"}
+    if unknown := set(weights) - dense:
+        raise DataError(f"weights are given for {sorted(unknown)}; the dense tasks are {sorted(dense) or 'none'}")
+    found = {}
+    for name in dense & set(targets):
+        values = as_array(targets[name])
+        if values.ndim != 4:
+            continue  # refused with its own message where targets are read
+        present = ~np.isnan(values.astype(np.float64)).any(axis=1)
+        given = as_array(weights[name]) if name in weights else np.ones(present.shape)
+        if given.shape != present.shape:
+            raise DataError(f"weights of {name!r} have shape {given.shape}; expected {present.shape}")
+        if not (np.isfinite(given).all() and (given >= 0).all()):
+            raise DataError(f"weights of {name!r} hold negative or infinite numbers or NaN; expected 0 or more")
+        found[name] = np.where(present, given.astype(np.float64), 0.0)
+    return found
+
+
+def _composed(composition: CompositionLoss, values: _Array, count: int) -> Tensor:
+    """The targets of a composed term as they are: (n, outputs), NaN = missing."""
+    wanted = (count, len(composition.composition.names))
+    if values.shape != wanted:
+        raise DataError(f"targets of {composition.name!r} have shape {values.shape}; expected {wanted}")
+    if np.isinf(values.astype(np.float64)).any():
+        raise DataError(f"targets of {composition.name!r} hold infinite values; missing ones are NaN")
+    return torch.as_tensor(values.astype(np.float64)).float()
+
+
+def model_targets(task: Task, targets: Mapping[str, Any], count: int) -> Tensor:
+    """Return a task's targets in model space: (n, dim) float32, or (n,) class indices.
+
+    Raises:
+        DataError: if they are missing or of another shape.
+    """
+    if task.name not in targets:
+        raise DataError(f"there are no targets for task {task.name!r}; given: {', '.join(targets)}")
+    if task.is_categorical:
+        return _class_targets(task, as_array(targets[task.name]), count)
+    values = torch.as_tensor(as_array(targets[task.name]).astype(np.float64))
+    if task.kind == "dense":
+        if values.ndim != 4 or values.shape[:2] != (count, task.dim):
+            raise DataError(
+                f"targets of {task.name!r} have shape {tuple(values.shape)}; expected ({count}, {task.dim}, rows, cols)"
+            )
+    else:
+        values = values.reshape(-1, 1) if values.ndim == 1 else values
+        if tuple(values.shape) != (count, task.dim):
+            raise DataError(f"targets of {task.name!r} have shape {tuple(values.shape)}; expected {(count, task.dim)}")
+    if values.isinf().any():
+        raise DataError(f"targets of {task.name!r} hold infinite values; missing ones are NaN")
+    if task.transform is not None and task.kind != "ratio":
+        values = task.transform.forward(values.movedim(1, -1)).movedim(-1, 1)
+    return values.float()
+
+
+def _class_targets(task: Task, given: np.ndarray[Any, Any], count: int) -> Tensor:
+    """(n,) class indices, or (n, height, width) or shares (n, dim, rows, cols) for segmentation."""
+    if task.kind == "segmentation" and given.dtype.kind == "f":
+        if given.ndim != 4 or given.shape[:2] != (count, task.dim):
+            raise DataError(
+                f"class shares of {task.name!r} have shape {given.shape}; expected ({count}, {task.dim}, rows, cols)"
+            )
+        return torch.as_tensor(given).float()
+    if given.dtype.kind not in "iu":
+        raise DataError(f"targets of {task.name!r} are {given.dtype}; expected integer class indices, -1 = missing")
+    axes = 3 if task.kind == "segmentation" else 1
+    if given.ndim != axes or len(given) != count:
+        form = f"({count}, height, width)" if axes == 3 else f"({count},)"
+        raise DataError(f"targets of {task.name!r} have shape {given.shape}; expected {form}")
+    return torch.as_tensor(given).long()
