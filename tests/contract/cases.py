@@ -67,6 +67,7 @@ class Case:
     layers: int = 1
     # export and compile tie a graph to sizes of 1: pyramids are traced, and tried, where the coarsest level has more
     smallest: int = 1
+    inductor: bool = True  # code generation takes long: a case whose parts others cover leaves it out
 
     def inputs(self, **how: Any) -> Any:
         """What the module is called with."""
@@ -114,7 +115,7 @@ CASES = [
     Case("patch_mean_mlp", lambda **f: PatchMeanMLP(WIDTH, 8, 2, "softplus", **f), takes="patches"),
     Case("patch_mean", lambda **f: PatchMeanHead(WIDTH, TASKS, hidden_dim=8, **f)),
     Case("ensemble", lambda **f: HeadEnsemble([member(0), member(1), member(2)], **f)),
-    Case("ensemble-median", lambda **f: HeadEnsemble([member(0), member(1)], reduce="median", **f)),
+    Case("ensemble-median", lambda **f: HeadEnsemble([member(0), member(1)], reduce="median", **f), inductor=False),
     Case("ensemble-weighted", lambda **f: HeadEnsemble([member(0), member(1)], weights=[1.0, 2.0], **f)),
     Case("layer_grouper", lambda **f: LayerGrouper(WIDTH, 4, 8, 2, **f), "layers", 4),
     Case(
@@ -122,12 +123,25 @@ CASES = [
         lambda **f: LayerGrouper(WIDTH, 3, 8, 2, [[2, 0], [1]], False, None, "softmax", **f),
         "layers",
         3,
+        inductor=False,
     ),
     Case("layer_grouper-pixel", lambda **f: LayerGrouper(WIDTH, 4, 8, 2, fusion="pixel", **f), "layers", 4),
     Case("vit_fpn", fpn(), layers=4, smallest=5),
-    Case("vit_fpn-one-layer", fpn(num_layers=1, num_levels=2, norm="group"), layers=1, smallest=3),
-    Case("vit_fpn-two-layers", fpn(num_layers=2, downsample="interpolate", activation="relu"), layers=2, smallest=5),
-    Case("vit_fpn-linear", fpn(norm=None, activation=None, use_separate_bottlenecks=False), layers=4, smallest=5),
+    Case("vit_fpn-one-layer", fpn(num_layers=1, num_levels=2, norm="group"), layers=1, smallest=3, inductor=False),
+    Case(
+        "vit_fpn-two-layers",
+        fpn(num_layers=2, downsample="interpolate", activation="relu"),
+        layers=2,
+        smallest=5,
+        inductor=False,
+    ),
+    Case(
+        "vit_fpn-linear",
+        fpn(norm=None, activation=None, use_separate_bottlenecks=False),
+        layers=4,
+        smallest=5,
+        inductor=False,
+    ),
     Case(
         "vit_fpn-everything",
         fpn(
@@ -144,9 +158,11 @@ CASES = [
     ),
     Case("simple_pyramid", lambda **f: SimplePyramid(WIDTH, 8, **f), smallest=3),
     Case("dpt", lambda **f: DPTNeck(WIDTH, 4, 8, "project", hidden_sizes=(4, 6, 8, 10), **f), layers=4, smallest=3),
-    Case("dpt-ignore", lambda **f: DPTNeck(WIDTH, 2, 8, hidden_sizes=(6, 8), **f), layers=2, smallest=3),
+    Case(
+        "dpt-ignore", lambda **f: DPTNeck(WIDTH, 2, 8, hidden_sizes=(6, 8), **f), layers=2, smallest=3, inductor=False
+    ),
     Case("dense", lambda **f: DenseHead(WIDTH, MAPS, 8, 1, **f), smallest=2),
-    Case("fpn", lambda **f: FPNHead(WIDTH, TASKS, 3, fpn_dim=8, **f), layers=3, smallest=5),
+    Case("fpn", lambda **f: FPNHead(WIDTH, TASKS, 3, fpn_dim=8, **f), layers=3, smallest=5, inductor=False),
     Case(
         "fpn-maps",
         lambda **f: FPNHead(
@@ -161,10 +177,12 @@ CASES = [
             WIDTH, (TASKS[0], MAPS[0]), {"type": "simple_pyramid", "out_channels": 8, "scales": [2, 1]}, **f
         ),
         smallest=2,
+        inductor=False,
     ),
     Case(
         "ensemble-of-pyramids",
         lambda **f: HeadEnsemble([member(0), {"type": "dense", "config": DenseHead(WIDTH, MAPS, 8, 0).config}], **f),
         smallest=2,
+        inductor=False,
     ),
 ]

@@ -48,7 +48,7 @@ def test_one_graph_for_six_sizes(case: Case) -> None:
     assert counter.frame_count <= 2
 
 
-@each
+@pytest.mark.parametrize("case", [case for case in CASES if case.inductor], ids=str)
 def test_inductor_forward_and_backward(case: Case) -> None:
     module, inputs = built(case), case.inputs()
     compiled = torch.compile(module, fullgraph=True)

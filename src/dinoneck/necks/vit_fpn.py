@@ -223,13 +223,9 @@ class _Chain(nn.Sequential):
 
 
 def _halved(maps: Tensor, times: int) -> Tensor:
-    """Means of 2x2 cells, ``times`` times; an odd row or column is repeated first, so ceil(n / 2) cells remain.
-
-    The padding is unconditional: a branch on the parity of a size would tie an exported graph to it.
-    """
+    """Means of 2x2 cells, ``times`` times: ceil(n / 2) cells remain; the last of an odd number averages what it has."""
     for _ in range(times):
-        maps = F.pad(maps, (0, maps.shape[-1] % 2, 0, maps.shape[-2] % 2), mode="replicate")
-        maps = F.avg_pool2d(maps, 2)
+        maps = F.avg_pool2d(maps, 2, ceil_mode=True, count_include_pad=False)
     return maps
 
 
