@@ -28,7 +28,7 @@ from dinoneck.training.probes import ridge_probe
 
 RESULTS = Path(__file__).with_name("results")
 SIDE, PLOT_PX, PLANTS = 12, 16, 36
-RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+RATES = (3e-4, 1e-3, 3e-3, 1e-2)
 TARGETS = ("stands", "edge length")
 LAYERS = (2, 5, 8, 11)
 Maker = Callable[[list[Task]], Head]
