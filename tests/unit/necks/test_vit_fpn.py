@@ -274,7 +274,7 @@ def test_blocks_are_torch_modules_with_plain_state_dicts() -> None:
 @pytest.mark.parametrize("norm", ["layer", "group", None])
 @pytest.mark.parametrize("activation", ["gelu", None])
 def test_every_combination_of_options(norm: Any, activation: Any) -> None:
-    """Odd grids, the pooled vector, round trip, and a gradient for every parameter, 72 combinations each."""
+    """Odd grids, the pooled vector, round trip, and a gradient for every parameter, 144 combinations each."""
     switches = [False, True]
     choices = product(
         ["mean", "softmax", "pixel"], ["conv", "pool", "interpolate"], [None, "zero"], switches, switches, switches
