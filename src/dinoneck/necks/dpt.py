@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from dinoneck.configured import at_least
 from dinoneck.errors import ConfigError
 from dinoneck.grid import GridSize, as_maps
-from dinoneck.layers.conv_block import MapLinear, reset
+from dinoneck.layers.conv_block import MapLinear
 from dinoneck.necks.neck import Neck
 from dinoneck.necks.simple_pyramid import spread, upscaled
 from dinoneck.tokens import FeaturePyramid, Tokens
@@ -110,8 +110,9 @@ class DPTNeck(Neck):
 
     def reset_parameters(self) -> None:
         """Draw the weights anew."""
-        reset(self.reassemble)
-        reset(self.fusion)
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+                module.reset_parameters()
 
     def forward(self, tokens: Tokens, images: Tensor | None = None) -> FeaturePyramid:
         """Return the pyramid of fused maps; ``images`` are not needed."""
