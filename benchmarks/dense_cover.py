@@ -180,13 +180,16 @@ def out_of_fold(
 
 def scores(maps: Tensor, cells: CellTargets, folds: list[Any]) -> dict[str, dict[str, float]]:
     """R² of cells and of photos by class, over all folds and in the worst fold."""
-    said, true = cells.means(maps), cells.means(cells.values)
-    photos = {name: r2(said[:, i], true[:, i]) for i, name in enumerate(CLASSES)}
+    return {"cells": cells.scores(maps), **photo_scores(cells.means(maps), cells.means(cells.values), folds)}
+
+
+def photo_scores(said: np.ndarray, true: np.ndarray, folds: list[Any]) -> dict[str, dict[str, float]]:
+    """R² of photos by class, over all folds and in the worst fold."""
     worst = {
         name: min(r2(said[valid, i], true[valid, i]) for _, valid in folds if np.ptp(true[valid, i]) > 0)
         for i, name in enumerate(CLASSES)
     }
-    return {"cells": cells.scores(maps), "photos": photos, "worst fold, photos": worst}
+    return {"photos": {name: r2(said[:, i], true[:, i]) for i, name in enumerate(CLASSES)}, "worst fold, photos": worst}
 
 
 def ridge(source: MemoryTokens, table: PhotoTable, folds: list[Any]) -> dict[str, dict[str, float]]:
@@ -194,13 +197,7 @@ def ridge(source: MemoryTokens, table: PhotoTable, folds: list[Any]) -> dict[str
     plain = MemoryTokens(table.ids, source.batch([f"{image_id}#0" for image_id in table.ids]))
     true = np.stack([table.targets[name] for name in CLASSES], axis=1)
     said = np.maximum(ridge_probe(plain, true, folds, groups=table.groups), 0.0)
-    return {
-        "photos": {name: r2(said[:, i], true[:, i]) for i, name in enumerate(CLASSES)},
-        "worst fold, photos": {
-            name: min(r2(said[valid, i], true[valid, i]) for _, valid in folds if np.ptp(true[valid, i]) > 0)
-            for i, name in enumerate(CLASSES)
-        },
-    }
+    return photo_scores(said, true, folds)
 
 
 def markdown(runs: dict[str, list[dict[str, dict[str, float]]]]) -> str:

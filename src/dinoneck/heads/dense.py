@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dinoneck.configured import at_least
 from dinoneck.grid import as_maps
 from dinoneck.heads.head import Head
-from dinoneck.heads.readouts import Tower, map_key, natural_maps, read_map
+from dinoneck.heads.readouts import Tower, read_map, task_map
 from dinoneck.layers.conv_block import ConvBlock, reset
 from dinoneck.necks.layer_grouper import LayerGrouper
 from dinoneck.tasks import Task, check_tasks
@@ -77,17 +77,20 @@ class DenseHead(Head):
 
     def forward(self, tokens: Tokens) -> dict[str, Tensor]:
         """Return the tasks' outputs in model space."""
-        (x,) = self.entrance([self._sequence(tokens)])
-        maps = as_maps(x[:, tokens.num_prefix_tokens :], tokens.grid)
-        for block in self.blocks:
-            maps = block(maps)
         outputs: dict[str, Tensor] = {}
-        for task, tower in zip(self.tasks, self.towers, strict=True):
-            outputs.update(read_map(task, tower(maps)))
+        for task, cells in zip(self.tasks, self._maps(tokens), strict=True):
+            outputs.update(read_map(task, cells))
         return outputs
 
     @torch.no_grad()
     def predict_maps(self, tokens: Tokens) -> dict[str, Tensor]:
         """Return ``{task: (B, dim, rows, cols)}`` in natural units; ``minimum`` holds for dense cells."""
-        said = self(tokens)
-        return {task.name: natural_maps(task, said.get(map_key(task), said[task.name])) for task in self.tasks}
+        return {task.name: task.predict_map(cells) for task, cells in zip(self.tasks, self._maps(tokens), strict=True)}
+
+    def _maps(self, tokens: Tokens) -> list[Tensor]:
+        """The tasks' maps in model space."""
+        (x,) = self.entrance([self._sequence(tokens)])
+        maps = as_maps(x[:, tokens.num_prefix_tokens :], tokens.grid)
+        for block in self.blocks:
+            maps = block(maps)
+        return [task_map(task, tower(maps)) for task, tower in zip(self.tasks, self.towers, strict=True)]

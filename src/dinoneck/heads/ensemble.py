@@ -17,6 +17,7 @@ from dinoneck.tasks import Task
 from dinoneck.tokens import Tokens
 
 Member = dict[str, Any]
+_SHARED_FIELDS = ("dim", "kind", "labels", "unit", "aggregate")
 
 
 class HeadEnsemble(Head):
@@ -195,12 +196,6 @@ def shared_tasks(members: Sequence[Head]) -> tuple[Task, ...]:
         for task in head.tasks:
             plain = replace(task, transform=None, activation=None)
             first = tasks.setdefault(task.name, plain)
-            if (first.dim, first.kind, first.labels, first.unit, first.aggregate) != (
-                task.dim,
-                task.kind,
-                task.labels,
-                task.unit,
-                task.aggregate,
-            ):
+            if any(getattr(first, field) != getattr(task, field) for field in _SHARED_FIELDS):
                 raise ConfigError(f"members disagree about task {task.name!r}: {first} and {plain}")
     return tuple(tasks.values())

@@ -25,9 +25,7 @@ class Head(Configured, nn.Module):
     def natural(self, tokens: Tokens) -> dict[str, Tensor]:
         """Return what ``forward`` says in natural units, with gradients where they are enabled."""
         outputs = self(tokens)
-        return {
-            task.name: (task.predict_map if task.is_map else task.predict)(outputs[task.name]) for task in self.tasks
-        }
+        return {task.name: task.predict(outputs[task.name]) for task in self.tasks}
 
     @torch.no_grad()
     def predict(self, tokens: Tokens) -> dict[str, Tensor]:

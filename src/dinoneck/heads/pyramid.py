@@ -12,7 +12,7 @@ from dinoneck import registry
 from dinoneck.configured import at_least
 from dinoneck.errors import ConfigError, RegistryError
 from dinoneck.heads.head import Head
-from dinoneck.heads.readouts import Light, Tower, map_key, natural_maps, read_map
+from dinoneck.heads.readouts import Light, Tower, read_map, task_map
 from dinoneck.layers.conv_block import reset
 from dinoneck.necks.neck import Neck
 from dinoneck.tasks import Kind, Task, check_tasks
@@ -125,7 +125,7 @@ class PyramidHead(Head):
         for task, light in zip(self._scalar, self.light, strict=True):
             outputs[task.name] = light(pooled)
         for task, tower in zip(self._mapped, self.towers, strict=True):
-            outputs.update(read_map(task, tower(finest)))
+            outputs.update(read_map(task, task_map(task, tower(finest))))
         return outputs
 
     @torch.no_grad()
@@ -139,11 +139,8 @@ class PyramidHead(Head):
         if not self._mapped:
             return {}
         finest = self.neck(tokens).maps[0]
-        found = {}
-        for task, tower in zip(self._mapped, self.towers, strict=True):
-            said = read_map(task, tower(finest))
-            found[task.name] = natural_maps(task, said.get(map_key(task), said[task.name]))
-        return found
+        pairs = zip(self._mapped, self.towers, strict=True)
+        return {task.name: task.predict_map(task_map(task, tower(finest))) for task, tower in pairs}
 
     def _features(self, tokens: Tokens) -> tuple[Tensor | None, Tensor | None]:
         """The normalised pooled vector and the finest map, each where a task reads it."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from dinoneck.layers.conv_block import ActivationName, ConvBlock, MapLinear, reset
 from dinoneck.layers.norms import NormName
+from dinoneck.losses.masked import exact
 from dinoneck.tasks import Activation, Task, activate
 
 DENSITY_CELLS = 1024.0
@@ -74,7 +75,7 @@ class Tower(nn.Module):
 
 
 def read_map(task: Task, cells: Tensor) -> dict[str, Tensor]:
-    """Return what a task says by its cells (B, dim, rows, cols).
+    """Return what a task says by its cells (B, dim, rows, cols), as :func:`task_map` gives them.
 
     ``dense`` and ``segmentation`` answer with the map itself; ``density`` with the map's sum (or mean) as its value
     and the map as ``"name.map"``; a ``ratio`` with the logarithm of its cells' mean shares, whose softmax they are.
@@ -82,24 +83,16 @@ def read_map(task: Task, cells: Tensor) -> dict[str, Tensor]:
     if task.is_map:
         return {task.name: cells}
     if task.kind == "density":
-        if task.aggregate == "mean":
-            return {task.name: cells.mean(dim=(2, 3)), map_key(task): cells}
-        cells = cells / DENSITY_CELLS  # a sum over some hundred cells starts in the order of one
-        return {task.name: cells.sum(dim=(2, 3)), map_key(task): cells}
-    shares = _exact(cells).softmax(dim=1).mean(dim=(2, 3))
-    return {task.name: shares.clamp_min(torch.finfo(shares.dtype).tiny).log().to(cells.dtype), map_key(task): cells}
+        value = cells.mean(dim=(2, 3)) if task.aggregate == "mean" else cells.sum(dim=(2, 3))
+    else:
+        shares = exact(cells).softmax(dim=1).mean(dim=(2, 3))
+        value = shares.clamp_min(torch.finfo(shares.dtype).tiny).log().to(cells.dtype)
+    return {task.name: value, f"{task.name}.map": cells}
 
 
-def map_key(task: Task) -> str:
-    """Return the key of a task's map beside its value."""
-    return f"{task.name}.map"
-
-
-def natural_maps(task: Task, cells: Tensor) -> Tensor:
-    """Return a task's map in natural units, dense cells at or above ``minimum``; shares for a ratio."""
-    if task.kind == "ratio":
-        return _exact(cells).softmax(dim=1)
-    return task.predict_map(cells)
+def task_map(task: Task, cells: Tensor) -> Tensor:
+    """Return a tower's cells as the task's map; where they add up, some hundred cells start in the order of one."""
+    return cells / DENSITY_CELLS if task.kind == "density" and task.aggregate == "sum" else cells
 
 
 def _start(layer: nn.Linear, activation: Activation | None) -> None:
@@ -107,7 +100,3 @@ def _start(layer: nn.Linear, activation: Activation | None) -> None:
     if activation == "relu":
         with torch.no_grad():
             layer.bias.fill_(1.0)
-
-
-def _exact(x: Tensor) -> Tensor:
-    return x if x.dtype in (torch.float32, torch.float64) else x.float()

@@ -74,7 +74,10 @@ class ConvBlock(nn.Module):
 
 
 def reset(module: nn.Module) -> None:
-    """Draw the weights of a module anew, where it has any of its own."""
+    """Draw the weights of a module anew: by its own ``reset_parameters``, else those of its children."""
     redraw = getattr(module, "reset_parameters", None)
     if callable(redraw):
         redraw()
+    else:
+        for child in module.children():
+            reset(child)

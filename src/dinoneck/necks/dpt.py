@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from dinoneck.configured import at_least
 from dinoneck.errors import ConfigError
 from dinoneck.grid import GridSize, as_maps
-from dinoneck.layers.conv_block import MapLinear
+from dinoneck.layers.conv_block import MapLinear, reset
 from dinoneck.necks.neck import Neck
 from dinoneck.necks.simple_pyramid import spread, upscaled
 from dinoneck.tokens import FeaturePyramid, Tokens
@@ -110,9 +110,8 @@ class DPTNeck(Neck):
 
     def reset_parameters(self) -> None:
         """Draw the weights anew."""
-        for module in self.modules():
-            if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
-                module.reset_parameters()
+        reset(self.reassemble)
+        reset(self.fusion)
 
     def forward(self, tokens: Tokens, images: Tensor | None = None) -> FeaturePyramid:
         """Return the pyramid of fused maps; ``images`` are not needed."""

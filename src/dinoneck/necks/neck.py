@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 from torch import Tensor, nn
 
 from dinoneck.configured import Configured
@@ -9,7 +11,7 @@ from dinoneck.layers.intake import sequences
 from dinoneck.tokens import FeaturePyramid, Tokens
 
 
-class Neck(Configured, nn.Module):
+class Neck(Configured, nn.Module, ABC):
     """A module that turns Tokens into a :class:`dinoneck.FeaturePyramid`.
 
     Attributes:
@@ -28,13 +30,13 @@ class Neck(Configured, nn.Module):
     strides: tuple[float, ...]
     needs_images: bool = False
 
+    @abstractmethod
     def forward(self, tokens: Tokens, images: Tensor | None = None) -> FeaturePyramid:
         """Return the pyramid of a batch."""
-        raise NotImplementedError
 
+    @abstractmethod
     def reset_parameters(self) -> None:
         """Draw the weights anew."""
-        raise NotImplementedError
 
     def _sequences(self, tokens: Tokens) -> tuple[Tensor, ...]:
         """The whole sequences (B, P + N, C) it reads, checked against what it was built for."""

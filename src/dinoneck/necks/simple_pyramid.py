@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from dinoneck.configured import at_least
 from dinoneck.errors import ConfigError
 from dinoneck.grid import GridSize, as_maps
+from dinoneck.layers.conv_block import reset
 from dinoneck.layers.norms import ChannelNorm
 from dinoneck.necks.neck import Neck
 from dinoneck.tokens import FeaturePyramid, Tokens
@@ -86,8 +87,7 @@ class SimplePyramid(Neck):
 
     def reset_parameters(self) -> None:
         """Draw the weights anew."""
-        for level in self.levels:
-            level.reset_parameters()  # type: ignore[operator]
+        reset(self.levels)
 
     def forward(self, tokens: Tokens, images: Tensor | None = None) -> FeaturePyramid:
         """Return the pyramid; ``images`` are not needed."""
@@ -110,12 +110,6 @@ class _Level(nn.Module):
         self.project_norm = nn.LayerNorm(out_channels, eps=NORM_EPS, **factory)
         self.smooth = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False, **factory)
         self.smooth_norm = ChannelNorm(out_channels, eps=NORM_EPS, **factory)
-
-    def reset_parameters(self) -> None:
-        """Draw the weights anew."""
-        for module in self.modules():
-            if module is not self and not isinstance(module, nn.ModuleList):
-                module.reset_parameters()  # type: ignore[operator]
 
     def forward(self, sequence: Tensor, num_prefix: int, grid: GridSize) -> Tensor:
         """(B, P + N, C) -> (B, D, rows * scale, cols * scale)."""

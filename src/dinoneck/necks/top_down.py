@@ -52,8 +52,8 @@ class TopDown(nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw the weights anew."""
-        for module in (*self.laterals, *self.smooth):
-            reset(module)
+        reset(self.laterals)
+        reset(self.smooth)
 
     def forward(self, maps: Sequence[Tensor], extra: Sequence[Tensor | None] | None = None) -> list[Tensor]:
         """Return the levels; ``extra`` maps are added to the laterals where given."""

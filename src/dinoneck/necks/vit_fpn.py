@@ -119,10 +119,10 @@ class ViTFPN(Neck):
 
     def reset_parameters(self) -> None:
         """Draw the weights anew."""
-        for module in (self.grouper, *self.down, self.top_down, *self.coords):
+        for module in (self.grouper, self.down, self.top_down, self.coords):
             reset(module)
         if self.cls_context is not None:
-            self.cls_context.reset_parameters()
+            reset(self.cls_context)
         for gain in self.gains:
             nn.init.zeros_(gain)
 
@@ -185,11 +185,6 @@ class _ClsContext(nn.Module):
         self.norm = nn.LayerNorm(embed_dim, eps=1e-6, **factory)
         self.linear = nn.Linear(embed_dim, channels * num_levels, **factory)
 
-    def reset_parameters(self) -> None:
-        """Draw the weights anew."""
-        self.norm.reset_parameters()
-        self.linear.reset_parameters()
-
     def forward(self, cls_token: Tensor) -> tuple[Tensor, ...]:
         """(B, C) -> one (B, D) gate per level."""
         gates: tuple[Tensor, ...] = (2.0 * torch.sigmoid(self.linear(self.norm(cls_token)))).chunk(self.num_levels, 1)
@@ -210,16 +205,7 @@ def _down(
     if how == "interpolate":
         return ConvBlock(channels, channels, 1, norm, activation, **factory)
     blocks = (ConvBlock(channels, channels, 2, norm, activation, **factory) for _ in range(level))
-    return _Chain(*blocks)
-
-
-class _Chain(nn.Sequential):
-    """Blocks in a row, drawn anew together."""
-
-    def reset_parameters(self) -> None:
-        """Draw the weights anew."""
-        for block in self:
-            reset(block)
+    return nn.Sequential(*blocks)
 
 
 def _halved(maps: Tensor, times: int) -> Tensor:

@@ -82,8 +82,12 @@ def test_cells_without_weight_may_hold_anything() -> None:
 
 def test_targets_may_be_tensors_of_any_kind() -> None:
     source, values = cells()
-    for given in (torch.tensor(values).bfloat16(), torch.tensor(values, requires_grad=True)):
-        fit(dense_head(), source, targets={"ndvi": given}, ids=source.ids, epochs=1)
+    plain, learning, low = dense_head(), dense_head(), dense_head()
+    fit(plain, source, targets={"ndvi": values}, ids=source.ids, epochs=1)
+    fit(learning, source, targets={"ndvi": torch.tensor(values, requires_grad=True)}, ids=source.ids, epochs=1)
+    fit(low, source, targets={"ndvi": torch.tensor(values).bfloat16()}, ids=source.ids, epochs=1)
+    assert np.array_equal(said(learning, source), said(plain, source))
+    assert np.allclose(said(low, source), said(plain, source), atol=0.05)
 
 
 def test_targets_of_a_composed_term_are_used() -> None:
