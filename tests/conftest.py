@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import socket
+import tempfile
 from pathlib import Path
 
 import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # also for processes that tests start
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # no pool of compiler processes beside the tests' own workers
+_COMPILED = tempfile.TemporaryDirectory(prefix="dinoneck-compiled-")  # each worker its own, gone with it
+os.environ["TORCHINDUCTOR_CACHE_DIR"] = _COMPILED.name
 
 import torch
 
@@ -19,6 +23,12 @@ ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("DINONECK_DATA", ROOT.parent / "shared" / "data"))
 
 torch.set_num_threads(1)
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Name a failure when it happens: a run that is stopped early prints no summary."""
+    if report.failed and "PYTEST_XDIST_WORKER" not in os.environ:
+        print(f"\nfailed ({report.when}): {report.nodeid}\n{report.longreprtext[-2000:]}", flush=True)
 
 
 @pytest.fixture(autouse=True)
