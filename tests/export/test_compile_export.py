@@ -44,7 +44,7 @@ def test_one_graph_for_six_sizes(case: Case) -> None:
     compiled = torch.compile(module, backend=counter, fullgraph=True, dynamic=True)
     for batch, rows, cols in shapes(case):
         inputs = case.inputs(batch=batch, rows=rows, cols=cols)
-        assert_same(compiled(inputs), module(inputs), 1e-5)
+        assert_same(compiled(*case.args(inputs)), module(*case.args(inputs)), 1e-5)
     assert counter.frame_count <= 2
 
 
@@ -52,32 +52,35 @@ def test_one_graph_for_six_sizes(case: Case) -> None:
 def test_inductor_forward_and_backward(case: Case) -> None:
     module, inputs = built(case), case.inputs()
     compiled = torch.compile(module, fullgraph=True)
-    assert_same(compiled(inputs), module(inputs), 1e-5)
-    sum(tensor.square().sum() for tensor in outputs(compiled(inputs))).backward()  # type: ignore[union-attr]
+    assert_same(compiled(*case.args(inputs)), module(*case.args(inputs)), 1e-5)
+    sum(tensor.square().sum() for tensor in outputs(compiled(*case.args(inputs)))).backward()  # type: ignore[union-attr]
     found = [parameter.grad.clone() for parameter in module.parameters()]  # type: ignore[union-attr]
     module.zero_grad()
-    sum(tensor.square().sum() for tensor in outputs(module(inputs))).backward()  # type: ignore[union-attr]
+    sum(tensor.square().sum() for tensor in outputs(module(*case.args(inputs)))).backward()  # type: ignore[union-attr]
+    # a bias before a norm has a gradient that cancels to nearly nothing: what is left of it is rounding of large terms
+    scale = max(float(parameter.grad.abs().max()) for parameter in module.parameters())  # type: ignore[union-attr]
     for a, parameter in zip(found, module.parameters(), strict=True):
-        assert torch.allclose(a, parameter.grad, rtol=1e-3, atol=1e-4)  # type: ignore[arg-type]
+        assert torch.allclose(a, parameter.grad, rtol=1e-3, atol=2e-6 * scale)  # type: ignore[arg-type]
 
 
 def dynamic(case: Case, inputs: Any) -> Any:
+    """The free sizes of every argument: the batch, and the grid unless the module takes only one."""
     free = torch.export.Dim.DYNAMIC
-    one = {0: free, 1: free}
-    return {"tokens": lambda: inputs.dynamic_spec(), "patches": lambda: one, "layers": lambda: [one] * case.layers}[
-        case.takes
-    ]()
+    one = {0: free} if case.grid else {0: free, 1: free}
+    if case.takes == "tokens":
+        return ([*[one] * case.layers, None, None] if case.grid else inputs.dynamic_spec(),)
+    return {"patches": (one,), "layers": ([one] * case.layers,), "pair": ({0: free}, one)}[case.takes]
 
 
 @each
 def test_export_with_dynamic_batch_and_grid(case: Case, tmp_path: Path) -> None:
     module, inputs = built(case), traced(case)
-    program = torch.export.export(module, (inputs,), dynamic_shapes=(dynamic(case, inputs),))
+    program = torch.export.export(module, case.args(inputs), dynamic_shapes=dynamic(case, inputs))
     torch.export.save(program, tmp_path / "m.pt2")
     for exported in (program.module(), torch.export.load(tmp_path / "m.pt2").module()):
         for batch, rows, cols in shapes(case):
             other = case.inputs(batch=batch, rows=rows, cols=cols)
-            assert_same(exported(other), module(other), 1e-5)
+            assert_same(exported(*case.args(other)), module(*case.args(other)), 1e-5)
 
 
 @each
@@ -85,7 +88,7 @@ def test_onnx_parity_at_unseen_sizes(case: Case, tmp_path: Path) -> None:
     import onnxruntime
 
     module, inputs = built(case), traced(case)
-    program = torch.export.export(module, (inputs,), dynamic_shapes=(dynamic(case, inputs),))
+    program = torch.export.export(module, case.args(inputs), dynamic_shapes=dynamic(case, inputs))
     torch.onnx.export(program, f=tmp_path / "m.onnx", dynamo=True, verbose=False)
     session = onnxruntime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
     for batch, rows, cols in shapes(case):
@@ -93,7 +96,7 @@ def test_onnx_parity_at_unseen_sizes(case: Case, tmp_path: Path) -> None:
         leaves = [np.asarray(leaf) for leaf in torch.utils._pytree.tree_leaves(other)]
         named = dict(zip(program.graph_signature.user_inputs, leaves, strict=True))
         feeds = {entry.name: named[entry.name] for entry in session.get_inputs()}
-        assert_same(session.run(None, feeds), module(other), 1e-5)
+        assert_same(session.run(None, feeds), module(*case.args(other)), 1e-5)
 
 
 def test_tokens_travel_through_export() -> None:
