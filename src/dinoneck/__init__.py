@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from dinoneck.grid import GridSize as GridSize
     from dinoneck.grid import PreparedImages as PreparedImages
     from dinoneck.grid import TokenGrid as TokenGrid
+    from dinoneck.heads.cls_gating import CLSGating as CLSGating
+    from dinoneck.heads.cls_gating import CLSGatingHead as CLSGatingHead
     from dinoneck.heads.dense import DenseHead as DenseHead
     from dinoneck.heads.ensemble import HeadEnsemble as HeadEnsemble
     from dinoneck.heads.fpn import FPNHead as FPNHead
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from dinoneck.necks.layer_grouper import LayerGrouper as LayerGrouper
     from dinoneck.necks.simple_pyramid import SimplePyramid as SimplePyramid
     from dinoneck.necks.vit_fpn import ViTFPN as ViTFPN
+    from dinoneck.store.feature_store import FeatureStore as FeatureStore
     from dinoneck.tasks import TargetTransform as TargetTransform
     from dinoneck.tasks import Task as Task
     from dinoneck.tokens import FeaturePyramid as FeaturePyramid
@@ -61,6 +64,8 @@ _HOMES = {
     "GridSize": "dinoneck.grid",
     "PreparedImages": "dinoneck.grid",
     "TokenGrid": "dinoneck.grid",
+    "CLSGating": "dinoneck.heads.cls_gating",
+    "CLSGatingHead": "dinoneck.heads.cls_gating",
     "DenseHead": "dinoneck.heads.dense",
     "HeadEnsemble": "dinoneck.heads.ensemble",
     "FPNHead": "dinoneck.heads.fpn",
@@ -73,6 +78,7 @@ _HOMES = {
     "LayerGrouper": "dinoneck.necks.layer_grouper",
     "SimplePyramid": "dinoneck.necks.simple_pyramid",
     "ViTFPN": "dinoneck.necks.vit_fpn",
+    "FeatureStore": "dinoneck.store.feature_store",
     "TargetTransform": "dinoneck.tasks",
     "Task": "dinoneck.tasks",
     "FeaturePyramid": "dinoneck.tokens",
@@ -90,6 +96,7 @@ _ROOMS = (
     "losses",
     "necks",
     "registry",
+    "store",
     "training",
     "viz",
 )

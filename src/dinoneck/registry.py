@@ -13,6 +13,8 @@ from typing import Any
 from dinoneck.errors import RegistryError, did_you_mean
 
 _HOMES: dict[str, str] = {
+    "cls_gating": "dinoneck.heads.cls_gating:CLSGatingHead",
+    "cls_gating_pool": "dinoneck.heads.cls_gating:CLSGating",
     "dense": "dinoneck.heads.dense:DenseHead",
     "dpt": "dinoneck.necks.dpt:DPTNeck",
     "ensemble": "dinoneck.heads.ensemble:HeadEnsemble",

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from dinoneck import (
+    CLSGating,
+    CLSGatingHead,
     DenseHead,
     DPTNeck,
     FPNHead,
@@ -63,27 +65,39 @@ class Case:
 
     name: str
     build: Callable[..., nn.Module]
-    takes: str = "tokens"  # or "patches": a (B, N, C) tensor; or "layers": a list of them
+    takes: str = "tokens"  # or "patches": a (B, N, C) tensor; "layers": a list of them; "pair": CLS (B, C) and patches
     layers: int = 1
     # export and compile tie a graph to sizes of 1: pyramids are traced, and tried, where the coarsest level has more
     smallest: int = 1
+    grid: tuple[int, int] | None = None  # the only one that the module takes; None = any
     inductor: bool = True  # code generation takes long: a case whose parts others cover leaves it out
 
     def inputs(self, **how: Any) -> Any:
-        """What the module is called with."""
-        tokens = tokens_of(**{"layers": self.layers, **how})
+        """What the module is called with, see :meth:`args`."""
+        own = {} if self.grid is None else {"rows": self.grid[0], "cols": self.grid[1]}
+        tokens = tokens_of(**{"layers": self.layers, **how, **own})
         if self.takes == "tokens":
             return tokens
         patches = [x.contiguous() for x in tokens.patches]
+        if self.takes == "pair":
+            return (tokens.cls_token[0].contiguous(), patches[0])
         return patches if self.takes == "layers" else patches[0]
+
+    def args(self, inputs: Any) -> tuple[Any, ...]:
+        """The inputs as positional arguments."""
+        return inputs if self.takes == "pair" else (inputs,)
 
     def sample(self, inputs: Any, i: int) -> Any:
         """Sample ``i`` of the inputs, as a batch of one."""
-        return [x[i : i + 1] for x in inputs] if self.takes == "layers" else inputs[i : i + 1]
+        if self.takes in ("layers", "pair"):
+            return type(inputs)(x[i : i + 1] for x in inputs)
+        return inputs[i : i + 1]
 
     def cast(self, inputs: Any, dtype: torch.dtype) -> Any:
         """The inputs in another dtype."""
-        return [x.to(dtype=dtype) for x in inputs] if self.takes == "layers" else inputs.to(dtype=dtype)
+        if self.takes in ("layers", "pair"):
+            return type(inputs)(x.to(dtype=dtype) for x in inputs)
+        return inputs.to(dtype=dtype)
 
     def __str__(self) -> str:
         return self.name
@@ -96,6 +110,10 @@ def outputs(result: Any) -> list[Tensor]:
 
 def member(seed: int) -> dict[str, Any]:
     return {"type": "patch_mean", "config": PatchMeanHead(WIDTH, TASKS, hidden_dim=8 + seed).config}
+
+
+def gated(mode: str, num_patches: Any = None) -> dict[str, Any]:
+    return {"type": "cls_gating", "config": CLSGatingHead(WIDTH, TASKS, mode, num_patches, 8).config}  # type: ignore[arg-type]
 
 
 def awake(module: nn.Module) -> nn.Module:
@@ -114,6 +132,12 @@ def fpn(**options: Any) -> Callable[..., nn.Module]:
 CASES = [
     Case("patch_mean_mlp", lambda **f: PatchMeanMLP(WIDTH, 8, 2, "softplus", **f), takes="patches"),
     Case("patch_mean", lambda **f: PatchMeanHead(WIDTH, TASKS, hidden_dim=8, **f)),
+    Case("cls_gating_pool", lambda **f: CLSGating(WIDTH, 15, **f), "pair", grid=(3, 5)),
+    Case("cls_gating_pool-query", lambda **f: CLSGating(WIDTH, mode="query", **f), "pair", inductor=False),
+    Case("cls_gating", lambda **f: CLSGatingHead(WIDTH, TASKS, "mlp", 15, 8, **f), grid=(3, 5)),
+    Case("cls_gating-query", lambda **f: CLSGatingHead(WIDTH, TASKS, "query", hidden_dim=8, **f)),
+    Case("cls_gating-resized", lambda **f: CLSGatingHead(WIDTH, TASKS, "resized", (3, 4), 8, **f)),
+    Case("ensemble-gating", lambda **f: HeadEnsemble([gated("query"), gated("resized", (2, 3))], **f), inductor=False),
     Case("ensemble", lambda **f: HeadEnsemble([member(0), member(1), member(2)], **f)),
     Case("ensemble-median", lambda **f: HeadEnsemble([member(0), member(1)], reduce="median", **f), inductor=False),
     Case("ensemble-weighted", lambda **f: HeadEnsemble([member(0), member(1)], weights=[1.0, 2.0], **f)),

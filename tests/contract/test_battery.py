@@ -37,7 +37,7 @@ def test_every_registered_class_has_a_case() -> None:
 @pytest.mark.parametrize("registers", [0, 4])
 def test_any_grid_gives_finite_outputs(case: Case, grid: tuple[int, int], registers: int) -> None:
     module = built(case)
-    for tensor in outputs(module(case.inputs(rows=grid[0], cols=grid[1], registers=registers))):
+    for tensor in outputs(module(*case.args(case.inputs(rows=grid[0], cols=grid[1], registers=registers)))):
         assert tensor.shape[0] == 2
         assert tensor.isfinite().all()
 
@@ -45,9 +45,9 @@ def test_any_grid_gives_finite_outputs(case: Case, grid: tuple[int, int], regist
 @each
 def test_samples_of_a_batch_do_not_see_each_other(case: Case) -> None:
     module, inputs = built(case), case.inputs(batch=4)
-    together = outputs(module(inputs))
+    together = outputs(module(*case.args(inputs)))
     for i in range(4):
-        alone = outputs(module(case.sample(inputs, i)))
+        alone = outputs(module(*case.args(case.sample(inputs, i))))
         for a, b in zip(together, alone, strict=True):
             assert torch.allclose(a[i : i + 1], b, atol=1e-6)
 
@@ -58,9 +58,9 @@ def test_config_and_state_rebuild_the_module(case: Case, tmp_path: Path) -> None
     again = type(module).from_config(json.loads(json.dumps(module.config)))  # type: ignore[attr-defined]
     assert again.config == module.config
     again.load_state_dict(module.state_dict(), strict=True)
-    assert same(again.eval()(inputs), module(inputs))
+    assert same(again.eval()(*case.args(inputs)), module(*case.args(inputs)))
     save_head(tmp_path / "h", module)
-    assert same(load_head(tmp_path / "h")(inputs), module(inputs))
+    assert same(load_head(tmp_path / "h")(*case.args(inputs)), module(*case.args(inputs)))
     with pytest.raises(ConfigError, match="no argument"):
         type(module).from_config(module.config | {"no_such_argument": 1})  # type: ignore[attr-defined]
 
@@ -69,7 +69,7 @@ def test_config_and_state_rebuild_the_module(case: Case, tmp_path: Path) -> None
 def test_gradients_reach_every_parameter(case: Case) -> None:
     module = built(case).train()
     inputs = case.inputs(rows=max(3, case.smallest), cols=max(5, case.smallest))  # one cell has no place: x = y = 0
-    total = sum((tensor * torch.randn_like(tensor)).sum() for tensor in outputs(module(inputs)))
+    total = sum((tensor * torch.randn_like(tensor)).sum() for tensor in outputs(module(*case.args(inputs))))
     total.backward()  # type: ignore[union-attr]
     for name, parameter in module.named_parameters():
         assert parameter.grad is not None, name
@@ -83,7 +83,7 @@ def test_gradients_are_right(case: Case) -> None:
     leaves = [p for p in module.parameters() if p.numel() <= 400][:2]
 
     def run(*values: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return tuple(outputs(module(inputs)))
+        return tuple(outputs(module(*case.args(inputs))))
 
     assert torch.autograd.gradcheck(run, tuple(leaves), atol=1e-4)
 
@@ -91,8 +91,8 @@ def test_gradients_are_right(case: Case) -> None:
 @each
 def test_low_precision_stays_near(case: Case) -> None:
     module, inputs = built(case), case.inputs()
-    exact = outputs(module(inputs))
-    low = outputs(copy.deepcopy(module).to(torch.bfloat16)(case.cast(inputs, torch.bfloat16)))
+    exact = outputs(module(*case.args(inputs)))
+    low = outputs(copy.deepcopy(module).to(torch.bfloat16)(*case.args(case.cast(inputs, torch.bfloat16))))
     for a, b in zip(exact, low, strict=True):
         assert (a - b.float()).abs().max() <= 0.05 * (1 + a.abs().max())
 
@@ -108,22 +108,22 @@ def test_construction_on_meta_and_in_another_dtype(case: Case) -> None:
 @each
 def test_copies_are_independent_and_equal(case: Case) -> None:
     module, inputs = built(case), case.inputs()
-    before = outputs(module(inputs))
+    before = outputs(module(*case.args(inputs)))
     for twin in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
-        assert same(twin(inputs), before)
+        assert same(twin(*case.args(inputs)), before)
         with torch.no_grad():
             for parameter in twin.parameters():
                 parameter.add_(1.0)
-        assert same(module(inputs), before)
+        assert same(module(*case.args(inputs)), before)
 
 
 @each
 def test_reset_draws_anew_and_the_seed_decides(case: Case) -> None:
     module, inputs = built(case), case.inputs()
-    before = outputs(module(inputs))
-    assert same(built(case)(inputs), before)
+    before = outputs(module(*case.args(inputs)))
+    assert same(built(case)(*case.args(inputs)), before)
     module.reset_parameters()  # type: ignore[operator]
-    assert not same(module(inputs), before)
+    assert not same(module(*case.args(inputs)), before)
 
 
 @each
@@ -131,21 +131,26 @@ def test_weights_that_change_change_the_output_at_once(case: Case) -> None:
     """Folded or joined weights must never be stale, in eval mode and without gradients."""
     module, inputs = built(case), case.inputs()
     with torch.no_grad():
-        module(inputs)
+        module(*case.args(inputs))
         for parameter in module.parameters():
             parameter.data.mul_(1.5)
         fresh = type(module).from_config(module.config).eval()  # type: ignore[attr-defined]
         fresh.load_state_dict(module.state_dict())
-        assert same(module(inputs), fresh(inputs))
+        assert same(module(*case.args(inputs)), fresh(*case.args(inputs)))
 
 
 @each
 def test_another_width_is_refused(case: Case) -> None:
     wide = [torch.randn(2, 6, 25)] * case.layers
     module = built(case)
-    inputs = {"patches": wide[0], "layers": wide, "tokens": Tokens.from_patches(wide, grid=(2, 3), patch_size=16)}
+    inputs = {
+        "patches": wide[0],
+        "layers": wide,
+        "pair": (torch.randn(2, 25), wide[0]),
+        "tokens": Tokens.from_patches(wide, grid=(2, 3), patch_size=16),
+    }
     with pytest.raises(ShapeError, match="25"):
-        module(inputs[case.takes])
+        module(*case.args(inputs[case.takes]))
 
 
 @each
@@ -157,8 +162,8 @@ def test_no_buffer_is_hidden_from_the_file(case: Case) -> None:
 @each
 def test_autocast(case: Case) -> None:
     module, inputs = built(case), case.inputs()
-    exact = outputs(module(inputs))
+    exact = outputs(module(*case.args(inputs)))
     with torch.autocast("cpu", torch.bfloat16):
-        low = outputs(module(inputs))
+        low = outputs(module(*case.args(inputs)))
     for a, b in zip(exact, low, strict=True):
         assert (a - b.float()).abs().max() <= 0.05 * (1 + a.abs().max())

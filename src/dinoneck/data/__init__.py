@@ -7,6 +7,8 @@ from dinoneck.lazy import attach
 if TYPE_CHECKING:
     from dinoneck.data.labels import DenseLabels as DenseLabels
     from dinoneck.data.pasture import Pasture as Pasture
+    from dinoneck.data.patterns import Pattern as Pattern
+    from dinoneck.data.patterns import Patterns as Patterns
     from dinoneck.data.photos import Preprocessing as Preprocessing
     from dinoneck.data.tables import PhotoTable as PhotoTable
     from dinoneck.data.tables import read_csiro as read_csiro
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
 _HOMES = {
     "DenseLabels": "dinoneck.data.labels",
     "Pasture": "dinoneck.data.pasture",
+    "Pattern": "dinoneck.data.patterns",
+    "Patterns": "dinoneck.data.patterns",
     "Preprocessing": "dinoneck.data.photos",
     "PhotoTable": "dinoneck.data.tables",
     "read_csiro": "dinoneck.data.tables",

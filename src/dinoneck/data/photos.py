@@ -118,7 +118,27 @@ class Preprocessing:
     ) -> PreparedImages:
         """Like calling, but with the grid and the way back to the resized photo's pixels."""
         recipe = self.changed(size=size, policy=policy, **changes)
-        fitted = [recipe._fitted(decode(photo)) for photo in as_list(photos)]
+        return recipe.finished([recipe.fitted(photo) for photo in as_list(photos)])
+
+    def fitted(self, photo: Photo) -> Tensor:
+        """Decode, resize and crop one photo: (3, h, w) RGB in 0 ... 1, before normalising and padding.
+
+        Raises:
+            DataError: if the photo cannot be read.
+        """
+        x = decode(photo)[None]
+        if self.size is not None:
+            x = fit_to(x, self.size, self.fit, self.interpolation).clamp(0.0, 1.0)  # bicubic shoots over
+        return x[0]
+
+    def finished(self, photos: Sequence[Tensor]) -> PreparedImages:
+        """Normalise, blur and pad photos that :meth:`fitted` gave; the two together are :meth:`prepare`.
+
+        Raises:
+            DataError: if there are none, or they come to different sizes.
+            GridError: if the patch does not divide the size and the policy is ``error``.
+        """
+        fitted = [self._normalised(photo) for photo in photos]
         if not fitted:
             raise DataError("there are no photos")
         sizes = sorted({tuple(x.shape[-2:]) for x, _ in fitted})
@@ -127,14 +147,14 @@ class Preprocessing:
                 f"the photos come to different sizes (height x width): {', '.join(f'{h}x{w}' for h, w in sizes[:5])}; "
                 "pass size=(height, width) (--size on the command line), or one photo at a time"
             )
-        grid = TokenGrid(recipe.patch_size, recipe.policy)
+        grid = TokenGrid(self.patch_size, self.policy)
         prepared = grid.prepare(torch.stack([x for x, _ in fitted]))
         if len({real for _, real in fitted} | set(sizes)) == 1:
             return prepared
         filled = torch.zeros(len(fitted), 1, *sizes[0])
         for i, (_, (height, width)) in enumerate(fitted):
             filled[i, :, :height, :width] = 1.0
-        cells = F.max_pool2d(grid.prepare(filled).images, patch_pair(recipe.patch_size))
+        cells = F.max_pool2d(grid.prepare(filled).images, patch_pair(self.patch_size))
         return replace(prepared, valid=(cells > 0).any(dim=0)[0])
 
     def picture(self, photo: Photo) -> Tensor:
@@ -179,11 +199,9 @@ class Preprocessing:
             plain["blur"] = kernel
         return cls(**plain)
 
-    def _fitted(self, photo: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """Resize, crop or pad one (3, H, W) photo in 0 ... 1, normalise and blur it; and its size before padding."""
+    def _normalised(self, photo: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """Normalise, blur and pad one fitted (3, h, w) photo; and its size before padding."""
         x = photo[None]
-        if self.size is not None:
-            x = fit_to(x, self.size, self.fit, self.interpolation).clamp(0.0, 1.0)  # bicubic shoots over
         mean, std = (x.new_tensor(values).view(1, 3, 1, 1) for values in (self.mean, self.std))
         x = (x - mean) / std
         if self.blur is not None:

@@ -45,6 +45,8 @@ class PhotoTable:
         units: target name -> unit, for people.
         minimum: the smallest value a prediction may take; None = any.
         labels: one dense label per photo, a path or an array, see :class:`dinoneck.data.DenseLabels`; None = none.
+        auxiliary: task name -> n values that only help training and are no part of the scores: numbers (NaN =
+            missing) or class indices (-1 = missing).
     """
 
     ids: tuple[str, ...]
@@ -55,6 +57,7 @@ class PhotoTable:
     units: Mapping[str, str] = field(default_factory=dict)
     minimum: float | None = None
     labels: tuple[Photo, ...] | None = None
+    auxiliary: Mapping[str, np.ndarray[Any, Any]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -71,6 +74,7 @@ class PhotoTable:
             self.units,
             self.minimum,
             None if self.labels is None else tuple(self.labels[i] for i in places),
+            {name: values[places] for name, values in self.auxiliary.items()},
         )
 
 
@@ -91,7 +95,7 @@ class Wanted:
 
 def read_csv(
     path: str | os.PathLike[str],
-    photos: str | os.PathLike[str],
+    photos: str | os.PathLike[str] | None,
     targets: Sequence[str],
     group: Sequence[str] | str | None = None,
     image_column: str = "image",
@@ -102,7 +106,7 @@ def read_csv(
 
     Args:
         path: the CSV, UTF-8, with a header row.
-        photos: the folder that ``image_column`` is relative to.
+        photos: the folder that ``image_column`` is relative to; None = the photos are not looked for.
         targets: columns with the values to predict.
         group: a column, or several, whose equal values belong together in one fold.
         image_column: the column with the photo's file name.
@@ -112,20 +116,20 @@ def read_csv(
     Raises:
         DataError: if a column or a photo is missing, a photo is named twice, or a target is not a number.
     """
-    rows = _rows(Path(path), (image_column, *targets, *_columns(group), *_columns(label_column)))
+    rows = csv_rows(Path(path), (image_column, *targets, *_columns(group), *_columns(label_column)))
     if not targets:
         raise DataError(f"{path}: no target columns were named; it has {', '.join(rows[0])}")
     names = [row[image_column] for row in rows]
     _refuse_repeats(names, f"{path}: the photo", "keep one row for each photo")
-    files = _existing(names, Path(photos), Path(path))
+    files = _existing(names, photos, Path(path))
     values = {t: np.array([_number(row[t], path, i, t) for i, row in enumerate(rows)]) for t in targets}
-    labels = label_column and _existing([row[label_column] for row in rows], Path(photos), Path(path))
+    labels = label_column and _existing([row[label_column] for row in rows], photos, Path(path))
     return PhotoTable(tuple(names), files, values, _groups(rows, group), minimum=minimum, labels=labels or None)
 
 
 def read_csiro(
     path: str | os.PathLike[str],
-    photos: str | os.PathLike[str],
+    photos: str | os.PathLike[str] | None,
     group: Sequence[str] | str | None = CSIRO_GROUP,
 ) -> PhotoTable:
     """Read a CSIRO Image2Biomass ``train.csv`` (one row per photo and target) into one row per photo.
@@ -135,13 +139,14 @@ def read_csiro(
 
     Args:
         path: ``train.csv`` with sample_id, image_path, target_name, target and the group columns.
-        photos: the folder that ``image_path`` is relative to.
+        photos: the folder that ``image_path`` is relative to; None = the photos are not looked for.
         group: columns whose equal values belong together in one fold; State + Sampling_Date by default.
 
     Raises:
         DataError: if a column, a photo or a target of a photo is missing, or a target is not a number.
     """
-    rows = _rows(Path(path), (*_CSIRO_COLUMNS, "target", *_columns(group)))
+    _check_csiro_group(Path(path), _columns(group))
+    rows = csv_rows(Path(path), (*_CSIRO_COLUMNS, "target", *_columns(group)))
     table: dict[str, dict[str, float]] = {}
     first: dict[str, dict[str, str]] = {}
     for line, row in enumerate(rows):
@@ -160,7 +165,7 @@ def read_csiro(
     _warn_identities(images, targets)
     return PhotoTable(
         tuple(images),
-        _existing(images, Path(photos), Path(path)),
+        _existing(images, photos, Path(path)),
         targets,
         _groups([first[image] for image in images], group),
         CSIRO_WEIGHTS,
@@ -175,7 +180,7 @@ def read_csiro_test(path: str | os.PathLike[str]) -> Wanted:
     Raises:
         DataError: if a column is missing or a sample_id stands twice.
     """
-    rows = _rows(Path(path), _CSIRO_COLUMNS)
+    rows = csv_rows(Path(path), _CSIRO_COLUMNS)
     _refuse_repeats([row["sample_id"] for row in rows], f"{path}: sample_id", "keep one row for each sample_id")
     return Wanted(*(tuple(row[column] for row in rows) for column in _CSIRO_COLUMNS))
 
@@ -186,12 +191,12 @@ def read_column(path: str | os.PathLike[str], column: str) -> tuple[str, ...]:
     Raises:
         DataError: if it is missing or the file is empty.
     """
-    return tuple(row[column] for row in _rows(Path(path), (column,)))
+    return tuple(row[column] for row in csv_rows(Path(path), (column,)))
 
 
 def is_csiro(path: str | os.PathLike[str]) -> bool:
     """Whether a CSV has the columns of the CSIRO layout."""
-    return set(_CSIRO_COLUMNS) <= set(_header(Path(path)))
+    return set(_CSIRO_COLUMNS) <= set(csv_header(Path(path)))
 
 
 def csv_text(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
@@ -203,7 +208,8 @@ def csv_text(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     return text.getvalue()
 
 
-def _header(path: Path) -> list[str]:
+def csv_header(path: Path) -> list[str]:
+    """Return the columns of a CSV; none where it is empty."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             return next(csv.reader(file), [])
@@ -213,8 +219,9 @@ def _header(path: Path) -> list[str]:
         raise DataError(f"{path} cannot be read as UTF-8 CSV: {error}") from error
 
 
-def _rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
-    header = _header(path)
+def csv_rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+    """Return the rows of a CSV that has these columns, once each, and no row of another length."""
+    header = csv_header(path)
     for column in columns:
         if column not in header:
             raise DataError(
@@ -276,7 +283,10 @@ def _refuse_repeats(names: Sequence[str], what: str, remedy: str) -> None:
         seen.add(name)
 
 
-def _existing(names: Sequence[str], folder: Path, table: Path) -> tuple[Path, ...]:
+def _existing(names: Sequence[str], photos: str | os.PathLike[str] | None, table: Path) -> tuple[Path, ...]:
+    if photos is None:
+        return tuple(Path(name) for name in names)
+    folder = Path(photos)
     if not folder.is_dir():
         raise DataError(f"the photo folder {folder} does not exist")
     files = tuple(folder / name for name in names)
@@ -293,6 +303,18 @@ def _existing(names: Sequence[str], folder: Path, table: Path) -> tuple[Path, ..
         if other != name:
             raise DataError(f"{table}: {other!r} and {name!r} are the same photo; keep one row for each photo")
     return files
+
+
+def _check_csiro_group(path: Path, columns: Sequence[str]) -> None:
+    """The layout has no column of sites; who asks for one is told what stands in for it."""
+    header = csv_header(path)
+    for column in columns:
+        if column not in header:
+            raise DataError(
+                f"{path} has no column {column!r} to group by.{did_you_mean(column, header)} It has: "
+                f"{', '.join(header)}. In the CSIRO layout {' + '.join(CSIRO_GROUP)} say which photos belong together: "
+                "name them, or leave the group out"
+            )
 
 
 def _warn_identities(images: list[str], targets: Mapping[str, np.ndarray[Any, Any]]) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from dinoneck import registry
 from dinoneck.errors import ConfigError, RegistryError, ShapeError
+from dinoneck.heads.cls_gating import CLSGatingHead, outputs_together
 from dinoneck.heads.head import Head
 from dinoneck.heads.patch_mean import PatchMeanHead, per_patch_together
 from dinoneck.tasks import Task
@@ -27,7 +28,8 @@ class HeadEnsemble(Head):
     z-scores differ may be mixed. The ensemble's own tasks carry no transform, so its model space is natural
     units; for classes and ratios it is the logarithm of the averaged probabilities, whose softmax they are.
     Members that are all :class:`PatchMeanHead` run as wide matrix products (in groups on a CPU, see
-    :func:`dinoneck.heads.patch_mean.per_patch_together`).
+    :func:`dinoneck.heads.patch_mean.per_patch_together`); members that are all :class:`CLSGatingHead` read the tokens
+    once.
 
     Args:
         members: ``{"type": head_type, "config": {...}}`` each; heads that exist go through :meth:`from_heads`.
@@ -138,9 +140,16 @@ class HeadEnsemble(Head):
     def _each(self, tokens: Tokens) -> list[dict[str, Tensor]]:
         """What every member says, in natural units."""
         members = self._members()
-        if not all(isinstance(head, PatchMeanHead) for head in members):
-            return [head.natural(tokens) for head in members]
+        gated = [head for head in members if isinstance(head, CLSGatingHead)]
+        if len(gated) == len(members):
+            said = outputs_together(gated, tokens)
+            return [
+                {task.name: task.predict(row[task.name]) for task in head.tasks}
+                for head, row in zip(gated, said, strict=True)
+            ]
         alike = [head for head in members if isinstance(head, PatchMeanHead)]
+        if len(alike) < len(members):
+            return [head.natural(tokens) for head in members]
         mlps = [mlp for head in alike for mlp in head.mlps]
         answers = iter(per_patch_together(mlps, self._sequence(tokens), tokens.num_prefix_tokens))
         return [{task.name: task.predict(next(answers).mean(dim=1)) for task in head.tasks} for head in alike]

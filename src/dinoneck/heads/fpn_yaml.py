@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import yaml
-
-from dinoneck.errors import ConfigError, did_you_mean
+from dinoneck.errors import ConfigError
+from dinoneck.flat_yaml import read_flat_yaml
 from dinoneck.losses.composition import CompositionLoss
 from dinoneck.losses.task_loss import TaskLoss
 from dinoneck.losses.uncertainty import UncertaintyWeighting
@@ -70,10 +68,11 @@ def read_fpn_yaml(path: str | os.PathLike[str]) -> FPNSettings:
     Raises:
         ConfigError: if the file cannot be read, a key is unknown or stands twice, or values contradict each other.
     """
-    given = _flat(Path(path))
-    for key in given:
-        if key not in KEYS:
-            raise ConfigError(f"{path}: unknown key {key!r}.{did_you_mean(key, KEYS)} Known: {', '.join(KEYS)}")
+    return fpn_settings(path, read_flat_yaml(path, KEYS))
+
+
+def fpn_settings(path: str | os.PathLike[str], given: Mapping[str, Any]) -> FPNSettings:
+    """Like :func:`read_fpn_yaml`, of values that are read already; ``path`` is for messages."""
     said = {key: value for key, value in given.items() if value is not None}
     if said.get("model.head.type", "fpn") != "fpn":
         raise ConfigError(f"{path}: model.head.type is {said['model.head.type']!r}; expected 'fpn'")
@@ -112,7 +111,7 @@ def _layers(path: str | os.PathLike[str], said: dict[str, Any], enabled: bool) -
     indices = said.get("model.backbone_layers.indices")
     if not enabled:
         return {"num_layers": 1, **({} if groups is None else {"layer_groups": groups})}
-    if not isinstance(indices, list) or not indices:
+    if not isinstance(indices, list | tuple) or not indices:
         raise ConfigError(
             f"{path}: model.backbone_layers.enabled is true and indices is {indices!r}; expected a list of block "
             "indices such as [2, 5, 8, 11]"
@@ -124,37 +123,3 @@ def _switch(path: str | os.PathLike[str], key: str, value: Any) -> bool:
     if not isinstance(value, bool):
         raise ConfigError(f"{path}: {key} is {value!r}; expected true or false")
     return value
-
-
-def _flat(path: Path) -> dict[str, Any]:
-    """Dotted key -> value; a key that stands twice is refused."""
-    try:
-        text = path.read_text(encoding="utf-8")
-        tree = yaml.compose(text, Loader=yaml.SafeLoader)
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}") from error
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise ConfigError(f"{path} is no YAML: {error}") from error
-    if not isinstance(tree, yaml.MappingNode):
-        raise ConfigError(f"{path} holds no settings; expected keys such as model.head.type")
-    flat: dict[str, Any] = {}
-    for key, node in _leaves(path, tree):
-        if key in flat:
-            raise ConfigError(f"{path}: key {key!r} stands twice")
-        try:
-            flat[key] = yaml.SafeLoader("").construct_document(node)
-        except (yaml.YAMLError, RecursionError, ValueError) as error:
-            raise ConfigError(f"{path}: the value of {key!r} cannot be read: {error}") from error
-    return flat
-
-
-def _leaves(path: Path, node: yaml.MappingNode, prefix: str = "") -> Iterator[tuple[str, yaml.Node]]:
-    if prefix.count(".") > max(key.count(".") for key in KEYS):
-        raise ConfigError(f"{path}: unknown key {prefix.rstrip('.')!r}. Known: {', '.join(KEYS)}")
-    for key, value in node.value:
-        name = f"{prefix}{getattr(key, 'value', key)}"
-        plain = isinstance(value, yaml.MappingNode) and value.tag == "tag:yaml.org,2002:map"
-        if plain and name not in KEYS:
-            yield from _leaves(path, value, f"{name}.")
-        else:
-            yield name, value

@@ -13,6 +13,7 @@ from dinoneck.configured import Configured, at_least
 from dinoneck.errors import ShapeError
 from dinoneck.grid import as_maps
 from dinoneck.heads.head import Head
+from dinoneck.layers.absorb import absorb
 from dinoneck.tasks import Activation, Task, activate, check_tasks
 from dinoneck.tokens import Tokens
 
@@ -81,12 +82,9 @@ class PatchMeanMLP(Configured, nn.Module):
                 self.out.weight.abs_()
                 self.out.bias.abs_()
 
-    @torch.no_grad()
     def absorb_scale(self, mean: Tensor, std: Tensor) -> None:
         """Change the weights so that the new MLP says of x what the old one said of (x - mean) / std, both (C,)."""
-        weight = self.hidden.weight.double() / std.to(self.hidden.weight.device, torch.float64)
-        self.hidden.bias.sub_((weight @ mean.to(weight)).to(self.hidden.bias.dtype))
-        self.hidden.weight.copy_(weight)
+        absorb(self.hidden, mean, std)
 
     def per_patch(self, x: Tensor) -> Tensor:
         """Return the answer of every patch, (B, N, out_dim)."""

@@ -1,0 +1,314 @@
+"""Augmentation patterns: the fixed list of flips and colour changes under which features are extracted once.
+
+A frozen backbone runs once per photo and pattern; a head then trains on the stored tokens, another pattern of a
+photo at every epoch. Flips of pixels are not flips of tokens (position embeddings stay where they are), so every
+pattern goes through the backbone of its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from numbers import Integral
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+import yaml
+from torch import Tensor
+from torchvision.transforms.v2 import functional as tvf
+
+from dinoneck.configured import normal
+from dinoneck.errors import ConfigError, DataError, did_you_mean
+
+Range = tuple[float, float]
+
+LARGEST_FILE = 1 << 20
+ROUNDING = 1e-4
+LIMITS: dict[str, Range] = {
+    "brightness": (-1.0, 1.0),
+    "contrast": (-1.0, 1.0),
+    "hue": (-180.0, 180.0),
+    "saturation": (-1.0, 1.0),
+    "value": (-1.0, 1.0),
+    "gamma": (0.01, 100.0),
+}
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """A flip and the ranges that colour changes are drawn from, uniformly; None = no such change.
+
+    The changes come after the flip and in the order of these fields.
+
+    Args:
+        horizontal: flip left and right.
+        vertical: flip top and bottom.
+        brightness: (low, high): all values times 1 + the draw.
+        contrast: (low, high): the distance to the photo's mean grey times 1 + the draw.
+        hue: (low, high) in degrees, added to the hue.
+        saturation: (low, high), added to the saturation (0 ... 1) of HSV; greys stay grey.
+        value: (low, high), added to the value (0 ... 1) of HSV, the largest of R, G and B.
+        gamma: (low, high): every value to the power of the draw.
+
+    Raises:
+        ConfigError: if a range is reversed or beyond what its change allows.
+    """
+
+    horizontal: bool = False
+    vertical: bool = False
+    brightness: Range | None = None
+    contrast: Range | None = None
+    hue: Range | None = None
+    saturation: Range | None = None
+    value: Range | None = None
+    gamma: Range | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("horizontal", "vertical"):
+            normal(bool, getattr(self, name), f"{name} of a pattern")
+        for name, (lowest, highest) in LIMITS.items():
+            given = normal(Range | None, getattr(self, name), f"{name} of a pattern")
+            if given is not None and not lowest <= given[0] <= given[1] <= highest:
+                raise ConfigError(
+                    f"{name} of a pattern is {list(given)}; expected [low, high] with "
+                    f"{lowest:g} <= low <= high <= {highest:g}"
+                )
+            object.__setattr__(self, name, given)
+
+    def record(self) -> dict[str, Any]:
+        """Return the JSON-able form: both flips, and the ranges that are set."""
+        ranges = {name: list(getattr(self, name)) for name in LIMITS if getattr(self, name) is not None}
+        return {"horizontal": self.horizontal, "vertical": self.vertical, **ranges}
+
+
+_FLIPS = ((False, False), (True, False), (False, True), (True, True))
+_COLOURS = (
+    Pattern(brightness=(-0.2, 0.2)),
+    Pattern(contrast=(-0.2, 0.2)),
+    Pattern(hue=(-20.0, 20.0), saturation=(-20 / 255, 20 / 255), value=(-20 / 255, 20 / 255)),
+    Pattern(gamma=(0.8, 1.2)),
+)
+_FLIPS4 = tuple(Pattern(*flip) for flip in _FLIPS)
+_NAMED = {
+    "none": _FLIPS4[:1],
+    "flips4": _FLIPS4,
+    "color20": (*_FLIPS4, *(replace(colour, horizontal=h, vertical=v) for h, v in _FLIPS for colour in _COLOURS)),
+}
+
+
+@dataclass(frozen=True)
+class Patterns:
+    """An ordered list of :class:`Pattern`, applied to photos in a way that can be repeated.
+
+    Two lists are equal when every flip and range is. What a colour change draws depends on the photo's id and the
+    pattern's index alone, so a second extraction sees the same pixels (up to float rounding between machines).
+
+    Args:
+        patterns: at least one.
+
+    Raises:
+        ConfigError: if there is none, or an item is no Pattern.
+
+    Examples:
+        >>> patterns = Patterns.named("color20")
+        >>> len(patterns), patterns.flips(6), patterns.flips(11)
+        (20, (False, False), (True, False))
+        >>> photo = torch.rand(3, 32, 48)
+        >>> torch.equal(patterns.apply(photo, 1, "field/0001"), photo.flip(-1))
+        True
+
+    Reference: design source 003, 2.3 and 5.6 (20 patterns per photo). Deviations: torchvision's brightness and
+    contrast, and greys stay grey, see "Patterns of augmentation" in the how-to guides.
+    """
+
+    patterns: tuple[Pattern, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "patterns", tuple(self.patterns))
+        if not self.patterns:
+            raise ConfigError("a list of patterns is empty; the photo as it is is one pattern: [{}]")
+        for i, pattern in enumerate(self.patterns):
+            if not isinstance(pattern, Pattern):
+                raise ConfigError(f"pattern {i} is {type(pattern).__name__}; expected a Pattern")
+
+    @classmethod
+    def named(cls, name: str | os.PathLike[str]) -> Self:
+        """Return a list by its name, or read it from a file.
+
+        Args:
+            name: ``"none"`` (the photo as it is); ``"flips4"`` (original, left-right, up-down, both); ``"color20"``
+                (these, then index 4 + 4 * flip + k with k = brightness, contrast, hsv, gamma); or the path of a
+                YAML or JSON file that holds a list of mappings with the fields of :class:`Pattern`.
+
+        Raises:
+            ConfigError: if there is no such list or file, or the file holds anything else.
+        """
+        if isinstance(name, str) and name in _NAMED:
+            return cls(_NAMED[name])
+        path = Path(name)
+        if not path.is_file():
+            raise ConfigError(
+                f"there is no list of patterns and no file {str(name)!r}; expected {', '.join(_NAMED)} or the path of "
+                f"a YAML or JSON file.{did_you_mean(name, _NAMED)}"
+            )
+        return cls._parsed(_read(path), str(path))
+
+    @classmethod
+    def from_record(cls, record: Sequence[Mapping[str, Any]]) -> Self:
+        """Rebuild from :meth:`record`.
+
+        Raises:
+            ConfigError: if it is no list of mappings with the fields of :class:`Pattern`.
+        """
+        return cls._parsed(record, "the record of patterns")
+
+    @classmethod
+    def _parsed(cls, listed: Any, where: str) -> Self:
+        if not isinstance(listed, list | tuple):
+            raise ConfigError(f"{where} holds {type(listed).__name__}; expected a list of patterns")
+        known = [field.name for field in fields(Pattern)]
+        found = []
+        for i, item in enumerate(listed):
+            if not isinstance(item, Mapping):
+                raise ConfigError(f"{where}: pattern {i} is {type(item).__name__}; expected a mapping such as {{}}")
+            for key in item:
+                if key not in known:
+                    raise ConfigError(
+                        f"{where}: pattern {i} has the unknown key {key!r}.{did_you_mean(key, known)} Known: "
+                        f"{', '.join(known)}"
+                    )
+            try:
+                found.append(Pattern(**item))
+            except ConfigError as error:
+                raise ConfigError(f"{where}: pattern {i}: {error}") from None
+        return cls(tuple(found))
+
+    def record(self) -> list[dict[str, Any]]:
+        """Return the whole description as plain JSON-able values; equal lists have equal records."""
+        return [pattern.record() for pattern in self.patterns]
+
+    def __len__(self) -> int:
+        return len(self.patterns)
+
+    def flips(self, i: int) -> tuple[bool, bool]:
+        """Return whether pattern i flips (left and right, top and bottom): what brings its maps back.
+
+        Raises:
+            DataError: if there is no pattern i.
+        """
+        pattern = self._at(i)
+        return pattern.horizontal, pattern.vertical
+
+    def apply(self, photo: Tensor, i: int, image_id: str) -> Tensor:
+        """Return a photo under pattern i.
+
+        Args:
+            photo: (3, H, W) float RGB in 0 ... 1, before normalisation.
+            i: index of the pattern.
+            image_id: the photo's id; with ``i`` it decides what is drawn.
+
+        Returns:
+            (3, H, W) of the same dtype in 0 ... 1.
+
+        Raises:
+            DataError: if there is no pattern i, or the photo has another shape, dtype or range.
+        """
+        pattern = self._at(i)
+        _check(photo)
+        x = photo.flip([axis for axis, flipped in ((-1, pattern.horizontal), (-2, pattern.vertical)) if flipped])
+        x = x.clamp_(0.0, 1.0)  # flip has made a copy
+        for name, draw in draws(pattern, i, image_id).items():
+            x = _CHANGES[name](x, draw).clamp(0.0, 1.0)
+        return x
+
+    def _at(self, i: int) -> Pattern:
+        if isinstance(i, bool) or not isinstance(i, Integral) or not 0 <= i < len(self.patterns):
+            raise DataError(f"there is no pattern {i!r}; these are 0 ... {len(self.patterns) - 1}")
+        return self.patterns[int(i)]
+
+
+def draws(pattern: Pattern, i: int, image_id: str) -> dict[str, float]:
+    """Return what pattern i draws for a photo: name of the change -> number, in the order they are applied."""
+    digest = hashlib.sha256(f"{i}\0{image_id}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    drawn = {}
+    for name in LIMITS:
+        given: Range | None = getattr(pattern, name)
+        if given is not None:
+            share = torch.rand((), generator=generator, dtype=torch.float64).item()
+            drawn[name] = min(max(given[0] + (given[1] - given[0]) * share, given[0]), given[1])
+    return drawn
+
+
+def shift_saturation(x: Tensor, shift: float) -> Tensor:
+    """Add to the HSV saturation of (3, H, W) RGB, kept in 0 ... 1; hue and value stay, and so do greys."""
+    most, least = x.amax(dim=0), x.amin(dim=0)
+    spread = most - least
+    grey = spread == 0
+    saturation = spread / torch.where(grey, 1.0, most)
+    ratio = (saturation + shift).clamp(0.0, 1.0) / torch.where(grey, 1.0, saturation)
+    return most - (most - x) * ratio
+
+
+def shift_value(x: Tensor, shift: float) -> Tensor:
+    """Add to the HSV value (the largest channel) of (3, H, W) RGB, kept in 0 ... 1; hue and saturation stay."""
+    most = x.amax(dim=0)
+    black = most == 0
+    return torch.where(black, 1.0, x / torch.where(black, 1.0, most)) * (most + shift).clamp(0.0, 1.0)
+
+
+_CHANGES: dict[str, Callable[[Tensor, float], Tensor]] = {
+    "brightness": lambda x, draw: tvf.adjust_brightness(x, 1.0 + draw),
+    "contrast": lambda x, draw: tvf.adjust_contrast(x, 1.0 + draw),
+    "hue": lambda x, degrees: tvf.adjust_hue(x, degrees / 360.0),
+    "saturation": shift_saturation,
+    "value": shift_value,
+    "gamma": tvf.adjust_gamma,
+}
+
+
+def _check(photo: Tensor) -> None:
+    if photo.ndim != 3 or photo.shape[0] != 3 or not photo.numel():
+        raise DataError(f"a photo has shape {tuple(photo.shape)}; expected (3, height, width)")
+    if not photo.is_floating_point():
+        raise DataError(f"a photo holds {photo.dtype} values; expected floats in 0 ... 1")
+    low, high = (bound.item() for bound in torch.aminmax(photo))
+    if not (low >= -ROUNDING and high <= 1.0 + ROUNDING):  # also catches NaN
+        raise DataError(f"a photo has values {low:g} ... {high:g}; expected RGB in 0 ... 1, before normalisation")
+
+
+class _Loader(yaml.SafeLoader):
+    """The safe loader, without silently repeated keys."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Return the mapping of a node, unless a key stands twice in it."""
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        _no_repeats(keys)
+        return super().construct_mapping(node, deep=deep)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    _no_repeats([key for key, _ in pairs])
+    return dict(pairs)
+
+
+def _no_repeats(keys: Sequence[Any]) -> None:
+    for i, key in enumerate(keys):
+        if key in keys[:i]:
+            raise ValueError(f"the key {key!r} stands twice in one mapping")
+
+
+def _read(path: Path) -> Any:
+    try:
+        if path.stat().st_size > LARGEST_FILE:
+            raise ValueError(f"it has {path.stat().st_size} bytes, more than any list of patterns")
+        text = path.read_text(encoding="utf-8")
+        if path.suffix.lower() == ".json":
+            return json.loads(text, object_pairs_hook=_object)
+        return _Loader(text).get_single_data()
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path} cannot be read as a list of patterns: {error}") from error

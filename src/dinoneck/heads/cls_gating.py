@@ -1,0 +1,289 @@
+"""The CLS token says which patches matter: a gate over places, and a head on what it lets through."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dinoneck.configured import Configured, at_least
+from dinoneck.errors import ConfigError, ShapeError
+from dinoneck.heads.head import Head
+from dinoneck.layers.absorb import absorb
+from dinoneck.tasks import Task, activate, check_tasks
+from dinoneck.tokens import Tokens
+
+Mode = Literal["mlp", "query", "resized"]
+
+
+class CLSGating(Configured, nn.Module):
+    """Pool patches by weights that the CLS token gives them; the weights of an image sum to one.
+
+    ``mlp`` and ``resized`` score places: the logits come from the CLS token alone, one per place of a fixed grid.
+    ``query`` scores content: CLS and patches are projected and compared, at any grid. Only ``query`` knows a
+    patch again that has moved: under a flipped photo its map flips along, while a gate over places stays where it
+    was.
+
+    Args:
+        embed_dim: channels C of the tokens.
+        num_patches: ``mlp``: N, the only number of patches that it takes; ``resized``: (rows, cols), the grid that
+            the logits belong to; ``query``: not read.
+        mode: ``mlp``: Linear C -> C / reduction, GELU, Linear -> N; ``resized``: the same, the map of logits
+            resampled bilinearly (``align_corners=False``) to the grid at hand, and at its own grid the same numbers
+            as ``mlp``; ``query``: softmax(q(cls) · k(patch) / sqrt(C / reduction)).
+        reduction: divides C for the width in between.
+        device: torch factory keyword.
+        dtype: torch factory keyword.
+
+    Shape:
+        cls_token (B, C), patches (B, N, C) -> pooled (B, C), weights (B, N).
+
+    Raises:
+        ConfigError: if ``num_patches`` does not fit the mode, or a size is not positive.
+        ShapeError: if the input has another shape, or (``mlp``) another number of patches.
+
+    Examples:
+        >>> gating = CLSGating(embed_dim=1280, num_patches=3600)
+        >>> pooled, weights = gating(torch.randn(2, 1280), torch.randn(2, 3600, 1280))
+        >>> pooled.shape, weights.shape
+        (torch.Size([2, 1280]), torch.Size([2, 3600]))
+
+    Reference: design source 003, 3.2 (``mlp``, the same arithmetic). Deviations: ``query`` and ``resized`` for other
+    grids; the pooling is a matrix product, so no weighted copy of the patches is made.
+    """
+
+    def __init__(
+        self,
+        embed_dim: int,
+        num_patches: int | tuple[int, int] | None = None,
+        mode: Mode = "mlp",
+        reduction: int = 4,
+        *,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__()
+        at_least(1, embed_dim=embed_dim, reduction=reduction)
+        width = embed_dim // reduction
+        if width < 1:
+            raise ConfigError(f"reduction is {reduction} for {embed_dim} channels; it leaves none in between")
+        self.embed_dim, self.mode, self.width = embed_dim, mode, width
+        self.own_grid = num_patches if mode == "resized" and isinstance(num_patches, tuple) else None
+        factory = {"device": device, "dtype": dtype}
+        if mode == "query":
+            self.query = nn.Linear(embed_dim, width, **factory)
+            self.key = nn.Linear(embed_dim, width, bias=False, **factory)  # the softmax would not see a bias
+        else:
+            self.num_patches = _places(num_patches, mode)
+            self.hidden = nn.Linear(embed_dim, width, **factory)
+            self.out = nn.Linear(width, self.num_patches, **factory)
+
+    def reset_parameters(self) -> None:
+        """Draw the weights anew."""
+        for layer in self.children():
+            layer.reset_parameters()  # type: ignore[operator]
+
+    def absorb_scale(self, mean: Tensor, std: Tensor) -> None:
+        """Change the weights so that the new gate gives x the weights that the old one gave (x - mean) / std."""
+        for layer in (self.query, self.key) if self.mode == "query" else (self.hidden,):
+            absorb(layer, mean, std)
+
+    def forward(self, cls_token: Tensor, patches: Tensor, grid: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
+        """Return the weighted sum of the patches, (B, C), and the weights, (B, N).
+
+        Args:
+            cls_token: (B, C).
+            patches: (B, N, C).
+            grid: (rows, cols) of the patches; ``resized`` needs it where it is not its own.
+        """
+        if cls_token.ndim != 2 or cls_token.shape[-1] != self.embed_dim:
+            raise ShapeError(f"the CLS token has shape {tuple(cls_token.shape)}; expected (batch, {self.embed_dim})")
+        if patches.ndim != 3 or patches.shape[-1] != self.embed_dim or patches.shape[0] != cls_token.shape[0]:
+            raise ShapeError(
+                f"patches have shape {tuple(patches.shape)}; expected ({cls_token.shape[0]}, N, {self.embed_dim})"
+            )
+        (pooled,), (weights,) = gate_together([self], cls_token, patches, 0, grid)
+        return pooled, weights
+
+    def folded_query(self, cls_token: Tensor) -> Tensor:
+        """Return (B, C), whose product with a patch is its logit: the key projection, folded into the query."""
+        query: Tensor = self.query(cls_token)
+        return F.linear(query * self.width**-0.5, self.key.weight.T)
+
+    def place_logits(self, cls_token: Tensor, num_patches: int, grid: Sequence[int] | None) -> Tensor:
+        """Return the logits (B, N) of ``mlp`` and ``resized``: what the CLS token says of every place."""
+        self._check_places(num_patches, grid)
+        logits: Tensor = self.out(F.gelu(self.hidden(cls_token)))
+        if self.own_grid is None or grid is None:
+            return logits
+        maps = logits.view(logits.shape[0], 1, *self.own_grid)
+        return F.interpolate(maps, size=tuple(grid), mode="bilinear", align_corners=False).flatten(1)
+
+    def _check_places(self, num_patches: int, grid: Sequence[int] | None) -> None:
+        if self.own_grid is None and num_patches != self.num_patches:
+            raise ShapeError(
+                f"there are {num_patches} patches; this gate of mode 'mlp' was built for {self.num_patches} places. "
+                "Give it photos of the size it was trained on, or build it with mode='resized' (the same weights, any "
+                "grid) or mode='query' (scores by content)"
+            )
+        if torch.compiler.is_compiling() or self.own_grid is None:
+            return
+        if grid is None and num_patches != self.num_patches:
+            raise ShapeError(
+                f"there are {num_patches} patches and the logits belong to {self.own_grid[0]} rows x "
+                f"{self.own_grid[1]} cols; pass grid=(rows, cols)"
+            )
+        if grid is not None and grid[0] * grid[1] != num_patches:
+            raise ShapeError(f"{num_patches} patches do not fill a grid of {grid[0]} rows x {grid[1]} cols")
+
+
+def gate_together(
+    gates: Sequence[CLSGating], cls_token: Tensor, sequence: Tensor, num_prefix: int, grid: Sequence[int] | None
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Ask several gates of the same tokens, which are read once to pool (and once to score, for ``query``).
+
+    The weights are padded with zeros over the prefix and multiplied with the whole sequence: slicing the prefix
+    off the tokens would copy them.
+
+    Args:
+        gates: of one width; modes may differ.
+        cls_token: (B, C).
+        sequence: (B, P + N, C).
+        num_prefix: P.
+        grid: (rows, cols) of the N patches, or None.
+
+    Returns:
+        Per gate the pooled tokens (B, C), and per gate the weights (B, N).
+    """
+    num_patches = sequence.shape[1] - num_prefix
+    queries = [gate.folded_query(cls_token) for gate in gates if gate.mode == "query"]
+    scores = torch.bmm(torch.stack(queries, dim=1), sequence.mT)[..., num_prefix:].unbind(1) if queries else ()
+    scored = iter(scores)
+    logits = [
+        next(scored) if gate.mode == "query" else gate.place_logits(cls_token, num_patches, grid) for gate in gates
+    ]
+    weights = torch.stack(logits, dim=1).softmax(dim=-1).to(sequence.dtype)
+    pooled = torch.bmm(F.pad(weights, (num_prefix, 0)), sequence)
+    return list(pooled.unbind(1)), list(weights.unbind(1))
+
+
+def _places(num_patches: int | tuple[int, int] | None, mode: str) -> int:
+    """How many places a gate scores that scores places."""
+    if mode == "resized":
+        if not isinstance(num_patches, tuple):
+            raise ConfigError(
+                f"num_patches is {num_patches}; mode 'resized' needs (rows, cols), the grid of its logits"
+            )
+        at_least(1, num_rows=num_patches[0], num_cols=num_patches[1])
+        return num_patches[0] * num_patches[1]
+    if not isinstance(num_patches, int):
+        raise ConfigError(
+            f"num_patches is {num_patches}; mode 'mlp' needs one number, rows * cols. A grid (rows, cols) belongs to "
+            "mode 'resized'; mode 'query' needs neither"
+        )
+    at_least(1, num_patches=num_patches)
+    return num_patches
+
+
+class CLSGatingHead(Head):
+    """The CLS token and the patches it picks, through one hidden layer, then one linear layer per task.
+
+    Prefer it where photos show few things that matter in much that does not. :meth:`gate` shows what it looked at.
+
+    Args:
+        embed_dim: channels C of the tokens.
+        tasks: regression, ratio or classification tasks.
+        mode: of the gate, see :class:`CLSGating`.
+        num_patches: of the gate: N for ``mlp``, (rows, cols) for ``resized``.
+        hidden_dim: H, units of the hidden layer (Linear 2 C -> H, LayerNorm, GELU, Dropout).
+        dropout: share of hidden units dropped in training.
+        device: torch factory keyword.
+        dtype: torch factory keyword.
+
+    Shape:
+        Tokens -> ``{task name: (B, dim)}``; gate (B, rows, cols).
+
+    Raises:
+        ConfigError: if tasks repeat a name or are of another kind, or ``num_patches`` does not fit the mode.
+        ShapeError: if the tokens have another width, no CLS token or (``mlp``) another number of patches.
+
+    Examples:
+        >>> head = CLSGatingHead(64, [Task("Dry_Total_g", unit="g", activation="softplus")], mode="query")
+        >>> tokens = Tokens.from_sequence(
+        ...     torch.randn(2, 11, 64), image_size=(32, 48), patch_size=16, num_prefix_tokens=5)
+        >>> head(tokens)["Dry_Total_g"].shape, head.gate(tokens).shape
+        (torch.Size([2, 1]), torch.Size([2, 2, 3]))
+
+    Reference: design source 003, 3.2 and 5.2; its weights come in through
+    :func:`dinoneck.heads.import_cls_gating`.
+    """
+
+    def __init__(
+        self,
+        embed_dim: int,
+        tasks: Sequence[Task],
+        mode: Mode = "mlp",
+        num_patches: int | tuple[int, int] | None = None,
+        hidden_dim: int = 512,
+        dropout: float = 0.1,
+        *,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__()
+        at_least(1, hidden_dim=hidden_dim)
+        if not 0 <= dropout < 1:
+            raise ConfigError(f"dropout is {dropout}; expected 0 or more, below 1")
+        factory = {"device": device, "dtype": dtype}
+        self.embed_dim = embed_dim
+        self.tasks = check_tasks(tasks, kinds=("regression", "ratio", "classification"), owner="CLSGatingHead")
+        self.gating = CLSGating(embed_dim, num_patches, mode, **factory)
+        self.trunk = nn.Linear(2 * embed_dim, hidden_dim, **factory)
+        self.norm = nn.LayerNorm(hidden_dim, **factory)
+        self.dropout = nn.Dropout(dropout)
+        self.readouts = nn.ModuleList(nn.Linear(hidden_dim, task.dim, **factory) for task in self.tasks)
+
+    def reset_parameters(self) -> None:
+        """Draw the weights anew."""
+        for module in (self.gating, self.trunk, self.norm, *self.readouts):
+            module.reset_parameters()
+
+    def absorb_scale(self, mean: Tensor, std: Tensor) -> None:
+        """Change the weights so that the new head says of tokens x what the old one said of (x - mean) / std.
+
+        The weights of a gate sum to one, so the pooled tokens are shifted and scaled as the tokens are.
+        """
+        self.gating.absorb_scale(mean, std)
+        absorb(self.trunk, mean.repeat(2), std.repeat(2))
+
+    def gate(self, tokens: Tokens) -> Tensor:
+        """Return the weights of the patches as maps (B, rows, cols) that sum to one."""
+        _, (weights,) = self._gated([self], tokens)
+        return weights.view(weights.shape[0], tokens.grid.rows, tokens.grid.cols)
+
+    def forward(self, tokens: Tokens) -> dict[str, Tensor]:
+        """Return ``{task name: (B, dim)}`` in model space."""
+        return outputs_together([self], tokens)[0]
+
+    def read(self, cls_token: Tensor, pooled: Tensor) -> dict[str, Tensor]:
+        """Return what the head says of CLS tokens (B, C) and pooled patches (B, C)."""
+        shared = self.dropout(F.gelu(self.norm(self.trunk(torch.cat((cls_token, pooled), dim=-1)))))
+        return {
+            task.name: activate(readout(shared), task.activation)
+            for task, readout in zip(self.tasks, self.readouts, strict=True)
+        }
+
+    def _gated(self, heads: Sequence[CLSGatingHead], tokens: Tokens) -> tuple[list[Tensor], list[Tensor]]:
+        sequence = self._sequence(tokens)
+        cls_token = tokens.last.cls_token[0]
+        gates = [head.gating for head in heads]
+        return gate_together(gates, cls_token, sequence, tokens.num_prefix_tokens, tokens.grid)
+
+
+def outputs_together(heads: Sequence[CLSGatingHead], tokens: Tokens) -> list[dict[str, Tensor]]:
+    """Return what ``head(tokens)`` says for each of several heads of one width, reading the tokens once."""
+    pooled, _ = heads[0]._gated(heads, tokens)
+    return [head.read(tokens.last.cls_token[0], own) for head, own in zip(heads, pooled, strict=True)]

@@ -1,0 +1,245 @@
+"""Augmentation patterns: which they are, what they do to pixels, and that they do it again."""
+
+from __future__ import annotations
+
+import colorsys
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from dinoneck import ConfigError, DataError
+from dinoneck.data.patterns import LIMITS, Pattern, Patterns, draws, shift_saturation, shift_value
+
+COLOUR = Patterns.named("color20")
+PINNED_BRIGHTNESS = {"brightness": 0.029282761317216938}
+PINNED_HSV = {"hue": -0.3371242882546781, "saturation": -0.05157955924865429, "value": 0.0014563731671667773}
+SET = [["brightness"], ["contrast"], ["hue", "saturation", "value"], ["gamma"]]
+
+
+def photo(seed: int = 0, height: int = 9, width: int = 7) -> torch.Tensor:
+    """Random colours with a black, a white and a grey pixel, and pure ones."""
+    x = torch.rand(3, height, width, generator=torch.Generator().manual_seed(seed))
+    x[:, 0, :6] = torch.tensor([[0, 1, 0.5, 1, 0, 0], [0, 1, 0.5, 0, 1, 0], [0, 1, 0.5, 0, 0, 1.0]])
+    return x
+
+
+def per_pixel(x: torch.Tensor, hue: float = 0.0, saturation: float = 0.0, value: float = 0.0) -> np.ndarray:
+    """HSV shifts by the standard library, pixel by pixel in fp64; greys keep their saturation of 0."""
+    out = np.empty(x.shape)
+    for r, c in np.ndindex(*x.shape[1:]):
+        h, s, v = colorsys.rgb_to_hsv(*(float(band) for band in x[:, r, c]))
+        s = min(max(s + saturation, 0.0), 1.0) if s > 0 else 0.0
+        out[:, r, c] = colorsys.hsv_to_rgb((h + hue / 360) % 1.0, s, min(max(v + value, 0.0), 1.0))
+    return out
+
+
+def plain(x: torch.Tensor, drawn: dict[str, float]) -> np.ndarray:
+    """Every change in fp64, written out."""
+    y = x.double().numpy()
+    if "brightness" in drawn:
+        y = np.clip(y * (1 + drawn["brightness"]), 0, 1)
+    if "contrast" in drawn:
+        grey = (0.2989 * y[0] + 0.587 * y[1] + 0.114 * y[2]).mean()
+        y = np.clip(grey + (y - grey) * (1 + drawn["contrast"]), 0, 1)
+    if {"hue", "saturation", "value"} & set(drawn):
+        y = per_pixel(torch.from_numpy(y), **{k: v for k, v in drawn.items() if k in ("hue", "saturation", "value")})
+    return y ** drawn["gamma"] if "gamma" in drawn else y
+
+
+def test_the_twenty_patterns_in_their_order() -> None:
+    assert [len(Patterns.named(name)) for name in ("none", "flips4", "color20")] == [1, 4, 20]
+    flips = [(False, False), (True, False), (False, True), (True, True)]
+    assert [COLOUR.flips(i) for i in range(20)] == flips + [flip for flip in flips for _ in range(4)]
+    for i, record in enumerate(COLOUR.record()):
+        assert [name for name in record if name in LIMITS] == ([] if i < 4 else SET[i % 4])
+    assert COLOUR.record()[6] == {
+        "horizontal": False,
+        "vertical": False,
+        "hue": [-20.0, 20.0],
+        "saturation": [-20 / 255, 20 / 255],
+        "value": [-20 / 255, 20 / 255],
+    }
+    ranges = [COLOUR.patterns[i] for i in (4, 5, 7)]
+    assert (ranges[0].brightness, ranges[1].contrast, ranges[2].gamma) == ((-0.2, 0.2), (-0.2, 0.2), (0.8, 1.2))
+
+
+def test_flips_are_exact_and_the_given_photo_stays_as_it_is() -> None:
+    x = photo()
+    kept = x.clone()
+    expected = [x, x.flip(-1), x.flip(-2), x.flip(-1, -2)]
+    for i, image in enumerate(expected):
+        found = COLOUR.apply(x, i, "a")
+        assert torch.equal(found, image)
+        found.zero_()
+        assert torch.equal(x, kept)
+
+
+@pytest.mark.parametrize("i", range(4, 20))
+def test_every_pattern_equals_its_plain_formulation(i: int) -> None:
+    """Flip first, then the colour: the flipped photo, changed pixel by pixel in fp64 by what was drawn."""
+    x = photo(i)
+    drawn = draws(COLOUR.patterns[i], i, "field/7")
+    assert list(drawn) == SET[i % 4]
+    found = COLOUR.apply(x, i, "field/7")
+    assert found.shape == x.shape and found.dtype == torch.float32
+    assert found.min() >= 0 and found.max() <= 1
+    horizontal, vertical = COLOUR.flips(i)
+    turned = x.flip([axis for axis, on in ((-1, horizontal), (-2, vertical)) if on])
+    np.testing.assert_allclose(found.numpy(), plain(turned, drawn), atol=2e-6)
+    assert not torch.equal(found, turned)
+
+
+@pytest.mark.parametrize("shift", [-1.0, -0.3, -20 / 255, 20 / 255, 0.4, 1.0])
+def test_shifts_of_saturation_and_value_equal_the_standard_library(shift: float) -> None:
+    x = photo(5).double()
+    np.testing.assert_allclose(shift_saturation(x, shift).numpy(), per_pixel(x, saturation=shift), atol=1e-12)
+    np.testing.assert_allclose(shift_value(x, shift).numpy(), per_pixel(x, value=shift), atol=1e-12)
+
+
+@pytest.mark.parametrize("i", [4, 5, 6, 7])
+def test_greys_stay_grey(i: int) -> None:
+    grey = torch.linspace(0, 1, 20).reshape(1, 4, 5).expand(3, 4, 5).contiguous()
+    found = COLOUR.apply(grey, i, "a")
+    assert torch.allclose(found[0], found[1], atol=1e-6) and torch.allclose(found[0], found[2], atol=1e-6)
+
+
+def test_draws_repeat_and_depend_on_photo_and_pattern() -> None:
+    x = photo()
+    torch.manual_seed(1)
+    first = COLOUR.apply(x, 6, "a")
+    torch.manual_seed(2)
+    assert torch.equal(first, COLOUR.apply(x, 6, "a"))
+    assert not torch.equal(first, COLOUR.apply(x, 6, "b"))
+    bright = [draws(COLOUR.patterns[i], i, "a")["brightness"] for i in (4, 8, 12, 16)]
+    assert len(set(bright)) == 4
+    before = torch.get_rng_state()
+    COLOUR.apply(x, 6, "a")
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_draws_are_the_same_on_every_machine() -> None:
+    """Pinned: another number here would give a store other pixels than those it was begun with."""
+    assert draws(COLOUR.patterns[4], 4, "field/0001") == PINNED_BRIGHTNESS
+    assert draws(COLOUR.patterns[14], 14, "Weide/ä") == PINNED_HSV
+
+
+def test_every_range_is_respected_and_used() -> None:
+    for i in range(4, 8):
+        drawn = [draws(COLOUR.patterns[i], i, f"photo{n}") for n in range(300)]
+        for name in SET[i - 4]:
+            low, high = getattr(COLOUR.patterns[i], name)
+            values = np.array([one[name] for one in drawn])
+            assert low <= values.min() < low + 0.05 * (high - low) and high - 0.05 * (high - low) < values.max() <= high
+
+
+@pytest.mark.parametrize("name", list(LIMITS))
+def test_every_change_does_something_alone(name: str) -> None:
+    draw = 30.0 if name == "hue" else 0.5
+    pattern = Patterns((Pattern(**{name: (draw, draw)}),))
+    x = photo(3) * 0.8
+    found = pattern.apply(x, 0, "a")
+    np.testing.assert_allclose(found.numpy(), plain(x, {name: draw}), atol=2e-6)
+    assert (found - x).abs().max() > 0.05
+
+
+def test_records_rebuild_and_tell_lists_apart() -> None:
+    record = json.loads(json.dumps(COLOUR.record()))
+    assert Patterns.from_record(record) == COLOUR and hash(Patterns.from_record(record)) == hash(COLOUR)
+    record[7]["gamma"][1] = 1.25
+    assert Patterns.from_record(record) != COLOUR != Patterns.named("flips4")
+    assert Patterns.from_record(record).record() != COLOUR.record()
+
+
+def test_files_in_yaml_and_json(tmp_path: Path) -> None:
+    written = tmp_path / "own.yaml"
+    written.write_text("- {}\n- horizontal: true\n- vertical: true\n  gamma: [0.5, 2]\n")
+    expected = Patterns((Pattern(), Pattern(horizontal=True), Pattern(vertical=True, gamma=(0.5, 2.0))))
+    assert Patterns.named(written) == Patterns.named(str(written)) == expected
+    stored = tmp_path / "own.json"
+    stored.write_text(json.dumps(COLOUR.record()))
+    assert Patterns.named(stored) == COLOUR
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("- {brightnes: [0, 1]}", "pattern 0 has the unknown key 'brightnes'. Did you mean 'brightness'"),
+        ("- {}\n- {gamma: [2, 1]}", r"pattern 1: gamma of a pattern is \[2.0, 1.0\]"),
+        ("- {gamma: [0, 1]}", "0.01 <= low"),
+        ("- {hue: 10}", "pattern 0: hue of a pattern is 10"),
+        ("- {hue: [.nan, 1]}", "finite number"),
+        ("- {horizontal: 1}", "horizontal of a pattern is 1"),
+        ("- {hue: [0, 1], hue: [0, 2]}", "'hue' stands twice"),
+        ("- {1: 2}", "unknown key 1"),
+        ("horizontal: true", "holds dict; expected a list"),
+        ("- horizontal", "pattern 0 is str"),
+        ("[]", "is empty"),
+        ("", "holds NoneType"),
+        ("- [", "cannot be read as a list"),
+        ("- !!python/object/apply:os.getcwd []", "cannot be read as a list"),
+    ],
+)
+def test_files_that_are_refused(tmp_path: Path, text: str, match: str) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=match):
+        Patterns.named(path)
+
+
+def test_other_bad_lists(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="Did you mean 'color20'"):
+        Patterns.named("color21")
+    with pytest.raises(ConfigError, match="no file"):
+        Patterns.named(tmp_path)
+    repeated = tmp_path / "bad.json"
+    repeated.write_text('[{"hue": [0, 1], "hue": [0, 2]}]')
+    with pytest.raises(ConfigError, match="stands twice"):
+        Patterns.named(repeated)
+    repeated.write_bytes(b"\xff\xfe[]")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        Patterns.named(repeated)
+    repeated.write_bytes(b" " * ((1 << 20) + 1))
+    with pytest.raises(ConfigError, match="1048577 bytes"):
+        Patterns.named(repeated)
+    with pytest.raises(ConfigError, match="pattern 0 is dict; expected a Pattern"):
+        Patterns(({},))  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="holds str"):
+        Patterns.from_record("flips4")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("i", [-1, 20, True, 1.0, None])
+def test_there_is_no_such_pattern(i: Any) -> None:
+    with pytest.raises(DataError, match=r"there is no pattern .*; these are 0 ... 19"):
+        COLOUR.apply(photo(), i, "a")
+    with pytest.raises(DataError, match="there is no pattern"):
+        COLOUR.flips(i)
+
+
+def test_an_index_may_come_from_numpy() -> None:
+    assert torch.equal(COLOUR.apply(photo(), np.int64(6), "a"), COLOUR.apply(photo(), 6, "a"))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("image", "match"),
+    [
+        (torch.zeros(1, 4, 4), r"shape \(1, 4, 4\)"),
+        (torch.zeros(2, 3, 4, 4), "expected \\(3, height, width\\)"),
+        (torch.zeros(3, 0, 4), "shape"),
+        (torch.zeros(3, 4, 4, dtype=torch.uint8), "uint8"),
+        (torch.full((3, 4, 4), -2.0), "before normalisation"),
+        (torch.full((3, 4, 4), 255.0), "255"),
+        (torch.full((3, 4, 4), torch.nan), "nan"),
+    ],
+)
+def test_photos_that_are_refused(image: torch.Tensor, match: str) -> None:
+    with pytest.raises(DataError, match=match):
+        COLOUR.apply(image, 1, "a")
+
+
+def test_rounding_beyond_the_range_is_clamped() -> None:
+    found = COLOUR.apply(torch.full((3, 2, 2), 1.00001), 0, "a")
+    assert torch.equal(found, torch.ones(3, 2, 2))

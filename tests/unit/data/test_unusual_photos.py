@@ -1,0 +1,69 @@
+"""Photos of unusual forms, all the way to what a backbone is fed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dinoneck import DataError
+from dinoneck.data import Patterns, Preprocessing
+
+RECIPE = Preprocessing(16, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), size=(32, 48))
+
+
+def test_one_pixel_fills_the_image(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[[51, 102, 255]]], np.uint8)).save(tmp_path / "one.png")
+    image = RECIPE(tmp_path / "one.png")[0]
+    assert torch.allclose(image, torch.tensor([0.2, 0.4, 1.0])[:, None, None].expand(3, 32, 48), atol=1e-6)
+    changed = Patterns.named("color20").apply(image, 6, "one")
+    assert changed.shape == image.shape and changed.std(dim=(1, 2)).max() < 1e-6
+
+
+@pytest.mark.parametrize("shape", [(1, 4000), (4000, 1)])
+def test_a_line_of_pixels_keeps_its_places(shape: tuple[int, int]) -> None:
+    ramp = np.linspace(0, 1, 4000, dtype=np.float32).reshape(shape)
+    image = RECIPE(ramp)[0, 0]
+    along = image.mean(dim=0) if shape[0] == 1 else image.mean(dim=1)
+    expected = (torch.arange(len(along)) + 0.5) / len(along)
+    assert torch.allclose(along, expected, atol=4e-3)  # the growing side makes it bilinear, which bends the ends
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_every_way_of_holding_the_camera(tmp_path: Path, turn: int) -> None:
+    """A picture stored turned by each EXIF orientation comes out upright: red in its top left corner."""
+    upright = np.full((32, 48, 3), 128, np.uint8)
+    upright[:16, :16] = (255, 0, 0)
+    back = {
+        1: upright,
+        2: upright[:, ::-1],
+        3: upright[::-1, ::-1],
+        4: upright[::-1],
+        5: upright.transpose(1, 0, 2),
+        6: np.rot90(upright),
+        7: upright[::-1, ::-1].transpose(1, 0, 2),
+        8: np.rot90(upright, -1),
+    }[turn]
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    Image.fromarray(np.ascontiguousarray(back)).save(tmp_path / "t.png", exif=exif)
+    image = RECIPE(tmp_path / "t.png")[0]
+    assert torch.equal(image[0] == 1.0, torch.from_numpy((upright == (255, 0, 0)).all(axis=-1)))
+
+
+def test_sixteen_bit_and_cmyk_reach_the_backbone_in_the_same_range(tmp_path: Path) -> None:
+    Image.fromarray(np.full((32, 48), 13107, np.uint16)).save(tmp_path / "deep.png")
+    assert torch.allclose(RECIPE(tmp_path / "deep.png"), torch.full((1, 3, 32, 48), 0.2), atol=1e-4)
+    Image.new("CMYK", (48, 32), (0, 255, 255, 0)).save(tmp_path / "c.jpg", quality=100)
+    red = RECIPE(tmp_path / "c.jpg")[0]
+    assert red[0].min() > 0.98 and red[1:].max() < 0.02
+
+
+def test_one_bad_photo_of_several_is_named(tmp_path: Path) -> None:
+    (tmp_path / "empty.jpg").touch()
+    Image.new("RGB", (48, 32)).save(tmp_path / "good.png")
+    with pytest.raises(DataError, match=r"empty.jpg \(0 bytes\)"):
+        RECIPE([tmp_path / "good.png", tmp_path / "empty.jpg"])

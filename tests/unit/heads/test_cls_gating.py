@@ -1,0 +1,317 @@
+"""CLSGating and CLSGatingHead against the plain formula, and where a gate looks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from dinoneck import (
+    CLSGating,
+    CLSGatingHead,
+    ConfigError,
+    HeadEnsemble,
+    PatchMeanHead,
+    Predictor,
+    ShapeError,
+    Task,
+    Tokens,
+    load_backbone,
+)
+from dinoneck.heads import cls_gating, gates_of
+
+TASKS = (
+    Task("mass", unit="g", activation="softplus"),
+    Task("parts", dim=3, kind="ratio"),
+    Task("state", dim=4, kind="classification"),
+)
+
+
+def tokens_of(x: torch.Tensor, rows: int, cols: int, prefix: int = 5) -> Tokens:
+    return Tokens.from_sequence(x, image_size=(rows * 16, cols * 16), patch_size=16, num_prefix_tokens=prefix)
+
+
+def head_of(mode: str, num_patches: Any = None, width: int = 16, seed: int = 0, **options: Any) -> CLSGatingHead:
+    torch.manual_seed(seed)
+    return CLSGatingHead(width, TASKS, mode, num_patches, 8, **options).eval()  # type: ignore[arg-type]
+
+
+def plain_weights(gating: CLSGating, cls_token: torch.Tensor, patches: torch.Tensor) -> torch.Tensor:
+    """The gate written out, patch by patch, of a gate at its own grid."""
+    if gating.mode == "query":
+        query = cls_token @ gating.query.weight.T + gating.query.bias
+        keys = patches @ gating.key.weight.T
+        logits = (query[:, None] * keys).sum(dim=-1) / gating.width**0.5
+    else:
+        hidden = cls_token @ gating.hidden.weight.T + gating.hidden.bias
+        hidden = hidden * 0.5 * (1 + torch.erf(hidden / 2**0.5))
+        logits = hidden @ gating.out.weight.T + gating.out.bias
+    raised = (logits - logits.amax(dim=1, keepdim=True)).exp()
+    return raised / raised.sum(dim=1, keepdim=True)
+
+
+@pytest.mark.parametrize(("mode", "num_patches"), [("mlp", 12), ("resized", (3, 4)), ("query", None)])
+@pytest.mark.parametrize("reduction", [1, 4])
+def test_the_gate_is_the_formula(mode: Any, num_patches: Any, reduction: int) -> None:
+    gating = CLSGating(16, num_patches, mode, reduction).double()
+    cls_token, patches = torch.randn(3, 16).double() * 3, torch.randn(3, 12, 16).double()
+    pooled, weights = gating(cls_token, patches, (3, 4))
+    expected = plain_weights(gating, cls_token, patches)
+    assert torch.allclose(weights, expected, rtol=0, atol=1e-12)
+    assert torch.allclose(pooled, (patches * expected[..., None]).sum(dim=1), rtol=0, atol=1e-12)
+    assert expected.std() > 0.01
+
+
+@pytest.mark.parametrize("mode", ["mlp", "resized", "query"])
+@pytest.mark.parametrize("prefix", [1, 5])
+def test_pooling_the_whole_sequence_equals_slicing_the_patches_off(mode: str, prefix: int) -> None:
+    """In fp64 to rounding: zeros over the prefix instead of a copy of the patches; the last layer is read."""
+    head = head_of(mode, {"mlp": 12, "resized": (3, 4)}.get(mode)).double()
+    x = torch.randn(3, prefix + 12, 16).double()
+    cls_token, patches = x[:, 0], x[:, prefix:]
+    weights = plain_weights(head.gating, cls_token, patches)
+    pooled = (patches * weights[..., None]).sum(dim=1)
+    shared = F.gelu(head.norm(head.trunk(torch.cat((cls_token, pooled), dim=1))))
+    two = Tokens.from_sequence([x + 1, x], image_size=(48, 64), patch_size=16, num_prefix_tokens=prefix)
+    for tokens in (tokens_of(x, 3, 4, prefix), two):
+        said = head(tokens)
+        for task, readout in zip(TASKS, head.readouts, strict=True):
+            expected = readout(shared)
+            expected = F.softplus(expected) if task.activation else expected
+            assert torch.allclose(said[task.name], expected, rtol=0, atol=1e-12)
+        assert torch.allclose(head.gate(tokens).flatten(1), weights, rtol=0, atol=1e-12)
+        assert head.gate(tokens).sum().item() == pytest.approx(3.0)
+
+
+def test_no_copy_of_the_tokens_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The matrix products are given the sequence itself, not a slice of it."""
+    seen: list[int] = []
+    plain = torch.bmm
+
+    def spy(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        seen.append(b.data_ptr())
+        return plain(a, b)
+
+    monkeypatch.setattr(cls_gating.torch, "bmm", spy)  # type: ignore[attr-defined]
+    x = torch.randn(2, 17, 16)
+    head_of("query")(tokens_of(x, 3, 4))
+    head_of("mlp", 12)(tokens_of(x, 3, 4))
+    assert seen == [x.data_ptr()] * 3
+
+
+@pytest.mark.parametrize("mode", ["mlp", "resized"])
+@pytest.mark.parametrize("place", [(0, 0), (1, 3), (2, 4)])
+def test_a_one_hot_gate_picks_exactly_that_patch(mode: str, place: tuple[int, int]) -> None:
+    """Patch (r, c) holds r and c; the gate of place (r, c) gives them back, and its map is 1 there."""
+    rows, cols = 3, 5
+    head = head_of(mode, {"mlp": rows * cols, "resized": (rows, cols)}[mode], width=4)
+    with torch.no_grad():
+        head.gating.out.weight.zero_()
+        head.gating.out.bias.fill_(-1e4)
+        head.gating.out.bias[place[0] * cols + place[1]] = 1e4
+    where = torch.stack(torch.meshgrid(torch.arange(rows), torch.arange(cols), indexing="ij"), dim=-1).float()
+    patches = torch.cat((where, where), dim=-1).reshape(1, rows * cols, 4)
+    x = torch.cat((torch.full((1, 5, 4), 99.0), patches), dim=1)
+    gate = head.gate(tokens_of(x, rows, cols))
+    assert gate.shape == (1, rows, cols)
+    assert gate[0, place[0], place[1]] == 1.0 and gate.sum() == 1.0
+    pooled, _ = head.gating(x[:, 0], patches)
+    assert torch.equal(pooled, torch.tensor([[*place, *place]]).float())
+
+
+def test_a_query_gate_finds_the_patch_that_looks_like_the_cls_token() -> None:
+    gating = CLSGating(8, mode="query", reduction=1)
+    with torch.no_grad():
+        gating.query.weight.copy_(torch.eye(8) * 1e3), gating.query.bias.zero_(), gating.key.weight.copy_(torch.eye(8))
+    patches = torch.eye(8)[None].expand(2, -1, -1)
+    pooled, weights = gating(torch.eye(8)[[3, 6]], patches)
+    assert weights.argmax(dim=1).tolist() == [3, 6] and torch.allclose(pooled, torch.eye(8)[[3, 6]])
+
+
+def test_a_query_gate_follows_its_patches_and_a_gate_over_places_does_not() -> None:
+    cls_token, patches, order = torch.randn(2, 16), torch.randn(2, 12, 16), torch.randperm(12)
+    query, places = CLSGating(16, mode="query"), CLSGating(16, 12)
+    pooled, weights = query(cls_token, patches)
+    moved, moved_weights = query(cls_token, patches[:, order])
+    assert torch.allclose(moved_weights, weights[:, order], atol=1e-6) and torch.allclose(moved, pooled, atol=1e-5)
+    assert torch.equal(places(cls_token, patches)[1], places(cls_token, patches[:, order])[1])
+
+
+def test_resized_is_mlp_at_its_own_grid_and_a_bilinear_map_elsewhere() -> None:
+    mlp, resized = head_of("mlp", 12), head_of("resized", (3, 4), seed=1)
+    resized.load_state_dict(mlp.state_dict())
+    tokens = tokens_of(torch.randn(2, 17, 16), 3, 4)
+    for name, said in mlp(tokens).items():
+        assert torch.equal(said, resized(tokens)[name])
+    assert torch.equal(mlp.gate(tokens), resized.gate(tokens))
+
+
+def test_the_resized_logits_keep_their_places() -> None:
+    """Logits that are r + 10 c at cell centres: at twice the grid they are so at the finer centres, edges held."""
+    gating = CLSGating(4, (3, 5), "resized")
+    index = (torch.arange(3.0)[:, None] + 10 * torch.arange(5.0)).flatten()
+    with torch.no_grad():
+        gating.out.weight.zero_(), gating.out.bias.copy_(index)
+    logits = gating.place_logits(torch.randn(1, 4), 60, (6, 10)).reshape(6, 10)
+    rows = ((torch.arange(6) + 0.5) / 2 - 0.5).clamp(0, 2)
+    cols = ((torch.arange(10) + 0.5) / 2 - 0.5).clamp(0, 4)
+    assert torch.allclose(logits, rows[:, None] + 10 * cols, atol=1e-5)
+    weights = gating(torch.randn(1, 4), torch.randn(1, 60, 4), grid=(6, 10))[1]
+    assert torch.allclose(weights, logits.flatten().softmax(0)[None], atol=1e-6)
+    assert not torch.allclose(weights, gating(torch.randn(1, 4), torch.randn(1, 60, 4), grid=(10, 6))[1], atol=1e-3)
+
+
+@pytest.mark.parametrize("mode", ["mlp", "resized", "query"])
+def test_absorbing_a_scale_changes_nothing_but_the_input(mode: str) -> None:
+    head = head_of(mode, {"mlp": 12, "resized": (3, 4)}.get(mode)).double()
+    x, mean, std = torch.randn(2, 17, 16).double(), torch.randn(16).double() * 3, torch.rand(16).double() + 0.1
+    scaled = tokens_of((x - mean) / std, 3, 4)
+    before, gate = head(scaled), head.gate(scaled)
+    head.absorb_scale(mean, std)
+    for name, said in head(tokens_of(x, 3, 4)).items():
+        assert torch.allclose(said, before[name], atol=1e-9)
+    assert torch.allclose(head.gate(tokens_of(x, 3, 4)), gate, atol=1e-9)
+
+
+def test_dropout_works_in_training_only() -> None:
+    tokens = tokens_of(torch.randn(2, 17, 16), 3, 4)
+    for dropout, differs in ((0.5, True), (0.0, False)):
+        head = head_of("query", dropout=dropout)
+        quiet = head(tokens)["mass"]
+        assert torch.equal(quiet, head(tokens)["mass"])
+        assert torch.equal(head.train()(tokens)["mass"], quiet) is not differs
+
+
+@pytest.mark.parametrize("reduce", ["mean", "median"])
+def test_an_ensemble_reads_the_tokens_once_and_equals_the_loop(reduce: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    heads = [head_of("query", seed=1), head_of("mlp", 12, seed=2), head_of("resized", (2, 3), seed=3)]
+    heads += [head_of("query", seed=4), head_of("mlp", 12, seed=5)]
+    tokens = tokens_of(torch.randn(4, 17, 16), 3, 4)
+    answers = [head.predict(tokens) for head in heads]
+    calls: list[tuple[int, ...]] = []
+    plain = torch.bmm
+    monkeypatch.setattr(cls_gating.torch, "bmm", lambda a, b: calls.append(tuple(a.shape)) or plain(a, b))  # type: ignore[attr-defined]
+    said = HeadEnsemble.from_heads(heads, reduce=reduce).predict(tokens)
+    assert calls == [(4, 2, 16), (4, 5, 17)]
+    for name, values in said.items():
+        stacked = torch.stack([row[name] for row in answers])
+        expected = stacked.mean(dim=0) if reduce == "mean" else stacked.quantile(0.5, dim=0)
+        assert torch.allclose(values, expected, atol=1e-6)
+
+
+def test_the_gates_of_several_heads_also_inside_ensembles() -> None:
+    tokens = tokens_of(torch.randn(2, 17, 16), 3, 4)
+    one, two, other = head_of("query", seed=1), head_of("mlp", 12, seed=2), PatchMeanHead(16, TASKS[:1])
+    found = gates_of([HeadEnsemble.from_heads([one, other]), two], tokens)
+    assert len(found) == 2 and torch.equal(found[0], one.gate(tokens)) and torch.equal(found[1], two.gate(tokens))
+    assert not found[0].requires_grad and gates_of([other], tokens) == []
+
+
+def test_the_source_case_in_shapes_only() -> None:
+    """ViT-H+/16 of DINOv3 at 960 x 960: 1 + 4 + 3600 tokens of 1280 channels, without a single weight."""
+    with torch.device("meta"):
+        model = timm.create_model("vit_huge_plus_patch16_dinov3.lvd1689m", num_classes=0, global_pool="")
+        sequence = model.forward_features(torch.zeros(1, 3, 960, 960))
+        head = CLSGatingHead(1280, TASKS, num_patches=3600)
+    assert sequence.shape == (1, 3605, 1280)
+    tokens = Tokens.from_sequence(sequence, image_size=(960, 960), patch_size=16, num_prefix_tokens=5)
+    assert tokens.cls_token[0].shape == (1, 1280) and tokens.patches[0].shape == (1, 3600, 1280)
+    assert tokens.registers[0].shape == sequence[:, 1:5].shape and tuple(tokens.grid) == (60, 60)
+    assert [tuple(p.shape) for p in head.gating.parameters()] == [(320, 1280), (320,), (3600, 320), (3600,)]
+    assert tuple(head.trunk.weight.shape) == (512, 2560) and head.dropout.p == 0.1
+    assert head.gate(tokens).shape == (1, 60, 60)
+    assert {name: tuple(x.shape) for name, x in head(tokens).items()} == {
+        "mass": (1, 1),
+        "parts": (1, 3),
+        "state": (1, 4),
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        ({}, "num_patches is None; mode 'mlp' needs one number"),
+        ({"num_patches": (3, 4)}, r"\(3, 4\); mode 'mlp' needs one number"),
+        ({"num_patches": 12, "mode": "resized"}, r"12; mode 'resized' needs \(rows, cols\)"),
+        ({"mode": "resized"}, "None; mode 'resized'"),
+        ({"num_patches": 0}, "num_patches is 0"),
+        ({"num_patches": (0, 4), "mode": "resized"}, "num_rows is 0"),
+        ({"mode": "quary"}, "Did you mean 'query'"),
+        ({"mode": "query", "reduction": 0}, "reduction is 0"),
+        ({"mode": "query", "reduction": 17}, "leaves none"),
+    ],
+)
+def test_gates_that_cannot_be_built(arguments: dict[str, Any], match: str) -> None:
+    with pytest.raises(ConfigError, match=match):
+        CLSGating(16, **arguments)
+
+
+def test_heads_that_cannot_be_built() -> None:
+    with pytest.raises(ConfigError, match=r"dropout is 1.0; expected 0 or more"):
+        CLSGatingHead(16, TASKS, "query", dropout=1.0)
+    with pytest.raises(ConfigError, match="hidden_dim is 0"):
+        CLSGatingHead(16, TASKS, "query", hidden_dim=0)
+    with pytest.raises(ConfigError, match="task 'ndvi' is 'dense'"):
+        CLSGatingHead(16, [Task("ndvi", kind="dense")], "query")
+
+
+def test_inputs_that_are_refused() -> None:
+    x = torch.randn(2, 17, 16)
+    with pytest.raises(ShapeError, match=r"12 patches; .* built for 20 places.*mode='resized'.*mode='query'"):
+        head_of("mlp", 20)(tokens_of(x, 3, 4))
+    with pytest.raises(ShapeError, match="no CLS token"):
+        head_of("query")(Tokens.from_patches(x, grid=(1, 17), patch_size=16))
+    resized = CLSGating(16, (3, 4), "resized")
+    with pytest.raises(ShapeError, match=r"17 patches .* 3 rows x 4 cols; pass grid="):
+        resized(x[:, 0], x)
+    with pytest.raises(ShapeError, match="17 patches do not fill a grid of 3 rows x 4 cols"):
+        resized(x[:, 0], x, (3, 4))
+    with pytest.raises(ShapeError, match=r"CLS token has shape \(2, 1, 16\)"):
+        resized(x[:, :1], x)
+    with pytest.raises(ShapeError, match=r"patches have shape \(1, 17, 16\); expected \(2, N, 16\)"):
+        resized(x[:, 0], x[:1])
+
+
+def test_a_trained_gate_finds_the_place_that_counts() -> None:
+    """The target stands in one patch that carries a mark; a query head learns to look there."""
+    torch.manual_seed(0)
+    x = torch.randn(64, 1 + 12, 8) * 0.1
+    place, target = torch.randint(12, (64,)), torch.rand(64, 1)
+    x[torch.arange(64), 1 + place, 0] = 3.0
+    x[torch.arange(64), 1 + place, 1] = target[:, 0] * 4
+    head = CLSGatingHead(8, [Task("y")], "query", hidden_dim=16, dropout=0.0)
+    optimizer = torch.optim.Adam(head.parameters(), lr=0.01)
+    tokens = tokens_of(x, 3, 4, 1)
+    for _ in range(150):
+        optimizer.zero_grad()
+        nn.functional.mse_loss(head(tokens)["y"], target).backward()
+        optimizer.step()
+    assert (head.gate(tokens).flatten(1).argmax(dim=1) == place).float().mean() > 0.85
+    assert nn.functional.mse_loss(head(tokens)["y"], target) < 0.1 * target.var()
+
+
+def test_the_predictor_gives_the_gate_in_the_orientation_of_the_photo() -> None:
+    backbone = load_backbone("dinoneck_tiny")
+    torch.manual_seed(0)
+    heads = [CLSGatingHead(64, [Task("total", activation="softplus")], "query", hidden_dim=8).eval() for _ in range(2)]
+    photo = torch.rand(3, 32, 48)
+    tokens = backbone(backbone.preprocess(photo))
+    [plain] = Predictor(heads, backbone)(photo, maps=True)
+    expected = torch.stack([head.gate(tokens)[0] for head in heads]).mean(dim=0)
+    assert plain["gate"].shape == (2, 3)
+    assert torch.allclose(torch.from_numpy(plain["gate"]), expected.detach(), atol=1e-6)
+    [flipped] = Predictor(heads, backbone, tta="flip4")(photo, maps=True)
+    views = [(), (-1,), (-2,), (-2, -1)]
+    gates = [
+        torch.stack([head.gate(backbone(backbone.preprocess(photo.flip(view))))[0] for head in heads])
+        .mean(0)
+        .flip(view)
+        for view in views
+    ]
+    assert torch.allclose(torch.from_numpy(flipped["gate"]), torch.stack(gates).mean(0).detach(), atol=1e-6)
+    assert "gate" not in Predictor(heads, backbone)(photo)[0]
+    assert "gate" not in Predictor(PatchMeanHead(64, [Task("total")]), backbone)(photo, maps=True)[0]
