@@ -100,6 +100,21 @@ def read_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     return dict(loaded)
 
 
+def read_tensor(path: str | os.PathLike[str]) -> Tensor:
+    """Read a single tensor from a ``.pt`` file through the weights-only loader.
+
+    Raises:
+        BackboneError: if the file is missing or damaged, or holds anything else.
+    """
+    try:
+        loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged pickle makes torch raise almost anything
+        raise BackboneError(f"{path} cannot be read as a tensor ({_first_line(error)})") from error
+    if not isinstance(loaded, Tensor):
+        raise BackboneError(f"{path} holds {type(loaded).__name__}; expected a tensor")
+    return loaded
+
+
 def load_file(model: nn.Module, path: str | os.PathLike[str]) -> None:
     """Load an official or timm weights file into a timm model; every key must land.
 

@@ -16,7 +16,7 @@ from dinoneck import registry
 from dinoneck.atomic import write_whole
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.checkpoint import header as headers
-from dinoneck.checkpoint import lora_weights
+from dinoneck.checkpoint import hub, lora_weights
 from dinoneck.checkpoint.pairing import check_probe, check_records
 from dinoneck.checkpoint.read import FILE_DTYPES, check_finite, check_meta, read_file
 from dinoneck.checkpoint.records import check_entries
@@ -160,17 +160,21 @@ class HeadCheckpoint:
         """Read a head file and check everything in it.
 
         Args:
-            path_or_repo: a local file.
-            revision: of a hub repository; has no meaning for a local file.
+            path_or_repo: a local file, or a hub repository ``user/name`` with one head file in it.
+            revision: branch, tag or commit of a hub repository; has no meaning for a local file.
 
         Raises:
-            CheckpointError: if the file is damaged, was made by a newer version, or does not fit its own
-                description; ``error.step`` names the check.
+            CheckpointError: if the file is damaged, was made by a newer version, does not fit its own
+                description, or a repository holds none or several; ``error.step`` names the check.
         """
-        if revision is not None:
+        path, commit = path_or_repo, None
+        if hub.names_a_repo(path_or_repo):
+            path = hub.download_head(os.fspath(path_or_repo), revision)
+            commit = hub.commit_of(path)
+        elif revision is not None:
             raise CheckpointError(f"revision={revision!r} is for hub repositories; {path_or_repo} is read as a file")
-        header, state = read_file(path_or_repo)
-        return cls(header.meta, state)
+        header, state = read_file(path)
+        return cls(header.meta, state, commit)
 
     def build(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> nn.Module:
         """Return the module in eval mode; its outputs are bit-identical to the saved one's.

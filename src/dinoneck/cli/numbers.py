@@ -11,6 +11,11 @@ def count(text: str) -> int:
     return _integer(text, 1, 1_000_000)
 
 
+def whole(text: str) -> int:
+    """Parse an integer of 0 or more."""
+    return _integer(text, 0, 1_000_000)
+
+
 def seed(text: str) -> int:
     """Parse a random seed."""
     return _integer(text, 0, 2**32 - 1)
@@ -18,13 +23,58 @@ def seed(text: str) -> int:
 
 def positive(text: str) -> float:
     """Parse a finite number above 0."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
+    value = _number(text)
     if not 0.0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r}: expected a finite number above 0")
     return value
+
+
+def not_negative(text: str) -> float:
+    """Parse a finite number of 0 or more."""
+    value = _number(text)
+    if not 0.0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a finite number of 0 or more")
+    return value
+
+
+def share(text: str) -> float:
+    """Parse a number of 0 or more and below 1."""
+    value = _number(text)
+    if not 0.0 <= value < 1.0:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a number of 0 or more and below 1")
+    return value
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def length(text: str) -> int | float:
+    """Parse pixels (an integer of 0 or more), or with a point a share of 0 or more and below 1."""
+    if text.isdecimal():
+        return int(text)
+    value = _float(text)
+    if not 0.0 <= value < 1.0:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected pixels such as 64, or a share below 1 such as 0.25")
+    return value
+
+
+def weight(text: str) -> float:
+    """Parse a finite number of 0 or more."""
+    value = _float(text)
+    if not 0.0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a finite number of 0 or more")
+    return value
+
+
+def _float(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def _integer(text: str, low: int, high: int) -> int:

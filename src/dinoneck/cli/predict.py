@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dinoneck.cli import numbers
+from dinoneck.cli.backbone_options import size
 from dinoneck.cli.train import told_size
 from dinoneck.errors import ConfigError, DataError
 
@@ -33,7 +34,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--image-column", default="image", metavar="COLUMN", help="column of file names (default image)"
     )
-    parser.add_argument("--heads", nargs="+", type=Path, required=True, help="head files, or folders of them")
+    parser.add_argument(
+        "--heads",
+        nargs="+",
+        required=True,
+        metavar="DIR_OR_REPO",
+        help="head files, folders of them, or hub repositories (user/name)",
+    )
     parser.add_argument("--out", type=Path, required=True, help="the CSV to write")
     parser.add_argument(
         "--maps", type=Path, metavar="PNG", help=f"draw the first {_PICTURES} photos beside their heat maps"
@@ -41,7 +48,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tta", choices=("none", "flip4", "d6"), default="none", help="views to average (default none)"
     )
-    parser.add_argument("--batch-size", type=numbers.count, default=8, metavar="N")
+    _add_tiles(parser)
+    parser.add_argument(
+        "--weights",
+        nargs="+",
+        type=numbers.weight,
+        metavar="W",
+        help="one per head, in order (files of a folder by name)",
+    )
+    parser.add_argument(
+        "--reduce", choices=("mean", "median"), default="mean", help="over heads of the same task (default mean)"
+    )
+    parser.add_argument(
+        "--batch-size", type=numbers.count, default=8, metavar="N", help="photos or tiles at once (default 8)"
+    )
     parser.add_argument("--device", help="such as cuda; default: the CPU")
     parser.add_argument(
         "--backbone-file", metavar="PATH", help="backbone weights (or transformers folder) the heads were trained on"
@@ -53,30 +73,59 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_tiles(parser: argparse.ArgumentParser) -> None:
+    tiles = parser.add_argument_group("photos larger than the heads' size, cut into tiles")
+    tiles.add_argument(
+        "--tile", type=size, metavar="HxW", help="pixels of the photo that are brought to the heads' size (480x960)"
+    )
+    tiles.add_argument(
+        "--overlap",
+        type=numbers.length,
+        default=0,
+        metavar="PX_OR_SHARE",
+        help="of neighbouring tiles at least: 64 is pixels, 0.25 a share of the tile (default 0)",
+    )
+    tiles.add_argument(
+        "--tile-scale",
+        type=numbers.positive,
+        default=1.0,
+        metavar="FACTOR",
+        help="photos' sides are multiplied by it first (default 1, their own resolution)",
+    )
+
+
 def run(options: argparse.Namespace) -> int:
     """Predict and write."""
     from tqdm import tqdm
 
     from dinoneck.atomic import write_text
     from dinoneck.data.tables import csv_text
+    from dinoneck.inference.panel import check_weights
     from dinoneck.inference.predictor import Predictor
+    from dinoneck.inference.sources import listed
 
     names, photos = _photos(options)
     _check_outputs(options, photos)
+    check_weights(options.weights, len(listed(options.heads)), options.reduce)
     predictor = Predictor(
         options.heads,
         _backbone(options),
         options.tta,
         options.device,
+        tile=options.tile,
+        overlap=options.overlap,
+        tile_scale=options.tile_scale,
+        weights=options.weights,
+        reduce=options.reduce,
         batch_size=options.batch_size,
         probe=options.probe,
     )
-    print("\n".join(told_size(predictor.preprocess, photos[0])))
+    print("\n".join(_told_photo(predictor, photos[0])))
     results: list[dict[str, Any]] = []
     drawn = min(_PICTURES, len(photos)) if options.maps else 0
     if drawn:
         results += predictor(photos[:drawn], maps=True)
-        shown = [predictor.preprocess.picture(photo) for photo in photos[:drawn]]
+        shown = [predictor.picture(photo) for photo in photos[:drawn]]
         _draw([Path(name).name for name in names[:drawn]], shown, results, predictor, options.maps)
     for begin in tqdm(range(drawn, len(photos), options.batch_size), desc="photos", unit="batch", disable=None):
         results += predictor(photos[begin : begin + options.batch_size])
@@ -86,10 +135,20 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
+def _told_photo(predictor: Predictor, photo: Path) -> list[str]:
+    """Say what becomes of the first photo."""
+    down, across = predictor.tiles(photo)
+    if down * across == 1:
+        return told_size(predictor.preprocess, photo)
+    height, width = predictor.picture(photo).shape[-2:]
+    return [f"The first photo becomes {height}x{width} px (height x width), cut into {down}x{across} tiles."]
+
+
 def _check_outputs(options: argparse.Namespace, photos: Sequence[Path]) -> None:
     """Refuse, before any work, outputs that cannot be written or would replace an input."""
-    inputs = {path.resolve() for path in (*photos, *options.heads, *filter(None, (options.csv,)))}
-    inputs |= {file.resolve() for folder in options.heads if folder.is_dir() for file in folder.iterdir()}
+    heads = [Path(source) for source in options.heads]
+    inputs = {path.resolve() for path in (*photos, *heads, *filter(None, (options.csv,)))}
+    inputs |= {file.resolve() for folder in heads if folder.is_dir() for file in folder.iterdir()}
     outputs = [(name, path) for name, path in (("--out", options.out), ("--maps", options.maps)) if path is not None]
     for name, path in outputs:
         expected = ".csv" if name == "--out" else ".png"

@@ -1,79 +1,88 @@
-"""Predictor: photos in, values in natural units out; several heads and views over one backbone pass."""
+"""Predictor: photos in, values in natural units out; several heads, views and tiles over one backbone."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, cast
+from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.backbones.tuning import evaluating
-from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
-from dinoneck.checkpoint.header import head_files
-from dinoneck.checkpoint.pairing import check_records
-from dinoneck.checkpoint.records import need
-from dinoneck.data.photos import Photo, Preprocessing, as_list
-from dinoneck.errors import CheckpointError, ConfigError, DataError
-from dinoneck.heads.ensemble import HeadEnsemble, shared_tasks
-from dinoneck.heads.head import Head
-from dinoneck.inference.rebuild import rebuild
+from dinoneck.data.photos import Photo, Preprocessing, as_list, decode
+from dinoneck.errors import ConfigError
+from dinoneck.grid import PreparedImages
+from dinoneck.inference.answers import Answers, mean_of
+from dinoneck.inference.assembly import Assembly
+from dinoneck.inference.panel import Panel, Reduce, check_weights
+from dinoneck.inference.sources import (
+    HeadSource,
+    check_pairing,
+    checked_backbone,
+    listed,
+    load,
+    rebuilt_backbone,
+    shared_inputs,
+)
+from dinoneck.inference.tiles import TileAxis, Tiling
 from dinoneck.inference.tta import TTA, VIEWS, View
 from dinoneck.tokens import Tokens
-
-HeadSource = str | os.PathLike[str] | HeadCheckpoint | nn.Module
-
-
-class _Loaded(NamedTuple):
-    """A head with what its file says about backbone and inputs."""
-
-    head: Head
-    backbone: Mapping[str, Any] | None
-    inputs: Preprocessing | None
-    checkpoint: HeadCheckpoint | None = None
-
-
-class _Voice(NamedTuple):
-    """A head, or plain heads of the same layers as one, and how many heads stand behind each task."""
-
-    layers: tuple[int, ...]
-    head: Head
-    votes: dict[str, int]
 
 
 class Predictor:
     """Predicts from photos with one or several heads.
 
     Heads that know the same task are averaged in natural units (an ensemble counts as the one head it is), as
-    are the views of test-time augmentation; all views of equal size go through the backbone as one batch. Given
-    modules are used, not copied: they are put into eval mode for the call and back after it.
+    are the views of test-time augmentation; all views of equal size go through the backbone as one batch, and all
+    heads read its one pass. Given modules are used, not copied: they are put into eval mode for the call and back
+    after it.
+
+    Photos larger than ``tile`` are cut into tiles, which are predicted one by one as photos of the heads' size and put
+    together: maps fade into each other where tiles overlap, with weights that add up to one at every cell. The value of
+    a ``density`` task that adds up is the sum of the whole map: every cell counts exactly once, so the answer is the
+    mass or count of the whole photo. Tasks of kind ``dense``, ``segmentation`` and ``density`` with
+    ``aggregate="mean"``, and PatchMeanHead's regressions, answer with the mean of the whole map; pooled
+    regressions, ratios and classes with the mean of the tiles' answers, weighted by the area each stands for. So a
+    regression in grams per photo answers with **grams per tile**, not of the whole photo. ``minimum`` is applied to
+    the whole photo's value too. A tile knows nothing of its neighbours.
 
     Args:
-        heads: head files, a folder of them, HeadCheckpoints or head modules; one or several.
+        heads: head files, hub repositories (``"user/name"``), a folder of files, HeadCheckpoints or head modules; one
+            or several.
         backbone: the backbone; None rebuilds it from the record in the files. It is checked against them.
         tta: ``"none"``, ``"flip4"`` (original, left-right, up-down, both) or ``"d6"`` (those and two quarter
             turns).
         device: where to run; None = where the backbone is.
+        tile: (height, width) in pixels of the photo (times ``tile_scale``), one number for both, or None: no tiles.
+            Where the heads have a size of their own, a tile is brought to it: give the size of the training photos at
+            their own resolution, so that things look as large as they did. Else it is a multiple of the patch. A
+            photo that fits a tile is predicted as without tiles; one that is smaller on one side only is not cut along
+            it and shows less than a tile there.
+        overlap: by how much tiles overlap at least: an int in the same pixels, or a float, the share of a tile (0.25).
+        tile_scale: photos' sides are multiplied by it before they are cut: 0.5 for photos of twice the training
+            photos' resolution. 1 = their own resolution.
+        weights: one number of 0 or more per head, in the order given (files of a folder sorted by name); None = equal.
+        reduce: ``"mean"`` or ``"median"`` over the heads that know a task; views and tiles are always averaged.
         blur: odd kernel of a Gaussian blur with fixed sigma, instead of what the files say; None keeps that.
         preprocess: how photos are prepared, instead of what the files say.
-        batch_size: photos per pass.
+        batch_size: photos or tiles per pass.
         probe: let what the backbone does decide whether it is the heads', in place of names and digests: for the same
             weights in another library or dtype, see :meth:`dinoneck.HeadCheckpoint.check_backbone`.
 
     Raises:
         CheckpointError: if the files disagree, or do not fit the backbone, or no backbone can be rebuilt.
-        ConfigError: for an unknown ``tta``, one that does not fit the patch, or heads that disagree about a task.
+        ConfigError: for an unknown ``tta``, one that does not fit the patch, tiles or weights that do not fit, or heads
+            that disagree about a task.
         DataError: when called, if a prediction is not finite.
 
     Examples:
         >>> from dinoneck import PatchMeanHead, Task, load_backbone
         >>> head = PatchMeanHead(64, [Task("total", unit="g")])
-        >>> predictor = Predictor(head, load_backbone("dinoneck_tiny"))
-        >>> [result] = predictor(torch.rand(3, 32, 48), maps=True)
+        >>> predictor = Predictor(head, load_backbone("dinoneck_tiny"), tile=32, overlap=16)
+        >>> [result] = predictor(torch.rand(3, 32, 96), maps=True)
         >>> result["maps"]["total"].shape
-        (1, 2, 3)
+        (1, 2, 6)
     """
 
     def __init__(
@@ -83,6 +92,11 @@ class Predictor:
         tta: TTA = "none",
         device: torch.device | str | None = None,
         *,
+        tile: int | tuple[int, int] | None = None,
+        overlap: int | float = 0,
+        tile_scale: float = 1.0,
+        weights: Sequence[float] | None = None,
+        reduce: Reduce = "mean",
         blur: int | None = None,
         preprocess: Preprocessing | None = None,
         batch_size: int = 8,
@@ -92,23 +106,27 @@ class Predictor:
             raise ConfigError(f"tta is {tta!r}; expected one of {', '.join(VIEWS)}")
         if batch_size < 1:
             raise ConfigError(f"batch_size is {batch_size}; expected 1 or more")
-        loaded = [_load(source) for source in _sources(heads)]
-        backbone = _rebuilt(loaded) if backbone is None else _checked(backbone)
-        _check_pairing(loaded, backbone, probe)
-        self.preprocess = (preprocess or _shared_inputs(loaded) or backbone.preprocess).changed(blur=blur)
+        self.tiling = _tiling(tile, overlap, tile_scale)
+        sources = listed(heads)
+        check_weights(weights, len(sources), reduce)
+        loaded = [load(source) for source in sources]
+        backbone = rebuilt_backbone(loaded) if backbone is None else checked_backbone(backbone)
+        check_pairing(loaded, backbone, probe)
+        self.preprocess = (preprocess or shared_inputs(loaded) or backbone.preprocess).changed(blur=blur)
+        if self.tiling is not None:
+            self.tiling.check(self.preprocess)
         if not isinstance(backbone.patch_size, int) and any(view.turns % 2 for view in VIEWS[tta]):
             raise ConfigError(
                 f"tta={tta!r} turns photos by 90 degrees; patches of {backbone.patch_size} px are not square"
             )
-        self.tasks = shared_tasks([item.head for item in loaded])
-        self._voices = _voices(loaded, backbone.layers)
-        union = tuple(sorted({layer for voice in self._voices for layer in voice.layers}))
+        self._panel = Panel(loaded, backbone.layers, weights, reduce)
+        self.tasks, union = self._panel.tasks, self._panel.layers
         self.backbone = backbone if union == backbone.layers else backbone.with_layers(union)
         if device is not None:
             self.backbone.to(usable_device(device))
         self.device = next(self.backbone.parameters()).device
-        for voice in self._voices:
-            voice.head.to(self.device)
+        for head in self._panel.heads:
+            head.to(self.device)
         self.tta, self.views, self.batch_size = tta, VIEWS[tta], batch_size
 
     @torch.no_grad()
@@ -118,7 +136,7 @@ class Predictor:
         Args:
             photos: paths, PIL images, arrays or tensors, see :class:`dinoneck.data.Preprocessing`.
             maps: add ``"maps": {task: (dim, rows, cols)}``, what every patch says, in the orientation of the
-                photo.
+                photo; and ``"gate": (rows, cols)``, where heads have one: what they looked at, adding up to one.
 
         Returns:
             One dict per photo: task name -> a float, or an array (dim,) for tasks of several outputs; for dense and
@@ -126,70 +144,85 @@ class Predictor:
         """
         results: list[dict[str, Any]] = []
         waiting = as_list(photos)
-        with evaluating(self.backbone, *(voice.head for voice in self._voices)):
-            self._predict_all(waiting, maps, results)
+        with evaluating(self.backbone, *self._panel.heads):
+            for begin in range(0, len(waiting), self.batch_size):
+                results += self._predict_batch(waiting[begin : begin + self.batch_size], maps)
         return results
 
-    def _predict_all(self, waiting: list[Photo], maps: bool, results: list[dict[str, Any]]) -> None:
-        """Photos of one batch may have different sizes: those of one size go together."""
-        for begin in range(0, len(waiting), self.batch_size):
-            prepared = [self.preprocess.prepare(photo) for photo in waiting[begin : begin + self.batch_size]]
-            batch: list[dict[str, Any] | None] = [None] * len(prepared)
-            for places in _by_shape([one.images for one in prepared]):
-                images = torch.cat([prepared[place].images for place in places]).to(self.device)
-                valid = torch.stack([prepared[place].valid[None] for place in places]).to(self.device, images.dtype)
-                for place, row in zip(places, self._predict(images, valid, maps), strict=True):
-                    batch[place] = row
-            results.extend(cast("list[dict[str, Any]]", batch))
+    def picture(self, photo: Photo) -> Tensor:
+        """Return a photo as its maps lie on it: (3, H, W) RGB in 0 ... 1, sized, cropped or padded, but not cut."""
+        return self._recipe(photo).picture(photo)
 
-    def _predict(self, images: Tensor, valid: Tensor, maps: bool) -> list[dict[str, Any]]:
+    def tiles(self, photo: Photo) -> tuple[int, int]:
+        """Return how many tiles (down, across) a photo is cut into; (1, 1) for one that is not cut."""
+        if not self._is_cut(photo):
+            return 1, 1
+        rows, cols = self._cut(photo)[1]
+        return len(rows.starts), len(cols.starts)
+
+    def _predict_batch(self, photos: Sequence[Photo], maps: bool) -> list[dict[str, Any]]:
+        """Photos of one batch may have different sizes: those of one size go together."""
+        batch: list[dict[str, Any] | None] = [None] * len(photos)
+        prepared: dict[int, PreparedImages] = {}
+        for place, photo in enumerate(photos):
+            decoded = decode(photo) if self.tiling is not None else photo
+            if self._is_cut(decoded):
+                batch[place] = self._tiled(decoded, maps).rows(maps)[0]
+            else:
+                prepared[place] = self._recipe(decoded).prepare(decoded)
+        for places in _by_shape({place: one.images for place, one in prepared.items()}):
+            images = torch.cat([prepared[place].images for place in places]).to(self.device)
+            valid = torch.stack([prepared[place].valid[None] for place in places]).to(self.device, images.dtype)
+            for place, row in zip(places, self._answers(images, valid, maps).rows(maps), strict=True):
+                batch[place] = row
+        return cast("list[dict[str, Any]]", batch)
+
+    def _tiled(self, photo: Photo, maps: bool) -> Answers:
+        """The answers for a photo that is larger than a tile, a batch of tiles at a time."""
+        images, (rows, cols) = self._cut(photo)
+        by_cells = self._panel.by_cells()
+        whole = Assembly(rows, cols, self.tasks, by_cells)
+        for begin in range(0, len(whole.places), self.batch_size):
+            places = whole.places[begin : begin + self.batch_size]
+            tiles = whole.cut(images, places).to(self.device)
+            valid = tiles.new_ones(len(places), 1, rows.length, cols.length)
+            whole.add(places, self._answers(tiles, valid, maps or bool(by_cells)))
+        return whole.whole()
+
+    def _cut(self, photo: Photo) -> tuple[Tensor, tuple[TileAxis, TileAxis]]:
+        """A large photo, prepared as a whole (1, 3, H, W), and where its tiles lie."""
+        prepared = self._recipe(photo).prepare(photo)
+        return prepared.images, cast("Tiling", self.tiling).axes(prepared.grid, self.preprocess)
+
+    def _is_cut(self, photo: Photo) -> bool:
+        return self.tiling is not None and not self.tiling.fits(_size(photo))
+
+    def _recipe(self, photo: Photo) -> Preprocessing:
+        return self.preprocess if self.tiling is None else self.tiling.recipe(_size(photo), self.preprocess)
+
+    def _answers(self, images: Tensor, valid: Tensor, maps: bool) -> Answers:
         """Values (and maps) of a batch of prepared images of one size, averaged over views."""
-        values: dict[str, list[Tensor]] = {task.name: [] for task in self.tasks}
-        pictures: dict[str, list[Tensor]] = {task.name: [] for task in self.tasks}
+        values: dict[str, list[Tensor]] = {}
+        pictures: dict[str, list[Tensor]] = {}
+        gates: list[Tensor] = []
         for views in _alike(self.views):
-            tokens = self.backbone(torch.cat([view.apply(images) for view in views]))
-            for name, answer in self._averaged(tokens, lambda head, x: head.predict(x)).items():
+            tokens: Tokens = self.backbone(torch.cat([view.apply(images) for view in views]))
+            for name, answer in self._panel.values(tokens).items():
                 value = answer
                 if answer.ndim == 4:
                     value = _mean_of_cells(answer, torch.cat([view.apply(valid) for view in views]))
-                values[name].extend(value.chunk(len(views)))
-            drawn = self._averaged(tokens, lambda head, x: head.predict_maps(x)) if maps else {}
-            for name, picture in drawn.items():
-                parts = picture.chunk(len(views))
-                pictures[name].extend(view.undo(part) for view, part in zip(views, parts, strict=True))
-        means = {name: torch.stack(parts).mean(dim=0).cpu() for name, parts in values.items()}
-        for name, mean in means.items():
-            if not bool(mean.isfinite().all()):
-                raise DataError(
-                    f"the prediction of {name!r} is {mean[~mean.isfinite()][0].item()}; the head or photo is unfit"
-                )
-        shown = {name: torch.stack(parts).mean(dim=0).cpu() for name, parts in pictures.items() if parts}
-        rows: list[dict[str, Any]] = []
-        for i in range(len(images)):
-            row: dict[str, Any] = {
-                name: mean[i].item() if mean.shape[1] == 1 else mean[i].numpy() for name, mean in means.items()
-            }
-            rows.append(row | {"maps": {name: picture[i].numpy() for name, picture in shown.items()}} if maps else row)
-        return rows
-
-    def _averaged(self, tokens: Tokens, ask: Callable[[Head, Tokens], dict[str, Tensor]]) -> dict[str, Tensor]:
-        """What the heads say, averaged per task over all heads that say something."""
-        sums: dict[str, Tensor] = {}
-        votes: dict[str, int] = {}
-        for voice in self._voices:
-            own = next(voice.head.parameters()).dtype
-            said = ask(voice.head, _selected(tokens, voice.layers).to(dtype=own))
-            for name, answer in said.items():
-                count = voice.votes[name]
-                sums[name] = sums[name] + count * answer if name in sums else count * answer
-                votes[name] = votes.get(name, 0) + count
-        return {task.name: sums[task.name] / votes[task.name] for task in self.tasks if task.name in sums}
-
-
-def _mean_of_cells(maps: Tensor, valid: Tensor) -> Tensor:
-    """(B, dim): means of maps over the cells that show the photo and no padding, valid (B, 1, rows, cols)."""
-    counts = torch.nn.functional.interpolate(valid, size=maps.shape[-2:], mode="nearest").to(maps.dtype)
-    return (maps * counts).sum(dim=(2, 3)) / counts.sum(dim=(2, 3))
+                values.setdefault(name, []).extend(value.chunk(len(views)))
+            if not maps:
+                continue
+            for name, picture in self._panel.maps(tokens).items():
+                pictures.setdefault(name, []).extend(_upright(picture, views))
+            gate = self._panel.gate(tokens)
+            gates += [] if gate is None else _upright(gate, views)
+        return Answers(
+            {name: mean_of(parts) for name, parts in values.items()},
+            {name: mean_of(parts) for name, parts in pictures.items()},
+            mean_of(gates) if gates else None,
+        )
 
 
 def usable_device(device: torch.device | str) -> torch.device:
@@ -208,103 +241,29 @@ def usable_device(device: torch.device | str) -> torch.device:
     return found
 
 
-def _sources(heads: HeadSource | Sequence[HeadSource]) -> Iterator[HeadSource]:
-    """One source per head; a folder stands for the head files in it."""
-    single = isinstance(heads, str | os.PathLike | HeadCheckpoint | nn.Module)
-    listed = [cast("HeadSource", heads)] if single else list(cast("Sequence[HeadSource]", heads))
-    if not listed:
-        raise CheckpointError("no heads were given")
-    for source in listed:
-        if isinstance(source, str | os.PathLike):
-            yield from head_files(source)
-        else:
-            yield source
+def _tiling(tile: int | tuple[int, int] | None, overlap: int | float, scale: float) -> Tiling | None:
+    if tile is not None:
+        return Tiling(cast("tuple[int, int]", tile), overlap, scale)
+    if overlap != 0 or scale != 1:
+        raise ConfigError(f"overlap is {overlap!r} and tile_scale {scale!r}, but tile is None; give the size of a tile")
+    return None
 
 
-def _load(source: HeadSource) -> _Loaded:
-    if isinstance(source, str | os.PathLike):
-        source = HeadCheckpoint.load(source)
-    module = source.build() if isinstance(source, HeadCheckpoint) else source
-    if not isinstance(module, Head):
-        raise CheckpointError(f"{type(module).__name__} is no head with tasks; it cannot predict", step="pairing")
-    if isinstance(source, HeadCheckpoint):
-        return _Loaded(module, source.meta["backbone"], source.preprocess, source)
-    return _Loaded(module, None, None)
+def _size(photo: Photo) -> tuple[int, int]:
+    """(height, width) in pixels, upright."""
+    height, width = (photo if isinstance(photo, Tensor) and photo.ndim == 3 else decode(photo)).shape[-2:]
+    return height, width
 
 
-def _rebuilt(loaded: Sequence[_Loaded]) -> Backbone:
-    """Load the backbone that the files name, with the LoRA weights that travel with them."""
-    tuned = {(item.backbone.get("adapter") or {}).get("sha256") for item in loaded if item.backbone is not None}
-    if len(tuned) > 1:
-        raise CheckpointError(
-            "the heads were trained with different LoRA weights, which one backbone cannot have at once; predict with "
-            "them one by one",
-            step="pairing",
-        )
-    record = next((item.backbone for item in loaded if item.backbone is not None), None)
-    if record is None:
-        raise CheckpointError("the heads do not say which backbone they need; pass backbone=", step="pairing")
-    backbone = rebuild(record)
-    for item in loaded:
-        if item.checkpoint is not None and item.checkpoint.adapter_state:
-            item.checkpoint.apply_adapter(backbone)
-            break
-    return backbone
+def _mean_of_cells(maps: Tensor, valid: Tensor) -> Tensor:
+    """(B, dim): means of maps over the cells that show the photo and no padding, valid (B, 1, rows, cols)."""
+    counts = torch.nn.functional.interpolate(valid, size=maps.shape[-2:], mode="nearest").to(maps.dtype)
+    return (maps * counts).sum(dim=(2, 3)) / counts.sum(dim=(2, 3))
 
 
-def _checked(backbone: Backbone) -> Backbone:
-    """A Backbone, or one that torch.compile wraps."""
-    if isinstance(getattr(backbone, "_orig_mod", backbone), Backbone):
-        return backbone
-    raise ConfigError(f"backbone is {type(backbone).__name__}; expected a Backbone: pass wrap_backbone(model)")
-
-
-def _check_pairing(loaded: Sequence[_Loaded], backbone: Backbone, probe: bool) -> None:
-    if probe:
-        for item in loaded:
-            if item.checkpoint is not None:
-                layers = need(item.checkpoint.meta["backbone"] or {}, "layers")
-                item.checkpoint.check_backbone(backbone.with_layers(layers), probe=True)
-        return
-    own = backbone.record() if any(item.backbone is not None for item in loaded) else {}
-    for item in loaded:
-        if item.backbone is not None:
-            check_records(item.backbone, own, layers=False)
-
-
-def _shared_inputs(loaded: Sequence[_Loaded]) -> Preprocessing | None:
-    found = [item.inputs for item in loaded if item.inputs is not None]
-    for other in found[1:]:
-        if other != found[0]:
-            one, two = found[0].record(), other.record()
-            differ = ", ".join(f"{key} {one[key]!r} / {two[key]!r}" for key in one if one[key] != two[key])
-            raise CheckpointError(
-                f"the heads need photos prepared differently ({differ}); predict with them one by one, or pass "
-                "preprocess=",
-                step="pairing",
-            )
-    return found[0] if found else None
-
-
-def _voices(loaded: Sequence[_Loaded], default: tuple[int, ...]) -> list[_Voice]:
-    """Plain heads of the same layers and dtype answer together; an ensemble answers as it is."""
-    plain: dict[tuple[tuple[int, ...], torch.dtype], list[Head]] = {}
-    voices = []
-    for item in loaded:
-        own = getattr(item.head, "layer_indices", None) or default
-        layers = own if item.backbone is None else tuple(need(item.backbone, "layers"))
-        if isinstance(item.head, HeadEnsemble):
-            voices.append(_Voice(layers, item.head, {task.name: 1 for task in item.head.tasks}))
-        else:
-            plain.setdefault((layers, next(item.head.parameters()).dtype), []).append(item.head)
-    for (layers, _), heads in plain.items():
-        names = [task.name for head in heads for task in head.tasks]
-        voices.append(_Voice(layers, HeadEnsemble.from_heads(heads), {name: names.count(name) for name in names}))
-    return voices
-
-
-def _selected(tokens: Tokens, layers: tuple[int, ...]) -> Tokens:
-    return tokens if tokens.layers == layers else tokens.select(layers)
+def _upright(pictures: Tensor, views: Sequence[View]) -> list[Tensor]:
+    """Maps of several views, a batch each, in the orientation of the photo."""
+    return [view.undo(part) for view, part in zip(views, pictures.chunk(len(views)), strict=True)]
 
 
 def _alike(views: Sequence[View]) -> list[list[View]]:
@@ -314,8 +273,8 @@ def _alike(views: Sequence[View]) -> list[list[View]]:
     return [part for part in (kept, swapped) if part]
 
 
-def _by_shape(prepared: Sequence[Tensor]) -> list[list[int]]:
+def _by_shape(prepared: dict[int, Tensor]) -> list[list[int]]:
     places: dict[tuple[int, ...], list[int]] = {}
-    for place, image in enumerate(prepared):
+    for place, image in prepared.items():
         places.setdefault(tuple(image.shape), []).append(place)
     return list(places.values())

@@ -52,9 +52,11 @@ class Preset:
 
     def preprocess(self, backbone: Backbone) -> Preprocessing:
         """Return how photos are prepared for this backbone."""
-        return backbone.preprocess.changed(
-            size=self.size, fit=self.fit, interpolation=self.interpolation, blur=self.blur
-        )
+        return backbone.preprocess.changed(**self.inputs())
+
+    def inputs(self) -> dict[str, Any]:
+        """Return the fields of :class:`dinoneck.data.Preprocessing` that the preset sets."""
+        return {"size": self.size, "fit": self.fit, "interpolation": self.interpolation, "blur": self.blur}
 
     def heads(self, embed_dim: int) -> list[PatchMeanHead]:
         """Return one new head per target."""

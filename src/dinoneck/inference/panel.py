@@ -1,0 +1,213 @@
+"""Several heads over one backbone pass: what they say, averaged per task in natural units."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from numbers import Real
+from typing import Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor
+
+from dinoneck.checkpoint.records import need
+from dinoneck.errors import ConfigError, ShapeError
+from dinoneck.heads.ensemble import HeadEnsemble, shared_tasks
+from dinoneck.heads.gates import gates_of
+from dinoneck.heads.head import Head
+from dinoneck.heads.patch_mean import PatchMeanHead
+from dinoneck.inference.sources import LoadedHead
+from dinoneck.tokens import Tokens
+
+Reduce = Literal["mean", "median"]
+
+
+class _Seat(NamedTuple):
+    """One head that was given, the layers it reads and its weight."""
+
+    layers: tuple[int, ...]
+    head: Head
+    weight: float
+
+
+class _Voice(NamedTuple):
+    """A head, or plain heads of the same layers as one, and the weight that stands behind each task."""
+
+    layers: tuple[int, ...]
+    head: Head
+    votes: dict[str, float]
+
+
+class Panel:
+    """Heads that answer together. Plain heads of the same layers (the folds of an experiment) are one HeadEnsemble.
+
+    Args:
+        loaded: the heads; an ensemble counts as the one head it is.
+        default_layers: what heads read that do not say.
+        weights: one per head; None = equal. For ``mean`` only.
+        reduce: ``"mean"`` or ``"median"`` over the heads that know a task.
+
+    Raises:
+        ConfigError: if heads disagree about a task, or weights do not fit.
+    """
+
+    def __init__(
+        self,
+        loaded: Sequence[LoadedHead],
+        default_layers: tuple[int, ...],
+        weights: Sequence[float] | None = None,
+        reduce: Reduce = "mean",
+    ) -> None:
+        self.tasks = shared_tasks([item.head for item in loaded])
+        self._reduce = reduce
+        shares = [1.0] * len(loaded) if weights is None else [float(weight) for weight in weights]
+        seats = [_Seat(_layers_of(item, default_layers), item.head, w) for item, w in zip(loaded, shares, strict=True)]
+        self._seats = [seat for seat in seats if seat.weight > 0]
+        for task in self.tasks:
+            if not any(_knows(seat.head, task.name) for seat in self._seats):
+                raise ConfigError(f"weights are {tuple(shares)}: every head that knows task {task.name!r} has weight 0")
+        self._voices = _voices(self._seats, weights is not None, reduce)
+
+    @property
+    def heads(self) -> list[Head]:
+        """The modules that answer."""
+        return [voice.head for voice in self._voices]
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """All layers that the heads read, shallow first."""
+        return tuple(sorted({layer for voice in self._voices for layer in voice.layers}))
+
+    def values(self, tokens: Tokens) -> dict[str, Tensor]:
+        """Return ``{task: (B, dim)}``, or (B, dim, rows, cols) for the kinds that answer per cell."""
+        return self._reduced(tokens, lambda head, x: head.predict(x))
+
+    def maps(self, tokens: Tokens) -> dict[str, Tensor]:
+        """Return ``{task: (B, dim, rows, cols)}`` for the tasks that have maps."""
+        return self._reduced(tokens, lambda head, x: head.predict_maps(x))
+
+    def gate(self, tokens: Tokens) -> Tensor | None:
+        """Return the weighted mean gate (B, 1, rows, cols) of the heads that have one; None without."""
+        found = [
+            (seat.weight, gate)
+            for seat in self._seats
+            for gate in gates_of([seat.head], _fed(tokens, seat.layers, seat.head))
+        ]
+        return _mean(found)[:, None] if found else None
+
+    def by_cells(self) -> set[str]:
+        """Return the tasks whose value over any area is the sum or mean of their map there."""
+        names = {task.name for task in self.tasks if task.is_map or task.kind == "density"}
+        if self._reduce == "median":
+            return names
+        for task in self.tasks:
+            known = [head for seat in self._seats for head in _leaves(seat.head) if _knows(head, task.name)]
+            if task.kind == "regression" and all(_is_mean_of_map(head, task.name) for head in known):
+                names.add(task.name)
+        return names
+
+    def _reduced(self, tokens: Tokens, ask: Callable[[Head, Tokens], dict[str, Tensor]]) -> dict[str, Tensor]:
+        """What the heads say, reduced per task over all heads that say something."""
+        said: dict[str, list[tuple[float, Tensor]]] = {}
+        for voice in self._voices:
+            for name, answer in ask(voice.head, _fed(tokens, voice.layers, voice.head)).items():
+                said.setdefault(name, []).append((voice.votes[name], answer))
+        reduce = _median if self._reduce == "median" else _mean
+        found: dict[str, Tensor] = {}
+        for task in self.tasks:
+            answers = said.get(task.name, [])
+            sizes = sorted({tuple(answer.shape[2:]) for _, answer in answers})
+            if len(sizes) > 1:
+                raise ShapeError(
+                    f"the heads' maps of {task.name!r} have {', '.join(f'{r}x{c}' for r, c in sizes)} cells; maps of "
+                    "one task need one stride to be averaged. Predict with these heads one by one"
+                )
+            if answers:
+                found[task.name] = reduce(answers)
+        return found
+
+
+def check_weights(weights: Sequence[float] | None, count: int, reduce: str) -> None:
+    """Refuse weights that do not fit ``count`` heads.
+
+    Raises:
+        ConfigError: naming the values.
+    """
+    if reduce not in get_args(Reduce):
+        raise ConfigError(f"reduce is {reduce!r}; expected one of {', '.join(get_args(Reduce))}")
+    if weights is None:
+        return
+    given = list(weights) if isinstance(weights, tuple | list) else None
+    if given is None or any(isinstance(weight, bool) or not isinstance(weight, Real) for weight in given):
+        raise ConfigError(f"weights are {weights!r}; expected a list of one number per head")
+    if len(given) != count:
+        raise ConfigError(f"weights are {tuple(given)}: {len(given)} for {count} heads; give one per head, in order")
+    if not all(math.isfinite(weight) for weight in given) or min(given) < 0 or not 1e-30 < sum(given) < 1e30:
+        raise ConfigError(f"weights are {tuple(given)}; expected ordinary numbers of 0 or more, not all 0")
+    if reduce == "median":
+        raise ConfigError(f"weights are {tuple(given)}; they have no meaning for reduce='median', leave them out")
+
+
+def _voices(seats: Sequence[_Seat], weighted: bool, reduce: Reduce) -> list[_Voice]:
+    """Plain heads of the same layers and dtype answer together; an ensemble answers as it is."""
+    plain: dict[tuple[tuple[int, ...], torch.dtype], list[_Seat]] = {}
+    voices = []
+    for seat in seats:
+        if isinstance(seat.head, HeadEnsemble):
+            voices.append(_Voice(seat.layers, seat.head, {task.name: seat.weight for task in seat.head.tasks}))
+        else:
+            plain.setdefault((seat.layers, next(seat.head.parameters()).dtype), []).append(seat)
+    groups = list(plain.values())
+    if reduce == "median" and (voices or len(groups) > 1):  # a median of medians is no median
+        groups = [[seat] for group in groups for seat in group]
+    for group in groups:
+        heads, weights = [seat.head for seat in group], [seat.weight for seat in group] if weighted else None
+        votes: dict[str, float] = {}
+        for seat in group:
+            for task in seat.head.tasks:
+                votes[task.name] = votes.get(task.name, 0.0) + seat.weight
+        voices.append(_Voice(group[0].layers, HeadEnsemble.from_heads(heads, weights, reduce), votes))
+    return voices
+
+
+def _layers_of(item: LoadedHead, default: tuple[int, ...]) -> tuple[int, ...]:
+    own = getattr(item.head, "layer_indices", None) or default
+    return own if item.backbone is None else tuple(need(item.backbone, "layers"))
+
+
+def _fed(tokens: Tokens, layers: tuple[int, ...], head: Head) -> Tokens:
+    """Tokens of the head's layers in its dtype."""
+    chosen = tokens if tokens.layers == layers else tokens.select(layers)
+    return chosen.to(dtype=next(head.parameters()).dtype)
+
+
+def _knows(head: Head, name: str) -> bool:
+    return any(task.name == name for task in head.tasks)
+
+
+def _leaves(head: Head) -> Iterator[Head]:
+    """The head, or the members of an ensemble that averages."""
+    if isinstance(head, HeadEnsemble) and head.reduce == "mean":
+        for member in head.heads:
+            if isinstance(member, Head):
+                yield from _leaves(member)
+    else:
+        yield head
+
+
+def _is_mean_of_map(head: Head, name: str) -> bool:
+    transform = next(task.transform for task in head.tasks if task.name == name)
+    return isinstance(head, PatchMeanHead) and not (transform and transform.log1p)
+
+
+def _mean(answers: Sequence[tuple[float, Tensor]]) -> Tensor:
+    total = sum(weight for weight, _ in answers)
+    sums = answers[0][0] * answers[0][1]
+    for weight, answer in answers[1:]:
+        sums = sums + weight * answer
+    return sums / total
+
+
+def _median(answers: Sequence[tuple[float, Tensor]]) -> Tensor:
+    ordered = torch.stack([answer for _, answer in answers]).sort(dim=0).values
+    return (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2

@@ -1,0 +1,131 @@
+"""Where a predictor's heads come from, and the backbone and photo preparation that their files agree on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+from torch import nn
+
+from dinoneck.backbones.backbone import Backbone
+from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
+from dinoneck.checkpoint.header import head_files
+from dinoneck.checkpoint.pairing import check_records
+from dinoneck.checkpoint.records import need
+from dinoneck.data.photos import Preprocessing
+from dinoneck.errors import CheckpointError, ConfigError
+from dinoneck.heads.head import Head
+from dinoneck.inference.rebuild import rebuild
+
+HeadSource = str | os.PathLike[str] | HeadCheckpoint | nn.Module
+
+
+class LoadedHead(NamedTuple):
+    """A head with what its file says about backbone and inputs."""
+
+    head: Head
+    backbone: Mapping[str, Any] | None
+    inputs: Preprocessing | None
+    checkpoint: HeadCheckpoint | None = None
+
+
+def listed(heads: HeadSource | Sequence[HeadSource]) -> list[HeadSource]:
+    """Return one source per head; a folder stands for the head files in it, sorted by name.
+
+    Raises:
+        CheckpointError: if there are none.
+    """
+    single = isinstance(heads, str | os.PathLike | HeadCheckpoint | nn.Module)
+    given = [cast("HeadSource", heads)] if single else list(cast("Sequence[HeadSource]", heads))
+    if not given:
+        raise CheckpointError("no heads were given")
+    found: list[HeadSource] = []
+    for source in given:
+        found += head_files(source) if isinstance(source, str | os.PathLike) and Path(source).is_dir() else [source]
+    return found
+
+
+def load(source: HeadSource) -> LoadedHead:
+    """Load a head from a file, a hub repository, a checkpoint or a module.
+
+    Raises:
+        CheckpointError: if it cannot be read, or is no head with tasks.
+    """
+    if isinstance(source, str | os.PathLike):
+        source = HeadCheckpoint.load(source)
+    module = source.build() if isinstance(source, HeadCheckpoint) else source
+    if not isinstance(module, Head):
+        raise CheckpointError(f"{type(module).__name__} is no head with tasks; it cannot predict", step="pairing")
+    if isinstance(source, HeadCheckpoint):
+        return LoadedHead(module, source.meta["backbone"], source.preprocess, source)
+    return LoadedHead(module, None, None)
+
+
+def rebuilt_backbone(loaded: Sequence[LoadedHead]) -> Backbone:
+    """Load the backbone that the files name, with the LoRA weights that travel with them.
+
+    Raises:
+        CheckpointError: if they name none, or differ in their LoRA weights.
+    """
+    tuned = {(item.backbone.get("adapter") or {}).get("sha256") for item in loaded if item.backbone is not None}
+    if len(tuned) > 1:
+        raise CheckpointError(
+            "the heads were trained with different LoRA weights, which one backbone cannot have at once; predict with "
+            "them one by one",
+            step="pairing",
+        )
+    record = next((item.backbone for item in loaded if item.backbone is not None), None)
+    if record is None:
+        raise CheckpointError("the heads do not say which backbone they need; pass backbone=", step="pairing")
+    backbone = rebuild(record)
+    for item in loaded:
+        if item.checkpoint is not None and item.checkpoint.adapter_state:
+            item.checkpoint.apply_adapter(backbone)
+            break
+    return backbone
+
+
+def checked_backbone(backbone: Backbone) -> Backbone:
+    """Return a Backbone, or one that torch.compile wraps; refuse anything else with a ConfigError."""
+    if isinstance(getattr(backbone, "_orig_mod", backbone), Backbone):
+        return backbone
+    raise ConfigError(f"backbone is {type(backbone).__name__}; expected a Backbone: pass wrap_backbone(model)")
+
+
+def check_pairing(loaded: Sequence[LoadedHead], backbone: Backbone, probe: bool) -> None:
+    """Refuse a backbone that is not the heads', see :meth:`dinoneck.HeadCheckpoint.check_backbone`.
+
+    Raises:
+        CheckpointError: naming what differs.
+    """
+    if probe:
+        for item in loaded:
+            if item.checkpoint is not None:
+                layers = need(item.checkpoint.meta["backbone"] or {}, "layers")
+                item.checkpoint.check_backbone(backbone.with_layers(layers), probe=True)
+        return
+    own = backbone.record() if any(item.backbone is not None for item in loaded) else {}
+    for item in loaded:
+        if item.backbone is not None:
+            check_records(item.backbone, own, layers=False)
+
+
+def shared_inputs(loaded: Sequence[LoadedHead]) -> Preprocessing | None:
+    """Return how the heads' photos are prepared; None if no file says.
+
+    Raises:
+        CheckpointError: if the files differ.
+    """
+    found = [item.inputs for item in loaded if item.inputs is not None]
+    for other in found[1:]:
+        if other != found[0]:
+            one, two = found[0].record(), other.record()
+            differ = ", ".join(f"{key} {one[key]!r} / {two[key]!r}" for key in one if one[key] != two[key])
+            raise CheckpointError(
+                f"the heads need photos prepared differently ({differ}); predict with them one by one, or pass "
+                "preprocess=",
+                step="pairing",
+            )
+    return found[0] if found else None

@@ -1,0 +1,88 @@
+"""The command line: tiles, weights, medians and heads from the hub."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dinoneck import Backbone, DenseHead, Predictor, Task, save_head
+from dinoneck.checkpoint import hub
+from dinoneck.cli.main import main
+
+
+@pytest.fixture
+def place(tiny: Backbone, tmp_path: Path) -> Path:
+    """A folder with photos of two sizes and the heads of two folds."""
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "heads").mkdir()
+    for name, size in (("large", (60, 150)), ("small", (30, 40))):
+        pixels = np.random.RandomState(len(name)).randint(0, 255, (*size, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "photos" / f"{name}.png")
+    for fold in range(2):
+        head = DenseHead(64, [Task("mass", kind="density", unit="g")], hidden_dim=8)
+        recipe = tiny.preprocess.changed(size=(32, 48))
+        save_head(tmp_path / "heads" / f"{fold}.safetensors", head, backbone=tiny, preprocess=recipe)
+    return tmp_path
+
+
+def predicted(place: Path, *options: str, heads: str | None = None) -> list[float]:
+    out = place / "out.csv"
+    arguments = ["predict", str(place / "photos"), "--heads", heads or str(place / "heads"), "--out", str(out)]
+    assert main([*arguments, *options]) == 0
+    with out.open(newline="") as file:
+        return [float(row["mass"]) for row in csv.DictReader(file)]
+
+
+def test_options_reach_the_predictor(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    photos = sorted((place / "photos").iterdir())
+    tiles = ["--tile", "40x60", "--overlap", "0.25", "--tile-scale", "0.9"]
+    found = predicted(place, *tiles, "--maps", str(place / "maps.png"))
+    predictor = Predictor(place / "heads", tile=(40, 60), overlap=0.25, tile_scale=0.9)
+    assert found == pytest.approx([row["mass"] for row in predictor(photos)], rel=1e-4)
+    assert "becomes 48x112 px (height x width), cut into 2x3 tiles" in capsys.readouterr().out
+    assert (place / "maps.png").is_file()
+    assert found != pytest.approx(predicted(place), rel=1e-4)
+    assert predicted(place, *tiles[:2], "--overlap", "10") == pytest.approx(
+        [row["mass"] for row in Predictor(place / "heads", tile=(40, 60), overlap=10)(photos)], rel=1e-4
+    )
+    weighted = Predictor(place / "heads", weights=[1.0, 0.0])(photos)
+    assert predicted(place, "--weights", "1", "0") == pytest.approx([row["mass"] for row in weighted], rel=1e-4)
+    median = Predictor(place / "heads", reduce="median")(photos)
+    assert predicted(place, "--reduce", "median") == pytest.approx([row["mass"] for row in median], rel=1e-4)
+
+
+def test_heads_from_the_hub(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = place / "heads" / "1.safetensors"
+    monkeypatch.setattr(hub, "download_head", lambda repo_id, revision: file)
+    assert predicted(place, heads="me/grass") == predicted(place, heads=str(file))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--weights", "1"], "weights are (1.0,): 1 for 2 heads"),
+        (["--weights", "1", "2", "--reduce", "median"], "no meaning for reduce='median'"),
+        (["--overlap", "8"], "tile is None"),
+        (["--tile", "32", "--overlap", "40"], "overlap is 40 px"),
+    ],
+)
+def test_what_does_not_fit_writes_nothing(
+    place: Path, options: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = place / "out.csv"
+    assert main(["predict", str(place / "photos"), "--heads", str(place / "heads"), "--out", str(out), *options]) == 1
+    assert message in capsys.readouterr().err
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    "options", [["--overlap", "1.5"], ["--overlap", "-4"], ["--tile", "0"], ["--tile-scale", "0"], ["--weights", "-1"]]
+)
+def test_numbers_out_of_range_are_wrong_usage(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["predict", "p.png", "--heads", "h", "--out", "o.csv", *options])
+    assert "error" in capsys.readouterr().err

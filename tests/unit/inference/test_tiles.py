@@ -1,0 +1,319 @@
+"""Photos cut into tiles: the same as the whole photo wherever tokens see their own patch only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from dinoneck import (
+    Backbone,
+    CLSGatingHead,
+    ConfigError,
+    DenseHead,
+    GridError,
+    HeadEnsemble,
+    PatchMeanHead,
+    Predictor,
+    PyramidHead,
+    ShapeError,
+    TargetTransform,
+    Task,
+)
+from dinoneck.data import Preprocessing
+from dinoneck.grid import GridSize
+from dinoneck.inference.answers import Answers
+from dinoneck.inference.assembly import Assembly
+from dinoneck.inference.tiles import TileAxis, Tiling
+
+Patchwork = Callable[[int, int], Tensor]
+TASKS = (
+    Task("mass", kind="density", transform=TargetTransform(area=0.5)),
+    Task("cover", kind="density", aggregate="mean", activation="sigmoid"),
+    Task("height", kind="dense"),
+    Task("crop", 3, kind="segmentation"),
+)
+
+
+def axis(total: int, length: int, overlap: int) -> TileAxis:
+    recipe = Preprocessing(patch_size=1)
+    return Tiling((length, length), overlap).axes(GridSize(total, 1), recipe)[0]
+
+
+@given(st.integers(1, 60), st.integers(1, 20), st.integers(0, 19), st.integers(1, 3))
+def test_tiles_cover_every_cell_and_their_weights_add_up_to_one(
+    total: int, length: int, overlap: int, finer: int
+) -> None:
+    overlap = min(overlap, length - 1)
+    tiles = axis(total, length, overlap)
+    assert tiles.starts[0] == 0
+    assert tiles.starts[-1] + tiles.length == total
+    steps = np.diff(tiles.starts)
+    assert (steps > 0).all()
+    assert (length - steps >= overlap).all()
+    fewest = 1 if total <= length else -(-(total - length) // (length - overlap)) + 1
+    assert len(tiles.starts) == fewest
+    sums = torch.zeros(total * finer, dtype=torch.float64)
+    for start, window in zip(tiles.starts, tiles.windows(finer), strict=True):
+        assert (window > 0).all()
+        sums[start * finer : start * finer + len(window)] += window
+    assert torch.allclose(sums, torch.ones_like(sums), rtol=0, atol=1e-15)
+
+
+def test_one_tile_fades_into_the_next() -> None:
+    tiles = axis(12, 8, 4)
+    assert tiles.starts == (0, 4)
+    first, second = tiles.windows()
+    assert first[:4].tolist() == second[4:].tolist() == [1.0] * 4
+    assert torch.allclose(first[4:], torch.tensor([3.5 / 4, 2.5 / 4, 1.5 / 4, 0.5 / 4], dtype=torch.float64))
+    assert torch.allclose(first[4:] + second[:4], torch.ones(4, dtype=torch.float64))
+
+
+def plain(answer: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in answer.items() if key != "maps"}
+
+
+@pytest.mark.parametrize("tta", ["none", "flip4", "d6"])
+@pytest.mark.parametrize(("tile", "overlap"), [(48, 0), (48, 16), ((32, 64), 0.5), ((32, 48), 10)])
+@pytest.mark.parametrize("size", [(3, 8), (7, 5), (4, 3), (2, 9)])
+def test_tiled_equals_whole(
+    blind: Backbone, patchwork: Patchwork, size: tuple[int, int], tile: Any, overlap: float, tta: Any
+) -> None:
+    heads = [DenseHead(64, TASKS, hidden_dim=8, depth=0), PatchMeanHead(64, [Task("a", minimum=0.0)])]
+    photo = patchwork(*size)
+    [whole] = Predictor(heads, blind, tta)(photo, maps=True)
+    [tiled] = Predictor(heads, blind, tta, tile=tile, overlap=overlap, batch_size=3)(photo, maps=True)
+    assert tiled.keys() == whole.keys()
+    for name, picture in whole["maps"].items():
+        assert tiled["maps"][name].shape == picture.shape
+        assert np.allclose(tiled["maps"][name], picture, rtol=1e-5, atol=1e-6)
+    for name, value in plain(whole).items():
+        assert np.allclose(tiled[name], value, rtol=1e-5, atol=1e-6), name
+    assert tiled["mass"] == pytest.approx(tiled["maps"]["mass"].sum(), rel=1e-5)
+    [short] = Predictor(heads, blind, tta, tile=tile, overlap=overlap)(photo)
+    assert "maps" not in short
+    assert np.allclose([short["mass"], short["a"]], [tiled["mass"], tiled["a"]], rtol=1e-6)
+
+
+def test_towers_that_look_around_agree_away_from_seams(blind: Backbone, patchwork: Patchwork) -> None:
+    head, photo = DenseHead(64, [Task("height", kind="dense")], hidden_dim=8, depth=1), patchwork(4, 10)
+    [whole] = Predictor(head, blind)(photo, maps=True)
+    [tiled] = Predictor(head, blind, tile=(64, 96), overlap=32)(photo, maps=True)  # columns 0-5 and 4-9
+    same = np.isclose(tiled["maps"]["height"][0], whole["maps"]["height"][0], atol=1e-6).all(axis=0)
+    assert same.tolist() == [True] * 4 + [False] * 2 + [True] * 4
+
+
+def test_a_sum_is_twice_as_large_on_twice_the_ground(blind: Backbone, patchwork: Patchwork) -> None:
+    head, photo = DenseHead(64, TASKS, hidden_dim=8, depth=0), patchwork(3, 3)
+    [once] = Predictor(head, blind)(photo)
+    [twice] = Predictor(head, blind, tile=48)(photo.repeat(1, 1, 2))
+    assert twice["mass"] == pytest.approx(2 * once["mass"], rel=1e-5)
+    assert twice["cover"] == pytest.approx(once["cover"], rel=1e-5)
+
+
+def test_every_cell_counts_once_even_where_tiles_differ(tiny: Backbone) -> None:
+    """With a backbone that sees the whole tile: the sum of the blended map, and single tiles where they are alone."""
+    head = DenseHead(64, TASKS[:1], hidden_dim=8, depth=1)
+    photo = torch.rand(3, 32, 80, generator=torch.Generator().manual_seed(0))
+    left, right = (Predictor(head, tiny)(photo[..., cut], maps=True)[0]["maps"]["mass"][0]
+                   for cut in (slice(0, 48), slice(32, 80)))  # fmt: skip
+    [tiled] = Predictor(head, tiny, tile=(32, 48))(photo, maps=True)
+    picture = tiled["maps"]["mass"][0]
+    assert np.allclose(picture[:, :2], left[:, :2], atol=1e-7)
+    assert np.allclose(picture[:, 3:], right[:, 1:], atol=1e-7)
+    assert np.allclose(picture[:, 2], (left[:, 2] + right[:, 0]) / 2, atol=1e-7)
+    assert tiled["mass"] == pytest.approx(float(picture.sum()), rel=1e-6)
+
+
+def test_pooled_answers_are_weighted_by_the_ground_they_stand_for(tiny: Backbone) -> None:
+    tasks = [Task("mass", transform=TargetTransform(log1p=True)), Task("kind", 2, kind="classification")]
+    head = CLSGatingHead(64, tasks, mode="query", hidden_dim=8).eval()
+    photo = torch.rand(3, 32, 80, generator=torch.Generator().manual_seed(0))
+    cuts = [slice(0, 48), slice(16, 64), slice(32, 80)]
+    answers = [Predictor(head, tiny)(photo[..., cut], maps=True)[0] for cut in cuts]
+    [tiled] = Predictor(head, tiny, tile=48, overlap=32)(photo, maps=True)
+    ramps = np.array([[0.5, 1.5, 0.5, 0, 0], [0, 0.5, 1.5, 0.5, 0], [0, 0, 0.5, 1.5, 0.5]])
+    shares = (ramps / ramps.sum(axis=0)).sum(axis=1) / 5
+    assert tiled["mass"] == pytest.approx(sum(s * a["mass"] for s, a in zip(shares, answers, strict=True)), rel=1e-5)
+    assert np.allclose(tiled["kind"], sum(s * a["kind"] for s, a in zip(shares, answers, strict=True)), atol=1e-6)
+    assert tiled["gate"].shape == (2, 5)
+    assert tiled["gate"].sum() == pytest.approx(1.0)
+    expected = np.zeros((2, 5))
+    for k, answer in enumerate(answers):
+        expected[:, k : k + 3] += (ramps / ramps.sum(axis=0))[k, k : k + 3] * answer["gate"]
+    assert np.allclose(tiled["gate"], expected / expected.sum(), atol=1e-6)
+
+
+def test_photos_that_fit_a_tile_are_as_without(tiny: Backbone) -> None:
+    head = PatchMeanHead(64, [Task("a")])
+    recipe = tiny.preprocess.changed(size=(32, 48))
+    photos = [torch.rand(3, 60, 90), torch.rand(3, 30, 40), torch.rand(3, 64, 96)]
+    bare = Predictor(head, tiny, preprocess=recipe)(photos, maps=True)
+    tiled = Predictor(head, tiny, preprocess=recipe, tile=(64, 96), overlap=0.25)(photos, maps=True)
+    for one, other in zip(bare, tiled, strict=True):
+        assert one["a"] == other["a"]
+        assert np.array_equal(one["maps"]["a"], other["maps"]["a"])
+
+
+def test_large_and_small_photos_keep_their_order(blind: Backbone, patchwork: Patchwork) -> None:
+    head = DenseHead(64, TASKS, hidden_dim=8, depth=0)
+    photos = [patchwork(2, 2), patchwork(3, 7), patchwork(2, 1), patchwork(6, 2)]
+    whole = [row["mass"] for row in Predictor(head, blind)(photos)]
+    assert [row["mass"] for row in Predictor(head, blind, tile=32)(photos)] == pytest.approx(whole, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("photo_size", "scale", "grid", "tiles"),
+    [
+        ((120, 180), 1.0, (4, 6), (2, 2)),  # 60x90 px become 32x48, 2x3 patches
+        ((60, 91), 1.0, (2, 3), (1, 1)),  # one pixel too much: by less than half a patch brought to whole ones
+        ((61, 180), 1.0, (2, 6), (1, 2)),
+        ((137, 95), 1.0, (5, 3), (3, 1)),
+        ((30, 180), 1.0, (1, 6), (1, 2)),  # less than a tile high
+        ((240, 360), 0.5, (4, 6), (2, 2)),
+        ((60, 90), 2.0, (4, 6), (2, 2)),
+    ],
+)
+def test_a_tile_is_brought_to_the_heads_size(
+    blind: Backbone, photo_size: tuple[int, int], scale: float, grid: tuple[int, int], tiles: tuple[int, int]
+) -> None:
+    head, recipe = DenseHead(64, TASKS, hidden_dim=8, depth=0), blind.preprocess.changed(size=(32, 48))
+    photo = torch.rand(3, *photo_size)
+    predictor = Predictor(head, blind, preprocess=recipe, tile=(60, 90), tile_scale=scale)
+    [tiled] = predictor(photo, maps=True)
+    assert tiled["maps"]["mass"].shape == (1, *grid)
+    assert predictor.tiles(photo) == tiles
+    assert predictor.picture(photo).shape == (3, grid[0] * 16, grid[1] * 16)
+    stretched = blind.preprocess.changed(size=(grid[0] * 16, grid[1] * 16))
+    [whole] = Predictor(head, blind, preprocess=stretched)(photo, maps=True)
+    for name in whole["maps"]:
+        assert np.allclose(tiled["maps"][name], whole["maps"][name], atol=1e-6)
+    assert tiled["mass"] == pytest.approx(whole["mass"], rel=1e-5)
+
+
+@pytest.mark.parametrize(("policy", "grid"), [("crop", (4, 6)), ("pad", (5, 7)), ("resize", (4, 7))])
+def test_heads_without_a_size_follow_the_policy(blind: Backbone, policy: Any, grid: tuple[int, int]) -> None:
+    head, recipe = DenseHead(64, TASKS, hidden_dim=8, depth=0), blind.preprocess.changed(policy=policy)
+    photo = torch.rand(3, 65, 107)
+    [whole] = Predictor(head, blind, preprocess=recipe)(photo, maps=True)
+    [tiled] = Predictor(head, blind, preprocess=recipe, tile=48, overlap=16)(photo, maps=True)
+    assert tiled["maps"]["height"].shape == (1, *grid)
+    for name in whole["maps"]:
+        assert np.allclose(tiled["maps"][name], whole["maps"][name], atol=1e-6)
+    [half] = Predictor(head, blind, preprocess=recipe, tile=16, tile_scale=0.5)(photo, maps=True)
+    assert half["maps"]["height"].shape[1:] != grid
+    with pytest.raises(GridError, match="65 % 16 = 1"):
+        Predictor(head, blind, tile=48)(photo)
+
+
+def test_batches_bound_the_memory_and_change_nothing(tiny: Backbone) -> None:
+    head, photo = DenseHead(64, TASKS, hidden_dim=8), torch.rand(3, 96, 96)
+    sizes: list[tuple[int, ...]] = []
+    hook = tiny.adapter.model.patch_embed.register_forward_hook(lambda m, i, o: sizes.append(tuple(i[0].shape)))
+    [small] = Predictor(head, tiny, tile=32, batch_size=4)(photo, maps=True)
+    hook.remove()
+    assert sizes == [(4, 3, 32, 32), (4, 3, 32, 32), (1, 3, 32, 32)]
+    [large] = Predictor(head, tiny, tile=32, batch_size=64)(photo, maps=True)
+    assert np.allclose(small["maps"]["mass"], large["maps"]["mass"], atol=1e-6)
+
+
+def test_options_change_the_answer(tiny: Backbone) -> None:
+    head, photo = PatchMeanHead(64, [Task("a")]), torch.rand(3, 64, 96)
+    answers = [
+        Predictor(head, tiny, **options)(photo)[0]["a"]
+        for options in ({}, {"tile": 32}, {"tile": 48}, {"tile": 32, "overlap": 16}, {"tile": 32, "tile_scale": 0.5})
+    ]
+    assert len(set(answers)) == len(answers)
+    one, other = (Predictor(head, tiny, tile=32, overlap=overlap)(photo)[0]["a"] for overlap in (8, 0.25))
+    assert one == other
+
+
+def test_minimum_holds_for_the_whole_photo(blind: Backbone, patchwork: Patchwork) -> None:
+    head = DenseHead(64, [Task("mass", kind="density", minimum=0.0)], hidden_dim=8, depth=0)
+    with torch.no_grad():
+        head.towers[0].out.bias.fill_(-1e3)  # type: ignore[union-attr]
+    [tiled] = Predictor(head, blind, tile=32)(patchwork(4, 4), maps=True)
+    assert tiled["maps"]["mass"].max() < 0
+    assert tiled["mass"] == 0.0
+
+
+def test_regressions_with_a_logarithm_or_a_median_average_their_tiles(blind: Backbone, patchwork: Patchwork) -> None:
+    log = PatchMeanHead(64, [Task("a", transform=TargetTransform(log1p=True))])
+    photo = patchwork(2, 4)
+    halves = [Predictor(log, blind)(photo[..., cut])[0]["a"] for cut in (slice(0, 32), slice(32, 64))]
+    assert Predictor(log, blind, tile=32)(photo)[0]["a"] == pytest.approx(np.mean(halves), rel=1e-5)
+    inside = HeadEnsemble.from_heads([log])
+    assert Predictor(inside, blind, tile=32)(photo)[0]["a"] == pytest.approx(np.mean(halves), rel=1e-5)
+    heads = [PatchMeanHead(64, [Task("a")]) for _ in range(3)]
+    halves = [
+        Predictor(heads, blind, reduce="median")(photo[..., cut])[0]["a"] for cut in (slice(0, 32), slice(32, 64))
+    ]
+    tiled = Predictor(heads, blind, reduce="median", tile=32)(photo)[0]["a"]
+    assert tiled == pytest.approx(np.mean(halves), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tile": 0}, "tile is 0; expected pixels"),
+        ({"tile": (32, 32, 32)}, "expected pixels"),
+        ({"tile": 32.0}, "tile is 32.0"),
+        ({"tile": True}, "tile is True"),
+        ({"tile": 40}, r"pass tile=\(32, 32\)"),
+        ({"tile": 32, "overlap": 32}, "overlap is 32 px; expected 0 or more, less than the tile"),
+        ({"tile": 32, "overlap": -1}, "overlap is -1"),
+        ({"tile": 32, "overlap": 1.0}, "a float is a share"),
+        ({"tile": 32, "overlap": float("nan")}, "overlap is nan"),
+        ({"tile": 32, "overlap": "8"}, "overlap is '8'"),
+        ({"tile": 32, "overlap": 20}, "2 of the 2 patches of a tile"),
+        ({"tile": 32, "tile_scale": 0}, "tile_scale is 0"),
+        ({"tile": 32, "tile_scale": float("inf")}, "tile_scale is inf"),
+        ({"overlap": 8}, "tile is None"),
+        ({"tile_scale": 0.5}, "tile is None"),
+    ],
+)
+def test_tiles_that_do_not_fit_are_refused(tiny: Backbone, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Predictor(PatchMeanHead(64, [Task("a")]), tiny, **options)
+
+
+def test_a_tile_of_other_proportions_needs_stretching(tiny: Backbone) -> None:
+    head = PatchMeanHead(64, [Task("a")])
+    recipe = tiny.preprocess.changed(size=(32, 64), fit="crop")
+    with pytest.raises(ConfigError, match=r"keeps proportions; pass a tile of the same, such as \(50, 100\)"):
+        Predictor(head, tiny, preprocess=recipe, tile=50)
+    Predictor(head, tiny, preprocess=recipe, tile=(50, 100))
+    Predictor(head, tiny, preprocess=recipe.changed(fit="stretch"), tile=50)
+
+
+def test_maps_finer_than_the_patches(blind: Backbone, patchwork: Patchwork) -> None:
+    head = PyramidHead(64, [Task("h", kind="dense"), Task("m", kind="density")], {"type": "simple_pyramid"})
+    [whole] = Predictor(head, blind)(patchwork(4, 6), maps=True)
+    [tiled] = Predictor(head, blind, tile=(64, 96))(patchwork(4, 6), maps=True)
+    assert tiled["maps"]["h"].shape == (1, 16, 24)
+    assert np.array_equal(whole["maps"]["h"], tiled["maps"]["h"])
+    [tiled] = Predictor(head, blind, tile=48, overlap=16)(patchwork(4, 6), maps=True)
+    assert tiled["maps"]["h"].shape == (1, 16, 24)
+    assert tiled["m"] == pytest.approx(float(tiled["maps"]["m"].sum()), rel=1e-5)
+
+
+def test_finer_maps_land_where_they_belong_and_coarser_ones_are_refused() -> None:
+    rows, cols = axis(5, 3, 1), axis(7, 4, 0)
+    task = Task("x", kind="density")
+    truth = torch.arange(10.0 * 21).reshape(1, 10, 21)
+    whole = Assembly(rows, cols, [task], {"x"})
+    for i, j in whole.places:
+        top, left = rows.starts[i] * 2, cols.starts[j] * 3
+        tile = truth[None, :, top : top + 6, left : left + 12]
+        whole.add([(i, j)], Answers({"x": tile.sum(dim=(2, 3))}, {"x": tile}))
+    answers = whole.whole()
+    assert torch.allclose(answers.maps["x"][0], truth, rtol=1e-6)
+    assert answers.values["x"].item() == truth.sum().item()
+    with pytest.raises(ShapeError, match="has 2x2 cells for a tile of 3x4 patches"):
+        whole.add([(0, 0)], Answers({"x": torch.zeros(1, 1)}, {"x": torch.zeros(1, 1, 2, 2)}))
