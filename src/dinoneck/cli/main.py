@@ -13,7 +13,7 @@ from importlib import import_module
 from dinoneck.errors import DinoneckError
 from dinoneck.version import __version__
 
-VERBS = ("demo", "train", "predict", "inspect", "verify", "backbones")
+VERBS = ("demo", "train", "extract", "predict", "inspect", "verify", "backbones")
 INTERRUPTED = 130
 BROKEN_PIPE = 141
 

@@ -1,0 +1,97 @@
+"""``dinoneck extract``: run a backbone over photos once and keep the tokens in a feature store."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from dinoneck.cli import backbone_options, numbers
+from dinoneck.errors import ConfigError
+
+HELP = "extract tokens of photos into a feature store; may be stopped and called again"
+EXAMPLE = "dinoneck extract photos/ --out store --size 480x960 --patterns color20"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's arguments."""
+    parser.add_argument("photos", nargs="+", type=Path, help="photos, or folders, which are searched to the bottom")
+    parser.add_argument("--out", type=Path, required=True, metavar="STORE", help="folder of the store")
+    parser.add_argument("--root", type=Path, help="folder that ids are relative to (default: the folder given)")
+    backbone_options.add_backbone(parser)
+    parser.add_argument("--layers", type=layers, metavar="L", help="block indices such as 3,7,11; 4 = the four last; "
+                        "default: the last")  # fmt: skip
+    parser.add_argument("--no-norm", action="store_true", help="without the backbone's final norm")
+    parser.add_argument("--size", type=backbone_options.size, required=True, metavar="HxW", help="such as 480x960")
+    parser.add_argument("--fit", choices=("stretch", "keep", "crop", "pad"), default="stretch")
+    parser.add_argument("--interpolation", choices=("area", "bicubic", "bilinear"), default="area")
+    parser.add_argument("--policy", choices=("error", "crop", "pad", "resize"), default="error",
+                        help="for sizes that the patch does not divide (default error)")  # fmt: skip
+    parser.add_argument("--patterns", default="none", metavar="NAME",
+                        help="augmentation: none, flips4, color20 or a YAML or JSON file (default none)")  # fmt: skip
+    parser.add_argument("--dtype", choices=("fp16", "bf16", "int8"), default="fp16")
+    parser.add_argument("--shard", type=share, metavar="I/N", help="do part I of N, counted from 0 (default: all, or "
+                        "torchrun's rank)")  # fmt: skip
+    parser.add_argument(
+        "--skip-unusable", action="store_true", help="leave out photos that cannot be decoded; list them"
+    )
+    parser.add_argument("--batch-size", type=numbers.count, metavar="N",
+                        help="views per backbone pass (default: those of one photo)")  # fmt: skip
+    parser.add_argument("--workers", type=numbers.count, default=2, metavar="N", help="threads that decode (default 2)")
+    parser.add_argument("--device", help="such as cuda; default: the CPU")
+    parser.add_argument("--engine", choices=("local", "ray"), default="local",
+                        help="ray: spread over a Ray cluster (extra [ray])")  # fmt: skip
+
+
+def run(options: argparse.Namespace) -> int:
+    """Extract, and say what was done."""
+    from dinoneck.store.feature_store import FeatureStore
+
+    backbone = backbone_options.load(options)
+    if options.layers is not None or options.no_norm:
+        from dinoneck.backbones.backbone import Backbone
+
+        backbone = Backbone(
+            backbone.adapter, name=backbone.name, layers=options.layers, norm=not options.no_norm, frozen=True
+        )
+    if options.device:
+        backbone = backbone.to(options.device)
+    store = FeatureStore.create(
+        options.out,
+        backbone=backbone,
+        patterns=options.patterns,
+        image_size=options.size,
+        dtype=options.dtype,
+        fit=options.fit,
+        interpolation=options.interpolation,
+        policy=options.policy,
+    )
+    settings = {"batch_size": options.batch_size, "skip_unusable": options.skip_unusable, "workers": options.workers}
+    if options.engine == "ray":
+        from dinoneck.store.ray_engine import extract_on_ray
+
+        if options.shard is not None:
+            raise ConfigError("--shard and --engine ray both share the work out; give one of them")
+        done = extract_on_ray(store, options.photos, options.root, **settings)
+    else:
+        done = store.extract(options.photos, options.root, options.shard, **settings)
+    for problem in done.unusable.values():
+        print(f"left out: {problem}")
+    print(f"{len(done.written)} photos extracted, {done.present} were there, {len(done.unusable)} left out: {store}")
+    return 0
+
+
+def layers(text: str) -> int | list[int]:
+    """Parse ``3,7,11`` (blocks) or ``4`` (the four last)."""
+    try:
+        wanted = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected block indices such as 3,7,11, or a number") from None
+    return wanted if "," in text else wanted[0]
+
+
+def share(text: str) -> tuple[int, int]:
+    """Parse ``I/N`` with 0 <= I < N."""
+    first, _, second = text.partition("/")
+    if not (first.isdecimal() and second.isdecimal() and int(first) < int(second)):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected I/N with 0 <= I < N, such as 0/4")
+    return int(first), int(second)

@@ -1,0 +1,187 @@
+"""Two older layouts of stored features, read into a store and written from it.
+
+* ``.npz`` (design source 003): one file per photo, ``cls_i`` (C,) and ``patches_i`` (N, C) for pattern i.
+* ``.pt`` (design source 001): one float16 tensor (C, rows, cols) per photo in a parallel folder tree, without CLS.
+
+Both hold one layer and say nothing about the backbone, so a store made of them cannot be extended.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from dinoneck.atomic import write_whole
+from dinoneck.backbones.weights import read_tensor
+from dinoneck.data.patterns import Pattern, Patterns
+from dinoneck.data.photos import Preprocessing
+from dinoneck.errors import DataError, DinoneckError, StoreError
+from dinoneck.grid import PatchSize, patch_pair
+from dinoneck.store import channel_scale
+from dinoneck.store.description import Description
+from dinoneck.store.encoding import StoreDtype, channel_rms, encode
+from dinoneck.store.files import told_write
+from dinoneck.store.reading import Reader
+from dinoneck.store.writer import Writer
+from dinoneck.tokens import Tokens
+
+T = TypeVar("T")
+UNKNOWN = "unknown"
+_SCALE_FILES = 16
+_BY_COUNT = {1: "none", 4: "flips4", 20: "color20"}
+_NPZ_ERRORS = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
+
+
+def write_npz(reader: Reader, folder: Path, layer: int | None) -> int:
+    """Write one ``.npz`` per image, float32; return how many."""
+    for image_id in tqdm(reader.ids, desc="npz", unit="image", disable=None):
+        count = len(reader.description.patterns)
+        tokens = _of_layer(reader, image_id, list(range(count)), layer)
+        arrays = {f"patches_{i}": tokens.patches[0][i].numpy() for i in range(count)}
+        if tokens.num_cls:
+            arrays |= {f"cls_{i}": tokens.cls_token[0][i].numpy() for i in range(count)}
+        buffer = io.BytesIO()
+        np.savez(buffer, **arrays)  # type: ignore[arg-type]
+        _write(folder, f"{image_id}.npz", buffer)
+    return len(reader.ids)
+
+
+def write_pt(reader: Reader, folder: Path, layer: int | None, pattern: int) -> int:
+    """Write one float16 ``.pt`` tensor (C, rows, cols) per image; return how many."""
+    for image_id in tqdm(reader.ids, desc="pt", unit="image", disable=None):
+        tokens = _of_layer(reader, image_id, [pattern], layer)
+        buffer = io.BytesIO()
+        torch.save(tokens.maps()[0][0].half().contiguous(), buffer)
+        _write(folder, f"{image_id}.pt", buffer)
+    return len(reader.ids)
+
+
+def files_in(folder: Path, suffix: str) -> dict[str, Path]:
+    """Return id -> file for the features in a folder tree.
+
+    Raises:
+        DataError: if there are none.
+    """
+    found = {path.relative_to(folder).with_suffix("").as_posix(): path for path in sorted(folder.rglob(f"*{suffix}"))}
+    if not found:
+        raise DataError(f"the folder {folder} holds no {suffix} files")
+    return dict(sorted(found.items()))
+
+
+def read_npz(path: Path, grid: Sequence[int], patch_size: PatchSize) -> Tokens:
+    """Read one ``.npz``: the patterns of one photo as a batch.
+
+    Raises:
+        DataError: if it holds anything else, naming the file.
+    """
+
+    def read() -> Tokens:
+        with np.load(path, allow_pickle=False) as content:
+            count = sum(name.startswith("patches_") for name in content.files)
+            patches = np.stack([content[f"patches_{i}"] for i in range(count)])
+            cls = np.stack([content[f"cls_{i}"] for i in range(count)]) if "cls_0" in content.files else None
+        cls_token = None if cls is None else torch.from_numpy(cls).float()
+        return Tokens.from_patches(
+            torch.from_numpy(patches).float(), grid=grid, patch_size=patch_size, cls_token=cls_token
+        )
+
+    return _told(path, "cls_i (C,) and patches_i (N, C) for i = 0, 1, ...", read)
+
+
+def read_pt(path: Path, grid: Sequence[int] | None, patch_size: PatchSize) -> Tokens:
+    """Read one ``.pt`` with the weights-only loader: a batch of one.
+
+    Raises:
+        DataError: if it holds anything else, naming the file.
+    """
+
+    def read() -> Tokens:
+        maps = read_tensor(path)
+        if maps.ndim != 3 or (grid is not None and tuple(maps.shape[1:]) != tuple(grid)):
+            raise ValueError(f"it holds a tensor of shape {tuple(maps.shape)}")
+        patches = maps.float().flatten(1).T[None].contiguous()
+        return Tokens.from_patches(patches, grid=tuple(maps.shape[1:]), patch_size=patch_size)
+
+    return _told(path, "a tensor (C, rows, cols)" + (f" of {tuple(grid)}" if grid else ""), read)
+
+
+def describe(first: Tokens, patterns: Patterns | None, dtype: StoreDtype) -> Description:
+    """Return what a store of converted features says about itself; the backbone is not known."""
+    count = len(first)
+    if patterns is None:
+        patterns = Patterns.named(_BY_COUNT[count]) if count in _BY_COUNT else Patterns((Pattern(),) * count)
+    if len(patterns) != count:
+        raise DataError(f"{len(patterns)} patterns were named; the files hold {count}")
+    record: dict[str, Any] = {
+        "name": UNKNOWN,
+        "patch_size": list(patch_pair(first.patch_size)),
+        "embed_dim": first.sequence[0].shape[2],
+        "num_cls": first.num_cls,
+        "num_registers": 0,
+        "layers": None,
+        "norm": None,
+    }
+    return Description(record, Preprocessing(patch_size=first.patch_size), patterns, dtype)
+
+
+def convert(files: dict[str, Path], read: Callable[[Path], Tokens], reader: Reader, root: Path) -> None:
+    """Store the tokens of all files that the store does not hold yet.
+
+    Raises:
+        DataError: if a file's tokens are not like the first one's; what was converted before is kept.
+        StoreError: if the disk is full, or values do not fit the dtype.
+    """
+    description = reader.description
+    record = description.backbone
+    scale = None
+    if description.dtype == "int8":
+        if not (root / channel_scale.FILE).exists():
+            some = list(files.values())[:_SCALE_FILES]
+            channel_scale.write_scale(root, channel_rms([read(path) for path in some]))
+        scale = reader.scale()
+    missing = {image_id: path for image_id, path in files.items() if image_id not in reader.entries}
+    with Writer(root) as writer:
+        try:
+            for image_id, path in tqdm(missing.items(), desc="convert", unit="image", disable=None):
+                tokens = read(path)
+                kind = len(tokens), tokens.sequence[0].shape[2], tokens.num_cls
+                expected = len(description.patterns), record["embed_dim"], record["num_cls"]
+                if kind != expected:
+                    raise DataError(f"{path} holds (patterns, channels, CLS) {kind}; expected {expected}")
+                layout = description.layout(tokens.grid)
+                writer.add(image_id, encode(tokens, layout, scale), layout, path.stat().st_size)
+        finally:
+            writer.flush()
+
+
+def _of_layer(reader: Reader, image_id: str, patterns: list[int], layer: int | None) -> Tokens:
+    columns, grid = reader.columns([image_id] * len(patterns), patterns)
+    tokens = reader.assemble(columns, grid, torch.float32)
+    if layer is not None:
+        return tokens.select(layer)
+    if len(tokens.sequence) != 1:
+        raise StoreError(f"{reader.files} holds the layers {tokens.layers}, these files one; say which with layer=")
+    return tokens
+
+
+def _write(folder: Path, name: str, buffer: io.BytesIO) -> None:
+    path = folder / name
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, buffer.getvalue())
+    except OSError as error:
+        raise told_write(path, error) from error
+
+
+def _told(path: Path, expected: str, read: Callable[[], T]) -> T:
+    try:
+        return read()
+    except (*_NPZ_ERRORS, DinoneckError) as error:
+        raise DataError(f"{path} cannot be converted: {error}; expected {expected}") from error

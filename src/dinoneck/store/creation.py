@@ -1,0 +1,55 @@
+"""Making the folder of a store: nothing is touched unless it is empty, new, or a store already."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dinoneck.errors import StoreError
+from dinoneck.store import index, shards
+from dinoneck.store.description import FILE, Description
+from dinoneck.store.files import Files, flush_folder, told_write, write_first
+
+
+def make_folder(root: Path, asked: Description) -> None:
+    """Make the folders of a store and its ``store.json``, unless there is one.
+
+    Raises:
+        StoreError: if the folder holds something else or cannot be written.
+    """
+    if root.exists() and not (root / FILE).exists():
+        _check_empty(root)
+    try:
+        for folder in (root, root / shards.FOLDER, root / index.FOLDER):
+            folder.mkdir(parents=True, exist_ok=True)
+        if write_first(root / FILE, asked.to_bytes()):
+            flush_folder(root.parent)
+    except OSError as error:
+        if not (root / FILE).exists():  # a finished store may be on a read-only disk
+            raise told_write(root, error) from error
+
+
+def read_description(files: Files) -> Description:
+    """Read ``store.json``.
+
+    Raises:
+        StoreError: if there is none, it cannot be read, is damaged or of a newer schema.
+    """
+    try:
+        raw = files.read(FILE)
+    except FileNotFoundError:
+        raise StoreError(f"{files} is no feature store: it holds no {FILE}") from None
+    except NotADirectoryError:
+        raise StoreError(f"{files} is a file; expected the folder of a feature store") from None
+    except OSError as error:
+        raise StoreError(f"{files} cannot be opened: {error}") from error
+    return Description.from_bytes(raw, f"{files}/{FILE}")
+
+
+def _check_empty(root: Path) -> None:
+    if not root.is_dir():
+        raise StoreError(f"{root} is a file; expected a folder for the store")
+    own = (f".{FILE}", f"..{FILE}")  # what a killed creation leaves
+    for path in sorted(root.iterdir()):
+        empty = path.name in (shards.FOLDER, index.FOLDER) and path.is_dir() and not any(path.iterdir())
+        if not empty and not path.name.startswith(own) and not (root / FILE).exists():
+            raise StoreError(f"the folder {root} holds {path.name!r} but no {FILE}: it is no store; give a new folder")

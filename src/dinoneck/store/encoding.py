@@ -1,0 +1,209 @@
+"""How tokens lie in a shard: the dtypes, and the byte layout of one record (one pattern of one image).
+
+A record is one contiguous byte range with the whole sequence of all layers. fp16 and bf16 records hold one part,
+``tokens`` (L, P + N, C). int8 records hold ``prefix`` (L, P, C) float32 (CLS and registers as they are), ``scale``
+(L, N) float32 (one per patch token) and ``q`` (L, N, C) int8, with value = q * scale * channel scale.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from dinoneck.errors import ConfigError, StoreError
+from dinoneck.grid import GridSize
+from dinoneck.store import buffers
+from dinoneck.tensor_bytes import bytes_of
+from dinoneck.tokens import Tokens
+
+StoreDtype = Literal["fp16", "bf16", "int8"]
+Columns = dict[str, tuple[Tensor, ...]]
+
+FLOATS: dict[str, torch.dtype] = {"fp16": torch.float16, "bf16": torch.bfloat16}
+SAFETENSORS_NAMES = {
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.float32: "F32",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+}
+LARGEST_HALF = torch.finfo(torch.float16).max
+ALIGNMENT = 8
+_STEPS = 127.0
+
+
+@dataclass(frozen=True)
+class Part:
+    """One tensor of a record.
+
+    Attributes:
+        name: what it is called in the shard, after the image and pattern.
+        dtype: of its values.
+        shape: (layers, ...).
+        offset: bytes from the beginning of the record.
+    """
+
+    name: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    offset: int
+
+    @property
+    def nbytes(self) -> int:
+        """Size in bytes."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the parts of a record lie.
+
+    Args:
+        dtype: ``fp16``, ``bf16`` or ``int8``.
+        num_layers: layers of a record.
+        num_prefix: CLS and register tokens.
+        channels: of a token.
+        grid: the patch grid.
+    """
+
+    dtype: StoreDtype
+    num_layers: int
+    num_prefix: int
+    channels: int
+    grid: GridSize
+
+    def __post_init__(self) -> None:
+        check_dtype(self.dtype)
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The parts in file order, with padding up to a multiple of 8 bytes where it is needed."""
+        layers, prefix, width, count = self.num_layers, self.num_prefix, self.channels, self.grid.count
+        shapes: list[tuple[str, torch.dtype, tuple[int, ...]]]
+        if self.dtype == "int8":
+            shapes = [
+                ("prefix", torch.float32, (layers, prefix, width)),
+                ("scale", torch.float32, (layers, count)),
+                ("q", torch.int8, (layers, count, width)),
+            ]
+        else:
+            shapes = [("tokens", FLOATS[self.dtype], (layers, prefix + count, width))]
+        parts, offset = [], 0
+        for name, dtype, shape in shapes:
+            parts.append(Part(name, dtype, shape, offset))
+            offset += parts[-1].nbytes
+        if offset % ALIGNMENT:
+            parts.append(Part("padding", torch.uint8, (-offset % ALIGNMENT,), offset))
+        return tuple(parts)
+
+    @property
+    def nbytes(self) -> int:
+        """Size of a record in bytes."""
+        return self.parts[-1].offset + self.parts[-1].nbytes
+
+    def allocate(self, count: int) -> Columns:
+        """Return empty tensors for ``count`` records: part name -> one (count, ...) tensor per layer."""
+        columns: Columns = {}
+        for part in self.parts:
+            if part.name == "padding":
+                columns[part.name] = (torch.empty(count, *part.shape, dtype=part.dtype),)
+            else:
+                shape = (count, *part.shape[1:])
+                columns[part.name] = tuple(buffers.empty(shape, part.dtype) for _ in range(self.num_layers))
+        return columns
+
+    def views(self, record: Tensor) -> Columns:
+        """Return a whole record (bytes as uint8) as columns of one row that share its memory."""
+        columns: Columns = {}
+        for part in self.parts:
+            values = record[part.offset : part.offset + part.nbytes].view(part.dtype).view(part.shape)
+            columns[part.name] = (values[None],) if part.name == "padding" else values[:, None].unbind()
+        return columns
+
+    def buffers(self, columns: Columns, row: int) -> list[memoryview]:
+        """Return the memory of one row in file order: what a scattered read of the record fills."""
+        views = [bytes_of(layer[row]) for part in self.parts for layer in columns[part.name]]
+        return [view for view in views if view.nbytes]
+
+
+def check_dtype(dtype: object) -> None:
+    """Refuse a dtype that a store cannot hold.
+
+    Raises:
+        ConfigError: naming the ones it can.
+    """
+    if dtype not in get_args(StoreDtype):
+        raise ConfigError(f"dtype is {dtype!r}; a store holds one of {', '.join(get_args(StoreDtype))}")
+
+
+def encode(tokens: Tokens, layout: Layout, channel_scale: Tensor | None = None) -> list[bytes]:
+    """Return one record per sample of a batch.
+
+    Args:
+        tokens: on the CPU.
+        layout: of the records.
+        channel_scale: (layers, channels), for ``int8``.
+
+    Raises:
+        StoreError: if values are not finite, or do not fit fp16.
+    """
+    for place, x in enumerate(tokens.sequence):
+        largest = x.abs().amax().item()
+        if not math.isfinite(largest):
+            raise StoreError(f"tokens of layer {_layer(tokens, place)} are not finite; is the backbone sound?")
+        if layout.dtype == "fp16" and largest > LARGEST_HALF:
+            raise StoreError(
+                f"tokens of layer {_layer(tokens, place)} reach {largest:g}, beyond float16 ({LARGEST_HALF:g}); create "
+                "the store with dtype='bf16' (or 'int8'), or load the backbone with norm=True"
+            )
+    if layout.dtype == "int8":
+        columns = _int8_columns(tokens, channel_scale)
+    else:
+        columns = {"tokens": tuple(x.to(FLOATS[layout.dtype]).contiguous() for x in tokens.sequence)}
+    size = layout.nbytes
+    records = []
+    for row in range(len(tokens)):
+        record = b"".join(bytes_of(layer[row]) for part in columns.values() for layer in part)
+        records.append(record + bytes(size - len(record)))
+    return records
+
+
+def channel_rms(batches: Sequence[Tokens]) -> Tensor:
+    """Return the root mean square of every channel over all patch tokens: (layers, channels) float32; 1 for zeros."""
+    total, count = torch.zeros(()), 0
+    for tokens in batches:
+        total = total + torch.stack([x.double().square().sum(dim=(0, 1)) for x in tokens.patches])
+        count += len(tokens) * tokens.grid.count
+    rms = (total / max(count, 1)).sqrt().float()
+    return torch.where(rms > 0, rms, 1.0)
+
+
+def quantise(patches: Tensor, channel_scale: Tensor) -> tuple[Tensor, Tensor]:
+    """Return q (B, N, C) int8 and scale (B, N) float32 with patches ~ q * scale * channel_scale.
+
+    The error of a value is at most half of its token's scale times its channel's.
+    """
+    x = patches.float() / channel_scale
+    scale = x.abs().amax(dim=-1) / _STEPS
+    q = (x / torch.where(scale > 0, scale, 1.0)[..., None]).round_().clamp_(-_STEPS, _STEPS)
+    return q.to(torch.int8), scale
+
+
+def _int8_columns(tokens: Tokens, channel_scale: Tensor | None) -> Columns:
+    if channel_scale is None:
+        raise StoreError("an int8 store needs its channel scale before tokens are written")
+    pairs = [quantise(x, scale) for x, scale in zip(tokens.patches, channel_scale, strict=True)]
+    return {
+        "prefix": tuple(x[:, : tokens.num_prefix_tokens].float().contiguous() for x in tokens.sequence),
+        "scale": tuple(scale for _, scale in pairs),
+        "q": tuple(q for q, _ in pairs),
+    }
+
+
+def _layer(tokens: Tokens, place: int) -> int:
+    return place if tokens.layers is None else tokens.layers[place]

@@ -1,0 +1,242 @@
+"""Extraction: photos -> views -> backbone -> records, resumable and shared among any number of processes.
+
+A **unit** is what goes through the backbone together. It depends on the list of photos alone, never on what is done
+already or on how work is shared, so a store that was interrupted, resumed or split among processes holds the same
+bits as one made in a single run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections import deque
+from collections.abc import Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from dinoneck.backbones.backbone import Backbone
+from dinoneck.errors import ConfigError, DataError, DinoneckError
+from dinoneck.store.description import Description
+from dinoneck.store.encoding import channel_rms, encode
+from dinoneck.store.index import Entry
+from dinoneck.store.views import views_of
+from dinoneck.store.writer import Writer
+from dinoneck.tokens import Tokens
+
+LARGEST_BATCH = 32
+SCALE_PHOTOS = 16
+
+logger = logging.getLogger(__name__)
+Item = tuple[str, Path]
+
+
+class Prepared(NamedTuple):
+    """A photo ready for the backbone: its id, the size of its file, and its views or why it cannot be used."""
+
+    image_id: str
+    photo_bytes: int
+    views: Tensor | None
+    problem: str
+
+
+@dataclass
+class Extracted:
+    """What an extraction did.
+
+    Attributes:
+        written: ids that were stored by this call.
+        present: how many photos of this share the store held already.
+        unusable: id -> why it was left out (``skip_unusable=True``).
+    """
+
+    written: list[str] = field(default_factory=list)
+    present: int = 0
+    unusable: dict[str, str] = field(default_factory=dict)
+
+
+def units_of(items: Sequence[Item], patterns: int, batch_size: int | None) -> list[list[Item]]:
+    """Split sorted photos into units.
+
+    Args:
+        items: all photos of the extraction, whoever works on them.
+        patterns: how many views each photo has.
+        batch_size: views per backbone pass; None = one photo per unit, so that what is stored of a photo depends on
+            nothing but the photo.
+
+    Raises:
+        ConfigError: if batch_size is below 1.
+    """
+    if batch_size is not None and (isinstance(batch_size, bool) or batch_size < 1):
+        raise ConfigError(f"batch_size is {batch_size!r}; expected 1 or more views, or None")
+    photos = 1 if batch_size is None else max(1, batch_size // patterns)
+    return [list(items[begin : begin + photos]) for begin in range(0, len(items), photos)]
+
+
+def share_of(units: Sequence[list[Item]], shard: tuple[int, int] | None) -> list[list[Item]]:
+    """Return every n-th unit, beginning with the i-th; None = torchrun's RANK and WORLD_SIZE, or everything.
+
+    Raises:
+        ConfigError: if i is not in 0 ... n - 1.
+    """
+    if shard is None:
+        shard = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    i, n = shard
+    if any(isinstance(x, bool) or not isinstance(x, int) for x in (i, n)) or not 0 <= i < n:
+        raise ConfigError(f"shard is {shard!r}; expected (i, n) with 0 <= i < n, such as (0, 4)")
+    return list(units[i::n])
+
+
+def run_units(
+    units: Sequence[list[Item]],
+    *,
+    writer: Writer,
+    known: dict[str, Entry],
+    description: Description,
+    backbone: Backbone,
+    channel_scale: Tensor | None,
+    batch_size: int | None,
+    skip_unusable: bool,
+    workers: int,
+) -> Extracted:
+    """Extract what is missing of these units.
+
+    Raises:
+        DataError: for a photo that cannot be used, or one that is stored already with another file size; everything
+            finished before is kept.
+        StoreError: if values do not fit the dtype, or the disk is full.
+    """
+    done = Extracted()
+    missing = []
+    for unit in units:
+        new = {image_id for image_id, path in unit if not _is_stored(known.get(image_id), image_id, path)}
+        done.present += len(unit) - len(new)
+        if new:
+            missing.append((unit, new))
+    total = sum(len(new) for _, new in missing)
+    prepared = _ahead([unit for unit, _ in missing], description, workers)
+    with contextlib.closing(prepared), tqdm(total=total, desc="photos", unit="photo", disable=None) as bar:
+        try:
+            for (_, wanted), photos in zip(missing, prepared, strict=True):
+                usable = _usable(photos, wanted, done, skip_unusable)
+                for photo, tokens in zip(usable, run_views(backbone, usable, batch_size), strict=True):
+                    if photo.image_id in wanted:
+                        layout = description.layout(tokens.grid)
+                        records = encode(tokens, layout, channel_scale)
+                        writer.add(photo.image_id, records, layout, photo.photo_bytes)
+                        done.written.append(photo.image_id)
+                bar.update(len(wanted))
+        except (DinoneckError, KeyboardInterrupt):
+            writer.flush()
+            raise
+    writer.flush()
+    return done
+
+
+def run_views(backbone: Backbone, photos: Sequence[Prepared], batch_size: int | None) -> list[Tokens]:
+    """Return one Tokens on the CPU per photo of a unit, its samples the patterns.
+
+    Photos of one size go through the backbone together, at most ``batch_size`` views at a time.
+    """
+    limit = batch_size or LARGEST_BATCH
+    device = next(backbone.parameters()).device
+    results: dict[str, Tokens] = {}
+    sizes = dict.fromkeys(tuple(_views(photo).shape[-2:]) for photo in photos)
+    for size in sizes:
+        alike = [photo for photo in photos if tuple(_views(photo).shape[-2:]) == size]
+        views = torch.cat([_views(photo) for photo in alike])
+        with torch.no_grad():
+            parts = [backbone(chunk.to(device)).to("cpu") for chunk in torch.split(views, limit)]
+        tokens, at = Tokens.cat(parts), 0
+        for photo in alike:
+            results[photo.image_id] = tokens[at : at + len(_views(photo))]
+            at += len(_views(photo))
+    return [results[photo.image_id] for photo in photos]
+
+
+def measure_scale(items: Sequence[Item], description: Description, backbone: Backbone, skip: bool) -> Tensor:
+    """Return the channel scale (layers, channels): the RMS over all views of the first usable photos.
+
+    Raises:
+        DataError: if a photo cannot be used and ``skip`` is not set, or none can.
+    """
+    tokens: list[Tokens] = []
+    for item in items:
+        photo = prepare(item, description)
+        if photo.views is None and not skip:
+            raise DataError(photo.problem)
+        if photo.views is not None:
+            tokens += run_views(backbone, [photo], None)
+        if len(tokens) == SCALE_PHOTOS:
+            break
+    if not tokens:
+        raise DataError(f"none of {len(items)} photos can be used")
+    return channel_rms(tokens)
+
+
+def prepare(item: Item, description: Description) -> Prepared:
+    """Decode one photo and make its views; what is wrong with it is told, not raised."""
+    image_id, path = item
+    try:
+        views = views_of(path, description.preprocess, description.patterns, image_id)
+        return Prepared(image_id, path.stat().st_size, views, "")
+    except (DinoneckError, OSError) as error:
+        told = str(error) if str(path) in str(error) else f"{path}: {error}"
+        return Prepared(image_id, 0, None, told)
+
+
+def _usable(photos: list[Prepared], new: set[str], done: Extracted, skip: bool) -> list[Prepared]:
+    for photo in photos:
+        if photo.views is None and photo.image_id in new:
+            if not skip:
+                raise DataError(
+                    f"{photo.problem}. Everything finished before is kept; mend or remove it and run again, or pass "
+                    "skip_unusable=True (--skip-unusable)"
+                )
+            logger.warning("left out: %s", photo.problem)
+            done.unusable[photo.image_id] = photo.problem
+    return [photo for photo in photos if photo.views is not None]
+
+
+def _ahead(
+    units: Sequence[list[Item]], description: Description, workers: int
+) -> Generator[list[Prepared], None, None]:
+    """Prepare units in threads, a few ahead of the one in use."""
+    if isinstance(workers, bool) or workers < 1:
+        raise ConfigError(f"workers is {workers!r}; expected 1 or more threads that decode photos")
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="dinoneck-photos")
+    waiting: deque[list[Future[Prepared]]] = deque()
+    try:
+        for unit in units:
+            waiting.append([pool.submit(prepare, item, description) for item in unit])
+            if len(waiting) > workers:
+                yield [future.result() for future in waiting.popleft()]
+        while waiting:
+            yield [future.result() for future in waiting.popleft()]
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _is_stored(entry: Entry | None, image_id: str, path: Path) -> bool:
+    """Whether a photo is in the store; another photo of its name is refused."""
+    if entry is None:
+        return False
+    size = path.stat().st_size if path.exists() else entry.photo_bytes
+    if size != entry.photo_bytes:
+        raise DataError(
+            f"{path} has {size} bytes; the photo stored as {image_id!r} had {entry.photo_bytes}. It is another photo "
+            "or was changed: give it another name, or make a new store"
+        )
+    return True
+
+
+def _views(photo: Prepared) -> Tensor:
+    if photo.views is None:
+        raise DataError(photo.problem)
+    return photo.views

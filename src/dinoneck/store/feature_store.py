@@ -1,0 +1,401 @@
+"""FeatureStore: tokens of photos on disk, extracted once, read pattern by pattern."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from tqdm import tqdm
+
+from dinoneck.backbones.backbone import Backbone
+from dinoneck.data.patterns import Patterns
+from dinoneck.data.photos import Fit, Interpolation, Preprocessing
+from dinoneck.errors import StoreError
+from dinoneck.grid import PatchSize, Remainder
+from dinoneck.store import channel_scale, converters, extraction, writer
+from dinoneck.store.creation import make_folder, read_description
+from dinoneck.store.description import Description
+from dinoneck.store.encoding import StoreDtype
+from dinoneck.store.extraction import Extracted, Item
+from dinoneck.store.files import LocalFiles, RemoteFiles, files_at
+from dinoneck.store.photo_ids import PathLike, image_ids
+from dinoneck.store.quantised import QuantisedTokens
+from dinoneck.store.reading import Reader
+from dinoneck.tokens import Tokens
+
+
+class FeatureStore:
+    """A folder of tokens: made with :meth:`create`, opened with :meth:`open`; a source for ``fit``.
+
+    Threads and worker processes may read through one object at once. Pickled, only the path travels.
+
+    Attributes:
+        path: folder or URL.
+        preprocess: how photos were prepared.
+        patterns: the augmentation patterns.
+        dtype: ``fp16``, ``bf16`` or ``int8``.
+        backbone_record: the record of the backbone that made the tokens.
+
+    Examples:
+        >>> import tempfile
+        >>> from dinoneck import load_backbone
+        >>> from PIL import Image
+        >>> backbone = load_backbone("dinoneck_tiny")
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for name in ("a", "b"):
+        ...         Image.new("RGB", (64, 32), "green").save(f"{folder}/{name}.png")
+        ...     store = FeatureStore.create(
+        ...         f"{folder}/store", backbone=backbone, patterns="flips4", image_size=(32, 64))
+        ...     extracted = store.extract(folder)
+        ...     tokens = store.batch(["b", "a"], patterns=[3, 0])
+        >>> extracted.written, store.ids, tokens.sequence[0].shape
+        (['a', 'b'], ('a', 'b'), torch.Size([2, 11, 64]))
+
+    Reference: design sources 001 and 003. Deviations: one layout for both, int8 with a channel scale, no compression.
+    """
+
+    def __init__(self, files: LocalFiles | RemoteFiles, description: Description, **options: bool) -> None:
+        self.path = str(files)
+        self.description = description
+        self.reader = Reader(files, description, **options)
+        self._backbone: Backbone | None = None
+
+    @classmethod
+    def create(
+        cls,
+        path: PathLike,
+        *,
+        backbone: Backbone,
+        patterns: PathLike | Patterns = "none",
+        image_size: int | Sequence[int] | None,
+        dtype: StoreDtype = "fp16",
+        fit: Fit = "stretch",
+        interpolation: Interpolation = "area",
+        policy: Remainder | None = None,
+    ) -> Self:
+        """Make a store, or open the one that is there if it was made with the same values.
+
+        Args:
+            path: a local folder; it and its parents are made.
+            backbone: gives the tokens; its layers and norm are the store's.
+            patterns: of augmentation: a name, a file (see :meth:`dinoneck.data.Patterns.named`) or the object.
+            image_size: (height, width) in pixels; None keeps each photo's own.
+            dtype: ``fp16`` (overflow is refused), ``bf16``, or ``int8`` with a scale per token and channel.
+            fit: how a photo of another aspect comes to the size, see :class:`dinoneck.data.Preprocessing`.
+            interpolation: likewise.
+            policy: likewise; None = the backbone's, which refuses sizes that the patch does not divide.
+
+        Raises:
+            StoreError: if there is another store, naming the value that differs, or the folder cannot be used.
+            ConfigError: if a value is out of range.
+        """
+        prepare = backbone.preprocess.changed(size=image_size, fit=fit, interpolation=interpolation, policy=policy)
+        store = cls._made(path, Description(backbone.record(), prepare, _named(patterns), dtype))
+        store._backbone = backbone
+        return store
+
+    @classmethod
+    def _made(cls, path: PathLike, asked: Description) -> Self:
+        """Make a store that holds nothing yet, or open an equal one."""
+        files = files_at(path)
+        if isinstance(files, RemoteFiles):
+            raise StoreError(f"{path} is a URL; stores are made in local folders and copied")
+        make_folder(files.root, asked)
+        store = cls.open(path)
+        store.description.check_equal(asked, str(path))
+        return store
+
+    @classmethod
+    def open(cls, path_or_url: PathLike, *, check: bool = False, mapped: bool = False) -> Self:
+        """Open a store for reading.
+
+        Args:
+            path_or_url: a folder, which may be read-only, or a URL that fsspec knows.
+            check: compare the checksum of every record that is read.
+            mapped: do not copy a single image of a local folder: its tensors as stored lie on the file (each holds
+                it open; changes stay in this process). Should the disk fail meanwhile, the process ends.
+
+        Raises:
+            StoreError: if there is no store, it is damaged, or was written by a newer dinoneck.
+        """
+        files = files_at(path_or_url)
+        return cls(files, read_description(files), check=check, mapped=mapped)
+
+    def __reduce__(self) -> Any:
+        return partial(type(self).open, check=self.reader.check, mapped=self.reader.mapped), (self.path,)
+
+    @property
+    def preprocess(self) -> Preprocessing:
+        """How photos were prepared."""
+        return self.description.preprocess
+
+    @property
+    def patterns(self) -> Patterns:
+        """The augmentation patterns."""
+        return self.description.patterns
+
+    @property
+    def dtype(self) -> StoreDtype:
+        """What values are stored in."""
+        return self.description.dtype
+
+    @property
+    def backbone_record(self) -> dict[str, Any]:
+        """The record of the backbone that made the tokens."""
+        return dict(self.description.backbone)
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """All image ids, sorted."""
+        return self.reader.ids
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __contains__(self, image_id: object) -> bool:
+        return image_id in self.reader.entries
+
+    def __repr__(self) -> str:
+        return f"FeatureStore({self.path!r}, {len(self)} images x {len(self.patterns)} patterns, {self.dtype})"
+
+    def refresh(self) -> None:
+        """Read the index again: other writers may have added images.
+
+        Raises:
+            StoreError: if a line of it is damaged.
+        """
+        self.reader.refresh()
+
+    def extract(
+        self,
+        paths: PathLike | Sequence[PathLike],
+        root: PathLike | None = None,
+        shard: tuple[int, int] | None = None,
+        *,
+        batch_size: int | None = None,
+        skip_unusable: bool = False,
+        workers: int = 2,
+        shard_bytes: int = writer.SHARD_BYTES,
+    ) -> Extracted:
+        """Run the backbone over all photos that the store does not hold yet.
+
+        It may be stopped at any time, by a kill too, and called again; several processes may work on one store.
+
+        Args:
+            paths: photos and folders.
+            root: folder that ids are relative to, see :func:`dinoneck.store.image_ids`; give it if more photos will
+                follow.
+            shard: (i, n): do every n-th part only; None = torchrun's rank, or everything.
+            batch_size: views per backbone pass, of several photos if a photo has fewer; None = one photo at a time.
+            skip_unusable: leave out photos that cannot be decoded, and list them, instead of stopping.
+            workers: threads that decode photos ahead.
+            shard_bytes: size of the files that are written; a kill costs at most one.
+
+        Returns:
+            What was written, present and left out.
+
+        Raises:
+            DataError: if a photo cannot be used, two have one id, or one is stored with another size; all that was
+                finished before is kept.
+            StoreError: if this store was opened without a backbone or the backbone has changed since, the disk is
+                full, or values do not fit the dtype.
+        """
+        units = extraction.share_of(self._plan(paths, root, batch_size, skip_unusable), shard)
+        return self._run(units, batch_size, skip_unusable, workers, shard_bytes)
+
+    def __getitem__(self, key: str | tuple[str, int]) -> Tokens:
+        image_id, pattern = key if isinstance(key, tuple) else (key, 0)
+        return self.batch([image_id], [pattern])
+
+    def batch(
+        self,
+        ids: Sequence[str],
+        patterns: int | Sequence[int] | None = None,
+        *,
+        dtype: torch.dtype | None = torch.float32,
+    ) -> Tokens:
+        """Read the tokens of these images, in this order, straight into one buffer per layer.
+
+        Args:
+            ids: image ids; repeats are allowed.
+            patterns: one for each, or one for all; None = 0.
+            dtype: of the Tokens; None = as stored, without a cast (float32 for int8 stores).
+
+        Raises:
+            DataError: if an id or a pattern is not in the store, or the images have different grids.
+            StoreError: if a shard is missing, cut short or, with ``check=True``, damaged.
+        """
+        return self.reader.assemble(*self.reader.columns(ids, patterns), dtype)
+
+    def quantised(self, ids: Sequence[str], patterns: int | Sequence[int] | None = None) -> QuantisedTokens:
+        """Read int8 tokens as they are stored, to be pooled or projected without dequantising.
+
+        Raises:
+            StoreError: if this is no int8 store; else like :meth:`batch`.
+        """
+        if self.dtype != "int8":
+            raise StoreError(f"{self.path} holds {self.dtype}; only int8 stores give quantised tokens: use batch()")
+        return self.reader.quantised(*self.reader.columns(ids, patterns))
+
+    def verify(self) -> list[str]:
+        """Read every record and return the ids whose checksum is wrong or whose shard is missing, sorted.
+
+        Delete the shards that :meth:`shard_of` names for them and extract their photos again.
+        """
+        entries = tqdm(self.reader.entries.values(), desc="verify", unit="image", disable=None)
+        return [entry.id for entry in entries if not self.reader.is_sound(entry)]
+
+    def shard_of(self, image_id: str) -> str:
+        """Return the file, relative to the store, that holds an image.
+
+        Raises:
+            DataError: if the id is not in the store.
+        """
+        return self.reader.entry(image_id).file
+
+    def to_npz(self, folder: PathLike, layer: int | None = None) -> int:
+        """Write ``<id>.npz`` per image with float32 ``cls_i`` (C,) and ``patches_i`` (N, C); return how many.
+
+        Args:
+            folder: made if it is not there.
+            layer: block index, for a store of several layers.
+
+        Raises:
+            StoreError: if the store has several layers and none is named, or the disk is full.
+        """
+        return converters.write_npz(self.reader, Path(folder), layer)
+
+    def to_pt(self, folder: PathLike, layer: int | None = None, pattern: int = 0) -> int:
+        """Write ``<id>.pt`` per image, a float16 tensor (C, rows, cols) of one pattern; return how many.
+
+        Raises:
+            StoreError: if the store has several layers and none is named, or the disk is full.
+        """
+        return converters.write_pt(self.reader, Path(folder), layer, pattern)
+
+    @classmethod
+    def from_npz(
+        cls,
+        folder: PathLike,
+        path: PathLike,
+        *,
+        grid: Sequence[int],
+        patch_size: PatchSize,
+        patterns: PathLike | Patterns | None = None,
+        dtype: StoreDtype = "fp16",
+    ) -> Self:
+        """Make a store of the ``.npz`` files in a folder tree (``cls_i``, ``patches_i``); ids are their paths.
+
+        Args:
+            folder: with the files.
+            path: of the store.
+            grid: (rows, cols); the files do not say.
+            patch_size: in pixels.
+            patterns: what pattern i was; None = by their number: 1 ``none``, 4 ``flips4``, 20 ``color20``.
+            dtype: of the store.
+
+        Raises:
+            DataError: if a file holds anything else, naming it.
+            StoreError: if another store is there.
+        """
+        named = None if patterns is None else _named(patterns)
+        return cls._converted(folder, ".npz", lambda f: converters.read_npz(f, grid, patch_size), path, named, dtype)
+
+    @classmethod
+    def from_pt(
+        cls,
+        folder: PathLike,
+        path: PathLike,
+        *,
+        patch_size: PatchSize,
+        grid: Sequence[int] | None = None,
+        dtype: StoreDtype = "fp16",
+    ) -> Self:
+        """Make a store of the ``.pt`` tensors (C, rows, cols) in a folder tree, read by the weights-only loader.
+
+        Args:
+            folder: with the files.
+            path: of the store.
+            patch_size: in pixels.
+            grid: (rows, cols) that all must have; None = each its own.
+            dtype: of the store.
+
+        Raises:
+            DataError: if a file holds anything else, naming it.
+            StoreError: if another store is there.
+        """
+        return cls._converted(folder, ".pt", lambda f: converters.read_pt(f, grid, patch_size), path, None, dtype)
+
+    @classmethod
+    def _converted(
+        cls,
+        folder: PathLike,
+        suffix: str,
+        read: Callable[[Path], Tokens],
+        path: PathLike,
+        patterns: Patterns | None,
+        dtype: StoreDtype,
+    ) -> Self:
+        files = converters.files_in(Path(folder), suffix)
+        store = cls._made(path, converters.describe(read(next(iter(files.values()))), patterns, dtype))
+        converters.convert(files, read, store.reader, Path(store.path))
+        store.refresh()
+        return store
+
+    def _plan(
+        self, paths: PathLike | Sequence[PathLike], root: PathLike | None, batch_size: int | None, skip: bool
+    ) -> list[list[Item]]:
+        """Everything that comes before the photos, for all processes alike; returns the units of all photos."""
+        local = self.reader.files
+        if isinstance(local, RemoteFiles):
+            raise StoreError(f"{self.path} is a URL; extraction writes to local folders only")
+        backbone = self._own_backbone()
+        self.description.check_backbone(backbone.record(), self.path)
+        writer.check_writable(local.root)
+        items = list(image_ids(paths, root).items())
+        units = extraction.units_of(items, len(self.patterns), batch_size)
+        writer.remove_leftovers(local.root)
+        writer.take_in_orphans(local.root)
+        self.refresh()
+        if self.dtype == "int8" and not local.exists(channel_scale.FILE) and not self.ids:
+            channel_scale.write_scale(local.root, extraction.measure_scale(items, self.description, backbone, skip))
+        return units
+
+    def _run(
+        self,
+        units: Sequence[list[Item]],
+        batch_size: int | None,
+        skip_unusable: bool,
+        workers: int,
+        shard_bytes: int = writer.SHARD_BYTES,
+    ) -> Extracted:
+        """Extract what these units lack, as one writer."""
+        root = Path(self.path)
+        known = {e.id: e for e in self.reader.entries.values() if (root / e.file).is_file()}
+        try:
+            with writer.Writer(root, shard_bytes) as out:
+                return extraction.run_units(
+                    units,
+                    writer=out,
+                    known=known,
+                    description=self.description,
+                    backbone=self._own_backbone(),
+                    channel_scale=self.reader.scale() if self.dtype == "int8" else None,
+                    batch_size=batch_size,
+                    skip_unusable=skip_unusable,
+                    workers=workers,
+                )
+        finally:
+            self.refresh()
+
+    def _own_backbone(self) -> Backbone:
+        if self._backbone is None:
+            raise StoreError("this store was opened for reading; extract with FeatureStore.create(..., backbone=...)")
+        return self._backbone
+
+
+def _named(patterns: PathLike | Patterns) -> Patterns:
+    return patterns if isinstance(patterns, Patterns) else Patterns.named(patterns)

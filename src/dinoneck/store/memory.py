@@ -1,0 +1,101 @@
+"""A store in memory: all records as they are stored, for training sets that fit."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from dinoneck.errors import DataError, StoreError
+from dinoneck.store.encoding import Columns
+from dinoneck.store.feature_store import FeatureStore
+from dinoneck.store.quantised import QuantisedTokens
+from dinoneck.tokens import Tokens
+
+_SHARE = 0.9
+
+
+class MemoryStore:
+    """The records of a store in memory, in the stored dtype: the same ``ids`` and ``batch`` without reading.
+
+    Args:
+        store: to read from, once.
+        ids: images to keep; None = all. They must have one grid.
+        patterns: to keep; None = all.
+        device: where they are kept, such as ``cuda``; batches are made there.
+
+    Raises:
+        StoreError: if they do not fit into the memory that is free.
+        DataError: if an id or a pattern is unknown, or the grids differ.
+    """
+
+    def __init__(
+        self,
+        store: FeatureStore,
+        ids: Sequence[str] | None = None,
+        patterns: Sequence[int] | None = None,
+        device: torch.device | str | None = None,
+    ) -> None:
+        self.ids = store.ids if ids is None else tuple(ids)
+        kept = range(len(store.patterns)) if patterns is None else [int(pattern) for pattern in patterns]
+        self.patterns = store.patterns
+        pairs = [(image_id, pattern) for image_id in self.ids for pattern in kept]
+        needed = sum(store.reader.entry(image_id).length for image_id, _ in pairs)
+        free = free_memory()
+        if free is not None and needed > _SHARE * free:
+            raise StoreError(
+                f"{len(self.ids)} images x {len(kept)} patterns need {needed / 2**30:.1f} GiB, {free / 2**30:.1f} GiB "
+                "are free; keep fewer ids or patterns, or read from the FeatureStore itself"
+            )
+        self._rows = {pair: row for row, pair in enumerate(pairs)}
+        columns, self._grid = store.reader.columns([i for i, _ in pairs], [p for _, p in pairs])
+        self._columns: Columns = {name: tuple(x.to(device) for x in part) for name, part in columns.items()}
+        self._reader = store.reader
+        self._scale = tuple(store.reader.scale().to(device)) if store.dtype == "int8" else ()
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def batch(
+        self,
+        ids: Sequence[str],
+        patterns: int | Sequence[int] | None = None,
+        *,
+        dtype: torch.dtype | None = torch.float32,
+    ) -> Tokens:
+        """Return the tokens of these images, in this order; see :meth:`FeatureStore.batch`."""
+        columns = self._chosen(ids, patterns)
+        if self._scale:
+            return self._quantised(columns).dequantise(dtype or torch.float32)
+        return self._reader.assemble(columns, self._grid, dtype)
+
+    def quantised(self, ids: Sequence[str], patterns: int | Sequence[int] | None = None) -> QuantisedTokens:
+        """Return int8 tokens as they are; see :meth:`FeatureStore.quantised`."""
+        if not self._scale:
+            raise StoreError("only int8 stores give quantised tokens: use batch()")
+        return self._quantised(self._chosen(ids, patterns))
+
+    def _chosen(self, ids: Sequence[str], patterns: int | Sequence[int] | None) -> Columns:
+        pairs = list(zip(ids, self._reader.numbers(ids, patterns), strict=True))
+        missing = [pair for pair in pairs if pair not in self._rows]
+        if missing or not pairs:
+            raise DataError(
+                f"pattern {missing[0][1]} of {missing[0][0]!r} is not kept here" if missing else "no ids given"
+            )
+        rows = torch.tensor([self._rows[pair] for pair in pairs])
+        return {name: tuple(x.index_select(0, rows.to(x.device)) for x in part) for name, part in self._columns.items()}
+
+    def _quantised(self, columns: Columns) -> QuantisedTokens:
+        like = self._reader.description.tokens((), self._grid)
+        return QuantisedTokens(columns["q"], columns["scale"], columns["prefix"], self._scale, like)
+
+
+def free_memory() -> int | None:
+    """Return the bytes of memory that are free, or None where the system does not say."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return None

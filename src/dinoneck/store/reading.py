@@ -1,0 +1,172 @@
+"""Reading: records of many images straight into one buffer per layer, then into Tokens."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from dinoneck.errors import DataError, StoreError, did_you_mean
+from dinoneck.grid import GridSize
+from dinoneck.store import buffers
+from dinoneck.store.channel_scale import read_scale
+from dinoneck.store.description import Description
+from dinoneck.store.encoding import Columns, Layout
+from dinoneck.store.files import LocalFiles, RemoteFiles
+from dinoneck.store.index import Entry, by_id, read_index
+from dinoneck.store.quantised import QuantisedTokens
+from dinoneck.tokens import Tokens
+
+_GUESSES = 1000
+
+
+class Reader:
+    """Finds records in the index and reads them.
+
+    Args:
+        files: of the store.
+        description: of the store.
+        check: compare every record's checksum.
+        mapped: do not copy a single record of a local file; its columns lie on the file.
+    """
+
+    def __init__(
+        self,
+        files: LocalFiles | RemoteFiles,
+        description: Description,
+        *,
+        check: bool = False,
+        mapped: bool = False,
+    ) -> None:
+        self.files = files
+        self.description = description
+        self.check = check
+        self.mapped = mapped
+        self._scale: Tensor | None = None
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Read the index again."""
+        files = self.files
+        exists = files.exists if isinstance(files, LocalFiles) else lambda _: True
+        self.entries = by_id(read_index(files), exists)
+        self.ids = tuple(self.entries)
+
+    def entry(self, image_id: str) -> Entry:
+        """Return where an image is; DataError if it is not in the store."""
+        try:
+            return self.entries[image_id]
+        except (KeyError, TypeError):
+            near = did_you_mean(image_id, self.ids[:_GUESSES])
+            raise DataError(f"{image_id!r} is not among the {len(self.ids)} images of {self.files}.{near}") from None
+
+    def columns(self, ids: Sequence[str], patterns: int | Sequence[int] | None) -> tuple[Columns, GridSize]:
+        """Read records as they lie: part name -> one (B, ...) tensor per layer, and their grid.
+
+        Raises:
+            DataError: if an id or a pattern is unknown, or the images have different grids.
+            StoreError: if a shard is missing, cut short or, where it is asked for, damaged.
+        """
+        wanted = [(self.entry(i), p) for i, p in zip(ids, self.numbers(ids, patterns), strict=True)]
+        layout = self.layout([entry for entry, _ in wanted])
+        files = self.files
+        if on_file := self.mapped and len(wanted) == 1 and isinstance(files, LocalFiles):
+            entry, pattern = wanted[0]
+            columns = layout.views(files.mapped(entry.file, entry.at(pattern), entry.length))
+        else:
+            columns = layout.allocate(len(wanted))
+        pieces = [
+            (entry.file, entry.at(pattern), layout.buffers(columns, row)) for row, (entry, pattern) in enumerate(wanted)
+        ]
+        if not on_file:
+            files.fill(pieces)
+        if self.check:
+            for (entry, pattern), (_, _, buffers) in zip(wanted, pieces, strict=True):
+                if _crc32(buffers) != entry.crc32[pattern]:
+                    raise StoreError(
+                        f"{self.files}/{entry.file} is damaged: pattern {pattern} of {entry.id!r} has another "
+                        "checksum; delete that file and extract its photos again"
+                    )
+        return columns, layout.grid
+
+    def layout(self, entries: Sequence[Entry]) -> Layout:
+        """Return the layout of these entries' records; all must have one grid."""
+        grids = sorted({entry.grid for entry in entries})
+        if len(grids) != 1:
+            told = ", ".join(f"{rows}x{cols}" for rows, cols in grids[:5])
+            raise DataError(
+                f"the images have different grids ({told}); batch those of one" if grids else "no ids given"
+            )
+        layout = self.description.layout(GridSize(*grids[0]))
+        for entry in entries:
+            if entry.length != layout.nbytes or len(entry.crc32) != len(self.description.patterns):
+                raise StoreError(
+                    f"the index of {self.files} says {len(entry.crc32)} records of {entry.length} bytes for "
+                    f"{entry.id!r}; expected {len(self.description.patterns)} of {layout.nbytes}"
+                )
+        return layout
+
+    def assemble(self, columns: Columns, grid: GridSize, dtype: torch.dtype | None) -> Tokens:
+        """Make Tokens of what :meth:`columns` read."""
+        if self.description.dtype == "int8":
+            return self.quantised(columns, grid).dequantise(dtype or torch.float32)
+        tokens = self.description.tokens(columns["tokens"], grid)
+        if dtype is None or dtype == tokens.sequence[0].dtype:
+            return tokens
+        return replace(tokens, sequence=tuple(buffers.empty(x.shape, dtype).copy_(x) for x in tokens.sequence))
+
+    def quantised(self, columns: Columns, grid: GridSize) -> QuantisedTokens:
+        """Wrap int8 columns as they are."""
+        like = self.description.tokens((), grid)
+        return QuantisedTokens(columns["q"], columns["scale"], columns["prefix"], tuple(self.scale()), like)
+
+    def scale(self) -> Tensor:
+        """Return the channel scale (layers, channels), read once."""
+        if self._scale is None:
+            record = self.description.backbone
+            self._scale = read_scale(self.files, (self.description.num_layers, record["embed_dim"]))
+        return self._scale
+
+    def is_sound(self, entry: Entry) -> bool:
+        """Whether all records of an image are there and have their checksums."""
+        if len(entry.crc32) != len(self.description.patterns):
+            return False
+        buffer = memoryview(bytearray(entry.length))
+        try:
+            for pattern, expected in enumerate(entry.crc32):
+                self.files.fill([(entry.file, entry.at(pattern), [buffer])])
+                if zlib.crc32(buffer) != expected:
+                    return False
+        except StoreError:
+            return False
+        return True
+
+    def numbers(self, ids: Sequence[str], patterns: int | Sequence[int] | None) -> list[int]:
+        """Return one pattern per id.
+
+        Raises:
+            DataError: if there is no such pattern, or not one per id.
+        """
+        if isinstance(ids, str):
+            raise DataError(f"ids is the string {ids!r}; expected a sequence of ids")
+        if patterns is None or isinstance(patterns, int):
+            given = [patterns or 0] * len(ids)
+        else:
+            given = [int(pattern) for pattern in patterns]
+        if len(given) != len(ids):
+            raise DataError(f"{len(given)} patterns for {len(ids)} ids")
+        last = len(self.description.patterns) - 1
+        wrong = [pattern for pattern in given if not 0 <= pattern <= last]
+        if wrong:
+            raise DataError(f"there is no pattern {wrong[0]}; {self.files} holds 0 ... {last}")
+        return given
+
+
+def _crc32(buffers: Iterable[memoryview]) -> int:
+    value = 0
+    for buffer in buffers:
+        value = zlib.crc32(buffer, value)
+    return value

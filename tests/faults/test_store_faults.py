@@ -1,0 +1,311 @@
+"""Kills, full disks, several writers and damaged bytes: a store never shows anything half written."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.unit.store.store_samples import make, same, write_photos
+
+from dinoneck import Backbone, FeatureStore, StoreError, load_backbone
+from dinoneck.store import shards, writer
+from dinoneck.store.index import read_index
+
+NAMES = [f"{i}.png" for i in range(5)]
+ROOT = Path(__file__).resolve().parents[2]
+
+WORKER = """
+import sys
+from tests.unit.store.store_samples import make
+from dinoneck import load_backbone
+store = make(sys.argv[1], load_backbone("dinoneck_tiny"), dtype=sys.argv[3])
+print("ready", flush=True)
+store.extract(sys.argv[2].split(":"), root=sys.argv[4], shard_bytes=1)
+"""
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    write_photos(folder, NAMES)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(photos: Path, tiny: Backbone, tmp_path_factory: pytest.TempPathFactory) -> FeatureStore:
+    store = make(tmp_path_factory.mktemp("whole") / "s", tiny)
+    store.extract(photos)
+    return store
+
+
+class Crash(BaseException):
+    """Ends an extraction like a kill would: nothing in the library catches it."""
+
+
+def count_down(monkeypatch: pytest.MonkeyPatch, steps: int, error: Callable[[], BaseException]) -> Callable[[], int]:
+    """Fail at the n-th system call that changes the disk; return how many there were."""
+    seen = 0
+
+    def wrapped(call: Callable[..., Any]) -> Callable[..., Any]:
+        def guarded(*args: Any, **kw: Any) -> Any:
+            nonlocal seen
+            seen += 1
+            if seen == steps:
+                raise error()
+            return call(*args, **kw)
+
+        return guarded
+
+    for name in ("replace", "fsync", "write", "link"):
+        monkeypatch.setattr(os, name, wrapped(getattr(os, name)))
+    monkeypatch.setattr(Path, "replace", wrapped(Path.replace))
+    return lambda: seen
+
+
+@pytest.mark.parametrize("dtype", ["fp16", pytest.param("int8", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", ["crash", pytest.param("full", marks=pytest.mark.slow)])
+def test_a_failure_at_any_step_costs_nothing_finished(
+    photos: Path, tiny: Backbone, tmp_path: Path, dtype: str, kind: str
+) -> None:
+    options = {"dtype": dtype, "patterns": "none"}
+    expected = make(tmp_path / "expected", tiny, **options)
+    few = [photos / name for name in NAMES[:2]]
+    expected.extract(few)
+    step, failed = 1, True
+    while failed:
+        root = tmp_path / f"{step}"
+        with pytest.MonkeyPatch.context() as patch:
+            error = Crash if kind == "crash" else (lambda: OSError(errno.ENOSPC, "No space left on device"))
+            count = count_down(patch, step, error)
+            try:
+                make(root, tiny, **options).extract(few, shard_bytes=1, workers=1)
+            except (Crash, StoreError) as raised:
+                assert kind == "crash" or "disk is full" in str(raised), raised
+            failed = count() >= step
+        if (root / "store.json").exists():
+            visible = FeatureStore.open(root)
+            assert visible.verify() == []
+            assert set(visible.ids) <= set(expected.ids)
+        again = make(root, tiny, **options)
+        again.extract(few)
+        assert same(again, expected), step
+        assert not list((root / "data").glob(".*")), step
+        step += 1
+    assert step > 10
+
+
+def test_a_torn_last_line_does_not_count(photos: Path, whole: FeatureStore, tiny: Backbone, tmp_path: Path) -> None:
+    store = make(tmp_path / "s", tiny)
+    store.extract(photos)
+    [index] = (tmp_path / "s" / "index").iterdir()
+    raw = index.read_bytes()
+    for cut in (*range(0, len(raw), 41), *(raw.find(b"\n") + i for i in range(-1, 3)), len(raw)):
+        index.write_bytes(raw[:cut])
+        assert len(read_index(store.reader.files)) == raw[:cut].count(b"\n")
+    index.write_bytes(raw[:-3])
+    for shard in (tmp_path / "s" / "data").iterdir():
+        shard.unlink()
+    again = make(tmp_path / "s", tiny)
+    again.extract(photos)
+    assert same(again, whole)
+    assert index.read_bytes() == raw[:-3]
+
+
+def test_a_damaged_line_is_refused_by_name(photos: Path, tiny: Backbone, tmp_path: Path) -> None:
+    store = make(tmp_path / "s", tiny)
+    store.extract(photos)
+    [index] = (tmp_path / "s" / "index").iterdir()
+    lines = index.read_text().splitlines()
+    for wrong in ("{}", "nonsense", lines[1].replace("data/", "../"), lines[1].replace('"offset":', '"offset":-')):
+        index.write_text("\n".join([lines[0], wrong, *lines[2:]]) + "\n")
+        with pytest.raises(StoreError, match=r"\.jsonl, line 2 is damaged"):
+            FeatureStore.open(tmp_path / "s")
+
+
+def test_any_flipped_byte_of_the_data_is_found(photos: Path, tiny: Backbone, tmp_path: Path) -> None:
+    store = make(tmp_path / "s", tiny)
+    store.extract(photos)
+    for image_id in ("0", "3"):
+        entry = store.reader.entry(image_id)
+        shard = tmp_path / "s" / entry.file
+        raw = shard.read_bytes()
+        for place in (entry.offset, entry.offset + entry.length, entry.at(4) - 1):
+            damaged = bytearray(raw)
+            damaged[place] ^= 16
+            shard.write_bytes(damaged)
+            assert FeatureStore.open(tmp_path / "s").verify() == [image_id]
+            pattern = (place - entry.offset) // entry.length
+            with pytest.raises(StoreError, match=f"pattern {pattern} of '{image_id}' has another checksum"):
+                FeatureStore.open(tmp_path / "s", check=True)[image_id, pattern]
+            FeatureStore.open(tmp_path / "s")[image_id, pattern]
+        shard.write_bytes(raw[: entry.at(1)])
+        assert image_id in FeatureStore.open(tmp_path / "s").verify()
+        with pytest.raises(StoreError, match="it is cut short"):
+            FeatureStore.open(tmp_path / "s")[image_id, 1]
+        shard.write_bytes(raw)
+    assert store.verify() == []
+
+
+def test_a_lost_shard_is_told_and_made_again(photos: Path, whole: FeatureStore, tiny: Backbone, tmp_path: Path) -> None:
+    store = make(tmp_path / "s", tiny)
+    store.extract(photos, shard_bytes=1)
+    (tmp_path / "s" / store.shard_of("2")).unlink()
+    store = make(tmp_path / "s", tiny)
+    assert store.verify() == ["2"]
+    with pytest.raises(StoreError, match="cannot be read"):
+        store["2"]
+    assert store.extract(photos).written == ["2"]
+    assert same(store, whole)
+    assert store.verify() == []
+
+
+def test_what_is_no_shard_is_left_alone(photos: Path, tiny: Backbone, tmp_path: Path) -> None:
+    store = make(tmp_path / "s", tiny)
+    store.extract([photos / "0.png"])
+    strange = {"x.safetensors": b"short", "y.safetensors": bytes(100), "notes.txt": b"mine"}
+    whole = next((tmp_path / "s" / "data").glob("w-*")).read_bytes()
+    strange |= {"z.safetensors": whole[:-1], "copy.safetensors": whole}
+    for name, content in strange.items():
+        (tmp_path / "s" / "data" / name).write_bytes(content)
+    store.extract(photos)
+    assert store.verify() == []
+    for name, content in strange.items():
+        assert (tmp_path / "s" / "data" / name).read_bytes() == content
+    with pytest.raises(ValueError, match="cut short"):
+        shards.entries_in(tmp_path / "s" / "data" / "z.safetensors")
+
+
+def test_leftovers_of_live_writers_stay(photos: Path, tiny: Backbone, tmp_path: Path) -> None:
+    store = make(tmp_path / "s", tiny)
+    data = tmp_path / "s" / "data"
+    with writer.Writer(tmp_path / "s") as live:
+        machine, boot, process = live.name.split("-")[1:4]
+        kept = [f".{live.name}-000000.safetensors.ab.dinoneck-tmp",
+                f".w-{machine}-{boot}-1-00000000-000000.safetensors.t",
+                f".w-00000000-{boot}-99999999-00000000-000000.safetensors.t"]  # fmt: skip
+        gone = [f".w-{machine}-{boot}-{process}-00000000-000000.safetensors.t",
+                f".w-{machine}-00000000-1-00000000-000000.safetensors.t",
+                f".w-{machine}-{boot}-99999999-00000000-000000.safetensors.t"]  # fmt: skip
+        for name in (*kept, *gone):
+            (data / name).touch()
+        store.extract([photos / "0.png"])
+        assert sorted(path.name for path in data.glob(".*")) == sorted(kept)
+
+
+@contextlib.contextmanager
+def extracting(root: Path, photos: list[Path], dtype: str = "fp16") -> Iterator[subprocess.Popen[str]]:
+    """A process that extracts; killed with all it started when the block ends."""
+    arguments = [sys.executable, "-c", WORKER, str(root), ":".join(map(str, photos)), dtype, str(photos[0].parent)]
+    process = subprocess.Popen(
+        arguments, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate(timeout=30)
+
+
+@pytest.mark.slow
+def test_kills_cost_no_finished_image(photos: Path, whole: FeatureStore, tiny: Backbone, tmp_path: Path) -> None:
+    root = tmp_path / "s"
+    files = [photos / name for name in NAMES]
+    for attempt in range(2):
+        before = set(FeatureStore.open(root).ids) if (root / "store.json").exists() else set()
+        with extracting(root, files) as process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            time.sleep(0.01 + 0.03 * attempt)
+        store = FeatureStore.open(root)
+        assert store.verify() == []
+        assert before <= set(store.ids)
+    store = make(root, tiny)
+    store.extract(photos)
+    assert same(store, whole)
+    assert not list((root / "data").glob(".*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["fp16", "int8"])
+@pytest.mark.parametrize("overlap", [False, True])
+def test_two_writers_at_once(photos: Path, tiny: Backbone, tmp_path: Path, dtype: str, overlap: bool) -> None:
+    files = [photos / name for name in NAMES]
+    lists = [files, files] if overlap else [files[:3], files[3:]]
+    root = tmp_path / "s"
+    with extracting(root, lists[0], dtype) as one, extracting(root, lists[1], dtype) as two:
+        for process in (one, two):
+            _, told = process.communicate(timeout=110)
+            assert process.returncode == 0, told
+    store = FeatureStore.open(root)
+    assert store.ids == tuple(str(i) for i in range(5))
+    assert store.verify() == []
+    again = make(root, tiny, dtype=dtype)
+    assert again.extract(photos).written == []
+    if overlap or dtype == "fp16":
+        expected = make(tmp_path / "expected", tiny, dtype=dtype)
+        expected.extract(photos)
+        assert same(store, expected)
+
+
+@pytest.mark.slow
+def test_torchrun_shares_the_work(photos: Path, whole: FeatureStore, tmp_path: Path) -> None:
+    script = tmp_path / "work.py"
+    script.write_text(WORKER)
+    arguments = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script),
+                 str(tmp_path / "s"), str(photos), "fp16", str(photos)]  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        arguments, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+    try:
+        told, _ = process.communicate(timeout=110)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate(timeout=30)
+    assert process.returncode == 0, told
+    store = FeatureStore.open(tmp_path / "s")
+    assert same(store, whole)
+    assert len(list((tmp_path / "s" / "index").iterdir())) == 2
+
+
+def test_the_order_of_writers_does_not_matter(photos: Path, tiny: Backbone, tmp_path: Path) -> None:
+    """Two stores of the same photo: whichever index file comes first, the same record is read."""
+    store = make(tmp_path / "s", tiny)
+    store.extract([photos / "0.png"], root=photos)
+    [index] = (tmp_path / "s" / "index").iterdir()
+    entry = json.loads(index.read_text())
+    copied = "data/w-other.safetensors"
+    shutil.copy(tmp_path / "s" / entry["file"], tmp_path / "s" / copied)
+    chosen = set()
+    for name in ("a.jsonl", "z.jsonl"):
+        line = json.dumps({**entry, "file": copied}) + "\n"
+        (tmp_path / "s" / "index" / name).write_text(line)
+        chosen.add(FeatureStore.open(tmp_path / "s").shard_of("0"))
+        (tmp_path / "s" / "index" / name).unlink()
+    assert chosen == {min(entry["file"], copied)}
+
+
+def test_refresh_sees_other_writers(photos: Path, tiny: Backbone, tmp_path: Path) -> None:
+    store = make(tmp_path / "s", tiny)
+    reader = FeatureStore.open(tmp_path / "s")
+    store.extract([photos / "0.png"])
+    assert reader.ids == ()
+    reader.refresh()
+    assert reader.ids == ("0",)
+    assert torch.equal(reader["0"].sequence[0], store["0"].sequence[0])
+    assert load_backbone("dinoneck_tiny").record()["weights_sha256"] == reader.backbone_record["weights_sha256"]

@@ -1,0 +1,74 @@
+"""``dinoneck extract`` and ``dinoneck verify`` on stores."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from tests.unit.store.store_samples import make, same, write_photos
+
+from dinoneck import FeatureStore, load_backbone
+from dinoneck.cli.extract import layers, share
+from dinoneck.cli.main import main
+
+
+def test_extract_and_verify(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_photos(tmp_path, ["p/a.png", "p/b.png"])
+    out = tmp_path / "s"
+    arguments = ["extract", str(tmp_path / "p"), "--out", str(out), "--backbone", "dinoneck_tiny", "--size", "32x48",
+                 "--patterns", "flips4", "--layers", "0,-1"]  # fmt: skip
+    assert main([*arguments, "--shard", "1/2"]) == 0
+    assert "1 photos extracted, 0 were there" in capsys.readouterr().out
+    (tmp_path / "p" / "c.png").write_text("no picture")
+    assert main(arguments) == 1
+    assert "c.png" in capsys.readouterr().err
+    assert main([*arguments, "--skip-unusable"]) == 0
+    told = capsys.readouterr().out
+    assert "0 photos extracted, 2 were there, 1 left out" in told
+    assert "left out:" in told
+    store = FeatureStore.open(out)
+    expected = make(tmp_path / "expected", load_backbone("dinoneck_tiny", layers=[0, -1]))
+    expected.extract([tmp_path / "p" / "a.png", tmp_path / "p" / "b.png"])
+    assert same(store, expected)
+
+    assert main(["verify", str(out)]) == 0
+    assert "2 images x 4 patterns" in capsys.readouterr().out
+    shard = out / store.shard_of("b")
+    raw = bytearray(shard.read_bytes())
+    raw[-1] ^= 1
+    shard.write_bytes(raw)
+    assert main(["verify", str(out)]) == 1
+    assert f"damaged  {out}  b  {store.shard_of('b')}" in capsys.readouterr().err
+    (out / "store.json").write_text("{}")
+    assert main(["verify", str(out)]) == 1
+    assert "does not describe a feature store" in capsys.readouterr().err
+
+
+def test_options_change_the_store(tmp_path: Path) -> None:
+    write_photos(tmp_path, ["p/b.png", "p/x.png"])
+    common = ["extract", str(tmp_path / "p"), "--backbone", "dinoneck_tiny", "--size", "32x48"]
+    stores = {}
+    for name, more in {
+        "plain": [], "fit": ["--fit", "pad"], "interpolation": ["--interpolation", "bicubic"],
+        "dtype": ["--dtype", "int8"], "norm": ["--no-norm"], "batch": ["--batch-size", "2"],
+    }.items():  # fmt: skip
+        assert main([*common, "--out", str(tmp_path / name), *more]) == 0
+        stores[name] = FeatureStore.open(tmp_path / name).batch(["x"]).sequence[0]
+    for name in ("fit", "interpolation", "dtype", "norm"):
+        assert not torch.equal(stores[name], stores["plain"]), name
+    assert torch.allclose(stores["batch"], stores["plain"], atol=4e-3)
+
+
+@pytest.mark.parametrize("wrong", [["--shard", "2/2"], ["--shard", "x"], ["--layers", "a"], ["--batch-size", "0"]])
+def test_wrong_options_are_wrong_usage(tmp_path: Path, wrong: list[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["extract", "x.png", "--out", str(tmp_path / "s"), "--size", "32", *wrong])
+    assert caught.value.code == 2
+    assert not (tmp_path / "s").exists()
+
+
+def test_forms_of_options() -> None:
+    assert layers("4") == 4
+    assert layers("3,7,-1") == [3, 7, -1]
+    assert share("3/8") == (3, 8)

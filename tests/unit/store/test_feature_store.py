@@ -1,0 +1,635 @@
+"""The store gives back what the backbone gave, whoever wrote it and however often it was interrupted."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import os
+import pickle
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors
+import torch
+from PIL import Image
+from tests.unit.store.store_samples import SIZE, make, same, write_photos
+
+from dinoneck import Backbone, ConfigError, DataError, FeatureStore, GridSize, StoreError, Tokens, load_backbone
+from dinoneck.data import Patterns
+from dinoneck.store import MemoryStore, StoreDataset, image_ids
+from dinoneck.store.encoding import Layout, channel_rms, encode, quantise
+from dinoneck.store.quantised import QuantisedTokens
+from dinoneck.store.views import views_of
+
+NAMES = ["a.png", "b.png", "c.png"]
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    write_photos(folder, NAMES)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def two_layers() -> Backbone:
+    return load_backbone("dinoneck_tiny", layers=[0, -1])
+
+
+@pytest.fixture(scope="module")
+def filled(photos: Path, two_layers: Backbone, tmp_path_factory: pytest.TempPathFactory) -> FeatureStore:
+    store = make(tmp_path_factory.mktemp("store") / "s", two_layers)
+    assert store.extract(photos).written == ["a", "b", "c"]
+    return store
+
+
+def test_stored_tokens_are_the_backbones_bit_for_bit(filled: FeatureStore, photos: Path, two_layers: Backbone) -> None:
+    prepare = two_layers.preprocess.changed(size=SIZE)
+    for image_id in filled.ids:
+        image = prepare(photos / f"{image_id}.png")
+        views = torch.cat([image, image.flip(-1), image.flip(-2), image.flip(-1, -2)])
+        for pattern, expected in enumerate(two_layers(views)[i] for i in range(4)):
+            given = filled[image_id, pattern]
+            assert given.layers == expected.layers == (0, two_layers.depth - 1)
+            assert (given.grid, given.normed, given.num_cls, given.num_registers) == (GridSize(2, 3), True, 1, 2)
+            for x, y in zip(given.sequence, expected.sequence, strict=True):
+                assert x.dtype == torch.float32
+                assert torch.equal(x, y.half().float())
+
+
+def test_a_batch_keeps_order_repeats_and_patterns(filled: FeatureStore) -> None:
+    batch = filled.batch(["c", "a", "c"], [3, 0, 1])
+    for row, key in enumerate([("c", 3), ("a", 0), ("c", 1)]):
+        for x, y in zip(batch.sequence, filled[key].sequence, strict=True):
+            assert torch.equal(x[row : row + 1], y)
+            assert x.is_contiguous()
+    assert not torch.equal(filled["c", 0].sequence[0], filled["c", 1].sequence[0])
+    assert torch.equal(filled["c"].sequence[0], filled["c", 0].sequence[0])
+    assert filled.batch(["a"], dtype=None).sequence[0].dtype == torch.float16
+    assert torch.equal(filled.batch(["a", "b"], 2).sequence[1][1:], filled["b", 2].sequence[1])
+
+
+def test_patches_land_where_they_were(tmp_path: Path) -> None:
+    """A backbone that only looks: each patch token is its patch's mean colour."""
+    index = np.zeros((4 * 16, 6 * 16, 3), np.uint8)
+    for row in range(4):
+        for col in range(6):
+            index[row * 16 : row * 16 + 16, col * 16 : col * 16 + 16] = (row * 50, col * 40, 7)
+    Image.fromarray(index).save(tmp_path / "index.png")
+
+    store = make(tmp_path / "s", load_backbone("dinoneck_tiny"), image_size=(64, 96))
+    views = views_of(tmp_path / "index.png", store.preprocess, store.patterns, "index")
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (store.preprocess.mean, store.preprocess.std))
+    for pattern, flips in enumerate([(), (-1,), (-2,), (-1, -2)]):
+        seen = (views[pattern] * std + mean) * 255
+        upright = seen.flip(flips)
+        assert torch.allclose(
+            upright[:, ::16, ::16], torch.tensor(index[::16, ::16]).permute(2, 0, 1).float(), atol=1e-3
+        )
+    layout = Layout("fp16", 1, 1, 3, GridSize(4, 6))
+    patches = torch.tensor(index[::16, ::16].reshape(1, 24, 3)).float()
+    tokens = Tokens.from_patches(patches, grid=(4, 6), patch_size=16, cls_token=torch.zeros(1, 3))
+    columns = layout.allocate(1)
+    at = 0
+    [record] = encode(tokens, layout)
+    for buffer in layout.buffers(columns, 0):
+        buffer[:] = record[at : at + len(buffer)]
+        at += len(buffer)
+    assert at == layout.nbytes
+    back = replace(tokens, sequence=columns["tokens"]).maps()[0][0]
+    for row in range(4):
+        for col in range(6):
+            assert back[:, row, col].tolist() == [row * 50, col * 40, 7]
+
+
+@pytest.mark.parametrize("fit", ["stretch", "crop", "pad"])
+def test_flips_act_on_the_whole_prepared_image(photos: Path, two_layers: Backbone, fit: str) -> None:
+    prepare = two_layers.preprocess.changed(size=(48, 48), fit=fit)
+    image = prepare(photos / "a.png")[0]
+    views = views_of(photos / "a.png", prepare, Patterns.named("flips4"), "a")
+    for view, axes in zip(views, [(), (-1,), (-2,), (-1, -2)], strict=True):
+        assert torch.equal(view, image.flip(axes))
+
+
+def test_padding_stays_the_mean_colour_under_every_pattern(photos: Path, two_layers: Backbone) -> None:
+    prepare = two_layers.preprocess.changed(size=(96, 48), fit="pad")
+    padding = prepare(photos / "a.png")[0].abs().sum(0) == 0
+    assert padding.any()
+    patterns = Patterns.named("color20")
+    for i, view in enumerate(views_of(photos / "a.png", prepare, patterns, "a")):
+        horizontal, vertical = patterns.flips(i)
+        axes = [axis for axis, flipped in ((-1, horizontal), (-2, vertical)) if flipped]
+        assert torch.equal(view.flip(axes).abs().sum(0) == 0, padding), i
+
+
+def test_every_option_changes_what_is_stored(photos: Path, two_layers: Backbone, tmp_path: Path) -> None:
+    plain = make(tmp_path / "plain", two_layers)
+    plain.extract(photos / "b.png")
+    changes = {
+        "image_size": (48, 48),
+        "fit": "crop",
+        "interpolation": "bicubic",
+        "dtype": "bf16",
+    }
+    for name, value in changes.items():
+        other = make(tmp_path / name, two_layers, **{name: value})
+        other.extract(photos / "b.png")
+        x, y = (each["b"].sequence[0] for each in (plain, other))
+        assert x.shape != y.shape or not torch.equal(x, y), name
+
+
+def test_keep_gives_each_photo_its_own_grid(two_layers: Backbone, tmp_path: Path) -> None:
+    for name, size in (("a", (60, 40)), ("b", (60, 15)), ("c", (30, 20))):
+        (tmp_path / "p").mkdir(exist_ok=True)
+        Image.effect_noise(size, 60).convert("RGB").save(tmp_path / "p" / f"{name}.png")
+    store = make(tmp_path / "s", two_layers, image_size=(64, 64), fit="keep", policy="resize")
+    store.extract(tmp_path / "p", batch_size=64)
+    assert [store[i].grid for i in store.ids] == [GridSize(3, 4), GridSize(1, 4), GridSize(3, 4)]
+    with pytest.raises(DataError, match="different grids"):
+        store.batch(["a", "b"])
+    assert torch.equal(store.batch(["a", "c"]).sequence[0][:1], store["a"].sequence[0])
+    assert store.verify() == []
+    image = two_layers.preprocess(tmp_path / "p" / "b.png", size=(64, 64), fit="keep", policy="resize")
+    assert torch.allclose(store["b"].sequence[1], two_layers(image).sequence[1], atol=4e-3)
+
+
+def test_batches_of_photos_give_the_same_up_to_rounding(photos: Path, filled: FeatureStore, two_layers: Backbone,
+                                                        tmp_path: Path) -> None:  # fmt: skip
+    store = make(tmp_path / "s", two_layers)
+    store.extract(photos, batch_size=8)
+    for image_id in store.ids:
+        assert torch.allclose(store[image_id, 2].sequence[1], filled[image_id, 2].sequence[1], atol=4e-3)
+    chunked = make(tmp_path / "chunks", two_layers)
+    chunked.extract(photos, batch_size=1)
+    assert torch.allclose(chunked["a", 3].sequence[1], filled["a", 3].sequence[1], atol=4e-3)
+
+
+def test_extraction_goes_on_where_it_stopped(photos: Path, filled: FeatureStore, two_layers: Backbone,
+                                             tmp_path: Path) -> None:  # fmt: skip
+    store = make(tmp_path / "s", two_layers)
+    first = store.extract([photos / "b.png"], root=photos)
+    assert first.written == ["b"]
+    second = store.extract(photos, shard_bytes=1)
+    assert (second.written, second.present) == (["a", "c"], 1)
+    assert store.extract(photos).written == []
+    assert same(store, filled)
+    assert len(list((tmp_path / "s" / "data").iterdir())) == 3
+    reopened = make(tmp_path / "s", two_layers)
+    assert reopened.ids == filled.ids
+
+
+def test_shares_make_the_same_store(photos: Path, filled: FeatureStore, two_layers: Backbone, tmp_path: Path,
+                                    monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    store = make(tmp_path / "s", two_layers)
+    assert store.extract(photos, shard=(1, 2)).written == ["b"]
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert store.extract(photos).written == ["a", "c"]
+    assert same(store, filled)
+    for wrong in ((2, 2), (-1, 2), (0, 0), (0.0, 1)):
+        with pytest.raises(ConfigError, match="shard is"):
+            store.extract(photos, shard=wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"image_size": (48, 48)}, r"inputs.size = \[32, 48\]; asked for \[48, 48\]"),
+        ({"patterns": "none"}, "patterns = "),
+        ({"dtype": "bf16"}, 'dtype = "fp16"; asked for "bf16"'),
+        ({"fit": "crop"}, 'inputs.fit = "stretch"; asked for "crop"'),
+        ({"interpolation": "bicubic"}, "inputs.interpolation"),
+        ({"policy": "crop"}, "inputs.policy"),
+    ],
+)
+def test_a_store_made_otherwise_is_refused(
+    filled: FeatureStore, two_layers: Backbone, changes: dict[str, object], field: str
+) -> None:
+    with pytest.raises(StoreError, match=field):
+        make(Path(filled.path), two_layers, **changes)
+
+
+def test_another_backbone_is_refused(filled: FeatureStore, two_layers: Backbone, photos: Path) -> None:
+    with pytest.raises(StoreError, match=r"backbone.layers = \[0, \d+\]; asked for \[\d+\]"):
+        make(Path(filled.path), load_backbone("dinoneck_tiny"))
+    with pytest.raises(StoreError, match=r"backbone.weights_sha256"):
+        make(Path(filled.path), load_backbone("dinoneck_tiny", layers=[0, -1], seed=1))
+    changed = copy.deepcopy(two_layers)
+    store = make(Path(filled.path), changed)
+    with torch.no_grad():
+        next(changed.parameters()).add_(1.0)
+    with pytest.raises(StoreError, match=r"backbone.weights_sha256"):
+        store.extract(photos)
+
+
+def test_what_is_no_store_is_refused(two_layers: Backbone, tmp_path: Path, filled: FeatureStore) -> None:
+    with pytest.raises(StoreError, match=r"holds no store.json"):
+        FeatureStore.open(tmp_path / "nothing")
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "thesis.txt").write_text("important")
+    with pytest.raises(StoreError, match=r"holds 'thesis.txt' but no store.json"):
+        make(tmp_path / "thesis", two_layers)
+    with pytest.raises(StoreError, match="is a file"):
+        FeatureStore.open(tmp_path / "thesis" / "thesis.txt")
+    with pytest.raises(StoreError, match="is a file"):
+        make(tmp_path / "thesis" / "thesis.txt", two_layers)
+    with pytest.raises(StoreError, match="opened for reading"):
+        FeatureStore.open(filled.path).extract(["x.png"])
+    with pytest.raises(ConfigError, match=r"dtype is 'fp32'; a store holds one of fp16, bf16, int8"):
+        make(tmp_path / "x", two_layers, dtype="fp32")
+
+
+def test_a_newer_or_edited_description_is_refused(tmp_path: Path, two_layers: Backbone) -> None:
+    make(tmp_path / "s", two_layers)
+    path = tmp_path / "s" / "store.json"
+    text = path.read_text()
+    path.write_text(text.replace('"schema": 1', '"schema": 2'))
+    with pytest.raises(StoreError, match=r"schema 2; this dinoneck reads up to 1. It was made by dinoneck \d"):
+        FeatureStore.open(tmp_path / "s")
+    path.write_text(text.replace('"fp16"', '"bf16"'))
+    with pytest.raises(StoreError, match="damaged or was edited"):
+        FeatureStore.open(tmp_path / "s")
+    path.write_text("{")
+    with pytest.raises(StoreError, match="no sound JSON"):
+        FeatureStore.open(tmp_path / "s")
+
+
+def test_unknown_ids_and_patterns_are_refused(filled: FeatureStore) -> None:
+    with pytest.raises(DataError, match="'d' is not among the 3 images"):
+        filled.batch(["a", "d"])
+    with pytest.raises(DataError, match=r"there is no pattern 4; .* holds 0 ... 3"):
+        filled["a", 4]
+    with pytest.raises(DataError, match="2 patterns for 1 ids"):
+        filled.batch(["a"], [0, 1])
+    with pytest.raises(DataError, match="ids is the string 'abc'"):
+        filled.batch("abc")
+    with pytest.raises(DataError, match="no ids given"):
+        filled.batch([])
+    assert "a" in filled
+    assert "d" not in filled
+    assert len(filled) == 3
+
+
+def test_ids_are_paths_below_the_root(tmp_path: Path) -> None:
+    write_photos(tmp_path, ["x/a.png", "x/b.b.jpg", "y/a.png"])
+    found = image_ids(tmp_path)
+    assert list(found) == ["x/a", "x/b.b", "y/a"]
+    assert list(image_ids([tmp_path / "x"])) == ["a", "b.b"]
+    assert list(image_ids([tmp_path / "x" / "a.png"], root=tmp_path)) == ["x/a"]
+    assert list(image_ids([tmp_path / "x" / "a.png", tmp_path / "y" / "a.png"])) == ["x/a", "y/a"]
+    assert list(image_ids([tmp_path / "x" / "a.png"] * 2)) == ["a"]
+    write_photos(tmp_path, ["x/a.jpg"])
+    with pytest.raises(DataError, match=r"a\.jpg and .*a\.png would both get the id 'x/a'"):
+        image_ids(tmp_path)
+    with pytest.raises(DataError, match="does not lie in the root"):
+        image_ids([tmp_path / "x" / "a.png"], root=tmp_path / "y")
+    with pytest.raises(DataError, match="no photos"):
+        image_ids([])
+
+
+def test_another_photo_of_the_same_name_is_refused(tmp_path: Path, two_layers: Backbone) -> None:
+    [path] = write_photos(tmp_path, ["p/a.png"])
+    store = make(tmp_path / "s", two_layers)
+    store.extract(path)
+    write_photos(tmp_path, ["p/a.png"], seed=5)
+    with pytest.raises(DataError, match=r"bytes; the photo stored as 'a' had"):
+        store.extract(path)
+
+
+def test_odd_photos(tmp_path: Path, two_layers: Backbone, caplog: pytest.LogCaptureFixture) -> None:
+    write_photos(tmp_path, ["p/m.png"])
+    folder = tmp_path / "p"
+    Image.new("RGB", (1, 1), "red").save(folder / "one.png")
+    Image.new("CMYK", (50, 40), (10, 20, 30, 0)).save(folder / "cmyk.jpg")
+    Image.fromarray(np.full((40, 50), 40000, np.uint16)).save(folder / "deep.png")
+    turned = Image.new("RGB", (40, 60), "blue")
+    exif = turned.getexif()
+    exif[0x0112] = 6
+    turned.save(folder / "turned.jpg", exif=exif)
+    store = make(tmp_path / "s", two_layers)
+    store.extract(folder)
+    assert store.ids == ("cmyk", "deep", "m", "one", "turned")
+    prepare = two_layers.preprocess.changed(size=SIZE)
+    for name in ("cmyk.jpg", "deep.png", "one.png", "turned.jpg"):
+        image = prepare(folder / name)
+        views = torch.cat([image, image.flip(-1), image.flip(-2), image.flip(-1, -2)])
+        assert torch.equal(store[Path(name).stem].sequence[1], two_layers(views)[0].sequence[1].half().float())
+
+    (folder / "empty.png").touch()
+    (folder / "text.jpg").write_text("no picture")
+    with pytest.raises(DataError, match=r"empty.png \(0 bytes\) is no picture.*--skip-unusable"):
+        store.extract(folder)
+    with caplog.at_level(logging.WARNING, logger="dinoneck"):
+        done = store.extract(folder, skip_unusable=True)
+    assert set(done.unusable) == {"empty", "text"}
+    assert "text.jpg" in caplog.text
+    with pytest.raises(DataError, match="there is no photo"):
+        store.extract([folder / "gone.png"], root=folder)
+
+
+def test_an_unusable_photo_loses_nothing_before_it(tmp_path: Path, two_layers: Backbone) -> None:
+    write_photos(tmp_path, ["p/a.png", "p/c.png"])
+    (tmp_path / "p" / "b.png").write_text("no picture")
+    store = make(tmp_path / "s", two_layers)
+    with pytest.raises(DataError, match="Everything finished before is kept"):
+        store.extract(tmp_path / "p")
+    assert store.ids == ("a",)
+
+
+def test_overflow_is_refused_with_the_remedy() -> None:
+    tokens = Tokens.from_patches(torch.full((1, 4, 8), 7e4), grid=(2, 2), patch_size=16, layers=[5])
+    layout = Layout("fp16", 1, 0, 8, GridSize(2, 2))
+    with pytest.raises(StoreError, match=r"layer 5 reach 70000, beyond float16 \(65504\).*dtype='bf16'"):
+        encode(tokens, layout)
+    assert encode(tokens, replace(layout, dtype="bf16"))
+    with pytest.raises(StoreError, match="not finite"):
+        encode(tokens._map(lambda x: x * float("nan")), replace(layout, dtype="bf16"))
+
+
+def test_any_safetensors_reader_opens_a_shard(filled: FeatureStore) -> None:
+    path = Path(filled.path) / filled.shard_of("b")
+    with safetensors.safe_open(path, framework="pt") as file:
+        tokens = file.get_tensor("b/2/tokens")
+        assert len(list(file.keys())) == 12
+    assert tokens.dtype == torch.float16
+    expected = filled.batch(["b"], 2, dtype=None)
+    assert torch.equal(tokens, torch.cat(expected.sequence))
+
+
+def outlier_tokens() -> Tokens:
+    """Channels of very different size, as DINO tokens have them."""
+    channels = torch.exp(torch.randn(32, generator=torch.Generator().manual_seed(1)))
+    channels[:3] *= 40
+    x = torch.randn(2, 3 + 24, 32, generator=torch.Generator().manual_seed(2)) * channels
+    return Tokens.from_sequence([x, x.flip(0)], image_size=(64, 96), patch_size=16, num_prefix_tokens=3)
+
+
+def quantised(tokens: Tokens) -> QuantisedTokens:
+    scale = channel_rms([tokens])
+    pairs = [quantise(x, s) for x, s in zip(tokens.patches, scale, strict=True)]
+    return QuantisedTokens(
+        tuple(q for q, _ in pairs),
+        tuple(s for _, s in pairs),
+        tuple(x[:, :3] for x in tokens.sequence),
+        tuple(scale),
+        replace(tokens, sequence=()),
+    )
+
+
+def test_int8_keeps_its_bound_and_beats_a_scale_per_token_alone() -> None:
+    tokens = outlier_tokens()
+    packed = quantised(tokens)
+    back = packed.dequantise()
+    for layer, (x, y) in enumerate(zip(tokens.patches, back.patches, strict=True)):
+        bound = 0.5 * packed.scale[layer][..., None] * packed.channel_scale[layer]
+        assert ((x - y).abs() <= bound * 1.001).all()
+        naive_q, naive_scale = quantise(x, torch.ones(32))
+        naive = naive_q.float() * naive_scale[..., None]
+        assert ((x - y).norm() / x.norm()) < 0.02
+        weights = 1 / packed.channel_scale[layer]
+        assert ((x - y) * weights).norm() < 0.25 * ((x - naive) * weights).norm()
+    assert torch.equal(back.registers[0], tokens.registers[0])
+    assert torch.equal(back.cls_token[1], tokens.cls_token[1])
+
+
+def test_int8_of_zeros_is_zero() -> None:
+    tokens = Tokens.from_patches(torch.zeros(1, 4, 8), grid=(2, 2), patch_size=16)
+    scale = channel_rms([tokens])
+    assert torch.equal(scale, torch.ones(1, 8))
+    q, token_scale = quantise(tokens.patches[0], scale[0])
+    assert not q.any()
+    assert not token_scale.any()
+
+
+def test_int8_is_pooled_and_projected_as_it_is() -> None:
+    packed = quantised(outlier_tokens())
+    plain = packed.dequantise(torch.float64)
+    generator = torch.Generator().manual_seed(0)
+    gate = torch.rand(2, 24, generator=generator, dtype=torch.float64)
+    weight = torch.randn(5, 32, generator=generator, dtype=torch.float64)
+    bias = torch.randn(5, generator=generator, dtype=torch.float64)
+    for layer, patches in enumerate(plain.patches):
+        torch.testing.assert_close(packed.pool(dtype=torch.float64)[layer], patches.mean(1), rtol=1e-12, atol=1e-12)
+        weighted = torch.einsum("bn,bnc->bc", gate, patches)
+        torch.testing.assert_close(packed.pool(gate, torch.float64)[layer], weighted, rtol=1e-12, atol=1e-12)
+        for b in (bias, None):
+            expected = torch.nn.functional.linear(plain.sequence[layer], weight, b)
+            torch.testing.assert_close(packed.linear(weight, b)[layer], expected, rtol=1e-12, atol=1e-12)
+    assert packed.to("cpu").pool()[0].dtype == torch.float32
+    with pytest.raises(ValueError, match=r"weight has shape \(5, 31\); expected \(D, 32\)"):
+        packed.linear(weight[:, 1:])
+
+
+def test_an_int8_store(photos: Path, filled: FeatureStore, two_layers: Backbone, tmp_path: Path) -> None:
+    store = make(tmp_path / "s", two_layers, dtype="int8")
+    store.extract(photos)
+    prepare = two_layers.preprocess.changed(size=SIZE)
+    image = prepare(photos / "b.png")
+    views = torch.cat([image, image.flip(-1), image.flip(-2), image.flip(-1, -2)])
+    expected = two_layers(views)[0]
+    given, packed = store["b", 0], store.quantised(["b"], 0)
+    for layer, (x, y) in enumerate(zip(given.patches, expected.patches, strict=True)):
+        assert ((x - y).abs() <= 0.501 * packed.scale[layer][..., None] * packed.channel_scale[layer]).all()
+    assert torch.equal(given.cls_token[0], expected.cls_token[0])
+    with pytest.raises(StoreError, match="only int8 stores"):
+        filled.quantised(["a"])
+    split = make(tmp_path / "split", two_layers, dtype="int8")
+    for share in ((1, 2), (0, 2)):
+        split.extract(photos, shard=share)
+    assert same(store, split)
+    scale = tmp_path / "s" / "channel_scale.safetensors"
+    raw = bytearray(scale.read_bytes())
+    raw[-3] ^= 1
+    scale.write_bytes(raw)
+    with pytest.raises(StoreError, match=r"channel_scale.safetensors is damaged"):
+        FeatureStore.open(tmp_path / "s").batch(["a"])
+    scale.unlink()
+    with pytest.raises(StoreError, match="is missing"):
+        FeatureStore.open(tmp_path / "s").batch(["a"])
+    with pytest.raises(StoreError, match="is missing"):
+        make(tmp_path / "s", two_layers, dtype="int8").extract(photos)
+
+
+def test_in_memory_it_gives_the_same(photos: Path, filled: FeatureStore, two_layers: Backbone, tmp_path: Path,
+                                     monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    int8 = make(tmp_path / "s", two_layers, dtype="int8")
+    int8.extract(photos)
+    for store in (filled, int8):
+        kept = MemoryStore(store)
+        assert kept.ids == store.ids
+        one, two = kept.batch(["c", "a"], [3, 1]), store.batch(["c", "a"], [3, 1])
+        assert all(torch.equal(x, y) for x, y in zip(one.sequence, two.sequence, strict=True))
+        assert one.layers == two.layers
+    assert torch.equal(MemoryStore(int8).quantised(["a"]).pool()[0], int8.quantised(["a"]).pool()[0])
+    some = MemoryStore(filled, ["b"], [0])
+    with pytest.raises(DataError, match="pattern 1 of 'b' is not kept"):
+        some.batch(["b"], 1)
+    monkeypatch.setattr("dinoneck.store.memory.free_memory", lambda: 100)
+    with pytest.raises(StoreError, match="keep fewer ids or patterns"):
+        MemoryStore(filled)
+
+
+def test_a_dataset_draws_patterns_that_can_be_repeated(filled: FeatureStore) -> None:
+    data = StoreDataset(filled, patterns="random", seed=3)
+    drawn = [[data.pattern_of(i) for i in range(3)] for epoch in range(20) if data.set_epoch(epoch) is None]
+    assert {p for epoch in drawn for p in epoch} == {0, 1, 2, 3}
+    data.set_epoch(0)
+    assert [data.pattern_of(i) for i in range(3)] == drawn[0]
+    other = StoreDataset(filled, patterns="random", seed=4)
+    assert any([other.pattern_of(i) for i in range(3)] != e for e in drawn if other.set_epoch(drawn.index(e)) is None)
+    tokens, numbers = data.__getitems__([2, 0])
+    assert numbers.tolist() == [2, 0]
+    expected = filled.batch(["c", "a"], [data.pattern_of(2), data.pattern_of(0)])
+    assert torch.equal(tokens.sequence[0], expected.sequence[0])
+    views = StoreDataset(filled, ["b"], patterns=[0, 3])
+    assert [(views.id_of(i), views.pattern_of(i)) for i in range(len(views))] == [("b", 0), ("b", 3)]
+    assert torch.equal(views[-1][0].sequence[0], filled["b", 3].sequence[0])
+    with pytest.raises(ConfigError, match="patterns is 'all'"):
+        StoreDataset(filled, patterns="all")  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="1 ids are not in the store, the first is 'z'"):
+        StoreDataset(filled, ["z"])
+    with pytest.raises(DataError, match=r"holds 0 ... 3"):
+        StoreDataset(filled, patterns=9)
+    with pytest.raises(IndexError):
+        data[3]
+
+
+@pytest.mark.parametrize("context", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
+def test_workers_read_the_same(filled: FeatureStore, context: str) -> None:
+    data = StoreDataset(filled, patterns=[0, 1, 2, 3])
+    loader = data.loader(5, num_workers=2, multiprocessing_context=context, timeout=50)
+    seen = {int(n): tokens.sequence[1][i] for tokens, numbers in loader for i, n in enumerate(numbers)}
+    assert sorted(seen) == list(range(12))
+    for n, x in seen.items():
+        assert torch.equal(x, filled[data.id_of(n), data.pattern_of(n)].sequence[1][0])
+
+
+def test_only_the_path_travels(filled: FeatureStore) -> None:
+    sent = pickle.dumps(filled)
+    assert len(sent) < 400
+    assert torch.equal(pickle.loads(sent)["a"].sequence[0], filled["a"].sequence[0])
+
+
+def test_threads_share_one_store(filled: FeatureStore) -> None:
+    store = FeatureStore.open(filled.path)
+    expected = {i: filled[i, 1].sequence[0] for i in filled.ids}
+    wrong: list[str] = []
+
+    def read() -> None:
+        for _ in range(20):
+            wrong.extend(i for i in expected if not torch.equal(store[i, 1].sequence[0], expected[i]))
+
+    threads = [threading.Thread(target=read) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=20)
+        assert not thread.is_alive()
+    assert not wrong
+
+
+def test_many_shards_do_not_keep_many_files_open(photos: Path, two_layers: Backbone, tmp_path: Path,
+                                                 monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    monkeypatch.setattr("dinoneck.store.files.MOST_OPEN_FILES", 2)
+    store = make(tmp_path / "s", two_layers)
+    store.extract(photos, shard_bytes=1)
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        for image_id in store.ids:
+            store[image_id]
+    assert len(os.listdir("/proc/self/fd")) <= before + 3
+
+
+def test_a_read_only_store_opens(photos: Path, two_layers: Backbone, tmp_path: Path,
+                                 monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    store = make(tmp_path / "s", two_layers)
+    store.extract(photos)
+    folders = [tmp_path / "s", tmp_path / "s" / "data", tmp_path / "s" / "index"]
+    for folder in folders:
+        folder.chmod(0o555)
+    try:
+        if os.geteuid() == 0:  # root may write anywhere
+            monkeypatch.setattr(os, "access", lambda *_: False)
+        assert make(tmp_path / "s", two_layers).ids == store.ids
+        with pytest.raises(StoreError, match="cannot be written"):
+            make(tmp_path / "s", two_layers).extract(photos)
+    finally:
+        for folder in folders:
+            folder.chmod(0o755)
+
+
+def test_remote_stores_fetch_only_what_is_asked_for(filled: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    import fsspec
+
+    fs = fsspec.filesystem("memory")
+    fs.put(filled.path, "/remote-store-test", recursive=True)
+    try:
+        store = FeatureStore.open("memory://remote-store-test", check=True)
+        assert store.ids == filled.ids
+        fetched: list[int] = []
+        plain = type(fs).cat_file
+
+        def counted(self: object, path: str, start: int | None = None, end: int | None = None, **kw: object) -> bytes:
+            raw: bytes = plain(self, path, start=start, end=end, **kw)
+            fetched.append(len(raw))
+            return raw
+
+        monkeypatch.setattr(type(fs), "cat_file", counted)
+        batch = store.batch(["c", "a"], [1, 3])
+        assert torch.equal(batch.sequence[1], filled.batch(["c", "a"], [1, 3]).sequence[1])
+        assert fetched == [2 * 9 * 64 * 2] * 2
+        assert pickle.loads(pickle.dumps(store)).ids == store.ids
+        with pytest.raises(StoreError, match="is a URL"):
+            FeatureStore.create("memory://other", backbone=load_backbone("dinoneck_tiny"), image_size=SIZE)
+    finally:
+        fs.rm("/remote-store-test", recursive=True)
+    with pytest.raises(StoreError, match=r"holds no store.json"):
+        FeatureStore.open("memory://remote-store-test")
+
+
+def test_the_older_layouts_there_and_back(photos: Path, filled: FeatureStore, tmp_path: Path) -> None:
+    store = make(tmp_path / "one", load_backbone("dinoneck_tiny"))
+    store.extract(photos)
+    assert store.to_npz(tmp_path / "npz") == 3
+    with np.load(tmp_path / "npz" / "b.npz", allow_pickle=False) as file:
+        assert sorted(file.files) == sorted(f"{n}_{i}" for n in ("cls", "patches") for i in range(4))
+        assert file["cls_2"].shape == (64,)
+        assert np.array_equal(file["patches_2"], store["b", 2].patches[0][0].numpy())
+    back = FeatureStore.from_npz(tmp_path / "npz", tmp_path / "back", grid=(2, 3), patch_size=16)
+    assert back.ids == store.ids
+    assert back.patterns == store.patterns
+    for pattern in range(4):
+        assert torch.equal(back["c", pattern].patches[0], store["c", pattern].patches[0])
+        assert torch.equal(back["c", pattern].cls_token[0], store["c", pattern].cls_token[0])
+    again = FeatureStore.from_npz(tmp_path / "npz", tmp_path / "back", grid=(2, 3), patch_size=16)
+    assert again.ids == back.ids
+    small = FeatureStore.from_npz(tmp_path / "npz", tmp_path / "int8", grid=(2, 3), patch_size=16, dtype="int8")
+    assert torch.allclose(small["a"].patches[0], store["a"].patches[0], atol=0.05)
+
+    store.to_pt(tmp_path / "pt")
+    maps = torch.load(tmp_path / "pt" / "a.pt", weights_only=True)
+    assert maps.dtype == torch.float16
+    assert torch.equal(maps.float(), store["a"].maps()[0][0])
+    from_pt = FeatureStore.from_pt(tmp_path / "pt", tmp_path / "back_pt", patch_size=16)
+    assert torch.equal(from_pt["b"].patches[0], store["b"].patches[0])
+    assert from_pt["b"].num_prefix_tokens == 0
+    with pytest.raises(StoreError, match="say which with layer="):
+        filled.to_npz(tmp_path / "x")
+    assert filled.to_npz(tmp_path / "x", layer=0) == 3
+    with pytest.raises(DataError, match=r"a.npz cannot be converted.*do not fill a grid of 3 rows x 3 cols"):
+        FeatureStore.from_npz(tmp_path / "npz", tmp_path / "y", grid=(3, 3), patch_size=16)
+    np.savez(tmp_path / "npz" / "a.npz", patches_0=np.array([{"a": 1}], dtype=object))
+    with pytest.raises(DataError, match=r"a.npz cannot be converted"):
+        FeatureStore.from_npz(tmp_path / "npz", tmp_path / "z", grid=(2, 3), patch_size=16)
+
+
+def test_the_description_says_it_all(filled: FeatureStore) -> None:
+    told = json.loads((Path(filled.path) / "store.json").read_text())
+    assert told["backbone"]["weights_sha256"] == filled.backbone_record["weights_sha256"]
+    assert told["patterns"] == Patterns.named("flips4").record()
+    assert told["inputs"]["size"] == list(SIZE)
+    assert repr(filled).endswith("3 images x 4 patterns, fp16)")

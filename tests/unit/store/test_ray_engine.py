@@ -1,0 +1,67 @@
+"""Ray Data writes the same store; a machine where Ray cannot start is skipped."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.unit.store.store_samples import make, same, write_photos
+
+from dinoneck import Backbone, FeatureStore
+from dinoneck.store import extract_on_ray
+
+ROOT = Path(__file__).resolve().parents[3]
+LIMIT_S = 120
+
+SCRIPT = """
+import sys
+import ray
+ray.init(num_cpus=2, include_dashboard=False, object_store_memory=200_000_000, log_to_driver=False)
+print("started", flush=True)
+from dinoneck import load_backbone
+from dinoneck.store import extract_on_ray
+from tests.unit.store.store_samples import make
+store = make(sys.argv[1], load_backbone("dinoneck_tiny"), dtype="int8")
+done = extract_on_ray(store, sys.argv[2], skip_unusable=True, workers=1, actors=1)
+print("done", sorted(done.written), sorted(done.unusable), len(store), flush=True)
+ray.shutdown()
+"""
+
+
+@pytest.mark.slow
+def test_ray_writes_the_same_store(tiny: Backbone, tmp_path: Path) -> None:
+    write_photos(tmp_path, ["p/a.png", "p/b.png", "p/c.png"])
+    (tmp_path / "p" / "d.png").write_text("no picture")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, str(tmp_path / "s"), str(tmp_path / "p")],
+        cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+    late = False
+    try:
+        told, _ = process.communicate(timeout=LIMIT_S)
+    except subprocess.TimeoutExpired:
+        late = True
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        if late:
+            told, _ = process.communicate(timeout=30)
+    if late or "started" not in told:
+        pytest.skip(f"Ray did not finish within {LIMIT_S} s on this machine: {told[-300:]}")
+    assert "done ['a', 'b', 'c'] ['d'] 3" in told, told[-3000:]
+    expected = make(tmp_path / "expected", tiny, dtype="int8")
+    expected.extract(tmp_path / "p", skip_unusable=True)
+    assert same(FeatureStore.open(tmp_path / "s"), expected)
+
+
+def test_without_ray_the_extra_is_named(tiny: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ImportError, match=r"dinoneck\[ray\]"):
+        extract_on_ray(make(tmp_path / "s", tiny), tmp_path)
