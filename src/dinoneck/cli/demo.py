@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
     from dinoneck.data.tables import PhotoTable
     from dinoneck.training.crossval import CrossValidation
-    from dinoneck.training.sources import MemoryTokens
+    from dinoneck.training.sources import TokenSource
 
 HELP = "train, save, reload and predict on generated pasture photos; no download needed"
 EXAMPLE = "dinoneck demo --out dinoneck-demo"
@@ -56,7 +56,9 @@ def run(options: argparse.Namespace) -> int:
     backbone = _backbone(options)
     print(f"2. Tokens are extracted and PatchMean heads trained, {options.folds} folds by sampling date.")
     plan = Plan(folds=options.folds, epochs=options.epochs)
-    result, source, report = run_experiment(table, backbone, backbone.preprocess, options.out, plan, overwrite=True)
+    result, source, report = run_experiment(
+        table, backbone, backbone.preprocess, options.out, plan, overwrite=True, resume=False
+    )
     print(text.scores(report["scores"]))
     print("\n".join(verdicts(report["scores"], result.names)))
     head_file = options.out / "heads" / "fold-0.safetensors"
@@ -67,7 +69,9 @@ def run(options: argparse.Namespace) -> int:
     _predict_elsewhere(head_file, table, result, options.out)
     print("5. One bit of a copy is flipped, and the copy is opened:")
     print(f"   {_check_refusal(head_file, options.out)}")
-    print(f"Everything is in {options.out}: heads/, report.json, out_of_fold.csv, predictions.csv, predictions.png")
+    print(
+        f"Everything is in {options.out}: heads/, logs/, report.json, out_of_fold.csv, predictions.csv, predictions.png"
+    )
     return 0
 
 
@@ -99,7 +103,7 @@ def _backbone(options: argparse.Namespace) -> Backbone:
     return backbone
 
 
-def _check_reload(head_file: Path, result: CrossValidation, source: MemoryTokens, out: Path) -> HeadCheckpoint:
+def _check_reload(head_file: Path, result: CrossValidation, source: TokenSource, out: Path) -> HeadCheckpoint:
     """Compare the head in memory with the same head loaded by another process, bit for bit."""
     import torch
 

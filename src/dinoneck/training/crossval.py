@@ -3,56 +3,32 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from dinoneck.data.tables import PhotoTable
-from dinoneck.errors import DataError
+from dinoneck.errors import ConfigError
 from dinoneck.heads.head import Head
-from dinoneck.tasks import Activation, TargetTransform, Task
 from dinoneck.training.cell_targets import CellTargets
-from dinoneck.training.fitting import Recipe, fit
+from dinoneck.training.fold_training import FoldTraining, MakeHead, MakeTasks
 from dinoneck.training.folds import Fold, group_folds
+from dinoneck.training.live_tokens import trained_backbone
 from dinoneck.training.metrics import r2, weighted_r2
-from dinoneck.training.probes import ridge_out_of_fold, ridge_probe
-from dinoneck.training.sources import MemoryTokens
+from dinoneck.training.plan import Plan as Plan
+from dinoneck.training.probes import knn_out_of_fold, pooled_tokens, ridge_out_of_fold
+from dinoneck.training.recipe import Recipe
+from dinoneck.training.sources import MemoryTokens, SomeTokens, TokenSource, in_batches
 
 logger = logging.getLogger(__name__)
 
-HEAD, TOKENS, COLOUR = "head", "token ridge", "colour ridge"
+HEAD, TOKENS, KNN, COLOUR = "head", "token ridge", "token knn", "colour ridge"
 _Floats = np.ndarray[Any, np.dtype[np.float64]]
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The plain values of a cross-validation.
-
-    Attributes:
-        folds: number of folds.
-        epochs: passes over the training photos, per fold.
-        batch_size: photos per step.
-        lr: peak learning rate.
-        seed: of the split, the heads' first weights and the order of samples.
-        hidden_dim: hidden units per head; channels of the pyramid.
-        activation: of every task; None = linear.
-        standardise: give each target a z-score fitted on the training fold; off, heads learn natural units.
-        head: ``patch_mean``, or ``fpn`` on all layers of the tokens.
-    """
-
-    folds: int = 5
-    epochs: int = 40
-    batch_size: int = 8
-    lr: float = 1e-3
-    seed: int = 42
-    hidden_dim: int = 128
-    activation: Activation | None = None
-    standardise: bool = True
-    head: Literal["patch_mean", "fpn"] = "patch_mean"
 
 
 @dataclass(frozen=True)
@@ -60,12 +36,14 @@ class CrossValidation:
     """Heads of all folds and what they and the baselines predict for photos they never saw.
 
     Attributes:
-        heads: one per fold.
-        folds: ``(train, valid)`` rows per fold.
-        predictions: method -> (n, t) out-of-fold predictions in natural units; methods are ``"head"``,
-            ``"token ridge"`` and ``"colour ridge"``.
+        heads: one per fold that was trained.
+        folds: ``(train, valid)`` rows per fold that was trained.
+        predictions: method -> (n, t) out-of-fold predictions in natural units, NaN for photos of folds that were
+            not trained; methods are ``"head"``, ``"token ridge"``, ``"token knn"`` and ``"colour ridge"``.
         table: the photos and targets.
         cells: (n, K, rows, cols) out-of-fold maps in natural units, where there were cell targets.
+        numbers: of the folds that were trained, counted from 0.
+        auxiliary: what only helped -> (n, dim) out-of-fold predictions: values, or probabilities of classes.
     """
 
     heads: list[Head]
@@ -73,6 +51,13 @@ class CrossValidation:
     predictions: dict[str, _Floats]
     table: PhotoTable
     cells: Tensor | None = None
+    numbers: tuple[int, ...] = ()
+    auxiliary: Mapping[str, _Floats] = field(default_factory=dict)
+
+    @property
+    def rows(self) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """The rows of the table that were predicted, ascending."""
+        return np.sort(np.concatenate([valid for _, valid in self.folds]))
 
     @property
     def names(self) -> list[str]:
@@ -87,15 +72,29 @@ class CrossValidation:
         Targets that do not vary in a fold have no R² there and are left out of that fold; None stands where no
         target varies.
         """
-        true = target_matrix(self.table)
+        true, rows = target_matrix(self.table), self.rows
         result = {}
         for method, pred in self.predictions.items():
-            row: dict[str, float | None] = {name: r2(pred[:, i], true[:, i]) for i, name in enumerate(self.names)}
-            row["overall"] = self._overall(pred, true)
+            row = {name: _r2(pred[rows, i], true[rows, i]) for i, name in enumerate(self.names)}
+            row["overall"] = self._overall(pred[rows], true[rows])
             in_folds = [self._overall(pred[valid], true[valid]) for _, valid in self.folds]
             row["worst fold"] = min((score for score in in_folds if score is not None), default=None)
             result[method] = row
         return result
+
+    def auxiliary_scores(self) -> dict[str, float | None]:
+        """Return, for what only helped, R² of values and accuracy of classes over the rows where they are known."""
+        found: dict[str, float | None] = {}
+        for name, pred in self.auxiliary.items():
+            values, rows = self.table.auxiliary[name], self.rows
+            if values.dtype.kind == "i":
+                known = rows[values[rows] >= 0]
+                right = pred[known].argmax(axis=1) == values[known]
+                found[name] = float(right.mean()) if len(known) else None
+            else:
+                known = rows[np.isfinite(values[rows])]
+                found[name] = _r2(pred[known, 0], values[known])
+        return found
 
     def _overall(self, pred: _Floats, true: _Floats) -> float | None:
         weights = self.table.weights
@@ -106,91 +105,113 @@ class CrossValidation:
 
 
 def cross_validate(
-    make_head: Callable[[Sequence[Task]], Head],
-    source: MemoryTokens,
+    make_head: MakeHead,
+    source: TokenSource,
     table: PhotoTable,
     plan: Plan | None = None,
     recipe: Recipe | None = None,
     cells: CellTargets | None = None,
+    *,
+    make_tasks: MakeTasks | None = None,
+    weighting: str = "fixed",
+    out: str | os.PathLike[str] | None = None,
+    resume: bool = True,
 ) -> CrossValidation:
     """Train one head per fold and predict the photos it did not see; groups are never torn apart.
 
     Args:
         make_head: builds a new head for tasks.
-        source: the table's photos as tokens, ids in the table's order.
+        source: the table's photos as tokens, by the table's ids; it may hold others too.
         table: targets, groups, weights.
         plan: folds, epochs and the other plain values.
-        recipe: the rest of the training recipe.
+        recipe: the rest of the training recipe; None = its defaults without a moving average.
         cells: labels per cell: every head gets their dense task too.
+        make_tasks: (table, training rows) -> tasks of a head, one for each target and auxiliary entry of the table;
+            None = one per target, by the plan.
+        weighting: of the tasks' losses: ``fixed``, or ``uw`` for :class:`dinoneck.losses.UncertaintyWeighting`.
+        out: a folder for the logs and states of the folds, see :func:`dinoneck.training.fit`; None = keep nothing.
+        resume: go on from the states there; the result is that of one run.
 
     Raises:
-        DataError: if groups are too few for the folds, or the source holds other photos than the table.
+        DataError: if groups are too few for the folds, or the source lacks photos of the table.
+        ConfigError: if the source's backbone learns: what one fold taught it, the next one would know.
     """
     plan = plan or Plan()
+    if trained_backbone(source) is not None:
+        raise ConfigError(
+            "the backbone of these live tokens is trainable, and the folds would share what it learns; load one per "
+            "fold and call fit, or freeze it"
+        )
     if tuple(source.ids) != table.ids:
-        raise DataError("the tokens belong to other photos than the table, or stand in another order")
+        source = SomeTokens(source, table.ids)
     groups = table.groups or table.ids
-    folds = group_folds(groups, plan.folds, plan.seed)
+    every = group_folds(groups, plan.folds, plan.seed)
+    folds = [every[number] for number in plan.chosen]
     predictions = _baselines(source, table, folds, groups)
     predictions = {HEAD: np.full((len(table), len(table.targets)), np.nan), **predictions}
-    heads = []
+    training = FoldTraining(
+        make_head, source, table, plan, recipe or Recipe(ema_decay=None), cells, make_tasks, weighting, out, resume
+    )
+    heads: list[Head] = []
+    auxiliary: dict[str, _Floats] = {}
     maps = None if cells is None else torch.full_like(cells.values, torch.nan)
-    for number, (train, valid) in enumerate(folds):
-        tasks = _tasks(table, train, plan) + (
-            [] if cells is None else [cells.task(train, plan.standardise, table.minimum)]
-        )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(plan.seed + number)
-            head = make_head(tasks)
-        fit(
-            head,
-            source,
-            targets={**table.targets, **({} if cells is None else {cells.name: cells.values})},
-            weights={} if cells is None else {cells.name: cells.weight},
-            ids=[table.ids[row] for row in train],
-            epochs=plan.epochs,
-            batch_size=plan.batch_size,
-            lr=plan.lr,
-            seed=plan.seed + number,
-            recipe=recipe,
-        )
+    for number, (train, valid) in zip(plan.chosen, folds, strict=True):
+        head = training.train(number, (train, valid))
         held_out = [table.ids[row] for row in valid]
-        predictions[HEAD][valid] = predict_ids(head, source, held_out, list(table.targets))
+        helping = {task.name: task.dim for task in head.tasks if task.name in table.auxiliary}
+        answers = predict_ids(head, source, held_out, [*table.targets, *helping])
+        parts = np.split(answers, np.cumsum([len(table.targets), *helping.values()])[:-1], axis=1)
+        predictions[HEAD][valid] = parts[0]
+        for name, values in zip(helping, parts[1:], strict=True):
+            auxiliary.setdefault(name, np.full((len(table), values.shape[1]), np.nan))[valid] = values
         if cells is not None and maps is not None:
             maps[valid] = predict_cells(head, source, held_out, cells.name)
         heads.append(head)
         logger.info("fold %d of %d is trained", number + 1, plan.folds)
-    return CrossValidation(heads, folds, predictions, table, maps)
+    return CrossValidation(heads, folds, predictions, table, maps, tuple(plan.chosen), auxiliary)
 
 
-def _baselines(source: MemoryTokens, table: PhotoTable, folds: list[Fold], groups: Sequence[str]) -> dict[str, _Floats]:
-    """What ridge regressions say of the same folds, kept at or above the table's minimum like the head."""
-    true = target_matrix(table)
-    found = {TOKENS: ridge_probe(source, true, folds, groups=groups)}
-    if source.colours is not None:
-        found[COLOUR] = ridge_out_of_fold(source.colours.double().numpy(), true, folds, groups=groups)
+def _baselines(source: TokenSource, table: PhotoTable, folds: list[Fold], groups: Sequence[str]) -> dict[str, _Floats]:
+    """What the baselines say of the same folds, kept at or above the table's minimum like the head."""
+    true, pooled = target_matrix(table), pooled_tokens(source)
+    found = {
+        TOKENS: ridge_out_of_fold(pooled, true, folds, groups=groups),
+        KNN: knn_out_of_fold(pooled, true, folds, groups=groups),
+    }
+    colours = _colours(source, table.ids)
+    if colours is not None:
+        found[COLOUR] = ridge_out_of_fold(colours, true, folds, groups=groups)
     if table.minimum is None:
         return found
     return {method: np.maximum(values, table.minimum) for method, values in found.items()}
 
 
+def _colours(source: TokenSource, ids: Sequence[str]) -> _Floats | None:
+    """The mean colours of the photos, if the source has them."""
+    whole = source.source if isinstance(source, SomeTokens) else source
+    if not isinstance(whole, MemoryTokens) or whole.colours is None:
+        return None
+    colours: _Floats = whole.colours[whole.rows(ids)].double().numpy()
+    return colours
+
+
 def predict_ids(
-    head: Head, source: MemoryTokens, ids: Sequence[str], names: Sequence[str], batch_size: int = 32
+    head: Head, source: TokenSource, ids: Sequence[str], names: Sequence[str], batch_size: int = 32
 ) -> _Floats:
     """Return (n, t) predictions in natural units for ids of a source."""
     device = next(head.parameters()).device
     rows = []
-    for begin in range(0, len(ids), batch_size):
-        answers = head.predict(source.batch(ids[begin : begin + batch_size]).to(device))
+    for batch in in_batches(ids, batch_size):
+        answers = head.predict(source.batch(batch).to(device))
         rows.append(torch.cat([answers[name] for name in names], dim=1).double().cpu())
     return torch.cat(rows).numpy()
 
 
-def predict_cells(head: Head, source: MemoryTokens, ids: Sequence[str], name: str, batch_size: int = 16) -> Tensor:
+def predict_cells(head: Head, source: TokenSource, ids: Sequence[str], name: str, batch_size: int = 16) -> Tensor:
     """Return (n, K, rows, cols) float32 maps of a dense task in natural units for ids of a source."""
     device = next(head.parameters()).device
-    batches = (ids[begin : begin + batch_size] for begin in range(0, len(ids), batch_size))
-    return torch.cat([head.predict(source.batch(batch).to(device))[name].float().cpu() for batch in batches])
+    answers = [head.predict(source.batch(batch).to(device))[name] for batch in in_batches(ids, batch_size)]
+    return torch.cat([answer.float().cpu() for answer in answers])
 
 
 def target_matrix(table: PhotoTable) -> _Floats:
@@ -198,17 +219,11 @@ def target_matrix(table: PhotoTable) -> _Floats:
     return np.stack([table.targets[name] for name in table.targets], axis=1)
 
 
-def _tasks(table: PhotoTable, train: Any, plan: Plan) -> list[Task]:
-    tasks = []
-    for name, values in table.targets.items():
-        task = Task(name, activation=plan.activation, unit=table.units.get(name, ""), minimum=table.minimum)
-        if plan.standardise:
-            task = replace(task, transform=TargetTransform().fit(values[train]))
-        tasks.append(task)
-    return tasks
+def _r2(pred: _Floats, true: _Floats) -> float | None:
+    return r2(pred, true) if len(true) and np.ptp(true) else None
 
 
 def not_beaten(scores: Mapping[str, Mapping[str, Any]], target: str) -> list[str]:
     """Return the baselines that the head does not beat on a target."""
     own = scores[HEAD][target]
-    return [method for method in (TOKENS, COLOUR) if method in scores and scores[method][target] >= own]
+    return [method for method in (TOKENS, KNN, COLOUR) if method in scores and scores[method][target] >= own]

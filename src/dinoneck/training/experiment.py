@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,43 +19,65 @@ from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.data.photos import Preprocessing
 from dinoneck.data.tables import PhotoTable, csv_text
 from dinoneck.errors import ConfigError, DataError
-from dinoneck.heads.fpn import FPNHead
 from dinoneck.heads.head import Head
-from dinoneck.heads.patch_mean import PatchMeanHead
 from dinoneck.tasks import Task
 from dinoneck.training.cell_targets import CellTargets
-from dinoneck.training.crossval import CrossValidation, Plan, cross_validate
+from dinoneck.training.crossval import CrossValidation, cross_validate
+from dinoneck.training.fold_training import MakeTasks, fold_folder
 from dinoneck.training.folds import group_folds
-from dinoneck.training.sources import MemoryTokens
+from dinoneck.training.head_choice import POOLED_HEADS, HeadChoice
+from dinoneck.training.plan import Plan
+from dinoneck.training.recipe import Recipe
+from dinoneck.training.run_files import LOG
+from dinoneck.training.sources import MemoryTokens, TokenSource
 from dinoneck.version import versions
 
-HEADS, REPORT, PREDICTIONS = "heads", "report.json", "out_of_fold.csv"
+HEADS, LOGS, REPORT, PREDICTIONS = "heads", "logs", "report.json", "out_of_fold.csv"
+UNFINISHED = "unfinished"
 _OWN_COLUMNS = ("image", "fold")
 
 
 def run_experiment(
     table: PhotoTable,
-    backbone: Backbone,
+    backbone: Backbone | Mapping[str, Any],
     preprocess: Preprocessing,
     out: str | os.PathLike[str],
     plan: Plan | None = None,
     *,
     overwrite: bool = False,
     cells: CellTargets | None = None,
-) -> tuple[CrossValidation, MemoryTokens, dict[str, Any]]:
+    source: TokenSource | None = None,
+    recipe: Recipe | None = None,
+    head: HeadChoice | None = None,
+    make_tasks: MakeTasks | None = None,
+    weighting: str = "fixed",
+    device: str | None = None,
+    resume: bool = True,
+    extra: Mapping[str, Any] | None = None,
+) -> tuple[CrossValidation, TokenSource, dict[str, Any]]:
     """Extract tokens once, cross-validate heads, write heads, predictions and report.
 
-    Written are ``out/heads/fold-K.safetensors``, ``out/out_of_fold.csv`` and, last, ``out/report.json``: each file
-    appears whole or not at all, and a folder without a report is an unfinished run.
+    Written are ``out/heads/fold-K.safetensors``, ``out/logs/fold-K.jsonl`` (a line per epoch),
+    ``out/out_of_fold.csv`` and, last, ``out/report.json``: each file appears whole or not at all, and a folder
+    without a report is an unfinished run. Until then ``out/unfinished`` holds states to go on from: the same call
+    made again takes up a run that was killed, and writes what it would have written.
 
     Args:
         table: photos, targets and groups.
-        backbone: frozen; gives the tokens.
+        backbone: frozen; gives the tokens. With ``source``, its record will do.
         preprocess: how photos are prepared; goes into the head files.
         out: the folder; made if missing.
         plan: the run's plain values.
         overwrite: replace the results of an earlier run in ``out``.
         cells: labels per cell, for a plan whose head has a dense task.
+        source: the table's photos as tokens, ids in the table's order; None = they are extracted into memory.
+        recipe: the rest of the training recipe, see :func:`dinoneck.training.cross_validate`.
+        head: which head; None = the plan's.
+        make_tasks: see :func:`dinoneck.training.cross_validate`.
+        weighting: of the tasks' losses, ``fixed`` or ``uw``.
+        device: of the heads; None = the backbone's, or the CPU.
+        resume: go on from the states of an interrupted run.
+        extra: more to keep in the report.
 
     Returns:
         The cross-validation, the tokens and the report.
@@ -63,60 +85,75 @@ def run_experiment(
     Raises:
         DataError: if the data cannot be used, or ``out`` holds results and ``overwrite`` is off, or cannot be
             written to.
-        ConfigError: if a target's name is no task name.
+        ConfigError: if a target's name is no task name, or the head does not fit.
+        CheckpointError: if ``out`` holds states of another run and ``resume`` is on.
     """
     plan = plan or Plan()
+    choice = head or HeadChoice(plan.head, plan.hidden_dim)
     folder = Path(out)
-    if (old := _results(folder)) and not overwrite:
-        raise DataError(
-            f"{folder} holds results of an earlier run ({old[0].name}); choose another folder, or pass overwrite=True "
-            "(--overwrite)"
-        )
-    _check_before(table, plan, folder, cells)
-    source = MemoryTokens.extract(backbone, table.photos, table.ids, preprocess=preprocess)
-    result = cross_validate(lambda tasks: _head(plan, backbone, tasks), source, table, plan, cells=cells)
+    check_folder(folder, overwrite=overwrite)
+    _check_before(table, plan, choice, folder, cells)
+    record = backbone.record() if isinstance(backbone, Backbone) else dict(backbone)
+    if source is None:
+        if not isinstance(backbone, Backbone):
+            raise ConfigError("tokens can be extracted by a backbone, not by its record; pass source=")
+        source = MemoryTokens.extract(backbone, table.photos, table.ids, preprocess=preprocess)
+        device = device or str(next(backbone.parameters()).device)
+    grid = source.batch(source.ids[:1]).grid
+
+    def make_head(tasks: Sequence[Task]) -> Head:
+        return choice.build(record, grid, tasks).to(device or "cpu")
+
+    result = cross_validate(
+        make_head,
+        source,
+        table,
+        plan,
+        recipe,
+        cells,
+        make_tasks=make_tasks,
+        weighting=weighting,
+        out=folder / UNFINISHED,
+        resume=resume,
+    )
     report = {
         "photos": len(table),
         "groups": len(set(table.groups or table.ids)),
         "target_weights": dict(table.weights),
         "scores": result.scores(),
         **({} if cells is None or result.cells is None else {"cell_scores": cells.scores(result.cells)}),
+        **({"auxiliary_scores": result.auxiliary_scores()} if result.auxiliary else {}),
         "plan": asdict(plan),
-        "backbone": backbone.record(),
+        "recipe": (recipe or Recipe(ema_decay=None)).record(),
+        "backbone": record,
         "inputs": preprocess.record(),
         "versions": versions(),
+        **(extra or {}),
     }
     _write(folder, result, report, preprocess, backbone)
+    shutil.rmtree(folder / UNFINISHED)
     return result, source, report
 
 
-def _head(plan: Plan, backbone: Backbone, tasks: Sequence[Task]) -> Head:
-    """The head that a plan names, on the backbone's device."""
-    head: Head
-    if plan.head == "fpn":
-        if not isinstance(backbone.patch_size, int):
-            raise ConfigError(f"head 'fpn' needs square patches; this backbone's are {backbone.patch_size} px")
-        layers = backbone.layers
-        head = FPNHead(
-            backbone.embed_dim,
-            tasks,
-            len(layers),
-            layers,
-            fpn_dim=plan.hidden_dim,
-            tower_depth=1,
-            patch_size=backbone.patch_size,
+def check_folder(out: str | os.PathLike[str], *, overwrite: bool) -> None:
+    """Refuse a folder that holds results of an earlier run, unless they are to be replaced.
+
+    Raises:
+        DataError: naming it.
+    """
+    if (old := _results(Path(out))) and not overwrite:
+        raise DataError(
+            f"{out} holds results of an earlier run ({old[0].name}); choose another folder, or pass overwrite=True "
+            "(--overwrite)"
         )
-    else:
-        head = PatchMeanHead(backbone.embed_dim, tasks, hidden_dim=plan.hidden_dim)
-    return head.to(next(backbone.parameters()).device)
 
 
-def _check_before(table: PhotoTable, plan: Plan, folder: Path, cells: CellTargets | None) -> None:
+def _check_before(table: PhotoTable, plan: Plan, choice: HeadChoice, folder: Path, cells: CellTargets | None) -> None:
     """Refuse before the work what would fail after it."""
-    if cells is not None and cells.name in table.targets:
+    if cells is not None and cells.name in {**table.targets, **table.auxiliary}:
         raise DataError(f"a target is named {cells.name!r}, as the task of the labels per cell; rename one of them")
-    if cells is not None and plan.head == "patch_mean":
-        raise ConfigError("head 'patch_mean' has no labels per cell; take head='fpn'")
+    if cells is not None and choice.name in POOLED_HEADS:
+        raise ConfigError(f"head {choice.name!r} has no labels per cell; take head='fpn'")
     for name, values in table.targets.items():
         Task(name)
         if name in _OWN_COLUMNS:
@@ -132,29 +169,47 @@ def _check_before(table: PhotoTable, plan: Plan, folder: Path, cells: CellTarget
 
 
 def _write(
-    folder: Path, result: CrossValidation, report: dict[str, Any], preprocess: Preprocessing, backbone: Backbone
+    folder: Path,
+    result: CrossValidation,
+    report: dict[str, Any],
+    preprocess: Preprocessing,
+    backbone: Backbone | Mapping[str, Any],
 ) -> None:
     """Write everything beside, then replace what an earlier run left; the report goes first and comes last."""
     folder.mkdir(parents=True, exist_ok=True)
     new = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=folder))
     try:
         _write_into(new, result, report, preprocess, backbone)
+        for fold in result.numbers:
+            shutil.copyfile(fold_folder(folder / UNFINISHED, fold) / LOG, new / LOGS / f"fold-{fold}.jsonl")
         (folder / HEADS).mkdir(exist_ok=True)
         for path in _results(folder):
             if path.name == REPORT or not (new / path.relative_to(folder)).exists():
                 path.unlink()
-        for path in [*sorted((new / HEADS).iterdir()), new / PREDICTIONS, new / REPORT]:
+        (folder / LOGS).mkdir(exist_ok=True)
+        for path in [
+            *sorted((new / HEADS).iterdir()),
+            *sorted((new / LOGS).iterdir()),
+            new / PREDICTIONS,
+            new / REPORT,
+        ]:
             path.replace(folder / path.relative_to(new))
     finally:
         shutil.rmtree(new)
 
 
 def _write_into(
-    folder: Path, result: CrossValidation, report: dict[str, Any], preprocess: Preprocessing, backbone: Backbone
+    folder: Path,
+    result: CrossValidation,
+    report: dict[str, Any],
+    preprocess: Preprocessing,
+    backbone: Backbone | Mapping[str, Any],
 ) -> None:
-    (folder / HEADS).mkdir()
+    for room in (HEADS, LOGS):
+        (folder / room).mkdir()
     facts = {key: report["plan"][key] for key in ("folds", "seed", "epochs")}
-    for fold, head in enumerate(result.heads):
+    facts |= {key: report[key] for key in ("tta",) if key in report}
+    for fold, head in zip(result.numbers, result.heads, strict=True):
         checkpoint = HeadCheckpoint.from_module(
             head, backbone=backbone, preprocess=preprocess, extra={"fold": fold, **facts}
         )
@@ -166,17 +221,18 @@ def _write_into(
 def _results(folder: Path) -> list[Path]:
     """Files that an earlier run left in the folder; the report first, so that a half-removed run has none."""
     found = [folder / REPORT, folder / PREDICTIONS, *sorted((folder / HEADS).glob("fold-*.safetensors"))]
+    found += sorted((folder / LOGS).glob("fold-*.jsonl"))
     return [path for path in found if path.exists()]
 
 
 def _out_of_fold(result: CrossValidation) -> str:
-    fold_of = {int(row): fold for fold, (_, valid) in enumerate(result.folds) for row in valid}
+    fold_of = {int(row): fold for fold, (_, valid) in zip(result.numbers, result.folds, strict=True) for row in valid}
     header = [*_OWN_COLUMNS]
     for name in result.names:
         header += [name, *(f"{name} ({method})" for method in result.predictions)]
     rows = []
-    for i, image_id in enumerate(result.table.ids):
-        row: list[Any] = [image_id, fold_of[i]]
+    for i in result.rows:
+        row: list[Any] = [result.table.ids[i], fold_of[int(i)]]
         for column, name in enumerate(result.names):
             row.append(f"{result.table.targets[name][i]:.6g}")
             row += [f"{values[i, column]:.6g}" for values in result.predictions.values()]

@@ -1,8 +1,8 @@
-"""The baselines every table shows: ridge regression on pooled tokens and on mean colours."""
+"""The baselines every table shows: ridge regression and nearest neighbours on pooled tokens, ridge on mean colours."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,9 +10,11 @@ import torch
 
 from dinoneck.errors import DataError
 from dinoneck.training.folds import Fold, group_folds
-from dinoneck.training.sources import TokenSource
+from dinoneck.training.sources import TokenSource, in_batches
 
 INNER_FOLDS = 5
+FLOOR = 1e-8
+NEIGHBOURS = (1, 2, 4, 8, 16, 32)
 ALPHAS = tuple(10.0**power for power in range(-2, 6))
 _Floats = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -39,12 +41,50 @@ def ridge_probe(
     Returns:
         Out-of-fold predictions (n, t).
     """
-    pooled = []
-    ids = source.ids
-    for begin in range(0, len(ids), batch_size):
-        tokens = source.batch(ids[begin : begin + batch_size])
-        pooled.append(tokens.last.patches[0].mean(dim=1, dtype=torch.float64))
-    return ridge_out_of_fold(torch.cat(pooled).numpy(), targets, folds, groups=groups, alphas=alphas)
+    return ridge_out_of_fold(pooled_tokens(source, batch_size), targets, folds, groups=groups, alphas=alphas)
+
+
+def knn_probe(
+    source: TokenSource,
+    targets: _Floats,
+    folds: Sequence[Fold],
+    *,
+    groups: Sequence[Hashable] | None = None,
+    k: int | Sequence[int] = NEIGHBOURS,
+    batch_size: int = 32,
+) -> _Floats:
+    """Predict targets as the mean of the k nearest training samples, by their mean patch tokens of the last layer.
+
+    Near is what has the largest cosine between standardised features. It needs no training, so what it finds lies in
+    the tokens open to sight. Where several k are given, one is chosen per fold and target by inner folds of the
+    training rows.
+
+    Args:
+        source: tokens by id.
+        targets: (n, t) in the order of ``source.ids``, finite.
+        folds: ``(train, valid)`` rows.
+        groups: see :func:`ridge_out_of_fold`.
+        k: neighbours, or several numbers to choose from; more than there are training rows means all of them.
+        batch_size: samples per read.
+
+    Returns:
+        Out-of-fold predictions (n, t).
+
+    Raises:
+        DataError: if lengths differ, values are not finite, or a k is no whole number of 1 or more.
+    """
+    return knn_out_of_fold(pooled_tokens(source, batch_size), targets, folds, groups=groups, k=k)
+
+
+def pooled_tokens(source: TokenSource, batch_size: int = 32) -> _Floats:
+    """Return the mean patch token of the last layer of every sample, (n, C)."""
+    with torch.no_grad():
+        pooled = [
+            source.batch(ids).last.patches[0].mean(dim=1, dtype=torch.float64).cpu()
+            for ids in in_batches(source.ids, batch_size)
+        ]
+    found: _Floats = torch.cat(pooled).numpy()
+    return found
 
 
 def ridge_out_of_fold(
@@ -73,6 +113,36 @@ def ridge_out_of_fold(
     Raises:
         DataError: if lengths differ or values are not finite.
     """
+    return _out_of_fold(features, targets, folds, groups, alphas, _ridge_path)
+
+
+def knn_out_of_fold(
+    features: _Floats,
+    targets: _Floats,
+    folds: Sequence[Fold],
+    *,
+    groups: Sequence[Hashable] | None = None,
+    k: int | Sequence[int] = NEIGHBOURS,
+) -> _Floats:
+    """Return what :func:`knn_probe` says of features (n, d)."""
+    counts = [k] if isinstance(k, int) else list(k)
+    if not counts or any(isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1 for n in counts):
+        raise DataError(f"k is {k!r}; expected a whole number of 1 or more, or several to choose from")
+    return _out_of_fold(features, targets, folds, groups, counts, _knn_path)
+
+
+def _out_of_fold(
+    features: _Floats,
+    targets: _Floats,
+    folds: Sequence[Fold],
+    groups: Sequence[Hashable] | None,
+    settings: Sequence[Any],
+    path: Callable[[_Floats, _Floats, _Floats, Sequence[Any]], _Floats],
+) -> _Floats:
+    """Out-of-fold predictions (n, t); a setting is chosen per fold and target by inner folds.
+
+    ``path`` takes x, y, new x and the settings and gives predictions (settings, n_new, t).
+    """
     features, targets = np.asarray(features, np.float64), np.asarray(targets, np.float64)
     if len(features) != len(targets) or not (np.isfinite(features).all() and np.isfinite(targets).all()):
         raise DataError(f"features {features.shape} and targets {targets.shape} must be finite and of one length")
@@ -81,18 +151,33 @@ def ridge_out_of_fold(
     for train, valid in folds:
         inner_groups = [labels[row] for row in train]
         count = min(INNER_FOLDS, len(set(inner_groups)))
-        errors = np.zeros((len(alphas), targets.shape[1]))
+        errors = np.zeros((len(settings), targets.shape[1]))
         for fit_on, try_on in group_folds(inner_groups, count, seed=0) if count > 1 else []:
-            tried = _ridge_path(features[train][fit_on], targets[train][fit_on], features[train][try_on], alphas)
+            tried = path(features[train][fit_on], targets[train][fit_on], features[train][try_on], settings)
             errors += ((tried - targets[train][try_on]) ** 2).sum(axis=1)
-        path = _ridge_path(features[train], targets[train], features[valid], alphas)
-        predictions[valid] = np.take_along_axis(path, errors.argmin(axis=0)[None, None], axis=0)[0]
+        found = path(features[train], targets[train], features[valid], settings)
+        predictions[valid] = np.take_along_axis(found, errors.argmin(axis=0)[None, None], axis=0)[0]
     return predictions
 
 
 def _ridge_path(x: _Floats, y: _Floats, x_new: _Floats, alphas: Sequence[float]) -> _Floats:
     """Predictions (alphas, n_new, t) of ridge regressions with an offset, one per strength."""
-    mean, std, offset = x.mean(axis=0), x.std(axis=0) + 1e-8, y.mean(axis=0)
+    mean, std, offset = x.mean(axis=0), x.std(axis=0) + FLOOR, y.mean(axis=0)
     u, s, vt = np.linalg.svd((x - mean) / std, full_matrices=False)
     projected, read = u.T @ (y - offset), (x_new - mean) / std @ vt.T
     return np.stack([read @ ((s / (s**2 + alpha))[:, None] * projected) + offset for alpha in alphas])
+
+
+def _knn_path(x: _Floats, y: _Floats, x_new: _Floats, counts: Sequence[int]) -> _Floats:
+    """Predictions (counts, n_new, t): the mean of the k nearest, one per k."""
+    mean, std = x.mean(axis=0), x.std(axis=0) + FLOOR
+    near, new = _unit((x - mean) / std), _unit((x_new - mean) / std)
+    order = np.argsort(-new @ near.T, axis=1, kind="stable")
+    sums = np.cumsum(y[order[:, : max(counts)]], axis=1)
+    used = [min(k, len(x)) for k in counts]
+    return np.stack([sums[:, k - 1] / k for k in used])
+
+
+def _unit(x: _Floats) -> _Floats:
+    found: _Floats = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), FLOOR)
+    return found

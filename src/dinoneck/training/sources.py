@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,6 +15,13 @@ from dinoneck.errors import DataError
 from dinoneck.tokens import Tokens
 
 LARGEST_HALF = 65504.0
+_Item = TypeVar("_Item")
+
+
+def in_batches(items: Sequence[_Item], size: int) -> Iterator[Sequence[_Item]]:
+    """Yield consecutive pieces of at most ``size`` items."""
+    for begin in range(0, len(items), size):
+        yield items[begin : begin + size]
 
 
 class TokenSource(Protocol):
@@ -28,6 +35,37 @@ class TokenSource(Protocol):
     def batch(self, ids: Sequence[str], patterns: Sequence[int] | None = None) -> Tokens:
         """Return the Tokens of these images, in this order; ``patterns`` picks an augmentation for each."""
         ...
+
+
+class SomeTokens:
+    """Some samples of a source, in an order of their own.
+
+    Args:
+        source: has them all, and perhaps more.
+        ids: the samples wanted.
+
+    Raises:
+        DataError: if the source lacks one, or one stands twice.
+    """
+
+    def __init__(self, source: TokenSource, ids: Sequence[str]) -> None:
+        self.source, self.ids = source, tuple(ids)
+        missing = set(self.ids) - set(source.ids)
+        if missing or len(set(self.ids)) != len(self.ids):
+            first = next((image_id for image_id in self.ids if image_id in missing), None)
+            raise DataError(
+                f"the source lacks {len(missing)} of {len(self.ids)} ids ({len(set(self.ids))} different), the first "
+                f"is {first!r}; the tokens belong to other photos"
+            )
+
+    @property
+    def patterns(self) -> Any:
+        """The source's augmentation patterns; None where it has none."""
+        return getattr(self.source, "patterns", None)
+
+    def batch(self, ids: Sequence[str], patterns: Sequence[int] | None = None) -> Tokens:
+        """Return the Tokens of these images, in this order."""
+        return self.source.batch(ids) if patterns is None else self.source.batch(ids, patterns)
 
 
 class MemoryTokens:
@@ -81,8 +119,9 @@ class MemoryTokens:
         colours: list[Tensor] = []
         device = next(backbone.parameters()).device
         with torch.no_grad():
-            for begin in tqdm(range(0, len(photos), batch_size), desc="tokens", unit="batch", disable=None):
-                images = prepare(list(photos[begin : begin + batch_size]))
+            batches = list(in_batches(range(len(photos)), batch_size))
+            for batch in tqdm(batches, desc="tokens", unit="batch", disable=None):
+                begin, images = batch[0], prepare([photos[i] for i in batch])
                 if parts and images.shape[-2:] != parts[0].image_size:
                     raise DataError(
                         f"photos {begin} ... come to {images.shape[-2]}x{images.shape[-1]} px, the ones before to "

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from dinoneck.tokens import Tokens
-from dinoneck.training.sources import TokenSource
+from dinoneck.training.sources import TokenSource, in_batches
 
 STD_FLOOR = 1e-4
 
@@ -52,11 +52,12 @@ class TokenScale:
     std: Tensor
 
     @classmethod
+    @torch.no_grad()
     def measure(cls, source: TokenSource, ids: Sequence[str], batch_size: int = 16) -> TokenScale:
         """Read the tokens of ``ids`` once; sums are kept in float64."""
         count, total, square = 0, torch.zeros(1), torch.zeros(1)
-        for begin in range(0, len(ids), batch_size):
-            patches = source.batch(ids[begin : begin + batch_size]).last.patches[0].double()
+        for batch in in_batches(ids, batch_size):
+            patches = source.batch(batch).last.patches[0].double()
             count += patches.shape[0] * patches.shape[1]
             total = total + patches.sum(dim=(0, 1)).cpu()
             square = square + patches.square().sum(dim=(0, 1)).cpu()
@@ -76,16 +77,22 @@ class TokenScale:
 
 @contextmanager
 def standardised(
-    head: object, source: TokenSource, ids: Sequence[str], *, enabled: bool = True
+    head: object,
+    source: TokenSource,
+    ids: Sequence[str],
+    *,
+    enabled: bool = True,
+    scale: TokenScale | None = None,
 ) -> Iterator[TokenScale | None]:
     """Within the block, ``head`` expects standardised tokens; after it, raw ones again, also after an error.
 
-    Yields the scale to apply to its tokens; None if the head cannot absorb one or ``enabled`` is off.
+    Yields the scale to apply to its tokens, ``scale`` or a measured one; None if the head cannot absorb one or
+    ``enabled`` is off.
     """
     if not enabled or not isinstance(head, AbsorbsScale):
         yield None
         return
-    scale = TokenScale.measure(source, ids)
+    scale = scale or TokenScale.measure(source, ids)
     undo = scale.inverse()
     head.absorb_scale(undo.mean, undo.std)
     try:

@@ -48,12 +48,13 @@ def records_of(path: Path) -> list[dict[str, str]]:
 def test_training_writes_heads_predictions_and_report(trained: Path) -> None:
     report = json.loads((trained / "report.json").read_text())
     assert report["photos"] == 12
-    assert set(report["scores"]) == {"head", "token ridge", "colour ridge"}
+    assert set(report["scores"]) == {"head", "token ridge", "token knn", "colour ridge"}
     assert set(report["scores"]["head"]) == {
         "Dry_Clover_g", "Dry_Dead_g", "Dry_Green_g", "GDM_g", "Dry_Total_g", "overall", "worst fold"
     }  # fmt: skip
     assert report["backbone"]["name"] == "dinoneck_tiny"
-    assert sorted(os.listdir(trained)) == ["heads", "out_of_fold.csv", "report.json"]
+    assert sorted(os.listdir(trained)) == ["heads", "logs", "out_of_fold.csv", "report.json"]
+    assert sorted(os.listdir(trained / "logs")) == ["fold-0.jsonl", "fold-1.jsonl"]
     assert sorted(os.listdir(trained / "heads")) == ["fold-0.safetensors", "fold-1.safetensors"]
     rows = records_of(trained / "out_of_fold.csv")
     assert len(rows) == 12
@@ -238,7 +239,16 @@ def test_the_demo_keeps_its_promises(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "refused: " in told
     assert "does not match its digest" in told
     assert "pasture-0-" in told
-    written = {"heads", "report.json", "out_of_fold.csv", "predictions.csv", "predictions.png", "photos", "README.txt"}
+    written = {
+        "heads",
+        "logs",
+        "report.json",
+        "out_of_fold.csv",
+        "predictions.csv",
+        "predictions.png",
+        "photos",
+        "README.txt",
+    }
     assert written == set(os.listdir(out))
     first = {name: (out / name).read_bytes() for name in ("report.json", "predictions.csv", "predictions.png")}
     assert main([*arguments, "--random-backbone"]) == 0
@@ -286,10 +296,11 @@ def test_a_run_that_fails_keeps_the_earlier_one(tmp_path: Path, monkeypatch: pyt
     command = photo_folder(tmp_path)
     assert main(command) == 0
     before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
-    assert len(before) == 4
+    assert len(before) == 6
     monkeypatch.setattr(experiment, "_out_of_fold", lambda result: 1 / 0)
     assert main([*command, "--overwrite", "--seed", "1"]) == 1
-    assert before == {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    kept = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    assert before == {path: content for path, content in kept.items() if "unfinished" not in path.parts}
     monkeypatch.undo()
     assert main([*command, "--overwrite", "--seed", "1"]) == 0
     after = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
@@ -363,7 +374,7 @@ def test_pictures_show_what_the_backbone_saw(tmp_path: Path) -> None:
 
 def test_verdicts_say_what_the_scores_say() -> None:
     rows = {"head": {"a": 0.5, "b": -0.1}, "token ridge": {"a": 0.4, "b": -0.2}, "colour ridge": {"a": 0.3, "b": -0.3}}
-    assert verdicts(rows, ["a"]) == ["The head beats both baselines on every target."]
+    assert verdicts(rows, ["a"]) == ["The head beats every baseline on every target."]
     assert verdicts(rows, ["a", "b"])[1].startswith("b: R² is not above 0")
     rows["colour ridge"]["a"] = 0.6
     assert verdicts(rows, ["a"]) == ["a: the head (0.500) does not beat colour ridge 0.600."]

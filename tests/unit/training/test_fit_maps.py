@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,11 @@ from dinoneck import (
 from dinoneck.cli.main import main
 from dinoneck.data import DenseLabels, Pasture, read_csv
 from dinoneck.losses import CompositionLoss, TaskLoss, UncertaintyWeighting
-from dinoneck.training import CellTargets, MemoryTokens, Plan, Recipe, cross_validate, fit, r2, run_experiment
+from dinoneck.training import CellTargets, MemoryTokens, Plan, Recipe, cross_validate, r2, run_experiment
+from dinoneck.training import fit as fit_by_default
 
 ROWS, COLS, WIDTH, PHOTOS = 4, 5, 12, 24
+fit = partial(fit_by_default, epochs=40, batch_size=8, lr=1e-3, recipe=Recipe(ema_decay=None))
 
 
 def cells(layers: int = 1) -> tuple[MemoryTokens, np.ndarray]:

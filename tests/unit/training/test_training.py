@@ -13,11 +13,13 @@ from dinoneck.training import (
     MemoryTokens,
     cosine_with_warmup,
     group_folds,
+    knn_probe,
     r2,
     ridge_out_of_fold,
     ridge_probe,
     weighted_r2,
 )
+from dinoneck.training.probes import knn_out_of_fold
 
 
 def test_folds_keep_groups_whole_and_cover_every_row() -> None:
@@ -133,6 +135,59 @@ def test_ridge_finds_what_is_linear_and_chooses_by_group() -> None:
     assert r2(got[:, 1], y[:, 1]) < 0.1
     with pytest.raises(DataError, match="finite"):
         ridge_out_of_fold(x[:-1], y, folds)
+
+
+def test_knn_is_the_mean_of_the_nearest_by_cosine() -> None:
+    """A plain double loop; the scale of a channel does not matter, since features are standardised."""
+    random = np.random.RandomState(0)
+    x, y = random.randn(20, 5) * [1, 1, 1, 1, 1000], random.randn(20, 2)
+    train, valid = np.arange(14), np.arange(14, 20)
+    got = knn_out_of_fold(x, y, [(train, valid)], k=3)
+    z = (x - x[train].mean(0)) / x[train].std(0)
+    for row in valid:
+        cosine = [z[row] @ z[i] / np.linalg.norm(z[row]) / np.linalg.norm(z[i]) for i in train]
+        nearest = np.argsort(cosine)[::-1][:3]
+        assert np.allclose(got[row], y[nearest].mean(axis=0))
+    assert np.isnan(got[train]).all()
+    assert not np.allclose(got[valid], knn_out_of_fold(x, y, [(train, valid)], k=5)[valid])
+
+
+def test_knn_chooses_k_by_inner_folds_and_target() -> None:
+    random = np.random.RandomState(0)
+    kind = np.repeat(np.arange(20), 6)
+    x = random.randn(20, 8)[kind] + 0.01 * random.randn(120, 8)
+    y = np.stack([kind + 0.01 * random.randn(120), random.randn(120)], axis=1)
+    folds = [(np.arange(0, 120, 2), np.arange(1, 120, 2))]
+    got = knn_out_of_fold(x, y, folds, k=[1, 60])[1::2]
+    assert np.abs(got[:, 0] - kind[1::2]).max() < 0.1, "one neighbour"
+    assert np.allclose(got[:, 1], y[::2, 1].mean()), "all neighbours"
+    few = knn_out_of_fold(x, y, folds, k=1000)[1::2]
+    assert np.allclose(few[:, 0], y[::2, 0].mean()), "more than there are means all"
+
+
+def test_knn_probe_pools_like_the_ridge_probe() -> None:
+    source = source_of(8)
+    y = np.arange(8.0)[:, None]
+    folds = [(np.arange(6), np.arange(6, 8))]
+    pooled = source.tokens.patches[0].double().mean(dim=1).numpy()
+    assert np.array_equal(knn_probe(source, y, folds, k=2), knn_out_of_fold(pooled, y, folds, k=2), equal_nan=True)
+    for wrong in (0, [], [1.5], True):
+        with pytest.raises(DataError, match="expected a whole number of 1 or more"):
+            knn_probe(source, y, folds, k=wrong)  # type: ignore[arg-type]
+
+
+def test_the_schedule_ends_where_it_is_told_to() -> None:
+    optimizer = torch.optim.SGD([{"params": [torch.zeros(1)], "lr": 2.0}, {"params": [torch.zeros(1)], "lr": 0.5}])
+    schedule = cosine_with_warmup(optimizer, 10, warmup=0.2, min_lr=0.1)
+    for step in range(10):
+        for group, peak in zip(optimizer.param_groups, (2.0, 0.5), strict=True):
+            cosine = 0.1 + 0.5 * (peak - 0.1) * (1 + math.cos(math.pi * (step - 2) / 8))
+            assert group["lr"] == pytest.approx(peak * (step + 1) / 2 if step < 2 else cosine)
+        optimizer.step()
+        schedule.step()
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.1, 0.1])
+    with pytest.raises(ConfigError, match="min_lr is 3"):
+        cosine_with_warmup(optimizer, 10, min_lr=3.0)
 
 
 def source_of(n: int = 6) -> MemoryTokens:

@@ -1,0 +1,65 @@
+"""What learns: a head, and the backbone where it learns along."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dinoneck.backbones.backbone import Backbone
+from dinoneck.heads.head import Head
+from dinoneck.training.parameter_groups import param_groups
+from dinoneck.training.recipe import Recipe
+
+BACKBONE_SHARE = 0.1
+
+
+class Learner(nn.Module):
+    """A head and, where it is trained along, its backbone: one set of weights to step, average and keep.
+
+    Args:
+        head: the head.
+        backbone: with trainable parameters; None = the head learns alone.
+    """
+
+    def __init__(self, head: Head, backbone: Backbone | None = None) -> None:
+        super().__init__()
+        self.head, self.backbone = head, backbone
+
+    @property
+    def device(self) -> torch.device:
+        """Where the head is."""
+        return next(self.head.parameters()).device
+
+    def weights(self) -> dict[str, Tensor]:
+        """Return all of the head's weights and buffers and what the backbone learns, not copied."""
+        found = {f"head.{name}": value for name, value in self.head.state_dict().items()}
+        if self.backbone is not None:
+            learnt = {name: p for name, p in self.backbone.named_parameters() if p.requires_grad}
+            found |= {f"backbone.{name}": p.detach() for name, p in learnt.items()}
+        return found
+
+    @torch.no_grad()
+    def take(self, weights: Mapping[str, Tensor]) -> None:
+        """Copy weights of :meth:`weights` in."""
+        for name, value in self.weights().items():
+            value.copy_(weights[name])
+
+    def groups(self, loss: nn.Module, recipe: Recipe, lr: float) -> list[dict[str, Any]]:
+        """Return the optimizer's groups; the loss's own parameters have no weight decay."""
+        if self.backbone is None:
+            groups = _by_shape([p for p in self.head.parameters() if p.requires_grad], recipe.weight_decay)
+        else:
+            rate = BACKBONE_SHARE * lr if recipe.backbone_lr is None else recipe.backbone_lr
+            groups = param_groups(self, lr=lr, backbone_lr=rate, weight_decay=recipe.weight_decay)
+        own = [parameter for parameter in loss.parameters() if parameter.requires_grad]
+        return [group for group in (*groups, {"params": own, "weight_decay": 0.0}) if group["params"]]
+
+
+def _by_shape(trained: Sequence[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
+    return [
+        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+    ]

@@ -1,0 +1,130 @@
+"""One run in several processes: each computes its share of every batch, and all take the same step.
+
+Every process sends its samples through the model; outputs and targets are gathered, so that all compute the one loss
+of the whole batch, whatever it masks or weighs. Each then backpropagates through its own samples, and the sum of the
+gradients is the gradient of that loss: the same step as one process takes, up to rounding.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from dinoneck.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process among its equals.
+
+    Attributes:
+        rank: its number; 0 writes.
+        count: how many there are.
+    """
+
+    rank: int = 0
+    count: int = 1
+
+    @property
+    def writes(self) -> bool:
+        """Whether this process writes files and shows progress."""
+        return self.rank == 0
+
+    def share(self, rows: Any) -> Any:
+        """Return the rows of a batch that this process computes; a stand-in where there are too few for all."""
+        own = rows[self.rank :: self.count]
+        return own if len(own) else rows[:1]
+
+    def order(self, rows: Any) -> list[Any]:
+        """Return the rows of a batch in the order in which :meth:`gathered` has them."""
+        return [row for rank in range(self.count) for row in rows[rank :: self.count]]
+
+    def gathered(self, tables: Sequence[Mapping[str, Tensor]], size: int) -> list[dict[str, Tensor]]:
+        """Return the tables of all processes' rows, those of a batch of ``size``; gradients flow to the own ones."""
+        if self.count == 1:
+            return [dict(table) for table in tables]
+        counts = [len(range(rank, size, self.count)) for rank in range(self.count)]
+        return [{name: self._gathered(x, counts) for name, x in table.items()} for table in tables]
+
+    def _gathered(self, x: Tensor, counts: Sequence[int]) -> Tensor:
+        sent = x.detach().to(torch.uint8) if x.dtype == torch.bool else x.detach()
+        padded = sent.new_zeros((max(counts), *x.shape[1:]))
+        padded[: counts[self.rank]] = sent[: counts[self.rank]]
+        parts = [torch.empty_like(padded) for _ in counts]
+        dist.all_gather(parts, padded)
+        kept = [part[:count].to(x.dtype) for part, count in zip(parts, counts, strict=True)]
+        kept[self.rank] = x[: counts[self.rank]]
+        return torch.cat(kept)
+
+    def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Add the gradients of all processes up, in every one."""
+        self._reduce([p for p in parameters if p.requires_grad], 1.0)
+
+    def mean_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Average gradients that every process has whole, so that rounding cannot part them."""
+        self._reduce([p for p in parameters if p.requires_grad], 1.0 / self.count)
+
+    def _reduce(self, parameters: Sequence[nn.Parameter], factor: float) -> None:
+        if self.count == 1:
+            return
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        for dtype in dict.fromkeys(gradient.dtype for gradient in gradients):
+            own = [gradient for gradient in gradients if gradient.dtype == dtype]
+            flat = torch.cat([gradient.reshape(-1) for gradient in own])
+            dist.all_reduce(flat)
+            parts = torch.split(flat.mul_(factor), [gradient.numel() for gradient in own])
+            for gradient, part in zip(own, parts, strict=True):
+                gradient.copy_(part.view_as(gradient))
+
+    @torch.no_grad()
+    def same(self, tensors: Iterable[Tensor]) -> None:
+        """Give all processes the values of the first."""
+        if self.count > 1:
+            for tensor in tensors:
+                whole = tensor.contiguous()
+                dist.broadcast(whole, 0)
+                tensor.copy_(whole)
+
+    def agree(self, value: int, what: str) -> None:
+        """Refuse to go on if the processes hold different values.
+
+        Raises:
+            ConfigError: naming them.
+        """
+        if self.count > 1:
+            own = torch.tensor([value])
+            own = own.cuda() if dist.get_backend() == "nccl" else own
+            parts = [torch.empty_like(own) for _ in range(self.count)]
+            dist.all_gather(parts, own)
+            found = [int(part) for part in parts]
+            if len(set(found)) > 1:
+                raise ConfigError(f"the processes differ in {what}: {found}; give all of them the same call")
+
+
+@contextmanager
+def joined(device: torch.device) -> Iterator[Processes]:
+    """Yield this process among those of ``torch.distributed``, or of ``torchrun``, whose group it opens and closes.
+
+    Raises:
+        ConfigError: if torchrun started several processes and this torch cannot connect them.
+    """
+    if dist.is_available() and dist.is_initialized():
+        yield Processes(dist.get_rank(), dist.get_world_size())
+        return
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2 or "RANK" not in os.environ:
+        yield Processes()
+        return
+    if not dist.is_available():
+        raise ConfigError("WORLD_SIZE says that there are several processes, and this torch has no torch.distributed")
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield Processes(dist.get_rank(), dist.get_world_size())
+    finally:
+        dist.destroy_process_group()

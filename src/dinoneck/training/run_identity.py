@@ -1,0 +1,114 @@
+"""What makes a training run this one: another run must not go on from its state."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from dinoneck.configured import encode
+from dinoneck.errors import CheckpointError
+from dinoneck.heads.head import Head
+from dinoneck.losses.task_loss import TaskLoss
+from dinoneck.tensor_bytes import bytes_of
+from dinoneck.training.recipe import Recipe
+from dinoneck.training.sources import TokenSource
+
+
+def identity(
+    head: Head,
+    loss: TaskLoss,
+    source: TokenSource,
+    recipe: Recipe,
+    *,
+    ids: Sequence[str],
+    val_ids: Sequence[str],
+    labels: Mapping[str, Mapping[str, Tensor]],
+    numbers: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Return name -> plain value; long things by their SHA-256.
+
+    The weights that the head begins with are not part of it: a resumed run takes those of its state.
+
+    Args:
+        head: its type, configuration and tasks count.
+        loss: the names of its parts count.
+        source: its record, or else the first sample's tokens.
+        recipe: all that decides the result.
+        ids: of the training samples.
+        val_ids: of the validation samples.
+        labels: kind -> name -> tensor of all samples.
+        numbers: epochs, batch size and so on.
+    """
+    tables = {f"{kind} of {name}": x for kind, table in labels.items() for name, x in sorted(table.items())}
+    told = {
+        "head": {"type": type(head).__name__, "config": encode(head.config)},
+        "loss": {
+            "compositions": [own.name for own in loss.compositions],
+            "weighting": None if loss.weighting is None else list(loss.weighting.names),
+            "regularisers": [name for own in loss.regularisers for name in own.names],
+        },
+        "recipe": recipe.record(),
+        "source": _source(source),
+        "ids": _listed(ids),
+        "val_ids": _listed(val_ids),
+        **{what: _sha256([repr((x.dtype, tuple(x.shape))).encode(), bytes_of(x)]) for what, x in tables.items()},
+        **numbers,
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(told))
+    return plain
+
+
+def check_same(found: Mapping[str, Any], own: Mapping[str, Any], where: str) -> None:
+    """Refuse to go on with the state of another run.
+
+    Raises:
+        CheckpointError: naming the first difference.
+    """
+    differences = list(_differences(found, own, ""))
+    if differences:
+        more = f" (and {len(differences) - 1} more)" if len(differences) > 1 else ""
+        raise CheckpointError(
+            f"{where} holds the state of another run: {differences[0]}{more}. Give this run a folder of its own, or "
+            "replace the older one: fit(..., resume=False)",
+            step="pairing",
+        )
+
+
+def _differences(found: Any, own: Any, name: str) -> Iterable[str]:
+    if isinstance(found, Mapping) and isinstance(own, Mapping):
+        for key in [*own, *(key for key in found if key not in own)]:
+            yield from _differences(found.get(key), own.get(key), f"{name}.{key}" if name else str(key))
+    elif found != own:
+        yield f"{name} is {_short(found)} there and {_short(own)} here"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:60]}..."
+
+
+def _source(source: TokenSource) -> Any:
+    record = getattr(source, "record", None)
+    if callable(record):
+        return record()
+    tokens = source.batch(source.ids[:1])
+    return {
+        "grid": list(tokens.grid),
+        "layers": None if tokens.layers is None else list(tokens.layers),
+        "first_sample": _sha256(bytes_of(x) for x in tokens.sequence),
+    }
+
+
+def _listed(ids: Sequence[str]) -> dict[str, Any]:
+    return {"count": len(ids), "sha256": _sha256(f"{image_id}\0".encode() for image_id in ids)}
+
+
+def _sha256(chunks: Iterable[bytes | memoryview]) -> str:
+    total = hashlib.sha256()
+    for chunk in chunks:
+        total.update(chunk)
+    return total.hexdigest()

@@ -1,0 +1,262 @@
+"""A training run that is stopped anywhere and started again ends where it would have ended, bit for bit."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tests.unit.training.noisy_head import noisy_head, noisy_source
+from torch import Tensor
+
+from dinoneck import CheckpointError
+from dinoneck.training import Recipe, fit, loop, run_files, run_state
+from dinoneck.training.run_state import load_state
+
+EPOCHS, PHOTOS = 3, 10
+RECIPES = {
+    "adamw": Recipe(save_steps=2),
+    "sam": Recipe(optimizer="sam", rho=0.5, mixup_alpha=0.7, save_steps=1),
+    "patience": Recipe(patience=2, amp="bf16", save_steps=None),
+    "fp16": Recipe(amp="fp16", ema_decay=None, save_steps=3),
+}
+
+
+class Killed(BaseException):
+    """Stands for the end of the process."""
+
+
+def trained(out: Path | None, recipe: Recipe, **arguments: Any) -> Any:
+    """A head with dropout, batch statistics and EMA on a source that draws by itself."""
+    head, source, y = noisy_head(), noisy_source(PHOTOS), np.linspace(0, 1, PHOTOS)
+    given = {"epochs": EPOCHS, "batch_size": 3, "lr": 1e-2, "val_ids": source.ids[8:], "ids": source.ids[:8]}
+    history = fit(head, source, targets={"x": y}, out=out, recipe=recipe, **{**given, **arguments})
+    return head, history
+
+
+def flat(state: Any, name: str = "") -> dict[str, Any]:
+    if isinstance(state, dict):
+        return {key: value for own, part in state.items() for key, value in flat(part, f"{name}.{own}").items()}
+    return {name: state}
+
+
+def assert_equal(one: Any, two: Any) -> None:
+    first, second = flat(one), flat(two)
+    assert first.keys() == second.keys()
+    for key, value in first.items():
+        same = torch.equal(value, second[key]) if isinstance(value, Tensor) else value == second[key]
+        assert same, key
+
+
+def run_stopped_at(out: Path, recipe: Recipe, stop: Callable[[int], None]) -> int:
+    """Start again and again, each attempt stopped a little later, until one comes through; how many were stopped."""
+    for attempt in range(200):
+        stop(attempt)
+        try:
+            trained(out, recipe)
+        except Killed:
+            continue
+        return attempt
+    raise AssertionError("the run never came to its end")
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_stopped_at_every_step_it_ends_bit_for_bit_the_same(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, countdown, step = RECIPES[name], [10**9], loop.Loop._step
+    head, history = trained(tmp_path / "whole", recipe)
+
+    def dying(self: loop.Loop, batch: Any) -> None:
+        countdown[0] -= 1
+        if countdown[0] < 0:
+            raise Killed
+        step(self, batch)
+
+    monkeypatch.setattr(loop.Loop, "_step", dying)
+    monkeypatch.setattr(run_files, "save_state", run_state.save_state)
+    every = 3 if recipe.save_steps is None else recipe.save_steps
+    stops = run_stopped_at(tmp_path / "parts", recipe, lambda attempt: countdown.__setitem__(0, every))
+    assert stops >= EPOCHS * 3 // every - 1
+    assert_equal(load_state(tmp_path / "parts" / "last.safetensors"), load_state(tmp_path / "whole/last.safetensors"))
+    again, same_history = trained(tmp_path / "parts", recipe)  # nothing left to do
+    assert_equal(head.state_dict(), again.state_dict())
+    assert history == same_history
+    assert (tmp_path / "parts/log.jsonl").read_text() == (tmp_path / "whole/log.jsonl").read_text()
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_stopped_at_every_write(moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe, save, writes = RECIPES["adamw"], run_state.save_state, [0, 0]
+    trained(tmp_path / "whole", recipe)
+
+    def dying(path: Any, state: Any) -> None:
+        writes[0] += 1
+        if moment == "before" and writes[0] > writes[1]:
+            raise Killed
+        save(path, state)
+        if moment == "after" and writes[0] > writes[1]:
+            raise Killed
+
+    monkeypatch.setattr(run_files, "save_state", dying)
+
+    def stop(attempt: int) -> None:
+        writes[:] = [0, attempt if moment == "before" else 0]
+
+    if moment == "after":  # every write is the last one of its process
+        assert run_stopped_at(tmp_path / "parts", recipe, stop) >= 6
+    else:
+        assert run_stopped_at(tmp_path / "parts", recipe, stop) >= 3
+    assert_equal(load_state(tmp_path / "parts" / "last.safetensors"), load_state(tmp_path / "whole/last.safetensors"))
+    assert (tmp_path / "parts/log.jsonl").read_text() == (tmp_path / "whole/log.jsonl").read_text()
+
+
+def test_the_callers_random_numbers_are_left_alone_and_do_not_matter(tmp_path: Path) -> None:
+    head, _ = trained(None, RECIPES["sam"])
+    torch.manual_seed(99)
+    np.random.seed(3)
+    random.seed(4)
+    before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
+    other, _ = trained(tmp_path, RECIPES["sam"])
+    assert_equal(head.state_dict(), other.state_dict())
+    assert torch.equal(before[0], torch.get_rng_state())
+    assert np.array_equal(before[1], np.random.get_state()[1])
+    assert before[2] == random.getstate()
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    trained(tmp_path, RECIPES["patience"])
+    return tmp_path / "last.safetensors"
+
+
+def test_every_damage_is_refused(state: Path) -> None:
+    whole = state.read_bytes()
+    places = [0, 3, 9, 40, 200, len(whole) // 2, len(whole) - 1]
+    damaged = [whole[:i] + bytes([whole[i] ^ 1]) + whole[i + 1 :] for i in places]
+    for content in (*damaged, whole[:-5], whole[: len(whole) // 3], b"", whole + b"\0", b"PK" + whole[2:]):
+        state.write_bytes(content)
+        with pytest.raises(CheckpointError, match=r"last\.safetensors .*resume=False"):
+            trained(state.parent, RECIPES["patience"])
+    _, history = trained(state.parent, RECIPES["patience"], resume=False)
+    assert len(history) == EPOCHS
+
+
+def test_a_newer_state_is_refused(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_state, "SCHEMA", 0)
+    with pytest.raises(CheckpointError, match=r"schema 1; this dinoneck reads 'dinoneck.run' up to 0"):
+        trained(state.parent, RECIPES["patience"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"lr": 2e-2}, "lr is 0.01 there and 0.02 here"),
+        ({"epochs": 4}, "epochs is 3 there and 4 here"),
+        ({"seed": 1}, "seed is 42 there and 1 here"),
+        ({"batch_size": 4}, "batch_size is 3 there and 4 here"),
+        ({"recipe": Recipe(patience=2)}, "recipe.amp is 'bf16' there and None here"),
+        ({"ids": [str(i) for i in range(7)]}, "ids.count is 8 there and 7 here"),
+        ({"targets": {"x": np.zeros(PHOTOS)}}, "targets of x is"),
+    ],
+)
+def test_another_run_is_refused_and_named(state: Path, change: dict[str, Any], message: str) -> None:
+    head, source, y = noisy_head(), noisy_source(PHOTOS), np.linspace(0, 1, PHOTOS)
+    given = {"epochs": EPOCHS, "batch_size": 3, "lr": 1e-2, "val_ids": source.ids[8:], "ids": source.ids[:8]}
+    given |= {"targets": {"x": y}, "recipe": RECIPES["patience"]}
+    content = state.read_bytes()
+    with pytest.raises(CheckpointError, match=message):
+        fit(head, source, out=state.parent, **{**given, **change})
+    assert state.read_bytes() == content
+
+
+def test_another_source_or_head_is_another_run(state: Path) -> None:
+    source, y = noisy_source(PHOTOS, first=1.0), np.linspace(0, 1, PHOTOS)
+    given = {"epochs": EPOCHS, "batch_size": 3, "lr": 1e-2, "val_ids": source.ids[8:], "ids": source.ids[:8]}
+    given |= {"targets": {"x": y}, "recipe": RECIPES["patience"], "out": state.parent}
+    with pytest.raises(CheckpointError, match=r"source.first_sample"):
+        fit(noisy_head(), source, **given)
+    with pytest.raises(CheckpointError, match=r"head.config.hidden_dim is 6 there and 5 here"):
+        fit(noisy_head(5), noisy_source(PHOTOS), **given)
+
+
+def test_a_folder_that_cannot_be_written_is_said_before_training(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(CheckpointError, match="cannot be kept"):
+        trained(tmp_path / "file" / "run", RECIPES["adamw"])
+
+
+def test_a_full_disk_keeps_the_older_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls, write = [0], run_state.write_whole
+
+    def full(path: Any, content: Any) -> None:
+        calls[0] += 1
+        if calls[0] > 2:
+            raise OSError(28, "No space left on device")
+        write(path, content)
+
+    monkeypatch.setattr(run_state, "write_whole", full)
+    with pytest.raises(CheckpointError, match="No space left"):
+        trained(tmp_path, RECIPES["adamw"])
+    assert load_state(tmp_path / "last.safetensors")["progress"]["step"] == 3
+    monkeypatch.setattr(run_state, "write_whole", write)
+    head, _ = trained(tmp_path, RECIPES["adamw"])
+    assert_equal(head.state_dict(), trained(None, RECIPES["adamw"])[0].state_dict())
+
+
+def test_the_log_has_a_line_per_epoch(tmp_path: Path) -> None:
+    _, history = trained(tmp_path, RECIPES["adamw"])
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [line.pop("epoch") for line in lines] == [0, 1, 2]
+    assert lines == history
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from tests.faults.test_training_faults import RECIPES, trained
+print("ready", flush=True)
+trained(Path(sys.argv[1]), RECIPES["sam"], epochs=int(sys.argv[2]))
+"""
+
+
+@pytest.mark.slow
+def test_killed_for_real_at_many_moments_it_ends_bit_for_bit_the_same(tmp_path: Path) -> None:
+    """kill -9 at instants spread over the run, in a new process each time."""
+    epochs, root = 30, Path(__file__).resolve().parents[2]
+    trained(tmp_path / "whole", RECIPES["sam"], epochs=epochs)
+    kills = 0
+    for attempt in range(3):
+        process = subprocess.Popen(
+            [sys.executable, "-c", SCRIPT, str(tmp_path / "parts"), str(epochs)],
+            cwd=root,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            env={**os.environ, "PYTHONPATH": str(root)},
+        )
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            time.sleep(0.1 + 0.2 * attempt)
+            kills += process.poll() is None
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait(timeout=20)
+            process.stdout.close()
+    assert kills >= 1
+    trained(tmp_path / "parts", RECIPES["sam"], epochs=epochs)
+    assert_equal(load_state(tmp_path / "parts" / "last.safetensors"), load_state(tmp_path / "whole/last.safetensors"))

@@ -1,0 +1,164 @@
+"""Training with the backbone in the loop: LoRA weights learn, frozen ones do not, and the file carries them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dinoneck import (
+    Backbone,
+    ConfigError,
+    DataError,
+    HeadCheckpoint,
+    PatchMeanHead,
+    Predictor,
+    TargetTransform,
+    Task,
+    load_backbone,
+)
+from dinoneck.data import Pasture, read_csv
+from dinoneck.training import LiveTokens, MemoryTokens, Plan, Recipe, cross_validate, fit
+from dinoneck.training.run_state import load_state
+
+PHOTOS = 8
+
+
+def photos() -> list[np.ndarray]:
+    random = np.random.RandomState(0)
+    level = random.randint(40, 200, (PHOTOS, 1, 1, 1))
+    return list((level + random.randint(-30, 30, (PHOTOS, 32, 48, 3))).astype(np.uint8))
+
+
+def problem(lora: bool = True, **of_source: object) -> tuple[PatchMeanHead, LiveTokens, np.ndarray]:
+    backbone = load_backbone("dinoneck_tiny")
+    backbone = backbone.add_lora(2, targets="all") if lora else backbone.unfreeze_last(1)
+    y = np.array([photo.mean() / 50 for photo in photos()])
+    torch.manual_seed(0)
+    head = PatchMeanHead(64, [Task("level", transform=TargetTransform().fit(y))], hidden_dim=8)
+    return head, LiveTokens(backbone, photos(), [f"p{i}" for i in range(PHOTOS)]), y
+
+
+def weights_of(backbone: Backbone) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in backbone.named_parameters()}
+
+
+def learn(head: PatchMeanHead, source: LiveTokens, y: np.ndarray, **arguments: object) -> list[dict[str, float]]:
+    given = {"ids": source.ids, "epochs": 4, "batch_size": 4, "lr": 3e-3, "recipe": Recipe(backbone_lr=3e-3)}
+    return fit(head, source, targets={"level": y}, **{**given, **arguments})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("lora", [True, False])
+def test_the_trainable_part_moves_and_the_frozen_part_does_not(lora: bool) -> None:
+    head, source, y = problem(lora)
+    before = weights_of(source.backbone)
+    trainable = {name for name, p in source.backbone.named_parameters() if p.requires_grad}
+    history = learn(head, source, y)
+    assert history[-1]["loss"] < history[0]["loss"]
+    moved = {name for name, value in weights_of(source.backbone).items() if not torch.equal(value, before[name])}
+    assert moved
+    assert moved <= trainable
+    assert all("lora" in name for name in moved) == lora
+    assert not source.backbone.training
+
+
+def test_saved_and_reloaded_it_predicts_the_same(tmp_path: Path) -> None:
+    head, source, y = problem()
+    learn(head, source, y)
+    with torch.no_grad():
+        said = head.predict(source.batch(source.ids))["level"][:, 0]
+    HeadCheckpoint.from_module(head, backbone=source.backbone, preprocess=source.preprocess).save(
+        tmp_path / "h.safetensors"
+    )
+    answers = Predictor(tmp_path / "h.safetensors")(photos())
+    assert torch.allclose(torch.tensor([answer["level"] for answer in answers]).reshape(-1), said, atol=1e-5)
+    plain = load_backbone("dinoneck_tiny")
+    without = head.predict(plain(source.preprocess(photos())))["level"][:, 0]
+    assert not torch.allclose(without, said, atol=1e-3), "the LoRA weights are part of the answer"
+
+
+def test_a_run_taken_up_again_covers_the_backbone(tmp_path: Path) -> None:
+    head, source, y = problem()
+    learn(head, source, y, out=tmp_path / "whole")
+    other, again, _ = problem()
+
+    class Stopped(Exception):
+        pass
+
+    calls, images = [0], again.images
+
+    def counted(ids: list[str]) -> torch.Tensor:
+        calls[0] += 1
+        if calls[0] == 8:  # in the third epoch: 2 reads before training, 2 per epoch
+            raise Stopped
+        return images(ids)
+
+    again.images = counted  # type: ignore[method-assign]
+    with pytest.raises(Stopped):
+        learn(other, again, y, out=tmp_path / "parts")
+    fresh, source_again, _ = problem()
+    learn(fresh, source_again, y, out=tmp_path / "parts")
+    assert load_state(tmp_path / "parts/last.safetensors")["progress"]["step"] > 0
+    for (name, one), two in zip(
+        weights_of(source.backbone).items(), weights_of(source_again.backbone).values(), strict=True
+    ):
+        assert torch.equal(one, two), name
+    for one, two in zip(head.parameters(), fresh.parameters(), strict=True):
+        assert torch.equal(one, two)
+
+
+def test_the_backbones_learning_rate_and_cutmix_change_the_result() -> None:
+    found = []
+    for recipe in (Recipe(), Recipe(backbone_lr=1e-2), Recipe(cutmix_alpha=1.0), Recipe(optimizer="sam")):
+        head, source, y = problem()
+        learn(head, source, y, recipe=recipe, epochs=2)
+        found.append(torch.cat([v.flatten() for v in weights_of(source.backbone).values()]))
+    for other in found[1:]:
+        assert not torch.equal(found[0], other)
+
+
+def test_a_frozen_backbone_gives_what_memory_gives() -> None:
+    head, source, y = problem()
+    backbone = load_backbone("dinoneck_tiny")
+    live = LiveTokens(backbone, photos(), source.ids)
+    kept = MemoryTokens.extract(backbone, photos(), source.ids, dtype=torch.float32)
+    twin = PatchMeanHead(64, head.tasks, hidden_dim=8)
+    twin.load_state_dict(head.state_dict())
+    learn(head, live, y)
+    learn(twin, kept, y)  # type: ignore[arg-type]
+    for one, two in zip(head.parameters(), twin.parameters(), strict=True):
+        assert torch.allclose(one, two, atol=1e-4)
+
+
+def test_bad_input() -> None:
+    backbone = load_backbone("dinoneck_tiny")
+    with pytest.raises(DataError, match=r"2 ids \(1 different\) for 2 photos"):
+        LiveTokens(backbone, photos()[:2], ["a", "a"])
+    with pytest.raises(DataError, match="1 ids"):
+        LiveTokens(backbone, photos()[:2], ["a"])
+    source = LiveTokens(backbone, photos())
+    assert source.ids == tuple("01234567")
+    with pytest.raises(DataError, match="'z'"):
+        source.batch(["z"])
+    with pytest.raises(DataError, match="pattern 0 only"):
+        source.batch(["0"], [1])
+
+
+def test_folds_do_not_share_a_backbone_that_learns() -> None:
+    table = Pasture(seed=0, size=(32, 32)).table(range(6))
+    source = LiveTokens(load_backbone("dinoneck_tiny").unfreeze_last(1), table.photos, table.ids)
+    with pytest.raises(ConfigError, match="the folds would share what it learns"):
+        cross_validate(lambda tasks: PatchMeanHead(64, tasks), source, table, Plan(folds=2, epochs=1))
+
+
+def test_some_steps_on_real_photos(crop_cover: Path) -> None:
+    table = read_csv(crop_cover / "cover.csv", crop_cover, ["crop"], group="group")
+    backbone = load_backbone("dinoneck_tiny").add_lora(4)
+    source = LiveTokens(backbone, table.photos[:6], table.ids[:6], backbone.preprocess.changed(size=(64, 64)))
+    y = table.targets["crop"][:6]
+    torch.manual_seed(0)
+    head = PatchMeanHead(64, [Task("crop", transform=TargetTransform().fit(y))], hidden_dim=16)
+    history = fit(head, source, targets={"crop": y}, ids=source.ids, epochs=6, batch_size=3, lr=5e-3)
+    assert history[-1]["loss"] < history[0]["loss"]

@@ -1,0 +1,135 @@
+"""Training on several augmentation patterns: which ones are read, and where the labels of flipped cells lie."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from dinoneck import DenseHead, PatchMeanHead, Task, Tokens
+from dinoneck.data.patterns import Patterns
+from dinoneck.training import MemoryTokens, Plan, Recipe, cross_validate, fit
+from dinoneck.training.batches import Batch, Labels, Order
+from dinoneck.training.sources import SomeTokens, in_batches
+
+ROWS, COLS, WIDTH, PHOTOS = 2, 3, 4, 6
+
+
+class Flipped:
+    """A store in small: index images, every cell's token says where it lies; the patterns flip them."""
+
+    def __init__(self) -> None:
+        cells = torch.arange(PHOTOS * ROWS * COLS, dtype=torch.float32).reshape(PHOTOS, 1, ROWS, COLS)
+        self.cells = cells / cells.numel()
+        self.ids = tuple(f"p{i}" for i in range(PHOTOS))
+        self.patterns = Patterns.named("flips4")
+        self.asked: list[list[int]] = []
+
+    def batch(self, ids: Sequence[str], patterns: Sequence[int] | None = None) -> Tokens:
+        patterns = [0] * len(ids) if patterns is None else list(patterns)
+        self.asked.append(patterns)
+        maps = []
+        for image_id, pattern in zip(ids, patterns, strict=True):
+            horizontal, vertical = self.patterns.flips(pattern)
+            axes = [axis for axis, flipped in ((-1, horizontal), (-2, vertical)) if flipped]
+            maps.append(self.cells[self.ids.index(image_id)].flip(axes))
+        tokens = torch.stack(maps).reshape(len(ids), 1, ROWS * COLS).transpose(1, 2).repeat(1, 1, WIDTH)
+        return Tokens.from_patches(tokens, grid=(ROWS, COLS), patch_size=16)
+
+
+def test_labels_of_a_cell_follow_the_photo() -> None:
+    source = Flipped()
+    tasks = [Task("map", kind="dense"), Task("mask", dim=2, kind="segmentation"), Task("mean")]
+    pixels = torch.arange(PHOTOS * 4 * 6).reshape(PHOTOS, 4, 6)
+    values = {"map": source.cells, "mask": pixels, "mean": source.cells.mean(dim=(1, 2, 3))[:, None]}
+    labels = Labels(tasks, values, {"map": source.cells[:, 0]}, source.patterns)
+    batch = Batch(np.array([4, 1, 0, 5]), np.array([3, 1, 0, 2]))
+    wanted, masks = labels.of(batch, torch.device("cpu"))
+    shown = batch.tokens(source).maps()[-1]
+    assert torch.equal(wanted["map"][:, 0], shown[:, 0])
+    assert torch.equal(masks["map"], shown[:, 0])
+    expected = [pixels[4].flip(-1, -2), pixels[1].flip(-1), pixels[0], pixels[5].flip(-2)]
+    assert torch.equal(wanted["mask"], torch.stack(expected))
+    assert torch.equal(wanted["mean"], values["mean"][[4, 1, 0, 5]])
+
+
+def test_every_sample_meets_every_pattern_in_training_and_its_own_photo_in_validation() -> None:
+    source = Flipped()
+    torch.manual_seed(0)
+    head = PatchMeanHead(WIDTH, [Task("x")], hidden_dim=4)
+    recipe = Recipe(standardise_tokens=False)
+    given = {"targets": {"x": np.arange(PHOTOS) * 1.0}, "ids": source.ids[:4], "val_ids": source.ids[4:]}
+    fit(head, source, epochs=30, batch_size=4, recipe=recipe, **given)
+    trained = [patterns for patterns in source.asked if len(patterns) == 4]
+    for place in range(4):
+        assert {patterns[place] for patterns in trained} == {0, 1, 2, 3}
+    assert all(patterns == [0, 0] for patterns in source.asked if len(patterns) == 2)
+
+
+def test_a_dense_head_learns_flipped_cells_as_well_as_upright_ones() -> None:
+    """With labels that stayed upright the best answer would be the mean over the flips."""
+    source = Flipped()
+    torch.manual_seed(0)
+    head = DenseHead(WIDTH, [Task("map", kind="dense")], hidden_dim=16, depth=1)
+    recipe = Recipe(ema_decay=None, weight_decay=0.0)
+    fit(head, source, targets={"map": source.cells}, ids=source.ids, epochs=150, batch_size=3, lr=2e-2, recipe=recipe)
+    error = (head.predict(source.batch(source.ids))["map"] - source.cells).abs()
+    flips = (source.cells + source.cells.flip(-1) + source.cells.flip(-2) + source.cells.flip(-1, -2)) / 4
+    assert error.mean() < 0.25 * (flips - source.cells).abs().mean()
+
+
+def test_the_order_follows_from_seed_and_epoch_alone() -> None:
+    rows = np.arange(10)
+    whole, late = Order(rows, 4, seed=3, patterns=4), Order(rows, 4, seed=3, patterns=4)
+    epochs = [whole.epoch(number) for number in range(3)]
+    for one, two in zip(epochs[2], late.epoch(2), strict=True):
+        assert np.array_equal(one.rows, two.rows)
+        assert np.array_equal(one.patterns, two.patterns)  # type: ignore[arg-type]
+    assert sorted(np.concatenate([batch.rows for batch in epochs[1]])) == list(range(10))
+    assert [len(batch.rows) for batch in epochs[0]] == [4, 4, 2]
+    random = np.random.RandomState(3)
+    for batches in epochs:
+        assert np.array_equal(np.concatenate([batch.rows for batch in batches]), random.permutation(rows))
+    assert not np.array_equal(epochs[0][0].patterns, epochs[1][0].patterns)  # type: ignore[arg-type]
+
+
+def test_batches_cover_everything_in_order() -> None:
+    assert [list(part) for part in in_batches(range(7), 3)] == [[0, 1, 2], [3, 4, 5], [6]]
+    assert list(in_batches([], 3)) == []
+
+
+def memory(ids: Sequence[str], tokens: Tensor) -> MemoryTokens:
+    return MemoryTokens(ids, Tokens.from_patches(tokens, grid=(2, 3), patch_size=16), tokens.mean(dim=1)[:, :3])
+
+
+def test_folds_find_photos_by_id_in_a_larger_source() -> None:
+    from dinoneck.data import Pasture
+
+    table = Pasture(seed=0, size=(32, 32)).table(range(8))
+    tokens = torch.randn(8, 6, WIDTH)
+    results = []
+    shuffled = [5, 2, 7, 0, 1, 6, 3, 4]
+    extra = torch.cat((torch.full((2, 6, WIDTH), 99.0), tokens[shuffled]))
+    more_ids = ["no", "neither", *(table.ids[i] for i in shuffled)]
+    for source in (memory(table.ids, tokens), memory(more_ids, extra)):
+        result = cross_validate(
+            lambda tasks: PatchMeanHead(WIDTH, tasks, hidden_dim=4), source, table, Plan(folds=2, epochs=2)
+        )
+        results.append(result)
+    for method, values in results[0].predictions.items():
+        assert np.allclose(values, results[1].predictions[method], atol=1e-5), method
+    assert set(results[0].predictions) == {"head", "token ridge", "token knn", "colour ridge"}
+
+
+def test_some_of_a_source() -> None:
+    source = Flipped()
+    some = SomeTokens(source, ["p4", "p1"])
+    assert some.patterns is source.patterns
+    assert torch.equal(some.batch(["p1"], [2]).sequence[0], source.batch(["p1"], [2]).sequence[0])
+    with pytest.raises(ValueError, match="lacks 1 of 2 ids"):
+        SomeTokens(source, ["p1", "z"])
+    with pytest.raises(ValueError, match=r"1 different"):
+        SomeTokens(source, ["p1", "p1"])

@@ -1,0 +1,221 @@
+"""Every field of a recipe changes what comes out; impossible ones are refused."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tests.unit.training.noisy_head import WIDTH
+
+from dinoneck import ConfigError, DataError, PatchMeanHead, Task, Tokens
+from dinoneck.losses import TaskLoss, UncertaintyWeighting
+from dinoneck.training import MemoryTokens, Recipe, fit
+
+CHANGES = {
+    "optimizer": {"optimizer": "sam"},
+    "rho": {"optimizer": "sam", "rho": 0.5},
+    "weight_decay": {"weight_decay": 0.5},
+    "warmup": {"warmup": 0.5},
+    "min_lr": {"min_lr": 5e-3},
+    "ema_decay": {"ema_decay": 0.5},
+    "ema_start": {"ema_start": 0.8},
+    "amp": {"amp": "bf16"},
+    "clip_norm": {"clip_norm": 0.01},
+    "standardise_tokens": {"standardise_tokens": False},
+    "mixup_alpha": {"mixup_alpha": 1.0},
+    "mixup_off_last": {"mixup_alpha": 1.0, "mixup_off_last": 0.9},
+}
+
+
+def source_of(photos: int = 12) -> MemoryTokens:
+    patches = torch.randn(photos, 6, WIDTH, generator=torch.Generator().manual_seed(0))
+    return MemoryTokens([str(i) for i in range(photos)], Tokens.from_patches(patches, grid=(2, 3), patch_size=16))
+
+
+def trained(recipe: Recipe, **arguments: Any) -> PatchMeanHead:
+    torch.manual_seed(0)
+    head = PatchMeanHead(WIDTH, [Task("x")], hidden_dim=4)
+    source = source_of()
+    given = {"targets": {"x": np.linspace(-1, 3, 12)}, "ids": source.ids, "epochs": 4, "batch_size": 4, "lr": 1e-2}
+    fit(head, source, recipe=recipe, **{**given, **arguments})
+    return head
+
+
+def flat(head: torch.nn.Module) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in head.parameters()])
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_every_field_changes_the_result(name: str) -> None:
+    without = {key: value for key, value in CHANGES[name].items() if key != name}
+    changed, before = flat(trained(Recipe(**CHANGES[name]))), flat(trained(Recipe(**without)))
+    assert changed.isfinite().all()
+    assert not torch.equal(changed, before)
+
+
+def test_all_fields_are_tested() -> None:
+    """The rest are tested where they act: cutmix and backbone_lr on live photos, patience and save_steps in runs."""
+    elsewhere = {"cutmix_alpha", "backbone_lr", "patience", "save_steps"}
+    assert {item.name for item in fields(Recipe)} == {*CHANGES, *elsewhere}
+
+
+def test_true_is_the_precision_that_needs_no_scale() -> None:
+    assert Recipe(amp=True) == Recipe(amp="bf16")
+    assert Recipe(amp=False) == Recipe()
+    assert "save_steps" not in Recipe(save_steps=3).record()
+
+
+def test_fp16_steps_that_overflow_are_left_out() -> None:
+    """The first scale of 65536 overflows for large gradients; training goes on after it was lowered."""
+    head = trained(Recipe(amp="fp16"), targets={"x": np.linspace(-1e3, 3e3, 12)})
+    assert flat(head).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"optimizer": "adam"}, "optimizer is 'adam'; expected one of adamw, sam. Did you mean 'adamw'"),
+        ({"optimizer": "sam", "amp": "fp16"}, "sam.*fp16.*bf16"),
+        ({"amp": "half"}, "amp is 'half'"),
+        ({"rho": 0.0}, "rho is 0.0"),
+        ({"rho": None}, "rho is None"),
+        ({"weight_decay": -1}, "weight_decay is -1"),
+        ({"warmup": 1.0}, "warmup is 1.0"),
+        ({"ema_decay": 1.0}, "ema_decay is 1.0"),
+        ({"ema_start": 1.5}, "ema_start is 1.5"),
+        ({"clip_norm": 0}, "clip_norm is 0"),
+        ({"mixup_alpha": 0.0}, "mixup_alpha is 0.0"),
+        ({"mixup_alpha": 1.0, "cutmix_alpha": 1.0}, "blended one way"),
+        ({"patience": 0}, "patience is 0"),
+        ({"save_steps": 1.5}, "save_steps is 1.5"),
+        ({"standardise_tokens": 1}, "standardise_tokens is 1"),
+    ],
+)
+def test_impossible_recipes(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Recipe(**values)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"tasks": [Task("y")]}, ConfigError, "given tasks y, the head was built for x"),
+        ({"val_ids": ["3"]}, DataError, "1 ids are for training and for validation, the first is '3'"),
+        ({"val_ids": ["z"]}, DataError, "1 validation ids are not in the source, the first is 'z'"),
+        ({"recipe": Recipe(patience=2)}, ConfigError, "patience is 2, and there are no val_ids"),
+        ({"recipe": Recipe(cutmix_alpha=1.0)}, ConfigError, "MemoryTokens, which has no photos"),
+        ({"recipe": Recipe(min_lr=1.0)}, ConfigError, "min_lr is 1.0; expected 0 ... 0.01"),
+        ({"target_weights": {"z": 1.0}}, ConfigError, "target_weights has 'z'"),
+        ({"target_weights": {"x": 0.0}}, ConfigError, "all 0"),
+        ({"seed": -1}, ConfigError, "seed=-1"),
+    ],
+)
+def test_calls_that_do_not_fit_together(arguments: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        trained(**{"recipe": Recipe(), **arguments})
+
+
+def test_tasks_equal_to_the_heads_are_taken() -> None:
+    assert torch.equal(flat(trained(Recipe(), tasks=[Task("x")])), flat(trained(Recipe())))
+
+
+def test_several_steps_are_the_plain_loop() -> None:
+    """AdamW with decay of matrices only, warm-up and cosine, clipping and the average, written out in float64."""
+    recipe = Recipe(standardise_tokens=False, ema_decay=0.9, ema_start=0.25, warmup=0.2, clip_norm=0.5)
+    source, y, epochs, size, lr = source_of(10), np.linspace(-1, 3, 10), 4, 4, 1e-2
+    torch.manual_seed(0)
+    head = PatchMeanHead(WIDTH, [Task("x")], hidden_dim=4).double()
+    weights = {name: p.detach().clone() for name, p in head.named_parameters()}
+    source.batch = lambda ids, patterns=None: source.tokens[source.rows(ids)].to(dtype=torch.float64)  # type: ignore
+    fit(head, source, targets={"x": y}, ids=source.ids, epochs=epochs, batch_size=size, lr=lr, seed=7, recipe=recipe)
+
+    def forward(w: dict[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+        names = list(w)
+        hidden = torch.nn.functional.leaky_relu(x @ w[names[0]].T + w[names[1]], 0.01)
+        return (hidden @ w[names[2]].T + w[names[3]]).mean(dim=1)[:, 0]
+
+    steps, step, average, updates = epochs * 3, 0, dict(weights), 0
+    order = np.random.RandomState(7)
+    moments = {name: (torch.zeros_like(w), torch.zeros_like(w)) for name, w in weights.items()}
+    for _ in range(epochs):
+        rows = order.permutation(10)
+        for begin in range(0, 10, size):
+            chosen = rows[begin : begin + size]
+            leaves = {name: w.clone().requires_grad_() for name, w in weights.items()}
+            out = forward(leaves, source.tokens.patches[0][chosen].double())
+            ((out - torch.tensor(y[chosen], dtype=torch.float32)) ** 2).mean().backward()
+            norm = torch.cat([w.grad.flatten() for w in leaves.values()]).norm()
+            shrink = min(1.0, 0.5 / (norm.item() + 1e-6))
+            rising = round(0.2 * steps)
+            factor = (step + 1) / rising if step < rising else 0.5 * (
+                1 + np.cos(np.pi * (step - rising) / (steps - rising))
+            )  # fmt: skip
+            for name, w in weights.items():
+                g = leaves[name].grad * shrink
+                m, v = 0.9 * moments[name][0] + 0.1 * g, 0.999 * moments[name][1] + 0.001 * g * g
+                moments[name] = m, v
+                decayed = w * (1 - lr * factor * 1e-2) if w.ndim > 1 else w
+                m_hat, v_hat = m / (1 - 0.9 ** (step + 1)), v / (1 - 0.999 ** (step + 1))
+                weights[name] = decayed - lr * factor * m_hat / (v_hat.sqrt() + 1e-8)
+            if step < 0.25 * steps:
+                average = dict(weights)
+            else:
+                decay = min(0.9, (1 + updates) / (10 + updates))
+                updates += 1
+                average = {name: decay * average[name] + (1 - decay) * weights[name] for name in weights}
+            step += 1
+    for name, parameter in head.named_parameters():
+        assert torch.allclose(parameter, average[name], rtol=1e-9, atol=1e-12), name
+
+
+def test_the_losss_own_parameters_learn_without_decay_and_do_not_walk() -> None:
+    seen = []
+
+    class Watched(UncertaintyWeighting):
+        def forward(self, *arguments: Any, **more: Any) -> torch.Tensor:
+            seen.append(self.log_variance.detach().clone())
+            return super().forward(*arguments, **more)
+
+    loss = TaskLoss([Task("x")], (), Watched(["x"]))
+    trained(Recipe(optimizer="sam", rho=0.5, weight_decay=10.0), loss=loss, epochs=2)
+    for first, second in zip(seen[::2], seen[1::2], strict=True):
+        assert torch.equal(first, second)
+    assert not torch.equal(seen[0], seen[-1])
+
+
+def test_patience_keeps_the_best_weights_and_stops() -> None:
+    source, y = source_of(), np.random.RandomState(0).randn(12)
+    torch.manual_seed(0)
+    head = PatchMeanHead(WIDTH, [Task("x")], hidden_dim=4)
+    given = {"targets": {"x": y}, "ids": source.ids[:8], "val_ids": source.ids[8:], "batch_size": 4, "lr": 3e-2}
+    history = fit(head, source, epochs=60, recipe=Recipe(patience=3), **given)
+    losses = [row["val_loss"] for row in history]
+    best = int(np.argmin(losses))
+    assert len(history) == best + 1 + 3 < 60
+    said = head.predict(source.batch(source.ids[8:]))["x"][:, 0].numpy()
+    assert ((said - y[8:]) ** 2).mean() == pytest.approx(losses[best], rel=1e-4), "the averaged weights of that epoch"
+
+
+def test_validation_is_of_the_averaged_weights_and_kept_apart() -> None:
+    source, y = source_of(), np.linspace(-1, 3, 12)
+    torch.manual_seed(0)
+    tasks = [Task("x"), Task("kind", dim=2, kind="classification")]
+    head = PatchMeanHead(WIDTH, tasks, hidden_dim=4)
+    kinds = (np.arange(12) % 2).astype(int)
+    given = {"targets": {"x": y, "kind": kinds}, "ids": source.ids[:8], "epochs": 3, "batch_size": 4, "lr": 1e-2}
+    history = fit(head, source, val_ids=source.ids[8:], target_weights={"x": 2.0}, **given)
+    answers = head.predict(source.batch(source.ids[8:]))
+    said = answers["x"][:, 0].double().numpy()
+    spread = ((y[8:] - y[8:].mean()) ** 2).sum()
+    assert history[-1]["val_r2"] == pytest.approx(1 - ((said - y[8:]) ** 2).sum() / spread, rel=1e-4)
+    assert history[-1]["val_r2"] == pytest.approx(history[-1]["val_r2/x"])
+    right = (answers["kind"].argmax(dim=1).numpy() == kinds[8:]).mean()
+    assert history[-1]["val_accuracy/kind"] == right
+    assert history[-1]["val_loss"] == pytest.approx(history[-1]["val_x"] + history[-1]["val_kind"])
+    torch.manual_seed(0)
+    other = PatchMeanHead(WIDTH, tasks, hidden_dim=4)
+    fit(other, source, **given)
+    assert torch.equal(flat(head), flat(other)), "looking does not change what is learnt"

@@ -1,0 +1,216 @@
+"""SAM against its formula in float64, and the ways in which it is easily got wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dinoneck import ConfigError, DataError
+from dinoneck.training import SAM, cosine_with_warmup
+
+
+def closure_of(model: nn.Module, optimizer: torch.optim.Optimizer, loss: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        value = loss()
+        value.backward()
+        return value
+
+    return closure
+
+
+class Point(nn.Module):
+    def __init__(self, *at: float) -> None:
+        super().__init__()
+        self.at = nn.Parameter(torch.tensor(at, dtype=torch.float64))
+
+
+def test_a_quadratic_has_the_analytic_step() -> None:
+    """For L = (a x² + b y²) / 2 the gradient at w + rho g / |g| is A (w + rho A w / |A w|)."""
+    curvature = torch.tensor([3.0, 0.5], dtype=torch.float64)
+    point = Point(1.0, -2.0)
+    sam = SAM(point, torch.optim.SGD(point.parameters(), lr=0.1), rho=0.7)
+    w, g = torch.tensor([1.0, -2.0], dtype=torch.float64), curvature * torch.tensor([1.0, -2.0], dtype=torch.float64)
+    loss = sam.step(closure_of(point, sam, lambda: 0.5 * (curvature * point.at.square()).sum()))
+    expected = w - 0.1 * curvature * (w + 0.7 * g / g.norm())
+    assert torch.allclose(point.at.detach(), expected, rtol=1e-12, atol=0)
+    assert loss.item() == pytest.approx(0.5 * (3.0 + 0.5 * 4.0))
+
+
+def published(weights: list[Tensor], loss: Callable[[list[Tensor]], Tensor], rho: float, lr: float) -> list[Tensor]:
+    """The rule of the paper in plain float64: one norm over all weights, gradient descent by the second gradient."""
+    first = torch.autograd.grad(loss(weights), weights)
+    norm = torch.cat([g.flatten() for g in first]).norm()
+    moved = [(w + rho * g / (norm + 1e-12)).detach().requires_grad_() for w, g in zip(weights, first, strict=True)]
+    second = torch.autograd.grad(loss(moved), moved)
+    return [(w - lr * g).detach().requires_grad_() for w, g in zip(weights, second, strict=True)]
+
+
+def test_it_follows_the_published_rule_over_many_steps() -> None:
+    model = nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 1)).double()
+    x, y = torch.randn(16, 3, dtype=torch.float64), torch.randn(16, 1, dtype=torch.float64)
+    sam = SAM(model, torch.optim.SGD(model.parameters(), lr=0.05), rho=0.3)
+    weights = [p.detach().clone().requires_grad_() for p in model.parameters()]
+
+    def plain(w: list[Tensor]) -> Tensor:
+        return ((x @ w[0].T + w[1]).tanh() @ w[2].T + w[3] - y).square().mean()
+
+    for _ in range(10):
+        sam.step(closure_of(model, sam, lambda: (model(x) - y).square().mean()))
+        weights = published(weights, plain, 0.3, 0.05)
+    for own, wanted in zip(model.parameters(), weights, strict=True):
+        assert torch.allclose(own, wanted, rtol=1e-10, atol=1e-12)
+
+
+def test_weights_come_back_bit_for_bit_where_subtraction_would_not() -> None:
+    model = nn.Linear(50, 50)
+    before = [p.detach().clone() for p in model.parameters()]
+    sam = SAM(model, torch.optim.SGD(model.parameters(), lr=0.0), rho=123.456)
+    x = torch.randn(4, 50)
+    sam.step(closure_of(model, sam, lambda: model(x).square().mean()))
+    for own, old in zip(model.parameters(), before, strict=True):
+        assert torch.equal(own, old)
+    moved = before[0] + 123.456
+    assert not torch.equal(moved - 123.456, before[0])
+
+
+def test_weights_come_back_after_an_error_in_the_second_pass() -> None:
+    model, calls = nn.Linear(2, 1), [0]
+    before = model.weight.detach().clone()
+    sam = SAM(model, torch.optim.SGD(model.parameters(), lr=0.1))
+
+    def closure() -> Tensor:
+        calls[0] += 1
+        if calls[0] == 2:
+            assert not torch.equal(model.weight, before)
+            raise RuntimeError("interrupted")
+        sam.zero_grad()
+        loss = model(torch.ones(1, 2)).square().sum()
+        loss.backward()
+        return loss
+
+    with pytest.raises(RuntimeError, match="interrupted"):
+        sam.step(closure)
+    assert torch.equal(model.weight, before)
+
+
+def test_batch_statistics_count_once_and_those_of_the_first_pass() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    twin = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    twin.load_state_dict(model.state_dict())
+    x = torch.randn(8, 3)
+    sam = SAM(model, torch.optim.SGD(model.parameters(), lr=0.1), rho=1.0)
+    sam.step(closure_of(model, sam, lambda: (model(x) - 1).square().mean()))
+    twin(x)
+    for name, buffer in twin.named_buffers():
+        assert torch.equal(dict(model.named_buffers())[name], buffer), name
+
+
+def test_dropout_draws_the_same_masks_in_both_passes() -> None:
+    drop, masks = nn.Dropout(0.5), []
+    model = nn.Linear(4, 64)
+    sam = SAM(model, torch.optim.SGD(model.parameters(), lr=0.1))
+
+    def closure() -> Tensor:
+        sam.zero_grad()
+        masks.append(drop(torch.ones(64)))
+        loss = (model(torch.ones(1, 4)) * masks[-1]).square().mean()
+        loss.backward()
+        return loss
+
+    sam.step(closure)
+    sam.step(closure)
+    assert torch.equal(masks[0], masks[1])
+    assert torch.equal(masks[2], masks[3])
+    assert not torch.equal(masks[0], masks[2])
+
+
+def test_a_gradient_that_is_not_finite_is_refused_and_moves_nothing() -> None:
+    model = nn.Linear(2, 1)
+    before = model.weight.detach().clone()
+    sam = SAM(model, torch.optim.SGD(model.parameters(), lr=0.1))
+    with pytest.raises(DataError, match="first gradient has norm nan; weights are left as they are"):
+        sam.step(closure_of(model, sam, lambda: (model(torch.zeros(1, 2)) * torch.nan).sum()))
+    assert torch.equal(model.weight, before)
+
+
+def test_the_norm_of_low_precision_gradients_is_taken_in_float32() -> None:
+    """10000 bfloat16 gradients of 300 have norm 30000; float16 would overflow in the squares."""
+    model = nn.Linear(100, 100, bias=False).to(torch.float16)
+    with torch.no_grad():
+        model.weight.zero_()
+    seen = []
+    sam = SAM(model, torch.optim.SGD(model.parameters(), lr=0.0), rho=100.0)
+
+    def closure() -> Tensor:
+        seen.append(model.weight.detach().clone())
+        model.weight.grad = torch.full_like(model.weight, 300.0)
+        return torch.zeros(())
+
+    sam.step(closure)
+    assert torch.allclose(seen[1].float(), torch.ones(100, 100), rtol=1e-3)
+
+
+def test_only_the_model_walks_and_all_step() -> None:
+    """Parameters of the loss are in the base optimizer alone: not moved in between, stepped after."""
+    model, own, seen = Point(1.0), nn.Parameter(torch.tensor(2.0, dtype=torch.float64)), []
+    sam = SAM(model, torch.optim.SGD([*model.parameters(), own], lr=0.1), rho=0.5)
+
+    def loss() -> Tensor:
+        seen.append((model.at.item(), own.item()))
+        return (own * model.at.square()).sum()
+
+    sam.step(closure_of(model, sam, loss))
+    assert seen[1] == (pytest.approx(1.5, rel=1e-9), 2.0)
+    assert own.item() == pytest.approx(2.0 - 0.1 * 1.5**2)
+    assert model.at.item() == pytest.approx(1.0 - 0.1 * 2 * 2.0 * 1.5)
+
+
+def test_groups_are_shared_so_that_schedules_work_before_and_after_loading() -> None:
+    model = nn.Linear(2, 1)
+    base = torch.optim.AdamW(model.parameters(), lr=1.0)
+    sam = SAM(model, base, rho=0.1)
+    schedule = cosine_with_warmup(sam, 10, warmup=0.5)
+    assert base.param_groups[0]["lr"] == pytest.approx(0.2)
+    sam.step(closure_of(model, sam, lambda: model(torch.ones(1, 2)).sum()))
+    schedule.step()
+    assert base.param_groups[0]["lr"] == pytest.approx(0.4)
+    other = SAM(model, torch.optim.AdamW(model.parameters(), lr=5.0), rho=0.7)
+    other.load_state_dict(sam.state_dict())
+    assert other.rho == 0.1
+    assert other.param_groups is other.base_optimizer.param_groups
+    assert other.param_groups[0]["lr"] == pytest.approx(0.4)
+    assert torch.equal(other.state[model.weight]["exp_avg"], base.state[model.weight]["exp_avg"])
+    extra = nn.Parameter(torch.zeros(1))
+    sam.add_param_group({"params": [extra], "lr": 3.0})
+    assert base.param_groups[-1]["params"] == [extra]
+
+
+def test_rho_matters_and_frozen_weights_stay() -> None:
+    results = []
+    for rho in (0.05, 1.0):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))
+        model[0].bias.requires_grad_(False)
+        frozen = model[0].bias.detach().clone()
+        sam = SAM(model, torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1), rho=rho)
+        x = torch.ones(2, 3)
+        sam.step(closure_of(model, sam, lambda model=model, x=x: model(x).square().mean()))
+        assert torch.equal(model[0].bias, frozen)
+        results.append(model[2].weight.detach().clone())
+    assert not torch.equal(*results)
+
+
+def test_impossible_arguments() -> None:
+    model = nn.Linear(2, 1)
+    base = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(ConfigError, match="rho is 0"):
+        SAM(model, base, rho=0)
+    with pytest.raises(ConfigError, match="base_optimizer is SAM"):
+        SAM(model, SAM(model, base))
+    with pytest.raises(ConfigError, match="needs a closure"):
+        SAM(model, base).step()
