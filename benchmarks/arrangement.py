@@ -22,7 +22,7 @@ import torch
 from benchmarks.timing import machine
 from dinoneck import FPNHead, PatchMeanHead, TargetTransform, Task, load_backbone
 from dinoneck.heads import Head
-from dinoneck.training import MemoryTokens, fit, r2
+from dinoneck.training import MemoryTokens, Recipe, fit, r2
 from dinoneck.training.crossval import predict_ids
 from dinoneck.training.probes import ridge_probe
 
@@ -130,7 +130,15 @@ def _scores(
     head = make(tasks)
     values = {names[target]: targets[target] for target in TARGETS}
     fit(
-        head, source, targets=values, ids=[source.ids[i] for i in train], epochs=epochs, batch_size=16, lr=lr, seed=seed
+        head,
+        source,
+        targets=values,
+        ids=[source.ids[i] for i in train],
+        epochs=epochs,
+        batch_size=16,
+        lr=lr,
+        seed=seed,
+        recipe=Recipe(ema_decay=None),
     )
     said = predict_ids(head, source, [source.ids[i] for i in held_out], list(names.values()))
     return {target: r2(said[:, i], targets[target][held_out]) for i, target in enumerate(TARGETS)}

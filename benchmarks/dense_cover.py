@@ -1,12 +1,14 @@
 """Cover of soil, crop and weed per cell and per photo on real crop photos: FPN beside simpler heads, same folds.
 
-    python -m benchmarks.dense_cover DATA [--seeds 0 1 2] [--epochs 5] [--backbone NAME] [--pretrained]
+    python -m benchmarks.dense_cover DATA --store STORE [--seeds 0 1 2] [--epochs 40] [--backbone NAME] [--pretrained]
+    python -m benchmarks.dense_cover DATA --merge ONE.json OTHER.json
 
-DATA is the folder ``crop_cover``. The labels are the real masks, averaged over patches; every head is trained on them
-alone, with the same photos, flips, epochs, batches, loss and learning rate. A photo's cover is the mean over its cells.
-Every seed is another split of the 16 groups into 5 folds, other first weights and another order. Writes
-benchmarks/results/dense_cover.json and docs/images/dense_cover.png, and prints the table of
-docs/explanation/dense-cover.md.
+DATA is the folder ``crop_cover``; STORE is a feature store of its photos, which is filled first: the photo, its flips,
+and each flip with one kind of colour change. The labels are the real masks, averaged over patches; every head is
+trained on them alone, with the same photos, patterns, epochs, batches, loss and learning rate. A photo's cover is the
+mean over its cells. Every seed is another split of the 16 groups into 5 folds, other first weights and another order.
+Writes benchmarks/results/dense_cover.json and docs/images/dense_cover.png, and prints the table of
+docs/explanation/dense-cover.md. ``--merge`` joins the results of runs with other seeds (``--out``) instead.
 """
 
 from __future__ import annotations
@@ -20,22 +22,23 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from benchmarks.timing import machine
 from dinoneck import Backbone, DenseHead, FPNHead, Task, Tokens, load_backbone
-from dinoneck.data import DenseLabels, PhotoTable, Preprocessing, read_csv
+from dinoneck.data import DenseLabels, Patterns, PhotoTable, Preprocessing, read_csv
 from dinoneck.grid import as_maps
 from dinoneck.heads import Head
-from dinoneck.training import CellTargets, MemoryTokens, fit, group_folds, r2
+from dinoneck.store import FeatureStore
+from dinoneck.training import CellTargets, Recipe, fit, group_folds, r2
 from dinoneck.training.crossval import predict_cells
 from dinoneck.training.probes import ridge_probe
+from dinoneck.training.table_source import TableSource
 
 CLASSES = ("soil", "crop", "weed")
 RESULTS = Path(__file__).with_name("results")
 PICTURE = Path(__file__).parents[1] / "docs" / "images" / "dense_cover.png"
-FLIPS = ((), (3,), (2,), (2, 3))
+PATTERNS = (0, 1, 2, 3, 4, 9, 14, 19)  # of color20: the four flips, and each with another kind of colour change
 
 
 class Plain(Head):
@@ -81,22 +84,41 @@ def methods(backbone: Backbone, width: int) -> dict[str, Maker]:
 
 
 def main() -> None:
+    options = _options()
+    table = read_csv(options.data / "cover.csv", options.data, CLASSES, "group", minimum=0.0, label_column="mask")
+    if options.merge:
+        report = merged([json.loads(path.read_text()) for path in options.merge])
+    else:
+        report = measured(options, table)
+    options.out.parent.mkdir(exist_ok=True)
+    options.out.write_text(json.dumps(report, indent=2) + "\n")
+    print(markdown(report["runs"]))
+
+
+def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
+    parser.add_argument("--store", type=Path, help="feature store of the photos; what it lacks is extracted")
+    parser.add_argument("--merge", type=Path, nargs="+", help="results of runs with other seeds, to be joined")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--width", type=int, default=64, help="channels of DenseHead and FPNHead")
     parser.add_argument("--layers", type=int, nargs="+", default=[2, 5, 8, 11])
     parser.add_argument("--backbone", default="vit_small_patch16_dinov3")
     parser.add_argument("--pretrained", action="store_true")
-    parser.add_argument("--tokens", type=Path, help="keep the extracted tokens in this file, and take them from it")
     parser.add_argument("--out", type=Path, default=RESULTS / "dense_cover.json")
     options = parser.parse_args()
-    table = read_csv(options.data / "cover.csv", options.data, CLASSES, "group", minimum=0.0, label_column="mask")
+    if not options.merge and options.store is None:
+        parser.error("--store says where the photos' features are kept")
+    return options
+
+
+def measured(options: argparse.Namespace, table: PhotoTable) -> dict[str, Any]:
+    """Train and judge every method on every split."""
     backbone = load_backbone(options.backbone, pretrained=options.pretrained, layers=options.layers)
-    prepare = backbone.preprocess.changed(policy="crop")
-    source = flipped_tokens(backbone, table, prepare, options.tokens)
+    source, prepare = stored(backbone, table, options)
     cells = CellTargets.read(table, DenseLabels(classes=len(CLASSES)), prepare, CLASSES, "cover")
     runs: dict[str, list[dict[str, dict[str, float]]]] = {}
     shown: dict[str, Tensor] = {}
@@ -108,73 +130,71 @@ def main() -> None:
             runs.setdefault(name, []).append(scores(maps, cells, folds))
             shown.setdefault(name, maps)
             print(seed, name, runs[name][-1], flush=True)
-    report = {
-        "runs": runs,
-        "options": {k: str(v) for k, v in vars(options).items() if k not in ("data", "tokens", "out")},
+    if 0 in options.seeds:
+        draw(table, prepare, cells, shown[list(shown)[-1]])
+    told = {key: str(value) for key, value in vars(options).items() if key not in ("data", "store", "merge", "out")}
+    record = {"photos": len(table), "backbone": backbone.record(), "machine": machine()}
+    return {"runs": runs, "options": told, **record}
+
+
+def merged(reports: list[dict[str, Any]]) -> dict[str, Any]:
+    """Join reports that differ in their seeds alone.
+
+    Raises:
+        SystemExit: if they differ in anything else.
+    """
+    first = {
+        **reports[0],
+        "options": {**reports[0]["options"]},
+        "runs": {k: [*v] for k, v in reports[0]["runs"].items()},
     }
-    report |= {"photos": len(table), "backbone": backbone.record(), "machine": machine()}
-    options.out.parent.mkdir(exist_ok=True)
-    options.out.write_text(json.dumps(report, indent=2) + "\n")
-    draw(table, prepare, cells, shown[list(shown)[-1]])
-    print(markdown(runs))
+    for other in reports[1:]:
+        for key in ("photos", "backbone", "machine"):
+            if other[key] != first[key]:
+                raise SystemExit(f"the reports differ in {key}: {first[key]} and {other[key]}")
+        if {**other["options"], "seeds": ""} != {**first["options"], "seeds": ""}:
+            raise SystemExit(f"the reports differ in their options: {first['options']} and {other['options']}")
+        first["options"]["seeds"] += f" {other['options']['seeds']}"
+        for name, rows in other["runs"].items():
+            first["runs"][name] += rows
+    return first
 
 
-def flipped_tokens(backbone: Backbone, table: PhotoTable, prepare: Preprocessing, kept: Path | None) -> MemoryTokens:
-    """Tokens of every photo and its three flips; ids ``name#flip``."""
-    ids = [f"{image_id}#{flip}" for flip in range(len(FLIPS)) for image_id in table.ids]
-    if kept is not None and kept.exists():
-        stored = load_file(kept)
-        size = prepare(table.photos[0]).shape[-2:]
-        tokens = Tokens.from_sequence(
-            [stored[str(layer)] for layer in backbone.layers],
-            image_size=(size[0], size[1]),
-            patch_size=backbone.patch_size,
-            num_prefix_tokens=backbone.num_prefix_tokens,
-            layers=backbone.layers,
-            normed=True,
-        )
-        return MemoryTokens(ids, tokens)
-    parts = []
-    for axes in FLIPS:
-        for begin in range(0, len(table), 16):
-            images = prepare(list(table.photos[begin : begin + 16]))
-            with torch.no_grad():
-                tokens = backbone(images.flip(list(axes)) if axes else images)
-            parts.append(tokens.to(dtype=torch.float16))
-    tokens = Tokens.cat(parts)
-    if kept is not None:
-        save_file({str(layer): x for layer, x in zip(backbone.layers, tokens.sequence, strict=True)}, kept)
-    return MemoryTokens(ids, tokens)
+def stored(backbone: Backbone, table: PhotoTable, options: argparse.Namespace) -> tuple[TableSource, Preprocessing]:
+    """Return the tokens of all photos under all patterns, and how photos were prepared."""
+    patterns = Patterns(tuple(Patterns.named("color20").patterns[number] for number in PATTERNS))
+    store = FeatureStore.create(options.store, backbone=backbone, patterns=patterns, image_size=None, policy="crop")
+    store.extract([str(photo) for photo in table.photos], root=options.data)
+    return TableSource(store, table.ids), store.preprocess
 
 
 def out_of_fold(
     make: Maker,
-    source: MemoryTokens,
+    source: TableSource,
     table: PhotoTable,
     cells: CellTargets,
     folds: list[Any],
     options: argparse.Namespace,
     seed: int,
 ) -> Tensor:
-    """Maps (n, 3, rows, cols) of photos by heads that saw neither them nor their group; unflipped views only."""
+    """Maps (n, 3, rows, cols) of photos by heads that saw neither them nor their group."""
     maps = torch.full_like(cells.values, torch.nan)
-    labels = torch.cat([cells.values.flip(list(axes)) for axes in FLIPS])
-    weight = torch.cat([cells.weight.flip([axis - 1 for axis in axes]) for axes in FLIPS])
     for number, (train, valid) in enumerate(folds):
         torch.manual_seed(seed * 100 + number)
         head = make([cells.task(train)])
-        ids = [f"{table.ids[row]}#{flip}" for row in train for flip in range(len(FLIPS))]
         fit(
             head,
             source,
-            targets={cells.name: labels},
-            weights={cells.name: weight},
-            ids=ids,
+            targets={cells.name: cells.values},
+            weights={cells.name: cells.weight},
+            ids=[table.ids[row] for row in train],
             epochs=options.epochs,
+            batch_size=options.batch_size,
             lr=options.lr,
             seed=seed,
+            recipe=Recipe(ema_decay=None),
         )
-        maps[torch.as_tensor(valid)] = predict_cells(head, source, [f"{table.ids[row]}#0" for row in valid], cells.name)
+        maps[torch.as_tensor(valid)] = predict_cells(head, source, [table.ids[row] for row in valid], cells.name)
     return maps
 
 
@@ -192,11 +212,10 @@ def photo_scores(said: np.ndarray, true: np.ndarray, folds: list[Any]) -> dict[s
     return {"photos": {name: r2(said[:, i], true[:, i]) for i, name in enumerate(CLASSES)}, "worst fold, photos": worst}
 
 
-def ridge(source: MemoryTokens, table: PhotoTable, folds: list[Any]) -> dict[str, dict[str, float]]:
+def ridge(source: TableSource, table: PhotoTable, folds: list[Any]) -> dict[str, dict[str, float]]:
     """Ridge regression of the photos' cover on their mean token."""
-    plain = MemoryTokens(table.ids, source.batch([f"{image_id}#0" for image_id in table.ids]))
     true = np.stack([table.targets[name] for name in CLASSES], axis=1)
-    said = np.maximum(ridge_probe(plain, true, folds, groups=table.groups), 0.0)
+    said = np.maximum(ridge_probe(source, true, folds, groups=table.groups), 0.0)
     return photo_scores(said, true, folds)
 
 

@@ -16,8 +16,16 @@ from dinoneck.version import versions
 Variants = Mapping[str, Callable[[], Any]]
 
 
-def compare(variants: Variants, *, peer: str, rounds: int = 21, warmup: int = 3) -> dict[str, dict[str, float]]:
-    """Time the variants against ``peer``.
+def compare(
+    variants: Variants,
+    *,
+    peer: str,
+    rounds: int = 21,
+    warmup: int = 3,
+    clock: Callable[[], float] = time.perf_counter,
+    before: Callable[[], Any] | None = None,
+) -> dict[str, dict[str, float]]:
+    """Time the variants against ``peer``, by the wall clock or another; ``before`` runs untimed before each.
 
     Returns:
         variant -> median milliseconds, median of peer / variant over the rounds, and the rounds' quartiles of it.
@@ -28,9 +36,11 @@ def compare(variants: Variants, *, peer: str, rounds: int = 21, warmup: int = 3)
     seconds: dict[str, list[float]] = {name: [] for name in variants}
     for _ in range(rounds):
         for name, run in variants.items():
-            begin = time.perf_counter()
+            if before is not None:
+                before()
+            begin = clock()
             run()
-            seconds[name].append(time.perf_counter() - begin)
+            seconds[name].append(clock() - begin)
     result = {}
     for name, own in seconds.items():
         ratios = [a / b for a, b in zip(seconds[peer], own, strict=True)]

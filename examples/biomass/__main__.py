@@ -1,17 +1,18 @@
-"""``python -m examples.biomass train | predict``: the main job, on photos and a CSV or on a generated pasture.
+"""``python -m examples.biomass run | train | predict``: from photos to predictions of what was weighed or measured.
 
-Everything happens in the library; these are the ``dinoneck train`` and ``dinoneck predict`` verbs, kept here so
-that the example can be read, copied and changed. See README.md beside this file.
+``run`` is the whole way, every step of it a verb of ``dinoneck``; ``train`` and ``predict`` are two of those verbs.
+Everything happens in the library; this is kept here so that it can be read, copied and changed. See README.md.
 """
 
 import sys
 
-from dinoneck.cli.main import main
+from dinoneck.cli import main as cli
+from examples.biomass import pipeline
 
 if __name__ == "__main__":
-    verbs = ("train", "predict")
+    verbs = ("run", "train", "predict")
     if len(sys.argv) < 2 or sys.argv[1] not in verbs:
         sys.exit(
             f"usage: python -m examples.biomass {{{','.join(verbs)}}} ...   (--help after the verb tells the rest)"
         )
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(pipeline.main(sys.argv[2:]) if sys.argv[1] == "run" else cli.main(sys.argv[1:]))

@@ -22,7 +22,7 @@ from dinoneck.cli import numbers
 from dinoneck.data import DenseLabels, Preprocessing
 from dinoneck.errors import DataError, DinoneckError
 from dinoneck.heads import Head
-from dinoneck.training import MemoryTokens, fit
+from dinoneck.training import MemoryTokens, Recipe, fit
 from dinoneck.version import versions
 from examples.dense_ndvi.bands import Bands, read_bands
 
@@ -237,6 +237,7 @@ def trained(head: Head, part: Part, options: argparse.Namespace) -> Head:
         batch_size=BATCH_SIZE,
         lr=LR,
         seed=options.seed,
+        recipe=Recipe(ema_decay=None),
     )
     print(f"{type(head).__name__}: training loss {history[0]['loss']:.3f} -> {history[-1]['loss']:.3f}")
     return head

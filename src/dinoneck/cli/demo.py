@@ -48,7 +48,7 @@ def run(options: argparse.Namespace) -> int:
     """Go the whole way."""
     from dinoneck.data.pasture import Pasture
     from dinoneck.training.crossval import Plan
-    from dinoneck.training.experiment import run_experiment
+    from dinoneck.training.experiment import RunOptions, run_experiment
 
     _claim(options.out)
     print(f"1. {options.photos} pasture photos with known masses are drawn.")
@@ -57,7 +57,7 @@ def run(options: argparse.Namespace) -> int:
     print(f"2. Tokens are extracted and PatchMean heads trained, {options.folds} folds by sampling date.")
     plan = Plan(folds=options.folds, epochs=options.epochs)
     result, source, report = run_experiment(
-        table, backbone, backbone.preprocess, options.out, plan, overwrite=True, resume=False
+        table, backbone, backbone.preprocess, options.out, plan, overwrite=True, options=RunOptions(resume=False)
     )
     print(text.scores(report["scores"]))
     print("\n".join(verdicts(report["scores"], result.names)))

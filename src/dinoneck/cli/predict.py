@@ -46,7 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--maps", type=Path, metavar="PNG", help=f"draw the first {_PICTURES} photos beside their heat maps"
     )
     parser.add_argument(
-        "--tta", choices=("none", "flip4", "d6"), default="none", help="views to average (default none)"
+        "--tta",
+        choices=("none", "flip4", "d6"),
+        help="views to average (default: those that the heads' training file named, else none)",
     )
     _add_tiles(parser)
     parser.add_argument(
@@ -110,7 +112,7 @@ def run(options: argparse.Namespace) -> int:
     predictor = Predictor(
         options.heads,
         _backbone(options),
-        options.tta,
+        _views(options),
         options.device,
         tile=options.tile,
         overlap=options.overlap,
@@ -142,6 +144,22 @@ def _told_photo(predictor: Predictor, photo: Path) -> list[str]:
         return told_size(predictor.preprocess, photo)
     height, width = predictor.picture(photo).shape[-2:]
     return [f"The first photo becomes {height}x{width} px (height x width), cut into {down}x{across} tiles."]
+
+
+def _views(options: argparse.Namespace) -> Any:
+    """The views asked for; else those that the training file of the heads named."""
+    if options.tta is not None:
+        return options.tta
+    from dinoneck.checkpoint.header import head_files, read_header
+
+    files = [file for source in options.heads if Path(source).exists() for file in head_files(source)]
+    named = {str((read_header(file).meta["extra"] or {}).get("tta", "none")) for file in files}
+    if len(named) > 1:
+        raise ConfigError(f"the heads were trained for different views ({', '.join(sorted(named))}); choose with --tta")
+    views = next(iter(named), "none")
+    if views != "none":
+        print(f"Views: {views}, as the heads' training file says (--tta none: the photo alone).")
+    return views
 
 
 def _check_outputs(options: argparse.Namespace, photos: Sequence[Path]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -31,9 +32,8 @@ def run(options: argparse.Namespace) -> int:
     check_folder(options.out, overwrite=options.overwrite)
     config = train_options.config(options)
     config, recipe = _with_preset(config, options.preset)
-    data = _pasture(options, config) if config.csv is None else None
     inputs = None if recipe is None else recipe.inputs()
-    prepared = ConfiguredRun.of(config, data, inputs)
+    prepared = ConfiguredRun.of(config, _pasture(options, config), inputs)
     data = prepared.table
     print(f"{len(data)} photos, {len(set(data.groups or data.ids))} groups, targets {', '.join(data.targets)}")
     if data.auxiliary:
@@ -61,17 +61,19 @@ def _with_preset(config: TrainingConfig, name: str | None) -> tuple[TrainingConf
     return replace(config, backbone=backbone, activation=config.activation or recipe.activation), recipe
 
 
-def _pasture(options: argparse.Namespace, config: TrainingConfig) -> PhotoTable:
-    """Generated photos, where no table is named."""
+def _pasture(options: argparse.Namespace, config: TrainingConfig) -> Callable[[], PhotoTable] | None:
+    """What generates photos, where no table is named."""
     from dinoneck.data.pasture import Pasture
 
+    if config.csv is not None:
+        return None
     said = (config.targets, config.group_columns, config.photos, config.label_column, config.minimum, config.store)
     if any(value is not None for value in said):
         raise ConfigError(
             "--targets, --group, --photos, --labels, --store and --minimum describe a CSV; give it with --csv (in a "
             "file dataset.csv)"
         )
-    return Pasture(seed=0).table(range(options.pasture))
+    return lambda: Pasture(seed=0).table(range(options.pasture))
 
 
 def _told_tokens(prepared: ConfiguredRun) -> list[str]:

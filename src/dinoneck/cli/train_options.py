@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from dinoneck.training.config_file import TrainingConfig
 
 PASTURE_PHOTOS = 120
-QUICK = {"head": "patch_mean", "epochs": 40, "batch_size": 8, "lr": 1e-3}
+QUICK = {"head": "patch_mean", "epochs": 40, "batch_size": 8, "lr": 1e-3, "recipe.ema_decay": None}
 """What a run without a file trains: a quick head on few photos."""
 _SAME = ("image_column", "unit", "minimum", "backbone", "backbone_source", "backbone_file", "backbone_seed", "fit",
          "policy", "folds", "fold", "epochs", "batch_size", "lr", "seed", "head", "hidden_dim", "device",

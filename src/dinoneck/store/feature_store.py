@@ -200,8 +200,7 @@ class FeatureStore:
         Raises:
             DataError: if a photo cannot be used, two have one id, or one is stored with another size; all that was
                 finished before is kept.
-            StoreError: if this store was opened without a backbone or the backbone has changed since, the disk is
-                full, or values do not fit the dtype.
+            StoreError: without a backbone, with a changed one, on a full disk, or if values do not fit the dtype.
         """
         units = extraction.share_of(self._plan(paths, root, batch_size, skip_unusable), shard)
         return self._run(units, batch_size, skip_unusable, workers, shard_bytes)

@@ -8,12 +8,15 @@ if TYPE_CHECKING:
     from dinoneck.training.cell_targets import CellTargets as CellTargets
     from dinoneck.training.config_file import TrainingConfig as TrainingConfig
     from dinoneck.training.config_file import read_config as read_config
+    from dinoneck.training.config_run import ConfiguredRun as ConfiguredRun
     from dinoneck.training.crossval import cross_validate as cross_validate
     from dinoneck.training.ema import EMA as EMA
+    from dinoneck.training.experiment import RunOptions as RunOptions
     from dinoneck.training.experiment import run_experiment as run_experiment
     from dinoneck.training.fitting import fit as fit
     from dinoneck.training.folds import group_folds as group_folds
     from dinoneck.training.freeze_schedule import FreezeSchedule as FreezeSchedule
+    from dinoneck.training.head_choice import HeadChoice as HeadChoice
     from dinoneck.training.live_tokens import LiveTokens as LiveTokens
     from dinoneck.training.metrics import confusion_matrix as confusion_matrix
     from dinoneck.training.metrics import mean_iou as mean_iou
@@ -40,13 +43,16 @@ _HOMES = {
     "CellTargets": "dinoneck.training.cell_targets",
     "TrainingConfig": "dinoneck.training.config_file",
     "read_config": "dinoneck.training.config_file",
+    "ConfiguredRun": "dinoneck.training.config_run",
     "cross_validate": "dinoneck.training.crossval",
     "Plan": "dinoneck.training.plan",
+    "RunOptions": "dinoneck.training.experiment",
     "run_experiment": "dinoneck.training.experiment",
     "fit": "dinoneck.training.fitting",
     "Recipe": "dinoneck.training.recipe",
     "group_folds": "dinoneck.training.folds",
     "FreezeSchedule": "dinoneck.training.freeze_schedule",
+    "HeadChoice": "dinoneck.training.head_choice",
     "confusion_matrix": "dinoneck.training.metrics",
     "mean_iou": "dinoneck.training.metrics",
     "r2": "dinoneck.training.metrics",

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any, cast
 
 from dinoneck.backbones.backbone import Backbone
@@ -15,14 +16,14 @@ from dinoneck.backbones.load import load_backbone
 from dinoneck.data.labels import DenseLabels
 from dinoneck.data.photos import Preprocessing
 from dinoneck.data.tables import PhotoTable
-from dinoneck.errors import ConfigError
+from dinoneck.errors import ConfigError, StoreError
 from dinoneck.grid import GridSize
 from dinoneck.store.feature_store import FeatureStore
 from dinoneck.training.cell_targets import CellTargets
 from dinoneck.training.config_file import TrainingConfig
 from dinoneck.training.config_tasks import make_tasks, read_table
 from dinoneck.training.crossval import CrossValidation
-from dinoneck.training.experiment import run_experiment
+from dinoneck.training.experiment import RunOptions, run_experiment
 from dinoneck.training.head_choice import HeadChoice
 from dinoneck.training.plan import HeadName, Plan
 from dinoneck.training.recipe import Recipe
@@ -76,11 +77,11 @@ class ConfiguredRun:
             StoreError: if the store cannot be opened.
             BackboneError: if the backbone cannot be loaded.
         """
-        Recipe(**config.recipe)
+        _check_recipe(config)
         choice = head_choice(config)
-        table = read_table(config) if make_table is None else None
         if config.store is not None:
-            return _from_store(config, make_table() if table is None and make_table else table)
+            return _from_store(config, read_table(config))
+        table_of = make_table or partial(_same, read_table(config))
         backbone = _backbone(config, choice)
         own = {**(preprocess or {}), **_inputs(config)}
         if own.get("fit") and own.get("size") is None:
@@ -89,7 +90,7 @@ class ConfiguredRun:
                 "(dataset.img_size)"
             )
         prepare = backbone.preprocess.changed(**own)
-        found = cls(config, table or make_table(), backbone, backbone.record(), prepare, None)
+        found = cls(config, table_of(), backbone, backbone.record(), prepare, None)
         found._check_tokens()
         return found
 
@@ -115,14 +116,16 @@ class ConfiguredRun:
             plan_of(config),
             overwrite=overwrite,
             cells=self._cells(),
-            source=self.source,
-            recipe=Recipe(**config.recipe),
-            head=head_choice(config),
-            make_tasks=partial(_tasks, config),
-            weighting=config.weighting,
-            device=config.device,
-            resume=resume,
-            extra=extra,
+            options=RunOptions(
+                source=self.source,
+                recipe=Recipe(**config.recipe),
+                head=head_choice(config),
+                make_tasks=partial(_tasks, config),
+                weighting=config.weighting,
+                device=config.device,
+                resume=resume,
+                extra=extra,
+            ),
         )
 
     def _cells(self) -> CellTargets | None:
@@ -144,6 +147,17 @@ class ConfiguredRun:
             raise ConfigError(
                 f"backbone.num_patches is {config.num_patches}; the photos have {self.grid.rows} x {self.grid.cols} = "
                 f"{self.grid.count} patches. Correct it or dataset.img_size, or leave it out"
+            )
+
+
+def _check_recipe(config: TrainingConfig) -> None:
+    """Refuse a recipe that contradicts itself, or is for a backbone that learns along."""
+    recipe = Recipe(**config.recipe)
+    for name in ("cutmix_alpha", "backbone_lr"):
+        if (value := getattr(recipe, name)) is not None:
+            raise ConfigError(
+                f"recipe.{name} is {value}; it is for photos that go through the backbone at every step. A run from a "
+                "file extracts tokens once: leave it out, or train from Python with dinoneck.training.LiveTokens"
             )
 
 
@@ -184,6 +198,10 @@ def plan_of(config: TrainingConfig) -> Plan:
     )
 
 
+def _same(table: PhotoTable) -> PhotoTable:
+    return table
+
+
 def _tasks(config: TrainingConfig, table: PhotoTable, rows: Sequence[int] | Any) -> Any:
     return make_tasks(config, table, rows)
 
@@ -215,7 +233,7 @@ def _backbone(config: TrainingConfig, choice: HeadChoice) -> Backbone:
 
 def _from_store(config: TrainingConfig, table: PhotoTable) -> ConfiguredRun:
     """The run on tokens of a store, which must be what the config says."""
-    store = FeatureStore.open(str(config.store))
+    store = _opened(str(config.store))
     source = TableSource(store, table.ids, config.patterns)
     record, preprocess = store.backbone_record, store.preprocess
     choice = head_choice(config)
@@ -237,3 +255,15 @@ def _from_store(config: TrainingConfig, table: PhotoTable) -> ConfiguredRun:
     found = ConfiguredRun(config, table, None, record, preprocess, source)
     found._check_tokens()
     return found
+
+
+def _opened(path: str) -> FeatureStore:
+    try:
+        return FeatureStore.open(path)
+    except StoreError as error:
+        if next(iter(Path(path).glob("*.npz")), None) is None:
+            raise
+        raise StoreError(
+            f"{path} holds .npz files and is no feature store; FeatureStore.from_npz(folder, path, grid=, patch_size=) "
+            "makes one of them"
+        ) from error

@@ -28,6 +28,7 @@ from dinoneck.training.sources import MemoryTokens, SomeTokens, TokenSource, in_
 logger = logging.getLogger(__name__)
 
 HEAD, TOKENS, KNN, COLOUR = "head", "token ridge", "token knn", "colour ridge"
+QUICK_RECIPE = Recipe(ema_decay=None)
 _Floats = np.ndarray[Any, np.dtype[np.float64]]
 
 
@@ -52,7 +53,7 @@ class CrossValidation:
     table: PhotoTable
     cells: Tensor | None = None
     numbers: tuple[int, ...] = ()
-    auxiliary: Mapping[str, _Floats] = field(default_factory=dict)
+    auxiliary: dict[str, _Floats] = field(default_factory=dict)
 
     @property
     def rows(self) -> np.ndarray[Any, np.dtype[np.int64]]:
@@ -137,38 +138,46 @@ def cross_validate(
         ConfigError: if the source's backbone learns: what one fold taught it, the next one would know.
     """
     plan = plan or Plan()
-    if trained_backbone(source) is not None:
-        raise ConfigError(
-            "the backbone of these live tokens is trainable, and the folds would share what it learns; load one per "
-            "fold and call fit, or freeze it"
-        )
-    if tuple(source.ids) != table.ids:
-        source = SomeTokens(source, table.ids)
+    source = _of_table(source, table)
     groups = table.groups or table.ids
     every = group_folds(groups, plan.folds, plan.seed)
     folds = [every[number] for number in plan.chosen]
     predictions = _baselines(source, table, folds, groups)
     predictions = {HEAD: np.full((len(table), len(table.targets)), np.nan), **predictions}
     training = FoldTraining(
-        make_head, source, table, plan, recipe or Recipe(ema_decay=None), cells, make_tasks, weighting, out, resume
+        make_head, source, table, plan, recipe or QUICK_RECIPE, cells, make_tasks, weighting, out, resume
     )
-    heads: list[Head] = []
-    auxiliary: dict[str, _Floats] = {}
     maps = None if cells is None else torch.full_like(cells.values, torch.nan)
+    result = CrossValidation([], folds, predictions, table, maps, tuple(plan.chosen), {})
     for number, (train, valid) in zip(plan.chosen, folds, strict=True):
         head = training.train(number, (train, valid))
-        held_out = [table.ids[row] for row in valid]
-        helping = {task.name: task.dim for task in head.tasks if task.name in table.auxiliary}
-        answers = predict_ids(head, source, held_out, [*table.targets, *helping])
-        parts = np.split(answers, np.cumsum([len(table.targets), *helping.values()])[:-1], axis=1)
-        predictions[HEAD][valid] = parts[0]
-        for name, values in zip(helping, parts[1:], strict=True):
-            auxiliary.setdefault(name, np.full((len(table), values.shape[1]), np.nan))[valid] = values
-        if cells is not None and maps is not None:
-            maps[valid] = predict_cells(head, source, held_out, cells.name)
-        heads.append(head)
+        _judge(result, head, source, valid, cells)
+        result.heads.append(head)
         logger.info("fold %d of %d is trained", number + 1, plan.folds)
-    return CrossValidation(heads, folds, predictions, table, maps, tuple(plan.chosen), auxiliary)
+    return result
+
+
+def _judge(result: CrossValidation, head: Head, source: TokenSource, valid: Any, cells: CellTargets | None) -> None:
+    """Write down what a head says of the photos of its fold."""
+    table, held_out = result.table, [result.table.ids[row] for row in valid]
+    helping = {task.name: task.dim for task in head.tasks if task.name in table.auxiliary}
+    answers = predict_ids(head, source, held_out, [*table.targets, *helping])
+    parts = np.split(answers, np.cumsum([len(table.targets), *helping.values()])[:-1], axis=1)
+    result.predictions[HEAD][valid] = parts[0]
+    for name, values in zip(helping, parts[1:], strict=True):
+        result.auxiliary.setdefault(name, np.full((len(table), values.shape[1]), np.nan))[valid] = values
+    if cells is not None and result.cells is not None:
+        result.cells[valid] = predict_cells(head, source, held_out, cells.name)
+
+
+def _of_table(source: TokenSource, table: PhotoTable) -> TokenSource:
+    """The source with the table's ids in the table's order."""
+    if trained_backbone(source) is not None:
+        raise ConfigError(
+            "the backbone of these live tokens is trainable, and the folds would share what it learns; load one per "
+            "fold and call fit, or freeze it"
+        )
+    return source if tuple(source.ids) == table.ids else SomeTokens(source, table.ids)
 
 
 def _baselines(source: TokenSource, table: PhotoTable, folds: list[Fold], groups: Sequence[str]) -> dict[str, _Floats]:

@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from dinoneck.errors import ConfigError, DataError
 from dinoneck.heads.head import Head
 from dinoneck.tasks import Task
 from dinoneck.training.cell_targets import CellTargets
-from dinoneck.training.crossval import CrossValidation, cross_validate
+from dinoneck.training.crossval import QUICK_RECIPE, CrossValidation, cross_validate
 from dinoneck.training.fold_training import MakeTasks, fold_folder
 from dinoneck.training.folds import group_folds
 from dinoneck.training.head_choice import POOLED_HEADS, HeadChoice
@@ -37,6 +37,31 @@ UNFINISHED = "unfinished"
 _OWN_COLUMNS = ("image", "fold")
 
 
+@dataclass(frozen=True)
+class RunOptions:
+    """What a run may have beside its plan.
+
+    Attributes:
+        source: the table's photos as tokens, by the table's ids; None = they are extracted into memory.
+        recipe: the rest of the training recipe, see :func:`dinoneck.training.cross_validate`.
+        head: which head; None = the plan's.
+        make_tasks: see :func:`dinoneck.training.cross_validate`.
+        weighting: of the tasks' losses, ``fixed`` or ``uw``.
+        device: of the heads; None = the backbone's, or the CPU.
+        resume: go on from the states of an interrupted run.
+        extra: more to keep in the report; ``tta`` goes into the head files too.
+    """
+
+    source: TokenSource | None = None
+    recipe: Recipe | None = None
+    head: HeadChoice | None = None
+    make_tasks: MakeTasks | None = None
+    weighting: str = "fixed"
+    device: str | None = None
+    resume: bool = True
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
 def run_experiment(
     table: PhotoTable,
     backbone: Backbone | Mapping[str, Any],
@@ -46,14 +71,7 @@ def run_experiment(
     *,
     overwrite: bool = False,
     cells: CellTargets | None = None,
-    source: TokenSource | None = None,
-    recipe: Recipe | None = None,
-    head: HeadChoice | None = None,
-    make_tasks: MakeTasks | None = None,
-    weighting: str = "fixed",
-    device: str | None = None,
-    resume: bool = True,
-    extra: Mapping[str, Any] | None = None,
+    options: RunOptions | None = None,
 ) -> tuple[CrossValidation, TokenSource, dict[str, Any]]:
     """Extract tokens once, cross-validate heads, write heads, predictions and report.
 
@@ -64,20 +82,13 @@ def run_experiment(
 
     Args:
         table: photos, targets and groups.
-        backbone: frozen; gives the tokens. With ``source``, its record will do.
+        backbone: frozen; gives the tokens. Where the options have a source, its record will do.
         preprocess: how photos are prepared; goes into the head files.
         out: the folder; made if missing.
         plan: the run's plain values.
         overwrite: replace the results of an earlier run in ``out``.
         cells: labels per cell, for a plan whose head has a dense task.
-        source: the table's photos as tokens, ids in the table's order; None = they are extracted into memory.
-        recipe: the rest of the training recipe, see :func:`dinoneck.training.cross_validate`.
-        head: which head; None = the plan's.
-        make_tasks: see :func:`dinoneck.training.cross_validate`.
-        weighting: of the tasks' losses, ``fixed`` or ``uw``.
-        device: of the heads; None = the backbone's, or the CPU.
-        resume: go on from the states of an interrupted run.
-        extra: more to keep in the report.
+        options: the rest.
 
     Returns:
         The cross-validation, the tokens and the report.
@@ -88,35 +99,67 @@ def run_experiment(
         ConfigError: if a target's name is no task name, or the head does not fit.
         CheckpointError: if ``out`` holds states of another run and ``resume`` is on.
     """
-    plan = plan or Plan()
-    choice = head or HeadChoice(plan.head, plan.hidden_dim)
-    folder = Path(out)
+    plan, folder, options = plan or Plan(), Path(out), options or RunOptions()
+    choice = options.head or HeadChoice(plan.head, plan.hidden_dim)
     check_folder(folder, overwrite=overwrite)
     _check_before(table, plan, choice, folder, cells)
-    record = backbone.record() if isinstance(backbone, Backbone) else dict(backbone)
-    if source is None:
-        if not isinstance(backbone, Backbone):
-            raise ConfigError("tokens can be extracted by a backbone, not by its record; pass source=")
-        source = MemoryTokens.extract(backbone, table.photos, table.ids, preprocess=preprocess)
-        device = device or str(next(backbone.parameters()).device)
-    grid = source.batch(source.ids[:1]).grid
+    source = options.source or _extracted(table, backbone, preprocess)
+    result = _trained(table, backbone, source, folder / UNFINISHED, plan, choice, cells, options)
+    report = _report(result, plan, backbone, preprocess, cells, options)
+    if os.environ.get("RANK", "0") == "0":  # of several processes under torchrun the first one writes
+        check_folder(folder, overwrite=overwrite)  # another run may have ended here meanwhile
+        _write(folder, result, report, preprocess, backbone)
+        shutil.rmtree(folder / UNFINISHED)
+    return result, source, report
+
+
+def _extracted(table: PhotoTable, backbone: Backbone | Mapping[str, Any], preprocess: Preprocessing) -> MemoryTokens:
+    if not isinstance(backbone, Backbone):
+        raise ConfigError("tokens can be extracted by a backbone, not by its record; pass RunOptions(source=)")
+    return MemoryTokens.extract(backbone, table.photos, table.ids, preprocess=preprocess)
+
+
+def _trained(
+    table: PhotoTable,
+    backbone: Backbone | Mapping[str, Any],
+    source: TokenSource,
+    running: Path,
+    plan: Plan,
+    choice: HeadChoice,
+    cells: CellTargets | None,
+    options: RunOptions,
+) -> CrossValidation:
+    """The cross-validation of the head that was chosen, on the tokens at hand."""
+    record, grid = _record(backbone), source.batch(source.ids[:1]).grid
+    own = next(backbone.parameters()).device if isinstance(backbone, Backbone) else "cpu"
 
     def make_head(tasks: Sequence[Task]) -> Head:
-        return choice.build(record, grid, tasks).to(device or "cpu")
+        return choice.build(record, grid, tasks).to(options.device or own)
 
-    result = cross_validate(
+    return cross_validate(
         make_head,
         source,
         table,
         plan,
-        recipe,
+        options.recipe,
         cells,
-        make_tasks=make_tasks,
-        weighting=weighting,
-        out=folder / UNFINISHED,
-        resume=resume,
+        make_tasks=options.make_tasks,
+        weighting=options.weighting,
+        out=running,
+        resume=options.resume,
     )
-    report = {
+
+
+def _report(
+    result: CrossValidation,
+    plan: Plan,
+    backbone: Backbone | Mapping[str, Any],
+    preprocess: Preprocessing,
+    cells: CellTargets | None,
+    options: RunOptions,
+) -> dict[str, Any]:
+    table = result.table
+    return {
         "photos": len(table),
         "groups": len(set(table.groups or table.ids)),
         "target_weights": dict(table.weights),
@@ -124,15 +167,16 @@ def run_experiment(
         **({} if cells is None or result.cells is None else {"cell_scores": cells.scores(result.cells)}),
         **({"auxiliary_scores": result.auxiliary_scores()} if result.auxiliary else {}),
         "plan": asdict(plan),
-        "recipe": (recipe or Recipe(ema_decay=None)).record(),
-        "backbone": record,
+        "recipe": (options.recipe or QUICK_RECIPE).record(),
+        "backbone": _record(backbone),
         "inputs": preprocess.record(),
         "versions": versions(),
-        **(extra or {}),
+        **options.extra,
     }
-    _write(folder, result, report, preprocess, backbone)
-    shutil.rmtree(folder / UNFINISHED)
-    return result, source, report
+
+
+def _record(backbone: Backbone | Mapping[str, Any]) -> dict[str, Any]:
+    return backbone.record() if isinstance(backbone, Backbone) else dict(backbone)
 
 
 def check_folder(out: str | os.PathLike[str], *, overwrite: bool) -> None:

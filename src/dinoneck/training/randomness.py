@@ -19,13 +19,15 @@ def seed_step(seed: int, step: int, rank: int, *, validation: bool = False) -> N
     words = np.random.SeedSequence([seed, step, rank, int(validation)]).generate_state(3)
     random.seed(int(words[0]))
     np.random.seed(int(words[1]))  # noqa: NPY002 (sources may draw from the global generator)
-    torch.manual_seed(int(words[2]))
+    torch.default_generator.manual_seed(int(words[2]))
+    if _cuda_runs():  # else torch.manual_seed would queue a call for later at every step
+        torch.cuda.manual_seed_all(int(words[2]))
 
 
 @contextmanager
 def own_random_numbers() -> Iterator[None]:
     """After the block the generators of Python, NumPy and torch are as they were before it."""
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else []
+    devices = range(torch.cuda.device_count()) if _cuda_runs() else []
     python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
     with torch.random.fork_rng(devices=devices):
         try:
@@ -33,3 +35,7 @@ def own_random_numbers() -> Iterator[None]:
         finally:
             random.setstate(python)
             np.random.set_state(numpy)  # noqa: NPY002
+
+
+def _cuda_runs() -> bool:
+    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]

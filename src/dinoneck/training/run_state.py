@@ -13,8 +13,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import safetensors
-import safetensors.torch
+from safetensors import SafetensorError
+from safetensors.torch import load as parse_tensors
+from safetensors.torch import save as tensor_file
 from torch import Tensor
 
 from dinoneck.atomic import write_whole
@@ -35,7 +36,7 @@ def save_state(path: str | os.PathLike[str], state: Mapping[str, Any]) -> None:
     text = json.dumps({"format": FORMAT, "schema": SCHEMA, "state": _packed(state, tensors)}, sort_keys=True)
     metadata = {"run": text, "sha256": _digest(text, tensors)}
     try:
-        write_whole(path, safetensors.torch.save(tensors, metadata))
+        write_whole(path, tensor_file(tensors, metadata))
     except OSError as error:
         raise CheckpointError(f"the state of the run cannot be written to {path}: {error}", step="write") from error
 
@@ -51,10 +52,10 @@ def load_state(path: str | os.PathLike[str]) -> dict[str, Any]:
         length = int.from_bytes(raw[:8], "little")
         metadata = json.loads(raw[8 : 8 + length])["__metadata__"]
         text, digest = metadata["run"], metadata["sha256"]
-        tensors = safetensors.torch.load(raw)
+        tensors = parse_tensors(raw)
         told = json.loads(text)
         form, schema, state = told["format"], told["schema"], told["state"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError, safetensors.SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
         raise CheckpointError(
             f"{path} is no state of a training run, or damaged ({type(error).__name__}: {error}). {_REMEDY}"
         ) from error

@@ -85,7 +85,7 @@ def _matched(names: Sequence[str], known: Sequence[str]) -> list[str]:
     raise DataError(
         f"{len(best)} of {len(names)} photos of the table are not in the store, the first is {best[0]!r}. The store's "
         f"{len(there)} ids are paths without suffix, such as {shown or 'none'}. Extract the photos that are missing "
-        "(dinoneck extract PHOTOS --store STORE adds them), or remove the rows"
+        "(dinoneck extract PHOTOS --out STORE, with the options that made it, adds them), or remove the rows"
     )
 
 

@@ -1,0 +1,133 @@
+"""What ``benchmarks.feature_store`` reads: the same features in every layout, and the datasets over them.
+
+Their size is that of design source 003 (3600 patches of 1280 channels); their values are a stand-in for those of a
+large backbone: a seeded, untrained ViT-S sees generated pasture photos, the patches of four views make one image,
+and its 384 channels are turned into 1280 whose scales are log-normal, six of them twelve times larger.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import Dataset
+
+from dinoneck import Backbone, FeatureStore
+from dinoneck.data import Pasture
+from dinoneck.store import QuantisedTokens, StoreDataset
+from dinoneck.tokens import Tokens
+
+GRID = (60, 60)
+CHANNELS = 1280
+PATCH = 16
+PATTERNS = 4
+
+
+@dataclass
+class Files:
+    """Folders with the same features, and what the small extraction left."""
+
+    root: Path
+    backbone: Backbone
+    photos: Path
+    small: FeatureStore
+    ids: tuple[str, ...]
+
+    @property
+    def npz(self) -> Path:
+        """``np.savez_compressed``, float32: design source 003."""
+        return self.root / "npz"
+
+    @property
+    def half(self) -> Path:
+        """``np.savez``, float16."""
+        return self.root / "npz16"
+
+    def store(self, dtype: str, *, mapped: bool = False) -> FeatureStore:
+        """One of the two stores."""
+        return FeatureStore.open(self.root / dtype, mapped=mapped)
+
+
+def prepare(root: Path, backbone: Backbone, photos: int, size: tuple[int, int]) -> Files:
+    """Draw photos, extract them, and write the features in every layout."""
+    folder = root / "photos"
+    folder.mkdir()
+    for i in range(photos):
+        Image.fromarray(Pasture(seed=0, size=(256, 256)).sample(i).image).save(folder / f"p{i:03d}.png")
+    small = FeatureStore.create(root / "small", backbone=backbone, patterns="flips4", image_size=size)
+    small.extract(folder)
+    files = Files(root, backbone, folder, small, small.ids)
+    write_npz(files)
+    for dtype in ("fp16", "int8"):
+        FeatureStore.from_npz(files.npz, root / dtype, grid=GRID, patch_size=PATCH, patterns="flips4", dtype=dtype)
+    return files
+
+
+def large(small: FeatureStore) -> Tokens:
+    """The float32 features as a batch over images and, within each, patterns; the same at every call."""
+    pairs = [(image_id, pattern) for image_id in small.ids for pattern in range(PATTERNS)]
+    views = small.batch([i for i, _ in pairs], [p for _, p in pairs])
+    width, chance = views.sequence[0].shape[2], torch.Generator().manual_seed(0)
+    turn = torch.linalg.qr(torch.randn(CHANNELS, width, generator=chance))[0].T * (CHANNELS / width) ** 0.5
+    scale = torch.exp(0.5 * torch.randn(CHANNELS, generator=chance))
+    scale[torch.randperm(CHANNELS, generator=chance)[:6]] *= 12
+    patches, cls_token = views.patches[0] @ (turn * scale), views.cls_token[0] @ (turn * scale)
+    need, per = GRID[0] * GRID[1], views.grid.count
+    shown = [
+        torch.cat([patches[(v + j) % len(pairs)] for j in range(-(-need // per))])[:need] for v in range(len(pairs))
+    ]
+    return Tokens.from_patches(torch.stack(shown), grid=GRID, patch_size=PATCH, cls_token=cls_token)
+
+
+def write_npz(files: Files) -> None:
+    """Write both npz layouts."""
+    tokens = large(files.small)
+    files.npz.mkdir()
+    files.half.mkdir()
+    for n, image_id in enumerate(files.ids):
+        arrays: dict[str, Any] = {}
+        for i in range(PATTERNS):
+            arrays[f"cls_{i}"] = tokens.cls_token[0][n * PATTERNS + i].numpy()
+            arrays[f"patches_{i}"] = tokens.patches[0][n * PATTERNS + i].numpy()
+        np.savez_compressed(files.npz / f"{image_id}.npz", **arrays)
+        np.savez(files.half / f"{image_id}.npz", **{key: value.astype(np.float16) for key, value in arrays.items()})
+
+
+class NpzDataset(Dataset[dict[str, Any]]):
+    """How design source 003 feeds its heads: one random pattern out of each image's file, as float32."""
+
+    def __init__(self, folder: Path, ids: Sequence[str]) -> None:
+        self.folder, self.ids = folder, ids
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, sample: int) -> dict[str, Any]:
+        pattern = random.randrange(PATTERNS)
+        with np.load(self.folder / f"{self.ids[sample]}.npz") as content:
+            return {
+                "cls_token": torch.tensor(content[f"cls_{pattern}"], dtype=torch.float32),
+                "patch_tokens": torch.tensor(content[f"patches_{pattern}"], dtype=torch.float32),
+            }
+
+
+class AsStored(StoreDataset):
+    """Batches in the stored dtype: float16 Tokens, or int8 values with their scales."""
+
+    def __getitems__(self, samples: Sequence[int]) -> Any:
+        """Read a batch without converting it."""
+        ids, patterns = [self.id_of(n) for n in samples], [self.pattern_of(n) for n in samples]
+        return read_as_stored(self.store, ids, patterns), torch.tensor(samples)
+
+
+def read_as_stored(store: Any, ids: Sequence[str], patterns: Sequence[int]) -> Tokens | QuantisedTokens:
+    """Read without converting."""
+    if store.reader.description.dtype == "int8":
+        return store.quantised(ids, patterns)
+    return store.batch(ids, patterns, dtype=None)

@@ -1,0 +1,117 @@
+"""Where photos and their values come from: a generated pasture, the CSIRO layout, or photos with a ``cover.csv``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from dinoneck.atomic import write_text
+from dinoneck.data import Pasture, PhotoTable, read_csv
+from dinoneck.data.tables import csv_header, csv_rows, csv_text, is_csiro, read_csiro_test
+from dinoneck.errors import ConfigError, DataError
+from dinoneck.training import group_folds
+
+HERE = Path(__file__).parent
+PASTURE_PHOTOS, TEST_SHARE = 120, 4
+COVER, COVER_TARGETS, COVER_GROUP, HELD_PART = "cover.csv", ("soil", "crop", "weed"), "group", 6
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One set of data as paths.
+
+    Attributes:
+        train: the table to learn from.
+        test: the table that names the photos to predict.
+        photos: the folder that both tables' file names are relative to.
+        config: the training file that suits it.
+    """
+
+    train: Path
+    test: Path
+    photos: Path
+    config: Path
+
+    @property
+    def answer(self) -> str:
+        """Name of the file with the predictions."""
+        return "predictions.csv" if self.config.stem == "cover" else "submission.csv"
+
+
+def find(data: Path | None, run: Path) -> Layout:
+    """Return the layout of a folder; without one, the pasture's, in the run's folder.
+
+    Raises:
+        DataError: if the folder is of neither layout.
+    """
+    if data is None:
+        return Layout(run / "pasture/train.csv", run / "pasture/test.csv", run / "pasture", HERE / "pasture.yaml")
+    if (data / COVER).is_file():
+        return Layout(run / "tables/train.csv", run / "tables/held.csv", data, HERE / "cover.yaml")
+    for name in ("train.csv", "test.csv"):
+        if not (data / name).is_file() or not is_csiro(data / name):
+            raise DataError(
+                f"{data} has no {COVER}, and no {name} in the CSIRO layout (sample_id, image_path, target_name). For a "
+                "table of your own take the verbs dinoneck extract, train and predict; or leave --data out"
+            )
+    return Layout(data / "train.csv", data / "test.csv", data, HERE / "cls_gating.yaml")
+
+
+def prepare(layout: Layout, size: tuple[int, int], pasture: int | None) -> PhotoTable | None:
+    """Write what the layout lacks: drawn photos, or tables without the held groups; what is there stays.
+
+    Args:
+        layout: from :func:`find`.
+        size: (height, width) in pixels of photos that are drawn.
+        pasture: how many training photos; a fourth of it more is drawn to be predicted. None = 120.
+
+    Returns:
+        The true values of the photos to predict, in the order of the test table; None where nobody has them.
+
+    Raises:
+        ConfigError: if another number of photos was drawn before.
+        DataError: if the cover table cannot be used.
+    """
+    if layout.config.stem == "pasture":
+        return _pasture(layout, size, PASTURE_PHOTOS if pasture is None else pasture)
+    if pasture is not None:
+        raise ConfigError("--pasture is the number of photos to draw; there are photos in --data already")
+    return _cover(layout) if layout.config.stem == "cover" else None
+
+
+def _pasture(layout: Layout, size: tuple[int, int], count: int) -> PhotoTable:
+    """Draw the photos, unless a whole pasture of this number is there; its last file tells."""
+    drawn, test = Pasture(seed=0, size=size), max(1, count // TEST_SHARE)
+    if not (layout.photos / "sample_submission.csv").exists():
+        drawn.write_csiro(layout.photos, count, test)
+    found = sum(1 for _ in (layout.photos / "train").iterdir())
+    if found != count:
+        raise ConfigError(f"{layout.photos} holds {found} training photos, not {count}; choose another --out")
+    return drawn.table(range(count, count + test))
+
+
+def _cover(layout: Layout) -> PhotoTable:
+    """Put about a sixth of the photos aside, whole groups of them; they are only predicted."""
+    file = layout.photos / COVER
+    rows, header = csv_rows(file, ("image", COVER_GROUP, *COVER_TARGETS)), csv_header(file)
+    groups = [row[COVER_GROUP] for row in rows]
+    learnt, held = group_folds(groups, min(HELD_PART, len(set(groups))), seed=0)[0]
+    for path, places in ((layout.train, learnt), (layout.test, held)):
+        text = csv_text(header, [[rows[i][column] for column in header] for i in places])
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_text(path, text)
+    return read_csv(layout.test, layout.photos, COVER_TARGETS)
+
+
+def answers(layout: Layout, file: Path) -> dict[str, list[float]]:
+    """Return the predictions in a file, target -> one value per photo in the order of the test table."""
+    if layout.answer == "predictions.csv":
+        rows = csv_rows(file, COVER_TARGETS)
+        return {name: [float(row[name]) for row in rows] for name in COVER_TARGETS}
+    found: dict[str, list[float]] = {}
+    values = {row["sample_id"]: float(row["target"]) for row in csv_rows(file, ("sample_id", "target"))}
+    wanted = read_csiro_test(layout.test)
+    for sample, name in zip(wanted.sample_ids, wanted.targets, strict=True):
+        found.setdefault(name, []).append(values[sample])
+    return found

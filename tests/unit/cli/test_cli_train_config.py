@@ -1,0 +1,231 @@
+"""``dinoneck train`` from a file and from a store: the whole way on small photos, resumed, and refused."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dinoneck import load_backbone
+from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
+from dinoneck.cli import train_options
+from dinoneck.cli.main import main, parser
+from dinoneck.data.pasture import Pasture
+from dinoneck.store import FeatureStore
+from dinoneck.training import fold_training
+from dinoneck.training.config_file import TrainingConfig
+
+QUICK = "trainer: {num_epochs: 2, batch_size: 4, n_folds: 2}\noptimization: {lr: 1e-3}\n"
+
+
+@pytest.fixture(scope="module")
+def csiro(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("csiro")
+    Pasture(seed=1, size=(32, 64)).write_csiro(root, train=10, test=1)
+    return root
+
+
+@pytest.fixture(scope="module")
+def store(csiro: Path) -> Path:
+    made = FeatureStore.create(
+        csiro / "store", backbone=load_backbone("dinoneck_tiny"), patterns="flips4", image_size=(32, 64)
+    )
+    made.extract([csiro / "train", csiro / "test"], root=csiro)
+    return csiro / "store"
+
+
+def written(folder: Path, text: str) -> str:
+    path = folder / "run.yaml"
+    path.write_text(QUICK + text)
+    return str(path)
+
+
+def said(*arguments: str) -> TrainingConfig:
+    return train_options.config(parser().parse_args(["train", *arguments, "--out", "x"]))
+
+
+def files_of(run: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(run)): path.read_bytes() for path in sorted(run.rglob("*")) if path.is_file()}
+
+
+def test_flags_over_file_over_defaults(tmp_path: Path) -> None:
+    path = written(tmp_path, "head: {type: fpn, hidden_dim: 16}\nrecipe: {optimizer: sam, rho: 0.1, patience: 4}\n")
+    flags = "--epochs 9 --head patch_mean --rho 0.2 --patience none --fold 1 --size 32x64 --random-backbone --store s"
+    config = said(path, *flags.split(), "--group", "State", "Sampling_Date")
+    assert (config.epochs, config.batch_size, config.lr, config.seed) == (9, 4, 1e-3, 42)
+    assert (config.head, config.hidden_dim, config.fold, config.store) == ("patch_mean", 16, 1, "s")
+    assert (config.group_columns, config.image_size, config.pretrained) == (("State", "Sampling_Date"), (32, 64), False)
+    assert config.recipe == {"optimizer": "sam", "rho": 0.2, "patience": None}
+
+
+def test_without_a_file_the_run_is_quick() -> None:
+    config = said("--csv", "t.csv")
+    assert (config.head, config.epochs, config.batch_size, config.lr, config.folds) == ("patch_mean", 40, 8, 1e-3, 5)
+    assert config.recipe == {"ema_decay": None}
+    config = said("--ema", "0.9", "--mixup-alpha", "0.4", "--amp", "bf16", "--optimizer", "sam")
+    assert config.recipe == {"ema_decay": 0.9, "mixup_alpha": 0.4, "amp": "bf16", "optimizer": "sam"}
+    assert said("--unit", "none").unit == "none", "only numbers are switched off by that word"
+
+
+GATING = """
+backbone: {{model_name: dinoneck_tiny, hidden_dim: 64, num_patches: 8}}
+dataset: {{csv: {csv}, feature_dir: {store}, num_aug_patterns: 4,
+  target_cols: [Dry_Total_g, GDM_g, Dry_Green_g], aux_target_cols: [Dry_Dead_g, Dry_Clover_g]}}
+head: {{shared_hidden: 16, dropout: 0.1}}
+loss: {{beta: 1.0, main_weights: [1.0, 0.6, 0.3], state_weight: 0.1, height_weight: 0.1, aux_weight: 0.1}}
+augmentation: {{mixup: {{alpha: 2.5, disable_ratio: 0.2}}}}
+inference: {{tta_indices: [0, 1, 2, 3]}}
+"""
+
+
+def test_the_gating_run_from_a_store_and_taken_up_again(
+    csiro: Path, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = written(tmp_path, GATING.format(csv=csiro / "train.csv", store=store))
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert main(["train", path, "--out", str(whole)]) == 0
+    told = capsys.readouterr().out
+    assert "Only helping: State, Height_Ave_cm." in told
+    assert "dinoneck_tiny, 2x4 patches, 4 augmentation patterns" in told
+    assert "Helping, R² of values and accuracy of classes: State" in told
+    report = json.loads((whole / "report.json").read_text())
+    assert set(report["scores"]) == {"head", "token ridge", "token knn"}, "a store has no colours"
+    assert (report["tta"], report["config"]["head"], report["recipe"]["mixup_alpha"]) == ("flip4", "cls_gating", 2.5)
+    assert set(report["auxiliary_scores"]) == {"State", "Height_Ave_cm"}
+    head = HeadCheckpoint.load(whole / "heads" / "fold-1.safetensors")
+    assert (head.head_type, head.config["num_patches"], head.meta["extra"]["tta"]) == ("cls_gating", 8, "flip4")
+    lines = [json.loads(line) for line in (whole / "logs" / "fold-0.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [0, 1]
+    assert {"loss", "Dry_Total_g", "State", "val_loss", "val_r2"} <= set(lines[0])
+
+    rows = {}
+    for name, views in {"said": [], "flip4": ["--tta", "flip4"], "none": ["--tta", "none"]}.items():
+        flags = ["--heads", str(whole / "heads"), "--out", str(tmp_path / f"{name}.csv"), *views]
+        assert main(["predict", "--csv", str(csiro / "test.csv"), *flags]) == 0
+        rows[name] = (tmp_path / f"{name}.csv").read_text()
+    assert rows["said"] == rows["flip4"] != rows["none"], "the file's views are the default"
+
+    real, calls = fold_training.fit, []
+
+    def killed(*arguments: Any, **named: Any) -> Any:
+        calls.append(named["out"])
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(*arguments, **named)
+
+    monkeypatch.setattr(fold_training, "fit", killed)
+    assert main(["train", path, "--out", str(parts)]) == 130
+    assert sorted(file.name for file in (parts / "unfinished").iterdir()) == ["fold-0"]
+    assert not (parts / "report.json").exists()
+    monkeypatch.undo()
+    assert main(["train", path, "--out", str(parts)]) == 0
+    assert files_of(parts) == files_of(whole)
+
+
+def test_states_of_another_run_are_refused_or_left(
+    csiro: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from dinoneck.training import experiment
+
+    common = ["train", "--csv", str(csiro / "train.csv"), "--backbone", "dinoneck_tiny", "--folds", "2", "--fold", "1"]
+    run = ["--out", str(tmp_path / "run")]
+    monkeypatch.setattr(experiment, "_out_of_fold", lambda result: 1 / 0)
+    assert main([*common, *run, "--epochs", "1"]) == 1
+    monkeypatch.undo()
+    assert main([*common, *run, "--epochs", "2"]) == 1
+    assert "state of another run: epochs is 1 there and 2 here" in capsys.readouterr().err
+    assert main([*common, *run, "--epochs", "2", "--no-resume"]) == 0
+    assert "logs/fold-1.jsonl" in files_of(tmp_path / "run")
+    assert "heads/fold-1.safetensors" in files_of(tmp_path / "run")
+    rows = (tmp_path / "run" / "out_of_fold.csv").read_text().splitlines()[1:]
+    assert rows
+    assert {row.split(",")[1] for row in rows} == {"1"}
+    assert HeadCheckpoint.load(tmp_path / "run" / "heads" / "fold-1.safetensors").meta["extra"]["fold"] == 1
+
+
+def test_two_runs_that_end_in_one_folder_do_not_replace_each_other(
+    csiro: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    flags = ["--csv", str(csiro / "train.csv"), "--backbone", "dinoneck_tiny", "--folds", "2", "--epochs", "1"]
+
+    def meanwhile(*arguments: Any, **named: Any) -> Any:
+        (run / "heads").mkdir(parents=True)
+        (run / "heads" / "fold-0.safetensors").write_bytes(b"of another run")
+        return real(*arguments, **named)
+
+    real = fold_training.fit
+    monkeypatch.setattr(fold_training, "fit", meanwhile)
+    assert main(["train", *flags, "--fold", "1", "--out", str(run)]) == 1
+    assert "holds results of an earlier run (fold-0.safetensors)" in capsys.readouterr().err
+    assert (run / "heads" / "fold-0.safetensors").read_bytes() == b"of another run"
+
+
+@pytest.mark.parametrize(
+    ("text", "flags", "says"),
+    [
+        ("trainer.group_col: site\n", [], "no column 'site' to group by"),
+        ("backbone.hidden_dim: 1280\n", [], "hidden_dim is 1280; dinoneck_tiny has 64 channels"),
+        ("backbone.num_patches: 3600\n", [], "num_patches is 3600; the photos have 2 x 4 = 8 patches"),
+        ("dataset.num_aug_patterns: 20\n", [], "20 augmentation patterns.*the store has 4"),
+        ("dataset.img_size: 960\n", [], r"made with image size \(32, 64\), and this run asks for \(960, 960\)"),
+        ("dataset.resize_method: INTER_LINEAR\n", [], "made with interpolation area"),
+        ("", ["--backbone", "vit_small_patch16_dinov3"], "made with backbone dinoneck_tiny"),
+        ("", ["--head", "fpn", "--layers", "1", "3"], r"made with layers \(5,\)"),
+        ("", ["--head", "fpn", "--gate-mode", "query"], "for head cls_gating; this one is fpn"),
+        ("", ["--layers", "1"], "--layers is for --head fpn"),
+        ("", ["--preset", "lb066"], "--preset says how photos are prepared"),
+        ("recipe: {optimizer: sam, amp: fp16}\n", [], "optimizer 'sam' with amp 'fp16'"),
+        ("recipe: {cutmix_alpha: 1.0}\n", [], "cutmix_alpha is 1.0; it is for photos that go through the backbone"),
+        ("trainr: 1\n", [], "unknown key 'trainr'"),
+    ],
+)
+def test_what_does_not_fit_is_said_before_the_work(
+    csiro: Path, store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, flags: list[str], says: str
+) -> None:
+    path = written(tmp_path, f"dataset: {{csv: {csiro / 'train.csv'}, feature_dir: {store}}}\n{text}")
+    assert main(["train", path, *flags, "--out", str(tmp_path / "run")]) == 1
+    shown = capsys.readouterr().err
+    assert re.search(says, shown), shown
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_photo_that_the_store_lacks(csiro: Path, store: Path, tmp_path: Path, capsys: Any) -> None:
+    text = (csiro / "train.csv").read_text().replace("train/ID1000003", "train/ID77")
+    (tmp_path / "t.csv").write_text(text)
+    flags = ["--csv", str(tmp_path / "t.csv"), "--store", str(store), "--out", str(tmp_path / "run")]
+    assert main(["train", *flags]) == 1
+    assert "1 of 10 photos of the table are not in the store, the first is 'train/ID77.jpg'" in capsys.readouterr().err
+
+
+def test_a_folder_of_the_older_layout_is_no_store(csiro: Path, tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "ID1.npz").write_bytes(b"")
+    flags = ["--csv", str(csiro / "train.csv"), "--out", str(tmp_path / "run"), "--store"]
+    assert main(["train", *flags, str(tmp_path)]) == 1
+    assert "FeatureStore.from_npz(folder, path, grid=, patch_size=)" in capsys.readouterr().err
+    assert main(["train", *flags, str(tmp_path / "no")]) == 1
+    assert "is no feature store" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("head", ["patch_mean", "fpn", "dense", "cls_gating"])
+def test_every_head_trains_on_photos(csiro: Path, tmp_path: Path, head: str) -> None:
+    out = tmp_path / "run"
+    flags = ["--csv", str(csiro / "train.csv"), "--backbone", "dinoneck_tiny", "--head", head, "--hidden-dim", "8"]
+    assert main(["train", *flags, "--folds", "2", "--fold", "0", "--epochs", "1", "--out", str(out)]) == 0
+    assert HeadCheckpoint.load(out / "heads" / "fold-0.safetensors").head_type == head
+    assert "colour ridge" in json.loads((out / "report.json").read_text())["scores"]
+
+
+def test_the_keys_of_the_fpn_source_train(csiro: Path, tmp_path: Path) -> None:
+    path = written(
+        tmp_path,
+        "model: {head: {type: fpn, fpn_dim: 8, num_levels: 2}, backbone_layers: {enabled: true, indices: [1, 3, 5]}}\n"
+        f"loss.weighting: uw\nbackbone.model_name: dinoneck_tiny\ndataset.csv: {csiro / 'train.csv'}\n"
+        "trainer.fold: 0\n",
+    )
+    assert main(["train", path, "--out", str(tmp_path / "run")]) == 0
+    head = HeadCheckpoint.load(tmp_path / "run" / "heads" / "fold-0.safetensors")
+    assert (head.head_type, head.config["layer_indices"], head.config["num_levels"]) == ("fpn", [1, 3, 5], 2)

@@ -1,0 +1,321 @@
+"""The biomass example: one command from photos to a submission; called again it changes nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from examples.biomass import layouts, pipeline
+from PIL import Image
+
+from dinoneck import Backbone, FeatureStore, HeadCheckpoint, load_head
+from dinoneck.cli import main as cli
+from dinoneck.cli import train_options
+from dinoneck.data import Pasture
+from dinoneck.data.tables import CSIRO_WEIGHTS, read_csiro_test
+from dinoneck.errors import ConfigError, DataError
+from dinoneck.training import ConfiguredRun, TrainingConfig, r2, read_config
+
+QUICK = ["--backbone", "dinoneck_tiny", "--size", "32x64", "--folds", "2", "--epochs", "4", "--lr", "0.01"]
+TRAIN, TEST = 12, 3
+
+
+def said(*arguments: object) -> tuple[int, str]:
+    """Run the command in this process; return its exit code and what it prints."""
+    told = io.StringIO()
+    with contextlib.redirect_stdout(told), contextlib.redirect_stderr(told):
+        code = pipeline.main([str(part) for part in arguments])
+    return code, told.getvalue()
+
+
+def rows_of(file: Path) -> list[dict[str, str]]:
+    with file.open(newline="") as table:
+        return list(csv.DictReader(table))
+
+
+def every_file(folder: Path) -> dict[str, tuple[int, bytes]]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
+
+
+def config_of(out: Path, *arguments: str) -> TrainingConfig:
+    """The config of a run on the pasture, as its own command says it."""
+    layout = layouts.find(None, out)
+    command = ["train", str(layout.config), "--csv", str(layout.train), "--photos", str(layout.photos)]
+    parsed = cli.parser().parse_args([*command, "--store", str(out / "store"), "--out", str(out), *QUICK, *arguments])
+    return train_options.config(parsed)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A whole run on a tiny pasture, and what it printed."""
+    out = tmp_path_factory.mktemp("biomass") / "run"
+    code, told = said("--out", out, "--pasture", TRAIN, *QUICK)
+    assert code == 0, told
+    return out, told
+
+
+@pytest.fixture
+def copy(done: tuple[Path, str], tmp_path: Path) -> Path:
+    """The same run, to be spoilt."""
+    return Path(shutil.copytree(done[0], tmp_path / "run"))
+
+
+def test_every_step_is_printed_as_a_verb(done: tuple[Path, str]) -> None:
+    verbs = [line.split()[2] for line in done[1].splitlines() if line.startswith("$ dinoneck ")]
+    assert verbs == ["extract", "train", "predict"]
+    for method in ("head", "token ridge", "token knn"):
+        assert f"\n{method} " in done[1]
+
+
+def test_the_submission_answers_what_test_csv_asks(done: tuple[Path, str]) -> None:
+    out, _ = done
+    rows, wanted = rows_of(out / "submission.csv"), read_csiro_test(out / "pasture" / "test.csv")
+    assert list(rows[0]) == ["sample_id", "target"]
+    assert [row["sample_id"] for row in rows] == list(wanted.sample_ids)
+    assert len(rows) == TEST * 5
+    assert {row["sample_id"].split("__")[0] for row in rows} == {f"ID{1000000 + TRAIN + i}" for i in range(TEST)}
+    assert min(float(row["target"]) for row in rows) >= 0
+
+
+def test_the_submission_is_the_mean_of_all_folds_and_flips(done: tuple[Path, str], tiny: Backbone) -> None:
+    """Against plain loops over photos, flips and head files."""
+    out, _ = done
+    found = {row["sample_id"]: float(row["target"]) for row in rows_of(out / "submission.csv")}
+    heads = [load_head(file).eval() for file in sorted((out / "run" / "heads").iterdir())]
+    assert len(heads) == 2
+    inputs = HeadCheckpoint.load(out / "run" / "heads" / "fold-0.safetensors").preprocess
+    assert inputs is not None
+    for i in range(TRAIN, TRAIN + TEST):
+        image = inputs(out / "pasture" / "test" / f"ID{1000000 + i}.jpg")
+        with torch.no_grad():
+            views = [tiny(image.flip(axes)) for axes in ((), (-1,), (-2,), (-2, -1))]
+            answers = [head.predict(tokens) for head in heads for tokens in views]
+        for name in CSIRO_WEIGHTS:
+            told = [float(answer[name]) for answer in answers]
+            assert found[f"ID{1000000 + i}__{name}"] == pytest.approx(np.mean(told), rel=1e-4)
+            assert np.ptp(told) > 0
+
+
+def test_the_printed_score_is_of_photos_that_nobody_saw(done: tuple[Path, str]) -> None:
+    out, told = done
+    found = {row["sample_id"]: float(row["target"]) for row in rows_of(out / "submission.csv")}
+    samples = {f"ID{1000000 + i}": Pasture(0, (32, 64)).sample(i) for i in range(TRAIN, TRAIN + TEST)}
+    pairs = [(found[f"{name}__GDM_g"], sample.grams["GDM_g"]) for name, sample in samples.items()]
+    own = r2(*np.array(pairs).T)
+    line = next(line for line in told.splitlines() if line.startswith("all folds"))
+    assert float(line.split()[2 + list(CSIRO_WEIGHTS).index("GDM_g")]) == pytest.approx(own, abs=6e-4)
+    learnt = {Path(name).name for name in FeatureStore.open(out / "store").ids}
+    assert not learnt & set(samples)
+
+
+def test_photos_and_stored_tokens_give_the_same_predictions(done: tuple[Path, str]) -> None:
+    """Up to float16; and what is compared are predictions of the photo: another photo's are far off."""
+    out, told = done
+    opened = ConfiguredRun.of(config_of(out))
+    photos = {name: out / "pasture" / name for name in opened.table.ids[:4]}
+    found = pipeline.differences(out / "run" / "heads", opened, photos)
+    assert {*CSIRO_WEIGHTS, "State", "Height_Ave_cm"} == set(found)
+    assert 0 < max(found.values()) <= pipeline.TOLERANCE
+    assert "largest difference" in told
+    swapped = dict(zip(photos, reversed(photos.values()), strict=True))
+    other = pipeline.differences(out / "run" / "heads", opened, swapped)
+    assert min(other[name] for name in CSIRO_WEIGHTS) > pipeline.TOLERANCE
+
+
+def test_predictions_that_differ_are_refused(copy: Path) -> None:
+    config = config_of(copy)
+    first, second = (copy / "pasture" / name for name in ConfiguredRun.of(config).table.ids[:2])
+    shutil.copyfile(first, second)
+    with pytest.raises(DataError, match=r"store and the photos give other predictions, beyond 0\.001"):
+        pipeline.compare(copy / "run" / "heads", config)
+
+
+def test_called_again_it_changes_nothing(done: tuple[Path, str]) -> None:
+    out, first = done
+    before = every_file(out)
+    code, told = said("--out", out, "--pasture", TRAIN, *QUICK)
+    assert code == 0
+    assert "0 photos extracted, 12 were there" in told
+    assert "$ dinoneck train" not in told
+    assert "$ dinoneck predict" not in told
+    assert every_file(out) == before
+    for line in first.splitlines():  # the scores are told again
+        if line.startswith(("head", "token", "all folds")):
+            assert line in told
+
+
+@pytest.mark.slow
+def test_a_run_that_was_stopped_goes_on_to_the_same_end(copy: Path, done: tuple[Path, str]) -> None:
+    """Stopped after extraction and drawing: heads and submission come out bit for bit."""
+    before = every_file(done[0])
+    shutil.rmtree(copy / "run")
+    code, told = said("--out", copy, "--pasture", TRAIN, *QUICK)
+    assert code == 0
+    assert "0 photos extracted, 12 were there" in told
+    after = every_file(copy)
+    for name in (
+        "submission.csv",
+        "run/out_of_fold.csv",
+        "run/heads/fold-0.safetensors",
+        "run/heads/fold-1.safetensors",
+    ):
+        assert after[name][1] == before[name][1]
+    assert after["submission.csv"][0] > after["run/report.json"][0]
+
+
+@pytest.mark.slow
+def test_another_run_in_the_same_folder_is_refused(copy: Path) -> None:
+    before = every_file(copy)
+    changed = [*QUICK, "--epochs", "1"]
+    code, told = said("--out", copy, "--pasture", TRAIN, *changed)
+    assert code == 1
+    assert "epochs 4, not 1" in told
+    code, told = said("--out", copy, "--pasture", TRAIN + 1, *QUICK)
+    assert code == 1
+    assert "holds 12 training photos, not 13" in told
+    assert every_file(copy) == before
+    assert said("--out", copy, "--pasture", TRAIN, *changed, "--overwrite")[0] == 0
+    assert every_file(copy)["submission.csv"][1] != before["submission.csv"][1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["cls_gating", "fpn"])
+def test_a_folder_in_the_csiro_layout(name: str, done: tuple[Path, str], tmp_path: Path) -> None:
+    """With the two training files of the design sources; the pyramid's layers are cut to the tiny backbone."""
+    text = (layouts.HERE / f"{name}.yaml").read_text().replace("[2, 5, 8, 11]", "[1, 3, 4, 5]")
+    (tmp_path / "own.yaml").write_text(text.replace("fpn_dim: 256", "fpn_dim: 16"))
+    arguments = ["--data", done[0] / "pasture", "--config", tmp_path / "own.yaml", "--patterns", "none"]
+    code, told = said("--out", tmp_path / "out", *arguments, *QUICK, "--epochs", "1")
+    assert code == 0, told
+    store = FeatureStore.open(tmp_path / "out" / "store")
+    assert len(store.patterns) == 1
+    assert store.backbone_record["layers"] == ([1, 3, 4, 5] if name == "fpn" else [5])
+    head = HeadCheckpoint.load(tmp_path / "out" / "run" / "heads" / "fold-0.safetensors")
+    assert head.head_type == name
+    assert not (tmp_path / "out" / "pasture").exists()
+    ids = [row["sample_id"] for row in rows_of(tmp_path / "out" / "submission.csv")]
+    assert ids == list(read_csiro_test(done[0] / "pasture" / "test.csv").sample_ids)
+
+
+def write_cover(folder: Path, groups: int, each: int) -> None:
+    """Photos whose green share is known."""
+    (folder / "images").mkdir(parents=True)
+    rng, lines = np.random.default_rng(0), ["image,mask,soil,crop,weed,domain,group"]
+    for i in range(groups * each):
+        photo, share = rng.integers(60, 120, (36, 48, 3)).astype(np.uint8), rng.uniform(0.1, 0.9)
+        photo[:, : int(48 * share), 1] += 100
+        Image.fromarray(photo).save(folder / f"images/{i:04}.png")
+        lines.append(f"images/{i:04}.png,masks/{i:04}.png,{1 - share},{share * 0.8},{share * 0.2},mixed,{i // each}")
+    (folder / "cover.csv").write_text("\n".join(lines) + "\n")
+
+
+def check_cover(folder: Path, out: Path, *arguments: str) -> None:
+    """Held photos are predicted, groups of them are whole, and none was learnt from."""
+    code, told = said("--data", folder, "--out", out, *QUICK, *arguments)
+    assert code == 0, told
+    held, learnt = rows_of(out / "tables" / "held.csv"), rows_of(out / "tables" / "train.csv")
+    assert sorted([*held, *learnt], key=lambda row: row["image"]) == rows_of(folder / "cover.csv")
+    assert held
+    assert not {row["group"] for row in held} & {row["group"] for row in learnt}
+    rows = rows_of(out / "predictions.csv")
+    assert [row["image"] for row in rows] == [row["image"] for row in held]
+    assert min(float(row[name]) for row in rows for name in layouts.COVER_TARGETS) >= 0
+    judged = {row["image"] for row in rows_of(out / "run" / "out_of_fold.csv")}
+    assert judged == {row["image"] for row in learnt}
+    before = every_file(out)
+    assert said("--data", folder, "--out", out, *QUICK, *arguments)[0] == 0
+    assert every_file(out) == before
+
+
+@pytest.mark.slow
+def test_photos_with_a_cover_table(tmp_path: Path) -> None:
+    write_cover(tmp_path / "data", groups=4, each=3)
+    check_cover(tmp_path / "data", tmp_path / "out")
+
+
+@pytest.mark.slow
+def test_real_photos_with_a_cover_table(crop_cover: Path, tmp_path: Path) -> None:
+    """Three photos of each of six groups."""
+    (tmp_path / "data" / "images").mkdir(parents=True)
+    lines = (crop_cover / "cover.csv").read_text().splitlines()
+    kept = [line for i, line in enumerate(lines[1:]) if i % 20 < 3][:18]
+    for line in kept:
+        name = line.split(",")[0]
+        shutil.copyfile(crop_cover / name, tmp_path / "data" / name)
+    (tmp_path / "data" / "cover.csv").write_text("\n".join([lines[0], *kept]) + "\n")
+    check_cover(tmp_path / "data", tmp_path / "out", "--size", "176x240")
+
+
+def test_a_folder_of_neither_layout_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    code, told = said("--data", tmp_path / "data", "--out", tmp_path / "out", *QUICK)
+    assert code == 1
+    assert "has no cover.csv, and no train.csv in the CSIRO layout" in told
+    (tmp_path / "data" / "train.csv").write_text("image,GDM_g\na.jpg,1\n")
+    assert "no train.csv in the CSIRO layout" in said("--data", tmp_path / "data", "--out", tmp_path / "out")[1]
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_refused_before_any_work(done: tuple[Path, str], tmp_path: Path) -> None:
+    pasture = done[0] / "pasture"
+    code, told = said("--data", pasture, "--out", tmp_path / "out", "--pasture", 5, *QUICK)
+    assert code == 1
+    assert "there are photos in --data already" in told
+    code, told = said("--out", tmp_path / "out", "--random-backbone", "--backbone", "no_such_backbone", "--pasture", 1)
+    assert code == 1
+    assert "no_such_backbone" in told
+    assert "$ dinoneck train" not in told
+    with pytest.raises(SystemExit):
+        said("--out", tmp_path / "out", "--no-such-option")
+
+
+def test_patterns_that_have_no_name_are_refused(tmp_path: Path) -> None:
+    config = replace(config_of(tmp_path), patterns=3)
+    with pytest.raises(ConfigError, match=r"num_aug_patterns is 3; expected one of 1, 4, 20"):
+        pipeline.extraction(layouts.find(None, tmp_path), config, None, tmp_path / "store")
+
+
+def test_the_extraction_says_what_the_training_file_says(done: tuple[Path, str]) -> None:
+    """Every field that decides the tokens is handed on, so that the training finds its store."""
+    out, _ = done
+    config = replace(
+        config_of(out), backbone_file="w.pth", interpolation="bicubic", fit="pad", policy="resize", patterns=20,
+        device="cpu", image_size=(48, 96), backbone_seed=3, layers=(1, 2), head="fpn", dropout=None,
+    )  # fmt: skip
+    command = pipeline.extraction(layouts.find(None, out), config, None, out / "store")
+    options = cli.parser().parse_args(command)
+    assert (options.size, options.fit, options.interpolation, options.policy) == ((48, 96), "pad", "bicubic", "resize")
+    assert (options.backbone, options.backbone_file, options.backbone_seed) == ("dinoneck_tiny", "w.pth", 3)
+    assert (options.layers, options.patterns, options.device) == ([1, 2], "color20", "cpu")
+    assert options.photos == [out / "pasture" / "train"]
+    assert not options.random_backbone
+    assert "--random-backbone" in pipeline.extraction(
+        layouts.find(None, out), replace(config, backbone="vit", pretrained=False), None, out / "store"
+    )
+
+
+def test_the_files_say_what_the_design_sources_say() -> None:
+    read = {name: read_config(layouts.HERE / f"{name}.yaml") for name in ("cls_gating", "fpn", "pasture", "cover")}
+    own = read["cls_gating"]
+    assert (own.backbone, own.image_size, own.interpolation, own.patterns) == (
+        "vit_huge_plus_patch16_dinov3.lvd1689m", (960, 960), "area", 20,
+    )  # fmt: skip
+    assert (own.head, own.gate, own.hidden_dim, own.dropout) == ("cls_gating", "mlp", 512, 0.1)
+    assert (own.main_weights, own.aux_weight, own.state_weight, own.height_weight) == ((1.0, 0.6, 0.3), 0.1, 0.1, 0.1)
+    assert (own.epochs, own.batch_size, own.folds, own.fold, own.lr, own.tta) == (200, 32, 5, None, 1e-4, "flip4")
+    assert dict(own.recipe) == {
+        "amp": True, "weight_decay": 0.01, "warmup": 0.1, "ema_decay": 0.997, "ema_start": 0.025, "mixup_alpha": 2.5,
+        "mixup_off_last": 0.2,
+    }  # fmt: skip
+    pyramid = read["fpn"]
+    assert pyramid.head == "fpn"
+    assert pyramid.fpn["model.backbone_layers.indices"] == (2, 5, 8, 11)
+    assert {config.tta for config in read.values()} == {"flip4"}
