@@ -240,11 +240,12 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=100, help="of each of the two runs")
     parser.add_argument("--out", type=Path, default=RESULTS / "kill_campaign.json")
     parser.add_argument("--jobs", nargs="+", choices=terms.JOBS, default=list(terms.JOBS))
+    parser.add_argument("--work", type=Path, help="where the runs are made and removed; default: the temporary folder")
     options = parser.parse_args()
     os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"))
     CONTEXT.set_forkserver_preload(["benchmarks.kill_campaign_child"])
     report: dict[str, Any] = {"machine": {}, "runs": {}, "cases": {}}
-    with tempfile.TemporaryDirectory() as place:
+    with tempfile.TemporaryDirectory(dir=options.work) as place:
         for job in terms.JOBS:  # the training reads the store of the uninterrupted extraction
             campaign = Campaign(job, Path(place))
             report["machine"] = campaign.whole["machine"]

@@ -34,7 +34,7 @@ def test_the_page_shows_a_hundred_kills_of_each_run() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("job", ["extraction", "training"])
 def test_after_a_kill_a_run_ends_bit_for_bit_the_same(job: str, tmp_path: Path) -> None:
-    options = ["--jobs", job, "--kills", str(KILLS), "--out", tmp_path / "report.json"]
+    options = ["--jobs", job, "--kills", str(KILLS), "--work", tmp_path, "--out", tmp_path / "report.json"]
     told = _told([sys.executable, "-m", "benchmarks.kill_campaign", *options])
     result = json.loads((tmp_path / "report.json").read_text())["runs"][job]
     assert result["identical"] == result["runs"] == KILLS, told

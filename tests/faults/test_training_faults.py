@@ -229,7 +229,7 @@ torch.set_num_threads(1)
 from tests.faults.test_training_faults import RECIPES, trained
 out, epochs, kills = Path(sys.argv[1]), int(sys.argv[2]), 0
 trained(None, RECIPES["sam"], epochs=1)
-for attempt in range(8):
+for attempt in range(5):
     child = os.fork()
     if not child:
         trained(out, RECIPES["sam"], epochs=epochs)
@@ -245,7 +245,7 @@ print(kills)
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_killed_for_real_at_many_moments_it_ends_bit_for_bit_the_same(tmp_path: Path) -> None:
     """kill -9 at instants spread over the run, in a new process each time."""
-    epochs, root = 40, Path(__file__).resolve().parents[2]
+    epochs, root = 15, Path(__file__).resolve().parents[2]
     trained(tmp_path / "whole", RECIPES["sam"], epochs=epochs)
     process = subprocess.Popen(
         [sys.executable, "-c", SCRIPT, str(tmp_path / "parts"), str(epochs)],

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+import runpy
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -275,6 +277,22 @@ def test_what_is_refused_before_any_work(done: tuple[Path, str], tmp_path: Path)
     assert "$ dinoneck train" not in told
     with pytest.raises(SystemExit):
         said("--out", tmp_path / "out", "--no-such-option")
+
+
+def test_the_command_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, told in {
+        ("run", "--help"): "--patterns",
+        ("predict", "--help"): "--tta",
+        ("extract",): None,
+    }.items():
+        monkeypatch.setattr(sys, "argv", ["biomass", *arguments])
+        with pytest.raises(SystemExit) as stop:
+            runpy.run_module("examples.biomass", run_name="__main__")
+        if told is None:
+            assert "{run,train,predict}" in str(stop.value)
+        else:
+            assert stop.value.code == 0
+            assert told in capsys.readouterr().out
 
 
 def test_patterns_that_have_no_name_are_refused(tmp_path: Path) -> None:
