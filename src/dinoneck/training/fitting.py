@@ -115,7 +115,8 @@ class _Call:
         values, cells = training_targets(self.loss, self.targets, self.weights, len(source.ids))
         labels = Labels(head.tasks, values, cells, patterns_of(source))
         learner = Learner(head, trained_backbone(source))
-        with joined(learner.device) as processes, own_random_numbers():
+        processes = joined(learner.device)
+        with own_random_numbers():
             seed_step(self.seed, 0, 0, validation=True)
             check_problem(head, source, rows, values)
             files = RunFiles(out, self._identity(labels), processes)

@@ -7,9 +7,9 @@ gradients is the gradient of that loss: the same step as one process takes, up t
 
 from __future__ import annotations
 
+import atexit
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -108,23 +108,30 @@ class Processes:
                 raise ConfigError(f"the processes differ in {what}: {found}; give all of them the same call")
 
 
-@contextmanager
-def joined(device: torch.device) -> Iterator[Processes]:
-    """Yield this process among those of ``torch.distributed``, or of ``torchrun``, whose group it opens and closes.
+def joined(device: torch.device) -> Processes:
+    """Return this process among those of ``torch.distributed``, or of ``torchrun``, whose group is opened here.
+
+    The group stays open until the process ends: opened a second time it would find the addresses of the first.
+
+    Args:
+        device: of the model, which decides between NCCL and Gloo.
 
     Raises:
         ConfigError: if torchrun started several processes and this torch cannot connect them.
     """
-    if dist.is_available() and dist.is_initialized():
-        yield Processes(dist.get_rank(), dist.get_world_size())
-        return
-    if int(os.environ.get("WORLD_SIZE", "1")) < 2 or "RANK" not in os.environ:
-        yield Processes()
-        return
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
     if not dist.is_available():
-        raise ConfigError("WORLD_SIZE says that there are several processes, and this torch has no torch.distributed")
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    try:
-        yield Processes(dist.get_rank(), dist.get_world_size())
-    finally:
+        if several:
+            raise ConfigError("WORLD_SIZE says there are several processes, and this torch has no torch.distributed")
+        return Processes()
+    if not dist.is_initialized():
+        if not several:
+            return Processes()
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        atexit.register(_close)
+    return Processes(dist.get_rank(), dist.get_world_size())
+
+
+def _close() -> None:
+    if dist.is_initialized():
         dist.destroy_process_group()
