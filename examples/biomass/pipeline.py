@@ -26,7 +26,8 @@ from dinoneck.cli import main as cli
 from dinoneck.cli import numbers, text, train_options
 from dinoneck.data import PhotoTable
 from dinoneck.errors import ConfigError, DataError, DinoneckError
-from dinoneck.inference.tta import VIEWS
+from dinoneck.inference.rebuild import rebuild
+from dinoneck.inference.tta import TTA, VIEWS
 from dinoneck.training import ConfiguredRun, TrainingConfig, r2, weighted_r2
 from dinoneck.training.config_run import head_choice
 from dinoneck.training.config_tasks import read_table
@@ -224,10 +225,17 @@ def differences(folder: Path, opened: ConfiguredRun, photos: Mapping[str, Path])
 
     Returns:
         Task -> the difference over the standard deviation of the task's values; for classes, of probabilities.
+
+    Raises:
+        ConfigError: if the run reads photos, not a store.
     """
+    if opened.source is None:
+        raise ConfigError("the run has no store to compare with; say dataset.feature_dir, or --store")
     patterns = getattr(opened.source, "patterns", None)
-    views = "flip4" if patterns is not None and len(patterns) >= len(VIEWS["flip4"]) else "none"
-    live = Predictor(folder, tta=views, device=opened.config.device)(list(photos.values()))
+    views: TTA = "flip4" if patterns is not None and len(patterns) >= len(VIEWS["flip4"]) else "none"
+    file = opened.config.backbone_file
+    backbone = None if file is None else rebuild(opened.record, file)
+    live = Predictor(folder, backbone, views, opened.config.device)(list(photos.values()))
     ensemble = HeadEnsemble.from_heads([load_head(file) for file in head_files(folder)]).eval()
     parts = []
     for pattern in range(len(VIEWS[views])):

@@ -17,7 +17,7 @@ import torch
 from examples.biomass import layouts, pipeline
 from PIL import Image
 
-from dinoneck import Backbone, FeatureStore, HeadCheckpoint, load_head
+from dinoneck import Backbone, FeatureStore, HeadCheckpoint, load_backbone, load_head
 from dinoneck.cli import main as cli
 from dinoneck.cli import train_options
 from dinoneck.data import Pasture
@@ -26,6 +26,7 @@ from dinoneck.errors import ConfigError, DataError
 from dinoneck.training import ConfiguredRun, TrainingConfig, r2, read_config
 
 QUICK = ["--backbone", "dinoneck_tiny", "--size", "32x64", "--folds", "2", "--epochs", "4", "--lr", "0.01"]
+GATED = [*QUICK, "--head", "cls_gating"]
 TRAIN, TEST = 12, 3
 
 
@@ -51,7 +52,7 @@ def config_of(out: Path, *arguments: str) -> TrainingConfig:
     """The config of a run on the pasture, as its own command says it."""
     layout = layouts.find(None, out)
     command = ["train", str(layout.config), "--csv", str(layout.train), "--photos", str(layout.photos)]
-    parsed = cli.parser().parse_args([*command, "--store", str(out / "store"), "--out", str(out), *QUICK, *arguments])
+    parsed = cli.parser().parse_args([*command, "--store", str(out / "store"), "--out", str(out), *GATED, *arguments])
     return train_options.config(parsed)
 
 
@@ -59,7 +60,7 @@ def config_of(out: Path, *arguments: str) -> TrainingConfig:
 def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A whole run on a tiny pasture, and what it printed."""
     out = tmp_path_factory.mktemp("biomass") / "run"
-    code, told = said("--out", out, "--pasture", TRAIN, *QUICK)
+    code, told = said("--out", out, "--pasture", TRAIN, *GATED)
     assert code == 0, told
     return out, told
 
@@ -130,6 +131,8 @@ def test_photos_and_stored_tokens_give_the_same_predictions(done: tuple[Path, st
     swapped = dict(zip(photos, reversed(photos.values()), strict=True))
     other = pipeline.differences(out / "run" / "heads", opened, swapped)
     assert min(other[name] for name in CSIRO_WEIGHTS) > pipeline.TOLERANCE
+    with pytest.raises(ConfigError, match="no store to compare with"):
+        pipeline.differences(out / "run" / "heads", replace(opened, source=None), photos)
 
 
 def test_predictions_that_differ_are_refused(copy: Path) -> None:
@@ -143,7 +146,7 @@ def test_predictions_that_differ_are_refused(copy: Path) -> None:
 def test_called_again_it_changes_nothing(done: tuple[Path, str]) -> None:
     out, first = done
     before = every_file(out)
-    code, told = said("--out", out, "--pasture", TRAIN, *QUICK)
+    code, told = said("--out", out, "--pasture", TRAIN, *GATED)
     assert code == 0
     assert "0 photos extracted, 12 were there" in told
     assert "$ dinoneck train" not in told
@@ -154,12 +157,11 @@ def test_called_again_it_changes_nothing(done: tuple[Path, str]) -> None:
             assert line in told
 
 
-@pytest.mark.slow
 def test_a_run_that_was_stopped_goes_on_to_the_same_end(copy: Path, done: tuple[Path, str]) -> None:
     """Stopped after extraction and drawing: heads and submission come out bit for bit."""
     before = every_file(done[0])
     shutil.rmtree(copy / "run")
-    code, told = said("--out", copy, "--pasture", TRAIN, *QUICK)
+    code, told = said("--out", copy, "--pasture", TRAIN, *GATED)
     assert code == 0
     assert "0 photos extracted, 12 were there" in told
     after = every_file(copy)
@@ -173,14 +175,13 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_end(copy: Path, done: tuple[
     assert after["submission.csv"][0] > after["run/report.json"][0]
 
 
-@pytest.mark.slow
 def test_another_run_in_the_same_folder_is_refused(copy: Path) -> None:
     before = every_file(copy)
-    changed = [*QUICK, "--epochs", "1"]
+    changed = [*GATED, "--epochs", "1"]
     code, told = said("--out", copy, "--pasture", TRAIN, *changed)
     assert code == 1
     assert "epochs 4, not 1" in told
-    code, told = said("--out", copy, "--pasture", TRAIN + 1, *QUICK)
+    code, told = said("--out", copy, "--pasture", TRAIN + 1, *GATED)
     assert code == 1
     assert "holds 12 training photos, not 13" in told
     assert every_file(copy) == before
@@ -188,7 +189,6 @@ def test_another_run_in_the_same_folder_is_refused(copy: Path) -> None:
     assert every_file(copy)["submission.csv"][1] != before["submission.csv"][1]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["cls_gating", "fpn"])
 def test_a_folder_in_the_csiro_layout(name: str, done: tuple[Path, str], tmp_path: Path) -> None:
     """With the two training files of the design sources; the pyramid's layers are cut to the tiny backbone."""
@@ -237,7 +237,6 @@ def check_cover(folder: Path, out: Path, *arguments: str) -> None:
     assert every_file(out) == before
 
 
-@pytest.mark.slow
 def test_photos_with_a_cover_table(tmp_path: Path) -> None:
     write_cover(tmp_path / "data", groups=4, each=3)
     check_cover(tmp_path / "data", tmp_path / "out")
@@ -254,6 +253,20 @@ def test_real_photos_with_a_cover_table(crop_cover: Path, tmp_path: Path) -> Non
         shutil.copyfile(crop_cover / name, tmp_path / "data" / name)
     (tmp_path / "data" / "cover.csv").write_text("\n".join([lines[0], *kept]) + "\n")
     check_cover(tmp_path / "data", tmp_path / "out", "--size", "176x240")
+
+
+def test_weights_from_a_file_go_through_every_step(done: tuple[Path, str], tmp_path: Path) -> None:
+    """Random weights of another seed, kept in a file: no step falls back on those that the name stands for."""
+    other = load_backbone("dinoneck_tiny", seed=5)
+    other.save_weights(tmp_path / "w.safetensors")
+    arguments = ["--data", done[0] / "pasture", "--config", layouts.HERE / "pasture.yaml", *QUICK, "--epochs", "1"]
+    code, told = said("--out", tmp_path / "out", *arguments, "--backbone-file", tmp_path / "w.safetensors")
+    assert code == 0, told
+    store = FeatureStore.open(tmp_path / "out" / "store")
+    photo = store.preprocess(done[0] / "pasture" / f"{store.ids[0]}.jpg")
+    with torch.no_grad():
+        wanted = other(photo).sequence[0]
+    assert torch.allclose(store[store.ids[0]].sequence[0], wanted, atol=2e-3, rtol=1e-3)
 
 
 def test_a_folder_of_neither_layout_is_refused(tmp_path: Path) -> None:

@@ -149,6 +149,8 @@ class Patterns:
         """
         if isinstance(name, str) and name in _NAMED:
             return cls(_NAMED[name])
+        if not isinstance(name, str | os.PathLike):
+            raise ConfigError(f"patterns is {name!r}; expected {', '.join(_NAMED)}, the path of a file or Patterns")
         path = Path(name)
         if not path.is_file():
             raise ConfigError(

@@ -36,7 +36,7 @@ T = TypeVar("T")
 UNKNOWN = "unknown"
 _SCALE_FILES = 16
 _BY_COUNT = {1: "none", 4: "flips4", 20: "color20"}
-_NPZ_ERRORS = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
+_NPZ_ERRORS = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile)
 
 
 def write_npz(reader: Reader, folder: Path, layer: int | None) -> int:
@@ -86,6 +86,8 @@ def read_npz(path: Path, grid: Sequence[int], patch_size: PatchSize) -> Tokens:
         with np.load(path, allow_pickle=False) as content:
             count = sum(name.startswith("patches_") for name in content.files)
             patches = np.stack([content[f"patches_{i}"] for i in range(count)])
+            if np.iscomplexobj(patches):
+                raise ValueError(f"patches are {patches.dtype}")
             cls = np.stack([content[f"cls_{i}"] for i in range(count)]) if "cls_0" in content.files else None
         cls_token = None if cls is None else torch.from_numpy(cls).float()
         return Tokens.from_patches(
@@ -104,6 +106,8 @@ def read_pt(path: Path, grid: Sequence[int] | None, patch_size: PatchSize) -> To
 
     def read() -> Tokens:
         maps = read_tensor(path)
+        if maps.is_complex():
+            raise ValueError(f"it holds {maps.dtype}")
         if maps.ndim != 3 or (grid is not None and tuple(maps.shape[1:]) != tuple(grid)):
             raise ValueError(f"it holds a tensor of shape {tuple(maps.shape)}")
         patches = maps.float().flatten(1).T[None].contiguous()

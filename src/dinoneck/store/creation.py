@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
+from dinoneck.data.patterns import Patterns
 from dinoneck.errors import StoreError
 from dinoneck.store import index, shards
 from dinoneck.store.description import FILE, Description
@@ -26,6 +28,11 @@ def make_folder(root: Path, asked: Description) -> None:
     except OSError as error:
         if not (root / FILE).exists():  # a finished store may be on a read-only disk
             raise told_write(root, error) from error
+
+
+def named_patterns(patterns: str | os.PathLike[str] | Patterns) -> Patterns:
+    """Return the patterns given, or those of a name or a file."""
+    return patterns if isinstance(patterns, Patterns) else Patterns.named(patterns)
 
 
 def read_description(files: Files) -> Description:

@@ -73,7 +73,7 @@ def units_of(items: Sequence[Item], patterns: int, batch_size: int | None) -> li
     Raises:
         ConfigError: if batch_size is below 1.
     """
-    if batch_size is not None and (isinstance(batch_size, bool) or batch_size < 1):
+    if batch_size is not None and (type(batch_size) is not int or batch_size < 1):
         raise ConfigError(f"batch_size is {batch_size!r}; expected 1 or more views, or None")
     photos = 1 if batch_size is None else max(1, batch_size // patterns)
     return [list(items[begin : begin + photos]) for begin in range(0, len(items), photos)]
@@ -87,10 +87,10 @@ def share_of(units: Sequence[list[Item]], shard: tuple[int, int] | None) -> list
     """
     if shard is None:
         shard = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    i, n = shard
-    if any(isinstance(x, bool) or not isinstance(x, int) for x in (i, n)) or not 0 <= i < n:
+    pair = tuple(shard) if isinstance(shard, tuple | list) else ()
+    if [type(x) for x in pair] != [int, int] or not 0 <= pair[0] < pair[1]:
         raise ConfigError(f"shard is {shard!r}; expected (i, n) with 0 <= i < n, such as (0, 4)")
-    return list(units[i::n])
+    return list(units[pair[0] :: pair[1]])
 
 
 def run_units(
@@ -208,7 +208,7 @@ def _ahead(
     units: Sequence[list[Item]], description: Description, workers: int
 ) -> Generator[list[Prepared], None, None]:
     """Prepare units in threads, a few ahead of the one in use."""
-    if isinstance(workers, bool) or workers < 1:
+    if type(workers) is not int or workers < 1:
         raise ConfigError(f"workers is {workers!r}; expected 1 or more threads that decode photos")
     pool = ThreadPoolExecutor(workers, thread_name_prefix="dinoneck-photos")
     waiting: deque[list[Future[Prepared]]] = deque()

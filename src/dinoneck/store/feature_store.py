@@ -16,7 +16,7 @@ from dinoneck.data.photos import Fit, Interpolation, Preprocessing
 from dinoneck.errors import StoreError
 from dinoneck.grid import PatchSize, Remainder
 from dinoneck.store import channel_scale, converters, extraction, writer
-from dinoneck.store.creation import make_folder, read_description
+from dinoneck.store.creation import make_folder, named_patterns, read_description
 from dinoneck.store.description import Description
 from dinoneck.store.encoding import StoreDtype
 from dinoneck.store.extraction import Extracted, Item
@@ -93,7 +93,7 @@ class FeatureStore:
             ConfigError: if a value is out of range.
         """
         prepare = backbone.preprocess.changed(size=image_size, fit=fit, interpolation=interpolation, policy=policy)
-        store = cls._made(path, Description(backbone.record(), prepare, _named(patterns), dtype))
+        store = cls._made(path, Description(backbone.record(), prepare, named_patterns(patterns), dtype))
         store._backbone = backbone
         return store
 
@@ -160,6 +160,10 @@ class FeatureStore:
 
     def __repr__(self) -> str:
         return f"FeatureStore({self.path!r}, {len(self)} images x {len(self.patterns)} patterns, {self.dtype})"
+
+    def record(self, ids: Sequence[str] | None = None) -> dict[str, Any]:
+        """Return what tells the tokens of these images from others; None = of all."""
+        return self.reader.record(self.ids if ids is None else ids)
 
     def refresh(self) -> None:
         """Read the index again: other writers may have added images.
@@ -300,7 +304,7 @@ class FeatureStore:
             DataError: if a file holds anything else, naming it.
             StoreError: if another store is there.
         """
-        named = None if patterns is None else _named(patterns)
+        named = None if patterns is None else named_patterns(patterns)
         return cls._converted(folder, ".npz", lambda f: converters.read_npz(f, grid, patch_size), path, named, dtype)
 
     @classmethod
@@ -394,7 +398,3 @@ class FeatureStore:
         if self._backbone is None:
             raise StoreError("this store was opened for reading; extract with FeatureStore.create(..., backbone=...)")
         return self._backbone
-
-
-def _named(patterns: PathLike | Patterns) -> Patterns:
-    return patterns if isinstance(patterns, Patterns) else Patterns.named(patterns)

@@ -59,8 +59,11 @@ class Entry:
             if type(value[name]) is not kind:
                 raise ValueError(f"{name} is {value[name]!r}")
         numbers = [value["offset"], value["length"], value["photo_bytes"], *value["crc32"], *value["grid"]]
-        if any(type(number) is not int or number < 0 for number in numbers) or len(value["grid"]) != 2:
-            raise ValueError("a number is negative or no integer")
+        if any(type(number) is not int or not 0 <= number < 1 << 63 for number in numbers) or len(value["grid"]) != 2:
+            raise ValueError("a number is negative, too large or no integer")
+        parts = value["id"].split("/")  # ids name files that converters write
+        if "" in parts or ".." in parts or "\0" in value["id"] + value["file"]:
+            raise ValueError(f"id is {value['id']!r}, file {value['file']!r}; expected relative paths without '..'")
         folder, _, file = value["file"].partition("/")
         if folder != "data" or not file or "/" in file or "\\" in file or file.startswith("."):
             raise ValueError(f"file is {value['file']!r}; expected data/NAME")

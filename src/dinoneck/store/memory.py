@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -54,6 +55,10 @@ class MemoryStore:
         self._columns: Columns = {name: tuple(x.to(device) for x in part) for name, part in columns.items()}
         self._reader = store.reader
         self._scale = tuple(store.reader.scale().to(device)) if store.dtype == "int8" else ()
+
+    def record(self, ids: Sequence[str] | None = None) -> dict[str, Any]:
+        """Return what tells the tokens of these images from others; None = of all."""
+        return self._reader.record(self.ids if ids is None else ids)
 
     def __len__(self) -> int:
         return len(self.ids)

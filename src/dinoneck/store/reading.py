@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import operator
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Sized
 from dataclasses import replace
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -123,6 +127,16 @@ class Reader:
         like = self.description.tokens((), grid)
         return QuantisedTokens(columns["q"], columns["scale"], columns["prefix"], tuple(self.scale()), like)
 
+    def record(self, ids: Sequence[str]) -> dict[str, Any]:
+        """Return what the tokens of these images are, wherever the store lies: what made them, and their checksums."""
+        checksums = hashlib.sha256()
+        for entry in (self.entries[image_id] for image_id in ids):
+            checksums.update(repr((entry.id, tuple(entry.grid), entry.crc32)).encode())
+        own = self.description
+        made = [dict(own.backbone), own.preprocess.record(), own.patterns.record(), own.dtype]
+        told = hashlib.sha256(json.dumps(made, sort_keys=True).encode())
+        return {"kind": "store", "made": told.hexdigest(), "records": checksums.hexdigest()}
+
     def scale(self) -> Tensor:
         """Return the channel scale (layers, channels), read once."""
         if self._scale is None:
@@ -132,10 +146,9 @@ class Reader:
 
     def is_sound(self, entry: Entry) -> bool:
         """Whether all records of an image are there and have their checksums."""
-        if len(entry.crc32) != len(self.description.patterns):
-            return False
-        buffer = memoryview(bytearray(entry.length))
         try:
+            self.layout([entry])
+            buffer = memoryview(bytearray(entry.length))
             for pattern, expected in enumerate(entry.crc32):
                 self.files.fill([(entry.file, entry.at(pattern), [buffer])])
                 if zlib.crc32(buffer) != expected:
@@ -150,12 +163,15 @@ class Reader:
         Raises:
             DataError: if there is no such pattern, or not one per id.
         """
-        if isinstance(ids, str):
-            raise DataError(f"ids is the string {ids!r}; expected a sequence of ids")
-        if patterns is None or isinstance(patterns, int):
-            given = [patterns or 0] * len(ids)
-        else:
-            given = [int(pattern) for pattern in patterns]
+        if isinstance(ids, str) or not isinstance(ids, Sized):
+            what = "the string " if isinstance(ids, str) else ""
+            raise DataError(f"ids is {what}{ids!r}; expected a sequence of ids")
+        single = not isinstance(patterns, Sequence) and getattr(patterns, "ndim", 0) == 0  # arrays have axes
+        asked: Sequence[Any] = [patterns or 0] * len(ids) if single else cast("Sequence[Any]", patterns)
+        try:
+            given = [operator.index(pattern) for pattern in asked]
+        except TypeError:
+            raise DataError(f"patterns is {patterns!r}; expected whole numbers: one, or one per id") from None
         if len(given) != len(ids):
             raise DataError(f"{len(given)} patterns for {len(ids)} ids")
         last = len(self.description.patterns) - 1

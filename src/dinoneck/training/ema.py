@@ -124,12 +124,15 @@ class EMA:
 
     def _join(self, model: nn.Module) -> None:
         """Give what became trainable weights of its own in the averaged model."""
-        for name, parameter in model.named_parameters():
-            if parameter.requires_grad and name not in self._averaged:
+        own: dict[int, nn.Parameter] = {}  # weights that stand in several places stay one
+        for name, parameter in model.named_parameters(remove_duplicate=False):
+            if parameter.requires_grad and (id(parameter) in own or name not in self._averaged):
                 place, _, last = name.rpartition(".")
-                wide = parameter.detach().to(torch.promote_types(parameter.dtype, torch.float32)).clone()
-                setattr(self.module.get_submodule(place), last, nn.Parameter(wide, requires_grad=False))
-                self._averaged.add(name)
+                if id(parameter) not in own:
+                    wide = parameter.detach().to(torch.promote_types(parameter.dtype, torch.float32)).clone()
+                    own[id(parameter)] = nn.Parameter(wide, requires_grad=False)
+                    self._averaged.add(name)
+                setattr(self.module.get_submodule(place), last, own[id(parameter)])
 
     def _count_in(self, model: nn.Module, share: float) -> None:
         shadow = dict(self.module.named_parameters(remove_duplicate=False))

@@ -12,11 +12,31 @@ from dinoneck.heads.head import Head
 from dinoneck.losses.task_loss import TaskLoss
 from dinoneck.tasks import Task
 from dinoneck.training.batches import Rows
+from dinoneck.training.learner import Learner
 from dinoneck.training.live_tokens import LiveTokens
 from dinoneck.training.recipe import Recipe
 from dinoneck.training.sources import TokenSource
 
 logger = logging.getLogger(__name__)
+
+
+def check_kinds(head: object, source: object, targets: object, recipe: object) -> None:
+    """Refuse arguments that are something else altogether.
+
+    Raises:
+        ConfigError: naming what was given.
+        DataError: likewise.
+    """
+    if not isinstance(head, Head):
+        raise ConfigError(f"head is {type(head).__name__}; expected a head with tasks, such as PatchMeanHead")
+    if not isinstance(recipe, Recipe):
+        raise ConfigError(f"recipe is {recipe!r}; expected Recipe(...) of dinoneck.training")
+    if not hasattr(source, "ids") or not hasattr(source, "batch"):
+        raise DataError(
+            f"source is {type(source).__name__}; expected tokens by id: a FeatureStore, MemoryTokens or LiveTokens"
+        )
+    if not isinstance(targets, Mapping):
+        raise DataError(f"targets is {type(targets).__name__}; expected a dict, task name -> values")
 
 
 def checked_loss(head: Head, loss: TaskLoss | None) -> TaskLoss:
@@ -61,16 +81,36 @@ def check_together(
         )
 
 
-def check_problem(head: Head, source: TokenSource, rows: Rows, values: Mapping[str, torch.Tensor]) -> None:
-    """Refuse targets that cannot be learnt; mention layers that nobody reads.
+def check_problem(
+    learner: Learner,
+    source: TokenSource,
+    values: Mapping[str, torch.Tensor],
+    rows: Rows,
+    val_rows: Rows,
+    recipe: Recipe,
+) -> None:
+    """Refuse targets that cannot be learnt and tokens that the head cannot read; mention layers that nobody reads.
 
     Raises:
         DataError: naming the task.
+        ConfigError: if nothing can be trained, or the tokens are of another width.
     """
+    head = learner.head
     for task in head.tasks:
         _check_targets(task, values[task.name][rows])
+    if recipe.patience is not None and not any(len(_known(task, values[task.name][val_rows])) for task in head.tasks):
+        raise DataError(f"patience is {recipe.patience}, and no validation id has a target value to judge epochs by")
+    if not any(parameter.requires_grad for parameter in learner.parameters()):
+        raise ConfigError(f"all parameters of this {type(head).__name__} are frozen; there is nothing to train")
     with torch.no_grad():
-        layers = source.batch(source.ids[:1]).layers or ()
+        first = source.batch(source.ids[:1])
+    width, expected = first.sequence[0].shape[2], getattr(head, "embed_dim", None)
+    if expected not in (None, width):
+        raise ConfigError(
+            f"the tokens have {width} channels and this {type(head).__name__} was built for embed_dim={expected}; "
+            f"build it with embed_dim={width}"
+        )
+    layers = first.layers or ()
     if len(layers) > 1 and not hasattr(head, "num_layers"):
         logger.warning(
             "the tokens hold layers %s; %s reads the last one listed, block %d: extract that one alone, or list "
@@ -88,16 +128,17 @@ def check_numbers(epochs: int, batch_size: int, lr: float, seed: int, ids: Seque
         ConfigError: showing them.
     """
     whole = all(isinstance(n, int) and not isinstance(n, bool) for n in (epochs, batch_size, seed))
+    whole = whole and isinstance(lr, int | float) and not isinstance(lr, bool)
     sound = whole and epochs >= 1 and batch_size >= 1 and 0 < lr < float("inf") and 0 <= seed < 1 << 32
     if not sound or not ids:
         raise ConfigError(
-            f"epochs={epochs}, batch_size={batch_size}, lr={lr}, seed={seed}, {len(ids)} ids: "
+            f"epochs={epochs!r}, batch_size={batch_size!r}, lr={lr!r}, seed={seed!r}, {len(ids)} ids: "
             "expected positive whole numbers, a positive finite lr and a whole seed of 0 ... 2^32 - 1"
         )
 
 
 def _check_targets(task: Task, values: torch.Tensor) -> None:
-    known = values[values.isfinite()] if values.is_floating_point() else values[values >= 0]
+    known = _known(task, values)
     if not known.numel():
         raise DataError(f"task {task.name!r} has no target value among the {len(values)} training ids")
     if task.is_categorical or task.activation is None:
@@ -109,6 +150,14 @@ def _check_targets(task: Task, values: torch.Tensor) -> None:
             "model space; leave the activation out (minimum= keeps predictions from falling below a bound), or use a "
             "transform without mean"
         )
+
+
+def _known(task: Task, values: torch.Tensor) -> torch.Tensor:
+    """The values that are not missing."""
+    if values.is_floating_point():
+        return values[values.isfinite()]
+    known = values[values >= 0]
+    return known if task.ignore_index is None else known[known != task.ignore_index]
 
 
 def _named(tasks: Sequence[Task]) -> str:

@@ -14,7 +14,7 @@ from dinoneck.heads.head import Head
 from dinoneck.losses.task_loss import TaskLoss
 from dinoneck.tasks import Task
 from dinoneck.training.batches import Batch, Labels, Order, Rows, patterns_of, rows_of
-from dinoneck.training.fit_checks import check_numbers, check_problem, check_together, checked_loss
+from dinoneck.training.fit_checks import check_kinds, check_numbers, check_problem, check_together, checked_loss
 from dinoneck.training.learner import Learner
 from dinoneck.training.live_tokens import trained_backbone
 from dinoneck.training.loop import Loop, Problem
@@ -81,8 +81,10 @@ def fit(
         ConfigError: if a number is out of range, or head, loss, source and recipe do not fit together.
         CheckpointError: if the state in ``out`` is damaged, that of another run, or cannot be written.
     """
+    recipe = Recipe() if recipe is None else recipe
+    check_kinds(head, source, targets, recipe)
     given = (tuple(ids), tuple(val_ids or ()), epochs, batch_size, lr, seed, target_weights)
-    call = _Call(head, source, tasks, targets, weights or {}, *given, recipe or Recipe(), checked_loss(head, loss))
+    call = _Call(head, source, tasks, targets, weights or {}, *given, recipe, checked_loss(head, loss))
     return call.run(out, resume)
 
 
@@ -118,7 +120,7 @@ class _Call:
         processes = joined(learner.device)
         with own_random_numbers():
             seed_step(self.seed, 0, 0, validation=True)
-            check_problem(head, source, rows, values)
+            check_problem(learner, source, values, rows, val_rows, self.recipe)
             files = RunFiles(out, self._identity(labels), processes)
             state = files.found() if resume else None
             processes.same(learner.weights().values())

@@ -33,8 +33,12 @@ def group_folds(groups: Sequence[Hashable], n_folds: int, seed: int) -> list[Fol
         >>> [valid.tolist() for _, valid in group_folds(["a", "a", "b", "c"], 2, seed=0)]
         [[0, 1], [2, 3]]
     """
-    if n_folds < 2:
-        raise ConfigError(f"n_folds is {n_folds}; expected 2 or more")
+    for what, value, least in (("n_folds", n_folds, 2), ("seed", seed, 0)):
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or not least <= value < 1 << 32:
+            raise ConfigError(f"{what} is {value!r}; expected {least} or more, a whole number")
+    groups = groups.tolist() if hasattr(groups, "tolist") else list(groups)
+    if nameless := [row for row, label in enumerate(groups) if label != label]:
+        raise DataError(f"row {nameless[0]} has no group (NaN); {len(nameless)} such rows. Name their groups")
     labels = list(dict.fromkeys(groups))
     if len(labels) < n_folds:
         raise DataError(f"{len(labels)} groups cannot fill {n_folds} folds; use fewer folds or a finer group column")

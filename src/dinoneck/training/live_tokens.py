@@ -78,8 +78,8 @@ class LiveTokens:
         tokens: Tokens = self.backbone(self.images(ids))
         return tokens
 
-    def record(self) -> dict[str, Any]:
-        """Return what tells this source from others: photos by id, preparation, and the frozen part of the backbone."""
+    def record(self, ids: Sequence[str] | None = None) -> dict[str, Any]:
+        """Return what tells this source from others: preparation, and the frozen part of the backbone."""
         frozen = hashlib.sha256()
         for name, parameter in sorted(self.backbone.named_parameters()):
             frozen.update(f"{name}|{parameter.dtype}|{tuple(parameter.shape)}|{parameter.requires_grad}|".encode())

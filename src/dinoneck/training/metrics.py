@@ -55,8 +55,7 @@ def weighted_r2(predictions: Table, targets: Table, weights: Mapping[str, float]
     else:
         if isinstance(predictions, Mapping) or isinstance(weights, Mapping):
             raise DataError("predictions, targets and weights must all be dicts by target name, or none of them")
-        pred, true = np.asarray(predictions, np.float64), np.asarray(targets, np.float64)
-        shares = np.asarray(weights, np.float64)
+        pred, true, shares = (_array(given).astype(np.float64) for given in (predictions, targets, weights))
     return _score(pred, true, shares)
 
 
@@ -155,7 +154,9 @@ def _score(pred: _Floats, true: _Floats, shares: _Floats) -> float:
 
 
 def _stack(columns: Sequence[Any], what: str) -> _Floats:
-    arrays = [np.asarray(column, np.float64).reshape(-1) for column in columns]
+    if not columns:
+        raise DataError(f"the {what} hold no target")
+    arrays = [_array(column).astype(np.float64).reshape(-1) for column in columns]
     if len({len(array) for array in arrays}) > 1:
         raise DataError(f"the {what} differ in length: {[len(array) for array in arrays]}")
     return np.stack(arrays, axis=1)

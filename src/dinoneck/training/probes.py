@@ -78,6 +78,8 @@ def knn_probe(
 
 def pooled_tokens(source: TokenSource, batch_size: int = 32) -> _Floats:
     """Return the mean patch token of the last layer of every sample, (n, C)."""
+    if batch_size < 1:
+        raise DataError(f"batch_size is {batch_size}; expected 1 or more")
     with torch.no_grad():
         pooled = [
             source.batch(ids).last.patches[0].mean(dim=1, dtype=torch.float64).cpu()
@@ -144,8 +146,14 @@ def _out_of_fold(
     ``path`` takes x, y, new x and the settings and gives predictions (settings, n_new, t).
     """
     features, targets = np.asarray(features, np.float64), np.asarray(targets, np.float64)
-    if len(features) != len(targets) or not (np.isfinite(features).all() and np.isfinite(targets).all()):
-        raise DataError(f"features {features.shape} and targets {targets.shape} must be finite and of one length")
+    if (
+        targets.ndim != 2
+        or len(features) != len(targets)
+        or not (np.isfinite(features).all() and np.isfinite(targets).all())
+    ):
+        raise DataError(f"features {features.shape} and targets {targets.shape} must be (n, d) and (n, t), finite")
+    if not len(settings):
+        raise DataError("there are no settings to choose from; give at least one of alphas or k")
     labels = list(range(len(features)) if groups is None else groups)
     predictions = np.full(targets.shape, np.nan)
     for train, valid in folds:

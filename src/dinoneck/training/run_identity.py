@@ -15,7 +15,7 @@ from dinoneck.heads.head import Head
 from dinoneck.losses.task_loss import TaskLoss
 from dinoneck.tensor_bytes import bytes_of
 from dinoneck.training.recipe import Recipe
-from dinoneck.training.sources import TokenSource
+from dinoneck.training.sources import TokenSource, record_of
 
 
 def identity(
@@ -34,7 +34,7 @@ def identity(
     The weights that the head begins with are not part of it: a resumed run takes those of its state.
 
     Args:
-        head: its type, configuration and tasks count.
+        head: its type, configuration, tasks and the form of its weights count.
         loss: the names of its parts count.
         source: its record, or else the first sample's tokens.
         recipe: all that decides the result.
@@ -45,14 +45,14 @@ def identity(
     """
     tables = {f"{kind} of {name}": x for kind, table in labels.items() for name, x in sorted(table.items())}
     told = {
-        "head": {"type": type(head).__name__, "config": encode(head.config)},
+        "head": {"type": type(head).__name__, "config": encode(head.config), "weights": _forms(head)},
         "loss": {
             "compositions": [own.name for own in loss.compositions],
             "weighting": None if loss.weighting is None else list(loss.weighting.names),
             "regularisers": [name for own in loss.regularisers for name in own.names],
         },
         "recipe": recipe.record(),
-        "source": _source(source),
+        "source": record_of(source, source.ids),
         "ids": _listed(ids),
         "val_ids": _listed(val_ids),
         **{what: _sha256([repr((x.dtype, tuple(x.shape))).encode(), bytes_of(x)]) for what, x in tables.items()},
@@ -91,15 +91,12 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:60]}..."
 
 
-def _source(source: TokenSource) -> Any:
-    record = getattr(source, "record", None)
-    if callable(record):
-        return record()
-    tokens = source.batch(source.ids[:1])
+def _forms(head: Head) -> dict[str, str]:
+    """Name -> dtype, shape and whether it is trained: a changed class of the same configuration is another head."""
+    trained = {name for name, parameter in head.named_parameters() if parameter.requires_grad}
     return {
-        "grid": list(tokens.grid),
-        "layers": None if tokens.layers is None else list(tokens.layers),
-        "first_sample": _sha256(bytes_of(x) for x in tokens.sequence),
+        name: f"{str(x.dtype).removeprefix('torch.')} {tuple(x.shape)}{'' if name in trained else ', not trained'}"
+        for name, x in head.state_dict().items()
     }
 
 

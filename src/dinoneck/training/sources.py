@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
@@ -12,6 +13,7 @@ from tqdm import tqdm
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.data.photos import Photo, Preprocessing
 from dinoneck.errors import DataError
+from dinoneck.tensor_bytes import bytes_of
 from dinoneck.tokens import Tokens
 
 LARGEST_HALF = 65504.0
@@ -66,6 +68,28 @@ class SomeTokens:
     def batch(self, ids: Sequence[str], patterns: Sequence[int] | None = None) -> Tokens:
         """Return the Tokens of these images, in this order."""
         return self.source.batch(ids) if patterns is None else self.source.batch(ids, patterns)
+
+    def record(self, ids: Sequence[str] | None = None) -> dict[str, Any]:
+        """Return what tells the tokens of these ids from others; None = of all."""
+        return record_of(self.source, self.ids if ids is None else ids)
+
+
+def record_of(source: TokenSource, ids: Sequence[str]) -> dict[str, Any]:
+    """Return, in plain values, what tells the tokens of these ids from others: the source's record, or the first's."""
+    record = getattr(source, "record", None)
+    if callable(record):
+        told: dict[str, Any] = record(ids)
+        return told
+    return _told(source.batch(list(ids[:1])))
+
+
+def _told(tokens: Tokens) -> dict[str, Any]:
+    """What these Tokens are, by the first and the last token of every sample, which see the whole photo."""
+    ends = hashlib.sha256()
+    for x in tokens.sequence:
+        ends.update(bytes_of(x[:, [0, -1]].contiguous()))
+    layers = None if tokens.layers is None else list(tokens.layers)
+    return {"grid": list(tokens.grid), "layers": layers, "sha256": ends.hexdigest()}
 
 
 class MemoryTokens:
@@ -150,3 +174,7 @@ class MemoryTokens:
         if unknown:
             raise DataError(f"{len(unknown)} ids are not in this source, the first is {unknown[0]!r}")
         return torch.tensor([self._rows[image_id] for image_id in ids])
+
+    def record(self, ids: Sequence[str] | None = None) -> dict[str, Any]:
+        """Return what tells the tokens of these ids from others; None = of all."""
+        return _told(self.tokens if ids is None else self.tokens[self.rows(ids)])

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import PurePosixPath
+from typing import Any
 
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.tokens import Tokens
 from dinoneck.training.batches import Flips
-from dinoneck.training.sources import TokenSource
+from dinoneck.training.sources import TokenSource, record_of
 
 
 class TableSource:
@@ -47,6 +48,10 @@ class TableSource:
         if unknown:
             raise DataError(f"{len(unknown)} ids are not in this table, the first is {unknown[0]!r}")
         return self.source.batch([self._own[name] for name in ids], [0] * len(ids) if patterns is None else patterns)
+
+    def record(self, ids: Sequence[str] | None = None) -> dict[str, Any]:
+        """Return what tells the tokens of these ids from others; None = of all."""
+        return record_of(self.source, [self._own[name] for name in (self.ids if ids is None else ids)])
 
 
 class FirstPatterns:

@@ -95,7 +95,7 @@ def model_targets(task: Task, targets: Mapping[str, Any], count: int) -> Tensor:
         raise DataError(f"there are no targets for task {task.name!r}; given: {', '.join(targets)}")
     if task.is_categorical:
         return _class_targets(task, as_array(targets[task.name]), count)
-    values = torch.as_tensor(as_array(targets[task.name]).astype(np.float64))
+    values = torch.as_tensor(_numbers(task, targets[task.name]))
     if task.kind == "dense":
         if values.ndim != 4 or values.shape[:2] != (count, task.dim):
             raise DataError(
@@ -109,7 +109,23 @@ def model_targets(task: Task, targets: Mapping[str, Any], count: int) -> Tensor:
         raise DataError(f"targets of {task.name!r} hold infinite values; missing ones are NaN")
     if task.transform is not None and task.kind != "ratio":
         values = task.transform.forward(values.movedim(1, -1)).movedim(-1, 1)
+    if values.float().isinf().any():
+        raise DataError(
+            f"targets of {task.name!r} reach {values.nan_to_num().abs().max().item():.3g} in model space, "
+            "beyond float32; give the task a transform, or another unit"
+        )
     return values.float()
+
+
+def _numbers(task: Task, given: Any) -> _Array:
+    """Targets as float64."""
+    try:
+        values = as_array(given)
+        if values.dtype.kind == "c":
+            raise ValueError(f"dtype {values.dtype}")
+        return values.astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"targets of {task.name!r} are no numbers ({error}); missing ones are NaN") from error
 
 
 def _class_targets(task: Task, given: np.ndarray[Any, Any], count: int) -> Tensor:
@@ -126,4 +142,10 @@ def _class_targets(task: Task, given: np.ndarray[Any, Any], count: int) -> Tenso
     if given.ndim != axes or len(given) != count:
         form = f"({count}, height, width)" if axes == 3 else f"({count},)"
         raise DataError(f"targets of {task.name!r} have shape {given.shape}; expected {form}")
+    classes = given if task.ignore_index is None else given[given != task.ignore_index]
+    if classes.size and (classes.min() < -1 or classes.max() >= task.dim):
+        raise DataError(
+            f"targets of {task.name!r} reach from {classes.min()} to {classes.max()}; expected classes 0 ... "
+            f"{task.dim - 1}, -1 = missing"
+        )
     return torch.as_tensor(given).long()
