@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 
 from dinoneck import Backbone, FeatureStore
 from dinoneck.data import Pasture
-from dinoneck.store import QuantisedTokens, StoreDataset
+from dinoneck.store import QuantisedTokens
 from dinoneck.tokens import Tokens
 
 GRID = (60, 60)
@@ -117,17 +117,8 @@ class NpzDataset(Dataset[dict[str, Any]]):
             }
 
 
-class AsStored(StoreDataset):
-    """Batches in the stored dtype: float16 Tokens, or int8 values with their scales."""
-
-    def __getitems__(self, samples: Sequence[int]) -> Any:
-        """Read a batch without converting it."""
-        ids, patterns = [self.id_of(n) for n in samples], [self.pattern_of(n) for n in samples]
-        return read_as_stored(self.store, ids, patterns), torch.tensor(samples)
-
-
 def read_as_stored(store: Any, ids: Sequence[str], patterns: Sequence[int]) -> Tokens | QuantisedTokens:
     """Read without converting."""
-    if store.reader.description.dtype == "int8":
+    if store.dtype == "int8":
         return store.quantised(ids, patterns)
     return store.batch(ids, patterns, dtype=None)

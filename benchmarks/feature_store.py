@@ -33,7 +33,6 @@ from benchmarks.feature_files import (
     CHANNELS,
     GRID,
     PATTERNS,
-    AsStored,
     Files,
     NpzDataset,
     large,
@@ -157,7 +156,7 @@ def loaders(files: Files, workers: int, size: int, rounds: int) -> Rows:
     for dtype in ("fp16", "int8"):
         store = files.store(dtype)
         chosen[f"{dtype} store, float32"] = StoreDataset(store, many).loader(size, **options)
-        chosen[f"{dtype} store, as stored"] = AsStored(store, many).loader(size, **options)
+        chosen[f"{dtype} store, as stored"] = StoreDataset(store, many, as_stored=True).loader(size, **options)
     return rates({name: functools.partial(seen_by, loader) for name, loader in chosen.items()}, PEER, rounds)
 
 

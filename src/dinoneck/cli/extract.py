@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from dinoneck.cli import backbone_options, numbers
@@ -18,8 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="STORE", help="folder of the store")
     parser.add_argument("--root", type=Path, help="folder that ids are relative to (default: the folder given)")
     backbone_options.add_backbone(parser)
-    parser.add_argument("--layers", type=layers, metavar="L", help="block indices such as 3,7,11; 4 = the four last; "
-                        "default: the last")  # fmt: skip
+    parser.add_argument("--layers", type=blocks, nargs="+", metavar="L", help="block indices such as 2 5 8 11 (or "
+                        "2,5,8,11; '11,' for one alone); 4 = the four last; default: the last")  # fmt: skip
     parser.add_argument("--no-norm", action="store_true", help="without the backbone's final norm")
     parser.add_argument("--size", type=backbone_options.size, required=True, metavar="HxW", help="such as 480x960")
     parser.add_argument("--fit", choices=("stretch", "keep", "crop", "pad"), default="stretch")
@@ -50,9 +51,8 @@ def run(options: argparse.Namespace) -> int:
     if options.layers is not None or options.no_norm:
         from dinoneck.backbones.backbone import Backbone
 
-        backbone = Backbone(
-            backbone.adapter, name=backbone.name, layers=options.layers, norm=not options.no_norm, frozen=True
-        )
+        wanted = None if options.layers is None else layers(options.layers)
+        backbone = Backbone(backbone.adapter, name=backbone.name, layers=wanted, norm=not options.no_norm, frozen=True)
     if options.device:
         backbone = backbone.to(options.device)
     store = FeatureStore.create(
@@ -80,13 +80,18 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def layers(text: str) -> int | list[int]:
-    """Parse ``3,7,11`` (blocks) or ``4`` (the four last)."""
+def blocks(text: str) -> tuple[bool, list[int]]:
+    """Parse one word of --layers: whether it is a list for sure (``3,7`` or ``11,``), and its numbers."""
     try:
-        wanted = [int(part) for part in text.split(",")]
+        return "," in text, [int(part) for part in text.removesuffix(",").split(",")]
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r}: expected block indices such as 3,7,11, or a number") from None
-    return wanted if "," in text else wanted[0]
+
+
+def layers(words: Sequence[tuple[bool, list[int]]]) -> int | list[int]:
+    """Return the blocks that --layers names; a lone number is how many of the last."""
+    numbers = [number for _, found in words for number in found]
+    return numbers if len(words) > 1 or words[0][0] else numbers[0]
 
 
 def share(text: str) -> tuple[int, int]:

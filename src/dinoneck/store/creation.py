@@ -7,6 +7,7 @@ from pathlib import Path
 
 from dinoneck.data.patterns import Patterns
 from dinoneck.errors import StoreError
+from dinoneck.grid import TokenGrid
 from dinoneck.store import index, shards
 from dinoneck.store.description import FILE, Description
 from dinoneck.store.files import Files, flush_folder, told_write, write_first
@@ -17,7 +18,10 @@ def make_folder(root: Path, asked: Description) -> None:
 
     Raises:
         StoreError: if the folder holds something else or cannot be written.
+        GridError: if the patch does not divide the photos' size, and the policy is to refuse that.
     """
+    if asked.preprocess.size is not None and asked.preprocess.fit != "keep":
+        TokenGrid(asked.preprocess.patch_size, asked.preprocess.policy).size(asked.preprocess.size)
     if root.exists() and not (root / FILE).exists():
         _check_empty(root)
     try:

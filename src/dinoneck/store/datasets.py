@@ -13,9 +13,10 @@ from torch.utils.data import DataLoader, Dataset
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.store.feature_store import FeatureStore
 from dinoneck.store.memory import MemoryStore
+from dinoneck.store.quantised import QuantisedTokens
 from dinoneck.tokens import Tokens
 
-Sample = tuple[Tokens, Tensor]
+Sample = tuple[Tokens | QuantisedTokens, Tensor]
 
 
 class StoreDataset(Dataset[Sample]):
@@ -30,6 +31,7 @@ class StoreDataset(Dataset[Sample]):
             under this pattern (validation: 0); several numbers: each image under each of them, images in the outer
             loop (test-time augmentation): sample s is image s // k under ``patterns[s % k]``.
         seed: with the epoch and the sample's number it decides on random patterns.
+        as_stored: hand tokens out without a cast: Tokens in the store's own dtype, QuantisedTokens from int8.
 
     Raises:
         DataError: if an id or a pattern is not in the store.
@@ -44,8 +46,10 @@ class StoreDataset(Dataset[Sample]):
         ids: Sequence[str] | None = None,
         patterns: Literal["random"] | int | Sequence[int] = "random",
         seed: int = 0,
+        as_stored: bool = False,
     ) -> None:
         self.store = store
+        self.as_stored = as_stored
         self.ids = tuple(store.ids if ids is None else ids)
         known = set(store.ids)
         unknown = [image_id for image_id in self.ids if image_id not in known]
@@ -88,8 +92,15 @@ class StoreDataset(Dataset[Sample]):
     def __getitems__(self, samples: Sequence[int]) -> Sample:
         """Read a whole batch in one go."""
         numbers = [int(sample) for sample in samples]
-        tokens = self.store.batch([self.id_of(n) for n in numbers], [self.pattern_of(n) for n in numbers])
-        return tokens, torch.tensor(numbers)
+        ids, patterns = [self.id_of(n) for n in numbers], [self.pattern_of(n) for n in numbers]
+        return self._read(ids, patterns), torch.tensor(numbers)
+
+    def _read(self, ids: list[str], patterns: list[int]) -> Tokens | QuantisedTokens:
+        if not self.as_stored:
+            return self.store.batch(ids, patterns)
+        if self.store.dtype == "int8":
+            return self.store.quantised(ids, patterns)
+        return self.store.batch(ids, patterns, dtype=None)
 
     @staticmethod
     def collate(batch: Any) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from dinoneck.data.patterns import Patterns
 from dinoneck.errors import DataError, StoreError
 from dinoneck.store.encoding import Columns
 from dinoneck.store.feature_store import FeatureStore
@@ -41,7 +42,8 @@ class MemoryStore:
     ) -> None:
         self.ids = store.ids if ids is None else tuple(ids)
         kept = range(len(store.patterns)) if patterns is None else [int(pattern) for pattern in patterns]
-        self.patterns = store.patterns
+        first = store.patterns.patterns[: len(kept)]  # training draws from all that a source says it has
+        self.patterns = Patterns(first) if first and list(kept) == list(range(len(kept))) else store.patterns
         pairs = [(image_id, pattern) for image_id in self.ids for pattern in kept]
         needed = sum(store.reader.entry(image_id).length for image_id, _ in pairs)
         free = free_memory()
@@ -54,6 +56,7 @@ class MemoryStore:
         columns, self._grid = store.reader.columns([i for i, _ in pairs], [p for _, p in pairs])
         self._columns: Columns = {name: tuple(x.to(device) for x in part) for name, part in columns.items()}
         self._reader = store.reader
+        self.dtype = store.dtype
         self._scale = tuple(store.reader.scale().to(device)) if store.dtype == "int8" else ()
 
     def record(self, ids: Sequence[str] | None = None) -> dict[str, Any]:

@@ -56,6 +56,7 @@ class EMA:
         frozen = {id(parameter): parameter for parameter in model.parameters() if not parameter.requires_grad}
         self.module = copy.deepcopy(model, frozen).eval()
         self._averaged: set[str] = set()
+        self._joined: set[str] = set()  # those, and the other names of weights that stand in several places
         self._join(model)
 
     @property
@@ -124,15 +125,16 @@ class EMA:
 
     def _join(self, model: nn.Module) -> None:
         """Give what became trainable weights of its own in the averaged model."""
-        own: dict[int, nn.Parameter] = {}  # weights that stand in several places stay one
+        own: dict[int, nn.Parameter] = {}
         for name, parameter in model.named_parameters(remove_duplicate=False):
-            if parameter.requires_grad and (id(parameter) in own or name not in self._averaged):
+            if parameter.requires_grad and name not in self._joined:
                 place, _, last = name.rpartition(".")
                 if id(parameter) not in own:
                     wide = parameter.detach().to(torch.promote_types(parameter.dtype, torch.float32)).clone()
                     own[id(parameter)] = nn.Parameter(wide, requires_grad=False)
                     self._averaged.add(name)
                 setattr(self.module.get_submodule(place), last, own[id(parameter)])
+                self._joined.add(name)
 
     def _count_in(self, model: nn.Module, share: float) -> None:
         shadow = dict(self.module.named_parameters(remove_duplicate=False))

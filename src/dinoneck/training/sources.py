@@ -89,7 +89,7 @@ def _told(tokens: Tokens) -> dict[str, Any]:
     for x in tokens.sequence:
         ends.update(bytes_of(x[:, [0, -1]].contiguous()))
     layers = None if tokens.layers is None else list(tokens.layers)
-    return {"grid": list(tokens.grid), "layers": layers, "sha256": ends.hexdigest()}
+    return {"grid": list(tokens.grid), "layers": layers, "tokens": ends.hexdigest()}
 
 
 class MemoryTokens:

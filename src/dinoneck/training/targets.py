@@ -107,6 +107,12 @@ def model_targets(task: Task, targets: Mapping[str, Any], count: int) -> Tensor:
             raise DataError(f"targets of {task.name!r} have shape {tuple(values.shape)}; expected {(count, task.dim)}")
     if values.isinf().any():
         raise DataError(f"targets of {task.name!r} hold infinite values; missing ones are NaN")
+    if task.kind == "ratio" and bool(((values < -1e-3) | (values > 1 + 1e-3)).any()):
+        low, high = values[~values.isnan()].min().item(), values[~values.isnan()].max().item()
+        raise DataError(
+            f"targets of the ratio {task.name!r} reach from {low:.4g} to {high:.4g}; expected shares of 0 ... 1, which "
+            "add up to 1 per sample: divide by their sum"
+        )
     if task.transform is not None and task.kind != "ratio":
         values = task.transform.forward(values.movedim(1, -1)).movedim(-1, 1)
     if values.float().isinf().any():

@@ -9,7 +9,7 @@ import torch
 from tests.unit.store.store_samples import make, same, write_photos
 
 from dinoneck import FeatureStore, load_backbone
-from dinoneck.cli.extract import layers, share
+from dinoneck.cli.extract import blocks, layers, share
 from dinoneck.cli.main import main
 
 
@@ -69,6 +69,7 @@ def test_wrong_options_are_wrong_usage(tmp_path: Path, wrong: list[str]) -> None
 
 
 def test_forms_of_options() -> None:
-    assert layers("4") == 4
-    assert layers("3,7,-1") == [3, 7, -1]
+    assert layers([blocks("4")]) == 4
+    assert layers([blocks("11,")]) == [11]
+    assert layers([blocks("3,7,-1")]) == layers([blocks("3"), blocks("7"), blocks("-1")]) == [3, 7, -1]
     assert share("3/8") == (3, 8)

@@ -498,6 +498,19 @@ def test_a_dataset_draws_patterns_that_can_be_repeated(filled: FeatureStore) -> 
         data[3]
 
 
+def test_a_dataset_hands_out_what_is_stored(
+    photos: Path, filled: FeatureStore, two_layers: Backbone, tmp_path: Path
+) -> None:
+    tokens, _ = StoreDataset(filled, patterns=2, as_stored=True).__getitems__([1])
+    assert tokens.sequence[0].dtype == torch.float16
+    assert torch.equal(tokens.sequence[0].float(), filled["b", 2].sequence[0])
+    int8 = make(tmp_path / "int8", two_layers, dtype="int8")
+    int8.extract(photos)
+    for store in (int8, MemoryStore(int8)):
+        stored, _ = StoreDataset(store, patterns=2, as_stored=True).__getitems__([1])
+        assert torch.equal(stored.dequantise().sequence[1], int8["b", 2].sequence[1])
+
+
 @pytest.mark.parametrize("context", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_workers_read_the_same(filled: FeatureStore, context: str) -> None:
     data = StoreDataset(filled, patterns=[0, 1, 2, 3])

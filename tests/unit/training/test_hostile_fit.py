@@ -1,0 +1,175 @@
+"""What fit cannot work with is refused by name before any work, and another run does not go on from a state."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from dinoneck import CheckpointError, ConfigError, DataError, PatchMeanHead, Task, Tokens
+from dinoneck.training import EMA, MemoryTokens, Recipe, fit, group_folds, ridge_probe, weighted_r2
+from dinoneck.training.table_source import TableSource
+
+IDS = [f"s{i}" for i in range(6)]
+Y = np.linspace(0.0, 5.0, 6)
+EARLY = np.where(Y > 3, np.nan, Y)
+CLASSES = np.array([0, 1, 2, 0, 1, 2])
+
+
+def tokens(seed: int = 0, channels: int = 8) -> Tokens:
+    sequence = torch.randn(6, 7, channels, generator=torch.Generator().manual_seed(seed))
+    return Tokens.from_sequence(sequence, image_size=(32, 48), patch_size=16, num_prefix_tokens=1)
+
+
+def head(*tasks: Task) -> PatchMeanHead:
+    torch.manual_seed(0)
+    return PatchMeanHead(8, list(tasks) or [Task("y")], hidden_dim=4)
+
+
+def run(module: Any = None, source: Any = None, **changes: Any) -> list[dict[str, float]]:
+    given = {"targets": {"y": Y}, "ids": IDS, "epochs": 1, "batch_size": 4, "lr": 1e-3, **changes}
+    return fit(module or head(), source or MemoryTokens(IDS, tokens()), **given)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"module": nn.Linear(2, 2)}, "head is Linear"),
+        ({"module": PatchMeanHead(16, [Task("y")])}, "tokens have 8 channels .* embed_dim=16"),
+        ({"recipe": {"patience": 2}}, "expected Recipe"),
+        ({"recipe": {}}, "expected Recipe"),
+        ({"lr": "1e-4"}, "lr='1e-4'"),
+        ({"lr": True}, "lr=True"),
+        ({"epochs": "1"}, "epochs='1'"),
+    ],
+)
+def test_arguments_of_another_kind(changes: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        run(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"source": [1]}, "source is list"),
+        ({"targets": Y}, "targets is ndarray"),
+        ({"targets": {"y": ["a"] * 6}}, "'y' are no numbers"),
+        ({"targets": {"y": Y + 1j}}, "'y' are no numbers"),
+        ({"targets": {"y": [[1], [2, 3]]}}, "'y' are no numbers"),
+        ({"targets": {"y": Y * 1e200}}, "beyond float32"),
+        (
+            {"targets": {"y": EARLY}, "ids": IDS[:4], "val_ids": IDS[4:], "recipe": Recipe(patience=1)},
+            "no validation id has a target",
+        ),
+    ],
+)
+def test_targets_that_cannot_be(changes: dict[str, Any], told: str) -> None:
+    with pytest.raises(DataError, match=told):
+        run(**changes)
+
+
+@pytest.mark.parametrize(
+    ("task", "values", "told"),
+    [
+        (Task("c", dim=3, kind="classification"), CLASSES + 1, "reach from 1 to 3; expected classes 0 ... 2"),
+        (Task("c", dim=3, kind="classification"), CLASSES - 2, "reach from -2 to 0"),
+        (Task("c", dim=3, kind="classification", ignore_index=255), CLASSES * 0 + 255, "no target value"),
+        (Task("c", dim=3, kind="ratio"), np.eye(3)[CLASSES] * 5, "expected shares"),
+        (Task("c", dim=3, kind="ratio"), -np.eye(3)[CLASSES], "expected shares"),
+    ],
+)
+def test_classes_and_shares_out_of_range(task: Task, values: Any, told: str) -> None:
+    with pytest.raises(DataError, match=told):
+        run(head(task), targets={"c": values})
+
+
+def test_an_ignored_class_may_be_any_number() -> None:
+    task = Task("c", dim=3, kind="classification", ignore_index=255)
+    run(head(task), targets={"c": np.where(CLASSES == 2, 255, CLASSES).astype(np.uint8)})
+
+
+def test_a_frozen_head_is_refused() -> None:
+    with pytest.raises(ConfigError, match="all parameters of this PatchMeanHead are frozen"):
+        run(head().requires_grad_(False))
+
+
+def grown() -> PatchMeanHead:
+    module = head()
+    module.extra = nn.Linear(2, 2)
+    return module
+
+
+def part_frozen() -> PatchMeanHead:
+    module = head()
+    module.mlps[0].hidden.requires_grad_(False)
+    return module
+
+
+def swapped() -> MemoryTokens:
+    return MemoryTokens(IDS, tokens()[torch.tensor([0, 2, 1, 3, 4, 5])])
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"module": grown}, r"head\.weights\.extra\.weight is None there"),
+        ({"module": part_frozen}, r"head\.weights\.mlps\.0\.hidden\.weight is .* here"),
+        ({"source": swapped}, r"source\.tokens"),
+    ],
+)
+def test_a_changed_head_or_one_other_sample_is_another_run(tmp_path: Path, changes: dict[str, Any], told: str) -> None:
+    run(out=tmp_path)
+    with pytest.raises(CheckpointError, match=told):
+        run(out=tmp_path, **{name: make() for name, make in changes.items()})
+
+
+def test_a_larger_source_behind_a_table_is_the_same_run() -> None:
+    few, all_ = MemoryTokens(IDS[:3], tokens()[:3]), MemoryTokens(IDS, tokens())
+    assert TableSource(few, IDS[:3]).record() == TableSource(all_, IDS[:3]).record()
+    assert TableSource(all_, IDS[:3]).record() != TableSource(all_, IDS[1:4]).record()
+
+
+def test_tied_weights_stay_tied_in_the_average() -> None:
+    model = nn.ModuleDict({"a": nn.Linear(3, 3), "b": nn.Linear(3, 3)})
+    model["b"].weight = model["a"].weight
+    average = EMA(model, 0.5, warmup=False)
+    begin = model["a"].weight.detach().clone()
+    with torch.no_grad():
+        model["a"].weight.add_(1.0)
+    average.update(model)
+    for name in ("a", "b"):
+        assert torch.allclose(average.module[name].weight, begin + 0.5)  # type: ignore[index, union-attr]
+
+
+@pytest.mark.parametrize(("folds", "seed"), [(2.0, 0), ("2", 0), (1, 0), (2, -1), (2, None), (True, 0)])
+def test_folds_and_seeds_that_are_no_numbers(folds: Any, seed: Any) -> None:
+    with pytest.raises(ConfigError, match="a whole number"):
+        group_folds(["a", "b"], folds, seed)
+
+
+def test_rows_without_a_group_are_refused_and_tensors_are_labels() -> None:
+    with pytest.raises(DataError, match=r"row 1 has no group \(NaN\); 2 such"):
+        group_folds(np.array([1.0, np.nan, 2.0, np.nan]), 2, 0)  # type: ignore[arg-type]
+    expected = group_folds([0, 0, 1, 1], 2, 0)
+    for (train, valid), (own, other) in zip(group_folds(torch.tensor([0, 0, 1, 1]), 2, 0), expected, strict=True):  # type: ignore[arg-type]
+        assert train.tolist() == own.tolist()
+        assert valid.tolist() == other.tolist()
+
+
+def test_scores_of_tensors_with_a_graph_and_of_nothing() -> None:
+    made = torch.tensor([1.0, 2.0], requires_grad=True)
+    assert weighted_r2({"a": made}, {"a": [1, 2]}, {"a": 1}) == 1.0
+    with pytest.raises(DataError, match="hold no target"):
+        weighted_r2({}, {}, {})
+
+
+@pytest.mark.parametrize(
+    ("targets", "options"), [(Y, {}), (Y[:, None], {"alphas": ()}), (Y[:, None], {"batch_size": 0})]
+)
+def test_probes_refuse_what_they_cannot_use(targets: Any, options: dict[str, Any]) -> None:
+    with pytest.raises(DataError, match=r"\(n, t\)|at least one|batch_size is 0"):
+        ridge_probe(MemoryTokens(IDS, tokens()), targets, group_folds(IDS, 2, 0), **options)
