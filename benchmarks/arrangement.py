@@ -24,7 +24,7 @@ from dinoneck import FPNHead, PatchMeanHead, TargetTransform, Task, load_backbon
 from dinoneck.heads import Head
 from dinoneck.training import MemoryTokens, Recipe, fit, r2
 from dinoneck.training.crossval import predict_ids
-from dinoneck.training.probes import ridge_probe
+from dinoneck.training.probes import knn_probe, ridge_probe
 
 RESULTS = Path(__file__).with_name("results")
 SIDE, PLOT_PX, PLANTS = 12, 16, 36
@@ -38,6 +38,9 @@ METHODS: dict[str, Maker] = {
     "FPN, last layer alone": lambda tasks: FPNHead(384, tasks, 1, LAYERS[-1:], fpn_dim=64),
     "FPN, four layers": lambda tasks: FPNHead(384, tasks, 4, fpn_dim=64),
 }
+
+Probe = Callable[..., np.ndarray]
+PROBES: dict[str, Probe] = {"linear probe (ridge)": ridge_probe, "nearest neighbours (knn)": knn_probe}
 
 
 def scene(seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -95,10 +98,11 @@ def main() -> None:
     ids = [str(i) for i in range(options.scenes)]
     source = MemoryTokens.extract(backbone, [picture for picture, _ in made], ids, batch_size=16)
     parts = np.split(np.arange(options.scenes), [options.scenes * 4 // 7, options.scenes * 5 // 7])
-    rows: dict[str, dict[str, list[float]]] = {"linear probe (ridge)": {}}
+    rows: dict[str, dict[str, list[float]]] = {
+        name: {target: [_probe(probe, source, targets[target], parts)] for target in TARGETS}
+        for name, probe in PROBES.items()
+    }
     chosen: dict[str, float] = {}
-    for target in TARGETS:
-        rows["linear probe (ridge)"][target] = [_ridge(source, targets[target], parts)]
     for name, make in METHODS.items():
         tried = {rate: _scores(make, source, targets, parts[0], parts[1], rate, 0, options.epochs) for rate in RATES}
         chosen[name] = max(tried, key=lambda rate: sum(tried[rate].values()))
@@ -144,9 +148,9 @@ def _scores(
     return {target: r2(said[:, i], targets[target][held_out]) for i, target in enumerate(TARGETS)}
 
 
-def _ridge(source: MemoryTokens, values: np.ndarray, parts: list[np.ndarray]) -> float:
-    """Ridge on the mean and spread of the last layer's tokens, its strength chosen inside the training scenes."""
-    said = ridge_probe(source, values[:, None], [(np.concatenate(parts[:2]), parts[2])])
+def _probe(probe: Probe, source: MemoryTokens, values: np.ndarray, parts: list[np.ndarray]) -> float:
+    """A probe on the last layer's pooled tokens, its strength chosen inside the training scenes."""
+    said = probe(source, values[:, None], [(np.concatenate(parts[:2]), parts[2])])
     return r2(said[parts[2], 0], values[parts[2]])
 
 

@@ -19,7 +19,7 @@ from benchmarks.timing import machine
 from dinoneck import Backbone, FPNHead, PatchMeanHead, load_backbone
 from dinoneck.data import DenseLabels, Pasture, PhotoTable, read_csv
 from dinoneck.training import CellTargets, MemoryTokens, Plan, cross_validate
-from dinoneck.training.crossval import HEAD, TOKENS
+from dinoneck.training.crossval import HEAD, KNN, TOKENS
 
 RESULTS = Path(__file__).with_name("results")
 LAYERS = (2, 5, 8, 11)
@@ -52,7 +52,7 @@ def main() -> None:
     plan = Plan(epochs=options.epochs, seed=options.seed)
     rows: dict[str, dict[str, float | None]] = {}
     plain = cross_validate(lambda tasks: PatchMeanHead(backbone.embed_dim, tasks), source, table, plan).scores()
-    rows["mean-token ridge"], rows["PatchMean"] = plain[TOKENS], plain[HEAD]
+    rows |= {"mean-token ridge": plain[TOKENS], "mean-token knn": plain[KNN], "PatchMean": plain[HEAD]}
     for name, (arguments, dense) in VARIANTS.items():
         rows[name] = variant(backbone, source, table, plan, arguments, cells if dense else None)
         print(name, rows[name], flush=True)

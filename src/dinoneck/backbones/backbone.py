@@ -15,7 +15,7 @@ from dinoneck.backbones import lora, probe, tuning, weights
 from dinoneck.backbones.adapter import Adapter, is_trainable
 from dinoneck.backbones.known import LICENSES, family_of
 from dinoneck.data.photos import Preprocessing
-from dinoneck.errors import BackboneError, DataError, ShapeError
+from dinoneck.errors import BackboneError, ConfigError, DataError, ShapeError
 from dinoneck.grid import PatchSize, TokenGrid
 from dinoneck.tokens import Tokens
 
@@ -324,6 +324,15 @@ class Backbone(nn.Module):
                 f"images hold values up to {images.abs().amax().item():g}; normalised ones stay within "
                 f"±{LARGEST_NORMALISED:g}: use backbone.preprocess(photos)"
             )
+
+
+def checked_backbone(backbone: Backbone) -> Backbone:
+    """Return a Backbone, or one that torch.compile wraps; refuse anything else with a ConfigError."""
+    if isinstance(getattr(backbone, "_orig_mod", backbone), Backbone):
+        return backbone
+    given = repr(backbone) if isinstance(backbone, str) else type(backbone).__name__
+    remedy = "load_backbone(name)" if isinstance(backbone, str) else "wrap_backbone(model)"
+    raise ConfigError(f"backbone is {given}; expected a Backbone: pass {remedy}")
 
 
 def resolve_layers(layers: int | Sequence[int] | None, depth: int) -> tuple[int, ...]:

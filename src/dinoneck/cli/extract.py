@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from dinoneck.cli import backbone_options, numbers
 from dinoneck.errors import ConfigError
@@ -19,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="STORE", help="folder of the store")
     parser.add_argument("--root", type=Path, help="folder that ids are relative to (default: the folder given)")
     backbone_options.add_backbone(parser)
-    parser.add_argument("--layers", type=blocks, nargs="+", metavar="L", help="block indices such as 2 5 8 11 (or "
+    parser.add_argument("--layers", type=blocks, nargs="+", action=_Layers, metavar="L", help="block indices such as 2 5 8 11 (or "
                         "2,5,8,11; '11,' for one alone); 4 = the four last; default: the last")  # fmt: skip
     parser.add_argument("--no-norm", action="store_true", help="without the backbone's final norm")
     parser.add_argument("--size", type=backbone_options.size, required=True, metavar="HxW", help="such as 480x960")
@@ -51,8 +52,9 @@ def run(options: argparse.Namespace) -> int:
     if options.layers is not None or options.no_norm:
         from dinoneck.backbones.backbone import Backbone
 
-        wanted = None if options.layers is None else layers(options.layers)
-        backbone = Backbone(backbone.adapter, name=backbone.name, layers=wanted, norm=not options.no_norm, frozen=True)
+        backbone = Backbone(
+            backbone.adapter, name=backbone.name, layers=options.layers, norm=not options.no_norm, frozen=True
+        )
     if options.device:
         backbone = backbone.to(options.device)
     store = FeatureStore.create(
@@ -92,6 +94,13 @@ def layers(words: Sequence[tuple[bool, list[int]]]) -> int | list[int]:
     """Return the blocks that --layers names; a lone number is how many of the last."""
     numbers = [number for _, found in words for number in found]
     return numbers if len(words) > 1 or words[0][0] else numbers[0]
+
+
+class _Layers(argparse.Action):
+    """Puts the words of --layers together."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, *_: Any) -> None:
+        setattr(namespace, self.dest, layers(values))
 
 
 def share(text: str) -> tuple[int, int]:

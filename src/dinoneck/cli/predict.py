@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from dinoneck.inference.predictor import Predictor
 
 HELP = "predict from photos with trained heads; write a CSV, and pictures on request"
-EXAMPLE = "dinoneck predict photos/ --heads run/heads --out submission.csv --maps maps.png"
+EXAMPLE = "dinoneck predict photos/ --heads run/heads --out submission.csv --maps"
 
 _PICTURES = 8
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp")
@@ -43,7 +43,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", type=Path, required=True, help="the CSV to write")
     parser.add_argument(
-        "--maps", type=Path, metavar="PNG", help=f"draw the first {_PICTURES} photos beside their heat maps"
+        "--maps",
+        nargs="?",
+        const=True,
+        type=Path,
+        metavar="PNG",
+        help=f"draw the first {_PICTURES} photos beside their heat maps (without a name: --out's, with .png)",
     )
     parser.add_argument(
         "--tta",
@@ -106,6 +111,8 @@ def run(options: argparse.Namespace) -> int:
     from dinoneck.inference.predictor import Predictor
     from dinoneck.inference.sources import listed
 
+    if options.maps is True:
+        options.maps = options.out.with_suffix(".png")
     names, photos = _photos(options)
     _check_outputs(options, photos)
     check_weights(options.weights, len(listed(options.heads)), options.reduce)

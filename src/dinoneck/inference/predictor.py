@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from dinoneck.backbones.backbone import Backbone
+from dinoneck.backbones.backbone import Backbone, checked_backbone
 from dinoneck.backbones.tuning import evaluating
 from dinoneck.data.photos import Photo, Preprocessing, as_list, decode
 from dinoneck.errors import ConfigError
@@ -19,7 +19,6 @@ from dinoneck.inference.panel import Panel, Reduce, check_weights
 from dinoneck.inference.sources import (
     HeadSource,
     check_pairing,
-    checked_backbone,
     listed,
     load,
     rebuilt_backbone,

@@ -15,7 +15,7 @@ from dinoneck.checkpoint.header import head_files
 from dinoneck.checkpoint.pairing import check_records
 from dinoneck.checkpoint.records import need
 from dinoneck.data.photos import Preprocessing
-from dinoneck.errors import CheckpointError, ConfigError
+from dinoneck.errors import CheckpointError
 from dinoneck.heads.head import Head
 from dinoneck.inference.rebuild import rebuild
 
@@ -85,13 +85,6 @@ def rebuilt_backbone(loaded: Sequence[LoadedHead]) -> Backbone:
             item.checkpoint.apply_adapter(backbone)
             break
     return backbone
-
-
-def checked_backbone(backbone: Backbone) -> Backbone:
-    """Return a Backbone, or one that torch.compile wraps; refuse anything else with a ConfigError."""
-    if isinstance(getattr(backbone, "_orig_mod", backbone), Backbone):
-        return backbone
-    raise ConfigError(f"backbone is {type(backbone).__name__}; expected a Backbone: pass wrap_backbone(model)")
 
 
 def check_pairing(loaded: Sequence[LoadedHead], backbone: Backbone, probe: bool) -> None:

@@ -3,14 +3,33 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from dinoneck.backbones.backbone import Backbone, checked_backbone
 from dinoneck.data.patterns import Patterns
 from dinoneck.errors import StoreError
 from dinoneck.grid import TokenGrid
 from dinoneck.store import index, shards
 from dinoneck.store.description import FILE, Description
+from dinoneck.store.encoding import StoreDtype
 from dinoneck.store.files import Files, flush_folder, told_write, write_first
+
+
+def described(
+    backbone: Backbone,
+    patterns: str | os.PathLike[str] | Patterns,
+    dtype: StoreDtype,
+    preparation: Mapping[str, Any],
+) -> Description:
+    """Return what a store of this backbone's tokens holds; ``preparation`` changes the backbone's own.
+
+    Raises:
+        ConfigError: if ``backbone`` is no Backbone, or a value is out of range.
+    """
+    prepare = checked_backbone(backbone).preprocess.changed(**preparation)
+    return Description(backbone.record(), prepare, named_patterns(patterns), dtype)
 
 
 def make_folder(root: Path, asked: Description) -> None:

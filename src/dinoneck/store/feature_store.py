@@ -16,7 +16,7 @@ from dinoneck.data.photos import Fit, Interpolation, Preprocessing
 from dinoneck.errors import StoreError
 from dinoneck.grid import PatchSize, Remainder
 from dinoneck.store import channel_scale, converters, extraction, writer
-from dinoneck.store.creation import make_folder, named_patterns, read_description
+from dinoneck.store.creation import described, make_folder, named_patterns, read_description
 from dinoneck.store.description import Description
 from dinoneck.store.encoding import StoreDtype
 from dinoneck.store.extraction import Extracted, Item
@@ -90,10 +90,10 @@ class FeatureStore:
 
         Raises:
             StoreError: if there is another store, naming the value that differs, or the folder cannot be used.
-            ConfigError: if a value is out of range.
+            ConfigError: if ``backbone`` is no Backbone, or a value is out of range.
         """
-        prepare = backbone.preprocess.changed(size=image_size, fit=fit, interpolation=interpolation, policy=policy)
-        store = cls._made(path, Description(backbone.record(), prepare, named_patterns(patterns), dtype))
+        preparation = {"size": image_size, "fit": fit, "interpolation": interpolation, "policy": policy}
+        store = cls._made(path, described(backbone, patterns, dtype, preparation))
         store._backbone = backbone
         return store
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from dinoneck.store.encoding import Columns
 from dinoneck.store.feature_store import FeatureStore
 from dinoneck.store.quantised import QuantisedTokens
 from dinoneck.tokens import Tokens
+
+logger = logging.getLogger(__name__)
 
 _SHARE = 0.9
 
@@ -41,23 +44,36 @@ class MemoryStore:
         device: torch.device | str | None = None,
     ) -> None:
         self.ids = store.ids if ids is None else tuple(ids)
-        kept = range(len(store.patterns)) if patterns is None else [int(pattern) for pattern in patterns]
+        kept = _kept(store, patterns)
         first = store.patterns.patterns[: len(kept)]  # training draws from all that a source says it has
         self.patterns = Patterns(first) if first and list(kept) == list(range(len(kept))) else store.patterns
         pairs = [(image_id, pattern) for image_id in self.ids for pattern in kept]
-        needed = sum(store.reader.entry(image_id).length for image_id, _ in pairs)
-        free = free_memory()
-        if free is not None and needed > _SHARE * free:
-            raise StoreError(
-                f"{len(self.ids)} images x {len(kept)} patterns need {needed / 2**30:.1f} GiB, {free / 2**30:.1f} GiB "
-                "are free; keep fewer ids or patterns, or read from the FeatureStore itself"
-            )
+        if shortage := _shortage(store, self.ids, len(kept)):
+            raise StoreError(f"{shortage}; keep fewer ids or patterns, or read from the FeatureStore itself")
         self._rows = {pair: row for row, pair in enumerate(pairs)}
         columns, self._grid = store.reader.columns([i for i, _ in pairs], [p for _, p in pairs])
         self._columns: Columns = {name: tuple(x.to(device) for x in part) for name, part in columns.items()}
         self._reader = store.reader
         self.dtype = store.dtype
         self._scale = tuple(store.reader.scale().to(device)) if store.dtype == "int8" else ()
+
+    @classmethod
+    def if_it_fits(
+        cls,
+        store: FeatureStore,
+        ids: Sequence[str] | None = None,
+        patterns: Sequence[int] | None = None,
+        device: torch.device | str | None = None,
+    ) -> MemoryStore | FeatureStore:
+        """Return the records in memory, or the store itself where they do not fit (which is logged).
+
+        Raises:
+            DataError: as the constructor does.
+        """
+        if shortage := _shortage(store, store.ids if ids is None else ids, len(_kept(store, patterns))):
+            logger.info("%s; %s is read from disk", shortage, store)
+            return store
+        return cls(store, ids, patterns, device)
 
     def record(self, ids: Sequence[str] | None = None) -> dict[str, Any]:
         """Return what tells the tokens of these images from others; None = of all."""
@@ -98,6 +114,19 @@ class MemoryStore:
     def _quantised(self, columns: Columns) -> QuantisedTokens:
         like = self._reader.description.tokens((), self._grid)
         return QuantisedTokens(columns["q"], columns["scale"], columns["prefix"], self._scale, like)
+
+
+def _kept(store: FeatureStore, patterns: Sequence[int] | None) -> Sequence[int]:
+    return range(len(store.patterns)) if patterns is None else [int(pattern) for pattern in patterns]
+
+
+def _shortage(store: FeatureStore, ids: Sequence[str], patterns: int) -> str | None:
+    """Say by how much these records exceed the memory that is free; None if they fit."""
+    needed = patterns * sum(store.reader.entry(image_id).length for image_id in ids)
+    free = free_memory()
+    if free is None or needed <= _SHARE * free:
+        return None
+    return f"{len(ids)} images x {patterns} patterns need {needed / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free"
 
 
 def free_memory() -> int | None:

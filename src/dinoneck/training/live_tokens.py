@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from dinoneck.backbones.backbone import Backbone
+from dinoneck.backbones.backbone import Backbone, checked_backbone
 from dinoneck.data.photos import Photo, Preprocessing
 from dinoneck.errors import DataError
 from dinoneck.tensor_bytes import bytes_of
@@ -29,6 +29,7 @@ class LiveTokens:
 
     Raises:
         DataError: if ids and photos differ in number, or an id stands twice.
+        ConfigError: if ``backbone`` is no Backbone.
 
     Examples:
         >>> import torch
@@ -46,7 +47,7 @@ class LiveTokens:
         ids: Sequence[str] | None = None,
         preprocess: Preprocessing | None = None,
     ) -> None:
-        self.backbone, self.photos = backbone, photos
+        self.backbone, self.photos = checked_backbone(backbone), photos
         self.ids = tuple(str(i) for i in range(len(photos))) if ids is None else tuple(ids)
         self.preprocess = preprocess or backbone.preprocess
         self._rows = {image_id: row for row, image_id in enumerate(self.ids)}

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from dinoneck.backbones.backbone import Backbone
+from dinoneck.backbones.backbone import Backbone, checked_backbone
 from dinoneck.data.photos import Photo, Preprocessing
 from dinoneck.errors import DataError
 from dinoneck.tensor_bytes import bytes_of
@@ -135,10 +135,12 @@ class MemoryTokens:
 
         Raises:
             DataError: if a photo cannot be used, or values do not fit float16.
+            ConfigError: if ``backbone`` is no Backbone.
         """
         if batch_size < 1:
             raise DataError(f"batch_size is {batch_size}; expected 1 or more")
-        prepare = preprocess or backbone.preprocess
+        own = checked_backbone(backbone).preprocess
+        prepare = preprocess or own
         parts: list[Tokens] = []
         colours: list[Tensor] = []
         device = next(backbone.parameters()).device

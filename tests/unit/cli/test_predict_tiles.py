@@ -55,6 +55,19 @@ def test_options_reach_the_predictor(place: Path, capsys: pytest.CaptureFixture[
     assert predicted(place, "--reduce", "median") == pytest.approx([row["mass"] for row in median], rel=1e-4)
 
 
+def test_maps_without_a_name_lie_beside_the_table(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    without = predicted(place)
+    assert not (place / "out.png").exists()
+    assert predicted(place, "--maps") == pytest.approx(without, rel=1e-5)
+    assert f"written: {place / 'out.csv'}, {place / 'out.png'}" in capsys.readouterr().out
+    predicted(place, "--maps", str(place / "named.png"))
+    assert (place / "out.png").read_bytes() == (place / "named.png").read_bytes()
+    (place / "out.png").rename(place / "photos" / "out.png")
+    arguments = ["predict", str(place / "photos"), "--heads", str(place / "heads"), "--maps", "--out"]
+    assert main([*arguments, str(place / "photos" / "out.csv")]) == 1
+    assert "is one of the inputs" in capsys.readouterr().err
+
+
 def test_heads_from_the_hub(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = place / "heads" / "1.safetensors"
     monkeypatch.setattr(hub, "download_head", lambda repo_id, revision: file)

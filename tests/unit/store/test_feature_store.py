@@ -468,9 +468,14 @@ def test_in_memory_it_gives_the_same(photos: Path, filled: FeatureStore, two_lay
     some = MemoryStore(filled, ["b"], [0])
     with pytest.raises(DataError, match="pattern 1 of 'b' is not kept"):
         some.batch(["b"], 1)
+    fitting = MemoryStore.if_it_fits(filled, ["b"], [0])
+    assert isinstance(fitting, MemoryStore) and (fitting.ids, len(fitting.patterns)) == (("b",), 1)
     monkeypatch.setattr("dinoneck.store.memory.free_memory", lambda: 100)
     with pytest.raises(StoreError, match="keep fewer ids or patterns"):
         MemoryStore(filled)
+    assert MemoryStore.if_it_fits(filled) is filled
+    with pytest.raises(DataError, match="'z'"):
+        MemoryStore.if_it_fits(filled, ["z"])
 
 
 def test_a_dataset_draws_patterns_that_can_be_repeated(filled: FeatureStore) -> None:

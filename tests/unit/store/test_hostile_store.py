@@ -88,6 +88,19 @@ def test_options_of_another_kind_are_refused(
         make(tmp_path / "store", backbone).extract(tmp_path / "photos", **options)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("dinoneck_tiny", r"backbone is 'dinoneck_tiny'; expected a Backbone: pass load_backbone\(name\)"),
+        (torch.nn.Linear(1, 1), r"backbone is Linear; expected a Backbone: pass wrap_backbone\(model\)"),
+    ],
+)
+def test_what_is_no_backbone_leaves_no_store(tmp_path: Path, given: object, told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        FeatureStore.create(tmp_path / "store", backbone=given, image_size=(32, 64))  # type: ignore[arg-type]
+    assert not (tmp_path / "store").exists()
+
+
 @pytest.mark.parametrize("patterns", [None, 4, ["flips4"]])
 def test_patterns_of_another_kind_are_refused(tmp_path: Path, backbone: Backbone, patterns: object) -> None:
     with pytest.raises(ConfigError, match="patterns is"):

@@ -144,6 +144,9 @@ def test_bad_input() -> None:
         source.batch(["z"])
     with pytest.raises(DataError, match="pattern 0 only"):
         source.batch(["0"], [1])
+    for make in (LiveTokens, MemoryTokens.extract):
+        with pytest.raises(ConfigError, match="expected a Backbone: pass load_backbone"):
+            make("dinoneck_tiny", photos()[:1], ["a"])  # type: ignore[arg-type]
 
 
 def test_folds_do_not_share_a_backbone_that_learns() -> None:
