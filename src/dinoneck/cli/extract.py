@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--root", type=Path, help="folder that ids are relative to (default: the folder given)")
     backbone_options.add_backbone(parser)
     parser.add_argument("--layers", type=blocks, nargs="+", action=_Layers, metavar="L", help="block indices such as "
-                        "2 5 8 11 (or 2,5,8,11; '11,' for one alone); 4 = the four last; default: the last")  # fmt: skip
+                        "2 5 8 11 or 2,5,8,11 ('11,' for one); 4 = the four last; default: the last")  # fmt: skip
     parser.add_argument("--no-norm", action="store_true", help="without the backbone's final norm")
     parser.add_argument("--size", type=backbone_options.size, required=True, metavar="HxW", help="such as 480x960")
     parser.add_argument("--fit", choices=("stretch", "keep", "crop", "pad"), default="stretch")
