@@ -32,7 +32,7 @@ from dinoneck.heads import Head
 from dinoneck.store import FeatureStore
 from dinoneck.training import CellTargets, Recipe, fit, group_folds, r2
 from dinoneck.training.crossval import predict_cells
-from dinoneck.training.probes import ridge_probe
+from dinoneck.training.probes import knn_probe, ridge_probe
 from dinoneck.training.table_source import TableSource
 
 CLASSES = ("soil", "crop", "weed")
@@ -67,6 +67,8 @@ class Plain(Head):
 
 
 Maker = Callable[[list[Task]], Head]
+Probe = Callable[..., np.ndarray]
+PROBES: dict[str, Probe] = {"ridge on mean tokens": ridge_probe, "knn on mean tokens": knn_probe}
 
 
 def methods(backbone: Backbone, width: int) -> dict[str, Maker]:
@@ -124,7 +126,8 @@ def measured(options: argparse.Namespace, table: PhotoTable) -> dict[str, Any]:
     shown: dict[str, Tensor] = {}
     for seed in options.seeds:
         folds = group_folds(table.groups or table.ids, 5, seed)
-        runs.setdefault("ridge on mean tokens", []).append(ridge(source, table, folds))
+        for name, probe in PROBES.items():
+            runs.setdefault(name, []).append(probed(probe, source, table, folds))
         for name, make in methods(backbone, options.width).items():
             maps = out_of_fold(make, source, table, cells, folds, options, seed)
             runs.setdefault(name, []).append(scores(maps, cells, folds))
@@ -212,10 +215,10 @@ def photo_scores(said: np.ndarray, true: np.ndarray, folds: list[Any]) -> dict[s
     return {"photos": {name: r2(said[:, i], true[:, i]) for i, name in enumerate(CLASSES)}, "worst fold, photos": worst}
 
 
-def ridge(source: TableSource, table: PhotoTable, folds: list[Any]) -> dict[str, dict[str, float]]:
-    """Ridge regression of the photos' cover on their mean token."""
+def probed(probe: Probe, source: TableSource, table: PhotoTable, folds: list[Any]) -> dict[str, dict[str, float]]:
+    """The photos' cover by a baseline on their mean token."""
     true = np.stack([table.targets[name] for name in CLASSES], axis=1)
-    said = np.maximum(ridge_probe(source, true, folds, groups=table.groups), 0.0)
+    said = np.maximum(probe(source, true, folds, groups=table.groups), 0.0)
     return photo_scores(said, true, folds)
 
 
