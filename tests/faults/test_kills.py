@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import shutil
-import signal
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
+from tests.process_group import ROOT, told_by
 
-ROOT = Path(__file__).resolve().parents[2]
 KILLS = 4
 
 
@@ -35,25 +30,10 @@ def test_the_page_shows_a_hundred_kills_of_each_run() -> None:
 @pytest.mark.parametrize("job", ["extraction", "training"])
 def test_after_a_kill_a_run_ends_bit_for_bit_the_same(job: str, tmp_path: Path) -> None:
     options = ["--jobs", job, "--kills", str(KILLS), "--work", tmp_path, "--out", tmp_path / "report.json"]
-    told = _told([sys.executable, "-m", "benchmarks.kill_campaign", *options])
+    told = told_by([sys.executable, "-m", "benchmarks.kill_campaign", *options], 55)
     result = json.loads((tmp_path / "report.json").read_text())["runs"][job]
     assert result["identical"] == result["runs"] == KILLS, told
     assert sum(row["kills"] for row in result["phases"].values()) >= KILLS
-
-
-def _told(command: list[Any]) -> str:
-    """What a command says; it and all it started are gone after a limit."""
-    process = subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-    )
-    try:
-        told, _ = process.communicate(timeout=55)
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate(timeout=5)
-    assert process.returncode == 0, told
-    return told
 
 
 def flip(path: Path, place: int = -1) -> None:

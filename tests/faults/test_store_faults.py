@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.process_group import ROOT, told_by
 from tests.unit.store.store_samples import make, same, write_photos
 
 from dinoneck import Backbone, FeatureStore, StoreError, load_backbone
@@ -24,7 +25,6 @@ from dinoneck.store import shards, writer
 from dinoneck.store.index import read_index
 
 NAMES = [f"{i}.png" for i in range(5)]
-ROOT = Path(__file__).resolve().parents[2]
 
 WORKER = """
 import sys
@@ -267,17 +267,7 @@ def test_torchrun_shares_the_work(photos: Path, whole: FeatureStore, tmp_path: P
     arguments = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script),
                  str(tmp_path / "s"), str(photos), "fp16", str(photos)]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(
-        arguments, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        start_new_session=True,
-    )  # fmt: skip
-    try:
-        told, _ = process.communicate(timeout=110)
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate(timeout=30)
-    assert process.returncode == 0, told
+    told_by(arguments, 110, environment)
     store = FeatureStore.open(tmp_path / "s")
     assert same(store, whole)
     assert len(list((tmp_path / "s" / "index").iterdir())) == 2

@@ -45,32 +45,17 @@ def share(text: str) -> float:
     return value
 
 
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
-
-
 def length(text: str) -> int | float:
     """Parse pixels (an integer of 0 or more), or with a point a share of 0 or more and below 1."""
     if text.isdecimal():
         return int(text)
-    value = _float(text)
+    value = _number(text)
     if not 0.0 <= value < 1.0:
         raise argparse.ArgumentTypeError(f"{text!r}: expected pixels such as 64, or a share below 1 such as 0.25")
     return value
 
 
-def weight(text: str) -> float:
-    """Parse a finite number of 0 or more."""
-    value = _float(text)
-    if not 0.0 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected a finite number of 0 or more")
-    return value
-
-
-def _float(text: str) -> float:
+def _number(text: str) -> float:
     try:
         return float(text)
     except ValueError:

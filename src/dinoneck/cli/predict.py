@@ -59,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--weights",
         nargs="+",
-        type=numbers.weight,
+        type=numbers.not_negative,
         metavar="W",
         help="one per head, in order (files of a folder by name)",
     )

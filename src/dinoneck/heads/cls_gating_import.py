@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from dinoneck.backbones.weights import read_state
+from dinoneck.data.auxiliary import STATES
 from dinoneck.errors import BackboneError, CheckpointError, some_of
 from dinoneck.heads.cls_gating import CLSGatingHead
 from dinoneck.tasks import Task
 
-STATES = ("Tas", "NSW", "WA", "Vic")
 _PLACES = {
     "gate_mlp.0": "gating.hidden",
     "gate_mlp.2": "gating.out",

@@ -13,6 +13,7 @@ from dinoneck.data.photos import Photo, Preprocessing
 from dinoneck.errors import DataError
 from dinoneck.tensor_bytes import bytes_of
 from dinoneck.tokens import Tokens
+from dinoneck.training.sources import rows_in
 
 
 class LiveTokens:
@@ -62,10 +63,7 @@ class LiveTokens:
         Raises:
             DataError: if an id is unknown or a photo cannot be used.
         """
-        unknown = [image_id for image_id in ids if image_id not in self._rows]
-        if unknown:
-            raise DataError(f"{len(unknown)} ids are not in this source, the first is {unknown[0]!r}")
-        images = self.preprocess([self.photos[self._rows[image_id]] for image_id in ids])
+        images = self.preprocess([self.photos[row] for row in rows_in(self._rows, ids)])
         return images.to(next(self.backbone.parameters()).device)
 
     def batch(self, ids: Sequence[str], patterns: Sequence[int] | None = None) -> Tokens:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -24,6 +24,18 @@ def in_batches(items: Sequence[_Item], size: int) -> Iterator[Sequence[_Item]]:
     """Yield consecutive pieces of at most ``size`` items."""
     for begin in range(0, len(items), size):
         yield items[begin : begin + size]
+
+
+def rows_in(rows: Mapping[str, int], ids: Sequence[str]) -> list[int]:
+    """Return the row of every id.
+
+    Raises:
+        DataError: naming the first that is not there.
+    """
+    unknown = [image_id for image_id in ids if image_id not in rows]
+    if unknown:
+        raise DataError(f"{len(unknown)} ids are not in this source, the first is {unknown[0]!r}")
+    return [rows[image_id] for image_id in ids]
 
 
 class TokenSource(Protocol):
@@ -172,10 +184,7 @@ class MemoryTokens:
 
     def rows(self, ids: Sequence[str]) -> Tensor:
         """Return the row numbers of these ids."""
-        unknown = [image_id for image_id in ids if image_id not in self._rows]
-        if unknown:
-            raise DataError(f"{len(unknown)} ids are not in this source, the first is {unknown[0]!r}")
-        return torch.tensor([self._rows[image_id] for image_id in ids])
+        return torch.tensor(rows_in(self._rows, ids))
 
     def record(self, ids: Sequence[str] | None = None) -> dict[str, Any]:
         """Return what tells the tokens of these ids from others; None = of all."""

@@ -88,8 +88,12 @@ def test_classes_and_shares_out_of_range(task: Task, values: Any, told: str) -> 
 
 
 def test_an_ignored_class_may_be_any_number() -> None:
-    task = Task("c", dim=3, kind="classification", ignore_index=255)
-    run(head(task), targets={"c": np.where(CLASSES == 2, 255, CLASSES).astype(np.uint8)})
+    trained = {}
+    for ignored in (255, 7):
+        trained[ignored] = head(Task("c", dim=3, kind="classification", ignore_index=ignored))
+        run(trained[ignored], targets={"c": np.where(CLASSES == 2, ignored, CLASSES).astype(np.uint8)})
+    for one, other in zip(trained[255].parameters(), trained[7].parameters(), strict=True):
+        assert torch.equal(one, other)
 
 
 def test_a_frozen_head_is_refused() -> None:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -14,11 +11,10 @@ import pytest
 import torch
 import torch.distributed as dist
 from safetensors.torch import load_file
+from tests.process_group import ROOT, told_by
 from tests.unit.training.two_processes import CASES, run
 
 from dinoneck.training.processes import Processes
-
-ROOT = Path(__file__).resolve().parents[3]
 
 
 def test_one_process_is_no_group() -> None:
@@ -42,22 +38,8 @@ def test_every_sample_is_somebodys_and_nobody_goes_empty() -> None:
 def torchrun(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("two")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    process = subprocess.Popen(
-        [*command, "-m", "tests.unit.training.two_processes", str(out)],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        said, _ = process.communicate(timeout=150)
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait(timeout=20)
-    assert process.returncode == 0, said[-3000:]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    told_by([*command, "-m", "tests.unit.training.two_processes", str(out)], 150, environment)
     return out
 
 
