@@ -1,0 +1,90 @@
+"""From options to a finished run: photos, detector, training or test, pictures."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dinoneck.atomic import write_text
+from dinoneck.data import BoxPhotos, box_transforms
+from dinoneck.errors import DataError
+from dinoneck.training.processes import Processes, joined
+from dinoneck.version import versions
+from examples.detection.detectors import Detector, build, load
+from examples.detection.loop import BEST, LOG, Run
+from examples.detection.options import design_of
+from examples.detection.pictures import draw_curves, draw_detections
+from examples.detection.testing import predict, test
+
+_logger = logging.getLogger("examples.detection")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Train and test, or only test, as the options say."""
+    device = _device(options.device)
+    processes = joined(device)
+    if options.test_only:
+        _test_only(options, processes, device)
+        return
+    train = _photos(options, options.train, train=True)
+    val = _photos(options, options.val, train=False)
+    if train.classes != val.classes:
+        raise DataError(f"{options.train} has the classes {train.classes}, {options.val} has {val.classes}")
+    detector = build(design_of(options, train.classes))
+    detector = detector.to(device)
+    untrained = test(detector, val, options, processes, device) if not options.resume else None
+    best = Run(options, detector, train, val, processes, device).run()
+    if processes.writes:
+        finished = {"best": best, "versions": versions(), "skipped": dict(train.skipped)}
+        if untrained is not None:
+            finished["untrained"] = untrained
+        write_text(options.out / "result.json", json.dumps(finished, indent=2) + "\n")
+        draw_curves(options.out / LOG, options.out / "curves.png")
+        _pictures(load(options.out / BEST).to(device), val, options, device)
+        _logger.info("best: AP %.3f, AP50 %.3f in epoch %d", best["AP"], best["AP50"], best["epoch"])
+
+
+def _test_only(options: argparse.Namespace, processes: Processes, device: torch.device) -> None:
+    detector = load(options.weights or options.out / BEST).to(device)
+    options.size = detector.design.size
+    val = _photos(options, options.val, train=False)
+    if val.classes != detector.design.classes:
+        raise DataError(f"{options.val} has the classes {val.classes}, the detector {detector.design.classes}")
+    found = test(detector, val, options, processes, device)
+    if processes.writes:
+        print(json.dumps(found, indent=2))
+        _pictures(detector, val, options, device)
+
+
+def _pictures(detector: Detector, val: BoxPhotos, options: argparse.Namespace, device: torch.device) -> None:
+    """Draw what is found in the first photos."""
+    first = _photos(options, options.val, train=False, most=min(4, len(val)))
+    found = predict(detector, first, options, Processes(), device)
+    options.out.mkdir(parents=True, exist_ok=True)
+    draw_detections(first, found, options.out / "detections.png")
+
+
+def _photos(options: argparse.Namespace, boxes: Path, *, train: bool, most: int | None = None) -> Any:
+    plain = options.plain_views or not train
+    transform = box_transforms(
+        options.size, train=not plain, flip=options.flips, photometric=not plain, mean=None, std=None
+    )
+    photos = BoxPhotos(boxes, options.photos, transform=transform)
+    count = most or options.photo_limit
+    return photos if count is None else photos.first(count)
+
+
+def _device(name: str | None) -> torch.device:
+    if name is None:
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(name)
+    if device.type == "cuda" and device.index is None:
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(device)
+    return device

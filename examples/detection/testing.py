@@ -1,0 +1,47 @@
+"""A detector's average precision on held-out photos."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Subset
+from tqdm import tqdm
+
+from dinoneck.data import BoxPhotos, collate_boxes, to_original
+from dinoneck.training.processes import Processes
+from examples.detection.detectors import Detector
+from examples.detection.evaluation import evaluate, gather_predictions
+
+MOST_BOXES = 100
+
+
+@torch.no_grad()
+def predict(
+    detector: Detector, photos: BoxPhotos, options: argparse.Namespace, processes: Processes, device: torch.device
+) -> dict[int, dict[str, Tensor]]:
+    """Return image id -> ``boxes`` (x, y, x, y in pixels of the photo), ``scores`` and ``labels``, for all photos."""
+    detector.eval()
+    own = range(processes.rank, len(photos), processes.count)
+    loader = DataLoader(
+        Subset(photos, own), batch_size=options.batch, num_workers=options.workers, collate_fn=collate_boxes
+    )
+    found: dict[int, dict[str, Tensor]] = {}
+    for images, targets in tqdm(loader, desc="test", disable=not processes.writes, leave=False):
+        for boxes, target in zip(detector(images.to(device)), targets, strict=True):
+            best = boxes["scores"].argsort(descending=True)[:MOST_BOXES]
+            kept = {key: value[best].cpu() for key, value in boxes.items()}
+            found[target["image_id"]] = {
+                **kept,
+                "boxes": to_original(kept["boxes"].float(), images.shape[-2:], target["size"]),
+            }
+    return gather_predictions(found) if processes.count > 1 else found
+
+
+def test(
+    detector: Detector, photos: BoxPhotos, options: argparse.Namespace, processes: Processes, device: torch.device
+) -> dict[str, Any]:
+    """Return AP, AP50, AP75, AR100 and those of every class."""
+    return evaluate(predict(detector, photos, options, processes, device), photos)

@@ -1,0 +1,91 @@
+"""D-FINE and RT-DETRv2 of transformers, on a dinoneck encoder or on HGNetV2."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from transformers import (
+    DFineConfig,
+    DFineForObjectDetection,
+    HGNetV2Config,
+    PretrainedConfig,
+    RTDetrV2Config,
+    RTDetrV2ForObjectDetection,
+)
+
+from dinoneck.data.photos import IMAGENET_MEAN, IMAGENET_STD
+from dinoneck.errors import CheckpointError
+from dinoneck.interop import DinoneckBackboneConfig, find_encoder, register
+from examples.detection import dfine_configs
+from examples.detection.detectors import recipe
+from examples.detection.options import HGNET, Design
+
+MODELS = {"dfine": DFineForObjectDetection, "rtdetrv2": RTDetrV2ForObjectDetection}
+CONFIGS = {"dfine": DFineConfig, "rtdetrv2": RTDetrV2Config}
+Parts = tuple[nn.Module, Design, tuple[float, ...], tuple[float, ...]]
+
+
+def built(design: Design) -> Parts:
+    """Return the model with first weights, its design, and the mean and std that it is to see."""
+    return _with_statistics(MODELS[design.detector](config_of(design)), design)
+
+
+def restored(design: Design, folder: Path) -> Parts:
+    """Return a saved model.
+
+    Raises:
+        CheckpointError: if its weights do not fit its config.
+    """
+    register()
+    try:
+        model, told = MODELS[design.detector].from_pretrained(folder, output_loading_info=True)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{folder} holds no {design.detector} that loads: {error}") from error
+    wrong = {key: names for key, names in told.items() if names and key != "error_msgs"}
+    if wrong:
+        raise CheckpointError(f"{folder}: weights and config do not fit: {wrong}")
+    return _with_statistics(model, design)
+
+
+def config_of(design: Design) -> PretrainedConfig:
+    """Return the detector's configuration."""
+    register()
+    own = _variant(design)
+    own |= {"id2label": dict(enumerate(design.classes)), "label2id": {name: i for i, name in enumerate(design.classes)}}
+    if design.num_queries is not None:
+        own["num_queries"] = design.num_queries
+    if design.encoder_layers is not None:
+        own["encoder_layers"] = design.encoder_layers
+    width = own.get("encoder_hidden_dim", 256)
+    if design.backbone == HGNET:
+        backbone: PretrainedConfig = HGNetV2Config(out_indices=[2, 3, 4])
+        own["encoder_in_channels"] = list(backbone.stage_out_channels[-3:])
+    else:
+        own_recipe = recipe(design, width)
+        backbone = DinoneckBackboneConfig(
+            backbone=own_recipe.backbone,
+            layers=own_recipe.layers,
+            neck=own_recipe.neck,
+            neck_config=own_recipe.neck_config,
+            pretrained=own_recipe.pretrained,
+            seed=own_recipe.seed,
+            features_at=own_recipe.features_at,
+        )
+        own["encoder_in_channels"] = [width] * 3
+    return CONFIGS[design.detector](backbone_config=backbone, freeze_backbone_batch_norms=False, **own)
+
+
+def _variant(design: Design) -> dict[str, Any]:
+    if design.detector != "dfine":
+        return {}
+    makers = {"stock": dfine_configs.stock, "25m": dfine_configs.small_25m, "tiny": dfine_configs.tiny}
+    return dict(makers[design.variant](len(design.classes)))
+
+
+def _with_statistics(model: nn.Module, design: Design) -> Parts:
+    if design.backbone == HGNET:
+        return model, design, IMAGENET_MEAN, IMAGENET_STD
+    preprocess = find_encoder(model).backbone.preprocess
+    return model, design, tuple(preprocess.mean), tuple(preprocess.std)
