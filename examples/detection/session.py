@@ -7,13 +7,11 @@ import json
 import logging
 import os
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from dinoneck.atomic import write_text
 from dinoneck.data import BoxPhotos, box_transforms
-from dinoneck.errors import DataError
 from dinoneck.training.processes import Processes, joined
 from dinoneck.version import versions
 from examples.detection.detectors import Detector, build, load
@@ -22,6 +20,7 @@ from examples.detection.options import design_of
 from examples.detection.pictures import draw_curves, draw_detections
 from examples.detection.testing import predict, test
 
+PICTURES = 4
 _logger = logging.getLogger("examples.detection")
 
 
@@ -33,9 +32,7 @@ def run(options: argparse.Namespace) -> None:
         _test_only(options, processes, device)
         return
     train = _photos(options, options.train, train=True)
-    val = _photos(options, options.val, train=False)
-    if train.classes != val.classes:
-        raise DataError(f"{options.train} has the classes {train.classes}, {options.val} has {val.classes}")
+    val = _photos(options, options.val, train=False, classes=train.classes)
     detector = build(design_of(options, train.classes))
     detector = detector.to(device)
     untrained = test(detector, val, options, processes, device) if not options.resume else None
@@ -53,9 +50,7 @@ def run(options: argparse.Namespace) -> None:
 def _test_only(options: argparse.Namespace, processes: Processes, device: torch.device) -> None:
     detector = load(options.weights or options.out / BEST).to(device)
     options.size = detector.design.size
-    val = _photos(options, options.val, train=False)
-    if val.classes != detector.design.classes:
-        raise DataError(f"{options.val} has the classes {val.classes}, the detector {detector.design.classes}")
+    val = _photos(options, options.val, train=False, classes=detector.design.classes)
     found = test(detector, val, options, processes, device)
     if processes.writes:
         print(json.dumps(found, indent=2))
@@ -64,20 +59,21 @@ def _test_only(options: argparse.Namespace, processes: Processes, device: torch.
 
 def _pictures(detector: Detector, val: BoxPhotos, options: argparse.Namespace, device: torch.device) -> None:
     """Draw what is found in the first photos."""
-    first = _photos(options, options.val, train=False, most=min(4, len(val)))
+    first = val.first(PICTURES)
     found = predict(detector, first, options, Processes(), device)
     options.out.mkdir(parents=True, exist_ok=True)
     draw_detections(first, found, options.out / "detections.png")
 
 
-def _photos(options: argparse.Namespace, boxes: Path, *, train: bool, most: int | None = None) -> Any:
+def _photos(
+    options: argparse.Namespace, boxes: Path, *, train: bool, classes: tuple[str, ...] | None = None
+) -> BoxPhotos:
     plain = options.plain_views or not train
     transform = box_transforms(
         options.size, train=not plain, flip=options.flips, photometric=not plain, mean=None, std=None
     )
-    photos = BoxPhotos(boxes, options.photos, transform=transform)
-    count = most or options.photo_limit
-    return photos if count is None else photos.first(count)
+    photos = BoxPhotos(boxes, options.photos, transform=transform, classes=classes)
+    return photos if options.photo_limit is None else photos.first(options.photo_limit)
 
 
 def _device(name: str | None) -> torch.device:

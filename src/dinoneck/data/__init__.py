@@ -5,6 +5,10 @@ from typing import TYPE_CHECKING
 from dinoneck.lazy import attach
 
 if TYPE_CHECKING:
+    from dinoneck.data.box_views import box_transforms as box_transforms
+    from dinoneck.data.box_views import collate_boxes as collate_boxes
+    from dinoneck.data.box_views import to_original as to_original
+    from dinoneck.data.boxes import BoxPhotos as BoxPhotos
     from dinoneck.data.labels import DenseLabels as DenseLabels
     from dinoneck.data.pasture import Pasture as Pasture
     from dinoneck.data.patterns import Pattern as Pattern
@@ -17,6 +21,7 @@ if TYPE_CHECKING:
     from dinoneck.data.z_score import read_z_score as read_z_score
 
 _HOMES = {
+    "BoxPhotos": "dinoneck.data.boxes",
     "DenseLabels": "dinoneck.data.labels",
     "Pasture": "dinoneck.data.pasture",
     "Pattern": "dinoneck.data.patterns",
@@ -26,7 +31,10 @@ _HOMES = {
     "read_csiro": "dinoneck.data.tables",
     "read_csiro_test": "dinoneck.data.tables",
     "read_csv": "dinoneck.data.tables",
+    "box_transforms": "dinoneck.data.box_views",
+    "collate_boxes": "dinoneck.data.box_views",
     "read_z_score": "dinoneck.data.z_score",
+    "to_original": "dinoneck.data.box_views",
 }
 
 __all__ = [*_HOMES]

@@ -1,0 +1,1 @@
+"""Files for a checkout of the D-FINE or DEIM repository. See README.md."""

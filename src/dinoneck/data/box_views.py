@@ -1,0 +1,160 @@
+"""Photos with boxes -> batches of one size: augmentation for training, plain resizing for tests, and the way back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+from torchvision.transforms import v2
+
+from dinoneck.data.photos import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from dinoneck.errors import ConfigError, DataError, ShapeError
+
+Flip = Literal["horizontal", "both"]
+
+BRIGHTNESS, CONTRAST, SATURATION = 0.2, 0.3, 0.3
+LARGEST_ZOOM = 2.0
+
+
+def box_transforms(
+    size: int | tuple[int, int],
+    *,
+    train: bool,
+    flip: Flip | None = "horizontal",
+    photometric: bool = True,
+    zoom: bool = False,
+    crop: bool = False,
+    mean: Sequence[float] | None = IMAGENET_MEAN,
+    std: Sequence[float] | None = IMAGENET_STD,
+    min_box_px: float = 1.0,
+) -> v2.Compose:
+    """Give the transform of :class:`dinoneck.data.BoxPhotos`: boxes follow their pixels.
+
+    Every photo is stretched to ``size``, antialiased, so that batches stack and :func:`to_original` is one division.
+    Training draws from torch's global random state: the same seed gives the same photos.
+
+    Args:
+        size: (height, width) in pixels of the result, or one number for both; a multiple of the patch.
+        train: augment, and drop boxes that came out smaller than ``min_box_px``. Otherwise only resize and
+            normalise, and keep every box.
+        flip: ``horizontal`` mirrors half of the photos; ``both`` also turns half upside down, for photos without
+            an up; None leaves them.
+        photometric: change brightness, contrast and saturation of half of the photos. Hues stay and channels
+            are never exchanged: colours may be what tells classes apart.
+        zoom: place half of the photos on a larger canvas of the mean colour, at most twice as wide.
+        crop: cut out a part that holds the centre of at least one box, for scenes with large objects.
+        mean: per channel in 0 ... 1, as in ``backbone.preprocess``; None (with ``std=None``) leaves the values in
+            0 ... 1, for detectors that normalise themselves.
+        std: likewise.
+        min_box_px: shortest side in pixels of the result that a training box may have.
+
+    Raises:
+        ConfigError: if a value is out of range.
+
+    Examples:
+        >>> from torchvision import tv_tensors
+        >>> photo = tv_tensors.Image(torch.zeros(3, 30, 40, dtype=torch.uint8))
+        >>> box = tv_tensors.BoundingBoxes([[10.0, 3.0, 20.0, 9.0]], format="XYXY", canvas_size=(30, 40))
+        >>> image, target = box_transforms((64, 96), train=False)(photo, {"boxes": box, "labels": torch.tensor([0])})
+        >>> tuple(image.shape), [round(v, 2) for v in target["boxes"][0].tolist()]
+        ((3, 64, 96), [24.0, 6.4, 48.0, 19.2])
+    """
+    recipe = _checked(size, flip, mean, std, min_box_px)
+    steps = _moves(recipe, flip, zoom, crop) if train else []
+    steps.append(v2.Resize(list(recipe.size or ()), antialias=True))
+    if train and photometric:
+        steps.append(v2.RandomApply([v2.ColorJitter(BRIGHTNESS, CONTRAST, SATURATION)]))
+    if train:
+        steps += [v2.ClampBoundingBoxes(), v2.SanitizeBoundingBoxes(min_size=float(min_box_px))]
+    steps.append(v2.ToDtype(torch.float32, scale=True))
+    if mean is not None:
+        steps.append(v2.Normalize(list(recipe.mean), list(recipe.std)))
+    return v2.Compose(steps)
+
+
+def _moves(recipe: Preprocessing, flip: Flip | None, zoom: bool, crop: bool) -> list[Any]:
+    """What moves photo and boxes together, at the photo's own size."""
+    steps: list[Any] = []
+    if zoom:
+        mean_colour = [round(255 * value) for value in recipe.mean]
+        steps.append(v2.RandomZoomOut(fill=mean_colour, side_range=(1.0, LARGEST_ZOOM)))
+    if crop:
+        steps.append(v2.RandomIoUCrop())
+    if flip:
+        steps.append(v2.RandomHorizontalFlip())
+    if flip == "both":
+        steps.append(v2.RandomVerticalFlip())
+    return steps
+
+
+def _checked(
+    size: int | tuple[int, int],
+    flip: Flip | None,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+    min_box_px: float,
+) -> Preprocessing:
+    """Check the values; size, mean and std by the rules of photos."""
+    if (mean is None) != (std is None):
+        raise ConfigError(f"mean is {mean!r} and std is {std!r}; expected both, or None for both")
+    if flip not in (None, *get_args(Flip)):
+        raise ConfigError(f"flip is {flip!r}; expected one of {', '.join(get_args(Flip))}, or None")
+    if isinstance(min_box_px, bool) or not isinstance(min_box_px, int | float) or not 1 <= min_box_px < math.inf:
+        raise ConfigError(f"min_box_px is {min_box_px!r}; expected a number of pixels, 1 or more")
+    return Preprocessing(
+        size=(size, size) if isinstance(size, int) else size,
+        mean=IMAGENET_MEAN if mean is None else tuple(mean),
+        std=IMAGENET_STD if std is None else tuple(std),
+    )
+
+
+def to_original(boxes: Tensor, size: Sequence[int], original: Sequence[int]) -> Tensor:
+    """Bring boxes from pixels of the resized photo back to pixels of the photo itself.
+
+    It undoes what ``box_transforms(size, train=False)`` did.
+
+    Args:
+        boxes: XYXY in pixels of the image that the detector saw.
+        size: (height, width) of that image.
+        original: (height, width) of the photo, ``target["size"]``.
+
+    Shape:
+        (..., 4) -> (..., 4).
+
+    Raises:
+        ShapeError: if the last axis has another length than 4.
+        DataError: if a size is not two positive numbers.
+
+    Examples:
+        >>> to_original(torch.tensor([[24.0, 6.4, 48.0, 19.2]]), (64, 96), (30, 40)).round().tolist()
+        [[10.0, 3.0, 20.0, 9.0]]
+    """
+    if not boxes.ndim or boxes.shape[-1] != 4:
+        raise ShapeError(f"boxes have shape {tuple(boxes.shape)}; expected (..., 4): left, top, right, bottom")
+    for name, sides in (("size", size), ("original", original)):
+        if len(sides) != 2 or not all(side > 0 for side in sides):
+            raise DataError(f"{name} is {tuple(sides)}; expected (height, width) in pixels, each positive")
+    x, y = original[1] / size[1], original[0] / size[0]
+    plain = boxes.as_subclass(Tensor)
+    return plain * plain.new_tensor([x, y, x, y])
+
+
+def collate_boxes(batch: Sequence[tuple[Tensor, dict[str, Any]]]) -> tuple[Tensor, list[dict[str, Any]]]:
+    """Stack photos into (B, 3, H, W) and list their targets: the ``collate_fn`` of a DataLoader.
+
+    Raises:
+        DataError: if the batch is empty, or photos have different sizes.
+    """
+    if not batch:
+        raise DataError("the batch is empty; expected one (image, target) or more")
+    sizes = sorted({tuple(image.shape) for image, _ in batch})
+    if len(sizes) > 1:
+        shown = ", ".join("x".join(map(str, size)) for size in sizes[:5])
+        raise DataError(
+            f"the photos have different sizes (channels x height x width): {shown}; give the dataset "
+            "transform=box_transforms(size, ...)"
+        )
+    return torch.stack([image.as_subclass(Tensor) for image, _ in batch]), [target for _, target in batch]

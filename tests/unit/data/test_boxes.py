@@ -1,0 +1,397 @@
+"""Photos with boxes: what the JSON says is what the dataset gives; what cannot be used is named or counted."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import math
+import pickle
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from tests.conftest import DATA
+from tests.unit.data.box_samples import HEIGHT, WIDTH, content, write
+from torchvision import tv_tensors
+
+from dinoneck import ConfigError, DataError
+from dinoneck.data import BoxPhotos
+
+Change = Callable[[dict[str, Any]], Any]
+
+
+def made(folder: Path, change: Change | None = None, **options: Any) -> BoxPhotos:
+    plain = content()
+    if change is not None:
+        change(plain)
+    return BoxPhotos(write(folder, plain), **options)
+
+
+def test_an_item_is_what_the_json_says(tmp_path: Path) -> None:
+    data = made(tmp_path)
+    assert (data.classes, data.category_ids) == (("blue", "red"), (2, 5)), "by ascending id, not by the file's order"
+    assert (data.ids, len(data), data.without_boxes, data.clipped) == ((10, 11, 12), 3, 1, 0)
+    assert not data.skipped
+    image, target = data[0]
+    assert isinstance(image, tv_tensors.Image)
+    assert image.dtype == torch.uint8
+    assert np.array_equal(image.permute(1, 2, 0).numpy(), np.asarray(Image.open(tmp_path / "0.png")))
+    boxes = target["boxes"]
+    assert isinstance(boxes, tv_tensors.BoundingBoxes)
+    assert (boxes.format.value, boxes.canvas_size, boxes.dtype) == ("XYXY", (HEIGHT, WIDTH), torch.float32)
+    assert boxes.tolist() == [[2, 3, 12, 11], [20, 10, 32, 22.5]]
+    assert target["labels"].tolist() == [1, 0]
+    assert target["labels"].dtype == torch.int64
+    assert (target["image_id"], target["size"]) == (10, (HEIGHT, WIDTH))
+    _, empty = data[2]
+    assert (empty["boxes"].shape, empty["labels"].shape) == ((0, 4), (0,))
+    assert data[-1][1]["image_id"] == 12
+    with pytest.raises(IndexError):
+        data[3]
+
+
+def test_changing_a_target_leaves_the_dataset_as_it_was(tmp_path: Path) -> None:
+    data = made(tmp_path)
+    _, target = data[0]
+    target["boxes"].mul_(0)
+    target["labels"].zero_()
+    assert data[0][1]["boxes"].sum() > 0
+    assert data[0][1]["labels"].tolist() == [1, 0]
+
+
+def test_a_photo_is_turned_by_its_tag_before_its_boxes_count(tmp_path: Path) -> None:
+    """The stored file lies on its side; boxes and size belong to what people see."""
+    upright = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    upright[3:11, 2:12] = 255
+    file = write(tmp_path, content())
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown turned by 90 degrees clockwise
+    Image.fromarray(np.rot90(upright)).save(tmp_path / "0.png", exif=exif)
+    image, target = BoxPhotos(file)[0]
+    left, top, right, bottom = (int(side) for side in target["boxes"][0])
+    assert (image[:, top:bottom, left:right] == 255).all()
+    assert int((image == 255).sum()) == 3 * 8 * 10
+
+
+def test_photos_of_any_depth_come_as_bytes(tmp_path: Path) -> None:
+    file = write(tmp_path, content())
+    ramp = np.linspace(0, 65535, HEIGHT * WIDTH).reshape(HEIGHT, WIDTH).astype(np.uint16)
+    Image.fromarray(ramp).save(tmp_path / "0.png")
+    image, _ = BoxPhotos(file)[0]
+    assert np.abs(image[0].numpy() - ramp / 257.0).max() <= 0.5 + 1e-6
+
+
+def test_the_transform_sees_photo_and_target(tmp_path: Path) -> None:
+    data = made(tmp_path, transform=lambda image, target: (image.shape, sorted(target)))
+    assert data[1] == ((3, HEIGHT, WIDTH), ["boxes", "image_id", "labels", "size"])
+    image, boxes = data.original(1)
+    assert image.shape == (3, HEIGHT, WIDTH)
+    assert boxes.tolist() == [[0, 0, 40, 30], [5.25, 6, 12.25, 14]]
+
+
+@pytest.mark.parametrize(
+    ("bbox", "reason"),
+    [
+        ([5, 5, 0, 10], "zero area"),
+        ([5, 5, 10, 0.0], "zero area"),
+        ([40, 5, 10, 10], "outside"),
+        ([5, -10, 10, 10], "outside"),
+        ([-30, -30, 20, 20], "outside"),
+        ([math.nan, 5, 10, 10], "not finite"),
+        ([5, 5, math.inf, 10], "not finite"),
+        ([5, 5, 10**400, 10], "not finite"),
+        ([1e308, 5, 1e308, 10], "not finite"),
+        ([5, 5, 0.5, 10], "too small"),
+        ([39.5, 5, 10, 10], "too small"),
+        ([5, 5, 1e-12, 10], "too small"),
+    ],
+)
+def test_boxes_that_show_nothing_are_left_out_and_counted(bbox: list[float], reason: str, tmp_path: Path) -> None:
+    data = made(tmp_path, lambda c: c["annotations"][0].update(bbox=bbox))
+    assert data.skipped == {reason: 1}
+    assert data.clipped == 0
+    assert data[0][1]["labels"].tolist() == [0]
+
+
+def test_the_smallest_side_is_the_callers(tmp_path: Path) -> None:
+    change: Change = lambda c: c["annotations"][0].update(bbox=[5, 5, 0.5, 10])  # noqa: E731
+    assert not made(tmp_path, change, min_side_px=0.5).skipped
+    change = lambda c: c["annotations"][0].update(bbox=[5, 5, 1e-9, 10])  # noqa: E731
+    assert made(tmp_path, change, min_side_px=0).skipped == {"too small": 1}, "no side left in float32"
+    assert made(tmp_path, min_side_px=9).skipped == {"too small": 2}
+    for wrong in (-1, math.nan, math.inf, "1", True):
+        with pytest.raises(ConfigError, match="min_side_px is"):
+            made(tmp_path, min_side_px=wrong)
+
+
+def test_boxes_over_the_edge_are_cut_there_and_counted(tmp_path: Path) -> None:
+    data = made(tmp_path, lambda c: c["annotations"][0].update(bbox=[-5, 20, 15, 40]))
+    assert (data.clipped, data.skipped) == (1, {})
+    assert data[0][1]["boxes"][0].tolist() == [0, 20, 10, 30]
+
+
+def test_what_is_left_out_is_also_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def change(c: dict[str, Any]) -> None:
+        c["annotations"][0]["iscrowd"] = 1
+        c["annotations"][1]["image_id"] = 99
+
+    with caplog.at_level(logging.WARNING, "dinoneck"):
+        data = made(tmp_path, change)
+    assert data.skipped == {"crowd": 1, "unknown image": 1}
+    assert "boxes skipped: 1 crowd, 1 unknown image" in caplog.text
+    assert (data.without_boxes, data[0][1]["labels"].tolist()) == (2, [])
+    truth = data.ground_truth()["annotations"]
+    assert [(box["id"], box["bbox"], box["iscrowd"]) for box in truth] == [
+        (1, [2, 3, 10, 8], 1),
+        (2, [0, 0, 40, 30], 0),
+        (3, [5.25, 6, 7, 8], 0),
+    ]
+
+
+def test_classes_choose_and_order(tmp_path: Path) -> None:
+    data = made(tmp_path, classes=["red", "blue"])
+    assert (data.classes, data.category_ids) == (("red", "blue"), (5, 2))
+    assert data[0][1]["labels"].tolist() == [0, 1]
+    one = made(tmp_path, classes=("blue",))
+    assert (one.classes, one.skipped) == (("blue",), {"other class": 2})
+    assert one[0][1]["labels"].tolist() == [0]
+    with pytest.raises(DataError, match="has no category 'blu'; it has blue, red. Did you mean 'blue'"):
+        made(tmp_path, classes=["blu"])
+    for wrong in ([], "red", ["red", "red"]):
+        with pytest.raises(DataError, match="classes is"):
+            made(tmp_path, classes=wrong)
+
+
+def test_a_part_keeps_photos_and_boxes_together(tmp_path: Path) -> None:
+    data = made(tmp_path, lambda c: c["annotations"][3].update(iscrowd=1))
+    part = data.take([2, 1])
+    assert (part.ids, len(part), part.without_boxes, part.classes) == ((12, 11), 2, 1, data.classes)
+    assert part[1][1]["boxes"].tolist() == data[1][1]["boxes"].tolist()
+    assert torch.equal(part[1][0], data[1][0])
+    assert [box["image_id"] for box in part.ground_truth()["annotations"]] == [11, 11]
+    assert len(data) == 3
+    assert data.first(2).ids == (10, 11)
+    assert data.first(9).ids == data.ids
+    for wrong in ([], [0, 0], [0, -3]):
+        with pytest.raises(DataError, match="expected one photo or more, each once"):
+            data.take(wrong)
+
+
+def test_photos_are_found_beside_the_json_in_images_or_where_told(tmp_path: Path) -> None:
+    beside = BoxPhotos(write(tmp_path / "a", content()))
+    (tmp_path / "b").mkdir()
+    below = BoxPhotos(write(tmp_path / "b", content(), tmp_path / "b" / "images"))
+    (tmp_path / "c").mkdir()
+    told = BoxPhotos(write(tmp_path / "c", content(), tmp_path / "d"), tmp_path / "d")
+    assert all(torch.equal(data[0][0], beside[0][0]) for data in (below, told))
+    with pytest.raises(DataError, match=r"'0\.png', which is neither in .* nor in .*images; pass photos=FOLDER"):
+        BoxPhotos(tmp_path / "c" / "boxes.json")
+    with pytest.raises(DataError, match="there is no folder .*nowhere with photos"):
+        BoxPhotos(tmp_path / "c" / "boxes.json", tmp_path / "nowhere")
+
+
+def test_it_travels_to_worker_processes(tmp_path: Path) -> None:
+    data = made(tmp_path)
+    for (image, target), (other, expected) in zip(pickle.loads(pickle.dumps(data)), data, strict=True):
+        assert torch.equal(image, other)
+        assert torch.equal(target["boxes"], expected["boxes"])
+
+
+def entry(kind: str, place: int, **values: Any) -> Change:
+    return lambda c: c[kind][place].update(values)
+
+
+def without(kind: str, place: int, key: str) -> Change:
+    return lambda c: c[kind][place].pop(key)
+
+
+WRONG: list[tuple[str, Change, str]] = [
+    ("no images key", lambda c: c.pop("images"), "boxes.json lacks images; expected a COCO JSON"),
+    ("no boxes key", lambda c: c.pop("annotations"), "lacks annotations"),
+    ("no categories key", lambda c: c.pop("categories"), "lacks categories"),
+    ("no images", lambda c: c.update(images=[]), "lists no images"),
+    ("no categories", lambda c: c.update(categories=[]), "lists no categories"),
+    ("images by name", lambda c: c.update(images={"a": 1}), "images is {'a': 1}; expected a list"),
+    ("boxes are null", lambda c: c.update(annotations=None), "annotations is None; expected a list"),
+    ("an image is a word", lambda c: c["images"].append("a.png"), r"images\[3\] is 'a.png'; expected an object"),
+    ("a box is a list", lambda c: c["annotations"].append([1, 2]), r"annotations\[4\] is \[1, 2\]"),
+    ("a category is a word", lambda c: c["categories"].append("c"), r"categories\[2\] is 'c'"),
+    ("no id", without("images", 1, "id"), r"images\[1\] lacks id"),
+    ("no width", without("images", 1, "width"), r"images\[1\] lacks width"),
+    ("no name", without("images", 1, "file_name"), r"images\[1\] lacks file_name"),
+    ("no bbox", without("annotations", 2, "bbox"), r"annotations\[2\] lacks bbox"),
+    ("no category", without("annotations", 2, "category_id"), r"annotations\[2\] lacks category_id"),
+    ("no box id", without("annotations", 2, "id"), r"annotations\[2\] lacks id"),
+    ("no class name", without("categories", 1, "name"), r"categories\[1\] lacks name"),
+    ("text id", entry("images", 1, id="11"), r"images\[1\] has the id '11'; expected a whole number"),
+    ("true id", entry("images", 1, id=True), "has the id True"),
+    ("float id", entry("annotations", 1, image_id=10.0), r"annotations\[1\] has the image_id 10.0"),
+    ("huge id", entry("images", 1, id=2**63), "at most 63 bits"),
+    ("null category", entry("annotations", 1, category_id=None), "has the category_id None"),
+    ("number as class", entry("categories", 0, name=5), r"categories\[0\] has the name 5"),
+    ("empty class", entry("categories", 0, name=""), "expected a word"),
+    ("zero width", entry("images", 1, width=0), r"images\[1\] has the width 0; expected pixels"),
+    ("negative height", entry("images", 1, height=-30), "has the height -30"),
+    ("float height", entry("images", 1, height=30.0), "has the height 30.0"),
+    ("image id twice", entry("images", 1, id=10), "images: the id 10 is given 2 times"),
+    ("photo twice", entry("images", 1, file_name="0.png"), "the file_name '0.png' is given 2 times"),
+    ("box id twice", entry("annotations", 1, id=0), r"annotations\[1\]: the id 0 is given twice"),
+    ("class id twice", entry("categories", 1, id=5), "categories: the id 5 is given 2 times"),
+    ("class name twice", entry("categories", 1, name="red"), "the name 'red' a second time"),
+    ("class not listed", entry("annotations", 1, category_id=9), r"category_id 9, which is not among .*\[2, 5\]"),
+    ("three numbers", entry("annotations", 1, bbox=[1, 2, 3]), r"the bbox \[1, 2, 3\]; expected four numbers"),
+    ("five numbers", entry("annotations", 1, bbox=[1, 2, 3, 4, 5]), "expected four numbers"),
+    ("a word in a box", entry("annotations", 1, bbox=[1, 2, 3, "4"]), "expected four numbers"),
+    ("true in a box", entry("annotations", 1, bbox=[1, 2, 3, True]), "expected four numbers"),
+    ("null box", entry("annotations", 1, bbox=None), "bbox None; expected four numbers"),
+    ("negative side", entry("annotations", 1, bbox=[1, 2, -3, 4]), "negative side; expected x, y of the upper"),
+    ("crowd of two", entry("annotations", 1, iscrowd=2), "has the iscrowd 2; expected 0 or 1"),
+    ("up and out", entry("images", 1, file_name="../1.png"), "leads out of the photos' folder"),
+    ("down and out", entry("images", 1, file_name="a/../../1.png"), "leads out of the photos' folder"),
+    ("an absolute path", entry("images", 1, file_name="/etc/passwd"), "leads out of the photos' folder"),
+    ("a drive", entry("images", 1, file_name="C:\\1.png"), "leads out of the photos' folder"),
+    ("backslashes out", entry("images", 1, file_name="..\\1.png"), "leads out of the photos' folder"),
+    ("no file name", entry("images", 1, file_name=""), "expected the photo's path below the folder"),
+    ("a zero byte", entry("images", 1, file_name="1\0.png"), "expected the photo's path below the folder"),
+    ("half a character", entry("images", 1, file_name="\ud800.png"), r"1 of the 3 photos .*'\\ud800.png'"),
+    ("a long name", entry("images", 1, file_name="a" * 5000), "1 of the 3 photos of .* are not in"),
+    ("a folder as photo", entry("images", 1, file_name="."), "1 of the 3 photos of .* are not in"),
+    (
+        "no such photo",
+        entry("images", 1, file_name="9.png"),
+        r"1 of the 3 photos of .* are not in .*: '9\.png'; restore",
+    ),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), [case[1:] for case in WRONG], ids=[case[0] for case in WRONG])
+def test_a_wrong_entry_is_named(change: Change, message: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=message) as caught:
+        made(tmp_path, change)
+    assert len(str(caught.value)) < 500 + 2 * len(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", '{"images": [', "[]", "3", "null", "[" * 100_000, '{"images": ' + "1" * 5000 + "}", "\ufeff{}", "\0"],
+    ids=["empty", "open", "cut", "list", "number", "null", "deep", "many digits", "byte order mark", "zero byte"],
+)
+def test_a_file_that_is_no_coco_json_is_refused(text: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"boxes\.json"):
+        BoxPhotos(write(tmp_path, text))
+
+
+def test_a_cut_or_missing_json_is_refused(tmp_path: Path) -> None:
+    file = write(tmp_path, content())
+    whole = file.read_bytes()
+    for length in range(0, len(whole) - 1, 97):
+        file.write_bytes(whole[:length])
+        with pytest.raises(DataError, match=rf"boxes\.json \({length} bytes\) is no whole JSON"):
+            BoxPhotos(file)
+    file.write_bytes(b"\xff\xfe" + whole[:-5])
+    with pytest.raises(DataError, match="is no whole JSON"):
+        BoxPhotos(file)
+    file.unlink()
+    with pytest.raises(DataError, match="there is no annotations file"):
+        BoxPhotos(file)
+    for wrong in (tmp_path, tmp_path / "a\0.json", tmp_path / ("a" * 5000)):
+        with pytest.raises(DataError, match="cannot be read"):
+            BoxPhotos(wrong)
+
+
+def test_a_photo_that_is_not_the_one_is_refused(tmp_path: Path) -> None:
+    file = write(tmp_path, content())
+    data = BoxPhotos(file)
+    Image.new("RGB", (HEIGHT, WIDTH)).save(tmp_path / "0.png")
+    with pytest.raises(DataError, match=r"0\.png is 40x30 px .* says 30x40 for image 10; its boxes belong to another"):
+        data[0]
+    (tmp_path / "1.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"1\.png \(10 bytes\) is no picture"):
+        data[1]
+    whole = (tmp_path / "2.png").read_bytes()
+    (tmp_path / "2.png").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match=r"2\.png cannot be read"):
+        data[2]
+    (tmp_path / "2.png").write_bytes(b"")
+    with pytest.raises(DataError, match=r"1 of the 3 photos .* are empty files in .*: '2\.png'"):
+        BoxPhotos(file)
+
+
+def test_a_photo_that_claims_to_be_gigantic_is_refused(tmp_path: Path) -> None:
+    file = write(tmp_path, content())
+    png = bytearray((tmp_path / "0.png").read_bytes())
+    png[16:24] = struct.pack(">II", 60_000, 60_000)
+    (tmp_path / "0.png").write_bytes(png)
+    with pytest.raises(DataError, match=r"0\.png"):
+        BoxPhotos(file)[0]
+
+
+VALUES = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8), st.just({}), st.just([]),
+    st.lists(st.one_of(st.integers(-50, 90), st.floats()), min_size=3, max_size=5),
+    st.sampled_from([0, 1, 2, 5, 10, 11, 10**400, "0.png", "../0.png", "images", [0, 0, 1, 1]]),
+)  # fmt: skip
+PLACES = st.tuples(st.sampled_from(["images", "annotations", "categories"]), st.integers(0, 3), st.integers(0, 6))
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(tmp_path_factory.mktemp("sound"), content())
+
+
+@settings(max_examples=150, deadline=None, derandomize=True, database=None)
+@given(spoilt=st.lists(st.tuples(PLACES, VALUES, st.sampled_from(["set", "drop", "replace", "repeat"])), max_size=4))
+def test_whatever_stands_in_the_json_only_data_errors_come_out(sound: Path, spoilt: list[Any]) -> None:
+    plain = copy.deepcopy(content())
+    for (kind, place, number), value, way in spoilt:
+        entries = plain[kind]
+        own = entries[place % len(entries)]
+        if way == "replace":
+            entries[place % len(entries)] = value
+        elif way == "repeat":
+            entries.append(copy.deepcopy(own))
+        elif isinstance(own, dict) and own:
+            key = sorted(own)[number % len(own)]
+            own.pop(key) if way == "drop" else own.update({key: value})
+    sound.write_text(json.dumps(plain))
+    try:
+        data = BoxPhotos(sound)
+        items = [data[i] for i in range(len(data))]
+    except DataError:
+        return
+    for image, target in items:
+        boxes, (height, width) = target["boxes"], image.shape[-2:]
+        assert torch.isfinite(boxes).all()
+        assert (boxes[:, 2:] > boxes[:, :2]).all()
+        assert (boxes >= 0).all()
+        assert (boxes[:, 2] <= width).all()
+        assert (boxes[:, 3] <= height).all()
+        assert ((target["labels"] >= 0) & (target["labels"] < len(data.classes))).all()
+
+
+@pytest.mark.parametrize("name", ["train", "val"])
+def test_real_photos_match_their_json(name: str) -> None:
+    file = DATA / "blood_cells" / f"{name}.json"
+    if not file.is_file():
+        pytest.skip(f"there is no {file}; set DINONECK_DATA to the folder that holds blood_cells")
+    stored = json.loads(file.read_text())
+    data = BoxPhotos(file)
+    assert (len(data), data.without_boxes) == (len(stored["images"]), 0)
+    assert not data.skipped
+    assert data.classes == ("WBC", "RBC", "Platelets")
+    truth = data.ground_truth()
+    assert len(truth["annotations"]) == len(stored["annotations"])
+    key = lambda box: (box["image_id"], box["category_id"], *box["bbox"])  # noqa: E731
+    assert sorted(map(key, truth["annotations"])) == sorted(map(key, stored["annotations"]))
+    image, target = data[5]
+    assert image.shape == (3, 480, 640)
+    assert target["size"] == (480, 640)
+    assert len(target["labels"]) == sum(box["image_id"] == data.ids[5] for box in stored["annotations"])
