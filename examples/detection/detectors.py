@@ -18,7 +18,7 @@ from dinoneck.backbones.known import TINY
 from dinoneck.errors import CheckpointError, ConfigError
 from dinoneck.interop import PyramidEncoder, TorchvisionBackbone, find_encoder
 from dinoneck.interop.by_name import EncoderByName
-from examples.detection.options import HGNET, Design
+from examples.detection.options import HGNET, TRANSFORMERS, Design
 
 DESIGN, WEIGHTS, NECK = "detector.json", "model.safetensors", "neck.safetensors"
 ASPECTS = (0.5, 1.0, 2.0)
@@ -126,7 +126,7 @@ class TransformersDetector(Detector):
     @property
     def encoder(self) -> PyramidEncoder | None:
         """The backbone and neck; None for HGNetV2."""
-        return None if self.design.backbone == HGNET else find_encoder(self.model)
+        return None if self.design.backbone.startswith(HGNET) else find_encoder(self.model)
 
     @property
     def convolutions(self) -> nn.Module:
@@ -158,7 +158,7 @@ class TransformersDetector(Detector):
         return found
 
     def write(self, folder: Path) -> None:
-        """Write ``config.json`` and ``model.safetensors`` by ``save_pretrained``, and the image processor's settings."""
+        """Write ``config.json`` and ``model.safetensors`` by ``save_pretrained``, and the image processor."""
         from transformers import RTDetrImageProcessor
 
         self.model.save_pretrained(folder)  # type: ignore[operator]
@@ -178,7 +178,7 @@ def build(design: Design) -> Detector:
         ConfigError: if its parts do not fit.
     """
     torch.manual_seed(design.seed)
-    if design.detector in ("dfine", "rtdetrv2"):
+    if design.detector in TRANSFORMERS:
         from examples.detection.transformers_models import built
 
         return TransformersDetector(*built(design))
@@ -195,7 +195,7 @@ def load(folder: Path) -> Detector:
     design = Design.read(folder / DESIGN)
     if not (folder / WEIGHTS).is_file():
         raise CheckpointError(f"{folder} has no {WEIGHTS}; expected a detector that this example saved")
-    if design.detector in ("dfine", "rtdetrv2"):
+    if design.detector in TRANSFORMERS:
         from examples.detection.transformers_models import restored
 
         return TransformersDetector(*restored(design, folder)).eval()
@@ -213,7 +213,7 @@ def recipe(design: Design, width: int) -> EncoderByName:
     Raises:
         ConfigError: for a convolutional baseline, which is no encoder of tokens.
     """
-    if design.backbone == HGNET:
+    if design.backbone.startswith(HGNET):
         raise ConfigError(f"{HGNET} is the baseline of dfine and rtdetrv2, not of {design.detector}")
     own = {"scales": [2.0, 1.0, 0.5]} if design.neck == "simple_pyramid" else {}
     pretrained = design.pretrained and design.backbone != TINY

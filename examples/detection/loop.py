@@ -64,7 +64,9 @@ class Run:
         if options.checkpointing and detector.backbone is not None:
             detector.backbone.set_grad_checkpointing()
         rate, is_share = options.backbone_lr
-        self.schedule = FreezeSchedule(options.freeze, backbone_lr=rate * options.lr if is_share else rate)
+        self.schedule = FreezeSchedule(
+            options.freeze or {0: "none"}, backbone_lr=rate * options.lr if is_share else rate
+        )
         self.model: nn.Module = detector
         self.per_epoch = math.ceil(len(train) / (options.batch * processes.count * options.accumulate))
         if detector.backbone is not None:
@@ -75,7 +77,9 @@ class Run:
         if options.sync_bn and processes.count > 1:
             self.model = nn.SyncBatchNorm.convert_sync_batchnorm(detector)
         self.ema = EMA(detector, options.ema) if options.ema else None
-        self.epoch, self.best, self.history = 0, -1.0, []  # type: ignore[var-annotated]
+        self.epoch, self.best = 0, -1.0
+        self.history: list[dict[str, Any]] = []
+        self.untrained: dict[str, Any] = {}
         if processes.count > 1:
             # denoising queries take no part in a batch without boxes
             places = [device.index] if device.type == "cuda" else None
@@ -88,8 +92,10 @@ class Run:
             self._resume()
         elif (self.options.out / STATE).exists():
             raise ConfigError(f"{self.options.out} holds a run already; pass --resume, or another --out")
+        if not self.untrained:
+            self.untrained = test(self.detector, self.val, self.options, self.processes, self.device)
         while self.epoch < self.options.epochs:
-            row = {"epoch": self.epoch, "stage": self.schedule.stage(self.epoch), **self._one_epoch()}
+            row = {"epoch": self.epoch, "stage": self._stage(), **self._one_epoch()}
             last = self.epoch + 1 == self.options.epochs
             if last or (self.epoch + 1) % self.options.eval_every == 0:
                 row |= self._validate()
@@ -100,6 +106,9 @@ class Run:
                 told = (f"{key} {_short(value)}" for key, value in row.items() if key != "per_class")
                 _logger.info("%s", ", ".join(told))
         return max((row for row in self.history if "AP" in row), key=lambda row: row["AP"])
+
+    def _stage(self) -> str:
+        return "none" if self.detector.backbone is None else self.schedule.stage(self.epoch)
 
     def _one_epoch(self) -> dict[str, float]:
         """Train for one epoch; return the means of the loss components and the learning rate of the detector."""
@@ -198,6 +207,7 @@ class Run:
             "epoch": self.epoch,
             "best": self.best,
             "history": json.dumps(self.history),
+            "untrained": json.dumps(self.untrained),
             "model": dict(self.detector.state_dict()),
             "optimizer": self.optimizer.state_dict(),
             "rates": self.rates.state_dict(),
@@ -223,6 +233,7 @@ class Run:
             told = ", ".join(f"{key} {state['told'].get(key)} and now {self._told()[key]}" for key in differ)
             raise ConfigError(f"{path} is of a run with other options: {told}; pass the same, or another --out")
         self.epoch, self.best, self.history = state["epoch"], state["best"], json.loads(state["history"])
+        self.untrained = json.loads(state["untrained"])
         if self.detector.backbone is not None:
             self.model, _ = self.schedule.start_epoch(max(self.epoch - 1, 0), self.model, self.optimizer)
         self.detector.load_state_dict(state["model"])

@@ -15,6 +15,9 @@ from dinoneck.errors import ConfigError, DataError
 DETECTORS = ("dfine", "rtdetrv2", "fcos", "retinanet", "fasterrcnn")
 NECKS = ("spatial_tuning_adapter", "sta_pyramid", "simple_pyramid", "vit_fpn")
 HGNET = "hgnetv2"
+TRANSFORMERS = ("dfine", "rtdetrv2")
+PLAN = "0=all,10=last:4"
+DETR_MULTIPLE = 32
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,8 @@ class Design:
     Attributes:
         detector: one of ``DETECTORS``.
         variant: of D-FINE: ``stock``, ``25m`` or ``tiny``; the others have one form.
-        backbone: a backbone's name, or ``hgnetv2`` for the convolutional baseline of the DETR family.
+        backbone: a backbone's name, or ``hgnetv2`` (or one of timm's, such as ``hgnetv2_b2``) for the convolutional
+            baseline of the DETR family.
         layers: blocks whose tokens the neck reads; one number = the last one.
         pretrained: published weights at the start; else seeded random ones.
         neck: one of ``NECKS``.
@@ -134,7 +138,7 @@ def _training(group: Any) -> None:
     )
     group.add_argument("--clip", type=numbers.positive, default=0.1, metavar="NORM", help="of the gradient")
     group.add_argument("--warmup", type=numbers.share, default=0.05, metavar="SHARE", help="of all steps")
-    group.add_argument("--freeze", type=plan, default="0=all,10=last:4", metavar="PLAN", help="epoch=stage, ...")
+    group.add_argument("--freeze", type=plan, metavar="PLAN", help=f"epoch=stage, ... (default: {PLAN})")
     group.add_argument("--ema", type=numbers.share, default=0.9999, metavar="DECAY", help="0: no averaging")
     group.add_argument("--amp", choices=("none", "bf16", "fp16"), default="none")
     group.add_argument("--checkpointing", action="store_true", help="recompute blocks in the backward pass")
@@ -214,7 +218,7 @@ def _pair(text: str) -> tuple[str, Any]:
 
 
 def check(options: argparse.Namespace) -> None:
-    """Refuse options that do not go together.
+    """Refuse options that do not go together; fill in the plan.
 
     Raises:
         ConfigError: naming them and the remedy.
@@ -223,5 +227,21 @@ def check(options: argparse.Namespace) -> None:
         raise ConfigError("--val is missing; expected the COCO JSON of the held-out photos")
     if options.train is None and not options.test_only:
         raise ConfigError("--train is missing; expected the COCO JSON to learn from (or --test-only)")
-    if options.backbone == HGNET and options.detector not in ("dfine", "rtdetrv2"):
-        raise ConfigError(f"--backbone {HGNET} is the baseline of dfine and rtdetrv2, not of {options.detector}")
+    if options.test_only:
+        return
+    convolutional = options.backbone.startswith(HGNET)
+    if convolutional and options.detector not in TRANSFORMERS:
+        raise ConfigError(
+            f"--backbone {options.backbone} is the baseline of {' and '.join(TRANSFORMERS)}, not of {options.detector}"
+        )
+    if convolutional and options.freeze is not None:
+        raise ConfigError(f"--freeze is for the blocks of a ViT; {options.backbone} trains as a whole: leave it out")
+    if options.detector in TRANSFORMERS and any(side % DETR_MULTIPLE for side in options.size):
+        height, width = options.size
+        raise ConfigError(
+            f"--size is {height}x{width}; {options.detector} halves its maps to stride {DETR_MULTIPLE} and back: both "
+            f"sides must be multiples of {DETR_MULTIPLE}, such as "
+            f"{-(-height // DETR_MULTIPLE) * DETR_MULTIPLE}x{-(-width // DETR_MULTIPLE) * DETR_MULTIPLE}"
+        )
+    if options.freeze is None:
+        options.freeze = plan(PLAN)

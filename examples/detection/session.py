@@ -33,14 +33,11 @@ def run(options: argparse.Namespace) -> None:
         return
     train = _photos(options, options.train, train=True)
     val = _photos(options, options.val, train=False, classes=train.classes)
-    detector = build(design_of(options, train.classes))
-    detector = detector.to(device)
-    untrained = test(detector, val, options, processes, device) if not options.resume else None
-    best = Run(options, detector, train, val, processes, device).run()
+    training = Run(options, build(design_of(options, train.classes)), train, val, processes, device)
+    best = training.run()
     if processes.writes:
-        finished = {"best": best, "versions": versions(), "skipped": dict(train.skipped)}
-        if untrained is not None:
-            finished["untrained"] = untrained
+        counts = {"photos": len(train), "skipped": dict(train.skipped), "parameters": _parameters(training.detector)}
+        finished = {"best": best, "untrained": training.untrained, **counts, "versions": versions()}
         write_text(options.out / "result.json", json.dumps(finished, indent=2) + "\n")
         draw_curves(options.out / LOG, options.out / "curves.png")
         _pictures(load(options.out / BEST).to(device), val, options, device)
@@ -74,6 +71,10 @@ def _photos(
     )
     photos = BoxPhotos(boxes, options.photos, transform=transform, classes=classes)
     return photos if options.photo_limit is None else photos.first(options.photo_limit)
+
+
+def _parameters(detector: Detector) -> int:
+    return sum(parameter.numel() for parameter in detector.parameters())
 
 
 def _device(name: str | None) -> torch.device:

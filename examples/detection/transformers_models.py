@@ -5,24 +5,27 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import timm
+import torch
 from torch import nn
 from transformers import (
     DFineConfig,
     DFineForObjectDetection,
-    HGNetV2Config,
     PretrainedConfig,
     RTDetrV2Config,
     RTDetrV2ForObjectDetection,
+    TimmBackboneConfig,
 )
 
 from dinoneck.data.photos import IMAGENET_MEAN, IMAGENET_STD
-from dinoneck.errors import CheckpointError
+from dinoneck.errors import CheckpointError, ConfigError
 from dinoneck.interop import DinoneckBackboneConfig, find_encoder, register
 from examples.detection import dfine_configs
 from examples.detection.detectors import recipe
 from examples.detection.options import HGNET, Design
 
 MODELS = {"dfine": DFineForObjectDetection, "rtdetrv2": RTDetrV2ForObjectDetection}
+HGNET_MAPS = (1, 2, 3)
 CONFIGS = {"dfine": DFineConfig, "rtdetrv2": RTDetrV2Config}
 Parts = tuple[nn.Module, Design, tuple[float, ...], tuple[float, ...]]
 
@@ -59,9 +62,8 @@ def config_of(design: Design) -> PretrainedConfig:
     if design.encoder_layers is not None:
         own["encoder_layers"] = design.encoder_layers
     width = own.get("encoder_hidden_dim", 256)
-    if design.backbone == HGNET:
-        backbone: PretrainedConfig = HGNetV2Config(out_indices=[2, 3, 4])
-        own["encoder_in_channels"] = list(backbone.stage_out_channels[-3:])
+    if design.backbone.startswith(HGNET):
+        backbone, own["encoder_in_channels"] = _convolutional(design)
     else:
         own_recipe = recipe(design, width)
         backbone = DinoneckBackboneConfig(
@@ -77,15 +79,35 @@ def config_of(design: Design) -> PretrainedConfig:
     return CONFIGS[design.detector](backbone_config=backbone, freeze_backbone_batch_norms=False, **own)
 
 
+def _convolutional(design: Design) -> tuple[PretrainedConfig, list[int]]:
+    """HGNetV2 of timm, and the channels of its maps of strides 8, 16 and 32."""
+    sizes = {"stock": "hgnetv2_b4", "25m": "hgnetv2_b2", "tiny": "hgnetv2_b0"}
+    name = sizes[design.variant] if design.backbone == HGNET else design.backbone
+    try:
+        with torch.device("meta"):
+            channels = timm.create_model(name, features_only=True, out_indices=HGNET_MAPS).feature_info.channels()
+    except RuntimeError as error:
+        raise ConfigError(
+            f"--backbone {name}: {error}; expected one of {', '.join(timm.list_models('hgnetv2*'))}"
+        ) from None
+    config = TimmBackboneConfig(
+        backbone=name,
+        use_pretrained_backbone=design.pretrained,
+        out_indices=list(HGNET_MAPS),
+        freeze_batch_norm_2d=False,
+    )
+    return config, list(channels)
+
+
 def _variant(design: Design) -> dict[str, Any]:
     if design.detector != "dfine":
         return {}
-    makers = {"stock": dfine_configs.stock, "25m": dfine_configs.small_25m, "tiny": dfine_configs.tiny}
-    return dict(makers[design.variant](len(design.classes)))
+    return dict(dfine_configs.config_named(design.variant, len(design.classes)))
 
 
 def _with_statistics(model: nn.Module, design: Design) -> Parts:
-    if design.backbone == HGNET:
+    if design.backbone.startswith(HGNET):
+        model.config.backbone_config.use_pretrained_backbone = False  # a saved detector brings its weights
         return model, design, IMAGENET_MEAN, IMAGENET_STD
     preprocess = find_encoder(model).backbone.preprocess
     return model, design, tuple(preprocess.mean), tuple(preprocess.std)

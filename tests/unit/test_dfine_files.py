@@ -1,0 +1,327 @@
+"""The files for D-FINE's repository: the class, YAML files and optimizer groups; and the budget of 25 million."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import os
+import re
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import yaml
+from examples.detection.dfine.dinov3_backbone import DINOv3Backbone
+from tests.process_group import ROOT, told_by
+from torch import nn
+
+from dinoneck import ConfigError, DataError, load_backbone
+
+FOLDER = ROOT / "examples" / "detection" / "dfine"
+NECKS = ("sta_pyramid", "spatial_tuning_adapter")
+FILES = ("dfine_dinov3_s_coco.yml", "dfine_dinov3_s_25m_coco.yml")
+THEIRS = "^(?=.*backbone)(?!.*norm|bn).*$"  # the group of D-FINE's own HGNetv2 files
+
+
+def tiny(**keys: Any) -> DINOv3Backbone:
+    return DINOv3Backbone(**{"model_name": "dinoneck_tiny", "pretrained": False, "out_channels": [8] * 3, **keys})
+
+
+def merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    both = {key: merged(old[key], new[key]) for key in old.keys() & new.keys() if isinstance(new[key], dict)}
+    return {**old, **new, **both}
+
+
+def config(name: str) -> dict[str, Any]:
+    """A file with those of ours that it includes; the repository's own are not here."""
+    own = yaml.safe_load((FOLDER / name).read_text())
+    for included in own.pop("__include__"):
+        if (FOLDER / included).exists():
+            own = merged(config(included), own)
+    return own
+
+
+@pytest.mark.parametrize("neck", NECKS)
+def test_three_maps_of_the_vit_and_the_neck(neck: str) -> None:
+    module = tiny(neck=neck).eval()
+    images = torch.rand(2, 3, 64, 96)
+    maps = module(images)
+    assert isinstance(maps, list)
+    assert [tuple(level.shape) for level in maps] == [(2, 8, 8, 12), (2, 8, 4, 6), (2, 8, 2, 3)]
+    mean, std = (torch.tensor(v)[:, None, None] for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    seen = (images - mean) / std
+    layers = (2, 3, 5) if neck == "spatial_tuning_adapter" else None
+    expected = module.neck(load_backbone("dinoneck_tiny", layers=layers)(seen), seen).maps
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(maps, expected, strict=True))
+    module.normalize = False
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(module(seen), expected, strict=True))
+
+
+def test_images_that_are_normalised_already_are_refused() -> None:
+    module = tiny()
+    for images in (torch.randn(1, 3, 32, 32), torch.full((1, 3, 32, 32), 200.0)):
+        with pytest.raises(DataError, match="normalize: False"):
+            module(images)
+    tiny(normalize=False).eval()(torch.randn(1, 3, 32, 32))
+
+
+def test_the_sources_names_are_taken_and_corrected() -> None:
+    with pytest.warns(UserWarning, match="'vit_small_patch16_dinov3'"):
+        found = DINOv3Backbone("dinov3_small", False)
+    assert (found.vit.patch_size, found.vit.embed_dim, found.vit.layers) == (16, 384, (5, 8, 11))
+    assert 21.5e6 < sum(p.numel() for p in found.vit.parameters()) < 21.7e6
+
+
+@pytest.mark.parametrize(
+    ("keys", "match"),
+    [
+        ({"neck": "sta"}, "neck is 'sta'"),
+        ({"out_channels": [8, 8, 16]}, "three equal"),
+        ({"out_channels": [8, 8]}, "three equal"),
+        ({"feat_strides": [4, 8, 16]}, "4, 8, 16.*have 8, 16, 32"),
+        ({"freeze_backbone_epochs": -1}, "freeze_backbone_epochs is -1"),
+        ({"freeze_backbone_epochs": 5, "unfreeze": "last"}, "'last:n'"),
+        ({"neck_options": {"no_such": 1}}, "no_such"),
+    ],
+)
+def test_keys_that_do_not_fit_are_named(keys: dict[str, Any], match: str) -> None:
+    with pytest.raises(ConfigError, match=match):
+        tiny(**keys)
+
+
+def test_other_strides_are_resampled_or_refused() -> None:
+    name = {"model_name": "vit_small_patch14_reg4_dinov2", "out_channels": [8] * 3}
+    with pytest.raises(ConfigError, match="7, 14, 28"):
+        tiny(**name)
+    with torch.no_grad():
+        found = tiny(**name, neck="sta_pyramid").eval()(torch.rand(1, 3, 224, 224))
+        native = tiny(**name, feat_strides=[7, 14, 28]).eval()(torch.rand(1, 3, 224, 224))
+    assert [level.shape[-1] for level in found] == [28, 14, 7]
+    assert [level.shape[-1] for level in native] == [32, 16, 8]
+
+
+def test_the_seed_decides_and_leaves_torchs_generator_alone() -> None:
+    state = torch.get_rng_state()
+    one, same, other = tiny(seed=1), tiny(seed=1), tiny(seed=2)
+    assert torch.equal(torch.get_rng_state(), state)
+    for (name, a), b, c in zip(one.named_parameters(), same.parameters(), other.parameters(), strict=True):
+        assert torch.equal(a, b), name
+        assert a.ndim < 2 or not torch.equal(a, c), name
+
+
+def test_other_layers_and_options_reach_the_neck() -> None:
+    module = tiny(layers=[1, 3], neck_options={"norm": "group", "detail_dim": 4})
+    assert module.vit.layers == (1, 3)
+    assert module.neck.config["num_layers"] == 2
+    assert (module.neck.config["norm"], module.neck.config["detail_dim"]) == ("group", 4)
+
+
+def learns(module: DINOv3Backbone) -> set[str]:
+    """Which parts get gradients."""
+    module.train().zero_grad()
+    sum(level.square().mean() for level in module(torch.rand(2, 3, 64, 64))).backward()  # type: ignore[union-attr,arg-type]
+    names = [name for name, p in module.named_parameters() if p.grad is not None and p.grad.any()]
+    return {".".join(name.split(".")[:5]) if ".blocks." in name else name.split(".")[0] for name in names}
+
+
+def test_freezing() -> None:
+    blocks = {f"vit.adapter.model.blocks.{i}" for i in range(6)}
+    assert learns(tiny()) == {"neck", "vit", *blocks}
+    frozen = tiny(freeze_backbone=True)
+    assert learns(frozen) == {"neck"}
+    assert not frozen.vit.adapter.model.training
+    assert not frozen.start_epoch(30).changed
+
+
+@pytest.mark.parametrize("freeze", [False, True])
+def test_freezing_for_some_epochs(freeze: bool) -> None:
+    module = tiny(freeze_backbone=freeze, freeze_backbone_epochs=2, unfreeze="last:1")
+    assert all(p.requires_grad for name, p in module.named_parameters() if ".blocks." in name)  # for the optimizer
+    with pytest.raises(ConfigError, match="start_epoch"):
+        module.train()(torch.rand(2, 3, 64, 64))
+    module.eval()(torch.rand(1, 3, 64, 64))
+    seen = []
+    for epoch in range(4):
+        report = module.start_epoch(epoch)
+        seen.append((report.changed, report.trainable_blocks, "vit.adapter.model.blocks.5" in learns(module)))
+    assert seen == [(True, (), False), (False, (), False), (True, (5,), True), (False, (5,), True)]
+    assert module.start_epoch(0).changed  # a resumed run asks for its own epoch
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (dist.is_available() and dist.is_gloo_available()), reason="torch has no gloo")
+def test_two_processes_stay_alike_through_the_thaw(tmp_path: Path) -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    told_by([sys.executable, "-m", "tests.unit.dfine_two_processes", str(tmp_path)], 120, environment)
+    first, second = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in range(2))
+    assert first["changed"] == second["changed"] == [True, True, False]
+    for name, value in first["weights"].items():
+        assert torch.equal(value, second["weights"][name]), name
+    start = tiny(neck="sta_pyramid").state_dict()
+    moved = {
+        name
+        for name, value in first["weights"].items()
+        if not torch.equal(value, start[name.removeprefix("backbone.")])
+    }
+    assert {int(name.split(".blocks.")[1][0]) for name in moved if ".blocks." in name} == {4, 5}
+
+
+def test_copies_and_state_dicts() -> None:
+    module, images = tiny().eval(), torch.rand(1, 3, 64, 64)
+    other = tiny(seed=3).eval()
+    other.load_state_dict(module.state_dict())
+    for twin in (copy.deepcopy(module), other):  # EMA copies, checkpoints
+        assert all(torch.equal(a, b) for a, b in zip(twin(images), module(images), strict=True))
+
+
+# -- the YAML files ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_fits_the_class_and_itself(name: str) -> None:
+    found = config(name)
+    keys, spec = found["DINOv3Backbone"], inspect.getfullargspec(DINOv3Backbone.__init__)
+    assert spec.varkw is spec.varargs is None, "D-FINE reads the schema off the positional arguments"
+    assert not spec.kwonlyargs
+    assert set(keys) == set(spec.args) - {"self"}
+    assert found["DFINE"]["backbone"] == DINOv3Backbone.__name__
+    assert keys["out_channels"] == found["HybridEncoder"]["in_channels"]
+    width = found["HybridEncoder"].get("hidden_dim", 256)
+    assert found["DFINETransformer"].get("hidden_dim", 256) == width
+    assert found["DFINETransformer"]["feat_channels"] == [width] * 3
+    for part in ("HybridEncoder", "DFINETransformer"):
+        assert found[part]["feat_strides"] == keys["feat_strides"]
+    maps = DINOv3Backbone(**{**keys, "model_name": "dinoneck_tiny", "pretrained": False})(torch.rand(2, 3, 64, 64))
+    assert [level.shape[1] for level in maps] == keys["out_channels"]
+    assert [64 // level.shape[-1] for level in maps] == keys["feat_strides"]
+
+
+class DFine(nn.Module):
+    """The names of D-FINE's modules, with parameters of any size."""
+
+    def __init__(self, neck: str) -> None:
+        super().__init__()
+        options = {"pre_norm": True, "pos_embed": True} if neck == "sta_pyramid" else {}
+        layers = [0, 1, 3, 5] if neck == "spatial_tuning_adapter" else None  # four layers are mixed by weights
+        self.backbone = tiny(neck=neck, neck_options=options, layers=layers)
+        layer = nn.TransformerEncoderLayer(8, 2, 8)
+        conv_norm = nn.ModuleDict({"conv": nn.Conv2d(8, 8, 1, bias=False), "norm": nn.BatchNorm2d(8)})
+        self.encoder = nn.ModuleDict(
+            {"input_proj": nn.ModuleList([conv_norm]), "encoder": nn.ModuleList([nn.ModuleDict({"layers": layer})])}
+        )
+        self.decoder = nn.ModuleDict(
+            {"decoder": nn.ModuleDict({"layers": nn.TransformerDecoderLayer(8, 2, 8)}),
+             "dec_score_head": nn.ModuleList([nn.Linear(8, 4)]), "denoising_class_embed": nn.Embedding(5, 8)}
+        )  # fmt: skip
+
+
+def groups(optimizer: dict[str, Any], model: nn.Module) -> dict[str, tuple[float, float]]:
+    """Parameter -> (lr, weight decay), by the rule of D-FINE's ``get_optim_params``; twice the same is refused."""
+    found: dict[str, tuple[float, float]] = {}
+    plain = (optimizer["lr"], optimizer["weight_decay"])
+    for group in optimizer["params"]:
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad and re.findall(group["params"], name):
+                assert name not in found, f"{name} matches twice"
+                found[name] = (group.get("lr", plain[0]), group.get("weight_decay", plain[1]))
+    return {name: found.get(name, plain) for name, p in model.named_parameters() if p.requires_grad}
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("neck", NECKS)
+def test_every_parameter_is_in_the_right_group(name: str, neck: str) -> None:
+    optimizer, model = config(name)["optimizer"], DFine(neck)
+    parameters = dict(model.named_parameters())
+    norms = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm)
+    in_norms = {id(p) for module in model.modules() if isinstance(module, norms) for p in module.parameters()}
+    for key, (rate, decay) in groups(optimizer, model).items():
+        assert rate == (1e-5 if key.startswith("backbone.vit.") else 2.5e-4), key
+        rest = key.rsplit(".", 1)[-1]
+        plain = id(parameters[key]) in in_norms or parameters[key].ndim == 1 or "token" in rest
+        plain = plain or rest in ("mix", "places") or "pos_embed" in rest
+        assert decay == (0.0 if plain else 1.25e-4), key
+
+
+def test_the_repositorys_own_group_would_catch_the_neck() -> None:
+    caught = [name for name, _ in DFine("sta_pyramid").named_parameters() if re.findall(THEIRS, name)]
+    assert any(name.startswith("backbone.neck.p8") for name in caught)
+
+
+def test_a_frozen_vit_leaves_its_groups_empty() -> None:
+    model = DFine("sta_pyramid")
+    model.backbone.start_epoch(0)
+    model.backbone.vit.freeze()
+    found = groups(config(FILES[0])["optimizer"], model)
+    assert not any(name.startswith("backbone.vit.") for name in found)
+    assert any(name.startswith("backbone.neck.") for name in found)
+
+
+# -- the budget -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("neck", "options", "total"),
+    [
+        ("spatial_tuning_adapter", {"detail_dim": 32}, 25.08),
+        ("spatial_tuning_adapter", {}, 24.97),
+        ("sta_pyramid", {"downsample": "avgpool"}, 24.92),
+    ],
+)
+def test_25_million(neck: str, options: dict[str, Any], total: float) -> None:
+    pytest.importorskip("transformers")
+    from examples.detection.budget import build, parameters_of
+
+    found = parameters_of(build("25m", neck, neck_config=options))
+    assert sum(found.values()) / 1e6 == pytest.approx(total, abs=0.005)
+    assert abs(sum(found.values()) / 1e6 - 25.1) <= 0.2
+    assert found["ViT"] / 1e6 == pytest.approx(21.59, abs=0.01)
+
+
+def test_the_file_of_25_million_is_that_config() -> None:
+    pytest.importorskip("transformers")
+    from examples.detection.dfine_configs import small_25m, stock
+
+    for name, make in zip(FILES, (stock, small_25m), strict=True):
+        theirs, ours = config(name), make(80)
+        encoder, decoder = theirs["HybridEncoder"], theirs["DFINETransformer"]
+        assert ours["encoder_in_channels"] == encoder["in_channels"]
+        assert ours["decoder_in_channels"] == decoder["feat_channels"]
+        # what the file leaves out is as in the repository's include/dfine_hgnetv2.yml
+        assert ours["encoder_hidden_dim"] == encoder.get("hidden_dim", 256)
+        assert ours["encoder_ffn_dim"] == encoder.get("dim_feedforward", 1024)
+        assert ours["hidden_expansion"] == encoder.get("expansion", 1.0)
+        assert ours["depth_mult"] == encoder.get("depth_mult", 1)
+        assert ours["d_model"] == decoder.get("hidden_dim", 256)
+        assert ours["decoder_layers"] == decoder.get("num_layers", 6)
+        assert ours["decoder_ffn_dim"] == decoder.get("dim_feedforward", 1024)
+        assert ours["decoder_n_points"] == decoder.get("num_points", [3, 6, 3])
+
+
+def test_the_budget_adds_up(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("transformers")
+    from examples.detection.budget import main
+
+    assert main(["--config", "25m", "--size", "128"]) == 0
+    rows = re.findall(r"^\| \**([^|*]+)\** \| \**([\d.]+)\** \| \**([\d.]+)\** \|$", capsys.readouterr().out, re.M)
+    assert [row[0] for row in rows] == ["ViT", "neck", "hybrid encoder", "decoder and heads", "all"]
+    for column in (1, 2):
+        *parts, total = (float(row[column]) for row in rows)
+        assert sum(parts) == pytest.approx(total, abs=0.25)
+        assert min(parts) >= 0
+    with warnings.catch_warnings(), pytest.raises(SystemExit):
+        main(["--size", "100"])
+
+
+def test_flops_of_the_vit_are_those_of_its_formula() -> None:
+    pytest.importorskip("transformers")
+    from examples.detection.budget import build, flops_of
+
+    found = flops_of(build("tiny", num_labels=3), 128)
+    tokens, width = 64 + 5, 384
+    block = 2 * tokens * (4 * width**2 + 2 * 4 * width**2) + 2 * 2 * tokens**2 * width
+    patches = 2 * 64 * 3 * 16**2 * width
+    assert found["ViT"] == 12 * block + patches
