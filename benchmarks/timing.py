@@ -30,6 +30,18 @@ def compare(
     Returns:
         variant -> median milliseconds, median of peer / variant over the rounds, and the rounds' quartiles of it.
     """
+    return ratios(turns(variants, rounds=rounds, warmup=warmup, clock=clock, before=before), peer)
+
+
+def turns(
+    variants: Variants,
+    *,
+    rounds: int = 21,
+    warmup: int = 3,
+    clock: Callable[[], float] = time.perf_counter,
+    before: Callable[[], Any] | None = None,
+) -> dict[str, list[float]]:
+    """Return the seconds of every variant in every round."""
     for _ in range(warmup):
         for run in variants.values():
             run()
@@ -41,10 +53,15 @@ def compare(
             begin = clock()
             run()
             seconds[name].append(clock() - begin)
+    return seconds
+
+
+def ratios(seconds: Mapping[str, list[float]], peer: str) -> dict[str, dict[str, float]]:
+    """Return what :func:`compare` does, of seconds already taken: for a second peer in the same rounds."""
     result = {}
     for name, own in seconds.items():
-        ratios = [a / b for a, b in zip(seconds[peer], own, strict=True)]
-        low, middle, high = statistics.quantiles(ratios, n=4)
+        each = [a / b for a, b in zip(seconds[peer], own, strict=True)]
+        low, middle, high = statistics.quantiles(each, n=4)
         result[name] = {"ms": statistics.median(own) * 1e3, "ratio": middle, "ratio_q1": low, "ratio_q3": high}
     return result
 

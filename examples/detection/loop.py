@@ -7,6 +7,7 @@ import contextlib
 import json
 import logging
 import math
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -80,6 +81,7 @@ class Run:
         self.epoch, self.best = 0, -1.0
         self.history: list[dict[str, Any]] = []
         self.untrained: dict[str, Any] = {}
+        self.minutes = 0.0  # of training, without tests
         if processes.count > 1:
             # denoising queries take no part in a batch without boxes
             places = [device.index] if device.type == "cuda" else None
@@ -95,7 +97,9 @@ class Run:
         if not self.untrained:
             self.untrained = test(self.detector, self.val, self.options, self.processes, self.device)
         while self.epoch < self.options.epochs:
+            begin = time.monotonic()
             row = {"epoch": self.epoch, "stage": self._stage(), **self._one_epoch()}
+            self.minutes += (time.monotonic() - begin) / 60
             last = self.epoch + 1 == self.options.epochs
             if last or (self.epoch + 1) % self.options.eval_every == 0:
                 row |= self._validate()
@@ -161,7 +165,7 @@ class Run:
                 parts: dict[str, Tensor] = self.model(images, targets)
             total = torch.stack([value.float() for value in parts.values()]).sum()
             if not bool(total.isfinite()):
-                told = ", ".join(f"{name} {float(value):g}" for name, value in parts.items())
+                told = ", ".join(f"{name} {float(value.detach()):g}" for name, value in parts.items())
                 raise DataError(
                     f"the loss is not finite in epoch {self.epoch} ({told}), photos "
                     f"{[target['image_id'] for target in targets]}; try a lower --lr, --clip 0.1, or --amp bf16"
@@ -207,6 +211,7 @@ class Run:
             "epoch": self.epoch,
             "best": self.best,
             "history": json.dumps(self.history),
+            "minutes": self.minutes,
             "untrained": json.dumps(self.untrained),
             "model": dict(self.detector.state_dict()),
             "optimizer": self.optimizer.state_dict(),
@@ -233,6 +238,7 @@ class Run:
             told = ", ".join(f"{key} {state['told'].get(key)} and now {self._told()[key]}" for key in differ)
             raise ConfigError(f"{path} is of a run with other options: {told}; pass the same, or another --out")
         self.epoch, self.best, self.history = state["epoch"], state["best"], json.loads(state["history"])
+        self.minutes = state["minutes"]
         self.untrained = json.loads(state["untrained"])
         if self.detector.backbone is not None:
             self.model, _ = self.schedule.start_epoch(max(self.epoch - 1, 0), self.model, self.optimizer)

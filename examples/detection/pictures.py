@@ -19,16 +19,10 @@ GAP = 6
 
 
 def draw_curves(log: Path, path: Path) -> None:
-    """Draw every loss component and the average precisions over the epochs of ``log.jsonl``.
+    """Draw every loss component and the average precisions over the epochs of ``log.jsonl``, with matplotlib."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
 
-    Raises:
-        ImportError: naming the extra, if matplotlib is not installed.
-    """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("the curves need matplotlib: pip install 'dinoneck[viz]'") from error
     rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     FigureCanvasAgg(figure)

@@ -6,6 +6,7 @@ import argparse
 import json
 import logging
 import os
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -37,9 +38,13 @@ def run(options: argparse.Namespace) -> None:
     best = training.run()
     if processes.writes:
         counts = {"photos": len(train), "skipped": dict(train.skipped), "parameters": _parameters(training.detector)}
+        counts["minutes"] = round(training.minutes, 2)
         finished = {"best": best, "untrained": training.untrained, **counts, "versions": versions()}
         write_text(options.out / "result.json", json.dumps(finished, indent=2) + "\n")
-        draw_curves(options.out / LOG, options.out / "curves.png")
+        if find_spec("matplotlib") is None:
+            _logger.warning("no curves.png: pip install 'dinoneck[viz]'; the numbers are in %s", options.out / LOG)
+        else:
+            draw_curves(options.out / LOG, options.out / "curves.png")
         _pictures(load(options.out / BEST).to(device), val, options, device)
         _logger.info("best: AP %.3f, AP50 %.3f in epoch %d", best["AP"], best["AP50"], best["epoch"])
 

@@ -24,6 +24,8 @@ _HOMES: dict[str, str] = {
     "patch_mean_mlp": "dinoneck.heads.patch_mean:PatchMeanMLP",
     "pyramid": "dinoneck.heads.pyramid:PyramidHead",
     "simple_pyramid": "dinoneck.necks.simple_pyramid:SimplePyramid",
+    "spatial_tuning_adapter": "dinoneck.necks.spatial_tuning_adapter:SpatialTuningAdapter",
+    "sta_pyramid": "dinoneck.necks.sta_pyramid:STAPyramid",
     "vit_fpn": "dinoneck.necks.vit_fpn:ViTFPN",
 }
 _OWN: dict[str, type] = {}

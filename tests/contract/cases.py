@@ -24,6 +24,8 @@ from dinoneck import (
     PatchMeanMLP,
     PyramidHead,
     SimplePyramid,
+    SpatialTuningAdapter,
+    STAPyramid,
     TargetTransform,
     Task,
     Tokens,
@@ -65,12 +67,14 @@ class Case:
 
     name: str
     build: Callable[..., nn.Module]
-    takes: str = "tokens"  # or "patches": a (B, N, C) tensor; "layers": a list of them; "pair": CLS (B, C) and patches
+    # "patches": a (B, N, C) tensor; "layers": a list of them; "pair": CLS (B, C) and patches; "tokens+images": both
+    takes: str = "tokens"
     layers: int = 1
     # export and compile tie a graph to sizes of 1: pyramids are traced, and tried, where the coarsest level has more
     smallest: int = 1
     grid: tuple[int, int] | None = None  # the only one that the module takes; None = any
     inductor: bool = True  # code generation takes long: a case whose parts others cover leaves it out
+    cell_px: int = 16  # pixels of the images per token, where images are taken
 
     def inputs(self, **how: Any) -> Any:
         """What the module is called with, see :meth:`args`."""
@@ -78,6 +82,10 @@ class Case:
         tokens = tokens_of(**{"layers": self.layers, **how, **own})
         if self.takes == "tokens":
             return tokens
+        if self.takes == "tokens+images":
+            rows, cols = tokens.grid
+            images = torch.randn(len(tokens), 3, rows * self.cell_px, cols * self.cell_px)
+            return tokens, images.to(tokens.sequence[0])
         patches = [x.contiguous() for x in tokens.patches]
         if self.takes == "pair":
             return (tokens.cls_token[0].contiguous(), patches[0])
@@ -85,17 +93,17 @@ class Case:
 
     def args(self, inputs: Any) -> tuple[Any, ...]:
         """The inputs as positional arguments."""
-        return inputs if self.takes == "pair" else (inputs,)
+        return inputs if self.takes in ("pair", "tokens+images") else (inputs,)
 
     def sample(self, inputs: Any, i: int) -> Any:
         """Sample ``i`` of the inputs, as a batch of one."""
-        if self.takes in ("layers", "pair"):
+        if self.takes in ("layers", "pair", "tokens+images"):
             return type(inputs)(x[i : i + 1] for x in inputs)
         return inputs[i : i + 1]
 
     def cast(self, inputs: Any, dtype: torch.dtype) -> Any:
         """The inputs in another dtype."""
-        if self.takes in ("layers", "pair"):
+        if self.takes in ("layers", "pair", "tokens+images"):
             return type(inputs)(x.to(dtype=dtype) for x in inputs)
         return inputs.to(dtype=dtype)
 
@@ -127,6 +135,10 @@ def awake(module: nn.Module) -> nn.Module:
 
 def fpn(**options: Any) -> Callable[..., nn.Module]:
     return lambda **f: awake(ViTFPN(**{"embed_dim": WIDTH, "num_layers": 4, "fpn_dim": 8, **options, **f}))
+
+
+def adapter(**options: Any) -> Callable[..., nn.Module]:
+    return lambda **f: SpatialTuningAdapter(**{"embed_dim": WIDTH, "out_channels": 8, "detail_dim": 4, **options, **f})
 
 
 CASES = [
@@ -184,6 +196,44 @@ CASES = [
     Case("dpt", lambda **f: DPTNeck(WIDTH, 4, 8, "project", hidden_sizes=(4, 6, 8, 10), **f), layers=4, smallest=3),
     Case(
         "dpt-ignore", lambda **f: DPTNeck(WIDTH, 2, 8, hidden_sizes=(6, 8), **f), layers=2, smallest=3, inductor=False
+    ),
+    Case("sta_pyramid", lambda **f: STAPyramid(WIDTH, 8, **f), smallest=3),
+    Case(
+        "sta_pyramid-everything",
+        lambda **f: STAPyramid(WIDTH, 8, True, True, "bilinear", "avgpool", **f),
+        smallest=3,
+    ),
+    Case(
+        "sta_pyramid-strides",
+        lambda **f: STAPyramid(WIDTH, 8, upsample="bilinear", downsample="avgpool", strides=(10, 20, 40), **f),
+        smallest=5,
+        inductor=False,
+    ),
+    Case("spatial_tuning_adapter", adapter(), "tokens+images", 3, smallest=3),
+    Case("spatial_tuning_adapter-deimv2", adapter(detail="deimv2"), "tokens+images", 3, smallest=3, inductor=False),
+    Case(
+        "spatial_tuning_adapter-no-detail",
+        adapter(detail=None, norm="layer", num_layers=1),
+        smallest=3,
+        inductor=False,
+    ),
+    Case(
+        "spatial_tuning_adapter-image",
+        adapter(norm="group", num_layers=4, grid_from="image"),
+        "tokens+images",
+        4,
+        smallest=3,
+        inductor=False,
+        cell_px=32,
+    ),
+    Case(
+        "spatial_tuning_adapter-resized",
+        adapter(norm="layer", num_layers=2),
+        "tokens+images",
+        2,
+        smallest=3,
+        inductor=False,
+        cell_px=24,
     ),
     Case("dense", lambda **f: DenseHead(WIDTH, MAPS, 8, 1, **f), smallest=2),
     Case("fpn", lambda **f: FPNHead(WIDTH, TASKS, 3, fpn_dim=8, **f), layers=3, smallest=5, inductor=False),

@@ -62,7 +62,7 @@ def test_every_public_name_is_in_the_reference() -> None:
     pages = "\n".join(page.read_text() for page in (ROOT / "docs" / "reference").glob("*.md"))
     for name in dinoneck._HOMES:
         assert f"::: dinoneck.{name}\n" in pages, name
-    for room in ("training", "losses", "data", "inference", "viz"):
+    for room in ("training", "losses", "data", "inference", "interop", "viz"):
         for name in importlib.import_module(f"dinoneck.{room}")._HOMES:
             assert f".{name}\n" in pages or name == "VIEWS", name
 
@@ -85,6 +85,17 @@ def test_the_page_on_gram_anchoring_shows_what_was_stored() -> None:
     assert markdown(stored) in page
     for name, version in stored["machine"]["versions"].items():
         assert version in page, name
+
+
+def test_the_page_on_cells_shows_what_was_stored() -> None:
+    from benchmarks.neck_alignment import RESULTS, markdown
+
+    stored = json.loads((RESULTS / "neck_alignment.json").read_text())
+    page = (ROOT / "docs" / "explanation" / "detection-geometry.md").read_text()
+    assert markdown(stored) in page
+    for name, version in stored["machine"]["versions"].items():
+        assert version in page, name
+    assert all(abs(value) <= 0.08 for paths in stored["offsets"].values() for value in paths["aligned"])
 
 
 def test_no_page_is_unfinished() -> None:

@@ -69,6 +69,8 @@ def dynamic(case: Case, inputs: Any) -> Any:
     one = {0: free} if case.grid else {0: free, 1: free}
     if case.takes == "tokens":
         return ([*[one] * case.layers, None, None] if case.grid else inputs.dynamic_spec(),)
+    if case.takes == "tokens+images":
+        return (inputs[0].dynamic_spec(), {0: free, 2: free, 3: free})
     return {"patches": (one,), "layers": ([one] * case.layers,), "pair": ({0: free}, one)}[case.takes]
 
 

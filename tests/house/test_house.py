@@ -64,7 +64,7 @@ def test_no_code_from_files() -> None:
     for path in FILES:
         assert not pattern.search(path.read_text()), path
     loaders = [path.name for path in FILES if "torch.load(" in path.read_text()]
-    assert loaders == ["weights.py"]
+    assert loaders == ["weight_files.py"]
 
 
 def test_everything_public_is_documented() -> None:

@@ -209,7 +209,7 @@ class Backbone(nn.Module):
         self._check(images)
         dtype = self.dtype
         with torch.no_grad() if self.frozen else contextlib.nullcontext():
-            if len(images):
+            if images.shape[0]:  # len() would fix the batch size in an export
                 sequence = self.adapter(images.to(dtype), self.layers, self.norm)
             else:  # attention cannot run on nothing
                 count = self.num_prefix_tokens + TokenGrid(self.patch_size).size(images.shape[-2:]).count

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, cast
 
 import timm
 import torch
+from timm.layers.pos_embed_sincos import RotaryEmbeddingDinoV3
 from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -144,7 +146,7 @@ class TimmAdapter(Adapter):
         model = self.model
         x = model.patch_embed(images)
         if isinstance(model, Eva):
-            x, rotary = model._pos_embed(x)
+            x, rotary = self._traced(x) if torch.compiler.is_compiling() and self._is_dinov3 else model._pos_embed(x)
             if rotary is not None and getattr(model, "rope_mixed", False):
                 return model.norm_pre(x), list(rotary)
             return model.norm_pre(x), [rotary] * self.depth
@@ -157,6 +159,42 @@ class TimmAdapter(Adapter):
             x = model._pos_embed(x)
         return model.norm_pre(model.patch_drop(x)), None
 
+    @property
+    def _is_dinov3(self) -> bool:
+        """Whether :meth:`_traced` knows all that this model does between patches and blocks."""
+        model, rope = self.model, self.model.rope
+        known = isinstance(rope, RotaryEmbeddingDinoV3) and (rope.normalize_coords, rope.grid_indexing) == (
+            "separate",
+            "ij",
+        )
+        return known and bool(model.dynamic_img_size) and model.pos_embed is None and model.patch_drop is None
+
+    def _traced(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """What timm's ``_pos_embed`` does to patches (B, rows, cols, C) of DINOv3, for graphs of any size.
+
+        timm takes the grid's sides to Python floats, which fixes a graph at the size of its example.
+        """
+        model = self.model
+        prefix = [token.expand(x.shape[0], -1, -1) for token in (model.cls_token, model.reg_token) if token is not None]
+        tokens = model.pos_drop(torch.cat([*prefix, x.flatten(1, 2)], dim=1))
+        return tokens, rotary_of(model.rope, x.shape[1], x.shape[2])
+
     def step(self, block: nn.Module, number: int, x: Tensor, beside: Any) -> Tensor:
         """Run one block."""
         return cast("Tensor", block(x) if beside is None else block(x, rope=beside[number]))
+
+
+def rotary_of(rope: RotaryEmbeddingDinoV3, rows: int, cols: int) -> Tensor:
+    """Return timm's rotary embedding of a grid, (rows * cols, 2 D): sines, then cosines; sides may be symbolic.
+
+    Patch centres span -1 ... 1 along each side; every coordinate turns by 2 pi / period per unit.
+    """
+    periods = rope.periods
+    sides = [
+        2 * ((torch.arange(side, device=periods.device, dtype=torch.float32) + 0.5 + rope.grid_offset) / side) - 1
+        for side in (rows, cols)
+    ]
+    places = torch.stack(torch.meshgrid(*sides, indexing="ij"), dim=-1).flatten(0, 1).to(periods.dtype)
+    angles = (2 * math.pi * places[:, :, None] / periods).flatten(1)
+    angles = torch.cat((angles, angles), dim=-1) if rope.rotate_half else angles.repeat_interleave(2, dim=-1)
+    return torch.cat((angles.sin(), angles.cos()), dim=-1)

@@ -318,4 +318,5 @@ def _third(state: Mapping[str, Tensor], which: int, part: str) -> Tensor:
     if f"attn.qkv.{part}" in state:
         return state[f"attn.qkv.{part}"].chunk(3)[which]
     own = state.get(f"attn.{'qkv'[which]}_bias")
-    return own if own is not None else torch.zeros(len(state["attn.qkv.weight"]) // 3)
+    fused = state["attn.qkv.weight"]
+    return own if own is not None else fused.new_zeros(len(fused) // 3)

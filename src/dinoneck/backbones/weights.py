@@ -7,10 +7,8 @@ import logging
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import safetensors.torch
-import torch
 from torch import Tensor, nn
 
 from dinoneck.atomic import write_whole
@@ -18,10 +16,12 @@ from dinoneck.backbones.keys import to_timm
 from dinoneck.backbones.lora import base_name
 from dinoneck.errors import BackboneError, some_of
 from dinoneck.tensor_bytes import bytes_of
+from dinoneck.weight_files import first_line
+from dinoneck.weight_files import read_state as read_state
+from dinoneck.weight_files import read_tensor as read_tensor
 
 logger = logging.getLogger(__name__)
 
-_WRAPPERS = ("model", "state_dict")
 _SHOWN = 8
 _TIMEOUT_S = 10.0
 WEIGHTS_FILE = "model.safetensors"
@@ -61,58 +61,13 @@ def fetch_folder(repo_id: str) -> tuple[Path, str | None]:
         if any(folder.glob("*.safetensors")):
             return folder, folder.name
     except Exception as error:
-        logger.info("%s is not in the cache (%s)", repo_id, _first_line(error))
+        logger.info("%s is not in the cache (%s)", repo_id, first_line(error))
     try:
         hub.get_hf_file_metadata(hub.hf_hub_url(repo_id, "config.json"), timeout=_TIMEOUT_S)
         folder = Path(hub.snapshot_download(repo_id, allow_patterns=wanted))
     except Exception as error:  # the hub's client raises many unrelated types
         raise _unreachable(repo_id, error) from error
     return folder, folder.name
-
-
-def read_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """Read a state dict from ``.safetensors`` or, through the weights-only loader, ``.pth``/``.pt``/``.bin``.
-
-    Raises:
-        BackboneError: if the file is missing or damaged, or holds something else than named tensors.
-    """
-    file = Path(path)
-    if not file.is_file():
-        raise BackboneError(f"there is no weights file {file}")
-    try:
-        if file.suffix == ".safetensors":
-            loaded: Any = safetensors.torch.load_file(file)
-        else:
-            loaded = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged pickle makes torch raise almost anything
-        raise BackboneError(
-            f"{file} cannot be read as weights ({_first_line(error)}); expected .safetensors, or a .pth state dict "
-            "of tensors only"
-        ) from error
-    for wrapper in _WRAPPERS:
-        if isinstance(loaded, Mapping) and isinstance(loaded.get(wrapper), Mapping):
-            loaded = loaded[wrapper]
-    if not isinstance(loaded, Mapping) or not loaded:
-        raise BackboneError(f"{file} holds {type(loaded).__name__}; expected a state dict of named tensors")
-    strange = [str(key) for key, value in loaded.items() if not (isinstance(key, str) and isinstance(value, Tensor))]
-    if strange:
-        raise BackboneError(f"{file}: {some_of(strange, _SHOWN)} are no tensors; expected a plain state dict")
-    return dict(loaded)
-
-
-def read_tensor(path: str | os.PathLike[str]) -> Tensor:
-    """Read a single tensor from a ``.pt`` file through the weights-only loader.
-
-    Raises:
-        BackboneError: if the file is missing or damaged, or holds anything else.
-    """
-    try:
-        loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged pickle makes torch raise almost anything
-        raise BackboneError(f"{path} cannot be read as a tensor ({_first_line(error)})") from error
-    if not isinstance(loaded, Tensor):
-        raise BackboneError(f"{path} holds {type(loaded).__name__}; expected a tensor")
-    return loaded
 
 
 def load_file(model: nn.Module, path: str | os.PathLike[str]) -> None:
@@ -179,7 +134,7 @@ def digest(model: nn.Module) -> str | None:
 def _unreachable(repo_id: str, error: Exception) -> BackboneError:
     return BackboneError(
         f"pretrained weights of {repo_id} are not in the local cache and the hub did not give them "
-        f"({type(error).__name__}: {_first_line(error)}). Go online once (DINOv3 asks you to accept its licence on "
+        f"({type(error).__name__}: {first_line(error)}). Go online once (DINOv3 asks you to accept its licence on "
         "the hub and to log in), or pass checkpoint= (--backbone-file on the command line) with a local file, or "
         "pretrained=False (--random-backbone) for seeded random weights"
     )
@@ -193,7 +148,3 @@ def _prefix_hint(unexpected: Iterable[str]) -> str:
     if first.startswith(("embeddings.", "encoder.", "layer.")):
         return " (these are names of the transformers library)"
     return ""
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [""])[0][:200]

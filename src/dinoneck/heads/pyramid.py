@@ -175,9 +175,11 @@ def _build(neck: dict[str, Any], embed_dim: int, factory: dict[str, Any]) -> Nec
         raise ConfigError(f"neck is {name!r}, which is {cls.__name__} and no neck")
     if config.setdefault("embed_dim", embed_dim) != embed_dim:
         raise ConfigError(f"the neck's embed_dim is {config['embed_dim']}, the head's {embed_dim}; leave it out")
-    if cls.needs_images:
-        raise ConfigError(f"neck {name!r} needs the images beside the tokens, which heads are not given")
-    return cls.from_config(config, **factory)
+    built = cls.from_config(config, **factory)
+    if built.needs_images:
+        hint = "; detail=None builds it without" if "detail" in built.config else ""
+        raise ConfigError(f"neck {name!r} needs the images beside the tokens, which heads are not given{hint}")
+    return built
 
 
 def _checked_layers(layers: Sequence[int] | None, count: int | None) -> tuple[int, ...] | None:

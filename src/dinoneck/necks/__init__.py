@@ -5,10 +5,13 @@ from typing import TYPE_CHECKING
 from dinoneck.lazy import attach
 
 if TYPE_CHECKING:
+    from dinoneck.necks.deimv2_import import split_deimv2 as split_deimv2
     from dinoneck.necks.dpt import DPTNeck as DPTNeck
     from dinoneck.necks.layer_grouper import LayerGrouper as LayerGrouper
     from dinoneck.necks.neck import Neck as Neck
     from dinoneck.necks.simple_pyramid import SimplePyramid as SimplePyramid
+    from dinoneck.necks.spatial_tuning_adapter import SpatialTuningAdapter as SpatialTuningAdapter
+    from dinoneck.necks.sta_pyramid import STAPyramid as STAPyramid
     from dinoneck.necks.top_down import TopDown as TopDown
     from dinoneck.necks.vit_fpn import ViTFPN as ViTFPN
 
@@ -17,8 +20,11 @@ _HOMES = {
     "LayerGrouper": "dinoneck.necks.layer_grouper",
     "Neck": "dinoneck.necks.neck",
     "SimplePyramid": "dinoneck.necks.simple_pyramid",
+    "STAPyramid": "dinoneck.necks.sta_pyramid",
+    "SpatialTuningAdapter": "dinoneck.necks.spatial_tuning_adapter",
     "TopDown": "dinoneck.necks.top_down",
     "ViTFPN": "dinoneck.necks.vit_fpn",
+    "split_deimv2": "dinoneck.necks.deimv2_import",
 }
 
 __all__ = [*_HOMES]

@@ -1,0 +1,325 @@
+"""Necks for detectors on the same tokens of a ViT-S: DEIMv2's in transformers, design source 004's, and ours.
+
+    OMP_NUM_THREADS=1 python -m benchmarks.detection_necks [--size 640] [--rounds 21] [--batches 1 4] [--device cpu]
+
+Peers, each as published (NCHW) and with its layout fixed (channels-last weights and inputs, converted beforehand):
+the part of transformers' Deimv2DINOv3ConvEncoder after its backbone, from the installed class itself; and the
+construction of design source 004 (nearest x2 -> 1x1; 1x1; 3x3 stride 2). What has the same weights is first checked to
+give the same maps, in eval and in train mode, to 1e-4 of the largest value. Ours gets the images as NCHW.
+
+Forward is eval mode without autograd; the step is train mode, forward and backward, tokens included, as when the
+backbone is tuned. Milliseconds are CPU time of the process, ratios medians over interleaved rounds. Saved MiB are the
+activations that autograd keeps of one forward, each storage once, parameters, tokens and images left out. Peak MiB is
+what one forward adds on top of weights and inputs, see benchmarks.backbones.
+Writes benchmarks/results/detection_necks.json and .md; on CUDA detection_necks_cuda.json and .md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+
+from benchmarks.backbones import peak_mib
+from benchmarks.timing import compare, machine, ratios, turns
+from dinoneck import SpatialTuningAdapter, STAPyramid, Tokens, load_backbone
+from dinoneck.interop import PyramidEncoder
+
+RESULTS = Path(__file__).with_name("results")
+WIDTH, OUT, DETAIL, PREFIX, PATCH = 384, 256, 16, 5, 16
+BOUND = 1e-4
+DEIM, SOURCE = "transformers' DEIMv2 neck", "design source 004"
+SAME_GOAL, ALIGNED_GOAL = 1.5, 3.0
+MODEL, LAYERS = "vit_small_patch16_dinov3", (5, 8, 11)
+Maps = Sequence[Tensor]
+
+
+@dataclass
+class Variant:
+    """One neck: its module, what calls it, what it should reach, and whether its maps are the peer's."""
+
+    module: nn.Module
+    call: Callable[[], Maps]
+    goal: float | None = None
+    same: bool = True
+
+
+class Source(nn.Module):
+    """The construction of design source 004, with the prefix counted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.p8, self.p16 = nn.Conv2d(WIDTH, OUT, 1), nn.Conv2d(WIDTH, OUT, 1)
+        self.p32 = nn.Conv2d(WIDTH, OUT, 3, 2, padding=1)
+
+    def forward(self, maps: Tensor) -> Maps:
+        """Levels of a token map."""
+        return self.p8(F.interpolate(maps, scale_factor=2, mode="nearest")), self.p16(maps), self.p32(maps)
+
+
+class Given(nn.Module):
+    """Stands where a backbone does: hands out maps."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        self.config, self.feature_maps = config, ()
+
+    def forward(self, pixel_values: Tensor) -> Given:
+        """Ignore the images."""
+        return self
+
+
+def deim_encoder() -> nn.Module:
+    """transformers' encoder without its ViT; weights and statistics are drawn so that nothing is trivial."""
+    from transformers import Deimv2Config, DINOv3ViTConfig
+    from transformers.models.deimv2.modeling_deimv2 import Deimv2DINOv3ConvEncoder
+
+    vit = DINOv3ViTConfig(hidden_size=WIDTH, num_hidden_layers=3, intermediate_size=8, out_indices=[1, 2, 3])
+    config = Deimv2Config(backbone_config=vit, encoder_hidden_dim=OUT, spatial_tuning_adapter_inplanes=DETAIL)
+    encoder = Deimv2DINOv3ConvEncoder(config)
+    encoder.backbone = Given(vit)
+    for module in encoder.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.running_mean, std=0.2)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+    return encoder
+
+
+def deim_family(tokens: Tokens, images: Tensor) -> dict[str, Variant]:
+    """DEIMv2's neck and the adapter in its forms, all of three layers."""
+    published, fixed = deim_encoder(), deim_encoder()
+    fixed.load_state_dict(published.state_dict())
+    fixed.to(memory_format=torch.channels_last)
+    images_last = images.contiguous(memory_format=torch.channels_last)
+    copies = [maps.detach().contiguous().requires_grad_() for maps in tokens.maps()]
+    views = [maps.detach().contiguous(memory_format=torch.channels_last).requires_grad_() for maps in tokens.maps()]
+    published.backbone.feature_maps, fixed.backbone.feature_maps = copies, views
+    necks = {"from_deimv2": (SpatialTuningAdapter.from_deimv2(published), SAME_GOAL)}
+    for detail, goal in (("aligned", ALIGNED_GOAL), (None, None)):
+        neck = SpatialTuningAdapter(WIDTH, OUT, 3, detail, DETAIL)
+        necks[f'detail="{detail}"' if detail else "detail=None, no images"] = (neck, goal)
+    runs = {
+        f"{DEIM}, as published": Variant(published, lambda: published(images)),
+        f"{DEIM}, layout fixed": Variant(fixed, lambda: fixed(images_last)),
+    }
+    for name, (neck, goal) in necks.items():
+        note = "same weights" if name == "from_deimv2" else "other weights"
+        runs[f"SpatialTuningAdapter, {name}, {note}"] = Variant(
+            neck, lambda neck=neck: neck(tokens, images).maps, goal, name == "from_deimv2"
+        )
+    return runs
+
+
+def source_family(tokens: Tokens) -> dict[str, Variant]:
+    """Design source 004's head and STAPyramid in its forms, of the last layer."""
+    published, fixed = Source(), Source()
+    fixed.load_state_dict(published.state_dict())
+    fixed.to(memory_format=torch.channels_last)
+    sequence, (rows, cols) = tokens.sequence[-1], tokens.grid
+    state = {name: x.flatten(1) if name in ("p8.weight", "p16.weight") else x for name, x in published.state_dict().items()}
+    necks = {"same weights": STAPyramid(WIDTH, OUT)}
+    necks["same weights"].load_state_dict(state)
+    for name, option in (("bilinear", {"upsample": "bilinear"}), ("avgpool", {"downsample": "avgpool"})):
+        necks[f"{name}, other weights"] = STAPyramid(WIDTH, OUT, **option)
+    runs = {
+        f"{SOURCE}, as published": Variant(
+            published, lambda: published(sequence[:, PREFIX:].transpose(1, 2).reshape(-1, WIDTH, rows, cols))
+        ),
+        f"{SOURCE}, layout fixed": Variant(fixed, lambda: fixed(tokens.last.maps()[0])),
+    }
+    for name, neck in necks.items():
+        same = name == "same weights"
+        runs[f"STAPyramid, {name}"] = Variant(neck, lambda neck=neck: neck(tokens).maps, SAME_GOAL if same else None, same)
+    return runs
+
+
+def check(runs: Mapping[str, Variant]) -> None:
+    """Raise unless all variants of the same weights give the same maps, in eval and in train mode."""
+    for training in (True, False):
+        truth: Maps | None = None
+        for name, variant in runs.items():
+            if not variant.same:
+                continue
+            found = _mode(variant.module, training) and [level.detach() for level in variant.call()]
+            truth = truth or found
+            for got, right in zip(found, truth, strict=True):
+                error = float((got - right).abs().max() / right.abs().max().clamp_min(1.0))
+                if got.shape != right.shape or not error <= BOUND:
+                    raise SystemExit(f"{name}: maps differ by {error:.2e} (train={training})")
+
+
+def _mode(module: nn.Module, training: bool) -> nn.Module:
+    """Set the mode; batch statistics are used but not kept, so that train mode changes nothing."""
+    for part in module.train(training).modules():
+        if isinstance(part, nn.BatchNorm2d):
+            part.momentum = 0.0
+    return module
+
+
+def saved_mib(variant: Variant, inputs: Sequence[Tensor]) -> float:
+    """MiB that autograd keeps of one forward in train mode."""
+    own = {x.untyped_storage().data_ptr() for x in (*inputs, *variant.module.parameters(), *variant.module.buffers())}
+    kept: dict[int, Any] = {}
+
+    def pack(x: Tensor) -> Tensor:
+        storage = x.untyped_storage()
+        kept[storage.data_ptr()] = storage  # held, so that no address is used twice
+        return x
+
+    _mode(variant.module, True)
+    with saved_tensors_hooks(pack, lambda x: x):
+        result = variant.call()
+    assert len(result)
+    return sum(storage.nbytes() for address, storage in kept.items() if address not in own) / 2**20
+
+
+def measure(runs: Mapping[str, Variant], inputs: Sequence[Tensor], rounds: int, device: str) -> dict[str, Any]:
+    """Variant -> numbers, forward and step, against both forms of the peer."""
+    cuda = device.startswith("cuda")
+    clock, wait = (time.perf_counter, torch.cuda.synchronize) if cuda else (time.process_time, lambda: None)
+    published, fixed = list(runs)[:2]
+
+    def forward(variant: Variant) -> Maps:
+        with torch.no_grad():
+            maps = variant.call()
+        wait()
+        return maps
+
+    def step(variant: Variant) -> None:
+        maps = variant.call()
+        torch.autograd.backward(maps, [torch.full_like(level, 1e-3) for level in maps])
+        wait()
+
+    def forget() -> None:
+        for variant in runs.values():
+            variant.module.zero_grad(set_to_none=True)
+        for x in inputs:
+            x.grad = None
+
+    report: dict[str, Any] = {name: {"goal": variant.goal} for name, variant in runs.items()}
+    for name, variant in runs.items():
+        report[name]["saved_mib"] = saved_mib(variant, inputs)
+        _mode(variant.module, False)
+        report[name]["peak_mib"] = peak_mib(lambda variant=variant: forward(variant), device)
+    for label, work in (("forward", forward), ("step", step)):
+        for variant in runs.values():
+            _mode(variant.module, label == "step")
+        timed = {name: (lambda variant=variant, work=work: work(variant)) for name, variant in runs.items()}
+        seconds = turns(timed, rounds=rounds, clock=clock, before=forget)
+        to_published, to_fixed = ratios(seconds, published), ratios(seconds, fixed)
+        for name in runs:
+            report[name][label] = {**to_published[name], "ratio_fixed": to_fixed[name]["ratio"]}
+    return report
+
+
+def end_to_end(size: int, rounds: int, device: str) -> dict[str, Any]:
+    """One image through ViT-S and neck: whole, alone, and with the ViT at half the size."""
+    backbone = load_backbone(MODEL, pretrained=False, layers=LAYERS).to(device)
+    necks = {"aligned": SpatialTuningAdapter(WIDTH, OUT, 3, "aligned", DETAIL),
+             "deimv2": SpatialTuningAdapter(WIDTH, OUT, 3, "deimv2", DETAIL)}  # fmt: skip
+    half = PyramidEncoder(backbone, SpatialTuningAdapter(WIDTH, OUT, 3, "aligned", DETAIL, grid_from="image"), 0.5)
+    runs: dict[str, nn.Module] = {f"ViT-S at {size}": backbone}
+    runs |= {f'ViT-S at {size} + SpatialTuningAdapter, detail="{n}"': PyramidEncoder(backbone, neck) for n, neck in necks.items()}
+    runs[f"ViT-S at {size // 2} + adapter at {size} (dual resolution)"] = half
+    images = torch.randn(1, 3, size, size, device=device)
+    tokens = backbone(images)
+    wait = torch.cuda.synchronize if device.startswith("cuda") else lambda: None
+    clock = time.perf_counter if device.startswith("cuda") else time.process_time
+
+    def run(call: Callable[[], Any]) -> None:
+        with torch.no_grad():
+            call()
+        wait()
+
+    variants = {name: (lambda m=module.to(device).eval(): run(lambda: m(images))) for name, module in runs.items()}
+    alone = {name: neck.to(device).eval() for name, neck in necks.items()}
+    for name, neck in alone.items():
+        variants[f'the neck alone, detail="{name}"'] = lambda n=neck: run(lambda: n(tokens, images))
+    whole = f'ViT-S at {size} + SpatialTuningAdapter, detail="aligned"'
+    return compare(variants, peer=whole, rounds=rounds, warmup=1, clock=clock)
+
+
+def markdown(report: Mapping[str, Any]) -> str:
+    """Return all tables; a goal that was missed is bold."""
+    lines = []
+    for title, rows in report["necks"].items():
+        lines += [f"**{title}**", "", "| neck | goal | forward ms | × published | × layout fixed | forward + backward ms "
+                  "| × published | × layout fixed | saved MiB | peak MiB |", "|---|" + "---|" * 9]  # fmt: skip
+        for name, row in rows.items():
+            cells = [f"≥ {row['goal']:g}" if row["goal"] else "–"]
+            for part in (row["forward"], row["step"]):
+                ratio = f"{part['ratio']:.2f}"
+                missed = row["goal"] and part["ratio"] < row["goal"]
+                cells += [f"{part['ms']:.1f}", f"**{ratio}**" if missed else ratio, f"{part['ratio_fixed']:.2f}"]
+            cells += [f"{row['saved_mib']:.1f}", f"{row['peak_mib']:.1f}"]
+            lines.append(f"| {name} | " + " | ".join(cells) + " |")
+        lines.append("")
+    lines += ["**End to end, one image, forward**", "", "| what runs | ms | share of the whole | × as fast |", "|---|---|---|---|"]
+    for name, row in report["end_to_end"].items():
+        lines.append(f"| {name} | {row['ms']:.0f} | {100 / row['ratio']:.1f} % | {row['ratio']:.2f} |")
+    return "\n".join(lines) + "\n"
+
+
+def page(report: Mapping[str, Any]) -> str:
+    """Return the whole .md file."""
+    shown, setting = report["machine"], report["setting"]
+    return (
+        f"Images of {setting['size']}×{setting['size']} px, tokens of width {WIDTH}, levels of {OUT} channels, float32, "
+        f"{shown['cores']} thread(s), {setting['rounds']} rounds. Measured on {shown.get('gpu', shown['cpu'])}, "
+        f"{shown['versions']}; `python -m benchmarks.detection_necks`.\n\n" + markdown(report)
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", type=int, default=640)
+    parser.add_argument("--rounds", type=int, default=21)
+    parser.add_argument("--end-rounds", type=int, default=5)
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 4])
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    torch.backends.cudnn.allow_tf32 = False
+    cuda = options.device.startswith("cuda")
+    report: dict[str, Any] = {"machine": machine(), "necks": {}}
+    report["machine"]["versions"]["transformers"] = metadata.version("transformers")
+    if cuda:
+        report["machine"]["gpu"] = torch.cuda.get_device_name()
+    report["setting"] = {key: getattr(options, key) for key in ("size", "rounds", "end_rounds", "threads", "device")}
+    for batch in options.batches:
+        count = PREFIX + (options.size // PATCH) ** 2
+        layers = [torch.randn(batch, count, WIDTH, device=options.device, requires_grad=True) for _ in LAYERS]
+        images = torch.randn(batch, 3, options.size, options.size, device=options.device)
+        shape = {"image_size": (options.size, options.size), "patch_size": PATCH, "num_prefix_tokens": PREFIX}
+        tokens = Tokens.from_sequence(layers, **shape)
+        for title, runs in ((DEIM, deim_family(tokens, images)), (SOURCE, source_family(tokens))):
+            for variant in runs.values():
+                variant.module.to(options.device)
+            check(runs)
+            own = [x for v in runs.values() for x in getattr(getattr(v.module, "backbone", None), "feature_maps", ())]
+            rows = measure(runs, [*layers, images, *own], options.rounds, options.device)
+            report["necks"][f"{title}, batch {batch}"] = rows
+    report["end_to_end"] = end_to_end(options.size, options.end_rounds, options.device)
+    options.out.mkdir(exist_ok=True)
+    stem = "detection_necks_cuda" if cuda else "detection_necks"
+    (options.out / f"{stem}.json").write_text(json.dumps(report, indent=2) + "\n")
+    (options.out / f"{stem}.md").write_text(page(report))
+    print(page(report))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""An encoder out of plain values: the name of a backbone, the name of a neck and its arguments."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from dinoneck import registry
+from dinoneck.backbones.load import Source, load_backbone
+from dinoneck.configured import fields_of
+from dinoneck.errors import ConfigError, RegistryError
+from dinoneck.interop.encoder import PyramidEncoder
+from dinoneck.necks.neck import Neck
+
+_ANY_WIDTH = 768
+
+
+@dataclass(frozen=True)
+class EncoderByName:
+    """What it takes to build a :class:`dinoneck.interop.PyramidEncoder`, as a configuration file holds it.
+
+    Args:
+        backbone: name, as in :func:`dinoneck.load_backbone`.
+        neck: a registered neck.
+        neck_config: its arguments; ``embed_dim``, ``num_layers`` and ``patch_size`` come from the backbone.
+        layers: as in ``load_backbone``.
+        pretrained: as there.
+        seed: as there.
+        features_at: as in PyramidEncoder.
+        source: as in ``load_backbone``.
+        norm: as there.
+        frozen: as there.
+
+    Examples:
+        >>> EncoderByName("dinoneck_tiny", "vit_fpn", {"fpn_dim": 32}, layers=3).build()(torch.zeros(1, 3, 64, 64))
+        FeaturePyramid((1, 32, 4, 4) stride 16, (1, 32, 2, 2) stride 32, (1, 32, 1, 1) stride 64)
+    """
+
+    backbone: str
+    neck: str
+    neck_config: Mapping[str, Any] = field(default_factory=dict)
+    layers: int | Sequence[int] | None = None
+    pretrained: bool = True
+    seed: int | None = None
+    features_at: float = 1.0
+    source: Source = "timm"
+    norm: bool = True
+    frozen: bool = True
+
+    def build(self, *, weights: bool = True) -> PyramidEncoder:
+        """Return the encoder.
+
+        Args:
+            weights: load published weights if ``pretrained`` says so; without, the weights mean nothing.
+
+        Raises:
+            ConfigError: if the neck is unknown, or its arguments contradict the backbone or themselves.
+            BackboneError: as :func:`dinoneck.load_backbone` does.
+        """
+        backbone = load_backbone(
+            self.backbone,
+            source=self.source,
+            pretrained=self.pretrained and weights,
+            layers=self.layers,
+            norm=self.norm,
+            frozen=self.frozen,
+            seed=self.seed,
+        )
+        return PyramidEncoder(backbone, self._neck(backbone.embed_dim, backbone.patch_size), self.features_at)
+
+    def sketch(self) -> Neck:
+        """Return the neck without weights and for some width: it tells how many levels there are, and how wide.
+
+        Raises:
+            ConfigError: if the neck is unknown, or its arguments do not fit it.
+        """
+        return self._neck(_ANY_WIDTH, 16, device=torch.device("meta"))
+
+    def _neck(self, embed_dim: int, patch_size: Any, device: Any = None) -> Neck:
+        try:
+            cls = registry.resolve(self.neck)
+        except RegistryError as error:
+            raise ConfigError(f"neck is {self.neck!r}: {error}") from None
+        if not issubclass(cls, Neck):
+            raise ConfigError(f"neck is {self.neck!r}, which is {cls.__name__} and no neck")
+        filled = {"embed_dim": embed_dim, "num_layers": self._count, "patch_size": patch_size}
+        known = fields_of(cls)
+        arguments = {key: value for key, value in filled.items() if key in known} | dict(self.neck_config)
+        neck: Neck = cls.from_config(arguments, device=device)
+        return neck
+
+    @property
+    def _count(self) -> int:
+        """Layers that the neck gets; whether they exist is the backbone's to say."""
+        if isinstance(self.layers, Sequence) and not isinstance(self.layers, str):
+            return len(self.layers)
+        return self.layers if isinstance(self.layers, int) else 1
+
+
+def plain_arguments(neck_config: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return a neck's arguments as a JSON file would give them back.
+
+    Raises:
+        ConfigError: if they are no dict of plain values.
+    """
+    if not isinstance(neck_config, Mapping | None):
+        raise ConfigError(f"neck_config is {neck_config!r}; expected a dict of the neck's arguments")
+    try:
+        plain: dict[str, Any] = json.loads(json.dumps(dict(neck_config or {}), allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"neck_config is {neck_config!r}; expected plain values: {error}") from None
+    return plain

@@ -1,0 +1,80 @@
+"""An encoder built before its weights are there, and completed once somebody else has loaded them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
+
+from dinoneck.backbones import weights
+from dinoneck.interop.by_name import EncoderByName
+from dinoneck.interop.encoder import PyramidEncoder
+
+
+class DeferredEncoder:
+    """Builds an encoder whose parameters have no storage; :meth:`complete` puts right what loading leaves wrong.
+
+    State dicts leave out rotary frequencies and the like, and a loader forgets which parameters were frozen. Both are
+    noted when the encoder is built.
+
+    Args:
+        recipe: what to build.
+
+    Attributes:
+        encoder: its parameters are on the meta device, its buffers are real.
+    """
+
+    def __init__(self, recipe: EncoderByName) -> None:
+        self.recipe = recipe
+        with torch.device("cpu"), _parameters_on_meta():
+            self.encoder = recipe.build(weights=False)
+        stored = self.encoder.state_dict().keys()
+        self.unstored = {name: value.clone() for name, value in self.encoder.named_buffers() if name not in stored}
+        self.frozen = {name for name, value in self.encoder.named_parameters() if not value.requires_grad}
+
+    @torch.no_grad()
+    def complete(self, encoder: PyramidEncoder, is_loaded: Callable[[Tensor], bool]) -> None:
+        """Complete an encoder, its tensors with storage now.
+
+        What was not loaded becomes as in a fresh build: seeded or published weights, a neck's own first values.
+
+        Args:
+            encoder: the one built here, or its copy.
+            is_loaded: whether a parameter or buffer got its values from the file.
+        """
+        for name, value in self.unstored.items():
+            encoder.get_buffer(name).copy_(value)
+        state = encoder.state_dict(keep_vars=True)
+        missing = {name: value for name, value in state.items() if not is_loaded(value)}
+        if missing:
+            fresh = self.recipe.build(weights=any(name.startswith("backbone.") for name in missing)).state_dict()
+            for name, value in missing.items():
+                value.copy_(fresh[name])
+        for name, parameter in encoder.named_parameters():
+            parameter.requires_grad_(name not in self.frozen)
+        backbone = encoder.backbone
+        adapter = backbone.adapter
+        adapter.origin, adapter.origin_dtype = {"kind": "file"}, backbone.dtype
+        adapter.origin_sha256 = weights.digest(adapter.model)
+        backbone.train(encoder.training)
+
+
+@contextmanager
+def _parameters_on_meta() -> Iterator[None]:
+    """Modules that this thread builds inside have parameters without storage, and real buffers."""
+    own = threading.get_ident()
+
+    def without_storage(_: nn.Module, __: str, parameter: nn.Parameter | None) -> nn.Parameter | None:
+        if parameter is None or parameter.is_meta or threading.get_ident() != own:
+            return None
+        return nn.Parameter(parameter.to("meta"), requires_grad=parameter.requires_grad)
+
+    handle = register_module_parameter_registration_hook(without_storage)  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        handle.remove()

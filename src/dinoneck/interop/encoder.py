@@ -1,0 +1,159 @@
+"""PyramidEncoder: backbone and neck as one module, from normalised images to maps; what every detector is given."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dinoneck.backbones.backbone import Backbone, checked_backbone
+from dinoneck.errors import ConfigError, GridError
+from dinoneck.grid import patch_pair
+from dinoneck.necks.neck import Neck
+from dinoneck.tokens import FeaturePyramid
+
+_FINEST_RATIO = 64
+
+
+class PyramidEncoder(nn.Module):
+    """Normalised images in, a :class:`dinoneck.FeaturePyramid` out: a backbone and the neck that fits it.
+
+    The piece that all detectors share, and the one to export. For a library of detectors take its own form:
+    :class:`dinoneck.interop.TorchvisionBackbone`, :class:`dinoneck.interop.DinoneckBackbone`. Where tokens come from a
+    store or several heads share a backbone, call the two by hand: ``neck(backbone(images), images)``.
+
+    Args:
+        backbone: gives the tokens; frozen or not.
+        neck: of the backbone's width, patch size and number of layers.
+        features_at: the backbone sees the images resized by this factor (bilinear, with antialiasing), the neck sees
+            them whole: 0.5 is a ViT at 320 px beside an adapter at 640 px (``SpatialTuningAdapter(...,
+            grid_from="image")``), at about a fifth of the time. Other necks' strides grow by 1 / features_at.
+
+    Attributes:
+        backbone: as given.
+        neck: as given.
+        out_channels: channels of every level.
+        strides: pixels of the whole images per cell of every level, fine to coarse.
+
+    Shape:
+        images (B, 3, H, W) -> levels (B, out_channels, rows_i, cols_i).
+
+    Raises:
+        ConfigError: if the neck was built for another backbone, or features_at is out of range.
+        GridError: if ``features_at`` times the image is no whole number of patches.
+
+    Examples:
+        >>> from dinoneck import SimplePyramid, load_backbone
+        >>> neck = SimplePyramid(embed_dim=64, out_channels=32, scales=(2.0, 1.0, 0.5))
+        >>> encoder = PyramidEncoder(load_backbone("dinoneck_tiny"), neck)
+        >>> encoder(torch.zeros(1, 3, 64, 96))
+        FeaturePyramid((1, 32, 8, 12) stride 8, (1, 32, 4, 6) stride 16, (1, 32, 2, 3) stride 32)
+    """
+
+    def __init__(self, backbone: Backbone, neck: Neck, features_at: float = 1.0) -> None:
+        super().__init__()
+        _check_pair(checked_backbone(backbone), neck)
+        self.ratio = _ratio(features_at)
+        self.backbone = backbone
+        self.neck = neck
+        self.features_at = float(features_at)
+        self.out_channels = neck.out_channels
+        follows_image = getattr(neck, "grid_from", None) == "image"
+        self.strides = tuple(stride if follows_image else stride / self.features_at for stride in neck.strides)
+
+    def forward(self, images: Tensor) -> FeaturePyramid:
+        """Return the pyramid of normalised images."""
+        tokens = self.backbone(self._resized(images))
+        if not self.neck.needs_images:
+            return FeaturePyramid(self.neck(tokens).maps, self.strides)
+        own = next(self.neck.parameters()).dtype  # as the backbone does: cast to the weights' dtype
+        return FeaturePyramid(self.neck(tokens, images.to(own)).maps, self.strides)
+
+    def _resized(self, images: Tensor) -> Tensor:
+        """The images as the backbone sees them."""
+        if self.ratio == 1:
+            return images
+        up, down = self.ratio.numerator, self.ratio.denominator
+        height, width = images.shape[-2] * up // down, images.shape[-1] * up // down
+        if not torch.compiler.is_compiling():
+            self._check_size(images, height, width)
+        return F.interpolate(images, (height, width), mode="bilinear", align_corners=False, antialias=True)
+
+    def _check_size(self, images: Tensor, height: int, width: int) -> None:
+        up, down = self.ratio.numerator, self.ratio.denominator
+        rows, cols = patch_pair(self.backbone.patch_size)
+        exact = height * down == images.shape[-2] * up and width * down == images.shape[-1] * up
+        if not exact or height % rows or width % cols:
+            unit = self.ratio.denominator
+            raise GridError(
+                f"images are {images.shape[-2]}x{images.shape[-1]} px; {self.features_at:g} times that is no whole "
+                f"number of {rows}x{cols} patches. Pad or resize them to multiples of {rows * unit}x{cols * unit} px"
+            )
+
+    def extra_repr(self) -> str:
+        """Show what a user asks first."""
+        strides = ", ".join(f"{stride:g}" for stride in self.strides)
+        return f"out_channels={self.out_channels}, strides=({strides}), features_at={self.features_at:g}"
+
+
+def find_encoder(model: nn.Module) -> PyramidEncoder:
+    """Return the encoder inside a detector: its ``.backbone`` is to be frozen or thawed, its ``.neck`` to be saved.
+
+    Args:
+        model: any module with exactly one :class:`PyramidEncoder` inside, wrapped (DistributedDataParallel, compiled)
+            or not.
+
+    Raises:
+        ConfigError: if there is none, or there are several.
+
+    Examples:
+        >>> from dinoneck import SimplePyramid, load_backbone
+        >>> from dinoneck.interop import TorchvisionBackbone
+        >>> body = TorchvisionBackbone(load_backbone("dinoneck_tiny"), SimplePyramid(64, 32))
+        >>> find_encoder(nn.ModuleDict({"detector": body})) is body.encoder
+        True
+    """
+    modules = model.named_modules() if isinstance(model, nn.Module) else ()
+    found = {name: module for name, module in modules if isinstance(module, PyramidEncoder)}
+    if len(found) == 1:
+        return next(iter(found.values()))
+    if not found:
+        raise ConfigError(
+            f"{type(model).__name__} holds no PyramidEncoder; build the detector on TorchvisionBackbone, "
+            "DinoneckBackboneConfig or attach_to_detr"
+        )
+    raise ConfigError(f"{type(model).__name__} holds {len(found)} encoders, at {', '.join(found)}; pass one of these")
+
+
+def _check_pair(backbone: Backbone, neck: Neck) -> None:
+    if not isinstance(neck, Neck):
+        raise ConfigError(
+            f"neck is {neck!r:.80}; expected a neck such as SimplePyramid(embed_dim={backbone.embed_dim})"
+        )
+    name = type(neck).__name__
+    wrong = []
+    if neck.embed_dim != backbone.embed_dim:
+        wrong.append(f"embed_dim={backbone.embed_dim} (it has {neck.embed_dim})")
+    if patch_pair(neck.patch_size) != patch_pair(backbone.patch_size):
+        wrong.append(f"patch_size={backbone.patch_size} (it has {neck.patch_size})")
+    if neck.num_layers not in (None, len(backbone.layers)):
+        wrong.append(
+            f"num_layers={len(backbone.layers)} (it has {neck.num_layers}; the backbone gives {backbone.layers})"
+        )
+    if wrong:
+        raise ConfigError(
+            f"this {name} was built for another backbone than {backbone.name}; it would need {', '.join(wrong)}"
+        )
+
+
+def _ratio(features_at: float) -> Fraction:
+    """The factor as a fraction, so that sizes are whole-number arithmetic on the tensors' shapes."""
+    known = isinstance(features_at, int | float) and not isinstance(features_at, bool)
+    if not known or not 0 < features_at <= 1:
+        raise ConfigError(f"features_at is {features_at!r}; expected a factor above 0 and at most 1, such as 0.5")
+    ratio = Fraction(features_at).limit_denominator(_FINEST_RATIO)
+    if abs(float(ratio) - features_at) > 1e-6:
+        raise ConfigError(f"features_at is {features_at!r}; expected a simple fraction such as 1/2, 2/3 or 3/4")
+    return ratio

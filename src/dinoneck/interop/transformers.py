@@ -1,0 +1,290 @@
+"""transformers' detectors: D-FINE, RT-DETR and others that take a backbone by its configuration.
+
+``from_pretrained`` builds a model on the meta device, fills in what the file holds and draws the rest anew with rules
+of its own. A ViT keeps values that no file holds (rotary frequencies), and neither its weights nor a neck's were drawn
+by those rules. So here all that is left to transformers is to put tensors in place; :meth:`DinoneckBackbone` does the
+rest itself.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dinoneck.backbones.backbone import Backbone
+from dinoneck.backbones.load import Source
+from dinoneck.errors import ConfigError, missing_extra
+from dinoneck.interop.by_name import EncoderByName, plain_arguments
+from dinoneck.interop.deferred import DeferredEncoder
+from dinoneck.interop.encoder import PyramidEncoder
+from dinoneck.necks.neck import Neck
+
+try:
+    from transformers import AutoBackbone, AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+    from transformers.modeling_outputs import BackboneOutput
+except ImportError as error:
+    raise missing_extra("transformers", "hf") from error
+try:
+    from transformers.backbone_utils import BackboneConfigMixin, BackboneMixin
+except ImportError:  # in earlier releases
+    from transformers.utils.backbone_utils import BackboneConfigMixin, BackboneMixin
+
+MODEL_TYPE = "dinoneck"
+_FROZEN = "FrozenBatchNorm"
+
+
+class DinoneckBackboneConfig(BackboneConfigMixin, PreTrainedConfig):  # type: ignore[misc]
+    """A backbone and a neck, in the words of transformers: the ``backbone_config`` of a detector.
+
+    Detectors that freeze a backbone's batch norms by default (``freeze_backbone_batch_norms=True``) would freeze the
+    neck's at values nobody has trained: pass False, or take a neck with ``norm="group"``.
+
+    Args:
+        backbone: name, as in :func:`dinoneck.load_backbone`.
+        layers: as there.
+        neck: a registered neck.
+        neck_config: its arguments; ``embed_dim``, ``num_layers`` and ``patch_size`` come from the backbone.
+        pretrained: load the published weights where the detector is built from its configuration; a detector that is
+            loaded from a file takes them from there.
+        seed: of random weights, with ``pretrained=False``.
+        features_at: as in :class:`dinoneck.interop.PyramidEncoder`.
+        backbone_source: ``source`` of ``load_backbone``: ``"timm"`` or ``"transformers"``.
+        norm: as in ``load_backbone``.
+        frozen: as there.
+        out_features: names of the levels wanted, out of ``level0`` (the finest), ``level1``, ...; None = all.
+        out_indices: their numbers instead.
+        **kwargs: of transformers' PreTrainedConfig.
+
+    Raises:
+        ConfigError: if the neck is unknown, or an argument does not fit it.
+
+    Examples:
+        >>> config = DinoneckBackboneConfig("dinoneck_tiny", None, "simple_pyramid", {"scales": [2.0, 1.0, 0.5]})
+        >>> config.channels, config.out_features
+        ([256, 256, 256], ['level0', 'level1', 'level2'])
+    """
+
+    model_type = MODEL_TYPE
+
+    def __init__(
+        self,
+        backbone: str = "vit_small_patch16_dinov3",
+        layers: int | Sequence[int] | None = (5, 8, 11),
+        neck: str = "spatial_tuning_adapter",
+        neck_config: Mapping[str, Any] | None = None,
+        pretrained: bool = True,
+        seed: int | None = None,
+        features_at: float = 1.0,
+        backbone_source: Source = "timm",
+        norm: bool = True,
+        frozen: bool = True,
+        out_features: Sequence[str] | None = None,
+        out_indices: Sequence[int] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.backbone, self.backbone_source = backbone, backbone_source
+        self.layers = list(layers) if isinstance(layers, Sequence) else layers
+        self.neck, self.neck_config = neck, plain_arguments(neck_config)
+        self.pretrained, self.seed = pretrained, seed
+        self.features_at, self.norm, self.frozen = features_at, norm, frozen
+        sketch = self.recipe.sketch()
+        self.stage_names = [f"level{number}" for number in range(len(sketch.strides))]
+        self.level_channels = sketch.out_channels
+        for derived in ("stage_names", "level_channels"):
+            kwargs.pop(derived, None)
+        super().__init__(**kwargs)
+        self._out_features, self._out_indices = _chosen(self.stage_names, out_features, out_indices)
+
+    @property
+    def recipe(self) -> EncoderByName:
+        """What to build."""
+        return EncoderByName(
+            backbone=self.backbone,
+            source=self.backbone_source,
+            layers=self.layers,
+            norm=self.norm,
+            frozen=self.frozen,
+            pretrained=self.pretrained,
+            seed=self.seed,
+            neck=self.neck,
+            neck_config=self.neck_config,
+            features_at=self.features_at,
+        )
+
+    @property
+    def channels(self) -> list[int]:
+        """Channels of the levels that come out: a detector's ``encoder_in_channels``."""
+        return [self.level_channels] * len(self.out_indices)
+
+
+class DinoneckBackbone(BackboneMixin, PreTrainedModel):  # type: ignore[misc]
+    """The model of a :class:`DinoneckBackboneConfig`; made by transformers when it builds a detector.
+
+    Loading a saved detector gives the numbers it had, bit for bit, whatever the backbone and its library. What a file
+    lacks is as in a detector built from its configuration: seeded or published weights, the neck's own first values.
+
+    Args:
+        config: what to build.
+
+    Attributes:
+        encoder: the :class:`dinoneck.interop.PyramidEncoder`.
+
+    Raises:
+        ConfigError: if the neck's arguments contradict the backbone.
+        BackboneError: as :func:`dinoneck.load_backbone` does.
+
+    Examples:
+        >>> config = DinoneckBackboneConfig("dinoneck_tiny", None, "simple_pyramid", {"scales": [2.0, 1.0, 0.5]})
+        >>> maps = DinoneckBackbone(config)(torch.zeros(1, 3, 64, 64)).feature_maps
+        >>> [tuple(level.shape) for level in maps]
+        [(1, 256, 8, 8), (1, 256, 4, 4), (1, 256, 2, 2)]
+    """
+
+    config_class = DinoneckBackboneConfig
+    main_input_name = "pixel_values"
+    has_attentions = False
+    _supports_sdpa = True
+
+    def __init__(self, config: DinoneckBackboneConfig) -> None:
+        super().__init__(config)
+        if hasattr(self, "_init_backbone"):  # in earlier releases the mixin's constructor did not
+            self._init_backbone(config)
+        on_meta = torch.get_default_device().type == "meta"
+        self._deferred = DeferredEncoder(config.recipe) if on_meta else None
+        self.encoder = config.recipe.build() if self._deferred is None else self._deferred.encoder
+        self.num_features = [self.encoder.out_channels] * len(self.encoder.strides)
+        self._unwarned = not _frozen_norms(self.encoder.neck)
+        self.post_init()
+
+    @property
+    def backbone(self) -> Backbone:
+        """The DINO backbone."""
+        return self.encoder.backbone
+
+    @property
+    def neck(self) -> Neck:
+        """The neck."""
+        return self.encoder.neck
+
+    def forward(
+        self,
+        pixel_values: Tensor,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        return_dict: bool | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Return the levels of normalised images (B, 3, H, W) as ``feature_maps``, fine to coarse."""
+        if self._unwarned and not torch.compiler.is_compiling():
+            self._warn_of_frozen_norms()
+        maps = self.encoder(pixel_values).maps
+        chosen = tuple(maps[number] for number in self.out_indices)
+        return (chosen,) if return_dict is False else BackboneOutput(feature_maps=chosen)
+
+    def _initialize_weights(self, module: nn.Module, *_: Any, **__: Any) -> None:
+        """Called by transformers for every module in here, this one last; nothing is drawn by its rules."""
+        if module is self and self._deferred is not None:
+            deferred, self._deferred = self._deferred, None
+            deferred.complete(self.encoder, is_loaded=lambda tensor: getattr(tensor, "_is_hf_initialized", False))
+        module._is_hf_initialized = True  # type: ignore[assignment]
+
+    def _warn_of_frozen_norms(self) -> None:
+        self._unwarned = False
+        if _frozen_norms(self.neck):
+            warnings.warn(
+                f"the detector has replaced the batch norms of {type(self.neck).__name__} by frozen ones, whose "
+                "statistics nobody has trained. Build it with freeze_backbone_batch_norms=False, or, where it has no "
+                'such argument, give the neck norm="group" (neck_config)',
+                stacklevel=2,
+            )
+
+
+def register() -> None:
+    """Make ``DinoneckBackboneConfig`` known to transformers' AutoConfig, AutoBackbone and AutoModel.
+
+    Importing one of this file's names does it; call it in a program that only loads a saved detector. Calling it again
+    does nothing.
+    """
+    AutoConfig.register(MODEL_TYPE, DinoneckBackboneConfig, exist_ok=True)
+    AutoBackbone.register(DinoneckBackboneConfig, DinoneckBackbone, exist_ok=True)
+    AutoModel.register(DinoneckBackboneConfig, DinoneckBackbone, exist_ok=True)
+
+
+def attach_to_detr(model: nn.Module, encoder: PyramidEncoder) -> nn.Module:
+    """Put an encoder into a D-FINE, RT-DETR or RT-DETRv2 model that exists, in place; return the model.
+
+    The projections behind the backbone become new: none where the channels are the detector's own, else 1x1 and batch
+    norm. Encoder and decoder keep their weights. ``save_pretrained`` does not know of the change: to save and load in
+    transformers' way, build the detector from a :class:`DinoneckBackboneConfig`.
+
+    Args:
+        model: such a model, or the ``...ForObjectDetection`` around it.
+        encoder: as many levels as the detector reads, each half the one before.
+
+    Raises:
+        ConfigError: if the model is of another kind, or the levels do not fit.
+    """
+    inner: Any = model.model if hasattr(model, "model") else model
+    projections = getattr(inner, "encoder_input_proj", None)
+    if not isinstance(projections, nn.ModuleList) or not isinstance(getattr(inner, "backbone", None), nn.Module):
+        raise ConfigError(f"{type(model).__name__} is no D-FINE, RT-DETR or RT-DETRv2 model of transformers")
+    if len(projections) != len(encoder.strides):
+        raise ConfigError(f"the detector reads {len(projections)} levels, the encoder gives {len(encoder.strides)}")
+    if any(coarse != 2 * fine for fine, coarse in pairwise(encoder.strides)):
+        raise ConfigError(f"the encoder's strides are {encoder.strides}; the detector needs each twice the one before")
+    width = inner.config.encoder_hidden_dim
+    first = next(projections.parameters(), next(inner.parameters()))
+    inner.backbone = _WithMasks(encoder)
+    inner.encoder_input_proj = nn.ModuleList(
+        nn.Identity()
+        if encoder.out_channels == width
+        else nn.Sequential(nn.Conv2d(encoder.out_channels, width, 1, bias=False), nn.BatchNorm2d(width)).to(first)
+        for _ in encoder.strides
+    )
+    return model
+
+
+class _WithMasks(nn.Module):
+    """An encoder as those detectors call it: levels, each with the mask of valid pixels at its size."""
+
+    def __init__(self, encoder: PyramidEncoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.intermediate_channel_sizes = [encoder.out_channels] * len(encoder.strides)
+
+    def forward(self, pixel_values: Tensor, pixel_mask: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Return (level, mask) pairs, fine to coarse."""
+        maps = self.encoder(pixel_values).maps
+        whole = pixel_mask[:, None].float()
+        masks = [nn.functional.interpolate(whole, size=level.shape[-2:])[:, 0].bool() for level in maps]
+        return list(zip(maps, masks, strict=True))
+
+
+def _chosen(
+    names: list[str], features: Sequence[str] | None, indices: Sequence[int] | None
+) -> tuple[list[str], list[int]]:
+    """The levels wanted, by name and by number."""
+    if features is not None:
+        numbers = [names.index(name) if name in names else -len(names) - 1 for name in features]
+    else:
+        numbers = list(range(len(names)) if indices is None else indices)
+    numbers = [number + len(names) if -len(names) <= number < 0 else number for number in numbers]
+    wrong = not numbers or numbers != sorted(set(numbers)) or numbers[0] < 0 or numbers[-1] >= len(names)
+    if wrong or (None not in (features, indices) and list(indices or ()) != numbers):
+        raise ConfigError(
+            f"out_features={features}, out_indices={indices}; expected one of them, or both alike, out of "
+            f"{', '.join(names)} (0 ... {len(names) - 1}), rising"
+        )
+    return [names[number] for number in numbers], numbers
+
+
+def _frozen_norms(neck: nn.Module) -> bool:
+    return any(_FROZEN in type(module).__name__ for module in neck.modules())
+
+
+register()

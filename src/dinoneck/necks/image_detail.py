@@ -1,0 +1,156 @@
+"""Convolutional branches that read detail off the image at strides 8, 16 and 32, finer than a ViT's patches see it."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dinoneck.layers.conv_block import reset
+from dinoneck.layers.norms import BatchNormName, map_norm
+
+STRIDES = (8, 16, 32)
+WIDENING = (2, 4, 4)
+SHARE_AROUND = 1 / 9
+
+
+class AlignedDetail(nn.Module):
+    """Detail whose cells lie where the ViT's cells lie: every step reads the pixels of its own cell.
+
+    A 4x4 convolution with stride 4, norm and GELU; then per level a 2x2 convolution with stride 2, plus a depthwise
+    3x3 on its result, and a norm. GELU stands before the next step, not on the levels. Sides that a step does
+    not divide are padded with zeros at the bottom and right.
+
+    Args:
+        width: channels at stride 4; the levels have 2, 4 and 4 times as many.
+        norm: ``batch``, ``group`` or ``layer``.
+        device: torch factory keyword.
+        dtype: torch factory keyword.
+
+    Shape:
+        (B, 3, H, W) -> (B, 2 width, ceil(H / 8), ceil(W / 8)), (B, 4 width, ... / 16), (B, 4 width, ... / 32).
+    """
+
+    def __init__(self, width: int, norm: BatchNormName = "batch", *, device: Any = None, dtype: Any = None) -> None:
+        super().__init__()
+        factory = {"device": device, "dtype": dtype}
+        self.stem = _ConvNorm(3, width, 4, 4, 0, norm, **factory)
+        widths = (width, *(width * times for times in WIDENING))
+        self.steps = nn.ModuleList(_CellStep(narrow, wide, norm, **factory) for narrow, wide in pairwise(widths))
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Return the maps of strides 8, 16 and 32, before any activation."""
+        maps = self.stem(widened(images, 4))
+        levels = []
+        for step in self.steps:
+            maps = step(widened(F.gelu(maps), 2))
+            levels.append(maps)
+        return tuple(levels)
+
+
+class DEIMv2Detail(nn.Module):
+    """The detail branch of DEIMv2, for its weights: 3x3 convolutions with stride 2 and one max pooling.
+
+    Every stride-2 step of a 3x3 kernel with padding 1 reads half a pixel up and left of its cell's centre; all in
+    all the levels lie almost half a cell off the ViT's. Prefer :class:`AlignedDetail` where no weights are to be kept.
+
+    Args:
+        width: channels at stride 4 (DEIMv2: 16 for S and M, 32 for L, 64 for X); the levels have 2, 4 and 4 times
+            as many.
+        norm: ``batch``, ``group`` or ``layer``.
+        device: torch factory keyword.
+        dtype: torch factory keyword.
+
+    Shape:
+        (B, 3, H, W) -> (B, 2 width, ceil(H / 8), ceil(W / 8)), (B, 4 width, ... / 16), (B, 4 width, ... / 32).
+
+    Reference: Huang et al., Real-Time Object Detection Meets DINOv3, 2025; written from the layer list.
+    """
+
+    def __init__(self, width: int, norm: BatchNormName = "batch", *, device: Any = None, dtype: Any = None) -> None:
+        super().__init__()
+        factory = {"device": device, "dtype": dtype}
+        self.stem = _ConvNorm(3, width, 3, 2, 1, norm, **factory)
+        widths = (width, *(width * times for times in WIDENING))
+        self.steps = nn.ModuleList(
+            _ConvNorm(narrow, wide, 3, 2, 1, norm, **factory) for narrow, wide in pairwise(widths)
+        )
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Return the maps of strides 8, 16 and 32, before any activation."""
+        maps = F.max_pool2d(F.gelu(self.stem(images)), 3, 2, padding=1)
+        levels: list[Tensor] = []
+        for step in self.steps:
+            maps = step(F.gelu(maps) if levels else maps)
+            levels.append(maps)
+        return tuple(levels)
+
+
+class _ConvNorm(nn.Module):
+    """A convolution without bias, then a norm."""
+
+    def __init__(
+        self, narrow: int, wide: int, kernel: int, stride: int, padding: int, norm: BatchNormName, **factory: Any
+    ) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(narrow, wide, kernel, stride, padding, bias=False, **factory)
+        self.norm = map_norm(norm, wide, **factory)
+
+    def reset_parameters(self) -> None:
+        """Draw the weights anew."""
+        self.conv.reset_parameters()
+        reset(self.norm)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Convolve and normalise."""
+        normed: Tensor = self.norm(self.conv(maps))
+        return normed
+
+
+class _CellStep(nn.Module):
+    """2x2 cells to one, then the neighbours through a depthwise 3x3 beside it, then a norm."""
+
+    def __init__(self, narrow: int, wide: int, norm: BatchNormName, **factory: Any) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(narrow, wide, 2, 2, bias=False, **factory)
+        self.around = nn.Conv2d(wide, wide, 3, padding=1, groups=wide, bias=False, **factory)
+        self.norm = map_norm(norm, wide, **factory)
+        self._start_around()
+
+    def reset_parameters(self) -> None:
+        """Draw the weights anew."""
+        self.conv.reset_parameters()
+        reset(self.norm)
+        self._start_around()
+
+    def _start_around(self) -> None:
+        """The neighbours start with small weights: a cell is mostly its own pixels, at the borders too."""
+        nn.init.uniform_(self.around.weight, -SHARE_AROUND, SHARE_AROUND)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """(B, narrow, 2 rows, 2 cols) -> (B, wide, rows, cols)."""
+        cells = self.conv(maps)
+        normed: Tensor = self.norm(cells + self.around(cells))
+        return normed
+
+
+def widened(maps: Tensor, step: int) -> Tensor:
+    """Add zeros at the bottom and right, so that steps of ``step`` cells meet ceil(n / step) windows, not floor.
+
+    Always ``step - 1`` of them when traced: what no window needs, none reads, while an amount computed from the size,
+    or a branch, would tie the graph to one remainder.
+    """
+    if not torch.compiler.is_compiling() and not any(side % step for side in maps.shape[-2:]):
+        return maps
+    return F.pad(maps, (0, step - 1, 0, step - 1))
+
+
+def halved(maps: Tensor) -> Tensor:
+    """Means of 2x2 cells, ceil(n / 2) of them; the last of an odd number averages what it has."""
+    if not torch.compiler.is_compiling():
+        return F.avg_pool2d(maps, 2, ceil_mode=True, count_include_pad=False)
+    filled = torch.ones_like(maps[:1, :1])
+    return F.avg_pool2d(widened(maps, 2), 2) / F.avg_pool2d(widened(filled, 2), 2)

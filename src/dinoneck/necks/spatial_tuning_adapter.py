@@ -1,0 +1,311 @@
+"""ViT tokens and image detail at strides 8, 16 and 32: the neck for real-time detectors on a plain ViT."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dinoneck.configured import at_least
+from dinoneck.errors import ConfigError, DataError, ShapeError
+from dinoneck.grid import GridSize, as_maps
+from dinoneck.layers.conv_block import reset
+from dinoneck.layers.norms import BatchNormName, map_norm
+from dinoneck.necks.image_detail import STRIDES, WIDENING, AlignedDetail, DEIMv2Detail, halved
+from dinoneck.necks.neck import Neck
+from dinoneck.tokens import FeaturePyramid, Tokens
+
+Detail = Literal["aligned", "deimv2"]
+GridFrom = Literal["features", "image"]
+ImageResize = Literal["to_grid", "error"]
+PIXELS_PER_CELL = 16
+MIX_FALL = 3.0
+
+
+class SpatialTuningAdapter(Neck):
+    """Three levels around the token grid, (2r, 2c), (r, c) and (r/2, c/2), with detail read off the image itself.
+
+    What a patch of 16 pixels blurs, a few convolutions on the image put back: small objects and sharp borders, for a
+    fraction of the backbone's cost. Per level: [tokens at the level's size | image detail] -> 1x1 projection without
+    bias -> norm. Prefer :class:`dinoneck.ViTFPN` or :class:`dinoneck.SimplePyramid` where images are not at hand, such
+    as on stored tokens; ``detail=None`` is this neck's form for it.
+
+    The tokens are projected before they are enlarged and pooled before they are projected, which is exact and takes
+    fewer operations; the weights stay one matrix per level for [tokens | detail].
+
+    Args:
+        embed_dim: channels C of the tokens.
+        out_channels: channels D of every level.
+        num_layers: layers of the tokens. 1: all levels read it; 3: one each, the shallowest for the finest level;
+            else every level reads a learned softmax mix, which starts at the layer nearest in depth.
+        detail: ``aligned``: cells centred on the ViT's. ``deimv2``: DEIMv2's branch, for its weights; its cells lie
+            almost half a cell up and left, and it takes longer. None: no detail, no images.
+        detail_dim: channels of the detail at stride 4; the levels have 2, 4 and 4 times as many.
+        norm: ``batch`` (for batches that are large or synchronised), ``group`` or ``layer`` (per cell).
+        grid_from: ``features``: levels follow the token grid, as above. ``image``: they follow the image, ceil of its
+            sides / 8, / 16 and / 32, and tokens are resampled to them: a ViT at 320 px with an image of 640 px gives
+            levels of 80, 40 and 20 cells at a fifth of the cost.
+        image_resize: with ``grid_from="features"`` the detail needs an image of 16 r x 16 c pixels. ``to_grid``: an
+            image of another size (patch 14, another resolution) is resized; ``error``: refused.
+        patch_size: pixels per patch; strides are patch / 2, patch and 2 patch, or 8, 16 and 32 by the image.
+        device: torch factory keyword.
+        dtype: torch factory keyword.
+
+    Shape:
+        Tokens of ``num_layers`` layers and images (B, 3, H, W), normalised, as the backbone got them -> levels (B, D,
+        2r, 2c), (B, D, r, c), (B, D, ceil(r / 2), ceil(c / 2)), channels-last.
+
+    Raises:
+        ConfigError: if a number is not positive, or ``grid_from="image"`` without detail.
+        ShapeError: if tokens and neck, or tokens and images, do not fit, or images are missing.
+        DataError: if images are integers.
+
+    Examples:
+        >>> neck = SpatialTuningAdapter(384, out_channels=128)
+        >>> layers = [torch.randn(1, 5 + 21 * 29, 384) for _ in range(3)]
+        >>> tokens = Tokens.from_sequence(layers, image_size=(336, 464), patch_size=16, num_prefix_tokens=5)
+        >>> neck(tokens, torch.randn(1, 3, 336, 464))
+        FeaturePyramid((1, 128, 42, 58) stride 8, (1, 128, 21, 29) stride 16, (1, 128, 11, 15) stride 32)
+
+    Reference: Huang et al., Real-Time Object Detection Meets DINOv3 (DEIMv2), 2025. Deviations: the ``aligned`` branch;
+    odd grids (the coarsest level averages 2x2 tokens, which is bilinear halving where that is exact), any patch size
+    and any number of layers; norms by choice.
+    """
+
+    num_layers: int
+
+    def __init__(
+        self,
+        embed_dim: int,
+        out_channels: int = 256,
+        num_layers: int = 3,
+        detail: Detail | None = "aligned",
+        detail_dim: int = 16,
+        norm: BatchNormName = "batch",
+        grid_from: GridFrom = "features",
+        image_resize: ImageResize = "to_grid",
+        patch_size: int = 16,
+        *,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__()
+        at_least(
+            1,
+            embed_dim=embed_dim,
+            out_channels=out_channels,
+            num_layers=num_layers,
+            detail_dim=detail_dim,
+            patch_size=patch_size,
+        )
+        if grid_from == "image" and detail is None:
+            raise ConfigError("grid_from='image' takes the levels' sizes from the image, which detail=None never reads")
+        factory = {"device": device, "dtype": dtype}
+        self.embed_dim, self.num_layers, self.patch_size = embed_dim, num_layers, patch_size
+        self.out_channels, self.grid_from, self.image_resize = out_channels, grid_from, image_resize
+        self.needs_images = detail is not None
+        finest = patch_size / 2 if grid_from == "features" else float(STRIDES[0])
+        self.strides = (finest, 2 * finest, 4 * finest)
+        self.detail: AlignedDetail | DEIMv2Detail | None = None
+        if detail == "aligned":
+            self.detail = AlignedDetail(detail_dim, norm, **factory)
+        elif detail == "deimv2":
+            self.detail = DEIMv2Detail(detail_dim, norm, **factory)
+        widths = [0 if detail is None else detail_dim * times for times in WIDENING]
+        self.project = nn.ModuleList(
+            nn.Linear(embed_dim + width, out_channels, bias=False, **factory) for width in widths
+        )
+        self.norms = nn.ModuleList(map_norm(norm, out_channels, **factory) for _ in widths)
+        mixed = num_layers not in (1, len(widths))
+        self.mix = nn.Parameter(torch.empty(len(widths), num_layers, **factory)) if mixed else None
+        self._start_mix()
+
+    @classmethod
+    def from_deimv2(
+        cls,
+        source: str | os.PathLike[str] | Mapping[str, Tensor] | nn.Module,
+        patch_size: int = 16,
+        num_layers: int | None = None,
+    ) -> SpatialTuningAdapter:
+        """Return the neck that does what DEIMv2's adapter with these weights does.
+
+        Args:
+            source: a ``.safetensors`` or ``.pth`` file, a state dict, or a model of transformers, whole or in part;
+                names of transformers and of the DEIMv2 repository, under any prefix.
+            patch_size: of the backbone.
+            num_layers: layers of the tokens; None = those the model takes, 3 for a file or state dict.
+
+        Raises:
+            CheckpointError: if the file cannot be read, or weights are missing, unknown, misshapen or not finite.
+        """
+        from dinoneck.necks.deimv2_import import import_deimv2
+
+        return import_deimv2(source, patch_size, num_layers)
+
+    def reset_parameters(self) -> None:
+        """Draw the weights anew."""
+        for module in (self.project, self.norms, *([] if self.detail is None else [self.detail])):
+            reset(module)
+        self._start_mix()
+
+    def forward(self, tokens: Tokens, images: Tensor | None = None) -> FeaturePyramid:
+        """Return the pyramid; ``images`` are those the tokens were made of, or the same at another size."""
+        sequences = self._by_level(self._sequences(tokens))
+        details: Sequence[Tensor | None] = [None] * len(sequences)
+        image_size: Sequence[int] = ()
+        if self.detail is not None:
+            images = self._fitting(self._checked(images, tokens), tokens.grid)
+            details, image_size = self.detail(images), images.shape[-2:]
+        maps = []
+        for place, (sequence, detail) in enumerate(zip(sequences, details, strict=True)):
+            weight = cast("Tensor", self.project[place].weight)  # [tokens | detail]
+            of_tokens, of_detail = weight[:, : self.embed_dim], weight[:, self.embed_dim :]
+            if self.grid_from == "image" and detail is not None:
+                level = _projected(sequence, of_tokens, tokens)
+                level = resampled(level, detail.shape[-2:], image_size, STRIDES[place])
+            else:
+                level = self._around_grid(place, sequence, of_tokens, tokens, detail)
+            maps.append(self.norms[place](level if detail is None else level + _linear(detail, of_detail)))
+        return FeaturePyramid(tuple(maps), self.strides)
+
+    def _by_level(self, sequences: tuple[Tensor, ...]) -> Sequence[Tensor]:
+        """What every level reads: the one layer, its own, or its mix of all."""
+        levels = len(self.project)
+        if self.mix is None:
+            return sequences if len(sequences) == levels else sequences * levels
+        shares = self.mix.softmax(dim=1).to(sequences[0].dtype)
+        mixed = []
+        for share in shares.unbind():
+            total = sequences[0] * share[0]
+            for place in range(1, len(sequences)):
+                total = torch.addcmul(total, sequences[place], share[place])
+            mixed.append(total)
+        return mixed
+
+    def _around_grid(
+        self, place: int, sequence: Tensor, weight: Tensor, tokens: Tokens, detail: Tensor | None
+    ) -> Tensor:
+        """The tokens' share of a level of twice, once or half the grid's size."""
+        if place == 2:
+            patches = as_maps(sequence[:, tokens.num_prefix_tokens :], tokens.grid)
+            return _linear(halved(patches), weight)
+        level = _projected(sequence, weight, tokens)
+        if place == 1:
+            return level
+        # the detail's own size, where there is one: under export it need not be proven equal
+        size = (2 * tokens.grid.rows, 2 * tokens.grid.cols) if detail is None else detail.shape[-2:]
+        return F.interpolate(level, size=size, mode="bilinear", align_corners=False)
+
+    def _checked(self, images: Tensor | None, tokens: Tokens) -> Tensor:
+        """The images, if they can be those of the tokens."""
+        owner, own = type(self).__name__, self.project[0].weight.dtype
+        if images is None:
+            raise ShapeError(
+                f"{owner} needs the images beside the tokens: neck(tokens, images); detail=None builds one without"
+            )
+        if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[1] != 3:
+            found = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
+            raise ShapeError(f"images are {found}; expected a tensor (batch, 3, height, width)")
+        if not images.is_floating_point():
+            raise DataError(
+                f"images are {images.dtype}; {owner} takes normalised floats, as the backbone does: use "
+                "backbone.preprocess(photos)"
+            )
+        if images.dtype != own and not torch.is_autocast_enabled(images.device.type):
+            raise ShapeError(
+                f"images are {images.dtype}, this {owner} is {own}: convert one of them, or run under torch.autocast"
+            )
+        if images.shape[0] != tokens.sequence[0].shape[0]:
+            raise ShapeError(
+                f"there are {images.shape[0]} images and tokens of {tokens.sequence[0].shape[0]}; expected one batch"
+            )
+        if not torch.compiler.is_compiling():
+            _check_same_scene((images.shape[-2], images.shape[-1]), tokens.grid, self.patch_size)
+        return images
+
+    def _fitting(self, images: Tensor, grid: GridSize) -> Tensor:
+        """The images, channels-last, at the size that the levels need."""
+        target = (PIXELS_PER_CELL * grid.rows, PIXELS_PER_CELL * grid.cols)
+        size = (images.shape[-2], images.shape[-1])
+        if self.grid_from == "features" and size != target:
+            if self.image_resize == "error":
+                raise ShapeError(
+                    f"the images are {size[0]}x{size[1]} px, a grid of {grid.rows}x{grid.cols} needs "
+                    f"{target[0]}x{target[1]} px; pass them at this size, or build the neck with image_resize='to_grid'"
+                )
+            exact = images if images.dtype in (torch.float32, torch.float64) else images.float()
+            resized = F.interpolate(exact, size=target, mode="bilinear", align_corners=False, antialias=True)
+            images = resized.to(images.dtype)
+        return images.contiguous(memory_format=torch.channels_last)
+
+    @torch.no_grad()
+    def _start_mix(self) -> None:
+        """Every level begins with the layer nearest to its own depth: first, middle, last."""
+        if self.mix is None:
+            return
+        levels, layers = self.mix.shape
+        wanted = torch.linspace(0, layers - 1, levels).to(self.mix)
+        layer = torch.arange(layers).to(self.mix)
+        self.mix.copy_(-MIX_FALL * (layer - wanted[:, None]).abs())
+
+
+def resampled(maps: Tensor, size: Sequence[int], image_size: Sequence[int], stride: int) -> Tensor:
+    """Read maps of a whole image at the centres of cells of ``stride`` pixels, bilinearly.
+
+    The cells may reach beyond the image, whose sides the stride need not divide: places are those in pixels, where
+    resizing by size would stretch them. Going to less than half the cells averages over what lies between them.
+
+    Args:
+        maps: (B, D, r, c), which span the image.
+        size: (rows, cols) of cells.
+        image_size: (height, width) in pixels.
+        stride: pixels per cell.
+
+    Returns:
+        (B, D, rows, cols), channels-last.
+    """
+    down = _readings(maps, maps.shape[-2], size[0], image_size[0], stride)
+    across = _readings(maps, maps.shape[-1], size[1], image_size[1], stride)
+    batch, rows, channels = maps.shape[0], size[0], maps.shape[1]
+    tokens = maps.permute(0, 2, 3, 1).flatten(2)  # (B, r, c D)
+    tall = torch.bmm(down.expand(batch, -1, -1), tokens).reshape(batch * rows, maps.shape[-1], channels)
+    cells = torch.bmm(across.expand(batch * rows, -1, -1), tall)  # (B rows, cols, D)
+    return cells.reshape(batch, rows, size[1], channels).permute(0, 3, 1, 2)
+
+
+def _readings(maps: Tensor, length: int, cells: int, pixels: int, stride: int) -> Tensor:
+    """(cells, length): the share of every token in every cell along one axis."""
+    dtype = torch.float64 if maps.dtype == torch.float64 else torch.float32
+    each = torch.arange(length, device=maps.device, dtype=dtype)
+    step = torch.ones((), device=maps.device, dtype=dtype) * (length * stride) / pixels  # tokens per cell
+    places = (torch.arange(cells, device=maps.device, dtype=dtype) + 0.5) * step - 0.5
+    places = torch.minimum(places.clamp_min(0.0), each[-1])
+    shares = (1.0 - (places[:, None] - each).abs() / (step / 2).clamp_min(1.0)).clamp_min(0.0)
+    return (shares / shares.sum(dim=1, keepdim=True)).to(maps.dtype)
+
+
+def _projected(sequence: Tensor, weight: Tensor, tokens: Tokens) -> Tensor:
+    """(B, P + N, C) -> (B, D, rows, cols): the whole sequence is projected, the prefix cut off after."""
+    return as_maps(F.linear(sequence, weight)[:, tokens.num_prefix_tokens :], tokens.grid)
+
+
+def _linear(maps: Tensor, weight: Tensor) -> Tensor:
+    """(B, C, rows, cols) -> (B, D, rows, cols), a 1x1 convolution."""
+    return F.linear(maps.permute(0, 2, 3, 1), weight).permute(0, 3, 1, 2)
+
+
+def _check_same_scene(size: tuple[int, int], grid: GridSize, patch_size: int) -> None:
+    """Refuse images that cannot show what the tokens saw: tiny ones, and another shape by a token or more."""
+    height, width = size
+    if min(size) < patch_size:
+        raise ShapeError(f"the images are {height}x{width} px, smaller than a patch of {patch_size} px")
+    rows, cols = height * grid.cols / width, width * grid.rows / height
+    if min(abs(rows - grid.rows), abs(cols - grid.cols)) >= 1:
+        raise ShapeError(
+            f"the images are {height}x{width} px and the tokens' grid is {grid.rows}x{grid.cols}: these are not of one "
+            "shape. Pass the images that the backbone got (TokenGrid.prepare(...).images), or a resized copy of them"
+        )

@@ -1,0 +1,206 @@
+"""The simple spatial tuning adapter: half, one and twice the patch's stride from the last layer's map."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dinoneck.configured import at_least
+from dinoneck.errors import ConfigError
+from dinoneck.grid import GridSize, as_maps
+from dinoneck.layers.conv_block import MapLinear, reset
+from dinoneck.necks.neck import Neck
+from dinoneck.tokens import FeaturePyramid, Tokens
+
+Upsample = Literal["nearest", "bilinear"]
+Downsample = Literal["conv", "avgpool"]
+NORM_EPS = 1e-6
+PLACE_GRID = GridSize(16, 16)
+
+
+class STAPyramid(Neck):
+    """Three levels for a detector (P8, P16, P32 at patch 16) out of the last layer's map, without the image.
+
+    P8 is the map upsampled twofold and projected, P16 the map projected, P32 a 3x3 convolution with stride 2, or a
+    2x2 mean and a projection. It is the cheapest neck a D-FINE or RT-DETR encoder can stand on; P8 holds no finer
+    detail than the tokens do. Where small objects matter take :class:`dinoneck.SpatialTuningAdapter`, which reads
+    the image beside the tokens; where more than three levels or 3x3 smoothing are wanted, :class:`SimplePyramid`.
+
+    **Strides follow the patch**: 14-pixel patches give levels of stride 7, 14 and 28, and say so. A detector that
+    insists on 8, 16 and 32 gets them by ``strides=(8, 16, 32)``: the token map is resampled so that every cell is
+    read at its own centre, ``(j + 0.5) * stride`` pixels, and levels have exactly ceil(image / 8), ceil(image / 16)
+    and ceil(image / 32) cells, the image being ``grid * patch_size`` pixels; centres past the last token's read
+    that token. Resizing by size alone would be off by up to half a cell there.
+
+    **The strided convolution is a quarter of a P32 cell off** towards the top left: its taps lie around token 2j,
+    the cell's centre between tokens 2j and 2j + 1. It can learn to make up for it; ``downsample="avgpool"`` needs
+    not, and has a quarter of the parameters.
+
+    Args:
+        embed_dim: channels C of the tokens.
+        out_channels: channels D of every level.
+        pre_norm: LayerNorm on every token first: steadier where the backbone's own final norm is off.
+        pos_embed: add a learned position to every token: a table of 16 x 16 places spread over the image, zero at
+            the start, resampled bilinearly to the grid at hand, so one set of weights serves all resolutions.
+        upsample: to P8: ``nearest`` or ``bilinear`` (smooth, cell centres exact).
+        downsample: to P32: ``conv`` or ``avgpool``.
+        strides: ``"native"`` = patch_size x (1/2, 1, 2), or three integers, each twice the one before.
+        patch_size: pixels per patch.
+        device: torch factory keyword.
+        dtype: torch factory keyword.
+
+    Shape:
+        Tokens of any number of layers, of which the last is read -> levels (B, D, 2 rows, 2 cols),
+        (B, D, rows, cols), (B, D, ceil(rows / 2), ceil(cols / 2)), channels-last; with other than native strides
+        ceil(image / stride) cells each.
+
+    Raises:
+        ConfigError: if a number is not positive or the strides do not double.
+        ShapeError: if the tokens have another width, patch size or dtype.
+
+    Examples:
+        >>> neck = STAPyramid(embed_dim=384)
+        >>> neck(Tokens.from_patches(torch.randn(1, 30 * 41, 384), grid=(30, 41), patch_size=16))
+        FeaturePyramid((1, 256, 60, 82) stride 8, (1, 256, 30, 41) stride 16, (1, 256, 15, 21) stride 32)
+        >>> neck = STAPyramid(embed_dim=384, strides=(8, 16, 32), patch_size=14)
+        >>> neck(Tokens.from_patches(torch.randn(1, 46 * 46, 384), grid=(46, 46), patch_size=14))
+        FeaturePyramid((1, 256, 81, 81) stride 8, (1, 256, 41, 41) stride 16, (1, 256, 21, 21) stride 32)
+
+    Reference: design source "DINOv3 as D-FINE's encoder", the spatial tuning adapter. Deviations: strides follow the
+    patch; prefix tokens are counted, not assumed to be one; the projection stands before the upsampling and after
+    the averaging, which is exact.
+    """
+
+    num_layers = None
+
+    def __init__(
+        self,
+        embed_dim: int,
+        out_channels: int = 256,
+        pre_norm: bool = False,
+        pos_embed: bool = False,
+        upsample: Upsample = "nearest",
+        downsample: Downsample = "conv",
+        strides: Literal["native"] | tuple[int, int, int] = "native",
+        patch_size: int = 16,
+        *,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__()
+        at_least(1, embed_dim=embed_dim, out_channels=out_channels, patch_size=patch_size)
+        self.embed_dim, self.out_channels, self.patch_size = embed_dim, out_channels, patch_size
+        self.upsample, self.downsample = upsample, downsample
+        if strides == "native" or (strides[1] == 2 * strides[0] == patch_size and strides[2] == 2 * patch_size):
+            self.strides, self._resample = (patch_size / 2, float(patch_size), 2.0 * patch_size), None
+        else:
+            _check_strides(strides)
+            self.strides, self._resample = tuple(float(stride) for stride in strides), strides[:2]
+        factory = {"device": device, "dtype": dtype}
+        self.norm = nn.LayerNorm(embed_dim, eps=NORM_EPS, **factory) if pre_norm else None
+        self.places = nn.Parameter(torch.zeros(embed_dim, *PLACE_GRID, **factory)) if pos_embed else None
+        self.p8 = nn.Linear(embed_dim, out_channels, **factory)
+        self.p16 = nn.Linear(embed_dim, out_channels, **factory)
+        self.p32: nn.Module
+        if downsample == "conv":
+            self.p32 = nn.Conv2d(embed_dim, out_channels, 3, 2, padding=1, **factory)
+        else:
+            self.p32 = MapLinear(embed_dim, out_channels, **factory)
+
+    def reset_parameters(self) -> None:
+        """Draw the weights anew."""
+        for module in (self.p8, self.p16, self.p32, self.norm):
+            if module is not None:
+                reset(module)
+        if self.places is not None:
+            nn.init.zeros_(self.places)
+
+    def forward(self, tokens: Tokens, images: Tensor | None = None) -> FeaturePyramid:
+        """Return the three levels; ``images`` are not needed."""
+        (sequence,) = self._sequences(tokens)
+        prefix, grid = tokens.num_prefix_tokens, tokens.grid
+        if self.norm is not None:
+            sequence = self.norm(sequence)
+        if self.places is not None:
+            sequence, prefix = sequence[:, prefix:] + _resized(self.places, grid).to(sequence.dtype), 0
+        # whole sequences are projected and sliced after: slicing first copies them at full width
+        fine = as_maps(self.p8(sequence)[:, prefix:], grid)
+        maps = as_maps(sequence[:, prefix:], grid)
+        if self._resample is None:
+            fine = self._doubled(fine)
+            middle = as_maps(self.p16(sequence)[:, prefix:], grid)
+        else:
+            to_fine, to_middle = self._resample
+            fine = at_stride(fine, self.patch_size, to_fine, self.upsample)
+            maps = at_stride(maps, self.patch_size, to_middle, "bilinear")
+            middle = self.p16(maps.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        coarse = self.p32(maps if self.downsample == "conv" else halved(maps))
+        return FeaturePyramid((fine, middle, coarse), self.strides)
+
+    def _doubled(self, maps: Tensor) -> Tensor:
+        size = (2 * maps.shape[-2], 2 * maps.shape[-1])
+        smooth = {"align_corners": False} if self.upsample == "bilinear" else {}
+        return F.interpolate(maps, size=size, mode=self.upsample, **smooth)
+
+
+def _resized(places: Tensor, grid: GridSize) -> Tensor:
+    """A table (C, rows, cols) of places as tokens (1, N, C) of another grid."""
+    maps = F.interpolate(places[None], size=(grid.rows, grid.cols), mode="bilinear", align_corners=False)
+    return maps.flatten(2).transpose(1, 2)
+
+
+def halved(maps: Tensor) -> Tensor:
+    """Means of 2x2 cells; ceil(n / 2) cells remain, the last of an odd number averages what it has.
+
+    The padding is unconditional: asking whether a side is odd would tie an exported graph to the answer.
+    """
+    rows, cols = maps.shape[-2:]
+    beyond = (0, cols % 2, 0, rows % 2)
+    filled = F.avg_pool2d(F.pad(maps.new_ones(1, 1, rows, cols), beyond), 2)
+    return F.avg_pool2d(F.pad(maps, beyond), 2) / filled
+
+
+def at_stride(maps: Tensor, patch: int, stride: int, mode: Upsample) -> Tensor:
+    """Read maps of ``patch`` pixels per cell at the centres of cells of ``stride`` pixels.
+
+    Args:
+        maps: (B, D, rows, cols).
+        patch: pixels per cell of the maps.
+        stride: pixels per cell of the result.
+        mode: ``nearest`` = the cell that the centre lies in; ``bilinear`` = between cell centres, clamped.
+
+    Returns:
+        (B, D, ceil(rows * patch / stride), ceil(cols * patch / stride)), channels-last.
+    """
+    cells = maps.permute(0, 2, 3, 1)
+    for axis in (1, 2):
+        cells = _read_axis(cells, axis, patch, stride, mode)
+    return cells.permute(0, 3, 1, 2)
+
+
+def _read_axis(cells: Tensor, axis: int, patch: int, stride: int, mode: Upsample) -> Tensor:
+    """One axis of :func:`at_stride`, in whole half-pixels: no rounding moves a cell."""
+    count = cells.shape[axis]
+    wanted = (count * patch + stride - 1) // stride
+    centre = (2 * torch.arange(wanted, device=cells.device) + 1) * stride  # in half-pixels
+    if mode == "nearest":
+        return cells.index_select(axis, (centre // (2 * patch)).clamp(max=count - 1))
+    beyond = (centre - patch).clamp(0, 2 * patch * (count - 1))  # past the first cell's centre
+    low = beyond // (2 * patch)
+    high = (low + 1).clamp(max=count - 1)
+    share = (beyond - 2 * patch * low).to(cells.dtype).div(2 * patch).view(-1, *(1,) * (3 - axis))
+    first = cells.index_select(axis, low)
+    between: Tensor = first + share * (cells.index_select(axis, high) - first)
+    return between
+
+
+def _check_strides(strides: tuple[int, int, int]) -> None:
+    if strides[0] < 1 or any(coarse != 2 * fine for fine, coarse in pairwise(strides)):
+        raise ConfigError(
+            f"strides is {strides}; expected 'native' or three positive integers, each twice the one before, such as "
+            "(8, 16, 32)"
+        )

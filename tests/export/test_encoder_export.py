@@ -1,0 +1,185 @@
+"""Necks for detectors, alone and behind a backbone, as one graph for every batch and size; and in half precision."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch._dynamo.testing
+from torch import Tensor, nn
+from torch.export import Dim
+
+from dinoneck import Backbone, SpatialTuningAdapter, STAPyramid, Tokens, load_backbone
+from dinoneck.interop import PyramidEncoder
+from dinoneck.necks.neck import Neck
+
+pytestmark = pytest.mark.slow
+# batch, height, width: none is the traced one; 21 x 29 and 9 x 5 patches are odd, the coarsest level's last cell is
+# half outside
+SIZES = [(3, 336, 464), (1, 192, 320), (2, 144, 80)]
+BOUND = 1e-5
+
+
+def adapter(**options: Any) -> Callable[[int], Neck]:
+    return lambda width: SpatialTuningAdapter(width, 16, detail_dim=8, **options)
+
+
+NECKS: dict[str, Callable[[int], Neck]] = {
+    "aligned": adapter(),
+    "deimv2": adapter(detail="deimv2"),
+    "image": adapter(grid_from="image", norm="layer"),
+    "no detail": adapter(detail=None, norm="group"),
+    "sta": lambda width: STAPyramid(width, 16),
+    "sta, all options": lambda width: STAPyramid(width, 16, True, True, "bilinear", "avgpool"),
+}
+ENCODERS = {
+    "timm, aligned": ("dinoneck_tiny", "timm", "aligned", 1.0),
+    "timm, sta": ("dinoneck_tiny", "timm", "sta", 1.0),
+    "timm, dual resolution": ("dinoneck_tiny", "timm", "image", 0.5),
+    "transformers, deimv2": ("dinoneck_tiny", "transformers", "deimv2", 1.0),
+    "ViT-S, aligned": ("vit_small_patch16_dinov3", "timm", "aligned", 1.0),
+}
+each_neck = pytest.mark.parametrize("name", NECKS)
+each_encoder = pytest.mark.parametrize("name", ENCODERS)
+
+
+class OfMaps(nn.Module):
+    """A neck alone, on token maps (B, rows, cols, C): so that sides have names."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.neck = NECKS[name](24)
+        awake(self)
+        self.eval()
+
+    def forward(self, maps: list[Tensor], images: Tensor) -> tuple[Tensor, ...]:
+        tokens = Tokens.from_patches([x.flatten(1, 2) for x in maps], grid=maps[0].shape[1:3], patch_size=16)
+        return self.neck(tokens, images if self.neck.needs_images else None).maps
+
+    def inputs(self, batch: int, height: int, width: int) -> tuple[list[Tensor], Tensor]:
+        maps = [torch.randn(batch, height // 16, width // 16, 24) for _ in range(self.neck.num_layers or 1)]
+        return maps, torch.randn(batch, 3, height, width)
+
+    def named(self) -> tuple[Any, Any]:
+        batch, rows, cols = sides()
+        return [{0: batch, 1: rows, 2: cols}] * (self.neck.num_layers or 1), {0: batch, 2: 16 * rows, 3: 16 * cols}
+
+
+class OfImages(nn.Module):
+    """Backbone and neck; a tuple of maps, which every exporter knows."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        model, source, neck, features_at = ENCODERS[name]
+        layers = 1 if neck == "sta" else (0, 1, 2)  # later blocks do not run
+        backbone: Backbone = load_backbone(model, source=source, pretrained=False, layers=layers)  # type: ignore[arg-type]
+        self.encoder = PyramidEncoder(backbone, NECKS[neck](backbone.embed_dim), features_at)
+        awake(self.encoder.neck)
+        self.cell = round(16 / features_at)
+        self.eval()
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        return self.encoder(images).maps
+
+    def inputs(self, batch: int, height: int, width: int) -> tuple[Tensor]:
+        return (torch.randn(batch, 3, height * self.cell // 16, width * self.cell // 16),)
+
+    def named(self) -> tuple[Any]:
+        batch, rows, cols = sides()
+        return ({0: batch, 2: self.cell * rows, 3: self.cell * cols},)
+
+
+def sides() -> tuple[Dim, Dim, Dim]:
+    return Dim("batch"), Dim("rows", min=3, max=128), Dim("cols", min=3, max=128)
+
+
+def awake(module: nn.Module) -> None:
+    """Statistics and weights of norms as after training: nothing is 0 or 1."""
+    for part in module.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            nn.init.normal_(part.running_mean, std=0.2)  # type: ignore[arg-type]
+            nn.init.uniform_(part.running_var, 0.5, 2.0)  # type: ignore[arg-type]
+            nn.init.uniform_(part.weight, 0.5, 2.0)
+
+
+def assert_close(found: Any, wanted: Any, bound: float = BOUND) -> None:
+    assert len(found) == len(wanted) == 3
+    for one, other in zip(found, wanted, strict=True):
+        one, other = torch.as_tensor(one).float(), other.float()
+        assert one.shape == other.shape
+        assert (one - other).abs().max() <= bound * other.abs().max()
+
+
+def assert_one_program(module: OfMaps | OfImages, folder: Path) -> None:
+    """Export with named sides; the program, a copy from disk and ONNX Runtime agree with eager at every size."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    program = torch.export.export(module, module.inputs(2, 160, 224), dynamic_shapes=module.named())
+    torch.export.save(program, folder / "encoder.pt2")
+    onnx = torch.onnx.export(program, dynamo=True, verbose=False)
+    assert onnx is not None
+    onnx.save(folder / "encoder.onnx")
+    session = onnxruntime.InferenceSession(folder / "encoder.onnx", providers=["CPUExecutionProvider"])
+    exported = torch.export.load(folder / "encoder.pt2").module()  # guards checked
+    for size in SIZES:
+        inputs = module.inputs(*size)
+        wanted = module(*inputs)
+        assert_close(exported(*inputs), wanted)
+        leaves = dict(zip(program.graph_signature.user_inputs, torch.utils._pytree.tree_leaves(inputs), strict=True))
+        feeds = {entry.name: leaves[entry.name].numpy() for entry in session.get_inputs()}
+        assert_close(session.run(None, feeds), wanted)
+
+
+@each_neck
+@torch.no_grad()
+def test_a_neck_alone_with_named_sizes(name: str, tmp_path: Path) -> None:
+    assert_one_program(OfMaps(name), tmp_path)
+
+
+@each_encoder
+@torch.no_grad()
+def test_an_encoder_with_named_sizes(name: str, tmp_path: Path) -> None:
+    assert_one_program(OfImages(name), tmp_path)
+
+
+@each_encoder
+@torch.no_grad()
+def test_an_encoder_compiles_to_one_graph_for_all_sizes(name: str) -> None:
+    torch._dynamo.reset()
+    module = OfImages(name)
+    counter = torch._dynamo.testing.CompileCounterWithBackend("eager")
+    compiled = torch.compile(module, backend=counter, fullgraph=True, dynamic=True)
+    for size in ((2, 160, 224), *SIZES[:1], SIZES[2]):
+        inputs = module.inputs(*size)
+        assert_close(compiled(*inputs), module(*inputs))
+    assert counter.frame_count == 1
+
+
+@torch.no_grad()
+def test_a_size_the_patch_does_not_divide_is_refused_by_the_program() -> None:
+    """Named sides are multiples of the patch; nothing is cut off in silence."""
+    module = OfImages("timm, aligned")
+    program = torch.export.export(module, module.inputs(2, 160, 224), dynamic_shapes=module.named()).module()
+    with pytest.raises((AssertionError, RuntimeError)):
+        program(torch.randn(1, 3, 168, 224))
+
+
+@each_neck
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float16, 5e-3), (torch.bfloat16, 3e-2)], ids=str)
+@torch.no_grad()
+def test_half_precision_stays_in_range(name: str, dtype: torch.dtype, bound: float) -> None:
+    """Under autocast and cast altogether: finite and near float32, with a channel of tokens far out, as ViTs have."""
+    module = OfMaps(name)
+    maps, images = module.inputs(2, 96, 160)
+    for x in maps:
+        x[..., 3] += 300.0
+    images = (3 * images).clamp(-10, 10)
+    wanted = module(maps, images)
+    with torch.autocast("cpu", dtype):
+        mixed = module(maps, images)
+    cast = module.to(dtype)([x.to(dtype) for x in maps], images.to(dtype))
+    for found in (mixed, cast):
+        assert all(bool(level.isfinite().all()) for level in found)
+        assert_close(found, wanted, bound)

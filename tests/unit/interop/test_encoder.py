@@ -1,0 +1,146 @@
+"""PyramidEncoder: what backbone and neck give by hand, sizes included."""
+
+from __future__ import annotations
+
+from math import ceil
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from dinoneck import Backbone, ConfigError, GridError, SimplePyramid, ViTFPN, load_backbone, save_head
+from dinoneck.checkpoint.head_checkpoint import load_head
+from dinoneck.interop import PyramidEncoder, find_encoder
+from dinoneck.necks.spatial_tuning_adapter import SpatialTuningAdapter
+
+
+def pyramid(**changed: object) -> SimplePyramid:
+    return SimplePyramid(64, 32, **{"scales": (2.0, 1.0, 0.5), **changed})  # type: ignore[arg-type]
+
+
+def test_it_is_backbone_then_neck(tiny: Backbone) -> None:
+    neck, images = pyramid(), torch.randn(2, 3, 64, 96)
+    found, wanted = PyramidEncoder(tiny, neck)(images), neck(tiny(images))
+    assert found.strides == wanted.strides == (8.0, 16.0, 32.0)
+    for one, other in zip(found.maps, wanted.maps, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_images_reach_the_necks_that_need_them() -> None:
+    backbone = load_backbone("dinoneck_tiny", layers=3)
+    neck, images = SpatialTuningAdapter(64, 16).eval(), torch.randn(2, 3, 64, 96)
+    found, wanted = PyramidEncoder(backbone, neck)(images), neck(backbone(images), images)
+    for one, other in zip(found.maps, wanted.maps, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_the_backbone_may_see_smaller_images() -> None:
+    """The neck gets the whole images, levels follow them, and strides are told in their pixels."""
+    backbone, images = load_backbone("dinoneck_tiny", layers=3), torch.randn(1, 3, 128, 192)
+    neck = SpatialTuningAdapter(64, 16, grid_from="image").eval()
+    small = F.interpolate(images, (64, 96), mode="bilinear", antialias=True)
+    found, wanted = PyramidEncoder(backbone, neck, features_at=0.5)(images), neck(backbone(small), images)
+    assert found.strides == (8.0, 16.0, 32.0)
+    for level, other, stride in zip(found.maps, wanted.maps, found.strides, strict=True):
+        assert torch.equal(level, other)
+        assert level.shape[-2:] == (128 / stride, 192 / stride)
+
+
+@pytest.mark.parametrize("features_at", [1.0, 0.75, 2 / 3, 0.5])
+def test_strides_are_pixels_of_the_whole_images(tiny: Backbone, features_at: float) -> None:
+    encoder = PyramidEncoder(tiny, pyramid(), features_at)
+    found = encoder(torch.randn(1, 3, 192, 384))
+    assert found.strides == encoder.strides
+    for level, stride in zip(found.maps, found.strides, strict=True):
+        assert tuple(level.shape[-2:]) == (ceil(192 / stride - 1e-6), ceil(384 / stride - 1e-6))
+
+
+def test_sizes_that_do_not_fit_are_refused_with_a_remedy(tiny: Backbone) -> None:
+    encoder = PyramidEncoder(tiny, pyramid(), features_at=0.5)
+    with pytest.raises(GridError, match="80x96 px; 0.5 times that is no whole number of 16x16.*32x32 px"):
+        encoder(torch.zeros(1, 3, 80, 96))
+    for wrong in (0, -0.5, 1.5, True, "half", 0.5171):
+        with pytest.raises(ConfigError, match="features_at is"):
+            PyramidEncoder(tiny, pyramid(), features_at=wrong)  # type: ignore[arg-type]
+
+
+def test_a_neck_of_another_backbone_is_refused(tiny: Backbone) -> None:
+    with pytest.raises(ConfigError, match=r"embed_dim=64 \(it has 32\), patch_size=16 \(it has 14\)"):
+        PyramidEncoder(tiny, SimplePyramid(32, 16, patch_size=14))
+    with pytest.raises(ConfigError, match=r"num_layers=1 \(it has 3; the backbone gives \(5,\)\)"):
+        PyramidEncoder(tiny, ViTFPN(64, 3))
+    with pytest.raises(ConfigError, match="expected a neck"):
+        PyramidEncoder(tiny, nn.Linear(2, 2))  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="load_backbone"):
+        PyramidEncoder("dinoneck_tiny", pyramid())  # type: ignore[arg-type]
+
+
+def test_the_encoder_is_found_inside_a_detector(tiny: Backbone) -> None:
+    encoder = PyramidEncoder(tiny, pyramid())
+    assert find_encoder(nn.Sequential(nn.Sequential(encoder))) is encoder
+    assert find_encoder(encoder) is encoder
+    with pytest.raises(ConfigError, match="Linear holds no PyramidEncoder"):
+        find_encoder(nn.Linear(1, 1))
+    with pytest.raises(ConfigError, match="2 encoders, at 0, 1"):
+        find_encoder(nn.Sequential(encoder, PyramidEncoder(tiny, pyramid())))
+
+
+def test_the_neck_travels_alone(tmp_path: object) -> None:
+    """Saved from within, loaded beside the same backbone: the same maps, and the file knows the backbone."""
+    backbone = load_backbone("dinoneck_tiny", layers=3)
+    encoder = PyramidEncoder(backbone, SpatialTuningAdapter(64, 16))
+    encoder.train()
+    encoder(torch.randn(4, 3, 64, 64))  # batch statistics move
+    encoder.eval()
+    path, images = f"{tmp_path}/neck.safetensors", torch.randn(1, 3, 64, 96)
+    save_head(path, encoder.neck, backbone=backbone, preprocess=backbone.preprocess)
+    again = PyramidEncoder(load_backbone("dinoneck_tiny", layers=3), load_head(path))  # type: ignore[arg-type]
+    for one, other in zip(encoder(images).maps, again(images).maps, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_gradients_reach_what_is_trainable_only() -> None:
+    backbone = load_backbone("dinoneck_tiny", layers=3).unfreeze_last(1)
+    encoder = PyramidEncoder(backbone, SpatialTuningAdapter(64, 16)).train()
+    sum(level.square().sum() for level in encoder(torch.randn(2, 3, 64, 64)).maps).backward()  # type: ignore[union-attr]
+    for name, parameter in encoder.named_parameters():
+        assert (parameter.grad is not None) == parameter.requires_grad, name
+        if parameter.grad is not None:
+            assert parameter.grad.abs().sum() > 0, name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("source", "features_at"), [("timm", 1.0), ("transformers", 0.5)])
+def test_it_exports_with_dynamic_sizes(source: Any, features_at: float, tmp_path: object) -> None:
+    pytest.importorskip("onnxruntime")
+    import onnxruntime
+
+    backbone = load_backbone("dinoneck_tiny", layers=3, source=source)
+    neck = SpatialTuningAdapter(64, 16, grid_from="image" if features_at < 1 else "features")
+    encoder = _Maps(PyramidEncoder(backbone, neck, features_at)).eval()
+    sides = {0: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
+    path = f"{tmp_path}/encoder.onnx"
+    program = torch.onnx.export(
+        encoder, (torch.randn(2, 3, 128, 192),), dynamo=True, dynamic_shapes=(sides,), verbose=False
+    )
+    assert program is not None
+    program.save(path)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    for size in ((128, 192), (192, 320)):
+        images = torch.randn(3, 3, *size)
+        with torch.no_grad():
+            wanted = encoder(images)
+        found = session.run(None, {session.get_inputs()[0].name: images.numpy()})
+        for one, other in zip(found, wanted, strict=True):
+            torch.testing.assert_close(torch.from_numpy(one), other, atol=2e-5, rtol=1e-4)
+
+
+class _Maps(nn.Module):
+    def __init__(self, encoder: PyramidEncoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return self.encoder(images).maps

@@ -1,0 +1,165 @@
+"""TorchvisionBackbone inside torchvision's detectors: the pyramid's maps, places that fit, one step of each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models.detection import FCOS, FasterRCNN, RetinaNet
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.ops import MultiScaleRoIAlign
+
+from dinoneck import ConfigError, SimplePyramid, ViTFPN, load_backbone
+from dinoneck.interop import TorchvisionBackbone, find_encoder
+from dinoneck.necks.spatial_tuning_adapter import SpatialTuningAdapter
+
+SIDES = (16, 32, 64, 128, 256)
+
+
+def body(extra_levels: int = 0, **options: Any) -> TorchvisionBackbone:
+    return TorchvisionBackbone(
+        load_backbone("dinoneck_tiny"), SimplePyramid(64, 32, scales=(2.0, 1.0, 0.5)), extra_levels, **options
+    )
+
+
+def look(backbone: TorchvisionBackbone) -> dict[str, Any]:
+    preprocess = backbone.backbone.preprocess
+    own = {"image_mean": preprocess.mean, "image_std": preprocess.std, "size_divisible": backbone.size_divisible}
+    return {**own, "min_size": 96, "max_size": 160, "num_classes": 3}
+
+
+def anchors(backbone: TorchvisionBackbone, ratios: tuple[float, ...] = (0.5, 1.0, 2.0)) -> AnchorGenerator:
+    count = len(backbone.strides)
+    return AnchorGenerator(tuple((side,) for side in SIDES[:count]), (ratios,) * count)
+
+
+def retinanet(backbone: TorchvisionBackbone) -> nn.Module:
+    return RetinaNet(backbone, anchor_generator=anchors(backbone), **look(backbone))
+
+
+def fcos(backbone: TorchvisionBackbone) -> nn.Module:
+    sides = tuple((int(stride),) for stride in backbone.strides)
+    generator = AnchorGenerator(sides, ((1.0,),) * len(sides))
+    return FCOS(backbone, anchor_generator=generator, **look(backbone))
+
+
+def faster_rcnn(backbone: TorchvisionBackbone) -> nn.Module:
+    names = [str(level) for level in range(len(backbone.strides) - backbone.extra_levels)]
+    pool = MultiScaleRoIAlign(names, output_size=3, sampling_ratio=2)
+    return FasterRCNN(backbone, rpn_anchor_generator=anchors(backbone), box_roi_pool=pool, **look(backbone))
+
+
+DETECTORS = [retinanet, fcos, faster_rcnn]
+
+
+def photos() -> tuple[list[Tensor], list[dict[str, Tensor]]]:
+    images = [torch.rand(3, 96, 128), torch.rand(3, 80, 112)]
+    targets = [
+        {"boxes": torch.tensor([[8.0, 8.0, 40.0, 60.0], [50.0, 20.0, 90.0, 70.0]]), "labels": torch.tensor([1, 2])},
+        {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.long)},
+    ]
+    return images, targets
+
+
+def test_levels_are_the_pyramids_by_name() -> None:
+    backbone, images = body(), torch.randn(2, 3, 64, 96)
+    found, wanted = backbone(images), backbone.encoder(images).maps
+    assert list(found) == ["0", "1", "2"]
+    for one, other in zip(found.values(), wanted, strict=True):
+        assert torch.equal(one, other)
+    assert backbone.out_channels == 32
+    assert find_encoder(nn.ModuleList([backbone])) is backbone.encoder
+
+
+def test_extra_levels_halve_the_coarsest() -> None:
+    backbone, images = body(extra_levels=2), torch.randn(1, 3, 160, 96)
+    levels = list(backbone(images).values())
+    assert backbone.strides == (8, 16, 32, 64, 128)
+    assert torch.equal(levels[3], F.max_pool2d(levels[2], 2, ceil_mode=True))
+    assert torch.equal(levels[4], F.max_pool2d(levels[3], 2, ceil_mode=True))
+    assert [tuple(level.shape[-2:]) for level in levels] == [(20, 12), (10, 6), (5, 3), (3, 2), (2, 1)]
+
+
+def test_images_arrive_as_the_backbone_wants_them() -> None:
+    """Through the detector's own transform: normalised by the backbone's numbers, padded to whole cells."""
+    detector, seen = retinanet(body()).eval(), []
+    detector.backbone.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))  # type: ignore[union-attr]
+    photo = torch.rand(3, 96, 128)
+    with torch.no_grad():
+        detector([photo])
+    wanted = detector.backbone.backbone.preprocess(photo[None])  # type: ignore[union-attr,operator]
+    torch.testing.assert_close(seen[0][..., :96, :128], wanted, atol=1e-5, rtol=1e-5)
+    assert seen[0].shape[-1] % 32 == seen[0].shape[-2] % 32 == 0
+
+
+@pytest.mark.parametrize("patch", [14, 16])
+@pytest.mark.parametrize("extra_levels", [0, 2])
+def test_anchors_keep_step_with_the_cells(patch: int, extra_levels: int) -> None:
+    """At any image padded to size_divisible torchvision's strides are ours, at every level."""
+    name = "dinoneck_tiny" if patch == 16 else "vit_small_patch14_dinov2"
+    backbone = load_backbone(name, layers=[0], pretrained=False)
+    neck = SimplePyramid(backbone.embed_dim, 8, scales=(2.0, 1.0, 0.5), patch_size=patch)
+    built = TorchvisionBackbone(backbone, neck, extra_levels)
+    assert built.size_divisible == (2 * patch if not extra_levels else 8 * patch)
+    padded = torch.zeros(1, 3, built.size_divisible, 3 * built.size_divisible)
+    maps = list(built(padded).values())
+    generator = anchors(built, ratios=(1.0,))
+    images = type("Images", (), {"tensors": padded, "image_sizes": [tuple(padded.shape[-2:])]})()
+    found = generator(images, maps)[0].reshape(-1, 2, 2).mean(1)  # centres (x, y)
+    start = 0
+    for level, stride in zip(maps, built.strides, strict=True):
+        rows, cols = level.shape[-2:]
+        y, x = torch.meshgrid(torch.arange(rows) * stride, torch.arange(cols) * stride, indexing="ij")
+        torch.testing.assert_close(found[start : start + rows * cols], torch.stack((x, y), -1).reshape(-1, 2))
+        start += rows * cols
+
+
+@pytest.mark.parametrize("build", DETECTORS)
+@pytest.mark.parametrize("extra_levels", [0, 2])
+def test_one_step_and_an_answer(build: Any, extra_levels: int) -> None:
+    """Finite losses, a gradient for whatever is trainable and none for what is frozen; boxes in the photo."""
+    detector = build(body(extra_levels)).train()
+    find_encoder(detector).backbone.unfreeze_last(1)
+    images, targets = photos()
+    losses = detector(images, targets)
+    total = sum(losses.values())
+    assert torch.isfinite(total)
+    total.backward()
+    for name, parameter in detector.named_parameters():
+        assert (parameter.grad is not None) == parameter.requires_grad, name
+    assert not find_encoder(detector).backbone.adapter.blocks[0].training
+    with torch.no_grad():
+        answers = detector.eval()(images)
+    for photo, answer in zip(images, answers, strict=True):
+        assert torch.isfinite(answer["scores"]).all()
+        assert (answer["boxes"][:, 2] <= photo.shape[-1]).all()
+
+
+def test_a_neck_that_reads_the_image_learns_in_a_detector() -> None:
+    backbone = load_backbone("dinoneck_tiny", layers=3)
+    detector = retinanet(TorchvisionBackbone(backbone, SpatialTuningAdapter(64, 32))).train()
+    sum(detector(*photos()).values()).backward()
+    grads = [parameter.grad for parameter in find_encoder(detector).neck.parameters()]
+    assert all(grad is not None and grad.abs().sum() > 0 for grad in grads)
+
+
+def test_features_at_changes_what_the_backbone_sees_and_the_multiple() -> None:
+    assert body().size_divisible == 32
+    half = body(features_at=0.5)
+    assert (half.strides, half.size_divisible) == ((16, 32, 64), 64)
+    images = torch.randn(1, 3, 128, 128)
+    assert half(images)["0"].shape[-1] == body()(images)["0"].shape[-1] // 2
+
+
+def test_what_cannot_work_is_refused() -> None:
+    tiny = load_backbone("dinoneck_tiny")
+    with pytest.raises(ConfigError, match="extra_levels is -1"):
+        body(extra_levels=-1)
+    with pytest.raises(ConfigError, match="num_layers=1"):
+        TorchvisionBackbone(tiny, ViTFPN(64, 3))
+    small = load_backbone("vit_small_patch14_dinov2", pretrained=False, layers=[0])
+    with pytest.raises(ConfigError, match="whole pixels"):
+        TorchvisionBackbone(small, SimplePyramid(384, 8, scales=(4.0, 2.0), patch_size=14))

@@ -1,0 +1,362 @@
+"""transformers' detectors on a dinoneck backbone: weights kept, files exact, losses and gradients sound."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from torch import Tensor, nn
+
+from dinoneck import BackboneError, ConfigError, SimplePyramid, ViTFPN, load_backbone, save_head
+from dinoneck.checkpoint.head_checkpoint import load_head
+from dinoneck.interop import (
+    DinoneckBackbone,
+    DinoneckBackboneConfig,
+    PyramidEncoder,
+    attach_to_detr,
+    find_encoder,
+    register,
+)
+from dinoneck.necks.spatial_tuning_adapter import SpatialTuningAdapter
+
+D = 32
+SMALL: dict[str, Any] = {
+    **dict.fromkeys(("encoder_hidden_dim", "d_model", "encoder_ffn_dim", "decoder_ffn_dim"), D),
+    **dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads"), 4),
+    "decoder_in_channels": [D] * 3,
+    "decoder_layers": 2,
+    "num_queries": 12,
+    "num_denoising": 4,
+    "num_labels": 3,
+}
+DETECTORS = {
+    "d_fine": ("DFine", {"depth_mult": 0.34, "hidden_expansion": 0.5}),
+    "rt_detr": ("RTDetr", {}),
+    "rt_detr_v2": ("RTDetrV2", {}),
+}
+NEVER = ("mask_token",)
+
+
+def config_of(neck: str = "spatial_tuning_adapter", **changed: Any) -> DinoneckBackboneConfig:
+    arguments = {"backbone": "dinoneck_tiny", "layers": (1, 3, 5), "pretrained": False, "seed": 7}
+    own = {"spatial_tuning_adapter": {"out_channels": D}, "simple_pyramid": {"out_channels": D, "scales": [2, 1, 0.5]}}
+    return DinoneckBackboneConfig(**{**arguments, "neck": neck, "neck_config": own.get(neck), **changed})
+
+
+def classes(kind: str) -> tuple[type, type]:
+    stem, _ = DETECTORS[kind]
+    return getattr(transformers, f"{stem}Config"), getattr(transformers, f"{stem}ForObjectDetection")
+
+
+def detector(kind: str, config: DinoneckBackboneConfig | None = None, **changed: Any) -> Any:
+    config = config or config_of()
+    of_config, of_model = classes(kind)
+    fixed = {"encoder_in_channels": config.channels, "freeze_backbone_batch_norms": False}
+    return of_model(of_config(backbone_config=config, **{**SMALL, **DETECTORS[kind][1], **fixed, **changed}))
+
+
+def labels() -> list[dict[str, Tensor]]:
+    boxes = torch.tensor([[0.5, 0.5, 0.2, 0.3], [0.3, 0.6, 0.1, 0.2]])
+    return [
+        {"class_labels": torch.tensor([0, 2]), "boxes": boxes},
+        {"class_labels": torch.zeros(0, dtype=torch.long), "boxes": torch.zeros(0, 4)},
+    ]
+
+
+def moved(model: nn.Module) -> nn.Module:
+    """Weights and statistics unlike any first values."""
+    with torch.no_grad():
+        for value in model.state_dict().values():
+            if value.is_floating_point():
+                value.mul_(1 + 0.1 * torch.rand_like(value)).add_(0.01)
+    return model
+
+
+def answers(model: Any, images: Tensor) -> tuple[Tensor, Tensor]:
+    with torch.no_grad():
+        found = model.eval()(images)
+    return found.logits, found.pred_boxes
+
+
+def same(one: Any, other: Any, size: tuple[int, int] = (64, 96)) -> bool:
+    images = torch.randn(2, 3, *size)
+    pairs = zip(answers(one, images), answers(other, images), strict=True)
+    return all(torch.equal(a, b) and bool(torch.isfinite(a).all()) for a, b in pairs)
+
+
+@pytest.mark.parametrize("kind", DETECTORS)
+@pytest.mark.parametrize("source", ["timm", "transformers"])
+def test_a_new_detector_keeps_backbone_and_neck_as_they_are_made(kind: str, source: Any) -> None:
+    """transformers draws the weights of all it knows; here it must not."""
+    torch.manual_seed(5)
+    encoder = find_encoder(detector(kind, config_of(backbone_source=source)))
+    torch.manual_seed(5)
+    neck = SpatialTuningAdapter(64, D)
+    backbone = load_backbone("dinoneck_tiny", source=source, seed=7, layers=(1, 3, 5))
+    for one, other in ((encoder.backbone, backbone), (encoder.neck, neck)):
+        for (name, value), wanted in zip(one.named_parameters(), other.parameters(), strict=True):
+            assert torch.equal(value, wanted), name
+    assert encoder.backbone.record() == backbone.record()
+
+
+@pytest.mark.parametrize("kind", DETECTORS)
+def test_a_saved_detector_is_the_same_bit_for_bit(kind: str, tmp_path: Path) -> None:
+    model = moved(detector(kind))
+    model.save_pretrained(tmp_path)  # type: ignore[operator]
+    again = classes(kind)[1].from_pretrained(tmp_path)  # type: ignore[attr-defined]
+    assert same(model, again)
+    for (name, one), other in zip(model.state_dict().items(), again.state_dict().values(), strict=True):
+        assert torch.equal(one, other), name
+
+
+def test_a_loaded_backbone_is_frozen_as_before_and_knows_its_weights(tmp_path: Path) -> None:
+    model = detector("d_fine")
+    model.save_pretrained(tmp_path)
+    one = find_encoder(model).backbone
+    other = find_encoder(transformers.DFineForObjectDetection.from_pretrained(tmp_path)).backbone
+    assert one.frozen
+    assert other.frozen
+    assert other.record()["weights_sha256"] == one.record()["weights_sha256"]
+    assert other.record()["weights"] == {"kind": "file"}
+    model = detector("d_fine", config_of(frozen=False))
+    model.save_pretrained(tmp_path)
+    other = find_encoder(transformers.DFineForObjectDetection.from_pretrained(tmp_path)).backbone
+    assert other.trainable_blocks == tuple(range(6))
+
+
+def test_published_weights_are_not_fetched_for_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Built by name they are wanted; loaded, the file has them."""
+    config = config_of(backbone="vit_small_patch16_dinov3", layers=(0,), neck="simple_pyramid", seed=None)
+    model = DinoneckBackbone(config)
+    model.config.pretrained = True
+    model.save_pretrained(tmp_path)
+    fetched: list[str] = []
+
+    def fetch(name: str) -> tuple[Path, None]:
+        fetched.append(name)
+        raise BackboneError("no network")
+
+    monkeypatch.setattr("dinoneck.backbones.weights.fetch", fetch)
+    again = DinoneckBackbone.from_pretrained(tmp_path)
+    images = torch.randn(1, 3, 32, 32)
+    assert not fetched
+    for one, other in zip(model(images).feature_maps, again(images).feature_maps, strict=True):
+        assert torch.equal(one, other)
+    with pytest.raises(BackboneError, match="no network"):
+        DinoneckBackbone(again.config)
+
+
+@pytest.mark.parametrize("missing", ["encoder.neck.", "encoder.backbone.adapter.model.blocks.0.", "nothing"])
+def test_what_a_file_lacks_is_as_new(missing: str, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    config = config_of("simple_pyramid")
+    model = DinoneckBackbone(config)
+    model.save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    kept = {name: value for name, value in load_file(file).items() if not name.startswith(missing)}
+    save_file(kept, file, metadata={"format": "pt"})
+    again = DinoneckBackbone.from_pretrained(tmp_path)
+    state = again.state_dict()
+    assert all(torch.isfinite(value).all() for value in state.values())
+    for name, value in model.state_dict().items():
+        if not name.startswith("encoder.neck."):
+            assert torch.equal(state[name], value), name  # a seeded backbone is always the same
+    assert torch.equal(state["encoder.neck.levels.0.project_norm.weight"], torch.ones(D))
+
+
+def test_half_precision_keeps_rotary_frequencies_exact(tmp_path: Path) -> None:
+    model = DinoneckBackbone(config_of()).eval()
+    model.save_pretrained(tmp_path)
+    half = DinoneckBackbone.from_pretrained(tmp_path, dtype=torch.bfloat16).eval()
+    assert {value.dtype for value in half.parameters()} == {torch.bfloat16}
+    rotary = [module.backbone.adapter.rotary.periods for module in (model, half)]
+    assert torch.equal(*rotary)
+    images = torch.randn(1, 3, 64, 64)
+    for one, other in zip(model(images).feature_maps, half(images).feature_maps, strict=True):
+        assert (one - other).norm() < 0.02 * one.norm()
+
+
+@pytest.mark.parametrize("kind", DETECTORS)
+def test_one_step(kind: str) -> None:
+    """A photo without objects beside one with: finite loss, a gradient for all that is trainable, none for the rest."""
+    model = detector(kind).train()
+    find_encoder(model).backbone.unfreeze_last(2)
+    loss = model(torch.randn(2, 3, 64, 96), labels=labels()).loss
+    assert torch.isfinite(loss)
+    loss.backward()
+    for name, parameter in model.named_parameters():
+        assert (parameter.grad is not None) == parameter.requires_grad or name.endswith(NEVER), name
+    neck = [parameter.grad for parameter in find_encoder(model).neck.parameters()]
+    assert all(grad.abs().sum() > 0 for grad in neck)
+    nothing = model(torch.randn(1, 3, 64, 96), labels=labels()[1:]).loss
+    assert torch.isfinite(nothing)
+
+
+def test_other_detectors_take_it_too(tmp_path: Path) -> None:
+    """DEIMv2 with any neck; Conditional DETR, which reads one level and freezes batch norms without asking."""
+    config = config_of("simple_pyramid")
+    fixed = {"encoder_in_channels": config.channels, "freeze_backbone_batch_norms": False}
+    deim = transformers.Deimv2ForObjectDetection(transformers.Deimv2Config(backbone_config=config, **SMALL, **fixed))
+    heads = {f"{part}_attention_heads": 4 for part in ("encoder", "decoder")}
+    sizes = {"d_model": D, "num_queries": 9, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": D}
+    conditional = transformers.ConditionalDetrForObjectDetection(
+        transformers.ConditionalDetrConfig(backbone_config=config, decoder_ffn_dim=D, **sizes, **heads)
+    )
+    for number, model in enumerate((deim, conditional)):
+        moved(model).save_pretrained(tmp_path / str(number))
+        assert same(model, type(model).from_pretrained(tmp_path / str(number)))
+
+
+def test_frozen_batch_norms_are_pointed_out_once() -> None:
+    model = detector("d_fine", freeze_backbone_batch_norms=True).eval()
+    images = torch.randn(1, 3, 64, 64)
+    with pytest.warns(UserWarning, match="freeze_backbone_batch_norms=False"):
+        answers(model, images)
+    assert torch.isfinite(answers(model, images)[0]).all()
+    neck = find_encoder(detector("d_fine")).neck
+    assert any(isinstance(module, nn.BatchNorm2d) for module in neck.modules())
+    grouped = config_of(neck_config={"out_channels": D, "norm": "group"})
+    answers(detector("d_fine", grouped, freeze_backbone_batch_norms=True), images)  # nothing to warn of
+
+
+def test_a_configuration_survives_json() -> None:
+    config = config_of(
+        neck_config={"out_channels": D, "detail": None}, features_at=0.5, norm=False, out_indices=(0, -1)
+    )
+    again = DinoneckBackboneConfig.from_dict(json.loads(config.to_json_string()))
+    assert again.to_dict() == config.to_dict()
+    assert again.recipe == config.recipe
+    assert (again.channels, again.out_features, again.out_indices) == ([D, D], ["level0", "level2"], [0, 2])
+    assert config_of(out_features=["level1"]).out_indices == [1]
+    register()
+    register()
+    assert type(transformers.AutoBackbone.from_config(config)) is DinoneckBackbone
+    assert type(transformers.AutoModel.from_config(config)) is DinoneckBackbone
+
+
+def test_chosen_levels_and_plain_tuples_come_out() -> None:
+    model, images = DinoneckBackbone(config_of(out_indices=[0, 2])).eval(), torch.randn(1, 3, 64, 64)
+    maps = model.encoder(images).maps
+    found = model(images).feature_maps
+    assert len(found) == 2
+    assert torch.equal(found[0], maps[0])
+    assert torch.equal(found[1], maps[2])
+    assert torch.equal(model(images, return_dict=False)[0][1], maps[2])
+    assert model.channels == [D, D]
+    assert (model.backbone, model.neck) == (model.encoder.backbone, model.encoder.neck)
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"neck": "spatial_tuning_adaptor"}, "Did you mean 'spatial_tuning_adapter'"),
+        ({"neck": "dense"}, "DenseHead and no neck"),
+        ({"neck_config": {"chanels": 3}}, "chanels"),
+        ({"neck_config": {"out_channels": 0}}, "out_channels is 0"),
+        ({"neck_config": [1]}, "expected a dict"),
+        ({"neck_config": {"out_channels": torch.ones(1)}}, "plain values"),
+        ({"out_indices": [3]}, "level0, level1, level2"),
+        ({"out_features": ["stage1"]}, "level0, level1, level2"),
+    ],
+)
+def test_configurations_that_cannot_work_are_refused(changed: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        config_of(**changed)
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"neck_config": {"embed_dim": 96}}, r"embed_dim=64 \(it has 96\)"),
+        ({"neck_config": {"patch_size": 14}}, r"patch_size=16 \(it has 14\)"),
+        ({"neck_config": {"num_layers": 2}}, r"num_layers=3 \(it has 2"),
+        ({"layers": (1, 9)}, "block indices"),
+        ({"backbone": "vit_smal_patch16_dinov3"}, "vit_small_patch16_dinov3"),
+        ({"features_at": 2.0}, "features_at is 2.0"),
+        ({"pretrained": True, "backbone": "vit_small_patch16_dinov3"}, "seed=7"),
+    ],
+)
+def test_models_that_cannot_be_built_say_why(changed: dict[str, Any], told: str) -> None:
+    with pytest.raises((ConfigError, BackboneError), match=told):
+        DinoneckBackbone(config_of(**changed))
+
+
+def test_the_trained_neck_leaves_the_detector(tmp_path: Path) -> None:
+    model = moved(detector("d_fine")).eval()
+    encoder, images = find_encoder(model), torch.randn(1, 3, 64, 96)
+    save_head(tmp_path / "neck.safetensors", encoder.neck, backbone=encoder.backbone)
+    again = PyramidEncoder(encoder.backbone, load_head(tmp_path / "neck.safetensors"))  # type: ignore[arg-type]
+    for one, other in zip(encoder(images).maps, again(images).maps, strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("kind", DETECTORS)
+@pytest.mark.parametrize("channels", [D, 24])
+def test_an_encoder_can_be_put_into_a_detector_that_exists(kind: str, channels: int) -> None:
+    """The same answers as with the configuration, once the weights are the same."""
+    built = detector(kind, config_of("simple_pyramid", neck_config={"out_channels": channels, "scales": [2, 1, 0.5]}))
+    host = detector(kind)
+    backbone = load_backbone("dinoneck_tiny", layers=(1, 3, 5), seed=7)
+    encoder = PyramidEncoder(backbone, SimplePyramid(64, channels, scales=(2.0, 1.0, 0.5)))
+    decoder = host.model.decoder.state_dict()
+    assert attach_to_detr(host, encoder) is host
+    assert find_encoder(host) is encoder
+    assert all(torch.equal(decoder[name], value) for name, value in host.model.decoder.state_dict().items())
+    loss = host.train()(torch.randn(2, 3, 64, 96), labels=labels()).loss
+    loss.backward()
+    for name, parameter in host.named_parameters():
+        assert (parameter.grad is not None) == parameter.requires_grad or name.endswith(NEVER), name
+    if channels == D:  # then there is no projection, so the configured detector must do without
+        built.model.encoder_input_proj = nn.ModuleList(nn.Identity() for _ in range(3))
+    renamed = {
+        name.replace("backbone.model.encoder.", "backbone.encoder."): v for name, v in built.state_dict().items()
+    }
+    host.load_state_dict(renamed)
+    assert same(built, host)
+
+
+def test_what_cannot_be_attached_is_refused() -> None:
+    backbone = load_backbone("dinoneck_tiny", layers=3)
+    with pytest.raises(ConfigError, match="Linear is no D-FINE"):
+        attach_to_detr(nn.Linear(1, 1), PyramidEncoder(backbone, ViTFPN(64, 3)))
+    with pytest.raises(ConfigError, match="reads 3 levels, the encoder gives 4"):
+        attach_to_detr(detector("d_fine"), PyramidEncoder(backbone, SimplePyramid(64, D)))
+    gap = SimplePyramid(64, D, scales=(4.0, 1.0, 0.5))
+    with pytest.raises(ConfigError, match="each twice the one before"):
+        attach_to_detr(detector("d_fine"), PyramidEncoder(backbone, gap))
+
+
+@pytest.mark.slow
+def test_transformers_is_imported_for_its_own_names_only_and_its_extra_is_named() -> None:
+    script = (
+        "import sys\n"
+        "from dinoneck.interop import EncoderByName, TorchvisionBackbone, find_encoder\n"
+        "print('transformers' in sys.modules)\n"
+        "sys.modules['transformers'] = None\n"
+        "try:\n    from dinoneck.interop import DinoneckBackboneConfig\n"
+        "except ImportError as error:\n    print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    imported, told = done.stdout.splitlines()
+    assert imported == "False"
+    assert "dinoneck[hf]" in told
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("source", ["timm", "transformers"])
+@pytest.mark.parametrize("name", ["vit_small_patch16_dinov3", "vit_small_patch14_reg4_dinov2"])
+def test_real_architectures_of_both_libraries_are_exact(source: str, name: str, tmp_path: Path) -> None:
+    patch = 14 if "14" in name else 16
+    config = config_of(backbone=name, backbone_source=source, layers=(5, 8, 11))
+    model = moved(detector("d_fine", config))
+    model.save_pretrained(tmp_path)  # type: ignore[operator]
+    again = transformers.DFineForObjectDetection.from_pretrained(tmp_path)
+    assert same(model, again, (6 * patch, 8 * patch))
+    assert find_encoder(again).backbone.weights == {"kind": "file"}

@@ -1,0 +1,346 @@
+"""SpatialTuningAdapter: sizes, places and values against the plain formulation; every option; what it refuses."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from tests.contract.cases import WIDTH, tokens_of
+from torch import Tensor, nn
+from torchvision.ops import FrozenBatchNorm2d
+
+from dinoneck import ConfigError, DataError, PyramidHead, ShapeError, SpatialTuningAdapter, Task, Tokens
+from dinoneck.necks.image_detail import AlignedDetail, DEIMv2Detail
+from dinoneck.necks.spatial_tuning_adapter import resampled
+
+GRIDS = [(20, 20), (21, 29), (1, 1), (1, 7), (2, 3)]
+
+
+def awake(module: nn.Module, seed: int = 0) -> Any:
+    """In eval mode, with norms that have gains, biases and statistics of their own."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for norm in module.modules():
+            if isinstance(norm, nn.BatchNorm2d | nn.GroupNorm | nn.LayerNorm):
+                for name, value in (*norm.named_parameters(), *norm.named_buffers()):
+                    if value.is_floating_point():
+                        noise = torch.randn(value.shape, generator=generator).to(value) * 0.3
+                        value.copy_(noise.abs() + 0.5 if name in ("weight", "running_var") else noise)
+    return module.eval()
+
+
+def build(seed: int = 0, **options: Any) -> SpatialTuningAdapter:
+    torch.manual_seed(seed)
+    return awake(SpatialTuningAdapter(**{"embed_dim": WIDTH, "out_channels": 8, "detail_dim": 4, **options}))
+
+
+def fed(rows: int = 5, cols: int = 7, *, cell: int = 16, seed: int = 1, **how: Any) -> tuple[Tokens, Tensor]:
+    torch.manual_seed(seed)
+    tokens = tokens_of(2, rows, cols, **{"layers": 3, **how})
+    return tokens, torch.randn(2, 3, rows * cell, cols * cell).to(tokens.sequence[0])
+
+
+def batch_norm(x: Tensor, norm: nn.Module) -> Tensor:
+    scale = norm.weight / (norm.running_var + 1e-5).sqrt()  # type: ignore[operator]
+    return x * scale[:, None, None] + (norm.bias - norm.running_mean * scale)[:, None, None]  # type: ignore[operator]
+
+
+def plain_detail(branch: nn.Module, images: Tensor) -> list[Tensor]:
+    """Either branch with NCHW operations, sides brought to multiples of 32 by zeros and cut back."""
+    height, width = images.shape[-2:]
+    if isinstance(branch, DEIMv2Detail):
+        x = F.conv2d(images, branch.stem.conv.weight, stride=2, padding=1)
+        x = F.max_pool2d(F.gelu(batch_norm(x, branch.stem.norm)), 3, 2, padding=1)
+        levels: list[Tensor] = []
+        for step in branch.steps:
+            x = F.conv2d(F.gelu(x) if levels else x, step.conv.weight, stride=2, padding=1)
+            x = batch_norm(x, step.norm)
+            levels.append(x)
+        return levels
+    x = F.conv2d(F.pad(images, (0, -width % 4, 0, -height % 4)), branch.stem.conv.weight, stride=4)
+    x, levels = batch_norm(x, branch.stem.norm), []
+    for step in branch.steps:
+        x = F.gelu(x)
+        x = F.conv2d(F.pad(x, (0, x.shape[-1] % 2, 0, x.shape[-2] % 2)), step.conv.weight, stride=2)
+        x = batch_norm(x + F.conv2d(x, step.around.weight, padding=1, groups=x.shape[1]), step.norm)
+        levels.append(x)
+    return levels
+
+
+def plain(neck: SpatialTuningAdapter, tokens: Tokens, images: Tensor) -> list[Tensor]:
+    """Resize, concatenate, 1x1, norm: the formulation that nothing is folded or reordered in."""
+    maps = [x.contiguous() for x in tokens.maps()]
+    if neck.mix is not None:
+        maps = [sum(w * x for w, x in zip(row.softmax(0), maps, strict=True)) for row in neck.mix]  # type: ignore[misc]
+    fine, same, coarse = maps if len(maps) == 3 else maps * 3
+    rows, cols = tokens.grid
+    repeated = F.pad(coarse, (0, cols % 2, 0, rows % 2), mode="replicate")
+    semantic = [
+        F.interpolate(fine, scale_factor=2.0, mode="bilinear", align_corners=False),
+        same,
+        F.interpolate(repeated, scale_factor=0.5, mode="bilinear", align_corners=False),
+    ]
+    levels = []
+    details = plain_detail(neck.detail, images) if neck.detail is not None else [same[:, :0]] * 3
+    for place, (one, other) in enumerate(zip(semantic, details, strict=True)):
+        stacked = one if neck.detail is None else torch.cat([one, other], dim=1)
+        weight = neck.project[place].weight[..., None, None]
+        levels.append(batch_norm(F.conv2d(stacked, weight), neck.norms[place]))
+    return levels
+
+
+@pytest.mark.parametrize("detail", ["aligned", "deimv2", None])
+@pytest.mark.parametrize("num_layers", [1, 2, 3, 4])
+def test_maps_equal_the_plain_formulation(detail: Any, num_layers: int) -> None:
+    neck = build(detail=detail, num_layers=num_layers).double()
+    for rows, cols in GRIDS:
+        tokens, images = fed(rows, cols, layers=num_layers, dtype=torch.float64)
+        found = neck(tokens, images)
+        assert [tuple(x.shape[-2:]) for x in found.maps] == [
+            (2 * rows, 2 * cols), (rows, cols), ((rows + 1) // 2, (cols + 1) // 2)
+        ]  # fmt: skip
+        for a, b in zip(found.maps, plain(neck, tokens, images), strict=True):
+            assert torch.allclose(a, b, rtol=0, atol=1e-11)
+            assert a.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_patch_14_reads_the_image_at_16_pixels_per_token() -> None:
+    neck = build(patch_size=14, norm="batch").double()
+    tokens, images = fed(23, 32, cell=14, patch=14, dtype=torch.float64)
+    found = neck(tokens, images)
+    assert found.strides == neck.strides == (7.0, 14.0, 28.0)
+    grown = F.interpolate(images, size=(23 * 16, 32 * 16), mode="bilinear", align_corners=False)
+    for a, b in zip(found.maps, plain(neck, tokens, grown), strict=True):
+        assert torch.allclose(a, b, rtol=0, atol=1e-11)
+
+
+def test_levels_follow_the_image_where_asked() -> None:
+    neck = build(grid_from="image", patch_size=14)
+    assert neck.strides == (8.0, 16.0, 32.0)
+    for size in ((640, 640), (330, 330), (100, 100)):
+        tokens, _ = fed(20, 20, patch=14)
+        maps = neck(tokens, torch.randn(2, 3, *size)).maps
+        assert [tuple(x.shape[-2:]) for x in maps] == [tuple(-(-side // s) for side in size) for s in (8, 16, 32)]
+
+
+def test_levels_of_the_image_and_of_the_grid_agree_where_they_coincide() -> None:
+    by_grid, by_image = build(), build(grid_from="image")
+    by_image.load_state_dict(by_grid.state_dict())
+    for rows, cols in GRIDS:
+        tokens, images = fed(rows, cols)
+        for a, b in zip(by_grid(tokens, images).maps, by_image(tokens, images).maps, strict=True):
+            assert torch.allclose(a, b, atol=1e-5)
+
+
+@pytest.mark.parametrize("stride", [8, 16, 32])
+@pytest.mark.parametrize("pixels", [640, 330, 333])
+def test_resampling_reads_tokens_at_the_cells_centres(stride: int, pixels: int) -> None:
+    """Tokens that hold their own place in pixels give cells that hold theirs, also where the stride does not divide."""
+    length, cells = 20, -(-pixels // stride)
+    places = (torch.arange(length, dtype=torch.float64) + 0.5) * pixels / length
+    maps = torch.stack(torch.meshgrid(places, places, indexing="ij"))[None]
+    found = resampled(maps, (cells, cells), (pixels, pixels), stride)
+    wanted = ((torch.arange(cells, dtype=torch.float64) + 0.5) * stride).clamp(places[0], places[-1])
+    assert torch.allclose(found[0, 0, :, 0], wanted, atol=1e-9)
+    assert torch.allclose(found[0, 1, 0], wanted, atol=1e-9)
+
+
+def test_resampling_far_down_averages_what_lies_between() -> None:
+    maps = torch.zeros(1, 1, 64, 1, dtype=torch.float64)
+    maps[:, :, 1::4] = 1.0  # a stripe in every fourth row, which reading two rows per cell would miss or meet
+    down = resampled(maps, (8, 1), (256, 32), 32)
+    assert torch.allclose(down, torch.full_like(down, 0.25), atol=0.02)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"out_channels": 6},
+        {"num_layers": 1},
+        {"detail": "deimv2"},
+        {"detail": None},
+        {"detail_dim": 6},
+        {"norm": "group"},
+        {"norm": "layer"},
+        {"grid_from": "image"},
+        {"patch_size": 14},
+    ],
+    ids=str,
+)
+def test_every_option_changes_the_answer(change: dict[str, Any]) -> None:
+    size = {"patch": change.get("patch_size", 16), "layers": change.get("num_layers", 3)}
+    one = build()(*fed(cell=32))
+    other = build(**change)(*fed(cell=32, **size))
+    equal = one.strides == other.strides and all(
+        a.shape == b.shape and torch.allclose(a, b, atol=1e-4) for a, b in zip(one.maps, other.maps, strict=True)
+    )
+    assert not equal
+
+
+def test_images_of_another_size_are_resized_or_refused() -> None:
+    tokens, images = fed(cell=20)
+    strict, willing = build(image_resize="error"), build()
+    with pytest.raises(ShapeError, match=r"100x140 px, a grid of 5x7 needs 80x112 px"):
+        strict(tokens, images)
+    small = F.interpolate(images, size=(80, 112), mode="bilinear", align_corners=False, antialias=True)
+    for a, b in zip(willing(tokens, images).maps, strict(tokens, small).maps, strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("layers", "nearest"), [(2, [{0}, {0, 1}, {1}]), (4, [{0}, {1, 2}, {3}]), (5, [{0}, {2}, {4}])]
+)
+def test_the_mix_starts_at_the_nearest_layer(layers: int, nearest: list[set[int]]) -> None:
+    mix = SpatialTuningAdapter(WIDTH, num_layers=layers).mix
+    assert mix is not None
+    for row, wanted in zip(mix.softmax(dim=1), nearest, strict=True):
+        assert set((row > row.max() - 1e-6).nonzero().flatten().tolist()) == wanted
+        assert row[list(wanted)].sum() > 0.85
+
+
+def test_one_layer_feeds_all_levels_and_three_feed_one_each() -> None:
+    neck, (tokens, images) = build(), fed()
+    base = neck(tokens, images).maps
+    for place in range(3):
+        changed = list(tokens.sequence)
+        changed[place] = changed[place] + 1.0
+        other = neck(Tokens(tuple(changed), tokens.grid, 16, 1, 4), images).maps
+        assert [not torch.equal(a, b) for a, b in zip(base, other, strict=True)] == [i == place for i in range(3)]
+    single, (tokens, images) = build(num_layers=1), fed(layers=1)
+    other = single(Tokens((tokens.sequence[0] + 1.0,), tokens.grid, 16, 1, 4), images).maps
+    assert not any(torch.equal(a, b) for a, b in zip(single(tokens, images).maps, other, strict=True))
+
+
+def test_prefix_tokens_do_not_show() -> None:
+    neck, (tokens, images) = build(), fed()
+    changed = tuple(torch.cat((torch.randn_like(x[:, :5]), x[:, 5:]), dim=1) for x in tokens.sequence)
+    for a, b in zip(neck(tokens, images).maps, neck(Tokens(changed, tokens.grid, 16, 1, 4), images).maps, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_norms_may_be_exchanged() -> None:
+    """SyncBatchNorm and frozen norms stand where the batch norms stood."""
+    neck, (tokens, images) = build(), fed()
+    before = neck(tokens, images).maps
+    synced = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(neck))
+    assert sum(isinstance(m, nn.SyncBatchNorm) for m in synced.modules()) == 7
+    frozen = copy.deepcopy(neck)
+    for parent in list(frozen.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, nn.BatchNorm2d):
+                still = FrozenBatchNorm2d(child.num_features)
+                still.load_state_dict({k: v for k, v in child.state_dict().items() if k != "num_batches_tracked"})
+                setattr(parent, name, still)
+    for a, b, c in zip(before, synced(tokens, images).maps, frozen.train()(tokens, images).maps, strict=True):
+        assert torch.allclose(a, b, atol=1e-6)
+        assert torch.allclose(a, c, atol=1e-5)
+
+
+def test_training_moves_the_statistics_and_reset_forgets_them() -> None:
+    neck, (tokens, images) = build().train(), fed()
+    neck(tokens, images)
+    assert neck.detail is not None
+    assert neck.norms[0].num_batches_tracked == 1
+    neck.reset_parameters()
+    assert not neck.norms[0].running_mean.any()  # type: ignore[union-attr]
+    assert not any(v.any() for k, v in neck.state_dict().items() if k.endswith("num_batches_tracked"))
+
+
+def test_bfloat16_and_autocast_stay_near() -> None:
+    neck, (tokens, images) = build(grid_from="image"), fed()
+    exact = neck(tokens, images).maps
+    with torch.autocast("cpu", torch.bfloat16):
+        cast = neck(tokens, images).maps
+    low = copy.deepcopy(neck).bfloat16()(tokens.to(dtype=torch.bfloat16), images.bfloat16()).maps
+    for a, b, c in zip(exact, cast, low, strict=True):
+        assert (a - b.float()).abs().max() < 0.05 * (1 + a.abs().max())
+        assert (a - c.float()).abs().max() < 0.05 * (1 + a.abs().max())
+
+
+def test_an_empty_batch_and_images_that_are_not_needed() -> None:
+    tokens, images = fed()
+    for options in ({}, {"grid_from": "image"}, {"num_layers": 2}):
+        some = tokens if options.get("num_layers") is None else fed(layers=2)[0]
+        assert [len(x) for x in build(**options)(some[0:0], images[:0]).maps] == [0, 0, 0]
+    bare = build(detail=None)
+    assert not bare.needs_images
+    assert build().needs_images
+    assert torch.equal(bare(tokens).maps[0], bare(tokens, images).maps[0])
+
+
+@pytest.mark.parametrize(
+    ("images", "error", "message"),
+    [
+        (None, ShapeError, r"needs the images beside the tokens: neck\(tokens, images\)"),
+        (torch.zeros(2, 3, 80, 112, dtype=torch.uint8), DataError, "uint8"),
+        (torch.zeros(2, 3, 80, 112, dtype=torch.float64), ShapeError, "float64"),
+        (torch.zeros(2, 4, 80, 112), ShapeError, r"\(2, 4, 80, 112\)"),
+        (torch.zeros(3, 80, 112), ShapeError, r"\(3, 80, 112\)"),
+        (torch.zeros(3, 3, 80, 112), ShapeError, "3 images and tokens of 2"),
+        ("photo.jpg", ShapeError, "images are str"),
+        (torch.zeros(2, 3, 8, 11), ShapeError, "smaller than a patch of 16 px"),
+        (torch.zeros(2, 3, 112, 80), ShapeError, "not of one shape"),
+    ],
+)
+def test_images_that_do_not_fit_are_refused(images: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        build()(fed()[0], images)
+
+
+def test_tokens_and_arguments_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ShapeError, match="patches are 16 px, .* built for 14 px"):
+        build(patch_size=14)(*fed())
+    with pytest.raises(ShapeError, match="hold 2 layers"):
+        build()(*fed(layers=2))
+    with pytest.raises(ConfigError, match="detail=None never reads"):
+        build(detail=None, grid_from="image")
+    for name in ("embed_dim", "out_channels", "num_layers", "detail_dim", "patch_size"):
+        with pytest.raises(ConfigError, match=name):
+            build(**{name: 0})
+
+
+def test_heads_take_it_without_detail_only() -> None:
+    neck = {"type": "spatial_tuning_adapter", "out_channels": 8}
+    with pytest.raises(ConfigError, match=r"needs the images .*detail=None"):
+        PyramidHead(WIDTH, [Task("mass")], neck)
+    head = PyramidHead(WIDTH, [Task("mass")], {**neck, "detail": None}).eval()
+    assert head(fed()[0])["mass"].shape == (2, 1)
+
+
+def centroids(branch: nn.Module, size: tuple[int, int], place: int) -> Tensor:
+    """How far off its centre some inner cells of a level read the image, (cells, 2), in cells."""
+    images = torch.randn(1, 3, *size, requires_grad=True)
+    level = branch(images)[place]
+    rows, cols, stride = level.shape[-2], level.shape[-1], (8, 16, 32)[place]
+    found = []
+    for row, col in ((rows // 2, cols // 2), (1, cols - 3), (rows - 3, 1)):
+        push = level[0, :, row, col] @ torch.randn(level.shape[1])
+        weight = torch.autograd.grad(push, images, retain_graph=True)[0][0].abs().sum(dim=0)
+        weight = weight / weight.sum()
+        y = (weight.sum(dim=1) * (torch.arange(size[0]) + 0.5)).sum() / stride - (row + 0.5)
+        x = (weight.sum(dim=0) * (torch.arange(size[1]) + 0.5)).sum() / stride - (col + 0.5)
+        found.append(torch.stack((y, x)))
+    return torch.stack(found)
+
+
+@pytest.mark.parametrize("size", [(320, 480), (336, 464), (368, 512)], ids=str)  # 368 x 512: patch 14 at 322 x 448
+def test_cells_read_the_image_around_their_centres(size: tuple[int, int]) -> None:
+    for branch, low, high in ((AlignedDetail, -0.08, 0.08), (DEIMv2Detail, -0.55, -0.38)):
+        for place in range(3):
+            total = torch.zeros(3, 2)
+            for seed in range(6):
+                torch.manual_seed(seed)
+                total += centroids(branch(16).eval(), size, place) / 6
+            assert low < total.min()
+            assert total.max() < high
+
+
+@pytest.mark.parametrize("norm", ["batch", "group", "layer"])
+def test_norms_are_what_they_are_called(norm: Any) -> None:
+    neck, (tokens, images) = build(norm=norm), fed()
+    kind = {"batch": nn.BatchNorm2d, "group": nn.GroupNorm, "layer": nn.LayerNorm}[norm]
+    assert sum(isinstance(module, kind) for module in neck.modules()) == 7
+    assert all(level.isfinite().all() for level in neck(tokens, images).maps)

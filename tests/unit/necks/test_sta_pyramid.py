@@ -1,0 +1,271 @@
+"""STAPyramid against the plain construction (upsample, then 1x1), and where every cell of every level lies."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from tests.contract.cases import WIDTH, tokens_of
+from torch import Tensor, nn
+
+from dinoneck import ConfigError, ShapeError, STAPyramid, Tokens
+from dinoneck.necks.sta_pyramid import at_stride, halved
+
+GRIDS = [(1, 1), (1, 7), (6, 10), (15, 31)]
+OPTIONS = list(itertools.product((False, True), (False, True), ("nearest", "bilinear"), ("conv", "avgpool")))
+
+
+def awake(neck: STAPyramid) -> STAPyramid:
+    """A norm and places with values of their own."""
+    with torch.no_grad():
+        for name, parameter in neck.named_parameters():
+            if name == "places" or name.startswith("norm"):
+                parameter.add_(torch.randn_like(parameter) * 0.3)
+    return neck
+
+
+def plain(neck: STAPyramid, tokens: Tokens) -> list[Tensor]:
+    """The design source's construction on an NCHW map: everything at full width, the 1x1 convolutions last."""
+    maps = tokens.patches[-1].transpose(1, 2).reshape(len(tokens), -1, *tokens.grid).contiguous()
+    if neck.norm is not None:
+        mean, variance = maps.mean(dim=1, keepdim=True), maps.var(dim=1, keepdim=True, correction=0)
+        maps = (maps - mean) / (variance + 1e-6).sqrt()
+        maps = maps * neck.norm.weight[:, None, None] + neck.norm.bias[:, None, None]
+    if neck.places is not None:
+        maps = maps + F.interpolate(neck.places[None], tokens.grid, mode="bilinear", align_corners=False)
+
+    def one(layer: nn.Linear, x: Tensor) -> Tensor:
+        return F.conv2d(x, layer.weight[..., None, None], layer.bias)
+
+    doubled = F.interpolate(maps, scale_factor=2, mode=neck.upsample)
+    if neck.downsample == "conv":
+        coarse = neck.p32(maps)
+    else:
+        rows, cols = tokens.grid
+        even = F.pad(maps, (0, cols % 2, 0, rows % 2), mode="replicate")
+        coarse = one(neck.p32, F.avg_pool2d(even, 2))  # type: ignore[arg-type]
+    return [one(neck.p8, doubled), one(neck.p16, maps), coarse]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("grid", GRIDS, ids=str)
+def test_it_is_the_plain_construction(grid: tuple[int, int], options: tuple[Any, ...]) -> None:
+    neck = awake(STAPyramid(WIDTH, 8, *options).double())
+    tokens = tokens_of(2, *grid, layers=2, dtype=torch.float64)
+    pyramid = neck(tokens)
+    rows, cols = grid
+    sizes = [(2 * rows, 2 * cols), grid, (-(-rows // 2), -(-cols // 2))]
+    assert [tuple(level.shape) for level in pyramid.maps] == [(2, 8, *size) for size in sizes]
+    for ours, theirs in zip(pyramid.maps, plain(neck, tokens), strict=True):
+        assert torch.allclose(ours, theirs, rtol=0, atol=1e-12)
+        assert ours.stride(1) == 1
+
+
+def test_gradients_are_the_plain_constructions() -> None:
+    neck = awake(STAPyramid(WIDTH, 4, True, True, "bilinear", "avgpool").double())
+    tokens = tokens_of(2, 5, 6, dtype=torch.float64)
+    leaves = [tokens.sequence[0].requires_grad_(), *neck.parameters()]
+    seeds = [torch.randn_like(level) for level in neck(tokens).maps]
+    one, other = (
+        torch.autograd.grad(sum((a * b).sum() for a, b in zip(levels, seeds, strict=True)), leaves)  # type: ignore[arg-type]
+        for levels in (neck(tokens).maps, plain(neck, tokens))
+    )
+    assert all(torch.allclose(a, b, rtol=0, atol=1e-11) for a, b in zip(one, other, strict=True))
+
+
+def places(grid: tuple[int, int], patch: int) -> Tokens:
+    """Tokens whose first two channels are the x and y of the patch centre in pixels; prefix tokens far off."""
+    rows, cols = grid
+    x = torch.full((1, 5 + rows * cols, 2), -1e6, dtype=torch.float64)
+    ys, xs = torch.meshgrid(torch.arange(rows) + 0.5, torch.arange(cols) + 0.5, indexing="ij")
+    x[0, 5:] = torch.stack((xs, ys), dim=-1).flatten(0, 1) * patch
+    return Tokens.from_sequence(x, image_size=(rows * patch, cols * patch), patch_size=patch, num_prefix_tokens=5)
+
+
+def copying(**options: Any) -> STAPyramid:
+    """Weights that hand the two channels on; the 3x3 kernel is a mean."""
+    neck = STAPyramid(2, 2, **options).double()
+    with torch.no_grad():
+        for layer in (neck.p8, neck.p16, neck.p32):
+            layer.bias.zero_()  # type: ignore[union-attr,operator]
+            eye = torch.eye(2, dtype=torch.float64)
+            layer.weight.copy_(eye if layer.weight.ndim == 2 else (eye / 9)[..., None, None].expand(2, 2, 3, 3))  # type: ignore[union-attr,operator,arg-type]
+    return neck
+
+
+def centres(level: Tensor, stride: float) -> Tensor:
+    """What the two channels of a level should be: (x, y) of its cells' centres in pixels."""
+    rows, cols = level.shape[-2:]
+    ys, xs = torch.meshgrid(torch.arange(rows) + 0.5, torch.arange(cols) + 0.5, indexing="ij")
+    return torch.stack((xs, ys)).double()[None] * stride
+
+
+@pytest.mark.parametrize("patch", [14, 16])
+def test_cells_lie_at_their_centres(patch: int) -> None:
+    neck, tokens = copying(upsample="bilinear", downsample="avgpool", patch_size=patch), places((10, 13), patch)
+    fine, middle, coarse = neck(tokens).maps
+    assert neck.strides == (patch / 2, patch, 2 * patch)
+    assert torch.equal(middle, tokens.maps()[0])
+    assert torch.equal(middle, centres(middle, patch))
+    inside = (..., slice(1, -1), slice(1, -1))
+    assert torch.allclose(fine[inside], centres(fine, patch / 2)[inside], rtol=0, atol=1e-10)
+    assert torch.allclose(coarse[..., :-1], centres(coarse, 2 * patch)[..., :-1], rtol=0, atol=1e-10)
+    assert torch.equal(coarse[0, 0, :, -1], middle[0, 0, ::2, -1])  # the 13th column has no partner
+
+
+def test_nearest_repeats_every_token_twice_along_both_axes() -> None:
+    tokens = places((3, 5), 16)
+    fine = copying(patch_size=16)(tokens).maps[0]
+    assert torch.equal(fine, tokens.maps()[0].repeat_interleave(2, 2).repeat_interleave(2, 3))
+
+
+def test_the_strided_convolution_is_a_quarter_cell_off() -> None:
+    coarse = copying(patch_size=16)(places((8, 12), 16)).maps[2]
+    inside = (..., slice(1, None), slice(1, None))
+    off = (coarse - centres(coarse, 32.0))[inside] / 32
+    assert torch.allclose(off, torch.tensor(-0.25, dtype=torch.float64), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("grid", [(1, 1), (1, 7), (23, 23), (46, 31), (16, 32)])
+@pytest.mark.parametrize("patch", [14, 16, 20])
+def test_asked_strides_are_exact_at_any_patch(grid: tuple[int, int], patch: int) -> None:
+    neck = copying(upsample="bilinear", downsample="avgpool", strides=(8, 16, 32), patch_size=patch)
+    pyramid = neck(places(grid, patch))
+    assert pyramid.strides == neck.strides == (8.0, 16.0, 32.0)
+    height, width = (side * patch for side in grid)
+    for level, stride in zip(pyramid.maps, (8, 16, 32), strict=True):
+        assert tuple(level.shape[-2:]) == (-(-height // stride), -(-width // stride))
+        last = [[width - patch / 2], [height - patch / 2]]  # the last token's centre: nothing lies beyond
+        bounds = [torch.tensor(v, dtype=torch.float64)[None, ..., None] for v in ([[patch / 2]] * 2, last)]
+        inside = centres(level, stride)
+        sure = (inside - stride / 2 >= bounds[0]) & (inside + stride / 2 <= bounds[1])  # every read is inside
+        assert torch.allclose(level[sure], inside[sure], rtol=0, atol=1e-9)
+    for level, stride in zip(pyramid.maps[:2], (8, 16), strict=True):  # and the border clamps
+        expected = torch.maximum(torch.minimum(centres(level, stride), bounds[1]), bounds[0])
+        assert torch.allclose(level, expected, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("upsample", ["nearest", "bilinear"])
+@pytest.mark.parametrize("downsample", ["conv", "avgpool"])
+def test_asked_strides_that_are_native_change_nothing(upsample: Any, downsample: Any) -> None:
+    native = STAPyramid(WIDTH, 8, upsample=upsample, downsample=downsample)
+    asked = STAPyramid(WIDTH, 8, upsample=upsample, downsample=downsample, strides=(8, 16, 32))
+    asked.load_state_dict(native.state_dict())
+    tokens = tokens_of(2, 5, 7)
+    assert all(torch.equal(a, b) for a, b in zip(asked(tokens).maps, native(tokens).maps, strict=True))
+
+
+@pytest.mark.parametrize(("patch", "stride"), [(14, 8), (14, 16), (16, 8), (16, 16), (14, 32)])
+def test_reading_at_a_stride_is_grid_sample(patch: int, stride: int) -> None:
+    maps = torch.randn(2, 3, 9, 14, dtype=torch.float64)
+    for mode in ("nearest", "bilinear"):
+        found = at_stride(maps, patch, stride, mode)  # type: ignore[arg-type]
+        xy = centres(found, stride)[0].permute(1, 2, 0)
+        span = torch.tensor([14, 9], dtype=torch.float64) * patch
+        places = (xy / span * 2 - 1)[None].expand(2, -1, -1, -1)
+        expected = F.grid_sample(maps, places, mode="bilinear", padding_mode="border", align_corners=False)
+        if mode == "nearest":
+            column, row = (xy // patch).long().movedim(-1, 0)
+            expected = maps[:, :, row.clamp(max=8), column.clamp(max=13)]
+        assert torch.allclose(found, expected, rtol=0, atol=1e-12)
+
+
+def test_halving_averages_what_is_there() -> None:
+    maps = torch.arange(15.0).reshape(1, 1, 3, 5)
+    assert torch.equal(halved(maps)[0, 0], torch.tensor([[3.0, 5.0, 6.5], [10.5, 12.5, 14.0]]))
+
+
+def changed(**options: Any) -> list[bool]:
+    """Which of the three levels another option changes, all weights and tokens being equal."""
+    base, other = STAPyramid(WIDTH, 8, patch_size=14), STAPyramid(WIDTH, 8, patch_size=14, **options)
+    other.load_state_dict(awake(other).state_dict() | base.state_dict())
+    tokens = tokens_of(2, 6, 8, patch=14)
+    pairs = zip(base(tokens).maps, other(tokens).maps, strict=True)
+    return [a.shape != b.shape or not torch.allclose(a, b, atol=1e-4) for a, b in pairs]
+
+
+def test_every_option_changes_its_levels() -> None:
+    assert changed() == [False, False, False]
+    assert changed(pre_norm=True) == [True, True, True]
+    assert changed(pos_embed=True) == [True, True, True]
+    assert changed(upsample="bilinear") == [True, False, False]
+    assert changed(strides=(8, 16, 32)) == [True, True, True]
+    pooled, conv = STAPyramid(WIDTH, 8, downsample="avgpool"), STAPyramid(WIDTH, 8)
+    assert pooled.p32.weight.numel() * 9 == conv.p32.weight.numel()  # type: ignore[operator,union-attr]
+    fine = [
+        copying(upsample=how, strides=(8, 16, 32), patch_size=14)(places((6, 8), 14)).maps[0]
+        for how in ("nearest", "bilinear")
+    ]
+    assert not torch.allclose(*fine)
+
+
+def test_positions_start_at_zero_and_spread_over_any_grid() -> None:
+    neck = copying(pos_embed=True, upsample="bilinear", downsample="avgpool", patch_size=16)
+    assert neck.places is not None
+    tokens = Tokens.from_patches(torch.zeros(1, 32 * 24, 2, dtype=torch.float64), grid=(32, 24), patch_size=16)
+    assert all(not level.any() for level in neck(tokens).maps)
+    ramp = (torch.arange(16, dtype=torch.float64) + 0.5) / 16  # how far along the image every place lies
+    with torch.no_grad():
+        neck.places.copy_(torch.stack((ramp.expand(16, 16), ramp[:, None].expand(16, 16))))
+    found = neck(tokens).maps[1]
+    share = centres(found, 1.0) / torch.tensor([24.0, 32.0])[None, :, None, None]
+    assert torch.allclose(found[..., 1:-1, 1:-1], share[..., 1:-1, 1:-1], rtol=0, atol=1e-12)
+    square = Tokens.from_patches(torch.zeros(1, 256, 2, dtype=torch.float64), grid=(16, 16), patch_size=16)
+    assert torch.equal(neck(square).maps[1][0], neck.places)
+
+
+def test_it_reads_the_last_layer_and_no_prefix_token() -> None:
+    neck = awake(STAPyramid(WIDTH, 8, True, True, "bilinear"))
+    tokens = tokens_of(2, 3, 5, layers=3)
+    bare = Tokens.from_patches(tokens.patches[-1].contiguous(), grid=(3, 5), patch_size=16)
+    pairs = zip(neck(tokens).maps, neck(bare).maps, strict=True)
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in pairs)
+
+
+def test_parameters_of_the_published_size() -> None:
+    assert sum(p.numel() for p in STAPyramid(384).parameters()) == 2 * 384 * 256 + 9 * 384 * 256 + 3 * 256
+    assert sum(p.numel() for p in STAPyramid(384, downsample="avgpool").parameters()) == 3 * (384 * 256 + 256)
+
+
+@pytest.mark.parametrize("wrong", [{"embed_dim": 0}, {"out_channels": 0}, {"patch_size": 0}])
+def test_numbers_that_are_too_small_are_refused(wrong: dict[str, int]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        STAPyramid(**{"embed_dim": WIDTH, **wrong})
+
+
+@pytest.mark.parametrize("strides", [(8, 16), (8, 16, 31), (0, 0, 0), (32, 16, 8), "image", (8.5, 17.0, 34.0)])
+def test_strides_that_do_not_double_are_refused(strides: Any) -> None:
+    with pytest.raises(ConfigError, match="strides"):
+        STAPyramid(WIDTH, strides=strides)
+
+
+def test_other_tokens_are_refused() -> None:
+    neck = STAPyramid(WIDTH, 8)
+    with pytest.raises(ShapeError, match="14 px"):
+        neck(tokens_of(1, 2, 2, patch=14))
+    with pytest.raises(ShapeError, match="takes Tokens"):
+        neck(torch.zeros(1, 4, WIDTH))
+
+
+def test_config_and_attributes() -> None:
+    neck = STAPyramid(WIDTH, 8, strides=[8, 16, 32], patch_size=14)  # type: ignore[arg-type]
+    assert (neck.embed_dim, neck.num_layers, neck.patch_size, neck.out_channels) == (WIDTH, None, 14, 8)
+    assert not neck.needs_images
+    assert neck.config["strides"] == [8, 16, 32]
+    again = STAPyramid.from_config(json.loads(json.dumps(neck.config)))
+    assert (again.config, again.strides) == (neck.config, neck.strides)
+
+
+def test_reset_draws_every_weight_anew() -> None:
+    neck = STAPyramid(WIDTH, 8, True, True)
+    with torch.no_grad():
+        for parameter in neck.parameters():
+            parameter.fill_(7.0)
+    neck.reset_parameters()
+    assert not any((parameter == 7.0).any() for parameter in neck.parameters())
+    assert neck.places is not None
+    assert not neck.places.any()
