@@ -26,9 +26,9 @@ from benchmarks.timing import machine
 RESULTS = Path(__file__).with_name("results") / "blood_cells.json"
 SHARED = (
     "--size 256x320 --flips both --layers 1,3,5 --batch 4 --lr 1e-3 --warmup 0.1 --weight-decay 1e-4 --ema 0.99 "
-    "--backbone-lr x1"
+    "--backbone-lr x1 --eval-every 2"
 )
-DFINE = "--detector dfine --variant tiny --epochs 12"
+DFINE = "--detector dfine --variant tiny --epochs 10"
 FCOS = "--detector fcos --out-channels 96 --clip 5 --epochs 8"
 TINY = "--backbone dinoneck_tiny --freeze 0=none"
 VARIANTS = {

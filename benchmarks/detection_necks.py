@@ -80,7 +80,7 @@ class Given(nn.Module):
 
 
 def deim_encoder() -> nn.Module:
-    """transformers' encoder without its ViT; weights and statistics are drawn so that nothing is trivial."""
+    """Transformers' encoder without its ViT; weights and statistics are drawn so that nothing is trivial."""
     from transformers import Deimv2Config, DINOv3ViTConfig
     from transformers.models.deimv2.modeling_deimv2 import Deimv2DINOv3ConvEncoder
 

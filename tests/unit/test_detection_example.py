@@ -274,12 +274,14 @@ def test_classes_of_the_held_out_photos_follow_the_training_ones(boxes: Path, tm
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "more"),
-    [("fcos", ["--epochs", "150", "--lr", "1e-3", "--clip", "5"]), ("dfine", ["--epochs", "250", "--lr", "1e-3"])],
+    [
+        ("fcos", ["--epochs", "150", "--lr", "1e-3", "--clip", "5"]),
+        ("dfine", ["--epochs", "160", "--lr", "2e-3", "--num-queries", "30", "--size", "64x96"]),
+    ],
 )
 def test_one_pair_of_photos_is_learnt_by_heart(kind: str, more: list[str], boxes: Path, tmp_path: Path) -> None:
     words = ["--detector", kind, "--photo-limit", "2", "--plain-views", "--freeze", "0=none", "--backbone-lr", "x1"]
-    words += ["--ema", "0", "--eval-every", "50", *more]
-    assert main(arguments(boxes, tmp_path, *words)) == 0
+    assert main(arguments(boxes, tmp_path, *words, "--ema", "0", "--eval-every", "20", *more)) == 0
     result = json.loads((tmp_path / "result.json").read_text())
     assert result["untrained"]["AP"] < 0.1
     assert result["best"]["AP"] >= 0.9

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import timm
 import torch
-from timm.layers.pos_embed_sincos import RotaryEmbeddingDinoV3
+from timm.layers import Format, PatchEmbed, RotaryEmbeddingDinoV3
 from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -144,7 +144,7 @@ class TimmAdapter(Adapter):
     def embed(self, images: Tensor) -> tuple[Tensor, Any]:
         """Patch tokens with positions and prefix, and the rotary embedding of every block."""
         model = self.model
-        x = model.patch_embed(images)
+        x = self._patches(images)
         if isinstance(model, Eva):
             x, rotary = self._traced(x) if torch.compiler.is_compiling() and self._is_dinov3 else model._pos_embed(x)
             if rotary is not None and getattr(model, "rope_mixed", False):
@@ -159,15 +159,25 @@ class TimmAdapter(Adapter):
             x = model._pos_embed(x)
         return model.norm_pre(model.patch_drop(x)), None
 
+    def _patches(self, images: Tensor) -> Tensor:
+        """Patches (B, rows, cols, C), or (B, N, C) if the model takes images of one size.
+
+        timm words its refusal of a size with that size, which fixes a compiled graph at it.
+        """
+        embed = self.model.patch_embed
+        plain = type(embed) is PatchEmbed and embed.output_fmt == Format.NHWC and not embed.dynamic_img_pad
+        if torch.compiler.is_compiling() and plain and not embed.flatten:
+            return cast("Tensor", embed.norm(embed.proj(images).permute(0, 2, 3, 1)))
+        return cast("Tensor", embed(images))
+
     @property
     def _is_dinov3(self) -> bool:
         """Whether :meth:`_traced` knows all that this model does between patches and blocks."""
         model, rope = self.model, self.model.rope
-        known = isinstance(rope, RotaryEmbeddingDinoV3) and (rope.normalize_coords, rope.grid_indexing) == (
-            "separate",
-            "ij",
-        )
-        return known and bool(model.dynamic_img_size) and model.pos_embed is None and model.patch_drop is None
+        if not isinstance(rope, RotaryEmbeddingDinoV3) or not model.dynamic_img_size:
+            return False
+        by_side = rope.normalize_coords == "separate" and rope.grid_indexing == "ij"
+        return by_side and model.pos_embed is None and model.patch_drop is None
 
     def _traced(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """What timm's ``_pos_embed`` does to patches (B, rows, cols, C) of DINOv3, for graphs of any size.

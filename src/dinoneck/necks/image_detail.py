@@ -5,12 +5,12 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dinoneck.layers.conv_block import reset
 from dinoneck.layers.norms import BatchNormName, map_norm
+from dinoneck.layers.resampling import widened
 
 STRIDES = (8, 16, 32)
 WIDENING = (2, 4, 4)
@@ -135,22 +135,3 @@ class _CellStep(nn.Module):
         cells = self.conv(maps)
         normed: Tensor = self.norm(cells + self.around(cells))
         return normed
-
-
-def widened(maps: Tensor, step: int) -> Tensor:
-    """Add zeros at the bottom and right, so that steps of ``step`` cells meet ceil(n / step) windows, not floor.
-
-    Always ``step - 1`` of them when traced: what no window needs, none reads, while an amount computed from the size,
-    or a branch, would tie the graph to one remainder.
-    """
-    if not torch.compiler.is_compiling() and not any(side % step for side in maps.shape[-2:]):
-        return maps
-    return F.pad(maps, (0, step - 1, 0, step - 1))
-
-
-def halved(maps: Tensor) -> Tensor:
-    """Means of 2x2 cells, ceil(n / 2) of them; the last of an odd number averages what it has."""
-    if not torch.compiler.is_compiling():
-        return F.avg_pool2d(maps, 2, ceil_mode=True, count_include_pad=False)
-    filled = torch.ones_like(maps[:1, :1])
-    return F.avg_pool2d(widened(maps, 2), 2) / F.avg_pool2d(widened(filled, 2), 2)

@@ -15,7 +15,8 @@ from dinoneck.errors import ConfigError, DataError, ShapeError
 from dinoneck.grid import GridSize, as_maps
 from dinoneck.layers.conv_block import reset
 from dinoneck.layers.norms import BatchNormName, map_norm
-from dinoneck.necks.image_detail import STRIDES, WIDENING, AlignedDetail, DEIMv2Detail, halved
+from dinoneck.layers.resampling import halved, resampled
+from dinoneck.necks.image_detail import STRIDES, WIDENING, AlignedDetail, DEIMv2Detail
 from dinoneck.necks.neck import Neck
 from dinoneck.tokens import FeaturePyramid, Tokens
 
@@ -251,41 +252,6 @@ class SpatialTuningAdapter(Neck):
         wanted = torch.linspace(0, layers - 1, levels).to(self.mix)
         layer = torch.arange(layers).to(self.mix)
         self.mix.copy_(-MIX_FALL * (layer - wanted[:, None]).abs())
-
-
-def resampled(maps: Tensor, size: Sequence[int], image_size: Sequence[int], stride: int) -> Tensor:
-    """Read maps of a whole image at the centres of cells of ``stride`` pixels, bilinearly.
-
-    The cells may reach beyond the image, whose sides the stride need not divide: places are those in pixels, where
-    resizing by size would stretch them. Going to less than half the cells averages over what lies between them.
-
-    Args:
-        maps: (B, D, r, c), which span the image.
-        size: (rows, cols) of cells.
-        image_size: (height, width) in pixels.
-        stride: pixels per cell.
-
-    Returns:
-        (B, D, rows, cols), channels-last.
-    """
-    down = _readings(maps, maps.shape[-2], size[0], image_size[0], stride)
-    across = _readings(maps, maps.shape[-1], size[1], image_size[1], stride)
-    batch, rows, channels = maps.shape[0], size[0], maps.shape[1]
-    tokens = maps.permute(0, 2, 3, 1).flatten(2)  # (B, r, c D)
-    tall = torch.bmm(down.expand(batch, -1, -1), tokens).reshape(batch * rows, maps.shape[-1], channels)
-    cells = torch.bmm(across.expand(batch * rows, -1, -1), tall)  # (B rows, cols, D)
-    return cells.reshape(batch, rows, size[1], channels).permute(0, 3, 1, 2)
-
-
-def _readings(maps: Tensor, length: int, cells: int, pixels: int, stride: int) -> Tensor:
-    """(cells, length): the share of every token in every cell along one axis."""
-    dtype = torch.float64 if maps.dtype == torch.float64 else torch.float32
-    each = torch.arange(length, device=maps.device, dtype=dtype)
-    step = torch.ones((), device=maps.device, dtype=dtype) * (length * stride) / pixels  # tokens per cell
-    places = (torch.arange(cells, device=maps.device, dtype=dtype) + 0.5) * step - 0.5
-    places = torch.minimum(places.clamp_min(0.0), each[-1])
-    shares = (1.0 - (places[:, None] - each).abs() / (step / 2).clamp_min(1.0)).clamp_min(0.0)
-    return (shares / shares.sum(dim=1, keepdim=True)).to(maps.dtype)
 
 
 def _projected(sequence: Tensor, weight: Tensor, tokens: Tokens) -> Tensor:

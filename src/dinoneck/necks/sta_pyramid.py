@@ -13,10 +13,10 @@ from dinoneck.configured import at_least
 from dinoneck.errors import ConfigError
 from dinoneck.grid import GridSize, as_maps
 from dinoneck.layers.conv_block import MapLinear, reset
+from dinoneck.layers.resampling import Upsample, at_stride, halved
 from dinoneck.necks.neck import Neck
 from dinoneck.tokens import FeaturePyramid, Tokens
 
-Upsample = Literal["nearest", "bilinear"]
 Downsample = Literal["conv", "avgpool"]
 NORM_EPS = 1e-6
 PLACE_GRID = GridSize(16, 16)
@@ -151,51 +151,6 @@ def _resized(places: Tensor, grid: GridSize) -> Tensor:
     """A table (C, rows, cols) of places as tokens (1, N, C) of another grid."""
     maps = F.interpolate(places[None], size=(grid.rows, grid.cols), mode="bilinear", align_corners=False)
     return maps.flatten(2).transpose(1, 2)
-
-
-def halved(maps: Tensor) -> Tensor:
-    """Means of 2x2 cells; ceil(n / 2) cells remain, the last of an odd number averages what it has.
-
-    The padding is unconditional: asking whether a side is odd would tie an exported graph to the answer.
-    """
-    rows, cols = maps.shape[-2:]
-    beyond = (0, cols % 2, 0, rows % 2)
-    filled = F.avg_pool2d(F.pad(maps.new_ones(1, 1, rows, cols), beyond), 2)
-    return F.avg_pool2d(F.pad(maps, beyond), 2) / filled
-
-
-def at_stride(maps: Tensor, patch: int, stride: int, mode: Upsample) -> Tensor:
-    """Read maps of ``patch`` pixels per cell at the centres of cells of ``stride`` pixels.
-
-    Args:
-        maps: (B, D, rows, cols).
-        patch: pixels per cell of the maps.
-        stride: pixels per cell of the result.
-        mode: ``nearest`` = the cell that the centre lies in; ``bilinear`` = between cell centres, clamped.
-
-    Returns:
-        (B, D, ceil(rows * patch / stride), ceil(cols * patch / stride)), channels-last.
-    """
-    cells = maps.permute(0, 2, 3, 1)
-    for axis in (1, 2):
-        cells = _read_axis(cells, axis, patch, stride, mode)
-    return cells.permute(0, 3, 1, 2)
-
-
-def _read_axis(cells: Tensor, axis: int, patch: int, stride: int, mode: Upsample) -> Tensor:
-    """One axis of :func:`at_stride`, in whole half-pixels: no rounding moves a cell."""
-    count = cells.shape[axis]
-    wanted = (count * patch + stride - 1) // stride
-    centre = (2 * torch.arange(wanted, device=cells.device) + 1) * stride  # in half-pixels
-    if mode == "nearest":
-        return cells.index_select(axis, (centre // (2 * patch)).clamp(max=count - 1))
-    beyond = (centre - patch).clamp(0, 2 * patch * (count - 1))  # past the first cell's centre
-    low = beyond // (2 * patch)
-    high = (low + 1).clamp(max=count - 1)
-    share = (beyond - 2 * patch * low).to(cells.dtype).div(2 * patch).view(-1, *(1,) * (3 - axis))
-    first = cells.index_select(axis, low)
-    between: Tensor = first + share * (cells.index_select(axis, high) - first)
-    return between
 
 
 def _check_strides(strides: tuple[int, int, int]) -> None:

@@ -13,6 +13,7 @@ from dinoneck.configured import at_least
 from dinoneck.grid import as_maps
 from dinoneck.layers.conv_block import ActivationName, ConvBlock, MapLinear, reset
 from dinoneck.layers.norms import NormName
+from dinoneck.layers.resampling import halved
 from dinoneck.necks.layer_grouper import Fusion, LayerGrouper
 from dinoneck.necks.neck import Neck
 from dinoneck.necks.top_down import TopDown
@@ -211,7 +212,7 @@ def _down(
 def _halved(maps: Tensor, times: int) -> Tensor:
     """Means of 2x2 cells, ``times`` times: ceil(n / 2) cells remain; the last of an odd number averages what it has."""
     for _ in range(times):
-        maps = F.avg_pool2d(maps, 2, ceil_mode=True, count_include_pad=False)
+        maps = halved(maps)
     return maps
 
 

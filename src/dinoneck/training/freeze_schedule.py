@@ -114,7 +114,8 @@ class FreezeSchedule:
         before the model is wrapped this is enough by itself.
 
         Args:
-            model: a Backbone, a module with one as ``.backbone``, or DistributedDataParallel around it.
+            model: a Backbone, a module with one as ``.backbone`` or anywhere inside, or DistributedDataParallel
+                around it.
             epoch: counted from 0.
 
         Raises:

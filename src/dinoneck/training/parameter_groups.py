@@ -42,8 +42,8 @@ def param_groups(
     timm's numbers for a model without a classifier. With one, timm's rates are one factor lower.
 
     Args:
-        model: a module whose ``.backbone`` is a :class:`dinoneck.Backbone` (or a Backbone alone), wrapped in
-            DistributedDataParallel or not.
+        model: a module whose ``.backbone`` is a :class:`dinoneck.Backbone`, or with one anywhere inside, such as a
+            detector (or a Backbone alone), wrapped in DistributedDataParallel or not.
         lr: of everything outside the backbone.
         backbone_lr: of the backbone; None = lr.
         weight_decay: of weight matrices and kernels.
@@ -96,10 +96,12 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 def backbone_of(model: nn.Module) -> Backbone:
-    """Return ``model.backbone``, or the model itself if it is a Backbone; wrappers are looked through.
+    """Return the model if it is a Backbone, else ``model.backbone``, else the only one anywhere inside.
+
+    Wrappers are looked through. The last case is that of a detector, which keeps its backbone deep within.
 
     Raises:
-        ConfigError: if there is none, naming where one would be.
+        ConfigError: if there is none, or there are several, naming what was found.
     """
     inner = unwrapped(model) if isinstance(model, nn.Module) else model
     if isinstance(inner, Backbone):
@@ -109,9 +111,12 @@ def backbone_of(model: nn.Module) -> Backbone:
     if isinstance(found, Backbone):
         return found
     modules = inner.named_modules() if isinstance(inner, nn.Module) else ()
-    nested = next((name for name, module in modules if isinstance(module, Backbone)), None)
-    if nested is not None:
-        hint = f"; there is one at model.{nested}: set model.backbone = model.{nested}"
+    nested = {name: module for name, module in modules if isinstance(module, Backbone)}
+    if len(nested) == 1:
+        return next(iter(nested.values()))
+    if nested:
+        names = ", ".join(f"model.{name}" for name in nested)
+        hint = f"; there are several inside: {names}. Set model.backbone to the one that is meant"
     elif isinstance(found, nn.Module):
         hint = "; wrap it: model.backbone = dinoneck.wrap_backbone(model.backbone)"
     else:

@@ -118,6 +118,17 @@ def test_frozen_transformers_do_not_move_their_rotary_positions() -> None:
     assert torch.equal(backbone(images).sequence[0], backbone(images).sequence[0])
 
 
+@pytest.mark.parametrize("half", [True, False])
+def test_what_is_traced_is_what_timm_does(half: bool) -> None:
+    """Graphs take positions of our own wording, whose sides may be symbolic; to the last bit those of timm."""
+    adapter = load_backbone("dinoneck_tiny").adapter
+    adapter.model.rope.rotate_half = half
+    for rows, cols in ((1, 1), (2, 3), (21, 29), (40, 30)):
+        patches = torch.randn(2, rows, cols, 64)
+        for one, other in zip(adapter._traced(patches), adapter.model._pos_embed(patches), strict=True):
+            assert torch.equal(one, other)
+
+
 def test_low_precision_keeps_the_frequencies() -> None:
     before = tiny_dinov3().rope_embeddings.inv_freq.clone()
     half = wrap_backbone(tiny_dinov3(), dtype=torch.bfloat16)

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
 from dinoneck import ConfigError, DataError, PyramidHead, ShapeError, SpatialTuningAdapter, Task, Tokens
+from dinoneck.layers.resampling import resampled
 from dinoneck.necks.image_detail import AlignedDetail, DEIMv2Detail
-from dinoneck.necks.spatial_tuning_adapter import resampled
 
 GRIDS = [(20, 20), (21, 29), (1, 1), (1, 7), (2, 3)]
 

@@ -13,7 +13,7 @@ from tests.contract.cases import WIDTH, tokens_of
 from torch import Tensor, nn
 
 from dinoneck import ConfigError, ShapeError, STAPyramid, Tokens
-from dinoneck.necks.sta_pyramid import at_stride, halved
+from dinoneck.layers.resampling import at_stride, halved
 
 GRIDS = [(1, 1), (1, 7), (6, 10), (15, 31)]
 OPTIONS = list(itertools.product((False, True), (False, True), ("nearest", "bilinear"), ("conv", "avgpool")))

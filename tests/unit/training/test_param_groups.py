@@ -303,12 +303,21 @@ def test_compiled_models_are_looked_through() -> None:
     ]
 
 
+def test_the_only_backbone_inside_is_found() -> None:
+    model = model_of()
+    detector = nn.Module()
+    detector.backbone = nn.ModuleDict({"deep": model})
+    assert members(param_groups(detector, lr=1.0, backbone_lr=0.5)) == members(
+        param_groups(model, lr=1.0, backbone_lr=0.5)
+    )
+
+
 @pytest.mark.parametrize(
     ("model", "message"),
     [
         (nn.Linear(2, 2), r"Linear.backbone is missing; .*model.backbone = dinoneck.load_backbone"),
         (Model(nn.Linear(2, 2)), r"a Linear; .* model.backbone = dinoneck.wrap_backbone\(model.backbone\)"),
-        (nn.ModuleDict({"encoder": model_of()}), r"there is one at model.encoder.backbone"),
+        (nn.ModuleDict({"a": model_of(), "b": model_of()}), r"several inside: model.a.backbone, model.b.backbone"),
         ("backbone", r"str.backbone is missing"),
     ],
 )
