@@ -41,6 +41,10 @@ BOUND = 1e-4
 DEIM, SOURCE = "transformers' DEIMv2 neck", "design source 004"
 SAME_GOAL, ALIGNED_GOAL = 1.5, 3.0
 MODEL, LAYERS = "vit_small_patch16_dinov3", (5, 8, 11)
+HEAD = (
+    "| neck | goal | forward ms | × published | × layout fixed | forward + backward ms | × published | × layout fixed "
+    "| saved MiB | peak MiB |"
+)
 Maps = Sequence[Tensor]
 
 
@@ -127,7 +131,9 @@ def source_family(tokens: Tokens) -> dict[str, Variant]:
     fixed.load_state_dict(published.state_dict())
     fixed.to(memory_format=torch.channels_last)
     sequence, (rows, cols) = tokens.sequence[-1], tokens.grid
-    state = {name: x.flatten(1) if name in ("p8.weight", "p16.weight") else x for name, x in published.state_dict().items()}
+    state = {
+        name: x.flatten(1) if name in ("p8.weight", "p16.weight") else x for name, x in published.state_dict().items()
+    }
     necks = {"same weights": STAPyramid(WIDTH, OUT)}
     necks["same weights"].load_state_dict(state)
     for name, option in (("bilinear", {"upsample": "bilinear"}), ("avgpool", {"downsample": "avgpool"})):
@@ -140,7 +146,9 @@ def source_family(tokens: Tokens) -> dict[str, Variant]:
     }
     for name, neck in necks.items():
         same = name == "same weights"
-        runs[f"STAPyramid, {name}"] = Variant(neck, lambda neck=neck: neck(tokens).maps, SAME_GOAL if same else None, same)
+        runs[f"STAPyramid, {name}"] = Variant(
+            neck, lambda neck=neck: neck(tokens).maps, SAME_GOAL if same else None, same
+        )
     return runs
 
 
@@ -196,9 +204,11 @@ def measure(runs: Mapping[str, Variant], inputs: Sequence[Tensor], rounds: int, 
         wait()
         return maps
 
+    with torch.no_grad():
+        above = {id(variant): [torch.full_like(level, 1e-3) for level in variant.call()] for variant in runs.values()}
+
     def step(variant: Variant) -> None:
-        maps = variant.call()
-        torch.autograd.backward(maps, [torch.full_like(level, 1e-3) for level in maps])
+        torch.autograd.backward(variant.call(), above[id(variant)])
         wait()
 
     def forget() -> None:
@@ -230,7 +240,10 @@ def end_to_end(size: int, rounds: int, device: str) -> dict[str, Any]:
              "deimv2": SpatialTuningAdapter(WIDTH, OUT, 3, "deimv2", DETAIL)}  # fmt: skip
     half = PyramidEncoder(backbone, SpatialTuningAdapter(WIDTH, OUT, 3, "aligned", DETAIL, grid_from="image"), 0.5)
     runs: dict[str, nn.Module] = {f"ViT-S at {size}": backbone}
-    runs |= {f'ViT-S at {size} + SpatialTuningAdapter, detail="{n}"': PyramidEncoder(backbone, neck) for n, neck in necks.items()}
+    runs |= {
+        f'ViT-S at {size} + SpatialTuningAdapter, detail="{n}"': PyramidEncoder(backbone, neck)
+        for n, neck in necks.items()
+    }
     runs[f"ViT-S at {size // 2} + adapter at {size} (dual resolution)"] = half
     images = torch.randn(1, 3, size, size, device=device)
     tokens = backbone(images)
@@ -242,9 +255,10 @@ def end_to_end(size: int, rounds: int, device: str) -> dict[str, Any]:
             call()
         wait()
 
-    variants = {name: (lambda m=module.to(device).eval(): run(lambda: m(images))) for name, module in runs.items()}
-    alone = {name: neck.to(device).eval() for name, neck in necks.items()}
-    for name, neck in alone.items():
+    for module in runs.values():
+        module.to(device).eval()
+    variants = {name: (lambda m=module: run(lambda: m(images))) for name, module in runs.items()}
+    for name, neck in necks.items():
         variants[f'the neck alone, detail="{name}"'] = lambda n=neck: run(lambda: n(tokens, images))
     whole = f'ViT-S at {size} + SpatialTuningAdapter, detail="aligned"'
     return compare(variants, peer=whole, rounds=rounds, warmup=1, clock=clock)
@@ -254,8 +268,7 @@ def markdown(report: Mapping[str, Any]) -> str:
     """Return all tables; a goal that was missed is bold."""
     lines = []
     for title, rows in report["necks"].items():
-        lines += [f"**{title}**", "", "| neck | goal | forward ms | × published | × layout fixed | forward + backward ms "
-                  "| × published | × layout fixed | saved MiB | peak MiB |", "|---|" + "---|" * 9]  # fmt: skip
+        lines += [f"**{title}**", "", HEAD, "|---|" + "---|" * HEAD.count(" | ")]
         for name, row in rows.items():
             cells = [f"≥ {row['goal']:g}" if row["goal"] else "–"]
             for part in (row["forward"], row["step"]):
@@ -265,7 +278,12 @@ def markdown(report: Mapping[str, Any]) -> str:
             cells += [f"{row['saved_mib']:.1f}", f"{row['peak_mib']:.1f}"]
             lines.append(f"| {name} | " + " | ".join(cells) + " |")
         lines.append("")
-    lines += ["**End to end, one image, forward**", "", "| what runs | ms | share of the whole | × as fast |", "|---|---|---|---|"]
+    lines += [
+        "**End to end, one image, forward**",
+        "",
+        "| what runs | ms | share of the whole | × as fast |",
+        "|---|---|---|---|",
+    ]
     for name, row in report["end_to_end"].items():
         lines.append(f"| {name} | {row['ms']:.0f} | {100 / row['ratio']:.1f} % | {row['ratio']:.2f} |")
     return "\n".join(lines) + "\n"
@@ -274,9 +292,10 @@ def markdown(report: Mapping[str, Any]) -> str:
 def page(report: Mapping[str, Any]) -> str:
     """Return the whole .md file."""
     shown, setting = report["machine"], report["setting"]
+    place = shown.get("gpu", shown["cpu"])
     return (
-        f"Images of {setting['size']}×{setting['size']} px, tokens of width {WIDTH}, levels of {OUT} channels, float32, "
-        f"{shown['cores']} thread(s), {setting['rounds']} rounds. Measured on {shown.get('gpu', shown['cpu'])}, "
+        f"Images of {setting['size']}×{setting['size']} px, tokens of width {WIDTH}, levels of {OUT} channels, "
+        f"float32, {shown['cores']} thread(s), {setting['rounds']} rounds. Measured on {place}, "
         f"{shown['versions']}; `python -m benchmarks.detection_necks`.\n\n" + markdown(report)
     )
 
