@@ -36,6 +36,7 @@ VARIANTS = {
     "D-FINE, STAPyramid": f"{DFINE} {TINY} --neck sta_pyramid",
     "D-FINE, HGNetV2-B0 instead of a ViT": f"{DFINE} --backbone hgnetv2 --random-backbone",
     "FCOS, spatial tuning adapter": f"{FCOS} {TINY} --neck spatial_tuning_adapter",
+    "FCOS, spatial tuning adapter, detail=deimv2": f"{FCOS} {TINY} --neck-option detail=deimv2",
     "FCOS, STAPyramid": f"{FCOS} {TINY} --neck sta_pyramid",
 }
 SCORES = ("AP", "AP50", "AP75")
@@ -68,7 +69,7 @@ def command(name: str) -> str:
 
 def trained(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     """Run one variant with one seed, or read what it reached."""
-    out = options.out / f"{name.lower().replace(',', '').replace(' ', '-')}-{seed}"
+    out = options.out / f"{name.lower().replace(',', '').replace('=', '-').replace(' ', '-')}-{seed}"
     if not (out / "result.json").exists():
         data = ["--train", options.data / "train.json", "--val", options.data / "val.json"]
         words = [sys.executable, "-m", *command(name).split()[2:], *data, "--out", out, "--seed", seed]
