@@ -102,6 +102,7 @@ _ROOMS = (
     "layers",
     "losses",
     "necks",
+    "points",
     "registry",
     "store",
     "training",

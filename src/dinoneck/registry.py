@@ -15,10 +15,12 @@ from dinoneck.errors import RegistryError, did_you_mean
 _HOMES: dict[str, str] = {
     "cls_gating": "dinoneck.heads.cls_gating:CLSGatingHead",
     "cls_gating_pool": "dinoneck.heads.cls_gating:CLSGating",
+    "decoder_injection": "dinoneck.points.injection:DecoderInjection",
     "dense": "dinoneck.heads.dense:DenseHead",
     "dpt": "dinoneck.necks.dpt:DPTNeck",
     "ensemble": "dinoneck.heads.ensemble:HeadEnsemble",
     "fpn": "dinoneck.heads.fpn:FPNHead",
+    "gated_fusion": "dinoneck.points.fusion:GatedFusion",
     "layer_grouper": "dinoneck.necks.layer_grouper:LayerGrouper",
     "patch_mean": "dinoneck.heads.patch_mean:PatchMeanHead",
     "patch_mean_mlp": "dinoneck.heads.patch_mean:PatchMeanMLP",

@@ -31,8 +31,9 @@ from dinoneck import (
     Tokens,
     ViTFPN,
 )
+from dinoneck.points import DecoderInjection, GatedFusion
 
-WIDTH = 24
+WIDTH, POINT_WIDTH = 24, 8
 TASKS = (
     Task("mass", unit="g", activation="softplus", transform=TargetTransform(area=0.21)),
     Task("parts", dim=3, kind="ratio"),
@@ -67,7 +68,8 @@ class Case:
 
     name: str
     build: Callable[..., nn.Module]
-    # "patches": a (B, N, C) tensor; "layers": a list of them; "pair": CLS (B, C) and patches; "tokens+images": both
+    # "patches": a (B, N, C) tensor; "layers": a list of them; "pair": CLS (B, C) and patches; "tokens+images": both;
+    # "points": features of N points (B, N, 8), tokens (B, N, C) at the same points and which of them count (B, N)
     takes: str = "tokens"
     layers: int = 1
     # export and compile tie a graph to sizes of 1: pyramids are traced, and tried, where the coarsest level has more
@@ -89,15 +91,18 @@ class Case:
         patches = [x.contiguous() for x in tokens.patches]
         if self.takes == "pair":
             return (tokens.cls_token[0].contiguous(), patches[0])
+        if self.takes == "points":
+            points = torch.arange(tokens.grid.count).expand(len(tokens), -1)
+            return torch.randn(*points.shape, POINT_WIDTH).to(patches[0]), patches[0], points % 3 != 1
         return patches if self.takes == "layers" else patches[0]
 
     def args(self, inputs: Any) -> tuple[Any, ...]:
         """The inputs as positional arguments."""
-        return inputs if self.takes in ("pair", "tokens+images") else (inputs,)
+        return inputs if self.takes in ("pair", "points", "tokens+images") else (inputs,)
 
     def sample(self, inputs: Any, i: int) -> Any:
         """Sample ``i`` of the inputs, as a batch of one."""
-        if self.takes in ("layers", "pair", "tokens+images"):
+        if self.takes in ("layers", "pair", "points", "tokens+images"):
             return type(inputs)(x[i : i + 1] for x in inputs)
         return inputs[i : i + 1]
 
@@ -105,6 +110,8 @@ class Case:
         """The inputs in another dtype."""
         if self.takes in ("layers", "pair", "tokens+images"):
             return type(inputs)(x.to(dtype=dtype) for x in inputs)
+        if self.takes == "points":
+            return inputs[0].to(dtype=dtype), inputs[1].to(dtype=dtype), inputs[2]
         return inputs.to(dtype=dtype)
 
     def __str__(self) -> str:
@@ -135,6 +142,12 @@ def awake(module: nn.Module) -> nn.Module:
 
 def fpn(**options: Any) -> Callable[..., nn.Module]:
     return lambda **f: awake(ViTFPN(**{"embed_dim": WIDTH, "num_layers": 4, "fpn_dim": 8, **options, **f}))
+
+
+def injection(**options: Any) -> Callable[..., nn.Module]:
+    return lambda **f: DecoderInjection(
+        **{"c_dino": WIDTH, "levels": {4: POINT_WIDTH}, "zero_init": False, **options, **f}
+    )
 
 
 def adapter(**options: Any) -> Callable[..., nn.Module]:
@@ -235,6 +248,11 @@ CASES = [
         inductor=False,
         cell_px=24,
     ),
+    Case("decoder_injection", injection(), "points"),
+    Case("decoder_injection-scalar", injection(norm=None, gate="scalar"), "points", inductor=False),
+    Case("decoder_injection-channel", injection(gate="channel"), "points", inductor=False),
+    Case("decoder_injection-token", injection(gate="token", target="skip"), "points"),
+    Case("gated_fusion", lambda **f: GatedFusion(WIDTH, POINT_WIDTH, POINT_WIDTH, 6, **f), "points"),
     Case("dense", lambda **f: DenseHead(WIDTH, MAPS, 8, 1, **f), smallest=2),
     Case("fpn", lambda **f: FPNHead(WIDTH, TASKS, 3, fpn_dim=8, **f), layers=3, smallest=5, inductor=False),
     Case(

@@ -148,6 +148,7 @@ def test_another_width_is_refused(case: Case) -> None:
         "layers": wide,
         "pair": (torch.randn(2, 25), wide[0]),
         "tokens": Tokens.from_patches(wide, grid=(2, 3), patch_size=16),
+        "points": (torch.randn(2, 6, 8), wide[0], torch.ones(2, 6, dtype=torch.bool)),
         "tokens+images": (Tokens.from_patches(wide, grid=(2, 3), patch_size=16), torch.randn(2, 3, 32, 48)),
     }
     with pytest.raises(ShapeError, match="25"):

@@ -188,8 +188,9 @@ def test_every_registered_class_is_configured_and_has_no_hidden_buffers() -> Non
     for name in registry.names():
         cls = registry.resolve(name)
         assert issubclass(cls, Configured)
-        assert getattr(dinoneck, cls.__name__, None) is cls, f"{name}: add {cls.__name__} to dinoneck/__init__.py"
         home = importlib.import_module(cls.__module__.rpartition(".")[0])
+        if home.__name__ != "dinoneck.points":  # whose names stay in their room
+            assert getattr(dinoneck, cls.__name__, None) is cls, f"{name}: add {cls.__name__} to dinoneck/__init__.py"
         assert getattr(home, cls.__name__, None) is cls, f"{name}: add {cls.__name__} to {home.__name__}"
         for parameter in fields_of(cls).values():
             assert parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY), (name, parameter)

@@ -1,0 +1,240 @@
+"""Pinhole cameras of a scene: intrinsics, poses and image size in one object that is checked when it is made."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from numbers import Integral
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dinoneck.errors import DataError, GridError, ShapeError
+from dinoneck.points.camera_matrices import check_intrinsics, check_poses, checked, split_projection
+
+
+@dataclass(frozen=True, eq=False)
+class Cameras:
+    """V pinhole cameras that share an image size: where a point of the world lands in which image.
+
+    OpenCV's conventions: camera axes x right, y down, z forward; metres; an **integer coordinate is a pixel's
+    centre**, as K of every calibration has it (the rest of the library puts it at half-integers; ``Links.xy`` is
+    that form). Poses lead from the camera to the world. Use :meth:`from_world_to_cam` for extrinsics, which lead
+    the other way, :meth:`from_opengl` for renderers and NeRF data, :meth:`from_proj` for 3x4 projections of driving
+    data; :func:`dinoneck.points.check_cameras` tells from points and depth which of them a data set needs.
+
+    K belongs to the image of ``size``: follow every resize, crop and pad of the images with the method of that name,
+    or features come from the wrong place. Lenses are taken as straight: undistort images before. All is kept in
+    float64: a world may lie 500 km from its origin.
+
+    Args:
+        K: (V, 3, 3) intrinsics in pixels, [[fx, s, cx], [0, fy, cy], [0, 0, 1]].
+        cam_to_world: (V, 4, 4) rigid poses in metres.
+        size: (height, width) of the images in pixels.
+        sample: int64 (V,) index of the sample of a batch that a view belongs to; None = one scene.
+
+    Raises:
+        ShapeError: for another shape, dtype or device.
+        DataError: for a matrix that is not finite, no pinhole or not rigid; the message says what it looks like.
+        GridError: for an impossible size.
+
+    Examples:
+        >>> K = torch.tensor([[[500.0, 0, 319.5], [0, 500, 239.5], [0, 0, 1]]])
+        >>> cameras = Cameras(K, torch.eye(4)[None], size=(480, 640))
+        >>> uv, z = cameras.project(torch.tensor([[0.0, 0.0, 2.0], [0.5, 0.0, 2.0]]))
+        >>> uv.tolist(), z.tolist()
+        ([[[319.5, 239.5], [444.5, 239.5]]], [[2.0, 2.0]])
+        >>> cameras.resize((240, 320)).K[0, :, 2].tolist()
+        [159.5, 119.5, 1.0]
+    """
+
+    K: Tensor
+    cam_to_world: Tensor
+    size: tuple[int, int]
+    sample: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        size = _pair("size", self.size)
+        intrinsics = checked("K", self.K, ("3x3",))
+        poses = checked("cam_to_world", self.cam_to_world, ("4x4",))
+        views = len(intrinsics)
+        if len(poses) != views:
+            raise ShapeError(f"K has {views} views and cam_to_world {len(poses)}; expected one pose per camera")
+        check_intrinsics(intrinsics, size)
+        check_poses("cam_to_world", poses)
+        if self.sample is not None:
+            _check_sample(self.sample, views)
+        parts = [intrinsics, poses] if self.sample is None else [intrinsics, poses, self.sample]
+        if len({part.device for part in parts}) > 1:
+            raise ShapeError(f"K, cam_to_world and sample are on {', '.join(str(part.device) for part in parts)}")
+        for name, value in {"size": size, "K": intrinsics, "cam_to_world": poses}.items():
+            object.__setattr__(self, name, value)
+
+    @classmethod
+    def from_world_to_cam(
+        cls, K: Tensor, world_to_cam: Tensor, size: Sequence[int], sample: Tensor | None = None
+    ) -> Cameras:
+        """Make cameras of extrinsics (V, 4, 4) that lead from the world to the camera (OpenCV, COLMAP, nuScenes)."""
+        poses = checked("world_to_cam", world_to_cam, ("4x4",))
+        check_poses("world_to_cam", poses)
+        return cls(K, _inverse(poses), _pair("size", size), sample)
+
+    @classmethod
+    def from_opengl(cls, K: Tensor, cam_to_world: Tensor, size: Sequence[int], sample: Tensor | None = None) -> Cameras:
+        """Make cameras of poses (V, 4, 4) whose camera axes are x right, y up, z backward (OpenGL, Blender, NeRF)."""
+        poses = checked("cam_to_world", cam_to_world, ("4x4",))
+        return cls(K, poses * poses.new_tensor([1.0, -1.0, -1.0, 1.0]), _pair("size", size), sample)
+
+    @classmethod
+    def from_proj(cls, P: Tensor, size: Sequence[int], sample: Tensor | None = None) -> Cameras:
+        """Make cameras of projections P (V, 3, 4) or (V, 4, 4), any scale, that take world points to pixels.
+
+        For LiDAR rigs give P times the transforms before it, so that it starts where the points are.
+
+        Raises:
+            DataError: if the left 3x3 part has no inverse, or the last row of a 4x4 is not 0, 0, 0, 1.
+        """
+        projection = checked("P", P, ("3x4", "4x4"))
+        if projection.shape[1] == 4 and (projection[:, 3] != projection.new_tensor([0.0, 0.0, 0.0, 1.0])).any():
+            raise DataError(f"P ends in {projection[0, 3].tolist()}; expected 0, 0, 0, 1, or give the upper 3x4")
+        intrinsics, world_to_cam = split_projection(projection[:, :3])
+        return cls.from_world_to_cam(intrinsics, world_to_cam, size, sample)
+
+    def __len__(self) -> int:
+        return len(self.K)
+
+    def __getitem__(self, index: int | slice | Sequence[int] | Tensor) -> Cameras:
+        """Return the cameras at an integer, a slice, a list or a mask of views; the axis of views stays."""
+        if index is None or isinstance(index, bool | tuple):
+            raise TypeError(f"cameras are indexed along the views: an integer, a slice or a list; not {index!r}")
+        if hasattr(index, "__index__") and getattr(index, "ndim", 0) == 0:
+            place = operator.index(index)
+            if not -len(self) <= place < len(self):
+                raise IndexError(f"view {place} of {len(self)} cameras")
+            index = slice(place % len(self), place % len(self) + 1)
+        sample = None if self.sample is None else self.sample[index]
+        return replace(self, K=self.K[index], cam_to_world=self.cam_to_world[index], sample=sample)
+
+    def __repr__(self) -> str:
+        samples = "" if self.sample is None else f", {len(set(self.sample.tolist()))} samples"
+        return f"Cameras({len(self)} views of {self.size[0]}x{self.size[1]} px{samples}, {self.K.device})"
+
+    @property
+    def world_to_cam(self) -> Tensor:
+        """(V, 4, 4), the inverse of ``cam_to_world``."""
+        return _inverse(self.cam_to_world)
+
+    @property
+    def positions(self) -> Tensor:
+        """(V, 3), where the cameras stand, in metres."""
+        return self.cam_to_world[:, :3, 3]
+
+    def to(self, device: torch.device | str) -> Cameras:
+        """Return the cameras on a device."""
+        sample = None if self.sample is None else self.sample.to(device)
+        return replace(self, K=self.K.to(device), cam_to_world=self.cam_to_world.to(device), sample=sample)
+
+    def resize(self, size: Sequence[int]) -> Cameras:
+        """Follow images that were resized to ``size``: fx' = fx s and cx' = (cx + 0.5) s - 0.5, s of each axis its own.
+
+        Every common resize (``align_corners=False``) keeps the image's outer edges, hence the half pixels.
+        """
+        height, width = _pair("size", size)
+        scale = self.K.new_tensor([width / self.size[1], height / self.size[0], 1.0])
+        half = self.K.new_tensor([0.5, 0.5, 0.0])
+        intrinsics = self.K * scale[:, None]
+        intrinsics[:, :, 2] = (self.K[:, :, 2] + half) * scale - half
+        return replace(self, K=intrinsics, size=(height, width))
+
+    def crop(self, top: int, left: int, height: int, width: int) -> Cameras:
+        """Follow images that were cropped to ``image[top : top + height, left : left + width]``.
+
+        Raises:
+            GridError: if the crop reaches beyond the image.
+        """
+        inside = top >= 0 and left >= 0 and top + height <= self.size[0] and left + width <= self.size[1]
+        if not inside:
+            raise GridError(
+                f"a crop of {height}x{width} px from row {top}, column {left} reaches beyond the image of "
+                f"{self.size[0]}x{self.size[1]} px; pad first"
+            )
+        return self._shift(-left, -top, (height, width))
+
+    def pad(self, left: int, top: int, right: int, bottom: int) -> Cameras:
+        """Follow images that were padded by so many pixels (the order of torchvision's ``pad``).
+
+        Points that land in the padding count as in the image. Give depth, padded alike with 0, to keep them out, or
+        the same ``border`` all around to :class:`dinoneck.points.PointProjector`.
+        """
+        if min(left, top, right, bottom) < 0:
+            raise GridError(f"padding is {(left, top, right, bottom)} px; expected 0 or more on every side")
+        return self._shift(left, top, (self.size[0] + top + bottom, self.size[1] + left + right))
+
+    def project(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Project points (N, 3) m into every view: uv (V, N, 2) in pixels, z (V, N) in metres, float64.
+
+        For a handful of points: nothing is tested, and uv means nothing where z <= 0 (it may be infinite). Clouds
+        go through :class:`dinoneck.points.PointProjector`.
+        """
+        if points.ndim != 2 or points.shape[1] != 3:
+            raise ShapeError(f"points have shape {tuple(points.shape)}; expected (points, 3)")
+        matrices = self.projections()
+        seen = points.double() @ matrices[:, :, :3].mT + matrices[:, None, :, 3]
+        return seen[..., :2] / seen[..., 2:], seen[..., 2]
+
+    def projections(self) -> Tensor:
+        """Return K [R | t], (V, 3, 4): the third row gives z in metres."""
+        return self.K @ self.world_to_cam[:, :3]
+
+    def unproject(self, depth: Tensor) -> Tensor:
+        """Return where pixels of depth (V, h, w) m lie in the world, (V, h, w, 3); NaN where depth is unknown.
+
+        Depth is along z (not along the ray), of any size that shows the same field of view; unknown is what is not
+        finite or not above 0. ``world[world.isfinite().all(-1)]`` is the cloud.
+        """
+        if depth.ndim != 3 or len(depth) != len(self) or not depth.is_floating_point():
+            raise ShapeError(
+                f"depth has shape {tuple(depth.shape)} and dtype {depth.dtype}; expected ({len(self)}, rows, cols) in "
+                "floating metres"
+            )
+        rows, cols = depth.shape[1:]
+        intrinsics = self.resize((rows, cols)).K
+        v, u = torch.meshgrid(
+            torch.arange(rows, dtype=torch.float64, device=depth.device),
+            torch.arange(cols, dtype=torch.float64, device=depth.device),
+            indexing="ij",
+        )
+        pixels = torch.stack([u, v, torch.ones_like(u)], -1).reshape(-1, 3)
+        rays = pixels @ torch.linalg.inv(intrinsics).mT
+        z = depth.double().reshape(len(self), -1, 1)
+        z = z.where(z.isfinite() & (z > 0), torch.nan)
+        world: Tensor = (rays * z) @ self.cam_to_world[:, :3, :3].mT + self.positions[:, None]
+        return world.reshape(len(self), rows, cols, 3)
+
+    def _shift(self, right: int, down: int, size: tuple[int, int]) -> Cameras:
+        intrinsics = self.K.clone()
+        intrinsics[:, 0, 2] += right
+        intrinsics[:, 1, 2] += down
+        return replace(self, K=intrinsics, size=_pair("size", size))
+
+
+def _inverse(poses: Tensor) -> Tensor:
+    """Invert rigid poses, as they are: rounded ones are not made orthonormal."""
+    inverse: Tensor = torch.linalg.inv(poses)
+    inverse[:, 3] = inverse.new_tensor([0.0, 0.0, 0.0, 1.0])
+    return inverse
+
+
+def _pair(name: str, size: Any) -> tuple[int, int]:
+    sides = tuple(size) if isinstance(size, Sequence) and not isinstance(size, str) else (size,)
+    if len(sides) != 2 or any(isinstance(x, bool) or not isinstance(x, Integral) or x < 1 for x in sides):
+        raise GridError(f"{name} is {size!r}; expected (height, width) in whole pixels, at least 1")
+    return int(sides[0]), int(sides[1])
+
+
+def _check_sample(sample: Tensor, views: int) -> None:
+    if not isinstance(sample, Tensor) or sample.dtype != torch.int64 or tuple(sample.shape) != (views,):
+        told = f"{sample.dtype} {tuple(sample.shape)}" if isinstance(sample, Tensor) else repr(sample)
+        raise ShapeError(f"sample is {told}; expected an int64 tensor ({views},), the batch index of every view")

@@ -1,0 +1,112 @@
+"""2D and 3D features of the same points, mixed once: the baseline of injection at every stride."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dinoneck.configured import Configured, at_least
+from dinoneck.errors import ConfigError, ShapeError
+
+
+class GatedFusion(Configured, nn.Module):
+    """A gate per point between its 3D features and its projected DINO features, at one scale.
+
+    out = (1 - g) x3 + g V h, with h = GELU(W x2) and g = sigmoid(MLP[x3, h]); a point that no camera saw keeps x3, bit
+    for bit. Prefer :class:`DecoderInjection` for a U-Net that is trained already: this one changes its features from
+    the first step, and at one scale only.
+
+    Args:
+        c2d: channels of the DINO features.
+        c3d: channels of the 3D features.
+        c_out: must be c3d: what no camera saw passes through.
+        hidden: width of h and of the gate's hidden layer.
+        device: torch factory keyword.
+        dtype: torch factory keyword.
+
+    Shape:
+        x3 (..., c3d), x2 (..., c2d), valid (...) bool -> (..., c3d).
+
+    Raises:
+        ConfigError: if c_out is not c3d or a size is not positive.
+        ShapeError: if shapes do not fit.
+
+    Examples:
+        >>> fusion = GatedFusion(c2d=384, c3d=96, c_out=96)
+        >>> x3, x2, valid = torch.randn(5, 96), torch.randn(5, 384), torch.tensor([True, True, True, False, False])
+        >>> out = fusion(x3, x2, valid)
+        >>> torch.equal(out[3:], x3[3:]), fusion.stats["coverage"]
+        (True, 0.6)
+
+    Reference: design source 001, 2.1. Deviation: ``valid`` is no input of the gate, because the gate only counts where
+    it is true.
+    """
+
+    def __init__(
+        self, c2d: int, c3d: int, c_out: int, hidden: int = 256, *, device: Any = None, dtype: Any = None
+    ) -> None:
+        super().__init__()
+        at_least(1, c2d=c2d, c3d=c3d, hidden=hidden)
+        if c_out != c3d:
+            raise ConfigError(
+                f"c_out is {c_out} and c3d {c3d}; they must be equal, because points that no camera saw pass x3 "
+                "through. Put a linear layer behind for another width"
+            )
+        factory = {"device": device, "dtype": dtype}
+        self.embed_dim = self.c2d = c2d
+        self.c3d = c3d
+        self.project = nn.Linear(c2d, hidden, **factory)
+        self.read = nn.Linear(hidden, c3d, **factory)
+        self.gate_hidden = nn.Linear(c3d + hidden, hidden, **factory)
+        self.gate_out = nn.Linear(hidden, 1, **factory)
+        self._last: tuple[Tensor, Tensor, int] | None = None
+
+    def reset_parameters(self) -> None:
+        """Draw the weights anew."""
+        for layer in self.children():
+            layer.reset_parameters()  # type: ignore[operator]
+
+    def forward(self, x3: Tensor, x2: Tensor, valid: Tensor) -> Tensor:
+        """Return the mixed features; x2 is finite also where not valid."""
+        if x3.shape[-1] != self.c3d or x2.shape[-1] != self.c2d:
+            raise ShapeError(
+                f"x3 has {x3.shape[-1]} channels and x2 {x2.shape[-1]}; expected c3d = {self.c3d}, c2d = {self.c2d}"
+            )
+        if valid.dtype != torch.bool or not x3.shape[:-1] == x2.shape[:-1] == valid.shape:
+            raise ShapeError(
+                f"x3 is {tuple(x3.shape)}, x2 {tuple(x2.shape)}, valid {tuple(valid.shape)} {valid.dtype}; expected "
+                "one row of x2 and one bool for every row of x3"
+            )
+        h = F.gelu(self.project(x2))
+        gate = torch.sigmoid(self.gate_out(F.gelu(self.gate_hidden(torch.cat((x3, h.to(x3.dtype)), dim=-1)))))
+        if not torch.compiler.is_compiling():
+            self._last = ((gate.detach()[..., 0].float() * valid).sum(), valid.sum(), valid.numel())
+        mixed = torch.lerp(x3, self.read(h).to(x3.dtype), gate.to(x3.dtype))
+        return torch.where(valid[..., None], mixed, x3)
+
+    @property
+    def fusion_2d_ratio(self) -> float:
+        """The mean gate over the points that were seen in the last pass, 0 where there were none."""
+        if self._last is None:
+            return 0.0
+        total, seen, _ = self._last
+        return float(total) / max(int(seen), 1)
+
+    @property
+    def fusion_3d_ratio(self) -> float:
+        """1 - :attr:`fusion_2d_ratio`."""
+        return 1.0 - self.fusion_2d_ratio
+
+    @property
+    def stats(self) -> dict[str, float]:
+        """``coverage`` (share of points seen) and the two ratios of the last pass; empty before the first."""
+        if self._last is None:
+            return {}
+        return {
+            "coverage": int(self._last[1]) / max(self._last[2], 1),
+            "fusion_2d_ratio": self.fusion_2d_ratio,
+            "fusion_3d_ratio": self.fusion_3d_ratio,
+        }

@@ -1,0 +1,317 @@
+"""DINO features into the decoder of a 3D U-Net: a projection per stride, added where a camera saw the voxel."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from dinoneck.configured import Configured, at_least
+from dinoneck.errors import ConfigError, ShapeError
+from dinoneck.points.attachment import Attached, InjectedUNet, Pass, Slot, hook_blocks
+from dinoneck.points.engines import SparseAdapter
+from dinoneck.points.sparse import SparseFeatures, check_stride
+
+Gate = Literal["scalar", "channel", "token"]
+
+
+@dataclasses.dataclass(frozen=True)
+class LevelStats:
+    """What one level of an injection did in its last pass.
+
+    Attributes:
+        voxels: M, voxels of the decoder.
+        channels: C, channels that were added to.
+        hit_rate: share of the voxels that got something: they are in the pyramid and a camera saw them.
+        ratio: norm of what was added over norm of what it was added to.
+    """
+
+    voxels: int
+    channels: int
+    hit_rate: float
+    ratio: float
+
+
+class LevelInjection(nn.Module):
+    """One level of a :class:`DecoderInjection`: norm, projection and gate."""
+
+    def __init__(
+        self,
+        c_dino: int,
+        channels: int,
+        norm: Literal["layer"] | None,
+        zero_init: bool,
+        gate: Gate | None,
+        **factory: Any,
+    ) -> None:
+        super().__init__()
+        self.c_dino, self.channels, self.zero_init, self.gate = c_dino, channels, zero_init, gate
+        self.norm = nn.LayerNorm(c_dino, **factory) if norm else None
+        self.proj = nn.Linear(c_dino, channels, bias=False, **factory)  # a bias would reach voxels by their batch norm
+        if gate == "token":
+            self.token_gate = nn.Linear(c_dino, 1, **factory)
+            self.voxel_gate = nn.Linear(channels, 1, bias=False, **factory)
+        elif gate is not None:
+            self.gains = nn.Parameter(torch.ones(1 if gate == "scalar" else channels, **factory))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the weights anew; the projection is zero with ``zero_init``."""
+        for layer in self.children():
+            layer.reset_parameters()  # type: ignore[operator]
+        if self.gate in ("scalar", "channel"):
+            nn.init.ones_(self.gains)
+        if self.zero_init:
+            nn.init.zeros_(self.proj.weight)
+
+    def project(self, features: Tensor) -> Tensor:
+        """Return (..., C), and the token's part of its gate as one more column where there is one."""
+        normed = features if self.norm is None else self.norm(features)
+        projected: Tensor = self.proj(normed)
+        return torch.cat((projected, self.token_gate(normed)), dim=-1) if self.gate == "token" else projected
+
+    def gated(self, x: Tensor, projected: Tensor) -> Tensor:
+        """Return what is to be added to x (..., C), before the mask."""
+        if self.gate == "token":
+            own = self.voxel_gate(x.contiguous())  # a hook's x is a part of wider rows: same kernel, same bits
+            gate = torch.sigmoid(projected[..., self.channels :] + own)
+            return projected[..., : self.channels] * gate
+        return projected if self.gate is None else projected * self.gains
+
+
+class DecoderInjection(Configured, nn.Module):
+    """Adds DINO features to a 3D U-Net's decoder at several strides: x + valid * gate * W norm(f).
+
+    With ``zero_init`` a pre-trained network gives the numbers it gave before, bit for bit, until the first step; a
+    voxel that no camera saw keeps its features, bit for bit, for ever. The network's code is not touched:
+    :meth:`wrap` is the form to train, :meth:`attach` the one for inference. In a decoder of your own call the module
+    (or :meth:`inject`) before the concatenation.
+
+    Prefer :class:`GatedFusion` where features enter once, beside the points' own, and not at every stride.
+
+    Args:
+        c_dino: channels of the pyramid's features.
+        levels: stride -> channels C of the branch that is added to (Res16UNet34C, ``target="up"``: {8: 256, 4: 128,
+            2: 96, 1: 96}; ``"skip"``: {8: 128, 4: 64, 2: 32, 1: 32}).
+        norm: ``"layer"`` (LayerNorm of the features, per level) or None.
+        zero_init: start with W = 0.
+        gate: None; ``"scalar"`` and ``"channel"``: learned factors of a level or of its channels, 1 at the start;
+            ``"token"``: a number in (0, 1) per voxel, read off the feature and off x.
+        target: which part of the concatenation a hook adds to: ``"up"`` the first C channels, ``"skip"`` the last C.
+        device: torch factory keyword.
+        dtype: torch factory keyword.
+
+    Shape:
+        x (..., C), features (..., c_dino), valid (...) bool -> (..., C).
+
+    Raises:
+        ConfigError: if there are no levels, or a size is not positive.
+        ShapeError: if channels, shapes or dtypes do not fit.
+
+    Examples:
+        >>> injection = DecoderInjection(384, levels={2: 96, 1: 96})
+        >>> x, features, valid = torch.randn(7, 96), torch.randn(7, 384), torch.arange(7) < 5
+        >>> torch.equal(injection(x, features, valid, stride=2), x)
+        True
+
+    Reference: DITR (arXiv 2503.18944) adds to the skip connection, design source 001 to the upsampled branch; both
+    are here. Deviations: masked, no bias, zero-initialised, gates.
+    """
+
+    def __init__(
+        self,
+        c_dino: int,
+        levels: dict[int, int],
+        norm: Literal["layer"] | None = "layer",
+        zero_init: bool = True,
+        gate: Gate | None = None,
+        target: Literal["up", "skip"] = "up",
+        *,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__()
+        at_least(1, c_dino=c_dino)
+        if not levels:
+            raise ConfigError("levels is empty; expected {stride: channels}, such as {8: 256, 4: 128, 2: 96, 1: 96}")
+        for stride, channels in levels.items():
+            check_stride("a stride in levels", stride)
+            at_least(1, **{f"levels[{stride}]": channels})
+        self.embed_dim = self.c_dino = c_dino
+        self.channels, self.target = dict(levels), target
+        self.levels = nn.ModuleDict(
+            {
+                str(stride): LevelInjection(c_dino, channels, norm, zero_init, gate, device=device, dtype=dtype)
+                for stride, channels in levels.items()
+            }
+        )
+        self._slot = Slot()
+        self._last: dict[int, tuple[int, Tensor, Tensor, Tensor]] = {}
+
+    def reset_parameters(self) -> None:
+        """Draw the weights anew."""
+        for level in self.levels.values():
+            level.reset_parameters()  # type: ignore[operator]
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """The strides of the levels, in the order given."""
+        return tuple(self.channels)
+
+    @property
+    def stats(self) -> dict[int, LevelStats]:
+        """What every level did in its last pass, by stride; reading it waits for the device."""
+        told = {}
+        for stride, (voxels, hits, added, had) in self._last.items():
+            ratio = float(added) / float(had) if float(had) else 0.0
+            told[stride] = LevelStats(voxels, self.channels[stride], float(hits) / max(voxels, 1), ratio)
+        return told
+
+    def forward(self, x: Tensor, features: Tensor, valid: Tensor, stride: int | None = None) -> Tensor:
+        """Return x with the features added where ``valid``.
+
+        Args:
+            x: (..., C) features of the decoder.
+            features: (..., c_dino), one row per row of x; finite also where not valid.
+            valid: (...) bool.
+            stride: which level; may be left out where there is one.
+        """
+        if stride is None:
+            if len(self.channels) > 1:
+                raise ConfigError(f"there are levels at strides {self._known()}; pass stride=")
+            (stride,) = self.strides
+        level = self._level(stride)
+        self._check(x, level)
+        self._check_features(features)
+        if valid.dtype != torch.bool or not x.shape[:-1] == features.shape[:-1] == valid.shape:
+            raise ShapeError(
+                f"x is {tuple(x.shape)}, features {tuple(features.shape)}, valid {tuple(valid.shape)} {valid.dtype}; "
+                "expected one row of features and one bool for every row of x"
+            )
+        return self._added(x, level.project(features), valid, level, stride)
+
+    def inject(self, x: Tensor, features: SparseFeatures, coords: Tensor, batch: Tensor) -> Tensor:
+        """Return x (M, C) with the features that are at its voxels added: what the hooks do.
+
+        Args:
+            x: (M, C), before the concatenation.
+            features: the pyramid's level; its ``stride`` says which of the levels here.
+            coords: (M, 3) int64, base voxel units.
+            batch: (M,) int64.
+        """
+        level = self._level(features.stride)
+        self._check(x, level)
+        self._check_features(features.feats)
+        if not x.device == features.feats.device == coords.device:
+            raise ShapeError(
+                f"x is on {x.device}, its coords on {coords.device} and the pyramid on {features.feats.device}; move "
+                "the pyramid's levels with .to(device)"
+            )
+        # projected first: rows of C channels are looked up, not of c_dino, and the projection is never kept twice
+        projected = dataclasses.replace(features, feats=level.project(features.feats))
+        found, hit = projected.at(coords, batch)
+        return self._added(x, found, hit, level, features.stride)
+
+    def attach(self, model: nn.Module, names: Mapping[int, str], *, adapter: SparseAdapter | None = None) -> Attached:
+        """Hook an unmodified network for inference; run it inside :meth:`using`.
+
+        Args:
+            model: the U-Net.
+            names: stride -> name of the module behind the concatenation (``model.get_submodule``), whose first
+                argument is the concatenated tensor.
+            adapter: of an engine that is not known here.
+
+        Returns:
+            A handle; ``.remove()`` gives the network back as it was.
+
+        Raises:
+            ConfigError: if a module does not exist, or strides and levels differ.
+        """
+        return hook_blocks(self, self._slot, model, names, adapter)
+
+    @contextmanager
+    def using(self, pyramid: Mapping[int, SparseFeatures] | None) -> Iterator[None]:
+        """What attached networks are run in; None = without photos, the 3D network alone.
+
+        Raises:
+            ConfigError: if the pyramid lacks a stride.
+            ShapeError: if its features have another width.
+        """
+        self.check_pyramid(pyramid)
+        slot = self._slot
+        before = slot.phase, slot.last
+        slot.phase, slot.last = "open", Pass(pyramid)
+        try:
+            yield
+        finally:
+            slot.phase, slot.last = before
+
+    def wrap(self, unet: nn.Module, names: Mapping[int, str], *, adapter: SparseAdapter | None = None) -> InjectedUNet:
+        """Return network and injection as one module, called ``(x, pyramid=...)``: the form to train.
+
+        Its ``parameters()`` and ``state_dict()`` hold both, so optimizers, DDP and EMA see all of it, and it keeps the
+        pyramid of a pass for activation checkpointing.
+
+        Args:
+            unet: the U-Net; it is hooked, not copied.
+            names: as in :meth:`attach`.
+            adapter: as in :meth:`attach`.
+        """
+        return InjectedUNet(unet, self, names, adapter)
+
+    def check_pyramid(self, pyramid: Mapping[int, SparseFeatures] | None) -> None:
+        """Refuse a pyramid that lacks a stride or has features of another width."""
+        if pyramid is None:
+            return
+        for stride in self.strides:
+            if stride not in pyramid:
+                raise ConfigError(
+                    f"the pyramid has no stride {stride}, which is injected; it has {', '.join(map(str, pyramid))}. "
+                    f"Build it with SparsePyramid(strides={tuple(sorted(self.strides))})"
+                )
+            if pyramid[stride].stride != stride:
+                raise ConfigError(f"the pyramid's entry {stride} holds features of stride {pyramid[stride].stride}")
+            self._check_features(pyramid[stride].feats)
+
+    def _added(self, x: Tensor, projected: Tensor, valid: Tensor, level: LevelInjection, stride: int) -> Tensor:
+        added = level.gated(x, projected).to(x.dtype)
+        if not torch.compiler.is_compiling():
+            rows = [torch.linalg.vector_norm(y.detach(), dim=-1, dtype=_wide(x.dtype)) for y in (added, x)]
+            norms = torch.linalg.vector_norm(rows[0] * valid), torch.linalg.vector_norm(rows[1])
+            self._last[stride] = (valid.numel(), valid.sum(), *norms)
+        return torch.where(valid[..., None], x + added, x)
+
+    def _level(self, stride: int) -> LevelInjection:
+        if stride not in self.channels:
+            raise ConfigError(f"stride {stride} is not injected; levels has {self._known()}")
+        level = self.levels[str(stride)]
+        if not isinstance(level, LevelInjection):
+            raise ConfigError(f"levels[{stride}] was replaced by a {type(level).__name__}; expected a LevelInjection")
+        return level
+
+    def _check(self, x: Tensor, level: LevelInjection) -> None:
+        if x.shape[-1] != level.channels:
+            raise ShapeError(f"x has {x.shape[-1]} channels; this level adds {level.channels}")
+
+    def _check_features(self, features: Tensor) -> None:
+        if features.shape[-1] != self.c_dino:
+            raise ShapeError(f"the features have {features.shape[-1]} channels; c_dino is {self.c_dino}")
+        if torch.compiler.is_compiling() or torch.is_autocast_enabled(features.device.type):
+            return
+        weights = next(self.parameters())
+        if features.dtype != weights.dtype:
+            raise ShapeError(
+                f"the features are {features.dtype}, the injection's weights {weights.dtype}; convert one of them "
+                "(features.to(dtype=...)) or run under autocast"
+            )
+
+    def _known(self) -> str:
+        return ", ".join(map(str, self.strides))
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)

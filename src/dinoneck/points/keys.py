@@ -1,0 +1,105 @@
+"""Morton keys: a batch index and three voxel coordinates in one int64, so that sorting and looking up are 1-D.
+
+From the highest bit: 9 bits of batch, then 18 bits per axis interleaved (x, y, z, x, y, z ...), each shifted by
+131072 so that negative coordinates sort below positive ones. Clearing the lowest three bits gives the key of the voxel
+at the corner of its 2x2x2 cell, rounded down for negative coordinates too; so one order serves every stride.
+"""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+import torch
+from torch import Tensor
+
+from dinoneck.errors import DataError, ShapeError
+
+AXIS_BITS, BATCH_BITS = 18, 9
+REACH = 1 << (AXIS_BITS - 1)
+BATCHES = 1 << BATCH_BITS
+MAX_STRIDE = REACH
+
+# (shift, bits that stay): each step doubles the gaps; 18 bits end up three apart
+_SPREAD = (
+    (32, 0x001F00000000FFFF),
+    (16, 0x001F0000FF0000FF),
+    (8, 0x100F00F00F00F00F),
+    (4, 0x10C30C30C30C30C3),
+    (2, 0x1249249249249249),
+)
+
+
+def encode(coords: Tensor, batch: Tensor | None = None) -> Tensor:
+    """Return the keys (N,) of integer coordinates (N, 3) and batch indices (N,); None = all 0.
+
+    Raises:
+        ShapeError: for other shapes, or for coordinates that are no integers.
+        DataError: for a coordinate outside -131072 ... 131071 or a batch index outside 0 ... 511.
+    """
+    check_integers("coords", coords, 3)
+    bits = coords.T.to(torch.int64, copy=True, memory_format=torch.contiguous_format).add_(REACH)
+    if _outside(bits, 2 * REACH):
+        _refuse("coords", coords, -REACH, REACH, "take larger voxels, or an origin nearer to the points")
+    shifted = torch.empty_like(bits)  # one for all steps: fresh memory costs as much as the arithmetic
+    for shift, mask in _SPREAD:
+        torch.bitwise_left_shift(bits, shift, out=shifted)
+        bits.bitwise_or_(shifted).bitwise_and_(mask)
+    keys = bits[0].bitwise_left_shift_(2).bitwise_or_(bits[1].bitwise_left_shift_(1)).bitwise_or_(bits[2])
+    if batch is None:
+        return keys
+    check_integers("batch", batch, None)
+    if batch.shape[0] != coords.shape[0]:
+        raise ShapeError(f"batch has {batch.shape[0]} entries for {coords.shape[0]} coords; expected one each")
+    if _outside(batch, BATCHES):
+        _refuse("batch", batch, 0, BATCHES, "split the batch")
+    return keys.bitwise_or_(batch.to(torch.int64) << 3 * AXIS_BITS)
+
+
+def decode(keys: Tensor) -> tuple[Tensor, Tensor]:
+    """Return coordinates (N, 3) and batch indices (N,) of keys (N,): the exact inverse of :func:`encode`."""
+    bits = torch.stack((keys >> 2, keys >> 1, keys)).bitwise_and_(_SPREAD[-1][1])
+    bits.bitwise_and_((1 << 3 * AXIS_BITS) - 1)
+    masks = [mask for _, mask in reversed(_SPREAD[:-1])] + [(1 << AXIS_BITS) - 1]
+    for (shift, _), mask in zip(reversed(_SPREAD), masks, strict=True):
+        bits.bitwise_or_(bits >> shift).bitwise_and_(mask)
+    return bits.sub_(REACH).T.contiguous(), keys >> 3 * AXIS_BITS
+
+
+def distinct(keys: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the distinct keys (M,), rising, and the row of each of the keys given (N,); sorting beats hashing here."""
+    ordered, order = torch.sort(keys)
+    found, rows = torch.unique_consecutive(ordered, return_inverse=True)
+    return found, torch.empty_like(order).scatter_(0, order, rows)
+
+
+def at_stride(keys: Tensor, stride: int) -> Tensor:
+    """Return the keys of the cells of ``stride`` voxels (a power of two) that hold the given voxels; order is kept."""
+    if stride == 1:
+        return keys
+    low = 3 * (stride.bit_length() - 1)
+    return keys >> low << low
+
+
+def check_integers(name: str, values: Tensor, columns: int | None) -> None:
+    """Refuse anything but integers (N, columns), or (N,) for None.
+
+    Raises:
+        ShapeError: naming shape and dtype.
+    """
+    wanted = "(N,)" if columns is None else f"(N, {columns})"
+    fits = values.ndim == (1 if columns is None else 2) and (columns is None or values.shape[1] == columns)
+    if not fits or values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
+        raise ShapeError(f"{name} are {values.dtype} of shape {tuple(values.shape)}; expected integers {wanted}")
+
+
+def _outside(values: Tensor, end: int) -> bool:
+    """Whether any is not in 0 ... end - 1."""
+    if not values.numel():
+        return False
+    smallest, largest = torch.aminmax(values)
+    return int(smallest) < 0 or int(largest) >= end
+
+
+def _refuse(name: str, values: Tensor, low: int, end: int, remedy: str) -> NoReturn:
+    row = int(((values < low) | (values >= end)).reshape(values.shape[0], -1).any(dim=1).nonzero()[0])
+    raise DataError(f"{name}[{row}] is {values[row].tolist()}; expected {low} ... {end - 1}: {remedy}")

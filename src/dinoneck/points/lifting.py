@@ -1,0 +1,259 @@
+"""From the tokens of photos to features of voxels or points, as one sparse linear operator."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple, get_args, overload
+
+import torch
+from torch import Tensor, nn
+
+from dinoneck.errors import ConfigError, DataError, ShapeError
+from dinoneck.points.bags import weighted_bags
+from dinoneck.points.projection import Links
+from dinoneck.points.sparse import SparseFeatures
+from dinoneck.points.voxels import VoxelGrid
+
+Sampling = Literal["bilinear", "nearest"]
+Views = Literal["mean", "random", "closest"]
+
+_LONG = 1 << 14  # tokens of one bag; beyond, their weights leave the range in which float16 is precise
+
+
+class _Bags(NamedTuple):
+    """The operator: row r of the result is the sum of weight * table[token] over r's stretch of the entries."""
+
+    token: Tensor
+    weight: Tensor
+    counts: Tensor
+
+
+@overload
+def lift(
+    maps: Tensor,
+    links: Links,
+    grid: VoxelGrid,
+    sampling: Sampling = ...,
+    views: Views = ...,
+    project: nn.Linear | None = ...,
+    generator: torch.Generator | None = ...,
+) -> SparseFeatures: ...
+
+
+@overload
+def lift(
+    maps: Tensor,
+    links: Links,
+    grid: None = None,
+    sampling: Sampling = ...,
+    views: Views = ...,
+    project: nn.Linear | None = ...,
+    generator: torch.Generator | None = ...,
+) -> tuple[Tensor, Tensor]: ...
+
+
+def lift(
+    maps: Tensor,
+    links: Links,
+    grid: VoxelGrid | None = None,
+    sampling: Sampling = "bilinear",
+    views: Views = "mean",
+    project: nn.Linear | None = None,
+    generator: torch.Generator | None = None,
+) -> SparseFeatures | tuple[Tensor, Tensor]:
+    """Carry feature maps of photos to the voxels, or the points, that they show.
+
+    Each voxel is a weighted sum of tokens: the views' mean per point, then the mean over those of its points that any
+    view sees. It is computed as that, straight from the tokens: no features per point and view exist on the way, nor
+    per point when ``grid`` is given. For single maps and pixels use :meth:`dinoneck.TokenGrid.sample`.
+
+    Args:
+        maps: (V, C, rows, cols), one map per view that covers the camera's image; channels-last views, as
+            ``Tokens.maps()`` and the feature store give them, are read in place.
+        links: which view sees which point where, see :class:`dinoneck.points.PointProjector`.
+        grid: voxels of the same points; None = features of the points.
+        sampling: ``"bilinear"`` between the centres of cells, clamped at the border, or the ``"nearest"`` cell.
+        views: of a point that several views see: their ``"mean"``, one at ``"random"``, or that of the ``"closest"``
+            camera (smallest depth).
+        project: applied to the tokens before they are lifted: the same as after, for less. Its bias reaches only what
+            was seen.
+        generator: draws the views of ``"random"``.
+
+    Shape:
+        With ``grid``: SparseFeatures of its M voxels, stride 1, ``valid`` where any view sees any point. Without:
+        feats (N, C) and valid, bool (N,). Zeros where nothing was seen; the dtype of ``maps`` (of ``project``'s
+        output). Sums are taken in at least float32; weights are rounded to the dtype of the maps. Gradients reach
+        maps and ``project``, not the links.
+
+    Raises:
+        ShapeError: if maps, links, grid and ``project`` do not fit each other.
+        ConfigError: for an unknown option.
+        DataError: if the links are not sorted by point.
+
+    Examples:
+        >>> from dinoneck.points import Cameras, PointProjector, VoxelGrid
+        >>> K = torch.tensor([[[8.0, 0.0, 15.5], [0.0, 8.0, 15.5], [0.0, 0.0, 1.0]]])
+        >>> cameras = Cameras(K, torch.eye(4).expand(1, 4, 4), size=(32, 32))
+        >>> points = torch.tensor([[0.0, 0.0, 2.0], [0.0, 0.0, -2.0]])  # one before the camera, one behind
+        >>> links = PointProjector()(points, cameras)
+        >>> feats, seen = lift(torch.ones(1, 3, 2, 2), links)
+        >>> feats.tolist(), seen.tolist()
+        ([[1.0, 1.0, 1.0], [0.0, 0.0, 0.0]], [True, False])
+        >>> lift(torch.ones(1, 3, 2, 2), links, VoxelGrid.from_points(points, size=0.5))
+        SparseFeatures(1 of 2 cells seen, C=3, stride=1)
+
+    Reference: DITR (Zeid et al., arXiv 2503.18944) takes one view at random per point; ``"random"`` does. Deviations:
+    several views are averaged by default, and what was not seen is marked.
+    """
+    _check(maps, links, grid, sampling, views)
+    if project is not None:
+        _check_projection(maps, project)
+    table, per_view = _token_table(maps, project)
+    bags = _bags(maps, per_view, links, grid, sampling, views, generator)
+    if table.dtype == torch.float16 and len(bags.counts) and int(bags.counts.max()) > _LONG:
+        feats = _summed(table.float(), bags).half()
+    else:
+        feats = _summed(table, bags)
+    valid = bags.counts > 0
+    return (feats, valid) if grid is None else SparseFeatures(grid.coords, grid.batch, feats, valid)
+
+
+def _token_table(maps: Tensor, project: nn.Linear | None) -> tuple[Tensor, int]:
+    """All tokens below each other (T, C), projected, and how many rows lie between two views' first tokens."""
+    count, channels, rows, cols = maps.shape
+    per_view = rows * cols
+    learns = maps.requires_grad or (project is not None and any(p.requires_grad for p in project.parameters()))
+    step = maps.stride(0)
+    if (
+        not (learns and torch.is_grad_enabled())
+        and count
+        and maps.stride()[1:] == (1, cols * channels, channels)
+        and step % channels == 0
+        and step >= per_view * channels
+    ):  # tokens with others (CLS, registers) between the views: read in place, the others too, which no bag names
+        per_view = step // channels
+        table = maps.as_strided(((count - 1) * per_view + rows * cols, channels), (channels, 1))
+    else:
+        table = maps.permute(0, 2, 3, 1).reshape(-1, channels)
+    return (table if project is None else project(table)), per_view
+
+
+def _bags(
+    maps: Tensor,
+    per_view: int,
+    links: Links,
+    grid: VoxelGrid | None,
+    sampling: Sampling,
+    views: Views,
+    generator: torch.Generator | None,
+) -> _Bags:
+    """Write the operator down."""
+    chosen = _chosen(links, views, generator)
+    view, point, uv = links.view, links.point, links.uv.detach()
+    if chosen is not None:
+        view, point, uv = view[chosen], point[chosen], uv[chosen]
+    n_views = torch.bincount(point, minlength=links.num_points)
+    dtype = torch.promote_types(maps.dtype, torch.float32)
+    share = n_views.to(dtype).reciprocal()
+    if grid is None:
+        counts, share = n_views, share[point]
+    else:
+        row = grid.inverse[point]
+        counts = torch.bincount(row, minlength=len(grid))
+        n_seen = torch.bincount(grid.inverse[n_views > 0], minlength=len(grid))
+        order = torch.argsort(row, stable=True)
+        view, point, uv, row = view[order], point[order], uv[order], row[order]
+        share = share[point] / n_seen[row]
+    size = (maps.shape[2], maps.shape[3])
+    first = (view * per_view).to(_index_dtype(maps.shape[0] * per_view, 4 * len(view)))
+    token, weight = _corners(uv, links.image_size, size, sampling, dtype)
+    token = first.unsqueeze(1) + token
+    return _Bags(token.flatten(), weight.mul_(share.unsqueeze(1)).flatten(), counts * token.shape[1])
+
+
+def _chosen(links: Links, views: Views, generator: torch.Generator | None) -> Tensor | None:
+    """Return the one link per point to keep; None = all."""
+    if views == "mean":
+        return None
+    point = links.point
+    counts = torch.bincount(point, minlength=links.num_points)
+    counts = counts[counts > 0]
+    first = counts.cumsum(0) - counts
+    if views == "random":
+        where = point.device if generator is None else generator.device
+        draw = torch.rand(len(counts), generator=generator, device=where, dtype=torch.float64).to(point.device)
+        return first + (draw * counts).long().clamp_(max=counts - 1)
+    nearest = links.z.new_full((links.num_points,), torch.inf).scatter_reduce(0, point, links.z, "amin")
+    candidates = (links.z == nearest[point]).nonzero().squeeze(1)
+    own = point[candidates]
+    leading = torch.ones_like(own, dtype=torch.bool)
+    leading[1:] = own[1:] != own[:-1]  # of equally close views the first
+    return candidates[leading]
+
+
+def _corners(
+    uv: Tensor, image_size: tuple[int, int], size: tuple[int, int], sampling: Sampling, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Cells (L, 4 or 1) that image places read, counted in raster order, and their weights."""
+    (rows, cols), (height, width) = size, image_size
+    uv = uv.to(torch.promote_types(uv.dtype, dtype))
+    limit = uv.new_tensor((cols - 1, rows - 1))
+    cell = (uv + 0.5) * uv.new_tensor((cols / width, rows / height))  # integers of uv are pixels' centres
+    if sampling == "nearest":
+        x, y = torch.minimum(cell.floor_().clamp_(min=0), limit).int().unbind(1)
+        return (y * cols + x).unsqueeze(1), uv.new_ones(len(uv), 1, dtype=dtype)
+    place = torch.minimum(cell.sub_(0.5).clamp_(min=0), limit)
+    low = place.floor()
+    right, down = (place - low).to(dtype).unbind(1)
+    x, y = low.int().unbind(1)
+    across, below = (x + 1).clamp_(max=cols - 1), (y + 1).clamp_(max=rows - 1).mul_(cols)
+    top = y * cols
+    token = torch.stack((top + x, top + across, below + x, below + across), dim=1)
+    left, up = 1 - right, 1 - down
+    return token, torch.stack((left * up, right * up, left * down, right * down), dim=1)
+
+
+def _summed(table: Tensor, bags: _Bags) -> Tensor:
+    starts = bags.counts.cumsum(0) - bags.counts
+    return weighted_bags(table, bags.token, bags.weight.to(table.dtype), starts.to(bags.token.dtype))
+
+
+def _index_dtype(tokens: int, entries: int) -> torch.dtype:
+    return torch.int32 if max(tokens, entries) < 1 << 31 else torch.int64
+
+
+def _check(maps: Tensor, links: Links, grid: VoxelGrid | None, sampling: str, views: str) -> None:
+    """Refuse what does not fit together.
+
+    Raises:
+        ShapeError, ConfigError, DataError: see :func:`lift`.
+    """
+    if maps.ndim != 4 or not maps.is_floating_point() or 0 in maps.shape[1:]:
+        raise ShapeError(f"maps are {maps.dtype} of shape {tuple(maps.shape)}; expected floats (views, C, rows, cols)")
+    if maps.shape[0] != links.num_views:
+        raise ShapeError(f"{maps.shape[0]} maps for links of {links.num_views} views; expected one map per camera")
+    if grid is not None and grid.inverse.shape[0] != links.num_points:
+        raise ShapeError(
+            f"the grid has {grid.inverse.shape[0]} points, the links {links.num_points}; make both of the same points"
+        )
+    for name, value, known in (("sampling", sampling, Sampling), ("views", views, Views)):
+        if value not in get_args(known):
+            raise ConfigError(f"{name} is {value!r}; expected one of {', '.join(get_args(known))}")
+    if bool((links.point[1:] < links.point[:-1]).any()):
+        raise DataError("links are not sorted by point; take them as PointProjector gives them")
+
+
+def _check_projection(maps: Tensor, project: nn.Linear) -> None:
+    """Refuse a projection of other maps, or one that does not commute with averaging.
+
+    Raises:
+        ConfigError: if it is no linear layer.
+        ShapeError: for another width or dtype.
+    """
+    if not isinstance(project, nn.Linear):
+        raise ConfigError(f"project is a {type(project).__name__}; expected torch.nn.Linear: only that may run first")
+    if project.in_features != maps.shape[1]:
+        raise ShapeError(f"project takes {project.in_features} channels; the maps have {maps.shape[1]}")
+    if project.weight.dtype != maps.dtype and not torch.is_autocast_enabled(maps.device.type):
+        raise ShapeError(
+            f"project is {project.weight.dtype}, the maps are {maps.dtype}; convert one, or run under torch.autocast"
+        )

@@ -1,0 +1,96 @@
+"""A furnished room with exact answers: depth by ray tracing, points on its surfaces, who sees whom.
+
+The room is 5 x 4 x 3 m, z up, with a box on the floor; cameras stand on a ring and look inwards.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dinoneck.points import Cameras
+
+ROOM = (torch.tensor([-2.5, -2.0, 0.0], dtype=torch.float64), torch.tensor([2.5, 2.0, 3.0], dtype=torch.float64))
+BOX = (torch.tensor([-0.7, -0.4, 0.0], dtype=torch.float64), torch.tensor([0.5, 0.6, 0.9], dtype=torch.float64))
+FACES = ("x-", "x+", "y-", "y+", "floor", "ceiling", "box x-", "box x+", "box y-", "box y+", "box top")
+
+
+@dataclass(frozen=True)
+class Surface:
+    """Points (N, 3) float64 m and the face (index into FACES) that each lies on."""
+
+    points: Tensor
+    face: Tensor
+
+
+def surface(number: int, seed: int = 0) -> Surface:
+    """Draw points evenly over all surfaces; the floor under the box is one of them, and never seen."""
+    generator = torch.Generator().manual_seed(seed)
+    corners, areas = [], []
+    for low, high in (ROOM, BOX):
+        for axis in range(3):
+            others = [k for k in range(3) if k != axis]
+            for end in (low, high):
+                a, b = low.clone(), high.clone()
+                a[axis] = b[axis] = end[axis]
+                corners.append((a, b))
+                areas.append(float((high - low)[others].prod()))
+    del corners[10], areas[10]  # the box has no underside of its own
+    face = torch.multinomial(torch.tensor(areas), number, replacement=True, generator=generator)
+    low, high = (torch.stack(side)[face] for side in zip(*corners, strict=True))
+    return Surface(low + torch.rand(number, 3, dtype=torch.float64, generator=generator) * (high - low), face)
+
+
+def first_hit(origins: Tensor, directions: Tensor) -> Tensor:
+    """Return t of the first surface at origin + t * direction, for rays (..., 3) that start inside the room."""
+    inverse = 1.0 / directions
+    walls = torch.maximum((ROOM[0] - origins) * inverse, (ROOM[1] - origins) * inverse).amin(-1)
+    near = torch.minimum((BOX[0] - origins) * inverse, (BOX[1] - origins) * inverse).amax(-1)
+    far = torch.maximum((BOX[0] - origins) * inverse, (BOX[1] - origins) * inverse).amin(-1)
+    return torch.where((near <= far) & (near > 0), torch.minimum(near, walls), walls)
+
+
+def ring(views: int = 8, size: tuple[int, int] = (480, 640), focal: float = 0.9, radius: float = 1.6) -> Cameras:
+    """Cameras on a ring 1.5 m high, each tilted its own way, with the focal length as a share of the width."""
+    poses = []
+    for i in range(views):
+        angle = 2 * math.pi * i / views + 0.1
+        eye = torch.tensor([radius * math.cos(angle), radius * math.sin(angle), 1.5 + 0.1 * (i % 3)]).double()
+        target = torch.tensor([0.3 * math.sin(3 * i), 0.3 * math.cos(5 * i), 0.6 + 0.2 * (i % 2)]).double()
+        poses.append(look_at(eye, target))
+    height, width = size
+    K = torch.tensor([[focal * width, 0, width / 2 - 3.2], [0, focal * width * 1.01, height / 2 + 1.7], [0, 0, 1]])
+    return Cameras(K.double().repeat(views, 1, 1), torch.stack(poses), size)
+
+
+def look_at(eye: Tensor, target: Tensor) -> Tensor:
+    """Return the pose (4, 4) of a camera at ``eye`` whose z axis points to ``target``, y down."""
+    forward = torch.nn.functional.normalize(target - eye, dim=0)
+    right = torch.nn.functional.normalize(torch.linalg.cross(forward, torch.tensor([0.0, 0, 1]).double()), dim=0)
+    pose = torch.eye(4, dtype=torch.float64)
+    pose[:3, :3] = torch.stack([right, torch.linalg.cross(forward, right), forward], 1)
+    pose[:3, 3] = eye
+    return pose
+
+
+def depth(cameras: Cameras, size: tuple[int, int] | None = None) -> Tensor:
+    """Trace depth along z (V, rows, cols) through the centre of every pixel."""
+    rows, cols = size or cameras.size
+    v, u = torch.meshgrid(torch.arange(rows).double(), torch.arange(cols).double(), indexing="ij")
+    u = (u + 0.5) * cameras.size[1] / cols - 0.5
+    v = (v + 0.5) * cameras.size[0] / rows - 0.5
+    pixels = torch.stack([u, v, torch.ones_like(u)], -1)
+    found = []
+    for K, pose in zip(cameras.K, cameras.cam_to_world, strict=True):
+        rays = pixels @ torch.linalg.inv(K).T @ pose[:3, :3].T  # one metre along z each, so that t is z
+        found.append(first_hit(pose[:3, 3], rays))
+    return torch.stack(found)
+
+
+def seen(points: Tensor, cameras: Cameras) -> Tensor:
+    """Return bool (V, N): nothing stands between camera and point (whether or not it is in the image)."""
+    eyes = cameras.positions[:, None]
+    return first_hit(eyes, points - eyes) > 1 - 1e-9

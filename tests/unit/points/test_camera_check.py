@@ -1,0 +1,164 @@
+"""check_cameras: wrong readings of real and of exact poses are named."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tests.conftest import DATA
+from tests.unit.points import rooms
+from torch import Tensor
+
+from dinoneck import ConfigError, DataError
+from dinoneck.points import CameraCheck, Cameras, PointProjector, check_cameras
+
+READINGS = ("camera_to_world", "inverse", "opengl", "transposed")
+FLIP = torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0], dtype=torch.float64))
+SMALL = (60, 80)
+
+
+def misread(cameras: Cameras, reading: str) -> Cameras:
+    """Return the cameras somebody gets who has poses of this kind and takes them for camera-to-world."""
+    poses = cameras.cam_to_world.clone()
+    if reading == "inverse":
+        poses = torch.linalg.inv(poses)
+    elif reading == "opengl":
+        poses = poses @ FLIP
+    elif reading == "transposed":
+        poses[:, :3, :3] = cameras.cam_to_world[:, :3, :3].mT
+    return replace(cameras, cam_to_world=poses)
+
+
+@pytest.fixture(scope="module")
+def frames() -> tuple[Cameras, Tensor]:
+    """Five RGB-D frames of a real room."""
+    folder = DATA / "rgbd_room"
+    if not (folder / "frames.json").is_file():
+        pytest.skip(f"the RGB-D frames are not in {folder}; set DINONECK_DATA to the folder that holds rgbd_room")
+    record = json.loads((folder / "frames.json").read_text())
+    poses, depth = [], []
+    for frame in record["frames"]:
+        x, y, z, w = frame["quaternion_xyzw"]
+        pose = torch.eye(4, dtype=torch.float64)
+        cross = torch.tensor([[0, -z, y], [z, 0, -x], [-y, x, 0]], dtype=torch.float64)
+        pose[:3, :3] += 2 * w * cross + 2 * cross @ cross
+        pose[:3, 3] = torch.tensor(frame["translation_m"])
+        poses.append(pose)
+        pixels = np.array(Image.open(folder / frame["depth"])).astype(np.float32)
+        depth.append(torch.from_numpy(pixels) * record["depth_unit_m"])
+    f = record["intrinsics"]
+    K = torch.tensor([[f["fx"], 0, f["cx"]], [0, f["fy"], f["cy"]], [0, 0, 1]]).repeat(5, 1, 1)
+    return Cameras(K, torch.stack(poses), tuple(record["image_size"])), torch.stack(depth)
+
+
+def cloud_of(cameras: Cameras, depth: Tensor, view: int) -> Tensor:
+    world = cameras[view].unproject(depth[view : view + 1]).reshape(-1, 3)
+    return world[world.isfinite().all(1)]
+
+
+@pytest.mark.parametrize(("source", "view"), [(0, 1), (1, 2), (2, 1), (2, 3), (3, 2), (3, 4), (4, 3)])
+def test_neighbouring_real_frames_agree_only_when_read_right(
+    source: int, view: int, frames: tuple[Cameras, Tensor]
+) -> None:
+    cameras, depth = frames
+    points, target = cloud_of(cameras, depth, source), depth[view : view + 1]
+    shares = {}
+    for reading in READINGS:
+        links = PointProjector()(points[::8], misread(cameras[view], reading), target)
+        shares[reading] = len(links) / max(int(links.counts[:, 3].sum()), 100)
+        assert check_cameras(points, misread(cameras[view], reading), target, max_points=4000).best == reading
+    right = shares.pop("camera_to_world")
+    assert 0.35 < right < 0.9
+    assert right >= 3 * max(shares.values())
+
+
+@pytest.mark.parametrize("reading", READINGS)
+def test_the_reading_of_a_real_scan_is_told(reading: str, frames: tuple[Cameras, Tensor]) -> None:
+    cameras, depth = frames
+    others = [0, 1, 2, 4]
+    check = check_cameras(cloud_of(cameras, depth, 3), misread(cameras[others], reading), depth[others])
+    assert check.best == reading
+    assert check.clear
+    assert 0.4 < check.scores[reading] < 0.8
+    assert all(check.scores[reading] >= 3 * check.scores[other] for other in READINGS if other != reading)
+    assert str(check).startswith(
+        {
+            "camera_to_world": "the poses are read the right way",
+            "inverse": "the poses lead from the world to the camera: Cameras.from_world_to_cam",
+            "opengl": "the camera axes are x right, y up, z backward: Cameras.from_opengl",
+            "transposed": "the rotations are transposed",
+        }[reading]
+    )
+
+
+def test_the_constructor_that_is_named_puts_it_right(frames: tuple[Cameras, Tensor]) -> None:
+    cameras, depth = frames
+    points, pose = cloud_of(cameras, depth, 3), cameras.cam_to_world
+    for given in (
+        Cameras.from_world_to_cam(cameras.K, torch.linalg.inv(pose), cameras.size),
+        Cameras.from_opengl(cameras.K, pose @ FLIP, cameras.size),
+    ):
+        assert check_cameras(points, given[[2, 4]], depth[[2, 4]], max_points=2000).best == "camera_to_world"
+
+
+@pytest.mark.parametrize("reading", READINGS)
+def test_the_reading_of_an_exact_room_is_told_from_few_points(reading: str) -> None:
+    cameras, points = rooms.ring(6, SMALL), rooms.surface(5000).points
+    depth = rooms.depth(cameras)
+    check = check_cameras(points.float(), misread(cameras, reading), depth, max_points=500)
+    assert check.best == reading
+    assert set(check.scores) == set(check.in_bounds) == set(READINGS)
+    assert check.scores == check_cameras(points.float(), misread(cameras, reading), depth, max_points=500).scores
+
+
+def test_every_option_changes_the_scores() -> None:
+    cameras, points = rooms.ring(6, SMALL), rooms.surface(5000).points
+    depth = rooms.depth(cameras)
+    scores = check_cameras(points, cameras, depth, max_points=500).scores
+    for option in ({"seed": 1}, {"max_points": 600}, {"depth_abs": 0.2}, {"depth_rel": 0.2}):
+        assert check_cameras(points, cameras, depth, **{"max_points": 500, **option}).scores != scores
+    batch = torch.arange(5000) % 2
+    two = replace(cameras, sample=torch.tensor([0, 1] * 3))
+    assert check_cameras(points, two, depth, batch, max_points=500).best == "camera_to_world"
+
+
+def test_a_few_lucky_pixels_do_not_make_a_reading_right() -> None:
+    """One point that agrees by chance beats nothing: a reading is measured against the pairs of the others too."""
+    K = torch.tensor([[[50.0, 0, 39.5], [0, 50, 29.5], [0, 0, 1]]])
+    camera = Cameras(K, torch.eye(4)[None], SMALL)
+    generator = torch.Generator().manual_seed(0)
+    front = torch.rand(1000, 3, generator=generator) * 0.4 + torch.tensor([-0.2, -0.2, 1.8])
+    points = torch.cat([front, torch.tensor([[0.0, 0.0, -2.5]])])
+    depth = torch.full((1, *SMALL), 2.0)
+    depth[0, 29:31, 39:41] = 2.5
+    check = check_cameras(points, camera, depth)
+    assert check.best == "camera_to_world"
+    assert check.scores["opengl"] <= 0.01
+
+
+def test_it_says_so_when_nothing_fits_or_nothing_stands_out() -> None:
+    cameras, points = rooms.ring(6, SMALL), rooms.surface(5000).points
+    depth = rooms.depth(cameras)
+    lost = check_cameras(points + 50.0, cameras, depth, max_points=500)
+    assert not lost.clear
+    assert str(lost).startswith("no reading fits: look at the units")
+    close = CameraCheck({**dict.fromkeys(READINGS, 0.0), "opengl": 0.5, "inverse": 0.4}, dict.fromkeys(READINGS, 1.0))
+    assert not close.clear
+    assert str(close).startswith("not clear, best: the camera axes are")
+    assert "inverse 0.40, opengl 0.50" in str(close)
+    for nothing in (check_cameras(points[:0], cameras, depth), check_cameras(points, cameras[:0], depth[:0])):
+        assert set(nothing.scores.values()) == {0.0}
+        assert not nothing.clear
+
+
+def test_millimetres_and_options_are_named() -> None:
+    cameras, points = rooms.ring(6, SMALL), rooms.surface(5000).points
+    depth = rooms.depth(cameras)
+    with pytest.raises(DataError, match="depth / 1000"):
+        check_cameras(points, cameras, depth * 1000)
+    with pytest.raises(ConfigError, match="max_points is 0"):
+        check_cameras(points, cameras, depth, max_points=0)

@@ -1,0 +1,226 @@
+"""Sparse tensors of engines: spconv's own where it is installed, stand-ins for those that are not."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from tests.unit.points.plain_unet import C_DINO, cloud, halved, pyramid_of
+from torch import Tensor, nn
+
+from dinoneck import ShapeError
+from dinoneck.points import (
+    DecoderInjection,
+    MinkowskiAdapter,
+    PlainAdapter,
+    PlainSparse,
+    PointceptAdapter,
+    SparseAdapter,
+    SpconvAdapter,
+    adapter_of,
+)
+
+
+@dataclasses.dataclass
+class Indexed:
+    """What spconv's tensors have: level units, batch first, int32."""
+
+    indices: Tensor
+    features: Tensor
+    indice_dict: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def replace_feature(self, feats: Tensor) -> Indexed:
+        return dataclasses.replace(self, features=feats)
+
+
+class Mapped:
+    """What MinkowskiEngine's have: base units at every stride, batch first, int32, a shared coordinate map."""
+
+    def __init__(
+        self, feats: Tensor, coordinates: Tensor | None = None, stride: int = 1,
+        *, coordinate_map_key: Any = None, coordinate_manager: dict[Any, Any] | None = None,
+    ) -> None:  # fmt: skip
+        self.F = feats
+        self.coordinate_manager = {} if coordinate_manager is None else coordinate_manager
+        self.coordinate_map_key = coordinate_map_key or ((stride,) * 3, "")
+        if coordinates is not None:
+            self.coordinate_manager[self.coordinate_map_key] = coordinates
+
+    @property
+    def C(self) -> Tensor:
+        return self.coordinate_manager[self.coordinate_map_key]
+
+    @property
+    def tensor_stride(self) -> tuple[int, ...]:
+        return self.coordinate_map_key[0]
+
+
+class Point(dict[str, Any]):
+    """What Pointcept's is: a dict in level units, batch or offset."""
+
+
+STRIDE = 2
+
+
+def level() -> PlainSparse:
+    """Cells of stride 2 of two samples, ordered by sample as all engines have them."""
+    cells = halved(cloud(), STRIDE)[0]
+    return cells.with_feats(torch.randn(len(cells.coords), 5))
+
+
+def with_batch(x: PlainSparse, divisor: int) -> Tensor:
+    return torch.cat((x.batch[:, None], x.coords // divisor), dim=1).int()
+
+
+def tensors() -> dict[str, tuple[Any, type]]:
+    x = level()
+    grid, offset = x.coords // STRIDE, x.batch.bincount().cumsum(0)
+    sparse = Indexed(with_batch(x, STRIDE), x.feats)
+    return {
+        "plain": (x, PlainAdapter),
+        "spconv": (sparse, SpconvAdapter),
+        "minkowski": (Mapped(x.feats, with_batch(x, 1), STRIDE), MinkowskiAdapter),
+        "pointcept": (Point(grid_coord=grid, batch=x.batch, feat=x.feats, sparse_conv_feat=sparse), PointceptAdapter),
+        "pointcept-offset": (Point(grid_coord=grid.int(), offset=offset, feat=x.feats), PointceptAdapter),
+    }
+
+
+@pytest.mark.parametrize("name", tensors())
+def test_an_adapter_says_where_voxels_are_and_gives_them_other_features(name: str) -> None:
+    torch.manual_seed(0)
+    x, kind = tensors()[name]
+    torch.manual_seed(0)
+    expected = level()
+    adapter: SparseAdapter = adapter_of(x)
+    assert type(adapter) is kind
+    coords, batch = adapter.coords(x, STRIDE)
+    assert coords.dtype == batch.dtype == torch.int64
+    assert torch.equal(coords, expected.coords)
+    assert torch.equal(batch, expected.batch)
+    before = adapter.features(x)
+    assert torch.equal(before, expected.feats)
+    again = adapter.with_features(x, before * 2)
+    assert type(again) is type(x)
+    assert torch.equal(adapter.features(again), before * 2)
+    assert torch.equal(adapter.features(x), expected.feats)  # the first is as it was
+    assert torch.equal(adapter.coords(again, STRIDE)[0], coords)
+
+
+def test_what_engines_share_stays_shared() -> None:
+    found = tensors()
+    sparse, mapped, point = (found[name][0] for name in ("spconv", "minkowski", "pointcept"))
+    assert SpconvAdapter().with_features(sparse, sparse.features * 2).indice_dict is sparse.indice_dict
+    assert MinkowskiAdapter().with_features(mapped, mapped.F * 2).coordinate_manager is mapped.coordinate_manager
+    again = PointceptAdapter().with_features(point, point["feat"] * 2)
+    assert torch.equal(again["sparse_conv_feat"].features, point["feat"] * 2)
+    assert torch.equal(point["sparse_conv_feat"].features, point["feat"])
+
+
+@pytest.mark.parametrize("name", tensors())
+def test_a_block_of_every_engine_is_injected_into_alike(name: str) -> None:
+    torch.manual_seed(0)
+    x = tensors()[name][0]
+    torch.manual_seed(0)
+    plain = level()
+    torch.manual_seed(1)
+    injection = DecoderInjection(C_DINO, {STRIDE: 3}, zero_init=False)
+    pyramid = pyramid_of(cloud())
+    model = nn.Sequential(nn.Identity())
+    injection.attach(model, {STRIDE: "0"})
+    with injection.using(pyramid):
+        out = adapter_of(x).features(model(x))
+    expected = injection.inject(plain.feats[:, :3], pyramid[STRIDE], plain.coords, plain.batch)
+    assert torch.equal(out, torch.cat((expected, plain.feats[:, 3:]), dim=1))
+    assert injection.stats[STRIDE].hit_rate == pytest.approx(pyramid[STRIDE].valid.float().mean().item())
+
+
+def test_what_is_no_sparse_tensor_is_named() -> None:
+    with pytest.raises(ShapeError, match=r"Tensor is no sparse tensor that is known here.*adapter="):
+        adapter_of(torch.randn(3, 4))
+    mapped = Mapped(torch.randn(1, 4), torch.zeros(1, 4, dtype=torch.int32), 4)
+    with pytest.raises(ShapeError, match=r"tensor_stride \[4, 4, 4\] where stride 2 is injected"):
+        adapter_of(mapped).coords(mapped, 2)
+
+
+# -- spconv itself --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def spconv(monkeypatch: pytest.MonkeyPatch) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # its own, while it is imported
+        pytest.importorskip("spconv")
+        import spconv.pytorch as engine
+        import spconv.pytorch.ops as ops
+    if not torch.cuda.is_available():
+        monkeypatch.setattr(ops, "get_current_stream", lambda: 0)  # backward asks for one on CPUs too
+    return engine
+
+
+def spconv_unet(engine: Any) -> nn.Module:
+    """The arrangement of common networks: down by 2, up by its inverse, concatenation, block."""
+    native = engine.ConvAlgo.Native
+
+    class UNet(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            options = {"bias": False, "algo": native}
+            self.stem = engine.SubMConv3d(3, 6, 3, indice_key="s1", **options)
+            self.down = engine.SparseConv3d(6, 10, 2, 2, indice_key="d2", **options)
+            self.middle = engine.SubMConv3d(10, 10, 3, indice_key="s2", **options)
+            self.down4 = engine.SparseConv3d(10, 12, 2, 2, indice_key="d4", **options)
+            self.up4 = engine.SparseInverseConv3d(12, 8, 2, indice_key="d4", **options)
+            self.block2 = engine.SubMConv3d(18, 9, 3, indice_key="s2", **options)
+            self.up = engine.SparseInverseConv3d(9, 7, 2, indice_key="d2", **options)
+            self.block1 = engine.SubMConv3d(13, 5, 3, indice_key="s1", **options)
+            self.edit: Any = None
+
+        def forward(self, x: Any) -> Any:
+            fine = self.stem(x)
+            middle = self.middle(self.down(fine))
+            up = self.merged(self.up4(self.down4(middle)), middle, 2)
+            up = self.up(self.block2(up))
+            return self.block1(self.merged(up, fine, 1))
+
+        def merged(self, up: Any, skip: Any, stride: int) -> Any:
+            feats = up.features if self.edit is None else self.edit(up, stride)
+            return up.replace_feature(torch.cat((feats, skip.features), dim=1))
+
+    return UNet()
+
+
+def test_spconv_hooks_do_what_an_edited_network_does(spconv: Any) -> None:
+    x = cloud()
+    x = dataclasses.replace(
+        x, coords=x.coords + 6
+    )  # indices begin at 0; the shape is a multiple of the coarsest stride
+    indices = torch.cat((x.batch[:, None], x.coords), dim=1).int()
+    pyramid, unet = pyramid_of(x, seen=1.1), spconv_unet(spconv)
+
+    def run() -> Tensor:
+        return unet(spconv.SparseConvTensor(x.feats, indices, [16, 16, 16], 2)).features
+
+    injection = DecoderInjection(C_DINO, {2: 8, 1: 7})
+    before = run()
+    handle = injection.attach(unet, {2: "block2", 1: "block1"})
+    with injection.using(pyramid):
+        assert torch.equal(run(), before)
+    for level in injection.levels.values():
+        level.proj.reset_parameters()
+    with injection.using(pyramid):
+        injected = run()
+    assert not torch.equal(injected, before)
+    assert [told.hit_rate for told in injection.stats.values()] == [1.0, 1.0]  # level units came out as base units
+    handle.remove()
+    unet.edit = lambda up, stride: injection.inject(
+        up.features, pyramid[stride], up.indices[:, 1:].long() * stride, up.indices[:, 0].long()
+    )
+    assert torch.equal(run(), injected)
+    unet.edit = None
+    wrapped = injection.wrap(unet, {2: "block2", 1: "block1"})
+    sparse = spconv.SparseConvTensor(x.feats, indices, [16, 16, 16], 2)
+    wrapped(sparse, pyramid=pyramid).features.square().mean().backward()
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in wrapped.parameters())

@@ -1,0 +1,95 @@
+"""The single-scale baseline: a mix per point, and x3 itself where nothing was seen."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dinoneck import ConfigError, HeadCheckpoint, ShapeError, load_head, save_head
+from dinoneck.points import GatedFusion
+
+
+def points(count: int = 9) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.randn(count, 5), torch.randn(count, 6), torch.arange(count) % 3 > 0
+
+
+def test_the_formula() -> None:
+    fusion = GatedFusion(6, 5, 5, hidden=4, dtype=torch.float64)
+    x3, x2, valid = (value.double() if value.is_floating_point() else value for value in points())
+    out, weights = fusion(x3, x2, valid), fusion.state_dict()
+
+    def linear(name: str, row: Tensor) -> Tensor:
+        return weights[f"{name}.weight"] @ row + weights[f"{name}.bias"]
+
+    gates = []
+    for i in range(9):
+        h = F.gelu(linear("project", x2[i]))
+        gate = 1 / (1 + torch.exp(-linear("gate_out", F.gelu(linear("gate_hidden", torch.cat((x3[i], h)))))))
+        expected = (1 - gate) * x3[i] + gate * linear("read", h) if valid[i] else x3[i]
+        gates += [gate.item()] * bool(valid[i])
+        assert torch.allclose(out[i], expected, rtol=0, atol=1e-12)
+    assert fusion.fusion_2d_ratio == pytest.approx(sum(gates) / len(gates), abs=1e-6)
+
+
+def test_unseen_points_keep_their_bits_and_teach_nothing() -> None:
+    fusion = GatedFusion(6, 5, 5)
+    x3, x2, valid = points(64)
+    x3[::7] = -0.0
+    x3.requires_grad_()
+    out = fusion(x3, x2, valid)
+    assert torch.equal(out[~valid].view(torch.int32), x3.detach()[~valid].view(torch.int32))
+    (gradient,) = torch.autograd.grad(out[~valid].sum(), x3)
+    assert torch.equal(gradient, (~valid).float()[:, None].expand_as(x3))
+    other = torch.where(valid[:, None], x2, torch.randn_like(x2))
+    assert torch.equal(fusion(x3, other, valid), out)
+
+
+def test_gradients_are_right() -> None:
+    fusion = GatedFusion(3, 2, 2, hidden=3, dtype=torch.float64)
+    x3, x2 = (torch.randn(4, width).double().requires_grad_() for width in (2, 3))
+    valid = torch.tensor([True, False, True, True])
+    assert torch.autograd.gradcheck(lambda a, b, *_: fusion(a, b, valid), (x3, x2, *fusion.parameters()))
+
+
+def test_ratios_and_coverage() -> None:
+    fusion = GatedFusion(6, 5, 5)
+    assert fusion.stats == {}
+    assert (fusion.fusion_2d_ratio, fusion.fusion_3d_ratio) == (0.0, 1.0)
+    x3, x2, valid = points()
+    with torch.no_grad():
+        fusion.gate_out.bias.fill_(100.0)
+    fusion(x3, x2, valid)
+    assert fusion.stats == pytest.approx({"coverage": 2 / 3, "fusion_2d_ratio": 1.0, "fusion_3d_ratio": 0.0})
+    fusion(x3, x2, torch.zeros_like(valid))
+    assert fusion.stats == {"coverage": 0.0, "fusion_2d_ratio": 0.0, "fusion_3d_ratio": 1.0}
+
+
+def test_hidden_is_the_width() -> None:
+    assert [GatedFusion(6, 5, 5).project.out_features, GatedFusion(6, 5, 5, 7).project.out_features] == [256, 7]
+
+
+def test_a_head_file_restores_it(tmp_path: Path) -> None:
+    fusion, inputs = GatedFusion(6, 5, 5, hidden=8), points()
+    save_head(tmp_path / "f.safetensors", fusion)
+    assert HeadCheckpoint.load(tmp_path / "f.safetensors").head_type == "gated_fusion"
+    assert torch.equal(load_head(tmp_path / "f.safetensors")(*inputs), fusion(*inputs))
+    assert GatedFusion.from_config(json.loads(json.dumps(fusion.config))).config == fusion.config
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    with pytest.raises(ConfigError, match="c_out is 4 and c3d 5; they must be equal"):
+        GatedFusion(6, 5, 4)
+    with pytest.raises(ConfigError, match="hidden is 0"):
+        GatedFusion(6, 5, 5, 0)
+    fusion, (x3, x2, valid) = GatedFusion(6, 5, 5), points()
+    with pytest.raises(ShapeError, match="x3 has 6 channels and x2 5; expected c3d = 5, c2d = 6"):
+        fusion(x2, x3, valid)
+    with pytest.raises(ShapeError, match="one row of x2 and one bool"):
+        fusion(x3, x2[:4], valid)
+    with pytest.raises(ShapeError, match=r"torch\.int64"):
+        fusion(x3, x2, valid.long())

@@ -1,0 +1,542 @@
+"""DINO features in a decoder: the formula, and hooks that do what an edited network would."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import pickle
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from tests.process_group import ROOT, told_by
+from tests.unit.points.plain_unet import (
+    C_DINO,
+    NAMES,
+    SKIP,
+    UP,
+    EditedUNet,
+    PlainUNet,
+    cloud,
+    halved,
+    injection_of,
+    pyramid_of,
+)
+from torch import Tensor, nn
+
+from dinoneck import ConfigError, HeadCheckpoint, ShapeError, load_backbone, load_head, save_head
+from dinoneck.points import DecoderInjection, PlainSparse, SparseFeatures, SparsePyramid, VoxelGrid
+
+GATES = (None, "scalar", "channel", "token")
+
+
+def awake(injection: DecoderInjection) -> DecoderInjection:
+    """Gains and norms away from where they start."""
+    with torch.no_grad():
+        for parameter in injection.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    return injection
+
+
+def networks(checkpointing: Any = None) -> tuple[PlainUNet, EditedUNet]:
+    """A network and the edited one, with the same weights."""
+    plain, edited = PlainUNet(checkpointing), EditedUNet()
+    edited.load_state_dict(plain.state_dict())
+    return plain, edited
+
+
+# -- what is computed ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("gate", GATES)
+@pytest.mark.parametrize("norm", ["layer", None])
+def test_the_formula(gate: Any, norm: Any) -> None:
+    injection = awake(DecoderInjection(6, {4: 5}, norm, gate=gate, dtype=torch.float64))
+    weights = {key.removeprefix("levels.4."): value for key, value in injection.state_dict().items()}
+    x, f, valid = torch.randn(9, 5).double(), torch.randn(9, 6).double(), torch.arange(9) % 3 > 0
+    out = injection(x, f, valid)
+    for i in range(9):
+        row = f[i]
+        if norm:
+            row = (row - row.mean()) / (row.var(correction=0) + 1e-5).sqrt() * weights["norm.weight"] + weights[
+                "norm.bias"
+            ]
+        factor = weights.get("gains", torch.ones(1).double())
+        if gate == "token":
+            logit = (
+                weights["token_gate.weight"][0] @ row
+                + weights["token_gate.bias"]
+                + weights["voxel_gate.weight"][0] @ x[i]
+            )
+            factor = 1 / (1 + torch.exp(-logit))
+        expected = x[i] + float(valid[i]) * factor * (weights["proj.weight"] @ row)
+        assert torch.allclose(out[i], expected, rtol=0, atol=1e-12)
+
+
+def test_no_option_is_without_effect() -> None:
+    x, f, valid = torch.randn(9, 5), torch.randn(9, 6), torch.arange(9) > 2
+    outs = []
+    for options in ({}, {"norm": None}, {"gate": "token"}, {"zero_init": True}):
+        torch.manual_seed(1)
+        outs.append(DecoderInjection(6, {4: 5}, **{"zero_init": False, **options})(x, f, valid))
+    assert all(not torch.allclose(one, other) for i, one in enumerate(outs) for other in outs[:i])
+    for gate, shape in (("scalar", (1,)), ("channel", (5,))):  # factors of one: what they change is what is learned
+        torch.manual_seed(1)
+        injection = DecoderInjection(6, {4: 5}, zero_init=False, gate=gate)
+        assert torch.equal(injection(x, f, valid), outs[0])
+        injection(x, f, valid).square().sum().backward()
+        gains = injection.levels["4"].gains
+        assert gains.shape == shape
+        assert gains.grad.abs().min() > 0
+
+
+def test_unseen_voxels_keep_their_bits() -> None:
+    x = torch.randn(64, 5)
+    x[::7] = -0.0
+    injection = awake(DecoderInjection(6, {4: 5}, gate="channel"))
+    valid = torch.rand(64) < 0.5
+    out = injection(x, torch.randn(64, 6), valid)
+    assert torch.equal(out[~valid].view(torch.int32), x[~valid].view(torch.int32))
+    assert (out[valid] != x[valid]).all()
+
+
+def test_features_are_found_wherever_rows_are() -> None:
+    """Rows in another order, other rows and voxels that the pyramid lacks."""
+    x = cloud()
+    level, injection = pyramid_of(x)[2], awake(DecoderInjection(C_DINO, {2: 5}))
+    cells = halved(x, 2)[0]
+    feats = torch.randn(len(cells.coords), 5)
+    told = {(*place.tolist(), int(b)): i for i, (place, b) in enumerate(zip(level.coords, level.batch, strict=True))}
+    coords = torch.cat((cells.coords, torch.tensor([[40, 40, 40]])))
+    batch, feats = torch.cat((cells.batch, torch.tensor([0]))), torch.cat((feats, torch.randn(1, 5)))
+    out = injection.inject(feats, level, coords, batch)
+    for i in range(len(coords)):
+        row = told.get((*coords[i].tolist(), int(batch[i])))
+        seen = row is not None and bool(level.valid[row])
+        f = level.feats[row if seen else 0]
+        expected = injection(feats[i : i + 1], f[None], torch.tensor([seen]))
+        assert torch.allclose(out[i], expected[0], atol=1e-6)
+    turned = torch.randperm(len(coords))
+    assert torch.allclose(injection.inject(feats[turned], level, coords[turned], batch[turned]), out[turned], atol=1e-6)
+
+
+@pytest.mark.parametrize("gate", GATES)
+def test_gradients_are_right(gate: Any) -> None:
+    x = cloud(voxels=8)
+    level = pyramid_of(x)[1]
+    injection = awake(DecoderInjection(C_DINO, {1: 3}, gate=gate, dtype=torch.float64))
+
+    def run(feats: Tensor, dino: Tensor, *weights: Tensor) -> Tensor:
+        features = SparseFeatures(level.coords, level.batch, dino, level.valid, 1)
+        return injection.inject(feats, features, x.coords, x.batch)
+
+    inputs = (torch.randn(len(x.coords), 3).double().requires_grad_(), level.feats.double().requires_grad_())
+    assert torch.autograd.gradcheck(run, (*inputs, *injection.parameters()), atol=1e-5)
+
+
+def test_autocast_and_dtypes() -> None:
+    x, f, valid = torch.randn(9, 5), torch.randn(9, 6), torch.arange(9) > 2
+    injection = awake(DecoderInjection(6, {4: 5}))
+    exact = injection(x, f, valid)
+    with torch.autocast("cpu", torch.bfloat16):
+        low = injection(x, f.bfloat16(), valid)
+    assert low.dtype == torch.float32
+    assert torch.allclose(low, exact, atol=0.05)
+    with pytest.raises(ShapeError, match=r"torch.bfloat16, the injection's weights torch.float32; convert"):
+        injection(x, f.bfloat16(), valid)
+
+
+# -- hooks --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("gate", GATES)
+@pytest.mark.parametrize("target", ["up", "skip"])
+def test_hooks_do_what_an_edited_network_does(target: Any, gate: Any) -> None:
+    plain, edited = networks()
+    x, injection = cloud(), awake(injection_of(target, gate=gate))
+    pyramid = pyramid_of(x)
+    expected = edited(x, injection, pyramid)
+    with injection.using(pyramid):
+        handle = injection.attach(plain, NAMES)
+        assert torch.equal(plain(x), expected)
+    handle.remove()
+    wrapped = injection.wrap(plain, NAMES)
+    assert torch.equal(wrapped(x, pyramid=pyramid), expected)
+
+
+@pytest.mark.parametrize("target", ["up", "skip"])
+def test_what_a_hook_adds_to(target: Any) -> None:
+    plain, x, injection = PlainUNet(), cloud(), awake(injection_of(target))
+    pyramid, seen = pyramid_of(x), {}
+
+    def watch(stride: int, when: str) -> Any:
+        return lambda module, args: seen.__setitem__((stride, when), args[0].feats)
+
+    for stride, name in NAMES.items():
+        plain.get_submodule(name).register_forward_pre_hook(watch(stride, "before"))
+    injection.attach(plain, NAMES)
+    for stride, name in NAMES.items():
+        plain.get_submodule(name).register_forward_pre_hook(watch(stride, "after"))
+    with injection.using(pyramid):
+        plain(x)
+    for stride in NAMES:
+        changed = (seen[stride, "before"] != seen[stride, "after"]).any(dim=0)
+        expected = torch.arange(UP[stride] + SKIP[stride]) < UP[stride]
+        assert torch.equal(changed, expected if target == "up" else ~expected)
+
+
+def test_a_trained_network_is_unchanged_at_step_zero_and_learns_after() -> None:
+    plain, x = PlainUNet(), cloud()
+    before = plain(x)
+    wrapped = injection_of(zero_init=True).wrap(plain, NAMES)
+    pyramid = pyramid_of(x)
+    out = wrapped(x, pyramid=pyramid)
+    assert torch.equal(out, before)
+    labels = x.coords[:, 0] % 4
+    optimizer = torch.optim.SGD(wrapped.parameters(), 0.1)
+    losses = []
+    for _ in range(5):
+        loss = nn.functional.cross_entropy(wrapped(x, pyramid=pyramid), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses == sorted(losses, reverse=True)
+    assert all(level.proj.weight.abs().max() > 0 for level in wrapped.injection.levels.values())
+
+
+def test_removed_hooks_leave_nothing() -> None:
+    plain, x, injection = PlainUNet(), cloud(), injection_of()
+    before = plain(x)
+    handle = injection.attach(plain, NAMES)
+    with injection.using(pyramid_of(x)):
+        assert not torch.equal(plain(x), before)
+    handle.remove()
+    handle.remove()
+    assert torch.equal(plain(x), before)
+    wrapped = injection.wrap(plain, NAMES)
+    wrapped.remove()
+    assert torch.equal(plain(x), before)
+    assert not any(module._forward_pre_hooks for module in plain.modules())
+
+
+def test_without_photos_it_is_the_3d_network() -> None:
+    plain, x, injection = PlainUNet(), cloud(), injection_of()
+    before = plain(x)
+    injection.attach(plain, NAMES)
+    with injection.using(pyramid_of(x)):
+        with injection.using(None):
+            assert torch.equal(plain(x), before)
+        assert not torch.equal(plain(x), before)  # the outer one is back
+    with pytest.raises(ConfigError, match=r"'block2' runs without a pyramid.*using\(None\)"):
+        plain(x)
+    with injection.using(pyramid_of(x, seen=0.0)):
+        assert torch.equal(plain(x), before)
+
+
+def test_the_pyramid_of_the_room_fits() -> None:
+    """Features on points' voxels, pooled by SparsePyramid, reach all voxels of a network of the same strides."""
+    x = cloud()
+    grid = VoxelGrid.from_coords(x.coords, x.batch)
+    feats = torch.randn(len(grid.coords), C_DINO)
+    features = SparseFeatures(grid.coords, grid.batch, feats, torch.ones(len(feats), dtype=torch.bool), 1)
+    wrapped = injection_of().wrap(PlainUNet(), NAMES)
+    wrapped(x, pyramid=SparsePyramid(strides=(1, 2))(features))
+    assert {stride: told.hit_rate for stride, told in wrapped.injection.stats.items()} == {2: 1.0, 1: 1.0}
+
+
+class Cells(nn.Module):
+    """The cells of maps (B, C, rows, cols), as an engine of one's own."""
+
+    def coords(self, x: Tensor, stride: int) -> tuple[Tensor, Tensor]:
+        b, r, c = torch.meshgrid(*(torch.arange(n) for n in (len(x), *x.shape[-2:])), indexing="ij")
+        return torch.stack((r * stride, c * stride, 0 * r), dim=-1).flatten(0, 2), b.flatten()
+
+    def features(self, x: Tensor) -> Tensor:
+        return x.permute(0, 2, 3, 1).flatten(0, 2)
+
+    def with_features(self, x: Tensor, feats: Tensor) -> Tensor:
+        return feats.view(x.shape[0], *x.shape[-2:], -1).permute(0, 3, 1, 2).contiguous()
+
+
+def test_a_network_of_another_library_and_an_adapter_of_ones_own() -> None:
+    """A 2D U-Net: its cells as voxels with z = 0. Its decoder's first convolution is behind the concatenation."""
+    smp = pytest.importorskip("segmentation_models_pytorch")
+    unet = smp.Unet(
+        "resnet18", encoder_weights=None, encoder_depth=3, decoder_channels=(16, 8, 4), in_channels=3
+    ).eval()
+    image = torch.randn(2, 3, 32, 48)
+    names = {4: "decoder.blocks.0.conv1", 2: "decoder.blocks.1.conv1"}
+    cells = Cells()
+    pyramid = {}
+    for stride in names:
+        coords, batch = cells.coords(torch.empty(2, 1, 32 // stride, 48 // stride), stride)
+        grid = VoxelGrid.from_coords(coords, batch)
+        feats = torch.randn(len(coords), C_DINO)
+        pyramid[stride] = SparseFeatures(
+            grid.coords, grid.batch, feats, torch.ones(len(feats), dtype=torch.bool), stride
+        )
+    before, widths = unet(image), {4: 128, 2: 16}  # of the upsampled branch; a skip of 64 follows
+    injection = DecoderInjection(C_DINO, widths)
+    handle = injection.attach(unet, names, adapter=cells)
+    with injection.using(pyramid):
+        assert torch.equal(unet(image), before)
+        awake(injection)
+        injected = unet(image)
+    assert not torch.equal(injected, before)
+    assert {s: (t.hit_rate, t.channels) for s, t in injection.stats.items()} == {4: (1.0, 128), 2: (1.0, 16)}
+    handle.remove()
+
+    def edited(stride: int) -> Any:
+        def before_conv(module: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
+            up, skip = args[0][:, : widths[stride]], args[0][:, widths[stride] :]
+            rows = injection.inject(cells.features(up), pyramid[stride], *cells.coords(up, stride))
+            return (torch.cat((cells.with_features(up, rows), skip), dim=1),)
+
+        return before_conv
+
+    for stride, name in names.items():
+        unet.get_submodule(name).register_forward_pre_hook(edited(stride))
+    assert torch.equal(unet(image), injected)
+
+
+# -- activation checkpointing, copies, files, processes -----------------------------------------------------
+
+
+def gradients(module: nn.Module) -> dict[str, Tensor]:
+    return {name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("kind", ["reentrant", "non-reentrant"])
+def test_a_wrapped_network_trains_under_checkpointing(kind: Any) -> None:
+    x, injection = cloud(), awake(injection_of(gate="token"))
+    pyramid, found = pyramid_of(x), []
+    torch.manual_seed(3)
+    state = PlainUNet().state_dict()
+    for checkpointing in (None, kind):
+        unet = PlainUNet(checkpointing)
+        unet.load_state_dict(state)
+        wrapped = copy.deepcopy(injection).wrap(unet, NAMES)
+        wrapped(x, pyramid=pyramid).square().mean().backward()
+        found.append(gradients(wrapped))
+    assert set(found[0]) == set(found[1]) == {name for name, _ in wrapped.named_parameters()}
+    for name in found[0]:
+        assert torch.equal(found[0][name], found[1][name]), name
+
+
+@pytest.mark.parametrize("kind", ["reentrant", "non-reentrant"])
+def test_an_attached_network_says_why_it_cannot(kind: Any) -> None:
+    x, injection, unet = cloud(), injection_of(), PlainUNet(kind)
+    injection.attach(unet, NAMES)
+    with injection.using(pyramid_of(x)):
+        out = unet(x)
+    with pytest.raises(ConfigError, match=r"activation checkpointing recomputes.*injection\.wrap"):
+        out.sum().backward()
+    with injection.using(pyramid_of(x)):
+        unet(x).sum().backward()  # backward inside: the pyramid is there
+        out = unet(x)
+    with injection.using(pyramid_of(x)), pytest.raises(ConfigError, match="other voxels"):
+        out.sum().backward()  # of an earlier pass
+
+
+def test_a_pass_that_is_over_is_not_mixed_up_with_the_last() -> None:
+    one, other = cloud(0), cloud(1)
+    wrapped = injection_of().wrap(PlainUNet("non-reentrant"), NAMES)
+    first = wrapped(one, pyramid=pyramid_of(one))
+    wrapped(other, pyramid=pyramid_of(other))
+    with pytest.raises(ConfigError, match=r"other voxels.*backward\(\) before the next forward"):
+        first.sum().backward()
+    second = wrapped(one, pyramid=pyramid_of(one)) + wrapped(one, pyramid=pyramid_of(one, seed=1))
+    with pytest.raises(ConfigError, match="which of two passes over the same voxels"):
+        second.sum().backward()
+    wrapped = injection_of().wrap(PlainUNet("non-reentrant"), NAMES)
+    for seed in range(2):  # in turns they may differ
+        wrapped(one, pyramid=pyramid_of(one, seed)).sum().backward()
+    shared = pyramid_of(one)
+    (wrapped(one, pyramid=shared) + wrapped(one, pyramid=shared)).sum().backward()  # one pyramid is no question
+    unchecked = injection_of().wrap(PlainUNet(), NAMES)
+    total = sum(unchecked(x, pyramid=pyramid_of(x)).sum() for x in (one, other))
+    total.backward()  # without checkpointing any order is right
+
+
+def test_the_network_inside_is_not_called_around_the_wrapper() -> None:
+    x = cloud()
+    wrapped = injection_of().wrap(PlainUNet(), NAMES)
+    wrapped(x, pyramid=pyramid_of(x)).sum().backward()
+    with pytest.raises(ConfigError, match=r"wrapped\(x, pyramid"):
+        wrapped.unet(x)
+    with torch.no_grad():
+        wrapped(x, pyramid=pyramid_of(x))
+    assert wrapped._slot.phase == "empty"  # nothing is held after inference
+    assert wrapped._slot.last.pyramid is None
+
+
+def test_copies_are_whole_and_independent() -> None:
+    x, wrapped = cloud(), injection_of().wrap(PlainUNet(), NAMES)
+    learnt = {s: SparseFeatures(p.coords, p.batch, p.feats.clone().requires_grad_() * 2, p.valid, s)
+              for s, p in pyramid_of(x).items()}  # fmt: skip
+    before = wrapped(x, pyramid=learnt)
+    for twin in (copy.deepcopy(wrapped), pickle.loads(pickle.dumps(wrapped))):
+        assert torch.equal(twin(x, pyramid=learnt), before)
+        with torch.no_grad():
+            for parameter in twin.injection.parameters():
+                parameter.mul_(2)
+        assert not torch.equal(twin(x, pyramid=learnt), before)
+        assert torch.equal(wrapped(x, pyramid=learnt), before)
+
+
+def test_parameters_and_state_of_both() -> None:
+    wrapped = injection_of(gate="token").wrap(PlainUNet(), NAMES)
+    assert len(list(wrapped.parameters())) == len([*wrapped.unet.parameters(), *wrapped.injection.parameters()])
+    again = injection_of(gate="token").wrap(PlainUNet(), NAMES)
+    again.load_state_dict(wrapped.state_dict())
+    x = cloud()
+    assert torch.equal(again(x, pyramid=pyramid_of(x)), wrapped(x, pyramid=pyramid_of(x)))
+
+
+@pytest.mark.parametrize("gate", GATES)
+def test_a_head_file_restores_it(gate: Any, tmp_path: Path) -> None:
+    plain, x, injection = PlainUNet(), cloud(), awake(injection_of("skip", gate=gate))
+    save_head(tmp_path / "i.safetensors", injection)
+    checkpoint = HeadCheckpoint.load(tmp_path / "i.safetensors")
+    assert checkpoint.head_type == "decoder_injection"
+    assert checkpoint.config["levels"] == [[2, 7], [1, 5]]
+    loaded = load_head(tmp_path / "i.safetensors")
+    assert loaded.channels == SKIP
+    assert (
+        loaded.config
+        == injection.config
+        == DecoderInjection.from_config(json.loads(json.dumps(injection.config))).config
+    )
+    pyramid, outs = pyramid_of(x), []
+    for own in (injection, loaded):
+        handle = own.attach(plain, NAMES)
+        with own.using(pyramid):
+            outs.append(plain(x))
+        handle.remove()
+    assert torch.equal(*outs)
+    backbone = load_backbone("dinoneck_tiny")
+    with pytest.raises(OSError, match="channels"):
+        HeadCheckpoint.from_module(injection, backbone=backbone)
+    HeadCheckpoint.from_module(DecoderInjection(64, {1: 4}), backbone=backbone).check_backbone(backbone)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (dist.is_available() and dist.is_gloo_available()), reason="torch has no gloo")
+def test_two_processes_train_what_one_would(tmp_path: Path) -> None:
+    from tests.unit.points.two_injections import loss, trained
+
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    told_by([*command, "-m", "tests.unit.points.two_injections", str(tmp_path)], 120, environment)
+    torch.manual_seed(0)
+    model = trained()
+    for rank in range(2):
+        (loss(model, rank) / 2).backward()
+    for rank in range(2):
+        found = json.loads((tmp_path / f"{rank}.json").read_text())
+        assert set(found) == {name for name, _ in model.named_parameters()}
+        for name, parameter in model.named_parameters():
+            assert torch.allclose(torch.tensor(found[name]), parameter.grad, rtol=1e-4, atol=1e-6), name
+
+
+# -- stats and errors ---------------------------------------------------------------------------------------
+
+
+def test_stats_of_the_last_pass() -> None:
+    plain, x, injection = PlainUNet(), cloud(), awake(injection_of())
+    assert injection.stats == {}
+    pyramid = pyramid_of(x)
+    wrapped = injection.wrap(plain, NAMES)
+    wrapped(x, pyramid=pyramid)
+    assert list(injection.stats) == [2, 1]
+    told = injection.stats[1]
+    assert (told.voxels, told.channels) == (len(x.coords), UP[1])
+    assert told.hit_rate == pytest.approx(float(pyramid[1].valid.float().mean()))
+    xs, f, valid = torch.randn(9, UP[1]), torch.randn(9, C_DINO), torch.arange(9) > 2
+    out = injection(xs, f, valid, stride=1)
+    assert injection.stats[1].ratio == pytest.approx(((out - xs).norm() / xs.norm()).item(), rel=1e-5)
+    injection(torch.zeros(0, UP[1]), torch.zeros(0, C_DINO), torch.zeros(0, dtype=torch.bool), stride=1)
+    assert (injection.stats[1].hit_rate, injection.stats[1].ratio) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"levels": {}}, "levels is empty"),
+        ({"levels": {3: 8}}, "a stride in levels is 3; expected a power of two"),
+        ({"levels": {2: 0}}, r"levels\[2\] is 0"),
+        ({"levels": {"2": 8}}, "levels"),
+        ({"c_dino": 0}, "c_dino is 0"),
+        ({"gate": "tokens"}, "Did you mean 'token'"),
+        ({"target": "down"}, "target"),
+        ({"norm": "batch"}, "norm"),
+    ],
+)
+def test_arguments_that_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        DecoderInjection(**{"c_dino": 6, "levels": {2: 8}, **options})
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ({2: "blocks2", 1: "block1"}, r"PlainUNet has no module 'blocks2' \(stride 2\). Did you mean 'block2'\?"),
+        ({2: "", 1: "block1"}, "no module ''"),
+        ({2: "block2"}, "named for strides 2; this injection has levels at 2, 1"),
+        ({2: "block2", 1: "block1", 4: "enc4"}, "named for strides 2, 1, 4"),
+        ({2: "block1", 1: "block1"}, "named for two strides"),
+    ],
+)
+def test_names_that_are_refused(names: dict[int, str], message: str) -> None:
+    plain = PlainUNet()
+    with pytest.raises(ConfigError, match=message):
+        injection_of().attach(plain, names)
+    assert not any(module._forward_pre_hooks for module in plain.modules())
+
+
+def test_passes_that_are_refused() -> None:
+    plain, x, injection = PlainUNet(), cloud(), injection_of()
+    pyramid = pyramid_of(x)
+    handle = injection.attach(plain, NAMES)
+    with pytest.raises(ConfigError, match="'block2' has this injection already"):
+        injection.wrap(plain, NAMES)
+    handle.remove()
+    with pytest.raises(ConfigError, match=r"the pyramid has no stride 2.*it has 1, 4\..*strides=\(1, 2\)"):
+        injection.using({1: pyramid[1], 4: pyramid[4]}).__enter__()
+    with pytest.raises(ConfigError, match="entry 2 holds features of stride 1"):
+        injection.using({1: pyramid[1], 2: pyramid[1]}).__enter__()
+    with pytest.raises(ShapeError, match="the features have 5 channels; c_dino is 6"):
+        injection.using(pyramid_of(x, channels=5)).__enter__()
+    early = injection.attach(plain, {2: "block2", 1: "enc1"})
+    with (
+        injection.using(pyramid),
+        pytest.raises(ShapeError, match=r"'enc1' is given 3 channels, fewer than levels\[1\] = 9"),
+    ):
+        plain(x)
+    early.remove()
+    injection.attach(plain, NAMES)
+    with injection.using(pyramid), pytest.raises(ConfigError, match="without positional arguments"):
+        plain.block1(x=PlainSparse(x.coords, x.batch, torch.randn(len(x.coords), 14)))
+
+
+def test_tensors_that_are_refused() -> None:
+    injection, valid = injection_of(), torch.ones(4, dtype=torch.bool)
+    level = pyramid_of(cloud())[1]
+    with pytest.raises(ShapeError, match=r"x is on meta.*the pyramid on cpu; move the pyramid's levels"):
+        injection.inject(torch.empty(len(level), 9, device="meta"), level, level.coords, level.batch)
+    with pytest.raises(ConfigError, match=r"levels at strides 2, 1; pass stride="):
+        injection(torch.randn(4, 10), torch.randn(4, 6), valid)
+    with pytest.raises(ConfigError, match="stride 8 is not injected; levels has 2, 1"):
+        injection(torch.randn(4, 10), torch.randn(4, 6), valid, stride=8)
+    with pytest.raises(ShapeError, match="x has 11 channels; this level adds 10"):
+        injection(torch.randn(4, 11), torch.randn(4, 6), valid, stride=2)
+    with pytest.raises(ShapeError, match="one row of features and one bool"):
+        injection(torch.randn(4, 10), torch.randn(3, 6), valid, stride=2)
+    with pytest.raises(ShapeError, match="torch.float32"):
+        injection(torch.randn(4, 10), torch.randn(4, 6), valid.float(), stride=2)

@@ -1,0 +1,199 @@
+"""Levels beside dense pooling, a plain dictionary and each other."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dinoneck.errors import ConfigError, DataError
+from dinoneck.points import SparseFeatures, SparsePyramid, VoxelGrid
+
+SIDE, CHANNELS = 16, 3
+CORNER = 16  # of the dense cube, below 0: a multiple of every stride
+STRIDES = (1, 2, 4, 8, 16)
+
+
+def cloud(
+    occupied: float = 0.3, seen: float = 0.6, dtype: torch.dtype = torch.float64, channels: int = CHANNELS
+) -> SparseFeatures:
+    """Voxels of two samples in a cube that 0 halves."""
+    half = SIDE // 2
+    where = (torch.rand(2, SIDE, SIDE, SIDE) < occupied).nonzero()
+    grid = VoxelGrid.from_coords(where[:, 1:] - half, where[:, 0])
+    valid = torch.rand(len(grid)) < seen
+    feats = torch.randn(len(grid), channels, dtype=torch.float64) - 0.5
+    return SparseFeatures(grid.coords, grid.batch, torch.where(valid[:, None], feats, 0.0).to(dtype), valid)
+
+
+def dense(features: SparseFeatures, values: Tensor, empty: float) -> Tensor:
+    """(2, C, 32, 32, 32)."""
+    found = values.new_full((2, 2 * CORNER, 2 * CORNER, 2 * CORNER, values.shape[1]), empty)
+    x, y, z = (features.coords + CORNER).unbind(1)
+    found[features.batch, x, y, z] = values
+    return found.permute(0, 4, 1, 2, 3)
+
+
+def read(pooled: Tensor, level: SparseFeatures) -> Tensor:
+    x, y, z = ((level.coords + CORNER) // level.stride).unbind(1)
+    return pooled[level.batch, :, x, y, z]
+
+
+def truth(features: SparseFeatures, level: SparseFeatures, reduce: str, masked: bool) -> tuple[Tensor, Tensor]:
+    """The level's features and validity by dense pooling."""
+    stride = level.stride
+    part = features.valid if masked else torch.ones_like(features.valid)
+    if reduce == "max":
+        values = torch.where(part[:, None], features.feats, -torch.inf)
+        pooled = F.max_pool3d(dense(features, values, -torch.inf), stride)
+        feats = read(pooled, level).clone()
+        feats[feats == -torch.inf] = 0.0
+    else:
+        total = F.avg_pool3d(dense(features, features.feats * part[:, None], 0.0), stride)
+        count = F.avg_pool3d(dense(features, part[:, None].to(features.feats), 0.0), stride)
+        feats = read(total, level) / read(count, level).clamp_min(1e-12)
+    seen = F.max_pool3d(dense(features, features.valid[:, None].to(features.feats), 0.0), stride)
+    return feats, read(seen, level)[:, 0] > 0
+
+
+@pytest.mark.parametrize("reduce", ["max", "mean"])
+@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize(("occupied", "seen"), [(0.3, 0.6), (0.02, 0.2), (1.0, 1.0), (0.1, 0.0)])
+def test_levels_are_dense_pooling(reduce: str, masked: bool, occupied: float, seen: float) -> None:
+    features = cloud(occupied, seen)
+    levels = SparsePyramid(STRIDES, reduce, masked)(features)  # type: ignore[arg-type]
+    assert tuple(levels) == STRIDES
+    assert levels[1] is features
+    for stride, level in levels.items():
+        feats, valid = truth(features, level, reduce, masked)
+        cells = torch.cat((features.batch[:, None], torch.div(features.coords, stride, rounding_mode="floor")), 1)
+        assert {tuple(row) for row in cells.tolist()} == {
+            (b, *(x // stride for x in c)) for b, c in zip(level.batch.tolist(), level.coords.tolist(), strict=True)
+        }
+        assert len(level) == len(cells.unique(dim=0))
+        assert torch.equal(level.valid, valid)
+        assert torch.allclose(level.feats, feats, rtol=0, atol=0 if reduce == "max" else 1e-12)
+        assert not level.feats[~level.valid].any()
+        assert bool((level.keys[1:] > level.keys[:-1]).all())
+
+
+def test_unseen_voxels_do_not_pull_a_maximum_to_zero() -> None:
+    features = cloud(0.5, 0.5)
+    below = SparseFeatures(features.coords, features.batch, -features.feats.abs(), features.valid)
+    ours, original = (SparsePyramid((2, 4), "max", masked)(below) for masked in (True, False))
+    for stride in (2, 4):
+        assert bool((ours[stride].feats[ours[stride].valid] < 0).all())
+        assert float((original[stride].feats == 0).double().mean()) > 0.5
+        assert torch.equal(ours[stride].valid, original[stride].valid)
+
+
+@pytest.mark.parametrize("reduce", ["max", "mean"])
+@pytest.mark.parametrize("masked", [True, False])
+def test_levels_do_not_depend_on_those_between(reduce: str, masked: bool) -> None:
+    features = cloud()
+    full = SparsePyramid(STRIDES, reduce, masked)(features)  # type: ignore[arg-type]
+    for strides in ((8,), (2, 16), (1, 8)):
+        for stride, level in SparsePyramid(strides, reduce, masked)(features).items():  # type: ignore[arg-type]
+            assert torch.equal(level.coords, full[stride].coords)
+            assert torch.allclose(level.feats, full[stride].feats, rtol=0, atol=1e-12)
+    from_two = SparsePyramid((2, 8), reduce, masked)(full[2])  # type: ignore[arg-type]
+    assert from_two[2] is full[2]
+    if reduce == "max":
+        assert torch.equal(from_two[8].feats, full[8].feats)
+    else:  # the rows given are what counts
+        assert not torch.allclose(from_two[8].feats, full[8].feats)
+
+
+def test_a_mean_counts_every_voxel_once() -> None:
+    coords = torch.tensor([[0, 0, 0], [0, 0, 1], [2, 2, 2]])
+    grid = VoxelGrid.from_coords(coords)
+    feats = torch.tensor([[0.0], [3.0], [6.0]])
+    levels = SparsePyramid((2, 4), "mean")(SparseFeatures(grid.coords, grid.batch, feats, torch.ones(3).bool()))
+    assert levels[2].feats.flatten().tolist() == [1.5, 6.0]
+    assert levels[4].feats.flatten().tolist() == [3.0]
+
+
+@pytest.mark.parametrize("reduce", ["max", "mean"])
+@pytest.mark.parametrize("masked", [True, False])
+def test_gradients(reduce: str, masked: bool) -> None:
+    features = cloud(0.01, 0.6, channels=2)
+    pyramid = SparsePyramid((2, 4, 16), reduce, masked)  # type: ignore[arg-type]
+
+    def levels(feats: Tensor) -> tuple[Tensor, ...]:
+        again = SparseFeatures(features.coords, features.batch, feats, features.valid)
+        return tuple(level.feats for level in pyramid(again).values())
+
+    leaf = features.feats.clone().requires_grad_()
+    assert torch.autograd.gradcheck(levels, (leaf,))
+    (grad,) = torch.autograd.grad(sum(level.sum() for level in levels(leaf)), leaf)  # type: ignore[arg-type]
+    assert not grad[~features.valid].any()
+    assert bool(grad[features.valid].any())
+
+
+def test_equal_maxima_share_their_gradient() -> None:
+    grid = VoxelGrid.from_coords(torch.tensor([[0, 0, 0], [0, 0, 1], [0, 1, 0]]))
+    leaf = torch.tensor([[2.0], [2.0], [1.0]], requires_grad=True)
+    level = SparsePyramid((2,))(SparseFeatures(grid.coords, grid.batch, leaf, torch.ones(3).bool()))[2]
+    level.feats.sum().backward()
+    assert leaf.grad is not None
+    assert leaf.grad.flatten().tolist() == [0.5, 0.5, 0.0]
+
+
+@pytest.mark.parametrize("reduce", ["max", "mean"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_every_dtype(reduce: str, dtype: torch.dtype) -> None:
+    features = cloud(1.0, 0.9, dtype)
+    wide = features.to(dtype=torch.float64)
+    exact = SparsePyramid(STRIDES, reduce)(wide)  # type: ignore[arg-type]
+    for stride, level in SparsePyramid(STRIDES, reduce)(features).items():  # type: ignore[arg-type]
+        assert level.feats.dtype == dtype
+        tolerance = 0.0 if reduce == "max" else torch.finfo(dtype).eps * 4
+        assert torch.allclose(level.feats.double(), exact[stride].feats, rtol=0, atol=tolerance)
+    large = SparseFeatures(features.coords, features.batch, torch.full_like(features.feats, 3e4), features.valid)
+    mean = SparsePyramid((16,), "mean")(large)[16].feats  # the sum of 4096 such is beyond float16
+    assert torch.allclose(mean.double(), torch.tensor(3e4, dtype=torch.float64), rtol=max(torch.finfo(dtype).eps, 1e-5))
+
+
+def test_zeros_of_the_original_are_zeros_whatever_unseen_rows_hold() -> None:
+    features = cloud()
+    noisy = torch.where(features.valid[:, None], features.feats, 1e6)
+    dirty = SparseFeatures(features.coords, features.batch, noisy, features.valid)
+    for reduce in ("max", "mean"):
+        for masked in (True, False):
+            pyramid = SparsePyramid((2, 8), reduce, masked)  # type: ignore[arg-type]
+            for a, b in zip(pyramid(dirty).values(), pyramid(features).values(), strict=True):
+                assert torch.equal(a.feats, b.feats)
+
+
+def test_no_voxels() -> None:
+    empty = cloud(0.0)
+    for reduce in ("max", "mean"):
+        for stride, level in SparsePyramid(STRIDES, reduce)(empty).items():  # type: ignore[arg-type]
+            assert level.feats.shape == (0, CHANNELS)
+            assert level.stride == stride
+
+
+@pytest.mark.parametrize("strides", [(), (3,), (2, 2), (4, 2), (0, 1), (1, 2.0)])
+def test_other_strides_are_refused(strides: tuple[int, ...]) -> None:
+    with pytest.raises(ConfigError, match="power"):
+        SparsePyramid(strides)
+
+
+def test_other_options_and_coarser_features_are_refused() -> None:
+    with pytest.raises(ConfigError, match="reduce is 'sum'"):
+        SparsePyramid(reduce="sum")  # type: ignore[arg-type]
+    coarse = SparsePyramid((4,))(cloud())[4]
+    with pytest.raises(ConfigError, match=r"stride 4; the first of strides \(2, 8\)"):
+        SparsePyramid((2, 8))(coarse)
+    flipped = SparseFeatures(*(x.flip(0) for x in (coarse.coords, coarse.batch, coarse.feats, coarse.valid)), 4)
+    with pytest.raises(DataError, match="sorted by key"):
+        SparsePyramid((8,))(flipped)
+
+
+def test_it_is_a_module_without_state() -> None:
+    pyramid = copy.deepcopy(SparsePyramid((1, 4), "mean", False))
+    assert not pyramid.state_dict()
+    assert repr(pyramid) == "SparsePyramid(strides=(1, 4), reduce='mean', masked=False)"
