@@ -76,6 +76,8 @@ class Run:
         self.rates = cosine_with_warmup(self.optimizer, self.per_epoch * options.epochs, options.warmup)
         self.scaler = torch.amp.GradScaler(device.type, enabled=options.amp == "fp16")
         if options.sync_bn and processes.count > 1:
+            if device.type == "cpu":
+                raise ConfigError("--sync-bn needs GPUs; leave it out, or take a neck with --neck-option norm=group")
             self.model = nn.SyncBatchNorm.convert_sync_batchnorm(detector)
         self.ema = EMA(detector, options.ema) if options.ema else None
         self.epoch, self.best = 0, -1.0
@@ -126,8 +128,10 @@ class Run:
             batches, mininterval=5.0, desc=f"epoch {self.epoch}", disable=not self.processes.writes, leave=False
         )
         for number, (images, targets) in enumerate(self._read(show)):
-            steps = (number + 1) % self.options.accumulate == 0 or number + 1 == len(batches)
-            for name, value in self._backward(images, targets, last=steps).items():
+            place = number % self.options.accumulate
+            count = min(self.options.accumulate, len(batches) - number + place)  # the last step may have fewer
+            steps = place + 1 == count
+            for name, value in self._backward(images, targets, count, last=steps).items():
                 sums[name] = sums.get(name, value.new_zeros(())) + value
             if steps:
                 self._step()
@@ -139,10 +143,10 @@ class Run:
         return {"loss": sum(means.values()), **means, "lr": self.optimizer.param_groups[-1]["lr"]}
 
     def _batches(self) -> Iterator[list[int]]:
-        """This process' batches of one epoch; the shorter rest is filled up from the start of the order."""
+        """This process' batches of one epoch; the last are filled up from the start of the order."""
         order = np.random.default_rng([self.options.seed, self.epoch]).permutation(len(self.train)).tolist()
         whole = self.options.batch * self.processes.count
-        order += order[: -len(order) % whole] if len(order) >= whole else order * whole
+        order += [order[i % len(self.train)] for i in range(-len(order) % whole)]
         for begin in range(0, len(order) - whole + 1, whole):
             yield order[begin : begin + whole][self.processes.rank :: self.processes.count]
 
@@ -156,8 +160,8 @@ class Run:
         for images, targets in loader:
             yield images.to(self.device), [_moved(target, self.device) for target in targets]
 
-    def _backward(self, images: Tensor, targets: list[dict[str, Any]], *, last: bool) -> dict[str, Tensor]:
-        """Add one batch's gradients; processes exchange them with the last batch of a step."""
+    def _backward(self, images: Tensor, targets: list[dict[str, Any]], count: int, *, last: bool) -> dict[str, Tensor]:
+        """Add one batch's gradients, of ``count`` in a step; processes exchange them with the last of these."""
         waits = not last and isinstance(self.model, DistributedDataParallel)
         dtype = DTYPES[self.options.amp]
         with self.model.no_sync() if waits else contextlib.nullcontext():  # type: ignore[operator]
@@ -170,7 +174,7 @@ class Run:
                     f"the loss is not finite in epoch {self.epoch} ({told}), photos "
                     f"{[target['image_id'] for target in targets]}; try a lower --lr, --clip 0.1, or --amp bf16"
                 )
-            self.scaler.scale(total / self.options.accumulate).backward()
+            self.scaler.scale(total / count).backward()
         return {name: value.detach().float() for name, value in parts.items()}
 
     def _step(self) -> None:
@@ -184,6 +188,10 @@ class Run:
             self.ema.update(self.detector)
 
     def _validate(self) -> dict[str, Any]:
+        if self.processes.count > 1:
+            # batch statistics are each process' own; all are to test the detector that is saved
+            for value in self._averaged().buffers():
+                torch.distributed.broadcast(value, 0)
         found = test(self._averaged(), self.val, self.options, self.processes, self.device)
         if found["AP"] > self.best:
             self.best = found["AP"]

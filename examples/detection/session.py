@@ -13,6 +13,7 @@ import torch
 
 from dinoneck.atomic import write_text
 from dinoneck.data import BoxPhotos, box_transforms
+from dinoneck.errors import ConfigError
 from dinoneck.training.processes import Processes, joined
 from dinoneck.version import versions
 from examples.detection.detectors import Detector, build, load
@@ -85,7 +86,13 @@ def _parameters(detector: Detector) -> int:
 def _device(name: str | None) -> torch.device:
     if name is None:
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(name)
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"--device is {name!r}; expected cpu, cuda or cuda:N") from None
+    count = torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= count:
+        raise ConfigError(f"--device is {name}, and torch {torch.__version__} sees {count} GPUs here; try --device cpu")
     if device.type == "cuda" and device.index is None:
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(device)

@@ -79,7 +79,9 @@ class PyramidEncoder(nn.Module):
         height, width = images.shape[-2] * up // down, images.shape[-1] * up // down
         if not torch.compiler.is_compiling():
             self._check_size(images, height, width)
-        return F.interpolate(images, (height, width), mode="bilinear", align_corners=False, antialias=True)
+        exact = images if images.dtype in (torch.float32, torch.float64) else images.float()
+        resized = F.interpolate(exact, (height, width), mode="bilinear", align_corners=False, antialias=True)
+        return resized.to(images.dtype)
 
     def _check_size(self, images: Tensor, height: int, width: int) -> None:
         up, down = self.ratio.numerator, self.ratio.denominator
