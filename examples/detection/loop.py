@@ -32,7 +32,8 @@ from examples.detection.testing import test
 LOG, STATE, BEST = "log.jsonl", "last.safetensors", "best"
 DTYPES = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 # what may change between a run and its continuation
-FREE = {"resume", "device", "workers", "eval_every", "test_only", "weights", "out", "photos", "train", "val"}
+PLACES = {"out", "weights", "train", "val", "photos", "val_photos"}
+FREE = PLACES | {"resume", "device", "workers", "eval_every", "test_only"}
 _logger = logging.getLogger("examples.detection")
 
 

@@ -106,6 +106,7 @@ def _data(group: Any) -> None:
     group.add_argument("--train", type=Path, metavar="JSON", help="boxes to learn from")
     group.add_argument("--val", type=Path, metavar="JSON", help="boxes of the photos that are held out")
     group.add_argument("--photos", type=Path, metavar="FOLDER", help="of the photos (default: beside the JSON)")
+    group.add_argument("--val-photos", type=Path, metavar="FOLDER", help="of those held out (default: as --photos)")
     group.add_argument("--size", type=size, default="640", metavar="PX|HxW", help="of the network's input")
     group.add_argument("--flips", choices=("horizontal", "both"), default="horizontal", help="mirrored views")
     group.add_argument("--plain-views", action="store_true", help="photos as they are: no mirroring, no other colours")
@@ -201,6 +202,8 @@ def plan(text: str) -> dict[int, str]:
         epoch, sign, stage = entry.strip().partition("=")
         if not sign or not (epoch.isascii() and epoch.isdigit()):
             raise argparse.ArgumentTypeError(f"{entry!r} is no stage; expected EPOCH=STAGE such as 0=all or 10=last:4")
+        if int(epoch) in found:
+            raise argparse.ArgumentTypeError(f"{text!r} has two stages for epoch {int(epoch)}; expected one")
         found[int(epoch)] = stage
     return found
 

@@ -75,7 +75,8 @@ def _photos(
     transform = box_transforms(
         options.size, train=not plain, flip=options.flips, photometric=not plain, mean=None, std=None
     )
-    photos = BoxPhotos(boxes, options.photos, transform=transform, classes=classes)
+    folder = options.photos if train else options.val_photos or options.photos
+    photos = BoxPhotos(boxes, folder, transform=transform, classes=classes)
     return photos if options.photo_limit is None else photos.first(options.photo_limit)
 
 

@@ -288,7 +288,7 @@ def _chosen(
 
 def _listed(indices: Any, count: int) -> list[int]:
     """The indices; where they are no list of whole numbers, one that is out of range."""
-    found = [plain_number(index) for index in indices] if isinstance(indices, Sequence) else [None]
+    found: list[Any] = [plain_number(index) for index in indices] if isinstance(indices, Sequence) else [None]
     return found if all(isinstance(number, int) for number in found) else [count]
 
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from dinoneck import Backbone, ConfigError, GridError, SimplePyramid, ViTFPN, load_backbone, save_head
+from dinoneck import Backbone, ConfigError, GridError, ShapeError, SimplePyramid, ViTFPN, load_backbone, save_head
 from dinoneck.checkpoint.head_checkpoint import load_head
 from dinoneck.interop import PyramidEncoder, find_encoder
 from dinoneck.necks.spatial_tuning_adapter import SpatialTuningAdapter
@@ -73,6 +73,11 @@ def test_sizes_that_do_not_fit_are_refused_with_a_remedy(tiny: Backbone) -> None
     encoder = PyramidEncoder(tiny, pyramid(), features_at=0.5)
     with pytest.raises(GridError, match="80x96 px; 0.5 times that is no whole number of 16x16.*32x32 px"):
         encoder(torch.zeros(1, 3, 80, 96))
+    with pytest.raises(GridError, match="0x96 px"):
+        encoder(torch.zeros(1, 3, 0, 96))
+    for no_batch in (torch.zeros(3, 64, 96), None):
+        with pytest.raises(ShapeError, match="expected"):
+            encoder(no_batch)  # type: ignore[arg-type]
     for wrong in (0, -0.5, 1.5, True, "half", 0.5171):
         with pytest.raises(ConfigError, match="features_at is"):
             PyramidEncoder(tiny, pyramid(), features_at=wrong)  # type: ignore[arg-type]
