@@ -98,7 +98,7 @@ class Run:
         elif (self.options.out / STATE).exists():
             raise ConfigError(f"{self.options.out} holds a run already; pass --resume, or another --out")
         if not self.untrained:
-            self.untrained = test(self.detector, self.val, self.options, self.processes, self.device)
+            self.untrained = self._tested(self.detector)
         while self.epoch < self.options.epochs:
             begin = time.monotonic()
             row = {"epoch": self.epoch, "stage": self._stage(), **self._one_epoch()}
@@ -123,6 +123,7 @@ class Run:
         if self.detector.backbone is not None:
             self.model, self.optimizer = self.schedule.start_epoch(self.epoch, self.model, self.optimizer)
         self.model.train()
+        rate = self.optimizer.param_groups[-1]["lr"]  # at the start of the epoch
         sums: dict[str, Tensor] = {}
         batches = list(self._batches())
         show = tqdm(
@@ -141,7 +142,7 @@ class Run:
         if self.processes.count > 1:
             torch.distributed.all_reduce(table)
         means = dict(zip(names, table.tolist(), strict=True))
-        return {"loss": sum(means.values()), **means, "lr": self.optimizer.param_groups[-1]["lr"]}
+        return {"loss": sum(means.values()), **means, "lr": rate}
 
     def _batches(self) -> Iterator[list[int]]:
         """This process' batches of one epoch; the last are filled up from the start of the order."""
@@ -193,12 +194,16 @@ class Run:
             # batch statistics are each process' own; all are to test the detector that is saved
             for value in self._averaged().buffers():
                 torch.distributed.broadcast(value, 0)
-        found = test(self._averaged(), self.val, self.options, self.processes, self.device)
+        found = self._tested(self._averaged())
         if found["AP"] > self.best:
             self.best = found["AP"]
             if self.processes.writes:
                 self._averaged().save(self.options.out / BEST, metrics={"AP": found["AP"], "epoch": self.epoch})
         return found
+
+    def _tested(self, detector: Detector) -> dict[str, Any]:
+        reading = {"batch": self.options.batch, "workers": self.options.workers}
+        return test(detector, self.val, self.processes, self.device, **reading)
 
     def _averaged(self) -> Detector:
         return self.detector if self.ema is None else self.ema.module  # type: ignore[return-value]
@@ -260,7 +265,8 @@ class Run:
             self.ema.load_state_dict(state["ema"])
 
     def _told(self) -> dict[str, str]:
-        return {key: repr(value) for key, value in sorted(vars(self.options).items()) if key not in FREE}
+        told = {key: repr(value) for key, value in sorted(vars(self.options).items()) if key not in FREE}
+        return {"photos to learn from": repr(len(self.train)), **told}
 
 
 def _moved(target: Mapping[str, Any], device: torch.device) -> dict[str, Any]:

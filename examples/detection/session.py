@@ -38,8 +38,12 @@ def run(options: argparse.Namespace) -> None:
     training = Run(options, build(design_of(options, train.classes)), train, val, processes, device)
     best = training.run()
     if processes.writes:
-        counts = {"photos": len(train), "skipped": dict(train.skipped), "parameters": _parameters(training.detector)}
-        counts["minutes"] = round(training.minutes, 2)
+        counts = {
+            "photos": {"train": len(train), "val": len(val)},
+            "skipped": {"train": dict(train.skipped), "val": dict(val.skipped)},
+            "parameters": _parameters(training.detector),
+            "minutes": round(training.minutes, 2),
+        }
         finished = {"best": best, "untrained": training.untrained, **counts, "versions": versions()}
         write_text(options.out / "result.json", json.dumps(finished, indent=2) + "\n")
         if find_spec("matplotlib") is None:
@@ -54,7 +58,7 @@ def _test_only(options: argparse.Namespace, processes: Processes, device: torch.
     detector = load(options.weights or options.out / BEST).to(device)
     options.size = detector.design.size
     val = _photos(options, options.val, train=False, classes=detector.design.classes)
-    found = test(detector, val, options, processes, device)
+    found = test(detector, val, processes, device, batch=options.batch, workers=options.workers)
     if processes.writes:
         print(json.dumps(found, indent=2))
         _pictures(detector, val, options, device)
@@ -63,7 +67,7 @@ def _test_only(options: argparse.Namespace, processes: Processes, device: torch.
 def _pictures(detector: Detector, val: BoxPhotos, options: argparse.Namespace, device: torch.device) -> None:
     """Draw what is found in the first photos."""
     first = val.first(PICTURES)
-    found = predict(detector, first, options, Processes(), device)
+    found = predict(detector, first, Processes(), device)
     options.out.mkdir(parents=True, exist_ok=True)
     draw_detections(first, found, options.out / "detections.png")
 
