@@ -33,6 +33,7 @@ FCOS = "--detector fcos --out-channels 96 --clip 5 --epochs 8"
 TINY = "--backbone dinoneck_tiny --freeze 0=none"
 VARIANTS = {
     "D-FINE, spatial tuning adapter": f"{DFINE} {TINY} --neck spatial_tuning_adapter",
+    "D-FINE, spatial tuning adapter, detail=deimv2": f"{DFINE} {TINY} --neck-option detail=deimv2",
     "D-FINE, STAPyramid": f"{DFINE} {TINY} --neck sta_pyramid",
     "D-FINE, HGNetV2-B0 instead of a ViT": f"{DFINE} --backbone hgnetv2 --random-backbone",
     "FCOS, spatial tuning adapter": f"{FCOS} {TINY} --neck spatial_tuning_adapter",

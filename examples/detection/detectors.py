@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 
@@ -22,6 +23,7 @@ from examples.detection.options import HGNET, TRANSFORMERS, Design
 
 DESIGN, WEIGHTS, NECK = "detector.json", "model.safetensors", "neck.safetensors"
 ASPECTS = (0.5, 1.0, 2.0)
+FCOS_GROUPS = 32  # of its group norms
 
 Target = Mapping[str, Any]
 
@@ -199,10 +201,10 @@ def load(folder: Path) -> Detector:
         from examples.detection.transformers_models import restored
 
         return TransformersDetector(*restored(design, folder)).eval()
-    detector = TorchvisionDetector(_torchvision(design), design)
+    detector = TorchvisionDetector(_torchvision(design, weights=False), design)
     try:
         load_model(detector.model, str(folder / WEIGHTS))
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"{folder / WEIGHTS} does not fit {folder / DESIGN}: {error}") from error
     return detector.eval()
 
@@ -231,12 +233,12 @@ def recipe(design: Design, width: int) -> EncoderByName:
     )
 
 
-def _torchvision(design: Design) -> nn.Module:
+def _torchvision(design: Design, *, weights: bool = True) -> nn.Module:
     from torchvision.models.detection import FCOS, FasterRCNN, RetinaNet
     from torchvision.models.detection.anchor_utils import AnchorGenerator
     from torchvision.ops import MultiScaleRoIAlign
 
-    found = recipe(design, design.out_channels).build()
+    found = recipe(design, design.out_channels).build(weights=weights)
     body = TorchvisionBackbone(found.backbone, found.neck, features_at=design.features_at)
     picture = {
         "min_size": min(design.size),
@@ -247,11 +249,18 @@ def _torchvision(design: Design) -> nn.Module:
     }
     count, strides = len(design.classes), body.strides
     if design.detector == "fcos":
+        if body.out_channels % FCOS_GROUPS:
+            raise ConfigError(f"the levels have {body.out_channels} channels; fcos needs a multiple of {FCOS_GROUPS}")
         anchors = AnchorGenerator(tuple((int(stride),) for stride in strides), ((1.0,),) * len(strides))
         return FCOS(body, count, anchor_generator=anchors, **picture)
     octaves = tuple(tuple(int(4 * stride * 2 ** (third / 3)) for third in range(3)) for stride in strides)
     if design.detector == "retinanet":
         return RetinaNet(body, count, anchor_generator=AnchorGenerator(octaves, (ASPECTS,) * len(strides)), **picture)
+    if any(int(stride) & (int(stride) - 1) for stride in strides):
+        raise ConfigError(
+            f"the levels have strides {strides}; fasterrcnn pools as if they were powers of two. Take fcos or "
+            "retinanet, or a backbone of patch 16"
+        )
     anchors = AnchorGenerator(tuple((int(4 * stride),) for stride in strides), (ASPECTS,) * len(strides))
     pool = MultiScaleRoIAlign([str(level) for level in range(len(strides))], 7, 2)
     return FasterRCNN(body, count + 1, rpn_anchor_generator=anchors, box_roi_pool=pool, **picture)

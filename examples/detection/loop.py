@@ -32,7 +32,8 @@ from examples.detection.testing import test
 LOG, STATE, BEST = "log.jsonl", "last.safetensors", "best"
 DTYPES = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 # what may change between a run and its continuation
-FREE = {"resume", "device", "workers", "eval_every", "test_only", "weights", "out", "photos", "train", "val"}
+PLACES = {"out", "weights", "train", "val", "photos", "val_photos"}
+FREE = PLACES | {"resume", "device", "workers", "eval_every", "test_only"}
 _logger = logging.getLogger("examples.detection")
 
 
@@ -76,6 +77,8 @@ class Run:
         self.rates = cosine_with_warmup(self.optimizer, self.per_epoch * options.epochs, options.warmup)
         self.scaler = torch.amp.GradScaler(device.type, enabled=options.amp == "fp16")
         if options.sync_bn and processes.count > 1:
+            if device.type == "cpu":
+                raise ConfigError("--sync-bn needs GPUs; leave it out, or take a neck with --neck-option norm=group")
             self.model = nn.SyncBatchNorm.convert_sync_batchnorm(detector)
         self.ema = EMA(detector, options.ema) if options.ema else None
         self.epoch, self.best = 0, -1.0
@@ -95,7 +98,7 @@ class Run:
         elif (self.options.out / STATE).exists():
             raise ConfigError(f"{self.options.out} holds a run already; pass --resume, or another --out")
         if not self.untrained:
-            self.untrained = test(self.detector, self.val, self.options, self.processes, self.device)
+            self.untrained = self._tested(self.detector)
         while self.epoch < self.options.epochs:
             begin = time.monotonic()
             row = {"epoch": self.epoch, "stage": self._stage(), **self._one_epoch()}
@@ -120,14 +123,17 @@ class Run:
         if self.detector.backbone is not None:
             self.model, self.optimizer = self.schedule.start_epoch(self.epoch, self.model, self.optimizer)
         self.model.train()
+        rate = self.optimizer.param_groups[-1]["lr"]  # at the start of the epoch
         sums: dict[str, Tensor] = {}
         batches = list(self._batches())
         show = tqdm(
             batches, mininterval=5.0, desc=f"epoch {self.epoch}", disable=not self.processes.writes, leave=False
         )
         for number, (images, targets) in enumerate(self._read(show)):
-            steps = (number + 1) % self.options.accumulate == 0 or number + 1 == len(batches)
-            for name, value in self._backward(images, targets, last=steps).items():
+            place = number % self.options.accumulate
+            count = min(self.options.accumulate, len(batches) - number + place)  # the last step may have fewer
+            steps = place + 1 == count
+            for name, value in self._backward(images, targets, count, last=steps).items():
                 sums[name] = sums.get(name, value.new_zeros(())) + value
             if steps:
                 self._step()
@@ -136,13 +142,13 @@ class Run:
         if self.processes.count > 1:
             torch.distributed.all_reduce(table)
         means = dict(zip(names, table.tolist(), strict=True))
-        return {"loss": sum(means.values()), **means, "lr": self.optimizer.param_groups[-1]["lr"]}
+        return {"loss": sum(means.values()), **means, "lr": rate}
 
     def _batches(self) -> Iterator[list[int]]:
-        """This process' batches of one epoch; the shorter rest is filled up from the start of the order."""
+        """This process' batches of one epoch; the last are filled up from the start of the order."""
         order = np.random.default_rng([self.options.seed, self.epoch]).permutation(len(self.train)).tolist()
         whole = self.options.batch * self.processes.count
-        order += order[: -len(order) % whole] if len(order) >= whole else order * whole
+        order += [order[i % len(self.train)] for i in range(-len(order) % whole)]
         for begin in range(0, len(order) - whole + 1, whole):
             yield order[begin : begin + whole][self.processes.rank :: self.processes.count]
 
@@ -156,8 +162,8 @@ class Run:
         for images, targets in loader:
             yield images.to(self.device), [_moved(target, self.device) for target in targets]
 
-    def _backward(self, images: Tensor, targets: list[dict[str, Any]], *, last: bool) -> dict[str, Tensor]:
-        """Add one batch's gradients; processes exchange them with the last batch of a step."""
+    def _backward(self, images: Tensor, targets: list[dict[str, Any]], count: int, *, last: bool) -> dict[str, Tensor]:
+        """Add one batch's gradients, of ``count`` in a step; processes exchange them with the last of these."""
         waits = not last and isinstance(self.model, DistributedDataParallel)
         dtype = DTYPES[self.options.amp]
         with self.model.no_sync() if waits else contextlib.nullcontext():  # type: ignore[operator]
@@ -170,7 +176,7 @@ class Run:
                     f"the loss is not finite in epoch {self.epoch} ({told}), photos "
                     f"{[target['image_id'] for target in targets]}; try a lower --lr, --clip 0.1, or --amp bf16"
                 )
-            self.scaler.scale(total / self.options.accumulate).backward()
+            self.scaler.scale(total / count).backward()
         return {name: value.detach().float() for name, value in parts.items()}
 
     def _step(self) -> None:
@@ -184,12 +190,20 @@ class Run:
             self.ema.update(self.detector)
 
     def _validate(self) -> dict[str, Any]:
-        found = test(self._averaged(), self.val, self.options, self.processes, self.device)
+        if self.processes.count > 1:
+            # batch statistics are each process' own; all are to test the detector that is saved
+            for value in self._averaged().buffers():
+                torch.distributed.broadcast(value, 0)
+        found = self._tested(self._averaged())
         if found["AP"] > self.best:
             self.best = found["AP"]
             if self.processes.writes:
                 self._averaged().save(self.options.out / BEST, metrics={"AP": found["AP"], "epoch": self.epoch})
         return found
+
+    def _tested(self, detector: Detector) -> dict[str, Any]:
+        reading = {"batch": self.options.batch, "workers": self.options.workers}
+        return test(detector, self.val, self.processes, self.device, **reading)
 
     def _averaged(self) -> Detector:
         return self.detector if self.ema is None else self.ema.module  # type: ignore[return-value]
@@ -251,7 +265,8 @@ class Run:
             self.ema.load_state_dict(state["ema"])
 
     def _told(self) -> dict[str, str]:
-        return {key: repr(value) for key, value in sorted(vars(self.options).items()) if key not in FREE}
+        told = {key: repr(value) for key, value in sorted(vars(self.options).items()) if key not in FREE}
+        return {"photos to learn from": repr(len(self.train)), **told}
 
 
 def _moved(target: Mapping[str, Any], device: torch.device) -> dict[str, Any]:

@@ -7,9 +7,10 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from dinoneck.cli import numbers
+from dinoneck.configured import normal
 from dinoneck.errors import ConfigError, DataError
 
 DETECTORS = ("dfine", "rtdetrv2", "fcos", "retinanet", "fasterrcnn")
@@ -17,7 +18,14 @@ NECKS = ("spatial_tuning_adapter", "sta_pyramid", "simple_pyramid", "vit_fpn")
 HGNET = "hgnetv2"
 TRANSFORMERS = ("dfine", "rtdetrv2")
 PLAN = "0=all,10=last:4"
-DETR_MULTIPLE = 32
+# what would be passed over without a word, and its value when nobody asked
+IDLE_CONVOLUTIONAL: dict[str, Any] = {
+    "neck_option": [],
+    "features_at": 1.0,
+    "layer_decay": None,
+    "checkpointing": False,
+}
+IDLE_TORCHVISION: dict[str, Any] = {"num_queries": None, "encoder_layers": None}
 
 
 @dataclass(frozen=True)
@@ -70,11 +78,14 @@ class Design:
         """
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
-            lists = {key: tuple(found[key]) for key in ("layers", "classes", "size")}
-            return cls(**{**found, **lists})
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            hints = get_type_hints(cls)
+            design = cls(**{key: normal(hints.get(key, Any), value, key) for key, value in dict(found).items()})
+            if design.detector not in DETECTORS:
+                raise ConfigError(f"detector is {design.detector!r}; expected one of {', '.join(DETECTORS)}")
+        except (OSError, ValueError, TypeError) as error:
             names = ", ".join(field.name for field in fields(cls))
             raise DataError(f"{path} does not describe a detector ({error}); expected JSON with {names}") from error
+        return design
 
 
 def parser() -> argparse.ArgumentParser:
@@ -95,6 +106,7 @@ def _data(group: Any) -> None:
     group.add_argument("--train", type=Path, metavar="JSON", help="boxes to learn from")
     group.add_argument("--val", type=Path, metavar="JSON", help="boxes of the photos that are held out")
     group.add_argument("--photos", type=Path, metavar="FOLDER", help="of the photos (default: beside the JSON)")
+    group.add_argument("--val-photos", type=Path, metavar="FOLDER", help="of those held out (default: as --photos)")
     group.add_argument("--size", type=size, default="640", metavar="PX|HxW", help="of the network's input")
     group.add_argument("--flips", choices=("horizontal", "both"), default="horizontal", help="mirrored views")
     group.add_argument("--plain-views", action="store_true", help="photos as they are: no mirroring, no other colours")
@@ -190,6 +202,8 @@ def plan(text: str) -> dict[int, str]:
         epoch, sign, stage = entry.strip().partition("=")
         if not sign or not (epoch.isascii() and epoch.isdigit()):
             raise argparse.ArgumentTypeError(f"{entry!r} is no stage; expected EPOCH=STAGE such as 0=all or 10=last:4")
+        if int(epoch) in found:
+            raise argparse.ArgumentTypeError(f"{text!r} has two stages for epoch {int(epoch)}; expected one")
         found[int(epoch)] = stage
     return found
 
@@ -236,12 +250,10 @@ def check(options: argparse.Namespace) -> None:
         )
     if convolutional and options.freeze is not None:
         raise ConfigError(f"--freeze is for the blocks of a ViT; {options.backbone} trains as a whole: leave it out")
-    if options.detector in TRANSFORMERS and any(side % DETR_MULTIPLE for side in options.size):
-        height, width = options.size
-        raise ConfigError(
-            f"--size is {height}x{width}; {options.detector} halves its maps to stride {DETR_MULTIPLE} and back: both "
-            f"sides must be multiples of {DETR_MULTIPLE}, such as "
-            f"{-(-height // DETR_MULTIPLE) * DETR_MULTIPLE}x{-(-width // DETR_MULTIPLE) * DETR_MULTIPLE}"
-        )
+    idle = IDLE_CONVOLUTIONAL if convolutional else IDLE_TORCHVISION if options.detector not in TRANSFORMERS else {}
+    for name, unasked in idle.items():
+        if getattr(options, name) != unasked:
+            what = options.backbone if convolutional else options.detector
+            raise ConfigError(f"--{name.replace('_', '-')} does nothing for {what}: leave it out")
     if options.freeze is None:
         options.freeze = plan(PLAN)

@@ -13,6 +13,7 @@ import torch
 
 from dinoneck.atomic import write_text
 from dinoneck.data import BoxPhotos, box_transforms
+from dinoneck.errors import ConfigError
 from dinoneck.training.processes import Processes, joined
 from dinoneck.version import versions
 from examples.detection.detectors import Detector, build, load
@@ -37,8 +38,12 @@ def run(options: argparse.Namespace) -> None:
     training = Run(options, build(design_of(options, train.classes)), train, val, processes, device)
     best = training.run()
     if processes.writes:
-        counts = {"photos": len(train), "skipped": dict(train.skipped), "parameters": _parameters(training.detector)}
-        counts["minutes"] = round(training.minutes, 2)
+        counts = {
+            "photos": {"train": len(train), "val": len(val)},
+            "skipped": {"train": dict(train.skipped), "val": dict(val.skipped)},
+            "parameters": _parameters(training.detector),
+            "minutes": round(training.minutes, 2),
+        }
         finished = {"best": best, "untrained": training.untrained, **counts, "versions": versions()}
         write_text(options.out / "result.json", json.dumps(finished, indent=2) + "\n")
         if find_spec("matplotlib") is None:
@@ -53,7 +58,7 @@ def _test_only(options: argparse.Namespace, processes: Processes, device: torch.
     detector = load(options.weights or options.out / BEST).to(device)
     options.size = detector.design.size
     val = _photos(options, options.val, train=False, classes=detector.design.classes)
-    found = test(detector, val, options, processes, device)
+    found = test(detector, val, processes, device, batch=options.batch, workers=options.workers)
     if processes.writes:
         print(json.dumps(found, indent=2))
         _pictures(detector, val, options, device)
@@ -62,7 +67,7 @@ def _test_only(options: argparse.Namespace, processes: Processes, device: torch.
 def _pictures(detector: Detector, val: BoxPhotos, options: argparse.Namespace, device: torch.device) -> None:
     """Draw what is found in the first photos."""
     first = val.first(PICTURES)
-    found = predict(detector, first, options, Processes(), device)
+    found = predict(detector, first, Processes(), device)
     options.out.mkdir(parents=True, exist_ok=True)
     draw_detections(first, found, options.out / "detections.png")
 
@@ -74,7 +79,8 @@ def _photos(
     transform = box_transforms(
         options.size, train=not plain, flip=options.flips, photometric=not plain, mean=None, std=None
     )
-    photos = BoxPhotos(boxes, options.photos, transform=transform, classes=classes)
+    folder = options.photos if train else options.val_photos or options.photos
+    photos = BoxPhotos(boxes, folder, transform=transform, classes=classes)
     return photos if options.photo_limit is None else photos.first(options.photo_limit)
 
 
@@ -85,7 +91,13 @@ def _parameters(detector: Detector) -> int:
 def _device(name: str | None) -> torch.device:
     if name is None:
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(name)
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"--device is {name!r}; expected cpu, cuda or cuda:N") from None
+    count = torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= count:
+        raise ConfigError(f"--device is {name}, and torch {torch.__version__} sees {count} GPUs here; try --device cpu")
     if device.type == "cuda" and device.index is None:
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(device)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from typing import Any
 
 import torch
@@ -20,14 +19,27 @@ MOST_BOXES = 100
 
 @torch.no_grad()
 def predict(
-    detector: Detector, photos: BoxPhotos, options: argparse.Namespace, processes: Processes, device: torch.device
+    detector: Detector,
+    photos: BoxPhotos,
+    processes: Processes,
+    device: torch.device,
+    *,
+    batch: int = 1,
+    workers: int = 0,
 ) -> dict[int, dict[str, Tensor]]:
-    """Return image id -> ``boxes`` (x, y, x, y in pixels of the photo), ``scores`` and ``labels``, for all photos."""
+    """Return image id -> ``boxes`` (x, y, x, y in pixels of the photo), ``scores`` and ``labels``, for all photos.
+
+    Args:
+        detector: put into eval mode.
+        photos: with the transform of the held-out ones.
+        processes: each predicts its share; all get everything.
+        device: of the detector.
+        batch: photos at a time.
+        workers: processes that read photos.
+    """
     detector.eval()
     own = range(processes.rank, len(photos), processes.count)
-    loader = DataLoader(
-        Subset(photos, own), batch_size=options.batch, num_workers=options.workers, collate_fn=collate_boxes
-    )
+    loader = DataLoader(Subset(photos, own), batch_size=batch, num_workers=workers, collate_fn=collate_boxes)
     found: dict[int, dict[str, Tensor]] = {}
     for images, targets in tqdm(loader, desc="test", disable=not processes.writes, leave=False):
         for boxes, target in zip(detector(images.to(device)), targets, strict=True):
@@ -41,7 +53,13 @@ def predict(
 
 
 def test(
-    detector: Detector, photos: BoxPhotos, options: argparse.Namespace, processes: Processes, device: torch.device
+    detector: Detector,
+    photos: BoxPhotos,
+    processes: Processes,
+    device: torch.device,
+    *,
+    batch: int = 1,
+    workers: int = 0,
 ) -> dict[str, Any]:
     """Return AP, AP50, AP75, AR100 and those of every class."""
-    return evaluate(predict(detector, photos, options, processes, device), photos)
+    return evaluate(predict(detector, photos, processes, device, batch=batch, workers=workers), photos)

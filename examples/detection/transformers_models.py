@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     DFineConfig,
@@ -16,6 +20,7 @@ from transformers import (
     RTDetrV2ForObjectDetection,
     TimmBackboneConfig,
 )
+from transformers.utils.logging import disable_progress_bar
 
 from dinoneck.data.photos import IMAGENET_MEAN, IMAGENET_STD
 from dinoneck.errors import CheckpointError, ConfigError
@@ -26,13 +31,25 @@ from examples.detection.options import HGNET, Design
 
 MODELS = {"dfine": DFineForObjectDetection, "rtdetrv2": RTDetrV2ForObjectDetection}
 HGNET_MAPS = (1, 2, 3)
+STRIDES = (8, 16, 32)
+_ROUNDING = 1e-6
 CONFIGS = {"dfine": DFineConfig, "rtdetrv2": RTDetrV2Config}
 Parts = tuple[nn.Module, Design, tuple[float, ...], tuple[float, ...]]
 
 
 def built(design: Design) -> Parts:
-    """Return the model with first weights, its design, and the mean and std that it is to see."""
-    return _with_statistics(MODELS[design.detector](config_of(design)), design)
+    """Return the model with first weights, its design, and the mean and std that it is to see.
+
+    Raises:
+        ConfigError: if neck, size and detector do not fit.
+    """
+    disable_progress_bar()
+    config = config_of(design)
+    model = MODELS[design.detector](config)
+    _check_cells(
+        design, STRIDES if design.backbone.startswith(HGNET) else find_encoder(model).strides, config.num_queries
+    )
+    return _with_statistics(model, design)
 
 
 def restored(design: Design, folder: Path) -> Parts:
@@ -42,9 +59,10 @@ def restored(design: Design, folder: Path) -> Parts:
         CheckpointError: if its weights do not fit its config.
     """
     register()
+    disable_progress_bar()
     try:
         model, told = MODELS[design.detector].from_pretrained(folder, output_loading_info=True)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, TypeError, SafetensorError) as error:
         raise CheckpointError(f"{folder} holds no {design.detector} that loads: {error}") from error
     wrong = {key: names for key, names in told.items() if names and key != "error_msgs"}
     if wrong:
@@ -75,8 +93,34 @@ def config_of(design: Design) -> PretrainedConfig:
             seed=own_recipe.seed,
             features_at=own_recipe.features_at,
         )
+        _check_levels(design, backbone.recipe.sketch().strides)
         own["encoder_in_channels"] = [width] * 3
     return CONFIGS[design.detector](backbone_config=backbone, freeze_backbone_batch_norms=False, **own)
+
+
+def _check_levels(design: Design, strides: Sequence[float]) -> None:
+    if len(strides) != len(STRIDES) or any(coarse != 2 * fine for fine, coarse in pairwise(strides)):
+        raise ConfigError(
+            f"the {design.neck} gives levels of strides {tuple(strides)}; {design.detector} reads {len(STRIDES)}, each "
+            "twice the one before: change --neck-option"
+        )
+
+
+def _check_cells(design: Design, strides: Sequence[float], queries: int) -> None:
+    """Every level must be half the one before, and together they must hold as many cells as there are queries."""
+    height, width = design.size
+    if any(abs(side / strides[-1] - round(side / strides[-1])) > _ROUNDING for side in design.size):
+        near = "x".join(f"{math.ceil(side / strides[-1]) * strides[-1]:g}" for side in design.size)
+        raise ConfigError(
+            f"--size is {height}x{width}; {design.detector} halves its maps to stride {strides[-1]:g} and back: both "
+            f"sides must be multiples of it, such as {near}"
+        )
+    cells = sum(round(height / stride) * round(width / stride) for stride in strides)
+    if cells < queries:
+        raise ConfigError(
+            f"--size {height}x{width} gives {cells} cells, and {queries} of them are to become queries: take a larger "
+            "--size or a smaller --num-queries"
+        )
 
 
 def _convolutional(design: Design) -> tuple[PretrainedConfig, list[int]]:

@@ -15,10 +15,12 @@ states: list[dict[str, torch.Tensor]] = []
 
 
 class Watched(loop.Run):
-    """A run that notes the weights of its process after every epoch."""
+    """A run that notes its process' weights and the statistics it tested with, after every epoch."""
 
     def _save(self) -> None:
-        states.append({name: value.clone() for name, value in self.detector.named_parameters()})
+        tested = {f"tested.{name}": value for name, value in self._averaged().named_buffers()}
+        own = dict(self.detector.named_parameters()) | tested
+        states.append({name: value.clone() for name, value in own.items()})
         super()._save()
 
 

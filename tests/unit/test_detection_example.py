@@ -183,7 +183,14 @@ def test_words_of_the_command_line() -> None:
     assert plan("0=all,10=last:4") == {0: "all", 10: "last:4"}
     assert backbone_rate("x0.05") == (0.05, True)
     assert backbone_rate("1e-5") == (1e-5, False)
-    for read, text in ((size, "0"), (size, "1x2x3"), (plan, "all"), (plan, "a=all"), (backbone_rate, "x-1")):
+    for read, text in (
+        (size, "0"),
+        (size, "1x2x3"),
+        (plan, "all"),
+        (plan, "a=all"),
+        (plan, "0=all,0=none"),
+        (backbone_rate, "x-1"),
+    ):
         with pytest.raises(argparse.ArgumentTypeError):
             read(text)
     told = parsed("--neck-option", "detail=deimv2", "--neck-option", "detail_dim=8")
@@ -194,9 +201,12 @@ def test_words_of_the_command_line() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--size", "240x320"], "256x320"),
         (["--backbone", "hgnetv2", "--detector", "fcos"], "baseline of dfine"),
         (["--backbone", "hgnetv2", "--freeze", "0=all"], "--freeze is for the blocks"),
+        (["--backbone", "hgnetv2", "--layer-decay", "0.8"], "--layer-decay does nothing for hgnetv2"),
+        (["--backbone", "hgnetv2", "--checkpointing"], "--checkpointing does nothing for hgnetv2"),
+        (["--backbone", "hgnetv2", "--neck-option", "norm=group"], "--neck-option does nothing for hgnetv2"),
+        (["--detector", "fcos", "--num-queries", "30"], "--num-queries does nothing for fcos"),
     ],
 )
 def test_options_that_do_not_go_together(words: list[str], message: str) -> None:
@@ -271,6 +281,15 @@ def test_classes_of_the_held_out_photos_follow_the_training_ones(boxes: Path, tm
     assert (train.category_ids, val.category_ids) == ((1, 2), (2, 1))
 
 
+def test_held_out_photos_may_have_a_folder_of_their_own(boxes: Path, tmp_path: Path) -> None:
+    (tmp_path / "alone.json").write_text(boxes.read_text())
+    for train, words in ((True, ["--photos"]), (False, ["--photos"]), (False, ["--photos", "nowhere", "--val-photos"])):
+        options = parsed("--size", "96x128", *words, str(boxes.parent))
+        assert len(session._photos(options, tmp_path / "alone.json", train=train)) == 3
+    with pytest.raises(DataError, match="nowhere"):
+        session._photos(options, tmp_path / "alone.json", train=True)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "more"),
@@ -297,6 +316,7 @@ def test_two_processes_hold_the_same_weights_past_the_thaw(boxes: Path, tmp_path
     start = dict(detector_of("fcos").named_parameters())
     for epoch in range(3):
         one, other = (load_file(tmp_path / f"{rank}-{epoch}") for rank in (0, 1))
+        assert any(name.endswith("running_var") for name in one)
         assert all(torch.equal(value, other[name]) for name, value in one.items())
-        moved = [not torch.equal(one[name], start[name]) for name in one if ".blocks.5." in name]
+        moved = [not torch.equal(one[name], start[name]) for name in start if ".blocks.5." in name]
         assert any(moved) == (epoch > 0)

@@ -8,7 +8,9 @@ from typing import Any, cast
 
 import timm
 import torch
-from timm.layers import Format, PatchEmbed, RotaryEmbeddingDinoV3
+from timm.layers.format import Format
+from timm.layers.patch_embed import PatchEmbed
+from timm.layers.pos_embed_sincos import RotaryEmbeddingDinoV3
 from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -199,7 +201,7 @@ def rotary_of(rope: RotaryEmbeddingDinoV3, rows: int, cols: int) -> Tensor:
 
     Patch centres span -1 ... 1 along each side; every coordinate turns by 2 pi / period per unit.
     """
-    periods = rope.periods
+    periods = cast("Tensor", rope.periods)
     sides = [
         2 * ((torch.arange(side, device=periods.device, dtype=torch.float32) + 0.5 + rope.grid_offset) / side) - 1
         for side in (rows, cols)

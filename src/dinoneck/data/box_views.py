@@ -100,6 +100,8 @@ def _checked(
     """Check the values; size, mean and std by the rules of photos."""
     if (mean is None) != (std is None):
         raise ConfigError(f"mean is {mean!r} and std is {std!r}; expected both, or None for both")
+    if size is None:
+        raise ConfigError("size is None; expected (height, width) in pixels, or one number for both")
     if flip not in (None, *get_args(Flip)):
         raise ConfigError(f"flip is {flip!r}; expected one of {', '.join(get_args(Flip))}, or None")
     if isinstance(min_box_px, bool) or not isinstance(min_box_px, int | float) or not 1 <= min_box_px < math.inf:
@@ -126,7 +128,7 @@ def to_original(boxes: Tensor, size: Sequence[int], original: Sequence[int]) -> 
 
     Raises:
         ShapeError: if the last axis has another length than 4.
-        DataError: if a size is not two positive numbers.
+        DataError: if a size is not two positive numbers, or boxes are integers.
 
     Examples:
         >>> to_original(torch.tensor([[24.0, 6.4, 48.0, 19.2]]), (64, 96), (30, 40)).round().tolist()
@@ -137,6 +139,8 @@ def to_original(boxes: Tensor, size: Sequence[int], original: Sequence[int]) -> 
     for name, sides in (("size", size), ("original", original)):
         if len(sides) != 2 or not all(side > 0 for side in sides):
             raise DataError(f"{name} is {tuple(sides)}; expected (height, width) in pixels, each positive")
+    if not boxes.is_floating_point():
+        raise DataError(f"boxes are {boxes.dtype}; expected floating-point pixels, which scaling does not round")
     x, y = original[1] / size[1], original[0] / size[0]
     plain = boxes.as_subclass(Tensor)
     return plain * plain.new_tensor([x, y, x, y])

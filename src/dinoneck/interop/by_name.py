@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -64,7 +65,7 @@ class EncoderByName:
         backbone = load_backbone(
             self.backbone,
             source=self.source,
-            pretrained=self.pretrained and weights,
+            pretrained=self.pretrained if weights else False,
             layers=self.layers,
             norm=self.norm,
             frozen=self.frozen,
@@ -99,6 +100,24 @@ class EncoderByName:
         if isinstance(self.layers, Sequence) and not isinstance(self.layers, str):
             return len(self.layers)
         return self.layers if isinstance(self.layers, int) else 1
+
+
+def plain_number(value: Any) -> Any:
+    """Return NumPy's whole numbers as Python's, which JSON knows; anything else as it is."""
+    return int(value) if isinstance(value, numbers.Integral) and not isinstance(value, bool) else value
+
+
+def plain_layers(layers: Any) -> Any:
+    """Return layers as a JSON file would give them back.
+
+    Raises:
+        ConfigError: if they are of another type than ``load_backbone`` takes.
+    """
+    if isinstance(layers, Sequence) and not isinstance(layers, str):
+        return [plain_number(layer) for layer in layers]
+    if layers is not None and not isinstance(layers, numbers.Real):
+        raise ConfigError(f"layers is {layers!r}; expected None, a number of last blocks, or a list of block indices")
+    return plain_number(layers)
 
 
 def plain_arguments(neck_config: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -73,19 +73,21 @@ class PyramidEncoder(nn.Module):
 
     def _resized(self, images: Tensor) -> Tensor:
         """The images as the backbone sees them."""
-        if self.ratio == 1:
-            return images
+        if self.ratio == 1 or not isinstance(images, Tensor) or images.ndim != 4:
+            return images  # what is no batch, the backbone refuses
         up, down = self.ratio.numerator, self.ratio.denominator
         height, width = images.shape[-2] * up // down, images.shape[-1] * up // down
         if not torch.compiler.is_compiling():
             self._check_size(images, height, width)
-        return F.interpolate(images, (height, width), mode="bilinear", align_corners=False, antialias=True)
+        exact = images if images.dtype in (torch.float32, torch.float64) else images.float()
+        resized = F.interpolate(exact, (height, width), mode="bilinear", align_corners=False, antialias=True)
+        return resized.to(images.dtype)
 
     def _check_size(self, images: Tensor, height: int, width: int) -> None:
         up, down = self.ratio.numerator, self.ratio.denominator
         rows, cols = patch_pair(self.backbone.patch_size)
         exact = height * down == images.shape[-2] * up and width * down == images.shape[-1] * up
-        if not exact or height % rows or width % cols:
+        if not exact or not height or not width or height % rows or width % cols:
             unit = self.ratio.denominator
             raise GridError(
                 f"images are {images.shape[-2]}x{images.shape[-1]} px; {self.features_at:g} times that is no whole "

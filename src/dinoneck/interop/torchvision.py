@@ -35,7 +35,8 @@ class TorchvisionBackbone(nn.Module):
         images (B, 3, H, W) -> OrderedDict of (B, out_channels, rows_i, cols_i), fine to coarse.
 
     Raises:
-        ConfigError: as PyramidEncoder does; if extra_levels is negative, or a stride is no whole number of pixels.
+        ConfigError: as PyramidEncoder does; if extra_levels is no number of 0 or more, or a stride is not in whole
+            pixels.
 
     Examples:
         >>> import torch
@@ -54,6 +55,8 @@ class TorchvisionBackbone(nn.Module):
 
     def __init__(self, backbone: Backbone, neck: Neck, extra_levels: int = 0, features_at: float = 1.0) -> None:
         super().__init__()
+        if not isinstance(extra_levels, int):
+            raise ConfigError(f"extra_levels is {extra_levels!r}; expected a number of levels, 0 or more")
         at_least(0, extra_levels=extra_levels)
         self.encoder = PyramidEncoder(backbone, neck, features_at)
         self.extra_levels = extra_levels

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.backbones.load import Source
 from dinoneck.errors import ConfigError, missing_extra
-from dinoneck.interop.by_name import EncoderByName, plain_arguments
+from dinoneck.interop.by_name import EncoderByName, plain_arguments, plain_layers, plain_number
 from dinoneck.interop.deferred import DeferredEncoder
 from dinoneck.interop.encoder import PyramidEncoder
 from dinoneck.necks.neck import Neck
@@ -88,9 +88,9 @@ class DinoneckBackboneConfig(BackboneConfigMixin, PreTrainedConfig):  # type: ig
         **kwargs: Any,
     ) -> None:
         self.backbone, self.backbone_source = backbone, backbone_source
-        self.layers = list(layers) if isinstance(layers, Sequence) else layers
+        self.layers = plain_layers(layers)
         self.neck, self.neck_config = neck, plain_arguments(neck_config)
-        self.pretrained, self.seed = pretrained, seed
+        self.pretrained, self.seed = pretrained, plain_number(seed)
         self.features_at, self.norm, self.frozen = features_at, norm, frozen
         sketch = self.recipe.sketch()
         self.stage_names = [f"level{number}" for number in range(len(sketch.strides))]
@@ -231,6 +231,8 @@ def attach_to_detr(model: nn.Module, encoder: PyramidEncoder) -> nn.Module:
     """
     inner: Any = model.model if hasattr(model, "model") else model
     projections = getattr(inner, "encoder_input_proj", None)
+    if not isinstance(encoder, PyramidEncoder):
+        raise ConfigError(f"encoder is {type(encoder).__name__}; expected a PyramidEncoder(backbone, neck)")
     if not isinstance(projections, nn.ModuleList) or not isinstance(getattr(inner, "backbone", None), nn.Module):
         raise ConfigError(f"{type(model).__name__} is no D-FINE, RT-DETR or RT-DETRv2 model of transformers")
     if len(projections) != len(encoder.strides):
@@ -269,18 +271,25 @@ def _chosen(
     names: list[str], features: Sequence[str] | None, indices: Sequence[int] | None
 ) -> tuple[list[str], list[int]]:
     """The levels wanted, by name and by number."""
+    listed = None if indices is None else _listed(indices, len(names))
     if features is not None:
         numbers = [names.index(name) if name in names else -len(names) - 1 for name in features]
     else:
-        numbers = list(range(len(names)) if indices is None else indices)
+        numbers = list(range(len(names)) if listed is None else listed)
     numbers = [number + len(names) if -len(names) <= number < 0 else number for number in numbers]
     wrong = not numbers or numbers != sorted(set(numbers)) or numbers[0] < 0 or numbers[-1] >= len(names)
-    if wrong or (None not in (features, indices) and list(indices or ()) != numbers):
+    if wrong or (None not in (features, listed) and listed != numbers):
         raise ConfigError(
             f"out_features={features}, out_indices={indices}; expected one of them, or both alike, out of "
             f"{', '.join(names)} (0 ... {len(names) - 1}), rising"
         )
     return [names[number] for number in numbers], numbers
+
+
+def _listed(indices: Any, count: int) -> list[int]:
+    """The indices; where they are no list of whole numbers, one that is out of range."""
+    found: list[Any] = [plain_number(index) for index in indices] if isinstance(indices, Sequence) else [None]
+    return found if all(isinstance(number, int) for number in found) else [count]
 
 
 def _frozen_norms(neck: nn.Module) -> bool:

@@ -148,6 +148,9 @@ def _renamed(state: Mapping[str, Tensor], names: Mapping[str, str], prefix: str,
         told = [f"lacks {some_of(missing, 6)}"] if missing else []
         told += [f"holds {some_of(unknown, 6)}, which this neck has no place for"] if unknown else []
         raise CheckpointError(f"{where} {' and '.join(told)}", step="tensors")
+    empty = [key for key in sorted(given) if not isinstance(state[key], Tensor) or state[key].is_meta]
+    if empty:
+        raise CheckpointError(f"{where} holds no tensors, or none with values, for {some_of(empty, 6)}", step="tensors")
     renamed = {wanted[key]: state[key] for key in sorted(given)}
     for ours in wanted.values():
         if ours not in renamed:  # a frozen norm counts nothing
@@ -164,6 +167,8 @@ def _built(weights: dict[str, Tensor], patch_size: int, num_layers: int, where: 
             weights[f"project.{place}.weight"] = weight.flatten(1)
     detail_dim, (out_channels, width) = stem.shape[0] if stem.ndim else 0, (*fused[0].shape, 0, 0)[:2]
     embed_dim = width - WIDENING[0] * detail_dim
+    if not stem.is_floating_point():
+        raise CheckpointError(f"{where}: the stem's weights are {stem.dtype}; expected floating point", step="tensors")
     if not detail_dim or not out_channels or embed_dim < 1:
         raise CheckpointError(
             f"{where}: the first fusion weight is {tuple(fused[0].shape)} and the stem's {tuple(stem.shape)}; expected "

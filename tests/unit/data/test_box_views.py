@@ -161,6 +161,8 @@ def test_boxes_find_the_way_back() -> None:
     assert to_original(torch.ones(2, 3, 4, dtype=torch.float64), (1, 1), (5, 7))[1, 2].tolist() == [7, 5, 7, 5]
     with pytest.raises(ShapeError, match=r"\(3, 5\); expected"):
         to_original(torch.zeros(3, 5), (64, 224), (80, 100))
+    with pytest.raises(DataError, match=r"torch.int64; expected floating-point"):  # scales would be rounded to 0
+        to_original(torch.ones(1, 4, dtype=torch.int64), (64, 224), (30, 40))
     with pytest.raises(DataError, match=r"original is \(0, 5\)"):
         to_original(torch.zeros(3, 4), (64, 224), (0, 5))
 
@@ -183,6 +185,7 @@ def test_a_batch_is_stacked_and_targets_are_listed() -> None:
     ("options", "message"),
     [
         ({"size": 0}, "size is"),
+        ({"size": None}, "size is None"),
         ({"size": (48, 64, 3)}, "size is"),
         ({"flip": "vertical"}, "flip is 'vertical'; expected one of horizontal, both, or None"),
         ({"flip": True}, "flip is True"),

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from dinoneck import Backbone, ConfigError, GridError, SimplePyramid, ViTFPN, load_backbone, save_head
+from dinoneck import Backbone, ConfigError, GridError, ShapeError, SimplePyramid, ViTFPN, load_backbone, save_head
 from dinoneck.checkpoint.head_checkpoint import load_head
 from dinoneck.interop import PyramidEncoder, find_encoder
 from dinoneck.necks.spatial_tuning_adapter import SpatialTuningAdapter
@@ -48,6 +48,18 @@ def test_the_backbone_may_see_smaller_images() -> None:
         assert level.shape[-2:] == (128 / stride, 192 / stride)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_smaller_images_in_half_precision_too(dtype: torch.dtype) -> None:
+    """Torch has no antialiased resizing of half-precision images on a CPU; they come near to the exact ones."""
+    images = torch.randn(1, 3, 64, 96)
+    neck = SpatialTuningAdapter(64, 16, grid_from="image").eval()
+    encoder = PyramidEncoder(load_backbone("dinoneck_tiny", layers=3), neck, features_at=0.5)
+    wanted = encoder(images).maps
+    for level, other in zip(encoder.to(dtype)(images.to(dtype)).maps, wanted, strict=True):
+        assert level.dtype == dtype
+        assert (level.float() - other).abs().max() < 0.05 * other.abs().max()
+
+
 @pytest.mark.parametrize("features_at", [1.0, 0.75, 2 / 3, 0.5])
 def test_strides_are_pixels_of_the_whole_images(tiny: Backbone, features_at: float) -> None:
     encoder = PyramidEncoder(tiny, pyramid(), features_at)
@@ -61,6 +73,11 @@ def test_sizes_that_do_not_fit_are_refused_with_a_remedy(tiny: Backbone) -> None
     encoder = PyramidEncoder(tiny, pyramid(), features_at=0.5)
     with pytest.raises(GridError, match="80x96 px; 0.5 times that is no whole number of 16x16.*32x32 px"):
         encoder(torch.zeros(1, 3, 80, 96))
+    with pytest.raises(GridError, match="0x96 px"):
+        encoder(torch.zeros(1, 3, 0, 96))
+    for no_batch in (torch.zeros(3, 64, 96), None):
+        with pytest.raises(ShapeError, match="expected"):
+            encoder(no_batch)  # type: ignore[arg-type]
     for wrong in (0, -0.5, 1.5, True, "half", 0.5171):
         with pytest.raises(ConfigError, match="features_at is"):
             PyramidEncoder(tiny, pyramid(), features_at=wrong)  # type: ignore[arg-type]

@@ -158,6 +158,8 @@ def test_what_cannot_work_is_refused() -> None:
     tiny = load_backbone("dinoneck_tiny")
     with pytest.raises(ConfigError, match="extra_levels is -1"):
         body(extra_levels=-1)
+    with pytest.raises(ConfigError, match="extra_levels is '2'"):
+        body(extra_levels="2")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="num_layers=1"):
         TorchvisionBackbone(tiny, ViTFPN(64, 3))
     small = load_backbone("vit_small_patch14_dinov2", pretrained=False, layers=[0])

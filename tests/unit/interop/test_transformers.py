@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -235,6 +236,10 @@ def test_a_configuration_survives_json() -> None:
     assert again.recipe == config.recipe
     assert (again.channels, again.out_features, again.out_indices) == ([D, D], ["level0", "level2"], [0, 2])
     assert config_of(out_features=["level1"]).out_indices == [1]
+    one, three = np.int64(1), np.int64(3)
+    counted = config_of(layers=[one, three, np.int64(5)], seed=three, out_indices=[one])
+    assert json.loads(counted.to_json_string()) == json.loads(config_of(seed=3, out_indices=[1]).to_json_string())
+    assert json.loads(config_of(layers=three).to_json_string())["layers"] == 3
     register()
     register()
     assert type(transformers.AutoBackbone.from_config(config)) is DinoneckBackbone
@@ -264,6 +269,9 @@ def test_chosen_levels_and_plain_tuples_come_out() -> None:
         ({"neck_config": {"out_channels": torch.ones(1)}}, "plain values"),
         ({"out_indices": [3]}, "level0, level1, level2"),
         ({"out_features": ["stage1"]}, "level0, level1, level2"),
+        ({"out_indices": 1}, "out_indices=1; expected"),
+        ({"out_indices": ["0"]}, "level0, level1, level2"),
+        ({"layers": "1,3,5"}, "layers is '1,3,5'; expected None"),
     ],
 )
 def test_configurations_that_cannot_work_are_refused(changed: dict[str, Any], told: str) -> None:
@@ -324,6 +332,9 @@ def test_an_encoder_can_be_put_into_a_detector_that_exists(kind: str, channels: 
 
 def test_what_cannot_be_attached_is_refused() -> None:
     backbone = load_backbone("dinoneck_tiny", layers=3)
+    for no_encoder in (SimplePyramid(64, D), None):
+        with pytest.raises(ConfigError, match="expected a PyramidEncoder"):
+            attach_to_detr(detector("d_fine"), no_encoder)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="Linear is no D-FINE"):
         attach_to_detr(nn.Linear(1, 1), PyramidEncoder(backbone, ViTFPN(64, 3)))
     with pytest.raises(ConfigError, match="reads 3 levels, the encoder gives 4"):

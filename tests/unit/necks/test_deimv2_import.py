@@ -211,6 +211,12 @@ def changed(**change: Any) -> dict[str, Tensor]:
         (changed(spatial_tuning_adapter__stem_conv__conv__weight=torch.tensor(1.0)), r"the stem's \(\)"),
         (changed(fusion_proj__0__norm__weight=torch.full((OUT,), torch.nan)), r"norms\.0\.weight are not all finite"),
         (changed(fusion_proj__0__norm__weight=torch.ones(OUT).double()), r"norms\.0\.weight are torch\.float64"),
+        (changed(fusion_proj__0__conv__weight=5), r"no tensors, or none with values, for fusion_proj\.0\.conv\.weight"),
+        ({k: v.to("meta") for k, v in changed().items()}, "none with values"),
+        (
+            changed(spatial_tuning_adapter__stem_conv__conv__weight=torch.ones(4, 3, 3, 3, dtype=torch.int64)),
+            "the stem's weights are torch.int64",
+        ),
         (
             {**changed(), **{f"ema.{k}": v for k, v in changed().items()}},
             "holds 2 adapters, under '', 'ema\\.'; pass one",

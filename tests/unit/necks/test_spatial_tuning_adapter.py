@@ -214,6 +214,23 @@ def test_one_layer_feeds_all_levels_and_three_feed_one_each() -> None:
     assert not any(torch.equal(a, b) for a, b in zip(single(tokens, images).maps, other, strict=True))
 
 
+@pytest.mark.parametrize("grid_from", ["features", "image"])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_sums_in_place_touch_nothing_of_the_callers(grid_from: Any, batch: int) -> None:
+    """Without autograd detail is added into the projected tokens: the same maps, tokens and images as before."""
+    neck = build(grid_from=grid_from).double()
+    tokens, images = fed(dtype=torch.float64)
+    tokens, images = tokens[:batch], images[:batch]
+    before = [x.clone() for x in (*tokens.sequence, images)]
+    wanted = neck(tokens, images).maps
+    with torch.no_grad():
+        found = neck(tokens, images).maps
+    for one, other in zip(found, wanted, strict=True):
+        assert other.requires_grad and not one.requires_grad
+        torch.testing.assert_close(one, other, atol=1e-12, rtol=0)
+    assert all(torch.equal(x, y) for x, y in zip((*tokens.sequence, images), before, strict=True))
+
+
 def test_prefix_tokens_do_not_show() -> None:
     neck, (tokens, images) = build(), fed()
     changed = tuple(torch.cat((torch.randn_like(x[:, :5]), x[:, 5:]), dim=1) for x in tokens.sequence)
