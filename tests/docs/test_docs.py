@@ -62,7 +62,7 @@ def test_every_public_name_is_in_the_reference() -> None:
     pages = "\n".join(page.read_text() for page in (ROOT / "docs" / "reference").glob("*.md"))
     for name in dinoneck._HOMES:
         assert f"::: dinoneck.{name}\n" in pages, name
-    for room in ("training", "losses", "data", "inference", "interop", "viz"):
+    for room in ("training", "losses", "data", "inference", "interop", "points", "viz"):
         for name in importlib.import_module(f"dinoneck.{room}")._HOMES:
             assert f".{name}\n" in pages or name == "VIEWS", name
 

@@ -79,7 +79,8 @@ def test_everything_public_is_documented() -> None:
                     for other in ast.walk(tree)
                     if isinstance(other, ast.FunctionDef)
                 )
-                if not nested and not ast.get_docstring(node):
+                signature_only = any(getattr(how, "id", "") == "overload" for how in node.decorator_list)
+                if not nested and not signature_only and not ast.get_docstring(node):
                     missing.append(f"{path}:{node.name}")
     assert not missing
 

@@ -30,6 +30,7 @@ class _WeightedBags(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, table: Tensor, row: Tensor, weight: Tensor, starts: Tensor) -> Tensor:
+        """Sum every bag."""
         ctx.save_for_backward(row, weight, starts)
         ctx.rows = table.shape[0]
         return _sums(table, row, weight, starts)
@@ -37,6 +38,7 @@ class _WeightedBags(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        """Bring a row's gradients together from all bags that name it."""
         row, weight, starts = ctx.saved_tensors
         order = torch.argsort(row, stable=True)
         bag = torch.searchsorted(starts, order.to(row.dtype), right=True, out_int32=row.dtype == torch.int32) - 1

@@ -109,11 +109,7 @@ def lift(
         _check_projection(maps, project)
     table, per_view = _token_table(maps, project)
     bags = _bags(maps, per_view, links, grid, sampling, views, generator)
-    if table.dtype == torch.float16 and len(bags.counts) and int(bags.counts.max()) > _LONG:
-        feats = _summed(table.float(), bags).half()
-    else:
-        feats = _summed(table, bags)
-    valid = bags.counts > 0
+    feats, valid = _summed(table, bags), bags.counts > 0
     return (feats, valid) if grid is None else SparseFeatures(grid.coords, grid.batch, feats, valid)
 
 
@@ -213,6 +209,8 @@ def _corners(
 
 
 def _summed(table: Tensor, bags: _Bags) -> Tensor:
+    if table.dtype == torch.float16 and len(bags.counts) and int(bags.counts.max()) > _LONG:
+        return _summed(table.float(), bags).half()
     starts = bags.counts.cumsum(0) - bags.counts
     return weighted_bags(table, bags.token, bags.weight.to(table.dtype), starts.to(bags.token.dtype))
 

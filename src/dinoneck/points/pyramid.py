@@ -125,6 +125,7 @@ class _CellMax(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, cell: Tensor, cells: int) -> Tensor:
+        """Take every cell's maximum."""
         top = rows.new_zeros(cells, rows.shape[1])
         if len(rows):
             top.scatter_reduce_(0, cell.unsqueeze(1).expand_as(rows), rows, "amax", include_self=False)
@@ -134,6 +135,7 @@ class _CellMax(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        """Share a cell's gradient out among the rows that hold its maximum."""
         rows, cell, top = ctx.saved_tensors
         holds = (rows == top.index_select(0, cell)).to(grad.dtype)
         holders = torch.zeros_like(grad).index_add_(0, cell, holds).clamp_(min=1)
