@@ -122,8 +122,14 @@ class TransformersDetector(Detector):
     """D-FINE or RT-DETRv2."""
 
     def __init__(self, model: nn.Module, design: Design, mean: Sequence[float], std: Sequence[float]) -> None:
+        from transformers import RTDetrImageProcessor
+
         super().__init__(model, design)
         self.mean, self.std = tuple(mean), tuple(std)
+        height, width = design.size
+        self.processor = RTDetrImageProcessor(
+            size={"height": height, "width": width}, do_normalize=True, image_mean=self.mean, image_std=self.std
+        )
 
     @property
     def encoder(self) -> PyramidEncoder | None:
@@ -149,25 +155,18 @@ class TransformersDetector(Detector):
 
     def detect(self, images: Tensor) -> list[dict[str, Tensor]]:
         """Return the boxes of every image: all queries, by falling score."""
-        from transformers import RTDetrImageProcessor
-
         outputs = self.model(pixel_values=self._normalised(images))
         sizes = [tuple(images.shape[-2:])] * len(images)
         outputs.logits, outputs.pred_boxes = outputs.logits.float(), outputs.pred_boxes.float()
-        found: list[dict[str, Tensor]] = RTDetrImageProcessor().post_process_object_detection(
+        found: list[dict[str, Tensor]] = self.processor.post_process_object_detection(
             outputs, threshold=-1.0, target_sizes=sizes
         )
         return found
 
     def write(self, folder: Path) -> None:
         """Write ``config.json`` and ``model.safetensors`` by ``save_pretrained``, and the image processor."""
-        from transformers import RTDetrImageProcessor
-
         self.model.save_pretrained(folder)  # type: ignore[operator]
-        height, width = self.design.size
-        RTDetrImageProcessor(
-            size={"height": height, "width": width}, do_normalize=True, image_mean=self.mean, image_std=self.std
-        ).save_pretrained(folder)
+        self.processor.save_pretrained(folder)
 
     def _normalised(self, images: Tensor) -> Tensor:
         return (images - images.new_tensor(self.mean)[:, None, None]) / images.new_tensor(self.std)[:, None, None]

@@ -27,7 +27,8 @@ from dinoneck.training.randomness import seed_step
 from dinoneck.training.run_state import load_state, save_state
 from examples.detection.baseline_groups import convolutional_groups
 from examples.detection.detectors import Detector, TransformersDetector
-from examples.detection.testing import test
+from examples.detection.evaluation import evaluate
+from examples.detection.testing import predict
 
 LOG, STATE, BEST = "log.jsonl", "last.safetensors", "best"
 DTYPES = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -101,7 +102,7 @@ class Run:
             self.untrained = self._tested(self.detector)
         while self.epoch < self.options.epochs:
             begin = time.monotonic()
-            row = {"epoch": self.epoch, "stage": self._stage(), **self._one_epoch()}
+            row = {"epoch": self.epoch, "stage": self.schedule.stage(self.epoch), **self._one_epoch()}
             self.minutes += (time.monotonic() - begin) / 60
             last = self.epoch + 1 == self.options.epochs
             if last or (self.epoch + 1) % self.options.eval_every == 0:
@@ -113,9 +114,6 @@ class Run:
                 told = (f"{key} {_short(value)}" for key, value in row.items() if key != "per_class")
                 _logger.info("%s", ", ".join(told))
         return max((row for row in self.history if "AP" in row), key=lambda row: row["AP"])
-
-    def _stage(self) -> str:
-        return "none" if self.detector.backbone is None else self.schedule.stage(self.epoch)
 
     def _one_epoch(self) -> dict[str, float]:
         """Train for one epoch; return the means of the loss components and the learning rate of the detector."""
@@ -203,7 +201,7 @@ class Run:
 
     def _tested(self, detector: Detector) -> dict[str, Any]:
         reading = {"batch": self.options.batch, "workers": self.options.workers}
-        return test(detector, self.val, self.processes, self.device, **reading)
+        return evaluate(predict(detector, self.val, self.processes, self.device, **reading), self.val)
 
     def _averaged(self) -> Detector:
         return self.detector if self.ema is None else self.ema.module  # type: ignore[return-value]
@@ -247,9 +245,10 @@ class Run:
         if not path.exists():
             raise ConfigError(f"{self.options.out} holds no run to go on with; leave --resume out")
         state = load_state(path)
-        differ = [key for key, value in self._told().items() if state["told"].get(key) != value]
+        before, now = state["told"], self._told()
+        differ = [key for key, value in now.items() if before.get(key) != value]
         if differ:
-            told = ", ".join(f"{key} {state['told'].get(key)} and now {self._told()[key]}" for key in differ)
+            told = ", ".join(f"{key} {before.get(key)} and now {now[key]}" for key in differ)
             raise ConfigError(f"{path} is of a run with other options: {told}; pass the same, or another --out")
         self.epoch, self.best, self.history = state["epoch"], state["best"], json.loads(state["history"])
         self.minutes = state["minutes"]

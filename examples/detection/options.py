@@ -255,5 +255,5 @@ def check(options: argparse.Namespace) -> None:
         if getattr(options, name) != unasked:
             what = options.backbone if convolutional else options.detector
             raise ConfigError(f"--{name.replace('_', '-')} does nothing for {what}: leave it out")
-    if options.freeze is None:
+    if options.freeze is None and not convolutional:
         options.freeze = plan(PLAN)

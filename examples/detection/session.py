@@ -17,10 +17,11 @@ from dinoneck.errors import ConfigError
 from dinoneck.training.processes import Processes, joined
 from dinoneck.version import versions
 from examples.detection.detectors import Detector, build, load
+from examples.detection.evaluation import evaluate
 from examples.detection.loop import BEST, LOG, Run
 from examples.detection.options import design_of
 from examples.detection.pictures import draw_curves, draw_detections
-from examples.detection.testing import predict, test
+from examples.detection.testing import predict
 
 PICTURES = 4
 _logger = logging.getLogger("examples.detection")
@@ -58,7 +59,7 @@ def _test_only(options: argparse.Namespace, processes: Processes, device: torch.
     detector = load(options.weights or options.out / BEST).to(device)
     options.size = detector.design.size
     val = _photos(options, options.val, train=False, classes=detector.design.classes)
-    found = test(detector, val, processes, device, batch=options.batch, workers=options.workers)
+    found = evaluate(predict(detector, val, processes, device, batch=options.batch, workers=options.workers), val)
     if processes.writes:
         print(json.dumps(found, indent=2))
         _pictures(detector, val, options, device)

@@ -1,8 +1,6 @@
-"""A detector's average precision on held-out photos."""
+"""What a detector finds in photos."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,7 +10,7 @@ from tqdm import tqdm
 from dinoneck.data import BoxPhotos, collate_boxes, to_original
 from dinoneck.training.processes import Processes
 from examples.detection.detectors import Detector
-from examples.detection.evaluation import evaluate, gather_predictions
+from examples.detection.evaluation import gather_predictions
 
 MOST_BOXES = 100
 
@@ -50,16 +48,3 @@ def predict(
                 "boxes": to_original(kept["boxes"].float(), images.shape[-2:], target["size"]),
             }
     return gather_predictions(found) if processes.count > 1 else found
-
-
-def test(
-    detector: Detector,
-    photos: BoxPhotos,
-    processes: Processes,
-    device: torch.device,
-    *,
-    batch: int = 1,
-    workers: int = 0,
-) -> dict[str, Any]:
-    """Return AP, AP50, AP75, AR100 and those of every class."""
-    return evaluate(predict(detector, photos, processes, device, batch=batch, workers=workers), photos)

@@ -17,6 +17,7 @@ from dinoneck.backbones.keys import to_timm
 from dinoneck.backbones.known import TINY, names_of
 from dinoneck.backbones.seeded import SCHEME, fill_seeded
 from dinoneck.errors import BackboneError, ConfigError, did_you_mean
+from dinoneck.weight_files import read_state
 
 Source = Literal["timm", "transformers", "official"]
 
@@ -206,7 +207,7 @@ def _by_way_of_timm(
     name: str, checkpoint: str | os.PathLike[str] | None, seed: int | None, pos_embed: PosEmbed
 ) -> tuple[Adapter, dict[str, Any]]:
     """The transformers model of a timm name: random and official weights come over, its own names go straight in."""
-    state = None if checkpoint is None else weights.read_state(checkpoint)
+    state = None if checkpoint is None else read_state(checkpoint)
     straight = state is not None and transformers.has_own_names(state)
     donor, origin = _empty(name, pos_embed), {"kind": "file"}
     if seed is not None:

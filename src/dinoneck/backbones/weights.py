@@ -16,9 +16,7 @@ from dinoneck.backbones.keys import to_timm
 from dinoneck.backbones.lora import base_name
 from dinoneck.errors import BackboneError, some_of
 from dinoneck.tensor_bytes import bytes_of
-from dinoneck.weight_files import first_line
-from dinoneck.weight_files import read_state as read_state
-from dinoneck.weight_files import read_tensor as read_tensor
+from dinoneck.weight_files import first_line, read_state
 
 logger = logging.getLogger(__name__)
 

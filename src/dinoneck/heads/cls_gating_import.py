@@ -8,11 +8,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from dinoneck.backbones.weights import read_state
 from dinoneck.data.auxiliary import STATES
 from dinoneck.errors import BackboneError, CheckpointError, some_of
 from dinoneck.heads.cls_gating import CLSGatingHead
 from dinoneck.tasks import Task
+from dinoneck.weight_files import read_state
 
 _PLACES = {
     "gate_mlp.0": "gating.hidden",

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from dinoneck import registry
 from dinoneck.configured import at_least
-from dinoneck.errors import ConfigError, RegistryError
+from dinoneck.errors import ConfigError
 from dinoneck.heads.head import Head
 from dinoneck.heads.readouts import Light, Tower, read_map, task_map
 from dinoneck.layers.conv_block import reset
-from dinoneck.necks.neck import Neck
+from dinoneck.necks.neck import Neck, neck_named
 from dinoneck.tasks import Kind, Task, check_tasks
 from dinoneck.tokens import Tokens
 
@@ -167,12 +167,7 @@ class PyramidHead(Head):
 def _build(neck: dict[str, Any], embed_dim: int, factory: dict[str, Any]) -> Neck:
     config = dict(neck)
     name = config.pop("type", None)
-    try:
-        cls = registry.resolve(name)
-    except RegistryError as error:
-        raise ConfigError(f"neck is {neck!r}: {error}") from None
-    if not issubclass(cls, Neck):
-        raise ConfigError(f"neck is {name!r}, which is {cls.__name__} and no neck")
+    cls = neck_named(name, told=neck)
     if config.setdefault("embed_dim", embed_dim) != embed_dim:
         raise ConfigError(f"the neck's embed_dim is {config['embed_dim']}, the head's {embed_dim}; leave it out")
     built = cls.from_config(config, **factory)

@@ -10,12 +10,11 @@ from typing import Any
 
 import torch
 
-from dinoneck import registry
 from dinoneck.backbones.load import Source, load_backbone
 from dinoneck.configured import fields_of
-from dinoneck.errors import ConfigError, RegistryError
+from dinoneck.errors import ConfigError
 from dinoneck.interop.encoder import PyramidEncoder
-from dinoneck.necks.neck import Neck
+from dinoneck.necks.neck import Neck, neck_named
 
 _ANY_WIDTH = 768
 
@@ -82,12 +81,7 @@ class EncoderByName:
         return self._neck(_ANY_WIDTH, 16, device=torch.device("meta"))
 
     def _neck(self, embed_dim: int, patch_size: Any, device: Any = None) -> Neck:
-        try:
-            cls = registry.resolve(self.neck)
-        except RegistryError as error:
-            raise ConfigError(f"neck is {self.neck!r}: {error}") from None
-        if not issubclass(cls, Neck):
-            raise ConfigError(f"neck is {self.neck!r}, which is {cls.__name__} and no neck")
+        cls = neck_named(self.neck)
         filled = {"embed_dim": embed_dim, "num_layers": self._count, "patch_size": patch_size}
         known = fields_of(cls)
         arguments = {key: value for key, value in filled.items() if key in known} | dict(self.neck_config)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 from torch import Tensor, nn
 
+from dinoneck import registry
 from dinoneck.configured import Configured
+from dinoneck.errors import ConfigError, RegistryError
 from dinoneck.layers.intake import sequences
 from dinoneck.tokens import FeaturePyramid, Tokens
 
@@ -42,3 +45,22 @@ class Neck(Configured, nn.Module, ABC):
         """The whole sequences (B, P + N, C) it reads, checked against what it was built for."""
         found = sequences(tokens, self, self.embed_dim, num_layers=self.num_layers, patch_size=self.patch_size)
         return found if self.num_layers is not None else found[-1:]
+
+
+def neck_named(name: Any, told: Any = None) -> type[Neck]:
+    """Return the neck registered under a name.
+
+    Args:
+        name: as in :mod:`dinoneck.registry`.
+        told: what the message quotes where nothing is registered; None = the name.
+
+    Raises:
+        ConfigError: if nothing is, or no neck.
+    """
+    try:
+        cls = registry.resolve(name)
+    except RegistryError as error:
+        raise ConfigError(f"neck is {(name if told is None else told)!r}: {error}") from None
+    if not issubclass(cls, Neck):
+        raise ConfigError(f"neck is {name!r}, which is {cls.__name__} and no neck")
+    return cls

@@ -19,7 +19,6 @@ import torch
 from tqdm import tqdm
 
 from dinoneck.atomic import write_whole
-from dinoneck.backbones.weights import read_tensor
 from dinoneck.data.patterns import Pattern, Patterns
 from dinoneck.data.photos import Preprocessing
 from dinoneck.errors import DataError, DinoneckError, StoreError
@@ -31,6 +30,7 @@ from dinoneck.store.files import told_write
 from dinoneck.store.reading import Reader
 from dinoneck.store.writer import Writer
 from dinoneck.tokens import Tokens
+from dinoneck.weight_files import read_tensor
 
 T = TypeVar("T")
 UNKNOWN = "unknown"

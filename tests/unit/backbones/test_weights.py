@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from dinoneck import Backbone, BackboneError, load_backbone
-from dinoneck.backbones.weights import read_state
+from dinoneck.weight_files import read_state
 
 State = dict[str, torch.Tensor]
 
