@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from benchmarks.timing import machine, markdown, ratios, turns
 from dinoneck.points import Links, SparsePyramid, VoxelGrid, lift
-from dinoneck.points.keys import distinct, encode
+from dinoneck.points.keys import distinct
 
 RESULTS = Path(__file__).with_name("results")
 IMAGE, GRID, VOXEL_M, PROJECTED = (480, 640), (30, 40), 0.02, 96
@@ -174,7 +174,7 @@ def families(options: argparse.Namespace) -> dict[str, dict[str, Callable[[], An
         "lift": lifting(maps, links, grid),
         "keys": {
             "unique(dim=0) of batch and coordinates": lambda: torch.unique(coords, dim=0, return_inverse=True),
-            "distinct keys": lambda: distinct(encode(coords[:, 1:], batch)),
+            "distinct keys": lambda: distinct(coords[:, 1:], batch),
             "VoxelGrid.from_coords, everything": lambda: VoxelGrid.from_coords(coords[:, 1:], batch),
             "VoxelGrid.from_points, everything": lambda: VoxelGrid.from_points(points, VOXEL_M, 0.0, batch),
         },

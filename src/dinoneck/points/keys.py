@@ -36,23 +36,86 @@ def encode(coords: Tensor, batch: Tensor | None = None) -> Tensor:
         ShapeError: for other shapes, or for coordinates that are no integers.
         DataError: for a coordinate outside -131072 ... 131071 or a batch index outside 0 ... 511.
     """
+    axes, _ = _checked(coords, batch)
+    return _encoded(axes, batch)
+
+
+def distinct(coords: Tensor, batch: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Return the distinct keys (M,) of coordinates, rising, and the row of each coordinate (N,).
+
+    Sorting beats hashing here, and half the bits sort twice as fast: where all coordinates are near the origin, the
+    bits between an axis' sign and its low ones say nothing, and are left out.
+
+    Raises:
+        ShapeError, DataError: as :func:`encode`.
+    """
+    axes, (low, samples) = _checked(coords, batch)
+    if 3 * (low + 1) + samples.bit_length() > 31:
+        return _distinct(_encoded(axes, batch))
+    spread = _spread(torch.arange(2 << low, device=axes.device)).to(torch.int32)
+    short = _interleaved(spread, axes.add_(1 << low))
+    if batch is not None:
+        short |= batch.to(torch.int32) << 3 * (low + 1)
+    found, rows = _distinct(short)
+    return _lengthened(found, low, samples), rows
+
+
+def _lengthened(short: Tensor, low: int, samples: int) -> Tensor:
+    """Put the bits between the signs and the ``low`` lowest ones of each axis back."""
+    octant = torch.arange(8, device=short.device)
+    signs = torch.stack((octant >> 2, octant >> 1, octant)).bitwise_and_(1)
+    corners = _encoded(((signs - 1) << low).to(torch.int32), None)  # the lowest cells, at -2^low or 0
+    first = torch.arange(samples + 1, device=short.device)[:, None] << 3 * AXIS_BITS
+    cells: Tensor = (first | corners).flatten().index_select(0, short >> 3 * low)
+    return cells.bitwise_or_(short & (1 << 3 * low) - 1)
+
+
+def _distinct(keys: Tensor) -> tuple[Tensor, Tensor]:
+    ordered, order = torch.sort(keys)
+    found, rows = torch.unique_consecutive(ordered, return_inverse=True)
+    return found, torch.empty_like(order).scatter_(0, order, rows)
+
+
+def _checked(coords: Tensor, batch: Tensor | None) -> tuple[Tensor, tuple[int, int]]:
+    """Return coordinates int32 (3, N), the bits that they need beside a sign, and the last sample."""
     check_integers("coords", coords, 3)
-    bits = coords.T.to(torch.int64, copy=True, memory_format=torch.contiguous_format).add_(REACH)
-    if _outside(bits, 2 * REACH):
+    axes = torch.stack(coords.unbind(1))
+    lowest, highest = _range(axes)
+    if lowest < -REACH or highest >= REACH:
         _refuse("coords", coords, -REACH, REACH, "take larger voxels, or an origin nearer to the points")
-    shifted = torch.empty_like(bits)  # one for all steps: fresh memory costs as much as the arithmetic
-    for shift, mask in _SPREAD:
-        torch.bitwise_left_shift(bits, shift, out=shifted)
-        bits.bitwise_or_(shifted).bitwise_and_(mask)
-    keys = bits[0].bitwise_left_shift_(2).bitwise_or_(bits[1].bitwise_left_shift_(1)).bitwise_or_(bits[2])
+    needed = max(highest, ~lowest).bit_length()
     if batch is None:
-        return keys
+        return axes.to(torch.int32), (needed, 0)
     check_integers("batch", batch, None)
     if batch.shape[0] != coords.shape[0]:
         raise ShapeError(f"batch has {batch.shape[0]} entries for {coords.shape[0]} coords; expected one each")
-    if _outside(batch, BATCHES):
+    first, last = _range(batch)
+    if first < 0 or last >= BATCHES:
         _refuse("batch", batch, 0, BATCHES, "split the batch")
-    return keys.bitwise_or_(batch.to(torch.int64) << 3 * AXIS_BITS)
+    return axes.to(torch.int32), (needed, last)
+
+
+def _encoded(axes: Tensor, batch: Tensor | None) -> Tensor:
+    """Return the keys of int32 (3, N), which move half the bytes."""
+    half = AXIS_BITS // 2
+    bits = axes + REACH
+    spread = _spread(torch.arange(1 << half, device=bits.device)).to(torch.int32)
+    upper, lower = (_interleaved(spread, part) for part in (bits >> half, bits.bitwise_and_((1 << half) - 1)))
+    keys = upper.to(torch.int64).bitwise_left_shift_(3 * half).bitwise_or_(lower)
+    return keys if batch is None else keys.bitwise_or_(batch.to(torch.int64) << 3 * AXIS_BITS)
+
+
+def _spread(bits: Tensor) -> Tensor:
+    """Move the bits of small numbers three apart; the numbers are written over."""
+    for shift, mask in _SPREAD:
+        bits.bitwise_or_(bits << shift).bitwise_and_(mask)
+    return bits
+
+
+def _interleaved(spread: Tensor, numbers: Tensor) -> Tensor:
+    """Return one number (N,) of three small ones (3, N), bit by bit."""
+    x, y, z = spread.index_select(0, numbers.flatten()).view_as(numbers).unbind(0)
+    return x.bitwise_left_shift_(2).bitwise_or_(y.bitwise_left_shift_(1)).bitwise_or_(z)
 
 
 def decode(keys: Tensor) -> tuple[Tensor, Tensor]:
@@ -63,13 +126,6 @@ def decode(keys: Tensor) -> tuple[Tensor, Tensor]:
     for (shift, _), mask in zip(reversed(_SPREAD), masks, strict=True):
         bits.bitwise_or_(bits >> shift).bitwise_and_(mask)
     return bits.sub_(REACH).T.contiguous(), keys >> 3 * AXIS_BITS
-
-
-def distinct(keys: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the distinct keys (M,), rising, and the row of each of the keys given (N,); sorting beats hashing here."""
-    ordered, order = torch.sort(keys)
-    found, rows = torch.unique_consecutive(ordered, return_inverse=True)
-    return found, torch.empty_like(order).scatter_(0, order, rows)
 
 
 def at_stride(keys: Tensor, stride: int) -> Tensor:
@@ -92,12 +148,12 @@ def check_integers(name: str, values: Tensor, columns: int | None) -> None:
         raise ShapeError(f"{name} are {values.dtype} of shape {tuple(values.shape)}; expected integers {wanted}")
 
 
-def _outside(values: Tensor, end: int) -> bool:
-    """Whether any is not in 0 ... end - 1."""
+def _range(values: Tensor) -> tuple[int, int]:
+    """Return the smallest and the largest; 0 and 0 of nothing."""
     if not values.numel():
-        return False
+        return 0, 0
     smallest, largest = torch.aminmax(values)
-    return int(smallest) < 0 or int(largest) >= end
+    return int(smallest), int(largest)
 
 
 def _refuse(name: str, values: Tensor, low: int, end: int, remedy: str) -> NoReturn:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dinoneck.errors import ConfigError, DataError, ShapeError
-from dinoneck.points.keys import check_integers, decode, distinct, encode
+from dinoneck.points.keys import check_integers, decode, distinct
 
 _FAR = 2.0**53  # beyond any key, within int64
 
@@ -95,7 +95,7 @@ class VoxelGrid:
             DataError: for a coordinate or a sample out of range.
         """
         check_integers("coords", coords, 3)
-        keys, inverse = distinct(encode(coords, batch))
+        keys, inverse = distinct(coords, batch)
         return cls(keys, *decode(keys), inverse)
 
     def __len__(self) -> int:

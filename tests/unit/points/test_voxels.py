@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dinoneck.errors import ConfigError, DataError, DinoneckError, ShapeError
 from dinoneck.points import SparseFeatures, VoxelGrid
-from dinoneck.points.keys import AXIS_BITS, BATCHES, REACH, at_stride, decode, encode
+from dinoneck.points.keys import AXIS_BITS, BATCHES, REACH, at_stride, decode, distinct, encode
 
 EXTREMES = [
     (x, y, z) for x in (-REACH, -1, 0, REACH - 1) for y in (-REACH, 0, REACH - 1) for z in (-REACH, -1, REACH - 1)
@@ -52,6 +52,24 @@ def test_any_integers_and_layouts_do_and_are_left_alone(dtype: torch.dtype) -> N
     assert torch.equal(coords, before)
     wide = torch.cat((coords, coords), dim=1)
     assert torch.equal(encode(wide[:, :3]), expected)
+
+
+@pytest.mark.parametrize("samples", [None, 1, 2, 3, 8, 9, BATCHES])
+@pytest.mark.parametrize(
+    ("lowest", "highest"),
+    [(0, 0), (-1, 0), (-1, 1), (0, 1), (-7, 8), (-256, 255), (-257, 3), (3, 256), (-512, 511), (-513, 5), (0, 512),
+     (700, 720), (-REACH, REACH - 1)],
+)  # fmt: skip
+def test_distinct_keys_are_those_of_all_coordinates(lowest: int, highest: int, samples: int | None) -> None:
+    draw = torch.Generator().manual_seed(highest)
+    coords = torch.randint(lowest, highest + 1, (200, 3), generator=draw)
+    coords = torch.cat((coords, coords[:50], torch.tensor([[lowest] * 3, [highest] * 3, [lowest, highest, lowest]])))
+    batch = None if samples is None else torch.randint(samples, (len(coords),), generator=draw)
+    if batch is not None and samples is not None:
+        batch[0] = samples - 1
+    keys, rows = torch.unique(encode(coords, batch), return_inverse=True)
+    found, inverse = distinct(coords, batch)
+    assert torch.equal(found, keys) and torch.equal(inverse, rows)
 
 
 def test_cells_of_any_stride_round_down_and_keep_the_order() -> None:
