@@ -194,15 +194,8 @@ class PointProjector:
         """
         check_cloud(points, cameras, depth, batch)
         links = self.link(points, cameras, depth, batch)
-        if depth is not None and links.counts is not None:
-            known, agree = links.counts[:, 3:].sum(0).tolist()
-            if known and agree < _SUSPICIOUS_SHARE * known:
-                check_units(points, cameras, depth, batch)
-                if known >= _SUSPICIOUS_PAIRS:
-                    logger.warning(
-                        "%d of %d projected points agree with the depth at their pixels: dinoneck.points.check_cameras "
-                        "tells whether the poses are read the right way", agree, known
-                    )  # fmt: skip
+        if links.counts is not None and len(points) and len(cameras):
+            _look_at(links.counts.sum(0).tolist(), points, cameras, depth, batch)
         return links
 
     def link(self, points: Tensor, cameras: Cameras, depth: Tensor | None, batch: Tensor | None) -> Links:
@@ -303,6 +296,23 @@ def check_cloud(points: Tensor, cameras: Cameras, depth: Tensor | None, batch: T
             f"{int((~finite).sum())} of {len(points)} points are not finite; drop them: "
             "points[points.isfinite().all(1)]"
         )
+
+
+def _look_at(counts: list[int], points: Tensor, cameras: Cameras, depth: Tensor | None, batch: Tensor | None) -> None:
+    """Refuse units that do not fit; log what is likely a mistake but may be so."""
+    offered, _, in_bounds, *measured = counts
+    known, agree = measured if measured else (0, 0)
+    if depth is not None and (agree < _SUSPICIOUS_SHARE * known or not in_bounds):
+        check_units(points, cameras, depth, batch)
+    if not in_bounds and offered >= _SUSPICIOUS_PAIRS:
+        logger.warning("none of %d points lies in any image: look at units (metres), poses and K", len(points))
+    elif measured and not known and in_bounds >= _SUSPICIOUS_PAIRS:
+        logger.warning("depth is unknown at all %d projected points, so no view sees any", in_bounds)
+    elif agree < _SUSPICIOUS_SHARE * known and known >= _SUSPICIOUS_PAIRS:
+        logger.warning(
+            "%d of %d projected points agree with the depth at their pixels: dinoneck.points.check_cameras tells "
+            "whether the poses are read the right way", agree, known
+        )  # fmt: skip
 
 
 def check_units(points: Tensor, cameras: Cameras, depth: Tensor, batch: Tensor | None = None) -> None:

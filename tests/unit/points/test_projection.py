@@ -276,6 +276,24 @@ def test_poses_that_fit_no_depth_are_logged(
     assert "check_cameras" in caplog.text
 
 
+def test_nothing_in_any_image_and_no_depth_at_all_are_logged(
+    scene: tuple[Tensor, Cameras, Tensor], caplog: pytest.LogCaptureFixture
+) -> None:
+    points, cameras, depth = scene
+    far = points + torch.tensor([0.0, 0.0, 80.0], dtype=points.dtype)
+    assert not len(PointProjector()(far, cameras, depth)) and not len(PointProjector()(points, cameras, depth * 0))
+    assert [record.getMessage().split(":")[0] for record in caplog.records] == [
+        f"none of {len(points)} points lies in any image",
+        f"depth is unknown at all {len(PointProjector()(points, cameras))} projected points, so no view sees any",
+    ]
+
+
+def test_points_in_millimetres_far_beside_all_images_are_named(scene: tuple[Tensor, Cameras, Tensor]) -> None:
+    points, cameras, depth = scene
+    with pytest.raises(DataError, match="the points' or the poses' positions look in millimetres"):
+        PointProjector()(points * 1000, cameras, depth)
+
+
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [

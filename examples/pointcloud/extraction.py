@@ -1,0 +1,120 @@
+"""Verb ``extract``: the frames of a tree through the backbone, once, into a :class:`dinoneck.FeatureStore`.
+
+Per frame the last layer's tokens after the final norm, fp16. Photos are resized whole and keep their aspect: 480x640
+stays so at patch 16 and becomes 504x672 at patch 14. :func:`examples.pointcloud.store_cameras.store_cameras` gives
+the cameras of what the ViT saw. A ViT-L/14 has 1024 channels (the design source plans with 768, which is a ViT-B).
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from dinoneck import FeatureStore
+from dinoneck.cli import backbone_options, numbers
+from dinoneck.cli.extract import share
+from dinoneck.data.photos import read_picture
+from dinoneck.errors import ConfigError, DataError
+from dinoneck.grid import PatchSize, TokenGrid
+from examples.pointcloud.features import input_size
+from examples.pointcloud.frame_tree import SV_EVERY, Frame, frames_of, photos_folder, read_scenes
+from examples.pointcloud.store_cameras import Size, pixels, same_aspect
+
+HELP = "run a backbone over every k-th frame of a 2D/<scene>/color/<number>.jpg tree, into a feature store"
+
+_ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's arguments."""
+    parser.add_argument("root", type=Path, help="folder that holds 2D/, or 2D itself")
+    parser.add_argument("--out", type=Path, required=True, metavar="STORE", help="folder of the store")
+    parser.add_argument(
+        "--every", type=numbers.count, default=SV_EVERY, metavar="K", help="frames whose number K divides; MV takes 40"
+    )
+    parser.add_argument("--scenes", type=Path, metavar="FILE", help="names of the scenes to take, one per line")
+    backbone_options.add_backbone(parser)
+    parser.add_argument("--size", type=_size, default="auto", metavar="auto|HxW", help="auto keeps the photos' aspect")
+    parser.add_argument("--stretch", action="store_true", help="take a size of another aspect too; cameras follow")
+    parser.add_argument("--device", help="such as cuda; default: the CPU")
+    parser.add_argument("--shard", type=share, metavar="I/N", help="do part I of N, counted from 0")
+    parser.add_argument("--batch-size", type=numbers.count, metavar="N", help="frames per backbone pass; default: one")
+    parser.add_argument("--workers", type=numbers.count, default=2, metavar="N", help="threads that decode")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Extract what the store lacks, and say what was done."""
+    scenes = None if options.scenes is None else read_scenes(options.scenes)
+    frames = frames_of(options.root, options.every, scenes)
+    backbone = backbone_options.load(options)
+    wanted = None if options.size == "auto" else options.size
+    size = common_size(frames, backbone.patch_size, wanted, stretch=options.stretch)
+    if options.device:
+        backbone = backbone.to(options.device)
+    store = FeatureStore.create(options.out, backbone=backbone, image_size=size, dtype="fp16", fit="stretch")
+    done = store.extract(
+        [frame.path for frame in frames],
+        photos_folder(options.root),
+        options.shard,
+        batch_size=options.batch_size,
+        workers=options.workers,
+    )
+    rows, cols = TokenGrid(backbone.patch_size).size(size)
+    print(f"{len(frames)} frames of {len({frame.scene for frame in frames})} scenes: {len(done.written)} extracted, "
+          f"{done.present} were there; {backbone.embed_dim} channels on {rows}x{cols} patches, {size[0]}x{size[1]} px, "
+          f"{store}")  # fmt: skip
+    return 0
+
+
+def common_size(frames: Sequence[Frame], patch: PatchSize, size: Size | None = None, *, stretch: bool = False) -> Size:
+    """Return the (height, width) that all frames come to in front of the ViT.
+
+    Args:
+        frames: their sizes are read from the files' headers.
+        patch: the backbone's, in pixels.
+        size: that is wanted; None = :func:`examples.pointcloud.features.input_size` of the first frame.
+        stretch: take sizes and photos of other aspects too; each axis is scaled by itself.
+
+    Raises:
+        ConfigError: if the size has another aspect than the photos; one that is near is named.
+        DataError: if a photo cannot be read, or its aspect is another than the first one's.
+    """
+    first = photo_size(frames[0].path)
+    near = input_size(first, patch)
+    size = near if size is None else size
+    for frame in () if stretch else frames:
+        own = photo_size(frame.path)
+        if own != first and not same_aspect(own, first):
+            raise DataError(
+                f"{frame.path} is {pixels(own)}, {frames[0].path} {pixels(first)}: one size cannot keep both aspects. "
+                "Extract such scenes by themselves (--scenes), or --stretch them"
+            )
+        if not same_aspect(size, own):
+            off = abs(near[0] * first[1] / (near[1] * first[0]) - 1)
+            raise ConfigError(
+                f"{pixels(size)} has another aspect than {frame.path} ({pixels(own)}); the nearest in whole patches is "
+                f"--size {pixels(near)} (aspect {off:.1%} off). --stretch takes either: each axis is scaled by itself, "
+                "and cameras follow"
+            )
+    return size
+
+
+def photo_size(path: Path) -> Size:
+    """Return (height, width) of a photo as it is decoded, that is upright, from its header.
+
+    Raises:
+        DataError: if it cannot be read.
+    """
+
+    def upright(image: Image.Image, _: str) -> Size:
+        turned = image.getexif().get(_ORIENTATION) in _TURNED
+        return (image.width, image.height) if turned else (image.height, image.width)
+
+    return read_picture(path, upright)
+
+
+def _size(text: str) -> Size | str:
+    return text if text == "auto" else backbone_options.size(text)

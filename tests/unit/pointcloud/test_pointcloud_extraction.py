@@ -1,0 +1,222 @@
+"""Verbs extract and layout: the aspect is kept, cameras follow, a tree of tensors holds the same values."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from examples.pointcloud import extraction, layout
+from examples.pointcloud.extraction import common_size, photo_size
+from examples.pointcloud.frame_tree import frames_of
+from examples.pointcloud.store_cameras import store_cameras
+from PIL import Image
+from tests.unit.pointcloud.frame_samples import run_verb, write_frames
+
+from dinoneck import ConfigError, DataError, FeatureStore, GridError, StoreError, load_backbone
+from dinoneck.points import Cameras
+
+IDS = ("s0/color/0", "s0/color/1000", "s0/color/200", "s1/color/0")
+TINY = ("--backbone", "dinoneck_tiny")
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_frames(tmp_path_factory.mktemp("tree"), {"s0": [0, 20, 200, 1000], "s1": [0, 20]})
+
+
+@pytest.fixture(scope="module")
+def store(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> FeatureStore:
+    out = tmp_path_factory.mktemp("stores") / "store"
+    assert run_verb(extraction, tree, "--out", out, *TINY) == 0
+    return FeatureStore.open(out)
+
+
+def cameras(size: tuple[int, int]) -> Cameras:
+    height, width = size
+    K = torch.tensor([[[0.9 * width, 0, width / 2 - 0.5], [0, 0.9 * width, height / 2 - 0.5], [0, 0, 1]]])
+    return Cameras(K, torch.eye(4)[None], size)
+
+
+@pytest.mark.parametrize(
+    ("photo", "patch", "size"),
+    [((480, 640), 16, (480, 640)), ((480, 640), 14, (504, 672)), ((640, 480), 14, (672, 504)),
+     ((48, 64), (16, 8), (48, 64)), ((512, 512), 16, (512, 512))],
+)  # fmt: skip
+def test_auto_keeps_the_aspect_exactly(
+    tmp_path: Path, photo: tuple[int, int], patch: int | tuple[int, int], size: tuple[int, int]
+) -> None:
+    assert common_size(frames_of(write_frames(tmp_path, {"s": [0]}, photo)), patch) == size
+    assert photo[0] * size[1] == photo[1] * size[0]
+
+
+def test_where_no_size_keeps_the_aspect_a_near_one_is_named(tmp_path: Path) -> None:
+    frames = frames_of(write_frames(tmp_path, {"s": [0]}, (968, 1296)))
+    with pytest.raises(ConfigError, match=r"nearest in whole patches is --size 976x1312 \(aspect 0.4% off\)"):
+        common_size(frames, 16)
+    assert common_size(frames, 16, stretch=True) == (976, 1312)
+    assert common_size(frames, 16, (480, 640), stretch=True) == (480, 640)
+
+
+def test_frames_keep_their_numbers_and_the_tokens_are_the_backbones(store: FeatureStore, tree: Path) -> None:
+    assert store.ids == IDS
+    assert store.dtype == "fp16"
+    backbone = load_backbone("dinoneck_tiny")
+    photo = tree / "2D/s0/color/1000.png"
+    with torch.no_grad():
+        expected = backbone(backbone.preprocess(photo)).maps()[0]
+    assert backbone.layers == (backbone.depth - 1,)
+    assert backbone.record()["norm"] is True
+    torch.testing.assert_close(store["s0/color/1000"].maps()[0], expected, atol=4e-3, rtol=1e-3)
+    assert expected.shape[2:] == (3, 4)
+
+
+def test_a_stopped_extraction_goes_on_and_parts_make_the_whole(
+    store: FeatureStore, tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = (tree / "2D", "--out", tmp_path / "store", *TINY)
+    assert run_verb(extraction, *common, "--shard", "1/2") == 0
+    assert "2 extracted, 0 were there" in capsys.readouterr().out
+    assert run_verb(extraction, *common) == 0
+    told = capsys.readouterr().out
+    assert "4 frames of 2 scenes: 2 extracted, 2 were there; 64 channels on 3x4 patches, 48x64 px" in told
+    again = FeatureStore.open(tmp_path / "store")
+    assert again.ids == IDS
+    assert torch.equal(again.batch(IDS).sequence[0], store.batch(IDS).sequence[0])
+
+
+def test_every_scenes_and_batches_are_options(store: FeatureStore, tree: Path, tmp_path: Path) -> None:
+    (tmp_path / "train.txt").write_text("s1\n")
+    out = tmp_path / "store"
+    more = ("--every", 20, "--scenes", tmp_path / "train.txt", "--batch-size", 2, "--device", "cpu")
+    assert run_verb(extraction, tree, "--out", out, *TINY, *more) == 0
+    found = FeatureStore.open(out)
+    assert found.ids == ("s1/color/0", "s1/color/20")
+    torch.testing.assert_close(found["s1/color/0"].sequence[0], store["s1/color/0"].sequence[0], atol=4e-3, rtol=1e-3)
+
+
+def test_another_aspect_is_asked_for(tree: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        ConfigError,
+        match=r"64x64 has another aspect than .*0.png \(48x64\); the nearest in whole patches is --size 48x64",
+    ):
+        run_verb(extraction, tree, "--out", tmp_path / "s", *TINY, "--size", "64x64")
+    with pytest.raises(GridError, match="multiples of the patch"):
+        run_verb(extraction, tree, "--out", tmp_path / "s", *TINY, "--size", "60x80")
+    assert not (tmp_path / "s").exists()
+    out = tmp_path / "s"
+    assert run_verb(extraction, tree, "--out", out, *TINY, "--size", "64x64", "--stretch") == 0
+    stretched = FeatureStore.open(out)
+    assert stretched["s0/color/0"].grid == (4, 4)
+    assert store_cameras(stretched, cameras((48, 64))).size == (64, 64)
+
+
+def test_scenes_of_another_aspect_are_refused(tmp_path: Path) -> None:
+    write_frames(tmp_path, {"a": [0]})
+    write_frames(tmp_path, {"b": [0]}, (96, 128))
+    frames = frames_of(tmp_path)
+    assert common_size(frames, 16) == (48, 64)
+    write_frames(tmp_path, {"c": [0]}, (64, 64))
+    frames = frames_of(tmp_path)
+    with pytest.raises(DataError, match=r"c/color/0.png is 64x64, .*a/color/0.png 48x64: one size cannot keep both"):
+        common_size(frames, 16)
+    assert common_size(frames, 16, (64, 64), stretch=True) == (64, 64)
+
+
+def test_a_turned_photo_has_the_size_it_is_decoded_to(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (64, 48)).save(tmp_path / "x.jpg", exif=exif)
+    assert photo_size(tmp_path / "x.jpg") == (64, 48)
+    (tmp_path / "y.jpg").write_text("no photo")
+    with pytest.raises(DataError, match=r"y.jpg"):
+        photo_size(tmp_path / "y.jpg")
+
+
+@pytest.mark.parametrize("fit", ["stretch", "keep", "crop", "pad"])
+def test_cameras_of_a_store_point_where_its_images_show_it(tmp_path: Path, fit: str) -> None:
+    """A ramp image tells, pixel by pixel, which ray of the photo a pixel of the ViT's input shows."""
+    size, photo = (48, 64), (60, 90)
+    backbone = load_backbone("dinoneck_tiny")
+    store = FeatureStore.create(tmp_path / fit, backbone=backbone, image_size=size, fit=fit, policy="pad")  # type: ignore[arg-type]
+    given = cameras(photo)
+    if fit == "keep":
+        with pytest.raises(DataError, match="brought images of 43x64 to the patch by 'pad'"):
+            store_cameras(store, given)
+        return
+    seen = store_cameras(store, given)
+    assert seen.size == size
+    v, u = torch.meshgrid(torch.arange(60.0), torch.arange(90.0), indexing="ij")
+    ramp = torch.stack([u / 100, v / 100, torch.zeros_like(u)])
+    shown = store.preprocess.changed(interpolation="bilinear").picture(ramp)[:2] * 100
+    points = torch.tensor([[0.1, 0.05, 2.0], [-0.3, 0.2, 2.0], [0.2, -0.25, 3.0]])
+    uv_photo, uv_seen = given.project(points)[0][0], seen.project(points)[0][0]
+    for at, wanted in zip(uv_seen, uv_photo, strict=True):
+        x, y = at.tolist()
+        left, top = int(x), int(y)
+        window = shown[:, top : top + 2, left : left + 2]
+        across = window[..., 0] * (1 - (x - left)) + window[..., 1] * (x - left)
+        found = across[:, 0] * (1 - (y - top)) + across[:, 1] * (y - top)
+        torch.testing.assert_close(found.double(), wanted, atol=0.05, rtol=0)  # no half pixel: 0.125
+
+
+def test_cameras_of_a_tree_of_tensors_are_known_by_the_aspect_alone(store: FeatureStore, tmp_path: Path) -> None:
+    layout.write_tree(store, tmp_path / "clip_feat")
+    back = layout.read_tree(tmp_path / "clip_feat", tmp_path / "back", 16)
+    assert store_cameras(back, cameras((96, 128))).size == (48, 64)
+    with pytest.raises(DataError, match="does not say how its photos were prepared"):
+        store_cameras(back, cameras((96, 96)))
+
+
+def test_layout_and_back_is_exact(store: FeatureStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "clip_feat"
+    assert run_verb(layout, "--to", store.path, folder) == 0
+    assert "4 files written" in capsys.readouterr().out
+    assert sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()) == [
+        f"{name}.pt" for name in IDS
+    ]
+    own = torch.load(folder / "s0/color/200.pt", weights_only=True)
+    assert (own.dtype, own.shape) == (torch.float16, (64, 3, 4))
+    assert torch.equal(own.float(), store["s0/color/200"].maps()[0][0])
+    assert run_verb(layout, "--from", folder, tmp_path / "back", "--patch-size", 16) == 0
+    back = FeatureStore.open(tmp_path / "back")
+    assert back.ids == IDS
+    assert torch.equal(back.batch(IDS).patches[0], store.batch(IDS).patches[0])
+    assert back.preprocess.patch_size == 16
+
+
+def test_files_that_are_there_are_not_replaced_by_themselves(store: FeatureStore, tmp_path: Path) -> None:
+    folder = tmp_path / "clip_feat"
+    (folder / "s0/color").mkdir(parents=True)
+    (folder / "s0/color/0.pt").write_bytes(b"mine")
+    with pytest.raises(DataError, match="holds 1 of 4 files already: s0/color/0"):
+        run_verb(layout, "--to", store.path, folder)
+    assert (folder / "s0/color/0.pt").read_bytes() == b"mine"
+    assert not (folder / "s1").exists()
+    assert run_verb(layout, "--to", store.path, folder, "--force") == 0
+    assert torch.load(folder / "s0/color/0.pt", weights_only=True).shape == (64, 3, 4)
+
+
+def test_trees_and_stores_that_are_no_frames(store: FeatureStore, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="there is no folder"):
+        layout.read_tree(tmp_path / "none", tmp_path / "s", 16)
+    (tmp_path / "t/s0/color").mkdir(parents=True)
+    with pytest.raises(DataError, match="holds no .pt files"):
+        layout.read_tree(tmp_path / "t", tmp_path / "s", 16)
+    torch.save(torch.zeros(4, 3, 4).half(), tmp_path / "t/s0/color/0.pt")
+    layout.read_tree(tmp_path / "t", tmp_path / "s", 16)
+    with pytest.raises(StoreError, match="patch_size"):
+        layout.read_tree(tmp_path / "t", tmp_path / "s", 14)
+    torch.save(torch.zeros(4, 300, 4).half(), tmp_path / "t/s0/color/0.pt")
+    with pytest.raises(DataError, match="holds others than .* under s0/color/0"):
+        layout.read_tree(tmp_path / "t", tmp_path / "s", 16)
+    torch.save(torch.zeros(4, 3, 4), tmp_path / "t/x.pt")
+    with pytest.raises(DataError, match="holds x; expected <scene>/color/<number>"):
+        layout.read_tree(tmp_path / "t", tmp_path / "other", 16)
+    with pytest.raises(ConfigError, match="--from needs --patch-size"):
+        run_verb(layout, "--from", tmp_path / "t", tmp_path / "other")
+    with pytest.raises(ConfigError, match="--patch-size belongs to --from"):
+        run_verb(layout, "--to", store.path, tmp_path / "u", "--patch-size", 14)
+    with pytest.raises(ConfigError, match="--force belongs to --to"):
+        run_verb(layout, "--from", tmp_path / "t", tmp_path / "other", "--patch-size", 14, "--force")
+    assert not (tmp_path / "other").exists()
