@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -53,7 +53,7 @@ class PlainSparse:
     batch: Tensor
     feats: Tensor
 
-    def with_feats(self, feats: Tensor) -> PlainSparse:
+    def with_feats(self, feats: Tensor) -> Self:
         """Return the same voxels with other features."""
         return dataclasses.replace(self, feats=feats)
 
@@ -78,8 +78,9 @@ class SpconvAdapter:
     """For spconv's ``SparseConvTensor``: indices (batch, a, b, c) count cells of the level they are on.
 
     The order of the axes is whatever the network was given: build the grid from the same indices,
-    ``VoxelGrid.from_coords(x.indices[:, 1:], batch=x.indices[:, 0])``. On an odd ``spatial_shape`` spconv 2.3.8 drops
-    the last plane when it goes down: round it up to a multiple of the coarsest stride.
+    ``VoxelGrid.from_coords(x.indices[:, 1:], batch=x.indices[:, 0])``. spconv 2.3.8 gives wrong numbers without a word,
+    on a CPU at least, for an odd ``spatial_shape`` (going down drops the last plane: round it up to a multiple of the
+    coarsest stride), for indices that are not contiguous, and where samples times volume reach 2^31.
     """
 
     def coords(self, x: Any, stride: int) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,242 @@
+"""Convolutions on occupied voxels in plain PyTorch: per kernel position gather rows, multiply, add.
+
+A level is a list of cells sorted by Morton key; who neighbours whom is found by binary search once per level and kernel
+size, and shared by all convolutions of that level. Under autocast products are in its dtype, as for ``conv3d``, and
+sums in float32. It runs on any device; on GPUs it is many small launches, so take spconv there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from dinoneck.errors import ConfigError, ShapeError
+from dinoneck.points import PlainSparse, VoxelGrid
+from dinoneck.points.keys import AXIS_BITS, REACH, at_stride, decode, encode
+
+_AXES = tuple(int("1" * AXIS_BITS, 8) << shift for shift in (2, 1, 0))  # every third bit: x, y, z
+
+
+class Pairs(NamedTuple):
+    """Which row feeds which: (kernel position, rows of the input, rows of the output); None = all, in order."""
+
+    rows: int  # of the output
+    entries: Sequence[tuple[int, Tensor | None, Tensor | None]]
+
+
+class Level:
+    """The occupied cells of one stride, and who neighbours whom; found when first asked for.
+
+    Attributes:
+        keys: int64 (M,), rising.
+        stride: voxels per cell.
+        coords: int64 (M, 3), base units.
+        batch: int64 (M,).
+    """
+
+    def __init__(self, keys: Tensor, stride: int = 1) -> None:
+        self.keys, self.stride = keys, stride
+        self.coords, self.batch = decode(keys)
+        self._neighbours: dict[int, Pairs] = {}
+
+    def neighbours(self, size: int) -> Pairs:
+        """Return the pairs of a kernel of ``size`` cells along each axis; positions count z first, then y, x."""
+        if size not in self._neighbours:
+            self._neighbours[size] = self._found(size)
+        return self._neighbours[size]
+
+    @cached_property
+    def coarser(self) -> tuple[Level, Pairs]:
+        """The cells of twice the stride and the pairs that lead there; positions are octants."""
+        keys, cell = torch.unique_consecutive(at_stride(self.keys, 2 * self.stride), return_inverse=True)
+        octant = self.keys >> 3 * (self.stride.bit_length() - 1) & 7
+        children = [(octant == position).nonzero().squeeze(1) for position in range(8)]
+        entries = [(position, rows, cell[rows]) for position, rows in enumerate(children) if len(rows)]
+        return Level(keys, 2 * self.stride), Pairs(len(keys), entries)
+
+    def _found(self, size: int) -> Pairs:
+        centre, rows = size**3 // 2, len(self.keys)
+        entries: list[tuple[int, Tensor | None, Tensor | None]] = [(centre, None, None)]
+        moved = [self.coords + (step - size // 2) * self.stride for step in range(size)]
+        codes = [encode(places.clamp(-REACH, REACH - 1)) for places in moved]
+        beyond = [(places < -REACH) | (places >= REACH) for places in moved]
+        along = [
+            [torch.where(out[:, axis], -1, code & bits) for code, out in zip(codes, beyond, strict=True)]
+            for axis, bits in enumerate(_AXES)
+        ]
+        sample = self.keys >> 3 * AXIS_BITS << 3 * AXIS_BITS
+        for position in range(centre if rows else 0):  # the other half are the same pairs, the other way round
+            x, y, z = position // size**2, position // size % size, position % size
+            wanted = sample | along[0][x] | along[1][y] | along[2][z]  # -1, no key, where an axis leaves the range
+            source = torch.searchsorted(self.keys, wanted).clamp_(max=rows - 1)
+            target = (self.keys[source] == wanted).nonzero().squeeze(1)
+            if len(target):
+                entries.append((position, source[target], target))
+                entries.append((size**3 - 1 - position, target, source[target]))
+        return Pairs(rows, entries)
+
+
+@dataclass(frozen=True)
+class LevelSparse(PlainSparse):
+    """A sparse tensor whose voxels are a :class:`Level`; ``with_feats`` keeps it, and with it all that was found."""
+
+    level: Level
+
+
+Sparse = LevelSparse
+
+
+def sparse(grid: VoxelGrid, feats: Tensor) -> LevelSparse:
+    """Return features (M, C) on the voxels of a grid."""
+    level = Level(grid.keys)
+    return LevelSparse(level.coords, level.batch, feats, level)
+
+
+def draw(weight: Tensor) -> None:
+    """Give a kernel (C_out, k, k, k, C_in) its first values."""
+    with torch.no_grad():
+        nn.init.kaiming_normal_(weight.flatten(1), nonlinearity="relu")
+
+
+def check_centred(kernel_size: int) -> None:
+    """Refuse kernels without a centre, or with nothing else.
+
+    Raises:
+        ConfigError: naming the size.
+    """
+    if kernel_size < 3 or kernel_size % 2 == 0:
+        raise ConfigError(f"kernel_size is {kernel_size}; expected an odd number, 3 or more (1 is nn.Linear on feats)")
+
+
+class _Convolution(nn.Module):
+    def __init__(self, c_in: int, c_out: int, size: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(c_out, size, size, size, c_in))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the weights anew."""
+        draw(self.weight)
+
+    def convolved(self, feats: Tensor, pairs: Pairs) -> Tensor:
+        """Return the output's features; autocast casts as it does for ``conv3d``, sums stay in float32."""
+        weight: Tensor = self.weight
+        device = feats.device.type
+        if feats.shape[1] != weight.shape[-1]:
+            raise ShapeError(f"the voxels have {feats.shape[1]} channels; this convolution takes {weight.shape[-1]}")
+        if torch.is_autocast_enabled(device) and feats.dtype != torch.float64:
+            dtype = torch.get_autocast_dtype(device)
+            feats, weight = feats.to(dtype), weight.to(dtype)
+        if feats.dtype != weight.dtype:
+            raise ShapeError(f"the voxels' features are {feats.dtype}, the weights {weight.dtype}; convert one of them")
+        out: Tensor = _GatherMultiplyAdd.apply(feats, weight, pairs)
+        return out
+
+
+class SubmanifoldConv(_Convolution):
+    """A convolution at the occupied voxels: what ``conv3d`` with zeros elsewhere gives, read there. No bias.
+
+    ``weight`` is (C_out, k, k, k, C_in), kernel axes in the order of the coordinates: spconv's own layout.
+
+    Raises:
+        ConfigError: for an even ``kernel_size``, or 1.
+        ShapeError: if channels or dtypes do not fit.
+    """
+
+    def __init__(self, c_in: int, c_out: int, kernel_size: int = 3) -> None:
+        check_centred(kernel_size)
+        super().__init__(c_in, c_out, kernel_size)
+
+    def forward(self, x: LevelSparse) -> LevelSparse:
+        """Return other features on the same voxels."""
+        return replace(x, feats=self.convolved(x.feats, x.level.neighbours(self.weight.shape[1])))
+
+
+class DownConv(_Convolution):
+    """Kernel 2, stride 2: to all cells that hold a voxel. Even coordinates begin a cell, negative ones too."""
+
+    def __init__(self, c_in: int, c_out: int) -> None:
+        super().__init__(c_in, c_out, 2)
+
+    def forward(self, x: LevelSparse) -> LevelSparse:
+        """Return features on the cells of twice the stride."""
+        level, pairs = x.level.coarser
+        return LevelSparse(level.coords, level.batch, self.convolved(x.feats, pairs), level)
+
+
+class UpConv(_Convolution):
+    """The way back: the transposed convolution, read at the voxels that were there.
+
+    Raises:
+        ShapeError: if the finer tensor is not one that the coarse one was made from.
+    """
+
+    def __init__(self, c_in: int, c_out: int) -> None:
+        super().__init__(c_in, c_out, 2)
+
+    def forward(self, x: LevelSparse, finer: LevelSparse) -> LevelSparse:
+        """Return features on the voxels of ``finer``."""
+        level, pairs = finer.level.coarser
+        if level is not x.level:
+            raise ShapeError(
+                f"{len(x.feats)} cells of stride {x.level.stride} do not come from these {len(finer.feats)} of stride "
+                f"{finer.level.stride}; pass the tensor that DownConv was given"
+            )
+        back = Pairs(len(finer.feats), [(position, cell, rows) for position, rows, cell in pairs.entries])
+        return replace(finer, feats=self.convolved(x.feats, back))
+
+
+class _GatherMultiplyAdd(torch.autograd.Function):
+    """One node for all positions: autograd's own keeps every gathered row, and adds 27 full-sized gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, feats: Tensor, weight: Tensor, pairs: Pairs) -> Tensor:
+        """Add up what every position brings."""
+        ctx.save_for_backward(feats, weight)
+        ctx.pairs, kernels = pairs, weight.flatten(1, 3)
+        out = _wide_zeros(pairs.rows, feats, len(weight))
+        for position, source, target in pairs.entries:
+            _add(out, target, _taken(feats, source) @ kernels[:, position].T)
+        return out.to(feats.dtype)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        """Go the same ways back."""
+        feats, weight = ctx.saved_tensors
+        kernels, (to_feats, to_weight) = weight.flatten(1, 3), ctx.needs_input_grad[:2]
+        d_feats = _wide_zeros(len(feats), feats, feats.shape[1]) if to_feats else None
+        d_kernels = torch.zeros_like(kernels) if to_weight else None
+        with torch.autocast(feats.device.type, enabled=False):  # backward() may be called under another setting
+            for position, source, target in ctx.pairs.entries:
+                own = _taken(grad, target)
+                if d_feats is not None:
+                    _add(d_feats, source, own @ kernels[:, position])
+                if d_kernels is not None:
+                    d_kernels[:, position] = own.T @ _taken(feats, source)
+        return (
+            None if d_feats is None else d_feats.to(feats.dtype),
+            None if d_kernels is None else d_kernels.view_as(weight),
+            None,
+        )
+
+
+def _wide_zeros(rows: int, like: Tensor, columns: int) -> Tensor:
+    return torch.zeros(rows, columns, dtype=torch.promote_types(like.dtype, torch.float32), device=like.device)
+
+
+def _taken(x: Tensor, rows: Tensor | None) -> Tensor:
+    return x if rows is None else x.index_select(0, rows)
+
+
+def _add(total: Tensor, rows: Tensor | None, values: Tensor) -> None:
+    """Add values to rows; no row occurs twice, so the result does not depend on the order of threads."""
+    if rows is None:
+        total.add_(values)
+    else:
+        total.index_add_(0, rows, values.to(total.dtype))

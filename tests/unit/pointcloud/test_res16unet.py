@@ -1,0 +1,338 @@
+"""The sparse U-Net: against a dense one, one engine against the other, with injections, at its limits."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from typing import Any, Literal
+
+import pytest
+import torch
+import torch.nn.functional as F
+from examples.pointcloud.res16unet import Res16UNet
+from tests.unit.pointcloud.sparse_clouds import ENGINES, Dense, cloud, features, kernel, needs_spconv
+from torch import Tensor, nn
+
+from dinoneck import ConfigError, DataError, ShapeError
+from dinoneck.points import DecoderInjection, PlainSparse, SparseFeatures, SparsePyramid, VoxelGrid
+
+C_IN, C_DINO = 3, 5
+SMALL: dict[str, Any] = {"planes": (5, 6, 7, 8, 9, 10, 11, 12), "layers": (1, 2, 1, 1, 2, 1, 1, 1), "init_dim": 4}
+SHIFTED = (-1000, 70000, 33)
+
+
+def small(engine: Any = "torch", seed: int = 0, **options: Any) -> Res16UNet:
+    torch.manual_seed(seed)
+    net = Res16UNet(C_IN, engine, **{**SMALL, **options}).double()
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm1d):  # as after some training
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.uniform_(module.bias, -0.5, 0.5)
+            nn.init.uniform_(module.running_mean, -0.3, 0.3)
+            nn.init.uniform_(module.running_var, 0.5, 2.0)
+    return net
+
+
+def run(net: Res16UNet, grid: VoxelGrid, dtype: torch.dtype = torch.float64) -> Tensor:
+    out: Tensor = net(net.sparse(grid, features(grid, C_IN, dtype=dtype)))
+    return out
+
+
+def injected(net: Res16UNet, target: Literal["up", "skip"]) -> nn.Module:
+    torch.manual_seed(3)
+    injection = DecoderInjection(C_DINO, net.levels(target), target=target, zero_init=False).double()
+    return injection.wrap(net, net.BLOCKS)
+
+
+def pyramid_of(grid: VoxelGrid) -> dict[int, SparseFeatures]:
+    seen = torch.rand(len(grid), generator=torch.Generator().manual_seed(4)) < 0.7
+    feats = features(grid, C_DINO, seed=5) * seen[:, None]
+    return SparsePyramid((1, 2, 4, 8))(SparseFeatures(grid.coords, grid.batch, feats, seen))
+
+
+# -- what it computes --------------------------------------------------------------------------------------------
+
+
+class Masked:
+    """The same network on boxes of cells, zero wherever no voxel is."""
+
+    def __init__(self, net: Res16UNet, grid: VoxelGrid) -> None:
+        self.net = net
+        self.masks, self.boxes = [], [Dense(1 << level) for level in range(5)]
+        for box in self.boxes:
+            ones = torch.zeros(2, 1, *[box.cells] * 3, dtype=torch.float64)
+            batch, *place = box.at(grid.coords, grid.batch)
+            ones[batch, 0, place[0], place[1], place[2]] = 1
+            self.masks.append(ones)
+
+    def normed(self, norm: nn.Module, x: Tensor, level: int) -> Tensor:
+        return self.per_voxel(norm, x) * self.masks[level]
+
+    def per_voxel(self, layer: nn.Module, x: Tensor) -> Tensor:
+        rows = x.permute(0, 2, 3, 4, 1)
+        done: Tensor = layer(rows.flatten(0, 3)).unflatten(0, rows.shape[:4])
+        return done.permute(0, 4, 1, 2, 3)
+
+    def stage(self, name: str, x: Tensor, level: int) -> Tensor:
+        step: Any = self.net.get_submodule(name)
+        weight = step.conv.weight
+        if name == "stem":
+            moved = F.conv3d(x, kernel(weight), padding=2)
+        elif name.startswith("down"):
+            moved = F.conv3d(x, kernel(weight), stride=2)
+        else:
+            moved = F.conv_transpose3d(x, kernel(weight, transposed=True), stride=2)
+        return self.normed(step.norm, moved, level).relu()
+
+    def block(self, name: str, x: Tensor, level: int) -> Tensor:
+        for part in self.net.get_submodule(name).children():
+            module: Any = part
+            first = F.conv3d(x, kernel(module.first.conv.weight), padding=1)
+            out = F.conv3d(self.normed(module.first.norm, first, level).relu(), kernel(module.conv.weight), padding=1)
+            beside = self.per_voxel(module.shortcut, x) * self.masks[level]
+            x = (self.normed(module.norm, out, level) + beside).relu()
+        return x
+
+    def __call__(self, x: PlainSparse) -> Tensor:
+        out, skips = self.stage("stem", self.boxes[0].filled(x), 0), []
+        for level in range(1, 5):
+            skips.append(out)
+            out = self.block(f"block{level}", self.stage(f"down{level}", out, level), level)
+        for number in range(5, 9):
+            up = self.stage(f"up{number}", out, 8 - number)
+            out = self.block(f"block{number}", torch.cat((up, skips[8 - number]), dim=1), 8 - number)
+        return self.boxes[0].read(out, x)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_it_is_the_dense_network_with_zeros_outside(engine: str) -> None:
+    net, grid = small(engine).eval(), cloud()
+    x = net.sparse(grid, features(grid, C_IN))
+    with torch.no_grad():
+        torch.testing.assert_close(net(x), Masked(net, grid)(x), rtol=0, atol=1e-11)
+
+
+def test_the_defaults_are_res16unet34c() -> None:
+    with torch.device("meta"):
+        net = Res16UNet(3)
+    assert sum(p.numel() for p in net.parameters()) == 37_854_112
+    assert net.out_channels == 96
+    assert net.BLOCKS == {8: "block5", 4: "block6", 2: "block7", 1: "block8"}
+    assert net.levels() == {8: 256, 4: 128, 2: 96, 1: 96}
+    assert net.levels("skip") == {8: 128, 4: 64, 2: 32, 1: 32}
+
+
+def test_levels_are_the_widths_of_what_blocks_are_given() -> None:
+    net, grid = small().eval(), cloud()
+    given: dict[int, int] = {}
+    for stride, name in net.BLOCKS.items():
+        net.get_submodule(name).register_forward_pre_hook(
+            lambda _, args, stride=stride: given.update({stride: args[0].feats.shape[1]})
+        )
+    assert run(net, grid).shape == (len(grid), net.out_channels) == (len(grid), 12)
+    up, skip = net.levels("up"), net.levels("skip")
+    assert up == {8: 9, 4: 10, 2: 11, 1: 12}
+    assert given == {stride: up[stride] + skip[stride] for stride in up}
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_samples_do_not_see_each_other(engine: str) -> None:
+    net, grid = small(engine).eval(), cloud()
+    feats = features(grid, C_IN)
+    both = net(net.sparse(grid, feats))
+    for sample in (0, 1):
+        own = grid.batch == sample
+        alone = VoxelGrid.from_coords(grid.coords[own])
+        torch.testing.assert_close(both[own], net(net.sparse(alone, feats[own])), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_step_of_the_coarsest_stride_changes_nothing(engine: str) -> None:
+    net = small(engine).eval()
+    expected = run(net, cloud())
+    torch.testing.assert_close(run(net, cloud(shift=(-1600, 48, 16))), expected, rtol=0, atol=1e-12)
+    assert not torch.allclose(run(net, cloud(shift=(1, 0, 0))), expected, atol=1e-3)  # cells fall otherwise
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_batch_may_lack_samples(engine: str) -> None:
+    net, grid = small(engine).eval(), cloud()
+    own = grid.batch == 1
+    feats = features(grid, C_IN)[own]
+    late, first = (VoxelGrid.from_coords(grid.coords[own], torch.full((int(own.sum()),), n)) for n in (5, 0))
+    torch.testing.assert_close(net(net.sparse(late, feats)), net(net.sparse(first, feats)), rtol=0, atol=1e-12)
+
+
+def test_clouds_at_the_ends_of_the_range_are_computed_alike() -> None:
+    net, near = small().eval(), cloud()
+    ends = [near.coords + 16 * torch.tensor(step) for step in ((-8190, 0, 8190), (8190, 8190, -8190))]
+    both = VoxelGrid.from_coords(torch.cat(ends), near.batch.repeat(2))
+    feats = torch.empty(len(both), C_IN, dtype=torch.float64)
+    feats[both.inverse] = features(near, C_IN).repeat(2, 1)
+    out = net(net.sparse(both, feats))[both.inverse]
+    torch.testing.assert_close(out, run(net, near).repeat(2, 1), rtol=0, atol=1e-12)
+
+
+# -- two engines ---------------------------------------------------------------------------------------------------
+
+
+@needs_spconv
+@pytest.mark.parametrize("shift", [(0, 0, 0), SHIFTED])
+def test_both_engines_give_the_same_numbers_from_the_same_weights(shift: tuple[int, int, int]) -> None:
+    ours, theirs, grid = small(), small("spconv", seed=9), cloud(shift=shift)
+    assert not torch.equal(run(ours.eval(), grid), run(theirs.eval(), grid))
+    theirs.load_state_dict(ours.state_dict())
+    torch.testing.assert_close(run(theirs, grid), run(ours, grid), rtol=0, atol=1e-12)
+    weights = features(grid, 12, seed=6)
+    for net in (ours.train(), theirs.train()):
+        (run(net, grid) * weights).sum().backward()
+    for (name, own), other in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+        assert own.grad is not None, name
+        scale = own.grad.abs().max().item()
+        assert scale > 0, name
+        torch.testing.assert_close(other.grad, own.grad, rtol=0, atol=1e-9 * scale, msg=name)
+    for name, value in ours.state_dict().items():  # batch statistics
+        torch.testing.assert_close(theirs.state_dict()[name], value, rtol=1e-10, atol=1e-12, msg=name)
+
+
+@needs_spconv
+def test_in_float32_they_differ_by_rounding() -> None:
+    ours, theirs, grid = small().float().eval(), small("spconv").float().eval(), cloud()
+    expected = run(ours, grid, torch.float32)
+    worst = (run(theirs, grid, torch.float32) - expected).abs().max() / expected.abs().max()
+    assert worst < 1e-5
+
+
+@needs_spconv
+def test_one_seed_gives_both_the_same_first_weights() -> None:
+    ours, theirs = small().state_dict(), small("spconv").state_dict()
+    assert list(ours) == list(theirs)
+    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+
+
+@needs_spconv
+@pytest.mark.parametrize("target", ["up", "skip"])
+@pytest.mark.parametrize("shift", [(0, 0, 0), SHIFTED])
+def test_an_injection_is_the_same_on_both(target: Literal["up", "skip"], shift: tuple[int, int, int]) -> None:
+    grid = cloud(shift=shift)
+    outs, grads, pyramid = [], [], pyramid_of(grid)
+    for engine in ("torch", "spconv"):
+        net = small(engine).eval()
+        model = injected(net, target)
+        x = net.sparse(grid, features(grid, C_IN))
+        out = model(x, pyramid=pyramid)
+        assert not torch.allclose(out, model(x, pyramid=None), atol=1e-3)
+        out.square().sum().backward()
+        outs.append(out)
+        grads.append([p.grad for p in model.injection.parameters()])
+        for stride, stats in model.injection.stats.items():
+            assert stats.hit_rate == pytest.approx(pyramid[stride].valid.double().mean().item())
+    torch.testing.assert_close(outs[1], outs[0], rtol=0, atol=1e-11)
+    for own, other in zip(*grads, strict=True):
+        assert own.abs().max() > 0
+        torch.testing.assert_close(other, own, rtol=1e-8, atol=1e-9)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_attached_hooks_do_what_a_wrapped_network_does(engine: str) -> None:
+    net, grid = small(engine).eval(), cloud()
+    before, pyramid = run(net, grid), pyramid_of(grid)
+    model: Any = injected(net, "up")
+    expected = model(net.sparse(grid, features(grid, C_IN)), pyramid=pyramid)
+    model.remove()
+    handle = model.injection.attach(net, net.BLOCKS)
+    with model.injection.using(pyramid):
+        assert torch.equal(run(net, grid), expected)
+    handle.remove()
+    assert torch.equal(run(net, grid), before)
+
+
+# -- limits --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("voxels", [0, 1])
+def test_next_to_nothing_is_computed_but_not_trained_on(engine: str, voxels: int) -> None:
+    net = small(engine)
+    grid = VoxelGrid.from_coords(torch.full((voxels, 3), -7))
+    out = run(net.eval(), grid)
+    assert out.shape == (voxels, 12)
+    assert out.isfinite().all()
+    before = copy.deepcopy(net.state_dict())
+    with pytest.raises(DataError, match=rf"the cloud comes to {voxels} cell\(s\) .* batch statistics need two"):
+        run(net.train(), grid)
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_autocast_trains(engine: str) -> None:
+    net, grid = small(engine).float().eval(), cloud()
+    expected = run(net, grid, torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = run(net, grid, torch.float32)
+    assert (out.float() - expected).abs().max() / expected.abs().max() < 0.05
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = run(net.train(), grid, torch.float32).float().square().mean()
+    loss.backward()
+    assert all(
+        p.grad is not None and p.grad.dtype == torch.float32 and p.grad.isfinite().all() for p in net.parameters()
+    )
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_copy_is_a_network_of_its_own(engine: str) -> None:
+    net, grid = small(engine).eval(), cloud()
+    again = copy.deepcopy(net)
+    expected = run(net, grid)
+    assert torch.equal(run(again, grid), expected)
+    nn.init.zeros_(net.stem.conv.weight)  # type: ignore[arg-type]
+    assert torch.equal(run(again, grid), expected)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"engine": "minkowski"}, "engine is 'minkowski'; expected one of auto, torch, spconv"),
+        ({"planes": (32,) * 7}, "planes has 7 entries; expected 8"),
+        ({"layers": (1,) * 9}, "layers has 9 entries; expected 8"),
+        ({"layers": (1, 1, 0, 1, 1, 1, 1, 1)}, r"layers\[2\] is 0; expected 1 or more"),
+        ({"init_dim": 0}, "init_dim is 0; expected 1 or more"),
+    ],
+)
+def test_options_that_cannot_be_are_named(options: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        Res16UNet(C_IN, **{**SMALL, **options})
+    with pytest.raises(ConfigError, match="target is 'down'"):
+        small().levels("down")  # type: ignore[arg-type]
+
+
+def test_every_size_changes_the_network() -> None:
+    count = sum(p.numel() for p in small().parameters())
+    for options in ({"init_dim": 6}, {"planes": (5, 6, 7, 8, 9, 10, 11, 13)}, {"layers": (1,) * 8}):
+        assert sum(p.numel() for p in small(**options).parameters()) != count
+
+
+def test_features_that_do_not_fit_are_named() -> None:
+    net, grid = small(), cloud()
+    for wrong in (torch.zeros(len(grid), 4), torch.zeros(len(grid) + 1, C_IN)):
+        with pytest.raises(ShapeError, match=r"expected \(\d+, 3\) on cpu, one row per voxel in the grid's order"):
+            net.sparse(grid, wrong)
+    with pytest.raises(ShapeError, match=r"x is a PlainSparse; on engine 'torch' pass net.sparse"):
+        net(PlainSparse(grid.coords, grid.batch, features(grid, C_IN)))
+
+
+@needs_spconv
+def test_a_tensor_of_the_other_engine_is_refused() -> None:
+    net, other, grid = small(), small("spconv"), cloud()
+    with pytest.raises(ShapeError, match="x is a SpconvSparse; on engine 'torch'"):
+        net(other.sparse(grid, features(grid, C_IN)))
+    assert small("auto").engine == "spconv"
+
+
+def test_without_spconv_auto_is_torch_and_spconv_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("spconv", "spconv.pytorch"):
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.delitem(sys.modules, "examples.pointcloud.spconv_layers", raising=False)
+    assert small("auto").engine == "torch"
+    with pytest.raises(ImportError, match=r"engine='spconv' needs spconv.*pip install spconv.*dinoneck\[spconv\]"):
+        small("spconv")
