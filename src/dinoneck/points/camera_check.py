@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from dinoneck.errors import ConfigError
+from dinoneck.errors import ConfigError, ShapeError
 from dinoneck.points.cameras import Cameras
-from dinoneck.points.projection import PointProjector, check_cloud, check_units
+from dinoneck.points.projection import Links, PointProjector, check_cloud, check_units
 
 Reading = Literal["camera_to_world", "inverse", "opengl", "transposed"]
 READINGS: tuple[Reading, ...] = get_args(Reading)
@@ -63,7 +63,7 @@ class CameraCheck:
 
 @torch.no_grad()
 def check_cameras(
-    points: Tensor,
+    points: Tensor | None,
     cameras: Cameras,
     depth: Tensor,
     batch: Tensor | None = None,
@@ -78,15 +78,16 @@ def check_cameras(
     A pose that is read the wrong way is the commonest mistake of such pipelines and raises nothing: features come from
     arbitrary pixels, and a model trains on. Run this once per data set.
 
-    The points must not come from the very depth and poses under test (they would agree under any reading): take a
-    scan, a mesh or a LiDAR sweep, or unproject one view and check the others.
+    Points must not come from the depth and poses under test: they agree with their own view under any reading, and
+    lie in a wrong place where their own pose is read wrong. Take a scan, a mesh or a LiDAR sweep. Without one, None
+    takes each view's depth to the other views, under each reading of both poses; it needs views that overlap.
 
     Args:
-        points: float (N, 3) m, as for :class:`dinoneck.points.PointProjector`.
+        points: float (N, 3) m, as for :class:`dinoneck.points.PointProjector`; None = each view's own depth.
         cameras: V views.
         depth: (V, rows, cols) m along z.
-        batch: int64 (N,) where ``cameras.sample`` is set.
-        max_points: points to try, drawn with ``seed`` if there are more.
+        batch: int64 (N,) where ``cameras.sample`` is set and points are given.
+        max_points: points to try, of all views together, drawn with ``seed`` if there are more.
         depth_abs: agreement with depth, in metres.
         depth_rel: agreement with depth, as a share of z.
         seed: of the draw.
@@ -106,42 +107,82 @@ def check_cameras(
         >>> flipped = Cameras.from_opengl(cameras.K, pose, size=(48, 64))
         >>> check_cameras(cloud, flipped[0], slope).best
         'opengl'
+        >>> wall = torch.full((2, 48, 64), 2.0)
+        >>> check_cameras(None, cameras, wall).scores["camera_to_world"]
+        1.0
     """
     if isinstance(max_points, bool) or max_points < 1:
         raise ConfigError(f"max_points is {max_points!r}; expected 1 or more")
+    draw = torch.Generator().manual_seed(seed)
+    projector = PointProjector(depth_abs=depth_abs, depth_rel=depth_rel)
+    if points is None:
+        if batch is not None:
+            raise ShapeError("batch is given without points; it says which sample each point is of")
+        check_cloud(depth.new_zeros(0, 3, dtype=torch.float64), replace(cameras, sample=None), depth, None)
+        own = _own_points(cameras, depth, max_points, draw)
+        return _verdict({reading: _between(own, read, depth, projector) for reading, read in _readings(cameras)})
     check_cloud(points, cameras, depth, batch)
     if len(points) > max_points:
-        draw = torch.randperm(len(points), generator=torch.Generator().manual_seed(seed))[:max_points].to(points.device)
-        points, batch = points[draw], None if batch is None else batch[draw]
-    check = _score(points, cameras, depth, batch, PointProjector(depth_abs=depth_abs, depth_rel=depth_rel))
+        rows = torch.randperm(len(points), generator=draw)[:max_points].to(points.device)
+        points, batch = points[rows], None if batch is None else batch[rows]
+    check = _verdict(
+        {reading: _total(projector.link(points, read, depth, batch)) for reading, read in _readings(cameras)}
+    )
     if check.scores[check.best] < FITS:
         check_units(points, cameras, depth, batch)
     return check
 
 
-def _score(
-    points: Tensor, cameras: Cameras, depth: Tensor, batch: Tensor | None, projector: PointProjector
-) -> CameraCheck:
-    """Project under every reading and compare what agrees."""
-    counts = {}
-    for reading, poses in _readings(cameras).items():
-        links = projector.link(points, replace(cameras, cam_to_world=poses), depth, batch)
-        counts[reading] = (torch.zeros(5) if links.counts is None else links.counts).sum(0).tolist()
-    most = max(known for _, _, _, known, _ in counts.values())
+def _verdict(counts: Mapping[Reading, Tensor]) -> CameraCheck:
+    """Return shares of counts (5,), see ``Links.counts``."""
+    told = {reading: found.tolist() for reading, found in counts.items()}
+    most = max(known for _, _, _, known, _ in told.values())
     return CameraCheck(
-        scores={name: agree / max(known, _LEAST_SHARE * most, 1) for name, (_, _, _, known, agree) in counts.items()},
-        in_bounds={name: inside / max(offered, 1) for name, (offered, _, inside, _, _) in counts.items()},
+        scores={name: agree / max(known, _LEAST_SHARE * most, 1) for name, (_, _, _, known, agree) in told.items()},
+        in_bounds={name: inside / max(offered, 1) for name, (offered, _, inside, _, _) in told.items()},
     )
 
 
-def _readings(cameras: Cameras) -> dict[Reading, Tensor]:
-    """Return the poses (V, 4, 4) that each reading gives."""
+def _total(links: Links) -> Tensor:
+    return torch.zeros(5, dtype=torch.int64) if links.counts is None else links.counts.sum(0).cpu()
+
+
+def _own_points(cameras: Cameras, depth: Tensor, most: int, draw: torch.Generator) -> list[Tensor]:
+    """Return, per view, some points of its depth (N, 3) m on its own axes."""
+    axes = torch.eye(4, dtype=torch.float64, device=cameras.K.device)
+    found = []
+    for view in range(len(cameras)):
+        seen = replace(cameras[view], cam_to_world=axes[None]).unproject(depth[view : view + 1]).reshape(-1, 3)
+        seen = seen[seen.isfinite().all(1)]
+        rows = torch.randperm(len(seen), generator=draw)[: max(1, most // len(cameras))]
+        found.append(seen[rows.to(seen.device)])
+    return found
+
+
+def _between(own: list[Tensor], cameras: Cameras, depth: Tensor, projector: PointProjector) -> Tensor:
+    """Count what becomes of each view's points in the others of its sample."""
+    counts, views = torch.zeros(5, dtype=torch.int64), torch.arange(len(cameras), device=cameras.K.device)
+    alone = replace(cameras, sample=None)
+    for view, seen in enumerate(own):
+        others = views != view
+        if cameras.sample is not None:
+            others &= cameras.sample == cameras.sample[view]
+        rows, pose = others.nonzero()[:, 0], cameras.cam_to_world[view]
+        cloud = seen @ pose[:3, :3].mT + pose[:3, 3]
+        counts += _total(projector.link(cloud, alone[rows], depth[rows], None))
+    return counts
+
+
+def _readings(cameras: Cameras) -> Iterator[tuple[Reading, Cameras]]:
+    """Yield the cameras as each reading has them."""
     poses = cameras.cam_to_world
     transposed = poses.clone()
     transposed[:, :3, :3] = poses[:, :3, :3].mT
-    return {
+    read: dict[Reading, Tensor] = {
         "camera_to_world": poses,
         "inverse": cameras.world_to_cam,
         "opengl": poses * poses.new_tensor([1.0, -1.0, -1.0, 1.0]),
         "transposed": transposed,
     }
+    for reading, found in read.items():
+        yield reading, replace(cameras, cam_to_world=found)

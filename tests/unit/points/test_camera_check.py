@@ -13,7 +13,7 @@ from tests.conftest import DATA
 from tests.unit.points import rooms
 from torch import Tensor
 
-from dinoneck import ConfigError, DataError
+from dinoneck import ConfigError, DataError, ShapeError
 from dinoneck.points import CameraCheck, Cameras, PointProjector, check_cameras
 
 READINGS = ("camera_to_world", "inverse", "opengl", "transposed")
@@ -113,6 +113,32 @@ def test_the_reading_of_an_exact_room_is_told_from_few_points(reading: str) -> N
     assert check.best == reading
     assert set(check.scores) == set(check.in_bounds) == set(READINGS)
     assert check.scores == check_cameras(points.float(), misread(cameras, reading), depth, max_points=500).scores
+
+
+@pytest.mark.parametrize("reading", READINGS)
+def test_without_a_scan_the_views_own_depth_tells_the_reading(reading: str, frames: tuple[Cameras, Tensor]) -> None:
+    cameras, depth = frames
+    check = check_cameras(None, misread(cameras, reading), depth, max_points=4000)
+    assert check.best == reading
+    assert check.clear
+    assert check.scores[reading] >= 3 * max(check.scores[other] for other in READINGS if other != reading)
+    room = rooms.ring(6, SMALL)
+    assert check_cameras(None, misread(room, reading), rooms.depth(room), max_points=2000).best == reading
+
+
+def test_own_depth_stays_within_its_sample() -> None:
+    cameras = rooms.ring(4, SMALL)
+    depth = rooms.depth(cameras)
+    two = replace(cameras[[0, 1, 0, 1]], sample=torch.tensor([0, 0, 1, 1]))
+    pair = check_cameras(None, cameras[[0, 1]], depth[[0, 1]], max_points=2 * SMALL[0] * SMALL[1])
+    both = check_cameras(None, two, depth[[0, 1, 0, 1]], max_points=4 * SMALL[0] * SMALL[1])
+    assert both.scores == pair.scores and both.in_bounds == pair.in_bounds
+    with pytest.raises(ShapeError, match="batch is given without points"):
+        check_cameras(None, two, depth, torch.zeros(4).long())
+    with pytest.raises(ShapeError, match=r"expected \(4 views"):
+        check_cameras(None, cameras, depth[:3])
+    assert not check_cameras(None, cameras[:1], depth[:1]).clear
+    assert not check_cameras(None, cameras, depth * 0).clear
 
 
 def test_every_option_changes_the_scores() -> None:

@@ -1,0 +1,124 @@
+"""Colour re-projection error: do a frame's points have the colour of the pixels that they land on in another photo?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dinoneck.errors import ConfigError
+from dinoneck.points import Cameras, Links, PointProjector
+from examples.pointcloud.frames import Frames, cloud_of
+
+Reading = Literal["camera_to_world", "inverse", "opengl", "transposed"]
+READINGS: tuple[Reading, ...] = get_args(Reading)
+
+
+@dataclass(frozen=True)
+class PairError:
+    """What becomes of one frame's points in another's photo.
+
+    Attributes:
+        source: name of the frame whose points they are.
+        target: name of the frame they are projected into.
+        reading: of the poses of both.
+        in_bounds: share of the points that land in the photo.
+        agree: share of those, where depth is known, that lie at the depth measured there.
+        links: how many do.
+        grey_levels: median over those of the difference of colour, mean of R, G, B, 0 ... 255; None without any.
+    """
+
+    source: str
+    target: str
+    reading: Reading
+    in_bounds: float
+    agree: float
+    links: int
+    grey_levels: float | None
+
+
+def read_as(cameras: Cameras, reading: Reading) -> Cameras:
+    """Return the cameras with poses read another way: what a wrong convention would make of the same numbers."""
+    poses = cameras.cam_to_world
+    if reading == "inverse":
+        poses = cameras.world_to_cam
+    elif reading == "opengl":
+        poses = poses * poses.new_tensor([1.0, -1.0, -1.0, 1.0])
+    elif reading == "transposed":
+        poses = poses.clone()
+        poses[:, :3, :3] = cameras.cam_to_world[:, :3, :3].mT
+    elif reading != "camera_to_world":
+        raise ConfigError(f"reading is {reading!r}; expected one of {', '.join(READINGS)}")
+    return replace(cameras, cam_to_world=poses)
+
+
+def pair_error(
+    frames: Frames,
+    source: int,
+    target: int,
+    reading: Reading = "camera_to_world",
+    projector: PointProjector | None = None,
+) -> PairError:
+    """Project all points of one frame into another; only those at the depth measured there count.
+
+    Both poses are read the same way, so a wrong reading moves points and camera alike: some land in the photo, often
+    more than with the right one, but hardly any at the right depth, and those on another colour.
+
+    Args:
+        frames: of one scene.
+        source: index of the frame whose depth and colours the points have.
+        target: index of the frame they are projected into.
+        reading: of the poses.
+        projector: finds what is visible; None = 5 cm or 2 %.
+    """
+    other = replace(frames, cameras=read_as(frames.cameras, reading))
+    points, colours, _ = cloud_of(other, source)
+    at = slice(target, target + 1)
+    links = (projector or PointProjector()).link(points, other.cameras[at], frames.depth[at], None)
+    stats = links.stats()
+    return PairError(
+        source=frames.names[source],
+        target=frames.names[target],
+        reading=reading,
+        in_bounds=float(stats["in_bounds"]),
+        agree=float(stats["agree"]),
+        links=len(links),
+        grey_levels=grey_levels(links, colours, frames.photos[at]),
+    )
+
+
+def grey_levels(links: Links, colours: Tensor, photos: Tensor) -> float | None:
+    """Return the median difference, in grey levels, between points' colours and the pixels they are linked with.
+
+    Args:
+        links: of the points with V views.
+        colours: (N, 3), 0 ... 255.
+        photos: uint8 (V, 3, height, width).
+
+    Returns:
+        None without links.
+    """
+    if not len(links):
+        return None
+    height, width = links.image_size
+    found = torch.zeros(len(links), 3)
+    for view in range(links.num_views):
+        own = links.view == view
+        place = (links.uv[own].float() + 0.5) / torch.tensor([width, height]) * 2 - 1
+        photo = photos[view : view + 1].float()
+        sampled = F.grid_sample(photo, place[None, None], align_corners=False, padding_mode="border")
+        found[own] = sampled[0, :, 0].mT
+    difference = (found - colours[links.point].float()).abs().mean(1)
+    return float(difference.median())
+
+
+def pair_errors(
+    frames: Frames, pairs: Iterable[tuple[int, int]] | None = None, readings: Iterable[Reading] = READINGS
+) -> list[PairError]:
+    """Return :func:`pair_error` of all pairs (None = each frame into the next) under all readings."""
+    chosen = [(i, i + 1) for i in range(len(frames) - 1)] if pairs is None else list(pairs)
+    return [pair_error(frames, source, target, reading) for source, target in chosen for reading in readings]
