@@ -1,0 +1,251 @@
+"""The verb ``compare``: what photos bring to a trained 3D U-Net, over seeds, and whether that exceeds their noise.
+
+Per seed the 3D network is trained alone; all variants then start from its file and get the same steps, learning rate
+and order of rooms. Runs that are finished are read, so that the verb may be stopped and started again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from dinoneck.atomic import write_text
+from dinoneck.cli import numbers
+from dinoneck.errors import ConfigError
+from examples.pointcloud.room_batches import STAND_IN
+from examples.pointcloud.rooms import CLASSES, FLAT
+from examples.pointcloud.training import WEIGHTS, check_same, train
+from examples.pointcloud.training_plan import Plan, Rooms, add_plan, plan_of, rooms_of
+
+HELP = "train all variants over seeds from one 3D file each, and tell differences from noise"
+# what differs from the options: in the 3D network's runs, and beyond that in those with photos
+BLOCKS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "geometry": ({}, {}),
+    "stand-in": ({}, {"backbone": STAND_IN}),
+    "colours": ({"point_colours": True}, {}),
+}
+TITLES = {
+    "geometry": "The points tell positions and normals",
+    "stand-in": "The same, and a stand-in for a trained backbone: features that name what a photo shows, in noise",
+    "colours": "The points tell positions, normals and colours",
+}
+ROWS: dict[str, dict[str, Any]] = {
+    "3D only": {"variant": "3d"},
+    "BiFusion": {"variant": "bifusion"},
+    "inject": {"variant": "inject"},
+    "both": {"variant": "both"},
+    "both, wrong photos": {"variant": "both", "wrong_photos": True},
+}
+PAIRS = (
+    ("inject", "3D only"),
+    ("BiFusion", "3D only"),
+    ("both", "3D only"),
+    ("inject", "BiFusion"),
+    ("both", "BiFusion"),
+    ("both", "inject"),
+    ("both, wrong photos", "3D only"),
+)
+# two-sided 95 % of Student's t, by degrees of freedom
+_STUDENT = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)
+INJECTED = ("hit_rate", "ratio")
+_RULE = "a difference exceeds seed noise if the 95 % interval of its paired mean over seeds (Student's t) leaves out 0"
+_logger = logging.getLogger("examples.pointcloud")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's options."""
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="of the runs")
+    parser.add_argument(
+        "--results", type=Path, metavar="FOLDER", help="of point_segmentation.json and .md (default: --out)"
+    )
+    parser.add_argument("--seeds", type=numbers.seed, nargs="+", default=[0, 1, 2], metavar="N")
+    parser.add_argument(
+        "--blocks", nargs="+", choices=tuple(BLOCKS), default=["geometry"], help="what points and photos tell"
+    )
+    parser.add_argument(
+        "--pretrain-steps", type=numbers.count, default=240, metavar="N", help="of the 3D network alone"
+    )
+    add_plan(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Train or read all runs; write and print the tables."""
+    if len(set(options.seeds)) < len(options.seeds) or not 2 <= len(options.seeds) <= len(_STUDENT) + 1:
+        raise ConfigError(f"--seeds is {options.seeds}; expected 2 to {len(_STUDENT) + 1} different ones")
+    found: dict[str, dict[str, dict[str, Any]]] = {block: {} for block in options.blocks}
+    for seed in options.seeds:
+        plan = plan_of(options, variant="3d", seed=seed, point_colours=False, wrong_photos=False)
+        drawn = _Drawn(options)
+        for block in options.blocks:
+            found[block][str(seed)] = _seed(plan, block, options.pretrain_steps, drawn, options.out)
+    results = {
+        "rule": _RULE,
+        "pretrain_steps": options.pretrain_steps,
+        "blocks": {block: {"summary": summary(seeds), "seeds": seeds} for block, seeds in found.items()},
+    }
+    folder = options.results or options.out
+    folder.mkdir(parents=True, exist_ok=True)
+    text = markdown(results)
+    write_text(folder / "point_segmentation.json", json.dumps(results, indent=2) + "\n")
+    write_text(folder / "point_segmentation.md", text)
+    print(text)
+    return 0
+
+
+class _Drawn:
+    """A seed's rooms, drawn when the first run asks for them."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.cache, self.device = options.cache, options.device
+        self.rooms: dict[str, Rooms] = {}
+
+    def of(self, plan: Plan) -> Rooms:
+        """Return them, with the features of the plan's backbone."""
+        if plan.backbone not in self.rooms:
+            self.rooms[plan.backbone] = rooms_of(plan, self.cache, photos=True, device=self.device)
+        return self.rooms[plan.backbone]
+
+
+def _seed(plan: Plan, block: str, pretrain_steps: int, drawn: _Drawn, out: Path) -> dict[str, Any]:
+    """Train the 3D network and then every row from its file, or read what is there."""
+    of_points, of_photos = BLOCKS[block]
+    plan = replace(plan, **of_points)
+    # blocks that give the points alike share the runs without photos
+    first = next(name for name, (changes, _) in BLOCKS.items() if changes == of_points)
+
+    def result(own: Plan, folder: Path, start: Path | None) -> dict[str, Any]:
+        done = check_same(own, start, folder)
+        if done is None:
+            _logger.info("%s", folder)
+            done = train(own, drawn.of(own), folder, start, drawn.device)
+        return done
+
+    begun = out / first / f"seed{plan.seed}" / "pretrained"
+    rows = {"pretrained": result(replace(plan, steps=pretrain_steps), begun, None)}
+    for name, changes in ROWS.items():
+        own, home = (plan, first) if name == "3D only" else (replace(plan, **changes, **of_photos), block)
+        folder = out / home / f"seed{plan.seed}" / name.lower().replace(",", "").replace(" ", "-")
+        rows[name] = result(own, folder, begun / WEIGHTS)
+    return rows
+
+
+def summary(seeds: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Means and deviations over seeds of every row, and the paired differences."""
+
+    def each(row: str, at: str = "test") -> list[float]:
+        return [runs[row][at]["miou"] for runs in seeds.values()]
+
+    def ious(row: str, name: str) -> list[float]:
+        return [runs[row]["test"]["iou"][name] or 0.0 for runs in seeds.values()]
+
+    rows = {
+        row: {
+            "miou": _spread(each(row)),
+            "iou": {name: _spread(ious(row, name)) for name in CLASSES},
+            "parameters": next(iter(seeds.values()))[row]["parameters"],
+        }
+        for row in ("pretrained", *ROWS)
+    }
+    differences = {f"{a} - {b}": difference(each(a), each(b)) for a, b in PAIRS}
+    same = all(runs["inject"]["untrained"]["iou"] == runs["pretrained"]["test"]["iou"] for runs in seeds.values())
+    return {
+        "rows": rows,
+        "differences": differences,
+        "injection_at_step_0_is_3d_only": same,
+        "injection": {
+            stride: {
+                key: statistics.fmean(one[stride][key] for one in _told(seeds, "inject", "injection"))
+                for key in INJECTED
+            }
+            for stride in _told(seeds, "inject", "injection")[0]
+        },
+        "fusion_2d_ratio": {
+            row: _spread([one["fusion_2d_ratio"] for one in _told(seeds, row, "fusion")])
+            for row, changes in ROWS.items()
+            if changes["variant"] in ("bifusion", "both")
+        },
+    }
+
+
+def _told(seeds: Mapping[str, Mapping[str, Any]], row: str, part: str) -> list[dict[str, Any]]:
+    return [runs[row]["test"][part] for runs in seeds.values()]
+
+
+def difference(a: Sequence[float], b: Sequence[float]) -> dict[str, Any]:
+    """Return the paired difference of two rows over seeds, its 95 % interval, and whether that leaves out 0."""
+    each = [x - y for x, y in zip(a, b, strict=True)]
+    mean, deviation = statistics.fmean(each), statistics.stdev(each)
+    half = _STUDENT[len(each) - 2] * deviation / len(each) ** 0.5
+    return {"mean": mean, "deviation": deviation, "half_width": half, "each": each, "exceeds_noise": abs(mean) > half}
+
+
+def markdown(results: Mapping[str, Any]) -> str:
+    """The setting and the tables."""
+    plan = next(iter(next(iter(results["blocks"].values()))["seeds"].values()))["inject"]["plan"]
+    lines = [
+        f"{plan['rooms']} rooms to learn from, {plan['test_rooms']} held out, {plan['views']} photos of "
+        f"{plan['photo_size'][1]}×{plan['photo_size'][0]} px each, voxels of {100 * plan['voxel']:.0f} cm, network "
+        f"{plan['network']}, {plan['backbone']} ({'random' if plan['random_backbone'] else 'published'} weights), "
+        f"{results['pretrain_steps']} steps of the 3D network, then {plan['steps']} of every row from its file; "
+        "`python -m examples.pointcloud compare`.",
+        "",
+    ]
+    for block, found in results["blocks"].items():
+        told, seeds = found["summary"], found["seeds"]
+        lines += [
+            f"**{TITLES[block]}** ({len(seeds)} seeds, mean ± deviation)",
+            "",
+            f"| | mIoU | {' | '.join(FLAT)} | other classes | trainable parameters |",
+            f"|---|---|{'---|' * len(FLAT)}---|---|",
+            *(_row(name, row) for name, row in told["rows"].items()),
+            "",
+            "| mIoU | difference | 95 % interval | exceeds seed noise |",
+            "|---|---|---|---|",
+            *(_difference(name, one) for name, one in told["differences"].items()),
+            "",
+            _stats(told),
+            "",
+            f"Before its first step inject is the 3D network: {_yes(told['injection_at_step_0_is_3d_only'])}.",
+            "",
+        ]
+    return "\n".join([*lines, f"Rule: {results['rule']}.", ""])
+
+
+def _row(name: str, row: Mapping[str, Any]) -> str:
+    others = statistics.fmean(row["iou"][one]["mean"] for one in CLASSES if one not in FLAT)
+    flat = " | ".join(_plus_minus(row["iou"][one]) for one in FLAT)
+    new = sum(number for part, number in row["parameters"].items() if part in ("fusion", "injection"))
+    total = sum(row["parameters"].values())
+    share = f" (+{100 * new / (total - new):.1f} %)" if new else ""
+    return f"| {name} | {_plus_minus(row['miou'])} | {flat} | {others:.3f} | {total:,}{share} |"
+
+
+def _difference(name: str, found: Mapping[str, Any]) -> str:
+    low, high = found["mean"] - found["half_width"], found["mean"] + found["half_width"]
+    return f"| {name} | {found['mean']:+.3f} | {low:+.3f} ... {high:+.3f} | {_yes(found['exceeds_noise'])} |"
+
+
+def _stats(told: Mapping[str, Any]) -> str:
+    hits = ", ".join(
+        f"{stride}: {one['hit_rate']:.2f} ({one['ratio']:.2f})" for stride, one in told["injection"].items()
+    )
+    gates = ", ".join(f"{row} {_plus_minus(one)}" for row, one in told["fusion_2d_ratio"].items())
+    return f"inject, hit rate per stride (norm added / had): {hits}. Mean gate where a photo looks: {gates}."
+
+
+def _spread(values: Sequence[float]) -> dict[str, Any]:
+    return {"mean": statistics.fmean(values), "deviation": statistics.stdev(values), "each": list(values)}
+
+
+def _plus_minus(found: Mapping[str, Any]) -> str:
+    return f"{found['mean']:.3f} ± {found['deviation']:.3f}"
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else "no"

@@ -1,0 +1,222 @@
+"""Rooms as a U-Net takes them: voxels of deformed points, features of photos whose cameras saw the undeformed ones."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import safetensors.torch
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dinoneck.atomic import write_whole
+from dinoneck.backbones.backbone import Backbone
+from dinoneck.errors import ConfigError
+from dinoneck.points import Links, PointProjector, SparseFeatures, SparsePyramid, VoxelGrid, lift
+from dinoneck.weight_files import read_state
+from examples.pointcloud.features import frame_maps
+from examples.pointcloud.frames import Frames
+from examples.pointcloud.rooms import CLASSES, Room, room
+
+STAND_IN: Literal["labels"] = (
+    "labels"  # in a backbone's place: what a photo shows, patch by patch, mixed into channels with noise
+)
+PATCH, STAND_IN_CHANNELS, STAND_IN_NOISE = 16, 32, 1.5
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Points of a room, and what photos say of them.
+
+    Attributes:
+        points: float64 (N, 3), metres, as the cameras saw them.
+        normals: float32 (N, 3).
+        colours: uint8 (N, 3).
+        labels: int64 (N,).
+        maps: float16 (V, C, rows, cols), or None without photos.
+        links: which view sees which point where, or None without photos.
+    """
+
+    points: Tensor
+    normals: Tensor
+    colours: Tensor
+    labels: Tensor
+    maps: Tensor | None = None
+    links: Links | None = None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rooms to name at once.
+
+    Attributes:
+        grid: the voxels of all points.
+        feats: float32 (M, C), of every voxel.
+        labels: int64 (N,), of every point; ``grid.inverse`` leads from points to voxels.
+        pyramid: stride -> float32 features of the photos, or None.
+        seen: bool (N,), points that a photo shows.
+    """
+
+    grid: VoxelGrid
+    feats: Tensor
+    labels: Tensor
+    pyramid: dict[int, SparseFeatures] | None
+    seen: Tensor
+
+    def to(self, device: torch.device | str) -> Batch:
+        """Return the batch on a device."""
+        pyramid = None
+        if self.pyramid is not None:
+            pyramid = {stride: level.to(device) for stride, level in self.pyramid.items()}
+        tensors = {name: getattr(self, name).to(device) for name in ("feats", "labels", "seen")}
+        return Batch(self.grid.to(device), pyramid=pyramid, **tensors)
+
+
+@dataclass(frozen=True)
+class Voxels:
+    """How points become a network's input.
+
+    Attributes:
+        size: metres.
+        point_colours: give the network the points' colours too.
+        strides: levels of the photos' pyramid; empty = photos are left aside.
+    """
+
+    size: float
+    point_colours: bool = False
+    strides: tuple[int, ...] = ()
+
+    @property
+    def channels(self) -> int:
+        """Of a voxel's features: 1, the normal, and the colour if asked for."""
+        return 7 if self.point_colours else 4
+
+
+def scene(
+    seed: int,
+    *,
+    views: int,
+    size: tuple[int, int],
+    points: int,
+    backbone: Backbone | Literal["labels"] | None = None,
+    cache: Path | None = None,
+) -> Scene:
+    """Draw a room and, with a backbone, run it over its photos.
+
+    Args:
+        seed: of the room.
+        views: photos.
+        size: of the photos, in pixels.
+        points: to draw.
+        backbone: of the photos' features; ``"labels"`` = a stand-in for one that is trained: :func:`label_maps`;
+            None = without photos.
+        cache: folder that keeps the maps; None = they are computed each time.
+    """
+    made = room(seed, views, size, points)
+    if backbone is None:
+        return Scene(made.points, made.normals, made.colours, made.labels)
+    frames = made.frames
+    # maps cover the whole photos, whatever size the ViT saw them in: links need no resize
+    maps = label_maps(made, seed) if isinstance(backbone, str) else _maps(backbone, frames, cache)
+    links = PointProjector()(made.points, frames.cameras, frames.depth)
+    return Scene(made.points, made.normals, made.colours, made.labels, maps, links)
+
+
+def label_maps(made: Room, seed: int) -> Tensor:
+    """Features that a linear layer can read, as those of a trained backbone are and those of a random one are not.
+
+    Returns:
+        float16 (V, C, rows, cols): the labels' shares of every patch, mixed into channels that stand for the same in
+        all rooms, and as much noise again as makes a single patch unsure.
+    """
+    height, width = made.frames.cameras.size
+    grid = (math.ceil(height / PATCH), math.ceil(width / PATCH))
+    shares = F.adaptive_avg_pool2d(F.one_hot(made.seen_labels, len(CLASSES)).movedim(-1, 1).float(), grid)
+    mixing = torch.randn(STAND_IN_CHANNELS, len(CLASSES), generator=torch.Generator().manual_seed(0))
+    maps = torch.einsum("ck,vkyx->vcyx", mixing, shares)
+    noise = torch.randn(maps.shape, generator=torch.Generator().manual_seed(seed))
+    return (maps + STAND_IN_NOISE * noise).half()
+
+
+def batch_of(scenes: Sequence[Scene], voxels: Voxels, generator: torch.Generator | None = None) -> Batch:
+    """Make voxels of scenes, each turned, mirrored, scaled and shifted its own way if there is a generator.
+
+    Cameras belong to the points as they were measured: who sees what was found before, on these, and deforming moves
+    only the voxels that the photos' features are lifted to.
+
+    Raises:
+        ConfigError: if photos are asked for and a scene has none.
+    """
+    moved, turned = [], []
+    for one in scenes:
+        turn, scale, shift = _drawn(generator) if generator else _still()
+        moved.append(one.points @ turn.mT * scale + shift)
+        turned.append(one.normals @ turn.mT.float())
+    number = torch.repeat_interleave(torch.arange(len(scenes)), torch.tensor([len(one.points) for one in scenes]))
+    grid = VoxelGrid.from_points(torch.cat(moved), voxels.size, batch=number)
+    given = [torch.ones(len(number), 1), torch.cat(turned)]
+    if voxels.point_colours:
+        given.append(torch.cat([one.colours for one in scenes]).float() / 127.5 - 1)
+    sums = torch.zeros(len(grid), voxels.channels).index_add_(0, grid.inverse, torch.cat(given, 1))
+    feats = sums / grid.inverse.bincount(minlength=len(grid))[:, None]
+    labels = torch.cat([one.labels for one in scenes])
+    if not voxels.strides:
+        return Batch(grid, feats, labels, None, torch.zeros_like(labels, dtype=torch.bool))
+    maps, links = _joined(scenes)
+    lifted = lift(maps, links, grid).to(dtype=torch.float32)
+    pyramid = SparsePyramid(sorted({1, *voxels.strides}))(lifted)
+    return Batch(grid, feats, labels, pyramid, links.n_views > 0)
+
+
+def _joined(scenes: Sequence[Scene]) -> tuple[Tensor, Links]:
+    """The maps and links of several scenes as those of one cloud."""
+    maps, links = [], []
+    for one in scenes:
+        if one.maps is None or one.links is None:
+            raise ConfigError("this variant reads photos and the scene has no maps; give scene() a backbone")
+        maps.append(one.maps)
+        links.append(one.links)
+    views = torch.tensor([0, *(part.num_views for part in links)]).cumsum(0).tolist()
+    points = torch.tensor([0, *(part.num_points for part in links)]).cumsum(0).tolist()
+    return torch.cat(maps), Links(
+        torch.cat([part.view + first for part, first in zip(links, views, strict=False)]),
+        torch.cat([part.point + first for part, first in zip(links, points, strict=False)]),
+        torch.cat([part.uv for part in links]),
+        torch.cat([part.z for part in links]),
+        points[-1],
+        views[-1],
+        links[0].image_size,
+    )
+
+
+def _still() -> tuple[Tensor, float, Tensor]:
+    return torch.eye(3, dtype=torch.float64), 1.0, torch.zeros(3, dtype=torch.float64)
+
+
+def _drawn(generator: torch.Generator) -> tuple[Tensor, float, Tensor]:
+    """A quarter turn about z, mirrored half the time; a factor; a shift in metres."""
+    quarter, mirror = torch.randint(4, (2,), generator=generator).tolist()
+    cos, sin = round(math.cos(quarter * math.pi / 2)), round(math.sin(quarter * math.pi / 2))
+    turn = torch.tensor([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]], dtype=torch.float64)
+    turn[:, 0] *= 1 - 2 * (mirror % 2)
+    numbers = torch.rand(4, dtype=torch.float64, generator=generator)
+    return turn, 0.9 + 0.2 * float(numbers[0]), numbers[1:]
+
+
+def _maps(backbone: Backbone, frames: Frames, cache: Path | None) -> Tensor:
+    """Maps in half precision; the cache's key is the backbone and the photos themselves."""
+    if cache is None:
+        return frame_maps(backbone, frames)[0].half().cpu()
+    key = hashlib.sha256(repr(sorted(backbone.record().items())).encode())
+    key.update(repr(tuple(frames.photos.shape)).encode() + frames.photos.numpy().tobytes())
+    path = cache / f"{key.hexdigest()[:24]}.safetensors"
+    if not path.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        maps = frame_maps(backbone, frames)[0].half().cpu().contiguous()
+        write_whole(path, safetensors.torch.save({"maps": maps}))
+    return read_state(path)["maps"]

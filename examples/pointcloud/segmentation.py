@@ -1,0 +1,191 @@
+"""A 3D U-Net that names voxels, alone or with photos: fused once at its end, injected into its decoder, or both."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import safetensors.torch
+from torch import Tensor, nn
+
+from dinoneck.atomic import write_whole
+from dinoneck.errors import CheckpointError, ConfigError, some_of
+from dinoneck.points import DecoderInjection, GatedFusion, SparseFeatures, VoxelGrid
+from dinoneck.points.attachment import InjectedUNet
+from dinoneck.weight_files import read_state
+from examples.pointcloud.res16unet import Res16UNet
+
+Variant = Literal["3d", "bifusion", "inject", "both"]
+VARIANTS: tuple[Variant, ...] = get_args(Variant)
+NEW = ("fusion", "injection")  # what photos bring; all else must be in a file that training starts from
+NETWORKS: dict[str, dict[str, Any]] = {
+    "34c": {},
+    "small": {"planes": (16, 32, 48, 64, 64, 48, 32, 32), "layers": (1,) * 8, "init_dim": 16},
+}
+_SHOWN = 4
+
+
+class Segmenter(nn.Module):
+    """Scores of every voxel.
+
+    Args:
+        unet: gives features of every voxel.
+        classes: how many.
+        fusion: mixes the photos' features with the network's output; None = not there.
+        injection: adds them in the decoder; it is hooked onto ``unet``; None = not there.
+    """
+
+    def __init__(
+        self,
+        unet: Res16UNet,
+        classes: int,
+        fusion: GatedFusion | None = None,
+        injection: DecoderInjection | None = None,
+    ) -> None:
+        super().__init__()
+        self.network: Res16UNet | InjectedUNet = unet
+        if injection is not None:
+            self.network = injection.wrap(unet, {stride: Res16UNet.BLOCKS[stride] for stride in injection.strides})
+        self.fusion = fusion
+        self.classifier = nn.Linear(unet.out_channels, classes)
+
+    @property
+    def unet(self) -> Res16UNet:
+        """The 3D network."""
+        return self.network if isinstance(self.network, Res16UNet) else self.network.get_submodule("unet")  # type: ignore[return-value]
+
+    @property
+    def injection(self) -> DecoderInjection | None:
+        """What is added in the decoder."""
+        return self.network.injection if isinstance(self.network, InjectedUNet) else None
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Levels of the pyramid that are read; empty for the 3D network alone."""
+        levels = () if self.injection is None else self.injection.strides
+        return tuple(sorted({*levels, *(() if self.fusion is None else (1,))}))
+
+    def forward(self, grid: VoxelGrid, feats: Tensor, pyramid: Mapping[int, SparseFeatures] | None = None) -> Tensor:
+        """Return scores (M, classes) of the grid's voxels.
+
+        Args:
+            grid: the voxels.
+            feats: (M, C) of each.
+            pyramid: the photos' features at ``strides``; None = as if no photo had seen anything.
+        """
+        x = self.unet.sparse(grid, feats)
+        found: Tensor = self.network(x, pyramid=pyramid) if isinstance(self.network, InjectedUNet) else self.network(x)
+        if self.fusion is not None and pyramid is not None:
+            found = self.fusion(found, *pyramid[1].at(grid.coords, grid.batch))
+        scores: Tensor = self.classifier(found)
+        return scores
+
+    def parts(self) -> dict[str, nn.Module]:
+        """The 3D network, the classifier and what photos bring, by name."""
+        parts = {"unet": self.unet, "classifier": self.classifier, "fusion": self.fusion, "injection": self.injection}
+        return {name: part for name, part in parts.items() if part is not None}
+
+    def weights(self) -> dict[str, Tensor]:
+        """All weights by part, named alike whether or not there is an injection."""
+        return {
+            f"{part}.{key}": value
+            for part, module in self.parts().items()
+            for key, value in module.state_dict().items()
+        }
+
+    def stats(self) -> dict[str, Any]:
+        """What fusion and injection did in the last pass."""
+        told: dict[str, Any] = {}
+        if self.fusion is not None:
+            told["fusion"] = self.fusion.stats
+        if self.injection is not None:
+            told["injection"] = {str(stride): vars(level) for stride, level in self.injection.stats.items()}
+        return told
+
+
+def build(
+    variant: Variant,
+    *,
+    network: str,
+    in_channels: int,
+    classes: int,
+    c_dino: int,
+    engine: Literal["auto", "torch", "spconv"] = "auto",
+    target: Literal["up", "skip"] = "up",
+) -> Segmenter:
+    """Build a variant with fresh weights.
+
+    Args:
+        variant: one of ``VARIANTS``.
+        network: one of ``NETWORKS``.
+        in_channels: of the voxels' features.
+        classes: how many.
+        c_dino: channels of the photos' features.
+        engine: of the sparse convolutions.
+        target: the branch that is injected into.
+
+    Raises:
+        ConfigError: for an unknown variant or network.
+    """
+    if variant not in VARIANTS or network not in NETWORKS:
+        raise ConfigError(
+            f"variant is {variant!r}, network {network!r}; expected one of {', '.join(VARIANTS)} and one of "
+            f"{', '.join(NETWORKS)}"
+        )
+    unet = Res16UNet(in_channels, engine, **NETWORKS[network])
+    width = unet.out_channels
+    fusion = GatedFusion(c_dino, width, width) if variant in ("bifusion", "both") else None
+    injection = None
+    if variant in ("inject", "both"):
+        injection = DecoderInjection(c_dino, unet.levels(target), target=target)
+    return Segmenter(unet, classes, fusion, injection)
+
+
+def save_weights(model: Segmenter, path: Path) -> None:
+    """Write all weights to a ``.safetensors`` file, whole or not at all."""
+    state = {name: value.detach().cpu().contiguous() for name, value in model.weights().items()}
+    write_whole(path, safetensors.torch.save(state))
+
+
+def load_weights(model: Segmenter, path: Path) -> tuple[str, ...]:
+    """Start from a file: all it holds must fit, and it must hold all but whole new parts.
+
+    Returns:
+        Names of the parts that keep their fresh weights; the others are the file's.
+
+    Raises:
+        BackboneError: if the file is missing or holds something else than tensors.
+        CheckpointError: naming weights the model has no place for, those missing, or of other shapes.
+    """
+    given, own = read_state(path), model.weights()
+    absent = tuple(part for part in NEW if part in model.parts() and not any(k.startswith(f"{part}.") for k in given))
+    strange = given.keys() - own.keys()
+    if strange:
+        raise CheckpointError(
+            f"{path} holds {some_of(strange, _SHOWN)}, which this model has no place for; start from a file of the "
+            "same --network, and of a variant that has no more parts",
+            step="tensors",
+        )
+    missing = {key for key in own.keys() - given.keys() if key.partition(".")[0] not in absent}
+    if missing:
+        raise CheckpointError(
+            f"{path} lacks {some_of(missing, _SHOWN)}; only a whole {' or '.join(NEW)} may be new", step="tensors"
+        )
+    for key, value in given.items():
+        if value.shape != own[key].shape:
+            raise CheckpointError(
+                f"{path}: {key} is {tuple(value.shape)}, this model's {tuple(own[key].shape)}; the file belongs to "
+                "another --network, --backbone or --point-colours",
+                step="tensors",
+            )
+    for part, module in model.parts().items():
+        if part not in absent:
+            found = {key.partition(".")[2]: value for key, value in given.items() if key.partition(".")[0] == part}
+            module.load_state_dict(found)
+    return absent
+
+
+def count(module: nn.Module) -> int:
+    """Trainable parameters."""
+    return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)

@@ -1,0 +1,198 @@
+"""The verb ``train``: a 3D U-Net on analytic rooms, from scratch or from a file, with photos or without."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dinoneck import save_head
+from dinoneck.atomic import write_text
+from dinoneck.cli import numbers
+from dinoneck.errors import ConfigError, DataError
+from dinoneck.version import versions
+from examples.pointcloud.room_batches import Scene, Voxels, batch_of
+from examples.pointcloud.rooms import CLASSES
+from examples.pointcloud.segmentation import VARIANTS, Segmenter, count, load_weights, save_weights
+from examples.pointcloud.training_plan import Plan, Rooms, add_plan, misled, model_of, plan_of, rooms_of
+
+HELP = "train a 3D U-Net on rooms whose posters, boards and rugs only photos can tell"
+WEIGHTS, RESULT = "weights.safetensors", "result.json"
+WARMUP = 0.1  # of all steps
+CLIP = 5.0
+_EVERY = 20  # steps between two lines of the log
+_logger = logging.getLogger("examples.pointcloud")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's options."""
+    parser.add_argument("--variant", choices=VARIANTS, default="3d", help="which of the photos' features are used how")
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="of weights and result.json")
+    parser.add_argument(
+        "--load-from", type=Path, metavar="FILE", help="weights to start from; only new layers are random"
+    )
+    parser.add_argument("--seed", type=numbers.seed, default=0, metavar="N", help="of rooms, weights and order")
+    parser.add_argument("--point-colours", action="store_true", help="the 3D network is given the points' colours too")
+    parser.add_argument("--wrong-photos", action="store_true", help="features of another room's photos: a control")
+    add_plan(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Train and test one variant."""
+    plan = plan_of(options)
+    rooms = rooms_of(plan, options.cache, photos=plan.variant != "3d", device=options.device)
+    result = train(plan, rooms, options.out, options.load_from, options.device)
+    print(f"mIoU {result['test']['miou']:.3f} on {plan.test_rooms} held-out rooms; {options.out / RESULT}")
+    return 0
+
+
+def train(plan: Plan, rooms: Rooms, out: Path, load_from: Path | None = None, device: str = "cpu") -> dict[str, Any]:
+    """Train a variant, test it on the held-out rooms and write all of it down.
+
+    Args:
+        plan: what is trained how.
+        rooms: of the plan.
+        out: folder that gets ``weights.safetensors``, ``result.json`` and a head file for each new part.
+        load_from: weights to start from.
+        device: of the network.
+
+    Returns:
+        What is in ``result.json``.
+
+    Raises:
+        CheckpointError: if the weights do not fit.
+        DataError: if the loss is not finite.
+    """
+    began = time.perf_counter()
+    torch.manual_seed(plan.seed)
+    model, voxels = model_of(plan, rooms)
+    rooms = misled(rooms) if plan.wrong_photos else rooms
+    fresh = tuple(model.parts()) if load_from is None else load_weights(model, load_from)
+    model.to(device)
+    untrained = measure(model, voxels, rooms.test)
+    losses = learn(model, voxels, rooms.train, plan)
+    found = measure(model, voxels, rooms.test)
+    out.mkdir(parents=True, exist_ok=True)
+    save_weights(model, out / WEIGHTS)
+    _save_heads(model, plan, rooms, out)
+    result = {
+        "plan": plan.to_json(),
+        "load_from": None if load_from is None else digest(load_from),
+        "fresh": list(fresh),
+        "parameters": {name: count(part) for name, part in model.parts().items()},
+        "untrained": untrained,
+        "test": found,
+        "loss": {"first": losses[0], "last": sum(losses[-10:]) / len(losses[-10:])},
+        "minutes": round((time.perf_counter() - began) / 60, 2),
+        "versions": versions(),
+    }
+    write_text(out / RESULT, json.dumps(result, indent=2) + "\n")
+    return result
+
+
+def learn(model: Segmenter, voxels: Voxels, scenes: tuple[Scene, ...], plan: Plan) -> list[float]:
+    """Fit the model; return the loss of every step.
+
+    Raises:
+        DataError: if the loss is not finite.
+    """
+    order = torch.Generator().manual_seed(plan.seed)  # of its own: the same rooms in the same order for all variants
+    optimizer = torch.optim.AdamW(model.parameters(), lr=plan.lr, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, plan.lr, total_steps=plan.steps + 1, pct_start=WARMUP)
+    model.train()
+    losses: list[float] = []
+    waiting: list[int] = []
+    for step in range(plan.steps):
+        while len(waiting) < plan.batch:
+            waiting += torch.randperm(len(scenes), generator=order).tolist()
+        now, waiting = waiting[: plan.batch], waiting[plan.batch :]
+        batch = batch_of([scenes[index] for index in now], voxels, order).to(model.classifier.weight.device)
+        scores = model(batch.grid, batch.feats, batch.pyramid)
+        loss = F.cross_entropy(scores[batch.grid.inverse], batch.labels)
+        losses.append(float(loss.detach()))
+        if not torch.isfinite(loss):
+            raise DataError(
+                f"the loss is {losses[-1]} in step {step + 1} of {plan.steps}; try a smaller --lr than {plan.lr}"
+            )
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
+        optimizer.step()
+        schedule.step()
+        if (step + 1) % _EVERY == 0:
+            _logger.info("%s step %d of %d: loss %.3f", plan.variant, step + 1, plan.steps, losses[-1])
+    return losses
+
+
+@torch.no_grad()
+def measure(model: Segmenter, voxels: Voxels, scenes: tuple[Scene, ...]) -> dict[str, Any]:
+    """Return IoU per class and their mean over all points of the scenes, and what fusion and injection did."""
+    model.eval()
+    confusion = torch.zeros(len(CLASSES), len(CLASSES), dtype=torch.int64)
+    stats = []
+    for one in scenes:
+        batch = batch_of([one], voxels).to(model.classifier.weight.device)
+        named = model(batch.grid, batch.feats, batch.pyramid).argmax(1)[batch.grid.inverse]
+        pairs = batch.labels * len(CLASSES) + named
+        confusion += pairs.bincount(minlength=confusion.numel()).view_as(confusion).cpu()
+        stats.append(model.stats())
+    each = iou(confusion)
+    known = each.isfinite()
+    return {
+        "miou": float(each[known].mean()),
+        "iou": {name: float(value) if value.isfinite() else None for name, value in zip(CLASSES, each, strict=True)},
+        **_mean(stats),
+    }
+
+
+def iou(confusion: Tensor) -> Tensor:
+    """Intersection over union (K,) of counts (K, K); NaN for a class that is neither there nor named."""
+    both = confusion.diagonal().double()
+    return both / (confusion.sum(0) + confusion.sum(1) - both)
+
+
+def digest(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _save_heads(model: Segmenter, plan: Plan, rooms: Rooms, out: Path) -> None:
+    """What photos brought, each as a head file that knows its backbone."""
+    for name in ("fusion", "injection"):
+        part = model.parts().get(name)
+        if part is not None:
+            save_head(out / f"{name}.safetensors", part, backbone=rooms.backbone, plan=plan.to_json())
+
+
+def _mean(stats: list[Any]) -> Any:
+    """Means of numbers in nested dictionaries alike."""
+    if isinstance(stats[0], dict):
+        return {key: _mean([one[key] for one in stats]) for key in stats[0]}
+    return sum(stats) / len(stats)
+
+
+def check_same(plan: Plan, load_from: Path | None, out: Path) -> dict[str, Any] | None:
+    """Return the result in a folder if it is that of the plan and file; None if there is none.
+
+    Raises:
+        ConfigError: if the folder holds another run.
+    """
+    path = out / RESULT
+    if not path.exists():
+        return None
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    wanted = plan.to_json() | {"load_from": None if load_from is None else digest(load_from)}
+    had = found["plan"] | {"load_from": found["load_from"]}
+    other = [key for key in wanted if wanted[key] != had.get(key)]
+    if other:
+        told = ", ".join(f"{key} {had.get(key)!r} instead of {wanted[key]!r}" for key in other)
+        raise ConfigError(f"{out} holds a run with {told}; take another --out or remove it")
+    return found

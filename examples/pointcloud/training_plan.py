@@ -1,0 +1,197 @@
+"""What determines a training run: one dataclass, its options on the command line, its rooms."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from dinoneck import load_backbone
+from dinoneck.backbones.backbone import Backbone
+from dinoneck.cli import numbers
+from dinoneck.weight_files import first_line
+from examples.pointcloud.room_batches import STAND_IN, Scene, Voxels, scene
+from examples.pointcloud.rooms import CLASSES
+from examples.pointcloud.segmentation import NETWORKS, Segmenter, Variant, build
+
+_ROOMS_APART = 1000  # room seeds of two runs
+_HELD_OUT = 500
+_logger = logging.getLogger("examples.pointcloud")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that a run's result depends on; kept in its ``result.json``.
+
+    Attributes:
+        variant: ``3d``, ``bifusion``, ``inject`` or ``both``.
+        seed: of rooms, weights and order.
+        rooms: to learn from.
+        test_rooms: held out.
+        views: photos per room.
+        photo_size: (height, width) in pixels, as photographed.
+        points: drawn per room.
+        voxel: metres.
+        point_colours: whether the 3D network is given the points' colours.
+        backbone: of the photos' features.
+        random_backbone: seeded random weights instead of published ones.
+        network: ``34c`` or ``small``.
+        engine: of the sparse convolutions.
+        target: the branch that is injected into.
+        wrong_photos: every room is given the photos' features of another one: a control that has all the parameters
+            and nothing to see.
+        steps: optimizer steps.
+        batch: rooms per step.
+        lr: the highest learning rate.
+    """
+
+    variant: Variant
+    seed: int
+    rooms: int
+    test_rooms: int
+    views: int
+    photo_size: tuple[int, int]
+    points: int
+    voxel: float
+    point_colours: bool
+    backbone: str
+    random_backbone: bool
+    network: str
+    engine: Literal["auto", "torch", "spconv"]
+    target: Literal["up", "skip"]
+    wrong_photos: bool
+    steps: int
+    batch: int
+    lr: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as plain values."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+
+@dataclass(frozen=True)
+class Rooms:
+    """The rooms of a run.
+
+    Attributes:
+        train: to learn from.
+        test: held out.
+        backbone: what looked at the photos; None = nothing did, or its stand-in.
+    """
+
+    train: tuple[Scene, ...]
+    test: tuple[Scene, ...]
+    backbone: Backbone | None
+
+    @property
+    def channels(self) -> int:
+        """Of the photos' features; 1 without photos."""
+        maps = self.train[0].maps
+        return 1 if maps is None else maps.shape[1]
+
+
+def add_plan(parser: argparse.ArgumentParser) -> None:
+    """Add the options that variants to be compared share."""
+    data = parser.add_argument_group("rooms")
+    data.add_argument("--rooms", type=numbers.count, default=12, metavar="N", help="to learn from")
+    data.add_argument("--test-rooms", type=numbers.count, default=4, metavar="N", help="held out")
+    data.add_argument("--views", type=numbers.count, default=6, metavar="N", help="photos per room")
+    data.add_argument("--photo-size", type=photo_size, default="240x320", metavar="HxW", help="in pixels")
+    data.add_argument("--points", type=numbers.count, default=40_000, metavar="N", help="drawn per room")
+    data.add_argument("--voxel", type=numbers.positive, default=0.1, metavar="M", help="metres")
+    model = parser.add_argument_group("model")
+    model.add_argument(
+        "--backbone", default="vit_small_patch16_dinov3", metavar="NAME", help=f"or {STAND_IN}: a stand-in"
+    )
+    model.add_argument("--random-backbone", action="store_true", help="seeded random weights, no download")
+    model.add_argument("--network", choices=tuple(NETWORKS), default="34c", help="the 3D U-Net")
+    model.add_argument("--engine", choices=("auto", "torch", "spconv"), default="auto", help="of sparse convolutions")
+    model.add_argument("--target", choices=("up", "skip"), default="up", help="the branch that is injected into")
+    training = parser.add_argument_group("training")
+    training.add_argument("--steps", type=numbers.count, default=240, metavar="N")
+    training.add_argument("--batch", type=numbers.count, default=2, metavar="N", help="rooms per step")
+    training.add_argument("--lr", type=numbers.positive, default=2e-3, help="the highest; one cosine, AdamW")
+    training.add_argument("--device", type=device, default="cpu", metavar="NAME", help="of the networks, such as cuda")
+    training.add_argument("--cache", type=Path, metavar="FOLDER", help="keep the photos' features there")
+
+
+def plan_of(options: argparse.Namespace, **changes: Any) -> Plan:
+    """Return the plan of parsed options, with changes."""
+    given: dict[str, Any] = {**vars(options), **changes}
+    return Plan(**{field.name: given[field.name] for field in fields(Plan)})
+
+
+def rooms_of(plan: Plan, cache: Path | None, *, photos: bool, device: str = "cpu") -> Rooms:
+    """Draw a plan's rooms.
+
+    Args:
+        plan: whose.
+        cache: folder that keeps the photos' features.
+        photos: look at the photos too, which takes longest.
+        device: of the backbone.
+    """
+    backbone = None
+    if photos and plan.backbone != STAND_IN:
+        backbone = load_backbone(plan.backbone, pretrained=not plan.random_backbone).to(device)
+
+    def drawn(first: int, number: int) -> tuple[Scene, ...]:
+        return tuple(
+            scene(
+                plan.seed * _ROOMS_APART + first + index,
+                views=plan.views,
+                size=plan.photo_size,
+                points=plan.points,
+                backbone=STAND_IN if photos and backbone is None else backbone,
+                cache=cache,
+            )
+            for index in range(number)
+        )
+
+    _logger.info("%d + %d rooms%s", plan.rooms, plan.test_rooms, f", {plan.backbone}" if photos else "")
+    return Rooms(drawn(0, plan.rooms), drawn(_HELD_OUT, plan.test_rooms), backbone)
+
+
+def misled(rooms: Rooms) -> Rooms:
+    """Give every room the maps of the next one, read at its own points' pixels."""
+
+    def moved(scenes: tuple[Scene, ...]) -> tuple[Scene, ...]:
+        others = (*scenes[1:], scenes[0])
+        return tuple(replace(one, maps=other.maps) for one, other in zip(scenes, others, strict=True))
+
+    return replace(rooms, train=moved(rooms.train), test=moved(rooms.test))
+
+
+def model_of(plan: Plan, rooms: Rooms) -> tuple[Segmenter, Voxels]:
+    """Build a plan's model with fresh weights, and what makes its input."""
+    plain = Voxels(plan.voxel, plan.point_colours)
+    model = build(
+        plan.variant,
+        network=plan.network,
+        in_channels=plain.channels,
+        classes=len(CLASSES),
+        c_dino=rooms.channels,
+        engine=plan.engine,
+        target=plan.target,
+    )
+    return model, Voxels(plan.voxel, plan.point_colours, model.strides)
+
+
+def photo_size(text: str) -> tuple[int, int]:
+    """``240x320``: (height, width) in pixels."""
+    sides = text.lower().split("x")
+    if len(sides) != 2 or not all(side.isascii() and side.isdigit() and int(side) > 0 for side in sides):
+        raise argparse.ArgumentTypeError(f"{text!r} is no size; expected HEIGHTxWIDTH in pixels, such as 240x320")
+    return int(sides[0]), int(sides[1])
+
+
+def device(text: str) -> str:
+    """``cpu``, or a device that torch sees here."""
+    try:
+        torch.empty(0, device=text)
+    except (RuntimeError, AssertionError) as error:  # torch asserts that it was built for CUDA
+        raise argparse.ArgumentTypeError(f"{text!r}: {first_line(error)}; expected cpu, or cuda with a GPU") from error
+    return text

@@ -1,0 +1,462 @@
+"""Training on rooms: only new layers are new, cameras keep the undeformed points, and photos bring what points lack."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from examples.pointcloud import comparison, training
+from examples.pointcloud.comparison import difference
+from examples.pointcloud.room_batches import STAND_IN_NOISE, Scene, Voxels, batch_of, label_maps, scene
+from examples.pointcloud.rooms import CLASSES, FLAT, room
+from examples.pointcloud.segmentation import VARIANTS, Segmenter, Variant, build, load_weights, save_weights
+from examples.pointcloud.training_plan import Plan, Rooms, device, misled, photo_size, plan_of, rooms_of
+from safetensors.torch import load_file, save_file
+
+from dinoneck import CheckpointError, ConfigError, DataError, HeadCheckpoint, load_backbone, load_head
+from dinoneck.points import DecoderInjection, GatedFusion, SparseFeatures
+
+SMALL = {"views": 3, "size": (96, 128), "points": 3000}
+PLAN = Plan(
+    variant="3d",
+    seed=0,
+    rooms=2,
+    test_rooms=1,
+    views=3,
+    photo_size=(96, 128),
+    points=3000,
+    voxel=0.25,
+    point_colours=False,
+    backbone="dinoneck_tiny",
+    random_backbone=False,
+    network="small",
+    engine="torch",
+    target="up",
+    wrong_photos=False,
+    steps=3,
+    batch=2,
+    lr=1e-3,
+)
+WORDS = [
+    *("--rooms", "2", "--test-rooms", "1", "--views", "3", "--photo-size", "96x128", "--points", "3000"),
+    *("--voxel", "0.25", "--backbone", "dinoneck_tiny", "--network", "small", "--engine", "torch", "--steps", "2"),
+]
+
+
+@cache
+def seen(seed: int = 0) -> Scene:
+    return scene(seed, backbone=load_backbone("dinoneck_tiny"), **SMALL)  # type: ignore[arg-type]
+
+
+@cache
+def rooms() -> Rooms:
+    return rooms_of(PLAN, None, photos=True)
+
+
+def made(variant: Variant, network: str = "small", target: Any = "up", in_channels: int = 4) -> Segmenter:
+    torch.manual_seed(0)
+    return build(
+        variant,
+        network=network,
+        in_channels=in_channels,
+        classes=len(CLASSES),
+        c_dino=64,
+        engine="torch",
+        target=target,
+    ).eval()
+
+
+def scores(model: Segmenter, scenes: list[Scene], **options: Any) -> torch.Tensor:
+    batch = batch_of(scenes, Voxels(0.25, strides=model.strides, **options))
+    with torch.no_grad():
+        found: torch.Tensor = model(batch.grid, batch.feats, batch.pyramid)
+    return found
+
+
+def test_features_follow_points_that_are_deformed_after_projection() -> None:
+    """A point's voxel has the point's own features, wherever turning, mirroring, scaling and shifting takes it."""
+    one = seen()
+    rows = torch.arange(0, len(one.points), 50)
+    alone = replace(one, points=one.points[rows], normals=one.normals[rows], colours=one.colours[rows],
+                    labels=one.labels[rows], links=_subset(one, rows))  # fmt: skip
+    fine = Voxels(0.001, strides=(1,))  # a voxel each
+    still = batch_of([alone], fine)
+    assert len(still.grid) == len(rows)
+    generator = torch.Generator().manual_seed(3)
+    for _ in range(6):
+        moved = batch_of([alone], fine, generator)
+        assert not torch.equal(moved.grid.coords, still.grid.coords)
+        assert still.pyramid is not None and moved.pyramid is not None
+        own, other = (batch.pyramid[1].feats[batch.grid.inverse] for batch in (still, moved))  # type: ignore[index]
+        assert torch.equal(own, other) and own.any()
+        assert torch.equal(still.labels, moved.labels) and torch.equal(still.seen, moved.seen)
+        # normals turn with the surfaces they belong to: distances along them stay, up to the factor
+        flat = (moved.feats[moved.grid.inverse, 1:4] * moved.grid.centers()[moved.grid.inverse]).sum(1)
+        before = (alone.normals * alone.points).sum(1)
+        walls = alone.normals[:, 0] != 0
+        same = walls & (alone.normals[:, 0] == 1) & (before.abs() < 1e-9)  # one wall: one plane, wherever it is now
+        assert float(flat[same].max() - flat[same].min()) < 0.002
+
+
+def _subset(one: Scene, rows: torch.Tensor) -> Any:
+    assert one.links is not None
+    keep = torch.isin(one.links.point, rows)
+    place = torch.zeros(len(one.points), dtype=torch.int64).index_copy(0, rows, torch.arange(len(rows)))
+    part = {name: getattr(one.links, name)[keep] for name in ("view", "uv", "z")}
+    return replace(one.links, **part, point=place[one.links.point[keep]], num_points=len(rows), counts=None)
+
+
+def test_deforming_moves_voxels_by_turns_mirrors_scale_and_shift() -> None:
+    one = seen()
+    generator = torch.Generator().manual_seed(0)
+    kinds = set()
+    for _ in range(30):
+        batch = batch_of([one], Voxels(0.25), generator)
+        normals = batch.feats[:, 1:4]
+        assert (normals.norm(dim=1) <= 1 + 1e-6).all()
+        spread = batch.grid.coords.amax(0) - batch.grid.coords.amin(0)
+        kinds.add(bool(spread[0] > spread[1]))
+        assert batch.grid.coords[:, 2].min() >= 0  # z stays up
+    assert kinds == {True, False}
+
+
+def test_rooms_of_a_batch_are_what_they_are_alone() -> None:
+    two = [seen(0), seen(1)]
+    voxels = Voxels(0.25, point_colours=True, strides=(1, 2, 4, 8))
+    both, alone = batch_of(two, voxels), [batch_of([one], voxels) for one in two]
+    assert torch.equal(both.feats, torch.cat([batch.feats for batch in alone]))
+    assert both.pyramid is not None
+    for stride, level in both.pyramid.items():
+        parts = [batch.pyramid[stride] for batch in alone]  # type: ignore[index]
+        assert torch.equal(level.batch, torch.cat([part.batch + i for i, part in enumerate(parts)]))
+        assert torch.equal(level.coords, torch.cat([part.coords for part in parts]))
+        torch.testing.assert_close(level.feats, torch.cat([part.feats for part in parts]))
+    assert both.seen.tolist() == alone[0].seen.tolist() + alone[1].seen.tolist()
+
+
+def test_voxels_get_means_of_their_points() -> None:
+    one = seen()
+    batch = batch_of([one], Voxels(0.25, point_colours=True))
+    assert batch.pyramid is None and batch.feats.shape[1] == Voxels(0.25, True).channels == 7
+    for row in (0, 17, 200):
+        own = batch.grid.inverse == row
+        assert batch.feats[row, 0] == 1
+        torch.testing.assert_close(batch.feats[row, 1:4], one.normals[own].mean(0))
+        torch.testing.assert_close(batch.feats[row, 4:], one.colours[own].float().mean(0) / 127.5 - 1)
+
+
+def test_photos_are_refused_where_there_are_none() -> None:
+    with pytest.raises(ConfigError, match="no maps"):
+        batch_of([scene(0, **SMALL)], Voxels(0.25, strides=(1,)))  # type: ignore[arg-type]
+
+
+def test_the_cache_gives_the_same_maps_and_knows_photos_and_backbone(tmp_path: Path) -> None:
+    backbone = load_backbone("dinoneck_tiny")
+    first, again = (scene(0, backbone=backbone, cache=tmp_path, **SMALL) for _ in range(2))  # type: ignore[arg-type]
+    assert first.maps is not None and again.maps is not None and seen().maps is not None
+    assert torch.equal(first.maps, again.maps) and torch.equal(first.maps, seen().maps)  # type: ignore[arg-type]
+    assert len(list(tmp_path.iterdir())) == 1
+    scene(1, backbone=backbone, cache=tmp_path, **SMALL)  # type: ignore[arg-type]
+    scene(0, backbone=load_backbone("dinoneck_tiny", layers=[3]), cache=tmp_path, **SMALL)  # type: ignore[arg-type]
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_the_stand_in_names_what_a_patch_shows_alike_in_all_rooms() -> None:
+    maps, shares = [], []
+    for seed in (0, 1):
+        drawn = room(seed, views=4, size=(96, 128), points=10)
+        maps.append(label_maps(drawn, seed))
+        assert torch.equal(maps[-1], label_maps(drawn, seed))
+        assert maps[-1].shape == (4, 32, 6, 8)
+        shares.append(torch.stack([(drawn.seen_labels == k).float() for k in range(len(CLASSES))], 1))
+    patches = [share.unfold(2, 16, 16).unfold(3, 16, 16).mean((-1, -2)) for share in shares]
+    told, truth = (torch.cat([x.movedim(1, -1).flatten(0, 2).float() for x in parts]) for parts in (maps, patches))
+    mixing = torch.linalg.lstsq(truth, told).solution  # of both rooms together: what is left is the noise
+    assert (told - truth @ mixing).std() == pytest.approx(STAND_IN_NOISE, rel=0.1)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_variants_have_their_parts_and_levels(variant: Variant) -> None:
+    model = made(variant)
+    assert (model.fusion is not None) == (variant in ("bifusion", "both"))
+    assert (model.injection is not None) == (variant in ("inject", "both"))
+    assert model.strides == {"3d": (), "bifusion": (1,), "inject": (1, 2, 4, 8), "both": (1, 2, 4, 8)}[variant]
+    learnt = {name for name in model.weights() if "running" not in name and "tracked" not in name}
+    assert sum(p.numel() for p in model.parameters()) == sum(model.weights()[name].numel() for name in learnt)
+    told = scores(model, [seen()])
+    assert told.shape[1] == len(CLASSES)
+    assert set(model.stats()) == {name for name in ("fusion", "injection") if name in model.parts()}
+
+
+def test_before_its_first_step_inject_is_the_3d_network_bit_for_bit(tmp_path: Path) -> None:
+    plain = made("3d")
+    save_weights(plain, tmp_path / "3d.safetensors")
+    for target in ("up", "skip"):
+        model = made("inject", target=target)
+        torch.nn.init.ones_(model.classifier.weight)  # the file overwrites it
+        assert load_weights(model, tmp_path / "3d.safetensors") == ("injection",)
+        assert torch.equal(scores(model, [seen()]), scores(plain, [seen()]))
+        assert model.injection is not None
+        torch.nn.init.ones_(model.injection.levels["2"].proj.weight)  # type: ignore[union-attr,arg-type]
+        assert not torch.equal(scores(model, [seen()]), scores(plain, [seen()]))
+
+
+def test_where_no_photo_looks_every_variant_is_the_3d_network(tmp_path: Path) -> None:
+    plain = made("3d")
+    save_weights(plain, tmp_path / "3d.safetensors")
+    batch = batch_of([seen()], Voxels(0.25, strides=(1, 2, 4, 8)))
+    assert batch.pyramid is not None
+    blind = {
+        stride: SparseFeatures(x.coords, x.batch, x.feats, torch.zeros_like(x.valid), stride)
+        for stride, x in batch.pyramid.items()
+    }
+    with torch.no_grad():
+        expected = plain(batch.grid, batch.feats)
+        for variant in VARIANTS:
+            model = made(variant)
+            load_weights(model, tmp_path / "3d.safetensors")
+            assert torch.equal(model(batch.grid, batch.feats, blind), expected)
+            assert torch.equal(model(batch.grid, batch.feats, None), expected)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_file_gives_back_the_model_it_was_made_of(variant: Variant, tmp_path: Path) -> None:
+    model, other = made(variant), made(variant)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.01 * torch.randn_like(parameter))
+    save_weights(model, tmp_path / "file.safetensors")
+    assert load_weights(other, tmp_path / "file.safetensors") == ()
+    assert torch.equal(scores(other, [seen()]), scores(model, [seen()]))
+
+
+def test_only_whole_new_parts_may_be_new(tmp_path: Path) -> None:
+    save_weights(made("both"), tmp_path / "both.safetensors")
+    with pytest.raises(CheckpointError, match=r"fusion\.\S+.*no place for"):
+        load_weights(made("inject"), tmp_path / "both.safetensors")
+    state = load_file(tmp_path / "both.safetensors")
+    save_file({k: v for k, v in state.items() if k != "fusion.read.bias"}, tmp_path / "less.safetensors")
+    with pytest.raises(CheckpointError, match=r"lacks fusion\.read\.bias; only a whole fusion or injection"):
+        load_weights(made("both"), tmp_path / "less.safetensors")
+    save_file({k: v for k, v in state.items() if k != "classifier.bias"}, tmp_path / "less.safetensors")
+    with pytest.raises(CheckpointError, match=r"lacks classifier\.bias"):
+        load_weights(made("both"), tmp_path / "less.safetensors")
+    save_weights(made("3d", in_channels=7), tmp_path / "colours.safetensors")
+    model = made("inject")
+    before = {name: value.clone() for name, value in model.weights().items()}
+    with pytest.raises(CheckpointError, match="--point-colours"):
+        load_weights(model, tmp_path / "colours.safetensors")
+    assert all(torch.equal(value, before[name]) for name, value in model.weights().items())  # nothing was half loaded
+
+
+def test_unknown_variants_and_networks_are_refused() -> None:
+    for wrong in ({"variant": "4d"}, {"network": "huge"}):
+        with pytest.raises(ConfigError, match="expected one of"):
+            build(**{"variant": "3d", "network": "small", "in_channels": 4, "classes": 7, "c_dino": 64, **wrong})  # type: ignore[arg-type]
+
+
+def test_iou_is_intersection_over_union() -> None:
+    truth, said = torch.randint(0, 4, (2, 500), generator=torch.Generator().manual_seed(0))
+    confusion = torch.zeros(5, 5, dtype=torch.int64)
+    for a, b in zip(truth.tolist(), said.tolist(), strict=True):
+        confusion[a, b] += 1
+    found = training.iou(confusion)
+    for k in range(4):
+        union = ((truth == k) | (said == k)).sum()
+        assert found[k] == ((truth == k) & (said == k)).sum().double() / union
+    assert found[4].isnan()
+
+
+def test_a_run_is_its_seed_and_writes_all_of_it_down(tmp_path: Path) -> None:
+    plan = replace(PLAN, variant="both", steps=2)
+    one, again = (training.train(plan, rooms(), tmp_path / name) for name in "ab")
+    other = training.train(replace(plan, seed=1), rooms(), tmp_path / "c")
+    for key in ("test", "untrained", "loss", "parameters"):
+        assert one[key] == again[key], key
+    assert one["loss"] != other["loss"]
+    assert (tmp_path / "a" / "weights.safetensors").read_bytes() == (
+        tmp_path / "b" / "weights.safetensors"
+    ).read_bytes()
+    assert one == json.loads((tmp_path / "a" / "result.json").read_text())
+    assert set(one["test"]) == {"miou", "iou", "fusion", "injection"}
+    assert 0.1 < one["test"]["fusion"]["coverage"] < 1
+    assert one["test"]["injection"]["8"]["hit_rate"] > one["test"]["injection"]["1"]["hit_rate"] > 0.1
+    assert one["untrained"]["injection"]["8"]["ratio"] == 0 < one["test"]["injection"]["8"]["ratio"]
+    assert one["fresh"] == ["unet", "classifier", "fusion", "injection"] and one["load_from"] is None
+
+
+def test_heads_know_their_backbone(tmp_path: Path) -> None:
+    training.train(replace(PLAN, variant="both", steps=1), rooms(), tmp_path)
+    weights = load_file(tmp_path / "weights.safetensors")
+    for name, kind in (("injection", DecoderInjection), ("fusion", GatedFusion)):
+        head = load_head(tmp_path / f"{name}.safetensors")
+        assert isinstance(head, kind)
+        assert all(torch.equal(value, weights[f"{name}.{key}"]) for key, value in head.state_dict().items())
+        file = HeadCheckpoint.load(tmp_path / f"{name}.safetensors")
+        assert file.meta["backbone"]["name"] == "dinoneck_tiny"
+        file.check_backbone(rooms().backbone)
+
+
+def test_all_variants_see_the_same_rooms_deformed_alike(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    told: dict[Variant, list[Any]] = {variant: [] for variant in VARIANTS}
+    for variant in VARIANTS:
+
+        def noted(scenes: Any, voxels: Any, generator: Any = None, own: Variant = variant) -> Any:
+            batch = batch_of(scenes, voxels, generator)
+            told[own].append((batch.grid.keys, batch.feats, batch.labels))
+            return batch
+
+        monkeypatch.setattr(training, "batch_of", noted)
+        training.train(replace(PLAN, variant=variant, steps=2), rooms(), tmp_path / variant)
+    for variant in VARIANTS[1:]:
+        for mine, first in zip(told[variant], told["3d"], strict=True):
+            assert all(map(torch.equal, mine, first))
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(tmp_path: Path) -> None:
+    torch.nn.init.constant_((model := made("3d")).classifier.bias, torch.nan)
+    with pytest.raises(DataError, match=r"the loss is nan in step 1 of 3"):
+        training.learn(model, Voxels(0.25), rooms().train, PLAN)
+    with pytest.raises(DataError, match=r"smaller --lr"):
+        training.train(replace(PLAN, lr=1e30, steps=20), rooms(), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_wrong_photos_are_those_of_another_room() -> None:
+    told, own = misled(rooms()), rooms()
+    assert told.train[0].maps is own.train[1].maps and told.train[1].maps is own.train[0].maps
+    assert told.train[0].links is own.train[0].links and told.train[0].points is own.train[0].points
+
+
+def options_of(verb: Any, words: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    verb.add_arguments(parser)
+    return parser.parse_args(words)
+
+
+def test_the_verb_trains_from_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = ["--variant", "3d", "--out", str(tmp_path / "3d"), *WORDS]
+    assert training.run(options_of(training, first)) == 0
+    start = tmp_path / "3d" / "weights.safetensors"
+    second = ["--variant", "inject", "--out", str(tmp_path / "inject"), "--load-from", str(start), *WORDS]
+    assert training.run(options_of(training, second)) == 0
+    assert "mIoU" in capsys.readouterr().out
+    plain, injected = (json.loads((tmp_path / name / "result.json").read_text()) for name in ("3d", "inject"))
+    assert injected["fresh"] == ["injection"] and injected["load_from"] == training.digest(start)
+    assert injected["untrained"]["iou"] == plain["test"]["iou"]
+    assert (tmp_path / "inject" / "injection.safetensors").exists()
+
+
+def test_options_become_the_plan() -> None:
+    words = [
+        "--variant",
+        "both",
+        "--out",
+        "x",
+        "--seed",
+        "4",
+        "--point-colours",
+        "--target",
+        "skip",
+        "--lr",
+        "0.1",
+        *WORDS,
+    ]
+    plan = plan_of(options_of(training, words))
+    expected = replace(PLAN, variant="both", seed=4, point_colours=True, target="skip", lr=0.1, steps=2)
+    assert plan == expected and plan.photo_size == (96, 128)
+    assert device("cpu") == "cpu"
+    with pytest.raises(argparse.ArgumentTypeError, match="expected cpu"):
+        device("gpu9")
+    for wrong in ("96", "96x", "0x4", "ax4"):
+        with pytest.raises(argparse.ArgumentTypeError, match="no size"):
+            photo_size(wrong)
+
+
+def test_rooms_of_seeds_and_held_out_rooms_are_others() -> None:
+    plan = replace(PLAN, points=200, views=1, photo_size=(12, 16))
+    one, other = (rooms_of(replace(plan, seed=seed), None, photos=False) for seed in (0, 1))
+    clouds = [room.points.sum().item() for room in (*one.train, *one.test, *other.train, *other.test)]
+    assert len(set(clouds)) == 6
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "exceeds"),
+    [
+        ([0.7, 0.8, 0.75], [0.5, 0.6, 0.54], True),
+        ([0.7, 0.5, 0.6], [0.5, 0.6, 0.5], False),
+        ([0.5, 0.6, 0.54], [0.7, 0.8, 0.75], True),
+    ],
+)
+def test_differences_are_told_from_noise_by_pairs(a: list[float], b: list[float], exceeds: bool) -> None:
+    stats = pytest.importorskip("scipy.stats")
+    found = difference(a, b)
+    interval = stats.ttest_rel(a, b).confidence_interval(0.95)
+    assert found["mean"] - found["half_width"] == pytest.approx(interval.low, abs=2e-3)
+    assert found["mean"] + found["half_width"] == pytest.approx(interval.high, abs=2e-3)
+    assert found["exceeds_noise"] == exceeds == bool(stats.ttest_rel(a, b).pvalue < 0.05)
+
+
+@pytest.mark.slow
+def test_compare_goes_on_where_it_stood(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["--out", str(tmp_path / "runs"), "--results", str(tmp_path / "told"), *WORDS, "--steps", "1"]
+    words += ["--seeds", "0", "1", "--pretrain-steps", "1", "--points", "1500", "--voxel", "0.4"]
+    assert comparison.run(options_of(comparison, words)) == 0
+    told = (tmp_path / "told" / "point_segmentation.md").read_text()
+    found = json.loads((tmp_path / "told" / "point_segmentation.json").read_text())["blocks"]["geometry"]
+    assert told in capsys.readouterr().out and "inject - 3D only" in told
+    assert found["summary"]["injection_at_step_0_is_3d_only"] is True
+    for seed, runs in found["seeds"].items():
+        starts = {runs[row]["load_from"] for row in comparison.ROWS}
+        assert starts == {
+            training.digest(tmp_path / "runs" / "geometry" / f"seed{seed}" / "pretrained" / training.WEIGHTS)
+        }
+        assert {
+            tuple(runs[row]["plan"][key] for key in ("steps", "lr", "batch", "seed")) for row in comparison.ROWS
+        } == {(1, 0.002, 2, int(seed))}
+
+    def never(*_: Any) -> None:
+        raise AssertionError("a finished run was trained again")
+
+    monkeypatch.setattr(comparison, "train", never)
+    assert comparison.run(options_of(comparison, words)) == 0
+    trained: list[Path] = []
+
+    def noted(plan: Plan, rooms: Rooms, out: Path, *rest: Any) -> dict[str, Any]:
+        trained.append(out.relative_to(tmp_path / "runs"))
+        return training.train(plan, rooms, out, *rest)
+
+    monkeypatch.setattr(comparison, "train", noted)
+    more = [*words, "--blocks", "geometry", "stand-in", "--pretrain-steps", "1"]
+    assert comparison.run(options_of(comparison, more)) == 0
+    names = ("bifusion", "inject", "both", "both-wrong-photos")  # the 3D runs are those of the first block
+    assert trained == [Path("stand-in") / f"seed{seed}" / name for seed in (0, 1) for name in names]
+    with pytest.raises(ConfigError, match="lr 0.002 instead of 0.5"):
+        comparison.run(options_of(comparison, [*words, "--lr", "0.5"]))
+    for wrong in (["1", "1"], ["1"]):
+        with pytest.raises(ConfigError, match="2 to 10 different ones"):
+            comparison.run(options_of(comparison, [*words, "--seeds", *wrong]))
+
+
+@pytest.mark.slow
+def test_photos_tell_what_points_cannot(tmp_path: Path) -> None:
+    plan = replace(
+        PLAN, rooms=6, test_rooms=2, views=6, photo_size=(192, 256), points=8_000, voxel=0.2, steps=40, lr=3e-3
+    )
+    drawn = rooms_of(plan, None, photos=True)
+    plain = training.train(plan, drawn, tmp_path / "3d")
+    start = tmp_path / "3d" / training.WEIGHTS
+    again = training.train(plan, drawn, tmp_path / "again", start)
+    injected = training.train(replace(plan, variant="inject"), drawn, tmp_path / "inject", start)
+    assert plain["test"]["miou"] > 0.3
+    assert injected["test"]["miou"] > again["test"]["miou"] + 0.05
+    flat = [max(run["test"]["iou"][name] for name in FLAT) for run in (again, injected)]
+    assert flat[1] > flat[0] + 0.1

@@ -1,0 +1,187 @@
+"""Analytic rooms: photos, depth, points and labels tell one truth, and some classes have no shape."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import pytest
+import torch
+import torch.nn.functional as F
+from examples.pointcloud.rooms import CLASSES, FLAT, FLOOR, POSTER, RUG, WALL, Room, look_along, room
+from examples.pointcloud.surfaces import Pattern, Places
+from torch import Tensor
+
+from dinoneck import ConfigError
+from dinoneck.points import PointProjector, check_cameras
+
+SEEDS = (0, 3)
+
+
+@cache
+def drawn(seed: int) -> Room:
+    return room(seed, points=12_000)
+
+
+def pixels_of(made: Room) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Visible points, the pixels they fall on, and which of these have no other label beside them."""
+    frames = made.frames
+    links = PointProjector()(made.points, frames.cameras, frames.depth)
+    column, row = (links.uv + 0.5).floor().long().unbind(1)
+    seen = made.seen_labels[:, None].float()
+    calm = F.max_pool2d(seen, 3, 1, 1) == -F.max_pool2d(-seen, 3, 1, 1)
+    height, width = frames.cameras.size
+    row, column = row.clamp(0, height - 1), column.clamp(0, width - 1)
+    return links.point, links.view, row, column, calm[links.view, 0, row, column]
+
+
+def unprojected(made: Room, view: int) -> Tensor:
+    frames = made.frames
+    height, width = frames.cameras.size
+    v, u = torch.meshgrid(torch.arange(height).double(), torch.arange(width).double(), indexing="ij")
+    rays = torch.stack([u, v, torch.ones_like(u)], -1).flatten(0, 1) @ torch.linalg.inv(frames.cameras.K[view]).mT
+    pose = frames.cameras.cam_to_world[view]
+    return rays * frames.depth[view].double().flatten()[:, None] @ pose[:3, :3].mT + pose[:3, 3]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_pixels_label_is_the_label_of_the_point_seen_there(seed: int) -> None:
+    made = drawn(seed)
+    point, view, row, column, calm = pixels_of(made)
+    same = made.seen_labels[view, row, column] == made.labels[point]
+    assert calm.sum() > 5000
+    assert same[calm].all()
+    assert same.double().mean() > 0.98  # at edges a pixel's centre may lie on the other side
+    assert set(made.labels[point[calm]].tolist()) == set(range(len(CLASSES)))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_pixels_colour_is_the_colour_of_the_point_seen_there(seed: int) -> None:
+    made = drawn(seed)
+    point, view, row, column, calm = pixels_of(made)
+    plain = calm & torch.isin(made.labels[point], torch.tensor([WALL]))
+    off = made.frames.photos[view, :, row, column].int() - made.colours[point].int()
+    assert (off[plain].abs().amax(1) <= 2).double().mean() > 0.98  # two walls that meet are lit differently
+    assert off[calm].abs().double().median() == 0
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_depth_ends_on_a_surface_with_nothing_before_it(seed: int) -> None:
+    made = drawn(seed)
+    size, solids = made.interior.size, made.interior.solids
+    for view in range(2):
+        ends = unprojected(made, view)
+        shell = torch.minimum(ends.abs(), (ends - size).abs()).amin(1)
+        on = [shell, *(_distance_to_box(ends, box.low, box.high) for box in solids)]
+        assert torch.stack(on).amin(0).max() < 1e-5
+        eye = made.frames.cameras.positions[view]
+        for share in torch.linspace(0.01, 0.999, 60).double():
+            way = eye + share * (ends - eye)
+            assert ((way > 0) & (way < size)).all()
+            for box in solids:
+                assert not ((way > box.low + 1e-3) & (way < box.high - 1e-3)).all(1).any()
+
+
+def _distance_to_box(places: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    outside = torch.maximum(low - places, places - high).clamp_min(0).norm(dim=1)
+    inside = torch.minimum(places - low, high - places).amin(1).clamp_min(0)
+    return outside + inside
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_points_are_where_a_scanner_could_see_them(seed: int) -> None:
+    made = drawn(seed)
+    before = made.points + 1e-4 * made.normals.double()
+    assert ((before > 0) & (before < made.interior.size)).all()
+    assert not any(box.holds(before).any() for box in made.interior.solids)
+    # as many per square metre on top of the furniture as on the bare ceiling
+    solids = made.interior.solids
+    tops = sum(int((box.holds(made.points) & (made.normals[:, 2] == 1)).sum()) for box in solids)
+    ceiling = int((made.labels == CLASSES.index("ceiling")).sum()) / float(made.interior.size[:2].prod())
+    expected = ceiling * sum(float((box.high - box.low)[:2].prod()) for box in solids)
+    assert abs(tops - expected) < 5 * expected**0.5
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_posters_boards_and_rugs_are_told_by_nothing_but_their_looks(seed: int) -> None:
+    made = room(seed, points=6000, size=(12, 16), views=1)
+    assert made.labels.unique().tolist() == list(range(len(CLASSES)))
+    for name in FLAT:
+        host = FLOOR if name == "rug" else WALL
+        mine, hosts = made.labels == CLASSES.index(name), made.labels == host
+        own, others = (
+            {(*n.tolist(), round(float(p @ n.double()), 6)) for n, p in _rows(made, m)} for m in (mine, hosts)
+        )
+        assert own <= others  # in the planes of walls and floor
+
+
+def _rows(made: Room, which: Tensor) -> list[tuple[Tensor, Tensor]]:
+    return list(zip(made.normals[which], made.points[which], strict=True))
+
+
+def test_no_colour_stands_for_a_class() -> None:
+    means = torch.stack([drawn(seed).colours[drawn(seed).labels == RUG].double().mean(0) for seed in (0, 1, 2, 3)])
+    assert (means.amax(0) - means.amin(0)).max() > 40
+    first, second = drawn(0), drawn(1)
+    assert not torch.equal(first.interior.size, second.interior.size)
+
+
+def test_the_seed_is_the_room() -> None:
+    one, again, other = (room(seed, views=2, size=(24, 32), points=500) for seed in (5, 5, 6))
+    assert torch.equal(one.points, again.points) and torch.equal(one.frames.photos, again.frames.photos)
+    assert torch.equal(one.frames.depth, again.frames.depth) and torch.equal(one.seen_labels, again.seen_labels)
+    assert one.frames.names == ("room5-view0", "room5-view1")
+    assert not torch.equal(one.frames.photos, other.frames.photos)
+
+
+def test_poses_are_read_the_right_way() -> None:
+    made = drawn(0)
+    found = check_cameras(made.points, made.frames.cameras, made.frames.depth)
+    assert found.best == "camera_to_world" and found.clear
+
+
+def test_photos_of_any_size_show_the_same_room() -> None:
+    small, large = (room(2, views=2, size=size, points=10).frames for size in ((24, 32), (72, 96)))
+    # every third pixel's centre of the large photo is a pixel's centre of the small one
+    assert torch.equal(large.photos[:, :, 1::3, 1::3], small.photos)
+    torch.testing.assert_close(large.depth[:, 1::3, 1::3], small.depth)
+
+
+def test_a_camera_looks_along_its_axis() -> None:
+    pose = look_along(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([2.0, 0.0, 0.0]))
+    assert pose[:3, 2].tolist() == [1, 0, 0] and pose[:3, 3].tolist() == [1, 2, 3]
+    assert pose[:3, 1].tolist() == [0, 0, -1]  # y down
+    assert torch.linalg.det(pose[:3, :3]) == 1
+
+
+def test_patterns() -> None:
+    black, white, red = torch.eye(3).double()
+    places = torch.tensor([[0.05, 0.05], [0.15, 0.05], [0.15, 0.15], [0.25, 0.05], [-0.05, 0.05]]).double()
+
+    def turns(kind: str, *palette: Tensor) -> list[int]:
+        found = Pattern(kind, torch.stack(palette), 0.1).colours(places)  # type: ignore[arg-type]
+        return found.argmax(1).tolist()
+
+    assert turns("plain", black, white) == [0, 0, 0, 0, 0]
+    assert turns("stripes", black, white, red) == [0, 1, 1, 2, 2]
+    assert turns("checks", black, white) == [0, 1, 0, 0, 1]
+    assert turns("grid", black, white) == [0, 0, 0, 0, 0]
+    lines = Pattern("grid", torch.stack([black, white]), 0.1).colours(
+        torch.tensor([[0.01, 0.05], [0.05, 0.11]]).double()
+    )
+    assert lines.argmax(1).tolist() == [1, 1]
+    many = Pattern("mosaic", torch.stack([black, white, red]), 0.1).colours(torch.rand(3000, 2).double() * 20 - 10)
+    assert many.mean(0).min() > 0.28  # all colours alike
+
+
+def test_a_later_decal_covers_an_earlier_one() -> None:
+    made = drawn(0)
+    decal = next(decal for decal in made.interior.decals if decal.label == POSTER)
+    middle = ((decal.low + decal.high) / 2)[None]
+    place = Places(middle, torch.tensor([decal.axis]), torch.tensor([decal.end]), torch.tensor([-1]))
+    assert made.interior.paint(place)[0].tolist() == [POSTER]
+
+
+@pytest.mark.parametrize("wrong", [{"views": 0}, {"size": (0, 4)}, {"points": 0}])
+def test_refuses_nothing_to_draw(wrong: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match="expected 1 or more"):
+        room(0, **wrong)  # type: ignore[arg-type]
