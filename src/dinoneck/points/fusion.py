@@ -17,7 +17,7 @@ class GatedFusion(Configured, nn.Module):
 
     out = (1 - g) x3 + g V h, with h = GELU(W x2) and g = sigmoid(MLP[x3, h]); a point that no camera saw keeps x3, bit
     for bit. Prefer :class:`DecoderInjection` for a U-Net that is trained already: this one changes its features from
-    the first step, and at one scale only.
+    the first step, at one scale only, and its gate may close for good before its layers have learned: see ``stats``.
 
     Args:
         c2d: channels of the DINO features.
