@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import weakref
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
@@ -42,12 +43,30 @@ class Slot:
     def __init__(self) -> None:
         self.phase: Literal["empty", "open", "kept"] = "empty"
         self.last, self.earlier = Pass(None), Pass(None)
+        self.owner = 0
 
     def __reduce__(self) -> tuple[type[Slot], tuple[()]]:
         return Slot, ()
 
+    def claim(self) -> None:
+        """Refuse to begin a pass while another thread's is under way: its blocks would find this one's pyramid.
+
+        Raises:
+            ConfigError: if one is.
+        """
+        if torch.compiler.is_compiling():
+            return
+        own = threading.get_ident()
+        if self.phase == "open" and self.owner != own:
+            raise ConfigError(
+                "another thread runs this network with its pyramid, and they would be mixed up; give every thread a "
+                "copy.deepcopy of network and injection, together, or take turns with a lock"
+            )
+        self.owner = own
+
     def open(self, pyramid: Pyramid | None) -> None:
         """Begin a pass."""
+        self.claim()
         self.earlier = Pass(None) if self.last.recomputed else self.last
         self.earlier.pyramid = None
         self.phase, self.last = "open", Pass(pyramid)
@@ -148,12 +167,13 @@ def hook_blocks(
             f"modules are named for strides {', '.join(map(str, names)) or 'none'}; this injection has levels at "
             f"{', '.join(map(str, injection.strides))}: name one module for each"
         )
-    known = dict(model.named_modules())
+    known = dict(model.named_modules(remove_duplicate=False))
     blocks: dict[int, nn.Module] = {}
     for stride, name in names.items():
         if name not in known or not name:
+            near = did_you_mean(name, filter(None, known))
             raise ConfigError(
-                f"{type(model).__name__} has no module {name!r} (stride {stride}).{did_you_mean(name, known)} "
+                f"{type(model).__name__} has no module {name!r} (stride {stride}).{near} "
                 "model.named_modules() lists them"
             )
         if any(known[name] is block for block in blocks.values()):

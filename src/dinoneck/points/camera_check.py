@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from numbers import Integral
 from typing import Literal, get_args
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from dinoneck.errors import ConfigError, ShapeError
 from dinoneck.points.cameras import Cameras
 from dinoneck.points.projection import Links, PointProjector, check_cloud, check_units
+from dinoneck.points.tensors import check_tensor
 
 Reading = Literal["camera_to_world", "inverse", "opengl", "transposed"]
 READINGS: tuple[Reading, ...] = get_args(Reading)
@@ -24,6 +26,10 @@ _REMEDIES: dict[Reading, str] = {
 }
 _NOTHING = (
     "no reading fits: look at the units (metres), at K and the image size it belongs to, and at the world's frame"
+)
+_APART = (
+    "nothing can be told: under no reading does a point lie in any image. Without points, give views of one sample "
+    "that overlap; with them, look at the units (metres), at K and at the world's frame"
 )
 _LEAST_SHARE = 0.1  # of the most pairs any reading finds: a few lucky pixels do not make a reading right
 FITS = 0.1  # neighbouring views of real scans agree by 0.4 or more, wrong readings by 0.1 or less
@@ -56,7 +62,9 @@ class CameraCheck:
 
     def __str__(self) -> str:
         told = _REMEDIES[self.best] if self.scores[self.best] >= FITS else _NOTHING
-        told = told if self.clear or told is _NOTHING else f"not clear, best: {told}"
+        if not any(self.in_bounds.values()):
+            told = _APART
+        told = told if self.clear or told in (_NOTHING, _APART) else f"not clear, best: {told}"
         scores = ", ".join(f"{reading} {self.scores[reading]:.2f}" for reading in READINGS)
         return f"{told} (depth agrees: {scores})"
 
@@ -111,14 +119,16 @@ def check_cameras(
         >>> check_cameras(None, cameras, wall).scores["camera_to_world"]
         1.0
     """
-    if isinstance(max_points, bool) or max_points < 1:
-        raise ConfigError(f"max_points is {max_points!r}; expected 1 or more")
+    if isinstance(max_points, bool) or not isinstance(max_points, Integral) or max_points < 1:
+        raise ConfigError(f"max_points is {max_points!r}; expected a whole number, 1 or more")
     draw = torch.Generator().manual_seed(seed)
     projector = PointProjector(depth_abs=depth_abs, depth_rel=depth_rel)
     if points is None:
         if batch is not None:
             raise ShapeError("batch is given without points; it says which sample each point is of")
-        check_cloud(depth.new_zeros(0, 3, dtype=torch.float64), replace(cameras, sample=None), depth, None)
+        check_tensor("depth", depth)
+        alone = replace(cameras, sample=None) if isinstance(cameras, Cameras) else cameras
+        check_cloud(depth.new_zeros(0, 3, dtype=torch.float64), alone, depth, None)
         own = _own_points(cameras, depth, max_points, draw)
         return _verdict({reading: _between(own, read, depth, projector) for reading, read in _readings(cameras)})
     check_cloud(points, cameras, depth, batch)

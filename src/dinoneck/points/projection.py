@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
+from numbers import Real
 from typing import Literal, NamedTuple, get_args
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from dinoneck.errors import ConfigError, DataError, ShapeError
 from dinoneck.points.cameras import Cameras
+from dinoneck.points.tensors import check_tensor
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +52,8 @@ class Links:
     counts: Tensor | None = None
 
     def __post_init__(self) -> None:
+        for name in ("view", "point", "uv", "z"):
+            check_tensor(name, getattr(self, name))
         length = self.view.shape[0] if self.view.ndim else -1
         expected = {"view": (length,), "point": (length,), "uv": (length, 2), "z": (length,)}
         for name, shape in expected.items():
@@ -164,6 +168,10 @@ class PointProjector:
     chunk: int = 500_000
 
     def __post_init__(self) -> None:
+        for name in ("near", "far", "depth_abs", "depth_rel", "border"):
+            value = getattr(self, name)
+            if (isinstance(value, bool) or not isinstance(value, Real)) and (name, value) != ("far", None):
+                raise ConfigError(f"{name} is {value!r}; expected a number")
         if not 0 < self.near < math.inf:
             raise ConfigError(f"near is {self.near}; expected metres above 0")
         if self.far is not None and not self.far > self.near:
@@ -191,6 +199,7 @@ class PointProjector:
         Raises:
             ShapeError: if shapes, dtypes or devices do not fit.
             DataError: if points are not finite, or depth or points are in millimetres.
+            ConfigError: for a border that leaves nothing of the images.
         """
         check_cloud(points, cameras, depth, batch)
         links = self.link(points, cameras, depth, batch)
@@ -201,6 +210,11 @@ class PointProjector:
     def link(self, points: Tensor, cameras: Cameras, depth: Tensor | None, batch: Tensor | None) -> Links:
         """Link without looking at what was given: see the call."""
         steps = 3 if depth is None else 5
+        if 2 * self.border >= min(cameras.size):
+            height, width = cameras.size
+            raise ConfigError(
+                f"border is {self.border} px on every side of images of {height}x{width} px; nothing is left"
+            )
         counts = torch.zeros(len(cameras), steps, dtype=torch.int64, device=points.device)
         parts = [
             part
@@ -269,6 +283,12 @@ def check_cloud(points: Tensor, cameras: Cameras, depth: Tensor | None, batch: T
         ShapeError: for shapes, dtypes and devices.
         DataError: for points that are not finite.
     """
+    if not isinstance(cameras, Cameras):
+        raise ShapeError(f"cameras is a {type(cameras).__name__}; expected dinoneck.points.Cameras")
+    check_tensor("points", points)
+    for name, value in (("depth", depth), ("batch", batch)):
+        if value is not None:
+            check_tensor(name, value)
     if points.ndim != 2 or points.shape[1] != 3 or points.dtype not in (torch.float32, torch.float64):
         raise ShapeError(
             f"points are {points.dtype} {tuple(points.shape)}; expected float32 or float64 (points, 3) in metres "
