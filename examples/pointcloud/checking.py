@@ -19,6 +19,7 @@ from dinoneck.backbones.known import TINY
 from dinoneck.cli import backbone_options, numbers
 from dinoneck.errors import ConfigError
 from dinoneck.points import CameraCheck, Cameras, check_cameras
+from dinoneck.points.camera_check import FITS
 from examples.pointcloud.check_tables import print_frame, print_summary
 from examples.pointcloud.features import device_of, frame_maps, store_maps
 from examples.pointcloud.frame_check import Chain, FrameReport, check_frame, now
@@ -175,9 +176,9 @@ def verdict_of(frames: Frames) -> CameraCheck | None:
 
 
 def camera_problems(verdicts: dict[str, CameraCheck]) -> list[str]:
-    """Return a sentence for every scene whose poses are clearly read the wrong way."""
+    """Return a sentence for every scene whose poses are clearly read the wrong way, or fit in none."""
     return [
         f"poses: {name}: {verdict}"
         for name, verdict in verdicts.items()
-        if verdict.clear and verdict.best != "camera_to_world"
+        if (verdict.clear and verdict.best != "camera_to_world") or verdict.scores[verdict.best] < FITS
     ]

@@ -101,7 +101,7 @@ class HeadCheckpoint:
         try:
             head_type = registry.name_of(type(module))
         except RegistryError as error:
-            inner = getattr(module, "_orig_mod", getattr(module, "module", None))
+            inner = next((getattr(module, n) for n in ("_orig_mod", "module", "injection") if hasattr(module, n)), None)
             hint = f" Save the {type(inner).__name__} inside it instead." if isinstance(inner, nn.Module) else ""
             raise CheckpointError(f"{error}.{hint}", step="registry") from None
         state = _snapshot(module.state_dict(), name) | _snapshot(lora_weights.weights_of(backbone), "the backbone")

@@ -89,7 +89,7 @@ class Slot:
                 f"{name!r} runs without a pyramid. Attached networks run inside `with injection.using(pyramid):` "
                 "(using(None) = without photos), wrapped ones are called wrapped(x, pyramid=...). If this is backward, "
                 "activation checkpointing recomputes the block after the pyramid has gone: train injection.wrap(...), "
-                "which keeps it"
+                "which keeps it, and call its backward before the next forward"
             )
         if recomputing:
             self._check_recomputed(stride, name, voxels)
@@ -126,6 +126,7 @@ class BlockHook:
             raise ConfigError(f"{self.name!r} was called without positional arguments; the first one is injected into")
         adapter = self.adapter or adapter_of(args[0])
         coords, batch = adapter.coords(args[0], self.stride)
+        self._check_level(coords)
         pyramid = self.slot.pyramid_at(self.stride, self.name, (coords, batch))
         if pyramid is None:
             return None
@@ -140,6 +141,17 @@ class BlockHook:
         parts = list(torch.split(feats, sizes, dim=-1))
         parts[own] = self.injection.inject(parts[own], pyramid[self.stride], coords, batch)
         return adapter.with_features(args[0], torch.cat(parts, dim=-1)), *args[1:]
+
+    def _check_level(self, coords: Tensor) -> None:
+        """Refuse a block of a finer level; engines that count cells of their level cannot tell."""
+        if torch.compiler.is_compiling() or self.stride == 1:
+            return
+        odd = (coords & (self.stride - 1)).any(dim=1)
+        if odd.any():
+            raise ConfigError(
+                f"{self.name!r} has a voxel at {coords[odd][0].tolist()}, which is no multiple of {self.stride}: it "
+                "runs at a finer stride; name the block behind the concatenation at that stride"
+            )
 
 
 class Attached:
@@ -192,8 +204,9 @@ def hook_blocks(
 class InjectedUNet(nn.Module):
     """A network and its injection as one module; made by :meth:`DecoderInjection.wrap`.
 
-    Under activation checkpointing (either kind) call backward before the next forward: only the pyramid of the last
-    pass is kept, and another order is refused.
+    Under activation checkpointing call backward before the next forward: only the pyramid of the last pass is kept, and
+    another order is refused. Take ``use_reentrant=False``: torch's older kind loses the gradients of tensors that are
+    inside sparse objects.
 
     Weights: ``state_dict()`` has ``unet.*`` and ``injection.*``; a head file holds ``wrapped.injection``.
 

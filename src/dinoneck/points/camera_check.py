@@ -10,8 +10,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from dinoneck.errors import ConfigError, ShapeError
-from dinoneck.points.cameras import Cameras
+from dinoneck.errors import ConfigError, DataError, ShapeError
+from dinoneck.points.cameras import Cameras, looks_like_millimetres
 from dinoneck.points.projection import Links, PointProjector, check_cloud, check_units
 from dinoneck.points.tensors import check_tensor
 
@@ -34,6 +34,7 @@ _APART = (
 _LEAST_SHARE = 0.1  # of the most pairs any reading finds: a few lucky pixels do not make a reading right
 FITS = 0.1  # neighbouring views of real scans agree by 0.4 or more, wrong readings by 0.1 or less
 CLEAR = 1.6
+_THOUSANDFOLD = 300.0  # depth over the way of the camera: of a scan at most some tens
 
 
 @dataclass(frozen=True)
@@ -129,9 +130,11 @@ def check_cameras(
         check_tensor("depth", depth)
         alone = replace(cameras, sample=None) if isinstance(cameras, Cameras) else cameras
         check_cloud(depth.new_zeros(0, 3, dtype=torch.float64), alone, depth, None)
+        _check_own_units(cameras, depth)
         own = _own_points(cameras, depth, max_points, draw)
         return _verdict({reading: _between(own, read, depth, projector) for reading, read in _readings(cameras)})
     check_cloud(points, cameras, depth, batch)
+    _check_own_units(cameras, depth)
     if len(points) > max_points:
         rows = torch.randperm(len(points), generator=draw)[:max_points].to(points.device)
         points, batch = points[rows], None if batch is None else batch[rows]
@@ -141,6 +144,23 @@ def check_cameras(
     if check.scores[check.best] < FITS:
         check_units(points, cameras, depth, batch)
     return check
+
+
+def _check_own_units(cameras: Cameras, depth: Tensor) -> None:
+    """Refuse depth in millimetres beside poses in metres: turned only, hardly moved, its views fit by half.
+
+    Raises:
+        DataError: naming both.
+    """
+    median, apart = looks_like_millimetres(depth), cameras.positions
+    if median is None or len(cameras) < 2:
+        return
+    furthest = float((apart - apart[:1]).norm(dim=1).max())
+    if median > _THOUSANDFOLD * furthest:
+        raise DataError(
+            f"depth has the median {median:.4g} where the cameras are at most {furthest:.4g} m apart; it looks in "
+            "millimetres: depth / 1000"
+        )
 
 
 def _verdict(counts: Mapping[Reading, Tensor]) -> CameraCheck:

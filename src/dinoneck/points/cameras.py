@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +15,10 @@ from torch import Tensor
 from dinoneck.errors import DataError, GridError, ShapeError
 from dinoneck.points.camera_matrices import check_intrinsics, check_poses, checked, split_projection
 from dinoneck.points.tensors import check_tensor
+
+logger = logging.getLogger(__name__)
+
+LARGEST_DEPTH_M = 100.0  # what depth cameras see at most; beyond it, numbers are likely millimetres
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,7 +202,8 @@ class Cameras:
         """Return where pixels of depth (V, h, w) m lie in the world, (V, h, w, 3); NaN where depth is unknown.
 
         Depth is along z (not along the ray), of any size that shows the same field of view; unknown is what is not
-        finite or not above 0. ``world[world.isfinite().all(-1)]`` is the cloud.
+        finite or not above 0. ``world[world.isfinite().all(-1)]`` is the cloud. Depth beyond 100 m is logged: a cloud
+        made of millimetres agrees with its own depth, and nothing later can tell.
         """
         check_tensor("depth", depth)
         if depth.ndim != 3 or len(depth) != len(self) or not depth.is_floating_point():
@@ -205,6 +211,8 @@ class Cameras:
                 f"depth has shape {tuple(depth.shape)} and dtype {depth.dtype}; expected ({len(self)}, rows, cols) in "
                 "floating metres"
             )
+        if (median := looks_like_millimetres(depth)) is not None:
+            logger.warning("depth has the median %.4g m; if these are millimetres, unproject(depth / 1000)", median)
         rows, cols = depth.shape[1:]
         intrinsics = self.resize((rows, cols)).K
         v, u = torch.meshgrid(
@@ -224,6 +232,14 @@ class Cameras:
         intrinsics[:, 0, 2] += right
         intrinsics[:, 1, 2] += down
         return replace(self, K=intrinsics, size=_pair("size", size))
+
+
+def looks_like_millimetres(depth: Tensor) -> float | None:
+    """Return the median of depth (V, rows, cols) if it is beyond what depth cameras see, from some of the pixels."""
+    sparse = depth[:, :: max(1, depth.shape[1] // 64), :: max(1, depth.shape[2] // 64)]
+    measured = sparse[sparse.isfinite() & (sparse > 0)]
+    median = float(measured.double().median()) if len(measured) else 0.0
+    return median if median > LARGEST_DEPTH_M else None
 
 
 def _inverse(poses: Tensor) -> Tensor:

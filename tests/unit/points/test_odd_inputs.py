@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import threading
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,10 @@ import torch
 from tests.unit.points.plain_unet import NAMES, PlainUNet, cloud, injection_of, pyramid_of
 from torch import Tensor, nn
 
-from dinoneck import ConfigError, DataError, DinoneckError, GridError, ShapeError
+from dinoneck import CheckpointError, ConfigError, DataError, DinoneckError, GridError, ShapeError, save_head
 from dinoneck.points import (
     Cameras,
+    DecoderInjection,
     GatedFusion,
     Links,
     PointProjector,
@@ -239,3 +241,21 @@ def test_threads_do_not_see_each_others_pyramids() -> None:
     assert torch.equal(own, alone)
     assert not torch.equal(without, alone)
     assert torch.equal(beside(lambda: inferred(net, injection)), alone)  # one after the other
+
+
+def test_a_block_of_a_finer_stride_is_named() -> None:
+    """Its look-ups would hit, for every voxel lies in some coarse cell, and the network would train on."""
+    plain, x = PlainUNet(), cloud()
+    injection = DecoderInjection(6, {2: 9, 1: 10})
+    pyramid = pyramid_of(x)
+    swapped = injection.wrap(plain, {2: "block1", 1: "block2"})
+    with pytest.raises(ConfigError, match=r"'block1' has a voxel at \[.*\], which is no multiple of 2: it runs at a"):
+        DecoderInjection(6, {2: 9}).wrap(PlainUNet(), {2: "block1"})(x, pyramid=pyramid)
+    with pytest.raises(ConfigError, match="no multiple of 2"):
+        swapped(x, pyramid=pyramid)
+
+
+def test_the_wrapped_network_is_not_saved_in_place_of_its_injection(tmp_path: Path) -> None:
+    wrapped = injection_of().wrap(PlainUNet(), NAMES)
+    with pytest.raises(CheckpointError, match="Save the DecoderInjection inside it instead"):
+        save_head(tmp_path / "w.safetensors", wrapped)
