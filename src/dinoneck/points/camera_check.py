@@ -122,8 +122,22 @@ def check_cameras(
     """
     if isinstance(max_points, bool) or not isinstance(max_points, Integral) or max_points < 1:
         raise ConfigError(f"max_points is {max_points!r}; expected a whole number, 1 or more")
+    return _judged(
+        points, cameras, depth, batch, max_points, PointProjector(depth_abs=depth_abs, depth_rel=depth_rel), seed
+    )
+
+
+def _judged(
+    points: Tensor | None,
+    cameras: Cameras,
+    depth: Tensor,
+    batch: Tensor | None,
+    most: int,
+    projector: PointProjector,
+    seed: int,
+) -> CameraCheck:
+    """Do what :func:`check_cameras` says, with ``most`` points."""
     draw = torch.Generator().manual_seed(seed)
-    projector = PointProjector(depth_abs=depth_abs, depth_rel=depth_rel)
     if points is None:
         if batch is not None:
             raise ShapeError("batch is given without points; it says which sample each point is of")
@@ -131,12 +145,12 @@ def check_cameras(
         alone = replace(cameras, sample=None) if isinstance(cameras, Cameras) else cameras
         check_cloud(depth.new_zeros(0, 3, dtype=torch.float64), alone, depth, None)
         _check_own_units(cameras, depth)
-        own = _own_points(cameras, depth, max_points, draw)
+        own = _own_points(cameras, depth, most, draw)
         return _verdict({reading: _between(own, read, depth, projector) for reading, read in _readings(cameras)})
     check_cloud(points, cameras, depth, batch)
     _check_own_units(cameras, depth)
-    if len(points) > max_points:
-        rows = torch.randperm(len(points), generator=draw)[:max_points].to(points.device)
+    if len(points) > most:
+        rows = torch.randperm(len(points), generator=draw)[:most].to(points.device)
         points, batch = points[rows], None if batch is None else batch[rows]
     check = _verdict(
         {reading: _total(projector.link(points, read, depth, batch)) for reading, read in _readings(cameras)}
