@@ -29,5 +29,5 @@ def told_by(command: Sequence[str | Path], limit_s: float, env: Mapping[str, str
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.communicate(timeout=30)
-    assert process.returncode == 0, told[-3000:]
+    assert process.returncode == 0, told if len(told) < 8000 else f"{told[:4000]}\n...\n{told[-4000:]}"
     return told

@@ -35,6 +35,7 @@ def work(rank: int, folder: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=WORLD)
     found = {"all": gather_predictions(shares()[rank]), "one": gather_predictions(shares()[1] if rank else {})}
     none = gather_predictions({})
+    dist.barrier()  # gloo may abort a process whose peer has gone
     dist.destroy_process_group()
     flat = {
         f"{case}/{i}/{key}": x.contiguous()

@@ -58,6 +58,7 @@ def main() -> None:
         moved.append(any(not torch.equal(one, other) for one, other in zip(before, after, strict=True)))
         spreads.append(spread(inner, world))
     Path(sys.argv[1], f"{rank}.json").write_text(json.dumps({"spreads": spreads, "moved": moved}))
+    dist.barrier()  # gloo may abort a process whose peer has gone
     dist.destroy_process_group()
 
 
