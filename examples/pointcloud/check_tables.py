@@ -39,7 +39,7 @@ def print_frame(report: FrameReport, voxel: float, device: torch.device) -> None
     _table(rows)
     print("  NaN/Inf: " + ", ".join(f"{stage} {count}" for stage, count in report.bad.items()))
     times = ", ".join(f"{stage} {seconds:.2f}" for stage, seconds in report.seconds.items() if stage != "all")
-    kind = "peak of torch's allocations" if device.type == "cuda" else "growth of the process's peak memory"
+    kind = "peak of torch's allocations" if device.type == "cuda" else "peak memory above the frame's start"
     print(f"  seconds: {times}; {kind} {report.memory_mb:.0f} MB")
     for problem in report.problems[:_SHOWN]:
         print(f"  WRONG {problem}")

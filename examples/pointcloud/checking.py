@@ -19,8 +19,9 @@ from dinoneck.backbones.known import TINY
 from dinoneck.cli import backbone_options, numbers
 from dinoneck.errors import ConfigError
 from dinoneck.points import CameraCheck, Cameras, check_cameras
+from dinoneck.points.camera_check import FITS
 from examples.pointcloud.check_tables import print_frame, print_summary
-from examples.pointcloud.features import frame_maps, store_maps
+from examples.pointcloud.features import device_of, frame_maps, store_maps
 from examples.pointcloud.frame_check import Chain, FrameReport, check_frame, now
 from examples.pointcloud.frames import Frames, read_frames
 from examples.pointcloud.network_check import Network, plan_of, read_network
@@ -80,6 +81,8 @@ def add_features(group: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Check; return 1 if anything is wrong."""
     device = device_of(options.device)
+    if options.json is not None and (options.json.is_dir() or not options.json.absolute().parent.is_dir()):
+        raise ConfigError(f"--json is {options.json}; expected a file in a folder that is there")
     source = source_of(options, device)
     torch.manual_seed(options.seed)
     plan = plan_of(**{name: value for name, value in NETWORKS[options.plan].items() if name != "layers"})
@@ -108,21 +111,6 @@ def run(options: argparse.Namespace) -> int:
         written = {"frames": [asdict(report) for report in reports], "cameras": scores, "problems": problems}
         write_text(options.json, json.dumps(written, indent=2, allow_nan=False) + "\n")
     return 1 if problems else 0
-
-
-def device_of(name: str) -> torch.device:
-    """Return a device that is there.
-
-    Raises:
-        ConfigError: if it is not.
-    """
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ConfigError(f"--device is {name!r}; expected cpu, cuda or cuda:N") from None
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(f"--device is {name}, and torch sees {torch.cuda.device_count()} GPUs here; try --device cpu")
-    return device
 
 
 def source_of(options: argparse.Namespace, device: torch.device) -> Source:
@@ -188,9 +176,9 @@ def verdict_of(frames: Frames) -> CameraCheck | None:
 
 
 def camera_problems(verdicts: dict[str, CameraCheck]) -> list[str]:
-    """Return a sentence for every scene whose poses are clearly read the wrong way."""
+    """Return a sentence for every scene whose poses are clearly read the wrong way, or fit in none."""
     return [
         f"poses: {name}: {verdict}"
         for name, verdict in verdicts.items()
-        if verdict.clear and verdict.best != "camera_to_world"
+        if (verdict.clear and verdict.best != "camera_to_world") or verdict.scores[verdict.best] < FITS
     ]

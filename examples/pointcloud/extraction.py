@@ -19,7 +19,7 @@ from dinoneck.cli.extract import share
 from dinoneck.data.photos import read_picture
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.grid import PatchSize, TokenGrid
-from examples.pointcloud.features import input_size
+from examples.pointcloud.features import device_of, input_size
 from examples.pointcloud.frame_tree import SV_EVERY, Frame, frames_of, photos_folder, read_scenes
 from examples.pointcloud.store_cameras import Size, pixels, same_aspect
 
@@ -42,18 +42,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="such as cuda; default: the CPU")
     parser.add_argument("--shard", type=share, metavar="I/N", help="do part I of N, counted from 0")
     parser.add_argument("--batch-size", type=numbers.count, metavar="N", help="frames per backbone pass; default: one")
+    parser.add_argument(
+        "--skip-unusable", action="store_true", help="leave out photos that cannot be decoded; list them"
+    )
     parser.add_argument("--workers", type=numbers.count, default=2, metavar="N", help="threads that decode")
 
 
 def run(options: argparse.Namespace) -> int:
     """Extract what the store lacks, and say what was done."""
+    device = device_of(options.device or "cpu")
     scenes = None if options.scenes is None else read_scenes(options.scenes)
     frames = frames_of(options.root, options.every, scenes)
     backbone = backbone_options.load(options)
     wanted = None if options.size == "auto" else options.size
-    size = common_size(frames, backbone.patch_size, wanted, stretch=options.stretch)
-    if options.device:
-        backbone = backbone.to(options.device)
+    sound = readable(frames) if options.skip_unusable else frames
+    size = common_size(sound, backbone.patch_size, wanted, stretch=options.stretch)
+    backbone = backbone.to(device)
     store = FeatureStore.create(options.out, backbone=backbone, image_size=size, dtype="fp16", fit="stretch")
     done = store.extract(
         [frame.path for frame in frames],
@@ -61,7 +65,10 @@ def run(options: argparse.Namespace) -> int:
         options.shard,
         batch_size=options.batch_size,
         workers=options.workers,
+        skip_unusable=options.skip_unusable,
     )
+    for image_id, problem in sorted(done.unusable.items()):
+        print(f"left out {image_id}: {problem}")
     rows, cols = TokenGrid(backbone.patch_size).size(size)
     print(f"{len(frames)} frames of {len({frame.scene for frame in frames})} scenes: {len(done.written)} extracted, "
           f"{done.present} were there; {backbone.embed_dim} channels on {rows}x{cols} patches, {size[0]}x{size[1]} px, "
@@ -100,6 +107,24 @@ def common_size(frames: Sequence[Frame], patch: PatchSize, size: Size | None = N
                 "and cameras follow"
             )
     return size
+
+
+def readable(frames: Sequence[Frame]) -> list[Frame]:
+    """Return the frames whose size is told by their photo's header.
+
+    Raises:
+        DataError: if there is none.
+    """
+    found = []
+    for frame in frames:
+        try:
+            photo_size(frame.path)
+        except DataError:
+            continue
+        found.append(frame)
+    if not found:
+        raise DataError(f"none of {len(frames)} photos can be read, the first is {frames[0].path}")
+    return found
 
 
 def photo_size(path: Path) -> Size:

@@ -42,6 +42,23 @@ def input_size(photo: tuple[int, int], patch: PatchSize) -> tuple[int, int]:
     return rows * down, max(1, round(rows * down * width / height / right)) * right
 
 
+def device_of(name: str) -> torch.device:
+    """Return a device that is there.
+
+    Raises:
+        ConfigError: if it is not.
+    """
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"--device is {name!r}; expected cpu, cuda or cuda:N")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(f"--device is {name}, and torch sees {torch.cuda.device_count()} GPUs here; try --device cpu")
+    return device
+
+
 @torch.no_grad()
 def frame_maps(
     backbone: Backbone, frames: Frames, size: tuple[int, int] | None = None, batch: int = 4

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +20,8 @@ from dinoneck.points import Cameras, Links, PointProjector, SparseFeatures, Spar
 from examples.pointcloud.frames import Frames, cloud_of
 from examples.pointcloud.network_check import STRIDES, BlockReport, Network, bad, share
 from examples.pointcloud.reprojection import grey_levels
+
+_STATUS = Path("/proc/self/status")
 
 
 @dataclass(frozen=True)
@@ -192,7 +195,7 @@ def now(device: torch.device) -> float:
 
 @contextmanager
 def _measured(report: FrameReport, device: torch.device) -> Iterator[None]:
-    """Note memory: the peak of torch's allocations on a GPU, else by how much the process's peak rose."""
+    """Note memory: the peak of torch's allocations on a GPU, else how far the process rose above its start."""
     start, before = now(device), peak_mb(device, begin=True)
     try:
         yield
@@ -202,11 +205,19 @@ def _measured(report: FrameReport, device: torch.device) -> Iterator[None]:
 
 
 def peak_mb(device: torch.device, begin: bool = False) -> float:
-    """Return the peak in MB: of torch's allocations on a GPU (counted anew if ``begin``), else of the process."""
+    """Return the peak in MB, counted anew if ``begin``: of torch's allocations on a GPU, else of the process.
+
+    Without Linux's ``/proc`` a process's peak cannot be counted anew: it is that since its start.
+    """
     if device.type == "cuda":
         if begin:
             torch.cuda.reset_peak_memory_stats(device)
             return 0.0
         return torch.cuda.max_memory_allocated(device) / 1e6
+    if _STATUS.exists():
+        if begin:
+            _STATUS.with_name("clear_refs").write_text("5")
+        [told] = [line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM")]
+        return float(told.split()[1]) / 1e3
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (1e6 if sys.platform == "darwin" else 1e3)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from dinoneck.data.photos import read_picture
-from dinoneck.errors import ConfigError, DataError
+from dinoneck.errors import ConfigError, DataError, some_of
 from dinoneck.points import Cameras
 
 JSON = "frames.json"
@@ -28,6 +29,9 @@ MILLIMETRE = 0.001
 _LARGEST_M = 100.0  # of a room's depth
 _UNIT = 1e-3  # a quaternion written with four digits passes
 _SAME_VIEW = 0.05  # of the image's width: ScanNet's own colour and depth cameras differ by 1 %
+_OFF_CENTRE = 0.2  # of the sides: cameras' own are off by a few per cent
+_SHOWN = 5
+_LARGEST = sys.float_info.max
 _TURNED = 274  # EXIF orientation
 _logger = logging.getLogger("examples.pointcloud")
 
@@ -128,7 +132,7 @@ def _of_json(root: Path, limit: int | None, every: int) -> Frames:
     path = root / JSON
     try:
         told = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path} cannot be read as JSON ({error})") from error
     listed = _value(told, "frames", path, list)
     for key, expected in (("pose", POSE), ("axes", AXES)):
@@ -137,12 +141,15 @@ def _of_json(root: Path, limit: int | None, every: int) -> Frames:
     intrinsics = _value(told, "intrinsics", path, dict)
     fx, fy, cx, cy = (_number(intrinsics, key, path) for key in ("fx", "fy", "cx", "cy"))
     size = _value(told, "image_size", path, list)
-    if len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
+    if len(size) != 2 or not all(type(side) is int and side > 0 for side in size):
         raise DataError(f"{path}: image_size is {size}; expected [height, width] in pixels")
     unit = _number(told, "depth_unit_m", path)
     if unit <= 0:
         raise DataError(f"{path}: depth_unit_m is {unit}; expected metres per step, such as {MILLIMETRE}")
     entries = [_entry(root, frame, f"{path}: frame {place}") for place, frame in enumerate(listed)]
+    names = [entry.name for entry in entries]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise DataError(f"{path} names photos {some_of(twice, _SHOWN)} more than once; frames are known by that name")
     K = torch.tensor([[fx, 0, cx], [0, fy, cy], [0, 0, 1]], dtype=torch.float64)
     return _frames(entries[::every][:limit], K, (size[0], size[1]), unit, path)
 
@@ -173,7 +180,7 @@ def _rotation(quaternion: Tensor) -> Tensor:
 def _of_folders(root: Path, limit: int | None, every: int) -> Frames:
     photos: dict[int, Path] = {}
     for path in sorted((root / "color").iterdir()):
-        if path.suffix.lower() not in (".jpg", ".jpeg", ".png"):
+        if path.suffix.lower() not in (".jpg", ".jpeg", ".png") or path.name.startswith("."):
             continue
         if not (path.stem.isascii() and path.stem.isdigit()):
             raise DataError(f"{path}: photos are named after their frame's number, such as 000020.jpg")
@@ -255,8 +262,23 @@ def _frames(
             "ratio; they must show the same field of view"
         )
     cameras = Cameras(K.double().repeat(len(entries), 1, 1), torch.stack([entry.pose for entry in entries]), size)
+    _check_centre(K, size, where)
     names = tuple(entry.name for entry in entries)
     return Frames(names, torch.stack(photos), torch.stack(depths), cameras, skipped)
+
+
+def _check_centre(K: Tensor, size: tuple[int, int], where: Any) -> None:
+    """Refuse intrinsics of photos of another size, whose principal point is far from these photos' middle.
+
+    Raises:
+        DataError: naming both.
+    """
+    off = [(float(K[axis, 2]) + 0.5) / size[1 - axis] - 0.5 for axis in (0, 1)]
+    if min(map(abs, off)) > _OFF_CENTRE and off[0] * off[1] > 0:
+        raise DataError(
+            f"{where}: cx, cy are {float(K[0, 2]):.1f}, {float(K[1, 2]):.1f} for photos of {size[0]}x{size[1]} px, far "
+            "from their middle; the intrinsics seem to belong to photos of another size"
+        )
 
 
 def _colour(image: Image.Image, name: str) -> Tensor:
@@ -307,7 +329,7 @@ def _value(table: Any, key: str, where: Any, kind: Callable[[Any], Any]) -> Any:
 def _number(table: Any, key: str, where: Any) -> float:
     if not isinstance(table, Mapping) or key not in table:
         raise DataError(f"{where} has no {key!r}")
-    if isinstance(table[key], bool) or not isinstance(table[key], int | float) or not math.isfinite(table[key]):
+    if isinstance(table[key], bool) or not isinstance(table[key], int | float) or not abs(table[key]) <= _LARGEST:
         raise DataError(f"{where}: {key} is {table[key]!r}; expected a finite number")
     return float(table[key])
 

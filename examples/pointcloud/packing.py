@@ -184,10 +184,16 @@ def _shape(path: Path) -> tuple[int, ...]:
         found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)  # the header; values stay on disk
     except Exception:  # a damaged file makes torch raise almost anything, and its older form cannot be mapped
         found = read_tensor(path)
-    if not isinstance(found, torch.Tensor) or found.ndim != 3 or not found.is_floating_point() or not found.numel():
-        form = f"{found.dtype} {tuple(found.shape)}" if isinstance(found, torch.Tensor) else type(found).__name__
+    tensor = found if isinstance(found, torch.Tensor) else None
+    if tensor is None or tensor.layout != torch.strided or tensor.is_meta or not _map_like(tensor):
+        form = type(found).__name__ if tensor is None else f"{tensor.dtype} {tuple(tensor.shape)}"
+        form += f" ({tensor.layout}, {tensor.device})" if tensor is not None and _map_like(tensor) else ""
         raise DataError(f"it holds {form}; expected a floating tensor (C, rows, cols)")
     return tuple(found.shape)
+
+
+def _map_like(tensor: torch.Tensor) -> bool:
+    return tensor.ndim == 3 and tensor.is_floating_point() and bool(tensor.numel())
 
 
 def _below(features: Path, folder: Path) -> Path:

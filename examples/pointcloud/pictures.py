@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,10 +14,12 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from dinoneck.atomic import write_whole
 from dinoneck.cli import backbone_options, numbers
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.points import Cameras, PointProjector, lift
-from examples.pointcloud.checking import add_features, device_of, source_of
+from examples.pointcloud.checking import add_features, source_of
+from examples.pointcloud.features import device_of
 from examples.pointcloud.frames import Frames, cloud_of, read_frames
 from examples.pointcloud.rooms import room
 
@@ -166,7 +169,7 @@ def page(rows: Sequence[Sequence[Tensor]], captions: Sequence[str]) -> Image.Ima
     draw = ImageDraw.Draw(sheet)
     for column, caption in enumerate(captions):
         length = ImageFont.load_default(_FONT).getlength(caption)
-        font = ImageFont.load_default(min(_FONT, _FONT * (width - 4) / max(length, 1)))
+        font = ImageFont.load_default(max(1, min(_FONT, _FONT * (width - 4) / max(length, 1))))
         draw.text((column * (width + _GAP) + 2, 2), caption, fill="black", font=font)
     for line, row in enumerate(rows):
         for column, picture in enumerate(row):
@@ -176,9 +179,11 @@ def page(rows: Sequence[Sequence[Tensor]], captions: Sequence[str]) -> Image.Ima
 
 
 def save(sheet: Image.Image, path: Path) -> None:
-    """Write a picture; JPEG with quality 85."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a picture, whole or not at all; JPEG with quality 85."""
+    written = io.BytesIO()
     if path.suffix.lower() == ".png":
-        sheet.save(path)
+        sheet.save(written, "PNG")
     else:
-        sheet.save(path, quality=85)
+        sheet.save(written, "JPEG", quality=85)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, written.getvalue())

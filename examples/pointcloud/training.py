@@ -48,6 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Train and test one variant."""
     plan = plan_of(options)
+    if (options.out / RESULT).exists():
+        raise ConfigError(f"{options.out} holds a run, which others may have been started from; take another --out")
     rooms = rooms_of(plan, options.cache, photos=plan.variant != "3d", device=options.device)
     result = train(plan, rooms, options.out, options.load_from, options.device)
     print(f"mIoU {result['test']['miou']:.3f} on {plan.test_rooms} held-out rooms; {options.out / RESULT}")

@@ -344,7 +344,7 @@ def _named(module: nn.Module) -> tuple[str, dict[str, int]]:
     try:
         head_type = registry.name_of(type(module))
     except RegistryError as error:
-        inner = getattr(module, "_orig_mod", getattr(module, "module", None))
+        inner = next((getattr(module, n) for n in ("_orig_mod", "module", "injection") if hasattr(module, n)), None)
         hint = f" Save the {type(inner).__name__} inside it instead." if isinstance(inner, nn.Module) else ""
         raise CheckpointError(f"{error}.{hint}", step="registry") from None
     with third_party.allowing(third_party.ANY):  # their classes are here already

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import weakref
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
@@ -42,12 +43,30 @@ class Slot:
     def __init__(self) -> None:
         self.phase: Literal["empty", "open", "kept"] = "empty"
         self.last, self.earlier = Pass(None), Pass(None)
+        self.owner = 0
 
     def __reduce__(self) -> tuple[type[Slot], tuple[()]]:
         return Slot, ()
 
+    def claim(self) -> None:
+        """Refuse to begin a pass while another thread's is under way: its blocks would find this one's pyramid.
+
+        Raises:
+            ConfigError: if one is.
+        """
+        if torch.compiler.is_compiling():
+            return
+        own = threading.get_ident()
+        if self.phase == "open" and self.owner != own:
+            raise ConfigError(
+                "another thread runs this network with its pyramid, and they would be mixed up; give every thread a "
+                "copy.deepcopy of network and injection, together, or take turns with a lock"
+            )
+        self.owner = own
+
     def open(self, pyramid: Pyramid | None) -> None:
         """Begin a pass."""
+        self.claim()
         self.earlier = Pass(None) if self.last.recomputed else self.last
         self.earlier.pyramid = None
         self.phase, self.last = "open", Pass(pyramid)
@@ -70,7 +89,7 @@ class Slot:
                 f"{name!r} runs without a pyramid. Attached networks run inside `with injection.using(pyramid):` "
                 "(using(None) = without photos), wrapped ones are called wrapped(x, pyramid=...). If this is backward, "
                 "activation checkpointing recomputes the block after the pyramid has gone: train injection.wrap(...), "
-                "which keeps it"
+                "which keeps it, and call its backward before the next forward"
             )
         if recomputing:
             self._check_recomputed(stride, name, voxels)
@@ -107,6 +126,7 @@ class BlockHook:
             raise ConfigError(f"{self.name!r} was called without positional arguments; the first one is injected into")
         adapter = self.adapter or adapter_of(args[0])
         coords, batch = adapter.coords(args[0], self.stride)
+        self._check_level(coords)
         pyramid = self.slot.pyramid_at(self.stride, self.name, (coords, batch))
         if pyramid is None:
             return None
@@ -121,6 +141,17 @@ class BlockHook:
         parts = list(torch.split(feats, sizes, dim=-1))
         parts[own] = self.injection.inject(parts[own], pyramid[self.stride], coords, batch)
         return adapter.with_features(args[0], torch.cat(parts, dim=-1)), *args[1:]
+
+    def _check_level(self, coords: Tensor) -> None:
+        """Refuse a block of a finer level; engines that count cells of their level cannot tell."""
+        if torch.compiler.is_compiling() or self.stride == 1:
+            return
+        odd = (coords & (self.stride - 1)).any(dim=1)
+        if odd.any():
+            raise ConfigError(
+                f"{self.name!r} has a voxel at {coords[odd][0].tolist()}, which is no multiple of {self.stride}: it "
+                "runs at a finer stride; name the block behind the concatenation at that stride"
+            )
 
 
 class Attached:
@@ -148,12 +179,13 @@ def hook_blocks(
             f"modules are named for strides {', '.join(map(str, names)) or 'none'}; this injection has levels at "
             f"{', '.join(map(str, injection.strides))}: name one module for each"
         )
-    known = dict(model.named_modules())
+    known = dict(model.named_modules(remove_duplicate=False))
     blocks: dict[int, nn.Module] = {}
     for stride, name in names.items():
         if name not in known or not name:
+            near = did_you_mean(name, filter(None, known))
             raise ConfigError(
-                f"{type(model).__name__} has no module {name!r} (stride {stride}).{did_you_mean(name, known)} "
+                f"{type(model).__name__} has no module {name!r} (stride {stride}).{near} "
                 "model.named_modules() lists them"
             )
         if any(known[name] is block for block in blocks.values()):
@@ -172,8 +204,9 @@ def hook_blocks(
 class InjectedUNet(nn.Module):
     """A network and its injection as one module; made by :meth:`DecoderInjection.wrap`.
 
-    Under activation checkpointing (either kind) call backward before the next forward: only the pyramid of the last
-    pass is kept, and another order is refused.
+    Under activation checkpointing call backward before the next forward: only the pyramid of the last pass is kept, and
+    another order is refused. Take ``use_reentrant=False``: torch's older kind loses the gradients of tensors that are
+    inside sparse objects.
 
     Weights: ``state_dict()`` has ``unet.*`` and ``injection.*``; a head file holds ``wrapped.injection``.
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from numbers import Integral
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from dinoneck.errors import ConfigError, ShapeError
-from dinoneck.points.cameras import Cameras
+from dinoneck.errors import ConfigError, DataError, ShapeError
+from dinoneck.points.cameras import Cameras, looks_like_millimetres
 from dinoneck.points.projection import Links, PointProjector, check_cloud, check_units
+from dinoneck.points.tensors import check_tensor
 
 Reading = Literal["camera_to_world", "inverse", "opengl", "transposed"]
 READINGS: tuple[Reading, ...] = get_args(Reading)
@@ -25,9 +27,14 @@ _REMEDIES: dict[Reading, str] = {
 _NOTHING = (
     "no reading fits: look at the units (metres), at K and the image size it belongs to, and at the world's frame"
 )
+_APART = (
+    "nothing can be told: under no reading does a point lie in any image. Without points, give views of one sample "
+    "that overlap; with them, look at the units (metres), at K and at the world's frame"
+)
 _LEAST_SHARE = 0.1  # of the most pairs any reading finds: a few lucky pixels do not make a reading right
 FITS = 0.1  # neighbouring views of real scans agree by 0.4 or more, wrong readings by 0.1 or less
 CLEAR = 1.6
+_THOUSANDFOLD = 300.0  # depth over the way of the camera: of a scan at most some tens
 
 
 @dataclass(frozen=True)
@@ -56,7 +63,9 @@ class CameraCheck:
 
     def __str__(self) -> str:
         told = _REMEDIES[self.best] if self.scores[self.best] >= FITS else _NOTHING
-        told = told if self.clear or told is _NOTHING else f"not clear, best: {told}"
+        if not any(self.in_bounds.values()):
+            told = _APART
+        told = told if self.clear or told in (_NOTHING, _APART) else f"not clear, best: {told}"
         scores = ", ".join(f"{reading} {self.scores[reading]:.2f}" for reading in READINGS)
         return f"{told} (depth agrees: {scores})"
 
@@ -111,19 +120,37 @@ def check_cameras(
         >>> check_cameras(None, cameras, wall).scores["camera_to_world"]
         1.0
     """
-    if isinstance(max_points, bool) or max_points < 1:
-        raise ConfigError(f"max_points is {max_points!r}; expected 1 or more")
+    if isinstance(max_points, bool) or not isinstance(max_points, Integral) or max_points < 1:
+        raise ConfigError(f"max_points is {max_points!r}; expected a whole number, 1 or more")
+    return _judged(
+        points, cameras, depth, batch, max_points, PointProjector(depth_abs=depth_abs, depth_rel=depth_rel), seed
+    )
+
+
+def _judged(
+    points: Tensor | None,
+    cameras: Cameras,
+    depth: Tensor,
+    batch: Tensor | None,
+    most: int,
+    projector: PointProjector,
+    seed: int,
+) -> CameraCheck:
+    """Do what :func:`check_cameras` says, with ``most`` points."""
     draw = torch.Generator().manual_seed(seed)
-    projector = PointProjector(depth_abs=depth_abs, depth_rel=depth_rel)
     if points is None:
         if batch is not None:
             raise ShapeError("batch is given without points; it says which sample each point is of")
-        check_cloud(depth.new_zeros(0, 3, dtype=torch.float64), replace(cameras, sample=None), depth, None)
-        own = _own_points(cameras, depth, max_points, draw)
+        check_tensor("depth", depth)
+        alone = replace(cameras, sample=None) if isinstance(cameras, Cameras) else cameras
+        check_cloud(depth.new_zeros(0, 3, dtype=torch.float64), alone, depth, None)
+        _check_own_units(cameras, depth)
+        own = _own_points(cameras, depth, most, draw)
         return _verdict({reading: _between(own, read, depth, projector) for reading, read in _readings(cameras)})
     check_cloud(points, cameras, depth, batch)
-    if len(points) > max_points:
-        rows = torch.randperm(len(points), generator=draw)[:max_points].to(points.device)
+    _check_own_units(cameras, depth)
+    if len(points) > most:
+        rows = torch.randperm(len(points), generator=draw)[:most].to(points.device)
         points, batch = points[rows], None if batch is None else batch[rows]
     check = _verdict(
         {reading: _total(projector.link(points, read, depth, batch)) for reading, read in _readings(cameras)}
@@ -131,6 +158,23 @@ def check_cameras(
     if check.scores[check.best] < FITS:
         check_units(points, cameras, depth, batch)
     return check
+
+
+def _check_own_units(cameras: Cameras, depth: Tensor) -> None:
+    """Refuse depth in millimetres beside poses in metres: turned only, hardly moved, its views fit by half.
+
+    Raises:
+        DataError: naming both.
+    """
+    median, apart = looks_like_millimetres(depth), cameras.positions
+    if median is None or len(cameras) < 2:
+        return
+    furthest = float((apart - apart[:1]).norm(dim=1).max())
+    if median > _THOUSANDFOLD * furthest:
+        raise DataError(
+            f"depth has the median {median:.4g} where the cameras are at most {furthest:.4g} m apart; it looks in "
+            "millimetres: depth / 1000"
+        )
 
 
 def _verdict(counts: Mapping[Reading, Tensor]) -> CameraCheck:

@@ -6,17 +6,18 @@ import torch
 from torch import Tensor
 
 from dinoneck.errors import DataError, ShapeError
+from dinoneck.points.tensors import check_tensor
 
 ROTATION_TOLERANCE = 2e-3  # poses written with three decimals pass
 BOTTOM_TOLERANCE = 1e-6
+_LEAST_RANK = 1e-12  # of the largest singular value: below, the third axis is rounding
 NORMALISED_FOCAL = 5.0  # a focal length of fewer pixels belongs to an image measured in its own width
 _SHOWN = 5
 
 
 def checked(name: str, matrices: Tensor, shapes: tuple[str, ...]) -> Tensor:
     """Return the matrices in float64; refuse another shape (``"3x4"``), kind or values that are not finite."""
-    if not isinstance(matrices, Tensor):
-        raise ShapeError(f"{name} is a {type(matrices).__name__}; expected a tensor (torch.from_numpy makes one)")
+    check_tensor(name, matrices)
     if matrices.ndim != 3 or f"{matrices.shape[1]}x{matrices.shape[2]}" not in shapes:
         expected = " or ".join(f"(views, {shape.replace('x', ', ')})" for shape in shapes)
         raise ShapeError(f"{name} has shape {tuple(matrices.shape)}; expected {expected}")
@@ -93,11 +94,13 @@ def check_poses(name: str, poses: Tensor) -> None:
 def split_projection(projection: Tensor) -> tuple[Tensor, Tensor]:
     """Split projections (V, 3, 4) = scale * K [R | t] into K (V, 3, 3) and world-to-camera (V, 4, 4)."""
     left = projection[:, :, :3]
-    sign = torch.linalg.det(left).sign()
-    flat = sign == 0
+    projection = projection / left.abs().flatten(1).amax(1).clamp_min(torch.finfo(left.dtype).tiny)[:, None, None]
+    left = projection[:, :, :3]
+    strengths = torch.linalg.svdvals(left)
+    flat = strengths[:, 2] <= _LEAST_RANK * strengths[:, 0]
     if flat.any():
         raise DataError(f"P of {_views(flat)} has a left 3x3 part of rank below 3; no pinhole projects like that")
-    projection = projection * sign[:, None, None]
+    projection = projection * torch.linalg.det(left).sign()[:, None, None]
     # RQ by QR of the rows in reverse order
     orthogonal, triangle = torch.linalg.qr(projection[:, :, :3].flip(1).mT)
     intrinsics, rotation = triangle.mT.flip(1, 2), orthogonal.mT.flip(1)

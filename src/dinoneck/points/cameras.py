@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +14,11 @@ from torch import Tensor
 
 from dinoneck.errors import DataError, GridError, ShapeError
 from dinoneck.points.camera_matrices import check_intrinsics, check_poses, checked, split_projection
+from dinoneck.points.tensors import check_tensor
+
+logger = logging.getLogger(__name__)
+
+LARGEST_DEPTH_M = 100.0  # what depth cameras see at most; beyond it, numbers are likely millimetres
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,8 +103,9 @@ class Cameras:
             DataError: if the left 3x3 part has no inverse, or the last row of a 4x4 is not 0, 0, 0, 1.
         """
         projection = checked("P", P, ("3x4", "4x4"))
-        if projection.shape[1] == 4 and (projection[:, 3] != projection.new_tensor([0.0, 0.0, 0.0, 1.0])).any():
-            raise DataError(f"P ends in {projection[0, 3].tolist()}; expected 0, 0, 0, 1, or give the upper 3x4")
+        for view, last in enumerate(projection[:, 3:, :].flatten(1).tolist()):
+            if last not in ([], [0.0, 0.0, 0.0, 1.0]):
+                raise DataError(f"P of view {view} ends in {last}; expected 0, 0, 0, 1, or give the upper 3x4")
         intrinsics, world_to_cam = split_projection(projection[:, :3])
         return cls.from_world_to_cam(intrinsics, world_to_cam, size, sample)
 
@@ -154,6 +161,7 @@ class Cameras:
         Raises:
             GridError: if the crop reaches beyond the image.
         """
+        _check_pixels("a crop from (top, left)", top, left)
         inside = top >= 0 and left >= 0 and top + height <= self.size[0] and left + width <= self.size[1]
         if not inside:
             raise GridError(
@@ -168,6 +176,7 @@ class Cameras:
         Points that land in the padding count as in the image. Give depth, padded alike with 0, to keep them out, or
         the same ``border`` all around to :class:`dinoneck.points.PointProjector`.
         """
+        _check_pixels("padding", left, top, right, bottom)
         if min(left, top, right, bottom) < 0:
             raise GridError(f"padding is {(left, top, right, bottom)} px; expected 0 or more on every side")
         return self._shift(left, top, (self.size[0] + top + bottom, self.size[1] + left + right))
@@ -178,6 +187,7 @@ class Cameras:
         For a handful of points: nothing is tested, and uv means nothing where z <= 0 (it may be infinite). Clouds
         go through :class:`dinoneck.points.PointProjector`.
         """
+        check_tensor("points", points)
         if points.ndim != 2 or points.shape[1] != 3:
             raise ShapeError(f"points have shape {tuple(points.shape)}; expected (points, 3)")
         matrices = self.projections()
@@ -192,13 +202,17 @@ class Cameras:
         """Return where pixels of depth (V, h, w) m lie in the world, (V, h, w, 3); NaN where depth is unknown.
 
         Depth is along z (not along the ray), of any size that shows the same field of view; unknown is what is not
-        finite or not above 0. ``world[world.isfinite().all(-1)]`` is the cloud.
+        finite or not above 0. ``world[world.isfinite().all(-1)]`` is the cloud. Depth beyond 100 m is logged: a cloud
+        made of millimetres agrees with its own depth, and nothing later can tell.
         """
+        check_tensor("depth", depth)
         if depth.ndim != 3 or len(depth) != len(self) or not depth.is_floating_point():
             raise ShapeError(
                 f"depth has shape {tuple(depth.shape)} and dtype {depth.dtype}; expected ({len(self)}, rows, cols) in "
                 "floating metres"
             )
+        if (median := looks_like_millimetres(depth)) is not None:
+            logger.warning("depth has the median %.4g m; if these are millimetres, unproject(depth / 1000)", median)
         rows, cols = depth.shape[1:]
         intrinsics = self.resize((rows, cols)).K
         v, u = torch.meshgrid(
@@ -220,6 +234,14 @@ class Cameras:
         return replace(self, K=intrinsics, size=_pair("size", size))
 
 
+def looks_like_millimetres(depth: Tensor) -> float | None:
+    """Return the median of depth (V, rows, cols) if it is beyond what depth cameras see, from some of the pixels."""
+    sparse = depth[:, :: max(1, depth.shape[1] // 64), :: max(1, depth.shape[2] // 64)]
+    measured = sparse[sparse.isfinite() & (sparse > 0)]
+    median = float(measured.double().median()) if len(measured) else 0.0
+    return median if median > LARGEST_DEPTH_M else None
+
+
 def _inverse(poses: Tensor) -> Tensor:
     """Invert rigid poses, as they are: rounded ones are not made orthonormal."""
     inverse: Tensor = torch.linalg.inv(poses)
@@ -232,6 +254,11 @@ def _pair(name: str, size: Any) -> tuple[int, int]:
     if len(sides) != 2 or any(isinstance(x, bool) or not isinstance(x, Integral) or x < 1 for x in sides):
         raise GridError(f"{name} is {size!r}; expected (height, width) in whole pixels, at least 1")
     return int(sides[0]), int(sides[1])
+
+
+def _check_pixels(name: str, *sides: Any) -> None:
+    if any(isinstance(side, bool) or not isinstance(side, Integral) for side in sides):
+        raise GridError(f"{name} is {sides}; expected whole pixels: images are not cut in between")
 
 
 def _check_sample(sample: Tensor, views: int) -> None:

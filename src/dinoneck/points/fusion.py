@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from dinoneck.configured import Configured, at_least
 from dinoneck.errors import ConfigError, ShapeError
+from dinoneck.points.tensors import check_tensor
 
 
 class GatedFusion(Configured, nn.Module):
@@ -71,10 +72,14 @@ class GatedFusion(Configured, nn.Module):
 
     def forward(self, x3: Tensor, x2: Tensor, valid: Tensor) -> Tensor:
         """Return the mixed features; x2 is finite also where not valid."""
+        for name, values in (("x3", x3), ("x2", x2), ("valid", valid)):
+            check_tensor(name, values)
         if x3.shape[-1] != self.c3d or x2.shape[-1] != self.c2d:
             raise ShapeError(
                 f"x3 has {x3.shape[-1]} channels and x2 {x2.shape[-1]}; expected c3d = {self.c3d}, c2d = {self.c2d}"
             )
+        if not torch.is_autocast_enabled(x3.device.type):
+            self._check_dtypes(x3, x2)
         if valid.dtype != torch.bool or not x3.shape[:-1] == x2.shape[:-1] == valid.shape:
             raise ShapeError(
                 f"x3 is {tuple(x3.shape)}, x2 {tuple(x2.shape)}, valid {tuple(valid.shape)} {valid.dtype}; expected "
@@ -86,6 +91,14 @@ class GatedFusion(Configured, nn.Module):
             self._last = ((gate.detach()[..., 0].float() * valid).sum(), valid.sum(), valid.numel())
         mixed = torch.lerp(x3, self.read(h).to(x3.dtype), gate.to(x3.dtype))
         return torch.where(valid[..., None], mixed, x3)
+
+    def _check_dtypes(self, x3: Tensor, x2: Tensor) -> None:
+        for name, values in (("x3", x3), ("x2", x2)):
+            if values.dtype != self.project.weight.dtype:
+                raise ShapeError(
+                    f"{name} is {values.dtype}, the fusion's weights {self.project.weight.dtype}; convert one of them "
+                    "or run under autocast"
+                )
 
     @property
     def fusion_2d_ratio(self) -> float:

@@ -211,6 +211,10 @@ class DecoderInjection(Configured, nn.Module):
                 f"x is on {x.device}, its coords on {coords.device} and the pyramid on {features.feats.device}; move "
                 "the pyramid's levels with .to(device)"
             )
+        if x.shape[:-1] != coords.shape[:1]:
+            raise ShapeError(
+                f"x is {tuple(x.shape)} and coords {tuple(coords.shape)}; expected (M, C) and (M, 3), a row per voxel"
+            )
         # projected first: rows of C channels are looked up, not of c_dino, and the projection is never kept twice
         projected = dataclasses.replace(features, feats=level.project(features.feats))
         found, hit = projected.at(coords, batch)
@@ -238,11 +242,12 @@ class DecoderInjection(Configured, nn.Module):
         """What attached networks are run in; None = without photos, the 3D network alone.
 
         Raises:
-            ConfigError: if the pyramid lacks a stride.
+            ConfigError: if the pyramid lacks a stride, or another thread is inside.
             ShapeError: if its features have another width.
         """
         self.check_pyramid(pyramid)
         slot = self._slot
+        slot.claim()
         before = slot.phase, slot.last
         slot.phase, slot.last = "open", Pass(pyramid)
         try:
@@ -267,6 +272,8 @@ class DecoderInjection(Configured, nn.Module):
         """Refuse a pyramid that lacks a stride or has features of another width."""
         if pyramid is None:
             return
+        if not isinstance(pyramid, Mapping) or not all(isinstance(x, SparseFeatures) for x in pyramid.values()):
+            raise ConfigError(f"the pyramid is a {type(pyramid).__name__}; expected {{stride: SparseFeatures}}")
         for stride in self.strides:
             if stride not in pyramid:
                 raise ConfigError(

@@ -13,11 +13,14 @@ import torch
 from torch import Tensor
 
 from dinoneck.errors import DataError, ShapeError
+from dinoneck.points.tensors import check_tensor
 
 AXIS_BITS, BATCH_BITS = 18, 9
 REACH = 1 << (AXIS_BITS - 1)
 BATCHES = 1 << BATCH_BITS
 MAX_STRIDE = REACH
+
+_UNSIGNED = (torch.uint16, torch.uint32, torch.uint64)
 
 # (shift, bits that stay): each step doubles the gaps; 18 bits end up three apart
 _SPREAD = (
@@ -142,10 +145,13 @@ def check_integers(name: str, values: Tensor, columns: int | None) -> None:
     Raises:
         ShapeError: naming shape and dtype.
     """
+    check_tensor(name, values)
     wanted = "(N,)" if columns is None else f"(N, {columns})"
     fits = values.ndim == (1 if columns is None else 2) and (columns is None or values.shape[1] == columns)
     if not fits or values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
         raise ShapeError(f"{name} are {values.dtype} of shape {tuple(values.shape)}; expected integers {wanted}")
+    if values.dtype in _UNSIGNED:
+        raise ShapeError(f"{name} are {values.dtype}, which torch cannot compare; expected signed ones: {name}.long()")
 
 
 def _range(values: Tensor) -> tuple[int, int]:

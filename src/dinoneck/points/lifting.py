@@ -11,6 +11,7 @@ from dinoneck.errors import ConfigError, DataError, ShapeError
 from dinoneck.points.bags import weighted_bags
 from dinoneck.points.projection import Links
 from dinoneck.points.sparse import SparseFeatures
+from dinoneck.points.tensors import check_tensor
 from dinoneck.points.voxels import VoxelGrid
 
 Sampling = Literal["bilinear", "nearest"]
@@ -225,6 +226,10 @@ def _check(maps: Tensor, links: Links, grid: VoxelGrid | None, sampling: str, vi
     Raises:
         ShapeError, ConfigError, DataError: see :func:`lift`.
     """
+    check_tensor("maps", maps)
+    for name, given, kind in (("links", links, Links), ("grid", grid, VoxelGrid)):
+        if not isinstance(given, kind) and (name, given) != ("grid", None):
+            raise ShapeError(f"{name} is a {type(given).__name__}; expected dinoneck.points.{kind.__name__}")
     if maps.ndim != 4 or not maps.is_floating_point() or 0 in maps.shape[1:]:
         raise ShapeError(f"maps are {maps.dtype} of shape {tuple(maps.shape)}; expected floats (views, C, rows, cols)")
     if maps.shape[0] != links.num_views:
@@ -233,11 +238,34 @@ def _check(maps: Tensor, links: Links, grid: VoxelGrid | None, sampling: str, vi
         raise ShapeError(
             f"the grid has {grid.inverse.shape[0]} points, the links {links.num_points}; make both of the same points"
         )
+    places = {"maps": maps, "links": links.view, **({} if grid is None else {"grid": grid.inverse})}
+    if len({tensor.device for tensor in places.values()}) > 1:
+        told = ", ".join(f"{name} on {tensor.device}" for name, tensor in places.items())
+        raise ShapeError(f"{told}; bring them to one device with .to(device)")
     for name, value, known in (("sampling", sampling, Sampling), ("views", views, Views)):
         if value not in get_args(known):
             raise ConfigError(f"{name} is {value!r}; expected one of {', '.join(get_args(known))}")
     if bool((links.point[1:] < links.point[:-1]).any()):
         raise DataError("links are not sorted by point; take them as PointProjector gives them")
+    if links.counts is None:  # made by hand
+        _check_places(links)
+
+
+def _check_places(links: Links) -> None:
+    """Refuse links to views, points or pixels that there are not.
+
+    Raises:
+        DataError: naming the first.
+    """
+    if min(links.image_size) < 1:
+        raise DataError(f"the links' image_size is {links.image_size}; expected pixels, at least 1")
+    for name, rows, count in (("view", links.view, links.num_views), ("point", links.point, links.num_points)):
+        wrong = ((rows < 0) | (rows >= count)).nonzero()
+        if len(wrong):
+            raise DataError(f"link {int(wrong[0])} names {name} {int(rows[wrong[0]])}; expected 0 ... {count - 1}")
+    lost = (~links.uv.isfinite().all(1)).nonzero()
+    if len(lost):
+        raise DataError(f"link {int(lost[0])} has uv = {links.uv[lost[0, 0]].tolist()}; expected finite pixels")
 
 
 def _check_projection(maps: Tensor, project: nn.Linear) -> None:

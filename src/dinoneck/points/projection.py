@@ -7,20 +7,21 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
+from numbers import Real
 from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
 from dinoneck.errors import ConfigError, DataError, ShapeError
-from dinoneck.points.cameras import Cameras
+from dinoneck.points.cameras import LARGEST_DEPTH_M, Cameras
+from dinoneck.points.tensors import check_tensor
 
 logger = logging.getLogger(__name__)
 
 UnknownDepth = Literal["reject", "accept"]
 _UNKNOWN = get_args(UnknownDepth)
 _SUSPICIOUS_PAIRS, _SUSPICIOUS_SHARE = 1000, 0.01
-_LARGEST_DEPTH_M = 100.0  # beyond it, depth a thousand times the points' own is in millimetres
 _THOUSAND = (300.0, 3000.0)
 
 
@@ -50,6 +51,8 @@ class Links:
     counts: Tensor | None = None
 
     def __post_init__(self) -> None:
+        for name in ("view", "point", "uv", "z"):
+            check_tensor(name, getattr(self, name))
         length = self.view.shape[0] if self.view.ndim else -1
         expected = {"view": (length,), "point": (length,), "uv": (length, 2), "z": (length,)}
         for name, shape in expected.items():
@@ -118,9 +121,9 @@ class PointProjector:
     """Finds the views that see each point of a cloud: in front, in the image, and not behind another surface.
 
     A point is hidden where the depth measured at its pixel differs from its own by more than
-    ``max(depth_abs, depth_rel * z)``. Keep that tight: 2 % and 5 cm accept 0.9 % of the hidden points of a furnished
-    room, 25 % accept 8.6 %, whose features then come from the object in front. Without depth every point in the image
-    counts as seen, through walls too.
+    ``max(depth_abs, depth_rel * z)``. Keep that tight: 2 % and 5 cm accept 0.9 % of the hidden points of a room with a
+    box in it (3.9 % where much furniture stands at the walls), 25 % accept 8.6 %, whose features then come from the
+    object in front. Without depth every point in the image counts as seen, through walls too.
 
     Project undeformed points: where training deforms coordinates (elastic, flips, scale), the cameras belong to the
     points as they were measured, and the voxels may be made of the deformed ones.
@@ -164,6 +167,10 @@ class PointProjector:
     chunk: int = 500_000
 
     def __post_init__(self) -> None:
+        for name in ("near", "far", "depth_abs", "depth_rel", "border"):
+            value = getattr(self, name)
+            if (isinstance(value, bool) or not isinstance(value, Real)) and (name, value) != ("far", None):
+                raise ConfigError(f"{name} is {value!r}; expected a number")
         if not 0 < self.near < math.inf:
             raise ConfigError(f"near is {self.near}; expected metres above 0")
         if self.far is not None and not self.far > self.near:
@@ -191,6 +198,7 @@ class PointProjector:
         Raises:
             ShapeError: if shapes, dtypes or devices do not fit.
             DataError: if points are not finite, or depth or points are in millimetres.
+            ConfigError: for a border that leaves nothing of the images.
         """
         check_cloud(points, cameras, depth, batch)
         links = self.link(points, cameras, depth, batch)
@@ -201,6 +209,11 @@ class PointProjector:
     def link(self, points: Tensor, cameras: Cameras, depth: Tensor | None, batch: Tensor | None) -> Links:
         """Link without looking at what was given: see the call."""
         steps = 3 if depth is None else 5
+        if 2 * self.border >= min(cameras.size):
+            height, width = cameras.size
+            raise ConfigError(
+                f"border is {self.border} px on every side of images of {height}x{width} px; nothing is left"
+            )
         counts = torch.zeros(len(cameras), steps, dtype=torch.int64, device=points.device)
         parts = [
             part
@@ -269,6 +282,12 @@ def check_cloud(points: Tensor, cameras: Cameras, depth: Tensor | None, batch: T
         ShapeError: for shapes, dtypes and devices.
         DataError: for points that are not finite.
     """
+    if not isinstance(cameras, Cameras):
+        raise ShapeError(f"cameras is a {type(cameras).__name__}; expected dinoneck.points.Cameras")
+    check_tensor("points", points)
+    for name, value in (("depth", depth), ("batch", batch)):
+        if value is not None:
+            check_tensor(name, value)
     if points.ndim != 2 or points.shape[1] != 3 or points.dtype not in (torch.float32, torch.float64):
         raise ShapeError(
             f"points are {points.dtype} {tuple(points.shape)}; expected float32 or float64 (points, 3) in metres "
@@ -333,11 +352,11 @@ def check_units(points: Tensor, cameras: Cameras, depth: Tensor, batch: Tensor |
         return
     depth_m, z_m = float(measured.median()), float(z.median())
     least, most = _THOUSAND
-    if depth_m > _LARGEST_DEPTH_M and least < depth_m / z_m < most:
+    if depth_m > LARGEST_DEPTH_M and least < depth_m / z_m < most:
         raise DataError(
             f"depth has the median {depth_m:.4g} where points lie at {z_m:.4g} m; it looks in millimetres: depth / 1000"
         )
-    if z_m > _LARGEST_DEPTH_M and least < z_m / depth_m < most:
+    if z_m > LARGEST_DEPTH_M and least < z_m / depth_m < most:
         raise DataError(
             f"points lie at the median {z_m:.4g} before the cameras where depth is {depth_m:.4g} m; the points' or the "
             "poses' positions look in millimetres: divide them by 1000"

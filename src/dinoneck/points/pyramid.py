@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import torch
 from torch import Tensor, nn
 
-from dinoneck.errors import ConfigError
+from dinoneck.errors import ConfigError, ShapeError
 from dinoneck.points.bags import weighted_bags
 from dinoneck.points.keys import at_stride, decode
 from dinoneck.points.sparse import SparseFeatures, check_stride
@@ -39,6 +39,7 @@ class SparsePyramid(nn.Module):
     Raises:
         ConfigError: for strides that are no rising powers of two, an unknown ``reduce``, or features coarser than the
             first stride.
+        ShapeError: for a mean of integers.
 
     Examples:
         >>> coords = torch.tensor([[0, 0, 0], [1, 0, 0], [5, 0, 0]])
@@ -69,6 +70,8 @@ class SparsePyramid(nn.Module):
 
     def forward(self, features: SparseFeatures) -> dict[int, SparseFeatures]:
         """Return all levels; a level of the features' own stride is these."""
+        if self.reduce == "mean" and not features.feats.is_floating_point():
+            raise ShapeError(f"feats are {features.feats.dtype}; a mean takes floats: features.to(dtype=torch.float32)")
         if features.stride > self.strides[0]:
             raise ConfigError(
                 f"features have stride {features.stride}; the first of strides {self.strides} is finer: lift to finer "
@@ -137,6 +140,6 @@ class _CellMax(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         """Share a cell's gradient out among the rows that hold its maximum."""
         rows, cell, top = ctx.saved_tensors
-        holds = (rows == top.index_select(0, cell)).to(grad.dtype)
-        holders = torch.zeros_like(grad).index_add_(0, cell, holds).clamp_(min=1)
-        return (grad / holders).index_select(0, cell).mul_(holds), None, None
+        holds = (rows == top.index_select(0, cell)).to(torch.promote_types(grad.dtype, torch.float32))
+        holders = holds.new_zeros(grad.shape).index_add_(0, cell, holds).clamp_(min=1)  # halves end at 65504
+        return (grad / holders).index_select(0, cell).mul_(holds).to(grad.dtype), None, None

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dinoneck.errors import ConfigError, DataError, ShapeError
 from dinoneck.points.keys import MAX_STRIDE, at_stride, check_integers, encode
+from dinoneck.points.tensors import check_tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +52,8 @@ class SparseFeatures:
         check_stride("stride", self.stride)
         check_integers("coords", self.coords, 3)
         check_integers("batch", self.batch, None)
+        for name in ("feats", "valid"):
+            check_tensor(name, getattr(self, name))
         rows = self.coords.shape[0]
         if self.feats.ndim != 2 or not self.batch.shape[0] == self.feats.shape[0] == rows:
             raise ShapeError(
@@ -59,6 +62,10 @@ class SparseFeatures:
             )
         if tuple(self.valid.shape) != (rows,) or self.valid.dtype != torch.bool:
             raise ShapeError(f"valid is {self.valid.dtype} {tuple(self.valid.shape)}; expected bool ({rows},)")
+        places = {name: getattr(self, name).device for name in ("coords", "batch", "feats", "valid")}
+        if len(set(places.values())) > 1:
+            told = ", ".join(f"{name} on {device}" for name, device in places.items())
+            raise ShapeError(f"{told}; bring them to one device")
 
     @cached_property
     def keys(self) -> Tensor:
@@ -89,6 +96,9 @@ class SparseFeatures:
             ShapeError: if shapes do not fit.
             DataError: for a coordinate beyond -131072 ... 131071, or if the rows are not sorted by key.
         """
+        check_tensor("coords", coords)
+        if coords.device != self.coords.device:
+            raise ShapeError(f"coords are on {coords.device}, the features on {self.coords.device}; use .to(device)")
         wanted = at_stride(encode(coords, batch), self.stride)
         if not len(self):
             return self.feats.new_zeros(len(wanted), self.feats.shape[1]), torch.zeros_like(wanted, dtype=torch.bool)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from numbers import Real
 
 import torch
 from torch import Tensor
 
 from dinoneck.errors import ConfigError, DataError, ShapeError
 from dinoneck.points.keys import check_integers, decode, distinct
+from dinoneck.points.tensors import check_tensor
 
 _FAR = 2.0**53  # beyond any key, within int64
 
@@ -70,6 +72,7 @@ class VoxelGrid:
         sizes, start = _triple("size", size), _triple("origin", origin)
         if min(sizes) <= 0:
             raise ConfigError(f"size is {size}; expected metres per voxel > 0")
+        check_tensor("points", points)
         if points.ndim != 2 or points.shape[1] != 3 or points.is_complex():
             raise ShapeError(f"points are {points.dtype} of shape {tuple(points.shape)}; expected (N, 3) in metres")
         exact = points.detach().double()
@@ -117,7 +120,9 @@ class VoxelGrid:
 
 
 def _triple(name: str, value: float | Sequence[float]) -> tuple[float, float, float]:
-    numbers = tuple(float(x) for x in value) if isinstance(value, Sequence) else (float(value),) * 3
-    if len(numbers) != 3 or not all(math.isfinite(x) for x in numbers):
-        raise ConfigError(f"{name} is {value}; expected a finite number, or three of them")
+    given: object = value.tolist() if hasattr(value, "tolist") else value  # tensors and arrays
+    sides = given if isinstance(given, Sequence) else (given,) * 3
+    numbers = tuple(float(x) for x in sides if isinstance(x, Real) and not isinstance(x, bool))
+    if len(sides) != 3 or len(numbers) != 3 or not all(math.isfinite(x) for x in numbers):
+        raise ConfigError(f"{name} is {value!r}; expected a finite number, or three of them")
     return numbers

@@ -267,6 +267,16 @@ def test_depth_in_millimetres_is_refused(room: Frames, monkeypatch: pytest.Monke
         checked(replace(room, depth=room.depth * 1000), monkeypatch, tmp_path)
 
 
+def test_poses_that_fit_in_no_reading_are_a_problem(
+    room: Frames, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    poses = room.cameras.cam_to_world.clone()
+    poses[:, :3, 3] += torch.rand(len(poses), 3, generator=torch.Generator().manual_seed(0)).double() * 8
+    lost = replace(room, cameras=replace(room.cameras, cam_to_world=poses))
+    [problem] = checked(lost, monkeypatch, tmp_path, code=1)["problems"]
+    assert "no reading fits" in problem
+
+
 def test_a_single_frame_has_nothing_to_compare_with(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

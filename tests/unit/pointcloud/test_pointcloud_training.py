@@ -351,6 +351,8 @@ def test_the_verb_trains_from_a_file(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert injected["fresh"] == ["injection"] and injected["load_from"] == training.digest(start)
     assert injected["untrained"]["iou"] == plain["test"]["iou"]
     assert (tmp_path / "inject" / "injection.safetensors").exists()
+    with pytest.raises(ConfigError, match="holds a run, which others may have been started from"):
+        training.run(options_of(training, first))
 
 
 def test_options_become_the_plan() -> None:

@@ -188,3 +188,18 @@ def test_millimetres_and_options_are_named() -> None:
         check_cameras(points, cameras, depth * 1000)
     with pytest.raises(ConfigError, match="max_points is 0"):
         check_cameras(points, cameras, depth, max_points=0)
+
+
+def test_a_cloud_and_depth_in_millimetres_are_told_together(
+    frames: tuple[Cameras, Tensor], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Both from the same depth agree with each other, whatever the unit; only the cameras' way tells."""
+    cameras, depth = frames
+    with pytest.raises(DataError, match=r"cameras are at most 2\.\d* m apart; it looks in millimetres: depth / 1000"):
+        check_cameras(None, cameras, depth * 1000)
+    with pytest.raises(DataError, match="looks in millimetres"):
+        check_cameras(cloud_of(cameras, depth * 1000, 0)[::50], cameras, depth * 1000)
+    assert "unproject(depth / 1000)" in caplog.text
+    caplog.clear()
+    cameras[:1].unproject(depth[:1])
+    assert not caplog.records

@@ -212,7 +212,7 @@ def test_only_the_wrong_views_are_named() -> None:
 def test_a_projection_that_is_none_is_refused() -> None:
     with pytest.raises(DataError, match="rank below 3"):
         Cameras.from_proj(torch.zeros(1, 3, 4), SIZE)
-    with pytest.raises(DataError, match=r"P ends in \[0\.0, 0\.0, 1\.0, 0\.0\]"):
+    with pytest.raises(DataError, match=r"P of view 0 ends in \[0\.0, 0\.0, 1\.0, 0\.0\]"):
         Cameras.from_proj(torch.eye(4)[None][:, [0, 1, 3, 2]], SIZE)
     with pytest.raises(DataError, match=r"world_to_cam\.mT"):
         Cameras.from_world_to_cam(one()["K"], moved(r03=1.0).mT, SIZE)
