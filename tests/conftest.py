@@ -6,9 +6,15 @@ import os
 import shutil
 import socket
 import tempfile
+import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.hub_server import Hub
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # also for processes that tests start
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -60,6 +66,19 @@ def seeded() -> None:
 def tiny() -> Backbone:
     """The built-in backbone: 64 channels, patch 16, CLS and 2 registers."""
     return load_backbone("dinoneck_tiny")
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
+    """A hub on loopback, empty, with the hub's client pointed at it; nothing of it runs on afterwards."""
+    from tests.hub_server import Hub, point_client_at
+
+    before = set(threading.enumerate())
+    with Hub() as served:
+        point_client_at(served, monkeypatch, tmp_path)
+        yield served
+    left = [thread.name for thread in set(threading.enumerate()) - before if type(thread).__name__ != "TMonitor"]
+    assert not left, left  # tqdm's monitor lives as long as the process
 
 
 @pytest.fixture(scope="session")

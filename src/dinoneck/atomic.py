@@ -10,8 +10,9 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 STALE_AFTER_S = 3600.0
@@ -70,6 +71,42 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     write_whole(path, text.encode("utf-8"))
 
 
+@contextlib.contextmanager
+def write_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Give a new folder to fill, which takes the place of ``path`` when the block ends: whole or not at all.
+
+    A folder that is there is moved aside first and removed last. A kill between the two renames leaves it whole under a
+    name that begins with a dot, beside where it was.
+
+    Args:
+        path: the folder to write; the one above must exist.
+
+    Raises:
+        OSError: if the folder above is missing or not writable, or the disk is full.
+    """
+    target = Path(os.path.realpath(path))
+    mark = f"{secrets.token_hex(8)}{_MARK}"
+    new, old = target.parent / f"{_stem(target)}.new-{mark}", target.parent / f"{_stem(target)}.old-{mark}"
+    _clear_stale_folders(target)
+    new.mkdir()
+    try:
+        yield new
+        _flush_folder(new)
+        if target.exists():
+            target.rename(old)
+        try:
+            new.rename(target)
+        except BaseException:
+            if old.exists():
+                old.rename(target)
+            raise
+    except BaseException:
+        shutil.rmtree(new, ignore_errors=True)
+        raise
+    _flush_folder(target.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
 def _stem(target: Path) -> str:
     """A hidden name that begins like the target's and leaves room for the random part."""
     return "." + target.name.encode()[:_LONGEST_NAME_BYTES].decode(errors="ignore")
@@ -84,6 +121,16 @@ def _clear_stale(target: Path) -> None:
             with contextlib.suppress(OSError):  # another writer may be faster
                 if time.time() - entry.stat().st_mtime > STALE_AFTER_S:
                     Path(entry.path).unlink()
+
+
+def _clear_stale_folders(target: Path) -> None:
+    """Clear folders that were never finished; one that was moved aside may be all there is, and stays."""
+    for folder in target.parent.iterdir():
+        if not (folder.name.startswith(f"{_stem(target)}.new-") and folder.name.endswith(_MARK)):
+            continue
+        with contextlib.suppress(OSError):  # another writer may be faster
+            if time.time() - folder.stat().st_mtime > STALE_AFTER_S:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _flush_folder(folder: Path) -> None:

@@ -20,11 +20,12 @@ import numbers
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, Self, Union
+from typing import Any, ClassVar, Literal, Self, Union
 
 from dinoneck.errors import ConfigError, did_you_mean
 
 TAG = "$"
+Migration = Callable[[dict[str, Any], dict[str, Any]], tuple[dict[str, Any], dict[str, Any]]]
 _FACTORY_ARGUMENTS = frozenset({"self", "device", "dtype"})
 
 
@@ -33,10 +34,18 @@ class Configured:
 
     ``device`` and ``dtype`` are torch's factory keywords and not part of the configuration.
 
+    Attributes:
+        checkpoint_version: of the arguments and the parameters' names, as head files hold them. Whoever adds, renames
+            or removes one of either raises it, for this class and those that build it inside; a subclass has its own.
+        checkpoint_migrations: version n -> a pure function ``(config, tensors) -> (config, tensors)`` that turns what a
+            file of version n holds into version n + 1; tensors by name, without LoRA's.
+
     Raises:
         ConfigError: at construction, if an argument has the wrong type or is not finite.
     """
 
+    checkpoint_version: ClassVar[int] = 1
+    checkpoint_migrations: ClassVar[Mapping[int, Migration]] = types.MappingProxyType({})
     _config: dict[str, Any]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:

@@ -47,7 +47,7 @@ class CheckpointError(DinoneckError, OSError):
 
     Attributes:
         step: the step of reading or writing that refused, one of ``file, header, json, schema, registry,
-            config, tensors, digest, finite, pairing, write``.
+            config, tensors, digest, finite, pairing, write, hub``.
     """
 
     def __init__(self, message: str, *, step: str = "file") -> None:

@@ -1,7 +1,7 @@
 """Which name in a checkpoint means which class. Imports no torch; a class is imported when first asked for.
 
-A file can only name what this table (or a program's own :func:`register` call) holds: no import path is ever
-taken from a file.
+A file can only name what this table (or a program's own :func:`register` call) holds, or a head that another installed
+package offers and the caller allowed (:mod:`dinoneck.third_party`): no import path is ever taken from a file.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import importlib
 import re
 from typing import Any
 
+from dinoneck import third_party
 from dinoneck.errors import RegistryError, did_you_mean
 
 _HOMES: dict[str, str] = {
@@ -43,10 +44,13 @@ def resolve(head_type: Any) -> type[Any]:
     """Return the class registered under a name.
 
     Raises:
-        RegistryError: if nothing is.
+        RegistryError: if nothing is, or another package's head is not allowed, see
+            :func:`dinoneck.third_party.allowing`.
     """
     if isinstance(head_type, str) and head_type in _OWN:
         return _OWN[head_type]
+    if third_party.is_third_party(head_type):
+        return third_party.resolve(head_type)
     if not isinstance(head_type, str) or head_type not in _HOMES:
         raise RegistryError(
             f"head_type {head_type!r} is not registered.{did_you_mean(head_type, names())} Registered: "
@@ -70,6 +74,8 @@ def name_of(cls: type) -> str:
     for name, own in _OWN.items():
         if own is cls:
             return name
+    if (offered := third_party.name_of(cls)) is not None:
+        return offered
     raise RegistryError(
         f"{home} is not registered, so a file could not say how to build it; registered: {', '.join(names())}. "
         "Register a class of your own with dinoneck.registry.register(name, cls)"

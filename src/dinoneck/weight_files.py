@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,62 @@ from torch import Tensor
 
 from dinoneck.errors import BackboneError, some_of
 
+WRAPPER_PREFIXES = ("module.", "_orig_mod.")
 _WRAPPERS = ("model", "state_dict")
 _SHOWN = 8
+_CODE = re.compile(r"GLOBAL ([\w.]+)")
+
+
+def read_any(path: str | os.PathLike[str], max_bytes: int | None = None) -> Any:
+    """Read what a ``.safetensors`` or ``.pth``/``.pt``/``.bin`` file holds: tensors, plain values and dicts of them.
+
+    Nothing in the file can run: a pickle that wants to import or call anything is refused.
+
+    Args:
+        path: the file.
+        max_bytes: larger files are refused, and files that would be larger unpacked; None = no limit.
+
+    Raises:
+        BackboneError: if the file is missing, damaged, too large, or a pickle that would run code.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise BackboneError(f"there is no weights file {file}")
+    _check_size(file, max_bytes)
+    try:
+        if file.suffix == ".safetensors":
+            return safetensors.torch.load_file(file)
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged pickle makes torch raise almost anything
+        if found := _CODE.search(str(error)):
+            raise BackboneError(
+                f"{file} cannot be read as weights: this pickle asks for {found[1]}, which is code. It was refused and "
+                "nothing of it ran; ask its author for a state dict of tensors only, or a .safetensors file"
+            ) from error
+        raise BackboneError(
+            f"{file} cannot be read as weights ({first_line(error)}); expected .safetensors, or a .pth state dict "
+            "of tensors only"
+        ) from error
+
+
+def without_wrapper(state: Mapping[str, Tensor], where: str) -> tuple[dict[str, Tensor], str]:
+    """Take away what DDP (``module.``) and torch.compile (``_orig_mod.``) put before every name.
+
+    Returns:
+        The tensors under their own names, and what was taken away, ``""`` if nothing.
+
+    Raises:
+        BackboneError: if only some names have such a prefix.
+    """
+    found, taken = dict(state), ""
+    while prefix := next((p for p in WRAPPER_PREFIXES if any(key.startswith(p) for key in found)), None):
+        if plain := [key for key in found if not key.startswith(prefix)]:
+            raise BackboneError(
+                f"{where}: some names begin with {prefix!r}, as saved from a wrapped module (DDP, torch.compile), and "
+                f"some do not ({some_of(plain, _SHOWN)}); expected all or none"
+            )
+        found, taken = {key.removeprefix(prefix): value for key, value in found.items()}, taken + prefix
+    return found, taken
 
 
 def read_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
@@ -23,19 +79,7 @@ def read_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     Raises:
         BackboneError: if the file is missing or damaged, or holds something else than named tensors.
     """
-    file = Path(path)
-    if not file.is_file():
-        raise BackboneError(f"there is no weights file {file}")
-    try:
-        if file.suffix == ".safetensors":
-            loaded: Any = safetensors.torch.load_file(file)
-        else:
-            loaded = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged pickle makes torch raise almost anything
-        raise BackboneError(
-            f"{file} cannot be read as weights ({first_line(error)}); expected .safetensors, or a .pth state dict "
-            "of tensors only"
-        ) from error
+    file, loaded = Path(path), read_any(path)
     for wrapper in _WRAPPERS:
         if isinstance(loaded, Mapping) and isinstance(loaded.get(wrapper), Mapping):
             loaded = loaded[wrapper]
@@ -60,6 +104,27 @@ def read_tensor(path: str | os.PathLike[str]) -> Tensor:
     if not isinstance(loaded, Tensor):
         raise BackboneError(f"{path} holds {type(loaded).__name__}; expected a tensor")
     return loaded
+
+
+def _check_size(file: Path, max_bytes: int | None) -> None:
+    """Refuse what is too large, packed or unpacked; torch writes its zip files unpacked."""
+    if max_bytes is None:
+        return
+    size = file.stat().st_size
+    if size > max_bytes:
+        raise BackboneError(f"{file} has {size} bytes; at most {max_bytes} were expected (max_bytes=)")
+    if not zipfile.is_zipfile(file):
+        return
+    try:
+        with zipfile.ZipFile(file) as listing:
+            entries = listing.infolist()
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError) as error:
+        raise BackboneError(f"{file} is a damaged zip file ({first_line(error)})") from error
+    packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
+    if packed or sum(entry.file_size for entry in entries) > size:
+        raise BackboneError(
+            f"{file} is a compressed zip file, or one that lists more than it holds; torch.save writes neither"
+        )
 
 
 def first_line(error: BaseException) -> str:

@@ -165,7 +165,7 @@ def put(key: str, value: object) -> Callable[[dict[str, Any], dict[str, torch.Te
         (put("schema", -1), "schema", "-1"),
         (put("schema", "1"), "schema", "'1'"),
         (put("schema", True), "schema", "True"),
-        (put("schema", 2), "schema", "install that version or a later one"),
+        (put("schema", 3), "schema", "install that version or a later one"),
         (put("colour", 1), "schema", "colour"),
         (lambda meta, state: meta.pop("extra"), "schema", "extra"),
         (put("config", []), "schema", "config is list"),

@@ -233,10 +233,10 @@ class Backbone(nn.Module):
     def record(self) -> dict[str, Any]:
         """Return the JSON-able record that checkpoints and stores carry.
 
-        It names the model, its geometry, the layers and norm in force, where the weights come from and their
-        digest (SHA-256 over all of them, in the present dtype; None on the meta device), and the LoRA weights if
-        there are any. Weights that were loaded and have changed since say so. The licence is that of published
-        weights; seeded random ones have none.
+        It names the model, its geometry, the layers and norm in force, what photos are normalised with, where the
+        weights come from and their digest (SHA-256 over all of them, in the present dtype; None on the meta device),
+        and the LoRA weights if there are any. Weights that were loaded and have changed since say so. The licence is
+        that of published weights; seeded random ones have none.
         """
         family = self.adapter.family or family_of(self.name)
         sha256 = weights.digest(self.adapter.model)
@@ -252,6 +252,8 @@ class Backbone(nn.Module):
             "layers": list(self.layers),
             "norm": self.norm,
             "pos_embed": self.adapter.pos_embed,
+            "mean": list(self.preprocess.mean),
+            "std": list(self.preprocess.std),
             "dtype": str(self.dtype).removeprefix("torch."),
             "adapter": lora.record(self.adapter),
             "weights": self._origin(sha256),

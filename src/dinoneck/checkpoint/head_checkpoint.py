@@ -5,26 +5,33 @@ from __future__ import annotations
 import copy
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import torch
 from torch import Tensor, nn
 
-from dinoneck import registry
+from dinoneck import registry, third_party
 from dinoneck.atomic import write_whole
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.checkpoint import header as headers
 from dinoneck.checkpoint import hub, lora_weights
-from dinoneck.checkpoint.pairing import check_probe, check_records
-from dinoneck.checkpoint.read import FILE_DTYPES, check_finite, check_meta, read_file
+from dinoneck.checkpoint.migrations import versions_of
+from dinoneck.checkpoint.pairing import check_probe, check_reads, check_records
+from dinoneck.checkpoint.read import check_finite, check_meta, read_file
 from dinoneck.checkpoint.records import check_entries
+from dinoneck.checkpoint.state import chunks_of, listing_of, snapshot
 from dinoneck.configured import encode, normal
 from dinoneck.data.photos import Preprocessing
 from dinoneck.errors import CheckpointError, RegistryError
-from dinoneck.tensor_bytes import bytes_of
 from dinoneck.version import __version__
+
+if TYPE_CHECKING:
+    from dinoneck.checkpoint.hub_push import Pushed
+
+
+_TOLD = ("backbone", "preprocess", "training", "license", "tta")
 
 
 class HeadCheckpoint:
@@ -37,6 +44,7 @@ class HeadCheckpoint:
         state_dict: the weights of the head, on the CPU.
         adapter_state: LoRA weights of its backbone that travel with it, by the backbone's names; usually none.
         revision: the commit a hub file came from; None for a local file.
+        file_digest: the digest that stands in the file; ``meta`` of an older file that was migrated has another.
 
     Examples:
         >>> import tempfile, pathlib
@@ -48,8 +56,14 @@ class HeadCheckpoint:
         'patch_mean'
     """
 
-    def __init__(self, meta: Mapping[str, Any], state_dict: Mapping[str, Tensor], revision: str | None = None) -> None:
-        self.meta = dict(meta)
+    def __init__(
+        self,
+        meta: Mapping[str, Any],
+        state_dict: Mapping[str, Tensor],
+        revision: str | None = None,
+        allow: Sequence[str] = (),
+    ) -> None:
+        self.meta, self._allow = dict(meta), allow
         own = [key for key in state_dict if not key.startswith(lora_weights.PREFIX)]
         self.state_dict = {key: state_dict[key] for key in own}
         self.adapter_state = {
@@ -58,6 +72,7 @@ class HeadCheckpoint:
             if key not in self.state_dict
         }
         self.revision = revision
+        self.file_digest: str | None = self.meta.get("digest")
 
     @property
     def head_type(self) -> str:
@@ -83,6 +98,9 @@ class HeadCheckpoint:
         backbone: Backbone | Mapping[str, Any] | None = None,
         preprocess: Preprocessing | Mapping[str, Any] | None = None,
         extra: Mapping[str, Any] | None = None,
+        training: Mapping[str, Any] | None = None,
+        license: str | None = None,  # noqa: A002
+        tta: str | Mapping[str, Any] | None = None,
     ) -> Self:
         """Take a snapshot of a registered module. Its weights are copied.
 
@@ -92,48 +110,45 @@ class HeadCheckpoint:
                 weights go into the file too.
             preprocess: how its photos were prepared, or the record.
             extra: anything else to keep, JSON-able, at most 16 KiB; never interpreted.
+            training: what is told of its making: ``seed``, ``folds``, ``fold``, ``epochs``, ``data`` (``name`` and
+                ``revision``) and ``metrics`` (name -> a number, or ``{"mean": ..., "sd": ...}``); at most 16 KiB.
+            license: the head's own licence, an SPDX identifier for choice; the backbone's stands in its record.
+            tta: the views its predictions are meant to be averaged over, ``"none"``, ``"flip4"`` or ``"d6"``.
 
         Raises:
             CheckpointError: if the module is not registered, or its weights are shared, not finite or on meta.
         """
         name = type(module).__name__
         backbone = _plain_backbone(backbone)
-        try:
-            head_type = registry.name_of(type(module))
-        except RegistryError as error:
-            inner = next((getattr(module, n) for n in ("_orig_mod", "module", "injection") if hasattr(module, n)), None)
-            hint = f" Save the {type(inner).__name__} inside it instead." if isinstance(inner, nn.Module) else ""
-            raise CheckpointError(f"{error}.{hint}", step="registry") from None
-        state = _snapshot(module.state_dict(), name) | _snapshot(lora_weights.weights_of(backbone), "the backbone")
+        head_type, versions = _named(module)
+        state = snapshot(module.state_dict(), name) | snapshot(lora_weights.weights_of(backbone), "the backbone")
         meta: dict[str, Any] = {
             "format": headers.FORMAT,
             "schema": headers.SCHEMA,
             "created_by": {"dinoneck": __version__, "torch": str(torch.__version__)},
             "head_type": head_type,
             "config": module.config,
-            "tensors": [[key, FILE_DTYPES[value.dtype], list(value.shape)] for key, value in sorted(state.items())],
+            "versions": versions,
+            "tensors": listing_of(state),
             "backbone": _probed(backbone) if isinstance(backbone, Backbone) else _plain(backbone, "backbone"),
             "inputs": preprocess.record()
             if isinstance(preprocess, Preprocessing)
             else _plain(preprocess, "preprocess"),
             "tasks": encode(list(getattr(module, "tasks", ()))),
+            "training": _plain(training, "training"),
+            "license": license,
+            "tta": {"ops": tta, "reduce": "mean"} if isinstance(tta, str) else _plain(tta, "tta"),
             "extra": _plain(extra or {}, "extra"),
         }
         if len(headers.canonical(meta["extra"])) > headers.MAX_EXTRA_BYTES:
             raise CheckpointError(f"extra is larger than {headers.MAX_EXTRA_BYTES} bytes", step="write")
         check_entries(meta, name)
-        told = (meta["backbone"] or {}).get("embed_dim")
-        if told not in (None, getattr(module, "embed_dim", told)):
-            raise CheckpointError(
-                f"this {name} was built for tokens of {module.embed_dim} channels, the backbone gives {told}: it was "
-                "not trained on it",
-                step="pairing",
-            )
-        _check_layers(module, meta["backbone"], name)
-        check_meta(meta, headers.entries_of(meta["tensors"]), name)
+        check_reads(module, meta["backbone"], name)
+        with third_party.allowing(third_party.ANY):
+            check_meta(meta, headers.entries_of(meta["tensors"]), name)
         check_finite(state, name)
-        meta["digest"] = headers.digest(meta, _chunks(meta, state))
-        return cls(meta, state)
+        meta["digest"] = headers.digest(meta, chunks_of(meta, state))
+        return cls(meta, state, allow=third_party.ANY)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one file: whole or not at all.
@@ -151,17 +166,52 @@ class HeadCheckpoint:
             )
         headers.check_path(path)
         try:
-            write_whole(path, [start, *_chunks(self.meta, self._tensors())], check=_read_back)
+            with third_party.allowing(self._allow):
+                write_whole(path, [start, *chunks_of(self.meta, self._tensors())], check=_read_back)
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{path} cannot be written: {error}", step="write") from error
 
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool = False,
+        revision: str | None = None,
+        commit_message: str | None = None,
+        create: bool = True,
+        figures: Iterable[str | os.PathLike[str]] = (),
+        token: str | None = None,
+    ) -> Pushed:
+        """Publish this head with its page in one commit of a hub repository.
+
+        The arguments are those of :func:`dinoneck.checkpoint.push_to_hub`.
+
+        Raises:
+            CheckpointError: as there.
+        """
+        from dinoneck.checkpoint.hub_push import push_to_hub
+
+        return push_to_hub(
+            self,
+            repo_id,
+            private=private,
+            revision=revision,
+            commit_message=commit_message,
+            create=create,
+            figures=figures,
+            token=token,
+        )
+
     @classmethod
-    def load(cls, path_or_repo: str | os.PathLike[str], *, revision: str | None = None) -> Self:
+    def load(
+        cls, path_or_repo: str | os.PathLike[str], *, revision: str | None = None, allow: Sequence[str] = ()
+    ) -> Self:
         """Read a head file and check everything in it.
 
         Args:
             path_or_repo: a local file, or a hub repository ``user/name`` with one head file in it.
             revision: branch, tag or commit of a hub repository; has no meaning for a local file.
+            allow: heads of other packages that a file may name: ``"vendor.head"``, ``"vendor.*"``.
 
         Raises:
             CheckpointError: if the file is damaged, was made by a newer version, does not fit its own
@@ -173,8 +223,16 @@ class HeadCheckpoint:
             commit = hub.commit_of(path)
         elif revision is not None:
             raise CheckpointError(f"revision={revision!r} is for hub repositories; {path_or_repo} is read as a file")
-        header, state = read_file(path)
-        return cls(header.meta, state, commit)
+        try:
+            with third_party.allowing(allow):
+                header, state = read_file(path)
+        except CheckpointError as error:
+            if commit is None:
+                raise
+            raise hub.blamed(error, path_or_repo, Path(path)) from None
+        found = cls(header.meta, state, commit, allow)
+        found.file_digest = header.file_digest
+        return found
 
     def build(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> nn.Module:
         """Return the module in eval mode; its outputs are bit-identical to the saved one's.
@@ -183,7 +241,7 @@ class HeadCheckpoint:
             device: where to; None = CPU.
             dtype: converted to this; None keeps the file's.
         """
-        with torch.device("meta"):
+        with third_party.allowing(self._allow), torch.device("meta"):
             module = registry.resolve(self.head_type).from_config(self.config)
         weights = {key: value.clone() for key, value in self.state_dict.items()}
         module.load_state_dict(weights, strict=True, assign=True)
@@ -257,24 +315,40 @@ def save_head(path: str | os.PathLike[str], module: nn.Module, **meta: Any) -> N
     Args:
         path: the file.
         module: a registered module.
-        **meta: ``backbone=`` and ``preprocess=`` as in :meth:`HeadCheckpoint.from_module`; everything else is kept
-            under ``extra``.
+        **meta: ``backbone=``, ``preprocess=``, ``training=``, ``license=`` and ``tta=`` as in
+            :meth:`HeadCheckpoint.from_module`; everything else is kept under ``extra``.
 
     Raises:
         CheckpointError: as :meth:`HeadCheckpoint.from_module` and :meth:`HeadCheckpoint.save`.
     """
-    known = {key: meta.pop(key) for key in ("backbone", "preprocess") if key in meta}
+    known = {key: meta.pop(key) for key in _TOLD if key in meta}
     extra = {**dict(meta.pop("extra", None) or {}), **meta}
     HeadCheckpoint.from_module(module, **known, extra=extra).save(path)
 
 
-def load_head(path_or_repo: str | os.PathLike[str]) -> nn.Module:
+def load_head(path_or_repo: str | os.PathLike[str], *, allow: Sequence[str] = ()) -> nn.Module:
     """Load a module in one line, in eval mode on the CPU.
+
+    Args:
+        path_or_repo: as for :meth:`HeadCheckpoint.load`.
+        allow: likewise.
 
     Raises:
         CheckpointError: as :meth:`HeadCheckpoint.load`.
     """
-    return HeadCheckpoint.load(path_or_repo).build()
+    return HeadCheckpoint.load(path_or_repo, allow=allow).build()
+
+
+def _named(module: nn.Module) -> tuple[str, dict[str, int]]:
+    """The registered name of a module, and the versions of all classes in its configuration."""
+    try:
+        head_type = registry.name_of(type(module))
+    except RegistryError as error:
+        inner = next((getattr(module, n) for n in ("_orig_mod", "module", "injection") if hasattr(module, n)), None)
+        hint = f" Save the {type(inner).__name__} inside it instead." if isinstance(inner, nn.Module) else ""
+        raise CheckpointError(f"{error}.{hint}", step="registry") from None
+    with third_party.allowing(third_party.ANY):  # their classes are here already
+        return head_type, versions_of(head_type, cast("Any", module).config)
 
 
 def _probed(backbone: Backbone) -> dict[str, Any]:
@@ -296,29 +370,8 @@ def _plain_backbone(backbone: Any) -> Any:
     return inner if isinstance(inner, Backbone) else backbone
 
 
-def _snapshot(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
-    state: dict[str, Tensor] = {}
-    places: dict[tuple[Any, int], str] = {}
-    for key, value in tensors.items():
-        if not isinstance(value, Tensor) or value.is_meta or value.dtype not in FILE_DTYPES:
-            what = f"{value.dtype} on {value.device}" if isinstance(value, Tensor) else type(value).__name__
-            raise CheckpointError(f"{name}: {key} is {what}; it cannot be saved", step="write")
-        place = (value.device, value.data_ptr())
-        if value.numel() and places.setdefault(place, key) != key:
-            raise CheckpointError(
-                f"{name}: {key} and {places[place]} share their memory; untie them first", step="write"
-            )
-        state[key] = value.detach().to("cpu", copy=True).contiguous()
-    return state
-
-
 def _read_back(written: Path) -> None:
     read_file(written)
-
-
-def _chunks(meta: Mapping[str, Any], state: Mapping[str, Tensor]) -> list[memoryview]:
-    """The tensors' bytes in file order."""
-    return [bytes_of(state[row[0]]) for row in meta["tensors"] if state[row[0]].numel()]
 
 
 def _plain(record: Mapping[str, Any] | None, where: str) -> dict[str, Any] | None:
@@ -332,19 +385,3 @@ def _plain(record: Mapping[str, Any] | None, where: str) -> dict[str, Any] | Non
         return cast("dict[str, Any]", headers.strict_json(headers.canonical(plain), where, where))
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{where} is no plain JSON-able record: {error}", step="write") from None
-
-
-def _check_layers(module: nn.Module, backbone: Mapping[str, Any] | None, name: str) -> None:
-    """Refuse a head that reads other layers than its backbone gives: the file could never be used."""
-    layers = (backbone or {}).get("layers")
-    if layers is None:
-        return
-    wanted, count = getattr(module, "layer_indices", None), getattr(module, "num_layers", None)
-    fits = set(wanted) <= set(layers) if wanted is not None else count in (None, len(layers))
-    if not fits:
-        reads = f"blocks {tuple(wanted)}" if wanted is not None else f"{count} layers"
-        raise CheckpointError(
-            f"this {name} reads {reads}, the backbone gives blocks {tuple(layers)}; save it with the backbone it was "
-            "trained on (load_backbone(layers=...), or backbone.with_layers(...))",
-            step="pairing",
-        )

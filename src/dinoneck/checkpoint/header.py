@@ -21,30 +21,23 @@ from dinoneck.checkpoint.records import check_entries
 from dinoneck.errors import CheckpointError
 
 FORMAT = "dinoneck.head"
-SCHEMA = 1
+SCHEMA = 2
 METADATA_KEY = "dinoneck"
 HEAD_FILES = "*.safetensors"
+LISTING, HEADS = "ensemble.json", "heads"  # of an ensemble's folder
 MAX_HEADER_BYTES = 1 << 20
 MAX_FILE_BYTES = 16 << 30
 MAX_DEPTH = 32
 MAX_EXTRA_BYTES = 16 << 10
 DTYPE_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "U8": 1, "BOOL": 1}
 
-REQUIRED_KEYS = frozenset(
-    (
-        "format",
-        "schema",
-        "created_by",
-        "head_type",
-        "config",
-        "tensors",
-        "backbone",
-        "inputs",
-        "tasks",
-        "extra",
-        "digest",
-    )
+_FIRST_KEYS = frozenset(
+    {"format", "schema", "created_by", "head_type", "config", "tensors", "digest"}
+    | {"backbone", "inputs", "tasks", "extra"}
 )
+KEYS = {1: _FIRST_KEYS, 2: _FIRST_KEYS | {"versions", "training", "license", "tta"}}
+"""The metadata's keys by schema, all of them required: null, or empty, where nobody said."""
+REQUIRED_KEYS = KEYS[SCHEMA]
 
 
 @dataclass(frozen=True)
@@ -63,11 +56,12 @@ class TensorEntry:
 
 @dataclass(frozen=True)
 class Header:
-    """A checked header: the metadata, the tensors in file order, and where their bytes begin."""
+    """A checked header: the metadata, the tensors in file order, where their bytes begin, and the file's own digest."""
 
     meta: dict[str, Any]
     tensors: tuple[TensorEntry, ...]
     data_start: int
+    file_digest: str
 
     @property
     def data_bytes(self) -> int:
@@ -137,14 +131,15 @@ def check_path(path: object) -> None:
 
 
 def head_files(path: str | os.PathLike[str]) -> list[Path]:
-    """Return the head files in a folder, sorted; a path that is no folder stands for itself.
+    """Return the head files in a folder or an ensemble's, sorted; a path that is no folder stands for itself.
 
     Raises:
         CheckpointError: if the folder holds none.
     """
     if not Path(path).is_dir():
         return [Path(path)]
-    files = sorted(Path(path).glob(HEAD_FILES))
+    folder = Path(path, HEADS) if Path(path, LISTING).is_file() else Path(path)
+    files = sorted(folder.glob(HEAD_FILES))
     if not files:
         raise CheckpointError(f"the folder {path} holds no head files ({HEAD_FILES})")
     return files
@@ -180,7 +175,7 @@ def parse(file: BinaryIO, size: int, name: str) -> Header:
     entries = entries_of(meta["tensors"], name)
     if build(meta) != start + raw:
         raise CheckpointError(f"{name}: the header is not spelled canonically; it was edited or damaged", step="json")
-    header = Header(meta, entries, 8 + length)
+    header = Header(meta, entries, 8 + length, meta["digest"])
     if listed != len(entries) or size != header.data_start + header.data_bytes:
         raise CheckpointError(
             f"{name} has {size} bytes; its header announces {header.data_start + header.data_bytes}: it is cut "
@@ -188,6 +183,22 @@ def parse(file: BinaryIO, size: int, name: str) -> Header:
             step="tensors",
         )
     return header
+
+
+def read_data(file: BinaryIO, header: Header, name: str) -> list[bytearray]:
+    """Read the tensors' bytes that follow a header, one buffer of its own each, and compare the digest."""
+    buffers = []
+    for entry in header.tensors:
+        buffer = bytearray(entry.nbytes)
+        if file.readinto(buffer) != entry.nbytes:  # type: ignore[attr-defined]
+            raise CheckpointError(f"{name} ended while {entry.name} was read", step="tensors")
+        buffers.append(buffer)
+    if digest(header.meta, [memoryview(buffer) for buffer in buffers]) != header.meta["digest"]:
+        raise CheckpointError(
+            f"{name}: the content does not match its digest; the file is damaged or was edited. Fetch it again",
+            step="digest",
+        )
+    return buffers
 
 
 def entries_of(listing: Any, name: str = "metadata") -> tuple[TensorEntry, ...]:
@@ -239,8 +250,8 @@ def _check_schema(meta: Mapping[str, Any], name: str) -> None:
             f"{_maker(meta)}: install that version or a later one",
             step="schema",
         )
-    if set(meta) != REQUIRED_KEYS:
-        strange, missing = sorted(set(meta) - REQUIRED_KEYS), sorted(REQUIRED_KEYS - set(meta))
+    if set(meta) != KEYS[schema]:
+        strange, missing = sorted(set(meta) - KEYS[schema]), sorted(KEYS[schema] - set(meta))
         raise CheckpointError(f"{name}: the metadata has unknown keys {strange} and lacks {missing}", step="schema")
     kinds: dict[str, tuple[type, ...]] = {
         "config": (dict,),
@@ -254,8 +265,14 @@ def _check_schema(meta: Mapping[str, Any], name: str) -> None:
         "backbone": (dict, type(None)),
         "inputs": (dict, type(None)),
     }
+    kinds |= {
+        "versions": (dict,),
+        "training": (dict, type(None)),
+        "license": (str, type(None)),
+        "tta": (dict, type(None)),
+    }
     for key, allowed in kinds.items():
-        if not isinstance(meta[key], allowed):
+        if key in meta and not isinstance(meta[key], allowed):
             raise CheckpointError(f"{name}: {key} is {type(meta[key]).__name__} in the metadata", step="schema")
     check_entries(meta, name)
 

@@ -1,26 +1,35 @@
-"""Head files on the Hugging Face hub."""
+"""Head files on the Hugging Face hub: found, downloaded, taken from the cache."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 
+from dinoneck.atomic import write_text
+from dinoneck.checkpoint.card import REPO_ID
+from dinoneck.checkpoint.header import HEADS, LISTING, MAX_FILE_BYTES
+from dinoneck.checkpoint.hub_errors import first_line, lost, refused
 from dinoneck.errors import CheckpointError, some_of
 
 logger = logging.getLogger(__name__)
 
-_REPO_ID = re.compile(r"[A-Za-z0-9][\w.\-]*/[A-Za-z0-9][\w.\-]*")
 _SUFFIX = ".safetensors"
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_REF = re.compile(r"(?!.*\.\.)[\w\-][\w.\-]*(/[\w\-][\w.\-]*)*", re.ASCII)
 _TIMEOUT_S = 10.0
 _SHOWN = 8
+_MEMBER = re.compile(rf"{HEADS}/[\w.\-]+\.safetensors", re.ASCII)
+_Choice = Callable[[list[str], str], list[str]]
 
 
 def names_a_repo(path_or_repo: object) -> bool:
     """Whether this is ``user/name`` and nothing local: no file or folder, no name of a head file in a local folder."""
     text = os.fspath(path_or_repo) if isinstance(path_or_repo, str | os.PathLike) else None
-    if not isinstance(text, str) or not _REPO_ID.fullmatch(text) or text.endswith(_SUFFIX):
+    if not isinstance(text, str) or not REPO_ID.fullmatch(text) or text.endswith(_SUFFIX):
         return False
     return not Path(text).exists() and not Path(text).parent.is_dir()
 
@@ -28,57 +37,179 @@ def names_a_repo(path_or_repo: object) -> bool:
 def download_head(repo_id: str, revision: str | None = None) -> Path:
     """Return the local path of the one head file of a hub repository: downloaded, or without a network from the cache.
 
-    Only ``.safetensors`` files are looked at.
+    A branch or tag is resolved to a commit first, and the file is that commit's: see :func:`commit_of`. A commit that
+    is in the cache is taken from there. Only the ``.safetensors`` file is fetched.
 
     Args:
         repo_id: ``user/name``.
         revision: a branch, tag or commit; None = the main branch.
 
     Raises:
-        CheckpointError: if the repository holds no head file or several, or it is neither reachable nor cached.
+        CheckpointError: if the repository or revision does not exist, is private, gated, holds no head file or
+            several, the download breaks off, or it is neither reachable nor cached.
     """
-    import huggingface_hub as hub
+    pinned = _cached(repo_id, revision, _one_head) if revision is not None and _COMMIT.fullmatch(revision) else None
+    if pinned is not None:
+        return _told(repo_id, revision, pinned, "the cache")
+    return _fetch(repo_id, revision, _one_head)
 
-    try:
-        info = hub.HfApi().model_info(repo_id, revision=revision, timeout=_TIMEOUT_S)
-        name = _only([file.rfilename for file in info.siblings or ()], repo_id)
-        return Path(hub.hf_hub_download(repo_id, name, revision=info.sha or revision))
-    except CheckpointError:
-        raise
-    except Exception as error:  # the hub's client raises many unrelated types
-        logger.info("the hub did not give %s (%s); looking in the cache", repo_id, error)
-        return _cached(repo_id, revision, error)
+
+def download_ensemble(repo_id: str, revision: str | None = None) -> Path:
+    """Return the local folder of an ensemble's repository, as :func:`download_head` does for one file.
+
+    Args:
+        repo_id: ``user/name``.
+        revision: a branch, tag or commit; None = the main branch.
+
+    Raises:
+        CheckpointError: as there, or if the repository holds no ensemble.
+    """
+    return _fetch(repo_id, revision, _all_members).parent
+
+
+def download(repo_id: str, revision: str | None = None) -> Path:
+    """Return the local path of the one head file of a hub repository, or of its ensemble's list.
+
+    Raises:
+        CheckpointError: as :func:`download_head`.
+    """
+    return _fetch(repo_id, revision, lambda files, name: (_all_members if LISTING in files else _one_head)(files, name))
 
 
 def commit_of(path: Path) -> str | None:
     """Return the commit that a file of the local cache belongs to."""
     parts = path.parts
-    return parts[parts.index("snapshots") + 1] if "snapshots" in parts[:-1] else None
+    pairs = zip(parts[-2::-1], parts[:0:-1], strict=True)  # the innermost folder decides
+    return next((below for above, below in pairs if above == "snapshots" and _COMMIT.fullmatch(below)), None)
 
 
-def _cached(repo_id: str, revision: str | None, error: Exception) -> Path:
+def blamed(error: CheckpointError, repo_id: object, path: Path) -> CheckpointError:
+    """Return the refusal of a downloaded file with where it comes from and, of a damaged one, what to do about it."""
+    damaged = error.step in ("file", "header", "json", "tensors", "digest", "finite")
+    advice = (
+        f". If the file in the local cache was damaged, delete {os.path.realpath(path)} and load again; else it was "
+        "damaged before it was uploaded"
+    )
+    return CheckpointError(f"{repo_id} at {commit_of(path)}: {error}{advice if damaged else ''}", step=error.step)
+
+
+def _fetch(repo_id: str, revision: str | None, choose: _Choice) -> Path:
+    """Download what is chosen from the files of a revision, all of one commit; return the path of the first."""
     import huggingface_hub as hub
 
     try:
-        wanted = [f"*{_SUFFIX}"]
-        folder = Path(hub.snapshot_download(repo_id, revision=revision, allow_patterns=wanted, local_files_only=True))
-    except Exception as missing:
-        first = (str(error).strip().splitlines() or [""])[0][:200]
+        info = hub.HfApi().model_info(repo_id, revision=revision, files_metadata=True, timeout=_TIMEOUT_S)
+    except Exception as error:  # the hub's client raises many unrelated types
+        return _without_the_hub(error, repo_id, revision, choose)
+    sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
+    names, commit = choose([*sizes], repo_id), info.sha or ""
+    if not _COMMIT.fullmatch(commit):
+        raise CheckpointError(f"the hub did not say which commit of {repo_id} {revision or 'main'!r} is", step="hub")
+    for name in names:
+        if sizes[name] > MAX_FILE_BYTES:
+            raise CheckpointError(
+                f"{name} of {repo_id} has {sizes[name]} bytes; a head file has at most {MAX_FILE_BYTES}. It was not "
+                "fetched"
+            )
+    try:
+        paths = [Path(hub.hf_hub_download(repo_id, name, revision=commit)) for name in names]
+    except Exception as error:
+        raise refused(error, repo_id, commit) or _broke_off(error, f"{some_of(names, _SHOWN)} from {repo_id}") from None
+    _remember(paths[0], revision or hub.constants.DEFAULT_REVISION, commit)
+    return _told(repo_id, revision, paths[0], "the hub")
+
+
+def _broke_off(error: Exception, what: str) -> CheckpointError:
+    import huggingface_hub as hub
+
+    if isinstance(error, OSError) and error.errno is not None:
+        why = f"{type(error).__name__}: {first_line(error)}"
+        return CheckpointError(
+            f"{what} cannot be written to the local cache ({why}); set HF_HUB_CACHE to a folder that you may write and "
+            f"that has room, now it is {hub.constants.HF_HUB_CACHE}",
+            step="hub",
+        )
+    return CheckpointError(
+        f"the download of {what} broke off ({type(error).__name__}: {first_line(error)}); nothing of it is used. Try "
+        "again",
+        step="hub",
+    )
+
+
+def _without_the_hub(error: Exception, repo_id: str, revision: str | None, choose: _Choice) -> Path:
+    """The cached file when the hub could not be asked; its no stays a no."""
+    no, known = refused(error, repo_id, revision), _cached(repo_id, revision, choose)
+    if no is not None and known is not None:
+        no = CheckpointError(f"{no}. Commit {commit_of(known)} is in the cache: HF_HUB_OFFLINE=1 uses it", step="hub")
+    if no is not None:
+        raise no from None
+    if known is None:
+        what = f"revision {revision!r} of it" if revision else "it"
         raise CheckpointError(
-            f"there is no file or folder {repo_id}, and as a hub repository it is not in the local cache and the hub "
-            f"did not give it ({type(error).__name__}: {first}). Check the name, go online, or log in if it is private",
-        ) from missing
-    return folder / _only([str(file.relative_to(folder)) for file in folder.rglob(f"*{_SUFFIX}")], repo_id)
+            f"there is no file or folder {repo_id}, and as a hub repository {what} is not in the local cache: "
+            f"{lost(error)}. Check the name, or go online once",
+            step="hub",
+        ) from None
+    logger.warning("%s: %s", repo_id, lost(error))
+    return _told(repo_id, revision, known, "the cache; the branch may have moved since")
 
 
-def _only(files: list[str], repo_id: str) -> str:
+def _cached(repo_id: str, revision: str | None, choose: _Choice) -> Path | None:
+    """The first file chosen from those of a revision that were fetched before."""
+    import huggingface_hub as hub
+
+    try:
+        wanted = [f"*{_SUFFIX}", LISTING]
+        folder = Path(hub.snapshot_download(repo_id, revision=revision, allow_patterns=wanted, local_files_only=True))
+    except Exception:  # its types differ between versions of the client; all mean that it is not there
+        return None
+    files = [file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()]
+    return folder / choose(files, repo_id)[0] if any(name.endswith(_SUFFIX) for name in files) else None
+
+
+def _told(repo_id: str, revision: str | None, path: Path, source: str) -> Path:
+    logger.info("%s: %r is commit %s, from %s", repo_id, revision or "main", commit_of(path), source)
+    return path
+
+
+def _remember(path: Path, revision: str, commit: str) -> None:
+    """Note in the cache which commit a branch was, so that it is found without a network.
+
+    The client notes that only for files that it was asked for by branch; we ask by commit, so that a branch that
+    moves between listing and fetching cannot mix two commits.
+    """
+    snapshot = next((folder for folder in path.parents if folder.name == commit), None)
+    if snapshot is None or snapshot.parent.name != "snapshots" or revision == commit or not _REF.fullmatch(revision):
+        return
+    note = snapshot.parent.parent / "refs" / revision
+    with contextlib.suppress(OSError):  # a cache that only others may write
+        if not note.is_file() or note.read_text() != commit:
+            note.parent.mkdir(parents=True, exist_ok=True)
+            write_text(note, commit)
+
+
+def _all_members(files: list[str], repo_id: str) -> list[str]:
+    """The list of an ensemble and its heads."""
+    if LISTING not in files:
+        raise CheckpointError(f"the hub repository {repo_id} holds no ensemble ({LISTING})", step="hub")
+    return [LISTING, *sorted(name for name in files if _MEMBER.fullmatch(name))]
+
+
+def _one_head(files: list[str], repo_id: str) -> list[str]:
     """The one head file among the files of a repository."""
     heads = sorted(name for name in files if name.endswith(_SUFFIX))
-    if len(heads) == 1:
-        return heads[0]
+    if len(heads) == 1 and LISTING not in files:
+        return heads
     if not heads:
-        raise CheckpointError(f"the hub repository {repo_id} holds no head file (*{_SUFFIX})")
+        raise CheckpointError(f"the hub repository {repo_id} holds no head file (*{_SUFFIX})", step="hub")
+    if LISTING in files:
+        raise CheckpointError(
+            f"the hub repository {repo_id} holds an ensemble of {len(heads)} heads, no single one; load it with "
+            "dinoneck.checkpoint.EnsembleFolder.load",
+            step="hub",
+        )
     raise CheckpointError(
         f"the hub repository {repo_id} holds {len(heads)} head files: {some_of(heads, _SHOWN)}; one was expected. "
-        "Download them and pass the folder, or the file that you want"
+        "Download them and pass the folder, or the file that you want",
+        step="hub",
     )

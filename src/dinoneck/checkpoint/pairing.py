@@ -20,7 +20,7 @@ _MUST_AGREE = {
     "norm": "final norm applied",
 }
 
-
+_SAME_CHANNEL = 1e-3
 NAMED = ("seeded", "hub")
 
 
@@ -43,7 +43,8 @@ def check_records(
         for key, meaning in _MUST_AGREE.items()
         if trained.get(key) != given.get(key) and (layers or key != "layers")
     ]
-    differences += _recipes_differ(trained, given) + _lora_differs(trained, given)
+    differences += _recipes_differ(trained, given) + _normalisation_differs(trained, given)
+    differences += _lora_differs(trained, given)
     if weights:
         differences += _weights_differ(trained, given)
     if differences:
@@ -72,6 +73,33 @@ def check_probe(trained: Mapping[str, Any], given: Mapping[str, Any]) -> None:
         )
 
 
+def check_reads(module: object, backbone: Mapping[str, Any] | None, name: str) -> None:
+    """Refuse a head of another width, or of other layers, than its backbone gives: the file could never be used.
+
+    Raises:
+        CheckpointError: naming both.
+    """
+    told = (backbone or {}).get("embed_dim")
+    own = getattr(module, "embed_dim", told)
+    if told not in (None, own):
+        raise CheckpointError(
+            f"this {name} was built for tokens of {own} channels, the backbone gives {told}: it was not trained on it",
+            step="pairing",
+        )
+    layers = (backbone or {}).get("layers")
+    if layers is None:
+        return
+    wanted, count = getattr(module, "layer_indices", None), getattr(module, "num_layers", None)
+    fits = set(wanted) <= set(layers) if wanted is not None else count in (None, len(layers))
+    if not fits:
+        reads = f"blocks {tuple(wanted)}" if wanted is not None else f"{count} layers"
+        raise CheckpointError(
+            f"this {name} reads {reads}, the backbone gives blocks {tuple(layers)}; save it with the backbone it was "
+            "trained on (load_backbone(layers=...), or backbone.with_layers(...))",
+            step="pairing",
+        )
+
+
 def _recipes_differ(trained: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
     one, other = _recipe(trained), _recipe(given)
     if one == other:
@@ -87,6 +115,20 @@ def _recipe(record: Mapping[str, Any]) -> str:
     if record.get("source") == "official" or record.get("pos_embed") == "official":
         return "'official'"
     return f"{record.get('pos_embed')!r} of {record.get('source')}"
+
+
+def _normalisation_differs(trained: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
+    """Compare what photos are normalised with; records of older files do not say."""
+    pairs = [(trained.get(key), given.get(key)) for key in ("mean", "std")]
+    if any(None in pair for pair in pairs):
+        return []
+    if all(abs(a - b) <= _SAME_CHANNEL for one, other in pairs for a, b in zip(one, other, strict=True)):  # type: ignore[arg-type]
+        return []
+    (mean, own_mean), (std, own_std) = pairs
+    return [
+        f"normalisation: the head's backbone took photos with mean {mean} and std {std}, this one takes {own_mean} and "
+        f"{own_std} (backbone.preprocess = backbone.preprocess.changed(mean=..., std=...))"
+    ]
 
 
 def _weights_differ(trained: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:

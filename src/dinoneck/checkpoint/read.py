@@ -1,43 +1,38 @@
 """Reading a head file, one check after the other; nothing is used before everything is checked.
 
 Order: size and header caps -> strict JSON -> schema -> registry -> configuration (built on the meta device,
-so a header cannot ask for memory) -> tensor names, shapes, dtypes -> digest -> finite values.
+so a header cannot ask for memory) -> tensor names, shapes, dtypes -> digest -> finite values. The digest of an older
+file comes before it is migrated, so configuration and tensors are checked after it, in their present form.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dinoneck import registry
 from dinoneck.checkpoint import header as headers
-from dinoneck.checkpoint import lora_weights
+from dinoneck.checkpoint import lora_weights, migrations
 from dinoneck.checkpoint.header import Header, TensorEntry
+from dinoneck.checkpoint.state import FILE_DTYPES, TORCH_DTYPES, chunks_of, listing_of
 from dinoneck.configured import encode
 from dinoneck.data.photos import Preprocessing
 from dinoneck.errors import CheckpointError, ConfigError, RegistryError, some_of
 
-TORCH_DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-}
-FILE_DTYPES = {dtype: name for name, dtype in TORCH_DTYPES.items()}
 _WRAPPER_PREFIXES = ("module.", "_orig_mod.")
 _SHOWN = 5
 
 
 def read_file(path: str | os.PathLike[str]) -> tuple[Header, dict[str, Tensor]]:
     """Read and check a whole head file.
+
+    Returns:
+        The header in the present schema, and the tensors; an older file is migrated and has the digest that it would
+        have if it were written now.
 
     Raises:
         CheckpointError: if any check fails; ``error.step`` names it.
@@ -47,23 +42,31 @@ def read_file(path: str | os.PathLike[str]) -> tuple[Header, dict[str, Tensor]]:
     with headers.open_regular(path) as file:
         try:
             header = headers.parse(file, os.fstat(file.fileno()).st_size, str(name))
-            check_meta(header.meta, header.tensors, str(name))
-            state = _tensors(file, header, str(name))
+            migrations.check_versions(header.meta, str(name))
+            present = migrations.is_present(header.meta)
+            if present:
+                check_meta(header.meta, header.tensors, str(name))
+            state = _tensors(headers.read_data(file, header, str(name)), header)
         except OSError as error:
             if isinstance(error, CheckpointError):
                 raise
             raise CheckpointError(f"{name} cannot be read: {error}") from error
+    if not present:
+        header, state = _migrated(header, state, str(name))
     check_finite(state, str(name))
     return header, state
 
 
 def check_meta(meta: Mapping[str, Any], tensors: tuple[TensorEntry, ...], name: str) -> None:
     """Check registry, configuration and the list of tensors of a head against each other."""
-    try:
-        cls = registry.resolve(meta["head_type"])
-    except RegistryError as error:
-        raise CheckpointError(f"{name}: {error}", step="registry") from None
-    skeleton = on_meta(cls, meta["config"], name)
+    migrations.check_versions(meta, name)
+    if sorted(meta["versions"]) != migrations.types_in(meta["head_type"], meta["config"]):
+        raise CheckpointError(
+            f"{name}: versions are told of {', '.join(sorted(meta['versions']))}; the configuration names "
+            f"{', '.join(migrations.types_in(meta['head_type'], meta['config']))}",
+            step="config",
+        )
+    skeleton = on_meta(registry.resolve(meta["head_type"]), meta["config"], name)
     if encode(list(getattr(skeleton, "tasks", ()))) != meta["tasks"]:
         raise CheckpointError(f"{name}: the tasks listed are not those of the configuration", step="config")
     if meta["inputs"] is not None:
@@ -117,19 +120,24 @@ def _check_tensors(skeleton: nn.Module, tensors: tuple[TensorEntry, ...], name: 
             )
 
 
-def _tensors(file: BinaryIO, header: Header, name: str) -> dict[str, Tensor]:
-    """Read the tensors into memory of their own, then compare the digest."""
-    buffers = []
-    for entry in header.tensors:
-        buffer = bytearray(entry.nbytes)
-        if file.readinto(buffer) != entry.nbytes:  # type: ignore[attr-defined]
-            raise CheckpointError(f"{name} ended while {entry.name} was read", step="tensors")
-        buffers.append(buffer)
-    if headers.digest(header.meta, [memoryview(buffer) for buffer in buffers]) != header.meta["digest"]:
-        raise CheckpointError(
-            f"{name}: the content does not match its digest; the file is damaged or was edited. Fetch it again",
-            step="digest",
-        )
+def _migrated(header: Header, state: Mapping[str, Tensor], name: str) -> tuple[Header, dict[str, Tensor]]:
+    """Bring a sound older file to the present form, and check that."""
+    adapter = {key: value for key, value in state.items() if key.startswith(lora_weights.PREFIX)}
+    own = {key: value for key, value in state.items() if key not in adapter}
+    try:
+        meta, new = migrations.to_present(header.meta, own, name)
+    except RegistryError as error:  # of a part: a member, a neck
+        raise CheckpointError(f"{name}: {error}", step="registry") from None
+    new |= adapter
+    meta["tensors"] = listing_of(new)
+    entries = headers.entries_of(meta["tensors"], name)
+    check_meta(meta, entries, name)
+    meta["digest"] = headers.digest(meta, chunks_of(meta, new))
+    return Header(meta, entries, len(headers.build(meta)), header.file_digest), new
+
+
+def _tensors(buffers: list[bytearray], header: Header) -> dict[str, Tensor]:
+    """The tensors in the memory that was read."""
     return {
         entry.name: (
             torch.frombuffer(buffer, dtype=TORCH_DTYPES[entry.dtype]).reshape(entry.shape)

@@ -6,14 +6,24 @@ needs a missing one says so then.
 
 from __future__ import annotations
 
+import json
+import math
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from dinoneck.errors import CheckpointError
 
+MAX_TRAINING_BYTES = 16 << 10
+MAX_LICENSE = 200
+_LICENSE = re.compile(r"[A-Za-z0-9][A-Za-z0-9 .+:()_\-]*", re.ASCII)
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}", re.ASCII)
+_HEAD_TYPE = re.compile(r"([a-z0-9][a-z0-9_]{0,63}\.)?[a-z][a-z0-9_]{0,63}", re.ASCII)
+_MAX_VERSION = 1 << 16
+
 
 def check_entries(meta: Mapping[str, Any], name: str) -> None:
-    """Check the backbone, inputs and tasks of a header.
+    """Check the records of a header: backbone, inputs, tasks, versions, training, licence and views.
 
     Raises:
         CheckpointError: naming the entry that has another type than expected.
@@ -33,6 +43,23 @@ def check_entries(meta: Mapping[str, Any], name: str) -> None:
         if not isinstance(task, Mapping):
             raise CheckpointError(f"{name}: tasks[{place}] is {task!r}; expected an object", step="schema")
         _check(task, _TASK, f"{name}: tasks[{place}]")
+    _check(meta, _TOP, name)
+    for key, rules in (("training", _TRAINING), ("tta", _TTA)):
+        record = meta.get(key)
+        if isinstance(record, Mapping):
+            if odd := sorted(set(record) - set(rules)):
+                raise CheckpointError(
+                    f"{name}: {key} holds {', '.join(odd)}; it may hold {', '.join(rules)}, anything else belongs "
+                    "under extra",
+                    step="schema",
+                )
+            _check(record, rules, f"{name}: {key}")
+    tta = meta.get("tta")
+    if tta is not None and (missing := [key for key in _TTA if tta.get(key) is None]):
+        raise CheckpointError(f"{name}: tta lacks {', '.join(missing)}", step="schema")
+    size = len(json.dumps(meta.get("training"), ensure_ascii=False).encode("utf-8", "surrogatepass"))
+    if size > MAX_TRAINING_BYTES:
+        raise CheckpointError(f"{name}: training is larger than {MAX_TRAINING_BYTES} bytes", step="schema")
 
 
 def need(record: Mapping[str, Any], key: str) -> Any:
@@ -94,6 +121,43 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str) and value.isprintable()
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_count(value: Any) -> bool:
+    return _is_int(value) and value >= 0
+
+
+def _is_metrics(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(
+        _is_text(name) and name and (_is_number(found) or _is_spread(found)) for name, found in value.items()
+    )
+
+
+def _is_spread(value: Any) -> bool:
+    return isinstance(value, Mapping) and set(value) == {"mean", "sd"} and all(map(_is_number, value.values()))
+
+
+def _is_data(value: Any) -> bool:
+    return isinstance(value, Mapping) and set(value) <= {"name", "revision"} and all(map(_is_text, value.values()))
+
+
+def _is_versions(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(
+        isinstance(name, str) and _HEAD_TYPE.fullmatch(name) and _is_int(version) and 1 <= version <= _MAX_VERSION
+        for name, version in value.items()
+    )
+
+
+def _is_license(value: Any) -> bool:
+    return isinstance(value, str) and len(value) <= MAX_LICENSE and _LICENSE.fullmatch(value) is not None
+
+
+def _is_channels(value: Any) -> bool:
+    return _is_numbers(value) and len(value) == 3 and all(map(_is_number, value))
+
+
 _TEXT = (_is_text, "plain text")
 _INT = (_is_int, "an integer")
 _SIDES = (_is_sides, "one or two integers")
@@ -107,6 +171,7 @@ _BACKBONE = {
     "weights": _OBJECT,
     "adapter": _OBJECT,
     "probe": (_is_numbers, "a list of numbers"),
+    **dict.fromkeys(("mean", "std"), (_is_channels, "three numbers, for R, G, B")),
 }
 _LORA = {
     "kind": (lambda value: value == "lora", "'lora'"),
@@ -123,4 +188,18 @@ _TASK = {
     "dim": _INT,
     "transform": _OBJECT,
     "minimum": (lambda value: isinstance(value, int | float), "a number"),
+}
+_COUNT = (_is_count, "an integer of 0 or more")
+_TOP = {
+    "versions": (_is_versions, "head types with their versions, each 1 or more"),
+    "license": (_is_license, f"an SPDX identifier or the like, at most {MAX_LICENSE} characters"),
+}
+_TRAINING = {
+    **dict.fromkeys(("seed", "folds", "fold", "epochs"), _COUNT),
+    "data": (_is_data, "an object with name and revision, plain text both"),
+    "metrics": (_is_metrics, "finite numbers, or {mean, sd} of such, by name"),
+}
+_TTA = {
+    "ops": (lambda value: isinstance(value, str) and _NAME.fullmatch(value) is not None, "the name of a set of views"),
+    "reduce": (lambda value: value == "mean", "'mean'"),
 }

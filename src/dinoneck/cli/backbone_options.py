@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dinoneck.backbones.known import DINOV3_SMALL, TINY
 from dinoneck.cli import numbers
@@ -29,8 +29,8 @@ def add_backbone(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--backbone-file", metavar="FILE", help="official .pth or .safetensors weights on disk")
 
 
-def load(options: argparse.Namespace) -> Backbone:
-    """Load what the options say."""
+def load(options: argparse.Namespace, **arguments: Any) -> Backbone:
+    """Load what the options say; other arguments as for :func:`dinoneck.load_backbone`."""
     from dinoneck.backbones.load import load_backbone
 
     random = options.random_backbone or (options.backbone == TINY and not options.backbone_file)
@@ -44,6 +44,7 @@ def load(options: argparse.Namespace) -> Backbone:
         pretrained=not random,
         checkpoint=options.backbone_file,
         seed=options.backbone_seed,
+        **arguments,
     )
 
 

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from dinoneck.checkpoint.header import Header, read_header
+from dinoneck.checkpoint.header import SCHEMA, Header, read_header
 from dinoneck.checkpoint.records import told_weights
 
 HELP = "print what a head file is, from its header alone"
@@ -31,14 +31,20 @@ def describe(header: Header, file: Path) -> str:
     """Return the header as lines for people. The tensors' bytes are not read, so their digest is not checked."""
     meta = header.meta
     made = meta["created_by"]
+    older = "" if meta["schema"] == SCHEMA else f"; 'dinoneck migrate' brings it to {SCHEMA}"
+    versions = ", ".join(f"{name} {version}" for name, version in meta.get("versions", {}).items() if version != 1)
     lines = {
         "file": f"{file} ({header.data_start + header.data_bytes} bytes)",
-        "head_type": f"{meta['head_type']} (schema {meta['schema']}, made by dinoneck {made.get('dinoneck')})",
+        "head_type": f"{meta['head_type']} (schema {meta['schema']}, made by dinoneck {made.get('dinoneck')}{older})"
+        + (f"; versions: {versions}" if versions else ""),
         "tasks": "; ".join(_task(task) for task in meta["tasks"]) or "none",
         "backbone": _backbone(meta["backbone"]),
         "inputs": _inputs(meta["inputs"]),
         "weights": f"{len(header.tensors)} tensors, {header.data_bytes} bytes",
         "config": json.dumps({key: value for key, value in meta["config"].items() if key not in ("tasks", "members")}),
+        "training": _training(meta.get("training")),
+        "licence": meta.get("license") or "not recorded",
+        "views": (meta.get("tta") or {}).get("ops") or "not recorded",
         "extra": json.dumps(meta["extra"], sort_keys=True) if meta["extra"] else "none",
         "digest": f"{meta['digest']} (not checked: use 'dinoneck verify')",
     }
@@ -83,4 +89,16 @@ def _inputs(record: dict[str, Any] | None) -> str:
     else:
         size = "x".join(str(side) for side in record["size"])
         told = f"photos brought to {size} px by {record.get('fit')}, {record.get('interpolation')}; {told}"
-    return told + (f"; blur {record['blur']}" if record.get("blur") else "")
+    told += f"; blur {record['blur']}" if record.get("blur") else ""
+    return told + f"; mean {record.get('mean')}, std {record.get('std')}"
+
+
+def _training(record: dict[str, Any] | None) -> str:
+    if not record:
+        return "not recorded"
+    told = [f"{key} {record[key]}" for key in ("seed", "folds", "fold", "epochs") if record.get(key) is not None]
+    data = record.get("data") or {}
+    told += [f"data {' at '.join(filter(None, (data.get('name'), data.get('revision'))))}"] if data else []
+    for name, value in (record.get("metrics") or {}).items():
+        told.append(f"{name} {value['mean']:g} ± {value['sd']:g}" if isinstance(value, dict) else f"{name} {value:g}")
+    return ", ".join(told)

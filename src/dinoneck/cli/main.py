@@ -13,7 +13,22 @@ from importlib import import_module
 from dinoneck.errors import DinoneckError
 from dinoneck.version import __version__
 
-VERBS = ("demo", "train", "extract", "predict", "inspect", "verify", "backbones")
+VERBS = (
+    "demo",
+    "train",
+    "extract",
+    "predict",
+    "inspect",
+    "verify",
+    "diff",
+    "migrate",
+    "card",
+    "push",
+    "pull",
+    "backbones",
+    "import-legacy",
+    "export-head",
+)
 INTERRUPTED = 130
 BROKEN_PIPE = 141
 
@@ -25,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--verbose", action="store_true", help="tell what is done on the way")
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
     for name in VERBS:
-        verb = import_module(f"dinoneck.cli.{name}")
+        verb = import_module(f"dinoneck.cli.{name.replace('-', '_')}")
         sub = verbs.add_parser(
             name,
             help=verb.HELP,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -160,13 +160,18 @@ def _views(options: argparse.Namespace) -> Any:
     from dinoneck.checkpoint.header import head_files, read_header
 
     files = [file for source in options.heads if Path(source).exists() for file in head_files(source)]
-    named = {str((read_header(file).meta["extra"] or {}).get("tta", "none")) for file in files}
+    named = {_named_views(read_header(file).meta) for file in files}
     if len(named) > 1:
         raise ConfigError(f"the heads were trained for different views ({', '.join(sorted(named))}); choose with --tta")
     views = next(iter(named), "none")
     if views != "none":
         print(f"Views: {views}, as the heads' training file says (--tta none: the photo alone).")
     return views
+
+
+def _named_views(meta: Mapping[str, Any]) -> str:
+    """The views that a head file names; those of schema 1 kept them under ``extra``."""
+    return str((meta.get("tta") or {}).get("ops") or meta["extra"].get("tta", "none"))
 
 
 def _check_outputs(options: argparse.Namespace, photos: Sequence[Path]) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from dinoneck import registry
+from dinoneck import registry, third_party
 from dinoneck.errors import ConfigError, RegistryError, ShapeError
 from dinoneck.heads.cls_gating import CLSGatingHead, outputs_together
 from dinoneck.heads.head import Head
@@ -97,7 +97,7 @@ class HeadEnsemble(Head):
             if not isinstance(head, Head):
                 raise ConfigError(f"member {i} is {type(head).__name__}; expected a head with tasks")
             members.append({"type": registry.name_of(type(head)), "config": head.config})
-        with torch.device("meta"):
+        with third_party.allowing(third_party.ANY), torch.device("meta"):  # their classes are here already
             ensemble = cls(members, weights, reduce)
         ensemble.heads = nn.ModuleList(heads)
         ensemble.training = ensemble.heads.training = any(head.training for head in heads)  # theirs stay as they are

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, cast
 from torch import nn
 
 from dinoneck.backbones.backbone import Backbone
+from dinoneck.checkpoint.ensemble_folder import EnsembleFolder, is_ensemble
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.checkpoint.header import head_files
 from dinoneck.checkpoint.pairing import check_records
@@ -19,7 +20,7 @@ from dinoneck.errors import CheckpointError
 from dinoneck.heads.head import Head
 from dinoneck.inference.rebuild import rebuild
 
-HeadSource = str | os.PathLike[str] | HeadCheckpoint | nn.Module
+HeadSource = str | os.PathLike[str] | HeadCheckpoint | EnsembleFolder | nn.Module
 
 
 class LoadedHead(NamedTuple):
@@ -32,29 +33,33 @@ class LoadedHead(NamedTuple):
 
 
 def listed(heads: HeadSource | Sequence[HeadSource]) -> list[HeadSource]:
-    """Return one source per head; a folder stands for the head files in it, sorted by name.
+    """Return one source per head; a folder stands for the head files in it, sorted by name, or for its ensemble.
 
     Raises:
         CheckpointError: if there are none.
     """
-    single = isinstance(heads, str | os.PathLike | HeadCheckpoint | nn.Module)
+    single = isinstance(heads, str | os.PathLike | HeadCheckpoint | EnsembleFolder | nn.Module)
     given = [cast("HeadSource", heads)] if single else list(cast("Sequence[HeadSource]", heads))
     if not given:
         raise CheckpointError("no heads were given")
     found: list[HeadSource] = []
     for source in given:
-        found += head_files(source) if isinstance(source, str | os.PathLike) and Path(source).is_dir() else [source]
+        plain = isinstance(source, str | os.PathLike) and Path(source).is_dir() and not is_ensemble(source)
+        found += head_files(cast("Path", source)) if plain else [source]
     return found
 
 
 def load(source: HeadSource) -> LoadedHead:
-    """Load a head from a file, a hub repository, a checkpoint or a module.
+    """Load a head from a file, a hub repository, an ensemble's folder, a checkpoint or a module.
 
     Raises:
         CheckpointError: if it cannot be read, or is no head with tasks.
     """
     if isinstance(source, str | os.PathLike):
-        source = HeadCheckpoint.load(source)
+        source = EnsembleFolder.load(source) if is_ensemble(source) else HeadCheckpoint.load(source)
+    if isinstance(source, EnsembleFolder):
+        first = source.members[0].checkpoint  # its records and LoRA weights are all the others' too
+        return LoadedHead(cast("Head", source.build()), source.backbone, first.preprocess, first)
     module = source.build() if isinstance(source, HeadCheckpoint) else source
     if not isinstance(module, Head):
         raise CheckpointError(f"{type(module).__name__} is no head with tasks; it cannot predict", step="pairing")

@@ -252,10 +252,14 @@ def _write_into(
     for room in (HEADS, LOGS):
         (folder / room).mkdir()
     facts = {key: report["plan"][key] for key in ("folds", "seed", "epochs")}
-    facts |= {key: report[key] for key in ("tta",) if key in report}
+    scores = {f"R2 {name}": value for name, value in report["scores"].get("head", {}).items() if value is not None}
     for fold, head in zip(result.numbers, result.heads, strict=True):
         checkpoint = HeadCheckpoint.from_module(
-            head, backbone=backbone, preprocess=preprocess, extra={"fold": fold, **facts}
+            head,
+            backbone=backbone,
+            preprocess=preprocess,
+            training={"fold": int(fold), **facts, "metrics": scores},
+            tta=report.get("tta"),
         )
         checkpoint.save(folder / HEADS / f"fold-{fold}.safetensors")
     write_text(folder / PREDICTIONS, _out_of_fold(result))

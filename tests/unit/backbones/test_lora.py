@@ -237,9 +237,9 @@ def test_files_whose_lora_weights_do_not_fit_their_record_are_refused(tmp_path: 
             tensors.pop(gone)
             meta["tensors"] = [row for row in meta["tensors"] if row[0] != gone]
         bad = HeadCheckpoint(meta, tensors)
-        from dinoneck.checkpoint.head_checkpoint import _chunks
+        from dinoneck.checkpoint.state import chunks_of
 
-        bad.meta["digest"] = headers.digest(bad.meta, _chunks(bad.meta, tensors))
+        bad.meta["digest"] = headers.digest(bad.meta, chunks_of(bad.meta, tensors))
         with pytest.raises(CheckpointError, match="LoRA|rank"):
             bad.save(tmp_path / "bad.safetensors")
 
@@ -406,7 +406,7 @@ def test_copies_pickles_and_recomputation_with_lora() -> None:
 
 def test_forged_records_of_lora_are_refused(tmp_path: Path) -> None:
     from dinoneck.checkpoint import header as headers
-    from dinoneck.checkpoint.head_checkpoint import _chunks
+    from dinoneck.checkpoint.state import chunks_of
 
     backbone, head = trained_pair("timm")
     good = HeadCheckpoint.from_module(head, backbone=backbone)
@@ -423,8 +423,8 @@ def test_forged_records_of_lora_are_refused(tmp_path: Path) -> None:
         meta = headers.strict_json(headers.canonical(good.meta), "x", "x")
         meta["backbone"]["adapter"][key] = value
         bad = HeadCheckpoint(meta, good._tensors())
-        bad.meta["digest"] = headers.digest(bad.meta, _chunks(bad.meta, good._tensors()))
-        (tmp_path / "bad").write_bytes(headers.build(bad.meta) + b"".join(_chunks(bad.meta, good._tensors())))
+        bad.meta["digest"] = headers.digest(bad.meta, chunks_of(bad.meta, good._tensors()))
+        (tmp_path / "bad").write_bytes(headers.build(bad.meta) + b"".join(chunks_of(bad.meta, good._tensors())))
         with pytest.raises(CheckpointError):
             HeadCheckpoint.load(tmp_path / "bad")
     meta = headers.strict_json(headers.canonical(good.meta), "x", "x")

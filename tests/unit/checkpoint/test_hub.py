@@ -1,21 +1,21 @@
-"""Heads on the hub, with a hub made of folders."""
+"""Heads on the hub, against a hub on loopback that speaks its HTTP interface."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import huggingface_hub
 import pytest
 import torch
+from tests.hub_server import READER, WRITER, Hub
 
 from dinoneck import Backbone, CheckpointError, HeadCheckpoint, PatchMeanHead, Predictor, Task, load_head, save_head
-from dinoneck.checkpoint.hub import download_head, names_a_repo
+from dinoneck.checkpoint import hub as hub_rooms
+from dinoneck.checkpoint.hub import commit_of, download_head, names_a_repo
+from dinoneck.checkpoint.hub_pull import pull_from_hub
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-Publish = Callable[[str, list[str]], None]
 
 
 @pytest.fixture
@@ -24,38 +24,34 @@ def head(tiny: Backbone, tmp_path: Path) -> Path:
     return tmp_path / "h.safetensors"
 
 
-@pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, head: Path) -> list[Any]:
-    """A hub with me/one (one head), me/many (two) and me/none; what was asked of it."""
-    files = {
-        "me/one": ["README.md", "fold.safetensors"],
-        "me/many": ["b.safetensors", "a/a.safetensors"],
-        "me/none": [],
-    }
-    questions: list[Any] = []
-
-    def model_info(self: Any, repo_id: str, *, revision: str | None, timeout: float) -> Any:
-        questions.append((repo_id, revision))
-        if repo_id not in files:
-            raise ConnectionError("no such repository")
-        return SimpleNamespace(siblings=[SimpleNamespace(rfilename=name) for name in files[repo_id]], sha=COMMIT)
-
-    def download(repo_id: str, name: str, *, revision: str) -> str:
-        questions.append((repo_id, name, revision))
-        place = tmp_path / "models--me--one" / "snapshots" / revision / name
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_bytes(head.read_bytes())
-        return str(place)
-
-    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", model_info)
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
-    return questions
+def other_head() -> bytes:
+    """The bytes of a second head."""
+    torch.manual_seed(7)
+    checkpoint = HeadCheckpoint.from_module(PatchMeanHead(64, [Task("a")]))
+    return b"".join(bytes(part) for part in _parts(checkpoint))
 
 
-def test_the_one_head_of_a_repository_is_loaded(asked: list[Any], head: Path, tiny: Backbone) -> None:
-    checkpoint = HeadCheckpoint.load("me/one", revision="v1")
-    assert asked == [("me/one", "v1"), ("me/one", "fold.safetensors", COMMIT)]
-    assert checkpoint.revision == COMMIT
+def _parts(checkpoint: HeadCheckpoint) -> list[bytes]:
+    from tempfile import TemporaryDirectory
+
+    with TemporaryDirectory() as folder:
+        checkpoint.save(Path(folder, "x.safetensors"))
+        return [Path(folder, "x.safetensors").read_bytes()]
+
+
+def refusal(repo_id: str, revision: str | None = None) -> str:
+    with pytest.raises(CheckpointError) as caught:
+        HeadCheckpoint.load(repo_id, revision=revision)
+    assert caught.value.step == "hub"
+    return str(caught.value)
+
+
+def test_the_one_head_of_a_repository_is_loaded(hub: Hub, head: Path, tiny: Backbone) -> None:
+    extras = {"README.md": b"# x", "config.json": b"{}", "pytorch_model.bin": b"\x80", "code.py": b"raise SystemExit"}
+    repo = hub.repo("me/one", {"fold.safetensors": head.read_bytes(), **extras})
+    checkpoint = HeadCheckpoint.load("me/one")
+    assert checkpoint.revision == repo.branches["main"]
+    assert hub.fetched() == {"fold.safetensors"}
     assert HeadCheckpoint.load(head).revision is None
     photo = torch.rand(3, 32, 48)
     expected = Predictor(head)(photo)
@@ -64,28 +60,237 @@ def test_the_one_head_of_a_repository_is_loaded(asked: list[Any], head: Path, ti
     assert isinstance(load_head("me/one"), PatchMeanHead)
 
 
-def test_none_and_several_are_refused_by_name(asked: list[Any]) -> None:
-    with pytest.raises(CheckpointError, match=r"me/many holds 2 head files: a/a.safetensors, b.safetensors; one was"):
-        download_head("me/many")
-    with pytest.raises(CheckpointError, match="me/none holds no head file"):
-        download_head("me/none")
+def test_a_branch_is_resolved_and_may_move(hub: Hub, head: Path, caplog: pytest.LogCaptureFixture) -> None:
+    repo = hub.repo("me/one", {"h.safetensors": head.read_bytes()})
+    first = repo.branches["main"]
+    with caplog.at_level(logging.INFO, "dinoneck"):
+        before = HeadCheckpoint.load("me/one", revision="main")
+    assert f"me/one: 'main' is commit {first}, from the hub" in caplog.text
+    repo.commit({"h.safetensors": other_head()})
+    after = HeadCheckpoint.load("me/one")
+    assert (before.revision, after.revision) == (first, repo.branches["main"])
+    assert before.meta["digest"] != after.meta["digest"]
+    asked = len(hub.requests)
+    pinned = HeadCheckpoint.load("me/one", revision=first)
+    assert pinned.meta["digest"] == before.meta["digest"]
+    assert len(hub.requests) == asked, "a commit that is in the cache needs no hub"
 
 
-def test_what_the_hub_does_not_have_is_said(asked: list[Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    with pytest.raises(CheckpointError, match="no file or folder me/gone, .*ConnectionError: no such repository"):
-        HeadCheckpoint.load("me/gone")
-
-
-def test_without_a_network_the_cache_answers(
-    asked: list[Any], head: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_a_branch_that_moves_between_listing_and_fetching_mixes_nothing(
+    hub: Hub, head: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = tmp_path / "snapshots" / COMMIT
-    folder.mkdir(parents=True)
-    (folder / "x.safetensors").write_bytes(head.read_bytes())
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *a, **k: str(folder))
-    assert download_head("me/offline") == folder / "x.safetensors"
-    assert HeadCheckpoint.load("me/offline").revision == COMMIT
+    repo = hub.repo("me/one", {"h.safetensors": head.read_bytes()})
+    first, download = repo.branches["main"], huggingface_hub.hf_hub_download
+
+    def late(*args: object, **options: object) -> str:
+        repo.commit({"h.safetensors": None, "renamed.safetensors": other_head()})
+        return download(*args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", late)
+    checkpoint = HeadCheckpoint.load("me/one")
+    assert checkpoint.revision == first
+    assert checkpoint.meta["digest"] == HeadCheckpoint.load(head).meta["digest"]
+
+
+@pytest.mark.parametrize("way", ["down", "offline", "busy"])
+def test_without_the_hub_the_cache_answers(
+    hub: Hub, head: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, way: str
+) -> None:
+    repo = hub.repo("me/one", {"h.safetensors": head.read_bytes()})
+    repo.branches["v1"] = first = repo.branches["main"]
+    HeadCheckpoint.load("me/one")
+    HeadCheckpoint.load("me/one", revision="v1")
+    repo.commit({"h.safetensors": other_head()})
+    if way == "down":
+        hub.stop()
+    elif way == "offline":
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    else:
+        hub.down = 503
+    told = {"down": "could not be reached", "offline": "HF_HUB_OFFLINE is set", "busy": "busy or down (503)"}[way]
+    for revision in (None, "main", "v1", first):
+        assert HeadCheckpoint.load("me/one", revision=revision).revision == first
+    assert told in caplog.text
+    for repo_id, revision in (("me/gone", None), ("me/one", "v2")):
+        text = refusal(repo_id, revision)
+        assert told in text
+        assert f"no file or folder {repo_id}" in text
+
+
+def test_missing_private_and_gated_are_told_apart(hub: Hub, head: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = {"h.safetensors": head.read_bytes()}
+    hub.repo("me/one", content)
+    hub.repo("me/private", content, private=True)
+    hub.repo("me/gated", content, gated=True)
+    assert "there is no hub repository me/gone, or it is private and you are not logged in" in refusal("me/gone")
+    assert "there is no hub repository me/private, or it is private and you are" in refusal("me/private")
+    assert f"me/gated is gated: its owner asks you to accept terms first. Open {hub.url}/me/gated" in refusal(
+        "me/gated"
+    )
+    assert "me/one has no branch, tag or commit 'v9'" in refusal("me/one", "v9")
+    assert f"me/one has no branch, tag or commit '{COMMIT}'" in refusal("me/one", COMMIT)
+    monkeypatch.setenv("HF_TOKEN", READER)
+    assert "or it is private and your account may not see it" in refusal("me/gone")
+    assert "or it is private and your account may not see it" in refusal("me/private")
+    assert "log in anew" in refusal("me/gated")
+    monkeypatch.setenv("HF_TOKEN", "hf_oldoldoldoldoldold")
+    assert "the hub does not accept your access token (401)" in refusal("me/one")
+    monkeypatch.setenv("HF_TOKEN", WRITER)
+    for name in ("me/private", "me/gated"):
+        assert HeadCheckpoint.load(name).revision == hub.repos[name].branches["main"]
+
+
+def test_a_no_of_the_hub_is_not_hidden_by_the_cache(hub: Hub, head: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = hub.repo("me/one", {"h.safetensors": head.read_bytes()}).branches["main"]
+    HeadCheckpoint.load("me/one")
+    del hub.repos["me/one"]
+    text = refusal("me/one")
+    assert "there is no hub repository me/one" in text
+    assert f"Commit {first} is in the cache: HF_HUB_OFFLINE=1 uses it" in text
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    assert HeadCheckpoint.load("me/one").revision == first
+
+
+def test_none_and_several_are_refused_by_name(hub: Hub, head: Path) -> None:
+    hub.repo("me/many", {"b.safetensors": head.read_bytes(), "a/a.safetensors": head.read_bytes()})
+    hub.repo("me/none", {"pytorch_model.bin": b"\x80"})
+    assert "me/many holds 2 head files: a/a.safetensors, b.safetensors; one was expected" in refusal("me/many")
+    assert "me/none holds no head file" in refusal("me/none")
+    assert hub.fetched() == set()
+
+
+def test_a_name_that_leads_out_of_the_cache_is_refused(hub: Hub, head: Path, tmp_path: Path) -> None:
+    hub.repo("me/evil", {"../../../../out.safetensors": head.read_bytes()})
+    assert "broke off" in refusal("me/evil") or "no longer has" in refusal("me/evil")
+    assert not list(tmp_path.rglob("out.safetensors"))
+
+
+def test_what_is_too_large_is_not_fetched(hub: Hub, head: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.repo("me/huge", {"h.safetensors": head.read_bytes()})
+    monkeypatch.setattr(hub_rooms, "MAX_FILE_BYTES", 1000)
+    with pytest.raises(CheckpointError, match="at most 1000. It was not fetched"):
+        HeadCheckpoint.load("me/huge")
+    assert hub.fetched() == set()
+
+
+def test_a_cut_download_is_resumed(hub: Hub, head: Path) -> None:
+    """By newer clients in the same call, by older ones in the next."""
+    hub.repo("me/one", {"h.safetensors": head.read_bytes()})
+    hub.cuts = [1000]
+    try:
+        checkpoint = HeadCheckpoint.load("me/one")
+    except CheckpointError as error:
+        assert "broke off" in str(error)
+        checkpoint = HeadCheckpoint.load("me/one")
+    assert checkpoint.meta["digest"] == HeadCheckpoint.load(head).meta["digest"]
+    assert sum("/cdn/" in path for _, path, _ in hub.requests) == 2
+
+
+def test_a_short_download_is_refused_and_leaves_nothing_that_counts(hub: Hub, head: Path) -> None:
+    hub.repo("me/one", {"h.safetensors": head.read_bytes()})
+    hub.short = True
+    assert "the download of h.safetensors from me/one broke off" in refusal("me/one")
+    hub.short = False
+    assert HeadCheckpoint.load("me/one").meta["digest"] == HeadCheckpoint.load(head).meta["digest"]
+
+
+def test_a_cache_that_cannot_be_written(hub: Hub, head: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    repo = hub.repo("me/one", {"h.safetensors": head.read_bytes()})
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "file"))
+    text = refusal("me/one")
+    assert "h.safetensors from me/one cannot be written to the local cache (NotADirectoryError: " in text
+    assert "set HF_HUB_CACHE" in text
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+
+    def read_only(*_: object) -> None:
+        raise PermissionError("read-only")
+
+    monkeypatch.setattr(hub_rooms, "write_text", read_only)
+    assert HeadCheckpoint.load("me/one").revision == repo.branches["main"], "only the note for offline use is lost"
+
+
+def test_damage_on_the_hub_and_in_the_cache_says_where(hub: Hub, head: Path) -> None:
+    content = bytearray(head.read_bytes())
+    content[-1] ^= 1
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 1\n"
+    hub.repo("me/damaged", {"h.safetensors": bytes(content)})
+    hub.repo("me/pointer", {"h.safetensors": pointer})
+    hub.repo("me/one", {"h.safetensors": head.read_bytes()})
+    with pytest.raises(CheckpointError, match="me/damaged at [0-9a-f]{40}: .*does not match its digest") as caught:
+        HeadCheckpoint.load("me/damaged")
+    assert caught.value.step == "digest"
+    with pytest.raises(CheckpointError, match="looks like a Git LFS pointer") as caught:
+        HeadCheckpoint.load("me/pointer")
+    assert caught.value.step == "header"
+    HeadCheckpoint.load("me/one")
+    stored = download_head("me/one").resolve()
+    stored.write_bytes(bytes(content))
+    with pytest.raises(CheckpointError, match=f"delete {stored} and load again"):
+        HeadCheckpoint.load("me/one")
+    stored.unlink()
+    assert HeadCheckpoint.load("me/one").meta["digest"] == HeadCheckpoint.load(head).meta["digest"]
+
+
+def test_no_token_in_messages_and_logs(
+    hub: Hub, head: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also where the hub's answer repeats it; the storage host never sees it."""
+    hub.repo("me/one", {"h.safetensors": head.read_bytes()})
+    hub.repo(f"me/{WRITER}", {"h.safetensors": b"short"})
+    texts = []
+    with caplog.at_level(logging.DEBUG):
+        monkeypatch.setenv("HF_TOKEN", WRITER)
+        HeadCheckpoint.load("me/one")
+        for status in (401, 403, 404, 418, 500):
+            hub.down = status
+            with pytest.raises(CheckpointError) as caught:
+                HeadCheckpoint.load("me/two")
+            assert caught.value.__cause__ is None
+            assert caught.value.__suppress_context__
+            texts.append(str(caught.value))
+    from dinoneck.checkpoint.hub_errors import first_line
+
+    texts.append(first_line(f"\n403 for {WRITER} at https://x/y?X-Sign=s3cr3t\nmore"))
+    texts.append(first_line("bad header Authorization: Bearer abc", token="abc"))
+    monkeypatch.setenv("HF_TOKEN", "of another form")
+    assert first_line("no of another form here", token="nor this") == "no <secret> here"
+    assert first_line("no of another form, nor this", token="nor this") == "no <secret>, <secret>"
+    ours = [record.getMessage() for record in caplog.records if record.name.startswith("dinoneck")]
+    assert ours
+    for text in texts + ours:
+        assert WRITER not in text
+        assert "s3cr3t" not in text
+        assert "Bearer abc" not in text
+    assert texts[-2] == "403 for <secret> at https://x/y"
+    assert all(token is None for _, path, token in hub.requests if "/cdn/" in path)
+
+
+def test_pull_gives_a_checked_file_or_none(hub: Hub, head: Path, tmp_path: Path) -> None:
+    content = head.read_bytes()
+    repo = hub.repo("me/one", {"h.safetensors": content})
+    out = tmp_path / "mine.safetensors"
+    assert pull_from_hub("me/one", out) == repo.branches["main"]
+    assert out.read_bytes() == content
+    assert not out.is_symlink()
+    repo.commit({"h.safetensors": content[:-1]})
+    with pytest.raises(CheckpointError, match="me/one at .*cut short"):
+        pull_from_hub("me/one", out)
+    assert out.read_bytes() == content, "the old file stays"
+    assert pull_from_hub("me/one", out, next(iter(repo.commits)))
+    with pytest.raises(CheckpointError, match="cannot be written") as caught:
+        pull_from_hub("me/one", tmp_path / "nowhere" / "x.safetensors", next(iter(repo.commits)))
+    assert caught.value.step == "write"
+    with pytest.raises(CheckpointError, match="is no hub repository"):
+        pull_from_hub("one", out)
+    assert [path.name for path in tmp_path.iterdir() if "tmp" in path.name] == []
+
+
+def test_the_commit_is_read_off_the_innermost_folder() -> None:
+    inner = Path("/data/snapshots/hub/models--me--one/snapshots") / COMMIT / "folder" / "h.safetensors"
+    assert commit_of(inner) == COMMIT
+    assert commit_of(Path("/data/snapshots/me/h.safetensors")) is None
+    assert commit_of(Path("h.safetensors")) is None
 
 
 def test_local_names_are_no_repositories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -96,7 +96,7 @@ def test_the_gating_run_from_a_store_and_taken_up_again(
     assert (report["tta"], report["config"]["head"], report["recipe"]["mixup_alpha"]) == ("flip4", "cls_gating", 2.5)
     assert set(report["auxiliary_scores"]) == {"State", "Height_Ave_cm"}
     head = HeadCheckpoint.load(whole / "heads" / "fold-1.safetensors")
-    assert (head.head_type, head.config["num_patches"], head.meta["extra"]["tta"]) == ("cls_gating", 8, "flip4")
+    assert (head.head_type, head.config["num_patches"], head.meta["tta"]["ops"]) == ("cls_gating", 8, "flip4")
     lines = [json.loads(line) for line in (whole / "logs" / "fold-0.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [0, 1]
     assert {"loss", "Dry_Total_g", "State", "val_loss", "val_r2"} <= set(lines[0])
@@ -143,7 +143,7 @@ def test_states_of_another_run_are_refused_or_left(
     rows = (tmp_path / "run" / "out_of_fold.csv").read_text().splitlines()[1:]
     assert rows
     assert {row.split(",")[1] for row in rows} == {"1"}
-    assert HeadCheckpoint.load(tmp_path / "run" / "heads" / "fold-1.safetensors").meta["extra"]["fold"] == 1
+    assert HeadCheckpoint.load(tmp_path / "run" / "heads" / "fold-1.safetensors").meta["training"]["fold"] == 1
 
 
 def test_two_runs_that_end_in_one_folder_do_not_replace_each_other(

@@ -1,0 +1,375 @@
+"""Many heads as one folder: ``ensemble.json`` says which files belong together, ``heads/`` holds them.
+
+Every member is a head file of its own, so it can be inspected, verified and used alone. The list names each by its
+digest, so a file that is missing, damaged, exchanged or too many is noticed before anything is built.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self, cast
+
+from torch import nn
+
+from dinoneck import registry
+from dinoneck.atomic import write_folder, write_text
+from dinoneck.checkpoint import header as headers
+from dinoneck.checkpoint import hub
+from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
+from dinoneck.checkpoint.header import HEADS, LISTING
+from dinoneck.errors import CheckpointError, ConfigError, some_of
+
+FORMAT = "dinoneck.ensemble"
+SCHEMA = 1
+MAX_MEMBERS = 4096
+DERIVED = ("config.json", "README.md")
+Reduce = Literal["mean", "median"]
+_OUTPUT = re.compile(r"[A-Za-z_][A-Za-z0-9_\-]{0,63}")
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Member:
+    """One head of an ensemble.
+
+    Attributes:
+        checkpoint: the head with its records.
+        output: its task's name; of a head with several tasks any name.
+        fold: of the cross-validation, counted from 0.
+        weight: its share in the mean, relative to the others'.
+    """
+
+    checkpoint: HeadCheckpoint
+    output: str
+    fold: int
+    weight: float = 1.0
+
+    @property
+    def file(self) -> str:
+        """Where it lies in the folder; a function of output and fold, so that no path is ever taken from a file."""
+        return f"{HEADS}/{self.output}-fold{self.fold}.safetensors"
+
+
+class EnsembleFolder:
+    """Heads of one backbone that answer together, checked against each other.
+
+    Args:
+        members: the heads with output and fold.
+        reduce: ``"mean"`` or ``"median"`` over the heads that know a task.
+
+    Attributes:
+        members: as given.
+        reduce: as given.
+        backbone: the backbone record that all agree on; None if none has one.
+        inputs: the record of how photos are prepared, likewise.
+        revision: the commit a hub repository was read at; None for a local folder.
+
+    Raises:
+        CheckpointError: if members disagree about backbone or inputs, or outputs, folds or weights do not fit.
+    """
+
+    def __init__(self, members: Sequence[Member], reduce: Reduce = "mean") -> None:
+        self.members, self.reduce = tuple(members), reduce
+        _check_members(self.members, reduce)
+        self.backbone: dict[str, Any] | None = _shared(self.members, "backbone")
+        self.inputs: dict[str, Any] | None = _shared(self.members, "inputs")
+        self.revision: str | None = None
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str], *, revision: str | None = None, **options: Any) -> Self:
+        """Read a folder; every digest is verified before anything is built.
+
+        Args:
+            folder: with ``ensemble.json`` and ``heads/``; or a hub repository ``user/name`` that holds them.
+            revision: branch, tag or commit of a hub repository; has no meaning for a folder.
+            **options: for :meth:`dinoneck.HeadCheckpoint.load`.
+
+        Raises:
+            CheckpointError: if a member is missing, too many, damaged or another than listed, or they do not go
+                together.
+        """
+        commit = None
+        if hub.names_a_repo(folder):
+            place = hub.download_ensemble(os.fspath(folder), revision)
+            folder, commit = place, hub.commit_of(place / LISTING)
+        elif revision is not None:
+            raise CheckpointError(f"revision={revision!r} is for hub repositories; {folder} is read as a folder")
+        listing = read_listing(folder)
+        loaded = []
+        for row in listing["members"]:
+            path = Path(folder) / row["file"]
+            checkpoint = HeadCheckpoint.load(path, **options)
+            if checkpoint.file_digest != row["digest"]:
+                raise CheckpointError(
+                    f"{path} is another head than {LISTING} lists: its digest is {str(checkpoint.file_digest)[:19]}, "
+                    f"listed is {row['digest'][:19]}",
+                    step="digest",
+                )
+            loaded.append(Member(checkpoint, row["output"], row["fold"], row["weight"]))
+        ensemble = cls(loaded, listing["reduce"])
+        for key in ("backbone", "inputs"):
+            if _told(getattr(ensemble, key)) != _told(listing[key]):
+                raise CheckpointError(
+                    f"{folder}: the {key} record of {LISTING} is not that of its heads", step="pairing"
+                )
+        ensemble.revision = commit
+        return ensemble
+
+    def save(self, folder: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        """Write the folder: whole or not at all.
+
+        Args:
+            folder: to create; it may exist empty.
+            overwrite: replace an ensemble that is there. Anything else is never replaced.
+
+        Raises:
+            CheckpointError: if the folder holds something, or cannot be written.
+        """
+        target = Path(folder)
+        try:
+            _check_target(target, overwrite)
+            with write_folder(target) as new:
+                (new / HEADS).mkdir()
+                for member in self.members:
+                    member.checkpoint.save(new / member.file)
+                write_text(new / LISTING, headers.canonical(self.listing()).decode() + "\n")
+        except CheckpointError:
+            raise
+        except OSError as error:
+            raise CheckpointError(f"{folder} cannot be written: {error}", step="write") from error
+
+    def listing(self) -> dict[str, Any]:
+        """Return what ``ensemble.json`` holds."""
+        rows = [
+            {
+                "file": member.file,
+                "digest": member.checkpoint.meta["digest"],
+                "output": member.output,
+                "fold": member.fold,
+                "weight": float(member.weight),
+            }
+            for member in self.members
+        ]
+        return {
+            "format": FORMAT,
+            "schema": SCHEMA,
+            "backbone": self.backbone,
+            "inputs": self.inputs,
+            "members": rows,
+            "reduce": self.reduce,
+        }
+
+    def build(self) -> nn.Module:
+        """Return one HeadEnsemble of all members, in eval mode on the CPU."""
+        weights = [member.weight for member in self.members]
+        cls = cast("Any", registry.resolve("ensemble"))
+        try:
+            built = cls.from_heads(
+                [member.checkpoint.build() for member in self.members],
+                None if len(set(weights)) == 1 else weights,
+                self.reduce,
+            )
+        except ConfigError as error:
+            raise CheckpointError(f"the members do not go together: {error}", step="config") from error
+        return cast("nn.Module", built.eval())
+
+    def checkpoint(self) -> HeadCheckpoint:
+        """Return all members as one head of type ``ensemble``, to be saved as one file.
+
+        Raises:
+            CheckpointError: if LoRA weights travel with them, which then would be lost.
+        """
+        if any(member.checkpoint.adapter_state for member in self.members):
+            raise CheckpointError("LoRA weights travel with these heads; keep them as a folder", step="write")
+        names = [[member.output, member.fold] for member in self.members]
+        return HeadCheckpoint.from_module(
+            self.build(), backbone=self.backbone, preprocess=self.inputs, extra={"members": names}
+        )
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+    def __repr__(self) -> str:
+        outputs = list(dict.fromkeys(member.output for member in self.members))
+        name = (self.backbone or {}).get("name")
+        return f"EnsembleFolder({len(self)} heads of {', '.join(outputs)}, {self.reduce}, backbone {name!r})"
+
+
+def save_ensemble(
+    folder: str | os.PathLike[str], members: Sequence[Member], *, reduce: Reduce = "mean", overwrite: bool = False
+) -> None:
+    """Write heads as one folder, see :class:`EnsembleFolder`.
+
+    Args:
+        folder: to create.
+        members: the heads with output and fold.
+        reduce: ``"mean"`` or ``"median"``.
+        overwrite: replace an ensemble that is there.
+
+    Raises:
+        CheckpointError: if the members do not go together, or the folder cannot be written.
+    """
+    EnsembleFolder(members, reduce).save(folder, overwrite=overwrite)
+
+
+def load_ensemble(folder: str | os.PathLike[str], **options: Any) -> nn.Module:
+    """Load a folder of heads as one HeadEnsemble; every digest is verified before anything is built.
+
+    Args:
+        folder: with ``ensemble.json`` and ``heads/``, or a hub repository.
+        **options: for :meth:`EnsembleFolder.load`.
+
+    Raises:
+        CheckpointError: as :meth:`EnsembleFolder.load`.
+    """
+    return EnsembleFolder.load(folder, **options).build()
+
+
+def is_ensemble(path: object) -> bool:
+    """Whether this is a folder with an ``ensemble.json``."""
+    return isinstance(path, str | os.PathLike) and (Path(path) / LISTING).is_file()
+
+
+def read_listing(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read and check ``ensemble.json``, and that ``heads/`` holds exactly the files it lists.
+
+    Raises:
+        CheckpointError: naming what is wrong.
+    """
+    path = Path(folder) / LISTING
+    with headers.open_regular(path) as file:
+        raw = file.read(headers.MAX_HEADER_BYTES + 1)
+    if len(raw) > headers.MAX_HEADER_BYTES:
+        raise CheckpointError(f"{path} has more than {headers.MAX_HEADER_BYTES} bytes", step="json")
+    listing = headers.strict_json(raw, str(path), "list of members")
+    _check_listing(listing, str(path))
+    listed = {row["file"] for row in listing["members"]}
+    room = Path(folder) / HEADS
+    there = {f"{HEADS}/{file.name}" for file in room.glob(headers.HEAD_FILES)} if room.is_dir() else set()
+    if missing := listed - there:
+        raise CheckpointError(f"{folder} lacks {some_of(missing, _SHOWN)} of the {len(listed)} heads it lists")
+    if extra := there - listed:
+        raise CheckpointError(f"{folder} holds {some_of(extra, _SHOWN)}, which {LISTING} does not list")
+    return cast("dict[str, Any]", listing)
+
+
+def _check_listing(listing: Any, name: str) -> None:
+    keys = {"format", "schema", "backbone", "inputs", "members", "reduce"}
+    if not isinstance(listing, dict) or listing.get("format") != FORMAT:
+        raise CheckpointError(f"{name} is no list of an ensemble's heads (format {FORMAT!r})", step="schema")
+    schema = listing.get("schema")
+    if type(schema) is not int or not 1 <= schema <= SCHEMA:
+        raise CheckpointError(
+            f"{name}: schema is {schema!r}; this dinoneck reads up to {SCHEMA}. A newer one may be needed",
+            step="schema",
+        )
+    if set(listing) != keys:
+        raise CheckpointError(f"{name} holds {sorted(listing)}; expected {sorted(keys)}", step="schema")
+    if any(not isinstance(listing[key], dict | None) for key in ("backbone", "inputs")):
+        raise CheckpointError(f"{name}: backbone and inputs are records or null", step="schema")
+    members = listing["members"]
+    if not isinstance(members, list) or not 1 <= len(members) <= MAX_MEMBERS:
+        raise CheckpointError(f"{name}: members is no list of 1 to {MAX_MEMBERS} heads", step="schema")
+    for place, row in enumerate(members):
+        _check_row(row, f"{name}: members[{place}]")
+
+
+def _check_row(row: Any, where: str) -> None:
+    keys = {"file", "digest", "output", "fold", "weight"}
+    if not isinstance(row, dict) or set(row) != keys:
+        raise CheckpointError(f"{where} is no object with {sorted(keys)}", step="schema")
+    _check_place(row["output"], row["fold"], where)
+    if not isinstance(row["digest"], str) or not _DIGEST.fullmatch(row["digest"]):
+        raise CheckpointError(f"{where}: digest is {str(row['digest'])[:80]!r}", step="schema")
+    if type(row["weight"]) not in (int, float):
+        raise CheckpointError(f"{where}: weight is {row['weight']!r}; expected a number", step="schema")
+    if row["file"] != (expected := f"{HEADS}/{row['output']}-fold{row['fold']}.safetensors"):
+        raise CheckpointError(f"{where}: file is {str(row['file'])[:80]!r}; expected {expected!r}", step="schema")
+
+
+def _check_place(output: Any, fold: Any, where: str) -> None:
+    if not isinstance(output, str) or not _OUTPUT.fullmatch(output):
+        raise CheckpointError(
+            f"{where}: output is {str(output)[:80]!r}; expected letters, digits, '_' and '-'", step="schema"
+        )
+    if type(fold) is not int or not 0 <= fold < 10_000:
+        raise CheckpointError(f"{where}: fold is {fold!r}; expected an integer 0 ... 9999", step="schema")
+
+
+def _check_members(members: Sequence[Member], reduce: str) -> None:
+    if not 1 <= len(members) <= MAX_MEMBERS:
+        raise CheckpointError(f"an ensemble has 1 to {MAX_MEMBERS} heads, not {len(members)}", step="config")
+    if reduce not in ("mean", "median"):
+        raise CheckpointError(f"reduce is {reduce!r}; expected 'mean' or 'median'", step="config")
+    weights = [member.weight for member in members]
+    if min(weights) < 0 or not 1e-30 < sum(weights) < 1e30 or (reduce == "median" and len(set(weights)) > 1):
+        raise CheckpointError(
+            f"weights are {tuple(weights)}; expected ordinary numbers of 0 or more, not all 0, and equal ones for a "
+            "median",
+            step="config",
+        )
+    places: set[str] = set()
+    digests: dict[str, str] = {}
+    for member in members:
+        _check_place(member.output, member.fold, member.file)
+        tasks = [task.get("name") for task in member.checkpoint.meta["tasks"]]
+        if len(tasks) == 1 and tasks[0] != member.output:
+            raise CheckpointError(
+                f"{member.file}: this head predicts {tasks[0]!r}, it cannot be listed as {member.output!r}",
+                step="pairing",
+            )
+        if (place := member.file.casefold()) in places:
+            raise CheckpointError(f"{member.file} stands twice, or differs in capitals only", step="pairing")
+        places.add(place)
+        digest = member.checkpoint.meta["digest"]
+        if digests.setdefault(digest, member.file) != member.file:
+            raise CheckpointError(f"{member.file} and {digests[digest]} are the same head", step="pairing")
+
+
+def _shared(members: Sequence[Member], key: str) -> dict[str, Any] | None:
+    """The record that all members have."""
+    first = members[0].checkpoint.meta[key]
+    for member in members[1:]:
+        other = member.checkpoint.meta[key]
+        if _told(other) != _told(first):
+            differ = sorted(
+                name
+                for name in {*(first or {}), *(other or {})}
+                if (first or {}).get(name) != (other or {}).get(name) and name != "probe"
+            )
+            raise CheckpointError(
+                f"the heads of an ensemble share one {key} record; {member.file} has another than {members[0].file}: "
+                f"{', '.join(f'{name} {(other or {}).get(name)!r} / {(first or {}).get(name)!r}' for name in differ)}",
+                step="pairing",
+            )
+    return cast("dict[str, Any] | None", first)
+
+
+def _told(record: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """A record without its probe, whose last digits depend on the machine."""
+    return None if record is None else {key: value for key, value in record.items() if key != "probe"}
+
+
+def _check_target(target: Path, overwrite: bool) -> None:
+    if not target.exists():
+        return
+    if not target.is_dir():
+        raise CheckpointError(f"{target} is no folder", step="write")
+    there = sorted(entry.name for entry in target.iterdir())
+    if there and not overwrite:
+        raise CheckpointError(
+            f"the folder {target} is not empty; pass overwrite=True to replace an ensemble that is there", step="write"
+        )
+    strange = [name for name in there if name not in (LISTING, HEADS, *DERIVED)]
+    if (target / HEADS).is_dir():
+        strange += [f"{HEADS}/{path.name}" for path in (target / HEADS).iterdir() if path.suffix != ".safetensors"]
+    if strange:
+        raise CheckpointError(
+            f"{target} holds {some_of(strange, _SHOWN)}, which are no part of an ensemble; it is not replaced",
+            step="write",
+        )

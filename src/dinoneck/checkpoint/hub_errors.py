@@ -1,0 +1,111 @@
+"""What the hub answered, in words: its client raises many unrelated types, and their texts may hold too much."""
+
+from __future__ import annotations
+
+import re
+from typing import cast
+
+from dinoneck.errors import CheckpointError
+
+_LONGEST = 200
+_SECRET = re.compile(r"hf_[A-Za-z0-9]{4,}|(?i:bearer|authorization)[\s:=]+\S+")
+_QUERY = re.compile(r"(https?://[^\s?'\"]+)\?[^\s'\"]*")
+_LOST_RACE = (409, 412)
+_BUSY = 429
+
+
+def refused(
+    error: Exception, repo_id: str, revision: str | None = None, token: str | None = None
+) -> CheckpointError | None:
+    """Return what to raise when the hub answered and the answer is no; None when it could not be asked or was busy.
+
+    Told apart: no such repository, no such revision, private or not logged in, a token that is not accepted or may not,
+    gated, disabled, no such file, a lost race between two commits.
+
+    Args:
+        error: what the hub's client raised.
+        repo_id: ``user/name``.
+        revision: what was asked for.
+        token: the access token in use, so that it can be kept out of the message; the stored one is known.
+    """
+    import huggingface_hub as hub
+    from huggingface_hub import errors
+
+    error = _inner(error)
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    where = f"{hub.constants.ENDPOINT}/{repo_id}"
+    text: str | None = None
+    if isinstance(error, errors.HFValidationError):
+        text = f"{repo_id!r} is no name of a hub repository: {first_line(error, token)}"
+    elif not isinstance(error, errors.HfHubHTTPError):
+        return None
+    elif isinstance(error, errors.GatedRepoError):
+        text = (
+            f"the hub repository {repo_id} is gated: its owner asks you to accept terms first. Open {where}, accept "
+            f"them, and {_log_in()}"
+        )
+    elif isinstance(error, errors.RevisionNotFoundError):
+        text = f"the hub repository {repo_id} has no branch, tag or commit {revision or 'main'!r}"
+    elif isinstance(error, errors.DisabledRepoError):
+        text = f"the hub has disabled the repository {repo_id}"
+    elif isinstance(error, errors.EntryNotFoundError):
+        text = f"the hub repository {repo_id} no longer has that file ({first_line(error, token)})"
+    elif status == 401 and token is None and hub.get_token() is None:  # its one answer to a stranger for both
+        text = f"there is no hub repository {repo_id}, or it is private and you are not logged in; {_log_in()}"
+    elif isinstance(error, errors.RepositoryNotFoundError) and status != 401:
+        text = f"there is no hub repository {repo_id}, or it is private and your account may not see it"
+    elif status == 401:
+        text = f"the hub does not accept your access token (401): it was revoked, has expired or is cut; {_log_in()}"
+    elif status == 403:
+        text = f"your hub account or its access token may not do this with {repo_id} (403): {first_line(error, token)}"
+    elif status in _LOST_RACE:
+        text = (
+            f"somebody else committed to {repo_id} meanwhile ({status}); nothing of this push is in it. Look at what "
+            "is there now, then push again"
+        )
+    elif status is not None and 400 <= status < 500 and status != _BUSY and status != 408:
+        text = f"the hub refuses this for {repo_id} ({status}): {first_line(error, token)}"
+    return None if text is None else CheckpointError(text, step="hub")
+
+
+def lost(error: Exception, token: str | None = None) -> str:
+    """Say why the hub could not be asked: offline by choice, busy, or not reached."""
+    from huggingface_hub import errors
+
+    error = _inner(error)
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if isinstance(error, errors.OfflineModeIsEnabled):
+        return "HF_HUB_OFFLINE is set, so the hub was not asked"
+    if status is not None:
+        return f"the hub is busy or down ({status})"
+    return f"the hub could not be reached ({type(error).__name__}: {first_line(error, token)})"
+
+
+def first_line(error: object, token: str | None = None) -> str:
+    """The first line of a message, printable, without access tokens and without the signed part of addresses."""
+    line = next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")
+    from huggingface_hub import get_token
+
+    for secret in filter(None, (token, get_token())):
+        line = line.replace(secret, "<secret>")
+    line = _SECRET.sub("<secret>", _QUERY.sub(r"\1", line))
+    return "".join(sign if sign.isprintable() else " " for sign in line)[:_LONGEST]
+
+
+def _log_in() -> str:
+    from huggingface_hub import get_token
+
+    return (
+        "log in with an account that may ('hf auth login')"
+        if get_token() is None
+        else "log in anew ('hf auth login') with an account that may"
+    )
+
+
+def _inner(error: Exception) -> Exception:
+    """The hub's answer inside what the client makes of it: 'not in the cache', 'error while uploading'."""
+    from huggingface_hub import errors
+
+    cause = error.__cause__
+    wrapped = isinstance(error, errors.LocalEntryNotFoundError | RuntimeError) and isinstance(cause, Exception)
+    return cast("Exception", cause) if wrapped else error

@@ -1,0 +1,175 @@
+"""Older head files: pure functions that bring what they hold to the present form.
+
+A file is checked in full as what it is before any of them runs, and what they give is checked like any other content.
+There are two kinds: the schema's own steps are here; a class whose arguments or parameters' names have changed brings
+its own, see :class:`dinoneck.configured.Configured`.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from dinoneck import registry
+from dinoneck.checkpoint.header import SCHEMA
+from dinoneck.configured import Migration
+from dinoneck.errors import CheckpointError, RegistryError
+
+Content = tuple[dict[str, Any], dict[str, Any]]
+
+
+class Part(NamedTuple):
+    """A registered module that another one's configuration names.
+
+    Attributes:
+        head_type: its registered name.
+        config: its constructor arguments.
+        prefix: of its tensors' names.
+        place: where its configuration stands in the other's: keys and indices.
+    """
+
+    head_type: str
+    config: dict[str, Any]
+    prefix: str
+    place: tuple[Any, ...]
+
+
+def first_to_second(meta: Mapping[str, Any], tensors: Mapping[str, Any]) -> Content:
+    """Schema 2 adds the versions of classes, facts of training, the head's licence and the views at prediction."""
+    versions = dict.fromkeys(types_in(meta["head_type"], meta["config"]), 1)
+    added = {"versions": versions, "training": None, "license": None, "tta": None}
+    return {**meta, "schema": 2, **added}, dict(tensors)
+
+
+STEPS: dict[int, Callable[[Mapping[str, Any], Mapping[str, Any]], Content]] = {1: first_to_second}
+
+
+def versions_of(head_type: str, config: Mapping[str, Any]) -> dict[str, int]:
+    """Return the present version of every registered class that a head's configuration names."""
+    return {name: version_of(registry.resolve(name)) for name in types_in(head_type, config)}
+
+
+def version_of(cls: type) -> int:
+    """Return the version that a class states itself, not its parents'; 1 if it states none."""
+    return int(vars(cls).get("checkpoint_version", 1))
+
+
+def types_in(head_type: str, config: Mapping[str, Any]) -> list[str]:
+    """Return the registered names in a configuration, sorted: its own and those of its parts."""
+    inner = (types_in(part.head_type, part.config) for part in _parts(head_type, config))
+    return sorted({head_type, *(name for names in inner for name in names)})
+
+
+def check_versions(meta: Mapping[str, Any], name: str) -> None:
+    """Refuse a head of an unknown class, or of a later version of its class than the one here.
+
+    Raises:
+        CheckpointError: naming the class and both versions.
+    """
+    try:
+        registry.resolve(meta["head_type"])
+    except RegistryError as error:
+        raise CheckpointError(f"{name}: {error}", step="registry") from None
+    for head_type, version in (meta.get("versions") or {}).items():
+        known = _known_version(head_type)
+        if known is not None and version > known:
+            made = meta["created_by"].get("dinoneck")
+            raise CheckpointError(
+                f"{name} holds {head_type!r} in version {version}; the one here is version {known}. Install the "
+                f"version that wrote the file (dinoneck {str(made)[:40]}, or the package of {head_type!r}) or a later "
+                "one",
+                step="registry",
+            )
+
+
+def is_present(meta: Mapping[str, Any]) -> bool:
+    """Whether a header that :func:`check_versions` let pass needs no migration."""
+    return bool(
+        meta["schema"] == SCHEMA
+        and all(_known_version(head_type) in (version, None) for head_type, version in meta["versions"].items())
+    )
+
+
+def to_present(meta: Mapping[str, Any], tensors: Mapping[str, Any], name: str) -> Content:
+    """Return what an older file would hold if it were written now; its listing of tensors and digest are left to do.
+
+    Args:
+        meta: the metadata of a sound file.
+        tensors: the head's tensors by name, LoRA's left out; they are passed on, not copied.
+        name: of the file, for messages.
+
+    Raises:
+        CheckpointError: if a step is missing or fails.
+    """
+    new, state = copy.deepcopy(dict(meta)), dict(tensors)
+    for schema in range(new["schema"], SCHEMA):
+        new, state = STEPS[schema](new, state)
+    if sorted(new["versions"]) != types_in(new["head_type"], new["config"]):
+        return new, state  # the check of the configuration refuses it
+    new["config"], state = _carried(new["head_type"], new["config"], state, new["versions"], name)
+    return {**new, "versions": versions_of(new["head_type"], new["config"])}, state
+
+
+def _carried(
+    head_type: str, config: dict[str, Any], tensors: dict[str, Any], versions: Mapping[str, int], name: str
+) -> Content:
+    """Run the steps of a class, then those of its parts."""
+    cls = registry.resolve(head_type)
+    own: Mapping[int, Migration] = vars(cls).get("checkpoint_migrations", {})
+    for version in range(versions[head_type], version_of(cls)):
+        if version not in own:
+            raise CheckpointError(
+                f"{name} holds {head_type!r} in version {version}, which nothing here turns into version {version + 1}",
+                step="registry",
+            )
+        try:
+            config, tensors = own[version](copy.deepcopy(config), dict(tensors))
+        except Exception as error:  # whatever such a function makes of values from a file
+            raise CheckpointError(
+                f"{name}: {head_type!r} of version {version} cannot be carried over to {version + 1}: {error!r}",
+                step="config",
+            ) from error
+    for part in _parts(head_type, config):
+        if part.head_type in versions:
+            inside = {key.removeprefix(part.prefix): key for key in tensors if key.startswith(part.prefix)}
+            rest = {key: value for key, value in tensors.items() if not key.startswith(part.prefix)}
+            new, state = _carried(
+                part.head_type, part.config, {key: tensors[old] for key, old in inside.items()}, versions, name
+            )
+            config = _with_part(config, part, new)
+            tensors = rest | {part.prefix + key: value for key, value in state.items()}
+    return config, tensors
+
+
+def _parts(head_type: str, config: Mapping[str, Any]) -> Iterator[Part]:
+    """The members of an ensemble and the neck of a head: what a configuration names by a registered name."""
+    members, neck = config.get("members"), config.get("neck")
+    if head_type == "ensemble" and isinstance(members, list):
+        for place, member in enumerate(members):
+            if (
+                isinstance(member, dict)
+                and isinstance(member.get("type"), str)
+                and isinstance(member.get("config"), dict)
+            ):
+                yield Part(member["type"], member["config"], f"heads.{place}.", ("members", place, "config"))
+    elif head_type == "pyramid" and isinstance(neck, dict) and isinstance(neck.get("type"), str):
+        own = {key: value for key, value in neck.items() if key != "type"}
+        yield Part(neck["type"], {"embed_dim": config.get("embed_dim"), **own}, "neck.", ("neck",))
+
+
+def _with_part(config: dict[str, Any], part: Part, new: dict[str, Any]) -> dict[str, Any]:
+    """The configuration with another one of a part in its place."""
+    config = copy.deepcopy(config)
+    if part.place == ("neck",):
+        config["neck"] = {"type": part.head_type, **{key: value for key, value in new.items() if key != "embed_dim"}}
+    else:
+        config["members"][part.place[1]]["config"] = new
+    return config
+
+
+def _known_version(head_type: str) -> int | None:
+    try:
+        return version_of(registry.resolve(head_type))
+    except RegistryError:
+        return None  # the check of the configuration says so

@@ -1,0 +1,42 @@
+"""``dinoneck card``: the page of a head file, from its header alone, without torch."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from dinoneck.atomic import write_text
+from dinoneck.checkpoint.header import LISTING
+
+HELP = "write the README.md that describes a head file"
+EXAMPLE = "dinoneck card head.safetensors --out README.md"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's arguments."""
+    parser.add_argument("file", type=Path, help="a head file, or the folder of an ensemble")
+    parser.add_argument("--repo", metavar="USER/NAME", help="the hub repository that the page speaks of")
+    parser.add_argument("--out", type=Path, help="write it here; else it is printed")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print or write the page."""
+    page = _page(options.file, options.repo)
+    if options.out is None:
+        print(page, end="")
+    else:
+        write_text(options.out, page)
+        print(f"wrote {options.out}")
+    return 0
+
+
+def _page(file: Path, repo: str | None) -> str:
+    """The page of a head, or of an ensemble, whose heads are read for it."""
+    if (file / LISTING).is_file():
+        from dinoneck.checkpoint.ensemble_card import ensemble_card
+        from dinoneck.checkpoint.ensemble_folder import EnsembleFolder
+
+        return ensemble_card(EnsembleFolder.load(file), repo)
+    from dinoneck.checkpoint.card import model_card
+
+    return model_card(file, repo)

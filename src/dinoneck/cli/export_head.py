@@ -1,0 +1,45 @@
+"""``dinoneck export-head``: a head for programs without dinoneck."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from dinoneck.cli import backbone_options
+from dinoneck.errors import ConfigError
+
+HELP = "write a head as ONNX model, torch program or plain weights"
+EXAMPLE = "dinoneck export-head head.safetensors --format onnx --out head.onnx"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's arguments."""
+    parser.add_argument("file", help="a head file, or a hub repository (user/name)")
+    parser.add_argument(
+        "--format",
+        choices=("onnx", "torch", "state-dict"),
+        required=True,
+        help="onnx and torch (torch.export): tokens in, natural units out, with the metadata inside; state-dict: the "
+        "weights alone",
+    )
+    parser.add_argument("--out", type=Path, required=True, help="the file to write")
+    parser.add_argument(
+        "--grid", type=backbone_options.size, metavar="ROWSxCOLS", help="the one grid it takes (default: any)"
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Export."""
+    from dinoneck.checkpoint import exporting
+    from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
+
+    checkpoint = HeadCheckpoint.load(options.file)
+    if options.format == "state-dict":
+        if options.grid is not None:
+            raise ConfigError("--grid has no meaning for plain weights; leave it out")
+        exporting.export_state_dict(checkpoint, options.out)
+    else:
+        export = exporting.export_onnx if options.format == "onnx" else exporting.export_program
+        export(checkpoint, options.out, grid=options.grid)
+    print(f"{checkpoint.head_type} written: {options.out}")
+    return 0

@@ -1,0 +1,78 @@
+"""``dinoneck migrate``: rewrite older head files in the present schema."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from dinoneck.checkpoint.header import SCHEMA, Header, head_files, open_regular, parse, read_data, read_header
+from dinoneck.errors import CheckpointError
+
+HELP = "rewrite older head files in the present schema; exit 1 if one is refused"
+EXAMPLE = "dinoneck migrate heads/"
+_LISTING = "ensemble.json"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's arguments."""
+    parser.add_argument("files", type=Path, nargs="+", help="head files, or folders of them")
+    parser.add_argument("--out", type=Path, help="a folder for the new files; without it they replace the old ones")
+    parser.add_argument("--allow", nargs="+", default=(), help="heads of other packages that may be imported: vendor.*")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Bring every file to the present schema, one after the other; each is replaced whole or not at all."""
+    refused = 0
+    for file in [file for path in options.files for file in head_files(path)]:
+        try:
+            print(_migrate(file, options.out, options.allow))
+        except CheckpointError as error:
+            refused += 1
+            print(f"refused  {file}  at step {error.step!r}: {error}", file=sys.stderr)
+    return 1 if refused else 0
+
+
+def _migrate(file: Path, out: Path | None, allow: Sequence[str]) -> str:
+    from dinoneck import third_party
+    from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
+    from dinoneck.checkpoint.migrations import check_versions, is_present
+    from dinoneck.checkpoint.read import read_file
+
+    old = read_header(file)
+    with third_party.allowing(allow):
+        check_versions(old.meta, str(file))
+        present = is_present(old.meta)
+    if present:
+        return f"current  {file}  schema {SCHEMA}; left as it is"
+    if out is None and any((folder / _LISTING).exists() for folder in (file.parent, file.parent.parent)):
+        raise CheckpointError(
+            f"{file} is of an ensemble folder whose {_LISTING} names its digest; write new files with --out",
+            step="write",
+        )
+    with third_party.allowing(allow):
+        header, state = read_file(file)
+    _check_bytes(file, header, state)
+    target = file if out is None else out / file.name
+    if target != file and target.exists():
+        raise CheckpointError(f"{target} exists already", step="write")
+    HeadCheckpoint(header.meta, state, allow=allow).save(target)
+    return f"migrated {target}  schema {old.meta['schema']} -> {SCHEMA}  {header.meta['digest']}"
+
+
+def _check_bytes(file: Path, migrated: Header, state: dict[str, Any]) -> None:
+    """Refuse to write other tensors than the file holds, unless a class has brought a migration of its own."""
+    from dinoneck.tensor_bytes import bytes_of
+
+    with open_regular(file) as opened:
+        header = parse(opened, os.fstat(opened.fileno()).st_size, str(file))
+        old = {
+            entry.name: data for entry, data in zip(header.tensors, read_data(opened, header, str(file)), strict=True)
+        }
+    new = {name: bytes_of(value) for name, value in state.items()}
+    told = header.meta.get("versions") or dict.fromkeys(migrated.meta["versions"], 1)
+    if told == migrated.meta["versions"] and old != new:
+        raise CheckpointError(f"{file}: the migrated tensors are not those of the file", step="tensors")

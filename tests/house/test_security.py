@@ -1,0 +1,238 @@
+"""What the package never does: read by its syntax tree, so that neither a docstring nor an alias counts."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).resolve().parents[2] / "src" / "dinoneck"
+FILES = sorted(SOURCE.rglob("*.py"))
+
+# what is forbidden: a full name, or the beginning of one that ends in a point
+FORBIDDEN = {
+    "torch.load": "reads pickles",
+    "torch.jit.load": "runs what a file says",
+    "torch.package.": "runs what a file says",
+    "torch.export.load": "reads more than tensors",
+    "torch.hub.": "runs code of a repository",
+    "torch.serialization.": "changes what the weights-only loader lets pass",
+    "pickle.": "runs what a file says",
+    "cPickle.": "runs what a file says",
+    "_pickle.": "runs what a file says",
+    "dill.": "runs what a file says",
+    "cloudpickle.": "runs what a file says",
+    "joblib.": "runs what a file says",
+    "marshal.": "code objects",
+    "shelve.": "pickles",
+    "eval": "runs text",
+    "exec": "runs text",
+    "compile": "runs text",
+    "builtins.": "hides the three above",
+    "runpy.": "runs files",
+    "__import__": "imports by a name that is data",
+    "importlib.import_module": "imports by a name that is data",
+    "importlib.util.": "imports files",
+    "importlib.machinery.": "imports files",
+    "importlib.metadata.EntryPoint": "imports by a name that is data",
+    "pkgutil.": "imports by a name that is data",
+    "yaml.load": "makes objects",
+    "yaml.load_all": "makes objects",
+    "yaml.full_load": "makes objects",
+    "yaml.unsafe_load": "makes objects",
+    "subprocess.": "runs programs",
+    "os.system": "runs programs",
+    "os.popen": "runs programs",
+    "os.exec": "runs programs",
+    "os.spawn": "runs programs",
+    "pty.": "runs programs",
+    "ctypes.": "leaves Python",
+    "cffi.": "leaves Python",
+    "tempfile.mktemp": "another may take the name first",
+    "tarfile.": "unpacks paths",
+    "shutil.unpack_archive": "unpacks paths",
+    "xml.": "expands entities",
+    "numpy.load": "may read pickles",
+    "pandas.": "may read pickles",
+    "socket.": "opens connections",
+    "http.": "opens connections",
+    "urllib.request.": "opens connections",
+    "requests.": "opens connections",
+    "httpx.": "opens connections",
+}
+# (file, name): why it may; every entry has to be needed
+ALLOWED = {
+    (
+        "weight_files.py",
+        "torch.load",
+    ): "the one reader of files of weights from elsewhere; weights_only=True, see below",
+    ("lazy.py", "importlib.import_module"): "names of our own tables",
+    ("registry.py", "importlib.import_module"): "places in our own table; a file gives only the key",
+    ("cli/main.py", "importlib.import_module"): "verbs of our own list",
+    ("third_party.py", "importlib.metadata.EntryPoint"): "what installed packages offer, after the caller's permission",
+    ("cli/demo.py", "subprocess."): "this same Python again, to load a head in a new process; no shell",
+    ("store/writer.py", "socket."): "the machine's name, to tell writers apart; no connection",
+}
+# names that only a call with these plain values makes harmless: (name, keyword, value)
+WITH = {"torch.load": ("weights_only", True), "numpy.load": ("allow_pickle", False)}
+
+
+def forbidden(name: str) -> str | None:
+    """The entry of FORBIDDEN that a name falls under."""
+    for entry in FORBIDDEN:
+        if name == entry or (entry.endswith(".") and (name + ".").startswith(entry)):
+            return entry
+        if entry in ("os.exec", "os.spawn") and name.startswith(entry):
+            return entry
+    return None
+
+
+def full_names(tree: ast.Module) -> Iterator[tuple[str, ast.AST]]:
+    """Every name that a file uses or imports, spelled out through its imports."""
+    known: dict[str, str] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                known[alias.asname or alias.name.split(".")[0]] = (
+                    alias.name if alias.asname else alias.name.split(".")[0]
+                )
+                yield alias.name, node
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                known[alias.asname or alias.name] = f"{node.module}.{alias.name}"
+                yield f"{node.module}.{alias.name}", node
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name | ast.Attribute) and (name := dotted(node)):
+            first, _, rest = name.partition(".")
+            yield ".".join(filter(None, (known.get(first, first), rest))), node
+
+
+def dotted(node: ast.AST) -> str | None:
+    if isinstance(node, ast.Name):
+        return node.id
+    if isinstance(node, ast.Attribute) and (inner := dotted(node.value)):
+        return f"{inner}.{node.attr}"
+    return None
+
+
+def findings(source: str) -> dict[str, list[int]]:
+    """Forbidden names -> the lines that use them; tamed calls are left out, imports of a tamed one too."""
+    tree = ast.parse(source)
+    found: dict[str, list[int]] = {}
+    calls = {id(node.func): node for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    for name, node in full_names(tree):
+        entry = forbidden(name)
+        literal = (call := calls.get(id(node))) and len(call.args) == 1 and isinstance(call.args[0], ast.Constant)
+        if entry is None or (entry == "importlib.import_module" and (literal or isinstance(node, ast.ImportFrom))):
+            continue
+        if entry == "numpy.load" and call is not None and tamed(call, *WITH["numpy.load"]):
+            continue
+        found.setdefault(entry, []).append(getattr(node, "lineno", 0))
+    return found
+
+
+def tamed(call: ast.Call, keyword: str, value: object) -> bool:
+    return any(
+        given.arg == keyword and isinstance(given.value, ast.Constant) and given.value.value is value
+        for given in call.keywords
+    )
+
+
+def place(path: Path) -> str:
+    return path.relative_to(SOURCE).as_posix()
+
+
+def test_nothing_in_the_package_runs_what_a_file_says() -> None:
+    wrong, needed = [], set()
+    for path in FILES:
+        for entry, lines in findings(path.read_text()).items():
+            key = (place(path), entry)
+            if key in ALLOWED:
+                needed.add(key)
+            else:
+                wrong.append(f"{place(path)}:{lines}: {entry} ({FORBIDDEN[entry]})")
+    assert not wrong
+    assert needed == set(ALLOWED), "an exception that nothing needs"
+
+
+def test_the_one_reader_of_pickles_reads_weights_only() -> None:
+    tree = ast.parse((SOURCE / "weight_files.py").read_text())
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and dotted(node.func) == "torch.load"]
+    uses = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and dotted(node) == "torch.load"]
+    assert calls
+    assert len(calls) == len(uses), "torch.load under another name"
+    assert all(tamed(call, *WITH["torch.load"]) for call in calls)
+    assert not any(keyword.arg is None for call in calls for keyword in call.keywords), "**keywords could say otherwise"
+
+
+def test_the_registry_imports_what_its_table_says() -> None:
+    """The only import by a name that is no constant takes it from the table, whose keys are all a file can give."""
+    tree = ast.parse((SOURCE / "registry.py").read_text())
+    (call,) = [
+        node for node in ast.walk(tree) if isinstance(node, ast.Call) and dotted(node.func) == "importlib.import_module"
+    ]
+    assert ast.unparse(call) == "importlib.import_module(module)"
+    assert "module, _, name = _HOMES[head_type].partition(':')" in ast.unparse(tree)
+
+
+def test_entry_points_are_loaded_in_one_place_after_permission() -> None:
+    users = []
+    for path in FILES:
+        text = path.read_text()
+        names = {name for name, _ in full_names(ast.parse(text))}
+        if any(name.startswith(("importlib.metadata.EntryPoint", "importlib.metadata.entry_points")) for name in names):
+            users.append(place(path))
+    assert users == ["third_party.py"]
+    tree = ast.parse((SOURCE / "third_party.py").read_text())
+    resolve = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "resolve")
+    loaders = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and dotted(node.func) == "_loaded"]
+    (refusal,) = [node for node in resolve.body if isinstance(node, ast.If) and ast.unparse(node.test) == "not allowed"]
+    assert isinstance(refusal.body[0], ast.Raise)
+    assert [node.lineno > refusal.lineno for node in loaders] == [True]
+
+
+@pytest.mark.parametrize(
+    ("source", "entry"),
+    [
+        ("import torch\ntorch.load('x')", "torch.load"),
+        ("import torch as t\nt.load('x', weights_only=True)", "torch.load"),
+        ("from torch import load as read\nread('x')", "torch.load"),
+        ("import pickle", "pickle."),
+        ("from pickle import loads", "pickle."),
+        ("def f():\n    import pickle as p\n    p.loads(b'')", "pickle."),
+        ("eval('1')", "eval"),
+        ("e = eval", "eval"),
+        ("import builtins\nbuiltins.exec('1')", "builtins."),
+        ("__import__('os')", "__import__"),
+        ("import importlib\nimportlib.import_module(name)", "importlib.import_module"),
+        ("from importlib import import_module as i\ni(name)", "importlib.import_module"),
+        ("import yaml\nyaml.load(x, yaml.SafeLoader)", "yaml.load"),
+        ("import os\nos.system('x')", "os.system"),
+        ("from os import execv\nexecv('x', [])", "os.exec"),
+        ("import subprocess as s\ns.run([])", "subprocess."),
+        ("import tempfile\ntempfile.mktemp()", "tempfile.mktemp"),
+        ("import numpy as np\nnp.load('x')", "numpy.load"),
+        ("import numpy as np\nnp.load('x', allow_pickle=True)", "numpy.load"),
+        ("import torch\ntorch.serialization.add_safe_globals([])", "torch.serialization."),
+        ("import torch\ntorch.hub.load('x', 'y')", "torch.hub."),
+    ],
+)
+def test_the_check_sees_through_aliases(source: str, entry: str) -> None:
+    assert entry in findings(source)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        '"""torch.load, pickle.loads, eval("x")."""',
+        "# import pickle\nx = 'exec'",
+        "import torch\ntorch.compile(m)\nm.eval()\nre.compile('x')",
+        "import importlib\nimportlib.import_module('dinoneck.heads')",
+        "import numpy as np\nnp.load('x', allow_pickle=False)",
+        "import yaml\nyaml.safe_load(x)",
+    ],
+)
+def test_the_check_is_not_afraid_of_words(source: str) -> None:
+    assert not findings(source)

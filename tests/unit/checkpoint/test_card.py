@@ -1,0 +1,284 @@
+"""The page and the config.json of a head: what they say, and that nothing in a header can write into them."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+from huggingface_hub import ModelCard
+from tests.process_group import told_by
+
+from dinoneck import Backbone, CheckpointError, HeadCheckpoint, PatchMeanHead, TargetTransform, Task, save_head
+from dinoneck.checkpoint import read_header
+from dinoneck.checkpoint.card import base_model, config_json, model_card
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+EVIL = (
+    "x\n---\nlicense: mit",
+    "x\r\n\r\n# Title",
+    "a | b | c",
+    "`code` ``more``",
+    "<script>alert(1)</script>",
+    "<!-- -->",
+    "![p](https://evil.example/x.png)",
+    "[click](javascript:alert(1))",
+    "https://evil.example",
+    "---",
+    "...",
+    "!!python/object/apply:os.system ['true']",
+    "&anchor *alias",
+    "key: value # comment",
+    "\u202egnp.exe",
+    "\x1b[31mred",
+    "\u2028line",
+    "```\nfence",
+    "$$\\def\\x{}$$",
+    "'\"\\",
+    "yes",
+    "x" * 5000,
+)
+
+
+@pytest.fixture
+def meta(tiny: Backbone) -> dict[str, Any]:
+    transform = TargetTransform(area=0.21, log1p=True, mean=(1.5,), std=(2.0,))
+    tasks = [
+        Task("total", unit="g/m²", transform=transform, minimum=0.0),
+        Task("crop", dim=2, kind="classification", labels=("rye", "vetch")),
+    ]
+    preprocess = tiny.preprocess.record() if hasattr(tiny.preprocess, "record") else None
+    checkpoint = HeadCheckpoint.from_module(PatchMeanHead(64, tasks), backbone=tiny, preprocess=preprocess)
+    return checkpoint.meta
+
+
+def on(meta: dict[str, Any], **changes: Any) -> Any:
+    """Something with this header; ``backbone__name=`` reaches into a record."""
+    changed = copy.deepcopy(meta)
+    for key, value in changes.items():
+        outer, _, inner = key.partition("__")
+        if inner:
+            changed[outer][inner] = value
+        else:
+            changed[outer] = value
+    return SimpleNamespace(meta=changed)
+
+
+def front(page: str) -> dict[str, Any]:
+    """The front matter, as the hub finds it."""
+    block = re.match(r"^(\s*---[\r\n]+)([\S\s]*?)([\r\n]+---(\r\n|\n|$))", page)
+    assert block is not None
+    loaded = yaml.safe_load(block.group(2))
+    assert isinstance(loaded, dict)
+    return loaded
+
+
+def section(page: str, title: str) -> str:
+    return page.split(f"\n## {title}\n")[1].split("\n## ")[0]
+
+
+def hub_weights(name: str) -> dict[str, Any]:
+    return {"kind": "hub", "repo": name, "revision": COMMIT}
+
+
+def test_the_page_says_what_the_header_says(meta: dict[str, Any]) -> None:
+    page = model_card(on(meta), "me/pasture")
+    told = front(page)
+    assert told["library_name"] == "dinoneck"
+    assert told["pipeline_tag"] == "image-classification"
+    assert told["tags"] == ["dinoneck", "patch_mean", "task-regression", "task-classification"]
+    assert not {"license", "base_model", "model-index"} & told.keys(), "nothing is claimed that nobody recorded"
+    tasks = section(page, "Predictions")
+    assert "| `total` | `regression` | `1` | `g/m²` | `/ area 0.21, log1p, z-score (mean [1.5], std [2.0])` |" in tasks
+    assert "`rye, vetch`" in tasks
+    assert 'HeadCheckpoint.load("me/pasture")' in section(page, "Load")
+    assert "`dinoneck_tiny`" in section(page, "Backbone")
+    assert "seeded random weights (seed 0)" in section(page, "Backbone")
+    assert meta["digest"] in section(page, "The file")
+    assert f"dinoneck {meta['created_by']['dinoneck']}" in section(page, "The file")
+    assert str(meta["backbone"]["probe"][0]) not in page
+    assert page == model_card(on(meta), "me/pasture")
+
+
+def test_the_loading_lines_run(tiny: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_head("head.safetensors", PatchMeanHead(64, [Task("total")]), backbone=tiny)
+    block = re.search(r"```python\n(.*?)```", model_card("head.safetensors"), re.DOTALL)
+    assert block is not None
+    space: dict[str, Any] = {}
+    exec(block.group(1), space)
+    assert space["head"].tasks[0].name == "total"
+    assert space["predict"] is not None
+    assert len([line for line in block.group(1).splitlines() if line]) <= 5
+
+
+@pytest.mark.parametrize(("family", "name"), [("dinov3", "DINOv3"), ("dinov2", "DINOv2")])
+def test_the_backbones_licence_goes_along(meta: dict[str, Any], family: str, name: str) -> None:
+    licence = {"dinov3": "dinov3-license", "dinov2": "apache-2.0"}[family]
+    weights = hub_weights("timm/vit_small_patch16_dinov3.lvd1689m")
+    given = {"backbone__family": family, "backbone__license": licence, "backbone__weights": weights}
+    page = model_card(on(meta, **given))
+    told = front(page)
+    assert told["base_model"] == "timm/vit_small_patch16_dinov3.lvd1689m"
+    assert told["base_model_relation"] == "adapter"
+    assert family in told["tags"]
+    assert f"{name} " in section(page, "Licence")
+    if family == "dinov3":
+        assert (told["license"], told["license_name"]) == ("other", licence)
+        assert told["license_link"].startswith("https://ai.meta.com/")
+        assert "**DINOv3 notice.**" in section(page, "Licence")
+        assert told["license_link"] in section(page, "Licence")
+    else:
+        assert told["license"] == "apache-2.0"
+        assert "Apache License 2.0" in section(page, "Licence")
+        assert "notice" not in page
+    own = model_card(on(meta, **given, license="mit"))
+    assert front(own)["license"] == "mit"
+    assert "Head: `mit`." in own
+    assert section(own, "Licence").count(f"{name}") == section(page, "Licence").count(f"{name}"), "the notice stays"
+
+
+def test_lora_weights_and_changed_backbones_are_told(meta: dict[str, Any]) -> None:
+    weights = {"kind": "modified", "base": hub_weights("facebook/dinov3-vits16")}
+    given = {"backbone__family": "dinov3", "backbone__license": "dinov3-license", "backbone__weights": weights}
+    adapter = {"kind": "lora", "rank": 4, "alpha": 8.0, "targets": "attention", "blocks": 6, "sha256": "0"}
+    assert base_model(on(meta, **given).meta) == "facebook/dinov3-vits16"
+    assert "LoRA weights in this file are changes" not in model_card(on(meta, **given))
+    page = model_card(on(meta, **given, backbone__adapter=adapter))
+    assert "LoRA weights in this file are changes" in page
+    assert "changed by training" in section(page, "Backbone")
+    eupe = model_card(on(meta, **{**given, "backbone__license": "fair-noncommercial-research-license"}))
+    assert "DINOv3 License" not in eupe
+    assert "<https://huggingface.co/facebook/dinov3-vits16>" in section(eupe, "Licence")
+
+
+def test_metrics_become_a_model_index(meta: dict[str, Any]) -> None:
+    data = {"name": "crop cover", "revision": "v2"}
+    training = {"data": data, "seed": 3, "metrics": {"r2": 0.5, "mae": {"mean": 1.5, "sd": 0.25}, "nan": float("nan")}}
+    index = front(model_card(on(meta, training=training), "me/pasture"))["model-index"]
+    (result,) = index[0]["results"]
+    assert index[0]["name"] == "me/pasture"
+    assert result["metrics"] == [
+        {"type": "mae", "value": 1.5, "name": "mae (mean, sd 0.25)"},
+        {"type": "r2", "value": 0.5, "name": "r2"},
+    ]
+    assert result["dataset"] == {"name": "crop cover", "type": "other", "revision": "v2"}
+    assert "model-index" not in front(model_card(on(meta, training={"seed": 3})))
+    read = ModelCard(model_card(on(meta, training=training), "me/pasture"))
+    assert [result.metric_value for result in read.data.eval_results or ()] == [1.5, 0.5]
+
+
+def test_what_training_and_prediction_record_is_shown(tiny: Backbone, tmp_path: Path) -> None:
+    training = {"seed": 3, "folds": 5, "data": {"name": "crop cover"}, "metrics": {"r2": 0.5}}
+    file = tmp_path / "h.safetensors"
+    head = PatchMeanHead(64, [Task("a")])
+    save_head(file, head, backbone=tiny, training=training, license="Apache-2.0", tta="d6")
+    page = model_card(file)
+    assert front(page)["license"] == "apache-2.0", "as the hub spells it"
+    assert "Head: `Apache-2.0`." in section(page, "Licence")
+    assert "averaged over the views `d6`" in section(page, "Predictions")
+    assert "| `folds` | `5` |" in section(page, "Training")
+    assert front(page)["model-index"][0]["results"][0]["metrics"][0]["value"] == 0.5
+
+
+def test_an_older_file_has_the_page_of_what_it_is(tmp_path: Path) -> None:
+    for file in sorted((Path(__file__).parents[2] / "fixtures").rglob("*.safetensors")):
+        page = model_card(file)
+        assert read_header(file).file_digest in page, file
+        assert front(page)["library_name"] == "dinoneck"
+
+
+@pytest.mark.parametrize("evil", EVIL, ids=range(len(EVIL)))
+def test_no_string_of_a_header_writes_into_the_page(meta: dict[str, Any], evil: str) -> None:
+    plain = model_card(on(meta), "me/pasture")
+    task = {**meta["tasks"][0], "name": evil, "kind": evil, "unit": evil, "labels": [evil, evil]}
+    source = on(
+        meta,
+        head_type=evil,
+        tasks=[task, meta["tasks"][1]],
+        created_by={evil: evil},
+        digest=evil,
+        license=evil,
+        inputs={"fit": evil, evil: [evil]},
+        training={"data": evil, "metrics": {evil: 1.0}, evil: {evil: evil}},
+        backbone__name=evil,
+        backbone__family=evil,
+        backbone__license=evil,
+        backbone__source={evil: evil},
+        backbone__weights={"kind": "hub", "repo": evil, "revision": evil},
+    )
+    page = model_card(source, "me/pasture")
+    told = front(page)
+    assert set(told) == {"library_name", "license", "license_name", "pipeline_tag", "tags", "model-index"}
+    assert told["license"] == "other"
+    assert all(isinstance(tag, str) and "\n" not in tag for tag in told["tags"])
+    body = page.split("\n---\n", 1)[1]
+    assert "\n---" not in body
+    titles = [line for line in body.splitlines() if line.startswith("#")]
+    shown = [line for line in plain.split("\n---\n", 1)[1].splitlines() if line.startswith("#")]
+    assert titles == [*shown[:5], "## Training", *shown[5:]], "no heading more"
+    assert body.count("```") == 2
+    outside = re.sub(r"`[^`\n]*`", "", re.sub(r"```python\n.*?```", "", body, flags=re.DOTALL))
+    for sign in ("<script", "javascript", "evil", "`", "](", "\x1b", "\u202e", "\u2028", "$$", "alert", "!!"):
+        assert sign not in outside, sign
+    for line in body.splitlines():
+        if line.startswith("|"):
+            cells = line.strip("|").split("|")
+            assert len(cells) in (2, 7), line
+            assert len(line) < 1700
+    assert all(sign.isprintable() or sign == "\n" for sign in page)
+    markdown = pytest.importorskip("markdown_it").MarkdownIt("commonmark").enable("table")
+    tags = re.findall(r"<[a-z0-9]+(?: href| src)?", markdown.render(body))
+    assert {tag for tag in tags if " " in tag} <= {"<a href"}
+    assert tags.count("<a href") == 0
+    assert set(tags) == {"<h1", "<h2", "<p", "<code", "<table", "<thead", "<tbody", "<tr", "<th", "<td", "<ul", "<li",
+                         "<pre"}  # fmt: skip
+    assert json.loads(config_json(source))["base_model"] is None
+
+
+def test_the_config_is_derived_from_the_header(meta: dict[str, Any]) -> None:
+    told = json.loads(config_json(on(meta)))
+    assert told["library_name"] == "dinoneck"
+    assert told["head_type"] == "patch_mean"
+    assert told["config"] == meta["config"]
+    assert told["digest"] == meta["digest"]
+    assert told["base_model"] is None
+
+
+def test_names_of_repositories_and_figures_are_checked(meta: dict[str, Any]) -> None:
+    page = model_card(on(meta), "me/x", figures=["figures/gate_map.png"])
+    assert page.count("![gate map](figures/gate_map.png)") == 1
+    for figure in ("x](https://evil.example/a.png", "a b.png", "../a.png", "/a.png", "a\n.png", ""):
+        with pytest.raises(CheckpointError, match="plain name"):
+            model_card(on(meta), figures=[figure])
+    for name in ('x/y")\nimport os', "one", "a/b/c", "me/..x"):
+        with pytest.raises(CheckpointError, match="no hub repository"):
+            model_card(on(meta), name)
+
+
+def test_every_registered_module_has_a_page(tmp_path: Path) -> None:
+    from dinoneck import LayerGrouper
+
+    page = model_card(HeadCheckpoint.from_module(LayerGrouper(64, 3)))
+    assert front(page)["pipeline_tag"] == "image-feature-extraction"
+    assert "None: this is a building block or a neck." in page
+    assert "Not recorded." in section(page, "Backbone")
+    assert "Predictor" not in page
+
+
+def test_the_page_needs_no_torch(tmp_path: Path, meta: dict[str, Any]) -> None:
+    import sys
+
+    save_head(tmp_path / "h.safetensors", PatchMeanHead(64, [Task("a")]))
+    code = (
+        "import sys; from dinoneck.cli.main import main; "
+        f"code = main(['card', {str(tmp_path / 'h.safetensors')!r}, '--out', {str(tmp_path / 'README.md')!r}]); "
+        "raise SystemExit(code or 'torch' in sys.modules)"
+    )
+    assert "wrote" in told_by([sys.executable, "-c", code], 60)
+    assert (tmp_path / "README.md").read_text() == model_card(tmp_path / "h.safetensors")

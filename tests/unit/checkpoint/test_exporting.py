@@ -1,0 +1,135 @@
+"""Exported heads say the same as the head, and what they are."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from dinoneck import (
+    Backbone,
+    CheckpointError,
+    CLSGatingHead,
+    FPNHead,
+    HeadCheckpoint,
+    PatchMeanHead,
+    PatchMeanMLP,
+    TargetTransform,
+    Task,
+    Tokens,
+    load_backbone,
+)
+from dinoneck.checkpoint import export_onnx, export_program, export_state_dict
+
+TASKS = [
+    Task("mass", unit="g", activation="relu", transform=TargetTransform(log1p=True, mean=1.5, std=0.7), minimum=0.0),
+    Task("state", dim=4, kind="classification"),
+]
+
+
+@pytest.fixture(scope="module")
+def both() -> Backbone:
+    return load_backbone("dinoneck_tiny", layers=[1, 3])
+
+
+def tokens_of(rows: int, cols: int, batch: int = 2, layers: tuple[int, ...] = (5,)) -> Tokens:
+    sequence = [torch.randn(batch, 3 + rows * cols, 64) for _ in layers]
+    return Tokens.from_sequence(
+        sequence, image_size=(16 * rows, 16 * cols), patch_size=16, num_prefix_tokens=3, layers=layers, normed=True
+    )
+
+
+def saved(head: Any, backbone: Backbone) -> HeadCheckpoint:
+    for parameter in head.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    return HeadCheckpoint.from_module(head, backbone=backbone)
+
+
+def onnx_says(path: Path, tokens: Tokens) -> tuple[dict[str, torch.Tensor], Any]:
+    runtime = pytest.importorskip("onnxruntime")
+    session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    values: dict[str, Any] = {f"tokens_{i}": x.numpy() for i, x in enumerate(tokens.sequence)}
+    numpy = pytest.importorskip("numpy")
+    values |= {"rows": numpy.asarray(tokens.grid.rows), "cols": numpy.asarray(tokens.grid.cols)}
+    names = [entry.name for entry in session.get_outputs()]
+    found = session.run(names, {entry.name: values[entry.name] for entry in session.get_inputs()})
+    return {name: torch.as_tensor(value) for name, value in zip(names, found, strict=True)}, session
+
+
+def test_a_state_dict_fits_the_plain_module(tiny: Backbone, tmp_path: Path) -> None:
+    checkpoint = saved(PatchMeanHead(64, TASKS), tiny)
+    export_state_dict(checkpoint, tmp_path / "w.safetensors")
+    other = PatchMeanHead(64, TASKS)
+    other.load_state_dict(load_file(tmp_path / "w.safetensors"), strict=True)
+    tokens = tokens_of(2, 3)
+    assert all(torch.equal(other(tokens)[name], checkpoint.build()(tokens)[name]) for name in ("mass", "state"))
+
+
+def test_lora_weights_are_not_lost_silently(tmp_path: Path) -> None:
+    tuned = load_backbone("dinoneck_tiny").add_lora(rank=2)
+    checkpoint = saved(PatchMeanHead(64, TASKS[:1]), tuned)
+    with pytest.raises(CheckpointError, match="drop_adapter=True"):
+        export_state_dict(checkpoint, tmp_path / "w.safetensors")
+    export_state_dict(checkpoint, tmp_path / "w.safetensors", drop_adapter=True)
+    assert set(load_file(tmp_path / "w.safetensors")) == set(checkpoint.state_dict)
+
+
+@pytest.mark.slow
+def test_a_program_says_the_same_on_other_grids_and_holds_no_pickle(both: Backbone, tmp_path: Path) -> None:
+    tasks = [*TASKS, Task("cover", kind="dense", minimum=0.0)]
+    checkpoint = saved(FPNHead(64, tasks, num_layers=2, layer_indices=(1, 3), fpn_dim=16), both)
+    export_program(checkpoint, tmp_path / "h.pt2")
+    extra = {"dinoneck": ""}
+    program = torch.export.load(tmp_path / "h.pt2", extra_files=extra).module()
+    assert json.loads(extra["dinoneck"]) == checkpoint.meta
+    for rows, cols in ((5, 9), (12, 7)):
+        tokens = tokens_of(rows, cols, batch=4, layers=(1, 3))
+        wanted = checkpoint.build().predict(tokens)  # type: ignore[operator]
+        found = program(tokens)
+        assert found.keys() == wanted.keys()
+        assert all(torch.allclose(found[name], wanted[name], atol=1e-5) for name in wanted)
+    with zipfile.ZipFile(tmp_path / "h.pt2") as archive:
+        assert not [name for name in archive.namelist() if archive.read(name)[:2] == b"\x80\x02"]
+
+
+@pytest.mark.slow
+def test_an_onnx_model_says_the_same_on_other_grids(both: Backbone, tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    tasks = [*TASKS, Task("cover", kind="dense", minimum=0.0)]
+    checkpoint = saved(FPNHead(64, tasks, num_layers=2, layer_indices=(1, 3), fpn_dim=16), both)
+    export_onnx(checkpoint, tmp_path / "h.onnx")
+    for rows, cols in ((5, 9), (12, 7)):
+        tokens = tokens_of(rows, cols, batch=4, layers=(1, 3))
+        wanted = checkpoint.build().predict(tokens)  # type: ignore[operator]
+        found, session = onnx_says(tmp_path / "h.onnx", tokens)
+        assert list(found) == ["mass", "state", "cover"]
+        assert all(torch.allclose(found[name], wanted[name], atol=1e-5) for name in wanted)
+        assert json.loads(session.get_modelmeta().custom_metadata_map["dinoneck"]) == checkpoint.meta
+
+
+def test_a_head_with_a_grid_of_its_own(tiny: Backbone, tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    checkpoint = saved(CLSGatingHead(64, TASKS[1:], num_patches=6, hidden_dim=8), tiny)
+    with pytest.raises(CheckpointError, match=r"needs grid=\(rows, cols\)"):
+        export_program(checkpoint, tmp_path / "h.pt2")
+    export_program(checkpoint, tmp_path / "h.pt2", grid=(2, 3))
+    export_onnx(checkpoint, tmp_path / "h.onnx", grid=(2, 3))
+    tokens = tokens_of(2, 3, batch=5)
+    wanted = checkpoint.build().predict(tokens)["state"]  # type: ignore[operator]
+    program = torch.export.load(tmp_path / "h.pt2").module()
+    assert torch.allclose(program(tokens)["state"], wanted, atol=1e-6)
+    assert torch.allclose(onnx_says(tmp_path / "h.onnx", tokens)[0]["state"], wanted, atol=1e-6)
+
+
+def test_what_cannot_be_exported(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no head with tasks"):
+        export_program(HeadCheckpoint.from_module(PatchMeanMLP(4, 2)), tmp_path / "h.pt2")
+    with pytest.raises(CheckpointError, match="which tokens it takes"):
+        export_program(HeadCheckpoint.from_module(PatchMeanHead(4, TASKS)), tmp_path / "h.pt2")
+    with pytest.raises(CheckpointError, match="cannot be written"):
+        export_state_dict(HeadCheckpoint.from_module(PatchMeanMLP(4, 2)), tmp_path / "no" / "w.safetensors")

@@ -1,0 +1,269 @@
+"""Head files of every schema so far: read as what they are, migrated, and the same answers for ever."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from tests.fixtures.head_files import ANSWERS, answers, state_sha256
+from torch import Tensor, nn
+
+from dinoneck import (
+    CheckpointError,
+    HeadCheckpoint,
+    HeadEnsemble,
+    PatchMeanHead,
+    Predictor,
+    Task,
+    load_backbone,
+    registry,
+)
+from dinoneck.checkpoint import header as headers
+from dinoneck.checkpoint import migrations, read_header
+from dinoneck.checkpoint.read import read_file
+from dinoneck.checkpoint.state import chunks_of, listing_of
+from dinoneck.configured import Configured, fields_of
+
+ROOT = Path(__file__).resolve().parents[2] / "fixtures"
+FOLDERS = sorted(folder for folder in ROOT.glob("head_v*"))
+FILES = [file for folder in FOLDERS for file in sorted(folder.glob("*.safetensors"))]
+FIRST = ROOT / "head_v1"
+
+
+def told_of(file: Path) -> dict[str, Any]:
+    return dict(json.loads((file.parent / ANSWERS).read_text())[file.stem])
+
+
+def test_the_folders_are_complete() -> None:
+    assert [folder.name for folder in FOLDERS] == [f"head_v{schema}" for schema in range(1, headers.SCHEMA + 1)]
+    for folder in FOLDERS:
+        assert {file.stem for file in folder.glob("*.safetensors")} == set(json.loads((folder / ANSWERS).read_text()))
+    assert all(file.stat().st_size <= 50_000 for file in FILES)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parent.name}-{file.stem}")
+def test_frozen_files_give_the_same_answers(file: Path) -> None:
+    told, checkpoint = told_of(file), HeadCheckpoint.load(file)
+    assert read_header(file).meta["schema"] == int(file.parent.name.removeprefix("head_v"))
+    assert read_header(file).meta["digest"] == checkpoint.file_digest == told["digest"]
+    assert checkpoint.meta["schema"] == headers.SCHEMA
+    assert state_sha256({**checkpoint.state_dict, **checkpoint.adapter_state}) == told["state_sha256"]
+    found = answers(checkpoint.build())
+    assert found.keys() == told["answers"].keys()
+    for name, value in found.items():
+        expected = torch.tensor(told["answers"][name])
+        if told["exact"]:
+            assert torch.equal(value, expected), name
+        else:
+            torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("file", sorted(FIRST.glob("*.safetensors")), ids=lambda file: file.stem)
+def test_migrated_files_are_sound_files_of_the_present_schema(file: Path, tmp_path: Path) -> None:
+    before = file.read_bytes()
+    old = HeadCheckpoint.load(file)
+    old.save(tmp_path / "h")
+    new = HeadCheckpoint.load(tmp_path / "h")
+    assert file.read_bytes() == before
+    assert read_header(tmp_path / "h").meta == new.meta == old.meta
+    assert new.file_digest == old.meta["digest"] != old.file_digest
+    kept = read_header(file).meta
+    assert {key: new.meta[key] for key in kept if key not in ("schema", "digest")} == {
+        key: value for key, value in kept.items() if key not in ("schema", "digest")
+    }
+    assert [new.meta[key] for key in ("training", "license", "tta")] == [None] * 3
+    assert state_sha256(new.state_dict | new.adapter_state) == told_of(file)["state_sha256"]
+
+
+def test_frozen_records_still_load_their_backbone() -> None:
+    for folder in FOLDERS:
+        tuned = HeadCheckpoint.load(folder / "with_lora.safetensors")
+        base = load_backbone("dinoneck_tiny")
+        tuned.apply_adapter(base)
+        tuned.check_backbone(base)
+        predictor = Predictor(folder / "with_records.safetensors")
+        assert predictor.backbone.layers == (1, 2)
+        assert (predictor.preprocess.size, predictor.preprocess.blur) == ((32, 64), 5)
+
+
+def test_versions_name_the_parts_too() -> None:
+    meta = HeadCheckpoint.load(FIRST / "ensemble.safetensors").meta
+    assert meta["versions"] == {"ensemble": 1, "patch_mean": 1}
+    fpn = HeadCheckpoint.load(FIRST / "fpn.safetensors").meta
+    assert fpn["versions"] == {"fpn": 1}
+
+
+def test_migrations_are_pure() -> None:
+    header, state = read_file(FIRST / "ensemble.safetensors")
+    raw = read_header(FIRST / "ensemble.safetensors").meta
+    before, tensors = copy.deepcopy(raw), {key: value.clone() for key, value in state.items()}
+    first = migrations.to_present(raw, state, "x")
+    assert raw == before
+    assert all(torch.equal(state[key], value) for key, value in tensors.items())
+    assert first[0] == migrations.to_present(raw, state, "x")[0]
+    assert first[0]["schema"] == headers.SCHEMA == header.meta["schema"]
+    assert migrations.STEPS.keys() == set(range(1, headers.SCHEMA))
+
+
+def rewritten(file: Path, change: Any) -> bytes:
+    """An old file with other content, whose digest and spelling are right by its own rules."""
+    with file.open("rb") as opened:
+        header = headers.parse(opened, file.stat().st_size, "x")
+        data = headers.read_data(opened, header, "x")
+    meta = copy.deepcopy(header.meta)
+    change(meta)
+    meta["digest"] = headers.digest(meta, data)
+    return headers.build(meta) + b"".join(data)
+
+
+@pytest.mark.parametrize(
+    ("change", "step", "message"),
+    [
+        (lambda meta: None, None, ""),
+        (lambda meta: meta.update(versions={}), "schema", "unknown keys ['versions']"),
+        (lambda meta: meta.update(schema=2), "schema", "lacks ['license', 'training', 'tta', 'versions']"),
+        (lambda meta: meta.pop("extra"), "schema", "lacks ['extra']"),
+        (lambda meta: meta.update(head_type="patch_maen"), "registry", "Did you mean 'patch_mean'?"),
+        (lambda meta: meta["config"].update(embed_dim=9), "tensors", "needs (4, 9)"),
+        (lambda meta: meta["config"].update(colour=9), "config", "no argument 'colour'"),
+        (lambda meta: meta.update(tasks=[]), "config", "tasks listed"),
+        (lambda meta: meta["tensors"].pop(), "tensors", "cut short or something was appended"),
+    ],
+    ids=range(9),
+)
+def test_forged_files_of_schema_1(change: Any, step: str | None, message: str, tmp_path: Path) -> None:
+    (tmp_path / "h").write_bytes(rewritten(FIRST / "patch_mean.safetensors", change))
+    if step is None:
+        assert HeadCheckpoint.load(tmp_path / "h").file_digest == told_of(FIRST / "patch_mean.safetensors")["digest"]
+        return
+    with pytest.raises(CheckpointError) as caught:
+        HeadCheckpoint.load(tmp_path / "h")
+    assert (caught.value.step, message in str(caught.value)) == (step, True), caught.value
+
+
+def test_damaged_files_of_schema_1_are_refused_as_such(tmp_path: Path) -> None:
+    """Before a migration sees them: every 7th bit of a small file."""
+    content = (FIRST / "decoder_injection.safetensors").read_bytes()
+    for bit in range(0, len(content) * 8, 7):
+        damaged = bytearray(content)
+        damaged[bit // 8] ^= 1 << bit % 8
+        (tmp_path / "h").write_bytes(damaged)
+        with pytest.raises(CheckpointError):
+            read_file(tmp_path / "h")
+
+
+# -- versions of classes: a head whose argument and parameter were renamed ---------------------------------------
+
+
+class Gain(Configured, nn.Module):
+    """What it was at first: ``channels``, a parameter ``gain``."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.arange(float(channels)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gain
+
+
+def _renamed(config: dict[str, Any], tensors: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    return {"width": config["channels"]}, {"scale": tensors["gain"]}
+
+
+def _doubled(config: dict[str, Any], tensors: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    return {**config, "times": 2}, {"scale": tensors["scale"] / 2}
+
+
+class Scale(Configured, nn.Module):
+    """Version 3: ``width``, a parameter ``scale``, and a factor that older ones did not have."""
+
+    checkpoint_version: ClassVar[int] = 3
+    checkpoint_migrations: ClassVar[Mapping[int, Any]] = {1: _renamed, 2: _doubled}
+
+    def __init__(self, width: int, times: int) -> None:
+        super().__init__()
+        self.times = times
+        self.scale = nn.Parameter(torch.zeros(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * (self.scale * self.times)
+
+
+def test_a_renamed_parameter_is_carried_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(registry._OWN, "gain", Gain)
+    HeadCheckpoint.from_module(Gain(3)).save(tmp_path / "old")
+    monkeypatch.setitem(registry._OWN, "gain", Scale)
+    checkpoint = HeadCheckpoint.load(tmp_path / "old")
+    assert (checkpoint.config, checkpoint.meta["versions"]) == ({"width": 3, "times": 2}, {"gain": 3})
+    assert torch.equal(checkpoint.build()(torch.ones(3)), torch.arange(3.0))
+    checkpoint.save(tmp_path / "new")
+    assert HeadCheckpoint.load(tmp_path / "new").meta == checkpoint.meta
+    monkeypatch.setitem(registry._OWN, "gain", Gain)
+    with pytest.raises(CheckpointError, match="'gain' in version 3; the one here is version 1. Install") as caught:
+        HeadCheckpoint.load(tmp_path / "new")
+    assert caught.value.step == "registry"
+
+
+def test_steps_that_are_missing_or_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(registry._OWN, "gain", Gain)
+    HeadCheckpoint.from_module(Gain(3)).save(tmp_path / "old")
+    monkeypatch.setitem(registry._OWN, "gain", Scale)
+
+    def fails(config: dict[str, Any], tensors: dict[str, Any]) -> Any:
+        raise KeyError("gone")
+
+    for steps, step, message in (
+        ({2: _doubled}, "registry", "nothing here turns into version 2"),
+        ({1: fails, 2: _doubled}, "config", "KeyError"),
+        ({1: _renamed, 2: lambda config, tensors: (config, tensors)}, "config", "lacks times"),
+        ({1: _renamed, 2: lambda config, tensors: ({**config, "times": 2}, {})}, "tensors", "lacks scale"),
+    ):
+        monkeypatch.setattr(Scale, "checkpoint_migrations", steps)
+        with pytest.raises(CheckpointError, match=message) as caught:
+            HeadCheckpoint.load(tmp_path / "old")
+        assert caught.value.step == step
+
+
+def test_members_of_an_ensemble_are_carried_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    heads = [PatchMeanHead(4, [Task("a")], hidden_dim=2) for _ in range(2)]
+    HeadCheckpoint.from_module(HeadEnsemble.from_heads(heads)).save(tmp_path / "old")
+    monkeypatch.setattr(PatchMeanHead, "checkpoint_version", 2, raising=False)
+
+    def negated(config: dict[str, Any], tensors: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        return config, {key: -value if key == "mlps.0.out.bias" else value for key, value in tensors.items()}
+
+    monkeypatch.setattr(PatchMeanHead, "checkpoint_migrations", {1: negated}, raising=False)
+    found = HeadCheckpoint.load(tmp_path / "old")
+    assert found.meta["versions"] == {"ensemble": 1, "patch_mean": 2}
+    for place, head in enumerate(heads):
+        for key, value in head.state_dict().items():
+            wanted = -value if key == "mlps.0.out.bias" else value
+            assert torch.equal(found.state_dict[f"heads.{place}.{key}"], wanted)
+
+
+def test_a_subclass_does_not_inherit_a_version() -> None:
+    class Wider(Scale):
+        pass
+
+    assert (migrations.version_of(Scale), migrations.version_of(Wider), migrations.version_of(Gain)) == (3, 1, 1)
+
+
+def test_arguments_change_with_a_version_only() -> None:
+    """An argument that comes or goes without a new version would make every older file unreadable."""
+    frozen = json.loads((ROOT / "arguments.json").read_text())
+    for name in registry._HOMES:
+        cls = registry.resolve(name)
+        assert sorted(fields_of(cls).keys() - {"self"}) == frozen[name][str(migrations.version_of(cls))], name
+        steps = vars(cls).get("checkpoint_migrations", {})
+        assert set(steps) == set(range(1, migrations.version_of(cls))), name
+
+
+def test_the_forger_of_this_file_writes_what_the_library_writes() -> None:
+    header, state = read_file(FIRST / "fpn.safetensors")
+    assert header.meta["tensors"] == listing_of(state)
+    assert headers.digest(header.meta, chunks_of(header.meta, state)) == header.meta["digest"]

@@ -1,0 +1,331 @@
+"""Publishing heads, against a hub on loopback."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import re
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import pytest
+import torch
+import yaml
+from PIL import Image
+from tests.hub_server import READER, WRITER, Hub
+from tests.process_group import told_by
+
+from dinoneck import Backbone, CheckpointError, HeadCheckpoint, PatchMeanHead, Task, save_head
+from dinoneck.checkpoint import hub_push
+from dinoneck.checkpoint.card import config_json, model_card
+from dinoneck.checkpoint.ensemble_folder import EnsembleFolder, Member
+from dinoneck.checkpoint.hub_pull import pull_from_hub
+from dinoneck.checkpoint.hub_push import push_to_hub
+
+# the client's own way of uploading without Xet
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+FILES = {".gitattributes", "head.safetensors", "config.json", "README.md"}
+
+
+@pytest.fixture
+def checkpoint(tiny: Backbone) -> HeadCheckpoint:
+    return HeadCheckpoint.from_module(PatchMeanHead(64, [Task("total", unit="g")]), backbone=tiny)
+
+
+@pytest.fixture
+def writer(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Hub:
+    monkeypatch.setenv("HF_TOKEN", WRITER)
+    return hub
+
+
+def refusal(source: Any, repo_id: str = "me/one", **options: Any) -> str:
+    with pytest.raises(CheckpointError) as caught:
+        push_to_hub(source, repo_id, **options)
+    return str(caught.value)
+
+
+def test_pushed_then_loaded_gives_the_same_in_one_commit(
+    writer: Hub, checkpoint: HeadCheckpoint, tmp_path: Path
+) -> None:
+    Image.new("RGB", (4, 4), "green").save(tmp_path / "gate_map.png")
+    pushed = checkpoint.push_to_hub("me/one", commit_message="spring", figures=[tmp_path / "gate_map.png"])
+    repo = writer.repos["me/one"]
+    assert repo.messages == ["", "spring"], "the first commit of the repository, and ours"
+    files = repo.commits[pushed.commit]
+    assert set(files) == FILES | {"figures/gate_map.png"}
+    assert pushed.url == f"{writer.url}/me/one/commit/{pushed.commit}"
+    loaded = HeadCheckpoint.load("me/one")
+    assert loaded.revision == pushed.commit
+    assert loaded.meta == checkpoint.meta
+    assert loaded.state_dict.keys() == checkpoint.state_dict.keys()
+    assert all(torch.equal(loaded.state_dict[key], value) for key, value in checkpoint.state_dict.items())
+    assert files["config.json"].decode() == config_json(checkpoint)
+    assert files["README.md"].decode() == model_card(checkpoint, "me/one", figures=["figures/gate_map.png"])
+    assert "![gate map](figures/gate_map.png)" in files["README.md"].decode()
+    assert json.loads(files["config.json"])["digest"] == checkpoint.meta["digest"]
+
+
+def test_a_file_is_pushed_byte_for_byte(writer: Hub, checkpoint: HeadCheckpoint, tmp_path: Path) -> None:
+    checkpoint.save(tmp_path / "spring.safetensors")
+    pushed = push_to_hub(tmp_path / "spring.safetensors", "me/one")
+    sent = writer.repos["me/one"].commits[pushed.commit]["head.safetensors"]
+    assert sent == (tmp_path / "spring.safetensors").read_bytes()
+    again = push_to_hub(tmp_path / "spring.safetensors", "me/one")
+    assert again.commit == pushed.commit, "nothing has changed, so there is no second commit"
+
+
+def test_what_is_damaged_is_not_pushed(writer: Hub, checkpoint: HeadCheckpoint, tmp_path: Path) -> None:
+    file = tmp_path / "spring.safetensors"
+    checkpoint.save(file)
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    text = refusal(file)
+    assert text.startswith(f"{file} was not pushed. {file}: the content does not match its digest")
+    assert "dinoneck-push" not in text
+    checkpoint.state_dict["mlps.0.out.bias"] = torch.tensor([float("nan")])
+    assert "not" in refusal(checkpoint)
+    assert "there is no head file" in refusal(tmp_path / "gone.safetensors")
+    assert "is a folder" in refusal(tmp_path)
+    assert "int cannot be pushed" in refusal(3)
+    assert writer.requests == []
+
+
+def test_names_and_figures_are_checked_before_anything_is_sent(
+    writer: Hub, checkpoint: HeadCheckpoint, tmp_path: Path
+) -> None:
+    for name in ("one", "a/b/c", "me/..", "me/a--b", "../x", "me/x\ny", "", None):
+        with pytest.raises(CheckpointError, match="is no hub repository"):
+            push_to_hub(checkpoint, name)  # type: ignore[arg-type]
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes(b"<script>")
+    (tmp_path / "c.svg").write_text("<svg/>")
+    (tmp_path / "x](y).png").write_bytes((tmp_path / "a.png").read_bytes())
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.png").write_bytes((tmp_path / "a.png").read_bytes())
+    assert "b.png is no .png picture" in refusal(checkpoint, figures=[tmp_path / "b.png"])
+    assert "c.svg cannot be a figure" in refusal(checkpoint, figures=[tmp_path / "c.svg"])
+    assert "cannot be a figure" in refusal(checkpoint, figures=[tmp_path / "x](y).png"])
+    assert "d.png cannot be read" in refusal(checkpoint, figures=[tmp_path / "d.png"])
+    assert "two figures" in refusal(checkpoint, figures=[tmp_path / "a.png", tmp_path / "in" / "a.png"])
+    assert "goes to a branch" in refusal(checkpoint, revision="0" * 40)
+    assert writer.requests == []
+
+
+def test_private_is_private(writer: Hub, checkpoint: HeadCheckpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint.push_to_hub("me/secret", private=True)
+    checkpoint.push_to_hub("me/open")
+    assert (writer.repos["me/secret"].private, writer.repos["me/open"].private) == (True, False)
+    checkpoint.push_to_hub("me/secret")
+    assert writer.repos["me/secret"].private
+    writer.repo("me/public")
+    assert "me/public exists and is public, so nothing was pushed" in refusal(checkpoint, "me/public", private=True)
+    assert len(writer.repos["me/public"].commits) == 1
+    monkeypatch.delenv("HF_TOKEN")
+    with pytest.raises(CheckpointError, match="me/secret, or it is private and you are not logged in"):
+        HeadCheckpoint.load("me/secret", revision="main")
+
+
+def test_branches_are_made_or_refused(writer: Hub, checkpoint: HeadCheckpoint) -> None:
+    assert "there is no hub repository me/one" in refusal(checkpoint, create=False)
+    writer.repo("me/one")
+    assert "me/one has no branch, tag or commit 'v2'" in refusal(checkpoint, create=False, revision="v2")
+    pushed = checkpoint.push_to_hub("me/one", revision="v2")
+    assert HeadCheckpoint.load("me/one", revision="v2").revision == pushed.commit
+    with pytest.raises(CheckpointError, match="holds no head file"):
+        HeadCheckpoint.load("me/one")
+    checkpoint.push_to_hub("me/one", create=False)
+    assert HeadCheckpoint.load("me/one").meta == checkpoint.meta
+
+
+def test_a_second_head_beside_is_refused(writer: Hub, checkpoint: HeadCheckpoint) -> None:
+    writer.repo("me/one", {"fold_1.safetensors": b"x"})
+    assert "me/one holds other head files: fold_1.safetensors" in refusal(checkpoint)
+    assert len(writer.repos["me/one"].commits) == 1
+
+
+def test_pushes_at_once_do_not_mix(writer: Hub, checkpoint: HeadCheckpoint) -> None:
+    repo = writer.repo("me/one")
+    writer.before_commit = lambda: repo.commit({"README.md": b"somebody else"})
+    assert "somebody else committed to me/one meanwhile (412)" in refusal(checkpoint)
+    assert set(repo.commits[repo.branches["main"]]) == {".gitattributes", "README.md"}
+
+
+def test_two_real_pushes_at_once_give_one_head_and_one_error(writer: Hub) -> None:
+    heads = [HeadCheckpoint.from_module(PatchMeanHead(64, [Task("a")])) for _ in range(4)]
+    writer.repo("me/one")
+
+    def push(checkpoint: HeadCheckpoint) -> str:
+        try:
+            return checkpoint.push_to_hub("me/one").commit
+        except CheckpointError as error:
+            assert "meanwhile" in str(error), error
+            return ""
+
+    with ThreadPoolExecutor(4) as pool:
+        commits = list(pool.map(push, heads))
+    repo = writer.repos["me/one"]
+    assert any(commits)
+    for commit, checkpoint in zip(commits, heads, strict=True):
+        if commit:
+            held = repo.commits[commit]
+            assert held["README.md"].decode() == model_card(checkpoint, "me/one")
+            assert held["config.json"].decode() == config_json(checkpoint)
+            assert checkpoint.meta["digest"] in held["head.safetensors"].decode("latin1")
+
+
+def test_who_may_not_write_is_told(
+    hub: Hub, checkpoint: HeadCheckpoint, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    hub.repo("me/one")
+    with caplog.at_level(logging.DEBUG):
+        texts = [refusal(checkpoint), refusal(checkpoint, token=READER), refusal(checkpoint, token="hf_wrongwrong")]
+        pushed = push_to_hub(checkpoint, "me/one", token=WRITER)
+    assert "you are not logged in" in texts[0]
+    assert "may not do this with me/one (403)" in texts[1]
+    assert "does not accept your access token (401)" in texts[2]
+    ours = [record.getMessage() for record in caplog.records if record.name.startswith("dinoneck")]
+    assert any(pushed.commit in line for line in ours)
+    for text in texts + ours:
+        assert not any(secret in text for secret in (READER, WRITER, "hf_wrongwrong"))
+
+
+def test_a_hub_that_holds_other_bytes_is_noticed(
+    writer: Hub, checkpoint: HeadCheckpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in FILES - {".gitattributes"}:
+        repo = writer.repo(f"me/{name}")
+        commit = repo.commit
+
+        def altered(
+            files: dict[str, bytes | None],
+            branch: str = "main",
+            message: str = "",
+            name: str = name,
+            commit: Any = commit,
+        ) -> str:
+            return str(commit({**files, name: b"other"}, branch, message))
+
+        repo.commit = altered  # type: ignore[method-assign]
+        assert f"the hub holds another {name} in commit" in refusal(checkpoint, f"me/{name}")
+
+
+def test_a_hub_that_breaks_down_is_told(writer: Hub, checkpoint: HeadCheckpoint) -> None:
+    writer.repo("me/one")
+    writer.down = 501
+    assert "the push to me/one broke off: the hub is busy or down (501)" in refusal(checkpoint)
+    writer.down = None
+    writer.stop()
+    assert "the push to me/one broke off: the hub could not be reached (Connect" in refusal(checkpoint)
+
+
+def test_an_upload_that_is_refused_is_told(writer: Hub, checkpoint: HeadCheckpoint) -> None:
+    writer.storage_down = 403
+    text = refusal(checkpoint)
+    assert "may not do this with me/one (403)" in text
+    assert "s3cr3t" not in text
+    assert len(writer.repos["me/one"].commits) == 1
+
+
+def test_offline_pushes_nothing(writer: Hub, checkpoint: HeadCheckpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    assert "HF_HUB_OFFLINE" in refusal(checkpoint)
+    assert writer.requests == []
+
+
+@pytest.mark.slow
+def test_the_command_line_pushes_and_pulls_in_processes_of_their_own(
+    hub: Hub, checkpoint: HeadCheckpoint, tmp_path: Path
+) -> None:
+    """Here the client gets the address as users give it: by the environment."""
+    checkpoint.save(tmp_path / "h.safetensors")
+    env = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1", "HF_TOKEN": WRITER,
+           "HF_HOME": str(tmp_path / "home")}  # fmt: skip
+    dinoneck = [sys.executable, "-m", "dinoneck", "--verbose"]
+    told = told_by([*dinoneck, "push", tmp_path / "h.safetensors", "me/one", "--private", "--message", "x"], 120, env)
+    commit = re.search(r"^commit   ([0-9a-f]{40})$", told, re.MULTILINE)
+    assert commit is not None
+    assert hub.repos["me/one"].branches["main"] == commit.group(1)
+    assert hub.repos["me/one"].private
+    told += told_by([*dinoneck, "pull", "me/one", "--out", tmp_path / "back.safetensors"], 120, env)
+    assert f"'main' is commit {commit.group(1)}, from the hub" in told
+    assert (tmp_path / "back.safetensors").read_bytes() == (tmp_path / "h.safetensors").read_bytes()
+    assert WRITER not in told
+
+
+def test_the_page_on_the_hub_is_one_it_takes(writer: Hub, tmp_path: Path) -> None:
+    """The hub reads the front matter of every README.md in a commit and refuses what is no YAML."""
+    save_head(tmp_path / "h.safetensors", PatchMeanHead(64, [Task("a")]))
+    push_to_hub(tmp_path / "h.safetensors", "me/one")
+    assert any(path == "/api/validate-yaml" for _, path, _ in writer.requests)
+    page = writer.repos["me/one"].commits[writer.repos["me/one"].branches["main"]]["README.md"].decode()
+    assert yaml.safe_load(page.split("---\n")[1])["library_name"] == "dinoneck"
+    assert hub_push.FIGURES not in page
+
+
+@pytest.fixture
+def ensemble(tiny: Backbone) -> EnsembleFolder:
+    folds = [HeadCheckpoint.from_module(PatchMeanHead(64, [Task("a", unit="g")]), backbone=tiny) for _ in range(3)]
+    return EnsembleFolder([Member(checkpoint, "a", fold) for fold, checkpoint in enumerate(folds)])
+
+
+def test_an_ensemble_goes_there_and_back(writer: Hub, ensemble: EnsembleFolder, tmp_path: Path) -> None:
+    ensemble.save(tmp_path / "folder")
+    pushed = push_to_hub(tmp_path / "folder", "me/many")
+    held = writer.repos["me/many"].commits[pushed.commit]
+    heads = {f"heads/a-fold{fold}.safetensors" for fold in range(3)}
+    assert set(held) == {".gitattributes", "ensemble.json", "config.json", "README.md", *heads}
+    for name in ("ensemble.json", *heads):
+        assert held[name] == (tmp_path / "folder" / name).read_bytes()
+    loaded = EnsembleFolder.load("me/many", revision="main")
+    assert loaded.revision == pushed.commit
+    assert loaded.listing() == ensemble.listing()
+    assert writer.fetched() == {"ensemble.json", *heads}
+    assert pull_from_hub("me/many", tmp_path / "back") == pushed.commit
+    assert EnsembleFolder.load(tmp_path / "back").listing() == ensemble.listing()
+    page = held["README.md"].decode()
+    assert f"digest `sha256:{hashlib.sha256(held['ensemble.json']).hexdigest()}`" in page
+    assert all(member.checkpoint.meta["digest"] in page for member in ensemble.members)
+    assert page.count("| `a` | `regression` |") == 1
+    assert 'EnsembleFolder.load("me/many")' in page
+    assert yaml.safe_load(page.split("---\n")[1])["tags"] == ["dinoneck", "ensemble", "task-regression"]
+    block = re.search(r"```python\n(.*?)```", page, re.DOTALL)
+    assert block is not None
+    space: dict[str, Any] = {}
+    exec(block.group(1), space)
+    assert space["predict"] is not None
+    writer.stop()
+    assert EnsembleFolder.load("me/many").revision == pushed.commit, "from the cache"
+
+
+def test_single_heads_and_ensembles_are_told_apart(
+    writer: Hub, ensemble: EnsembleFolder, checkpoint: HeadCheckpoint, tmp_path: Path
+) -> None:
+    push_to_hub(ensemble, "me/many")
+    checkpoint.push_to_hub("me/one")
+    with pytest.raises(CheckpointError, match="me/many holds an ensemble of 3 heads, no single one"):
+        HeadCheckpoint.load("me/many")
+    with pytest.raises(CheckpointError, match="me/one holds no ensemble"):
+        EnsembleFolder.load("me/one")
+    assert "me/many holds other head files" in refusal(checkpoint, "me/many")
+    assert "me/one holds other head files" in refusal(ensemble, "me/one")
+    with pytest.raises(CheckpointError, match="is for hub repositories"):
+        EnsembleFolder.load(tmp_path, revision="v1")
+
+
+def test_a_smaller_ensemble_replaces_a_larger_one(writer: Hub, ensemble: EnsembleFolder, tmp_path: Path) -> None:
+    push_to_hub(ensemble, "me/many")
+    pushed = push_to_hub(EnsembleFolder(ensemble.members[:2]), "me/many")
+    assert len(EnsembleFolder.load("me/many")) == 2
+    assert "heads/a-fold2.safetensors" not in writer.repos["me/many"].commits[pushed.commit]
+    assert writer.repos["me/many"].messages == ["", "ensemble of 3 heads", "ensemble of 2 heads"]
+    ensemble.save(tmp_path / "folder")
+    file = tmp_path / "folder" / "heads" / "a-fold1.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+    assert "cut short" in refusal(tmp_path / "folder", "me/many")
+    assert len(writer.repos["me/many"].commits) == 3

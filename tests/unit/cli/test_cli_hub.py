@@ -1,0 +1,75 @@
+"""``dinoneck push``, ``pull`` and ``card``, against a hub on loopback."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tests.hub_server import WRITER, Hub
+
+from dinoneck import HeadCheckpoint, PatchMeanHead, Task, save_head
+from dinoneck.checkpoint import Member, save_ensemble
+from dinoneck.checkpoint.card import model_card
+from dinoneck.cli.main import main
+
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+
+
+@pytest.fixture
+def head(tmp_path: Path) -> Path:
+    save_head(tmp_path / "h.safetensors", PatchMeanHead(64, [Task("total")]))
+    return tmp_path / "h.safetensors"
+
+
+def test_there_and_back(
+    hub: Hub, head: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", WRITER)
+    assert main(["push", str(head), "me/one", "--private", "--message", "spring", "--revision", "v1"]) == 0
+    repo = hub.repos["me/one"]
+    assert repo.private
+    assert repo.messages[-1] == "spring"
+    assert f"commit   {repo.branches['v1']}\n" in capsys.readouterr().out
+    assert main(["pull", "me/one", "--revision", "v1", "--out", str(tmp_path / "back.safetensors")]) == 0
+    assert f"commit   {repo.branches['v1']}\n" in capsys.readouterr().out
+    assert (tmp_path / "back.safetensors").read_bytes() == head.read_bytes()
+
+
+def test_a_no_is_one_line_and_exit_code_1(hub: Hub, head: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = head.parent / "x.safetensors"
+    for arguments in (
+        ["push", str(head), "me/one"],
+        ["push", str(head), "me/one", "--no-create"],
+        ["pull", "me/gone", "--out", str(out)],
+        ["pull", "runs/last.safetensors/x", "--out", str(out)],
+        ["card", str(out)],
+    ):
+        assert main(arguments) == 1
+        told = capsys.readouterr()
+        assert told.out == ""
+        assert told.err.startswith("error: ")
+        assert told.err.count("\n") == 1
+        assert not out.exists()
+
+
+def test_the_page_is_printed_or_written(head: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["card", str(head)]) == 0
+    assert capsys.readouterr().out == model_card(head)
+    assert main(["card", str(head), "--repo", "me/one", "--out", str(tmp_path / "README.md")]) == 0
+    assert (tmp_path / "README.md").read_text() == model_card(head, "me/one")
+
+
+def test_an_ensemble_goes_there_and_back(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", WRITER)
+    heads = [HeadCheckpoint.from_module(PatchMeanHead(64, [Task("total")])) for _ in range(2)]
+    save_ensemble(tmp_path / "many", [Member(checkpoint, "total", fold) for fold, checkpoint in enumerate(heads)])
+    assert main(["card", str(tmp_path / "many"), "--repo", "me/many"]) == 0
+    page = capsys.readouterr().out
+    assert main(["push", str(tmp_path / "many"), "me/many"]) == 0
+    repo = hub.repos["me/many"]
+    assert repo.commits[repo.branches["main"]]["README.md"].decode() == page
+    assert main(["pull", "me/many", "--out", str(tmp_path / "back")]) == 0
+    listing = (tmp_path / "back" / "ensemble.json").read_bytes()
+    assert listing == (tmp_path / "many" / "ensemble.json").read_bytes()

@@ -1,0 +1,157 @@
+"""``dinoneck import-legacy`` and ``export-head``: nothing is guessed, and the answers stay."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from dinoneck import Backbone, FPNHead, HeadCheckpoint, PatchMeanHead, Predictor, Task, load_head, save_head
+from dinoneck.checkpoint import EnsembleFolder, load_ensemble
+from dinoneck.checkpoint.legacy import BIOMASS_TARGETS
+from dinoneck.cli.main import main
+
+LEVELS = (1.0, 2.0, 4.0, 8.0, 16.0)
+PHOTOS = [
+    "--layers",
+    "5",
+    "--norm",
+    "--size",
+    "32x48",
+    "--fit",
+    "stretch",
+    "--interpolation",
+    "bilinear",
+    "--blur",
+    "5",
+]
+TINY = ["--backbone", "dinoneck_tiny", *PHOTOS]
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    """Two folds of five targets, each of which always answers its level."""
+    (tmp_path / "models").mkdir()
+    for index, level in enumerate(LEVELS):
+        for fold in range(2):
+            state = {
+                "network.0.weight": torch.randn(4, 64),
+                "network.0.bias": torch.randn(4),
+                "network.2.weight": torch.zeros(1, 4),
+                "network.2.bias": torch.tensor([level]),
+            }
+            torch.save(state, tmp_path / "models" / f"t{index}_f{fold}.pth")
+    return tmp_path / "models"
+
+
+def imported(models: Path, out: Path, *more: str) -> int:
+    pattern = ["--pattern", "t{target}_f{fold}.pth", "--unit", "g"]
+    return main(["import-legacy", "biomass-mlp", str(models), *pattern, "--out", str(out), *more])
+
+
+@pytest.mark.parametrize("form", ["folder", "file", "files"])
+def test_biomass_heads_answer_under_their_names(form: str, models: Path, tmp_path: Path, tiny: Backbone) -> None:
+    out = tmp_path / ("out.safetensors" if form == "file" else "out")
+    assert imported(models, out, "--form", form, *TINY) == 0
+    predictor = Predictor(load_ensemble(out) if form == "folder" else out, tiny, preprocess=tiny.preprocess)  # type: ignore[arg-type]
+    (answer,) = predictor([torch.rand(3, 32, 48)])
+    assert answer == {name: pytest.approx(level) for name, level in zip(BIOMASS_TARGETS, LEVELS, strict=True)}
+    if form == "folder":
+        ensemble = EnsembleFolder.load(out)
+        assert ensemble.inputs is not None
+        assert (ensemble.inputs["size"], ensemble.inputs["blur"]["kernel"]) == ([32, 48], 5)
+        assert ensemble.backbone is not None
+        assert len(ensemble.backbone["probe"]) > 1
+        extra = ensemble.members[0].checkpoint.meta["extra"]
+        assert extra == {"imported": {"format": "biomass-mlp", "source": "models"}}
+
+
+def test_records_of_another_head(models: Path, tmp_path: Path, tiny: Backbone) -> None:
+    like = tmp_path / "like.safetensors"
+    save_head(like, PatchMeanHead(64, [Task("a")]), backbone=tiny, preprocess=tiny.preprocess)
+    assert imported(models, tmp_path / "out", "--like", str(like)) == 0
+    wanted = HeadCheckpoint.load(like).meta
+    ensemble = EnsembleFolder.load(tmp_path / "out")
+    assert (ensemble.backbone, ensemble.inputs) == (wanted["backbone"], wanted["inputs"])
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ([], "give --like, or also --backbone, --layers, --norm, --size, --fit, --interpolation, --blur"),
+        (TINY[:-2], "or also --blur"),
+        ([*TINY, "--like", "x"], "--like says what --layers"),
+        ([*TINY[:-1], "five"], "--blur is 'five'"),
+        ([*TINY, "--targets", "a", "b"], "target 2 of 2"),
+    ],
+    ids=range(5),
+)
+def test_nothing_is_guessed(
+    more: list[str], message: str, models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert imported(models, tmp_path / "out", *more) == 1
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_units_and_patterns_are_asked_for(models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["import-legacy", "biomass-mlp", str(models), "--out", str(tmp_path / "out"), *TINY]) == 1
+    assert "needs --pattern, --unit; no such file says it" in capsys.readouterr().err
+    assert main(["import-legacy", "described", str(models), "--out", str(tmp_path / "out"), *TINY]) == 1
+    assert "needs --tasks" in capsys.readouterr().err
+
+
+def test_a_described_head(tmp_path: Path, tiny: Backbone) -> None:
+    tasks = [{"name": "mass", "unit": "g", "transform": {"log1p": True}}, {"name": "ratio", "dim": 3, "kind": "ratio"}]
+    (tmp_path / "tasks.json").write_text(json.dumps(tasks))
+    head = FPNHead(64, [Task("mass"), Task("ratio", dim=3, kind="ratio")], num_layers=1, fpn_dim=8)
+    state = {"module." + key.replace("light.", "task_heads."): value for key, value in head.state_dict().items()}
+    torch.save({"state_dict": state, "meta": {"head_type": "fpn", "fpn_dim": 8, "epoch": 3}}, tmp_path / "old.pt")
+    options = ["--argument", "num_layers=1", "--rename", "task_heads.=light.", "--note", "epoch"]
+    out = tmp_path / "new.safetensors"
+    command = ["import-legacy", "described", str(tmp_path / "old.pt"), "--tasks", str(tmp_path / "tasks.json")]
+    assert main([*command, *options, "--out", str(out), *TINY]) == 0
+    checkpoint = HeadCheckpoint.load(out)
+    assert checkpoint.meta["extra"]["meta"] == {"epoch": 3}
+    assert checkpoint.build().tasks[0].transform.log1p  # type: ignore[index, union-attr]
+    assert all(torch.equal(value, head.state_dict()[key]) for key, value in checkpoint.state_dict.items())
+    assert main([*command, *options[:-2], "--out", str(out), *TINY]) == 1
+
+
+def test_a_cls_gating_head(tmp_path: Path, tiny: Backbone, capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = {"gate_mlp.0": (16, 64), "gate_mlp.2": (6, 16), "shared_mlp.0": (8, 128), "shared_mlp.1": (8,)}
+    sizes |= {"main_head": (3, 8), "state_head": (4, 8), "height_head": (1, 8), "aux_head": (2, 8)}
+    state = {f"{name}.weight": torch.randn(shape) for name, shape in sizes.items()}
+    state |= {f"{name}.bias": torch.randn(shape[0]) for name, shape in sizes.items()}
+    torch.save({"_orig_mod." + key: value for key, value in state.items()}, tmp_path / "old.pth")
+    command = [
+        "import-legacy",
+        "cls-gating",
+        str(tmp_path / "old.pth"),
+        "--out",
+        str(tmp_path / "new.safetensors"),
+        *TINY,
+    ]
+    assert main(command) == 0
+    assert torch.equal(
+        load_head(tmp_path / "new.safetensors").state_dict()["trunk.weight"], state["shared_mlp.0.weight"]
+    )
+    torch.save({"state_dict": state, "meta": {"a": 1}}, tmp_path / "old.pth")
+    assert main(command) == 1
+    assert "expected a state dict alone" in capsys.readouterr().err
+
+
+def test_exports(tmp_path: Path, tiny: Backbone, capsys: pytest.CaptureFixture[str]) -> None:
+    file, out = str(tmp_path / "h.safetensors"), tmp_path / "w.safetensors"
+    save_head(file, PatchMeanHead(64, [Task("a", unit="g")]), backbone=tiny)
+    assert main(["export-head", file, "--format", "state-dict", "--out", str(out)]) == 0
+    assert set(load_file(out)) == set(HeadCheckpoint.load(file).state_dict)
+    assert main(["export-head", file, "--format", "torch", "--out", str(tmp_path / "h.pt2"), "--grid", "2x3"]) == 0
+    extra = {"dinoneck": ""}
+    torch.export.load(tmp_path / "h.pt2", extra_files=extra)
+    assert json.loads(extra["dinoneck"])["tasks"][0]["unit"] == "g"
+    assert main(["export-head", file, "--format", "state-dict", "--out", str(out), "--grid", "2x3"]) == 1
+    assert "--grid has no meaning" in capsys.readouterr().err

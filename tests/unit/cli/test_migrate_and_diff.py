@@ -1,0 +1,196 @@
+"""``migrate``, ``diff``, and that what reads headers alone stays quick and without torch."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from dinoneck import CheckpointError, HeadCheckpoint, PatchMeanHead, Task, save_head
+from dinoneck.checkpoint import header as headers
+from dinoneck.checkpoint import read, read_header
+from dinoneck.cli.main import main
+
+FIRST = Path(__file__).resolve().parents[2] / "fixtures" / "head_v1"
+
+
+def head_of(**changes: object) -> PatchMeanHead:
+    torch.manual_seed(0)
+    return PatchMeanHead(4, [Task("a")], **{"hidden_dim": 2, **changes})
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(FIRST, tmp_path / "heads"))
+
+
+def test_a_folder_is_migrated(old: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = sorted(file.name for file in old.glob("*.safetensors"))
+    before = {name: HeadCheckpoint.load(old / name) for name in names}
+    save_head(old / "z.safetensors", head_of())
+    kept = (old / "z.safetensors").read_bytes()
+    assert main(["migrate", str(old)]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in told] == ["migrated"] * len(names) + ["current"]
+    assert "left as it is" in told[-1]
+    assert (old / "z.safetensors").read_bytes() == kept
+    for name in names:
+        meta = read_header(old / name).meta
+        assert meta["schema"] == headers.SCHEMA
+        now = HeadCheckpoint.load(old / name)
+        assert now.meta == before[name].meta == meta
+        for key, value in before[name].state_dict.items():
+            assert torch.equal(now.state_dict[key], value)
+    assert sorted(os.listdir(old)) == sorted([*names, "z.safetensors", "answers.json"])
+    assert main(["migrate", str(old)]) == 0
+    assert all(line.startswith("current") for line in capsys.readouterr().out.splitlines())
+
+
+def test_new_files_elsewhere(old: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, file = tmp_path / "new", old / "fpn.safetensors"
+    before = file.read_bytes()
+    assert main(["migrate", str(file), "--out", str(out)]) == 1
+    assert "does not exist" in capsys.readouterr().err
+    out.mkdir()
+    assert main(["migrate", str(file), "--out", str(out)]) == 0
+    assert file.read_bytes() == before
+    assert read_header(out / file.name).meta["schema"] == headers.SCHEMA
+    assert main(["migrate", str(file), "--out", str(out)]) == 1
+    assert "exists already" in capsys.readouterr().err
+
+
+def test_what_cannot_be_migrated_stays_and_the_others_go_on(old: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bad = old / "cls_gating.safetensors"
+    bad.write_bytes(bad.read_bytes()[:-1] + b"\x01")
+    before = bad.read_bytes()
+    assert main(["migrate", str(old)]) == 1
+    said = capsys.readouterr()
+    assert "at step 'digest'" in said.err
+    assert said.out.count("migrated /") == len(list(old.glob("*.safetensors"))) - 1
+    assert bad.read_bytes() == before
+
+
+def test_a_member_of_an_ensemble_folder_is_not_changed_under_it(old: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (old.parent / "ensemble.json").write_text("{}")
+    before = (old / "fpn.safetensors").read_bytes()
+    assert main(["migrate", str(old / "fpn.safetensors")]) == 1
+    assert "ensemble folder" in capsys.readouterr().err
+    assert (old / "fpn.safetensors").read_bytes() == before
+
+
+def test_other_tensors_are_never_written(
+    old: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A schema step that touches a weight by mistake."""
+    from dinoneck.checkpoint import migrations
+
+    def clumsy(meta: object, tensors: dict[str, torch.Tensor]) -> object:
+        new, state = migrations.first_to_second(meta, tensors)  # type: ignore[arg-type]
+        return new, {key: value + 1 for key, value in state.items()}
+
+    monkeypatch.setitem(migrations.STEPS, 1, clumsy)  # type: ignore[arg-type]
+    before = (old / "fpn.safetensors").read_bytes()
+    assert main(["migrate", str(old / "fpn.safetensors")]) == 1
+    assert "at step 'tensors'" in capsys.readouterr().err
+    assert (old / "fpn.safetensors").read_bytes() == before
+
+
+def test_a_failed_write_keeps_the_old_file(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dinoneck.checkpoint import head_checkpoint
+
+    def broken(path: object) -> None:
+        raise CheckpointError("read back otherwise", step="digest")
+
+    monkeypatch.setattr(head_checkpoint, "_read_back", broken)
+    before = (old / "fpn.safetensors").read_bytes()
+    assert main(["migrate", str(old / "fpn.safetensors")]) == 1
+    assert (old / "fpn.safetensors").read_bytes() == before
+    assert read.read_file(old / "fpn.safetensors")
+
+
+def test_diff(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    a, b = tmp_path / "a", tmp_path / "b"
+    save_head(a, head_of(), note="x", training={"metrics": {"R2": 0.5}})
+    save_head(b, head_of(), note="x", training={"metrics": {"R2": 0.5}})
+    assert main(["diff", str(a), str(b)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "the same content"
+    changed = head_of()
+    with torch.no_grad():
+        changed.mlps[0].out.bias.add_(0.5)
+    save_head(b, changed, training={"metrics": {"R2": 0.75}}, license="MIT")
+    assert main(["diff", str(a), str(b), "--values"]) == 1
+    assert capsys.readouterr().out.splitlines() == [
+        'header   extra.note: "x" -> nothing',
+        'header   license: null -> "MIT"',
+        "header   training.metrics.R2: 0.5 -> 0.75",
+        "equal    mlps.0.hidden.bias",
+        "equal    mlps.0.hidden.weight",
+        "differs  mlps.0.out.bias: F32 [1], at most by 0.5",
+        "equal    mlps.0.out.weight",
+        "3 entries and 1 of 4 tensors differ",
+    ]
+
+
+def test_diff_of_other_shapes_names_and_tasks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    a, b = tmp_path / "a", tmp_path / "b"
+    save_head(a, head_of())
+    save_head(b, PatchMeanHead(4, [Task("a", unit="g"), Task("b")], hidden_dim=3))
+    assert main(["diff", str(b), str(a)]) == 1
+    told = capsys.readouterr().out.splitlines()
+    assert "differs  mlps.0.hidden.weight: F32 [3, 4] -> F32 [2, 4]" in told
+    assert "only in the first  mlps.1.out.bias" in told
+    assert "header   config.hidden_dim: 3 -> 2" in told
+    save_head(b, PatchMeanHead(4, [Task("a", unit="g")], hidden_dim=2))
+    main(["diff", str(a), str(b)])
+    assert 'header   tasks[0].unit: "" -> "g"' in capsys.readouterr().out
+
+
+def test_damaged_files_are_refused_not_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_head(tmp_path / "a", head_of())
+    (tmp_path / "b").write_bytes((tmp_path / "a").read_bytes()[:-1] + b"\x01")
+    assert main(["diff", str(tmp_path / "a"), str(tmp_path / "b")]) == 1
+    assert "does not match its digest" in capsys.readouterr().err
+
+
+def test_inspect_and_verify_tell_the_facts(old: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    facts = {"seed": 7, "data": {"name": "pasture", "revision": "r1"}, "metrics": {"R2": {"mean": 0.5, "sd": 0.25}}}
+    save_head(tmp_path / "h", head_of(), training=facts, license="MIT", tta="flip4")
+    assert main(["inspect", str(tmp_path / "h")]) == 0
+    told = capsys.readouterr().out
+    for text in ("training   seed 7, data pasture at r1, R2 0.5 ± 0.25", "licence    MIT", "views      flip4"):
+        assert text in told
+    assert main(["inspect", str(old / "with_records.safetensors")]) == 0
+    told = capsys.readouterr().out
+    assert "schema 1, made by dinoneck 0.1.0; 'dinoneck migrate' brings it to" in told
+    assert "mean [0.485, 0.456, 0.406], std [0.229, 0.224, 0.225]" in told
+    assert main(["verify", str(old / "fpn.safetensors")]) == 0
+    told = capsys.readouterr().out
+    assert json.loads((old / "answers.json").read_text())["fpn"]["digest"] in told
+    assert "schema 1: 'dinoneck migrate' brings it to" in told
+
+
+@pytest.mark.parametrize("verb", ["inspect", "diff"])
+def test_headers_need_no_torch(verb: str, old: Path) -> None:
+    """In a process of its own; under 0.3 s of work, the best of three, the start of Python included."""
+    file = str(old / "with_records.safetensors")
+    script = (
+        "import sys\nfrom dinoneck.cli.main import main\n"
+        "code = main(sys.argv[1:])\n"
+        "print(code, sorted({'torch', 'numpy', 'timm', 'safetensors', 'huggingface_hub'} & set(sys.modules)))"
+    )
+    took = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        arguments = [verb, file] if verb == "inspect" else [verb, file, file]
+        done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        took.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+        assert done.stdout.splitlines()[-1] == "0 []"
+    assert min(took) < 0.3, took
