@@ -1,8 +1,9 @@
-"""What every process of a test runs under torchrun: one backward through a wrapped network with checkpointing."""
+"""What two processes of a test run: one backward through a wrapped network with checkpointing."""
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from dinoneck.points import InjectedUNet
+
+WORLD = 2
 
 
 def trained() -> InjectedUNet:
@@ -27,17 +30,20 @@ def loss(model: nn.Module, rank: int) -> Tensor:
     return value
 
 
-def main() -> None:
-    dist.init_process_group("gloo")
-    rank = dist.get_rank()
+def work(rank: int, folder: str) -> None:
+    """Take one backward with the other process and write the gradients."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=WORLD)
     torch.manual_seed(0)
     model = DistributedDataParallel(trained())
     loss(model, rank).backward()
     gradients = {name: p.grad.tolist() for name, p in model.module.named_parameters() if p.grad is not None}
-    Path(sys.argv[1], f"{rank}.json").write_text(json.dumps(gradients))
+    Path(folder, f"{rank}.json").write_text(json.dumps(gradients))
+    del model  # before its process group
     dist.barrier()  # gloo may abort a process whose peer has gone
     dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main()
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    torch.multiprocessing.spawn(work, args=(sys.argv[1],), nprocs=WORLD)
