@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _codecs
 import builtins
+import codecs
 import collections
 import functools
 import os
@@ -20,6 +21,10 @@ import torch
 from examples.pointcloud.plain_pickle import dump_plain, load_plain
 
 from dinoneck import DataError
+
+codecs.lookup(
+    "raw_unicode_escape"
+)  # Python's own module for text of protocol 0 is there before any test counts modules
 
 PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)
 NAMES = ("numpy.core.multiarray", "numpy._core.multiarray")
