@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dinoneck.errors import ConfigError
-from dinoneck.points import Cameras, Links, PointProjector
+from dinoneck.points import Links, PointProjector
+from dinoneck.points.camera_check import READINGS, Reading, read_as
 from examples.pointcloud.frames import Frames, cloud_of
-
-Reading = Literal["camera_to_world", "inverse", "opengl", "transposed"]
-READINGS: tuple[Reading, ...] = get_args(Reading)
 
 
 @dataclass(frozen=True)
@@ -39,21 +35,6 @@ class PairError:
     agree: float
     links: int
     grey_levels: float | None
-
-
-def read_as(cameras: Cameras, reading: Reading) -> Cameras:
-    """Return the cameras with poses read another way: what a wrong convention would make of the same numbers."""
-    poses = cameras.cam_to_world
-    if reading == "inverse":
-        poses = cameras.world_to_cam
-    elif reading == "opengl":
-        poses = poses * poses.new_tensor([1.0, -1.0, -1.0, 1.0])
-    elif reading == "transposed":
-        poses = poses.clone()
-        poses[:, :3, :3] = cameras.cam_to_world[:, :3, :3].mT
-    elif reading != "camera_to_world":
-        raise ConfigError(f"reading is {reading!r}; expected one of {', '.join(READINGS)}")
-    return replace(cameras, cam_to_world=poses)
 
 
 def pair_error(

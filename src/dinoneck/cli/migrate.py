@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dinoneck.checkpoint.header import SCHEMA, Header, head_files, open_regular, parse, read_data, read_header
+from dinoneck.cli.allow_option import add_allow
 from dinoneck.errors import CheckpointError
 
 HELP = "rewrite older head files in the present schema; exit 1 if one is refused"
@@ -21,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
     parser.add_argument("files", type=Path, nargs="+", help="head files, or folders of them")
     parser.add_argument("--out", type=Path, help="a folder for the new files; without it they replace the old ones")
-    parser.add_argument("--allow", nargs="+", default=(), help="heads of other packages that may be imported: vendor.*")
+    add_allow(parser)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from dinoneck.cli.allow_option import add_allow
+
 HELP = "fetch the head file of a Hugging Face hub repository and check every byte"
 EXAMPLE = "dinoneck pull user/name --out head.safetensors"
 
@@ -19,8 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         help="the file, or an ensemble's new folder; whole and checked, or not at all",
     )
-
-    parser.add_argument("--allow", nargs="+", default=(), help="heads of other packages that may be imported: vendor.*")
+    add_allow(parser)
 
 
 def run(options: argparse.Namespace) -> int:

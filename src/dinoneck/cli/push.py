@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from dinoneck.cli.allow_option import add_allow
+
 HELP = "publish a head file on the Hugging Face hub, with its page, in one commit"
 EXAMPLE = "dinoneck push head.safetensors user/name --private"
 
@@ -22,8 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--message", metavar="TEXT", help="the first line of the commit")
     parser.add_argument("--figure", type=Path, action="append", default=[], help="a picture for the page; repeatable")
     parser.add_argument("--no-create", action="store_true", help="refuse if the repository or branch is missing")
-
-    parser.add_argument("--allow", nargs="+", default=(), help="heads of other packages that may be imported: vendor.*")
+    add_allow(parser)
 
 
 def run(options: argparse.Namespace) -> int:

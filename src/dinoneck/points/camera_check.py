@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from numbers import Integral
 from typing import Literal, get_args
@@ -146,15 +146,13 @@ def _judged(
         check_cloud(depth.new_zeros(0, 3, dtype=torch.float64), alone, depth, None)
         _check_own_units(cameras, depth)
         own = _own_points(cameras, depth, most, draw)
-        return _verdict({reading: _between(own, read, depth, projector) for reading, read in _readings(cameras)})
+        return _verdict({name: _between(own, read_as(cameras, name), depth, projector) for name in READINGS})
     check_cloud(points, cameras, depth, batch)
     _check_own_units(cameras, depth)
     if len(points) > most:
         rows = torch.randperm(len(points), generator=draw)[:most].to(points.device)
         points, batch = points[rows], None if batch is None else batch[rows]
-    check = _verdict(
-        {reading: _total(projector.link(points, read, depth, batch)) for reading, read in _readings(cameras)}
-    )
+    check = _verdict({name: _total(projector.link(points, read_as(cameras, name), depth, batch)) for name in READINGS})
     if check.scores[check.best] < FITS:
         check_units(points, cameras, depth, batch)
     return check
@@ -217,16 +215,20 @@ def _between(own: list[Tensor], cameras: Cameras, depth: Tensor, projector: Poin
     return counts
 
 
-def _readings(cameras: Cameras) -> Iterator[tuple[Reading, Cameras]]:
-    """Yield the cameras as each reading has them."""
+def read_as(cameras: Cameras, reading: Reading) -> Cameras:
+    """Return the cameras with poses read another way; each reading undoes itself.
+
+    Raises:
+        ConfigError: for an unknown reading.
+    """
     poses = cameras.cam_to_world
-    transposed = poses.clone()
-    transposed[:, :3, :3] = poses[:, :3, :3].mT
-    read: dict[Reading, Tensor] = {
-        "camera_to_world": poses,
-        "inverse": cameras.world_to_cam,
-        "opengl": poses * poses.new_tensor([1.0, -1.0, -1.0, 1.0]),
-        "transposed": transposed,
-    }
-    for reading, found in read.items():
-        yield reading, replace(cameras, cam_to_world=found)
+    if reading == "inverse":
+        poses = cameras.world_to_cam
+    elif reading == "opengl":
+        poses = poses * poses.new_tensor([1.0, -1.0, -1.0, 1.0])
+    elif reading == "transposed":
+        poses = poses.clone()
+        poses[:, :3, :3] = cameras.cam_to_world[:, :3, :3].mT
+    elif reading != "camera_to_world":
+        raise ConfigError(f"reading is {reading!r}; expected one of {', '.join(READINGS)}")
+    return replace(cameras, cam_to_world=poses)

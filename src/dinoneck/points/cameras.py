@@ -234,11 +234,16 @@ class Cameras:
         return replace(self, K=intrinsics, size=_pair("size", size))
 
 
+def some_depths(depth: Tensor) -> Tensor:
+    """Return known values, float64 (L,), of depth (V, rows, cols) at some 64 by 64 pixels of each view."""
+    sparse = depth[:, :: max(1, depth.shape[1] // 64), :: max(1, depth.shape[2] // 64)]
+    return sparse[sparse.isfinite() & (sparse > 0)].double()
+
+
 def looks_like_millimetres(depth: Tensor) -> float | None:
     """Return the median of depth (V, rows, cols) if it is beyond what depth cameras see, from some of the pixels."""
-    sparse = depth[:, :: max(1, depth.shape[1] // 64), :: max(1, depth.shape[2] // 64)]
-    measured = sparse[sparse.isfinite() & (sparse > 0)]
-    median = float(measured.double().median()) if len(measured) else 0.0
+    measured = some_depths(depth)
+    median = float(measured.median()) if len(measured) else 0.0
     return median if median > LARGEST_DEPTH_M else None
 
 

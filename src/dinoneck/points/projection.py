@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from dinoneck.errors import ConfigError, DataError, ShapeError
-from dinoneck.points.cameras import LARGEST_DEPTH_M, Cameras
+from dinoneck.points.cameras import LARGEST_DEPTH_M, Cameras, some_depths
 from dinoneck.points.tensors import check_tensor
 
 logger = logging.getLogger(__name__)
@@ -340,8 +340,7 @@ def check_units(points: Tensor, cameras: Cameras, depth: Tensor, batch: Tensor |
     Raises:
         DataError: naming which of the two looks in millimetres.
     """
-    sparse = depth[:, :: max(1, depth.shape[1] // 64), :: max(1, depth.shape[2] // 64)]
-    measured = sparse[sparse.isfinite() & (sparse > 0)].double()
+    measured = some_depths(depth)
     every = max(1, len(points) // 4096)
     third = cameras.projections()[:, 2]
     z = points[::every].double() @ third[:, :3].mT + third[:, 3]

@@ -14,7 +14,7 @@ from examples.pointcloud.features import frame_maps
 from examples.pointcloud.frame_check import Chain, check_frame, network_inputs
 from examples.pointcloud.frames import Frames, cloud_of
 from examples.pointcloud.network_check import Network, network_of, plan_of
-from examples.pointcloud.reprojection import pair_error, read_as
+from examples.pointcloud.reprojection import pair_error
 from examples.pointcloud.res16unet import Res16UNet
 from examples.pointcloud.segmentation import NETWORKS, build, save_weights
 from PIL import Image
@@ -24,6 +24,7 @@ from tests.unit.pointcloud.frame_samples import run_verb
 
 from dinoneck import Backbone, CheckpointError, ConfigError, DataError, FeatureStore
 from dinoneck.points import PointProjector, SparsePyramid, VoxelGrid
+from dinoneck.points.camera_check import read_as
 from dinoneck.points.keys import at_stride
 
 SMALL = ("--plan", "small", "--points", 3000, "--voxel", 0.05)

@@ -7,12 +7,13 @@ from dataclasses import replace
 import pytest
 import torch
 from examples.pointcloud.frames import Frames, cloud_of, read_frames
-from examples.pointcloud.reprojection import READINGS, grey_levels, pair_error, pair_errors, read_as
+from examples.pointcloud.reprojection import grey_levels, pair_error, pair_errors
 from tests.conftest import DATA
 from tests.unit.pointcloud.analytic_scene import bare_room
 
 from dinoneck import ConfigError
 from dinoneck.points import Links, PointProjector
+from dinoneck.points.camera_check import READINGS, read_as
 
 
 @pytest.fixture(scope="module")
