@@ -6,7 +6,7 @@ PYTEST = $(BIN)/python -m pytest
 # two workers with one torch thread each suit two cores; change with WORKERS=...
 WORKERS ?= 2
 
-.PHONY: demo test test-slow check lint types layers docs bench wheel clean
+.PHONY: demo test test-slow check lint types layers docs bench bench-gpu wheel clean
 
 demo: $(VENV)/installed
 	$(BIN)/dinoneck demo --out dinoneck-demo
@@ -32,8 +32,12 @@ layers: $(VENV)/installed-dev
 docs: $(VENV)/installed-docs
 	$(BIN)/mkdocs build --strict
 
-bench: $(VENV)/installed
-	$(BIN)/python -m benchmarks.ensemble
+# a few minutes on a CPU: one setting per row, float32, not compiled; to a folder that git ignores
+bench: $(VENV)/installed-bench
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.speed --short --no-compile --dtypes float32 --rounds 5 --out bench-results
+
+bench-gpu: $(VENV)/installed-bench
+	$(BIN)/python -m benchmarks.speed --device cuda --rounds 31 --out bench-results
 
 # the built wheel, in an environment of its own that shares only the heavy dependencies, must run the demo
 wheel: $(VENV)/installed-dev
@@ -52,9 +56,13 @@ $(VENV)/installed-dev: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet -e ".[dev]"
 	touch $@
 
+$(VENV)/installed-bench: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet -e ".[bench]"
+	touch $@
+
 $(VENV)/installed-docs: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet -e ".[docs]"
 	touch $@
 
 clean:
-	rm -rf $(VENV) dist site dinoneck-demo
+	rm -rf $(VENV) dist site dinoneck-demo bench-results

@@ -26,17 +26,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from benchmarks.backbones import peak_mib
+from benchmarks.speed.peers_detection import DETAIL, OUT, WIDTH, Source, deim_encoder
 from benchmarks.timing import compare, machine, ratios, turns
 from dinoneck import SpatialTuningAdapter, STAPyramid, Tokens, load_backbone
 from dinoneck.interop import PyramidEncoder
 
 RESULTS = Path(__file__).with_name("results")
-WIDTH, OUT, DETAIL, PREFIX, PATCH = 384, 256, 16, 5, 16
+PREFIX, PATCH = 5, 16
 BOUND = 1e-4
 DEIM, SOURCE = "transformers' DEIMv2 neck", "design source 004"
 SAME_GOAL, ALIGNED_GOAL = 1.5, 3.0
@@ -56,49 +56,6 @@ class Variant:
     call: Callable[[], Maps]
     goal: float | None = None
     same: bool = True
-
-
-class Source(nn.Module):
-    """The construction of design source 004, with the prefix counted."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.p8, self.p16 = nn.Conv2d(WIDTH, OUT, 1), nn.Conv2d(WIDTH, OUT, 1)
-        self.p32 = nn.Conv2d(WIDTH, OUT, 3, 2, padding=1)
-        self.maps: Tensor | None = None
-
-    def forward(self, maps: Tensor) -> Maps:
-        """Levels of a token map."""
-        return self.p8(F.interpolate(maps, scale_factor=2, mode="nearest")), self.p16(maps), self.p32(maps)
-
-
-class Given(nn.Module):
-    """Stands where a backbone does: hands out maps."""
-
-    def __init__(self, config: Any) -> None:
-        super().__init__()
-        self.config, self.feature_maps = config, ()
-
-    def forward(self, pixel_values: Tensor) -> Given:
-        """Ignore the images."""
-        return self
-
-
-def deim_encoder() -> nn.Module:
-    """Transformers' encoder without its ViT; weights and statistics are drawn so that nothing is trivial."""
-    from transformers import Deimv2Config, DINOv3ViTConfig
-    from transformers.models.deimv2.modeling_deimv2 import Deimv2DINOv3ConvEncoder
-
-    vit = DINOv3ViTConfig(hidden_size=WIDTH, num_hidden_layers=3, intermediate_size=8, out_indices=[1, 2, 3])
-    config = Deimv2Config(backbone_config=vit, encoder_hidden_dim=OUT, spatial_tuning_adapter_inplanes=DETAIL)
-    encoder = Deimv2DINOv3ConvEncoder(config)
-    encoder.backbone = Given(vit)
-    for module in encoder.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.running_mean, std=0.2)
-            nn.init.uniform_(module.running_var, 0.5, 1.5)
-    return encoder
 
 
 def deim_family(tokens: Tokens, images: Tensor) -> dict[str, Variant]:

@@ -1,39 +1,41 @@
 """Measure the rows of the speed table.
 
     OMP_NUM_THREADS=1 python -m benchmarks.speed [--rows NAME ...] [--dtypes float32 bfloat16] [--threads 1]
-                                                 [--device cpu] [--rounds 15] [--short] [--no-compile]
+                      [--device cpu] [--rounds 15] [--short] [--no-compile] [--graphs] [--repeat] [--out FOLDER]
 
-Variants of a row share weights and tokens, are first checked equal in float64 (1e-9) and in the dtype measured, and
-take turns. Quoted are medians of the rounds' ratios. Writes benchmarks/results/speed.json (speed_2_threads.json,
-speed_cuda.json) and the table beside it.
+Variants of a row share weights and tokens and take turns. Before anything is timed their results and gradients are
+checked equal in float64 (1e-9), and their results in the dtype measured. One CPU thread is timed by its own CPU
+time, several by the wall clock, CUDA by events with the second-level cache overwritten before each turn. Quoted are
+medians of the rounds' ratios. Writes speed.json, speed.md and speed.png (speed_2_threads.*, speed_cuda.*) to
+benchmarks/results, merged with what the same machine measured before; --repeat adds the medians of a second run.
+--page writes docs/explanation/speed.md from what is stored and measures nothing.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.speed import rows_heads, rows_pyramids, rows_tokens
+from benchmarks.speed import page
+from benchmarks.speed.checks import check
 from benchmarks.speed.measure import measured
-from benchmarks.speed.table import markdown
+from benchmarks.speed.results import RESULTS, merged, save, stem_of, stored
+from benchmarks.speed.roofline import ceilings, floor_ms
+from benchmarks.speed.rows import Row
+from benchmarks.speed.share import backbone_ms
+from benchmarks.speed.table import document, markdown
+from benchmarks.speed.table_rows import ROWS, goals_of
 from benchmarks.timing import machine
 
-RESULTS = Path(__file__).parents[1] / "results"
-ROWS = [*rows_tokens.ROWS, *rows_pyramids.ROWS, *rows_heads.ROWS]
+PEERS = ("torchvision", "transformers", "segmentation_models_pytorch", "terratorch")
 
 
-def stem_of(device: str, threads: int) -> str:
-    """The name of the result files."""
-    if device.startswith("cuda"):
-        return "speed_cuda"
-    return "speed" if threads == 1 else f"speed_{threads}_threads"
-
-
-def main() -> None:
+def parsed() -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", nargs="+", help="names, or parts of them; default: all")
     parser.add_argument(
@@ -44,26 +46,79 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--short", action="store_true", help="the first setting of every row only")
     parser.add_argument("--no-compile", action="store_true", help="leave the compiled variants out")
+    parser.add_argument("--graphs", action="store_true", help="on CUDA, replay forwards as CUDA graphs")
+    parser.add_argument("--repeat", action="store_true", help="a second run: medians beside those stored")
+    parser.add_argument("--page", action="store_true", help="write the page of the docs and stop")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the result files")
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    torch.backends.cudnn.allow_tf32 = False
-    rows = [row for row in ROWS if not options.rows or any(part in row.name for part in options.rows)]
-    report: dict[str, Any] = {"machine": machine(), "rounds": options.rounds, "rows": {}}
+    return parser.parse_args()
+
+
+def described(options: argparse.Namespace) -> dict[str, Any]:
+    """Say on what and how this run measures."""
+    found = machine()
+    for name in PEERS:
+        try:
+            found["versions"][name] = version(name)
+        except PackageNotFoundError:
+            continue
     if options.device.startswith("cuda"):
-        report["machine"]["gpu"] = torch.cuda.get_device_name()
-    for row in rows:
-        found = report["rows"][row.name] = {"goals": dict(row.goals), "results": {}}
-        for setting in row.settings[: 1 if options.short else None]:
-            for dtype in options.dtypes:
-                here = setting.of(dtype=getattr(torch, dtype), device=options.device)
-                numbers = measured(row, here, rounds=options.rounds, compiled=not options.no_compile)
-                found["results"][f"{setting.title}, {dtype}"] = numbers
-        print(markdown(row.name, found), flush=True)
-    options.out.mkdir(exist_ok=True)
+        found["gpu"] = torch.cuda.get_device_name()
+    return found
+
+
+def results_of(row: Row, options: argparse.Namespace, limits: dict[str, float]) -> dict[str, Any]:
+    """Measure one row."""
+    cuda = options.device.startswith("cuda")
+    goals = goals_of(row, cuda)
+    found: dict[str, Any] = {"goals": goals, "why": row.why, "results": {}, "floors": {}}
+    if cuda and row.neck:
+        found["backbones"] = {}
+    for setting in row.settings_on(options.device)[: 1 if options.short else None]:
+        check(row, setting)
+        for dtype in options.dtypes:
+            here = setting.of(dtype=getattr(torch, dtype))
+            title = f"{setting.title}, {dtype}"
+            if row.work is not None:
+                found["floors"][title] = floor_ms(row.work(here), dtype, limits)
+            if "backbones" in found:
+                found["backbones"][title] = backbone_ms(here, options.rounds)
+            found["results"][title] = measured(
+                row, here, rounds=options.rounds, compiled=not options.no_compile, graphs=options.graphs
+            )
+    return found
+
+
+def place_of(name: str) -> int:
+    """The place of a row in the tables; rows that are not known here come last."""
+    return next((place for place, row in enumerate(ROWS) if row.name == name), len(ROWS))
+
+
+def main() -> None:
+    options = parsed()
+    if options.page:
+        page.write(options.out)
+        return
+    if options.device.startswith("cuda") and not torch.cuda.is_available():
+        raise SystemExit("torch sees no CUDA device here; the CPU table is `make bench`")
+    torch.set_num_threads(options.threads)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    rows = [row for row in ROWS if not options.rows or any(part in row.name for part in options.rows)]
+    limits = ceilings(options.device, options.dtypes)
+    report: dict[str, Any] = {
+        "machine": described(options), "threads": options.threads, "device": options.device,
+        "ceilings": limits, "rows": {},
+    }  # fmt: skip
     stem = stem_of(options.device, options.threads)
-    (options.out / f"{stem}.json").write_text(json.dumps(report, indent=1) + "\n")
-    (options.out / f"{stem}.md").write_text("\n".join(markdown(name, found) for name, found in report["rows"].items()))
+    for row in rows:
+        report["rows"] = {row.name: results_of(row, options, limits)}
+        whole = merged(stored(options.out, stem), report, second=options.repeat)
+        whole["rows"] = {name: whole["rows"][name] for name in sorted(whole["rows"], key=place_of)}
+        save(whole, options.out, stem, document(whole))  # after every row: what was measured is kept
+        print(markdown(row.name, whole["rows"][row.name]), flush=True)
+    from benchmarks.speed.picture import draw
+
+    whole = stored(options.out, stem) or report
+    draw(whole, options.out / f"{stem}.png")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ from dinoneck import Tokens
 
 Form = Literal["published", "fixed", "ours"]
 PREFIX, PATCH = 5, 16
+# without autograd; forward and backward on frozen or stored tokens; the same with gradients to the tokens
+STEPS = ("forward", "step", "step, tokens learn")
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class Setting:
         grid: rows, cols of patches.
         channels: C of the tokens.
         layers: L.
+        out: channels of the results, where the work has a choice.
         dtype: of weights and tokens.
         device: where.
         learns: tokens need gradients, as when the backbone is tuned; False = they are frozen, or stored.
@@ -33,6 +36,7 @@ class Setting:
     grid: tuple[int, int]
     channels: int
     layers: int = 1
+    out: int = 256
     dtype: torch.dtype = torch.float32
     device: str = "cpu"
     learns: bool = False
@@ -53,17 +57,29 @@ class Setting:
         """Return it with other values."""
         return replace(self, **changes)
 
-    def tokens(self) -> Tokens:
-        """Draw tokens with 5 prefix tokens in front, the same for the same sizes."""
+    @property
+    def like(self) -> dict[str, Any]:
+        """``device`` and ``dtype``, for constructors."""
+        return {"device": self.device, "dtype": self.dtype}
+
+    def tokens(self, prefix: int = PREFIX) -> Tokens:
+        """Draw tokens with prefix tokens in front, the same for the same sizes."""
         rows, cols = self.grid
         generator = torch.Generator().manual_seed(1)
-        shape = (self.batch, PREFIX + rows * cols, self.channels)
-        drawn = [torch.randn(shape, generator=generator).to(self.device, self.dtype) for _ in range(self.layers)]
+        shape = (self.batch, prefix + rows * cols, self.channels)
+        drawn = [torch.randn(shape, generator=generator).to(**self.like) for _ in range(self.layers)]
         for x in drawn:
             x.requires_grad_(self.learns)
         return Tokens.from_sequence(
-            drawn, image_size=(rows * PATCH, cols * PATCH), patch_size=PATCH, num_prefix_tokens=PREFIX
+            drawn, image_size=(rows * PATCH, cols * PATCH), patch_size=PATCH, num_prefix_tokens=prefix
         )
+
+    def images(self) -> Tensor:
+        """Draw the images of the tokens, (B, 3, 16 rows, 16 cols)."""
+        rows, cols = self.grid
+        generator = torch.Generator().manual_seed(2)
+        drawn = torch.randn(self.batch, 3, rows * PATCH, cols * PATCH, generator=generator)
+        return drawn.to(**self.like)
 
 
 @dataclass
@@ -74,12 +90,14 @@ class Variant:
         form: as ``published``, with its layout ``fixed`` (channels-last weights and views instead of copies), ``ours``.
         call: does the work; returns tensors.
         module: what holds the weights.
+        inputs: tensors that the call is given, tokens first; they do not count as kept for the backward pass.
         same: gives the results of the first published one; False = other weights or another function, shown apart.
     """
 
     form: Form
     call: Callable[[], Any]
     module: nn.Module
+    inputs: Sequence[Tensor] = ()
     same: bool = True
 
 
@@ -92,17 +110,32 @@ class Row:
         build: setting -> variants by name; the first ``published`` one is the peer, the first ``fixed`` one its
             layout-fixed form. They share weights and tokens.
         settings: sizes to measure.
-        goals: ``"forward float32"``, ``"step bfloat16"`` ... -> least ratio to the peer as published.
-        steps: what is timed beside ``forward``: ``"step"`` = forward and backward in train mode.
+        goals: ``"forward float32"``, ``"step bfloat16"``, ``"saved float32"`` ... -> least ratio to the peer as
+            published, on a CPU.
+        steps: what is timed; see ``STEPS``.
         work: setting -> (FLOPs, least bytes moved) of a forward, for the share of the roofline.
+        gpu_goals: the same as goals, on a GPU.
+        gpu_batch: B of all settings on a GPU, which small batches leave idle; None = as they are.
+        neck: is a neck, which on a GPU is measured beside its whole backbone.
+        why: what stands behind a goal that is missed, one sentence.
     """
 
     name: str
     build: Callable[[Setting], Mapping[str, Variant]]
     settings: Sequence[Setting]
     goals: Mapping[str, float] = field(default_factory=dict)
-    steps: Sequence[str] = ("forward", "step")
+    steps: Sequence[str] = STEPS
     work: Callable[[Setting], tuple[float, float]] | None = None
+    gpu_goals: Mapping[str, float] = field(default_factory=dict)
+    gpu_batch: int | None = 32
+    neck: bool = False
+    why: str = ""
+
+    def settings_on(self, device: str) -> list[Setting]:
+        """Sizes to measure on a device, each once."""
+        if device == "cpu" or self.gpu_batch is None:
+            return [setting.of(device=device) for setting in self.settings]
+        return list(dict.fromkeys(setting.of(device=device, batch=self.gpu_batch) for setting in self.settings))
 
 
 def nchw(patches: Tensor, grid: Sequence[int]) -> Tensor:
@@ -121,3 +154,18 @@ def tensors_of(result: Any) -> list[Tensor]:
         return [result]
     values = result.values() if isinstance(result, Mapping) else result
     return [tensor for value in values for tensor in tensors_of(value)]
+
+
+@torch.no_grad()
+def stirred(module: nn.Module) -> nn.Module:
+    """Move every weight and batch statistic a little, so that none is trivial (norms of 1 and 0) and none alike."""
+    generator = torch.Generator().manual_seed(3)
+    for name, x in module.state_dict(keep_vars=True).items():
+        if not x.is_floating_point():
+            continue
+        noise = torch.randn(x.shape, generator=generator).to(x)
+        x.add_(0.1 * (noise.abs() if name.endswith("running_var") else noise))
+    for part in module.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            part.momentum = 0.0  # batch statistics are used and not kept: train mode changes nothing
+    return module

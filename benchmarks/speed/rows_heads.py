@@ -5,11 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from benchmarks.speed.rows import PREFIX, Row, Setting, Variant
+from benchmarks.speed import work
+from benchmarks.speed.rows import PREFIX, Row, Setting, Variant, stirred
+from dinoneck import HeadEnsemble, PatchMeanHead, Task
 from dinoneck.heads import CLSGating
 from dinoneck.heads.cls_gating import gate_together
 
 TARGETS = ("Dry_Clover_g", "Dry_Dead_g", "Dry_Green_g", "Dry_Total_g", "GDM_g")
+FOLDS = 5
 
 
 class PlainGate(nn.Module):
@@ -32,26 +35,68 @@ def gate_pool(setting: Setting) -> dict[str, Variant]:
     """Pool patches by weights that the CLS token gives them."""
     torch.manual_seed(0)
     count = setting.grid[0] * setting.grid[1]
-    gate = CLSGating(setting.channels, count).to(setting.device, setting.dtype)
-    published, fixed = PlainGate(gate, fixed=False), PlainGate(gate, fixed=True)
+    gate = stirred(CLSGating(setting.channels, count).to(**setting.like))
+    published, fixed = PlainGate(gate, fixed=False), PlainGate(gate, fixed=True)  # type: ignore[arg-type]
     tokens = setting.tokens()
-    sequence = tokens.sequence[0]
+    sequence, given = tokens.sequence[0], tokens.sequence
 
     def ours() -> Tensor:
-        return gate_together([gate], sequence[:, 0], sequence, PREFIX, tokens.grid)[0][0]
+        return gate_together([gate], sequence[:, 0], sequence, PREFIX, tokens.grid)[0][0]  # type: ignore[list-item]
 
     return {
-        "weights × patches, summed": Variant("published", lambda: published(sequence), published),
-        "batched product with the sliced patches": Variant("fixed", lambda: fixed(sequence), fixed),
-        "CLSGating": Variant("ours", ours, gate),
+        "weights × patches, summed": Variant("published", lambda: published(sequence), published, given),
+        "batched product with the sliced patches": Variant("fixed", lambda: fixed(sequence), fixed, given),
+        "CLSGating": Variant("ours", ours, gate, given),
+    }
+
+
+class Loop(nn.Module):
+    """One small network after the other, as design source 001 publishes them."""
+
+    def __init__(self, networks: list[nn.Sequential]) -> None:
+        super().__init__()
+        self.networks = nn.ModuleList(networks)
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """(V, N, C) -> (targets,): mean over folds and views."""
+        answers = [torch.relu(network(patches)).mean(dim=(1, 2)) for network in self.networks]
+        return torch.stack(answers).reshape(len(TARGETS), FOLDS, -1).mean(dim=(1, 2))
+
+
+def ensemble(setting: Setting) -> dict[str, Variant]:
+    """5 targets × 5 folds of C -> 128 -> LeakyReLU -> 1 -> ReLU -> mean, on every view of one photo (the batch)."""
+    torch.manual_seed(0)
+    one = [[Task(name, activation="relu", unit="g")] for name in TARGETS]
+    heads = [PatchMeanHead(setting.channels, tasks, **setting.like) for tasks in one for _ in range(FOLDS)]
+    own = HeadEnsemble.from_heads(heads)
+    networks = [nn.Sequential(head.mlps[0].hidden, nn.LeakyReLU(), head.mlps[0].out) for head in heads]  # type: ignore[arg-type]
+    published, fixed = Loop(networks), Loop(networks)
+    tokens = setting.tokens(prefix=1)
+    given = tokens.sequence
+
+    def copied() -> Tensor:
+        return fixed(given[0][:, 1:].contiguous())
+
+    def ours() -> Tensor:
+        return torch.stack(list(own(tokens).values())).mean(dim=1)[:, 0]
+
+    return {
+        "loop over heads, as published": Variant("published", lambda: published(given[0][:, 1:]), published, given),
+        "loop over heads, patches copied once": Variant("fixed", copied, fixed, given),
+        "HeadEnsemble": Variant("ours", ours, own, given),
     }
 
 
 ROWS = [
     Row(
-        "CLS gate pool",
-        gate_pool,
-        [Setting(4, (60, 60), 1280), Setting(16, (30, 60), 768)],
-        {"forward float32": 8.0, "step float32": 6.0},
+        "CLS gate pool", gate_pool, [Setting(4, (60, 60), 1280), Setting(16, (30, 60), 768)],
+        {"forward float32": 8.0, "step float32": 6.0}, work=work.gate_pool,
+        why="Pooling reads every token once in all forms but the published one; where that read is slow, so is ours.",
     ),
-]
+    Row(
+        "25 heads × 6 views", ensemble, [Setting(6, (16, 16), 1536)], {"forward float32": 1.1}, work=work.ensemble,
+        steps=("forward", "step"), gpu_goals={"forward float32": 5.0},
+        gpu_batch=None,
+        why="On a CPU the products are the same whether one head after the other or all at once.",
+    ),
+]  # fmt: skip

@@ -13,6 +13,7 @@ from dinoneck.configured import Configured, at_least
 from dinoneck.errors import ConfigError, ShapeError
 from dinoneck.heads.head import Head
 from dinoneck.layers.absorb import absorb
+from dinoneck.layers.mixture import Mixture
 from dinoneck.tasks import Task, activate, check_tasks
 from dinoneck.tokens import Tokens
 
@@ -141,7 +142,12 @@ class CLSGating(Configured, nn.Module):
 
 
 def gate_together(
-    gates: Sequence[CLSGating], cls_token: Tensor, sequence: Tensor, num_prefix: int, grid: Sequence[int] | None
+    gates: Sequence[CLSGating],
+    cls_token: Tensor,
+    sequence: Tensor,
+    num_prefix: int,
+    grid: Sequence[int] | None,
+    mixture: Mixture | None = None,
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Ask several gates of the same tokens, which are read once to pool (and once to score, for ``query``).
 
@@ -154,19 +160,22 @@ def gate_together(
         sequence: (B, P + N, C).
         num_prefix: P.
         grid: (rows, cols) of the N patches, or None.
+        mixture: of samples: the CLS token is mixed by the caller, the sequence is not; it is pooled for a sample and
+            its partner instead. None = none.
 
     Returns:
         Per gate the pooled tokens (B, C), and per gate the weights (B, N).
     """
     num_patches = sequence.shape[1] - num_prefix
+    product = torch.bmm if mixture is None else mixture.weighed
     queries = [gate.folded_query(cls_token) for gate in gates if gate.mode == "query"]
-    scores = torch.bmm(torch.stack(queries, dim=1), sequence.mT)[..., num_prefix:].unbind(1) if queries else ()
+    scores = product(torch.stack(queries, dim=1), sequence.mT)[..., num_prefix:].unbind(1) if queries else ()
     scored = iter(scores)
     logits = [
         next(scored) if gate.mode == "query" else gate.place_logits(cls_token, num_patches, grid) for gate in gates
     ]
     weights = torch.stack(logits, dim=1).softmax(dim=-1).to(sequence.dtype)
-    pooled = torch.bmm(F.pad(weights, (num_prefix, 0)), sequence)
+    pooled = product(F.pad(weights, (num_prefix, 0)), sequence)
     return list(pooled.unbind(1)), list(weights.unbind(1))
 
 
@@ -261,12 +270,16 @@ class CLSGatingHead(Head):
 
     def gate(self, tokens: Tokens) -> Tensor:
         """Return the weights of the patches as maps (B, rows, cols) that sum to one."""
-        _, (weights,) = self._gated([self], tokens)
+        _, _, (weights,) = self._gated([self], tokens)
         return weights.view(weights.shape[0], tokens.grid.rows, tokens.grid.cols)
 
     def forward(self, tokens: Tokens) -> dict[str, Tensor]:
         """Return ``{task name: (B, dim)}`` in model space."""
         return outputs_together([self], tokens)[0]
+
+    def mixed(self, tokens: Tokens, mixture: Mixture) -> dict[str, Tensor]:
+        """Return ``forward`` of mixed samples: pooled for both, then mixed."""
+        return outputs_together([self], tokens, mixture)[0]
 
     def read(self, cls_token: Tensor, pooled: Tensor) -> dict[str, Tensor]:
         """Return what the head says of CLS tokens (B, C) and pooled patches (B, C)."""
@@ -276,14 +289,19 @@ class CLSGatingHead(Head):
             for task, readout in zip(self.tasks, self.readouts, strict=True)
         }
 
-    def _gated(self, heads: Sequence[CLSGatingHead], tokens: Tokens) -> tuple[list[Tensor], list[Tensor]]:
-        sequence = self._sequence(tokens)
-        cls_token = tokens.last.cls_token[0]
+    def _gated(
+        self, heads: Sequence[CLSGatingHead], tokens: Tokens, mixture: Mixture | None = None
+    ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        """The CLS tokens, and per head the pooled tokens and the gate."""
+        sequence, cls_token = self._sequence(tokens), tokens.last.cls_token[0]
+        cls_token = cls_token if mixture is None else mixture.linear(cls_token)
         gates = [head.gating for head in heads]
-        return gate_together(gates, cls_token, sequence, tokens.num_prefix_tokens, tokens.grid)
+        return cls_token, *gate_together(gates, cls_token, sequence, tokens.num_prefix_tokens, tokens.grid, mixture)
 
 
-def outputs_together(heads: Sequence[CLSGatingHead], tokens: Tokens) -> list[dict[str, Tensor]]:
+def outputs_together(
+    heads: Sequence[CLSGatingHead], tokens: Tokens, mixture: Mixture | None = None
+) -> list[dict[str, Tensor]]:
     """Return what ``head(tokens)`` says for each of several heads of one width, reading the tokens once."""
-    pooled, _ = heads[0]._gated(heads, tokens)
-    return [head.read(tokens.last.cls_token[0], own) for head, own in zip(heads, pooled, strict=True)]
+    cls_token, pooled, _ = heads[0]._gated(heads, tokens, mixture)
+    return [head.read(cls_token, own) for head, own in zip(heads, pooled, strict=True)]

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from dinoneck.configured import Configured
 from dinoneck.layers.intake import sequences
+from dinoneck.layers.mixture import Mixture
 from dinoneck.tasks import Task
 from dinoneck.tokens import Tokens
 
@@ -21,6 +22,14 @@ class Head(Configured, nn.Module):
 
     tasks: tuple[Task, ...]
     embed_dim: int
+
+    def mixed(self, tokens: Tokens, mixture: Mixture) -> dict[str, Tensor]:
+        """Return what ``forward`` says of mixed samples.
+
+        Heads whose first steps are linear override it and mix behind them, which is the same and takes less.
+        """
+        outputs: dict[str, Tensor] = self(mixture.of(tokens))
+        return outputs
 
     def natural(self, tokens: Tokens) -> dict[str, Tensor]:
         """Return what ``forward`` says in natural units, with gradients where they are enabled."""

@@ -14,6 +14,7 @@ from dinoneck.errors import ShapeError
 from dinoneck.grid import as_maps
 from dinoneck.heads.head import Head
 from dinoneck.layers.absorb import absorb
+from dinoneck.layers.mixture import Mixture
 from dinoneck.tasks import Activation, Task, activate, check_tasks
 from dinoneck.tokens import Tokens
 
@@ -97,7 +98,9 @@ class PatchMeanMLP(Configured, nn.Module):
         return self.per_patch(x).mean(dim=1)
 
 
-def per_patch_together(modules: Iterable[nn.Module], sequence: Tensor, num_prefix: int) -> list[Tensor]:
+def per_patch_together(
+    modules: Iterable[nn.Module], sequence: Tensor, num_prefix: int, mixture: Mixture | None = None
+) -> list[Tensor]:
     """Ask several :class:`PatchMeanMLP` of the same tokens in wide matrix products instead of one each.
 
     The whole sequence is projected and the prefix sliced off the few answers: slicing it off the tokens would
@@ -109,17 +112,19 @@ def per_patch_together(modules: Iterable[nn.Module], sequence: Tensor, num_prefi
         modules: the MLPs; widths and outputs may differ.
         sequence: (B, P + N, C).
         num_prefix: P.
+        mixture: of samples, mixed behind the first linear layer, which is the same as before it; None = none.
 
     Returns:
         One (B, N, out_dim) tensor per MLP, equal to ``mlp.per_patch(sequence[:, P:])``.
     """
     mlps = [mlp for mlp in modules if isinstance(mlp, PatchMeanMLP)]
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() and mixture is None:
         return [mlp.per_patch(sequence)[:, num_prefix:] for mlp in mlps]
     answers: list[Tensor] = []
     for group in _groups(mlps, CPU_GROUP_WIDTH if sequence.device.type == "cpu" else None):
         weight, bias, out_weight, out_bias = _joined(group)
-        hidden = F.leaky_relu(F.linear(sequence, weight, bias), LEAKY_SLOPE, inplace=True)
+        hidden = F.linear(sequence, weight, bias)
+        hidden = F.leaky_relu(hidden if mixture is None else mixture.linear(hidden), LEAKY_SLOPE, inplace=True)
         both = F.linear(hidden, out_weight, out_bias)[:, num_prefix:]
         parts = torch.split(both, [mlp.out_dim for mlp in group], dim=-1)
         answers += [activate(part, mlp.activation) for mlp, part in zip(group, parts, strict=True)]
@@ -210,6 +215,11 @@ class PatchMeanHead(Head):
     def forward(self, tokens: Tokens) -> dict[str, Tensor]:
         """Return ``{task name: (B, dim)}`` in model space."""
         return {name: answer.mean(dim=1) for name, answer in self.per_patch(tokens).items()}
+
+    def mixed(self, tokens: Tokens, mixture: Mixture) -> dict[str, Tensor]:
+        """Return ``forward`` of mixed samples: mixed behind the first linear layer."""
+        answers = per_patch_together(self.mlps, self._sequence(tokens), tokens.num_prefix_tokens, mixture)
+        return {task.name: answer.mean(dim=1) for task, answer in zip(self.tasks, answers, strict=True)}
 
     @torch.no_grad()
     def predict_maps(self, tokens: Tokens) -> dict[str, Tensor]:

@@ -14,6 +14,7 @@ from dinoneck.errors import ConfigError
 from dinoneck.heads.head import Head
 from dinoneck.heads.readouts import Light, Tower, read_map, task_map
 from dinoneck.layers.conv_block import reset
+from dinoneck.layers.mixture import Mixture
 from dinoneck.necks.neck import Neck, neck_named
 from dinoneck.tasks import Kind, Task, check_tasks
 from dinoneck.tokens import Tokens
@@ -119,9 +120,18 @@ class PyramidHead(Head):
 
     def forward(self, tokens: Tokens) -> dict[str, Tensor]:
         """Return the tasks' outputs in model space."""
+        return self._outputs(self._selected(tokens))
+
+    def mixed(self, tokens: Tokens, mixture: Mixture) -> dict[str, Tensor]:
+        """Return ``forward`` of mixed samples: mixed behind the neck's projection, where no norm stands before it."""
         tokens = self._selected(tokens)
+        if not getattr(self.neck, "mixes_late", False):
+            return self._outputs(mixture.of(tokens))
+        return self._outputs(tokens, mixture)
+
+    def _outputs(self, tokens: Tokens, mixture: Mixture | None = None) -> dict[str, Tensor]:
         outputs: dict[str, Tensor] = {}
-        pooled, finest = self._features(tokens)
+        pooled, finest = self._features(tokens, mixture)
         for task, light in zip(self._scalar, self.light, strict=True):
             outputs[task.name] = light(pooled)
         for task, tower in zip(self._mapped, self.towers, strict=True):
@@ -142,14 +152,14 @@ class PyramidHead(Head):
         pairs = zip(self._mapped, self.towers, strict=True)
         return {task.name: task.predict_map(task_map(task, tower(finest))) for task, tower in pairs}
 
-    def _features(self, tokens: Tokens) -> tuple[Tensor | None, Tensor | None]:
+    def _features(self, tokens: Tokens, mixture: Mixture | None = None) -> tuple[Tensor | None, Tensor | None]:
         """The normalised pooled vector and the finest map, each where a task reads it."""
         shortcut = getattr(self.neck, "pooled", None)
         maps: tuple[Tensor, ...] | None = None
         if not self._mapped and callable(shortcut):
-            means = shortcut(tokens)
+            means = shortcut(tokens) if mixture is None else shortcut(tokens, mixture)
         else:
-            maps = self.neck(tokens).maps
+            maps = (self.neck(tokens) if mixture is None else self.neck.mixed(tokens, mixture)).maps
             means = torch.cat([level.mean(dim=(2, 3)) for level in maps], dim=1) if self._scalar else None
         pooled = None if self.norm is None else self.norm(means)
         return pooled, None if maps is None else maps[0]

@@ -23,6 +23,18 @@ def widened(maps: Tensor, step: int) -> Tensor:
     return F.pad(maps, (0, step - 1, 0, step - 1))
 
 
+def largest_of_four(maps: Tensor) -> Tensor:
+    """Maxima of 2x2 cells, ceil(n / 2) of them.
+
+    Sample by sample where the samples do not lie one behind the other, as tokens without their prefix: of all at once
+    torch would make a copy first.
+    """
+    in_one_piece = maps.is_contiguous(memory_format=torch.channels_last) or maps.is_contiguous()
+    if torch.compiler.is_compiling() or in_one_piece or maps.device.type != "cpu":
+        return F.max_pool2d(maps, 2, ceil_mode=True)
+    return torch.cat([F.max_pool2d(one, 2, ceil_mode=True) for one in maps.split(1)])
+
+
 def halved(maps: Tensor) -> Tensor:
     """Means of 2x2 cells, ceil(n / 2) of them; the last of an odd number averages what it has."""
     if not torch.compiler.is_compiling():

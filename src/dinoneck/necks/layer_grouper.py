@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from itertools import chain, pairwise
 from typing import Any, Literal, cast
 
@@ -12,10 +13,12 @@ from torch import Tensor, nn
 
 from dinoneck.configured import Configured, at_least
 from dinoneck.errors import ConfigError, ShapeError
+from dinoneck.layers.token_products import Reading, exact, folded, followed, product_dtype, token_products
 
 Fusion = Literal["mean", "softmax", "pixel"]
 Groups = tuple[tuple[int, ...], ...]
 NORM_EPS, STD_FLOOR = 1e-6, 1e-3
+AS_THEY_ARE = Reading()
 
 
 class Bottleneck(nn.Module):
@@ -55,7 +58,7 @@ class LayerGrouper(Configured, nn.Module):
 
     It works on every token by itself, so necks hand it whole sequences and slice the prefix off the narrow result.
     Outside of ``torch.compile`` and export, ``mean`` and ``softmax`` groups run as one accumulating matrix product:
-    no projected layer is kept, neither in memory nor for the backward pass.
+    no projected and no normed layer is kept, neither in memory nor for the backward pass.
 
     Args:
         embed_dim: channels C of the tokens.
@@ -141,25 +144,50 @@ class LayerGrouper(Configured, nn.Module):
         fused: dict[tuple[int, ...], Tensor] = {}  # groups that share a layer share its result
         for place, group in enumerate(self.groups):
             if group not in fused:
-                fused[group] = self._fuse(place, group, layers)
+                fused[group] = self.fuse(place, layers)
         return [fused[group] for group in self.groups]
 
-    def _fuse(self, place: int, group: tuple[int, ...], layers: Sequence[Tensor]) -> Tensor:
-        if len(group) == 1:
-            return self._projected(group[0], layers)
-        if self.fusion == "pixel":
-            projected = torch.stack([self._projected(layer, layers) for layer in group], dim=-2)
+    def is_linear(self, place: int) -> bool:
+        """Whether a group is, its norms aside, one linear map of its layers."""
+        return self.fusion != "pixel" or len(self.groups[place]) == 1
+
+    def fuse(
+        self, place: int, layers: Sequence[Tensor], how: Reading = AS_THEY_ARE, then: nn.Linear | None = None
+    ) -> Tensor:
+        """Project and fuse one group.
+
+        Args:
+            place: of the group.
+            layers: L tensors (B, N, C).
+            how: tokens to leave out; averaging of patches before the projection, for groups that are linear, see
+                :meth:`is_linear`.
+            then: a linear layer to follow, folded into the projections; likewise.
+
+        Returns:
+            (B, N, D), or as many cells as the averaging leaves.
+        """
+        group = self.groups[place]
+        if not self.is_linear(place):
+            projected = torch.stack([self._projected(layer, layers, how) for layer in group], dim=-2)
             query = self.fusion_weights[str(place)]
             scores = torch.einsum("bnld,d->bnl", projected, query.to(projected.dtype)) * self.fpn_dim**-0.5
             return torch.einsum("bnl,bnld->bnd", scores.softmax(dim=-1).to(projected.dtype), projected)
-        weights = self._weights(place, len(group), layers[0])
+        weights = self._weights(place, len(group), layers[0]) if len(group) > 1 else None
         if torch.compiler.is_compiling():
-            return _plain([self._projected(layer, layers) for layer in group], weights)
-        return self._accumulated(group, weights, layers)
+            parts = [self.bottleneck(layer) for layer in group]
+            if how.halvings:
+                each = [part.linear(how.whole(part.norm(layers[own]))) for part, own in zip(parts, group, strict=True)]
+            else:  # slicing the prefix off first would copy the tokens
+                each = [how.whole(part(layers[own])) for part, own in zip(parts, group, strict=True)]
+            total = each[0] if weights is None else _plain(each, weights)
+            return total if then is None else then(total)
+        return self._accumulated(group, weights, layers, how, then)
 
-    def _projected(self, layer: int, layers: Sequence[Tensor]) -> Tensor:
-        found: Tensor = self.bottleneck(layer)(layers[layer])
-        return found
+    def _projected(self, layer: int, layers: Sequence[Tensor], how: Reading) -> Tensor:
+        if torch.compiler.is_compiling():
+            found: Tensor = self.bottleneck(layer)(layers[layer])
+            return how.whole(found)
+        return self._accumulated((layer,), None, layers, how, None)
 
     @torch.no_grad()
     def calibrate(self, batches: Iterable[Sequence[Tensor]]) -> bool:
@@ -200,25 +228,33 @@ class LayerGrouper(Configured, nn.Module):
             return shares
         return torch.full((count,), 1.0 / count, device=like.device, dtype=like.dtype)
 
-    def _accumulated(self, group: tuple[int, ...], weights: Tensor, layers: Sequence[Tensor]) -> Tensor:
-        """Sum of w_l (P_l norm(x_l) + b_l) without any projected layer of its own."""
+    def _accumulated(
+        self,
+        group: tuple[int, ...],
+        weights: Tensor | None,
+        layers: Sequence[Tensor],
+        how: Reading,
+        then: nn.Linear | None,
+    ) -> Tensor:
+        """Sum of w_l (P_l norm(x_l) + b_l) without any projected or normed layer of its own."""
         parts = [self.bottleneck(layer) for layer in group]
-        normed = [part.norm(layers[layer]) for part, layer in zip(parts, group, strict=True)]
-        bias = torch.stack([weight * part.linear.bias for weight, part in zip(weights, parts, strict=True)]).sum(dim=0)
-        first = parts[0].linear.weight
-        if all(part is parts[0] for part in parts):
-            return F.linear(_plain(normed, weights), first, bias.to(first.dtype))
-        exact = first.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled(first.device.type)
-        total = F.linear(normed[0], weights[0] * first, bias.to(first.dtype))
-        if exact and normed[0].dtype == first.dtype:
-            flat = total.flatten(0, 1)
-            for weight, part, x in zip(weights[1:], parts[1:], normed[1:], strict=True):
-                flat = flat.addmm_(x.reshape(-1, self.embed_dim), (weight * part.linear.weight).T)
-            return flat.view_as(total)
-        low, total = total.dtype, total.float()  # half precision would round after every layer
-        for weight, part, x in zip(weights[1:], parts[1:], normed[1:], strict=True):
-            total = total.add_(F.linear(x, weight * part.linear.weight))
-        return total.to(low)
+        xs, first = [layers[layer] for layer in group], parts[0].linear
+        reading = replace(how, eps=NORM_EPS) if isinstance(parts[0].norm, nn.LayerNorm) else how
+        in_blocks = reading != AS_THEY_ARE or not all(x.is_contiguous() for x in xs)  # a slice would be copied whole
+        if weights is None and then is None and not in_blocks:
+            return F.linear(xs[0], first.weight, first.bias)
+        mixed = weights is not None and all(part is parts[0] for part in parts)
+        products = [folded(part.linear, part.norm) for part in (parts[:1] if mixed else parts)]
+        if weights is not None and not mixed:
+            shared_out = zip(exact(weights), products, strict=True)
+            products = [(share * exact(weight), share * exact(bias)) for share, (weight, bias) in shared_out]
+        bias = torch.stack([bias for _, bias in products]).sum(dim=0)
+        matrices, bias = followed([weight for weight, _ in products], bias, then)
+        dtype = product_dtype(first.weight)
+        matrices, bias = [matrix.to(dtype) for matrix in matrices], bias.to(dtype)
+        if mixed or in_blocks:
+            return token_products(xs, matrices, bias, reading, weights if mixed else None)
+        return _summed(xs, matrices, bias)
 
     def _check(self, layers: Sequence[Tensor]) -> None:
         if isinstance(layers, Tensor) or not isinstance(layers, Sequence) or len(layers) != self.num_layers:
@@ -282,3 +318,17 @@ def _plain(layers: Sequence[Tensor], weights: Tensor) -> Tensor:
     for place in range(1, len(layers)):
         total = total + weights[place].to(layers[0].dtype) * layers[place]
     return total
+
+
+def _summed(layers: Sequence[Tensor], weights: Sequence[Tensor], bias: Tensor) -> Tensor:
+    """Sum of W_l x_l, plus the bias, in one map; in half precision it is summed up in float32."""
+    total = F.linear(layers[0], weights[0], bias)
+    if total.dtype in (torch.float32, torch.float64) and layers[0].dtype == total.dtype:
+        flat = total.flatten(0, 1)
+        for x, weight in zip(layers[1:], weights[1:], strict=True):
+            flat = flat.addmm_(x.reshape(-1, x.shape[-1]), weight.T)
+        return flat.view_as(total)
+    low, total = total.dtype, total.float()  # half precision would round after every layer
+    for x, weight in zip(layers[1:], weights[1:], strict=True):
+        total = total.add_(F.linear(x, weight))
+    return total.to(low)

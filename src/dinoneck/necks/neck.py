@@ -11,6 +11,7 @@ from dinoneck import registry
 from dinoneck.configured import Configured
 from dinoneck.errors import ConfigError, RegistryError
 from dinoneck.layers.intake import sequences
+from dinoneck.layers.mixture import Mixture
 from dinoneck.tokens import FeaturePyramid, Tokens
 
 
@@ -40,6 +41,11 @@ class Neck(Configured, nn.Module, ABC):
     @abstractmethod
     def reset_parameters(self) -> None:
         """Draw the weights anew."""
+
+    def mixed(self, tokens: Tokens, mixture: Mixture, images: Tensor | None = None) -> FeaturePyramid:
+        """Return the pyramid of mixed samples; necks that begin with a linear layer override it and mix behind it."""
+        found: FeaturePyramid = self(mixture.of(tokens), images)
+        return found
 
     def _sequences(self, tokens: Tokens) -> tuple[Tensor, ...]:
         """The whole sequences (B, P + N, C) it reads, checked against what it was built for."""

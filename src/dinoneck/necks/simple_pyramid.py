@@ -15,6 +15,7 @@ from dinoneck.errors import ConfigError
 from dinoneck.grid import GridSize, as_maps
 from dinoneck.layers.conv_block import reset
 from dinoneck.layers.norms import ChannelNorm
+from dinoneck.layers.resampling import largest_of_four
 from dinoneck.necks.neck import Neck
 from dinoneck.tokens import FeaturePyramid, Tokens
 
@@ -116,7 +117,7 @@ class _Level(nn.Module):
         if self.halvings:
             maps = as_maps(sequence[:, num_prefix:], grid)
             for _ in range(self.halvings):
-                maps = F.max_pool2d(maps, 2, ceil_mode=True)
+                maps = largest_of_four(maps)
             maps = self.project_norm(self.project(maps.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
         else:
             subcells = self.project_norm(self._subcells(sequence))

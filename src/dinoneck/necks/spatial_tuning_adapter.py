@@ -16,6 +16,7 @@ from dinoneck.grid import GridSize, as_maps
 from dinoneck.layers.conv_block import reset
 from dinoneck.layers.norms import BatchNormName, map_norm
 from dinoneck.layers.resampling import halved, resampled
+from dinoneck.layers.token_products import Reading, product_dtype, token_products
 from dinoneck.necks.image_detail import STRIDES, WIDENING, AlignedDetail, DEIMv2Detail
 from dinoneck.necks.neck import Neck
 from dinoneck.tokens import FeaturePyramid, Tokens
@@ -155,47 +156,39 @@ class SpatialTuningAdapter(Neck):
 
     def forward(self, tokens: Tokens, images: Tensor | None = None) -> FeaturePyramid:
         """Return the pyramid; ``images`` are those the tokens were made of, or the same at another size."""
-        sequences = self._by_level(self._sequences(tokens))
-        details: Sequence[Tensor | None] = [None] * len(sequences)
+        read = self._by_level(self._sequences(tokens))
+        details: Sequence[Tensor | None] = [None] * len(read)
         image_size: Sequence[int] = ()
         if self.detail is not None:
             images = self._fitting(self._checked(images, tokens), tokens.grid)
             details, image_size = self.detail(images), images.shape[-2:]
         maps = []
-        for place, (sequence, detail) in enumerate(zip(sequences, details, strict=True)):
+        for place, ((layers, shares), detail) in enumerate(zip(read, details, strict=True)):
             weight = cast("Tensor", self.project[place].weight)  # [tokens | detail]
             of_tokens, of_detail = weight[:, : self.embed_dim], weight[:, self.embed_dim :]
             if self.grid_from == "image" and detail is not None:
-                level = _projected(sequence, of_tokens, tokens)
+                level = _projected(layers, shares, of_tokens, tokens)
                 level = resampled(level, detail.shape[-2:], image_size, STRIDES[place])
             else:
-                level = self._around_grid(place, sequence, of_tokens, tokens, detail)
+                level = self._around_grid(place, layers, shares, of_tokens, tokens, detail)
             maps.append(self.norms[place](level if detail is None else _added(level, detail, of_detail)))
         return FeaturePyramid(tuple(maps), self.strides)
 
-    def _by_level(self, sequences: tuple[Tensor, ...]) -> Sequence[Tensor]:
-        """What every level reads: the one layer, its own, or its mix of all."""
+    def _by_level(self, sequences: tuple[Tensor, ...]) -> list[tuple[Sequence[Tensor], Tensor | None]]:
+        """What every level reads: the one layer, its own, or all, and the shares they are mixed by."""
         levels = len(self.project)
-        if self.mix is None:
-            return sequences if len(sequences) == levels else sequences * levels
-        shares = self.mix.softmax(dim=1).to(sequences[0].dtype)
-        mixed = []
-        for share in shares.unbind():
-            total = sequences[0] * share[0]
-            for place in range(1, len(sequences)):
-                total = torch.addcmul(total, sequences[place], share[place])
-            mixed.append(total)
-        return mixed
+        if self.mix is not None:
+            return [(sequences, shares) for shares in self.mix.softmax(dim=1).unbind()]
+        each = sequences if len(sequences) == levels else sequences * levels
+        return [((sequence,), None) for sequence in each]
 
     def _around_grid(
-        self, place: int, sequence: Tensor, weight: Tensor, tokens: Tokens, detail: Tensor | None
-    ) -> Tensor:
+        self, place: int, layers: Sequence[Tensor], shares: Tensor | None, weight: Tensor, tokens: Tokens,
+        detail: Tensor | None,
+    ) -> Tensor:  # fmt: skip
         """The tokens' share of a level of twice, once or half the grid's size."""
-        if place == 2:
-            patches = as_maps(sequence[:, tokens.num_prefix_tokens :], tokens.grid)
-            return _linear(halved(patches), weight)
-        level = _projected(sequence, weight, tokens)
-        if place == 1:
+        level = _projected(layers, shares, weight, tokens, halvings=int(place == 2))
+        if place > 0:
             return level
         # the detail's own size, where there is one: under export it need not be proven equal
         size = (2 * tokens.grid.rows, 2 * tokens.grid.cols) if detail is None else detail.shape[-2:]
@@ -254,9 +247,27 @@ class SpatialTuningAdapter(Neck):
         self.mix.copy_(-MIX_FALL * (layer - wanted[:, None]).abs())
 
 
-def _projected(sequence: Tensor, weight: Tensor, tokens: Tokens) -> Tensor:
-    """(B, P + N, C) -> (B, D, rows, cols): the whole sequence is projected, the prefix cut off after."""
-    return as_maps(F.linear(sequence, weight)[:, tokens.num_prefix_tokens :], tokens.grid)
+def _projected(
+    layers: Sequence[Tensor], shares: Tensor | None, weight: Tensor, tokens: Tokens, halvings: int = 0
+) -> Tensor:
+    """L tensors (B, P + N, C) -> (B, D, rows, cols), mixed by their shares, averaged ``halvings`` times, projected."""
+    how = Reading(halvings=halvings, prefix=tokens.num_prefix_tokens, grid=tokens.grid)
+    if not torch.compiler.is_compiling():
+        cells = token_products(layers, [weight.to(product_dtype(weight))], None, how, shares)
+        return as_maps(cells, how.size)
+    mixed = layers[0] if shares is None else _mixed(layers, shares)
+    if halvings:
+        return _linear(halved(as_maps(mixed[:, how.prefix :], tokens.grid)), weight)
+    return as_maps(F.linear(mixed, weight)[:, how.prefix :], tokens.grid)
+
+
+def _mixed(layers: Sequence[Tensor], shares: Tensor) -> Tensor:
+    """Sum of w_l x_l, for graphs."""
+    own = shares.to(layers[0].dtype)
+    total = layers[0] * own[0]
+    for place in range(1, len(layers)):
+        total = torch.addcmul(total, layers[place], own[place])
+    return total
 
 
 def _linear(maps: Tensor, weight: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, cast
 
 import torch
@@ -55,22 +55,27 @@ class TopDown(nn.Module):
         reset(self.laterals)
         reset(self.smooth)
 
-    def forward(self, maps: Sequence[Tensor], extra: Sequence[Tensor | None] | None = None) -> list[Tensor]:
-        """Return the levels; ``extra`` maps are added to the laterals where given."""
-        merged = self.merged(maps, extra)
+    def forward(
+        self, maps: Sequence[Tensor], extra: Sequence[Tensor | None] | None = None, lateral: Collection[int] = ()
+    ) -> list[Tensor]:
+        """Return the levels; ``extra`` maps are added to the laterals where given.
+
+        ``lateral`` names the levels whose maps have been through their lateral layer already, and may be changed.
+        """
+        merged = self.merged(maps, extra, lateral)
         return [block(level) for block, level in zip(self.smooth, merged, strict=True)]
 
-    def merged(self, maps: Sequence[Tensor], extra: Sequence[Tensor | None] | None = None) -> list[Tensor]:
+    def merged(
+        self, maps: Sequence[Tensor], extra: Sequence[Tensor | None] | None = None, lateral: Collection[int] = ()
+    ) -> list[Tensor]:
         """Return the levels before the smoothing."""
         levels: list[Tensor] = []
         for place in reversed(range(len(maps))):
-            level = self.laterals[place](maps[place])
+            level = maps[place] if place in lateral else self.laterals[place](maps[place])
             added = None if extra is None else extra[place]
             if added is not None:
                 level = level + added
-            if levels:
-                level = level + F.interpolate(levels[-1], size=level.shape[-2:], mode="nearest")
-            levels.append(level)
+            levels.append(_with_coarser(level, levels[-1]) if levels else level)
         return levels[::-1]
 
     def pooled(self, place: int, merged: Tensor) -> Tensor:
@@ -86,6 +91,18 @@ class TopDown(nn.Module):
         with torch.autocast(merged.device.type, enabled=False):  # half precision would lose what the sums gained
             mean = torch.einsum("bdij,odij->bo", means, conv.weight.to(means.dtype))
         return mean if conv.bias is None else mean + conv.bias.to(mean.dtype)
+
+
+def _with_coarser(level: Tensor, coarser: Tensor) -> Tensor:
+    """The level, which nobody else holds, plus the coarser one at its size; in place where no graph is recorded."""
+    halves = tuple((side + 1) // 2 for side in level.shape[-2:]) == tuple(coarser.shape[-2:])
+    if not halves or torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return level + F.interpolate(coarser, size=level.shape[-2:], mode="nearest")
+    for row in (0, 1):  # every coarse cell stands for those at twice its place, and the next ones if there are any
+        for col in (0, 1):
+            part = level[..., row::2, col::2]
+            part += coarser[..., : part.shape[-2], : part.shape[-1]]
+    return level
 
 
 def tap_sums(maps: Tensor) -> Tensor:

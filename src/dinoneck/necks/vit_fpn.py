@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from dinoneck.configured import at_least
 from dinoneck.grid import as_maps
 from dinoneck.layers.conv_block import ActivationName, ConvBlock, MapLinear, reset
+from dinoneck.layers.mixture import Mixture
 from dinoneck.layers.norms import NormName
 from dinoneck.layers.resampling import halved
+from dinoneck.layers.token_products import Reading
 from dinoneck.necks.layer_grouper import Fusion, LayerGrouper
 from dinoneck.necks.neck import Neck
 from dinoneck.necks.top_down import TopDown
@@ -102,6 +104,7 @@ class ViTFPN(Neck):
         self.out_channels = fpn_dim
         self.strides = tuple(float(patch_size * 2**level) for level in range(num_levels))
         self.downsample, self.is_linear = downsample, norm is None and activation is None
+        self.is_normless = norm is None
         entrance: Literal["layer"] | None = None if norm is None else "layer"
         self.grouper = LayerGrouper(
             embed_dim, num_layers, fpn_dim, num_levels, layer_groups, use_separate_bottlenecks, entrance, fusion,
@@ -129,46 +132,98 @@ class ViTFPN(Neck):
 
     def forward(self, tokens: Tokens, images: Tensor | None = None) -> FeaturePyramid:
         """Return the pyramid; ``images`` are not needed."""
-        groups = self._groups(tokens)
+        return self._pyramid(tokens)
+
+    def mixed(self, tokens: Tokens, mixture: Mixture, images: Tensor | None = None) -> FeaturePyramid:
+        """Return the pyramid of mixed samples: mixed after the first linear layer, where no norm stands before it."""
+        return self._pyramid(tokens, mixture)
+
+    def _pyramid(self, tokens: Tokens, mixture: Mixture | None = None) -> FeaturePyramid:
+        groups, lateral = self._groups(tokens, mixture)
         maps = self._downsampled(groups)
-        levels = self.top_down(maps, self._coordinates(maps))
+        levels = self.top_down(maps, self._coordinates(maps), lateral)
         for place, gain in enumerate(self.gains):
-            levels[place] = _halved(groups[place], place) + gain[:, None, None] * levels[place]
+            levels[place] = self._to_level(groups[place], place) + gain[:, None, None] * levels[place]
         return FeaturePyramid(tuple(levels), self.strides)
 
-    def pooled(self, tokens: Tokens) -> Tensor:
-        """Return the means over cells of all levels, side by side: (B, num_levels * D).
+    def pooled(self, tokens: Tokens, mixture: Mixture | None = None) -> Tensor:
+        """Return the means over cells of all levels, side by side: (B, num_levels * D); of mixed samples if asked.
 
         With ``norm=None, activation=None`` the smoothing convolutions are replaced by sums, exactly.
         """
         if not self.is_linear:
-            return torch.cat([level.mean(dim=(2, 3)) for level in self(tokens).maps], dim=1)
-        groups = self._groups(tokens)
+            return torch.cat([level.mean(dim=(2, 3)) for level in self._pyramid(tokens, mixture).maps], dim=1)
+        groups, lateral = self._groups(tokens, mixture)
         maps = self._downsampled(groups)
-        merged = self.top_down.merged(maps, self._coordinates(maps))
+        merged = self.top_down.merged(maps, self._coordinates(maps), lateral)
         means = [self.top_down.pooled(place, level) for place, level in enumerate(merged)]
         for place, gain in enumerate(self.gains):
-            means[place] = _halved(groups[place], place).mean(dim=(2, 3)) + gain * means[place]
+            means[place] = self._to_level(groups[place], place).mean(dim=(2, 3)) + gain * means[place]
         return torch.cat(means, dim=1).to(merged[0].dtype)
 
     def calibrate(self, batches: Iterable[Tokens]) -> bool:
         """Set untouched entrance norms to the tokens, see :meth:`dinoneck.LayerGrouper.calibrate`."""
         return self.grouper.calibrate(tokens.patches for tokens in batches)
 
-    def _groups(self, tokens: Tokens) -> list[Tensor]:
-        """Fused maps (B, D, rows, cols) of every group, gated where asked."""
-        fused = self.grouper(self._sequences(tokens))
-        maps = [as_maps(x[:, tokens.num_prefix_tokens :], tokens.grid) for x in fused]
+    def _groups(self, tokens: Tokens, mixture: Mixture | None = None) -> tuple[list[Tensor], set[int]]:
+        """Fused maps (B, D, rows, cols) of every group, gated where asked, and which have had their lateral layer.
+
+        Groups that are averaged to their level are averaged before they are projected. Samples are mixed before
+        the norms, or, where there are none, after the projection.
+        """
+        sequences = self._sequences(tokens)
+        if mixture is not None and not self.mixes_late:
+            tokens = mixture.of(tokens)
+            sequences, mixture = self._sequences(tokens), None
+        fused: dict[tuple[int, ...], Tensor] = {}
+        maps, lateral = [], set()
+        for place, group in enumerate(self.grouper.groups):
+            then = self._lateral_to_fold(place, tokens)
+            halvings = place if self._pools_first(place) else 0
+            how = Reading(halvings=halvings, prefix=tokens.num_prefix_tokens, grid=tokens.grid)
+            key = (halvings, *group)  # groups that share a layer share its result
+            if key not in fused:
+                fused[key] = as_maps(self.grouper.fuse(place, sequences, how, then), how.size)
+            maps.append(fused[key])
+            lateral |= {place} if then is not None else set()
+        if mixture is not None:
+            maps = [mixture.linear(x) for x in maps]
         if self.cls_context is None:
-            return maps
-        gates = self.cls_context(tokens.cls_token[-1])
-        return [x * gate[:, :, None, None] for x, gate in zip(maps, gates, strict=True)]
+            return maps, lateral
+        cls_token = tokens.cls_token[-1]
+        gates = self.cls_context(cls_token if mixture is None else mixture.linear(cls_token))
+        return [x * gate[:, :, None, None] for x, gate in zip(maps, gates, strict=True)], lateral
+
+    @property
+    def mixes_late(self) -> bool:
+        """Whether mixed tokens and mixed projections are the same to it."""
+        return self.is_normless and all(self.grouper.is_linear(place) for place in range(len(self.grouper.groups)))
+
+    def _pools_first(self, place: int) -> bool:
+        return self.downsample == "pool" and place > 0 and self.grouper.is_linear(place)
+
+    def _lateral_to_fold(self, place: int, tokens: Tokens) -> nn.Linear | None:
+        """The level's lateral layer, where it follows the projections at once and folding it in takes less."""
+        group = self.grouper.groups[place]
+        alone = self._pools_first(place) or (place == 0 and self.grouper.groups.count(group) == 1)
+        between = len(self.gains) or self.cls_context is not None or not self.grouper.is_linear(place)
+        if torch.compiler.is_compiling() or between or not alone:
+            return None
+        cells = len(tokens) * Reading(halvings=place, grid=tokens.grid).size.count
+        products = len({self.grouper.bottleneck(layer) for layer in group})
+        return cast("nn.Linear", self.top_down.laterals[place]) if cells > 2 * products * self.embed_dim else None
 
     def _downsampled(self, groups: Sequence[Tensor]) -> list[Tensor]:
-        if self.downsample == "conv":
-            return [down(group) for down, group in zip(self.down, groups, strict=True)]
-        shrink = _halved if self.downsample == "pool" else _interpolated
-        return [down(shrink(group, place)) for place, (down, group) in enumerate(zip(self.down, groups, strict=True))]
+        return [
+            down(group if self.downsample == "conv" else self._to_level(group, place, self.downsample))
+            for place, (down, group) in enumerate(zip(self.down, groups, strict=True))
+        ]
+
+    def _to_level(self, group: Tensor, place: int, how: Downsample = "pool") -> Tensor:
+        """A group's map at its level's size, by means unless told otherwise."""
+        if self._pools_first(place):
+            return group
+        return _interpolated(group, place) if how == "interpolate" else _halved(group, place)
 
     def _coordinates(self, maps: Sequence[Tensor]) -> list[Tensor | None]:
         """What two more channels with the cells' x and y add to the laterals."""

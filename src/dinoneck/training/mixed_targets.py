@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from dinoneck.errors import ConfigError, DataError, ShapeError
+from dinoneck.layers.mixture import Mixture, spread
 from dinoneck.tasks import Kind, Task, check_tasks
 
 MISSING_LABEL = -1
@@ -66,24 +67,10 @@ class Cut:
 
 
 @dataclass(frozen=True)
-class Blend:
-    """Whom a sample is blended with (B,), the share kept of itself (B,) float64, and for cutmix where."""
+class Blend(Mixture):
+    """A mixture of samples, and for cutmix where."""
 
-    partner: Tensor
-    kept: Tensor
     cut: Cut | None = None
-
-    def other(self, x: Tensor) -> Tensor:
-        """The partners' values, as a copy of the same memory format."""
-        return x[self.partner.to(x.device)]
-
-    def share(self, like: Tensor) -> Tensor:
-        """The share kept, (B, 1, ...) in the dtype and with the axes of ``like``."""
-        return _spread(self.kept.to(like.dtype).to(like.device), like.ndim)
-
-    def linear(self, x: Tensor) -> Tensor:
-        """Share * own + (1 - share) * other; exactly the own value where both are equal."""
-        return self.other(x).lerp_(x, self.share(x))
 
     def pasted(self, x: Tensor, name: str) -> Tensor:
         """Maps (B, ..., rows, cols) with the partner's cells in the rectangle; linear where there is none."""
@@ -189,7 +176,7 @@ def mixed_masks(
         if ratio in targets and total in masks:
             known = (mixed[total] > 0).reshape(-1)
             own = mixed.get(ratio, known)
-            mixed[ratio] = torch.where(_spread(known, own.ndim), own, torch.zeros_like(own))
+            mixed[ratio] = torch.where(spread(known, own.ndim), own, torch.zeros_like(own))
     return mixed
 
 
@@ -282,7 +269,7 @@ def _counts(mask: Tensor, like: Tensor, name: str) -> Tensor:
     keep = mask > 0
     if like.ndim == 4 and keep.ndim == 3:
         keep = keep.unsqueeze(1)
-    keep = keep.squeeze(-1) if keep.ndim == like.ndim + 1 else _spread(keep, like.ndim)
+    keep = keep.squeeze(-1) if keep.ndim == like.ndim + 1 else spread(keep, like.ndim)
     if keep.ndim != like.ndim or any(own not in (1, side) for own, side in zip(keep.shape, like.shape, strict=True)):
         raise ShapeError(f"the mask of {name!r} has shape {tuple(mask.shape)}; its target {tuple(like.shape)}")
     return keep.expand_as(like)
@@ -291,11 +278,6 @@ def _counts(mask: Tensor, like: Tensor, name: str) -> Tensor:
 def _shown(values: Tensor, mask: Tensor | None, name: str) -> Tensor:
     """NaN where a mask hides a value, which may be anything."""
     return values if mask is None else torch.where(_counts(mask, values, name), values, torch.nan)
-
-
-def _spread(x: Tensor, ndim: int) -> Tensor:
-    """The same values with as many size-1 axes behind them as are wanting."""
-    return x.reshape(*x.shape, *(1,) * (ndim - x.ndim))
 
 
 def _wide(x: Tensor) -> Tensor:

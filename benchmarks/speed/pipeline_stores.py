@@ -1,0 +1,177 @@
+"""Files between backbone and head: training samples per second, the cost of writing, and of an index.
+
+Tokens are those of ``benchmarks.feature_files``: 3600 patches of 1280 channels, four patterns per image.
+"""
+
+from __future__ import annotations
+
+import functools
+import statistics
+import tempfile
+import time
+import tracemalloc
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from benchmarks.feature_files import CHANNELS, GRID, PATTERNS, Files, NpzDataset, large, prepare
+from benchmarks.feature_store import PEER, rates, seen_by
+from benchmarks.speed.pipeline_forms import TASKS, PlainHead
+from benchmarks.timing import turns
+from dinoneck import CLSGatingHead, Tokens, load_backbone
+from dinoneck.store import StoreDataset
+from dinoneck.store.encoding import Layout, channel_rms, encode
+from dinoneck.store.index import Entry, by_id, read_index
+from dinoneck.store.writer import Writer
+
+TRAINING, WRITING, INDEX = "training from files", "writing", "index"
+BATCH = 8
+Rows = dict[str, dict[str, float]]
+
+
+def head() -> CLSGatingHead:
+    """The head that is trained, the same at every call."""
+    torch.manual_seed(0)
+    return CLSGatingHead(CHANNELS, TASKS, num_patches=GRID[0] * GRID[1], dropout=0.0)
+
+
+def step(module: nn.Module, call: Callable[[], list[Tensor]]) -> float:
+    """Forward and backward; the weights are left as they are, so that every round does the same work."""
+    for parameter in module.parameters():
+        parameter.grad = None
+    loss = torch.stack([answer.square().mean() for answer in call()]).sum()
+    loss.backward()
+    return float(loss.detach())
+
+
+def steps(own: CLSGatingHead) -> tuple[Callable[[Any], float], Callable[[Any], float]]:
+    """What is done with a batch of npz files, and with one of a store: the same head, weighted sum or product."""
+    plain = PlainHead(own)
+
+    def source(batch: dict[str, Tensor]) -> float:
+        return step(plain, lambda: plain(batch["cls_token"], batch["patch_tokens"]))
+
+    def ours(batch: tuple[Tokens, Tensor]) -> float:
+        return step(own, lambda: list(own(batch[0]).values()))
+
+    return source, ours
+
+
+def training(files: Files, rounds: int, size: int = BATCH) -> Rows:
+    """Samples per second of loader and step, in this process and with two workers; npz sees a quarter as many."""
+    source, ours = steps(head())
+    many = [image_id for _ in range(4 * size) for image_id in files.ids][: 4 * size]
+    passes: dict[str, Callable[[], int]] = {}
+    for workers in (0, 2):
+        options: dict[str, Any] = {"num_workers": workers, "persistent_workers": workers > 0}
+        for name, folder in ((PEER, files.npz), ("npz, float16", files.half)):
+            loader: Any = DataLoader(NpzDataset(folder, many[:size]), batch_size=size, **options)
+            passes[f"{name}, {workers} workers"] = functools.partial(seen_by, loader, source)
+        for dtype in ("fp16", "int8"):
+            loader = StoreDataset(files.store(dtype), many).loader(size, **options)
+            passes[f"{dtype} store, {workers} workers"] = functools.partial(seen_by, loader, ours)
+    return rates(passes, f"{PEER}, 0 workers", rounds)
+
+
+def writing(files: Files, rounds: int) -> Rows:
+    """CPU milliseconds per pattern, bytes and MB of float32 per second of writing what one image has."""
+    tokens = large(files.small)[:PATTERNS]
+    scale = channel_rms([tokens])
+    cls_token, patches = tokens.cls_token[0].numpy(), tokens.patches[0].numpy()
+    arrays = {f"cls_{i}": cls_token[i] for i in range(PATTERNS)} | {f"patches_{i}": patches[i] for i in range(PATTERNS)}
+    plain_bytes = sum(array.nbytes for array in arrays.values())
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+
+        def npz(save: Callable[..., None], dtype: type) -> None:
+            save(root / "one.npz", **{key: array.astype(dtype, copy=False) for key, array in arrays.items()})
+
+        def store(dtype: Any) -> None:
+            place = root / dtype
+            for part in ("data", "index"):
+                (place / part).mkdir(parents=True, exist_ok=True)
+            layout = Layout(dtype, 1, 1, CHANNELS, tokens.grid)
+            with Writer(place) as writer:
+                writer.add("one", encode(tokens, layout, scale), layout, 1)
+                writer.flush()
+
+        runs: dict[str, Callable[[], Any]] = {
+            PEER: lambda: npz(np.savez_compressed, np.float32),
+            "npz, float16": lambda: npz(np.savez, np.float16),
+            "fp16 store": lambda: store("fp16"),
+            "int8 store": lambda: store("int8"),
+        }
+        seconds = turns(runs, rounds=rounds, warmup=1, clock=time.process_time)
+        middle = {name: statistics.median(each) for name, each in seconds.items()}
+    return {
+        name: {"ms": 1e3 * took / PATTERNS, "ratio": middle[PEER] / took, "mb_per_s": plain_bytes / took / 1e6}
+        for name, took in middle.items()
+    }
+
+
+def index(count: int) -> Rows:
+    """Per image: bytes of its line, microseconds to parse it when a store is opened, bytes it takes in memory."""
+    entries = [
+        Entry(f"folder/{i:09d}", f"data/w-{i // 20:08d}.safetensors", i << 20, 1 << 20, (1 << 31,) * PATTERNS, GRID, 9)
+        for i in range(count)
+    ]
+    raw = "".join(entry.line() + "\n" for entry in entries).encode()
+
+    class Lines:
+        """An index folder with one file."""
+
+        def names(self, folder: str) -> list[str]:
+            return ["one.jsonl"]
+
+        def read(self, name: str) -> bytes:
+            return raw
+
+    lines: Any = Lines()
+    begin = time.process_time()
+    by_id(read_index(lines), lambda name: True)
+    took = time.process_time() - begin
+    tracemalloc.start()
+    kept = by_id(read_index(lines), lambda name: True)
+    held = tracemalloc.get_traced_memory()[0] / len(kept)
+    tracemalloc.stop()
+    return {
+        f"{PATTERNS} patterns": {"line_bytes": len(raw) / count, "parse_us": 1e6 * took / count, "memory_bytes": held}
+    }
+
+
+def measure(short: bool, rounds: int) -> dict[str, Rows]:
+    """All of it; ``short`` takes one image."""
+    torch.manual_seed(0)
+    backbone = load_backbone("dinoneck_tiny") if short else load_backbone("vit_small_patch16_dinov3", pretrained=False)
+    with tempfile.TemporaryDirectory() as folder:
+        files = prepare(Path(folder), backbone, 1 if short else 2, (480, 480))
+        found = {TRAINING: training(files, max(2, rounds // 2)), WRITING: writing(files, rounds)}
+    return {**found, INDEX: index(1000 if short else 20000)}
+
+
+def tables(report: Mapping[str, Any]) -> list[str]:
+    """The lines of the three tables."""
+    lines = ["", "**Training from files** (loader, forward and backward of a CLS gating head; wall clock)", ""]
+    lines += ["| | samples / s | × compressed npz, 0 workers (range) |", "|---|---|---|"]
+    lines += [
+        f"| {name} | {row['per_s']:.1f} | {row['ratio']:.1f} ({row['ratio_min']:.1f} … {row['ratio_max']:.1f}) |"
+        for name, row in report[TRAINING].items()
+    ]
+    lines += ["", "**Writing** (CPU time, 3600 patches of 1280 channels)", ""]
+    lines += ["| | ms per pattern | × compressed npz | MB of float32 per s |", "|---|---|---|---|"]
+    lines += [
+        f"| {name} | {row['ms']:.0f} | {row['ratio']:.1f} | {row['mb_per_s']:.0f} |"
+        for name, row in report[WRITING].items()
+    ]
+    lines += ["", "**Index** (per image)", ""]
+    lines += ["| | bytes on disk | µs to read | bytes in memory |", "|---|---|---|---|"]
+    lines += [
+        f"| {name} | {row['line_bytes']:.0f} | {row['parse_us']:.0f} | {row['memory_bytes']:.0f} |"
+        for name, row in report[INDEX].items()
+    ]
+    return lines

@@ -1,0 +1,261 @@
+"""Whole pipelines: photo file to prediction, training from files, heads that share a pass, and what the parts take.
+
+    OMP_NUM_THREADS=1 python -m benchmarks.speed.pipelines [--data DATA] [--photos 8] [--rounds 7] [--short]
+
+Photo to prediction: design source 003's scripts (batch 1, float32, all blocks, one forward per view, with and without
+its compressed npz files in between), timm as a careful user calls it, and the Predictor: one backbone, the same five
+heads, four views; predictions are first checked equal. ``DATA`` is a folder of photos; without one (and without
+../shared/data/crop_cover) pasture photos are drawn. Times are CPU time of the process on one thread: waiting for a
+disk does not count. Variants take turns; quoted are medians over rounds. Writes benchmarks/results/pipelines.json, .md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from benchmarks.speed import pipeline_stores
+from benchmarks.speed.pipeline_forms import PlainHead, Work, careful, ours, read, resized, source
+from benchmarks.speed.scaling import faults
+from benchmarks.timing import machine, ratios, turns
+from dinoneck import HeadEnsemble
+from dinoneck.data import Pasture
+
+RESULTS = Path(__file__).parents[1] / "results"
+REAL = Path(__file__).parents[3] / "shared" / "data" / "crop_cover" / "images"
+PEER, TIMM = "design source 003, through npz", "timm, batched"
+BOUNDS = {"float32": 1e-5, "bfloat16": 2e-2}
+SIZE = (224, 224)
+STAGES = ("predictions", "heads", "passes", "parts", "stores")
+SMALL, TINY = "vit_small_patch16_dinov3", "dinoneck_tiny"
+SETTINGS = {
+    f"{SMALL}, last block": Work(SMALL, 11, SIZE),
+    f"{SMALL}, block 8 of 12": Work(SMALL, 7, SIZE),
+    f"{TINY}, last block": Work(TINY, 5, SIZE),
+    f"{TINY}, block 4 of 6": Work(TINY, 3, SIZE),
+}
+Run = Callable[[], Any]
+Rows = dict[str, dict[str, Any]]
+
+
+def photos(folder: Path | None, count: int, drawn: Path) -> tuple[list[Path], str]:
+    """The files that are predicted, and what they are."""
+    folder = folder or (REAL if REAL.is_dir() else None)
+    if folder is not None:
+        found = sorted(path for path in folder.iterdir() if path.suffix.lower() in (".jpg", ".jpeg", ".png"))[:count]
+        if len(found) == count:
+            with Image.open(found[0]) as first:
+                return found, f"real photos, {first.width}×{first.height} {first.format}"
+    for i in range(count):
+        Image.fromarray(Pasture(seed=0, size=(360, 480)).sample(i).image).save(drawn / f"{i:04d}.jpg", quality=90)
+    return sorted(drawn.iterdir()), "generated photos, 480×360 JPEG"
+
+
+def forms(work: Work, files: Path) -> dict[str, Callable[[Sequence[Path]], Tensor]]:
+    """Every way to the predictions."""
+    full, half = work.load(torch.float32), work.load(torch.bfloat16)
+    heads = work.heads(full.embed_dim, full.patch_size)
+    plain = [PlainHead(head) for head in heads]
+    stops = {} if work.layer == full.depth - 1 else {f"{TIMM}, stop_early": careful(work, full, plain, stop_early=True)}
+    return {
+        PEER: source(work, full, plain, files),
+        "design source 003, without files": source(work, full, plain, None),
+        TIMM: careful(work, full, plain, stop_early=False),
+        **stops,
+        f"{[TIMM, *stops][-1]}, bfloat16": careful(work, half, plain, stop_early=True),
+        "Predictor": ours(work, full, heads),
+        "Predictor, batch_size=2": ours(work, full, heads, batch=2),
+        "Predictor, bfloat16": ours(work, half, heads),
+        "Predictor, bfloat16, batch_size=2": ours(work, half, heads, batch=2),
+    }
+
+
+def predictions(work: Work, paths: Sequence[Path], rounds: int) -> Rows:
+    """Images per second from file to prediction, after the check that all predict the same."""
+    with tempfile.TemporaryDirectory() as folder:
+        runs = forms(work, Path(folder))
+        truth, errors = None, {}
+        for name, run in runs.items():
+            said = run(paths).double()
+            truth = said if truth is None else truth
+            errors[name] = float((said - truth).norm() / truth.norm())
+            bound = BOUNDS["bfloat16" if "bfloat16" in name else "float32"]
+            if not errors[name] <= bound:
+                raise SystemExit(f"{name} differs by {errors[name]:.1e}, at most {bound:.0e} is due")
+        calls: dict[str, Run] = {name: lambda run=run: run(paths) for name, run in runs.items()}
+        seconds = turns(calls, rounds=rounds, warmup=1, clock=time.process_time)
+    rows, beside = ratios(seconds, PEER), ratios(seconds, TIMM)
+    return {
+        name: {**row, "timm_ratio": beside[name]["ratio"], "per_s": 1e3 * len(paths) / row["ms"], "error": errors[name]}
+        for name, row in rows.items()
+    }
+
+
+def shared_pass(name: str, counts: Sequence[int], paths: Sequence[Path], rounds: int) -> dict[str, Rows]:
+    """Time k heads on one pass beside k passes of one head, one view per photo."""
+    report = {}
+    for count in counts:
+        work = Work(name, 11 if name == SMALL else 5, SIZE, folds=count, flips=((),))
+        backbone = work.load(torch.float32)
+        heads = work.heads(backbone.embed_dim, backbone.patch_size)
+        single = [ours(work, backbone, [head]) for head in heads]
+        together = ours(work, backbone, heads)
+        plain = careful(work, backbone, [PlainHead(head) for head in heads], stop_early=True)
+
+        def one_by_one(single: list[Any] = single) -> Tensor:
+            return torch.stack([run(paths) for run in single]).mean(dim=0)
+
+        truth = one_by_one()
+        for run in (together, plain):
+            torch.testing.assert_close(run(paths).double(), truth.double(), rtol=1e-5, atol=1e-6)
+        peer = "k passes, a Predictor per head"
+        calls: dict[str, Run] = {
+            peer: one_by_one,
+            "one pass, a loop over plain heads": lambda run=plain: run(paths),
+            "one pass, one Predictor": lambda run=together: run(paths),
+        }
+        seconds = turns(calls, rounds=rounds, warmup=1, clock=time.process_time)
+        found = ratios(seconds, peer)
+        report[f"{name}, {count} head{'s' if count > 1 else ''}"] = {
+            variant: {**row, "per_s": 1e3 * len(paths) / row["ms"]} for variant, row in found.items()
+        }
+    return report
+
+
+def parts(work: Work, paths: Sequence[Path], rounds: int) -> dict[str, float]:
+    """Milliseconds of the parts: per photo for files, per view for backbone and heads."""
+    backbone, half = work.load(torch.float32), work.load(torch.bfloat16)
+    heads = work.heads(backbone.embed_dim, backbone.patch_size)
+    together = HeadEnsemble.from_heads(heads).eval()
+    recipe = backbone.preprocess.changed(size=work.size)
+    images = recipe([str(path) for path in paths])
+    tokens = backbone(images)
+    count = len(paths)
+    runs: dict[str, Run] = {
+        "decode (PIL)": lambda: [read(path) for path in paths],
+        "decode and resize, plain": lambda: [resized(read(path), work.size) for path in paths],
+        "decode, resize, normalise (preprocess)": lambda: recipe([str(path) for path in paths]),
+        "backbone, float32": lambda: backbone(images),
+        "backbone, bfloat16": lambda: half(images),
+        f"{len(heads)} heads": lambda: together.predict(tokens),
+    }
+    with torch.inference_mode():
+        seconds = turns(runs, rounds=rounds, warmup=1, clock=time.process_time)
+    return {name: 1e3 * statistics.median(each) / count for name, each in seconds.items()}
+
+
+def passes(name: str, counts: Sequence[int], rounds: int) -> dict[str, dict[str, float]]:
+    """Milliseconds and page faults per image of the backbone by how many images go through it at once."""
+    backbone = Work(name, 11 if name == SMALL else 5, SIZE).load(torch.float32)
+    images = torch.randn(max(counts), 3, *SIZE, generator=torch.Generator().manual_seed(0))
+    found: dict[str, tuple[list[float], list[float]]] = {f"{count} images": ([], []) for count in counts}
+    with torch.inference_mode():
+        for turn in range(rounds + 1):
+            for count, (seconds, missed) in zip(counts, found.values(), strict=True):
+                before, begin = faults(), time.process_time()
+                backbone(images[:count])
+                if turn:
+                    seconds.append((time.process_time() - begin) / count)
+                    missed.append((faults() - before) / count)
+    return {
+        title: {"ms": 1e3 * statistics.median(seconds), "faults": statistics.median(missed)}
+        for title, (seconds, missed) in found.items()
+    }
+
+
+def markdown(report: Mapping[str, Any]) -> str:
+    """All tables of the stages that ran."""
+    lines: list[str] = []
+    columns = "| variant | photos / s | × source 003 through npz (quartiles) | × timm, batched | difference |"
+    for title, rows in report.get("photo to prediction", {}).items():
+        lines += [f"**{title}**", "", columns, "|---" * 5 + "|"]
+        lines += [
+            f"| {name} | {row['per_s']:.2f} | {row['ratio']:.2f} ({row['ratio_q1']:.2f} … {row['ratio_q3']:.2f}) "
+            f"| {row['timm_ratio']:.2f} | {row['error']:.0e} |"
+            for name, row in rows.items()
+        ]
+        lines.append("")
+    if heads := report.get("heads on one pass"):
+        lines += ["**Heads on one pass** (photos / s, × k passes)", ""]
+        lines += ["| | " + " | ".join(next(iter(heads.values()))) + " |", "|---" * 4 + "|"]
+        for title, rows in heads.items():
+            cells = [f"{row['per_s']:.2f}, {row['ratio']:.2f} ×" for row in rows.values()]
+            lines.append(f"| {title} | " + " | ".join(cells) + " |")
+        lines.append("")
+    if found := report.get("passes"):
+        lines += ["**Images in one pass of the backbone** (ViT-S, float32)", ""]
+        lines += ["| in one pass | ms per image | page faults per image |", "|---|---|---|"]
+        lines += [f"| {title} | {row['ms']:.1f} | {row['faults']:.0f} |" for title, row in found.items()]
+        lines.append("")
+    if shares := report.get("parts"):
+        lines += ["**Parts** (ms per photo or view)", "", "| | " + " | ".join(shares) + " |"]
+        lines.append("|---" * (1 + len(shares)) + "|")
+        for name in next(iter(shares.values())):
+            lines.append(f"| {name} | " + " | ".join(f"{own[name]:.2f}" for own in shares.values()) + " |")
+    if pipeline_stores.TRAINING in report:
+        lines += pipeline_stores.tables(report)
+    return "\n".join(lines) + "\n"
+
+
+def page(report: Mapping[str, Any]) -> str:
+    """The whole .md file."""
+    shown, setting = report["machine"], report["setting"]
+    head = (
+        f"Measured on {shown['cpu']}, {shown['cores']} thread(s), CPU time, {shown['versions']}; {setting['photos']} "
+        f"{setting['kind']}, images of {SIZE[0]}×{SIZE[1]} px, {setting['rounds']} rounds; "
+        "`python -m benchmarks.speed.pipelines`.\n\n"
+    )
+    return head + markdown(report)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="folder of photos")
+    parser.add_argument("--photos", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--short", action="store_true", help="the small settings only")
+    parser.add_argument("--stages", nargs="+", default=list(STAGES), choices=STAGES, help="others stay as stored")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    rounds = options.rounds
+    chosen = {name: work for name, work in SETTINGS.items() if not options.short or work.backbone == TINY}
+    names = [TINY] if options.short else [TINY, SMALL]
+    target = options.out / "pipelines.json"
+    report: dict[str, Any] = (
+        json.loads(target.read_text()) if options.stages != list(STAGES) and target.exists() else {}
+    )
+    report["machine"] = machine()
+    with tempfile.TemporaryDirectory() as folder:
+        paths, kind = photos(options.data, options.photos, Path(folder))
+        report["setting"] = {"photos": len(paths), "kind": kind, "size": list(SIZE), "rounds": rounds}
+        if "predictions" in options.stages:
+            report["photo to prediction"] = {title: predictions(w, paths, rounds) for title, w in chosen.items()}
+        if "heads" in options.stages:
+            report["heads on one pass"] = {}
+            for name in names:
+                report["heads on one pass"] |= shared_pass(name, (1, 5, 25), paths[:2], rounds)
+        if "passes" in options.stages:
+            report["passes"] = passes(names[-1], (2, 8, 16, 32), rounds)
+        if "parts" in options.stages:
+            report["parts"] = {n: parts(SETTINGS[f"{n}, last block"], paths, rounds) for n in names}
+    if "stores" in options.stages:
+        report |= pipeline_stores.measure(options.short, rounds)
+    options.out.mkdir(exist_ok=True)
+    target.write_text(json.dumps(report, indent=1) + "\n")
+    (options.out / "pipelines.md").write_text(page(report))
+    print(page(report))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,230 @@
+"""Time and peak memory of every neck and head against tokens, layers, batch and number of heads.
+
+    OMP_NUM_THREADS=1 python -m benchmarks.speed.scaling [--rounds 7] [--short]
+
+One CPU thread, float32, eval mode without autograd, tokens of 192 channels, necks of 32. Each series gets an exponent,
+the slope of a least-squares line on log-log axes, and the largest factor by which a point is off that line, from the
+point on where small sizes end. It is straight where that exponent lies in 0.9 ... 1.1 and no point is off by more than
+1.25. A fixed cost bends it: so there is also the fit a + b x to all points (relative least squares), with the same
+factor. What is neither is named, with the steps that are too steep and the share of them that page faults explain.
+Writes benchmarks/results/scaling.json, .md and docs/images/scaling_*.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.backbones import peak_mib
+from benchmarks.speed.scaling_cases import AXES, Axis
+from benchmarks.timing import machine
+
+RESULTS = Path(__file__).parents[1] / "results"
+STRAIGHT, OFF = (0.9, 1.1), 1.25
+SHORTEST_S = 5e-3
+LONG_S, LONG_ROUNDS = 1.0, 2
+Series = dict[str, list[float]]
+
+
+def fit(xs: Sequence[float], ys: Sequence[float]) -> tuple[float, float]:
+    """Slope of the least-squares line through log y over log x, and the largest factor by which a point is off it."""
+    x, y = np.log(np.asarray(xs, float)), np.log(np.asarray(ys, float))
+    slope, shift = np.polyfit(x, y, 1)
+    return float(slope), float(np.exp(np.abs(y - (slope * x + shift)).max()))
+
+
+def affine(xs: Sequence[float], ys: Sequence[float]) -> tuple[float, float, float]:
+    """The fixed part a and slope b of y = a + b x by relative least squares (a >= 0), and the largest factor off."""
+    x, y = np.asarray(xs, float), np.asarray(ys, float)
+    fixed, slope = np.linalg.lstsq(np.stack([1 / y, x / y], axis=1), np.ones_like(y), rcond=None)[0]
+    if fixed < 0:
+        fixed, slope = 0.0, (x / y).sum() / ((x / y) ** 2).sum()
+    ratio = (fixed + slope * x) / y
+    return float(fixed), float(slope), float(np.maximum(ratio, 1 / ratio).max())
+
+
+def faults() -> int:
+    """Page faults of this process so far that needed no disk."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+
+def fault_us() -> float:
+    """CPU microseconds that one page fault takes here: fresh memory filled, less the same memory filled again."""
+    took, count = [], 0
+    for _ in range(5):
+        fresh = torch.empty(64 << 20, dtype=torch.uint8)
+        before, begin = faults(), time.process_time()
+        fresh.fill_(1)
+        middle = time.process_time()
+        count = faults() - before
+        fresh.fill_(2)
+        took.append(((middle - begin) - (time.process_time() - middle)) / max(1, count))
+    return 1e6 * statistics.median(took)
+
+
+def measure(axis: Axis, points: Sequence[int], rounds: int) -> dict[str, Series]:
+    """Series by name: x, median CPU ms of a call, peak MiB, page faults of a call. All points take turns."""
+    calls: dict[tuple[str, int], Callable[[], Any]] = {}
+    for x in points:
+        calls |= {(name, x): call for name, call in axis.calls(x).items()}
+    found: dict[str, Series] = {}
+    once: dict[tuple[str, int], float] = {}
+    with torch.inference_mode():
+        for key, call in calls.items():
+            for _ in range(2):
+                begin = time.process_time()
+                call()
+                once[key] = max(1e-6, time.process_time() - begin)
+                if once[key] > LONG_S:
+                    break
+        seconds: dict[tuple[str, int], list[float]] = {key: [] for key in calls}
+        missed: dict[tuple[str, int], list[float]] = {key: [] for key in calls}
+        for turn in range(rounds):
+            for key, call in calls.items():
+                if once[key] > LONG_S and turn >= LONG_ROUNDS:
+                    continue
+                repeats = max(1, int(SHORTEST_S / once[key]))
+                before, begin = faults(), time.process_time()
+                for _ in range(repeats):
+                    call()
+                seconds[key].append((time.process_time() - begin) / repeats)
+                missed[key].append((faults() - before) / repeats)
+        for (name, x), call in calls.items():
+            series = found.setdefault(name, {"x": [], "ms": [], "peak_mib": [], "faults": []})
+            series["x"].append(x)
+            series["ms"].append(1e3 * statistics.median(seconds[name, x]))
+            series["peak_mib"].append(peak_mib(lambda call=call: [call()], "cpu"))
+            series["faults"].append(statistics.median(missed[name, x]))
+    return found
+
+
+def judged(series: Mapping[str, list[float]], start: float) -> dict[str, Any]:
+    """The fits of a series from ``start`` on, and of a fixed cost and a slope to all of it."""
+    chosen = [i for i, x in enumerate(series["x"]) if x >= start]
+    verdict: dict[str, Any] = {}
+    for what in ("ms", "peak_mib"):
+        exponent, off = fit([series["x"][i] for i in chosen], [series[what][i] for i in chosen])
+        fixed, slope, affine_off = affine(series["x"], series[what])
+        verdict[what] = {"exponent": exponent, "off": off, "fixed": fixed, "slope": slope, "affine_off": affine_off}
+        verdict[what]["straight"] = STRAIGHT[0] <= exponent <= STRAIGHT[1] and off <= OFF
+        verdict[what]["linear"] = affine_off <= OFF
+    return verdict
+
+
+def word(verdict: Mapping[str, Any]) -> str:
+    """How a table says it."""
+    if verdict["straight"]:
+        return "straight"
+    if verdict["linear"]:
+        return "a fixed cost, then straight"
+    if verdict["exponent"] < 1:
+        return "no: less than in proportion"
+    return "**no: more than in proportion**"
+
+
+def peaks(series: Mapping[str, list[float]], us: float) -> list[dict[str, float]]:
+    """Steps from one point to the next in which time grows by more than 1.25 times as much as x.
+
+    ``by_faults`` is the share of that excess which page faults explain: their number times what one takes. Memory
+    that one call gives back to the system, as large pieces are, comes back page by page in the next.
+    """
+    found = []
+    for i in range(1, len(series["x"])):
+        times, grown = series["x"][i] / series["x"][i - 1], series["ms"][i] / series["ms"][i - 1]
+        if grown > OFF * times:
+            excess = series["ms"][i] - times * series["ms"][i - 1]
+            paid = (series["faults"][i] - times * series["faults"][i - 1]) * us * 1e-3
+            found.append({"x": series["x"][i], "excess": grown / times, "by_faults": paid / excess})
+    return found
+
+
+def judge(report: dict[str, Any]) -> None:
+    """Add fits and steps to every axis."""
+    for part in report["axes"].values():
+        part["fits"] = {name: judged(own, part["from"]) for name, own in part["series"].items()}
+        part["peaks"] = {name: peaks(own, report["fault_us"]) for name, own in part["series"].items()}
+
+
+def markdown(report: Mapping[str, Any]) -> str:
+    """One table per axis."""
+    lines: list[str] = []
+    for title, part in report["axes"].items():
+        xs = next(iter(part["series"].values()))["x"]
+        lines += [f"**Against {title}** ({part['setting']}; {xs[0]:.0f} … {xs[-1]:.0f}, fits from {part['from']:g} on)"]
+        first, last = f"{xs[0]:.0f}", f"{xs[-1]:.0f}"
+        lines += ["", f"| | ms at {first} … {last} | exponent | off by | a + b x | off by | time: a line? "]
+        lines[-1] += f"| MiB at {last} | exponent | memory: a line? |"
+        lines.append("|---" * 10 + "|")
+        for name, series in part["series"].items():
+            ms, mib = part["fits"][name]["ms"], part["fits"][name]["peak_mib"]
+            size = f"{series['peak_mib'][-1]:.3g}" if series["x"][-1] == xs[-1] else "–"
+            lines.append(
+                f"| {name} | {series['ms'][0]:.2f} … {series['ms'][-1]:.0f} | {ms['exponent']:.2f} | {ms['off']:.2f} "
+                f"| {ms['fixed']:.2f} ms + {1e3 * ms['slope']:.3g} µs | {ms['affine_off']:.2f} | {word(ms)} "
+                f"| {size} | {mib['exponent']:.2f} | {word(mib)} |"
+            )
+        lines.append("")
+    lines += ["**Steps steeper than the line** (page faults: share of the excess that they explain)", ""]
+    lines += ["| axis | module | at | time grows more than the axis by | page faults explain |", "|---" * 5 + "|"]
+    for title, part in report["axes"].items():
+        for name, steps in part["peaks"].items():
+            lines += [
+                f"| {title} | {name} | {step['x']:.0f} | {step['excess']:.2f} × | {100 * step['by_faults']:.0f} % |"
+                for step in steps
+            ]
+    return "\n".join(lines) + "\n"
+
+
+def page(report: Mapping[str, Any]) -> str:
+    """The whole .md file."""
+    shown = report["machine"]
+    head = (
+        f"Measured on {shown['cpu']}, {shown['cores']} thread(s), CPU time, {shown['versions']}; {report['rounds']} "
+        f"rounds, one page fault {report['fault_us']:.2f} µs; `python -m benchmarks.speed.scaling`.\n\n"
+    )
+    return head + markdown(report)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--short", action="store_true", help="the first points of every axis only")
+    parser.add_argument("--axes", nargs="+", help="parts of axes' names; the others stay as they are stored")
+    parser.add_argument("--no-pictures", action="store_true")
+    parser.add_argument("--pictures-only", action="store_true", help="draw what is stored")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    target = options.out / "scaling.json"
+    if options.pictures_only or (options.axes and target.exists()):
+        report = json.loads(target.read_text())
+    else:
+        report = {"machine": machine(), "rounds": options.rounds, "axes": {}}
+    for axis in () if options.pictures_only else AXES:
+        if options.axes and not any(part in axis.title for part in options.axes):
+            continue
+        series = measure(axis, axis.points[:4] if options.short else axis.points, options.rounds)
+        report["axes"][axis.title] = {"setting": axis.setting, "from": axis.start, "series": series}
+        report["fault_us"] = fault_us()
+        judge(report)
+        options.out.mkdir(exist_ok=True)
+        target.write_text(json.dumps(report, indent=1) + "\n")
+    (options.out / "scaling.md").write_text(page(report))
+    print(page(report))
+    if not options.no_pictures:
+        from benchmarks.speed.scaling_pictures import draw
+
+        draw(report)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,30 @@
+"""What part of its backbone's time a neck takes: measured on a GPU, where that is a goal."""
+
+from __future__ import annotations
+
+import torch
+
+from benchmarks.speed.clocks import Cuda, Gpu, gpu_turns
+from benchmarks.speed.rows import Setting
+from dinoneck import load_backbone
+
+BACKBONES = {
+    384: "vit_small_patch16_dinov3",
+    768: "vit_base_patch16_dinov3",
+    1280: "vit_huge_plus_patch16_dinov3",
+}
+
+
+def backbone_ms(setting: Setting, rounds: int, gpu: Gpu | None = None) -> float | None:
+    """Return the milliseconds of the whole ViT that gives tokens of this width, batch and grid; None = no such ViT."""
+    if setting.channels not in BACKBONES:
+        return None
+    model = load_backbone(BACKBONES[setting.channels], pretrained=False, dtype=setting.dtype).to(setting.device)
+    images = setting.images()
+
+    def run() -> None:
+        with torch.inference_mode():
+            model(images)
+
+    seconds = sorted(gpu_turns({"backbone": run}, gpu or Cuda(), rounds=rounds, warmup=3)["backbone"])
+    return seconds[len(seconds) // 2] * 1e3

@@ -1,0 +1,86 @@
+"""Every sample of a batch mixed with another one: of anything that is linear in the tokens, as of the tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dinoneck.tokens import Tokens
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Sample i becomes ``kept[i]`` of itself plus the rest of sample ``partner[i]``.
+
+    What is linear in the tokens may be mixed in their place: the results of a linear layer, whose bias stays what it
+    is, and weighted sums of patches. A module that can do so has a method ``mixed``.
+
+    Attributes:
+        partner: (B,) a permutation of the samples.
+        kept: (B,) float64.
+    """
+
+    partner: Tensor
+    kept: Tensor
+
+    def other(self, x: Tensor) -> Tensor:
+        """The partners' values, as a copy of the same memory format."""
+        return x[self.partner.to(x.device)]
+
+    def share(self, like: Tensor) -> Tensor:
+        """The share kept, (B, 1, ...) in the dtype and with the axes of ``like``."""
+        return spread(self.kept.to(like.dtype).to(like.device), like.ndim)
+
+    def linear(self, x: Tensor) -> Tensor:
+        """Share * own + (1 - share) * other; exactly the own value where both are equal.
+
+        In float32 where half precision would round the share that the targets were mixed by.
+        """
+        wide = x if torch.equal(self.kept.to(x.dtype).double(), self.kept) or x.dtype == torch.float64 else x.float()
+        if not wide.requires_grad:
+            return self.other(wide).lerp_(wide, self.share(wide)).to(x.dtype)
+        found: Tensor = _Mixed.apply(wide, self.partner.to(x.device), self.share(wide))  # type: ignore[no-untyped-call]
+        return found.to(x.dtype)
+
+    def weighed(self, weights: Tensor, tokens: Tensor) -> Tensor:
+        """Return the weights' product with mixed tokens, reading every token once.
+
+        A sample's tokens are weighed by its own weights and by those of the sample that it is the partner of.
+
+        Args:
+            weights: (B, K, n).
+            tokens: (B, n, m), not mixed.
+
+        Returns:
+            (B, K, m).
+        """
+        partner = self.partner.to(tokens.device)
+        both = torch.cat((weights, weights[partner.argsort()]), dim=1)
+        own, asked = torch.bmm(both, tokens).chunk(2, dim=1)
+        return torch.lerp(self.other(asked), own, self.share(own))
+
+    def of(self, tokens: Tokens) -> Tokens:
+        """Mix whole sequences, all layers."""
+        return replace(tokens, sequence=tuple(self.linear(x) for x in tokens.sequence))
+
+
+class _Mixed(torch.autograd.Function):
+    """The mix of a batch whose gradient goes back by the inverse permutation: nothing is summed up by index."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, partner: Tensor, share: Tensor) -> Tensor:
+        ctx.save_for_backward(partner, share)
+        return x[partner].lerp_(x, share)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        partner, share = ctx.saved_tensors
+        return torch.addcmul((grad * (1 - share))[partner.argsort()], grad, share), None, None
+
+
+def spread(x: Tensor, ndim: int) -> Tensor:
+    """The same values with as many size-1 axes behind them as are wanting."""
+    return x.reshape(*x.shape, *(1,) * (ndim - x.ndim))

@@ -1,0 +1,265 @@
+"""Projections of normed or averaged tokens, block by block: what is read is never held, now or for the backward pass.
+
+LayerNorm, or the mean of 2x2 patches, of wide tokens followed by a linear layer makes a second set of wide tokens
+that only the product reads. Here a block of them is made while it fits in the cache, multiplied and dropped; the
+backward pass makes it again, which costs less than the reading of it would. LayerNorm's scale and shift are part of
+the weight, so frozen tokens need no product for their gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from dinoneck.grid import GridSize, as_maps
+from dinoneck.layers.resampling import halved
+
+BLOCK_BYTES = {"cpu": 1 << 21}
+WIDE_BLOCK_BYTES = 1 << 26
+ONE_CELL = GridSize(1, 1)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What is done to tokens before the product.
+
+    Attributes:
+        eps: of a LayerNorm without scale and shift; None = no norm.
+        halvings: how often 2x2 patches are averaged, ceil(n / 2) of n remaining.
+        prefix: tokens before the patches to leave out: all of them where patches are averaged.
+        grid: of the patches; read where they are averaged.
+    """
+
+    eps: float | None = None
+    halvings: int = 0
+    prefix: int = 0
+    grid: GridSize = ONE_CELL
+
+    def __call__(self, tokens: Tensor) -> Tensor:
+        """(B, n, C) -> (B, m, C): whole sequences, or whole lines of patches where they are averaged."""
+        tokens = self.normed(tokens)
+        if not self.halvings:
+            return tokens
+        cells: Tensor = tokens.unflatten(1, (-1, self.grid.cols))  # type: ignore[no-untyped-call]
+        maps = cells.permute(0, 3, 1, 2)
+        for _ in range(self.halvings):
+            maps = halved(maps)
+        return maps.permute(0, 2, 3, 1).flatten(1, 2)
+
+    def normed(self, tokens: Tensor) -> Tensor:
+        """(B, n, C) -> the same, normalised over C where asked."""
+        return tokens if self.eps is None else F.layer_norm(tokens, tokens.shape[-1:], eps=self.eps)
+
+    def whole(self, tokens: Tensor) -> Tensor:
+        """Average a whole sequence (B, P + N, C) at once, as graphs do; the norm is the caller's."""
+        patches = tokens[:, self.prefix :]
+        if not self.halvings:
+            return patches
+        maps = as_maps(patches, self.grid)
+        for _ in range(self.halvings):
+            maps = halved(maps)
+        return maps.permute(0, 2, 3, 1).flatten(1, 2)
+
+    @property
+    def size(self) -> GridSize:
+        """Cells that remain of the grid."""
+        rows, cols = self.grid
+        for _ in range(self.halvings):
+            rows, cols = (rows + 1) // 2, (cols + 1) // 2
+        return GridSize(rows, cols)
+
+
+def folded(linear: nn.Linear, norm: nn.Module | None = None) -> tuple[Tensor, Tensor]:
+    """Return the weight (D, C) and bias (D,) of a linear layer with the scale and shift of the LayerNorm before it."""
+    weight = linear.weight
+    bias = weight.new_zeros(weight.shape[0]) if linear.bias is None else linear.bias
+    if not isinstance(norm, nn.LayerNorm) or not norm.elementwise_affine:
+        return weight, bias
+    weight = exact(weight)
+    return weight * exact(norm.weight), torch.addmv(exact(bias), weight, exact(norm.bias))
+
+
+def followed(weights: Sequence[Tensor], bias: Tensor, then: nn.Linear | None) -> tuple[list[Tensor], Tensor]:
+    """Let one more linear layer follow a sum of products; in its own dtype, where float32 would cost what it saves."""
+    if then is None:
+        return list(weights), bias
+    own, shift = folded(then)
+    return [own @ weight.to(own.dtype) for weight in weights], torch.addmv(shift, own, bias.to(own.dtype))
+
+
+def exact(x: Tensor) -> Tensor:
+    """Float32 or wider: weights that are scaled are rounded once, after it."""
+    return x if x.dtype in (torch.float32, torch.float64) else x.float()
+
+
+def product_dtype(like: Tensor) -> torch.dtype:
+    """The dtype that matrix products of this weight run in, autocast considered."""
+    kind = like.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else like.dtype
+
+
+def token_products(
+    layers: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    bias: Tensor | None,
+    reading: Reading,
+    shares: Tensor | None = None,
+) -> Tensor:
+    """Return the sum over layers of reading(x_l) W_l^T, plus the bias.
+
+    Sums of several layers are kept in float32 or wider. Not for graphs: the caller writes the plain formulation there.
+
+    Args:
+        layers: L tensors (B, P + N, C).
+        weights: one (D, C) per layer; with ``shares`` one for all.
+        bias: (D,) or None.
+        reading: norm and averaging before the product.
+        shares: (L,) = the layers are first mixed by these; None = every layer has its weight.
+
+    Returns:
+        (B, tokens that are read, D); (B, cells that remain, D) where patches are averaged.
+    """
+    width = weights[0].shape[0]
+    total = torch.zeros(width, device=weights[0].device, dtype=weights[0].dtype) if bias is None else bias
+    found: Tensor = _Products.apply(reading, shares, total, len(weights), *weights, *layers)  # type: ignore[no-untyped-call]
+    return found
+
+
+class _Products(torch.autograd.Function):
+    """The product over blocks; keeps the tokens, the weights and the shares."""
+
+    @staticmethod
+    def forward(ctx: Any, reading: Reading, shares: Tensor | None, bias: Tensor, count: int, *given: Tensor) -> Tensor:
+        weights, layers = given[:count], given[count:]
+        first, dtype = layers[0], weights[0].dtype
+        read_as = dtype if torch.is_autocast_enabled(first.device.type) else first.dtype  # else a misfit is an error
+        cells = reading.size.count if reading.halvings else first.shape[1] - reading.prefix
+        total = first.new_empty((first.shape[0], cells, weights[0].shape[0]), dtype=dtype)
+        with torch.autocast(first.device.type, enabled=False):
+            for samples, tokens, places in _blocks(first, reading, shares):
+                read = _read([x[samples, tokens] for x in layers], reading, shares, read_as)
+                _multiply(read, weights, bias, total[samples, places].flatten(0, 1))
+        ctx.reading, ctx.count, ctx.has_shares = reading, count, shares is not None
+        ctx.save_for_backward(*given, *([] if shares is None else [shares]))
+        return total
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        saved = ctx.saved_tensors
+        shares = saved[-1] if ctx.has_shares else None
+        weights, layers = saved[: ctx.count], saved[ctx.count : len(saved) - ctx.has_shares]
+        wide = torch.promote_types(grad.dtype, torch.float32)
+        of_weights = [torch.zeros_like(weight, dtype=wide) for weight in weights]
+        of_shares = torch.zeros_like(shares, dtype=wide) if ctx.needs_input_grad[1] else None
+        wants = ctx.needs_input_grad[4 + ctx.count :]
+        of_layers = [torch.zeros_like(x) if want else None for x, want in zip(layers, wants, strict=True)]
+        with torch.autocast(grad.device.type, enabled=False):
+            for samples, tokens, places in _blocks(layers[0], ctx.reading, shares):
+                part = grad[samples, places].flatten(0, 1)
+                blocks = [x[samples, tokens] for x in layers]
+                into = [None if x is None else x[samples, tokens] for x in of_layers]
+                _back(part, blocks, weights, shares, ctx.reading, of_weights, of_shares, into)
+        for_weights = [x.to(weight.dtype) for x, weight in zip(of_weights, weights, strict=True)]
+        for_shares = None if of_shares is None or shares is None else of_shares.to(shares.dtype)
+        for_bias = grad.sum(dim=(0, 1), dtype=wide).to(grad.dtype)
+        return None, for_shares, for_bias, None, *for_weights, *of_layers
+
+
+def _blocks(x: Tensor, reading: Reading, shares: Tensor | None) -> Iterator[tuple[slice, slice, slice]]:
+    """Samples, tokens and places of the result, so that a block of wide tokens stays small and in one piece."""
+    makes = reading.eps is not None or reading.halvings or shares is not None  # anything of its own
+    batch, count, channels = x.shape
+    fits = max(1, BLOCK_BYTES.get(x.device.type, WIDE_BLOCK_BYTES) // (channels * x.element_size()))
+    fits = fits if makes else max(fits, count)
+    begin = reading.prefix
+    line = reading.grid.cols << reading.halvings if reading.halvings else 1  # tokens that are averaged together
+    made = reading.size.cols if reading.halvings else 1
+    if count - begin <= fits:
+        samples = fits // max(1, count - begin)
+        for sample in range(0, batch, samples):
+            yield slice(sample, sample + samples), slice(begin, count), slice(None)
+        return
+    step = max(1, fits // line) * line
+    for sample in range(batch):
+        for token in range(begin, count, step):
+            place = (token - begin) // line * made
+            yield (
+                slice(sample, sample + 1),
+                slice(token, min(token + step, count)),
+                slice(place, place + step // line * made),
+            )
+
+
+def _read(blocks: Sequence[Tensor], reading: Reading, shares: Tensor | None, dtype: torch.dtype) -> list[Tensor]:
+    """(rows, C) per layer, or of all layers mixed, in the dtype of the product."""
+    if shares is not None:  # averaging commutes with mixing: one mean for all layers
+        blocks, reading = [_mixed([reading.normed(block) for block in blocks], shares)], replace(reading, eps=None)
+    return [reading(block).flatten(0, 1).to(dtype) for block in blocks]
+
+
+def _mixed(blocks: Sequence[Tensor], shares: Tensor) -> Tensor:
+    """Sum of s_l x_l."""
+    own = shares.to(blocks[0].dtype)
+    total = blocks[0] * own[0]
+    for x, share in zip(blocks[1:], own[1:], strict=True):
+        total = torch.addcmul(total, x, share)
+    return total
+
+
+def _multiply(read: Sequence[Tensor], weights: Sequence[Tensor], bias: Tensor, out: Tensor) -> None:
+    """Write the sum of the products of one block; half precision is summed up in float32."""
+    if len(read) == 1 or out.dtype in (torch.float32, torch.float64):
+        torch.addmm(bias, read[0], weights[0].T, out=out)
+        for x, weight in zip(read[1:], weights[1:], strict=True):
+            out.addmm_(x, weight.T)
+        return
+    total = torch.addmm(bias, read[0], weights[0].T).float()
+    for x, weight in zip(read[1:], weights[1:], strict=True):
+        total += x @ weight.T
+    out.copy_(total)
+
+
+def _back(
+    grad: Tensor,
+    blocks: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    shares: Tensor | None,
+    reading: Reading,
+    of_weights: Sequence[Tensor],
+    of_shares: Tensor | None,
+    into: Sequence[Tensor | None],
+) -> None:
+    """Add one block's gradients: what was read is read again."""
+    learns = any(x is not None for x in into)
+    with torch.set_grad_enabled(learns or of_shares is not None):
+        leaves = [block.detach().requires_grad_(learns) for block in blocks]
+        if shares is not None and of_shares is not None:
+            leaves.append(shares.detach().requires_grad_())
+            shares = leaves[-1]
+        read = _read(leaves[: len(blocks)], reading, shares, weights[0].dtype)
+    for x, total in zip(read, of_weights, strict=True):
+        _accumulate(total, grad, x.detach())
+    if not learns and of_shares is None:
+        return
+    wanted = leaves if learns else leaves[-1:]
+    found = torch.autograd.grad(read, wanted, [grad @ weight for weight in weights])
+    if of_shares is not None:
+        of_shares += found[-1]
+    for place, x in zip(into, found, strict=False):
+        if learns and place is not None:
+            place.copy_(x)
+
+
+def _accumulate(total: Tensor, grad: Tensor, x: Tensor) -> None:
+    """Add grad^T x."""
+    if total.dtype == grad.dtype:
+        total.addmm_(grad.T, x)
+    else:
+        total += grad.T @ x
