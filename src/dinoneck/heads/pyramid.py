@@ -14,7 +14,7 @@ from dinoneck.errors import ConfigError
 from dinoneck.heads.head import Head
 from dinoneck.heads.readouts import Light, Tower, read_map, task_map
 from dinoneck.layers.conv_block import reset
-from dinoneck.layers.mixture import Mixture
+from dinoneck.layers.mixture import Mixture, mixes_itself
 from dinoneck.necks.neck import Neck, neck_named
 from dinoneck.tasks import Kind, Task, check_tasks
 from dinoneck.tokens import Tokens
@@ -125,7 +125,7 @@ class PyramidHead(Head):
     def mixed(self, tokens: Tokens, mixture: Mixture) -> dict[str, Tensor]:
         """Return ``forward`` of mixed samples: mixed behind the neck's projection, where no norm stands before it."""
         tokens = self._selected(tokens)
-        if not getattr(self.neck, "mixes_late", False):
+        if not (getattr(self.neck, "mixes_late", False) and mixes_itself(self.neck)):
             return self._outputs(mixture.of(tokens))
         return self._outputs(tokens, mixture)
 

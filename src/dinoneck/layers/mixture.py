@@ -6,9 +6,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from dinoneck.layers.eager import plainly
 from dinoneck.tokens import Tokens
+
+_CALLS = ("mixed", "forward")
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 @dataclass(frozen=True)
@@ -40,9 +44,11 @@ class Mixture:
         In float32 where half precision would round the share that the targets were mixed by.
         """
         wide = x if torch.equal(self.kept.to(x.dtype).double(), self.kept) or x.dtype == torch.float64 else x.float()
+        if plainly():
+            return torch.lerp(self.other(wide), wide, self.share(wide)).to(x.dtype)
         if not wide.requires_grad:
             return self.other(wide).lerp_(wide, self.share(wide)).to(x.dtype)
-        found: Tensor = _Mixed.apply(wide, self.partner.to(x.device), self.share(wide))  # type: ignore[no-untyped-call]
+        found: Tensor = _Mixed.apply(wide, self.partner.to(x.device), self.share(wide))
         return found.to(x.dtype)
 
     def weighed(self, weights: Tensor, tokens: Tensor) -> Tensor:
@@ -79,6 +85,14 @@ class _Mixed(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         partner, share = ctx.saved_tensors
         return torch.addcmul((grad * (1 - share))[partner.argsort()], grad, share), None, None
+
+
+def mixes_itself(module: nn.Module) -> bool:
+    """Whether ``module.mixed`` does what a call does: nobody changed, hooked or compiled ``forward`` alone."""
+    order = type(module).__mro__
+    mixed, forward = (next(place for place, own in enumerate(order) if name in vars(own)) for name in _CALLS)
+    touched = any(vars(module)[hooks] for hooks in _HOOKS)
+    return mixed <= forward and not touched and "forward" not in vars(module) and module._compiled_call_impl is None
 
 
 def spread(x: Tensor, ndim: int) -> Tensor:

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from dinoneck.grid import GridSize, as_maps
+from dinoneck.layers.eager import plainly
 from dinoneck.layers.resampling import halved
 
 BLOCK_BYTES = {"cpu": 1 << 21}
@@ -99,9 +99,20 @@ def exact(x: Tensor) -> Tensor:
 
 
 def product_dtype(like: Tensor) -> torch.dtype:
-    """The dtype that matrix products of this weight run in, autocast considered."""
+    """The dtype that matrix products of this weight run in, autocast considered, which leaves float64 alone."""
     kind = like.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else like.dtype
+    if like.is_meta or like.dtype == torch.float64 or not torch.is_autocast_enabled(kind):
+        return like.dtype
+    return torch.get_autocast_dtype(kind)
+
+
+def mixed_layers(layers: Sequence[Tensor], shares: Tensor) -> Tensor:
+    """Sum of s_l x_l."""
+    own = shares.to(layers[0].dtype)
+    total = layers[0] * own[0]
+    for place in range(1, len(layers)):
+        total = torch.addcmul(total, layers[place], own[place])
+    return total
 
 
 def token_products(
@@ -114,6 +125,7 @@ def token_products(
     """Return the sum over layers of reading(x_l) W_l^T, plus the bias.
 
     Sums of several layers are kept in float32 or wider. Not for graphs: the caller writes the plain formulation there.
+    A gradient that is itself differentiated is that of the plain formulation, which holds what it reads.
 
     Args:
         layers: L tensors (B, P + N, C).
@@ -125,51 +137,88 @@ def token_products(
     Returns:
         (B, tokens that are read, D); (B, cells that remain, D) where patches are averaged.
     """
-    width = weights[0].shape[0]
-    total = torch.zeros(width, device=weights[0].device, dtype=weights[0].dtype) if bias is None else bias
-    found: Tensor = _Products.apply(reading, shares, total, len(weights), *weights, *layers)  # type: ignore[no-untyped-call]
+    first, dtype = layers[0], weights[0].dtype
+    total = first.new_zeros(weights[0].shape[0], dtype=dtype) if bias is None else bias
+    if first.is_meta or plainly():
+        return _plain_products(reading, shares, total, weights, layers)
+    cast = dtype if torch.is_autocast_enabled(first.device.type) else first.dtype  # else a misfit is an error
+    found: Tensor = _Products.apply(reading, cast, shares, total, len(weights), *weights, *layers)
     return found
+
+
+def _plain_products(
+    reading: Reading, shares: Tensor | None, bias: Tensor, weights: Sequence[Tensor], layers: Sequence[Tensor]
+) -> Tensor:
+    """The same of whole sequences, in operations of torch alone."""
+    read = [reading.normed(x) for x in layers]
+    if shares is not None:
+        read = [mixed_layers(read, shares)]
+    total = bias
+    for x, weight in zip(read, weights, strict=True):
+        total = total + F.linear(reading.whole(x), weight)
+    return total
 
 
 class _Products(torch.autograd.Function):
     """The product over blocks; keeps the tokens, the weights and the shares."""
 
     @staticmethod
-    def forward(ctx: Any, reading: Reading, shares: Tensor | None, bias: Tensor, count: int, *given: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, reading: Reading, cast: torch.dtype, shares: Tensor | None, bias: Tensor, count: int, *given: Tensor
+    ) -> Tensor:
         weights, layers = given[:count], given[count:]
-        first, dtype = layers[0], weights[0].dtype
-        read_as = dtype if torch.is_autocast_enabled(first.device.type) else first.dtype  # else a misfit is an error
+        first = layers[0]
         cells = reading.size.count if reading.halvings else first.shape[1] - reading.prefix
-        total = first.new_empty((first.shape[0], cells, weights[0].shape[0]), dtype=dtype)
+        total = first.new_empty((first.shape[0], cells, weights[0].shape[0]), dtype=weights[0].dtype)
         with torch.autocast(first.device.type, enabled=False):
             for samples, tokens, places in _blocks(first, reading, shares):
-                read = _read([x[samples, tokens] for x in layers], reading, shares, read_as)
+                read = _read([x[samples, tokens] for x in layers], reading, shares, cast)
                 _multiply(read, weights, bias, total[samples, places].flatten(0, 1))
         ctx.reading, ctx.count, ctx.has_shares = reading, count, shares is not None
-        ctx.save_for_backward(*given, *([] if shares is None else [shares]))
+        ctx.save_for_backward(*given, bias, *([] if shares is None else [shares]))
         return total
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         saved = ctx.saved_tensors
-        shares = saved[-1] if ctx.has_shares else None
-        weights, layers = saved[: ctx.count], saved[ctx.count : len(saved) - ctx.has_shares]
-        wide = torch.promote_types(grad.dtype, torch.float32)
-        of_weights = [torch.zeros_like(weight, dtype=wide) for weight in weights]
-        of_shares = torch.zeros_like(shares, dtype=wide) if ctx.needs_input_grad[1] else None
-        wants = ctx.needs_input_grad[4 + ctx.count :]
-        of_layers = [torch.zeros_like(x) if want else None for x, want in zip(layers, wants, strict=True)]
-        with torch.autocast(grad.device.type, enabled=False):
-            for samples, tokens, places in _blocks(layers[0], ctx.reading, shares):
-                part = grad[samples, places].flatten(0, 1)
-                blocks = [x[samples, tokens] for x in layers]
-                into = [None if x is None else x[samples, tokens] for x in of_layers]
-                _back(part, blocks, weights, shares, ctx.reading, of_weights, of_shares, into)
-        for_weights = [x.to(weight.dtype) for x, weight in zip(of_weights, weights, strict=True)]
-        for_shares = None if of_shares is None or shares is None else of_shares.to(shares.dtype)
-        for_bias = grad.sum(dim=(0, 1), dtype=wide).to(grad.dtype)
-        return None, for_shares, for_bias, None, *for_weights, *of_layers
+        bias, shares = saved[len(saved) - ctx.has_shares - 1], saved[-1] if ctx.has_shares else None
+        given = saved[: len(saved) - ctx.has_shares - 1]
+        weights, layers = given[: ctx.count], given[ctx.count :]
+        wants = ctx.needs_input_grad[2:4] + ctx.needs_input_grad[5:]
+        if torch.is_grad_enabled():  # differentiated again
+            learns = [x for x, want in zip((shares, bias, *given), wants, strict=True) if want]
+            dtype = weights[0].dtype
+            whole = _plain_products(ctx.reading, shares, bias, weights, [x.to(dtype) for x in layers])
+            found = iter(torch.autograd.grad(whole, learns, grad, create_graph=True))
+            of_shares, of_bias, *of_given = (next(found) if want else None for want in wants)
+            return None, None, of_shares, of_bias, None, *of_given
+        of_shares, of_given = _backward(ctx.reading, shares, weights, layers, grad, wants)
+        of_bias = grad.sum(dim=(0, 1), dtype=torch.promote_types(grad.dtype, torch.float32)).to(grad.dtype)
+        return None, None, of_shares, of_bias, None, *of_given
+
+
+def _backward(
+    reading: Reading,
+    shares: Tensor | None,
+    weights: Sequence[Tensor],
+    layers: Sequence[Tensor],
+    grad: Tensor,
+    wants: Sequence[bool],
+) -> tuple[Tensor | None, list[Tensor | None]]:
+    """The gradients of the shares, and of weights and layers, block by block."""
+    wide = torch.promote_types(grad.dtype, torch.float32)
+    of_weights = [torch.zeros_like(weight, dtype=wide) for weight in weights]
+    of_shares = torch.zeros_like(shares, dtype=wide) if shares is not None and wants[0] else None
+    wanted = zip(layers, wants[2 + len(weights) :], strict=True)
+    of_layers = [torch.zeros_like(x) if want else None for x, want in wanted]
+    with torch.autocast(grad.device.type, enabled=False):
+        for samples, tokens, places in _blocks(layers[0], reading, shares):
+            part = grad[samples, places].flatten(0, 1)
+            blocks = [x[samples, tokens] for x in layers]
+            into = [None if x is None else x[samples, tokens] for x in of_layers]
+            _back(part, blocks, weights, shares, reading, of_weights, of_shares, into)
+    for_weights = [x.to(weight.dtype) for x, weight in zip(of_weights, weights, strict=True)]
+    return None if of_shares is None or shares is None else of_shares.to(shares.dtype), [*for_weights, *of_layers]
 
 
 def _blocks(x: Tensor, reading: Reading, shares: Tensor | None) -> Iterator[tuple[slice, slice, slice]]:
@@ -200,17 +249,11 @@ def _blocks(x: Tensor, reading: Reading, shares: Tensor | None) -> Iterator[tupl
 def _read(blocks: Sequence[Tensor], reading: Reading, shares: Tensor | None, dtype: torch.dtype) -> list[Tensor]:
     """(rows, C) per layer, or of all layers mixed, in the dtype of the product."""
     if shares is not None:  # averaging commutes with mixing: one mean for all layers
-        blocks, reading = [_mixed([reading.normed(block) for block in blocks], shares)], replace(reading, eps=None)
+        blocks, reading = (
+            [mixed_layers([reading.normed(block) for block in blocks], shares)],
+            replace(reading, eps=None),
+        )
     return [reading(block).flatten(0, 1).to(dtype) for block in blocks]
-
-
-def _mixed(blocks: Sequence[Tensor], shares: Tensor) -> Tensor:
-    """Sum of s_l x_l."""
-    own = shares.to(blocks[0].dtype)
-    total = blocks[0] * own[0]
-    for x, share in zip(blocks[1:], own[1:], strict=True):
-        total = torch.addcmul(total, x, share)
-    return total
 
 
 def _multiply(read: Sequence[Tensor], weights: Sequence[Tensor], bias: Tensor, out: Tensor) -> None:

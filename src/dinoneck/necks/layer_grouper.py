@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from dinoneck.configured import Configured, at_least
 from dinoneck.errors import ConfigError, ShapeError
+from dinoneck.layers.eager import plainly
 from dinoneck.layers.token_products import Reading, exact, folded, followed, product_dtype, token_products
 
 Fusion = Literal["mean", "softmax", "pixel"]
@@ -173,7 +174,7 @@ class LayerGrouper(Configured, nn.Module):
             scores = torch.einsum("bnld,d->bnl", projected, query.to(projected.dtype)) * self.fpn_dim**-0.5
             return torch.einsum("bnl,bnld->bnd", scores.softmax(dim=-1).to(projected.dtype), projected)
         weights = self._weights(place, len(group), layers[0]) if len(group) > 1 else None
-        if torch.compiler.is_compiling():
+        if plainly():
             parts = [self.bottleneck(layer) for layer in group]
             if how.halvings:
                 each = [part.linear(how.whole(part.norm(layers[own]))) for part, own in zip(parts, group, strict=True)]
@@ -184,7 +185,7 @@ class LayerGrouper(Configured, nn.Module):
         return self._accumulated(group, weights, layers, how, then)
 
     def _projected(self, layer: int, layers: Sequence[Tensor], how: Reading) -> Tensor:
-        if torch.compiler.is_compiling():
+        if plainly():
             found: Tensor = self.bottleneck(layer)(layers[layer])
             return how.whole(found)
         return self._accumulated((layer,), None, layers, how, None)

@@ -16,7 +16,7 @@ from dinoneck.grid import GridSize, as_maps
 from dinoneck.layers.conv_block import reset
 from dinoneck.layers.norms import BatchNormName, map_norm
 from dinoneck.layers.resampling import halved, resampled
-from dinoneck.layers.token_products import Reading, product_dtype, token_products
+from dinoneck.layers.token_products import Reading, mixed_layers, product_dtype, token_products
 from dinoneck.necks.image_detail import STRIDES, WIDENING, AlignedDetail, DEIMv2Detail
 from dinoneck.necks.neck import Neck
 from dinoneck.tokens import FeaturePyramid, Tokens
@@ -255,19 +255,10 @@ def _projected(
     if not torch.compiler.is_compiling():
         cells = token_products(layers, [weight.to(product_dtype(weight))], None, how, shares)
         return as_maps(cells, how.size)
-    mixed = layers[0] if shares is None else _mixed(layers, shares)
+    mixed = layers[0] if shares is None else mixed_layers(layers, shares)
     if halvings:
         return _linear(halved(as_maps(mixed[:, how.prefix :], tokens.grid)), weight)
     return as_maps(F.linear(mixed, weight)[:, how.prefix :], tokens.grid)
-
-
-def _mixed(layers: Sequence[Tensor], shares: Tensor) -> Tensor:
-    """Sum of w_l x_l, for graphs."""
-    own = shares.to(layers[0].dtype)
-    total = layers[0] * own[0]
-    for place in range(1, len(layers)):
-        total = torch.addcmul(total, layers[place], own[place])
-    return total
 
 
 def _linear(maps: Tensor, weight: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dinoneck.layers.conv_block import ActivationName, ConvBlock, MapLinear, reset
+from dinoneck.layers.eager import plainly
 from dinoneck.layers.norms import NormName
 
 
@@ -96,7 +97,7 @@ class TopDown(nn.Module):
 def _with_coarser(level: Tensor, coarser: Tensor) -> Tensor:
     """The level, which nobody else holds, plus the coarser one at its size; in place where no graph is recorded."""
     halves = tuple((side + 1) // 2 for side in level.shape[-2:]) == tuple(coarser.shape[-2:])
-    if not halves or torch.is_grad_enabled() or torch.compiler.is_compiling():
+    if not halves or torch.is_grad_enabled() or plainly():
         return level + F.interpolate(coarser, size=level.shape[-2:], mode="nearest")
     for row in (0, 1):  # every coarse cell stands for those at twice its place, and the next ones if there are any
         for col in (0, 1):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from dinoneck.configured import at_least
 from dinoneck.grid import as_maps
 from dinoneck.layers.conv_block import ActivationName, ConvBlock, MapLinear, reset
+from dinoneck.layers.eager import plainly
 from dinoneck.layers.mixture import Mixture
 from dinoneck.layers.norms import NormName
 from dinoneck.layers.resampling import halved
@@ -207,11 +208,12 @@ class ViTFPN(Neck):
         group = self.grouper.groups[place]
         alone = self._pools_first(place) or (place == 0 and self.grouper.groups.count(group) == 1)
         between = len(self.gains) or self.cls_context is not None or not self.grouper.is_linear(place)
-        if torch.compiler.is_compiling() or between or not alone:
+        lateral = self.top_down.laterals[place]
+        if plainly() or between or not alone or not isinstance(lateral, nn.Linear):
             return None
         cells = len(tokens) * Reading(halvings=place, grid=tokens.grid).size.count
         products = len({self.grouper.bottleneck(layer) for layer in group})
-        return cast("nn.Linear", self.top_down.laterals[place]) if cells > 2 * products * self.embed_dim else None
+        return lateral if cells > 2 * products * self.embed_dim else None
 
     def _downsampled(self, groups: Sequence[Tensor]) -> list[Tensor]:
         return [

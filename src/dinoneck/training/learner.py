@@ -10,13 +10,12 @@ from torch import Tensor, nn
 
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.heads.head import Head
-from dinoneck.layers.mixture import Mixture
+from dinoneck.layers.mixture import Mixture, mixes_itself
 from dinoneck.tokens import Tokens
 from dinoneck.training.parameter_groups import param_groups
 from dinoneck.training.recipe import Recipe
 
 BACKBONE_SHARE = 0.1
-_CALLS = ("mixed", "forward")
 
 
 class Learner(nn.Module):
@@ -38,7 +37,7 @@ class Learner(nn.Module):
 
     def outputs(self, tokens: Tokens, mixture: Mixture | None = None) -> dict[str, Tensor]:
         """Return what the head says of tokens, or of their mixture."""
-        if mixture is None or not _mixes_itself(self.head):
+        if mixture is None or not mixes_itself(self.head):
             found: dict[str, Tensor] = self.head(tokens if mixture is None else mixture.of(tokens))
             return found
         return self.head.mixed(tokens, mixture)
@@ -66,14 +65,6 @@ class Learner(nn.Module):
             groups = param_groups(self, lr=lr, backbone_lr=rate, weight_decay=recipe.weight_decay)
         own = [parameter for parameter in loss.parameters() if parameter.requires_grad]
         return [group for group in (*groups, {"params": own, "weight_decay": 0.0}) if group["params"]]
-
-
-def _mixes_itself(head: Head) -> bool:
-    """Whether ``head.mixed`` does what a call does: nobody changed, hooked or compiled ``forward`` alone."""
-    order = type(head).__mro__
-    mixed, forward = (next(place for place, own in enumerate(order) if name in vars(own)) for name in _CALLS)
-    touched = head._forward_hooks or head._forward_pre_hooks or head._backward_hooks or head._backward_pre_hooks
-    return mixed <= forward and not touched and "forward" not in vars(head) and head._compiled_call_impl is None
 
 
 def _by_shape(trained: Sequence[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:

@@ -11,7 +11,16 @@ import torch
 from tests.contract.cases import MAPS, TASKS, WIDTH, tokens_of
 from torch import Tensor, nn
 
-from dinoneck import CLSGatingHead, DenseHead, FPNHead, PatchMeanHead, PyramidHead, Tokens
+from dinoneck import (
+    CLSGatingHead,
+    DenseHead,
+    FeaturePyramid,
+    FPNHead,
+    PatchMeanHead,
+    PyramidHead,
+    Tokens,
+    ViTFPN,
+)
 from dinoneck.heads.head import Head
 from dinoneck.layers.mixture import Mixture
 from dinoneck.training import manifold_mixup
@@ -129,3 +138,21 @@ def test_a_head_whose_call_says_more_is_called() -> None:
     assert heard == [hooked]
     assert torch.allclose(loud, 2 * quiet, atol=1e-12)
     assert torch.equal(Learner(louder).outputs(tokens)["mass"], louder(tokens)["mass"])
+
+
+class LouderNeck(ViTFPN):
+    """Somebody's neck: more than it inherits."""
+
+    def forward(self, tokens: Tokens, images: Tensor | None = None) -> FeaturePyramid:
+        found = super().forward(tokens, images)
+        return replace(found, maps=tuple(2 * x for x in found.maps))
+
+
+def test_a_neck_whose_call_says_more_is_called() -> None:
+    head = FPNHead(WIDTH, MAPS, 5, **FREE)
+    tokens, mixture = tokens_of(4, layers=5, dtype=DOUBLE), mixture_of()
+    quiet = head(mixture.of(tokens))
+    head.neck.__class__ = LouderNeck
+    for name, x in head.mixed(tokens, mixture).items():
+        assert torch.allclose(x, head(mixture.of(tokens))[name], atol=1e-12)
+        assert not torch.allclose(x, quiet[name])

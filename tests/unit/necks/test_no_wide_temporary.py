@@ -30,7 +30,7 @@ from dinoneck import (
 from dinoneck.layers import token_products
 from dinoneck.layers.mixture import Mixture
 
-C, D, L, B, SIDE, PREFIX = 384, 8, 4, 2, 16, 5
+C, D, L, B, SIDE, PREFIX = 384, 8, 4, 2, 32, 5
 WIDE = B * SIDE * SIDE * C * 4  # bytes of the patches of one layer
 TASK, MAP = Task("mass", activation="softplus"), Task("ndvi", kind="dense")
 
@@ -96,7 +96,9 @@ def test_no_second_set_of_wide_tokens_in_a_forward(name: str, trains: bool, monk
 def test_the_count_sees_a_copy() -> None:
     x = tokens_of().patches[0]
     assert largest_allocation(lambda: x.contiguous()) >= WIDE
-    assert largest_allocation(lambda: torch.nn.functional.linear(x, torch.ones(D, C))) >= WIDE  # a hidden one
+    assert (
+        largest_allocation(lambda: torch.nn.functional.linear(x, torch.ones(D, C, requires_grad=True))) >= WIDE
+    )  # hidden
 
 
 def kept(module: nn.Module, tokens: Tokens) -> int:

@@ -1,0 +1,12 @@
+"""Where the eager shortcuts of layers are not to be taken."""
+
+from __future__ import annotations
+
+import torch
+from torch.autograd import forward_ad
+
+
+def plainly() -> bool:
+    """Whether graphs are recorded, or torch.func or forward-mode derivatives are at work: plain formulas only."""
+    transformed = torch._C._are_functorch_transforms_active()
+    return torch.compiler.is_compiling() or transformed or forward_ad._current_level >= 0

@@ -1,0 +1,197 @@
+"""Derivatives of every kind through the eager shortcuts: torch.func, forward mode, twice, recomputed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+import torch
+from tests.contract.cases import WIDTH, tokens_of
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from dinoneck import LayerGrouper, SimplePyramid, SpatialTuningAdapter, STAPyramid, Tokens, ViTFPN
+from dinoneck.grid import GridSize
+from dinoneck.layers.mixture import Mixture
+from dinoneck.layers.token_products import Reading, token_products
+
+DOUBLE = torch.float64
+LAYERS = 3
+MODULES: dict[str, Callable[[], nn.Module]] = {
+    "grouper": lambda: LayerGrouper(WIDTH, LAYERS, 4, 1),
+    "grouper-shared": lambda: LayerGrouper(WIDTH, LAYERS, 4, 1, use_separate_bottlenecks=False, fusion="softmax"),
+    "grouper-pixel": lambda: LayerGrouper(WIDTH, LAYERS, 4, 2, fusion="pixel"),
+    "vit_fpn": lambda: ViTFPN(WIDTH, LAYERS, 4),
+    "vit_fpn-pool": lambda: ViTFPN(WIDTH, LAYERS, 4, downsample="pool"),
+    "sta-avgpool": lambda: STAPyramid(WIDTH, 4, downsample="avgpool"),
+    "adapter": lambda: SpatialTuningAdapter(WIDTH, 4, LAYERS, detail=None, norm="layer"),
+    "simple": lambda: SimplePyramid(WIDTH, 4, (2.0, 1.0, 0.5)),
+}
+
+
+def built(name: str) -> nn.Module:
+    torch.manual_seed(0)
+    module = MODULES[name]().double()
+    for parameter in module.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    return module
+
+
+def read(name: str, sequence: Sequence[Tensor]) -> Any:
+    """What the module is called with."""
+    if name.startswith("grouper"):
+        return list(sequence)
+    tokens = Tokens.from_sequence(sequence, image_size=(48, 80), patch_size=16, num_prefix_tokens=5)
+    return tokens.last if name.startswith("s") else tokens
+
+
+def size(outputs: Any) -> Tensor:
+    """A scalar whose first and second derivatives see every value."""
+    maps = outputs if isinstance(outputs, list) else outputs.maps
+    return torch.stack([x.square().sum() for x in maps]).sum()
+
+
+def sequence_of(learns: bool = False) -> list[Tensor]:
+    torch.manual_seed(1)
+    return [x.clone().requires_grad_(learns) for x in tokens_of(2, 3, 5, layers=LAYERS, dtype=DOUBLE).sequence]
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # torch.func.jvp's own
+@pytest.mark.parametrize("name", MODULES)
+def test_functions_of_torch_func_agree_with_autograd(name: str) -> None:
+    module, sequence = built(name), sequence_of()
+    weights = {key: x.detach() for key, x in module.named_parameters()}
+
+    def run(given: dict[str, Tensor], *xs: Tensor) -> Tensor:
+        return size(torch.func.functional_call(module, given, (read(name, xs),)))
+
+    wanted = dict(zip(weights, torch.autograd.grad(run(dict(module.named_parameters()), *sequence),
+                                                   list(module.parameters())), strict=True))  # fmt: skip
+    found = torch.func.grad(run)(weights, *sequence)
+    assert all((found[key] - wanted[key]).abs().max() < 1e-10 for key in weights)
+
+    direction = {key: torch.randn_like(x) for key, x in weights.items()}
+    _, along = torch.func.jvp(lambda given: run(given, *sequence), (weights,), (direction,))
+    expected = torch.stack([(direction[key] * wanted[key]).sum() for key in weights]).sum()
+    assert (along - expected).abs() < 1e-9 * expected.abs().clamp(min=1)
+
+    each = torch.func.vmap(torch.func.grad(lambda given, *xs: run(given, *[x[None] for x in xs])),
+                           in_dims=(None, *[0] * LAYERS))(weights, *sequence)  # fmt: skip
+    assert all((each[key].sum(dim=0) - wanted[key]).abs().max() < 1e-10 for key in weights)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_gradient_can_be_differentiated_again(name: str) -> None:
+    """As for a penalty on gradients; beside a directional derivative taken by differences."""
+    module, sequence = built(name), sequence_of(learns=True)
+    read_by = sequence[-1:] if name.startswith("s") else sequence
+
+    def penalty(create: bool) -> Tensor:
+        gradients = torch.autograd.grad(size(module(read(name, sequence))), read_by, create_graph=create)
+        return torch.stack([x.square().sum() for x in gradients]).sum()
+
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    found = torch.autograd.grad(penalty(create=True), parameters, allow_unused=True)
+    direction = [torch.randn_like(p) for p in parameters]
+    seen = []
+    for step in (1e-5, -1e-5):
+        with torch.no_grad():
+            for p, along in zip(parameters, direction, strict=True):
+                p.add_(step * along)
+        seen.append(penalty(create=False))
+        with torch.no_grad():
+            for p, along in zip(parameters, direction, strict=True):
+                p.sub_(step * along)
+    wanted = (seen[0] - seen[1]) / 2e-5
+    given = torch.stack([(x * along).sum() for x, along in zip(found, direction, strict=True) if x is not None]).sum()
+    assert (given - wanted).abs() < 1e-5 * wanted.abs()
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_products_are_twice_differentiable(mixed: bool) -> None:
+    reading = Reading(1e-6, 1, 1, GridSize(2, 3))
+    layers = [torch.randn(2, 7, 3, dtype=DOUBLE, requires_grad=True) for _ in range(2)]
+    weights = [torch.randn(2, 3, dtype=DOUBLE, requires_grad=True) for _ in range(1 if mixed else 2)]
+    bias = torch.randn(2, dtype=DOUBLE, requires_grad=True)
+    shares = torch.rand(2, dtype=DOUBLE, requires_grad=True) if mixed else None
+
+    def run(*given: Tensor) -> Tensor:
+        own = given[len(layers) : len(layers) + len(weights)]
+        return token_products(given[:2], own, given[len(layers) + len(own)], reading, given[-1] if mixed else None)
+
+    leaves = (*layers, *weights, bias, *([] if shares is None else [shares]))
+    assert torch.autograd.gradcheck(run, leaves)
+    assert torch.autograd.gradgradcheck(run, leaves)
+    frozen = (layers[0].detach(), *leaves[1:3], *(x.detach() for x in leaves[3:]))
+    assert torch.autograd.gradgradcheck(run, frozen)
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.parametrize("name", MODULES)
+def test_activation_checkpointing_changes_no_gradient(name: str, reentrant: bool) -> None:
+    module, gradients = built(name), []
+    for recomputed in (False, True):
+        sequence = sequence_of(learns=True)
+
+        def run(*xs: Tensor) -> Tensor:
+            return size(module(read(name, xs)))
+
+        total = checkpoint(run, *sequence, use_reentrant=reentrant) if recomputed else run(*sequence)
+        module.zero_grad()
+        total.backward()  # type: ignore[no-untyped-call]
+        gradients.append([p.grad for p in module.parameters() if p.grad is not None] + [sequence[-1].grad])
+    for a, b in zip(*gradients, strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_sizes_can_be_worked_out_on_the_meta_device(name: str) -> None:
+    sequence = [x.float() for x in sequence_of()]
+    outputs, sizes = MODULES[name]()(read(name, sequence)), MODULES[name]().to("meta")
+    found = sizes(read(name, [x.to("meta") for x in sequence]))
+    pairs = zip(*(x if isinstance(x, list) else x.maps for x in (found, outputs)), strict=True)
+    assert all(a.is_meta and a.shape == b.shape for a, b in pairs)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_autocast_leaves_float64_alone(name: str) -> None:
+    module, sequence = built(name), sequence_of()
+    wanted = size(module(read(name, sequence)))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert (size(module(read(name, sequence))) - wanted).abs() < 1e-9 * wanted
+
+
+def test_a_mixture_goes_through_torch_func() -> None:
+    mixture = Mixture(torch.tensor([1, 0]), torch.rand(2, dtype=DOUBLE))
+    x = torch.randn(2, 3, dtype=DOUBLE, requires_grad=True)
+    wanted = torch.autograd.grad(mixture.linear(x).square().sum(), x)[0]
+    found = torch.func.grad(lambda given: mixture.linear(given).square().sum())(x.detach())
+    assert (found - wanted).abs().max() < 1e-12
+
+
+def test_a_lateral_layer_that_somebody_wrapped_is_called() -> None:
+    """Its weight folded into the projections would leave out what was put around it."""
+
+    class Louder(nn.Module):
+        def __init__(self, inner: nn.Module) -> None:
+            super().__init__()
+            self.inner, self.weight = inner, inner.weight
+
+        def forward(self, maps: Tensor) -> Tensor:
+            return 2 * self.inner(maps)  # type: ignore[no-any-return]
+
+    neck = ViTFPN(WIDTH, LAYERS, 4, downsample="pool", dtype=DOUBLE)
+    tokens = tokens_of(2, 12, 17, layers=LAYERS, dtype=DOUBLE)
+    assert neck._lateral_to_fold(0, tokens) is not None
+    laterals = neck.top_down.laterals
+    plain = neck(tokens).maps
+    laterals[0] = Louder(laterals[0])
+    assert neck._lateral_to_fold(0, tokens) is None
+    wrapped = neck(tokens).maps
+    with torch.no_grad():
+        laterals[0] = laterals[0].inner  # type: ignore[assignment]
+        laterals[0].weight.mul_(2)  # type: ignore[operator,union-attr]
+        laterals[0].bias.mul_(2)  # type: ignore[operator,union-attr]
+    assert (wrapped[0] - neck(tokens).maps[0]).abs().max() < 1e-12
+    assert (wrapped[0] - plain[0]).abs().max() > 1e-3
