@@ -78,11 +78,13 @@ class _Mixed(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, partner: Tensor, share: Tensor) -> Tensor:
+        """Mix."""
         ctx.save_for_backward(partner, share)
         return x[partner].lerp_(x, share)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        """Give own and partner what is theirs."""
         partner, share = ctx.saved_tensors
         return torch.addcmul((grad * (1 - share))[partner.argsort()], grad, share), None, None
 

@@ -166,6 +166,7 @@ class _Products(torch.autograd.Function):
     def forward(
         ctx: Any, reading: Reading, cast: torch.dtype, shares: Tensor | None, bias: Tensor, count: int, *given: Tensor
     ) -> Tensor:
+        """Multiply block by block."""
         weights, layers = given[:count], given[count:]
         first = layers[0]
         cells = reading.size.count if reading.halvings else first.shape[1] - reading.prefix
@@ -180,6 +181,7 @@ class _Products(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        """Read block by block again; as whole sequences if that is to be differentiated itself."""
         saved = ctx.saved_tensors
         bias, shares = saved[len(saved) - ctx.has_shares - 1], saved[-1] if ctx.has_shares else None
         given = saved[: len(saved) - ctx.has_shares - 1]
