@@ -8,7 +8,7 @@ checked equal in float64 (1e-9), and their results in the dtype measured. One CP
 time, several by the wall clock, CUDA by events with the second-level cache overwritten before each turn. Quoted are
 medians of the rounds' ratios. Writes speed.json, speed.md and speed.png (speed_2_threads.*, speed_cuda.*) to
 benchmarks/results, merged with what the same machine measured before; --repeat adds the medians of a second run.
---page writes docs/explanation/speed.md from what is stored and measures nothing.
+--page writes the pages on speed, scaling, pipelines and cost from what is stored, and measures nothing.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--no-compile", action="store_true", help="leave the compiled variants out")
     parser.add_argument("--graphs", action="store_true", help="on CUDA, replay forwards as CUDA graphs")
     parser.add_argument("--repeat", action="store_true", help="a second run: medians beside those stored")
-    parser.add_argument("--page", action="store_true", help="write the page of the docs and stop")
+    parser.add_argument("--page", action="store_true", help="write the pages of the docs and stop")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the result files")
     return parser.parse_args()
 
@@ -96,7 +96,7 @@ def place_of(name: str) -> int:
 def main() -> None:
     options = parsed()
     if options.page:
-        page.write(options.out)
+        page.write()
         return
     if options.device.startswith("cuda") and not torch.cuda.is_available():
         raise SystemExit("torch sees no CUDA device here; the CPU table is `make bench`")

@@ -1,33 +1,30 @@
 """What a million and a billion images take, worked out from what this repository measured.
 
-    python -m benchmarks.speed.cost [--write]
+    python -m benchmarks.speed.cost
 
 Reads benchmarks/results/backbones.json, feature_store.json and pipelines.json; nothing is measured here. GPU figures
-are arithmetic under the assumptions named in ``GPU_PEAK`` and ``GPU_SHARE``, and say so. ``--write`` puts the tables
-into docs/explanation/cost-at-scale.md, each behind its marker; a test holds the page to them.
+are arithmetic under the assumptions named in ``GPU_PEAK`` and ``GPU_SHARE``, and say so. ``python -m
+benchmarks.speed --page`` puts the tables into docs/explanation/cost-at-scale.md; a test holds the page to them.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.speed.marked import pending, replaced
+from benchmarks.speed.results import RESULTS, stored
 from dinoneck.grid import GridSize
 from dinoneck.store.encoding import Layout, StoreDtype
 from dinoneck.store.writer import SHARD_BYTES
 
-RESULTS = Path(__file__).parents[1] / "results"
 PAGE = Path(__file__).parents[2] / "docs" / "explanation" / "cost-at-scale.md"
-GPU_PEAK, GPU_SHARE = (
-    790e12,
-    0.5,
-)  # assumed: bfloat16 FLOP/s of a large matrix product on an H200; what a ViT gets of it
+# assumed: bfloat16 FLOP/s of a large matrix product on an H200; what a ViT gets of it
+GPU_PEAK, GPU_SHARE = 790e12, 0.5
 MILLION, BILLION = 10**6, 10**9
 HOUR = 3600.0
 Results = Mapping[str, Any]
@@ -142,13 +139,10 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
 
 
-def pending(stage: str) -> str:
-    """What stands in the place of a table whose stage of benchmarks.speed.pipelines has no stored results."""
-    return table([f"not measured yet: `python -m benchmarks.speed.pipelines --stages {stage}`"], [])
-
-
 def backbone_cpu(results: Results) -> str:
     """Measured: thread-hours = images / (images/s) / 3600; GFLOP/s = FLOPs x images/s."""
+    if "parts" not in results["pipelines"]:
+        return pending("benchmarks.speed.pipelines")
     rows = []
     for dtype in ("float32", "bfloat16"):
         whole = results["backbones"]["results"][f"{dtype}, 1 layer (11)"]["dinoneck, timm"]["images_per_s"]
@@ -244,7 +238,7 @@ def shards(results: Results) -> str:
 def index(results: Results) -> str:
     """Measured: bytes of a line, time to read it when a store is opened, memory of an entry; times the images."""
     if "index" not in results["pipelines"]:
-        return pending("stores")
+        return pending("benchmarks.speed.pipelines --stages stores")
     row = results["pipelines"]["index"]["4 patterns"]
     rows = [
         [
@@ -262,7 +256,7 @@ def files(results: Results) -> str:
     """From measured bytes/s of one thread: thread-hours = images x bytes / rate / 3600."""
     pipes, store = results["pipelines"], results["feature_store"]
     if "writing" not in pipes:
-        return pending("stores")
+        return pending("benchmarks.speed.pipelines --stages stores")
     rows = []
     for plan in PLANS:
         row = [plan.title]
@@ -283,6 +277,8 @@ def files(results: Results) -> str:
 
 def photos(results: Results) -> str:
     """Measured ms per photo; threads per GPU = assumed views/s of the GPU / views of a photo x seconds of a photo."""
+    if "parts" not in results["pipelines"]:
+        return pending("benchmarks.speed.pipelines")
     parts = results["pipelines"]["parts"]["vit_small_patch16_dinov3"]
     took = parts["decode, resize, normalise (preprocess)"]
     rows = [
@@ -339,31 +335,27 @@ TABLES: dict[str, Callable[[Results], str]] = {
 }
 
 
-def stored() -> dict[str, Any]:
-    """The measured results."""
-    names = ("backbones", "feature_store", "pipelines")
-    return {name: json.loads((RESULTS / f"{name}.json").read_text()) for name in names}
+def measured() -> dict[str, Any]:
+    """The stored results; {} for what is not."""
+    return {name: stored(RESULTS, name) or {} for name in ("backbones", "feature_store", "pipelines")}
 
 
-def filled(page: str, results: Results) -> str:
-    """The page with every table behind its marker as it is now."""
+def filled(text: str, results: Results) -> str:
+    """The page with every table as it is now."""
     for name, make in TABLES.items():
-        mark = f"<!-- table: {name} -->"
-        if mark not in page:
-            raise SystemExit(f"the page has no {mark}")
-        page = re.sub(re.escape(mark) + r"\n(\|[^\n]*\n)*", lambda _: f"{mark}\n{make(results)}\n", page)  # noqa: B023
-    return page
+        text = replaced(text, name, make(results))
+    return text
+
+
+def write() -> None:
+    """Write the page of the docs."""
+    PAGE.write_text(filled(PAGE.read_text(), measured()))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", action="store_true", help="put the tables into the page")
-    options = parser.parse_args()
-    results = stored()
-    if options.write:
-        PAGE.write_text(filled(PAGE.read_text(), results))
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     for name, make in TABLES.items():
-        print(f"**{name}**: {make.__doc__}\n\n{make(results)}\n")
+        print(f"**{name}**: {make.__doc__}\n\n{make(measured())}\n")
 
 
 if __name__ == "__main__":

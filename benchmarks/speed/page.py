@@ -1,40 +1,38 @@
-"""Writes docs/explanation/speed.md: the words of page.txt, with the tables that the stored results give."""
+"""Writes docs/explanation/speed.md: the words of page.txt, with the tables that the stored results give; others too."""
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from string import Template
 
-from benchmarks.speed import elsewhere
+from benchmarks.speed import cost, elsewhere, pipelines, scaling
+from benchmarks.speed.marked import pending
 from benchmarks.speed.results import RESULTS, Report, stored
 from benchmarks.speed.summary import missed, summary
 from benchmarks.speed.table import header, repeated
 
 PAGE = Path(__file__).parents[2] / "docs" / "explanation" / "speed.md"
 PICTURE = PAGE.parents[1] / "images" / "speed.png"
+SHOWN = "![Bars: ours and the layout-fixed peer beside the peer as published](../images/speed.png)"
 TEMPLATE = Path(__file__).with_name("page.txt")
 NOT_MEASURED = "Not measured: no GPU was at hand. `make bench-gpu` measures it and writes `speed_cuda.md`."
 
 
 def text(folder: Path = RESULTS) -> str:
-    """Return the page for the results in a folder.
-
-    Raises:
-        SystemExit: if nothing was measured with one thread.
-    """
+    """Return the page for the results in a folder."""
     one, two, gpu = (stored(folder, stem) for stem in ("speed", "speed_2_threads", "speed_cuda"))
-    if one is None:
-        raise SystemExit(f"no speed.json in {folder}: run `python -m benchmarks.speed` first")
     return Template(TEMPLATE.read_text()).substitute(
-        header=header(one),
-        summary=summary(one),
-        repeated=repeated(one),
-        reasons=reasons(one),
-        two_threads="Not measured.\n" if two is None else f"{header(two)}\n\n{summary(two)}",
-        gpu=NOT_MEASURED if gpu is None else f"{header(gpu)}\n\n{summary(gpu)}",
+        one_thread=pending("benchmarks.speed") if one is None else f"{section(one)}\n\n{repeated(one)}\n\n{SHOWN}",
+        reasons=pending("benchmarks.speed") if one is None else reasons(one),
+        two_threads=pending("benchmarks.speed --threads 2") if two is None else section(two),
+        gpu=NOT_MEASURED if gpu is None else section(gpu),
         elsewhere=elsewhere.markdown(folder),
     )
+
+
+def section(report: Report) -> str:
+    """Return the table of goals, and what it was measured on."""
+    return f"{summary(report)}\n{header(report)}"
 
 
 def reasons(report: Report) -> str:
@@ -47,11 +45,13 @@ def reasons(report: Report) -> str:
     return "\n".join(lines) or "None."
 
 
-def write(folder: Path = RESULTS) -> None:
-    """Write the page, and draw its picture anew."""
+def write() -> None:
+    """Write all pages of what is measured here, and draw the picture of this one."""
     from benchmarks.speed.picture import draw
 
-    PAGE.write_text(text(folder))
-    draw(stored(folder, "speed") or {}, folder / "speed.png")
-    shutil.copy(folder / "speed.png", PICTURE)
-    print(PAGE)
+    one = stored(RESULTS, "speed")
+    if one is not None:
+        draw(one, PICTURE)
+    PAGE.write_text(text())
+    for other in (scaling, pipelines, cost):
+        other.write()

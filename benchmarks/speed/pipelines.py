@@ -25,13 +25,15 @@ from PIL import Image
 from torch import Tensor
 
 from benchmarks.speed import pipeline_stores
+from benchmarks.speed.marked import pending, replaced
 from benchmarks.speed.pipeline_forms import PlainHead, Work, careful, ours, read, resized, source
+from benchmarks.speed.results import RESULTS, stored, versions_of
 from benchmarks.speed.scaling import faults
 from benchmarks.timing import machine, ratios, turns
 from dinoneck import HeadEnsemble
 from dinoneck.data import Pasture
 
-RESULTS = Path(__file__).parents[1] / "results"
+PAGE = Path(__file__).parents[2] / "docs" / "explanation" / "whole-pipelines.md"
 REAL = Path(__file__).parents[3] / "shared" / "data" / "crop_cover" / "images"
 PEER, TIMM = "design source 003, through npz", "timm, batched"
 BOUNDS = {"float32": 1e-5, "bfloat16": 2e-2}
@@ -211,11 +213,21 @@ def page(report: Mapping[str, Any]) -> str:
     """The whole .md file."""
     shown, setting = report["machine"], report["setting"]
     head = (
-        f"Measured on {shown['cpu']}, {shown['cores']} thread(s), CPU time, {shown['versions']}; {setting['photos']} "
+        f"Measured on {shown['cpu']}, {shown['cores']} thread(s), CPU time, {versions_of(shown)}; {setting['photos']} "
         f"{setting['kind']}, images of {SIZE[0]}×{SIZE[1]} px, {setting['rounds']} rounds; "
         "`python -m benchmarks.speed.pipelines`.\n\n"
     )
     return head + markdown(report)
+
+
+def filled(text: str, report: Mapping[str, Any] | None) -> str:
+    """The page of the docs with what is stored."""
+    return replaced(text, "pipelines", pending("benchmarks.speed.pipelines") if report is None else page(report))
+
+
+def write() -> None:
+    """Write the page of the docs."""
+    PAGE.write_text(filled(PAGE.read_text(), stored(RESULTS, "pipelines")))
 
 
 def main() -> None:

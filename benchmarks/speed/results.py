@@ -71,6 +71,11 @@ def _beside(first: dict[str, Any], again: dict[str, Any]) -> dict[str, Any]:
     return first
 
 
+def versions_of(machine: Report) -> str:
+    """Return name and number of all libraries."""
+    return ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
+
+
 def save(report: Report, folder: Path, stem: str, text: str) -> None:
     """Write the .json and the .md file."""
     folder.mkdir(parents=True, exist_ok=True)

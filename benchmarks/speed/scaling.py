@@ -25,10 +25,19 @@ import numpy as np
 import torch
 
 from benchmarks.backbones import peak_mib
+from benchmarks.speed.marked import pending, replaced
+from benchmarks.speed.results import RESULTS, stored, versions_of
 from benchmarks.speed.scaling_cases import AXES, Axis
 from benchmarks.timing import machine
 
-RESULTS = Path(__file__).parents[1] / "results"
+PAGE = Path(__file__).parents[2] / "docs" / "explanation" / "scaling.md"
+IMAGES = PAGE.parents[1] / "images"
+PICTURES = {
+    "scaling_tokens": "Milliseconds of necks and heads against tokens",
+    "scaling_memory": "Peak memory against tokens",
+    "scaling_layers_heads": "Milliseconds against layers, and against heads",
+    "scaling_batch": "Milliseconds against the batch",
+}
 STRAIGHT, OFF = (0.9, 1.1), 1.25
 SHORTEST_S = 5e-3
 LONG_S, LONG_ROUNDS = 1.0, 2
@@ -188,10 +197,23 @@ def page(report: Mapping[str, Any]) -> str:
     """The whole .md file."""
     shown = report["machine"]
     head = (
-        f"Measured on {shown['cpu']}, {shown['cores']} thread(s), CPU time, {shown['versions']}; {report['rounds']} "
+        f"Measured on {shown['cpu']}, {shown['cores']} thread(s), CPU time, {versions_of(shown)}; {report['rounds']} "
         f"rounds, one page fault {report['fault_us']:.2f} µs; `python -m benchmarks.speed.scaling`.\n\n"
     )
     return head + markdown(report)
+
+
+def filled(text: str, report: Mapping[str, Any] | None) -> str:
+    """The page of the docs with what is stored: tables, and pictures as far as they were drawn."""
+    if report is None:
+        return replaced(text, "scaling", pending("benchmarks.speed.scaling"))
+    drawn = [(name, words) for name, words in PICTURES.items() if (IMAGES / f"{name}.png").exists()]
+    return replaced(text, "scaling", "\n\n".join([page(report), *(f"![{w}](../images/{n}.png)" for n, w in drawn)]))
+
+
+def write() -> None:
+    """Write the page of the docs."""
+    PAGE.write_text(filled(PAGE.read_text(), stored(RESULTS, "scaling")))
 
 
 def main() -> None:
@@ -223,7 +245,7 @@ def main() -> None:
     if not options.no_pictures:
         from benchmarks.speed.scaling_pictures import draw
 
-        draw(report)
+        draw(report, IMAGES if options.out == RESULTS else options.out)
 
 
 if __name__ == "__main__":

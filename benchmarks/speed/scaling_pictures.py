@@ -10,14 +10,13 @@ from PIL import Image
 
 from benchmarks.speed.scaling_cases import VIT, heads
 
-IMAGES = Path(__file__).parents[2] / "docs" / "images"
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 MARKERS = "osD^vP*"
 TITLES = {"ms": "ms per call", "peak_mib": "peak MiB of a call"}
 
 
-def draw(report: Mapping[str, Any]) -> None:
-    """Write the three pictures."""
+def draw(report: Mapping[str, Any], folder: Path) -> None:
+    """Write the four pictures into a folder."""
     axes = report["axes"]
     series = axes["tokens N"]["series"]
     own = set(heads())
@@ -25,12 +24,12 @@ def draw(report: Mapping[str, Any]) -> None:
     below = {name: row for name, row in series.items() if name in own}
     for what, name in (("ms", "scaling_tokens"), ("peak_mib", "scaling_memory")):
         panels = [("necks", "tokens N", above), ("heads", "tokens N", below)]
-        figure(panels, what, IMAGES / f"{name}.png")
+        figure(panels, what, folder / f"{name}.png")
     rest = [(title, title, axes[title]["series"]) for title in ("layers L", "heads k")]
-    figure(rest, "ms", IMAGES / "scaling_layers_heads.png")
+    figure(rest, "ms", folder / "scaling_layers_heads.png")
     batch = axes["batch B"]["series"]
     parts = ({n: row for n, row in batch.items() if n not in own}, {n: row for n, row in batch.items() if n in own})
-    figure([("necks", "batch B", parts[0]), ("heads", "batch B", parts[1])], "ms", IMAGES / "scaling_batch.png")
+    figure([("necks", "batch B", parts[0]), ("heads", "batch B", parts[1])], "ms", folder / "scaling_batch.png")
 
 
 def figure(panels: Sequence[tuple[str, str, Mapping[str, Any]]], what: str, path: Path) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from benchmarks.speed.results import versions_of
+
 COLUMNS = (
     "| setting | step | variant | ms | × published | × layout fixed | × fastest peer | saved MiB | peak MiB "
     "| % of roofline | second run | goal |"
@@ -110,13 +112,12 @@ def header(report: Mapping[str, Any]) -> str:
     """Return what was measured on and how, one paragraph."""
     machine, limits = report["machine"], report["ceilings"]
     place = machine.get("gpu", machine["cpu"])
-    versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
     products = ", ".join(f"{name} {value / 1e9:.0f} GFLOP/s" for name, value in limits.items() if name != "copy")
     rounds = sorted({row["rounds"] for *_, row in all_numbers(report)})
     clock = "CUDA events" if "gpu" in machine else "CPU time" if report["threads"] == 1 else "wall clock"
     return (
         f"Measured on {place}, {report['threads']} thread(s), {clock}, "
-        f"{' or '.join(str(n) for n in rounds)} rounds; {versions}. Measured ceilings: copying "
+        f"{' or '.join(str(n) for n in rounds)} rounds; {versions_of(machine)}. Measured ceilings: copying "
         f"{limits['copy'] / 1e9:.1f} GB/s (read and written), products {products}."
     )
 

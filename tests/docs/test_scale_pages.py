@@ -3,71 +3,82 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 from benchmarks.speed import cost, pipelines, scaling
-from benchmarks.speed.scaling_cases import VIT
+from benchmarks.speed.marked import END, replaced
+from benchmarks.speed.results import RESULTS, stored
 from PIL import Image
 
-DOCS = Path(__file__).resolve().parents[2] / "docs"
-PAGES = DOCS / "explanation"
+MODULES = {"pipelines": pipelines, "scaling": scaling}
 
 
-def stored(name: str) -> dict[str, Any]:
-    return json.loads((cost.RESULTS / f"{name}.json").read_text())
+def found(name: str) -> dict[str, Any]:
+    """Stored results, if there are any."""
+    report = stored(RESULTS, name)
+    if report is None:
+        pytest.skip(f"no {name}.json is stored: `python -m benchmarks.speed.{name}`")
+    return report
 
 
-@pytest.mark.parametrize(
-    ("name", "page", "module"), [("pipelines", "whole-pipelines", pipelines), ("scaling", "scaling", scaling)]
-)
-def test_pages_show_the_stored_tables(name: str, page: str, module: Any) -> None:
-    report, text = stored(name), (PAGES / f"{page}.md").read_text()
-    assert module.markdown(report).strip() in text
-    assert module.page(report) == (cost.RESULTS / f"{name}.md").read_text()
-    assert report["machine"]["cpu"] in text
-    for library, version in report["machine"]["versions"].items():
-        assert version in text, library
+@pytest.mark.parametrize("name", MODULES)
+def test_a_page_is_filled_with_what_is_stored(name: str) -> None:
+    module: Any = MODULES[name]
+    text = module.PAGE.read_text()
+    assert module.filled(text, stored(RESULTS, name)) == text
+    assert "Not measured yet" in module.filled(text, None)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_stored_tables_are_those_of_the_stored_numbers(name: str) -> None:
+    module: Any = MODULES[name]
+    assert module.page(found(name)) == (RESULTS / f"{name}.md").read_text()
 
 
 def test_the_page_on_cost_shows_what_the_script_gives() -> None:
-    page = cost.PAGE.read_text()
-    assert cost.filled(page, cost.stored()) == page
-    for name, make in cost.TABLES.items():
-        assert f"<!-- table: {name} -->\n{make(cost.stored())}\n" in page
+    text = cost.PAGE.read_text()
+    assert cost.filled(text, cost.measured()) == text
 
 
 def test_tables_of_cost_follow_the_results() -> None:
-    results = cost.stored()
-    changed = json.loads(json.dumps(results))
-    changed["pipelines"]["parts"]["vit_small_patch16_dinov3"]["backbone, float32"] *= 2
-    assert cost.backbone_cpu(changed) != cost.backbone_cpu(results)
-    assert cost.backbone_gpu(changed) == cost.backbone_gpu(results)
+    results = cost.measured()
+    parts = {"vit_small_patch16_dinov3": {f"backbone, {dtype}": 100.0 for dtype in ("float32", "bfloat16")}}
+    one = {**results, "pipelines": {"parts": parts}}
+    other = json.loads(json.dumps(one))
+    other["pipelines"]["parts"]["vit_small_patch16_dinov3"]["backbone, float32"] *= 2
+    assert cost.backbone_cpu(other) != cost.backbone_cpu(one)
+    assert cost.backbone_gpu(other) == cost.backbone_gpu(one)
+
+
+@pytest.mark.parametrize("name", ["backbone-cpu", "index", "files", "photos"])
+def test_what_was_not_measured_is_told_so(name: str) -> None:
+    assert cost.TABLES[name]({**cost.measured(), "pipelines": {}}).startswith("Not measured yet")
+
+
+def test_a_part_of_a_page_is_replaced() -> None:
+    page = f"a\n<!-- table: one -->\nold\n{END}\nb\n<!-- table: two -->\n{END}\n"
+    new = replaced(page, "one", "new\n")
+    assert new == f"a\n<!-- table: one -->\n\nnew\n\n{END}\nb\n<!-- table: two -->\n{END}\n"
+    assert replaced(new, "one", "new") == new
+    with pytest.raises(SystemExit, match="three"):
+        replaced(page, "three", "new")
 
 
 def test_fits_stored_are_those_of_the_points_stored() -> None:
-    report = stored("scaling")
+    report = found("scaling")
     for part in report["axes"].values():
         for name, series in part["series"].items():
             fits = scaling.judged(series, part["from"])
             for what in ("ms", "peak_mib"):
                 assert fits[what] == pytest.approx(part["fits"][name][what], rel=1e-6), name
-            found = [step["x"] for step in scaling.peaks(series, report["fault_us"])]
-            assert found == [step["x"] for step in part["peaks"][name]]
+            steps = [step["x"] for step in scaling.peaks(series, report["fault_us"])]
+            assert steps == [step["x"] for step in part["peaks"][name]]
 
 
-def test_up_to_ten_thousand_tokens_everything_but_the_vit_is_a_fixed_cost_and_a_line() -> None:
-    """As the page says."""
-    for name, series in stored("scaling")["axes"]["tokens N"]["series"].items():
-        below = sum(x <= 10_000 for x in series["x"])
-        off = scaling.affine(series["x"][:below], series["ms"][:below])[2]
-        assert (off > 3) if name == VIT else (off <= scaling.OFF), name
-
-
-@pytest.mark.parametrize("path", sorted((DOCS / "images").glob("scaling_*.png")), ids=lambda path: path.stem)
-def test_pictures_are_small_and_shown(path: Path) -> None:
+@pytest.mark.parametrize("path", sorted(scaling.IMAGES.glob("scaling_*.png")), ids=lambda path: path.stem)
+def test_pictures_are_small_and_shown(path: Any) -> None:
     assert path.stat().st_size < 150_000
     with Image.open(path) as picture:
         assert picture.width <= 800
-    assert path.name in (PAGES / "scaling.md").read_text()
+    assert path.name in scaling.PAGE.read_text()
