@@ -8,5 +8,6 @@ from torch.autograd import forward_ad
 
 def plainly() -> bool:
     """Whether graphs are recorded, or torch.func or forward-mode derivatives are at work: plain formulas only."""
-    transformed = torch._C._are_functorch_transforms_active()
-    return torch.compiler.is_compiling() or transformed or forward_ad._current_level >= 0
+    if torch.compiler.is_compiling():  # first, so that no compiler has to understand the rest
+        return True
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
