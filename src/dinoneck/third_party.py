@@ -80,7 +80,7 @@ def resolve(name: str) -> type[Any]:
     if not allowed:
         raise RegistryError(
             f"head_type {name!r} is code of the installed package {package!r}, not of dinoneck; it is imported only if "
-            f"you allow it: HeadCheckpoint.load(file, allow=({vendor + '.*'!r},))"
+            f"you allow it: allow=({vendor + '.*'!r},), on the command line --allow {vendor + '.*'!r}"
         )
     return _loaded(offers[0], name, package)
 

@@ -19,6 +19,7 @@ WRAPPER_PREFIXES = ("module.", "_orig_mod.")
 _WRAPPERS = ("model", "state_dict")
 _SHOWN = 8
 _CODE = re.compile(r"GLOBAL ([\w.]+)")
+_ODD = re.compile(r"Unsupported operand \d+")
 
 
 def read_any(path: str | os.PathLike[str], max_bytes: int | None = None) -> Any:
@@ -48,7 +49,7 @@ def read_any(path: str | os.PathLike[str], max_bytes: int | None = None) -> Any:
                 "nothing of it ran; ask its author for a state dict of tensors only, or a .safetensors file"
             ) from error
         raise BackboneError(
-            f"{file} cannot be read as weights ({first_line(error)}); expected .safetensors, or a .pth state dict "
+            f"{file} cannot be read as weights ({_reason(error)}); expected .safetensors, or a .pth state dict "
             "of tensors only"
         ) from error
 
@@ -100,7 +101,7 @@ def read_tensor(path: str | os.PathLike[str]) -> Tensor:
     try:
         loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle makes torch raise almost anything
-        raise BackboneError(f"{path} cannot be read as a tensor ({first_line(error)})") from error
+        raise BackboneError(f"{path} cannot be read as a tensor ({_reason(error)})") from error
     if not isinstance(loaded, Tensor):
         raise BackboneError(f"{path} holds {type(loaded).__name__}; expected a tensor")
     return loaded
@@ -125,6 +126,15 @@ def _check_size(file: Path, max_bytes: int | None) -> None:
         raise BackboneError(
             f"{file} is a compressed zip file, or one that lists more than it holds; torch.save writes neither"
         )
+
+
+def _reason(error: Exception) -> str:
+    """What a loader says, without torch's advice to run the file after all."""
+    text = str(error)
+    if "weights_only" not in text:
+        return f"{type(error).__name__}: {first_line(error)}"
+    odd = _ODD.search(text)
+    return f"it is a pickle that may run code{f': {odd[0]}' if odd else ''}; nothing of it ran"
 
 
 def first_line(error: BaseException) -> str:

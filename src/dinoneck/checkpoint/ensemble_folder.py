@@ -93,9 +93,9 @@ class EnsembleFolder:
             CheckpointError: if a member is missing, too many, damaged or another than listed, or they do not go
                 together.
         """
-        commit = None
+        repo, commit = None, None
         if hub.names_a_repo(folder):
-            place = hub.download_ensemble(os.fspath(folder), revision)
+            repo, place = folder, hub.download_ensemble(os.fspath(folder), revision)
             folder, commit = place, hub.commit_of(place / LISTING)
         elif revision is not None:
             raise CheckpointError(f"revision={revision!r} is for hub repositories; {folder} is read as a folder")
@@ -103,14 +103,10 @@ class EnsembleFolder:
         loaded = []
         for row in listing["members"]:
             path = Path(folder) / row["file"]
-            checkpoint = HeadCheckpoint.load(path, **options)
-            if checkpoint.file_digest != row["digest"]:
-                raise CheckpointError(
-                    f"{path} is another head than {LISTING} lists: its digest is {str(checkpoint.file_digest)[:19]}, "
-                    f"listed is {row['digest'][:19]}",
-                    step="digest",
-                )
-            loaded.append(Member(checkpoint, row["output"], row["fold"], row["weight"]))
+            try:
+                loaded.append(_listed_member(path, row, options))
+            except CheckpointError as error:
+                raise error if repo is None else hub.blamed(error, repo, path) from None
         ensemble = cls(loaded, listing["reduce"])
         for key in ("backbone", "inputs"):
             if _told(getattr(ensemble, key)) != _told(listing[key]):
@@ -121,7 +117,7 @@ class EnsembleFolder:
         return ensemble
 
     def save(self, folder: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-        """Write the folder: whole or not at all.
+        """Write the folder: whole or not at all. Of several writers at once the last one's stays.
 
         Args:
             folder: to create; it may exist empty.
@@ -133,7 +129,7 @@ class EnsembleFolder:
         target = Path(folder)
         try:
             _check_target(target, overwrite)
-            with write_folder(target) as new:
+            with write_folder(target, check=lambda there: _check_target(there, overwrite)) as new:
                 (new / HEADS).mkdir()
                 for member in self.members:
                     member.checkpoint.save(new / member.file)
@@ -155,7 +151,7 @@ class EnsembleFolder:
             }
             for member in self.members
         ]
-        return {
+        listing = {
             "format": FORMAT,
             "schema": SCHEMA,
             "backbone": self.backbone,
@@ -163,6 +159,7 @@ class EnsembleFolder:
             "members": rows,
             "reduce": self.reduce,
         }
+        return {**listing, "digest": headers.digest(listing, ())}
 
     def build(self) -> nn.Module:
         """Return one HeadEnsemble of all members, in eval mode on the CPU."""
@@ -232,7 +229,7 @@ def load_ensemble(folder: str | os.PathLike[str], **options: Any) -> nn.Module:
 
 def is_ensemble(path: object) -> bool:
     """Whether this is a folder with an ``ensemble.json``."""
-    return isinstance(path, str | os.PathLike) and (Path(path) / LISTING).is_file()
+    return isinstance(path, str | os.PathLike) and os.path.isfile(Path(path) / LISTING)  # noqa: PTH113
 
 
 def read_listing(folder: str | os.PathLike[str]) -> dict[str, Any]:
@@ -248,9 +245,20 @@ def read_listing(folder: str | os.PathLike[str]) -> dict[str, Any]:
         raise CheckpointError(f"{path} has more than {headers.MAX_HEADER_BYTES} bytes", step="json")
     listing = headers.strict_json(raw, str(path), "list of members")
     _check_listing(listing, str(path))
+    if raw != headers.canonical(listing) + b"\n":
+        raise CheckpointError(f"{path} is not spelled canonically; it was edited or damaged", step="json")
+    if headers.digest(listing, ()) != listing["digest"]:
+        raise CheckpointError(
+            f"{path}: the list does not match its digest; it is damaged or was edited. Fetch it again, or write the "
+            "folder anew with save_ensemble",
+            step="digest",
+        )
     listed = {row["file"] for row in listing["members"]}
     room = Path(folder) / HEADS
-    there = {f"{HEADS}/{file.name}" for file in room.glob(headers.HEAD_FILES)} if room.is_dir() else set()
+    try:
+        there = {f"{HEADS}/{file.name}" for file in room.glob(headers.HEAD_FILES)} if os.path.isdir(room) else set()  # noqa: PTH112
+    except OSError as error:  # removed by another writer in this moment
+        raise CheckpointError(f"{room} cannot be listed: {error}") from error
     if missing := listed - there:
         raise CheckpointError(f"{folder} lacks {some_of(missing, _SHOWN)} of the {len(listed)} heads it lists")
     if extra := there - listed:
@@ -259,7 +267,7 @@ def read_listing(folder: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _check_listing(listing: Any, name: str) -> None:
-    keys = {"format", "schema", "backbone", "inputs", "members", "reduce"}
+    keys = {"format", "schema", "backbone", "inputs", "members", "reduce", "digest"}
     if not isinstance(listing, dict) or listing.get("format") != FORMAT:
         raise CheckpointError(f"{name} is no list of an ensemble's heads (format {FORMAT!r})", step="schema")
     schema = listing.get("schema")
@@ -277,6 +285,17 @@ def _check_listing(listing: Any, name: str) -> None:
         raise CheckpointError(f"{name}: members is no list of 1 to {MAX_MEMBERS} heads", step="schema")
     for place, row in enumerate(members):
         _check_row(row, f"{name}: members[{place}]")
+
+
+def _listed_member(path: Path, row: Mapping[str, Any], options: Mapping[str, Any]) -> Member:
+    checkpoint = HeadCheckpoint.load(path, **options)
+    if checkpoint.file_digest != row["digest"]:
+        raise CheckpointError(
+            f"{path} is another head than {LISTING} lists: its digest is {str(checkpoint.file_digest)[:19]}, "
+            f"listed is {row['digest'][:19]}",
+            step="digest",
+        )
+    return Member(checkpoint, row["output"], row["fold"], row["weight"])
 
 
 def _check_row(row: Any, where: str) -> None:
@@ -360,14 +379,17 @@ def _check_target(target: Path, overwrite: bool) -> None:
         return
     if not target.is_dir():
         raise CheckpointError(f"{target} is no folder", step="write")
-    there = sorted(entry.name for entry in target.iterdir())
+    try:
+        there = sorted(entry.name for entry in target.iterdir())
+        inside = sorted((target / HEADS).iterdir()) if (target / HEADS).is_dir() else []
+    except FileNotFoundError:  # another writer is replacing it
+        return
     if there and not overwrite:
         raise CheckpointError(
             f"the folder {target} is not empty; pass overwrite=True to replace an ensemble that is there", step="write"
         )
     strange = [name for name in there if name not in (LISTING, HEADS, *DERIVED)]
-    if (target / HEADS).is_dir():
-        strange += [f"{HEADS}/{path.name}" for path in (target / HEADS).iterdir() if path.suffix != ".safetensors"]
+    strange += [f"{HEADS}/{path.name}" for path in inside if path.suffix != ".safetensors"]
     if strange:
         raise CheckpointError(
             f"{target} holds {some_of(strange, _SHOWN)}, which are no part of an ensemble; it is not replaced",

@@ -19,7 +19,7 @@ from dinoneck.checkpoint import header as headers
 from dinoneck.checkpoint import hub, lora_weights
 from dinoneck.checkpoint.migrations import versions_of
 from dinoneck.checkpoint.pairing import check_probe, check_reads, check_records
-from dinoneck.checkpoint.read import check_finite, check_meta, read_file
+from dinoneck.checkpoint.read import check_finite, check_meta, read_file, read_head
 from dinoneck.checkpoint.records import check_entries
 from dinoneck.checkpoint.state import chunks_of, listing_of, snapshot
 from dinoneck.configured import encode, normal
@@ -29,7 +29,6 @@ from dinoneck.version import __version__
 
 if TYPE_CHECKING:
     from dinoneck.checkpoint.hub_push import Pushed
-
 
 _TOLD = ("backbone", "preprocess", "training", "license", "tta")
 
@@ -73,6 +72,7 @@ class HeadCheckpoint:
         }
         self.revision = revision
         self.file_digest: str | None = self.meta.get("digest")
+        self._skeletons: list[nn.Module] = []  # what the file was checked against; the first build() takes it
 
     @property
     def head_type(self) -> str:
@@ -143,7 +143,7 @@ class HeadCheckpoint:
         if len(headers.canonical(meta["extra"])) > headers.MAX_EXTRA_BYTES:
             raise CheckpointError(f"extra is larger than {headers.MAX_EXTRA_BYTES} bytes", step="write")
         check_entries(meta, name)
-        check_reads(module, meta["backbone"], name)
+        check_reads(module, meta["backbone"], name, meta["inputs"])
         with third_party.allowing(third_party.ANY):
             check_meta(meta, headers.entries_of(meta["tensors"]), name)
         check_finite(state, name)
@@ -225,13 +225,14 @@ class HeadCheckpoint:
             raise CheckpointError(f"revision={revision!r} is for hub repositories; {path_or_repo} is read as a file")
         try:
             with third_party.allowing(allow):
-                header, state = read_file(path)
+                header, state, skeleton = read_head(path)
         except CheckpointError as error:
             if commit is None:
                 raise
             raise hub.blamed(error, path_or_repo, Path(path)) from None
         found = cls(header.meta, state, commit, allow)
         found.file_digest = header.file_digest
+        found._skeletons.append(skeleton)
         return found
 
     def build(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> nn.Module:
@@ -241,12 +242,8 @@ class HeadCheckpoint:
             device: where to; None = CPU.
             dtype: converted to this; None keeps the file's.
         """
-        with third_party.allowing(self._allow), torch.device("meta"):
-            module = registry.resolve(self.head_type).from_config(self.config)
-        weights = {key: value.clone() for key, value in self.state_dict.items()}
-        module.load_state_dict(weights, strict=True, assign=True)
-        built = module.eval().requires_grad_(True)
-        return cast("nn.Module", built.to(device=device, dtype=dtype))
+        built = self._with({key: value.clone() for key, value in self.state_dict.items()})
+        return built if (device, dtype) == (None, None) else built.to(device=device, dtype=dtype)
 
     def check_backbone(self, backbone: Backbone | Mapping[str, Any], probe: bool = False) -> None:
         """Refuse a backbone that is not the one this head was trained on.
@@ -298,6 +295,18 @@ class HeadCheckpoint:
             raise CheckpointError("this head file holds no LoRA weights", step="pairing")
         lora_weights.apply(backbone, record, self.adapter_state, trainable=trainable)
 
+    def _with(self, weights: Mapping[str, Tensor]) -> nn.Module:
+        """The module in eval mode, which keeps these tensors."""
+        try:
+            module: Any = self._skeletons.pop()
+        except IndexError:
+            module = None
+        if module is None or module.config != self.meta["config"]:  # somebody may have changed it
+            with third_party.allowing(self._allow), torch.device("meta"):
+                module = registry.resolve(self.head_type).from_config(self.config)
+        module.load_state_dict(weights, strict=True, assign=True)
+        return cast("nn.Module", module.eval().requires_grad_(True))
+
     def _tensors(self) -> dict[str, Tensor]:
         return self.state_dict | {lora_weights.PREFIX + key: value for key, value in self.adapter_state.items()}
 
@@ -326,17 +335,21 @@ def save_head(path: str | os.PathLike[str], module: nn.Module, **meta: Any) -> N
     HeadCheckpoint.from_module(module, **known, extra=extra).save(path)
 
 
-def load_head(path_or_repo: str | os.PathLike[str], *, allow: Sequence[str] = ()) -> nn.Module:
+def load_head(
+    path_or_repo: str | os.PathLike[str], *, revision: str | None = None, allow: Sequence[str] = ()
+) -> nn.Module:
     """Load a module in one line, in eval mode on the CPU.
 
     Args:
         path_or_repo: as for :meth:`HeadCheckpoint.load`.
+        revision: likewise.
         allow: likewise.
 
     Raises:
         CheckpointError: as :meth:`HeadCheckpoint.load`.
     """
-    return HeadCheckpoint.load(path_or_repo, allow=allow).build()
+    checkpoint = HeadCheckpoint.load(path_or_repo, revision=revision, allow=allow)
+    return checkpoint._with(checkpoint.state_dict)  # nobody else has them: no copy
 
 
 def _named(module: nn.Module) -> tuple[str, dict[str, int]]:
@@ -383,5 +396,5 @@ def _plain(record: Mapping[str, Any] | None, where: str) -> dict[str, Any] | Non
             raise TypeError(f"expected a dict, got {type(record).__name__}")
         plain = normal(Any, dict(record), where)
         return cast("dict[str, Any]", headers.strict_json(headers.canonical(plain), where, where))
-    except (TypeError, ValueError) as error:
+    except (CheckpointError, TypeError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{where} is no plain JSON-able record: {error}", step="write") from None

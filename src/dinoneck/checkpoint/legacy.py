@@ -17,9 +17,9 @@ from typing import Any, NamedTuple, cast
 
 from torch import Tensor, nn
 
-from dinoneck import registry
+from dinoneck import registry, third_party
 from dinoneck.checkpoint.read import check_finite, on_meta
-from dinoneck.configured import encode
+from dinoneck.configured import encode, fields_of
 from dinoneck.errors import BackboneError, CheckpointError, ConfigError, RegistryError, some_of
 from dinoneck.tasks import Task
 from dinoneck.weight_files import read_any, without_wrapper
@@ -191,6 +191,7 @@ def import_described(
     arguments: Mapping[str, Any] | None = None,
     rename: Mapping[str, str] | None = None,
     notes: Sequence[str] = (),
+    allow: Sequence[str] = (),
 ) -> tuple[nn.Module, dict[str, Any]]:
     """Import a file ``{"state_dict": ..., "meta": ...}`` whose meta names a head, such as ``fpn``, and its arguments.
 
@@ -202,6 +203,7 @@ def import_described(
         arguments: of the head, beside those in meta.
         rename: beginnings of names in the file -> beginnings of the head's own names, the longest that fits first.
         notes: entries of meta that are no arguments and are handed back, to be kept under ``extra``.
+        allow: heads of other packages that meta or ``head_type`` may name, as for :meth:`HeadCheckpoint.load`.
 
     Returns:
         The head, and the entries that ``notes`` names.
@@ -228,7 +230,29 @@ def import_described(
             "given",
             step="config",
         )
-    return _filled(named, {**meta, **given}, _begun(file.state, rename or {}, file.where), file.where), kept
+    _check_known(named, meta, file.where, allow)
+    state = _begun(file.state, rename or {}, file.where)
+    with third_party.allowing(allow):
+        return _filled(named, {**meta, **given}, state, file.where), kept
+
+
+def _check_known(head_type: Any, meta: Mapping[str, Any], where: str, allow: Sequence[str]) -> None:
+    """Refuse entries of meta that are no arguments: something would be lost."""
+    with third_party.allowing(allow):
+        cls = _resolved(head_type, where)
+    if strange := sorted(set(meta) - set(fields_of(cls))):
+        raise CheckpointError(
+            f"{where}: meta holds {some_of(strange, _SHOWN)}, which {head_type} has no argument for; what is to be "
+            f"kept beside the head is named (notes=, --note {strange[0]})",
+            step="config",
+        )
+
+
+def _resolved(head_type: Any, where: str) -> type[Any]:
+    try:
+        return registry.resolve(head_type)
+    except RegistryError as error:
+        raise CheckpointError(f"{where}: {error}", step="registry") from None
 
 
 def _parts(loaded: Any, where: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -305,10 +329,7 @@ def _begun(state: Mapping[str, Tensor], rename: Mapping[str, str], where: str) -
 
 def _filled(head_type: Any, config: Mapping[str, Any], state: Mapping[str, Tensor], where: str) -> nn.Module:
     """Build a registered head and give it these weights, all of them and no others."""
-    try:
-        cls = registry.resolve(head_type)
-    except RegistryError as error:
-        raise CheckpointError(f"{where}: {error}", step="registry") from None
+    cls = _resolved(head_type, where)
     try:
         normal = cls.from_config(config, device="meta").config
     except (ConfigError, TypeError, ValueError) as error:

@@ -150,6 +150,10 @@ def _is_versions(value: Any) -> bool:
     )
 
 
+def _is_made_by(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(_is_text(text) and len(text) <= MAX_LICENSE for text in value.values())
+
+
 def _is_license(value: Any) -> bool:
     return isinstance(value, str) and len(value) <= MAX_LICENSE and _LICENSE.fullmatch(value) is not None
 
@@ -191,6 +195,7 @@ _TASK = {
 }
 _COUNT = (_is_count, "an integer of 0 or more")
 _TOP = {
+    "created_by": (_is_made_by, f"an object of plain texts of at most {MAX_LICENSE} characters"),
     "versions": (_is_versions, "head types with their versions, each 1 or more"),
     "license": (_is_license, f"an SPDX identifier or the like, at most {MAX_LICENSE} characters"),
 }

@@ -17,7 +17,7 @@ _APART = ("tensors", "digest")  # the first is listed tensor by tensor, the seco
 _LONGEST = 120
 _NOTHING = object()
 
-Content = tuple[Header, dict[str, bytearray]]
+Content = tuple[Header, dict[str, bytearray | memoryview]]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -78,7 +78,7 @@ def _tensors(one: Content, other: Content, values: bool) -> Iterator[str]:
             yield f"differs  {name}: {first.dtype} {list(first.shape)}{gap}"
 
 
-def _gap(dtype: str, one: bytearray, other: bytearray) -> float:
+def _gap(dtype: str, one: bytearray | memoryview, other: bytearray | memoryview) -> float:
     """The largest absolute difference of two tensors' values."""
     import torch
 

@@ -56,6 +56,8 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a verb; return the exit code: 0 done, 1 refused, 2 wrong usage, 130 interrupted, 141 broken pipe."""
     _write_anything(sys.stdout)
+    if not sys.stderr.isatty():  # bars of the hub's client in a log are noise
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     options = parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(levelname)s: %(message)s")
     try:

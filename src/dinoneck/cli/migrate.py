@@ -28,13 +28,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Bring every file to the present schema, one after the other; each is replaced whole or not at all."""
     refused = 0
-    for file in [file for path in options.files for file in head_files(path)]:
+    for path in options.files:
         try:
-            print(_migrate(file, options.out, options.allow))
+            files = head_files(path)
         except CheckpointError as error:
-            refused += 1
-            print(f"refused  {file}  at step {error.step!r}: {error}", file=sys.stderr)
+            refused += _no(path, error)
+        else:
+            refused += sum(_refused(file, options) for file in files)
     return 1 if refused else 0
+
+
+def _refused(file: Path, options: argparse.Namespace) -> int:
+    try:
+        print(_migrate(file, options.out, options.allow))
+    except CheckpointError as error:
+        return _no(file, error)
+    return 0
+
+
+def _no(place: Path, error: CheckpointError) -> int:
+    print(f"refused  {place}  at step {error.step!r}: {error}", file=sys.stderr)
+    return 1
 
 
 def _migrate(file: Path, out: Path | None, allow: Sequence[str]) -> str:
