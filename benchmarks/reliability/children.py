@@ -68,8 +68,13 @@ class Child:
             raise Missed(f"a process ended with the status {status}")
 
 
-def child(work: Callable[[], object]) -> Child:
-    """Start a piece of work in a copy of this process."""
+def child(work: Callable[[], object], with_torch: bool = True) -> Child:
+    """Start a piece of work in a copy of this process.
+
+    Args:
+        work: to do there.
+        with_torch: it uses torch. Beside threads it must not: a lock that one of them held is held there for ever.
+    """
     reading, writing = os.pipe()
     sys.stdout.flush()
     with warnings.catch_warnings():
@@ -78,7 +83,8 @@ def child(work: Callable[[], object]) -> Child:
     if pid:
         os.close(writing)
         return Child(pid, reading)
-    torch.set_num_threads(1)  # threads that a fork has not taken along are waited for without end
+    if with_torch:
+        torch.set_num_threads(1)  # threads that a fork has not taken along are waited for without end
     told: dict[str, str | None] = {}
     try:
         os.close(reading)

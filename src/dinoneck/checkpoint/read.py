@@ -100,8 +100,12 @@ def check_meta(meta: Mapping[str, Any], tensors: tuple[TensorEntry, ...], name: 
             f"{', '.join(migrations.types_in(meta['head_type'], meta['config']))}",
             step="config",
         )
-    with _Limited(_CALLS + _CALLS_PER_TENSOR * len(tensors)):
-        skeleton = on_meta(registry.resolve(meta["head_type"]), meta["config"], name)
+    grad = torch.is_grad_enabled()
+    try:
+        with _Limited(_CALLS + _CALLS_PER_TENSOR * len(tensors)):
+            skeleton = on_meta(registry.resolve(meta["head_type"]), meta["config"], name)
+    finally:
+        torch.set_grad_enabled(grad)  # the limit may strike where a constructor leaves torch.no_grad()
     if encode(list(getattr(skeleton, "tasks", ()))) != meta["tasks"]:
         raise CheckpointError(f"{name}: the tasks listed are not those of the configuration", step="config")
     if meta["inputs"] is not None:
