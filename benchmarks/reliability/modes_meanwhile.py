@@ -9,6 +9,7 @@ import random
 import signal
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from benchmarks.reliability.children import child, in_child
@@ -19,6 +20,7 @@ from dinoneck.atomic import write_whole
 from dinoneck.checkpoint import Member, ensemble_folder, load_ensemble, save_ensemble
 from dinoneck.checkpoint import head_checkpoint as saving
 from dinoneck.checkpoint import header as headers
+from dinoneck.errors import CheckpointError
 
 Run = Callable[[Path], None]
 Event = Callable[[Path], object]
@@ -231,30 +233,32 @@ def interrupted(folder: Path) -> None:
 
 
 def interrupted_for_good(folder: Path) -> None:
-    """Ctrl-C at random moments of a save: the old file or the new one, whole."""
+    """Ctrl-C at random moments of a save, each in a process of its own: the old file or the new one, whole."""
     path = good_file(folder)
+    chance, heads = random.Random(0), [head(0, width=512), head(1, width=512)]
+    known, stopped = {one.meta["digest"] for one in [*heads, head(0)]}, 0
 
-    def work() -> None:
-        chance, heads = random.Random(0), [head(0, width=512), head(1, width=512)]
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
 
-        def stop(*_: object) -> None:
-            raise KeyboardInterrupt
-
+    def save(number: int, seconds: float) -> None:
         signal.signal(signal.SIGALRM, stop)
-        stopped = 0
-        for number in range(60):
-            try:
-                signal.setitimer(signal.ITIMER_REAL, 1e-4 + chance.random() * 4e-3)
-                heads[number % 2].save(path)
-                signal.setitimer(signal.ITIMER_REAL, 0)
-            except KeyboardInterrupt:
-                stopped += 1
-            if load(path).meta["digest"] not in {one.meta["digest"] for one in [*heads, head(0)]}:
-                raise Missed("an interrupted save left something else")
-        if not stopped:
-            raise Missed("nothing was interrupted")
+        try:
+            signal.setitimer(signal.ITIMER_REAL, seconds)
+            heads[number % 2].save(path)
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        except BaseException as interruption:  # torch makes other errors of it where it leaves a mode
+            raise CheckpointError("interrupted", step="write") from interruption
 
-    in_child(work)
+    for number in range(40):
+        try:
+            in_child(partial(save, number, 1e-4 + chance.random() * 4e-3))
+        except CheckpointError:
+            stopped += 1
+        if load(path).meta["digest"] not in known:
+            raise Missed("an interrupted save left something else")
+    if not stopped:
+        raise Missed("nothing was interrupted")
 
 
 def by_descriptor(folder: Path) -> None:
