@@ -14,7 +14,9 @@ def page(result: Mapping[str, Any]) -> str:
     return "\n\n".join(
         [
             _goals(result["goals"]),
-            "Every goal is met." if not missed else f"**Missed: {'; '.join(row['what'] for row in missed)}.**",
+            "Every goal in the table is met."
+            if not missed
+            else f"**Missed: {'; '.join(row['what'] for row in missed)}.**",
             "### Loading",
             _load_words(),
             _load(result["load"]),

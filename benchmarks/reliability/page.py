@@ -24,7 +24,8 @@ OPENING = """\
 # Reliability of head files
 
 What is done to a head file, or around it, and what comes of it: refused with one family of errors
-(`dinoneck.CheckpointError`, whose `step` names the check), or harmless. Every number on this page comes from
+(`dinoneck.CheckpointError`, whose `step` names the check; a sound head that is given tokens it was not made for raises
+`ShapeError` or `GridError` instead), or harmless. Every number on this page comes from
 
 ```
 python -m benchmarks.reliability

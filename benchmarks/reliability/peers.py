@@ -153,8 +153,10 @@ def page(result: Mapping[str, Any]) -> str:
     lines = [f"| fault | {' | '.join(columns)} |", "|---|" + "---|" * len(columns)]
     for fault in next(iter(outcomes.values())):
         lines.append(f"| {fault} | {' | '.join(_cell(outcomes[name][fault]) for name in columns)} |")
-    for kind in (REFUSED, RAISED, WRONG, SAME, NONE):
-        lines.append(f"| **{kind}** | {' | '.join(f'**{counts[name][kind]}**' for name in columns)} |")
+    sums = {"an error": (REFUSED, RAISED), WRONG: (WRONG,), SAME: (SAME,), NONE: (NONE,)}
+    for title, kinds in sums.items():
+        cells = (f"**{sum(counts[name][kind] for kind in kinds)}**" for name in columns)
+        lines.append(f"| **{title}** | {' | '.join(cells)} |")
     lines.append(f"| types of errors | {' | '.join(str(len(counts[name]['types'])) for name in columns)} |")
     foreign = sorted({kind for name in columns if not name.startswith(OWN) for kind in counts[name]["types"]})
     versions = ", ".join(dict.fromkeys(result["versions"].values()))

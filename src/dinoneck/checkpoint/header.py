@@ -365,8 +365,8 @@ def _guess(start: bytes) -> str:
     known = (
         (b"version ", "a Git LFS pointer: fetch the real file with 'git lfs pull'"),
         (b"<", "a web page saved in place of the file"),
-        (b"PK", "a zip or torch.save file, which may run code: dinoneck reads safetensors only"),
-        (b"\x80", "a pickle, which may run code: dinoneck reads safetensors only"),
+        (b"PK", "a zip or torch.save file, which may run code; an older head is brought over by dinoneck import-legacy"),
+        (b"\x80", "a pickle, which may run code; an older head is brought over by dinoneck import-legacy"),
         (_GZIP, "a gzip file: unpack it first"),
     )
     shown = start.removeprefix(b"\xef\xbb\xbf").lstrip()

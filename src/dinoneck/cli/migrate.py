@@ -74,6 +74,11 @@ def _migrate(file: Path, out: Path | None, allow: Sequence[str]) -> str:
     target = file if out is None else out / file.name
     if target != file and target.exists():
         raise CheckpointError(f"{target} exists already", step="write")
+    if out is not None:
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CheckpointError(f"the folder {out} cannot be made: {error}", step="write") from error
     HeadCheckpoint(header.meta, state, allow=allow).save(target)
     return f"migrated {target}  schema {old.meta['schema']} -> {SCHEMA}  {header.meta['digest']}"
 
