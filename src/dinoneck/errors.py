@@ -78,4 +78,9 @@ def _plain(message: str) -> str:
     """A message that quotes a stranger's file: shortened in the middle, what steers a terminal spelled out."""
     if len(message) > _LONGEST:
         message = f"{message[: _LONGEST * 3 // 4]} [...] {message[-_LONGEST // 5 :]}"
-    return "".join(sign if sign.isprintable() or sign == "\n" else ascii(sign)[1:-1] for sign in message)
+    return printable(message, keep="\n")
+
+
+def printable(text: str, keep: str = "") -> str:
+    """Return a text with every sign spelled out that steers a terminal, or hides, but for those to keep."""
+    return "".join(sign if sign.isprintable() or sign in keep else ascii(sign)[1:-1] for sign in text)

@@ -18,6 +18,7 @@ from dinoneck.errors import BackboneError, some_of
 WRAPPER_PREFIXES = ("module.", "_orig_mod.")
 _WRAPPERS = ("model", "state_dict")
 _SHOWN = 8
+_SHARES = 4  # names of one memory: tied weights
 _CODE = re.compile(r"GLOBAL ([\w.]+)")
 _ODD = re.compile(r"Unsupported operand \d+")
 
@@ -89,7 +90,38 @@ def read_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     strange = [str(key) for key, value in loaded.items() if not (isinstance(key, str) and isinstance(value, Tensor))]
     if strange:
         raise BackboneError(f"{file}: {some_of(strange, _SHOWN)} are no tensors; expected a plain state dict")
+    check_held(loaded, str(file))
     return dict(loaded)
+
+
+def check_held(state: Mapping[str, Tensor], where: str) -> None:
+    """Refuse tensors of which the file does not hold every value: a few bytes of it would become any memory.
+
+    Raises:
+        BackboneError: naming those that are sparse, without values, or larger than what is held of them.
+    """
+    held: dict[int, int] = {}
+    odd = [f"{key} {tuple(value.shape)}" for key, value in state.items() if not _is_held(value, held)]
+    if odd:
+        raise BackboneError(
+            f"{where}: {some_of(odd, _SHOWN)} hold fewer values than their shapes say (expanded, sparse or meta "
+            "tensors); expected dense ones: save {key: value.contiguous() for key, value in state.items()}"
+        )
+    asked, there = sum(value.numel() * value.itemsize for value in state.values()), sum(held.values())
+    if asked > _SHARES * there:
+        raise BackboneError(
+            f"{where}: its {len(state)} tensors have {asked} bytes and share {there} of them; expected tensors with "
+            "values of their own: save {key: value.clone() for key, value in state.items()}"
+        )
+
+
+def _is_held(value: Tensor, held: dict[int, int]) -> bool:
+    """Whether a tensor's values are all in memory; notes which memory that is."""
+    if value.layout != torch.strided or value.is_meta or value.is_nested:
+        return False
+    memory = value.untyped_storage()
+    held[memory.data_ptr()] = memory.nbytes()
+    return value.numel() * value.itemsize <= memory.nbytes()
 
 
 def read_tensor(path: str | os.PathLike[str]) -> Tensor:

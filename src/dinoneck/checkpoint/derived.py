@@ -14,12 +14,15 @@ from dinoneck.checkpoint.card import FIGURE, HEAD_NAME, REPO_ID, config_json, mo
 from dinoneck.checkpoint.ensemble_card import ensemble_card, ensemble_config
 from dinoneck.checkpoint.ensemble_folder import DERIVED, EnsembleFolder
 from dinoneck.errors import CheckpointError, some_of
+from dinoneck.plain_yaml import read_plain
 
 _MAX_BYTES = 1 << 20
 _SHOWN = 3
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
-_SOURCE = re.compile(r"(?:HeadCheckpoint|EnsembleFolder)\.load\(\"([^\"\n]+)\"\)")
-_PICTURE = re.compile(r"!\[[^\]\n]*\]\(([^)\s]+)\)")
+_MAX_FRONT = 16 << 10
+_SOURCE = re.compile(r"(?:HeadCheckpoint|EnsembleFolder)\.load\(\"([^\"\n]{1,200}+)\"\)")
+_PICTURE = re.compile(r"!\[[^\[\]\n]{0,300}+\]\(([\w.\-/]{1,300}+)\)", re.ASCII)
+"""Linear time on any page: no part can begin inside another, and none gives back what it took."""
 
 
 class Derived(NamedTuple):
@@ -95,10 +98,11 @@ def _page(file: Path, derive: Callable[[str | None, list[str]], str]) -> Derived
 
 
 def _front(page: str) -> dict[str, Any]:
-    """The front matter; empty if there is none that can be read."""
+    """The front matter; empty if there is none that can be read, or a longer one than any that is derived."""
     try:
-        found = yaml.safe_load(page.split("---\n")[1])
-    except (IndexError, ValueError, RecursionError, yaml.YAMLError):
+        _, front, _ = page[:_MAX_FRONT].split("---\n", 2)
+        found = read_plain(front)
+    except (ValueError, TypeError, RecursionError, yaml.YAMLError):
         return {}
     return found if isinstance(found, dict) else {}
 
@@ -112,5 +116,8 @@ def _text(file: Path) -> str:
 
 
 def _short(value: Any) -> str:
-    text = "missing" if value is None else json.dumps(value, ensure_ascii=True)
+    try:
+        text = "missing" if value is None else json.dumps(value, ensure_ascii=True)
+    except RecursionError:
+        text = "nested too deep"
     return text if len(text) <= 80 else f"{text[:80]}..."

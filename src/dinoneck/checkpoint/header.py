@@ -122,7 +122,8 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
     except CheckpointError:
         raise
     except FileNotFoundError:
-        raise CheckpointError(f"there is no head file {file}, nor a folder of that name") from None
+        home = ": '~' is not expanded, pass Path(...).expanduser()" if str(file).startswith("~") else ""
+        raise CheckpointError(f"there is no head file {file}, nor a folder of that name{home}") from None
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{str(path)!r} cannot be opened: {error}") from error
 
@@ -241,6 +242,12 @@ def entries_of(listing: Any, name: str = "metadata") -> tuple[TensorEntry, ...]:
         sound = sound and isinstance(row[1], str) and row[1] in DTYPE_BYTES and isinstance(row[2], list)
         if not sound or any(type(side) is not int or not 0 <= side < 1 << 48 for side in row[2]) or len(row[2]) > 8:
             raise CheckpointError(f"{name}: {str(row)[:200]} describes no tensor of a head", step="tensors")
+        if math.prod(side for side in row[2] if side) * DTYPE_BYTES[row[1]] >= 1 << 63:
+            raise CheckpointError(
+                f"{name}: {str(row)[:200]} has sides that no tensor can have, though it may be empty; expected fewer "
+                "than 2^63 bytes over those that are not 0",
+                step="tensors",
+            )
         entries.append(TensorEntry(row[0], row[1], tuple(row[2])))
     names = [entry.name for entry in entries]
     if names != sorted(set(names)):

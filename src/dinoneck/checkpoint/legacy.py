@@ -18,11 +18,11 @@ from typing import Any, NamedTuple, cast
 from torch import Tensor, nn
 
 from dinoneck import registry, third_party
-from dinoneck.checkpoint.read import check_finite, on_meta
+from dinoneck.checkpoint.read import check_finite, limited, on_meta
 from dinoneck.configured import encode, fields_of
-from dinoneck.errors import BackboneError, CheckpointError, ConfigError, RegistryError, some_of
+from dinoneck.errors import BackboneError, CheckpointError, RegistryError, some_of
 from dinoneck.tasks import Task
-from dinoneck.weight_files import read_any, without_wrapper
+from dinoneck.weight_files import check_held, read_any, without_wrapper
 
 logger = logging.getLogger(__name__)
 
@@ -82,6 +82,7 @@ def read_legacy(path: str | os.PathLike[str], max_bytes: int = MAX_BYTES) -> Leg
     try:
         loaded = read_any(path, max_bytes)
         state, meta = _parts(loaded, where)
+        check_held(state, where)
         state, prefix = without_wrapper(state, where)
     except BackboneError as error:
         raise CheckpointError(str(error)) from error
@@ -331,12 +332,14 @@ def _filled(head_type: Any, config: Mapping[str, Any], state: Mapping[str, Tenso
     """Build a registered head and give it these weights, all of them and no others."""
     cls = _resolved(head_type, where)
     try:
-        normal = cls.from_config(config, device="meta").config
-    except (ConfigError, TypeError, ValueError) as error:
+        with limited(len(state)):
+            normal = cls.from_config(config, device="meta").config
+    except Exception as error:  # whatever a constructor makes of values from a file
         raise CheckpointError(
             f"{where}: {head_type} refuses what the file and the caller say: {error}", step="config"
         ) from error
-    head = on_meta(cls, normal, where)
+    with limited(len(state)):
+        head = on_meta(cls, normal, where)
     expected = head.state_dict()
     missing, unknown = expected.keys() - state.keys(), state.keys() - expected.keys()
     if missing or unknown:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ from dinoneck.errors import CheckpointError, ConfigError, RegistryError, some_of
 
 _WRAPPER_PREFIXES = ("module.", "_orig_mod.")
 _SHOWN = 5
-_CALLS, _CALLS_PER_TENSOR = 4_000, 100  # of torch while a head is built; those here need at most 9 per tensor
+_CALLS, _CALLS_PER_TENSOR = 4_000, 15  # of torch while a head is built; those here need at most 9 per tensor
 _FILLING = frozenset(
     {getattr(nn.init, name) for name in dir(nn.init) if name.endswith("_") and not name.startswith("_")}
     | {getattr(Tensor, name) for name in ("uniform_", "normal_", "fill_", "zero_", "abs_")}
@@ -73,7 +74,7 @@ def read_head(path: str | os.PathLike[str]) -> tuple[Header, dict[str, Tensor], 
     headers.check_path(path)
     check_byte_order("file")
     name = os.fspath(path)
-    with headers.open_regular(path) as file:
+    with torch.inference_mode(False), headers.open_regular(path) as file:  # what is read can be trained
         try:
             header = headers.parse(file, os.fstat(file.fileno()).st_size, str(name))
             migrations.check_versions(header.meta, str(name))
@@ -100,12 +101,8 @@ def check_meta(meta: Mapping[str, Any], tensors: tuple[TensorEntry, ...], name: 
             f"{', '.join(migrations.types_in(meta['head_type'], meta['config']))}",
             step="config",
         )
-    grad = torch.is_grad_enabled()
-    try:
-        with _Limited(_CALLS + _CALLS_PER_TENSOR * len(tensors)):
-            skeleton = on_meta(registry.resolve(meta["head_type"]), meta["config"], name)
-    finally:
-        torch.set_grad_enabled(grad)  # the limit may strike where a constructor leaves torch.no_grad()
+    with limited(sum(0 not in entry.shape for entry in tensors)):
+        skeleton = on_meta(registry.resolve(meta["head_type"]), meta["config"], name)
     if encode(list(getattr(skeleton, "tasks", ()))) != meta["tasks"]:
         raise CheckpointError(f"{name}: the tasks listed are not those of the configuration", step="config")
     if meta["inputs"] is not None:
@@ -117,6 +114,17 @@ def check_meta(meta: Mapping[str, Any], tensors: tuple[TensorEntry, ...], name: 
     lora_weights.check(travelling, meta["backbone"], name)
     _check_tensors(skeleton, tuple(entry for entry in tensors if entry.name not in travelling), name)
     return skeleton
+
+
+@contextmanager
+def limited(count: int) -> Iterator[None]:
+    """Stop a constructor that makes far more than ``count`` tensors, with a ConfigError where it stands."""
+    grad = torch.is_grad_enabled()
+    try:
+        with _Limited(_CALLS + _CALLS_PER_TENSOR * count):
+            yield
+    finally:
+        torch.set_grad_enabled(grad)  # the limit may strike where a constructor leaves torch.no_grad()
 
 
 def on_meta(cls: type[Any], config: Mapping[str, Any], name: str) -> nn.Module:

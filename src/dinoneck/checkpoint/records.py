@@ -16,8 +16,12 @@ from dinoneck.errors import CheckpointError
 
 MAX_TRAINING_BYTES = 16 << 10
 MAX_LICENSE = 200
+MAX_AREA_PX = 1 << 26  # of an image that a file asks for
+VIEWS = ("none", "flip4", "d6")
+"""The sets of views known here; a file may name one of a later version."""
 _LICENSE = re.compile(r"[A-Za-z0-9][A-Za-z0-9 .+:()_\-]*", re.ASCII)
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}", re.ASCII)
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}", re.ASCII)
 _HEAD_TYPE = re.compile(r"([a-z0-9][a-z0-9_]{0,63}\.)?[a-z][a-z0-9_]{0,63}", re.ASCII)
 _MAX_VERSION = 1 << 16
 
@@ -30,8 +34,10 @@ def check_entries(meta: Mapping[str, Any], name: str) -> None:
     """
     if meta["backbone"] is not None:
         _check(meta["backbone"], _BACKBONE, f"{name}: backbone")
-        if isinstance(weights := meta["backbone"].get("weights"), Mapping):
-            _check(weights, _WEIGHTS, f"{name}: backbone.weights")
+        weights, where = meta["backbone"].get("weights"), f"{name}: backbone.weights"
+        while isinstance(weights, Mapping):
+            _check(weights, _WEIGHTS, where)
+            weights, where = weights.get("base"), f"{where}.base"
         if isinstance(adapter := meta["backbone"].get("adapter"), Mapping):
             odd = [key for key in _LORA if adapter.get(key) is None] + sorted(set(adapter) - set(_LORA))
             if odd:
@@ -154,6 +160,18 @@ def _is_made_by(value: Any) -> bool:
     return isinstance(value, Mapping) and all(_is_text(text) and len(text) <= MAX_LICENSE for text in value.values())
 
 
+def _is_labels(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_is_text, value))
+
+
+def _is_size(value: Any) -> bool:
+    return _is_ints(value) and len(value) == 2 and min(value) >= 1 and math.prod(value) <= MAX_AREA_PX
+
+
+def _is_blur(value: Any) -> bool:
+    return isinstance(value, Mapping) and set(value) == {"kernel", "sigma"} and all(map(_is_number, value.values()))
+
+
 def _is_license(value: Any) -> bool:
     return isinstance(value, str) and len(value) <= MAX_LICENSE and _LICENSE.fullmatch(value) is not None
 
@@ -185,11 +203,18 @@ _LORA = {
     "blocks": _INT,
     "sha256": _TEXT,
 }
-_WEIGHTS = {"kind": _TEXT, "repo": _TEXT, "revision": _TEXT, "scheme": _TEXT, "seed": _INT}
-_INPUTS = {"size": _SIDES, "patch_size": _SIDES, **dict.fromkeys(("fit", "policy", "interpolation"), _TEXT)}
+_WEIGHTS = {"kind": _TEXT, "repo": _TEXT, "revision": _TEXT, "scheme": _TEXT, "seed": _INT, "base": _OBJECT}
+_INPUTS = {
+    "size": (_is_size, f"[height, width] in pixels, together at most {MAX_AREA_PX}"),
+    "patch_size": _SIDES,
+    "blur": (_is_blur, "an object with kernel and sigma, numbers both"),
+    **dict.fromkeys(("fit", "policy", "interpolation"), _TEXT),
+    **dict.fromkeys(("mean", "std"), (_is_channels, "three numbers, for R, G, B")),
+}
 _TASK = {
     **dict.fromkeys(("name", "kind", "unit"), _TEXT),
     "dim": _INT,
+    "labels": (_is_labels, "a list of plain texts"),
     "transform": _OBJECT,
     "minimum": (lambda value: isinstance(value, int | float), "a number"),
 }
@@ -197,6 +222,7 @@ _COUNT = (_is_count, "an integer of 0 or more")
 _TOP = {
     "created_by": (_is_made_by, f"an object of plain texts of at most {MAX_LICENSE} characters"),
     "versions": (_is_versions, "head types with their versions, each 1 or more"),
+    "digest": (lambda value: _DIGEST.fullmatch(value) is not None, "sha256: and 64 of 0-9a-f"),
     "license": (_is_license, f"an SPDX identifier or the like, at most {MAX_LICENSE} characters"),
 }
 _TRAINING = {
