@@ -169,7 +169,7 @@ def paths() -> Mode:
         *everywhere((*TASK, "name"), "config", "schema"),
         *everywhere((*TASK, "kind"), "config", "schema"),
         *everywhere((*TASK, "unit"), HARMLESS, "schema", told),
-        *everywhere((*TASK, "labels", 0), HARMLESS, "config", told),
+        *everywhere((*TASK, "labels", 0), HARMLESS, "schema", told),
         *everywhere((*TASK, "aggregate"), "config"),
         *everywhere((*TASK, "$"), "config"),
         *everywhere(("config", "activation"), "config", None, small),

@@ -13,7 +13,7 @@ class PlainLoader(yaml.SafeLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         """Return the next node, unless it has a name or stands for one that has."""
-        event = self.peek_event()
+        event = self.peek_event()  # type: ignore[no-untyped-call]
         if (name := getattr(event, "anchor", None)) is not None:
             raise ComposerError(
                 None,

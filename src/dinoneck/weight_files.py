@@ -101,7 +101,7 @@ def check_held(state: Mapping[str, Tensor], where: str) -> None:
         BackboneError: naming those that are sparse, without values, or larger than what is held of them.
     """
     held: dict[int, int] = {}
-    odd = [f"{key} {tuple(value.shape)}" for key, value in state.items() if not _is_held(value, held)]
+    odd = [key for key, value in state.items() if not _is_held(value, held)]
     if odd:
         raise BackboneError(
             f"{where}: {some_of(odd, _SHOWN)} hold fewer values than their shapes say (expanded, sparse or meta "

@@ -12,7 +12,8 @@ import yaml
 
 from dinoneck.checkpoint.card import FIGURE, HEAD_NAME, REPO_ID, config_json, model_card
 from dinoneck.checkpoint.ensemble_card import ensemble_card, ensemble_config
-from dinoneck.checkpoint.ensemble_folder import DERIVED, EnsembleFolder
+from dinoneck.checkpoint.ensemble_folder import EnsembleFolder
+from dinoneck.checkpoint.ensemble_writers import DERIVED
 from dinoneck.errors import CheckpointError, some_of
 from dinoneck.plain_yaml import read_plain
 

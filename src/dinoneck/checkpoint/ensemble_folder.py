@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Literal, Self, cast
 
@@ -19,14 +20,15 @@ from dinoneck import registry
 from dinoneck.atomic import write_folder, write_text
 from dinoneck.checkpoint import header as headers
 from dinoneck.checkpoint import hub
+from dinoneck.checkpoint.ensemble_writers import check_target, settled
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.checkpoint.header import HEADS, LISTING
+from dinoneck.checkpoint.pairing import told
 from dinoneck.errors import CheckpointError, ConfigError, some_of
 
 FORMAT = "dinoneck.ensemble"
 SCHEMA = 1
 MAX_MEMBERS = 4096
-DERIVED = ("config.json", "README.md")
 Reduce = Literal["mean", "median"]
 _OUTPUT = re.compile(r"[A-Za-z_][A-Za-z0-9_\-]{0,63}")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
@@ -48,6 +50,10 @@ class Member:
     output: str
     fold: int
     weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if isinstance(self.fold, Integral) and not isinstance(self.fold, bool):  # NumPy's integers too
+            object.__setattr__(self, "fold", int(self.fold))
 
     @property
     def file(self) -> str:
@@ -91,14 +97,22 @@ class EnsembleFolder:
 
         Raises:
             CheckpointError: if a member is missing, too many, damaged or another than listed, or they do not go
-                together.
+                together. A folder that a writer replaces meanwhile is read again, a few times.
         """
+        headers.check_revision(revision)
         repo, commit = None, None
         if hub.names_a_repo(folder):
             repo, place = folder, hub.download_ensemble(os.fspath(folder), revision)
             folder, commit = place, hub.commit_of(place / LISTING)
         elif revision is not None:
             raise CheckpointError(f"revision={revision!r} is for hub repositories; {folder} is read as a folder")
+        ensemble = settled(folder, lambda: cls._read(folder, repo, options))
+        ensemble.revision = commit
+        return ensemble
+
+    @classmethod
+    def _read(cls, folder: str | os.PathLike[str], repo: object, options: Mapping[str, Any]) -> Self:
+        """Read a local folder; of a hub repository, errors name that."""
         listing = read_listing(folder)
         loaded = []
         for row in listing["members"]:
@@ -109,11 +123,10 @@ class EnsembleFolder:
                 raise error if repo is None else hub.blamed(error, repo, path) from None
         ensemble = cls(loaded, listing["reduce"])
         for key in ("backbone", "inputs"):
-            if _told(getattr(ensemble, key)) != _told(listing[key]):
+            if told(getattr(ensemble, key)) != told(listing[key]):
                 raise CheckpointError(
                     f"{folder}: the {key} record of {LISTING} is not that of its heads", step="pairing"
                 )
-        ensemble.revision = commit
         return ensemble
 
     def save(self, folder: str | os.PathLike[str], *, overwrite: bool = False) -> None:
@@ -128,8 +141,8 @@ class EnsembleFolder:
         """
         target = Path(folder)
         try:
-            _check_target(target, overwrite)
-            with write_folder(target, check=lambda there: _check_target(there, overwrite)) as new:
+            check_target(target, overwrite)
+            with write_folder(target, check=lambda there: check_target(there, overwrite)) as new:
                 (new / HEADS).mkdir()
                 for member in self.members:
                     member.checkpoint.save(new / member.file)
@@ -326,7 +339,8 @@ def _check_members(members: Sequence[Member], reduce: str) -> None:
     if reduce not in ("mean", "median"):
         raise CheckpointError(f"reduce is {reduce!r}; expected 'mean' or 'median'", step="config")
     weights = [member.weight for member in members]
-    if min(weights) < 0 or not 1e-30 < sum(weights) < 1e30 or (reduce == "median" and len(set(weights)) > 1):
+    odd = any(isinstance(weight, bool) or not isinstance(weight, Real) for weight in weights)
+    if odd or min(weights) < 0 or not 1e-30 < sum(weights) < 1e30 or (reduce == "median" and len(set(weights)) > 1):
         raise CheckpointError(
             f"weights are {tuple(weights)}; expected ordinary numbers of 0 or more, not all 0, and equal ones for a "
             "median",
@@ -355,7 +369,7 @@ def _shared(members: Sequence[Member], key: str) -> dict[str, Any] | None:
     first = members[0].checkpoint.meta[key]
     for member in members[1:]:
         other = member.checkpoint.meta[key]
-        if _told(other) != _told(first):
+        if told(other) != told(first):
             differ = sorted(
                 name
                 for name in {*(first or {}), *(other or {})}
@@ -367,31 +381,3 @@ def _shared(members: Sequence[Member], key: str) -> dict[str, Any] | None:
                 step="pairing",
             )
     return cast("dict[str, Any] | None", first)
-
-
-def _told(record: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """A record without its probe, whose last digits depend on the machine."""
-    return None if record is None else {key: value for key, value in record.items() if key != "probe"}
-
-
-def _check_target(target: Path, overwrite: bool) -> None:
-    if not target.exists():
-        return
-    if not target.is_dir():
-        raise CheckpointError(f"{target} is no folder", step="write")
-    try:
-        there = sorted(entry.name for entry in target.iterdir())
-        inside = sorted((target / HEADS).iterdir()) if (target / HEADS).is_dir() else []
-    except FileNotFoundError:  # another writer is replacing it
-        return
-    if there and not overwrite:
-        raise CheckpointError(
-            f"the folder {target} is not empty; pass overwrite=True to replace an ensemble that is there", step="write"
-        )
-    strange = [name for name in there if name not in (LISTING, HEADS, *DERIVED)]
-    strange += [f"{HEADS}/{path.name}" for path in inside if path.suffix != ".safetensors"]
-    if strange:
-        raise CheckpointError(
-            f"{target} holds {some_of(strange, _SHOWN)}, which are no part of an ensemble; it is not replaced",
-            step="write",
-        )

@@ -153,8 +153,18 @@ def check_path(path: object) -> None:
     Raises:
         CheckpointError: naming what it is.
     """
-    if not isinstance(path, str | os.PathLike):
-        raise CheckpointError(f"the path of a head file is {path!r}; expected a string or a Path")
+    if not isinstance(path, str | os.PathLike) or not isinstance(os.fspath(path), str):
+        raise CheckpointError(f"the path of a head file is {path!r}; expected a string or a Path of text")
+
+
+def check_revision(revision: object) -> None:
+    """Refuse what is no revision of a repository.
+
+    Raises:
+        CheckpointError: naming what it is.
+    """
+    if revision is not None and not isinstance(revision, str):
+        raise CheckpointError(f"revision is {revision!r}; expected the name of a branch, tag or commit, or None")
 
 
 def head_files(path: str | os.PathLike[str]) -> list[Path]:
@@ -372,7 +382,10 @@ def _guess(start: bytes) -> str:
     known = (
         (b"version ", "a Git LFS pointer: fetch the real file with 'git lfs pull'"),
         (b"<", "a web page saved in place of the file"),
-        (b"PK", "a zip or torch.save file, which may run code; an older head is brought over by dinoneck import-legacy"),
+        (
+            b"PK",
+            "a zip or torch.save file, which may run code; an older head is brought over by dinoneck import-legacy",
+        ),
         (b"\x80", "a pickle, which may run code; an older head is brought over by dinoneck import-legacy"),
         (_GZIP, "a gzip file: unpack it first"),
     )

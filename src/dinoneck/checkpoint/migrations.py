@@ -118,8 +118,8 @@ def to_present(meta: Mapping[str, Any], tensors: Mapping[str, Any], name: str) -
         return new, state  # the check of the configuration refuses it
     if (count := _count(new["head_type"], new["config"])) > len(state) + _PARTS:
         raise CheckpointError(
-            f"{name}: the configuration names {count} parts, the file holds {len(state)} tensors: it describes far more "
-            "than the file lists",
+            f"{name}: the configuration names {count} parts, the file holds {len(state)} tensors: it describes far "
+            "more than the file lists",
             step="config",
         )
     present = versions_of(new["head_type"], new["config"])

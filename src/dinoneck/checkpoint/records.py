@@ -22,6 +22,7 @@ VIEWS = ("none", "flip4", "d6")
 _LICENSE = re.compile(r"[A-Za-z0-9][A-Za-z0-9 .+:()_\-]*", re.ASCII)
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}", re.ASCII)
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}", re.ASCII)
+_NO_DIGEST = "sha256:" + "0" * 64  # before a file is written
 _HEAD_TYPE = re.compile(r"([a-z0-9][a-z0-9_]{0,63}\.)?[a-z][a-z0-9_]{0,63}", re.ASCII)
 _MAX_VERSION = 1 << 16
 
@@ -32,17 +33,10 @@ def check_entries(meta: Mapping[str, Any], name: str) -> None:
     Raises:
         CheckpointError: naming the entry that has another type than expected.
     """
+    if not _DIGEST.fullmatch(told := meta.get("digest", _NO_DIGEST)):
+        raise CheckpointError(f"{name}: digest is {told[:80]!r}; expected sha256: and 64 of 0-9a-f", step="digest")
     if meta["backbone"] is not None:
-        _check(meta["backbone"], _BACKBONE, f"{name}: backbone")
-        weights, where = meta["backbone"].get("weights"), f"{name}: backbone.weights"
-        while isinstance(weights, Mapping):
-            _check(weights, _WEIGHTS, where)
-            weights, where = weights.get("base"), f"{where}.base"
-        if isinstance(adapter := meta["backbone"].get("adapter"), Mapping):
-            odd = [key for key in _LORA if adapter.get(key) is None] + sorted(set(adapter) - set(_LORA))
-            if odd:
-                raise CheckpointError(f"{name}: backbone.adapter lacks or adds {', '.join(odd)}", step="schema")
-            _check(adapter, _LORA, f"{name}: backbone.adapter")
+        check_backbone_record(meta["backbone"], f"{name}: backbone")
     if meta["inputs"] is not None:
         _check(meta["inputs"], _INPUTS, f"{name}: inputs")
     for place, task in enumerate(meta["tasks"]):
@@ -66,6 +60,24 @@ def check_entries(meta: Mapping[str, Any], name: str) -> None:
     size = len(json.dumps(meta.get("training"), ensure_ascii=False).encode("utf-8", "surrogatepass"))
     if size > MAX_TRAINING_BYTES:
         raise CheckpointError(f"{name}: training is larger than {MAX_TRAINING_BYTES} bytes", step="schema")
+
+
+def check_backbone_record(record: Mapping[str, Any], name: str) -> None:
+    """Check the record of a backbone.
+
+    Raises:
+        CheckpointError: naming the entry that has another type than expected.
+    """
+    _check(record, _BACKBONE, name)
+    weights, where = record.get("weights"), f"{name}.weights"
+    while isinstance(weights, Mapping):
+        _check(weights, _WEIGHTS, where)
+        weights, where = weights.get("base"), f"{where}.base"
+    if isinstance(adapter := record.get("adapter"), Mapping):
+        odd = [key for key in _LORA if adapter.get(key) is None] + sorted(set(adapter) - set(_LORA))
+        if odd:
+            raise CheckpointError(f"{name}.adapter lacks or adds {', '.join(odd)}", step="schema")
+        _check(adapter, _LORA, f"{name}.adapter")
 
 
 def need(record: Mapping[str, Any], key: str) -> Any:
@@ -165,7 +177,7 @@ def _is_labels(value: Any) -> bool:
 
 
 def _is_size(value: Any) -> bool:
-    return _is_ints(value) and len(value) == 2 and min(value) >= 1 and math.prod(value) <= MAX_AREA_PX
+    return _is_ints(value) and len(value) == 2 and math.prod(value) <= MAX_AREA_PX
 
 
 def _is_blur(value: Any) -> bool:
@@ -205,7 +217,7 @@ _LORA = {
 }
 _WEIGHTS = {"kind": _TEXT, "repo": _TEXT, "revision": _TEXT, "scheme": _TEXT, "seed": _INT, "base": _OBJECT}
 _INPUTS = {
-    "size": (_is_size, f"[height, width] in pixels, together at most {MAX_AREA_PX}"),
+    "size": (_is_size, f"two integers, [height, width] in pixels, with a product of at most {MAX_AREA_PX}"),
     "patch_size": _SIDES,
     "blur": (_is_blur, "an object with kernel and sigma, numbers both"),
     **dict.fromkeys(("fit", "policy", "interpolation"), _TEXT),
@@ -222,7 +234,6 @@ _COUNT = (_is_count, "an integer of 0 or more")
 _TOP = {
     "created_by": (_is_made_by, f"an object of plain texts of at most {MAX_LICENSE} characters"),
     "versions": (_is_versions, "head types with their versions, each 1 or more"),
-    "digest": (lambda value: _DIGEST.fullmatch(value) is not None, "sha256: and 64 of 0-9a-f"),
     "license": (_is_license, f"an SPDX identifier or the like, at most {MAX_LICENSE} characters"),
 }
 _TRAINING = {

@@ -46,8 +46,12 @@ def snapshot(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
     places: dict[tuple[Any, int], str] = {}
     check_byte_order("write")
     for key, value in tensors.items():
-        if not isinstance(value, Tensor) or value.is_meta or value.dtype not in FILE_DTYPES:
-            what = f"{value.dtype} on {value.device}" if isinstance(value, Tensor) else type(value).__name__
+        if not isinstance(value, Tensor) or value.is_meta or value.dtype not in FILE_DTYPES or _sparse(value):
+            what = (
+                f"{value.dtype} on {value.device}{' (sparse)' * _sparse(value)}"
+                if isinstance(value, Tensor)
+                else type(value).__name__
+            )
             raise CheckpointError(f"{name}: {key} is {what}; it cannot be saved", step="write")
         place = (value.device, value.data_ptr())
         if value.numel() and places.setdefault(place, key) != key:
@@ -57,6 +61,10 @@ def snapshot(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
         state[key] = value.detach().to("cpu", copy=True).contiguous()
     _check_overlaps(tensors, name)
     return state
+
+
+def _sparse(value: Tensor) -> bool:
+    return value.layout is not torch.strided
 
 
 def check_byte_order(step: str) -> None:

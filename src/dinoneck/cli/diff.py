@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dinoneck.checkpoint.header import Header, open_regular, parse, read_data
+from dinoneck.cli import text
 
 HELP = "compare two head files; exit 1 if anything differs"
 EXAMPLE = "dinoneck diff old.safetensors new.safetensors --values"
@@ -35,7 +36,7 @@ def run(options: argparse.Namespace) -> int:
     told = list(_tensors(one, other, options.values))
     alike = sum(line.startswith("equal") for line in told)
     lines = changed + told
-    print("\n".join(lines))
+    print("\n".join(map(text.line, lines)))
     same = not changed and alike == len(told)
     print(
         "the same content" if same else f"{len(changed)} entries and {len(told) - alike} of {len(told)} tensors differ"
@@ -97,5 +98,5 @@ def _spelled(value: Any) -> str:
 
 
 def _shown(value: Any) -> str:
-    text = _spelled(value)
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+    told = _spelled(value)
+    return told if len(told) <= _LONGEST else f"{told[:_LONGEST]}..."

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from dinoneck.checkpoint.header import SCHEMA, Header, head_files, open_regular, parse, read_data, read_header
 from dinoneck.cli.allow_option import add_allow
+from dinoneck.cli.one_by_one import refused
+from dinoneck.cli.text import say
 from dinoneck.errors import CheckpointError
 
 HELP = "rewrite older head files in the present schema; exit 1 if one is refused"
@@ -27,28 +29,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Bring every file to the present schema, one after the other; each is replaced whole or not at all."""
-    refused = 0
-    for path in options.files:
-        try:
-            files = head_files(path)
-        except CheckpointError as error:
-            refused += _no(path, error)
-        else:
-            refused += sum(_refused(file, options) for file in files)
-    return 1 if refused else 0
+    return 1 if sum(refused(path, partial(_all, path, options)) for path in options.files) else 0
 
 
-def _refused(file: Path, options: argparse.Namespace) -> int:
-    try:
-        print(_migrate(file, options.out, options.allow))
-    except CheckpointError as error:
-        return _no(file, error)
+def _all(path: Path, options: argparse.Namespace) -> int:
+    """How many of the files in a path are refused."""
+    return sum(refused(file, partial(_one, file, options)) for file in head_files(path))
+
+
+def _one(file: Path, options: argparse.Namespace) -> int:
+    say(_migrate(file, options.out, options.allow))
     return 0
-
-
-def _no(place: Path, error: CheckpointError) -> int:
-    print(f"refused  {place}  at step {error.step!r}: {error}", file=sys.stderr)
-    return 1
 
 
 def _migrate(file: Path, out: Path | None, allow: Sequence[str]) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from dinoneck.cli import numbers
 from dinoneck.cli.allow_option import add_allow
 from dinoneck.cli.backbone_options import size
+from dinoneck.cli.text import say
 from dinoneck.cli.train import told_size
 from dinoneck.errors import ConfigError, DataError
 
@@ -170,7 +171,7 @@ def _views(options: argparse.Namespace, heads: Sequence[Any]) -> Any:
         raise ConfigError(f"the heads were trained for different views ({', '.join(sorted(named))}); choose with --tta")
     views = next(iter(named), "none")
     if views != "none":
-        print(f"Views: {views}, as the heads' training file says (--tta none: the photo alone).")
+        say(f"Views: {views}, as the heads' training file says (--tta none: the photo alone).")
     return views
 
 

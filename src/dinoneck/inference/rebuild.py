@@ -25,7 +25,8 @@ _NAME = re.compile(rf"{_PART}(?:/{_PART})?", re.ASCII)
 def rebuild(record: Mapping[str, Any], file: str | os.PathLike[str] | None = None) -> Backbone:
     """Load the backbone of a record: by name, or with the weights of a local file.
 
-    Nothing in a record is imported or run, and no folder that it names is opened; weights that come from elsewhere are compared by who asks for this.
+    Nothing in a record is imported or run, and no folder that it names is opened. Weights that come from elsewhere are
+    compared by who asks for this.
 
     Args:
         record: the backbone record of a head file.
