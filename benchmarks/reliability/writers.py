@@ -181,7 +181,7 @@ there in the end.
 {chr(10).join(rows)}
 
 A file is replaced by one rename, so nobody ever waits or is refused. A folder takes two: who reads it in that moment
-finds no folder, or a list and heads that do not belong together, and gets a `CheckpointError`{told}; read again. These
-readers do nothing but read while the writers do nothing but replace, so they meet such moments often. Of several
-writers the last one's folder stays.{troubles}
+finds no folder, or a list and heads that do not belong together. It is then read again, up to three times; who meets
+such a moment every time gets a `CheckpointError`{told}. These readers do nothing but read while the writers do
+nothing but replace. Of several writers the last one's folder stays.{troubles}
 """
