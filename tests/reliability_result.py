@@ -10,8 +10,7 @@ import pytest
 
 def stored(part: str) -> dict[str, Any]:
     """Return the published result of a part: of the whole campaign, without a failure, and on the page."""
-    from benchmarks.reliability.__main__ import part_of
-    from benchmarks.reliability.page import PAGE, RESULT
+    from benchmarks.reliability.page import PAGE, RESULT, part_of
 
     entries = json.loads(RESULT.read_text()) if RESULT.exists() else {}
     if part not in entries:

@@ -11,21 +11,14 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import importlib
 import json
 import sys
 import tempfile
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-from benchmarks.reliability.page import PAGE, PARTS, RESULT, written
+from benchmarks.reliability.page import PAGE, PARTS, RESULT, part_of, written
 from benchmarks.timing import machine
-
-
-def part_of(name: str) -> ModuleType:
-    """The module of a part: ``measure(work, share)`` returns a JSON-able result, ``page(result)`` its Markdown."""
-    return importlib.import_module(f"benchmarks.reliability.{name}")
 
 
 def measured(name: str, work: Path, share: float) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
@@ -36,6 +37,11 @@ in it and in which order it is checked; what an attacker can and cannot do is in
 """
 
 
+def part_of(name: str) -> ModuleType:
+    """The module of a part: ``measure(work, share)`` returns a JSON-able result, ``page(result)`` its Markdown."""
+    return importlib.import_module(f"benchmarks.reliability.{name}")
+
+
 def written(stored: Mapping[str, Any]) -> str:
     """Return the page."""
     sections = [OPENING]
@@ -43,8 +49,7 @@ def written(stored: Mapping[str, Any]) -> str:
         if name not in stored:
             continue
         entry = stored[name]
-        part = importlib.import_module(f"benchmarks.reliability.{name}")
-        sections.append(f"## {title}\n\n{part.page(entry['result']).strip()}\n\n{_measured_on(entry)}\n")
+        sections.append(f"## {title}\n\n{part_of(name).page(entry['result']).strip()}\n\n{_measured_on(entry)}\n")
     return "\n".join(sections)
 
 

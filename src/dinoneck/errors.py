@@ -62,6 +62,11 @@ def missing_extra(package: str, extra: str) -> ImportError:
     return ImportError(f"{package} is not installed; it comes with an extra: pip install 'dinoneck[{extra}]'")
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error says, at most 200 characters."""
+    return (str(error).strip().splitlines() or [""])[0][:200]
+
+
 def some_of(names: Iterable[str], shown: int) -> str:
     """Return the first ``shown`` of the sorted names, and how many more there are."""
     ordered = sorted(names)

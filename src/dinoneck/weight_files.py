@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from dinoneck.errors import BackboneError, some_of
+from dinoneck.errors import BackboneError, first_line, some_of
 
 WRAPPER_PREFIXES = ("module.", "_orig_mod.")
 _WRAPPERS = ("model", "state_dict")
@@ -167,8 +167,3 @@ def _reason(error: Exception) -> str:
         return f"{type(error).__name__}: {first_line(error)}"
     odd = _ODD.search(text)
     return f"it is a pickle that may run code{f': {odd[0]}' if odd else ''}; nothing of it ran"
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of what an error says, at most 200 characters."""
-    return (str(error).strip().splitlines() or [""])[0][:200]

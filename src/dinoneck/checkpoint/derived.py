@@ -14,12 +14,12 @@ from dinoneck.checkpoint.card import FIGURE, HEAD_NAME, REPO_ID, config_json, mo
 from dinoneck.checkpoint.ensemble_card import ensemble_card, ensemble_config
 from dinoneck.checkpoint.ensemble_folder import EnsembleFolder
 from dinoneck.checkpoint.ensemble_writers import DERIVED
+from dinoneck.checkpoint.records import DIGEST
 from dinoneck.errors import CheckpointError, some_of
 from dinoneck.plain_yaml import read_plain
 
 _MAX_BYTES = 1 << 20
 _SHOWN = 3
-_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _MAX_FRONT = 16 << 10
 _SOURCE = re.compile(r"(?:HeadCheckpoint|EnsembleFolder)\.load\(\"([^\"\n]{1,200}+)\"\)")
 _PICTURE = re.compile(r"!\[[^\[\]\n]{0,300}+\]\(([\w.\-/]{1,300}+)\)", re.ASCII)
@@ -89,8 +89,8 @@ def _page(file: Path, derive: Callable[[str | None, list[str]], str]) -> Derived
         wanted = derive(None, [])
     if found == wanted:
         return Derived(file, False, "is what the header gives")
-    digests = set(_DIGEST.findall(found))
-    if digests and not digests & set(_DIGEST.findall(wanted)):
+    digests = set(DIGEST.findall(found))
+    if digests and not digests & set(DIGEST.findall(wanted)):
         return Derived(file, True, f"speaks of {some_of(digests, 1)}, which is not this head")
     ours, theirs = _front(wanted), _front(found)
     odd = sorted(key for key in ours if theirs.get(key) != ours[key])

@@ -24,6 +24,7 @@ from dinoneck.checkpoint.ensemble_writers import check_target, settled
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.checkpoint.header import HEADS, LISTING
 from dinoneck.checkpoint.pairing import told
+from dinoneck.checkpoint.records import DIGEST
 from dinoneck.errors import CheckpointError, ConfigError, some_of
 
 FORMAT = "dinoneck.ensemble"
@@ -31,7 +32,6 @@ SCHEMA = 1
 MAX_MEMBERS = 4096
 Reduce = Literal["mean", "median"]
 _OUTPUT = re.compile(r"[A-Za-z_][A-Za-z0-9_\-]{0,63}")
-_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _SHOWN = 5
 
 
@@ -316,7 +316,7 @@ def _check_row(row: Any, where: str) -> None:
     if not isinstance(row, dict) or set(row) != keys:
         raise CheckpointError(f"{where} is no object with {sorted(keys)}", step="schema")
     _check_place(row["output"], row["fold"], where)
-    if not isinstance(row["digest"], str) or not _DIGEST.fullmatch(row["digest"]):
+    if not isinstance(row["digest"], str) or not DIGEST.fullmatch(row["digest"]):
         raise CheckpointError(f"{where}: digest is {str(row['digest'])[:80]!r}", step="schema")
     if type(row["weight"]) not in (int, float):
         raise CheckpointError(f"{where}: weight is {row['weight']!r}; expected a number", step="schema")

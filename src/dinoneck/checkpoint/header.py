@@ -39,7 +39,6 @@ _FIRST_KEYS = frozenset(
 )
 KEYS = {1: _FIRST_KEYS, 2: _FIRST_KEYS | {"versions", "training", "license", "tta"}}
 """The metadata's keys by schema, all of them required: null, or empty, where nobody said."""
-REQUIRED_KEYS = KEYS[SCHEMA]
 _STRING_OR_BRACKET = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)|[\[{\]}]', re.DOTALL)
 """A string that nobody ends reaches to the end of the text; possessive, so that it takes linear time."""
 
@@ -192,6 +191,18 @@ def read_header(path: str | os.PathLike[str]) -> Header:
         return parse(file, os.fstat(file.fileno()).st_size, str(path))
 
 
+def read_content(path: str | os.PathLike[str]) -> tuple[Header, dict[str, bytearray | memoryview]]:
+    """Read the header of a head file and every tensor's bytes by name, checked by the digest; without torch.
+
+    Raises:
+        CheckpointError: as :func:`read_header`, or if the digest is another.
+    """
+    with open_regular(path) as file:
+        header = parse(file, os.fstat(file.fileno()).st_size, str(path))
+        buffers = read_data(file, header, str(path))
+    return header, {entry.name: buffer for entry, buffer in zip(header.tensors, buffers, strict=True)}
+
+
 def parse(file: BinaryIO, size: int, name: str) -> Header:
     """Read and check the header at the beginning of an open file of ``size`` bytes."""
     if size > MAX_FILE_BYTES:
@@ -303,14 +314,10 @@ def _check_schema(meta: Mapping[str, Any], name: str) -> None:
         "tasks": (list,),
         "extra": (dict,),
         "created_by": (dict,),
-    }
-    kinds |= {
         "head_type": (str,),
         "digest": (str,),
         "backbone": (dict, type(None)),
         "inputs": (dict, type(None)),
-    }
-    kinds |= {
         "versions": (dict,),
         "training": (dict, type(None)),
         "license": (str, type(None)),
@@ -379,14 +386,12 @@ def _check_depth(text: str) -> None:
 
 def _guess(start: bytes) -> str:
     """Name the usual things that are mistaken for a head file."""
+    code = "which may run code; an older head is brought over by dinoneck import-legacy"
     known = (
         (b"version ", "a Git LFS pointer: fetch the real file with 'git lfs pull'"),
         (b"<", "a web page saved in place of the file"),
-        (
-            b"PK",
-            "a zip or torch.save file, which may run code; an older head is brought over by dinoneck import-legacy",
-        ),
-        (b"\x80", "a pickle, which may run code; an older head is brought over by dinoneck import-legacy"),
+        (b"PK", f"a zip or torch.save file, {code}"),
+        (b"\x80", f"a pickle, {code}"),
         (_GZIP, "a gzip file: unpack it first"),
     )
     shown = start.removeprefix(b"\xef\xbb\xbf").lstrip()

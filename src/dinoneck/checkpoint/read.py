@@ -26,8 +26,8 @@ from dinoneck.checkpoint.state import FILE_DTYPES, TORCH_DTYPES, check_byte_orde
 from dinoneck.configured import encode
 from dinoneck.data.photos import Preprocessing
 from dinoneck.errors import CheckpointError, ConfigError, RegistryError, some_of
+from dinoneck.weight_files import WRAPPER_PREFIXES
 
-_WRAPPER_PREFIXES = ("module.", "_orig_mod.")
 _SHOWN = 5
 _CALLS, _CALLS_PER_TENSOR = 4_000, 15  # of torch while a head is built; those here need at most 9 per tensor
 _FILLING = frozenset(
@@ -204,7 +204,7 @@ def _tensors(buffers: Sequence[bytearray | memoryview], header: Header) -> dict[
 
 
 def _prefix_hint(found: Mapping[str, TensorEntry]) -> str:
-    for prefix in _WRAPPER_PREFIXES:
+    for prefix in WRAPPER_PREFIXES:
         if any(key.startswith(prefix) for key in found):
             return f"; its names begin with {prefix!r}: it was saved from a wrapped module (DDP, torch.compile)"
     return ""

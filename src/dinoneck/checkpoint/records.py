@@ -19,9 +19,9 @@ MAX_LICENSE = 200
 MAX_AREA_PX = 1 << 26  # of an image that a file asks for
 VIEWS = ("none", "flip4", "d6")
 """The sets of views known here; a file may name one of a later version."""
+DIGEST = re.compile(r"sha256:[0-9a-f]{64}", re.ASCII)
 _LICENSE = re.compile(r"[A-Za-z0-9][A-Za-z0-9 .+:()_\-]*", re.ASCII)
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}", re.ASCII)
-_DIGEST = re.compile(r"sha256:[0-9a-f]{64}", re.ASCII)
 _NO_DIGEST = "sha256:" + "0" * 64  # before a file is written
 _HEAD_TYPE = re.compile(r"([a-z0-9][a-z0-9_]{0,63}\.)?[a-z][a-z0-9_]{0,63}", re.ASCII)
 _MAX_VERSION = 1 << 16
@@ -33,7 +33,7 @@ def check_entries(meta: Mapping[str, Any], name: str) -> None:
     Raises:
         CheckpointError: naming the entry that has another type than expected.
     """
-    if not _DIGEST.fullmatch(told := meta.get("digest", _NO_DIGEST)):
+    if not DIGEST.fullmatch(told := meta.get("digest", _NO_DIGEST)):
         raise CheckpointError(f"{name}: digest is {told[:80]!r}; expected sha256: and 64 of 0-9a-f", step="digest")
     if meta["backbone"] is not None:
         check_backbone_record(meta["backbone"], f"{name}: backbone")

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dinoneck.checkpoint.header import Header, open_regular, parse, read_data
-from dinoneck.cli import text
+from dinoneck.checkpoint.header import Header, read_content
+from dinoneck.errors import printable
 
 HELP = "compare two head files; exit 1 if anything differs"
 EXAMPLE = "dinoneck diff old.safetensors new.safetensors --values"
@@ -30,25 +29,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print what differs; the digests are checked first, so a damaged file is refused and not compared."""
-    one, other = _read(options.first), _read(options.second)
+    one, other = read_content(options.first), read_content(options.second)
     metas = [{key: value for key, value in content[0].meta.items() if key not in _APART} for content in (one, other)]
     changed = list(_entries(metas[0], metas[1]))
     told = list(_tensors(one, other, options.values))
     alike = sum(line.startswith("equal") for line in told)
     lines = changed + told
-    print("\n".join(map(text.line, lines)))
+    print("\n".join(map(printable, lines)))
     same = not changed and alike == len(told)
     print(
         "the same content" if same else f"{len(changed)} entries and {len(told) - alike} of {len(told)} tensors differ"
     )
     return 0 if same else 1
-
-
-def _read(path: Path) -> Content:
-    with open_regular(path) as file:
-        header = parse(file, os.fstat(file.fileno()).st_size, str(path))
-        buffers = read_data(file, header, str(path))
-    return header, {entry.name: buffer for entry, buffer in zip(header.tensors, buffers, strict=True)}
 
 
 def _entries(one: Any, other: Any, place: str = "") -> Iterator[str]:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dinoneck.cli.text import say
-from dinoneck.errors import CheckpointError, DinoneckError
+from dinoneck.errors import CheckpointError, DinoneckError, first_line
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +25,6 @@ def refused(place: Path, look: Callable[[], int]) -> int:
         say(f"refused  {place}  {error}", sys.stderr)
     except Exception as error:
         logger.info("%s", place, exc_info=True)
-        told = (str(error).strip().splitlines() or [""])[0][:200]
-        say(f"error    {place}  unexpected {type(error).__name__}: {told} (--verbose shows where)", sys.stderr)
+        told = f"unexpected {type(error).__name__}: {first_line(error)}"
+        say(f"error    {place}  {told} (--verbose shows where)", sys.stderr)
     return 1

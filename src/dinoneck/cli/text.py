@@ -8,14 +8,9 @@ from typing import TextIO
 from dinoneck.errors import printable
 
 
-def line(text: str) -> str:
-    """Return one line that a file cannot end, colour or wipe away: signs that steer a terminal are spelled out."""
-    return printable(text)
-
-
 def say(text: str, stream: TextIO | None = None) -> None:
-    """Print one such line."""
-    print(line(text), file=stream)
+    """Print one line that a file cannot end, colour or wipe away: signs that steer a terminal are spelled out."""
+    print(printable(text), file=stream)
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

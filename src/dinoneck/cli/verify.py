@@ -48,10 +48,9 @@ def _all(path: Path, allow: Sequence[str]) -> int:
     if names_a_repo(path):
         return _pulled(path, allow)
     bad = sum(refused(file, partial(_head, file, allow)) for file in head_files(path))
-    whole: list[EnsembleFolder] = []
     if is_ensemble(path):
-        bad += refused(path, partial(_ensemble, path, allow, whole))
-    return bad if bad or not path.is_dir() else _compared(path, whole[0] if whole else None)
+        return bad + refused(path, partial(_ensemble, path, allow, compare=not bad))
+    return bad if bad or not path.is_dir() else _compared(path, None)
 
 
 def _head(file: Path, allow: Sequence[str]) -> int:
@@ -64,13 +63,13 @@ def _head(file: Path, allow: Sequence[str]) -> int:
     return 0
 
 
-def _ensemble(path: Path, allow: Sequence[str], whole: list[EnsembleFolder]) -> int:
-    """Read the ensemble into ``whole``, if its heads are those that its list names, and go together."""
+def _ensemble(path: Path, allow: Sequence[str], compare: bool) -> int:
+    """Check that an ensemble's heads are those that its list names, and go together; and the files beside them."""
     from dinoneck.checkpoint.ensemble_folder import EnsembleFolder
 
-    whole.append(EnsembleFolder.load(path, allow=allow))
-    say(f"ok       {path}  {whole[0]!r}")
-    return 0
+    ensemble = EnsembleFolder.load(path, allow=allow)
+    say(f"ok       {path}  {ensemble!r}")
+    return _compared(path, ensemble) if compare else 0
 
 
 def _compared(folder: Path, ensemble: EnsembleFolder | None) -> int:
