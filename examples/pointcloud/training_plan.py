@@ -13,7 +13,7 @@ import torch
 from dinoneck import load_backbone
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.cli import numbers
-from dinoneck.weight_files import first_line
+from dinoneck.errors import first_line
 from examples.pointcloud.room_batches import STAND_IN, Scene, Voxels, scene
 from examples.pointcloud.rooms import CLASSES
 from examples.pointcloud.segmentation import NETWORKS, Segmenter, Variant, build

@@ -8,6 +8,7 @@ to the same target once they are an hour old.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 import shutil
@@ -18,6 +19,9 @@ from pathlib import Path
 STALE_AFTER_S = 3600.0
 _MARK = ".dinoneck-tmp"
 _LONGEST_NAME_BYTES = 200
+_TURNS = 100  # a folder is tried to put in its place, against other writers
+_TAKEN = frozenset({errno.ENOTEMPTY, errno.EEXIST})
+_NOT_OFFERED = frozenset({errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EPERM, errno.EACCES})
 
 
 def write_whole(
@@ -27,7 +31,9 @@ def write_whole(
 ) -> None:
     """Write ``chunks`` to ``path`` so that the file appears whole or not at all.
 
-    A symbolic link is followed and stays a link; an existing file keeps its permission bits.
+    A symbolic link is followed and stays a link; an existing file keeps its permission bits, where the file system
+    has any. A file that is write-protected, or not yours to write, is not replaced. The other names (hard links) of a
+    file keep its old content.
 
     Args:
         path: the file to write; its folder must exist.
@@ -35,19 +41,14 @@ def write_whole(
         check: called with the finished temporary file; what it raises keeps the old file in place.
 
     Raises:
-        OSError: if the folder is missing or not writable, the disk is full, or ``path`` is a folder, device or pipe.
+        OSError: if the folder is missing or not writable, the disk is full, ``path`` is a folder, device, pipe,
+            write-protected or a link to itself, or the file system does not rename.
     """
     target = Path(os.path.realpath(path))
-    if target.is_dir():
-        raise IsADirectoryError(f"{target} is a folder; a file name was expected")
-    if target.exists() and not target.is_file():
-        raise OSError(f"{target} is a device or pipe; only regular files are written")
-    if not target.parent.is_dir():
-        raise FileNotFoundError(f"the folder {target.parent} does not exist; create it first")
+    mode = _mode_of(target)
     _clear_stale(target)
     temporary = target.parent / f"{_stem(target)}.{secrets.token_hex(8)}{_MARK}"
-    mode = target.stat().st_mode & 0o777 if target.exists() else 0o666
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666 if mode is None else mode)
     try:
         with os.fdopen(descriptor, "wb") as file:
             for chunk in (chunks,) if isinstance(chunks, bytes) else chunks:
@@ -56,14 +57,22 @@ def write_whole(
             os.fsync(file.fileno())
         if check is not None:
             check(temporary)
-        if target.exists():
-            temporary.chmod(mode)
-        temporary.replace(target)
+        if mode is not None:
+            with _where_offered():  # else the bits are those it was made with: never more than the old file had
+                temporary.chmod(mode)
+        _rename(temporary, target)
     except BaseException:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
-    _flush_folder(target.parent)
+    try:
+        _flush_folder(target.parent)
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"{target} is the new file, but its folder could not be flushed to the disk ({error.strerror}): after a "
+            "power cut the old one may be back. Check the disk",
+        ) from error
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
@@ -72,49 +81,120 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 
 
 @contextlib.contextmanager
-def write_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+def write_folder(path: str | os.PathLike[str], check: Callable[[Path], None] | None = None) -> Iterator[Path]:
     """Give a new folder to fill, which takes the place of ``path`` when the block ends: whole or not at all.
 
     A folder that is there is moved aside first and removed last. A kill between the two renames leaves it whole under a
-    name that begins with a dot, beside where it was.
+    name that begins with a dot, beside where it was. Of several writers at once the last one's folder stays.
 
     Args:
         path: the folder to write; the one above must exist.
+        check: called with ``path`` just before what is there then is replaced: it may have come while the new one was
+            filled. What it raises keeps that.
 
     Raises:
-        OSError: if the folder above is missing or not writable, or the disk is full.
+        OSError: if the folder above is missing or not writable, the disk is full, or ``path`` is no folder.
     """
     target = Path(os.path.realpath(path))
     mark = f"{secrets.token_hex(8)}{_MARK}"
-    new, old = target.parent / f"{_stem(target)}.new-{mark}", target.parent / f"{_stem(target)}.old-{mark}"
+    new = target.parent / f"{_stem(target)}.new-{mark}"
     _clear_stale_folders(target)
     new.mkdir()
     try:
         yield new
         _flush_folder(new)
-        if target.exists():
-            target.rename(old)
-        try:
-            new.rename(target)
-        except BaseException:
-            if old.exists():
-                old.rename(target)
-            raise
+        replaced = _take_place(new, target, check, mark)
     except BaseException:
         shutil.rmtree(new, ignore_errors=True)
         raise
     _flush_folder(target.parent)
-    shutil.rmtree(old, ignore_errors=True)
+    for old in replaced:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _take_place(new: Path, target: Path, check: Callable[[Path], None] | None, mark: str) -> list[Path]:
+    """Rename a folder to ``target``, past other writers that do the same; return the folders moved aside for it."""
+    aside: list[Path] = []
+    try:
+        for turn in range(_TURNS):
+            if target.exists():
+                if not target.is_dir():
+                    raise NotADirectoryError(f"{target} is no folder")
+                if check is not None:
+                    check(target)
+                old = target.parent / f"{_stem(target)}.old-{turn}-{mark}"
+                with contextlib.suppress(OSError):
+                    os.utime(target)  # for other writers: not a leftover of long ago
+                with contextlib.suppress(FileNotFoundError):  # another writer has moved it
+                    target.rename(old)
+                    aside.append(old)
+            try:
+                new.rename(target)
+                return aside
+            except OSError as error:
+                if error.errno not in _TAKEN:
+                    raise
+        raise OSError(errno.EBUSY, f"other writers have replaced {target} {_TURNS} times in the meantime")
+    except BaseException:
+        if aside:
+            with contextlib.suppress(OSError):  # another writer's folder may be there: it is whole, and newer
+                aside[-1].rename(target)
+        if target.exists():
+            for old in aside:
+                shutil.rmtree(old, ignore_errors=True)
+        raise
+
+
+def _mode_of(target: Path) -> int | None:
+    """The permission bits of the file to replace, None without one; or the error that says why it is not replaced."""
+    if target.is_symlink():  # realpath leaves only links that lead to themselves
+        raise OSError(errno.ELOOP, f"{target} is a link that leads to itself")
+    if target.is_dir():
+        raise IsADirectoryError(f"{target} is a folder; a file name was expected")
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"the folder {target.parent} does not exist; create it first")
+    if not target.exists():
+        return None
+    if not target.is_file():
+        raise OSError(f"{target} is a device or pipe; only regular files are written")
+    mode = target.stat().st_mode & 0o777
+    if not mode & 0o222 or not os.access(target, os.W_OK):  # the first also for those whom no bit stops
+        raise PermissionError(
+            f"{target} is write-protected; make it writable (chmod u+w), remove it or choose another name"
+        )
+    return mode
+
+
+def _rename(temporary: Path, target: Path) -> None:
+    try:
+        temporary.replace(target)
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"the finished file cannot be renamed to {target} ({error.strerror}): its file system may not rename "
+            "(mounts of object storage), or the file is held (mounted by itself, immutable). Save to a folder on a "
+            "local disk and copy the file from there",
+        ) from error
+
+
+@contextlib.contextmanager
+def _where_offered() -> Iterator[None]:
+    """Go on where a file system does not have such a thing; failures of the disk are raised."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NOT_OFFERED:
+            raise
 
 
 def _stem(target: Path) -> str:
     """A hidden name that begins like the target's and leaves room for the random part."""
-    return "." + target.name.encode()[:_LONGEST_NAME_BYTES].decode(errors="ignore")
+    return "." + os.fsencode(target.name)[:_LONGEST_NAME_BYTES].decode(errors="ignore")
 
 
 def _clear_stale(target: Path) -> None:
     prefix = _stem(target) + "."
-    with os.scandir(target.parent) as entries:
+    with contextlib.suppress(PermissionError), os.scandir(target.parent) as entries:  # of a folder that is not listed
         for entry in entries:
             if not (entry.name.startswith(prefix) and entry.name.endswith(_MARK)):
                 continue
@@ -124,20 +204,34 @@ def _clear_stale(target: Path) -> None:
 
 
 def _clear_stale_folders(target: Path) -> None:
-    """Clear folders that were never finished; one that was moved aside may be all there is, and stays."""
+    """Clear folders that were never finished, and those once moved aside for what is there now.
+
+    Where nothing is there, one that was moved aside may be all there is, and stays.
+    """
+    marks = (".new-", ".old-") if _is_filled(target) else (".new-",)
     for folder in target.parent.iterdir():
-        if not (folder.name.startswith(f"{_stem(target)}.new-") and folder.name.endswith(_MARK)):
+        if not (folder.name.startswith(tuple(_stem(target) + mark for mark in marks)) and folder.name.endswith(_MARK)):
             continue
         with contextlib.suppress(OSError):  # another writer may be faster
-            if time.time() - folder.stat().st_mtime > STALE_AFTER_S:
+            times = folder.stat()
+            moved = times.st_ctime if ".old-" in folder.name else 0.0  # just now perhaps, by a writer at work
+            if time.time() - max(times.st_mtime, moved) > STALE_AFTER_S:
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_filled(folder: Path) -> bool:
+    try:
+        return any(folder.iterdir())
+    except OSError:
+        return False
 
 
 def _flush_folder(folder: Path) -> None:
     if os.name != "posix":  # other systems cannot open a folder for flushing
         return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    with _where_offered():
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -209,6 +209,8 @@ _SCALARS: dict[Any, Callable[[Any, Any, str], Any]] = {
 
 def _union(annotation: Any, value: Any, where: str) -> Any:
     members = typing.get_args(annotation)
+    if value is None and type(None) in members:
+        return None
     if isinstance(value, numbers.Integral) and not isinstance(value, bool) and int in members:
         return int(value)  # an integer stays one where the annotation allows both
     reasons = []
@@ -254,7 +256,7 @@ def _dataclass(cls: type, value: Any, where: str) -> Any:
         return value
     if not isinstance(value, Mapping) or value.get(TAG) != cls.__name__:
         raise _mismatch(cls, value, where)
-    hints = typing.get_type_hints(cls)
+    hints = _hints_of(cls)
     known = [field.name for field in dataclasses.fields(cls)]
     given = {key: item for key, item in value.items() if key != TAG}
     for key in given:
@@ -264,6 +266,11 @@ def _dataclass(cls: type, value: Any, where: str) -> Any:
         return cls(**{key: normal(hints[key], item, f"{where}.{key}") for key, item in given.items()})
     except TypeError as error:
         raise ConfigError(f"{where}: {error}") from None
+
+
+@functools.cache
+def _hints_of(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
 
 
 def _json_value(value: Any, where: str) -> Any:
@@ -301,3 +308,14 @@ def at_least(minimum: int, **values: int) -> None:
     for name, value in values.items():
         if value < minimum:
             raise ConfigError(f"{name} is {value}; expected {minimum} or more")
+
+
+def at_most(maximum: int, **values: int) -> None:
+    """Check that every named number is ``maximum`` or less.
+
+    Raises:
+        ConfigError: naming the first that is not.
+    """
+    for name, value in values.items():
+        if value > maximum:
+            raise ConfigError(f"{name} is {value}; expected {maximum} or less")

@@ -9,6 +9,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+_LONGEST = 2000  # of messages and of names that are compared
+
 
 class DinoneckError(Exception):
     """Parent of every error that dinoneck raises on purpose."""
@@ -51,13 +53,18 @@ class CheckpointError(DinoneckError, OSError):
     """
 
     def __init__(self, message: str, *, step: str = "file") -> None:
-        super().__init__(message)
+        super().__init__(_plain(message))
         self.step = step
 
 
 def missing_extra(package: str, extra: str) -> ImportError:
     """Return the error for a package that an extra brings and that is not installed."""
     return ImportError(f"{package} is not installed; it comes with an extra: pip install 'dinoneck[{extra}]'")
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error says, at most 200 characters."""
+    return (str(error).strip().splitlines() or [""])[0][:200]
 
 
 def some_of(names: Iterable[str], shown: int) -> str:
@@ -68,5 +75,17 @@ def some_of(names: Iterable[str], shown: int) -> str:
 
 def did_you_mean(name: object, known: Iterable[str]) -> str:
     """Return ``" Did you mean 'x'?"`` for the known name nearest to ``name``, or an empty string."""
-    near = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.6)
+    near = difflib.get_close_matches(str(name)[:_LONGEST], list(known), n=1, cutoff=0.6)
     return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def _plain(message: str) -> str:
+    """A message that quotes a stranger's file: shortened in the middle, what steers a terminal spelled out."""
+    if len(message) > _LONGEST:
+        message = f"{message[: _LONGEST * 3 // 4]} [...] {message[-_LONGEST // 5 :]}"
+    return printable(message, keep="\n")
+
+
+def printable(text: str, keep: str = "") -> str:
+    """Return a text with every sign spelled out that steers a terminal, or hides, but for those to keep."""
+    return "".join(sign if sign.isprintable() or sign in keep else ascii(sign)[1:-1] for sign in text)

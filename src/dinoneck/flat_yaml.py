@@ -11,13 +11,14 @@ from typing import Any
 import yaml
 
 from dinoneck.errors import ConfigError, did_you_mean
+from dinoneck.plain_yaml import PlainLoader
 
 _PLAIN_MAP = "tag:yaml.org,2002:map"
 _EXPONENT = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+")
 
 
-class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, and ``1e-4`` is a number as YAML 1.2 has it (PyYAML alone reads text)."""
+class _Loader(PlainLoader):
+    """The plain loader, and ``1e-4`` is a number as YAML 1.2 has it (PyYAML alone reads text)."""
 
 
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+.0123456789"))

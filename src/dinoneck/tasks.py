@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import numbers
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, cast, get_args
@@ -340,9 +341,8 @@ def check_tasks(tasks: Sequence[Task], *, kinds: Sequence[str], owner: str) -> t
     """
     if not tasks:
         raise ConfigError(f"{owner} has no tasks; pass at least one Task")
-    names = [task.name for task in tasks]
-    for name in names:
-        if names.count(name) > 1:
+    for name, count in Counter(task.name for task in tasks).items():
+        if count > 1:
             raise ConfigError(f"{owner} has several tasks named {name!r}; names are keys and must differ")
     for task in tasks:
         if task.kind not in kinds:

@@ -10,10 +10,10 @@ from __future__ import annotations
 import contextlib
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextvars import ContextVar
 from importlib import metadata
-from typing import Any, cast
+from typing import Any
 
 from dinoneck.errors import CheckpointError, RegistryError
 
@@ -37,6 +37,22 @@ def is_third_party(name: object) -> bool:
     return isinstance(name, str) and _NAME.fullmatch(name) is not None
 
 
+def spelled(names: Iterable[str]) -> tuple[str, ...]:
+    """Return the names of heads that a caller allows, one by one; nobody can spell :data:`ANY`.
+
+    Raises:
+        CheckpointError: if they are none.
+    """
+    expected = "expected names such as 'vendor.*' or 'vendor.head'"
+    if not isinstance(names, Iterable):
+        raise CheckpointError(f"allow= is {names!r}; {expected}, or ()", step="registry")
+    given = (names,) if isinstance(names, str) else tuple(names)
+    for name in given:
+        if not isinstance(name, str) or not _PATTERN.fullmatch(name):
+            raise CheckpointError(f"allow= names {name!r}; {expected}", step="registry")
+    return given
+
+
 @contextlib.contextmanager
 def allowing(names: Sequence[str]) -> Iterator[None]:
     """Allow third-party heads inside the block, in this thread: ``"vendor.name"`` or ``"vendor.*"``.
@@ -44,13 +60,7 @@ def allowing(names: Sequence[str]) -> Iterator[None]:
     Raises:
         CheckpointError: if an entry is spelled otherwise; ``"*"`` alone would trust everybody.
     """
-    given = names if names is ANY else (names,) if isinstance(names, str) else tuple(names)
-    for name in () if given is ANY else given:
-        if not isinstance(name, str) or not _PATTERN.fullmatch(name):
-            raise CheckpointError(
-                f"allow= names {name!r}; expected names such as 'vendor.*' or 'vendor.head'", step="registry"
-            )
-    token = _allowed.set(cast("tuple[str, ...]", given))
+    token = _allowed.set(names if names is ANY else spelled(names))
     try:
         yield
     finally:
@@ -80,7 +90,7 @@ def resolve(name: str) -> type[Any]:
     if not allowed:
         raise RegistryError(
             f"head_type {name!r} is code of the installed package {package!r}, not of dinoneck; it is imported only if "
-            f"you allow it: HeadCheckpoint.load(file, allow=({vendor + '.*'!r},))"
+            f"you allow it: allow=({vendor + '.*'!r},), on the command line --allow {vendor + '.*'!r}"
         )
     return _loaded(offers[0], name, package)
 

@@ -13,12 +13,14 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from dinoneck.errors import BackboneError, some_of
+from dinoneck.errors import BackboneError, first_line, some_of
 
 WRAPPER_PREFIXES = ("module.", "_orig_mod.")
 _WRAPPERS = ("model", "state_dict")
 _SHOWN = 8
+_SHARES = 4  # names of one memory: tied weights
 _CODE = re.compile(r"GLOBAL ([\w.]+)")
+_ODD = re.compile(r"Unsupported operand \d+")
 
 
 def read_any(path: str | os.PathLike[str], max_bytes: int | None = None) -> Any:
@@ -48,7 +50,7 @@ def read_any(path: str | os.PathLike[str], max_bytes: int | None = None) -> Any:
                 "nothing of it ran; ask its author for a state dict of tensors only, or a .safetensors file"
             ) from error
         raise BackboneError(
-            f"{file} cannot be read as weights ({first_line(error)}); expected .safetensors, or a .pth state dict "
+            f"{file} cannot be read as weights ({_reason(error)}); expected .safetensors, or a .pth state dict "
             "of tensors only"
         ) from error
 
@@ -88,7 +90,38 @@ def read_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     strange = [str(key) for key, value in loaded.items() if not (isinstance(key, str) and isinstance(value, Tensor))]
     if strange:
         raise BackboneError(f"{file}: {some_of(strange, _SHOWN)} are no tensors; expected a plain state dict")
+    check_held(loaded, str(file))
     return dict(loaded)
+
+
+def check_held(state: Mapping[str, Tensor], where: str) -> None:
+    """Refuse tensors of which the file does not hold every value: a few bytes of it would become any memory.
+
+    Raises:
+        BackboneError: naming those that are sparse, without values, or larger than what is held of them.
+    """
+    held: dict[int, int] = {}
+    odd = [key for key, value in state.items() if not _is_held(value, held)]
+    if odd:
+        raise BackboneError(
+            f"{where}: {some_of(odd, _SHOWN)} hold fewer values than their shapes say (expanded, sparse or meta "
+            "tensors); expected dense ones: save {key: value.contiguous() for key, value in state.items()}"
+        )
+    asked, there = sum(value.numel() * value.itemsize for value in state.values()), sum(held.values())
+    if asked > _SHARES * there:
+        raise BackboneError(
+            f"{where}: its {len(state)} tensors have {asked} bytes and share {there} of them; expected tensors with "
+            "values of their own: save {key: value.clone() for key, value in state.items()}"
+        )
+
+
+def _is_held(value: Tensor, held: dict[int, int]) -> bool:
+    """Whether a tensor's values are all in memory; notes which memory that is."""
+    if value.layout != torch.strided or value.is_meta or value.is_nested:
+        return False
+    memory = value.untyped_storage()
+    held[memory.data_ptr()] = memory.nbytes()
+    return value.numel() * value.itemsize <= memory.nbytes()
 
 
 def read_tensor(path: str | os.PathLike[str]) -> Tensor:
@@ -100,7 +133,7 @@ def read_tensor(path: str | os.PathLike[str]) -> Tensor:
     try:
         loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle makes torch raise almost anything
-        raise BackboneError(f"{path} cannot be read as a tensor ({first_line(error)})") from error
+        raise BackboneError(f"{path} cannot be read as a tensor ({_reason(error)})") from error
     if not isinstance(loaded, Tensor):
         raise BackboneError(f"{path} holds {type(loaded).__name__}; expected a tensor")
     return loaded
@@ -127,6 +160,10 @@ def _check_size(file: Path, max_bytes: int | None) -> None:
         )
 
 
-def first_line(error: BaseException) -> str:
-    """Return the first line of what an error says, at most 200 characters."""
-    return (str(error).strip().splitlines() or [""])[0][:200]
+def _reason(error: Exception) -> str:
+    """What a loader says, without torch's advice to run the file after all."""
+    text = str(error)
+    if "weights_only" not in text:
+        return f"{type(error).__name__}: {first_line(error)}"
+    odd = _ODD.search(text)
+    return f"it is a pickle that may run code{f': {odd[0]}' if odd else ''}; nothing of it ran"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Iterator
@@ -90,4 +91,43 @@ def test_a_check_that_fails_keeps_the_old_file(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="unsound"):
         write_whole(path, b"new", check=refuse)
     assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_protected_files_and_links_to_themselves_are_not_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    write_text(path, "old")
+    path.chmod(0o444)
+    with pytest.raises(PermissionError, match="write-protected"):
+        write_text(path, "new")
+    assert path.read_text() == "old"
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(OSError, match="leads to itself"):
+        write_text(tmp_path / "loop", "new")
+    assert sorted(os.listdir(tmp_path)) == ["file", "loop"]
+
+
+def test_names_that_are_no_utf8(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"gr\xfcn")
+    write_text(path, "x")
+    assert path.read_text() == "x"
+    assert len(os.listdir(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("code", [errno.EPERM, errno.ENOTSUP])
+def test_permission_bits_that_are_not_offered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    path = tmp_path / "file"
+    write_text(path, "old")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "chmod", refuse)
+        write_text(path, "new")
+    assert path.read_text() == "new"
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(OSError, match="cannot be renamed to .*Save to a folder on a local disk"):
+        write_text(path, "newer")
+    assert path.read_text() == "new"
     assert os.listdir(tmp_path) == ["file"]

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from dinoneck import ConfigError, TargetTransform, Task
-from dinoneck.configured import Configured, at_least, decode, encode, normal
+from dinoneck.configured import Configured, at_least, at_most, decode, encode, normal
 
 
 class Example(Configured, nn.Module):
@@ -149,3 +149,9 @@ def test_at_least() -> None:
     at_least(1, a=1, b=5)
     with pytest.raises(ConfigError, match="b is 0; expected 1 or more"):
         at_least(1, a=1, b=0)
+
+
+def test_at_most() -> None:
+    at_most(5, a=1, b=5)
+    with pytest.raises(ConfigError, match="b is 6; expected 5 or less"):
+        at_most(5, a=1, b=6)

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from dinoneck.atomic import write_whole
 from dinoneck.backbones.keys import to_timm
 from dinoneck.backbones.lora import base_name
-from dinoneck.errors import BackboneError, some_of
+from dinoneck.errors import BackboneError, first_line, some_of
 from dinoneck.tensor_bytes import bytes_of
-from dinoneck.weight_files import first_line, read_state
+from dinoneck.weight_files import read_state
 
 logger = logging.getLogger(__name__)
 

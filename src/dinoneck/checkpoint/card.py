@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 
 REPO_ID = re.compile(r"[A-Za-z0-9][\w.\-]{0,95}/[A-Za-z0-9][\w.\-]{0,95}", re.ASCII)
+FIGURE = re.compile(r"([\w\-]+/)*[\w\-][\w.\-]*", re.ASCII)
 HEAD_NAME = "head.safetensors"
 _LONGEST = 200
 _PIPELINES = {"segmentation": "image-segmentation", "classification": "image-classification"}
@@ -157,6 +158,8 @@ def _front(meta: Mapping[str, Any], repo_id: str | None) -> dict[str, Any]:
     if base := base_model(meta):
         front |= {"base_model": base, "base_model_relation": "adapter"}
     front |= _front_licence(meta)
+    if dataset := _hub_dataset(meta.get("training")):
+        front["datasets"] = [dataset]
     kinds = [kind for task in meta["tasks"] if isinstance(kind := task.get("kind"), str)]
     if pipeline := next((_PIPELINES[kind] for kind in kinds if kind in _PIPELINES), None):
         front["pipeline_tag"] = pipeline
@@ -200,10 +203,21 @@ def _metrics(training: Any) -> list[dict[str, Any]]:
     return found
 
 
+def _hub_dataset(training: Any) -> str | None:
+    """The name of the training data where it is spelled like a data set of the hub."""
+    data = training.get("data") if isinstance(training, Mapping) else None
+    name = data.get("name") if isinstance(data, Mapping) else None
+    return name if isinstance(name, str) and REPO_ID.fullmatch(name) else None
+
+
 def _index(meta: Mapping[str, Any], metrics: list[dict[str, Any]], repo_id: str | None) -> dict[str, Any]:
     data = meta["training"].get("data")
     told = data if isinstance(data, Mapping) else {"name": data}
-    dataset = {"name": _line(told["name"]) if isinstance(told.get("name"), str) else "not recorded", "type": "other"}
+    name = told.get("name")
+    dataset = {
+        "name": _line(name) if isinstance(name, str) and name else "not recorded",
+        "type": _hub_dataset(meta["training"]) or "other",
+    }
     if isinstance(told.get("revision"), str):
         dataset["revision"] = _line(told["revision"])
     kinds = [task.get("kind") for task in meta["tasks"]]
@@ -328,11 +342,8 @@ def _alt(name: str) -> str:
     return name.rpartition("/")[2].rpartition(".")[0].replace("_", " ")
 
 
-_FIGURE = re.compile(r"([\w\-]+/)*[\w\-][\w.\-]*", re.ASCII)
-
-
 def _checked_figure(name: str) -> str:
-    if not _FIGURE.fullmatch(name):
+    if not FIGURE.fullmatch(name):
         raise CheckpointError(f"the figure {name!r} needs a plain name: letters, digits, '_', '-', '.'", step="hub")
     return name
 

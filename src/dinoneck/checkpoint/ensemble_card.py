@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import statistics
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -11,6 +12,8 @@ from dinoneck.checkpoint.card import base_model, code, page
 from dinoneck.checkpoint.ensemble_folder import EnsembleFolder
 from dinoneck.checkpoint.header import LISTING, canonical
 from dinoneck.version import __version__
+
+_SHARED = ("data", "folds", "epochs", "seed")
 
 
 def ensemble_card(ensemble: EnsembleFolder, repo_id: str | None = None, figures: Iterable[str] = ()) -> str:
@@ -75,6 +78,27 @@ def ensemble_config(ensemble: EnsembleFolder) -> str:
     return json.dumps(told, indent=2, sort_keys=True, allow_nan=False) + "\n"
 
 
+def _training(ensemble: EnsembleFolder) -> dict[str, Any] | None:
+    """What all members tell alike, and every metric by output: its mean over the folds and their spread."""
+    told = [member.checkpoint.meta.get("training") or {} for member in ensemble.members]
+    shared = {key: value for key, value in told[0].items() if key in _SHARED and all(x.get(key) == value for x in told)}
+    found: dict[str, list[float]] = {}
+    for member, training in zip(ensemble.members, told, strict=True):
+        for name, value in (training.get("metrics") or {}).items():
+            found.setdefault(f"{member.output} {name}", []).append(value["mean"] if isinstance(value, dict) else value)
+    metrics = {name: _spread(values) for name, values in found.items()}
+    return {**shared, **({"metrics": metrics} if metrics else {})} or None
+
+
+def _spread(values: list[float]) -> Any:
+    if len(values) == 1:
+        return values[0]
+    try:
+        return {"mean": round(statistics.fmean(values), 6), "sd": round(statistics.stdev(values), 6)}
+    except OverflowError:
+        return None
+
+
 def _common(ensemble: EnsembleFolder) -> Mapping[str, Any]:
     """A header for the ensemble: what its heads have in common, their tasks, the digest of their list."""
     metas = [member.checkpoint.meta for member in ensemble.members]
@@ -86,6 +110,7 @@ def _common(ensemble: EnsembleFolder) -> Mapping[str, Any]:
         "tasks": [*tasks.values()],
         "backbone": ensemble.backbone,
         "inputs": ensemble.inputs,
+        "training": _training(ensemble),
         "license": ", ".join(licences) or None,
         "digest": f"sha256:{digest}",
     }

@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Literal, Self, cast
 
@@ -19,17 +20,18 @@ from dinoneck import registry
 from dinoneck.atomic import write_folder, write_text
 from dinoneck.checkpoint import header as headers
 from dinoneck.checkpoint import hub
+from dinoneck.checkpoint.ensemble_writers import check_target, settled
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.checkpoint.header import HEADS, LISTING
+from dinoneck.checkpoint.pairing import told
+from dinoneck.checkpoint.records import DIGEST
 from dinoneck.errors import CheckpointError, ConfigError, some_of
 
 FORMAT = "dinoneck.ensemble"
 SCHEMA = 1
 MAX_MEMBERS = 4096
-DERIVED = ("config.json", "README.md")
 Reduce = Literal["mean", "median"]
 _OUTPUT = re.compile(r"[A-Za-z_][A-Za-z0-9_\-]{0,63}")
-_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _SHOWN = 5
 
 
@@ -48,6 +50,10 @@ class Member:
     output: str
     fold: int
     weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if isinstance(self.fold, Integral) and not isinstance(self.fold, bool):  # NumPy's integers too
+            object.__setattr__(self, "fold", int(self.fold))
 
     @property
     def file(self) -> str:
@@ -91,37 +97,40 @@ class EnsembleFolder:
 
         Raises:
             CheckpointError: if a member is missing, too many, damaged or another than listed, or they do not go
-                together.
+                together. A folder that a writer replaces meanwhile is read again, a few times.
         """
-        commit = None
+        headers.check_revision(revision)
+        repo, commit = None, None
         if hub.names_a_repo(folder):
-            place = hub.download_ensemble(os.fspath(folder), revision)
+            repo, place = folder, hub.download_ensemble(os.fspath(folder), revision)
             folder, commit = place, hub.commit_of(place / LISTING)
         elif revision is not None:
             raise CheckpointError(f"revision={revision!r} is for hub repositories; {folder} is read as a folder")
+        ensemble = settled(folder, lambda: cls._read(folder, repo, options))
+        ensemble.revision = commit
+        return ensemble
+
+    @classmethod
+    def _read(cls, folder: str | os.PathLike[str], repo: object, options: Mapping[str, Any]) -> Self:
+        """Read a local folder; of a hub repository, errors name that."""
         listing = read_listing(folder)
         loaded = []
         for row in listing["members"]:
             path = Path(folder) / row["file"]
-            checkpoint = HeadCheckpoint.load(path, **options)
-            if checkpoint.file_digest != row["digest"]:
-                raise CheckpointError(
-                    f"{path} is another head than {LISTING} lists: its digest is {str(checkpoint.file_digest)[:19]}, "
-                    f"listed is {row['digest'][:19]}",
-                    step="digest",
-                )
-            loaded.append(Member(checkpoint, row["output"], row["fold"], row["weight"]))
+            try:
+                loaded.append(_listed_member(path, row, options))
+            except CheckpointError as error:
+                raise error if repo is None else hub.blamed(error, repo, path) from None
         ensemble = cls(loaded, listing["reduce"])
         for key in ("backbone", "inputs"):
-            if _told(getattr(ensemble, key)) != _told(listing[key]):
+            if told(getattr(ensemble, key)) != told(listing[key]):
                 raise CheckpointError(
                     f"{folder}: the {key} record of {LISTING} is not that of its heads", step="pairing"
                 )
-        ensemble.revision = commit
         return ensemble
 
     def save(self, folder: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-        """Write the folder: whole or not at all.
+        """Write the folder: whole or not at all. Of several writers at once the last one's stays.
 
         Args:
             folder: to create; it may exist empty.
@@ -132,8 +141,8 @@ class EnsembleFolder:
         """
         target = Path(folder)
         try:
-            _check_target(target, overwrite)
-            with write_folder(target) as new:
+            check_target(target, overwrite)
+            with write_folder(target, check=lambda there: check_target(there, overwrite)) as new:
                 (new / HEADS).mkdir()
                 for member in self.members:
                     member.checkpoint.save(new / member.file)
@@ -155,7 +164,7 @@ class EnsembleFolder:
             }
             for member in self.members
         ]
-        return {
+        listing = {
             "format": FORMAT,
             "schema": SCHEMA,
             "backbone": self.backbone,
@@ -163,6 +172,7 @@ class EnsembleFolder:
             "members": rows,
             "reduce": self.reduce,
         }
+        return {**listing, "digest": headers.digest(listing, ())}
 
     def build(self) -> nn.Module:
         """Return one HeadEnsemble of all members, in eval mode on the CPU."""
@@ -232,7 +242,7 @@ def load_ensemble(folder: str | os.PathLike[str], **options: Any) -> nn.Module:
 
 def is_ensemble(path: object) -> bool:
     """Whether this is a folder with an ``ensemble.json``."""
-    return isinstance(path, str | os.PathLike) and (Path(path) / LISTING).is_file()
+    return isinstance(path, str | os.PathLike) and os.path.isfile(Path(path) / LISTING)  # noqa: PTH113
 
 
 def read_listing(folder: str | os.PathLike[str]) -> dict[str, Any]:
@@ -248,9 +258,20 @@ def read_listing(folder: str | os.PathLike[str]) -> dict[str, Any]:
         raise CheckpointError(f"{path} has more than {headers.MAX_HEADER_BYTES} bytes", step="json")
     listing = headers.strict_json(raw, str(path), "list of members")
     _check_listing(listing, str(path))
+    if raw != headers.canonical(listing) + b"\n":
+        raise CheckpointError(f"{path} is not spelled canonically; it was edited or damaged", step="json")
+    if headers.digest(listing, ()) != listing["digest"]:
+        raise CheckpointError(
+            f"{path}: the list does not match its digest; it is damaged or was edited. Fetch it again, or write the "
+            "folder anew with save_ensemble",
+            step="digest",
+        )
     listed = {row["file"] for row in listing["members"]}
     room = Path(folder) / HEADS
-    there = {f"{HEADS}/{file.name}" for file in room.glob(headers.HEAD_FILES)} if room.is_dir() else set()
+    try:
+        there = {f"{HEADS}/{file.name}" for file in room.glob(headers.HEAD_FILES)} if os.path.isdir(room) else set()  # noqa: PTH112
+    except OSError as error:  # removed by another writer in this moment
+        raise CheckpointError(f"{room} cannot be listed: {error}") from error
     if missing := listed - there:
         raise CheckpointError(f"{folder} lacks {some_of(missing, _SHOWN)} of the {len(listed)} heads it lists")
     if extra := there - listed:
@@ -259,7 +280,7 @@ def read_listing(folder: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _check_listing(listing: Any, name: str) -> None:
-    keys = {"format", "schema", "backbone", "inputs", "members", "reduce"}
+    keys = {"format", "schema", "backbone", "inputs", "members", "reduce", "digest"}
     if not isinstance(listing, dict) or listing.get("format") != FORMAT:
         raise CheckpointError(f"{name} is no list of an ensemble's heads (format {FORMAT!r})", step="schema")
     schema = listing.get("schema")
@@ -279,12 +300,23 @@ def _check_listing(listing: Any, name: str) -> None:
         _check_row(row, f"{name}: members[{place}]")
 
 
+def _listed_member(path: Path, row: Mapping[str, Any], options: Mapping[str, Any]) -> Member:
+    checkpoint = HeadCheckpoint.load(path, **options)
+    if checkpoint.file_digest != row["digest"]:
+        raise CheckpointError(
+            f"{path} is another head than {LISTING} lists: its digest is {str(checkpoint.file_digest)[:19]}, "
+            f"listed is {row['digest'][:19]}",
+            step="digest",
+        )
+    return Member(checkpoint, row["output"], row["fold"], row["weight"])
+
+
 def _check_row(row: Any, where: str) -> None:
     keys = {"file", "digest", "output", "fold", "weight"}
     if not isinstance(row, dict) or set(row) != keys:
         raise CheckpointError(f"{where} is no object with {sorted(keys)}", step="schema")
     _check_place(row["output"], row["fold"], where)
-    if not isinstance(row["digest"], str) or not _DIGEST.fullmatch(row["digest"]):
+    if not isinstance(row["digest"], str) or not DIGEST.fullmatch(row["digest"]):
         raise CheckpointError(f"{where}: digest is {str(row['digest'])[:80]!r}", step="schema")
     if type(row["weight"]) not in (int, float):
         raise CheckpointError(f"{where}: weight is {row['weight']!r}; expected a number", step="schema")
@@ -307,7 +339,8 @@ def _check_members(members: Sequence[Member], reduce: str) -> None:
     if reduce not in ("mean", "median"):
         raise CheckpointError(f"reduce is {reduce!r}; expected 'mean' or 'median'", step="config")
     weights = [member.weight for member in members]
-    if min(weights) < 0 or not 1e-30 < sum(weights) < 1e30 or (reduce == "median" and len(set(weights)) > 1):
+    odd = any(isinstance(weight, bool) or not isinstance(weight, Real) for weight in weights)
+    if odd or min(weights) < 0 or not 1e-30 < sum(weights) < 1e30 or (reduce == "median" and len(set(weights)) > 1):
         raise CheckpointError(
             f"weights are {tuple(weights)}; expected ordinary numbers of 0 or more, not all 0, and equal ones for a "
             "median",
@@ -336,7 +369,7 @@ def _shared(members: Sequence[Member], key: str) -> dict[str, Any] | None:
     first = members[0].checkpoint.meta[key]
     for member in members[1:]:
         other = member.checkpoint.meta[key]
-        if _told(other) != _told(first):
+        if told(other) != told(first):
             differ = sorted(
                 name
                 for name in {*(first or {}), *(other or {})}
@@ -348,28 +381,3 @@ def _shared(members: Sequence[Member], key: str) -> dict[str, Any] | None:
                 step="pairing",
             )
     return cast("dict[str, Any] | None", first)
-
-
-def _told(record: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """A record without its probe, whose last digits depend on the machine."""
-    return None if record is None else {key: value for key, value in record.items() if key != "probe"}
-
-
-def _check_target(target: Path, overwrite: bool) -> None:
-    if not target.exists():
-        return
-    if not target.is_dir():
-        raise CheckpointError(f"{target} is no folder", step="write")
-    there = sorted(entry.name for entry in target.iterdir())
-    if there and not overwrite:
-        raise CheckpointError(
-            f"the folder {target} is not empty; pass overwrite=True to replace an ensemble that is there", step="write"
-        )
-    strange = [name for name in there if name not in (LISTING, HEADS, *DERIVED)]
-    if (target / HEADS).is_dir():
-        strange += [f"{HEADS}/{path.name}" for path in (target / HEADS).iterdir() if path.suffix != ".safetensors"]
-    if strange:
-        raise CheckpointError(
-            f"{target} holds {some_of(strange, _SHOWN)}, which are no part of an ensemble; it is not replaced",
-            step="write",
-        )

@@ -7,6 +7,7 @@ own, free grid. The head file's whole metadata travels inside under the key ``di
 from __future__ import annotations
 
 import io
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 _TRACED_BATCH = 3
 _TRACED_GRID = GridSize(8, 9)
+_MAX_CELLS = 1 << 16
 
 
 def export_state_dict(checkpoint: HeadCheckpoint, path: str | os.PathLike[str], *, drop_adapter: bool = False) -> None:
@@ -127,6 +129,11 @@ def _traced(checkpoint: HeadCheckpoint, grid: tuple[int, int] | None) -> Exporte
         raise CheckpointError(
             f"{checkpoint.head_type!r} is no head with tasks; export_state_dict writes its weights", step="config"
         )
+    if grid is not None and not 1 <= math.prod(grid) <= _MAX_CELLS:
+        raise CheckpointError(
+            f"grid is {tuple(grid)}; expected 1 to {_MAX_CELLS} cells: the head runs once on it while it is exported",
+            step="config",
+        )
     head = checkpoint.build()
     tokens = _example(checkpoint, head, _TRACED_GRID if grid is None else GridSize(*grid))
     free = tokens.dynamic_spec() if grid is None else _only_batch(tokens)
@@ -136,7 +143,7 @@ def _traced(checkpoint: HeadCheckpoint, grid: tuple[int, int] | None) -> Exporte
             return torch.export.export(_Natural(head).eval(), (tokens,), dynamic_shapes=(free,))
     except Exception as error:  # the exporter raises many unrelated types
         told = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-        hint = "" if grid is not None else " A head with a grid of its own needs grid=(rows, cols)."
+        hint = "" if grid is not None else " A head with a grid of its own needs grid=(rows, cols) (--grid ROWSxCOLS)."
         raise CheckpointError(
             f"this {checkpoint.head_type!r} cannot be exported: {told}.{hint}", step="config"
         ) from error

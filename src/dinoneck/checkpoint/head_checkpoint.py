@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -17,19 +16,18 @@ from dinoneck.atomic import write_whole
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.checkpoint import header as headers
 from dinoneck.checkpoint import hub, lora_weights
-from dinoneck.checkpoint.migrations import versions_of
 from dinoneck.checkpoint.pairing import check_probe, check_reads, check_records
-from dinoneck.checkpoint.read import check_finite, check_meta, read_file
-from dinoneck.checkpoint.records import check_entries
+from dinoneck.checkpoint.read import check_finite, check_meta, on_meta, read_file, read_head
+from dinoneck.checkpoint.records import check_backbone_record, check_entries
+from dinoneck.checkpoint.saveable import check_whole, inputs_of, named, plain, plain_backbone, probed, views_of
 from dinoneck.checkpoint.state import chunks_of, listing_of, snapshot
-from dinoneck.configured import encode, normal
+from dinoneck.configured import encode
 from dinoneck.data.photos import Preprocessing
-from dinoneck.errors import CheckpointError, RegistryError
+from dinoneck.errors import CheckpointError
 from dinoneck.version import __version__
 
 if TYPE_CHECKING:
     from dinoneck.checkpoint.hub_push import Pushed
-
 
 _TOLD = ("backbone", "preprocess", "training", "license", "tta")
 
@@ -63,7 +61,7 @@ class HeadCheckpoint:
         revision: str | None = None,
         allow: Sequence[str] = (),
     ) -> None:
-        self.meta, self._allow = dict(meta), allow
+        self.meta, self._allow = dict(meta), third_party.spelled(allow)
         own = [key for key in state_dict if not key.startswith(lora_weights.PREFIX)]
         self.state_dict = {key: state_dict[key] for key in own}
         self.adapter_state = {
@@ -73,6 +71,7 @@ class HeadCheckpoint:
         }
         self.revision = revision
         self.file_digest: str | None = self.meta.get("digest")
+        self._skeletons: list[nn.Module] = []  # what the file was checked against; the first build() takes it
 
     @property
     def head_type(self) -> str:
@@ -119,8 +118,9 @@ class HeadCheckpoint:
             CheckpointError: if the module is not registered, or its weights are shared, not finite or on meta.
         """
         name = type(module).__name__
-        backbone = _plain_backbone(backbone)
-        head_type, versions = _named(module)
+        backbone = plain_backbone(backbone)
+        head_type, versions = named(module)
+        check_whole(module, versions, name)
         state = snapshot(module.state_dict(), name) | snapshot(lora_weights.weights_of(backbone), "the backbone")
         meta: dict[str, Any] = {
             "format": headers.FORMAT,
@@ -130,25 +130,23 @@ class HeadCheckpoint:
             "config": module.config,
             "versions": versions,
             "tensors": listing_of(state),
-            "backbone": _probed(backbone) if isinstance(backbone, Backbone) else _plain(backbone, "backbone"),
-            "inputs": preprocess.record()
-            if isinstance(preprocess, Preprocessing)
-            else _plain(preprocess, "preprocess"),
+            "backbone": probed(backbone) if isinstance(backbone, Backbone) else plain(backbone, "backbone"),
+            "inputs": inputs_of(preprocess, name),
             "tasks": encode(list(getattr(module, "tasks", ()))),
-            "training": _plain(training, "training"),
+            "training": plain(training, "training"),
             "license": license,
-            "tta": {"ops": tta, "reduce": "mean"} if isinstance(tta, str) else _plain(tta, "tta"),
-            "extra": _plain(extra or {}, "extra"),
+            "tta": views_of(tta),
+            "extra": plain(extra or {}, "extra"),
         }
         if len(headers.canonical(meta["extra"])) > headers.MAX_EXTRA_BYTES:
             raise CheckpointError(f"extra is larger than {headers.MAX_EXTRA_BYTES} bytes", step="write")
         check_entries(meta, name)
-        check_reads(module, meta["backbone"], name)
+        check_reads(module, meta["backbone"], name, meta["inputs"])
         with third_party.allowing(third_party.ANY):
             check_meta(meta, headers.entries_of(meta["tensors"]), name)
         check_finite(state, name)
         meta["digest"] = headers.digest(meta, chunks_of(meta, state))
-        return cls(meta, state, allow=third_party.ANY)
+        return cls(meta, state, allow=[one for one in versions if third_party.is_third_party(one)])
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one file: whole or not at all.
@@ -159,6 +157,7 @@ class HeadCheckpoint:
         Raises:
             CheckpointError: if the file cannot be written.
         """
+        chunks = self._chunks()
         start = headers.build(self.meta)
         if len(start) > headers.MAX_HEADER_BYTES:
             raise CheckpointError(
@@ -167,7 +166,7 @@ class HeadCheckpoint:
         headers.check_path(path)
         try:
             with third_party.allowing(self._allow):
-                write_whole(path, [start, *chunks_of(self.meta, self._tensors())], check=_read_back)
+                write_whole(path, [start, *chunks], check=_read_back)
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{path} cannot be written: {error}", step="write") from error
 
@@ -217,6 +216,8 @@ class HeadCheckpoint:
             CheckpointError: if the file is damaged, was made by a newer version, does not fit its own
                 description, or a repository holds none or several; ``error.step`` names the check.
         """
+        allow = third_party.spelled(allow)  # an iterator is read once
+        headers.check_revision(revision)
         path, commit = path_or_repo, None
         if hub.names_a_repo(path_or_repo):
             path = hub.download_head(os.fspath(path_or_repo), revision)
@@ -225,13 +226,14 @@ class HeadCheckpoint:
             raise CheckpointError(f"revision={revision!r} is for hub repositories; {path_or_repo} is read as a file")
         try:
             with third_party.allowing(allow):
-                header, state = read_file(path)
+                header, state, skeleton = read_head(path)
         except CheckpointError as error:
             if commit is None:
                 raise
             raise hub.blamed(error, path_or_repo, Path(path)) from None
         found = cls(header.meta, state, commit, allow)
         found.file_digest = header.file_digest
+        found._skeletons.append(skeleton)
         return found
 
     def build(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> nn.Module:
@@ -241,12 +243,9 @@ class HeadCheckpoint:
             device: where to; None = CPU.
             dtype: converted to this; None keeps the file's.
         """
-        with third_party.allowing(self._allow), torch.device("meta"):
-            module = registry.resolve(self.head_type).from_config(self.config)
-        weights = {key: value.clone() for key, value in self.state_dict.items()}
-        module.load_state_dict(weights, strict=True, assign=True)
-        built = module.eval().requires_grad_(True)
-        return cast("nn.Module", built.to(device=device, dtype=dtype))
+        with torch.inference_mode(False):  # what is built can be trained
+            built = self._with({key: value.clone() for key, value in self.state_dict.items()})
+            return built if (device, dtype) == (None, None) else built.to(device=device, dtype=dtype)
 
     def check_backbone(self, backbone: Backbone | Mapping[str, Any], probe: bool = False) -> None:
         """Refuse a backbone that is not the one this head was trained on.
@@ -270,12 +269,13 @@ class HeadCheckpoint:
                 "this head file does not say which backbone it was trained on; save it with backbone=",
                 step="pairing",
             )
-        own = _plain_backbone(backbone)
+        own = plain_backbone(backbone)
         if not isinstance(own, Backbone | Mapping):
             raise CheckpointError(
                 f"backbone is {type(own).__name__}; expected a Backbone or its record", step="pairing"
             )
-        given = own.record() if isinstance(own, Backbone) else own
+        given = own.record() if isinstance(own, Backbone) else plain(own, "backbone") or {}
+        check_backbone_record(given, "the record")
         check_records(trained, given, weights=not probe)
         if not probe:
             return
@@ -298,14 +298,37 @@ class HeadCheckpoint:
             raise CheckpointError("this head file holds no LoRA weights", step="pairing")
         lora_weights.apply(backbone, record, self.adapter_state, trainable=trainable)
 
-    def _tensors(self) -> dict[str, Tensor]:
-        return self.state_dict | {lora_weights.PREFIX + key: value for key, value in self.adapter_state.items()}
+    def _with(self, weights: Mapping[str, Tensor]) -> nn.Module:
+        """The module in eval mode, which keeps these tensors."""
+        try:
+            module: Any = self._skeletons.pop()
+        except IndexError:
+            module = None
+        if module is None or module.config != self.meta["config"]:  # somebody may have changed it
+            with third_party.allowing(self._allow):
+                module = on_meta(registry.resolve(self.head_type), self.config, "this checkpoint")
+        try:
+            module.load_state_dict(weights, strict=True, assign=True)
+        except RuntimeError as error:
+            raise CheckpointError(f"the weights are not those the file held: {error}", step="tensors") from None
+        return cast("nn.Module", module.eval().requires_grad_(True))
+
+    def _chunks(self) -> list[memoryview]:
+        tensors = self.state_dict | {lora_weights.PREFIX + key: value for key, value in self.adapter_state.items()}
+        listed = {entry.name for entry in headers.entries_of(self.meta.get("tensors"), "this checkpoint")}
+        if odd := sorted(listed ^ tensors.keys()):
+            raise CheckpointError(
+                f"the weights are not those that meta lists: {', '.join(odd[:5])}; use from_module anew",
+                step="write",
+            )
+        return chunks_of(self.meta, tensors)
 
     def __repr__(self) -> str:
         size = sum(value.numel() for value in self.state_dict.values())
         backbone = (self.meta["backbone"] or {}).get("name")
         return (
-            f"HeadCheckpoint({self.head_type!r}, {size} parameters, backbone {backbone!r}, {self.meta['digest'][:19]})"
+            f"HeadCheckpoint({self.head_type!r}, {size} parameters, backbone {backbone!r}, "
+            f"{str(self.meta.get('digest'))[:19]})"
         )
 
 
@@ -326,62 +349,23 @@ def save_head(path: str | os.PathLike[str], module: nn.Module, **meta: Any) -> N
     HeadCheckpoint.from_module(module, **known, extra=extra).save(path)
 
 
-def load_head(path_or_repo: str | os.PathLike[str], *, allow: Sequence[str] = ()) -> nn.Module:
+def load_head(
+    path_or_repo: str | os.PathLike[str], *, revision: str | None = None, allow: Sequence[str] = ()
+) -> nn.Module:
     """Load a module in one line, in eval mode on the CPU.
 
     Args:
         path_or_repo: as for :meth:`HeadCheckpoint.load`.
+        revision: likewise.
         allow: likewise.
 
     Raises:
         CheckpointError: as :meth:`HeadCheckpoint.load`.
     """
-    return HeadCheckpoint.load(path_or_repo, allow=allow).build()
-
-
-def _named(module: nn.Module) -> tuple[str, dict[str, int]]:
-    """The registered name of a module, and the versions of all classes in its configuration."""
-    try:
-        head_type = registry.name_of(type(module))
-    except RegistryError as error:
-        inner = next((getattr(module, n) for n in ("_orig_mod", "module", "injection") if hasattr(module, n)), None)
-        hint = f" Save the {type(inner).__name__} inside it instead." if isinstance(inner, nn.Module) else ""
-        raise CheckpointError(f"{error}.{hint}", step="registry") from None
-    with third_party.allowing(third_party.ANY):  # their classes are here already
-        return head_type, versions_of(head_type, cast("Any", module).config)
-
-
-def _probed(backbone: Backbone) -> dict[str, Any]:
-    """The record with the functional probe; a backbone without values has none."""
-    record = backbone.record()
-    if record["weights_sha256"] is None:
-        return record
-    probe = backbone.probe()
-    if not all(math.isfinite(number) for number in probe):
-        raise CheckpointError(
-            f"the backbone {backbone.name!r} gives values that are not finite; its weights are not sound", step="write"
-        )
-    return {**record, "probe": probe}
-
-
-def _plain_backbone(backbone: Any) -> Any:
-    """The Backbone inside torch.compile's wrapper."""
-    inner = getattr(backbone, "_orig_mod", None)
-    return inner if isinstance(inner, Backbone) else backbone
+    checkpoint = HeadCheckpoint.load(path_or_repo, revision=revision, allow=allow)
+    with torch.inference_mode(False):
+        return checkpoint._with(checkpoint.state_dict)  # nobody else has them: no copy
 
 
 def _read_back(written: Path) -> None:
     read_file(written)
-
-
-def _plain(record: Mapping[str, Any] | None, where: str) -> dict[str, Any] | None:
-    """A deep copy in JSON form, or the error that says why there is none."""
-    if record is None:
-        return None
-    try:
-        if not isinstance(record, Mapping):
-            raise TypeError(f"expected a dict, got {type(record).__name__}")
-        plain = normal(Any, dict(record), where)
-        return cast("dict[str, Any]", headers.strict_json(headers.canonical(plain), where, where))
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(f"{where} is no plain JSON-able record: {error}", step="write") from None

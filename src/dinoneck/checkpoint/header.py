@@ -11,8 +11,9 @@ import hashlib
 import json
 import math
 import os
+import re
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -29,6 +30,7 @@ MAX_HEADER_BYTES = 1 << 20
 MAX_FILE_BYTES = 16 << 30
 MAX_DEPTH = 32
 MAX_EXTRA_BYTES = 16 << 10
+_GZIP = b"\x1f\x8b"  # no length of a header: those written here are multiples of 8
 DTYPE_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "U8": 1, "BOOL": 1}
 
 _FIRST_KEYS = frozenset(
@@ -37,7 +39,8 @@ _FIRST_KEYS = frozenset(
 )
 KEYS = {1: _FIRST_KEYS, 2: _FIRST_KEYS | {"versions", "training", "license", "tta"}}
 """The metadata's keys by schema, all of them required: null, or empty, where nobody said."""
-REQUIRED_KEYS = KEYS[SCHEMA]
+_STRING_OR_BRACKET = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)|[\[{\]}]', re.DOTALL)
+"""A string that nobody ends reaches to the end of the text; possessive, so that it takes linear time."""
 
 
 @dataclass(frozen=True)
@@ -107,17 +110,40 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
     check_path(path)
     file = Path(path)
     try:
-        mode = file.stat().st_mode
-        if not stat.S_ISREG(mode):
-            kind = "a folder" if stat.S_ISDIR(mode) else "no regular file"
-            raise CheckpointError(f"{file} is {kind}; expected a head file (.safetensors)")
-        return file.open("rb")
+        _check_regular(file.stat(), file)  # before it is opened: that alone makes some devices do things
+        opened = open(file, "rb", opener=_without_waiting)  # noqa: SIM115
+        try:
+            _check_regular(os.fstat(opened.fileno()), file)  # it may have been exchanged since
+        except CheckpointError:
+            opened.close()
+            raise
+        return opened
     except CheckpointError:
         raise
     except FileNotFoundError:
-        raise CheckpointError(f"there is no head file {file}, nor a folder of that name") from None
+        home = ": '~' is not expanded, pass Path(...).expanduser()" if str(file).startswith("~") else ""
+        raise CheckpointError(f"there is no head file {file}, nor a folder of that name{home}") from None
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path!r} cannot be opened: {error}") from error
+        raise CheckpointError(f"{str(path)!r} cannot be opened: {error}") from error
+
+
+def _check_regular(found: os.stat_result, file: Path) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        kind = "a folder" if stat.S_ISDIR(found.st_mode) else "no regular file"
+        many = f". It holds an ensemble: EnsembleFolder.load reads it, its heads are in {file / HEADS}"
+        raise CheckpointError(
+            f"{file} is {kind}; expected a head file (.safetensors){many if is_file(file / LISTING) else ''}"
+        )
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Open; a pipe that nobody writes to is not waited for."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; ``Path.is_file`` raises where its folder is closed."""
+    return os.path.isfile(path)  # noqa: PTH113
 
 
 def check_path(path: object) -> None:
@@ -126,8 +152,18 @@ def check_path(path: object) -> None:
     Raises:
         CheckpointError: naming what it is.
     """
-    if not isinstance(path, str | os.PathLike):
-        raise CheckpointError(f"the path of a head file is {path!r}; expected a string or a Path")
+    if not isinstance(path, str | os.PathLike) or not isinstance(os.fspath(path), str):
+        raise CheckpointError(f"the path of a head file is {path!r}; expected a string or a Path of text")
+
+
+def check_revision(revision: object) -> None:
+    """Refuse what is no revision of a repository.
+
+    Raises:
+        CheckpointError: naming what it is.
+    """
+    if revision is not None and not isinstance(revision, str):
+        raise CheckpointError(f"revision is {revision!r}; expected the name of a branch, tag or commit, or None")
 
 
 def head_files(path: str | os.PathLike[str]) -> list[Path]:
@@ -136,9 +172,9 @@ def head_files(path: str | os.PathLike[str]) -> list[Path]:
     Raises:
         CheckpointError: if the folder holds none.
     """
-    if not Path(path).is_dir():
+    if not os.path.isdir(path):  # noqa: PTH112 - Path raises where a folder is closed; who opens the file says so
         return [Path(path)]
-    folder = Path(path, HEADS) if Path(path, LISTING).is_file() else Path(path)
+    folder = Path(path, HEADS) if is_file(Path(path, LISTING)) else Path(path)
     files = sorted(folder.glob(HEAD_FILES))
     if not files:
         raise CheckpointError(f"the folder {path} holds no head files ({HEAD_FILES})")
@@ -155,6 +191,18 @@ def read_header(path: str | os.PathLike[str]) -> Header:
         return parse(file, os.fstat(file.fileno()).st_size, str(path))
 
 
+def read_content(path: str | os.PathLike[str]) -> tuple[Header, dict[str, bytearray | memoryview]]:
+    """Read the header of a head file and every tensor's bytes by name, checked by the digest; without torch.
+
+    Raises:
+        CheckpointError: as :func:`read_header`, or if the digest is another.
+    """
+    with open_regular(path) as file:
+        header = parse(file, os.fstat(file.fileno()).st_size, str(path))
+        buffers = read_data(file, header, str(path))
+    return header, {entry.name: buffer for entry, buffer in zip(header.tensors, buffers, strict=True)}
+
+
 def parse(file: BinaryIO, size: int, name: str) -> Header:
     """Read and check the header at the beginning of an open file of ``size`` bytes."""
     if size > MAX_FILE_BYTES:
@@ -163,7 +211,7 @@ def parse(file: BinaryIO, size: int, name: str) -> Header:
         raise CheckpointError(f"{name} has {size} bytes: too few for a head file, it is cut short", step="header")
     start = file.read(8)
     length = int.from_bytes(start, "little")
-    if not 2 <= length <= min(MAX_HEADER_BYTES, size - 8):
+    if not 2 <= length <= min(MAX_HEADER_BYTES, size - 8) or start.startswith(_GZIP):
         raise CheckpointError(
             f"{name} is no head file, or damaged: its first 8 bytes announce a header of {length} bytes in a file of "
             f"{size} (at most {MAX_HEADER_BYTES}).{_guess(start)}",
@@ -185,11 +233,13 @@ def parse(file: BinaryIO, size: int, name: str) -> Header:
     return header
 
 
-def read_data(file: BinaryIO, header: Header, name: str) -> list[bytearray]:
+def read_data(
+    file: BinaryIO, header: Header, name: str, allocate: Callable[[int], bytearray | memoryview] = bytearray
+) -> list[bytearray | memoryview]:
     """Read the tensors' bytes that follow a header, one buffer of its own each, and compare the digest."""
     buffers = []
     for entry in header.tensors:
-        buffer = bytearray(entry.nbytes)
+        buffer = allocate(entry.nbytes)
         if file.readinto(buffer) != entry.nbytes:  # type: ignore[attr-defined]
             raise CheckpointError(f"{name} ended while {entry.name} was read", step="tensors")
         buffers.append(buffer)
@@ -213,6 +263,12 @@ def entries_of(listing: Any, name: str = "metadata") -> tuple[TensorEntry, ...]:
         sound = sound and isinstance(row[1], str) and row[1] in DTYPE_BYTES and isinstance(row[2], list)
         if not sound or any(type(side) is not int or not 0 <= side < 1 << 48 for side in row[2]) or len(row[2]) > 8:
             raise CheckpointError(f"{name}: {str(row)[:200]} describes no tensor of a head", step="tensors")
+        if math.prod(side for side in row[2] if side) * DTYPE_BYTES[row[1]] >= 1 << 63:
+            raise CheckpointError(
+                f"{name}: {str(row)[:200]} has sides that no tensor can have, though it may be empty; expected fewer "
+                "than 2^63 bytes over those that are not 0",
+                step="tensors",
+            )
         entries.append(TensorEntry(row[0], row[1], tuple(row[2])))
     names = [entry.name for entry in entries]
     if names != sorted(set(names)):
@@ -258,14 +314,10 @@ def _check_schema(meta: Mapping[str, Any], name: str) -> None:
         "tasks": (list,),
         "extra": (dict,),
         "created_by": (dict,),
-    }
-    kinds |= {
         "head_type": (str,),
         "digest": (str,),
         "backbone": (dict, type(None)),
         "inputs": (dict, type(None)),
-    }
-    kinds |= {
         "versions": (dict,),
         "training": (dict, type(None)),
         "license": (str, type(None)),
@@ -275,6 +327,8 @@ def _check_schema(meta: Mapping[str, Any], name: str) -> None:
         if key in meta and not isinstance(meta[key], allowed):
             raise CheckpointError(f"{name}: {key} is {type(meta[key]).__name__} in the metadata", step="schema")
     check_entries(meta, name)
+    if len(canonical(meta["extra"])) > MAX_EXTRA_BYTES:
+        raise CheckpointError(f"{name}: extra is larger than {MAX_EXTRA_BYTES} bytes", step="schema")
 
 
 def _maker(meta: Mapping[str, Any]) -> str:
@@ -320,29 +374,25 @@ def _short(text: str) -> int:
 
 def _check_depth(text: str) -> None:
     """Count brackets, strings left out, before the recursive parser sees them."""
-    depth, inside, skip = 0, False, False
-    for sign in text:
-        if skip:
-            skip = False
-        elif inside:
-            skip, inside = sign == "\\", sign != '"'
-        elif sign == '"':
-            inside = True
-        elif sign in "[{":
+    depth = 0
+    for found in _STRING_OR_BRACKET.finditer(text):
+        if found[0] in ("[", "{"):
             depth += 1
             if depth > MAX_DEPTH:
                 raise ValueError(f"nested deeper than {MAX_DEPTH}")
-        elif sign in "]}":
+        elif found[0] in ("]", "}"):
             depth -= 1
 
 
 def _guess(start: bytes) -> str:
     """Name the usual things that are mistaken for a head file."""
+    code = "which may run code; an older head is brought over by dinoneck import-legacy"
     known = (
         (b"version ", "a Git LFS pointer: fetch the real file with 'git lfs pull'"),
         (b"<", "a web page saved in place of the file"),
-        (b"PK", "a zip or torch.save file, which may run code: dinoneck reads safetensors only"),
-        (b"\x80", "a pickle, which may run code: dinoneck reads safetensors only"),
-        (b"\x1f\x8b", "a gzip file: unpack it first"),
+        (b"PK", f"a zip or torch.save file, {code}"),
+        (b"\x80", f"a pickle, {code}"),
+        (_GZIP, "a gzip file: unpack it first"),
     )
-    return next((f" It looks like {what}" for mark, what in known if start.startswith(mark)), "")
+    shown = start.removeprefix(b"\xef\xbb\xbf").lstrip()
+    return next((f" It looks like {what}" for mark, what in known if shown.startswith(mark)), "")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from dinoneck.atomic import write_text
 from dinoneck.checkpoint.card import REPO_ID
-from dinoneck.checkpoint.header import HEADS, LISTING, MAX_FILE_BYTES
+from dinoneck.checkpoint.header import HEADS, LISTING, MAX_FILE_BYTES, MAX_HEADER_BYTES, strict_json
 from dinoneck.checkpoint.hub_errors import first_line, lost, refused
 from dinoneck.errors import CheckpointError, some_of
 
@@ -31,7 +31,8 @@ def names_a_repo(path_or_repo: object) -> bool:
     text = os.fspath(path_or_repo) if isinstance(path_or_repo, str | os.PathLike) else None
     if not isinstance(text, str) or not REPO_ID.fullmatch(text) or text.endswith(_SUFFIX):
         return False
-    return not Path(text).exists() and not Path(text).parent.is_dir()
+    # os.path says no of what may not be looked at, where Path raises; who opens it says why
+    return not os.path.exists(text) and not os.path.isdir(os.path.dirname(text))  # noqa: PTH110, PTH112, PTH120
 
 
 def download_head(repo_id: str, revision: str | None = None) -> Path:
@@ -48,9 +49,6 @@ def download_head(repo_id: str, revision: str | None = None) -> Path:
         CheckpointError: if the repository or revision does not exist, is private, gated, holds no head file or
             several, the download breaks off, or it is neither reachable nor cached.
     """
-    pinned = _cached(repo_id, revision, _one_head) if revision is not None and _COMMIT.fullmatch(revision) else None
-    if pinned is not None:
-        return _told(repo_id, revision, pinned, "the cache")
     return _fetch(repo_id, revision, _one_head)
 
 
@@ -97,6 +95,9 @@ def _fetch(repo_id: str, revision: str | None, choose: _Choice) -> Path:
     """Download what is chosen from the files of a revision, all of one commit; return the path of the first."""
     import huggingface_hub as hub
 
+    pinned = _cached(repo_id, revision, choose) if revision is not None and _COMMIT.fullmatch(revision) else None
+    if pinned is not None:
+        return _told(repo_id, revision, pinned, "the cache")
     try:
         info = hub.HfApi().model_info(repo_id, revision=revision, files_metadata=True, timeout=_TIMEOUT_S)
     except Exception as error:  # the hub's client raises many unrelated types
@@ -164,7 +165,19 @@ def _cached(repo_id: str, revision: str | None, choose: _Choice) -> Path | None:
     except Exception:  # its types differ between versions of the client; all mean that it is not there
         return None
     files = [file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()]
-    return folder / choose(files, repo_id)[0] if any(name.endswith(_SUFFIX) for name in files) else None
+    return folder / choose(files, repo_id)[0] if _is_whole(folder, files) else None
+
+
+def _is_whole(folder: Path, files: list[str]) -> bool:
+    """Whether a cached commit has a head, or a list and every head it names: a download may have broken off."""
+    if LISTING not in files:
+        return any(name.endswith(_SUFFIX) for name in files) and not any(map(_MEMBER.fullmatch, files))
+    try:
+        with (folder / LISTING).open("rb") as file:
+            rows = strict_json(file.read(MAX_HEADER_BYTES), LISTING, "list of members")["members"]
+        return {str(row["file"]) for row in rows} <= set(files)
+    except (CheckpointError, OSError, TypeError, KeyError):
+        return True  # it is no sound list; who reads it says so
 
 
 def _told(repo_id: str, revision: str | None, path: Path, source: str) -> Path:
@@ -205,7 +218,7 @@ def _one_head(files: list[str], repo_id: str) -> list[str]:
     if LISTING in files:
         raise CheckpointError(
             f"the hub repository {repo_id} holds an ensemble of {len(heads)} heads, no single one; load it with "
-            "dinoneck.checkpoint.EnsembleFolder.load",
+            "EnsembleFolder.load or load_ensemble of dinoneck.checkpoint, or hand the name to Predictor",
             step="hub",
         )
     raise CheckpointError(

@@ -9,7 +9,8 @@ from dinoneck.errors import CheckpointError
 
 _LONGEST = 200
 _SECRET = re.compile(r"hf_[A-Za-z0-9]{4,}|(?i:bearer|authorization)[\s:=]+\S+")
-_QUERY = re.compile(r"(https?://[^\s?'\"]+)\?[^\s'\"]*")
+_QUERY = re.compile(r"\?[^\s'\")]*=[^\s'\")]*")  # of addresses that the client has shortened too
+_STORAGE_NO = re.compile(r"HTTP status client error \((4\d\d[ \w]*)\)")
 _LOST_RACE = (409, 412)
 _BUSY = 429
 
@@ -78,7 +79,10 @@ def lost(error: Exception, token: str | None = None) -> str:
         return "HF_HUB_OFFLINE is set, so the hub was not asked"
     if status is not None:
         return f"the hub is busy or down ({status})"
-    return f"the hub could not be reached ({type(error).__name__}: {first_line(error, token)})"
+    told = first_line(error, token)
+    if no := _STORAGE_NO.search(told):  # hf_xet, which has no types of its own for this
+        return f"the hub's storage refuses this ({no[1]})"
+    return f"the hub could not be reached ({type(error).__name__}: {told})"
 
 
 def first_line(error: object, token: str | None = None) -> str:
@@ -88,7 +92,7 @@ def first_line(error: object, token: str | None = None) -> str:
 
     for secret in filter(None, (token, get_token())):
         line = line.replace(secret, "<secret>")
-    line = _SECRET.sub("<secret>", _QUERY.sub(r"\1", line))
+    line = _SECRET.sub("<secret>", _QUERY.sub("", line))
     return "".join(sign if sign.isprintable() else " " for sign in line)[:_LONGEST]
 
 

@@ -36,9 +36,13 @@ def pull_from_hub(
         CheckpointError: as :meth:`dinoneck.HeadCheckpoint.load`, or if ``out`` cannot be written.
     """
     check_repo_id(repo_id)
+    if not (room := Path(os.path.realpath(out)).parent).is_dir():
+        raise CheckpointError(
+            f"{out} cannot be written: the folder {room} does not exist; create it first", step="write"
+        )
     source = hub.download(repo_id, revision)
     if source.name == LISTING:
-        EnsembleFolder.load(source.parent, allow=allow).save(out)
+        EnsembleFolder.load(repo_id, revision=hub.commit_of(source) or revision, allow=allow).save(out)
     else:
         try:
             write_whole(out, _chunks(source), check=lambda file: _check(file, repo_id, source, allow))

@@ -266,7 +266,11 @@ def _pictures(figures: Iterable[str | os.PathLike[str]]) -> dict[str, bytes]:
 
 
 def _broke_off(error: Exception, repo_id: str, token: str | None) -> CheckpointError:
-    """A push whose end is not known."""
+    """A push whose end is not known; one that was not begun says so."""
+    import huggingface_hub as hub
+
+    if hub.constants.HF_HUB_OFFLINE:
+        return CheckpointError(f"nothing was pushed to {repo_id}: {lost(error, token)}; unset it to push", step="hub")
     return CheckpointError(
         f"the push to {repo_id} broke off: {lost(error, token)}. Either all of it is there or nothing. Look there, or "
         "push again: what is there already is not sent twice",

@@ -17,12 +17,12 @@ from typing import Any, NamedTuple, cast
 
 from torch import Tensor, nn
 
-from dinoneck import registry
-from dinoneck.checkpoint.read import check_finite, on_meta
-from dinoneck.configured import encode
-from dinoneck.errors import BackboneError, CheckpointError, ConfigError, RegistryError, some_of
+from dinoneck import registry, third_party
+from dinoneck.checkpoint.read import check_finite, limited, on_meta
+from dinoneck.configured import encode, fields_of
+from dinoneck.errors import BackboneError, CheckpointError, RegistryError, some_of
 from dinoneck.tasks import Task
-from dinoneck.weight_files import read_any, without_wrapper
+from dinoneck.weight_files import check_held, read_any, without_wrapper
 
 logger = logging.getLogger(__name__)
 
@@ -82,6 +82,7 @@ def read_legacy(path: str | os.PathLike[str], max_bytes: int = MAX_BYTES) -> Leg
     try:
         loaded = read_any(path, max_bytes)
         state, meta = _parts(loaded, where)
+        check_held(state, where)
         state, prefix = without_wrapper(state, where)
     except BackboneError as error:
         raise CheckpointError(str(error)) from error
@@ -191,6 +192,7 @@ def import_described(
     arguments: Mapping[str, Any] | None = None,
     rename: Mapping[str, str] | None = None,
     notes: Sequence[str] = (),
+    allow: Sequence[str] = (),
 ) -> tuple[nn.Module, dict[str, Any]]:
     """Import a file ``{"state_dict": ..., "meta": ...}`` whose meta names a head, such as ``fpn``, and its arguments.
 
@@ -202,6 +204,7 @@ def import_described(
         arguments: of the head, beside those in meta.
         rename: beginnings of names in the file -> beginnings of the head's own names, the longest that fits first.
         notes: entries of meta that are no arguments and are handed back, to be kept under ``extra``.
+        allow: heads of other packages that meta or ``head_type`` may name, as for :meth:`HeadCheckpoint.load`.
 
     Returns:
         The head, and the entries that ``notes`` names.
@@ -228,7 +231,29 @@ def import_described(
             "given",
             step="config",
         )
-    return _filled(named, {**meta, **given}, _begun(file.state, rename or {}, file.where), file.where), kept
+    _check_known(named, meta, file.where, allow)
+    state = _begun(file.state, rename or {}, file.where)
+    with third_party.allowing(allow):
+        return _filled(named, {**meta, **given}, state, file.where), kept
+
+
+def _check_known(head_type: Any, meta: Mapping[str, Any], where: str, allow: Sequence[str]) -> None:
+    """Refuse entries of meta that are no arguments: something would be lost."""
+    with third_party.allowing(allow):
+        cls = _resolved(head_type, where)
+    if strange := sorted(set(meta) - set(fields_of(cls))):
+        raise CheckpointError(
+            f"{where}: meta holds {some_of(strange, _SHOWN)}, which {head_type} has no argument for; what is to be "
+            f"kept beside the head is named (notes=, --note {strange[0]})",
+            step="config",
+        )
+
+
+def _resolved(head_type: Any, where: str) -> type[Any]:
+    try:
+        return registry.resolve(head_type)
+    except RegistryError as error:
+        raise CheckpointError(f"{where}: {error}", step="registry") from None
 
 
 def _parts(loaded: Any, where: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -305,17 +330,16 @@ def _begun(state: Mapping[str, Tensor], rename: Mapping[str, str], where: str) -
 
 def _filled(head_type: Any, config: Mapping[str, Any], state: Mapping[str, Tensor], where: str) -> nn.Module:
     """Build a registered head and give it these weights, all of them and no others."""
+    cls = _resolved(head_type, where)
     try:
-        cls = registry.resolve(head_type)
-    except RegistryError as error:
-        raise CheckpointError(f"{where}: {error}", step="registry") from None
-    try:
-        normal = cls.from_config(config, device="meta").config
-    except (ConfigError, TypeError, ValueError) as error:
+        with limited(len(state)):
+            normal = cls.from_config(config, device="meta").config
+    except Exception as error:  # whatever a constructor makes of values from a file
         raise CheckpointError(
             f"{where}: {head_type} refuses what the file and the caller say: {error}", step="config"
         ) from error
-    head = on_meta(cls, normal, where)
+    with limited(len(state)):
+        head = on_meta(cls, normal, where)
     expected = head.state_dict()
     missing, unknown = expected.keys() - state.keys(), state.keys() - expected.keys()
     if missing or unknown:

@@ -77,6 +77,10 @@ def apply(backbone: Backbone, record: Mapping[str, Any], weights: Mapping[str, T
     told = record["adapter"]
     own = backbone.record()
     if own["adapter"] is not None and own["adapter"]["sha256"] == told["sha256"]:
+        if trainable:
+            for parameter in lora.parameters(backbone.adapter):
+                parameter.requires_grad_(True)
+            backbone.train(backbone.adapter.asked_mode)
         return
     if own["adapter"] is not None:
         raise CheckpointError(

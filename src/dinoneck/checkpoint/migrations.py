@@ -8,7 +8,7 @@ its own, see :class:`dinoneck.configured.Configured`.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from dinoneck import registry
@@ -17,6 +17,8 @@ from dinoneck.configured import Migration
 from dinoneck.errors import CheckpointError, RegistryError
 
 Content = tuple[dict[str, Any], dict[str, Any]]
+MAX_TYPES = 256
+_PARTS = 64  # that a configuration may name beyond the tensors in its file: such without a tensor
 
 
 class Part(NamedTuple):
@@ -26,13 +28,13 @@ class Part(NamedTuple):
         head_type: its registered name.
         config: its constructor arguments.
         prefix: of its tensors' names.
-        place: where its configuration stands in the other's: keys and indices.
+        place: of a member in an ensemble; None for a neck.
     """
 
     head_type: str
     config: dict[str, Any]
     prefix: str
-    place: tuple[Any, ...]
+    place: int | None
 
 
 def first_to_second(meta: Mapping[str, Any], tensors: Mapping[str, Any]) -> Content:
@@ -71,8 +73,14 @@ def check_versions(meta: Mapping[str, Any], name: str) -> None:
         registry.resolve(meta["head_type"])
     except RegistryError as error:
         raise CheckpointError(f"{name}: {error}", step="registry") from None
-    for head_type, version in (meta.get("versions") or {}).items():
-        known = _known_version(head_type)
+    named, told = types_in(meta["head_type"], meta["config"]), meta.get("versions") or {}
+    if len(named) > MAX_TYPES:
+        raise CheckpointError(
+            f"{name}: the configuration names {len(named)} head types; a head is made of at most {MAX_TYPES}",
+            step="config",
+        )
+    for head_type, version in told.items():
+        known = _known_version(head_type) if head_type in named else None  # the check of the configuration says so
         if known is not None and version > known:
             made = meta["created_by"].get("dinoneck")
             raise CheckpointError(
@@ -85,9 +93,10 @@ def check_versions(meta: Mapping[str, Any], name: str) -> None:
 
 def is_present(meta: Mapping[str, Any]) -> bool:
     """Whether a header that :func:`check_versions` let pass needs no migration."""
+    named = types_in(meta["head_type"], meta["config"])
     return bool(
         meta["schema"] == SCHEMA
-        and all(_known_version(head_type) in (version, None) for head_type, version in meta["versions"].items())
+        and all(_known_version(head_type) in (meta["versions"].get(head_type), None) for head_type in named)
     )
 
 
@@ -107,17 +116,25 @@ def to_present(meta: Mapping[str, Any], tensors: Mapping[str, Any], name: str) -
         new, state = STEPS[schema](new, state)
     if sorted(new["versions"]) != types_in(new["head_type"], new["config"]):
         return new, state  # the check of the configuration refuses it
-    new["config"], state = _carried(new["head_type"], new["config"], state, new["versions"], name)
+    if (count := _count(new["head_type"], new["config"])) > len(state) + _PARTS:
+        raise CheckpointError(
+            f"{name}: the configuration names {count} parts, the file holds {len(state)} tensors: it describes far "
+            "more than the file lists",
+            step="config",
+        )
+    present = versions_of(new["head_type"], new["config"])
+    older = {head_type: version for head_type, version in new["versions"].items() if version != present[head_type]}
+    new["config"], state = _carried(new["head_type"], new["config"], state, older, name)
     return {**new, "versions": versions_of(new["head_type"], new["config"])}, state
 
 
 def _carried(
-    head_type: str, config: dict[str, Any], tensors: dict[str, Any], versions: Mapping[str, int], name: str
+    head_type: str, config: dict[str, Any], tensors: dict[str, Any], older: Mapping[str, int], name: str
 ) -> Content:
-    """Run the steps of a class, then those of its parts."""
+    """Run the steps of a class, then those of its parts; classes that are not older have none."""
     cls = registry.resolve(head_type)
     own: Mapping[int, Migration] = vars(cls).get("checkpoint_migrations", {})
-    for version in range(versions[head_type], version_of(cls)):
+    for version in range(older.get(head_type, version_of(cls)), version_of(cls)):
         if version not in own:
             raise CheckpointError(
                 f"{name} holds {head_type!r} in version {version}, which nothing here turns into version {version + 1}",
@@ -130,16 +147,16 @@ def _carried(
                 f"{name}: {head_type!r} of version {version} cannot be carried over to {version + 1}: {error!r}",
                 step="config",
             ) from error
-    for part in _parts(head_type, config):
-        if part.head_type in versions:
-            inside = {key.removeprefix(part.prefix): key for key in tensors if key.startswith(part.prefix)}
-            rest = {key: value for key, value in tensors.items() if not key.startswith(part.prefix)}
-            new, state = _carried(
-                part.head_type, part.config, {key: tensors[old] for key, old in inside.items()}, versions, name
-            )
-            config = _with_part(config, part, new)
-            tensors = rest | {part.prefix + key: value for key, value in state.items()}
-    return config, tensors
+    parts = [part for part in _parts(head_type, config) if not older.keys().isdisjoint(types_in(*part[:2]))]
+    if not parts:
+        return config, tensors
+    rest, inside = _sorted_out(tensors, {part.prefix for part in parts})
+    changed = []
+    for part in parts:
+        new, state = _carried(part.head_type, part.config, inside[part.prefix], older, name)
+        changed.append(part._replace(config=new))
+        rest |= {part.prefix + key: value for key, value in state.items()}
+    return _with_parts(config, changed), rest
 
 
 def _parts(head_type: str, config: Mapping[str, Any]) -> Iterator[Part]:
@@ -152,20 +169,46 @@ def _parts(head_type: str, config: Mapping[str, Any]) -> Iterator[Part]:
                 and isinstance(member.get("type"), str)
                 and isinstance(member.get("config"), dict)
             ):
-                yield Part(member["type"], member["config"], f"heads.{place}.", ("members", place, "config"))
+                yield Part(member["type"], member["config"], f"heads.{place}.", place)
     elif head_type == "pyramid" and isinstance(neck, dict) and isinstance(neck.get("type"), str):
         own = {key: value for key, value in neck.items() if key != "type"}
-        yield Part(neck["type"], {"embed_dim": config.get("embed_dim"), **own}, "neck.", ("neck",))
+        yield Part(neck["type"], {"embed_dim": config.get("embed_dim"), **own}, "neck.", None)
 
 
-def _with_part(config: dict[str, Any], part: Part, new: dict[str, Any]) -> dict[str, Any]:
-    """The configuration with another one of a part in its place."""
-    config = copy.deepcopy(config)
-    if part.place == ("neck",):
-        config["neck"] = {"type": part.head_type, **{key: value for key, value in new.items() if key != "embed_dim"}}
-    else:
-        config["members"][part.place[1]]["config"] = new
-    return config
+def _count(head_type: str, config: Mapping[str, Any]) -> int:
+    """How many modules a configuration names, itself included."""
+    return 1 + sum(_count(part.head_type, part.config) for part in _parts(head_type, config))
+
+
+def _sorted_out(
+    tensors: Mapping[str, Any], prefixes: Collection[str]
+) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """The tensors of no part, and those of each by its prefix, under the names they have inside it."""
+    rest: dict[str, Any] = {}
+    inside: dict[str, dict[str, Any]] = {prefix: {} for prefix in prefixes}
+    for key, value in tensors.items():
+        first, _, other = key.partition(".")
+        second = other.partition(".")[0]
+        for prefix in (f"{first}.", f"{first}.{second}."):
+            if prefix in inside and key.startswith(prefix):
+                inside[prefix][key.removeprefix(prefix)] = value
+                break
+        else:
+            rest[key] = value
+    return rest, inside
+
+
+def _with_parts(config: Mapping[str, Any], parts: Iterable[Part]) -> dict[str, Any]:
+    """The configuration with those of its parts exchanged."""
+    new = dict(config)
+    members = list(config.get("members") or ())
+    for part in parts:
+        if part.place is None:
+            new["neck"] = {"type": part.head_type, **{k: v for k, v in part.config.items() if k != "embed_dim"}}
+        else:
+            members[part.place] = {**members[part.place], "config": part.config}
+            new["members"] = members
+    return new
 
 
 def _known_version(head_type: str) -> int | None:

@@ -8,7 +8,8 @@ from typing import Any
 from dinoneck.backbones.known import architecture_of
 from dinoneck.backbones.probe import differs
 from dinoneck.checkpoint.records import told_weights
-from dinoneck.errors import CheckpointError
+from dinoneck.errors import CheckpointError, ConfigError
+from dinoneck.grid import PatchSize, patch_pair
 
 _MUST_AGREE = {
     "embed_dim": "token width",
@@ -73,8 +74,10 @@ def check_probe(trained: Mapping[str, Any], given: Mapping[str, Any]) -> None:
         )
 
 
-def check_reads(module: object, backbone: Mapping[str, Any] | None, name: str) -> None:
-    """Refuse a head of another width, or of other layers, than its backbone gives: the file could never be used.
+def check_reads(
+    module: object, backbone: Mapping[str, Any] | None, name: str, inputs: Mapping[str, Any] | None = None
+) -> None:
+    """Refuse a head of another width, layers or patch than its backbone gives: the file could never be used.
 
     Raises:
         CheckpointError: naming both.
@@ -86,6 +89,9 @@ def check_reads(module: object, backbone: Mapping[str, Any] | None, name: str) -
             f"this {name} was built for tokens of {own} channels, the backbone gives {told}: it was not trained on it",
             step="pairing",
         )
+    patches = [(record or {}).get("patch_size") for record in (inputs, backbone)]
+    if None not in patches:
+        check_patch(*patches)  # type: ignore[arg-type]
     layers = (backbone or {}).get("layers")
     if layers is None:
         return
@@ -96,6 +102,29 @@ def check_reads(module: object, backbone: Mapping[str, Any] | None, name: str) -
         raise CheckpointError(
             f"this {name} reads {reads}, the backbone gives blocks {tuple(layers)}; save it with the backbone it was "
             "trained on (load_backbone(layers=...), or backbone.with_layers(...))",
+            step="pairing",
+        )
+
+
+def told(record: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Return a record without its probe, whose last digits depend on the machine."""
+    return None if record is None else {key: value for key, value in record.items() if key != "probe"}
+
+
+def check_patch(inputs: PatchSize, backbone: PatchSize) -> None:
+    """Refuse photos that are prepared for other patches than the backbone's.
+
+    Raises:
+        CheckpointError: naming both.
+    """
+    try:
+        one, other = patch_pair(inputs), patch_pair(backbone)
+    except ConfigError as error:
+        raise CheckpointError(str(error), step="pairing") from None
+    if one != other:
+        raise CheckpointError(
+            f"photos are prepared for patches of {one[0]}x{one[1]} px (height x width), the backbone has "
+            f"{other[0]}x{other[1]}: take preprocess= from the backbone, backbone.preprocess.changed(size=...)",
             step="pairing",
         )
 

@@ -7,24 +7,52 @@ file comes before it is migrated, so configuration and tensors are checked after
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from dinoneck import registry
 from dinoneck.checkpoint import header as headers
 from dinoneck.checkpoint import lora_weights, migrations
 from dinoneck.checkpoint.header import Header, TensorEntry
-from dinoneck.checkpoint.state import FILE_DTYPES, TORCH_DTYPES, chunks_of, listing_of
+from dinoneck.checkpoint.state import FILE_DTYPES, TORCH_DTYPES, check_byte_order, chunks_of, listing_of
 from dinoneck.configured import encode
 from dinoneck.data.photos import Preprocessing
 from dinoneck.errors import CheckpointError, ConfigError, RegistryError, some_of
+from dinoneck.weight_files import WRAPPER_PREFIXES
 
-_WRAPPER_PREFIXES = ("module.", "_orig_mod.")
 _SHOWN = 5
+_CALLS, _CALLS_PER_TENSOR = 4_000, 15  # of torch while a head is built; those here need at most 9 per tensor
+_FILLING = frozenset(
+    {getattr(nn.init, name) for name in dir(nn.init) if name.endswith("_") and not name.startswith("_")}
+    | {getattr(Tensor, name) for name in ("uniform_", "normal_", "fill_", "zero_", "abs_")}
+)
+
+
+class _Limited(TorchFunctionMode):
+    """Stops a constructor, in this thread, that makes far more than the tensors its file lists: a depth of 10^9.
+
+    Nothing is drawn for tensors on the meta device: there is nothing to fill.
+    """
+
+    def __init__(self, calls: int) -> None:
+        super().__init__()
+        self.left = calls
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.left -= 1
+        if self.left < 0:
+            raise ConfigError("it describes far more tensors than the file lists")
+        if func in _FILLING and (filled := args[0] if args else (kwargs or {})["tensor"]).is_meta:
+            return filled
+        return func(*args, **(kwargs or {}))
 
 
 def read_file(path: str | os.PathLike[str]) -> tuple[Header, dict[str, Tensor]]:
@@ -37,28 +65,35 @@ def read_file(path: str | os.PathLike[str]) -> tuple[Header, dict[str, Tensor]]:
     Raises:
         CheckpointError: if any check fails; ``error.step`` names it.
     """
+    header, state, _ = read_head(path)
+    return header, state
+
+
+def read_head(path: str | os.PathLike[str]) -> tuple[Header, dict[str, Tensor], nn.Module]:
+    """Do as :func:`read_file`, and give the module that the file was checked against, on the meta device."""
     headers.check_path(path)
+    check_byte_order("file")
     name = os.fspath(path)
-    with headers.open_regular(path) as file:
+    with torch.inference_mode(False), headers.open_regular(path) as file:  # what is read can be trained
         try:
             header = headers.parse(file, os.fstat(file.fileno()).st_size, str(name))
             migrations.check_versions(header.meta, str(name))
             present = migrations.is_present(header.meta)
             if present:
-                check_meta(header.meta, header.tensors, str(name))
-            state = _tensors(headers.read_data(file, header, str(name)), header)
+                skeleton = check_meta(header.meta, header.tensors, str(name))
+            state = _tensors(headers.read_data(file, header, str(name), _memory), header)
         except OSError as error:
             if isinstance(error, CheckpointError):
                 raise
             raise CheckpointError(f"{name} cannot be read: {error}") from error
     if not present:
-        header, state = _migrated(header, state, str(name))
+        header, state, skeleton = _migrated(header, state, str(name))
     check_finite(state, str(name))
-    return header, state
+    return header, state, skeleton
 
 
-def check_meta(meta: Mapping[str, Any], tensors: tuple[TensorEntry, ...], name: str) -> None:
-    """Check registry, configuration and the list of tensors of a head against each other."""
+def check_meta(meta: Mapping[str, Any], tensors: tuple[TensorEntry, ...], name: str) -> nn.Module:
+    """Check registry, configuration and the list of tensors of a head; give what they describe, on the meta device."""
     migrations.check_versions(meta, name)
     if sorted(meta["versions"]) != migrations.types_in(meta["head_type"], meta["config"]):
         raise CheckpointError(
@@ -66,7 +101,8 @@ def check_meta(meta: Mapping[str, Any], tensors: tuple[TensorEntry, ...], name: 
             f"{', '.join(migrations.types_in(meta['head_type'], meta['config']))}",
             step="config",
         )
-    skeleton = on_meta(registry.resolve(meta["head_type"]), meta["config"], name)
+    with limited(sum(0 not in entry.shape for entry in tensors)):
+        skeleton = on_meta(registry.resolve(meta["head_type"]), meta["config"], name)
     if encode(list(getattr(skeleton, "tasks", ()))) != meta["tasks"]:
         raise CheckpointError(f"{name}: the tasks listed are not those of the configuration", step="config")
     if meta["inputs"] is not None:
@@ -77,6 +113,18 @@ def check_meta(meta: Mapping[str, Any], tensors: tuple[TensorEntry, ...], name: 
     travelling = {entry.name: entry for entry in tensors if entry.name.startswith(lora_weights.PREFIX)}
     lora_weights.check(travelling, meta["backbone"], name)
     _check_tensors(skeleton, tuple(entry for entry in tensors if entry.name not in travelling), name)
+    return skeleton
+
+
+@contextmanager
+def limited(count: int) -> Iterator[None]:
+    """Stop a constructor that makes far more than ``count`` tensors, with a ConfigError where it stands."""
+    grad = torch.is_grad_enabled()
+    try:
+        with _Limited(_CALLS + _CALLS_PER_TENSOR * count):
+            yield
+    finally:
+        torch.set_grad_enabled(grad)  # the limit may strike where a constructor leaves torch.no_grad()
 
 
 def on_meta(cls: type[Any], config: Mapping[str, Any], name: str) -> nn.Module:
@@ -94,7 +142,9 @@ def on_meta(cls: type[Any], config: Mapping[str, Any], name: str) -> nn.Module:
 def check_finite(state: Mapping[str, Tensor], name: str) -> None:
     """Refuse NaN and infinite values."""
     for key, value in state.items():
-        if value.is_floating_point() and not bool(value.isfinite().all()):
+        if not value.is_floating_point() or math.isfinite(value.sum().item()):
+            continue  # one NaN or infinity makes the sum one; only large finite values may do so too
+        if not bool(value.isfinite().all()):
             raise CheckpointError(f"{name}: {key} holds values that are not finite", step="finite")
 
 
@@ -120,7 +170,7 @@ def _check_tensors(skeleton: nn.Module, tensors: tuple[TensorEntry, ...], name: 
             )
 
 
-def _migrated(header: Header, state: Mapping[str, Tensor], name: str) -> tuple[Header, dict[str, Tensor]]:
+def _migrated(header: Header, state: Mapping[str, Tensor], name: str) -> tuple[Header, dict[str, Tensor], nn.Module]:
     """Bring a sound older file to the present form, and check that."""
     adapter = {key: value for key, value in state.items() if key.startswith(lora_weights.PREFIX)}
     own = {key: value for key, value in state.items() if key not in adapter}
@@ -131,12 +181,17 @@ def _migrated(header: Header, state: Mapping[str, Tensor], name: str) -> tuple[H
     new |= adapter
     meta["tensors"] = listing_of(new)
     entries = headers.entries_of(meta["tensors"], name)
-    check_meta(meta, entries, name)
+    skeleton = check_meta(meta, entries, name)
     meta["digest"] = headers.digest(meta, chunks_of(meta, new))
-    return Header(meta, entries, len(headers.build(meta)), header.file_digest), new
+    return Header(meta, entries, len(headers.build(meta)), header.file_digest), new, skeleton
 
 
-def _tensors(buffers: list[bytearray], header: Header) -> dict[str, Tensor]:
+def _memory(size: int) -> memoryview:
+    """Memory that is not zeroed first; NumPy asks for large pages, of which fewer need be mapped while reading."""
+    return np.empty(size, dtype=np.uint8).data
+
+
+def _tensors(buffers: Sequence[bytearray | memoryview], header: Header) -> dict[str, Tensor]:
     """The tensors in the memory that was read."""
     return {
         entry.name: (
@@ -149,7 +204,7 @@ def _tensors(buffers: list[bytearray], header: Header) -> dict[str, Tensor]:
 
 
 def _prefix_hint(found: Mapping[str, TensorEntry]) -> str:
-    for prefix in _WRAPPER_PREFIXES:
+    for prefix in WRAPPER_PREFIXES:
         if any(key.startswith(prefix) for key in found):
             return f"; its names begin with {prefix!r}: it was saved from a wrapped module (DDP, torch.compile)"
     return ""

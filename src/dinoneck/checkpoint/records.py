@@ -16,8 +16,13 @@ from dinoneck.errors import CheckpointError
 
 MAX_TRAINING_BYTES = 16 << 10
 MAX_LICENSE = 200
+MAX_AREA_PX = 1 << 26  # of an image that a file asks for
+VIEWS = ("none", "flip4", "d6")
+"""The sets of views known here; a file may name one of a later version."""
+DIGEST = re.compile(r"sha256:[0-9a-f]{64}", re.ASCII)
 _LICENSE = re.compile(r"[A-Za-z0-9][A-Za-z0-9 .+:()_\-]*", re.ASCII)
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}", re.ASCII)
+_NO_DIGEST = "sha256:" + "0" * 64  # before a file is written
 _HEAD_TYPE = re.compile(r"([a-z0-9][a-z0-9_]{0,63}\.)?[a-z][a-z0-9_]{0,63}", re.ASCII)
 _MAX_VERSION = 1 << 16
 
@@ -28,15 +33,10 @@ def check_entries(meta: Mapping[str, Any], name: str) -> None:
     Raises:
         CheckpointError: naming the entry that has another type than expected.
     """
+    if not DIGEST.fullmatch(told := meta.get("digest", _NO_DIGEST)):
+        raise CheckpointError(f"{name}: digest is {told[:80]!r}; expected sha256: and 64 of 0-9a-f", step="digest")
     if meta["backbone"] is not None:
-        _check(meta["backbone"], _BACKBONE, f"{name}: backbone")
-        if isinstance(weights := meta["backbone"].get("weights"), Mapping):
-            _check(weights, _WEIGHTS, f"{name}: backbone.weights")
-        if isinstance(adapter := meta["backbone"].get("adapter"), Mapping):
-            odd = [key for key in _LORA if adapter.get(key) is None] + sorted(set(adapter) - set(_LORA))
-            if odd:
-                raise CheckpointError(f"{name}: backbone.adapter lacks or adds {', '.join(odd)}", step="schema")
-            _check(adapter, _LORA, f"{name}: backbone.adapter")
+        check_backbone_record(meta["backbone"], f"{name}: backbone")
     if meta["inputs"] is not None:
         _check(meta["inputs"], _INPUTS, f"{name}: inputs")
     for place, task in enumerate(meta["tasks"]):
@@ -60,6 +60,24 @@ def check_entries(meta: Mapping[str, Any], name: str) -> None:
     size = len(json.dumps(meta.get("training"), ensure_ascii=False).encode("utf-8", "surrogatepass"))
     if size > MAX_TRAINING_BYTES:
         raise CheckpointError(f"{name}: training is larger than {MAX_TRAINING_BYTES} bytes", step="schema")
+
+
+def check_backbone_record(record: Mapping[str, Any], name: str) -> None:
+    """Check the record of a backbone.
+
+    Raises:
+        CheckpointError: naming the entry that has another type than expected.
+    """
+    _check(record, _BACKBONE, name)
+    weights, where = record.get("weights"), f"{name}.weights"
+    while isinstance(weights, Mapping):
+        _check(weights, _WEIGHTS, where)
+        weights, where = weights.get("base"), f"{where}.base"
+    if isinstance(adapter := record.get("adapter"), Mapping):
+        odd = [key for key in _LORA if adapter.get(key) is None] + sorted(set(adapter) - set(_LORA))
+        if odd:
+            raise CheckpointError(f"{name}.adapter lacks or adds {', '.join(odd)}", step="schema")
+        _check(adapter, _LORA, f"{name}.adapter")
 
 
 def need(record: Mapping[str, Any], key: str) -> Any:
@@ -150,6 +168,22 @@ def _is_versions(value: Any) -> bool:
     )
 
 
+def _is_made_by(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(_is_text(text) and len(text) <= MAX_LICENSE for text in value.values())
+
+
+def _is_labels(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_is_text, value))
+
+
+def _is_size(value: Any) -> bool:
+    return _is_ints(value) and len(value) == 2 and math.prod(value) <= MAX_AREA_PX
+
+
+def _is_blur(value: Any) -> bool:
+    return isinstance(value, Mapping) and set(value) == {"kernel", "sigma"} and all(map(_is_number, value.values()))
+
+
 def _is_license(value: Any) -> bool:
     return isinstance(value, str) and len(value) <= MAX_LICENSE and _LICENSE.fullmatch(value) is not None
 
@@ -181,16 +215,24 @@ _LORA = {
     "blocks": _INT,
     "sha256": _TEXT,
 }
-_WEIGHTS = {"kind": _TEXT, "repo": _TEXT, "revision": _TEXT, "scheme": _TEXT, "seed": _INT}
-_INPUTS = {"size": _SIDES, "patch_size": _SIDES, **dict.fromkeys(("fit", "policy", "interpolation"), _TEXT)}
+_WEIGHTS = {"kind": _TEXT, "repo": _TEXT, "revision": _TEXT, "scheme": _TEXT, "seed": _INT, "base": _OBJECT}
+_INPUTS = {
+    "size": (_is_size, f"two integers, [height, width] in pixels, with a product of at most {MAX_AREA_PX}"),
+    "patch_size": _SIDES,
+    "blur": (_is_blur, "an object with kernel and sigma, numbers both"),
+    **dict.fromkeys(("fit", "policy", "interpolation"), _TEXT),
+    **dict.fromkeys(("mean", "std"), (_is_channels, "three numbers, for R, G, B")),
+}
 _TASK = {
     **dict.fromkeys(("name", "kind", "unit"), _TEXT),
     "dim": _INT,
+    "labels": (_is_labels, "a list of plain texts"),
     "transform": _OBJECT,
     "minimum": (lambda value: isinstance(value, int | float), "a number"),
 }
 _COUNT = (_is_count, "an integer of 0 or more")
 _TOP = {
+    "created_by": (_is_made_by, f"an object of plain texts of at most {MAX_LICENSE} characters"),
     "versions": (_is_versions, "head types with their versions, each 1 or more"),
     "license": (_is_license, f"an SPDX identifier or the like, at most {MAX_LICENSE} characters"),
 }

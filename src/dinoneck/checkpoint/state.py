@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -42,9 +44,14 @@ def snapshot(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
     """
     state: dict[str, Tensor] = {}
     places: dict[tuple[Any, int], str] = {}
+    check_byte_order("write")
     for key, value in tensors.items():
-        if not isinstance(value, Tensor) or value.is_meta or value.dtype not in FILE_DTYPES:
-            what = f"{value.dtype} on {value.device}" if isinstance(value, Tensor) else type(value).__name__
+        if not isinstance(value, Tensor) or value.is_meta or value.dtype not in FILE_DTYPES or _sparse(value):
+            what = (
+                f"{value.dtype} on {value.device}{' (sparse)' * _sparse(value)}"
+                if isinstance(value, Tensor)
+                else type(value).__name__
+            )
             raise CheckpointError(f"{name}: {key} is {what}; it cannot be saved", step="write")
         place = (value.device, value.data_ptr())
         if value.numel() and places.setdefault(place, key) != key:
@@ -52,4 +59,32 @@ def snapshot(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
                 f"{name}: {key} and {places[place]} share their memory; untie them first", step="write"
             )
         state[key] = value.detach().to("cpu", copy=True).contiguous()
+    _check_overlaps(tensors, name)
     return state
+
+
+def _sparse(value: Tensor) -> bool:
+    return value.layout is not torch.strided
+
+
+def check_byte_order(step: str) -> None:
+    """Refuse machines whose numbers lie the other way round: the files' are little-endian.
+
+    Raises:
+        CheckpointError: with this step.
+    """
+    if sys.byteorder != "little":
+        raise CheckpointError(f"head files hold little-endian numbers, this machine has {sys.byteorder}-endian ones; "
+                              "use another one", step=step)  # fmt: skip
+
+
+def _check_overlaps(tensors: Mapping[str, Tensor], name: str) -> None:
+    """Views of one memory that begin at different places; neighbours in one buffer are fine."""
+    spans = sorted(
+        (str(value.device), value.data_ptr(), value.data_ptr() + value.numel() * value.element_size(), key)
+        for key, value in tensors.items()
+        if value.numel() and value.is_contiguous()
+    )
+    for (device, _, end, one), (same, begin, _, other) in pairwise(spans):
+        if device == same and begin < end:
+            raise CheckpointError(f"{name}: {one} and {other} share their memory; untie them first", step="write")

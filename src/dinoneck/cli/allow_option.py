@@ -7,4 +7,10 @@ import argparse
 
 def add_allow(parser: argparse.ArgumentParser) -> None:
     """Declare ``--allow``."""
-    parser.add_argument("--allow", nargs="+", default=(), help="heads of other packages that may be imported: vendor.*")
+    parser.add_argument(
+        "--allow",
+        action="append",
+        default=[],
+        metavar="VENDOR.NAME",
+        help="heads of an installed package that may be imported: vendor.head, or 'vendor.*' for all; repeatable",
+    )

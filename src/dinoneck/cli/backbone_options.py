@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from dinoneck.backbones.backbone import Backbone
 
 
+_MAX_SIDE = 100_000
+
+
 def add_backbone(parser: argparse.ArgumentParser) -> None:
     """Declare --backbone, --random-backbone, --backbone-file."""
     group = parser.add_argument_group("backbone")
@@ -57,4 +60,6 @@ def size(text: str) -> tuple[int, int]:
         sides = []
     if len(sides) not in (1, 2) or min(sides) < 1 or not text.isascii() or "_" in text:
         raise argparse.ArgumentTypeError(f"{text!r} is no size; expected HEIGHTxWIDTH such as 480x960")
+    if max(sides) > _MAX_SIDE:
+        raise argparse.ArgumentTypeError(f"{text!r} is too large; expected at most {_MAX_SIDE} a side")
     return sides[0], sides[-1]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from dinoneck.atomic import write_text
-from dinoneck.checkpoint.header import LISTING
+from dinoneck.checkpoint.header import LISTING, is_file
+from dinoneck.cli.allow_option import add_allow
 
 HELP = "write the README.md that describes a head file"
 EXAMPLE = "dinoneck card head.safetensors --out README.md"
@@ -17,11 +19,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=Path, help="a head file, or the folder of an ensemble")
     parser.add_argument("--repo", metavar="USER/NAME", help="the hub repository that the page speaks of")
     parser.add_argument("--out", type=Path, help="write it here; else it is printed")
+    add_allow(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Print or write the page."""
-    page = _page(options.file, options.repo)
+    page = _page(options.file, options.repo, options.allow)
     if options.out is None:
         print(page, end="")
     else:
@@ -30,13 +33,13 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _page(file: Path, repo: str | None) -> str:
+def _page(file: Path, repo: str | None, allow: Sequence[str]) -> str:
     """The page of a head, or of an ensemble, whose heads are read for it."""
-    if (file / LISTING).is_file():
+    if is_file(file / LISTING):
         from dinoneck.checkpoint.ensemble_card import ensemble_card
         from dinoneck.checkpoint.ensemble_folder import EnsembleFolder
 
-        return ensemble_card(EnsembleFolder.load(file), repo)
+        return ensemble_card(EnsembleFolder.load(file, allow=allow), repo)
     from dinoneck.checkpoint.card import model_card
 
     return model_card(file, repo)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dinoneck.checkpoint.header import Header, open_regular, parse, read_data
+from dinoneck.checkpoint.header import Header, read_content
+from dinoneck.errors import printable
 
 HELP = "compare two head files; exit 1 if anything differs"
 EXAMPLE = "dinoneck diff old.safetensors new.safetensors --values"
@@ -17,7 +17,7 @@ _APART = ("tensors", "digest")  # the first is listed tensor by tensor, the seco
 _LONGEST = 120
 _NOTHING = object()
 
-Content = tuple[Header, dict[str, bytearray]]
+Content = tuple[Header, dict[str, bytearray | memoryview]]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,25 +29,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print what differs; the digests are checked first, so a damaged file is refused and not compared."""
-    one, other = _read(options.first), _read(options.second)
+    one, other = read_content(options.first), read_content(options.second)
     metas = [{key: value for key, value in content[0].meta.items() if key not in _APART} for content in (one, other)]
     changed = list(_entries(metas[0], metas[1]))
     told = list(_tensors(one, other, options.values))
     alike = sum(line.startswith("equal") for line in told)
     lines = changed + told
-    print("\n".join(lines))
+    print("\n".join(map(printable, lines)))
     same = not changed and alike == len(told)
     print(
         "the same content" if same else f"{len(changed)} entries and {len(told) - alike} of {len(told)} tensors differ"
     )
     return 0 if same else 1
-
-
-def _read(path: Path) -> Content:
-    with open_regular(path) as file:
-        header = parse(file, os.fstat(file.fileno()).st_size, str(path))
-        buffers = read_data(file, header, str(path))
-    return header, {entry.name: buffer for entry, buffer in zip(header.tensors, buffers, strict=True)}
 
 
 def _entries(one: Any, other: Any, place: str = "") -> Iterator[str]:
@@ -78,7 +71,7 @@ def _tensors(one: Content, other: Content, values: bool) -> Iterator[str]:
             yield f"differs  {name}: {first.dtype} {list(first.shape)}{gap}"
 
 
-def _gap(dtype: str, one: bytearray, other: bytearray) -> float:
+def _gap(dtype: str, one: bytearray | memoryview, other: bytearray | memoryview) -> float:
     """The largest absolute difference of two tensors' values."""
     import torch
 
@@ -97,5 +90,5 @@ def _spelled(value: Any) -> str:
 
 
 def _shown(value: Any) -> str:
-    text = _spelled(value)
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+    told = _spelled(value)
+    return told if len(told) <= _LONGEST else f"{told[:_LONGEST]}..."

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from dinoneck.cli import backbone_options
+from dinoneck.cli.allow_option import add_allow
 from dinoneck.errors import ConfigError
 
 HELP = "write a head as ONNX model, torch program or plain weights"
@@ -14,7 +15,8 @@ EXAMPLE = "dinoneck export-head head.safetensors --format onnx --out head.onnx"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
-    parser.add_argument("file", help="a head file, or a hub repository (user/name)")
+    parser.add_argument("file", help="a head file, an ensemble's folder, or a hub repository (user/name)")
+    parser.add_argument("--revision", help="a branch, tag or commit of the hub repository (default: main)")
     parser.add_argument(
         "--format",
         choices=("onnx", "torch", "state-dict"),
@@ -26,14 +28,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--grid", type=backbone_options.size, metavar="ROWSxCOLS", help="the one grid it takes (default: any)"
     )
+    add_allow(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Export."""
     from dinoneck.checkpoint import exporting
-    from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
+    from dinoneck.checkpoint.ensemble_folder import EnsembleFolder
+    from dinoneck.checkpoint.load_any import load_any
 
-    checkpoint = HeadCheckpoint.load(options.file)
+    found = load_any(options.file, revision=options.revision, allow=options.allow)
+    checkpoint = found.checkpoint() if isinstance(found, EnsembleFolder) else found
     if options.format == "state-dict":
         if options.grid is not None:
             raise ConfigError("--grid has no meaning for plain weights; leave it out")

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dinoneck.cli import backbone_options
-from dinoneck.errors import ConfigError
+from dinoneck.cli.allow_option import add_allow
+from dinoneck.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
     from dinoneck.checkpoint.legacy import ImportedHead
@@ -41,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--like", type=Path, metavar="HEAD", help="a head file of the same backbone and photos")
     backbone_options.add_backbone(parser)
     _add_inputs(parser)
+    add_allow(parser)
 
 
 def _add_heads(parser: argparse.ArgumentParser) -> None:
@@ -103,12 +105,15 @@ def run(options: argparse.Namespace) -> int:
         EnsembleFolder(members).checkpoint().save(options.out)
     else:
         _save_files(members, options.out)
-    print(f"{len(members)} heads imported; written: {options.out}")
+    print(f"{len(members)} head{'s' if len(members) > 1 else ''} imported; written: {options.out}")
     return 0
 
 
 def _check(options: argparse.Namespace) -> None:
-    """Refuse, before any work, options that are missing or that would be ignored."""
+    """Refuse, before any work, options that are missing or that would be ignored, and folders that are in use."""
+    is_folder = options.format == "biomass-mlp" and options.form != "file"
+    if is_folder and options.out.exists() and (not options.out.is_dir() or any(options.out.iterdir())):
+        raise ConfigError(f"--out {options.out} is there and not an empty folder; choose another name, or remove it")
     wanted = {"biomass-mlp": ("pattern", "unit"), "cls-gating": (), "described": ("tasks",)}[options.format]
     if lacking := [name for name in wanted if getattr(options, name) is None]:
         raise ConfigError(f"{options.format} needs {_spelled(lacking)}; no such file says it")
@@ -143,7 +148,11 @@ def _heads(options: argparse.Namespace) -> tuple[list[ImportedHead], dict[str, A
             raise ConfigError(
                 f"{options.source} holds meta ({', '.join(map(str, file.meta))}); expected a state dict alone"
             )
-        return [ImportedHead("head", 0, import_cls_gating(file.state))], extra
+        try:
+            return [ImportedHead("head", 0, import_cls_gating(file.state))], extra
+        except CheckpointError as error:
+            text = str(error).replace("the state dict", str(options.source), 1)
+            raise CheckpointError(text, step=error.step) from None
     head, notes = import_described(
         file,
         tasks=_tasks(options.tasks),
@@ -152,6 +161,7 @@ def _heads(options: argparse.Namespace) -> tuple[list[ImportedHead], dict[str, A
         arguments={key: _json(value, key) for key, value in _pairs(options.argument, "--argument").items()},
         rename=_pairs(options.rename, "--rename"),
         notes=options.note,
+        allow=options.allow,
     )
     return [ImportedHead("head", 0, head)], {**extra, **({"meta": notes} if notes else {})}
 
@@ -161,7 +171,7 @@ def _records(options: argparse.Namespace) -> tuple[Any, Any]:
     if options.like is not None:
         from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 
-        meta = HeadCheckpoint.load(options.like).meta
+        meta = HeadCheckpoint.load(options.like, allow=options.allow).meta
         if meta["backbone"] is None or meta["inputs"] is None:
             raise ConfigError(
                 f"{options.like} does not say its backbone and how photos are prepared; take another file"
@@ -219,9 +229,9 @@ def _pairs(given: Sequence[str], option: str) -> dict[str, str]:
 
 
 def _save_files(members: Sequence[Any], folder: Path) -> None:
-    """Plain head files, for ``dinoneck predict --heads FOLDER``."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigError(f"{folder} is there and not an empty folder; choose another name")
-    folder.mkdir(exist_ok=True)
-    for member in members:
-        member.checkpoint.save(folder / Path(member.file).name)
+    """Plain head files, for ``dinoneck predict --heads FOLDER``: all of them or none."""
+    from dinoneck.atomic import write_folder
+
+    with write_folder(folder) as new:
+        for member in members:
+            member.checkpoint.save(new / Path(member.file).name)

@@ -9,6 +9,7 @@ from typing import Any
 
 from dinoneck.checkpoint.header import SCHEMA, Header, read_header
 from dinoneck.checkpoint.records import told_weights
+from dinoneck.errors import printable
 
 HELP = "print what a head file is, from its header alone"
 EXAMPLE = "dinoneck inspect head.safetensors"
@@ -48,7 +49,7 @@ def describe(header: Header, file: Path) -> str:
         "extra": json.dumps(meta["extra"], sort_keys=True) if meta["extra"] else "none",
         "digest": f"{meta['digest']} (not checked: use 'dinoneck verify')",
     }
-    return "\n".join(f"{key:<10} {value}" for key, value in lines.items())
+    return "\n".join(printable(f"{key:<10} {value}") for key, value in lines.items())
 
 
 def _task(task: dict[str, Any]) -> str:

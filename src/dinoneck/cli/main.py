@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from dinoneck.errors import DinoneckError
+from dinoneck.errors import DinoneckError, printable
 from dinoneck.version import __version__
 
 VERBS = (
@@ -56,28 +56,35 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a verb; return the exit code: 0 done, 1 refused, 2 wrong usage, 130 interrupted, 141 broken pipe."""
     _write_anything(sys.stdout)
+    if not sys.stderr.isatty():  # bars of the hub's client in a log are noise
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     options = parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(levelname)s: %(message)s")
     try:
         return int(options.run(options))
     except DinoneckError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(_told(error), file=sys.stderr)
         return 1
     except BrokenPipeError:  # the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
     except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(_told(error), file=sys.stderr)
         return 1
     except Exception as error:
         if options.verbose:
             raise
-        told = (str(error).strip().splitlines() or [""])[0]
+        told = printable((str(error).strip().splitlines() or [""])[0])
         print(f"error: unexpected {type(error).__name__}: {told} (--verbose shows where)", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
+
+
+def _told(error: Exception) -> str:
+    """What is refused, in lines that a file cannot colour or wipe away."""
+    return printable(f"error: {error}", keep="\n")
 
 
 def _write_anything(stream: object) -> None:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import os
-import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dinoneck.checkpoint.header import SCHEMA, Header, head_files, open_regular, parse, read_data, read_header
+from dinoneck.checkpoint.header import LISTING, SCHEMA, Header, head_files, read_content, read_header
 from dinoneck.cli.allow_option import add_allow
+from dinoneck.cli.one_by_one import refused
+from dinoneck.cli.text import say
 from dinoneck.errors import CheckpointError
 
 HELP = "rewrite older head files in the present schema; exit 1 if one is refused"
 EXAMPLE = "dinoneck migrate heads/"
-_LISTING = "ensemble.json"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,14 +27,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Bring every file to the present schema, one after the other; each is replaced whole or not at all."""
-    refused = 0
-    for file in [file for path in options.files for file in head_files(path)]:
-        try:
-            print(_migrate(file, options.out, options.allow))
-        except CheckpointError as error:
-            refused += 1
-            print(f"refused  {file}  at step {error.step!r}: {error}", file=sys.stderr)
-    return 1 if refused else 0
+    return 1 if sum(refused(path, partial(_all, path, options)) for path in options.files) else 0
+
+
+def _all(path: Path, options: argparse.Namespace) -> int:
+    """How many of the files in a path are refused."""
+    return sum(refused(file, partial(_one, file, options)) for file in head_files(path))
+
+
+def _one(file: Path, options: argparse.Namespace) -> int:
+    say(_migrate(file, options.out, options.allow))
+    return 0
 
 
 def _migrate(file: Path, out: Path | None, allow: Sequence[str]) -> str:
@@ -49,9 +52,9 @@ def _migrate(file: Path, out: Path | None, allow: Sequence[str]) -> str:
         present = is_present(old.meta)
     if present:
         return f"current  {file}  schema {SCHEMA}; left as it is"
-    if out is None and any((folder / _LISTING).exists() for folder in (file.parent, file.parent.parent)):
+    if out is None and any((folder / LISTING).exists() for folder in (file.parent, file.parent.parent)):
         raise CheckpointError(
-            f"{file} is of an ensemble folder whose {_LISTING} names its digest; write new files with --out",
+            f"{file} is of an ensemble folder whose {LISTING} names its digest; write new files with --out",
             step="write",
         )
     with third_party.allowing(allow):
@@ -60,6 +63,11 @@ def _migrate(file: Path, out: Path | None, allow: Sequence[str]) -> str:
     target = file if out is None else out / file.name
     if target != file and target.exists():
         raise CheckpointError(f"{target} exists already", step="write")
+    if out is not None:
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CheckpointError(f"the folder {out} cannot be made: {error}", step="write") from error
     HeadCheckpoint(header.meta, state, allow=allow).save(target)
     return f"migrated {target}  schema {old.meta['schema']} -> {SCHEMA}  {header.meta['digest']}"
 
@@ -68,11 +76,7 @@ def _check_bytes(file: Path, migrated: Header, state: dict[str, Any]) -> None:
     """Refuse to write other tensors than the file holds, unless a class has brought a migration of its own."""
     from dinoneck.tensor_bytes import bytes_of
 
-    with open_regular(file) as opened:
-        header = parse(opened, os.fstat(opened.fileno()).st_size, str(file))
-        old = {
-            entry.name: data for entry, data in zip(header.tensors, read_data(opened, header, str(file)), strict=True)
-        }
+    header, old = read_content(file)
     new = {name: bytes_of(value) for name, value in state.items()}
     told = header.meta.get("versions") or dict.fromkeys(migrated.meta["versions"], 1)
     if told == migrated.meta["versions"] and old != new:

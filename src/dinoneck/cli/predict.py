@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dinoneck.cli import numbers
+from dinoneck.cli.allow_option import add_allow
 from dinoneck.cli.backbone_options import size
+from dinoneck.cli.text import say
 from dinoneck.cli.train import told_size
 from dinoneck.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
     from dinoneck.inference.predictor import Predictor
 
 HELP = "predict from photos with trained heads; write a CSV, and pictures on request"
@@ -39,8 +42,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         required=True,
         metavar="DIR_OR_REPO",
-        help="head files, folders of them, or hub repositories (user/name)",
+        help="head files, folders of them or of an ensemble, or hub repositories (user/name)",
     )
+    parser.add_argument("--revision", help="a branch, tag or commit of the hub repositories (default: main)")
+    add_allow(parser)
     parser.add_argument("--out", type=Path, required=True, help="the CSV to write")
     parser.add_argument(
         "--maps",
@@ -109,17 +114,21 @@ def run(options: argparse.Namespace) -> int:
     from dinoneck.data.tables import csv_text
     from dinoneck.inference.panel import check_weights
     from dinoneck.inference.predictor import Predictor
-    from dinoneck.inference.sources import listed
+    from dinoneck.inference.sources import listed, opened, revisions_of
 
     if options.maps is True:
         options.maps = options.out.with_suffix(".png")
     names, photos = _photos(options)
     _check_outputs(options, photos)
-    check_weights(options.weights, len(listed(options.heads)), options.reduce)
+    sources = listed(options.heads)
+    check_weights(options.weights, len(sources), options.reduce)
+    heads = opened(sources, options.revision, options.allow)
+    for repo, commit in revisions_of(sources, heads).items():
+        print(f"{repo} is commit {commit}.")
     predictor = Predictor(
-        options.heads,
-        _backbone(options),
-        _views(options),
+        heads,
+        _backbone(options, heads[0]),
+        _views(options, heads),
         options.device,
         tile=options.tile,
         overlap=options.overlap,
@@ -153,20 +162,22 @@ def _told_photo(predictor: Predictor, photo: Path) -> list[str]:
     return [f"The first photo becomes {height}x{width} px (height x width), cut into {down}x{across} tiles."]
 
 
-def _views(options: argparse.Namespace) -> Any:
+def _views(options: argparse.Namespace, heads: Sequence[Any]) -> Any:
     """The views asked for; else those that the training file of the heads named."""
     if options.tta is not None:
         return options.tta
-    from dinoneck.checkpoint.header import head_files, read_header
-
-    files = [file for source in options.heads if Path(source).exists() for file in head_files(source)]
-    named = {_named_views(read_header(file).meta) for file in files}
+    named = {_named_views(checkpoint.meta) for head in heads for checkpoint in _checkpoints(head)}
     if len(named) > 1:
         raise ConfigError(f"the heads were trained for different views ({', '.join(sorted(named))}); choose with --tta")
     views = next(iter(named), "none")
     if views != "none":
-        print(f"Views: {views}, as the heads' training file says (--tta none: the photo alone).")
+        say(f"Views: {views}, as the heads' training file says (--tta none: the photo alone).")
     return views
+
+
+def _checkpoints(head: Any) -> list[HeadCheckpoint]:
+    """The heads of an ensemble, or the one."""
+    return [member.checkpoint for member in getattr(head, "members", ())] or [head]
 
 
 def _named_views(meta: Mapping[str, Any]) -> str:
@@ -217,19 +228,16 @@ def _photos(options: argparse.Namespace) -> tuple[list[str], list[Path]]:
     return [str(file) for file in files], files
 
 
-def _backbone(options: argparse.Namespace) -> Any:
+def _backbone(options: argparse.Namespace, head: Any) -> Any:
     """The backbone from a weights file, with the heads' LoRA weights, or None: the predictor rebuilds it by name."""
     if options.backbone_file is None:
         return None
-    from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
-    from dinoneck.checkpoint.header import head_files
     from dinoneck.inference.rebuild import rebuild
 
-    file = head_files(options.heads[0])[0]
-    checkpoint = HeadCheckpoint.load(file)
+    checkpoint = _checkpoints(head)[0]
     record = checkpoint.meta["backbone"]
     if record is None:
-        raise ConfigError(f"{file} does not say which backbone it needs, so --backbone-file cannot be used")
+        raise ConfigError(f"{options.heads[0]} does not say which backbone it needs, so --backbone-file cannot be used")
     backbone = rebuild(record, options.backbone_file)
     if checkpoint.adapter_state:
         checkpoint.apply_adapter(backbone)

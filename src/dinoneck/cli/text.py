@@ -1,8 +1,16 @@
-"""Plain-text tables for the terminal."""
+"""Plain text for the terminal: tables, and lines that quote files of strangers."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TextIO
+
+from dinoneck.errors import printable
+
+
+def say(text: str, stream: TextIO | None = None) -> None:
+    """Print one line that a file cannot end, colour or wipe away: signs that steer a terminal are spelled out."""
+    print(printable(text), file=stream)
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from numbers import Integral
 from pathlib import Path
@@ -23,6 +23,7 @@ from torchvision.transforms.v2 import functional as tvf
 
 from dinoneck.configured import normal
 from dinoneck.errors import ConfigError, DataError, did_you_mean
+from dinoneck.plain_yaml import PlainLoader
 
 Range = tuple[float, float]
 
@@ -283,8 +284,8 @@ def _check(photo: Tensor) -> None:
         raise DataError(f"a photo has values {low:g} ... {high:g}; expected RGB in 0 ... 1, before normalisation")
 
 
-class _Loader(yaml.SafeLoader):
-    """The safe loader, without silently repeated keys."""
+class _Loader(PlainLoader):
+    """The plain loader, without silently repeated keys."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """Return the mapping of a node, unless a key stands twice in it."""
@@ -299,9 +300,13 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _no_repeats(keys: Sequence[Any]) -> None:
-    for i, key in enumerate(keys):
-        if key in keys[:i]:
+    seen = set()
+    for key in keys:
+        if not isinstance(key, Hashable):
+            raise ValueError(f"{str(key)[:80]} is no key; expected a name")
+        if key in seen:
             raise ValueError(f"the key {key!r} stands twice in one mapping")
+        seen.add(key)
 
 
 def _read(path: Path) -> Any:

@@ -21,6 +21,11 @@ def gates_of(heads: Iterable[nn.Module], tokens: Tokens) -> list[Tensor]:
     return [head.gate(tokens) for head in _gated(heads)]
 
 
+def scores_places(head: nn.Module) -> bool:
+    """Whether a gate in it belongs to the places of one grid, of which it knows the number only."""
+    return any(gated.gating.mode == "mlp" for gated in _gated([head]))
+
+
 def _gated(heads: Iterable[nn.Module]) -> Iterator[CLSGatingHead]:
     for head in heads:
         if isinstance(head, HeadEnsemble):

@@ -12,10 +12,12 @@ from torch import Tensor
 
 from dinoneck.checkpoint.records import need
 from dinoneck.errors import ConfigError, ShapeError
+from dinoneck.grid import GridSize
 from dinoneck.heads.ensemble import HeadEnsemble, shared_tasks
-from dinoneck.heads.gates import gates_of
+from dinoneck.heads.gates import gates_of, scores_places
 from dinoneck.heads.head import Head
 from dinoneck.heads.patch_mean import PatchMeanHead
+from dinoneck.inference.places import check_places, grid_of
 from dinoneck.inference.sources import LoadedHead
 from dinoneck.tokens import Tokens
 
@@ -63,6 +65,11 @@ class Panel:
         shares = [1.0] * len(loaded) if weights is None else [float(weight) for weight in weights]
         seats = [_Seat(_layers_of(item, default_layers), item.head, w) for item, w in zip(loaded, shares, strict=True)]
         self._seats = [seat for seat in seats if seat.weight > 0]
+        self._places = [
+            grid_of(item.inputs)
+            for item, weight in zip(loaded, shares, strict=True)
+            if weight > 0 and scores_places(item.head)
+        ]
         for task in self.tasks:
             if not any(_knows(seat.head, task.name) for seat in self._seats):
                 raise ConfigError(f"weights are {tuple(shares)}: every head that knows task {task.name!r} has weight 0")
@@ -77,6 +84,19 @@ class Panel:
     def layers(self) -> tuple[int, ...]:
         """All layers that the heads read, shallow first."""
         return tuple(sorted({layer for voice in self._voices for layer in voice.layers}))
+
+    def check_grid(self, seen: GridSize, turned: bool) -> None:
+        """Refuse a view whose patches have other places than those that one of these heads scores.
+
+        Args:
+            seen: the grid of the view.
+            turned: whether it is the photo turned by a quarter.
+
+        Raises:
+            CheckpointError: naming both grids.
+        """
+        for trained in self._places:
+            check_places(trained, seen, turned)
 
     def values(self, tokens: Tokens) -> dict[str, Tensor]:
         """Return ``{task: (B, dim)}``, or (B, dim, rows, cols) for the kinds that answer per cell."""

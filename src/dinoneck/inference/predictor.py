@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dinoneck.backbones.backbone import Backbone, checked_backbone
 from dinoneck.backbones.tuning import evaluating
+from dinoneck.checkpoint.pairing import check_patch
 from dinoneck.data.photos import Photo, Preprocessing, as_list, decode
 from dinoneck.errors import ConfigError
 from dinoneck.grid import PreparedImages
@@ -21,7 +22,9 @@ from dinoneck.inference.sources import (
     check_pairing,
     listed,
     load,
+    opened,
     rebuilt_backbone,
+    revisions_of,
     shared_inputs,
 )
 from dinoneck.inference.tiles import TileAxis, Tiling
@@ -47,8 +50,8 @@ class Predictor:
     the whole photo's value too. A tile knows nothing of its neighbours.
 
     Args:
-        heads: head files, hub repositories (``"user/name"``), a folder of files, HeadCheckpoints or head modules; one
-            or several.
+        heads: head files, hub repositories (``"user/name"``) of a head or an ensemble, a folder of files, an ensemble's
+            folder, HeadCheckpoints, EnsembleFolders or head modules; one or several.
         backbone: the backbone; None rebuilds it from the record in the files. It is checked against them.
         tta: ``"none"``, ``"flip4"`` (original, left-right, up-down, both) or ``"d6"`` (those and two quarter
             turns).
@@ -68,9 +71,15 @@ class Predictor:
         batch_size: photos or tiles per pass.
         probe: let what the backbone does decide whether it is the heads', in place of names and digests: for the same
             weights in another library or dtype, see :meth:`dinoneck.HeadCheckpoint.check_backbone`.
+        revision: branch, tag or commit of the hub repositories among the heads.
+        allow: heads of other packages that files may name, see :meth:`dinoneck.HeadCheckpoint.load`.
+
+    Attributes:
+        revisions: hub repository -> the commit its heads are of; empty for local heads.
 
     Raises:
-        CheckpointError: if the files disagree, or do not fit the backbone, or no backbone can be rebuilt.
+        CheckpointError: if the files disagree, or do not fit the backbone, or no backbone can be rebuilt; when called,
+            if a head that scores the places of one patch grid is given another.
         ConfigError: for an unknown ``tta``, one that does not fit the patch, tiles or weights that do not fit, or heads
             that disagree about a task.
         DataError: when called, if a prediction is not finite.
@@ -100,6 +109,8 @@ class Predictor:
         preprocess: Preprocessing | None = None,
         batch_size: int = 8,
         probe: bool = False,
+        revision: str | None = None,
+        allow: Sequence[str] = (),
     ) -> None:
         if tta not in VIEWS:
             raise ConfigError(f"tta is {tta!r}; expected one of {', '.join(VIEWS)}")
@@ -108,10 +119,13 @@ class Predictor:
         self.tiling = _tiling(tile, overlap, tile_scale)
         sources = listed(heads)
         check_weights(weights, len(sources), reduce)
-        loaded = [load(source) for source in sources]
+        read = opened(sources, revision, allow)
+        loaded = [load(source) for source in read]
+        self.revisions = revisions_of(sources, read)
         backbone = rebuilt_backbone(loaded) if backbone is None else checked_backbone(backbone)
         check_pairing(loaded, backbone, probe)
         self.preprocess = (preprocess or shared_inputs(loaded) or backbone.preprocess).changed(blur=blur)
+        check_patch(self.preprocess.patch_size, backbone.adapter.patch_size)
         if self.tiling is not None:
             self.tiling.check(self.preprocess)
         if not isinstance(backbone.patch_size, int) and any(view.turns % 2 for view in VIEWS[tta]):
@@ -206,6 +220,7 @@ class Predictor:
         gates: list[Tensor] = []
         for views in _alike(self.views):
             tokens: Tokens = self.backbone(torch.cat([view.apply(images) for view in views]))
+            self._panel.check_grid(tokens.grid, turned=bool(views[0].turns % 2))
             for name, answer in self._panel.values(tokens).items():
                 value = answer
                 if answer.ndim == 4:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,16 @@ from dinoneck.checkpoint.records import need, told_weights
 from dinoneck.errors import CheckpointError, ConfigError
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64}
+_PART = r"[A-Za-z0-9][\w.\-]{0,95}"
+_NAME = re.compile(rf"{_PART}(?:/{_PART})?", re.ASCII)
+"""A model's name, or a hub repository: what is no path to anywhere but below the working folder."""
 
 
 def rebuild(record: Mapping[str, Any], file: str | os.PathLike[str] | None = None) -> Backbone:
     """Load the backbone of a record: by name, or with the weights of a local file.
 
-    Nothing in a record is imported or run; weights that come from elsewhere are compared by who asks for this.
+    Nothing in a record is imported or run, and no folder that it names is opened. Weights that come from elsewhere are
+    compared by who asks for this.
 
     Args:
         record: the backbone record of a head file.
@@ -47,6 +52,8 @@ def rebuild(record: Mapping[str, Any], file: str | os.PathLike[str] | None = Non
     if dtype not in _DTYPES:
         raise CheckpointError(f"the record says dtype {dtype!r}; expected one of {', '.join(_DTYPES)}", step="pairing")
     folder = file is not None and Path(file).is_dir()
+    if not folder:
+        _check_name(name, record.get("source"))
     seeded = file is None and origin["kind"] == "seeded"
     try:
         return load_backbone(
@@ -64,3 +71,19 @@ def rebuild(record: Mapping[str, Any], file: str | os.PathLike[str] | None = Non
         raise CheckpointError(
             f"the backbone record of this head cannot be followed: {error}", step="pairing"
         ) from error
+
+
+def _check_name(name: str, source: Any) -> None:
+    """Refuse a name that would lead into a local folder: the library transformers takes both for the same argument."""
+    if not _NAME.fullmatch(name):
+        raise CheckpointError(
+            f"the record names the model {name[:200]!r}; expected a name such as 'vit_small_patch16_dinov3', or a hub "
+            "repository 'user/name'. A head file names no path: load the backbone yourself and pass backbone=",
+            step="pairing",
+        )
+    if source == "transformers" and os.path.isdir(name):  # noqa: PTH112 - never raises
+        raise CheckpointError(
+            f"the record names the model {name!r}, and the working folder holds a folder of that name, which would be "
+            "loaded in its place: start elsewhere, or load the backbone yourself and pass backbone=",
+            step="pairing",
+        )

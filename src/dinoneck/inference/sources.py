@@ -13,6 +13,8 @@ from dinoneck.backbones.backbone import Backbone
 from dinoneck.checkpoint.ensemble_folder import EnsembleFolder, is_ensemble
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.checkpoint.header import head_files
+from dinoneck.checkpoint.hub import names_a_repo
+from dinoneck.checkpoint.load_any import load_any
 from dinoneck.checkpoint.pairing import check_records
 from dinoneck.checkpoint.records import need
 from dinoneck.data.photos import Preprocessing
@@ -44,19 +46,42 @@ def listed(heads: HeadSource | Sequence[HeadSource]) -> list[HeadSource]:
         raise CheckpointError("no heads were given")
     found: list[HeadSource] = []
     for source in given:
-        plain = isinstance(source, str | os.PathLike) and Path(source).is_dir() and not is_ensemble(source)
+        is_path = isinstance(source, str | os.PathLike)
+        plain = is_path and os.path.isdir(cast("str", source)) and not is_ensemble(source)  # noqa: PTH112 - never raises
         found += head_files(cast("Path", source)) if plain else [source]
     return found
 
 
-def load(source: HeadSource) -> LoadedHead:
-    """Load a head from a file, a hub repository, an ensemble's folder, a checkpoint or a module.
+def opened(sources: Sequence[HeadSource], revision: str | None = None, allow: Sequence[str] = ()) -> list[HeadSource]:
+    """Read and check every source that is a file, an ensemble's folder or a hub repository; others are as they were.
+
+    Args:
+        sources: one per head, see :func:`listed`.
+        revision: branch, tag or commit of the hub repositories among them.
+        allow: heads of other packages that files may name.
 
     Raises:
-        CheckpointError: if it cannot be read, or is no head with tasks.
+        CheckpointError: if one cannot be read, or a revision is given and none is a repository.
     """
-    if isinstance(source, str | os.PathLike):
-        source = EnsembleFolder.load(source) if is_ensemble(source) else HeadCheckpoint.load(source)
+    repos = [source for source in sources if names_a_repo(source)]
+    if revision is not None and not repos:
+        raise CheckpointError(
+            f"revision={revision!r} is for hub repositories (user/name); the heads given are none", step="hub"
+        )
+    return [
+        load_any(source, revision=revision if source in repos else None, allow=allow)
+        if isinstance(source, str | os.PathLike)
+        else source
+        for source in sources
+    ]
+
+
+def load(source: HeadSource) -> LoadedHead:
+    """Load a head from a checkpoint, an ensemble or a module.
+
+    Raises:
+        CheckpointError: if it is no head with tasks.
+    """
     if isinstance(source, EnsembleFolder):
         first = source.members[0].checkpoint  # its records and LoRA weights are all the others' too
         return LoadedHead(cast("Head", source.build()), source.backbone, first.preprocess, first)
@@ -66,6 +91,16 @@ def load(source: HeadSource) -> LoadedHead:
     if isinstance(source, HeadCheckpoint):
         return LoadedHead(module, source.meta["backbone"], source.preprocess, source)
     return LoadedHead(module, None, None)
+
+
+def revisions_of(sources: Sequence[HeadSource], read: Sequence[HeadSource]) -> dict[str, str]:
+    """Return hub repository -> the commit its heads are of."""
+    pairs = [
+        (str(source), checkpoint.revision)
+        for source, checkpoint in zip(sources, read, strict=True)
+        if isinstance(source, str | os.PathLike) and isinstance(checkpoint, HeadCheckpoint | EnsembleFolder)
+    ]
+    return {repo: commit for repo, commit in pairs if commit is not None}
 
 
 def rebuilt_backbone(loaded: Sequence[LoadedHead]) -> Backbone:
@@ -83,7 +118,9 @@ def rebuilt_backbone(loaded: Sequence[LoadedHead]) -> Backbone:
         )
     record = next((item.backbone for item in loaded if item.backbone is not None), None)
     if record is None:
-        raise CheckpointError("the heads do not say which backbone they need; pass backbone=", step="pairing")
+        raise CheckpointError(
+            "the heads do not say which backbone they need; pass backbone=, or save them with it", step="pairing"
+        )
     backbone = rebuild(record)
     for item in loaded:
         if item.checkpoint is not None and item.checkpoint.adapter_state:

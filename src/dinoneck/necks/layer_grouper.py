@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dinoneck.configured import Configured, at_least
+from dinoneck.configured import Configured, at_least, at_most
 from dinoneck.errors import ConfigError, ShapeError
 from dinoneck.layers.eager import plainly
 from dinoneck.layers.token_products import Reading, exact, folded, followed, product_dtype, token_products
@@ -20,6 +20,7 @@ Fusion = Literal["mean", "softmax", "pixel"]
 Groups = tuple[tuple[int, ...], ...]
 NORM_EPS, STD_FLOOR = 1e-6, 1e-3
 AS_THEY_ARE = Reading()
+MAX_LAYERS = 1024  # a file may ask for it
 
 
 class Bottleneck(nn.Module):
@@ -81,7 +82,8 @@ class LayerGrouper(Configured, nn.Module):
         list of L (B, N, C) -> list of G (B, N, D).
 
     Raises:
-        ConfigError: if groups are too few or many, empty, repeat a position or name one that does not exist.
+        ConfigError: if there are more than 1024 layers or groups, or groups are too few or many, empty, repeat a
+            position or name one that does not exist.
         ShapeError: if the tensors are not L of (B, N, embed_dim).
 
     Examples:
@@ -110,6 +112,7 @@ class LayerGrouper(Configured, nn.Module):
     ) -> None:
         super().__init__()
         at_least(1, embed_dim=embed_dim, num_layers=num_layers, fpn_dim=fpn_dim, num_groups=num_groups)
+        at_most(MAX_LAYERS, num_layers=num_layers, num_groups=num_groups)
         self.embed_dim, self.num_layers, self.fpn_dim, self.fusion = embed_dim, num_layers, fpn_dim, fusion
         self.groups = auto_groups(num_layers, num_groups) if layer_groups == "auto" else _tuples(layer_groups)
         if layer_groups != "auto":

@@ -133,7 +133,9 @@ class Reader:
         for entry in (self.entries[image_id] for image_id in ids):
             checksums.update(repr((entry.id, tuple(entry.grid), entry.crc32)).encode())
         own = self.description
-        made = [dict(own.backbone), own.preprocess.record(), own.patterns.record(), own.dtype]
+        # the inputs' mean and std are the ones that were used; backbone records of older stores do not have them
+        backbone = {key: value for key, value in own.backbone.items() if key not in ("mean", "std")}
+        made = [backbone, own.preprocess.record(), own.patterns.record(), own.dtype]
         told = hashlib.sha256(json.dumps(made, sort_keys=True).encode())
         return {"kind": "store", "made": told.hexdigest(), "records": checksums.hexdigest()}
 

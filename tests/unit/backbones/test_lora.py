@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from benchmarks.reliability.forge import content_of, written
 from tests.unit.backbones.official_objects import Dinov3Like
 from tests.unit.backbones.test_libraries import tiny_dinov3
 from torch import nn
@@ -227,7 +228,7 @@ def test_files_whose_lora_weights_do_not_fit_their_record_are_refused(tmp_path: 
     assert len(good.adapter_state) == 2 * 2 * 6
     for spoil in ("rank", "missing", "unannounced"):
         meta = headers.strict_json(headers.canonical(good.meta), "x", "x")
-        tensors = good._tensors()
+        _, tensors = content_of(good)
         if spoil == "rank":
             meta["backbone"]["adapter"]["rank"] = 5
         elif spoil == "unannounced":
@@ -406,10 +407,10 @@ def test_copies_pickles_and_recomputation_with_lora() -> None:
 
 def test_forged_records_of_lora_are_refused(tmp_path: Path) -> None:
     from dinoneck.checkpoint import header as headers
-    from dinoneck.checkpoint.state import chunks_of
 
     backbone, head = trained_pair("timm")
     good = HeadCheckpoint.from_module(head, backbone=backbone)
+    _, tensors = content_of(good)
     forged = {
         "rank": (None, 500, 0),
         "alpha": (0, 1e300, True, None),
@@ -422,16 +423,14 @@ def test_forged_records_of_lora_are_refused(tmp_path: Path) -> None:
     for key, value in ((key, value) for key, values in forged.items() for value in values):
         meta = headers.strict_json(headers.canonical(good.meta), "x", "x")
         meta["backbone"]["adapter"][key] = value
-        bad = HeadCheckpoint(meta, good._tensors())
-        bad.meta["digest"] = headers.digest(bad.meta, chunks_of(bad.meta, good._tensors()))
-        (tmp_path / "bad").write_bytes(headers.build(bad.meta) + b"".join(chunks_of(bad.meta, good._tensors())))
+        (tmp_path / "bad").write_bytes(written(meta, tensors))
         with pytest.raises(CheckpointError):
             HeadCheckpoint.load(tmp_path / "bad")
     meta = headers.strict_json(headers.canonical(good.meta), "x", "x")
     meta["backbone"]["adapter"]["sha256"] = "0" * 64
     base = load_backbone("dinoneck_tiny")
     with pytest.raises(CheckpointError, match="not those that its record was written for"):
-        HeadCheckpoint(meta, good._tensors()).apply_adapter(base)
+        HeadCheckpoint(meta, tensors).apply_adapter(base)
     assert base.record()["adapter"] is None
 
 

@@ -11,12 +11,15 @@ from typing import Any
 
 import pytest
 import yaml
-from huggingface_hub import ModelCard
+from huggingface_hub import ModelCard, ModelCardData
+from huggingface_hub.repocard_data import model_index_to_eval_results
 from tests.process_group import told_by
 
 from dinoneck import Backbone, CheckpointError, HeadCheckpoint, PatchMeanHead, TargetTransform, Task, save_head
 from dinoneck.checkpoint import read_header
 from dinoneck.checkpoint.card import base_model, config_json, model_card
+from dinoneck.checkpoint.ensemble_card import ensemble_card
+from dinoneck.checkpoint.ensemble_folder import EnsembleFolder, Member
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 EVIL = (
@@ -171,6 +174,40 @@ def test_metrics_become_a_model_index(meta: dict[str, Any]) -> None:
     assert "model-index" not in front(model_card(on(meta, training={"seed": 3})))
     read = ModelCard(model_card(on(meta, training=training), "me/pasture"))
     assert [result.metric_value for result in read.data.eval_results or ()] == [1.5, 0.5]
+
+
+def test_the_hub_reads_the_index_as_it_is_meant(meta: dict[str, Any], tiny: Backbone) -> None:
+    """Through the hub client's own reader and check of a model-index, there and back."""
+    training = {"data": {"name": "me/pasture", "revision": "v2"}, "folds": 2, "metrics": {"r2": 0.5, "mae": 2}}
+    page = model_card(on(meta, training=training), "me/one")
+    heads = [
+        HeadCheckpoint.from_module(
+            PatchMeanHead(64, [Task("total")]),
+            backbone=tiny,
+            training={**training, "fold": fold, "metrics": {"r2": 0.5 + fold / 4, "huge": 1.7e308}},
+        )
+        for fold in range(2)
+    ]
+    many = EnsembleFolder([Member(checkpoint, "total", fold) for fold, checkpoint in enumerate(heads)])
+    for text, expected in (
+        (page, {("mae", 2.0, "mae"), ("r2", 0.5, "r2")}),
+        (ensemble_card(many, "me/one"), {("total r2", 0.625, "total r2 (mean, sd 0.176777)")}),
+    ):
+        told = front(text)
+        name, results = model_index_to_eval_results(told["model-index"])
+        assert name == "me/one"
+        assert {(one.metric_type, one.metric_value, one.metric_name) for one in results} == expected
+        assert {(one.dataset_type, one.dataset_name, one.dataset_revision) for one in results} == {
+            ("me/pasture", "me/pasture", "v2")
+        }
+        assert told["datasets"] == ["me/pasture"]
+        read = ModelCard(text, ignore_metadata_errors=False)
+        assert (read.data.library_name, read.data.model_name) == ("dinoneck", "me/one")
+        again = ModelCard(str(read)).data.to_dict()
+        assert again["model-index"] == read.data.to_dict()["model-index"]
+        ModelCardData(**{key.replace("-", "_"): value for key, value in told.items() if key != "model-index"})
+    assert "| `folds` | `2` |" in section(ensemble_card(many), "Training")
+    assert "fold`" not in section(ensemble_card(many), "Training"), "what differs is not told of all"
 
 
 def test_what_training_and_prediction_record_is_shown(tiny: Backbone, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from dinoneck import (
     load_head,
 )
 from dinoneck.checkpoint import EnsembleFolder, Member, load_ensemble, save_ensemble
+from dinoneck.checkpoint import header as headers
 from dinoneck.checkpoint.ensemble_folder import is_ensemble, read_listing
 from dinoneck.cli.main import main
 
@@ -123,11 +124,12 @@ def test_missing_extra_exchanged_and_damaged_members(folder: Path, tiny: Backbon
 
 
 def relisted(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
-    """Change the list, in its canonical spelling."""
+    """Change the list; its digest and spelling are right."""
     path = folder / "ensemble.json"
     listing = json.loads(path.read_text())
     change(listing)
-    path.write_text(json.dumps(listing, sort_keys=True, separators=(",", ":")))
+    listing["digest"] = headers.digest(listing, ())
+    path.write_bytes(headers.canonical(listing) + b"\n")
 
 
 def test_mixed_backbones_and_inputs_behind_right_digests(folder: Path, tiny: Backbone) -> None:

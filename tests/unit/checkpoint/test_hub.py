@@ -262,6 +262,7 @@ def test_no_token_in_messages_and_logs(
         assert WRITER not in text
         assert "s3cr3t" not in text
         assert "Bearer abc" not in text
+    assert first_line("size is 2 ((…)f9?X-Sign=s3cr3t).") == "size is 2 ((…)f9).", "a shortened address"
     assert texts[-2] == "403 for <secret> at https://x/y"
     assert all(token is None for _, path, token in hub.requests if "/cdn/" in path)
 

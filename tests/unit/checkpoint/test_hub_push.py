@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import logging
 import os
@@ -68,6 +69,13 @@ def test_pushed_then_loaded_gives_the_same_in_one_commit(
     assert files["README.md"].decode() == model_card(checkpoint, "me/one", figures=["figures/gate_map.png"])
     assert "![gate map](figures/gate_map.png)" in files["README.md"].decode()
     assert json.loads(files["config.json"])["digest"] == checkpoint.meta["digest"]
+
+
+def test_the_method_takes_what_the_function_takes() -> None:
+    own, theirs = (dict(inspect.signature(it).parameters) for it in (HeadCheckpoint.push_to_hub, push_to_hub))
+    assert theirs.keys() - own.keys() == {"checkpoint_or_path", "allow"}, "the head knows what it was allowed"
+    assert own.keys() - theirs.keys() == {"self"}
+    assert [own[name] for name in own if name != "self"] == [theirs[name] for name in theirs if name in own]
 
 
 def test_a_file_is_pushed_byte_for_byte(writer: Hub, checkpoint: HeadCheckpoint, tmp_path: Path) -> None:
@@ -234,7 +242,9 @@ def test_an_upload_that_is_refused_is_told(writer: Hub, checkpoint: HeadCheckpoi
 
 def test_offline_pushes_nothing(writer: Hub, checkpoint: HeadCheckpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    assert "HF_HUB_OFFLINE" in refusal(checkpoint)
+    assert refusal(checkpoint) == (
+        "nothing was pushed to me/one: HF_HUB_OFFLINE is set, so the hub was not asked; unset it to push"
+    )
     assert writer.requests == []
 
 

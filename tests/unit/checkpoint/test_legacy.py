@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -168,6 +169,18 @@ def test_code_is_refused_and_named(tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol:UserWarning")
+@pytest.mark.parametrize("protocol", range(6))
+def test_a_bare_pickle_does_not_run_and_torchs_advice_is_not_passed_on(protocol: int, tmp_path: Path) -> None:
+    """The loader's own message says how to run the file after all."""
+    (tmp_path / "b.pt").write_bytes(pickle.dumps({"network.0.weight": Trap(tmp_path / "ran")}, protocol=protocol))
+    with pytest.raises(CheckpointError, match=r"asks for posix.system|is a pickle that may run code: Unsup") as no:
+        read_legacy(tmp_path / "b.pt")
+    assert "nothing of it ran" in str(no.value)
+    assert "weights_only" not in str(no.value)
+    assert not (tmp_path / "ran").exists()
+
+
 def test_size_is_capped_packed_and_unpacked(tmp_path: Path) -> None:
     torch.save(state(), tmp_path / "m.pth")
     with pytest.raises(CheckpointError, match="at most 100 were expected"):
@@ -225,7 +238,7 @@ def test_an_fpn_head_with_its_meta(tmp_path: Path) -> None:
         ({"fpn_dim": "8"}, {}, "refuses"),
         ({"fpn_dim": 16}, {}, "is torch.float32"),
         ({"patch_size": 16}, {"arguments": {"num_layers": 2, "patch_size": 14}}, "contradicts"),
-        ({"surprise": 1}, {}, "surprise"),
+        ({"surprise": 1}, {}, r"surprise, which fpn has no argument for.*\(notes=, --note surprise\)"),
         ({"embed_dim": 5}, {}, "contradicts"),
         ({}, {"notes": ["epoch"]}, "no entry epoch"),
         ({}, {"rename": {"nothing.": ""}}, "no name begins with"),

@@ -52,6 +52,15 @@ def test_a_no_is_one_line_and_exit_code_1(hub: Hub, head: Path, capsys: pytest.C
         assert not out.exists()
 
 
+def test_a_folder_that_is_missing_is_told_before_the_hub_is_asked(
+    hub: Hub, head: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    hub.repo("me/one", {"h.safetensors": head.read_bytes()})
+    assert main(["pull", "me/one", "--out", str(tmp_path / "none" / "h.safetensors")]) == 1
+    assert f"the folder {tmp_path / 'none'} does not exist; create it first" in capsys.readouterr().err
+    assert hub.requests == []
+
+
 def test_the_page_is_printed_or_written(head: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert main(["card", str(head)]) == 0
     assert capsys.readouterr().out == model_card(head)

@@ -104,6 +104,42 @@ def test_units_and_patterns_are_asked_for(models: Path, tmp_path: Path, capsys: 
     assert "needs --tasks" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("form", ["folder", "files"])
+def test_a_folder_in_use_is_told_before_any_work(
+    form: str, models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "x").write_text("mine")
+    (models / "t0_f0.pth").unlink()
+    assert imported(models, tmp_path / "out", "--form", form, *TINY) == 1
+    assert f"--out {tmp_path / 'out'} is there and not an empty folder; choose another" in capsys.readouterr().err
+    (tmp_path / "out" / "x").unlink()
+    (tmp_path / "out").rmdir()
+    assert imported(models, tmp_path / "out", "--form", form, *TINY) == 1
+    assert "lacks Dry_Clover_g fold 0" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_head_files_appear_all_or_none(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    saved: list[object] = []
+    real = HeadCheckpoint.save
+
+    def interrupted(self: HeadCheckpoint, path: Path) -> None:
+        saved.append(real(self, path))
+        if len(saved) == 5:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(HeadCheckpoint, "save", interrupted)
+    for form in ("files", "folder"):
+        saved.clear()
+        before = set(tmp_path.iterdir())
+        assert imported(models, tmp_path / form, "--form", form, *TINY) == 130
+        assert "interrupted" in capsys.readouterr().err
+        assert set(tmp_path.iterdir()) == before
+
+
 def test_a_described_head(tmp_path: Path, tiny: Backbone) -> None:
     tasks = [{"name": "mass", "unit": "g", "transform": {"log1p": True}}, {"name": "ratio", "dim": 3, "kind": "ratio"}]
     (tmp_path / "tasks.json").write_text(json.dumps(tasks))
@@ -155,3 +191,33 @@ def test_exports(tmp_path: Path, tiny: Backbone, capsys: pytest.CaptureFixture[s
     assert json.loads(extra["dinoneck"])["tasks"][0]["unit"] == "g"
     assert main(["export-head", file, "--format", "state-dict", "--out", str(out), "--grid", "2x3"]) == 1
     assert "--grid has no meaning" in capsys.readouterr().err
+
+
+def test_an_ensemble_is_exported_as_the_one_head_it_is(models: Path, tmp_path: Path, tiny: Backbone) -> None:
+    assert imported(models, tmp_path / "many", *TINY) == 0
+    assert main(["export-head", str(tmp_path / "many"), "--format", "torch", "--out", str(tmp_path / "h.pt2")]) == 0
+    extra = {"dinoneck": ""}
+    program = torch.export.load(tmp_path / "h.pt2", extra_files=extra).module()
+    assert json.loads(extra["dinoneck"])["head_type"] == "ensemble"
+    with torch.no_grad():
+        answers = program(tiny(torch.rand(2, 3, 48, 64)))
+    for name, level in zip(BIOMASS_TARGETS, LEVELS, strict=True):
+        assert torch.equal(answers[name], torch.full((2, 1), level)), name
+
+
+@pytest.mark.parametrize(
+    ("grid", "code", "message"),
+    [("300x300", 1, "expected 1 to 65536 cells"), ("99999999999999999999", 2, "at most 100000 a side")],
+)
+def test_a_grid_too_large_to_run_on_is_refused(
+    grid: str, code: int, message: str, tmp_path: Path, tiny: Backbone, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "h.safetensors"
+    save_head(file, PatchMeanHead(64, [Task("a")]), backbone=tiny)
+    command = ["export-head", str(file), "--format", "torch", "--out", str(tmp_path / "h.pt2"), "--grid", grid]
+    try:
+        assert main(command) == code
+    except SystemExit as usage:
+        assert usage.code == code
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "h.pt2").exists()

@@ -56,9 +56,8 @@ def test_a_folder_is_migrated(old: Path, capsys: pytest.CaptureFixture[str]) -> 
 def test_new_files_elsewhere(old: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out, file = tmp_path / "new", old / "fpn.safetensors"
     before = file.read_bytes()
-    assert main(["migrate", str(file), "--out", str(out)]) == 1
-    assert "does not exist" in capsys.readouterr().err
-    out.mkdir()
+    assert main(["migrate", str(file), "--out", str(file / "new")]) == 1
+    assert "cannot be made" in capsys.readouterr().err
     assert main(["migrate", str(file), "--out", str(out)]) == 0
     assert file.read_bytes() == before
     assert read_header(out / file.name).meta["schema"] == headers.SCHEMA
@@ -194,3 +193,12 @@ def test_headers_need_no_torch(verb: str, old: Path) -> None:
         took.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
         assert done.stdout.splitlines()[-1] == "0 []"
     assert min(took) < 0.3, took
+
+
+def test_a_folder_without_heads_does_not_end_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_head(tmp_path / "h.safetensors", PatchMeanHead(4, [Task("a")]))
+    (tmp_path / "empty").mkdir()
+    assert main(["migrate", str(tmp_path / "empty"), str(tmp_path / "h.safetensors")]) == 1
+    told = capsys.readouterr()
+    assert f"refused  {tmp_path / 'empty'}  at step 'file': the folder" in told.err
+    assert told.out.startswith(f"current  {tmp_path / 'h.safetensors'}")

@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tests.hub_server import Hub
 
-from dinoneck import Backbone, DenseHead, Predictor, Task, save_head
-from dinoneck.checkpoint import hub
+from dinoneck import Backbone, DenseHead, HeadCheckpoint, Predictor, Task, save_head
+from dinoneck.checkpoint import Member, save_ensemble
 from dinoneck.cli.main import main
+from dinoneck.data.photos import Preprocessing
 
 
 @pytest.fixture
@@ -68,10 +70,30 @@ def test_maps_without_a_name_lie_beside_the_table(place: Path, capsys: pytest.Ca
     assert "is one of the inputs" in capsys.readouterr().err
 
 
-def test_heads_from_the_hub(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = place / "heads" / "1.safetensors"
-    monkeypatch.setattr(hub, "download_head", lambda repo_id, revision: file)
-    assert predicted(place, heads="me/grass") == predicted(place, heads=str(file))
+def test_heads_and_ensembles_from_the_hub(place: Path, hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
+    files = sorted((place / "heads").iterdir())
+    for file in files:
+        head, recipe = HeadCheckpoint.load(file), Preprocessing.from_record(HeadCheckpoint.load(file).meta["inputs"])
+        save_head(file, head.build(), backbone=head.meta["backbone"], preprocess=recipe, tta="flip4")
+    one = hub.repo("me/grass", {"h.safetensors": files[1].read_bytes()})
+    save_ensemble(place / "many", [Member(HeadCheckpoint.load(file), "mass", fold) for fold, file in enumerate(files)])
+    held = {p.relative_to(place / "many").as_posix(): p.read_bytes() for p in (place / "many").rglob("*.*")}
+    many = hub.repo("me/many", held)
+    one.branches["v1"] = many.branches["v1"] = many.branches["main"]
+    one.commits |= many.commits
+    one.commit({"h.safetensors": files[0].read_bytes()})
+    assert predicted(place, heads="me/grass") == predicted(place, heads=str(files[0]))
+    told = capsys.readouterr().out
+    assert f"me/grass is commit {one.branches['main']}." in told
+    assert told.count("Views: flip4, as the heads' training file says") == 2, "also of what came from the hub"
+    both = predicted(place, heads=str(place / "heads"))
+    assert predicted(place, heads="me/many") == predicted(place, heads=str(place / "many")) == both
+    assert predicted(place, "--revision", "v1", heads="me/grass") == both, "that branch holds the ensemble"
+    assert f"me/grass is commit {many.branches['v1']}." in capsys.readouterr().out
+    arguments = ["predict", str(place / "photos"), "--out", str(place / "no.csv"), "--revision", "v1", "--heads"]
+    assert main([*arguments, str(place / "heads")]) == 1
+    assert "revision='v1' is for hub repositories" in capsys.readouterr().err
+    assert not (place / "no.csv").exists()
 
 
 @pytest.mark.parametrize(

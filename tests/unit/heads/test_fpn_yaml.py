@@ -88,7 +88,7 @@ def test_without_backbone_layers_only_the_last_is_read(tmp_path: Path) -> None:
         (("model.head.type: fpn", "model: {head: {type: fpn, fpn_dim: 3}}"), "stands twice"),
         (("model.head.type: fpn", "- 1: ["), "is no YAML"),
         (("fpn_dim: 256", "fpn_dim: wide"), r"train\.yaml: FPNHead\(fpn_dim=\) is 'wide'"),
-        (("model.head.type: fpn", "model: &a {head: *a}"), "unknown key"),
+        (("model.head.type: fpn", "model: &a {head: *a}"), "anchors and aliases"),
         (("fpn_dim: 256", "fpn_dim: !!int zz"), "value of 'model.head.fpn_dim' cannot be read"),
         (("fpn_dim: 256", "fpn_dim: 2001-99-99"), "value of 'model.head.fpn_dim' cannot be read"),
         (("[2, 5, 8, 11]", "[2, -1]"), r"train\.yaml: .*layer_indices"),

@@ -220,3 +220,10 @@ def test_compiled_and_folded_agree() -> None:
         assert torch.allclose(a, b, atol=1e-12)
     layer_norm = F.layer_norm(xs[0], (C,), eps=1e-6)
     assert layer_norm.std() > 0.9  # the inputs are no constants
+
+
+def test_more_layers_than_any_backbone_has_are_refused() -> None:
+    LayerGrouper(4, 1024, 4, 3, use_separate_bottlenecks=False)
+    for sizes in ({"num_layers": 1025}, {"num_layers": 10**9}, {"num_layers": 2, "num_groups": 10**9}):
+        with pytest.raises(ConfigError, match="expected 1024 or less"):
+            LayerGrouper(4, **sizes)  # type: ignore[arg-type]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -139,3 +140,17 @@ def test_records_tell_stores_apart_and_copies_do_not(filled: FeatureStore, tmp_p
     other.extract(tmp_path / "photos")
     assert other.record()["made"] != filled.record()["made"]
     assert filled.record(["a"])["records"] != filled.record(["b"])["records"]
+
+
+def test_a_store_made_before_backbones_told_their_normalisation_is_the_same(
+    filled: FeatureStore, tmp_path: Path
+) -> None:
+    """A run begun on such a store goes on where the store has been made again; the inputs' normalisation counts."""
+    told = filled.description
+    older = replace(told, backbone={key: value for key, value in told.backbone.items() if key not in ("mean", "std")})
+    assert older.backbone != told.backbone
+    (tmp_path / "store" / "store.json").write_bytes(older.to_bytes())
+    assert FeatureStore.open(tmp_path / "store").record() == filled.record()
+    other = replace(older, preprocess=told.preprocess.changed(mean=(0.1, 0.2, 0.3)))
+    (tmp_path / "store" / "store.json").write_bytes(other.to_bytes())
+    assert FeatureStore.open(tmp_path / "store").record()["made"] != filled.record()["made"]

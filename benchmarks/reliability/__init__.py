@@ -1,0 +1,1 @@
+"""What head files withstand: every part is measured here, and ``docs/reliability.md`` is written from the results."""

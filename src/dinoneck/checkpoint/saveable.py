@@ -1,0 +1,130 @@
+"""What a head file can hold of a module, a backbone and a record, checked before anything is written."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from typing import Any, cast
+
+from torch import nn
+
+from dinoneck import registry, third_party
+from dinoneck.backbones.backbone import Backbone
+from dinoneck.checkpoint import header as headers
+from dinoneck.checkpoint.migrations import versions_of
+from dinoneck.checkpoint.records import VIEWS
+from dinoneck.configured import encode, normal
+from dinoneck.data.photos import Preprocessing
+from dinoneck.errors import CheckpointError, ConfigError, RegistryError, did_you_mean
+
+logger = logging.getLogger(__name__)
+
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
+_SET_LATER = ("weights", "reduce")  # of an ensemble: plain attributes that its forward reads
+
+
+def named(module: nn.Module) -> tuple[str, dict[str, int]]:
+    """The registered name of a module, and the versions of all classes in its configuration."""
+    try:
+        head_type = registry.name_of(type(module))
+    except RegistryError as error:
+        inner = next((getattr(module, n) for n in ("_orig_mod", "module", "injection") if hasattr(module, n)), None)
+        hint = f" Save the {type(inner).__name__} inside it instead." if isinstance(inner, nn.Module) else ""
+        raise CheckpointError(f"{error}.{hint}", step="registry") from None
+    with third_party.allowing(third_party.ANY):  # their classes are here already
+        return head_type, versions_of(head_type, cast("Any", module).config)
+
+
+def check_whole(module: nn.Module, versions: Mapping[str, int], name: str) -> None:
+    """Refuse what a module does beyond its configuration and tensors, as it would be lost; of hooks it is told.
+
+    Args:
+        module: to be saved.
+        versions: the registered classes it is made of.
+        name: of the module, for messages.
+
+    Raises:
+        CheckpointError: naming it.
+    """
+    for where, part in module.named_modules():
+        if any(getattr(part, kind, None) for kind in _HOOKS):
+            logger.warning(
+                "%s: %s has forward hooks; a file does not hold them", name, where or "the module itself"
+            )  # most only look on; one that changes the output is lost
+        if getattr(part.get_extra_state, "__func__", None) is not nn.Module.get_extra_state:
+            raise CheckpointError(
+                f"{name}: {where or 'the module itself'} has a get_extra_state, which a file does not hold; keep it in "
+                "parameters, buffers or constructor arguments",
+                step="write",
+            )
+    if "ensemble" not in versions:
+        return
+    kind = registry.resolve("ensemble")
+    for where, part in module.named_modules():
+        if not isinstance(part, kind):
+            continue
+        config: dict[str, Any] = cast("Any", part).config
+        for key in _SET_LATER:
+            found = encode(getattr(part, key, config.get(key)))
+            found = found.tolist() if hasattr(found, "tolist") else found
+            if key in config and found != config[key]:
+                raise CheckpointError(
+                    f"{name}: {key} of {where or 'the ensemble'} was changed from {config[key]!r} to {found!r} after "
+                    f"it was made, which a file would lose; make it anew: HeadEnsemble.from_heads(heads, {key}=...)",
+                    step="write",
+                )
+
+
+def probed(backbone: Backbone) -> dict[str, Any]:
+    """The record with the functional probe; a backbone without values has none."""
+    record = backbone.record()
+    if record["weights_sha256"] is None:
+        return record
+    probe = backbone.probe()
+    if not all(math.isfinite(number) for number in probe):
+        raise CheckpointError(
+            f"the backbone {backbone.name!r} gives values that are not finite; its weights are not sound", step="write"
+        )
+    return {**record, "probe": probe}
+
+
+def plain_backbone(backbone: Any) -> Any:
+    """The Backbone inside torch.compile's wrapper."""
+    inner = getattr(backbone, "_orig_mod", None)
+    return inner if isinstance(inner, Backbone) else backbone
+
+
+def plain(record: Mapping[str, Any] | None, where: str) -> dict[str, Any] | None:
+    """A deep copy in JSON form, or the error that says why there is none."""
+    if record is None:
+        return None
+    try:
+        if not isinstance(record, Mapping):
+            raise TypeError(f"expected a dict, got {type(record).__name__}")
+        copied = normal(Any, dict(record), where)
+        return cast("dict[str, Any]", headers.strict_json(headers.canonical(copied), where, where))
+    except (CheckpointError, TypeError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{where} is no plain JSON-able record: {error}", step="write") from None
+
+
+def inputs_of(preprocess: Preprocessing | Mapping[str, Any] | None, name: str) -> dict[str, Any] | None:
+    """The record of how photos are prepared, in its one form."""
+    if isinstance(preprocess, Preprocessing):
+        return preprocess.record()
+    record = plain(preprocess, "preprocess")
+    try:
+        return None if record is None else Preprocessing.from_record(record).record()
+    except (ConfigError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{name}: inputs: {error}", step="config") from None
+
+
+def views_of(tta: str | Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """The record of views at prediction; a set of views is named by one of those known here."""
+    record = {"ops": tta, "reduce": "mean"} if isinstance(tta, str) else plain(tta, "tta")
+    ops = (record or {}).get("ops")
+    if isinstance(ops, str) and ops not in VIEWS:
+        raise CheckpointError(
+            f"tta.ops is {ops[:80]!r}; expected one of {', '.join(VIEWS)}.{did_you_mean(ops, VIEWS)}", step="write"
+        )
+    return record

@@ -1,0 +1,159 @@
+"""Headers that ask for more than their file holds, or hold records of another type, are refused at once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from benchmarks.reliability.forge import content_of, forged, written
+from tests.contract.cases import CASES, Case
+
+from dinoneck import CheckpointError, HeadCheckpoint, HeadEnsemble, PatchMeanHead, Task, third_party
+from dinoneck.checkpoint import header as headers
+from dinoneck.checkpoint import migrations, read
+from dinoneck.data.photos import Preprocessing
+from dinoneck.errors import ConfigError
+from dinoneck.tasks import check_tasks
+
+
+def plain(**told: Any) -> HeadCheckpoint:
+    return HeadCheckpoint.from_module(PatchMeanHead(4, [Task("a", labels=("x",))], hidden_dim=4), **told)
+
+
+def of_schema_1(head: HeadCheckpoint, change: Callable[[dict[str, Any], dict[str, Any]], object]) -> bytes:
+    meta, state = content_of(head)
+    for key in ("versions", "training", "license", "tta"):
+        del meta[key]
+    meta["schema"] = 1
+    change(meta, state)
+    return written(meta, state)
+
+
+def refused(content: bytes, path: Path, step: str, message: str) -> float:
+    path.write_bytes(content)
+    start = time.process_time()
+    with pytest.raises(CheckpointError, match=message) as caught:
+        HeadCheckpoint.load(path)
+    assert caught.value.step == step
+    return time.process_time() - start
+
+
+def test_parts_beyond_the_tensors_of_an_older_file(tmp_path: Path) -> None:
+    pair = HeadCheckpoint.from_module(HeadEnsemble.from_heads([PatchMeanHead(4, [Task("a")]) for _ in range(2)]))
+    members = [{"type": "dense", "config": {}}] * 1600
+    content = of_schema_1(pair, lambda meta, state: meta["config"].update(members=members))
+    assert refused(content, tmp_path / "h", "config", "names 1601 parts, the file holds 8 tensors") < 1.0
+
+
+def test_steps_of_many_parts_take_linear_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PatchMeanHead, "checkpoint_version", 2, raising=False)
+    step = {1: lambda config, tensors: ({**config, "new": True}, {f"new.{key}": tensors[key] for key in tensors})}
+    monkeypatch.setattr(PatchMeanHead, "checkpoint_migrations", step, raising=False)
+    count = 4_000
+    config = {"members": [{"type": "patch_mean", "config": {"embed_dim": i}} for i in range(count)], "reduce": "mean"}
+    tensors = {f"heads.{i}.w": i for i in range(count)}
+    meta = {"schema": 2, "head_type": "ensemble", "config": config, "versions": {"ensemble": 1, "patch_mean": 1}}
+    start = time.process_time()
+    new, found = migrations.to_present(meta, tensors, "a file")
+    assert time.process_time() - start < 2.0
+    assert found == {f"heads.{i}.new.w": i for i in range(count)}
+    assert [member["config"] for member in new["config"]["members"]] == [
+        {"embed_dim": i, "new": True} for i in range(count)
+    ]
+    assert new["versions"] == {"ensemble": 1, "patch_mean": 2}
+    assert config["members"][0] == {"type": "patch_mean", "config": {"embed_dim": 0}}, "the given one is as it was"
+
+
+@pytest.mark.parametrize("shape", [[0, 1 << 47, 1 << 47], [1 << 30, 0, 1 << 31]])
+def test_sides_that_no_empty_tensor_can_have(shape: list[int], tmp_path: Path) -> None:
+    def change(meta: dict[str, Any], state: dict[str, Any]) -> None:
+        meta["tensors"].append(["zz", "F32", shape])
+        state["zz"] = torch.empty(0)
+
+    for version in (of_schema_1, forged):
+        with pytest.raises(CheckpointError, match=r"fewer than 2\^63"):
+            headers.entries_of([["zz", "F32", shape]])
+        refused(version(plain(), change), tmp_path / "h", "tensors", "zz")
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        (("tasks", 0, "labels"), 5, r"tasks\[0\].labels is '5'; expected a list of plain texts"),
+        (("tasks", 0, "labels"), ["\x1b[2J"], "labels"),
+        (("inputs", "size"), 5, "inputs.size is '5'; expected"),
+        (("inputs", "size"), [65536, 65536], "at most 67108864"),
+        (("inputs", "mean"), "x", "inputs.mean"),
+        (("inputs", "std"), [1.0], "inputs.std"),
+        (("inputs", "blur"), "\x1b[2J", "inputs.blur"),
+        (("backbone", "weights"), {"kind": "merged", "base": {"repo": "\x1b[2J"}}, "backbone.weights.base.repo"),
+        (("backbone", "weights"), {"kind": "merged", "base": 5}, "backbone.weights.base is '5'"),
+    ],
+)
+def test_records_are_typed_before_anyone_shows_them(
+    place: tuple[Any, ...], value: Any, message: str, tmp_path: Path
+) -> None:
+    def change(meta: dict[str, Any], _: dict[str, Any]) -> None:
+        inner: Any = meta
+        for key in place[:-1]:
+            inner = inner[key]
+        inner[place[-1]] = value
+
+    head = plain(preprocess=Preprocessing(size=(8192, 8192), blur=5), backbone={"name": "mine"})
+    path = tmp_path / "h"
+    path.write_bytes(forged(head, change))
+    with pytest.raises(CheckpointError, match=message) as caught:
+        headers.read_header(path)
+    assert caught.value.step == "schema"
+
+
+@pytest.mark.parametrize("digest", ["", "sha256:", "sha256:" + "A" * 64, "\x1b[2J"])
+def test_a_digest_has_one_spelling(digest: str, tmp_path: Path) -> None:
+    content = forged(plain(), lambda meta, state: meta.update(digest=digest), digest=False)
+    refused(content, tmp_path / "h", "digest", "digest is")
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_what_is_here_is_built_with_few_calls_per_tensor(case: Case) -> None:
+    module: Any = case.build()
+    with (limited := read._Limited(10**6)):
+        read.on_meta(type(module), module.config, "a file")
+    assert 10**6 - limited.left <= 10 * len(module.state_dict())
+    assert read._CALLS_PER_TENSOR <= 15
+
+
+def test_empty_tensors_buy_no_calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def change(meta: dict[str, Any], state: dict[str, Any]) -> None:
+        meta["config"]["tasks"] = [{"$": "Task", "name": f"a{i}"} for i in range(8)]
+        meta["tensors"] += [[f"z{i}", "F32", [0]] for i in range(10)]
+        state.update({f"z{i}": torch.empty(0) for i in range(10)})
+
+    monkeypatch.setattr(read, "_CALLS", 0)
+    refused(forged(plain(), change), tmp_path / "h", "config", "far more tensors than the file lists")
+
+
+def test_many_tasks_are_compared_in_linear_time() -> None:
+    tasks = [Task(f"a{i}") for i in range(20_000)]
+    start = time.process_time()
+    check_tasks(tasks, kinds=("regression",), owner="X")
+    assert time.process_time() - start < 1.0
+    with pytest.raises(ConfigError, match="several tasks named 'a7'"):
+        check_tasks([*tasks, Task("a7")], kinds=("regression",), owner="X")
+
+
+def test_invented_packages_are_not_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[str] = []
+    monkeypatch.setattr(third_party, "_offers", lambda vendor: looked.append(vendor) or [])
+    names = {f"aaaa{i}.a": 1 for i in range(8_000)}
+    content = forged(plain(), lambda meta, state: meta["versions"].update(names))
+    refused(content, tmp_path / "h", "config", "versions are told of")
+    assert not looked
+    pair = HeadCheckpoint.from_module(HeadEnsemble.from_heads([PatchMeanHead(4, [Task("a")]) for _ in range(2)]))
+    members = [{"type": name, "config": {}} for name in names]
+    content = forged(pair, lambda meta, state: meta["config"].update(members=members))
+    refused(content, tmp_path / "h", "config", "names 8001 head types; a head is made of at most 256")
+    assert not looked

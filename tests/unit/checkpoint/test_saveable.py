@@ -1,0 +1,191 @@
+"""Checkpoints are copied and sent like other objects; what a file would lose, or cannot say, is refused."""
+
+from __future__ import annotations
+
+import copy
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from dinoneck import (
+    CheckpointError,
+    HeadCheckpoint,
+    HeadEnsemble,
+    PatchMeanHead,
+    Task,
+    Tokens,
+    load_backbone,
+    load_head,
+    third_party,
+)
+from dinoneck.checkpoint import EnsembleFolder, Member
+from dinoneck.checkpoint.records import VIEWS
+from dinoneck.inference import tta
+
+
+def a_head() -> PatchMeanHead:
+    return PatchMeanHead(4, [Task("a")], hidden_dim=4)
+
+
+def an_ensemble(**options: Any) -> HeadEnsemble:
+    return HeadEnsemble.from_heads([a_head(), a_head()], **options)
+
+
+def tokens() -> Tokens:
+    return Tokens.from_patches(torch.randn(2, 6, 4), grid=(2, 3), patch_size=16)
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))])
+def test_a_copy_saves_and_builds(copied: Callable[[HeadCheckpoint], HeadCheckpoint], tmp_path: Path) -> None:
+    one = HeadCheckpoint.from_module(a_head())
+    other = copied(one)
+    other.save(tmp_path / "h")
+    for module in (other.build(), other.build(), load_head(tmp_path / "h")):
+        assert all(torch.equal(value, one.state_dict[key]) for key, value in module.state_dict().items())
+    assert other._allow == (), "a copy trusts nobody that its head does not name"
+
+
+@pytest.mark.parametrize("allow", [None, 5, ("*",), third_party.ANY, (5,), ["vendor.head", "*"]])
+def test_nobody_can_allow_everybody(allow: Any, tmp_path: Path) -> None:
+    HeadCheckpoint.from_module(a_head()).save(tmp_path / "h")
+    with pytest.raises(CheckpointError, match="allow= ") as caught:
+        HeadCheckpoint.load(tmp_path / "h", allow=allow)
+    assert caught.value.step == "registry"
+
+
+def test_what_is_read_in_inference_mode_can_be_trained(tmp_path: Path) -> None:
+    with torch.inference_mode():
+        path = tmp_path / "h"
+        HeadCheckpoint.from_module(a_head()).save(path)
+        found = HeadCheckpoint.load(path)
+        modules = [load_head(path), found.build(), found.build(dtype=torch.float64), found.build()]
+        assert torch.is_inference_mode_enabled()
+        assert not torch.is_grad_enabled()
+    for module in (*modules, found.build()):
+        module(tokens().to(next(module.parameters()).dtype))["a"].sum().backward()
+        assert all(parameter.grad is not None for parameter in module.parameters())
+
+
+@pytest.mark.parametrize("changed", [("reduce", "median"), ("weights", (1.0, 3.0)), ("weights", np.ones(2))])
+def test_an_ensemble_that_was_changed_since(changed: tuple[str, Any]) -> None:
+    ensemble = an_ensemble()
+    setattr(ensemble, *changed)
+    with pytest.raises(CheckpointError, match=f"{changed[0]} of the ensemble was changed from") as caught:
+        HeadCheckpoint.from_module(ensemble)
+    assert caught.value.step == "write"
+
+
+def test_an_ensemble_that_was_not() -> None:
+    for options in ({}, {"reduce": "median"}, {"weights": [1, 3]}):
+        assert HeadCheckpoint.from_module(an_ensemble(**options)).head_type == "ensemble"
+
+
+@pytest.mark.parametrize("register", ["register_forward_hook", "register_forward_pre_hook"])
+def test_hooks_are_told_of(register: str, caplog: pytest.LogCaptureFixture) -> None:
+    head = a_head()
+    handles = [getattr(part, register)(lambda *_: None) for part in (head, head.mlps[0].out)]
+    for handle, where in zip(handles, ("the module itself", "mlps.0.out"), strict=True):
+        caplog.clear()
+        HeadCheckpoint.from_module(head)
+        assert f"{where} has forward hooks" in caplog.text
+        handle.remove()
+    caplog.clear()
+    HeadCheckpoint.from_module(head)
+    assert not caplog.text
+
+
+class Remembering(torch.nn.Linear):
+    def get_extra_state(self) -> torch.Tensor:
+        return torch.ones(1)
+
+
+def test_extra_state_is_no_part_of_a_file() -> None:
+    own, inner = a_head(), a_head()
+    own.get_extra_state = lambda: {"x": 1}  # type: ignore[method-assign]
+    inner.mlps[0].out.__class__ = Remembering
+    for head, where in ((own, "the module itself"), (inner, r"mlps\.0\.out")):
+        with pytest.raises(CheckpointError, match=f"{where} has a get_extra_state") as caught:
+            HeadCheckpoint.from_module(head)
+        assert caught.value.step == "write"
+
+
+def test_views_are_those_that_predict_knows() -> None:
+    assert set(VIEWS) == set(tta.VIEWS)
+    for told in ("nope", {"ops": "nope", "reduce": "mean"}):
+        with pytest.raises(CheckpointError, match="tta.ops is 'nope'; expected one of none, flip4, d6"):
+            HeadCheckpoint.from_module(a_head(), tta=told)
+
+
+class InBytes:
+    def __fspath__(self) -> bytes:
+        return os.fsencode("head.safetensors")
+
+
+def test_arguments_of_another_type(tmp_path: Path) -> None:
+    one = HeadCheckpoint.from_module(a_head())
+    one.save(tmp_path / "h")
+    attempts: list[Callable[[], object]] = [
+        lambda: HeadCheckpoint.load(tmp_path / "h", revision=5),  # type: ignore[arg-type]
+        lambda: HeadCheckpoint.load("nobody/nothing", revision=5),  # type: ignore[arg-type]
+        lambda: EnsembleFolder.load("nobody/nothing", revision=5),  # type: ignore[arg-type]
+        lambda: HeadCheckpoint.load(InBytes()),  # type: ignore[arg-type]
+        lambda: one.save(InBytes()),  # type: ignore[arg-type]
+        lambda: EnsembleFolder([Member(one, "a", 0, "x")]),  # type: ignore[arg-type]
+        lambda: EnsembleFolder([Member(one, "a", 0, None)]),  # type: ignore[arg-type]
+    ]
+    for attempt in attempts:
+        with pytest.raises(CheckpointError, match="expected"):
+            attempt()
+    head = a_head()
+    head.mlps[0].out.weight = torch.nn.Parameter(torch.eye(1, 4).to_sparse())
+    with pytest.raises(CheckpointError, match="sparse"):
+        HeadCheckpoint.from_module(head)
+
+
+@pytest.mark.parametrize("record", [{"adapter": 5}, {"std": "x", "mean": [0.5] * 3}, {"layers": {1}}])
+def test_records_of_a_backbone_are_checked(record: Any) -> None:
+    backbone = load_backbone("dinoneck_tiny")
+    one = HeadCheckpoint.from_module(PatchMeanHead(64, [Task("a")], hidden_dim=2), backbone=backbone)
+    one.check_backbone(backbone.record())
+    with pytest.raises(CheckpointError, match="expected|JSON-able"):
+        one.check_backbone(record)
+
+
+def test_weights_taken_out_of_a_checkpoint(tmp_path: Path) -> None:
+    one = HeadCheckpoint.from_module(a_head())
+    one.state_dict.pop("mlps.0.out.weight")
+    with pytest.raises(CheckpointError, match=r"mlps\.0\.out\.weight"):
+        one.build()
+    with pytest.raises(CheckpointError, match=r"not those that meta lists: mlps\.0\.out\.weight") as caught:
+        one.save(tmp_path / "h")
+    assert caught.value.step == "write"
+    assert not list(tmp_path.iterdir())
+    del one.meta["digest"]
+    assert "patch_mean" in repr(one)
+
+
+def test_a_fold_may_be_a_numpy_integer(tmp_path: Path) -> None:
+    EnsembleFolder([Member(HeadCheckpoint.from_module(a_head()), "a", np.int64(1))]).save(tmp_path / "e")
+    assert EnsembleFolder.load(tmp_path / "e").members[0].fold == 1
+    with pytest.raises(CheckpointError, match="fold is True"):
+        EnsembleFolder([Member(HeadCheckpoint.from_module(a_head()), "a", True)])
+
+
+def test_lora_that_is_there_learns_if_asked() -> None:
+    pytest.importorskip("peft")
+    backbone = load_backbone("dinoneck_tiny")
+    backbone.add_lora(2)
+    one = HeadCheckpoint.from_module(PatchMeanHead(64, [Task("a")], hidden_dim=2), backbone=backbone)
+    backbone.freeze()
+    one.apply_adapter(backbone)
+    assert backbone.frozen
+    one.apply_adapter(backbone, trainable=True)
+    learning = [name for name, value in backbone.named_parameters() if value.requires_grad]
+    assert learning
+    assert all("lora_" in name for name in learning)

@@ -1,0 +1,132 @@
+"""``verify`` and ``migrate`` look at every file; what they quote of files steers no terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from benchmarks.reliability.forge import Change, forged
+
+from dinoneck import Backbone, HeadCheckpoint, PatchMeanHead, Task, save_head
+from dinoneck.cli.main import main
+
+STEERING = "\x1b[2J\x1b]0;x\x07\u202e\nok       fine"
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> list[str]:
+    torch.manual_seed(0)
+    for name in ("bad", "good"):
+        save_head(tmp_path / f"{name}.safetensors", PatchMeanHead(4, [Task("a")], hidden_dim=2))
+    return [str(tmp_path / f"{name}.safetensors") for name in ("bad", "good")]
+
+
+@pytest.mark.parametrize(
+    ("verb", "what", "done"),
+    [
+        ("verify", "dinoneck.checkpoint.head_checkpoint.HeadCheckpoint.load", "ok "),
+        ("migrate", "dinoneck.cli.migrate._migrate", "current "),
+    ],
+)
+@pytest.mark.parametrize("as_folder", [True, False])
+def test_an_unexpected_error_is_of_its_file(
+    verb: str,
+    what: str,
+    done: str,
+    as_folder: bool,
+    two: list[str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    owner, _, name = what.rpartition(".")
+    module, _, last = owner.rpartition(".")
+    place: Any = pytest.importorskip(owner) if verb == "migrate" else getattr(pytest.importorskip(module), last)
+    real = getattr(place, name)
+
+    def failing(path: Any, *more: Any, **options: Any) -> Any:
+        if "bad" in str(path):
+            raise ZeroDivisionError(f"divided {STEERING}")
+        return real(path, *more, **options)
+
+    monkeypatch.setattr(place, name, failing)
+    assert main([verb, str(Path(two[0]).parent)] if as_folder else [verb, *two]) == 1
+    told = capsys.readouterr()
+    assert f"error    {two[0]}  unexpected ZeroDivisionError: divided \\x1b[2J" in told.err
+    assert two[1] not in told.err
+    assert told.out.startswith(done)
+    assert two[1] in told.out
+
+
+def test_a_refusal_keeps_no_other_from_being_checked(two: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    Path(two[0]).write_bytes(b"x")
+    missing = str(Path(two[0]).parent / "no")
+    for verb in ("verify", "migrate"):
+        assert main([verb, missing, *two]) == 1
+        told = capsys.readouterr()
+        assert [line.split()[:2] for line in told.err.splitlines()] == [["refused", missing], ["refused", two[0]]]
+        assert two[1] in told.out
+
+
+def inputs(**changes: object) -> Change:
+    return lambda meta, state: meta["inputs"].update(changes)
+
+
+def base(**weights: object) -> Change:
+    return lambda meta, state: meta["backbone"].update(weights={"kind": "modified", "base": weights})
+
+
+def tensor(meta: dict[str, Any], state: dict[str, Any]) -> None:
+    meta["tensors"].append(["zz" + STEERING, "F32", [1]])
+    state["zz" + STEERING] = torch.zeros(1)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        inputs(mean=STEERING),
+        inputs(blur=STEERING),
+        base(kind="hub", repo=STEERING, revision=STEERING),
+        base(kind="seeded", seed=STEERING),
+        tensor,
+        lambda meta, state: meta["extra"].update({STEERING: STEERING}),
+        lambda meta, state: meta["extra"].update(tta=STEERING),
+        lambda meta, state: meta["backbone"].update({STEERING: STEERING}),
+        lambda meta, state: meta["config"].update({STEERING: STEERING}),
+        lambda meta, state: meta["tasks"][0].update(labels=[STEERING]),
+    ],
+)
+def test_nothing_that_is_quoted_steers_a_terminal(
+    change: Callable[[dict[str, Any], dict[str, Any]], object],
+    tiny: Backbone,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    torch.manual_seed(0)
+    head = HeadCheckpoint.from_module(
+        PatchMeanHead(64, [Task("a")], hidden_dim=2), backbone=tiny, preprocess=tiny.preprocess
+    )
+    good, bad = tmp_path / "good.safetensors", tmp_path / "bad.safetensors"
+    head.save(good)
+    bad.write_bytes(forged(head, change))
+    for verb in (["inspect"], ["diff", str(good)], ["verify"], ["migrate"], ["card"]):
+        main([*verb, str(bad)])
+        told = capsys.readouterr()
+        for line in (told.out + told.err).splitlines():
+            assert line.isprintable(), verb
+            assert not line.startswith("ok       fine")
+
+
+def test_keys_of_a_configuration_steer_none_either(two: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    folder = Path(two[0]).parent
+    Path(two[0]).rename(folder / "head.safetensors")
+    (folder / "config.json").write_text('{"\\u001b[2J\\u202e": 1}')
+    assert main(["verify", str(folder)]) == 1
+    assert "\\x1b[2J\\u202e is 1" in capsys.readouterr().err
+
+
+def test_home_is_not_expanded_and_said_so(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", "~/h.safetensors"]) == 1
+    assert "'~' is not expanded" in capsys.readouterr().err

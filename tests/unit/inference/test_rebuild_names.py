@@ -1,0 +1,72 @@
+"""The backbone that a head file names is found by name alone: never in a folder that the file leads to."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import transformers
+
+from dinoneck import Backbone, CheckpointError, HeadCheckpoint, PatchMeanHead, Predictor, Task
+from dinoneck.inference.rebuild import rebuild
+
+REVISION = "0" * 40
+
+
+@pytest.fixture
+def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder, with a model that loads in ``m`` and in ``user/m``."""
+    setting = transformers.Dinov2Config(hidden_size=4, num_hidden_layers=1, num_attention_heads=1, image_size=28)
+    for name in ("m", "user/m"):
+        transformers.Dinov2Model(setting).save_pretrained(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    return tmp_path
+
+
+def record_of(tiny: Backbone, name: str, repo: str) -> dict[str, Any]:
+    changed = {"name": name, "source": "transformers", "family": "other", "layers": [0], "depth": 1}
+    weights = {"kind": "hub", "repo": repo, "revision": REVISION}
+    return {**tiny.record(), **changed, "weights": weights, "weights_sha256": None}
+
+
+@pytest.mark.parametrize("name", ["{}/m", "./m", "../{}/m", "m", "user/m", "file://{}/m", "m/", "~/m", "user/../m"])
+def test_no_folder_is_opened(name: str, planted: Path, tiny: Backbone) -> None:
+    name = name.format(planted.name if name.startswith("..") else planted)
+    record = record_of(tiny, name, name)
+    head = HeadCheckpoint.from_module(PatchMeanHead(64, [Task("a")]), backbone=tiny)
+    head.save("h.safetensors")
+    opened: list[str] = []
+    watching = True
+
+    def watch(event: str, arguments: tuple[Any, ...]) -> None:
+        if watching and event == "open" and isinstance(arguments[0], str | bytes):
+            opened.append(os.fsdecode(arguments[0]))
+
+    sys.addaudithook(watch)
+    with pytest.raises(CheckpointError) as caught:
+        rebuild(record)
+    watching = False
+    assert caught.value.step == "pairing"
+    assert name in str(caught.value)
+    assert "pass backbone=" in str(caught.value)
+    assert not [path for path in opened if f"{os.sep}m{os.sep}" in f"{os.sep}{path}"]
+
+
+def test_a_predictor_asks_the_same(planted: Path, tiny: Backbone) -> None:
+    saved = HeadCheckpoint.from_module(PatchMeanHead(64, [Task("a")]), backbone=tiny)
+    changed = HeadCheckpoint({**saved.meta, "backbone": record_of(tiny, "m", "m")}, saved.state_dict)
+    with pytest.raises(CheckpointError, match="the working folder holds a folder of that name"):
+        Predictor(changed)
+
+
+def test_a_folder_that_the_caller_names_is_loaded(planted: Path, tiny: Backbone) -> None:
+    backbone = rebuild(record_of(tiny, "/elsewhere/m", "/elsewhere/m") | {"name": "m"}, planted / "m")
+    assert backbone.embed_dim == 4
+
+
+def test_known_names_are_found_as_before(planted: Path, tiny: Backbone) -> None:
+    assert rebuild(tiny.record()).record() == tiny.record()
