@@ -8,7 +8,7 @@ from string import Template
 from benchmarks.speed import cost, elsewhere, pipelines, scaling
 from benchmarks.speed.marked import pending
 from benchmarks.speed.results import RESULTS, Report, stored
-from benchmarks.speed.summary import missed, summary
+from benchmarks.speed.summary import ceiling_words, missed, summary
 from benchmarks.speed.table import header, repeated
 
 PAGE = Path(__file__).parents[2] / "docs" / "explanation" / "speed.md"
@@ -41,7 +41,8 @@ def reasons(report: Report) -> str:
     for name, found in report["rows"].items():
         lacks = missed(found)
         if lacks:
-            lines.append(f"* **{name}**: {'; '.join(lacks)}. {found['why']}")
+            told = f"{found['why']} {ceiling_words(found)}".strip()
+            lines.append(f"* **{name}**: {'; '.join(lacks)}. {told}")
     return "\n".join(lines) or "None."
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dinoneck import Tokens
 
-Form = Literal["published", "fixed", "ours"]
+Form = Literal["published", "fixed", "ours", "option"]
 PREFIX, PATCH = 5, 16
 # without autograd; forward and backward on frozen or stored tokens; the same with gradients to the tokens
 STEPS = ("forward", "step", "step, tokens learn")
@@ -87,11 +87,13 @@ class Variant:
     """One formulation.
 
     Attributes:
-        form: as ``published``, with its layout ``fixed`` (channels-last weights and views instead of copies), ``ours``.
+        form: as ``published``, with its layout ``fixed`` (channels-last weights and views instead of copies), ``ours``;
+            an ``option`` of ours is shown and held against no goal.
         call: does the work; returns tensors.
         module: what holds the weights.
         inputs: tensors that the call is given, tokens first; they do not count as kept for the backward pass.
         same: gives the results of the first published one; False = other weights or another function, shown apart.
+        own_weights: the same function by weights of other values, whose gradients are not those of the peer's.
     """
 
     form: Form
@@ -99,6 +101,7 @@ class Variant:
     module: nn.Module
     inputs: Sequence[Tensor] = ()
     same: bool = True
+    own_weights: bool = False
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from benchmarks.speed import work
 from benchmarks.speed.peers import PlainFPN, PlainPyramid
@@ -24,10 +25,15 @@ def vit_fpn(setting: Setting, linear: bool = True) -> dict[str, Variant]:
     stirred(neck)
     published, fixed, tokens = PlainFPN(neck, fixed=False), PlainFPN(neck, fixed=True), setting.tokens()
     given = tokens.sequence
+
+    def recomputed() -> list[Tensor]:
+        return list(checkpoint(lambda: neck(tokens).maps, use_reentrant=False))
+
     return {
         "as published": Variant("published", lambda: published(tokens), published, given),
         "layout fixed": Variant("fixed", lambda: fixed(tokens), fixed, given),
         "ViTFPN": Variant("ours", lambda: neck(tokens).maps, neck, given),
+        "ViTFPN in torch.utils.checkpoint": Variant("option", recomputed, neck, given),
     }
 
 
@@ -55,14 +61,16 @@ def pooled(setting: Setting) -> dict[str, Variant]:
 
 
 def pooled_maps(setting: Setting) -> dict[str, Variant]:
-    """Torchvision's pyramid on means of a group's maps beside ViTFPN(downsample="pool"); weights of their own."""
+    """Torchvision's pyramid on means of a group's maps; ours with one projection for all, and with one per layer."""
     from torchvision.ops import FeaturePyramidNetwork
 
     torch.manual_seed(0)
-    neck = ViTFPN(
-        setting.channels, setting.layers, setting.out, downsample="pool", norm=None, activation=None, **setting.like
-    )
-    published = stirred(FeaturePyramidNetwork([setting.channels] * 3, setting.out).to(**setting.like))
+    options = {"downsample": "pool", "norm": None, "activation": None}
+    sizes = setting.channels, setting.layers, setting.out
+    neck = ViTFPN(*sizes, use_separate_bottlenecks=False, **options).to(**setting.like)  # type: ignore[arg-type]
+    richer = ViTFPN(*sizes, **options, **setting.like)  # type: ignore[arg-type]
+    published = FeaturePyramidNetwork([setting.channels] * 3, setting.out).to(**setting.like)
+    load_composed(published, stirred(neck))  # type: ignore[arg-type]
     fixed = copy.deepcopy(published).to(memory_format=torch.channels_last)
     tokens = setting.tokens()
     given = tokens.sequence
@@ -77,12 +85,28 @@ def pooled_maps(setting: Setting) -> dict[str, Variant]:
             maps[str(place)] = level
         return list(module(maps).values())
 
-    name = "torchvision's FeaturePyramidNetwork"
+    name, own = "torchvision's FeaturePyramidNetwork", 'ViTFPN(downsample="pool"'
     return {
         f"{name} on NCHW copies": Variant("published", lambda: run(published, nchw), published, given),
         f"{name} on NHWC views": Variant("fixed", lambda: run(fixed, nhwc), fixed, given),
-        'ViTFPN(downsample="pool")': Variant("ours", lambda: neck(tokens).maps, neck, given, same=False),
+        f"{own}, use_separate_bottlenecks=False)": Variant(
+            "ours", lambda: neck(tokens).maps, neck, given, own_weights=True
+        ),
+        f"{own})": Variant("option", lambda: richer(tokens).maps, richer, given, same=False),
     }
+
+
+@torch.no_grad()
+def load_composed(peer: nn.Module, neck: ViTFPN) -> None:
+    """Give torchvision's pyramid, which projects once, the product of ours's projection and lateral layers."""
+    first, top = neck.grouper.bottleneck(0).linear, neck.top_down
+    state = {}
+    for place, lateral in enumerate(top.laterals):
+        state[f"inner_blocks.{place}.0.weight"] = (lateral.weight @ first.weight)[:, :, None, None]  # type: ignore[operator]
+        state[f"inner_blocks.{place}.0.bias"] = F.linear(first.bias, lateral.weight, lateral.bias)
+        state[f"layer_blocks.{place}.0.weight"] = top.smooth[place].conv.weight
+        state[f"layer_blocks.{place}.0.bias"] = top.smooth[place].conv.bias
+    peer.load_state_dict(state)  # type: ignore[arg-type]
 
 
 def simple_pyramid(setting: Setting) -> dict[str, Variant]:
@@ -174,13 +198,13 @@ ROWS = [
         why=CONV_WHY,
     ),
     Row(
-        "ViT-FPN on pooled maps (other function)",
+        "ViT-FPN on pooled maps",
         pooled_maps,
         FPN_SETTINGS,
+        FPN_GOALS,
         work=work.pool_fpn,
         neck=True,
-        why="ViTFPN projects every layer of a group by weights of its own before pooling, torchvision's peer the mean "
-        "of the layers after it: less arithmetic, and less that can be learned.",
+        why=CONV_WHY,
     ),
     Row(
         "SimplePyramid",

@@ -30,6 +30,18 @@ def summary(report: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def ceiling_words(found: Mapping[str, Any]) -> str:
+    """Return what share of the measured ceiling ours reaches in forwards, in words; nothing where it was not counted."""
+    shares = []
+    for title, floor in found["floors"].items():
+        own = next(_ours({"results": {title: found["results"][title]}}, "forward", None), None)
+        shares += [floor["ms"] / own["ms"]] if own is not None else []
+    if not shares:
+        return ""
+    low, high = (f"{100 * share:.0f}" for share in (min(shares), max(shares)))
+    return f"Ours runs forward at {low if low == high else f'{low} … {high}'} % of the measured roofline."
+
+
 def aims(goals: Mapping[str, float]) -> str:
     """Return the goals in words."""
     said = []

@@ -85,12 +85,9 @@ def folded(linear: nn.Linear, norm: nn.Module | None = None) -> tuple[Tensor, Te
     return weight * exact(norm.weight), torch.addmv(exact(bias), weight, exact(norm.bias))
 
 
-def followed(weights: Sequence[Tensor], bias: Tensor, then: nn.Linear | None) -> tuple[list[Tensor], Tensor]:
-    """Let one more linear layer follow a sum of products; in its own dtype, where float32 would cost what it saves."""
-    if then is None:
-        return list(weights), bias
-    own, shift = folded(then)
-    return [own @ weight.to(own.dtype) for weight in weights], torch.addmv(shift, own, bias.to(own.dtype))
+def followed(weight: Tensor, bias: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
+    """Let one more linear layer follow a product; in its own dtype, where float32 would cost what it saves."""
+    return own @ weight.to(own.dtype), torch.mv(own, bias.to(own.dtype))
 
 
 def exact(x: Tensor) -> Tensor:
@@ -160,7 +157,7 @@ def _plain_products(
 
 
 class _Products(torch.autograd.Function):
-    """The product over blocks; keeps the tokens, the weights and the shares."""
+    """The product over blocks; keeps the tokens and the shares, and the weights where tokens or shares learn."""
 
     @staticmethod
     def forward(
@@ -176,7 +173,9 @@ class _Products(torch.autograd.Function):
                 read = _read([x[samples, tokens] for x in layers], reading, shares, cast)
                 _multiply(read, weights, bias, total[samples, places].flatten(0, 1))
         ctx.reading, ctx.count, ctx.has_shares = reading, count, shares is not None
-        ctx.save_for_backward(*given, bias, *([] if shares is None else [shares]))
+        ctx.has_weights = any((ctx.needs_input_grad[2], *ctx.needs_input_grad[5 + count :]))
+        kept = given if ctx.has_weights else layers
+        ctx.save_for_backward(*kept, bias, *([] if shares is None else [shares]))
         return total
 
     @staticmethod
@@ -185,6 +184,9 @@ class _Products(torch.autograd.Function):
         saved = ctx.saved_tensors
         bias, shares = saved[len(saved) - ctx.has_shares - 1], saved[-1] if ctx.has_shares else None
         given = saved[: len(saved) - ctx.has_shares - 1]
+        if not ctx.has_weights:  # a product is linear in its weight: its gradient is the same at any
+            stand_in = grad.new_zeros(()).expand(grad.shape[-1], given[0].shape[-1])
+            given = (*(stand_in.detach().requires_grad_(torch.is_grad_enabled()) for _ in range(ctx.count)), *given)
         weights, layers = given[: ctx.count], given[ctx.count :]
         wants = ctx.needs_input_grad[2:4] + ctx.needs_input_grad[5:]
         if torch.is_grad_enabled():  # differentiated again

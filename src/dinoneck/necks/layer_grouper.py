@@ -249,11 +249,14 @@ class LayerGrouper(Configured, nn.Module):
             return F.linear(xs[0], first.weight, first.bias)
         mixed = weights is not None and all(part is parts[0] for part in parts)
         products = [folded(part.linear, part.norm) for part in (parts[:1] if mixed else parts)]
+        if then is not None:  # before the shares: what autograd keeps of it are parameters
+            products = [followed(weight, bias, then.weight) for weight, bias in products]
         if weights is not None and not mixed:
             shared_out = zip(exact(weights), products, strict=True)
             products = [(share * exact(weight), share * exact(bias)) for share, (weight, bias) in shared_out]
-        bias = torch.stack([bias for _, bias in products]).sum(dim=0)
-        matrices, bias = followed([weight for weight, _ in products], bias, then)
+        matrices, bias = [weight for weight, _ in products], torch.stack([bias for _, bias in products]).sum(dim=0)
+        if then is not None and then.bias is not None:
+            bias = bias + then.bias
         dtype = product_dtype(first.weight)
         matrices, bias = [matrix.to(dtype) for matrix in matrices], bias.to(dtype)
         if mixed or in_blocks:

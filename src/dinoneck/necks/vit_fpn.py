@@ -213,7 +213,7 @@ class ViTFPN(Neck):
             return None
         cells = len(tokens) * Reading(halvings=place, grid=tokens.grid).size.count
         products = len({self.grouper.bottleneck(layer) for layer in group})
-        return lateral if cells > 2 * products * self.embed_dim else None
+        return lateral if cells > products * self.embed_dim else None
 
     def _downsampled(self, groups: Sequence[Tensor]) -> list[Tensor]:
         return [

@@ -125,6 +125,12 @@ def test_products_are_twice_differentiable(mixed: bool) -> None:
     assert torch.autograd.gradgradcheck(run, leaves)
     frozen = (layers[0].detach(), *leaves[1:3], *(x.detach() for x in leaves[3:]))
     assert torch.autograd.gradgradcheck(run, frozen)
+    stored = (*(x.detach() for x in layers), *leaves[2:])
+    assert torch.autograd.gradgradcheck(run, stored)
+    if not mixed:  # no weight is kept: none can be written over unseen, and the second derivative is theirs alone
+        of_weights = torch.autograd.grad(run(*stored).square().sum(), weights, create_graph=True)
+        found = torch.autograd.grad(sum(x.square().sum() for x in of_weights), weights)
+        assert all(bool(x.abs().sum() > 0) for x in found)
 
 
 @pytest.mark.parametrize("reentrant", [False, True])

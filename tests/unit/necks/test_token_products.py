@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -85,6 +85,31 @@ def test_only_what_learns_gets_a_gradient() -> None:
     assert torch.autograd.grad(one.sum(), [weight])[0].abs().sum() > 0
 
 
+def kept_by(call: Callable[[], Any], *given: Tensor) -> list[tuple[int, ...]]:
+    """Shapes of what autograd keeps of a call, weights and inputs left out; vectors and scalars left out."""
+    own, kept = {x.untyped_storage().data_ptr() for x in given}, {}
+
+    def pack(x: Tensor) -> Tensor:
+        kept[x.untyped_storage().data_ptr()] = x
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        call()
+    return [tuple(x.shape) for place, x in kept.items() if place not in own and x.ndim > 1]
+
+
+@pytest.mark.parametrize("fold", [False, True])
+def test_frozen_tokens_leave_nothing_of_a_projection_to_keep(fold: bool) -> None:
+    """Neither tokens, nor maps, nor weights composed of scale, share and lateral layer."""
+    grouper = LayerGrouper(C, 3, D, 1, norm=None, dtype=DOUBLE)
+    layers = [torch.randn(B, P + 6, C, dtype=DOUBLE) for _ in range(3)]
+    then = nn.Linear(D, D, dtype=DOUBLE) if fold else None
+    given = (*layers, *grouper.parameters(), *(then.parameters() if then is not None else ()))
+    assert kept_by(lambda: grouper.fuse(0, layers, Reading(prefix=P), then), *given) == []
+    layers[0].requires_grad_()
+    assert kept_by(lambda: grouper.fuse(0, layers, Reading(prefix=P), then), *given) == [(D, C)] * 3
+
+
 def test_a_norm_and_the_layer_behind_fold_into_a_linear_layer() -> None:
     norm, linear, then = nn.LayerNorm(C), nn.Linear(C, D), nn.Linear(D, 4)
     for module in (norm, linear, then):
@@ -93,8 +118,8 @@ def test_a_norm_and_the_layer_behind_fold_into_a_linear_layer() -> None:
             nn.init.normal_(parameter)
     x = torch.randn(B, 5, C, dtype=DOUBLE)
     weight, shift = folded(linear, norm)
-    weights, bias = followed([weight], shift, then)
-    found = F.linear(F.layer_norm(x, (C,), eps=norm.eps), weights[0], bias)
+    weight, bias = followed(weight, shift, then.weight)
+    found = F.linear(F.layer_norm(x, (C,), eps=norm.eps), weight, bias + then.bias)
     assert (found - then(linear(norm(x)))).abs().max() < 1e-12
 
 
