@@ -31,7 +31,7 @@ def summary(report: Mapping[str, Any]) -> str:
 
 
 def ceiling_words(found: Mapping[str, Any]) -> str:
-    """Return what share of the measured ceiling ours reaches in forwards, in words; nothing where it was not counted."""
+    """Return what share of the measured ceiling ours reaches forward, in words; nothing where none was counted."""
     shares = []
     for title, floor in found["floors"].items():
         own = next(_ours({"results": {title: found["results"][title]}}, "forward", None), None)

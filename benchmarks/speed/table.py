@@ -13,8 +13,8 @@ COLUMNS = (
 )
 TOLERANCE = 0.1
 KERNELS = (
-    "Kernels of our own: none. One is kept only if it beats `torch.compile` by 1.2 times on a GPU; until such a result is "
-    "stored here the decision is open."
+    "Kernels of our own: none. One is kept only if it beats `torch.compile` by 1.2 times on a GPU; until such a result "
+    "is stored here the decision is open."
 )
 
 
@@ -131,4 +131,5 @@ def document(report: Mapping[str, Any]) -> str:
     from benchmarks.speed.summary import summary
 
     tables = "\n".join(markdown(name, found) for name, found in report["rows"].items())
-    return f"{header(report)} `python -m benchmarks.speed`.\n\n{summary(report)}\n{repeated(report)}\n\n{KERNELS}\n\n{tables}"
+    told = f"{repeated(report)}\n\n{KERNELS}"
+    return f"{header(report)} `python -m benchmarks.speed`.\n\n{summary(report)}\n{told}\n\n{tables}"

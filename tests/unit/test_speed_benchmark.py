@@ -55,7 +55,7 @@ def test_every_row_can_be_measured(row: Row, dtype: torch.dtype) -> None:
     assert list(found) == list(row.steps)
     for step, variants in found.items():
         forms = [numbers["form"] for numbers in variants.values()]
-        assert {"published", "fixed", "ours"} == set(forms)
+        assert {"published", "fixed", "ours"} == set(forms) - {"option"}
         for numbers in variants.values():
             assert numbers["peak_mib"] > 0
             assert (step != "forward") == ("saved_mib" in numbers)
