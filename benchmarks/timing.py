@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import random
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -40,14 +41,22 @@ def turns(
     warmup: int = 3,
     clock: Callable[[], float] = time.perf_counter,
     before: Callable[[], Any] | None = None,
+    seed: int | None = None,
 ) -> dict[str, list[float]]:
-    """Return the seconds of every variant in every round."""
+    """Return the seconds of every variant in every round.
+
+    With a seed the order of each round is drawn: in one that never changes a variant gains from what always the same
+    one before it leaves in the caches.
+    """
+    drawn = None if seed is None else random.Random(seed)
     for _ in range(warmup):
         for run in variants.values():
             run()
     seconds: dict[str, list[float]] = {name: [] for name in variants}
     for _ in range(rounds):
-        for name, run in variants.items():
+        order = list(variants) if drawn is None else drawn.sample(list(variants), len(variants))
+        for name in order:
+            run = variants[name]
             if before is not None:
                 before()
             begin = clock()

@@ -3,12 +3,13 @@
     OMP_NUM_THREADS=1 python -m benchmarks.speed [--rows NAME ...] [--dtypes float32 bfloat16] [--threads 1]
                       [--device cpu] [--rounds 15] [--short] [--no-compile] [--graphs] [--repeat] [--out FOLDER]
 
-Variants of a row share weights and tokens and take turns. Before anything is timed their results and gradients are
-checked equal in float64 (1e-9), and their results in the dtype measured. One CPU thread is timed by its own CPU
-time, several by the wall clock, CUDA by events with the second-level cache overwritten before each turn. Quoted are
-medians of the rounds' ratios. Writes speed.json, speed.md and speed.png (speed_2_threads.*, speed_cuda.*) to
-benchmarks/results, merged with what the same machine measured before; --repeat adds the medians of a second run.
---page writes the pages on speed, scaling, pipelines and cost from what is stored, and measures nothing.
+Variants of a row share weights and tokens and take turns, in another order each round on a CPU. Before anything is
+timed their results and gradients are checked equal in float64 (1e-9), and their results in the dtype measured. One
+CPU thread is timed by its own CPU time, several by the wall clock, CUDA by events with the second-level cache
+overwritten before each turn. Quoted are medians of the rounds' ratios. Writes speed.json, speed.md and speed.png
+(speed_2_threads.*, speed_cuda.*) to benchmarks/results, merged with what the same machine measured before; --repeat
+adds the medians of a second run. --page writes the pages on speed, scaling, pipelines and cost from what is stored,
+and measures nothing.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def parsed() -> argparse.Namespace:
         "--dtypes", nargs="+", default=["float32", "bfloat16"], choices=["float32", "bfloat16", "float16"]
     )
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--short", action="store_true", help="the first setting of every row only")
     parser.add_argument("--no-compile", action="store_true", help="leave the compiled variants out")

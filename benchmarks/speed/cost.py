@@ -12,11 +12,12 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.speed.marked import pending, replaced
+from benchmarks.speed.marked import amount, pending, replaced
+from benchmarks.speed.pipeline_forms import preprocess_at
 from benchmarks.speed.results import RESULTS, stored
 from dinoneck.grid import GridSize
 from dinoneck.store.encoding import Layout, StoreDtype
@@ -116,14 +117,6 @@ def gpu_rate(model: Vit, patches: int) -> float:
     return GPU_PEAK * GPU_SHARE / model.flops(patches)
 
 
-def amount(value: float) -> str:
-    """Three digits, without an exponent, thousands apart."""
-    if value >= 999.5:
-        digits = max(0, math.floor(math.log10(value)) - 2)
-        return f"{round(value / 10**digits) * 10**digits:,.0f}".replace(",", " ")
-    return f"{value:.3g}"
-
-
 def size(count: float) -> str:
     """Bytes in decimal units."""
     for unit in ("B", "kB", "MB", "GB", "TB", "PB"):
@@ -139,21 +132,27 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
 
 
+def parts_of(results: Results) -> Mapping[str, float]:
+    """Measured milliseconds of ViT-S and of photos for it; {} where none are stored, as after a short run."""
+    found: Mapping[str, float] = results["pipelines"].get("parts", {}).get("vit_small_patch16_dinov3", {})
+    return found
+
+
 def backbone_cpu(results: Results) -> str:
     """Measured: thread-hours = images / (images/s) / 3600; GFLOP/s = FLOPs x images/s."""
-    if "parts" not in results["pipelines"]:
+    if not (parts := parts_of(results)):
         return pending("benchmarks.speed.pipelines")
     rows = []
     for dtype in ("float32", "bfloat16"):
         whole = results["backbones"]["results"][f"{dtype}, 1 layer (11)"]["dinoneck, timm"]["images_per_s"]
         early = results["backbones"]["results"][f"{dtype}, early layers (2, 5)"]["dinoneck, timm"]["images_per_s"]
-        part = 1e3 / results["pipelines"]["parts"]["vit_small_patch16_dinov3"][f"backbone, {dtype}"]
-        for title, rate, patches, share in (
-            (f"224 × 224 px, {dtype}", part, 196, 1.0),
-            (f"224 × 448 px, {dtype}", whole, 392, 1.0),
-            (f"224 × 448 px, {dtype}, blocks 0 … 5 only", early, 392, 0.5),
+        part = 1e3 / parts[f"backbone, {dtype}"]
+        for title, rate, patches, depth in (
+            (f"224 × 224 px, {dtype}", part, 196, 12),
+            (f"224 × 448 px, {dtype}", whole, 392, 12),
+            (f"224 × 448 px, {dtype}, blocks 0 … 5 only", early, 392, 6),
         ):
-            work = SMALL.flops(patches) * share * rate / 1e9
+            work = replace(SMALL, depth=depth).flops(patches) * rate / 1e9
             hours = MILLION / rate / HOUR
             rows.append([title, amount(rate), amount(work), amount(hours), amount(1000 * hours)])
     return table(["ViT-S, one thread", "views / s", "GFLOP / s", "thread-hours, 10⁶ views", "10⁹ views"], rows)
@@ -276,21 +275,22 @@ def files(results: Results) -> str:
 
 
 def photos(results: Results) -> str:
-    """Measured ms per photo; threads per GPU = assumed views/s of the GPU / views of a photo x seconds of a photo."""
-    if "parts" not in results["pipelines"]:
+    """Measured ms per photo, by size; threads per GPU = assumed views/s of the GPU / views of a photo x these."""
+    if not (parts := parts_of(results)):
         return pending("benchmarks.speed.pipelines")
-    parts = results["pipelines"]["parts"]["vit_small_patch16_dinov3"]
-    took = parts["decode, resize, normalise (preprocess)"]
-    rows = [
-        [
-            "10⁶ photos: decode, resize, normalise",
-            f"{amount(MILLION * took / 1e3 / HOUR)} thread-hours",
-            "measured, 480 × 360 JPEG to 224 × 224",
-        ],
-        ["10⁹ photos", f"{amount(BILLION * took / 1e3 / HOUR)} thread-hours", "the same × 1000"],
-    ]
+    rows = []
+    for side in SIDES:
+        hours = MILLION * parts[preprocess_at(side)] / 1e3 / HOUR
+        rows.append(
+            [
+                f"decode, resize, normalise to {side} × {side} px",
+                f"{amount(hours)} thread-hours for 10⁶ photos, {amount(1000 * hours)} for 10⁹",
+                f"measured, {results['pipelines']['setting']['kind']}",
+            ]
+        )
     for plan in (PLANS[0], PLANS[1], PLANS[3], PLANS[4]):
         rate = gpu_rate(plan.model, plan.patches) / plan.patterns
+        took = parts[preprocess_at(plan.side)]
         rows.append(
             [
                 f"threads that keep one GPU busy: {plan.title}",

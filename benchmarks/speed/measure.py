@@ -28,6 +28,7 @@ def measured(
     """
     found: dict[str, dict[str, Any]] = {}
     for step in row.steps:
+        replayed = {"replayed": True} if graphs and step == "forward" and setting.device != "cpu" else {}
         variants = dict(row.build(setting.of(learns=step == "step, tokens learn")))
         check_rounding(variants, setting)
         runs = {name: prepared(variant, step) for name, variant in variants.items()}
@@ -39,10 +40,10 @@ def measured(
                 title = f"{name}, compiled"
                 run = prepared(variant, step, torch.compile(variant.call))
                 runs[title], forms[title], notes[title] = run, variant.form, first_call(run)
-        rows = timed(runs, forms, device=setting.device, rounds=rounds, graphs=graphs and step == "forward")
+        rows = timed(runs, forms, device=setting.device, rounds=rounds, graphs=bool(replayed))
         same = {name: variants[name.removesuffix(", compiled")].same for name in runs}
         found[step] = {
-            name: {**numbers, "rounds": rounds, "form": forms[name], "same": same[name], **notes[name]}
+            name: {**numbers, "rounds": rounds, "form": forms[name], "same": same[name], **notes[name], **replayed}
             for name, numbers in rows.items()
         }
     return found
@@ -54,7 +55,8 @@ def prepared(variant: Variant, step: str, call: Callable[[], Any] | None = None)
     module = variant.module
 
     def forward() -> Any:
-        module.eval()
+        if module.training:  # walking through all modules is no part of the work
+            module.eval()
         with torch.inference_mode():
             return call()
 
@@ -64,7 +66,8 @@ def prepared(variant: Variant, step: str, call: Callable[[], Any] | None = None)
         above = directions(tensors_of(variant.call()))
 
     def trained() -> Any:
-        module.train()
+        if not module.training:
+            module.train()
         forget(variant)
         results = tensors_of(call())
         torch.autograd.backward(results, above)

@@ -115,12 +115,18 @@ class PlainFPN(nn.Module):
                 self.bottlenecks[str(i)](to_map(self.entrances[str(i)](tokens.sequence[i][:, PREFIX:]), tokens.grid))
                 for i in group
             ]
-            maps.append(down(torch.stack(projected).mean(dim=0) if len(projected) > 1 else projected[0]))
+            maps.append(down(self._mean(projected)))
         laterals = [lateral(level) for lateral, level in zip(self.laterals, maps, strict=True)]
         for place in range(len(laterals) - 2, -1, -1):
             size = laterals[place].shape[-2:]
             laterals[place] = laterals[place] + F.interpolate(laterals[place + 1], size=size, mode="nearest")
         return [block(level) for block, level in zip(self.smooth, laterals, strict=True)]
+
+    def _mean(self, maps: list[Tensor]) -> Tensor:
+        """Of a group; a stack of channels-last maps has an NCHW mean, so the layout-fixed form adds them up."""
+        if len(maps) == 1:
+            return maps[0]
+        return sum(maps[1:], maps[0]) / len(maps) if self.fixed else torch.stack(maps).mean(dim=0)
 
 
 def _block(block: nn.Module, form: str) -> nn.Sequential:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.speed.rows import PREFIX
+from benchmarks.speed.rows import PREFIX, nhwc
 from dinoneck import Tokens
 
 WIDTH, OUT, DETAIL = 384, 256, 16
@@ -63,7 +63,7 @@ def deim_encoder(width: int = WIDTH, out: int = OUT, detail: int = DETAIL) -> nn
 
 
 def dpt_neck(channels: int, widths: Sequence[int], out: int) -> nn.Module:
-    """Transformers' DPTNeck; its last resizing with cell centres kept, as all its others are."""
+    """Transformers' DPTNeck; its doublings with ``align_corners=False``, as ours has them (published: True)."""
     from transformers.models.dpt.configuration_dpt import DPTConfig
     from transformers.models.dpt.modeling_dpt import DPTNeck
 
@@ -78,6 +78,17 @@ def dpt_neck(channels: int, widths: Sequence[int], out: int) -> nn.Module:
     for layer in neck.fusion_stage.layers:
         layer.align_corners = False
     return neck
+
+
+def dpt_viewed(neck: nn.Module, layers: Sequence[Tensor], grid: Sequence[int]) -> Tensor:
+    """What transformers' DPTNeck computes, from views of (B, 1 + N, C) in place of its NCHW copies."""
+    stage, features = neck.reassemble_stage, []
+    for x, readout, layer, conv in zip(layers, stage.readout_projects, stage.layers, neck.convs, strict=True):  # type: ignore[union-attr,arg-type]
+        patches = x[:, 1:]
+        read = readout(torch.cat((patches, x[:, :1].expand_as(patches)), dim=-1))
+        features.append(conv(layer(nhwc(read, grid))))
+    found: Tensor = neck.fusion_stage(features)[-1]  # type: ignore[operator]
+    return found
 
 
 @torch.no_grad()

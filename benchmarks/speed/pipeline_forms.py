@@ -42,6 +42,11 @@ class PlainHead(nn.Module):
         return [F.softplus(readout(shared)) for readout in self.readouts]
 
 
+def preprocess_at(side: int) -> str:
+    """What tables call opening photos for a backbone that takes squares of this side."""
+    return f"preprocess (decode, resize, normalise), {side} px"
+
+
 @dataclass
 class Work:
     """What is predicted with.

@@ -1,12 +1,15 @@
 """Whole pipelines: photo file to prediction, training from files, heads that share a pass, and what the parts take.
 
     OMP_NUM_THREADS=1 python -m benchmarks.speed.pipelines [--data DATA] [--photos 8] [--rounds 7] [--short]
+                                                         [--stages predictions heads passes parts stores] [--out FOLDER]
 
-Photo to prediction: design source 003's scripts (batch 1, float32, all blocks, one forward per view, with and without
-its compressed npz files in between), timm as a careful user calls it, and the Predictor: one backbone, the same five
-heads, four views; predictions are first checked equal. ``DATA`` is a folder of photos; without one (and without
-../shared/data/crop_cover) pasture photos are drawn. Times are CPU time of the process on one thread: waiting for a
-disk does not count. Variants take turns; quoted are medians over rounds. Writes benchmarks/results/pipelines.json, .md.
+Photo to prediction: design source 003's scripts (batch 1, float32, all blocks, one forward per view; without files,
+as its inference is, and through the compressed npz files of its extraction), timm as a careful user calls it, and the
+Predictor: one backbone, the same five heads, four views; predictions are first checked equal. ``DATA`` is a folder of
+photos; without one (and without ../shared/data/crop_cover) pasture photos are drawn. Times are CPU time of the
+process on one thread: waiting for a disk does not count. Variants take turns; quoted are medians over rounds.
+``--photos 4 --rounds 5`` takes about half as long as the default. Stages that are left out stay as stored, if they
+are of the same machine and setting. Writes benchmarks/results/pipelines.json, .md.
 """
 
 from __future__ import annotations
@@ -25,8 +28,9 @@ from PIL import Image
 from torch import Tensor
 
 from benchmarks.speed import pipeline_stores
+from benchmarks.speed.cost import SIDES
 from benchmarks.speed.marked import pending, replaced
-from benchmarks.speed.pipeline_forms import PlainHead, Work, careful, ours, read, resized, source
+from benchmarks.speed.pipeline_forms import PlainHead, Work, careful, ours, preprocess_at, read, resized, source
 from benchmarks.speed.results import RESULTS, stored, versions_of
 from benchmarks.speed.scaling import faults
 from benchmarks.timing import machine, ratios, turns
@@ -35,7 +39,8 @@ from dinoneck.data import Pasture
 
 PAGE = Path(__file__).parents[2] / "docs" / "explanation" / "whole-pipelines.md"
 REAL = Path(__file__).parents[3] / "shared" / "data" / "crop_cover" / "images"
-PEER, TIMM = "design source 003, through npz", "timm, batched"
+PEER, LIVE, TIMM = "design source 003, through npz", "design source 003, without files", "timm, batched"
+TOGETHER = 2
 BOUNDS = {"float32": 1e-5, "bfloat16": 2e-2}
 SIZE = (224, 224)
 STAGES = ("predictions", "heads", "passes", "parts", "stores")
@@ -71,7 +76,7 @@ def forms(work: Work, files: Path) -> dict[str, Callable[[Sequence[Path]], Tenso
     stops = {} if work.layer == full.depth - 1 else {f"{TIMM}, stop_early": careful(work, full, plain, stop_early=True)}
     return {
         PEER: source(work, full, plain, files),
-        "design source 003, without files": source(work, full, plain, None),
+        LIVE: source(work, full, plain, None),
         TIMM: careful(work, full, plain, stop_early=False),
         **stops,
         f"{[TIMM, *stops][-1]}, bfloat16": careful(work, half, plain, stop_early=True),
@@ -96,11 +101,14 @@ def predictions(work: Work, paths: Sequence[Path], rounds: int) -> Rows:
                 raise SystemExit(f"{name} differs by {errors[name]:.1e}, at most {bound:.0e} is due")
         calls: dict[str, Run] = {name: lambda run=run: run(paths) for name, run in runs.items()}
         seconds = turns(calls, rounds=rounds, warmup=1, clock=time.process_time)
-    rows, beside = ratios(seconds, PEER), ratios(seconds, TIMM)
+    rows, live, beside = (ratios(seconds, peer) for peer in (PEER, LIVE, TIMM))
     return {
-        name: {**row, "timm_ratio": beside[name]["ratio"], "per_s": 1e3 * len(paths) / row["ms"], "error": errors[name]}
+        name: {
+            **row, "live_ratio": live[name]["ratio"], "timm_ratio": beside[name]["ratio"],
+            "per_s": 1e3 * len(paths) / row["ms"], "error": errors[name],
+        }
         for name, row in rows.items()
-    }
+    }  # fmt: skip
 
 
 def shared_pass(name: str, counts: Sequence[int], paths: Sequence[Path], rounds: int) -> dict[str, Rows]:
@@ -143,10 +151,15 @@ def parts(work: Work, paths: Sequence[Path], rounds: int) -> dict[str, float]:
     images = recipe([str(path) for path in paths])
     tokens = backbone(images)
     count = len(paths)
+
+    def opened(side: int) -> Run:
+        own = backbone.preprocess.changed(size=(side, side))
+        return lambda: own([str(path) for path in paths])
+
     runs: dict[str, Run] = {
         "decode (PIL)": lambda: [read(path) for path in paths],
         "decode and resize, plain": lambda: [resized(read(path), work.size) for path in paths],
-        "decode, resize, normalise (preprocess)": lambda: recipe([str(path) for path in paths]),
+        **{preprocess_at(side): opened(side) for side in SIDES},
         "backbone, float32": lambda: backbone(images),
         "backbone, bfloat16": lambda: half(images),
         f"{len(heads)} heads": lambda: together.predict(tokens),
@@ -178,24 +191,27 @@ def passes(name: str, counts: Sequence[int], rounds: int) -> dict[str, dict[str,
 def markdown(report: Mapping[str, Any]) -> str:
     """All tables of the stages that ran."""
     lines: list[str] = []
-    columns = "| variant | photos / s | × source 003 through npz (quartiles) | × timm, batched | difference |"
+    columns = (
+        "| variant | photos / s | × source 003 through npz (quartiles) | × source 003 without files | × timm, batched "
+        "| difference |"
+    )
     for title, rows in report.get("photo to prediction", {}).items():
-        lines += [f"**{title}**", "", columns, "|---" * 5 + "|"]
+        lines += [f"**{title}**", "", columns, "|---" * 6 + "|"]
         lines += [
             f"| {name} | {row['per_s']:.2f} | {row['ratio']:.2f} ({row['ratio_q1']:.2f} … {row['ratio_q3']:.2f}) "
-            f"| {row['timm_ratio']:.2f} | {row['error']:.0e} |"
+            f"| {row['live_ratio']:.2f} | {row['timm_ratio']:.2f} | {row['error']:.0e} |"
             for name, row in rows.items()
         ]
         lines.append("")
     if heads := report.get("heads on one pass"):
-        lines += ["**Heads on one pass** (photos / s, × k passes)", ""]
+        lines += [f"**Heads on one pass** ({TOGETHER} photos, one view; photos / s, × k passes)", ""]
         lines += ["| | " + " | ".join(next(iter(heads.values()))) + " |", "|---" * 4 + "|"]
         for title, rows in heads.items():
             cells = [f"{row['per_s']:.2f}, {row['ratio']:.2f} ×" for row in rows.values()]
             lines.append(f"| {title} | " + " | ".join(cells) + " |")
         lines.append("")
-    if found := report.get("passes"):
-        lines += ["**Images in one pass of the backbone** (ViT-S, float32)", ""]
+    for name, found in report.get("passes", {}).items():
+        lines += [f"**Images in one pass of the backbone** ({name}, float32)", ""]
         lines += ["| in one pass | ms per image | page faults per image |", "|---|---|---|"]
         lines += [f"| {title} | {row['ms']:.1f} | {row['faults']:.0f} |" for title, row in found.items()]
         lines.append("")
@@ -214,8 +230,8 @@ def page(report: Mapping[str, Any]) -> str:
     shown, setting = report["machine"], report["setting"]
     head = (
         f"Measured on {shown['cpu']}, {shown['cores']} thread(s), CPU time, {versions_of(shown)}; {setting['photos']} "
-        f"{setting['kind']}, images of {SIZE[0]}×{SIZE[1]} px, {setting['rounds']} rounds; "
-        "`python -m benchmarks.speed.pipelines`.\n\n"
+        f"{setting['kind']}, images of {SIZE[0]}×{SIZE[1]} px, {setting['rounds']} rounds"
+        f"{', small settings only' if setting['short'] else ''}; `python -m benchmarks.speed.pipelines`.\n\n"
     )
     return head + markdown(report)
 
@@ -228,6 +244,20 @@ def filled(text: str, report: Mapping[str, Any] | None) -> str:
 def write() -> None:
     """Write the page of the docs."""
     PAGE.write_text(filled(PAGE.read_text(), stored(RESULTS, "pipelines")))
+
+
+def continued(old: Mapping[str, Any] | None, new: dict[str, Any]) -> dict[str, Any]:
+    """Return what is stored, to be measured in part again.
+
+    Raises:
+        SystemExit: if it is of another machine or setting, which one page must not mix.
+    """
+    if old is None:
+        return new
+    for what, here in new.items():
+        if old[what] != here:
+            raise SystemExit(f"stored results are of {old[what]}, these of {here}: run all stages, or choose an --out")
+    return dict(old)
 
 
 def main() -> None:
@@ -244,26 +274,25 @@ def main() -> None:
     chosen = {name: work for name, work in SETTINGS.items() if not options.short or work.backbone == TINY}
     names = [TINY] if options.short else [TINY, SMALL]
     target = options.out / "pipelines.json"
-    report: dict[str, Any] = (
-        json.loads(target.read_text()) if options.stages != list(STAGES) and target.exists() else {}
-    )
-    report["machine"] = machine()
     with tempfile.TemporaryDirectory() as folder:
         paths, kind = photos(options.data, options.photos, Path(folder))
-        report["setting"] = {"photos": len(paths), "kind": kind, "size": list(SIZE), "rounds": rounds}
+        setting = {"photos": len(paths), "kind": kind, "size": list(SIZE), "rounds": rounds, "short": options.short}
+        report: dict[str, Any] = {"machine": machine(), "setting": setting}
+        if set(options.stages) != set(STAGES):
+            report = continued(stored(options.out, "pipelines"), report)
         if "predictions" in options.stages:
             report["photo to prediction"] = {title: predictions(w, paths, rounds) for title, w in chosen.items()}
         if "heads" in options.stages:
             report["heads on one pass"] = {}
             for name in names:
-                report["heads on one pass"] |= shared_pass(name, (1, 5, 25), paths[:2], rounds)
+                report["heads on one pass"] |= shared_pass(name, (1, 5, 25), paths[:TOGETHER], rounds)
         if "passes" in options.stages:
-            report["passes"] = passes(names[-1], (2, 8, 16, 32), rounds)
+            report["passes"] = {names[-1]: passes(names[-1], (2, 8, 16, 32), rounds)}
         if "parts" in options.stages:
             report["parts"] = {n: parts(SETTINGS[f"{n}, last block"], paths, rounds) for n in names}
     if "stores" in options.stages:
         report |= pipeline_stores.measure(options.short, rounds)
-    options.out.mkdir(exist_ok=True)
+    options.out.mkdir(parents=True, exist_ok=True)
     target.write_text(json.dumps(report, indent=1) + "\n")
     (options.out / "pipelines.md").write_text(page(report))
     print(page(report))

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.speed import work
-from benchmarks.speed.peers_detection import dpt_neck, dpt_weights
+from benchmarks.speed.peers_detection import dpt_neck, dpt_viewed, dpt_weights
 from benchmarks.speed.rows import Row, Setting, Variant, nchw, nhwc, stirred
 from dinoneck import DPTNeck
 
@@ -38,7 +38,7 @@ def dpt(setting: Setting) -> dict[str, Variant]:
     name = "transformers' DPTNeck"
     variants = {
         f"{name}, as published": Variant("published", lambda: published(given, rows, cols)[-1], published, given),
-        f"{name}, channels-last weights": Variant("fixed", lambda: fixed(given, rows, cols)[-1], fixed, given),
+        f"{name}, layout fixed": Variant("fixed", lambda: dpt_viewed(fixed, given, setting.grid), fixed, given),
     }
     if find_spec("segmentation_models_pytorch") is not None:
         variants |= smp(setting, given)

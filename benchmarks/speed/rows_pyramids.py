@@ -140,10 +140,9 @@ class TerraNecks(nn.Module):
             scales.process_channel_list([channels] * 4), out, output_ordered_dict=False
         )
 
-    def forward(self, layers: list[Tensor], copied: bool) -> list[Tensor]:
+    def forward(self, layers: list[Tensor]) -> list[Tensor]:
         """Four (B, N, C) -> four levels."""
-        maps = self.to_maps(layers)
-        levels: list[Tensor] = self.pyramid(self.scales([x.contiguous() for x in maps] if copied else maps))
+        levels: list[Tensor] = self.pyramid(self.scales(self.to_maps(layers)))
         return levels
 
 
@@ -160,10 +159,8 @@ def terratorch_necks(setting: Setting) -> dict[str, Variant]:
         return [x[:, PREFIX:] for x in given]
 
     return {
-        "terratorch's necks": Variant("published", lambda: views(patches(), copied=False), views, given),
-        "terratorch's necks, channels-last weights": Variant(
-            "fixed", lambda: fixed(patches(), copied=False), fixed, given
-        ),
+        "terratorch's necks": Variant("published", lambda: views(patches()), views, given),
+        "terratorch's necks, channels-last weights": Variant("fixed", lambda: fixed(patches()), fixed, given),
         "SimplePyramid": Variant("ours", lambda: neck(tokens).maps, neck, given, same=False),
     }
 

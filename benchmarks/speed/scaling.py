@@ -1,13 +1,14 @@
-"""Time and peak memory of every neck and head against tokens, layers, batch and number of heads.
+"""Time and peak memory of necks and heads against tokens, layers, batch and number of heads.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.speed.scaling [--rounds 7] [--short]
+    OMP_NUM_THREADS=1 python -m benchmarks.speed.scaling [--rounds 7] [--short] [--axes NAME ...] [--out FOLDER]
 
-One CPU thread, float32, eval mode without autograd, tokens of 192 channels, necks of 32. Each series gets an exponent,
-the slope of a least-squares line on log-log axes, and the largest factor by which a point is off that line, from the
-point on where small sizes end. It is straight where that exponent lies in 0.9 ... 1.1 and no point is off by more than
-1.25. A fixed cost bends it: so there is also the fit a + b x to all points (relative least squares), with the same
-factor. What is neither is named, with the steps that are too steep and the share of them that page faults explain.
-Writes benchmarks/results/scaling.json, .md and docs/images/scaling_*.png.
+One CPU thread, float32, eval mode without autograd, tokens of 192 channels, necks of 32. Each series gets an
+exponent, the slope of a least-squares line on log-log axes, and the largest factor by which a point is off that line,
+from the point on where small sizes end. It is straight where that exponent lies in 0.9 ... 1.1 and no point is off by
+more than 1.25. A fixed cost bends it: so there is also the fit a + b x to all points (relative least squares), with
+the same factor. What is neither is named, with the steps that are too steep and the share of them that page faults
+explain. Every point is measured in every round. ``--short`` leaves out the last point of every axis, which takes most
+of the time. Writes benchmarks/results/scaling.json, .md and docs/images/scaling_*.png.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import numpy as np
 import torch
 
 from benchmarks.backbones import peak_mib
-from benchmarks.speed.marked import pending, replaced
+from benchmarks.speed.marked import amount, pending, replaced
 from benchmarks.speed.results import RESULTS, stored, versions_of
 from benchmarks.speed.scaling_cases import AXES, Axis
 from benchmarks.timing import machine
@@ -40,7 +41,8 @@ PICTURES = {
 }
 STRAIGHT, OFF = (0.9, 1.1), 1.25
 SHORTEST_S = 5e-3
-LONG_S, LONG_ROUNDS = 1.0, 2
+LONG_S = 1.0
+FEWEST = 3  # points of a fit: with two, no point can be off
 Series = dict[str, list[float]]
 
 
@@ -97,10 +99,8 @@ def measure(axis: Axis, points: Sequence[int], rounds: int) -> dict[str, Series]
                     break
         seconds: dict[tuple[str, int], list[float]] = {key: [] for key in calls}
         missed: dict[tuple[str, int], list[float]] = {key: [] for key in calls}
-        for turn in range(rounds):
+        for _ in range(rounds):
             for key, call in calls.items():
-                if once[key] > LONG_S and turn >= LONG_ROUNDS:
-                    continue
                 repeats = max(1, int(SHORTEST_S / once[key]))
                 before, begin = faults(), time.process_time()
                 for _ in range(repeats):
@@ -117,9 +117,11 @@ def measure(axis: Axis, points: Sequence[int], rounds: int) -> dict[str, Series]
 
 
 def judged(series: Mapping[str, list[float]], start: float) -> dict[str, Any]:
-    """The fits of a series from ``start`` on, and of a fixed cost and a slope to all of it."""
+    """The fits of a series from ``start`` on, or to its last three points, and of a fixed cost and a slope to all."""
     chosen = [i for i, x in enumerate(series["x"]) if x >= start]
-    verdict: dict[str, Any] = {}
+    if len(chosen) < FEWEST:
+        chosen = list(range(len(series["x"])))[-FEWEST:]
+    verdict: dict[str, Any] = {"from": series["x"][chosen[0]]}
     for what in ("ms", "peak_mib"):
         exponent, off = fit([series["x"][i] for i in chosen], [series[what][i] for i in chosen])
         fixed, slope, affine_off = affine(series["x"], series[what])
@@ -175,12 +177,15 @@ def markdown(report: Mapping[str, Any]) -> str:
         lines.append("|---" * 10 + "|")
         for name, series in part["series"].items():
             ms, mib = part["fits"][name]["ms"], part["fits"][name]["peak_mib"]
-            size = f"{series['peak_mib'][-1]:.3g}" if series["x"][-1] == xs[-1] else "–"
-            lines.append(
-                f"| {name} | {series['ms'][0]:.2f} … {series['ms'][-1]:.0f} | {ms['exponent']:.2f} | {ms['off']:.2f} "
-                f"| {ms['fixed']:.2f} ms + {1e3 * ms['slope']:.3g} µs | {ms['affine_off']:.2f} | {word(ms)} "
-                f"| {size} | {mib['exponent']:.2f} | {word(mib)} |"
-            )
+            size, reach = amount(series["peak_mib"][-1]), series["x"][-1]
+            stop = "" if reach == xs[-1] else f" (at {reach:.0f})"
+            begin = part["fits"][name]["from"]
+            lower = f" (from {begin:.0f})" if begin < part["from"] else ""
+            cells = [name, f"{amount(series['ms'][0])} … {amount(series['ms'][-1])}{stop}"]
+            cells += [f"{ms['exponent']:.2f}{lower}", f"{ms['off']:.2f}"]
+            cells += [f"{ms['fixed']:.2f} ms + {amount(1e3 * ms['slope'])} µs", f"{ms['affine_off']:.2f}", word(ms)]
+            cells += [f"{size}{stop}", f"{mib['exponent']:.2f}{lower}", word(mib)]
+            lines.append(f"| {' | '.join(cells)} |")
         lines.append("")
     lines += ["**Steps steeper than the line** (page faults: share of the excess that they explain)", ""]
     lines += ["| axis | module | at | time grows more than the axis by | page faults explain |", "|---" * 5 + "|"]
@@ -219,7 +224,7 @@ def write() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--short", action="store_true", help="the first points of every axis only")
+    parser.add_argument("--short", action="store_true", help="without the last point of every axis")
     parser.add_argument("--axes", nargs="+", help="parts of axes' names; the others stay as they are stored")
     parser.add_argument("--no-pictures", action="store_true")
     parser.add_argument("--pictures-only", action="store_true", help="draw what is stored")
@@ -229,20 +234,22 @@ def main() -> None:
     target = options.out / "scaling.json"
     if options.pictures_only or (options.axes and target.exists()):
         report = json.loads(target.read_text())
+        if options.axes and (report["machine"], report["rounds"]) != (machine(), options.rounds):
+            raise SystemExit(f"stored are {report['rounds']} rounds on {report['machine']}: measure all axes, or --out")
     else:
         report = {"machine": machine(), "rounds": options.rounds, "axes": {}}
     for axis in () if options.pictures_only else AXES:
         if options.axes and not any(part in axis.title for part in options.axes):
             continue
-        series = measure(axis, axis.points[:4] if options.short else axis.points, options.rounds)
+        series = measure(axis, axis.points[:-1] if options.short else axis.points, options.rounds)
         report["axes"][axis.title] = {"setting": axis.setting, "from": axis.start, "series": series}
         report["fault_us"] = fault_us()
         judge(report)
-        options.out.mkdir(exist_ok=True)
+        options.out.mkdir(parents=True, exist_ok=True)
         target.write_text(json.dumps(report, indent=1) + "\n")
     (options.out / "scaling.md").write_text(page(report))
     print(page(report))
-    if not options.no_pictures:
+    if not options.no_pictures and all(axis.title in report["axes"] for axis in AXES):
         from benchmarks.speed.scaling_pictures import draw
 
         draw(report, IMAGES if options.out == RESULTS else options.out)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 
 from benchmarks.speed.clocks import Cuda, Gpu, gpu_turns
@@ -15,10 +17,18 @@ BACKBONES = {
 }
 
 
+TURNS = 9  # a whole backbone takes long: a few turns say enough
+
+
 def backbone_ms(setting: Setting, rounds: int, gpu: Gpu | None = None) -> float | None:
     """Return the milliseconds of the whole ViT that gives tokens of this width, batch and grid; None = no such ViT."""
     if setting.channels not in BACKBONES:
         return None
+    return _whole_ms(setting.of(layers=1, out=1, learns=False), min(rounds, TURNS), gpu)
+
+
+@cache  # many rows have tokens of one ViT
+def _whole_ms(setting: Setting, rounds: int, gpu: Gpu | None) -> float:
     model = load_backbone(BACKBONES[setting.channels], pretrained=False, dtype=setting.dtype).to(setting.device)
     images = setting.images()
 

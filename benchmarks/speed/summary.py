@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from benchmarks.speed.rows import STEPS
 from benchmarks.speed.table import reached
 
+UNKNOWN = "not measured"
 MOST = 0.05  # of its backbone's time a neck may take on a GPU
 COLUMNS = "| row | goal | fp32 forward | bf16 forward | fp32 forward + backward | vs layout-fixed | met? |"
 WORDS = {"forward": "forward", "step": "forward + backward", "saved": "fewer bytes saved for backward",
@@ -18,7 +20,8 @@ DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 def summary(report: Mapping[str, Any]) -> str:
     """Return one line per row: ranges over the settings, ours as it comes (not compiled) to the peer's as it comes.
 
-    A goal is met if every setting reaches it, and if at no setting ours is slower than the layout-fixed peer.
+    A goal is met if every setting reaches it, and if at no setting ours is slower than the layout-fixed peer, forward
+    and in the steps that have a goal.
     """
     lines = [COLUMNS, "|" + "---|" * (COLUMNS.count(" | ") + 1)]
     for name, found in report["rows"].items():
@@ -52,8 +55,10 @@ def aims(goals: Mapping[str, float]) -> str:
 
 
 def verdict(found: Mapping[str, Any]) -> str:
-    """Return ``yes``, or ``no`` and what was missed; ``–`` where nothing was asked."""
+    """Return ``yes``, or ``no`` and what was missed; ``open`` if it was not measured, ``–`` where nothing was asked."""
     lacks = missed(found)
+    if lacks and all(lack.endswith(UNKNOWN) for lack in lacks):
+        return f"open: {'; '.join(lacks)}"
     if lacks:
         return f"**no**: {'; '.join(lacks)}"
     part = shares(found)
@@ -68,15 +73,19 @@ def missed(found: Mapping[str, Any]) -> list[str]:
         what, dtype = key.rsplit(" ", 1)
         got = reached_values(found, what, dtype)
         if not got and what != "copy":
-            lacks.append(f"{WORDS.get(what, what)} {DTYPES[dtype]} not measured")
+            lacks.append(f"{WORDS.get(what, what)} {DTYPES[dtype]} {UNKNOWN}")
         elif got and not reached(min(got), goal):
             lacks.append(f"{WORDS.get(what, what)} {DTYPES[dtype]} {min(got):.2f}")
     high = max(shares(found).values(), default=0.0)
     if high > MOST:
         lacks.append(f"{100 * high:.1f} % of its backbone's time, at most {100 * MOST:.0f} % is due")
-    fixed = values(found, "forward", None, "fixed_ratio")
-    if found["goals"] and fixed and not reached(min(fixed), 1.0):
-        lacks.append(f"{min(fixed):.2f} × the layout-fixed peer")
+    judged = {"forward", *(key.rsplit(" ", 1)[0] for key in found["goals"])} & set(STEPS) if found["goals"] else set()
+    for step in sorted(judged):
+        fixed = values(found, step, None, "fixed_ratio")
+        if fixed and not reached(min(fixed), 1.0):
+            lacks.append(
+                f"{min(fixed):.2f} × the layout-fixed peer" + ("" if step == "forward" else f", {WORDS[step]}")
+            )
     return lacks
 
 

@@ -42,6 +42,7 @@ def markdown(name: str, found: Mapping[str, Any]) -> str:
 
 def _named(variant: str, row: Mapping[str, Any]) -> str:
     notes = [] if row["same"] else ["other function"]
+    notes += ["launches replayed as a CUDA graph"] if "replayed" in row else []
     if "graphs" in row:
         graphs = "1 graph" if row["graphs"] == 1 else f"{row['graphs']} graphs"
         notes.append(f"{graphs}, {row['compile_s']:.0f} s to compile")

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from benchmarks.speed import cost, pipelines, scaling
 from benchmarks.speed.marked import END, replaced
+from benchmarks.speed.pipeline_forms import preprocess_at
 from benchmarks.speed.results import RESULTS, stored
 from PIL import Image
 
@@ -49,6 +50,20 @@ def test_tables_of_cost_follow_the_results() -> None:
     other["pipelines"]["parts"]["vit_small_patch16_dinov3"]["backbone, float32"] *= 2
     assert cost.backbone_cpu(other) != cost.backbone_cpu(one)
     assert cost.backbone_gpu(other) == cost.backbone_gpu(one)
+
+
+def test_threads_of_a_gpu_follow_the_size_that_photos_are_brought_to() -> None:
+    took = {preprocess_at(side): side / 100 for side in cost.SIDES}
+    pipes = {"parts": {"vit_small_patch16_dinov3": took}, "setting": {"kind": "real photos, 480×360 JPEG"}}
+    said = cost.photos({"pipelines": pipes})
+    rate = cost.gpu_rate(cost.HUGE, 3600)
+    assert f"{cost.amount(rate * 9.6e-3)} threads" in said and said.count("real photos, 480×360 JPEG") == 3
+    assert f"{cost.amount(2.24e-3 * 1e6 / 3600)} thread-hours for 10⁶" in said
+
+
+def test_a_short_run_leaves_the_page_on_cost_in_one_piece() -> None:
+    short = {**cost.measured(), "pipelines": {"parts": {"dinoneck_tiny": {}}, "setting": {}}}
+    assert cost.filled(cost.PAGE.read_text(), short).count("Not measured yet") == 4
 
 
 @pytest.mark.parametrize("name", ["backbone-cpu", "index", "files", "photos"])

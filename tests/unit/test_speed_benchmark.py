@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +16,18 @@ from torch import Tensor, nn
 pytest.importorskip("transformers")
 pytest.importorskip("torchvision")
 
-from benchmarks.speed import elsewhere, results
+from benchmarks.speed import elsewhere, results, share
 from benchmarks.speed.checks import Unequal, check
 from benchmarks.speed.clocks import compared, gpu_turns
 from benchmarks.speed.measure import measured, memory_of, prepared
 from benchmarks.speed.memory import peak_mib, saved_mib
 from benchmarks.speed.roofline import floor_ms
-from benchmarks.speed.rows import Row, Setting, Variant
+from benchmarks.speed.rows import Row, Setting, Variant, tensors_of
 from benchmarks.speed.share import backbone_ms
 from benchmarks.speed.summary import missed, summary, verdict
 from benchmarks.speed.table import markdown, repeated, reproduced
 from benchmarks.speed.table_rows import ROWS, goals_of
+from benchmarks.timing import turns
 from torch.utils.flop_counter import FlopCounterMode
 
 TINY = {"batch": 2, "grid": (4, 6), "channels": 64, "out": 16}
@@ -83,6 +85,23 @@ def test_the_formulas_are_of_the_size_of_what_is_counted(row: Row) -> None:
     flops, moved = row.work(setting)
     assert 0.35 * most <= flops <= 1.001 * most
     assert moved >= 4 * setting.patches * setting.channels
+
+
+@parametrized([row for row in ROWS if not row.name.startswith("backbone")])
+def test_layout_fixed_peers_hand_on_no_nchw_map(row: Row) -> None:
+    """At every number of layers: what a hidden copy costs would count as a gain of ours."""
+
+    def seen(module: nn.Module, given: Any, found: Any) -> None:
+        for x in tensors_of([y for y in (*given, found) if isinstance(y, Tensor | list | tuple)]):
+            assert x.ndim != 4 or x.stride(1) == 1, f"{type(module).__name__}: {tuple(x.shape)}, {x.stride()}"
+
+    for setting in row.settings:
+        variants = row.build(tiny(row, layers=setting.layers))
+        for variant in (variant for variant in variants.values() if variant.form == "fixed"):
+            for module in variant.module.modules():
+                module.register_forward_hook(seen)
+            with torch.no_grad():
+                seen(variant.module, (), variant.call())
 
 
 @pytest.mark.parametrize("name", ["LayerGrouper, mean", "ViT-FPN, linear as in the design source"])
@@ -224,6 +243,18 @@ def test_a_gpus_turns_alternate_and_leave_flushing_out(graphs: bool) -> None:
     assert gpu.graphs == (2 if graphs else 0)
 
 
+def test_who_runs_before_whom_changes_from_round_to_round() -> None:
+    log: list[str] = []
+    runs = {name: partial(log.append, name) for name in "abc"}
+    seconds = turns(runs, rounds=30, warmup=0, seed=1)
+    assert all(sorted(log[at : at + 3]) == ["a", "b", "c"] for at in range(0, 90, 3))
+    before_c = {log[at - 1] for at in range(1, 90) if log[at] == "c"}
+    assert before_c == {"a", "b", "c"} and list(seconds) == ["a", "b", "c"]
+    log.clear()
+    turns(runs, rounds=2, warmup=1)
+    assert log == ["a", "b", "c"] * 3
+
+
 def test_the_floor_is_what_binds() -> None:
     limits = {"copy": 1e9, "float32": 1e10}
     assert floor_ms((1e9, 1e6), "float32", limits) == {"flops": 1e9, "bytes": 1e6, "ms": 100.0, "bound": "arithmetic"}
@@ -267,6 +298,21 @@ def test_bytes_saved_and_the_layout_fixed_peer_are_goals_too() -> None:
     assert missed(slower) == ["0.90 × the layout-fixed peer"]
     assert missed(report(1.0, goals={"forward bfloat16": 1.0})["rows"]["a row"]) == ["forward bf16 not measured"]
     assert missed(report(0.5, goals={})["rows"]["a row"]) == []
+    trained = report(0.9, goals={"step float32": 0.5})["rows"]["a row"]
+    words = "0.90 × the layout-fixed peer"
+    assert missed(trained) == [words, f"{words}, forward + backward"]
+
+
+def test_what_was_not_measured_is_open_and_what_was_missed_is_not() -> None:
+    unknown = {"forward float32": 1.3, "forward bfloat16": 1.8}
+    assert verdict(report(1.5, goals=unknown)["rows"]["a row"]) == "open: forward bf16 not measured"
+    assert verdict(report(1.2, goals=unknown)["rows"]["a row"]).startswith("**no**: forward fp32 1.20")
+
+
+def test_a_replayed_graph_is_named() -> None:
+    row = report(1.5)["rows"]["a row"]
+    row["results"]["B1 2×3 C8, float32"]["forward"]["own"]["replayed"] = True
+    assert markdown("a row", row).count("own (launches replayed as a CUDA graph)") == 1
 
 
 def test_memory_bound_rows_have_a_goal_on_a_gpu() -> None:
@@ -289,6 +335,15 @@ def test_a_neck_beside_its_backbone_on_a_gpu() -> None:
     row["backbones"] = {"B1 2×3 C8, float32": None}  # no ViT of that width
     assert verdict(row) == "–"
     assert backbone_ms(Setting(1, (2, 2), 100), 3, FakeGpu()) is None
+
+
+def test_one_backbone_is_timed_once_for_all_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    monkeypatch.setattr(share, "load_backbone", lambda name, **_: made.append(name) or nn.Identity())
+    gpu = FakeGpu()
+    times = [backbone_ms(Setting(1, (2, 2), 384, layers, out=out), 31, gpu) for layers, out in ((1, 256), (6, 128))]
+    assert times == [0.0, 0.0] and made == ["vit_small_patch16_dinov3"]
+    assert gpu.log == ["flush"] * share.TURNS
 
 
 def test_a_gpu_gets_larger_batches_each_setting_once() -> None:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import timm
 import torch
-from benchmarks.speed import cost, scaling
+from benchmarks.speed import cost, pipeline_stores, pipelines, scaling
 from benchmarks.speed.pipeline_forms import TASKS, PlainHead, Work, careful, ours, sequence_of, source
 from benchmarks.speed.pipeline_stores import index, steps
-from benchmarks.speed.scaling_cases import by_heads, everything, tokens_of
+from benchmarks.speed.scaling_cases import AXES, Axis, by_heads, everything, tokens_of
 from PIL import Image
+from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
 from dinoneck import CLSGatingHead, FeatureStore, Tokens, load_backbone
@@ -113,6 +116,73 @@ def test_fits_find_exponent_fixed_cost_and_steps() -> None:
     verdict = scaling.judged(row, 10)
     assert verdict["peak_mib"]["straight"] and not verdict["ms"]["straight"]
     assert scaling.word(verdict["peak_mib"]) == "straight" and "more than" in scaling.word(verdict["ms"])
+    assert scaling.judged(row, 100) == verdict  # two points lie on any line
+    assert verdict["from"] == 10
+
+
+def test_a_short_run_has_points_enough_for_its_fits() -> None:
+    for axis in AXES:
+        assert sum(x >= axis.start for x in axis.points[:-1]) >= scaling.FEWEST, axis.title
+
+
+def test_every_point_of_an_axis_is_called_in_every_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    called = {1: 0, 2: 0}
+
+    def call(x: int) -> dict[str, object]:
+        def one() -> int:
+            called[x] += 1
+            return x
+
+        return {"one": one}
+
+    monkeypatch.setattr(scaling, "SHORTEST_S", 0.0)
+    monkeypatch.setattr(scaling, "LONG_S", 0.0)  # all count as long: warmed up once
+    monkeypatch.setattr(scaling, "peak_mib", lambda run, device: 1.0)
+    found = scaling.measure(Axis("x", "", [1, 2], 1, call), [1, 2], 5)
+    assert called == {1: 6, 2: 6} and found["one"]["x"] == [1, 2]
+
+
+def test_a_series_that_stops_before_the_others_says_where() -> None:
+    series = {
+        name: {"x": xs, "ms": [0.36 * x for x in xs], "peak_mib": xs, "faults": [0.0] * len(xs)}
+        for name, xs in {"whole": [1.0, 10.0, 100.0, 1000.0], "part": [1.0, 10.0, 100.0]}.items()
+    }
+    report = {"axes": {"tokens N": {"setting": "s", "from": 5, "series": series}}, "fault_us": 1.0}
+    scaling.judge(report)
+    lines = [line for line in scaling.markdown(report).splitlines() if line.startswith(("| whole", "| part"))]
+    assert lines[0].startswith("| whole | 0.36 … 360 |") and "| 1 000 |" in lines[0]
+    assert lines[1].startswith("| part | 0.36 … 36 (at 100) | 1.00 (from 1) |") and "| 100 (at 100) |" in lines[1]
+
+
+def test_runs_in_part_keep_to_the_machine_and_setting_of_what_is_stored() -> None:
+    new = {"machine": {"cpu": "a"}, "setting": {"rounds": 5}}
+    old = {**new, "parts": {"x": 1}}
+    assert pipelines.continued(None, new) == new
+    assert pipelines.continued(old, new) == old
+    with pytest.raises(SystemExit, match="'rounds': 5"):
+        pipelines.continued({**old, "setting": {"rounds": 2}}, new)
+
+
+def test_every_kind_of_file_is_trained_on_as_many_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, int] = {}
+
+    def rates(passes: dict[str, functools.partial[int]], peer: str, rounds: int) -> dict[str, int]:
+        seen.update({name: len(run.args[0]) for name, run in passes.items()})
+        return {"rounds": rounds}
+
+    class Store:
+        def __init__(self, store: object, ids: list[str]) -> None:
+            self.ids = ids
+
+        def loader(self, size: int, **options: object) -> DataLoader[str]:
+            return DataLoader(self.ids, batch_size=size)
+
+    files = SimpleNamespace(ids=("a", "b"), npz=Path("a"), half=Path("b"), store=lambda dtype: dtype)
+    monkeypatch.setattr(pipeline_stores, "rates", rates)
+    monkeypatch.setattr(pipeline_stores, "StoreDataset", Store)
+    monkeypatch.setattr(pipeline_stores, "steps", lambda head: (print, print))
+    assert pipeline_stores.training(files, 7, size=2) == {"rounds": 7}
+    assert len(seen) == 8 and set(seen.values()) == {4}
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from dinoneck.errors import ShapeError
 from dinoneck.grid import as_maps
 from dinoneck.heads.head import Head
 from dinoneck.layers.absorb import absorb
+from dinoneck.layers.eager import untouched
 from dinoneck.layers.mixture import Mixture
 from dinoneck.tasks import Activation, Task, activate, check_tasks
 from dinoneck.tokens import Tokens
@@ -105,8 +106,8 @@ def per_patch_together(
 
     The whole sequence is projected and the prefix sliced off the few answers: slicing it off the tokens would
     make the first layer copy them. Weights are joined on every call, so nothing can be stale; on a CPU in groups
-    whose hidden values stay in the cache, elsewhere all at once. Under ``torch.compile`` and export the plain
-    formulation runs.
+    whose hidden values stay in the cache, elsewhere all at once. Under ``torch.compile`` and export, and where
+    somebody hooked, wrapped or parametrized a layer, the plain formulation runs.
 
     Args:
         modules: the MLPs; widths and outputs may differ.
@@ -118,7 +119,9 @@ def per_patch_together(
         One (B, N, out_dim) tensor per MLP, equal to ``mlp.per_patch(sequence[:, P:])``.
     """
     mlps = [mlp for mlp in modules if isinstance(mlp, PatchMeanMLP)]
-    if torch.compiler.is_compiling() and mixture is None:
+    touched = not all(untouched(layer, nn.Linear) for mlp in mlps for layer in (mlp.hidden, mlp.out))
+    if touched or (torch.compiler.is_compiling() and mixture is None):
+        sequence = sequence if mixture is None else mixture.linear(sequence)
         return [mlp.per_patch(sequence)[:, num_prefix:] for mlp in mlps]
     answers: list[Tensor] = []
     for group in _groups(mlps, CPU_GROUP_WIDTH if sequence.device.type == "cpu" else None):

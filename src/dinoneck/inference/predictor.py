@@ -36,8 +36,8 @@ class Predictor:
     """Predicts from photos with one or several heads.
 
     Heads that know the same task are averaged in natural units (an ensemble counts as the one head it is), as
-    are the views of test-time augmentation; all views of equal size go through the backbone as one batch, and all
-    heads read its one pass. Given modules are used, not copied: they are put into eval mode for the call and back
+    are the views of test-time augmentation; all views of equal size go through the backbone as one batch (on a CPU
+    as many as ``batch_size`` allows, where large passes cost more than they save), and all heads read its one pass. Given modules are used, not copied: they are put into eval mode for the call and back
     after it.
 
     Photos larger than ``tile`` are cut into tiles, which are predicted one by one as photos of the heads' size and put
@@ -68,7 +68,7 @@ class Predictor:
         reduce: ``"mean"`` or ``"median"`` over the heads that know a task; views and tiles are always averaged.
         blur: odd kernel of a Gaussian blur with fixed sigma, instead of what the files say; None keeps that.
         preprocess: how photos are prepared, instead of what the files say.
-        batch_size: photos or tiles per pass.
+        batch_size: photos or tiles per pass; on a CPU, views of photos or tiles.
         probe: let what the backbone does decide whether it is the heads', in place of names and digests: for the same
             weights in another library or dtype, see :meth:`dinoneck.HeadCheckpoint.check_backbone`.
         revision: branch, tag or commit of the hub repositories among the heads.
@@ -218,7 +218,8 @@ class Predictor:
         values: dict[str, list[Tensor]] = {}
         pictures: dict[str, list[Tensor]] = {}
         gates: list[Tensor] = []
-        for views in _alike(self.views):
+        at_once = max(1, self.batch_size // len(images)) if images.device.type == "cpu" else len(self.views)
+        for views in _alike(self.views, at_once):
             tokens: Tokens = self.backbone(torch.cat([view.apply(images) for view in views]))
             self._panel.check_grid(tokens.grid, turned=bool(views[0].turns % 2))
             for name, answer in self._panel.values(tokens).items():
@@ -280,11 +281,11 @@ def _upright(pictures: Tensor, views: Sequence[View]) -> list[Tensor]:
     return [view.undo(part) for view, part in zip(views, pictures.chunk(len(views)), strict=True)]
 
 
-def _alike(views: Sequence[View]) -> list[list[View]]:
-    """Views that keep the image's size, then those that swap its sides."""
+def _alike(views: Sequence[View], at_once: int) -> list[list[View]]:
+    """Views that keep the image's size, then those that swap its sides, at most so many together."""
     kept = [view for view in views if view.turns % 2 == 0]
     swapped = [view for view in views if view.turns % 2]
-    return [part for part in (kept, swapped) if part]
+    return [part[i : i + at_once] for part in (kept, swapped) for i in range(0, len(part), at_once)]
 
 
 def _by_shape(prepared: dict[int, Tensor]) -> list[list[int]]:

@@ -8,11 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dinoneck.layers.eager import plainly
+from dinoneck.layers.eager import plainly, redirected
 from dinoneck.tokens import Tokens
 
 _CALLS = ("mixed", "forward")
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ class Mixture:
 
         In float32 where half precision would round the share that the targets were mixed by.
         """
-        wide = x if torch.equal(self.kept.to(x.dtype).double(), self.kept) or x.dtype == torch.float64 else x.float()
+        wide = self._wide(x)
         if plainly():
             return torch.lerp(self.other(wide), wide, self.share(wide)).to(x.dtype)
         if not wide.requires_grad:
@@ -65,8 +64,13 @@ class Mixture:
         """
         partner = self.partner.to(tokens.device)
         both = torch.cat((weights, weights[partner.argsort()]), dim=1)
-        own, asked = torch.bmm(both, tokens).chunk(2, dim=1)
-        return torch.lerp(self.other(asked), own, self.share(own))
+        product = torch.bmm(both, tokens)
+        own, asked = self._wide(product).chunk(2, dim=1)
+        return torch.lerp(self.other(asked), own, self.share(own)).to(product.dtype)
+
+    def _wide(self, x: Tensor) -> Tensor:
+        exact = x.dtype == torch.float64 or torch.equal(self.kept.to(x.dtype).double(), self.kept)
+        return x if exact else x.float()
 
     def of(self, tokens: Tokens) -> Tokens:
         """Mix whole sequences, all layers."""
@@ -93,8 +97,7 @@ def mixes_itself(module: nn.Module) -> bool:
     """Whether ``module.mixed`` does what a call does: nobody changed, hooked or compiled ``forward`` alone."""
     order = type(module).__mro__
     mixed, forward = (next(place for place, own in enumerate(order) if name in vars(own)) for name in _CALLS)
-    touched = any(vars(module)[hooks] for hooks in _HOOKS)
-    return mixed <= forward and not touched and "forward" not in vars(module) and module._compiled_call_impl is None
+    return mixed <= forward and not redirected(module)
 
 
 def spread(x: Tensor, ndim: int) -> Tensor:

@@ -122,7 +122,8 @@ def token_products(
     """Return the sum over layers of reading(x_l) W_l^T, plus the bias.
 
     Sums of several layers are kept in float32 or wider. Not for graphs: the caller writes the plain formulation there.
-    A gradient that is itself differentiated is that of the plain formulation, which holds what it reads.
+    A gradient that is itself differentiated, or taken for many outputs at once, is that of the plain formulation,
+    which holds what it reads.
 
     Args:
         layers: L tensors (B, P + N, C).
@@ -189,11 +190,14 @@ class _Products(torch.autograd.Function):
             given = (*(stand_in.detach().requires_grad_(torch.is_grad_enabled()) for _ in range(ctx.count)), *given)
         weights, layers = given[: ctx.count], given[ctx.count :]
         wants = ctx.needs_input_grad[2:4] + ctx.needs_input_grad[5:]
-        if torch.is_grad_enabled():  # differentiated again
+        again = torch.is_grad_enabled()
+        many = torch._C._functorch.is_legacy_batchedtensor(grad)  # autograd.grad(is_grads_batched=True)
+        if again or many or plainly():
             learns = [x for x, want in zip((shares, bias, *given), wants, strict=True) if want]
             dtype = weights[0].dtype
-            whole = _plain_products(ctx.reading, shares, bias, weights, [x.to(dtype) for x in layers])
-            found = iter(torch.autograd.grad(whole, learns, grad, create_graph=True))
+            with torch.enable_grad():
+                whole = _plain_products(ctx.reading, shares, bias, weights, [x.to(dtype) for x in layers])
+            found = iter(torch.autograd.grad(whole, learns, grad, create_graph=again))
             of_shares, of_bias, *of_given = (next(found) if want else None for want in wants)
             return None, None, of_shares, of_bias, None, *of_given
         of_shares, of_given = _backward(ctx.reading, shares, weights, layers, grad, wants)

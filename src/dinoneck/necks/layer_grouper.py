@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dinoneck.configured import Configured, at_least, at_most
 from dinoneck.errors import ConfigError, ShapeError
-from dinoneck.layers.eager import plainly
+from dinoneck.layers.eager import plainly, untouched
 from dinoneck.layers.token_products import Reading, exact, folded, followed, product_dtype, token_products
 
 Fusion = Literal["mean", "softmax", "pixel"]
@@ -60,7 +60,8 @@ class LayerGrouper(Configured, nn.Module):
 
     It works on every token by itself, so necks hand it whole sequences and slice the prefix off the narrow result.
     Outside of ``torch.compile`` and export, ``mean`` and ``softmax`` groups run as one accumulating matrix product:
-    no projected and no normed layer is kept, neither in memory nor for the backward pass.
+    no projected and no normed layer is kept, neither in memory nor for the backward pass. Bottlenecks that somebody
+    hooked, wrapped, replaced or parametrized are called instead, so that what was put around a layer takes effect.
 
     Args:
         embed_dim: channels C of the tokens.
@@ -152,8 +153,21 @@ class LayerGrouper(Configured, nn.Module):
         return [fused[group] for group in self.groups]
 
     def is_linear(self, place: int) -> bool:
-        """Whether a group is, its norms aside, one linear map of its layers."""
-        return self.fusion != "pixel" or len(self.groups[place]) == 1
+        """Whether a group is, its norms aside, one linear map of its layers that its weights tell.
+
+        They do not where somebody hooked, wrapped, replaced or parametrized a bottleneck: those are called.
+        """
+        if self._by_pixel(place):
+            return False
+        parts = self._parts(self.groups[place])
+        return all(map(_as_made, parts)) and len({type(part._modules["norm"]) for part in parts}) == 1
+
+    def _parts(self, group: Sequence[int]) -> list[Bottleneck]:
+        own, names = self.bottlenecks, self._place
+        return [cast("Bottleneck", own[names[layer]]) for layer in group]
+
+    def _by_pixel(self, place: int) -> bool:
+        return self.fusion == "pixel" and len(self.groups[place]) > 1
 
     def fuse(
         self, place: int, layers: Sequence[Tensor], how: Reading = AS_THEY_ARE, then: nn.Linear | None = None
@@ -171,24 +185,24 @@ class LayerGrouper(Configured, nn.Module):
             (B, N, D), or as many cells as the averaging leaves.
         """
         group = self.groups[place]
-        if not self.is_linear(place):
+        if self._by_pixel(place):
             projected = torch.stack([self._projected(layer, layers, how) for layer in group], dim=-2)
             query = self.fusion_weights[str(place)]
             scores = torch.einsum("bnld,d->bnl", projected, query.to(projected.dtype)) * self.fpn_dim**-0.5
             return torch.einsum("bnl,bnld->bnd", scores.softmax(dim=-1).to(projected.dtype), projected)
         weights = self._weights(place, len(group), layers[0]) if len(group) > 1 else None
-        if plainly():
+        if plainly() or not self.is_linear(place):
             parts = [self.bottleneck(layer) for layer in group]
             if how.halvings:
                 each = [part.linear(how.whole(part.norm(layers[own]))) for part, own in zip(parts, group, strict=True)]
             else:  # slicing the prefix off first would copy the tokens
                 each = [how.whole(part(layers[own])) for part, own in zip(parts, group, strict=True)]
             total = each[0] if weights is None else _plain(each, weights)
-            return total if then is None else then(total)
+            return total if then is None else F.linear(total, then.weight, then.bias)
         return self._accumulated(group, weights, layers, how, then)
 
     def _projected(self, layer: int, layers: Sequence[Tensor], how: Reading) -> Tensor:
-        if plainly():
+        if plainly() or not _as_made(self.bottleneck(layer)):
             found: Tensor = self.bottleneck(layer)(layers[layer])
             return how.whole(found)
         return self._accumulated((layer,), None, layers, how, None)
@@ -276,6 +290,16 @@ class LayerGrouper(Configured, nn.Module):
                     f"the layers have shapes {[tuple(y.shape) for y in layers]}; expected equal (B, N, "
                     f"{self.embed_dim})"
                 )
+
+
+def _as_made(part: nn.Module) -> bool:
+    """Whether a bottleneck's weights tell all that it does."""
+    norm, linear = part._modules.get("norm"), part._modules.get("linear")  # quicker than by name
+    if norm is None or linear is None or not untouched(part, Bottleneck) or not untouched(linear, nn.Linear):
+        return False
+    if not isinstance(norm, nn.LayerNorm):
+        return untouched(norm, nn.Identity)
+    return untouched(norm, nn.LayerNorm) and norm.eps == NORM_EPS and norm.bias is not None
 
 
 def auto_groups(num_layers: int, num_groups: int) -> Groups:

@@ -14,6 +14,7 @@ from dinoneck.configured import at_least
 from dinoneck.errors import ConfigError, DataError, ShapeError
 from dinoneck.grid import GridSize, as_maps
 from dinoneck.layers.conv_block import reset
+from dinoneck.layers.eager import untouched
 from dinoneck.layers.norms import BatchNormName, map_norm
 from dinoneck.layers.resampling import halved, resampled
 from dinoneck.layers.token_products import Reading, mixed_layers, product_dtype, token_products
@@ -164,6 +165,9 @@ class SpatialTuningAdapter(Neck):
             details, image_size = self.detail(images), images.shape[-2:]
         maps = []
         for place, ((layers, shares), detail) in enumerate(zip(read, details, strict=True)):
+            if not untouched(self.project[place], nn.Linear):
+                maps.append(self.norms[place](self._called(place, layers, shares, tokens, detail, image_size)))
+                continue
             weight = cast("Tensor", self.project[place].weight)  # [tokens | detail]
             of_tokens, of_detail = weight[:, : self.embed_dim], weight[:, self.embed_dim :]
             if self.grid_from == "image" and detail is not None:
@@ -181,6 +185,24 @@ class SpatialTuningAdapter(Neck):
             return [(sequences, shares) for shares in self.mix.softmax(dim=1).unbind()]
         each = sequences if len(sequences) == levels else sequences * levels
         return [((sequence,), None) for sequence in each]
+
+    def _called(
+        self, place: int, layers: Sequence[Tensor], shares: Tensor | None, tokens: Tokens, detail: Tensor | None,
+        image_size: Sequence[int],
+    ) -> Tensor:  # fmt: skip
+        """A level whose layer somebody hooked, wrapped or parametrized: it is given [tokens | detail] at their size."""
+        mixed = layers[0] if shares is None else mixed_layers(layers, shares)
+        maps = as_maps(mixed[:, tokens.num_prefix_tokens :], tokens.grid)
+        if self.grid_from == "image" and detail is not None:
+            maps = resampled(maps, detail.shape[-2:], image_size, STRIDES[place])
+        elif place == 2:
+            maps = halved(maps)
+        elif place == 0:
+            size = (2 * tokens.grid.rows, 2 * tokens.grid.cols) if detail is None else detail.shape[-2:]
+            maps = F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
+        both = maps if detail is None else torch.cat((maps, detail), dim=1)
+        found: Tensor = self.project[place](both.permute(0, 2, 3, 1))
+        return found.permute(0, 3, 1, 2)
 
     def _around_grid(
         self, place: int, layers: Sequence[Tensor], shares: Tensor | None, weight: Tensor, tokens: Tokens,

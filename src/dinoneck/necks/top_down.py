@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dinoneck.layers.conv_block import ActivationName, ConvBlock, MapLinear, reset
-from dinoneck.layers.eager import plainly
+from dinoneck.layers.eager import plainly, untouched
 from dinoneck.layers.norms import NormName
 
 
@@ -76,7 +76,8 @@ class TopDown(nn.Module):
             added = None if extra is None else extra[place]
             if added is not None:
                 level = level + added
-            levels.append(_with_coarser(level, levels[-1]) if levels else level)
+            own = place in lateral or added is not None or untouched(self.laterals[place], MapLinear)
+            levels.append(_with_coarser(level, levels[-1], own) if levels else level)
         return levels[::-1]
 
     def pooled(self, place: int, merged: Tensor) -> Tensor:
@@ -94,16 +95,22 @@ class TopDown(nn.Module):
         return mean if conv.bias is None else mean + conv.bias.to(mean.dtype)
 
 
-def _with_coarser(level: Tensor, coarser: Tensor) -> Tensor:
-    """The level, which nobody else holds, plus the coarser one at its size; in place where no graph is recorded."""
+def _with_coarser(level: Tensor, coarser: Tensor, own: bool) -> Tensor:
+    """The level plus the coarser one at its size; in place if nobody else holds it and no graph is recorded."""
     halves = tuple((side + 1) // 2 for side in level.shape[-2:]) == tuple(coarser.shape[-2:])
-    if not halves or torch.is_grad_enabled() or plainly():
+    if not own or not halves or torch.is_grad_enabled() or plainly():
         return level + F.interpolate(coarser, size=level.shape[-2:], mode="nearest")
     for row in (0, 1):  # every coarse cell stands for those at twice its place, and the next ones if there are any
         for col in (0, 1):
             part = level[..., row::2, col::2]
             part += coarser[..., : part.shape[-2], : part.shape[-1]]
     return level
+
+
+def sums_tell(top_down: TopDown) -> bool:
+    """Whether ``pooled`` says what a call does: nobody hooked, wrapped or parametrized the smoothing."""
+    parts = (part for block in top_down.smooth for part in block.modules())
+    return untouched(top_down, TopDown) and all(untouched(part, ConvBlock, nn.Conv2d, nn.Identity) for part in parts)
 
 
 def tap_sums(maps: Tensor) -> Tensor:

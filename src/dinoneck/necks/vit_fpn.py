@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from dinoneck.configured import at_least
 from dinoneck.grid import as_maps
 from dinoneck.layers.conv_block import ActivationName, ConvBlock, MapLinear, reset
-from dinoneck.layers.eager import plainly
+from dinoneck.layers.eager import plainly, untouched
 from dinoneck.layers.mixture import Mixture
 from dinoneck.layers.norms import NormName
 from dinoneck.layers.resampling import halved
 from dinoneck.layers.token_products import Reading
 from dinoneck.necks.layer_grouper import Fusion, LayerGrouper
 from dinoneck.necks.neck import Neck
-from dinoneck.necks.top_down import TopDown
+from dinoneck.necks.top_down import TopDown, sums_tell
 from dinoneck.tokens import FeaturePyramid, Tokens
 
 Downsample = Literal["conv", "pool", "interpolate"]
@@ -150,9 +150,10 @@ class ViTFPN(Neck):
     def pooled(self, tokens: Tokens, mixture: Mixture | None = None) -> Tensor:
         """Return the means over cells of all levels, side by side: (B, num_levels * D); of mixed samples if asked.
 
-        With ``norm=None, activation=None`` the smoothing convolutions are replaced by sums, exactly.
+        With ``norm=None, activation=None`` the smoothing convolutions are replaced by sums, exactly, unless somebody
+        hooked, wrapped, replaced or parametrized them.
         """
-        if not self.is_linear:
+        if not (self.is_linear and sums_tell(self.top_down)):
             return torch.cat([level.mean(dim=(2, 3)) for level in self._pyramid(tokens, mixture).maps], dim=1)
         groups, lateral = self._groups(tokens, mixture)
         maps = self._downsampled(groups)
@@ -178,7 +179,11 @@ class ViTFPN(Neck):
             sequences, mixture = self._sequences(tokens), None
         fused: dict[tuple[int, ...], Tensor] = {}
         maps, lateral = [], set()
+        called = None if untouched(self.grouper, LayerGrouper) else self.grouper(sequences)
         for place, group in enumerate(self.grouper.groups):
+            if called is not None:
+                maps.append(as_maps(called[place][:, tokens.num_prefix_tokens :], tokens.grid))
+                continue
             then = self._lateral_to_fold(place, tokens)
             halvings = place if self._pools_first(place) else 0
             how = Reading(halvings=halvings, prefix=tokens.num_prefix_tokens, grid=tokens.grid)
@@ -198,22 +203,32 @@ class ViTFPN(Neck):
     @property
     def mixes_late(self) -> bool:
         """Whether mixed tokens and mixed projections are the same to it."""
-        return self.is_normless and all(self.grouper.is_linear(place) for place in range(len(self.grouper.groups)))
+        return self.is_normless and all(self._is_linear(place) for place in range(len(self.strides)))
+
+    def _is_linear(self, place: int) -> bool:
+        """Whether a group may be taken apart: the weights of the grouper tell what a call of it does."""
+        return untouched(self.grouper, LayerGrouper) and self.grouper.is_linear(place)
 
     def _pools_first(self, place: int) -> bool:
-        return self.downsample == "pool" and place > 0 and self.grouper.is_linear(place)
+        return self.downsample == "pool" and place > 0 and self._is_linear(place)
 
     def _lateral_to_fold(self, place: int, tokens: Tokens) -> nn.Linear | None:
         """The level's lateral layer, where it follows the projections at once and folding it in takes less."""
         group = self.grouper.groups[place]
-        alone = self._pools_first(place) or (place == 0 and self.grouper.groups.count(group) == 1)
-        between = len(self.gains) or self.cls_context is not None or not self.grouper.is_linear(place)
-        lateral = self.top_down.laterals[place]
-        if plainly() or between or not alone or not isinstance(lateral, nn.Linear):
+        alone = place == 0 and self.grouper.groups.count(group) == 1 and self._is_linear(place)
+        between = len(self.gains) or self.cls_context is not None
+        if plainly() or between or not (alone or self._pools_first(place)) or not self._is_called_next(place):
             return None
         cells = len(tokens) * Reading(halvings=place, grid=tokens.grid).size.count
         products = len({self.grouper.bottleneck(layer) for layer in group})
+        lateral = cast("MapLinear", self.top_down.laterals[place])
         return lateral if cells > products * self.embed_dim else None
+
+    def _is_called_next(self, place: int) -> bool:
+        """Whether the level's lateral layer is what its maps go through next, and nothing else."""
+        if not untouched(self.top_down, TopDown) or not untouched(self.down[place], nn.Identity):
+            return False
+        return untouched(self.top_down.laterals[place], MapLinear)
 
     def _downsampled(self, groups: Sequence[Tensor]) -> list[Tensor]:
         return [

@@ -120,6 +120,30 @@ def test_a_gradient_goes_back_to_both() -> None:
     assert torch.allclose(mixture.weighed(weights, tokens), weights @ mixture.linear(tokens), atol=1e-13)
 
 
+def test_weighed_shares_are_not_rounded_by_half_precision() -> None:
+    mixture = replace(mixture_of(), kept=torch.full((4,), 0.7001, dtype=DOUBLE))
+    tokens = torch.zeros(4, 5, 3)
+    tokens[:, 0] = torch.tensor([1.0, -1.0, 0.0, 2.0])[:, None]
+    weights = torch.zeros(4, 1, 5)
+    weights[..., 0] = 1
+    wanted = mixture.linear(tokens.double())[:, :1].bfloat16()
+    assert torch.equal(mixture.weighed(weights.bfloat16(), tokens.bfloat16()), wanted)
+
+
+@pytest.mark.parametrize("name", ["patch_mean", "fpn-linear"])
+def test_layers_that_somebody_put_something_around_are_called(name: str) -> None:
+    """With mixed samples too: what stands around a layer need not be linear."""
+    head, mixture, tokens = built(name), mixture_of(), tokens_of(4, 3, 5, layers=5, dtype=DOUBLE)
+    layers = [layer for layer in head.modules() if type(layer) is nn.Linear and layer.in_features == WIDTH]
+    quiet = head.mixed(tokens, mixture)
+    for layer in layers:
+        layer.register_forward_hook(lambda module, args, output: torch.tanh(3 * output))
+    heard = head.mixed(tokens, mixture)
+    for key, x in head(mixture.of(tokens)).items():
+        assert (x - heard[key]).abs().max() < 1e-12
+        assert (x - quiet[key]).abs().max() > 1e-4
+
+
 class Louder(PatchMeanHead):
     """Somebody's head: more than it inherits."""
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from tests.contract.cases import WIDTH, tokens_of
 from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.checkpoint import checkpoint
 
 from dinoneck import LayerGrouper, SimplePyramid, SpatialTuningAdapter, STAPyramid, Tokens, ViTFPN
@@ -106,6 +107,32 @@ def test_a_gradient_can_be_differentiated_again(name: str) -> None:
     wanted = (seen[0] - seen[1]) / 2e-5
     given = torch.stack([(x * along).sum() for x, along in zip(found, direction, strict=True) if x is not None]).sum()
     assert (given - wanted).abs() < 1e-5 * wanted.abs()
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_many_gradients_are_taken_at_once(name: str) -> None:
+    """As ``torch.autograd.functional.jacobian(vectorize=True)`` does."""
+    module, sequence = built(name), sequence_of(learns=True)
+    outputs = module(read(name, sequence))
+    level = (outputs if isinstance(outputs, list) else outputs.maps)[0]
+    leaves, given = [sequence[-1], *module.parameters()], torch.randn(3, *level.shape, dtype=DOUBLE)
+    found = torch.autograd.grad(level, leaves, given, retain_graph=True, allow_unused=True, is_grads_batched=True)
+    for place, one in enumerate(given):
+        wanted = torch.autograd.grad(level, leaves, one, retain_graph=True, allow_unused=True)
+        for many, x in zip(found, wanted, strict=True):
+            assert x is None or (many[place] - x).abs().max() < 1e-10
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_operations_can_be_recorded(name: str) -> None:
+    """Frozen tokens, learning weights: a recorder sees operations of torch alone, gradients among them."""
+    module, sequence = built(name), sequence_of()
+
+    def gradient(*xs: Tensor) -> Tensor:
+        return torch.autograd.grad(size(module(read(name, xs))), next(module.parameters()))[0]
+
+    found = make_fx(gradient)(*sequence)(*sequence)
+    assert (found - gradient(*sequence)).abs().max() < 1e-10
 
 
 @pytest.mark.parametrize("mixed", [False, True])
