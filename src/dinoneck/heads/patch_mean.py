@@ -16,6 +16,7 @@ from dinoneck.heads.head import Head
 from dinoneck.layers.absorb import absorb
 from dinoneck.layers.eager import untouched
 from dinoneck.layers.mixture import Mixture
+from dinoneck.layers.projection import linear
 from dinoneck.tasks import Activation, Task, activate, check_tasks
 from dinoneck.tokens import Tokens
 
@@ -126,7 +127,7 @@ def per_patch_together(
     answers: list[Tensor] = []
     for group in _groups(mlps, CPU_GROUP_WIDTH if sequence.device.type == "cpu" else None):
         weight, bias, out_weight, out_bias = _joined(group)
-        hidden = F.linear(sequence, weight, bias)
+        hidden = linear(sequence, weight, bias)
         hidden = F.leaky_relu(hidden if mixture is None else mixture.linear(hidden), LEAKY_SLOPE, inplace=True)
         both = F.linear(hidden, out_weight, out_bias)[:, num_prefix:]
         parts = torch.split(both, [mlp.out_dim for mlp in group], dim=-1)

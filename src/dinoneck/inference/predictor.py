@@ -36,9 +36,9 @@ class Predictor:
     """Predicts from photos with one or several heads.
 
     Heads that know the same task are averaged in natural units (an ensemble counts as the one head it is), as
-    are the views of test-time augmentation; all views of equal size go through the backbone as one batch (on a CPU
-    as many as ``batch_size`` allows, where large passes cost more than they save), and all heads read its one pass. Given modules are used, not copied: they are put into eval mode for the call and back
-    after it.
+    are the views of test-time augmentation. All views of equal size go through the backbone as one batch (on a CPU,
+    where large passes cost more than they save, as many as ``batch_size`` allows), and all heads read its one pass.
+    Given modules are used, not copied: they are put into eval mode for the call and back after it.
 
     Photos larger than ``tile`` are cut into tiles, which are predicted one by one as photos of the heads' size and put
     together: maps fade into each other where tiles overlap, with weights that add up to one at every cell. The value of

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from dinoneck.grid import GridSize, as_maps
 from dinoneck.layers.eager import plainly
+from dinoneck.layers.projection import linear
 from dinoneck.layers.resampling import halved
 
 BLOCK_BYTES = {"cpu": 1 << 21}
@@ -266,14 +267,15 @@ def _read(blocks: Sequence[Tensor], reading: Reading, shares: Tensor | None, dty
 
 def _multiply(read: Sequence[Tensor], weights: Sequence[Tensor], bias: Tensor, out: Tensor) -> None:
     """Write the sum of the products of one block; half precision is summed up in float32."""
-    if len(read) == 1 or out.dtype in (torch.float32, torch.float64):
+    if out.dtype in (torch.float32, torch.float64):
         torch.addmm(bias, read[0], weights[0].T, out=out)
         for x, weight in zip(read[1:], weights[1:], strict=True):
             out.addmm_(x, weight.T)
         return
-    total = torch.addmm(bias, read[0], weights[0].T).float()
+    total = linear(read[0], weights[0], bias)
     for x, weight in zip(read[1:], weights[1:], strict=True):
-        total += x @ weight.T
+        total = total.float()
+        total += linear(x, weight)
     out.copy_(total)
 
 

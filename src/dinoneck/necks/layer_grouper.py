@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from dinoneck.configured import Configured, at_least, at_most
 from dinoneck.errors import ConfigError, ShapeError
 from dinoneck.layers.eager import plainly, untouched
+from dinoneck.layers.projection import linear
 from dinoneck.layers.token_products import Reading, exact, folded, followed, product_dtype, token_products
 
 Fusion = Literal["mean", "softmax", "pixel"]
@@ -260,7 +261,7 @@ class LayerGrouper(Configured, nn.Module):
         reading = replace(how, eps=NORM_EPS) if isinstance(parts[0].norm, nn.LayerNorm) else how
         in_blocks = reading != AS_THEY_ARE or not all(x.is_contiguous() for x in xs)  # a slice would be copied whole
         if weights is None and then is None and not in_blocks:
-            return F.linear(xs[0], first.weight, first.bias)
+            return linear(xs[0], first.weight, first.bias)
         mixed = weights is not None and all(part is parts[0] for part in parts)
         products = [folded(part.linear, part.norm) for part in (parts[:1] if mixed else parts)]
         if then is not None:  # before the shares: what autograd keeps of it are parameters
@@ -353,7 +354,7 @@ def _plain(layers: Sequence[Tensor], weights: Tensor) -> Tensor:
 
 def _summed(layers: Sequence[Tensor], weights: Sequence[Tensor], bias: Tensor) -> Tensor:
     """Sum of W_l x_l, plus the bias, in one map; in half precision it is summed up in float32."""
-    total = F.linear(layers[0], weights[0], bias)
+    total = linear(layers[0], weights[0], bias)
     if total.dtype in (torch.float32, torch.float64) and layers[0].dtype == total.dtype:
         flat = total.flatten(0, 1)
         for x, weight in zip(layers[1:], weights[1:], strict=True):
@@ -361,5 +362,5 @@ def _summed(layers: Sequence[Tensor], weights: Sequence[Tensor], bias: Tensor) -
         return flat.view_as(total)
     low, total = total.dtype, total.float()  # half precision would round after every layer
     for x, weight in zip(layers[1:], weights[1:], strict=True):
-        total = total.add_(F.linear(x, weight))
+        total = total.add_(linear(x, weight))
     return total.to(low)

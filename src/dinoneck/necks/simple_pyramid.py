@@ -15,6 +15,7 @@ from dinoneck.errors import ConfigError
 from dinoneck.grid import GridSize, as_maps
 from dinoneck.layers.conv_block import reset
 from dinoneck.layers.norms import ChannelNorm
+from dinoneck.layers.projection import linear
 from dinoneck.layers.resampling import largest_of_four
 from dinoneck.necks.neck import Neck
 from dinoneck.tokens import FeaturePyramid, Tokens
@@ -157,8 +158,8 @@ def upscaled(cells: Tensor, up: nn.ConvTranspose2d, project: nn.Linear | None = 
         project = None
     side, _, width, channels = weight.shape
     stacked = None if bias is None else bias.repeat(side * side)
-    subcells: Tensor = F.linear(cells, weight.reshape(-1, channels), stacked)
-    subcells = subcells.unflatten(-1, (side, side, width))  # type: ignore[no-untyped-call]
+    found = linear(cells, weight.reshape(-1, channels), stacked)
+    subcells: Tensor = found.unflatten(-1, (side, side, width))  # type: ignore[no-untyped-call]
     return subcells if project is None else project(subcells)
 
 

@@ -16,6 +16,7 @@ from dinoneck.grid import GridSize, as_maps
 from dinoneck.layers.conv_block import reset
 from dinoneck.layers.eager import untouched
 from dinoneck.layers.norms import BatchNormName, map_norm
+from dinoneck.layers.projection import linear
 from dinoneck.layers.resampling import halved, resampled
 from dinoneck.layers.token_products import Reading, mixed_layers, product_dtype, token_products
 from dinoneck.necks.image_detail import STRIDES, WIDENING, AlignedDetail, DEIMv2Detail
@@ -280,12 +281,12 @@ def _projected(
     mixed = layers[0] if shares is None else mixed_layers(layers, shares)
     if halvings:
         return _linear(halved(as_maps(mixed[:, how.prefix :], tokens.grid)), weight)
-    return as_maps(F.linear(mixed, weight)[:, how.prefix :], tokens.grid)
+    return as_maps(linear(mixed, weight)[:, how.prefix :], tokens.grid)
 
 
 def _linear(maps: Tensor, weight: Tensor) -> Tensor:
     """(B, C, rows, cols) -> (B, D, rows, cols), a 1x1 convolution."""
-    return F.linear(maps.permute(0, 2, 3, 1), weight).permute(0, 3, 1, 2)
+    return linear(maps.permute(0, 2, 3, 1), weight).permute(0, 3, 1, 2)
 
 
 def _added(level: Tensor, detail: Tensor, weight: Tensor) -> Tensor:
