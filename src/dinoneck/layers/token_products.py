@@ -96,6 +96,13 @@ def exact(x: Tensor) -> Tensor:
     return x if x.dtype in (torch.float32, torch.float64) else x.float()
 
 
+def scaled(weight: Tensor, share: Tensor) -> Tensor:
+    """The weight times a number in float32 or wider, rounded once, if at all."""
+    if weight.device.type == "cpu":  # there such a number keeps its digits beside half precision: no wide copy
+        return weight * share
+    return exact(weight) * share
+
+
 def product_dtype(like: Tensor) -> torch.dtype:
     """The dtype that matrix products of this weight run in, autocast considered, which leaves float64 alone."""
     kind = like.device.type

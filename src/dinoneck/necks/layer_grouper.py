@@ -15,7 +15,7 @@ from dinoneck.configured import Configured, at_least, at_most
 from dinoneck.errors import ConfigError, ShapeError
 from dinoneck.layers.eager import plainly, untouched
 from dinoneck.layers.projection import linear
-from dinoneck.layers.token_products import Reading, exact, folded, followed, product_dtype, token_products
+from dinoneck.layers.token_products import Reading, exact, folded, followed, product_dtype, scaled, token_products
 
 Fusion = Literal["mean", "softmax", "pixel"]
 Groups = tuple[tuple[int, ...], ...]
@@ -243,9 +243,11 @@ class LayerGrouper(Configured, nn.Module):
 
     def _weights(self, place: int, count: int, like: Tensor) -> Tensor:
         if str(place) in self.fusion_weights:
-            shares: Tensor = self.fusion_weights[str(place)].softmax(dim=0)
+            own = self.fusion_weights[str(place)]
+            shares: Tensor = own.softmax(dim=0, dtype=torch.promote_types(own.dtype, torch.float32))
             return shares
-        return torch.full((count,), 1.0 / count, device=like.device, dtype=like.dtype)
+        dtype = torch.promote_types(like.dtype, torch.float32)
+        return torch.full((count,), 1.0 / count, device=like.device, dtype=dtype)
 
     def _accumulated(
         self,
@@ -268,7 +270,7 @@ class LayerGrouper(Configured, nn.Module):
             products = [followed(weight, bias, then.weight) for weight, bias in products]
         if weights is not None and not mixed:
             shared_out = zip(exact(weights), products, strict=True)
-            products = [(share * exact(weight), share * exact(bias)) for share, (weight, bias) in shared_out]
+            products = [(scaled(weight, share), scaled(bias, share)) for share, (weight, bias) in shared_out]
         matrices, bias = [weight for weight, _ in products], torch.stack([bias for _, bias in products]).sum(dim=0)
         if then is not None and then.bias is not None:
             bias = bias + then.bias
