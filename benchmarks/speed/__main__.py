@@ -1,7 +1,8 @@
 """Measure the rows of the speed table.
 
     OMP_NUM_THREADS=1 python -m benchmarks.speed [--rows NAME ...] [--dtypes float32 bfloat16] [--threads 1]
-                      [--device cpu] [--rounds 15] [--short] [--no-compile] [--graphs] [--repeat] [--out FOLDER]
+                      [--device cpu] [--rounds 15] [--short] [--steps forward step] [--no-compile] [--graphs] [--repeat]
+                      [--out FOLDER]
 
 Variants of a row share weights and tokens and take turns, in another order each round on a CPU. Before anything is
 timed their results and gradients are checked equal in float64 (1e-9), and their results in the dtype measured. One
@@ -26,7 +27,7 @@ from benchmarks.speed.checks import check
 from benchmarks.speed.measure import measured
 from benchmarks.speed.results import RESULTS, merged, save, stem_of, stored
 from benchmarks.speed.roofline import ceilings, floor_ms
-from benchmarks.speed.rows import Row
+from benchmarks.speed.rows import STEPS, Row
 from benchmarks.speed.share import backbone_ms
 from benchmarks.speed.table import document, markdown
 from benchmarks.speed.table_rows import ROWS, goals_of
@@ -46,6 +47,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--short", action="store_true", help="the first setting of every row only")
+    parser.add_argument("--steps", nargs="+", default=STEPS, choices=STEPS, help="default: all")
     parser.add_argument("--no-compile", action="store_true", help="leave the compiled variants out")
     parser.add_argument("--graphs", action="store_true", help="on CUDA, replay forwards as CUDA graphs")
     parser.add_argument("--repeat", action="store_true", help="a second run: medians beside those stored")
@@ -84,7 +86,12 @@ def results_of(row: Row, options: argparse.Namespace, limits: dict[str, float]) 
             if "backbones" in found:
                 found["backbones"][title] = backbone_ms(here, options.rounds)
             found["results"][title] = measured(
-                row, here, rounds=options.rounds, compiled=not options.no_compile, graphs=options.graphs
+                row,
+                here,
+                rounds=options.rounds,
+                compiled=not options.no_compile,
+                graphs=options.graphs,
+                steps=options.steps,
             )
     return found
 

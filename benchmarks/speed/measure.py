@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
@@ -11,11 +11,17 @@ import torch
 from benchmarks.speed.checks import check_rounding, directions
 from benchmarks.speed.clocks import timed
 from benchmarks.speed.memory import peak_mib, saved_mib
-from benchmarks.speed.rows import Row, Setting, Variant, tensors_of
+from benchmarks.speed.rows import STEPS, Row, Setting, Variant, tensors_of
 
 
 def measured(
-    row: Row, setting: Setting, *, rounds: int, compiled: bool = False, graphs: bool = False
+    row: Row,
+    setting: Setting,
+    *,
+    rounds: int,
+    compiled: bool = False,
+    graphs: bool = False,
+    steps: Collection[str] = STEPS,
 ) -> dict[str, dict[str, Any]]:
     """Return ``{step: {variant: numbers}}`` of one row at one setting; :func:`checks.check` comes first.
 
@@ -25,9 +31,10 @@ def measured(
         rounds: turns of every variant.
         compiled: each variant once more through ``torch.compile``.
         graphs: on CUDA, replay forwards as CUDA graphs.
+        steps: those of the row's that are wanted.
     """
     found: dict[str, dict[str, Any]] = {}
-    for step in row.steps:
+    for step in (step for step in row.steps if step in steps):
         replayed = {"replayed": True} if graphs and step == "forward" and setting.device != "cpu" else {}
         variants = dict(row.build(setting.of(learns=step == "step, tokens learn")))
         check_rounding(variants, setting)

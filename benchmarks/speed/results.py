@@ -28,7 +28,7 @@ def merged(old: Report | None, new: Report, *, second: bool = False) -> Report:
 
     Args:
         old: stored; None = there is none.
-        new: of this run.
+        new: of this run; a step that it did not measure stays.
         second: keep the old medians and write the new ones beside them, as the second run's.
 
     Raises:
@@ -44,7 +44,8 @@ def merged(old: Report | None, new: Report, *, second: bool = False) -> Report:
         before = rows.get(name, {"results": {}, "floors": {}})
         results = dict(before["results"])
         for title, steps in found["results"].items():
-            results[title] = _beside(results.get(title, {}), steps) if second else steps
+            before_it = results.get(title, {})
+            results[title] = _beside(before_it, steps) if second else {**before_it, **steps}
         floors = {**found["floors"], **before["floors"]} if second else {**before["floors"], **found["floors"]}
         rows[name] = {**found, "results": results, "floors": floors}
         if "backbones" in found:

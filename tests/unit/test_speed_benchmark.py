@@ -378,6 +378,16 @@ def test_results_merge_setting_by_setting_on_one_machine_only() -> None:
             results.merged({**old, "machine": {**old["machine"], **wrong}}, report(1.0))
 
 
+def test_a_run_of_some_steps_leaves_the_others() -> None:
+    old, new, title = report(1.5), report(2.0), "B1 2×3 C8, float32"
+    steps = old["rows"]["a row"]["results"][title]
+    steps["step"] = steps["forward"]
+    found = results.merged(old, new)["rows"]["a row"]["results"][title]
+    assert found["forward"]["own"]["ratio"] == 2.0 and found["step"]["own"]["ratio"] == 1.5
+    row = next(row for row in ROWS if row.name == "CLS gate pool")
+    assert list(measured(row, tiny(row), rounds=2, steps=["step"])) == ["step"]
+
+
 def test_goals_measured_elsewhere_are_read(tmp_path: Path) -> None:
     assert elsewhere.lines(tmp_path) == []
     machine = {"machine": {"cpu": "a machine"}}
