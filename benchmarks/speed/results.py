@@ -44,8 +44,8 @@ def merged(old: Report | None, new: Report, *, second: bool = False) -> Report:
         before = rows.get(name, {"results": {}, "floors": {}})
         results = dict(before["results"])
         for title, steps in found["results"].items():
-            before_it = results.get(title, {})
-            results[title] = _beside(before_it, steps) if second else {**before_it, **steps}
+            known = results.get(title, {})
+            results[title] = _beside(known, steps) if second else {**known, **steps}
         floors = {**found["floors"], **before["floors"]} if second else {**before["floors"], **found["floors"]}
         rows[name] = {**found, "results": results, "floors": floors}
         if "backbones" in found:
