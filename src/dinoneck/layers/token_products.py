@@ -76,14 +76,20 @@ class Reading:
         return GridSize(rows, cols)
 
 
-def folded(linear: nn.Linear, norm: nn.Module | None = None) -> tuple[Tensor, Tensor]:
-    """Return the weight (D, C) and bias (D,) of a linear layer with the scale and shift of the LayerNorm before it."""
-    weight = linear.weight
+def folded(linear: nn.Linear, norm: nn.Module | None = None, share: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Return the weight (D, C) and bias (D,) of a linear layer with the scale and shift of the LayerNorm before it.
+
+    ``share``, a number in float32 or wider, multiplies both. A weight in half precision stays so.
+    """
+    weight: Tensor = linear.weight
     bias = weight.new_zeros(weight.shape[0]) if linear.bias is None else linear.bias
-    if not isinstance(norm, nn.LayerNorm) or not norm.elementwise_affine:
-        return weight, bias
-    weight = exact(weight)
-    return weight * exact(norm.weight), torch.addmv(exact(bias), weight, exact(norm.bias))
+    scale = share
+    if isinstance(norm, nn.LayerNorm) and norm.elementwise_affine:
+        bias = torch.addmv(bias, weight, norm.bias)
+        own = norm.weight if share is None else exact(norm.weight) * share
+        scale = own.to(weight.dtype)
+    weight = weight if scale is None else scaled(weight, scale)
+    return weight, bias if share is None else scaled(bias, share)
 
 
 def followed(weight: Tensor, bias: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
@@ -96,11 +102,11 @@ def exact(x: Tensor) -> Tensor:
     return x if x.dtype in (torch.float32, torch.float64) else x.float()
 
 
-def scaled(weight: Tensor, share: Tensor) -> Tensor:
-    """The weight times a number in float32 or wider, rounded once, if at all."""
-    if weight.device.type == "cpu":  # there such a number keeps its digits beside half precision: no wide copy
-        return weight * share
-    return exact(weight) * share
+def scaled(weight: Tensor, scale: Tensor) -> Tensor:
+    """The weight times a number in float32 or wider, rounded once, if at all; or times one per column."""
+    if weight.device.type == "cpu" or scale.dtype == weight.dtype:  # there a number keeps its digits: no wide copy
+        return weight * scale
+    return exact(weight) * scale
 
 
 def product_dtype(like: Tensor) -> torch.dtype:

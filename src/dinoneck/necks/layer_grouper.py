@@ -265,12 +265,17 @@ class LayerGrouper(Configured, nn.Module):
         if weights is None and then is None and not in_blocks:
             return linear(xs[0], first.weight, first.bias)
         mixed = weights is not None and all(part is parts[0] for part in parts)
-        products = [folded(part.linear, part.norm) for part in (parts[:1] if mixed else parts)]
-        if then is not None:  # before the shares: what autograd keeps of it are parameters
+        shares = [None] * len(parts) if weights is None or mixed else list(exact(weights))
+        if then is None:
+            products = [folded(part.linear, part.norm, share) for part, share in zip(parts, shares, strict=True)]
+        else:  # before the shares: what autograd keeps of it are parameters
+            products = [folded(part.linear, part.norm) for part in parts]
             products = [followed(weight, bias, then.weight) for weight, bias in products]
-        if weights is not None and not mixed:
-            shared_out = zip(exact(weights), products, strict=True)
-            products = [(scaled(weight, share), scaled(bias, share)) for share, (weight, bias) in shared_out]
+            products = [
+                (weight, bias) if share is None else (scaled(weight, share), scaled(bias, share))
+                for share, (weight, bias) in zip(shares, products, strict=True)
+            ]
+        products = products[:1] if mixed else products
         matrices, bias = [weight for weight, _ in products], torch.stack([bias for _, bias in products]).sum(dim=0)
         if then is not None and then.bias is not None:
             bias = bias + then.bias
