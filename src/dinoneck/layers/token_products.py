@@ -86,8 +86,8 @@ def folded(linear: nn.Linear, norm: nn.Module | None = None, share: Tensor | Non
     scale = share
     if isinstance(norm, nn.LayerNorm) and norm.elementwise_affine:
         bias = torch.addmv(bias, weight, norm.bias)
-        own = norm.weight if share is None else exact(norm.weight) * share
-        scale = own.to(weight.dtype)
+        own = exact(norm.weight)
+        scale = (own if share is None else own * share).to(weight.dtype)
     weight = weight if scale is None else scaled(weight, scale)
     return weight, bias if share is None else scaled(bias, share)
 
