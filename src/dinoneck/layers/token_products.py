@@ -81,15 +81,14 @@ def folded(linear: nn.Linear, norm: nn.Module | None = None, share: Tensor | Non
 
     ``share``, a number in float32 or wider, multiplies both. A weight in half precision stays so.
     """
-    weight: Tensor = linear.weight
-    bias = weight.new_zeros(weight.shape[0]) if linear.bias is None else linear.bias
+    weight = linear.weight
+    bias: Tensor = weight.new_zeros(weight.shape[0]) if linear.bias is None else linear.bias
     scale = share
     if isinstance(norm, nn.LayerNorm) and norm.elementwise_affine:
         bias = torch.addmv(bias, weight, norm.bias)
         own = exact(norm.weight)
         scale = (own if share is None else own * share).to(weight.dtype)
-    weight = weight if scale is None else scaled(weight, scale)
-    return weight, bias if share is None else scaled(bias, share)
+    return weight if scale is None else scaled(weight, scale), bias if share is None else scaled(bias, share)
 
 
 def followed(weight: Tensor, bias: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
