@@ -171,9 +171,9 @@ def careful(
 
 
 def ours(
-    work: Work, backbone: Backbone, heads: Sequence[CLSGatingHead], batch: int = 8
+    work: Work, backbone: Backbone, heads: Sequence[CLSGatingHead], batch: int | None = None
 ) -> Callable[[Sequence[Path]], Answer]:
-    """The Predictor: all views of a batch in one pass, heads together, no block more than is read."""
+    """The Predictor: heads together, no block more than is read."""
     recipe = backbone.preprocess.changed(size=work.size)
     tta: Any = {1: "none", 4: "flip4"}[len(work.flips)]
     predictor = Predictor(list(heads), backbone, tta=tta, preprocess=recipe, batch_size=batch)

@@ -68,7 +68,7 @@ class Predictor:
         reduce: ``"mean"`` or ``"median"`` over the heads that know a task; views and tiles are always averaged.
         blur: odd kernel of a Gaussian blur with fixed sigma, instead of what the files say; None keeps that.
         preprocess: how photos are prepared, instead of what the files say.
-        batch_size: photos or tiles per pass; on a CPU, views of photos or tiles.
+        batch_size: photos or tiles per pass; on a CPU, views of photos or tiles. None = 8, on a CPU 4.
         probe: let what the backbone does decide whether it is the heads', in place of names and digests: for the same
             weights in another library or dtype, see :meth:`dinoneck.HeadCheckpoint.check_backbone`.
         revision: branch, tag or commit of the hub repositories among the heads.
@@ -107,15 +107,15 @@ class Predictor:
         reduce: Reduce = "mean",
         blur: int | None = None,
         preprocess: Preprocessing | None = None,
-        batch_size: int = 8,
+        batch_size: int | None = None,
         probe: bool = False,
         revision: str | None = None,
         allow: Sequence[str] = (),
     ) -> None:
         if tta not in VIEWS:
             raise ConfigError(f"tta is {tta!r}; expected one of {', '.join(VIEWS)}")
-        if batch_size < 1:
-            raise ConfigError(f"batch_size is {batch_size}; expected 1 or more")
+        if batch_size is not None and batch_size < 1:
+            raise ConfigError(f"batch_size is {batch_size}; expected 1 or more, or None")
         self.tiling = _tiling(tile, overlap, tile_scale)
         sources = listed(heads)
         check_weights(weights, len(sources), reduce)
@@ -140,7 +140,8 @@ class Predictor:
         self.device = next(self.backbone.parameters()).device
         for head in self._panel.heads:
             head.to(self.device)
-        self.tta, self.views, self.batch_size = tta, VIEWS[tta], batch_size
+        self.tta, self.views = tta, VIEWS[tta]
+        self.batch_size = batch_size or (4 if self.device.type == "cpu" else 8)
 
     @torch.no_grad()
     def __call__(self, photos: Photo | Sequence[Photo], maps: bool = False) -> list[dict[str, Any]]:

@@ -98,9 +98,9 @@ def test_all_views_of_a_square_photo_are_one_pass(tiny: Backbone) -> None:
     sizes: list[int] = []
     hook = tiny.adapter.model.patch_embed.register_forward_hook(lambda m, i, o: sizes.append(len(i[0])))
     head = PatchMeanHead(64, [Task("a")])
-    Predictor(head, tiny, tta="flip4")([torch.rand(3, 32, 32)] * 2)
+    Predictor(head, tiny, tta="flip4", batch_size=8)([torch.rand(3, 32, 32)] * 2)
     assert sizes == [8]
-    Predictor(head, tiny, tta="d6")(torch.rand(3, 32, 32))
+    Predictor(head, tiny, tta="d6", batch_size=8)(torch.rand(3, 32, 32))
     hook.remove()
     assert sizes == [8, 4, 2]
 
