@@ -15,7 +15,7 @@ from dinoneck.configured import Configured, at_least, at_most
 from dinoneck.errors import ConfigError, ShapeError
 from dinoneck.layers.eager import plainly, untouched
 from dinoneck.layers.projection import linear
-from dinoneck.layers.token_products import Reading, exact, folded, followed, product_dtype, scaled, token_products
+from dinoneck.layers.token_products import Reading, folded, followed, product_dtype, scaled, token_products
 
 Fusion = Literal["mean", "softmax", "pixel"]
 Groups = tuple[tuple[int, ...], ...]
@@ -265,17 +265,15 @@ class LayerGrouper(Configured, nn.Module):
         if weights is None and then is None and not in_blocks:
             return linear(xs[0], first.weight, first.bias)
         mixed = weights is not None and all(part is parts[0] for part in parts)
-        shares = [None] * len(parts) if weights is None or mixed else list(exact(weights))
+        owners = parts[:1] if mixed else parts
         if then is None:
-            products = [folded(part.linear, part.norm, share) for part, share in zip(parts, shares, strict=True)]
+            shares = [None] * len(owners) if weights is None or mixed else list(weights)
+            products = [folded(part.linear, part.norm, share) for part, share in zip(owners, shares, strict=True)]
         else:  # before the shares: what autograd keeps of it are parameters
-            products = [folded(part.linear, part.norm) for part in parts]
-            products = [followed(weight, bias, then.weight) for weight, bias in products]
-            products = [
-                (weight, bias) if share is None else (scaled(weight, share), scaled(bias, share))
-                for share, (weight, bias) in zip(shares, products, strict=True)
-            ]
-        products = products[:1] if mixed else products
+            products = [followed(*folded(part.linear, part.norm), then.weight) for part in owners]
+            if weights is not None and not mixed:
+                shared_out = zip(weights, products, strict=True)
+                products = [(scaled(weight, share), scaled(bias, share)) for share, (weight, bias) in shared_out]
         matrices, bias = [weight for weight, _ in products], torch.stack([bias for _, bias in products]).sum(dim=0)
         if then is not None and then.bias is not None:
             bias = bias + then.bias

@@ -18,7 +18,7 @@ from dinoneck.layers.eager import untouched
 from dinoneck.layers.norms import BatchNormName, map_norm
 from dinoneck.layers.projection import linear
 from dinoneck.layers.resampling import halved, resampled
-from dinoneck.layers.token_products import Reading, mixed_layers, product_dtype, token_products
+from dinoneck.layers.token_products import Reading, exact, mixed_layers, product_dtype, token_products
 from dinoneck.necks.image_detail import STRIDES, WIDENING, AlignedDetail, DEIMv2Detail
 from dinoneck.necks.neck import Neck
 from dinoneck.tokens import FeaturePyramid, Tokens
@@ -254,8 +254,7 @@ class SpatialTuningAdapter(Neck):
                     f"the images are {size[0]}x{size[1]} px, a grid of {grid.rows}x{grid.cols} needs "
                     f"{target[0]}x{target[1]} px; pass them at this size, or build the neck with image_resize='to_grid'"
                 )
-            exact = images if images.dtype in (torch.float32, torch.float64) else images.float()
-            resized = F.interpolate(exact, size=target, mode="bilinear", align_corners=False, antialias=True)
+            resized = F.interpolate(exact(images), size=target, mode="bilinear", align_corners=False, antialias=True)
             images = resized.to(images.dtype)
         return images.contiguous(memory_format=torch.channels_last)
 
