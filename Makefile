@@ -6,7 +6,7 @@ PYTEST = $(BIN)/python -m pytest
 # two workers with one torch thread each suit two cores; change with WORKERS=...
 WORKERS ?= 2
 
-.PHONY: demo test test-slow check lint types layers docs bench bench-gpu wheel clean
+.PHONY: demo test test-slow check lint types layers docs bench bench-gpu wheel first-prediction matrix clean
 
 demo: $(VENV)/installed
 	$(BIN)/dinoneck demo --out dinoneck-demo
@@ -17,7 +17,7 @@ test: $(VENV)/installed-dev
 test-slow: $(VENV)/installed-dev
 	$(PYTEST) -n $(WORKERS) -m slow
 
-check: lint types layers test test-slow wheel
+check: lint types layers docs test test-slow wheel
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
@@ -43,6 +43,14 @@ bench-gpu: $(VENV)/installed-bench
 wheel: $(VENV)/installed-dev
 	$(BIN)/python -m tests.wheel $(VENV)/wheel
 
+# the wheel with all its dependencies in an empty environment: photos -> head -> prediction, every command timed
+first-prediction: $(VENV)/python
+	$(BIN)/python -m tests.first_prediction $(VENV)/first-prediction $(FIRST)
+
+# the first tier on every Python found here, with the oldest and the newest dependencies (see noxfile.py)
+matrix: $(VENV)/installed-matrix
+	$(BIN)/nox
+
 $(VENV)/python:
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'dinoneck needs Python 3.11 or newer; set PYTHON=')"
 	$(PYTHON) -m venv $(VENV)
@@ -64,5 +72,9 @@ $(VENV)/installed-docs: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet -e ".[docs]"
 	touch $@
 
+$(VENV)/installed-matrix: $(VENV)/python
+	$(BIN)/python -m pip install --quiet "nox>=2024.10" uv
+	touch $@
+
 clean:
-	rm -rf $(VENV) dist site dinoneck-demo bench-results
+	rm -rf $(VENV) .nox dist site dinoneck-demo bench-results matrix-results

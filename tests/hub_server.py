@@ -2,11 +2,14 @@
 
 Repositories hold commits, commits hold files, branches point at commits. Large files go through the LFS endpoints and
 are served by redirect from another origin, as on the real one. What was asked is kept in ``requests``.
+
+``python -m tests.hub_server`` serves an empty one until it is interrupted, to rehearse on.
 """
 
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import json
 import re
@@ -15,13 +18,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 import huggingface_hub
-import pytest
 import yaml
 from huggingface_hub.utils import _http
+
+if TYPE_CHECKING:
+    import pytest
 
 WRITER, READER = "hf_writerwriterwriterwriterwriter", "hf_readerreaderreaderreaderreader"
 FIRST_FILES = {".gitattributes": b"*.safetensors filter=lfs diff=lfs merge=lfs -text\n"}
@@ -359,3 +364,15 @@ _ROUTES: list[tuple[tuple[str, ...], str, Callable[..., None]]] = [
     (("HEAD", "GET"), rf"/{_NAME}/resolve/([^/]+)/(.+)", _resolve),
     (("HEAD", "GET"), r"/cdn/([0-9a-f]{64})", _cdn),
 ]
+
+
+def main() -> None:
+    """Serve, and say what a shell must set to speak to it."""
+    settings = f"HF_TOKEN={WRITER} HF_HUB_DISABLE_XET=1 HF_HUB_OFFLINE=0 HF_HUB_CACHE=$(mktemp -d)"
+    with Hub() as served, contextlib.suppress(KeyboardInterrupt):
+        print(f"export HF_ENDPOINT={served.url} {settings}", flush=True)
+        threading.Event().wait()
+
+
+if __name__ == "__main__":
+    main()

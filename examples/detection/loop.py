@@ -124,9 +124,8 @@ class Run:
         rate = self.optimizer.param_groups[-1]["lr"]  # at the start of the epoch
         sums: dict[str, Tensor] = {}
         batches = list(self._batches())
-        show = tqdm(
-            batches, mininterval=5.0, desc=f"epoch {self.epoch}", disable=not self.processes.writes, leave=False
-        )
+        quiet = None if self.processes.writes else True  # None: a bar on terminals, none in logs
+        show = tqdm(batches, mininterval=5.0, desc=f"epoch {self.epoch}", disable=quiet, leave=False)
         for number, (images, targets) in enumerate(self._read(show)):
             place = number % self.options.accumulate
             count = min(self.options.accumulate, len(batches) - number + place)  # the last step may have fewer

@@ -39,7 +39,7 @@ def predict(
     own = range(processes.rank, len(photos), processes.count)
     loader = DataLoader(Subset(photos, own), batch_size=batch, num_workers=workers, collate_fn=collate_boxes)
     found: dict[int, dict[str, Tensor]] = {}
-    for images, targets in tqdm(loader, desc="test", disable=not processes.writes, leave=False):
+    for images, targets in tqdm(loader, desc="test", disable=None if processes.writes else True, leave=False):
         for boxes, target in zip(detector(images.to(device)), targets, strict=True):
             best = boxes["scores"].argsort(descending=True)[:MOST_BOXES]
             kept = {key: value[best].cpu() for key, value in boxes.items()}

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from dinoneck.checkpoint.head_checkpoint import load_head as load_head
     from dinoneck.checkpoint.head_checkpoint import save_head as save_head
     from dinoneck.errors import BackboneError as BackboneError
+    from dinoneck.errors import BusyError as BusyError
     from dinoneck.errors import CheckpointError as CheckpointError
     from dinoneck.errors import ConfigError as ConfigError
     from dinoneck.errors import DataError as DataError
@@ -56,6 +57,7 @@ _HOMES = {
     "load_head": "dinoneck.checkpoint.head_checkpoint",
     "save_head": "dinoneck.checkpoint.head_checkpoint",
     "BackboneError": "dinoneck.errors",
+    "BusyError": "dinoneck.errors",
     "CheckpointError": "dinoneck.errors",
     "ConfigError": "dinoneck.errors",
     "DataError": "dinoneck.errors",

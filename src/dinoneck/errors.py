@@ -44,6 +44,10 @@ class DataError(DinoneckError, ValueError):
     """A photo, a table or a target value cannot be used."""
 
 
+class BusyError(DinoneckError, RuntimeError):
+    """As much is waiting as may wait, or whoever would answer has been closed; nothing is wrong with what was asked."""
+
+
 class CheckpointError(DinoneckError, OSError):
     """A checkpoint cannot be written, or was refused while reading.
 

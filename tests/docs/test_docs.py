@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codeop
 import doctest
 import importlib
 import json
@@ -10,6 +11,7 @@ import re
 from pathlib import Path
 
 import pytest
+from tests.hub_server import WRITER
 
 import dinoneck
 
@@ -17,6 +19,10 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md")),
          *sorted((ROOT / "examples").rglob("*.md")), *sorted((ROOT / "benchmarks").rglob("*.md"))]  # fmt: skip
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
+# a block, and what it prints where the page shows it: "..." stands for anything
+SHOWN = re.compile(BLOCK.pattern + r'(?:\n+```text title="prints"\n(.*?)^```)?', re.DOTALL | re.MULTILINE)
+SLOW_PAGES: set[str] = set()  # these run in the second tier
+HUB_PAGES = {"docs/tutorials/share-on-the-hub.md"}  # they push and pull: against a hub on loopback
 LINK = re.compile(r"\]\(([^)#]+?)(?:#[^)]*)?\)")
 
 
@@ -24,13 +30,53 @@ def named(page: Path) -> str:
     return str(page.relative_to(ROOT))
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if BLOCK.search(page.read_text())], ids=named)
-def test_code_blocks_run_in_order(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def marks(page: Path) -> list[pytest.MarkDecorator]:
+    of_the_client = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+    return [pytest.mark.slow] * (named(page) in SLOW_PAGES) + [of_the_client] * (named(page) in HUB_PAGES)
+
+
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, id=named(page), marks=marks(page)) for page in PAGES if BLOCK.search(page.read_text())],
+)
+def test_code_blocks_run_in_order(
+    page: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    request: pytest.FixtureRequest,
+) -> None:
+    if named(page) in HUB_PAGES:
+        request.getfixturevalue("hub")
+        monkeypatch.setenv("HF_TOKEN", WRITER)
     monkeypatch.chdir(tmp_path)
+    text = page.read_text()
     space: dict[str, object] = {"__name__": "__main__"}
-    for number, block in enumerate(BLOCK.findall(page.read_text())):
+    capsys.readouterr()
+    for number, (block, shown) in enumerate(SHOWN.findall(text)):
         exec(compile(block, f"{named(page)}, block {number + 1}", "exec"), space)
-    assert "dinoneck" in page.read_text()
+        printed = capsys.readouterr().out
+        if shown and not doctest.OutputChecker().check_output(shown, printed, doctest.ELLIPSIS):
+            pytest.fail(f"{named(page)}, block {number + 1} prints\n{printed}and not\n{shown}")
+    assert text.count('```text title="prints"') == sum(bool(shown) for _, shown in SHOWN.findall(text))
+    assert "dinoneck" in text
+
+
+@pytest.mark.parametrize(
+    "page", [ROOT / "docs/quick-start.md", *sorted((ROOT / "docs/tutorials").glob("*.md"))], ids=named
+)
+def test_tutorials_can_be_pasted_line_by_line(page: Path) -> None:
+    """Python's prompt wants an empty line behind an indented block, and none inside it."""
+    for block in BLOCK.findall(page.read_text()):
+        waiting: list[str] = []
+        for line in [*block.splitlines(), ""]:
+            waiting.append(line)
+            try:
+                done = codeop.compile_command("\n".join(waiting), symbol="single")
+            except SyntaxError as error:
+                pytest.fail(f"{named(page)}: {error.msg} at {line!r}")
+            waiting = [] if done is not None else waiting
+        assert not waiting, waiting
 
 
 @pytest.mark.parametrize("page", PAGES, ids=named)
@@ -60,11 +106,12 @@ def test_the_readme_shows_ten_lines_and_the_two_commands() -> None:
 
 def test_every_public_name_is_in_the_reference() -> None:
     pages = "\n".join(page.read_text() for page in (ROOT / "docs" / "reference").glob("*.md"))
+    shown = set(re.findall(r"^::: dinoneck\.(\S+)$", pages, re.MULTILINE))
     for name in dinoneck._HOMES:
-        assert f"::: dinoneck.{name}\n" in pages, name
-    for room in ("training", "losses", "data", "inference", "interop", "points", "viz"):
-        for name in importlib.import_module(f"dinoneck.{room}")._HOMES:
-            assert f".{name}\n" in pages or name == "VIEWS", name
+        assert name in shown, name
+    for room in dinoneck._ROOMS:
+        for name in getattr(importlib.import_module(f"dinoneck.{room}"), "__all__", ()):
+            assert f"{room}.{name}" in shown or name in shown, f"{room}.{name}"
 
 
 def test_pages_show_what_the_benchmarks_stored() -> None:

@@ -128,7 +128,11 @@ def test_imports_are_declared_and_declarations_are_used() -> None:
     owner = metadata.packages_distributions()
     needed = {owner[name][0].lower().replace("_", "-") for name in imported()}
     extras = project["optional-dependencies"]
-    optional = {re.split(r"[<>=\[;]", line)[0].lower() for extra in ("hf", "lora", "ray") for line in extras[extra]}
+    optional = {
+        re.split(r"[<>=\[;]", line)[0].lower()
+        for extra in ("export", "hf", "lora", "ray", "viz")
+        for line in extras[extra]
+    }
     assert needed <= {name.replace("_", "-") for name in declared | optional}
     unused = {name.replace("_", "-") for name in declared} - needed
     assert unused == set(UNUSED_YET)

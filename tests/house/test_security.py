@@ -71,6 +71,7 @@ ALLOWED = {
     ("lazy.py", "importlib.import_module"): "names of our own tables",
     ("registry.py", "importlib.import_module"): "places in our own table; a file gives only the key",
     ("cli/main.py", "importlib.import_module"): "verbs of our own list",
+    ("cli/checkup.py", "importlib.import_module"): "packages that our own metadata declares",
     ("third_party.py", "importlib.metadata.EntryPoint"): "what installed packages offer, after the caller's permission",
     ("cli/demo.py", "subprocess."): "this same Python again, to load a head in a new process; no shell",
     ("store/writer.py", "socket."): "the machine's name, to tell writers apart; no connection",

@@ -155,7 +155,9 @@ class TimmAdapter(Adapter):
         plain = model.pos_embed is not None and model.reg_token is None and not model.no_embed_class
         if self.pos_embed == "official" and plain and model.cls_token is not None:
             height, width = images.shape[-2] // self.patch_size[0], images.shape[-1] // self.patch_size[1]
-            x = torch.cat((model.cls_token.expand(len(x), -1, -1), x.reshape(len(x), height * width, -1)), dim=1)
+            x = torch.cat(
+                (model.cls_token.expand(x.shape[0], -1, -1), x.reshape(x.shape[0], height * width, -1)), dim=1
+            )
             x = model.pos_drop(x + official_positions(model.pos_embed, (height, width)))
         else:
             x = model._pos_embed(x)

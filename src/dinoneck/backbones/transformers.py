@@ -123,7 +123,9 @@ class TransformersAdapter(Adapter):
         if self.pos_embed == "native" or self.num_registers:
             return embeddings(images), {}
         height, width = images.shape[-2] // self.patch_size[0], images.shape[-1] // self.patch_size[1]
-        x = torch.cat((embeddings.cls_token.expand(len(images), -1, -1), embeddings.patch_embeddings(images)), dim=1)
+        x = torch.cat(
+            (embeddings.cls_token.expand(images.shape[0], -1, -1), embeddings.patch_embeddings(images)), dim=1
+        )
         x = embeddings.dropout(x + official_positions(embeddings.position_embeddings, (height, width)))
         return x, {}
 

@@ -9,6 +9,7 @@ recipe for pretraining that makes the same photo give other tokens each time.
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator
 
 from torch import nn
@@ -31,17 +32,42 @@ def set_modes(adapter: Adapter, mode: bool) -> None:
     adapter.training = adapter.model.training = mode and is_trainable(adapter)
 
 
+class _Held:
+    """A module that somebody evaluates: the mode it came with, and how many hold it at the moment."""
+
+    __slots__ = ("holders", "mode", "module")
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module, self.mode, self.holders = module, module.training, 0
+
+
+_held: dict[int, _Held] = {}  # by id; an entry keeps its module alive, so that no id is used twice
+_lock = threading.Lock()
+
+
 @contextlib.contextmanager
 def evaluating(*modules: nn.Module) -> Iterator[None]:
-    """Eval mode inside, every module's own mode after; by hand, so that a backbone keeps what train() asked for."""
-    modes = [(module, module.training) for top in modules for module in top.modules()]
-    try:
-        for module, _ in modes:
+    """Eval mode inside, every module's own mode after; by hand, so that a backbone keeps what train() asked for.
+
+    Threads may be inside at once, with the same modules or with some in common: a module gets its mode back when the
+    last of them leaves. The lock is held while modes are switched, not inside. ``train()`` and ``eval()`` of such a
+    module are not for this time: in another thread they may be undone.
+    """
+    inside = {id(module): module for top in modules for module in top.modules()}
+    with _lock:
+        for key, module in inside.items():
+            held = _held.setdefault(key, _Held(module))
+            held.holders += 1
             module.training = False
+    try:
         yield
     finally:
-        for module, training in modes:
-            module.training = training
+        with _lock:
+            for key, module in inside.items():
+                held = _held[key]
+                held.holders -= 1
+                if not held.holders:
+                    module.training = _held.pop(key).mode
 
 
 def freeze(adapter: Adapter, *, keep_lora: bool) -> None:

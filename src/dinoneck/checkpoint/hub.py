@@ -91,6 +91,20 @@ def blamed(error: CheckpointError, repo_id: object, path: Path) -> CheckpointErr
     return CheckpointError(f"{repo_id} at {commit_of(path)}: {error}{advice if damaged else ''}", step=error.step)
 
 
+def cache_folder() -> Path:
+    """Return the folder that the hub's client keeps downloads in; it need not be there."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE)
+
+
+def is_offline() -> bool:
+    """Whether the hub's client was told to ask nobody (HF_HUB_OFFLINE)."""
+    from huggingface_hub import constants
+
+    return bool(constants.HF_HUB_OFFLINE)
+
+
 def _fetch(repo_id: str, revision: str | None, choose: _Choice) -> Path:
     """Download what is chosen from the files of a revision, all of one commit; return the path of the first."""
     import huggingface_hub as hub

@@ -11,6 +11,8 @@ from dinoneck.errors import ConfigError
 
 if TYPE_CHECKING:
     from dinoneck.backbones.backbone import Backbone
+    from dinoneck.checkpoint.ensemble_folder import EnsembleFolder
+    from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 
 
 _MAX_SIDE = 100_000
@@ -49,6 +51,67 @@ def load(options: argparse.Namespace, **arguments: Any) -> Backbone:
         seed=options.backbone_seed,
         **arguments,
     )
+
+
+def add_rebuilt(parser: argparse.ArgumentParser) -> None:
+    """Declare --random-backbone, --backbone-file and --device, for verbs whose backbone a head file names."""
+    group = parser.add_argument_group("backbone (default: the one that the head file names)")
+    group.add_argument(
+        "--backbone-file", metavar="PATH", help="backbone weights (or transformers folder) the heads were trained on"
+    )
+    group.add_argument(
+        "--random-backbone",
+        action="store_true",
+        help="its seeded random weights, without download; a head that was trained on other weights is refused",
+    )
+    group.add_argument("--device", help="such as cuda; default: the CPU")
+
+
+def rebuilt(options: argparse.Namespace, head: HeadCheckpoint | EnsembleFolder) -> Backbone | None:
+    """Return the backbone that --backbone-file or --random-backbone ask for, with the head's LoRA weights.
+
+    None where neither is given: the backbone is the one that the head file names, see :func:`recorded`.
+
+    Raises:
+        ConfigError: if the options contradict each other, or the head does not say which backbone it needs.
+        CheckpointError: if its record cannot be followed.
+        BackboneError: if the weights cannot be had, or do not fit.
+    """
+    if options.backbone_file and options.random_backbone:
+        raise ConfigError("--backbone-file and --random-backbone contradict each other; give one of them")
+    if options.backbone_file is None and not options.random_backbone:
+        return None
+    return recorded(options, head)
+
+
+def recorded(options: argparse.Namespace, head: HeadCheckpoint | EnsembleFolder) -> Backbone:
+    """Return the backbone that a head file names, with its LoRA weights, as :func:`add_rebuilt`'s options say.
+
+    It is compared with the head by who uses it (``Predictor``, ``HeadCheckpoint.check_backbone``).
+
+    Raises:
+        ConfigError: if the head does not say which backbone it needs.
+        CheckpointError: if its record cannot be followed.
+        BackboneError: if the weights cannot be had, or do not fit.
+    """
+    from dinoneck.inference.rebuild import rebuild
+
+    members = getattr(head, "members", ())
+    checkpoint: Any = members[0].checkpoint if members else head
+    record = checkpoint.meta["backbone"]
+    if record is None:
+        raise ConfigError(
+            f"the {checkpoint.head_type} head does not say which backbone it needs, so none can be loaded for it; save "
+            "it with save_head(..., backbone=backbone)"
+        )
+    backbone = rebuild(record, options.backbone_file, random=options.random_backbone)
+    if checkpoint.adapter_state:
+        checkpoint.apply_adapter(backbone)
+    if options.device is None:
+        return backbone
+    from dinoneck.inference.predictor import usable_device
+
+    return backbone.to(usable_device(options.device))
 
 
 def size(text: str) -> tuple[int, int]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from dinoneck.atomic import write_text
 from dinoneck.checkpoint.header import LISTING, is_file
 from dinoneck.cli.allow_option import add_allow
+from dinoneck.cli.answers import add_json, answer
 
 HELP = "write the README.md that describes a head file"
 EXAMPLE = "dinoneck card head.safetensors --out README.md"
@@ -20,11 +21,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--repo", metavar="USER/NAME", help="the hub repository that the page speaks of")
     parser.add_argument("--out", type=Path, help="write it here; else it is printed")
     add_allow(parser)
+    add_json(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Print or write the page."""
     page = _page(options.file, options.repo, options.allow)
+    answer(options, page=page, written=options.out)
     if options.out is None:
         print(page, end="")
     else:

@@ -8,43 +8,78 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dinoneck.checkpoint.header import Header, read_content
-from dinoneck.errors import printable
+from dinoneck.checkpoint.header import Header, head_files, read_content
+from dinoneck.cli.answers import add_json, answer
+from dinoneck.errors import ConfigError, printable
 
-HELP = "compare two head files; exit 1 if anything differs"
+HELP = "compare two head files, or two folders of them; exit 1 if anything differs"
 EXAMPLE = "dinoneck diff old.safetensors new.safetensors --values"
 _APART = ("tensors", "digest")  # the first is listed tensor by tensor, the second differs whenever anything does
 _LONGEST = 120
 _NOTHING = object()
 
 Content = tuple[Header, dict[str, bytearray | memoryview]]
+Rows = list[dict[str, Any]]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
-    parser.add_argument("first", type=Path, help="a head file")
+    parser.add_argument("first", type=Path, help="a head file, or a folder of them or of an ensemble")
     parser.add_argument("second", type=Path, help="another one")
     parser.add_argument("--values", action="store_true", help="how far apart differing tensors are (imports torch)")
+    add_json(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Print what differs; the digests are checked first, so a damaged file is refused and not compared."""
-    one, other = read_content(options.first), read_content(options.second)
-    metas = [{key: value for key, value in content[0].meta.items() if key not in _APART} for content in (one, other)]
-    changed = list(_entries(metas[0], metas[1]))
-    told = list(_tensors(one, other, options.values))
-    alike = sum(line.startswith("equal") for line in told)
-    lines = changed + told
-    print("\n".join(map(printable, lines)))
-    same = not changed and alike == len(told)
-    print(
-        "the same content" if same else f"{len(changed)} entries and {len(told) - alike} of {len(told)} tensors differ"
-    )
+    folders = [path.is_dir() for path in (options.first, options.second)]
+    if any(folders):
+        if not all(folders):
+            raise ConfigError(
+                f"{options.first} and {options.second} are a file and a folder; compare two head files, such as one in "
+                "the folder ('dinoneck inspect FOLDER' lists them), or two folders"
+            )
+        return _folders(options)
+    entries, tensors = _compared(options.first, options.second, options.values)
+    unlike = [row for row in tensors if row["state"] != "equal"]
+    same = not entries and not unlike
+    answer(options, same=same, entries=entries, tensors=tensors)
+    print("\n".join(printable(line) for line in (*map(_entry_line, entries), *map(_tensor_line, tensors))))
+    print("the same content" if same else f"{len(entries)} entries and {len(unlike)} of {len(tensors)} tensors differ")
     return 0 if same else 1
 
 
-def _entries(one: Any, other: Any, place: str = "") -> Iterator[str]:
-    """One line per entry of the metadata that differs."""
+def _folders(options: argparse.Namespace) -> int:
+    """Compare heads of the same name; which entries and tensors differ is said for two files."""
+    named = [{file.name: file for file in head_files(path)} for path in (options.first, options.second)]
+    rows: Rows = []
+    for name in sorted({*named[0], *named[1]}):
+        pair = [files.get(name) for files in named]
+        if pair[0] is None or pair[1] is None:
+            rows.append({"file": name, "state": f"only in the {'first' if pair[1] is None else 'second'}"})
+            continue
+        entries, tensors = _compared(pair[0], pair[1], False)
+        apart = sum(row["state"] != "equal" for row in tensors)
+        state = "differs" if entries or apart else "equal"
+        rows.append({"file": name, "state": state, "entries": len(entries), "tensors": apart})
+    unlike = sum(row["state"] != "equal" for row in rows)
+    answer(options, same=not unlike, heads=rows)
+    for row in rows:
+        told = f": {row['entries']} entries and {row['tensors']} tensors" if row["state"] == "differs" else ""
+        print(printable(f"{row['state']:<8} {row['file']}{told}"))
+    print(f"{unlike} of {len(rows)} heads differ" if unlike else f"the same {len(rows)} heads")
+    return 1 if unlike else 0
+
+
+def _compared(first: Path, second: Path, values: bool) -> tuple[Rows, Rows]:
+    """The entries that differ, and all tensors."""
+    one, other = read_content(first), read_content(second)
+    metas = [{key: value for key, value in content[0].meta.items() if key not in _APART} for content in (one, other)]
+    return list(_entries(metas[0], metas[1])), list(_tensors(one, other, values))
+
+
+def _entries(one: Any, other: Any, place: str = "") -> Iterator[dict[str, Any]]:
+    """One row per entry of the metadata that differs; what is missing has no value."""
     if isinstance(one, dict) and isinstance(other, dict):
         for key in sorted({*one, *other}):
             yield from _entries(one.get(key, _NOTHING), other.get(key, _NOTHING), f"{place}.{key}" if place else key)
@@ -52,23 +87,35 @@ def _entries(one: Any, other: Any, place: str = "") -> Iterator[str]:
         for index, pair in enumerate(zip(one, other, strict=True)):
             yield from _entries(*pair, f"{place}[{index}]")
     elif _spelled(one) != _spelled(other):
-        yield f"header   {place}: {_shown(one)} -> {_shown(other)}"
+        values = {"first": one, "second": other}
+        yield {"place": place, **{side: value for side, value in values.items() if value is not _NOTHING}}
 
 
-def _tensors(one: Content, other: Content, values: bool) -> Iterator[str]:
-    """One line per tensor."""
+def _entry_line(row: dict[str, Any]) -> str:
+    return f"header   {row['place']}: {_shown(row.get('first', _NOTHING))} -> {_shown(row.get('second', _NOTHING))}"
+
+
+def _tensors(one: Content, other: Content, values: bool) -> Iterator[dict[str, Any]]:
+    """One row per tensor."""
     found = [{entry.name: entry for entry in content[0].tensors} for content in (one, other)]
     for name in sorted({*found[0], *found[1]}):
-        first, second = found[0].get(name), found[1].get(name)
-        if first is None or second is None:
-            yield f"only in {'the first' if second is None else 'the second'}  {name}"
-        elif (first.dtype, first.shape) != (second.dtype, second.shape):
-            yield f"differs  {name}: {first.dtype} {list(first.shape)} -> {second.dtype} {list(second.shape)}"
-        elif one[1][name] == other[1][name]:
-            yield f"equal    {name}"
-        else:
-            gap = f", at most by {_gap(first.dtype, one[1][name], other[1][name]):g}" if values else ""
-            yield f"differs  {name}: {first.dtype} {list(first.shape)}{gap}"
+        pair = found[0].get(name), found[1].get(name)
+        kinds = [None if entry is None else f"{entry.dtype} {list(entry.shape)}" for entry in pair]
+        row: dict[str, Any] = {"name": name, "state": "differs", "first": kinds[0], "second": kinds[1]}
+        if None in kinds:
+            row["state"] = f"only in the {'first' if kinds[1] is None else 'second'}"
+        elif kinds[0] == kinds[1] and one[1][name] == other[1][name]:
+            row["state"] = "equal"
+        elif kinds[0] == kinds[1] and values and pair[0] is not None:
+            row["gap"] = _gap(pair[0].dtype, one[1][name], other[1][name])
+        yield row
+
+
+def _tensor_line(row: dict[str, Any]) -> str:
+    if row["state"] != "differs":
+        return f"{row['state']:<8} {row['name']}" if row["state"] == "equal" else f"{row['state']}  {row['name']}"
+    kinds = row["first"] if row["first"] == row["second"] else f"{row['first']} -> {row['second']}"
+    return f"differs  {row['name']}: {kinds}" + (f", at most by {row['gap']:g}" if "gap" in row else "")
 
 
 def _gap(dtype: str, one: bytearray | memoryview, other: bytearray | memoryview) -> float:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dinoneck.cli import backbone_options, numbers
+from dinoneck.cli.answers import add_json, answer
 from dinoneck.errors import ConfigError
 
 HELP = "extract tokens of photos into a feature store; may be stopped and called again"
@@ -24,13 +25,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         "2 5 8 11 or 2,5,8,11 ('11,' for one); 4 = the four last; default: the last")  # fmt: skip
     parser.add_argument("--no-norm", action="store_true", help="without the backbone's final norm")
     parser.add_argument("--size", type=backbone_options.size, required=True, metavar="HxW", help="such as 480x960")
-    parser.add_argument("--fit", choices=("stretch", "keep", "crop", "pad"), default="stretch")
-    parser.add_argument("--interpolation", choices=("area", "bicubic", "bilinear"), default="area")
+    parser.add_argument("--fit", choices=("stretch", "keep", "crop", "pad"), default="stretch",
+                        help="how photos come to --size: stretch bends (default), keep fits inside, crop cuts, pad "
+                        "fills up")  # fmt: skip
+    parser.add_argument("--interpolation", choices=("area", "bicubic", "bilinear"), default="area",
+                        help="how they are resampled (default area)")  # fmt: skip
     parser.add_argument("--policy", choices=("error", "crop", "pad", "resize"), default="error",
                         help="for sizes that the patch does not divide (default error)")  # fmt: skip
     parser.add_argument("--patterns", default="none", metavar="NAME",
                         help="augmentation: none, flips4, color20 or a YAML or JSON file (default none)")  # fmt: skip
-    parser.add_argument("--dtype", choices=("fp16", "bf16", "int8"), default="fp16")
+    parser.add_argument("--dtype", choices=("fp16", "bf16", "int8"), default="fp16",
+                        help="of the stored values; int8 halves the size of fp16 (default)")  # fmt: skip
     parser.add_argument("--shard", type=share, metavar="I/N", help="do part I of N, counted from 0 (default: all, or "
                         "torchrun's rank)")  # fmt: skip
     parser.add_argument(
@@ -42,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="such as cuda; default: the CPU")
     parser.add_argument("--engine", choices=("local", "ray"), default="local",
                         help="ray: spread over a Ray cluster (extra [ray])")  # fmt: skip
+    add_json(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -76,6 +82,8 @@ def run(options: argparse.Namespace) -> int:
         done = extract_on_ray(store, options.photos, options.root, **settings)
     else:
         done = store.extract(options.photos, options.root, options.shard, **settings)
+    counts = {"written": len(done.written), "present": done.present, "images": len(store)}
+    answer(options, store=options.out, **counts, unusable=done.unusable)
     for problem in done.unusable.values():
         print(f"left out: {problem}")
     print(f"{len(done.written)} photos extracted, {done.present} were there, {len(done.unusable)} left out: {store}")

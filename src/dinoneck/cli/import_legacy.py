@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from dinoneck.cli import backbone_options
 from dinoneck.cli.allow_option import add_allow
+from dinoneck.cli.answers import add_json, answer
 from dinoneck.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     backbone_options.add_backbone(parser)
     _add_inputs(parser)
     add_allow(parser)
+    add_json(parser)
 
 
 def _add_heads(parser: argparse.ArgumentParser) -> None:
@@ -105,6 +107,8 @@ def run(options: argparse.Namespace) -> int:
         EnsembleFolder(members).checkpoint().save(options.out)
     else:
         _save_files(members, options.out)
+    listed = [{"output": member.output, "fold": member.fold} for member in members]
+    answer(options, written=options.out, heads=listed)
     print(f"{len(members)} head{'s' if len(members) > 1 else ''} imported; written: {options.out}")
     return 0
 

@@ -4,52 +4,84 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dinoneck.checkpoint.header import SCHEMA, Header, read_header
+from dinoneck.checkpoint.header import LISTING, SCHEMA, Header, head_files, is_file, read_header
+from dinoneck.checkpoint.listing import read_listing
 from dinoneck.checkpoint.records import told_weights
+from dinoneck.cli.answers import add_json, answer
 from dinoneck.errors import printable
 
-HELP = "print what a head file is, from its header alone"
+HELP = "print what a head file or an ensemble is, from the headers alone"
 EXAMPLE = "dinoneck inspect head.safetensors"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
-    parser.add_argument("file", type=Path, help="a head file")
-    parser.add_argument("--json", action="store_true", help="print the metadata as JSON")
+    parser.add_argument("file", type=Path, help="a head file, a folder of them, or the folder of an ensemble")
+    add_json(parser)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print the header."""
+    """Print the header, or of a folder a line per head."""
+    if options.file.is_dir():
+        return _folder(options, options.file)
     header = read_header(options.file)
-    print(json.dumps(header.meta, indent=2, sort_keys=True) if options.json else describe(header, options.file))
+    answer(options, **header.meta)
+    print(describe(header, options.file))
+    return 0
+
+
+def _folder(options: argparse.Namespace, folder: Path) -> int:
+    listing = read_listing(folder) if is_file(folder / LISTING) else None
+    found = {str(file.relative_to(folder)): read_header(file).meta for file in head_files(folder)}
+    answer(options, ensemble=listing, heads=found)
+    lines = [f"{'file':<10} {folder} (folder of {len(found)} head files{'' if listing is None else ', an ensemble'})"]
+    weights = {}
+    if listing is not None:
+        weights = {row["file"]: row["weight"] for row in listing["members"]}
+        lines += [f"{'reduce':<10} {listing['reduce']}", f"{'backbone':<10} {_backbone(listing['backbone'])}"]
+        lines += [f"{'inputs':<10} {_inputs(listing['inputs'])}"]
+        lines += [f"{'digest':<10} {listing['digest']} (the heads are not checked: use 'dinoneck verify')"]
+    for file, meta in found.items():
+        tasks = "; ".join(_task(task) for task in meta["tasks"]) or "no tasks"
+        share = f", weight {weights[file]:g}" if file in weights else ""
+        lines.append(f"{'head':<10} {file}: {meta['head_type']}, {tasks}{share}, {meta['digest'][:19]}...")
+    print("\n".join(map(printable, lines)))
     return 0
 
 
 def describe(header: Header, file: Path) -> str:
     """Return the header as lines for people. The tensors' bytes are not read, so their digest is not checked."""
-    meta = header.meta
+    weights = f"{len(header.tensors)} tensors, {header.data_bytes} bytes"
+    told = entries(header.meta, weights)
+    told["digest"] += " (not checked: use 'dinoneck verify')"
+    lines = {"file": f"{file} ({header.data_start + header.data_bytes} bytes)", **told}
+    return "\n".join(printable(f"{key:<10} {value}") for key, value in lines.items())
+
+
+def entries(meta: Mapping[str, Any], weights: str | None = None) -> dict[str, str]:
+    """Return what a header says, in words: heading -> text; what the weights are is told by who has read them."""
     made = meta["created_by"]
     older = "" if meta["schema"] == SCHEMA else f"; 'dinoneck migrate' brings it to {SCHEMA}"
     versions = ", ".join(f"{name} {version}" for name, version in meta.get("versions", {}).items() if version != 1)
-    lines = {
-        "file": f"{file} ({header.data_start + header.data_bytes} bytes)",
+    told = {
         "head_type": f"{meta['head_type']} (schema {meta['schema']}, made by dinoneck {made.get('dinoneck')}{older})"
         + (f"; versions: {versions}" if versions else ""),
         "tasks": "; ".join(_task(task) for task in meta["tasks"]) or "none",
         "backbone": _backbone(meta["backbone"]),
         "inputs": _inputs(meta["inputs"]),
-        "weights": f"{len(header.tensors)} tensors, {header.data_bytes} bytes",
+        "weights": weights,
         "config": json.dumps({key: value for key, value in meta["config"].items() if key not in ("tasks", "members")}),
         "training": _training(meta.get("training")),
         "licence": meta.get("license") or "not recorded",
         "views": (meta.get("tta") or {}).get("ops") or "not recorded",
         "extra": json.dumps(meta["extra"], sort_keys=True) if meta["extra"] else "none",
-        "digest": f"{meta['digest']} (not checked: use 'dinoneck verify')",
+        "digest": str(meta["digest"]),
     }
-    return "\n".join(printable(f"{key:<10} {value}") for key, value in lines.items())
+    return {key: str(value) for key, value in told.items() if value is not None}
 
 
 def _task(task: dict[str, Any]) -> str:

@@ -6,44 +6,75 @@ import argparse
 import io
 import logging
 import os
+import re
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from typing import NoReturn
 
-from dinoneck.errors import DinoneckError, printable
+from dinoneck.cli import answers
+from dinoneck.cli.completion import add_completion
+from dinoneck.errors import DinoneckError, did_you_mean, printable
 from dinoneck.version import __version__
 
 VERBS = (
     "demo",
-    "train",
+    "backbones",
     "extract",
+    "train",
     "predict",
     "inspect",
     "verify",
     "diff",
     "migrate",
-    "card",
+    "import-legacy",
     "push",
     "pull",
-    "backbones",
-    "import-legacy",
-    "export-head",
+    "card",
+    "bench",
+    "viz",
+    "export",
+    "doctor",
+    "store",
 )
+EARLIER_NAMES: dict[str, str] = {"export-head": "export"}
+"""Names that verbs had: they work, and the help does not list them."""
+REFUSED = 1
 INTERRUPTED = 130
 BROKEN_PIPE = 141
+_EPILOG = """exit codes: 0 done, 1 refused, or no (damaged, different), 2 wrong usage, 130 interrupted, 141 broken pipe
+'dinoneck VERB --help' shows a verb's options and an example; a first look: dinoneck demo"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Names the verb that was nearly spelled."""
+
+    def error(self, message: str) -> NoReturn:
+        """End with usage, message and code 2."""
+        wrong = re.match(r"argument VERB: invalid choice: '(.*?)'", message)
+        if wrong is not None:
+            message = f"there is no verb {wrong[1]!r}.{did_you_mean(wrong[1], VERBS)} 'dinoneck --help' lists them"
+        super().error(message)
 
 
 def parser() -> argparse.ArgumentParser:
     """Build the parser of all verbs."""
-    top = argparse.ArgumentParser(prog="dinoneck", description="Heads on DINOv2/DINOv3 backbones.")
+    top = _Parser(
+        prog="dinoneck",
+        description="Heads on DINOv2/DINOv3 backbones.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     top.add_argument("--version", action="version", version=f"dinoneck {__version__}")
     top.add_argument("--verbose", action="store_true", help="tell what is done on the way")
+    add_completion(top)
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
-    for name in VERBS:
-        verb = import_module(f"dinoneck.cli.{name.replace('-', '_')}")
+    for name in (*VERBS, *EARLIER_NAMES):
+        verb = import_module(f"dinoneck.cli.{EARLIER_NAMES.get(name, name).replace('-', '_')}")
+        listed = {} if name in EARLIER_NAMES else {"help": verb.HELP}
         sub = verbs.add_parser(
             name,
-            help=verb.HELP,
+            **listed,
             description=verb.HELP,
             epilog=f"example: {verb.EXAMPLE}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -58,33 +89,48 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _write_anything(sys.stdout)
     if not sys.stderr.isatty():  # bars of the hub's client in a log are noise
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    options = parser().parse_args(arguments)
-    logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(levelname)s: %(message)s")
     try:
-        return int(options.run(options))
-    except DinoneckError as error:
-        print(_told(error), file=sys.stderr)
-        return 1
+        try:
+            return _run(parser().parse_args(arguments))
+        finally:
+            sys.stdout.flush()  # while a reader that is gone can still be told from other trouble
     except BrokenPipeError:  # the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
-    except OSError as error:
-        print(_told(error), file=sys.stderr)
-        return 1
-    except Exception as error:
-        if options.verbose:
-            raise
-        told = printable((str(error).strip().splitlines() or [""])[0])
-        print(f"error: unexpected {type(error).__name__}: {told} (--verbose shows where)", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
 
 
-def _told(error: Exception) -> str:
-    """What is refused, in lines that a file cannot colour or wipe away."""
-    return printable(f"error: {error}", keep="\n")
+def _run(options: argparse.Namespace) -> int:
+    """Run a verb; a refusal is told in a line, and with --json in the document too."""
+    logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(levelname)s: %(message)s")
+    refusal: Exception | None = None
+    try:
+        with answers.answering(options):
+            code = int(options.run(options))
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        told = _told(error)
+        if told is None and options.verbose:
+            raise
+        print(told or _unexpected(error), file=sys.stderr)
+        code, refusal = REFUSED, error
+    answers.close(options, code, refusal)
+    return code
+
+
+def _told(error: Exception) -> str | None:
+    """What is refused, in lines that a file cannot colour or wipe away; None if it was not meant to be refused."""
+    if isinstance(error, DinoneckError | OSError) or (isinstance(error, ImportError) and "dinoneck[" in str(error)):
+        return printable(f"error: {error}", keep="\n")
+    return None
+
+
+def _unexpected(error: Exception) -> str:
+    first = printable((str(error).strip().splitlines() or [""])[0])
+    return f"error: unexpected {type(error).__name__}: {first} (--verbose shows where)"
 
 
 def _write_anything(stream: object) -> None:

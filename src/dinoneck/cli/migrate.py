@@ -10,7 +10,8 @@ from typing import Any
 
 from dinoneck.checkpoint.header import LISTING, SCHEMA, Header, head_files, read_content, read_header
 from dinoneck.cli.allow_option import add_allow
-from dinoneck.cli.one_by_one import refused
+from dinoneck.cli.answers import add_json, answer
+from dinoneck.cli.one_by_one import Rows, refused
 from dinoneck.cli.text import say
 from dinoneck.errors import CheckpointError
 
@@ -23,24 +24,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("files", type=Path, nargs="+", help="head files, or folders of them")
     parser.add_argument("--out", type=Path, help="a folder for the new files; without it they replace the old ones")
     add_allow(parser)
+    add_json(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Bring every file to the present schema, one after the other; each is replaced whole or not at all."""
-    return 1 if sum(refused(path, partial(_all, path, options)) for path in options.files) else 0
+    rows: Rows = []
+    bad = sum(refused(path, partial(_all, path, options, rows), rows) for path in options.files)
+    answer(options, files=rows)
+    return 1 if bad else 0
 
 
-def _all(path: Path, options: argparse.Namespace) -> int:
+def _all(path: Path, options: argparse.Namespace, rows: Rows) -> int:
     """How many of the files in a path are refused."""
-    return sum(refused(file, partial(_one, file, options)) for file in head_files(path))
+    return sum(refused(file, partial(_one, file, options, rows), rows) for file in head_files(path))
 
 
-def _one(file: Path, options: argparse.Namespace) -> int:
-    say(_migrate(file, options.out, options.allow))
+def _one(file: Path, options: argparse.Namespace, rows: Rows) -> int:
+    row = _migrate(file, options.out, options.allow)
+    told = f"schema {row['from']} -> {SCHEMA}  {row['digest']}"
+    current = row["state"] == "current"
+    say(f"{row['state']:<8} {row['path']}  {f'schema {SCHEMA}; left as it is' if current else told}")
+    rows.append(row)
     return 0
 
 
-def _migrate(file: Path, out: Path | None, allow: Sequence[str]) -> str:
+def _migrate(file: Path, out: Path | None, allow: Sequence[str]) -> dict[str, Any]:
     from dinoneck import third_party
     from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
     from dinoneck.checkpoint.migrations import check_versions, is_present
@@ -51,7 +60,7 @@ def _migrate(file: Path, out: Path | None, allow: Sequence[str]) -> str:
         check_versions(old.meta, str(file))
         present = is_present(old.meta)
     if present:
-        return f"current  {file}  schema {SCHEMA}; left as it is"
+        return {"path": file, "state": "current", "from": SCHEMA, "to": SCHEMA, "digest": old.meta["digest"]}
     if out is None and any((folder / LISTING).exists() for folder in (file.parent, file.parent.parent)):
         raise CheckpointError(
             f"{file} is of an ensemble folder whose {LISTING} names its digest; write new files with --out",
@@ -69,7 +78,8 @@ def _migrate(file: Path, out: Path | None, allow: Sequence[str]) -> str:
         except OSError as error:
             raise CheckpointError(f"the folder {out} cannot be made: {error}", step="write") from error
     HeadCheckpoint(header.meta, state, allow=allow).save(target)
-    return f"migrated {target}  schema {old.meta['schema']} -> {SCHEMA}  {header.meta['digest']}"
+    digest = header.meta["digest"]
+    return {"path": target, "state": "migrated", "from": old.meta["schema"], "to": SCHEMA, "digest": digest}
 
 
 def _check_bytes(file: Path, migrated: Header, state: dict[str, Any]) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from dinoneck.cli import numbers
+from dinoneck.cli import backbone_options, numbers
 from dinoneck.cli.allow_option import add_allow
-from dinoneck.cli.backbone_options import size
+from dinoneck.cli.answers import add_json, answer
 from dinoneck.cli.text import say
 from dinoneck.cli.train import told_size
 from dinoneck.errors import ConfigError, DataError
@@ -61,6 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="views to average (default: those that the heads' training file named, else none)",
     )
     _add_tiles(parser)
+    add_json(parser)
     parser.add_argument(
         "--weights",
         nargs="+",
@@ -74,10 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--batch-size", type=numbers.count, default=8, metavar="N", help="photos or tiles at once (default 8)"
     )
-    parser.add_argument("--device", help="such as cuda; default: the CPU")
-    parser.add_argument(
-        "--backbone-file", metavar="PATH", help="backbone weights (or transformers folder) the heads were trained on"
-    )
+    backbone_options.add_rebuilt(parser)
     parser.add_argument(
         "--probe",
         action="store_true",
@@ -88,7 +86,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_tiles(parser: argparse.ArgumentParser) -> None:
     tiles = parser.add_argument_group("photos larger than the heads' size, cut into tiles")
     tiles.add_argument(
-        "--tile", type=size, metavar="HxW", help="pixels of the photo that are brought to the heads' size (480x960)"
+        "--tile",
+        type=backbone_options.size,
+        metavar="HxW",
+        help="pixels of the photo that are brought to the heads' size (480x960)",
     )
     tiles.add_argument(
         "--overlap",
@@ -110,7 +111,7 @@ def run(options: argparse.Namespace) -> int:
     """Predict and write."""
     from tqdm import tqdm
 
-    from dinoneck.atomic import write_text
+    from dinoneck.atomic import write_text, write_whole
     from dinoneck.data.tables import csv_text
     from dinoneck.inference.panel import check_weights
     from dinoneck.inference.predictor import Predictor
@@ -123,12 +124,13 @@ def run(options: argparse.Namespace) -> int:
     sources = listed(options.heads)
     check_weights(options.weights, len(sources), options.reduce)
     heads = opened(sources, options.revision, options.allow)
-    for repo, commit in revisions_of(sources, heads).items():
+    commits = revisions_of(sources, heads)
+    for repo, commit in commits.items():
         print(f"{repo} is commit {commit}.")
     predictor = Predictor(
         heads,
-        _backbone(options, heads[0]),
-        _views(options, heads),
+        backbone_options.rebuilt(options, cast("HeadCheckpoint", heads[0])),
+        views_of(options, heads),
         options.device,
         tile=options.tile,
         overlap=options.overlap,
@@ -140,14 +142,19 @@ def run(options: argparse.Namespace) -> int:
     )
     print("\n".join(_told_photo(predictor, photos[0])))
     results: list[dict[str, Any]] = []
-    drawn = min(_PICTURES, len(photos)) if options.maps else 0
+    drawn, picture = min(_PICTURES, len(photos)) if options.maps else 0, b""
     if drawn:
         results += predictor(photos[:drawn], maps=True)
         shown = [predictor.picture(photo) for photo in photos[:drawn]]
-        _draw([Path(name).name for name in names[:drawn]], shown, results, predictor, options.maps)
+        picture = _drawn([Path(name).name for name in names[:drawn]], shown, results, predictor)
     for begin in tqdm(range(drawn, len(photos), options.batch_size), desc="photos", unit="batch", disable=None):
         results += predictor(photos[begin : begin + options.batch_size])
+    written = [options.out, *([options.maps] if drawn else [])]
+    answer(options, written=written, revisions=commits, tasks=_told_tasks(predictor))
+    answer(options, predictions=[_told(name, result, predictor) for name, result in zip(names, results, strict=True)])
     header, rows = _rows(options, names, results, predictor)
+    if drawn:
+        write_whole(options.maps, picture)
     write_text(options.out, csv_text(header, rows))
     print(f"{len(photos)} photos predicted; written: {options.out}{f', {options.maps}' if drawn else ''}")
     return 0
@@ -162,11 +169,11 @@ def _told_photo(predictor: Predictor, photo: Path) -> list[str]:
     return [f"The first photo becomes {height}x{width} px (height x width), cut into {down}x{across} tiles."]
 
 
-def _views(options: argparse.Namespace, heads: Sequence[Any]) -> Any:
+def views_of(options: argparse.Namespace, heads: Sequence[Any]) -> Any:
     """The views asked for; else those that the training file of the heads named."""
     if options.tta is not None:
         return options.tta
-    named = {_named_views(checkpoint.meta) for head in heads for checkpoint in _checkpoints(head)}
+    named = {_named_views(checkpoint.meta) for head in heads for checkpoint in checkpoints_of(head)}
     if len(named) > 1:
         raise ConfigError(f"the heads were trained for different views ({', '.join(sorted(named))}); choose with --tta")
     views = next(iter(named), "none")
@@ -175,7 +182,7 @@ def _views(options: argparse.Namespace, heads: Sequence[Any]) -> Any:
     return views
 
 
-def _checkpoints(head: Any) -> list[HeadCheckpoint]:
+def checkpoints_of(head: Any) -> list[HeadCheckpoint]:
     """The heads of an ensemble, or the one."""
     return [member.checkpoint for member in getattr(head, "members", ())] or [head]
 
@@ -219,48 +226,37 @@ def _photos(options: argparse.Namespace) -> tuple[list[str], list[Path]]:
         names = list(dict.fromkeys(column))
         folder = options.photo_folder or options.csv.parent
         return names, [folder / name for name in names]
+    files = files_of(options.photos)
+    return [str(file) for file in files], files
+
+
+def files_of(photos: Sequence[Path]) -> list[Path]:
+    """Return photos, and those in folders, which are searched to the bottom.
+
+    Raises:
+        DataError: if a folder holds none.
+    """
     files: list[Path] = []
-    for path in options.photos:
+    for path in photos:
         inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in _SUFFIXES) if path.is_dir() else [path]
         if not inside:
             raise DataError(f"the folder {path} holds no photos ({', '.join(_SUFFIXES)})")
         files += inside
-    return [str(file) for file in files], files
+    return files
 
 
-def _backbone(options: argparse.Namespace, head: Any) -> Any:
-    """The backbone from a weights file, with the heads' LoRA weights, or None: the predictor rebuilds it by name."""
-    if options.backbone_file is None:
-        return None
-    from dinoneck.inference.rebuild import rebuild
-
-    checkpoint = _checkpoints(head)[0]
-    record = checkpoint.meta["backbone"]
-    if record is None:
-        raise ConfigError(f"{options.heads[0]} does not say which backbone it needs, so --backbone-file cannot be used")
-    backbone = rebuild(record, options.backbone_file)
-    if checkpoint.adapter_state:
-        checkpoint.apply_adapter(backbone)
-    return backbone
-
-
-def _draw(
-    names: Sequence[str],
-    photos: Sequence[Tensor],
-    results: Sequence[dict[str, Any]],
-    predictor: Predictor,
-    out: Path,
-) -> None:
+def _drawn(
+    names: Sequence[str], photos: Sequence[Tensor], results: Sequence[dict[str, Any]], predictor: Predictor
+) -> bytes:
+    """The photos beside their heat maps, as PNG."""
     import io
 
-    from dinoneck.atomic import write_whole
     from dinoneck.viz.panels import prediction_panels
 
     units = {task.name: task.unit for task in predictor.tasks}
-    picture = prediction_panels(photos, results, units=units, names=names)
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
-    write_whole(out, buffer.getvalue())
+    prediction_panels(photos, results, units=units, names=names).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def _rows(
@@ -282,6 +278,20 @@ def _rows(
         [name, *(f"{value:.6g}" for task in predictor.tasks for value in _values(result[task.name]))]
         for name, result in zip(names, results, strict=True)
     ]
+
+
+def _told_tasks(predictor: Predictor) -> list[dict[str, Any]]:
+    return [
+        {"name": task.name, "kind": task.kind, "unit": task.unit, "labels": list(task.labels)}
+        for task in predictor.tasks
+    ]
+
+
+def _told(name: str, result: Mapping[str, Any], predictor: Predictor) -> dict[str, Any]:
+    """A photo's answers for programs: a number per task, or a list of them."""
+    values = {task.name: _values(result[task.name]) for task in predictor.tasks}
+    alone = {task.name for task in predictor.tasks if task.dim == 1}
+    return {"image": name, "values": {task: told[0] if task in alone else told for task, told in values.items()}}
 
 
 def _columns(predictor: Predictor) -> list[str]:

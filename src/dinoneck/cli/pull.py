@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from dinoneck.cli.allow_option import add_allow
+from dinoneck.cli.answers import add_json, answer
 
 HELP = "fetch the head file of a Hugging Face hub repository and check every byte"
 EXAMPLE = "dinoneck pull user/name --out head.safetensors"
@@ -22,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the file, or an ensemble's new folder; whole and checked, or not at all",
     )
     add_allow(parser)
+    add_json(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -29,5 +31,6 @@ def run(options: argparse.Namespace) -> int:
     from dinoneck.checkpoint.hub_pull import pull_from_hub
 
     commit = pull_from_hub(options.repo, options.out, options.revision, allow=options.allow)
+    answer(options, written=options.out, repo=options.repo, commit=commit)
     print(f"wrote    {options.out}\ncommit   {commit}")
     return 0

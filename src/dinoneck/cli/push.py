@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from dinoneck.cli.allow_option import add_allow
+from dinoneck.cli.answers import add_json, answer
 
 HELP = "publish a head file on the Hugging Face hub, with its page, in one commit"
 EXAMPLE = "dinoneck push head.safetensors user/name --private"
@@ -25,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--figure", type=Path, action="append", default=[], help="a picture for the page; repeatable")
     parser.add_argument("--no-create", action="store_true", help="refuse if the repository or branch is missing")
     add_allow(parser)
+    add_json(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -41,5 +43,6 @@ def run(options: argparse.Namespace) -> int:
         figures=options.figure,
         allow=options.allow,
     )
+    answer(options, pushed=options.file, repo=options.repo, commit=pushed.commit, page=pushed.url)
     print(f"pushed   {options.file}\ncommit   {pushed.commit}\npage     {pushed.url}")
     return 0

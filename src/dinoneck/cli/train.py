@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from dinoneck.cli import text, train_options
+from dinoneck.cli.answers import answer
 from dinoneck.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def run(options: argparse.Namespace) -> int:
     print("".join(_advice(prepared)), end="")
     _, _, report = prepared.train(options.out, overwrite=options.overwrite, resume=options.resume)
     _tell(report, data)
+    answer(options, out=options.out, report=report)
     print(f"written: {options.out}/heads, logs, out_of_fold.csv, report.json")
     return 0
 

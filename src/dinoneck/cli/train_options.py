@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dinoneck.cli import backbone_options, numbers
+from dinoneck.cli.answers import add_json
 from dinoneck.errors import ConfigError
 from dinoneck.training.config_keys import HEADS
 
@@ -39,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_inputs(parser)
     _add_head(parser)
     _add_training(parser)
+    add_json(parser)
 
 
 def config(options: argparse.Namespace) -> TrainingConfig:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from dinoneck.checkpoint.header import SCHEMA, head_files, is_file, read_header
 from dinoneck.cli.allow_option import add_allow
-from dinoneck.cli.one_by_one import refused
+from dinoneck.cli.answers import add_json, answer
+from dinoneck.cli.one_by_one import Rows, refused
 from dinoneck.cli.text import say
 
 if TYPE_CHECKING:
@@ -31,79 +32,92 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "stores, or hub repositories (user/name)",
     )
     add_allow(parser)
+    add_json(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Load everything with all checks, one after the other; a refusal does not end it."""
-    return 1 if sum(refused(path, partial(_all, path, options.allow)) for path in options.files) else 0
+    rows: Rows = []
+    bad = sum(refused(path, partial(_all, path, options.allow, rows), rows) for path in options.files)
+    answer(options, checked=rows)
+    return 1 if bad else 0
 
 
-def _all(path: Path, allow: Sequence[str]) -> int:
+def _all(path: Path, allow: Sequence[str], rows: Rows) -> int:
     """How many things in a path are refused."""
     from dinoneck.checkpoint.ensemble_folder import is_ensemble
     from dinoneck.checkpoint.hub import names_a_repo
 
     if is_file(path / "store.json"):
-        return _store(path)
+        return check_store(path, rows)
     if names_a_repo(path):
-        return _pulled(path, allow)
-    bad = sum(refused(file, partial(_head, file, allow)) for file in head_files(path))
+        return _pulled(path, allow, rows)
+    bad = sum(refused(file, partial(_head, file, allow, rows), rows) for file in head_files(path))
     if is_ensemble(path):
-        return bad + refused(path, partial(_ensemble, path, allow, compare=not bad))
-    return bad if bad or not path.is_dir() else _compared(path, None)
+        return bad + refused(path, partial(_ensemble, path, allow, rows, compare=not bad), rows)
+    return bad if bad or not path.is_dir() else _compared(path, None, rows)
 
 
-def _head(file: Path, allow: Sequence[str]) -> int:
+def _head(file: Path, allow: Sequence[str], rows: Rows) -> int:
     from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 
     checkpoint = HeadCheckpoint.load(file, allow=allow)
     schema = read_header(file).meta["schema"]
     older = "" if schema == SCHEMA else f"  schema {schema}: 'dinoneck migrate' brings it to {SCHEMA}"
     say(f"ok       {file}  {checkpoint.head_type}  {checkpoint.file_digest}{older}")
+    found = {"head_type": checkpoint.head_type, "digest": checkpoint.file_digest, "schema": schema}
+    rows.append({"path": file, "state": "ok", "kind": "head", **found})
     return 0
 
 
-def _ensemble(path: Path, allow: Sequence[str], compare: bool) -> int:
+def _ensemble(path: Path, allow: Sequence[str], rows: Rows, compare: bool) -> int:
     """Check that an ensemble's heads are those that its list names, and go together; and the files beside them."""
     from dinoneck.checkpoint.ensemble_folder import EnsembleFolder
 
     ensemble = EnsembleFolder.load(path, allow=allow)
     say(f"ok       {path}  {ensemble!r}")
-    return _compared(path, ensemble) if compare else 0
+    rows.append({"path": path, "state": "ok", "kind": "ensemble", "heads": len(ensemble)})
+    return _compared(path, ensemble, rows) if compare else 0
 
 
-def _compared(folder: Path, ensemble: EnsembleFolder | None) -> int:
+def _compared(folder: Path, ensemble: EnsembleFolder | None, rows: Rows) -> int:
     """How many of config.json and README.md speak of another head than the one beside them."""
     from dinoneck.checkpoint.derived import compare
 
     wrong = 0
     for found in compare(folder, ensemble):
         wrong += found.differs
+        state = "differs" if found.differs else "ok" if found.told.startswith("is") else "note"
+        rows.append({"path": found.file, "state": state, "kind": "derived file", "told": found.told})
         if found.differs:
             say(f"differs  {found.file}  derived file differs: {found.told}; the head decides", sys.stderr)
         else:
-            say(f"{'ok' if found.told.startswith('is') else 'note':<8} {found.file}  {found.told}")
+            say(f"{state:<8} {found.file}  {found.told}")
     return wrong
 
 
-def _pulled(repo: Path, allow: Sequence[str]) -> int:
+def _pulled(repo: Path, allow: Sequence[str], rows: Rows) -> int:
     from dinoneck.checkpoint.load_any import load_any
 
     found = load_any(repo, allow=allow)
     say(f"ok       {repo}  {found!r}  commit {found.revision}")
+    rows.append({"path": repo, "state": "ok", "kind": "hub repository", "commit": found.revision})
     return 0
 
 
-def _store(path: Path) -> int:
-    """Check a feature store and list the ids whose bytes are wrong."""
+def check_store(path: Path, rows: Rows) -> int:
+    """Check a feature store and list the ids whose bytes are wrong; return 1 if there are any."""
     from dinoneck.store.feature_store import FeatureStore
 
     store = FeatureStore.open(path)
-    bad = store.verify()
-    for image_id in bad:
-        say(f"damaged  {path}  {image_id}  {store.shard_of(image_id)}", sys.stderr)
+    bad = {image_id: store.shard_of(image_id) for image_id in store.verify()}
+    for image_id, shard in bad.items():
+        say(f"damaged  {path}  {image_id}  {shard}", sys.stderr)
     if bad:
         print("delete these shards and extract their photos again", file=sys.stderr)
     else:
         say(f"ok       {path}  feature store  {len(store)} images x {len(store.patterns)} patterns")
+    found = {"images": len(store), "patterns": len(store.patterns), "dtype": store.dtype}
+    row = {"path": path, "state": "damaged" if bad else "ok", "kind": "feature store", **found}
+    rows.append({**row, "damaged": bad} if bad else row)
     return 1 if bad else 0

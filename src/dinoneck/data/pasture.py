@@ -145,6 +145,31 @@ class Pasture:
             tuple(sample.classes for sample in samples),
         )
 
+    def write(self, folder: str | os.PathLike[str], photos: int) -> None:
+        """Write a folder as one's own would be: ``table.csv``, ``photos/*.jpg`` and class masks ``masks/*.png``.
+
+        The table has one row per photo: image, mask (paths below the folder), sampling (equal values belong in one
+        fold), cover (the share of the picture that plants hide) and the five targets in grams. The masks hold 0 soil,
+        1 clover, 2 dead, 3 green.
+
+        Args:
+            folder: made if missing; files of the same names are replaced.
+            photos: how many, samples 0, 1, 2, ... of this pasture.
+
+        Raises:
+            ConfigError: if ``photos`` is below 1.
+        """
+        if photos < 1:
+            raise ConfigError(f"photos is {photos}; expected 1 or more")
+        root, rows = Path(folder), []
+        for i in range(photos):
+            sample, image, mask = self.sample(i), f"photos/{i:04}.jpg", f"masks/{i:04}.png"
+            _write_picture(root / image, sample.image)
+            _write_picture(root / mask, sample.classes)
+            values = (float((sample.classes > 0).mean()), *sample.grams.values())
+            rows.append([image, mask, sample.group, *(f"{value:.4f}" for value in values)])
+        write_text(root / "table.csv", csv_text(("image", "mask", "sampling", "cover", *CSIRO_WEIGHTS), rows))
+
     def write_csiro(self, folder: str | os.PathLike[str], train: int, test: int) -> None:
         """Write photos in the exact CSIRO layout: train.csv, test.csv, sample_submission.csv, JPEG files.
 
@@ -156,10 +181,7 @@ class Pasture:
         for i in range(train + test):
             part, sample = ("train" if i < train else "test"), self.sample(i)
             path = f"{part}/ID{1000000 + i}.jpg"
-            (root / part).mkdir(parents=True, exist_ok=True)
-            buffer = io.BytesIO()
-            Image.fromarray(sample.image).save(buffer, "JPEG", quality=92)
-            write_whole(root / path, buffer.getvalue())
+            _write_picture(root / path, sample.image)
             for name, grams in sample.grams.items():
                 row = [f"ID{1000000 + i}__{name}", path, name]
                 if part == "test":
@@ -173,6 +195,14 @@ class Pasture:
             root / "sample_submission.csv",
             csv_text(("sample_id", "target"), [(row[0], 0.0) for row in test_rows]),
         )
+
+
+def _write_picture(path: Path, pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> None:
+    """A photo as JPEG, a mask as PNG, by the name's ending; whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG" if path.suffix == ".png" else "JPEG", quality=92)
+    write_whole(path, buffer.getvalue())
 
 
 class _Sampling:

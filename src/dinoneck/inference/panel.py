@@ -136,8 +136,8 @@ class Panel:
         found: dict[str, Tensor] = {}
         for task in self.tasks:
             answers = said.get(task.name, [])
-            sizes = sorted({tuple(answer.shape[2:]) for _, answer in answers})
-            if len(sizes) > 1:
+            if any(answer.shape[2:] != answers[0][1].shape[2:] for _, answer in answers[1:]):  # may be symbolic
+                sizes = sorted({tuple(answer.shape[2:]) for _, answer in answers})
                 raise ShapeError(
                     f"the heads' maps of {task.name!r} have {', '.join(f'{r}x{c}' for r, c in sizes)} cells; maps of "
                     "one task need one stride to be averaged. Predict with these heads one by one"

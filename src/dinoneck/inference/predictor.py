@@ -40,6 +40,11 @@ class Predictor:
     where large passes cost more than they save, as many as ``batch_size`` allows), and all heads read its one pass.
     Given modules are used, not copied: they are put into eval mode for the call and back after it.
 
+    Threads may call one predictor at once, and several predictors that share a backbone or heads: each call answers
+    what it answers alone, bit for bit, and the modules get their modes back when the last of the calls ends. Training
+    these modules meanwhile, moving or converting them, or switching LoRA off is not for such times. Threads that ask
+    for single photos share passes through a :class:`dinoneck.inference.MicroBatcher`.
+
     Photos larger than ``tile`` are cut into tiles, which are predicted one by one as photos of the heads' size and put
     together: maps fade into each other where tiles overlap, with weights that add up to one at every cell. The value of
     a ``density`` task that adds up is the sum of the whole map: every cell counts exactly once, so the answer is the
@@ -177,19 +182,26 @@ class Predictor:
     def _predict_batch(self, photos: Sequence[Photo], maps: bool) -> list[dict[str, Any]]:
         """Photos of one batch may have different sizes: those of one size go together."""
         batch: list[dict[str, Any] | None] = [None] * len(photos)
-        prepared: dict[int, PreparedImages] = {}
+        waiting: dict[int, PreparedImages] = {}
         for place, photo in enumerate(photos):
             decoded = decode(photo) if self.tiling is not None else photo
             if self._is_cut(decoded):
                 batch[place] = self._tiled(decoded, maps).rows(maps)[0]
             else:
-                prepared[place] = self._recipe(decoded).prepare(decoded)
-        for places in _by_shape({place: one.images for place, one in prepared.items()}):
+                waiting[place] = self._recipe(decoded).prepare(decoded)
+        for place, row in zip(waiting, self._answered(list(waiting.values()), maps), strict=True):
+            batch[place] = row
+        return cast("list[dict[str, Any]]", batch)
+
+    def _answered(self, prepared: Sequence[PreparedImages], maps: bool) -> list[dict[str, Any]]:
+        """The answers for prepared photos that are not cut, in their order; those of one size are one pass."""
+        rows: list[dict[str, Any] | None] = [None] * len(prepared)
+        for places in _by_shape([one.images for one in prepared]):
             images = torch.cat([prepared[place].images for place in places]).to(self.device)
             valid = torch.stack([prepared[place].valid[None] for place in places]).to(self.device, images.dtype)
             for place, row in zip(places, self._answers(images, valid, maps).rows(maps), strict=True):
-                batch[place] = row
-        return cast("list[dict[str, Any]]", batch)
+                rows[place] = row
+        return cast("list[dict[str, Any]]", rows)
 
     def _tiled(self, photo: Photo, maps: bool) -> Answers:
         """The answers for a photo that is larger than a tile, a batch of tiles at a time."""
@@ -289,8 +301,8 @@ def _alike(views: Sequence[View], at_once: int) -> list[list[View]]:
     return [part[i : i + at_once] for part in (kept, swapped) for i in range(0, len(part), at_once)]
 
 
-def _by_shape(prepared: dict[int, Tensor]) -> list[list[int]]:
+def _by_shape(images: Sequence[Tensor]) -> list[list[int]]:
     places: dict[tuple[int, ...], list[int]] = {}
-    for place, image in prepared.items():
+    for place, image in enumerate(images):
         places.setdefault(tuple(image.shape), []).append(place)
     return list(places.values())

@@ -22,8 +22,8 @@ _NAME = re.compile(rf"{_PART}(?:/{_PART})?", re.ASCII)
 """A model's name, or a hub repository: what is no path to anywhere but below the working folder."""
 
 
-def rebuild(record: Mapping[str, Any], file: str | os.PathLike[str] | None = None) -> Backbone:
-    """Load the backbone of a record: by name, or with the weights of a local file.
+def rebuild(record: Mapping[str, Any], file: str | os.PathLike[str] | None = None, *, random: bool = False) -> Backbone:
+    """Load the backbone of a record: by name, with the weights of a local file, or with random ones.
 
     Nothing in a record is imported or run, and no folder that it names is opened. Weights that come from elsewhere are
     compared by who asks for this.
@@ -31,13 +31,14 @@ def rebuild(record: Mapping[str, Any], file: str | os.PathLike[str] | None = Non
     Args:
         record: the backbone record of a head file.
         file: its weights, where they are not seeded or published; for transformers also a model folder.
+        random: seeded random weights whatever the record says: its own seed, or 0 where it names other weights.
 
     Raises:
         CheckpointError: if the record does not say enough, or says what cannot be.
         BackboneError: if the weights cannot be had.
     """
     name, origin = str(need(record, "name")), need(record, "weights")
-    if file is None and origin.get("kind") not in NAMED:
+    if file is None and not random and origin.get("kind") not in NAMED:
         raise CheckpointError(
             f"the heads were trained on {name!r} with {told_weights(origin)}, which cannot be found by name: load "
             "them yourself and pass backbone= (--backbone-file on the command line)",
@@ -54,13 +55,14 @@ def rebuild(record: Mapping[str, Any], file: str | os.PathLike[str] | None = Non
     folder = file is not None and Path(file).is_dir()
     if not folder:
         _check_name(name, record.get("source"))
-    seeded = file is None and origin["kind"] == "seeded"
+    own = origin.get("kind") == "seeded"
+    seeded = file is None and (random or own)
     try:
         return load_backbone(
             str(file) if folder else name,
             pretrained=not seeded,
             checkpoint=None if folder else file,
-            seed=need(origin, "seed") if seeded else None,
+            seed=(need(origin, "seed") if own else 0) if seeded else None,
             layers=need(record, "layers"),
             norm=need(record, "norm"),
             source=record.get("source") or "timm",

@@ -41,3 +41,4 @@ VIEWS: dict[str, tuple[View, ...]] = {
     "flip4": _FLIPS,
     "d6": (*_FLIPS, View("rot90", turns=1), View("rot270", turns=3)),
 }
+"""The views behind each value of ``tta``: none, the four flips, and those with both quarter turns."""

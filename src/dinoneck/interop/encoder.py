@@ -73,7 +73,7 @@ class PyramidEncoder(nn.Module):
 
     def _resized(self, images: Tensor) -> Tensor:
         """The images as the backbone sees them."""
-        if self.ratio == 1 or not isinstance(images, Tensor) or images.ndim != 4:
+        if self.ratio.numerator == self.ratio.denominator or not isinstance(images, Tensor) or images.ndim != 4:
             return images  # what is no batch, the backbone refuses
         up, down = self.ratio.numerator, self.ratio.denominator
         height, width = images.shape[-2] * up // down, images.shape[-1] * up // down

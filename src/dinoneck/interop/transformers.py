@@ -154,7 +154,7 @@ class DinoneckBackbone(BackboneMixin, PreTrainedModel):  # type: ignore[misc]
         super().__init__(config)
         if hasattr(self, "_init_backbone"):  # in earlier releases the mixin's constructor did not
             self._init_backbone(config)
-        on_meta = torch.get_default_device().type == "meta"
+        on_meta = torch.empty(0).is_meta  # get_default_device() of older torch does not see `with torch.device`
         self._deferred = DeferredEncoder(config.recipe) if on_meta else None
         self.encoder = config.recipe.build() if self._deferred is None else self._deferred.encoder
         self.num_features = [self.encoder.out_channels] * len(self.encoder.strides)

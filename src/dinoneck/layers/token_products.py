@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +23,6 @@ from dinoneck.layers.resampling import halved
 
 BLOCK_BYTES = {"cpu": 1 << 21}
 WIDE_BLOCK_BYTES = 1 << 26
-ONE_CELL = GridSize(1, 1)
 
 
 @dataclass(frozen=True)
@@ -40,14 +39,19 @@ class Reading:
     eps: float | None = None
     halvings: int = 0
     prefix: int = 0
-    grid: GridSize = ONE_CELL
+    grid: GridSize | None = None  # no GridSize as default: torch 2.6 cannot compile one
+
+    @property
+    def told(self) -> GridSize:
+        """The grid, which whoever averages patches has told."""
+        return cast("GridSize", self.grid)
 
     def __call__(self, tokens: Tensor) -> Tensor:
         """(B, n, C) -> (B, m, C): whole sequences, or whole lines of patches where they are averaged."""
         tokens = self.normed(tokens)
         if not self.halvings:
             return tokens
-        cells: Tensor = tokens.unflatten(1, (-1, self.grid.cols))  # type: ignore[no-untyped-call]
+        cells: Tensor = tokens.unflatten(1, (-1, self.told.cols))  # type: ignore[no-untyped-call]
         maps = cells.permute(0, 3, 1, 2)
         for _ in range(self.halvings):
             maps = halved(maps)
@@ -62,7 +66,7 @@ class Reading:
         patches = tokens[:, self.prefix :]
         if not self.halvings:
             return patches
-        maps = as_maps(patches, self.grid)
+        maps = as_maps(patches, self.told)
         for _ in range(self.halvings):
             maps = halved(maps)
         return maps.permute(0, 2, 3, 1).flatten(1, 2)
@@ -70,7 +74,7 @@ class Reading:
     @property
     def size(self) -> GridSize:
         """Cells that remain of the grid."""
-        rows, cols = self.grid
+        rows, cols = self.told
         for _ in range(self.halvings):
             rows, cols = (rows + 1) // 2, (cols + 1) // 2
         return GridSize(rows, cols)
@@ -249,7 +253,7 @@ def _blocks(x: Tensor, reading: Reading, shares: Tensor | None) -> Iterator[tupl
     fits = max(1, BLOCK_BYTES.get(x.device.type, WIDE_BLOCK_BYTES) // (channels * x.element_size()))
     fits = fits if makes else max(fits, count)
     begin = reading.prefix
-    line = reading.grid.cols << reading.halvings if reading.halvings else 1  # tokens that are averaged together
+    line = reading.told.cols << reading.halvings if reading.halvings else 1  # tokens that are averaged together
     made = reading.size.cols if reading.halvings else 1
     if count - begin <= fits:
         samples = fits // max(1, count - begin)

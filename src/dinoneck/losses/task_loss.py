@@ -97,7 +97,7 @@ class TaskLoss(nn.Module):
             parts |= held
             return torch.stack(list(parts.values())).sum(), parts
         total = self.weighting(parts, counts)
-        return torch.stack([total, *held.values()]).sum(), parts | held
+        return torch.stack([total, *held.values()]).sum(), {**parts, **held}
 
     def _regularised(self, outputs: Table) -> dict[str, Tensor]:
         parts: dict[str, Tensor] = {}
@@ -108,7 +108,7 @@ class TaskLoss(nn.Module):
                         f"the outputs lack the map '{own.task}.map' that is to be regularised; they hold "
                         f"{', '.join(outputs) or 'nothing'}"
                     )
-                parts |= own.parts(outputs[f"{own.task}.map"])
+                parts.update(own.parts(outputs[f"{own.task}.map"]))
         return parts
 
     def _check_given(self, outputs: Table, targets: Table, masks: Table) -> None:

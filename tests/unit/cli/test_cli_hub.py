@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,24 @@ def test_there_and_back(
     assert main(["pull", "me/one", "--revision", "v1", "--out", str(tmp_path / "back.safetensors")]) == 0
     assert f"commit   {repo.branches['v1']}\n" in capsys.readouterr().out
     assert (tmp_path / "back.safetensors").read_bytes() == head.read_bytes()
+
+
+def test_programs_get_the_commit(
+    hub: Hub, head: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", WRITER)
+    assert main(["push", str(head), "me/one", "--json"]) == 0
+    pushed = json.loads(capsys.readouterr().out)
+    commit = hub.repos["me/one"].branches["main"]
+    assert (pushed["verb"], pushed["ok"], pushed["commit"], pushed["repo"]) == ("push", True, commit, "me/one")
+    assert WRITER not in json.dumps(pushed)
+    out = str(tmp_path / "back.safetensors")
+    assert main(["pull", "me/one", "--out", out, "--json"]) == 0
+    pulled = json.loads(capsys.readouterr().out)
+    assert (pulled["commit"], pulled["written"]) == (commit, out)
+    assert main(["verify", "me/one", "--json"]) == 0
+    [checked] = json.loads(capsys.readouterr().out)["checked"]
+    assert (checked["kind"], checked["commit"]) == ("hub repository", commit)
 
 
 def test_a_no_is_one_line_and_exit_code_1(hub: Hub, head: Path, capsys: pytest.CaptureFixture[str]) -> None:

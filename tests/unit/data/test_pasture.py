@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from PIL import Image
 
 from dinoneck import ConfigError
-from dinoneck.data import Pasture
+from dinoneck.data import Pasture, read_csv
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +80,27 @@ def test_tables_hold_groups_and_weights() -> None:
     assert table.weights["Dry_Total_g"] == 0.5
     assert table.units["GDM_g"] == "g"
     assert table.targets["GDM_g"].shape == (2,)
+
+
+def test_a_written_folder_is_read_as_the_pasture_it_is(tmp_path: Path) -> None:
+    pasture = Pasture(3, (32, 64))
+    pasture.write(tmp_path, 2)
+    names = ["Dry_Clover_g", "GDM_g", "Dry_Total_g"]
+    table = read_csv(tmp_path / "table.csv", tmp_path, ["cover", *names], "sampling", label_column="mask")
+    assert table.ids == ("photos/0000.jpg", "photos/0001.jpg")
+    assert table.labels is not None
+    assert table.groups is not None
+    for i in range(2):
+        sample = pasture.sample(i)
+        assert table.groups[i] == sample.group
+        assert all(abs(table.targets[name][i] - sample.grams[name]) <= 5.1e-5 for name in names)
+        mask = np.asarray(Image.open(str(table.labels[i])))
+        assert np.array_equal(mask, sample.classes)
+        assert abs(table.targets["cover"][i] - (mask > 0).mean()) <= 5.1e-5
+        photo = np.asarray(Image.open(str(table.photos[i]))).astype(float)
+        assert abs(photo - sample.image).mean() < 0.5 * abs(photo - pasture.sample(1 - i).image).mean()  # JPEG
+    with pytest.raises(ConfigError, match="expected 1 or more"):
+        pasture.write(tmp_path, 0)
 
 
 @pytest.mark.parametrize("size", [(30, 64), (0, 16), (16,), (16, 8)])

@@ -1,0 +1,29 @@
+"""What mkdocs does on the way: roles in docstrings (:class:`dinoneck.Tokens`) become links."""
+
+import importlib
+import re
+
+import dinoneck
+
+ROLE = re.compile(r":(?:class|func|meth|mod|attr|data|exc):<code>~?([^<]+)</code>")
+ROOMS = {
+    name: f"dinoneck.{room}.{name}"
+    for room in dinoneck._ROOMS
+    for name in getattr(importlib.import_module(f"dinoneck.{room}"), "__all__", ())
+}
+PUBLIC = {**ROOMS, **{name: f"dinoneck.{name}" for name in dinoneck.__all__}}
+
+
+def on_page_content(html: str, **_: object) -> str:
+    """Turn every role into a link to its name in the reference; into plain code where no public name is meant."""
+    return ROLE.sub(_linked, html)
+
+
+def _linked(role: re.Match[str]) -> str:
+    name = role.group(1)
+    code = f"<code>{name.removeprefix('dinoneck.')}</code>"
+    first, _, rest = name.partition(".")
+    identifier = name if first == "dinoneck" else PUBLIC.get(first, "") + (f".{rest}" if rest else "")
+    if not identifier.startswith("dinoneck."):
+        return code
+    return f'<autoref identifier="{identifier}" optional>{code}</autoref>'

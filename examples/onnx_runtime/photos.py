@@ -1,0 +1,175 @@
+"""Photos as dinoneck prepares them, with NumPy and Pillow alone: decode, turn upright, resize, pad.
+
+Everything stays RGB in 0 ... 1: models of ``dinoneck export --with-backbone`` normalise inside. How a photo is prepared
+stands in the model's metadata, under ``preprocess``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+Array = np.ndarray[Any, np.dtype[np.float32]]
+
+
+class PhotoError(Exception):
+    """A photo cannot be read, or does not come to a size that the model takes."""
+
+
+def read(path: Path) -> Array:
+    """Return a photo as (height, width, 3) RGB in 0 ... 1, turned upright by its EXIF tag."""
+    try:
+        with Image.open(path) as image:
+            deep = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG")
+            upright = ImageOps.exif_transpose(image)
+            if deep:
+                grey = np.asarray(upright).astype(np.float32) / np.float32(65535)
+                return np.repeat(grey[..., None], 3, axis=2)
+            if upright.mode in ("I", "F"):
+                raise PhotoError(f"{path} holds 32-bit values of unknown range")
+            if upright.mode == "P" and "transparency" in upright.info:
+                upright = upright.convert("RGBA")
+            return np.asarray(upright.convert("RGB")).astype(np.float32) / np.float32(255)
+    except FileNotFoundError:
+        raise PhotoError(f"there is no photo {path}") from None
+    except UnidentifiedImageError:
+        raise PhotoError(f"{path} is no picture that can be decoded") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise PhotoError(f"{path} cannot be read: {error}") from error
+
+
+def prepare(photo: Array, recipe: Mapping[str, Any]) -> tuple[Array, Array]:
+    """Prepare one photo.
+
+    Args:
+        photo: as :func:`read` gives it.
+        recipe: the model's ``preprocess``.
+
+    Returns:
+        The image (3, H, W), and which of its cells (rows, cols) show the photo and no padding.
+    """
+    size, fit, mean = recipe["size"], recipe["fit"], np.float32(recipe["mean"])
+    if size is not None:
+        photo = np.clip(_fitted(photo, size, fit, recipe["interpolation"]), 0, 1)
+    if recipe["blur"] is not None:
+        photo = _blurred(photo, recipe["blur"]["kernel"], recipe["blur"]["sigma"])
+    shown = np.ones((*photo.shape[:2], 1), np.float32)
+    if size is not None and fit == "pad":
+        photo, shown = _padded(photo, size, mean), _padded(shown, size, 0)
+    patch = recipe["patch_size"]
+    patch = (patch, patch) if isinstance(patch, int) else tuple(patch)
+    photo, shown = (_whole_patches(x, patch, recipe["policy"], fill) for x, fill in ((photo, mean), (shown, 0)))
+    rows, cols = photo.shape[0] // patch[0], photo.shape[1] // patch[1]
+    cells = shown[..., 0].reshape(rows, patch[0], cols, patch[1]).max(axis=(1, 3)) > 0
+    return np.ascontiguousarray(photo.transpose(2, 0, 1), dtype=np.float32), cells
+
+
+def _fitted(photo: Array, size: tuple[int, int], fit: str, interpolation: str) -> Array:
+    """Resize and cut to ``size`` = (height, width)."""
+    height, width = photo.shape[:2]
+    if fit == "stretch":
+        return _resized(photo, size[0], size[1], interpolation)
+    ratios = size[0] / height, size[1] / width
+    scale = max(ratios) if fit == "crop" else min(ratios)
+    target = [
+        limit if ratio == scale else max(1, round(side * scale))
+        for side, limit, ratio in zip((height, width), size, ratios, strict=True)
+    ]
+    photo = _resized(photo, target[0], target[1], interpolation)
+    top, left = ((target[0] - size[0]) // 2, (target[1] - size[1]) // 2) if fit == "crop" else (0, 0)
+    return photo[top : top + size[0], left : left + size[1]]
+
+
+def _whole_patches(photo: Array, patch: tuple[int, int], policy: str, fill: Any) -> Array:
+    """What the recipe's policy makes of a photo whose sides are no multiples of the patch."""
+    height, width = photo.shape[:2]
+    if height % patch[0] == 0 and width % patch[1] == 0:
+        return photo
+    if policy == "error":
+        raise PhotoError(f"the photo is {height}x{width} px; the sides must be multiples of {patch[0]} and {patch[1]}")
+    if policy == "pad":
+        return _padded(photo, (-(-height // patch[0]) * patch[0], -(-width // patch[1]) * patch[1]), fill)
+    if policy == "crop":
+        rows, cols = height // patch[0], width // patch[1]
+        if not rows or not cols:
+            raise PhotoError(f"the photo is {height}x{width} px, smaller than a patch of {patch[0]}x{patch[1]}")
+        top, left = (height - rows * patch[0]) // 2, (width - cols * patch[1]) // 2
+        return photo[top : top + rows * patch[0], left : left + cols * patch[1]]
+    sides = [max(1, (2 * side + cell) // (2 * cell)) * cell for side, cell in zip((height, width), patch, strict=True)]
+    return _resized(photo, sides[0], sides[1], "bilinear")
+
+
+def _padded(photo: Array, size: tuple[int, int], fill: Any) -> Array:
+    out = np.empty((*size, photo.shape[2]), np.float32)
+    out[:] = fill
+    out[: photo.shape[0], : photo.shape[1]] = photo
+    return out
+
+
+def _resized(photo: Array, height: int, width: int, interpolation: str) -> Array:
+    """``area`` is the plain mean of all pixels touched where both sides shrink, else bilinear with antialiasing."""
+    old = photo.shape[:2]
+    if old == (height, width):
+        return photo
+    if interpolation == "area":
+        interpolation = "area" if height <= old[0] and width <= old[1] else "bilinear"
+    return _along(_along(photo, 0, height, interpolation), 1, width, interpolation)
+
+
+def _along(x: Array, axis: int, count: int, interpolation: str) -> Array:
+    """Resample along one axis; every new pixel is a weighted sum of a few neighbours."""
+    x = np.moveaxis(x, axis, 0)
+    out = np.empty((count, *x.shape[1:]), np.float32)
+    for place, (start, weights) in enumerate(_spans(len(x), count, interpolation)):
+        out[place] = np.tensordot(weights, x[start : start + len(weights)], axes=1)
+    return np.moveaxis(out, 0, axis)
+
+
+def _spans(old: int, new: int, interpolation: str) -> list[tuple[int, Array]]:
+    """(first old pixel, weights) of every new pixel."""
+    if old == new:
+        return [(i, np.ones(1, np.float32)) for i in range(old)]
+    if interpolation == "area":
+        ends = [(i * old // new, -(-(i + 1) * old // new)) for i in range(new)]
+        return [(start, np.full(end - start, 1 / (end - start), np.float32)) for start, end in ends]
+    kernel, reach = (_cubic, 2.0) if interpolation == "bicubic" else (_triangle, 1.0)
+    scale = np.float32(old / new)  # torch computes places in this precision
+    wider = max(scale, np.float32(1))  # antialiasing: the kernel grows with the step
+    spans = []
+    for i in range(new):
+        centre = scale * np.float32(i + 0.5)
+        start = max(int(centre - reach * wider + 0.5), 0)
+        end = min(int(centre + reach * wider + 0.5), old)
+        weights = kernel((np.arange(start, end, dtype=np.float32) - centre + np.float32(0.5)) / wider)
+        spans.append((start, (weights / weights.sum()).astype(np.float32)))
+    return spans
+
+
+def _triangle(x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    return np.clip(1 - np.abs(x), 0, None)
+
+
+def _cubic(x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    x, a = np.abs(x), -0.5
+    near = ((a + 2) * x - (a + 3)) * x * x + 1
+    far = (((x - 5) * x + 8) * x - 4) * a
+    return np.where(x < 1, near, np.where(x < 2, far, 0))
+
+
+def _blurred(photo: Array, kernel: int, sigma: float) -> Array:
+    """A Gaussian blur with mirrored borders."""
+    half = kernel // 2
+    if half >= min(photo.shape[:2]):
+        raise PhotoError(f"a blur of {kernel} px does not fit a photo of {photo.shape[0]}x{photo.shape[1]} px")
+    weights = np.array([math.exp(-0.5 * (i / sigma) ** 2) for i in range(-half, half + 1)])
+    weights = (weights / weights.sum()).astype(np.float32)
+    for axis in (0, 1):
+        x = np.moveaxis(photo, axis, 0)
+        wide = np.pad(x, ((half, half), (0, 0), (0, 0)), mode="reflect")
+        photo = np.moveaxis(sum(w * wide[i : i + len(x)] for i, w in enumerate(weights)), 0, axis)
+    return photo

@@ -1,0 +1,297 @@
+"""``dinoneck viz report``: predictions, maps and residuals of many photos as one HTML file."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dinoneck.cli import backbone_options, numbers
+from dinoneck.cli.allow_option import add_allow
+from dinoneck.cli.answers import add_json, answer
+from dinoneck.cli.text import say
+from dinoneck.errors import ConfigError, DataError, DinoneckError, printable
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from dinoneck.inference.predictor import Predictor
+    from dinoneck.viz.report_photos import ReportEntry
+
+HELP = "predict from photos and write a report: one HTML file that opens in a browser without a network"
+EXAMPLE = "dinoneck viz report run/heads photos/ --truth known.csv --out report.html"
+
+logger = logging.getLogger(__name__)
+_DRAWN = 24
+_MEGABYTES = 20.0
+_PATCHES = 20_000  # that the colours of tokens are fitted on
+_HEADS_TOLD = 50
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    add_head_and_photos(parser)
+    parser.add_argument("--out", type=Path, required=True, help="the .html file to write")
+    parser.add_argument(
+        "--truth", type=Path, metavar="CSV", help="known values, in columns named like the predictions: adds residuals"
+    )
+    parser.add_argument(
+        "--image-column", default="image", metavar="COLUMN", help="column of file names in --truth (default image)"
+    )
+    parser.add_argument("--title", help="of the page (default: Predictions of HEAD)")
+    parser.add_argument(
+        "--max-photos",
+        type=numbers.whole,
+        default=_DRAWN,
+        metavar="N",
+        help=f"photos to draw, with --truth those that are off most (default {_DRAWN}); the table holds all",
+    )
+    parser.add_argument(
+        "--max-mb",
+        type=numbers.positive,
+        default=_MEGABYTES,
+        metavar="MB",
+        help=f"of the photos drawn: they get smaller, then fewer (default {_MEGABYTES:g})",
+    )
+    parser.add_argument("--no-tokens", action="store_true", help="leave out the colours of the backbone's tokens")
+    parser.add_argument("--strict", action="store_true", help="exit with 1 if a photo could not be read")
+    add_json(parser)
+
+
+def add_head_and_photos(parser: argparse.ArgumentParser) -> None:
+    """Declare HEAD, PHOTOS and how they are predicted."""
+    parser.add_argument("head", metavar="HEAD", help="a head file, a folder of them or of an ensemble, or a repository")
+    parser.add_argument(
+        "photos", nargs="+", type=Path, metavar="PHOTOS", help="photos, or folders, which are searched to the bottom"
+    )
+    parser.add_argument(
+        "--tta",
+        choices=("none", "flip4", "d6"),
+        help="views to average (default: those that the heads' training file named, else none)",
+    )
+    parser.add_argument("--revision", help="a branch, tag or commit of the hub repository (default: main)")
+    add_allow(parser)
+    parser.add_argument("--batch-size", type=numbers.count, default=8, metavar="N", help="photos at once (default 8)")
+    backbone_options.add_rebuilt(parser)
+    parser.add_argument(
+        "--probe",
+        action="store_true",
+        help="let what the backbone does decide whether it is the heads', not its digest",
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Predict, draw, write."""
+    from dinoneck.atomic import write_text
+    from dinoneck.cli.known_values import known_values
+    from dinoneck.cli.predict import files_of
+    from dinoneck.viz.report import html_report
+    from dinoneck.viz.report_numbers import outputs
+
+    photos = list(dict.fromkeys(files_of(options.photos)))
+    check_output(options.out, (".html", ".htm"), [*photos, options.head, *filter(None, [options.truth])])
+    predictor, facts = opened_predictor(options)
+    columns = [output.key for output in outputs(predictor.tasks)]
+    known: Sequence[Mapping[str, float]] = [{}] * len(photos)
+    if options.truth is not None:
+        known = known_values(options.truth, options.image_column, photos, columns)
+    unread: dict[int, str] = {}
+    entries = _entries(options, predictor, photos, known, unread)
+    facts["How it was run"] = _run_facts(options, predictor, len(photos), len(unread))
+    names = _names(photos)
+    page = html_report(
+        entries,
+        predictor.tasks,
+        title=f"Predictions of {'/'.join(Path(options.head).parts[-2:])}" if options.title is None else options.title,
+        facts=facts,
+        unread={names[place]: reason for place, reason in unread.items()},
+        max_bytes=max(1, round(options.max_mb * 1e6)),
+    )
+    write_text(options.out, page)
+    size, drawn = len(page.encode("utf-8")), page.count("<article ")
+    told = {str(photos[place]): reason for place, reason in unread.items()}
+    answer(options, written=[options.out], bytes=size, photos=len(entries), drawn=drawn, unread=told)
+    answer(options, scores=_told_scores(entries, predictor))
+    print(f"{len(entries)} photos predicted, {drawn} of them drawn; written: {options.out} ({size / 1e6:.1f} MB)")
+    for name, reason in told.items():
+        say(f"left out: {name}: {reason}")
+    return 1 if unread and options.strict else 0
+
+
+def check_output(out: Path, suffixes: Sequence[str], inputs: Iterable[str | Path]) -> None:
+    """Refuse, before any work, an output that cannot be written or would replace an input.
+
+    Raises:
+        ConfigError: naming it.
+    """
+    if out.suffix.lower() not in suffixes:
+        raise ConfigError(f"--out {out}: expected a file name that ends in {' or '.join(suffixes)}")
+    if not out.resolve().parent.is_dir():
+        raise ConfigError(f"--out {out}: the folder {out.parent} does not exist; create it first")
+    if out.is_dir():
+        raise ConfigError(f"--out {out} is a folder; expected a file name")
+    for given in map(Path, inputs):
+        if out.resolve() == given.resolve() or (out.exists() and given.exists() and out.samefile(given)):
+            raise ConfigError(f"--out {out} is one of the inputs and would be replaced; choose another name")
+
+
+def opened_predictor(options: argparse.Namespace) -> tuple[Predictor, dict[str, dict[str, str]]]:
+    """Return the predictor that the options ask for, and what its heads are, in words."""
+    from dinoneck.cli.predict import views_of
+    from dinoneck.inference.predictor import Predictor
+    from dinoneck.inference.sources import listed, opened, revisions_of
+
+    sources = listed(options.head)
+    heads = opened(sources, options.revision, options.allow)
+    predictor = Predictor(
+        heads,
+        backbone_options.rebuilt(options, heads[0]),  # type: ignore[arg-type]
+        views_of(options, heads),
+        options.device,
+        batch_size=options.batch_size,
+        probe=options.probe,
+    )
+    return predictor, _head_facts(options.head, sources, heads, revisions_of(sources, heads))
+
+
+def predicted(
+    predictor: Predictor, photos: Sequence[Path], places: Sequence[int], maps: bool, unread: dict[int, str]
+) -> dict[int, dict[str, Any]]:
+    """Return place -> answer; why photos cannot be read, or used, is told in ``unread``, and they are left out."""
+    from tqdm import tqdm
+
+    found: dict[int, dict[str, Any]] = {}
+    batches = range(0, len(places), predictor.batch_size)
+    for begin in tqdm(batches, desc="photos", unit="batch", disable=None):
+        batch = places[begin : begin + predictor.batch_size]
+        try:
+            found |= dict(zip(batch, predictor([photos[place] for place in batch], maps), strict=True))
+            continue
+        except (DinoneckError, OSError):
+            logger.info("a photo of %d cannot be used; they are taken one by one", len(batch), exc_info=True)
+        for place in batch:
+            try:
+                found[place] = predictor(photos[place], maps)[0]
+            except (DinoneckError, OSError) as error:
+                unread[place] = printable(str(error))
+    return found
+
+
+def _entries(
+    options: argparse.Namespace,
+    predictor: Predictor,
+    photos: Sequence[Path],
+    known: Sequence[Mapping[str, float]],
+    unread: dict[int, str],
+) -> list[ReportEntry]:
+    """An entry per photo that can be read, with pictures for those that are drawn; the others go to ``unread``."""
+    from dinoneck.viz.report import worst_first
+    from dinoneck.viz.report_photos import ReportEntry
+
+    names, everything = _names(photos), list(range(len(photos)))
+    if options.truth is None or len(photos) <= options.max_photos:
+        drawn, rest = everything[: options.max_photos], everything[options.max_photos :]
+        results = predicted(predictor, photos, drawn, True, unread) | predicted(predictor, photos, rest, False, unread)
+    else:
+        results = predicted(predictor, photos, everything, False, unread)
+        order = list(results)
+        plain = [ReportEntry(names[place], results[place], known=known[place]) for place in order]
+        drawn = [order[i] for i in worst_first(plain, predictor.tasks)][: options.max_photos]
+        results |= predicted(predictor, photos, drawn, True, unread)
+    if not results:
+        raise DataError(f"none of the {len(photos)} photos can be used; the first: {unread[0]}")
+    drawn = [place for place in drawn if place in results]
+    tokens = {} if options.no_tokens else _token_colours(predictor, photos, drawn)
+    pictures = {place: _pixels(predictor, photos[place]) for place in drawn}
+    return [
+        ReportEntry(names[place], results[place], pictures.get(place), tokens.get(place), known[place])
+        for place in sorted(results)
+    ]
+
+
+def _names(photos: Sequence[Path]) -> list[str]:
+    """The photos by their names below the folder that they share."""
+    try:
+        shared = Path(os.path.commonpath([photo.parent for photo in photos]))
+    except ValueError:  # some absolute, some not
+        return [str(photo) for photo in photos]
+    return [str(photo.relative_to(shared)) for photo in photos]
+
+
+def _pixels(predictor: Predictor, photo: Path) -> np.ndarray[Any, Any]:
+    """The photo as the model saw it, (H, W, 3) bytes."""
+    return (predictor.picture(photo).permute(1, 2, 0) * 255.0).round().byte().numpy()
+
+
+def _token_colours(
+    predictor: Predictor, photos: Sequence[Path], places: Sequence[int]
+) -> dict[int, np.ndarray[Any, Any]]:
+    """The last layer's patches as colours, whose directions all photos share."""
+    import torch
+    from tqdm import tqdm
+
+    from dinoneck.backbones.tuning import evaluating
+    from dinoneck.viz.pca import PCABasis, pca_rgb
+
+    maps = {}
+    with torch.no_grad(), evaluating(predictor.backbone):
+        for place in tqdm(places, desc="tokens", unit="photo", disable=None):
+            tokens = predictor.backbone(predictor.preprocess(photos[place]).to(predictor.device))
+            maps[place] = tokens.last.maps()[0].float().cpu().half()
+    if not maps:
+        return {}
+    share = -(-sum(m.shape[-2] * m.shape[-1] for m in maps.values()) // _PATCHES)
+    rows = torch.cat([m[0].flatten(1).T[::share] for m in maps.values()])
+    basis = PCABasis.fit(rows.float())
+    return {place: pca_rgb(m.float(), basis=basis)[0] for place, m in maps.items()}
+
+
+def _head_facts(
+    given: str, sources: Sequence[Any], heads: Sequence[Any], commits: Mapping[str, str]
+) -> dict[str, dict[str, str]]:
+    """What the heads are, as ``dinoneck inspect`` tells it; of several what they share, then what differs."""
+    from dinoneck.cli.inspect import entries
+    from dinoneck.cli.predict import checkpoints_of
+
+    told: dict[str, dict[str, str]] = {}
+    for source, head in zip(sources, heads, strict=True):
+        members = getattr(head, "members", ())
+        names = [f"{source}/{member.file}" for member in members] or [str(source)]
+        told |= {name: entries(one.meta) for name, one in zip(names, checkpoints_of(head), strict=True)}
+    commit = {"commit": next(iter(commits.values()))} if commits else {}
+    if len(told) == 1:
+        return {"The head": {"from": given, **commit, **next(iter(told.values()))}}
+    first = next(iter(told.values()))
+    shared = {key: text for key, text in first.items() if all(one.get(key) == text for one in told.values())}
+    own = {
+        name: "; ".join(f"{key} {text}" for key, text in one.items() if key not in shared)
+        for name, one in list(told.items())[:_HEADS_TOLD]
+    }
+    more = {"more": f"{len(told) - _HEADS_TOLD} other heads"} if len(told) > _HEADS_TOLD else {}
+    return {"The heads": {"from": f"{given}, {len(told)} heads", **commit, **shared, **own, **more}}
+
+
+def _run_facts(options: argparse.Namespace, predictor: Predictor, given: int, unread: int) -> dict[str, str]:
+    from datetime import UTC, datetime
+
+    from dinoneck.version import versions
+
+    views = len(predictor.views)
+    told = {
+        "photos": f"{given} given, {given - unread} read",
+        "views": predictor.tta if views == 1 else f"{predictor.tta}, the mean of {views} views",
+        "device": str(predictor.device),
+    }
+    told |= {"known values": str(options.truth)} if options.truth is not None else {}
+    told["versions"] = ", ".join(f"{name} {version}" for name, version in versions().items())
+    return told | {"made": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"}
+
+
+def _told_scores(entries: Sequence[ReportEntry], predictor: Predictor) -> dict[str, dict[str, float]]:
+    from dinoneck.viz.report import agreement
+    from dinoneck.viz.report_numbers import outputs
+
+    return {key: told._asdict() for key, told in agreement(entries, outputs(predictor.tasks)).items()}

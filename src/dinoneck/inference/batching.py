@@ -1,0 +1,204 @@
+"""Single photos of several threads, answered together: the queue between a service's requests and a predictor."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future
+from numbers import Integral, Real
+from types import TracebackType
+from typing import Any
+
+import torch
+
+from dinoneck.backbones.tuning import evaluating
+from dinoneck.data.photos import Photo, decode
+from dinoneck.errors import BusyError, ConfigError
+from dinoneck.grid import PreparedImages
+from dinoneck.inference.predictor import Predictor
+
+Answer = dict[str, Any]
+
+
+class _Asked:
+    """One prepared photo and the promise of its answer."""
+
+    __slots__ = ("answer", "maps", "prepared")
+
+    def __init__(self, prepared: PreparedImages, maps: bool) -> None:
+        self.prepared, self.maps = prepared, maps
+        self.answer: Future[Answer] = Future()
+
+
+class MicroBatcher:
+    """Gathers photos that threads ask for one by one into passes of several.
+
+    Worth it where a pass costs much beside its photos: on a GPU, and for small models on small photos. On a CPU a
+    ViT-S at 224 px is no faster in batches; several threads calling the predictor itself do as well there. A caller's
+    thread decodes and prepares its photo, one thread of the batcher's own runs the passes. Photos of a request that
+    cannot be read fail in their caller's thread; if a pass fails, its photos are answered one by one, so that nobody
+    pays for a neighbour. Photos that a predictor cuts into tiles are batches already: they run in the caller's thread.
+
+    Answers are those of the predictor on the same batch: beside those of a photo alone they may differ in the last bits
+    (matrix products of other sizes are summed in another order).
+
+    Args:
+        predictor: answers; may be called directly meanwhile.
+        max_batch: photos in a pass, at most.
+        max_wait_s: how long the first photo of a pass waits for others, in seconds; 0 = takes only what waits already.
+        max_waiting: photos that may wait for a pass; more are refused at once.
+
+    Raises:
+        ConfigError: if a value is out of range.
+
+    Examples:
+        >>> from dinoneck import PatchMeanHead, Predictor, Task, load_backbone
+        >>> predictor = Predictor(PatchMeanHead(64, [Task("total", unit="g")]), load_backbone("dinoneck_tiny"))
+        >>> with MicroBatcher(predictor, max_batch=4) as batcher:
+        ...     answer = batcher.predict(torch.rand(3, 32, 48))
+        >>> sorted(answer)
+        ['total']
+    """
+
+    def __init__(
+        self, predictor: Predictor, *, max_batch: int = 8, max_wait_s: float = 0.005, max_waiting: int = 64
+    ) -> None:
+        counts: dict[str, Any] = {"max_batch": max_batch, "max_waiting": max_waiting}
+        for name, value in counts.items():
+            if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+                raise ConfigError(f"{name} is {value!r}; expected a whole number of 1 or more")
+        wait: Any = max_wait_s
+        if isinstance(wait, bool) or not isinstance(wait, Real) or not 0 <= float(wait) < math.inf:
+            raise ConfigError(f"max_wait_s is {wait!r}; expected seconds, 0 or more")
+        self.predictor = predictor
+        self.max_batch, self.max_wait_s, self.max_waiting = int(max_batch), float(max_wait_s), int(max_waiting)
+        self._waiting: deque[_Asked] = deque()
+        self._changed = threading.Condition()
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="dinoneck-batches", daemon=True)
+        self._thread.start()
+
+    @property
+    def waiting(self) -> int:
+        """How many photos wait for a pass at the moment."""
+        return len(self._waiting)
+
+    def predict(self, photo: Photo, maps: bool = False, timeout: float | None = None) -> Answer:
+        """Answer for one photo, as ``predictor([photo], maps)[0]``; waits for a pass.
+
+        Args:
+            photo: one photo, see :class:`dinoneck.data.Preprocessing`.
+            maps: with maps, see :class:`dinoneck.Predictor`.
+            timeout: seconds to wait for the answer; None = as long as it takes.
+
+        Raises:
+            BusyError: if ``max_waiting`` photos wait already, or the batcher is closed.
+            DataError: if the photo cannot be read, or its answer is not finite.
+            TimeoutError: if the answer took longer; a photo that still waits is dropped.
+        """
+        asked = self.submit(photo, maps)
+        try:
+            return asked.result(timeout)
+        except TimeoutError:
+            asked.cancel()
+            raise
+
+    def submit(self, photo: Photo, maps: bool = False) -> Future[Answer]:
+        """Prepare one photo in this thread and return a future of its answer; raises as :meth:`predict` does."""
+        self._refuse_if_full()
+        decoded = decode(photo)
+        if self.predictor._is_cut(decoded):
+            done: Future[Answer] = Future()
+            done.set_result(self.predictor(decoded, maps)[0])
+            return done
+        asked = _Asked(self.predictor._recipe(decoded).prepare(decoded), maps)
+        with self._changed:
+            self._refuse_if_full()
+            self._waiting.append(asked)
+            self._changed.notify()
+        return asked.answer
+
+    def close(self, *, answer: bool = True) -> None:
+        """Take no more photos; returns when the last pass has ended. Closing twice does nothing.
+
+        Args:
+            answer: answer the photos that wait; else they are refused with a BusyError.
+        """
+        with self._changed:
+            self._closed = True
+            refused = [] if answer else list(self._waiting)
+            if refused:
+                self._waiting.clear()
+            self._changed.notify()
+        for asked in refused:
+            if asked.answer.set_running_or_notify_cancel():
+                asked.answer.set_exception(
+                    BusyError("the batcher was closed before this photo's turn; ask another one")
+                )
+        if self._thread is not threading.current_thread():
+            self._thread.join()
+
+    def __enter__(self) -> MicroBatcher:
+        """Return itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Answer what waits and close."""
+        self.close()
+
+    def _refuse_if_full(self) -> None:
+        if self._closed:
+            raise BusyError("the batcher is closed; make another one")
+        if len(self._waiting) >= self.max_waiting:
+            raise BusyError(
+                f"{len(self._waiting)} photos wait, which is all that may (max_waiting={self.max_waiting}); "
+                "ask again later, or allow more"
+            )
+
+    def _run(self) -> None:
+        while batch := self._next():
+            for maps in (False, True):
+                asked = [one for one in batch if one.maps == maps]
+                if asked:
+                    self._answer(asked, maps)
+            batch = asked = []  # a waiting thread holds no photos
+
+    def _next(self) -> list[_Asked]:
+        """The photos of the next pass, none of them cancelled; empty when closed and nothing is left."""
+        while True:
+            with self._changed:
+                while not self._waiting and not self._closed:
+                    self._changed.wait()
+                until = time.monotonic() + self.max_wait_s
+                while len(self._waiting) < self.max_batch and not self._closed:
+                    left = until - time.monotonic()
+                    if left <= 0 or not self._changed.wait(left):
+                        break
+                taken = [self._waiting.popleft() for _ in range(min(self.max_batch, len(self._waiting)))]
+                ended = self._closed and not taken
+            batch = [one for one in taken if one.answer.set_running_or_notify_cancel()]
+            if batch or ended:
+                return batch
+
+    def _answer(self, asked: Sequence[_Asked], maps: bool) -> None:
+        try:
+            answers = self._pass([one.prepared for one in asked], maps)
+        except Exception as error:
+            if len(asked) > 1:
+                for one in asked:
+                    self._answer([one], maps)
+                return
+            asked[0].answer.set_exception(error)
+            return
+        for one, answer in zip(asked, answers, strict=True):
+            one.answer.set_result(answer)
+
+    @torch.no_grad()
+    def _pass(self, prepared: Sequence[PreparedImages], maps: bool) -> list[Answer]:
+        with evaluating(self.predictor.backbone, *self.predictor._panel.heads):
+            return self.predictor._answered(prepared, maps)

@@ -1,0 +1,111 @@
+"""The numbers of a report: one column per output, what they come to, and how far they are from known values."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dinoneck.tasks import Task
+
+_Array = np.ndarray[Any, Any]
+
+
+class Output(NamedTuple):
+    """One number that a task predicts.
+
+    Attributes:
+        key: its column in tables: the task's name, or ``task:label`` where a task has several.
+        task: the task.
+        place: which of its outputs.
+    """
+
+    key: str
+    task: Task
+    place: int
+
+    @property
+    def heading(self) -> str:
+        """The key with the unit."""
+        return f"{self.key} ({self.task.unit})" if self.task.unit else self.key
+
+    def value(self, result: Mapping[str, Any]) -> float:
+        """Return it from what a Predictor says of one photo."""
+        return float(np.asarray(result[self.task.name]).reshape(-1)[self.place])
+
+    def map(self, result: Mapping[str, Any]) -> _Array | None:
+        """Return its map (rows, cols); None where the task has none."""
+        maps = (result.get("maps") or {}).get(self.task.name)
+        return None if maps is None else np.asarray(maps[self.place], np.float64)
+
+
+class Scores(NamedTuple):
+    """How far predictions are from known values.
+
+    Attributes:
+        photos: those whose value is known.
+        r2: 1 - squared errors / squared deviations of the known values from their mean; NaN if those do not differ.
+        mae: mean absolute error.
+        rmse: root of the mean squared error.
+        bias: mean of predicted minus known.
+    """
+
+    photos: int
+    r2: float
+    mae: float
+    rmse: float
+    bias: float
+
+
+def outputs(tasks: Sequence[Task]) -> list[Output]:
+    """Return the columns of a table of predictions, in the order of the tasks."""
+    found = []
+    for task in tasks:
+        parts = task.labels or tuple(str(i) for i in range(task.dim))
+        keys = [task.name] if task.dim == 1 else [f"{task.name}:{part}" for part in parts]
+        found += [Output(key, task, place) for place, key in enumerate(keys)]
+    return found
+
+
+def scores(predicted: Sequence[float], known: Sequence[float]) -> Scores:
+    """Compare predictions with known values, at least one of them.
+
+    Examples:
+        >>> scores([1.0, 2.0, 4.0], [1.0, 2.0, 3.0]).r2
+        0.5
+    """
+    truth = np.asarray(known, np.float64)
+    gap = np.asarray(predicted, np.float64) - truth
+    spread = float(((truth - truth.mean()) ** 2).sum())
+    squared = float((gap**2).sum())
+    return Scores(
+        len(truth),
+        1.0 - squared / spread if spread > 0 else math.nan,
+        float(np.abs(gap).mean()),
+        math.sqrt(squared / len(truth)),
+        float(gap.mean()),
+    )
+
+
+def number(value: float, digits: int = 6) -> str:
+    """Return a number as tables show it; a dash for none."""
+    return "–" if math.isnan(value) else f"{value:.{digits}g}"
+
+
+def ticks(low: float, high: float, about: int = 5) -> list[float]:
+    """Return round numbers within a span, 1, 2 or 5 times a power of ten apart.
+
+    Examples:
+        >>> ticks(0.0, 23.0)
+        [0.0, 5.0, 10.0, 15.0, 20.0]
+    """
+    wide = high - low
+    if not wide > 0:
+        return [low]
+    raw = wide / about
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(factor * power for factor in (1.0, 2.0, 5.0, 10.0) if factor * power >= raw * (1 - 1e-9))
+    first = math.ceil(low / step - 1e-9)
+    return [i * step for i in range(first, math.floor(high / step + 1e-9) + 1)]

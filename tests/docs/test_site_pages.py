@@ -1,0 +1,124 @@
+"""Pages of the site that promise to be complete or true: the nav, section pages, drawings, the newcomer's questions."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+import dinoneck
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = ROOT / "docs"
+SOURCE = ROOT / "src" / "dinoneck"
+ROOMS = sorted(path.parent.name for path in SOURCE.glob("*/__init__.py"))
+SECTIONS = ("tutorials", "how-to", "explanation", "reference", "decisions")
+
+
+def in_nav(entry: object) -> list[str]:
+    if isinstance(entry, str):
+        return [entry]
+    return [page for part in (entry.values() if isinstance(entry, dict) else entry) for page in in_nav(part)]  # type: ignore[attr-defined]
+
+
+def test_every_page_is_in_the_nav_once() -> None:
+    pages = in_nav(yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"])
+    assert len(pages) == len(set(pages))
+    assert set(pages) == {page.relative_to(DOCS).as_posix() for page in DOCS.rglob("*.md")}
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_section_pages_name_every_page_of_their_section(section: str) -> None:
+    text = (DOCS / section / "index.md").read_text()
+    missing = [page.name for page in (DOCS / section).glob("*.md") if f"({page.name})" not in text]
+    assert missing == ["index.md"], f"{section}/index.md does not name them"
+
+
+def test_the_drawing_has_every_room_and_so_has_the_list_of_imports() -> None:
+    drawing = (DOCS / "images" / "data_flow.svg").read_text()
+    page = (DOCS / "explanation" / "data-flow.md").read_text()
+    layers = page[page.index("## Who may import whom") :]
+    for room in ROOMS:
+        assert f">{room}/</text>" in drawing, room
+        assert re.search(rf"\b{room}\b", layers), room
+    assert set(re.findall(r">(\w+)/</text>", drawing)) == set(ROOMS)
+
+
+def answers() -> list[tuple[str, str, str]]:
+    rows = re.findall(r"^\| \d+ \| .+? \| `(\w+)/` \| (.+?) \|$", (DOCS / "decisions/newcomer.md").read_text(), re.M)
+    return [
+        (room, file, named) for room, cell in rows for file, named in re.findall(r"`(\w+\.py)`(?:: `(\w+)`)?", cell)
+    ]
+
+
+def test_ten_questions_are_asked() -> None:
+    text = (DOCS / "decisions" / "newcomer.md").read_text()
+    assert re.findall(r"^\| (\d+) \|", text, re.MULTILINE) == [str(i) for i in range(1, 11)]
+    assert len({room for room, _, _ in answers()}) == 10
+
+
+@pytest.mark.parametrize(("room", "file", "named"), answers())
+def test_a_newcomer_finds_it_there_and_nowhere_else(room: str, file: str, named: str) -> None:
+    assert (SOURCE / room / file).is_file()
+    if named:
+        homes = [path.relative_to(SOURCE).as_posix() for path in SOURCE.rglob("*.py") if named in defined(path)]
+        assert homes == [f"{room}/{file}"]
+    else:
+        assert [path.parent.name for path in SOURCE.rglob(file)] == [room]
+
+
+def defined(path: Path) -> set[str]:
+    """Classes and functions that stand at the top of a file."""
+    return {node.name for node in ast.parse(path.read_text()).body if isinstance(node, ast.ClassDef | ast.FunctionDef)}
+
+
+def test_what_lies_between_rooms_lies_beside_them() -> None:
+    assert {"Tokens", "FeaturePyramid"} <= defined(SOURCE / "tokens.py")
+    assert "Task" in defined(SOURCE / "tasks.py")
+    assert "TokenGrid" in defined(SOURCE / "grid.py")
+
+
+def test_questions_cite_their_threads() -> None:
+    text = (DOCS / "faq.md").read_text()
+    questions = re.split(r"^### ", text, flags=re.MULTILINE)[1:]
+    assert len(questions) >= 20
+    for question in questions:
+        cited = re.search(
+            r"\*\[[\w.\-]+#(\d+)\]\(https://github\.com/[\w.\-]+/[\w.\-]+/(?:issues|pull)/(\d+)\)", question
+        )
+        assert cited, question.splitlines()[0]
+        for number, linked in re.findall(r"#(\d+)\]\(https://github\.com/[^)]+/(\d+)\)", question):
+            assert number == linked, question.splitlines()[0]
+
+
+def test_choices_rest_on_numbers_of_the_pages_they_link() -> None:
+    text = (DOCS / "choose.md").read_text()
+    claims = [part for part in re.split(r"\n(?=\|)|\n\n", text) if re.search(r"\b0\.\d", part)]
+    assert len(claims) > 12
+    for claim in claims:
+        told = "".join((DOCS / page).read_text() for page in re.findall(r"\]\(([\w/-]+\.md)", claim))
+        for number in re.findall(r"(?<![\w.])0\.\d+", claim):
+            assert number in told, f"{number} is on none of the pages that this links: {claim}"
+
+
+def test_the_glossary_knows_what_it_names() -> None:
+    rows = re.findall(r"^\| ([^|]+) \| ([^|]+) \|", (DOCS / "glossary.md").read_text(), re.MULTILINE)
+    terms = [term for term, _ in rows if term != "term" and set(term) != {"-"}]
+    assert len(terms) >= 50
+    assert len(terms) == len(set(terms))
+
+
+def test_the_logo_and_the_drawings_load_nothing() -> None:
+    for drawing in (DOCS / "images").glob("*.svg"):
+        text = drawing.read_text().replace("http://www.w3.org/2000/svg", "")
+        assert not re.search(r"https?:|<script|<image|@import|url\((?!#)", text), drawing
+
+
+def test_the_site_says_what_the_package_is() -> None:
+    about = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
+    assert about["site_name"] == dinoneck.__name__
+    assert about["theme"]["font"] is False
+    assert about["strict"] is True

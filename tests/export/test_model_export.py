@@ -1,0 +1,179 @@
+"""Whole models of real architectures and of every head, as ONNX and as programs, at sizes never traced."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dinoneck import (
+    Backbone,
+    CLSGatingHead,
+    DenseHead,
+    FPNHead,
+    HeadCheckpoint,
+    HeadEnsemble,
+    PatchMeanHead,
+    Predictor,
+    PyramidHead,
+    TargetTransform,
+    Task,
+    load_backbone,
+)
+from dinoneck.checkpoint import save_ensemble
+from dinoneck.checkpoint.ensemble_folder import Member
+from dinoneck.data import Preprocessing
+from dinoneck.inference import Exported, export_model
+
+pytestmark = pytest.mark.slow
+MASS = Task("mass", unit="g", activation="softplus", transform=TargetTransform(mean=40.0, std=20.0), minimum=0.0)
+LOG = Task("mass", unit="g", transform=TargetTransform(log1p=True, mean=1.0, std=0.5))
+STATE = Task("state", dim=3, kind="classification")
+MAPS = [
+    Task("ndvi", kind="dense", transform=TargetTransform(mean=0.4, std=0.2)),
+    Task("plants", kind="density", activation="softplus"),
+    Task("class", dim=3, kind="segmentation"),
+]
+PARTS = Task("parts", dim=2, kind="ratio")
+NECK = {"type": "simple_pyramid", "out_channels": 8, "scales": [2, 1, 0.5]}
+GRIDS = [(1, 7, 3), (3, 4, 9)]  # batch, rows, cols: neither traced nor in the check
+NAMES_INSIDE = [Task(name) for name in ("images", "mean", "linear", "add", "view", "cat")]
+
+HEADS: dict[str, Callable[[], list[nn.Module]]] = {
+    "resized gate": lambda: [CLSGatingHead(64, [MASS, STATE], "resized", (4, 6), 8)],
+    "dense": lambda: [DenseHead(64, [*MAPS, PARTS], 8)],
+    "fpn": lambda: [FPNHead(64, [MASS, STATE, *MAPS], num_layers=2, layer_indices=(0, 1), fpn_dim=8)],
+    "pyramid": lambda: [PyramidHead(64, [MASS, PARTS, *MAPS], NECK, tower_depth=1)],
+    "ensemble": lambda: [
+        HeadEnsemble.from_heads([awake(PatchMeanHead(64, [task], 8)) for task in (MASS, LOG)], [1, 3]),
+    ],
+    "several": lambda: [
+        FPNHead(64, [MASS], num_layers=2, layer_indices=(1, 0), fpn_dim=8),
+        PatchMeanHead(64, [MASS, STATE], 8),
+        CLSGatingHead(64, [MASS], "query", hidden_dim=8),
+    ],
+    "names of nodes": lambda: [PatchMeanHead(64, NAMES_INSIDE, 8)],
+}
+# name, library, positions, whether height and width are free
+BACKBONES = {
+    "DINOv3, timm": ("vit_small_patch16_dinov3", "timm", "native", True),
+    "DINOv3, transformers": ("vit_small_patch16_dinov3", "transformers", "native", True),
+    "DINOv2, timm": ("vit_small_patch14_dinov2", "timm", "native", True),
+    "DINOv2, transformers": ("vit_small_patch14_dinov2", "transformers", "native", True),
+    "DINOv2 with registers, timm": ("vit_small_patch14_reg4_dinov2", "timm", "native", True),
+    "DINOv2 with registers, transformers": ("vit_small_patch14_reg4_dinov2", "transformers", "native", False),
+    "DINOv2, official positions": ("vit_small_patch14_dinov2", "timm", "official", False),
+}
+
+
+def awake(head: nn.Module) -> nn.Module:
+    for parameter in head.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    return head
+
+
+def onnx_run(path: Path) -> Callable[[Tensor], dict[str, Tensor]]:
+    runtime = pytest.importorskip("onnxruntime")
+    session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    names = [entry.name for entry in session.get_outputs()]
+    image = session.get_inputs()[0].name
+    assert json.loads(session.get_modelmeta().custom_metadata_map["dinoneck_export"])["input"]["name"] == image
+
+    def run(pixels: Tensor) -> dict[str, Tensor]:
+        return dict(zip(names, map(torch.as_tensor, session.run(names, {image: pixels.numpy()})), strict=True))
+
+    return run
+
+
+def assert_answers(
+    run: Callable[[Tensor], dict[str, Tensor]], predictor: Predictor, grids: Sequence[tuple[int, int, int]]
+) -> None:
+    """Values, maps and gate are those of the predictor, whose photos keep their own size."""
+    height, width = predictor.backbone.adapter.patch_size
+    for batch, rows, cols in grids:
+        photos = torch.rand(batch, 3, rows * height, cols * width)
+        found, wanted = run(photos), predictor(list(photos), maps=True)
+        for name, values in found.items():
+            task = name.removesuffix(".map")
+            expected = []
+            for row in wanted:
+                if name == "photo.gate":
+                    expected.append(row["gate"][None])
+                elif values.ndim == 4:
+                    expected.append(row["maps"][task])
+                else:
+                    expected.append(np.atleast_1d(row[task]))
+            stacked = torch.as_tensor(np.stack(expected)).float()
+            assert values.shape == stacked.shape
+            assert (values - stacked).abs().max() <= 1e-4 * stacked.abs().max() + 1e-6, name
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_every_head(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    backbone = load_backbone("dinoneck_tiny", layers=[0, 1])
+    heads = [awake(head) for head in HEADS[name]()]
+    predictor = Predictor(heads, backbone)
+    for form in ("pt2", "onnx"):
+        done = export_model(heads, tmp_path / form, format=form, backbone=backbone, maps=True)  # type: ignore[arg-type]
+        assert done.size is None and done.parity is not None and done.parity.largest < 1e-4
+        run = onnx_run(tmp_path / form) if form == "onnx" else torch.export.load(tmp_path / form).module()
+        assert_answers(run, predictor, GRIDS)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_every_architecture(name: str, tmp_path: Path) -> None:
+    """Two blocks of each, random weights: positions and prefix are what differs, and they come before the blocks."""
+    pytest.importorskip("onnxscript")
+    architecture, source, positions, free = BACKBONES[name]
+    if source == "transformers":
+        pytest.importorskip("transformers")
+    backbone: Backbone = load_backbone(
+        architecture,
+        source=source,  # type: ignore[arg-type]
+        pretrained=False,
+        layers=[0, 1],
+        pos_embed=positions,  # type: ignore[arg-type]
+    )
+    head = awake(PatchMeanHead(backbone.embed_dim, [MASS], 8))
+    patch = backbone.adapter.patch_size[0]
+    own = Preprocessing(patch_size=patch, size=(5 * patch, 8 * patch))
+    done = exported(head, tmp_path / "m.onnx", free, backbone=backbone, preprocess=own)
+    assert done.size == (None if free else own.size)
+    predictor = Predictor(head, backbone, preprocess=own.changed(size=own.size))
+    grids = [*GRIDS, (2, 37, 37)] if free else [(1, 5, 8), (4, 5, 8)]  # 37 x 37: DINOv2's trained grid
+    unsized = Preprocessing(patch_size=patch)
+    assert_answers(onnx_run(tmp_path / "m.onnx"), Predictor(head, backbone, preprocess=unsized), grids)
+    assert predictor.tasks[0].name == "mass"
+
+
+def exported(head: nn.Module, path: Path, free: bool, **options: Any) -> Exported:
+    if free:
+        return export_model(head, path, **options)
+    with pytest.warns(UserWarning, match="only: .* plain numbers"):
+        return export_model(head, path, **options)
+
+
+def test_an_ensemble_whose_backbone_has_lora_weights(tmp_path: Path) -> None:
+    """From its folder, the backbone rebuilt from its record."""
+    tuned = load_backbone("dinoneck_tiny", layers=[0]).add_lora(rank=2)
+    with torch.no_grad():
+        for name, parameter in tuned.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.5)
+    fed = Preprocessing(patch_size=16, size=(64, 96))
+    folds = [
+        HeadCheckpoint.from_module(awake(PatchMeanHead(64, [MASS], 8)), backbone=tuned, preprocess=fed) for _ in "ab"
+    ]
+    save_ensemble(tmp_path / "folds", [Member(fold, "mass", i) for i, fold in enumerate(folds)])
+    done = export_model(tmp_path / "folds", tmp_path / "m.pt2", format="pt2")
+    assert done.description["preprocess"]["size"] == [64, 96]
+    run = torch.export.load(tmp_path / "m.pt2").module()
+    assert_answers(run, Predictor(tmp_path / "folds", preprocess=Preprocessing(patch_size=16)), GRIDS)
+    assert_answers(run, Predictor([fold.build() for fold in folds], tuned), GRIDS)

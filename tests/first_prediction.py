@@ -1,0 +1,125 @@
+"""``python -m tests.first_prediction FOLDER``: a newcomer's first hour, by script and outside the repository.
+
+The wheel is built and installed with all its dependencies into an empty environment. Then, from an empty folder:
+photos with a table -> a trained head -> a prediction for a photo it never saw, every command timed; the README's demo;
+and with ``--tests`` the README's tests against the installed wheel (what looks at the checkout itself stays out).
+``--data`` is a folder with ``cover.csv`` (image, soil, ..., group); without it the photos are drawn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULT = ROOT / "benchmarks" / "results" / "first_prediction.json"
+BACKBONE = "vit_small_patch16_dinov3.lvd1689m"
+OF_THE_CHECKOUT = ("house", "docs", "site")  # folders of tests that read the sources, the pages, the site
+PHOTOS = 24
+DRAW = f"""
+from pathlib import Path
+from dinoneck.data import Pasture
+Pasture(size=(240, 480)).write_csiro(Path("photos"), train={PHOTOS}, test=1)
+"""
+
+
+class Terminal:
+    """Runs commands as a newcomer would and keeps their times."""
+
+    def __init__(self, folder: Path, environment: Path) -> None:
+        self.folder, self.bin, self.seconds = folder, environment / "bin", dict[str, float]()
+        self.environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+        self.environment["PATH"] = f"{self.bin}{os.pathsep}{self.environment['PATH']}"
+
+    def run(self, step: str, *command: object) -> str:
+        """Run one command to its end; a failure ends everything."""
+        words = [str(word) for word in command]
+        print("$", " ".join(words), flush=True)
+        begin = time.perf_counter()
+        done = subprocess.run(words, cwd=self.folder, env=self.environment, capture_output=True, text=True, check=False)
+        self.seconds[step] = round(time.perf_counter() - begin, 1)
+        if done.returncode:
+            sys.exit(f"{step} failed with {done.returncode}:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}")
+        print(f"  {self.seconds[step]:.1f} s", flush=True)
+        return done.stdout
+
+
+def first_prediction(terminal: Terminal, data: Path | None) -> str:
+    """Train on photos with a table, predict one that was held back; return what the CSV says."""
+    if data is None:
+        terminal.run("draw photos", "python", "-c", DRAW)
+        own = next((terminal.folder / "photos" / "test").glob("*"))
+        table = ["--csv", "photos/train.csv"]
+    else:
+        own, table = _own_photos(data, terminal.folder)
+    options = ["--backbone", BACKBONE, "--random-backbone", "--size", "224x448", "--folds", "3", "--epochs", "20"]
+    terminal.run("train", "dinoneck", "train", *table, "--out", "run", *options)
+    terminal.run("predict", "dinoneck", "predict", own, "--heads", "run/heads", "--out", "mine.csv", "--maps")
+    return (terminal.folder / "mine.csv").read_text()
+
+
+def _own_photos(data: Path, folder: Path) -> tuple[Path, list[str]]:
+    header, *rows = (data / "cover.csv").read_text().splitlines()
+    spread = rows[:: max(1, len(rows) // (PHOTOS + 1))]
+    (folder / "table.csv").write_text("\n".join([header, *spread[:PHOTOS]]) + "\n")
+    own = folder / "my photo.jpg"
+    shutil.copyfile(data / spread[PHOTOS].split(",")[header.split(",").index("image")], own)
+    return own, ["--csv", "table.csv", "--photos", str(data), "--targets", "soil", "--group", "group"]
+
+
+def first_tier(terminal: Terminal, wheel: Path) -> str:
+    """Run the README's tests on what was installed; there is no ``src`` beside them."""
+    terminal.run("install test extra", "python", "-m", "pip", "install", "--quiet", f"{wheel}[test]")
+    checkout = terminal.folder / "checkout"
+    shutil.copytree(ROOT, checkout, ignore=shutil.ignore_patterns("src", ".*", "site", "dist", "*-demo", "*-results"))
+    for room in OF_THE_CHECKOUT:
+        shutil.rmtree(checkout / "tests" / room, ignore_errors=True)
+    terminal.folder = checkout
+    told = terminal.run("test", "python", "-m", "pytest", "-n", "2", "-m", "not slow")
+    return told.strip().splitlines()[-1]
+
+
+def main() -> None:
+    """Do it all and store the times."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="for the wheel and the environment; emptied first")
+    parser.add_argument("--data", type=Path, help="folder with cover.csv and its photos")
+    parser.add_argument("--tests", action="store_true", help="run the first tier from the wheel too")
+    parser.add_argument("--store", action="store_true", help=f"write {RESULT.relative_to(ROOT)}")
+    options = parser.parse_args()
+    folder = options.folder.resolve()
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    with tempfile.TemporaryDirectory() as outside:
+        terminal = Terminal(Path(outside), folder / "env")
+        terminal.run("build", sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", folder / "dist", ROOT)
+        [wheel] = (folder / "dist").glob("*.whl")
+        terminal.run("empty environment", sys.executable, "-m", "venv", folder / "env")
+        terminal.run("install", "python", "-m", "pip", "install", "--quiet", wheel)
+        where = terminal.run("import", "python", "-c", "import dinoneck; print(dinoneck.__file__)").strip()
+        if not Path(where).is_relative_to(folder / "env"):
+            sys.exit(f"dinoneck came from {where}, not from the wheel")
+        answer = first_prediction(terminal, options.data and options.data.resolve())
+        steps = ("draw photos", "train", "predict")
+        after = sum(terminal.seconds.get(step, 0.0) for step in steps)
+        terminal.run("demo", "dinoneck", "demo", "--out", "demo")
+        tests = first_tier(terminal, wheel) if options.tests else None
+    photos = "drawn" if options.data is None else options.data.name
+    found = {"seconds": terminal.seconds, "after_install_s": round(after, 1), "photos": photos, "tests": tests}
+    found["with_install_s"] = round(after + terminal.seconds["install"], 1)
+    found["machine"] = {"cores": os.cpu_count(), "python": platform.python_version(), "system": platform.system()}
+    print(answer.strip(), "\n", f"first prediction {after:.0f} s after the install", sep="")
+    if options.store:
+        RESULT.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,145 @@
+"""The documentation builds strictly and offline; nothing in it is broken, remote, untitled or out of reach."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.site.browser import Chromium, is_there
+from tests.site.built_pages import Findings, Page, check, read_pages
+from tests.site.public_names import public_names, undocumented
+from tests.site.screenshots import WIDTHS, look_at, served
+
+ROOT = Path(__file__).resolve().parents[2]
+NEEDED = ("mkdocs", "material", "mkdocstrings")
+MISSING = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(bool(MISSING), reason=f"{', '.join(MISSING)} not installed: pip install 'dinoneck[docs]'"),
+]
+
+OFFLINE = """
+import socket, sys
+def refuse(self, address, *rest):
+    raise RuntimeError(f"the build tried to reach {address}")
+socket.socket.connect = refuse
+from mkdocs.__main__ import cli
+cli(["build", "--strict", "--site-dir", sys.argv[1]])
+"""
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site, built with every way out of the machine closed."""
+    folder = tmp_path_factory.mktemp("site")
+    done = subprocess.run(
+        [sys.executable, "-c", OFFLINE, str(folder)],
+        cwd=ROOT,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pages(site: Path) -> dict[str, Page]:
+    return read_pages(site)
+
+
+@pytest.fixture(scope="module")
+def found(site: Path) -> Findings:
+    return check(site)
+
+
+def test_every_link_anchor_and_image_is_there(found: Findings) -> None:
+    assert found.pages > 50
+    assert found.internal_links > 2000
+    assert not found.broken
+
+
+def test_nothing_is_loaded_from_elsewhere(found: Findings) -> None:
+    assert not found.remote
+
+
+def test_every_page_has_a_title_and_one_heading_and_is_reached(found: Findings) -> None:
+    assert not found.untitled
+    assert not found.unreachable
+    assert not found.wordless_images
+
+
+def test_external_links_are_well_formed(found: Findings) -> None:
+    assert len(found.external) > 20
+    assert not found.malformed
+
+
+def test_every_source_page_became_a_page(pages: dict[str, Page]) -> None:
+    for source in (ROOT / "docs").rglob("*.md"):
+        url = "/" + source.relative_to(ROOT / "docs").with_suffix("").as_posix().removesuffix("index")
+        assert url.rstrip("/") + "/" in pages, source
+
+
+def test_every_public_name_is_rendered_with_its_shapes_and_errors(pages: dict[str, Page]) -> None:
+    assert len(public_names()) > 150
+    assert not undocumented(pages)
+
+
+def test_no_page_shows_its_source(pages: dict[str, Page]) -> None:
+    code = re.compile(r"<(pre|code|script|style)\b.*?</\1>", re.DOTALL)
+    wrong = re.compile(
+        r":(?:class|func|meth|mod|attr|data|exc):|^(?:<p>)?\|[ -].*|<autoref|\]\(|\{: |^(?:<p>)?:::|^\* \w|\*\*\w",
+        re.MULTILINE,
+    )
+    escaped = {url for url, page in pages.items() if re.search(r"<code>[^<]*\\\|", page.text)}
+    assert not escaped, "write &#124; inside <code> for a bar in a table"
+    shown = {url: wrong.search(code.sub("", page.text)) for url, page in pages.items()}
+    assert not {url: found.group() for url, found in shown.items() if found}
+
+
+@pytest.mark.skipif(not is_there(), reason="set DINONECK_CHROMIUM to a Chromium or Chrome to look at the pages")
+def test_pages_fit_a_phone_and_a_screen(site: Path, pages: dict[str, Page], tmp_path: Path) -> None:
+    with Chromium() as browser:
+        seen = look_at(browser, site, sorted(pages), tmp_path)
+    assert len(seen) == len(WIDTHS) * len(pages)
+    assert not [f"{one.url} at {one.width} px: {line}" for one in seen for line in one.faults()]
+
+
+SEARCH = """
+(async () => {
+  document.querySelector('[data-md-toggle=search]').checked = true;
+  const field = document.querySelector('.md-search__input');
+  field.focus();
+  for (let turn = 0; turn < 300; turn++) {
+    field.value = 'registers';
+    field.dispatchEvent(new Event('focus'));
+    field.dispatchEvent(new KeyboardEvent('keyup', {bubbles: true}));
+    const found = [...document.querySelectorAll('.md-search-result__item a')];
+    if (found.length) return found.map(link => link.getAttribute('href'));
+    await new Promise(done => setTimeout(done, 100));
+  }
+  return [];
+})()
+"""
+
+
+@pytest.mark.skipif(not is_there(), reason="set DINONECK_CHROMIUM to a Chromium or Chrome to look at the pages")
+def test_search_finds_pages_from_the_site_alone(site: Path) -> None:
+    with served(site) as address, Chromium() as browser:
+        browser.send("Page.navigate", url=f"{address}/")
+        browser.wait("Page.loadEventFired")
+        found = browser.evaluate(SEARCH)
+        asked = [
+            event["params"]["request"]["url"]
+            for event in browser.events
+            if event.get("method") == "Network.requestWillBeSent"
+        ]
+    assert any("/reference/geometry/" in link for link in found)
+    assert all(url.startswith((address, "data:", "blob:")) for url in asked)

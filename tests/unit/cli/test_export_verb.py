@@ -1,0 +1,65 @@
+"""``dinoneck export``: what it tells, what it refuses, and its earlier name."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from dinoneck import PatchMeanHead, Task, load_backbone, save_head
+from dinoneck.cli.main import main
+from dinoneck.data import Preprocessing
+
+
+@pytest.fixture(scope="module")
+def head(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("head") / "head.safetensors"
+    backbone = load_backbone("dinoneck_tiny", layers=[0])
+    fed = Preprocessing(patch_size=16, size=(32, 48))
+    save_head(path, PatchMeanHead(64, [Task("mass", unit="g")], 8), backbone=backbone, preprocess=fed)
+    return str(path)
+
+
+@pytest.mark.slow
+def test_a_whole_model_is_told_in_lines_and_as_json(
+    head: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["export", head, "--with-backbone", "--format", "pt2", "--out", str(tmp_path / "m.pt2"), "--maps"]
+    assert main([*command, "--json", "--size", "32x64", "--random-backbone"]) == 0
+    both = capsys.readouterr()
+    told = json.loads(both.out)
+    assert told["ok"] and told["files"] == [str(tmp_path / "m.pt2")] and told["fixed_because"] is None
+    assert [output["name"] for output in told["description"]["outputs"]] == ["mass", "mass.map"]
+    assert told["description"]["parity"]["tried"] == [[1, 32, 64], [3, 32, 64]]
+    for line in ("written", "32x64 px only", "mass: (batch, 1) in g", "of the largest value", "1x32x64, 3x32x64"):
+        assert line in both.err
+    run = torch.export.load(tmp_path / "m.pt2").module()
+    assert set(run(torch.rand(1, 3, 32, 64))) == {"mass", "mass.map"}
+
+
+def test_the_head_alone_by_both_names_of_the_verb(head: str, tmp_path: Path) -> None:
+    for verb, form in (("export", "pt2"), ("export-head", "torch")):
+        out = tmp_path / f"{verb}.pt2"
+        assert main([verb, head, "--format", form, "--out", str(out), "--grid", "2x3"]) == 0
+        assert torch.export.load(out).module() is not None
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        (["--format", "onnx", "--size", "32x48"], "add --with-backbone"),
+        (["--format", "onnx", "--no-check"], "--no-check is for models with their backbone"),
+        (["--format", "pt2", "--random-backbone"], "--random-backbone is for models with their backbone"),
+        (["--format", "state-dict", "--with-backbone"], "leave --with-backbone out"),
+        (["--format", "onnx", "--with-backbone", "--grid", "2x3"], "give --size"),
+        (["--format", "pt2", "--with-backbone", "--size", "32x50"], "32x50 px"),
+    ],
+)
+def test_options_that_do_not_go_together(
+    options: list[str], why: str, head: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["export", head, *options, "--out", str(tmp_path / "out")]) == 1
+    assert why in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,307 @@
+"""``dinoneck viz``: reports and figures from files, and what is refused before any work."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dinoneck import Backbone, CLSGatingHead, DataError, PatchMeanHead, Predictor, Task, save_head
+from dinoneck.checkpoint.ensemble_folder import EnsembleFolder, Member
+from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
+from dinoneck.cli.known_values import known_values
+from dinoneck.cli.main import main
+from dinoneck.data.pasture import Pasture
+
+PHOTOS = 5
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("field")
+    for i in range(PHOTOS):
+        Image.fromarray(Pasture(seed=2, size=(32, 64)).sample(i).image).save(folder / f"{i}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def heads(tiny: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("heads")
+    for fold in range(2):
+        torch.manual_seed(fold)
+        head = PatchMeanHead(64, [Task("mass", unit="g"), Task("cover")], hidden_dim=8)
+        told = {"fold": fold, "folds": 2, "metrics": {"r2": 0.5 + fold / 10}}
+        save_head(folder / f"fold-{fold}.safetensors", head, backbone=tiny, preprocess=tiny.preprocess, training=told)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def gated(tiny: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("gated") / "gated.safetensors"
+    head = CLSGatingHead(64, [Task("mass", unit="g")], mode="query", hidden_dim=8)
+    save_head(path, head, backbone=tiny, preprocess=tiny.preprocess, license="MIT")
+    return path
+
+
+def cells(page: str, tag: str) -> list[str]:
+    return [re.sub("<.*?>", "", cell) for cell in re.findall(rf"<{tag}[ >].*?</{tag}>", page)]
+
+
+def entry(page: str, term: str) -> str:
+    found = re.search(rf"<dt>{term}</dt><dd>(.*?)</dd>", page)
+    assert found is not None, term
+    return found[1]
+
+
+def truth(path: Path, rows: list[tuple[str, str]], column: str = "mass") -> Path:
+    path.write_text("\n".join([f"image,{column}", *(f"{name},{value}" for name, value in rows)]) + "\n")
+    return path
+
+
+def test_a_report_of_a_folder_of_heads(heads: Path, photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "report.html"
+    assert main(["viz", "report", str(heads), str(photos), "--out", str(out), "--tta", "flip4"]) == 0
+    assert os.listdir(tmp_path) == ["report.html"]
+    page = out.read_text()
+    results = Predictor(heads, tta="flip4")(sorted(photos.iterdir()))
+    expected = [f"{result[name]:.6g}" for result in results for name in ("mass", "cover")]
+    assert cells(page, "td")[: 2 * PHOTOS] == expected
+    assert cells(page, "h3") == [f"{i}.png" for i in range(PHOTOS)]
+    assert entry(page, "head_type").startswith("patch_mean (schema")
+    assert "dinoneck_tiny" in entry(page, "backbone")
+    assert "r2 0.6" in entry(page, f"{re.escape(str(heads))}/fold-1.safetensors")
+    assert entry(page, "views") == "not recorded"
+    assert "flip4, the mean of 4 views" in page
+    assert page.count("tokens of") == PHOTOS
+    assert f"{torch.__version__}"[:4] in entry(page, "versions")
+
+
+def test_bad_photos_are_listed_and_strict_tells_them_by_the_exit_code(
+    heads: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "mixed"
+    shutil.copytree(photos, folder)
+    (folder / "1.png").write_bytes(b"nothing of the kind")
+    (folder / "3.png").write_bytes((photos / "3.png").read_bytes()[:300])
+    out = tmp_path / "report.html"
+    arguments = ["viz", "report", str(heads), str(folder), str(folder / "gone.png"), "--out", str(out)]
+    assert main(arguments) == 0
+    assert "left out" in capsys.readouterr().out
+    page = out.read_text()
+    assert cells(page, "h3") == ["0.png", "2.png", "4.png"]
+    assert "3 photos, all drawn, 3 could not be read." in page
+    assert "no picture that can be decoded" in page
+    assert "there is no photo" in page
+    results = Predictor(heads)([photos / f"{i}.png" for i in (0, 2, 4)])
+    assert cells(page, "td")[:6:2] == [f"{result['mass']:.6g}" for result in results]
+    assert main([*arguments, "--strict", "--json"]) == 1
+    told = json.loads(capsys.readouterr().out)
+    assert (told["ok"], told["photos"], told["drawn"]) == (False, 3, 3)
+    assert sorted(Path(name).name for name in told["unread"]) == ["1.png", "3.png", "gone.png"]
+    assert told["bytes"] == out.stat().st_size
+    out.unlink()
+    assert main(["viz", "report", str(heads), str(folder / "1.png"), "--out", str(out)]) == 1
+    assert "none of the 1 photos can be used" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_known_values_bring_residuals_and_the_worst_photos(
+    heads: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = [result["mass"] for result in Predictor(heads)(sorted(photos.iterdir()))]
+    gaps = [0.1, -3.0, 0.5, 2.0]
+    rows = [(f"{i}.png", f"{said[i] - gap}") for i, gap in enumerate(gaps)]
+    table = truth(tmp_path / "known.csv", [*rows, ("4.png", ""), ("elsewhere.png", "7")])
+    out = tmp_path / "report.html"
+    arguments = ["viz", "report", str(heads), str(photos), "--out", str(out), "--truth", str(table)]
+    assert main([*arguments, "--max-photos", "2", "--json", "--title", "A <b>", "--no-tokens"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    page = out.read_text()
+    assert cells(page, "h3") == ["1.png", "3.png"]
+    assert "<h1>A &lt;b&gt;</h1>" in page
+    assert "tokens of" not in page
+    assert told["scores"]["mass"]["photos"] == 4
+    assert told["scores"]["mass"]["mae"] == pytest.approx(np.abs(gaps).mean(), abs=1e-5)
+    assert told["drawn"] == 2
+    assert list(told["scores"]) == ["mass"]
+    assert f"{told['scores']['mass']['rmse']:.4g}" in cells(page, "td")
+    assert cells(page, "td").count("–") == 1  # the photo without a known value
+
+
+def test_a_photo_limit_without_known_values_keeps_the_order(heads: Path, photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "report.html"
+    assert main(["viz", "report", str(heads), str(photos), "--out", str(out), "--max-photos", "2"]) == 0
+    page = out.read_text()
+    assert cells(page, "h3") == ["0.png", "1.png"]
+    assert len(cells(page, "td")[: 2 * PHOTOS]) == 2 * PHOTOS
+    assert main(["viz", "report", str(heads), str(photos), "--out", str(out), "--max-photos", "0"]) == 0
+    assert cells(out.read_text(), "h3") == []
+
+
+def test_an_ensemble_and_a_gate(heads: Path, gated: Path, photos: Path, tmp_path: Path) -> None:
+    members = [
+        Member(HeadCheckpoint.load(heads / f"fold-{fold}.safetensors"), output="mass", fold=fold) for fold in (0, 1)
+    ]
+    EnsembleFolder(members).save(tmp_path / "ensemble")
+    out = tmp_path / "report.html"
+    assert main(["viz", "report", str(tmp_path / "ensemble"), str(photos / "0.png"), "--out", str(out)]) == 0
+    page = out.read_text()
+    assert f"{Predictor(tmp_path / 'ensemble')(photos / '0.png')[0]['mass']:.6g}" in cells(page, "td")
+    assert "2 heads" in entry(page, "from")
+    assert main(["viz", "report", str(gated), str(photos / "0.png"), "--out", str(out)]) == 0
+    page = out.read_text()
+    assert 'id="photo-0-gate"' in page
+    assert entry(page, "licence") == "MIT"
+
+
+@pytest.mark.parametrize("suffix", ["png", "svg"])
+def test_figures_of_tokens_gates_and_residuals(suffix: str, gated: Path, photos: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    out = tmp_path / f"figure.{suffix}"
+    table = tmp_path / "out_of_fold.csv"
+    table.write_text("image,fold,a,a (head),b,b (head)\nx,0,1,1.5,2,2\ny,1,2,1.5,3,2\nz,1,4,3,4,5\n")
+    calls = [
+        ["tokens", str(photos), "--backbone", "dinoneck_tiny", "--layer", "0", "--size", "32x48"],
+        ["gate", str(gated), str(photos)],
+        ["residuals", str(table), "--target", "b", "--by-fold", "--unit", "g"],
+    ]
+    seen = set()
+    for call in calls:
+        assert main(["viz", *call, "--out", str(out)]) == 0
+        content = out.read_bytes()
+        assert content.startswith(b"\x89PNG" if suffix == "png" else b"<?xml")
+        seen.add(content)
+    assert len(seen) == 3
+
+
+def test_cropped_photos_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("matplotlib")
+    Image.fromarray(Pasture(size=(32, 64)).sample(0).image[:20, :33]).save(tmp_path / "odd.png")
+    arguments = ["viz", "tokens", str(tmp_path), "--backbone", "dinoneck_tiny", "--out", str(tmp_path / "t.png")]
+    assert main(arguments) == 0
+    assert "odd.png: 20x33 px are cropped to 16x32" in capsys.readouterr().out
+    (tmp_path / "t.png").unlink()
+    assert main([*arguments, "--size", "32x48"]) == 0
+    assert "are cropped" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["report", "{head}", "{photos}", "--out", "r.pdf"], "ends in .html or .htm"),
+        (["report", "{head}", "{photos}", "--out", "no/r.html"], "the folder no does not exist"),
+        (
+            ["report", "{head}", "{photos}", "--out", "{photos}/page.html", "--truth", "{photos}/page.html"],
+            "one of the",
+        ),
+        (["report", "no.safetensors", "{photos}", "--out", "r.html"], "no.safetensors"),
+        (["report", "{head}", "empty", "--out", "r.html"], "holds no photos"),
+        (["report", "{head}", "{photos}", "--out", "r.html", "--truth", "gone.csv"], "there is no file gone.csv"),
+        (
+            ["report", "{head}", "{photos}", "--out", "r.html", "--random-backbone", "--backbone-file", "w"],
+            "contradict",
+        ),
+        (["gate", "{head}", "{photos}", "--out", "g.png"], "has no gate"),
+        (["gate", "{head}", "{photos}", "--out", "{photos}/0.png"], "one of the inputs"),
+        (["tokens", "{photos}", "--backbone", "dinoneck_tiny", "--out", "t.jpg"], "ends in .png"),
+        (["residuals", "{photos}/page.html", "--out", "t.png"], "out_of_fold.csv"),
+    ],
+)
+def test_refusals_come_before_any_work(
+    arguments: list[str], told: str, heads: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    folder = tmp_path / "field"
+    shutil.copytree(photos, folder)
+    (folder / "page.html").write_text("image,mass\n")
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path)
+    places = {"head": str(heads / "fold-0.safetensors"), "photos": str(folder)}
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert main(["viz", *(argument.format(**places) for argument in arguments)]) == 1
+    assert told in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_an_interrupt_leaves_nothing(
+    heads: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Predictor, "picture", interrupted)
+    out = tmp_path / "report.html"
+    assert main(["viz", "report", str(heads), str(photos), "--out", str(out)]) == 130
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_hostile_file_name_stays_text(heads: Path, photos: Path, tmp_path: Path) -> None:
+    name = "<img src=x onerror=alert(1)>\"'\u202e&.png"
+    try:
+        shutil.copy(photos / "0.png", tmp_path / name)
+    except OSError:
+        pytest.skip("this file system has no such names")
+    out = tmp_path / "report.html"
+    assert main(["viz", "report", str(heads), str(tmp_path), "--out", str(out)]) == 0
+    page = out.read_text()
+    assert "<img src=x" not in page
+    assert "\u202e" not in page
+    assert "&lt;img src=x onerror=alert(1)&gt;&quot;&#x27;\\u202e&amp;.png" in page
+
+
+@pytest.mark.parametrize("action", ["report", "tokens", "gate", "residuals"])
+def test_every_action_has_an_example(action: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["viz", action, "--help"])
+    assert stopped.value.code == 0
+    assert f"example: dinoneck viz {action} " in capsys.readouterr().out
+
+
+def test_help_needs_no_torch() -> None:
+    script = "import sys, dinoneck.cli.viz\nprint(sorted({'torch', 'numpy', 'PIL', 'matplotlib'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_photos_find_their_rows_from_the_end_of_their_names(tmp_path: Path) -> None:
+    table = truth(tmp_path / "t.csv", [("a/1.jpg", "1.5"), ("2.jpg", " nan"), ("b/1.jpg", "2"), ("./c/3.jpg", "3")])
+    found = known_values(
+        table, "image", [Path("x/a/1.jpg"), Path("x/b/1.jpg"), Path("2.jpg"), Path("c/3.jpg")], ["mass"]
+    )
+    assert found == [{"mass": 1.5}, {"mass": 2.0}, {}, {"mass": 3.0}]
+    table = truth(tmp_path / "t.csv", [("1.jpg", "1")])
+    for photos, columns, told in (
+        ([Path("a/1.jpg"), Path("b/1.jpg")], ["mass"], "stands for a/1.jpg and for b/1.jpg"),
+        ([Path("7.jpg")], ["mass"], "for none of the 1 photos"),
+        ([Path("1.jpg")], ["cover"], "a column for none of cover"),
+    ):
+        with pytest.raises(DataError, match=told):
+            known_values(table, "image", photos, columns)
+    for rows, told in (
+        ([("1.jpg", "heavy")], "expected a number"),
+        ([("1.jpg", "inf")], "expected a number"),
+        ([("1.jpg", "1"), ("1.jpg", "2")], "stands more than once"),
+    ):
+        with pytest.raises(DataError, match=told):
+            known_values(truth(table, rows), "image", [Path("1.jpg")], ["mass"])
+
+
+def test_a_csiro_table_is_read_too(tmp_path: Path) -> None:
+    Pasture(seed=1, size=(32, 64)).write_csiro(tmp_path, train=3, test=1)
+    images = sorted((tmp_path / "train").iterdir())
+    found = known_values(tmp_path / "train.csv", "image", images, ["GDM_g", "other"])
+    with (tmp_path / "train.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["target_name"] == "GDM_g"]
+    assert found == [{"GDM_g": float(row["target"])} for row in rows]
+    with pytest.raises(DataError, match="known values of none of mass"):
+        known_values(tmp_path / "train.csv", "image", images, ["mass"])

@@ -1,0 +1,254 @@
+"""Backbone and heads as one model: what a file answers is what the predictor answers."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dinoneck import (
+    Backbone,
+    CheckpointError,
+    CLSGatingHead,
+    ConfigError,
+    GridError,
+    HeadCheckpoint,
+    PatchMeanHead,
+    Predictor,
+    TargetTransform,
+    Task,
+    load_backbone,
+    save_head,
+)
+from dinoneck.data import Preprocessing
+from dinoneck.inference import Exported, export_model, export_parity, onnx_file
+
+MASS = Task("mass", unit="g", activation="softplus", transform=TargetTransform(mean=40.0, std=20.0), minimum=0.0)
+STATE = Task("state", dim=3, kind="classification", labels=("a", "b", "c"))
+SIZE = (64, 96)  # 4 x 6 patches
+
+
+@pytest.fixture(scope="module")
+def one_block() -> Backbone:
+    """Short enough to export in a test."""
+    return load_backbone("dinoneck_tiny", layers=[0])
+
+
+def awake(head: nn.Module, seed: int = 0) -> nn.Module:
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in head.parameters():
+        nn.init.normal_(parameter, std=0.2, generator=generator)
+    return head
+
+
+def fed(size: tuple[int, int] | None = SIZE, **changes: Any) -> Preprocessing:
+    return Preprocessing(patch_size=16, size=size, **changes)
+
+
+def run_program(path: Path) -> Callable[[Tensor], dict[str, Tensor]]:
+    run: Callable[[Tensor], dict[str, Tensor]] = torch.export.load(path).module()
+    return run
+
+
+def run_onnx(path: Path) -> tuple[Callable[[Tensor], dict[str, Tensor]], dict[str, str]]:
+    runtime = pytest.importorskip("onnxruntime")
+    options = runtime.SessionOptions()
+    options.log_severity_level = 4
+    session = runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    names = [entry.name for entry in session.get_outputs()]
+    image = session.get_inputs()[0].name
+
+    def run(pixels: Tensor) -> dict[str, Tensor]:
+        return dict(zip(names, map(torch.as_tensor, session.run(names, {image: pixels.numpy()})), strict=True))
+
+    return run, session.get_modelmeta().custom_metadata_map
+
+
+def assert_answers(found: dict[str, Tensor], predictor: Predictor, photos: Tensor) -> None:
+    """What a predictor says of photos of the model's own size is what the model says of their pixels."""
+    rows = predictor(list(photos), maps=True)
+    for name, values in found.items():
+        if name.endswith(".map") or name == "photo.gate":
+            wanted = [
+                row["gate"][None] if name == "photo.gate" else row["maps"][name.removesuffix(".map")] for row in rows
+            ]
+        else:
+            wanted = [np.atleast_1d(row["maps"][name] if values.ndim == 4 else row[name]) for row in rows]
+        expected = torch.as_tensor(np.stack(wanted))
+        assert values.shape == expected.shape
+        assert torch.allclose(values, expected.float(), rtol=1e-4, atol=1e-5), name
+
+
+@pytest.fixture(scope="module")
+def head_file(one_block: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("head") / "head.safetensors"
+    save_head(path, awake(PatchMeanHead(64, [MASS, STATE], hidden_dim=8)), backbone=one_block, preprocess=fed())
+    return path
+
+
+@pytest.fixture(scope="module")
+def done(head_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    pytest.importorskip("onnxscript")
+    return export_model(head_file, tmp_path_factory.mktemp("onnx") / "model.onnx", maps=True)
+
+
+def test_an_onnx_model_answers_what_the_predictor_answers(done: Exported, head_file: Path) -> None:
+    """At batches and sizes that neither the trace nor the check has seen, down to one patch."""
+    assert (done.size, done.outputs) == (None, ("mass", "state", "mass.map", "state.map"))
+    run, _ = run_onnx(done.files[0])
+    for batch, height, width in ((1, 48, 112), (5, 80, 48), (1, 16, 16)):
+        photos = torch.rand(batch, 3, height, width)
+        found = run(photos)
+        assert list(found) == list(done.outputs)
+        assert_answers(found, Predictor(head_file, preprocess=fed(None)), photos)
+
+
+def test_its_metadata_are_enough_to_run_it(done: Exported, head_file: Path) -> None:
+    _, texts = run_onnx(done.files[0])
+    assert json.loads(texts["dinoneck"]) == HeadCheckpoint.load(head_file).meta
+    about = json.loads(texts["dinoneck_export"])
+    assert about == json.loads(json.dumps(done.description))
+    assert about["input"] == {
+        "name": "images",
+        "layout": "NCHW",
+        "channels": "RGB",
+        "dtype": "float32",
+        "range": [0.0, 1.0],
+        "normalised_inside": True,
+        "patch_size": [16, 16],
+        "size": None,
+        "smallest": [32, 32],
+        "batch": "free",
+    }
+    assert Preprocessing.from_record(about["preprocess"]) == fed()
+    told = {output["name"]: (output["unit"], output["labels"], output["shape"]) for output in about["outputs"]}
+    assert told["mass"] == ("g", [], ["batch", 1])
+    assert told["state.map"] == ("", ["a", "b", "c"], ["batch", 3, "rows", "cols"])
+    assert about["parity"]["largest"] <= about["parity"]["tolerance"] == 1e-4
+    assert [1, *SIZE] in about["parity"]["tried"]
+    assert done.parity is not None and about["parity"] == done.parity.record()
+
+
+def test_a_size_that_the_patch_does_not_divide_is_refused_by_name(done: Exported, head_file: Path) -> None:
+    """A convolution alone would drop the rest in silence."""
+    run, _ = run_onnx(done.files[0])
+    for shape in ((1, 3, 72, 96), (1, 3, 64, 97)):
+        with pytest.raises(Exception, match="height_and_width_must_be_multiples_of_16_and_16"):
+            run(torch.rand(shape))
+    with pytest.raises(GridError, match="100x96"):
+        export_model(head_file, done.files[0].with_name("never.onnx"), size=(100, 96))
+    assert not done.files[0].with_name("never.onnx").exists()
+
+
+def test_a_size_that_is_asked_for_is_the_only_one(one_block: Backbone, tmp_path: Path) -> None:
+    """And a program holds no pickle."""
+    head = awake(PatchMeanHead(64, [MASS], hidden_dim=8))
+    done = export_model(head, tmp_path / "m.pt2", format="pt2", backbone=one_block, size=(32, 48))
+    assert (done.size, done.fixed_because) == ((32, 48), None)
+    assert done.description["preprocess"]["size"] == [32, 48]
+    extra = {"dinoneck": "", "dinoneck_export": ""}
+    run = torch.export.load(tmp_path / "m.pt2", extra_files=extra).module()
+    assert json.loads(extra["dinoneck_export"])["input"]["size"] == [32, 48]
+    assert json.loads(extra["dinoneck"])["head_type"] == "patch_mean"
+    photos = torch.rand(4, 3, 32, 48)
+    assert_answers(run(photos), Predictor(head, one_block), photos)
+    with pytest.raises((AssertionError, RuntimeError)):
+        run(torch.rand(1, 3, 48, 48))
+    with zipfile.ZipFile(tmp_path / "m.pt2") as archive:
+        assert not [name for name in archive.namelist() if archive.read(name)[:2] == b"\x80\x02"]
+
+
+@pytest.mark.slow
+def test_a_gate_over_places_takes_the_size_it_was_trained_on(one_block: Backbone, tmp_path: Path) -> None:
+    head = awake(CLSGatingHead(64, [MASS], num_patches=24, hidden_dim=8))
+    checkpoint = HeadCheckpoint.from_module(head, backbone=one_block, preprocess=fed())
+    with pytest.warns(UserWarning, match="64x96 px only: a gate of mode 'mlp'"):
+        done = export_model(checkpoint, tmp_path / "m.pt2", format="pt2", maps=True)
+    assert done.size == SIZE and done.outputs == ("mass", "photo.gate")
+    photos = torch.rand(5, 3, *SIZE)
+    assert_answers(run_program(tmp_path / "m.pt2")(photos), Predictor(checkpoint), photos)
+    with pytest.raises(CheckpointError, match="4 rows x 6 cols"):
+        export_model(checkpoint, tmp_path / "other.pt2", format="pt2", size=(96, 64))
+    with pytest.raises(CheckpointError, match="give size="):
+        export_model(head, tmp_path / "other.pt2", format="pt2", backbone=one_block)
+    assert [file.name for file in tmp_path.iterdir()] == ["m.pt2"]
+
+
+@pytest.mark.slow
+def test_lora_weights_travel_into_the_model(tmp_path: Path) -> None:
+    tuned = load_backbone("dinoneck_tiny", layers=[0]).add_lora(rank=2)
+    with torch.no_grad():
+        for name, parameter in tuned.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.5)
+    checkpoint = HeadCheckpoint.from_module(awake(PatchMeanHead(64, [MASS], 8)), backbone=tuned, preprocess=fed())
+    export_model(checkpoint, tmp_path / "m.pt2", format="pt2", backbone=tuned, size=SIZE)
+    assert tuned.adapter.lora is not None  # a copy was merged
+    photos = torch.rand(2, 3, *SIZE)
+    found = run_program(tmp_path / "m.pt2")(photos)
+    assert_answers(found, Predictor(checkpoint), photos)
+    with tuned.lora_disabled():
+        plain = Predictor(checkpoint.build(), tuned)(list(photos))
+    assert abs(plain[0]["mass"] - found["mass"][0].item()) > 1e-2
+
+
+@pytest.mark.parametrize("kind", [pytest.param("onnx", marks=pytest.mark.slow), "pt2"])
+def test_a_model_that_differs_is_not_written(
+    kind: str, head_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is left behind, and the file that was there stays."""
+    if kind == "onnx":
+        pytest.importorskip("onnxscript")
+    (tmp_path / "old").write_text("old")
+    monkeypatch.setattr(export_parity, "TOLERANCES", {torch.float32: -1.0})
+    for name in ("old", "new"):
+        with pytest.raises(CheckpointError, match="differs from the model by .* Nothing was written"):
+            export_model(head_file, tmp_path / name, format=kind, size=(32, 32))  # type: ignore[arg-type]
+    assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {"old": "old"}
+
+
+def test_what_has_no_backbone_or_no_such_format(one_block: Backbone, tmp_path: Path) -> None:
+    head = PatchMeanHead(64, [MASS], 8)
+    with pytest.raises(CheckpointError, match="do not say which backbone they need"):
+        export_model(HeadCheckpoint.from_module(head), tmp_path / "m.onnx")
+    with pytest.raises(ConfigError, match=r"'onxx'.*Did you mean 'onnx'"):
+        export_model(head, tmp_path / "m.onnx", format="onxx", backbone=one_block)  # type: ignore[arg-type]
+    with pytest.raises(CheckpointError, match="bfloat16"):
+        export_model(head, tmp_path / "m.onnx", backbone=load_backbone("dinoneck_tiny", dtype=torch.bfloat16))
+    with pytest.raises(CheckpointError, match="cannot be written"):
+        export_model(head, tmp_path / "no" / "m.pt2", format="pt2", backbone=one_block, check=False, size=(32, 32))
+    assert not list(tmp_path.iterdir())
+
+
+def test_large_weights_go_into_a_file_of_their_own(
+    done: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Above protobuf's 2 GiB; the file of a model that is replaced goes with it."""
+    onnx = pytest.importorskip("onnx")
+    path = tmp_path / "model.onnx"
+    monkeypatch.setattr(onnx_file, "LARGEST_BYTES", 10_000)
+    photos = torch.rand(2, 3, 32, 64)
+    wanted = run_onnx(done.files[0])[0](photos)
+    names = set()
+    for scale in (1.0, 2.0):
+        model = onnx.load(done.files[0])
+        for tensor in model.graph.initializer:
+            if scale != 1.0 and len(tensor.raw_data) > 10_000:
+                tensor.raw_data = (scale * np.frombuffer(tensor.raw_data, np.float32)).tobytes()
+        files = onnx_file.write_onnx(path, model)
+        assert sorted(files) == sorted(tmp_path.iterdir()) and len(files) == 2
+        names.add(files[1].name)
+        found = run_onnx(path)[0](photos)
+        assert torch.equal(found["mass"], wanted["mass"]) == (scale == 1.0)
+        onnx.checker.check_model(path, full_check=True)
+    assert len(names) == 2
+    monkeypatch.undo()
+    onnx_file.write_onnx(path, onnx.load(done.files[0]))
+    assert list(tmp_path.iterdir()) == [path]

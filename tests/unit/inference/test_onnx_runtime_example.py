@@ -1,0 +1,174 @@
+"""examples/onnx_runtime answers what the predictor answers, in a process that has no torch and no dinoneck."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from dinoneck import Backbone, DenseHead, PatchMeanHead, Predictor, TargetTransform, Task, load_backbone
+from dinoneck.data import Preprocessing
+from dinoneck.inference import export_model
+
+FOLDER = Path(__file__).resolve().parents[3] / "examples" / "onnx_runtime"
+MASS = Task("mass", unit="g", activation="softplus", transform=TargetTransform(mean=40.0, std=20.0), minimum=0.0)
+STATE = Task("state", dim=3, kind="classification", labels=("a", "b", "c"))
+# any import of these fails, as in an environment without them
+ALONE = """
+import runpy, sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("torch", "torchvision", "timm", "dinoneck", "transformers", "onnx"):
+            raise ImportError(name + " is not here")
+sys.meta_path.insert(0, Refuse())
+sys.argv = sys.argv[1:]
+sys.path[0] = sys.argv[0].rpartition("/")[0]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.fixture(scope="module")
+def backbone() -> Backbone:
+    return load_backbone("dinoneck_tiny", layers=[0])
+
+
+@pytest.fixture(scope="module")
+def heads() -> list[nn.Module]:
+    found = [
+        PatchMeanHead(64, [MASS, STATE], hidden_dim=8),
+        DenseHead(64, [Task("ndvi", kind="dense")], hidden_dim=8, depth=0),
+    ]
+    for head in found:
+        for parameter in head.parameters():
+            nn.init.normal_(parameter, std=0.2)
+    return found
+
+
+@pytest.fixture(scope="module")
+def model(heads: list[nn.Module], backbone: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnxruntime")
+    path = tmp_path_factory.mktemp("model") / "model.onnx"
+    export_model(heads, path, backbone=backbone, check=False)
+    return path
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """JPEGs of odd sizes: landscape, one that has to be turned by its EXIF tag, small; a 16-bit and a palette PNG."""
+    folder = tmp_path_factory.mktemp("photos")
+    generator = np.random.default_rng(0)
+
+    def picture(height: int, width: int) -> Image.Image:
+        coarse = generator.integers(0, 256, (max(2, height // 40), max(2, width // 40), 3), dtype=np.uint8)
+        return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture(331, 517).save(folder / "wide.jpg", quality=90)
+    picture(301, 467).save(folder / "turned.jpg", exif=exif)
+    picture(47, 61).save(folder / "small.jpg")
+    Image.fromarray(generator.integers(0, 65536, (91, 133), dtype=np.uint16)).save(folder / "deep.png")
+    picture(120, 90).quantize(16).save(folder / "palette.png")
+    return sorted(folder.iterdir())
+
+
+def prepared_as(model: Path, recipe: Preprocessing, path: Path) -> Path:
+    """The model, with photos prepared in another way."""
+    onnx = pytest.importorskip("onnx")
+    changed = onnx.load(model)
+    (entry,) = (entry for entry in changed.metadata_props if entry.key == "dinoneck_export")
+    entry.value = json.dumps({**json.loads(entry.value), "preprocess": recipe.record()})
+    onnx.save(changed, path)
+    return path
+
+
+def run(*arguments: Any) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", ALONE, str(FOLDER / "predict.py"), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+RECIPES: dict[str, dict[str, Any]] = {
+    "stretch": {"size": (64, 96)},
+    "keep": {"size": (96, 128), "fit": "keep", "interpolation": "bicubic", "policy": "crop"},
+    "crop": {"size": (80, 96), "fit": "crop", "interpolation": "bilinear", "blur": 5},
+    "pad": {"size": (128, 96), "fit": "pad", "policy": "resize"},
+    "own size": {"policy": "pad"},
+}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_it_answers_what_the_predictor_answers(
+    name: str, model: Path, heads: list[nn.Module], backbone: Backbone, photos: list[Path], tmp_path: Path
+) -> None:
+    recipe = Preprocessing(patch_size=16, **RECIPES[name])
+    done = run(prepared_as(model, recipe, tmp_path / "m.onnx"), *photos, "--csv", tmp_path / "a.csv", "--threads", 1)
+    assert (done.returncode, done.stderr) == (0, "")
+    with (tmp_path / "a.csv").open() as file:
+        table = list(csv.DictReader(file))
+    assert [row["image"] for row in table] == [str(photo) for photo in photos]
+    assert list(table[0]) == ["image", "mass", "state:a", "state:b", "state:c", "ndvi"]
+    predictor = Predictor(heads, backbone, preprocess=recipe)
+    for row, wanted, line in zip(table, predictor(photos), done.stdout.splitlines(), strict=True):
+        assert float(row["mass"]) == pytest.approx(wanted["mass"], rel=1e-4)
+        assert [float(row[f"state:{part}"]) for part in "abc"] == pytest.approx(wanted["state"].tolist(), rel=1e-4)
+        assert float(row["ndvi"]) == pytest.approx(wanted["ndvi"], rel=1e-4, abs=1e-5)
+        assert line.startswith(f"{row['image']}: mass {wanted['mass']:.3g}"[:-1]) and " g, state " in line
+
+
+def test_photos_are_prepared_to_rounding(photos: list[Path]) -> None:
+    """Every fit, interpolation, policy and blur, at sizes that shrink, grow and do both; normalised values differ by
+    some 1e-6, as sums in another order do."""
+    sys.path.insert(0, str(FOLDER))
+    try:
+        from photos import prepare, read
+    finally:
+        sys.path.remove(str(FOLDER))
+    mean, std = (torch.tensor(x).view(3, 1, 1) for x in (Preprocessing().mean, Preprocessing().std))
+    for number, fit in enumerate(("stretch", "keep", "crop", "pad") * 9):
+        recipe = Preprocessing(
+            size=((96, 192), (400, 96), (100, 200), None)[number % 5 % 4],
+            fit=fit,  # type: ignore[arg-type]
+            interpolation=("area", "bicubic", "bilinear")[number // 4 % 3],  # type: ignore[arg-type]
+            policy=("crop", "pad", "resize")[number // 12],  # type: ignore[arg-type]
+            blur=(None, 5)[number % 7 == 0],
+        )
+        path = photos[number % len(photos)]
+        wanted = recipe.prepare(path)
+        image, shown = prepare(read(path), recipe.record())
+        assert ((torch.from_numpy(image) - mean) / std - wanted.images[0]).abs().max() < 2e-5, recipe
+        assert np.array_equal(shown, wanted.valid.numpy())
+
+
+def test_bad_photos_are_named_and_the_others_answered(model: Path, photos: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "text.jpg").write_text("no photo")
+    (tmp_path / "cut.jpg").write_bytes(photos[-1].read_bytes()[:2000])
+    Image.new("RGB", (8, 640)).save(tmp_path / "thin.png")
+    bad = [*sorted(tmp_path.iterdir()), tmp_path / "missing.jpg"]
+    recipe = Preprocessing(patch_size=16, size=(64, 96), fit="keep", policy="pad")
+    other = prepared_as(model, recipe, tmp_path / "m.onnx")
+    done = run(other, bad[0], *photos, *bad[1:], "--batch-size", 2)
+    assert done.returncode == 1
+    assert [line.partition(":")[0] for line in done.stdout.splitlines()] == [str(photo) for photo in photos]
+    for path, why in zip(bad, ("cannot be read", "no picture", "32x32 or more", "there is no photo"), strict=True):
+        assert any(str(path) in line and why in line for line in done.stderr.splitlines()), done.stderr
+
+
+def test_a_model_of_others_is_refused(model: Path, photos: list[Path], tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    plain = onnx.load(model)
+    del plain.metadata_props[:]
+    onnx.save(plain, tmp_path / "plain.onnx")
+    (tmp_path / "none.onnx").write_text("none")
+    for name, why in (("plain.onnx", "not written by"), ("none.onnx", "cannot be used"), ("no.onnx", "cannot be used")):
+        done = run(tmp_path / name, photos[0])
+        assert done.returncode == 1 and why in done.stderr and "Traceback" not in done.stderr

@@ -1,0 +1,160 @@
+"""Many threads, one predictor or several over shared modules: the answers of a lone call, and every mode restored."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dinoneck import (
+    Backbone,
+    CLSGatingHead,
+    DenseHead,
+    FPNHead,
+    PatchMeanHead,
+    Predictor,
+    TargetTransform,
+    Task,
+    load_backbone,
+)
+from dinoneck.backbones.tuning import evaluating
+
+THREADS = 8
+
+
+def photos(count: int) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(7)
+    return [torch.rand(3, 32 + 16 * (i % 3), 48, generator=generator) for i in range(count)]
+
+
+def at_once(call: Callable[[int], Any], rounds: int = 3) -> list[list[Any]]:
+    """What each of the threads gets, all of them set off together, round after round."""
+    gate = threading.Barrier(THREADS, timeout=60)
+
+    def work(number: int) -> list[Any]:
+        answers = []
+        for _ in range(rounds):
+            gate.wait()
+            answers.append(call(number))
+        return answers
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        return list(pool.map(work, range(THREADS)))
+
+
+def same(one: Any, other: Any) -> bool:
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    return np.array_equal(one, other)
+
+
+def heads() -> list[nn.Module]:
+    torch.manual_seed(0)
+    mass = Task("mass", unit="g", transform=TargetTransform(mean=(3.0,), std=(2.0,)))
+    return [
+        PatchMeanHead(64, [mass]),
+        PatchMeanHead(64, [mass]),
+        CLSGatingHead(64, [Task("height")], mode="query", hidden_dim=16, dropout=0.5),
+        DenseHead(64, [Task("cover", kind="dense")], hidden_dim=16),
+        FPNHead(64, [Task("count", kind="density")], num_layers=1, fpn_dim=16, layer_indices=(5,)),
+    ]
+
+
+@pytest.mark.parametrize("tiled", [False, True])
+def test_threads_get_what_a_lone_call_gets(tiled: bool) -> None:
+    modules = heads()
+    backbone = load_backbone("dinoneck_tiny")
+    options: dict[str, Any] = {"tile": 32, "overlap": 16} if tiled else {"tta": "flip4"}
+    predictor = Predictor(modules, backbone, **options)
+    given = photos(THREADS)
+    alone = [predictor(photo, maps=True)[0] for photo in given]
+    for module in modules:
+        module.train()
+    for number, answers in enumerate(at_once(lambda i: predictor(given[i], maps=True)[0])):
+        assert all(same(answer, alone[number]) for answer in answers)
+    assert all(part.training for module in modules for part in module.modules())
+    assert not backbone.training
+
+
+def test_predictors_that_share_modules_may_overlap() -> None:
+    backbone = load_backbone("dinoneck_tiny", frozen=False)
+    backbone.train()
+    before = [part.training for part in backbone.modules()]
+    assert any(before)
+    gated = heads()[2]
+    predictors = [Predictor(gated, backbone), Predictor([gated, heads()[0]], backbone, tta="d6")]
+    given = photos(THREADS)
+    alone = [predictors[i % 2](given[i], maps=True)[0] for i in range(THREADS)]
+    for number, answers in enumerate(at_once(lambda i: predictors[i % 2](given[i], maps=True)[0])):
+        assert all(same(answer, alone[number]) for answer in answers)
+    assert [part.training for part in backbone.modules()] == before
+    assert all(part.training for part in gated.modules())
+
+
+def test_layers_share_one_model_and_its_modes() -> None:
+    backbone = load_backbone("dinoneck_tiny", layers=(1, 5))
+    siblings = [backbone, backbone.with_layers((0, 3))]
+    predictors = [Predictor(PatchMeanHead(64, [Task("mass")]), sibling) for sibling in siblings]
+    given = photos(THREADS)
+    alone = [predictors[i % 2](given[i])[0] for i in range(THREADS)]
+    for number, answers in enumerate(at_once(lambda i: predictors[i % 2](given[i])[0])):
+        assert all(same(answer, alone[number]) for answer in answers)
+
+
+def test_the_last_to_leave_restores_the_mode() -> None:
+    module = nn.Sequential(nn.Dropout(), nn.Linear(2, 2).eval())
+    inside, leave = threading.Event(), threading.Event()
+
+    def stay() -> None:
+        with evaluating(module):
+            inside.set()
+            assert leave.wait(60)
+
+    thread = threading.Thread(target=stay)
+    with evaluating(module, module[0]):
+        thread.start()
+        assert inside.wait(60)
+        assert not any(part.training for part in module.modules())
+    assert not any(part.training for part in module.modules())  # the other is still inside
+    leave.set()
+    thread.join()
+    assert [part.training for part in module.modules()] == [True, True, False]
+
+
+def test_a_call_that_fails_leaves_the_modes_of_others_alone() -> None:
+    module = nn.Dropout()
+    with pytest.raises(RuntimeError, match="on purpose"), evaluating(module), evaluating(module):
+        raise RuntimeError("on purpose")
+    assert module.training
+    with evaluating(module):
+        with evaluating(module):
+            assert not module.training
+        assert not module.training
+    assert module.training
+
+
+def test_a_photo_that_fails_in_one_thread_fails_there_alone(tiny: Backbone) -> None:
+    predictor = Predictor(PatchMeanHead(64, [Task("mass")]), tiny)
+    given = photos(THREADS)
+    given[3] = torch.full((3, 32, 48), 7.0)
+    alone = [None if i == 3 else predictor(photo)[0] for i, photo in enumerate(given)]
+
+    def call(number: int) -> Any:
+        try:
+            return predictor(given[number])[0]
+        except ValueError:
+            return None
+
+    for number, answers in enumerate(at_once(call)):
+        assert answers == [alone[number]] * len(answers)
+
+
+@pytest.fixture
+def tiny() -> Backbone:
+    return load_backbone("dinoneck_tiny")

@@ -1,0 +1,85 @@
+"""Timing: every part is run as told, rounds go in turn, and medians are over those that count."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dinoneck import Backbone, ConfigError, PatchMeanHead, Task
+from dinoneck.inference import timing
+from dinoneck.inference.timing import Pipeline, Timing, sample_photo, time_in_turn
+
+
+class Scripted(Pipeline):
+    """A pipeline whose times are known; says when it was run."""
+
+    def run(self) -> dict[timing.Part, float]:
+        order, times = self.photos[0], self.photos[1]
+        order.append(self)  # type: ignore[union-attr]
+        whole = times.pop(0)  # type: ignore[union-attr]
+        return {"prepare": whole / 4, "backbone": whole / 2, "whole": whole}
+
+
+def test_medians_leave_the_first_round_out(tiny: Backbone) -> None:
+    order: list[Pipeline] = []
+    plans = {"a": [99.0, 0.002, 0.008, 0.004, 0.006, 9.0], "b": [99.0, 0.1, 0.1, 0.1, 0.3, 0.1]}
+    pipelines = {name: Scripted([order, plan], tiny.preprocess, tiny) for name, plan in plans.items()}  # type: ignore[list-item]
+    told: list[int] = []
+    found = time_in_turn(pipelines, rounds=5, told=told.append)
+    assert found["a"].ms == pytest.approx({"prepare": 0.75, "backbone": 1.5, "whole": 3.0})  # of two photos
+    assert found["a"].quartiles == pytest.approx((2.0, 4.0))
+    assert found["a"].images_per_s == pytest.approx(1000 / 3)
+    assert found["b"].ms["whole"] == pytest.approx(50.0)
+    assert told == [0, 1, 2, 3, 4, 5]
+    pairs = [order[i : i + 2] for i in range(0, len(order), 2)]
+    assert all({id(one), id(two)} == {id(p) for p in pipelines.values()} for one, two in pairs), "each once a round"
+    assert len({id(pair[0]) for pair in pairs}) == 2, "in an order that changes"
+
+
+def test_the_parts_are_those_of_a_prediction(tiny: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[str, tuple[int, ...]]] = []
+
+    class Head(PatchMeanHead):
+        def predict(self, tokens):  # type: ignore[no-untyped-def]
+            assert not self.training
+            assert not torch.is_grad_enabled()
+            seen.append(("predict", tuple(tokens.patches[0].shape)))
+            return super().predict(tokens)
+
+    head = Head(64, [Task("x")])
+    head.train()
+    pipeline = Pipeline([sample_photo(64, 96)] * 2, tiny.preprocess.changed(size=(32, 48)), tiny, head)
+    took = pipeline.run()
+    assert seen == [("predict", (2, 6, 64))]
+    assert set(took) == {"prepare", "backbone", "head", "whole"}
+    assert took["whole"] == pytest.approx(sum(took[part] for part in ("prepare", "backbone", "head")))
+    assert head.training, "modules are left as they were"
+
+
+def test_rounds_make_a_median(tiny: Backbone) -> None:
+    with pytest.raises(ConfigError, match="expected 2 or more"):
+        time_in_turn({}, rounds=1)
+    pipeline = Pipeline([sample_photo(16, 16)], tiny.preprocess, tiny)
+    assert isinstance(time_in_turn({"a": pipeline}, rounds=2)["a"], Timing)
+
+
+def test_sample_photos_are_told_apart_by_seed_alone() -> None:
+    photos = [np.asarray(sample_photo(50, 70, seed)) for seed in (0, 0, 1)]
+    assert photos[0].shape == (50, 70, 3)
+    assert np.array_equal(photos[0], photos[1])
+    assert not np.array_equal(photos[0], photos[2])
+    buffer = io.BytesIO()
+    sample_photo(50, 70).save(buffer, "JPEG")
+    assert Image.open(buffer).size == (70, 50)
+
+
+def test_the_machine_is_told() -> None:
+    told = timing.machine()
+    assert told["threads"] == torch.get_num_threads()
+    assert told["versions"]["torch"] == torch.__version__.split("+")[0] or told["versions"]["torch"]
+    peak = timing.peak_process_bytes()
+    assert peak is None or peak > 1 << 20

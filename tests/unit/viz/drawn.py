@@ -1,0 +1,70 @@
+"""What a figure looks like: its pixels, and the colour at a place of its axes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("matplotlib", reason="figures need matplotlib, the extra [viz]")
+
+
+def pixels(figure: Any, dpi: float = 120.0) -> np.ndarray:
+    """The figure as (height, width, 3) bytes."""
+    figure.set_dpi(dpi)
+    figure.canvas.draw()
+    return np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()
+
+
+def colour_at(sheet: np.ndarray, axes: Any, x: float, y: float) -> np.ndarray:
+    """The colour, 0 ... 1, that was drawn at a place in the axes' own coordinates."""
+    right, up = axes.transData.transform((x, y))
+    return sheet[sheet.shape[0] - 1 - int(np.floor(up)), int(np.floor(right))] / 255.0
+
+
+def check_cells(figure: Any, axes: Any, expected: np.ndarray, size: tuple[int, int], dpi: float = 250.0) -> None:
+    """Cell (r, c) of ``expected`` (rows, cols, 3) fills exactly the pixels of patch (r, c) of a photo of this size."""
+    sheet = pixels(figure, dpi)
+    rows, cols = expected.shape[:2]
+    height, width = size[0] / rows, size[1] / cols
+    for r in range(rows):
+        for c in range(cols):
+            for down in (0.06, 0.5, 0.94):
+                for along in (0.06, 0.5, 0.94):
+                    seen = colour_at(sheet, axes, (c + along) * width, (r + down) * height)
+                    np.testing.assert_allclose(seen, expected[r, c], atol=2.5 / 255, err_msg=f"{(r, c, down, along)}")
+
+
+def captions(axes: Any) -> list[str]:
+    """The texts of one plot."""
+    return [text.get_text() for text in axes.texts]
+
+
+def check_no_overlap(figure: Any) -> None:
+    """No caption, label or tick label lies over another or leaves the figure."""
+    renderer = figure.canvas.get_renderer()
+    figure.canvas.draw()
+    boxes = []
+    for axes in figure.axes:
+        texts = [*axes.texts, axes.title, axes.xaxis.label, axes.yaxis.label]
+        texts += [text for text in axes.get_xticklabels() if _is_within(text.get_position()[0], axes.get_xlim())]
+        texts += [text for text in axes.get_yticklabels() if _is_within(text.get_position()[1], axes.get_ylim())]
+        for text in texts:
+            if text.get_text() and text.get_visible():
+                boxes.append((text.get_text(), text.get_window_extent(renderer)))
+    for place, (one, box) in enumerate(boxes):
+        assert figure.bbox.x0 - 1 <= box.x0, one
+        assert box.x1 <= figure.bbox.x1 + 1, one
+        assert figure.bbox.y0 - 1 <= box.y0, one
+        assert box.y1 <= figure.bbox.y1 + 1, one
+        for other, beside in boxes[place + 1 :]:
+            apart = box.x1 <= beside.x0 or beside.x1 <= box.x0 or box.y1 <= beside.y0 or beside.y1 <= box.y0
+            assert apart, (one, other)
+
+
+def _is_within(place: float, limits: tuple[float, float]) -> bool:
+    """Whether a tick is drawn: locators offer one more on each side."""
+    low, high = sorted(limits)
+    room = 1e-9 * (high - low)
+    return low - room <= place <= high + room

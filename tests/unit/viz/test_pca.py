@@ -1,0 +1,169 @@
+"""PCA colours: planted directions become the colours, whatever the order, the batch or the registers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from dinoneck import ConfigError, DataError, ShapeError, Tokens, load_backbone
+from dinoneck.viz import PCABasis, pca_rgb
+
+
+def directions(channels: int, count: int, seed: int = 0) -> np.ndarray:
+    """(count, channels): orthonormal, the largest entry of each positive."""
+    table = np.linalg.qr(np.random.default_rng(seed).normal(size=(channels, count)))[0].T
+    return table * np.sign(table[np.arange(count), np.abs(table).argmax(axis=1)])[:, None]
+
+
+def planted(rows: int = 6, cols: int = 9, batch: int = 2, channels: int = 32) -> tuple[Tokens, np.ndarray, np.ndarray]:
+    """Tokens whose first direction tells the row and whose second tells the column and the photo."""
+    first, second = directions(channels, 2)
+    down = np.broadcast_to(np.arange(rows)[None, :, None], (batch, rows, cols)).astype(float)
+    along = np.broadcast_to(np.arange(cols)[None, None], (batch, rows, cols)) + 0.5 * np.arange(batch)[:, None, None]
+    values = 10.0 * down[..., None] * first + along[..., None] * second + 3.0
+    patches = torch.from_numpy(values.reshape(batch, rows * cols, channels))
+    return Tokens.from_patches(patches, grid=(rows, cols), patch_size=16), down, along
+
+
+def stretched(values: np.ndarray) -> np.ndarray:
+    low, high = np.percentile(values, (1, 99))
+    return np.clip((values - low) / (high - low), 0, 1)
+
+
+@pytest.mark.parametrize("channels", [32, 300])  # fewer and more than there are patches
+def test_two_planted_directions_come_out_as_red_and_green(channels: int) -> None:
+    tokens, down, along = planted(channels=channels)
+    colours = pca_rgb(tokens)
+    assert colours.shape == (2, 6, 9, 3)
+    assert colours.dtype == np.float64
+    np.testing.assert_allclose(colours[..., 0], stretched(down), atol=1e-9)
+    np.testing.assert_allclose(colours[..., 1], stretched(along), atol=1e-9)
+    np.testing.assert_array_equal(colours[..., 2], 0.5)  # nothing is left for the third
+
+
+def test_an_index_image_keeps_its_order() -> None:
+    index = torch.arange(12.0).reshape(1, 12, 1)
+    colours = pca_rgb(Tokens.from_patches(index, grid=(3, 4), patch_size=14))
+    assert (np.diff(colours[0, :, :, 0].reshape(-1)) > 0).all()
+    assert (colours[..., 1:] == 0.5).all()
+
+
+def test_it_equals_singular_vectors() -> None:
+    rows = np.random.default_rng(1).normal(size=(50, 7)) * np.arange(1, 8)
+    basis = PCABasis.fit(rows)
+    _, _, vectors = np.linalg.svd(rows - rows.mean(axis=0))
+    np.testing.assert_allclose(np.abs(basis.components.axes), np.abs(vectors[:3].T), atol=1e-10)
+    np.testing.assert_allclose(basis.components.mean, rows.mean(axis=0), atol=1e-14)
+
+
+def test_more_channels_than_patches_give_the_same_directions() -> None:
+    rows = np.random.default_rng(2).normal(size=(9, 16))
+    few, many = PCABasis.fit(rows), PCABasis.fit(np.tile(rows, (4, 1)))
+    np.testing.assert_allclose(few.components.axes, many.components.axes, atol=1e-10)
+
+
+def test_the_order_of_patches_and_photos_does_not_matter() -> None:
+    tokens = load_backbone("dinoneck_tiny")(torch.randn(3, 3, 64, 96, generator=torch.Generator().manual_seed(0)))
+    order = torch.randperm(24, generator=torch.Generator().manual_seed(1))
+    moved = Tokens.from_patches(tokens.patches[0][:, order], grid=(4, 6), patch_size=16)
+    colours = pca_rgb(tokens)
+    np.testing.assert_allclose(pca_rgb(moved).reshape(3, 24, 3), colours.reshape(3, 24, 3)[:, order], atol=1e-9)
+    np.testing.assert_allclose(pca_rgb(tokens[[2, 0, 1]]), colours[[2, 0, 1]], atol=1e-9)
+
+
+def test_with_a_shared_basis_one_photo_looks_as_in_its_batch() -> None:
+    tokens, _, _ = planted(batch=3)
+    basis = PCABasis.fit(tokens)
+    together = pca_rgb(tokens)
+    for place in range(3):
+        np.testing.assert_allclose(pca_rgb(tokens[place], basis=basis)[0], together[place], atol=1e-12)
+    assert not np.allclose(pca_rgb(tokens[2])[0], together[2], atol=1e-3)  # its own range is another
+    rows = tokens.patches[0].reshape(-1, 32)
+    np.testing.assert_array_equal(basis.apply(rows).reshape(together.shape), together)
+
+
+def test_signs_are_fixed_where_entries_are_equal() -> None:
+    scores = np.random.default_rng(3).normal(size=(40, 1))
+    for noise in range(20):
+        rows = scores * np.array([1.0, -1.0, 1.0, -1.0]) + np.random.default_rng(noise).normal(size=(40, 4)) * 1e-11
+        assert PCABasis.fit(rows).components.axes[0, 0] > 0
+        assert PCABasis.fit(-rows).components.axes[0, 0] > 0
+
+
+def test_cls_and_registers_do_not_leak() -> None:
+    tokens, _, _ = planted()
+    loud = Tokens.from_patches(
+        tokens.patches[0], grid=tokens.grid, patch_size=16, cls_token=torch.full((2, 32), 1e9, dtype=torch.float64),
+        registers=torch.full((2, 4, 32), float("nan"), dtype=torch.float64),
+    )  # fmt: skip
+    np.testing.assert_array_equal(pca_rgb(loud), pca_rgb(tokens))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_it_computes_in_float64_whatever_it_is_given(dtype: torch.dtype) -> None:
+    tokens = planted()[0].to(dtype=dtype)
+    np.testing.assert_array_equal(pca_rgb(tokens), pca_rgb(tokens.to(dtype=torch.float64)))
+    np.testing.assert_array_equal(pca_rgb(tokens.maps()[0]), pca_rgb(tokens))
+
+
+def test_a_layer_is_told_by_its_position() -> None:
+    tokens, _, _ = planted()
+    other = tokens.patches[0].flip(1)
+    both = Tokens.from_patches([tokens.patches[0], other], grid=tokens.grid, patch_size=16, layers=(3, 7))
+    np.testing.assert_array_equal(pca_rgb(both, layer=0), pca_rgb(tokens))
+    np.testing.assert_array_equal(pca_rgb(both, layer=1), pca_rgb(both))
+    assert not np.allclose(pca_rgb(both, layer=0), pca_rgb(both))
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_the_foreground_is_what_the_edges_are_not(sign: float) -> None:
+    subject, inside = directions(16, 2)
+    front = np.zeros((1, 8, 10))
+    front[0, 2:6, 3:8] = 1.0
+    texture = np.random.default_rng(0).normal(size=(1, 8, 10))
+    values = sign * 50.0 * front[..., None] * subject + texture[..., None] * inside
+    maps = torch.from_numpy(np.moveaxis(values, -1, 1))
+    colours = pca_rgb(maps, foreground=0.5)
+    assert (colours[front == 0] == 0.0).all()
+    along = texture[front == 1]
+    np.testing.assert_allclose(colours[front == 1][:, 0], stretched(along), atol=1e-6)
+    basis = PCABasis.fit(maps, foreground=0.5)
+    np.testing.assert_array_equal(pca_rgb(maps, basis=basis), colours)
+    assert basis.is_turned == (sign * subject[np.abs(subject).argmax()] < 0)
+
+
+def test_one_patch_is_grey_and_rare_patches_are_seen() -> None:
+    assert (pca_rgb(torch.ones(1, 8, 1, 1)) == 0.5).all()
+    rare = torch.zeros(1, 8, 30, 30)
+    rare[0, 2, 5, 7] = 1.0  # beyond the percentiles
+    colours = pca_rgb(rare)[..., 0]
+    assert colours[0, 5, 7] == 1.0
+    assert colours.sum() == 1.0
+
+
+def test_bad_input_is_refused() -> None:
+    tokens, _, _ = planted()
+    with pytest.raises(ConfigError, match=r"layer is 1; these tokens hold 1, by position: -1 ... 0"):
+        pca_rgb(tokens, layer=1)
+    with pytest.raises(ShapeError, match=r"\(4, 5\); expected Tokens or maps"):
+        pca_rgb(torch.zeros(4, 5))
+    with pytest.raises(ShapeError, match="empty"):
+        pca_rgb(torch.zeros(0, 5, 2, 2))
+    with pytest.raises(DataError, match="1 of 108 patches"):
+        values = tokens.patches[0].clone()
+        values[0, 3, 1] = torch.inf
+        pca_rgb(Tokens.from_patches(values, grid=tokens.grid, patch_size=16))
+    basis = PCABasis.fit(torch.randn(5, 7))
+    with pytest.raises(ShapeError, match="32 channels; this PCABasis was fitted on 7"):
+        pca_rgb(tokens, basis=basis)
+    with pytest.raises(ConfigError, match="both given"):
+        pca_rgb(tokens, basis=basis, foreground=0.5)
+    with pytest.raises(ConfigError, match="foreground is 2"):
+        pca_rgb(tokens, foreground=2)
+    with pytest.raises(ShapeError, match="needs the places"):
+        PCABasis.fit(torch.randn(5, 7), foreground=0.5)
+    with pytest.raises(ShapeError, match="features are str"):
+        PCABasis.fit("tokens")  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="give a lower share"):
+        pca_rgb(torch.ones(1, 8, 1, 2), foreground=0.9)

@@ -1,0 +1,99 @@
+"""Residual plots: the points are the values, the titles their R² and RMSE."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from tests.unit.viz.drawn import check_no_overlap
+
+from dinoneck import DataError, ShapeError
+from dinoneck.training import r2
+from dinoneck.viz import residual_figure
+
+
+def drawn(axes: object) -> np.ndarray:
+    return np.concatenate([np.asarray(part.get_offsets()) for part in axes.collections])  # type: ignore[attr-defined]
+
+
+def test_points_are_the_values_and_residuals() -> None:
+    truth = np.array([10.0, 20.0, np.nan, 30.0])
+    said = np.array([12.0, 17.0, np.nan, 31.0])
+    figure = residual_figure(truth, said, unit="g", name="mass")
+    left, right = figure.axes
+    np.testing.assert_array_equal(drawn(left), [[10, 12], [20, 17], [30, 31]])
+    np.testing.assert_array_equal(drawn(right), [[10, 2], [20, -3], [30, 1]])
+    assert left.get_title() == f"R² {r2([12.0, 17.0, 31.0], [10.0, 20.0, 30.0]):.3f}, RMSE 2.16 g, n = 3"
+    assert (left.get_xlabel(), left.get_ylabel()) == ("true mass [g]", "predicted mass [g]")
+    assert right.get_ylabel() == "residual [g]"
+    check_no_overlap(figure)
+
+
+def test_the_identity_is_the_diagonal_of_equal_axes() -> None:
+    left = residual_figure(torch.tensor([0.0, 5.0]), torch.tensor([1.0, 40.0])).axes[0]
+    assert left.get_xlim() == left.get_ylim()
+    assert left.get_aspect() == 1.0
+    [line] = left.lines
+    x, y = np.asarray(line.get_xy1()), np.asarray(line.get_xy2())
+    assert x[0] == x[1]
+    assert y[0] == y[1]
+    [zero] = residual_figure([0.0, 5.0], [1.0, 4.0]).axes[1].lines
+    assert list(zero.get_ydata()) == [0.0, 0.0]
+
+
+def test_groups_have_their_points_their_mean_and_their_marks() -> None:
+    generator = np.random.default_rng(0)
+    truth, groups = generator.gamma(2, 10, 60), [("Tas", "NSW", "Vic")[i % 3] for i in range(60)]
+    said = truth + generator.normal(size=60)
+    figure = residual_figure(truth, said, groups=groups, unit="g")
+    left, right, below = figure.axes
+    assert [text.get_text() for text in left.get_legend().get_texts()] == ["Tas", "NSW", "Vic"]
+    assert [text.get_text() for text in below.get_yticklabels()] == ["Tas (20)", "NSW (20)", "Vic (20)"]
+    for place in range(3):
+        own = (said - truth)[place::3]
+        assert below.patches[place].get_width() == pytest.approx(own.mean())
+        offsets = below.collections[place].get_offsets()
+        np.testing.assert_allclose(offsets[:, 0], own)
+        assert (offsets[:, 1] == place).all()
+        np.testing.assert_allclose(right.collections[place].get_offsets()[:, 1], own)
+    colours = {tuple(part.get_facecolor()[0]) for part in left.collections}
+    marks = {part.get_paths()[0].vertices.shape for part in left.collections}
+    assert len(colours) == 3
+    assert len(marks) > 1  # not by colour alone
+    check_no_overlap(figure)
+
+
+def test_many_groups_are_told_by_their_rows() -> None:
+    groups = [f"a site with a long name, number {i % 30}" for i in range(90)]
+    figure = residual_figure(np.arange(90.0), np.arange(90.0)[::-1], groups=groups)
+    assert figure.axes[0].get_legend() is None
+    assert len(figure.axes[2].get_yticklabels()) == 30
+    check_no_overlap(figure)
+    assert figure.get_figheight() > residual_figure([0.0, 1.0], [1.0, 0.0], groups=[1, 2]).get_figheight()
+
+
+def test_a_single_truth_has_no_r2() -> None:
+    assert residual_figure([1.0, 1.0], [2.0, 0.0]).axes[0].get_title() == "R² needs truths that differ, RMSE 1, n = 2"
+
+
+def test_what_cannot_be_drawn_is_refused() -> None:
+    with pytest.raises(ShapeError, match="2 true and 3 predicted"):
+        residual_figure([1.0, 2.0], [1.0, 2.0, 3.0])
+    with pytest.raises(ShapeError, match="not empty"):
+        residual_figure([], [])
+    with pytest.raises(ShapeError, match=r"\(2, 1\)"):
+        residual_figure(np.zeros((2, 1)), np.zeros(2))
+    with pytest.raises(DataError, match="none of 2 true values is known"):
+        residual_figure([np.nan] * 2, [1.0, 2.0])
+    with pytest.raises(DataError, match="1 predicted values are NaN"):
+        residual_figure([1.0, 2.0], [np.nan, 2.0])
+    with pytest.raises(DataError, match="predicted values hold inf"):
+        residual_figure([1.0, 2.0], [np.inf, 2.0])
+    with pytest.raises(DataError, match="groups are 1 for 2 values"):
+        residual_figure([1.0, 2.0], [1.0, 2.0], groups=["a"])
+    with pytest.raises(DataError, match="a string 'ab'"):
+        residual_figure([1.0, 2.0], [1.0, 2.0], groups="ab")
+    with pytest.raises(DataError, match="61 groups"):
+        residual_figure(np.zeros(61), np.zeros(61), groups=range(61))
+    with pytest.raises(DataError, match="no numbers"):
+        residual_figure(["a"], [1.0])

@@ -1,0 +1,96 @@
+"""Figures in general: no global state, threads apart, a clear word where matplotlib is missing."""
+
+from __future__ import annotations
+
+import gc
+import subprocess
+import sys
+import weakref
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tests.unit.viz.drawn import pixels
+
+from dinoneck import FeaturePyramid, Tokens, ViTFPN
+from dinoneck.viz import (
+    boxes_figure,
+    fusion_figure,
+    gate_figure,
+    heat_figure,
+    pca_figure,
+    points_figure,
+    pyramid_figure,
+    residual_figure,
+)
+from dinoneck.viz.sheet import wrapped
+
+PHOTO = np.random.default_rng(0).integers(0, 256, (32, 48, 3), dtype=np.uint8)
+MAPS = torch.randn(1, 8, 2, 3, generator=torch.Generator().manual_seed(0))
+TOKENS = Tokens.from_patches(MAPS.flatten(2).mT, grid=(2, 3), patch_size=16)
+CLOUD = np.random.default_rng(1).random((200, 3))
+
+FIGURES: dict[str, Callable[[], Any]] = {
+    "boxes": lambda: boxes_figure(PHOTO, [[3.0, 4.0, 30.0, 20.0]], ["cell"], [0.5]),
+    "fusion": lambda: fusion_figure(ViTFPN(8, 4, 8, num_levels=2, fusion="softmax")),
+    "gate": lambda: gate_figure(PHOTO, np.full((1, 2, 3), 1 / 6)),
+    "heat": lambda: heat_figure(PHOTO, [{"mass": 1.0, "maps": {"mass": MAPS[0, :1].numpy()}}], units={"mass": "$/m²"}),
+    "pca": lambda: pca_figure(PHOTO, TOKENS, names=["$x^2$ and 50 % of $y"]),
+    "points": lambda: points_figure(CLOUD, CLOUD[:, 0]),
+    "pyramid": lambda: pyramid_figure(FeaturePyramid((MAPS,), (16.0,)), PHOTO),
+    "residual": lambda: residual_figure(CLOUD[:, 0], CLOUD[:, 1], groups=list("abcd") * 50),
+}
+
+
+def test_two_threads_draw_what_one_draws() -> None:
+    names = ["boxes", "heat", "points", "residual"]
+    alone = {name: pixels(FIGURES[name](), 60) for name in names}
+    pairs = [name for name in names for _ in range(2)]  # the same figure in both threads, then the next
+    with ThreadPoolExecutor(2) as threads:
+        together = list(threads.map(lambda name: pixels(FIGURES[name](), 60), pairs))
+    for name, found in zip(pairs, together, strict=True):
+        np.testing.assert_array_equal(found, alone[name], err_msg=name)
+
+
+def test_a_figure_goes_with_its_last_name() -> None:
+    figure = FIGURES["pca"]()
+    pixels(figure)
+    seen = weakref.ref(figure)
+    del figure
+    gc.collect()
+    assert seen() is None
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_without_matplotlib_the_extra_is_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(ImportError, match=r"pip install 'dinoneck\[viz\]'"):
+        FIGURES[name]()
+
+
+@pytest.mark.slow
+def test_pyplot_is_never_imported_and_matplotlib_when_the_first_figure_is_drawn() -> None:
+    script = (
+        "import sys\n"
+        "import dinoneck.viz as viz\n"
+        "for name in viz._HOMES:\n    getattr(viz, name)\n"
+        "assert 'matplotlib' not in sys.modules\n"
+        "from tests.unit.viz.test_sheet import FIGURES\n"
+        "for draw in FIGURES.values():\n    draw().canvas.draw()\n"
+        "assert 'matplotlib' in sys.modules\n"
+        "assert 'matplotlib.pyplot' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
+
+
+def test_long_texts_are_wrapped_then_cut() -> None:
+    assert wrapped("short", 2.0) == "short"
+    told = wrapped("one two three four five six seven eight nine ten", 1.0, 2)
+    assert told.count("\n") == 1
+    assert told.endswith("…")
+    assert wrapped("x" * 500, 1.0).endswith("x…")
+    assert wrapped("a\nb", 1.0) == "a\nb"
+    assert wrapped("", 1.0) == ""
