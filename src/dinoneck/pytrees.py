@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
+from torch.fx._pytree import register_pytree_flatten_spec
 from torch.utils import _pytree as pytree
 
 T = TypeVar("T")
@@ -46,6 +47,8 @@ def register(
         from_dumpable_context=_hashable,
         flatten_with_keys_fn=flatten_with_keys,
     )
+    # torch 2.6 asks for this before it calls a loaded program; newer ones do without
+    register_pytree_flatten_spec(cls, lambda item, _: flatten_values(item)[0])
 
 
 def _hashable(stored: Any) -> Any:

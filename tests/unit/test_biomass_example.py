@@ -130,7 +130,7 @@ def test_photos_and_stored_tokens_give_the_same_predictions(done: tuple[Path, st
     assert "largest difference" in told
     swapped = dict(zip(photos, reversed(photos.values()), strict=True))
     other = pipeline.differences(out / "run" / "heads", opened, swapped)
-    assert min(other[name] for name in CSIRO_WEIGHTS) > pipeline.TOLERANCE
+    assert max(other[name] for name in CSIRO_WEIGHTS) > 3 * pipeline.TOLERANCE
     with pytest.raises(ConfigError, match="no store to compare with"):
         pipeline.differences(out / "run" / "heads", replace(opened, source=None), photos)
 
