@@ -30,7 +30,7 @@ layers: $(VENV)/installed-dev
 	$(BIN)/lint-imports
 
 docs: $(VENV)/installed-docs
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # a few minutes on a CPU: one setting per row, float32, not compiled; to a folder that git ignores
 bench: $(VENV)/installed-bench

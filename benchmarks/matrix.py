@@ -14,18 +14,22 @@ ROOT = Path(__file__).resolve().parents[1]
 FOUND = ROOT / "matrix-results"
 RESULTS = ROOT / "benchmarks" / "results" / "matrix.json"
 PAGE = ROOT / "docs" / "reference" / "compatibility.md"
+PYTHONS, ENDS = ("3.11", "3.12", "3.13"), ("oldest", "newest")
 SHOWN = ("torch", "torchvision", "timm", "transformers", "numpy", "huggingface_hub", "onnxruntime")
-_TABLE = re.compile(r"(?:^\|.*\n)+", re.MULTILINE)
+_TABLE = re.compile(r"(?:^\|.*\n)+\n\*[^*]+\*\n", re.MULTILINE)
 
 
 def markdown(cells: list[dict[str, Any]]) -> str:
-    """Return the cells as the table of the page."""
+    """Return the cells as the table of the page, and a line that names those that are not there."""
     header = ["Python", "dependencies", *SHOWN, "passed", "skipped", "failed"]
     lines = [header, ["---"] * len(header)]
     for cell in cells:
         counts = [f"{cell[name]:,}" for name in ("passed", "skipped", "failed")]
         lines.append([cell["python"], cell["dependencies"], *(cell["versions"][name] for name in SHOWN), *counts])
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    run = {(cell["python"], cell["dependencies"]) for cell in cells}
+    lacking = [f"{python} {end}" for python in PYTHONS for end in ENDS if (python, end) not in run]
+    told = f"Not run yet: {', '.join(lacking)}." if lacking else "All cells were run."
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines) + f"\n*{told}*\n"
 
 
 def main() -> None:

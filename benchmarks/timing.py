@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import platform
 import random
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
-import torch
-
-from dinoneck.version import versions
+from dinoneck.inference import timing
 
 Variants = Mapping[str, Callable[[], Any]]
 
@@ -76,13 +72,14 @@ def ratios(seconds: Mapping[str, list[float]], peer: str) -> dict[str, dict[str,
 
 
 def machine() -> dict[str, Any]:
-    """Return what the numbers were measured on."""
-    cpu = Path("/proc/cpuinfo")
-    lines = cpu.read_text().splitlines() if cpu.exists() else []
-    model = next(
-        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor()
-    )
-    return {"cpu": model, "cores": torch.get_num_threads(), "system": platform.system(), "versions": versions()}
+    """Return what the numbers were measured on, under the names that stored results have."""
+    told = timing.machine()
+    return {
+        "cpu": told["cpu"],
+        "cores": told["threads"],
+        "system": told["system"].split()[0],
+        "versions": told["versions"],
+    }
 
 
 def markdown(title: str, rows: Mapping[str, Mapping[str, float]]) -> str:

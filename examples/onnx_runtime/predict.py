@@ -58,8 +58,6 @@ class Model:
         for name, values in zip(names, found, strict=True):
             if values.ndim == 4:  # an answer per cell: the mean over the cells that show the photo
                 values = np.stack([_mean_of_cells(x, cells) for x, cells in zip(values, shown, strict=True)])
-            if not np.isfinite(values).all():
-                raise PhotoError(f"the model's answer for {name!r} is not finite")
             for row, numbers in zip(rows, values, strict=True):
                 row[name] = [float(number) for number in numbers]
         return rows
@@ -98,12 +96,12 @@ def predict(
     bad: list[str] = []
     found: dict[Path, dict[str, list[float]]] = {}
     for batch in batches(model, paths, batch_size, bad):
-        try:
-            rows = model.answers([image for _, image, _ in batch], [shown for _, _, shown in batch])
-        except PhotoError as error:
-            bad += [f"{path}: {error}" for path, _, _ in batch]
-            continue
-        found |= {path: row for (path, _, _), row in zip(batch, rows, strict=True)}
+        rows = model.answers([image for _, image, _ in batch], [shown for _, _, shown in batch])
+        for (path, _, _), row in zip(batch, rows, strict=True):
+            if unfit := [name for name, numbers in row.items() if not np.isfinite(numbers).all()]:
+                bad.append(f"{path}: the model's answer for {unfit[0]!r} is not finite")
+            else:
+                found[path] = row
     return {path: found[path] for path in paths if path in found}, bad
 
 

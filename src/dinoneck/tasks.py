@@ -333,6 +333,18 @@ class Task:
         return x if self.transform is None else self.transform.inverse(x, parts)
 
 
+def output_names(task: Task) -> tuple[str, ...]:
+    """Return what tables call a task's outputs: its name, or ``name:label`` where it has several.
+
+    Examples:
+        >>> output_names(Task("mass")), output_names(Task("kind", dim=2, labels=("soil", "crop")))
+        (('mass',), ('kind:soil', 'kind:crop'))
+    """
+    if task.dim == 1:
+        return (task.name,)
+    return tuple(f"{task.name}:{part}" for part in task.labels or range(task.dim))
+
+
 def check_tasks(tasks: Sequence[Task], *, kinds: Sequence[str], owner: str) -> tuple[Task, ...]:
     """Check the tasks of a head: at least one, names used once, kinds the head can serve.
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from dinoneck.atomic import write_whole
 from dinoneck.checkpoint import header as headers
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
+from dinoneck.checkpoint.programs import bare_onnx, without_paths
 from dinoneck.errors import CheckpointError, ConfigError, missing_extra
 from dinoneck.grid import GridSize
 from dinoneck.tokens import Tokens
@@ -104,7 +105,7 @@ def export_onnx(
         )
     except ImportError as error:
         raise missing_extra(str(error.name or "onnx"), "export") from error
-    model = cast("Any", made).model_proto
+    model = bare_onnx(cast("Any", made).model_proto)
     for key, value in {headers.METADATA_KEY: _metadata(checkpoint)}.items():
         entry = model.metadata_props.add()
         entry.key, entry.value = key, value
@@ -140,7 +141,8 @@ def _traced(checkpoint: HeadCheckpoint, grid: tuple[int, int] | None) -> Exporte
     try:
         with torch.no_grad():
             _Natural(head)(tokens)
-            return torch.export.export(_Natural(head).eval(), (tokens,), dynamic_shapes=(free,))
+            natural = _Natural(head).eval()
+            return without_paths(torch.export.export(natural, (tokens,), dynamic_shapes=(free,), strict=False))
     except Exception as error:  # the exporter raises many unrelated types
         told = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
         hint = "" if grid is not None else " A head with a grid of its own needs grid=(rows, cols) (--grid ROWSxCOLS)."

@@ -45,7 +45,7 @@ def load(options: argparse.Namespace, **arguments: Any) -> Backbone:
         raise ConfigError("--backbone-seed says which random weights; give it with --random-backbone")
     return load_backbone(
         options.backbone,
-        source=options.backbone_source,
+        source=options.backbone_source or "timm",
         pretrained=not random,
         checkpoint=options.backbone_file,
         seed=options.backbone_seed,

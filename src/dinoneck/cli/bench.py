@@ -43,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--revision", help="a branch, tag or commit of the hub repository (default: main)")
     add_allow(parser)
     backbone_options.add_backbone(parser)
+    parser.set_defaults(backbone_source=None)
     parser.add_argument("--layers", type=int, nargs="+", metavar="BLOCK", help="with --backbone: blocks to give tokens")
     parser.add_argument("--neck", choices=_NECKS, help="with --backbone: a neck of its default values on top")
     parser.add_argument(
@@ -60,7 +61,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rounds", type=numbers.count, default=_ROUNDS, metavar="N", help=f"that count, 2 or more (default {_ROUNDS})"
     )
-    parser.add_argument("--threads", type=numbers.count, metavar="N", help="of torch on the CPU (default: torch's own)")
+    parser.add_argument(
+        "--threads", type=numbers.threads, metavar="N", help="of torch on the CPU (default: torch's own)"
+    )
     parser.add_argument("--device", help="such as cuda; default: the CPU")
     add_json(parser)
 
@@ -101,7 +104,7 @@ def _of_head(options: argparse.Namespace) -> tuple[Backbone, nn.Module, Preproce
     from dinoneck.checkpoint.ensemble_folder import EnsembleFolder
     from dinoneck.checkpoint.load_any import load_any
 
-    for name in ("backbone", "backbone_seed", "neck", "layers"):
+    for name in ("backbone", "backbone_source", "backbone_seed", "neck", "layers"):
         if getattr(options, name) is not None:
             raise ConfigError(f"a head file says its backbone; leave out --{name.replace('_', '-')}")
     found = load_any(options.head, revision=options.revision, allow=options.allow)
@@ -124,6 +127,8 @@ def _of_backbone(options: argparse.Namespace) -> tuple[Backbone, nn.Module | Non
 
     if options.backbone is None:
         raise ConfigError("give a head file, or --backbone NAME")
+    if options.revision is not None or options.allow:
+        raise ConfigError("--revision and --allow are for heads; leave them out with --backbone")
     if options.size is None:
         raise ConfigError("--backbone alone says no size; give it with --size, such as 480x960")
     backbone = backbone_options.load(options, layers=options.layers)

@@ -10,6 +10,7 @@ from dinoneck.atomic import write_text
 from dinoneck.checkpoint.header import LISTING, is_file
 from dinoneck.cli.allow_option import add_allow
 from dinoneck.cli.answers import add_json, answer
+from dinoneck.cli.outputs import check_output
 
 HELP = "write the README.md that describes a head file"
 EXAMPLE = "dinoneck card head.safetensors --out README.md"
@@ -26,6 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print or write the page."""
+    if options.out is not None:
+        check_output(options.out, [options.file])
     page = _page(options.file, options.repo, options.allow)
     answer(options, page=page, written=options.out)
     if options.out is None:

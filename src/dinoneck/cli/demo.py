@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from dinoneck.backbones.known import DINOV3_SMALL
 from dinoneck.cli import numbers, text
-from dinoneck.cli.train import verdicts
+from dinoneck.cli.train import told_overall, verdicts
 from dinoneck.errors import BackboneError, CheckpointError, ConfigError, DinoneckError
 
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ def run(options: argparse.Namespace) -> int:
         table, backbone, backbone.preprocess, options.out, plan, overwrite=True, options=RunOptions(resume=False)
     )
     print(text.scores(report["scores"]))
+    print(told_overall(table))
     print("\n".join(verdicts(report["scores"], result.names)))
     head_file = options.out / "heads" / "fold-0.safetensors"
     print(f"3. {head_file} is read in a new process; its outputs must be the same bit for bit.")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from dinoneck.cli import backbone_options
 from dinoneck.cli.allow_option import add_allow
 from dinoneck.cli.answers import add_json, answer
+from dinoneck.cli.outputs import check_output
 from dinoneck.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Export."""
     _check_options(options)
+    check_output(options.out, [options.file, options.backbone_file])
     from dinoneck.checkpoint.load_any import load_any
 
     found = load_any(options.file, revision=options.revision, allow=options.allow)

@@ -62,7 +62,9 @@ def run(options: argparse.Namespace) -> int:
             backbone.adapter, name=backbone.name, layers=options.layers, norm=not options.no_norm, frozen=True
         )
     if options.device:
-        backbone = backbone.to(options.device)
+        from dinoneck.inference.predictor import usable_device
+
+        backbone = backbone.to(usable_device(options.device))
     store = FeatureStore.create(
         options.out,
         backbone=backbone,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from dinoneck.cli import backbone_options
 from dinoneck.cli.allow_option import add_allow
 from dinoneck.cli.answers import add_json, answer
+from dinoneck.cli.outputs import check_output
 from dinoneck.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
@@ -118,6 +119,9 @@ def _check(options: argparse.Namespace) -> None:
     is_folder = options.format == "biomass-mlp" and options.form != "file"
     if is_folder and options.out.exists() and (not options.out.is_dir() or any(options.out.iterdir())):
         raise ConfigError(f"--out {options.out} is there and not an empty folder; choose another name, or remove it")
+    if not is_folder:
+        inside = options.source.iterdir() if options.source.is_dir() else ()
+        check_output(options.out, [options.source, *inside, options.like, options.tasks, options.backbone_file])
     wanted = {"biomass-mlp": ("pattern", "unit"), "cls-gating": (), "described": ("tasks",)}[options.format]
     if lacking := [name for name in wanted if getattr(options, name) is None]:
         raise ConfigError(f"{options.format} needs {_spelled(lacking)}; no such file says it")

@@ -7,9 +7,12 @@ import io
 import logging
 import os
 import re
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
+from types import FrameType
 from typing import NoReturn
 
 from dinoneck.cli import answers
@@ -42,8 +45,14 @@ EARLIER_NAMES: dict[str, str] = {"export-head": "export"}
 REFUSED = 1
 INTERRUPTED = 130
 BROKEN_PIPE = 141
-_EPILOG = """exit codes: 0 done, 1 refused, or no (damaged, different), 2 wrong usage, 130 interrupted, 141 broken pipe
+TERMINATED = 143
+_EPILOG = """exit codes: 0 done, 1 refused, or no (damaged, different), 2 wrong usage, 130 interrupted, 141 broken pipe,
+143 terminated
 'dinoneck VERB --help' shows a verb's options and an example; a first look: dinoneck demo"""
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM: what a batch system says before it kills; cleaned up after like Ctrl-C."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -85,18 +94,29 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a verb; return the exit code: 0 done, 1 refused, 2 wrong usage, 130 interrupted, 141 broken pipe."""
+    """Run a verb; return the exit code: see ``docs/reference/command-line.md``."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed: the next file opened would take its place
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115
     _write_anything(sys.stdout)
     if not sys.stderr.isatty():  # bars of the hub's client in a log are noise
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
-        try:
-            return _run(parser().parse_args(arguments))
-        finally:
-            sys.stdout.flush()  # while a reader that is gone can still be told from other trouble
+        with _terminable():
+            try:
+                return _run(parser().parse_args(arguments))
+            finally:
+                sys.stdout.flush()  # while a reader that is gone can still be told from other trouble
     except BrokenPipeError:  # the reader has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_stdout()
         return BROKEN_PIPE
+    except OSError as error:  # what a verb raises is told by _run
+        _drop_stdout()
+        print(f"error: the output cannot be written: {error}", file=sys.stderr)
+        return REFUSED
+    except _Terminated:
+        print("terminated", file=sys.stderr)
+        return TERMINATED
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
@@ -119,6 +139,35 @@ def _run(options: argparse.Namespace) -> int:
         code, refusal = REFUSED, error
     answers.close(options, code, refusal)
     return code
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM end the work like Ctrl-C, where nobody else handles it; forked workers just die of it."""
+    owner = os.getpid()
+
+    def end(number: int, frame: FrameType | None) -> None:
+        if os.getpid() == owner:
+            raise _Terminated
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
+    try:
+        ours = signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+        if ours:
+            signal.signal(signal.SIGTERM, end)
+    except ValueError:  # not the main thread, which alone handles signals
+        ours = False
+    try:
+        yield
+    finally:
+        if ours:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _drop_stdout() -> None:
+    """What is left in the buffer goes nowhere, rather than into an error at the end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _told(error: Exception) -> str | None:

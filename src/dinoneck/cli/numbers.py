@@ -11,6 +11,11 @@ def count(text: str) -> int:
     return _integer(text, 1, 1_000_000)
 
 
+def threads(text: str) -> int:
+    """Parse a number of threads; torch dies of what no machine has."""
+    return _integer(text, 1, 1024)
+
+
 def whole(text: str) -> int:
     """Parse an integer of 0 or more."""
     return _integer(text, 0, 1_000_000)

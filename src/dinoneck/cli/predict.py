@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 from dinoneck.cli import backbone_options, numbers
 from dinoneck.cli.allow_option import add_allow
 from dinoneck.cli.answers import add_json, answer
+from dinoneck.cli.outputs import check_output
 from dinoneck.cli.text import say
 from dinoneck.cli.train import told_size
 from dinoneck.errors import ConfigError, DataError
@@ -24,7 +25,6 @@ HELP = "predict from photos with trained heads; write a CSV, and pictures on req
 EXAMPLE = "dinoneck predict photos/ --heads run/heads --out submission.csv --maps"
 
 _PICTURES = 8
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -194,21 +194,20 @@ def _named_views(meta: Mapping[str, Any]) -> str:
 
 def _check_outputs(options: argparse.Namespace, photos: Sequence[Path]) -> None:
     """Refuse, before any work, outputs that cannot be written or would replace an input."""
-    heads = [Path(source) for source in options.heads]
-    inputs = {path.resolve() for path in (*photos, *heads, *filter(None, (options.csv,)))}
-    inputs |= {file.resolve() for folder in heads if folder.is_dir() for file in folder.iterdir()}
-    outputs = [(name, path) for name, path in (("--out", options.out), ("--maps", options.maps)) if path is not None]
-    for name, path in outputs:
-        expected = ".csv" if name == "--out" else ".png"
-        if path.suffix.lower() != expected:
-            raise ConfigError(f"{name} {path}: expected a file name that ends in {expected}")
-        if path.resolve() in inputs:
-            raise ConfigError(f"{name} {path} is one of the inputs and would be replaced; choose another name")
-        if not path.resolve().parent.is_dir():
-            raise ConfigError(f"{name} {path}: the folder {path.parent} does not exist; create it first")
+    inputs = [*photos, *options.heads, options.csv, options.backbone_file]
+    check_output(options.out, inputs, (".csv",))
+    if options.maps is not None:
+        check_output(options.maps, inputs, (".png",), "--maps")
     missing = [path for path in photos if not path.is_file()]
     if missing:
         raise DataError(f"{len(missing)} of {len(photos)} photos do not exist, the first is {missing[0]}")
+    for path in photos:
+        try:
+            str(path).encode("utf-8")
+        except UnicodeEncodeError:
+            raise DataError(
+                f"the name {str(path)!r} is no Unicode text, and --out holds nothing else; rename it"
+            ) from None
 
 
 def _photos(options: argparse.Namespace) -> tuple[list[str], list[Path]]:
@@ -231,16 +230,18 @@ def _photos(options: argparse.Namespace) -> tuple[list[str], list[Path]]:
 
 
 def files_of(photos: Sequence[Path]) -> list[Path]:
-    """Return photos, and those in folders, which are searched to the bottom.
+    """Return photos, and those in folders, which are searched to the bottom, as ``dinoneck extract`` finds them.
 
     Raises:
         DataError: if a folder holds none.
     """
+    from dinoneck.store.photo_ids import SUFFIXES, photos_below
+
     files: list[Path] = []
     for path in photos:
-        inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in _SUFFIXES) if path.is_dir() else [path]
+        inside = photos_below(path)
         if not inside:
-            raise DataError(f"the folder {path} holds no photos ({', '.join(_SUFFIXES)})")
+            raise DataError(f"the folder {path} holds no photos ({', '.join(SUFFIXES)})")
         files += inside
     return files
 
@@ -295,11 +296,9 @@ def _told(name: str, result: Mapping[str, Any], predictor: Predictor) -> dict[st
 
 
 def _columns(predictor: Predictor) -> list[str]:
-    columns = []
-    for task in predictor.tasks:
-        parts = task.labels or tuple(str(i) for i in range(task.dim))
-        columns += [task.name] if task.dim == 1 else [f"{task.name}:{part}" for part in parts]
-    return columns
+    from dinoneck.tasks import output_names
+
+    return [name for task in predictor.tasks for name in output_names(task)]
 
 
 def _values(answer: Any) -> list[float]:

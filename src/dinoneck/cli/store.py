@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dinoneck.atomic import write_folder
 from dinoneck.checkpoint.header import is_file
 from dinoneck.cli import backbone_options, numbers
 from dinoneck.cli.answers import add_json, answer
@@ -102,13 +103,21 @@ def _convert(options: argparse.Namespace) -> int:
         say(f"{len(store)} images in {store}")
         return 0
     store = FeatureStore.open(options.source)
-    if options.format == "npz":
-        count = store.to_npz(options.out, options.layer)
+    if options.out.exists():
+        count = _files_of(store, options, options.out)
     else:
-        count = store.to_pt(options.out, options.layer, options.pattern or 0)
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        with write_folder(options.out) as new:  # else one that was interrupted looks like all of it
+            count = _files_of(store, options, new)
     answer(options, written=options.out, files=count)
     say(f"{count} .{options.format} files written: {options.out}")
     return 0
+
+
+def _files_of(store: FeatureStore, options: argparse.Namespace, folder: Path) -> int:
+    if options.format == "npz":
+        return store.to_npz(folder, options.layer)
+    return store.to_pt(folder, options.layer, options.pattern or 0)
 
 
 def _store_of(options: argparse.Namespace) -> FeatureStore:
@@ -130,6 +139,8 @@ def _check(options: argparse.Namespace, is_store: bool) -> None:
     if odd := [name for name in given if name not in used]:
         raise ConfigError(f"{_spelled(odd)} has no meaning when {what} is converted; leave it out")
     if is_store:
+        if options.source.resolve() in (options.out.resolve(), *options.out.resolve().parents):
+            raise ConfigError(f"--out {options.out} lies in the store {options.source}; choose a folder beside it")
         if not options.overwrite and options.out.is_dir() and any(options.out.iterdir()):
             raise ConfigError(f"--out {options.out} holds something; choose another folder, or give --overwrite")
     elif missing := [name for name in _NEEDED[options.format] if name not in given]:

@@ -14,6 +14,7 @@ from dinoneck.errors import ConfigError
 if TYPE_CHECKING:
     from dinoneck.data.photos import Photo, Preprocessing
     from dinoneck.data.tables import PhotoTable
+    from dinoneck.grid import GridSize
     from dinoneck.inference.presets import Preset
     from dinoneck.training.config_file import TrainingConfig
     from dinoneck.training.config_run import ConfiguredRun
@@ -22,6 +23,8 @@ HELP = "train cross-validated heads from a training file, or from options: photo
 EXAMPLE = "dinoneck train run.yaml --out run\n         dinoneck train --csv cover.csv --targets crop weed --out run"
 
 _BENT = 1.02
+_MANY_PATCHES = 4096
+_ENOUGH_ALONG = 40
 add_arguments = train_options.add_arguments
 
 
@@ -81,7 +84,7 @@ def _pasture(options: argparse.Namespace, config: TrainingConfig) -> Callable[[]
 def _told_tokens(prepared: ConfiguredRun) -> list[str]:
     """What the head will read."""
     if prepared.source is None:
-        return told_size(prepared.preprocess, prepared.table.photos[0])
+        return told_size(prepared.preprocess, prepared.table.photos[0]) + told_many(prepared.preprocess, prepared.grid)
     patterns = getattr(prepared.source, "patterns", None)
     return [
         f"Tokens come from {prepared.config.store}: {prepared.record.get('name')}, {prepared.grid.rows}x"
@@ -109,14 +112,19 @@ def _tell(report: dict[str, Any], data: PhotoTable) -> None:
         print(f"R² per cell: {_listed(report['cell_scores'])}")
     if "auxiliary_scores" in report:
         print(f"Helping, R² of values and accuracy of classes: {_listed(report['auxiliary_scores'])}")
-    print(
-        f"overall: {'weighted R² over all targets' if data.weights else 'mean over targets'}; worst fold: of overall."
-    )
+    print(told_overall(data))
     print("\n".join(verdicts(report["scores"], list(data.targets))))
 
 
 def _listed(scores: dict[str, float | None]) -> str:
     return ", ".join(f"{name} {'–' if score is None else f'{score:.3f}'}" for name, score in scores.items())
+
+
+def told_overall(data: PhotoTable) -> str:
+    """Say what the last two columns of the scores are."""
+    return (
+        f"overall: {'weighted R² over all targets' if data.weights else 'mean over targets'}; worst fold: of overall."
+    )
 
 
 def told_size(preprocess: Preprocessing, photo: Photo) -> list[str]:
@@ -141,6 +149,21 @@ def told_size(preprocess: Preprocessing, photo: Photo) -> list[str]:
                 f"--fit stretch changes its proportions by {abs(bent - 1):.0%}; --fit crop, pad or keep would not."
             )
     return lines
+
+
+def told_many(preprocess: Preprocessing, grid: GridSize) -> list[str]:
+    """Say so where photos in their own size have so many patches that a backbone takes very long; and what helps."""
+    from dinoneck.grid import patch_pair
+
+    if preprocess.size is not None or grid.count <= _MANY_PATCHES:
+        return []
+    scale = _ENOUGH_ALONG / max(grid)
+    rows, cols = (max(1, round(side * scale)) for side in grid)
+    down, across = patch_pair(preprocess.patch_size)
+    return [
+        f"That is {grid.count} patches a photo: slow, and much memory. --size {rows * down}x{cols * across} brings "
+        f"photos to {rows * cols}."
+    ]
 
 
 def verdicts(scores: dict[str, dict[str, Any]], targets: list[str]) -> list[str]:

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 
 from dinoneck.cli import backbone_options, numbers
 from dinoneck.cli.answers import add_json, answer
+from dinoneck.cli.outputs import check_output
 from dinoneck.cli.text import say
-from dinoneck.cli.viz_report import add_head_and_photos, check_output, opened_predictor
-from dinoneck.errors import ConfigError, DataError, did_you_mean
+from dinoneck.cli.train import told_many
+from dinoneck.cli.viz_report import add_head_and_photos, opened_predictor
+from dinoneck.errors import ConfigError, DataError, did_you_mean, printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 _FORMATS = (".png", ".svg", ".pdf")
 _DPI = 120
 _MOST = 48
+_AT_ONCE = 4
 
 
 class Tokens:
@@ -52,6 +55,7 @@ class Tokens:
 
         from dinoneck.backbones.known import DINOV3_SMALL
         from dinoneck.inference.predictor import usable_device
+        from dinoneck.tokens import Tokens
         from dinoneck.viz.pca_pictures import pca_figure
 
         photos = _photos(options, options.photos)
@@ -60,14 +64,19 @@ class Tokens:
         if options.device:
             backbone.to(usable_device(options.device))
         recipe = backbone.preprocess.changed(size=options.size, policy="crop")
+        prepared = recipe.prepare(photos)
+        print("".join(f"{line}\n" for line in told_many(recipe, prepared.grid)), end="", flush=True)
+        device, images = next(backbone.parameters()).device, prepared.images
+        batches = [images[i : i + _AT_ONCE] for i in range(0, len(images), _AT_ONCE)]
         with torch.no_grad():
-            tokens = backbone(recipe(photos).to(next(backbone.parameters()).device)).to("cpu", torch.float32)
+            parts = [backbone(batch.to(device)).to("cpu", torch.float32) for batch in batches]
+        tokens = Tokens.cat(parts)
         pictures = [recipe.picture(photo) for photo in photos]
         whole, kept = recipe.fitted(photos[0]).shape[-2:], pictures[0].shape[-2:]
         if whole != kept:
             told = f"{whole[0]}x{whole[1]} px are cropped to {kept[0]}x{kept[1]}"
             say(f"{photos[0]}: {told}, as the patch does not divide them (--size HxW brings photos to a size).")
-        figure = pca_figure(pictures, tokens, foreground=options.foreground, names=[photo.name for photo in photos])
+        figure = pca_figure(pictures, tokens, foreground=options.foreground, names=_names(photos))
         return _write(options, figure, len(photos))
 
 
@@ -95,7 +104,7 @@ class Gate:
             raise ConfigError(f"{options.head} has no gate; heads of type 'cls_gating' do (see 'dinoneck inspect')")
         pictures = [predictor.picture(photo) for photo in photos]
         gates = [result["gate"] for result in results]
-        return _write(options, gate_figure(pictures, gates, names=[photo.name for photo in photos]), len(photos))
+        return _write(options, gate_figure(pictures, gates, names=_names(photos)), len(photos))
 
 
 class Residuals:
@@ -124,7 +133,7 @@ class Residuals:
         """Draw."""
         from dinoneck.viz.residuals import residual_figure
 
-        check_output(options.out, _FORMATS, [options.table])
+        check_output(options.out, [options.table], _FORMATS)
         name, known, said, folds = _held_out(options.table, options.target, options.method)
         groups = [f"fold {fold}" for fold in folds] if options.by_fold else None
         return _write(options, residual_figure(known, said, groups=groups, unit=options.unit, name=name), len(known))
@@ -140,10 +149,15 @@ def _photos(options: argparse.Namespace, inputs: Sequence[str | Path]) -> list[P
     from dinoneck.cli.predict import files_of
 
     photos = files_of(options.photos)
-    check_output(options.out, _FORMATS, [*inputs, *photos])
+    check_output(options.out, [*inputs, *photos], _FORMATS)
     if len(photos) > _MOST:
-        raise DataError(f"{len(photos)} photos; one figure takes {_MOST} at most. Name fewer")
+        raise DataError(f"{len(photos)} photos; one figure takes {_MOST} at most. Name fewer, such as photos/*1.jpg")
     return photos
+
+
+def _names(photos: Sequence[Path]) -> list[str]:
+    """The names to write beside photos; bytes that are no Unicode text, and line breaks, are spelled out."""
+    return [printable(photo.name) for photo in photos]
 
 
 def _write(options: argparse.Namespace, figure: Figure, count: int) -> int:

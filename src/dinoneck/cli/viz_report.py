@@ -5,15 +5,16 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dinoneck.cli import backbone_options, numbers
 from dinoneck.cli.allow_option import add_allow
 from dinoneck.cli.answers import add_json, answer
+from dinoneck.cli.outputs import check_output
 from dinoneck.cli.text import say
-from dinoneck.errors import ConfigError, DataError, DinoneckError, printable
+from dinoneck.errors import DataError, DinoneckError, printable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -92,7 +93,7 @@ def run(options: argparse.Namespace) -> int:
     from dinoneck.viz.report_numbers import outputs
 
     photos = list(dict.fromkeys(files_of(options.photos)))
-    check_output(options.out, (".html", ".htm"), [*photos, options.head, *filter(None, [options.truth])])
+    check_output(options.out, [*photos, options.head, options.truth], (".html", ".htm"))
     predictor, facts = opened_predictor(options)
     columns = [output.key for output in outputs(predictor.tasks)]
     known: Sequence[Mapping[str, float]] = [{}] * len(photos)
@@ -119,23 +120,6 @@ def run(options: argparse.Namespace) -> int:
     for name, reason in told.items():
         say(f"left out: {name}: {reason}")
     return 1 if unread and options.strict else 0
-
-
-def check_output(out: Path, suffixes: Sequence[str], inputs: Iterable[str | Path]) -> None:
-    """Refuse, before any work, an output that cannot be written or would replace an input.
-
-    Raises:
-        ConfigError: naming it.
-    """
-    if out.suffix.lower() not in suffixes:
-        raise ConfigError(f"--out {out}: expected a file name that ends in {' or '.join(suffixes)}")
-    if not out.resolve().parent.is_dir():
-        raise ConfigError(f"--out {out}: the folder {out.parent} does not exist; create it first")
-    if out.is_dir():
-        raise ConfigError(f"--out {out} is a folder; expected a file name")
-    for given in map(Path, inputs):
-        if out.resolve() == given.resolve() or (out.exists() and given.exists() and out.samefile(given)):
-            raise ConfigError(f"--out {out} is one of the inputs and would be replaced; choose another name")
 
 
 def opened_predictor(options: argparse.Namespace) -> tuple[Predictor, dict[str, dict[str, str]]]:

@@ -22,7 +22,6 @@ from dinoneck.data.tables import CSIRO_WEIGHTS, PhotoTable, csv_text
 from dinoneck.errors import ConfigError
 
 STATES = ("Tas", "Vic", "NSW", "WA")
-COMPONENTS = ("clover", "dead", "green")
 CELL_PX = 16
 _STATE_SHARES = (0.39, 0.32, 0.21, 0.08)
 _DATES = 7

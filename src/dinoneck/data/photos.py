@@ -273,7 +273,7 @@ def read_picture(path: Path, read: Callable[[Image.Image, str], T], noun: str = 
     except UnidentifiedImageError:
         size = path.stat().st_size
         raise DataError(f"{path} ({size} bytes) is no picture that can be decoded; remove or replace it") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, RuntimeError, Image.DecompressionBombError) as error:  # AVIF: the fourth
         if isinstance(error, DataError):
             raise
         raise DataError(f"{path} cannot be read: {error}; remove or replace it") from error

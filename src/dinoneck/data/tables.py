@@ -270,7 +270,8 @@ def _number(text: str, path: str | os.PathLike[str], line: int, column: str) -> 
         value = math.nan
     if not math.isfinite(value):
         raise DataError(
-            f"{path} row {line + 2}: {column} is {text!r}; expected a finite number. Fill it in or remove the row"
+            f"{path} row {line + 2}: {column} is {text!r}; expected a finite number. Correct it or remove the row; "
+            "classes are trained from Python, with a Task(kind='classification')"
         )
     return value
 

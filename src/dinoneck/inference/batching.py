@@ -95,7 +95,7 @@ class MicroBatcher:
             timeout: seconds to wait for the answer; None = as long as it takes.
 
         Raises:
-            BusyError: if ``max_waiting`` photos wait already, or the batcher is closed.
+            BusyError: if ``max_waiting`` photos wait already, or the batcher is closed or of before a fork.
             DataError: if the photo cannot be read, or its answer is not finite.
             TimeoutError: if the answer took longer; a photo that still waits is dropped.
         """
@@ -154,6 +154,8 @@ class MicroBatcher:
     def _refuse_if_full(self) -> None:
         if self._closed:
             raise BusyError("the batcher is closed; make another one")
+        if not self._thread.is_alive():  # a thread does not come along into a fork: nobody would ever answer
+            raise BusyError("the batcher's thread is not in this process (a fork?); make another one here")
         if len(self._waiting) >= self.max_waiting:
             raise BusyError(
                 f"{len(self._waiting)} photos wait, which is all that may (max_waiting={self.max_waiting}); "
@@ -188,7 +190,7 @@ class MicroBatcher:
     def _answer(self, asked: Sequence[_Asked], maps: bool) -> None:
         try:
             answers = self._pass([one.prepared for one in asked], maps)
-        except Exception as error:
+        except BaseException as error:  # whatever ends the thread would leave everybody waiting
             if len(asked) > 1:
                 for one in asked:
                     self._answer([one], maps)

@@ -68,7 +68,7 @@ def check(model: WholeModel, run: Run, sides: Sides, own: tuple[int, int] | None
             scales[name] = max(scales.get(name, _SMALLEST_SCALE), _most(answer))
     relative = {name: differences[name] / scales[name] for name in differences}
     worst = max(relative, key=lambda name: relative[name])
-    parity = Parity(relative[worst], differences[worst], worst, TOLERANCES[model.backbone.dtype], tried)
+    parity = Parity(relative[worst], differences[worst], worst, max(TOLERANCES[kind] for kind in model.dtypes), tried)
     if not parity.largest <= parity.tolerance:  # NaN fails too
         raise CheckpointError(
             f"the exported model differs from the model by {parity.largest:.2g} of the largest {worst!r} "

@@ -105,7 +105,7 @@ def export_model(
 
     Raises:
         CheckpointError: if it cannot be exported or written, or differs from the eager model; an older file stays.
-        ConfigError: for an unknown format.
+        ConfigError: for an unknown format, or a file of the heads' own.
         GridError: if the patch does not divide ``size``.
         ImportError: naming the extra, if onnx, onnxscript or onnxruntime is not installed.
 
@@ -118,7 +118,7 @@ def export_model(
         (('total',), None, True)
     """
     _check_arguments(path, format)
-    sources = opened(listed(heads), revision, allow)
+    sources = opened(_kept(Path(path), listed(heads)), revision, allow)
     predictor = Predictor(sources, backbone, preprocess=preprocess)
     done = _written(predictor, sources, path, format, size, maps, check)
     if done.size is not None and done.fixed_because is not None:
@@ -137,14 +137,14 @@ def _written(
     check: bool,
 ) -> Exported:
     """Trace, compare, describe, write."""
-    if form == "onnx" and predictor.backbone.dtype == torch.bfloat16:
-        raise CheckpointError(
-            "the backbone computes in bfloat16, which ONNX Runtime does not on a CPU: load it with dtype=torch.float32 "
-            "and pass backbone=, or take format='pt2'",
-            step="config",
-        )
     own = size or own_size(predictor)
     model = WholeModel.of(predictor, maps)
+    if form == "onnx" and torch.bfloat16 in model.dtypes:
+        raise CheckpointError(
+            "the backbone or a head computes in bfloat16, which ONNX Runtime does not on a CPU: load the backbone with "
+            "dtype=torch.float32 and pass backbone=, save the head as head.float(), or take format='pt2'",
+            step="config",
+        )
     with warnings.catch_warnings(), evaluating(model.backbone, *model.heads):
         warnings.filterwarnings("ignore", category=DeprecationWarning)  # of the exporters, about themselves
         warnings.filterwarnings("ignore", category=FutureWarning)
@@ -167,6 +167,17 @@ def _check_arguments(path: object, form: str) -> None:
     headers.check_path(path)
 
 
+def _kept(path: Path, sources: list[HeadSource]) -> list[HeadSource]:
+    """Return the sources; refuse a file that heads are read from: nothing else holds them."""
+    for source in sources:
+        if not isinstance(source, str | os.PathLike) or not path.is_file() or not Path(source).exists():
+            continue
+        ensemble = Path(source).is_dir() and Path(source).resolve() in path.resolve().parents
+        if ensemble or path.samefile(source):
+            raise ConfigError(f"{path} belongs to the heads that are exported and would be replaced; choose another")
+    return sources
+
+
 class _Onnx:
     """An ONNX model in the making."""
 
@@ -176,9 +187,18 @@ class _Onnx:
 
     def check(self, model: WholeModel, own: tuple[int, int] | None) -> Parity:
         """Compare it with the eager model."""
-        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-            run = onnx_file.onnx_runner(self.model, Path(folder), self.outputs)
-            return export_parity.check(model, run, self.sides, own)
+        try:
+            with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+                run = onnx_file.onnx_runner(self.model, Path(folder), self.outputs)
+                return export_parity.check(model, run, self.sides, own)
+        except CheckpointError:
+            raise
+        except OSError as error:
+            raise CheckpointError(
+                f"the copy to check cannot be written: {error}. Let TMPDIR name a folder with room, or leave the check "
+                "out: check=False (--no-check)",
+                step="write",
+            ) from error
 
     def write(self, path: Path, texts: Mapping[str, str]) -> list[Path]:
         """Write it with these texts inside; return the files."""

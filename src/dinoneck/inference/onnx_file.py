@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from dinoneck.atomic import write_whole
-from dinoneck.errors import missing_extra
+from dinoneck.checkpoint.programs import bare_onnx
+from dinoneck.errors import CheckpointError, first_line, missing_extra
 from dinoneck.inference.whole_model import Sides
 
 if TYPE_CHECKING:
@@ -39,13 +40,17 @@ def onnx_model(program: ExportedProgram, image: str, outputs: Sequence[str], sid
         sides: of the images; free ones are checked inside the graph.
 
     Raises:
+        CheckpointError: if it has no ONNX export.
         ImportError: naming the extra, if onnx or onnxscript is not installed.
     """
     try:
         made = torch.onnx.export(program, dynamo=True, verbose=False)
     except ImportError as error:
         raise missing_extra(str(error.name or "onnx"), "export") from error
-    model = cast("Any", made).model_proto
+    except Exception as error:  # of the exporter: many unrelated types
+        told = first_line(error) or type(error).__name__
+        raise CheckpointError(f"this model has no ONNX export: {told}. Take format='pt2'", step="config") from error
+    model = bare_onnx(cast("Any", made).model_proto)
     graph = model.graph
     del graph.value_info[:]  # symbols without meaning for people; runtimes find shapes themselves
     _rename(graph, [image], outputs)
@@ -101,6 +106,7 @@ def onnx_runner(model: Any, folder: Path, outputs: Sequence[str]) -> Run:
         outputs: names.
 
     Raises:
+        CheckpointError: if ONNX Runtime does not take it.
         ImportError: naming the extra, if onnxruntime is not installed.
     """
     try:
@@ -114,7 +120,11 @@ def onnx_runner(model: Any, folder: Path, outputs: Sequence[str]) -> Run:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _SILENT
     options.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(folder / "model.onnx", options, providers=["CPUExecutionProvider"])
+    try:
+        session = onnxruntime.InferenceSession(folder / "model.onnx", options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # of ONNX Runtime: several types
+        told = first_line(error) or type(error).__name__
+        raise CheckpointError(f"ONNX Runtime does not take the exported model: {told}", step="write") from error
     (image,) = session.get_inputs()
 
     def run(pixels: Tensor) -> dict[str, Tensor]:

@@ -8,9 +8,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from packaging.version import Version
 from torch import Tensor, nn
 
-from dinoneck.backbones.backbone import Backbone
+from dinoneck.backbones.backbone import LARGEST_NORMALISED, Backbone
+from dinoneck.checkpoint.programs import without_paths
 from dinoneck.errors import CheckpointError, DinoneckError, first_line
 from dinoneck.grid import GridSize, TokenGrid, patch_pair
 from dinoneck.heads.gates import scores_places
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 TRACED_BATCH = 2
 TRACED_GRID = GridSize(10, 13)
+OLDEST_TORCH = "2.8"
 SMALLEST = (2, 4)  # patches a side, tried in this order: a graph is tied to a side of 1, also to that of a coarse level
 MAP, GATE = ".map", "photo.gate"  # no task's name has a point
 
@@ -90,6 +93,11 @@ class WholeModel(nn.Module):
                 module.to("cpu")
         return cls(backbone, panel, recipe.mean, recipe.std, maps)
 
+    @property
+    def dtypes(self) -> set[torch.dtype]:
+        """What backbone and heads compute in."""
+        return {self.backbone.dtype, *(next(head.parameters()).dtype for head in self.heads)}
+
     def merged(self) -> WholeModel:
         """Return it with LoRA products added to the weights of a copy; itself, if there are none."""
         if self.backbone.adapter.lora is None:
@@ -103,14 +111,26 @@ class WholeModel(nn.Module):
         )
 
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
-        """Return ``{output: tensor}`` in natural units, float32."""
-        tokens = self.backbone((pixels - self._dinoneck_mean) / self._dinoneck_std)
+        """Return ``{output: tensor}`` in natural units, float32; as a program NaN for pixels far beyond 0 ... 1."""
+        normalised = (pixels - self._dinoneck_mean) / self._dinoneck_std
+        tokens = self.backbone(normalised)
         found = self.panel.values(tokens)
         if self.maps:
             found |= {name + MAP: x for name, x in self.panel.maps(tokens).items() if found[name].ndim == 2}
             gate = self.panel.gate(tokens)
             found |= {} if gate is None else {GATE: gate}
-        return {name: x.float() for name, x in found.items()}
+        sound = _sound(normalised)
+        return {name: x.float() * (sound if x.ndim == 4 else sound.flatten(1)) for name, x in found.items()}
+
+
+def _sound(normalised: Tensor) -> Tensor:
+    """(B, 1, 1, 1): 1, or NaN where the backbone refuses an image; a program cannot, and 0 ... 255 would give grams.
+
+    Made by 0 / 0, since torch 2.8 stores no program with a NaN written into it.
+    """
+    within = normalised.abs() <= LARGEST_NORMALISED  # NaN is not; a minimum may pass over it
+    flag = torch.where(within, 1.0, 0.0).amin(dim=(1, 2, 3), keepdim=True)
+    return flag / flag
 
 
 def sides_of(predictor: Predictor, size: tuple[int, int] | None) -> Sides:
@@ -162,8 +182,14 @@ def traced(model: WholeModel, sides: Sides, own: tuple[int, int] | None) -> Trac
         own: the (height, width) to fix the size at, where free sides fail.
 
     Raises:
-        CheckpointError: if it cannot be exported.
+        CheckpointError: if it cannot be exported, or torch is older than 2.8.
     """
+    if Version(torch.__version__) < Version(OLDEST_TORCH):
+        raise CheckpointError(
+            f"torch {torch.__version__} ties the batch of a whole model to its example; exporting with the backbone "
+            f"needs torch {OLDEST_TORCH} or newer (pip install -U torch torchvision)",
+            step="config",
+        )
     if sides.size is not None:
         return _exported(model, sides)
     reason = ""
@@ -193,14 +219,14 @@ def _exported(model: WholeModel, sides: Sides) -> Traced:
     try:
         with torch.no_grad():
             outputs = {name: (x.shape[1], x.ndim) for name, x in model(pixels).items()}
-            program = torch.export.export(model, (pixels,), dynamic_shapes=(free,))
+            program = torch.export.export(model, (pixels,), dynamic_shapes=(free,), strict=False)
     except DinoneckError:
         raise
     except Exception as error:  # the exporter raises many unrelated types
         told = first_line(error) or type(error).__name__
         raise CheckpointError(f"this model cannot be exported: {told}", step="config") from error
     program._example_inputs = None  # nothing that a file would hold as a pickle
-    return Traced(program, sides, outputs)
+    return Traced(without_paths(program), sides, outputs)
 
 
 def _is_free(found: Traced) -> bool:

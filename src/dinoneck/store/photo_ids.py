@@ -27,7 +27,7 @@ def image_ids(paths: PathLike | Sequence[PathLike], root: PathLike | None = None
     """
     given = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
     tops = [_absolute(path) for path in given]
-    files = list(dict.fromkeys(file for top in tops for file in _files(top)))
+    files = list(dict.fromkeys(file for top in tops for file in photos_below(top)))
     if not files:
         raise DataError("there are no photos to extract tokens from")
     if root is not None:
@@ -52,10 +52,12 @@ def _absolute(path: PathLike) -> Path:
     return Path(os.path.normpath(Path(path).absolute()))
 
 
-def _files(top: Path) -> list[Path]:
+def photos_below(top: Path) -> list[Path]:
+    """Return the photos of a folder, searched to the bottom, without hidden files; of a file, the file."""
     if not top.is_dir():
         return [top]
-    return sorted(path for path in top.rglob("*") if path.suffix.lower() in SUFFIXES and not path.name.startswith("."))
+    found = (path for path in top.rglob("*") if path.suffix.lower() in SUFFIXES and not path.name.startswith("."))
+    return sorted(path for path in found if not path.is_dir())
 
 
 def _id(file: Path, base: Path) -> str:

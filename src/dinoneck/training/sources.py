@@ -162,7 +162,7 @@ class MemoryTokens:
                 begin, images = batch[0], prepare([photos[i] for i in batch])
                 if parts and images.shape[-2:] != parts[0].image_size:
                     raise DataError(
-                        f"photos {begin} ... come to {images.shape[-2]}x{images.shape[-1]} px, the ones before to "
+                        f"photo {ids[begin]!r} comes to {images.shape[-2]}x{images.shape[-1]} px, the ones before to "
                         f"{parts[0].image_size[0]}x{parts[0].image_size[1]}; give one size to all (size=, or --size)"
                     )
                 colours.append(images.mean(dim=(2, 3)))

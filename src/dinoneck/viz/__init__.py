@@ -1,4 +1,9 @@
-"""Pictures: where a prediction comes from."""
+"""Pictures: where a prediction comes from.
+
+Every figure has a file of its own, named after what it shows; they share ``sheet.py`` (layout, captions, colour bars,
+the only matplotlib) and ``arrays.py``. ``panels.py`` needs Pillow alone. ``report.py`` is the HTML page, its parts are
+``report_*.py``.
+"""
 
 from typing import TYPE_CHECKING
 

@@ -12,7 +12,7 @@ from dinoneck.data.photos import Photo
 from dinoneck.errors import ConfigError, DataError, ShapeError
 from dinoneck.viz.arrays import numbers
 from dinoneck.viz.residuals import PALETTE
-from dinoneck.viz.sheet import TICK_PT, Sheet, pictures_of, rectangle, show
+from dinoneck.viz.sheet import TICK_PT, Sheet, legend, pictures_of, rectangle, show
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -78,7 +78,7 @@ def boxes_figure(
     shades = {name: PALETTE[place % len(PALETTE)] for place, name in enumerate(dict.fromkeys(classes or named))}
     drawn = {named[place]: rectangle(axes, corners[place], shades[named[place]], "-") for place in kept}
     if len(kept) > _LABELLED:
-        _legend(axes, drawn)
+        legend(axes, [*filter(None, drawn)], [drawn[name] for name in drawn if name], "upper right")
         return sheet.figure
     for place in kept:
         score = "" if rated is None else f" {rated[place]:.2f}"
@@ -105,12 +105,6 @@ def _title(kept: int, count: int, min_score: float, known: int) -> str:
     return f"{told}; {known} known, dashed" if known else told
 
 
-def _legend(axes: Axes, drawn: Mapping[str, Any]) -> None:
-    shown = {name: patch for name, patch in drawn.items() if name}
-    if shown:
-        axes.legend(list(shown.values()), list(shown), fontsize=TICK_PT, loc="upper right")
-
-
 def _tag(axes: Axes, box: _Floats, text: str, colour: str, size: tuple[int, ...]) -> None:
     """Label and score at a box's upper left corner, inside the photo: above the box where there is room."""
     if not text:
@@ -132,9 +126,11 @@ def _tag(axes: Axes, box: _Floats, text: str, colour: str, size: tuple[int, ...]
 
 
 def _corners(boxes: Any, name: str) -> _Floats:
-    given = boxes["boxes"] if isinstance(boxes, Mapping) else boxes
-    shape = tuple(given.shape) if hasattr(given, "shape") else (len(given),)
-    if shape in {(0,), (0, 4)}:
+    given = boxes.get("boxes") if isinstance(boxes, Mapping) else boxes
+    if given is None:
+        told = f"a dict of {', '.join(map(str, boxes)) or 'nothing'}" if isinstance(boxes, Mapping) else "None"
+        raise ShapeError(f"{name} are {told}; expected (n, 4), or a dict with 'boxes'")
+    if _shape(given) in {(0,), (0, 4)}:
         return np.zeros((0, 4))
     corners = numbers(given, name, "n, 4")
     wrong = (corners[:, 2:] < corners[:, :2]).any(axis=1)
@@ -146,10 +142,14 @@ def _corners(boxes: Any, name: str) -> _Floats:
     return corners
 
 
+def _shape(values: Any) -> tuple[int, ...]:
+    return tuple(values.shape) if hasattr(values, "shape") else (len(values),) if hasattr(values, "__len__") else ()
+
+
 def _scores(scores: Any, count: int) -> _Floats | None:
     if scores is None:
         return None
-    rated = numbers(scores, "scores", "n") if len(scores) else np.zeros(0)
+    rated = np.zeros(0) if _shape(scores) == (0,) else numbers(scores, "scores", "n")
     if len(rated) != count:
         raise ShapeError(f"there are {count} boxes and {len(rated)} scores; expected one of each")
     return rated
@@ -158,12 +158,17 @@ def _scores(scores: Any, count: int) -> _Floats | None:
 def _names(labels: Any, count: int, classes: Sequence[str] | None) -> list[str]:
     if labels is None:
         return [""] * count
-    listed = labels.tolist() if isinstance(labels, Tensor | np.ndarray) else list(labels)
+    listed = labels.reshape(-1).tolist() if isinstance(labels, Tensor | np.ndarray) else list(labels)
     if len(listed) != count:
         raise ShapeError(f"there are {count} boxes and {len(listed)} labels; expected one of each")
-    if classes is None:
-        return [str(label) for label in listed]
-    for label in listed:
-        if isinstance(label, int) and not 0 <= label < len(classes):
-            raise DataError(f"a label is {label}; classes name {len(classes)}: {', '.join(classes[:5])}")
-    return [classes[label] if isinstance(label, int) else str(label) for label in listed]
+    listed = [label.item() if isinstance(label, Tensor | np.generic) else label for label in listed]
+    return [str(label) if classes is None else _class(label, classes) for label in listed]
+
+
+def _class(label: Any, classes: Sequence[str]) -> str:
+    """The name of a label that is a number of ``classes``, or one of them."""
+    if isinstance(label, str) and label in classes:
+        return label
+    if not isinstance(label, int) or not 0 <= label < len(classes):
+        raise DataError(f"a label is {label!r}; classes name {len(classes)}: {', '.join(classes[:5])}")
+    return classes[label]

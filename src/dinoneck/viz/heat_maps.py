@@ -30,7 +30,10 @@ class _Column(NamedTuple):
 
     def of(self, answer: Any) -> float:
         """This output of a photo's value."""
-        values = np.asarray(answer, np.float64).reshape(-1)
+        try:
+            values = np.asarray(answer, np.float64).reshape(-1)
+        except (TypeError, ValueError) as error:
+            raise DataError(f"a value of {self.task!r} is {answer!r}; expected one number per output") from error
         if self.output >= len(values):
             raise DataError(
                 f"a value of {self.task!r} has {len(values)} outputs, its map more; expected one number each"
@@ -111,7 +114,7 @@ def _draw(
 
 
 def _check_counts(photos: int, results: Sequence[Mapping[str, Any]], truths: Sequence[Any]) -> None:
-    if len(results) != photos or any("maps" not in result for result in results):
+    if len(results) != photos or any(result.get("maps") is None for result in results):
         raise DataError(f"{photos} photos with {len(results)} results; each result needs maps (maps=True)")
     if len(truths) != photos:
         raise DataError(f"{photos} photos with {len(truths)} truths; expected one of each, or None")

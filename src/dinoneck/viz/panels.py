@@ -71,7 +71,7 @@ def prediction_panels(
     }
     rows = []
     for i, (photo, result) in enumerate(zip(photos, results, strict=True)):
-        picture = _as_image(photo)
+        picture = as_image(photo)
         height = max(1, round(width * picture.height / picture.width))
         cells = [_captioned(picture.resize((width, height)), names[i] if names else "photo")]
         for name in tasks:
@@ -99,9 +99,13 @@ def _caption(name: str, value: Any, unit: str, known: float | None) -> str:
     return f"{name} {number:.3g}{truth} {unit}".rstrip()
 
 
-def _as_image(photo: Photo) -> Image.Image:
-    pixels = (decode(photo).permute(1, 2, 0).numpy() * 255.0).round().astype(np.uint8)
-    return Image.fromarray(pixels)
+def as_image(photo: Photo) -> Image.Image:
+    """Return a photo in 8 bits.
+
+    Raises:
+        DataError: if it cannot be read.
+    """
+    return Image.fromarray(decode(photo).mul(255.0).round_().byte().permute(1, 2, 0).numpy())
 
 
 def _captioned(picture: Image.Image, text: str) -> Image.Image:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import SupportsFloat
 
 import numpy as np
 
@@ -50,7 +51,8 @@ def html_report(
         The page, UTF-8 text; the same for the same arguments.
 
     Raises:
-        DataError: if there are no entries, known values are not finite, or maps are not finite or not (rows, cols).
+        DataError: if there are no entries, or predictions, known values, maps or colours are missing or not finite.
+        ShapeError: if maps are not (outputs, rows, cols), a gate not (rows, cols) or colours not (rows, cols, 3).
         ConfigError: if a size is not positive.
 
     Examples:
@@ -90,7 +92,7 @@ def agreement(entries: Sequence[ReportEntry], columns: Sequence[Output]) -> dict
     found = {}
     for output in columns:
         pairs = [(output.value(e.result), e.known[output.key]) for e in entries if output.key in e.known]
-        if any(not math.isfinite(known) for _, known in pairs):
+        if any(not isinstance(known, SupportsFloat) or not math.isfinite(known) for _, known in pairs):
             raise DataError(f"known values of {output.key!r} are not finite; leave unknown ones out")
         if pairs:
             found[output.key] = scores([said for said, _ in pairs], [known for _, known in pairs])
@@ -210,7 +212,10 @@ def _agreement(
         rows.append(
             element("tr", element("th", output.heading, scope="row"), *(element("td", text) for text in numbers))
         )
-    caption = "MAE, RMSE and bias (mean of predicted minus known) in each output's unit."
+    caption = (
+        "MAE, RMSE and bias (mean of predicted minus known) in each output's unit. Photos that a head was trained on "
+        "look better here than new ones will."
+    )
     pairs = [element("div", *_pair(entries, output, links), class_="charts") for output in known]
     charts = element("div", *pairs, class_="pairs")
     return joined([_wide_table(caption, heads, rows, "Agreement with known values"), charts])

@@ -8,7 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dinoneck.tasks import Task
+from dinoneck.errors import DataError
+from dinoneck.tasks import Task, output_names
+from dinoneck.viz.arrays import numbers
 
 _Array = np.ndarray[Any, Any]
 
@@ -32,13 +34,33 @@ class Output(NamedTuple):
         return f"{self.key} ({self.task.unit})" if self.task.unit else self.key
 
     def value(self, result: Mapping[str, Any]) -> float:
-        """Return it from what a Predictor says of one photo."""
-        return float(np.asarray(result[self.task.name]).reshape(-1)[self.place])
+        """Return it from what a Predictor says of one photo.
+
+        Raises:
+            DataError: if it is not there, or not finite.
+        """
+        try:
+            value = float(np.asarray(result[self.task.name], np.float64).reshape(-1)[self.place])
+        except (LookupError, TypeError, ValueError) as error:
+            raise DataError(
+                f"a result has no number for {self.key!r}; it holds {', '.join(map(str, result)) or 'nothing'}"
+            ) from error
+        if not math.isfinite(value):
+            raise DataError(f"a prediction of {self.key!r} is {value}; leave that photo out, and name it in unread=")
+        return value
 
     def map(self, result: Mapping[str, Any]) -> _Array | None:
-        """Return its map (rows, cols); None where the task has none."""
+        """Return its map (rows, cols); None where the task has none.
+
+        Raises:
+            ShapeError: if the task's maps are not (outputs, rows, cols).
+            DataError: if they are not finite.
+        """
         maps = (result.get("maps") or {}).get(self.task.name)
-        return None if maps is None else np.asarray(maps[self.place], np.float64)
+        if maps is None:
+            return None
+        found: _Array = numbers(maps, f"the maps of {self.task.name!r}", f"{self.task.dim}, rows, cols")[self.place]
+        return found
 
 
 class Scores(NamedTuple):
@@ -61,12 +83,7 @@ class Scores(NamedTuple):
 
 def outputs(tasks: Sequence[Task]) -> list[Output]:
     """Return the columns of a table of predictions, in the order of the tasks."""
-    found = []
-    for task in tasks:
-        parts = task.labels or tuple(str(i) for i in range(task.dim))
-        keys = [task.name] if task.dim == 1 else [f"{task.name}:{part}" for part in parts]
-        found += [Output(key, task, place) for place, key in enumerate(keys)]
-    return found
+    return [Output(key, task, place) for task in tasks for place, key in enumerate(output_names(task))]
 
 
 def scores(predicted: Sequence[float], known: Sequence[float]) -> Scores:

@@ -11,6 +11,7 @@ from PIL import Image
 
 from dinoneck.data.photos import Photo
 from dinoneck.errors import DataError
+from dinoneck.viz.arrays import numbers
 from dinoneck.viz.report_markup import Markup, element, joined, named
 from dinoneck.viz.report_numbers import Output, number
 from dinoneck.viz.report_pictures import Shown, cells_svg, map_svg, overlay_svg, photo_svg, scale_bar
@@ -48,8 +49,8 @@ class Drawn:
         self.outputs = [output for output in outputs if any(_has(output, entry) for entry in self.entries.values())]
         self.values = outputs
         maps = {output.key: [output.map(entry.result) for entry in self.entries.values()] for output in self.outputs}
-        self.spans = {key: _span(key, found) for key, found in maps.items()}
-        self.gate_span = _span("gate", [gate_of(entry) for entry in self.entries.values()])
+        self.spans = {key: _span(found) for key, found in maps.items()}
+        self.gate_span = _span([gate_of(entry) for entry in self.entries.values()])
 
     @property
     def has_maps(self) -> bool:
@@ -93,16 +94,23 @@ class Drawn:
 
 
 def gate_of(entry: ReportEntry) -> _Array | None:
-    """The gate as how many times more a patch counts than in a plain mean; None without one."""
+    """The gate as how many times more a patch counts than in a plain mean; None without one.
+
+    Raises:
+        ShapeError: if it is not (rows, cols).
+        DataError: if it is not finite.
+    """
     gate = entry.result.get("gate")
-    return None if gate is None else np.asarray(gate, np.float64) * np.asarray(gate).size
+    weights = None if gate is None else numbers(gate, f"the gate of {entry.name}", "rows, cols")
+    return None if weights is None else weights * weights.size
 
 
 def _photo_figure(shown: Shown, photo: Markup, entry: ReportEntry) -> Markup:
     told = [element("b", "Photo"), f" as the model saw it, {shown.height} × {shown.width} px"]
     pictures = [photo]
     if entry.tokens is not None:
-        colours = Image.fromarray((np.clip(entry.tokens, 0.0, 1.0) * 255.0).round().astype(np.uint8))
+        shares = np.clip(numbers(entry.tokens, f"the tokens of {entry.name}", "rows, cols, 3"), 0.0, 1.0)
+        colours = Image.fromarray((shares * 255.0).round().astype(np.uint8))
         pictures.append(cells_svg(colours, shown, f"{shown.id}-tokens", f"tokens of {entry.name} as colours"))
         told.append("; below it its tokens: alike colours are alike features, in all photos")
     return element("figure", *pictures, element("figcaption", *told))
@@ -136,9 +144,6 @@ def _has(output: Output, entry: ReportEntry) -> bool:
     return output.map(entry.result) is not None
 
 
-def _span(key: str, maps: Sequence[_Array | None]) -> tuple[float, float]:
+def _span(maps: Sequence[_Array | None]) -> tuple[float, float]:
     found = [values for values in maps if values is not None]
-    for values in found:
-        if values.ndim != 2 or not values.size or not np.isfinite(values).all():
-            raise DataError(f"the map of {key!r} has shape {values.shape}; expected finite values (rows, cols)")
     return (min(float(v.min()) for v in found), max(float(v.max()) for v in found)) if found else (0.0, 0.0)

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from dinoneck.data.photos import Photo, decode
-from dinoneck.viz.panels import heat
+from dinoneck.data.photos import Photo
+from dinoneck.viz.panels import as_image, heat
 from dinoneck.viz.report_markup import Markup, element
 
 _Array = np.ndarray[Any, Any]
@@ -33,8 +33,7 @@ class Shown(NamedTuple):
 
 def photo_svg(photo: Photo, id_: str, alt: str, largest_side: int) -> tuple[Shown, Markup]:
     """Return a photo as a picture of at most ``largest_side`` pixels, and what overlays need to know of it."""
-    pixels = (decode(photo).permute(1, 2, 0).numpy() * 255.0).round().astype(np.uint8)
-    image = Image.fromarray(pixels)
+    image = as_image(photo)
     shown = Shown(id_, image.width, image.height)
     image.thumbnail((largest_side, largest_side), Image.Resampling.LANCZOS)
     return shown, _svg(shown, alt, _image(shown, uri(image, "JPEG"), id=id_))

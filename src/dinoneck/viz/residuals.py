@@ -9,7 +9,7 @@ import numpy as np
 
 from dinoneck.errors import DataError, ShapeError
 from dinoneck.viz.arrays import numbers
-from dinoneck.viz.sheet import CAPTION_PT, TICK_PT, new_figure, span, wrapped
+from dinoneck.viz.sheet import CAPTION_PT, TICK_PT, legend, new_figure, span, wrapped
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -89,7 +89,7 @@ def residual_figure(
     _name(right, f"true {name}".strip() + in_unit, f"residual{in_unit}")
     if groups is not None:
         if len(order) <= len(PALETTE):
-            left.legend(fontsize=TICK_PT, loc="upper left", framealpha=0.8)
+            legend(left, [str(mark.get_label()) for mark in left.collections], left.collections, "upper left")
         _by_group(figure.add_subplot(grid[1, :]), residuals, members, order)
         _name(figure.axes[-1], f"residual{in_unit}", "")
     return figure

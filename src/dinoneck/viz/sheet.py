@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from dinoneck.data.photos import Photo, as_list, decode
-from dinoneck.errors import DataError, missing_extra
+from dinoneck.errors import DataError, missing_extra, printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,6 +25,7 @@ _Floats = np.ndarray[Any, Any]
 SCALE = "viridis"
 CAPTION_PT, TICK_PT = 9.0, 8.0
 LARGEST = 48  # rows; more would not be looked at, and far more cannot be rendered
+_WIDEST_ROW = 200  # pictures, likewise
 _DPI = 120
 _MARGIN, _GUTTER, _LINE = 0.12, 0.16, 0.165  # inches
 _BAR, _BAR_BAND, _INSET = 0.1, 0.55, 0.22
@@ -45,7 +46,7 @@ class Sheet:
         longest: inches of a picture's longer side; None = as fits several beside each other.
 
     Raises:
-        DataError: if there are no rows or more than 48.
+        DataError: if there are no rows or more than 48, or more than 200 pictures in a row.
         ImportError: if matplotlib is missing.
     """
 
@@ -59,8 +60,10 @@ class Sheet:
     ) -> None:
         if not 0 < len(sizes) <= LARGEST:
             raise DataError(f"{len(sizes)} rows of pictures; one figure takes 1 ... {LARGEST}")
-        _need_matplotlib()
         columns = len(captions[0])
+        if columns > _WIDEST_ROW:
+            raise DataError(f"{columns} pictures beside each other; one figure takes {_WIDEST_ROW} at most. Name fewer")
+        _need_matplotlib()
         tallest, widest = (_HEIGHT, _WIDEST) if longest is None else (longest, longest)
         wished = max(tallest * width / height for height, width in sizes)
         roomy = max(_NARROWEST, (_SHEET_WIDTH - 2 * _MARGIN) / columns - _GUTTER)
@@ -141,7 +144,7 @@ def _need_matplotlib() -> None:
 def wrapped(text: str, width: float, lines: int = _LINES, size: float = CAPTION_PT) -> str:
     """Break a text into lines of at most ``width`` inches, and cut it with an ellipsis after the last one."""
     found: list[str] = []
-    for paragraph in text.split("\n"):
+    for paragraph in _shown(text).split("\n"):
         line = ""
         for word in paragraph.split(" "):
             longer = f"{line} {word}" if line else word
@@ -154,6 +157,11 @@ def wrapped(text: str, width: float, lines: int = _LINES, size: float = CAPTION_
     if len(found) > lines:
         kept[-1] += " …"
     return "\n".join(_cut(line, width, size) for line in kept)
+
+
+def _shown(text: str) -> str:
+    """A text without signs that no font has: controls and halves of signs are spelled out."""
+    return printable(text, keep="\n")
 
 
 def pictures_of(photos: Photo | Sequence[Photo]) -> list[_Floats]:
@@ -191,6 +199,14 @@ def rectangle(axes: Axes, box: _Floats, colour: str, line: str) -> Any:
         (x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=colour, linewidth=1.5, linestyle=line, path_effects=rim
     )
     return axes.add_patch(patch)
+
+
+def legend(axes: Axes, names: Sequence[str], marks: Sequence[Any], place: Literal["upper left", "upper right"]) -> None:
+    """Name marks as they are called: one that begins with an underscore, or holds dollar signs, too."""
+    if names:
+        box = axes.legend(marks, [*map(_shown, names)], fontsize=TICK_PT, loc=place, framealpha=0.8)
+        for text in box.get_texts():
+            text.set_parse_math(False)
 
 
 def span(values: Sequence[_Floats]) -> tuple[float, float]:

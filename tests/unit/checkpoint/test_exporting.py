@@ -126,6 +126,16 @@ def test_a_head_with_a_grid_of_its_own(tiny: Backbone, tmp_path: Path) -> None:
     assert torch.allclose(onnx_says(tmp_path / "h.onnx", tokens)[0]["state"], wanted, atol=1e-6)
 
 
+def test_a_file_of_a_head_says_nothing_of_the_machine(tiny: Backbone, tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    checkpoint = saved(PatchMeanHead(64, TASKS), tiny)
+    export_program(checkpoint, tmp_path / "h.pt2", grid=(2, 3))
+    export_onnx(checkpoint, tmp_path / "h.onnx", grid=(2, 3))
+    for file in tmp_path.iterdir():
+        content = file.read_bytes()
+        assert not [text for text in (b"patch_mean.py", b"site-packages") if text in content], file
+
+
 def test_what_cannot_be_exported(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no head with tasks"):
         export_program(HeadCheckpoint.from_module(PatchMeanMLP(4, 2)), tmp_path / "h.pt2")

@@ -15,8 +15,10 @@ from PIL import Image
 
 from dinoneck import Backbone, PatchMeanHead, Predictor, Task, load_backbone, save_head
 from dinoneck.cli.main import VERBS, main
-from dinoneck.cli.train import verdicts
+from dinoneck.cli.train import told_many, verdicts
 from dinoneck.data.pasture import Pasture
+from dinoneck.data.photos import Preprocessing
+from dinoneck.grid import GridSize
 
 TRAIN = ["--backbone", "dinoneck_tiny", "--folds", "2", "--epochs", "3"]
 
@@ -416,3 +418,13 @@ def test_the_unexpected_is_one_line_too(monkeypatch: pytest.MonkeyPatch, capsys:
     assert capsys.readouterr().err.startswith("error: unexpected IndexError: list index out of range")
     with pytest.raises(IndexError):
         main(["--verbose", "inspect", "x"])
+
+
+def test_photos_of_a_phone_in_their_own_size_are_told_what_they_cost() -> None:
+    phone = GridSize(189, 252)  # 3024 x 4032 px
+    [line] = told_many(Preprocessing(), phone)
+    assert "47628 patches" in line
+    assert "--size 480x640 brings photos to 1200." in line
+    assert "--size 560x420 " in told_many(Preprocessing(patch_size=14), GridSize(288, 216))[0]
+    assert told_many(Preprocessing(size=(3024, 4032)), phone) == []  # somebody asked for it
+    assert told_many(Preprocessing(), GridSize(64, 64)) == []

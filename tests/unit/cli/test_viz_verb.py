@@ -21,6 +21,7 @@ from dinoneck.checkpoint.ensemble_folder import EnsembleFolder, Member
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.cli.known_values import known_values
 from dinoneck.cli.main import main
+from dinoneck.cli.predict import files_of
 from dinoneck.data.pasture import Pasture
 
 PHOTOS = 5
@@ -128,6 +129,7 @@ def test_known_values_bring_residuals_and_the_worst_photos(
     told = json.loads(capsys.readouterr().out)
     page = out.read_text()
     assert cells(page, "h3") == ["1.png", "3.png"]
+    assert "Photos that a head was trained on look better here" in page
     assert "<h1>A &lt;b&gt;</h1>" in page
     assert "tokens of" not in page
     assert told["scores"]["mass"]["photos"] == 4
@@ -193,6 +195,29 @@ def test_cropped_photos_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[s
     (tmp_path / "t.png").unlink()
     assert main([*arguments, "--size", "32x48"]) == 0
     assert "are cropped" not in capsys.readouterr().out
+
+
+def test_more_photos_than_go_through_at_once_are_drawn_as_one_batch_would_be(photos: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    pictures = []
+    for at_once in (1, PHOTOS):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("dinoneck.cli.viz_figures._AT_ONCE", at_once)
+            out = tmp_path / f"{at_once}.png"
+            assert main(["viz", "tokens", str(photos), "--backbone", "dinoneck_tiny", "--out", str(out)]) == 0
+        pictures.append(np.asarray(Image.open(out).convert("RGB")).astype(int))
+    assert np.abs(pictures[0] - pictures[1]).max() <= 2
+
+
+def test_photos_of_very_many_patches_are_told_what_helps(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr("dinoneck.cli.train._MANY_PATCHES", 400)
+    Image.new("RGB", (1280, 96)).save(tmp_path / "wide.png")
+    arguments = ["viz", "tokens", str(tmp_path), "--backbone", "dinoneck_tiny", "--out", str(tmp_path / "t.png")]
+    assert main(arguments) == 0
+    assert "480 patches a photo: slow, and much memory. --size 48x640 brings photos to 120." in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -271,6 +296,17 @@ def test_help_needs_no_torch() -> None:
     script = "import sys, dinoneck.cli.viz\nprint(sorted({'torch', 'numpy', 'PIL', 'matplotlib'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_hidden_files_of_a_folder_are_no_photos(tmp_path: Path) -> None:
+    for name in ("field/a.JPG", "field/._a.JPG", "field/notes.txt", "field/deeper/b.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert files_of([tmp_path / "field"]) == [tmp_path / "field/a.JPG", tmp_path / "field/deeper/b.png"]
+    assert files_of([tmp_path / "field/._a.JPG"]) == [tmp_path / "field/._a.JPG"]  # named by hand
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="holds no photos"):
+        files_of([tmp_path / "empty"])
 
 
 def test_photos_find_their_rows_from_the_end_of_their_names(tmp_path: Path) -> None:

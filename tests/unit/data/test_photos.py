@@ -94,6 +94,17 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
         decode(tmp_path)
 
 
+def test_whatever_a_decoder_raises_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That of AVIF raises RuntimeErrors for damaged files."""
+
+    def fails(path: Path) -> None:
+        raise RuntimeError("Failed to decode image: Missing or empty image item")
+
+    monkeypatch.setattr(Image, "open", fails)
+    with pytest.raises(DataError, match=r"a\.avif cannot be read: Failed to decode"):
+        decode(tmp_path / "a.avif")
+
+
 def test_normalisation_is_the_formula() -> None:
     prep = Preprocessing(patch_size=2)
     expected = (decode(RGB) - torch.tensor([0.485, 0.456, 0.406])[:, None, None]) / torch.tensor([0.229, 0.224, 0.225])[

@@ -52,6 +52,7 @@ def test_reads_values_and_groups(folder: Path) -> None:
         (GOOD.replace("crop", "corp", 1), r"no column 'crop'. Did you mean 'corp'\? It has: image, corp, weed"),
         (GOOD.replace("a.jpg", "z.jpg"), r"1 of 3 photos named in .*'z.jpg'.*remove the rows"),
         (GOOD.replace("0.5", "nan"), r"row 2: crop is 'nan'; expected a finite number.*remove the row"),
+        (GOOD.replace("0.5", "oats"), r"row 2: crop is 'oats'.*kind='classification'"),
         (GOOD.replace("0.25", ""), r"row 3: crop is ''"),
         (GOOD.replace("1e-3", "much"), r"row 4: crop is 'much'"),
         (GOOD.replace("b.jpg", "a.jpg"), r"'a.jpg' stands more than once"),

@@ -140,6 +140,34 @@ def test_the_end_answers_or_refuses_all_that_wait(
         batcher.predict(photos(1)[0])
 
 
+def test_what_would_end_the_thread_is_told_and_the_next_photo_is_answered(
+    predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, errors = predictor._answered, [SystemExit("one"), KeyboardInterrupt("two")]
+
+    def ends(prepared: Any, maps: bool) -> Any:
+        if errors:
+            raise errors.pop()
+        return own(prepared, maps)
+
+    monkeypatch.setattr(predictor, "_answered", ends)
+    with MicroBatcher(predictor) as batcher:
+        for error in (KeyboardInterrupt, SystemExit):
+            with pytest.raises(error):
+                batcher.predict(photos(1)[0], timeout=60)
+        assert batcher.predict(photos(1)[0], timeout=60) == predictor(photos(1))[0]
+
+
+def test_a_batcher_whose_thread_is_not_here_refuses(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a fork, where callers would wait for ever."""
+    with MicroBatcher(predictor) as batcher:
+        monkeypatch.setattr(batcher._thread, "is_alive", lambda: False)
+        with pytest.raises(BusyError, match="make another one here"):
+            batcher.predict(photos(1)[0])
+        monkeypatch.undo()
+        assert batcher.predict(photos(1)[0], timeout=60)
+
+
 def test_photos_that_are_cut_are_batches_already() -> None:
     head = PatchMeanHead(64, [Task("mass")])
     predictor = Predictor(head, load_backbone("dinoneck_tiny"), tile=32)

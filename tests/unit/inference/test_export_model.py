@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +29,8 @@ from dinoneck import (
     load_backbone,
     save_head,
 )
+from dinoneck.checkpoint import save_ensemble
+from dinoneck.checkpoint.ensemble_folder import Member
 from dinoneck.data import Preprocessing
 from dinoneck.inference import Exported, export_model, export_parity, onnx_file
 
@@ -147,6 +151,31 @@ def test_a_size_that_the_patch_does_not_divide_is_refused_by_name(done: Exported
     assert not done.files[0].with_name("never.onnx").exists()
 
 
+def test_pixels_that_the_backbone_refuses_give_no_number(done: Exported) -> None:
+    """0 ... 255 gives plausible grams else; neighbours in the batch keep theirs."""
+    run, _ = run_onnx(done.files[0])
+    photos = torch.rand(3, 3, 48, 64)
+    wanted = run(photos)
+    photos[1] *= 255
+    photos[2, 0, 5, 5] = float("nan")
+    for name, found in run(photos).items():
+        assert torch.equal(found[0], wanted[name][0]) and found[1:].isnan().all(), name
+
+
+def test_a_file_says_nothing_of_the_machine(done: Exported, one_block: Backbone, tmp_path: Path) -> None:
+    """The exporter notes source paths on every node: user names, folders, and most of a small model's bytes."""
+    onnx = pytest.importorskip("onnx")
+    onnx.checker.check_model(done.files[0], full_check=True)
+    head = awake(PatchMeanHead(64, [MASS], 8))
+    for name in ("a.pt2", "b.pt2"):
+        export_model(head, tmp_path / name, format="pt2", backbone=one_block, size=(32, 32))
+    assert (tmp_path / "a.pt2").read_bytes() == (tmp_path / "b.pt2").read_bytes()
+    told = [os.fsencode(Path(torch.__file__).parent), b"whole_model.py", b"site-packages"]
+    for path in (*done.files, tmp_path / "a.pt2"):
+        content = path.read_bytes()  # of a .pt2: stored, not compressed
+        assert not [text for text in told if text in content]
+
+
 def test_a_size_that_is_asked_for_is_the_only_one(one_block: Backbone, tmp_path: Path) -> None:
     """And a program holds no pickle."""
     head = awake(PatchMeanHead(64, [MASS], hidden_dim=8))
@@ -209,9 +238,54 @@ def test_a_model_that_differs_is_not_written(
     (tmp_path / "old").write_text("old")
     monkeypatch.setattr(export_parity, "TOLERANCES", {torch.float32: -1.0})
     for name in ("old", "new"):
-        with pytest.raises(CheckpointError, match="differs from the model by .* Nothing was written"):
+        with pytest.raises(
+            CheckpointError, match="^the exported model differs from the model by .* Nothing was written"
+        ):
             export_model(head_file, tmp_path / name, format=kind, size=(32, 32))  # type: ignore[arg-type]
     assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {"old": "old"}
+
+
+def test_a_head_in_half_precision_has_the_tolerance_of_half_precision(one_block: Backbone, tmp_path: Path) -> None:
+    head = awake(PatchMeanHead(64, [MASS], 8)).half()
+    done = export_model(head, tmp_path / "m.pt2", format="pt2", backbone=one_block, size=(32, 32))
+    assert done.parity is not None and done.parity.tolerance == 2e-2
+
+
+def test_failures_of_the_exporter_and_the_runtime_are_told(
+    head_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = pytest.importorskip("onnxruntime")
+    monkeypatch.setattr(onnx_file.torch.onnx, "export", unfit)
+    with pytest.raises(CheckpointError, match="no ONNX export: no such operator"):
+        export_model(head_file, tmp_path / "m.onnx", size=(32, 32))
+    onnx = pytest.importorskip("onnx")
+    monkeypatch.setattr(runtime, "InferenceSession", unfit)
+    with pytest.raises(CheckpointError, match="does not take the exported model: no such operator"):
+        onnx_file.onnx_runner(onnx.ModelProto(), tmp_path, [])
+    monkeypatch.undo()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    pytest.importorskip("onnxscript")
+    with pytest.raises(CheckpointError, match=r"TMPDIR.*--no-check"):
+        export_model(head_file, tmp_path / "m.onnx", size=(32, 32))
+    assert not (tmp_path / "m.onnx").exists()
+
+
+def unfit(*_: object, **__: object) -> None:
+    raise RuntimeError("no such operator")
+
+
+def test_heads_are_never_replaced_by_their_model(head_file: Path, tmp_path: Path) -> None:
+    own = tmp_path / "head.safetensors"
+    own.write_bytes(head_file.read_bytes())
+    (tmp_path / "link").symlink_to(own)
+    for heads, path in ((own, own), (own, tmp_path / "link"), (tmp_path, own), ([head_file, str(own)], str(own))):
+        with pytest.raises(ConfigError, match="belongs to the heads that are exported"):
+            export_model(heads, path, format="pt2", size=(32, 32))
+    folder = tmp_path / "folds"
+    save_ensemble(folder, [Member(HeadCheckpoint.load(own), "mass", 0)])
+    with pytest.raises(ConfigError, match="belongs to the heads that are exported"):
+        export_model(folder, folder / "ensemble.json", format="pt2", size=(32, 32))
+    assert own.read_bytes() == head_file.read_bytes()
 
 
 def test_what_has_no_backbone_or_no_such_format(one_block: Backbone, tmp_path: Path) -> None:
@@ -222,6 +296,8 @@ def test_what_has_no_backbone_or_no_such_format(one_block: Backbone, tmp_path: P
         export_model(head, tmp_path / "m.onnx", format="onxx", backbone=one_block)  # type: ignore[arg-type]
     with pytest.raises(CheckpointError, match="bfloat16"):
         export_model(head, tmp_path / "m.onnx", backbone=load_backbone("dinoneck_tiny", dtype=torch.bfloat16))
+    with pytest.raises(CheckpointError, match=r"head\.float\(\)"):
+        export_model(PatchMeanHead(64, [MASS], 8).bfloat16(), tmp_path / "m.onnx", backbone=one_block)
     with pytest.raises(CheckpointError, match="cannot be written"):
         export_model(head, tmp_path / "no" / "m.pt2", format="pt2", backbone=one_block, check=False, size=(32, 32))
     assert not list(tmp_path.iterdir())

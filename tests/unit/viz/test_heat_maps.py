@@ -113,6 +113,10 @@ def test_what_cannot_be_drawn_is_refused(tmp_path: Path) -> None:
     good = result(np.eye(2))
     with pytest.raises(DataError, match="maps=True"):
         heat_figure(photo(2, 2), [{"mass": 1.0}])
+    with pytest.raises(DataError, match="maps=True"):
+        heat_figure(photo(2, 2), [{"mass": 1.0, "maps": None}])
+    with pytest.raises(DataError, match="a value of 'mass' is 'much'; expected one number"):
+        heat_figure(photo(2, 2), [good], truths=[{"mass": "much"}])
     with pytest.raises(DataError, match="1 photos with 2 results"):
         heat_figure(photo(2, 2), [good, good])
     with pytest.raises(DataError, match="1 photos with 2 truths"):
@@ -127,6 +131,8 @@ def test_what_cannot_be_drawn_is_refused(tmp_path: Path) -> None:
         heat_figure([photo(2, 2)] * 2, [good, result(np.zeros((2, 2, 2)))])
     with pytest.raises(DataError, match="a value of 'mass' has 1 outputs, its map more"):
         heat_figure(photo(2, 2), [{"mass": 1.0, "maps": {"mass": np.zeros((2, 2, 2))}}])
+    with pytest.raises(DataError, match="301 pictures beside each other; one figure takes 200"):
+        heat_figure(photo(2, 2), [{"mass": np.zeros(300), "maps": {"mass": np.zeros((300, 2, 2))}}])
     with pytest.raises(DataError, match="no maps to draw"):
         heat_figure(photo(2, 2), [{"maps": {}}])
     with pytest.raises(DataError, match="there is no photo"):

@@ -16,7 +16,17 @@ import pytest
 import torch
 from PIL import Image
 
-from dinoneck import Backbone, CLSGatingHead, ConfigError, DataError, DenseHead, PatchMeanHead, Predictor, Task
+from dinoneck import (
+    Backbone,
+    CLSGatingHead,
+    ConfigError,
+    DataError,
+    DenseHead,
+    PatchMeanHead,
+    Predictor,
+    ShapeError,
+    Task,
+)
 from dinoneck.data.pasture import Pasture
 from dinoneck.viz import ReportEntry, heat, html_report, report
 from dinoneck.viz.report import agreement, worst_first
@@ -332,13 +342,48 @@ def test_the_same_arguments_give_the_same_page(dense: Predictor) -> None:
                 [Task("a")],
             ),
             DataError,
-            "map of 'a'",
+            "maps of 'a'",
         ),
     ],
 )
 def test_what_cannot_be_reported_is_refused(call: Callable[[], str], error: type[Exception], told: str) -> None:
     with pytest.raises(error, match=told):
         call()
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "told"),
+    [
+        ({"a": math.nan}, DataError, "a prediction of 'a' is nan; leave that photo out"),
+        ({"a": math.inf}, DataError, "a prediction of 'a' is inf"),
+        ({"a": "much"}, DataError, "no number for 'a'"),
+        ({"a": []}, DataError, "no number for 'a'; it holds a"),
+        ({"maps": {"a": np.zeros((0, 2, 2))}}, ShapeError, r"maps of 'a' have shape \(0, 2, 2\)"),
+        ({"maps": {"a": np.zeros((2, 2))}}, ShapeError, r"maps of 'a' have shape \(2, 2\)"),
+        ({"gate": np.zeros((1, 2, 2))}, ShapeError, "the gate of x have shape"),
+        ({"gate": np.full((2, 2), np.inf)}, DataError, "the gate of x hold inf"),
+    ],
+)
+def test_results_that_no_predictor_gives_are_refused(change: dict[str, Any], error: type[Exception], told: str) -> None:
+    entry = ReportEntry("x", {"a": 1.0} | change, np.zeros((9, 9, 3), np.uint8))
+    with pytest.raises(error, match=told):
+        html_report([entry], [Task("a")])
+
+
+@pytest.mark.parametrize("tokens", [np.zeros((2, 2)), np.zeros((2, 2, 5)), np.zeros((0, 2, 3))])
+def test_colours_of_another_form_are_refused(tokens: np.ndarray) -> None:
+    with pytest.raises(ShapeError, match="the tokens of x have shape"):
+        html_report([ReportEntry("x", {"a": 1.0}, np.zeros((9, 9, 3), np.uint8), tokens)], [Task("a")])
+
+
+def test_tensors_of_any_dtype_are_drawn() -> None:
+    maps = torch.arange(4.0).reshape(1, 2, 2)
+    photo = np.zeros((9, 9, 3), np.uint8)
+    told = [
+        html_report([ReportEntry("x", {"a": 1.0, "maps": {"a": one}}, photo, torch.zeros(2, 2, 3))], [Task("a")])
+        for one in (maps, maps.bfloat16(), maps.numpy())
+    ]
+    assert told[0] == told[1] == told[2]
 
 
 def test_scores_of_values_that_do_not_differ() -> None:

@@ -63,6 +63,14 @@ def test_groups_have_their_points_their_mean_and_their_marks() -> None:
     check_no_overlap(figure)
 
 
+def test_groups_are_called_what_they_are_called() -> None:
+    names = ["_a", r"$\frac$", "b\x07"]
+    figure = residual_figure([1.0, 2.0, 3.0], [1.0, 2.0, 2.0], groups=names)
+    figure.canvas.draw()
+    told = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert told == ["_a", r"$\frac$", r"b\x07"]
+
+
 def test_many_groups_are_told_by_their_rows() -> None:
     groups = [f"a site with a long name, number {i % 30}" for i in range(90)]
     figure = residual_figure(np.arange(90.0), np.arange(90.0)[::-1], groups=groups)

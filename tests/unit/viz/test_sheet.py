@@ -93,4 +93,5 @@ def test_long_texts_are_wrapped_then_cut() -> None:
     assert told.endswith("…")
     assert wrapped("x" * 500, 1.0).endswith("x…")
     assert wrapped("a\nb", 1.0) == "a\nb"
+    assert wrapped("a\x00\udcff", 1.0) == r"a\x00\udcff"
     assert wrapped("", 1.0) == ""
