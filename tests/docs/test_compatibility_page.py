@@ -35,3 +35,11 @@ def test_the_noxfile_names_the_pythons_of_the_project() -> None:
     for line in project["classifiers"]:
         if "Python :: 3." in line:
             assert f'"{line.rsplit(" ", 1)[1]}"' in text
+
+
+def test_the_quick_start_tells_the_stored_times() -> None:
+    stored = json.loads((ROOT / "benchmarks" / "results" / "first_prediction.json").read_text())
+    page = (ROOT / "docs" / "quick-start.md").read_text()
+    assert f"{stored['after_install_s']:.0f} s after the install" in page
+    assert f"took {stored['seconds']['install']:.0f} s" in page
+    assert stored["after_install_s"] <= 300
