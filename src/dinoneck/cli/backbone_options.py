@@ -96,8 +96,7 @@ def recorded(options: argparse.Namespace, head: HeadCheckpoint | EnsembleFolder)
     """
     from dinoneck.inference.rebuild import rebuild
 
-    members = getattr(head, "members", ())
-    checkpoint: Any = members[0].checkpoint if members else head
+    checkpoint = checkpoints_of(head)[0]
     record = checkpoint.meta["backbone"]
     if record is None:
         raise ConfigError(
@@ -112,6 +111,11 @@ def recorded(options: argparse.Namespace, head: HeadCheckpoint | EnsembleFolder)
     from dinoneck.inference.predictor import usable_device
 
     return backbone.to(usable_device(options.device))
+
+
+def checkpoints_of(head: Any) -> list[HeadCheckpoint]:
+    """Return the heads of an ensemble, or the one."""
+    return [member.checkpoint for member in getattr(head, "members", ())] or [head]
 
 
 def size(text: str) -> tuple[int, int]:

@@ -101,14 +101,13 @@ def run(options: argparse.Namespace) -> int:
 
 def _of_head(options: argparse.Namespace) -> tuple[Backbone, nn.Module, Preprocessing]:
     """The head of a file with the backbone that it names, and how its photos are prepared."""
-    from dinoneck.checkpoint.ensemble_folder import EnsembleFolder
     from dinoneck.checkpoint.load_any import load_any
 
     for name in ("backbone", "backbone_source", "backbone_seed", "neck", "layers"):
         if getattr(options, name) is not None:
             raise ConfigError(f"a head file says its backbone; leave out --{name.replace('_', '-')}")
     found = load_any(options.head, revision=options.revision, allow=options.allow)
-    checkpoint = found.members[0].checkpoint if isinstance(found, EnsembleFolder) else found
+    checkpoint = backbone_options.checkpoints_of(found)[0]
     backbone = backbone_options.recorded(options, found)
     checkpoint.check_backbone(backbone)
     module = found.build()

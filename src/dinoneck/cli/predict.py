@@ -55,11 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PNG",
         help=f"draw the first {_PICTURES} photos beside their heat maps (without a name: --out's, with .png)",
     )
-    parser.add_argument(
-        "--tta",
-        choices=("none", "flip4", "d6"),
-        help="views to average (default: those that the heads' training file named, else none)",
-    )
+    add_views(parser)
     _add_tiles(parser)
     add_json(parser)
     parser.add_argument(
@@ -75,6 +71,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--batch-size", type=numbers.count, default=8, metavar="N", help="photos or tiles at once (default 8)"
     )
+    add_compared_backbone(parser)
+
+
+def add_views(parser: argparse.ArgumentParser) -> None:
+    """Declare --tta; :func:`views_of` reads it."""
+    parser.add_argument(
+        "--tta",
+        choices=("none", "flip4", "d6"),
+        help="views to average (default: those that the heads' training file named, else none)",
+    )
+
+
+def add_compared_backbone(parser: argparse.ArgumentParser) -> None:
+    """Declare which backbone the heads are rebuilt on, and --probe: how it is compared with theirs."""
     backbone_options.add_rebuilt(parser)
     parser.add_argument(
         "--probe",
@@ -173,18 +183,13 @@ def views_of(options: argparse.Namespace, heads: Sequence[Any]) -> Any:
     """The views asked for; else those that the training file of the heads named."""
     if options.tta is not None:
         return options.tta
-    named = {_named_views(checkpoint.meta) for head in heads for checkpoint in checkpoints_of(head)}
+    named = {_named_views(checkpoint.meta) for head in heads for checkpoint in backbone_options.checkpoints_of(head)}
     if len(named) > 1:
         raise ConfigError(f"the heads were trained for different views ({', '.join(sorted(named))}); choose with --tta")
     views = next(iter(named), "none")
     if views != "none":
         say(f"Views: {views}, as the heads' training file says (--tta none: the photo alone).")
     return views
-
-
-def checkpoints_of(head: Any) -> list[HeadCheckpoint]:
-    """The heads of an ensemble, or the one."""
-    return [member.checkpoint for member in getattr(head, "members", ())] or [head]
 
 
 def _named_views(meta: Mapping[str, Any]) -> str:

@@ -13,6 +13,7 @@ from dinoneck.cli import backbone_options, numbers
 from dinoneck.cli.allow_option import add_allow
 from dinoneck.cli.answers import add_json, answer
 from dinoneck.cli.outputs import check_output
+from dinoneck.cli.predict import add_compared_backbone, add_views, files_of, views_of
 from dinoneck.cli.text import say
 from dinoneck.errors import DataError, DinoneckError, printable
 
@@ -68,27 +69,17 @@ def add_head_and_photos(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "photos", nargs="+", type=Path, metavar="PHOTOS", help="photos, or folders, which are searched to the bottom"
     )
-    parser.add_argument(
-        "--tta",
-        choices=("none", "flip4", "d6"),
-        help="views to average (default: those that the heads' training file named, else none)",
-    )
+    add_views(parser)
     parser.add_argument("--revision", help="a branch, tag or commit of the hub repository (default: main)")
     add_allow(parser)
     parser.add_argument("--batch-size", type=numbers.count, default=8, metavar="N", help="photos at once (default 8)")
-    backbone_options.add_rebuilt(parser)
-    parser.add_argument(
-        "--probe",
-        action="store_true",
-        help="let what the backbone does decide whether it is the heads', not its digest",
-    )
+    add_compared_backbone(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Predict, draw, write."""
     from dinoneck.atomic import write_text
     from dinoneck.cli.known_values import known_values
-    from dinoneck.cli.predict import files_of
     from dinoneck.viz.report import html_report
     from dinoneck.viz.report_numbers import outputs
 
@@ -124,7 +115,6 @@ def run(options: argparse.Namespace) -> int:
 
 def opened_predictor(options: argparse.Namespace) -> tuple[Predictor, dict[str, dict[str, str]]]:
     """Return the predictor that the options ask for, and what its heads are, in words."""
-    from dinoneck.cli.predict import views_of
     from dinoneck.inference.predictor import Predictor
     from dinoneck.inference.sources import listed, opened, revisions_of
 
@@ -238,13 +228,13 @@ def _head_facts(
 ) -> dict[str, dict[str, str]]:
     """What the heads are, as ``dinoneck inspect`` tells it; of several what they share, then what differs."""
     from dinoneck.cli.inspect import entries
-    from dinoneck.cli.predict import checkpoints_of
 
     told: dict[str, dict[str, str]] = {}
     for source, head in zip(sources, heads, strict=True):
         members = getattr(head, "members", ())
         names = [f"{source}/{member.file}" for member in members] or [str(source)]
-        told |= {name: entries(one.meta) for name, one in zip(names, checkpoints_of(head), strict=True)}
+        checkpoints = backbone_options.checkpoints_of(head)
+        told |= {name: entries(one.meta) for name, one in zip(names, checkpoints, strict=True)}
     commit = {"commit": next(iter(commits.values()))} if commits else {}
     if len(told) == 1:
         return {"The head": {"from": given, **commit, **next(iter(told.values()))}}
