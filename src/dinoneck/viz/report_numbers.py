@@ -86,7 +86,7 @@ def outputs(tasks: Sequence[Task]) -> list[Output]:
     return [Output(key, task, place) for task in tasks for place, key in enumerate(output_names(task))]
 
 
-def scores(predicted: Sequence[float], known: Sequence[float]) -> Scores:
+def scores(predicted: Sequence[float] | _Array, known: Sequence[float] | _Array) -> Scores:
     """Compare predictions with known values, at least one of them.
 
     Examples:

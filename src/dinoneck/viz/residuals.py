@@ -9,6 +9,7 @@ import numpy as np
 
 from dinoneck.errors import DataError, ShapeError
 from dinoneck.viz.arrays import numbers
+from dinoneck.viz.report_numbers import scores
 from dinoneck.viz.sheet import CAPTION_PT, TICK_PT, legend, new_figure, span, wrapped
 
 if TYPE_CHECKING:
@@ -123,10 +124,9 @@ def _members(labels: Sequence[Hashable]) -> tuple[list[Hashable], list[_Floats]]
 
 
 def _quality(known: _Floats, said: _Floats, unit: str) -> str:
-    squares = float(np.square(said - known).sum())
-    spread = float(np.square(known - known.mean()).sum())
-    told = f"R² {1.0 - squares / spread:.3f}" if spread > 0 else "R² needs truths that differ"
-    return f"{told}, RMSE {np.sqrt(squares / len(known)):.3g}{f' {unit}' if unit else ''}, n = {len(known)}"
+    found = scores(said, known)
+    told = "R² needs truths that differ" if np.isnan(found.r2) else f"R² {found.r2:.3f}"
+    return f"{told}, RMSE {found.rmse:.3g}{f' {unit}' if unit else ''}, n = {found.photos}"
 
 
 def _identity(axes: Axes, known: _Floats, said: _Floats) -> None:
