@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 HELP = "time a head, or a backbone alone or with a neck, on this machine"
 EXAMPLE = (
-    "dinoneck bench head.safetensors --batch-size 1 8\n"
+    "dinoneck bench head.safetensors --size 480x960 --batch-size 1 8\n"
     "         dinoneck bench --backbone dinoneck_tiny --random-backbone --size 480x960 --dtype fp32 bf16"
 )
 _NECKS = ("vit_fpn", "simple_pyramid", "dpt", "sta_pyramid")

@@ -12,6 +12,7 @@ from dinoneck.cli import backbone_options
 from dinoneck.cli.allow_option import add_allow
 from dinoneck.cli.answers import add_json, answer
 from dinoneck.cli.outputs import check_output
+from dinoneck.cli.text import told_bytes
 from dinoneck.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -148,8 +149,8 @@ def _whole(options: argparse.Namespace, found: HeadCheckpoint | EnsembleFolder) 
 
 
 def _told(done: Exported) -> list[str]:
-    megabytes = sum(file.stat().st_size for file in done.files) / 1e6
-    lines = [f"{'written':<8} {', '.join(map(str, done.files))} ({megabytes:.1f} MB)"]
+    size = told_bytes(sum(file.stat().st_size for file in done.files))
+    lines = [f"{'written':<8} {', '.join(map(str, done.files))} ({size})"]
     taken: dict[str, Any] = done.description["input"]
     free = f"any multiples of {_size(taken['patch_size'])} px from {_size(taken['smallest'] or (0, 0))} on"
     size = free if done.size is None else f"{_size(done.size)} px only"

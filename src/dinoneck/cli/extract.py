@@ -9,6 +9,7 @@ from typing import Any
 
 from dinoneck.cli import backbone_options, numbers
 from dinoneck.cli.answers import add_json, answer
+from dinoneck.cli.text import counted
 from dinoneck.errors import ConfigError
 
 HELP = "extract tokens of photos into a feature store; may be stopped and called again"
@@ -88,7 +89,8 @@ def run(options: argparse.Namespace) -> int:
     answer(options, store=options.out, **counts, unusable=done.unusable)
     for problem in done.unusable.values():
         print(f"left out: {problem}")
-    print(f"{len(done.written)} photos extracted, {done.present} were there, {len(done.unusable)} left out: {store}")
+    extracted = counted(len(done.written), "photo")
+    print(f"{extracted} extracted, {done.present} were there, {len(done.unusable)} left out: {store}")
     return 0
 
 

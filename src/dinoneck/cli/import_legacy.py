@@ -12,6 +12,7 @@ from dinoneck.cli import backbone_options
 from dinoneck.cli.allow_option import add_allow
 from dinoneck.cli.answers import add_json, answer
 from dinoneck.cli.outputs import check_output
+from dinoneck.cli.text import counted
 from dinoneck.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ def run(options: argparse.Namespace) -> int:
         _save_files(members, options.out)
     listed = [{"output": member.output, "fold": member.fold} for member in members]
     answer(options, written=options.out, heads=listed)
-    print(f"{len(members)} head{'s' if len(members) > 1 else ''} imported; written: {options.out}")
+    print(f"{counted(len(members), 'head')} imported; written: {options.out}")
     return 0
 
 

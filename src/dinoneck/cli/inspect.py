@@ -12,7 +12,8 @@ from dinoneck.checkpoint.header import LISTING, SCHEMA, Header, head_files, is_f
 from dinoneck.checkpoint.listing import read_listing
 from dinoneck.checkpoint.records import told_weights
 from dinoneck.cli.answers import add_json, answer
-from dinoneck.errors import printable
+from dinoneck.cli.verify import is_store
+from dinoneck.errors import DataError, printable
 
 HELP = "print what a head file or an ensemble is, from the headers alone"
 EXAMPLE = "dinoneck inspect head.safetensors"
@@ -35,6 +36,8 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _folder(options: argparse.Namespace, folder: Path) -> int:
+    if is_store(folder):
+        raise DataError(f"{folder} is a feature store, no folder of heads; 'dinoneck store verify {folder}' reads it")
     listing = read_listing(folder) if is_file(folder / LISTING) else None
     found = {str(file.relative_to(folder)): read_header(file).meta for file in head_files(folder)}
     answer(options, ensemble=listing, heads=found)

@@ -11,7 +11,7 @@ from dinoneck.cli import backbone_options, numbers
 from dinoneck.cli.allow_option import add_allow
 from dinoneck.cli.answers import add_json, answer
 from dinoneck.cli.outputs import check_output
-from dinoneck.cli.text import say
+from dinoneck.cli.text import counted, say
 from dinoneck.cli.train import told_size
 from dinoneck.errors import ConfigError, DataError
 
@@ -166,7 +166,7 @@ def run(options: argparse.Namespace) -> int:
     if drawn:
         write_whole(options.maps, picture)
     write_text(options.out, csv_text(header, rows))
-    print(f"{len(photos)} photos predicted; written: {options.out}{f', {options.maps}' if drawn else ''}")
+    print(f"{counted(len(photos), 'photo')} predicted; written: {', '.join(map(str, written))}")
     return 0
 
 

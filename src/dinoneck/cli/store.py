@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dinoneck.atomic import write_folder
-from dinoneck.checkpoint.header import is_file
 from dinoneck.cli import backbone_options, numbers
 from dinoneck.cli.answers import add_json, answer
 from dinoneck.cli.one_by_one import Rows, refused
-from dinoneck.cli.text import say
-from dinoneck.cli.verify import check_store
+from dinoneck.cli.text import counted, say
+from dinoneck.cli.verify import check_store, is_store
 from dinoneck.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -93,14 +92,14 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _convert(options: argparse.Namespace) -> int:
-    is_store = is_file(options.source / "store.json")
-    _check(options, is_store)
+    from_store = is_store(options.source)
+    _check(options, from_store)
     from dinoneck.store.feature_store import FeatureStore
 
-    if not is_store:
+    if not from_store:
         store = _store_of(options)
         answer(options, written=options.out, images=len(store), patterns=len(store.patterns))
-        say(f"{len(store)} images in {store}")
+        say(f"{counted(len(store), 'image')} in {store}")
         return 0
     store = FeatureStore.open(options.source)
     if options.out.exists():
@@ -110,7 +109,7 @@ def _convert(options: argparse.Namespace) -> int:
         with write_folder(options.out) as new:  # else one that was interrupted looks like all of it
             count = _files_of(store, options, new)
     answer(options, written=options.out, files=count)
-    say(f"{count} .{options.format} files written: {options.out}")
+    say(f"{counted(count, f'.{options.format} file')} written: {options.out}")
     return 0
 
 
@@ -129,16 +128,18 @@ def _store_of(options: argparse.Namespace) -> FeatureStore:
     return FeatureStore.from_pt(options.source, options.out, **shared)
 
 
-def _check(options: argparse.Namespace, is_store: bool) -> None:
+def _check(options: argparse.Namespace, from_store: bool) -> None:
     """Refuse, before any work, options that are missing or that would be ignored, and a folder that is in use."""
     if not options.source.is_dir():
         raise ConfigError(f"{options.source} is no folder; expected a folder of feature files, or a feature store")
-    used = (_OUT_OF if is_store else _INTO)[options.format]
+    used = (_OUT_OF if from_store else _INTO)[options.format]
     given = [name for name in _OPTIONS if getattr(options, name) not in (None, False)]
-    what = f"a store into {options.format} files" if is_store else f"{options.format} files into a store"
+    what = f"a store into {options.format} files" if from_store else f"{options.format} files into a store"
     if odd := [name for name in given if name not in used]:
         raise ConfigError(f"{_spelled(odd)} has no meaning when {what} is converted; leave it out")
-    if is_store:
+    if from_store:
+        if options.out.suffix == f".{options.format}":
+            raise ConfigError(f"--out {options.out}: a file per image is written into a folder; expected its name")
         if options.source.resolve() in (options.out.resolve(), *options.out.resolve().parents):
             raise ConfigError(f"--out {options.out} lies in the store {options.source}; choose a folder beside it")
         if not options.overwrite and options.out.is_dir() and any(options.out.iterdir()):

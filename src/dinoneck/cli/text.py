@@ -13,6 +13,16 @@ def say(text: str, stream: TextIO | None = None) -> None:
     print(printable(text), file=stream)
 
 
+def counted(number: int, what: str) -> str:
+    """Return a number of things in words: ``1 photo``, ``3 photos``."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def told_bytes(size: int) -> str:
+    """Return the size of a file in the unit that shows it: 27 kB, 1.4 MB."""
+    return f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{max(1, round(size / 1e3))} kB"
+
+
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return rows as aligned text, the first column to the left."""
     lines = [list(header), *(list(row) for row in rows)]

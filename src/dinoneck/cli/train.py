@@ -129,16 +129,16 @@ def told_overall(data: PhotoTable) -> str:
 
 def told_size(preprocess: Preprocessing, photo: Photo) -> list[str]:
     """Say what a photo is prepared to, and what is lost on the way: nothing is cropped or bent in silence."""
-    from dinoneck.data.photos import decode
+    from dinoneck.data.photos import photo_size
 
-    before = decode(photo).shape[-2:]
+    before = photo_size(photo)
     prepared = preprocess.prepare(photo)
     after, grid = prepared.images.shape[-2:], prepared.grid
     lines = [
         f"The first photo, {before[0]}x{before[1]} px (height x width), becomes {after[0]}x{after[1]} px, "
         f"{grid.rows}x{grid.cols} patches."
     ]
-    if tuple(after) != (preprocess.size or tuple(before)):
+    if tuple(after) != (preprocess.size or before):
         lines.append(
             f"The patch of {preprocess.patch_size} px does not divide it: --policy {preprocess.policy} applies."
         )

@@ -43,12 +43,17 @@ def run(options: argparse.Namespace) -> int:
     return 1 if bad else 0
 
 
+def is_store(path: Path) -> bool:
+    """Say whether a path is the folder of a feature store, without torch."""
+    return is_file(path / "store.json")
+
+
 def _all(path: Path, allow: Sequence[str], rows: Rows) -> int:
     """How many things in a path are refused."""
     from dinoneck.checkpoint.ensemble_folder import is_ensemble
     from dinoneck.checkpoint.hub import names_a_repo
 
-    if is_file(path / "store.json"):
+    if is_store(path):
         return check_store(path, rows)
     if names_a_repo(path):
         return _pulled(path, allow, rows)

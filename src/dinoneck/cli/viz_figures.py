@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from dinoneck.cli import backbone_options, numbers
 from dinoneck.cli.answers import add_json, answer
 from dinoneck.cli.outputs import check_output
-from dinoneck.cli.text import say
+from dinoneck.cli.text import counted, say
 from dinoneck.cli.train import told_many
 from dinoneck.cli.viz_report import add_head_and_photos, opened_predictor
 from dinoneck.errors import ConfigError, DataError, did_you_mean, printable
@@ -167,7 +167,7 @@ def _write(options: argparse.Namespace, figure: Figure, count: int) -> int:
     figure.savefig(buffer, format=options.out.suffix[1:].lower(), dpi=_DPI)
     write_whole(options.out, buffer.getvalue())
     answer(options, written=[options.out], photos=count)
-    print(f"{count} photos drawn; written: {options.out}")
+    print(f"{counted(count, 'photo')} drawn; written: {options.out}")
     return 0
 
 

@@ -14,7 +14,7 @@ from dinoneck.cli.allow_option import add_allow
 from dinoneck.cli.answers import add_json, answer
 from dinoneck.cli.outputs import check_output
 from dinoneck.cli.predict import add_compared_backbone, add_views, files_of, views_of
-from dinoneck.cli.text import say
+from dinoneck.cli.text import counted, say, told_bytes
 from dinoneck.errors import DataError, DinoneckError, printable
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def run(options: argparse.Namespace) -> int:
     told = {str(photos[place]): reason for place, reason in unread.items()}
     answer(options, written=[options.out], bytes=size, photos=len(entries), drawn=drawn, unread=told)
     answer(options, scores=_told_scores(entries, predictor))
-    print(f"{len(entries)} photos predicted, {drawn} of them drawn; written: {options.out} ({size / 1e6:.1f} MB)")
+    print(f"{counted(len(entries), 'photo')} predicted, {drawn} drawn; written: {options.out} ({told_bytes(size)})")
     for name, reason in told.items():
         say(f"left out: {name}: {reason}")
     return 1 if unread and options.strict else 0

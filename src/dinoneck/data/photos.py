@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeVar, get_args
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tvf
 
@@ -259,6 +259,20 @@ def decode(photo: Photo) -> Tensor:
     raise DataError(f"a photo is {type(photo).__name__}; expected a path, a PIL image, an array or a tensor")
 
 
+def photo_size(photo: Photo) -> tuple[int, int]:
+    """Return (height, width) of a photo turned upright; a file's header says it, its pixels are not decoded.
+
+    Raises:
+        DataError: if it is no photo, naming the file.
+    """
+    if isinstance(photo, str | os.PathLike):
+        return read_picture(Path(photo), lambda image, _: _upright_size(image))
+    if isinstance(photo, Image.Image):
+        return _upright_size(photo)
+    height, width = decode(photo).shape[-2:]
+    return height, width
+
+
 def read_picture(path: Path, read: Callable[[Image.Image, str], T], noun: str = "photo") -> T:
     """Open a picture file and return what ``read(image, name)`` makes of it.
 
@@ -292,6 +306,11 @@ def _from_pil(image: Image.Image, name: str) -> Tensor:
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
     return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).float() / 255.0
+
+
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    lies = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+    return image.size if lies else (image.height, image.width)
 
 
 def _in_range(x: Tensor) -> Tensor:

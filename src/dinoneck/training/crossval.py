@@ -76,12 +76,19 @@ class CrossValidation:
         true, rows = target_matrix(self.table), self.rows
         result = {}
         for method, pred in self.predictions.items():
-            row = {name: _r2(pred[rows, i], true[rows, i]) for i, name in enumerate(self.names)}
-            row["overall"] = self._overall(pred[rows], true[rows])
+            row = self._row(pred[rows], true[rows])
             in_folds = [self._overall(pred[valid], true[valid]) for _, valid in self.folds]
             row["worst fold"] = min((score for score in in_folds if score is not None), default=None)
             result[method] = row
         return result
+
+    def fold_scores(self) -> list[dict[str, float | None]]:
+        """Return, for each trained fold, its own head's R² per target and ``overall``, on the photos of the fold.
+
+        None stands where the target does not vary in the fold.
+        """
+        true, pred = target_matrix(self.table), self.predictions[HEAD]
+        return [self._row(pred[valid], true[valid]) for _, valid in self.folds]
 
     def auxiliary_scores(self) -> dict[str, float | None]:
         """Return, for what only helped, R² of values and accuracy of classes over the rows where they are known."""
@@ -96,6 +103,11 @@ class CrossValidation:
                 known = rows[np.isfinite(values[rows])]
                 found[name] = _r2(pred[known, 0], values[known])
         return found
+
+    def _row(self, pred: _Floats, true: _Floats) -> dict[str, float | None]:
+        """R² per target, and what they come to together."""
+        row = {name: _r2(pred[:, i], true[:, i]) for i, name in enumerate(self.names)}
+        return row | {"overall": self._overall(pred, true)}
 
     def _overall(self, pred: _Floats, true: _Floats) -> float | None:
         weights = self.table.weights

@@ -252,8 +252,8 @@ def _write_into(
     for room in (HEADS, LOGS):
         (folder / room).mkdir()
     facts = {key: report["plan"][key] for key in ("folds", "seed", "epochs")}
-    scores = {f"R2 {name}": value for name, value in report["scores"].get("head", {}).items() if value is not None}
-    for fold, head in zip(result.numbers, result.heads, strict=True):
+    for fold, head, row in zip(result.numbers, result.heads, result.fold_scores(), strict=True):
+        scores = {f"R2 {name}": value for name, value in row.items() if value is not None}
         checkpoint = HeadCheckpoint.from_module(
             head,
             backbone=backbone,

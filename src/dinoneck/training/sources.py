@@ -11,8 +11,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dinoneck.backbones.backbone import Backbone, checked_backbone
-from dinoneck.data.photos import Photo, Preprocessing
+from dinoneck.data.photos import Photo, Preprocessing, photo_size
 from dinoneck.errors import DataError
+from dinoneck.grid import TokenGrid
 from dinoneck.tensor_bytes import bytes_of
 from dinoneck.tokens import Tokens
 
@@ -104,6 +105,23 @@ def _told(tokens: Tokens) -> dict[str, Any]:
     return {"grid": list(tokens.grid), "layers": layers, "tokens": ends.hexdigest()}
 
 
+def _check(photos: Sequence[Photo], ids: Sequence[str], prepare: Preprocessing) -> None:
+    """Refuse, before any is decoded, photos that cannot be stacked: tokens in memory have one grid."""
+    if len(photos) == 0 or len(photos) != len(ids):
+        raise DataError(f"there are {len(photos)} photos to extract tokens from and {len(ids)} ids; expected one each")
+    if prepare.size is not None:
+        return
+    known = photo_size(photos[0])
+    TokenGrid(prepare.patch_size, prepare.policy).size(known)
+    for photo, image_id in zip(photos, ids, strict=True):
+        own = photo_size(photo)
+        if own != known:
+            raise DataError(
+                f"photo {image_id!r} is {own[0]}x{own[1]} px (height x width), the ones before {known[0]}x{known[1]}; "
+                "give one size to all (size=, or --size)"
+            )
+
+
 class MemoryTokens:
     """Tokens of all photos in memory, extracted once: the shortest way to train on a few hundred photos.
 
@@ -139,20 +157,23 @@ class MemoryTokens:
 
         Args:
             backbone: gives the tokens.
-            photos: one per id; all must come to one size.
+            photos: one per id; all must come to one size, which is looked at before the first pass.
             ids: one per photo.
             preprocess: how photos are prepared; None = the backbone's own.
             batch_size: photos per pass.
             dtype: kept in this; float16 halves the memory and keeps three digits.
 
         Raises:
-            DataError: if a photo cannot be used, or values do not fit float16.
+            DataError: if there are none or not one per id, if a photo cannot be used or has another size, or values
+                do not fit float16.
+            GridError: if the patch does not divide their own size and the policy is ``error``.
             ConfigError: if ``backbone`` is no Backbone.
         """
         if batch_size < 1:
             raise DataError(f"batch_size is {batch_size}; expected 1 or more")
         own = checked_backbone(backbone).preprocess
         prepare = preprocess or own
+        _check(photos, ids, prepare)
         parts: list[Tokens] = []
         colours: list[Tensor] = []
         device = next(backbone.parameters()).device
@@ -160,11 +181,6 @@ class MemoryTokens:
             batches = list(in_batches(range(len(photos)), batch_size))
             for batch in tqdm(batches, desc="tokens", unit="batch", disable=None):
                 begin, images = batch[0], prepare([photos[i] for i in batch])
-                if parts and images.shape[-2:] != parts[0].image_size:
-                    raise DataError(
-                        f"photo {ids[begin]!r} comes to {images.shape[-2]}x{images.shape[-1]} px, the ones before to "
-                        f"{parts[0].image_size[0]}x{parts[0].image_size[1]}; give one size to all (size=, or --size)"
-                    )
                 colours.append(images.mean(dim=(2, 3)))
                 tokens = backbone(images.to(device)).to("cpu")
                 if not all(bool(x.isfinite().all()) for x in tokens.sequence):
@@ -172,8 +188,6 @@ class MemoryTokens:
                 if dtype == torch.float16 and any(x.abs().amax() > LARGEST_HALF for x in tokens.sequence):
                     raise DataError("token values exceed float16; extract with dtype=torch.bfloat16 or norm=True")
                 parts.append(tokens.to(dtype=dtype))
-        if not parts:
-            raise DataError("there are no photos to extract tokens from")
         return cls(ids, Tokens.cat(parts), torch.cat(colours))
 
     def batch(self, ids: Sequence[str], patterns: Sequence[int] | None = None) -> Tokens:

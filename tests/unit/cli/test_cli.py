@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dinoneck import Backbone, PatchMeanHead, Predictor, Task, load_backbone, save_head
+from dinoneck import Backbone, HeadCheckpoint, PatchMeanHead, Predictor, Task, load_backbone, save_head
 from dinoneck.cli.main import VERBS, main
 from dinoneck.cli.train import told_many, verdicts
 from dinoneck.data.pasture import Pasture
 from dinoneck.data.photos import Preprocessing
 from dinoneck.grid import GridSize
+from dinoneck.training.metrics import r2
 
 TRAIN = ["--backbone", "dinoneck_tiny", "--folds", "2", "--epochs", "3"]
 
@@ -61,6 +62,10 @@ def test_training_writes_heads_predictions_and_report(trained: Path) -> None:
     rows = records_of(trained / "out_of_fold.csv")
     assert len(rows) == 12
     assert {row["fold"] for row in rows} == {"0", "1"}
+    for fold in "01":  # a head's file tells its own fold's score, not that of all heads together
+        own = [(float(row["GDM_g (head)"]), float(row["GDM_g"])) for row in rows if row["fold"] == fold]
+        told = HeadCheckpoint.load(trained / "heads" / f"fold-{fold}.safetensors").meta["training"]["metrics"]
+        assert told["R2 GDM_g"] == pytest.approx(r2(*np.array(own).T), rel=1e-3, abs=1e-4)
 
 
 def test_a_submission_follows_the_test_table(csiro: Path, trained: Path, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ def test_extract_and_verify(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     arguments = ["extract", str(tmp_path / "p"), "--out", str(out), "--backbone", "dinoneck_tiny", "--size", "32x48",
                  "--patterns", "flips4", "--layers", "0,-1"]  # fmt: skip
     assert main([*arguments, "--shard", "1/2"]) == 0
-    assert "1 photos extracted, 0 were there" in capsys.readouterr().out
+    assert "1 photo extracted, 0 were there" in capsys.readouterr().out
     (tmp_path / "p" / "c.png").write_text("no picture")
     assert main(arguments) == 1
     assert "c.png" in capsys.readouterr().err

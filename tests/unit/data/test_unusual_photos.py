@@ -11,6 +11,7 @@ from PIL import Image
 
 from dinoneck import DataError
 from dinoneck.data import Patterns, Preprocessing
+from dinoneck.data.photos import decode, photo_size
 
 RECIPE = Preprocessing(16, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), size=(32, 48))
 
@@ -50,6 +51,7 @@ def test_every_way_of_holding_the_camera(tmp_path: Path, turn: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = turn
     Image.fromarray(np.ascontiguousarray(back)).save(tmp_path / "t.png", exif=exif)
+    assert photo_size(tmp_path / "t.png") == decode(tmp_path / "t.png").shape[1:], "the header tells the same"
     image = RECIPE(tmp_path / "t.png")[0]
     assert torch.equal(image[0] == 1.0, torch.from_numpy((upright == (255, 0, 0)).all(axis=-1)))
 
