@@ -6,6 +6,8 @@ import argparse
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from dinoneck.inference.predictor import Predictor
-    from dinoneck.viz.report_photos import ReportEntry
+    from dinoneck.viz.report.photos import ReportEntry
 
 HELP = "predict from photos and write a report: one HTML file that opens in a browser without a network"
 EXAMPLE = "dinoneck viz report run/heads photos/ --truth known.csv --out report.html"
@@ -29,7 +31,7 @@ EXAMPLE = "dinoneck viz report run/heads photos/ --truth known.csv --out report.
 logger = logging.getLogger(__name__)
 _DRAWN = 24
 _MEGABYTES = 20.0
-_PATCHES = 20_000  # that the colours of tokens are fitted on
+_FITTED, _PATCHES = 24, 20_000  # photos, and their patches, that the colours of tokens are fitted on
 _HEADS_TOLD = 50
 
 
@@ -80,8 +82,8 @@ def run(options: argparse.Namespace) -> int:
     """Predict, draw, write."""
     from dinoneck.atomic import write_text
     from dinoneck.cli.known_values import known_values
-    from dinoneck.viz.report import html_report
-    from dinoneck.viz.report_numbers import outputs
+    from dinoneck.viz.report.numbers import outputs
+    from dinoneck.viz.report.page import html_report
 
     photos = list(dict.fromkeys(files_of(options.photos)))
     check_output(options.out, [*photos, options.head, options.truth], (".html", ".htm"))
@@ -162,8 +164,8 @@ def _entries(
     unread: dict[int, str],
 ) -> list[ReportEntry]:
     """An entry per photo that can be read, with pictures for those that are drawn; the others go to ``unread``."""
-    from dinoneck.viz.report import worst_first
-    from dinoneck.viz.report_photos import ReportEntry
+    from dinoneck.viz.report.page import worst_first
+    from dinoneck.viz.report.photos import ReportEntry
 
     names, everything = _names(photos), list(range(len(photos)))
     if options.truth is None or len(photos) <= options.max_photos:
@@ -179,7 +181,7 @@ def _entries(
         raise DataError(f"none of the {len(photos)} photos can be used; the first: {unread[0]}")
     drawn = [place for place in drawn if place in results]
     tokens = {} if options.no_tokens else _token_colours(predictor, photos, drawn)
-    pictures = {place: _pixels(predictor, photos[place]) for place in drawn}
+    pictures = {place: partial(_pixels, predictor, photos[place]) for place in drawn}
     return [
         ReportEntry(names[place], results[place], pictures.get(place), tokens.get(place), known[place])
         for place in sorted(results)
@@ -203,24 +205,25 @@ def _pixels(predictor: Predictor, photo: Path) -> np.ndarray[Any, Any]:
 def _token_colours(
     predictor: Predictor, photos: Sequence[Path], places: Sequence[int]
 ) -> dict[int, np.ndarray[Any, Any]]:
-    """The last layer's patches as colours, whose directions all photos share."""
+    """The last layer's patches as colours, whose directions all photos share: those of the first ones."""
     import torch
     from tqdm import tqdm
 
     from dinoneck.backbones.tuning import evaluating
     from dinoneck.viz.pca import PCABasis, pca_rgb
 
-    maps = {}
-    with torch.no_grad(), evaluating(predictor.backbone):
-        for place in tqdm(places, desc="tokens", unit="photo", disable=None):
-            tokens = predictor.backbone(predictor.preprocess(photos[place]).to(predictor.device))
-            maps[place] = tokens.last.maps()[0].float().cpu().half()
-    if not maps:
+    def patches(place: int) -> Any:
+        tokens = predictor.backbone(predictor.preprocess(photos[place]).to(predictor.device))
+        return tokens.last.maps()[0].float().cpu()
+
+    if not places:
         return {}
-    share = -(-sum(m.shape[-2] * m.shape[-1] for m in maps.values()) // _PATCHES)
-    rows = torch.cat([m[0].flatten(1).T[::share] for m in maps.values()])
-    basis = PCABasis.fit(rows.float())
-    return {place: pca_rgb(m.float(), basis=basis)[0] for place, m in maps.items()}
+    with torch.no_grad(), evaluating(predictor.backbone):
+        maps = map(patches, tqdm(places, desc="tokens", unit="photo", disable=None))
+        first = list(islice(maps, _FITTED))
+        share = -(-sum(m.shape[-2] * m.shape[-1] for m in first) // _PATCHES)
+        basis = PCABasis.fit(torch.cat([m[0].flatten(1).T[::share] for m in first]))
+        return {place: pca_rgb(m, basis=basis)[0] for place, m in zip(places, chain(first, maps), strict=True)}
 
 
 def _head_facts(
@@ -265,7 +268,7 @@ def _run_facts(options: argparse.Namespace, predictor: Predictor, given: int, un
 
 
 def _told_scores(entries: Sequence[ReportEntry], predictor: Predictor) -> dict[str, dict[str, float]]:
-    from dinoneck.viz.report import agreement
-    from dinoneck.viz.report_numbers import outputs
+    from dinoneck.viz.report.numbers import outputs
+    from dinoneck.viz.report.page import agreement
 
     return {key: told._asdict() for key, told in agreement(entries, outputs(predictor.tasks)).items()}

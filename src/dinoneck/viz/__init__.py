@@ -1,8 +1,7 @@
 """Pictures: where a prediction comes from.
 
 Every figure has a file of its own, named after what it shows; they share ``sheet.py`` (layout, captions, colour bars,
-the only matplotlib) and ``arrays.py``. ``panels.py`` needs Pillow alone. ``report.py`` is the HTML page, its parts are
-``report_*.py``.
+the only matplotlib) and ``arrays.py``. ``panels.py`` needs Pillow alone. ``report/`` is the HTML page.
 """
 
 from typing import TYPE_CHECKING
@@ -21,8 +20,8 @@ if TYPE_CHECKING:
     from dinoneck.viz.pca import pca_rgb as pca_rgb
     from dinoneck.viz.pca_pictures import pca_figure as pca_figure
     from dinoneck.viz.pyramids import pyramid_figure as pyramid_figure
-    from dinoneck.viz.report import html_report as html_report
-    from dinoneck.viz.report_photos import ReportEntry as ReportEntry
+    from dinoneck.viz.report.page import html_report as html_report
+    from dinoneck.viz.report.photos import ReportEntry as ReportEntry
     from dinoneck.viz.residuals import residual_figure as residual_figure
 
 _HOMES = {
@@ -35,8 +34,8 @@ _HOMES = {
     "prediction_panels": "dinoneck.viz.panels",
     "PCABasis": "dinoneck.viz.pca",
     "pca_rgb": "dinoneck.viz.pca",
-    "html_report": "dinoneck.viz.report",
-    "ReportEntry": "dinoneck.viz.report_photos",
+    "html_report": "dinoneck.viz.report.page",
+    "ReportEntry": "dinoneck.viz.report.photos",
     "pca_figure": "dinoneck.viz.pca_pictures",
     "pyramid_figure": "dinoneck.viz.pyramids",
     "residual_figure": "dinoneck.viz.residuals",

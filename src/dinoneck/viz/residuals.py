@@ -9,7 +9,7 @@ import numpy as np
 
 from dinoneck.errors import DataError, ShapeError
 from dinoneck.viz.arrays import numbers
-from dinoneck.viz.report_numbers import scores
+from dinoneck.viz.scores import scores
 from dinoneck.viz.sheet import CAPTION_PT, TICK_PT, legend, new_figure, span, wrapped
 
 if TYPE_CHECKING:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import csv
+import io
 import json
 import os
 import re
@@ -16,13 +18,15 @@ import pytest
 import torch
 from PIL import Image
 
-from dinoneck import Backbone, CLSGatingHead, DataError, PatchMeanHead, Predictor, Task, save_head
+from dinoneck import Backbone, CLSGatingHead, DataError, PatchMeanHead, Predictor, Task, load_backbone, save_head
 from dinoneck.checkpoint.ensemble_folder import EnsembleFolder, Member
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
+from dinoneck.cli import viz_report
 from dinoneck.cli.known_values import known_values
 from dinoneck.cli.main import main
 from dinoneck.cli.predict import files_of
 from dinoneck.data.pasture import Pasture
+from dinoneck.viz import PCABasis, pca_rgb
 
 PHOTOS = 5
 
@@ -85,6 +89,27 @@ def test_a_report_of_a_folder_of_heads(heads: Path, photos: Path, tmp_path: Path
     assert "flip4, the mean of 4 views" in page
     assert page.count("tokens of") == PHOTOS
     assert f"{torch.__version__}"[:4] in entry(page, "versions")
+
+
+def test_colours_of_many_photos_are_those_of_the_first(
+    heads: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pictures() -> list[str]:
+        out = tmp_path / "report.html"
+        assert main(["viz", "report", str(heads), str(photos), "--out", str(out)]) == 0
+        return re.findall(r"tokens of .*?base64,([^\"]*)", out.read_text())
+
+    whole = pictures()
+    monkeypatch.setattr(viz_report, "_FITTED", 2)
+    some = pictures()
+    assert len(whole) == len(some) == PHOTOS
+    assert whole != some, "the directions are fitted on two photos only"
+    tokens = [load_backbone("dinoneck_tiny")(Predictor(heads).preprocess(path)).last.maps()[0].detach()
+              for path in sorted(photos.iterdir())]  # fmt: skip
+    basis = PCABasis.fit(torch.cat([m[0].flatten(1).T for m in tokens[:2]]))
+    for found, maps in zip(some, tokens, strict=True):
+        with Image.open(io.BytesIO(base64.b64decode(found))) as picture:
+            assert np.abs(np.asarray(picture.convert("RGB")) / 255.0 - pca_rgb(maps, basis=basis)[0]).max() < 0.02
 
 
 def test_bad_photos_are_listed_and_strict_tells_them_by_the_exit_code(

@@ -8,6 +8,7 @@ import io
 import math
 import re
 from collections.abc import Callable
+from functools import partial
 from html.parser import HTMLParser
 from typing import Any
 
@@ -28,10 +29,12 @@ from dinoneck import (
     Task,
 )
 from dinoneck.data.pasture import Pasture
-from dinoneck.viz import ReportEntry, heat, html_report, report
-from dinoneck.viz.report import agreement, worst_first
-from dinoneck.viz.report_markup import Markup, element, plain
-from dinoneck.viz.report_numbers import outputs, scores, ticks
+from dinoneck.viz import ReportEntry, heat, html_report
+from dinoneck.viz.report import page as page_file
+from dinoneck.viz.report.markup import Markup, element, plain
+from dinoneck.viz.report.numbers import outputs, ticks
+from dinoneck.viz.report.page import agreement, worst_first
+from dinoneck.viz.scores import scores
 
 HOSTILE = "<script>alert(1)</script>\"'&<img src=x onerror=alert(1)>\u202e\x1b[31m\x00\udcff--><!--"
 MARKED = "<img src=x onerror=alert(1)>\"'&"  # what a task may be called
@@ -250,7 +253,7 @@ def test_known_values_give_scores_and_the_worst_photo_comes_first() -> None:
 
 
 def test_charts_of_very_many_photos_show_some_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(report, "_MOST_POINTS", 20)
+    monkeypatch.setattr(page_file, "_MOST_POINTS", 20)
     entries = [ReportEntry(f"{i}.jpg", {"mass": float(i)}, known={"mass": i + 1.0}) for i in range(41)]
     page = Page(html_report(entries, [Task("mass")]))
     assert len(page.all("circle")) == 2 * 14
@@ -310,6 +313,15 @@ def test_pictures_shrink_and_then_are_left_out(dense: Predictor) -> None:
     assert sizes[1][0] < 200
     assert [Page(text).by_tag["h3"] for text in (whole, smaller)] == [["0", "1", "2", "3"]] * 2
     assert len(whole) > len(smaller) > len(fewer)
+    asked: list[int] = []
+
+    def lazily(i: int) -> np.ndarray[Any, Any]:
+        asked.append(i)
+        return entries[i].photo  # type: ignore[return-value]
+
+    later = [ReportEntry(entry.name, answer, partial(lazily, i)) for i, entry in enumerate(entries)]
+    assert html_report(later, dense.tasks, largest_side=200, max_bytes=15_000) == fewer
+    assert asked == [0, 1, 2, 3] * 2, "sizes that cannot be small enough are not tried"
     drawn = len(Page(fewer).by_tag["h3"])
     assert 1 <= drawn < 4
     assert f"{drawn} of 4 photos are drawn here" in Page(fewer).text

@@ -1,4 +1,4 @@
-"""The numbers of a report: one column per output, what they come to, and how far they are from known values."""
+"""The numbers of a report: one column per output, and how they are written."""
 
 from __future__ import annotations
 
@@ -63,47 +63,9 @@ class Output(NamedTuple):
         return found
 
 
-class Scores(NamedTuple):
-    """How far predictions are from known values.
-
-    Attributes:
-        photos: those whose value is known.
-        r2: 1 - squared errors / squared deviations of the known values from their mean; NaN if those do not differ.
-        mae: mean absolute error.
-        rmse: root of the mean squared error.
-        bias: mean of predicted minus known.
-    """
-
-    photos: int
-    r2: float
-    mae: float
-    rmse: float
-    bias: float
-
-
 def outputs(tasks: Sequence[Task]) -> list[Output]:
     """Return the columns of a table of predictions, in the order of the tasks."""
     return [Output(key, task, place) for task in tasks for place, key in enumerate(output_names(task))]
-
-
-def scores(predicted: Sequence[float] | _Array, known: Sequence[float] | _Array) -> Scores:
-    """Compare predictions with known values, at least one of them.
-
-    Examples:
-        >>> scores([1.0, 2.0, 4.0], [1.0, 2.0, 3.0]).r2
-        0.5
-    """
-    truth = np.asarray(known, np.float64)
-    gap = np.asarray(predicted, np.float64) - truth
-    spread = float(((truth - truth.mean()) ** 2).sum())
-    squared = float((gap**2).sum())
-    return Scores(
-        len(truth),
-        1.0 - squared / spread if spread > 0 else math.nan,
-        float(np.abs(gap).mean()),
-        math.sqrt(squared / len(truth)),
-        float(gap.mean()),
-    )
 
 
 def number(value: float, digits: int = 6) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 
-from dinoneck.viz.report_markup import Markup, element, raw
+from dinoneck.viz.report.markup import Markup, element, raw
 
 STYLE = """
 :root{color-scheme:light dark;--paper:#fff;--ink:#1b1f24;--soft:#59636f;--line:#d5dbe1;--wash:#f4f6f8;--link:#1f5c99;

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dinoneck.viz.report_markup import Markup, element, joined
-from dinoneck.viz.report_numbers import number, ticks
+from dinoneck.viz.report.markup import Markup, element, joined
+from dinoneck.viz.report.numbers import number, ticks
 
 _WIDTH, _HEIGHT = 360, 240
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 12, 12, 44

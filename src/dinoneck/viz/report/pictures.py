@@ -11,7 +11,7 @@ from PIL import Image
 
 from dinoneck.data.photos import Photo
 from dinoneck.viz.panels import as_image, heat
-from dinoneck.viz.report_markup import Markup, element
+from dinoneck.viz.report.markup import Markup, element
 
 _Array = np.ndarray[Any, Any]
 _QUALITY = 85

@@ -11,11 +11,12 @@ import numpy as np
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.tasks import Task
 from dinoneck.version import __version__
-from dinoneck.viz.report_charts import Point, against, histogram, residuals
-from dinoneck.viz.report_markup import Markup, element, joined, named
-from dinoneck.viz.report_numbers import Output, Scores, number, outputs, scores
-from dinoneck.viz.report_photos import Drawn, ReportEntry
-from dinoneck.viz.report_style import policy, script, slider, style
+from dinoneck.viz.report.charts import Point, against, histogram, residuals
+from dinoneck.viz.report.markup import Markup, element, joined, named
+from dinoneck.viz.report.numbers import Output, number, outputs
+from dinoneck.viz.report.photos import Drawn, ReportEntry
+from dinoneck.viz.report.style import policy, script, slider, style
+from dinoneck.viz.scores import Scores, scores
 
 _MOST_POINTS = 2000  # in one chart
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,12 +12,12 @@ from PIL import Image
 from dinoneck.data.photos import Photo
 from dinoneck.errors import DataError
 from dinoneck.viz.arrays import numbers
-from dinoneck.viz.report_markup import Markup, element, joined, named
-from dinoneck.viz.report_numbers import Output, number
-from dinoneck.viz.report_pictures import Shown, cells_svg, map_svg, overlay_svg, photo_svg, scale_bar
+from dinoneck.viz.report.markup import Markup, element, joined, named
+from dinoneck.viz.report.numbers import Output, number
+from dinoneck.viz.report.pictures import Shown, cells_svg, map_svg, overlay_svg, photo_svg, scale_bar
 
 _Array = np.ndarray[Any, Any]
-_SIDES = (1.0, 0.7, 0.5, 0.35)  # of the photos, tried one after the other until all fit
+_SIDES = (0.7, 0.5, 0.35)  # of the photos, tried one after the other until all fit
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,8 +27,8 @@ class ReportEntry:
     Attributes:
         name: the file, or whatever tells the photo from the others.
         result: what the Predictor says of it; with ``maps=True`` for a photo that is drawn.
-        photo: as the model saw it (``Predictor.picture``), so that maps lie where they belong; None = the photo stands
-            in the table only.
+        photo: as the model saw it (``Predictor.picture``), so that maps lie where they belong, or a function that gives
+            it, so that many need not be in memory at once; None = the photo stands in the table only.
         tokens: (rows, cols, 3) colours in 0 ... 1 of its patches, see :func:`dinoneck.viz.pca_rgb`; None = not shown.
         known: column -> known value, where there is one; columns are those of ``dinoneck predict``: the task's name,
             or ``task:label``.
@@ -36,7 +36,7 @@ class ReportEntry:
 
     name: str
     result: Mapping[str, Any]
-    photo: Photo | None = None
+    photo: Photo | Callable[[], Photo] | None = None
     tokens: _Array | None = None
     known: Mapping[str, float] = field(default_factory=dict)
 
@@ -59,21 +59,26 @@ class Drawn:
 
     def articles(self, largest_side: int, max_bytes: int) -> list[Markup]:
         """One article per photo: smaller pictures where they would be too many bytes, then fewer photos."""
-        found: list[Markup] = []
+        found, shown = self._articles(largest_side), 1.0
         for share in _SIDES:
-            side = max(64, round(largest_side * share))
-            found = [self._article(place, entry, side) for place, entry in self.entries.items()]
-            if sum(map(len, found)) <= max_bytes:
-                return found
+            total = sum(map(len, found))
+            if total <= max_bytes:
+                break
+            if share == _SIDES[-1] or total * (share / shown) ** 2 <= max_bytes:  # no smaller: it cannot be enough
+                found, shown = self._articles(max(64, round(largest_side * share))), share
         while len(found) > 1 and sum(map(len, found)) > max_bytes:
             found.pop()
         return found
+
+    def _articles(self, side: int) -> list[Markup]:
+        return [self._article(place, entry, side) for place, entry in self.entries.items()]
 
     def _article(self, place: int, entry: ReportEntry, side: int) -> Markup:
         if entry.photo is None:
             raise DataError(f"{entry.name} has no picture, so it cannot be drawn")
         id_ = f"photo-{place}"
-        shown, photo = photo_svg(entry.photo, f"{id_}-pixels", f"{entry.name}, as the model saw it", side)
+        pixels = entry.photo() if callable(entry.photo) else entry.photo
+        shown, photo = photo_svg(pixels, f"{id_}-pixels", f"{entry.name}, as the model saw it", side)
         figures = [_photo_figure(shown, photo, entry)]
         gate = gate_of(entry)
         if gate is not None:
