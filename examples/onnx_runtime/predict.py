@@ -3,7 +3,7 @@
     python examples/onnx_runtime/predict.py model.onnx photo.jpg more.jpg --csv answers.csv
 
 Needs numpy, pillow and onnxruntime. Exit code 0: all photos answered; 1: some could not be read (they are named on
-stderr, the others are answered), or the model is none.
+stderr, the others are answered), the model is none or fails, or the CSV cannot be written.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import argparse
 import csv
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +105,15 @@ def predict(
     return {path: found[path] for path in paths if path in found}, bad
 
 
+def write_csv(path: Path, model: Model, found: Mapping[Path, Mapping[str, Sequence[float]]]) -> None:
+    """Write a row per photo."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow(["image", *model.columns()])
+        for photo, row in found.items():
+            table.writerow([photo, *(f"{x:.6g}" for numbers in row.values() for x in numbers)])
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Predict; return the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -119,17 +128,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:  # of ONNX Runtime: several types
         print(f"error: {options.model} cannot be used: {error}", file=sys.stderr)
         return 1
-    found, bad = predict(model, list(dict.fromkeys(options.photos)), max(1, options.batch_size))
+    try:
+        found, bad = predict(model, list(dict.fromkeys(options.photos)), max(1, options.batch_size))
+    except Exception as error:  # such as too little memory
+        print(f"error: {options.model} failed: {error}; try a smaller --batch-size", file=sys.stderr)
+        return 1
     units = {task["name"]: task["unit"] for task in model.tasks}
     for path, row in found.items():
         print(f"{path}: {', '.join(_told(name, numbers, units[name]) for name, numbers in row.items())}")
     if options.csv is not None:
-        with options.csv.open("w", newline="", encoding="utf-8") as file:
-            table = csv.writer(file)
-            table.writerow(["image", *model.columns()])
-            table.writerows(
-                [path, *(f"{x:.6g}" for numbers in row.values() for x in numbers)] for path, row in found.items()
-            )
+        try:
+            write_csv(options.csv, model, found)
+        except OSError as error:
+            bad.append(f"{options.csv} cannot be written: {error}")
     for message in bad:
         print(f"error: {message}", file=sys.stderr)
     return 1 if bad else 0

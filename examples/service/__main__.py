@@ -30,7 +30,12 @@ class Server(uvicorn.Server):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the service; 0 after an orderly end, 1 if the backbone cannot be loaded, 2 for a head that cannot be read."""
+    """Run the service.
+
+    Returns:
+        0 after an orderly end, 1 if the backbone cannot be loaded, 2 for a head that cannot be read; uvicorn ends the
+        process with 3 where it cannot listen, as on a port that is taken.
+    """
     settings = parsed(arguments)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     try:

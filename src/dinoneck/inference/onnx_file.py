@@ -81,6 +81,7 @@ def write_onnx(path: Path, model: Any) -> list[Path]:
         The files.
     """
     beside: Path | None = None
+    earlier = _weights_of(path)  # those that come from now on may be another process's
     if sum(len(tensor.raw_data) for tensor in model.graph.initializer) > LARGEST_BYTES:
         beside = _write_weights(path, model)
     try:
@@ -90,7 +91,7 @@ def write_onnx(path: Path, model: Any) -> list[Path]:
             with suppress(OSError):
                 beside.unlink()
         raise
-    for old in _weights_of(path):
+    for old in earlier:
         if old != beside:
             with suppress(OSError):
                 old.unlink()

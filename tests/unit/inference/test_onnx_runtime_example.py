@@ -165,6 +165,13 @@ def test_bad_photos_are_named_and_the_others_answered(model: Path, photos: list[
         assert any(str(path) in line and why in line for line in done.stderr.splitlines()), done.stderr
 
 
+def test_a_table_that_cannot_be_written_costs_no_answer(model: Path, photos: list[Path], tmp_path: Path) -> None:
+    other = prepared_as(model, Preprocessing(patch_size=16, size=(64, 96)), tmp_path / "m.onnx")
+    done = run(other, photos[0], "--csv", tmp_path / "no" / "answers.csv")
+    assert done.returncode == 1 and done.stdout.startswith(f"{photos[0]}: ")
+    assert "answers.csv cannot be written" in done.stderr and "Traceback" not in done.stderr
+
+
 def test_an_answer_that_is_not_finite_costs_no_neighbour(photos: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("onnxruntime")
     monkeypatch.syspath_prepend(FOLDER)
