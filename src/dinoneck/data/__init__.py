@@ -13,7 +13,10 @@ if TYPE_CHECKING:
     from dinoneck.data.pasture import Pasture as Pasture
     from dinoneck.data.patterns import Pattern as Pattern
     from dinoneck.data.patterns import Patterns as Patterns
+    from dinoneck.data.photo_pixels import to_photo_pixels as to_photo_pixels
+    from dinoneck.data.photo_pixels import to_prepared_pixels as to_prepared_pixels
     from dinoneck.data.photos import Preprocessing as Preprocessing
+    from dinoneck.data.photos import photo_size as photo_size
     from dinoneck.data.tables import PhotoTable as PhotoTable
     from dinoneck.data.tables import read_csiro as read_csiro
     from dinoneck.data.tables import read_csiro_test as read_csiro_test
@@ -35,6 +38,9 @@ _HOMES = {
     "collate_boxes": "dinoneck.data.box_views",
     "read_z_score": "dinoneck.data.z_score",
     "to_original": "dinoneck.data.box_views",
+    "to_photo_pixels": "dinoneck.data.photo_pixels",
+    "to_prepared_pixels": "dinoneck.data.photo_pixels",
+    "photo_size": "dinoneck.data.photos",
 }
 
 __all__ = [*_HOMES]

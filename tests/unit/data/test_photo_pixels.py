@@ -1,0 +1,76 @@
+"""Points go where their pixels go: ramps that hold their own place, prepared in every way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dinoneck import DataError, GridError, ShapeError
+from dinoneck.data import Preprocessing, photo_size, to_photo_pixels, to_prepared_pixels
+
+PLAIN: dict[str, Any] = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+
+
+def ramps(height: int, width: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """A photo whose red is x / width and whose green is y / height, at the middle of every pixel."""
+    y, x = np.meshgrid((np.arange(height) + 0.5) / height, (np.arange(width) + 0.5) / width, indexing="ij")
+    return np.stack([x, y, np.ones_like(x)], axis=-1).astype(np.float32)
+
+
+@pytest.mark.parametrize("policy", ["crop", "pad", "resize"])
+@pytest.mark.parametrize("fit", [None, "stretch", "keep", "crop", "pad"])
+@pytest.mark.parametrize("shape", [(90, 150), (151, 60), (33, 40)])
+@pytest.mark.parametrize("interpolation", ["area", "bilinear"])
+def test_every_pixel_shows_the_place_it_is_said_to(
+    fit: Any, policy: Any, shape: tuple[int, int], interpolation: Any
+) -> None:
+    changes = {} if fit is None else {"size": (50, 70), "fit": fit}
+    recipe = Preprocessing(16, policy=policy, interpolation=interpolation, **PLAIN, **changes)
+    image = recipe(ramps(*shape))[0]
+    rows, cols = image.shape[1:]
+    y, x = torch.meshgrid(torch.arange(rows) + 0.5, torch.arange(cols) + 0.5, indexing="ij")
+    points = torch.stack([x, y], dim=-1).double()
+    home = to_photo_pixels(points, recipe, shape)
+    inside = image[2] > 0.999  # no padding
+    shown = torch.stack([image[0] * shape[1], image[1] * shape[0]], dim=-1)
+    border = 3.0 * torch.tensor([shape[1] / 50, shape[0] / 50]).clamp_min(1.0)  # where kernels are cut off
+    ends = torch.tensor([shape[1], shape[0]], dtype=torch.float64)
+    told = inside & ((home > border) & (home < ends - border)).all(dim=-1)
+    assert told.sum() > 0.3 * rows * cols * (0.5 if fit == "pad" else 1.0) * inside.float().mean()
+    step = max(shape[0] / rows, shape[1] / cols, 1.0)
+    gaps = shown[told] - home[told]
+    assert gaps.abs().max() < (0.25 if interpolation == "area" else 0.1) * step
+    assert gaps.mean(dim=0).abs().max() < 0.02 * step
+    assert torch.allclose(to_prepared_pixels(home, recipe, shape), points)
+
+
+def test_a_file_is_read_upright(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (160, 120)).save(tmp_path / "turned.jpg", exif=exif)
+    assert photo_size(tmp_path / "turned.jpg") == (160, 120)
+    recipe = Preprocessing(16, size=(80, 48), **PLAIN)
+    corner = torch.tensor([48.0, 80.0])
+    for photo in (tmp_path / "turned.jpg", str(tmp_path / "turned.jpg"), Image.new("RGB", (120, 160)), (160, 120)):
+        assert to_photo_pixels(corner, recipe, photo).tolist() == [120.0, 160.0]
+
+
+def test_what_is_no_point_or_photo_is_refused(tmp_path: Path) -> None:
+    recipe, point = Preprocessing(16, size=(32, 48)), torch.zeros(2)
+    for function in (to_photo_pixels, to_prepared_pixels):
+        with pytest.raises(ShapeError, match=r"\(4, 3\); expected \(..., 2\)"):
+            function(torch.zeros(4, 3), recipe, (10, 10))
+        with pytest.raises(DataError, match="int64"):
+            function(torch.zeros(2, dtype=torch.long), recipe, (10, 10))
+        for size in ((10,), (0, 10), (3, 10, 10)):
+            with pytest.raises(DataError, match="height, width"):
+                function(point, recipe, size)
+        with pytest.raises(DataError, match="there is no photo"):
+            function(point, recipe, tmp_path / "no.jpg")
+        with pytest.raises(GridError, match="multiples"):
+            function(point, Preprocessing(16), (33, 48))
