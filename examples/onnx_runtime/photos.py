@@ -118,6 +118,8 @@ def _resized(photo: Array, height: int, width: int, interpolation: str) -> Array
         return photo
     if interpolation == "area":
         interpolation = "area" if height <= old[0] and width <= old[1] else "bilinear"
+    if width * old[0] < height * old[1]:  # first the side that shrinks more: what lies between stays small
+        return _along(_along(photo, 1, width, interpolation), 0, height, interpolation)
     return _along(_along(photo, 0, height, interpolation), 1, width, interpolation)
 
 

@@ -143,6 +143,11 @@ def _add_errors(app: FastAPI) -> None:
         sentence = f"{first['loc'][-1]} is {shown(str(first.get('input')))}: {first['msg']}"
         return JSONResponse({"error": sentence, "code": "invalid"}, 422)
 
+    @app.exception_handler(Exception)  # Watch writes it to the log
+    async def failed(_: Request, __: Exception) -> JSONResponse:
+        refusal = Refusal(500, "failed", "the service failed, which is a fault of its own; it is in its log")
+        return JSONResponse(refusal.body(), refusal.status)
+
     @app.exception_handler(HTTPException)
     async def unknown(request: Request, error: HTTPException) -> JSONResponse:
         sentence = f"{request.method} {shown(request.url.path)}: {error.detail}; expected one of {', '.join(ROUTES)}"
@@ -150,7 +155,7 @@ def _add_errors(app: FastAPI) -> None:
 
 
 class Watch:
-    """Counts and times every request, ends those that outlast every bound, and words what nobody foresaw.
+    """Counts and times every request, ends those that outlast every bound, and logs what nobody foresaw.
 
     Args:
         app: the application.
@@ -180,14 +185,9 @@ class Watch:
                 await self._app(scope, receive, watched)
         except Exception as error:
             logger.exception("%s %s failed", scope["method"], shown(scope["path"]))
-            if status:
+            if status or not isinstance(error, TimeoutError):
                 raise
-            late = isinstance(error, TimeoutError)
-            refusal = (
-                Refusal(503, "too_long", f"there was no answer within {self._longest:g} s; ask again later", 1)
-                if late
-                else Refusal(500, "failed", "the service failed, which is a fault of its own; it is in its log")
-            )
+            refusal = Refusal(503, "too_long", f"there was no answer within {self._longest:g} s; ask again later", 1)
             status = refusal.status
             body = json.dumps(refusal.body()).encode()
             headers = {"content-type": "application/json", **refusal.headers()}

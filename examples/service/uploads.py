@@ -73,6 +73,9 @@ def _too_large(told: str, settings: Settings) -> Refusal:
 
 
 def _boundary(request: Request) -> bytes:
+    coding = request.headers.get("content-encoding", "identity")
+    if coding.lower() != "identity":
+        raise Refusal(415, "not_multipart", f"the body is encoded as {shown(coding)}; send it plain")
     kind, options = parse_options_header(request.headers.get("content-type"))
     if kind != b"multipart/form-data":
         raise Refusal(

@@ -30,7 +30,7 @@ _SETTINGS = (
     "OMP_NUM_THREADS",
     "PYTORCH_ENABLE_MPS_FALLBACK",
 )
-_MODULES = {"pillow": "PIL", "pyyaml": "yaml", "huggingface-hub": "huggingface_hub"}
+_MODULES = {"pillow": "PIL", "pyyaml": "yaml", "spconv-cu126": "spconv"}
 _FOR_DEVELOPERS = frozenset({"bench", "dev", "docs", "lint", "test"})
 _LITTLE_DISK = 2 << 30
 
@@ -59,7 +59,8 @@ def checkup() -> list[Finding]:
     for group, look in _LOOKS.items():
         try:
             findings += look()
-        except Exception as error:
+        except BaseException as error:
+            _pass_signals(error)
             findings.append(Finding(group, "check", "broken", f"{type(error).__name__}: {first_line(error)}"))
     return findings
 
@@ -102,24 +103,33 @@ def _wanted_by(extra: str, wanted: Requirement) -> bool:
 
 
 def _package(wanted: Requirement, group: str, remedy: str, needed: bool) -> Finding:
-    """Whether a package is there, new enough, and (those of the core) can be imported."""
+    """Whether a package is there, new enough, and can be imported."""
     broken = "broken" if needed else "missing"
     asked = f"{wanted.specifier}" or "any version"
+    again = f"pip install --force-reinstall '{wanted.name}{wanted.specifier}'"
     try:
         version = metadata.version(wanted.name)
     except metadata.PackageNotFoundError:
         return Finding(group, wanted.name, broken, f"not installed; dinoneck needs {asked}", remedy)
+    except Exception as error:
+        told = f"its metadata cannot be read: {type(error).__name__}: {first_line(error)}"
+        return Finding(group, wanted.name, broken, told, again)
     if not wanted.specifier.contains(version, prereleases=True):
         return Finding(group, wanted.name, broken, f"{version}; dinoneck needs {asked}", remedy)
-    if needed:
-        module = _MODULES.get(re.sub(r"[-_.]+", "-", wanted.name).lower(), wanted.name.replace("-", "_"))
-        try:
-            importlib.import_module(module)
-        except Exception as error:  # a binary that fits no other one installed raises anything
-            told = f"{version}, but importing it fails: {type(error).__name__}: {first_line(error)}"
-            again = f"pip install --force-reinstall '{wanted.name}{wanted.specifier}'"
-            return Finding(group, wanted.name, broken, told, again)
+    module = _MODULES.get(re.sub(r"[-_.]+", "-", wanted.name).lower(), wanted.name.replace("-", "_"))
+    try:
+        importlib.import_module(module)
+    except BaseException as error:  # a binary that fits no other one installed raises anything; some call sys.exit
+        _pass_signals(error)
+        told = f"{version}, but importing it fails: {type(error).__name__}: {first_line(error)}"
+        return Finding(group, wanted.name, broken, told, again)
     return Finding(group, wanted.name, "ok", f"{version} (needs {asked})")
+
+
+def _pass_signals(error: BaseException) -> None:
+    """Let through what the user wants to end."""
+    if isinstance(error, KeyboardInterrupt):
+        raise error
 
 
 def _extra(extra: str, parts: list[Finding]) -> Finding:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import argparse
 import io
 import logging
+import math
 import os
 import re
 import signal
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from dinoneck.cli import answers
 from dinoneck.cli.completion import add_completion
@@ -46,6 +48,7 @@ REFUSED = 1
 INTERRUPTED = 130
 BROKEN_PIPE = 141
 TERMINATED = 143
+_CLEARING_S = 2.0
 _EPILOG = """exit codes: 0 done, 1 refused, or no (damaged, different), 2 wrong usage, 130 interrupted, 141 broken pipe,
 143 terminated
 'dinoneck VERB --help' shows a verb's options and an example; a first look: dinoneck demo"""
@@ -143,26 +146,33 @@ def _run(options: argparse.Namespace) -> int:
 
 @contextmanager
 def _terminable() -> Iterator[None]:
-    """Let SIGTERM end the work like Ctrl-C, where nobody else handles it; forked workers just die of it."""
-    owner = os.getpid()
+    """Let SIGTERM end the work like Ctrl-C, where nobody else handles it; forked workers just die of it.
+
+    What comes within seconds of the first signal is let pass, so that what was begun can be cleared away.
+    """
+    owner, first = os.getpid(), -math.inf
 
     def end(number: int, frame: FrameType | None) -> None:
-        if os.getpid() == owner:
-            raise _Terminated
-        signal.signal(number, signal.SIG_DFL)
-        os.kill(os.getpid(), number)
+        nonlocal first
+        if os.getpid() != owner:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        elif time.monotonic() - first > _CLEARING_S:
+            first = time.monotonic()
+            raise _Terminated if number == signal.SIGTERM else KeyboardInterrupt
 
+    usual: dict[signal.Signals, Any] = {signal.SIGTERM: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
+    ours = [number for number, handler in usual.items() if signal.getsignal(number) is handler]
     try:
-        ours = signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-        if ours:
-            signal.signal(signal.SIGTERM, end)
+        for number in ours:
+            signal.signal(number, end)
     except ValueError:  # not the main thread, which alone handles signals
-        ours = False
+        ours = []
     try:
         yield
     finally:
-        if ours:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number in ours:
+            signal.signal(number, usual[number])
 
 
 def _drop_stdout() -> None:

@@ -70,15 +70,17 @@ def _migrate(file: Path, out: Path | None, allow: Sequence[str]) -> dict[str, An
         header, state = read_file(file)
     _check_bytes(file, header, state)
     target = file if out is None else out / file.name
+    digest = header.meta["digest"]
     if target != file and target.exists():
-        raise CheckpointError(f"{target} exists already", step="write")
+        if read_header(target).meta["digest"] == digest:  # of a run that was interrupted
+            return {"path": target, "state": "current", "from": SCHEMA, "to": SCHEMA, "digest": digest}
+        raise CheckpointError(f"{target} exists already, and is another head", step="write")
     if out is not None:
         try:
             out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise CheckpointError(f"the folder {out} cannot be made: {error}", step="write") from error
     HeadCheckpoint(header.meta, state, allow=allow).save(target)
-    digest = header.meta["digest"]
     return {"path": target, "state": "migrated", "from": old.meta["schema"], "to": SCHEMA, "digest": digest}
 
 

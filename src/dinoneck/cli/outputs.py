@@ -26,7 +26,8 @@ def check_output(
     """
     if suffixes and out.suffix.lower() not in suffixes:
         raise ConfigError(f"{option} {out}: expected a file name that ends in {' or '.join(suffixes)}")
-    folder = out.resolve().parent
+    place = os.path.realpath(out)  # unlike Path.resolve it bears links that lead to themselves
+    folder = Path(place).parent
     if not folder.is_dir():
         raise ConfigError(f"{option} {out}: the folder {out.parent} does not exist; create it first")
     if out.is_dir():
@@ -34,7 +35,7 @@ def check_output(
     if not os.access(folder, os.W_OK):
         raise ConfigError(f"{option} {out}: the folder {out.parent} cannot be written to; choose another")
     for given in (file for path in inputs if path is not None for file in _files(Path(path))):
-        if out.resolve() == given.resolve() or (out.exists() and given.exists() and out.samefile(given)):
+        if place == os.path.realpath(given) or (out.exists() and given.exists() and out.samefile(given)):
             raise ConfigError(f"{option} {out} is one of the inputs and would be replaced; choose another name")
 
 

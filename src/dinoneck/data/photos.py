@@ -361,6 +361,12 @@ def _resize(x: Tensor, size: tuple[int, int], interpolation: Interpolation) -> T
     if interpolation == "area" and size[0] <= height and size[1] <= width:
         return F.interpolate(x, size=size, mode="area")
     mode = "bilinear" if interpolation == "area" else interpolation
+    if width == size[1] or (size[0] < height and size[1] > width):
+        # torch widens first, so a thin photo would get all its rows in full width; and it misplaces rows (as of 2.15)
+        # where the width stays 1: they are resized as columns
+        x = F.interpolate(x.mT, size=(width, size[0]), mode=mode, align_corners=False, antialias=True).mT
+    if x.shape[-2:] == size:
+        return x
     return F.interpolate(x, size=size, mode=mode, align_corners=False, antialias=True)
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from dinoneck.atomic import write_text
+from dinoneck.atomic import STALE_AFTER_S, write_text
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.data.photos import Preprocessing
@@ -34,6 +35,7 @@ from dinoneck.version import versions
 
 HEADS, LOGS, REPORT, PREDICTIONS = "heads", "logs", "report.json", "out_of_fold.csv"
 UNFINISHED = "unfinished"
+_NEW = ".unfinished-"
 _OWN_COLUMNS = ("image", "fold")
 
 
@@ -221,7 +223,10 @@ def _write(
 ) -> None:
     """Write everything beside, then replace what an earlier run left; the report goes first and comes last."""
     folder.mkdir(parents=True, exist_ok=True)
-    new = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=folder))
+    for old in folder.glob(f"{_NEW}*"):  # of a run that was ended while it cleared away
+        if time.time() - old.stat().st_mtime > STALE_AFTER_S:
+            shutil.rmtree(old, ignore_errors=True)
+    new = Path(tempfile.mkdtemp(prefix=_NEW, dir=folder))
     try:
         _write_into(new, result, report, preprocess, backbone)
         for fold in result.numbers:

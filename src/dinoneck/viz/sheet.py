@@ -257,5 +257,7 @@ def _advance(sign: str) -> float:
     from matplotlib.font_manager import FontProperties, findfont, get_font
 
     font = get_font(findfont(FontProperties()))
+    if not font.get_char_index(ord(sign)):  # drawn as a box; asked for its width, some versions raise
+        return 1.0
     font.set_size(100.0, 72.0)
     return float(font.load_char(ord(sign)).linearHoriAdvance) / 65536.0 / 100.0

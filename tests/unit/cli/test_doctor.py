@@ -87,6 +87,28 @@ def test_a_package_that_cannot_be_imported_is_broken(
     assert "-> pip install --force-reinstall 'torchvision>=0.1'" in shown
 
 
+def test_packages_that_do_anything_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, version = importlib.import_module, metadata.version
+
+    def fails(name: str, *rest: Any) -> Any:
+        if name in ("timm", "peft"):
+            raise SystemExit(7)
+        return real(name, *rest)
+
+    def unreadable(name: str) -> str:
+        return b"\xff".decode("utf-8") if name == "einops" else version(name)
+
+    monkeypatch.setattr(checkup.importlib, "import_module", fails)
+    monkeypatch.setattr(checkup.metadata, "version", unreadable)
+    told = packages(monkeypatch, "timm>=0.1", "einops>=0.1", "numpy", 'peft>=0.1; extra == "lora"')
+    assert {name: one.state for name, one in told.items()} == {
+        "timm": "broken", "einops": "broken", "numpy": "ok", "lora": "missing"
+    }  # fmt: skip
+    assert "importing it fails: SystemExit: 7" in told["timm"].told
+    assert "importing it fails: SystemExit: 7" in told["lora"].told
+    assert "metadata cannot be read: UnicodeDecodeError" in told["einops"].told
+
+
 def test_one_check_that_fails_does_not_end_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails() -> Any:
         raise ModuleNotFoundError("No module named 'torch'")

@@ -61,6 +61,9 @@ def test_new_files_elsewhere(old: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert main(["migrate", str(file), "--out", str(out)]) == 0
     assert file.read_bytes() == before
     assert read_header(out / file.name).meta["schema"] == headers.SCHEMA
+    assert main(["migrate", str(file), "--out", str(out)]) == 0, "as after an interruption"
+    assert capsys.readouterr().out.splitlines()[-1].startswith("current")
+    (out / file.name).write_bytes((old / "patch_mean.safetensors").read_bytes())
     assert main(["migrate", str(file), "--out", str(out)]) == 1
     assert "exists already" in capsys.readouterr().err
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as functional
 from PIL import Image
 
 from dinoneck import DataError
 from dinoneck.data import Patterns, Preprocessing
-from dinoneck.data.photos import decode, photo_size
+from dinoneck.data.photos import decode, fit_to, photo_size
 
 RECIPE = Preprocessing(16, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), size=(32, 48))
 
@@ -31,6 +33,33 @@ def test_a_line_of_pixels_keeps_its_places(shape: tuple[int, int]) -> None:
     along = image.mean(dim=0) if shape[0] == 1 else image.mean(dim=1)
     expected = (torch.arange(len(along)) + 0.5) / len(along)
     assert torch.allclose(along, expected, atol=4e-3)  # the growing side makes it bilinear, which bends the ends
+
+
+@pytest.mark.parametrize("interpolation", ["area", "bilinear", "bicubic"])
+def test_a_thin_photo_is_never_wide_and_long_at_once(interpolation: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A million rows of one pixel must not become a million rows of the model's width on the way."""
+    x = torch.rand(1, 3, 5000, 2, generator=torch.Generator().manual_seed(0))
+    mode = "bilinear" if interpolation == "area" else interpolation
+    resized = functional.interpolate(x, size=(32, 48), mode=mode, align_corners=False, antialias=True)
+    sizes: list[tuple[int, ...]] = []
+    real = functional.interpolate
+
+    def seen(x: torch.Tensor, **options: Any) -> torch.Tensor:
+        sizes.append((*x.shape[-2:], *options["size"]))
+        return real(x, **options)
+
+    monkeypatch.setattr(functional, "interpolate", seen)
+    assert torch.allclose(fit_to(x, (32, 48), "stretch", interpolation), resized, atol=1e-6)
+    assert all(rows * new_cols <= 32 * 5000 for rows, _, _, new_cols in sizes)
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("rows", [7, 90])
+def test_rows_of_one_pixel_stay_in_their_order(interpolation: Any, rows: int) -> None:
+    """Torch shows the first row everywhere where a width of 1 stays 1."""
+    x = torch.linspace(0, 1, 40).view(1, 1, 40, 1).expand(1, 3, 40, 1)
+    wide = fit_to(x.expand(1, 3, 40, 4), (rows, 4), "stretch", interpolation)
+    assert torch.allclose(fit_to(x, (rows, 1), "stretch", interpolation), wide[..., :1], atol=1e-6)
 
 
 @pytest.mark.parametrize("turn", range(1, 9))

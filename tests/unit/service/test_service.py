@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
 import io
@@ -114,6 +115,40 @@ def test_maps_come_as_lists_or_as_pictures(service: Service, lone: dict[str, Any
     grey = np.asarray(Image.open(io.BytesIO(base64.b64decode(drawn["png"]))), dtype=np.float32) / 255
     step = (drawn["white"] - drawn["black"]) / 255
     np.testing.assert_allclose(drawn["black"] + grey * 255 * step, wanted[0], atol=step)
+
+
+def test_an_encoded_body_is_refused_by_name(service: Service) -> None:
+    body, headers = multipart(("a.png", good(160, 120)["plain.png"])), {**HEADERS, "Content-Encoding": "gzip"}
+    with contextlib.closing(service.connection()) as connection:
+        connection.request("POST", "/predict", body, headers)
+        answer = received(connection)
+    assert (answer.status, answer.json()["code"]) == (415, "not_multipart")
+    assert "encoded as 'gzip'; send it plain" in answer.json()["error"]
+
+
+def test_what_nobody_foresaw_is_json_too(head: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from examples.service.app import build
+    from examples.service.settings import parsed
+    from examples.service.work import Worker
+
+    def breaks(self: Worker) -> None:
+        raise RuntimeError("a fault of its own")
+
+    monkeypatch.setattr(Worker, "enter", breaks)
+    sent: list[Any] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "GET", "path": "/ready", "raw_path": b"/ready", "headers": [],
+             "query_string": b"", "http_version": "1.1", "scheme": "http"}  # fmt: skip
+    with pytest.raises(RuntimeError, match="of its own"):
+        asyncio.run(build(parsed([str(head)]))(scope, receive, send))  # type: ignore[arg-type]
+    assert sent[0]["status"] == 500
+    assert json.loads(sent[1]["body"])["code"] == "failed"
 
 
 def test_names_are_only_ever_shown(service: Service) -> None:

@@ -25,6 +25,7 @@ from dinoneck.viz import (
     points_figure,
     pyramid_figure,
     residual_figure,
+    sheet,
 )
 from dinoneck.viz.sheet import wrapped
 
@@ -95,3 +96,20 @@ def test_long_texts_are_wrapped_then_cut() -> None:
     assert wrapped("a\nb", 1.0) == "a\nb"
     assert wrapped("a\x00\udcff", 1.0) == r"a\x00\udcff"
     assert wrapped("", 1.0) == ""
+
+
+def test_signs_that_the_font_lacks_have_a_width(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some versions of matplotlib raise when they are asked for the first such glyph."""
+    from matplotlib import font_manager
+
+    class Font:
+        def get_char_index(self, code: int) -> int:
+            return 0
+
+        def load_char(self, code: int) -> None:
+            raise RuntimeError("No glyphs have been loaded.")
+
+    monkeypatch.setattr(font_manager, "get_font", lambda _: Font())
+    sheet._advance.cache_clear()
+    assert wrapped("日本 🌾", 1.0, 1, 10.0) == "日本 🌾"
+    sheet._advance.cache_clear()
