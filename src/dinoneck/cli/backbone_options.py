@@ -44,7 +44,7 @@ def load(options: argparse.Namespace, **arguments: Any) -> Backbone:
     if options.backbone_seed is not None and not random:
         raise ConfigError("--backbone-seed says which random weights; give it with --random-backbone")
     return load_backbone(
-        options.backbone,
+        options.backbone or DINOV3_SMALL,
         source=options.backbone_source or "timm",
         pretrained=not random,
         checkpoint=options.backbone_file,

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dinoneck.checkpoint.header import LISTING, is_file
 from dinoneck.cli import backbone_options
 from dinoneck.cli.allow_option import add_allow
 from dinoneck.cli.answers import add_json, answer
@@ -74,6 +75,11 @@ def run(options: argparse.Namespace) -> int:
     check_output(options.out, [options.file, options.backbone_file])
     from dinoneck.checkpoint.load_any import load_any
 
+    if Path(options.file).is_dir() and not is_file(Path(options.file, LISTING)):
+        raise ConfigError(
+            f"{options.file} is a folder of heads and no ensemble; export one of its heads, or join them first: "
+            "dinoneck.checkpoint.save_ensemble"
+        )
     found = load_any(options.file, revision=options.revision, allow=options.allow)
     if options.with_backbone:
         _whole(options, found)

@@ -9,6 +9,7 @@ from typing import Any
 
 from dinoneck.cli import backbone_options, numbers
 from dinoneck.cli.answers import add_json, answer
+from dinoneck.cli.predict import tell_other_pictures
 from dinoneck.cli.text import counted
 from dinoneck.errors import ConfigError
 
@@ -76,6 +77,7 @@ def run(options: argparse.Namespace) -> int:
         interpolation=options.interpolation,
         policy=options.policy,
     )
+    tell_other_pictures(options.photos)
     settings = {"batch_size": options.batch_size, "skip_unusable": options.skip_unusable, "workers": options.workers}
     if options.engine == "ray":
         from dinoneck.store.ray_engine import extract_on_ray

@@ -10,6 +10,7 @@ import os
 import re
 import signal
 import sys
+import textwrap
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -49,6 +50,7 @@ INTERRUPTED = 130
 BROKEN_PIPE = 141
 TERMINATED = 143
 _CLEARING_S = 2.0
+_WIDTH = 100
 _EPILOG = """exit codes: 0 done, 1 refused, or no (damaged, different), 2 wrong usage, 130 interrupted, 141 broken pipe,
 143 terminated
 'dinoneck VERB --help' shows a verb's options and an example; a first look: dinoneck demo"""
@@ -92,6 +94,7 @@ def parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         verb.add_arguments(sub)
+        sub.description = textwrap.fill(sub.description or "", _WIDTH)
         sub.set_defaults(run=verb.run)
     return top
 

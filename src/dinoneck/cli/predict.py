@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -13,7 +14,7 @@ from dinoneck.cli.answers import add_json, answer
 from dinoneck.cli.outputs import check_output
 from dinoneck.cli.text import counted, say
 from dinoneck.cli.train import told_size
-from dinoneck.errors import ConfigError, DataError
+from dinoneck.errors import ConfigError, DataError, DinoneckError, printable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 HELP = "predict from photos with trained heads; write a CSV, and pictures on request"
 EXAMPLE = "dinoneck predict photos/ --heads run/heads --out submission.csv --maps"
 
+logger = logging.getLogger(__name__)
 _PICTURES = 8
 
 
@@ -54,6 +56,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="PNG",
         help=f"draw the first {_PICTURES} photos beside their heat maps (without a name: --out's, with .png)",
+    )
+    parser.add_argument(
+        "--skip-unusable", action="store_true", help="leave out photos that cannot be read or used; list them"
     )
     add_views(parser)
     _add_tiles(parser)
@@ -119,8 +124,6 @@ def _add_tiles(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Predict and write."""
-    from tqdm import tqdm
-
     from dinoneck.atomic import write_text, write_whole
     from dinoneck.data.tables import csv_text
     from dinoneck.inference.panel import check_weights
@@ -150,24 +153,66 @@ def run(options: argparse.Namespace) -> int:
         batch_size=options.batch_size,
         probe=options.probe,
     )
-    print("\n".join(_told_photo(predictor, photos[0])))
-    results: list[dict[str, Any]] = []
-    drawn, picture = min(_PICTURES, len(photos)) if options.maps else 0, b""
+    unread: dict[int, str] | None = {} if options.skip_unusable else None
+    if unread is None:
+        print("\n".join(_told_photo(predictor, photos[0])))
+    first = min(_PICTURES, len(photos)) if options.maps else 0
+    with_maps = predicted(predictor, photos, range(first), True, unread)
+    found = with_maps | predicted(predictor, photos, range(first, len(photos)), False, unread)
+    if not found:
+        raise DataError(f"none of the {len(photos)} photos can be used; the first: {(unread or {})[0]}")
+    drawn, picture = [*with_maps], b""
     if drawn:
-        results += predictor(photos[:drawn], maps=True)
-        shown = [predictor.picture(photo) for photo in photos[:drawn]]
-        picture = _drawn([Path(name).name for name in names[:drawn]], shown, results, predictor)
-    for begin in tqdm(range(drawn, len(photos), options.batch_size), desc="photos", unit="batch", disable=None):
-        results += predictor(photos[begin : begin + options.batch_size])
+        shown = [predictor.picture(photos[place]) for place in drawn]
+        picture = _drawn([Path(names[place]).name for place in drawn], shown, [*with_maps.values()], predictor)
+    left_out = {names[place]: reason for place, reason in (unread or {}).items()}
+    names, results = [names[place] for place in found], [*found.values()]
     written = [options.out, *([options.maps] if drawn else [])]
     answer(options, written=written, revisions=commits, tasks=_told_tasks(predictor))
-    answer(options, predictions=[_told(name, result, predictor) for name, result in zip(names, results, strict=True)])
+    answer(
+        options,
+        unusable=left_out,
+        predictions=[_told(name, result, predictor) for name, result in zip(names, results, strict=True)],
+    )
     header, rows = _rows(options, names, results, predictor)
     if drawn:
         write_whole(options.maps, picture)
     write_text(options.out, csv_text(header, rows))
-    print(f"{counted(len(photos), 'photo')} predicted; written: {', '.join(map(str, written))}")
+    for name, reason in left_out.items():
+        say(f"left out: {name}: {reason}")
+    print(f"{counted(len(names), 'photo')} predicted; written: {', '.join(map(str, written))}")
     return 0
+
+
+def predicted(
+    predictor: Predictor, photos: Sequence[Path], places: Sequence[int], maps: bool, unread: dict[int, str] | None
+) -> dict[int, dict[str, Any]]:
+    """Return place -> answer; photos that cannot be read, or used, are left out, and ``unread`` tells why.
+
+    Raises:
+        DinoneckError: what is wrong with the first such photo, if ``unread`` is None.
+    """
+    from tqdm import tqdm
+
+    found: dict[int, dict[str, Any]] = {}
+    if not places:
+        return found
+    batches = range(0, len(places), predictor.batch_size)
+    for begin in tqdm(batches, desc="photos", unit="batch", disable=None):
+        batch = places[begin : begin + predictor.batch_size]
+        try:
+            found |= dict(zip(batch, predictor([photos[place] for place in batch], maps), strict=True))
+            continue
+        except (DinoneckError, OSError):
+            if unread is None:
+                raise
+            logger.info("a photo of %d cannot be used; they are taken one by one", len(batch), exc_info=True)
+        for place in batch:
+            try:
+                found[place] = predictor(photos[place], maps)[0]
+            except (DinoneckError, OSError) as error:
+                unread[place] = printable(str(error))
+    return found
 
 
 def _told_photo(predictor: Predictor, photo: Path) -> list[str]:
@@ -203,9 +248,12 @@ def _check_outputs(options: argparse.Namespace, photos: Sequence[Path]) -> None:
     check_output(options.out, inputs, (".csv",))
     if options.maps is not None:
         check_output(options.maps, inputs, (".png",), "--maps")
+        among = [folder for folder in options.photos if folder.resolve() in options.maps.resolve().parents]
+        if among:
+            say(f"{options.maps} lies among the photos of {among[0]}, and would be taken for one the next time.")
     missing = [path for path in photos if not path.is_file()]
     if missing:
-        raise DataError(f"{len(missing)} of {len(photos)} photos do not exist, the first is {missing[0]}")
+        raise DataError(f"{len(missing)} of {len(photos)} photos or folders do not exist, the first is {missing[0]}")
     for path in photos:
         try:
             str(path).encode("utf-8")
@@ -243,12 +291,25 @@ def files_of(photos: Sequence[Path]) -> list[Path]:
     from dinoneck.store.photo_ids import SUFFIXES, photos_below
 
     files: list[Path] = []
+    tell_other_pictures(photos)
     for path in photos:
         inside = photos_below(path)
         if not inside:
             raise DataError(f"the folder {path} holds no photos ({', '.join(SUFFIXES)})")
         files += inside
     return files
+
+
+def tell_other_pictures(photos: Sequence[Path]) -> None:
+    """Say which pictures of the folders are of kinds that are not read, or they would be missing without a word."""
+    from dinoneck.store.photo_ids import other_pictures_below
+
+    others = [file for path in photos for file in other_pictures_below(path)]
+    if others:
+        kinds = ", ".join(sorted({file.suffix.lower() for file in others}))
+        say(
+            f"left out: {counted(len(others), 'picture')} of other kinds ({kinds}), the first {others[0]}; convert them"
+        )
 
 
 def _drawn(
@@ -278,8 +339,9 @@ def _rows(
                 raise DataError(
                     f"{options.csv} asks for {target!r}; the heads predict {', '.join(_columns(predictor))}"
                 )
-        answers = [by_image[image][target] for image, target in zip(wanted.images, wanted.targets, strict=True)]
-        return ["sample_id", "target"], [[i, f"{a:.6g}"] for i, a in zip(wanted.sample_ids, answers, strict=True)]
+        asked = zip(wanted.sample_ids, wanted.images, wanted.targets, strict=True)
+        rows = [[i, f"{by_image[image][target]:.6g}"] for i, image, target in asked if image in by_image]
+        return ["sample_id", "target"], rows
     return ["image", *_columns(predictor)], [
         [name, *(f"{value:.6g}" for task in predictor.tasks for value in _values(result[task.name]))]
         for name, result in zip(names, results, strict=True)

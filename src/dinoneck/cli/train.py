@@ -171,7 +171,7 @@ def verdicts(scores: dict[str, dict[str, Any]], targets: list[str]) -> list[str]
     from dinoneck.training.crossval import not_beaten
 
     lines = []
-    for target in targets:
+    for target in [*targets, "overall"] if len(targets) > 1 else targets:
         if scores["head"][target] is None:
             lines.append(f"{target}: it does not vary among the photos judged; there is no R².")
             continue

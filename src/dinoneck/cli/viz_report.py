@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -15,9 +14,9 @@ from dinoneck.cli import backbone_options, numbers
 from dinoneck.cli.allow_option import add_allow
 from dinoneck.cli.answers import add_json, answer
 from dinoneck.cli.outputs import check_output
-from dinoneck.cli.predict import add_compared_backbone, add_views, files_of, views_of
+from dinoneck.cli.predict import add_compared_backbone, add_views, files_of, predicted, views_of
 from dinoneck.cli.text import counted, say, told_bytes
-from dinoneck.errors import DataError, DinoneckError, printable
+from dinoneck.errors import DataError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
 HELP = "predict from photos and write a report: one HTML file that opens in a browser without a network"
 EXAMPLE = "dinoneck viz report run/heads photos/ --truth known.csv --out report.html"
 
-logger = logging.getLogger(__name__)
 _DRAWN = 24
 _MEGABYTES = 20.0
 _FITTED, _PATCHES = 24, 20_000  # photos, and their patches, that the colours of tokens are fitted on
@@ -131,29 +129,6 @@ def opened_predictor(options: argparse.Namespace) -> tuple[Predictor, dict[str, 
         probe=options.probe,
     )
     return predictor, _head_facts(options.head, sources, heads, revisions_of(sources, heads))
-
-
-def predicted(
-    predictor: Predictor, photos: Sequence[Path], places: Sequence[int], maps: bool, unread: dict[int, str]
-) -> dict[int, dict[str, Any]]:
-    """Return place -> answer; why photos cannot be read, or used, is told in ``unread``, and they are left out."""
-    from tqdm import tqdm
-
-    found: dict[int, dict[str, Any]] = {}
-    batches = range(0, len(places), predictor.batch_size)
-    for begin in tqdm(batches, desc="photos", unit="batch", disable=None):
-        batch = places[begin : begin + predictor.batch_size]
-        try:
-            found |= dict(zip(batch, predictor([photos[place] for place in batch], maps), strict=True))
-            continue
-        except (DinoneckError, OSError):
-            logger.info("a photo of %d cannot be used; they are taken one by one", len(batch), exc_info=True)
-        for place in batch:
-            try:
-                found[place] = predictor(photos[place], maps)[0]
-            except (DinoneckError, OSError) as error:
-                unread[place] = printable(str(error))
-    return found
 
 
 def _entries(

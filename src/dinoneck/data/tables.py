@@ -12,6 +12,7 @@ import io
 import logging
 import math
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -216,7 +217,7 @@ def csv_header(path: Path) -> list[str]:
     except FileNotFoundError:
         raise DataError(f"there is no file {path}") from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path} cannot be read as UTF-8 CSV: {error}") from error
+        raise DataError(f"{path} cannot be read as UTF-8 CSV: {error}; save it as UTF-8") from error
 
 
 def csv_rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
@@ -224,9 +225,11 @@ def csv_rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     header = csv_header(path)
     for column in columns:
         if column not in header:
+            held = f"It has: {', '.join(header)}" if any(header) else "It has no header"
+            remedy = " Another column of photos is named by image_column= (--image-column)" if column == "image" else ""
             raise DataError(
-                f"{path} has no column {column!r}.{did_you_mean(column, header)} It has: {', '.join(header)}."
-                f"{_separator_hint(header)}"
+                f"{path} has no column {column!r}.{did_you_mean(column, header)} {held}."
+                f"{_separator_hint(header) or remedy}"
             )
         if header.count(column) > 1:
             raise DataError(f"{path} has {header.count(column)} columns named {column!r}")
@@ -234,7 +237,7 @@ def csv_rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
         try:
             rows = list(csv.DictReader(file, restkey=_SURPLUS, restval=None))
         except (OSError, UnicodeDecodeError, csv.Error) as error:
-            raise DataError(f"{path} cannot be read as UTF-8 CSV: {error}") from error
+            raise DataError(f"{path} cannot be read as UTF-8 CSV: {error}; save it as UTF-8") from error
     if not rows:
         raise DataError(f"{path} has a header and no rows")
     for line, row in enumerate(rows):
@@ -269,10 +272,13 @@ def _number(text: str, path: str | os.PathLike[str], line: int, column: str) -> 
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise DataError(
-            f"{path} row {line + 2}: {column} is {text!r}; expected a finite number. Correct it or remove the row; "
-            "classes are trained from Python, with a Task(kind='classification')"
-        )
+        if re.fullmatch(r"\s*[-+]?\d+,\d+\s*", text):
+            remedy = "Write it with a decimal point"
+        elif not text.strip() or text.strip().lower() in ("nan", "na", "none", "null", "-"):
+            remedy = "Fill it in or remove the row"
+        else:
+            remedy = "Correct it or remove the row; classes are trained from Python, with a Task(kind='classification')"
+        raise DataError(f"{path} row {line + 2}: {column} is {text!r}; expected a finite number. {remedy}")
     return value
 
 

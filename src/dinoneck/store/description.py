@@ -141,7 +141,7 @@ def _compare(pairs: list[tuple[str, Any, Any]], name: str) -> None:
         if _plain(stored) != _plain(asked):
             raise StoreError(
                 f"the store {name} was made with {field} = {_short(stored)}; asked for {_short(asked)}. Create another "
-                "store for that, or use the values this one was made with"
+                "store for that (or delete this one, if nothing in it is needed), or use the values it was made with"
             )
 
 

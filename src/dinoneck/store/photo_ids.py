@@ -9,6 +9,7 @@ from pathlib import Path
 from dinoneck.errors import DataError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp")
+OTHER_PICTURES = (".heic", ".heif", ".avif", ".gif", ".jxl", ".jp2", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".psd")
 PathLike = str | os.PathLike[str]
 
 
@@ -58,6 +59,12 @@ def photos_below(top: Path) -> list[Path]:
         return [top]
     found = (path for path in top.rglob("*") if path.suffix.lower() in SUFFIXES and not path.name.startswith("."))
     return sorted(path for path in found if not path.is_dir())
+
+
+def other_pictures_below(top: Path) -> list[Path]:
+    """Return the pictures of a folder that :func:`photos_below` leaves out, for they are of kinds that are not read."""
+    found = (path for path in top.rglob("*") if path.suffix.lower() in OTHER_PICTURES and not path.name.startswith("."))
+    return sorted(path for path in found if not path.is_dir()) if top.is_dir() else []
 
 
 def _id(file: Path, base: Path) -> str:

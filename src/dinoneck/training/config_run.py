@@ -236,6 +236,12 @@ def _from_store(config: TrainingConfig, table: PhotoTable) -> ConfiguredRun:
     store = _opened(str(config.store))
     source = TableSource(store, table.ids, config.patterns)
     record, preprocess = store.backbone_record, store.preprocess
+    if record.get("layers") is None:
+        raise ConfigError(
+            f"the store {config.store} was converted from files that name no backbone and no layers: a head trained on "
+            "it could not be paired with one. Extract the photos ('dinoneck extract'), or train from Python "
+            "(dinoneck.training.cross_validate takes the store)"
+        )
     choice = head_choice(config)
     layers = choice.layers or config.layers
     said: dict[str, tuple[Any, Any]] = {

@@ -200,6 +200,8 @@ def _check_before(table: PhotoTable, plan: Plan, choice: HeadChoice, folder: Pat
         raise DataError(f"a target is named {cells.name!r}, as the task of the labels per cell; rename one of them")
     if cells is not None and choice.name in POOLED_HEADS:
         raise ConfigError(f"head {choice.name!r} has no labels per cell; take head='fpn'")
+    if len(table) < 2:
+        raise DataError(f"the table has {len(table)} photo; expected two at least, to train on one and judge the other")
     for name, values in table.targets.items():
         Task(name)
         if name in _OWN_COLUMNS:

@@ -93,6 +93,39 @@ def test_predictions_from_files_and_folders(csiro: Path, trained: Path, tmp_path
     assert len(rows) == 4
 
 
+def test_photos_that_cannot_be_used_are_left_out_on_request(
+    csiro: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = sorted((csiro / "test").iterdir())
+    folder = tmp_path / "p"
+    folder.mkdir()
+    for name, file in zip("bdf", good, strict=True):
+        (folder / f"{name}{file.suffix}").write_bytes(file.read_bytes())
+    for name in ("a.png", "c.png"):
+        (folder / name).write_bytes(b"")
+    for name in ("e.heic", "e.GIF", ".hidden.heic", "notes.txt"):
+        (folder / name).write_bytes(b"of another kind")
+    job = ["predict", str(folder), "--heads", str(trained / "heads"), "--out", str(tmp_path / "o.csv")]
+    assert main(job) == 1
+    assert not (tmp_path / "o.csv").exists()
+    capsys.readouterr()
+    assert main([*job, "--skip-unusable", "--maps", "--json", "--batch-size", "2"]) == 0
+    told = capsys.readouterr()
+    document = json.loads(told.out)
+    assert sorted(Path(name).name for name in document["unusable"]) == ["a.png", "c.png"]
+    assert "left out: 2 pictures of other kinds (.gif, .heic)" in told.err
+    assert "3 photos predicted" in told.err
+    rows = records_of(tmp_path / "o.csv")
+    assert [Path(row["image"]).stem for row in rows] == ["b", "d", "f"]
+    for row, answer in zip(rows, Predictor(trained / "heads")(good), strict=True):
+        assert float(row["GDM_g"]) == pytest.approx(answer["GDM_g"], rel=1e-4, abs=1e-5)
+    assert (tmp_path / "o.png").exists()
+    assert main([*job[:1], str(folder / "a.png"), *job[2:], "--skip-unusable"]) == 1
+    assert "none of the 1 photos can be used" in capsys.readouterr().err
+    assert main([*job, "--skip-unusable", "--maps", str(folder / "m.png")]) == 0
+    assert "lies among the photos of" in capsys.readouterr().out
+
+
 def test_any_csv(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     random = np.random.RandomState(0)
     lines = ["image,green,field"]
@@ -134,7 +167,7 @@ def test_any_csv(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["train", "--out", "x", *TRAIN, "--random-backbone", "--backbone-file", "w.pth"], "contradict"),
         (["train", "--out", "x", *TRAIN, "--backbone-file", "w.pth"], "there is no weights file w.pth"),
         (["predict", "--heads", "h", "--out", "x"], "give either photos"),
-        (["predict", "p.jpg", "--heads", "no.safetensors", "--out", "x.csv"], "1 of 1 photos do not exist"),
+        (["predict", "p.jpg", "--heads", "no.safetensors", "--out", "x.csv"], "1 of 1 photos or folders do not exist"),
         (["predict", "p.jpg", "--heads", "h", "--out", "x.jpg"], "ends in .csv"),
         (["predict", "p.jpg", "--heads", "h", "--out", "no/x.csv"], "the folder no does not exist"),
         (["inspect", "no.safetensors"], "there is no head file no.safetensors"),
@@ -380,10 +413,15 @@ def test_pictures_show_what_the_backbone_saw(tmp_path: Path) -> None:
 
 
 def test_verdicts_say_what_the_scores_say() -> None:
-    rows = {"head": {"a": 0.5, "b": -0.1}, "token ridge": {"a": 0.4, "b": -0.2}, "colour ridge": {"a": 0.3, "b": -0.3}}
+    rows = {
+        "head": {"a": 0.5, "b": -0.1, "overall": 0.2},
+        "token ridge": {"a": 0.4, "b": -0.2, "overall": 0.1},
+        "colour ridge": {"a": 0.3, "b": -0.3, "overall": 0.0},
+    }
     assert verdicts(rows, ["a"]) == ["The head beats every baseline on every target."]
     assert verdicts(rows, ["a", "b"])[1].startswith("b: R² is not above 0")
-    rows["colour ridge"]["a"] = 0.6
+    rows["colour ridge"] |= {"a": 0.6, "overall": 0.3}
+    assert verdicts(rows, ["a", "b"])[1] == "overall: the head (0.200) does not beat colour ridge 0.300."
     assert verdicts(rows, ["a"]) == ["a: the head (0.500) does not beat colour ridge 0.600."]
 
 

@@ -210,6 +210,18 @@ def test_a_folder_of_the_older_layout_is_no_store(csiro: Path, tmp_path: Path, c
     assert "is no feature store" in capsys.readouterr().err
 
 
+def test_a_store_of_features_without_a_backbone_is_refused(
+    csiro: Path, store: Path, tmp_path: Path, capsys: Any
+) -> None:
+    original = FeatureStore.open(store)
+    original.to_npz(tmp_path / "npz")
+    FeatureStore.from_npz(tmp_path / "npz", tmp_path / "s", grid=(2, 4), patch_size=16)
+    flags = ["--csv", str(csiro / "train.csv"), "--out", str(tmp_path / "run"), "--store", str(tmp_path / "s")]
+    assert main(["train", *flags]) == 1
+    assert "converted from files that name no backbone and no layers" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("head", ["patch_mean", "fpn", "dense", "cls_gating"])
 def test_every_head_trains_on_photos(csiro: Path, tmp_path: Path, head: str) -> None:
     out = tmp_path / "run"

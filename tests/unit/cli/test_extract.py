@@ -9,8 +9,16 @@ import torch
 from tests.unit.store.store_samples import make, same, write_photos
 
 from dinoneck import FeatureStore, load_backbone
+from dinoneck.backbones.known import DINOV3_SMALL
 from dinoneck.cli.extract import blocks, layers, share
 from dinoneck.cli.main import main
+
+
+def test_the_backbone_that_the_help_names_is_the_default(tmp_path: Path) -> None:
+    write_photos(tmp_path, ["p/a.png"])
+    job = ["extract", str(tmp_path / "p"), "--out", str(tmp_path / "s"), "--size", "32x48", "--random-backbone"]
+    assert main(job) == 0
+    assert FeatureStore.open(tmp_path / "s").backbone_record["name"] == DINOV3_SMALL
 
 
 def test_extract_and_verify(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

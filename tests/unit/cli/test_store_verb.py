@@ -80,12 +80,18 @@ def test_what_would_be_ignored_or_replaced_is_refused(
         ((files, "--format", "npz", "--out", tmp_path / "n"), "do not say --grid, --patch-size"),
         ((files, "--format", "pt", "--layer", "1", "--out", tmp_path / "n"), "--layer has no meaning"),
         ((files, "--format", "npz", "--grid", "2x3", "--patch-size", "16", "--out", tmp_path / "n"), "no .npz files"),
+        ((filled, "--format", "pt", "--out", tmp_path / "n.pt"), "a file per image is written into a folder"),
         ((tmp_path / "nothing", "--format", "pt", "--out", tmp_path / "n"), "is no folder"),
     ):
         assert run("convert", *arguments) == 1
         assert message in capsys.readouterr().err
         assert not (tmp_path / "n").exists()
     assert run("convert", filled, "--format", "pt", *out, "--overwrite") == 0
+
+
+def test_a_store_is_no_folder_of_heads(filled: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", str(filled)]) == 1
+    assert f"'dinoneck store verify {filled}' reads it" in capsys.readouterr().err
 
 
 def test_verify(filled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
