@@ -126,6 +126,7 @@ def test_an_encoded_body_is_refused_by_name(service: Service) -> None:
     assert "encoded as 'gzip'; send it plain" in answer.json()["error"]
 
 
+@pytest.mark.filterwarnings("ignore:Please use .import python_multipart:PendingDeprecationWarning")  # older fastapi
 def test_what_nobody_foresaw_is_json_too(head: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from examples.service.app import build
     from examples.service.settings import parsed
