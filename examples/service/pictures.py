@@ -107,7 +107,7 @@ def broken(upload: Upload, error: Exception, code: str = "broken_picture") -> Re
 class PixelBudget:
     """Lets photos be decoded together only while their pixels stay within a bound; others wait their turn.
 
-    A pixel is 26 to 40 bytes between its file and its patches. The largest photo allowed fits the bound alone.
+    A pixel is 26 to 45 bytes between its file and its patches. The largest photo allowed fits the bound alone.
     """
 
     def __init__(self, pixels: int) -> None:
