@@ -12,7 +12,7 @@ from dinoneck.checkpoint.header import LISTING, SCHEMA, Header, head_files, is_f
 from dinoneck.checkpoint.listing import read_listing
 from dinoneck.checkpoint.records import told_weights
 from dinoneck.cli.answers import add_json, answer
-from dinoneck.cli.verify import is_store
+from dinoneck.cli.stores import is_store
 from dinoneck.errors import DataError, printable
 
 HELP = "print what a head file or an ensemble is, from the headers alone"

@@ -11,8 +11,9 @@ from dinoneck.atomic import write_folder
 from dinoneck.cli import backbone_options, numbers
 from dinoneck.cli.answers import add_json, answer
 from dinoneck.cli.one_by_one import Rows, refused
+from dinoneck.cli.stores import is_store
 from dinoneck.cli.text import counted, say
-from dinoneck.cli.verify import check_store, is_store
+from dinoneck.cli.verify import check_store
 from dinoneck.errors import ConfigError
 
 if TYPE_CHECKING:

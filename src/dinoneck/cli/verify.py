@@ -9,10 +9,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dinoneck.checkpoint.header import SCHEMA, head_files, is_file, read_header
+from dinoneck.checkpoint.header import SCHEMA, head_files, read_header
 from dinoneck.cli.allow_option import add_allow
 from dinoneck.cli.answers import add_json, answer
 from dinoneck.cli.one_by_one import Rows, refused
+from dinoneck.cli.stores import is_store
 from dinoneck.cli.text import say
 
 if TYPE_CHECKING:
@@ -41,11 +42,6 @@ def run(options: argparse.Namespace) -> int:
     bad = sum(refused(path, partial(_all, path, options.allow, rows), rows) for path in options.files)
     answer(options, checked=rows)
     return 1 if bad else 0
-
-
-def is_store(path: Path) -> bool:
-    """Say whether a path is the folder of a feature store, without torch."""
-    return is_file(path / "store.json")
 
 
 def _all(path: Path, allow: Sequence[str], rows: Rows) -> int:
