@@ -77,6 +77,11 @@ def some_of(names: Iterable[str], shown: int) -> str:
     return ", ".join(ordered[:shown]) + (f" and {len(ordered) - shown} more" if len(ordered) > shown else "")
 
 
+def counted(number: int, what: str) -> str:
+    """Return a number of things in words: ``1 photo``, ``3 photos``."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
 def did_you_mean(name: object, known: Iterable[str]) -> str:
     """Return ``" Did you mean 'x'?"`` for the known name nearest to ``name``, or an empty string."""
     near = difflib.get_close_matches(str(name)[:_LONGEST], list(known), n=1, cutoff=0.6)

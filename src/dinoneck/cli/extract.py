@@ -10,8 +10,7 @@ from typing import Any
 from dinoneck.cli import backbone_options, numbers
 from dinoneck.cli.answers import add_json, answer
 from dinoneck.cli.predict import tell_other_pictures
-from dinoneck.cli.text import counted
-from dinoneck.errors import ConfigError
+from dinoneck.errors import ConfigError, counted
 
 HELP = "extract tokens of photos into a feature store; may be stopped and called again"
 EXAMPLE = "dinoneck extract photos/ --out store --size 480x960 --patterns color20"

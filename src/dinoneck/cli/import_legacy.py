@@ -12,8 +12,7 @@ from dinoneck.cli import backbone_options
 from dinoneck.cli.allow_option import add_allow
 from dinoneck.cli.answers import add_json, answer
 from dinoneck.cli.outputs import check_output
-from dinoneck.cli.text import counted
-from dinoneck.errors import CheckpointError, ConfigError
+from dinoneck.errors import CheckpointError, ConfigError, counted
 
 if TYPE_CHECKING:
     from dinoneck.checkpoint.legacy import ImportedHead

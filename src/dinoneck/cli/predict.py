@@ -12,9 +12,9 @@ from dinoneck.cli import backbone_options, numbers
 from dinoneck.cli.allow_option import add_allow
 from dinoneck.cli.answers import add_json, answer
 from dinoneck.cli.outputs import check_output
-from dinoneck.cli.text import counted, say
+from dinoneck.cli.text import say
 from dinoneck.cli.train import told_size
-from dinoneck.errors import ConfigError, DataError, DinoneckError, printable
+from dinoneck.errors import ConfigError, DataError, DinoneckError, counted, printable
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -12,9 +12,9 @@ from dinoneck.cli import backbone_options, numbers
 from dinoneck.cli.answers import add_json, answer
 from dinoneck.cli.one_by_one import Rows, refused
 from dinoneck.cli.stores import is_store
-from dinoneck.cli.text import counted, say
+from dinoneck.cli.text import say
 from dinoneck.cli.verify import check_store
-from dinoneck.errors import ConfigError
+from dinoneck.errors import ConfigError, counted
 
 if TYPE_CHECKING:
     from dinoneck.store.feature_store import FeatureStore

@@ -13,11 +13,6 @@ def say(text: str, stream: TextIO | None = None) -> None:
     print(printable(text), file=stream)
 
 
-def counted(number: int, what: str) -> str:
-    """Return a number of things in words: ``1 photo``, ``3 photos``."""
-    return f"{number} {what}{'' if number == 1 else 's'}"
-
-
 def told_bytes(size: int) -> str:
     """Return the size of a file in the unit that shows it: 27 kB, 1.4 MB."""
     return f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{max(1, round(size / 1e3))} kB"

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 from dinoneck.cli import backbone_options, numbers
 from dinoneck.cli.answers import add_json, answer
 from dinoneck.cli.outputs import check_output
-from dinoneck.cli.text import counted, say
+from dinoneck.cli.text import say
 from dinoneck.cli.train import told_many
 from dinoneck.cli.viz_report import add_head_and_photos, opened_predictor
-from dinoneck.errors import ConfigError, DataError, did_you_mean, printable
+from dinoneck.errors import ConfigError, DataError, counted, did_you_mean, printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -53,13 +53,11 @@ class Tokens:
         """Draw."""
         import torch
 
-        from dinoneck.backbones.known import DINOV3_SMALL
         from dinoneck.inference.predictor import usable_device
         from dinoneck.tokens import Tokens
         from dinoneck.viz.pca_pictures import pca_figure
 
         photos = _photos(options, options.photos)
-        options.backbone = options.backbone or DINOV3_SMALL
         backbone = backbone_options.load(options, layers=None if options.layer is None else [options.layer])
         if options.device:
             backbone.to(usable_device(options.device))

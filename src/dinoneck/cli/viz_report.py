@@ -15,8 +15,8 @@ from dinoneck.cli.allow_option import add_allow
 from dinoneck.cli.answers import add_json, answer
 from dinoneck.cli.outputs import check_output
 from dinoneck.cli.predict import add_compared_backbone, add_views, files_of, predicted, views_of
-from dinoneck.cli.text import counted, say, told_bytes
-from dinoneck.errors import DataError
+from dinoneck.cli.text import say, told_bytes
+from dinoneck.errors import DataError, counted
 
 if TYPE_CHECKING:
     import numpy as np

@@ -55,16 +55,17 @@ def _absolute(path: PathLike) -> Path:
 
 def photos_below(top: Path) -> list[Path]:
     """Return the photos of a folder, searched to the bottom, without hidden files; of a file, the file."""
-    if not top.is_dir():
-        return [top]
-    found = (path for path in top.rglob("*") if path.suffix.lower() in SUFFIXES and not path.name.startswith("."))
-    return sorted(path for path in found if not path.is_dir())
+    return _below(top, SUFFIXES) if top.is_dir() else [top]
 
 
 def other_pictures_below(top: Path) -> list[Path]:
     """Return the pictures of a folder that :func:`photos_below` leaves out, for they are of kinds that are not read."""
-    found = (path for path in top.rglob("*") if path.suffix.lower() in OTHER_PICTURES and not path.name.startswith("."))
-    return sorted(path for path in found if not path.is_dir()) if top.is_dir() else []
+    return _below(top, OTHER_PICTURES)
+
+
+def _below(top: Path, suffixes: tuple[str, ...]) -> list[Path]:
+    found = (path for path in top.rglob("*") if path.suffix.lower() in suffixes and not path.name.startswith("."))
+    return sorted(path for path in found if not path.is_dir())
 
 
 def _id(file: Path, base: Path) -> str:

@@ -8,7 +8,7 @@ from typing import SupportsFloat
 
 import numpy as np
 
-from dinoneck.errors import ConfigError, DataError
+from dinoneck.errors import ConfigError, DataError, counted
 from dinoneck.tasks import Task
 from dinoneck.version import __version__
 from dinoneck.viz.report.charts import Point, against, histogram, residuals
@@ -153,7 +153,7 @@ def _page(title: str, summary: str, sections: Mapping[str, tuple[str, Markup | N
 
 
 def _summary(entries: Sequence[ReportEntry], drawn: int, unread: Mapping[str, str]) -> str:
-    told = [_counted(len(entries), "photo")]
+    told = [counted(len(entries), "photo")]
     if drawn:
         told.append("all drawn" if drawn == len(entries) else f"{drawn} of them drawn")
     told += [f"{len(unread)} could not be read"] if unread else []
@@ -263,7 +263,7 @@ def _distribution(entries: Sequence[ReportEntry], columns: Sequence[Output], fou
         told_by = [element("b", output.key), " ", element("span", "predicted", class_="key")]
         told_by += [" ", element("span", "known", class_="key line")] if output.key in found else []
         charts.append(element("figure", chart, element("figcaption", *told_by)))
-    caption = f"Predictions of {_counted(len(entries), 'photo')}."
+    caption = f"Predictions of {counted(len(entries), 'photo')}."
     table = _wide_table(caption, heads, rows, "Distribution of predictions")
     return joined([table, element("div", *charts, class_="charts")])
 
@@ -290,13 +290,9 @@ def _unread(unread: Mapping[str, str]) -> Markup | None:
         element("tr", element("th", named(name), scope="row"), element("td", reason, class_="text"))
         for name, reason in unread.items()
     ]
-    return _wide_table(f"{_counted(len(unread), 'photo')} left out.", heads, rows, "Photos that could not be read")
+    return _wide_table(f"{counted(len(unread), 'photo')} left out.", heads, rows, "Photos that could not be read")
 
 
 def _list(told: Mapping[str, str]) -> Markup | None:
     pairs = [joined([element("dt", term), element("dd", text)]) for term, text in told.items()]
     return element("dl", *pairs) if pairs else None
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"
