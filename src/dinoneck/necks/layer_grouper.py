@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import chain, pairwise
@@ -76,7 +77,7 @@ class LayerGrouper(Configured, nn.Module):
         norm: ``"layer"`` normalises every token over its channels before the linear layer; None does not.
         fusion: inside a group: ``mean``; ``softmax`` (one learned scalar per layer, equal at the start); ``pixel``
             (every token weighs the layers by softmax(q · y / sqrt(D)) with one learned query q per group, equal at
-            the start).
+            the start). Groups of one layer have nothing to weigh: a ``UserWarning`` where that holds for all of them.
         device: torch factory keyword.
         dtype: torch factory keyword.
 
@@ -126,6 +127,12 @@ class LayerGrouper(Configured, nn.Module):
             {name: Bottleneck(embed_dim, fpn_dim, norm, **factory) for name in dict.fromkeys(self._place.values())}
         )
         several = {place: group for place, group in enumerate(self.groups) if len(group) > 1 and fusion != "mean"}
+        if fusion != "mean" and not several:  # a warning, not an error: files of version 0.1 may hold this
+            warnings.warn(
+                f"fusion={fusion!r} has no effect: every one of the {len(self.groups)} groups holds a single layer "
+                f"(num_layers={num_layers}). Use more layers or fewer groups, or fusion='mean'",
+                stacklevel=2,
+            )
         self.fusion_weights = nn.ParameterDict(
             {
                 str(place): nn.Parameter(torch.zeros(len(group) if fusion == "softmax" else fpn_dim, **factory))

@@ -55,11 +55,11 @@ def test_the_flat_signature_is_the_necks() -> None:
 
 
 def test_it_is_the_preset_of_the_pyramid_head() -> None:
-    flat = fpn(REG, RATIO, DENSE, num_levels=2, fusion="softmax")
+    flat = fpn(REG, RATIO, DENSE, layers=3, num_levels=2, fusion="softmax")
     neck = {key: value for key, value in flat.neck.config.items() if key != "embed_dim"}
     general = PyramidHead(WIDTH, flat.tasks, {"type": "vit_fpn", **neck}).eval()
     general.load_state_dict(flat.state_dict())
-    tokens = tokens_of(2, 3, 4, layers=2)
+    tokens = tokens_of(2, 3, 4, layers=3)
     for name, answer in flat(tokens).items():
         assert torch.equal(answer, general(tokens)[name])
 

@@ -55,6 +55,7 @@ def plain(grouper: LayerGrouper, xs: list[Tensor], norm: bool, fusion: str) -> l
     return results
 
 
+@pytest.mark.filterwarnings("ignore:fusion=.* has no effect")
 @pytest.mark.parametrize("fusion", ["mean", "softmax", "pixel"])
 @pytest.mark.parametrize("separate", [True, False])
 @pytest.mark.parametrize("norm", ["layer", None])
@@ -227,3 +228,10 @@ def test_more_layers_than_any_backbone_has_are_refused() -> None:
     for sizes in ({"num_layers": 1025}, {"num_layers": 10**9}, {"num_layers": 2, "num_groups": 10**9}):
         with pytest.raises(ConfigError, match="expected 1024 or less"):
             LayerGrouper(4, **sizes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("fusion", ["softmax", "pixel"])
+def test_a_fusion_without_effect_warns(fusion: Any) -> None:
+    with pytest.warns(UserWarning, match="single layer .num_layers=3.*more layers or fewer groups"):
+        LayerGrouper(C, 3, D, 3, fusion=fusion)
+    LayerGrouper(C, 4, D, 3, fusion=fusion)  # one group of two layers: the weights have an effect
