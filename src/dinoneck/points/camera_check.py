@@ -1,8 +1,9 @@
-"""Whether poses are read the right way, told from points and measured depth."""
+"""Whether poses, depth and intrinsics fit each other, measured with points and depth."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from numbers import Integral
 from typing import Literal, get_args
@@ -34,26 +35,44 @@ _APART = (
 _LEAST_SHARE = 0.1  # of the most pairs any reading finds: a few lucky pixels do not make a reading right
 FITS = 0.1  # neighbouring views of real scans agree by 0.4 or more, wrong readings by 0.1 or less
 CLEAR = 1.6
+_ENOUGH = 0.93  # of the share that another scale reaches: real frames have it, f off by a tenth does not
+_SAME = 0.05  # factors nearer to 1 are calibration: some pairs of real frames gain a tenth by f x 0.98
+_NAMED = 0.2  # least share that a named factor reaches: of any data, the best of many factors agrees by some per cent
+_SCALES = {"depth": (5.0, 9), "focal length": (2.0, 4), "K": (2.0, 4)}  # largest factor, steps up to it and down
+_PAIRS, _SOURCES, _LEAST_PAIRS = 20_000, 32, 100  # of a search
 _THOUSANDFOLD = 300.0  # depth over the way of the camera: of a scan at most some tens
 
 
 @dataclass(frozen=True)
 class CameraCheck:
-    """How well each reading of the poses fits the depth; ``str`` says which one does and what to do.
+    """Which reading of the poses fits the depth best, and whether it fits; ``str`` names what to change.
 
     Attributes:
         scores: reading -> share of projected pixels, of known depth, where depth agrees with the point; 0 to 1.
         in_bounds: reading -> share of pairs that land in an image, for comparison: it misleads, a wrong reading often
             has the higher one.
+        best: the reading that fits best, at the scale that fits best; ``camera_to_world`` is how the cameras given are
+            read.
+        factor: what to multiply, ``"depth"``, ``"focal length"`` or ``"K"`` (all of it: it belongs to images of another
+            size), and by how much, where that reaches a clearly higher share; None where nothing does.
+        reached: the share with the best factor.
     """
 
     scores: Mapping[Reading, float]
     in_bounds: Mapping[Reading, float]
+    best: Reading
+    factor: tuple[str, float] | None = None
+    reached: float = 0.0
 
     @property
-    def best(self) -> Reading:
-        """The reading of the highest score; ``camera_to_world`` is how the cameras given are read."""
-        return max(READINGS, key=lambda reading: self.scores[reading])
+    def share(self) -> float:
+        """The share of the best reading, with depth and K as they are."""
+        return self.scores[self.best]
+
+    @property
+    def fits(self) -> bool:
+        """True if depth agrees under the best reading, and no other scale of depth or K reaches clearly more."""
+        return self.share >= FITS and self.factor is None
 
     @property
     def clear(self) -> bool:
@@ -62,12 +81,19 @@ class CameraCheck:
         return self.scores[self.best] >= FITS and self.scores[self.best] >= CLEAR * rest
 
     def __str__(self) -> str:
-        told = _REMEDIES[self.best] if self.scores[self.best] >= FITS else _NOTHING
+        verdict = _REMEDIES[self.best] if self.factor or self.share >= FITS else _NOTHING
         if not any(self.in_bounds.values()):
-            told = _APART
-        told = told if self.clear or told in (_NOTHING, _APART) else f"not clear, best: {told}"
+            verdict = _APART
+        elif self.factor:
+            name, value = self.factor
+            verdict += (
+                f", but depth or K does not fit: {self.share:.2f} of the pixels agree, {name} x {value:.3g} gives "
+                f"{self.reached:.2f}"
+            )
+        elif not self.clear and verdict != _NOTHING:
+            verdict = f"not clear, best: {verdict}"
         scores = ", ".join(f"{reading} {self.scores[reading]:.2f}" for reading in READINGS)
-        return f"{told} (depth agrees: {scores})"
+        return f"{verdict} (depth agrees: {scores})"
 
 
 @torch.no_grad()
@@ -82,7 +108,10 @@ def check_cameras(
     depth_rel: float = 0.02,
     seed: int = 0,
 ) -> CameraCheck:
-    """Try four readings of the poses on the data itself: as given, inverted, with OpenGL's axes, transposed.
+    """Try four readings of the poses on the data itself, and whether another scale of depth or K fits better.
+
+    The readings: as given, inverted, with OpenGL's axes, transposed. The scales: depth x 0.2 to 5 (and x 0.001, 1000),
+    the focal length and K x 0.5 to 2. Cameras that hardly move leave the scale of depth open without a scan.
 
     A pose that is read the wrong way is the commonest mistake of such pipelines and raises nothing: features come from
     arbitrary pixels, and a model trains on. Run this once per data set.
@@ -127,6 +156,48 @@ def check_cameras(
     )
 
 
+@dataclass(frozen=True)
+class _Sample:
+    """Points to try: a cloud (N, 3) m in the world, or ``own``, some of each view's depth on the view's axes."""
+
+    cameras: Cameras
+    depth: Tensor
+    projector: PointProjector
+    cloud: Tensor | None = None
+    batch: Tensor | None = None
+    own: tuple[Tensor, ...] = ()
+
+    def thinned(self) -> _Sample:
+        """Return as many of the points as a search takes."""
+        views = max(1, len(self.cameras))
+        if self.cloud is not None:
+            rows = slice(max(_LEAST_PAIRS, _PAIRS // views))
+            return replace(self, cloud=self.cloud[rows], batch=None if self.batch is None else self.batch[rows])
+        every = math.ceil(views / _SOURCES)
+        count = max(1, _PAIRS * every // views**2)
+        return replace(self, own=tuple(points[: 0 if i % every else count] for i, points in enumerate(self.own)))
+
+    def counts(self, reading: Reading, scaled: str = "depth", factor: float = 1.0, rel: float = 0.0) -> Tensor:
+        """Count what becomes of the points, see ``Links.counts``, with something scaled, within at least ``rel``."""
+        given, intrinsics, poses = self.cameras, self.cameras.K.clone(), self.cameras.cam_to_world.clone()
+        projector = replace(self.projector, depth_rel=max(self.projector.depth_rel, rel))
+        if scaled == "depth":
+            poses[:, :3, 3] /= factor  # instead of depth, the same up to the unit
+        elif scaled == "focal length":
+            intrinsics[:, :2, :2] *= factor
+        else:
+            intrinsics[:, :2] *= factor
+            intrinsics[:, :2, 2] += (factor - 1) / 2
+        cameras = read_as(replace(given, K=intrinsics, cam_to_world=poses), reading)
+        if self.cloud is None:
+            rays = torch.linalg.solve(intrinsics, given.K).mT  # to the points of the same pixels, at the same depth
+            own = [points @ ray for points, ray in zip(self.own, rays, strict=True)]
+            return _between(own, cameras, self.depth, projector)
+        unit = factor if scaled == "depth" else 1.0
+        projector = replace(projector, depth_abs=projector.depth_abs / unit, near=projector.near / unit)
+        return _total(projector.link(self.cloud / unit, cameras, self.depth, self.batch))
+
+
 def _judged(
     points: Tensor | None,
     cameras: Cameras,
@@ -136,8 +207,9 @@ def _judged(
     projector: PointProjector,
     seed: int,
 ) -> CameraCheck:
-    """Do what :func:`check_cameras` says, with ``most`` points."""
+    """Do what :func:`check_cameras` describes, with ``most`` points."""
     draw = torch.Generator().manual_seed(seed)
+    sample = _Sample(cameras, depth, projector)
     if points is None:
         if batch is not None:
             raise ShapeError("batch is given without points; it says which sample each point is of")
@@ -145,15 +217,13 @@ def _judged(
         alone = replace(cameras, sample=None) if isinstance(cameras, Cameras) else cameras
         check_cloud(depth.new_zeros(0, 3, dtype=torch.float64), alone, depth, None)
         _check_own_units(cameras, depth)
-        own = _own_points(cameras, depth, most, draw)
-        return _verdict({name: _between(own, read_as(cameras, name), depth, projector) for name in READINGS})
+        return _verdict(replace(sample, own=_own_points(cameras, depth, most, draw)))
     check_cloud(points, cameras, depth, batch)
     _check_own_units(cameras, depth)
-    if len(points) > most:
-        rows = torch.randperm(len(points), generator=draw)[:most].to(points.device)
-        points, batch = points[rows], None if batch is None else batch[rows]
-    check = _verdict({name: _total(projector.link(points, read_as(cameras, name), depth, batch)) for name in READINGS})
-    if check.scores[check.best] < FITS:
+    rows = torch.randperm(len(points), generator=draw)[:most].to(points.device)
+    points, batch = points[rows], None if batch is None else batch[rows]
+    check = _verdict(replace(sample, cloud=points, batch=batch))
+    if check.share < FITS:
         check_units(points, cameras, depth, batch)
     return check
 
@@ -175,21 +245,53 @@ def _check_own_units(cameras: Cameras, depth: Tensor) -> None:
         )
 
 
-def _verdict(counts: Mapping[Reading, Tensor]) -> CameraCheck:
-    """Return shares of counts (5,), see ``Links.counts``."""
-    told = {reading: found.tolist() for reading, found in counts.items()}
-    most = max(known for _, _, _, known, _ in told.values())
-    return CameraCheck(
-        scores={name: agree / max(known, _LEAST_SHARE * most, 1) for name, (_, _, _, known, agree) in told.items()},
-        in_bounds={name: inside / max(offered, 1) for name, (offered, _, inside, _, _) in told.items()},
+def _verdict(sample: _Sample) -> CameraCheck:
+    """Compare the readings, then scales under the best of them, or under all where none is clearly best."""
+    counts = {reading: sample.counts(reading).tolist() for reading in READINGS}
+    most = max(known for _, _, _, known, _ in counts.values())
+    check = CameraCheck(
+        scores={name: agree / max(known, _LEAST_SHARE * most, 1) for name, (_, _, _, known, agree) in counts.items()},
+        in_bounds={name: inside / max(offered, 1) for name, (offered, _, inside, _, _) in counts.items()},
+        best="camera_to_world",
     )
+    check = replace(check, best=max(READINGS, key=check.scores.__getitem__))
+    if most < _LEAST_PAIRS:
+        return check
+    few = sample.thinned()
+
+    def share(reading: Reading, scaled: str, factor: float, rel: float = 0.0) -> float:
+        _, _, _, known, agree = few.counts(reading, scaled, factor, rel).tolist()
+        return float(agree / max(known, _LEAST_PAIRS))
+
+    peaks = [
+        (*_peak(lambda factor, rel, at=reading, name=scaled: share(at, name, factor, rel), *reach), reading, scaled)
+        for reading in ((check.best,) if check.clear else READINGS)
+        for scaled, reach in _SCALES.items()
+    ]
+    reached, factor, best, scaled = max(peaks)
+    near = abs(math.log(factor)) < _SAME
+    if near or reached < _NAMED or share(best, scaled, 1.0) >= _ENOUGH * reached:
+        return replace(check, reached=reached)
+    return replace(check, best=best, factor=(scaled, factor), reached=reached)
 
 
-def _total(links: Links) -> Tensor:
-    return torch.zeros(5, dtype=torch.int64) if links.counts is None else links.counts.sum(0).cpu()
+def _peak(share: Callable[[float, float], float], largest: float, steps: int) -> tuple[float, float]:
+    """Return the highest share and its factor: from wide steps and a wide tolerance to narrow ones."""
+    step = math.log(largest) / steps
+    factors = [math.exp(step * k) for k in range(-steps, steps + 1)]
+    factors += [0.001, 1000.0] if largest > 2 else []
+    for _ in range(3):
+        best = max(factors, key=lambda factor: share(factor, step / 2))
+        step /= 2
+        factors = [best * math.exp(step * k) for k in (-1, 0, 1)]
+    return max((share(factor, 0.0), factor) for factor in factors)
 
 
-def _own_points(cameras: Cameras, depth: Tensor, most: int, draw: torch.Generator) -> list[Tensor]:
+def _total(links: Links, views: Tensor | slice = slice(None)) -> Tensor:
+    return torch.zeros(5, dtype=torch.int64) if links.counts is None else links.counts[views].sum(0).cpu()
+
+
+def _own_points(cameras: Cameras, depth: Tensor, most: int, draw: torch.Generator) -> tuple[Tensor, ...]:
     """Return, per view, some points of its depth (N, 3) m on its own axes."""
     axes = torch.eye(4, dtype=torch.float64, device=cameras.K.device)
     found = []
@@ -198,20 +300,19 @@ def _own_points(cameras: Cameras, depth: Tensor, most: int, draw: torch.Generato
         seen = seen[seen.isfinite().all(1)]
         rows = torch.randperm(len(seen), generator=draw)[: max(1, most // len(cameras))]
         found.append(seen[rows.to(seen.device)])
-    return found
+    return tuple(found)
 
 
 def _between(own: list[Tensor], cameras: Cameras, depth: Tensor, projector: PointProjector) -> Tensor:
     """Count what becomes of each view's points in the others of its sample."""
-    counts, views = torch.zeros(5, dtype=torch.int64), torch.arange(len(cameras), device=cameras.K.device)
-    alone = replace(cameras, sample=None)
-    for view, seen in enumerate(own):
-        others = views != view
-        if cameras.sample is not None:
-            others &= cameras.sample == cameras.sample[view]
-        rows, pose = others.nonzero()[:, 0], cameras.cam_to_world[view]
-        cloud = seen @ pose[:3, :3].mT + pose[:3, 3]
-        counts += _total(projector.link(cloud, alone[rows], depth[rows], None))
+    counts, alone = torch.zeros(5, dtype=torch.int64), replace(cameras, sample=None)
+    for view, points in enumerate(own):
+        if len(points):
+            pose, others = cameras.cam_to_world[view], torch.arange(len(cameras), device=cameras.K.device) != view
+            if cameras.sample is not None:
+                others &= cameras.sample == cameras.sample[view]
+            links = projector.link(points @ pose[:3, :3].mT + pose[:3, 3], alone, depth, None)
+            counts += _total(links, others)
     return counts
 
 

@@ -172,7 +172,8 @@ def test_it_says_so_when_nothing_fits_or_nothing_stands_out() -> None:
     lost = check_cameras(points + 50.0, cameras, depth, max_points=500)
     assert not lost.clear
     assert str(lost).startswith("no reading fits: look at the units")
-    close = CameraCheck({**dict.fromkeys(READINGS, 0.0), "opengl": 0.5, "inverse": 0.4}, dict.fromkeys(READINGS, 1.0))
+    scores = {**dict.fromkeys(READINGS, 0.0), "opengl": 0.5, "inverse": 0.4}
+    close = CameraCheck(scores, dict.fromkeys(READINGS, 1.0), best="opengl")
     assert not close.clear
     assert str(close).startswith("not clear, best: the camera axes are")
     assert "inverse 0.40, opengl 0.50" in str(close)
@@ -203,3 +204,72 @@ def test_a_cloud_and_depth_in_millimetres_are_told_together(
     caplog.clear()
     cameras[:1].unproject(depth[:1])
     assert not caplog.records
+
+
+def scaled(cameras: Cameras, depth: Tensor, error: str) -> tuple[Cameras, Tensor]:
+    """Return cameras and depth with one scale wrong."""
+    quantity, factor = error.split(" x ")
+    K = cameras.K.clone()
+    if quantity == "depth":
+        depth = depth * float(factor)
+    elif quantity == "focal length":
+        K[:, :2, :2] *= float(factor)
+    else:
+        height, width = cameras.size
+        K = cameras.resize((int(height * float(factor)), int(width * float(factor)))).K
+    return replace(cameras, K=K), depth
+
+
+@pytest.mark.parametrize(
+    ("error", "scan"),
+    [
+        ("depth x 5", False), ("depth x 5", True), ("depth x 0.2", False), ("depth x 0.25", True),
+        ("focal length x 0.9", False), ("focal length x 0.9", True), ("K x 0.5", False), ("K x 2", True),
+    ],
+)  # fmt: skip
+def test_a_wrong_scale_of_real_frames_does_not_fit_and_is_named(
+    error: str, scan: bool, frames: tuple[Cameras, Tensor]
+) -> None:
+    cameras, depth = frames
+    others = [0, 1, 2, 4] if scan else [0, 1, 2, 3, 4]
+    cloud = cloud_of(cameras, depth, 3) if scan else None
+    wrong_cameras, wrong_depth = scaled(cameras[others], depth[others], error)
+    check = check_cameras(cloud, wrong_cameras, wrong_depth, max_points=5000)
+    quantity, factor = error.split(" x ")
+    assert check.best == "camera_to_world"
+    assert not check.fits and check.share < 0.93 * check.reached
+    assert check.factor is not None and check.factor[0] == quantity
+    assert check.factor[1] == pytest.approx(1 / float(factor), rel=0.06)
+    assert f"{quantity} x {check.factor[1]:.3g} gives {check.reached:.2f}" in str(check)
+
+
+def test_right_scales_of_real_frames_fit_with_and_without_a_scan(frames: tuple[Cameras, Tensor]) -> None:
+    cameras, depth = frames
+    checks = [check_cameras(None, cameras, depth, max_points=5000)]
+    for view in range(5):
+        others = [other for other in range(5) if other != view]
+        checks.append(check_cameras(cloud_of(cameras, depth, view), cameras[others], depth[others], max_points=5000))
+    for check in checks:
+        assert check.fits and check.factor is None, str(check)
+        assert check.share == check.scores["camera_to_world"] > 0.3
+
+
+def test_scales_of_an_exact_room() -> None:
+    cameras, points = rooms.ring(6, SMALL), rooms.surface(5000).points
+    depth = rooms.depth(cameras)
+    for cloud in (None, points):
+        assert check_cameras(cloud, cameras, depth, max_points=3000).fits
+        check = check_cameras(cloud, misread(cameras, "opengl"), depth / 3, max_points=3000)
+        assert check.best == "opengl" and not check.fits
+        assert check.factor is not None and check.factor[1] == pytest.approx(3, rel=0.06)
+
+
+def test_positions_in_millimetres_and_depth_along_the_ray_do_not_pass_as_right(frames: tuple[Cameras, Tensor]) -> None:
+    cameras, depth = frames
+    poses = cameras.cam_to_world.clone()
+    poses[:, :3, 3] *= 1000
+    check = check_cameras(None, replace(cameras, cam_to_world=poses), depth, max_points=5000)
+    assert not check.fits and check.factor == ("depth", pytest.approx(1000, rel=0.06))
+    rays = cameras[0].unproject(torch.ones_like(depth[:1])) - cameras.positions[0]
+    along = check_cameras(None, cameras, depth * rays.norm(dim=-1).float(), max_points=5000)
+    assert along.share < 0.4

@@ -58,8 +58,14 @@ class Mapped:
         return self.coordinate_map_key[0]
 
 
-class Point(dict[str, Any]):
-    """What Pointcept's is: a dict in level units, batch or offset."""
+try:
+    from addict import Dict as AnyAttribute
+except ImportError:
+    AnyAttribute = None
+
+
+class Point(AnyAttribute or dict):
+    """What Pointcept's is: an ``addict.Dict``, which has any attribute, in level units, batch or offset."""
 
 
 STRIDE = 2
@@ -135,6 +141,15 @@ def test_a_block_of_every_engine_is_injected_into_alike(name: str) -> None:
     expected = injection.inject(plain.feats[:, :3], pyramid[STRIDE], plain.coords, plain.batch)
     assert torch.equal(out, torch.cat((expected, plain.feats[:, 3:]), dim=1))
     assert injection.stats[STRIDE].hit_rate == pytest.approx(pyramid[STRIDE].valid.float().mean().item())
+
+
+def test_a_dict_that_has_any_attribute_is_pointcepts() -> None:
+    pytest.importorskip("addict", reason="addict, which Pointcept's Point is made of, is not installed")
+    point = tensors()["pointcept"][0]
+    assert hasattr(point, "replace_feature") and hasattr(point, "coordinate_manager")
+    assert type(adapter_of(point)) is PointceptAdapter
+    with pytest.raises(ShapeError, match="Point is no sparse tensor"):
+        adapter_of(Point(coord=torch.zeros(1, 3)))
 
 
 def test_what_is_no_sparse_tensor_is_named() -> None:
