@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from dinoneck.errors import ConfigError, DataError, ShapeError
 from dinoneck.points.bags import weighted_bags
 from dinoneck.points.projection import Links
+from dinoneck.points.pyramid import Reduce, cell_max
 from dinoneck.points.sparse import SparseFeatures
 from dinoneck.points.tensors import check_tensor
 from dinoneck.points.voxels import VoxelGrid
@@ -20,12 +21,22 @@ Views = Literal["mean", "random", "closest"]
 _LONG = 1 << 14  # tokens of one bag; beyond, their weights leave the range in which float16 is precise
 
 
-class _Bags(NamedTuple):
-    """The operator: row r of the result is the sum of weight * table[token] over r's stretch of the entries."""
+class _Order(NamedTuple):
+    """Points (N,) in the order of the rows they belong to, that row, and which links of which point are used."""
 
-    token: Tensor
-    weight: Tensor
-    counts: Tensor
+    point: Tensor
+    row: Tensor
+    n_views: Tensor
+    first: Tensor
+    chosen: Tensor | None
+
+    def links(self, part: slice) -> Tensor:
+        """Return the links of some of the points, in their order."""
+        points = self.point[part]
+        counts = self.n_views[points]
+        places = torch.repeat_interleave(self.first[points] - (counts.cumsum(0) - counts), counts)
+        places += torch.arange(len(places), device=places.device)
+        return places if self.chosen is None else self.chosen[places]
 
 
 @overload
@@ -37,6 +48,8 @@ def lift(
     views: Views = ...,
     project: nn.Linear | None = ...,
     generator: torch.Generator | None = ...,
+    reduce: Reduce = ...,
+    chunk: int = ...,
 ) -> SparseFeatures: ...
 
 
@@ -49,6 +62,8 @@ def lift(
     views: Views = ...,
     project: nn.Linear | None = ...,
     generator: torch.Generator | None = ...,
+    reduce: Reduce = ...,
+    chunk: int = ...,
 ) -> tuple[Tensor, Tensor]: ...
 
 
@@ -60,12 +75,14 @@ def lift(
     views: Views = "mean",
     project: nn.Linear | None = None,
     generator: torch.Generator | None = None,
+    reduce: Reduce = "mean",
+    chunk: int = 2_000_000,
 ) -> SparseFeatures | tuple[Tensor, Tensor]:
     """Carry feature maps of photos to the voxels, or the points, that they show.
 
     Each voxel is a weighted sum of tokens: the views' mean per point, then the mean over those of its points that any
     view sees. It is computed as that, straight from the tokens: no features per point and view exist on the way, nor
-    per point when ``grid`` is given. For single maps and pixels use :meth:`dinoneck.TokenGrid.sample`.
+    per point unless ``reduce="max"``. For single maps and pixels use :meth:`dinoneck.TokenGrid.sample`.
 
     Args:
         maps: (V, C, rows, cols), one map per view that covers the camera's image; channels-last views, as
@@ -78,6 +95,11 @@ def lift(
         project: applied to the tokens before they are lifted: the same as after, for less. Its bias reaches only what
             was seen.
         generator: draws the views of ``"random"``.
+        reduce: of the points of a voxel: their ``"mean"``, or the ``"max"`` per channel, whose gradient goes to the
+            points that hold it. Points that no view sees take no part.
+        chunk: links (views of a point) in work at once; it bounds the memory and changes no result but the last bits
+            of float16 sums. A voxel or point of more links is one chunk. About 100 bytes per link, and for ``"max"``
+            a feature per point of the chunk.
 
     Shape:
         With ``grid``: SparseFeatures of its M voxels, stride 1, ``valid`` where any view sees any point. Without:
@@ -105,12 +127,25 @@ def lift(
     Reference: DITR (Zeid et al., arXiv 2503.18944) takes one view at random per point; ``"random"`` does. Deviations:
     several views are averaged by default, and what was not seen is marked.
     """
-    _check(maps, links, grid, sampling, views)
+    _check(maps, links, grid, sampling, views, reduce, chunk)
     if project is not None:
         _check_projection(maps, project)
     table, per_view = _token_table(maps, project)
-    bags = _bags(maps, per_view, links, grid, sampling, views, generator)
-    feats, valid = _summed(table, bags), bags.counts > 0
+    order = _ordered(links, grid, _chosen(links, views, generator))
+    rows = links.num_points if grid is None else len(grid)
+    seen = torch.zeros(rows, dtype=torch.int64, device=maps.device).index_add_(0, order.row, order.n_views[order.point])
+    blocks = torch.unique_consecutive((seen.cumsum(0) - seen) // chunk, return_counts=True)[1].tolist()
+    feats = table.new_zeros(0 if table.requires_grad and torch.is_grad_enabled() else rows, table.shape[1])
+    parts, start = [feats], 0
+    how = None if grid is None else reduce
+    for count in blocks:
+        part = _block(table, per_view, maps, links, order, (start, start + count), sampling, how)
+        if len(feats):  # no second copy of the result
+            feats[start : start + count] = part
+        else:
+            parts.append(part)
+        start += count
+    feats, valid = torch.cat(parts) if len(parts) > 1 else feats, seen > 0
     return (feats, valid) if grid is None else SparseFeatures(grid.coords, grid.batch, feats, valid)
 
 
@@ -134,37 +169,44 @@ def _token_table(maps: Tensor, project: nn.Linear | None) -> tuple[Tensor, int]:
     return (table if project is None else project(table)), per_view
 
 
-def _bags(
-    maps: Tensor,
+def _ordered(links: Links, grid: VoxelGrid | None, chosen: Tensor | None) -> _Order:
+    """Sort points by voxel: links are sorted by point, so each point's links are a stretch of them."""
+    n_views = torch.bincount(links.point if chosen is None else links.point[chosen], minlength=links.num_points)
+    point = torch.arange(links.num_points, device=n_views.device)
+    row = point
+    if grid is not None:
+        point = torch.argsort(grid.inverse, stable=True)
+        row = grid.inverse[point]
+    return _Order(point, row, n_views, n_views.cumsum(0) - n_views, chosen)
+
+
+def _block(
+    table: Tensor,
     per_view: int,
+    maps: Tensor,
     links: Links,
-    grid: VoxelGrid | None,
+    order: _Order,
+    rows: tuple[int, int],
     sampling: Sampling,
-    views: Views,
-    generator: torch.Generator | None,
-) -> _Bags:
-    """Write the operator down."""
-    chosen = _chosen(links, views, generator)
-    view, point, uv = links.view, links.point, links.uv.detach()
-    if chosen is not None:
-        view, point, uv = view[chosen], point[chosen], uv[chosen]
-    n_views = torch.bincount(point, minlength=links.num_points)
+    reduce: Reduce | None,
+) -> Tensor:
+    """Return rows of the result: sums of weight * table[token] over each one's stretch of entries."""
+    begin, end = torch.searchsorted(order.row, order.row.new_tensor(rows)).tolist()
+    link, row = order.links(slice(begin, end)), order.row[begin:end] - rows[0]
+    n_views = order.n_views[order.point[begin:end]]
     dtype = torch.promote_types(maps.dtype, torch.float32)
     share = n_views.to(dtype).reciprocal()
-    if grid is None:
-        counts, share = n_views, share[point]
-    else:
-        row = grid.inverse[point]
-        counts = torch.bincount(row, minlength=len(grid))
-        n_seen = torch.bincount(grid.inverse[n_views > 0], minlength=len(grid))
-        order = torch.argsort(row, stable=True)
-        view, point, uv, row = view[order], point[order], uv[order], row[order]
-        share = share[point] / n_seen[row]
+    if reduce == "mean":  # of the points of a voxel that any view sees
+        share = share / torch.bincount(row[n_views > 0], minlength=rows[1] - rows[0])[row]
+    bags = n_views if reduce != "mean" else n_views.new_zeros(rows[1] - rows[0]).index_add_(0, row, n_views)
     size = (maps.shape[2], maps.shape[3])
-    first = (view * per_view).to(_index_dtype(maps.shape[0] * per_view, 4 * len(view)))
-    token, weight = _corners(uv, links.image_size, size, sampling, dtype)
-    token = first.unsqueeze(1) + token
-    return _Bags(token.flatten(), weight.mul_(share.unsqueeze(1)).flatten(), counts * token.shape[1])
+    token, weight = _corners(links.uv[link].detach(), links.image_size, size, sampling, dtype)
+    first = (links.view[link] * per_view).to(_index_dtype(maps.shape[0] * per_view, token.numel()))
+    weight *= torch.repeat_interleave(share, n_views)[:, None]
+    sums = _summed(table, (first[:, None] + token).flatten(), weight.flatten(), bags * token.shape[1])
+    if reduce != "max":
+        return sums
+    return cell_max(sums[n_views > 0], row[n_views > 0], rows[1] - rows[0])
 
 
 def _chosen(links: Links, views: Views, generator: torch.Generator | None) -> Tensor | None:
@@ -209,18 +251,20 @@ def _corners(
     return token, torch.stack((left * up, right * up, left * down, right * down), dim=1)
 
 
-def _summed(table: Tensor, bags: _Bags) -> Tensor:
-    if table.dtype == torch.float16 and len(bags.counts) and int(bags.counts.max()) > _LONG:
-        return _summed(table.float(), bags).half()
-    starts = bags.counts.cumsum(0) - bags.counts
-    return weighted_bags(table, bags.token, bags.weight.to(table.dtype), starts.to(bags.token.dtype))
+def _summed(table: Tensor, token: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
+    if table.dtype == torch.float16 and len(counts) and int(counts.max()) > _LONG:
+        return _summed(table.float(), token, weight, counts).half()
+    starts = counts.cumsum(0) - counts
+    return weighted_bags(table, token, weight.to(table.dtype), starts.to(token.dtype))
 
 
 def _index_dtype(tokens: int, entries: int) -> torch.dtype:
     return torch.int32 if max(tokens, entries) < 1 << 31 else torch.int64
 
 
-def _check(maps: Tensor, links: Links, grid: VoxelGrid | None, sampling: str, views: str) -> None:
+def _check(
+    maps: Tensor, links: Links, grid: VoxelGrid | None, sampling: str, views: str, reduce: str, chunk: int
+) -> None:
     """Refuse what does not fit together.
 
     Raises:
@@ -242,9 +286,11 @@ def _check(maps: Tensor, links: Links, grid: VoxelGrid | None, sampling: str, vi
     if len({tensor.device for tensor in places.values()}) > 1:
         told = ", ".join(f"{name} on {tensor.device}" for name, tensor in places.items())
         raise ShapeError(f"{told}; bring them to one device with .to(device)")
-    for name, value, known in (("sampling", sampling, Sampling), ("views", views, Views)):
+    for name, value, known in (("sampling", sampling, Sampling), ("views", views, Views), ("reduce", reduce, Reduce)):
         if value not in get_args(known):
             raise ConfigError(f"{name} is {value!r}; expected one of {', '.join(get_args(known))}")
+    if isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1:
+        raise ConfigError(f"chunk is {chunk!r}; expected a number of links, 1 or more")
     if bool((links.point[1:] < links.point[:-1]).any()):
         raise DataError("links are not sorted by point; take them as PointProjector gives them")
     if links.counts is None:  # made by hand

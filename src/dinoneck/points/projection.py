@@ -215,15 +215,13 @@ class PointProjector:
                 f"border is {self.border} px on every side of images of {height}x{width} px; nothing is left"
             )
         counts = torch.zeros(len(cameras), steps, dtype=torch.int64, device=points.device)
-        parts = [
-            part
-            for rows, views in _samples(points, cameras, batch)
-            for part in self._parts(points, cameras, depth, rows, views, counts)
-        ]
-        view = torch.cat([points.new_zeros(0, dtype=torch.int64), *(part.view for part in parts)])
-        point = torch.cat([points.new_zeros(0, dtype=torch.int64), *(part.point for part in parts)])
-        uv = torch.cat([points.new_zeros(0, 2), *(part.uv for part in parts)])
-        z = torch.cat([points.new_zeros(0), *(part.z for part in parts)])
+        none = points.new_zeros(0, dtype=torch.int64)
+        parts = [_Part(none, none, points.new_zeros(0, 2), points.new_zeros(0))]
+        for rows, views in _samples(points, cameras, batch):
+            parts += self._parts(points, cameras, depth, rows, views, counts)
+        columns = [list(column) for column in zip(*parts, strict=True)]
+        del parts  # one column after the other, so that links are there one time and a third, not twice
+        view, point, uv, z = (torch.cat(columns.pop(0)) for _ in range(4))
         if batch is not None and (point[1:] < point[:-1]).any():
             order = point.argsort(stable=True)
             view, point, uv, z = view[order], point[order], uv[order], z[order]

@@ -119,8 +119,13 @@ def _coarser(level: _Level, stride: int, reduce: Reduce, masked: bool) -> _Level
             rows, cell = rows.index_select(0, seen), own
         else:
             rows = rows.index_fill(0, (~level.valid).nonzero().squeeze(1), 0)
-    pooled: Tensor = _CellMax.apply(rows, cell, len(keys))
-    return _Level(keys, pooled, counts, valid)
+    return _Level(keys, cell_max(rows, cell, len(keys)), counts, valid)
+
+
+def cell_max(rows: Tensor, cell: Tensor, cells: int) -> Tensor:
+    """Return the maximum (cells, C) of the rows (L, C) of each cell, int64 (L,); zeros in empty ones."""
+    pooled: Tensor = _CellMax.apply(rows, cell, cells)
+    return pooled
 
 
 class _CellMax(torch.autograd.Function):

@@ -356,6 +356,8 @@ def test_autocast_projects_in_half_precision() -> None:
         ({"maps": torch.zeros(3, 4, 0, 5)}, ShapeError, "expected floats"),
         ({"grid": VoxelGrid.from_coords(torch.zeros(5, 3).long())}, ShapeError, "the grid has 5 points, the links 40"),
         ({"sampling": "cubic"}, ConfigError, "sampling is 'cubic'; expected one of bilinear, nearest"),
+        ({"reduce": "sum"}, ConfigError, "reduce is 'sum'; expected one of max, mean"),
+        ({"chunk": 0}, ConfigError, "chunk is 0; expected a number of links, 1 or more"),
         ({"views": "first"}, ConfigError, "views is 'first'; expected one of mean, random, closest"),
         ({"project": nn.Linear(5, 2)}, ShapeError, "takes 5 channels; the maps have 4"),
         ({"project": nn.Linear(4, 2, dtype=torch.float64)}, ShapeError, "float64, the maps are torch.float32"),
@@ -365,6 +367,45 @@ def test_autocast_projects_in_half_precision() -> None:
 def test_what_does_not_fit_is_refused(change: dict[str, Any], error: type[DinoneckError], message: str) -> None:
     with pytest.raises(error, match=message):
         lift(**{"maps": torch.zeros(3, 4, 3, 5), "links": drawn(), **change})
+
+
+@pytest.mark.parametrize("views", ["mean", "random", "closest"])
+@pytest.mark.parametrize(("onto", "reduce"), [("points", "mean"), ("voxels", "mean"), ("voxels", "max")])
+def test_the_chunk_changes_neither_result_nor_gradient(onto: str, reduce: str, views: str) -> None:
+    links, grid, weights = drawn(), voxels() if onto == "voxels" else None, torch.randn(CHANNELS, dtype=torch.float64)
+    results = []
+    for chunk in (1, 7, 10**6):
+        maps = maps_of().zero_().add_(torch.arange(VIEWS * CHANNELS * ROWS * COLS).reshape(VIEWS, CHANNELS, ROWS, COLS))
+        found = lift(maps.sin_().requires_grad_(), links, grid, views=views, reduce=reduce, chunk=chunk,
+                     generator=torch.Generator().manual_seed(0))  # fmt: skip
+        feats, valid = found if isinstance(found, tuple) else (found.feats, found.valid)
+        (feats.square() @ weights).sum().backward()
+        with torch.no_grad():
+            again = lift(maps, links, grid, views=views, reduce=reduce, chunk=chunk,
+                         generator=torch.Generator().manual_seed(0))  # fmt: skip
+        assert torch.equal(again[0] if isinstance(again, tuple) else again.feats, feats)
+        results.append((feats.detach(), valid, maps.grad))
+    for feats, valid, grad in results[:-1]:
+        assert torch.equal(valid, results[-1][1])
+        assert torch.allclose(feats, results[-1][0], rtol=0, atol=1e-12)
+        assert torch.allclose(grad, results[-1][2], rtol=0, atol=1e-12)
+
+
+def test_the_maximum_is_over_the_seen_points_and_its_gradient_goes_to_them() -> None:
+    links, grid, maps = drawn(share=0.2), voxels(), (maps_of() - 5).requires_grad_()  # an unseen 0 would be the maximum
+    points, seen = lift(maps, links)
+    voxel = lift(maps, links, grid, reduce="max")
+    assert not seen.all() and seen.any()
+    expected = []
+    for row in range(len(grid)):
+        own = (grid.inverse == row) & seen
+        assert bool(voxel.valid[row]) == bool(own.any())
+        expected.append(points[own].amax(0) if own.any() else torch.zeros(CHANNELS, dtype=maps.dtype))
+    assert torch.allclose(voxel.feats, torch.stack(expected), rtol=0, atol=1e-12)
+    weights = torch.randn_like(voxel.feats)
+    grad, by_points = (torch.autograd.grad((x * weights).sum(), maps)[0] for x in (voxel.feats, torch.stack(expected)))
+    assert torch.allclose(grad, by_points, rtol=0, atol=1e-12)
+    assert not torch.allclose(voxel.feats, lift(maps, links, grid).feats)
 
 
 def test_unsorted_links_are_refused() -> None:
