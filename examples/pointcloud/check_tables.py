@@ -57,7 +57,7 @@ def print_summary(reports: Sequence[FrameReport], verdicts: Mapping[str, CameraC
         print(f"  coverage {coverage}, hit rate {_mean(hits)}, depth agrees with other frames {_mean(others)}")
         print(f"  {seconds:.2f} s per frame")
     for name, verdict in verdicts.items():
-        print(f"  poses of {name}: {verdict}")
+        print(f"  cameras of {name}: {verdict.share:.2f} of the depth agrees; {verdict}")
     if full and not verdicts:
         print("  poses: no two frames overlap, nothing tells how they are read")
     print("everything as planned" if not problems else f"{len(problems)} problems, the first: {problems[0]}")

@@ -19,7 +19,6 @@ from dinoneck.backbones.known import TINY
 from dinoneck.cli import backbone_options, numbers
 from dinoneck.errors import ConfigError
 from dinoneck.points import CameraCheck, Cameras, check_cameras
-from dinoneck.points.camera_check import FITS
 from examples.pointcloud.check_tables import print_frame, print_summary
 from examples.pointcloud.features import device_of, frame_maps, store_maps
 from examples.pointcloud.frame_check import Chain, FrameReport, check_frame, now
@@ -48,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     data = parser.add_argument_group("frames")
     data.add_argument("--frames", type=numbers.count, default=10, metavar="N", help="to check, over all scenes")
     data.add_argument("--data", type=Path, nargs="+", metavar="FOLDER", help="scenes; without, rooms from --seed")
+    add_depth_scale(data)
     data.add_argument("--every", type=numbers.count, default=1, metavar="K", help="frames whose number K divides")
     data.add_argument("--points", type=numbers.whole, default=20_000, metavar="N", help="of a frame; 0: all with depth")
     data.add_argument("--voxel", type=numbers.positive, default=0.02, metavar="M", help="metres")
@@ -65,6 +65,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     net.add_argument("--engine", choices=("auto", "torch", "spconv"), default="torch", help="of sparse convolutions")
     parser.add_argument("--seed", type=numbers.seed, default=0, metavar="N", help="of all that is drawn at random")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers there too")
+
+
+def add_depth_scale(group: Any) -> None:
+    """Declare the option that gives the unit of depth files."""
+    group.add_argument(
+        "--depth-scale", type=numbers.positive, metavar="N",
+        help="units of the depth files per metre, 5000 in TUM's; without, what frames.json records, or 1000",
+    )  # fmt: skip
 
 
 def add_features(group: Any) -> None:
@@ -107,7 +115,10 @@ def run(options: argparse.Namespace) -> int:
         problems.append("no frame has a pixel of known depth: nothing was checked")
     print_summary(reports, verdicts, problems)
     if options.json:
-        scores = {name: {**asdict(verdict), "told": str(verdict)} for name, verdict in verdicts.items()}
+        scores = {
+            name: {**asdict(verdict), "share": verdict.share, "fits": verdict.fits, "told": str(verdict)}
+            for name, verdict in verdicts.items()
+        }
         written = {"frames": [asdict(report) for report in reports], "cameras": scores, "problems": problems}
         write_text(options.json, json.dumps(written, indent=2, allow_nan=False) + "\n")
     return 1 if problems else 0
@@ -141,7 +152,8 @@ def scenes(options: argparse.Namespace) -> Iterator[tuple[str, Frames]]:
         raise ConfigError(f"--frames is {options.frames} for {len(options.data)} folders; expected one each at least")
     left = options.frames
     for place, folder in enumerate(options.data):
-        frames = read_frames(folder, limit=math.ceil(left / (len(options.data) - place)), every=options.every)
+        limit = math.ceil(left / (len(options.data) - place))
+        frames = read_frames(folder, limit, options.every, options.depth_scale)
         left -= len(frames)
         yield str(folder), frames
 
@@ -176,9 +188,9 @@ def verdict_of(frames: Frames) -> CameraCheck | None:
 
 
 def camera_problems(verdicts: dict[str, CameraCheck]) -> list[str]:
-    """Return a sentence for every scene whose poses are clearly read the wrong way, or fit in none."""
+    """Return a sentence for every scene whose poses are clearly misread, or whose depth or K does not fit."""
     return [
-        f"poses: {name}: {verdict}"
+        f"cameras: {name}: {verdict}"
         for name, verdict in verdicts.items()
-        if (verdict.clear and verdict.best != "camera_to_world") or verdict.scores[verdict.best] < FITS
+        if (verdict.clear and verdict.best != "camera_to_world") or not verdict.fits
     ]

@@ -26,6 +26,8 @@ POSE, AXES = "camera to world", "x right, y down, z forward"
 INTRINSICS = ("intrinsic/intrinsic_color.txt", "intrinsics.txt", "intrinsic.txt")
 DEPTH_INTRINSICS = "intrinsic/intrinsic_depth.txt"
 MILLIMETRE = 0.001
+DEPTH_SCALE = 1000.0  # units per metre
+_NO_DEPTH = 65535.0  # what 7-Scenes writes where it has none; others write 0
 _LARGEST_M = 100.0  # of a room's depth
 _UNIT = 1e-3  # a quaternion written with four digits passes
 _SAME_VIEW = 0.05  # of the image's width: ScanNet's own colour and depth cameras differ by 1 %
@@ -95,7 +97,9 @@ class _Entry:
     pose: Tensor
 
 
-def read_frames(folder: str | Path, limit: int | None = None, every: int = 1) -> Frames:
+def read_frames(
+    folder: str | Path, limit: int | None = None, every: int = 1, depth_scale: float | None = None
+) -> Frames:
     """Read a scene.
 
     Two forms are known:
@@ -103,7 +107,7 @@ def read_frames(folder: str | Path, limit: int | None = None, every: int = 1) ->
     * ``frames.json`` with ``intrinsics`` (fx, fy, cx, cy), ``image_size`` [height, width], ``depth_unit_m`` and
       ``frames``, each with ``color``, ``depth`` (files), ``translation_m`` and ``quaternion_xyzw`` (camera to world);
       a frame is named after its photo;
-    * a folder as ScanNet's: ``color/<n>.jpg``, ``depth/<n>.png`` (millimetres), ``pose/<n>.txt`` (camera to world) and
+    * a folder as ScanNet's: ``color/<n>.jpg``, ``depth/<n>.png`` (16 bit), ``pose/<n>.txt`` (camera to world) and
       ``intrinsic/intrinsic_color.txt`` (or ``intrinsics.txt``, ``intrinsic.txt``), which belongs to the photos' size; a
       frame is named ``<folder>/color/<n>``, as in a feature store. Poses that are not finite mark lost frames: they are
       left out and counted.
@@ -112,23 +116,27 @@ def read_frames(folder: str | Path, limit: int | None = None, every: int = 1) ->
         folder: of the scene.
         limit: frames to read at most; None = all.
         every: take the frames whose number it divides (``frames.json`` has no numbers: each n-th in its order).
+        depth_scale: units of the depth files per metre, 5000 in TUM's; None = 1000, or what ``frames.json`` records.
+            Units of 0 and 65535 are unknown depth.
 
     Raises:
-        ConfigError: for a limit or a step below 1.
+        ConfigError: for a limit or a step below 1, or a scale that is not positive.
         DataError: naming the file that is missing or wrong.
     """
     for name, number in (("limit", limit), ("every", every)):
         if number is not None and number < 1:
             raise ConfigError(f"{name} is {number}; expected 1 or more")
+    if depth_scale is not None and not 0 < depth_scale < math.inf:
+        raise ConfigError(f"depth_scale is {depth_scale}; expected units per metre, above 0")
     root = Path(folder)
     if (root / JSON).is_file():
-        return _of_json(root, limit, every)
+        return _of_json(root, limit, every, depth_scale)
     if (root / "color").is_dir():
-        return _of_folders(root, limit, every)
+        return _of_folders(root, limit, every, 1 / (depth_scale or DEPTH_SCALE))
     raise DataError(f"{root} has neither {JSON} nor a folder color; expected one of the two forms of read_frames")
 
 
-def _of_json(root: Path, limit: int | None, every: int) -> Frames:
+def _of_json(root: Path, limit: int | None, every: int, depth_scale: float | None) -> Frames:
     path = root / JSON
     try:
         told = json.loads(path.read_text(encoding="utf-8"))
@@ -151,7 +159,7 @@ def _of_json(root: Path, limit: int | None, every: int) -> Frames:
     if twice := {name for name in names if names.count(name) > 1}:
         raise DataError(f"{path} names photos {some_of(twice, _SHOWN)} more than once; frames are known by that name")
     K = torch.tensor([[fx, 0, cx], [0, fy, cy], [0, 0, 1]], dtype=torch.float64)
-    return _frames(entries[::every][:limit], K, (size[0], size[1]), unit, path)
+    return _frames(entries[::every][:limit], K, (size[0], size[1]), 1 / depth_scale if depth_scale else unit, path)
 
 
 def _entry(root: Path, frame: Any, where: str) -> _Entry:
@@ -177,7 +185,7 @@ def _rotation(quaternion: Tensor) -> Tensor:
     return torch.tensor(rows, dtype=torch.float64)
 
 
-def _of_folders(root: Path, limit: int | None, every: int) -> Frames:
+def _of_folders(root: Path, limit: int | None, every: int, unit: float) -> Frames:
     photos: dict[int, Path] = {}
     for path in sorted((root / "color").iterdir()):
         if path.suffix.lower() not in (".jpg", ".jpeg", ".png") or path.name.startswith("."):
@@ -203,7 +211,7 @@ def _of_folders(root: Path, limit: int | None, every: int) -> Frames:
         _logger.info("%s: %d frames left out, whose poses are not finite", root, skipped)
     where = root / "color" if not skipped else f"{root} ({skipped} frames, none with a finite pose)"
     K = _intrinsics(root)
-    frames = _frames(entries, K, None, MILLIMETRE, where, skipped)
+    frames = _frames(entries, K, None, unit, where, skipped)
     _check_depth_camera(root, K, frames)
     return frames
 
@@ -253,7 +261,7 @@ def _frames(
         if depths and depth.shape != depths[0].shape:
             raise DataError(f"{entry.depth} is {_px(depth)}; {entries[0].depth} is {_px(depths[0])}: one size for all")
         photos.append(photo)
-        depths.append(depth * unit)
+        depths.append(depth.where(depth != _NO_DEPTH, 0.0) * unit)
     size = size or (0, 0)
     rows, cols = depths[0].shape
     if abs(math.log(size[1] * rows / (size[0] * cols))) > _SAME_VIEW:

@@ -18,7 +18,7 @@ from dinoneck.atomic import write_whole
 from dinoneck.cli import backbone_options, numbers
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.points import Cameras, PointProjector, lift
-from examples.pointcloud.checking import add_features, source_of
+from examples.pointcloud.checking import add_depth_scale, add_features, source_of
 from examples.pointcloud.features import device_of
 from examples.pointcloud.frames import Frames, cloud_of, read_frames
 from examples.pointcloud.rooms import room
@@ -37,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help=".png or .jpg")
     parser.add_argument("--frames", type=numbers.count, metavar="N", help="the first N; without, all")
     parser.add_argument("--every", type=numbers.count, default=1, metavar="K", help="frames whose number K divides")
+    add_depth_scale(parser)
     parser.add_argument(
         "--render", type=backbone_options.size, default="300x400", metavar="HxW", help="of one view, in pixels"
     )
@@ -52,7 +53,7 @@ def run(options: argparse.Namespace) -> int:
     if options.data is None:
         frames = room(options.seed, options.frames or 5, (240, 320), points=1).frames
     else:
-        frames = read_frames(options.data, options.frames, options.every)
+        frames = read_frames(options.data, options.frames, options.every, options.depth_scale)
     source = source_of(options, device)
     maps, cameras = source.maps(frames)
     points, colours = scene_cloud(frames)

@@ -259,8 +259,21 @@ def test_wrong_poses_are_found(room: Frames, monkeypatch: pytest.MonkeyPatch, tm
     wrong = replace(room, cameras=read_as(room.cameras, reading))
     told = checked(wrong, monkeypatch, tmp_path, code=1)
     [problem] = told["problems"]
-    assert problem.startswith("poses: scene:")
+    assert problem.startswith("cameras: scene:")
     assert told["cameras"]["scene"]["scores"][reading] > 0.8
+
+
+def test_a_wrong_scale_of_depth_fails_and_is_named(
+    room: Frames, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checked(room, monkeypatch, tmp_path)
+    assert "everything as planned" in capsys.readouterr().out
+    told = checked(replace(room, depth=room.depth * 5), monkeypatch, tmp_path, code=1)
+    [problem] = told["problems"]
+    verdict = told["cameras"]["scene"]
+    assert not verdict["fits"] and verdict["share"] < 0.5 < verdict["reached"]
+    assert verdict["factor"] == ["depth", pytest.approx(0.2, rel=0.06)]
+    assert f"depth x {verdict['factor'][1]:.3g} gives {verdict['reached']:.2f}" in problem
 
 
 def test_depth_in_millimetres_is_refused(room: Frames, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

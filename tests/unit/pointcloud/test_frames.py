@@ -60,6 +60,21 @@ def write_scan(folder: Path, numbers: tuple[int, ...] = (0, 20, 40, 100)) -> Pat
     return scene
 
 
+def test_the_scale_of_depth_is_an_option_and_65535_is_unknown(tmp_path: Path) -> None:
+    scene = write_scan(tmp_path, (0,))
+    pixels = np.full((30, 40), 5000)
+    pixels[0, :3] = 0, 65535, 65534
+    save_depth(scene / "depth" / "0.png", pixels)
+    depth = read_frames(scene, depth_scale=5000).depth[0]
+    assert depth[0, :3].tolist() == [0.0, 0.0, pytest.approx(13.1068)]
+    assert torch.allclose(depth[1:], torch.ones(29, 40))
+    assert torch.allclose(read_frames(scene).depth[0, 1:], torch.full((29, 40), 5.0))
+    (tmp_path / "json").mkdir()
+    assert torch.allclose(read_frames(write_json(tmp_path / "json"), depth_scale=1000).depth[0], torch.tensor(2.0))
+    with pytest.raises(ConfigError, match="depth_scale is -1; expected units per metre"):
+        read_frames(scene, depth_scale=-1)
+
+
 def test_a_json_scene_is_read_to_the_number(tmp_path: Path) -> None:
     frames = read_frames(write_json(tmp_path))
     assert frames.names == ("c0", "c1", "c2")
