@@ -22,7 +22,7 @@ from tests.unit.store.store_samples import make, same, write_photos
 
 from dinoneck import Backbone, FeatureStore, StoreError, load_backbone
 from dinoneck.store import shards, writer
-from dinoneck.store.index import read_index
+from dinoneck.store.index import checked_line, read_index
 
 NAMES = [f"{i}.png" for i in range(5)]
 
@@ -96,8 +96,8 @@ def test_a_failure_at_any_step_costs_nothing_finished(
             failed = count() >= step
         if (root / "store.json").exists():
             visible = FeatureStore.open(root)
-            assert visible.verify() == []
             assert set(visible.ids) <= set(expected.ids)
+            assert not set(visible.verify()) & set(visible.ids)  # at most a finished shard that is not listed yet
         again = make(root, tiny, **options)
         again.extract(few)
         assert same(again, expected), step
@@ -113,7 +113,7 @@ def test_a_torn_last_line_does_not_count(photos: Path, whole: FeatureStore, tiny
     raw = index.read_bytes()
     for cut in (*range(0, len(raw), 41), *(raw.find(b"\n") + i for i in range(-1, 3)), len(raw)):
         index.write_bytes(raw[:cut])
-        assert len(read_index(store.reader.files)) == raw[:cut].count(b"\n")
+        assert len(read_index(store.reader.files)) == max(0, raw[:cut].count(b"\n") - 1)  # the first names the root
     index.write_bytes(raw[:-3])
     for shard in (tmp_path / "s" / "data").iterdir():
         shard.unlink()
@@ -128,7 +128,7 @@ def test_a_damaged_line_is_refused_by_name(photos: Path, tiny: Backbone, tmp_pat
     store.extract(photos)
     [index] = (tmp_path / "s" / "index").iterdir()
     lines = index.read_text().splitlines()
-    for wrong in ("{}", "nonsense", lines[1].replace("data/", "../"), lines[1].replace('"offset":', '"offset":-')):
+    for wrong in ("{}", "nonsense", '{"root":"/x"}', lines[1].replace('"id":"0"', '"id":"1"'), lines[1][:-24] + "}"):
         index.write_text("\n".join([lines[0], wrong, *lines[2:]]) + "\n")
         with pytest.raises(StoreError, match=r"\.jsonl, line 2 is damaged"):
             FeatureStore.open(tmp_path / "s")
@@ -147,9 +147,10 @@ def test_any_flipped_byte_of_the_data_is_found(photos: Path, tiny: Backbone, tmp
             shard.write_bytes(damaged)
             assert FeatureStore.open(tmp_path / "s").verify() == [image_id]
             pattern = (place - entry.offset) // entry.length
-            with pytest.raises(StoreError, match=f"pattern {pattern} of '{image_id}' has another checksum"):
-                FeatureStore.open(tmp_path / "s", check=True)[image_id, pattern]
-            FeatureStore.open(tmp_path / "s")[image_id, pattern]
+            for _ in range(2):
+                with pytest.raises(StoreError, match=f"pattern {pattern} of '{image_id}' has another checksum"):
+                    FeatureStore.open(tmp_path / "s").batch(["1", image_id], [0, pattern])
+            FeatureStore.open(tmp_path / "s", check=False)[image_id, pattern]
         shard.write_bytes(raw[: entry.at(1)])
         assert image_id in FeatureStore.open(tmp_path / "s").verify()
         with pytest.raises(StoreError, match="it is cut short"):
@@ -176,15 +177,18 @@ def test_what_is_no_shard_is_left_alone(photos: Path, tiny: Backbone, tmp_path: 
     store.extract([photos / "0.png"])
     strange = {"x.safetensors": b"short", "y.safetensors": bytes(100), "notes.txt": b"mine"}
     whole = next((tmp_path / "s" / "data").glob("w-*")).read_bytes()
-    strange |= {"z.safetensors": whole[:-1], "copy.safetensors": whole}
+    flipped = bytearray(whole)
+    flipped[whole.index(b"F16")] ^= 1
+    strange |= {"z.safetensors": whole[:-1], "copy.safetensors": whole, "flipped.safetensors": bytes(flipped)}
     for name, content in strange.items():
         (tmp_path / "s" / "data" / name).write_bytes(content)
     store.extract(photos)
     assert store.verify() == []
     for name, content in strange.items():
         assert (tmp_path / "s" / "data" / name).read_bytes() == content
-    with pytest.raises(ValueError, match="cut short"):
-        shards.entries_in(tmp_path / "s" / "data" / "z.safetensors")
+    for name, told in (("z", "cut short"), ("flipped", "header is damaged"), ("copy", "a copy of another file")):
+        with pytest.raises(StoreError, match=told):
+            shards.entries_in(store.reader.files, f"data/{name}.safetensors", store.description.layout)
 
 
 def test_leftovers_of_live_writers_stay(photos: Path, tiny: Backbone, tmp_path: Path) -> None:
@@ -278,12 +282,13 @@ def test_the_order_of_writers_does_not_matter(photos: Path, tiny: Backbone, tmp_
     store = make(tmp_path / "s", tiny)
     store.extract([photos / "0.png"], root=photos)
     [index] = (tmp_path / "s" / "index").iterdir()
-    entry = json.loads(index.read_text())
+    entry = json.loads(index.read_text().splitlines()[1])
+    del entry["line_crc32"]
     copied = "data/w-other.safetensors"
     shutil.copy(tmp_path / "s" / entry["file"], tmp_path / "s" / copied)
     chosen = set()
     for name in ("a.jsonl", "z.jsonl"):
-        line = json.dumps({**entry, "file": copied}) + "\n"
+        line = checked_line({**entry, "file": copied}) + "\n"
         (tmp_path / "s" / "index" / name).write_text(line)
         chosen.add(FeatureStore.open(tmp_path / "s").shard_of("0"))
         (tmp_path / "s" / "index" / name).unlink()

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from dinoneck.atomic import write_whole
 from dinoneck.backbones.backbone import Backbone, checked_backbone
 from dinoneck.data.patterns import Patterns
 from dinoneck.errors import StoreError
 from dinoneck.grid import TokenGrid
 from dinoneck.store import index, shards
-from dinoneck.store.description import FILE, Description
+from dinoneck.store.description import FILE, SCHEMA, Description
 from dinoneck.store.encoding import StoreDtype
-from dinoneck.store.files import Files, flush_folder, told_write, write_first
+from dinoneck.store.files import Files, LocalFiles, flush_folder, told_write, write_first
 
 
 def described(
@@ -73,6 +75,20 @@ def read_description(files: Files) -> Description:
     except OSError as error:
         raise StoreError(f"{files} cannot be opened: {error}") from error
     return Description.from_bytes(raw, f"{files}/{FILE}")
+
+
+def raise_schema(files: LocalFiles) -> None:
+    """Give ``store.json`` the current schema before index lines of that schema are added to an older store.
+
+    Raises:
+        StoreError: if it is damaged or cannot be written.
+    """
+    description = read_description(files)
+    if description.schema < SCHEMA:
+        try:
+            write_whole(files.root / FILE, replace(description, schema=SCHEMA).to_bytes())
+        except OSError as error:
+            raise told_write(files.root / FILE, error) from error
 
 
 def _check_empty(root: Path) -> None:

@@ -18,7 +18,7 @@ from dinoneck.version import __version__
 
 FILE = "store.json"
 FORMAT = "dinoneck.store"
-SCHEMA = 1
+SCHEMA = 2  # 1: version 0.1, whose index lines have no checksum, hash and time
 _TOLD = ("name", "source", "patch_size", "embed_dim", "depth", "num_cls", "num_registers", "layers", "norm",
          "pos_embed", "dtype", "adapter", "weights_sha256")  # fmt: skip
 _NEEDED = ("patch_size", "embed_dim", "num_cls", "num_registers")
@@ -33,12 +33,14 @@ class Description:
         preprocess: how photos were prepared, size included.
         patterns: the augmentation patterns; pattern i of an image is stored under the number i.
         dtype: ``fp16``, ``bf16`` or ``int8``.
+        schema: of the folder; 1 = version 0.1.
     """
 
     backbone: Mapping[str, Any]
     preprocess: Preprocessing
     patterns: Patterns
     dtype: StoreDtype
+    schema: int = SCHEMA
 
     def __post_init__(self) -> None:
         check_dtype(self.dtype)
@@ -74,7 +76,7 @@ class Description:
         """Return the content of ``store.json``, which ends in its own SHA-256."""
         content = {
             "format": FORMAT,
-            "schema": SCHEMA,
+            "schema": self.schema,
             "created_by": {"dinoneck": __version__},
             "backbone": dict(self.backbone),
             "inputs": self.preprocess.record(),
@@ -111,6 +113,7 @@ class Description:
                 Preprocessing.from_record(content["inputs"]),
                 Patterns.from_record(content["patterns"]),
                 content["dtype"],
+                schema,
             )
         except (KeyError, TypeError, AttributeError, DinoneckError) as error:
             raise StoreError(f"{name} cannot be understood: {type(error).__name__}: {error}") from error

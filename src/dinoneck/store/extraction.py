@@ -25,6 +25,7 @@ from dinoneck.backbones.backbone import Backbone
 from dinoneck.errors import ConfigError, DataError, DinoneckError
 from dinoneck.store.description import Description
 from dinoneck.store.encoding import channel_rms, encode
+from dinoneck.store.image_files import ImageFile, check_unchanged, image_file
 from dinoneck.store.index import Entry
 from dinoneck.store.views import views_of
 from dinoneck.store.writer import Writer
@@ -38,10 +39,10 @@ Item = tuple[str, Path]
 
 
 class Prepared(NamedTuple):
-    """A photo ready for the backbone: its id, the size of its file, and its views or why it cannot be used."""
+    """An image ready for the backbone: its id, its file, and its views or why it cannot be used."""
 
     image_id: str
-    photo_bytes: int
+    source: ImageFile
     views: Tensor | None
     problem: str
 
@@ -108,14 +109,14 @@ def run_units(
     """Extract what is missing of these units.
 
     Raises:
-        DataError: for a photo that cannot be used, or one that is stored already with another file size; everything
-            finished before is kept.
-        StoreError: if values do not fit the dtype, or the disk is full.
+        DataError: for an image that cannot be used; everything finished before is kept.
+        StoreError: if the file of a stored image has changed, values do not fit the dtype, or the disk is full.
     """
+    check_unchanged((item for unit in units for item in unit), known)
     done = Extracted()
     missing = []
     for unit in units:
-        new = {image_id for image_id, path in unit if not _is_stored(known.get(image_id), image_id, path)}
+        new = {image_id for image_id, _ in unit if image_id not in known}
         done.present += len(unit) - len(new)
         if new:
             missing.append((unit, new))
@@ -129,7 +130,7 @@ def run_units(
                     if photo.image_id in wanted:
                         layout = description.layout(tokens.grid)
                         records = encode(tokens, layout, channel_scale)
-                        writer.add(photo.image_id, records, layout, photo.photo_bytes)
+                        writer.add(photo.image_id, records, layout, photo.source)
                         done.written.append(photo.image_id)
                 bar.update(len(wanted))
         except (DinoneckError, KeyboardInterrupt):
@@ -184,11 +185,12 @@ def prepare(item: Item, description: Description) -> Prepared:
     """Decode one photo and make its views; what is wrong with it is told, not raised."""
     image_id, path = item
     try:
-        views = views_of(path, description.preprocess, description.patterns, image_id)
-        return Prepared(image_id, path.stat().st_size, views, "")
+        # hashed before it is decoded: a file that changes in between differs from its hash in the next extraction
+        source = image_file(image_id, path) if path.is_file() else ImageFile(0)
+        return Prepared(image_id, source, views_of(path, description.preprocess, description.patterns, image_id), "")
     except (DinoneckError, OSError) as error:
         told = str(error) if str(path) in str(error) else f"{path}: {error}"
-        return Prepared(image_id, 0, None, told)
+        return Prepared(image_id, ImageFile(0), None, told)
 
 
 def _usable(photos: list[Prepared], new: set[str], done: Extracted, skip: bool) -> list[Prepared]:
@@ -221,19 +223,6 @@ def _ahead(
             yield [future.result() for future in waiting.popleft()]
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _is_stored(entry: Entry | None, image_id: str, path: Path) -> bool:
-    """Whether a photo is in the store; another photo of its name is refused."""
-    if entry is None:
-        return False
-    size = path.stat().st_size if path.exists() else entry.photo_bytes
-    if size != entry.photo_bytes:
-        raise DataError(
-            f"{path} has {size} bytes; the photo stored as {image_id!r} had {entry.photo_bytes}. It is another photo "
-            "or was changed: give it another name, or make a new store"
-        )
-    return True
 
 
 def _views(photo: Prepared) -> Tensor:

@@ -8,15 +8,14 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from tqdm import tqdm
 
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.data.patterns import Patterns
 from dinoneck.data.photos import Fit, Interpolation, Preprocessing
 from dinoneck.errors import StoreError
 from dinoneck.grid import PatchSize, Remainder
-from dinoneck.store import channel_scale, converters, extraction, writer
-from dinoneck.store.creation import described, make_folder, named_patterns, read_description
+from dinoneck.store import channel_scale, converters, extraction, verification, writer
+from dinoneck.store.creation import described, make_folder, named_patterns, raise_schema, read_description
 from dinoneck.store.description import Description
 from dinoneck.store.encoding import StoreDtype
 from dinoneck.store.extraction import Extracted, Item
@@ -109,12 +108,12 @@ class FeatureStore:
         return store
 
     @classmethod
-    def open(cls, path_or_url: PathLike, *, check: bool = False, mapped: bool = False) -> Self:
+    def open(cls, path_or_url: PathLike, *, check: bool = True, mapped: bool = False) -> Self:
         """Open a store for reading.
 
         Args:
             path_or_url: a folder, which may be read-only, or a URL that fsspec knows.
-            check: compare the checksum of every record that is read.
+            check: compare the checksum of every record when this process reads it for the first time.
             mapped: do not copy a single image of a local folder: its tensors as stored lie on the file (each holds
                 it open; changes stay in this process). Should the disk fail meanwhile, the process ends.
 
@@ -196,15 +195,16 @@ class FeatureStore:
             batch_size: views per backbone pass, of several photos if a photo has fewer; None = one photo at a time.
             skip_unusable: leave out photos that cannot be decoded, and list them, instead of stopping.
             workers: threads that decode photos ahead.
-            shard_bytes: size of the files that are written; a kill costs at most one.
+            shard_bytes: size of the files that are written. They are written after 30 s at the latest, and a kill
+                costs at most one.
 
         Returns:
             What was written, present and left out.
 
         Raises:
-            DataError: if a photo cannot be used, two have one id, or one is stored with another size; all that was
-                finished before is kept.
-            StoreError: without a backbone, with a changed one, on a full disk, or if values do not fit the dtype.
+            DataError: if an image cannot be used, or two have one id; all that was finished before is kept.
+            StoreError: without a backbone, with a changed one, if the file of a stored image has changed, on a full
+                disk, or if values do not fit the dtype.
         """
         units = extraction.share_of(self._plan(paths, root, batch_size, skip_unusable), shard)
         return self._run(units, batch_size, skip_unusable, workers, shard_bytes)
@@ -229,7 +229,7 @@ class FeatureStore:
 
         Raises:
             DataError: if an id or a pattern is not in the store, or the images have different grids.
-            StoreError: if a shard is missing, cut short or, with ``check=True``, damaged.
+            StoreError: if a shard is missing, cut short or damaged.
         """
         return self.reader.assemble(*self.reader.columns(ids, patterns), dtype)
 
@@ -244,12 +244,11 @@ class FeatureStore:
         return self.reader.quantised(*self.reader.columns(ids, patterns))
 
     def verify(self) -> list[str]:
-        """Read every record and return the ids whose checksum is wrong or whose shard is missing, sorted.
+        """Read every record and header and return the ids, sorted, that are damaged or that the index has lost.
 
-        Delete the shards that :meth:`shard_of` names for them and extract their photos again.
+        Delete the shards that :meth:`shard_of` names for them and extract their images again.
         """
-        entries = tqdm(self.reader.entries.values(), desc="verify", unit="image", disable=None)
-        return [entry.id for entry in entries if not self.reader.is_sound(entry)]
+        return verification.damaged_ids(self.reader)
 
     def shard_of(self, image_id: str) -> str:
         """Return the file, relative to the store, that holds an image.
@@ -361,7 +360,8 @@ class FeatureStore:
         items = list(image_ids(paths, root).items())
         units = extraction.units_of(items, len(self.patterns), batch_size)
         writer.remove_leftovers(local.root)
-        writer.take_in_orphans(local.root)
+        raise_schema(local)
+        writer.take_in_orphans(local.root, self.description)
         self.refresh()
         if self.dtype == "int8" and not local.exists(channel_scale.FILE) and not self.ids:
             channel_scale.write_scale(local.root, extraction.measure_scale(items, self.description, backbone, skip))

@@ -34,6 +34,10 @@ class Files(Protocol):
         """Return the names in a folder, sorted; none if there is no such folder."""
         ...
 
+    def size(self, name: str) -> int:
+        """Return the size of a file in bytes; OSError if there is none."""
+        ...
+
     def fill(self, pieces: Sequence[Piece]) -> None:
         """Fill the buffers of every (file, offset, buffers) from one contiguous byte range each."""
         ...
@@ -74,6 +78,10 @@ class LocalFiles:
             return sorted(path.name for path in (self.root / folder).iterdir())
         except FileNotFoundError:
             return []
+
+    def size(self, name: str) -> int:
+        """Return the size of a file in bytes."""
+        return (self.root / name).stat().st_size
 
     def exists(self, name: str) -> bool:
         """Whether there is such a file."""
@@ -150,6 +158,10 @@ class RemoteFiles:
         except FileNotFoundError:
             return []
         return sorted(str(path).rstrip("/").rsplit("/", 1)[-1] for path in listed)
+
+    def size(self, name: str) -> int:
+        """Return the size of a file in bytes."""
+        return int(self._fs.size(f"{self._root}/{name}"))
 
     def fill(self, pieces: Sequence[Piece]) -> None:
         """Fetch all ranges, at once where the file system can, and copy them into the buffers."""

@@ -1,14 +1,16 @@
 """The index: which images a store holds and where. One JSON-lines file per writer, only ever appended to.
 
-A line is written after its shard is safely on disk, so whatever a line names is there. A last line without its
-newline was cut by a kill and does not count.
+A line is written after its shard is safely on disk, so whatever a line names is there. Every line ends in the CRC-32
+of its own bytes; lines of version 0.1 have none. A line ``{"root": ...}`` names the folder that the images of the lines
+after it were read from. A last line without its newline was cut by a kill and does not count.
 """
 
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from dinoneck.errors import StoreError
@@ -17,6 +19,10 @@ from dinoneck.store.files import Files
 
 FOLDER = "index"
 SUFFIX = ".jsonl"
+_KINDS = {"id": str, "file": str, "offset": int, "length": int, "crc32": list, "grid": list, "photo_bytes": int}
+_SOURCE_KINDS = {"mtime_ns": int, "blake2b": str}  # not in the lines of version 0.1
+_CHECKSUM = ',"line_crc32":"%08x"}'
+_CHECKSUM_BYTES = len(_CHECKSUM % 0)
 
 
 @dataclass(frozen=True)
@@ -30,7 +36,10 @@ class Entry:
         length: bytes of one pattern's record.
         crc32: checksum of every pattern's record.
         grid: (rows, cols) of patches.
-        photo_bytes: size of the photo's file, which tells another photo of the same name.
+        photo_bytes: size of the image's file.
+        mtime_ns: when that file was last modified; 0 = not known (stores of version 0.1).
+        blake2b: hash of the file's bytes, 32 hex digits; empty = not known.
+        root: the folder that the id is relative to; empty = not known. It is part of the journal, not of the line.
     """
 
     id: str
@@ -40,25 +49,33 @@ class Entry:
     crc32: tuple[int, ...]
     grid: tuple[int, int]
     photo_bytes: int
+    mtime_ns: int = 0
+    blake2b: str = ""
+    root: str = field(default="", compare=False)
 
     def line(self) -> str:
-        """Return the JSON line, without newline."""
-        return json.dumps(asdict(self), separators=(",", ":"))
+        """Return the JSON line with its checksum, without newline."""
+        return checked_line({name: value for name, value in asdict(self).items() if name != "root"})
 
     @classmethod
-    def parsed(cls, value: Any) -> Entry:
-        """Check one parsed line.
+    def parsed(cls, line: bytes, root: str = "") -> Entry:
+        """Read one line.
 
         Raises:
-            ValueError: if it is no entry.
+            ValueError: if it is damaged or not an entry.
         """
-        kinds = {"id": str, "file": str, "offset": int, "length": int, "crc32": list, "grid": list, "photo_bytes": int}
+        return cls._of(_content(line), root)
+
+    @classmethod
+    def _of(cls, value: Any, root: str) -> Entry:
+        kinds = _KINDS | _SOURCE_KINDS if isinstance(value, dict) and "blake2b" in value else _KINDS
         if not isinstance(value, dict) or set(value) != set(kinds):
             raise ValueError(f"expected an object with {', '.join(kinds)}")
         for name, kind in kinds.items():
             if type(value[name]) is not kind:
                 raise ValueError(f"{name} is {value[name]!r}")
         numbers = [value["offset"], value["length"], value["photo_bytes"], *value["crc32"], *value["grid"]]
+        numbers.append(value.get("mtime_ns", 0))
         if any(type(number) is not int or not 0 <= number < 1 << 63 for number in numbers) or len(value["grid"]) != 2:
             raise ValueError("a number is negative, too large or no integer")
         parts = value["id"].split("/")  # ids name files that converters write
@@ -67,11 +84,32 @@ class Entry:
         folder, _, file = value["file"].partition("/")
         if folder != "data" or not file or "/" in file or "\\" in file or file.startswith("."):
             raise ValueError(f"file is {value['file']!r}; expected data/NAME")
-        return cls(**{**value, "crc32": tuple(value["crc32"]), "grid": GridSize(*value["grid"])})
+        return cls(**{**value, "crc32": tuple(value["crc32"]), "grid": GridSize(*value["grid"]), "root": root})
 
     def at(self, pattern: int) -> int:
         """Return the byte where a pattern's record begins."""
         return self.offset + pattern * self.length
+
+
+def checked_line(content: dict[str, Any]) -> str:
+    """Return a JSON line, without newline, that ends in the CRC-32 of what comes before."""
+    text = json.dumps(content, separators=(",", ":"))[:-1]
+    return text + _CHECKSUM % zlib.crc32(text.encode())
+
+
+def _is_checked(line: bytes) -> bool:
+    text = line[:-_CHECKSUM_BYTES]
+    return line == text + (_CHECKSUM % zlib.crc32(text)).encode()
+
+
+def _content(line: bytes) -> Any:
+    """Return what a line holds; ValueError if it is not JSON or differs from its checksum."""
+    content = json.loads(line)
+    if _is_checked(line):
+        del content["line_crc32"]
+    elif not isinstance(content, dict) or content.keys() != _KINDS.keys():  # only lines of 0.1 have no checksum
+        raise ValueError("it differs from its checksum, or has none")
+    return content
 
 
 def read_index(files: Files) -> list[Entry]:
@@ -84,14 +122,21 @@ def read_index(files: Files) -> list[Entry]:
     for name in files.names(FOLDER):
         if name.startswith(".") or not name.endswith(SUFFIX):
             continue
-        raw = files.read(f"{FOLDER}/{name}")
-        for number, line in enumerate(raw[: raw.rfind(b"\n") + 1].splitlines(), 1):
+        *lines, rest = files.read(f"{FOLDER}/{name}").split(b"\n")
+        if _is_checked(rest[:-1]):  # a whole line and one byte more: that byte was the newline
+            lines.append(rest)
+        root = ""
+        for number, line in enumerate(lines, 1):
             try:
-                entries.append(Entry.parsed(json.loads(line)))
+                content = _content(line)
+                if isinstance(content.get("root"), str):
+                    root = content["root"]
+                else:
+                    entries.append(Entry._of(content, root))
             except (ValueError, RecursionError) as error:
                 raise StoreError(
                     f"{files}/{FOLDER}/{name}, line {number} is damaged ({error}); remove that line, and extract "
-                    "its photo again"
+                    "its image again"
                 ) from None
     return entries
 

@@ -33,7 +33,7 @@ class Reader:
     Args:
         files: of the store.
         description: of the store.
-        check: compare every record's checksum.
+        check: compare every record's checksum when it is read for the first time.
         mapped: do not copy a single record of a local file; its columns lie on the file.
     """
 
@@ -42,7 +42,7 @@ class Reader:
         files: LocalFiles | RemoteFiles,
         description: Description,
         *,
-        check: bool = False,
+        check: bool = True,
         mapped: bool = False,
     ) -> None:
         self.files = files
@@ -58,6 +58,7 @@ class Reader:
         exists = files.exists if isinstance(files, LocalFiles) else lambda _: True
         self.entries = by_id(read_index(files), exists)
         self.ids = tuple(self.entries)
+        self._checked: dict[str, int] = {}  # id -> bits of the patterns whose records were compared
 
     def entry(self, image_id: str) -> Entry:
         """Return where an image is; DataError if it is not in the store."""
@@ -72,7 +73,7 @@ class Reader:
 
         Raises:
             DataError: if an id or a pattern is unknown, or the images have different grids.
-            StoreError: if a shard is missing, cut short or, where it is asked for, damaged.
+            StoreError: if a shard is missing, cut short or damaged.
         """
         wanted = [(self.entry(i), p) for i, p in zip(ids, self.numbers(ids, patterns), strict=True)]
         layout = self.layout([entry for entry, _ in wanted])
@@ -89,12 +90,19 @@ class Reader:
             files.fill(pieces)
         if self.check:
             for (entry, pattern), (_, _, buffers) in zip(wanted, pieces, strict=True):
-                if _crc32(buffers) != entry.crc32[pattern]:
-                    raise StoreError(
-                        f"{self.files}/{entry.file} is damaged: pattern {pattern} of {entry.id!r} has another "
-                        "checksum; delete that file and extract its photos again"
-                    )
+                self._check(entry, pattern, buffers)
         return columns, layout.grid
+
+    def _check(self, entry: Entry, pattern: int, buffers: Iterable[memoryview]) -> None:
+        """Compare the checksum of a record that was not read before."""
+        if self._checked.get(entry.id, 0) >> pattern & 1:
+            return
+        if _crc32(buffers) != entry.crc32[pattern]:
+            raise StoreError(
+                f"{self.files}/{entry.file} is damaged: pattern {pattern} of {entry.id!r} has another checksum; "
+                "delete that file and extract its images again"
+            )
+        self._checked[entry.id] = self._checked.get(entry.id, 0) | 1 << pattern
 
     def layout(self, entries: Sequence[Entry]) -> Layout:
         """Return the layout of these entries' records; all must have one grid."""

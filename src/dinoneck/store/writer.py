@@ -13,17 +13,23 @@ import os
 import re
 import secrets
 import socket
+import time
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 from dinoneck.atomic import write_whole
 from dinoneck.errors import StoreError
 from dinoneck.store import index, shards
+from dinoneck.store.description import Description
 from dinoneck.store.encoding import Layout
 from dinoneck.store.files import LocalFiles, flush_folder, told_write
+from dinoneck.store.image_files import ImageFile
 from dinoneck.store.index import Entry
 
 SHARD_BYTES = 64 << 20
+SHARD_SECONDS = 30.0
+FIRST_SHARD_SECONDS = 1.0
 
 logger = logging.getLogger(__name__)
 _live: set[str] = set()
@@ -36,12 +42,20 @@ class Writer:
     Args:
         root: folder of the store.
         shard_bytes: a shard is written once it holds this much; one image is never split.
+        clock: gives seconds. A shard is also written when an image is added 30 s after the shard before it; the first
+            ones sooner (1 s, 2 s, 4 s ...), so that a process that is killed again and again makes progress.
     """
 
-    def __init__(self, root: Path, shard_bytes: int = SHARD_BYTES) -> None:
+    def __init__(
+        self, root: Path, shard_bytes: int = SHARD_BYTES, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.root = root
         self.shard_bytes = shard_bytes
         self.name = f"w-{_machine()}-{_boot()}-{os.getpid()}-{secrets.token_hex(4)}"
+        self._clock = clock
+        self._seconds = FIRST_SHARD_SECONDS
+        self._flushed = clock()
+        self._root = ""  # that the index file names
         self._count = 0
         self._bytes = 0
         self._pending: list[tuple[Entry, Layout]] = []
@@ -59,7 +73,7 @@ class Writer:
         """Ids that are not on disk yet."""
         return [entry.id for entry, _ in self._pending]
 
-    def add(self, image_id: str, records: list[bytes], layout: Layout, photo_bytes: int) -> None:
+    def add(self, image_id: str, records: list[bytes], layout: Layout, source: ImageFile) -> None:
         """Take all patterns of one image; they become visible together.
 
         Raises:
@@ -68,11 +82,14 @@ class Writer:
         file = f"{shards.FOLDER}/{self.name}-{self._count:06d}{shards.SUFFIX}"
         checksums = tuple(zlib.crc32(record) for record in records)
         grid = (int(layout.grid.rows), int(layout.grid.cols))
-        entry = Entry(image_id, file, self._bytes, layout.nbytes, checksums, grid, photo_bytes)
+        entry = Entry(image_id, file, self._bytes, layout.nbytes, checksums, grid, *source)
         self._pending.append((entry, layout))
         self._chunks += records
         self._bytes += sum(map(len, records))
         if self._bytes >= self.shard_bytes:
+            self.flush()
+        elif self._clock() - self._flushed >= self._seconds:
+            self._seconds = min(2 * self._seconds, SHARD_SECONDS)
             self.flush()
 
     def flush(self) -> None:
@@ -97,6 +114,7 @@ class Writer:
         except OSError as error:
             raise told_write(path, error) from error
         self.append(entries)
+        self._flushed = self._clock()
 
     def append(self, entries: list[Entry]) -> None:
         """Append lines to this writer's index file and flush it.
@@ -105,7 +123,13 @@ class Writer:
             StoreError: if the disk is full or not writable.
         """
         path = self.root / index.FOLDER / f"{self.name}{index.SUFFIX}"
-        block = "".join(entry.line() + "\n" for entry in entries).encode()
+        lines = []
+        for entry in entries:
+            if entry.root != self._root:
+                self._root = entry.root
+                lines.append(index.checked_line({"root": entry.root}))
+            lines.append(entry.line())
+        block = "".join(f"{line}\n" for line in lines).encode()
         try:
             new = not path.exists()
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
@@ -121,20 +145,21 @@ class Writer:
             raise told_write(path, error) from error
 
 
-def take_in_orphans(root: Path) -> int:
+def take_in_orphans(root: Path, description: Description) -> int:
     """Index shards that were finished but never indexed, and return how many images came back.
 
-    A shard gets its final name only when all of it is on disk, so whatever has one is whole.
+    A shard gets its final name only when all of it is on disk; its header is checked before it is trusted.
     """
-    known = {entry.file for entry in index.read_index(LocalFiles(root))}
+    files = LocalFiles(root)
+    known = {entry.file for entry in index.read_index(files)}
     found: list[Entry] = []
-    for path in sorted((root / shards.FOLDER).glob(f"*{shards.SUFFIX}")):
-        if path.name.startswith(".") or f"{shards.FOLDER}/{path.name}" in known:
+    for name in shards.names(files):
+        if name in known:
             continue
         try:
-            found += shards.entries_in(path)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            logger.warning("%s is no shard of this store (%s) and is left alone", path, error)
+            found += shards.entries_in(files, name, description.layout)
+        except StoreError as error:
+            logger.warning("%s; the file is left alone", error)
     if found:
         with Writer(root) as writer:
             writer.append(found)

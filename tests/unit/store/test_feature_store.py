@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import pickle
+import shutil
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -247,8 +248,8 @@ def test_a_newer_or_edited_description_is_refused(tmp_path: Path, two_layers: Ba
     make(tmp_path / "s", two_layers)
     path = tmp_path / "s" / "store.json"
     text = path.read_text()
-    path.write_text(text.replace('"schema": 1', '"schema": 2'))
-    with pytest.raises(StoreError, match=r"schema 2; this dinoneck reads up to 1. It was made by dinoneck \d"):
+    path.write_text(text.replace('"schema": 2', '"schema": 3'))
+    with pytest.raises(StoreError, match=r"schema 3; this dinoneck reads up to 2. It was made by dinoneck \d"):
         FeatureStore.open(tmp_path / "s")
     path.write_text(text.replace('"fp16"', '"bf16"'))
     with pytest.raises(StoreError, match="damaged or was edited"):
@@ -291,13 +292,26 @@ def test_ids_are_paths_below_the_root(tmp_path: Path) -> None:
         image_ids([])
 
 
-def test_another_photo_of_the_same_name_is_refused(tmp_path: Path, two_layers: Backbone) -> None:
-    [path] = write_photos(tmp_path, ["p/a.png"])
+def test_another_image_of_the_same_name_is_refused(tmp_path: Path, two_layers: Backbone) -> None:
+    """BMP files of one shape have one size: only their time, root and hash tell them apart."""
+    first, second = tmp_path / "p1", tmp_path / "p2"
+    for seed, root in enumerate((first, second)):
+        for path in write_photos(root, ["a.bmp", "b.bmp"], seed=10 * seed):
+            os.utime(path, (10**9, 10**9))
     store = make(tmp_path / "s", two_layers)
-    store.extract(path)
-    write_photos(tmp_path, ["p/a.png"], seed=5)
-    with pytest.raises(DataError, match=r"bytes; the photo stored as 'a' had"):
-        store.extract(path)
+    store.extract(first)
+    moved = shutil.copytree(first, tmp_path / "moved")
+    (first / "a.bmp").touch()  # another time, the same bytes
+    assert store.extract(first).present == store.extract(moved).present == 2
+    told = r"files of 2 stored images have changed: 'a', 'b'\. .*, which was read from .*p1, .*delete the shards"
+    with pytest.raises(StoreError, match=told):  # equal names, sizes and times below another root
+        store.extract(second)
+    for name in ("a.bmp", "b.bmp"):
+        (first / name).write_bytes((second / name).read_bytes())
+    with pytest.raises(StoreError, match=told):
+        make(tmp_path / "s", two_layers).extract(first)
+    (tmp_path / "s" / store.shard_of("a")).unlink()
+    assert make(tmp_path / "s", two_layers).extract(first).written == ["a", "b"]
 
 
 def test_odd_photos(tmp_path: Path, two_layers: Backbone, caplog: pytest.LogCaptureFixture) -> None:

@@ -13,6 +13,7 @@ from tests.unit.store.store_samples import make, write_photos
 
 from dinoneck import Backbone, ConfigError, DataError, FeatureStore, GridError, StoreError, load_backbone
 from dinoneck.store import MemoryStore
+from dinoneck.store.index import checked_line
 
 
 @pytest.fixture(scope="module")
@@ -29,16 +30,18 @@ def filled(tmp_path: Path, backbone: Backbone) -> FeatureStore:
 
 
 def edited(store: FeatureStore, **changes: object) -> Path:
-    """Change the first line of the store's index."""
+    """Change the store's first image in the index, and its line's checksum with it."""
     [index] = (Path(store.path) / "index").iterdir()
-    first, *rest = index.read_text().splitlines()
-    index.write_text("\n".join([json.dumps({**json.loads(first), **changes}), *rest]) + "\n")
+    root, first, *rest = index.read_text().splitlines()
+    content = json.loads(first)
+    del content["line_crc32"]
+    index.write_text("\n".join([root, checked_line({**content, **changes}), *rest]) + "\n")
     return Path(store.path)
 
 
 @pytest.mark.parametrize("image_id", ["../../evil", "/tmp/evil", "", "a//b", "a\0"])
 def test_an_id_that_leaves_the_folder_is_no_id(filled: FeatureStore, image_id: str) -> None:
-    with pytest.raises(StoreError, match=r"line 1 is damaged .*relative paths without '\.\.'"):
+    with pytest.raises(StoreError, match=r"line 2 is damaged .*relative paths without '\.\.'"):
         FeatureStore.open(edited(filled, id=image_id))
 
 
