@@ -8,6 +8,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from benchmarks.reliability import campaigns_page
+
 ROOT = Path(__file__).parents[2]
 RESULT = ROOT / "benchmarks" / "results" / "reliability.json"
 PAGE = ROOT / "docs" / "reliability.md"
@@ -22,18 +24,19 @@ PARTS = {
     "cost": "What the checks cost",
 }
 OPENING = """\
-# Reliability of head files
+# Reliability of head files, stores and training
 
 What is done to a head file, or around it, and what comes of it: refused with one family of errors
 (`dinoneck.CheckpointError`, whose `step` names the check; a sound head that is given tokens it was not made for raises
-`ShapeError` or `GridError` instead), or harmless. Every number on this page comes from
+`ShapeError` or `GridError` instead), or harmless. Every number on head files comes from
 
 ```
 python -m benchmarks.reliability
 ```
 
 which writes `benchmarks/results/reliability.json` and this page. [The head file](explanation/head-file.md) says what is
-in it and in which order it is checked; what an attacker can and cannot do is in `SECURITY.md`.
+in it and in which order it is checked; what an attacker can and cannot do is in `SECURITY.md`. The last section is about
+the [feature store](explanation/feature-store.md), `fit` and `load_head`.
 """
 
 
@@ -50,7 +53,7 @@ def written(stored: Mapping[str, Any]) -> str:
             continue
         entry = stored[name]
         sections.append(f"## {title}\n\n{part_of(name).page(entry['result']).strip()}\n\n{_measured_on(entry)}\n")
-    return "\n".join(sections)
+    return "\n".join([*sections, campaigns_page.section()])
 
 
 def _measured_on(entry: Mapping[str, Any]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import json
 import os
 import shutil
@@ -20,8 +21,10 @@ import torch
 from tests.process_group import ROOT, told_by
 from tests.unit.store.store_samples import make, same, write_photos
 
-from dinoneck import Backbone, FeatureStore, StoreError, load_backbone
+from dinoneck import Backbone, FeatureStore, GridSize, StoreError, load_backbone
 from dinoneck.store import shards, writer
+from dinoneck.store.encoding import Layout
+from dinoneck.store.image_files import ImageFile
 from dinoneck.store.index import checked_line, read_index
 
 NAMES = [f"{i}.png" for i in range(5)]
@@ -240,6 +243,46 @@ def test_kills_cost_no_finished_image(photos: Path, whole: FeatureStore, tiny: B
     store.extract(photos)
     assert same(store, whole)
     assert not list((root / "data").glob(".*"))
+
+
+def test_kills_in_a_row_make_progress(photos: Path, whole: FeatureStore, tiny: Backbone, tmp_path: Path) -> None:
+    """Every run ends after 25 s, at its second image, long before a shard holds 64 MiB."""
+    store, runs = make(tmp_path / "s", tiny), 0
+    while len(store) < len(NAMES):
+        seconds, before = itertools.count(0.0, 12.5), len(store)
+
+        class Killed(writer.Writer):
+            def __init__(self, *arguments: Any) -> None:
+                super().__init__(*arguments, clock=seconds.__next__)
+                self.added = 0
+
+            def add(self, *arguments: Any) -> None:
+                super().add(*arguments)
+                self.added += 1
+                if self.added == 2:
+                    raise Crash
+
+        with pytest.MonkeyPatch.context() as patch, contextlib.suppress(Crash):
+            patch.setattr(writer, "Writer", Killed)
+            store.extract(photos)
+        store, runs = make(tmp_path / "s", tiny), runs + 1
+        assert len(store) > before
+    assert runs <= len(NAMES)
+    assert same(store, whole)
+
+
+def test_a_shard_is_written_after_30_seconds(tmp_path: Path) -> None:
+    layout = Layout("fp16", 1, 0, 4, GridSize(1, 2))
+    for folder in ("data", "index"):
+        (tmp_path / folder).mkdir()
+    now, written = 0.0, []
+    with writer.Writer(tmp_path, clock=lambda: now) as out:
+        for second in range(600):
+            now = float(second)
+            out.add(f"{second:03d}", [bytes(layout.nbytes)], layout, ImageFile(1))
+            written.append(len(list((tmp_path / "data").iterdir())))
+            assert len(out.pending) <= 30
+    assert written[1] == 1 and written[-1] < 5 + 600 / 30  # one in the first seconds, few in the long run
 
 
 @pytest.mark.slow
