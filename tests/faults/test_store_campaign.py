@@ -77,7 +77,7 @@ class World:
 Mode = Callable[[World], Iterator[str]]
 
 
-def flips(files: str, part: str = "all", *, index_lost: bool = False, some: int = 120) -> Mode:
+def flips(files: str, part: str = "all", *, index_lost: bool = False, some: int = 60) -> Mode:
     """Flip one bit at a time of the files; ``part`` of a shard: its header or its records."""
 
     def run(world: World) -> Iterator[str]:
@@ -171,7 +171,7 @@ def another_root(world: World) -> Iterator[str]:
 
 def killed(world: World) -> Iterator[str]:
     """End an extraction at its n-th change of the disk, and extract again."""
-    for step in itertools.count(1, 1 if world.every else 5):
+    for step in itertools.count(1, 1 if world.every else 9):
         shutil.rmtree(world.root, ignore_errors=True)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(writer, "FIRST_SHARD_SECONDS", 0.0)  # a shard per image
@@ -189,7 +189,7 @@ MODES: dict[str, Mode] = {
     "a bit of the index is flipped": flips("index/*"),
     "a bit of a shard's header is flipped": flips("data/*", "header"),
     "a bit of a shard's header is flipped, the index is lost, and extract is called": flips(
-        "data/*", "header", index_lost=True, some=20
+        "data/*", "header", index_lost=True, some=8
     ),
     "a bit of a record is flipped": flips("data/*", "records"),
     "a bit of the channel scale is flipped": flips("channel_scale.safetensors"),

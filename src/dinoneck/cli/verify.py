@@ -111,11 +111,11 @@ def check_store(path: Path, rows: Rows) -> int:
     from dinoneck.store.feature_store import FeatureStore
 
     store = FeatureStore.open(path)
-    bad = {image_id: store.shard_of(image_id) for image_id in store.verify()}
+    bad = {image_id: store.shard_of(image_id) if image_id in store else "" for image_id in store.verify()}
     for image_id, shard in bad.items():
-        say(f"damaged  {path}  {image_id}  {shard}", sys.stderr)
+        say(f"damaged  {path}  {image_id}  {shard or 'is in a shard but not in the index'}", sys.stderr)
     if bad:
-        print("delete these shards and extract their photos again", file=sys.stderr)
+        print("delete the shards that are named, if any, and extract again", file=sys.stderr)
     else:
         say(f"ok       {path}  feature store  {len(store)} images x {len(store.patterns)} patterns")
     found = {"images": len(store), "patterns": len(store.patterns), "dtype": store.dtype}

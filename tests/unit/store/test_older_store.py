@@ -1,0 +1,69 @@
+"""A store written by version 0.1, whose index lines have no checksum, hash and time, is read, checked and extended."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tests.unit.store.store_samples import make
+
+from dinoneck import Backbone, FeatureStore, StoreError
+
+STORE = Path(__file__).parents[2] / "fixtures" / "store_v1"
+OPTIONS = {"patterns": "none", "image_size": (16, 16)}
+
+
+@pytest.fixture
+def older(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(STORE, tmp_path / "s"))
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """The images of the frozen store, and one more."""
+    (tmp_path / "images").mkdir()
+    for i, name in enumerate("abc"):
+        rows = np.arange(16 * 16 * 3).reshape(16, 16, 3) * (i + 1) % 256
+        Image.fromarray(rows.astype(np.uint8)).save(tmp_path / "images" / f"{name}.bmp")
+    return tmp_path / "images"
+
+
+def test_it_is_read_and_extended(older: Path, images: Path, tiny: Backbone, tmp_path: Path) -> None:
+    store = FeatureStore.open(older)
+    assert store.ids == ("a", "b") and store.verify() == []
+    fresh = make(tmp_path / "fresh", tiny, **OPTIONS)
+    fresh.extract(images)
+    done = make(older, tiny, **OPTIONS).extract(images)
+    assert (done.written, done.present) == (["c"], 2)
+    store = FeatureStore.open(older)
+    assert store.verify() == []
+    assert torch.allclose(store.batch(["a", "b", "c"]).sequence[0], fresh.batch(["a", "b", "c"]).sequence[0], atol=4e-3)
+    assert json.loads((older / "store.json").read_text())["schema"] == 2  # which version 0.1 refuses by name
+    for name in ("b.bmp", "c.bmp"):  # 0.1 knew the size alone, for the new image the hash is known
+        raw = (images / name).read_bytes()
+        (images / name).write_bytes(raw[:-1] + bytes([raw[-1] ^ 1]) + b"\0" * (name == "b.bmp"))
+    with pytest.raises(StoreError, match="files of 2 stored images have changed: 'b', 'c'"):
+        make(older, tiny, **OPTIONS).extract(images)
+
+
+def test_what_it_shows_wrongly_is_noticed(older: Path) -> None:
+    [index] = (older / "index").iterdir()
+    text = index.read_text()
+    index.write_text(text.replace('"id":"a"', '"id":"x"').replace('"id":"b"', '"id":"a"').replace('"x"', '"b"'))
+    assert FeatureStore.open(older).verify() == ["a", "b"]
+    index.write_text(text.splitlines()[0] + "\n")
+    assert FeatureStore.open(older).verify() == ["b"]
+
+
+def test_an_orphan_is_taken_in_unless_its_header_is_damaged(older: Path, images: Path, tiny: Backbone) -> None:
+    [index] = (older / "index").iterdir()
+    index.unlink()
+    shard = sorted((older / "data").iterdir())[1]
+    shard.write_bytes(shard.read_bytes().replace(b'\\"id\\":\\"b\\"', b'\\"id\\":\\"a\\"'))
+    done = make(older, tiny, **OPTIONS).extract(images)
+    assert (done.written, done.present) == (["b", "c"], 1)
