@@ -271,6 +271,21 @@ def test_kills_in_a_row_make_progress(photos: Path, whole: FeatureStore, tiny: B
     assert same(store, whole)
 
 
+def test_writers_of_the_same_images_notice_each_other(
+    photos: Path, tiny: Backbone, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    make(tmp_path / "s", tiny)
+    layout = Layout("fp16", 1, 0, 4, GridSize(1, 2))
+    with writer.Writer(tmp_path / "s", 1) as one, writer.Writer(tmp_path / "s", 1) as two:
+        for out, image_id in ((one, "a"), (two, "b"), (one, "c")):
+            out.add(image_id, [bytes(layout.nbytes)], layout, ImageFile(1))
+        assert not caplog.messages
+        with writer.Writer(tmp_path / "s", 1) as three:
+            three.add("a", [bytes(layout.nbytes)], layout, ImageFile(1))
+        one.add("d", [bytes(layout.nbytes)], layout, ImageFile(1))
+    assert len(caplog.messages) == 1 and "share with shard=(i, n)" in caplog.text
+
+
 def test_a_shard_is_written_after_30_seconds(tmp_path: Path) -> None:
     layout = Layout("fp16", 1, 0, 4, GridSize(1, 2))
     for folder in ("data", "index"):

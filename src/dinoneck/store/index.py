@@ -112,32 +112,42 @@ def _content(line: bytes) -> Any:
     return content
 
 
+def names(files: Files) -> list[str]:
+    """Return the names of the writers' index files, sorted."""
+    return [name for name in files.names(FOLDER) if name.endswith(SUFFIX) and not name.startswith(".")]
+
+
 def read_index(files: Files) -> list[Entry]:
     """Return every finished line of every writer, in the writers' order.
 
     Raises:
-        StoreError: if a finished line is no entry, naming file and line.
+        StoreError: if a finished line is damaged or not an entry, naming file and line.
     """
-    entries = []
-    for name in files.names(FOLDER):
-        if name.startswith(".") or not name.endswith(SUFFIX):
-            continue
-        *lines, rest = files.read(f"{FOLDER}/{name}").split(b"\n")
-        if _is_checked(rest[:-1]):  # a whole line and one byte more: that byte was the newline
-            lines.append(rest)
-        root = ""
-        for number, line in enumerate(lines, 1):
-            try:
-                content = _content(line)
-                if isinstance(content.get("root"), str):
-                    root = content["root"]
-                else:
-                    entries.append(Entry._of(content, root))
-            except (ValueError, RecursionError) as error:
-                raise StoreError(
-                    f"{files}/{FOLDER}/{name}, line {number} is damaged ({error}); remove that line, and extract "
-                    "its image again"
-                ) from None
+    return [entry for name in names(files) for entry in read_writer(files, name)]
+
+
+def read_writer(files: Files, name: str) -> list[Entry]:
+    """Return every finished line of one writer's index file.
+
+    Raises:
+        StoreError: if one is damaged or not an entry, naming file and line.
+    """
+    *lines, rest = files.read(f"{FOLDER}/{name}").split(b"\n")
+    if _is_checked(rest[:-1]):  # a whole line and one byte more: that byte was the newline
+        lines.append(rest)
+    entries, root = [], ""
+    for number, line in enumerate(lines, 1):
+        try:
+            content = _content(line)
+            if isinstance(content.get("root"), str):
+                root = content["root"]
+            else:
+                entries.append(Entry._of(content, root))
+        except (ValueError, RecursionError) as error:
+            raise StoreError(
+                f"{files}/{FOLDER}/{name}, line {number} is damaged ({error}); remove that line, and extract its image "
+                "again"
+            ) from None
     return entries
 
 

@@ -56,6 +56,8 @@ class Writer:
         self._seconds = FIRST_SHARD_SECONDS
         self._flushed = clock()
         self._root = ""  # that the index file names
+        self._ids: set[str] = set()
+        self._others = set(index.names(LocalFiles(root)))
         self._count = 0
         self._bytes = 0
         self._pending: list[tuple[Entry, Layout]] = []
@@ -114,6 +116,8 @@ class Writer:
         except OSError as error:
             raise told_write(path, error) from error
         self.append(entries)
+        self._ids.update(entry.id for entry in entries)
+        self._notice_others()
         self._flushed = self._clock()
 
     def append(self, entries: list[Entry]) -> None:
@@ -143,6 +147,21 @@ class Writer:
                 flush_folder(path.parent)
         except OSError as error:
             raise told_write(path, error) from error
+
+
+    def _notice_others(self) -> None:
+        """Warn if a writer that began later than this one stores the same images."""
+        files = LocalFiles(self.root)
+        for name in set(index.names(files)) - self._others - {f"{self.name}{index.SUFFIX}"}:
+            self._others.add(name)
+            twice = self._ids.intersection(entry.id for entry in index.read_writer(files, name))
+            if twice:
+                logger.warning(
+                    "another process extracts the same images into %s (%d so far): stop one of them, or give each its "
+                    "share with shard=(i, n) (--shard I/N)",
+                    self.root,
+                    len(twice),
+                )
 
 
 def take_in_orphans(root: Path, description: Description) -> int:
