@@ -137,7 +137,7 @@ def main() -> None:
     report = {"machine": machine(), "command": f"python -m benchmarks.store_checks --rounds {rounds}", "tables": tables}
     (RESULTS / "store_checks.json").write_text(json.dumps(report, indent=2) + "\n")
     shown = report["machine"]
-    head = f"`{report['command']}`, {shown['cpu']}, one thread, {shown['versions']}. \"x peer\" = peer's time / this one's."
+    head = f"`{report['command']}`, {shown['cpu']}, one thread, {shown['versions']}; x peer = peer's time / own time."
     text = "\n\n".join([head, *(markdown(title, rows) for title, rows in tables.items())]) + "\n"
     (RESULTS / "store_checks.md").write_text(text)
     print(text)

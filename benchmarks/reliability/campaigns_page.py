@@ -26,8 +26,8 @@ Here every case is judged by *predicting* after it. **Refused**: an error of din
 python -m tests.faults.campaigns
 ```
 
-which writes `benchmarks/results/campaigns.json`. One replacement cannot be seen without reading every image again: other
-content of the same size, below the same root and with the old modification time set again."""
+which writes `benchmarks/results/campaigns.json`. One replacement cannot be seen without reading every image again:
+other content of the same size, in the same place, with the old modification time set again."""
 
 
 def section(result: Path = RESULT) -> str:

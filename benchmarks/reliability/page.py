@@ -35,8 +35,8 @@ python -m benchmarks.reliability
 ```
 
 which writes `benchmarks/results/reliability.json` and this page. [The head file](explanation/head-file.md) says what is
-in it and in which order it is checked; what an attacker can and cannot do is in `SECURITY.md`. The last section is about
-the [feature store](explanation/feature-store.md), `fit` and `load_head`.
+in it and in which order it is checked; what an attacker can and cannot do is in `SECURITY.md`. The last section is
+about the [feature store](explanation/feature-store.md), `fit` and `load_head`.
 """
 
 

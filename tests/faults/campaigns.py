@@ -2,7 +2,7 @@
 
     python -m tests.faults.campaigns [PART ...]  # store, fit, load_head; the others keep their stored results
 
-Each part is a module with ``campaign()``, which returns mode -> how many cases there were, and how many of each outcome.
+Each part is a module with ``campaign()``, which returns mode -> the number of cases, and of each outcome.
 Results lie in ``benchmarks/results/campaigns.json``; ``docs/reliability.md`` shows them.
 """
 
@@ -25,7 +25,7 @@ def main(parts: list[str]) -> None:
     stored = json.loads(RESULT.read_text()) if RESULT.exists() else {}
     silent = 0
     for part, (name, _) in PARTS.items():
-        if parts and part not in parts or not importlib.util.find_spec(name):
+        if (parts and part not in parts) or not importlib.util.find_spec(name):
             continue
         modes = importlib.import_module(name).campaign()
         stored[part] = modes

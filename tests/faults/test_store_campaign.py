@@ -1,7 +1,7 @@
-"""What is done to a feature store, or to its images, and what comes of it: the judge predicts with the tokens it reads.
+"""What is done to a feature store or its images, and what comes of it: the judge predicts with the tokens it reads.
 
-Every case is *refused* (an error of dinoneck), *noticed* (``verify`` names an image), *harmless* (the predictions of all
-images are the right ones, bit for bit) or *silent*, which no case may be. ``campaign()`` counts all cases.
+Every case is *refused* (an error of dinoneck), *noticed* (``verify`` names an image), *harmless* (the predictions of
+all images are the right ones, bit for bit) or *silent*, which no case may be. ``campaign()`` counts all cases.
 """
 
 from __future__ import annotations
@@ -225,6 +225,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, tiny: Backbone, request: pyt
     return World(tmp_path_factory.mktemp("world"), tiny, request.param)
 
 
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("name", MODES)
 def test_nothing_is_silent(world: World, name: str) -> None:
     found = counts(world, MODES[name])

@@ -249,11 +249,11 @@ def test_kills_in_a_row_make_progress(photos: Path, whole: FeatureStore, tiny: B
     """Every run ends after 25 s, at its second image, long before a shard holds 64 MiB."""
     store, runs = make(tmp_path / "s", tiny), 0
     while len(store) < len(NAMES):
-        seconds, before = itertools.count(0.0, 12.5), len(store)
+        before = len(store)
 
         class Killed(writer.Writer):
             def __init__(self, *arguments: Any) -> None:
-                super().__init__(*arguments, clock=seconds.__next__)
+                super().__init__(*arguments, clock=itertools.count(0.0, 12.5).__next__)
                 self.added = 0
 
             def add(self, *arguments: Any) -> None:

@@ -56,9 +56,9 @@ def check_unchanged(items: Iterable[tuple[str, Path]], stored: Mapping[str, Entr
         ids = ", ".join(repr(entry.id) for entry, _ in changed[:_NAMED]) + (", ..." if len(changed) > _NAMED else "")
         source = f", which was read from {entry.root}" if entry.root else ""
         raise StoreError(
-            f"the files of {counted(len(changed), 'stored image')} have changed: {ids}. {path} is not the file stored as "
-            f"{entry.id!r}{source}, and the stored features are those of that file. Extract into a new store, or under "
-            f"other ids (root=, --root). To replace the features, delete the shards that hold them, such as "
+            f"the files of {counted(len(changed), 'stored image')} have changed: {ids}. {path} is not the file stored "
+            f"as {entry.id!r}{source}, and the stored features are those of that file. Extract into a new store, or "
+            f"under other ids (root=, --root). To replace the features, delete the shards that hold them, such as "
             f"{entry.file}, and extract again"
         )
 

@@ -46,9 +46,7 @@ class Writer:
             ones sooner (1 s, 2 s, 4 s ...), so that a process that is killed again and again makes progress.
     """
 
-    def __init__(
-        self, root: Path, shard_bytes: int = SHARD_BYTES, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, root: Path, shard_bytes: int = SHARD_BYTES, clock: Callable[[], float] = time.monotonic) -> None:
         self.root = root
         self.shard_bytes = shard_bytes
         self.name = f"w-{_machine()}-{_boot()}-{os.getpid()}-{secrets.token_hex(4)}"
@@ -147,7 +145,6 @@ class Writer:
                 flush_folder(path.parent)
         except OSError as error:
             raise told_write(path, error) from error
-
 
     def _notice_others(self) -> None:
         """Warn if a writer that began later than this one stores the same images."""
