@@ -24,7 +24,7 @@ PARTS = {
     "cost": "What the checks cost",
 }
 OPENING = """\
-# Reliability of head files, stores and training
+# Reliability
 
 What is done to a head file, or around it, and what comes of it: refused with one family of errors
 (`dinoneck.CheckpointError`, whose `step` names the check; a sound head that is given tokens it was not made for raises
