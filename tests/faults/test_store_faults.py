@@ -189,8 +189,8 @@ def test_what_is_no_shard_is_left_alone(photos: Path, tiny: Backbone, tmp_path: 
     assert store.verify() == []
     for name, content in strange.items():
         assert (tmp_path / "s" / "data" / name).read_bytes() == content
-    for name, told in (("z", "cut short"), ("flipped", "header is damaged"), ("copy", "a copy of another file")):
-        with pytest.raises(StoreError, match=told):
+    for name, message in (("z", "cut short"), ("flipped", "header is damaged"), ("copy", "a copy of another file")):
+        with pytest.raises(StoreError, match=message):
             shards.entries_in(store.reader.files, f"data/{name}.safetensors", store.description.layout)
 
 

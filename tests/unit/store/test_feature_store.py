@@ -303,12 +303,12 @@ def test_another_image_of_the_same_name_is_refused(tmp_path: Path, two_layers: B
     moved = shutil.copytree(first, tmp_path / "moved")
     (first / "a.bmp").touch()  # another time, the same bytes
     assert store.extract(first).present == store.extract(moved).present == 2
-    told = r"files of 2 stored images have changed: 'a', 'b'\. .*, which was read from .*p1, .*delete the shards"
-    with pytest.raises(StoreError, match=told):  # equal names, sizes and times below another root
+    message = r"files of 2 stored images have changed: 'a', 'b'\. .*, which was read from .*p1, .*delete the shards"
+    with pytest.raises(StoreError, match=message):  # equal names, sizes and times below another root
         store.extract(second)
     for name in ("a.bmp", "b.bmp"):
         (first / name).write_bytes((second / name).read_bytes())
-    with pytest.raises(StoreError, match=told):
+    with pytest.raises(StoreError, match=message):
         make(tmp_path / "s", two_layers).extract(first)
     (tmp_path / "s" / store.shard_of("a")).unlink()
     assert make(tmp_path / "s", two_layers).extract(first).written == ["a", "b"]
