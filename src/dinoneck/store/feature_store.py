@@ -13,6 +13,7 @@ from tqdm import tqdm
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.data.patterns import Patterns
 from dinoneck.data.photos import Fit, Interpolation, Preprocessing
+from dinoneck.devices import to_local_device
 from dinoneck.errors import StoreError
 from dinoneck.grid import PatchSize, Remainder
 from dinoneck.store import channel_scale, converters, extraction, writer
@@ -186,7 +187,8 @@ class FeatureStore:
     ) -> Extracted:
         """Run the backbone over all photos that the store does not hold yet.
 
-        It may be stopped at any time, by a kill too, and called again; several processes may work on one store.
+        It may be stopped at any time, by a kill too, and called again; several processes may work on one store. Under
+        ``torchrun`` each takes the GPU of its LOCAL_RANK.
 
         Args:
             paths: photos and folders.
@@ -206,6 +208,7 @@ class FeatureStore:
                 finished before is kept.
             StoreError: without a backbone, with a changed one, on a full disk, or if values do not fit the dtype.
         """
+        to_local_device(self._own_backbone())
         units = extraction.share_of(self._plan(paths, root, batch_size, skip_unusable), shard)
         return self._run(units, batch_size, skip_unusable, workers, shard_bytes)
 
