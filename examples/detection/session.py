@@ -13,7 +13,6 @@ import torch
 from dinoneck.atomic import write_text
 from dinoneck.data import BoxPhotos, box_transforms
 from dinoneck.devices import local_device
-from dinoneck.errors import ConfigError
 from dinoneck.training.processes import Processes, joined
 from dinoneck.version import versions
 from examples.detection.detectors import Detector, build, load

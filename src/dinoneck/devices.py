@@ -52,6 +52,14 @@ def to_local_device(*modules: nn.Module) -> None:
             module.to(own)
 
 
+def is_capturing(device: torch.device) -> bool:
+    """Whether a CUDA graph is being captured there, during which no value can be read."""
+    if device.type == "cpu":
+        return False
+    asked = getattr(torch.get_device_module(device.type), "is_current_stream_capturing", None)
+    return asked is not None and bool(asked())
+
+
 def _local_rank() -> int | None:
     """The number of this process among those that torchrun started on this machine."""
     text = os.environ.get("LOCAL_RANK")

@@ -208,7 +208,6 @@ class FeatureStore:
                 finished before is kept.
             StoreError: without a backbone, with a changed one, on a full disk, or if values do not fit the dtype.
         """
-        to_local_device(self._own_backbone())
         units = extraction.share_of(self._plan(paths, root, batch_size, skip_unusable), shard)
         return self._run(units, batch_size, skip_unusable, workers, shard_bytes)
 
@@ -359,6 +358,7 @@ class FeatureStore:
         if isinstance(local, RemoteFiles):
             raise StoreError(f"{self.path} is a URL; extraction writes to local folders only")
         backbone = self._own_backbone()
+        to_local_device(backbone)
         self.description.check_backbone(backbone.record(), self.path)
         writer.check_writable(local.root)
         items = list(image_ids(paths, root).items())
