@@ -41,19 +41,21 @@ class Job:
     needs: tuple[str, ...] = ()
 
 
-SPEED = ("--short", "--no-compile", "--rounds", "9")
-# Estimated seconds on one H100, six of them per job to import torch and open the device; none was measured yet.
+SPEED = ("--short", "--no-compile", "--rounds", "5")
+# Estimated seconds on one H100, 465 in all, none of them measured yet; each job takes about 6 to import torch.
+# speed: 20 rows x 2 dtypes x 2 steps x 3.3 variants, each called 34 times or for 0.5 s and 5 rounds: 9 s a row, and 25
+# for whole backbones. Forwards alone as graphs in one dtype: 3 s a row.
 JOBS = (
-    Job("speed", "benchmarks.speed", SPEED),
+    Job("speed", "benchmarks.speed", (*SPEED, "--steps", "forward", "step")),  # 205
     Job("pipelines", "benchmarks.speed.pipelines",
-        ("--photos", "4", "--rounds", "3", "--stages", "predictions", "heads", "passes", "parts")),
-    Job("backbones", "benchmarks.backbones", ("--batch", "32", "--rounds", "7")),
-    Job("graphs", "benchmarks.speed", (*SPEED, "--graphs", "--steps", "forward")),
-    Job("detection_necks", "benchmarks.detection_necks", ("--batches", "1", "16", "--rounds", "11")),
-    Job("feature_store", "benchmarks.feature_store", ("--photos", "2", "--batch", "8")),
-    Job("points", "benchmarks.points", ("--rounds", "5")),
-    Job("scaling", "benchmarks.speed.scaling", ("--short", "--rounds", "3", "--axes", "batch", "heads")),
-    Job("sparse_convolution", "benchmarks.sparse_convolution", needs=("spconv",)),
+        ("--photos", "2", "--rounds", "2", "--stages", "predictions", "passes", "parts")),  # 45
+    Job("backbones", "benchmarks.backbones", ("--batch", "32", "--rounds", "7")),  # 40
+    Job("graphs", "benchmarks.speed", (*SPEED, "--graphs", "--steps", "forward", "--dtypes", "bfloat16")),  # 65
+    Job("detection_necks", "benchmarks.detection_necks", ("--batches", "1", "16", "--rounds", "11")),  # 30
+    Job("feature_store", "benchmarks.feature_store", ("--photos", "1", "--batch", "4")),  # 25
+    Job("points", "benchmarks.points", ("--rounds", "5")),  # 20
+    Job("scaling", "benchmarks.speed.scaling", ("--short", "--rounds", "3", "--axes", "batch", "heads")),  # 15
+    Job("sparse_convolution", "benchmarks.sparse_convolution", needs=("spconv",)),  # 20
 )  # fmt: skip
 
 

@@ -9,8 +9,8 @@ parts of ``torch.cuda`` that the benchmarks use, on the clock of the CPU.
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
-import traceback
 import types
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -223,10 +223,10 @@ def _unpinned(kwargs: dict[str, Any]) -> dict[str, Any]:
 
 def _caller() -> str:
     """The innermost line outside torch and this file."""
-    for frame in reversed(traceback.extract_stack()):
-        if frame.filename != __file__ and "/torch/" not in frame.filename:
-            return f"{'/'.join(frame.filename.split('/')[-3:])}:{frame.lineno}"
-    return "?"
+    frame = sys._getframe()
+    while frame.f_back is not None and (frame.f_code.co_filename == __file__ or "/torch/" in frame.f_code.co_filename):
+        frame = frame.f_back
+    return f"{'/'.join(frame.f_code.co_filename.split('/')[-3:])}:{frame.f_lineno}"
 
 
 class Event:

@@ -74,7 +74,7 @@ def results_of(row: Row, options: argparse.Namespace, limits: dict[str, float]) 
     gpu = devices.is_gpu(options.device)
     goals = goals_of(row, gpu)
     found: dict[str, Any] = {"goals": goals, "why": row.why, "results": {}, "floors": {}}
-    if gpu and row.neck:
+    if gpu and row.neck and not options.graphs:
         found["backbones"] = {}
     for setting in row.settings_on(options.device)[: 1 if options.short else None]:
         check(row, setting)

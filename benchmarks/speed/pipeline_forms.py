@@ -128,8 +128,8 @@ def source(
         arrays = {}
         for i, (cls_token, patches) in enumerate(found):
             arrays[f"cls_{i}"], arrays[f"patches_{i}"] = (
-                cls_token.numpy(force=True).squeeze(0),
-                patches.numpy(force=True).squeeze(0),
+                cls_token.cpu().numpy().squeeze(0),
+                patches.cpu().numpy().squeeze(0),
             )
         np.savez_compressed(folder / f"{name}.npz", **arrays)
         with np.load(folder / f"{name}.npz") as content:

@@ -66,8 +66,8 @@ def photos(folder: Path | None, count: int, drawn: Path) -> tuple[list[Path], st
             with Image.open(found[0]) as first:
                 return found, f"real photos, {first.width}×{first.height} {first.format}"
     for i in range(count):
-        Image.fromarray(Pasture(seed=0, size=(360, 480)).sample(i).image).save(drawn / f"{i:04d}.jpg", quality=90)
-    return sorted(drawn.iterdir()), "generated photos, 480×360 JPEG"
+        Image.fromarray(Pasture(seed=0, size=(352, 480)).sample(i).image).save(drawn / f"{i:04d}.jpg", quality=90)
+    return sorted(drawn.iterdir()), "generated photos, 480×352 JPEG"
 
 
 def forms(work: Work, files: Path) -> dict[str, Callable[[Sequence[Path]], Tensor]]:

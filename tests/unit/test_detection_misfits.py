@@ -59,9 +59,7 @@ def test_parts_that_do_not_fit_are_refused_when_built(
 
 
 @pytest.mark.parametrize("name", ["foo", "cuda:99"])
-def test_devices_that_are_not_there(
-    name: str, boxes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_devices_that_are_not_there(name: str, boxes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments(boxes, tmp_path, "--detector", "fcos", "--device", name)) == 1
     assert f"device {name!r} cannot be used here" in capsys.readouterr().err
 
