@@ -13,7 +13,6 @@ from tqdm import tqdm
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.data.patterns import Patterns
 from dinoneck.data.photos import Fit, Interpolation, Preprocessing
-from dinoneck.devices import to_local_device
 from dinoneck.errors import StoreError
 from dinoneck.grid import PatchSize, Remainder
 from dinoneck.store import channel_scale, converters, extraction, writer
@@ -187,8 +186,7 @@ class FeatureStore:
     ) -> Extracted:
         """Run the backbone over all photos that the store does not hold yet.
 
-        It may be stopped at any time, by a kill too, and called again; several processes may work on one store. Under
-        ``torchrun`` each takes the GPU of its LOCAL_RANK.
+        It may be stopped at any time, by a kill too, and called again; several processes may work on one store.
 
         Args:
             paths: photos and folders.
@@ -358,7 +356,6 @@ class FeatureStore:
         if isinstance(local, RemoteFiles):
             raise StoreError(f"{self.path} is a URL; extraction writes to local folders only")
         backbone = self._own_backbone()
-        to_local_device(backbone)
         self.description.check_backbone(backbone.record(), self.path)
         writer.check_writable(local.root)
         items = list(image_ids(paths, root).items())
