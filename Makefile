@@ -36,8 +36,9 @@ docs: $(VENV)/installed-docs
 bench: $(VENV)/installed-bench
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.speed --short --no-compile --dtypes float32 --rounds 5 --out bench-results
 
-bench-gpu: $(VENV)/installed-bench
-	$(BIN)/python -m benchmarks.speed --device cuda --rounds 31 --out bench-results
+# eight minutes on one GPU, to benchmarks/results; installs nothing: without .venv the PYTHON that is there, with torch
+bench-gpu:
+	PYTHONPATH=src:. $(or $(wildcard $(BIN)/python),$(PYTHON)) -m benchmarks.gpu
 
 # the built wheel, in an environment of its own that shares only the heavy dependencies, must run the demo
 wheel: $(VENV)/installed-dev

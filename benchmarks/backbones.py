@@ -20,6 +20,7 @@ import argparse
 import json
 from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from torch import Tensor
 from torch._C._profiler import _EventType
 from torch.profiler import ProfilerActivity, profile
 
+from benchmarks import devices
 from benchmarks.timing import compare, machine
 from dinoneck import Backbone, load_backbone
 
@@ -38,12 +40,11 @@ Maps = Sequence[Tensor]
 
 
 def variants(
-    ours: Backbone, ours_hf: Backbone, images: Tensor, finish: Callable[[], Any]
+    ours: Backbone, ours_hf: Backbone | None, images: Tensor, finish: Callable[[], Any]
 ) -> dict[str, Callable[[], Maps]]:
-    """All ways to the same maps; ``finish`` waits for the device."""
+    """All ways to the same maps; ``finish`` waits for the device. Without ``ours_hf`` those of timm only."""
     layers, grid = list(ours.layers), (images.shape[-2] // ours.patch_size, images.shape[-1] // ours.patch_size)
-    timm_model, hf_model = ours.adapter.model, ours_hf.adapter.model
-    hf_norm, prefix = ours_hf.adapter.norms[0], ours.num_prefix_tokens
+    timm_model = ours.adapter.model
 
     def timm_plain() -> Maps:
         return timm_model.forward_intermediates(images, indices=layers, norm=True)[1]
@@ -52,25 +53,37 @@ def variants(
         options = {"norm": True, "output_fmt": "NLC", "intermediates_only": True, "stop_early": stop_early}
         return [_view(x, grid) for x in timm_model.forward_intermediates(images, indices=layers, **options)]
 
-    def hf_fixed() -> Maps:
-        states = hf_model(images, output_hidden_states=True).hidden_states
-        return [_view(hf_norm(states[layer + 1])[:, prefix:], grid) for layer in layers]
-
-    def hf_plain() -> Maps:
-        states = hf_model(images, output_hidden_states=True).hidden_states
-        normed = (hf_norm(states[layer + 1])[:, prefix:] for layer in layers)
-        return [x.reshape(len(x), *grid, -1).permute(0, 3, 1, 2).contiguous() for x in normed]
-
     runs: dict[str, Callable[[], Maps]] = {
         PEER: timm_plain,
         "timm, layout fixed": timm_fixed,
         "timm, layout fixed, stop_early": lambda: timm_fixed(stop_early=True),
-        "transformers, plain": hf_plain,
-        "transformers, layout fixed": hf_fixed,
         "dinoneck, timm": lambda: ours(images).maps(),
-        "dinoneck, transformers": lambda: ours_hf(images).maps(),
     }
+    if ours_hf is not None:
+        runs |= hf_variants(ours_hf, layers, images, grid)
     return {name: _finished(run, finish) for name, run in runs.items()}
+
+
+def hf_variants(
+    ours: Backbone, layers: Sequence[int], images: Tensor, grid: tuple[int, int]
+) -> dict[str, Callable[[], Maps]]:
+    """The ways through transformers."""
+    model, norm, prefix = ours.adapter.model, ours.adapter.norms[0], ours.num_prefix_tokens
+
+    def fixed() -> Maps:
+        states = model(images, output_hidden_states=True).hidden_states
+        return [_view(norm(states[layer + 1])[:, prefix:], grid) for layer in layers]
+
+    def plain() -> Maps:
+        states = model(images, output_hidden_states=True).hidden_states
+        normed = (norm(states[layer + 1])[:, prefix:] for layer in layers)
+        return [x.reshape(len(x), *grid, -1).permute(0, 3, 1, 2).contiguous() for x in normed]
+
+    return {
+        "transformers, plain": plain,
+        "transformers, layout fixed": fixed,
+        "dinoneck, transformers": lambda: ours(images).maps(),
+    }
 
 
 def _view(x: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -103,11 +116,12 @@ def _relative(got: Tensor, right: Tensor) -> Tensor:
 
 def peak_mib(run: Callable[[], Maps], device: str) -> float:
     """Memory that one call adds at its peak, in MiB."""
-    if device.startswith("cuda"):
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
+    if devices.is_gpu(device):
+        gpu = devices.gpu(device)
+        gpu.reset_peak_memory_stats()
+        before = gpu.memory_allocated()
         run()
-        return (torch.cuda.max_memory_allocated() - before) / 2**20
+        return float(gpu.max_memory_allocated() - before) / 2**20
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         kept = run()
     assert len(kept)
@@ -129,19 +143,20 @@ def measure(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """Dtype and layers -> variant -> numbers."""
     height, width = (int(side) for side in options.size.split("x"))
     photos = torch.randn(options.batch, 3, height, width, generator=torch.Generator().manual_seed(0))
-    finish = torch.cuda.synchronize if options.device.startswith("cuda") else lambda: None
-    torch.backends.cudnn.allow_tf32 = False
+    finish = devices.waiting(options.device)
+    devices.no_tf32()
     report: dict[str, dict[str, Any]] = {}
     truths: dict[str, list[Tensor]] = {}
     for dtype in dict.fromkeys(["float32", *options.dtypes]):
         settings: dict[str, Any] = {"pretrained": False, "dtype": getattr(torch, dtype)}
-        base, base_hf = (
-            load_backbone(options.model, source=source, **settings).to(options.device)
-            for source in ("timm", "transformers")
-        )
+        base = load_backbone(options.model, source="timm", **settings).to(options.device)
+        base_hf = None
+        if find_spec("transformers") is not None:
+            base_hf = load_backbone(options.model, source="transformers", **settings).to(options.device)
         images = photos.to(options.device, getattr(torch, dtype))
         for title, layers in choices(base.depth).items():
-            runs = variants(base.with_layers(layers), base_hf.with_layers(layers), images, finish)
+            hf = None if base_hf is None else base_hf.with_layers(layers)
+            runs = variants(base.with_layers(layers), hf, images, finish)
             if dtype == "float32":
                 truths[title] = list(runs[PEER]())
             check(runs, truths[title])
@@ -178,7 +193,7 @@ def markdown(title: str, rows: Mapping[str, Mapping[str, float]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="vit_small_patch16_dinov3")
     parser.add_argument("--size", default="224x448", help="height x width, in pixels")
@@ -188,18 +203,18 @@ def main() -> None:
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"], choices=["float32", "bfloat16"])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, default=RESULTS)
-    options = parser.parse_args()
-    cuda = options.device.startswith("cuda")
-    report: dict[str, Any] = {"machine": machine()}
+    options = parser.parse_args(arguments)
+    report: dict[str, Any] = {"machine": machine(options.device)}
     torch.set_num_threads(options.threads)
-    report["machine"]["versions"]["transformers"] = metadata.version("transformers")
-    if cuda:
-        report["machine"]["gpu"] = torch.cuda.get_device_name()
+    if find_spec("transformers") is None:
+        print("skipped: the rows of transformers, which is not installed")
+    else:
+        report["machine"]["versions"]["transformers"] = metadata.version("transformers")
     keys = ("model", "size", "batch", "threads", "rounds", "device")
     report["setting"] = {key: getattr(options, key) for key in keys}
     report["results"] = measure(options)
     options.out.mkdir(exist_ok=True)
-    stem = "backbones_cuda" if cuda else "backbones"
+    stem = devices.stem("backbones", options.device)
     (options.out / f"{stem}.json").write_text(json.dumps(report, indent=2) + "\n")
     (options.out / f"{stem}.md").write_text(page(report))
 

@@ -18,10 +18,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
+from benchmarks import devices
 from benchmarks.backbones import peak_mib
 from benchmarks.speed.peers_detection import DETAIL, OUT, WIDTH, Source, deim_encoder
 from benchmarks.timing import compare, machine, ratios, turns
@@ -160,8 +161,7 @@ def saved_mib(variant: Variant, inputs: Sequence[Tensor]) -> float:
 
 def measure(runs: Mapping[str, Variant], inputs: Sequence[Tensor], rounds: int, device: str) -> dict[str, Any]:
     """Variant -> numbers, forward and step, against both forms of the peer."""
-    cuda = device.startswith("cuda")
-    clock, wait = (time.perf_counter, torch.cuda.synchronize) if cuda else (time.process_time, lambda: None)
+    clock, wait = devices.clock(device), devices.waiting(device)
     published, fixed = list(runs)[:2]
 
     def forward(variant: Variant) -> Maps:
@@ -213,8 +213,7 @@ def end_to_end(size: int, rounds: int, device: str) -> dict[str, Any]:
     runs[f"ViT-S at {size // 2} + adapter at {size} (dual resolution)"] = half
     images = torch.randn(1, 3, size, size, device=device)
     tokens = backbone(images)
-    wait = torch.cuda.synchronize if device.startswith("cuda") else lambda: None
-    clock = time.perf_counter if device.startswith("cuda") else time.process_time
+    clock, wait = devices.clock(device), devices.waiting(device)
 
     def run(call: Callable[[], Any]) -> None:
         with torch.no_grad():
@@ -245,9 +244,10 @@ def markdown(report: Mapping[str, Any]) -> str:
             cells += [f"{row['saved_mib']:.1f}", f"{row['peak_mib']:.1f}"]
             lines.append(f"| {name} | " + " | ".join(cells) + " |")
         lines.append("")
-    lines += ["**End to end, one image, forward**", "", "| what runs | ms | share of the second row |", "|---|---|---|"]
+    lines += ["**End to end, one image, forward**", ""]
+    lines += ["| what runs | ms | images / s | share of the second row |", "|---|---|---|---|"]
     for name, row in report["end_to_end"].items():
-        lines.append(f"| {name} | {row['ms']:.0f} | {100 / row['ratio']:.1f} % |")
+        lines.append(f"| {name} | {row['ms']:.3g} | {1e3 / row['ms']:.3g} | {100 / row['ratio']:.1f} % |")
     return "\n".join(lines) + "\n"
 
 
@@ -262,7 +262,7 @@ def page(report: Mapping[str, Any]) -> str:
     )
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, default=640)
     parser.add_argument("--rounds", type=int, default=21)
@@ -271,15 +271,16 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, default=RESULTS)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    torch.backends.cudnn.allow_tf32 = False
-    cuda = options.device.startswith("cuda")
-    report: dict[str, Any] = {"machine": machine(), "necks": {}}
-    report["machine"]["versions"]["transformers"] = metadata.version("transformers")
-    if cuda:
-        report["machine"]["gpu"] = torch.cuda.get_device_name()
+    devices.no_tf32()
+    report: dict[str, Any] = {"machine": machine(options.device), "necks": {}}
+    deim = find_spec("transformers") is not None
+    if deim:
+        report["machine"]["versions"]["transformers"] = metadata.version("transformers")
+    else:
+        print(f"skipped: {DEIM}, as transformers is not installed")
     report["setting"] = {key: getattr(options, key) for key in ("size", "rounds", "end_rounds", "threads", "device")}
     for batch in options.batches:
         count = PREFIX + (options.size // PATCH) ** 2
@@ -287,7 +288,9 @@ def main() -> None:
         images = torch.randn(batch, 3, options.size, options.size, device=options.device)
         shape = {"image_size": (options.size, options.size), "patch_size": PATCH, "num_prefix_tokens": PREFIX}
         tokens = Tokens.from_sequence(layers, **shape)
-        for title, runs in ((DEIM, deim_family(tokens, images)), (SOURCE, source_family(tokens))):
+        families = {DEIM: deim_family(tokens, images)} if deim else {}
+        families[SOURCE] = source_family(tokens)
+        for title, runs in families.items():
             for variant in runs.values():
                 variant.module.to(options.device)
             check(runs)
@@ -296,7 +299,7 @@ def main() -> None:
             report["necks"][f"{title}, batch {batch}"] = rows
     report["end_to_end"] = end_to_end(options.size, options.end_rounds, options.device)
     options.out.mkdir(exist_ok=True)
-    stem = "detection_necks_cuda" if cuda else "detection_necks"
+    stem = devices.stem("detection_necks", options.device)
     (options.out / f"{stem}.json").write_text(json.dumps(report, indent=2) + "\n")
     (options.out / f"{stem}.md").write_text(page(report))
     print(page(report))

@@ -1,13 +1,14 @@
 """The feature store beside the npz files of design source 003: size, reads, loaders, rounding, training.
 
-    python -m benchmarks.feature_store [--photos 8] [--size 480x480] [--rounds 15]
+    python -m benchmarks.feature_store [--photos 8] [--size 480x480] [--rounds 15] [--device cpu]
 
 The same features (3600 patches of 1280 channels, four patterns per image; ``benchmarks.feature_files`` says where
 they come from) lie in compressed float32 npz (the source), in plain float16 npz (its layout fixed), and in a float16
 and an int8 store. Reads are one random pattern of one random image, and every byte that comes back is summed up;
 their CPU time is that of the process, with one thread. Loader rates are by the wall clock. "as stored" is
 ``batch(..., dtype=None)`` or ``quantised(...)``, "mapped" the same on ``FeatureStore.open(..., mapped=True)``.
-Writes benchmarks/results/feature_store.json and .md.
+With --device cuda batches of the loaders go there, and the training runs there; sizes, reads and rounding are the
+host's and are left out. Writes benchmarks/results/feature_store.json and .md; on CUDA feature_store_cuda.json and .md.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import random
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from benchmarks import devices
 from benchmarks.feature_files import (
     CHANNELS,
     GRID,
@@ -41,7 +43,7 @@ from benchmarks.feature_files import (
 )
 from benchmarks.timing import compare, machine
 from dinoneck import CLSGatingHead, FeatureStore, PatchMeanHead, Task, Tokens, load_backbone
-from dinoneck.store import QuantisedTokens, StoreDataset
+from dinoneck.store import MemoryStore, QuantisedTokens, StoreDataset
 from dinoneck.store.encoding import quantise
 
 RESULTS = Path(__file__).with_name("results")
@@ -144,8 +146,8 @@ def seen_by(loader: DataLoader[Any], step: Callable[[Any], object] = lambda _: N
     return count
 
 
-def loaders(files: Files, workers: int, size: int, rounds: int) -> Rows:
-    """Whole batches through a ``DataLoader``: a quarter as many for npz, which is slow."""
+def loaders(files: Files, workers: int, size: int, rounds: int, device: str = "cpu") -> Rows:
+    """Whole batches through a ``DataLoader`` to a device: a quarter as many for npz, which is slow."""
     options: dict[str, Any] = {"num_workers": workers, "persistent_workers": workers > 0}
     many = [image_id for _ in range(8 * size) for image_id in files.ids][: 8 * size]
     few = many[: 2 * size]
@@ -157,7 +159,14 @@ def loaders(files: Files, workers: int, size: int, rounds: int) -> Rows:
         store = files.store(dtype)
         chosen[f"{dtype} store, float32"] = StoreDataset(store, many).loader(size, **options)
         chosen[f"{dtype} store, as stored"] = StoreDataset(store, many, as_stored=True).loader(size, **options)
-    return rates({name: functools.partial(seen_by, loader) for name, loader in chosen.items()}, PEER, rounds)
+    wait = devices.waiting(device)
+
+    def sent(batch: Any) -> None:
+        for part in batch.values() if isinstance(batch, dict) else batch[:1]:
+            part.to(device)
+        wait()
+
+    return rates({name: functools.partial(seen_by, loader, sent) for name, loader in chosen.items()}, PEER, rounds)
 
 
 @torch.no_grad()
@@ -188,24 +197,25 @@ def rounding(files: Files) -> Rows:
     return {kind: {what: max(values) for what, values in row.items()} for kind, row in errors.items()}
 
 
-def training(files: Files, rounds: int) -> Rows:
+def training(files: Files, rounds: int, device: str = "cpu") -> Rows:
     """An epoch of one head over the small extraction, from the store and with the backbone in the loop."""
-    store, backbone = files.small, files.backbone
-    width = backbone.embed_dim
-    head = PatchMeanHead(width, [Task("mass")])
+    store, backbone = files.small, files.backbone.to(device)
+    width, wait = backbone.embed_dim, devices.waiting(device)
+    head = PatchMeanHead(width, [Task("mass")]).to(device)
     optimizer = torch.optim.AdamW(head.parameters(), 1e-3)
 
     def step(tokens: Tokens) -> None:
         optimizer.zero_grad()
-        head(tokens)["mass"].square().mean().backward()
+        head(tokens.to(device))["mass"].square().mean().backward()
         optimizer.step()
+        wait()
 
     prepare_photos = store.preprocess
 
     def live() -> int:
         paths = sorted(files.photos.iterdir())
         with torch.no_grad():
-            tokens = backbone(prepare_photos(paths))
+            tokens = backbone(prepare_photos(paths).to(device))
         step(tokens)
         return len(paths)
 
@@ -214,6 +224,14 @@ def training(files: Files, rounds: int) -> Rows:
     for workers in (0, 2):
         loader = StoreDataset(store, ids).loader(BATCH, num_workers=workers, persistent_workers=workers > 0)
         passes[f"fp16 store, {workers} workers"] = functools.partial(seen_by, loader, lambda batch: step(batch[0]))
+    kept = MemoryStore(store, device=device)
+
+    def from_memory() -> int:
+        for begin in range(0, len(ids), BATCH):
+            step(kept.batch(ids[begin : begin + BATCH]))
+        return len(ids)
+
+    passes["fp16 store in memory"] = from_memory
     return rates(passes, "live backbone", rounds)
 
 
@@ -247,7 +265,8 @@ def goals(report: dict[str, Any]) -> list[dict[str, Any]]:
 def text(report: dict[str, Any]) -> str:
     """The results as markdown."""
     shown, workload = report["machine"], report["workload"]
-    lines = [f"Measured on {shown['cpu']}, {shown['cores']} thread(s), {shown['versions']}; {workload}.", ""]
+    where = shown.get("gpu", shown["cpu"])
+    lines = [f"Measured on {where}, {shown['cores']} thread(s), {shown['versions']}; {workload}.", ""]
     lines += ["| goal | wanted | measured | met |", "|---|---|---|---|"]
     for row in report["goals"]:
         sign, form = ("<=", ".1e") if row["most"] else (">=", ".1f")
@@ -256,51 +275,64 @@ def text(report: dict[str, Any]) -> str:
     for title, rows in report.items():
         if title in ("machine", "workload", "goals"):
             continue
-        columns = list(next(iter(rows.values())))
+        numbers = {name: _with_rate(row) for name, row in rows.items()}
+        columns = list(next(iter(numbers.values())))
         lines += ["", f"**{title}**", "", f"| | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
-        lines += [f"| {name} | {' | '.join(f'{row[c]:.3g}' for c in columns)} |" for name, row in rows.items()]
+        lines += [f"| {name} | {' | '.join(f'{row[c]:.3g}' for c in columns)} |" for name, row in numbers.items()]
     return "\n".join(lines) + "\n"
 
 
-def write(report: dict[str, Any], folder: Path) -> None:
+def _with_rate(row: dict[str, float]) -> dict[str, float]:
+    """The numbers of a row, with images per second where it is about images."""
+    if "per_s" in row:
+        return {"images / s": row["per_s"], **{name: value for name, value in row.items() if name != "per_s"}}
+    return {**row, "images / s": 1e3 / row["ms"]} if "ms" in row else row
+
+
+def write(report: dict[str, Any], folder: Path, stem: str = "feature_store") -> None:
     """Write what was measured so far."""
     report["goals"] = goals(report)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "feature_store.json").write_text(json.dumps(report, indent=2) + "\n")
-    (folder / "feature_store.md").write_text(text(report))
+    (folder / f"{stem}.json").write_text(json.dumps(report, indent=2) + "\n")
+    (folder / f"{stem}.md").write_text(text(report))
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photos", type=int, default=8)
     parser.add_argument("--size", default="480x480")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--batch", type=int, default=BATCH, help="samples per batch of the loaders")
+    parser.add_argument("--device", default="cpu", help="of batches, backbone and head")
     parser.add_argument("--out", type=Path, default=RESULTS)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
+    device, stem = options.device, devices.stem("feature_store", options.device)
     height, width = (int(x) for x in options.size.split("x"))
     torch.set_num_threads(1)
     torch.manual_seed(0)
     backbone = load_backbone("vit_small_patch16_dinov3", pretrained=False, seed=0)
     told = (
-        f"`python -m benchmarks.feature_store --photos {options.photos} --size {options.size} --batch {options.batch}`"
+        f"`python -m benchmarks.feature_store --photos {options.photos} --size {options.size} --batch {options.batch}"
+        f"{f' --device {device}' if devices.is_gpu(device) else ''}`"
     )
-    report: dict[str, Any] = {"machine": machine(), "workload": told}
+    report: dict[str, Any] = {"machine": machine(device), "workload": told}
     with tempfile.TemporaryDirectory() as folder:
         files = prepare(Path(folder), backbone, options.photos, (height, width))
         stages: dict[str, Callable[[], Rows]] = {
             "size": lambda: sizes(files),
             "CPU of a read": lambda: reads(files, options.rounds, cold=False),
             "cold read": lambda: reads(files, options.rounds, cold=True),
-            "loader, 0 workers": lambda: loaders(files, 0, options.batch, 2),
-            "loader, 2 workers": lambda: loaders(files, 2, options.batch, 2),
+            "loader, 0 workers": lambda: loaders(files, 0, options.batch, 2, device),
+            "loader, 2 workers": lambda: loaders(files, 2, options.batch, 2, device),
             "rounding": lambda: rounding(files),
-            "training": lambda: training(files, 2),
+            "training": lambda: training(files, 2, device),
         }
+        if devices.is_gpu(device):
+            stages = {title: stage for title, stage in stages.items() if title.startswith(("loader", "training"))}
         for title, stage in stages.items():
             begin = time.perf_counter()
             report[title] = stage()
-            write(report, options.out)
+            write(report, options.out, stem)
             print(f"{title}: {time.perf_counter() - begin:.0f} s", flush=True)
     print(text(report))
 

@@ -18,7 +18,7 @@ import argparse
 import json
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmarks import devices
 from benchmarks.timing import machine, markdown, ratios, turns
 from dinoneck.points import Links, SparsePyramid, VoxelGrid, lift
 from dinoneck.points.keys import distinct
@@ -194,14 +195,12 @@ def dictionary(coords: Tensor, places: Tensor) -> list[int | None]:
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Family -> variant -> numbers."""
-    cuda = options.device.startswith("cuda")
-    clock = time.perf_counter if cuda else time.process_time
+    clock, wait = devices.clock(options.device), devices.waiting(options.device)
 
     def run(call: Callable[[], Any]) -> None:
         with torch.no_grad():
             call()
-        if cuda:
-            torch.cuda.synchronize()
+        wait()
 
     report = {}
     with torch.no_grad():
@@ -255,7 +254,7 @@ def page(report: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--points", type=int)
     parser.add_argument("--views", type=int)
@@ -266,14 +265,14 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--memory", action="store_true")
     parser.add_argument("--out", type=Path, default=RESULTS)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     for name, large, usual in (("points", 500_000, 100_000), ("views", 32, 8), ("channels", 1024, 384)):
         if getattr(options, name) is None:
             setattr(options, name, large if options.memory else usual)
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    torch.backends.cudnn.allow_tf32 = False
-    report: dict[str, Any] = {"machine": machine()}
+    devices.no_tf32()
+    report: dict[str, Any] = {"machine": machine("cpu" if options.memory else options.device)}
     report["setting"] = {name: getattr(options, name) for name in vars(options) if name not in ("out", "memory")}
     options.out.mkdir(exist_ok=True)
     if options.memory:
@@ -281,10 +280,8 @@ def main() -> None:
         (options.out / "points_memory.json").write_text(json.dumps(report, indent=2) + "\n")
         print(json.dumps(report["memory"], indent=2))
         return
-    if options.device.startswith("cuda"):
-        report["machine"]["gpu"] = torch.cuda.get_device_name()
     report["points"] = measure(options)
-    name = "points_cuda" if options.device.startswith("cuda") else "points"
+    name = devices.stem("points", options.device)
     (options.out / f"{name}.json").write_text(json.dumps(report, indent=2) + "\n")
     (options.out / f"{name}.md").write_text(page(report))
     print(page(report))

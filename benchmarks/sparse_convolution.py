@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -25,6 +24,7 @@ from examples.pointcloud.res16unet import Res16UNet
 from examples.pointcloud.sparse_conv import Level
 from torch import Tensor
 
+from benchmarks import devices
 from benchmarks.timing import compare, machine, markdown
 from dinoneck.points import VoxelGrid
 
@@ -74,13 +74,12 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     neighbours = sum(len(grid) if rows is None else len(rows) for _, rows, _ in Level(grid.keys).neighbours(3).entries)
     told: dict[str, Any] = {"voxels": len(grid), "neighbours": neighbours / len(grid)}
     told["difference"] = same(nets, grid, feats)
-    cuda = options.device.startswith("cuda")
+    wait = devices.waiting(options.device)
 
     def timed(run: Callable[[], Any]) -> Callable[[], None]:
         def call() -> None:
             run()
-            if cuda:
-                torch.cuda.synchronize()
+            wait()
 
         return call
 
@@ -94,8 +93,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
     for title, act in (("inference", infer), ("training step", step)):
         runs = {name: timed(partial(act, net)) for name, net in nets.items()}
-        clock = time.perf_counter if cuda else time.process_time
-        told[title] = compare(runs, peer="spconv", rounds=options.rounds, warmup=1, clock=clock)
+        told[title] = compare(runs, peer="spconv", rounds=options.rounds, warmup=1, clock=devices.clock(options.device))
     return told
 
 
@@ -114,24 +112,21 @@ def page(report: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--voxel", type=float, default=0.1, help="metres; 0.1 gives about 12 000 voxels")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, default=RESULTS)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
-    torch.backends.cuda.matmul.allow_tf32 = False
-    report: dict[str, Any] = {"machine": machine()}
-    cuda = options.device.startswith("cuda")
-    if cuda:
-        report["machine"]["gpu"] = torch.cuda.get_device_name()
+    devices.no_tf32()
+    report: dict[str, Any] = {"machine": machine(options.device)}
     report["setting"] = {name: getattr(options, name) for name in vars(options) if name != "out"}
     report["sparse_convolution"] = measure(options)
     report["machine"]["spconv"] = version("spconv")
-    name = "sparse_convolution_cuda" if cuda else "sparse_convolution"
+    name = devices.stem("sparse_convolution", options.device)
     options.out.mkdir(exist_ok=True)
     (options.out / f"{name}.json").write_text(json.dumps(report, indent=2) + "\n")
     (options.out / f"{name}.md").write_text(page(report))

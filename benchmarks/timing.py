@@ -5,9 +5,10 @@ from __future__ import annotations
 import random
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from benchmarks import devices
 from dinoneck.inference import timing
 
 Variants = Mapping[str, Callable[[], Any]]
@@ -44,13 +45,11 @@ def turns(
     With a seed the order of each round is drawn: in one that never changes a variant gains from what always the same
     one before it leaves in the caches.
     """
-    drawn = None if seed is None else random.Random(seed)
     for _ in range(warmup):
         for run in variants.values():
             run()
     seconds: dict[str, list[float]] = {name: [] for name in variants}
-    for _ in range(rounds):
-        order = list(variants) if drawn is None else drawn.sample(list(variants), len(variants))
+    for order in drawn_order(list(variants), rounds, seed):
         for name in order:
             run = variants[name]
             if before is not None:
@@ -59,6 +58,13 @@ def turns(
             run()
             seconds[name].append(clock() - begin)
     return seconds
+
+
+def drawn_order(names: list[str], rounds: int, seed: int | None) -> Iterator[list[str]]:
+    """Yield the order of each round, drawn where there is a seed."""
+    drawn = None if seed is None else random.Random(seed)
+    for _ in range(rounds):
+        yield list(names) if drawn is None else drawn.sample(names, len(names))
 
 
 def ratios(seconds: Mapping[str, list[float]], peer: str) -> dict[str, dict[str, float]]:
@@ -71,14 +77,15 @@ def ratios(seconds: Mapping[str, list[float]], peer: str) -> dict[str, dict[str,
     return result
 
 
-def machine() -> dict[str, Any]:
-    """Return what the numbers were measured on, under the names that stored results have."""
+def machine(device: str = "cpu") -> dict[str, Any]:
+    """Return what the numbers were measured on, under the names that stored results have; a GPU by its name."""
     told = timing.machine()
     return {
         "cpu": told["cpu"],
         "cores": told["threads"],
         "system": told["system"].split()[0],
         "versions": told["versions"],
+        **devices.name_of(device),
     }
 
 

@@ -4,24 +4,26 @@
                       [--device cpu] [--rounds 15] [--short] [--steps forward step] [--no-compile] [--graphs] [--repeat]
                       [--out FOLDER]
 
-Variants of a row share weights and tokens and take turns, in another order each round on a CPU. Before anything is
-timed their results and gradients are checked equal in float64 (1e-9), and their results in the dtype measured. One
-CPU thread is timed by its own CPU time, several by the wall clock, CUDA by events with the second-level cache
-overwritten before each turn. Quoted are medians of the rounds' ratios. Writes speed.json, speed.md and speed.png
-(speed_2_threads.*, speed_cuda.*) to benchmarks/results, merged with what the same machine measured before; --repeat
-adds the medians of a second run. --page writes the pages on speed, scaling, pipelines and cost from what is stored,
-and measures nothing.
+Variants of a row share weights and tokens and take turns, in another order each round. Before anything is timed their
+results and gradients are checked equal in float64 (1e-9), and their results in the dtype measured. One CPU thread is
+timed by its own CPU time, several by the wall clock, a GPU by events with the second-level cache overwritten before
+each turn. Quoted are medians of the rounds' ratios. Rows whose peer is not installed are skipped and listed. Writes
+speed.json, speed.md and speed.png (speed_2_threads.*; on a GPU speed_cuda.* and, with --graphs, speed_cuda_graphs.*,
+without picture) to benchmarks/results, merged with what the same machine measured before; --repeat adds the medians of
+a second run. --page writes the pages on speed, scaling, pipelines and cost from what is stored, and measures nothing.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from benchmarks import devices
 from benchmarks.speed import page
 from benchmarks.speed.checks import check
 from benchmarks.speed.measure import measured
@@ -36,7 +38,7 @@ from benchmarks.timing import machine
 PEERS = ("torchvision", "transformers", "segmentation_models_pytorch", "terratorch")
 
 
-def parsed() -> argparse.Namespace:
+def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", nargs="+", help="names, or parts of them; default: all")
@@ -44,37 +46,35 @@ def parsed() -> argparse.Namespace:
         "--dtypes", nargs="+", default=["float32", "bfloat16"], choices=["float32", "bfloat16", "float16"]
     )
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--short", action="store_true", help="the first setting of every row only")
     parser.add_argument("--steps", nargs="+", default=STEPS, choices=STEPS, help="default: all")
     parser.add_argument("--no-compile", action="store_true", help="leave the compiled variants out")
-    parser.add_argument("--graphs", action="store_true", help="on CUDA, replay forwards as CUDA graphs")
+    parser.add_argument("--graphs", action="store_true", help="on a GPU, replay forwards as CUDA graphs (to *_graphs)")
     parser.add_argument("--repeat", action="store_true", help="a second run: medians beside those stored")
     parser.add_argument("--page", action="store_true", help="write the pages of the docs and stop")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the result files")
-    return parser.parse_args()
+    return parser.parse_args(arguments)
 
 
 def described(options: argparse.Namespace) -> dict[str, Any]:
     """Say on what and how this run measures."""
-    found = machine()
+    found = machine(options.device)
     for name in PEERS:
         try:
             found["versions"][name] = version(name)
         except PackageNotFoundError:
             continue
-    if options.device.startswith("cuda"):
-        found["gpu"] = torch.cuda.get_device_name()
     return found
 
 
 def results_of(row: Row, options: argparse.Namespace, limits: dict[str, float]) -> dict[str, Any]:
     """Measure one row."""
-    cuda = options.device.startswith("cuda")
-    goals = goals_of(row, cuda)
+    gpu = devices.is_gpu(options.device)
+    goals = goals_of(row, gpu)
     found: dict[str, Any] = {"goals": goals, "why": row.why, "results": {}, "floors": {}}
-    if cuda and row.neck:
+    if gpu and row.neck and not options.graphs:
         found["backbones"] = {}
     for setting in row.settings_on(options.device)[: 1 if options.short else None]:
         check(row, setting)
@@ -101,32 +101,36 @@ def place_of(name: str) -> int:
     return next((place for place, row in enumerate(ROWS) if row.name == name), len(ROWS))
 
 
-def main() -> None:
-    options = parsed()
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = parsed(arguments)
     if options.page:
         page.write()
         return
-    if options.device.startswith("cuda") and not torch.cuda.is_available():
-        raise SystemExit("torch sees no CUDA device here; the CPU table is `make bench`")
     torch.set_num_threads(options.threads)
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    devices.no_tf32()
     rows = [row for row in ROWS if not options.rows or any(part in row.name for part in options.rows)]
     limits = ceilings(options.device, options.dtypes)
     report: dict[str, Any] = {
         "machine": described(options), "threads": options.threads, "device": options.device,
         "ceilings": limits, "rows": {},
     }  # fmt: skip
-    stem = stem_of(options.device, options.threads)
+    stem, skipped = stem_of(options.device, options.threads, options.graphs), {}
     for row in rows:
-        report["rows"] = {row.name: results_of(row, options, limits)}
+        try:
+            report["rows"] = {row.name: results_of(row, options, limits)}
+        except ModuleNotFoundError as error:  # a peer that is not installed
+            skipped[row.name] = str(error)
+            continue
         whole = merged(stored(options.out, stem), report, second=options.repeat)
         whole["rows"] = {name: whole["rows"][name] for name in sorted(whole["rows"], key=place_of)}
         save(whole, options.out, stem, document(whole))  # after every row: what was measured is kept
         print(markdown(row.name, whole["rows"][row.name]), flush=True)
-    from benchmarks.speed.picture import draw
+    for name, why in skipped.items():
+        print(f"skipped: {name} ({why})")
+    if skipped.keys() != {row.name for row in rows} and not devices.is_gpu(options.device):
+        from benchmarks.speed.picture import draw
 
-    whole = stored(options.out, stem) or report
-    draw(whole, options.out / f"{stem}.png")
+        draw(stored(options.out, stem) or report, options.out / f"{stem}.png")
 
 
 if __name__ == "__main__":

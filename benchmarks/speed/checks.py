@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from benchmarks.speed.rows import Row, Setting, Variant, tensors_of
+from benchmarks.speed.rows import Row, Setting, Variant, drawn, tensors_of
 
 EQUAL = 1e-9
 OF_WEIGHTS = "gradients of weights"
@@ -90,8 +90,8 @@ def evidence(variant: Variant, gradients: bool) -> Found:
 
 def directions(results: list[Tensor]) -> list[Tensor]:
     """A random gradient for every result, the same for the same shapes (ones would be blind behind a LayerNorm)."""
-    generator = torch.Generator().manual_seed(4)
-    return [torch.randn(x.shape, generator=generator).to(x) for x in results]
+    random = drawn([x.shape for x in results], 4, results[0].device) if results else []
+    return [direction.to(x) for direction, x in zip(random, results, strict=True)]
 
 
 def _numbered(tensors: list[Tensor]) -> dict[str, Tensor]:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Protocol
 
 import torch
 
-from benchmarks.timing import ratios, turns
+from benchmarks import devices
+from benchmarks.timing import drawn_order, ratios, turns
 
 FLUSH_BYTES = 256 << 20
-GPU_WARMUP = 25
-SEED = 6  # of the order in each round on a CPU, whose caches nothing empties between two turns
+GPU_WARMUP, WARMUP_S = 25, 0.5
+SEED = 6  # of the order in each round
 Runs = Mapping[str, Callable[[], Any]]
 
 
@@ -32,37 +33,43 @@ class Gpu(Protocol):
         """Return what replays the launches of ``run`` as one graph."""
 
 
-class Cuda:
-    """The GPU that torch sees."""
+class TorchGpu:
+    """A GPU that torch sees.
 
-    def __init__(self) -> None:
-        self.scratch = torch.empty(FLUSH_BYTES, dtype=torch.uint8, device="cuda")
+    Args:
+        device: such as ``cuda``.
+    """
+
+    def __init__(self, device: str) -> None:
+        self.module = devices.gpu(device)
+        self.scratch = torch.empty(FLUSH_BYTES, dtype=torch.uint8, device=device)
 
     def flush(self) -> None:
         """Overwrite 256 MiB, several times the cache."""
         self.scratch.zero_()
 
-    def mark(self) -> torch.cuda.Event:
+    def mark(self) -> Any:
         """Record an event."""
-        event = torch.cuda.Event(enable_timing=True)
+        event = self.module.Event(enable_timing=True)
         event.record()
         return event
 
-    def seconds(self, begin: torch.cuda.Event, end: torch.cuda.Event) -> float:
+    def seconds(self, begin: Any, end: Any) -> float:
         """Wait and subtract."""
         end.synchronize()
         return float(begin.elapsed_time(end)) * 1e-3
 
     def captured(self, run: Callable[[], Any]) -> Callable[[], Any]:
         """Capture after three calls on a side stream, as torch asks for."""
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
+        gpu = self.module
+        side = gpu.Stream()
+        side.wait_stream(gpu.current_stream())
+        with gpu.stream(side):
             for _ in range(3):
                 run()
-        torch.cuda.current_stream().wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        gpu.current_stream().wait_stream(side)
+        graph = gpu.CUDAGraph()
+        with gpu.graph(graph):
             kept = run()
 
         def replay() -> Any:
@@ -73,7 +80,7 @@ class Cuda:
 
 
 def timed(
-    runs: Runs, forms: Mapping[str, str], *, device: str, rounds: int, graphs: bool = False
+    runs: Runs, forms: Mapping[str, str], *, device: str, rounds: int, graphs: Collection[str] = ()
 ) -> dict[str, dict[str, Any]]:
     """Time all in turn, and say what each is of the peers in the same rounds.
 
@@ -81,8 +88,8 @@ def timed(
         variant -> milliseconds, ``ratio`` to the first published form with its quartiles, ``fixed_ratio`` to the
         first layout-fixed one and ``best_ratio`` to the fastest peer of all, compiled ones included.
     """
-    if device.startswith("cuda"):
-        seconds = gpu_turns(runs, Cuda(), rounds=rounds, graphs=graphs)
+    if devices.is_gpu(device):
+        seconds = gpu_turns(runs, TorchGpu(device), rounds=rounds, graphs=graphs)
     else:
         seconds = turns(runs, rounds=rounds, warmup=2, clock=cpu_clock(), seed=SEED)
     return compared(seconds, forms)
@@ -110,24 +117,28 @@ def compared(seconds: Mapping[str, list[float]], forms: Mapping[str, str]) -> di
 
 
 def gpu_turns(
-    runs: Runs, gpu: Gpu, *, rounds: int, graphs: bool = False, warmup: int = GPU_WARMUP
+    runs: Runs, gpu: Gpu, *, rounds: int, graphs: Collection[str] = (), warmup: int = GPU_WARMUP
 ) -> dict[str, list[float]]:
-    """Return the seconds of every variant in every round, the cache overwritten before each.
+    """Return the seconds of every variant in every round, in an order drawn for each; the cache is overwritten before.
 
     Args:
         runs: what to time.
         gpu: what takes the time.
         rounds: how often each has its turn.
-        graphs: replay the launches as one CUDA graph, which takes the time of launching out.
-        warmup: calls of each beforehand.
+        graphs: variants whose launches are replayed as one CUDA graph, which takes the time of launching out.
+        warmup: calls of each beforehand; fewer where they take more than half a second together.
     """
     for run in runs.values():
+        begin = gpu.mark()
         for _ in range(warmup):
             run()
-    ready = {name: gpu.captured(run) if graphs else run for name, run in runs.items()}
+            if gpu.seconds(begin, gpu.mark()) > WARMUP_S:
+                break
+    ready = {name: gpu.captured(run) if name in graphs else run for name, run in runs.items()}
     seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(rounds):
-        for name, run in ready.items():
+    for order in drawn_order(list(runs), rounds, SEED):
+        for name in order:
+            run = ready[name]
             gpu.flush()
             begin = gpu.mark()
             run()

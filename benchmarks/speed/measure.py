@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from benchmarks import devices
 from benchmarks.speed.checks import check_rounding, directions
 from benchmarks.speed.clocks import timed
 from benchmarks.speed.memory import peak_mib, saved_mib
@@ -30,13 +31,14 @@ def measured(
         setting: at which sizes.
         rounds: turns of every variant.
         compiled: each variant once more through ``torch.compile``.
-        graphs: on CUDA, replay forwards as CUDA graphs.
+        graphs: on a GPU, replay forwards as graphs where they can be captured.
         steps: those of the row's that are wanted.
     """
     found: dict[str, dict[str, Any]] = {}
     for step in (step for step in row.steps if step in steps):
-        replayed = {"replayed": True} if graphs and step == "forward" and setting.device != "cpu" else {}
         variants = dict(row.build(setting.of(learns=step == "step, tokens learn")))
+        replays = graphs and step == "forward" and devices.is_gpu(setting.device)
+        replayed = [name for name, variant in variants.items() if replays and variant.capturable]
         check_rounding(variants, setting)
         runs = {name: prepared(variant, step) for name, variant in variants.items()}
         forms: dict[str, str] = {name: variant.form for name, variant in variants.items()}
@@ -47,10 +49,11 @@ def measured(
                 title = f"{name}, compiled"
                 run = prepared(variant, step, torch.compile(variant.call))
                 runs[title], forms[title], notes[title] = run, variant.form, first_call(run)
-        rows = timed(runs, forms, device=setting.device, rounds=rounds, graphs=bool(replayed))
+        rows = timed(runs, forms, device=setting.device, rounds=rounds, graphs=replayed)
         same = {name: variants[name.removesuffix(", compiled")].same for name in runs}
         found[step] = {
-            name: {**numbers, "rounds": rounds, "form": forms[name], "same": same[name], **notes[name], **replayed}
+            name: {**numbers, "rounds": rounds, "form": forms[name], "same": same[name], **notes[name]}
+            | ({"replayed": True} if name in replayed else {})
             for name, numbers in rows.items()
         }
     return found

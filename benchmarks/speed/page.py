@@ -16,8 +16,8 @@ PICTURE = PAGE.parents[1] / "images" / "speed.png"
 SHOWN = "![Bars: ours and the layout-fixed peer beside the peer as published](../images/speed.png)"
 TEMPLATE = Path(__file__).with_name("page.txt")
 NOT_MEASURED = (
-    "Not measured: no GPU was at hand. `make bench-gpu` measures it and writes `bench-results/speed_cuda.md`; "
-    "`python -m benchmarks.speed --device cuda --rounds 31`, then `--page`, puts it here."
+    "Not measured: no GPU was at hand. `make bench-gpu` measures it and writes `benchmarks/results/speed_cuda.md`; "
+    "`python -m benchmarks.speed --page` then puts it here."
 )
 
 

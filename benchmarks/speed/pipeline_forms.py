@@ -57,6 +57,7 @@ class Work:
         size: height and width of the images in pixels.
         folds: how many heads.
         flips: views of every photo.
+        device: of backbone and heads.
     """
 
     backbone: str
@@ -64,18 +65,19 @@ class Work:
     size: tuple[int, int]
     folds: int = 5
     flips: tuple[tuple[int, ...], ...] = FLIPS
+    device: str = "cpu"
 
     def load(self, dtype: torch.dtype) -> Backbone:
         """Return the backbone with seeded weights, the same in every dtype."""
         options: dict[str, Any] = {} if self.backbone == "dinoneck_tiny" else {"pretrained": False, "seed": 0}
-        return load_backbone(self.backbone, layers=[self.layer], dtype=dtype, **options)
+        return load_backbone(self.backbone, layers=[self.layer], dtype=dtype, **options).to(self.device)
 
     def heads(self, embed_dim: int, patch: int, dtype: torch.dtype = torch.float32) -> list[CLSGatingHead]:
         """Return the folds' heads, the same at every call."""
         count = (self.size[0] // patch) * (self.size[1] // patch)
         torch.manual_seed(0)
         made = [CLSGatingHead(embed_dim, TASKS, num_patches=count) for _ in range(self.folds)]
-        return [head.eval().to(dtype) for head in made]
+        return [head.eval().to(self.device, dtype) for head in made]
 
 
 def read(path: Path) -> np.ndarray[Any, Any]:
@@ -118,18 +120,21 @@ def source(
         for flip in work.flips:
             view = np.flip(image, [axis - 1 for axis in flip])  # of (height, width, channels)
             x = torch.tensor((view - mean) / std, dtype=torch.float32).permute(2, 0, 1).unsqueeze(0)
-            out = all_blocks(model, work.layer, x.to(backbone.dtype))
+            out = all_blocks(model, work.layer, x.to(work.device, backbone.dtype))
             found.append((out[:, 0, :], out[:, prefix:, :]))
         return found
 
     def through_files(name: str, found: list[tuple[Tensor, Tensor]], folder: Path) -> list[tuple[Tensor, Tensor]]:
         arrays = {}
         for i, (cls_token, patches) in enumerate(found):
-            arrays[f"cls_{i}"], arrays[f"patches_{i}"] = cls_token.numpy().squeeze(0), patches.numpy().squeeze(0)
+            arrays[f"cls_{i}"], arrays[f"patches_{i}"] = (
+                cls_token.cpu().numpy().squeeze(0),
+                patches.cpu().numpy().squeeze(0),
+            )
         np.savez_compressed(folder / f"{name}.npz", **arrays)
         with np.load(folder / f"{name}.npz") as content:
             return [
-                (torch.tensor(content[f"cls_{i}"])[None], torch.tensor(content[f"patches_{i}"])[None])
+                tuple(torch.tensor(content[f"{part}_{i}"])[None].to(work.device) for part in ("cls", "patches"))
                 for i in range(len(found))
             ]
 
@@ -142,7 +147,7 @@ def source(
                 found = through_files(path.stem, found, files)
             said = [torch.cat(head(*tokens), dim=-1) for tokens in found for head in heads]
             rows.append(torch.cat(said).mean(dim=0))
-        return torch.stack(rows)
+        return torch.stack(rows).cpu()
 
     return run
 
@@ -160,12 +165,12 @@ def careful(
         rows = []
         for begin in range(0, len(paths), batch):
             photos = [(resized(read(path), work.size) - mean) / std for path in paths[begin : begin + batch]]
-            images, said = torch.stack(photos).to(backbone.dtype), []
+            images, said = torch.stack(photos).to(work.device, backbone.dtype), []
             for flip in work.flips:
                 tokens = sequence_of(model, work.layer, images.flip(flip), stop_early=stop_early).to(own)
                 said += [torch.cat(head(tokens[:, 0], tokens[:, prefix:]), dim=-1) for head in heads]
             rows.append(torch.stack(said).mean(dim=0))
-        return torch.cat(rows)
+        return torch.cat(rows).cpu()
 
     return run
 

@@ -2,24 +2,25 @@
 
     OMP_NUM_THREADS=1 python -m benchmarks.speed.pipelines [--data DATA] [--photos 8] [--rounds 7] [--short]
                                                          [--stages predictions heads passes parts stores] [--out FOLDER]
+                                                         [--device cpu]
 
 Photo to prediction: design source 003's scripts (batch 1, float32, all blocks, one forward per view; without files,
 as its inference is, and through the compressed npz files of its extraction), timm as a careful user calls it, and the
 Predictor: one backbone, the same five heads, four views; predictions are first checked equal. ``DATA`` is a folder of
 photos; without one (and without ../shared/data/crop_cover) pasture photos are drawn. Times are CPU time of the
-process on one thread: waiting for a disk does not count. Variants take turns; quoted are medians over rounds.
+process on one thread: waiting for a disk does not count; with --device cuda backbone and heads are there, and times
+are those of the wall clock. Variants take turns; quoted are medians over rounds.
 ``--photos 4 --rounds 5`` takes about half as long as the default. Stages that are left out stay as stored, if they
-are of the same machine and setting. Writes benchmarks/results/pipelines.json, .md.
+are of the same machine and setting. Writes benchmarks/results/pipelines.json, .md; on CUDA pipelines_cuda.json, .md.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from benchmarks import devices
 from benchmarks.speed import pipeline_stores
 from benchmarks.speed.cost import SIDES
 from benchmarks.speed.marked import pending, replaced
 from benchmarks.speed.pipeline_forms import PlainHead, Work, careful, ours, preprocess_at, read, resized, source
-from benchmarks.speed.results import RESULTS, stored, versions_of
+from benchmarks.speed.results import RESULTS, save, stored, versions_of
 from benchmarks.speed.scaling import faults
 from benchmarks.timing import machine, ratios, turns
 from dinoneck import HeadEnsemble
@@ -64,8 +66,8 @@ def photos(folder: Path | None, count: int, drawn: Path) -> tuple[list[Path], st
             with Image.open(found[0]) as first:
                 return found, f"real photos, {first.width}×{first.height} {first.format}"
     for i in range(count):
-        Image.fromarray(Pasture(seed=0, size=(360, 480)).sample(i).image).save(drawn / f"{i:04d}.jpg", quality=90)
-    return sorted(drawn.iterdir()), "generated photos, 480×360 JPEG"
+        Image.fromarray(Pasture(seed=0, size=(352, 480)).sample(i).image).save(drawn / f"{i:04d}.jpg", quality=90)
+    return sorted(drawn.iterdir()), "generated photos, 480×352 JPEG"
 
 
 def forms(work: Work, files: Path) -> dict[str, Callable[[Sequence[Path]], Tensor]]:
@@ -100,7 +102,7 @@ def predictions(work: Work, paths: Sequence[Path], rounds: int) -> Rows:
             if not errors[name] <= bound:
                 raise SystemExit(f"{name} differs by {errors[name]:.1e}, at most {bound:.0e} is due")
         calls: dict[str, Run] = {name: lambda run=run: run(paths) for name, run in runs.items()}
-        seconds = turns(calls, rounds=rounds, warmup=1, clock=time.process_time)
+        seconds = turns(calls, rounds=rounds, warmup=1, clock=devices.clock(work.device))
     rows, live, beside = (ratios(seconds, peer) for peer in (PEER, LIVE, TIMM))
     return {
         name: {
@@ -111,11 +113,11 @@ def predictions(work: Work, paths: Sequence[Path], rounds: int) -> Rows:
     }  # fmt: skip
 
 
-def shared_pass(name: str, counts: Sequence[int], paths: Sequence[Path], rounds: int) -> dict[str, Rows]:
+def shared_pass(name: str, counts: Sequence[int], paths: Sequence[Path], rounds: int, device: str) -> dict[str, Rows]:
     """Time k heads on one pass beside k passes of one head, one view per photo."""
     report = {}
     for count in counts:
-        work = Work(name, 11 if name == SMALL else 5, SIZE, folds=count, flips=((),))
+        work = Work(name, 11 if name == SMALL else 5, SIZE, folds=count, flips=((),), device=device)
         backbone = work.load(torch.float32)
         heads = work.heads(backbone.embed_dim, backbone.patch_size)
         single = [ours(work, backbone, [head]) for head in heads]
@@ -134,7 +136,7 @@ def shared_pass(name: str, counts: Sequence[int], paths: Sequence[Path], rounds:
             "one pass, a loop over plain heads": lambda run=plain: run(paths),
             "one pass, one Predictor": lambda run=together: run(paths),
         }
-        seconds = turns(calls, rounds=rounds, warmup=1, clock=time.process_time)
+        seconds = turns(calls, rounds=rounds, warmup=1, clock=devices.clock(device))
         found = ratios(seconds, peer)
         report[f"{name}, {count} head{'s' if count > 1 else ''}"] = {
             variant: {**row, "per_s": 1e3 * len(paths) / row["ms"]} for variant, row in found.items()
@@ -148,9 +150,9 @@ def parts(work: Work, paths: Sequence[Path], rounds: int) -> dict[str, float]:
     heads = work.heads(backbone.embed_dim, backbone.patch_size)
     together = HeadEnsemble.from_heads(heads).eval()
     recipe = backbone.preprocess.changed(size=work.size)
-    images = recipe([str(path) for path in paths])
+    images = recipe([str(path) for path in paths]).to(work.device)
     tokens = backbone(images)
-    count = len(paths)
+    count, wait = len(paths), devices.waiting(work.device)
 
     def opened(side: int) -> Run:
         own = backbone.preprocess.changed(size=(side, side))
@@ -164,23 +166,36 @@ def parts(work: Work, paths: Sequence[Path], rounds: int) -> dict[str, float]:
         "backbone, bfloat16": lambda: half(images),
         f"{len(heads)} heads": lambda: together.predict(tokens),
     }
+    finished = {name: _finished(run, wait) for name, run in runs.items()}
     with torch.inference_mode():
-        seconds = turns(runs, rounds=rounds, warmup=1, clock=time.process_time)
+        seconds = turns(finished, rounds=rounds, warmup=1, clock=devices.clock(work.device))
     return {name: 1e3 * statistics.median(each) / count for name, each in seconds.items()}
 
 
-def passes(name: str, counts: Sequence[int], rounds: int) -> dict[str, dict[str, float]]:
+def _finished(run: Run, wait: Callable[[], None]) -> Run:
+    """What runs and waits for the device."""
+
+    def call() -> None:
+        run()
+        wait()
+
+    return call
+
+
+def passes(name: str, counts: Sequence[int], rounds: int, device: str) -> dict[str, dict[str, float]]:
     """Milliseconds and page faults per image of the backbone by how many images go through it at once."""
-    backbone = Work(name, 11 if name == SMALL else 5, SIZE).load(torch.float32)
-    images = torch.randn(max(counts), 3, *SIZE, generator=torch.Generator().manual_seed(0))
+    backbone = Work(name, 11 if name == SMALL else 5, SIZE, device=device).load(torch.float32)
+    images = torch.randn(max(counts), 3, *SIZE, generator=torch.Generator().manual_seed(0)).to(device)
+    clock, wait = devices.clock(device), devices.waiting(device)
     found: dict[str, tuple[list[float], list[float]]] = {f"{count} images": ([], []) for count in counts}
     with torch.inference_mode():
         for turn in range(rounds + 1):
             for count, (seconds, missed) in zip(counts, found.values(), strict=True):
-                before, begin = faults(), time.process_time()
+                before, begin = faults(), clock()
                 backbone(images[:count])
+                wait()
                 if turn:
-                    seconds.append((time.process_time() - begin) / count)
+                    seconds.append((clock() - begin) / count)
                     missed.append((faults() - before) / count)
     return {
         title: {"ms": 1e3 * statistics.median(seconds), "faults": statistics.median(missed)}
@@ -212,8 +227,11 @@ def markdown(report: Mapping[str, Any]) -> str:
         lines.append("")
     for name, found in report.get("passes", {}).items():
         lines += [f"**Images in one pass of the backbone** ({name}, float32)", ""]
-        lines += ["| in one pass | ms per image | page faults per image |", "|---|---|---|"]
-        lines += [f"| {title} | {row['ms']:.1f} | {row['faults']:.0f} |" for title, row in found.items()]
+        lines += ["| in one pass | ms per image | images / s | page faults per image |", "|---|---|---|---|"]
+        lines += [
+            f"| {title} | {row['ms']:.2f} | {1e3 / row['ms']:.1f} | {row['faults']:.0f} |"
+            for title, row in found.items()
+        ]
         lines.append("")
     if shares := report.get("parts"):
         lines += ["**Parts** (ms per photo or view)", "", "| | " + " | ".join(shares) + " |"]
@@ -229,7 +247,8 @@ def page(report: Mapping[str, Any]) -> str:
     """The whole .md file."""
     shown, setting = report["machine"], report["setting"]
     head = (
-        f"Measured on {shown['cpu']}, {shown['cores']} thread(s), CPU time, {versions_of(shown)}; {setting['photos']} "
+        f"Measured on {shown.get('gpu', shown['cpu'])}, {shown['cores']} thread(s), "
+        f"{'wall clock' if 'gpu' in shown else 'CPU time'}, {versions_of(shown)}; {setting['photos']} "
         f"{setting['kind']}, images of {SIZE[0]}×{SIZE[1]} px, {setting['rounds']} rounds"
         f"{', small settings only' if setting['short'] else ''}; `python -m benchmarks.speed.pipelines`.\n\n"
     )
@@ -260,41 +279,42 @@ def continued(old: Mapping[str, Any] | None, new: dict[str, Any]) -> dict[str, A
     return dict(old)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder of photos")
     parser.add_argument("--photos", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--short", action="store_true", help="the small settings only")
     parser.add_argument("--stages", nargs="+", default=list(STAGES), choices=STAGES, help="others stay as stored")
+    parser.add_argument("--device", default="cpu", help="of backbone and heads")
     parser.add_argument("--out", type=Path, default=RESULTS)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    rounds = options.rounds
-    chosen = {name: work for name, work in SETTINGS.items() if not options.short or work.backbone == TINY}
+    devices.no_tf32()
+    rounds, device = options.rounds, options.device
+    settings = {name: replace(work, device=device) for name, work in SETTINGS.items()}
+    chosen = {name: work for name, work in settings.items() if not options.short or work.backbone == TINY}
     names = [TINY] if options.short else [TINY, SMALL]
-    target = options.out / "pipelines.json"
+    stem = devices.stem("pipelines", device)
     with tempfile.TemporaryDirectory() as folder:
         paths, kind = photos(options.data, options.photos, Path(folder))
         setting = {"photos": len(paths), "kind": kind, "size": list(SIZE), "rounds": rounds, "short": options.short}
-        report: dict[str, Any] = {"machine": machine(), "setting": setting}
+        report: dict[str, Any] = {"machine": machine(device), "setting": setting}
         if set(options.stages) != set(STAGES):
-            report = continued(stored(options.out, "pipelines"), report)
+            report = continued(stored(options.out, stem), report)
         if "predictions" in options.stages:
             report["photo to prediction"] = {title: predictions(w, paths, rounds) for title, w in chosen.items()}
         if "heads" in options.stages:
             report["heads on one pass"] = {}
             for name in names:
-                report["heads on one pass"] |= shared_pass(name, (1, 5, 25), paths[:TOGETHER], rounds)
+                report["heads on one pass"] |= shared_pass(name, (1, 5, 25), paths[:TOGETHER], rounds, device)
         if "passes" in options.stages:
-            report["passes"] = {names[-1]: passes(names[-1], (2, 8, 16, 32), rounds)}
+            report["passes"] = {names[-1]: passes(names[-1], (2, 8, 16, 32), rounds, device)}
         if "parts" in options.stages:
-            report["parts"] = {n: parts(SETTINGS[f"{n}, last block"], paths, rounds) for n in names}
+            report["parts"] = {n: parts(settings[f"{n}, last block"], paths, rounds) for n in names}
     if "stores" in options.stages:
-        report |= pipeline_stores.measure(options.short, rounds)
-    options.out.mkdir(parents=True, exist_ok=True)
-    target.write_text(json.dumps(report, indent=1) + "\n")
-    (options.out / "pipelines.md").write_text(page(report))
+        report |= pipeline_stores.measure(options.short, rounds, device)
+    save(report, options.out, stem, page(report))
     print(page(report))
 
 

@@ -6,15 +6,19 @@ import json
 from pathlib import Path
 from typing import Any
 
+from benchmarks import devices
+
 RESULTS = Path(__file__).parents[1] / "results"
 Report = dict[str, Any]
 
 
-def stem_of(device: str, threads: int) -> str:
+def stem_of(device: str, threads: int, graphs: bool = False) -> str:
     """The name of the result files."""
-    if device.startswith("cuda"):
-        return "speed_cuda"
-    return "speed" if threads == 1 else f"speed_{threads}_threads"
+    if devices.is_gpu(device):
+        return devices.stem("speed", device) + ("_graphs" if graphs else "")
+    if threads == 1:
+        return "speed"
+    return f"speed_{threads}_threads"
 
 
 def stored(folder: Path, stem: str) -> Report | None:

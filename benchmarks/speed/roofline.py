@@ -7,12 +7,13 @@ from typing import Any
 
 import torch
 
-from benchmarks.speed.clocks import Cuda, cpu_clock, gpu_turns
+from benchmarks import devices
+from benchmarks.speed.clocks import TorchGpu, cpu_clock, gpu_turns
 from benchmarks.timing import turns
 
 GIB = 1 << 30
-CPU_COPY, CUDA_COPY = GIB // 4, GIB
-CPU_SIDE, CUDA_SIDE = 1536, 8192
+CPU_COPY, GPU_COPY = GIB // 4, GIB
+CPU_SIDE, GPU_SIDE = 1536, 8192
 
 
 def ceilings(device: str, dtypes: list[str], rounds: int = 5, side: int | None = None) -> dict[str, float]:
@@ -24,17 +25,17 @@ def ceilings(device: str, dtypes: list[str], rounds: int = 5, side: int | None =
         rounds: turns.
         side: of the square matrices; None = as fits the device. The numbers in them are random: zeros are faster.
     """
-    cuda = device.startswith("cuda")
-    size = CUDA_COPY if cuda else CPU_COPY
-    side = side or (CUDA_SIDE if cuda else CPU_SIDE)
+    gpu = devices.is_gpu(device)
+    size = GPU_COPY if gpu else CPU_COPY
+    side = side or (GPU_SIDE if gpu else CPU_SIDE)
     source = torch.ones(size // 4, dtype=torch.float32, device=device)
     target = torch.empty_like(source)
     runs: dict[str, Callable[[], Any]] = {"copy": lambda: target.copy_(source)}
     for dtype in dtypes:
         a, b = (torch.randn(side, side, device=device).to(getattr(torch, dtype)) for _ in range(2))
         runs[dtype] = lambda a=a, b=b: a @ b  # type: ignore[misc]
-    if cuda:
-        seconds = gpu_turns(runs, Cuda(), rounds=rounds, warmup=3)
+    if gpu:
+        seconds = gpu_turns(runs, TorchGpu(device), rounds=rounds, warmup=3)
     else:
         seconds = turns(runs, rounds=rounds, warmup=1, clock=cpu_clock())
     best = {name: min(found) for name, found in seconds.items()}

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from benchmarks import devices
 from dinoneck import Tokens
 
 Form = Literal["published", "fixed", "ours", "option"]
@@ -65,21 +66,17 @@ class Setting:
     def tokens(self, prefix: int = PREFIX) -> Tokens:
         """Draw tokens with prefix tokens in front, the same for the same sizes."""
         rows, cols = self.grid
-        generator = torch.Generator().manual_seed(1)
         shape = (self.batch, prefix + rows * cols, self.channels)
-        drawn = [torch.randn(shape, generator=generator).to(**self.like) for _ in range(self.layers)]
-        for x in drawn:
-            x.requires_grad_(self.learns)
+        sequence = [x.to(self.dtype).requires_grad_(self.learns) for x in drawn([shape] * self.layers, 1, self.device)]
         return Tokens.from_sequence(
-            drawn, image_size=(rows * PATCH, cols * PATCH), patch_size=PATCH, num_prefix_tokens=prefix
+            sequence, image_size=(rows * PATCH, cols * PATCH), patch_size=PATCH, num_prefix_tokens=prefix
         )
 
     def images(self) -> Tensor:
         """Draw the images of the tokens, (B, 3, 16 rows, 16 cols)."""
         rows, cols = self.grid
-        generator = torch.Generator().manual_seed(2)
-        drawn = torch.randn(self.batch, 3, rows * PATCH, cols * PATCH, generator=generator)
-        return drawn.to(**self.like)
+        [images] = drawn([(self.batch, 3, rows * PATCH, cols * PATCH)], 2, self.device)
+        return images.to(self.dtype)
 
 
 @dataclass
@@ -94,6 +91,7 @@ class Variant:
         inputs: tensors that the call is given, tokens first; they do not count as kept for the backward pass.
         same: gives the results of the first published one; False = other weights or another function, shown apart.
         own_weights: the same function by weights of other values, whose gradients are not those of the peer's.
+        capturable: its forward can be captured as a CUDA graph: it neither copies from the host nor reads a value.
     """
 
     form: Form
@@ -102,6 +100,7 @@ class Variant:
     inputs: Sequence[Tensor] = ()
     same: bool = True
     own_weights: bool = False
+    capturable: bool = True
 
 
 @dataclass(frozen=True)
@@ -139,6 +138,15 @@ class Row:
         if device == "cpu" or self.gpu_batch is None:
             return [setting.of(device=device) for setting in self.settings]
         return list(dict.fromkeys(setting.of(device=device, batch=self.gpu_batch) for setting in self.settings))
+
+
+def drawn(shapes: Sequence[Sequence[int]], seed: int, device: str | torch.device) -> list[Tensor]:
+    """Draw normal float32 numbers, the same for the same seed; on a GPU there, as the host takes seconds for them."""
+    if devices.is_gpu(device):
+        torch.manual_seed(seed)
+        return [torch.randn(*shape, device=device) for shape in shapes]
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(*shape, generator=generator) for shape in shapes]
 
 
 def nchw(patches: Tensor, grid: Sequence[int]) -> Tensor:

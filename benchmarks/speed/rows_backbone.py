@@ -37,8 +37,9 @@ def early_layers(setting: Setting) -> dict[str, Variant]:
         return [nhwc(x, grid) for x in found]
 
     return {
-        "timm, as it comes, float32": Variant("published", default, full, [wide]),
-        "timm, stop_early, NLC, views": Variant("fixed", best, own, [images]),
+        # timm makes the positions of every forward on the host
+        "timm, as it comes, float32": Variant("published", default, full, [wide], capturable=False),
+        "timm, stop_early, NLC, views": Variant("fixed", best, own, [images], capturable=False),
         "load_backbone(layers=...)": Variant("ours", lambda: own(images).maps(), own, [images]),
     }
 

@@ -18,10 +18,10 @@ Mix = Callable[[Tensor], Tensor]
 
 
 def mixture_of(setting: Setting) -> Mixture:
-    """Partner of every sample and the share kept of itself, rounded to the tokens' dtype as in training."""
+    """Partner of every sample and the share kept of itself, rounded to the tokens' dtype and moved as in training."""
     generator = torch.Generator().manual_seed(5)
     kept = torch.rand(setting.batch, generator=generator).to(setting.dtype).double()
-    return Mixture(torch.arange(setting.batch).roll(1).to(setting.device), kept.to(setting.device))
+    return Mixture(torch.arange(setting.batch).roll(1), kept).to(setting.device)
 
 
 def mixers(setting: Setting) -> tuple[Mix, Mix]:

@@ -1,6 +1,7 @@
 """Time and peak memory of necks and heads against tokens, layers, batch and number of heads.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.speed.scaling [--rounds 7] [--short] [--axes NAME ...] [--out FOLDER]
+    OMP_NUM_THREADS=1 python -m benchmarks.speed.scaling [--rounds 7] [--short] [--axes NAME ...]
+                                                       [--device cpu] [--out FOLDER]
 
 One CPU thread, float32, eval mode without autograd, tokens of 192 channels, necks of 32. Each series gets an
 exponent, the slope of a least-squares line on log-log axes, and the largest factor by which a point is off that line,
@@ -8,7 +9,8 @@ from the point on where small sizes end. It is straight where that exponent lies
 more than 1.25. A fixed cost bends it: so there is also the fit a + b x to all points (relative least squares), with
 the same factor. What is neither is named, with the steps that are too steep and the share of them that page faults
 explain. Every point is measured in every round. ``--short`` leaves out the last point of every axis, which takes most
-of the time. Writes benchmarks/results/scaling.json, .md and docs/images/scaling_*.png.
+of the time. With --device cuda modules and tokens are there, times are those of the wall clock, and page faults are
+not counted. Writes benchmarks/results/scaling.json, .md and docs/images/scaling_*.png; on CUDA scaling_cuda.json, .md.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks import devices
 from benchmarks.backbones import peak_mib
 from benchmarks.speed.marked import amount, pending, replaced
 from benchmarks.speed.results import RESULTS, stored, versions_of
@@ -82,19 +85,21 @@ def fault_us() -> float:
     return 1e6 * statistics.median(took)
 
 
-def measure(axis: Axis, points: Sequence[int], rounds: int) -> dict[str, Series]:
-    """Series by name: x, median CPU ms of a call, peak MiB, page faults of a call. All points take turns."""
+def measure(axis: Axis, points: Sequence[int], rounds: int, device: str = "cpu") -> dict[str, Series]:
+    """Series by name: x, median ms of a call, peak MiB, page faults of a call. All points take turns."""
     calls: dict[tuple[str, int], Callable[[], Any]] = {}
+    clock, wait = devices.clock(device), devices.waiting(device)
     for x in points:
-        calls |= {(name, x): call for name, call in axis.calls(x).items()}
+        calls |= {(name, x): call for name, call in axis.calls(x, device).items()}
     found: dict[str, Series] = {}
     once: dict[tuple[str, int], float] = {}
     with torch.inference_mode():
         for key, call in calls.items():
             for _ in range(2):
-                begin = time.process_time()
+                begin = clock()
                 call()
-                once[key] = max(1e-6, time.process_time() - begin)
+                wait()
+                once[key] = max(1e-6, clock() - begin)
                 if once[key] > LONG_S:
                     break
         seconds: dict[tuple[str, int], list[float]] = {key: [] for key in calls}
@@ -102,16 +107,17 @@ def measure(axis: Axis, points: Sequence[int], rounds: int) -> dict[str, Series]
         for _ in range(rounds):
             for key, call in calls.items():
                 repeats = max(1, int(SHORTEST_S / once[key]))
-                before, begin = faults(), time.process_time()
+                before, begin = faults(), clock()
                 for _ in range(repeats):
                     call()
-                seconds[key].append((time.process_time() - begin) / repeats)
+                wait()
+                seconds[key].append((clock() - begin) / repeats)
                 missed[key].append((faults() - before) / repeats)
         for (name, x), call in calls.items():
             series = found.setdefault(name, {"x": [], "ms": [], "peak_mib": [], "faults": []})
             series["x"].append(x)
             series["ms"].append(1e3 * statistics.median(seconds[name, x]))
-            series["peak_mib"].append(peak_mib(lambda call=call: [call()], "cpu"))
+            series["peak_mib"].append(peak_mib(lambda call=call: [call()], device))
             series["faults"].append(statistics.median(missed[name, x]))
     return found
 
@@ -202,7 +208,8 @@ def page(report: Mapping[str, Any]) -> str:
     """The whole .md file."""
     shown = report["machine"]
     head = (
-        f"Measured on {shown['cpu']}, {shown['cores']} thread(s), CPU time, {versions_of(shown)}; {report['rounds']} "
+        f"Measured on {shown.get('gpu', shown['cpu'])}, {shown['cores']} thread(s), "
+        f"{'wall clock' if 'gpu' in shown else 'CPU time'}, {versions_of(shown)}; {report['rounds']} "
         f"rounds, one page fault {report['fault_us']:.2f} µs; `python -m benchmarks.speed.scaling`.\n\n"
     )
     return head + markdown(report)
@@ -221,35 +228,42 @@ def write() -> None:
     PAGE.write_text(filled(PAGE.read_text(), stored(RESULTS, "scaling")))
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--short", action="store_true", help="without the last point of every axis")
     parser.add_argument("--axes", nargs="+", help="parts of axes' names; the others stay as they are stored")
     parser.add_argument("--no-pictures", action="store_true")
     parser.add_argument("--pictures-only", action="store_true", help="draw what is stored")
+    parser.add_argument("--device", default="cpu", help="of modules and tokens")
     parser.add_argument("--out", type=Path, default=RESULTS)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    target = options.out / "scaling.json"
+    devices.no_tf32()
+    stem, here = devices.stem("scaling", options.device), machine(options.device)
+    target = options.out / f"{stem}.json"
     if options.pictures_only or (options.axes and target.exists()):
         report = json.loads(target.read_text())
-        if options.axes and (report["machine"], report["rounds"]) != (machine(), options.rounds):
+        if options.axes and (report["machine"], report["rounds"]) != (here, options.rounds):
             raise SystemExit(f"stored are {report['rounds']} rounds on {report['machine']}: measure all axes, or --out")
     else:
-        report = {"machine": machine(), "rounds": options.rounds, "axes": {}}
+        report = {"machine": here, "rounds": options.rounds, "axes": {}}
     for axis in () if options.pictures_only else AXES:
         if options.axes and not any(part in axis.title for part in options.axes):
             continue
-        series = measure(axis, axis.points[:-1] if options.short else axis.points, options.rounds)
+        series = measure(axis, axis.points[:-1] if options.short else axis.points, options.rounds, options.device)
         report["axes"][axis.title] = {"setting": axis.setting, "from": axis.start, "series": series}
-        report["fault_us"] = fault_us()
+        report["fault_us"] = 0.0 if devices.is_gpu(options.device) else fault_us()
         judge(report)
         options.out.mkdir(parents=True, exist_ok=True)
         target.write_text(json.dumps(report, indent=1) + "\n")
-    (options.out / "scaling.md").write_text(page(report))
+    (options.out / f"{stem}.md").write_text(page(report))
     print(page(report))
-    if not options.no_pictures and all(axis.title in report["axes"] for axis in AXES):
+    if (
+        not options.no_pictures
+        and not devices.is_gpu(options.device)
+        and all(axis.title in report["axes"] for axis in AXES)
+    ):
         from benchmarks.speed.scaling_pictures import draw
 
         draw(report, IMAGES if options.out == RESULTS else options.out)

@@ -42,14 +42,14 @@ class Axis:
         setting: the sizes that stay.
         points: values along the axis.
         start: from where on fits are made: before, the fixed cost of a call shows.
-        calls: value -> what runs, by name.
+        calls: value, device -> what runs, by name.
     """
 
     title: str
     setting: str
     points: Sequence[int]
     start: int
-    calls: Callable[[int], Calls]
+    calls: Callable[[int, str], Calls]
 
 
 def necks(layers: int = LAYERS) -> dict[str, nn.Module]:
@@ -84,9 +84,9 @@ def heads(layers: int = LAYERS) -> dict[str, nn.Module]:
     return {name: module.eval() for name, module in made.items()}
 
 
-def tokens_of(side: int, batch: int, layers: int) -> Tokens:
+def tokens_of(side: int, batch: int, layers: int, device: str = "cpu") -> Tokens:
     """Seeded tokens of a square grid."""
-    return Setting(batch, (side, side), WIDTH, layers).tokens()
+    return Setting(batch, (side, side), WIDTH, layers, device=device).tokens()
 
 
 def run(module: nn.Module, tokens: Tokens, images: torch.Tensor) -> Callable[[], Any]:
@@ -111,47 +111,47 @@ def three(tokens: Tokens) -> Tokens:
     )
 
 
-def everything(side: int, batch: int) -> Calls:
+def everything(side: int, batch: int, device: str = "cpu") -> Calls:
     """All necks and heads, and the ViT while it is small."""
-    tokens = tokens_of(side, batch, LAYERS)
-    images = torch.randn(batch, 3, side * PATCH, side * PATCH, generator=torch.Generator().manual_seed(0))
-    calls = {name: run(module, tokens, images) for name, module in {**necks(), **heads()}.items()}
+    tokens = tokens_of(side, batch, LAYERS, device)
+    images = Setting(batch, (side, side), WIDTH, device=device).images()
+    calls = {name: run(module.to(device), tokens, images) for name, module in {**necks(), **heads()}.items()}
     if side * side <= VIT_LIMIT:
-        backbone = load_backbone("dinoneck_tiny")
+        backbone = load_backbone("dinoneck_tiny").to(device)
         calls[VIT] = lambda: backbone(images).sequence
     return calls
 
 
-def by_tokens(count: int) -> Calls:
+def by_tokens(count: int, device: str = "cpu") -> Calls:
     """One image of ``count`` patches."""
-    return everything(round(count**0.5), 1)
+    return everything(round(count**0.5), 1, device)
 
 
-def by_batch(batch: int) -> Calls:
+def by_batch(batch: int, device: str = "cpu") -> Calls:
     """Images of 256 patches."""
-    return everything(16, batch)
+    return everything(16, batch, device)
 
 
-def by_layers(layers: int) -> Calls:
+def by_layers(layers: int, device: str = "cpu") -> Calls:
     """One image of 1024 patches; the modules that take any number of layers."""
-    tokens = tokens_of(32, 1, layers)
+    tokens = tokens_of(32, 1, layers, device)
     images = torch.empty(0)
     made = {
         name: module
         for name, module in {**necks(layers), **heads(layers)}.items()
         if name in ("LayerGrouper", "ViTFPN", "FPNHead")
     }
-    return {name: run(module, tokens, images) for name, module in made.items()}
+    return {name: run(module.to(device), tokens, images) for name, module in made.items()}
 
 
-def by_heads(count: int) -> Calls:
+def by_heads(count: int, device: str = "cpu") -> Calls:
     """Four images of 256 patches; k heads together and one after the other."""
-    tokens = tokens_of(16, 4, 1)
+    tokens = tokens_of(16, 4, 1, device)
     torch.manual_seed(0)
     task = [Task("mass")]
     kinds: dict[str, list[Any]] = {
-        "PatchMeanHead": [PatchMeanHead(WIDTH, task).eval() for _ in range(count)],
-        "CLSGatingHead": [CLSGatingHead(WIDTH, task, mode="query").eval() for _ in range(count)],
+        "PatchMeanHead": [PatchMeanHead(WIDTH, task).to(device).eval() for _ in range(count)],
+        "CLSGatingHead": [CLSGatingHead(WIDTH, task, mode="query").to(device).eval() for _ in range(count)],
     }
     calls: Calls = {}
     for name, members in kinds.items():

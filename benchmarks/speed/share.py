@@ -6,7 +6,7 @@ from functools import cache
 
 import torch
 
-from benchmarks.speed.clocks import Cuda, Gpu, gpu_turns
+from benchmarks.speed.clocks import Gpu, TorchGpu, gpu_turns
 from benchmarks.speed.rows import Setting
 from dinoneck import load_backbone
 
@@ -36,5 +36,5 @@ def _whole_ms(setting: Setting, rounds: int, gpu: Gpu | None) -> float:
         with torch.inference_mode():
             model(images)
 
-    seconds = sorted(gpu_turns({"backbone": run}, gpu or Cuda(), rounds=rounds, warmup=3)["backbone"])
+    seconds = sorted(gpu_turns({"backbone": run}, gpu or TorchGpu(setting.device), rounds=rounds, warmup=3)["backbone"])
     return seconds[len(seconds) // 2] * 1e3

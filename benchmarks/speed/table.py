@@ -8,8 +8,8 @@ from typing import Any
 from benchmarks.speed.results import versions_of
 
 COLUMNS = (
-    "| setting | step | variant | ms | × published | × layout fixed | × fastest peer | saved MiB | peak MiB "
-    "| % of roofline | second run | goal |"
+    "| setting | step | variant | ms | images / s | × published | × layout fixed | × fastest peer | saved MiB "
+    "| peak MiB | % of roofline | second run | goal |"
 )
 TOLERANCE = 0.1
 KERNELS = (
@@ -32,8 +32,8 @@ def markdown(name: str, found: Mapping[str, Any]) -> str:
                 ours = row["form"] == "ours" and "graphs" not in row
                 goal = found["goals"].get(f"{step} {dtype}") if ours else None
                 saved = found["goals"].get(f"saved {dtype}") if ours and step == "step" else None
-                cells = [title, step, _named(variant, row), f"{row['ms']:.2f}", _marked(row["ratio"], goal)]
-                cells += [_number(row["fixed_ratio"], 2), _number(row["best_ratio"], 2)]
+                cells = [title, step, _named(variant, row), f"{row['ms']:.2f}", _rate(title, row["ms"])]
+                cells += [_marked(row["ratio"], goal), _number(row["fixed_ratio"], 2), _number(row["best_ratio"], 2)]
                 cells += [_saved(row, saved_by_peer, saved), _number(row.get("peak_mib"), 1)]
                 cells += [_share(row, floor, step), _second(row), _aim(goal, saved)]
                 lines.append("| " + " | ".join(cells) + " |")
@@ -47,6 +47,12 @@ def _named(variant: str, row: Mapping[str, Any]) -> str:
         graphs = "1 graph" if row["graphs"] == 1 else f"{row['graphs']} graphs"
         notes.append(f"{graphs}, {row['compile_s']:.0f} s to compile")
     return f"{variant} ({'; '.join(notes)})" if notes else variant
+
+
+def _rate(title: str, ms: float) -> str:
+    """Images per second of a setting, whose title begins with the batch."""
+    rate = 1e3 * int(title[1:].split(" ", 1)[0]) / ms
+    return f"{rate:.0f}" if rate >= 100 else f"{rate:.3g}"
 
 
 def _number(value: float | None, digits: int) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import os
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import torch
 
 from dinoneck.atomic import write_text
 from dinoneck.data import BoxPhotos, box_transforms
-from dinoneck.errors import ConfigError
+from dinoneck.devices import local_device
 from dinoneck.training.processes import Processes, joined
 from dinoneck.version import versions
 from examples.detection.detectors import Detector, build, load
@@ -29,7 +28,7 @@ _logger = logging.getLogger("examples.detection")
 
 def run(options: argparse.Namespace) -> None:
     """Train and test, or only test, as the options say."""
-    device = _device(options.device)
+    device = local_device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     processes = joined(device)
     if options.test_only:
         _test_only(options, processes, device)
@@ -87,19 +86,3 @@ def _photos(
 
 def _parameters(detector: Detector) -> int:
     return sum(parameter.numel() for parameter in detector.parameters())
-
-
-def _device(name: str | None) -> torch.device:
-    if name is None:
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ConfigError(f"--device is {name!r}; expected cpu, cuda or cuda:N") from None
-    count = torch.cuda.device_count()
-    if device.type == "cuda" and (device.index or 0) >= count:
-        raise ConfigError(f"--device is {name}, and torch {torch.__version__} sees {count} GPUs here; try --device cpu")
-    if device.type == "cuda" and device.index is None:
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-        torch.cuda.set_device(device)
-    return device

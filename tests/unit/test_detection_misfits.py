@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -59,12 +58,10 @@ def test_parts_that_do_not_fit_are_refused_when_built(
         detector_of(kind, **changes)
 
 
-@pytest.mark.parametrize(("name", "message"), [("foo", "expected cpu, cuda"), ("cuda:99", "torch .* sees")])
-def test_devices_that_are_not_there(
-    name: str, message: str, boxes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.parametrize("name", ["foo", "cuda:99"])
+def test_devices_that_are_not_there(name: str, boxes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments(boxes, tmp_path, "--detector", "fcos", "--device", name)) == 1
-    assert re.search(message, capsys.readouterr().err)
+    assert f"device {name!r} cannot be used here" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", ["dfine", "fcos"])

@@ -226,7 +226,7 @@ class FakeGpu:
         return self.now
 
     def seconds(self, begin: float, end: float) -> float:
-        return end - begin
+        return round(end - begin, 9)
 
     def captured(self, run: Callable[[], Any]) -> Callable[[], Any]:
         self.graphs += 1
@@ -236,11 +236,19 @@ class FakeGpu:
 @pytest.mark.parametrize("graphs", [False, True])
 def test_a_gpus_turns_alternate_and_leave_flushing_out(graphs: bool) -> None:
     gpu = FakeGpu()
-    runs = {"a": gpu.run("a", 3.0), "b": gpu.run("b", 2.0)}
-    seconds = gpu_turns(runs, gpu, rounds=4, warmup=2, graphs=graphs)
-    assert seconds == {"a": [3.0] * 4, "b": [2.0] * 4}
-    assert gpu.log == ["a"] * 2 + ["b"] * 2 + ["flush", "a", "flush", "b"] * 4
-    assert gpu.graphs == (2 if graphs else 0)
+    runs = {"a": gpu.run("a", 0.03), "b": gpu.run("b", 0.02)}
+    seconds = gpu_turns(runs, gpu, rounds=20, warmup=2, graphs=["b"] if graphs else [])
+    assert seconds == {"a": [0.03] * 20, "b": [0.02] * 20}
+    assert gpu.log[:4] == ["a"] * 2 + ["b"] * 2
+    rounds = [tuple(gpu.log[at : at + 4]) for at in range(4, len(gpu.log), 4)]
+    assert set(rounds) == {("flush", "a", "flush", "b"), ("flush", "b", "flush", "a")}
+    assert gpu.graphs == (1 if graphs else 0)
+
+
+def test_slow_work_is_warmed_up_less() -> None:
+    gpu = FakeGpu()
+    gpu_turns({"a": gpu.run("a", 3.0)}, gpu, rounds=1, warmup=9)
+    assert gpu.log == ["a", "flush", "a"]
 
 
 def test_who_runs_before_whom_changes_from_round_to_round() -> None:

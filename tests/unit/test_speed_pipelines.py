@@ -128,7 +128,7 @@ def test_a_short_run_has_points_enough_for_its_fits() -> None:
 def test_every_point_of_an_axis_is_called_in_every_round(monkeypatch: pytest.MonkeyPatch) -> None:
     called = {1: 0, 2: 0}
 
-    def call(x: int) -> dict[str, object]:
+    def call(x: int, device: str) -> dict[str, object]:
         def one() -> int:
             called[x] += 1
             return x

@@ -15,6 +15,7 @@ from dinoneck.backbones import lora, probe, tuning, weights
 from dinoneck.backbones.adapter import Adapter, is_trainable
 from dinoneck.backbones.known import LICENSES, family_of
 from dinoneck.data.photos import Preprocessing
+from dinoneck.devices import is_capturing
 from dinoneck.errors import BackboneError, ConfigError, DataError, ShapeError
 from dinoneck.grid import PatchSize, TokenGrid
 from dinoneck.tokens import Tokens
@@ -318,7 +319,7 @@ class Backbone(nn.Module):
                 f"this model takes {fixed[0]}x{fixed[1]} px only, the image is {images.shape[-2]}x{images.shape[-1]}; "
                 "build it with dynamic_img_size=True"
             )
-        if torch.compiler.is_compiling() or images.is_meta:
+        if torch.compiler.is_compiling() or images.is_meta or is_capturing(images.device):
             return
         # written so that NaN fails too; one reduction, next to nothing beside a ViT
         if images.numel() and not bool(images.abs().amax() <= LARGEST_NORMALISED):

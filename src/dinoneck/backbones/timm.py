@@ -148,7 +148,9 @@ class TimmAdapter(Adapter):
         model = self.model
         x = self._patches(images)
         if isinstance(model, Eva):
-            x, rotary = self._traced(x) if torch.compiler.is_compiling() and self._is_dinov3 else model._pos_embed(x)
+            # timm makes the positions on the host: a GPU would wait for their copy in every forward
+            own = torch.compiler.is_compiling() or (x.device.type != "cpu" and not self.model.training)
+            x, rotary = self._traced(x) if own and self._is_dinov3 else model._pos_embed(x)
             if rotary is not None and getattr(model, "rope_mixed", False):
                 return model.norm_pre(x), list(rotary)
             return model.norm_pre(x), [rotary] * self.depth

@@ -108,9 +108,9 @@ def recorded(options: argparse.Namespace, head: HeadCheckpoint | EnsembleFolder)
         checkpoint.apply_adapter(backbone)
     if options.device is None:
         return backbone
-    from dinoneck.inference.predictor import usable_device
+    from dinoneck.devices import local_device
 
-    return backbone.to(usable_device(options.device))
+    return backbone.to(local_device(options.device))
 
 
 def checkpoints_of(head: Any) -> list[HeadCheckpoint]:

@@ -73,14 +73,14 @@ def run(options: argparse.Namespace) -> int:
     import torch
     from tqdm import tqdm
 
-    from dinoneck.inference.predictor import usable_device
+    from dinoneck.devices import local_device
     from dinoneck.inference.timing import machine, peak_process_bytes, time_in_turn
 
     if options.rounds < 2:
         raise ConfigError(f"--rounds is {options.rounds}; expected 2 or more, for there to be a median")
     if options.threads:
         torch.set_num_threads(options.threads)
-    device = usable_device(options.device or "cpu")
+    device = local_device(options.device or "cpu")
     backbone, head, preprocess = _of_head(options) if options.head else _of_backbone(options)
     with tempfile.TemporaryDirectory() as folder:
         photo, told = _photo(options, preprocess, Path(folder))

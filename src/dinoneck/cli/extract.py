@@ -63,9 +63,9 @@ def run(options: argparse.Namespace) -> int:
             backbone.adapter, name=backbone.name, layers=options.layers, norm=not options.no_norm, frozen=True
         )
     if options.device:
-        from dinoneck.inference.predictor import usable_device
+        from dinoneck.devices import local_device
 
-        backbone = backbone.to(usable_device(options.device))
+        backbone = backbone.to(local_device(options.device))
     store = FeatureStore.create(
         options.out,
         backbone=backbone,

@@ -53,14 +53,14 @@ class Tokens:
         """Draw."""
         import torch
 
-        from dinoneck.inference.predictor import usable_device
+        from dinoneck.devices import local_device
         from dinoneck.tokens import Tokens
         from dinoneck.viz.pca_pictures import pca_figure
 
         photos = _photos(options, options.photos)
         backbone = backbone_options.load(options, layers=None if options.layer is None else [options.layer])
         if options.device:
-            backbone.to(usable_device(options.device))
+            backbone.to(local_device(options.device))
         recipe = backbone.preprocess.changed(size=options.size, policy="crop")
         prepared = recipe.prepare(photos)
         print("".join(f"{line}\n" for line in told_many(recipe, prepared.grid)), end="", flush=True)

@@ -12,6 +12,7 @@ from dinoneck.backbones.backbone import Backbone, checked_backbone
 from dinoneck.backbones.tuning import evaluating
 from dinoneck.checkpoint.pairing import check_patch
 from dinoneck.data.photos import Photo, Preprocessing, as_list, decode
+from dinoneck.devices import local_device
 from dinoneck.errors import ConfigError
 from dinoneck.grid import PreparedImages
 from dinoneck.inference.answers import Answers, mean_of
@@ -141,7 +142,7 @@ class Predictor:
         self.tasks, union = self._panel.tasks, self._panel.layers
         self.backbone = backbone if union == backbone.layers else backbone.with_layers(union)
         if device is not None:
-            self.backbone.to(usable_device(device))
+            self.backbone.to(local_device(device))
         self.device = next(self.backbone.parameters()).device
         for head in self._panel.heads:
             head.to(self.device)
@@ -251,22 +252,6 @@ class Predictor:
             {name: mean_of(parts) for name, parts in pictures.items()},
             mean_of(gates) if gates else None,
         )
-
-
-def usable_device(device: torch.device | str) -> torch.device:
-    """Return a device on which tensors can be made.
-
-    Raises:
-        ConfigError: if there is none by this name here.
-    """
-    try:
-        found = torch.device(device)
-        torch.empty(1, device=found)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"device {str(device)!r} cannot be used here: {str(error).splitlines()[0]}") from error
-    if found.type == "meta":
-        raise ConfigError("device 'meta' holds no values; use cpu or cuda")
-    return found
 
 
 def _tiling(tile: int | tuple[int, int] | None, overlap: int | float, scale: float) -> Tiling | None:

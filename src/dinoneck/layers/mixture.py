@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from dinoneck.layers.eager import plainly, redirected
 from dinoneck.tokens import Tokens
 
 _CALLS = ("mixed", "forward")
+_ROUNDING = (torch.float32, torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True)
@@ -24,10 +25,23 @@ class Mixture:
     Attributes:
         partner: (B,) a permutation of the samples.
         kept: (B,) float64.
+        exact: dtypes that hold ``kept`` without rounding; worked out where a Mixture is made, as reading values in a
+            forward would wait for a GPU.
     """
 
     partner: Tensor
     kept: Tensor
+    exact: tuple[torch.dtype, ...] | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if self.exact is None:
+            exact = [dtype for dtype in _ROUNDING if torch.equal(self.kept.to(dtype).double(), self.kept)]
+            object.__setattr__(self, "exact", (torch.float64, *exact))
+
+    def to(self, device: torch.device | str) -> Self:
+        """Return the same mixture on a device: its tensors are copied there once, not at every use."""
+        dtype = torch.float32 if torch.device(device).type == "mps" else self.kept.dtype  # MPS has no float64
+        return replace(self, partner=self.partner.to(device), kept=self.kept.to(dtype).to(device))
 
     def other(self, x: Tensor) -> Tensor:
         """The partners' values, as a copy of the same memory format."""
@@ -69,8 +83,7 @@ class Mixture:
         return torch.lerp(self.other(asked), own, self.share(own)).to(product.dtype)
 
     def _wide(self, x: Tensor) -> Tensor:
-        exact = x.dtype == torch.float64 or torch.equal(self.kept.to(x.dtype).double(), self.kept)
-        return x if exact else x.float()
+        return x if x.dtype in (self.exact or ()) else x.float()
 
     def of(self, tokens: Tokens) -> Tokens:
         """Mix whole sequences, all layers."""

@@ -34,6 +34,11 @@ def empty(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     return torch.from_numpy(lent).view(dtype).view(shape)
 
 
+def cast(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return ``x`` in another dtype, on its device; on the CPU in memory that is used again."""
+    return empty(x.shape, dtype).copy_(x) if x.device.type == "cpu" else x.to(dtype)
+
+
 def _taken(nbytes: int) -> NDArray[np.uint8]:
     """Return free memory of exactly this size, or new one."""
     for _ in range(len(_free)):

@@ -22,6 +22,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dinoneck.backbones.backbone import Backbone
+from dinoneck.devices import to_local_device
 from dinoneck.errors import ConfigError, DataError, DinoneckError
 from dinoneck.store.description import Description
 from dinoneck.store.encoding import channel_rms, encode
@@ -146,6 +147,7 @@ def run_views(backbone: Backbone, photos: Sequence[Prepared], batch_size: int | 
     Photos of one size go through the backbone together, at most ``batch_size`` views at a time.
     """
     limit = batch_size or LARGEST_BATCH
+    to_local_device(backbone)
     device = next(backbone.parameters()).device
     results: dict[str, Tokens] = {}
     sizes = dict.fromkeys(tuple(_views(photo).shape[-2:]) for photo in photos)

@@ -128,7 +128,7 @@ class Reader:
         tokens = self.description.tokens(columns["tokens"], grid)
         if dtype is None or dtype == tokens.sequence[0].dtype:
             return tokens
-        return replace(tokens, sequence=tuple(buffers.empty(x.shape, dtype).copy_(x) for x in tokens.sequence))
+        return replace(tokens, sequence=tuple(buffers.cast(x, dtype) for x in tokens.sequence))
 
     def quantised(self, columns: Columns, grid: GridSize) -> QuantisedTokens:
         """Wrap int8 columns as they are."""

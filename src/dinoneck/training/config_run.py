@@ -16,6 +16,7 @@ from dinoneck.backbones.load import load_backbone
 from dinoneck.data.labels import DenseLabels
 from dinoneck.data.photos import Preprocessing
 from dinoneck.data.tables import PhotoTable
+from dinoneck.devices import local_device
 from dinoneck.errors import ConfigError, StoreError
 from dinoneck.grid import GridSize
 from dinoneck.store.feature_store import FeatureStore
@@ -228,7 +229,7 @@ def _backbone(config: TrainingConfig, choice: HeadChoice) -> Backbone:
     )
     layers = choice.layers or config.layers
     backbone = backbone if layers is None else backbone.with_layers(layers)
-    return backbone if config.device is None else backbone.to(config.device)
+    return backbone if config.device is None else backbone.to(local_device(config.device))
 
 
 def _from_store(config: TrainingConfig, table: PhotoTable) -> ConfiguredRun:

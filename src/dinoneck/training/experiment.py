@@ -19,6 +19,7 @@ from dinoneck.backbones.backbone import Backbone
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.data.photos import Preprocessing
 from dinoneck.data.tables import PhotoTable, csv_text
+from dinoneck.devices import local_device
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.heads.head import Head
 from dinoneck.tasks import Task
@@ -134,9 +135,10 @@ def _trained(
     """The cross-validation of the head that was chosen, on the tokens at hand."""
     record, grid = _record(backbone), source.batch(source.ids[:1]).grid
     own = next(backbone.parameters()).device if isinstance(backbone, Backbone) else "cpu"
+    device = own if options.device is None else local_device(options.device)
 
     def make_head(tasks: Sequence[Task]) -> Head:
-        return choice.build(record, grid, tasks).to(options.device or own)
+        return choice.build(record, grid, tasks).to(device)
 
     return cross_validate(
         make_head,

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from dinoneck.devices import to_local_device
 from dinoneck.heads.head import Head
 from dinoneck.losses.task_loss import TaskLoss
 from dinoneck.tasks import Task
 from dinoneck.training.batches import Batch, Labels, Order, Rows, patterns_of, rows_of
 from dinoneck.training.fit_checks import check_kinds, check_numbers, check_problem, check_together, checked_loss
 from dinoneck.training.learner import Learner
-from dinoneck.training.live_tokens import trained_backbone
+from dinoneck.training.live_tokens import LiveTokens, trained_backbone
 from dinoneck.training.loop import Loop, Problem
 from dinoneck.training.processes import joined
 from dinoneck.training.randomness import own_random_numbers, seed_step
@@ -51,7 +52,8 @@ def fit(
     """Train ``head`` in place, and along with it what is trainable in the backbone of :class:`LiveTokens`.
 
     The same call gives the same weights; one that was killed and is made again with the same ``out`` does so too.
-    Under ``torchrun`` every process calls it and takes its share of each batch. See "Long runs" in the how-to guides.
+    Under ``torchrun`` every process calls it and takes its share of each batch, on the GPU of its LOCAL_RANK. See "Long
+    runs" in the how-to guides.
 
     Args:
         head: its tasks must be final: fit their transforms on the training rows first.
@@ -83,6 +85,7 @@ def fit(
     """
     recipe = Recipe() if recipe is None else recipe
     check_kinds(head, source, targets, recipe)
+    to_local_device(head, *([source.backbone] if isinstance(source, LiveTokens) else []))
     given = (tuple(ids), tuple(val_ids or ()), epochs, batch_size, lr, seed, target_weights)
     call = _Call(head, source, tasks, targets, weights or {}, *given, recipe, checked_loss(head, loss))
     return call.run(out, resume)

@@ -125,7 +125,7 @@ def drawn_mixup(
     random = _random(generator)
     partner = torch.from_numpy(random.permutation(len(tensors[0])))
     kept = _shares_kept(random, alpha, len(partner)).to(tensors[0].dtype).double()
-    blend = Blend(partner, kept)
+    blend = Blend(partner, kept).to(tensors[0].device)
     return blend, *_mixed(blend, targets, tasks, compositions, masks)
 
 

@@ -127,6 +127,8 @@ def joined(device: torch.device) -> Processes:
     if not dist.is_initialized():
         if not several:
             return Processes()
+        if device.type == "cuda":
+            torch.cuda.set_device(device)  # NCCL takes one process per GPU
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
         atexit.register(_close)
     return Processes(dist.get_rank(), dist.get_world_size())
