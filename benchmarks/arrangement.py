@@ -137,6 +137,7 @@ def _scores(
         head,
         source,
         targets=values,
+        target_ids=source.ids,
         ids=[source.ids[i] for i in train],
         epochs=epochs,
         batch_size=16,

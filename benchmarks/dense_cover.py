@@ -190,6 +190,7 @@ def out_of_fold(
             source,
             targets={cells.name: cells.values},
             weights={cells.name: cells.weight},
+            target_ids=table.ids,
             ids=[table.ids[row] for row in train],
             epochs=options.epochs,
             batch_size=options.batch_size,

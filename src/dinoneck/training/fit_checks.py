@@ -20,7 +20,7 @@ from dinoneck.training.sources import TokenSource
 logger = logging.getLogger(__name__)
 
 
-def check_kinds(head: object, source: object, targets: object, recipe: object) -> None:
+def check_kinds(head: object, source: object, recipe: object) -> None:
     """Refuse arguments that are something else altogether.
 
     Raises:
@@ -35,8 +35,6 @@ def check_kinds(head: object, source: object, targets: object, recipe: object) -
         raise DataError(
             f"source is {type(source).__name__}; expected tokens by id: a FeatureStore, MemoryTokens or LiveTokens"
         )
-    if not isinstance(targets, Mapping):
-        raise DataError(f"targets is {type(targets).__name__}; expected a dict, task name -> values")
 
 
 def checked_loss(head: Head, loss: TaskLoss | None) -> TaskLoss:

@@ -67,6 +67,7 @@ class FoldTraining:
             self.source,
             targets={**table.targets, **table.auxiliary, **self._cell_values()},
             weights={} if self.cells is None else {self.cells.name: self.cells.weight},
+            target_ids=table.ids,
             ids=[table.ids[row] for row in train],
             val_ids=[table.ids[row] for row in valid] if validates else None,
             epochs=plan.epochs,

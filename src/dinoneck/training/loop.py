@@ -63,7 +63,7 @@ class Problem:
         learner: head and backbone.
         source: of tokens.
         loss: of the tasks.
-        labels: of all samples of the source.
+        labels: of all samples of the run.
         order: of the training samples.
         valid: batches of the validation samples, and what scores them.
         scores: see ``valid``.
@@ -217,8 +217,8 @@ class Loop:
         own = batch.part(list(places))
         wanted, masks = problem.labels.of(own, device)
         if not isinstance(problem.source, LiveTokens):
-            return own.tokens(problem.source).to(device), wanted, masks
-        images = problem.source.images([problem.source.ids[row] for row in own.rows]).to(device)
+            return problem.labels.tokens(own, problem.source).to(device), wanted, masks
+        images = problem.source.images(problem.labels.ids_of(own)).to(device)
         if self.recipe.cutmix_alpha is not None and self._blends:
             images, wanted, masks = cutmix(
                 images,
@@ -299,7 +299,9 @@ class Loop:
             own = batch.part(list(self.processes.share(range(len(batch.rows)))))
             wanted, masks = problem.labels.of(own, device)
             with self._precision():
-                outputs = _exact(problem.learner.head(self._tokens(own.tokens(problem.source).to(device))))
+                outputs = _exact(
+                    problem.learner.head(self._tokens(problem.labels.tokens(own, problem.source).to(device)))
+                )
             outputs, wanted, masks = self.processes.gathered((outputs, wanted, masks), len(batch.rows))
             parts = problem.loss(outputs, wanted, masks)[1]
             named = {f"val_{name}": part for name, part in parts.items()}

@@ -46,7 +46,7 @@ def weights_of(backbone: Backbone) -> dict[str, torch.Tensor]:
 
 
 def learn(head: PatchMeanHead, source: LiveTokens, y: np.ndarray, **arguments: object) -> list[dict[str, float]]:
-    given = {"ids": source.ids, "epochs": 4, "batch_size": 4, "lr": 3e-3, "recipe": Recipe(backbone_lr=3e-3)}
+    given = {"target_ids": source.ids, "epochs": 4, "batch_size": 4, "lr": 3e-3, "recipe": Recipe(backbone_lr=3e-3)}
     return fit(head, source, targets={"level": y}, **{**given, **arguments})  # type: ignore[arg-type]
 
 
@@ -163,5 +163,5 @@ def test_some_steps_on_real_photos(crop_cover: Path) -> None:
     y = table.targets["crop"][:6]
     torch.manual_seed(0)
     head = PatchMeanHead(64, [Task("crop", transform=TargetTransform().fit(y))], hidden_dim=16)
-    history = fit(head, source, targets={"crop": y}, ids=source.ids, epochs=6, batch_size=3, lr=5e-3)
+    history = fit(head, source, targets={"crop": y}, target_ids=source.ids, epochs=6, batch_size=3, lr=5e-3)
     assert history[-1]["loss"] < history[0]["loss"]
