@@ -34,9 +34,9 @@ class TaskLoss(nn.Module):
     Shape:
         outputs and targets by task name in model space -> the total and its parts:
 
-        * regression, density, ratio: (B, dim) both; mask (B,) or (B, dim);
+        * regression, density, ratio: (B, dim) both, a target NaN = missing; mask (B,) or (B, dim);
         * classification: (B, dim), class indices (B,) or probabilities (B, dim); mask (B,);
-        * dense: (B, dim, rows, cols) both; the mask is a weight (B, rows, cols), bool or float;
+        * dense: (B, dim, rows, cols) both, a cell with NaN in its target = missing; the mask is a weight (B, rows, cols), bool or float;
         * segmentation: (B, dim, rows, cols), see :func:`map_cross_entropy`; mask (B, H, W).
 
         A regulariser reads ``outputs["<task>.map"]``, (B, dim, rows, cols). A composition's target (B, outputs) and
@@ -85,7 +85,8 @@ class TaskLoss(nn.Module):
         self._check_given(outputs, targets, masks)
         parts, counts = {}, {}
         for task in self.tasks:
-            output, target, mask = outputs[task.name], targets[task.name], masks.get(task.name)
+            output, target = outputs[task.name], targets[task.name]
+            mask = _known(task, target, masks.get(task.name))
             parts[task.name] = _weighted(task, output, target, mask)
             if self.weighting is not None:
                 counts[task.name] = _anything_counts(task, target, mask)
@@ -155,6 +156,17 @@ class TaskLoss(nn.Module):
                     f"a DensityRegulariser names task {own.task!r}; expected a density task, and there are {kinds}."
                     f"{did_you_mean(own.task, known)}"
                 )
+
+
+def _known(task: Task, target: Tensor, mask: Tensor | None) -> Tensor | None:
+    """The mask without the values that are NaN; those of classes keep their own rule, see the losses."""
+    if task.is_categorical:
+        return mask
+    known = ~target.isnan()
+    if task.kind != "dense":
+        return full_mask(mask, target) & known
+    known = known.all(dim=1)  # (B, rows, cols): the outputs of a cell share its weight
+    return known if mask is None else torch.where(known, mask, torch.zeros_like(mask))
 
 
 def _weighted(task: Task, output: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:

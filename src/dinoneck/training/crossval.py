@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from dinoneck.training.cell_targets import CellTargets
 from dinoneck.training.fold_training import FoldTraining, MakeHead, MakeTasks
 from dinoneck.training.folds import Fold, group_folds
 from dinoneck.training.live_tokens import trained_backbone
+from dinoneck.training.matching import SourceIds
 from dinoneck.training.metrics import r2, weighted_r2
 from dinoneck.training.plan import Plan as Plan
 from dinoneck.training.probes import knn_out_of_fold, pooled_tokens, ridge_out_of_fold
@@ -134,11 +135,11 @@ def cross_validate(
 
     Args:
         make_head: builds a new head for tasks.
-        source: the table's photos as tokens, by the table's ids; it may hold others too.
+        source: the table's images as tokens, matched by id (``a.jpg`` and ``a`` are one id); it may hold others too.
         table: targets, groups, weights.
         plan: folds, epochs and the other plain values.
         recipe: the rest of the training recipe; None = its defaults without a moving average.
-        cells: labels per cell: every head gets their dense task too.
+        cells: labels per cell, matched by id: every head gets their dense task too.
         make_tasks: (table, training rows) -> tasks of a head, one for each target and auxiliary entry of the table;
             None = one per target, by the plan.
         weighting: of the tasks' losses: ``fixed``, or ``uw`` for :class:`dinoneck.losses.UncertaintyWeighting`.
@@ -150,7 +151,8 @@ def cross_validate(
         ConfigError: if the source's backbone learns: what one fold taught it, the next one would know.
     """
     plan = plan or Plan()
-    source = _of_table(source, table)
+    source, table = _matched(source, table)
+    cells = None if cells is None else cells.of(table.ids)
     groups = table.groups or table.ids
     every = group_folds(groups, plan.folds, plan.seed)
     folds = [every[number] for number in plan.chosen]
@@ -182,14 +184,15 @@ def _judge(result: CrossValidation, head: Head, source: TokenSource, valid: Any,
         result.cells[valid] = predict_cells(head, source, held_out, cells.name)
 
 
-def _of_table(source: TokenSource, table: PhotoTable) -> TokenSource:
-    """The source with the table's ids in the table's order."""
+def _matched(source: TokenSource, table: PhotoTable) -> tuple[TokenSource, PhotoTable]:
+    """The source in the table's order, and the table with the source's spelling of its ids."""
     if trained_backbone(source) is not None:
         raise ConfigError(
             "the backbone of these live tokens is trainable, and the folds would share what it learns; load one per "
             "fold and call fit, or freeze it"
         )
-    return source if tuple(source.ids) == table.ids else SomeTokens(source, table.ids)
+    table = replace(table, ids=tuple(SourceIds(source.ids).all_of(table.ids, "images of the table")))
+    return source if tuple(source.ids) == table.ids else SomeTokens(source, table.ids), table
 
 
 def _baselines(source: TokenSource, table: PhotoTable, folds: list[Fold], groups: Sequence[str]) -> dict[str, _Floats]:

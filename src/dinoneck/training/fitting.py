@@ -124,7 +124,7 @@ class _Call:
         check_weights(head.tasks, self.target_weights)
         ids = (*samples.ids, *samples.val_ids)
         rows, val_rows = np.split(np.arange(len(ids)), [len(samples.ids)])
-        values, cells = training_targets(self.loss, samples.targets, samples.weights, len(ids))
+        values, cells = training_targets(self.loss, samples.targets, samples.weights, ids, len(samples.ids))
         labels = Labels(ids, head.tasks, values, cells, patterns_of(source))
         learner = Learner(head, trained_backbone(source))
         processes = joined(learner.device)

@@ -94,23 +94,23 @@ def match_matrix(
 ) -> tuple[tuple[str, ...], _Array]:
     """Return the ids of the rows of targets, as the source spells them, and their values as (n, t).
 
+    Args:
+        source_ids: all ids of the token source.
+        targets: as :func:`columns_of` takes them (of a table its targets), or an array (n, t).
+        target_ids: the ids of values that carry none.
+
     Raises:
         DataError: as :func:`match_samples` does.
     """
-    if not isinstance(targets, PhotoTable | Mapping) and not _is_frame(targets):
-        targets = {"targets": targets}
-    columns = columns_of(targets, target_ids)
-    if isinstance(targets, PhotoTable):
-        columns = {name: columns[name] for name in targets.targets}
+    names = list(targets.targets) if isinstance(targets, PhotoTable) else None
+    has_columns = isinstance(targets, PhotoTable | Mapping) or _is_frame(targets)
+    columns = columns_of(targets if has_columns else {"values": targets}, target_ids, names)
     if not columns:
         raise DataError("the targets have no columns; there is nothing to predict")
     spelling = SourceIds(source_ids)
-    ids = spelling.all_of(next(iter(columns.values())).ids, "ids of the targets")
-    rows = _RowsById(spelling)
+    ids, rows = spelling.all_of(next(iter(columns.values())).ids, "ids of the targets"), _RowsById(spelling)
     values = [rows.values(column, ids) for column in columns.values()]
-    if len(values) == 1 and values[0].ndim == 2:
-        return tuple(ids), values[0]
-    return tuple(ids), np.stack(values, axis=1)
+    return tuple(ids), np.column_stack(values) if has_columns else values[0]
 
 
 def columns_of(

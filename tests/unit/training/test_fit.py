@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import astuple
+from typing import Any
 
 import numpy as np
 import pytest
@@ -161,6 +162,28 @@ def test_training_that_cannot_work_says_so() -> None:
     for wrong in ({"epochs": 1.5}, {"batch_size": 0}, {"lr": float("inf")}, {"seed": 1.5}, {"lr": float("nan")}):
         with pytest.raises(ConfigError, match="expected positive whole numbers"):
             fit(head, source, targets={"x": y}, target_ids=source.ids, **wrong)  # type: ignore[arg-type]
+
+
+def test_values_that_cannot_be_learnt_are_named() -> None:
+    source, y = problem()
+    given = {"target_ids": source.ids, "epochs": 1}
+    below = np.where(np.arange(48) == 7, -3.0, y)
+    with pytest.raises(DataError, match=r"1 image with targets of 'x' below the minimum of 0: '7' \(-3\)"):
+        fit(PatchMeanHead(16, [Task("x", minimum=0)]), source, targets={"x": below}, **given)
+    unused = [image_id for image_id in source.ids if image_id != "7"]
+    fit(PatchMeanHead(16, [Task("x", minimum=0)]), source, targets={"x": below}, ids=unused, **given)
+    constant = Task("x", transform=TargetTransform().fit(np.full(48, 2.5)))
+    with pytest.raises(DataError, match=r"'x' are 2.5 for every training image; there is nothing to learn"):
+        fit(PatchMeanHead(16, [constant]), source, targets={"x": np.full(48, 2.5)}, **given)
+    with pytest.raises(DataError, match="for every training image"):
+        fit(PatchMeanHead(16, [Task("x")]), source, targets={"x": y}, ids=["3"], **given)
+
+
+@pytest.mark.parametrize("off", [torch.no_grad, torch.inference_mode])
+def test_where_gradients_are_off_nothing_is_trained(off: Any) -> None:
+    source, y = problem()
+    with off(), pytest.raises(ConfigError, match=r"under torch.no_grad\(\) or torch.inference_mode\(\)"):
+        trained(source, y)
 
 
 def test_token_scale_is_mean_and_spread_of_patches() -> None:

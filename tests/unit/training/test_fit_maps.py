@@ -111,7 +111,8 @@ def test_targets_of_a_composed_term_are_used() -> None:
     source, _ = cells()
     tasks = (Task("reg3"), Task("ratio", dim=3, kind="ratio"))
     loss = TaskLoss(tasks, (CompositionLoss("five", "reg3", "ratio"),))
-    targets = {"reg3": np.zeros(PHOTOS), "ratio": np.full((PHOTOS, 3), 1 / 3), "five": np.full((PHOTOS, 5), 100.0)}
+    ratio = np.eye(3)[np.arange(PHOTOS) % 3]
+    targets = {"reg3": np.linspace(0, 0.1, PHOTOS), "ratio": ratio, "five": np.full((PHOTOS, 5), 100.0)}
     torch.manual_seed(0)
     head = FPNHead(WIDTH, tasks, 1, fpn_dim=8)
     history = fit(head, source, targets=targets, target_ids=source.ids, epochs=1, lr=1e-9, loss=loss)
@@ -187,7 +188,7 @@ def test_a_loss_with_compositions_and_weighting_is_trained_along() -> None:
     ("change", "error", "says"),
     [
         ({"targets": {"ndvi": np.zeros((PHOTOS, 2, ROWS, COLS))}}, DataError, r"expected \(24, 1, rows, cols\)"),
-        ({"targets": {"ndvi": np.zeros((PHOTOS, 1, 3, 3))}}, ShapeError, r"\(8, 1, 3, 3\)"),
+        ({"targets": {"ndvi": np.arange(9.0 * PHOTOS).reshape(PHOTOS, 1, 3, 3)}}, ShapeError, r"\(8, 1, 3, 3\)"),
         ({"targets": {"ndvi": np.full((PHOTOS, 1, ROWS, COLS), np.nan)}}, DataError, "no target value"),
         ({"targets": {"ndvi": np.full((PHOTOS, 1, ROWS, COLS), np.inf)}}, DataError, "infinite"),
         ({"weights": {"ndvi": np.ones((PHOTOS, 3, 3))}}, DataError, r"weights of 'ndvi' have shape \(24, 3, 3\)"),

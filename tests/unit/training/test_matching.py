@@ -13,7 +13,19 @@ from PIL import Image
 from dinoneck import ConfigError, DataError, FeatureStore, PatchMeanHead, TargetTransform, Task, Tokens, load_backbone
 from dinoneck.data import Table, read_csiro
 from dinoneck.data.tables import csv_text
-from dinoneck.training import MemoryTokens, Recipe, fit, r2
+from dinoneck.training import (
+    CellTargets,
+    MemoryTokens,
+    Plan,
+    Recipe,
+    confusion_matrix,
+    cross_validate,
+    fit,
+    knn_probe,
+    r2,
+    ridge_probe,
+    weighted_r2,
+)
 
 IDS = tuple(f"meadow-{i}" for i in range(12))  # sorted, meadow-10 comes before meadow-2
 Y = np.linspace(0.0, 1.0, 12) ** 2
@@ -179,3 +191,49 @@ def test_a_store_is_trained_from_a_table_whose_ids_have_suffixes(tmp_path: Path)
     head = PatchMeanHead(store.backbone_record["embed_dim"], [Task("GDM_g", unit="g")])
     fit(head, store, targets=data, epochs=1, lr=1e-3)
     fit(head, store, targets=data, ids=[name.removesuffix(".png") for name in data.ids], epochs=1, lr=1e-3)
+
+
+@pytest.mark.parametrize("probe", [ridge_probe, knn_probe])
+def test_probes_match_by_id(probe: Any) -> None:
+    folds, order = [(np.arange(3, 12), np.arange(3))], list(range(3)) + list(range(11, 2, -1))
+    expected = probe(source(), table(), folds)
+    assert expected.shape == (12, 1)
+    other = probe(source(order), table(), folds)
+    assert np.allclose(other[:3], expected[:3], rtol=1e-9)
+    matrix = probe(source(order), Y[:, None], folds, target_ids=IDS)
+    assert np.allclose(matrix[:3], expected[:3], rtol=1e-9)
+    with pytest.raises(DataError, match="values without ids"):
+        probe(source(), Y[:, None], folds)
+
+
+def test_cross_validation_matches_tokens_and_cells_by_id() -> None:
+    cells = torch.tensor(Y, dtype=torch.float32)[:, None, None, None].expand(12, 1, 2, 3).clone()
+    named = CellTargets(cells, torch.ones(12, 2, 3), ("y",), ids=IDS)
+    backwards = CellTargets(cells.flip(0), torch.ones(12, 2, 3), ("y",), ids=IDS[::-1])
+    assert torch.equal(backwards.of([f"{name}.png" for name in IDS]).values, named.values)
+    with pytest.raises(DataError, match="have no ids"):
+        CellTargets(cells, torch.ones(12, 2, 3)).of(IDS)
+    with pytest.raises(DataError, match="1 images have no cell targets, the first is 'z'"):
+        named.of([*IDS, "z"])
+
+    def scores(tokens: MemoryTokens, data: Table) -> Any:
+        result = cross_validate(lambda tasks: PatchMeanHead(8, tasks), tokens, data, Plan(folds=2, epochs=1))
+        return result.scores()["token ridge"]
+
+    assert scores(source(range(11, -1, -1)), table(suffix=".jpg")) == pytest.approx(scores(source(), table()))
+
+
+def test_scores_of_values_with_ids_are_matched() -> None:
+    pred, true = dict(zip(IDS, Y + 0.1, strict=True)), dict(zip(IDS[::-1], Y[::-1], strict=True))
+    expected = r2(Y + 0.1, Y)
+    assert r2(pred, true) == pytest.approx(expected)
+    assert weighted_r2({"y": pred}, {"y": true}, {"y": 1.0}) == pytest.approx(expected)
+    assert confusion_matrix({"a": 0, "b": 1}, {"b": 1, "a": 0}, 2).tolist() == [[1, 0], [0, 1]]
+    with pytest.raises(DataError, match="2 ids are not in both"):
+        r2(pred, {**{name: true[name] for name in IDS[1:]}, "z": 1.0})
+    with pytest.raises(DataError, match="ids on both sides"):
+        r2(Y, true)
+    pandas = pytest.importorskip("pandas")
+    one, other = pandas.DataFrame({"y": pandas.Series(pred)}), pandas.DataFrame({"y": pandas.Series(true)})
+    assert weighted_r2(one, other, {"y": 1.0}) == pytest.approx(expected)
+    assert r2(one["y"], Y) == pytest.approx(expected)

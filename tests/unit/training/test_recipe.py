@@ -94,7 +94,6 @@ def test_fp16_steps_that_overflow_are_left_out() -> None:
         ({"ema_start": 1.5}, "ema_start is 1.5"),
         ({"clip_norm": 0}, "clip_norm is 0"),
         ({"mixup_alpha": 0.0}, "mixup_alpha is 0.0"),
-        ({"mixup_alpha": 1.0, "cutmix_alpha": 1.0}, "blended one way"),
         ({"patience": 0}, "patience is 0"),
         ({"save_steps": 1.5}, "save_steps is 1.5"),
         ({"standardise_tokens": 1}, "standardise_tokens is 1"),
