@@ -36,7 +36,8 @@ class TaskLoss(nn.Module):
 
         * regression, density, ratio: (B, dim) both, a target NaN = missing; mask (B,) or (B, dim);
         * classification: (B, dim), class indices (B,) or probabilities (B, dim); mask (B,);
-        * dense: (B, dim, rows, cols) both, a cell with NaN in its target = missing; the mask is a weight (B, rows, cols), bool or float;
+        * dense: (B, dim, rows, cols) both, a cell with NaN in its target = missing; the mask is a weight
+          (B, rows, cols), bool or float;
         * segmentation: (B, dim, rows, cols), see :func:`map_cross_entropy`; mask (B, H, W).
 
         A regulariser reads ``outputs["<task>.map"]``, (B, dim, rows, cols). A composition's target (B, outputs) and
