@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dinoneck.data.tables import PhotoTable
-from dinoneck.errors import ConfigError
+from dinoneck.errors import ConfigError, DataError
 from dinoneck.heads.head import Head
 from dinoneck.training.cell_targets import CellTargets
 from dinoneck.training.fold_training import FoldTraining, MakeHead, MakeTasks
@@ -130,6 +130,7 @@ def cross_validate(
     weighting: str = "fixed",
     out: str | os.PathLike[str] | None = None,
     resume: bool = True,
+    on_head: Callable[[int, Head], None] | None = None,
 ) -> CrossValidation:
     """Train one head per fold and predict the photos it did not see; groups are never torn apart.
 
@@ -145,9 +146,11 @@ def cross_validate(
         weighting: of the tasks' losses: ``fixed``, or ``uw`` for :class:`dinoneck.losses.UncertaintyWeighting`.
         out: a folder for the logs and states of the folds, see :func:`dinoneck.training.fit`; None = keep nothing.
         resume: go on from the states there; the result is that of one run.
+        on_head: called with a fold's number and its head as soon as the head is trained.
 
     Raises:
-        DataError: if groups are too few for the folds, or the source lacks photos of the table.
+        DataError: if groups are too few for the folds, the source lacks images of the table, or predictions of a fold
+            are not finite.
         ConfigError: if the source's backbone learns: what one fold taught it, the next one would know.
     """
     plan = plan or Plan()
@@ -165,7 +168,10 @@ def cross_validate(
     result = CrossValidation([], folds, predictions, table, maps, tuple(plan.chosen), {})
     for number, (train, valid) in zip(plan.chosen, folds, strict=True):
         head = training.train(number, (train, valid))
+        if on_head is not None:
+            on_head(number, head)
         _judge(result, head, source, valid, cells)
+        _refuse_divergence(result, number, valid, plan)
         result.heads.append(head)
         logger.info("fold %d of %d is trained", number + 1, plan.folds)
     return result
@@ -182,6 +188,24 @@ def _judge(result: CrossValidation, head: Head, source: TokenSource, valid: Any,
         result.auxiliary.setdefault(name, np.full((len(table), values.shape[1]), np.nan))[valid] = values
     if cells is not None and result.cells is not None:
         result.cells[valid] = predict_cells(head, source, held_out, cells.name)
+
+
+def _refuse_divergence(result: CrossValidation, number: int, valid: Any, plan: Plan) -> None:
+    """Refuse predictions of a fold that nothing can be computed with."""
+    true, predictions = target_matrix(result.table)[valid], result.predictions[HEAD][valid]
+    maps = np.zeros(0) if result.cells is None else result.cells[valid].numpy()
+    wrong = [name for i, name in enumerate(result.names) if not _is_usable(predictions[:, i], true[:, i])]
+    wrong += [name for name, values in result.auxiliary.items() if not np.isfinite(values[valid]).all()]
+    if wrong or not np.isfinite(maps).all():
+        raise DataError(
+            f"fold {number}: the predictions of {', '.join(wrong) or 'the cells'} are not finite, or so large that no "
+            f"R² can be computed: training diverged at lr {plan.lr:g}; lower it (lr=, --lr)"
+        )
+
+
+def _is_usable(predictions: _Floats, true: _Floats) -> bool:
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool(np.isfinite(((predictions - true) ** 2).sum() / max(float(np.ptp(true)) ** 2, 1e-300)))
 
 
 def _matched(source: TokenSource, table: PhotoTable) -> tuple[TokenSource, PhotoTable]:
