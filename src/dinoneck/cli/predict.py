@@ -60,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--skip-unusable",
         action="store_true",
-        help="leave out images that cannot be read or used, in a submission's rows put the mean of the others; list them",
+        help="leave out images that cannot be read or used, in a submission use the mean of the others; list them",
     )
     add_views(parser)
     _add_tiles(parser)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
@@ -97,6 +98,7 @@ class Loop:
     ) -> None:
         self.problem, self.recipe, self.epochs, self.seed, self.processes = problem, recipe, epochs, seed, processes
         learner = problem.learner
+        self.lr = lr
         self.total_steps = epochs * problem.order.steps
         self.optimizer = torch.optim.AdamW(learner.groups(problem.loss, recipe, lr), lr=lr)
         self.sam = SAM(learner, self.optimizer, recipe.rho) if recipe.optimizer == "sam" else None
@@ -308,7 +310,15 @@ class Loop:
             _add(sums, {"val_loss": torch.stack(list(parts.values())).sum(), **named}, len(batch.rows) / count)
             predictions.append({task.name: task.predict(outputs[task.name]) for task in problem.loss.tasks})
         rows = [row for batch in problem.valid for row in self.processes.order(batch.rows)]
-        return {**sums, **problem.scores.of(joined_predictions(predictions), rows)}
+        joined = joined_predictions(predictions)
+        unusable = [name for name, values in joined.items() if not bool(values.isfinite().all())]
+        found = sums if unusable else {**sums, **problem.scores.of(joined, rows)}
+        if unusable or not all(math.isfinite(value) for value in found.values()):
+            raise DataError(
+                f"validation predictions of {', '.join(unusable) or 'some tasks'} are not finite, or their scores "
+                f"overflow: training diverged at lr {self.lr:.3g}; lower it (lr=, --lr)"
+            )
+        return found
 
 
 def _exact(outputs: Mapping[str, Tensor]) -> Table:

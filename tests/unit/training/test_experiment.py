@@ -85,6 +85,12 @@ def test_a_fold_that_diverged_is_named(meadow: Any, tmp_path: Path, monkeypatch:
         run(meadow, tmp_path, Plan(folds=2, epochs=1))
 
 
+@pytest.mark.parametrize("lr", [1e9, 1e30])
+def test_a_learning_rate_that_is_far_too_high_is_named(meadow: Any, tmp_path: Path, lr: float) -> None:
+    with pytest.raises(DataError, match=r"fold 0: .*diverged.*lower (lr|it)"):
+        run(meadow, tmp_path, Plan(folds=2, epochs=2, lr=lr))
+
+
 def test_targets_that_cannot_be_learnt_are_refused_before_the_work(meadow: Any, tmp_path: Path) -> None:
     values = meadow[0].targets["GDM_g"].copy()
     values[2] = -1.5
