@@ -26,6 +26,7 @@ HELP = "predict from photos with trained heads; write a CSV, and pictures on req
 EXAMPLE = "dinoneck predict photos/ --heads run/heads --out submission.csv --maps"
 
 logger = logging.getLogger(__name__)
+_FILLED = " (its rows hold the mean of the other images' predictions)"
 _PICTURES = 8
 
 
@@ -169,21 +170,15 @@ def run(options: argparse.Namespace) -> int:
         picture = _drawn([Path(names[place]).name for place in drawn], shown, [*with_maps.values()], predictor)
     left_out = {names[place]: reason for place, reason in (unread or {}).items()}
     names, results = [names[place] for place in found], [*found.values()]
-    written = [options.out, *([options.maps] if drawn else [])]
-    answer(options, written=written, revisions=commits, tasks=_told_tasks(predictor))
-    answer(
-        options,
-        unusable=left_out,
-        predictions=[_told(name, result, predictor) for name, result in zip(names, results, strict=True)],
-    )
     header, rows, filled = _rows(options, names, results, predictor)
-    answer(options, filled=filled)
+    written = [options.out, *([options.maps] if drawn else [])]
+    answer(options, written=written, revisions=commits, tasks=_told_tasks(predictor), unusable=left_out, filled=filled)
+    answer(options, predictions=[_told(name, result, predictor) for name, result in zip(names, results, strict=True)])
     if drawn:
         write_whole(options.maps, picture)
     write_text(options.out, csv_text(header, rows))
     for name, reason in left_out.items():
-        remedy = " (its rows hold the mean of the other images' predictions)" if name in filled else ""
-        say(f"left out: {name}: {reason}{remedy}")
+        say(f"left out: {name}: {reason}{_FILLED if name in filled else ''}")
     print(f"{counted(len(names), 'photo')} predicted; written: {', '.join(map(str, written))}")
     return 0
 

@@ -84,10 +84,10 @@ class TaskLoss(nn.Module):
         """
         masks = masks or {}
         self._check_given(outputs, targets, masks)
+        masks = self._without_missing(targets, masks)
         parts, counts = {}, {}
         for task in self.tasks:
-            output, target = outputs[task.name], targets[task.name]
-            mask = _known(task, target, masks.get(task.name))
+            output, target, mask = outputs[task.name], targets[task.name], masks.get(task.name)
             parts[task.name] = _weighted(task, output, target, mask)
             if self.weighting is not None:
                 counts[task.name] = _anything_counts(task, target, mask)
@@ -100,6 +100,17 @@ class TaskLoss(nn.Module):
             return torch.stack(list(parts.values())).sum(), parts
         total = self.weighting(parts, counts)
         return torch.stack([total, *held.values()]).sum(), {**parts, **held}
+
+    def _without_missing(self, targets: Table, masks: Table) -> dict[str, Tensor]:
+        """The masks without targets that are NaN; those of classes keep their own rule, see the losses."""
+        known = dict(masks)
+        for task in self.tasks:
+            if not task.is_categorical:
+                known[task.name] = _known(task, targets[task.name], masks.get(task.name))
+        for own in self.compositions:
+            if own.name in targets:
+                known[own.name] = full_mask(masks.get(own.name), targets[own.name]) & ~targets[own.name].isnan()
+        return known
 
     def _regularised(self, outputs: Table) -> dict[str, Tensor]:
         parts: dict[str, Tensor] = {}
@@ -159,10 +170,7 @@ class TaskLoss(nn.Module):
                 )
 
 
-def _known(task: Task, target: Tensor, mask: Tensor | None) -> Tensor | None:
-    """The mask without the values that are NaN; those of classes keep their own rule, see the losses."""
-    if task.is_categorical:
-        return mask
+def _known(task: Task, target: Tensor, mask: Tensor | None) -> Tensor:
     known = ~target.isnan()
     if task.kind != "dense":
         return full_mask(mask, target) & known

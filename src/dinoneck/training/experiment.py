@@ -8,7 +8,8 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -79,11 +80,11 @@ def run_experiment(
 ) -> tuple[CrossValidation, TokenSource, dict[str, Any]]:
     """Extract tokens once, cross-validate heads, write heads, predictions and report.
 
-    Each head is written as soon as it is trained, to ``out/unfinished/fold-K/head.safetensors``, before any score is
-    computed. Written in the end are ``out/heads/fold-K.safetensors``, ``out/logs/fold-K.jsonl`` (a line per epoch),
-    ``out/out_of_fold.csv`` and, last, ``out/report.json``: each file appears whole or not at all, and a folder
-    without a report is an unfinished run. Until then ``out/unfinished`` holds states to go on from: the same call
-    made again takes up a run that was killed, and writes what it would have written.
+    Each head is written as soon as it is trained, to ``out/unfinished/fold-K/head.safetensors``. In the end there are
+    ``out/heads/fold-K.safetensors``, ``out/logs/fold-K.jsonl`` (a line per epoch), ``out/out_of_fold.csv`` and, last,
+    ``out/report.json``: each file appears whole or not at all, and a folder without a report is an unfinished run.
+    Until then ``out/unfinished`` holds states to go on from: the same call made again takes up a run that was killed,
+    and writes what it would have written.
 
     Args:
         table: photos, targets and groups.
@@ -109,27 +110,37 @@ def run_experiment(
     check_folder(folder, overwrite=overwrite)
     _check_before(table, plan, choice, folder, cells)
     cells = None if cells is None else cells.of(table.ids)
-    writes = os.environ.get("RANK", "0") == "0"  # of several processes under torchrun the first one writes
     source = options.source or _extracted(table, backbone, preprocess)
 
     def keep(fold: int, head: Head) -> None:
-        if writes:
+        if _writes():
             whole = _checkpoint(head, fold, plan, preprocess, backbone, options.extra.get("tta"))
             whole.save(fold_folder(folder / UNFINISHED, fold) / HEAD_FILE)
 
     result = _trained(table, backbone, source, folder / UNFINISHED, plan, choice, cells, options, keep)
-    try:
+    with _heads_kept(folder / UNFINISHED):
         report = _report(result, plan, backbone, preprocess, cells, options)
-        if writes:
+        if _writes():
             check_folder(folder, overwrite=overwrite)  # another run may have ended here meanwhile
             _write(folder, result, report, preprocess, backbone)
-    except Exception:
-        kept = folder / UNFINISHED / "fold-*" / HEAD_FILE
-        logger.warning("the heads are trained and kept in %s; the same call again writes the report only", kept)
-        raise
-    if writes:
-        shutil.rmtree(folder / UNFINISHED)
+            shutil.rmtree(folder / UNFINISHED)
     return result, source, report
+
+
+def _writes() -> bool:
+    """Whether this process writes: the first one under torchrun."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+@contextmanager
+def _heads_kept(running: Path) -> Iterator[None]:
+    """Name the heads that are on disk when something after the training fails."""
+    try:
+        yield
+    except Exception:
+        kept = running / "fold-*" / HEAD_FILE
+        logger.warning("the heads are trained and kept in %s; the same call again does not train them again", kept)
+        raise
 
 
 def _extracted(table: PhotoTable, backbone: Backbone | Mapping[str, Any], preprocess: Preprocessing) -> MemoryTokens:

@@ -52,19 +52,17 @@ def fit(
 ) -> list[dict[str, float]]:
     """Train ``head`` in place, and along with it what is trainable in the backbone of :class:`LiveTokens`.
 
-    The same call gives the same weights; one that was killed and is made again with the same ``out`` does so too.
-    Under ``torchrun`` every process calls it and takes its share of each batch. See "Long runs" in the how-to guides.
+    The same call gives the same weights, and so does one that was killed and is made again with the same ``out``. Under
+    ``torchrun`` every process calls it and takes its share of each batch. See "Long runs" in the how-to guides.
 
     Args:
         head: its tasks must be final: fit their transforms on the training rows first.
-        source: tokens by id. Where it has several ``patterns``, every sample gets a random one per epoch, and labels
-            per cell are flipped along; validation takes the photos as they are.
+        source: tokens by id. Of several ``patterns`` every sample gets a random one per epoch, and labels per cell are
+            flipped along; validation takes the images as they are.
         tasks: those of the head, to be sure; None = the head's.
-        targets: values in original units by image id; rows are matched by id, never by position. A
-            :class:`dinoneck.data.Table`, a pandas DataFrame whose index holds the ids, or a mapping task name ->
-            ``{id: value}`` or Series; arrays and tensors (n, ...) need ``target_ids``. A value is a number, (dim,) or
-            (dim, rows, cols), NaN = missing; a class index or (height, width) of them, -1 = missing; class shares
-            (dim, rows, cols). An id with an image's suffix and the same id without are one id.
+        targets: original units, matched by id, never by position: a :class:`dinoneck.data.Table`, a pandas DataFrame
+            with ids as index, or task name -> ``{id: value}``, a Series, or an array (n, ...) with ``target_ids``.
+            Values are (), (dim,) or (dim, rows, cols), NaN = missing; class indices () or (height, width), -1 = missing.
         ids: the training ids; None = all ids of the targets in ascending order, without ``val_ids``.
         val_ids: other ids to validate on after every epoch.
         target_ids: one id per row of targets and weights that are arrays.
@@ -75,8 +73,7 @@ def fit(
         out: folder of the state and the log (a JSON line per epoch); None = keep nothing.
         resume: go on from the state in ``out``; off = begin anew.
         recipe: the rest.
-        weights: dense task name -> (rows, cols) by id, given as ``targets`` are: valid pixels of each cell, for
-            example; None = all cells count alike.
+        weights: dense task name -> (rows, cols) by id, given as ``targets`` are; None = all cells count alike.
         loss: over the head's tasks; its own parameters are trained along. None = ``TaskLoss(head.tasks)``.
         target_weights: task name -> weight in ``val_r2``; None = the plain mean over tasks.
 
@@ -84,20 +81,19 @@ def fit(
         One dict per epoch: ``loss`` and its parts; of ``val_ids`` also ``val_loss`` and ``val_r2``, by task and in all.
 
     Raises:
-        DataError: for ids without targets or tokens, targets that are missing, misshapen or cannot be reached, or a
-            loss that diverges.
+        DataError: for ids without targets or tokens, targets that cannot be learnt, or a loss that diverges.
         ConfigError: if a number is out of range, or head, loss, source and recipe do not fit together.
         CheckpointError: if the state in ``out`` is damaged, that of another run, or cannot be written.
     """
-    recipe = Recipe() if recipe is None else recipe
-    check_kinds(head, source, recipe)
+    check_kinds(head, source, recipe := Recipe() if recipe is None else recipe)
     loss = checked_loss(head, loss)
-    names = [*(task.name for task in loss.tasks), *(part.name for part in loss.compositions)]
-    samples = match_samples(
-        source.ids, targets, weights or {}, names, ids=ids, val_ids=val_ids or (), target_ids=target_ids
-    )
+    samples = match_samples(source.ids, targets, weights or {}, _names(loss), ids, val_ids or (), target_ids)
     call = _Call(head, source, tasks, samples, epochs, batch_size, lr, seed, target_weights, recipe, loss)
     return call.run(out, resume)
+
+
+def _names(loss: TaskLoss) -> list[str]:
+    return [*(task.name for task in loss.tasks), *(part.name for part in loss.compositions)]
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,6 @@ def match_samples(
     targets: Any,
     weights: Any,
     names: Sequence[str],
-    *,
     ids: Sequence[str] | None = None,
     val_ids: Sequence[str] = (),
     target_ids: Sequence[Any] | None = None,
