@@ -62,7 +62,7 @@ def fit(
         tasks: those of the head, to be sure; None = the head's.
         targets: original units, matched by id, never by position: a :class:`dinoneck.data.Table`, a pandas DataFrame
             with ids as index, or task name -> ``{id: value}``, a Series, or an array (n, ...) with ``target_ids``.
-            Values are (), (dim,) or (dim, rows, cols), NaN = missing; class indices () or (height, width), -1 = missing.
+            Values (), (dim,) or (dim, rows, cols), NaN = missing; class indices () or (height, width), -1 = missing.
         ids: the training ids; None = all ids of the targets in ascending order, without ``val_ids``.
         val_ids: other ids to validate on after every epoch.
         target_ids: one id per row of targets and weights that are arrays.
