@@ -52,9 +52,9 @@ def identity(
             "regularisers": [name for own in loss.regularisers for name in own.names],
         },
         "recipe": recipe.record(),
-        "source": record_of(source, [*ids, *val_ids]),
         "ids": _listed(ids),
         "val_ids": _listed(val_ids),
+        "source": record_of(source, [*ids, *val_ids]),
         **{what: _sha256([repr((x.dtype, tuple(x.shape))).encode(), bytes_of(x)]) for what, x in tables.items()},
         **numbers,
     }
