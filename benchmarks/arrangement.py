@@ -137,6 +137,7 @@ def _scores(
         head,
         source,
         targets=values,
+        target_ids=source.ids,
         ids=[source.ids[i] for i in train],
         epochs=epochs,
         batch_size=16,
@@ -150,7 +151,7 @@ def _scores(
 
 def _probe(probe: Probe, source: MemoryTokens, values: np.ndarray, parts: list[np.ndarray]) -> float:
     """A probe on the last layer's pooled tokens, its strength chosen inside the training scenes."""
-    said = probe(source, values[:, None], [(np.concatenate(parts[:2]), parts[2])])
+    said = probe(source, values[:, None], [(np.concatenate(parts[:2]), parts[2])], target_ids=source.ids)
     return r2(said[parts[2], 0], values[parts[2]])
 
 

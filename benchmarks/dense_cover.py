@@ -190,6 +190,7 @@ def out_of_fold(
             source,
             targets={cells.name: cells.values},
             weights={cells.name: cells.weight},
+            target_ids=table.ids,
             ids=[table.ids[row] for row in train],
             epochs=options.epochs,
             batch_size=options.batch_size,
@@ -218,7 +219,7 @@ def photo_scores(said: np.ndarray, true: np.ndarray, folds: list[Any]) -> dict[s
 def probed(probe: Probe, source: TableSource, table: PhotoTable, folds: list[Any]) -> dict[str, dict[str, float]]:
     """The photos' cover by a baseline on their mean token."""
     true = np.stack([table.targets[name] for name in CLASSES], axis=1)
-    said = np.maximum(probe(source, true, folds, groups=table.groups), 0.0)
+    said = np.maximum(probe(source, true, folds, target_ids=table.ids, groups=table.groups), 0.0)
     return photo_scores(said, true, folds)
 
 

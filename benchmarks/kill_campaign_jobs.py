@@ -155,6 +155,7 @@ class Training:
                 head,
                 store,
                 targets={"cover": np.linspace(0.0, 1.0, PHOTOS)},
+                target_ids=store.ids,
                 ids=store.ids[:TRAINED],
                 val_ids=store.ids[TRAINED:],
                 epochs=EPOCHS,

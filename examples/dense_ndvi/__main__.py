@@ -232,6 +232,7 @@ def trained(head: Head, part: Part, options: argparse.Namespace) -> Head:
         part.source,
         targets={"ndvi": part.ndvi},
         weights={"ndvi": part.weight},
+        target_ids=part.source.ids,
         ids=part.source.ids,
         epochs=options.epochs,
         batch_size=BATCH_SIZE,

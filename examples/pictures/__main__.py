@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> int:
     torch.manual_seed(0)
     head = DenseHead(backbone.embed_dim, tasks, hidden_dim=32)
     source = MemoryTokens(table.ids, tokens)
-    fit(head, source, targets=known, ids=table.ids[:TRAINED], epochs=40, batch_size=6, lr=3e-3)
+    fit(head, source, targets=table, ids=table.ids[:TRAINED], epochs=40, batch_size=6, lr=3e-3)
     shown = range(TRAINED, TRAINED + 2)
     results = Predictor(head, backbone)([table.photos[i] for i in shown], maps=True)
     truths = [{name: values[i] for name, values in known.items()} for i in shown]

@@ -40,6 +40,7 @@ def trained(out: Path | None, recipe: Recipe, **arguments: Any) -> Any:
     """A head with dropout, batch statistics and EMA on a source that draws by itself."""
     head, source, y = noisy_head(), noisy_source(PHOTOS), np.linspace(0, 1, PHOTOS)
     given = {"epochs": EPOCHS, "batch_size": 3, "lr": 1e-2, "val_ids": source.ids[8:], "ids": source.ids[:8]}
+    given["target_ids"] = source.ids
     history = fit(head, source, targets={"x": y}, out=out, recipe=recipe, **{**given, **arguments})
     return head, history
 
@@ -167,12 +168,13 @@ def test_a_newer_state_is_refused(state: Path, monkeypatch: pytest.MonkeyPatch) 
         ({"batch_size": 4}, "batch_size is 3 there and 4 here"),
         ({"recipe": Recipe(patience=2)}, "recipe.amp is 'bf16' there and None here"),
         ({"ids": [str(i) for i in range(7)]}, "ids.count is 8 there and 7 here"),
-        ({"targets": {"x": np.zeros(PHOTOS)}}, "targets of x is"),
+        ({"targets": {"x": np.linspace(0, 2, PHOTOS)}}, "targets of x is"),
     ],
 )
 def test_another_run_is_refused_and_named(state: Path, change: dict[str, Any], message: str) -> None:
     head, source, y = noisy_head(), noisy_source(PHOTOS), np.linspace(0, 1, PHOTOS)
     given = {"epochs": EPOCHS, "batch_size": 3, "lr": 1e-2, "val_ids": source.ids[8:], "ids": source.ids[:8]}
+    given["target_ids"] = source.ids
     given |= {"targets": {"x": y}, "recipe": RECIPES["patience"]}
     content = state.read_bytes()
     with pytest.raises(CheckpointError, match=message):
@@ -183,6 +185,7 @@ def test_another_run_is_refused_and_named(state: Path, change: dict[str, Any], m
 def test_another_source_or_head_is_another_run(state: Path) -> None:
     source, y = noisy_source(PHOTOS, first=1.0), np.linspace(0, 1, PHOTOS)
     given = {"epochs": EPOCHS, "batch_size": 3, "lr": 1e-2, "val_ids": source.ids[8:], "ids": source.ids[:8]}
+    given["target_ids"] = source.ids
     given |= {"targets": {"x": y}, "recipe": RECIPES["patience"], "out": state.parent}
     with pytest.raises(CheckpointError, match=r"source.tokens"):
         fit(noisy_head(), source, **given)

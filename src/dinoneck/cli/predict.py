@@ -26,6 +26,7 @@ HELP = "predict from photos with trained heads; write a CSV, and pictures on req
 EXAMPLE = "dinoneck predict photos/ --heads run/heads --out submission.csv --maps"
 
 logger = logging.getLogger(__name__)
+_FILLED = " (its rows hold the mean of the other images' predictions)"
 _PICTURES = 8
 
 
@@ -58,7 +59,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"draw the first {_PICTURES} photos beside their heat maps (without a name: --out's, with .png)",
     )
     parser.add_argument(
-        "--skip-unusable", action="store_true", help="leave out photos that cannot be read or used; list them"
+        "--skip-unusable",
+        action="store_true",
+        help="leave out images that cannot be read or used, in a submission use the mean of the others; list them",
     )
     add_views(parser)
     _add_tiles(parser)
@@ -167,19 +170,15 @@ def run(options: argparse.Namespace) -> int:
         picture = _drawn([Path(names[place]).name for place in drawn], shown, [*with_maps.values()], predictor)
     left_out = {names[place]: reason for place, reason in (unread or {}).items()}
     names, results = [names[place] for place in found], [*found.values()]
+    header, rows, filled = _rows(options, names, results, predictor)
     written = [options.out, *([options.maps] if drawn else [])]
-    answer(options, written=written, revisions=commits, tasks=_told_tasks(predictor))
-    answer(
-        options,
-        unusable=left_out,
-        predictions=[_told(name, result, predictor) for name, result in zip(names, results, strict=True)],
-    )
-    header, rows = _rows(options, names, results, predictor)
+    answer(options, written=written, revisions=commits, tasks=_told_tasks(predictor), unusable=left_out, filled=filled)
+    answer(options, predictions=[_told(name, result, predictor) for name, result in zip(names, results, strict=True)])
     if drawn:
         write_whole(options.maps, picture)
     write_text(options.out, csv_text(header, rows))
     for name, reason in left_out.items():
-        say(f"left out: {name}: {reason}")
+        say(f"left out: {name}: {reason}{_FILLED if name in filled else ''}")
     print(f"{counted(len(names), 'photo')} predicted; written: {', '.join(map(str, written))}")
     return 0
 
@@ -328,8 +327,12 @@ def _drawn(
 
 def _rows(
     options: argparse.Namespace, names: list[str], results: list[dict[str, Any]], predictor: Predictor
-) -> tuple[list[str], list[list[Any]]]:
-    """Header and rows of the output: the CSIRO submission form for its test.csv, else one row per photo."""
+) -> tuple[list[str], list[list[Any]], list[str]]:
+    """Header and rows of the output: the CSIRO submission form for its test.csv, else one row per image.
+
+    A submission has a row for everything that is asked for. Images without a prediction get the mean of the others and
+    are the third value.
+    """
     from dinoneck.data.tables import is_csiro, read_csiro_test
 
     if options.csv and is_csiro(options.csv):
@@ -340,12 +343,17 @@ def _rows(
                     f"{options.csv} asks for {target!r}; the heads predict {', '.join(_columns(predictor))}"
                 )
         asked = zip(wanted.sample_ids, wanted.images, wanted.targets, strict=True)
-        rows = [[i, f"{by_image[image][target]:.6g}"] for i, image, target in asked if image in by_image]
-        return ["sample_id", "target"], rows
-    return ["image", *_columns(predictor)], [
-        [name, *(f"{value:.6g}" for task in predictor.tasks for value in _values(result[task.name]))]
-        for name, result in zip(names, results, strict=True)
-    ]
+        means = {target: sum(result[target] for result in results) / len(results) for target in set(wanted.targets)}
+        rows = [[i, f"{by_image.get(image, means)[target]:.6g}"] for i, image, target in asked]
+        return ["sample_id", "target"], rows, [image for image in dict.fromkeys(wanted.images) if image not in by_image]
+    return (
+        ["image", *_columns(predictor)],
+        [
+            [name, *(f"{value:.6g}" for task in predictor.tasks for value in _values(result[task.name]))]
+            for name, result in zip(names, results, strict=True)
+        ],
+        [],
+    )
 
 
 def _told_tasks(predictor: Predictor) -> list[dict[str, Any]]:

@@ -143,7 +143,9 @@ def told_size(preprocess: Preprocessing, photo: Photo) -> list[str]:
             f"The patch of {preprocess.patch_size} px does not divide it: --policy {preprocess.policy} applies."
         )
     if preprocess.size is not None:
-        bent = (after[0] / before[0]) / (after[1] / before[1])
+        # the policies crop and pad bend nothing, resize does
+        height, width = after if preprocess.policy == "resize" else preprocess.size
+        bent = (height / before[0]) / (width / before[1])
         if preprocess.fit == "stretch" and not 1 / _BENT < bent < _BENT:
             lines.append(
                 f"--fit stretch changes its proportions by {abs(bent - 1):.0%}; --fit crop, pad or keep would not."

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from dinoneck.data.photos import Preprocessing as Preprocessing
     from dinoneck.data.photos import photo_size as photo_size
     from dinoneck.data.tables import PhotoTable as PhotoTable
+    from dinoneck.data.tables import Table as Table
     from dinoneck.data.tables import read_csiro as read_csiro
     from dinoneck.data.tables import read_csiro_test as read_csiro_test
     from dinoneck.data.tables import read_csv as read_csv
@@ -31,6 +32,7 @@ _HOMES = {
     "Patterns": "dinoneck.data.patterns",
     "Preprocessing": "dinoneck.data.photos",
     "PhotoTable": "dinoneck.data.tables",
+    "Table": "dinoneck.data.tables",
     "read_csiro": "dinoneck.data.tables",
     "read_csiro_test": "dinoneck.data.tables",
     "read_csv": "dinoneck.data.tables",

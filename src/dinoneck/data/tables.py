@@ -79,6 +79,9 @@ class PhotoTable:
         )
 
 
+Table = PhotoTable
+
+
 @dataclass(frozen=True)
 class Wanted:
     """The rows of a CSIRO ``test.csv``, in its order: what a submission must answer.

@@ -34,9 +34,10 @@ class TaskLoss(nn.Module):
     Shape:
         outputs and targets by task name in model space -> the total and its parts:
 
-        * regression, density, ratio: (B, dim) both; mask (B,) or (B, dim);
+        * regression, density, ratio: (B, dim) both, a target NaN = missing; mask (B,) or (B, dim);
         * classification: (B, dim), class indices (B,) or probabilities (B, dim); mask (B,);
-        * dense: (B, dim, rows, cols) both; the mask is a weight (B, rows, cols), bool or float;
+        * dense: (B, dim, rows, cols) both, a cell with NaN in its target = missing; the mask is a weight
+          (B, rows, cols), bool or float;
         * segmentation: (B, dim, rows, cols), see :func:`map_cross_entropy`; mask (B, H, W).
 
         A regulariser reads ``outputs["<task>.map"]``, (B, dim, rows, cols). A composition's target (B, outputs) and
@@ -83,6 +84,7 @@ class TaskLoss(nn.Module):
         """
         masks = masks or {}
         self._check_given(outputs, targets, masks)
+        masks = self._without_missing(targets, masks)
         parts, counts = {}, {}
         for task in self.tasks:
             output, target, mask = outputs[task.name], targets[task.name], masks.get(task.name)
@@ -98,6 +100,17 @@ class TaskLoss(nn.Module):
             return torch.stack(list(parts.values())).sum(), parts
         total = self.weighting(parts, counts)
         return torch.stack([total, *held.values()]).sum(), {**parts, **held}
+
+    def _without_missing(self, targets: Table, masks: Table) -> dict[str, Tensor]:
+        """The masks without targets that are NaN; those of classes keep their own rule, see the losses."""
+        known = dict(masks)
+        for task in self.tasks:
+            if not task.is_categorical:
+                known[task.name] = _known(task, targets[task.name], masks.get(task.name))
+        for own in self.compositions:
+            if own.name in targets:
+                known[own.name] = full_mask(masks.get(own.name), targets[own.name]) & ~targets[own.name].isnan()
+        return known
 
     def _regularised(self, outputs: Table) -> dict[str, Tensor]:
         parts: dict[str, Tensor] = {}
@@ -155,6 +168,14 @@ class TaskLoss(nn.Module):
                     f"a DensityRegulariser names task {own.task!r}; expected a density task, and there are {kinds}."
                     f"{did_you_mean(own.task, known)}"
                 )
+
+
+def _known(task: Task, target: Tensor, mask: Tensor | None) -> Tensor:
+    known = ~target.isnan()
+    if task.kind != "dense":
+        return full_mask(mask, target) & known
+    known = known.all(dim=1)  # (B, rows, cols): the outputs of a cell share its weight
+    return known if mask is None else torch.where(known, mask, torch.zeros_like(mask))
 
 
 def _weighted(task: Task, output: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:

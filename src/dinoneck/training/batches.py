@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dinoneck.errors import DataError
 from dinoneck.tasks import Task
 from dinoneck.tokens import Tokens
 from dinoneck.training.sources import TokenSource
@@ -33,7 +32,7 @@ class Flips(Protocol):
 
 @dataclass(frozen=True)
 class Batch:
-    """Samples by their rows in the source, and a pattern for each; None = the photos as they are."""
+    """Samples by their rows in the labels, and a pattern for each; None = the images as they are."""
 
     rows: Rows
     patterns: Rows | None = None
@@ -41,11 +40,6 @@ class Batch:
     def part(self, places: Any) -> Batch:
         """Return some of the samples, by their places in the batch."""
         return Batch(self.rows[places], None if self.patterns is None else self.patterns[places])
-
-    def tokens(self, source: TokenSource) -> Tokens:
-        """Read the samples' tokens."""
-        ids = [source.ids[row] for row in self.rows]
-        return source.batch(ids) if self.patterns is None else source.batch(ids, self.patterns.tolist())
 
 
 def patterns_of(source: object) -> Flips | None:
@@ -60,7 +54,7 @@ class Order:
     All of it follows from the seed and the epoch, so that a resumed run meets the same batches.
 
     Args:
-        rows: of the training samples in the source.
+        rows: of the training samples in the labels.
         size: samples per batch.
         seed: of the permutations and patterns.
         patterns: how many the source has.
@@ -89,19 +83,30 @@ class Order:
 
 @dataclass(frozen=True)
 class Labels:
-    """The targets of all samples of a source.
+    """The targets of all samples of a run.
 
     Attributes:
+        ids: of the samples, n.
         tasks: of the head.
         values: task or composition -> (n, ...) in model space.
         cells: dense task -> (n, rows, cols), how much every cell counts.
         flips: the source's patterns, which labels per cell follow.
     """
 
+    ids: Sequence[str]
     tasks: Sequence[Task]
     values: Mapping[str, Tensor]
     cells: Mapping[str, Tensor]
     flips: Flips | None = None
+
+    def ids_of(self, batch: Batch) -> list[str]:
+        """Return the ids of a batch."""
+        return [self.ids[row] for row in batch.rows]
+
+    def tokens(self, batch: Batch, source: TokenSource) -> Tokens:
+        """Read the tokens of a batch."""
+        ids = self.ids_of(batch)
+        return source.batch(ids) if batch.patterns is None else source.batch(ids, batch.patterns.tolist())
 
     def of(self, batch: Batch, device: torch.device) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Return the targets of a batch and its masks, maps flipped like the photos."""
@@ -122,16 +127,3 @@ class Labels:
             horizontal, vertical = self.flips.flips(pattern)
             turned.append(one.flip([axis for axis, is_flipped in ((-1, horizontal), (-2, vertical)) if is_flipped]))
         return torch.stack(turned)
-
-
-def rows_of(source: TokenSource, ids: Sequence[str], what: str = "training") -> Rows:
-    """Return where ids stand in a source.
-
-    Raises:
-        DataError: naming the first that is not there.
-    """
-    place = {image_id: row for row, image_id in enumerate(source.ids)}
-    unknown = [image_id for image_id in ids if image_id not in place]
-    if unknown:
-        raise DataError(f"{len(unknown)} {what} ids are not in the source, the first is {unknown[0]!r}")
-    return np.array([place[image_id] for image_id in ids], dtype=np.int64)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from dinoneck.data.photos import Preprocessing, decode
 from dinoneck.data.tables import PhotoTable
 from dinoneck.errors import ConfigError, DataError, ShapeError
 from dinoneck.tasks import TargetTransform, Task
+from dinoneck.training.matching import SourceIds
 from dinoneck.training.metrics import r2
 
 
@@ -27,12 +28,14 @@ class CellTargets:
         weight: (n, rows, cols) float32, how much a cell counts; 0 = not at all.
         labels: names of the K outputs; empty = numbered.
         name: of the dense task.
+        ids: of the n images; empty = unknown, and then no table's rows can be matched with them.
     """
 
     values: Tensor
     weight: Tensor
     labels: tuple[str, ...] = ()
     name: str = "cells"
+    ids: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         fits = self.values.ndim == 4 and self.weight.shape == (len(self.values), *self.values.shape[2:])
@@ -43,6 +46,11 @@ class CellTargets:
             )
         if self.labels and len(self.labels) != self.values.shape[1]:
             raise ShapeError(f"{len(self.labels)} labels {self.labels} for {self.values.shape[1]} outputs")
+        if self.ids and (len(self.ids) != len(self.values) or len(set(self.ids)) != len(self.ids)):
+            raise DataError(
+                f"{len(self.ids)} ids ({len(set(self.ids))} different) for the cells of {len(self.values)} images; "
+                "expected one each"
+            )
         if len(set(self.labels)) != len(self.labels) or not all(self.labels):
             raise ConfigError(f"the labels are {self.labels}; expected names that differ, none empty")
 
@@ -69,7 +77,23 @@ class CellTargets:
         shapes = {tuple(values.shape[1:]) for values, _ in parts}
         if len(shapes) > 1:
             raise DataError(f"the labels come to different cells {sorted(shapes)}; give one size to all photos (size=)")
-        return cls(torch.cat([v for v, _ in parts]), torch.cat([w for _, w in parts]), tuple(labels), name)
+        values, weight = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+        return cls(values, weight, tuple(labels), name, table.ids)
+
+    def of(self, ids: Sequence[str]) -> CellTargets:
+        """Return the cells of these images, matched by id.
+
+        Raises:
+            DataError: if the cells have no ids, or lack an image.
+        """
+        if not self.ids:
+            raise DataError("the cell targets have no ids to match images by; pass CellTargets(..., ids=table.ids)")
+        spelling = SourceIds(ids)
+        rows = {spelling.find(image_id): row for row, image_id in enumerate(self.ids)}
+        if missing := [image_id for image_id in ids if image_id not in rows]:
+            raise DataError(f"{len(missing)} images have no cell targets, the first is {missing[0]!r}")
+        places = torch.tensor([rows[image_id] for image_id in ids])
+        return replace(self, values=self.values[places], weight=self.weight[places], ids=tuple(ids))
 
     def task(
         self, rows: Sequence[int] | np.ndarray[Any, Any], standardise: bool = True, minimum: float | None = None
@@ -83,9 +107,20 @@ class CellTargets:
         dim = self.values.shape[1]
         return Task(self.name, dim, kind="dense", transform=transform, labels=self.labels, minimum=minimum)
 
-    def scores(self, predictions: Tensor) -> dict[str, float | None]:
-        """Return R² per output over all cells that count, by label (or number); None where the target is constant."""
+    def scores(
+        self, predictions: Tensor, rows: Sequence[int] | np.ndarray[Any, Any] | None = None
+    ) -> dict[str, float | None]:
+        """Return R² per output over all cells that count, by label (or number); None where the target is constant.
+
+        Args:
+            predictions: (n, K, rows, cols).
+            rows: the images that were predicted; None = all.
+        """
         counts = self.weight > 0
+        if rows is not None:
+            predicted = torch.zeros(len(counts), dtype=torch.bool)
+            predicted[torch.as_tensor(np.asarray(rows))] = True
+            counts = counts & predicted[:, None, None]
         names = self.labels or tuple(str(i) for i in range(self.values.shape[1]))
         found: dict[str, float | None] = {}
         for i, name in enumerate(names):

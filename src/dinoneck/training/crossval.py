@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from dinoneck.data.tables import PhotoTable
-from dinoneck.errors import ConfigError
+from dinoneck.errors import ConfigError, DataError
 from dinoneck.heads.head import Head
 from dinoneck.training.cell_targets import CellTargets
 from dinoneck.training.fold_training import FoldTraining, MakeHead, MakeTasks
 from dinoneck.training.folds import Fold, group_folds
 from dinoneck.training.live_tokens import trained_backbone
+from dinoneck.training.matching import SourceIds
 from dinoneck.training.metrics import r2, weighted_r2
 from dinoneck.training.plan import Plan as Plan
 from dinoneck.training.probes import knn_out_of_fold, pooled_tokens, ridge_out_of_fold
@@ -129,28 +130,32 @@ def cross_validate(
     weighting: str = "fixed",
     out: str | os.PathLike[str] | None = None,
     resume: bool = True,
+    on_head: Callable[[int, Head], None] | None = None,
 ) -> CrossValidation:
     """Train one head per fold and predict the photos it did not see; groups are never torn apart.
 
     Args:
         make_head: builds a new head for tasks.
-        source: the table's photos as tokens, by the table's ids; it may hold others too.
+        source: the table's images as tokens, matched by id (``a.jpg`` and ``a`` are one id); it may hold others too.
         table: targets, groups, weights.
         plan: folds, epochs and the other plain values.
         recipe: the rest of the training recipe; None = its defaults without a moving average.
-        cells: labels per cell: every head gets their dense task too.
+        cells: labels per cell, matched by id: every head gets their dense task too.
         make_tasks: (table, training rows) -> tasks of a head, one for each target and auxiliary entry of the table;
             None = one per target, by the plan.
         weighting: of the tasks' losses: ``fixed``, or ``uw`` for :class:`dinoneck.losses.UncertaintyWeighting`.
         out: a folder for the logs and states of the folds, see :func:`dinoneck.training.fit`; None = keep nothing.
         resume: go on from the states there; the result is that of one run.
+        on_head: called with a fold's number and its head as soon as the head is trained.
 
     Raises:
-        DataError: if groups are too few for the folds, or the source lacks photos of the table.
+        DataError: if groups are too few for the folds, the source lacks images of the table, or predictions of a fold
+            are not finite.
         ConfigError: if the source's backbone learns: what one fold taught it, the next one would know.
     """
     plan = plan or Plan()
-    source = _of_table(source, table)
+    source, table = _matched(source, table)
+    cells = None if cells is None else cells.of(table.ids)
     groups = table.groups or table.ids
     every = group_folds(groups, plan.folds, plan.seed)
     folds = [every[number] for number in plan.chosen]
@@ -163,7 +168,10 @@ def cross_validate(
     result = CrossValidation([], folds, predictions, table, maps, tuple(plan.chosen), {})
     for number, (train, valid) in zip(plan.chosen, folds, strict=True):
         head = training.train(number, (train, valid))
+        if on_head is not None:
+            on_head(number, head)
         _judge(result, head, source, valid, cells)
+        _refuse_divergence(result, number, valid, plan)
         result.heads.append(head)
         logger.info("fold %d of %d is trained", number + 1, plan.folds)
     return result
@@ -182,14 +190,33 @@ def _judge(result: CrossValidation, head: Head, source: TokenSource, valid: Any,
         result.cells[valid] = predict_cells(head, source, held_out, cells.name)
 
 
-def _of_table(source: TokenSource, table: PhotoTable) -> TokenSource:
-    """The source with the table's ids in the table's order."""
+def _refuse_divergence(result: CrossValidation, number: int, valid: Any, plan: Plan) -> None:
+    """Refuse predictions of a fold that nothing can be computed with."""
+    true, predictions = target_matrix(result.table)[valid], result.predictions[HEAD][valid]
+    maps = np.zeros(0) if result.cells is None else result.cells[valid].numpy()
+    wrong = [name for i, name in enumerate(result.names) if not _is_usable(predictions[:, i], true[:, i])]
+    wrong += [name for name, values in result.auxiliary.items() if not np.isfinite(values[valid]).all()]
+    if wrong or not np.isfinite(maps).all():
+        raise DataError(
+            f"fold {number}: the predictions of {', '.join(wrong) or 'the cells'} are not finite, or so large that no "
+            f"R² can be computed: training diverged at lr {plan.lr:g}; lower it (lr=, --lr)"
+        )
+
+
+def _is_usable(predictions: _Floats, true: _Floats) -> bool:
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool(np.isfinite(((predictions - true) ** 2).sum() / max(float(np.ptp(true)) ** 2, 1e-300)))
+
+
+def _matched(source: TokenSource, table: PhotoTable) -> tuple[TokenSource, PhotoTable]:
+    """The source in the table's order, and the table with the source's spelling of its ids."""
     if trained_backbone(source) is not None:
         raise ConfigError(
             "the backbone of these live tokens is trainable, and the folds would share what it learns; load one per "
             "fold and call fit, or freeze it"
         )
-    return source if tuple(source.ids) == table.ids else SomeTokens(source, table.ids)
+    table = replace(table, ids=tuple(SourceIds(source.ids).all_of(table.ids, "images of the table")))
+    return source if tuple(source.ids) == table.ids else SomeTokens(source, table.ids), table
 
 
 def _baselines(source: TokenSource, table: PhotoTable, folds: list[Fold], groups: Sequence[str]) -> dict[str, _Floats]:

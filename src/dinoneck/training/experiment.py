@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from dinoneck.atomic import STALE_AFTER_S, write_text
 from dinoneck.backbones.backbone import Backbone
@@ -32,10 +32,13 @@ from dinoneck.training.plan import Plan
 from dinoneck.training.recipe import Recipe
 from dinoneck.training.run_files import LOG
 from dinoneck.training.sources import MemoryTokens, TokenSource
+from dinoneck.training.targets import check_minimum, check_varies
 from dinoneck.version import versions
 
+logger = logging.getLogger(__name__)
+
 HEADS, LOGS, REPORT, PREDICTIONS = "heads", "logs", "report.json", "out_of_fold.csv"
-UNFINISHED = "unfinished"
+UNFINISHED, HEAD_FILE = "unfinished", "head.safetensors"
 _NEW = ".unfinished-"
 _OWN_COLUMNS = ("image", "fold")
 
@@ -78,10 +81,11 @@ def run_experiment(
 ) -> tuple[CrossValidation, TokenSource, dict[str, Any]]:
     """Extract tokens once, cross-validate heads, write heads, predictions and report.
 
-    Written are ``out/heads/fold-K.safetensors``, ``out/logs/fold-K.jsonl`` (a line per epoch),
-    ``out/out_of_fold.csv`` and, last, ``out/report.json``: each file appears whole or not at all, and a folder
-    without a report is an unfinished run. Until then ``out/unfinished`` holds states to go on from: the same call
-    made again takes up a run that was killed, and writes what it would have written.
+    Each head is written as soon as it is trained, to ``out/unfinished/fold-K/head.safetensors``. In the end there are
+    ``out/heads/fold-K.safetensors``, ``out/logs/fold-K.jsonl`` (a line per epoch), ``out/out_of_fold.csv`` and, last,
+    ``out/report.json``: each file appears whole or not at all, and a folder without a report is an unfinished run.
+    Until then ``out/unfinished`` holds states to go on from: the same call made again takes up a run that was killed,
+    and writes what it would have written.
 
     Args:
         table: photos, targets and groups.
@@ -106,14 +110,38 @@ def run_experiment(
     choice = options.head or HeadChoice(plan.head, plan.hidden_dim)
     check_folder(folder, overwrite=overwrite)
     _check_before(table, plan, choice, folder, cells)
+    cells = None if cells is None else cells.of(table.ids)
     source = options.source or _extracted(table, backbone, preprocess)
-    result = _trained(table, backbone, source, folder / UNFINISHED, plan, choice, cells, options)
-    report = _report(result, plan, backbone, preprocess, cells, options)
-    if os.environ.get("RANK", "0") == "0":  # of several processes under torchrun the first one writes
-        check_folder(folder, overwrite=overwrite)  # another run may have ended here meanwhile
-        _write(folder, result, report, preprocess, backbone)
-        shutil.rmtree(folder / UNFINISHED)
+
+    def keep(fold: int, head: Head) -> None:
+        if _writes():
+            whole = _checkpoint(head, fold, plan, preprocess, backbone, options.extra.get("tta"))
+            whole.save(fold_folder(folder / UNFINISHED, fold) / HEAD_FILE)
+
+    result = _trained(table, backbone, source, folder / UNFINISHED, plan, choice, cells, options, keep)
+    with _heads_kept(folder / UNFINISHED):
+        report = _report(result, plan, backbone, preprocess, cells, options)
+        if _writes():
+            check_folder(folder, overwrite=overwrite)  # another run may have ended here meanwhile
+            _write(folder, result, report, preprocess, backbone)
+            shutil.rmtree(folder / UNFINISHED)
     return result, source, report
+
+
+def _writes() -> bool:
+    """Whether this process writes: the first one under torchrun."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+@contextmanager
+def _heads_kept(running: Path) -> Iterator[None]:
+    """Name the heads that are on disk when something after the training fails."""
+    try:
+        yield
+    except Exception:
+        kept = running / "fold-*" / HEAD_FILE
+        logger.warning("the heads are trained and kept in %s; the same call again does not train them again", kept)
+        raise
 
 
 def _extracted(table: PhotoTable, backbone: Backbone | Mapping[str, Any], preprocess: Preprocessing) -> MemoryTokens:
@@ -131,6 +159,7 @@ def _trained(
     choice: HeadChoice,
     cells: CellTargets | None,
     options: RunOptions,
+    on_head: Callable[[int, Head], None],
 ) -> CrossValidation:
     """The cross-validation of the head that was chosen, on the tokens at hand."""
     record, grid = _record(backbone), source.batch(source.ids[:1]).grid
@@ -151,7 +180,23 @@ def _trained(
         weighting=options.weighting,
         out=running,
         resume=options.resume,
+        on_head=on_head,
     )
+
+
+def _checkpoint(
+    head: Head,
+    fold: int,
+    plan: Plan,
+    preprocess: Preprocessing,
+    backbone: Backbone | Mapping[str, Any],
+    tta: str | None,
+    metrics: Mapping[str, float] | None = None,
+) -> HeadCheckpoint:
+    """The file of a fold's head; the scores are known later than the head."""
+    facts = {"fold": int(fold), "folds": plan.folds, "seed": plan.seed, "epochs": plan.epochs}
+    training = facts if metrics is None else {**facts, "metrics": dict(metrics)}
+    return HeadCheckpoint.from_module(head, backbone=backbone, preprocess=preprocess, training=training, tta=tta)
 
 
 def _report(
@@ -168,7 +213,7 @@ def _report(
         "groups": len(set(table.groups or table.ids)),
         "target_weights": dict(table.weights),
         "scores": result.scores(),
-        **({} if cells is None or result.cells is None else {"cell_scores": cells.scores(result.cells)}),
+        **({} if cells is None or result.cells is None else {"cell_scores": cells.scores(result.cells, result.rows)}),
         **({"auxiliary_scores": result.auxiliary_scores()} if result.auxiliary else {}),
         "plan": asdict(plan),
         "recipe": (options.recipe or QUICK_RECIPE).record(),
@@ -208,11 +253,13 @@ def _check_before(table: PhotoTable, plan: Plan, choice: HeadChoice, folder: Pat
         Task(name)
         if name in _OWN_COLUMNS:
             raise DataError(f"a target named {name!r} would clash with a column of {PREDICTIONS}; rename it")
-        if not np.ptp(values):
-            raise DataError(
-                f"target {name!r} is {values[0]:g} for every photo; there is nothing to learn, leave it out"
-            )
-    group_folds(table.groups or table.ids, plan.folds, plan.seed)
+        check_varies(name, values)
+        check_minimum(name, values, table.minimum, table.ids)
+    folds = group_folds(table.groups or table.ids, plan.folds, plan.seed)
+    for fold in plan.chosen:
+        for name, values in {**table.targets, **table.auxiliary}.items():
+            if values.dtype.kind == "f":
+                check_varies(name, values[folds[fold][0]], f" of fold {fold}")
     parent = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise DataError(f"the results cannot be written to {folder}: {parent} is no folder that can be written to")
@@ -260,16 +307,10 @@ def _write_into(
 ) -> None:
     for room in (HEADS, LOGS):
         (folder / room).mkdir()
-    facts = {key: report["plan"][key] for key in ("folds", "seed", "epochs")}
+    plan = Plan(**report["plan"])
     for fold, head, row in zip(result.numbers, result.heads, result.fold_scores(), strict=True):
         scores = {f"R2 {name}": value for name, value in row.items() if value is not None}
-        checkpoint = HeadCheckpoint.from_module(
-            head,
-            backbone=backbone,
-            preprocess=preprocess,
-            training={"fold": int(fold), **facts, "metrics": scores},
-            tta=report.get("tta"),
-        )
+        checkpoint = _checkpoint(head, fold, plan, preprocess, backbone, report.get("tta"), scores)
         checkpoint.save(folder / HEADS / f"fold-{fold}.safetensors")
     write_text(folder / PREDICTIONS, _out_of_fold(result))
     write_text(folder / REPORT, json.dumps(report, indent=2, sort_keys=True, allow_nan=False) + "\n")

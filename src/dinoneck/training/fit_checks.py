@@ -20,8 +20,8 @@ from dinoneck.training.sources import TokenSource
 logger = logging.getLogger(__name__)
 
 
-def check_kinds(head: object, source: object, targets: object, recipe: object) -> None:
-    """Refuse arguments that are something else altogether.
+def check_kinds(head: object, source: object, recipe: object) -> None:
+    """Refuse arguments of another kind, and a call where gradients are off.
 
     Raises:
         ConfigError: naming what was given.
@@ -29,14 +29,17 @@ def check_kinds(head: object, source: object, targets: object, recipe: object) -
     """
     if not isinstance(head, Head):
         raise ConfigError(f"head is {type(head).__name__}; expected a head with tasks, such as PatchMeanHead")
+    if not torch.is_grad_enabled():
+        raise ConfigError(
+            "fit was called under torch.no_grad() or torch.inference_mode(), where nothing can be trained; call it "
+            "outside of them"
+        )
     if not isinstance(recipe, Recipe):
         raise ConfigError(f"recipe is {recipe!r}; expected Recipe(...) of dinoneck.training")
     if not hasattr(source, "ids") or not hasattr(source, "batch"):
         raise DataError(
             f"source is {type(source).__name__}; expected tokens by id: a FeatureStore, MemoryTokens or LiveTokens"
         )
-    if not isinstance(targets, Mapping):
-        raise DataError(f"targets is {type(targets).__name__}; expected a dict, task name -> values")
 
 
 def checked_loss(head: Head, loss: TaskLoss | None) -> TaskLoss:

@@ -14,11 +14,12 @@ from dinoneck.devices import to_local_device
 from dinoneck.heads.head import Head
 from dinoneck.losses.task_loss import TaskLoss
 from dinoneck.tasks import Task
-from dinoneck.training.batches import Batch, Labels, Order, Rows, patterns_of, rows_of
+from dinoneck.training.batches import Batch, Labels, Order, Rows, patterns_of
 from dinoneck.training.fit_checks import check_kinds, check_numbers, check_problem, check_together, checked_loss
 from dinoneck.training.learner import Learner
 from dinoneck.training.live_tokens import LiveTokens, trained_backbone
 from dinoneck.training.loop import Loop, Problem
+from dinoneck.training.matching import Samples, match_samples
 from dinoneck.training.processes import joined
 from dinoneck.training.randomness import own_random_numbers, seed_step
 from dinoneck.training.recipe import Recipe
@@ -35,9 +36,10 @@ def fit(
     source: TokenSource,
     tasks: Sequence[Task] | None = None,
     *,
-    targets: Mapping[str, Any],
-    ids: Sequence[str],
+    targets: Any,
+    ids: Sequence[str] | None = None,
     val_ids: Sequence[str] | None = None,
+    target_ids: Sequence[str] | None = None,
     epochs: int = 200,
     batch_size: int = 32,
     lr: float = 1e-4,
@@ -51,19 +53,20 @@ def fit(
 ) -> list[dict[str, float]]:
     """Train ``head`` in place, and along with it what is trainable in the backbone of :class:`LiveTokens`.
 
-    The same call gives the same weights; one that was killed and is made again with the same ``out`` does so too.
-    Under ``torchrun`` every process calls it and takes its share of each batch, on the GPU of its LOCAL_RANK. See "Long
-    runs" in the how-to guides.
+    The same call gives the same weights, and so does one that was killed and is made again with the same ``out``. Under
+    ``torchrun`` every process calls it and takes its share of each batch, on the GPU of its LOCAL_RANK.
 
     Args:
         head: its tasks must be final: fit their transforms on the training rows first.
-        source: tokens by id. Where it has several ``patterns``, every sample gets a random one per epoch, and labels
-            per cell are flipped along; validation takes the photos as they are.
+        source: tokens by id. Of several ``patterns`` every sample gets a random one per epoch, and labels per cell are
+            flipped along; validation takes the images as they are.
         tasks: those of the head, to be sure; None = the head's.
-        targets: task name -> natural values in the order of ``source.ids``: (n,), (n, dim) or (n, dim, rows, cols),
-            NaN = missing; class indices (n,) or (n, height, width), -1 = missing; class shares (n, dim, rows, cols).
-        ids: the training ids.
+        targets: original units, matched by id, never by position: a :class:`dinoneck.data.Table`, a pandas DataFrame
+            with ids as index, or task name -> ``{id: value}``, a Series, or an array (n, ...) with ``target_ids``.
+            Values (), (dim,) or (dim, rows, cols), NaN = missing; class indices () or (height, width), -1 = missing.
+        ids: the training ids; None = all ids of the targets in ascending order, without ``val_ids``.
         val_ids: other ids to validate on after every epoch.
+        target_ids: one id per row of targets and weights that are arrays.
         epochs: passes over the training ids.
         batch_size: samples per step, over all processes.
         lr: AdamW's peak; cosine with warm-up.
@@ -71,7 +74,7 @@ def fit(
         out: folder of the state and the log (a JSON line per epoch); None = keep nothing.
         resume: go on from the state in ``out``; off = begin anew.
         recipe: the rest.
-        weights: dense task name -> (n, rows, cols): valid pixels of each cell, say; None = all cells count alike.
+        weights: dense task name -> (rows, cols) by id, given as ``targets`` are; None = all cells count alike.
         loss: over the head's tasks; its own parameters are trained along. None = ``TaskLoss(head.tasks)``.
         target_weights: task name -> weight in ``val_r2``; None = the plain mean over tasks.
 
@@ -79,16 +82,19 @@ def fit(
         One dict per epoch: ``loss`` and its parts; of ``val_ids`` also ``val_loss`` and ``val_r2``, by task and in all.
 
     Raises:
-        DataError: for targets that are missing, misshapen or cannot be reached, or a loss that diverges.
+        DataError: for ids without targets or tokens, targets that cannot be learnt, or a loss that diverges.
         ConfigError: if a number is out of range, or head, loss, source and recipe do not fit together.
         CheckpointError: if the state in ``out`` is damaged, that of another run, or cannot be written.
     """
-    recipe = Recipe() if recipe is None else recipe
-    check_kinds(head, source, targets, recipe)
-    to_local_device(head, *([source.backbone] if isinstance(source, LiveTokens) else []))
-    given = (tuple(ids), tuple(val_ids or ()), epochs, batch_size, lr, seed, target_weights)
-    call = _Call(head, source, tasks, targets, weights or {}, *given, recipe, checked_loss(head, loss))
+    check_kinds(head, source, recipe := Recipe() if recipe is None else recipe)
+    loss = checked_loss(head, loss)
+    samples = match_samples(source.ids, targets, weights or {}, _names(loss), ids, val_ids or (), target_ids)
+    call = _Call(head, source, tasks, samples, epochs, batch_size, lr, seed, target_weights, recipe, loss)
     return call.run(out, resume)
+
+
+def _names(loss: TaskLoss) -> list[str]:
+    return [*(task.name for task in loss.tasks), *(part.name for part in loss.compositions)]
 
 
 @dataclass(frozen=True)
@@ -98,10 +104,7 @@ class _Call:
     head: Head
     source: TokenSource
     tasks: Sequence[Task] | None
-    targets: Mapping[str, Any]
-    weights: Mapping[str, Any]
-    ids: tuple[str, ...]
-    val_ids: tuple[str, ...]
+    samples: Samples
     epochs: int
     batch_size: int
     lr: float
@@ -112,13 +115,15 @@ class _Call:
 
     def run(self, out: str | os.PathLike[str] | None, resume: bool) -> list[dict[str, float]]:
         """Check everything, then train; the history."""
-        head, source = self.head, self.source
-        check_numbers(self.epochs, self.batch_size, self.lr, self.seed, self.ids)
-        check_together(head, source, self.tasks, self.recipe, self.ids, self.val_ids)
+        head, source, samples = self.head, self.source, self.samples
+        to_local_device(head, *([source.backbone] if isinstance(source, LiveTokens) else []))
+        check_numbers(self.epochs, self.batch_size, self.lr, self.seed, samples.ids)
+        check_together(head, source, self.tasks, self.recipe, samples.ids, samples.val_ids)
         check_weights(head.tasks, self.target_weights)
-        rows, val_rows = rows_of(source, self.ids), rows_of(source, self.val_ids, "validation")
-        values, cells = training_targets(self.loss, self.targets, self.weights, len(source.ids))
-        labels = Labels(head.tasks, values, cells, patterns_of(source))
+        ids = (*samples.ids, *samples.val_ids)
+        rows, val_rows = np.split(np.arange(len(ids)), [len(samples.ids)])
+        values, cells = training_targets(self.loss, samples.targets, samples.weights, ids, len(samples.ids))
+        labels = Labels(ids, head.tasks, values, cells, patterns_of(source))
         learner = Learner(head, trained_backbone(source))
         processes = joined(learner.device)
         with own_random_numbers():
@@ -127,9 +132,9 @@ class _Call:
             files = RunFiles(out, self._identity(labels), processes)
             state = files.found() if resume else None
             processes.same(learner.weights().values())
-            scale = _prepared(head, source, self.ids, self.batch_size, self.recipe, state)
+            scale = _prepared(head, source, samples.ids, self.batch_size, self.recipe, state)
             enabled = self.recipe.standardise_tokens
-            with standardised(head, source, self.ids, enabled=enabled, scale=scale) as scale:
+            with standardised(head, source, samples.ids, enabled=enabled, scale=scale) as scale:
                 problem = self._problem(learner, labels, rows, val_rows, scale)
                 loop = Loop(problem, self.recipe, epochs=self.epochs, lr=self.lr, seed=self.seed, processes=processes)
                 if state is not None:
@@ -146,7 +151,7 @@ class _Call:
         count = 1 if labels.flips is None else len(labels.flips)
         order = Order(rows, self.batch_size, self.seed, count)
         valid = [Batch(np.array(chosen)) for chosen in in_batches(val_rows.tolist(), self.batch_size)]
-        scores = Scores(self.head.tasks, self.targets, self.target_weights)
+        scores = Scores(self.head.tasks, self.samples.targets, self.target_weights)
         return Problem(learner, self.source, self.loss, labels, order, valid, scores, scale)
 
     def _identity(self, labels: Labels) -> dict[str, Any]:
@@ -155,8 +160,8 @@ class _Call:
             self.loss,
             self.source,
             self.recipe,
-            ids=self.ids,
-            val_ids=self.val_ids,
+            ids=self.samples.ids,
+            val_ids=self.samples.val_ids,
             labels={"targets": labels.values, "weights": labels.cells},
             numbers={"epochs": self.epochs, "batch_size": self.batch_size, "lr": self.lr, "seed": self.seed},
         )

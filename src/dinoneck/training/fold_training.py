@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from dinoneck.data.tables import PhotoTable
+from dinoneck.errors import DataError
 from dinoneck.heads.head import Head
 from dinoneck.losses.task_loss import TaskLoss
 from dinoneck.losses.uncertainty import UncertaintyWeighting
@@ -56,17 +57,26 @@ class FoldTraining:
 
     def train(self, number: int, fold: Fold) -> Head:
         """Return the head of a fold; the same call gives the same weights, resumed or not."""
-        plan, table, (train, valid) = self.plan, self.table, fold
-        tasks = self._tasks(train)
+        plan = self.plan
+        tasks = self._tasks(fold[0])
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(plan.seed + number)
             head = self.make_head(tasks)
+        try:
+            self._fit(head, number, fold)
+        except DataError as error:
+            raise DataError(f"fold {number}: {error}") from error
+        return head
+
+    def _fit(self, head: Head, number: int, fold: Fold) -> None:
+        plan, table, (train, valid) = self.plan, self.table, fold
         validates = self.out is not None or self.recipe.patience is not None
         fit(
             head,
             self.source,
             targets={**table.targets, **table.auxiliary, **self._cell_values()},
             weights={} if self.cells is None else {self.cells.name: self.cells.weight},
+            target_ids=table.ids,
             ids=[table.ids[row] for row in train],
             val_ids=[table.ids[row] for row in valid] if validates else None,
             epochs=plan.epochs,
@@ -79,7 +89,6 @@ class FoldTraining:
             loss=self._loss(head),
             target_weights=table.weights or None,
         )
-        return head
 
     def _tasks(self, train: Any) -> list[Task]:
         found = list((self.make_tasks or self._plain_tasks)(self.table, train))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
@@ -63,7 +64,7 @@ class Problem:
         learner: head and backbone.
         source: of tokens.
         loss: of the tasks.
-        labels: of all samples of the source.
+        labels: of all samples of the run.
         order: of the training samples.
         valid: batches of the validation samples, and what scores them.
         scores: see ``valid``.
@@ -97,6 +98,7 @@ class Loop:
     ) -> None:
         self.problem, self.recipe, self.epochs, self.seed, self.processes = problem, recipe, epochs, seed, processes
         learner = problem.learner
+        self.lr = lr
         self.total_steps = epochs * problem.order.steps
         self.optimizer = torch.optim.AdamW(learner.groups(problem.loss, recipe, lr), lr=lr)
         self.sam = SAM(learner, self.optimizer, recipe.rho) if recipe.optimizer == "sam" else None
@@ -217,8 +219,8 @@ class Loop:
         own = batch.part(list(places))
         wanted, masks = problem.labels.of(own, device)
         if not isinstance(problem.source, LiveTokens):
-            return own.tokens(problem.source).to(device), wanted, masks
-        images = problem.source.images([problem.source.ids[row] for row in own.rows]).to(device)
+            return problem.labels.tokens(own, problem.source).to(device), wanted, masks
+        images = problem.source.images(problem.labels.ids_of(own)).to(device)
         if self.recipe.cutmix_alpha is not None and self._blends:
             images, wanted, masks = cutmix(
                 images,
@@ -299,14 +301,24 @@ class Loop:
             own = batch.part(list(self.processes.share(range(len(batch.rows)))))
             wanted, masks = problem.labels.of(own, device)
             with self._precision():
-                outputs = _exact(problem.learner.head(self._tokens(own.tokens(problem.source).to(device))))
+                outputs = _exact(
+                    problem.learner.head(self._tokens(problem.labels.tokens(own, problem.source).to(device)))
+                )
             outputs, wanted, masks = self.processes.gathered((outputs, wanted, masks), len(batch.rows))
             parts = problem.loss(outputs, wanted, masks)[1]
             named = {f"val_{name}": part for name, part in parts.items()}
             _add(sums, {"val_loss": torch.stack(list(parts.values())).sum(), **named}, len(batch.rows) / count)
             predictions.append({task.name: task.predict(outputs[task.name]) for task in problem.loss.tasks})
         rows = [row for batch in problem.valid for row in self.processes.order(batch.rows)]
-        return {**sums, **problem.scores.of(joined_predictions(predictions), rows)}
+        joined = joined_predictions(predictions)
+        unusable = [name for name, values in joined.items() if not bool(values.isfinite().all())]
+        found = sums if unusable else {**sums, **problem.scores.of(joined, rows)}
+        if unusable or not all(math.isfinite(value) for value in found.values()):
+            raise DataError(
+                f"validation predictions of {', '.join(unusable) or 'some tasks'} are not finite, or their scores "
+                f"overflow: training diverged at lr {self.lr:.3g}; lower it (lr=, --lr)"
+            )
+        return found
 
 
 def _exact(outputs: Mapping[str, Tensor]) -> Table:

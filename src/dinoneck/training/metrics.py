@@ -18,10 +18,15 @@ _Counts = np.ndarray[Any, np.dtype[np.int64]]
 def r2(predictions: Any, targets: Any) -> float:
     """Return 1 - SS_res / SS_tot of one target; 0 is as good as its mean.
 
+    Args:
+        predictions: (n,) values, or ``{id: value}``.
+        targets: likewise; where both have ids (a Series too), they are matched by id.
+
     Raises:
-        DataError: for NaN, different lengths, or targets that are all equal.
+        DataError: for NaN, different lengths or ids, or targets that are all equal.
     """
-    return weighted_r2(_column(predictions), _column(targets), [1.0])
+    pred, true = _matched_values(predictions, targets)
+    return weighted_r2(_column(pred), _column(true), [1.0])
 
 
 def weighted_r2(predictions: Table, targets: Table, weights: Mapping[str, float] | Sequence[float]) -> float:
@@ -31,8 +36,8 @@ def weighted_r2(predictions: Table, targets: Table, weights: Mapping[str, float]
     per target: 1 - sum w (y - p)² / sum w (y - mean_w)².
 
     Args:
-        predictions: ``{target: n values}``, or an (n, t) array.
-        targets: likewise.
+        predictions: ``{target: n values}``, ``{target: {id: value}}`` or a DataFrame, or an (n, t) array.
+        targets: likewise; where both have ids, they are matched by id.
         weights: ``{target: weight}``, or t weights.
 
     Raises:
@@ -43,14 +48,15 @@ def weighted_r2(predictions: Table, targets: Table, weights: Mapping[str, float]
         >>> round(weighted_r2({"a": [1, 2], "b": [9, 9]}, targets, {"a": 0.5, "b": 0.5}), 4)
         0.9725
     """
+    predictions, targets = _by_name(predictions), _by_name(targets)
     if isinstance(targets, Mapping):
         names = list(targets)
         for what, given in (("predictions", predictions), ("weights", weights)):
             if not isinstance(given, Mapping) or set(given) != set(names):
                 held = sorted(given) if isinstance(given, Mapping) else type(given).__name__
                 raise DataError(f"the {what} hold {held}; the targets hold {sorted(names)}")
-        pred = _stack([predictions[name] for name in names], "predictions")  # type: ignore[call-overload]
-        true = _stack([targets[name] for name in names], "targets")
+        pairs = [_matched_values(predictions[name], targets[name]) for name in names]  # type: ignore[call-overload]
+        pred, true = _stack([p for p, _ in pairs], "predictions"), _stack([t for _, t in pairs], "targets")
         shares = np.array([float(weights[name]) for name in names])  # type: ignore[call-overload]
     else:
         if isinstance(predictions, Mapping) or isinstance(weights, Mapping):
@@ -65,8 +71,8 @@ def confusion_matrix(
     """Count how often each true class was predicted as each class; matrices of batches add up.
 
     Args:
-        predictions: class indices of any shape, a tensor or an array.
-        targets: class indices of the same shape.
+        predictions: class indices of any shape, a tensor or an array; or ``{id: class index}``.
+        targets: class indices of the same shape; where both have ids, they are matched by id.
         num_classes: K.
         ignore_index: a true class that counts for nothing; it may lie outside 0 ... K-1.
         mask: of the same shape, True where a place counts; None = everywhere.
@@ -84,7 +90,7 @@ def confusion_matrix(
     """
     if isinstance(num_classes, bool) or not isinstance(num_classes, int | np.integer) or num_classes < 1:
         raise DataError(f"num_classes is {num_classes!r}; expected a whole number of 1 or more")
-    pred, true = _array(predictions), _array(targets)
+    pred, true = map(_array, _matched_values(predictions, targets))
     keep = np.ones(true.shape, bool) if mask is None else _array(mask) != 0
     if pred.shape != true.shape or keep.shape != true.shape:
         raise DataError(f"predictions {pred.shape}, targets {true.shape} and mask {keep.shape} differ in shape")
@@ -129,6 +135,41 @@ def mean_iou(matrix: Any) -> tuple[float, list[float | None]]:
     union = counts.sum(axis=0) + counts.sum(axis=1) - both
     each = [float(own / total) if total else None for own, total in zip(both, union, strict=True)]
     return float(np.mean([value for value in each if value is not None])), each
+
+
+def _matched_values(predictions: Any, targets: Any) -> tuple[Any, Any]:
+    """Return predictions and targets row by row: matched by id where both have ids, else as they are.
+
+    Raises:
+        DataError: if ids are missing on one side, or only one of them is a mapping.
+    """
+    pred, true = _values_by_id(predictions), _values_by_id(targets)
+    if pred is None or true is None:
+        if isinstance(predictions, Mapping) or isinstance(targets, Mapping):
+            raise DataError(
+                f"predictions are {type(predictions).__name__} and targets {type(targets).__name__}; expected ids on "
+                "both sides, {id: value}, or on neither"
+            )
+        return predictions, targets
+    if odd := sorted(pred.keys() ^ true.keys(), key=str):
+        raise DataError(f"{len(odd)} ids are not in both predictions and targets, the first is {odd[0]!r}")
+    return [_array(pred[key]) for key in true], [_array(value) for value in true.values()]
+
+
+def _values_by_id(values: Any) -> Mapping[Any, Any] | None:
+    if isinstance(values, Mapping):
+        return values
+    if not (hasattr(values, "to_numpy") and hasattr(values, "index")):
+        return None
+    if len(found := dict(zip(values.index, values.to_numpy(), strict=True))) != len(values):
+        raise DataError("the index of a Series holds an id twice; keep one row for each id")
+    return found
+
+
+def _by_name(table: Any) -> Any:
+    """The columns of a DataFrame by name; other tables as they are."""
+    is_frame = hasattr(table, "columns") and hasattr(table, "index")
+    return {name: table[name] for name in table.columns} if is_frame else table
 
 
 def _array(values: Any) -> np.ndarray[Any, Any]:

@@ -10,7 +10,8 @@ import torch
 
 from dinoneck.errors import DataError
 from dinoneck.training.folds import Fold, group_folds
-from dinoneck.training.sources import TokenSource, in_batches
+from dinoneck.training.matching import match_matrix
+from dinoneck.training.sources import SomeTokens, TokenSource, in_batches
 
 INNER_FOLDS = 5
 FLOOR = 1e-8
@@ -21,9 +22,10 @@ _Floats = np.ndarray[Any, np.dtype[np.float64]]
 
 def ridge_probe(
     source: TokenSource,
-    targets: _Floats,
+    targets: Any,
     folds: Sequence[Fold],
     *,
+    target_ids: Sequence[str] | None = None,
     groups: Sequence[Hashable] | None = None,
     batch_size: int = 32,
     alphas: Sequence[float] = ALPHAS,
@@ -32,23 +34,31 @@ def ridge_probe(
 
     Args:
         source: tokens by id.
-        targets: (n, t) in the order of ``source.ids``.
-        folds: ``(train, valid)`` rows.
-        groups: see :func:`ridge_out_of_fold`.
+        targets: t values by image id, matched by id as in :func:`dinoneck.training.fit`: a table, a DataFrame, a
+            mapping column -> ``{id: value}``, or an array (n, t) with ``target_ids``.
+        folds: ``(train, valid)`` rows of the targets.
+        target_ids: one id per row of targets that are arrays.
+        groups: one label per row of the targets, see :func:`ridge_out_of_fold`.
         batch_size: samples per read.
         alphas: regularisation strengths to choose from.
 
     Returns:
-        Out-of-fold predictions (n, t).
+        Out-of-fold predictions (n, t), row by row those of the targets.
+
+    Raises:
+        DataError: for ids without tokens, values without ids, or values that are not finite.
     """
-    return ridge_out_of_fold(pooled_tokens(source, batch_size), targets, folds, groups=groups, alphas=alphas)
+    ids, values = match_matrix(source.ids, targets, target_ids)
+    pooled = pooled_tokens(SomeTokens(source, ids), batch_size)
+    return ridge_out_of_fold(pooled, values, folds, groups=groups, alphas=alphas)
 
 
 def knn_probe(
     source: TokenSource,
-    targets: _Floats,
+    targets: Any,
     folds: Sequence[Fold],
     *,
+    target_ids: Sequence[str] | None = None,
     groups: Sequence[Hashable] | None = None,
     k: int | Sequence[int] = NEIGHBOURS,
     batch_size: int = 32,
@@ -61,19 +71,22 @@ def knn_probe(
 
     Args:
         source: tokens by id.
-        targets: (n, t) in the order of ``source.ids``, finite.
-        folds: ``(train, valid)`` rows.
-        groups: see :func:`ridge_out_of_fold`.
+        targets: t finite values by image id, as in :func:`ridge_probe`.
+        folds: ``(train, valid)`` rows of the targets.
+        target_ids: one id per row of targets that are arrays.
+        groups: one label per row of the targets, see :func:`ridge_out_of_fold`.
         k: neighbours, or several numbers to choose from; more than there are training rows means all of them.
         batch_size: samples per read.
 
     Returns:
-        Out-of-fold predictions (n, t).
+        Out-of-fold predictions (n, t), row by row those of the targets.
 
     Raises:
-        DataError: if lengths differ, values are not finite, or a k is no whole number of 1 or more.
+        DataError: for ids without tokens, values without ids or not finite, or a k that is not a whole number of 1
+            or more.
     """
-    return knn_out_of_fold(pooled_tokens(source, batch_size), targets, folds, groups=groups, k=k)
+    ids, values = match_matrix(source.ids, targets, target_ids)
+    return knn_out_of_fold(pooled_tokens(SomeTokens(source, ids), batch_size), values, folds, groups=groups, k=k)
 
 
 def pooled_tokens(source: TokenSource, batch_size: int = 32) -> _Floats:

@@ -32,7 +32,8 @@ class Recipe:
             entrance start with that norm set to it. Other heads take tokens as they are.
         mixup_alpha: blend the tokens of samples by :func:`dinoneck.training.manifold_mixup`; None = do not.
         mixup_off_last: share of the steps at the end without any blending.
-        cutmix_alpha: paste parts of photos by :func:`dinoneck.training.cutmix`, for live photos; None = do not.
+        cutmix_alpha: paste parts of images by :func:`dinoneck.training.cutmix`, for live tokens; None = do not. With
+            ``mixup_alpha`` too, each batch is first pasted, then its tokens are blended; targets follow both.
         patience: stop after so many epochs without a better validation loss, and keep the best weights; None = train
             to the end and keep the last ones.
         backbone_lr: peak learning rate of a backbone that is trained along; None = a tenth of the head's.
@@ -102,11 +103,6 @@ class Recipe:
             raise ConfigError(
                 "optimizer 'sam' with amp 'fp16': the first gradient would carry the loss scale into the step to the "
                 "worst point; take amp='bf16', which needs no scale"
-            )
-        if self.mixup_alpha is not None and self.cutmix_alpha is not None:
-            raise ConfigError(
-                f"mixup_alpha is {self.mixup_alpha} and cutmix_alpha {self.cutmix_alpha}; a batch is blended one way: "
-                "set one of them to None"
             )
 
     def record(self) -> dict[str, Any]:

@@ -36,7 +36,7 @@ def identity(
     Args:
         head: its type, configuration, tasks and the form of its weights count.
         loss: the names of its parts count.
-        source: its record, or else the first sample's tokens.
+        source: its record of these ids, or else the first sample's tokens.
         recipe: all that decides the result.
         ids: of the training samples.
         val_ids: of the validation samples.
@@ -52,9 +52,9 @@ def identity(
             "regularisers": [name for own in loss.regularisers for name in own.names],
         },
         "recipe": recipe.record(),
-        "source": record_of(source, source.ids),
         "ids": _listed(ids),
         "val_ids": _listed(val_ids),
+        "source": record_of(source, [*ids, *val_ids]),
         **{what: _sha256([repr((x.dtype, tuple(x.shape))).encode(), bytes_of(x)]) for what, x in tables.items()},
         **numbers,
     }

@@ -9,24 +9,34 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dinoneck.errors import DataError
+from dinoneck.errors import DataError, counted
 from dinoneck.losses.composition import CompositionLoss
 from dinoneck.losses.task_loss import TaskLoss
 from dinoneck.tasks import Task
 
+ROUNDING = 1e-6
 _Array = np.ndarray[Any, Any]
 
 
 def training_targets(
-    loss: TaskLoss, targets: Mapping[str, Any], weights: Mapping[str, Any], count: int
+    loss: TaskLoss, targets: Mapping[str, Any], weights: Mapping[str, Any], ids: Sequence[str], trained: int
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Return the targets of a loss's tasks (and compositions, where given) in model space, and the cells' weights.
 
     Values where a cell's weight is 0 become NaN, whatever they were.
 
+    Args:
+        loss: its tasks and compositions are those of the targets.
+        targets: name -> (n, ...) values in original units.
+        weights: dense task -> (n, rows, cols).
+        ids: of the n samples.
+        trained: the first so many samples are trained on.
+
     Raises:
-        DataError: if something is missing, or has another shape or values that cannot be.
+        DataError: if something is missing, has another shape or values that cannot be, is below the task's minimum, or
+            is constant over the training samples.
     """
+    count = len(ids)
     cells = _cell_weights(loss.tasks, targets, weights)
     values: dict[str, Tensor] = {}
     for task in loss.tasks:
@@ -34,10 +44,47 @@ def training_targets(
         if task.name in cells:
             given[task.name] = np.where(cells[task.name][:, None] > 0, as_array(targets[task.name]), np.nan)
         values[task.name] = model_targets(task, given, count)
+        if not task.is_categorical:
+            numbers = as_array(given[task.name]).astype(np.float64)
+            check_minimum(task.name, numbers, task.minimum, ids)
+            check_varies(task.name, numbers[:trained])
     for composition in loss.compositions:
         if composition.name in targets:
             values[composition.name] = _composed(composition, as_array(targets[composition.name]), count)
     return values, {name: torch.as_tensor(weight).float() for name, weight in cells.items()}
+
+
+def check_minimum(name: str, values: _Array, minimum: float | None, ids: Sequence[str]) -> None:
+    """Refuse targets (n, ...) below the smallest value that a prediction may take.
+
+    Raises:
+        DataError: naming ids and values.
+    """
+    if minimum is None or not values.size:
+        return
+    lowest = np.where(np.isnan(values), np.inf, values).reshape(len(values), -1).min(axis=1)
+    low = np.flatnonzero(lowest < minimum - ROUNDING * max(1.0, abs(minimum)))
+    if len(low):
+        shown = ", ".join(f"{ids[row]!r} ({lowest[row]:g})" for row in low[:3])
+        raise DataError(
+            f"{counted(len(low), 'image')} with targets of {name!r} below the minimum of {minimum:g}: {shown}. "
+            "Predictions never go below it: correct these values, or give another minimum (--minimum)"
+        )
+
+
+def check_varies(name: str, values: _Array, where: str = "") -> None:
+    """Refuse targets (n,) or (n, outputs, ...) of which no output varies; NaN = missing.
+
+    Raises:
+        DataError: naming the column.
+    """
+    columns = np.moveaxis(values, 1, -1).reshape(-1, values.shape[1]).T if values.ndim > 1 else values[None]
+    known = [column[np.isfinite(column)] for column in columns]
+    if all(len(column) and not np.ptp(column) for column in known):
+        raise DataError(
+            f"the targets of {name!r} are {', '.join(f'{column[0]:g}' for column in known[:3])} for every training "
+            f"image{where}; there is nothing to learn: leave {name!r} out, or train on images in which it varies"
+        )
 
 
 def as_array(values: Any) -> _Array:

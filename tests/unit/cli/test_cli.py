@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -82,6 +83,28 @@ def test_a_submission_follows_the_test_table(csiro: Path, trained: Path, tmp_pat
         assert float(row["target"]) >= 0
     with Image.open(maps) as picture:
         assert picture.width > picture.height
+
+
+def test_a_submission_is_complete_where_an_image_cannot_be_used(
+    csiro: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(csiro, tmp_path / "data")
+    asked, out = records_of(csiro / "test.csv"), tmp_path / "submission.csv"
+    lost = asked[0]["image_path"]
+    (tmp_path / "data" / lost).write_bytes(b"")
+    arguments = ["predict", "--csv", str(tmp_path / "data" / "test.csv"), "--heads", str(trained / "heads")]
+    assert main([*arguments, "--skip-unusable", "--json", "--out", str(out)]) == 0
+    told = capsys.readouterr()
+    assert json.loads(told.out)["filled"] == [lost]
+    assert f"left out: {lost}" in told.err
+    assert "hold the mean of the other images' predictions" in told.err
+    rows = records_of(out)
+    assert [row["sample_id"] for row in rows] == [row["sample_id"] for row in asked]
+    for target in {row["target_name"] for row in asked}:
+        own = {
+            q["image_path"]: float(r["target"]) for r, q in zip(rows, asked, strict=True) if q["target_name"] == target
+        }
+        assert own.pop(lost) == pytest.approx(np.mean([*own.values()]), rel=1e-4)
 
 
 def test_predictions_from_files_and_folders(csiro: Path, trained: Path, tmp_path: Path) -> None:

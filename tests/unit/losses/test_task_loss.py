@@ -269,3 +269,31 @@ def test_soft_labels_mixed_from_missing_ones_count_for_nothing() -> None:
         {"kind": logits}, {"kind": hard}, {"kind": torch.ones(2, dtype=torch.bool)}
     )
     assert both[0].isfinite()
+
+
+@pytest.mark.parametrize("kind", ["regression", "ratio", "dense"])
+def test_a_target_that_is_nan_is_missing_with_and_without_a_mask(kind: Any) -> None:
+    task = Task("a", dim=2, kind=kind)
+    shape = (3, 2, 2, 2) if kind == "dense" else (3, 2)
+    output = torch.randn(shape, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    target = torch.full(shape, 0.5)
+    target[1] = torch.nan
+    expected, _ = TaskLoss([task])({"a": output[[0, 2]]}, {"a": target[[0, 2]]})
+    for masks in (None, {"a": torch.ones(3, 2, 2) if kind == "dense" else torch.ones(3, dtype=torch.bool)}):
+        total, _ = TaskLoss([task])({"a": output}, {"a": target}, masks)
+        assert torch.allclose(total, expected)
+        (gradient,) = torch.autograd.grad(total, output)
+        assert gradient.isfinite().all()
+        assert gradient[1].abs().max() == 0
+
+
+def test_a_composed_term_leaves_out_what_is_nan() -> None:
+    loss = TaskLoss([Task("total"), Task("ratio", dim=3, kind="ratio")], [CompositionLoss("five", "total", "ratio")])
+    outputs = {"total": torch.rand(3, 1), "ratio": torch.rand(3, 3)}
+    targets = {"total": torch.tensor([[1.0], [torch.nan], [2.0]]), "ratio": torch.full((3, 3), 1 / 3)}
+    some = torch.tensor([0, 2])
+    total, parts = loss(outputs, targets)
+    kept, expected = loss({k: v[some] for k, v in outputs.items()}, {k: v[some] for k, v in targets.items()})
+    assert torch.allclose(parts["five"], expected["five"])
+    assert total.isfinite()
+    assert kept.isfinite()

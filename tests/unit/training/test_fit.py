@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import astuple
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,7 +34,15 @@ def problem(n: int = 48) -> tuple[MemoryTokens, np.ndarray]:
 def trained(source: MemoryTokens, y: np.ndarray, seed: int = 0, **arguments: object) -> PatchMeanHead:
     torch.manual_seed(0)
     head = PatchMeanHead(16, [Task("share", transform=TargetTransform().fit(y[:32]))], hidden_dim=16)
-    fit(head, source, targets={"share": y}, ids=source.ids[:32], seed=seed, **{**QUICK, **arguments})  # type: ignore[arg-type]
+    fit(
+        head,
+        source,
+        targets={"share": y},
+        target_ids=source.ids,
+        ids=source.ids[:32],
+        seed=seed,
+        **{**QUICK, **arguments},
+    )  # type: ignore[arg-type]
     return head
 
 
@@ -64,7 +73,7 @@ def test_history_holds_the_losses() -> None:
     source, y = problem()
     torch.manual_seed(0)
     head = PatchMeanHead(16, [Task("share"), Task("twice", weight=0.5)])
-    history = fit(head, source, targets={"share": y, "twice": 2 * y}, ids=source.ids, **QUICK | {"epochs": 5})
+    history = fit(head, source, targets={"share": y, "twice": 2 * y}, target_ids=source.ids, **QUICK | {"epochs": 5})
     assert len(history) == 5
     assert set(history[0]) == {"loss", "share", "twice"}
     assert history[-1]["loss"] < history[0]["loss"]
@@ -78,7 +87,7 @@ def test_missing_targets_count_for_nothing() -> None:
     labels = np.where(np.arange(48) % 2 == 0, -1, np.arange(48) % 3)
     torch.manual_seed(0)
     head = PatchMeanHead(16, [Task("share"), Task("kind", dim=3, kind="classification")])
-    history = fit(head, source, targets={"share": holes, "kind": labels}, ids=source.ids, epochs=2)
+    history = fit(head, source, targets={"share": holes, "kind": labels}, target_ids=source.ids, epochs=2)
     assert all(np.isfinite(value) for row in history for value in row.values())
     assert all(parameter.isfinite().all() for parameter in head.parameters())
 
@@ -91,7 +100,7 @@ def test_one_step_is_the_plain_step() -> None:
     head = PatchMeanHead(16, [Task("share")], hidden_dim=4)
     torch.manual_seed(0)
     twin = PatchMeanHead(16, [Task("share")], hidden_dim=4)
-    fit(head, source, targets={"share": y}, ids=source.ids, epochs=1, batch_size=8, lr=0.01, recipe=recipe)
+    fit(head, source, targets={"share": y}, target_ids=source.ids, epochs=1, batch_size=8, lr=0.01, recipe=recipe)
     optimizer = torch.optim.AdamW(
         [{"params": [p for p in twin.parameters() if p.ndim > 1], "weight_decay": 0.1},
          {"params": [p for p in twin.parameters() if p.ndim == 1], "weight_decay": 0.0}],
@@ -112,12 +121,12 @@ def test_one_step_is_the_plain_step() -> None:
         ({"lr": 0.0}, ConfigError, "lr=0.0"),
         ({"ids": []}, ConfigError, "0 ids"),
         ({"targets": {}}, DataError, "no targets for task 'share'"),
-        ({"targets": {"share": np.zeros(3)}}, DataError, r"\(3, 1\); expected \(48, 1\)"),
+        ({"targets": {"share": np.zeros(3)}}, DataError, r"targets 'share' has shape \(3,\) for 48 ids"),
     ],
 )
 def test_impossible_calls(change: dict, error: type[Exception], message: str) -> None:
     source, y = problem()
-    arguments = {"targets": {"share": y}, "ids": source.ids} | change
+    arguments = {"targets": {"share": y}, "target_ids": source.ids} | change
     with pytest.raises(error, match=message):
         fit(PatchMeanHead(16, [Task("share")]), source, **arguments)
 
@@ -126,33 +135,55 @@ def test_targets_an_activation_cannot_reach_are_refused() -> None:
     source, y = problem()
     scored = Task("share", activation="relu", transform=TargetTransform().fit(y))
     with pytest.raises(DataError, match=r"'relu' cannot reach targets of -.*leave the activation out"):
-        fit(PatchMeanHead(16, [scored]), source, targets={"share": y}, ids=source.ids)
+        fit(PatchMeanHead(16, [scored]), source, targets={"share": y}, target_ids=source.ids)
     with pytest.raises(DataError, match="sigmoid"):
-        fit(PatchMeanHead(16, [Task("x", activation="sigmoid")]), source, targets={"x": y * 5}, ids=source.ids)
-    fit(PatchMeanHead(16, [Task("x", activation="relu")]), source, targets={"x": y}, ids=source.ids, epochs=1)
+        fit(PatchMeanHead(16, [Task("x", activation="sigmoid")]), source, targets={"x": y * 5}, target_ids=source.ids)
+    fit(PatchMeanHead(16, [Task("x", activation="relu")]), source, targets={"x": y}, target_ids=source.ids, epochs=1)
 
 
 def test_class_labels_have_one_per_photo() -> None:
     source, _ = problem()
     head = PatchMeanHead(16, [Task("kind", dim=3, kind="classification")])
     with pytest.raises(DataError, match=r"expected \(48,\)"):
-        fit(head, source, targets={"kind": np.zeros((48, 3), int)}, ids=source.ids)
+        fit(head, source, targets={"kind": np.zeros((48, 3), int)}, target_ids=source.ids)
     with pytest.raises(DataError, match="float64; expected integer class indices"):
-        fit(head, source, targets={"kind": np.full(48, 2.7)}, ids=source.ids)
+        fit(head, source, targets={"kind": np.full(48, 2.7)}, target_ids=source.ids)
 
 
 def test_training_that_cannot_work_says_so() -> None:
     source, y = problem()
     head = PatchMeanHead(16, [Task("x")])
     with pytest.raises(DataError, match=r"diverged; lower lr"):
-        fit(head, source, targets={"x": y}, ids=source.ids, lr=1e30, epochs=3)
+        fit(head, source, targets={"x": y}, target_ids=source.ids, lr=1e30, epochs=3)
     with pytest.raises(DataError, match="infinite"):
-        fit(head, source, targets={"x": np.where(y > y.mean(), np.inf, y)}, ids=source.ids)
+        fit(head, source, targets={"x": np.where(y > y.mean(), np.inf, y)}, target_ids=source.ids)
     with pytest.raises(DataError, match="'x' has no target value among the 48 training ids"):
-        fit(head, source, targets={"x": np.full(48, np.nan)}, ids=source.ids)
+        fit(head, source, targets={"x": np.full(48, np.nan)}, target_ids=source.ids)
     for wrong in ({"epochs": 1.5}, {"batch_size": 0}, {"lr": float("inf")}, {"seed": 1.5}, {"lr": float("nan")}):
         with pytest.raises(ConfigError, match="expected positive whole numbers"):
-            fit(head, source, targets={"x": y}, ids=source.ids, **wrong)  # type: ignore[arg-type]
+            fit(head, source, targets={"x": y}, target_ids=source.ids, **wrong)  # type: ignore[arg-type]
+
+
+def test_values_that_cannot_be_learnt_are_named() -> None:
+    source, y = problem()
+    given = {"target_ids": source.ids, "epochs": 1}
+    below = np.where(np.arange(48) == 7, -3.0, y)
+    with pytest.raises(DataError, match=r"1 image with targets of 'x' below the minimum of 0: '7' \(-3\)"):
+        fit(PatchMeanHead(16, [Task("x", minimum=0)]), source, targets={"x": below}, **given)
+    unused = [image_id for image_id in source.ids if image_id != "7"]
+    fit(PatchMeanHead(16, [Task("x", minimum=0)]), source, targets={"x": below}, ids=unused, **given)
+    constant = Task("x", transform=TargetTransform().fit(np.full(48, 2.5)))
+    with pytest.raises(DataError, match=r"'x' are 2.5 for every training image; there is nothing to learn"):
+        fit(PatchMeanHead(16, [constant]), source, targets={"x": np.full(48, 2.5)}, **given)
+    with pytest.raises(DataError, match="for every training image"):
+        fit(PatchMeanHead(16, [Task("x")]), source, targets={"x": y}, ids=["3"], **given)
+
+
+@pytest.mark.parametrize("off", [torch.no_grad, torch.inference_mode])
+def test_where_gradients_are_off_nothing_is_trained(off: Any) -> None:
+    source, y = problem()
+    with off(), pytest.raises(ConfigError, match=r"under torch.no_grad\(\) or torch.inference_mode\(\)"):
+        trained(source, y)
 
 
 def test_token_scale_is_mean_and_spread_of_patches() -> None:
@@ -175,5 +206,5 @@ def test_token_scale_is_mean_and_spread_of_patches() -> None:
 def test_layers_that_no_head_reads_are_mentioned(caplog: pytest.LogCaptureFixture) -> None:
     tokens = Tokens.from_patches([torch.randn(4, 6, 8)] * 2, grid=(2, 3), patch_size=16, layers=[3, 1])
     source = MemoryTokens(("a", "b", "c", "d"), tokens)
-    fit(PatchMeanHead(8, [Task("x")]), source, targets={"x": np.arange(4.0)}, ids=source.ids, epochs=1)
+    fit(PatchMeanHead(8, [Task("x")]), source, targets={"x": np.arange(4.0)}, target_ids=source.ids, epochs=1)
     assert "reads the last one listed, block 1" in caplog.text

@@ -60,10 +60,19 @@ def test_a_dense_head_learns_every_cell_and_nothing_from_cells_without_weight() 
     weight = (np.random.RandomState(1).rand(PHOTOS, ROWS, COLS) > 0.3).astype(np.float32)
     poisoned = np.where(weight[:, None] > 0, values, 1e9)
     head, clean = dense_head(), dense_head()
-    fit(head, source, targets={"ndvi": poisoned}, weights={"ndvi": weight}, ids=source.ids[:16], epochs=40, lr=1e-2)
+    fit(
+        head,
+        source,
+        targets={"ndvi": poisoned},
+        weights={"ndvi": weight},
+        target_ids=source.ids,
+        ids=source.ids[:16],
+        epochs=40,
+        lr=1e-2,
+    )
     assert r2(said(head, source)[16:].ravel(), values[16:].ravel()) > 0.9
     holes = np.where(weight[:, None] > 0, values, np.nan)
-    fit(clean, source, targets={"ndvi": holes}, ids=source.ids[:16], epochs=40, lr=1e-2)
+    fit(clean, source, targets={"ndvi": holes}, target_ids=source.ids, ids=source.ids[:16], epochs=40, lr=1e-2)
     assert np.array_equal(said(head, source), said(clean, source)), "NaN and weight 0 are the same"
 
 
@@ -78,7 +87,12 @@ def test_cells_without_weight_may_hold_anything() -> None:
     ):
         values[0, 0, 0, 0] = junk
         history = fit(
-            dense_head(task), source, targets={"ndvi": values}, weights={"ndvi": weight}, ids=source.ids, epochs=1
+            dense_head(task),
+            source,
+            targets={"ndvi": values},
+            weights={"ndvi": weight},
+            target_ids=source.ids,
+            epochs=1,
         )
         assert np.isfinite(history[0]["loss"])
 
@@ -86,9 +100,9 @@ def test_cells_without_weight_may_hold_anything() -> None:
 def test_targets_may_be_tensors_of_any_kind() -> None:
     source, values = cells()
     plain, learning, low = dense_head(), dense_head(), dense_head()
-    fit(plain, source, targets={"ndvi": values}, ids=source.ids, epochs=1)
-    fit(learning, source, targets={"ndvi": torch.tensor(values, requires_grad=True)}, ids=source.ids, epochs=1)
-    fit(low, source, targets={"ndvi": torch.tensor(values).bfloat16()}, ids=source.ids, epochs=1)
+    fit(plain, source, targets={"ndvi": values}, target_ids=source.ids, epochs=1)
+    fit(learning, source, targets={"ndvi": torch.tensor(values, requires_grad=True)}, target_ids=source.ids, epochs=1)
+    fit(low, source, targets={"ndvi": torch.tensor(values).bfloat16()}, target_ids=source.ids, epochs=1)
     assert np.array_equal(said(learning, source), said(plain, source))
     assert np.allclose(said(low, source), said(plain, source), atol=0.05)
 
@@ -97,13 +111,14 @@ def test_targets_of_a_composed_term_are_used() -> None:
     source, _ = cells()
     tasks = (Task("reg3"), Task("ratio", dim=3, kind="ratio"))
     loss = TaskLoss(tasks, (CompositionLoss("five", "reg3", "ratio"),))
-    targets = {"reg3": np.zeros(PHOTOS), "ratio": np.full((PHOTOS, 3), 1 / 3), "five": np.full((PHOTOS, 5), 100.0)}
+    ratio = np.eye(3)[np.arange(PHOTOS) % 3]
+    targets = {"reg3": np.linspace(0, 0.1, PHOTOS), "ratio": ratio, "five": np.full((PHOTOS, 5), 100.0)}
     torch.manual_seed(0)
     head = FPNHead(WIDTH, tasks, 1, fpn_dim=8)
-    history = fit(head, source, targets=targets, ids=source.ids, epochs=1, lr=1e-9, loss=loss)
+    history = fit(head, source, targets=targets, target_ids=source.ids, epochs=1, lr=1e-9, loss=loss)
     assert history[0]["five"] == pytest.approx(1e4, rel=0.1)
     with pytest.raises(DataError, match=r"'five' have shape \(24, 4\); expected \(24, 5\)"):
-        fit(head, source, targets=targets | {"five": np.zeros((PHOTOS, 4))}, ids=source.ids, loss=loss)
+        fit(head, source, targets=targets | {"five": np.zeros((PHOTOS, 4))}, target_ids=source.ids, loss=loss)
 
 
 def test_weights_pull_towards_heavy_cells() -> None:
@@ -114,7 +129,7 @@ def test_weights_pull_towards_heavy_cells() -> None:
     weight = np.ones((PHOTOS, ROWS, COLS), np.float32)
     weight[:, 0, 0] = 50.0
     head = DenseHead(WIDTH, [Task("ndvi", kind="dense")], 4, depth=0)
-    fit(head, flat, targets={"ndvi": values}, weights={"ndvi": weight}, ids=source.ids, epochs=200, lr=3e-2)
+    fit(head, flat, targets={"ndvi": values}, weights={"ndvi": weight}, target_ids=source.ids, epochs=200, lr=3e-2)
     wanted = (values[:, 0] * weight).sum() / weight.sum()
     assert said(head, flat).mean() == pytest.approx(wanted, abs=0.05)
     assert abs(values.mean() - wanted) > 0.5
@@ -127,19 +142,25 @@ def test_segmentation_from_pixels_and_from_shares() -> None:
     pixels[:, :2] = -1
     task = Task("class", dim=2, kind="segmentation")
     head = dense_head(task)
-    fit(head, source, targets={"class": pixels}, ids=source.ids[:16], epochs=40, lr=1e-2)
+    fit(head, source, targets={"class": pixels}, target_ids=source.ids, ids=source.ids[:16], epochs=40, lr=1e-2)
     assert (said(head, source, "class")[16:].argmax(axis=1) == classes[16:]).mean() > 0.9
     shares = np.concatenate([1 - values, values], axis=1)
     shares[0, :, 0, 0] = np.nan
     soft = dense_head(task)
-    fit(soft, source, targets={"class": shares}, ids=source.ids[:16], epochs=40, lr=1e-2)
+    fit(soft, source, targets={"class": shares}, target_ids=source.ids, ids=source.ids[:16], epochs=40, lr=1e-2)
     assert r2(said(soft, source, "class")[16:, 1].ravel(), values[16:].ravel()) > 0.9
 
 
 def test_entrance_norms_are_set_to_the_training_tokens_unless_told_not_to() -> None:
     source, values = cells()
     with_scale, without = dense_head(), dense_head()
-    arguments: dict[str, Any] = {"targets": {"ndvi": values}, "ids": source.ids[:16], "epochs": 1, "lr": 1e-9}
+    arguments: dict[str, Any] = {
+        "targets": {"ndvi": values},
+        "target_ids": source.ids,
+        "ids": source.ids[:16],
+        "epochs": 1,
+        "lr": 1e-9,
+    }
     fit(with_scale, source, **arguments)
     fit(without, source, recipe=Recipe(standardise_tokens=False), **arguments)
     z = with_scale.entrance.bottleneck(0).norm(source.batch(source.ids[:16]).patches[0]).flatten(0, 1)
@@ -156,18 +177,18 @@ def test_a_loss_with_compositions_and_weighting_is_trained_along() -> None:
     names = ("reg3", "ratio", "biomass_5d")
     loss = TaskLoss(tasks, (CompositionLoss("biomass_5d", "reg3", "ratio"),), UncertaintyWeighting(names))
     targets = {"reg3": values.mean(axis=(1, 2, 3)), "ratio": np.random.RandomState(0).dirichlet((1, 1, 1), PHOTOS)}
-    history = fit(head, source, targets=targets, ids=source.ids, epochs=3, loss=loss)
+    history = fit(head, source, targets=targets, target_ids=source.ids, epochs=3, loss=loss)
     assert set(history[0]) == {"loss", *names}
     assert all(abs(value) > 0 for parameter in loss.parameters() for value in parameter.detach())
     with pytest.raises(ConfigError, match="loss is built for tasks reg3, the head for reg3, ratio"):
-        fit(head, source, targets=targets, ids=source.ids, loss=TaskLoss(tasks[:1]))
+        fit(head, source, targets=targets, target_ids=source.ids, loss=TaskLoss(tasks[:1]))
 
 
 @pytest.mark.parametrize(
     ("change", "error", "says"),
     [
         ({"targets": {"ndvi": np.zeros((PHOTOS, 2, ROWS, COLS))}}, DataError, r"expected \(24, 1, rows, cols\)"),
-        ({"targets": {"ndvi": np.zeros((PHOTOS, 1, 3, 3))}}, ShapeError, r"\(8, 1, 3, 3\)"),
+        ({"targets": {"ndvi": np.arange(9.0 * PHOTOS).reshape(PHOTOS, 1, 3, 3)}}, ShapeError, r"\(8, 1, 3, 3\)"),
         ({"targets": {"ndvi": np.full((PHOTOS, 1, ROWS, COLS), np.nan)}}, DataError, "no target value"),
         ({"targets": {"ndvi": np.full((PHOTOS, 1, ROWS, COLS), np.inf)}}, DataError, "infinite"),
         ({"weights": {"ndvi": np.ones((PHOTOS, 3, 3))}}, DataError, r"weights of 'ndvi' have shape \(24, 3, 3\)"),
@@ -182,7 +203,7 @@ def test_a_loss_with_compositions_and_weighting_is_trained_along() -> None:
 def test_labels_that_do_not_fit_are_refused(change: dict[str, Any], error: type[Exception], says: str) -> None:
     source, values = cells()
     with pytest.raises(error, match=says):
-        fit(dense_head(), source, **{"targets": {"ndvi": values}, "ids": source.ids, "epochs": 1, **change})
+        fit(dense_head(), source, **{"targets": {"ndvi": values}, "target_ids": source.ids, "epochs": 1, **change})
 
 
 def test_cell_targets_of_a_table_and_their_scores() -> None:

@@ -31,7 +31,7 @@ def head(*tasks: Task) -> PatchMeanHead:
 
 
 def run(module: Any = None, source: Any = None, **changes: Any) -> list[dict[str, float]]:
-    given = {"targets": {"y": Y}, "ids": IDS, "epochs": 1, "batch_size": 4, "lr": 1e-3, **changes}
+    given = {"targets": {"y": Y}, "target_ids": IDS, "epochs": 1, "batch_size": 4, "lr": 1e-3, **changes}
     return fit(module or head(), source or MemoryTokens(IDS, tokens()), **given)
 
 
@@ -176,4 +176,4 @@ def test_scores_of_tensors_with_a_graph_and_of_nothing() -> None:
 )
 def test_probes_refuse_what_they_cannot_use(targets: Any, options: dict[str, Any]) -> None:
     with pytest.raises(DataError, match=r"\(n, t\)|at least one|batch_size is 0"):
-        ridge_probe(MemoryTokens(IDS, tokens()), targets, group_folds(IDS, 2, 0), **options)
+        ridge_probe(MemoryTokens(IDS, tokens()), targets, group_folds(IDS, 2, 0), target_ids=IDS, **options)

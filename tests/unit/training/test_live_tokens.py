@@ -20,7 +20,8 @@ from dinoneck import (
     load_backbone,
 )
 from dinoneck.data import Pasture, read_csv
-from dinoneck.training import LiveTokens, MemoryTokens, Plan, Recipe, cross_validate, fit
+from dinoneck.training import LiveTokens, MemoryTokens, Plan, Recipe, cross_validate, cutmix, fit, manifold_mixup
+from dinoneck.training.randomness import seed_step
 from dinoneck.training.run_state import load_state
 
 PHOTOS = 8
@@ -46,7 +47,7 @@ def weights_of(backbone: Backbone) -> dict[str, torch.Tensor]:
 
 
 def learn(head: PatchMeanHead, source: LiveTokens, y: np.ndarray, **arguments: object) -> list[dict[str, float]]:
-    given = {"ids": source.ids, "epochs": 4, "batch_size": 4, "lr": 3e-3, "recipe": Recipe(backbone_lr=3e-3)}
+    given = {"target_ids": source.ids, "epochs": 4, "batch_size": 4, "lr": 3e-3, "recipe": Recipe(backbone_lr=3e-3)}
     return fit(head, source, targets={"level": y}, **{**given, **arguments})  # type: ignore[arg-type]
 
 
@@ -79,9 +80,11 @@ def test_saved_and_reloaded_it_predicts_the_same(tmp_path: Path) -> None:
     assert not torch.allclose(without, said, atol=1e-3), "the LoRA weights are part of the answer"
 
 
-def test_a_run_taken_up_again_covers_the_backbone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("blends", [{}, {"cutmix_alpha": 1.0, "mixup_alpha": 1.0}])
+def test_a_run_taken_up_again_covers_the_backbone(tmp_path: Path, blends: dict[str, float]) -> None:
     head, source, y = problem()
-    learn(head, source, y, out=tmp_path / "whole")
+    recipe = Recipe(backbone_lr=3e-3, **blends)  # type: ignore[arg-type]
+    learn(head, source, y, out=tmp_path / "whole", recipe=recipe)
     other, again, _ = problem()
 
     class Stopped(Exception):
@@ -97,9 +100,9 @@ def test_a_run_taken_up_again_covers_the_backbone(tmp_path: Path) -> None:
 
     again.images = counted  # type: ignore[method-assign]
     with pytest.raises(Stopped):
-        learn(other, again, y, out=tmp_path / "parts")
+        learn(other, again, y, out=tmp_path / "parts", recipe=recipe)
     fresh, source_again, _ = problem()
-    learn(fresh, source_again, y, out=tmp_path / "parts")
+    learn(fresh, source_again, y, out=tmp_path / "parts", recipe=recipe)
     assert load_state(tmp_path / "parts/last.safetensors")["progress"]["step"] > 0
     for (name, one), two in zip(
         weights_of(source.backbone).items(), weights_of(source_again.backbone).values(), strict=True
@@ -117,6 +120,34 @@ def test_the_backbones_learning_rate_and_cutmix_change_the_result() -> None:
         found.append(torch.cat([v.flatten() for v in weights_of(source.backbone).values()]))
     for other in found[1:]:
         assert not torch.equal(found[0], other)
+
+
+def test_cutmix_and_mixup_together_paste_images_then_blend_tokens() -> None:
+    """One step of both is the step by hand."""
+    head, _, y = problem()
+    live = LiveTokens(load_backbone("dinoneck_tiny"), photos())
+    twin = PatchMeanHead(64, head.tasks, hidden_dim=8)
+    twin.load_state_dict(head.state_dict())
+    recipe = Recipe(
+        weight_decay=0.0, warmup=0.0, clip_norm=None, standardise_tokens=False, ema_decay=None, cutmix_alpha=1.0,
+        mixup_alpha=1.0, mixup_off_last=0.0,
+    )  # fmt: skip
+    learn(head, live, y, epochs=1, batch_size=PHOTOS, lr=0.01, recipe=recipe)
+    order = np.random.RandomState(42).permutation(PHOTOS)
+    z = head.tasks[0].transform.forward(torch.tensor(y[order], dtype=torch.float32)[:, None])  # type: ignore[union-attr]
+    given = {"tasks": head.tasks, "masks": {"level": torch.ones(PHOTOS, 1, dtype=torch.bool)}}
+    seed_step(42, 0, 0)
+    size = live.backbone.patch_size
+    images, wanted, masks = cutmix(
+        live.images([live.ids[i] for i in order]), {"level": z}, 1.0, patch_size=size, **given
+    )
+    tokens, wanted, masks = manifold_mixup(live.backbone(images), wanted, 1.0, tasks=head.tasks, masks=masks)
+    assert not torch.allclose(wanted["level"], z)
+    optimizer = torch.optim.AdamW(twin.parameters(), lr=0.01, weight_decay=0.0)
+    ((twin(tokens)["level"] - wanted["level"]) ** 2).mean().backward()
+    optimizer.step()
+    for one, two in zip(head.parameters(), twin.parameters(), strict=True):
+        assert torch.allclose(one, two, atol=1e-6)
 
 
 def test_a_frozen_backbone_gives_what_memory_gives() -> None:
@@ -163,5 +194,5 @@ def test_some_steps_on_real_photos(crop_cover: Path) -> None:
     y = table.targets["crop"][:6]
     torch.manual_seed(0)
     head = PatchMeanHead(64, [Task("crop", transform=TargetTransform().fit(y))], hidden_dim=16)
-    history = fit(head, source, targets={"crop": y}, ids=source.ids, epochs=6, batch_size=3, lr=5e-3)
+    history = fit(head, source, targets={"crop": y}, target_ids=source.ids, epochs=6, batch_size=3, lr=5e-3)
     assert history[-1]["loss"] < history[0]["loss"]

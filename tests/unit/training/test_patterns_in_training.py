@@ -46,10 +46,10 @@ def test_labels_of_a_cell_follow_the_photo() -> None:
     tasks = [Task("map", kind="dense"), Task("mask", dim=2, kind="segmentation"), Task("mean")]
     pixels = torch.arange(PHOTOS * 4 * 6).reshape(PHOTOS, 4, 6)
     values = {"map": source.cells, "mask": pixels, "mean": source.cells.mean(dim=(1, 2, 3))[:, None]}
-    labels = Labels(tasks, values, {"map": source.cells[:, 0]}, source.patterns)
+    labels = Labels(source.ids, tasks, values, {"map": source.cells[:, 0]}, source.patterns)
     batch = Batch(np.array([4, 1, 0, 5]), np.array([3, 1, 0, 2]))
     wanted, masks = labels.of(batch, torch.device("cpu"))
-    shown = batch.tokens(source).maps()[-1]
+    shown = labels.tokens(batch, source).maps()[-1]
     assert torch.equal(wanted["map"][:, 0], shown[:, 0])
     assert torch.equal(masks["map"], shown[:, 0])
     expected = [pixels[4].flip(-1, -2), pixels[1].flip(-1), pixels[0], pixels[5].flip(-2)]
@@ -62,7 +62,12 @@ def test_every_sample_meets_every_pattern_in_training_and_its_own_photo_in_valid
     torch.manual_seed(0)
     head = PatchMeanHead(WIDTH, [Task("x")], hidden_dim=4)
     recipe = Recipe(standardise_tokens=False)
-    given = {"targets": {"x": np.arange(PHOTOS) * 1.0}, "ids": source.ids[:4], "val_ids": source.ids[4:]}
+    given = {
+        "targets": {"x": np.arange(PHOTOS) * 1.0},
+        "target_ids": source.ids,
+        "ids": source.ids[:4],
+        "val_ids": source.ids[4:],
+    }
     fit(head, source, epochs=30, batch_size=4, recipe=recipe, **given)
     trained = [patterns for patterns in source.asked if len(patterns) == 4]
     for place in range(4):
@@ -76,7 +81,16 @@ def test_a_dense_head_learns_flipped_cells_as_well_as_upright_ones() -> None:
     torch.manual_seed(0)
     head = DenseHead(WIDTH, [Task("map", kind="dense")], hidden_dim=16, depth=1)
     recipe = Recipe(ema_decay=None, weight_decay=0.0)
-    fit(head, source, targets={"map": source.cells}, ids=source.ids, epochs=80, batch_size=3, lr=2e-2, recipe=recipe)
+    fit(
+        head,
+        source,
+        targets={"map": source.cells},
+        target_ids=source.ids,
+        epochs=80,
+        batch_size=3,
+        lr=2e-2,
+        recipe=recipe,
+    )
     error = (head.predict(source.batch(source.ids))["map"] - source.cells).abs()
     flips = (source.cells + source.cells.flip(-1) + source.cells.flip(-2) + source.cells.flip(-1, -2)) / 4
     assert error.mean() < 0.25 * (flips - source.cells).abs().mean()

@@ -39,7 +39,13 @@ def trained(recipe: Recipe, **arguments: Any) -> PatchMeanHead:
     torch.manual_seed(0)
     head = PatchMeanHead(WIDTH, [Task("x")], hidden_dim=4)
     source = source_of()
-    given = {"targets": {"x": np.linspace(-1, 3, 12)}, "ids": source.ids, "epochs": 4, "batch_size": 4, "lr": 1e-2}
+    given = {
+        "targets": {"x": np.linspace(-1, 3, 12)},
+        "target_ids": source.ids,
+        "epochs": 4,
+        "batch_size": 4,
+        "lr": 1e-2,
+    }
     fit(head, source, recipe=recipe, **{**given, **arguments})
     return head
 
@@ -88,7 +94,6 @@ def test_fp16_steps_that_overflow_are_left_out() -> None:
         ({"ema_start": 1.5}, "ema_start is 1.5"),
         ({"clip_norm": 0}, "clip_norm is 0"),
         ({"mixup_alpha": 0.0}, "mixup_alpha is 0.0"),
-        ({"mixup_alpha": 1.0, "cutmix_alpha": 1.0}, "blended one way"),
         ({"patience": 0}, "patience is 0"),
         ({"save_steps": 1.5}, "save_steps is 1.5"),
         ({"standardise_tokens": 1}, "standardise_tokens is 1"),
@@ -103,8 +108,12 @@ def test_impossible_recipes(values: dict[str, Any], message: str) -> None:
     ("arguments", "error", "message"),
     [
         ({"tasks": [Task("y")]}, ConfigError, "given tasks y, the head was built for x"),
-        ({"val_ids": ["3"]}, DataError, "1 ids are for training and for validation, the first is '3'"),
-        ({"val_ids": ["z"]}, DataError, "1 validation ids are not in the source, the first is 'z'"),
+        (
+            {"ids": ["3", "4"], "val_ids": ["3"]},
+            DataError,
+            "1 ids are for training and for validation, the first is '3'",
+        ),
+        ({"val_ids": ["z"]}, DataError, "1 validation ids have no tokens in the source: 'z'"),
         ({"recipe": Recipe(patience=2)}, ConfigError, "patience is 2, and there are no val_ids"),
         ({"recipe": Recipe(cutmix_alpha=1.0)}, ConfigError, "MemoryTokens, which has no photos"),
         ({"recipe": Recipe(min_lr=1.0)}, ConfigError, "min_lr is 1.0; expected 0 ... 0.01"),
@@ -130,7 +139,17 @@ def test_several_steps_are_the_plain_loop() -> None:
     head = PatchMeanHead(WIDTH, [Task("x")], hidden_dim=4).double()
     weights = {name: p.detach().clone() for name, p in head.named_parameters()}
     source.batch = lambda ids, patterns=None: source.tokens[source.rows(ids)].to(dtype=torch.float64)  # type: ignore
-    fit(head, source, targets={"x": y}, ids=source.ids, epochs=epochs, batch_size=size, lr=lr, seed=7, recipe=recipe)
+    fit(
+        head,
+        source,
+        targets={"x": y},
+        target_ids=source.ids,
+        epochs=epochs,
+        batch_size=size,
+        lr=lr,
+        seed=7,
+        recipe=recipe,
+    )
 
     def forward(w: dict[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
         names = list(w)
@@ -190,7 +209,14 @@ def test_patience_keeps_the_best_weights_and_stops() -> None:
     source, y = source_of(), np.random.RandomState(0).randn(12)
     torch.manual_seed(0)
     head = PatchMeanHead(WIDTH, [Task("x")], hidden_dim=4)
-    given = {"targets": {"x": y}, "ids": source.ids[:8], "val_ids": source.ids[8:], "batch_size": 4, "lr": 3e-2}
+    given = {
+        "targets": {"x": y},
+        "target_ids": source.ids,
+        "ids": source.ids[:8],
+        "val_ids": source.ids[8:],
+        "batch_size": 4,
+        "lr": 3e-2,
+    }
     history = fit(head, source, epochs=60, recipe=Recipe(patience=3), **given)
     losses = [row["val_loss"] for row in history]
     best = int(np.argmin(losses))
@@ -205,7 +231,14 @@ def test_validation_is_of_the_averaged_weights_and_kept_apart() -> None:
     tasks = [Task("x"), Task("kind", dim=2, kind="classification")]
     head = PatchMeanHead(WIDTH, tasks, hidden_dim=4)
     kinds = (np.arange(12) % 2).astype(int)
-    given = {"targets": {"x": y, "kind": kinds}, "ids": source.ids[:8], "epochs": 3, "batch_size": 4, "lr": 1e-2}
+    given = {
+        "targets": {"x": y, "kind": kinds},
+        "target_ids": source.ids,
+        "ids": source.ids[:8],
+        "epochs": 3,
+        "batch_size": 4,
+        "lr": 1e-2,
+    }
     history = fit(head, source, val_ids=source.ids[8:], target_weights={"x": 2.0}, **given)
     answers = head.predict(source.batch(source.ids[8:]))
     said = answers["x"][:, 0].double().numpy()

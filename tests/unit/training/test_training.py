@@ -170,10 +170,12 @@ def test_knn_probe_pools_like_the_ridge_probe() -> None:
     y = np.arange(8.0)[:, None]
     folds = [(np.arange(6), np.arange(6, 8))]
     pooled = source.tokens.patches[0].double().mean(dim=1).numpy()
-    assert np.array_equal(knn_probe(source, y, folds, k=2), knn_out_of_fold(pooled, y, folds, k=2), equal_nan=True)
+    assert np.array_equal(
+        knn_probe(source, y, folds, target_ids=source.ids, k=2), knn_out_of_fold(pooled, y, folds, k=2), equal_nan=True
+    )
     for wrong in (0, [], [1.5], True):
         with pytest.raises(DataError, match="expected a whole number of 1 or more"):
-            knn_probe(source, y, folds, k=wrong)  # type: ignore[arg-type]
+            knn_probe(source, y, folds, target_ids=source.ids, k=wrong)  # type: ignore[arg-type]
 
 
 def test_the_schedule_ends_where_it_is_told_to() -> None:
@@ -213,7 +215,7 @@ def test_ridge_probe_pools_patches_only() -> None:
     source = source_of(8)
     y = source.tokens.patches[0].float().mean(dim=(1, 2))[:, None].double().numpy()
     folds = [(np.arange(6), np.arange(6, 8))]
-    got = ridge_probe(source, y, folds, alphas=[1e-6])
+    got = ridge_probe(source, y, folds, target_ids=source.ids, alphas=[1e-6])
     assert np.allclose(got[6:], y[6:], rtol=1e-3)
 
 

@@ -41,6 +41,7 @@ def run(case: str, out: Path) -> tuple[dict[str, torch.Tensor], list[dict[str, A
         head,
         source,
         targets={"x": y, "other": holes},
+        target_ids=ids,
         ids=ids[:9],
         val_ids=ids[9:],
         epochs=4,

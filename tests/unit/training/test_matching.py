@@ -1,0 +1,239 @@
+"""Targets are matched with images by id: no order of a table, a source or an array changes what is trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dinoneck import ConfigError, DataError, FeatureStore, PatchMeanHead, TargetTransform, Task, Tokens, load_backbone
+from dinoneck.data import Table, read_csiro
+from dinoneck.data.tables import csv_text
+from dinoneck.training import (
+    CellTargets,
+    MemoryTokens,
+    Plan,
+    Recipe,
+    confusion_matrix,
+    cross_validate,
+    fit,
+    knn_probe,
+    r2,
+    ridge_probe,
+    weighted_r2,
+)
+
+IDS = tuple(f"meadow-{i}" for i in range(12))  # sorted, meadow-10 comes before meadow-2
+Y = np.linspace(0.0, 1.0, 12) ** 2
+PLAIN = Recipe(ema_decay=None)
+
+
+def source(order: Any = range(12), suffix: str = "") -> MemoryTokens:
+    """Images whose tokens carry the value of their own id, in any order."""
+    patches = torch.randn(12, 6, 8, generator=torch.Generator().manual_seed(0)) * 0.1
+    patches[:, :, 0] += torch.tensor(Y, dtype=torch.float32)[:, None]
+    rows = list(order)
+    tokens = Tokens.from_patches(patches[torch.tensor(rows)], grid=(2, 3), patch_size=16)
+    return MemoryTokens([IDS[i] + suffix for i in rows], tokens)
+
+
+def table(order: Any = range(12), suffix: str = "") -> Table:
+    rows = list(order)
+    return Table(tuple(IDS[i] + suffix for i in rows), (np.zeros(1),) * len(rows), {"y": Y[rows]})
+
+
+def weights(tokens: MemoryTokens, targets: Any, **given: Any) -> dict[str, torch.Tensor]:
+    torch.manual_seed(0)
+    head = PatchMeanHead(8, [Task("y")], hidden_dim=4)
+    fit(head, tokens, targets=targets, **{"epochs": 3, "batch_size": 4, "lr": 1e-2, "recipe": PLAIN, **given})
+    return head.state_dict()
+
+
+def assert_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    assert all(torch.equal(x, other[name]) for name, x in one.items())
+
+
+class Frame:
+    """What is used of a pandas DataFrame."""
+
+    def __init__(self, index: list[str], columns: dict[str, np.ndarray]) -> None:
+        self.index, self.columns, self._values = index, list(columns), columns
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self._values[name]
+
+
+def shuffled_forms() -> dict[str, dict[str, Any]]:
+    order = np.random.RandomState(0).permutation(12)
+    ids, values = [IDS[i] for i in order], Y[order]
+    forms: dict[str, dict[str, Any]] = {
+        "table": {"targets": table(order)},
+        "frame": {"targets": Frame(ids, {"y": values, "other": values[::-1]})},
+        "dict of dicts": {"targets": {"y": dict(zip(ids, values, strict=True))}},
+        "dict of arrays by id": {"targets": {"y": {i: np.array([v]) for i, v in zip(ids, values, strict=True)}}},
+        "array": {"targets": {"y": values}, "target_ids": ids},
+        "tensor": {"targets": {"y": torch.tensor(values)[:, None]}, "target_ids": ids},
+        "suffixes": {"targets": table(order, ".JPG")},
+    }
+    return forms
+
+
+@pytest.mark.parametrize("form", list(shuffled_forms()))
+def test_a_shuffled_table_trains_the_same_weights_bit_for_bit(form: str) -> None:
+    given = shuffled_forms()[form]
+    expected = weights(source(), table())
+    assert_equal(weights(source(range(11, -1, -1)), **given), expected)
+    some, valid = IDS[3:9], IDS[:3]
+    expected = weights(source(), table(), ids=some, val_ids=valid)
+    assert_equal(weights(source(range(11, -1, -1)), **given, ids=some, val_ids=valid), expected)
+
+
+def test_a_pandas_frame_is_matched_by_its_index() -> None:
+    pandas = pytest.importorskip("pandas")
+    order = np.random.RandomState(1).permutation(12)
+    frame = pandas.DataFrame({"y": Y[order]}, index=[IDS[i] for i in order])
+    expected = weights(source(), table())
+    assert_equal(weights(source(), frame), expected)
+    assert_equal(weights(source(), {"y": frame["y"]}), expected)
+    with pytest.raises(DataError, match=r"have no tokens in the source: 0, 1, 2\. The ids of the source are such as"):
+        weights(source(), frame.reset_index())
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        ({"targets": {"y": Y}, "ids": IDS}, DataError, "values without ids.*target_ids=IDS"),
+        ({"targets": {"y": Y}, "target_ids": IDS[:5]}, DataError, r"shape \(12,\) for 5 ids; expected one row per id"),
+        ({"targets": table(range(9)), "ids": IDS}, DataError, "3 ids have no row in targets 'y': 'meadow-9', 'meado"),
+        ({"targets": table([0, 1, 1, 2])}, DataError, "1 id has several rows in targets 'y': 'meadow-1'"),
+        ({"targets": {"y": {"meadow-1": 0.0, "meadow-1.png": 1.0}}}, DataError, "by 'meadow-1', 'meadow-1.png'"),
+        (
+            {"targets": {"y": dict.fromkeys([*IDS, "a", "b"], 0.0)}},
+            DataError,
+            "2 ids of the targets have no tokens.*'a'",
+        ),
+        ({"targets": table(), "ids": [*IDS, "z"]}, DataError, "1 training ids have no tokens in the source: 'z'"),
+        ({"targets": table(), "target_ids": IDS}, ConfigError, "carry their own ids; leave target_ids out"),
+        ({"targets": {"x": {"meadow-1": 0.0}}}, DataError, "no targets for task 'y'; given: x"),
+        ({"targets": {"y": {IDS[0]: [1.0], IDS[1]: [1.0, 2.0]}}}, DataError, "'y' differ in shape"),
+    ],
+)
+def test_rows_that_cannot_be_matched_are_named(given: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        weights(source(), **given)
+
+
+def test_an_id_that_two_images_fit_is_refused() -> None:
+    tokens = source().tokens
+    twice = MemoryTokens([*IDS[:10], "a.jpg", "a.png"], tokens)
+    with pytest.raises(DataError, match="id 'a' may be 'a.jpg', 'a.png' of the source"):
+        weights(twice, {"y": {"a": 1.0, IDS[0]: 0.0}})
+    exact = {"y": {"a.jpg": 1.0, "a.png": 0.5, IDS[0]: 0.0}}
+    assert weights(twice, exact).keys()
+
+
+def test_a_resumed_run_is_the_same_for_another_order_and_another_for_other_values(tmp_path: Path) -> None:
+    expected = weights(source(), table(), out=tmp_path)
+    assert_equal(weights(source(), table(range(11, -1, -1)), out=tmp_path), expected)
+    with pytest.raises(Exception, match="targets of y"):
+        weights(source(), {"y": dict(zip(IDS, Y[::-1], strict=True))}, out=tmp_path)
+
+
+def photos(folder: Path) -> dict[str, float]:
+    """Images named so that their sorted order is not their number's, and the green that they hold."""
+    folder.mkdir(parents=True)
+    rng, green = np.random.default_rng(0), {}
+    for i in range(12):
+        photo = rng.integers(60, 120, (32, 48, 3)).astype(np.uint8)
+        photo[:, : 4 * i, 1] += 90
+        Image.fromarray(photo).save(folder / f"ID{i}.png")
+        green[f"ID{i}"] = i / 12
+    return green
+
+
+def test_a_store_trains_as_memory_does(tmp_path: Path) -> None:
+    """The call of the README with a store, whose ids are sorted, in place of tokens in memory."""
+    green = photos(tmp_path / "train")
+    files = [tmp_path / "train" / f"{name}.png" for name in green]
+    data = Table(tuple(green), tuple(files), {"green": np.array(list(green.values()))})
+    backbone = load_backbone("dinoneck_tiny")
+    store = FeatureStore.create(tmp_path / "store", backbone=backbone, image_size=(32, 48))
+    store.extract(tmp_path / "train")
+    assert tuple(store.ids) != data.ids
+    scores = {}
+    for name, tokens in {"memory": MemoryTokens.extract(backbone, files, data.ids), "store": store}.items():
+        torch.manual_seed(0)
+        task = Task("green", transform=TargetTransform().fit(data.targets["green"]))
+        head = PatchMeanHead(backbone.embed_dim, [task])
+        fit(head, tokens, targets=data, epochs=40, batch_size=6, lr=1e-3, recipe=PLAIN)
+        scores[name] = r2(head.predict(tokens.batch(list(data.ids)))["green"][:, 0], data.targets["green"])
+    assert scores["memory"] > 0.6
+    assert scores["store"] == pytest.approx(scores["memory"], abs=0.02)
+
+
+def test_a_store_is_trained_from_a_table_whose_ids_have_suffixes(tmp_path: Path) -> None:
+    """The CSIRO layout names files, a store names them without suffix."""
+    green = photos(tmp_path / "data" / "train")
+    parts = {"Dry_Clover_g": 0.2, "Dry_Dead_g": 0.3, "Dry_Green_g": 0.5, "GDM_g": 0.7, "Dry_Total_g": 1.0}
+    rows = [
+        (f"{name}__{target}", f"train/{name}.png", target, share * (1 + value))
+        for name, value in green.items()
+        for target, share in parts.items()
+    ]
+    (tmp_path / "train.csv").write_text(csv_text(["sample_id", "image_path", "target_name", "target"], rows))
+    data = read_csiro(tmp_path / "train.csv", tmp_path / "data", None)
+    store = FeatureStore.create(tmp_path / "store", backbone=load_backbone("dinoneck_tiny"), image_size=(32, 48))
+    store.extract(tmp_path / "data")
+    head = PatchMeanHead(store.backbone_record["embed_dim"], [Task("GDM_g", unit="g")])
+    fit(head, store, targets=data, epochs=1, lr=1e-3)
+    fit(head, store, targets=data, ids=[name.removesuffix(".png") for name in data.ids], epochs=1, lr=1e-3)
+
+
+@pytest.mark.parametrize("probe", [ridge_probe, knn_probe])
+def test_probes_match_by_id(probe: Any) -> None:
+    folds, order = [(np.arange(3, 12), np.arange(3))], list(range(3)) + list(range(11, 2, -1))
+    expected = probe(source(), table(), folds)
+    assert expected.shape == (12, 1)
+    other = probe(source(order), table(), folds)
+    assert np.allclose(other[:3], expected[:3], rtol=1e-9)
+    matrix = probe(source(order), Y[:, None], folds, target_ids=IDS)
+    assert np.allclose(matrix[:3], expected[:3], rtol=1e-9)
+    with pytest.raises(DataError, match="values without ids"):
+        probe(source(), Y[:, None], folds)
+
+
+def test_cross_validation_matches_tokens_and_cells_by_id() -> None:
+    cells = torch.tensor(Y, dtype=torch.float32)[:, None, None, None].expand(12, 1, 2, 3).clone()
+    named = CellTargets(cells, torch.ones(12, 2, 3), ("y",), ids=IDS)
+    backwards = CellTargets(cells.flip(0), torch.ones(12, 2, 3), ("y",), ids=IDS[::-1])
+    assert torch.equal(backwards.of([f"{name}.png" for name in IDS]).values, named.values)
+    with pytest.raises(DataError, match="have no ids"):
+        CellTargets(cells, torch.ones(12, 2, 3)).of(IDS)
+    with pytest.raises(DataError, match="1 images have no cell targets, the first is 'z'"):
+        named.of([*IDS, "z"])
+
+    def scores(tokens: MemoryTokens, data: Table) -> Any:
+        result = cross_validate(lambda tasks: PatchMeanHead(8, tasks), tokens, data, Plan(folds=2, epochs=1))
+        return result.scores()["token ridge"]
+
+    assert scores(source(range(11, -1, -1)), table(suffix=".jpg")) == pytest.approx(scores(source(), table()))
+
+
+def test_scores_of_values_with_ids_are_matched() -> None:
+    pred, true = dict(zip(IDS, Y + 0.1, strict=True)), dict(zip(IDS[::-1], Y[::-1], strict=True))
+    expected = r2(Y + 0.1, Y)
+    assert r2(pred, true) == pytest.approx(expected)
+    assert weighted_r2({"y": pred}, {"y": true}, {"y": 1.0}) == pytest.approx(expected)
+    assert confusion_matrix({"a": 0, "b": 1}, {"b": 1, "a": 0}, 2).tolist() == [[1, 0], [0, 1]]
+    with pytest.raises(DataError, match="2 ids are not in both"):
+        r2(pred, {**{name: true[name] for name in IDS[1:]}, "z": 1.0})
+    with pytest.raises(DataError, match="ids on both sides"):
+        r2(Y, true)
+    pandas = pytest.importorskip("pandas")
+    one, other = pandas.DataFrame({"y": pandas.Series(pred)}), pandas.DataFrame({"y": pandas.Series(true)})
+    assert weighted_r2(one, other, {"y": 1.0}) == pytest.approx(expected)
+    assert r2(one["y"], Y) == pytest.approx(expected)
