@@ -27,6 +27,7 @@ from benchmarks.timing import turns
 from dinoneck import CLSGatingHead, Tokens, load_backbone
 from dinoneck.store import StoreDataset
 from dinoneck.store.encoding import Layout, channel_rms, encode
+from dinoneck.store.image_files import ImageFile
 from dinoneck.store.index import Entry, by_id, read_index
 from dinoneck.store.writer import Writer
 
@@ -98,7 +99,7 @@ def writing(files: Files, rounds: int) -> Rows:
                 (place / part).mkdir(parents=True, exist_ok=True)
             layout = Layout(dtype, 1, 1, CHANNELS, tokens.grid)
             with Writer(place) as writer:
-                writer.add("one", encode(tokens, layout, scale), layout, 1)
+                writer.add("one", encode(tokens, layout, scale), layout, ImageFile(1))
                 writer.flush()
 
         runs: dict[str, Callable[[], Any]] = {
