@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
 from dinoneck.data.coco import CocoBox, CocoPhoto, read_categories, read_coco, refuse_repeats, short
-from dinoneck.data.photos import decode
+from dinoneck.data.photos import decode, read_picture
 from dinoneck.errors import ConfigError, DataError
 
 logger = logging.getLogger(__name__)
@@ -29,6 +29,7 @@ Target = dict[str, Any]
 Array = np.ndarray[Any, Any]
 
 _SHOWN = 3
+_MOST_CLIPPED = 0.1  # of the boxes; above it their form is examined
 
 
 class BoxPhotos(Dataset[Any]):
@@ -64,7 +65,8 @@ class BoxPhotos(Dataset[Any]):
         without_boxes: photos that have none left.
 
     Raises:
-        DataError: if the JSON or a photo cannot be used; it names the file, the entry, the value and the remedy.
+        DataError: if the JSON or an image cannot be used, or the boxes are given in another form (corners, shares of
+            the image's sides); it names the file, the entry, the value and the remedy.
         ConfigError: if ``min_side_px`` is out of range.
 
     Examples:
@@ -133,17 +135,18 @@ class BoxPhotos(Dataset[Any]):
         """Return one photo and its boxes without the transform, for instance to draw them.
 
         Raises:
-            DataError: if the photo cannot be read, or has another size than the JSON says.
+            DataError: if the image cannot be read, or has another size than in the JSON.
         """
         entry = self._photos[i]
         path = self._folder / entry.name
         image = (decode(path) * 255.0).round_().to(torch.uint8)
         height, width = image.shape[-2:]
         if (height, width) != (entry.height, entry.width):
-            turned = " (it is turned upright by its EXIF tag)" if (width, height) == (entry.height, entry.width) else ""
+            turned = read_picture(path, lambda stored, _: stored.size) == (entry.width, entry.height)
             raise DataError(
-                f"{path} is {height}x{width} px (height x width){turned}, {self.file} says {entry.height}x{entry.width}"
-                f" for image {entry.id}; its boxes belong to another picture: correct the JSON or restore the photo"
+                f"{path} is {height}x{width} px (height x width){' after its EXIF rotation' if turned else ''}, "
+                f"{self.file} has {entry.height}x{entry.width} for image {entry.id}; its boxes belong to another "
+                "image: correct the JSON or restore the file"
             )
         boxes = torch.from_numpy(self._boxes[i]).float()
         return tv_tensors.Image(image), tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=(height, width))
@@ -221,8 +224,35 @@ class BoxPhotos(Dataset[Any]):
             x, y, width, height = box.bbox
             self.clipped += corners != (x, y, x + width, y + height)
             kept[i].append((*corners, label))
+        self._refuse_other_forms(annotations, sum(map(len, kept)))
         self._boxes, self._labels = zip(*(_arrays(rows) for rows in kept), strict=True)
         self._crowds = {i: _arrays(rows) for i, rows in crowds.items()}
+
+    def _refuse_other_forms(self, annotations: Sequence[Any], kept: int) -> None:
+        """Refuse boxes that are corners (XYXY), or shares of the image's sides, in place of x, y, width, height."""
+        sizes = {photo.id: (photo.width, photo.height) for photo in self._photos}
+        pairs = [(sizes[entry["image_id"]], entry["bbox"]) for entry in annotations if entry["image_id"] in sizes]
+        if not pairs or not self.classes:
+            return
+        example = f"such as {short(pairs[0][1])} in an image of {pairs[0][0][0]}x{pairs[0][0][1]} px (width x height)"
+        expected = "expected x, y of the upper left corner, width and height in pixels"
+        if all(max(map(abs, bbox)) <= 1 < min(size) for size, bbox in pairs) and any(
+            max(bbox) > 0 for _, bbox in pairs
+        ):
+            raise DataError(
+                f"{self.file}: no bbox has a value above 1, {example}; {expected}. They seem to be shares of the "
+                "image's width and height: multiply them by its size"
+            )
+        corners = all(0 <= x < right <= w + 1 and 0 <= y < low <= h + 1 for (w, h), (x, y, right, low) in pairs)
+        if corners and self.clipped > _MOST_CLIPPED * kept:
+            raise DataError(
+                f"{self.file}: {self.clipped} of {kept} boxes reach over the edge of their image, {example}; {expected}. "
+                "They seem to be corners, x1, y1, x2, y2: write x1, y1, x2 - x1, y2 - y1"
+            )
+        geometry = sum(self.skipped[reason] for reason in ("zero area", "outside", "not finite", "too small"))
+        if geometry and not kept and geometry == sum(self.skipped.values()):
+            reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(self.skipped.items()))
+            raise DataError(f"{self.file}: every box is left out ({reasons}), {example}; {expected}")
 
 
 def _clip(bbox: tuple[float, ...], photo: CocoPhoto, min_side_px: float) -> tuple[tuple[float, ...], str | None]:

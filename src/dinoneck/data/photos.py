@@ -233,10 +233,11 @@ def as_list(photos: Photo | Sequence[Photo], noun: str = "photos") -> list[Photo
 def decode(photo: Photo) -> Tensor:
     """Decode one photo to (3, H, W) float32 RGB in 0 ... 1, turned upright by its EXIF tag.
 
-    Grey, palette, CMYK and transparent pictures become RGB; 16-bit ones are scaled by 65535.
+    Grey, palette, CMYK and transparent images become RGB; 16-bit ones are scaled by 65535.
 
     Raises:
-        DataError: if it cannot be read or its values are out of range, naming the file.
+        DataError: if it cannot be read, its values are out of range, or its 16-bit values fill 12 bits at most, naming
+            the file.
     """
     if isinstance(photo, str | os.PathLike):
         return read_picture(Path(photo), _from_pil)
@@ -297,8 +298,9 @@ def _from_pil(image: Image.Image, name: str) -> Tensor:
     deep = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG")  # older Pillow: 16 bit as I
     image = ImageOps.exif_transpose(image)
     if deep:
-        grey = np.asarray(image).astype(np.float32) / 65535.0
-        return torch.from_numpy(np.ascontiguousarray(grey))[None].expand(3, -1, -1)
+        grey = np.asarray(image)
+        _check_depth(int(grey.max()), name)
+        return torch.from_numpy(np.ascontiguousarray(grey.astype(np.float32) / 65535.0))[None].expand(3, -1, -1)
     if image.mode in ("I", "F"):
         raise DataError(
             f"{name} holds {image.mode!r} values (32 bit) of unknown range; scale it to 0 ... 1 and pass an array"
@@ -306,6 +308,21 @@ def _from_pil(image: Image.Image, name: str) -> Tensor:
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
     return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).float() / 255.0
+
+
+def _check_depth(largest: int, name: str) -> None:
+    """Refuse 16-bit values that fill 12 bits at most: scaled by 65535, the image would be nearly black.
+
+    Raises:
+        DataError: naming the largest value.
+    """
+    if 0 < largest < 1 << 12:
+        bits = next(bits for bits in (8, 10, 12) if largest < 1 << bits)
+        raise DataError(
+            f"{name} holds 16-bit values of at most {largest}: it seems to be a {bits}-bit image in 16-bit form, and "
+            f"scaled by 65535 it would be nearly black. Divide it by {(1 << bits) - 1} (or by 65535, if it really is "
+            "that dark) and pass the array of floats in 0 ... 1"
+        )
 
 
 def _upright_size(image: Image.Image) -> tuple[int, int]:
@@ -318,6 +335,8 @@ def _in_range(x: Tensor) -> Tensor:
     if not x.numel():
         raise DataError(f"a photo has shape {tuple(x.shape)}: it is empty")
     scales = {torch.uint8: 255.0, torch.uint16: 65535.0}
+    if x.dtype == torch.uint16:
+        _check_depth(int(x.int().max()), "an image")
     if x.dtype in scales:
         x = x.float() / scales[x.dtype]
     elif not x.is_floating_point():

@@ -311,7 +311,7 @@ def test_a_photo_that_is_not_the_one_is_refused(tmp_path: Path) -> None:
     file = write(tmp_path, content())
     data = BoxPhotos(file)
     Image.new("RGB", (HEIGHT, WIDTH)).save(tmp_path / "0.png")
-    with pytest.raises(DataError, match=r"0\.png is 40x30 px .* says 30x40 for image 10; its boxes belong to another"):
+    with pytest.raises(DataError, match=r"0\.png is 40x30 px \(height x width\), .* has 30x40 for image 10; its boxes"):
         data[0]
     (tmp_path / "1.png").write_bytes(b"no picture")
     with pytest.raises(DataError, match=r"1\.png \(10 bytes\) is no picture"):
@@ -395,3 +395,45 @@ def test_real_photos_match_their_json(name: str) -> None:
     assert image.shape == (3, 480, 640)
     assert target["size"] == (480, 640)
     assert len(target["labels"]) == sum(box["image_id"] == data.ids[5] for box in stored["annotations"])
+
+
+def blood_cells(tmp_path: Path, change: Callable[[dict[str, Any]], object]) -> BoxPhotos:
+    """The first images of the real data, with their annotations changed."""
+    folder = DATA / "blood_cells"
+    if not folder.is_dir():
+        pytest.skip("the real data are not next to the repository")
+    content = json.loads((folder / "val.json").read_text())
+    content["images"] = content["images"][:16]
+    kept = {entry["id"] for entry in content["images"]}
+    content["annotations"] = [entry for entry in content["annotations"] if entry["image_id"] in kept]
+    change(content)
+    (tmp_path / "boxes.json").write_text(json.dumps(content))
+    return BoxPhotos(tmp_path / "boxes.json", folder / "images")
+
+
+def as_corners(content: dict[str, Any]) -> None:
+    for entry in content["annotations"]:
+        x, y, width, height = entry["bbox"]
+        entry["bbox"] = [x, y, x + width, y + height]
+
+
+def as_shares(content: dict[str, Any]) -> None:
+    for entry in content["annotations"]:
+        entry["bbox"] = [value / side for value, side in zip(entry["bbox"], (640, 480, 640, 480), strict=True)]
+
+
+def test_boxes_of_other_forms_are_refused_and_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"reach over the edge.*They seem to be corners, x1, y1, x2, y2"):
+        blood_cells(tmp_path, as_corners)
+    with pytest.raises(DataError, match=r"no bbox has a value above 1.*shares of the image's width and height"):
+        blood_cells(tmp_path, as_shares)
+    assert blood_cells(tmp_path, lambda content: None).clipped == 0
+
+
+def test_a_file_of_which_no_box_is_left_is_refused(tmp_path: Path) -> None:
+    def outside(content: dict[str, Any]) -> None:
+        for entry in content["annotations"]:
+            entry["bbox"] = [9000, 9000, 5, 5]
+
+    with pytest.raises(DataError, match=r"every box is left out \(\d+ outside\)"):
+        made(tmp_path, outside)

@@ -98,3 +98,14 @@ def test_one_bad_photo_of_several_is_named(tmp_path: Path) -> None:
     Image.new("RGB", (48, 32)).save(tmp_path / "good.png")
     with pytest.raises(DataError, match=r"empty.jpg \(0 bytes\)"):
         RECIPE([tmp_path / "good.png", tmp_path / "empty.jpg"])
+
+
+@pytest.mark.parametrize(("largest", "bits"), [(255, 8), (1000, 10), (4095, 12)])
+def test_sixteen_bit_images_of_fewer_bits_are_refused(largest: int, bits: int, tmp_path: Path) -> None:
+    grey = np.linspace(0, largest, 32 * 48).reshape(32, 48).astype(np.uint16)
+    Image.fromarray(grey).save(tmp_path / "deep.png")
+    for image in (tmp_path / "deep.png", grey, torch.from_numpy(grey)[None]):
+        with pytest.raises(DataError, match=f"at most {largest}: it seems to be a {bits}-bit image.*Divide it by"):
+            decode(image)
+    assert decode(np.zeros((4, 4), np.uint16)).max() == 0, "a black image is a black image"
+    assert decode(grey / np.float32(largest)).max() == 1
