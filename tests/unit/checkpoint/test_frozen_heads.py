@@ -101,7 +101,7 @@ def test_numbers_and_text_are_kept_as_they_were_spelled(file: Path, tmp_path: Pa
 
 
 def holds(found: Any, kept: Any) -> bool:
-    """Whether ``found`` has everything that ``kept`` has, 1.0, 1, 0.0 and -0.0 being different; entries may have been added."""
+    """Whether ``found`` has every entry of ``kept``, spelled the same (1, 1.0 and -0.0 differ); it may have more."""
     if isinstance(kept, dict):
         return isinstance(found, dict) and all(key in found and holds(found[key], kept[key]) for key in kept)
     if isinstance(kept, list):
