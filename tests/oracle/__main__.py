@@ -1,9 +1,9 @@
-"""``python -m tests.oracle [FOLDER]``: version 0.1 writes, the present code reads, and every output must be the same bits.
+"""``python -m tests.oracle [FOLDER]``: version 0.1 writes, the present code reads, with the same bits.
 
-Builds the wheel of version 0.1 from git, installs it into an environment that borrows everything else from this one, and
-lets it write heads of every contract case, a feature store and a trained run. Both versions then read all of it; hashes
-of the outputs are compared, and the times of both are printed. Run by hand before a change of the file format, of a
-module or of the store lands; not part of CI.
+Builds the wheel of version 0.1 from git, installs it into an environment that borrows everything else from this one,
+and lets it write heads of every contract case, feature stores and trained runs. Both versions then read all of it;
+hashes of the outputs are compared, and the times of both are printed. Run it by hand before a change of the file
+format, of a module or of the store lands; it is not part of CI.
 """
 
 from __future__ import annotations

@@ -20,7 +20,8 @@ from dinoneck import FeatureStore, HeadCheckpoint, Predictor, load_backbone
 from dinoneck.data import Pasture
 
 ROUNDS = 7
-TRAIN = "train --csv table.csv --targets Dry_Total_g cover --group sampling --backbone dinoneck_tiny --folds 2 --epochs 2"
+TINY = "--backbone dinoneck_tiny --folds 2 --epochs 2"
+TRAIN = f"train --csv table.csv --targets Dry_Total_g cover --group sampling {TINY}"
 
 
 def write(folder: Path) -> None:

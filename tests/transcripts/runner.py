@@ -1,7 +1,7 @@
 """Transcripts of every verb: exit code, files written, keys of ``--json``, for right and wrong input.
 
-``python -m tests.transcripts.runner`` writes ``transcripts.json`` again, for a change of the command line that is meant;
-review its diff. Help and messages are not part of a transcript.
+``python -m tests.transcripts.runner`` writes ``transcripts.json`` again, for a change of the command line that is
+meant; review its diff. Help and messages are not part of a transcript.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
 import torch
-from tests.hub_server import WRITER, Hub, point_client_at
-from tests.transcripts.scenes import FAST, SLOW, materials
 
 from dinoneck.cli.main import main
+from tests.hub_server import WRITER, Hub, point_client_at
+from tests.transcripts.scenes import FAST, SLOW, commands, materials
 
 FILE = Path(__file__).with_name("transcripts.json")
 DEPTH = 3
 PER_MACHINE = ("versions", "machine", "checks")
 """Entries whose keys depend on what is installed: they are listed without what they hold."""
-NO_JSON = ("", "store", "viz")
+NO_JSON = ("store", "viz")
 WRITER_NAME = re.compile(r"w-[0-9a-f-]+")
 """Part of the names of a store's files: which process wrote them."""
 
 
-def run_scene(commands: list[str]) -> list[dict[str, Any]]:
+def run_scene(scene: str) -> list[dict[str, Any]]:
     """What every command of a scene gave, in a new folder next to a new, empty hub."""
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch, Hub() as hub:
         inside, cache = Path(folder) / "work", Path(folder) / "cache"
@@ -47,7 +47,7 @@ def run_scene(commands: list[str]) -> list[dict[str, Any]]:
         point_client_at(hub, patch, cache)
         patch.setenv("HF_TOKEN", WRITER)
         patch.chdir(inside)
-        return [transcript(command) for command in commands]
+        return [transcript(command) for command in commands(scene)]
 
 
 def transcript(command: str) -> dict[str, Any]:
@@ -93,7 +93,7 @@ def keys(document: Any, depth: int = DEPTH) -> Any:
 
 def write() -> None:
     """Run every scene and write the file."""
-    stored = {name: run_scene(commands) for name, commands in {**FAST, **SLOW}.items()}
+    stored = {name: run_scene(name) for name in (*FAST, *SLOW)}
     FILE.write_text(json.dumps(stored, indent=1, ensure_ascii=False) + "\n")
 
 

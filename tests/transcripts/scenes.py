@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from types import MappingProxyType
 
 import torch
 from PIL import Image
@@ -60,83 +59,176 @@ def materials(folder: Path) -> None:
     meta = {"head_type": "fpn", "fpn_dim": 8, "num_layers": 1}
     torch.save({"state_dict": described.state_dict(), "meta": meta}, folder / "old.pt")
     (folder / "tasks.json").write_text('[{"name": "mass"}]')
+    (folder / "truth.csv").write_text("image,mass\n" + "".join(f"photos/{i:04}.jpg,{i}\n" for i in range(6)))
     (folder / "run.yaml").write_text(CONFIG)
     (folder / "wrong.yaml").write_text(CONFIG.replace("num_epochs", "number_of_epochs"))
 
 
 MODELS = "import-legacy biomass-mlp models --pattern target{target}_fold{fold}.pth --unit g --targets a"
 EXTRACT = f"extract photos {TINY} --size 32x64"
-QUICK_CSV = f"train --csv table.csv --group sampling {QUICK}"
-FAST = MappingProxyType({
-    "usage": ["", "--version", "--print-completion bash", "extrct", "inspect", "inspect head.safetensors --colour red",
-              "extract photos --out s --size 32 --batch-size 0", "train --out r --head patch_maen", "store", "viz"],
-    "head files": [
-        "inspect head.safetensors", "inspect heads", "inspect old/fpn.safetensors", "inspect none.safetensors",
-        "inspect damaged.safetensors", "inspect table.csv", "verify head.safetensors", "verify heads old",
-        "verify head.safetensors damaged.safetensors", "verify none.safetensors", "diff head.safetensors heads/fold-0.safetensors",
-        "diff head.safetensors other.safetensors", "diff head.safetensors other.safetensors --values", "diff heads heads",
-        "diff heads head.safetensors", "diff head.safetensors none.safetensors", "card head.safetensors",
-        "card head.safetensors --repo me/one --out README.md", "card damaged.safetensors --out b.md",
-        "migrate old --out new", "migrate old/patch_mean.safetensors damaged.safetensors", "migrate old", "migrate none",
-        "backbones", "backbones dinov3", "backbones nothing", "doctor",
-    ],
-    "older models": [
-        f"{MODELS} {RECORD} --out many", f"{MODELS} {RECORD} --out one.safetensors --form file",
-        f"{MODELS} --like head.safetensors --out files --form files", f"{MODELS} --out no", f"{MODELS} {RECORD} --out many",
-        f"import-legacy described old.pt --tasks tasks.json {RECORD} --out d.safetensors",
-        f"import-legacy described old.pt {RECORD} --out e.safetensors", f"import-legacy cls-gating old.pt {RECORD} --out c.safetensors",
-        "inspect many", "verify many files", "card many", "predict photos --heads many --out p.csv",
-    ],
-    "stores": [
-        f"{EXTRACT} --out s --shard 0/2", f"{EXTRACT} --out s", f"{EXTRACT} --out s", f"{EXTRACT} --out s --dtype int8",
-        f"extract broken {TINY} --size 32x64 --out t", f"extract broken {TINY} --size 32x64 --out t --skip-unusable",
-        f"extract none {TINY} --size 32x64 --out u", f"extract photos {TINY} --size 30x64 --out v",
-        f"{EXTRACT} --out w --patterns flips4 --layers 2 5 --no-norm --dtype bf16 --batch-size 3 --workers 1",
-        f"{EXTRACT} --out x --patterns nothing", "verify s", "store verify s w none", "store convert s --format npz --out npz",
-        "store convert npz --format npz --patch-size 16 --grid 2x4 --out back", "store convert npz --format npz --out no",
-        "store convert s --format pt --out pt", "store convert s --format pt --out pt", "store convert w --format pt --out no",
-    ],
-    "predictions": [
-        "predict photos --heads head.safetensors --out p.csv", "predict photos/0000.jpg --heads heads --out q.csv --maps --tta flip4",
-        "predict --csv table.csv --heads heads --weights 1 3 --reduce mean --out r.csv", "predict photos --heads none --out n.csv",
-        "predict broken --heads head.safetensors --out b.csv", "predict broken --heads head.safetensors --out b.csv --skip-unusable",
-        "predict photos --heads bare.safetensors --out n.csv", "predict photos --heads damaged.safetensors --out n.csv",
-        "predict photos --heads head.safetensors --out none/p.csv", "predict none --heads head.safetensors --out n.csv",
-        "predict photos --heads head.safetensors --out t.csv --tile 32x32 --overlap 8", "predict --heads head.safetensors --out n.csv",
-        "predict photos --heads head.safetensors other.safetensors --out n.csv", "predict photos --heads head.safetensors --out k.csv --probe",
-    ],
-    "hub": [
-        "push head.safetensors me/one --private --message spring", "push damaged.safetensors me/two", "push head.safetensors me/none --no-create",
-        "pull me/one --out back.safetensors", "pull me/none --out no.safetensors", "verify me/one", "predict photos --heads me/one --out p.csv",
-    ],
-    "export": ["export head.safetensors --format state-dict --out w.safetensors", "export head.safetensors --format pt2 --grid 2x4 --out h.pt2",
-               "export-head head.safetensors --format torch --grid 2x4 --out i.pt2", "export damaged.safetensors --format pt2 --out j.pt2",
-               "export head.safetensors --format onnx --size 32x64 --out k.onnx", "export head.safetensors --format jpeg --out k"],
-})  # fmt: skip
-SLOW = MappingProxyType({
-    "training": [
-        f"train --pasture 8 --out a {QUICK}", f"train --pasture 8 --out a {QUICK}", f"train --pasture 8 --out a {QUICK} --overwrite",
-        f"{QUICK_CSV} --targets Dry_Total_g cover --aux-targets GDM_g --unit g --minimum 0 --out b", f"{QUICK_CSV} --targets nothing --out n",
-        f"{QUICK_CSV} --targets cover --labels mask --classes soil clover dead green --head fpn --layers 2 5 --out c",
-        f"{QUICK_CSV} --labels mask --head dense --fold 1 --out d", "train run.yaml --out e", "train wrong.yaml --out n", "train none.yaml --out n",
-        f"train --csv none.csv --out n {QUICK}", f"train --csv table.csv --targets cover --store none --out n {QUICK}",
-        f"{QUICK_CSV} --targets cover --head cls_gating --gate-mode query --optimizer sam --ema none --mixup-alpha 0.4 --size 32x32 --out f",
-        f"{QUICK_CSV} --targets cover --folds 9 --out n", f"train --pasture 8 --preset nothing --out n {QUICK}",
-        "extract csiro/train --root csiro --out s --backbone dinoneck_tiny --size 32x64 --patterns flips4",
-        "train --csv csiro/train.csv --store s --patterns 2 --folds 2 --epochs 1 --hidden-dim 4 --out g", "inspect g/heads",
-        "predict --csv csiro/test.csv --heads g/heads --out submission.csv", "viz residuals b/out_of_fold.csv --out r.png --target cover",
-        "viz residuals table.csv --out n.png",
-    ],
-    "figures": [
-        "viz report head.safetensors photos --out r.html --truth table.csv --no-tokens", "viz report head.safetensors photos --out r.html",
-        "viz report heads broken --out s.html", "viz report heads broken --out s.html --strict", "viz report none photos --out n.html",
-        f"viz tokens photos {TINY} --size 32x64 --out t.png", "viz gate gated.safetensors photos/0001.jpg --out g.png",
-        "viz gate head.safetensors photos/0001.jpg --out n.png",
-    ],
-    "timing": [f"bench {TINY} --size 32x64 --rounds 2", "bench head.safetensors --rounds 2 --batch-size 1 2", f"bench {TINY} --rounds 2",
-               "bench damaged.safetensors"],
-    "whole models": ["export head.safetensors --with-backbone --format onnx --size 32x64 --out m.onnx",
-                     "export head.safetensors --with-backbone --format pt2 --size 32x64 --maps --no-check --out m.pt2"],
-    "demo": [f"demo --out demo --photos 8 --folds 2 --epochs 1 {TINY}", f"demo --out demo --photos 8 --folds 2 --epochs 1 {TINY} --photos 0",
-             f"demo --out photos --photos 8 {TINY}"],
-})  # fmt: skip
+PASTURE = f"train --pasture 8 {QUICK}"
+TABLE = f"train --csv table.csv --group sampling {QUICK}"
+PREDICT = "predict photos --heads"
+
+FAST = {
+    "usage": """
+        --version
+        --print-completion bash
+        extrct
+        inspect
+        inspect head.safetensors --colour red
+        extract photos --out s --size 32 --batch-size 0
+        train --out r --head patch_maen
+        store
+        viz
+    """,
+    "head files": """
+        inspect head.safetensors
+        inspect heads
+        inspect old/fpn.safetensors
+        inspect none.safetensors
+        inspect damaged.safetensors
+        inspect table.csv
+        verify head.safetensors
+        verify heads old
+        verify head.safetensors damaged.safetensors
+        verify none.safetensors
+        diff head.safetensors heads/fold-0.safetensors
+        diff head.safetensors other.safetensors
+        diff head.safetensors other.safetensors --values
+        diff heads heads
+        diff heads head.safetensors
+        diff head.safetensors none.safetensors
+        card head.safetensors
+        card head.safetensors --repo me/one --out README.md
+        card none.safetensors --out b.md
+        migrate old --out new
+        migrate old/patch_mean.safetensors damaged.safetensors
+        migrate old
+        migrate none
+        backbones
+        backbones dinov3
+        backbones nothing
+        doctor
+    """,
+    "older models": f"""
+        {MODELS} {RECORD} --out many
+        {MODELS} {RECORD} --out one.safetensors --form file
+        {MODELS} --like head.safetensors --out files --form files
+        {MODELS} --out no
+        {MODELS} {RECORD} --out many
+        import-legacy described old.pt --tasks tasks.json {RECORD} --out d.safetensors
+        import-legacy described old.pt {RECORD} --out e.safetensors
+        import-legacy cls-gating old.pt {RECORD} --out c.safetensors
+        inspect many
+        verify many files
+        card many
+        {PREDICT} many --out p.csv
+    """,
+    "stores": f"""
+        {EXTRACT} --out s --shard 0/2
+        {EXTRACT} --out s
+        {EXTRACT} --out s
+        {EXTRACT} --out s --dtype int8
+        extract broken {TINY} --size 32x64 --out t
+        extract broken {TINY} --size 32x64 --out t --skip-unusable
+        extract none {TINY} --size 32x64 --out u
+        extract photos {TINY} --size 30x64 --out v
+        {EXTRACT} --out w --patterns flips4 --layers 2 5 --no-norm --dtype bf16 --batch-size 3 --workers 1
+        {EXTRACT} --out x --patterns nothing
+        verify s
+        store verify s w none
+        store convert s --format npz --out npz
+        store convert npz --format npz --patch-size 16 --grid 2x4 --out back
+        store convert npz --format npz --out no
+        store convert s --format pt --out pt
+        store convert s --format pt --out pt
+        store convert w --format pt --out no
+    """,
+    "predictions": f"""
+        {PREDICT} head.safetensors --out p.csv
+        predict photos/0000.jpg --heads heads --out q.csv --maps --tta flip4
+        predict --csv table.csv --heads heads --weights 1 3 --reduce mean --out r.csv
+        {PREDICT} none --out n.csv
+        predict broken --heads head.safetensors --out b.csv
+        predict broken --heads head.safetensors --out b.csv --skip-unusable
+        {PREDICT} bare.safetensors --out n.csv
+        {PREDICT} damaged.safetensors --out n.csv
+        {PREDICT} head.safetensors --out none/p.csv
+        predict none --heads head.safetensors --out n.csv
+        {PREDICT} head.safetensors --out t.csv --tile 32x32 --overlap 8
+        predict --heads head.safetensors --out n.csv
+        {PREDICT} head.safetensors other.safetensors --out n.csv
+        {PREDICT} head.safetensors --out k.csv --probe
+    """,
+    "hub": f"""
+        push head.safetensors me/one --private --message spring
+        push damaged.safetensors me/two
+        push head.safetensors me/none --no-create
+        pull me/one --out back.safetensors
+        pull me/none --out no.safetensors
+        verify me/one
+        {PREDICT} me/one --out p.csv
+    """,
+}
+SLOW = {
+    "training": f"""
+        {PASTURE} --out a
+        {PASTURE} --out a
+        {PASTURE} --out a --overwrite
+        {PASTURE} --out n --preset nothing
+        {TABLE} --targets Dry_Total_g cover --aux-targets GDM_g --unit g --minimum 0 --out b
+        {TABLE} --targets nothing --out n
+        {TABLE} --targets cover --folds 9 --out n
+        {TABLE} --targets cover --labels mask --classes soil clover dead green --head fpn --layers 2 5 --out c
+        {TABLE} --labels mask --head dense --fold 1 --out d
+        {TABLE} --targets cover --head cls_gating --gate-mode query --optimizer sam --ema none --size 32x32 --out f
+        {TABLE} --targets cover --store none --out n
+        train --csv none.csv --out n {QUICK}
+        train run.yaml --out e
+        train wrong.yaml --out n
+        train none.yaml --out n
+        extract csiro/train --root csiro --out s --backbone dinoneck_tiny --size 32x64 --patterns flips4
+        train --csv csiro/train.csv --store s --patterns 2 --folds 2 --epochs 1 --hidden-dim 4 --out g
+        inspect g/heads
+        predict --csv csiro/test.csv --heads g/heads --out submission.csv
+        viz residuals b/out_of_fold.csv --out r.png --target cover
+        viz residuals table.csv --out n.png
+    """,
+    "figures": f"""
+        viz report head.safetensors photos --out r.html --truth truth.csv --no-tokens
+        viz report head.safetensors photos --out r.html
+        viz report heads broken --out s.html
+        viz report heads broken --out s.html --strict
+        viz report none photos --out n.html
+        viz tokens photos {TINY} --size 32x64 --out t.png
+        viz gate gated.safetensors photos/0001.jpg --out g.png
+        viz gate head.safetensors photos/0001.jpg --out n.png
+    """,
+    "timing": f"""
+        bench {TINY} --size 32x64 --rounds 2
+        bench head.safetensors --rounds 2 --batch-size 1 2
+        bench {TINY} --rounds 2
+        bench damaged.safetensors
+    """,
+    "exports": """
+        export head.safetensors --format state-dict --out w.safetensors
+        export head.safetensors --format pt2 --grid 2x4 --out h.pt2
+        export-head head.safetensors --format torch --grid 2x4 --out i.pt2
+        export damaged.safetensors --format pt2 --out j.pt2
+        export head.safetensors --format onnx --size 32x64 --out k.onnx
+        export head.safetensors --format jpeg --out k
+        export head.safetensors --with-backbone --format onnx --size 32x64 --out m.onnx
+        export head.safetensors --with-backbone --format pt2 --size 32x64 --maps --no-check --out m.pt2
+    """,
+    "demo": f"""
+        demo --out demo --photos 8 --folds 2 --epochs 1 {TINY}
+        demo --out demo --photos 0
+        demo --out photos --photos 8 {TINY}
+    """,
+}
+
+
+def commands(scene: str) -> list[str]:
+    """The command lines of a scene."""
+    return [line.strip() for line in {**FAST, **SLOW}[scene].strip().splitlines()]
