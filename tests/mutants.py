@@ -1,8 +1,7 @@
 """``python -m tests.mutants [WORD]``: one-line faults, each of which the named tests must notice.
 
-Every fault is put into a copy of ``src``, never in place, and the tests run on the copy. Exits 1 if a fault survives,
-if its old text is not found exactly once, or if the tests fail without any fault. WORD chooses the faults whose file,
-text or test contains it.
+A fault is put into a copy of ``src``. Exits 1 if one survives, if its old text is not found exactly once, or if the
+tests fail without any fault. WORD chooses the faults whose file, text or test contains it.
 """
 
 from __future__ import annotations
@@ -118,7 +117,11 @@ def run(source: Path, tests: list[str]) -> int:
         os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 1)
         sys.path[:0], sys.dont_write_bytecode = [str(source), str(ROOT)], True
         os.environ["PYTHONPATH"] = os.pathsep.join((str(source), str(ROOT)))
-        os._exit(pytest.main(["-n", "0", "-x", "-m", "", "--rootdir", str(ROOT), *(f"tests/{name}" for name in tests)]))
+        code, options = 2, ["-n", "0", "-x", "-m", "", "--assert=plain", "--rootdir", str(ROOT)]
+        try:
+            code = pytest.main([*options, *(f"tests/{name}" for name in tests)])
+        finally:
+            os._exit(code)
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if code not in (0, 1):
         sys.exit(f"pytest ended with code {code}:\n{log.read_text()[-2000:]}")

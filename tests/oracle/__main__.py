@@ -60,6 +60,8 @@ def main(folder: Path) -> int:
     work(python, ROOT, None, "read", written, folder / "old.json")
     work(sys.executable, ROOT, ROOT / "src", "read", written, folder / "new.json")
     old, new = (json.loads((folder / name).read_text()) for name in ("old.json", "new.json"))
+    if not Path(old.pop("package")).is_relative_to(folder) or not Path(new.pop("package")).is_relative_to(ROOT):
+        sys.exit("one side did not run its own version of dinoneck")
     print(f"{'':36}{'0.1 ms':>9}{'now ms':>9}")
     for name in sorted(old.keys() & new.keys()):
         print(f"{name:36}{old[name]['ms']:9.2f}{new[name]['ms']:9.2f}")

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+import dinoneck
 from dinoneck import FeatureStore, HeadCheckpoint, Predictor, load_backbone
 from dinoneck.data import Pasture
 
@@ -103,4 +104,4 @@ if __name__ == "__main__":
     if sys.argv[1] == "write":
         write(Path(sys.argv[2]))
     else:
-        Path(sys.argv[3]).write_text(json.dumps(read(Path(sys.argv[2]))))
+        Path(sys.argv[3]).write_text(json.dumps({"package": dinoneck.__file__, **read(Path(sys.argv[2]))}))

@@ -1,7 +1,7 @@
 """Transcripts of every verb: exit code, files written, keys of ``--json``, for right and wrong input.
 
-``python -m tests.transcripts.runner`` writes ``transcripts.json`` again, for a change of the command line that is
-meant; review its diff. Help and messages are not part of a transcript.
+``python -m tests.transcripts.runner [SCENE ...]`` writes ``transcripts.json`` again, for a change of the command line
+that is meant; review its diff. Help and messages are not part of a transcript.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import json
 import os
 import re
 import shlex
+import sys
 import tempfile
 import warnings
 from collections.abc import Mapping
@@ -91,12 +92,13 @@ def keys(document: Any, depth: int = DEPTH) -> Any:
     return {key: None if key in PER_MACHINE else keys(document[key], depth - 1) for key in sorted(document)}
 
 
-def write() -> None:
-    """Run every scene and write the file."""
-    stored = {name: run_scene(name) for name in (*FAST, *SLOW)}
+def write(scenes: list[str]) -> None:
+    """Run the scenes, all where none is named, and write them into the file."""
+    before = json.loads(FILE.read_text()) if scenes else {}
+    stored = {name: before[name] if scenes and name not in scenes else run_scene(name) for name in (*FAST, *SLOW)}
     FILE.write_text(json.dumps(stored, indent=1, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    write()
+    write(sys.argv[1:])
