@@ -25,23 +25,30 @@ def run(*command: object, cwd: Path) -> str:
     return done.stdout
 
 
-def main(folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
+def environment(source: Path, folder: Path) -> Path:
+    """Build the wheel of a source tree and install it into a new environment; return its interpreter."""
     folder.mkdir(parents=True)
-    run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder, ROOT, cwd=folder)
+    run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder, source, cwd=folder)
     [wheel] = folder.glob("*.whl")
-    names = zipfile.ZipFile(wheel).namelist()
-    strays = [name for name in names if not name.startswith(("dinoneck/", "dinoneck-"))]
-    if strays or "dinoneck/py.typed" not in names:
-        sys.exit(f"the wheel holds {strays}, py.typed: {'dinoneck/py.typed' in names}")
     run(sys.executable, "-m", "venv", folder / "env", cwd=folder)
     python = folder / "env" / "bin" / "python"
     run(python, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", wheel, cwd=folder)
     own = Path(run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=folder).strip())
     (own / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    return python
+
+
+def main(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    python = environment(ROOT, folder)
+    [wheel] = folder.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    strays = [name for name in names if not name.startswith(("dinoneck/", "dinoneck-"))]
+    if strays or "dinoneck/py.typed" not in names:
+        sys.exit(f"the wheel holds {strays}, py.typed: {'dinoneck/py.typed' in names}")
     with tempfile.TemporaryDirectory() as outside:
         where = run(python, "-c", "import dinoneck; print(dinoneck.__file__)", cwd=Path(outside)).strip()
-        if not Path(where).is_relative_to(own):
+        if not Path(where).is_relative_to(folder / "env"):
             sys.exit(f"dinoneck came from {where}, not from the wheel")
         told = run(folder / "env" / "bin" / "dinoneck", "demo", "--out", "demo", *DEMO, cwd=Path(outside))
         head = Path(outside) / "demo" / "heads" / "fold-0.safetensors"

@@ -33,14 +33,19 @@ ROOT = Path(__file__).resolve().parents[2] / "fixtures"
 FOLDERS = sorted(folder for folder in ROOT.glob("head_v*"))
 FILES = [file for folder in FOLDERS for file in sorted(folder.glob("*.safetensors"))]
 FIRST = ROOT / "head_v1"
+NUMBERS = ROOT / "head_v2_numbers"
 
 
 def told_of(file: Path) -> dict[str, Any]:
     return dict(json.loads((file.parent / ANSWERS).read_text())[file.stem])
 
 
+def schema_of(folder: Path) -> int:
+    return int(folder.name.split("_")[1].removeprefix("v"))
+
+
 def test_the_folders_are_complete() -> None:
-    assert [folder.name for folder in FOLDERS] == [f"head_v{schema}" for schema in range(1, headers.SCHEMA + 1)]
+    assert {schema_of(folder) for folder in FOLDERS} == set(range(1, headers.SCHEMA + 1))
     for folder in FOLDERS:
         assert {file.stem for file in folder.glob("*.safetensors")} == set(json.loads((folder / ANSWERS).read_text()))
     assert all(file.stat().st_size <= 50_000 for file in FILES)
@@ -49,7 +54,7 @@ def test_the_folders_are_complete() -> None:
 @pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parent.name}-{file.stem}")
 def test_frozen_files_give_the_same_answers(file: Path) -> None:
     told, checkpoint = told_of(file), HeadCheckpoint.load(file)
-    assert read_header(file).meta["schema"] == int(file.parent.name.removeprefix("head_v"))
+    assert read_header(file).meta["schema"] == schema_of(file.parent)
     assert read_header(file).meta["digest"] == checkpoint.file_digest == told["digest"]
     assert checkpoint.meta["schema"] == headers.SCHEMA
     assert state_sha256({**checkpoint.state_dict, **checkpoint.adapter_state}) == told["state_sha256"]
@@ -80,8 +85,32 @@ def test_migrated_files_are_sound_files_of_the_present_schema(file: Path, tmp_pa
     assert state_sha256(new.state_dict | new.adapter_state) == told_of(file)["state_sha256"]
 
 
+@pytest.mark.parametrize("file", sorted(NUMBERS.glob("*.safetensors")), ids=lambda file: file.stem)
+def test_numbers_and_text_are_kept_as_they_were_spelled(file: Path, tmp_path: Path) -> None:
+    """A writer that spells 1e-06 as 0.000001, or -0.0 as 0, would change the digest of files that people have."""
+    loaded = HeadCheckpoint.load(file)
+    loaded.save(tmp_path / "h")
+    again = HeadCheckpoint.load(tmp_path / "h")
+    kept = json.loads((file.parent / "headers.json").read_text(encoding="utf-8"))[file.stem]
+    for meta in (loaded.meta, again.meta):
+        assert holds(meta, kept), file.name
+    assert again.meta == loaded.meta
+    assert state_sha256(again.state_dict) == told_of(file)["state_sha256"]
+    if loaded.meta["digest"] == loaded.file_digest:  # nothing was migrated
+        assert (tmp_path / "h").read_bytes() == file.read_bytes()
+
+
+def holds(found: Any, kept: Any) -> bool:
+    """Whether ``found`` has every entry of ``kept``, spelled the same (1, 1.0 and -0.0 differ); it may have more."""
+    if isinstance(kept, dict):
+        return isinstance(found, dict) and all(key in found and holds(found[key], kept[key]) for key in kept)
+    if isinstance(kept, list):
+        return len(found) == len(kept) and all(map(holds, found, kept))
+    return repr(found) == repr(kept)
+
+
 def test_frozen_records_still_load_their_backbone() -> None:
-    for folder in FOLDERS:
+    for folder in (FIRST, ROOT / "head_v2"):
         tuned = HeadCheckpoint.load(folder / "with_lora.safetensors")
         base = load_backbone("dinoneck_tiny")
         tuned.apply_adapter(base)

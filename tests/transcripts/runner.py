@@ -1,0 +1,104 @@
+"""Transcripts of every verb: exit code, files written, keys of ``--json``, for right and wrong input.
+
+``python -m tests.transcripts.runner [SCENE ...]`` writes ``transcripts.json`` again, for a change of the command line
+that is meant; review its diff. Help and messages are not part of a transcript.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import re
+import shlex
+import sys
+import tempfile
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import pytest
+import torch
+
+from dinoneck.cli.main import main
+from tests.hub_server import WRITER, Hub, point_client_at
+from tests.transcripts.scenes import FAST, SLOW, commands, materials
+
+FILE = Path(__file__).with_name("transcripts.json")
+DEPTH = 3
+PER_MACHINE = ("versions", "machine", "checks")
+"""Entries whose keys depend on what is installed: they are listed without what they hold."""
+NO_JSON = ("store", "viz")
+WRITER_NAME = re.compile(r"w-[0-9a-f-]+")
+"""Part of the names of a store's files: which process wrote them."""
+
+
+def run_scene(scene: str) -> list[dict[str, Any]]:
+    """What every command of a scene gave, in a new folder next to a new, empty hub."""
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch, Hub() as hub:
+        inside, cache = Path(folder) / "work", Path(folder) / "cache"
+        inside.mkdir()
+        torch.manual_seed(0)
+        materials(inside)
+        point_client_at(hub, patch, cache)
+        patch.setenv("HF_TOKEN", WRITER)
+        patch.chdir(inside)
+        return [transcript(command) for command in commands(scene)]
+
+
+def transcript(command: str) -> dict[str, Any]:
+    """Run a command line in the present folder."""
+    words = shlex.split(command)
+    asks = command not in NO_JSON and words[0] != "demo" and not words[0].startswith("-")
+    before, out = files(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            code = main([*words, "--json"] if asks else words)
+        except SystemExit as end:
+            code = int(end.code or 0)
+    after = files()
+    found: dict[str, Any] = {"command": command, "exit": code}
+    written = [name for name, content in after.items() if before.get(name) != content]
+    for entry, names in (("files", written), ("removed", before.keys() - after.keys())):
+        if names:
+            found[entry] = sorted(WRITER_NAME.sub("w-*", name) for name in names)
+    if asks and code != 2:
+        found["keys"] = keys(json.loads(out.getvalue()))
+    return found
+
+
+def files() -> dict[str, str]:
+    """Every file below the present folder with its content's hash."""
+    found = sorted(path for path in Path().rglob("*") if path.is_file())
+    return {path.as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in found}
+
+
+def keys(document: Any, depth: int = DEPTH) -> Any:
+    """The keys of objects, and of the objects in lists; nothing of the values."""
+    if isinstance(document, list):
+        merged: dict[str, Any] = {}
+        for entry in document:
+            if isinstance(inner := keys(entry, depth), dict):
+                merged |= inner
+        return merged or None
+    if not isinstance(document, Mapping) or not depth:
+        return None
+    return {key: None if key in PER_MACHINE else keys(document[key], depth - 1) for key in sorted(document)}
+
+
+def write(scenes: list[str]) -> None:
+    """Run the scenes, all where none is named, and write them into the file."""
+    before = json.loads(FILE.read_text()) if scenes else {}
+    stored = {name: before[name] if scenes and name not in scenes else run_scene(name) for name in (*FAST, *SLOW)}
+    FILE.write_text(json.dumps(stored, indent=1, ensure_ascii=False) + "\n")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    write(sys.argv[1:])

@@ -1,0 +1,234 @@
+"""What the transcripts run: per scene, command lines that are given one after another in one folder.
+
+Paths are relative to the scene's folder, which :func:`materials` fills; ``--json`` is added where the verb has it.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from dinoneck import CLSGatingHead, FPNHead, PatchMeanHead, Task, load_backbone, save_head
+from dinoneck.data import Pasture
+
+FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
+TINY = "--backbone dinoneck_tiny"
+RECORD = f"{TINY} --layers 5 --norm --size 32x64 --fit stretch --interpolation bilinear --blur none"
+QUICK = f"{TINY} --folds 2 --epochs 1 --hidden-dim 4 --batch-size 4"
+CONFIG = """trainer: {num_epochs: 1, batch_size: 4, n_folds: 2}
+optimization: {lr: 1.0e-3}
+backbone: {model_name: dinoneck_tiny}
+dataset: {csv: csiro/train.csv}
+head: {type: fpn, hidden_dim: 8}
+recipe: {optimizer: sam, rho: 0.1, patience: 4, ema_decay: 0.9}
+"""
+
+
+def materials(folder: Path) -> None:
+    """Images, tables, heads of several kinds and states, older models and a training file."""
+    pasture, tiny = Pasture(seed=1, size=(32, 64)), load_backbone("dinoneck_tiny")
+    pasture.write(folder, 6)
+    pasture.write_csiro(folder / "csiro", train=8, test=2)
+    (folder / "broken").mkdir()
+    (folder / "broken" / "a.png").write_bytes(b"not an image")
+    Image.new("RGB", (64, 32), "green").save(folder / "broken" / "b.png")
+    (folder / "heads").mkdir()
+    preprocess = tiny.preprocess.changed(size=(32, 64))
+    for name, seed, unit in (("head", 0, "g"), ("heads/fold-0", 0, "g"), ("heads/fold-1", 1, "g"), ("other", 2, "kg")):
+        torch.manual_seed(seed)
+        head = PatchMeanHead(64, [Task("mass", unit=unit), Task("kind", dim=2, kind="classification")], hidden_dim=4)
+        save_head(folder / f"{name}.safetensors", head, backbone=tiny, preprocess=preprocess)
+    gated = CLSGatingHead(64, [Task("mass")], mode="query", hidden_dim=4)
+    save_head(folder / "gated.safetensors", gated, backbone=tiny, preprocess=preprocess)
+    save_head(folder / "bare.safetensors", PatchMeanHead(64, [Task("mass")], hidden_dim=4))
+    content = bytearray((folder / "head.safetensors").read_bytes())
+    content[-1] ^= 1
+    (folder / "damaged.safetensors").write_bytes(content)
+    (folder / "old").mkdir()
+    for name in ("patch_mean", "fpn"):
+        shutil.copyfile(FIXTURES / "head_v1" / f"{name}.safetensors", folder / "old" / f"{name}.safetensors")
+    (folder / "models").mkdir()
+    shapes = {"network.0.weight": (4, 64), "network.0.bias": (4,), "network.2.weight": (1, 4), "network.2.bias": (1,)}
+    for fold in range(2):
+        state = {name: torch.rand(shape) for name, shape in shapes.items()}
+        torch.save(state, folder / "models" / f"target0_fold{fold}.pth")
+    described = FPNHead(64, [Task("mass")], num_layers=1, fpn_dim=8)
+    meta = {"head_type": "fpn", "fpn_dim": 8, "num_layers": 1}
+    torch.save({"state_dict": described.state_dict(), "meta": meta}, folder / "old.pt")
+    (folder / "tasks.json").write_text('[{"name": "mass"}]')
+    (folder / "truth.csv").write_text("image,mass\n" + "".join(f"photos/{i:04}.jpg,{i}\n" for i in range(6)))
+    (folder / "run.yaml").write_text(CONFIG)
+    (folder / "wrong.yaml").write_text(CONFIG.replace("num_epochs", "number_of_epochs"))
+
+
+MODELS = "import-legacy biomass-mlp models --pattern target{target}_fold{fold}.pth --unit g --targets a"
+EXTRACT = f"extract photos {TINY} --size 32x64"
+PASTURE = f"train --pasture 8 {QUICK}"
+TABLE = f"train --csv table.csv --group sampling {QUICK}"
+PREDICT = "predict photos --heads"
+
+FAST = {
+    "usage": """
+        --version
+        --print-completion bash
+        extrct
+        inspect
+        inspect head.safetensors --colour red
+        extract photos --out s --size 32 --batch-size 0
+        train --out r --head patch_maen
+        store
+        viz
+    """,
+    "head files": """
+        inspect head.safetensors
+        inspect heads
+        inspect old/fpn.safetensors
+        inspect none.safetensors
+        inspect damaged.safetensors
+        inspect table.csv
+        verify head.safetensors
+        verify heads old
+        verify head.safetensors damaged.safetensors
+        verify none.safetensors
+        diff head.safetensors heads/fold-0.safetensors
+        diff head.safetensors other.safetensors
+        diff head.safetensors other.safetensors --values
+        diff heads heads
+        diff heads head.safetensors
+        diff head.safetensors none.safetensors
+        card head.safetensors
+        card head.safetensors --repo me/one --out README.md
+        card none.safetensors --out b.md
+        migrate old --out new
+        migrate old/patch_mean.safetensors damaged.safetensors
+        migrate old
+        migrate none
+        backbones
+        backbones dinov3
+        backbones nothing
+        doctor
+    """,
+    "older models": f"""
+        {MODELS} {RECORD} --out many
+        {MODELS} {RECORD} --out one.safetensors --form file
+        {MODELS} --like head.safetensors --out files --form files
+        {MODELS} --out no
+        {MODELS} {RECORD} --out many
+        import-legacy described old.pt --tasks tasks.json {RECORD} --out d.safetensors
+        import-legacy described old.pt {RECORD} --out e.safetensors
+        import-legacy cls-gating old.pt {RECORD} --out c.safetensors
+        inspect many
+        verify many files
+        card many
+        {PREDICT} many --out p.csv
+    """,
+    "stores": f"""
+        {EXTRACT} --out s --shard 0/2
+        {EXTRACT} --out s
+        {EXTRACT} --out s
+        {EXTRACT} --out s --dtype int8
+        extract broken {TINY} --size 32x64 --out t
+        extract broken {TINY} --size 32x64 --out t --skip-unusable
+        extract none {TINY} --size 32x64 --out u
+        extract photos {TINY} --size 30x64 --out v
+        {EXTRACT} --out w --patterns flips4 --layers 2 5 --no-norm --dtype bf16 --batch-size 3 --workers 1
+        {EXTRACT} --out x --patterns nothing
+        verify s
+        store verify s w none
+        store convert s --format npz --out npz
+        store convert npz --format npz --patch-size 16 --grid 2x4 --out back
+        store convert npz --format npz --out no
+        store convert s --format pt --out pt
+        store convert s --format pt --out pt
+        store convert w --format pt --out no
+    """,
+    "predictions": f"""
+        {PREDICT} head.safetensors --out p.csv
+        predict photos/0000.jpg --heads heads --out q.csv --maps --tta flip4
+        predict --csv table.csv --heads heads --weights 1 3 --reduce mean --out r.csv
+        {PREDICT} none --out n.csv
+        predict broken --heads head.safetensors --out b.csv
+        predict broken --heads head.safetensors --out b.csv --skip-unusable
+        {PREDICT} bare.safetensors --out n.csv
+        {PREDICT} damaged.safetensors --out n.csv
+        {PREDICT} head.safetensors --out none/p.csv
+        predict none --heads head.safetensors --out n.csv
+        {PREDICT} head.safetensors --out t.csv --tile 32x32 --overlap 8
+        predict --heads head.safetensors --out n.csv
+        {PREDICT} head.safetensors other.safetensors --out n.csv
+        {PREDICT} head.safetensors --out k.csv --probe
+    """,
+    "hub": f"""
+        push head.safetensors me/one --private --message spring
+        push damaged.safetensors me/two
+        push head.safetensors me/none --no-create
+        pull me/one --out back.safetensors
+        pull me/none --out no.safetensors
+        verify me/one
+        {PREDICT} me/one --out p.csv
+    """,
+}
+SLOW = {
+    "training": f"""
+        {PASTURE} --out a
+        {PASTURE} --out a
+        {PASTURE} --out a --overwrite
+        {PASTURE} --out n --preset nothing
+        {TABLE} --targets Dry_Total_g cover --aux-targets GDM_g --unit g --minimum 0 --out b
+        {TABLE} --targets nothing --out n
+        {TABLE} --targets cover --folds 9 --out n
+        {TABLE} --targets cover --labels mask --classes soil clover dead green --head fpn --layers 2 5 --out c
+        {TABLE} --labels mask --head dense --fold 1 --out d
+        {TABLE} --targets cover --head cls_gating --gate-mode query --optimizer sam --ema none --size 32x32 --out f
+        {TABLE} --targets cover --store none --out n
+        train --csv none.csv --out n {QUICK}
+        train run.yaml --out e
+        train wrong.yaml --out n
+        train none.yaml --out n
+        extract csiro/train --root csiro --out s --backbone dinoneck_tiny --size 32x64 --patterns flips4
+        train --csv csiro/train.csv --store s --patterns 2 --folds 2 --epochs 1 --hidden-dim 4 --out g
+        inspect g/heads
+        predict --csv csiro/test.csv --heads g/heads --out submission.csv
+        viz residuals b/out_of_fold.csv --out r.png --target cover
+        viz residuals table.csv --out n.png
+    """,
+    "figures": f"""
+        viz report head.safetensors photos --out r.html --truth truth.csv --no-tokens
+        viz report head.safetensors photos --out r.html
+        viz report heads broken --out s.html
+        viz report heads broken --out s.html --strict
+        viz report none photos --out n.html
+        viz tokens photos {TINY} --size 32x64 --out t.png
+        viz gate gated.safetensors photos/0001.jpg --out g.png
+        viz gate head.safetensors photos/0001.jpg --out n.png
+    """,
+    "timing": f"""
+        bench {TINY} --size 32x64 --rounds 2
+        bench head.safetensors --rounds 2 --batch-size 1 2
+        bench {TINY} --rounds 2
+        bench damaged.safetensors
+    """,
+    "exports": """
+        export head.safetensors --format state-dict --out w.safetensors
+        export head.safetensors --format pt2 --grid 2x4 --out h.pt2
+        export-head head.safetensors --format torch --grid 2x4 --out i.pt2
+        export damaged.safetensors --format pt2 --out j.pt2
+        export head.safetensors --format onnx --size 32x64 --out k.onnx
+        export head.safetensors --format jpeg --out k
+        export head.safetensors --with-backbone --format onnx --size 32x64 --out m.onnx
+        export head.safetensors --with-backbone --format pt2 --size 32x64 --maps --no-check --out m.pt2
+    """,
+    "demo": f"""
+        demo --out demo --photos 8 --folds 2 --epochs 1 {TINY}
+        demo --out demo --photos 0
+        demo --out photos --photos 8 {TINY}
+    """,
+}
+
+
+def commands(scene: str) -> list[str]:
+    """The command lines of a scene."""
+    return [line.strip() for line in {**FAST, **SLOW}[scene].strip().splitlines()]
