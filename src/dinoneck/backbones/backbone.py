@@ -63,15 +63,15 @@ class Backbone(nn.Module):
         self.name = name
         self.layers = resolve_layers(layers, adapter.depth)
         self.norm = bool(norm)
-        if origin is not None:
-            adapter.origin, adapter.origin_dtype = dict(origin), self.dtype
-            adapter.origin_sha256 = fingerprint.hashes(adapter)[0]
         self.preprocess = Preprocessing(patch_size=adapter.patch_size, mean=adapter.mean, std=adapter.std)
         if frozen is not None:
             adapter.asked_mode = bool(adapter.model.training) and not frozen
             if frozen:
                 adapter.requires_grad_(False)
             self.train(adapter.asked_mode)
+        if origin is not None:
+            adapter.origin, adapter.origin_dtype = dict(origin), self.dtype
+            adapter.origin_sha256 = fingerprint.hashes(adapter)[0]
 
     @property
     def embed_dim(self) -> int:
