@@ -141,7 +141,7 @@ class Workbench:
 
 
 def _predict(head: HeadCheckpoint) -> None:
-    """Predict with an accepted head, on a backbone and on tokens of its record; a refusal with a reason is right too."""
+    """Predict with an accepted head, on a backbone and on tokens of its record; it may refuse with a reason."""
     module: Any = head.build()
     if not head.meta["tasks"]:
         return
@@ -281,7 +281,7 @@ loads with other bytes, *uncaught* any exception but `CheckpointError`, a lack o
 
 The checksum sees what the spelling lets pass. So in {behind} more files it was computed anew after a random change
 of the metadata or the tensors, in canonical spelling. What is not refused has to be a whole head: it loads, it builds,
-it predicts or refuses to with a reason, and saved again it has the same bytes (*silent*: other bytes).
+and saved again it has the same bytes (*silent*: other bytes).
 
 {_table(result["tables"][BEHIND], WHOLE)}
 

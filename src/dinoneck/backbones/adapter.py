@@ -35,8 +35,9 @@ class Adapter(nn.Module):
         origin: the record of where the weights come from; ``origin_sha256`` their digest at that time, in
             ``origin_dtype``.
         thawed: whether base weights have ever been made trainable here.
-        hashed: the hashes of :mod:`dinoneck.backbones.fingerprint` and the state they are of; ``fingerprint`` what they
-            come to, and ``fingerprint_of`` the parameters' state then; ``cast`` the hash of the weights after a cast, and that of the float32 weights before it.
+        hashed: the hashes of :mod:`dinoneck.backbones.fingerprint`, with the state of the weights that they are of.
+        fingerprint: what they come to; ``fingerprint_of`` the state of the parameters then.
+        cast: the hash of the weights after a cast, and that of the float32 weights before it.
         lora_off: whether LoRA weights are switched off at the moment.
         asked_mode: the mode that ``train()`` last asked for; trainable parts follow it.
         source: the library: ``timm``, ``transformers`` or ``official``.

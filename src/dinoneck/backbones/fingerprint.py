@@ -95,7 +95,9 @@ def kept(adapter: Adapter, change: Callable[[Tensor], Tensor]) -> Iterator[None]
     moves = not casts and not sample.is_meta and not after.is_meta and torch.equal(sample.cpu(), after.cpu())
     full = _float32_hash(adapter, hashes(adapter)[0]) if casts else None
     before = _whole_state(adapter)
-    known = adapter.hashed if before is not None and adapter.hashed is not None and adapter.hashed[0] == before else None
+    known = (
+        adapter.hashed if before is not None and adapter.hashed is not None and adapter.hashed[0] == before else None
+    )
     yield
     if casts:
         adapter.cast = (hashes(adapter)[0], full)

@@ -131,7 +131,9 @@ def rebuilt_backbone(loaded: Sequence[LoadedHead]) -> Backbone:
 
 
 def check_pairing(loaded: Sequence[LoadedHead], backbone: Backbone, probe: bool) -> None:
-    """Refuse a backbone that is not the heads', see :meth:`dinoneck.HeadCheckpoint.check_backbone`; warn without record.
+    """Refuse a backbone that is not the heads', see :meth:`dinoneck.HeadCheckpoint.check_backbone`.
+
+    A file without a backbone record gives a warning: nothing can be compared.
 
     Raises:
         CheckpointError: naming what differs.
