@@ -38,7 +38,7 @@ class Origin:
         Raises:
             BackboneError: naming what differs, both values and the remedy.
         """
-        pairs = [
+        pairs: list[tuple[str, object, object]] = [
             ("source (fingerprint of the weights)", self.source, tokens.source),
             ("normed (final norm applied)", self.normed, tokens.normed),
             ("patch_size", self.patch_size, tokens.patch_size),
