@@ -1,7 +1,7 @@
 """Random changes behind the digest: other metadata, other tensors, with a spelling and a digest that are right again.
 
-What refuses these is not the checksum. What is not refused has to be a whole head: it loads, it builds, and saved again
-it has the same bytes.
+What refuses these is not the checksum. What is not refused has to be a whole head: it loads, it builds, it predicts or
+refuses to with a reason, and saved again it has the same bytes.
 """
 
 from __future__ import annotations

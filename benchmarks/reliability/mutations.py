@@ -8,6 +8,8 @@ Every mutation follows from its name alone: table, kind, seed file and number.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import functools
 import gc
 import math
 import os
@@ -16,6 +18,7 @@ import signal
 import tempfile
 import time
 import traceback
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -31,10 +34,10 @@ from benchmarks.reliability.damage import KINDS, STACKED, damaged
 from benchmarks.reliability.forgeries import CHANGES, forged
 from benchmarks.reliability.mutation_seeds import BEHIND, BYTES, WEIGHTS, content_of, seed_files, twin
 from benchmarks.reliability.processes import CONTEXT
-from dinoneck import HeadCheckpoint
+from dinoneck import Backbone, HeadCheckpoint, Predictor, Tokens, load_backbone
 from dinoneck.checkpoint import header as headers
 from dinoneck.checkpoint.read import read_file
-from dinoneck.errors import CheckpointError
+from dinoneck.errors import CheckpointError, DinoneckError
 
 SEED = 0
 EACH = {BYTES: 160_000, BEHIND: 20_000}
@@ -106,7 +109,7 @@ class Workbench:
         head = HeadCheckpoint.load(self.path)
         older = head.file_digest != head.meta["digest"] or headers.read_header(self.path).meta != head.meta
         try:
-            head.build()
+            _predict(head)
             head.save(self.saved)
             if older:  # brought to the present form: that one has to stay as it is
                 content = self.saved.read_bytes()
@@ -135,6 +138,29 @@ class Workbench:
     def close(self) -> None:
         """Let go of the file."""
         os.close(self.descriptor)
+
+
+def _predict(head: HeadCheckpoint) -> None:
+    """Predict with an accepted head, on a backbone and on tokens of its record; it may refuse with a reason."""
+    module: Any = head.build()
+    if not head.meta["tasks"]:
+        return
+    record = head.meta["backbone"] or {}
+    layers = record.get("layers") or [5]
+    patches = [torch.zeros(1, 4, module.embed_dim) for _ in layers]
+    with warnings.catch_warnings(), contextlib.suppress(DinoneckError):
+        warnings.simplefilter("ignore")
+        Predictor(head, _backbone())(torch.zeros(3, 32, 32))
+    with contextlib.suppress(DinoneckError):
+        tokens = Tokens.from_patches(
+            patches, grid=(2, 2), patch_size=16, cls_token=[x[:, 0] for x in patches], layers=layers
+        )
+        module.predict(tokens.to(dtype=next(module.parameters()).dtype))
+
+
+@functools.cache
+def _backbone() -> Backbone:
+    return load_backbone("dinoneck_tiny")
 
 
 def _too_long(*_: object) -> None:

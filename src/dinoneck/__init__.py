@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint as HeadCheckpoint
     from dinoneck.checkpoint.head_checkpoint import load_head as load_head
     from dinoneck.checkpoint.head_checkpoint import save_head as save_head
+    from dinoneck.collation import collate as collate
     from dinoneck.errors import BackboneError as BackboneError
     from dinoneck.errors import BusyError as BusyError
     from dinoneck.errors import CheckpointError as CheckpointError
@@ -47,7 +48,6 @@ if TYPE_CHECKING:
     from dinoneck.tasks import Task as Task
     from dinoneck.tokens import FeaturePyramid as FeaturePyramid
     from dinoneck.tokens import Tokens as Tokens
-    from dinoneck.tokens import collate as collate
 
 _HOMES = {
     "Backbone": "dinoneck.backbones.backbone",
@@ -91,7 +91,7 @@ _HOMES = {
     "Task": "dinoneck.tasks",
     "FeaturePyramid": "dinoneck.tokens",
     "Tokens": "dinoneck.tokens",
-    "collate": "dinoneck.tokens",
+    "collate": "dinoneck.collation",
 }
 
 _ROOMS = (

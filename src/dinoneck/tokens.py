@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import default_collate
 
 from dinoneck import pytrees
 from dinoneck.errors import ConfigError, GridError, ShapeError
@@ -37,6 +36,9 @@ class Tokens:
         num_registers: register tokens after it.
         layers: 0-based block indices in the order asked, duplicates kept; None when nobody said.
         normed: whether the backbone's final norm was applied; None when nobody said.
+        source: a short fingerprint of the backbone's weights and LoRA weights, which a head loaded from a file
+            compares; None where it is not known, and while they train. ``pytree`` functions and exported programs
+            leave it out, so a program takes tokens of any source.
 
     Examples:
         >>> tokens = Tokens.from_sequence(
@@ -52,6 +54,7 @@ class Tokens:
     num_registers: int = 0
     layers: tuple[int, ...] | None = None
     normed: bool | None = None
+    source: str | None = None
 
     @classmethod
     def from_sequence(
@@ -64,6 +67,7 @@ class Tokens:
         layers: Sequence[int] | None = None,
         normed: bool | None = None,
         num_cls: int | None = None,
+        source: str | None = None,
     ) -> Tokens:
         """Take whole token sequences as a ViT returns them; nothing is copied.
 
@@ -75,6 +79,7 @@ class Tokens:
             layers: block indices of the tensors, in their order.
             normed: whether the backbone's final norm was applied.
             num_cls: CLS tokens among the prefix, 0 or 1; None = one, if there is a prefix.
+            source: the fingerprint of the backbone that gave them.
 
         Raises:
             ShapeError: if the tensors are not alike or ``layers`` has another length.
@@ -103,6 +108,7 @@ class Tokens:
             num_prefix_tokens - num_cls,
             _layer_names(layers, len(sequence)),
             normed,
+            source,
         )
 
     @classmethod
@@ -116,8 +122,9 @@ class Tokens:
         registers: Tensor | Sequence[Tensor] | None = None,
         layers: Sequence[int] | None = None,
         normed: bool | None = None,
+        source: str | None = None,
     ) -> Tokens:
-        """Take patch tokens that somebody already split off, with the other tokens beside them or without.
+        """Take patch tokens that are already split off, with or without the other tokens.
 
         Args:
             x_or_list: patches (B, N, C), or one such tensor per layer.
@@ -127,6 +134,7 @@ class Tokens:
             registers: (B, R, C), or one per layer.
             layers: block indices of the tensors, in their order.
             normed: whether the backbone's final norm was applied.
+            source: the fingerprint of the backbone that gave them.
 
         Raises:
             ShapeError: if shapes do not fit each other.
@@ -151,6 +159,7 @@ class Tokens:
             several[0].shape[1] if several else 0,
             _layer_names(layers, len(sequence)),
             normed,
+            source,
         )
 
     @property
@@ -226,7 +235,7 @@ class Tokens:
 
     @staticmethod
     def cat(parts: Sequence[Tokens]) -> Tokens:
-        """Join batches along the batch axis.
+        """Join batches along the batch axis; where some do not state their source, the result has none.
 
         Raises:
             ShapeError: if there are none, or they differ in anything but their batch size and values.
@@ -237,8 +246,15 @@ class Tokens:
         for other in parts[1:]:
             if other._describe() != first._describe():
                 raise ShapeError(f"Tokens that differ cannot be joined: {first._describe()} and {other._describe()}")
+        sources = {part.source for part in parts}
+        if len(known := sorted(source for source in sources if source is not None)) > 1:
+            raise ShapeError(
+                f"Tokens of different backbones cannot be joined: their sources are {', '.join(known[:5])}; "
+                "extract them with one backbone"
+            )
         columns = zip(*(part.sequence for part in parts), strict=True)
-        return replace(first, sequence=tuple(torch.cat(column) for column in columns))
+        sequence = tuple(torch.cat(column) for column in columns)
+        return replace(first, sequence=sequence, source=first.source if len(sources) == 1 else None)
 
     def to(
         self,
@@ -279,7 +295,7 @@ class Tokens:
         )
 
     def __repr__(self) -> str:
-        return f"Tokens(batch {len(self)}: {self._describe()})"
+        return f"Tokens(batch {len(self)}: {self._describe()}, source {self.source})"
 
 
 @dataclass(frozen=True, eq=False)
@@ -309,31 +325,6 @@ class FeaturePyramid:
     def __repr__(self) -> str:
         levels = ", ".join(f"{tuple(m.shape)} stride {s:g}" for m, s in zip(self.maps, self.strides, strict=True))
         return f"FeaturePyramid({levels})"
-
-
-def collate(batch: Sequence[Any]) -> Any:
-    """Collate samples that hold :class:`Tokens`; everything else goes to torch's ``default_collate``.
-
-    Args:
-        batch: Tokens, or tuples, lists or dicts that hold them, one per sample.
-
-    Examples:
-        >>> one = Tokens.from_patches(torch.zeros(1, 4, 8), grid=(2, 2), patch_size=16)
-        >>> tokens, target = collate([(one, 1.0), (one, 2.0)])
-        >>> len(tokens), target.tolist()
-        (2, [1.0, 2.0])
-    """
-    if not batch:
-        raise ShapeError("there are no samples to collate")
-    first = batch[0]
-    if isinstance(first, Tokens):
-        return Tokens.cat(batch)
-    if isinstance(first, dict):
-        return {key: collate([sample[key] for sample in batch]) for key in first}
-    if isinstance(first, tuple | list):
-        columns = [collate(column) for column in zip(*batch, strict=True)]
-        return type(first)(*columns) if hasattr(first, "_fields") else type(first)(columns)
-    return default_collate(list(batch))
 
 
 def _alike(x_or_list: Tensor | Sequence[Tensor], name: str) -> tuple[Tensor, ...]:

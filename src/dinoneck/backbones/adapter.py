@@ -35,6 +35,10 @@ class Adapter(nn.Module):
         origin: the record of where the weights come from; ``origin_sha256`` their digest at that time, in
             ``origin_dtype``.
         thawed: whether base weights have ever been made trainable here.
+        hashed: the hashes of :mod:`dinoneck.backbones.fingerprint`, with the state of the weights that they are of.
+        fingerprint: what they come to; ``fingerprint_of`` the state of the parameters then.
+        cast: the hash of the weights after a cast, and that of the float32 weights before it.
+        lora_off: whether LoRA weights are switched off at the moment.
         asked_mode: the mode that ``train()`` last asked for; trainable parts follow it.
         source: the library: ``timm``, ``transformers`` or ``official``.
         name: the model's name; None if the object does not say.
@@ -59,7 +63,11 @@ class Adapter(nn.Module):
         self.recomputed = False
         self.lora: dict[str, Any] | None = None
         self.asked_mode = False
-        self.thawed = False
+        self.thawed = self.lora_off = False
+        self.hashed: tuple[Any, str | None, dict[str, Any] | None] | None = None
+        self.cast: tuple[str | None, str | None] | None = None
+        self.fingerprint: str | None = None
+        self.fingerprint_of: Any = None
         self.origin: dict[str, Any] = {"kind": "object"}
         self.origin_sha256: str | None = None
         self.origin_dtype: torch.dtype | None = None

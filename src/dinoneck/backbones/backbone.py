@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from numbers import Integral
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dinoneck.backbones import lora, probe, tuning, weights
+from dinoneck.backbones import fingerprint, lora, probe, tuning, weights
 from dinoneck.backbones.adapter import Adapter, is_trainable
 from dinoneck.backbones.known import LICENSES, family_of
 from dinoneck.data.photos import Preprocessing
@@ -63,15 +63,15 @@ class Backbone(nn.Module):
         self.name = name
         self.layers = resolve_layers(layers, adapter.depth)
         self.norm = bool(norm)
-        if origin is not None:
-            adapter.origin, adapter.origin_dtype = dict(origin), self.dtype
-            adapter.origin_sha256 = weights.digest(adapter.model)
         self.preprocess = Preprocessing(patch_size=adapter.patch_size, mean=adapter.mean, std=adapter.std)
         if frozen is not None:
             adapter.asked_mode = bool(adapter.model.training) and not frozen
             if frozen:
                 adapter.requires_grad_(False)
             self.train(adapter.asked_mode)
+        if origin is not None:
+            adapter.origin, adapter.origin_dtype = dict(origin), self.dtype
+            adapter.origin_sha256 = fingerprint.hashes(adapter)[0]
 
     @property
     def embed_dim(self) -> int:
@@ -107,6 +107,15 @@ class Backbone(nn.Module):
     def frozen(self) -> bool:
         """Whether no parameter is trainable."""
         return not is_trainable(self.adapter)
+
+    @property
+    def fingerprint(self) -> str | None:
+        """What its Tokens carry as ``source``: a short hash of the float32 weights and of the LoRA weights.
+
+        None while anything is trainable or LoRA is switched off, and for half-precision weights whose float32 values
+        were never seen here, as in a model that was wrapped in half precision.
+        """
+        return fingerprint.of_frozen(self.adapter, list(self.adapter.parameters())) if self.frozen else None
 
     @property
     def trainable_blocks(self) -> tuple[int, ...]:
@@ -184,7 +193,7 @@ class Backbone(nn.Module):
             BackboneError: if there are none.
         """
         record = lora.record(self.adapter)
-        origin = self._origin(weights.digest(self.adapter.model))
+        origin = self._origin(fingerprint.hashes(self.adapter)[0])
         lora.merge(self.adapter)
         self.adapter.origin = {"kind": "merged", "base": origin, "lora_sha256": (record or {}).get("sha256")}
         return self.train(self.adapter.asked_mode)
@@ -209,7 +218,9 @@ class Backbone(nn.Module):
         """
         self._check(images)
         dtype = self.dtype
-        with torch.no_grad() if self.frozen else contextlib.nullcontext():
+        parameters = list(self.adapter.parameters())
+        frozen = not any(parameter.requires_grad for parameter in parameters)
+        with torch.no_grad() if frozen else contextlib.nullcontext():
             if images.shape[0]:  # len() would fix the batch size in an export
                 sequence = self.adapter(images.to(dtype), self.layers, self.norm)
             else:  # attention cannot run on nothing
@@ -223,6 +234,7 @@ class Backbone(nn.Module):
             num_cls=self.adapter.num_cls,
             layers=self.layers,
             normed=self.norm,
+            source=fingerprint.of_frozen(self.adapter, parameters) if frozen else None,
         )
 
     def with_layers(self, layers: int | Sequence[int] | None) -> Backbone:
@@ -234,13 +246,18 @@ class Backbone(nn.Module):
     def record(self) -> dict[str, Any]:
         """Return the JSON-able record that checkpoints and stores carry.
 
+        Its hashes are kept until a parameter moves or is written to; torch does not count writes through ``.data``.
+
         It names the model, its geometry, the layers and norm in force, what photos are normalised with, where the
         weights come from and their digest (SHA-256 over all of them, in the present dtype; None on the meta device),
         and the LoRA weights if there are any. Weights that were loaded and have changed since say so. The licence is
         that of published weights; seeded random ones have none.
         """
         family = self.adapter.family or family_of(self.name)
-        sha256 = weights.digest(self.adapter.model)
+        sha256, added = fingerprint.hashes(self.adapter)
+        dtype = str(self.dtype).removeprefix("torch.")
+        # in float32 it follows from the hashes, and the record is that of version 0.1
+        source = {} if dtype == "float32" else {"fingerprint": fingerprint.of_weights(self.adapter)}
         return {
             "name": self.name,
             "family": family,
@@ -255,10 +272,11 @@ class Backbone(nn.Module):
             "pos_embed": self.adapter.pos_embed,
             "mean": list(self.preprocess.mean),
             "std": list(self.preprocess.std),
-            "dtype": str(self.dtype).removeprefix("torch."),
-            "adapter": lora.record(self.adapter),
+            "dtype": dtype,
+            "adapter": None if added is None else dict(added),
             "weights": self._origin(sha256),
             "weights_sha256": sha256,
+            **source,
             "license": None if self.weights["kind"] == "seeded" else self.adapter.license or LICENSES.get(family),
         }
 
@@ -293,6 +311,12 @@ class Backbone(nn.Module):
         if adapter.origin["kind"] in ("object", "merged", "modified") or not changed:
             return adapter.origin
         return {"kind": "modified", "base": adapter.origin}
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Backbone:
+        """Move or convert, and keep what is known of the weights."""
+        with fingerprint.kept(self.adapter, fn):
+            super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
 
     def extra_repr(self) -> str:
         """Show what a user asks first."""

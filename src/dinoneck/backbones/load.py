@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import nn
 
-from dinoneck.backbones import official, timm, transformers, weights
+from dinoneck.backbones import fingerprint, official, timm, transformers, weights
 from dinoneck.backbones.adapter import Adapter, PosEmbed
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.backbones.keys import to_timm
@@ -76,7 +76,7 @@ def load_backbone(
         raise ConfigError(f"seed={seed} only means something for random weights; pass pretrained=False with it")
     adapter, origin = _build(name, source, checkpoint, (seed or 0) if random else None, pos_embed)
     if dtype is not None:
-        adapter.to(dtype)
+        _cast(adapter, dtype)
     full_name = name if random or checkpoint is not None or adapter.name is None else adapter.name
     backbone = Backbone(adapter, name=full_name, layers=layers, norm=norm, frozen=True, origin=origin)
     return backbone if frozen else backbone.unfreeze().train()
@@ -111,9 +111,14 @@ def wrap_backbone(
     _check_plain("timm", dtype, seed=None, norm=norm, frozen=frozen)
     adapter = _adapter(model, pos_embed)
     if dtype is not None:
-        adapter.to(dtype)
+        _cast(adapter, dtype)
     name = adapter.name or type(model).__name__
     return Backbone(adapter, name=name, layers=layers, norm=norm, frozen=frozen)
+
+
+def _cast(adapter: Adapter, dtype: torch.dtype) -> None:
+    with fingerprint.kept(adapter, lambda x: x.to(dtype)):
+        adapter.to(dtype)
 
 
 def _adapter(model: nn.Module, pos_embed: PosEmbed) -> Adapter:

@@ -85,7 +85,8 @@ def merge(adapter: Adapter) -> None:
 @contextlib.contextmanager
 def disabled(adapter: Adapter) -> Iterator[None]:
     """Run without the products inside."""
-    before = [(layer, layer.disable_adapters) for layer in _layers(adapter).values()]
+    before, was_off = [(layer, layer.disable_adapters) for layer in _layers(adapter).values()], adapter.lora_off
+    adapter.lora_off = bool(before)
     try:
         for layer, _ in before:  # peft's own switch would also change what is trainable
             layer._disable_adapters = True
@@ -93,6 +94,7 @@ def disabled(adapter: Adapter) -> Iterator[None]:
     finally:
         for layer, was in before:
             layer._disable_adapters = was
+        adapter.lora_off = was_off
 
 
 def parameters(adapter: Adapter) -> list[nn.Parameter]:

@@ -93,6 +93,7 @@ class EnsembleFolder:
             CheckpointError: if a member is missing, too many, damaged or another than listed, or they do not go
                 together. A folder that a writer replaces meanwhile is read again, a few times.
         """
+        headers.check_path(folder)
         headers.check_revision(revision)
         repo, commit = None, None
         if hub.names_a_repo(folder):
@@ -133,6 +134,7 @@ class EnsembleFolder:
         Raises:
             CheckpointError: if the folder holds something, or cannot be written.
         """
+        headers.check_path(folder)
         target = Path(folder)
         try:
             check_target(target, overwrite)
@@ -168,13 +170,17 @@ class EnsembleFolder:
         }
         return {**listing, "digest": headers.digest(listing, ())}
 
-    def build(self) -> nn.Module:
-        """Return one HeadEnsemble of all members, in eval mode on the CPU."""
+    def build(self, *, check_backbone: bool = True) -> nn.Module:
+        """Return one HeadEnsemble of all members, in eval mode on the CPU.
+
+        Args:
+            check_backbone: refuse tokens of another backbone than the record names, see :func:`dinoneck.load_head`.
+        """
         weights = [member.weight for member in self.members]
         cls = cast("Any", registry.resolve("ensemble"))
         try:
             built = cls.from_heads(
-                [member.checkpoint.build() for member in self.members],
+                [member.checkpoint.build(check_backbone=check_backbone) for member in self.members],
                 None if len(set(weights)) == 1 else weights,
                 self.reduce,
             )
@@ -221,17 +227,18 @@ def save_ensemble(
     EnsembleFolder(members, reduce).save(folder, overwrite=overwrite)
 
 
-def load_ensemble(folder: str | os.PathLike[str], **options: Any) -> nn.Module:
+def load_ensemble(folder: str | os.PathLike[str], *, check_backbone: bool = True, **options: Any) -> nn.Module:
     """Load a folder of heads as one HeadEnsemble; every digest is verified before anything is built.
 
     Args:
         folder: with ``ensemble.json`` and ``heads/``, or a hub repository.
+        check_backbone: as for :meth:`EnsembleFolder.build`.
         **options: for :meth:`EnsembleFolder.load`.
 
     Raises:
         CheckpointError: as :meth:`EnsembleFolder.load`.
     """
-    return EnsembleFolder.load(folder, **options).build()
+    return EnsembleFolder.load(folder, **options).build(check_backbone=check_backbone)
 
 
 def is_ensemble(path: object) -> bool:

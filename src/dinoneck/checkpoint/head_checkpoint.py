@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast
@@ -16,7 +17,7 @@ from dinoneck.atomic import write_whole
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.checkpoint import header as headers
 from dinoneck.checkpoint import hub, lora_weights
-from dinoneck.checkpoint.pairing import check_probe, check_reads, check_records
+from dinoneck.checkpoint.pairing import check_probe, check_reads, check_records, origin_of
 from dinoneck.checkpoint.read import check_finite, check_meta, on_meta, read_file, read_head
 from dinoneck.checkpoint.records import check_backbone_record, check_entries
 from dinoneck.checkpoint.saveable import check_whole, inputs_of, named, plain, plain_backbone, probed, views_of
@@ -236,15 +237,22 @@ class HeadCheckpoint:
         found._skeletons.append(skeleton)
         return found
 
-    def build(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> nn.Module:
+    def build(
+        self,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        check_backbone: bool = True,
+    ) -> nn.Module:
         """Return the module in eval mode; its outputs are bit-identical to the saved one's.
 
         Args:
             device: where to; None = CPU.
             dtype: converted to this; None keeps the file's.
+            check_backbone: a head refuses tokens of another backbone than its record names, see :func:`load_head`.
         """
         with torch.inference_mode(False):  # what is built can be trained
-            built = self._with({key: value.clone() for key, value in self.state_dict.items()})
+            built = self._with({key: value.clone() for key, value in self.state_dict.items()}, check_backbone)
             return built if (device, dtype) == (None, None) else built.to(device=device, dtype=dtype)
 
     def check_backbone(self, backbone: Backbone | Mapping[str, Any], probe: bool = False) -> None:
@@ -298,12 +306,9 @@ class HeadCheckpoint:
             raise CheckpointError("this head file holds no LoRA weights", step="pairing")
         lora_weights.apply(backbone, record, self.adapter_state, trainable=trainable)
 
-    def _with(self, weights: Mapping[str, Tensor]) -> nn.Module:
+    def _with(self, weights: Mapping[str, Tensor], check_backbone: bool) -> nn.Module:
         """The module in eval mode, which keeps these tensors."""
-        try:
-            module: Any = self._skeletons.pop()
-        except IndexError:
-            module = None
+        module: Any = self._skeletons.pop() if self._skeletons else None
         if module is None or module.config != self.meta["config"]:  # somebody may have changed it
             with third_party.allowing(self._allow):
                 module = on_meta(registry.resolve(self.head_type), self.config, "this checkpoint")
@@ -311,6 +316,8 @@ class HeadCheckpoint:
             module.load_state_dict(weights, strict=True, assign=True)
         except RuntimeError as error:
             raise CheckpointError(f"the weights are not those the file held: {error}", step="tensors") from None
+        for part in filter(_is_head, module.modules() if check_backbone else ()):
+            part.expects = origin_of(self.meta["backbone"])
         return cast("nn.Module", module.eval().requires_grad_(True))
 
     def _chunks(self) -> list[memoryview]:
@@ -343,28 +350,49 @@ def save_head(path: str | os.PathLike[str], module: nn.Module, **meta: Any) -> N
 
     Raises:
         CheckpointError: as :meth:`HeadCheckpoint.from_module` and :meth:`HeadCheckpoint.save`.
+
+    A head saved without ``backbone=`` warns: nothing can notice then that it is used with another one.
     """
+    if meta.get("backbone") is None and _is_head(module):
+        warnings.warn(
+            f"this {type(module).__name__} is saved without backbone=, so its file cannot refuse the tokens of another "
+            "backbone; pass the backbone that it was trained on, or its record (FeatureStore.backbone_record)",
+            stacklevel=2,
+        )
     known = {key: meta.pop(key) for key in _TOLD if key in meta}
     extra = {**dict(meta.pop("extra", None) or {}), **meta}
     HeadCheckpoint.from_module(module, **known, extra=extra).save(path)
 
 
 def load_head(
-    path_or_repo: str | os.PathLike[str], *, revision: str | None = None, allow: Sequence[str] = ()
+    path_or_repo: str | os.PathLike[str],
+    *,
+    revision: str | None = None,
+    allow: Sequence[str] = (),
+    check_backbone: bool = True,
 ) -> nn.Module:
     """Load a module in one line, in eval mode on the CPU.
 
+    A head whose file has a backbone record compares it with the Tokens of every call: weights fingerprint, layers,
+    norm and patch size, as far as both sides know them. It raises a BackboneError where they differ.
+
     Args:
         path_or_repo: as for :meth:`HeadCheckpoint.load`.
-        revision: likewise.
-        allow: likewise.
+        revision: as for :meth:`HeadCheckpoint.load`.
+        allow: as for :meth:`HeadCheckpoint.load`.
+        check_backbone: False takes any tokens, for example to train on with another backbone.
 
     Raises:
         CheckpointError: as :meth:`HeadCheckpoint.load`.
     """
     checkpoint = HeadCheckpoint.load(path_or_repo, revision=revision, allow=allow)
     with torch.inference_mode(False):
-        return checkpoint._with(checkpoint.state_dict)  # nobody else has them: no copy
+        return checkpoint._with(checkpoint.state_dict, check_backbone)  # no one else has them: no copy
+
+
+def _is_head(module: nn.Module) -> bool:
+    """Whether this is a head with tasks; the classes are reached through the registry only."""
+    return hasattr(type(module), "expects")
 
 
 def _read_back(written: Path) -> None:

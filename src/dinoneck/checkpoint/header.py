@@ -38,7 +38,7 @@ _FIRST_KEYS = frozenset(
     | {"backbone", "inputs", "tasks", "extra"}
 )
 KEYS = {1: _FIRST_KEYS, 2: _FIRST_KEYS | {"versions", "training", "license", "tta"}}
-"""The metadata's keys by schema, all of them required: null, or empty, where nobody said."""
+"""The metadata's keys by schema, all of them required: null, or empty, where unknown."""
 _STRING_OR_BRACKET = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)|[\[{\]}]', re.DOTALL)
 """A string that nobody ends reaches to the end of the text; possessive, so that it takes linear time."""
 
@@ -147,13 +147,13 @@ def is_file(path: Path) -> bool:
 
 
 def check_path(path: object) -> None:
-    """Refuse what is no path.
+    """Refuse what is not a path; an empty one too, which would mean the current folder.
 
     Raises:
         CheckpointError: naming what it is.
     """
-    if not isinstance(path, str | os.PathLike) or not isinstance(os.fspath(path), str):
-        raise CheckpointError(f"the path of a head file is {path!r}; expected a string or a Path of text")
+    if not isinstance(path, str | os.PathLike) or not isinstance(os.fspath(path), str) or not os.fspath(path):
+        raise CheckpointError(f"the path of a head file is {path!r}; expected a string or a Path of text, not empty")
 
 
 def check_revision(revision: object) -> None:
@@ -170,8 +170,9 @@ def head_files(path: str | os.PathLike[str]) -> list[Path]:
     """Return the head files in a folder or an ensemble's, sorted; a path that is no folder stands for itself.
 
     Raises:
-        CheckpointError: if the folder holds none.
+        CheckpointError: if the folder holds none, or the path is empty.
     """
+    check_path(path)
     if not os.path.isdir(path):  # noqa: PTH112 - Path raises where a folder is closed; who opens the file says so
         return [Path(path)]
     folder = Path(path, HEADS) if is_file(Path(path, LISTING)) else Path(path)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dinoneck.checkpoint import hub
 from dinoneck.checkpoint.ensemble_folder import EnsembleFolder, is_ensemble
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
-from dinoneck.checkpoint.header import LISTING
+from dinoneck.checkpoint.header import LISTING, check_path
 
 
 def load_any(
@@ -24,6 +24,7 @@ def load_any(
     Raises:
         CheckpointError: as :meth:`HeadCheckpoint.load` and :meth:`EnsembleFolder.load`.
     """
+    check_path(source)
     many = is_ensemble(source)
     if hub.names_a_repo(source):
         found = hub.download(os.fspath(source), revision)

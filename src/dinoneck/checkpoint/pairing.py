@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from dinoneck.backbones import fingerprint
 from dinoneck.backbones.known import architecture_of
 from dinoneck.backbones.probe import differs
 from dinoneck.checkpoint.records import told_weights
 from dinoneck.errors import CheckpointError, ConfigError
 from dinoneck.grid import PatchSize, patch_pair
+from dinoneck.layers.origin import Origin
 
 _MUST_AGREE = {
     "embed_dim": "token width",
@@ -106,9 +108,25 @@ def check_reads(
         )
 
 
+def origin_of(record: Mapping[str, Any] | None) -> Origin | None:
+    """Return what a head compares Tokens with; None without a record."""
+    if record is None:
+        return None
+    layers, patch = record.get("layers"), record.get("patch_size")
+    pair = None if patch is None else patch_pair(patch)
+    return Origin(
+        name=str(record.get("name")),
+        source=fingerprint.of_record(record),
+        layers=None if layers is None else tuple(layers),
+        normed=record.get("norm"),
+        patch_size=pair if pair is None or pair[0] != pair[1] else pair[0],
+    )
+
+
 def told(record: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """Return a record without its probe, whose last digits depend on the machine."""
-    return None if record is None else {key: value for key, value in record.items() if key != "probe"}
+    """Return a record without its probe, whose last digits depend on the machine, and what 0.1 did not write."""
+    left_out = ("probe", "fingerprint")
+    return None if record is None else {key: value for key, value in record.items() if key not in left_out}
 
 
 def check_patch(inputs: PatchSize, backbone: PatchSize) -> None:

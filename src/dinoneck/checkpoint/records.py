@@ -25,6 +25,8 @@ _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}", re.ASCII)
 _NO_DIGEST = "sha256:" + "0" * 64  # before a file is written
 _HEAD_TYPE = re.compile(r"([a-z0-9][a-z0-9_]{0,63}\.)?[a-z][a-z0-9_]{0,63}", re.ASCII)
 _MAX_VERSION = 1 << 16
+_PROBE_PER_LAYER, _LARGEST_PROBE = 8, 1e4  # of dinoneck.backbones.probe; at most the root of a sequence's values
+_MAY_BE_NULL = ("adapter", "fingerprint", "license", "weights_sha256")
 
 
 def check_entries(meta: Mapping[str, Any], name: str) -> None:
@@ -38,7 +40,7 @@ def check_entries(meta: Mapping[str, Any], name: str) -> None:
     if meta["backbone"] is not None:
         check_backbone_record(meta["backbone"], f"{name}: backbone")
     if meta["inputs"] is not None:
-        _check(meta["inputs"], _INPUTS, f"{name}: inputs")
+        _check(meta["inputs"], _INPUTS, f"{name}: inputs", _AGAIN)
     for place, task in enumerate(meta["tasks"]):
         if not isinstance(task, Mapping):
             raise CheckpointError(f"{name}: tasks[{place}] is {task!r}; expected an object", step="schema")
@@ -65,10 +67,28 @@ def check_entries(meta: Mapping[str, Any], name: str) -> None:
 def check_backbone_record(record: Mapping[str, Any], name: str) -> None:
     """Check the record of a backbone.
 
+    A record that states its weights was written by a backbone, so what a backbone always knows is not null. Converted
+    features, whose record does not, may leave layers and norm open.
+
     Raises:
-        CheckpointError: naming the entry that has another type than expected.
+        CheckpointError: naming the entry that has another type or value than expected, and the remedy.
     """
-    _check(record, _BACKBONE, name)
+    _check(record, _BACKBONE, name, _AGAIN)
+    null = [key for key in _BACKBONE if key in record and record[key] is None and key not in _MAY_BE_NULL]
+    if null and record.get("weights") is not None:
+        raise CheckpointError(f"{name}.{null[0]} is null; expected {_BACKBONE[null[0]][1]}{_AGAIN}", step="schema")
+    layers, depth, probe = record.get("layers"), record.get("depth"), record.get("probe")
+    if layers is not None and depth is not None and max(layers) >= depth:
+        raise CheckpointError(
+            f"{name}.layers is {str(layers)[:80]}; expected block indices below the depth {depth}{_AGAIN}",
+            step="schema",
+        )
+    if layers is not None and probe is not None and len(probe) != _PROBE_PER_LAYER * len(layers):
+        raise CheckpointError(
+            f"{name}.probe has {len(probe)} numbers; expected {_PROBE_PER_LAYER} for each of {len(layers)} layers"
+            f"{_AGAIN}",
+            step="schema",
+        )
     weights, where = record.get("weights"), f"{name}.weights"
     while isinstance(weights, Mapping):
         _check(weights, _WEIGHTS, where)
@@ -86,9 +106,9 @@ def need(record: Mapping[str, Any], key: str) -> Any:
     Raises:
         CheckpointError: if it is missing.
     """
-    if key not in record:
+    if record.get(key) is None:
         raise CheckpointError(
-            f"the backbone record of this head says nothing about {key!r} (it holds {sorted(record)}); load the "
+            f"the backbone record of this head does not state {key!r} (it holds {sorted(record)}); load the "
             "backbone yourself and pass backbone=",
             step="pairing",
         )
@@ -109,10 +129,14 @@ def told_weights(origin: Any) -> str:
     return "weights from a file or an object"
 
 
-def _check(record: Mapping[str, Any], rules: Mapping[str, tuple[Callable[[Any], bool], str]], where: str) -> None:
+def _check(
+    record: Mapping[str, Any], rules: Mapping[str, tuple[Callable[[Any], bool], str]], where: str, remedy: str = ""
+) -> None:
     for key, (fits, expected) in rules.items():
         if key in record and record[key] is not None and not fits(record[key]):
-            raise CheckpointError(f"{where}.{key} is {str(record[key])[:80]!r}; expected {expected}", step="schema")
+            raise CheckpointError(
+                f"{where}.{key} is {str(record[key])[:80]!r}; expected {expected}{remedy}", step="schema"
+            )
 
 
 def _is_int(value: Any) -> bool:
@@ -123,8 +147,12 @@ def _is_ints(value: Any) -> bool:
     return isinstance(value, list) and all(_is_int(item) for item in value)
 
 
-def _is_numbers(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(item, int | float) for item in value)
+def _is_blocks(value: Any) -> bool:
+    return _is_ints(value) and len(value) > 0 and min(value) >= 0
+
+
+def _is_probe(value: Any) -> bool:
+    return isinstance(value, list) and len(value) > 0 and all(_is_number(x) and abs(x) <= _LARGEST_PROBE for x in value)
 
 
 def _is_scale(value: Any) -> bool:
@@ -132,7 +160,8 @@ def _is_scale(value: Any) -> bool:
 
 
 def _is_sides(value: Any) -> bool:
-    return _is_int(value) or (_is_ints(value) and len(value) == 2)
+    sides = [value, value] if _is_int(value) else value
+    return _is_ints(sides) and len(sides) == 2 and min(sides) >= 1
 
 
 def _is_text(value: Any) -> bool:
@@ -189,23 +218,36 @@ def _is_license(value: Any) -> bool:
 
 
 def _is_channels(value: Any) -> bool:
-    return _is_numbers(value) and len(value) == 3 and all(map(_is_number, value))
+    return isinstance(value, list) and len(value) == 3 and all(_is_number(x) and 0 <= x <= 1 for x in value)
+
+
+def _is_deviations(value: Any) -> bool:
+    return _is_channels(value) and min(value) > 0
 
 
 _TEXT = (_is_text, "plain text")
 _INT = (_is_int, "an integer")
-_SIDES = (_is_sides, "one or two integers")
+_SIDES = (_is_sides, "one or two integers of 1 or more")
+_SIZE = (lambda value: _is_int(value) and value >= 1, "an integer of 1 or more")
+_COUNT = (_is_count, "an integer of 0 or more")
+_MEAN = (_is_channels, "three numbers from 0 to 1, for R, G, B")
+_STD = (_is_deviations, "three numbers above 0, at most 1, for R, G, B")
 _OBJECT = (lambda value: isinstance(value, Mapping), "an object")
+_AGAIN = ". Save the head again with the backbone= and preprocess= of its training"
 _BACKBONE = {
-    **dict.fromkeys(("name", "family", "source", "pos_embed", "dtype", "license", "weights_sha256"), _TEXT),
-    **dict.fromkeys(("embed_dim", "depth", "num_cls", "num_registers"), _INT),
+    **dict.fromkeys(
+        ("name", "family", "source", "pos_embed", "dtype", "license", "weights_sha256", "fingerprint"), _TEXT
+    ),
+    **dict.fromkeys(("embed_dim", "depth"), _SIZE),
+    **dict.fromkeys(("num_cls", "num_registers"), _COUNT),
     "patch_size": _SIDES,
-    "layers": (_is_ints, "a list of block indices"),
+    "layers": (_is_blocks, "a list of block indices, at least one"),
     "norm": (lambda value: isinstance(value, bool), "true or false"),
     "weights": _OBJECT,
     "adapter": _OBJECT,
-    "probe": (_is_numbers, "a list of numbers"),
-    **dict.fromkeys(("mean", "std"), (_is_channels, "three numbers, for R, G, B")),
+    "probe": (_is_probe, f"a list of finite numbers within ±{_LARGEST_PROBE:g}, at least one"),
+    "mean": _MEAN,
+    "std": _STD,
 }
 _LORA = {
     "kind": (lambda value: value == "lora", "'lora'"),
@@ -221,7 +263,8 @@ _INPUTS = {
     "patch_size": _SIDES,
     "blur": (_is_blur, "an object with kernel and sigma, numbers both"),
     **dict.fromkeys(("fit", "policy", "interpolation"), _TEXT),
-    **dict.fromkeys(("mean", "std"), (_is_channels, "three numbers, for R, G, B")),
+    "mean": _MEAN,
+    "std": _STD,
 }
 _TASK = {
     **dict.fromkeys(("name", "kind", "unit"), _TEXT),
@@ -230,7 +273,6 @@ _TASK = {
     "transform": _OBJECT,
     "minimum": (lambda value: isinstance(value, int | float), "a number"),
 }
-_COUNT = (_is_count, "an integer of 0 or more")
 _TOP = {
     "created_by": (_is_made_by, f"an object of plain texts of at most {MAX_LICENSE} characters"),
     "versions": (_is_versions, "head types with their versions, each 1 or more"),

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
+from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -60,8 +61,19 @@ class _Terminated(KeyboardInterrupt):
     """SIGTERM: what a batch system says before it kills; cleaned up after like Ctrl-C."""
 
 
+def _path(text: str) -> Path:
+    """A path that was given; an empty one, as of an unset variable in a script, would mean the current folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("the path is empty; name a file or a folder ('.' for the current one)")
+    return Path(text)
+
+
 class _Parser(argparse.ArgumentParser):
-    """Names the verb that was nearly spelled."""
+    """Names the verb that was nearly spelled, and refuses empty paths."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.register("type", Path, _path)
 
     def error(self, message: str) -> NoReturn:
         """End with usage, message and code 2."""

@@ -108,6 +108,11 @@ class HeadEnsemble(Head):
         for head in self.heads:
             head.reset_parameters()  # type: ignore[operator]
 
+    def check_origin(self, tokens: Tokens) -> None:
+        """Refuse tokens of another backbone than the one in a member's file, see :meth:`Head.check_origin`."""
+        for head in self._members():
+            head.check_origin(tokens)
+
     def members_predict(self, tokens: Tokens) -> dict[str, Tensor]:
         """Return ``{task name: (K, B, dim)}`` in natural units: what each of its K members says."""
         answers = self._each(tokens)
@@ -140,6 +145,7 @@ class HeadEnsemble(Head):
     def _each(self, tokens: Tokens) -> list[dict[str, Tensor]]:
         """What every member says, in natural units."""
         members = self._members()
+        self.check_origin(tokens)
         gated = [head for head in members if isinstance(head, CLSGatingHead)]
         if len(gated) == len(members):
             said = outputs_together(gated, tokens)

@@ -13,7 +13,7 @@ from dinoneck.backbones.tuning import evaluating
 from dinoneck.checkpoint.pairing import check_patch
 from dinoneck.data.photos import Photo, Preprocessing, as_list, decode
 from dinoneck.devices import local_device
-from dinoneck.errors import ConfigError
+from dinoneck.errors import BackboneError, ConfigError
 from dinoneck.grid import PreparedImages
 from dinoneck.inference.answers import Answers, mean_of
 from dinoneck.inference.assembly import Assembly
@@ -84,6 +84,7 @@ class Predictor:
         revisions: hub repository -> the commit its heads are of; empty for local heads.
 
     Raises:
+        BackboneError: when called, if the backbone's weights changed meanwhile.
         CheckpointError: if the files disagree, or do not fit the backbone, or no backbone can be rebuilt; when called,
             if a head that scores the places of one patch grid is given another.
         ConfigError: for an unknown ``tta``, one that does not fit the patch, tiles or weights that do not fit, or heads
@@ -130,6 +131,7 @@ class Predictor:
         self.revisions = revisions_of(sources, read)
         backbone = rebuilt_backbone(loaded) if backbone is None else checked_backbone(backbone)
         check_pairing(loaded, backbone, probe)
+        self._fingerprint = backbone.fingerprint
         self.preprocess = (preprocess or shared_inputs(loaded) or backbone.preprocess).changed(blur=blur)
         check_patch(self.preprocess.patch_size, backbone.adapter.patch_size)
         if self.tiling is not None:
@@ -163,6 +165,12 @@ class Predictor:
             segmentation tasks the mean of what ``maps`` shows over the cells that hold photo, not padding.
         """
         results: list[dict[str, Any]] = []
+        if None not in (self._fingerprint, own := self.backbone.fingerprint) and own != self._fingerprint:
+            raise BackboneError(
+                f"the weights of {self.backbone.name!r} changed after this Predictor was made (fingerprint "
+                f"{self._fingerprint}, now {own}), so its heads do not fit them; load the backbone again, or train "
+                "heads on the new weights"
+            )
         waiting = as_list(photos)
         with evaluating(self.backbone, *self._panel.heads):
             for begin in range(0, len(waiting), self.batch_size):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -84,8 +85,8 @@ def load(source: HeadSource) -> LoadedHead:
     """
     if isinstance(source, EnsembleFolder):
         first = source.members[0].checkpoint  # its records and LoRA weights are all the others' too
-        return LoadedHead(cast("Head", source.build()), source.backbone, first.preprocess, first)
-    module = source.build() if isinstance(source, HeadCheckpoint) else source
+        return LoadedHead(cast("Head", source.build(check_backbone=False)), source.backbone, first.preprocess, first)
+    module = source.build(check_backbone=False) if isinstance(source, HeadCheckpoint) else source
     if not isinstance(module, Head):
         raise CheckpointError(f"{type(module).__name__} is no head with tasks; it cannot predict", step="pairing")
     if isinstance(source, HeadCheckpoint):
@@ -132,6 +133,8 @@ def rebuilt_backbone(loaded: Sequence[LoadedHead]) -> Backbone:
 def check_pairing(loaded: Sequence[LoadedHead], backbone: Backbone, probe: bool) -> None:
     """Refuse a backbone that is not the heads', see :meth:`dinoneck.HeadCheckpoint.check_backbone`.
 
+    A file without a backbone record gives a warning: nothing can be compared.
+
     Raises:
         CheckpointError: naming what differs.
     """
@@ -145,6 +148,12 @@ def check_pairing(loaded: Sequence[LoadedHead], backbone: Backbone, probe: bool)
     for item in loaded:
         if item.backbone is not None:
             check_records(item.backbone, own, layers=False)
+        elif item.checkpoint is not None:
+            warnings.warn(
+                f"the file of this {type(item.head).__name__} does not state its backbone, so {backbone.name!r} is "
+                "used unchecked; save the head again with backbone=",
+                stacklevel=3,
+            )
 
 
 def shared_inputs(loaded: Sequence[LoadedHead]) -> Preprocessing | None:

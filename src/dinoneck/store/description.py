@@ -6,8 +6,10 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
+from dinoneck.backbones import fingerprint
 from dinoneck.data.patterns import Patterns
 from dinoneck.data.photos import Preprocessing
 from dinoneck.errors import DinoneckError, StoreError
@@ -70,7 +72,13 @@ class Description:
             record["num_registers"],
             None if record.get("layers") is None else tuple(record["layers"]),
             record.get("norm"),
+            self.source,
         )
+
+    @cached_property
+    def source(self) -> str | None:
+        """The fingerprint of the backbone, which the tokens carry; None where its record does not tell."""
+        return fingerprint.of_record(self.backbone)
 
     def to_bytes(self) -> bytes:
         """Return the content of ``store.json``, which ends in its own SHA-256."""

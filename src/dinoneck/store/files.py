@@ -186,8 +186,14 @@ class RemoteFiles:
 
 
 def files_at(path_or_url: str | os.PathLike[str]) -> LocalFiles | RemoteFiles:
-    """Return the files of a folder or, for ``scheme://...``, of a URL."""
+    """Return the files of a folder or, for ``scheme://...``, of a URL.
+
+    Raises:
+        StoreError: for an empty path, which would mean the current folder.
+    """
     text = os.fspath(path_or_url)
+    if not text:
+        raise StoreError("the path of a feature store is ''; name its folder ('.' for the current one)")
     if text.startswith("file://"):
         text = text.removeprefix("file://")
     return RemoteFiles(text) if "://" in text else LocalFiles(Path(text))

@@ -1,0 +1,111 @@
+"""The fingerprint that Tokens carry: what it is made of, and when it is taken again."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from dinoneck import FeatureStore, ShapeError, Tokens, collate, load_backbone
+from dinoneck.backbones import fingerprint, weights
+from dinoneck.store import MemoryStore
+from dinoneck.training import LiveTokens, MemoryTokens
+
+IMAGES = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+def test_it_is_one_for_all_forms_of_the_same_weights() -> None:
+    backbone = load_backbone("dinoneck_tiny")
+    record = backbone.record()
+    own = backbone(IMAGES).source
+    assert own == fingerprint.of_record(record) == record["weights_sha256"][:16]
+    assert "fingerprint" not in record  # float32 records are those of version 0.1
+    half = load_backbone("dinoneck_tiny", dtype=torch.bfloat16)
+    assert half.record()["fingerprint"] == fingerprint.of_record(half.record()) == own
+    for same in (
+        half,
+        copy.deepcopy(half),
+        pickle.loads(pickle.dumps(half)),
+        backbone.with_layers([2]),
+        backbone.half(),
+    ):
+        assert same(IMAGES).source == own
+    assert load_backbone("dinoneck_tiny", seed=1)(IMAGES).source not in (own, None)
+    old = {key: value for key, value in half.record().items() if key != "fingerprint"}
+    assert fingerprint.of_record(old) is None
+
+
+def test_it_is_taken_again_when_weights_change() -> None:
+    backbone = load_backbone("dinoneck_tiny")
+    seen = {backbone(IMAGES).source}
+    with torch.no_grad():
+        next(backbone.parameters()).mul_(1.01)
+    seen.add(backbone(IMAGES).source)
+    assert backbone.record()["weights_sha256"][:16] in seen
+    assert backbone.unfreeze_last(1)(IMAGES).source is None
+    with torch.no_grad():
+        next(p for p in backbone.parameters() if p.requires_grad).mul_(2)
+    seen.add(backbone.freeze()(IMAGES).source)
+    assert backbone.add_lora(2)(IMAGES).source is None
+    seen.add(backbone.freeze()(IMAGES).source)
+    with backbone.lora_disabled():
+        assert backbone(IMAGES).source is None
+    assert len(seen) == 4
+    assert None not in seen
+
+
+def test_frozen_weights_are_hashed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = load_backbone("dinoneck_tiny")
+    monkeypatch.setattr(weights, "digest", lambda model: pytest.fail("hashed again"))
+    first = backbone.record()
+    assert (backbone(IMAGES).source, backbone.record()) == (backbone.to("cpu")(IMAGES).source, first)
+
+
+def test_tokens_keep_it_through_every_change() -> None:
+    tokens = load_backbone("dinoneck_tiny", layers=[2, 5])(IMAGES)
+    for same in (
+        tokens[0],
+        tokens.last,
+        tokens.select(2),
+        tokens.to(torch.float16),
+        tokens.detach(),
+        collate([tokens]),
+    ):
+        assert same.source == tokens.source
+    assert Tokens.cat([tokens, tokens]).source == tokens.source
+    plain = Tokens.from_patches(torch.zeros(1, 4, 8), grid=(2, 2), patch_size=16)
+    named = Tokens.from_patches(torch.zeros(1, 4, 8), grid=(2, 2), patch_size=16, source="a")
+    assert (plain.source, Tokens.cat([plain, named]).source) == (None, None)
+    other = Tokens.from_patches(torch.zeros(1, 4, 8), grid=(2, 2), patch_size=16, source="b")
+    for join in (Tokens.cat, collate):
+        with pytest.raises(ShapeError, match="different backbones.*a, b; extract"):
+            join([named, plain, other])
+
+
+def test_sources_carry_it(tmp_path: Path) -> None:
+    backbone = load_backbone("dinoneck_tiny")
+    Image.new("RGB", (32, 32), "green").save(tmp_path / "a.png")
+    store = FeatureStore.create(tmp_path / "store", backbone=backbone, image_size=32)
+    store.extract(tmp_path / "a.png")
+    memory = MemoryTokens.extract(backbone, IMAGES, ["a", "b"])
+    for tokens in (store["a"], MemoryStore(store).batch(["a"]), memory.batch(["b"])):
+        assert tokens.source == backbone.fingerprint
+    assert LiveTokens(backbone.unfreeze_last(1), IMAGES).batch(["0"]).source is None
+
+
+def test_compiled_and_exported_modules_take_any_source() -> None:
+    backbone = load_backbone("dinoneck_tiny")
+    tokens = torch.compile(backbone, backend="eager", fullgraph=True)(IMAGES)
+    assert tokens.source == backbone.fingerprint
+
+    class Mean(torch.nn.Module):
+        def forward(self, x: Tokens) -> torch.Tensor:
+            return x.patches[-1].mean(dim=1)
+
+    program = torch.export.export(Mean(), (tokens,), dynamic_shapes=(tokens.dynamic_spec(),)).module()
+    other = load_backbone("dinoneck_tiny", seed=1)(IMAGES)
+    assert torch.allclose(program(other), Mean()(other))

@@ -1,0 +1,156 @@
+"""What a backbone record may hold is checked where the file is read; heads without one warn; paths are not empty."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dinoneck import (
+    CheckpointError,
+    FeatureStore,
+    HeadCheckpoint,
+    PatchMeanHead,
+    PatchMeanMLP,
+    Predictor,
+    StoreError,
+    Task,
+    load_backbone,
+    load_head,
+    save_head,
+)
+from dinoneck.checkpoint import EnsembleFolder
+from dinoneck.checkpoint.header import head_files
+from dinoneck.checkpoint.records import check_backbone_record, check_entries
+from dinoneck.cli.main import main
+from dinoneck.errors import BackboneError
+
+
+@pytest.fixture(scope="module")
+def record() -> dict[str, Any]:
+    backbone = load_backbone("dinoneck_tiny")
+    return {**backbone.record(), "probe": backbone.probe()}
+
+
+def head() -> PatchMeanHead:
+    return PatchMeanHead(64, [Task("y")], hidden_dim=2)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("layers", None, "layers is null; expected a list of block indices"),
+        ("layers", [], "layers.*at least one"),
+        ("layers", [6], "layers.*block indices below the depth 6"),
+        ("norm", None, "norm is null; expected true or false"),
+        ("patch_size", [0, 16], "patch_size.*1 or more"),
+        ("embed_dim", 0, "embed_dim.*1 or more"),
+        ("mean", [1.48, 0.4, 0.4], "mean.*three numbers from 0 to 1"),
+        ("mean", [-0.49, 0.4, 0.4], "mean.*three numbers from 0 to 1"),
+        ("std", [1e308] * 3, "std.*above 0, at most 1"),
+        ("std", [0.2, 0.0, 0.2], "std.*above 0, at most 1"),
+        ("probe", [], "probe.*at least one"),
+        ("probe", [1e308] * 8, "probe.*within ±10000"),
+        ("probe", [0.1] * 7, "probe has 7 numbers; expected 8 for each of 1 layers"),
+    ],
+)
+def test_values_that_no_backbone_writes_are_refused(
+    record: dict[str, Any], key: str, value: Any, expected: str
+) -> None:
+    check_backbone_record(record, "h: backbone")
+    with pytest.raises(CheckpointError, match=rf"h: backbone\.{expected}.*Save the head again") as refused:
+        check_backbone_record({**record, key: value}, "h: backbone")
+    assert refused.value.step == "schema"
+
+
+def test_normalisation_of_the_inputs_is_plausible_too() -> None:
+    meta = HeadCheckpoint.from_module(head(), preprocess=load_backbone("dinoneck_tiny").preprocess).meta
+    for key, value in (("mean", [1.48, 0.4, 0.4]), ("std", [1e308] * 3)):
+        odd = copy.deepcopy(meta)
+        odd["inputs"][key] = value
+        with pytest.raises(CheckpointError, match=rf"inputs\.{key}.*Save the head again"):
+            check_entries(odd, "h")
+
+
+def test_records_of_converted_features_may_leave_layers_open(tmp_path: Path) -> None:
+    open_record = {"name": "unknown", "patch_size": [16, 16], "embed_dim": 64, "layers": None, "norm": None}
+    save_head(tmp_path / "h", head(), backbone=open_record)
+    tokens = load_backbone("dinoneck_tiny")(torch.rand(1, 3, 32, 32))
+    assert load_head(tmp_path / "h").predict(tokens)["y"].shape == (1, 1)
+    with pytest.raises(CheckpointError, match="does not fit"):
+        Predictor(tmp_path / "h", load_backbone("dinoneck_tiny"))
+
+
+def test_a_head_without_a_record_warns_when_saved_and_when_used(tmp_path: Path) -> None:
+    backbone = load_backbone("dinoneck_tiny")
+    with pytest.warns(UserWarning, match="saved without backbone="):
+        save_head(tmp_path / "h", head())
+    with pytest.warns(UserWarning, match="does not state its backbone, so 'dinoneck_tiny' is used unchecked"):
+        Predictor(tmp_path / "h", backbone)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        save_head(tmp_path / "mlp", PatchMeanMLP(8))
+        save_head(tmp_path / "h", head(), backbone=backbone)
+        Predictor(tmp_path / "h", backbone)
+        Predictor(head(), backbone)
+
+
+def test_a_predictor_notices_weights_that_change(tmp_path: Path) -> None:
+    backbone = load_backbone("dinoneck_tiny")
+    predictor = Predictor(head(), backbone)
+    image = torch.rand(3, 32, 32)
+    assert predictor(image) == predictor(image)
+    with torch.no_grad():
+        next(backbone.parameters()).mul_(1.01)
+    with pytest.raises(BackboneError, match="changed after this Predictor was made"):
+        predictor(image)
+
+
+def test_a_loaded_head_keeps_what_it_expects(tmp_path: Path) -> None:
+    backbone = load_backbone("dinoneck_tiny")
+    save_head(tmp_path / "h", head(), backbone=backbone)
+    loaded = load_head(tmp_path / "h")
+    other = load_backbone("dinoneck_tiny", layers=[2], norm=False)(torch.rand(1, 3, 64, 64))
+    for kept in (
+        loaded,
+        copy.deepcopy(loaded),
+        loaded.to(torch.float64).float(),
+        HeadCheckpoint.load(tmp_path / "h").build(),
+    ):
+        with pytest.raises(
+            BackboneError, match=r"normed.*trained on True, got False; layers: trained on \(5,\), got \(2,\)"
+        ):
+            kept.predict(other)
+    compiled = torch.compile(loaded, backend="eager", fullgraph=True)
+    assert compiled(backbone(torch.rand(1, 3, 64, 64)))["y"].shape == (1, 1)
+
+
+def test_an_empty_path_is_not_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_head("h.safetensors", head(), backbone=load_backbone("dinoneck_tiny"))
+    before = Path("h.safetensors").read_bytes()
+    verbs = [[verb, ""] for verb in ("verify", "inspect", "migrate", "card")]
+    verbs += [
+        ["diff", "h.safetensors", ""],
+        ["store", "verify", ""],
+        ["push", "", "me/x"],
+        ["extract", "", "--out", "s"],
+    ]
+    for verb in verbs:
+        with pytest.raises(SystemExit) as ended:
+            main(verb)
+        assert ended.value.code == 2
+        assert "the path is empty" in capsys.readouterr().err
+    assert main(["predict", "h.safetensors", "--heads", "", "--out", "o.csv"]) == 1
+    assert Path("h.safetensors").read_bytes() == before
+    for read in (head_files, load_head, EnsembleFolder.load, Predictor):
+        with pytest.raises(CheckpointError, match="''"):
+            read("")
+    with pytest.raises(StoreError, match="''"):
+        FeatureStore.open("")
