@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
 from dinoneck.configured import Configured
 from dinoneck.layers.intake import sequences
 from dinoneck.layers.mixture import Mixture
+from dinoneck.losses.composition import Composition, outputs_of
 from dinoneck.tasks import Task
 from dinoneck.tokens import Tokens
 
@@ -16,12 +20,20 @@ class Head(Configured, nn.Module):
     """A module that turns Tokens into one tensor per task.
 
     ``forward(tokens)`` returns ``{task name: (B, dim)}`` in model space, ``(B, dim, rows, cols)`` for the kinds that
-    answer per cell (dense, segmentation); ``predict(tokens)`` the same in natural units; ``predict_maps(tokens)``,
-    where a head has maps, ``{task name: (B, dim, rows, cols)}`` in natural units.
+    answer per cell (dense, segmentation); ``predict(tokens)`` the same in natural units and ``{composition name:
+    (B, parts + sums)}``; ``predict_maps(tokens)``, where a head has maps, ``{task name: (B, dim, rows, cols)}`` in
+    natural units.
     """
 
+    omitted_arguments: ClassVar[tuple[str, ...]] = ("compositions",)
     tasks: tuple[Task, ...]
+    compositions: tuple[Composition, ...] = ()
     embed_dim: int
+
+    @property
+    def predicted(self) -> tuple[Task, ...]:
+        """What ``predict`` returns: the tasks, then one :class:`dinoneck.losses.Composed` per composition."""
+        return outputs_of(self.tasks, self.compositions, type(self).__name__)
 
     def mixed(self, tokens: Tokens, mixture: Mixture) -> dict[str, Tensor]:
         """Return what ``forward`` says of mixed samples.
@@ -32,13 +44,18 @@ class Head(Configured, nn.Module):
         return outputs
 
     def natural(self, tokens: Tokens) -> dict[str, Tensor]:
-        """Return what ``forward`` says in natural units, with gradients where they are enabled."""
-        outputs = self(tokens)
-        return {task.name: task.predict(outputs[task.name]) for task in self.tasks}
+        """Return predictions in original units, with gradients where they are enabled."""
+        return self._natural(self(tokens))
+
+    def _natural(self, outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Outputs of ``forward`` in original units, and what is composed of them."""
+        values = {task.name: task.predict(outputs[task.name]) for task in self.tasks}
+        composed = {own.name: own.of_shares(values[own.total], values[own.ratio]) for own in self.compositions}
+        return values | composed
 
     @torch.no_grad()
     def predict(self, tokens: Tokens) -> dict[str, Tensor]:
-        """Return what ``forward`` says in natural units (probabilities for classes and ratios)."""
+        """Return predictions in original units (probabilities for classes and ratios), and what is composed of them."""
         return self.natural(tokens)
 
     @torch.no_grad()
