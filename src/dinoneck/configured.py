@@ -40,10 +40,14 @@ class Configured:
         checkpoint_migrations: version n -> a pure function ``(config, tensors) -> (config, tensors)`` that turns what a
             file of version n holds into version n + 1; tensors by name, without LoRA's.
 
+        omitted_arguments: optional arguments of a later version that ``config`` leaves out at their default: a module
+            that does not use them has the configuration it had before, and needs no new ``checkpoint_version``.
+
     Raises:
         ConfigError: at construction, if an argument has the wrong type or is not finite.
     """
 
+    omitted_arguments: ClassVar[tuple[str, ...]] = ()
     checkpoint_version: ClassVar[int] = 1
     checkpoint_migrations: ClassVar[Mapping[int, Migration]] = types.MappingProxyType({})
     _config: dict[str, Any]
@@ -110,7 +114,9 @@ def _recording(original: Callable[..., None]) -> Callable[..., None]:
         factory = {name: bound.arguments[name] for name in ("device", "dtype") if name in bound.arguments}
         original(self, **plain, **factory)
         if type(self).__init__ is __init__:  # the outermost constructor speaks for the object
-            object.__setattr__(self, "_config", {name: encode(value) for name, value in plain.items()})
+            default = {name: signature.parameters[name].default for name in self.omitted_arguments if name in plain}
+            written = {name: value for name, value in plain.items() if name not in default or value != default[name]}
+            object.__setattr__(self, "_config", {name: encode(value) for name, value in written.items()})
 
     return __init__
 
@@ -121,8 +127,7 @@ def _recording(original: Callable[..., None]) -> Callable[..., None]:
 def encode(value: Any) -> Any:
     """Return the JSON form of a value in normal form."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {field.name: encode(getattr(value, field.name)) for field in dataclasses.fields(value)}
-        return {TAG: type(value).__name__, **fields}
+        return {TAG: type(value).__name__, **{own.name: encode(getattr(value, own.name)) for own in _written(value)}}
     if isinstance(value, Mapping):
         if any(not isinstance(key, str) for key in value):
             return [[key, encode(item)] for key, item in value.items()]
@@ -130,6 +135,18 @@ def encode(value: Any) -> Any:
     if isinstance(value, tuple | list):
         return [encode(item) for item in value]
     return value
+
+
+def _written(value: Any) -> list[dataclasses.Field[Any]]:
+    """The fields that are written; later ones with ``omit_default`` only where they differ from their default.
+
+    So what does not use them is written as before, and has one form.
+    """
+    return [
+        own
+        for own in dataclasses.fields(value)
+        if not (own.metadata.get("omit_default") and getattr(value, own.name) == own.default)
+    ]
 
 
 def decode(annotation: Any, value: Any, where: str = "value") -> Any:

@@ -7,26 +7,27 @@ what a head outputs and a loss compares: natural units after the task's :class:`
 
 from __future__ import annotations
 
-import math
+import dataclasses
 import numbers
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal, cast, get_args
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dinoneck.errors import ConfigError, DataError, ShapeError, did_you_mean
+from dinoneck.errors import ConfigError, ShapeError, did_you_mean
+from dinoneck.transforms import TargetTransform as TargetTransform
+from dinoneck.transforms import each, read_numbers
 
 Kind = Literal["regression", "ratio", "classification", "dense", "density", "segmentation"]
 Activation = Literal["relu", "softplus", "sigmoid"]
 Loss = Literal["mse", "smooth_l1", "cross_entropy"]
 Aggregate = Literal["sum", "mean"]
 
-STD_FLOOR = 1e-6
 _LOSSES: dict[str, tuple[str, ...]] = {
     "regression": ("mse", "smooth_l1"),
     "ratio": ("mse",),
@@ -51,124 +52,6 @@ def activate(x: Tensor, activation: str | None) -> Tensor:
 
 
 @dataclass(frozen=True)
-class TargetTransform:
-    """Natural units <-> model space: divide by the area, then log1p, then z-score; and exactly back.
-
-    Args:
-        area: what a value is divided by (0.21 turns grams on a 0.21 m² quadrat into g/m²).
-        log1p: whether log(1 + x) follows.
-        mean: z-score mean, one number or one per output, in the space after ``log1p``.
-        std: z-score standard deviation likewise; without it values are only centred.
-
-    Raises:
-        ConfigError: if the area or a standard deviation is not positive, or a number is not finite.
-
-    Examples:
-        >>> transform = TargetTransform(area=0.5).fit(torch.tensor([1.0, 2.0, 3.0]))
-        >>> transform.mean, round(transform.std, 4)
-        (4.0, 1.633)
-        >>> transform.inverse(transform.forward(torch.tensor([2.5])))
-        tensor([2.5000])
-    """
-
-    area: float | None = None
-    log1p: bool = False
-    mean: float | tuple[float, ...] | None = None
-    std: float | tuple[float, ...] | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("area", "mean", "std"):
-            object.__setattr__(self, name, _numbers(getattr(self, name), f"TargetTransform({name}=)"))
-        if not isinstance(self.log1p, bool):
-            raise ConfigError(f"TargetTransform(log1p=) is {self.log1p!r}; expected True or False")
-        if isinstance(self.area, tuple):
-            raise ConfigError(f"TargetTransform(area=) is {self.area!r}; expected one number")
-        for name, values in (("area", self.area), ("std", self.std)):
-            if any(value <= 0 for value in _each(values)):
-                raise ConfigError(f"TargetTransform({name}=) is {values!r}; expected positive numbers")
-        lengths = {len(values) for values in (self.mean, self.std) if isinstance(values, tuple)}
-        if len(lengths) > 1 or any(isinstance(v, tuple) for values in (self.mean, self.std) for v in _each(values)):
-            raise ConfigError(f"TargetTransform: mean {self.mean!r} and std {self.std!r} do not fit each other")
-
-    @property
-    def outputs(self) -> int | None:
-        """The number of outputs it was fitted on; None if one number serves all."""
-        return next((len(values) for values in (self.mean, self.std) if isinstance(values, tuple)), None)
-
-    def fit(self, values: Any) -> TargetTransform:
-        """Return a new transform whose mean and std are those of ``values`` (natural units, NaN = missing).
-
-        The standard deviation is the population's, at least 1e-6. Fit on the training fold only.
-
-        Args:
-            values: (n,) or (n, outputs), a tensor or anything ``torch.as_tensor`` takes.
-
-        Raises:
-            DataError: if an output has no finite value, or a value is infinite.
-        """
-        try:
-            table = torch.as_tensor(values).detach().double().cpu()
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise DataError(f"target values are no numbers ({error}); a transform cannot be fitted") from error
-        if not table.numel():
-            raise DataError(f"there are no target values (shape {tuple(table.shape)}); a transform cannot be fitted")
-        table = table.reshape(table.shape[0], -1) if table.ndim else table.reshape(1, 1)
-        if table.isinf().any():
-            raise DataError("target values are infinite; a transform cannot be fitted on them")
-        spread = replace(self, mean=None, std=None).forward(table)
-        known = ~spread.isnan()
-        if not bool(known.any(dim=0).all()):
-            raise DataError("an output has no target value at all (every one is NaN); a transform cannot be fitted")
-        count = known.sum(dim=0)
-        mean = torch.where(known, spread, 0.0).sum(dim=0) / count
-        variance = (torch.where(known, spread - mean, 0.0) ** 2).sum(dim=0) / count
-        std = variance.sqrt().clamp_min(STD_FLOOR)
-        if len(mean) == 1:
-            return replace(self, mean=mean.item(), std=std.item())
-        return replace(self, mean=tuple(mean.tolist()), std=tuple(std.tolist()))
-
-    def forward(self, values: Tensor) -> Tensor:
-        """Natural units -> model space; the outputs are the last axis. Computed in float64, dtype kept."""
-        x = _wide(values)
-        if self.area is not None:
-            x = x / self.area
-        if self.log1p:
-            if bool((x <= -1).any()):
-                raise DataError(f"log1p needs values above -1; the smallest is {x.min().item():g}")
-            x = torch.log1p(x)
-        x = (x - self._row(self.mean, x)) / self._row(self.std, x, empty=1.0)
-        return x.to(values.dtype if values.is_floating_point() else torch.get_default_dtype())
-
-    def inverse(self, values: Tensor, parts: int = 1) -> Tensor:
-        """Model space -> natural units. Never clamps: the task's activation or ``minimum`` does.
-
-        Args:
-            values: (..., outputs).
-            parts: how many of the values add up to one. The mean is shared out over them, so that the natural
-                parts add up to the inverse of the sum of the values.
-
-        Raises:
-            ConfigError: if there are parts and the transform has a logarithm, under which nothing adds up.
-        """
-        if self.log1p and parts != 1:
-            raise ConfigError(f"{parts} parts do not add up after log1p; use a transform without it")
-        x = _wide(values)
-        x = x * self._row(self.std, x, empty=1.0) + self._row(self.mean, x) / parts
-        if self.log1p:
-            x = torch.expm1(x)
-        if self.area is not None:
-            x = x * self.area
-        return x.to(values.dtype if values.is_floating_point() else torch.get_default_dtype())
-
-    def _row(self, numbers_or_none: float | tuple[float, ...] | None, like: Tensor, empty: float = 0.0) -> Tensor:
-        if isinstance(numbers_or_none, tuple) and like.shape[-1] != len(numbers_or_none):
-            raise ShapeError(
-                f"values have shape {tuple(like.shape)}; this transform was fitted on {len(numbers_or_none)} outputs"
-            )
-        return like.new_tensor(empty if numbers_or_none is None else numbers_or_none)
-
-
-@dataclass(frozen=True)
 class Task:
     """One named prediction of a head.
 
@@ -189,6 +72,8 @@ class Task:
         minimum: predictions in natural units are never below it (0 for a mass). It holds for images and for
             ``dense`` cells, not for the cells of a ``density`` map, which would no longer add up.
         aggregate: how the cells of a ``density`` map make the image's value, ``sum`` or ``mean``.
+        from_cells: name of a dense or segmentation task of the same head: the image's value is the mean over that
+            map's cells of the output labelled with this task's name, in original units; None = a readout of its own.
 
     Raises:
         ConfigError: if a value is out of range or does not fit the others.
@@ -215,6 +100,7 @@ class Task:
     ignore_index: int | None = None
     minimum: float | None = None
     aggregate: Aggregate = "sum"
+    from_cells: str | None = dataclasses.field(default=None, metadata={"omit_default": True})
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
@@ -232,7 +118,7 @@ class Task:
         if self.loss is not None and self.loss not in _LOSSES[self.kind]:
             raise ConfigError(f"{where}loss {self.loss!r} does not fit kind {self.kind!r}; use {_LOSSES[self.kind]}")
         for field in ("weight", "beta", "minimum"):
-            object.__setattr__(self, field, _numbers(getattr(self, field), where + field))
+            object.__setattr__(self, field, read_numbers(getattr(self, field), where + field))
         object.__setattr__(self, "labels", tuple(self.labels or ()))
         self._check_fit(where)
 
@@ -241,7 +127,7 @@ class Task:
             raise ConfigError(f"{where}weight has {len(self.weight)} entries for {self.dim} outputs")
         if isinstance(self.weight, tuple) and self.is_categorical:
             raise ConfigError(f"{where}weight is {self.weight!r}; classes share one loss, so it takes one number")
-        if self.weight is None or any(value < 0 for value in _each(self.weight)):
+        if self.weight is None or any(value < 0 for value in each(self.weight)):
             raise ConfigError(f"{where}weight is {self.weight!r}; expected numbers of 0 or more")
         if not isinstance(self.beta, float) or self.beta <= 0:
             raise ConfigError(f"{where}beta is {self.beta!r}; expected a positive number")
@@ -255,10 +141,13 @@ class Task:
             )
         if self.kind != "density" and self.aggregate != "sum":
             raise ConfigError(f"{where}aggregate is {self.aggregate!r}; only tasks of kind 'density' aggregate a map")
-        if self.kind == "density" and self.transform is not None and self.transform.log1p:
+        if self.from_cells is not None and (self.kind != "regression" or self.dim > 1 or self.activation is not None):
+            raise ConfigError(f"{where}from_cells is for regression tasks of one output without activation")
+        by_cells = self.kind == "density" or self.from_cells is not None
+        if by_cells and self.transform is not None and not self.transform.is_affine:
             raise ConfigError(
-                f"{where}transform has log1p; the cells of a density map add up to the image's value, and logarithms "
-                "do not. Use a transform without log1p, or kind 'regression'"
+                f"{where}transform has log1p; the image's value is the sum or mean of its cells, which logarithms do "
+                "not keep. Use a transform without log1p, or kind 'regression' without from_cells"
             )
         if self.is_categorical or self.kind == "ratio":
             given = [name for name in ("transform", "activation", "minimum") if getattr(self, name) is not None]
@@ -280,6 +169,12 @@ class Task:
     def is_categorical(self) -> bool:
         """Whether outputs are class logits."""
         return self.kind in ("classification", "segmentation")
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """What tables call the outputs: the name, or ``name:label`` where there are several."""
+        several = tuple(f"{self.name}:{part}" for part in self.labels or range(self.dim))
+        return (self.name,) if self.dim == 1 else several
 
     @property
     def is_map(self) -> bool:
@@ -340,9 +235,7 @@ def output_names(task: Task) -> tuple[str, ...]:
         >>> output_names(Task("mass")), output_names(Task("kind", dim=2, labels=("soil", "crop")))
         (('mass',), ('kind:soil', 'kind:crop'))
     """
-    if task.dim == 1:
-        return (task.name,)
-    return tuple(f"{task.name}:{part}" for part in task.labels or range(task.dim))
+    return task.columns
 
 
 def check_tasks(tasks: Sequence[Task], *, kinds: Sequence[str], owner: str) -> tuple[Task, ...]:
@@ -359,34 +252,29 @@ def check_tasks(tasks: Sequence[Task], *, kinds: Sequence[str], owner: str) -> t
     for task in tasks:
         if task.kind not in kinds:
             raise ConfigError(f"{owner} serves tasks of kind {', '.join(kinds)}; task {task.name!r} is {task.kind!r}")
+        if task.from_cells is not None:
+            cell_output(task, tasks)
     return tuple(tasks)
+
+
+def cell_output(task: Task, tasks: Sequence[Task]) -> tuple[Task, int]:
+    """Return the map task whose cells make a task's value (``from_cells``), and the output of it.
+
+    Raises:
+        ConfigError: if there is no such map, or none of its labels is the task's name.
+    """
+    maps = {own.name: own for own in tasks if own.is_map}
+    cells = maps.get(str(task.from_cells))
+    if cells is None or (cells.dim > 1 and task.name not in cells.labels):
+        there = ", ".join(f"{own.name} ({', '.join(own.labels) or own.dim})" for own in maps.values()) or "none"
+        raise ConfigError(
+            f"task {task.name!r} is the mean over the cells of {task.from_cells!r}, which is not a dense or "
+            f"segmentation task of this head with a label {task.name!r}; there are: {there}"
+        )
+    return cells, 0 if cells.dim == 1 else cells.labels.index(task.name)
 
 
 def _one_of(where: str, value: Any, allowed: Sequence[str], *, optional: bool) -> None:
     if (value is None and optional) or (isinstance(value, str) and value in allowed):
         return
     raise ConfigError(f"{where} is {value!r}; expected one of {', '.join(allowed)}.{did_you_mean(value, allowed)}")
-
-
-def _numbers(value: Any, where: str) -> float | tuple[float, ...] | None:
-    """One finite number, a tuple of them, or None."""
-    if value is None:
-        return None
-    if isinstance(value, Sequence) and not isinstance(value, str) and value:
-        return tuple(cast("float", _numbers(item, where)) for item in value)
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise ConfigError(f"{where} is {value!r}; expected a number")
-    if not math.isfinite(value):
-        raise ConfigError(f"{where} is {value}; expected a finite number")
-    return float(value)
-
-
-def _each(values: float | tuple[float, ...] | None) -> tuple[float, ...]:
-    if values is None:
-        return ()
-    return values if isinstance(values, tuple) else (values,)
-
-
-def _wide(values: Tensor) -> Tensor:
-    """float64 where the device has it, else float32."""
-    return values.to(torch.float32 if values.device.type == "mps" else torch.float64)

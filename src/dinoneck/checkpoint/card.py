@@ -245,7 +245,7 @@ def _tasks(tasks: Sequence[Mapping[str, Any]], tta: Any) -> str:
             code(task.get("kind")),
             code(task.get("dim")),
             code(task.get("unit")),
-            code(_transform(task.get("transform"))),
+            code(_made_of(task) or _transform(task.get("transform"))),
             code(task.get("minimum")),
             code(", ".join(str(label) for label in task.get("labels") or ())),
         )
@@ -254,6 +254,13 @@ def _tasks(tasks: Sequence[Mapping[str, Any]], tta: Any) -> str:
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     views = f" They are meant to be averaged over the views {code(tta.get('ops'))}." if isinstance(tta, Mapping) else ""
     return f"{table}\n\nPredictions are given in these units: the transforms are undone.{views}"
+
+
+def _made_of(task: Mapping[str, Any]) -> str:
+    """What the value of a task is made of, where it has no readout of its own."""
+    if isinstance(parts := task.get("parts_of"), Mapping):
+        return f"{parts.get('total')} x {parts.get('ratio')}"
+    return f"mean over the cells of {task['from_cells']}" if task.get("from_cells") else ""
 
 
 def _transform(told: Any) -> str:

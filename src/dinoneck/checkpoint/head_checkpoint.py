@@ -18,7 +18,7 @@ from dinoneck.backbones.backbone import Backbone
 from dinoneck.checkpoint import header as headers
 from dinoneck.checkpoint import hub, lora_weights
 from dinoneck.checkpoint.pairing import check_probe, check_reads, check_records, origin_of
-from dinoneck.checkpoint.read import check_finite, check_meta, on_meta, read_file, read_head
+from dinoneck.checkpoint.read import check_finite, check_meta, on_meta, predicted, read_file, read_head
 from dinoneck.checkpoint.records import check_backbone_record, check_entries
 from dinoneck.checkpoint.saveable import check_whole, inputs_of, named, plain, plain_backbone, probed, views_of
 from dinoneck.checkpoint.state import chunks_of, listing_of, snapshot
@@ -133,7 +133,7 @@ class HeadCheckpoint:
             "tensors": listing_of(state),
             "backbone": probed(backbone) if isinstance(backbone, Backbone) else plain(backbone, "backbone"),
             "inputs": inputs_of(preprocess, name),
-            "tasks": encode(list(getattr(module, "tasks", ()))),
+            "tasks": encode(predicted(module)),
             "training": plain(training, "training"),
             "license": license,
             "tta": views_of(tta),

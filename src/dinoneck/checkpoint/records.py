@@ -267,7 +267,8 @@ _INPUTS = {
     "std": _STD,
 }
 _TASK = {
-    **dict.fromkeys(("name", "kind", "unit"), _TEXT),
+    **dict.fromkeys(("name", "kind", "unit", "from_cells"), _TEXT),
+    "parts_of": _OBJECT,
     "dim": _INT,
     "labels": (_is_labels, "a list of plain texts"),
     "transform": _OBJECT,

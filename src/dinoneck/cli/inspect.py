@@ -96,6 +96,8 @@ def _task(task: dict[str, Any]) -> str:
         steps += ["/ area"] if transform.get("area") else []
         steps += ["log1p"] if transform.get("log1p") else []
         steps += ["z-score"] if transform.get("mean") is not None else []
+    steps += [f"mean over the cells of {task['from_cells']}"] if task.get("from_cells") else []
+    steps += [f"{own.get('total')} x {own.get('ratio')}"] if isinstance(own := task.get("parts_of"), dict) else []
     return (
         f"{task.get('name')} ({task.get('kind')}, dim {task.get('dim')}{unit}{', ' + ' '.join(steps) if steps else ''})"
     )

@@ -12,7 +12,7 @@ from dinoneck.cli import backbone_options, numbers
 from dinoneck.cli.allow_option import add_allow
 from dinoneck.cli.answers import add_json, answer
 from dinoneck.cli.outputs import check_output
-from dinoneck.cli.text import say
+from dinoneck.cli.text import say, tell_pooled
 from dinoneck.cli.train import told_size
 from dinoneck.errors import ConfigError, DataError, DinoneckError, counted, printable
 
@@ -131,7 +131,7 @@ def run(options: argparse.Namespace) -> int:
     from dinoneck.data.tables import csv_text
     from dinoneck.inference.panel import check_weights
     from dinoneck.inference.predictor import Predictor
-    from dinoneck.inference.sources import listed, opened, revisions_of
+    from dinoneck.inference.sources import listed, revisions_of
 
     if options.maps is True:
         options.maps = options.out.with_suffix(".png")
@@ -139,7 +139,7 @@ def run(options: argparse.Namespace) -> int:
     _check_outputs(options, photos)
     sources = listed(options.heads)
     check_weights(options.weights, len(sources), options.reduce)
-    heads = opened(sources, options.revision, options.allow)
+    heads = _opened(sources, options)
     commits = revisions_of(sources, heads)
     for repo, commit in commits.items():
         print(f"{repo} is commit {commit}.")
@@ -212,6 +212,14 @@ def predicted(
             except (DinoneckError, OSError) as error:
                 unread[place] = printable(str(error))
     return found
+
+
+def _opened(sources: Sequence[Any], options: argparse.Namespace) -> list[Any]:
+    from dinoneck.inference.sources import opened
+
+    heads = opened(sources, options.revision, options.allow)
+    tell_pooled([own.meta["tasks"] for head in heads for own in backbone_options.checkpoints_of(head)])
+    return heads
 
 
 def _told_photo(predictor: Predictor, photo: Path) -> list[str]:
@@ -336,20 +344,25 @@ def _rows(
     from dinoneck.data.tables import is_csiro, read_csiro_test
 
     if options.csv and is_csiro(options.csv):
-        wanted, by_image = read_csiro_test(options.csv), dict(zip(names, results, strict=True))
+        columns = _columns(predictor)
+        wanted, by_image = (
+            read_csiro_test(options.csv),
+            {
+                name: dict(zip(columns, _all_values(result, predictor), strict=True))
+                for name, result in zip(names, results, strict=True)
+            },
+        )
         for target in wanted.targets:
-            if target not in results[0]:
-                raise DataError(
-                    f"{options.csv} asks for {target!r}; the heads predict {', '.join(_columns(predictor))}"
-                )
+            if target not in columns:
+                raise DataError(f"{options.csv} asks for {target!r}; the heads predict {', '.join(columns)}")
         asked = zip(wanted.sample_ids, wanted.images, wanted.targets, strict=True)
-        means = {target: sum(result[target] for result in results) / len(results) for target in set(wanted.targets)}
+        means = {target: sum(row[target] for row in by_image.values()) / len(results) for target in set(wanted.targets)}
         rows = [[i, f"{by_image.get(image, means)[target]:.6g}"] for i, image, target in asked]
         return ["sample_id", "target"], rows, [image for image in dict.fromkeys(wanted.images) if image not in by_image]
     return (
         ["image", *_columns(predictor)],
         [
-            [name, *(f"{value:.6g}" for task in predictor.tasks for value in _values(result[task.name]))]
+            [name, *(f"{value:.6g}" for value in _all_values(result, predictor))]
             for name, result in zip(names, results, strict=True)
         ],
         [],
@@ -374,6 +387,10 @@ def _columns(predictor: Predictor) -> list[str]:
     from dinoneck.tasks import output_names
 
     return [name for task in predictor.tasks for name in output_names(task)]
+
+
+def _all_values(result: Mapping[str, Any], predictor: Predictor) -> list[float]:
+    return [value for task in predictor.tasks for value in _values(result[task.name])]
 
 
 def _values(answer: Any) -> list[float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TextIO
+from typing import Any, TextIO
 
 from dinoneck.errors import printable
 
@@ -41,3 +41,20 @@ def scores(by_method: Mapping[str, Mapping[str, float | None]]) -> str:
 
 def _number(score: float | None) -> str:
     return "-" if score is None else f"{score:.3f}"
+
+
+def tell_pooled(heads: Sequence[Sequence[Mapping[str, Any]]]) -> None:
+    """Print which numbers are not the means of their cells, as in heads written by version 0.1."""
+    found = {}
+    for tasks in heads:
+        labels = {label: own["name"] for own in tasks if own["kind"] == "dense" for label in own.get("labels") or ()}
+        for task in tasks:
+            pooled = task["kind"] in ("regression", "density") and task.get("from_cells") is None
+            if pooled and task["name"] in labels and not task.get("unit"):
+                found[task["name"]] = labels[task["name"]]
+    if found:
+        say(
+            f"{', '.join(found)}: the heads predict these numbers by a pooled readout, not as the mean over the cells "
+            f"of {', '.join(sorted(set(found.values())))}, as heads trained by this version do; train the heads again, "
+            "or take the mean of the maps (--maps)"
+        )

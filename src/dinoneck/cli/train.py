@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from dinoneck.data.tables import PhotoTable
     from dinoneck.grid import GridSize
     from dinoneck.inference.presets import Preset
+    from dinoneck.tasks import Task
     from dinoneck.training.config_file import TrainingConfig
     from dinoneck.training.config_run import ConfiguredRun
 
@@ -44,8 +45,9 @@ def run(options: argparse.Namespace) -> int:
         print(f"Only helping: {', '.join(data.auxiliary)}.")
     print("\n".join(_told_tokens(prepared)))
     print("".join(_advice(prepared)), end="")
-    _, _, report = prepared.train(options.out, overwrite=options.overwrite, resume=options.resume)
+    result, _, report = prepared.train(options.out, overwrite=options.overwrite, resume=options.resume)
     _tell(report, data)
+    print("".join(_told_cells(task for head in result.heads[:1] for task in head.tasks)), end="")
     answer(options, out=options.out, report=report)
     print(f"written: {options.out}/heads, logs, out_of_fold.csv, report.json")
     return 0
@@ -62,8 +64,8 @@ def _with_preset(config: TrainingConfig, name: str | None) -> tuple[TrainingConf
             "--preset says how photos are prepared; a store's are prepared already. Leave one of them out"
         )
     recipe = preset(name)
-    backbone = config.backbone or recipe.backbone
-    return replace(config, backbone=backbone, activation=config.activation or recipe.activation), recipe
+    own = {name: getattr(config, name) or getattr(recipe, name) for name in ("backbone", "activation", "tta")}
+    return replace(config, **own, recipe={"optimizer": recipe.optimizer, **config.recipe}), recipe
 
 
 def _pasture(options: argparse.Namespace, config: TrainingConfig) -> Callable[[], PhotoTable] | None:
@@ -114,6 +116,12 @@ def _tell(report: dict[str, Any], data: PhotoTable) -> None:
         print(f"Helping, R² of values and accuracy of classes: {_listed(report['auxiliary_scores'])}")
     print(told_overall(data))
     print("\n".join(verdicts(report["scores"], list(data.targets))))
+
+
+def _told_cells(tasks: Iterable[Task]) -> list[str]:
+    """Which numbers are means over cells."""
+    names = [task.name for task in tasks if task.from_cells is not None]
+    return [f"{', '.join(names)}: the number of an image is the mean over its cells.\n"] if names else []
 
 
 def _listed(scores: dict[str, float | None]) -> str:

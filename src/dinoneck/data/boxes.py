@@ -246,8 +246,8 @@ class BoxPhotos(Dataset[Any]):
         corners = all(0 <= x < right <= w + 1 and 0 <= y < low <= h + 1 for (w, h), (x, y, right, low) in pairs)
         if corners and self.clipped > _MOST_CLIPPED * kept:
             raise DataError(
-                f"{self.file}: {self.clipped} of {kept} boxes reach over the edge of their image, {example}; {expected}. "
-                "They seem to be corners, x1, y1, x2, y2: write x1, y1, x2 - x1, y2 - y1"
+                f"{self.file}: {self.clipped} of {kept} boxes reach over the edge of their image, {example}; "
+                f"{expected}. They seem to be corners, x1, y1, x2, y2: write x1, y1, x2 - x1, y2 - y1"
             )
         geometry = sum(self.skipped[reason] for reason in ("zero area", "outside", "not finite", "too small"))
         if geometry and not kept and geometry == sum(self.skipped.values()):

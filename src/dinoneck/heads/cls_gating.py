@@ -14,6 +14,7 @@ from dinoneck.errors import ConfigError, ShapeError
 from dinoneck.heads.head import Head
 from dinoneck.layers.absorb import absorb
 from dinoneck.layers.mixture import Mixture
+from dinoneck.losses.composition import Composition, checked_compositions
 from dinoneck.tasks import Task, activate, check_tasks
 from dinoneck.tokens import Tokens
 
@@ -209,6 +210,7 @@ class CLSGatingHead(Head):
         num_patches: of the gate: N for ``mlp``, (rows, cols) for ``resized``.
         hidden_dim: H, units of the hidden layer (Linear 2 C -> H, LayerNorm, GELU, Dropout).
         dropout: share of hidden units dropped in training.
+        compositions: outputs composed of a total and a ratio among the tasks, see :class:`dinoneck.Composition`.
         device: torch factory keyword.
         dtype: torch factory keyword.
 
@@ -238,6 +240,7 @@ class CLSGatingHead(Head):
         num_patches: int | tuple[int, int] | None = None,
         hidden_dim: int = 512,
         dropout: float = 0.1,
+        compositions: Sequence[Composition] = (),
         *,
         device: Any = None,
         dtype: Any = None,
@@ -249,6 +252,7 @@ class CLSGatingHead(Head):
         factory = {"device": device, "dtype": dtype}
         self.embed_dim = embed_dim
         self.tasks = check_tasks(tasks, kinds=("regression", "ratio", "classification"), owner="CLSGatingHead")
+        self.compositions = checked_compositions(compositions, self.tasks, "CLSGatingHead")
         self.gating = CLSGating(embed_dim, num_patches, mode, **factory)
         self.trunk = nn.Linear(2 * embed_dim, hidden_dim, **factory)
         self.norm = nn.LayerNorm(hidden_dim, **factory)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from dinoneck.configured import at_least
 from dinoneck.grid import as_maps
 from dinoneck.heads.head import Head
-from dinoneck.heads.readouts import Tower, read_map, task_map
+from dinoneck.heads.readouts import Tower, from_cells, read_map, task_map
 from dinoneck.layers.conv_block import ConvBlock, reset
+from dinoneck.losses.composition import Composition, checked_compositions
 from dinoneck.necks.layer_grouper import LayerGrouper
-from dinoneck.tasks import Task, check_tasks
+from dinoneck.tasks import Kind, Task, check_tasks
 from dinoneck.tokens import Tokens
 
 
@@ -25,9 +26,11 @@ class DenseHead(Head):
 
     Args:
         embed_dim: channels of the tokens.
-        tasks: dense, density, segmentation or ratio tasks (a ratio's shares are averaged over cells).
+        tasks: dense, density, segmentation or ratio tasks (a ratio's shares are averaged over cells), and regressions
+            with ``from_cells``.
         hidden_dim: channels of the tower.
         depth: 3x3 blocks; 0 leaves a linear probe of every cell.
+        compositions: outputs composed of a total and a ratio among the tasks, see :class:`dinoneck.Composition`.
         device: torch factory keyword.
         dtype: torch factory keyword.
 
@@ -52,6 +55,7 @@ class DenseHead(Head):
         tasks: Sequence[Task],
         hidden_dim: int = 256,
         depth: int = 2,
+        compositions: Sequence[Composition] = (),
         *,
         device: Any = None,
         dtype: Any = None,
@@ -61,10 +65,13 @@ class DenseHead(Head):
         at_least(0, depth=depth)
         factory = {"device": device, "dtype": dtype}
         self.embed_dim = embed_dim
-        self.tasks = check_tasks(tasks, kinds=("dense", "density", "segmentation", "ratio"), owner="DenseHead")
+        own = [task for task in tasks if task.from_cells is None]
+        check_tasks(own, kinds=("dense", "density", "segmentation", "ratio"), owner="DenseHead")
+        self.tasks = check_tasks(tasks, kinds=get_args(Kind), owner="DenseHead")
+        self.compositions = checked_compositions(compositions, self.tasks, "DenseHead")
         self.entrance = LayerGrouper(embed_dim, 1, hidden_dim, 1, **factory)
         self.blocks = nn.ModuleList(ConvBlock(hidden_dim, hidden_dim, **factory) for _ in range(depth))
-        self.towers = nn.ModuleList(Tower(hidden_dim, task, 0, **factory) for task in self.tasks)
+        self.towers = nn.ModuleList(Tower(hidden_dim, task, 0, **factory) for task in own)
 
     def reset_parameters(self) -> None:
         """Draw the weights anew."""
@@ -78,19 +85,20 @@ class DenseHead(Head):
     def forward(self, tokens: Tokens) -> dict[str, Tensor]:
         """Return the tasks' outputs in model space."""
         outputs: dict[str, Tensor] = {}
-        for task, cells in zip(self.tasks, self._maps(tokens), strict=True):
+        for task, cells in self._maps(tokens):
             outputs.update(read_map(task, cells))
-        return outputs
+        return outputs | from_cells(self.tasks, outputs)
 
     @torch.no_grad()
     def predict_maps(self, tokens: Tokens) -> dict[str, Tensor]:
         """Return ``{task: (B, dim, rows, cols)}`` in natural units; ``minimum`` holds for dense cells."""
-        return {task.name: task.predict_map(cells) for task, cells in zip(self.tasks, self._maps(tokens), strict=True)}
+        return {task.name: task.predict_map(cells) for task, cells in self._maps(tokens)}
 
-    def _maps(self, tokens: Tokens) -> list[Tensor]:
-        """The tasks' maps in model space."""
+    def _maps(self, tokens: Tokens) -> list[tuple[Task, Tensor]]:
+        """The tasks that have maps, and these in model space."""
         (x,) = self.entrance([self._sequence(tokens)])
         maps = as_maps(x[:, tokens.num_prefix_tokens :], tokens.grid)
         for block in self.blocks:
             maps = block(maps)
-        return [task_map(task, tower(maps)) for task, tower in zip(self.tasks, self.towers, strict=True)]
+        own = [task for task in self.tasks if task.from_cells is None]
+        return [(task, task_map(task, tower(maps))) for task, tower in zip(own, self.towers, strict=True)]

@@ -14,11 +14,13 @@ from dinoneck.errors import ConfigError, RegistryError, ShapeError
 from dinoneck.heads.cls_gating import CLSGatingHead, outputs_together
 from dinoneck.heads.head import Head
 from dinoneck.heads.patch_mean import PatchMeanHead, per_patch_together
+from dinoneck.heads.readouts import consistent
+from dinoneck.losses.composition import Composed, outputs_of
 from dinoneck.tasks import Task
 from dinoneck.tokens import Tokens
 
 Member = dict[str, Any]
-_SHARED_FIELDS = ("dim", "kind", "labels", "unit", "aggregate")
+_SHARED_FIELDS = ("dim", "kind", "labels", "unit", "aggregate", "from_cells")
 
 
 class HeadEnsemble(Head):
@@ -74,7 +76,9 @@ class HeadEnsemble(Head):
         if len(widths) > 1:
             raise ConfigError(f"the members were built for tokens of {widths} channels; they need one backbone")
         self.embed_dim = widths[0]
-        self.tasks = shared_tasks(self._members())
+        predicted = shared_tasks(self._members())
+        self.tasks = tuple(task for task in predicted if not isinstance(task, Composed))
+        self.compositions = tuple(task.parts_of for task in predicted if isinstance(task, Composed) and task.parts_of)
         for task in self.tasks:
             known = [any(own.name == task.name for own in head.tasks) for head in self._members()]
             if weights is not None and not sum(w for w, knows in zip(weights, known, strict=True) if knows):
@@ -114,13 +118,14 @@ class HeadEnsemble(Head):
             head.check_origin(tokens)
 
     def members_predict(self, tokens: Tokens) -> dict[str, Tensor]:
-        """Return ``{task name: (K, B, dim)}`` in natural units: what each of its K members says."""
-        answers = self._each(tokens)
-        return {task.name: torch.stack([row[task.name] for row in answers if task.name in row]) for task in self.tasks}
+        """Return ``{name: (K, B, dim)}`` in original units: the predictions of its K members."""
+        rows = self._each(tokens)
+        return {task.name: torch.stack([row[task.name] for row in rows if task.name in row]) for task in self.predicted}
 
     def forward(self, tokens: Tokens) -> dict[str, Tensor]:
         """Return ``{task name: (B, dim)}``: natural units, or log-probabilities for classes and ratios."""
-        found = self.natural(tokens)
+        values = self.natural(tokens)
+        found = {task.name: values[task.name] for task in self.tasks}
         for task in self.tasks:
             if task.is_categorical or task.kind == "ratio":
                 tiny = torch.finfo(found[task.name].dtype).tiny
@@ -128,9 +133,9 @@ class HeadEnsemble(Head):
         return found
 
     def natural(self, tokens: Tokens) -> dict[str, Tensor]:
-        """Return ``{task name: (B, dim)}`` in natural units, probabilities for classes and ratios."""
+        """Return ``{name: (B, dim)}`` in original units, probabilities for classes and ratios."""
         answers = self._each(tokens)
-        return {task.name: self._reduced(task.name, answers) for task in self.tasks}
+        return consistent(self.predicted, {task.name: self._reduced(task.name, answers) for task in self.predicted})
 
     @torch.no_grad()
     def predict_maps(self, tokens: Tokens) -> dict[str, Tensor]:
@@ -149,16 +154,13 @@ class HeadEnsemble(Head):
         gated = [head for head in members if isinstance(head, CLSGatingHead)]
         if len(gated) == len(members):
             said = outputs_together(gated, tokens)
-            return [
-                {task.name: task.predict(row[task.name]) for task in head.tasks}
-                for head, row in zip(gated, said, strict=True)
-            ]
+            return [head._natural(row) for head, row in zip(gated, said, strict=True)]
         alike = [head for head in members if isinstance(head, PatchMeanHead)]
         if len(alike) < len(members):
             return [head.natural(tokens) for head in members]
         mlps = [mlp for head in alike for mlp in head.mlps]
         answers = iter(per_patch_together(mlps, self._sequence(tokens), tokens.num_prefix_tokens))
-        return [{task.name: task.predict(next(answers).mean(dim=1)) for task in head.tasks} for head in alike]
+        return [head._natural({task.name: next(answers).mean(dim=1) for task in head.tasks}) for head in alike]
 
     def _reduced(self, name: str, answers: Sequence[dict[str, Tensor]]) -> Tensor:
         said = [row[name] for row in answers if name in row]
@@ -201,16 +203,19 @@ def _check_weights(weights: Sequence[float], count: int, reduce: str) -> None:
 
 
 def shared_tasks(members: Sequence[Head]) -> tuple[Task, ...]:
-    """Return one task per name, without transform: heads that answer together speak in natural units.
+    """Return one task per name, then one output per composition; without transform: they are in original units.
 
     Raises:
-        ConfigError: if two heads disagree about a task's outputs, kind, labels, unit or aggregate.
+        ConfigError: if two heads disagree about a task's outputs, kind, labels, unit, aggregate or cells, or about what
+            is composed.
     """
     tasks: dict[str, Task] = {}
     for head in members:
-        for task in head.tasks:
+        for task in head.predicted:
             plain = replace(task, transform=None, activation=None)
             first = tasks.setdefault(task.name, plain)
-            if any(getattr(first, field) != getattr(task, field) for field in _SHARED_FIELDS):
+            alike = getattr(first, "parts_of", None) == getattr(task, "parts_of", None)
+            if not alike or any(getattr(first, field) != getattr(task, field) for field in _SHARED_FIELDS):
                 raise ConfigError(f"members disagree about task {task.name!r}: {first} and {plain}")
-    return tuple(tasks.values())
+    composed = [task.parts_of for task in tasks.values() if isinstance(task, Composed) and task.parts_of]
+    return outputs_of([task for task in tasks.values() if not isinstance(task, Composed)], composed, "the members")

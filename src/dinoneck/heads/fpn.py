@@ -11,6 +11,7 @@ from dinoneck.heads.fpn_yaml import read_fpn_yaml
 from dinoneck.heads.pyramid import PyramidHead, RatioReadout
 from dinoneck.layers.conv_block import ActivationName
 from dinoneck.layers.norms import NormName
+from dinoneck.losses.composition import Composition
 from dinoneck.necks.layer_grouper import Fusion
 from dinoneck.necks.vit_fpn import Downsample
 from dinoneck.tasks import Task
@@ -42,6 +43,7 @@ class FPNHead(PyramidHead):
         hidden_dim: hidden units of the light heads; None = one linear layer each.
         tower_depth: 3x3 blocks of every tower on P2.
         ratio_readout: ratios from the ``pooled`` vector or from logits per ``patch``.
+        compositions: see :class:`dinoneck.PyramidHead`.
         device: torch factory keyword.
         dtype: torch factory keyword.
 
@@ -84,6 +86,7 @@ class FPNHead(PyramidHead):
         hidden_dim: int | None = None,
         tower_depth: int = 2,
         ratio_readout: RatioReadout = "pooled",
+        compositions: Sequence[Composition] = (),
         *,
         device: Any = None,
         dtype: Any = None,
@@ -94,9 +97,8 @@ class FPNHead(PyramidHead):
             "downsample": downsample, "norm": norm, "activation": activation, "residual_init": residual_init,
             "use_coords": use_coords, "use_cls_context": use_cls_context, "patch_size": patch_size,
         }  # fmt: skip
-        super().__init__(
-            embed_dim, tasks, neck, layer_indices, hidden_dim, tower_depth, ratio_readout, device=device, dtype=dtype
-        )
+        own = (hidden_dim, tower_depth, ratio_readout, compositions)
+        super().__init__(embed_dim, tasks, neck, layer_indices, *own, device=device, dtype=dtype)
 
     @classmethod
     def from_yaml(

@@ -9,7 +9,7 @@ from typing import Any
 
 from dinoneck.errors import ConfigError
 from dinoneck.flat_yaml import read_flat_yaml
-from dinoneck.losses.composition import CompositionLoss
+from dinoneck.losses.composition import Composition, CompositionLoss
 from dinoneck.losses.task_loss import TaskLoss
 from dinoneck.losses.uncertainty import UncertaintyWeighting
 from dinoneck.tasks import Task
@@ -29,7 +29,6 @@ KEYS = (
 )
 TASKS = (Task("reg3"), Task("ratio", dim=3, kind="ratio"), Task("ndvi"))
 NDVI_DENSE = Task("ndvi_dense", kind="dense")
-COMPOSED = CompositionLoss("biomass_5d", total="reg3", ratio="ratio")
 
 
 @dataclass(frozen=True)
@@ -51,11 +50,9 @@ class FPNSettings:
         given = TASKS if tasks is None else tuple(tasks)
         return (*given, NDVI_DENSE) if self.ndvi_dense else given
 
-    def loss(self, tasks: Sequence[Task]) -> TaskLoss:
-        """Return the loss over a head's tasks, with the composed ``biomass_5d`` where reg3 and ratio are among them."""
-        names = [task.name for task in tasks]
-        compositions = (COMPOSED,) if {COMPOSED.total, COMPOSED.ratio} <= set(names) else ()
-        every = [*names, *(composition.name for composition in compositions)]
+    def loss(self, tasks: Sequence[Task], compositions: Sequence[Composition | CompositionLoss] = ()) -> TaskLoss:
+        """Return the loss over a head's tasks and compositions."""
+        every = [own.name for own in (*tasks, *compositions)]
         return TaskLoss(tasks, compositions, UncertaintyWeighting(every) if self.weighting == "uw" else None)
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
@@ -9,6 +12,7 @@ from dinoneck.configured import Configured
 from dinoneck.layers.intake import sequences
 from dinoneck.layers.mixture import Mixture
 from dinoneck.layers.origin import Origin
+from dinoneck.losses.composition import Composition, outputs_of
 from dinoneck.tasks import Task
 from dinoneck.tokens import Tokens
 
@@ -17,15 +21,18 @@ class Head(Configured, nn.Module):
     """A module that turns Tokens into one tensor per task.
 
     ``forward(tokens)`` returns ``{task name: (B, dim)}`` in model space, ``(B, dim, rows, cols)`` for the kinds that
-    answer per cell (dense, segmentation); ``predict(tokens)`` the same in natural units; ``predict_maps(tokens)``,
-    where a head has maps, ``{task name: (B, dim, rows, cols)}`` in natural units.
+    predict per cell (dense, segmentation); ``predict(tokens)`` the same in natural units and ``{composition name:
+    (B, parts + sums)}``; ``predict_maps(tokens)``, where a head has maps, ``{task name: (B, dim, rows, cols)}`` in
+    natural units.
 
     Attributes:
         expects: the backbone record of the file that the head was loaded from; Tokens that differ from it are refused.
-            None takes any. It is no part of the configuration or the weights.
+            None takes any. It is not part of the configuration or the weights.
     """
 
+    omitted_arguments: ClassVar[tuple[str, ...]] = ("compositions",)
     tasks: tuple[Task, ...]
+    compositions: tuple[Composition, ...] = ()
     embed_dim: int
     expects: Origin | None = None
 
@@ -38,6 +45,11 @@ class Head(Configured, nn.Module):
         if self.expects is not None:
             self.expects.check(tokens, type(self).__name__, getattr(self, "layer_indices", None))
 
+    @property
+    def predicted(self) -> tuple[Task, ...]:
+        """What ``predict`` returns: the tasks, then one :class:`dinoneck.losses.Composed` per composition."""
+        return outputs_of(self.tasks, self.compositions, type(self).__name__)
+
     def mixed(self, tokens: Tokens, mixture: Mixture) -> dict[str, Tensor]:
         """Return what ``forward`` says of mixed samples.
 
@@ -47,13 +59,18 @@ class Head(Configured, nn.Module):
         return outputs
 
     def natural(self, tokens: Tokens) -> dict[str, Tensor]:
-        """Return what ``forward`` says in natural units, with gradients where they are enabled."""
-        outputs = self(tokens)
-        return {task.name: task.predict(outputs[task.name]) for task in self.tasks}
+        """Return predictions in original units, with gradients where they are enabled."""
+        return self._natural(self(tokens))
+
+    def _natural(self, outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Outputs of ``forward`` in original units, and what is composed of them."""
+        values = {task.name: task.predict(outputs[task.name]) for task in self.tasks}
+        composed = {own.name: own.of_shares(values[own.total], values[own.ratio]) for own in self.compositions}
+        return values | composed
 
     @torch.no_grad()
     def predict(self, tokens: Tokens) -> dict[str, Tensor]:
-        """Return what ``forward`` says in natural units (probabilities for classes and ratios)."""
+        """Return predictions in original units (probabilities for classes and ratios), and what is composed of them."""
         return self.natural(tokens)
 
     @torch.no_grad()

@@ -17,6 +17,7 @@ from dinoneck.layers.absorb import absorb
 from dinoneck.layers.eager import untouched
 from dinoneck.layers.mixture import Mixture
 from dinoneck.layers.projection import linear
+from dinoneck.losses.composition import Composition, checked_compositions
 from dinoneck.tasks import Activation, Task, activate, check_tasks
 from dinoneck.tokens import Tokens
 
@@ -167,6 +168,7 @@ class PatchMeanHead(Head):
         embed_dim: channels of the tokens.
         tasks: regression, ratio or classification tasks. A task's activation acts on every patch.
         hidden_dim: hidden units of each MLP.
+        compositions: outputs composed of a total and a ratio among the tasks, see :class:`dinoneck.Composition`.
         device: torch factory keyword.
         dtype: torch factory keyword.
 
@@ -189,6 +191,7 @@ class PatchMeanHead(Head):
         embed_dim: int,
         tasks: Sequence[Task],
         hidden_dim: int = 128,
+        compositions: Sequence[Composition] = (),
         *,
         device: Any = None,
         dtype: Any = None,
@@ -196,6 +199,7 @@ class PatchMeanHead(Head):
         super().__init__()
         self.embed_dim = embed_dim
         self.tasks = check_tasks(tasks, kinds=("regression", "ratio", "classification"), owner="PatchMeanHead")
+        self.compositions = checked_compositions(compositions, self.tasks, "PatchMeanHead")
         self.mlps = nn.ModuleList(
             PatchMeanMLP(embed_dim, hidden_dim, task.dim, task.activation, device=device, dtype=dtype)
             for task in self.tasks

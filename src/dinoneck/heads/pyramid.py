@@ -12,9 +12,10 @@ from dinoneck import registry
 from dinoneck.configured import at_least
 from dinoneck.errors import ConfigError
 from dinoneck.heads.head import Head
-from dinoneck.heads.readouts import Light, Tower, read_map, task_map
+from dinoneck.heads.readouts import Light, Tower, from_cells, read_map, task_map
 from dinoneck.layers.conv_block import reset
 from dinoneck.layers.mixture import Mixture, mixes_itself
+from dinoneck.losses.composition import Composition, checked_compositions
 from dinoneck.necks.neck import Neck, neck_named
 from dinoneck.tasks import Kind, Task, check_tasks
 from dinoneck.tokens import Tokens
@@ -26,9 +27,9 @@ class PyramidHead(Head):
     """One readout per task on any registered neck.
 
     Scalar tasks (regression, ratio, classification) read concat(GAP of every level) -> LayerNorm -> one light head
-    each. Dense, density and segmentation tasks read the finest level through a 3x3 tower each: ``dense`` a value and
-    ``segmentation`` class logits per cell, ``density`` a map whose cells sum (or average, see ``Task.aggregate``) to
-    the image's value.
+    each, or take the mean over a map's cells (``Task.from_cells``). Dense, density and segmentation tasks read the
+    finest level through a 3x3 tower each: ``dense`` a value and ``segmentation`` class logits per cell, ``density`` a
+    map whose cells sum (or average, see ``Task.aggregate``) to the image's value.
 
     Args:
         embed_dim: channels of the tokens.
@@ -39,6 +40,7 @@ class PyramidHead(Head):
         hidden_dim: hidden units of the light heads; None = one linear layer each.
         tower_depth: 3x3 blocks of every tower.
         ratio_readout: ratios from the ``pooled`` vector, or from logits per ``patch`` whose shares are averaged.
+        compositions: outputs composed of a total and a ratio among the tasks, see :class:`dinoneck.Composition`.
         device: torch factory keyword.
         dtype: torch factory keyword.
 
@@ -67,6 +69,7 @@ class PyramidHead(Head):
         hidden_dim: int | None = None,
         tower_depth: int = 2,
         ratio_readout: RatioReadout = "pooled",
+        compositions: Sequence[Composition] = (),
         *,
         device: Any = None,
         dtype: Any = None,
@@ -77,10 +80,12 @@ class PyramidHead(Head):
         factory = {"device": device, "dtype": dtype}
         self.embed_dim, self.ratio_readout = embed_dim, ratio_readout
         self.tasks = check_tasks(tasks, kinds=get_args(Kind), owner=type(self).__name__)
+        self.compositions = checked_compositions(compositions, self.tasks, type(self).__name__)
         self.neck = _build(neck, embed_dim, factory)
         self.layer_indices = _checked_layers(layer_indices, self.neck.num_layers)
         pooled_dim = self.neck.out_channels * len(self.neck.strides)
-        self._scalar = [task for task in self.tasks if not self._reads_map(task)]
+        own = [task for task in self.tasks if task.from_cells is None]
+        self._scalar = [task for task in own if not self._reads_map(task)]
         self._mapped = [task for task in self.tasks if self._reads_map(task)]
         self.norm = nn.LayerNorm(pooled_dim, **factory) if self._scalar else None
         self.light = nn.ModuleList(Light(pooled_dim, task, hidden_dim, **factory) for task in self._scalar)
@@ -136,7 +141,7 @@ class PyramidHead(Head):
             outputs[task.name] = light(pooled)
         for task, tower in zip(self._mapped, self.towers, strict=True):
             outputs.update(read_map(task, task_map(task, tower(finest))))
-        return outputs
+        return outputs | from_cells(self.tasks, outputs)
 
     @torch.no_grad()
     def predict_maps(self, tokens: Tokens) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -9,8 +10,9 @@ from torch import Tensor, nn
 
 from dinoneck.layers.conv_block import ActivationName, ConvBlock, MapLinear, reset
 from dinoneck.layers.norms import NormName
+from dinoneck.losses.composition import Composed
 from dinoneck.losses.masked import exact
-from dinoneck.tasks import Activation, Task, activate
+from dinoneck.tasks import Activation, Task, activate, cell_output
 
 DENSITY_CELLS = 1024.0
 
@@ -88,6 +90,45 @@ def read_map(task: Task, cells: Tensor) -> dict[str, Tensor]:
         shares = exact(cells).softmax(dim=1).mean(dim=(2, 3))
         value = shares.clamp_min(torch.finfo(shares.dtype).tiny).log().to(cells.dtype)
     return {task.name: value, f"{task.name}.map": cells}
+
+
+def from_cells(tasks: Sequence[Task], outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the outputs (B, 1) in model space of the tasks whose value is the mean over a map's cells.
+
+    Args:
+        tasks: of a head.
+        outputs: at least those of its maps, (B, dim, rows, cols) in model space.
+    """
+    found = {}
+    for task in tasks:
+        if task.from_cells is not None:
+            cells, place = cell_output(task, tasks)
+            value = cells.predict_map(outputs[cells.name])[:, place : place + 1].mean(dim=(2, 3))
+            found[task.name] = value if task.transform is None else task.transform.forward(value)
+    return found
+
+
+def consistent(tasks: Sequence[Task], values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return predictions in which the values that follow from others do so: averages of several heads, views or tiles.
+
+    A task with ``from_cells`` is the mean over the cells of the averaged map; composed parts add up to the averaged
+    total.
+
+    Args:
+        tasks: those predicted, :class:`dinoneck.losses.Composed` among them.
+        values: in original units, (B, dim); of maps (B, dim, rows, cols), or (B, dim) means over their cells.
+    """
+    found = dict(values)
+    for task in tasks:
+        if task.from_cells is not None:
+            cells, place = cell_output(task, tasks)
+            value = found[cells.name][:, place : place + 1]
+            value = value.mean(dim=(2, 3)) if value.ndim == 4 else value
+            found[task.name] = value if task.minimum is None else value.clamp_min(task.minimum)
+    for task in tasks:
+        if isinstance(task, Composed) and task.parts_of is not None:
+            found[task.name] = task.parts_of.matched(found[task.name], found[task.parts_of.total])
+    return found
 
 
 def task_map(task: Task, cells: Tensor) -> Tensor:

@@ -17,8 +17,10 @@ from dinoneck.heads.ensemble import HeadEnsemble, shared_tasks
 from dinoneck.heads.gates import gates_of, scores_places
 from dinoneck.heads.head import Head
 from dinoneck.heads.patch_mean import PatchMeanHead
+from dinoneck.heads.readouts import consistent
 from dinoneck.inference.places import check_places, grid_of
 from dinoneck.inference.sources import LoadedHead
+from dinoneck.losses.composition import Composed
 from dinoneck.tokens import Tokens
 
 Reduce = Literal["mean", "median"]
@@ -99,8 +101,8 @@ class Panel:
             check_places(trained, seen, turned)
 
     def values(self, tokens: Tokens) -> dict[str, Tensor]:
-        """Return ``{task: (B, dim)}``, or (B, dim, rows, cols) for the kinds that answer per cell."""
-        return self._reduced(tokens, lambda head, x: head.predict(x))
+        """Return ``{name: (B, dim)}``, or (B, dim, rows, cols) for the kinds that answer per cell."""
+        return consistent(self.tasks, self._reduced(tokens, lambda head, x: head.predict(x)))
 
     def maps(self, tokens: Tokens) -> dict[str, Tensor]:
         """Return ``{task: (B, dim, rows, cols)}`` for the tasks that have maps."""
@@ -174,7 +176,7 @@ def _voices(seats: Sequence[_Seat], weighted: bool, reduce: Reduce) -> list[_Voi
     voices = []
     for seat in seats:
         if isinstance(seat.head, HeadEnsemble):
-            voices.append(_Voice(seat.layers, seat.head, {task.name: seat.weight for task in seat.head.tasks}))
+            voices.append(_Voice(seat.layers, seat.head, {task.name: seat.weight for task in seat.head.predicted}))
         else:
             plain.setdefault((seat.layers, next(seat.head.parameters()).dtype), []).append(seat)
     groups = list(plain.values())
@@ -184,7 +186,7 @@ def _voices(seats: Sequence[_Seat], weighted: bool, reduce: Reduce) -> list[_Voi
         heads, weights = [seat.head for seat in group], [seat.weight for seat in group] if weighted else None
         votes: dict[str, float] = {}
         for seat in group:
-            for task in seat.head.tasks:
+            for task in seat.head.predicted:
                 votes[task.name] = votes.get(task.name, 0.0) + seat.weight
         voices.append(_Voice(group[0].layers, HeadEnsemble.from_heads(heads, weights, reduce), votes))
     return voices
@@ -202,7 +204,7 @@ def _fed(tokens: Tokens, layers: tuple[int, ...], head: Head) -> Tokens:
 
 
 def _knows(head: Head, name: str) -> bool:
-    return any(task.name == name for task in head.tasks)
+    return any(task.name == name for task in head.predicted)
 
 
 def _leaves(head: Head) -> Iterator[Head]:
@@ -216,8 +218,9 @@ def _leaves(head: Head) -> Iterator[Head]:
 
 
 def _is_mean_of_map(head: Head, name: str) -> bool:
-    transform = next(task.transform for task in head.tasks if task.name == name)
-    return isinstance(head, PatchMeanHead) and not (transform and transform.log1p)
+    task = next(task for task in head.predicted if task.name == name)
+    affine = task.transform is None or task.transform.is_affine
+    return isinstance(head, PatchMeanHead) and affine and not isinstance(task, Composed)
 
 
 def _mean(answers: Sequence[tuple[float, Tensor]]) -> Tensor:

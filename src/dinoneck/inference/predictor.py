@@ -15,6 +15,7 @@ from dinoneck.data.photos import Photo, Preprocessing, as_list, decode
 from dinoneck.devices import local_device
 from dinoneck.errors import BackboneError, ConfigError
 from dinoneck.grid import PreparedImages
+from dinoneck.heads.readouts import consistent
 from dinoneck.inference.answers import Answers, mean_of
 from dinoneck.inference.assembly import Assembly
 from dinoneck.inference.panel import Panel, Reduce, check_weights
@@ -50,10 +51,11 @@ class Predictor:
     together: maps fade into each other where tiles overlap, with weights that add up to one at every cell. The value of
     a ``density`` task that adds up is the sum of the whole map: every cell counts exactly once, so the answer is the
     mass or count of the whole photo. Tasks of kind ``dense``, ``segmentation`` and ``density`` with
-    ``aggregate="mean"``, and PatchMeanHead's regressions, answer with the mean of the whole map; pooled
-    regressions, ratios and classes with the mean of the tiles' answers, weighted by the area each stands for. So a
-    regression in grams per photo answers with **grams per tile**, not of the whole photo. ``minimum`` is applied to
-    the whole photo's value too. A tile knows nothing of its neighbours.
+    ``aggregate="mean"``, regressions with ``from_cells`` and PatchMeanHead's regressions answer with the mean of the
+    whole map; composed parts add up to the total of the whole photo; pooled regressions, ratios and classes answer with
+    the mean of the tiles' answers, weighted by the area each stands for. So a regression in grams per photo answers
+    with **grams per tile**, not of the whole photo. ``minimum`` is applied to the whole photo's value too. A tile knows
+    nothing of its neighbours.
 
     Args:
         heads: head files, hub repositories (``"user/name"``) of a head or an ensemble, a folder of files, an ensemble's
@@ -161,8 +163,9 @@ class Predictor:
                 photo; and ``"gate": (rows, cols)``, where heads have one: what they looked at, adding up to one.
 
         Returns:
-            One dict per photo: task name -> a float, or an array (dim,) for tasks of several outputs; for dense and
-            segmentation tasks the mean of what ``maps`` shows over the cells that hold photo, not padding.
+            One dict per photo: task name -> a float, or an array (dim,) for tasks of several outputs and compositions;
+            for dense and segmentation tasks the mean of what ``maps`` shows over the cells that hold photo, not
+            padding, of which a task with ``from_cells`` is one.
         """
         results: list[dict[str, Any]] = []
         if None not in (self._fingerprint, own := self.backbone.fingerprint) and own != self._fingerprint:
@@ -256,7 +259,7 @@ class Predictor:
             gate = self._panel.gate(tokens)
             gates += [] if gate is None else _upright(gate, views)
         return Answers(
-            {name: mean_of(parts) for name, parts in values.items()},
+            consistent(self.tasks, {name: mean_of(parts) for name, parts in values.items()}),
             {name: mean_of(parts) for name, parts in pictures.items()},
             mean_of(gates) if gates else None,
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.backbones.load import load_backbone
@@ -27,7 +27,8 @@ class Preset:
         fit: how photos come to that size.
         interpolation: how they are resampled.
         blur: kernel of the Gaussian blur with fixed sigma.
-        tta: views at prediction.
+        tta: views at prediction; heads trained with the preset record them.
+        optimizer: of the training recipe.
         hidden_dim: hidden units of each head.
         activation: of each head.
         unit: of the targets.
@@ -41,6 +42,7 @@ class Preset:
     interpolation: Interpolation
     blur: int
     tta: TTA
+    optimizer: Literal["adamw", "sam"]
     hidden_dim: int
     activation: Activation
     unit: str
@@ -76,6 +78,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
             interpolation="bilinear",
             blur=5,
             tta="d6",
+            optimizer="sam",
             hidden_dim=128,
             activation="relu",
             unit="g",

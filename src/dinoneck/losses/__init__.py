@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from dinoneck.lazy import attach
 
 if TYPE_CHECKING:
+    from dinoneck.losses.composition import Composed as Composed
     from dinoneck.losses.composition import Composition as Composition
     from dinoneck.losses.composition import CompositionLoss as CompositionLoss
     from dinoneck.losses.gram_anchor import GramAnchor as GramAnchor
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from dinoneck.losses.uncertainty import UncertaintyWeighting as UncertaintyWeighting
 
 _HOMES = {
+    "Composed": "dinoneck.losses.composition",
     "Composition": "dinoneck.losses.composition",
     "CompositionLoss": "dinoneck.losses.composition",
     "GramAnchor": "dinoneck.losses.gram_anchor",

@@ -6,9 +6,10 @@ parts give answers that agree exactly, and the loss of all five still teaches bo
 
 from __future__ import annotations
 
+import math
 import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 import torch
@@ -17,7 +18,8 @@ from torch import Tensor
 from dinoneck.configured import normal
 from dinoneck.errors import ConfigError, ShapeError, did_you_mean
 from dinoneck.losses.masked import exact, full_mask, shares, smooth_l1
-from dinoneck.tasks import TargetTransform, Task
+from dinoneck.tasks import Task
+from dinoneck.transforms import TargetTransform, each
 
 Sums = tuple[tuple[str, tuple[str, ...]], ...] | Mapping[str, tuple[str, ...]]
 Table = Mapping[str, Tensor]
@@ -27,10 +29,16 @@ Table = Mapping[str, Tensor]
 class Composition:
     """Parts of a whole, and sums of some of them, from a total and the logits of the parts' shares.
 
+    A head that is given ``name``, ``total`` and ``ratio`` too keeps the composition in its record and predicts it: one
+    output ``name`` in original units, whose columns are called :attr:`names`.
+
     Args:
         parts: names in the order of the ratio logits.
         sums: further outputs, each a name and the parts that it adds up: a dict, or pairs (its normal form, since
             the order of a dict is lost in a file).
+        name: of the output of a head and of its loss, among the tasks' names.
+        total: name of the head's regression or density task of one output.
+        ratio: name of the head's ratio task whose outputs are the parts, in that order.
 
     Shape:
         total (B, 1), ratio logits (B, parts) -> (B, parts + sums), in float32 or wider.
@@ -40,17 +48,20 @@ class Composition:
         ShapeError: if total or logits have another shape.
 
     Examples:
-        >>> composition = Composition()
+        >>> composition = Composition(parts=("leaf", "stem", "root"), sums={"above": ("leaf", "stem")})
         >>> composition.names
-        ('clover', 'dead', 'green', 'GDM', 'total')
+        ('leaf', 'stem', 'root', 'above')
         >>> composition(torch.tensor([[60.0]]), torch.zeros(1, 3))
-        tensor([[20., 20., 20., 40., 60.]])
+        tensor([[20., 20., 20., 40.]])
 
     Reference: design source "FPN spatial modelling for biomass", 6.2 (total x softmax of the ratio logits).
     """
 
-    parts: tuple[str, ...] = ("clover", "dead", "green")
-    sums: Sums = (("GDM", ("clover", "green")), ("total", ("clover", "dead", "green")))
+    parts: tuple[str, ...]
+    sums: Sums
+    name: str = ""
+    total: str = ""
+    ratio: str = ""
 
     def __post_init__(self) -> None:
         _normalise(self)
@@ -86,7 +97,55 @@ class Composition:
     def of_shares(self, total: Tensor, ratio: Tensor) -> Tensor:
         """Like a call, with the parts' shares (B, parts) themselves in place of logits."""
         self._check(total, ratio)
-        parts = exact(total) * exact(ratio)
+        return self._with_sums(exact(total) * exact(ratio))
+
+    def matched(self, composed: Tensor, total: Tensor) -> Tensor:
+        """Return outputs whose parts keep their shares and add up to ``total``: those of several views or tiles, say.
+
+        Args:
+            composed: (B, parts + sums), averages of composed outputs.
+            total: (B, 1).
+        """
+        parts = composed[:, : len(self.parts)]
+        whole, size = parts.sum(dim=1, keepdim=True), parts.abs().sum(dim=1, keepdim=True)
+        sound = whole.abs() > 1e-6 * size  # parts of both signs may cancel out
+        return self._with_sums(parts * torch.where(sound, total / torch.where(sound, whole, 1.0), 1.0))
+
+    def tasks_of(self, tasks: Sequence[Task]) -> tuple[Task, Task]:
+        """Return the tasks of the total and of the ratio.
+
+        Raises:
+            ConfigError: if the composition names none, or a task is missing or of another kind or size.
+        """
+        if not (self.name and self.total and self.ratio):
+            raise ConfigError(
+                f"the composition of {', '.join(self.parts)} has name={self.name!r}, total={self.total!r} and "
+                f"ratio={self.ratio!r}; name the output and its two tasks"
+            )
+        known = {task.name: task for task in tasks}
+        wanted = (self.total, ("regression", "density"), 1), (self.ratio, ("ratio",), len(self.parts))
+        for name, kinds, dim in wanted:
+            where = f"composition {self.name!r} needs task {name!r}"
+            if name not in known:
+                raise ConfigError(f"{where}; there are {', '.join(known)}.{did_you_mean(name, known)}")
+            task = known[name]
+            if task.kind not in kinds or task.dim != dim:
+                raise ConfigError(
+                    f"{where} of kind {' or '.join(kinds)} with dim {dim}; it is {task.kind!r} with dim {task.dim}"
+                )
+        return known[self.total], known[self.ratio]
+
+    def output(self, tasks: Sequence[Task]) -> Composed:
+        """Return what the output is called and measured in, given the tasks of its head.
+
+        Raises:
+            ConfigError: as :meth:`tasks_of`.
+        """
+        total, _ = self.tasks_of(tasks)
+        minimum = None if total.minimum is None or total.minimum < 0 else 0.0
+        return Composed(self.name, len(self.names), unit=total.unit, labels=self.names, minimum=minimum, parts_of=self)
+
+    def _with_sums(self, parts: Tensor) -> Tensor:
         sums = [parts[:, [self.parts.index(part) for part in members]].sum(dim=1) for _, members in self._pairs]
         return torch.cat((parts, *(column[:, None] for column in sums)), dim=1)
 
@@ -99,6 +158,52 @@ class Composition:
 
 
 @dataclass(frozen=True)
+class Composed(Task):
+    """The output of a composition, described like that of a task: nothing is trained by it; its columns stand alone.
+
+    Args:
+        parts_of: the composition.
+    """
+
+    parts_of: Composition | None = None
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The names of the parts and sums."""
+        return self.labels
+
+
+def outputs_of(tasks: Sequence[Task], compositions: Sequence[Composition], owner: str) -> tuple[Task, ...]:
+    """Return what a head predicts: its tasks, then its compositions.
+
+    Raises:
+        ConfigError: if a composition does not fit the tasks, or a name or column stands for two outputs.
+    """
+    composed = tuple(composition.output(tasks) for composition in compositions)
+    taken = {name for task in tasks for name in (task.name, *task.columns)}
+    for own in composed:
+        if both := sorted(taken & {own.name, *own.columns}):
+            raise ConfigError(
+                f"{owner}: composition {own.name!r} gives outputs named {', '.join(both)}, as a task or another "
+                "composition does; rename one of them"
+            )
+        taken |= {own.name, *own.columns}
+    return (*tasks, *composed)
+
+
+def checked_compositions(
+    compositions: Sequence[Composition], tasks: Sequence[Task], owner: str
+) -> tuple[Composition, ...]:
+    """Return the compositions of a head, having checked that they fit its tasks.
+
+    Raises:
+        ConfigError: as :func:`outputs_of`.
+    """
+    outputs_of(tasks, compositions, owner)
+    return tuple(compositions)
+
+
+@dataclass(frozen=True)
 class CompositionLoss:
     """The error of composed outputs, taken from the outputs of two tasks by :class:`TaskLoss`.
 
@@ -108,44 +213,40 @@ class CompositionLoss:
     takes that place for a target of its own and narrows it for a composed one.
 
     Args:
-        name: of the loss, among the tasks' names.
-        total: name of a regression or density task of one output.
-        ratio: name of a ratio task whose outputs are the composition's parts, in that order.
+        composition: how the outputs come about, with its name and its two tasks.
         weights: one per output of the composition; None = equal ones that sum to 1.
-        composition: how the outputs come about.
         loss: ``mse`` or ``smooth_l1``.
         beta: where ``smooth_l1`` turns from square to linear.
-        scale: what the differences of each output are divided by, such as its standard deviation; None = 1.
+        scale: what the differences are divided by: ``"total"``, the standard deviation of the total that its task's
+            transform was fitted on (1 where there is none); one number per output; or None = 1.
 
     Raises:
         ConfigError: if a value is out of range or does not fit the others.
 
     Examples:
-        >>> biomass = CompositionLoss("biomass", "total", "ratio", weights=(0.1, 0.1, 0.1, 0.2, 0.5), loss="smooth_l1")
-        >>> dict(zip(biomass.composition.names, biomass.weights))
-        {'clover': 0.1, 'dead': 0.1, 'green': 0.1, 'GDM': 0.2, 'total': 0.5}
+        >>> parts = Composition(("leaf", "stem"), {"both": ("leaf", "stem")}, "plant", total="mass", ratio="shares")
+        >>> plant = CompositionLoss(parts, weights=(0.2, 0.3, 0.5), loss="smooth_l1")
+        >>> plant.name, plant.divisors(TargetTransform(mean=50.0, std=20.0))
+        ('plant', (20.0, 20.0, 20.0))
 
     Reference: design source "FPN spatial modelling for biomass", 6.2 (weighted loss of the five composed masses).
+    Deviation: the differences are divided by the total's standard deviation, as the tasks' own targets are.
     """
 
-    name: str
-    total: str
-    ratio: str
+    composition: Composition
     weights: tuple[float, ...] | None = None
-    composition: Composition = field(default_factory=Composition)
     loss: Literal["mse", "smooth_l1"] = "mse"
     beta: float = 1.0
-    scale: tuple[float, ...] | None = None
+    scale: Literal["total"] | tuple[float, ...] | None = "total"
 
     def __post_init__(self) -> None:
         _normalise(self)
         where, count = f"CompositionLoss {self.name!r}: ", len(self.composition.names)
-        if not self.name or not self.name.isprintable():
-            raise ConfigError(f"{where}the name is no plain text; it is the key of this loss among the tasks")
-        for what, values in (("weights", self.weights), ("scale", self.scale)):
+        scale = self.scale if isinstance(self.scale, tuple) else None
+        for what, values in (("weights", self.weights), ("scale", scale)):
             if values is not None and len(values) != count:
                 raise ConfigError(f"{where}{len(values)} {what} for the {count} outputs {self.composition.names}")
-        if any(value < 0 for value in self.weights or ()) or any(value <= 0 for value in self.scale or ()):
+        if any(value < 0 for value in self.weights or ()) or any(value <= 0 for value in scale or ()):
             raise ConfigError(
                 f"{where}weights are {self.weights} and scale {self.scale}; expected weights of 0 or more and scales "
                 "above 0"
@@ -153,24 +254,43 @@ class CompositionLoss:
         if self.beta <= 0:
             raise ConfigError(f"{where}beta is {self.beta}; expected a positive number")
 
+    @property
+    def name(self) -> str:
+        """Of the composition."""
+        return self.composition.name
+
+    @property
+    def total(self) -> str:
+        """Name of the total's task."""
+        return self.composition.total
+
+    @property
+    def ratio(self) -> str:
+        """Name of the shares' task."""
+        return self.composition.ratio
+
     def total_transform(self, tasks: Sequence[Task]) -> TargetTransform:
         """Return how the total's output becomes what is composed, having checked the two tasks.
 
         Raises:
             ConfigError: if a task is missing or of another kind or size.
         """
-        known = {task.name: task for task in tasks}
-        wanted = (self.total, ("regression", "density"), 1), (self.ratio, ("ratio",), len(self.composition.parts))
-        for name, kinds, dim in wanted:
-            where = f"CompositionLoss {self.name!r} needs task {name!r}"
-            if name not in known:
-                raise ConfigError(f"{where}; there are {', '.join(known)}.{did_you_mean(name, known)}")
-            task = known[name]
-            if task.kind not in kinds or task.dim != dim:
-                raise ConfigError(
-                    f"{where} of kind {' or '.join(kinds)} with dim {dim}; it is {task.kind!r} with dim {task.dim}"
-                )
-        return replace(known[self.total].transform or TargetTransform(), area=None)
+        return replace(self.composition.tasks_of(tasks)[0].transform or TargetTransform(), area=None)
+
+    def divisors(self, transform: TargetTransform) -> tuple[float, ...]:
+        """Return what the difference of each output is divided by.
+
+        Args:
+            transform: what :meth:`total_transform` returned. With a logarithm its standard deviation is led back by
+                the slope at its mean.
+        """
+        if isinstance(self.scale, tuple):
+            return self.scale
+        spread = 1.0
+        if self.scale == "total" and transform.std is not None:
+            (spread,), mean = each(transform.std), sum(each(transform.mean))
+            spread = spread if transform.is_affine else spread * math.exp(min(mean, 80.0))
+        return (spread,) * len(self.composition.names)
 
     def __call__(
         self, transform: TargetTransform, outputs: Table, targets: Table, masks: Table
@@ -193,9 +313,7 @@ class CompositionLoss:
         target = self._target(transform, targets)
         if target.shape != pred.shape:
             raise ShapeError(f"the target of {self.name!r} is {tuple(target.shape)}; expected {tuple(pred.shape)}")
-        difference = torch.where(keep, pred - target.to(pred), 0.0)
-        if self.scale is not None:
-            difference = difference / pred.new_tensor(self.scale)
+        difference = torch.where(keep, pred - target.to(pred), 0.0) / pred.new_tensor(self.divisors(transform))
         errors = difference.square() if self.loss == "mse" else smooth_l1(difference, self.beta)
         count = len(self.composition.names)
         weights = pred.new_tensor(self.weights or (1.0 / count,) * count)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import get_args
 
@@ -9,13 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from dinoneck.errors import ConfigError, ShapeError, did_you_mean
-from dinoneck.losses.composition import CompositionLoss
+from dinoneck.losses.composition import Composition, CompositionLoss
 from dinoneck.losses.maps import DensityRegulariser, dense_masked_mse, dense_masked_smooth_l1, map_cross_entropy
 from dinoneck.losses.masked import full_mask, masked_cross_entropy, masked_mse, masked_smooth_l1, ratio_mse, shares
 from dinoneck.losses.uncertainty import UncertaintyWeighting
 from dinoneck.tasks import Kind, Task, check_tasks
 
 Table = Mapping[str, Tensor]
+LARGEST_RATIO = 100.0
+logger = logging.getLogger(__name__)
 
 
 class TaskLoss(nn.Module):
@@ -26,7 +29,7 @@ class TaskLoss(nn.Module):
 
     Args:
         tasks: of any kind.
-        compositions: losses of outputs composed of two tasks.
+        compositions: those of the head, or their :class:`CompositionLoss` with weights or a scale of their own.
         weighting: learned weights of the tasks and compositions in place of ``Task.weight``, built for their names. Its
             parameter must be given to the optimizer.
         regularisers: of the maps of density tasks, each added as it is, outside of the weighting.
@@ -58,13 +61,14 @@ class TaskLoss(nn.Module):
     def __init__(
         self,
         tasks: Sequence[Task],
-        compositions: Sequence[CompositionLoss] = (),
+        compositions: Sequence[Composition | CompositionLoss] = (),
         weighting: UncertaintyWeighting | None = None,
         regularisers: Sequence[DensityRegulariser] = (),
     ) -> None:
         super().__init__()
         self.tasks = check_tasks(tasks, kinds=get_args(Kind), owner="TaskLoss")
-        self.compositions = tuple(compositions)
+        self.compositions = tuple(CompositionLoss(own) if isinstance(own, Composition) else own for own in compositions)
+        self._compared = weighting is not None  # learned weights begin where every part counts alike
         self.weighting = weighting
         self.regularisers = tuple(regularisers)
         self._transforms = {own.name: own.total_transform(self.tasks) for own in self.compositions}
@@ -94,6 +98,9 @@ class TaskLoss(nn.Module):
         for own in self.compositions:
             loss, counts[own.name] = own(self._transforms[own.name], outputs, targets, masks)
             parts[own.name] = loss
+        if self.training and not self._compared and not torch.compiler.is_compiling():
+            self._compared = True
+            _warn_of_scales({name: part.item() for name, part in parts.items()})
         held = self._regularised(outputs)
         if self.weighting is None:
             parts |= held
@@ -176,6 +183,23 @@ def _known(task: Task, target: Tensor, mask: Tensor | None) -> Tensor:
         return full_mask(mask, target) & known
     known = known.all(dim=1)  # (B, rows, cols): the outputs of a cell share its weight
     return known if mask is None else torch.where(known, mask, torch.zeros_like(mask))
+
+
+def _warn_of_scales(parts: Mapping[str, float]) -> None:
+    """Warn where one part of the first step is so large that another one has no part in the gradient."""
+    some = {name: part for name, part in parts.items() if part > 0}
+    if not some:
+        return
+    least, most = min(some, key=some.__getitem__), max(some, key=some.__getitem__)
+    if some[most] > LARGEST_RATIO * some[least]:
+        logger.warning(
+            "at the first step the loss of %r is %.3g and that of %r is %.3g: the smaller one hardly takes part. Give "
+            "the tasks a transform fitted on their targets (TargetTransform().fit), or weights",
+            most,
+            some[most],
+            least,
+            some[least],
+        )
 
 
 def _weighted(task: Task, output: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:

@@ -12,19 +12,20 @@ from dinoneck.configured import Configured
 from dinoneck.errors import ConfigError, ShapeError
 from dinoneck.losses.masked import exact
 
-LOG_VARIANCE_BOUND = 6.0
+LOG_VARIANCE_BOUND = 12.0
 
 
 class UncertaintyWeighting(Configured, nn.Module):
     """Sum of ½ e^(-s) L + ½ s over the losses L, with one learned log-variance s for each.
 
-    A loss that stays high earns a large s and so a small weight; s rests at ln L. Take it where the scales of several
-    losses are unknown; where the weights are given, such as those of a metric, give them to the tasks instead. The
-    total falls below 0 as losses become small: never pick a checkpoint by it.
+    A loss that stays high earns a large s and so a small weight; s rests at ln L, and begins there: the first training
+    forward sets it by its losses (:meth:`calibrate`), so that each begins with the same part in the total. Take it
+    where the scales of several losses are unknown; where the weights are given, such as those of a metric, give them to
+    the tasks instead. The total falls below 0 as losses become small: never pick a checkpoint by it.
 
     Its parameter belongs in the optimizer, without weight decay. It has one axis, so that rules which spare biases and
-    norms spare it too. s is kept within -6 ... 6: values beyond are moved to the bound when the next training forward
-    begins, where the gradient still leads back.
+    norms spare it too. s is kept within -12 ... 12: values beyond are moved to the bound when the next training forward
+    begins, where the gradient still leads back. The state dict holds whether s was set, so a resumed run keeps it.
 
     Args:
         names: of the losses.
@@ -41,13 +42,16 @@ class UncertaintyWeighting(Configured, nn.Module):
     Examples:
         >>> weighting = UncertaintyWeighting(["mass", "state"])
         >>> weighting({"mass": torch.tensor(4.0), "state": torch.tensor(1.0)})
-        tensor(2.5000, grad_fn=<SumBackward0>)
-        >>> weighting.log_variances
-        {'mass': 0.0, 'state': 0.0}
+        tensor(1.6931, grad_fn=<SumBackward0>)
+        >>> {name: round(s, 4) for name, s in weighting.log_variances.items()}
+        {'mass': 1.3863, 'state': 0.0}
 
     Reference: Kendall, Gal and Cipolla, "Multi-task learning using uncertainty to weigh losses" (CVPR 2018).
-    Deviations: the same ½ for classes as for values; s is bounded; a loss in which nothing counts is left out.
+    Deviations: the same ½ for classes as for values; s is bounded and begins at ln L; a loss in which nothing counts is
+    left out.
     """
+
+    is_set: Tensor
 
     def __init__(self, names: Sequence[str], *, device: Any = None, dtype: Any = None) -> None:
         super().__init__()
@@ -55,11 +59,25 @@ class UncertaintyWeighting(Configured, nn.Module):
         if not self.names or "" in self.names or len(set(self.names)) < len(self.names):
             raise ConfigError(f"UncertaintyWeighting(names=) is {self.names}; expected one or more names, each once")
         self.log_variance = nn.Parameter(torch.empty(len(self.names), device=device, dtype=dtype or torch.float32))
+        self.register_buffer("is_set", torch.zeros((), dtype=torch.bool, device=device))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Begin anew with s = 0: every loss counts half."""
+        """Set s to 0 until the next training forward."""
         nn.init.zeros_(self.log_variance)
+        self.is_set.zero_()
+
+    @torch.no_grad()
+    def calibrate(self, losses: Mapping[str, Tensor], counts: Mapping[str, Tensor | float] | None = None) -> None:
+        """Set s to the logarithm of these losses; to 0 for those of which nothing counts.
+
+        Args:
+            losses: name -> a single number, of every name.
+            counts: as for a call.
+        """
+        keep = None if counts is None else self._stacked("counts", counts) > 0
+        self.log_variance.copy_(_logarithms(exact(self._stacked("losses", losses)), keep))
+        self.is_set.fill_(True)
 
     @property
     def log_variances(self) -> dict[str, float]:
@@ -80,10 +98,14 @@ class UncertaintyWeighting(Configured, nn.Module):
                 its s no gradient (an optimizer's momentum may still move it). None = all count.
         """
         values = exact(self._stacked("losses", losses))
+        keep = None if counts is None else self._stacked("counts", counts) > 0
+        if self.training:  # without a branch on is_set, which would wait for the device
+            begin = _logarithms(values.detach(), keep).to(self.log_variance.dtype)
+            self.log_variance.data.copy_(torch.where(self.is_set, self.log_variance.data, begin))
+            self.is_set.fill_(True)
         s = self._bounded()
-        if counts is None:
+        if keep is None:
             return (0.5 * torch.exp(-s) * values + 0.5 * s).sum()
-        keep = self._stacked("counts", counts) > 0
         values = torch.where(keep, values, 0.0)
         return torch.where(keep, 0.5 * torch.exp(-s) * values + 0.5 * s, 0.0).sum()
 
@@ -106,3 +128,9 @@ class UncertaintyWeighting(Configured, nn.Module):
             if value.numel() != 1:
                 raise ShapeError(f"{what}[{name!r}] has shape {tuple(value.shape)}; expected a single number")
         return torch.stack([value.reshape(()) for value in values.values()])
+
+
+def _logarithms(values: Tensor, keep: Tensor | None) -> Tensor:
+    """Logarithms of the losses; 0 where nothing counts or a loss is 0."""
+    known = values > 0 if keep is None else (values > 0) & keep
+    return torch.where(known, values, 1.0).log()

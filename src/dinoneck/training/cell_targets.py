@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,6 +18,9 @@ from dinoneck.tasks import TargetTransform, Task
 from dinoneck.training.matching import SourceIds
 from dinoneck.training.metrics import r2
 
+SHARE_R2 = 0.9
+_Floats = np.ndarray[Any, np.dtype[np.float64]]
+
 
 @dataclass(frozen=True)
 class CellTargets:
@@ -29,6 +32,7 @@ class CellTargets:
         labels: names of the K outputs; empty = numbered.
         name: of the dense task.
         ids: of the n images; empty = unknown, and then no table's rows can be matched with them.
+        padded: whether some cells show padding, so that means over all cells are not those of the image.
     """
 
     values: Tensor
@@ -36,6 +40,7 @@ class CellTargets:
     labels: tuple[str, ...] = ()
     name: str = "cells"
     ids: tuple[str, ...] = ()
+    padded: bool = False
 
     def __post_init__(self) -> None:
         fits = self.values.ndim == 4 and self.weight.shape == (len(self.values), *self.values.shape[2:])
@@ -78,7 +83,7 @@ class CellTargets:
         if len(shapes) > 1:
             raise DataError(f"the labels come to different cells {sorted(shapes)}; give one size to all photos (size=)")
         values, weight = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
-        return cls(values, weight, tuple(labels), name, table.ids)
+        return cls(values, weight, tuple(labels), name, table.ids, preprocess.fit == "pad")
 
     def of(self, ids: Sequence[str]) -> CellTargets:
         """Return the cells of these images, matched by id.
@@ -107,6 +112,33 @@ class CellTargets:
         dim = self.values.shape[1]
         return Task(self.name, dim, kind="dense", transform=transform, labels=self.labels, minimum=minimum)
 
+    def shares(self, targets: Mapping[str, _Floats]) -> tuple[str, ...]:
+        """Return the targets that are the mean over the cells of the output of their name: shares of a class.
+
+        A target of such a name that is something else, such as a mass in grams, is none of them: where known, it must
+        follow the labels' means with an R² of at least 0.9. None is one where cells show padding.
+        """
+        if self.padded:
+            return ()
+        means, found = self.means(self.values), []
+        for name, values in targets.items():
+            if name in self.labels and (known := np.isfinite(values)).any():
+                own, true = means[known, self.labels.index(name)], values[known]
+                if np.square(own - true).sum() <= (1 - SHARE_R2) * np.square(true - true.mean()).sum():
+                    found.append(name)
+        return tuple(found)
+
+    def share_task(self, task: Task) -> Task:
+        """Return the task with the mean over the cells of the output of its name in place of a readout.
+
+        The cells' own loss trains it: on crop photos a loss of the mean as well made the numbers worse. A weight that
+        is not 1 stays.
+        """
+        transform = task.transform if task.transform is not None and task.transform.is_affine else None
+        weight = (0.0,) if task.weight == 1.0 else task.weight
+        plain = replace(task, kind="regression", aggregate="sum", activation=None, transform=transform)
+        return replace(plain, from_cells=self.name, weight=weight)
+
     def scores(
         self, predictions: Tensor, rows: Sequence[int] | np.ndarray[Any, Any] | None = None
     ) -> dict[str, float | None]:
@@ -128,7 +160,7 @@ class CellTargets:
             found[name] = r2(predictions[:, i][counts].numpy(), true) if true.size and np.ptp(true) > 0 else None
         return found
 
-    def means(self, values: Tensor) -> np.ndarray[Any, np.dtype[np.float64]]:
+    def means(self, values: Tensor) -> _Floats:
         """Return (n, K) float64: weighted means over cells of maps (n, K, rows, cols), the photos' own values."""
         weight = self.weight[:, None].double()
         means: Tensor = (values.double() * weight).sum(dim=(2, 3)) / weight.sum(dim=(2, 3)).clamp_min(1e-12)

@@ -43,12 +43,12 @@ def check_kinds(head: object, source: object, recipe: object) -> None:
 
 
 def checked_loss(head: Head, loss: TaskLoss | None) -> TaskLoss:
-    """Return the loss given, or the one that the head's tasks make; on the head's device.
+    """Return the loss given, or the one that the head's tasks and compositions make; on the head's device.
 
     Raises:
         ConfigError: if it is built for other tasks.
     """
-    found = TaskLoss(head.tasks) if loss is None else loss
+    found = TaskLoss(head.tasks, head.compositions) if loss is None else loss
     if found.tasks != head.tasks:
         raise ConfigError(f"the loss is built for tasks {_named(found.tasks)}, the head for {_named(head.tasks)}")
     return found.to(next(head.parameters()).device).train()

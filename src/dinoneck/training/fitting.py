@@ -75,7 +75,8 @@ def fit(
         resume: go on from the state in ``out``; off = begin anew.
         recipe: the rest.
         weights: dense task name -> (rows, cols) by id, given as ``targets`` are; None = all cells count alike.
-        loss: over the head's tasks; its own parameters are trained along. None = ``TaskLoss(head.tasks)``.
+        loss: over the head's tasks; its own parameters are trained along. None = ``TaskLoss(head.tasks,
+            head.compositions)``.
         target_weights: task name -> weight in ``val_r2``; None = the plain mean over tasks.
 
     Returns:

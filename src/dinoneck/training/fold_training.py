@@ -92,9 +92,12 @@ class FoldTraining:
 
     def _tasks(self, train: Any) -> list[Task]:
         found = list((self.make_tasks or self._plain_tasks)(self.table, train))
-        if self.cells is not None:
-            found.append(self.cells.task(train, self.plan.standardise, self.table.minimum))
-        return found
+        if self.cells is None:
+            return found
+        shares = self.cells.shares(self.table.targets)
+        found = [self.cells.share_task(task) if task.name in shares else task for task in found]
+        minimum = None if shares else self.table.minimum  # a mean of clipped cells would be too high
+        return [*found, self.cells.task(train, self.plan.standardise, minimum)]
 
     def _plain_tasks(self, table: PhotoTable, train: Any) -> Iterable[Task]:
         """One task per target, by the plan."""
@@ -112,7 +115,8 @@ class FoldTraining:
     def _loss(self, head: Head) -> TaskLoss | None:
         if self.weighting != "uw":
             return None
-        return TaskLoss(head.tasks, (), UncertaintyWeighting([task.name for task in head.tasks]))
+        names = [task.name for task in head.predicted]
+        return TaskLoss(head.tasks, head.compositions, UncertaintyWeighting(names))
 
 
 def fold_folder(out: str | os.PathLike[str], number: int) -> Path:

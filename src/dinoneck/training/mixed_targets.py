@@ -197,7 +197,7 @@ def _mixed_values(blend: Blend, task: Task, x: Tensor, mask: Tensor | None) -> T
     values = _values(task, x)
     if blend.cut is not None and task.kind == "dense":
         return blend.pasted(values, f"the target {task.name!r}")
-    if task.transform is None or not task.transform.log1p:
+    if task.transform is None or task.transform.is_affine:
         return blend.linear(values)
     own = _wide(_shown(values, mask, task.name)).movedim(1, -1)
     mixed = task.transform.forward(blend.linear(task.transform.inverse(own)))

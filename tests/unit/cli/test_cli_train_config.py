@@ -241,3 +241,11 @@ def test_the_keys_of_the_fpn_source_train(csiro: Path, tmp_path: Path) -> None:
     assert main(["train", path, "--out", str(tmp_path / "run")]) == 0
     head = HeadCheckpoint.load(tmp_path / "run" / "heads" / "fold-0.safetensors")
     assert (head.head_type, head.config["layer_indices"], head.config["num_levels"]) == ("fpn", [1, 3, 5], 2)
+
+
+def test_heads_of_a_preset_record_its_views_and_are_trained_by_its_optimizer(tmp_path: Path) -> None:
+    train = ["train", "--preset", "lb066", "--backbone", "dinoneck_tiny", "--pasture", "8", "--folds", "2"]
+    assert main([*train, "--epochs", "1", "--hidden-dim", "4", "--out", str(tmp_path / "run")]) == 0
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert (report["tta"], report["recipe"]["optimizer"]) == ("d6", "sam")
+    assert HeadCheckpoint.load(tmp_path / "run" / "heads" / "fold-0.safetensors").meta["tta"]["ops"] == "d6"

@@ -9,7 +9,7 @@ import pytest
 import torch
 from tests.contract.cases import tokens_of
 
-from dinoneck import ConfigError, FPNHead, Task
+from dinoneck import Composition, ConfigError, FPNHead, Task
 from dinoneck.heads import read_fpn_yaml
 
 SOURCE = """
@@ -49,13 +49,14 @@ def test_the_printed_keys(tmp_path: Path) -> None:
         ("ndvi_dense", 1, "dense"),
     ]
     settings = read_fpn_yaml(tmp_path / "train.yaml")
-    loss = settings.loss(head.tasks)
+    composition = Composition(("a", "b", "c"), {"some": ("a", "b")}, name="masses", total="reg3", ratio="ratio")  # type: ignore[arg-type]
+    loss = settings.loss(head.tasks, [composition])
     assert settings.weighting == "uw"
     outputs = {"reg3": torch.ones(2, 1), "ratio": torch.zeros(2, 3), "ndvi": torch.ones(2, 1)}
     outputs["ndvi_dense"] = torch.ones(2, 1, 3, 4)
     targets = {name: torch.zeros_like(value) for name, value in outputs.items()} | {"ratio": torch.eye(3)[:2]}
     _, parts = loss(outputs, targets)
-    assert set(parts) == {"reg3", "ratio", "ndvi", "ndvi_dense", "biomass_5d"}
+    assert set(parts) == {"reg3", "ratio", "ndvi", "ndvi_dense", "masses"}
 
 
 def test_nested_keys_and_own_tasks(tmp_path: Path) -> None:

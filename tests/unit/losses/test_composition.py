@@ -30,6 +30,8 @@ TARGETS = {
     "total": torch.randn(4, 1, dtype=torch.float64),
     "ratio": torch.randn(4, 3, dtype=torch.float64).softmax(dim=1),
 }
+PARTS, SUMS = ("clover", "dead", "green"), {"GDM": ("clover", "green"), "total": ("clover", "dead", "green")}
+FIVE = Composition(PARTS, SUMS, "five", "total", "ratio")  # type: ignore[arg-type]
 WEIGHTS, SCALE = (0.1, 0.1, 0.1, 0.2, 0.5), (50.0, 60.0, 120.0, 110.0, 130.0)
 
 
@@ -49,7 +51,8 @@ def plain(loss: CompositionLoss, rows: list[int], target: list[list[float]] | No
             whole = sum(map(math.exp, logits))
             pred = five(OUTPUTS["total"][b].item() * STD + MEAN, [math.exp(x) / whole for x in logits])
             true = five(TARGETS["total"][b].item() * STD + MEAN, TARGETS["ratio"][b].tolist())
-            x = (pred[k] - (true if target is None else target[b])[k]) / (loss.scale or (1.0,) * 5)[k]
+            divisor = STD if loss.scale == "total" else 1.0 if loss.scale is None else loss.scale[k]
+            x = (pred[k] - (true if target is None else target[b])[k]) / divisor
             if loss.loss == "mse":
                 errors.append(x * x)
             else:
@@ -64,7 +67,7 @@ def run(own: CompositionLoss, masks: dict[str, torch.Tensor] | None = None, **ta
 
 
 def test_the_five_outputs_add_up_in_their_order() -> None:
-    composition = Composition()
+    composition = FIVE
     assert composition.names == ("clover", "dead", "green", "GDM", "total")
     total, logits = torch.rand(6, 1, dtype=torch.float64) * 185, torch.randn(6, 3, dtype=torch.float64)
     composed = composition(total, logits)
@@ -77,7 +80,7 @@ def test_the_five_outputs_add_up_in_their_order() -> None:
 
 
 def test_half_precision_is_composed_in_float32() -> None:
-    composed = Composition()(torch.full((1, 1), 60000.0).half(), torch.tensor([[9.0, 0.0, 9.0]]).half())
+    composed = FIVE(torch.full((1, 1), 60000.0).half(), torch.tensor([[9.0, 0.0, 9.0]]).half())
     assert composed.dtype == torch.float32
     assert composed.isfinite().all()
     assert composed[0, 4].item() == pytest.approx(60000, rel=1e-3)
@@ -91,10 +94,10 @@ def test_any_parts_and_sums_and_their_forms() -> None:
     assert as_dict.names == ("a", "b", "both", "second")
     assert as_dict(torch.tensor([[8.0]]), torch.zeros(1, 2)).tolist() == [[4.0, 4.0, 8.0, 4.0]]
     assert Composition(parts=("a",), sums=()).names == ("a",)
-    for composition in (as_dict, Composition()):
+    for composition in (as_dict, FIVE):
         text = json.dumps(encode(composition), sort_keys=True)
         assert decode(Composition, json.loads(text)) == composition
-    loss = CompositionLoss("x", "t", "r", weights=WEIGHTS, loss="smooth_l1", scale=SCALE)
+    loss = CompositionLoss(FIVE, weights=WEIGHTS, loss="smooth_l1", scale=SCALE)
     assert decode(CompositionLoss, json.loads(json.dumps(encode(loss), sort_keys=True))) == loss
 
 
@@ -115,22 +118,22 @@ def test_any_parts_and_sums_and_their_forms() -> None:
 )
 def test_impossible_compositions(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        Composition(**wrong)
+        Composition(**({"parts": PARTS, "sums": SUMS} | wrong))
 
 
 def test_compositions_refuse_other_shapes() -> None:
     for total, ratio in (((4,), (4, 3)), ((4, 2), (4, 3)), ((4, 1), (4, 2)), ((3, 1), (4, 3)), ((1, 1), (4, 3))):
         with pytest.raises(ShapeError, match=r"expected \(batch, 1\) and \(batch, 3\)"):
-            Composition()(torch.zeros(total), torch.zeros(ratio))
+            FIVE(torch.zeros(total), torch.zeros(ratio))
 
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"weights": WEIGHTS}, {"scale": SCALE}, {"loss": "smooth_l1", "beta": 20.0},
+    [{}, {"weights": WEIGHTS}, {"scale": SCALE}, {"scale": None, "loss": "smooth_l1", "beta": 20.0},
      {"weights": WEIGHTS, "scale": SCALE, "loss": "smooth_l1", "beta": 0.3}],
 )  # fmt: skip
 def test_the_loss_is_the_plain_formula_in_grams_per_square_metre(options: dict[str, Any]) -> None:
-    loss = CompositionLoss("five", "total", "ratio", **options)
+    loss = CompositionLoss(FIVE, **options)
     assert run(loss).item() == pytest.approx(plain(loss, [0, 1, 2, 3]), rel=1e-10)
     own = torch.rand(4, 5, dtype=torch.float64) * 300
     assert run(loss, five=own).item() == pytest.approx(plain(loss, [0, 1, 2, 3], own.tolist()), rel=1e-10)
@@ -139,12 +142,12 @@ def test_the_loss_is_the_plain_formula_in_grams_per_square_metre(options: dict[s
 def test_a_perfect_total_and_perfect_shares_cost_nothing() -> None:
     shares = TARGETS["ratio"]
     outputs = {"total": TARGETS["total"], "ratio": shares.log() + 3.0}
-    _, parts = TaskLoss(TASKS, [CompositionLoss("five", "total", "ratio")])(outputs, TARGETS)
+    _, parts = TaskLoss(TASKS, [CompositionLoss(FIVE)])(outputs, TARGETS)
     assert parts["five"].item() < 1e-20
 
 
 def test_the_area_is_left_out_and_the_logarithm_is_not() -> None:
-    loss = CompositionLoss("five", "total", "ratio", loss="smooth_l1", scale=SCALE)
+    loss = CompositionLoss(FIVE, loss="smooth_l1", scale=SCALE)
     target = torch.rand(4, 5, dtype=torch.float64) * 300
     results = []
     for transform in (TargetTransform(0.21, False, MEAN, STD), TargetTransform(None, False, MEAN, STD)):
@@ -159,14 +162,12 @@ def test_the_area_is_left_out_and_the_logarithm_is_not() -> None:
     got = TaskLoss(logarithmic, [loss])(OUTPUTS, TARGETS | {"five": target})[1]["five"]
     assert torch.allclose(got, error.mean(), rtol=1e-6)
     plain_task = (Task("total", kind="density"), TASKS[1])
-    got = TaskLoss(plain_task, [CompositionLoss("five", "total", "ratio", (0, 0, 0, 0, 1))])(OUTPUTS, TARGETS)[1][
-        "five"
-    ]
+    got = TaskLoss(plain_task, [CompositionLoss(FIVE, (0, 0, 0, 0, 1))])(OUTPUTS, TARGETS)[1]["five"]
     assert torch.allclose(got, F.mse_loss(OUTPUTS["total"], TARGETS["total"]))
 
 
 def test_a_sample_counts_where_its_total_and_all_its_shares_do() -> None:
-    loss = CompositionLoss("five", "total", "ratio", WEIGHTS, scale=SCALE)
+    loss = CompositionLoss(FIVE, WEIGHTS, scale=SCALE)
     ratio = torch.ones(4, 3, dtype=torch.bool)
     ratio[2, 1] = False
     masks = {"total": torch.tensor([[True], [False], [True], [True]]), "ratio": ratio}
@@ -181,7 +182,7 @@ def test_a_sample_counts_where_its_total_and_all_its_shares_do() -> None:
     assert of_its_own == pytest.approx(plain(loss, [0, 1, 2], own.tolist()), rel=1e-10)
     each = torch.ones(4, 5, dtype=torch.bool)
     each[1:, 4] = False
-    last = CompositionLoss("five", "total", "ratio", (0, 0, 0, 0, 1), scale=SCALE)
+    last = CompositionLoss(FIVE, (0, 0, 0, 0, 1), scale=SCALE)
     assert run(last, {"five": each}, five=own).item() == pytest.approx(plain(last, [0], own.tolist()), rel=1e-10)
 
 
@@ -190,7 +191,7 @@ def test_masked_nan_is_nothing_to_a_composition(kind: Any) -> None:
     mask = torch.tensor([True, False, True, False])
     outputs = {name: torch.where(mask[:, None], x, torch.nan).requires_grad_() for name, x in OUTPUTS.items()}
     targets = {name: torch.where(mask[:, None], x, torch.nan) for name, x in TARGETS.items()}
-    loss = CompositionLoss("five", "total", "ratio", loss=kind, scale=SCALE)
+    loss = CompositionLoss(FIVE, loss=kind, scale=SCALE)
     total, parts = TaskLoss(TASKS, [loss])(outputs, targets, {"total": mask, "ratio": mask})
     assert parts["five"].item() == pytest.approx(plain(loss, [0, 2]), rel=1e-10)
     for grad in torch.autograd.grad(total, list(outputs.values()), retain_graph=True):
@@ -211,7 +212,7 @@ def test_gradients_of_the_composition_loss() -> None:
     mask = {"total": torch.tensor([True, False, True, True])}
     inputs = tuple(x.clone().requires_grad_() for x in OUTPUTS.values())
     for options in ({"scale": SCALE}, {"scale": SCALE, "loss": "smooth_l1", "weights": WEIGHTS}):
-        module = TaskLoss(TASKS, [CompositionLoss("five", "total", "ratio", **options)])  # type: ignore[arg-type]
+        module = TaskLoss(TASKS, [CompositionLoss(FIVE, **options)])  # type: ignore[arg-type]
         check = lambda t, r, module=module: module({"total": t, "ratio": r}, TARGETS, mask)[0]  # noqa: E731
         assert torch.autograd.gradcheck(check, inputs)
 
@@ -226,20 +227,37 @@ def test_gradients_of_the_composition_loss() -> None:
         ({"weights": (1.0, 1.0, 1.0, 1.0, math.nan)}, r"CompositionLoss\(weights=\)"),
         ({"loss": "l1"}, r"CompositionLoss\(loss=\)"),
         ({"beta": 0.0}, "beta is 0"),
-        ({"name": ""}, "no plain text"),
         ({"composition": "default"}, r"CompositionLoss\(composition=\)"),
-        ({"total": "totl"}, r"needs task 'totl'; there are total, ratio.*Did you mean 'total'"),
-        ({"total": "ratio"}, "regression or density with dim 1; it is 'ratio' with dim 3"),
-        ({"ratio": "total"}, "kind ratio with dim 3; it is 'regression' with dim 1"),
-        ({"composition": Composition(("a", "b"), ())}, "with dim 2"),
-        ({"name": "total"}, "several parts named 'total'"),
+        ({"composition": Composition(PARTS, SUMS)}, "name the output and its two tasks"),  # type: ignore[arg-type]
+        ({"composition": replace(FIVE, total="totl")}, r"needs task 'totl'; there are total, ratio.*mean 'total'"),
+        ({"composition": replace(FIVE, total="ratio")}, "regression or density with dim 1; it is 'ratio' with dim 3"),
+        ({"composition": replace(FIVE, ratio="total")}, "kind ratio with dim 3; it is 'regression' with dim 1"),
+        ({"composition": replace(FIVE, parts=("a", "b"), sums=())}, "with dim 2"),
+        ({"composition": replace(FIVE, name="total")}, "several parts named 'total'"),
     ],
 )
 def test_impossible_composition_losses(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        TaskLoss(TASKS, [CompositionLoss(**({"name": "five", "total": "total", "ratio": "ratio"} | wrong))])
+        TaskLoss(TASKS, [CompositionLoss(**({"composition": FIVE} | wrong))])
+
+
+def test_the_default_scale_is_the_totals_standard_deviation() -> None:
+    assert CompositionLoss(FIVE).divisors(TargetTransform(mean=MEAN, std=STD)) == (STD,) * 5
+    values = torch.tensor([[100.0], [120.0], [140.0]])
+    logarithmic = TargetTransform(log1p=True).fit(values)
+    assert CompositionLoss(FIVE).divisors(logarithmic)[0] == pytest.approx(values.std(correction=0).item(), rel=0.05)
+    assert CompositionLoss(FIVE).divisors(TargetTransform()) == (1.0,) * 5
+    parts = TaskLoss(TASKS, [FIVE])(OUTPUTS, TARGETS)[1]
+    assert parts["five"].item() == pytest.approx(plain(CompositionLoss(FIVE), [0, 1, 2, 3]), rel=1e-10)
+
+
+def test_parts_that_match_a_total_keep_their_shares() -> None:
+    composed = FIVE.of_shares(torch.tensor([[10.0], [0.0]]), torch.tensor([[0.2, 0.3, 0.5]] * 2))
+    matched = FIVE.matched(composed, torch.tensor([[40.0], [0.0]]))
+    assert matched.tolist()[0] == pytest.approx([8.0, 12.0, 20.0, 28.0, 40.0])
+    assert matched.tolist()[1] == [0.0] * 5
 
 
 def test_a_target_of_its_own_has_one_column_per_output() -> None:
     with pytest.raises(ShapeError, match=r"target of 'five' is \(4, 3\); expected \(4, 5\)"):
-        run(CompositionLoss("five", "total", "ratio"), five=torch.zeros(4, 3))
+        run(CompositionLoss(FIVE), five=torch.zeros(4, 3))

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dinoneck import ConfigError, ShapeError, TargetTransform, Task
-from dinoneck.losses.composition import CompositionLoss
+from dinoneck.losses.composition import Composition, CompositionLoss
 from dinoneck.losses.maps import DensityRegulariser, dense_masked_mse, negativity, smoothness, sparsity
 from dinoneck.losses.task_loss import TaskLoss
 from dinoneck.losses.uncertainty import UncertaintyWeighting
@@ -26,7 +26,14 @@ TASKS = (
     Task("ndvi", dim=2, kind="dense"),
     Task("cover", dim=3, kind="segmentation", ignore_index=255),
 )
-FIVE = CompositionLoss("five", "total", "ratio", scale=(40.0, 50.0, 90.0, 80.0, 100.0))
+BIOMASS = Composition(
+    ("clover", "dead", "green"),
+    (("GDM", ("clover", "green")), ("total", ("clover", "dead", "green"))),
+    name="five",
+    total="total",
+    ratio="ratio",
+)
+FIVE = CompositionLoss(BIOMASS, scale=(40.0, 50.0, 90.0, 80.0, 100.0))
 NAMES = [task.name for task in TASKS] + ["five"]
 HELD = DensityRegulariser("mass", smoothness=0.3, sparsity=0.2, negativity=0.7)
 SHAPES = {
@@ -126,6 +133,7 @@ def test_a_part_in_which_nothing_counts_leaves_its_weight_alone(name: str) -> No
         masks[name] = nothing_counts()[name]
     left_out = {name, "five"} if name in ("total", "ratio") else {name}
     weighting = UncertaintyWeighting(NAMES)
+    weighting.is_set.fill_(True)  # s stays at 0
     total, parts = TaskLoss(TASKS, [FIVE], weighting)(outputs, targets, masks)
     total.backward()
     grads = dict(zip(NAMES, weighting.log_variance.grad.tolist(), strict=True))  # type: ignore[union-attr]
@@ -217,7 +225,13 @@ def test_it_compiles_whole_with_everything() -> None:
         ({"regularisers": [DensityRegulariser("ndvi", 1.0)]}, r"expected a density task, and there are total \(regr"),
         ({"regularisers": [HELD, HELD]}, "several parts named 'mass.smoothness'"),
         ({"compositions": [FIVE, FIVE]}, "several parts named 'five'"),
-        ({"compositions": [FIVE, replace(FIVE, name="mass.sparsity")], "regularisers": [HELD]}, "several parts named"),
+        (
+            {
+                "compositions": [FIVE, replace(FIVE, composition=replace(BIOMASS, name="mass.sparsity"))],
+                "regularisers": [HELD],
+            },
+            "several parts named",
+        ),
     ],
 )
 def test_what_does_not_fit_the_tasks_is_refused(given: dict[str, Any], message: str) -> None:

@@ -20,6 +20,7 @@ def weighting_at(*values: float) -> UncertaintyWeighting:
     weighting = UncertaintyWeighting(["a", "b", "c"])
     with torch.no_grad():
         weighting.log_variance.copy_(torch.tensor(values))
+        weighting.is_set.fill_(True)
     return weighting
 
 
@@ -28,7 +29,7 @@ def test_the_formula() -> None:
     total = weighting_at(*s)({name: LOSSES[name] for name in ("c", "a", "b")})
     expected = sum(0.5 * math.exp(-x) * loss.item() + 0.5 * x for x, loss in zip(s, LOSSES.values(), strict=True))
     assert total.item() == pytest.approx(expected, rel=1e-6)
-    assert UncertaintyWeighting(["a"])({"a": torch.tensor(3.0)}).item() == 1.5
+    assert UncertaintyWeighting(["a"]).eval()({"a": torch.tensor(3.0)}).item() == 1.5, "s is 0 until training sets it"
 
 
 def test_its_gradients() -> None:
@@ -45,7 +46,7 @@ def test_its_gradients() -> None:
 
 
 def test_log_variances_learn_the_logarithm_of_their_loss() -> None:
-    weighting = UncertaintyWeighting(["a", "b", "c"])
+    weighting = weighting_at(0.0, 0.0, 0.0)
     optimizer = torch.optim.SGD(weighting.parameters(), lr=0.5)
     for _ in range(200):
         optimizer.zero_grad()
@@ -56,43 +57,69 @@ def test_log_variances_learn_the_logarithm_of_their_loss() -> None:
     assert all(isinstance(value, float) for value in learned.values())
 
 
+@pytest.mark.parametrize("large", [26126.0, 1e-4])
+def test_every_loss_begins_with_the_same_part(large: float) -> None:
+    losses = {"composed": torch.tensor(large, requires_grad=True), "index": torch.tensor(0.5, requires_grad=True)}
+    weighting = UncertaintyWeighting(list(losses))
+    total = weighting(losses)
+    assert weighting.log_variances == pytest.approx({"composed": math.log(large), "index": math.log(0.5)}, rel=1e-6)
+    total.backward()
+    for loss in losses.values():  # a change by one per cent of the loss moves the total by as much
+        assert (loss * loss.grad).item() == pytest.approx(0.5, rel=1e-5)  # type: ignore[operator]
+    assert weighting.log_variance.grad is not None
+    assert weighting.log_variance.grad.abs().max() < 1e-6, "s rests there"
+    weighting({"composed": torch.tensor(7.0), "index": torch.tensor(9.0)})
+    assert weighting.log_variances["composed"] == pytest.approx(math.log(large), rel=1e-6), "the first losses alone"
+
+
+def test_a_resumed_weighting_keeps_its_beginning() -> None:
+    first = UncertaintyWeighting(["a", "b", "c"])
+    first.calibrate(LOSSES, {"a": 1, "b": 0, "c": 1})
+    assert first.log_variances == pytest.approx({"a": math.log(4.0), "b": 0.0, "c": 0.0})
+    resumed = UncertaintyWeighting(["a", "b", "c"])
+    resumed.load_state_dict(first.state_dict())
+    resumed({"a": torch.tensor(1.0), "b": torch.tensor(50.0), "c": torch.tensor(3.0)})
+    assert resumed.log_variances == first.log_variances
+
+
 def test_the_bound_holds_and_the_way_back_stays_open() -> None:
-    weighting = weighting_at(9.0, -11.0, 0.0)
-    assert list(weighting.log_variances.values()) == [6.0, -6.0, 0.0]
+    weighting = weighting_at(15.0, -17.0, 0.0)
+    assert list(weighting.log_variances.values()) == [12.0, -12.0, 0.0]
     weighting.eval()
-    expected = 0.5 * (4 * math.exp(-6) + 0.25 * math.exp(6) + 1)
+    expected = 0.5 * (4 * math.exp(-12) + 0.25 * math.exp(12) + 1)
     assert weighting(LOSSES).item() == pytest.approx(expected, rel=1e-5)
-    assert weighting.log_variance.tolist() == [9.0, -11.0, 0.0], "evaluation changes nothing"
+    assert weighting.log_variance.tolist() == [15.0, -17.0, 0.0], "evaluation changes nothing"
     weighting.train()
     assert weighting(LOSSES).item() == pytest.approx(expected, rel=1e-5)
-    assert weighting.log_variance.tolist() == [6.0, -6.0, 0.0]
+    assert weighting.log_variance.tolist() == [12.0, -12.0, 0.0]
     weighting(LOSSES).backward()
     grad = weighting.log_variance.grad
     assert grad is not None
-    assert grad[0].item() == pytest.approx(0.5 - 0.5 * 4 * math.exp(-6), rel=1e-5)
-    assert grad[1].item() == pytest.approx(0.5 - 0.5 * 0.25 * math.exp(6), rel=1e-5)
+    assert grad[0].item() == pytest.approx(0.5 - 0.5 * 4 * math.exp(-12), rel=1e-5)
+    assert grad[1].item() == pytest.approx(0.5 - 0.5 * 0.25 * math.exp(12), rel=1e-5)
     optimizer = torch.optim.SGD(weighting.parameters(), lr=0.5)
+    weighting.log_variance.data.clamp_(-4, 4)
     for _ in range(200):
-        optimizer.step()
         optimizer.zero_grad()
         weighting(LOSSES).backward()
+        optimizer.step()
     assert weighting.log_variance.detach().tolist() == pytest.approx([math.log(4), math.log(0.25), 0.0], abs=1e-2)
 
 
 def test_a_vanished_loss_does_not_run_away() -> None:
     weighting = UncertaintyWeighting(["a"])
     optimizer = torch.optim.SGD(weighting.parameters(), lr=1.0)
-    for _ in range(50):
+    for _ in range(80):
         optimizer.zero_grad()
         total = weighting({"a": torch.tensor(0.0)})
         total.backward()
         optimizer.step()
-    assert total.item() == -3.0
-    assert weighting.log_variances == {"a": -6.0}
+    assert total.item() == -6.0
+    assert weighting.log_variances == {"a": -12.0}
 
 
 def test_two_forwards_of_one_step_go_backward_together() -> None:
-    weighting = weighting_at(0.5, 8.0, -1.0)
+    weighting = weighting_at(0.5, 14.0, -1.0)
     both = weighting(LOSSES) + weighting(LOSSES)
     both.backward()
     once = copy.deepcopy(weighting)
@@ -148,7 +175,7 @@ def test_names_that_do_not_fit() -> None:
 
 
 def test_it_compiles_with_its_projection() -> None:
-    weighting = weighting_at(9.0, -1.0, 0.5)
+    weighting = weighting_at(15.0, -1.0, 0.5)
     plain = copy.deepcopy(weighting)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -27,11 +27,13 @@ from dinoneck import (
 )
 from dinoneck.cli.main import main
 from dinoneck.data import DenseLabels, Pasture, read_csv
-from dinoneck.losses import CompositionLoss, TaskLoss, UncertaintyWeighting
+from dinoneck.losses import Composition, TaskLoss, UncertaintyWeighting
 from dinoneck.training import CellTargets, MemoryTokens, Plan, Recipe, cross_validate, r2, run_experiment
 from dinoneck.training import fit as fit_by_default
 
 ROWS, COLS, WIDTH, PHOTOS = 4, 5, 12, 24
+SUMS = (("GDM", ("clover", "green")), ("total", ("clover", "dead", "green")))
+PARTS = Composition(("clover", "dead", "green"), SUMS, name="five", total="reg3", ratio="ratio")
 fit = partial(fit_by_default, epochs=40, batch_size=8, lr=1e-3, recipe=Recipe(ema_decay=None))
 
 
@@ -110,7 +112,7 @@ def test_targets_may_be_tensors_of_any_kind() -> None:
 def test_targets_of_a_composed_term_are_used() -> None:
     source, _ = cells()
     tasks = (Task("reg3"), Task("ratio", dim=3, kind="ratio"))
-    loss = TaskLoss(tasks, (CompositionLoss("five", "reg3", "ratio"),))
+    loss = TaskLoss(tasks, (PARTS,))
     ratio = np.eye(3)[np.arange(PHOTOS) % 3]
     targets = {"reg3": np.linspace(0, 0.1, PHOTOS), "ratio": ratio, "five": np.full((PHOTOS, 5), 100.0)}
     torch.manual_seed(0)
@@ -174,8 +176,8 @@ def test_a_loss_with_compositions_and_weighting_is_trained_along() -> None:
     tasks = (Task("reg3"), Task("ratio", dim=3, kind="ratio"))
     torch.manual_seed(0)
     head = FPNHead(WIDTH, tasks, 2, (0, 1), fpn_dim=8)
-    names = ("reg3", "ratio", "biomass_5d")
-    loss = TaskLoss(tasks, (CompositionLoss("biomass_5d", "reg3", "ratio"),), UncertaintyWeighting(names))
+    names = ("reg3", "ratio", "five")
+    loss = TaskLoss(tasks, (PARTS,), UncertaintyWeighting(names))
     targets = {"reg3": values.mean(axis=(1, 2, 3)), "ratio": np.random.RandomState(0).dirichlet((1, 1, 1), PHOTOS)}
     history = fit(head, source, targets=targets, target_ids=source.ids, epochs=3, loss=loss)
     assert set(history[0]) == {"loss", *names}

@@ -1,0 +1,168 @@
+"""TargetTransform: from original units to the units that a head outputs, and exactly back."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from dinoneck.errors import ConfigError, DataError, ShapeError
+
+STD_FLOOR = 1e-6
+
+
+@dataclass(frozen=True)
+class TargetTransform:
+    """Natural units <-> model space: divide by the area, then log1p, then z-score; and exactly back.
+
+    Args:
+        area: what a value is divided by (0.21 turns grams on a 0.21 m² quadrat into g/m²).
+        log1p: whether log(1 + x) follows.
+        mean: z-score mean, one number or one per output, in the space after ``log1p``.
+        std: z-score standard deviation likewise; without it values are only centred.
+
+    Raises:
+        ConfigError: if the area or a standard deviation is not positive, or a number is not finite.
+
+    Examples:
+        >>> transform = TargetTransform(area=0.5).fit(torch.tensor([1.0, 2.0, 3.0]))
+        >>> transform.mean, round(transform.std, 4)
+        (4.0, 1.633)
+        >>> transform.inverse(transform.forward(torch.tensor([2.5])))
+        tensor([2.5000])
+    """
+
+    area: float | None = None
+    log1p: bool = False
+    mean: float | tuple[float, ...] | None = None
+    std: float | tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("area", "mean", "std"):
+            object.__setattr__(self, name, read_numbers(getattr(self, name), f"TargetTransform({name}=)"))
+        if not isinstance(self.log1p, bool):
+            raise ConfigError(f"TargetTransform(log1p=) is {self.log1p!r}; expected True or False")
+        if isinstance(self.area, tuple):
+            raise ConfigError(f"TargetTransform(area=) is {self.area!r}; expected one number")
+        for name, values in (("area", self.area), ("std", self.std)):
+            if any(value <= 0 for value in each(values)):
+                raise ConfigError(f"TargetTransform({name}=) is {values!r}; expected positive numbers")
+        lengths = {len(values) for values in (self.mean, self.std) if isinstance(values, tuple)}
+        if len(lengths) > 1 or any(isinstance(v, tuple) for values in (self.mean, self.std) for v in each(values)):
+            raise ConfigError(f"TargetTransform: mean {self.mean!r} and std {self.std!r} do not fit each other")
+
+    @property
+    def is_affine(self) -> bool:
+        """Whether means of values are kept: the transform of a mean is the mean of the transforms."""
+        return not self.log1p
+
+    @property
+    def outputs(self) -> int | None:
+        """The number of outputs it was fitted on; None if one number serves all."""
+        return next((len(values) for values in (self.mean, self.std) if isinstance(values, tuple)), None)
+
+    def fit(self, values: Any) -> TargetTransform:
+        """Return a new transform whose mean and std are those of ``values`` (natural units, NaN = missing).
+
+        The standard deviation is the population's, at least 1e-6. Fit on the training fold only.
+
+        Args:
+            values: (n,) or (n, outputs), a tensor or anything ``torch.as_tensor`` takes.
+
+        Raises:
+            DataError: if an output has no finite value, or a value is infinite.
+        """
+        try:
+            table = torch.as_tensor(values).detach().double().cpu()
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise DataError(f"target values are no numbers ({error}); a transform cannot be fitted") from error
+        if not table.numel():
+            raise DataError(f"there are no target values (shape {tuple(table.shape)}); a transform cannot be fitted")
+        table = table.reshape(table.shape[0], -1) if table.ndim else table.reshape(1, 1)
+        if table.isinf().any():
+            raise DataError("target values are infinite; a transform cannot be fitted on them")
+        spread = replace(self, mean=None, std=None).forward(table)
+        known = ~spread.isnan()
+        if not bool(known.any(dim=0).all()):
+            raise DataError("an output has no target value at all (every one is NaN); a transform cannot be fitted")
+        count = known.sum(dim=0)
+        mean = torch.where(known, spread, 0.0).sum(dim=0) / count
+        variance = (torch.where(known, spread - mean, 0.0) ** 2).sum(dim=0) / count
+        std = variance.sqrt().clamp_min(STD_FLOOR)
+        if len(mean) == 1:
+            return replace(self, mean=mean.item(), std=std.item())
+        return replace(self, mean=tuple(mean.tolist()), std=tuple(std.tolist()))
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Natural units -> model space; the outputs are the last axis. Computed in float64, dtype kept."""
+        x = _wide(values)
+        if self.area is not None:
+            x = x / self.area
+        if self.log1p:
+            if bool((x <= -1).any()):
+                raise DataError(f"log1p needs values above -1; the smallest is {x.min().item():g}")
+            x = torch.log1p(x)
+        x = (x - self._row(self.mean, x)) / self._row(self.std, x, empty=1.0)
+        return x.to(values.dtype if values.is_floating_point() else torch.get_default_dtype())
+
+    def inverse(self, values: Tensor, parts: int = 1) -> Tensor:
+        """Model space -> natural units. Never clamps: the task's activation or ``minimum`` does.
+
+        Args:
+            values: (..., outputs).
+            parts: how many of the values add up to one. The mean is shared out over them, so that the natural
+                parts add up to the inverse of the sum of the values.
+
+        Raises:
+            ConfigError: if there are parts and the transform has a logarithm, under which nothing adds up.
+        """
+        if parts != 1 and not self.is_affine:
+            raise ConfigError(f"{parts} parts do not add up after log1p; use a transform without it")
+        x = _wide(values)
+        x = x * self._row(self.std, x, empty=1.0) + self._row(self.mean, x) / parts
+        if self.log1p:
+            x = torch.expm1(x)
+        if self.area is not None:
+            x = x * self.area
+        return x.to(values.dtype if values.is_floating_point() else torch.get_default_dtype())
+
+    def _row(self, numbers_or_none: float | tuple[float, ...] | None, like: Tensor, empty: float = 0.0) -> Tensor:
+        if isinstance(numbers_or_none, tuple) and like.shape[-1] != len(numbers_or_none):
+            raise ShapeError(
+                f"values have shape {tuple(like.shape)}; this transform was fitted on {len(numbers_or_none)} outputs"
+            )
+        return like.new_tensor(empty if numbers_or_none is None else numbers_or_none)
+
+
+def read_numbers(value: Any, where: str) -> float | tuple[float, ...] | None:
+    """Return one finite number, a tuple of them, or None.
+
+    Raises:
+        ConfigError: naming the value.
+    """
+    if value is None:
+        return None
+    if isinstance(value, Sequence) and not isinstance(value, str) and value:
+        return tuple(cast("float", read_numbers(item, where)) for item in value)
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise ConfigError(f"{where} is {value!r}; expected a number")
+    if not math.isfinite(value):
+        raise ConfigError(f"{where} is {value}; expected a finite number")
+    return float(value)
+
+
+def each(values: float | tuple[float, ...] | None) -> tuple[float, ...]:
+    """Return the numbers as a tuple."""
+    if values is None:
+        return ()
+    return values if isinstance(values, tuple) else (values,)
+
+
+def _wide(values: Tensor) -> Tensor:
+    """float64 where the device has it, else float32."""
+    return values.to(torch.float32 if values.device.type == "mps" else torch.float64)

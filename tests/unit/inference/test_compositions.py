@@ -1,0 +1,205 @@
+"""A composition declared in a head is predicted everywhere: tiles, ensembles, tables, cards, files, programs."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from dinoneck import (
+    Backbone,
+    CheckpointError,
+    CLSGatingHead,
+    Composition,
+    ConfigError,
+    DenseHead,
+    FPNHead,
+    HeadCheckpoint,
+    HeadEnsemble,
+    PatchMeanHead,
+    Predictor,
+    PyramidHead,
+    TargetTransform,
+    Task,
+    Tokens,
+    save_head,
+)
+from dinoneck.checkpoint import model_card
+from dinoneck.checkpoint.exporting import export_program
+from dinoneck.cli.main import main
+from dinoneck.heads import Head
+
+SUMS = {"above": ("leaf", "stem"), "plant": ("leaf", "stem", "root")}
+PLANT = Composition(("leaf", "stem", "root"), SUMS, "masses", "total", "shares")  # type: ignore[arg-type]
+TOTAL = Task("total", unit="g", minimum=0.0, transform=TargetTransform(area=0.21, log1p=True, mean=4.0, std=0.7))
+SHARES = Task("shares", dim=3, kind="ratio")
+TASKS = (SHARES, TOTAL)
+DENSITY = Task("total", kind="density", unit="g", activation="softplus")
+
+
+def tokens(seed: int = 0) -> Tokens:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(3, 1 + 15, 64, generator=generator)
+    return Tokens.from_sequence(x, image_size=(48, 80), patch_size=16, num_prefix_tokens=1)
+
+
+def head_of(kind: str, seed: int = 1) -> Head:
+    torch.manual_seed(seed)
+    if kind == "dense":
+        return DenseHead(64, [SHARES, DENSITY], hidden_dim=8, depth=0, compositions=[PLANT])
+    if kind == "fpn":
+        return FPNHead(64, TASKS, 1, fpn_dim=8, num_levels=2, compositions=[PLANT])
+    if kind == "pyramid":
+        return PyramidHead(
+            64, TASKS, {"type": "simple_pyramid", "out_channels": 4, "scales": [1.0]}, compositions=[PLANT]
+        )
+    if kind == "cls_gating":
+        return CLSGatingHead(64, TASKS, "query", hidden_dim=8, compositions=[PLANT])
+    return PatchMeanHead(64, TASKS, hidden_dim=8, compositions=[PLANT])
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def check(values: Any, total: Any) -> None:
+    """Leaf, stem, root, above, plant that add up to a total."""
+    leaf, stem, root, above, plant = np.asarray(values, np.float64).reshape(-1, 5).T
+    assert above == pytest.approx(leaf + stem, rel=1e-5)
+    assert plant == pytest.approx(leaf + stem + root, rel=1e-5)
+    assert plant == pytest.approx(np.asarray(total, np.float64).reshape(-1), rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["dense", "fpn", "pyramid", "cls_gating", "patch_mean"])
+def test_every_head_predicts_its_composition(kind: str, tmp_path: Path) -> None:
+    head = head_of(kind).eval()
+    values = head.predict(tokens())
+    assert list(values) == ["shares", "total", "masses"]
+    check(values["masses"], values["total"])
+    assert torch.allclose(values["masses"][:, :3], values["total"] * values["shares"])
+    assert list(head(tokens())) != list(values), "forward returns what is trained"
+    HeadCheckpoint.from_module(head).save(tmp_path / "h.safetensors")
+    again = HeadCheckpoint.load(tmp_path / "h.safetensors").build()
+    assert torch.equal(again.predict(tokens())["masses"], values["masses"])  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("kind", ["fpn", "cls_gating", "patch_mean"])
+@pytest.mark.parametrize(("reduce", "weights"), [("mean", None), ("mean", [1.0, 3.0, 2.0]), ("median", None)])
+def test_ensembles_average_in_original_units(kind: str, reduce: Any, weights: Any) -> None:
+    heads = [head_of(kind, seed).eval() for seed in range(3)]
+    for place, head in enumerate(heads):
+        for own in head.requires_grad_(False).parameters():
+            own.mul_(1.0 + place)
+    ensemble = HeadEnsemble.from_heads(heads, weights, reduce)
+    values = ensemble.predict(tokens())
+    check(values["masses"], values["total"])
+    each = torch.stack([head.predict(tokens())["masses"] for head in heads])
+    assert torch.allclose(ensemble.members_predict(tokens())["masses"], each)
+    if reduce == "mean":
+        shares = torch.tensor(weights or [1.0] * 3)[:, None, None]
+        assert torch.allclose(values["masses"], (each * shares).sum(0) / shares.sum(), rtol=1e-5)
+    other = PatchMeanHead(
+        64, TASKS, compositions=[Composition(("leaf", "stem", "root"), (), "masses", "total", "shares")]
+    )
+    with pytest.raises(ConfigError, match="members disagree about task 'masses'"):
+        HeadEnsemble.from_heads([*heads, other])
+
+
+@pytest.mark.parametrize("kind", ["dense", "patch_mean"])
+@pytest.mark.parametrize("tta", ["none", "d6"])
+def test_parts_of_a_tiled_photo_add_up_to_its_total(
+    kind: str, tta: Any, blind: Backbone, patchwork: Callable[[int, int], Tensor]
+) -> None:
+    photo = patchwork(7, 5)
+    [whole] = Predictor([head_of(kind), head_of(kind, 2)], blind, tta)(photo)
+    [tiled] = Predictor([head_of(kind), head_of(kind, 2)], blind, tta, tile=(48, 64), overlap=16)(photo)
+    for result in (whole, tiled):
+        check(result["masses"], result["total"])
+    if kind == "dense":
+        assert tiled["total"] == pytest.approx(whole["total"], rel=1e-5)
+        assert tiled["masses"] == pytest.approx(whole["masses"], rel=0.05), "shares of tiles are weighed by mass"
+
+
+def test_tables_hold_a_column_per_part_and_sum(tmp_path: Path, tiny: Backbone) -> None:
+    Image.new("RGB", (48, 32), (10, 200, 30)).save(tmp_path / "a.png")
+    save_head(tmp_path / "h.safetensors", head_of("patch_mean"), backbone=tiny)
+    predict = ["predict", "--heads", str(tmp_path / "h.safetensors"), "--out"]
+    assert main([*predict, str(tmp_path / "p.csv"), str(tmp_path / "a.png")]) == 0
+    [row] = rows_of(tmp_path / "p.csv")
+    assert list(row) == ["image", "shares:0", "shares:1", "shares:2", "total", "leaf", "stem", "root", "above", "plant"]
+    check([float(row[name]) for name in PLANT.names], float(row["total"]))
+    wanted = "sample_id,image_path,target_name\na__above,a.png,above\na__root,a.png,root\n"
+    (tmp_path / "test.csv").write_text(wanted)
+    assert main([*predict, str(tmp_path / "s.csv"), "--csv", str(tmp_path / "test.csv")]) == 0
+    submission = {r["sample_id"]: r["target"] for r in rows_of(tmp_path / "s.csv")}
+    assert submission == {"a__above": row["above"], "a__root": row["root"]}
+
+
+def test_the_record_and_the_card_describe_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    checkpoint = HeadCheckpoint.from_module(head_of("fpn"))
+    told = checkpoint.meta["tasks"][2]
+    assert (told["name"], told["labels"], told["unit"], told["minimum"]) == ("masses", list(PLANT.names), "g", 0.0)
+    card = model_card(checkpoint)
+    assert "`total x shares`" in card
+    assert "`leaf, stem, root, above, plant`" in card
+    checkpoint.save(tmp_path / "h.safetensors")
+    assert main(["inspect", str(tmp_path / "h.safetensors")]) == 0
+    assert "total x shares" in capsys.readouterr().out
+    assert "compositions" not in FPNHead(64, TASKS, 1).config, "what does not use it is as it was"
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("total", "shares"), ("ratio", "none"), ("name", "total"), ("name", ""), ("parts", ["a", "b"]), ("parts", [1]),
+     ("sums", [["s", ["none"]]]), ("sums", 3), ("unknown", 1)],
+)  # fmt: skip
+def test_a_forged_composition_is_refused(key: str, value: Any, tmp_path: Path) -> None:
+    checkpoint = HeadCheckpoint.from_module(head_of("patch_mean"))
+    meta = json.loads(json.dumps(checkpoint.meta))
+    meta["config"]["compositions"][0][key] = value
+    with pytest.raises(CheckpointError):
+        HeadCheckpoint(meta, checkpoint.state_dict).save(tmp_path / "h.safetensors")
+    meta["config"] = checkpoint.config
+    meta["tasks"][2]["parts_of"] = {**meta["tasks"][2]["parts_of"], key: value}
+    with pytest.raises(CheckpointError):
+        HeadCheckpoint(meta, checkpoint.state_dict).save(tmp_path / "h.safetensors")
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    for changes, message in (
+        ({"name": "total"}, "gives outputs named total"),
+        ({"parts": ("total", "stem", "root"), "sums": ()}, "gives outputs named total"),
+        ({"total": ""}, "name the output and its two tasks"),
+        ({"total": "totl"}, r"needs task 'totl'; there are shares, total.*Did you mean 'total'"),
+        ({"parts": ("leaf", "stem"), "sums": ()}, "kind ratio with dim 2; it is 'ratio' with dim 3"),
+    ):
+        own = {"parts": PLANT.parts, "sums": PLANT.sums, "name": "masses", "total": "total", "ratio": "shares"}
+        with pytest.raises(ConfigError, match=message):
+            PatchMeanHead(64, TASKS, compositions=[Composition(**(own | changes))])  # type: ignore[arg-type]
+    with pytest.raises(TypeError):
+        Composition()  # type: ignore[call-arg]
+
+
+def test_an_exported_program_predicts_the_same(tmp_path: Path, tiny: Backbone) -> None:
+    cells = Task("cells", 2, kind="dense", labels=("soil", "weed"), transform=TargetTransform(mean=0.1, std=0.3))
+    tasks = [*TASKS, Task("weed", from_cells="cells", minimum=0.0, transform=TargetTransform(std=0.1)), cells]
+    torch.manual_seed(1)
+    head = FPNHead(64, tasks, 1, fpn_dim=8, num_levels=2, compositions=[PLANT]).eval()
+    record = tiny.record() | {"layers": [3]}
+    export_program(HeadCheckpoint.from_module(head, backbone=record), tmp_path / "h.pt2")
+    x = Tokens.from_sequence(torch.randn(2, 3 + 20, 64), image_size=(64, 80), patch_size=16, num_prefix_tokens=3,
+                             layers=(3,), normed=True)  # fmt: skip
+    program = torch.export.load(tmp_path / "h.pt2").module()
+    found, wanted = program(x), head.predict(x)
+    assert list(found) == list(wanted) == ["shares", "total", "weed", "cells", "masses"]
+    for name, value in wanted.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-4)

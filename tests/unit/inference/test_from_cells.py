@@ -1,0 +1,213 @@
+"""One image, one number: a task whose value is the mean over a map's cells has that value everywhere."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from dinoneck import (
+    Backbone,
+    CheckpointError,
+    ConfigError,
+    DenseHead,
+    FPNHead,
+    HeadCheckpoint,
+    HeadEnsemble,
+    PatchMeanHead,
+    Predictor,
+    TargetTransform,
+    Task,
+    Tokens,
+    load_head,
+    save_head,
+)
+from dinoneck.checkpoint import model_card
+from dinoneck.cli.main import main
+from dinoneck.data import Pasture
+from dinoneck.heads import Head
+from dinoneck.losses import TaskLoss
+
+CELLS = Task("cells", 3, kind="dense", labels=("soil", "crop", "weed"), transform=TargetTransform(mean=0.1, std=0.3))
+WEED = Task("weed", from_cells="cells", minimum=0.0, transform=TargetTransform(mean=0.02, std=0.03))
+CROP = Task("crop", from_cells="cells")
+TASKS = (WEED, CELLS, CROP)
+
+
+def tokens(seed: int = 0) -> Tokens:
+    generator = torch.Generator().manual_seed(seed)
+    return Tokens.from_patches(torch.randn(3, 15, 64, generator=generator), grid=(3, 5), patch_size=16)
+
+
+def head_of(kind: str, tasks: Any = TASKS) -> Head:
+    torch.manual_seed(1)
+    if kind == "dense":
+        return DenseHead(64, tasks, hidden_dim=8, depth=0)
+    return FPNHead(64, tasks, 1, fpn_dim=8, num_levels=2, tower_depth=1)
+
+
+def shares(maps: Tensor) -> dict[str, Tensor]:
+    means = maps.double().mean(dim=(2, 3))
+    return {"weed": means[:, 2:].clamp_min(0.0), "crop": means[:, 1:2]}
+
+
+@pytest.mark.parametrize("kind", ["dense", "fpn"])
+@pytest.mark.parametrize("segments", [False, True])
+def test_the_number_is_the_mean_of_the_maps_cells(kind: str, segments: bool) -> None:
+    cells = Task("cells", 3, kind="segmentation", labels=CELLS.labels) if segments else CELLS
+    head = head_of(kind, (WEED, cells, CROP)).eval()
+    assert not any("weed" in name for name, _ in head.named_parameters())
+    assert sum(len(list(own.out.parameters())) for own in head.towers) == 2, "one readout, the map's"  # type: ignore
+    values, wanted = head.predict(tokens()), shares(head.predict_maps(tokens())["cells"])
+    for name, value in wanted.items():
+        torch.testing.assert_close(values[name].double(), value, rtol=1e-5, atol=1e-6)
+    assert list(head.predict_maps(tokens())) == ["cells"]
+    assert list(values) == ["weed", "cells", "crop"]
+
+
+def test_cells_below_the_minimum_are_kept_and_their_mean_is_clipped() -> None:
+    head = head_of("dense").eval()
+    with torch.no_grad():
+        head.towers[0].out.bias.fill_(-9.0)  # type: ignore[index, union-attr]
+    assert head.predict_maps(tokens())["cells"].max() < 0
+    assert (head.predict(tokens())["weed"] == 0).all()
+    assert (head.predict(tokens())["crop"] < 0).all(), "a task without a minimum is not clipped"
+
+
+def test_the_images_target_alone_trains_the_map() -> None:
+    head = head_of("dense")
+    outputs = head(tokens())
+    targets = {"weed": torch.zeros(3, 1), "crop": torch.zeros(3, 1), "cells": torch.full((3, 3, 3, 5), torch.nan)}
+    TaskLoss(TASKS)(outputs, targets, {"cells": torch.zeros(3, 3, 5)})[0].backward()
+    grad = head.towers[0].out.weight.grad  # type: ignore[index, union-attr]
+    assert grad is not None
+    assert grad[0].abs().max() == 0, "soil has no number of its own"
+    assert grad[1:].abs().amin(dim=0).max() > 0
+
+
+@pytest.mark.parametrize(("reduce", "weights"), [("mean", None), ("mean", [1.0, 2.0, 0.5]), ("median", None)])
+def test_heads_together(reduce: Any, weights: Any) -> None:
+    heads = [head_of("dense").requires_grad_(False).eval() for _ in range(3)]
+    for place, head in enumerate(heads):
+        for own in head.parameters():
+            own.mul_(1.0 + place)
+    ensemble = HeadEnsemble.from_heads(heads, weights, reduce)
+    wanted = shares(ensemble.predict_maps(tokens())["cells"])
+    for name, value in wanted.items():
+        torch.testing.assert_close(ensemble.predict(tokens())[name].double(), value, rtol=1e-5, atol=1e-6)
+    with pytest.raises(ConfigError, match="members disagree about task 'weed'"):
+        HeadEnsemble.from_heads([heads[0], PatchMeanHead(64, [Task("weed", minimum=0.0)])])
+
+
+@pytest.mark.parametrize("tta", ["none", "d6"])
+@pytest.mark.parametrize("reduce", ["mean", "median"])
+def test_views_and_tiles(blind: Backbone, patchwork: Callable[[int, int], Tensor], tta: Any, reduce: Any) -> None:
+    heads = [head_of("dense"), head_of("dense", (CROP, CELLS, WEED)).requires_grad_(False)]
+    for own in heads[1].parameters():
+        own.mul_(-1.5)
+    photo = patchwork(7, 5)
+    [whole] = Predictor(heads, blind, tta, reduce=reduce)(photo, maps=True)
+    options: dict[str, Any] = {"tile": (48, 64), "overlap": 16, "batch_size": 3}
+    [tiled] = Predictor(heads, blind, tta, reduce=reduce, **options)(photo, maps=True)
+    for result in (whole, tiled):
+        for name, value in shares(torch.as_tensor(result["maps"]["cells"])[None]).items():
+            assert result[name] == pytest.approx(value.item(), rel=1e-5, abs=1e-6)
+    assert tiled["crop"] == pytest.approx(whole["crop"], rel=1e-5)
+
+
+def test_padding_is_not_counted(blind: Backbone, patchwork: Callable[[int, int], Tensor]) -> None:
+    recipe = blind.preprocess.changed(size=(64, 64), fit="pad")
+    [result] = Predictor(head_of("dense"), blind, preprocess=recipe)(patchwork(2, 4), maps=True)
+    shown = torch.as_tensor(result["maps"]["cells"])
+    prepared = recipe.prepare(patchwork(2, 4))
+    assert not prepared.valid.all()
+    assert result["crop"] == pytest.approx(shown[1][prepared.valid].mean().item(), rel=1e-5)
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    for tasks, message in (
+        ([WEED], "there are: none"),
+        ([WEED, Task("cells", 2, kind="dense", labels=("soil", "crop"))], r"there are: cells \(soil, crop\)"),
+        ([WEED, Task("cells", 3, kind="dense")], r"label 'weed'; there are: cells \(3\)"),
+        ([WEED, Task("other", kind="dense")], "the cells of 'cells'"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            head_of("fpn", tasks)
+    for wrong in ({"dim": 2}, {"activation": "relu"}, {"kind": "density"}):
+        with pytest.raises(ConfigError, match="from_cells is for regression"):
+            Task("weed", from_cells="cells", **wrong)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="which logarithms do not keep"):
+        Task("weed", from_cells="cells", transform=TargetTransform(log1p=True))
+    head_of("fpn", [Task("ndvi", from_cells="map"), Task("map", kind="dense")])
+
+
+def test_it_is_recorded_in_the_file(tmp_path: Path) -> None:
+    head = head_of("fpn").eval()
+    HeadCheckpoint.from_module(head).save(tmp_path / "h.safetensors")
+    again = load_head(tmp_path / "h.safetensors")
+    for name, value in head.predict(tokens()).items():
+        assert torch.equal(again.predict(tokens())[name], value)  # type: ignore[operator]
+    checkpoint = HeadCheckpoint.load(tmp_path / "h.safetensors")
+    assert [task.get("from_cells") for task in checkpoint.meta["tasks"]] == ["cells", None, "cells"]
+    assert "mean over the cells of cells" in model_card(checkpoint)
+    plain = Task("x")
+    assert "from_cells" not in head_of("fpn", [plain]).config["tasks"][0], "what does not use it is as it was"
+    for forged in ("soil", 3, "", None):
+        meta = json.loads(json.dumps(checkpoint.meta))
+        for tasks in (meta["tasks"], meta["config"]["tasks"]):
+            tasks[0]["from_cells"] = forged
+        with pytest.raises(CheckpointError):
+            HeadCheckpoint(meta, checkpoint.state_dict).save(tmp_path / "forged.safetensors")
+            HeadCheckpoint.load(tmp_path / "forged.safetensors")
+
+
+def test_train_takes_the_number_from_the_cells_where_it_is_their_share(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A column named like a class that holds something else, grams for one, keeps a readout of its own."""
+    samples = [Pasture(seed=0, size=(32, 48)).sample(i) for i in range(8)]
+    lines = ["image,mask,green,clover,day"]
+    for i, sample in enumerate(samples):
+        Image.fromarray(sample.image).save(tmp_path / f"{i}.png")
+        Image.fromarray(sample.classes).save(tmp_path / f"{i}-mask.png")
+        share = (sample.classes == 3).mean()
+        lines.append(f"{i}.png,{i}-mask.png,{share},{sample.grams['Dry_Clover_g'] + i},{i % 4}")
+    (tmp_path / "t.csv").write_text("\n".join(lines))
+    run = tmp_path / "run"
+    train = ["train", "--csv", str(tmp_path / "t.csv"), "--targets", "green", "clover", "--group", "day", "--minimum",
+             "0", "--backbone", "dinoneck_tiny", "--folds", "2", "--epochs", "1", "--hidden-dim", "8", "--head", "fpn",
+             "--layers", "1", "3", "--labels", "mask", "--classes", "soil", "clover", "dead", "green",
+             "--out", str(run)]  # fmt: skip
+    assert main(train) == 0
+    assert "green: the number of an image is the mean over its cells." in capsys.readouterr().out
+    checkpoint = HeadCheckpoint.load(run / "heads" / "fold-0.safetensors")
+    assert {task["name"]: task.get("from_cells") for task in checkpoint.meta["tasks"]} == {
+        "green": "cells", "clover": None, "cells": None}  # fmt: skip
+    photos = [str(tmp_path / f"{i}.png") for i in range(8)]
+    predicted = [r["green"] for r in Predictor(run / "heads" / "fold-0.safetensors")(photos)]
+    maps = [r["maps"]["cells"][3].mean() for r in Predictor(run / "heads" / "fold-0.safetensors")(photos, maps=True)]
+    assert predicted == pytest.approx(np.maximum(maps, 0.0), abs=1e-6)
+    rows = [line.split(",") for line in (run / "out_of_fold.csv").read_text().splitlines()]
+    column = rows[0].index("green (head)")
+    held = {row[0]: float(row[column]) for row in rows[1:] if row[1] == "0"}
+    for name, value in held.items():
+        assert predicted[int(Path(name).stem)] == pytest.approx(value, rel=1e-4, abs=1e-5)
+
+
+def test_predict_names_heads_whose_number_is_pooled(
+    tmp_path: Path, tiny: Backbone, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.new("RGB", (48, 32), (10, 200, 30)).save(tmp_path / "a.png")
+    for name, tasks in (("pooled", [Task("weed"), CELLS]), ("cells", TASKS)):
+        save_head(tmp_path / f"{name}.safetensors", FPNHead(64, tasks, 1, fpn_dim=8), backbone=tiny)
+        job = ["predict", str(tmp_path / "a.png"), "--heads", str(tmp_path / f"{name}.safetensors")]
+        assert main([*job, "--out", str(tmp_path / f"{name}.csv")]) == 0
+        both = "".join(capsys.readouterr())
+        assert ("weed: the heads predict these numbers by a pooled readout" in both) == (name == "pooled")
