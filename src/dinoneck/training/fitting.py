@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from dinoneck.devices import to_local_device
 from dinoneck.errors import DataError
@@ -20,7 +21,7 @@ from dinoneck.training.fit_checks import check_kinds, check_numbers, check_probl
 from dinoneck.training.learner import Learner
 from dinoneck.training.live_tokens import LiveTokens, trained_backbone
 from dinoneck.training.loop import Loop, Problem
-from dinoneck.training.matching import Samples, match_samples
+from dinoneck.training.matching import Samples, SourceIds, match_samples
 from dinoneck.training.processes import joined
 from dinoneck.training.randomness import own_random_numbers, seed_step
 from dinoneck.training.recipe import Recipe
@@ -159,9 +160,11 @@ class _Call:
         """The group of every training id."""
         if self.groups is None:
             return None
-        if missing := [image_id for image_id in self.samples.ids if image_id not in self.groups]:
+        spelling = SourceIds(self.source.ids)
+        labels = {spelling.find(image_id): group for image_id, group in self.groups.items()}
+        if missing := [image_id for image_id in self.samples.ids if image_id not in labels]:
             raise DataError(f"groups lack {len(missing)} of the training ids, the first is {missing[0]!r}")
-        return [self.groups[image_id] for image_id in self.samples.ids]
+        return [labels[image_id] for image_id in self.samples.ids]
 
     def _problem(
         self, learner: Learner, labels: Labels, rows: Rows, val_rows: Rows, scale: TokenScale | None

@@ -30,9 +30,10 @@ class Recipe:
         standardise_tokens: train on tokens of zero mean and unit spread per channel (measured on the training
             ids): heads whose first layer is linear absorb the scale after, exactly; heads with a norm at the
             entrance start with that norm set to it. Other heads take tokens as they are.
-        ridge_blend: share of ridge regression on the mean token in the trained head, 0 ... 1; 0 = none. A ``PatchMeanHead``
-            takes it up exactly, in two hidden units per output, for regression tasks without an activation or log1p;
-            other heads and tasks stay as they were trained.
+        ridge_blend: share of ridge regression on the mean token in the trained head, 0 ... 1; 0 = none. A
+            ``PatchMeanHead`` holds it exactly, in two hidden units per output, for regression tasks without an
+            activation or log1p; other heads and tasks stay as they were trained. It takes one more pass over the
+            training ids.
         mixup_alpha: blend the tokens of samples by :func:`dinoneck.training.manifold_mixup`; None = do not.
         mixup_off_last: share of the steps at the end without any blending.
         cutmix_alpha: paste parts of images by :func:`dinoneck.training.cutmix`, for live tokens; None = do not. With
