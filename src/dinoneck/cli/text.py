@@ -62,7 +62,7 @@ def differences(by_baseline: Mapping[str, Mapping[str, Sequence[float] | None]])
 
 
 def _interval(ends: Sequence[float] | None) -> str:
-    return "-" if ends is None else f"{ends[0]:+.3f} ... {ends[1]:+.3f}"
+    return "-" if ends is None else f"{ends[0]:+.2f} ... {ends[1]:+.2f}"
 
 
 def _number(score: float | None) -> str:

@@ -70,7 +70,7 @@ def blend_ridge(
     for rows in np.unique(known, axis=1).T:  # outputs that are known for the same images share the decompositions
         if rows.any():
             outputs = np.flatnonzero((known == rows[:, None]).all(axis=0))
-            labels = None if groups is None else [groups[row] for row in np.flatnonzero(rows)]
+            labels = None if groups is None else [groups[int(row)] for row in np.flatnonzero(rows)]
             found = ridge_coefficients(features[rows], values[rows][:, outputs], groups=labels)
             weight[outputs], bias[outputs] = found
     shares = np.where(known.any(axis=0), share, 0.0)

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from dinoneck import DataError
+from dinoneck.data import PhotoTable
 from dinoneck.training import bootstrap_difference, weighted_r2
+from dinoneck.training.crossval import CrossValidation
 
 
 def problem(seed: int, images: int = 60, bias: float = 0.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -63,3 +65,17 @@ def test_misfits_are_refused() -> None:
         bootstrap_difference(y, np.where(y > 0, np.nan, a), b)
     with pytest.raises(DataError, match="all equal"):
         bootstrap_difference(np.ones(9), np.ones(9), np.zeros(9))
+
+
+def test_a_cross_validation_states_errors_spread_and_intervals() -> None:
+    y, head, ridge = problem(0, 40)
+    flat = np.zeros(40)
+    groups = tuple(f"g{row // 5}" for row in range(40))
+    table = PhotoTable(tuple(map(str, range(40))), (np.zeros((2, 2, 3)),) * 40, {"y": y, "flat": flat}, groups)
+    folds = [(np.arange(20, 40), np.arange(20)), (np.arange(20), np.arange(20, 40))]
+    predictions = {"head": np.stack([head, flat], axis=1), "token ridge": np.stack([ridge, flat], axis=1)}
+    result = CrossValidation([], folds, predictions, table)
+    assert result.errors()["head"]["y"] == pytest.approx(np.abs(head - y).mean())
+    assert result.spread()["y"] == {"all": pytest.approx(y.std()), "folds": pytest.approx([y[:20].std(), y[20:].std()])}
+    interval = list(bootstrap_difference(y, head, ridge, groups))
+    assert result.differences() == {"token ridge": {"y": interval, "flat": None, "overall": interval}}

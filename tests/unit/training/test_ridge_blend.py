@@ -50,7 +50,7 @@ def made(values: dict[str, np.ndarray], **task: Any) -> PatchMeanHead:
 
 
 def trained(head: Any, values: dict[str, np.ndarray], source: Any = None, **options: Any) -> Any:
-    options = {"epochs": 3, "batch_size": 8, "lr": 1e-2, "ids": TRAIN, **options}
+    options = {"epochs": 3, "batch_size": 8, "lr": 1e-2, "ids": TRAIN, "target_ids": IDS, **options}
     fit(head, source or Source(), targets=values, **options)
     return head
 
@@ -177,7 +177,7 @@ def test_a_trained_backbone_gives_ridge_its_final_tokens() -> None:
     source, y = LiveTokens(backbone, images), {"mass": np.arange(6.0)}
     head = PatchMeanHead(backbone.embed_dim, [Task("mass")], 16)
     ids = list(source.ids)
-    fit(head, source, targets=y, ids=ids, epochs=1, batch_size=2, recipe=Recipe(ridge_blend=1.0))
+    fit(head, source, targets=y, target_ids=ids, ids=ids, epochs=1, batch_size=2, recipe=Recipe(ridge_blend=1.0))
     folds = [(np.arange(6), np.arange(6))]
     expected = ridge_out_of_fold(pooled_tokens(source), y["mass"][:, None], folds)[:, 0]
     np.testing.assert_allclose(head.predict(source.batch(ids))["mass"][:, 0].numpy(), expected, atol=1e-4)
