@@ -33,7 +33,7 @@ class Recipe:
         ridge_blend: share of ridge regression on the mean token in the trained head, 0 ... 1; 0 = none. A
             ``PatchMeanHead`` holds it exactly, in two hidden units per output, for regression tasks without an
             activation or log1p; other heads and tasks stay as they were trained. It takes one more pass over the
-            training ids.
+            training ids. What ``fit`` returns per epoch is of the head before it.
         mixup_alpha: blend the tokens of samples by :func:`dinoneck.training.manifold_mixup`; None = do not.
         mixup_off_last: share of the steps at the end without any blending.
         cutmix_alpha: paste parts of images by :func:`dinoneck.training.cutmix`, for live tokens; None = do not. With
