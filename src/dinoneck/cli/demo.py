@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from dinoneck.backbones.known import DINOV3_SMALL
 from dinoneck.cli import numbers, text
-from dinoneck.cli.train import told_overall, verdicts
+from dinoneck.cli.train import comparison
 from dinoneck.errors import BackboneError, CheckpointError, ConfigError, DinoneckError
 
 if TYPE_CHECKING:
@@ -59,9 +59,7 @@ def run(options: argparse.Namespace) -> int:
     result, source, report = run_experiment(
         table, backbone, backbone.preprocess, options.out, plan, overwrite=True, options=RunOptions(resume=False)
     )
-    print(text.scores(report["scores"]))
-    print(told_overall(table))
-    print("\n".join(verdicts(report["scores"], result.names)))
+    print("\n".join(comparison(report, table)))
     head_file = options.out / "heads" / "fold-0.safetensors"
     print(f"3. {head_file} is read in a new process; its outputs must be the same bit for bit.")
     checkpoint = _check_reload(head_file, result, source, options.out)

@@ -327,9 +327,8 @@ def _drawn(
 
     from dinoneck.viz.panels import prediction_panels
 
-    units = {task.name: task.unit for task in predictor.tasks}
     buffer = io.BytesIO()
-    prediction_panels(photos, results, units=units, names=names).save(buffer, "PNG")
+    prediction_panels(photos, results, tasks=predictor.tasks, names=names).save(buffer, "PNG")
     return buffer.getvalue()
 
 

@@ -32,11 +32,37 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([texts[0], "-" * len(texts[0]), *texts[1:]])
 
 
-def scores(by_method: Mapping[str, Mapping[str, float | None]]) -> str:
-    """Return the R² of several methods as a table, one row per method."""
+def scores(
+    by_method: Mapping[str, Mapping[str, float | None]],
+    errors: Mapping[str, Mapping[str, float]] | None = None,
+    spread: Mapping[str, Mapping[str, Any]] | None = None,
+) -> str:
+    """Return the R² of several methods as a table, one row per method.
+
+    With ``errors`` (method -> target -> MAE) each R² is followed by the MAE, and with ``spread`` (target -> standard
+    deviation over ``all`` rows and in the ``folds``) a last row shows what the MAE compares with.
+    """
     columns = list(next(iter(by_method.values())))
-    rows = [[method, *(_number(row[column]) for column in columns)] for method, row in by_method.items()]
-    return table(["held-out R²", *columns], rows)
+    rows = []
+    for method, row in by_method.items():
+        mae = (errors or {}).get(method, {})
+        rows.append([method, *(_number(row[c]) + (f" ({mae[c]:.3g})" if c in mae else "") for c in columns)])
+    if spread:
+        ranges = {c: f"{min(own['folds']):.3g} ... {max(own['folds']):.3g}" for c, own in spread.items()}
+        rows.append(["target sd", *(f"{spread[c]['all']:.3g}" if c in spread else "" for c in columns)])
+        rows.append(["  in the folds", *(ranges.get(c, "") for c in columns)])
+    return table(["held-out R² (MAE)" if errors else "held-out R²", *columns], rows)
+
+
+def differences(by_baseline: Mapping[str, Mapping[str, Sequence[float] | None]]) -> str:
+    """Return the 95 % intervals of the head's R² minus that of each baseline as a table."""
+    columns = list(next(iter(by_baseline.values())))
+    rows = [[f"head - {name}", *(_interval(row[c]) for c in columns)] for name, row in by_baseline.items()]
+    return table(["R², 95 % interval", *columns], rows)
+
+
+def _interval(ends: Sequence[float] | None) -> str:
+    return "-" if ends is None else f"{ends[0]:+.2f} ... {ends[1]:+.2f}"
 
 
 def _number(score: float | None) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from dinoneck.cli import text, train_options
 from dinoneck.cli.answers import answer
-from dinoneck.errors import ConfigError
+from dinoneck.errors import ConfigError, counted
 
 if TYPE_CHECKING:
     from dinoneck.data.photos import Photo, Preprocessing
@@ -26,6 +26,7 @@ EXAMPLE = "dinoneck train run.yaml --out run\n         dinoneck train --csv cove
 _BENT = 1.02
 _MANY_PATCHES = 4096
 _ENOUGH_ALONG = 40
+_ENOUGH_TO_TELL = 50
 add_arguments = train_options.add_arguments
 
 
@@ -109,13 +110,21 @@ def _advice(prepared: ConfiguredRun) -> list[str]:
 
 def _tell(report: dict[str, Any], data: PhotoTable) -> None:
     """Print the scores."""
-    print(text.scores(report["scores"]))
     if "cell_scores" in report:
         print(f"R² per cell: {_listed(report['cell_scores'])}")
     if "auxiliary_scores" in report:
         print(f"Helping, R² of values and accuracy of classes: {_listed(report['auxiliary_scores'])}")
-    print(told_overall(data))
-    print("\n".join(verdicts(report["scores"], list(data.targets))))
+    print("\n".join(comparison(report, data)))
+
+
+def comparison(report: dict[str, Any], data: PhotoTable) -> list[str]:
+    """Return the head and the baselines as tables, and in words where the head is better or worse."""
+    return [
+        text.scores(report["scores"], report["mae"], report["target_sd"]),
+        told_overall(data),
+        text.differences(report["head_minus"]),
+        *verdicts(report, list(data.targets)),
+    ]
 
 
 def _told_cells(tasks: Iterable[Task]) -> list[str]:
@@ -176,21 +185,40 @@ def told_many(preprocess: Preprocessing, grid: GridSize) -> list[str]:
     ]
 
 
-def verdicts(scores: dict[str, dict[str, Any]], targets: list[str]) -> list[str]:
-    """Say in plain words where the head does not beat the baselines."""
-    from dinoneck.training.crossval import not_beaten
-
-    lines = []
-    for target in [*targets, "overall"] if len(targets) > 1 else targets:
-        if scores["head"][target] is None:
-            lines.append(f"{target}: it does not vary among the photos judged; there is no R².")
-            continue
-        better = not_beaten(scores, target)
-        if better:
-            shown = ", ".join(f"{method} {scores[method][target]:.3f}" for method in better)
-            lines.append(f"{target}: the head ({scores['head'][target]:.3f}) does not beat {shown}.")
-    lines = lines or ["The head beats every baseline on every target."]
-    useless = [target for target in targets if (score := scores["head"][target]) is not None and score <= 0]
+def verdicts(report: dict[str, Any], targets: list[str]) -> list[str]:
+    """State in plain words where the head is better or worse than the baselines, as far as the intervals show it."""
+    scores, differences = report["scores"], report["head_minus"]
+    names = [*targets, "overall"] if len(targets) > 1 else targets
+    lines = [
+        f"{name}: it does not vary among the images predicted; there is no R²."
+        for name in names
+        if scores["head"][name] is None
+    ]
+    if report["predicted"] < _ENOUGH_TO_TELL:
+        lines.append(
+            f"{counted(report['predicted'], 'image')}: too few to tell whether the head or a baseline is better. About "
+            f"{_ENOUGH_TO_TELL} are needed."
+        )
+    else:
+        lines += _compared(differences, [name for name in names if scores["head"][name] is not None])
+    useless = [name for name in targets if (score := scores["head"][name]) is not None and score <= 0]
     if useless:
-        lines.append(f"{', '.join(useless)}: R² is not above 0, so the head is no better than the mean of all photos.")
+        lines.append(f"{', '.join(useless)}: R² is not above 0, so the head is no better than the mean of all images.")
+    return lines
+
+
+def _compared(differences: dict[str, dict[str, Any]], names: list[str]) -> list[str]:
+    lines, clear = [], True
+    for name in names:
+        intervals = {method: row[name] for method, row in differences.items()}
+        ahead = [method for method, ends in intervals.items() if ends is not None and ends[0] > 0]
+        behind = [method for method, ends in intervals.items() if ends is not None and ends[1] < 0]
+        even = [method for method in intervals if method not in (*ahead, *behind)]
+        parts = [f"the head is better than {', '.join(ahead)}"] if ahead else []
+        parts += [f"{', '.join(behind)} {'is' if len(behind) == 1 else 'are'} ahead of the head"] if behind else []
+        parts += [f"the head shows no clear difference from {', '.join(even)}"] if even else []
+        clear = clear and not (behind or even)
+        lines.append(f"{name}: {'; '.join(parts)}.")
+    if clear and names:
+        return ["The head is better than every baseline on every target: no interval of the difference holds 0."]
     return lines

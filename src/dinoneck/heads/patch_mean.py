@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dinoneck.configured import Configured, at_least
-from dinoneck.errors import ShapeError
+from dinoneck.errors import ConfigError, ShapeError
 from dinoneck.grid import as_maps
 from dinoneck.heads.head import Head
 from dinoneck.layers.absorb import absorb
@@ -22,7 +22,8 @@ from dinoneck.tasks import Activation, Task, activate, check_tasks
 from dinoneck.tokens import Tokens
 
 LEAKY_SLOPE = 0.01
-CPU_GROUP_WIDTH = 640
+CPU_GROUP_WIDTH = 656  # five MLPs of 128 hidden units and a few for a linear map
+LinearMap = tuple[Tensor, Tensor, Tensor]
 
 
 class PatchMeanMLP(Configured, nn.Module):
@@ -54,6 +55,8 @@ class PatchMeanMLP(Configured, nn.Module):
     Reference: design source "DINOv2 dense features" (1536 -> 128 -> LeakyReLU -> 1 -> ReLU -> mean). Deviation:
     a ReLU head starts with second-layer weights of one sign, so that no patch and no head is dead at the start.
     """
+
+    _blended: tuple[int, tuple[float, ...]] | None = None  # units and shares of a linear map that is in the weights
 
     def __init__(
         self,
@@ -89,6 +92,51 @@ class PatchMeanMLP(Configured, nn.Module):
     def absorb_scale(self, mean: Tensor, std: Tensor) -> None:
         """Change the weights so that the new MLP says of x what the old one said of (x - mean) / std, both (C,)."""
         absorb(self.hidden, mean, std)
+
+    def blend_linear(self, weight: Tensor, bias: Tensor, share: Tensor, units: int) -> None:
+        """Blend a linear map into the outputs, exactly: LeakyReLU(u) - LeakyReLU(-u) = (1 + slope) u.
+
+        Afterwards ``new(x) == (1 - share) * old(x) + share * (x @ weight.T + bias)``, before the activation.
+
+        Args:
+            weight: (out_dim, embed_dim), float64 on the CPU as the others.
+            bias: (out_dim,).
+            share: (out_dim,) of the linear map, 0 ... 1.
+            units: hidden units to add, at least 2 * out_dim; those that are not needed are zero.
+        """
+        spare = units - 2 * self.out_dim
+        old = [
+            x.detach().cpu().double() for x in (self.hidden.weight, self.hidden.bias, self.out.weight, self.out.bias)
+        ]
+        gain = torch.diag(share / (1.0 + LEAKY_SLOPE))
+        self._resize(
+            torch.cat([old[0], F.pad(torch.cat([weight, -weight]), (0, 0, 0, spare))]),  # u and -u
+            torch.cat([old[1], F.pad(torch.cat([bias, -bias]), (0, spare))]),
+            torch.cat([old[2] * (1.0 - share)[:, None], F.pad(torch.cat([gain, -gain], dim=1), (0, spare))], dim=1),
+            old[3] * (1.0 - share),
+        )
+        self._blended = (units, tuple(share.tolist()))
+
+    def unblend_linear(self) -> None:
+        """Undo the last :meth:`blend_linear` of this object, if there is one."""
+        if self._blended is None:
+            return
+        units, shares = self._blended
+        scale = torch.tensor([1.0 / (1.0 - share) if share < 1.0 else 1.0 for share in shares], dtype=torch.float64)
+        old = [
+            x.detach().cpu().double() for x in (self.hidden.weight, self.hidden.bias, self.out.weight, self.out.bias)
+        ]
+        self._resize(old[0][:-units], old[1][:-units], old[2][:, :-units] * scale[:, None], old[3] * scale)
+        self._blended = None
+
+    def _resize(self, *weights: Tensor) -> None:
+        """Take these weights, (hidden, C), (hidden,), (out, hidden) and (out,), and record their width."""
+        places = [(layer, name) for layer in (self.hidden, self.out) for name in ("weight", "bias")]
+        for (layer, name), value in zip(places, weights, strict=True):
+            old = getattr(layer, name)
+            setattr(layer, name, nn.Parameter(value.to(old).contiguous(), requires_grad=old.requires_grad))
+        self.hidden_dim = self.hidden.out_features = self.out.in_features = len(weights[1])
+        self._config["hidden_dim"] = self.hidden_dim
 
     def per_patch(self, x: Tensor) -> Tensor:
         """Return the answer of every patch, (B, N, out_dim)."""
@@ -214,6 +262,36 @@ class PatchMeanHead(Head):
         """Change the weights so that the new head says of tokens x what the old one said of (x - mean) / std."""
         for mlp in self.mlps:
             mlp.absorb_scale(mean, std)  # type: ignore[operator]
+
+    def blend_linear(self, maps: Mapping[str, LinearMap]) -> None:
+        """Blend linear maps of the patches into the outputs of some tasks; the head's ``hidden_dim`` grows.
+
+        Every MLP gets two more hidden units per output (of the task with most outputs): a head has one
+        ``hidden_dim``. Tasks that are not named keep their outputs. Use :meth:`unblend_linear` to undo it.
+
+        Args:
+            maps: task name -> weight (dim, C), bias (dim,) and share (dim,), see :meth:`PatchMeanMLP.blend_linear`.
+
+        Raises:
+            ConfigError: if a task is unknown.
+        """
+        if unknown := set(maps) - {task.name for task in self.tasks}:
+            known = ", ".join(task.name for task in self.tasks)
+            raise ConfigError(f"linear maps are given for {', '.join(sorted(unknown))}; the head's tasks are {known}")
+        units = 2 * max(task.dim for task in self.tasks)
+        for task, mlp in zip(self.tasks, self.mlps, strict=True):
+            zero = torch.zeros(task.dim, dtype=torch.float64)
+            weight, bias, share = maps.get(task.name, (torch.zeros(task.dim, self.embed_dim).double(), zero, zero))
+            mlp.blend_linear(weight, bias, share, units)  # type: ignore[operator]
+        self._config["hidden_dim"] += units
+
+    def unblend_linear(self) -> None:
+        """Undo the last :meth:`blend_linear` of this object; a head read from a file has nothing to undo."""
+        before = self.mlps[0].hidden_dim
+        for mlp in self.mlps:
+            mlp.unblend_linear()  # type: ignore[operator]
+        if self.mlps[0].hidden_dim != before:
+            self._config["hidden_dim"] = self.mlps[0].hidden_dim
 
     def per_patch(self, tokens: Tokens) -> dict[str, Tensor]:
         """Return ``{task name: (B, N, dim)}`` in model space: what each patch answers."""

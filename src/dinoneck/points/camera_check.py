@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from numbers import Integral
 from typing import Literal, get_args
 
@@ -259,18 +260,18 @@ def _verdict(sample: _Sample) -> CameraCheck:
         return check
     few = sample.thinned()
 
-    def share(reading: Reading, scaled: str, factor: float, rel: float = 0.0) -> float:
+    def share(reading: Reading, scaled: str, factor: float, rel: float) -> float:
         _, _, _, known, agree = few.counts(reading, scaled, factor, rel).tolist()
         return float(agree / max(known, _LEAST_PAIRS))
 
     peaks = [
-        (*_peak(lambda factor, rel, at=reading, name=scaled: share(at, name, factor, rel), *reach), reading, scaled)
+        (*_peak(partial(share, reading, scaled), *reach), reading, scaled)
         for reading in ((check.best,) if check.clear else READINGS)
         for scaled, reach in _SCALES.items()
     ]
     reached, factor, best, scaled = max(peaks)
     near = abs(math.log(factor)) < _SAME
-    if near or reached < _NAMED or share(best, scaled, 1.0) >= _ENOUGH * reached:
+    if near or reached < _NAMED or share(best, scaled, 1.0, 0.0) >= _ENOUGH * reached:
         return replace(check, reached=reached)
     return replace(check, best=best, factor=(scaled, factor), reached=reached)
 

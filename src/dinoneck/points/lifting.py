@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from itertools import accumulate, pairwise
 from typing import Literal, NamedTuple, get_args, overload
 
 import torch
@@ -132,21 +135,23 @@ def lift(
         _check_projection(maps, project)
     table, per_view = _token_table(maps, project)
     order = _ordered(links, grid, _chosen(links, views, generator))
-    rows = links.num_points if grid is None else len(grid)
-    seen = torch.zeros(rows, dtype=torch.int64, device=maps.device).index_add_(0, order.row, order.n_views[order.point])
-    blocks = torch.unique_consecutive((seen.cumsum(0) - seen) // chunk, return_counts=True)[1].tolist()
-    feats = table.new_zeros(0 if table.requires_grad and torch.is_grad_enabled() else rows, table.shape[1])
-    parts, start = [feats], 0
-    how = None if grid is None else reduce
-    for count in blocks:
-        part = _block(table, per_view, maps, links, order, (start, start + count), sampling, how)
-        if len(feats):  # no second copy of the result
-            feats[start : start + count] = part
-        else:
-            parts.append(part)
-        start += count
-    feats, valid = torch.cat(parts) if len(parts) > 1 else feats, seen > 0
-    return (feats, valid) if grid is None else SparseFeatures(grid.coords, grid.batch, feats, valid)
+    seen = torch.zeros(links.num_points if grid is None else len(grid), dtype=torch.int64, device=maps.device)
+    seen.index_add_(0, order.row, order.n_views[order.point])  # views per row of the result
+    block = partial(_block, table, per_view, maps, links, order, sampling, None if grid is None else reduce)
+    feats = _in_chunks(block, seen, chunk, table)
+    return (feats, seen > 0) if grid is None else SparseFeatures(grid.coords, grid.batch, feats, seen > 0)
+
+
+def _in_chunks(block: Callable[[tuple[int, int]], Tensor], seen: Tensor, chunk: int, table: Tensor) -> Tensor:
+    """Return all rows of the result, computed in stretches of about ``chunk`` links each."""
+    counts = torch.unique_consecutive((seen.cumsum(0) - seen) // chunk, return_counts=True)[1].tolist()
+    stretches = list(pairwise(accumulate(counts, initial=0)))
+    if table.requires_grad and torch.is_grad_enabled():
+        return torch.cat([table.new_zeros(0, table.shape[1]), *map(block, stretches)])
+    feats = table.new_zeros(len(seen), table.shape[1])
+    for start, end in stretches:
+        feats[start:end] = block((start, end))
+    return feats
 
 
 def _token_table(maps: Tensor, project: nn.Linear | None) -> tuple[Tensor, int]:
@@ -186,9 +191,9 @@ def _block(
     maps: Tensor,
     links: Links,
     order: _Order,
-    rows: tuple[int, int],
     sampling: Sampling,
     reduce: Reduce | None,
+    rows: tuple[int, int],
 ) -> Tensor:
     """Return rows of the result: sums of weight * table[token] over each one's stretch of entries."""
     begin, end = torch.searchsorted(order.row, order.row.new_tensor(rows)).tolist()

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from dinoneck.training.freeze_schedule import FreezeSchedule as FreezeSchedule
     from dinoneck.training.head_choice import HeadChoice as HeadChoice
     from dinoneck.training.live_tokens import LiveTokens as LiveTokens
+    from dinoneck.training.metrics import bootstrap_difference as bootstrap_difference
     from dinoneck.training.metrics import confusion_matrix as confusion_matrix
     from dinoneck.training.metrics import mean_iou as mean_iou
     from dinoneck.training.metrics import r2 as r2
@@ -53,6 +54,7 @@ _HOMES = {
     "group_folds": "dinoneck.training.folds",
     "FreezeSchedule": "dinoneck.training.freeze_schedule",
     "HeadChoice": "dinoneck.training.head_choice",
+    "bootstrap_difference": "dinoneck.training.metrics",
     "confusion_matrix": "dinoneck.training.metrics",
     "mean_iou": "dinoneck.training.metrics",
     "r2": "dinoneck.training.metrics",

@@ -47,6 +47,7 @@ RECIPE: Mapping[str, Kind] = MappingProxyType(
         "amp": _PRECISION.or_null(),
         "clip_norm": _POSITIVE.or_null(),
         "standardise_tokens": SWITCH,
+        "ridge_blend": SHARE,
         "mixup_alpha": _POSITIVE.or_null(),
         "mixup_off_last": SHARE,
         "cutmix_alpha": _POSITIVE.or_null(),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,7 +20,7 @@ from dinoneck.training.fold_training import FoldTraining, MakeHead, MakeTasks
 from dinoneck.training.folds import Fold, group_folds
 from dinoneck.training.live_tokens import trained_backbone
 from dinoneck.training.matching import SourceIds
-from dinoneck.training.metrics import r2, weighted_r2
+from dinoneck.training.metrics import bootstrap_difference, r2, weighted_r2
 from dinoneck.training.plan import Plan as Plan
 from dinoneck.training.probes import knn_out_of_fold, pooled_tokens, ridge_out_of_fold
 from dinoneck.training.recipe import Recipe
@@ -90,6 +90,43 @@ class CrossValidation:
         """
         true, pred = target_matrix(self.table), self.predictions[HEAD]
         return [self._row(pred[valid], true[valid]) for _, valid in self.folds]
+
+    def errors(self) -> dict[str, dict[str, float]]:
+        """Return method -> mean absolute error per target over all out-of-fold rows, in original units."""
+        true, rows = target_matrix(self.table), self.rows
+        means = {method: np.abs(pred[rows] - true[rows]).mean(axis=0) for method, pred in self.predictions.items()}
+        return {method: dict(zip(self.names, values.tolist(), strict=True)) for method, values in means.items()}
+
+    def spread(self) -> dict[str, dict[str, Any]]:
+        """Return target -> its standard deviation over ``all`` out-of-fold rows and in each of the ``folds``."""
+        true = target_matrix(self.table)
+        every = true[self.rows].std(axis=0).tolist()
+        folds = np.array([true[valid].std(axis=0) for _, valid in self.folds]).T.tolist()
+        return {name: {"all": every[i], "folds": folds[i]} for i, name in enumerate(self.names)}
+
+    def differences(self) -> dict[str, dict[str, list[float] | None]]:
+        """Return baseline -> 95 % interval of the head's R² minus the baseline's, per target and ``overall``.
+
+        See :func:`dinoneck.training.bootstrap_difference`; None where fewer than two groups were predicted or the
+        target does not vary.
+        """
+        table, rows = self.table, self.rows
+        groups = [(table.groups or table.ids)[row] for row in rows]
+        true, head = target_matrix(table)[rows], self.predictions[HEAD][rows]
+        varying = [i for i in range(true.shape[1]) if np.ptp(true[:, i])]
+        weights = [table.weights[name] for name in self.names] if table.weights else None
+        columns = {name: [i] if i in varying else [] for i, name in enumerate(self.names)}
+        columns["overall"] = list(range(true.shape[1])) if weights else varying
+
+        def interval(pred: _Floats, name: str) -> list[float] | None:
+            chosen = columns[name]
+            if len(set(groups)) < 2 or not chosen:
+                return None
+            shares = weights if name == "overall" else None
+            return list(bootstrap_difference(true[:, chosen], head[:, chosen], pred[:, chosen], groups, shares))
+
+        baselines = {method: pred[rows] for method, pred in self.predictions.items() if method != HEAD}
+        return {method: {name: interval(pred, name) for name in columns} for method, pred in baselines.items()}
 
     def auxiliary_scores(self) -> dict[str, float | None]:
         """Return, for what only helped, R² of values and accuracy of classes over the rows where they are known."""
@@ -269,9 +306,3 @@ def target_matrix(table: PhotoTable) -> _Floats:
 
 def _r2(pred: _Floats, true: _Floats) -> float | None:
     return r2(pred, true) if len(true) and np.ptp(true) else None
-
-
-def not_beaten(scores: Mapping[str, Mapping[str, Any]], target: str) -> list[str]:
-    """Return the baselines that the head does not beat on a target."""
-    own = scores[HEAD][target]
-    return [method for method in (TOKENS, KNN, COLOUR) if method in scores and scores[method][target] >= own]

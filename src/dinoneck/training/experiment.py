@@ -210,9 +210,13 @@ def _report(
     table = result.table
     return {
         "photos": len(table),
+        "predicted": len(result.rows),
         "groups": len(set(table.groups or table.ids)),
         "target_weights": dict(table.weights),
         "scores": result.scores(),
+        "mae": result.errors(),
+        "target_sd": result.spread(),
+        "head_minus": result.differences(),
         **({} if cells is None or result.cells is None else {"cell_scores": cells.scores(result.cells, result.rows)}),
         **({"auxiliary_scores": result.auxiliary_scores()} if result.auxiliary else {}),
         "plan": asdict(plan),

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from dinoneck.devices import to_local_device
+from dinoneck.errors import DataError
 from dinoneck.heads.head import Head
 from dinoneck.losses.task_loss import TaskLoss
 from dinoneck.tasks import Task
@@ -19,10 +21,11 @@ from dinoneck.training.fit_checks import check_kinds, check_numbers, check_probl
 from dinoneck.training.learner import Learner
 from dinoneck.training.live_tokens import LiveTokens, trained_backbone
 from dinoneck.training.loop import Loop, Problem
-from dinoneck.training.matching import Samples, match_samples
+from dinoneck.training.matching import Samples, SourceIds, match_samples
 from dinoneck.training.processes import joined
 from dinoneck.training.randomness import own_random_numbers, seed_step
 from dinoneck.training.recipe import Recipe
+from dinoneck.training.ridge_blend import blend_ridge, unblend
 from dinoneck.training.run_files import RunFiles
 from dinoneck.training.run_identity import identity
 from dinoneck.training.sources import TokenSource, in_batches
@@ -50,16 +53,15 @@ def fit(
     weights: Mapping[str, Any] | None = None,
     loss: TaskLoss | None = None,
     target_weights: Mapping[str, float] | None = None,
+    groups: Mapping[str, Hashable] | None = None,
 ) -> list[dict[str, float]]:
     """Train ``head`` in place, and along with it what is trainable in the backbone of :class:`LiveTokens`.
 
-    The same call gives the same weights, and so does one that was killed and is made again with the same ``out``. Under
-    ``torchrun`` every process calls it and takes its share of each batch, on the GPU of its LOCAL_RANK.
+    The same call gives the same weights, also after a kill and a resume. Under ``torchrun`` every process calls it.
 
     Args:
         head: its tasks must be final: fit their transforms on the training rows first.
-        source: tokens by id. Of several ``patterns`` every sample gets a random one per epoch, and labels per cell are
-            flipped along; validation takes the images as they are.
+        source: tokens by id; of several ``patterns`` every sample gets a random one per epoch, labels flipped along.
         tasks: those of the head, to be sure; None = the head's.
         targets: original units, matched by id, never by position: a :class:`dinoneck.data.Table`, a pandas DataFrame
             with ids as index, or task name -> ``{id: value}``, a Series, or an array (n, ...) with ``target_ids``.
@@ -78,6 +80,7 @@ def fit(
         loss: over the head's tasks; its own parameters are trained along. None = ``TaskLoss(head.tasks,
             head.compositions)``.
         target_weights: task name -> weight in ``val_r2``; None = the plain mean over tasks.
+        groups: id -> group: the inner folds that choose the ridge strength (``Recipe.ridge_blend``) keep groups whole.
 
     Returns:
         One dict per epoch: ``loss`` and its parts; of ``val_ids`` also ``val_loss`` and ``val_r2``, by task and in all.
@@ -90,7 +93,7 @@ def fit(
     check_kinds(head, source, recipe := Recipe() if recipe is None else recipe)
     loss = checked_loss(head, loss)
     samples = match_samples(source.ids, targets, weights or {}, _names(loss), ids, val_ids or (), target_ids)
-    call = _Call(head, source, tasks, samples, epochs, batch_size, lr, seed, target_weights, recipe, loss)
+    call = _Call(head, source, tasks, samples, epochs, batch_size, lr, seed, target_weights, groups, recipe, loss)
     return call.run(out, resume)
 
 
@@ -111,6 +114,7 @@ class _Call:
     lr: float
     seed: int
     target_weights: Mapping[str, float] | None
+    groups: Mapping[str, Hashable] | None
     recipe: Recipe
     loss: TaskLoss
 
@@ -120,6 +124,7 @@ class _Call:
         to_local_device(head, *([source.backbone] if isinstance(source, LiveTokens) else []))
         check_numbers(self.epochs, self.batch_size, self.lr, self.seed, samples.ids)
         check_together(head, source, self.tasks, self.recipe, samples.ids, samples.val_ids)
+        unblend(head)
         check_weights(head.tasks, self.target_weights)
         ids = (*samples.ids, *samples.val_ids)
         rows, val_rows = np.split(np.arange(len(ids)), [len(samples.ids)])
@@ -144,7 +149,23 @@ class _Call:
                 loop.run(lambda: files.save(loop))
                 loop.finish()
         learner.eval()
+        self._blend_ridge({name: x[rows] for name, x in values.items()})
+        processes.same(learner.weights().values())
         return loop.progress.history
+
+    def _blend_ridge(self, targets: Mapping[str, Tensor]) -> None:
+        share, size = self.recipe.ridge_blend, self.batch_size
+        blend_ridge(self.head, self.source, self.samples.ids, targets, share, groups=self._labels(), batch_size=size)
+
+    def _labels(self) -> list[Hashable] | None:
+        """The group of every training id."""
+        if self.groups is None:
+            return None
+        spelling = SourceIds(self.source.ids)
+        labels = {spelling.find(image_id): group for image_id, group in self.groups.items()}
+        if missing := [image_id for image_id in self.samples.ids if image_id not in labels]:
+            raise DataError(f"groups lack {len(missing)} of the training ids, the first is {missing[0]!r}")
+        return [labels[image_id] for image_id in self.samples.ids]
 
     def _problem(
         self, learner: Learner, labels: Labels, rows: Rows, val_rows: Rows, scale: TokenScale | None
@@ -164,6 +185,7 @@ class _Call:
             ids=self.samples.ids,
             val_ids=self.samples.val_ids,
             labels={"targets": labels.values, "weights": labels.cells},
+            groups=self._labels(),
             numbers={"epochs": self.epochs, "batch_size": self.batch_size, "lr": self.lr, "seed": self.seed},
         )
 

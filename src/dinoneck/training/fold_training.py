@@ -88,6 +88,7 @@ class FoldTraining:
             recipe=self.recipe,
             loss=self._loss(head),
             target_weights=table.weights or None,
+            groups=dict(zip(table.ids, table.groups, strict=True)) if table.groups else None,
         )
 
     def _tasks(self, train: Any) -> list[Task]:

@@ -18,6 +18,7 @@ FLOOR = 1e-8
 NEIGHBOURS = (1, 2, 4, 8, 16, 32)
 ALPHAS = tuple(10.0**power for power in range(-2, 6))
 _Floats = np.ndarray[Any, np.dtype[np.float64]]
+_Path = Callable[[_Floats, _Floats, _Floats, Sequence[Any]], _Floats]
 
 
 def ridge_probe(
@@ -89,14 +90,14 @@ def knn_probe(
     return knn_out_of_fold(pooled_tokens(SomeTokens(source, ids), batch_size), values, folds, groups=groups, k=k)
 
 
-def pooled_tokens(source: TokenSource, batch_size: int = 32) -> _Floats:
-    """Return the mean patch token of the last layer of every sample, (n, C)."""
+def pooled_tokens(source: TokenSource, batch_size: int = 32, ids: Sequence[str] | None = None) -> _Floats:
+    """Return the mean patch token of the last layer of these samples, (n, C); of all where ``ids`` is None."""
     if batch_size < 1:
         raise DataError(f"batch_size is {batch_size}; expected 1 or more")
     with torch.no_grad():
         pooled = [
-            source.batch(ids).last.patches[0].mean(dim=1, dtype=torch.float64).cpu()
-            for ids in in_batches(source.ids, batch_size)
+            source.batch(batch).last.patches[0].mean(dim=1, dtype=torch.float64).cpu()
+            for batch in in_batches(source.ids if ids is None else ids, batch_size)
         ]
     found: _Floats = torch.cat(pooled).numpy()
     return found
@@ -131,6 +132,37 @@ def ridge_out_of_fold(
     return _out_of_fold(features, targets, folds, groups, alphas, _ridge_path)
 
 
+def ridge_coefficients(
+    features: _Floats,
+    targets: _Floats,
+    *,
+    groups: Sequence[Hashable] | None = None,
+    alphas: Sequence[float] = ALPHAS,
+) -> tuple[_Floats, _Floats]:
+    """Fit ridge regression on standardised features; the strength is chosen as by :func:`ridge_out_of_fold`.
+
+    Args:
+        features: (n, d).
+        targets: (n, t), finite.
+        groups: one label per row for the inner folds; None = every row is its own.
+        alphas: strengths to choose from.
+
+    Returns:
+        weight (t, d) and bias (t,) on the features as they are: predictions are ``features @ weight.T + bias``.
+
+    Raises:
+        DataError: if lengths differ or values are not finite.
+    """
+    features, targets = _checked(features, targets, alphas)
+    labels = list(range(len(features)) if groups is None else groups)
+    chosen = np.asarray(alphas)[_chosen(features, targets, labels, alphas, _ridge_path)]
+    mean, std, offset = features.mean(axis=0), features.std(axis=0) + FLOOR, targets.mean(axis=0)
+    u, s, vt = np.linalg.svd((features - mean) / std, full_matrices=False)
+    shrunk = s[:, None] / (s[:, None] ** 2 + chosen) * (u.T @ (targets - offset))
+    weight = (vt.T @ shrunk / std[:, None]).T
+    return weight, offset - weight @ mean
+
+
 def knn_out_of_fold(
     features: _Floats,
     targets: _Floats,
@@ -152,12 +184,23 @@ def _out_of_fold(
     folds: Sequence[Fold],
     groups: Sequence[Hashable] | None,
     settings: Sequence[Any],
-    path: Callable[[_Floats, _Floats, _Floats, Sequence[Any]], _Floats],
+    path: _Path,
 ) -> _Floats:
     """Out-of-fold predictions (n, t); a setting is chosen per fold and target by inner folds.
 
     ``path`` takes x, y, new x and the settings and gives predictions (settings, n_new, t).
     """
+    features, targets = _checked(features, targets, settings)
+    labels = list(range(len(features)) if groups is None else groups)
+    predictions = np.full(targets.shape, np.nan)
+    for train, valid in folds:
+        chosen = _chosen(features[train], targets[train], [labels[row] for row in train], settings, path)
+        found = path(features[train], targets[train], features[valid], settings)
+        predictions[valid] = np.take_along_axis(found, chosen[None, None], axis=0)[0]
+    return predictions
+
+
+def _checked(features: _Floats, targets: _Floats, settings: Sequence[Any]) -> tuple[_Floats, _Floats]:
     features, targets = np.asarray(features, np.float64), np.asarray(targets, np.float64)
     if (
         targets.ndim != 2
@@ -167,18 +210,19 @@ def _out_of_fold(
         raise DataError(f"features {features.shape} and targets {targets.shape} must be (n, d) and (n, t), finite")
     if not len(settings):
         raise DataError("there are no settings to choose from; give at least one of alphas or k")
-    labels = list(range(len(features)) if groups is None else groups)
-    predictions = np.full(targets.shape, np.nan)
-    for train, valid in folds:
-        inner_groups = [labels[row] for row in train]
-        count = min(INNER_FOLDS, len(set(inner_groups)))
-        errors = np.zeros((len(settings), targets.shape[1]))
-        for fit_on, try_on in group_folds(inner_groups, count, seed=0) if count > 1 else []:
-            tried = path(features[train][fit_on], targets[train][fit_on], features[train][try_on], settings)
-            errors += ((tried - targets[train][try_on]) ** 2).sum(axis=1)
-        found = path(features[train], targets[train], features[valid], settings)
-        predictions[valid] = np.take_along_axis(found, errors.argmin(axis=0)[None, None], axis=0)[0]
-    return predictions
+    return features, targets
+
+
+def _chosen(
+    features: _Floats, targets: _Floats, groups: Sequence[Hashable], settings: Sequence[Any], path: _Path
+) -> Any:
+    """The place of the best setting for each target, (t,), by inner folds that keep groups whole."""
+    count = min(INNER_FOLDS, len(set(groups)))
+    errors = np.zeros((len(settings), targets.shape[1]))
+    for fit_on, try_on in group_folds(groups, count, seed=0) if count > 1 else []:
+        tried = path(features[fit_on], targets[fit_on], features[try_on], settings)
+        errors += ((tried - targets[try_on]) ** 2).sum(axis=1)
+    return errors.argmin(axis=0)
 
 
 def _ridge_path(x: _Floats, y: _Floats, x_new: _Floats, alphas: Sequence[float]) -> _Floats:

@@ -30,6 +30,10 @@ class Recipe:
         standardise_tokens: train on tokens of zero mean and unit spread per channel (measured on the training
             ids): heads whose first layer is linear absorb the scale after, exactly; heads with a norm at the
             entrance start with that norm set to it. Other heads take tokens as they are.
+        ridge_blend: share of ridge regression on the mean token in the trained head, 0 ... 1; 0 = none. A
+            ``PatchMeanHead`` holds it exactly, in two hidden units per output, for regression tasks without an
+            activation or log1p; other heads and tasks stay as they were trained. It takes one more pass over the
+            training ids. What ``fit`` returns per epoch is of the head before it.
         mixup_alpha: blend the tokens of samples by :func:`dinoneck.training.manifold_mixup`; None = do not.
         mixup_off_last: share of the steps at the end without any blending.
         cutmix_alpha: paste parts of images by :func:`dinoneck.training.cutmix`, for live tokens; None = do not. With
@@ -54,6 +58,7 @@ class Recipe:
     amp: Precision | bool | None = None
     clip_norm: float | None = 1.0
     standardise_tokens: bool = True
+    ridge_blend: float = 0.5
     mixup_alpha: float | None = None
     mixup_off_last: float = 0.2
     cutmix_alpha: float | None = None
@@ -70,7 +75,7 @@ class Recipe:
                 check_number(name, getattr(self, name))
         for name in ("weight_decay", "min_lr"):
             check_number(name, getattr(self, name), zero=True)
-        for name in ("ema_start", "mixup_off_last"):
+        for name in ("ema_start", "mixup_off_last", "ridge_blend"):
             check_number(name, getattr(self, name), zero=True, most=1.0)
         for name in ("warmup", "ema_decay"):
             self._check_below_one(name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -27,6 +27,7 @@ def identity(
     ids: Sequence[str],
     val_ids: Sequence[str],
     labels: Mapping[str, Mapping[str, Tensor]],
+    groups: Sequence[Hashable] | None,
     numbers: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Return name -> plain value; long things by their SHA-256.
@@ -41,6 +42,7 @@ def identity(
         ids: of the training samples.
         val_ids: of the validation samples.
         labels: kind -> name -> tensor of all samples.
+        groups: of the training samples.
         numbers: epochs, batch size and so on.
     """
     tables = {f"{kind} of {name}": x for kind, table in labels.items() for name, x in sorted(table.items())}
@@ -55,6 +57,7 @@ def identity(
         "ids": _listed(ids),
         "val_ids": _listed(val_ids),
         "source": record_of(source, [*ids, *val_ids]),
+        "groups": None if groups is None else _listed([str(group) for group in groups]),
         **{what: _sha256([repr((x.dtype, tuple(x.shape))).encode(), bytes_of(x)]) for what, x in tables.items()},
         **numbers,
     }

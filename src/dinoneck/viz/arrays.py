@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -39,3 +40,15 @@ def numbers(values: Any, name: str, axes: str, *, missing: bool = False) -> _Flo
     if unfit.any():
         raise DataError(f"{name} hold {array[unfit][0]} ({int(unfit.sum())} of {array.size} values are not finite)")
     return array
+
+
+def clipped(values: _Floats, minimum: float | None) -> _Floats:
+    """Return a map whose cells below the task's ``minimum`` are at it: no picture shows an impossible value."""
+    return values if minimum is None else np.maximum(values, minimum)
+
+
+def clip_note(maps: Iterable[_Floats], minimum: float | None) -> str:
+    """Return what a colour bar states about :func:`clipped` maps; empty where no cell of ``maps`` is below."""
+    if minimum is None or not any((values < minimum).any() for values in maps):
+        return ""
+    return f", clipped at {minimum:g}"

@@ -10,7 +10,7 @@ import numpy as np
 from dinoneck.data.photos import Photo
 from dinoneck.errors import DataError, did_you_mean
 from dinoneck.tasks import Task
-from dinoneck.viz.arrays import numbers
+from dinoneck.viz.arrays import clip_note, clipped, numbers
 from dinoneck.viz.gate_maps import checked_alpha
 from dinoneck.viz.sheet import SCALE, Sheet, checked_names, grey, pictures_of, show, span
 
@@ -27,6 +27,7 @@ class _Column(NamedTuple):
     output: int
     label: str
     unit: str
+    minimum: float | None = None
 
     def of(self, answer: Any) -> float:
         """This output of a photo's value."""
@@ -55,15 +56,15 @@ def heat_figure(
 
     A map lies over the photo in grey; cell (r, c) covers exactly the pixels of patch (r, c). Colours span each output's
     values over all photos, so rows compare; the bar below tells which value a colour is. With ``alpha=1`` the colours
-    are those of the bar.
+    are those of the bar. Cells below the ``minimum`` of a task are drawn at it, and the bar states it.
 
     Args:
         photos: what was predicted from, as the backbone saw it (``Preprocessing.picture``), so that cropping and
             padding do not shift the maps.
         results: the Predictor's output for them, made with ``maps=True``.
         units: task name -> unit; those of ``tasks`` need not be told.
-        tasks: which to draw, in this order: names, or the predictor's ``tasks``, which know units and labels. None =
-            all that have maps.
+        tasks: which to draw, in this order: names, or the predictor's ``tasks``, which know units, labels and minimum.
+            None = all that have maps.
         truths: task name -> known value or values, per photo, shown beside the prediction; NaN = not known.
         names: one per photo, shown above it.
         alpha: opacity of the maps over the photo, 0 ... 1.
@@ -105,12 +106,14 @@ def _draw(
     sheet: Sheet, place: int, column: _Column, pictures: Sequence[_Floats], maps: Sequence[_Floats], alpha: float
 ) -> None:
     """One column of maps over grey photos, on one scale, and its bar."""
-    low, high = span(maps)
-    for row, (picture, cells) in enumerate(zip(pictures, maps, strict=True)):
+    shown = [clipped(cells, column.minimum) for cells in maps]
+    low, high = span(shown)
+    for row, (picture, cells) in enumerate(zip(pictures, shown, strict=True)):
         axes = sheet.picture(row, place)
         show(axes, grey(picture))
         image = show(axes, cells, cmap=SCALE, vmin=low, vmax=high, alpha=alpha, interpolation="nearest")
-    sheet.bar(place, image, f"{column.label} of one patch" + (f" [{column.unit}]" if column.unit else ""))
+    unit = f" [{column.unit}]" if column.unit else ""
+    sheet.bar(place, image, f"{column.label} of one patch{unit}{clip_note(maps, column.minimum)}")
 
 
 def _check_counts(photos: int, results: Sequence[Mapping[str, Any]], truths: Sequence[Any]) -> None:
@@ -144,9 +147,10 @@ def _columns(
             )
         labels = task.labels if isinstance(task, Task) else ()
         unit = units.get(name, task.unit if isinstance(task, Task) else "")
+        minimum = task.minimum if isinstance(task, Task) else None
         for output in range(count := counts.pop()):
             part = labels[output] if output < len(labels) else str(output)
-            found.append(_Column(name, output, name if count == 1 else f"{name}: {part}", unit))
+            found.append(_Column(name, output, name if count == 1 else f"{name}: {part}", unit, minimum))
     if not found:
         raise DataError("there are no maps to draw; these heads have none, or tasks= names none")
     return found

@@ -10,6 +10,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from dinoneck.data.photos import Photo, decode
 from dinoneck.errors import DataError
+from dinoneck.tasks import Task
+from dinoneck.viz.arrays import clip_note, clipped
 
 _Floats = np.ndarray[Any, Any]
 
@@ -42,6 +44,7 @@ def prediction_panels(
     truths: Sequence[dict[str, float]] | None = None,
     names: Sequence[str] | None = None,
     width: int = 280,
+    tasks: Sequence[Task] = (),
 ) -> Image.Image:
     """Draw one row per photo: the photo, then the heat map of every task, captioned with its value.
 
@@ -55,31 +58,30 @@ def prediction_panels(
         truths: task name -> known value, per photo, shown beside the prediction.
         names: one per photo, shown above it.
         width: of one picture, in pixels.
+        tasks: the predictor's, for units, and for the ``minimum``: cells below it are drawn at it, and the bar states
+            it.
 
     Raises:
         DataError: if there are no photos, or results lack maps.
     """
     if not photos or any("maps" not in result for result in results) or len(photos) != len(results):
         raise DataError(f"{len(photos)} photos with {len(results)} results; each result needs maps (maps=True)")
-    tasks = list(results[0]["maps"])
-    spans = {
-        name: (
-            min(result["maps"][name][0].min() for result in results),
-            max(result["maps"][name][0].max() for result in results),
-        )
-        for name in tasks
-    }
+    minimums, units = {t.name: t.minimum for t in tasks}, {t.name: t.unit for t in tasks} | (units or {})
+    whole = {name: [result["maps"][name][0] for result in results] for name in results[0]["maps"]}
+    maps = {name: [clipped(cells, minimums.get(name)) for cells in found] for name, found in whole.items()}
+    spans = {name: (min(x.min() for x in found), max(x.max() for x in found)) for name, found in maps.items()}
+    notes = {name: units.get(name, "") + clip_note(found, minimums.get(name)) for name, found in whole.items()}
     rows = []
     for i, (photo, result) in enumerate(zip(photos, results, strict=True)):
         picture = as_image(photo)
         height = max(1, round(width * picture.height / picture.width))
         cells = [_captioned(picture.resize((width, height)), names[i] if names else "photo")]
-        for name in tasks:
-            shown = heat(result["maps"][name][0], *spans[name]).resize((width, height), Image.Resampling.NEAREST)
+        for name in maps:
+            shown = heat(maps[name][i], *spans[name]).resize((width, height), Image.Resampling.NEAREST)
             known = truths[i].get(name) if truths else None
-            cells.append(_captioned(shown, _caption(name, result[name], (units or {}).get(name, ""), known)))
+            cells.append(_captioned(shown, _caption(name, result[name], units.get(name, ""), known)))
         rows.append(_beside(cells))
-    rows.append(_beside([_blank(width), *(_bar(*spans[name], (units or {}).get(name, ""), width) for name in tasks)]))
+    rows.append(_beside([_blank(width), *(_bar(*spans[name], notes[name], width) for name in maps)]))
     return _stacked(rows)
 
 

@@ -20,6 +20,7 @@ class Scores(NamedTuple):
         mae: mean absolute error.
         rmse: root of the mean squared error.
         bias: mean of predicted minus known.
+        sd: standard deviation of the known values, which MAE and RMSE compare with.
     """
 
     photos: int
@@ -27,6 +28,7 @@ class Scores(NamedTuple):
     mae: float
     rmse: float
     bias: float
+    sd: float
 
 
 def scores(predicted: Sequence[float] | _Array, known: Sequence[float] | _Array) -> Scores:
@@ -46,4 +48,5 @@ def scores(predicted: Sequence[float] | _Array, known: Sequence[float] | _Array)
         float(np.abs(gap).mean()),
         math.sqrt(squared / len(truth)),
         float(gap.mean()),
+        float(truth.std()),
     )

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -435,17 +436,22 @@ def test_pictures_show_what_the_backbone_saw(tmp_path: Path) -> None:
     assert (shown == 200).all()
 
 
-def test_verdicts_say_what_the_scores_say() -> None:
-    rows = {
-        "head": {"a": 0.5, "b": -0.1, "overall": 0.2},
-        "token ridge": {"a": 0.4, "b": -0.2, "overall": 0.1},
-        "colour ridge": {"a": 0.3, "b": -0.3, "overall": 0.0},
-    }
-    assert verdicts(rows, ["a"]) == ["The head beats every baseline on every target."]
-    assert verdicts(rows, ["a", "b"])[1].startswith("b: R² is not above 0")
-    rows["colour ridge"] |= {"a": 0.6, "overall": 0.3}
-    assert verdicts(rows, ["a", "b"])[1] == "overall: the head (0.200) does not beat colour ridge 0.300."
-    assert verdicts(rows, ["a"]) == ["a: the head (0.500) does not beat colour ridge 0.600."]
+def test_verdicts_claim_only_what_an_interval_shows() -> None:
+    better, even, worse = [0.1, 0.3], [-0.1, 0.3], [-0.3, -0.1]
+
+    def report(ridge: list[float], colour: list[float], images: int = 80, score: float = 0.5) -> dict[str, Any]:
+        differences = {"token ridge": {"a": ridge}, "colour ridge": {"a": colour}}
+        return {"predicted": images, "scores": {"head": {"a": score}}, "head_minus": differences}
+
+    [line] = verdicts(report(better, better), ["a"])
+    assert "better than every baseline" in line
+    [line] = verdicts(report(even, better), ["a"])
+    assert line == "a: the head is better than colour ridge; the head shows no clear difference from token ridge."
+    [line] = verdicts(report(worse, even), ["a"])
+    assert line.startswith("a: token ridge is ahead of the head")
+    [line] = verdicts(report(better, better, images=20), ["a"])
+    assert "20 images: too few to tell" in line and "better than" not in line
+    assert "R² is not above 0" in verdicts(report(better, better, score=-0.1), ["a"])[-1]
 
 
 def test_the_demo_takes_no_folder_of_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -62,9 +62,12 @@ def test_it_learns_and_repeats_bit_for_bit() -> None:
 
 def test_standardising_helps_on_tokens_with_a_common_part() -> None:
     source, y = problem()
-    with_scale = r2(predictions(trained(source, y), source), y[32:])
+    with_scale = r2(predictions(trained(source, y, recipe=Recipe(ema_decay=None, ridge_blend=0.0)), source), y[32:])
     without = r2(
-        predictions(trained(source, y, recipe=Recipe(standardise_tokens=False, ema_decay=None)), source), y[32:]
+        predictions(
+            trained(source, y, recipe=Recipe(standardise_tokens=False, ema_decay=None, ridge_blend=0.0)), source
+        ),
+        y[32:],
     )
     assert with_scale > without + 0.3
 
@@ -95,7 +98,9 @@ def test_missing_targets_count_for_nothing() -> None:
 def test_one_step_is_the_plain_step() -> None:
     """Without warm-up, scale or clipping, one epoch of one batch is one AdamW step on the loss."""
     source, y = problem(8)
-    recipe = Recipe(weight_decay=0.1, warmup=0.0, clip_norm=None, standardise_tokens=False, ema_decay=None)
+    recipe = Recipe(
+        weight_decay=0.1, warmup=0.0, clip_norm=None, standardise_tokens=False, ema_decay=None, ridge_blend=0.0
+    )
     torch.manual_seed(0)
     head = PatchMeanHead(16, [Task("share")], hidden_dim=4)
     torch.manual_seed(0)

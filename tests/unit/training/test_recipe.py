@@ -25,6 +25,7 @@ CHANGES = {
     "amp": {"amp": "bf16"},
     "clip_norm": {"clip_norm": 0.01},
     "standardise_tokens": {"standardise_tokens": False},
+    "ridge_blend": {"ridge_blend": 0.1},
     "mixup_alpha": {"mixup_alpha": 1.0},
     "mixup_off_last": {"mixup_alpha": 1.0, "mixup_off_last": 0.9},
 }
@@ -133,7 +134,7 @@ def test_tasks_equal_to_the_heads_are_taken() -> None:
 
 def test_several_steps_are_the_plain_loop() -> None:
     """AdamW with decay of matrices only, warm-up and cosine, clipping and the average, written out in float64."""
-    recipe = Recipe(standardise_tokens=False, ema_decay=0.9, ema_start=0.25, warmup=0.2, clip_norm=0.5)
+    recipe = Recipe(standardise_tokens=False, ema_decay=0.9, ema_start=0.25, warmup=0.2, clip_norm=0.5, ridge_blend=0.0)
     source, y, epochs, size, lr = source_of(10), np.linspace(-1, 3, 10), 4, 4, 1e-2
     torch.manual_seed(0)
     head = PatchMeanHead(WIDTH, [Task("x")], hidden_dim=4).double()
@@ -217,7 +218,7 @@ def test_patience_keeps_the_best_weights_and_stops() -> None:
         "batch_size": 4,
         "lr": 3e-2,
     }
-    history = fit(head, source, epochs=60, recipe=Recipe(patience=3), **given)
+    history = fit(head, source, epochs=60, recipe=Recipe(patience=3, ridge_blend=0.0), **given)
     losses = [row["val_loss"] for row in history]
     best = int(np.argmin(losses))
     assert len(history) == best + 1 + 3 < 60
@@ -239,7 +240,8 @@ def test_validation_is_of_the_averaged_weights_and_kept_apart() -> None:
         "batch_size": 4,
         "lr": 1e-2,
     }
-    history = fit(head, source, val_ids=source.ids[8:], target_weights={"x": 2.0}, **given)
+    recipe = Recipe(ridge_blend=0.0)
+    history = fit(head, source, val_ids=source.ids[8:], target_weights={"x": 2.0}, recipe=recipe, **given)
     answers = head.predict(source.batch(source.ids[8:]))
     said = answers["x"][:, 0].double().numpy()
     spread = ((y[8:] - y[8:].mean()) ** 2).sum()
@@ -250,5 +252,5 @@ def test_validation_is_of_the_averaged_weights_and_kept_apart() -> None:
     assert history[-1]["val_loss"] == pytest.approx(history[-1]["val_x"] + history[-1]["val_kind"])
     torch.manual_seed(0)
     other = PatchMeanHead(WIDTH, tasks, hidden_dim=4)
-    fit(other, source, **given)
+    fit(other, source, recipe=recipe, **given)
     assert torch.equal(flat(head), flat(other)), "looking does not change what is learnt"

@@ -137,3 +137,16 @@ def test_what_cannot_be_drawn_is_refused(tmp_path: Path) -> None:
         heat_figure(photo(2, 2), [{"maps": {}}])
     with pytest.raises(DataError, match="there is no photo"):
         heat_figure(tmp_path / "none.jpg", [good])
+
+
+def test_impossible_values_are_not_drawn() -> None:
+    """Patches of a mass below 0 are drawn at 0, and the bar states it; a map without them has a plain bar."""
+    task = Task("mass", unit="g", minimum=0)
+    below, above = np.array([[-58.0, 10.0, 83.0]]), np.array([[0.0, 10.0, 83.0]])
+    clipped = heat_figure(photo(1, 3), [result(below)], tasks=[task], alpha=1.0)
+    plain = heat_figure(photo(1, 3), [result(above)], tasks=[task], alpha=1.0)
+    np.testing.assert_allclose(clipped.axes[1].images[-1].get_array(), above)
+    assert clipped.axes[1].images[-1].get_clim() == (0.0, 83.0)
+    assert [figure.axes[2].get_xlabel() for figure in (clipped, plain)] == [
+        "mass of one patch [g], clipped at 0", "mass of one patch [g]",
+    ]  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dinoneck import DataError
+from dinoneck import DataError, Task
 from dinoneck.viz import heat, prediction_panels
 
 
@@ -44,3 +44,12 @@ def test_panels_show_photo_and_maps_beside_each_other() -> None:
     for broken in ([{"a": 1.0}], []):
         with pytest.raises(DataError, match="maps=True"):
             prediction_panels([photo], broken)
+
+
+def test_cells_below_the_minimum_of_a_task_are_drawn_at_it() -> None:
+    photo, task = np.zeros((10, 40, 3), np.uint8), Task("a", unit="g", minimum=0)
+    below, above = ({"a": 1.0, "maps": {"a": np.array([[[low, 2.0]]])}} for low in (-58.0, 0.0))
+    clipped, plain = (prediction_panels([photo], [one], width=280, tasks=[task]) for one in (below, above))
+    maps = slice(6 + 20, 6 + 20 + 70)
+    assert (np.asarray(clipped)[maps] == np.asarray(plain)[maps]).all()
+    assert (np.asarray(clipped) != np.asarray(plain)).any(), "the bar states that cells were clipped"

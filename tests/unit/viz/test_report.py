@@ -243,7 +243,7 @@ def test_known_values_give_scores_and_the_worst_photo_comes_first() -> None:
     assert found.rmse == pytest.approx(math.sqrt((gap**2).mean()))
     row = ["4", *(f"{value:.4g}" for value in found[1:])]
     cells = page.by_tag["td"]
-    assert any(cells[i : i + 5] == row for i in range(len(cells)))
+    assert any(cells[i : i + 6] == row for i in range(len(cells)))
     assert cells[:3] == ["1", "1", "0.5"]  # predicted, known, cover of the first photo
     assert cells[7] == "–"  # not known
     circles = [told for told in page.by_tag["circle"] if told.startswith("3.jpg: predicted 9, known 4")]
@@ -258,7 +258,7 @@ def test_charts_of_very_many_photos_show_some_of_them(monkeypatch: pytest.Monkey
     page = Page(html_report(entries, [Task("mass")]))
     assert len(page.all("circle")) == 2 * 14
     assert "one photo in 3 is shown" in page.text
-    assert len(page.by_tag["td"]) == 2 * 41 + 5 + 5
+    assert len(page.by_tag["td"]) == 2 * 41 + 6 + 5
 
 
 def test_points_lie_where_their_values_are() -> None:
@@ -423,3 +423,11 @@ def test_patch_means_of_flipped_views_are_drawn_too(tiny: Backbone) -> None:
     cells = entries[0].result["maps"]["mass"][0]
     image = Page(html_report(entries, predictor.tasks)).image("photo-0-map-0")
     assert (np.asarray(image.convert("RGB")) == np.asarray(heat(cells, float(cells.min()), float(cells.max())))).all()
+
+
+def test_cells_below_the_minimum_of_a_task_are_drawn_at_it() -> None:
+    photo = np.zeros((16, 48, 3), np.uint8)
+    below, above = ({"mass": 31.0, "maps": {"mass": np.array([[[low, 10.0, 83.0]]])}} for low in (-58.0, 0.0))
+    tasks = [Task("mass", unit="g", minimum=0)]
+    pages = [html_report([ReportEntry("a", one, photo)], tasks) for one in (below, above)]
+    assert "clipped at 0" in pages[0] and "clipped" not in pages[1] and "-58" not in pages[0]

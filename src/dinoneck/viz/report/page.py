@@ -203,7 +203,7 @@ def _agreement(
 ) -> Markup | None:
     if not found:
         return None
-    names = ("output", "photos", "R²", "MAE", "RMSE", "bias")
+    names = ("output", "photos", "R²", "MAE", "RMSE", "bias", "sd of known")
     heads = [element("th", text, scope="col") for text in names]
     known = [output for output in columns if output.key in found]
     rows = []
@@ -214,8 +214,8 @@ def _agreement(
             element("tr", element("th", output.heading, scope="row"), *(element("td", text) for text in numbers))
         )
     caption = (
-        "MAE, RMSE and bias (mean of predicted minus known) in each output's unit. Photos that a head was trained on "
-        "look better here than new ones will."
+        "MAE, RMSE, bias (mean of predicted minus known) and sd are in each output's unit. Images that a head was "
+        "trained on look better here than new ones will."
     )
     pairs = [element("div", *_pair(entries, output, links), class_="charts") for output in known]
     charts = element("div", *pairs, class_="pairs")

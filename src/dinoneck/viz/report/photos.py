@@ -11,7 +11,7 @@ from PIL import Image
 
 from dinoneck.data.photos import Photo
 from dinoneck.errors import DataError
-from dinoneck.viz.arrays import numbers
+from dinoneck.viz.arrays import clip_note, clipped, numbers
 from dinoneck.viz.report.markup import Markup, element, joined, named
 from dinoneck.viz.report.numbers import Output, number
 from dinoneck.viz.report.pictures import Shown, cells_svg, map_svg, overlay_svg, photo_svg, scale_bar
@@ -49,7 +49,11 @@ class Drawn:
         self.outputs = [output for output in outputs if any(_has(output, entry) for entry in self.entries.values())]
         self.values = outputs
         maps = {output.key: [output.map(entry.result) for entry in self.entries.values()] for output in self.outputs}
-        self.spans = {key: _span(found) for key, found in maps.items()}
+        self.spans, self.notes = {}, {}
+        for output in self.outputs:
+            known = [values for values in maps[output.key] if values is not None]
+            self.spans[output.key] = _span([clipped(values, output.task.minimum) for values in known])
+            self.notes[output.key] = clip_note(known, output.task.minimum)
         self.gate_span = _span([gate_of(entry) for entry in self.entries.values()])
 
     @property
@@ -88,8 +92,9 @@ class Drawn:
         for i, output in enumerate(self.outputs):
             values = output.map(entry.result)
             if values is not None:
+                values = clipped(values, output.task.minimum)
                 caption = _value(output, entry)
-                span, unit = self.spans[output.key], output.task.unit
+                span, unit = self.spans[output.key], output.task.unit + self.notes[output.key]
                 figures.append(_map_figure(values, span, shown, f"{id_}-map-{i}", output.key, caption, unit))
         plain = [output for output in self.values if output not in self.outputs]
         pooled = [part for output in plain for part in (" · ", _value(output, entry))][1:]

@@ -1,0 +1,174 @@
+"""Held-out R² of PatchMean heads minus that of ridge regression on three data sets, with bootstrap intervals.
+
+    python -m benchmarks.head_vs_ridge DATA [--only crop_cover] [--epochs 12] [--limit N]
+
+DATA is the folder that holds ``crop_cover`` and ``blood_cells``; the pasture is generated. Targets: shares of soil,
+crop and weed; grams; cells of each class counted from their boxes. Tokens of a frozen DINOv3-S with seeded random
+weights are extracted once, at 240 x 320 px (the pasture at 128 x 256). ``head`` is what ``fit`` returns, ``head alone``
+the same weights without the ridge regression that is blended in. Folds and intervals keep groups whole; a blood cell
+image is its own group. Writes benchmarks/results/head_vs_ridge.json and .md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.crop_cover import TARGETS
+from benchmarks.timing import machine
+from dinoneck import Backbone, PatchMeanHead, load_backbone
+from dinoneck.data import Pasture, PhotoTable, read_csv
+from dinoneck.training import MemoryTokens, Plan, cross_validate
+from dinoneck.training.crossval import COLOUR, HEAD, TOKENS, CrossValidation, predict_ids
+
+ALONE = "head alone"
+RESULTS = Path(__file__).with_name("results")
+SIZE, PASTURE_SIZE, PASTURE_IMAGES = (240, 320), (128, 256), 90
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--only", nargs="+", default=["crop_cover", "pasture", "blood_cells"])
+    parser.add_argument("--folds", type=int, default=5)
+    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--limit", type=int, help="images per data set, for a trial")
+    parser.add_argument("--backbone", default="vit_small_patch16_dinov3")
+    parser.add_argument("--out", type=Path, default=RESULTS / "head_vs_ridge.json")
+    options = parser.parse_args()
+    began, rows = time.process_time(), {}
+    backbone = load_backbone(options.backbone, pretrained=False)
+    for name, table, size in tables(options):
+        rows[name] = compared(backbone, table, size, Plan(folds=options.folds, epochs=options.epochs, seed=0))
+        print(name, json.dumps(rows[name]["head_minus"]), flush=True)
+    behind = [(name, *where) for name, row in rows.items() for where in below_zero(row)]
+    report = {
+        "rows": rows,
+        "head_below_a_ridge": behind,
+        "options": {"folds": options.folds, "epochs": options.epochs, "size": SIZE, "pasture_size": PASTURE_SIZE},
+        "backbone": backbone.record(),
+        "cpu_seconds": round(time.process_time() - began),
+        "machine": machine(),
+    }
+    options.out.parent.mkdir(exist_ok=True)
+    options.out.write_text(json.dumps(report, indent=2) + "\n")
+    options.out.with_suffix(".md").write_text(markdown(report))
+    print(markdown(report))
+
+
+def tables(options: argparse.Namespace) -> Iterator[tuple[str, PhotoTable, tuple[int, int]]]:
+    """Yield name, table and prepared size (height, width) of every data set that is asked for."""
+    if "crop_cover" in options.only:
+        folder = options.data / "crop_cover"
+        yield (
+            "crop_cover",
+            limited(read_csv(folder / "cover.csv", folder, TARGETS, "group", minimum=0.0), options),
+            SIZE,
+        )
+    if "pasture" in options.only:
+        table = Pasture(seed=0, size=PASTURE_SIZE).table(range(PASTURE_IMAGES))
+        yield "pasture", limited(table, options), PASTURE_SIZE
+    if "blood_cells" in options.only:
+        yield "blood_cells", limited(cell_counts(options.data / "blood_cells"), options), SIZE
+
+
+def limited(table: PhotoTable, options: argparse.Namespace) -> PhotoTable:
+    """The table, or images spread evenly over it."""
+    if options.limit is None:
+        return table
+    return table.take(np.linspace(0, len(table) - 1, options.limit).astype(int).tolist())
+
+
+def cell_counts(folder: Path) -> PhotoTable:
+    """Return the blood cell images of both parts with the number of boxes of each class."""
+    ids: list[str] = []
+    counts: list[dict[str, int]] = []
+    for part in ("train.json", "val.json"):
+        content = json.loads((folder / part).read_text())
+        names = {entry["id"]: entry["name"] for entry in content["categories"]}
+        own = {image["id"]: dict.fromkeys(names.values(), 0) for image in content["images"]}
+        for box in content["annotations"]:
+            own[box["image_id"]][names[box["category_id"]]] += 1
+        ids += [image["file_name"] for image in content["images"]]
+        counts += own.values()
+    targets = {name: np.array([row[name] for row in counts], np.float64) for name in counts[0]}
+    return PhotoTable(tuple(ids), tuple(folder / "images" / name for name in ids), targets, minimum=0.0)
+
+
+def compared(backbone: Backbone, table: PhotoTable, size: tuple[int, int], plan: Plan) -> dict[str, Any]:
+    """Cross-validate heads on one data set; scores of all methods and intervals of the head's lead."""
+    prepare = backbone.preprocess.changed(size=size, fit="stretch")
+    source = MemoryTokens.extract(backbone, table.photos, table.ids, preprocess=prepare)
+    result = cross_validate(lambda tasks: PatchMeanHead(backbone.embed_dim, tasks), source, table, plan)
+    head_minus = {method: ends for method, ends in result.differences().items() if method in (TOKENS, COLOUR)}
+    result.predictions[ALONE] = alone(result, source)
+    scores = result.scores()
+    return {
+        "images": len(table),
+        "groups": len(set(table.groups or table.ids)),
+        "r2": {method: scores[method] for method in (HEAD, ALONE, TOKENS, COLOUR)},
+        "mae": result.errors(),
+        "target_sd": result.spread(),
+        "head_minus": head_minus,
+    }
+
+
+def alone(result: CrossValidation, source: MemoryTokens) -> np.ndarray:
+    """Out-of-fold predictions of the same heads without the ridge regression in them."""
+    found = np.full_like(result.predictions[HEAD], np.nan)
+    for head, (_, valid) in zip(result.heads, result.folds, strict=True):
+        head.unblend_linear()  # type: ignore[operator]
+        found[valid] = predict_ids(head, source, [result.table.ids[row] for row in valid], result.names)
+    return found
+
+
+def below_zero(row: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return baseline and target wherever the whole interval lies below 0."""
+    ends = ((method, target, own) for method, each in row["head_minus"].items() for target, own in each.items())
+    return [(method, target) for method, target, own in ends if own is not None and own[1] < 0]
+
+
+def markdown(report: dict[str, Any]) -> str:
+    """One row per target."""
+    methods = (HEAD, ALONE, TOKENS, COLOUR)
+    lines = [
+        "# Head and ridge regression",
+        "",
+        "Held-out R², and the head's minus a baseline's with its 95 % interval.",
+        "",
+    ]
+    lines.append(f"| data | target | {' | '.join(methods)} | head − {TOKENS} | head − {COLOUR} |")
+    lines.append("|---" * (len(methods) + 4) + "|")
+    for name, row in report["rows"].items():
+        data = f"{name} ({row['images']} images, {row['groups']} groups)"
+        for target in [*row["target_sd"], "overall"]:
+            scores = [row["r2"][method][target] for method in methods]
+            leads = [f"{scores[0] - row['r2'][m][target]:+.3f} {_interval(row, m, target)}" for m in (TOKENS, COLOUR)]
+            lines.append(
+                f"| {data} | {target} | {' | '.join(f'{score:.3f}' for score in scores)} | {' | '.join(leads)} |"
+            )
+            data = ""
+    behind = report["head_below_a_ridge"]
+    lines += ["", f"Intervals that lie below 0: {', '.join('/'.join(where) for where in behind) or 'none'}."]
+    told, options = report["machine"], report["options"]
+    versions = ", ".join(f"{name} {version}" for name, version in told["versions"].items())
+    lines += [
+        f"{options['folds']} folds, {options['epochs']} epochs; {report['backbone']['name']}, seeded random weights.",
+        f"{told['cpu']}, {told['cores']} threads, {told['system']}; {versions}; {report['cpu_seconds']} CPU seconds.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _interval(row: dict[str, Any], method: str, target: str) -> str:
+    low, high = row["head_minus"][method][target]
+    return f"({low:+.3f} … {high:+.3f})"
+
+
+if __name__ == "__main__":
+    main()

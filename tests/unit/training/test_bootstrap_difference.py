@@ -1,0 +1,81 @@
+"""The interval of a difference of R²: it covers 0 where methods are equal, and whole groups are drawn."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from dinoneck import DataError
+from dinoneck.data import PhotoTable
+from dinoneck.training import bootstrap_difference, weighted_r2
+from dinoneck.training.crossval import CrossValidation
+
+
+def problem(seed: int, images: int = 60, bias: float = 0.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    y = rng.normal(size=images)
+    return y, y + rng.normal(size=images) * (0.6 + bias), y + rng.normal(size=images) * 0.6
+
+
+def test_it_is_the_quantiles_of_scores_computed_one_draw_at_a_time() -> None:
+    y, a, b = (np.stack([x, 3 * x[::-1]], axis=1) for x in problem(0, 20))
+    groups, weights = [f"g{row // 4}" for row in range(20)], [0.2, 0.8]
+    draws = np.random.default_rng(3).multinomial(5, np.full(5, 0.2), 200)
+    scores = []
+    for draw in draws:
+        rows = [
+            row for group, count in enumerate(draw) for _ in range(count) for row in range(4 * group, 4 * group + 4)
+        ]
+        scores.append(weighted_r2(a[rows], y[rows], weights) - weighted_r2(b[rows], y[rows], weights))
+    expected = np.quantile(scores, (0.025, 0.975))
+    found = bootstrap_difference(y, a, b, groups, weights, resamples=200, seed=3)
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
+def test_equal_methods_are_rarely_told_apart_and_unequal_ones_often() -> None:
+    equal = [bootstrap_difference(*problem(seed)) for seed in range(60)]
+    assert sum(low > 0 or high < 0 for low, high in equal) <= 8
+    worse = [bootstrap_difference(*problem(seed, bias=1.0)) for seed in range(20)]
+    assert all(high < 0 for _, high in worse)
+
+
+def test_groups_that_agree_within_widen_the_interval() -> None:
+    """A method that is better in two groups and worse in two shows nothing, however many images there are."""
+    y = np.tile(np.linspace(-1, 1, 50), 4)
+    better = np.repeat([1.0, 1.0, -1.0, -1.0], 50)
+    a, b = y + np.where(better > 0, 0.1, 0.5), y + np.where(better > 0, 0.5, 0.1)
+    low, high = bootstrap_difference(y, a, b, np.repeat(list("abcd"), 50).tolist())
+    assert low < -0.3 and high > 0.3
+
+
+def test_a_large_common_level_loses_no_digits() -> None:
+    y, a, b = problem(0)
+    np.testing.assert_allclose(
+        bootstrap_difference(y + 1e6, a + 1e6, b + 1e6), bootstrap_difference(y, a, b), rtol=1e-6
+    )
+
+
+def test_misfits_are_refused() -> None:
+    y, a, b = problem(0)
+    with pytest.raises(DataError, match="do not fit"):
+        bootstrap_difference(y, a[1:], b)
+    with pytest.raises(DataError, match="1 group; an interval needs two"):
+        bootstrap_difference(y, a, b, ["g"] * len(y))
+    with pytest.raises(DataError, match="not finite"):
+        bootstrap_difference(y, np.where(y > 0, np.nan, a), b)
+    with pytest.raises(DataError, match="all equal"):
+        bootstrap_difference(np.ones(9), np.ones(9), np.zeros(9))
+
+
+def test_a_cross_validation_states_errors_spread_and_intervals() -> None:
+    y, head, ridge = problem(0, 40)
+    flat = np.zeros(40)
+    groups = tuple(f"g{row // 5}" for row in range(40))
+    table = PhotoTable(tuple(map(str, range(40))), (np.zeros((2, 2, 3)),) * 40, {"y": y, "flat": flat}, groups)
+    folds = [(np.arange(20, 40), np.arange(20)), (np.arange(20), np.arange(20, 40))]
+    predictions = {"head": np.stack([head, flat], axis=1), "token ridge": np.stack([ridge, flat], axis=1)}
+    result = CrossValidation([], folds, predictions, table)
+    assert result.errors()["head"]["y"] == pytest.approx(np.abs(head - y).mean())
+    assert result.spread()["y"] == {"all": pytest.approx(y.std()), "folds": pytest.approx([y[:20].std(), y[20:].std()])}
+    interval = list(bootstrap_difference(y, head, ridge, groups))
+    assert result.differences() == {"token ridge": {"y": interval, "flat": None, "overall": interval}}
