@@ -26,7 +26,7 @@ def holds_ridge(head: Head, task: Task) -> bool:
         return False
     plain = all(type(layer) is nn.Linear for mlp in head.mlps for layer in mlp.children())
     trained = all(parameter.requires_grad for parameter in head.parameters())
-    return plain and trained and not (task.transform is not None and task.transform.log1p)
+    return plain and trained and not (task.transform is not None and not task.transform.is_affine)
 
 
 def unblend(head: Head) -> None:
