@@ -1,7 +1,7 @@
 """Training inputs that are permuted, replaced, dropped, doubled, renamed or flipped, and runs that are killed.
 
 The judge predicts with the resulting head: a disturbed call is refused, or it predicts what the undisturbed one does.
-``MODES`` lists the modes as plain data; a page of results can read it.
+``python -m tests.faults.campaigns fit`` runs more cases of every mode of ``MODES`` and writes them to a page.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -28,10 +29,10 @@ IDS = [f"field-{i}" for i in range(12)]
 Y = np.linspace(1.0, 9.0, 12)
 CASES = 5
 MODES = {
-    "the table's rows permuted": "equal",
-    "the source's images permuted": "equal",
-    "rows of ids that are not asked for added": "equal",
-    "ids written with an image's suffix": "equal",
+    "the table's rows permuted": "harmless",
+    "the source's images permuted": "harmless",
+    "rows of ids that are not asked for added": "harmless",
+    "ids written with an image's suffix": "harmless",
     "arrays without ids": "refused",
     "an id dropped from the table": "refused",
     "an id dropped from the source": "refused",
@@ -41,8 +42,8 @@ MODES = {
     "a value replaced by an infinite one": "refused",
     "values flipped in sign": "refused",
     "another order of values for the state in out=": "refused",
-    "another order of rows for the state in out=": "equal",
-    "kill -9 and the same call again": "equal",
+    "another order of rows for the state in out=": "harmless",
+    "kill -9 and the same call again": "harmless",
 }
 
 
@@ -118,17 +119,34 @@ def killed(folder: Path, rng: np.random.RandomState) -> torch.Tensor:
     return predictions(source(), table(), epochs=30, out=folder)
 
 
+def outcomes(mode: str, folder: Path, cases: int) -> list[str]:
+    """Return ``refused``, ``harmless`` (the same predictions, bit for bit) or ``silent`` for each case of a mode."""
+    expected = predictions(source(), table(), epochs=30 if mode.startswith("kill") else 3)
+    rng, found = np.random.RandomState(list(MODES).index(mode)), []
+    for case in range(cases):
+        try:
+            same = torch.equal(disturbed(mode, rng, folder / str(case)), expected)
+            found.append("harmless" if same else "silent")
+        except DinoneckError:
+            found.append("refused")
+    return found
+
+
+def campaign() -> dict[str, dict[str, int]]:
+    """Return ``{mode: {cases, refused, noticed, harmless, silent}}``."""
+    found = {}
+    for mode in MODES:
+        with tempfile.TemporaryDirectory() as folder:
+            each = outcomes(mode, Path(folder), 4 * CASES)
+        counts = {kind: each.count(kind) for kind in ("refused", "harmless", "silent")}
+        found[mode] = {"cases": len(each), "noticed": 0, **counts}
+    return found
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_a_disturbed_call_is_refused_or_predicts_the_same(mode: str, tmp_path: Path) -> None:
-    kill = mode.startswith("kill")
-    expected = predictions(source(), table(), epochs=30 if kill else 3)
-    rng = np.random.RandomState(list(MODES).index(mode))
-    for case in range(1 if kill else CASES):
-        if MODES[mode] == "refused":
-            with pytest.raises(DinoneckError):
-                disturbed(mode, rng, tmp_path / str(case))
-        else:
-            assert torch.equal(disturbed(mode, rng, tmp_path / str(case)), expected)
+    cases = 1 if mode.startswith("kill") else CASES
+    assert outcomes(mode, tmp_path, cases) == [MODES[mode]] * cases
 
 
 def test_the_judge_sees_targets_of_other_images() -> None:
