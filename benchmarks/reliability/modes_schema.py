@@ -181,7 +181,7 @@ def mistyped() -> Iterator[Mode]:
         *each("schema", ("backbone", "norm"), (1, "yes", []), "true or false", told),
         *each("schema", ("backbone", "mean"), ([0.5], ["a", "b", "c"], [True, 0.5, 0.5], 0.5), "three numbers", told),
         *each("schema", ("backbone", "weights"), ("x", 3, []), "an object", told),
-        *each("schema", ("backbone", "probe"), ("x", ["x"], {}), "a list of numbers", told),
+        *each("schema", ("backbone", "probe"), ("x", ["x"], {}), "a list of finite numbers", told),
         *each("schema", ("inputs", "size"), ("32", [1, 2, 3], 1.5, True, 0, 5, [65536, 65536]), "two integers", told),
         *each("schema", ("training", "data"), ("x", [], {"name": 1}), "training.data", told),
         *each("schema", ("training", "metrics"), ([], {"R2": "1"}, {"R2": None}, {"R2": {"mean": 1}}, {"R2": [1]},

@@ -19,6 +19,7 @@ def grouped(setting: Setting, norm: bool = False, fusion: str = "softmax") -> di
     """All layers in one group, fused by learned scalars, or by their mean."""
     torch.manual_seed(0)
     entrance = "layer" if norm else None
+    fusion = fusion if setting.layers > 1 else "mean"  # one layer has nothing to weigh
     grouper = LayerGrouper(setting.channels, setting.layers, setting.out, 1, norm=entrance, fusion=fusion)  # type: ignore[arg-type]
     stirred(grouper.to(**setting.like))
     published, fixed = Projections(grouper, fixed=False), Projections(grouper, fixed=True)

@@ -185,7 +185,8 @@ def finished(folder: Path, config: TrainingConfig) -> bool:
         shown = "; ".join(f"{name} {found['config'].get(name)!r}, not {asked[name]!r}" for name in differ)
         raise DataError(f"{folder} holds a run with {shown}. Choose another --out, or replace it with --overwrite")
     columns = [*read_table(config).targets, *("overall", "worst fold")]
-    print(text.scores({method: {name: row[name] for name in columns} for method, row in found["scores"].items()}))
+    scores = {method: {name: row[name] for name in columns} for method, row in found["scores"].items()}
+    print(text.scores(scores, found["mae"], found["target_sd"]))
     return True
 
 

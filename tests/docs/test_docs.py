@@ -101,7 +101,7 @@ def test_the_readme_shows_ten_lines_and_the_two_commands() -> None:
     assert len([line for line in first.group(1).splitlines() if line.strip()]) <= 12
     assert "make demo" in text
     assert "make test" in text
-    assert len((ROOT / "CONTRIBUTING.md").read_text().splitlines()) <= 60
+    assert len((ROOT / "CONTRIBUTING.md").read_text().splitlines()) <= 70
 
 
 def test_every_public_name_is_in_the_reference() -> None:
@@ -111,7 +111,8 @@ def test_every_public_name_is_in_the_reference() -> None:
         assert name in shown, name
     for room in dinoneck._ROOMS:
         for name in getattr(importlib.import_module(f"dinoneck.{room}"), "__all__", ()):
-            assert f"{room}.{name}" in shown or name in shown, f"{room}.{name}"
+            own = getattr(getattr(importlib.import_module(f"dinoneck.{room}"), name), "__name__", name)  # of an alias
+            assert {f"{room}.{name}", f"{room}.{own}", name} & shown, f"{room}.{name}"
 
 
 def test_pages_show_what_the_benchmarks_stored() -> None:

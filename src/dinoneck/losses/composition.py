@@ -69,12 +69,14 @@ class Composition:
         object.__setattr__(self, "sums", tuple(pairs))
         if not self.parts:
             raise ConfigError("Composition(parts=) is empty; name at least one part")
-        for name in self.names:
-            if not name or self.names.count(name) > 1:
-                raise ConfigError(f"Composition: a name of {self.names} is empty or repeated; outputs have names apart")
+        if len(set(self.names)) < len(self.names) or not all(name and ":" not in name for name in self.names):
+            raise ConfigError(
+                f"Composition: a name of {self.names} is empty, repeated or holds ':'; expected one name per output"
+            )
+        known = set(self.parts)
         for name, members in self._pairs:
             for part in members:
-                if part not in self.parts:
+                if part not in known:
                     hint = did_you_mean(part, self.parts)
                     raise ConfigError(f"Composition: {name!r} adds up {part!r}, which is none of {self.parts}.{hint}")
             if not members or len(set(members)) < len(members):
@@ -180,7 +182,7 @@ def outputs_of(tasks: Sequence[Task], compositions: Sequence[Composition], owner
         ConfigError: if a composition does not fit the tasks, or a name or column stands for two outputs.
     """
     composed = tuple(composition.output(tasks) for composition in compositions)
-    taken = {name for task in tasks for name in (task.name, *task.columns)}
+    taken = {task.name for task in tasks}  # the columns of several outputs, "name:label", are none of a composition's
     for own in composed:
         if both := sorted(taken & {own.name, *own.columns}):
             raise ConfigError(
@@ -306,14 +308,17 @@ class CompositionLoss:
         Raises:
             ShapeError: if shapes do not fit.
         """
+        expected = (len(outputs[self.total]), len(self.composition.names))
+        if self.name in targets and targets[self.name].shape != expected:
+            raise ShapeError(
+                f"the target of {self.name!r} is {tuple(targets[self.name].shape)}; expected {tuple(expected)}"
+            )
         keep = self._counts(targets, masks)
         known = keep.any(dim=1, keepdim=True)  # masked NaN must not come back through the product's gradient
         total = transform.inverse(torch.where(known, exact(outputs[self.total]), 0.0))
         pred = self.composition(total, torch.where(known, outputs[self.ratio], 0.0))
-        target = self._target(transform, targets)
-        if target.shape != pred.shape:
-            raise ShapeError(f"the target of {self.name!r} is {tuple(target.shape)}; expected {tuple(pred.shape)}")
-        difference = torch.where(keep, pred - target.to(pred), 0.0) / pred.new_tensor(self.divisors(transform))
+        target = self._target(transform, targets).to(pred)
+        difference = torch.where(keep, pred - target, 0.0) / pred.new_tensor(self.divisors(transform))
         errors = difference.square() if self.loss == "mse" else smooth_l1(difference, self.beta)
         count = len(self.composition.names)
         weights = pred.new_tensor(self.weights or (1.0 / count,) * count)

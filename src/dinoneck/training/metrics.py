@@ -95,8 +95,9 @@ def bootstrap_difference(
 
     Examples:
         >>> y = np.arange(40.0)
-        >>> bootstrap_difference(y, y, y[::-1]) > (0.0, 0.0), bootstrap_difference(y, y + 1, y - 1)[0] < 0
-        (True, True)
+        >>> low, high = bootstrap_difference(y, y + 1, y[::-1])
+        >>> bool(0 < low < high)
+        True
     """
     true, first, second = (_array(x).astype(np.float64).reshape(len(x), -1) for x in (targets, a, b))
     labels = list(range(len(true)) if groups is None else groups)

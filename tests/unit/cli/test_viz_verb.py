@@ -154,7 +154,7 @@ def test_known_values_bring_residuals_and_the_worst_photos(
     told = json.loads(capsys.readouterr().out)
     page = out.read_text()
     assert cells(page, "h3") == ["1.png", "3.png"]
-    assert "Photos that a head was trained on look better here" in page
+    assert "Images that a head was trained on look better here" in page
     assert "<h1>A &lt;b&gt;</h1>" in page
     assert "tokens of" not in page
     assert told["scores"]["mass"]["photos"] == 4

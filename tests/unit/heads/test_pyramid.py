@@ -34,7 +34,7 @@ REG, RATIO = Task("reg3"), Task("ratio", dim=3, kind="ratio")
 DENSE = Task("ndvi", kind="dense", transform=TargetTransform(mean=0.1, std=0.2), minimum=0.0)
 MASS = Task("mass", kind="density", activation="softplus", unit="g", transform=TargetTransform(area=0.21, std=30.0))
 CLASSES = Task("class", dim=3, kind="segmentation")
-OWN = {"embed_dim", "tasks", "layer_indices", "hidden_dim", "tower_depth", "ratio_readout"}
+OWN = {"embed_dim", "tasks", "layer_indices", "compositions", "hidden_dim", "tower_depth", "ratio_readout"}
 
 
 def fpn(*tasks: Task, layers: int = 2, **options: Any) -> FPNHead:

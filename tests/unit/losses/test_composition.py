@@ -106,7 +106,8 @@ def test_any_parts_and_sums_and_their_forms() -> None:
     [
         ({"parts": ()}, "empty"),
         ({"parts": ("a", "a"), "sums": ()}, "repeated"),
-        ({"parts": ("a", ""), "sums": ()}, "empty or repeated"),
+        ({"parts": ("a", ""), "sums": ()}, "empty"),
+        ({"parts": ("a", "b:1"), "sums": ()}, "holds .:."),
         ({"parts": ("a", "b"), "sums": {"a": ("b",)}}, "repeated"),
         ({"parts": ("a", "b"), "sums": (("s", ("a",)), ("s", ("b",)))}, "repeated"),
         ({"sums": {"GDM": ("clovr", "green")}}, r"'clovr'.*Did you mean 'clover'"),

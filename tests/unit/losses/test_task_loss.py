@@ -302,7 +302,8 @@ def test_a_target_that_is_nan_is_missing_with_and_without_a_mask(kind: Any) -> N
 
 
 def test_a_composed_term_leaves_out_what_is_nan() -> None:
-    loss = TaskLoss([Task("total"), Task("ratio", dim=3, kind="ratio")], [CompositionLoss("five", "total", "ratio")])
+    parts = Composition(("leaf", "stem", "dead"), {"all": ("leaf", "stem", "dead")}, "five", "total", "ratio")
+    loss = TaskLoss([Task("total"), Task("ratio", dim=3, kind="ratio")], [CompositionLoss(parts)])
     outputs = {"total": torch.rand(3, 1), "ratio": torch.rand(3, 3)}
     targets = {"total": torch.tensor([[1.0], [torch.nan], [2.0]]), "ratio": torch.full((3, 3), 1 / 3)}
     some = torch.tensor([0, 2])
