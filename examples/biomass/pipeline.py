@@ -187,6 +187,7 @@ def finished(folder: Path, config: TrainingConfig) -> bool:
     columns = [*read_table(config).targets, *("overall", "worst fold")]
     scores = {method: {name: row[name] for name in columns} for method, row in found["scores"].items()}
     print(text.scores(scores, found["mae"], found["target_sd"]))
+    print(text.differences(found["head_minus"]))
     return True
 
 

@@ -81,11 +81,10 @@ def lift(
     reduce: Reduce = "mean",
     chunk: int = 2_000_000,
 ) -> SparseFeatures | tuple[Tensor, Tensor]:
-    """Carry feature maps of photos to the voxels, or the points, that they show.
+    """Carry feature maps of images to the voxels, or the points, that they show.
 
-    Each voxel is a weighted sum of tokens: the views' mean per point, then the mean over those of its points that any
-    view sees. It is computed as that, straight from the tokens: no features per point and view exist on the way, nor
-    per point unless ``reduce="max"``. For single maps and pixels use :meth:`dinoneck.TokenGrid.sample`.
+    Each voxel is the views' mean per point, then the mean over those of its points that any view sees, computed as one
+    weighted sum of tokens. For single maps and pixels use :meth:`dinoneck.TokenGrid.sample`.
 
     Args:
         maps: (V, C, rows, cols), one map per view that covers the camera's image; channels-last views, as
@@ -93,22 +92,18 @@ def lift(
         links: which view sees which point where, see :class:`dinoneck.points.PointProjector`.
         grid: voxels of the same points; None = features of the points.
         sampling: ``"bilinear"`` between the centres of cells, clamped at the border, or the ``"nearest"`` cell.
-        views: of a point that several views see: their ``"mean"``, one at ``"random"``, or that of the ``"closest"``
-            camera (smallest depth).
-        project: applied to the tokens before they are lifted: the same as after, for less. Its bias reaches only what
-            was seen.
+        views: of a point in several views: the ``"mean"``, one at ``"random"``, or the ``"closest"`` (smallest depth).
+        project: a linear layer for the tokens, applied before they are lifted; its bias reaches only what was seen.
         generator: draws the views of ``"random"``.
-        reduce: of the points of a voxel: their ``"mean"``, or the ``"max"`` per channel, whose gradient goes to the
-            points that hold it. Points that no view sees take no part.
-        chunk: links (views of a point) in work at once; it bounds the memory and changes no result but the last bits
-            of float16 sums. A voxel or point of more links is one chunk. About 100 bytes per link, and for ``"max"``
-            a feature per point of the chunk.
+        reduce: of the points of a voxel: ``"mean"``, or ``"max"`` per channel, whose gradient goes to the points that
+            hold it. Points that no view sees take no part.
+        chunk: links (views of a point) processed at once, about 100 bytes each; it changes no result but the last bits
+            of float16 sums. A voxel of more links is one chunk; ``"max"`` adds a feature per point of the chunk.
 
     Shape:
         With ``grid``: SparseFeatures of its M voxels, stride 1, ``valid`` where any view sees any point. Without:
         feats (N, C) and valid, bool (N,). Zeros where nothing was seen; the dtype of ``maps`` (of ``project``'s
-        output). Sums are taken in at least float32; weights are rounded to the dtype of the maps. Gradients reach
-        maps and ``project``, not the links.
+        output). Sums are taken in at least float32. Gradients reach maps and ``project``, not the links.
 
     Raises:
         ShapeError: if maps, links, grid and ``project`` do not fit each other.
@@ -119,20 +114,15 @@ def lift(
         >>> from dinoneck.points import Cameras, PointProjector, VoxelGrid
         >>> K = torch.tensor([[[8.0, 0.0, 15.5], [0.0, 8.0, 15.5], [0.0, 0.0, 1.0]]])
         >>> cameras = Cameras(K, torch.eye(4).expand(1, 4, 4), size=(32, 32))
-        >>> points = torch.tensor([[0.0, 0.0, 2.0], [0.0, 0.0, -2.0]])  # one before the camera, one behind
-        >>> links = PointProjector()(points, cameras)
+        >>> links = PointProjector()(torch.tensor([[0.0, 0.0, 2.0], [0.0, 0.0, -2.0]]), cameras)  # one is behind
         >>> feats, seen = lift(torch.ones(1, 3, 2, 2), links)
         >>> feats.tolist(), seen.tolist()
         ([[1.0, 1.0, 1.0], [0.0, 0.0, 0.0]], [True, False])
-        >>> lift(torch.ones(1, 3, 2, 2), links, VoxelGrid.from_points(points, size=0.5))
-        SparseFeatures(1 of 2 cells seen, C=3, stride=1)
 
     Reference: DITR (Zeid et al., arXiv 2503.18944) takes one view at random per point; ``"random"`` does. Deviations:
     several views are averaged by default, and what was not seen is marked.
     """
     _check(maps, links, grid, sampling, views, reduce, chunk)
-    if project is not None:
-        _check_projection(maps, project)
     table, per_view = _token_table(maps, project)
     order = _ordered(links, grid, _chosen(links, views, generator))
     seen = torch.zeros(links.num_points if grid is None else len(grid), dtype=torch.int64, device=maps.device)
@@ -156,6 +146,8 @@ def _in_chunks(block: Callable[[tuple[int, int]], Tensor], seen: Tensor, chunk: 
 
 def _token_table(maps: Tensor, project: nn.Linear | None) -> tuple[Tensor, int]:
     """All tokens below each other (T, C), projected, and how many rows lie between two views' first tokens."""
+    if project is not None:
+        _check_projection(maps, project)
     count, channels, rows, cols = maps.shape
     per_view = rows * cols
     learns = maps.requires_grad or (project is not None and any(p.requires_grad for p in project.parameters()))

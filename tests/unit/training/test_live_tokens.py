@@ -130,7 +130,7 @@ def test_cutmix_and_mixup_together_paste_images_then_blend_tokens() -> None:
     twin.load_state_dict(head.state_dict())
     recipe = Recipe(
         weight_decay=0.0, warmup=0.0, clip_norm=None, standardise_tokens=False, ema_decay=None, cutmix_alpha=1.0,
-        mixup_alpha=1.0, mixup_off_last=0.0,
+        mixup_alpha=1.0, mixup_off_last=0.0, ridge_blend=0.0,
     )  # fmt: skip
     learn(head, live, y, epochs=1, batch_size=PHOTOS, lr=0.01, recipe=recipe)
     order = np.random.RandomState(42).permutation(PHOTOS)
