@@ -185,9 +185,11 @@ def finished(folder: Path, config: TrainingConfig) -> bool:
         shown = "; ".join(f"{name} {found['config'].get(name)!r}, not {asked[name]!r}" for name in differ)
         raise DataError(f"{folder} holds a run with {shown}. Choose another --out, or replace it with --overwrite")
     columns = [*read_table(config).targets, *("overall", "worst fold")]
-    scores = {method: {name: row[name] for name in columns} for method, row in found["scores"].items()}
-    print(text.scores(scores, found["mae"], found["target_sd"]))
-    print(text.differences(found["head_minus"]))
+    scores, lead = (
+        {method: {name: row[name] for name in columns if name in row} for method, row in found[key].items()}
+        for key in ("scores", "head_minus")
+    )
+    print(f"{text.scores(scores, found['mae'], found['target_sd'])}\n{text.differences(lead)}")
     return True
 
 
