@@ -74,6 +74,7 @@ class Task:
         aggregate: how the cells of a ``density`` map make the image's value, ``sum`` or ``mean``.
         from_cells: name of a dense or segmentation task of the same head: the image's value is the mean over that
             map's cells of the output labelled with this task's name, in original units; None = a readout of its own.
+            The map has no ``minimum``, since a mean of clipped cells is too high; this task may have one.
 
     Raises:
         ConfigError: if a value is out of range or does not fit the others.
@@ -228,16 +229,6 @@ class Task:
         return x if self.transform is None else self.transform.inverse(x, parts)
 
 
-def output_names(task: Task) -> tuple[str, ...]:
-    """Return what tables call a task's outputs: its name, or ``name:label`` where it has several.
-
-    Examples:
-        >>> output_names(Task("mass")), output_names(Task("kind", dim=2, labels=("soil", "crop")))
-        (('mass',), ('kind:soil', 'kind:crop'))
-    """
-    return task.columns
-
-
 def check_tasks(tasks: Sequence[Task], *, kinds: Sequence[str], owner: str) -> tuple[Task, ...]:
     """Check the tasks of a head: at least one, names used once, kinds the head can serve.
 
@@ -261,7 +252,7 @@ def cell_output(task: Task, tasks: Sequence[Task]) -> tuple[Task, int]:
     """Return the map task whose cells make a task's value (``from_cells``), and the output of it.
 
     Raises:
-        ConfigError: if there is no such map, or none of its labels is the task's name.
+        ConfigError: if there is no such map, none of its labels is the task's name, or it has a minimum.
     """
     maps = {own.name: own for own in tasks if own.is_map}
     cells = maps.get(str(task.from_cells))
@@ -270,6 +261,11 @@ def cell_output(task: Task, tasks: Sequence[Task]) -> tuple[Task, int]:
         raise ConfigError(
             f"task {task.name!r} is the mean over the cells of {task.from_cells!r}, which is not a dense or "
             f"segmentation task of this head with a label {task.name!r}; there are: {there}"
+        )
+    if cells.minimum is not None:
+        raise ConfigError(
+            f"task {task.name!r} is the mean over the cells of {cells.name!r}, whose minimum is {cells.minimum:g}: a "
+            f"mean of clipped cells is too high; give the minimum to {task.name!r} alone"
         )
     return cells, 0 if cells.dim == 1 else cells.labels.index(task.name)
 

@@ -383,9 +383,7 @@ def _told(name: str, result: Mapping[str, Any], predictor: Predictor) -> dict[st
 
 
 def _columns(predictor: Predictor) -> list[str]:
-    from dinoneck.tasks import output_names
-
-    return [name for task in predictor.tasks for name in output_names(task)]
+    return [name for task in predictor.tasks for name in task.columns]
 
 
 def _all_values(result: Mapping[str, Any], predictor: Predictor) -> list[float]:

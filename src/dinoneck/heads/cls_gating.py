@@ -14,7 +14,7 @@ from dinoneck.errors import ConfigError, ShapeError
 from dinoneck.heads.head import Head
 from dinoneck.layers.absorb import absorb
 from dinoneck.layers.mixture import Mixture
-from dinoneck.losses.composition import Composition, checked_compositions
+from dinoneck.losses.composition import Composition, outputs_of
 from dinoneck.tasks import Task, activate, check_tasks
 from dinoneck.tokens import Tokens
 
@@ -252,7 +252,8 @@ class CLSGatingHead(Head):
         factory = {"device": device, "dtype": dtype}
         self.embed_dim = embed_dim
         self.tasks = check_tasks(tasks, kinds=("regression", "ratio", "classification"), owner="CLSGatingHead")
-        self.compositions = checked_compositions(compositions, self.tasks, "CLSGatingHead")
+        self.compositions = tuple(compositions)
+        outputs_of(self.tasks, self.compositions, "CLSGatingHead")  # refuses those that do not fit
         self.gating = CLSGating(embed_dim, num_patches, mode, **factory)
         self.trunk = nn.Linear(2 * embed_dim, hidden_dim, **factory)
         self.norm = nn.LayerNorm(hidden_dim, **factory)

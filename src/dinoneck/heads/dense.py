@@ -13,7 +13,7 @@ from dinoneck.grid import as_maps
 from dinoneck.heads.head import Head
 from dinoneck.heads.readouts import Tower, from_cells, read_map, task_map
 from dinoneck.layers.conv_block import ConvBlock, reset
-from dinoneck.losses.composition import Composition, checked_compositions
+from dinoneck.losses.composition import Composition, outputs_of
 from dinoneck.necks.layer_grouper import LayerGrouper
 from dinoneck.tasks import Kind, Task, check_tasks
 from dinoneck.tokens import Tokens
@@ -68,7 +68,8 @@ class DenseHead(Head):
         own = [task for task in tasks if task.from_cells is None]
         check_tasks(own, kinds=("dense", "density", "segmentation", "ratio"), owner="DenseHead")
         self.tasks = check_tasks(tasks, kinds=get_args(Kind), owner="DenseHead")
-        self.compositions = checked_compositions(compositions, self.tasks, "DenseHead")
+        self.compositions = tuple(compositions)
+        outputs_of(self.tasks, self.compositions, "DenseHead")  # refuses those that do not fit
         self.entrance = LayerGrouper(embed_dim, 1, hidden_dim, 1, **factory)
         self.blocks = nn.ModuleList(ConvBlock(hidden_dim, hidden_dim, **factory) for _ in range(depth))
         self.towers = nn.ModuleList(Tower(hidden_dim, task, 0, **factory) for task in own)

@@ -14,7 +14,7 @@ from dinoneck.errors import ConfigError, RegistryError, ShapeError
 from dinoneck.heads.cls_gating import CLSGatingHead, outputs_together
 from dinoneck.heads.head import Head
 from dinoneck.heads.patch_mean import PatchMeanHead, per_patch_together
-from dinoneck.heads.readouts import consistent
+from dinoneck.heads.readouts import recompute_derived
 from dinoneck.losses.composition import Composed, outputs_of
 from dinoneck.tasks import Task
 from dinoneck.tokens import Tokens
@@ -135,7 +135,9 @@ class HeadEnsemble(Head):
     def natural(self, tokens: Tokens) -> dict[str, Tensor]:
         """Return ``{name: (B, dim)}`` in original units, probabilities for classes and ratios."""
         answers = self._each(tokens)
-        return consistent(self.predicted, {task.name: self._reduced(task.name, answers) for task in self.predicted})
+        return recompute_derived(
+            self.predicted, {task.name: self._reduced(task.name, answers) for task in self.predicted}
+        )
 
     @torch.no_grad()
     def predict_maps(self, tokens: Tokens) -> dict[str, Tensor]:

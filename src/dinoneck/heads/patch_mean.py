@@ -17,7 +17,7 @@ from dinoneck.layers.absorb import absorb
 from dinoneck.layers.eager import untouched
 from dinoneck.layers.mixture import Mixture
 from dinoneck.layers.projection import linear
-from dinoneck.losses.composition import Composition, checked_compositions
+from dinoneck.losses.composition import Composition, outputs_of
 from dinoneck.tasks import Activation, Task, activate, check_tasks
 from dinoneck.tokens import Tokens
 
@@ -55,8 +55,6 @@ class PatchMeanMLP(Configured, nn.Module):
     Reference: design source "DINOv2 dense features" (1536 -> 128 -> LeakyReLU -> 1 -> ReLU -> mean). Deviation:
     a ReLU head starts with second-layer weights of one sign, so that no patch and no head is dead at the start.
     """
-
-    _blended: tuple[int, tuple[float, ...]] | None = None  # units and shares of a linear map that is in the weights
 
     def __init__(
         self,
@@ -109,27 +107,14 @@ class PatchMeanMLP(Configured, nn.Module):
             x.detach().cpu().double() for x in (self.hidden.weight, self.hidden.bias, self.out.weight, self.out.bias)
         ]
         gain = torch.diag(share / (1.0 + LEAKY_SLOPE))
-        self._resize(
+        self._replace_weights(
             torch.cat([old[0], F.pad(torch.cat([weight, -weight]), (0, 0, 0, spare))]),  # u and -u
             torch.cat([old[1], F.pad(torch.cat([bias, -bias]), (0, spare))]),
             torch.cat([old[2] * (1.0 - share)[:, None], F.pad(torch.cat([gain, -gain], dim=1), (0, spare))], dim=1),
             old[3] * (1.0 - share),
         )
-        self._blended = (units, tuple(share.tolist()))
 
-    def unblend_linear(self) -> None:
-        """Undo the last :meth:`blend_linear` of this object, if there is one."""
-        if self._blended is None:
-            return
-        units, shares = self._blended
-        scale = torch.tensor([1.0 / (1.0 - share) if share < 1.0 else 1.0 for share in shares], dtype=torch.float64)
-        old = [
-            x.detach().cpu().double() for x in (self.hidden.weight, self.hidden.bias, self.out.weight, self.out.bias)
-        ]
-        self._resize(old[0][:-units], old[1][:-units], old[2][:, :-units] * scale[:, None], old[3] * scale)
-        self._blended = None
-
-    def _resize(self, *weights: Tensor) -> None:
+    def _replace_weights(self, *weights: Tensor) -> None:
         """Take these weights, (hidden, C), (hidden,), (out, hidden) and (out,), and record their width."""
         places = [(layer, name) for layer in (self.hidden, self.out) for name in ("weight", "bias")]
         for (layer, name), value in zip(places, weights, strict=True):
@@ -234,6 +219,8 @@ class PatchMeanHead(Head):
         (torch.Size([2, 1]), torch.Size([2, 1, 2, 3]))
     """
 
+    _blend: tuple[list[list[Tensor]], list[list[Tensor]]] | None = None  # weights before and after the last blend
+
     def __init__(
         self,
         embed_dim: int,
@@ -247,7 +234,8 @@ class PatchMeanHead(Head):
         super().__init__()
         self.embed_dim = embed_dim
         self.tasks = check_tasks(tasks, kinds=("regression", "ratio", "classification"), owner="PatchMeanHead")
-        self.compositions = checked_compositions(compositions, self.tasks, "PatchMeanHead")
+        self.compositions = tuple(compositions)
+        outputs_of(self.tasks, self.compositions, "PatchMeanHead")  # refuses those that do not fit
         self.mlps = nn.ModuleList(
             PatchMeanMLP(embed_dim, hidden_dim, task.dim, task.activation, device=device, dtype=dtype)
             for task in self.tasks
@@ -267,7 +255,8 @@ class PatchMeanHead(Head):
         """Blend linear maps of the patches into the outputs of some tasks; the head's ``hidden_dim`` grows.
 
         Every MLP gets two more hidden units per output (of the task with most outputs): a head has one
-        ``hidden_dim``. Tasks that are not named keep their outputs. Use :meth:`unblend_linear` to undo it.
+        ``hidden_dim``. Tasks that are not named keep their outputs. All parameters are replaced by new ones: make
+        an optimizer or a moving average of the weights again. Use :meth:`unblend_linear` to undo it.
 
         Args:
             maps: task name -> weight (dim, C), bias (dim,) and share (dim,), see :meth:`PatchMeanMLP.blend_linear`.
@@ -278,20 +267,29 @@ class PatchMeanHead(Head):
         if unknown := set(maps) - {task.name for task in self.tasks}:
             known = ", ".join(task.name for task in self.tasks)
             raise ConfigError(f"linear maps are given for {', '.join(sorted(unknown))}; the head's tasks are {known}")
-        units = 2 * max(task.dim for task in self.tasks)
+        units, before = 2 * max(task.dim for task in self.tasks), self._copied_weights()
         for task, mlp in zip(self.tasks, self.mlps, strict=True):
             zero = torch.zeros(task.dim, dtype=torch.float64)
             weight, bias, share = maps.get(task.name, (torch.zeros(task.dim, self.embed_dim).double(), zero, zero))
             mlp.blend_linear(weight, bias, share, units)  # type: ignore[operator]
         self._config["hidden_dim"] += units
+        self._blend = (before, self._copied_weights())
 
     def unblend_linear(self) -> None:
-        """Undo the last :meth:`blend_linear` of this object; a head read from a file has nothing to undo."""
-        before = self.mlps[0].hidden_dim
-        for mlp in self.mlps:
-            mlp.unblend_linear()  # type: ignore[operator]
-        if self.mlps[0].hidden_dim != before:
-            self._config["hidden_dim"] = self.mlps[0].hidden_dim
+        """Restore the weights from before the last :meth:`blend_linear` of this object.
+
+        Nothing happens to weights that differ from those that it left, for example after more training or
+        ``load_state_dict``, and to a head read from a file.
+        """
+        blend, self._blend = self._blend, None
+        if blend is None or not _are_equal(blend[1], self._copied_weights()):
+            return
+        for mlp, weights in zip(self.mlps, blend[0], strict=True):
+            mlp._replace_weights(*weights)  # type: ignore[operator]
+        self._config["hidden_dim"] = self.mlps[0].hidden_dim
+
+    def _copied_weights(self) -> list[list[Tensor]]:
+        return [[weight.detach().cpu().clone() for weight in mlp.parameters()] for mlp in self.mlps]
 
     def per_patch(self, tokens: Tokens) -> dict[str, Tensor]:
         """Return ``{task name: (B, N, dim)}`` in model space: what each patch answers."""
@@ -315,3 +313,10 @@ class PatchMeanHead(Head):
         """
         answers = self.per_patch(tokens)
         return {task.name: as_maps(task.natural(answers[task.name]), tokens.grid) for task in self.tasks}
+
+
+def _are_equal(first: Sequence[Sequence[Tensor]], second: Sequence[Sequence[Tensor]]) -> bool:
+    one, other = ([weight for weights in each for weight in weights] for each in (first, second))
+    return len(one) == len(other) and all(
+        x.dtype == y.dtype and torch.equal(x, y) for x, y in zip(one, other, strict=True)
+    )

@@ -15,7 +15,7 @@ from dinoneck.heads.head import Head
 from dinoneck.heads.readouts import Light, Tower, from_cells, read_map, task_map
 from dinoneck.layers.conv_block import reset
 from dinoneck.layers.mixture import Mixture, mixes_itself
-from dinoneck.losses.composition import Composition, checked_compositions
+from dinoneck.losses.composition import Composition, outputs_of
 from dinoneck.necks.neck import Neck, neck_named
 from dinoneck.tasks import Kind, Task, check_tasks
 from dinoneck.tokens import Tokens
@@ -80,7 +80,8 @@ class PyramidHead(Head):
         factory = {"device": device, "dtype": dtype}
         self.embed_dim, self.ratio_readout = embed_dim, ratio_readout
         self.tasks = check_tasks(tasks, kinds=get_args(Kind), owner=type(self).__name__)
-        self.compositions = checked_compositions(compositions, self.tasks, type(self).__name__)
+        self.compositions = tuple(compositions)
+        outputs_of(self.tasks, self.compositions, type(self).__name__)  # refuses those that do not fit
         self.neck = _build(neck, embed_dim, factory)
         self.layer_indices = _checked_layers(layer_indices, self.neck.num_layers)
         pooled_dim = self.neck.out_channels * len(self.neck.strides)

@@ -108,8 +108,8 @@ def from_cells(tasks: Sequence[Task], outputs: Mapping[str, Tensor]) -> dict[str
     return found
 
 
-def consistent(tasks: Sequence[Task], values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return predictions in which the values that follow from others do so: averages of several heads, views or tiles.
+def recompute_derived(tasks: Sequence[Task], values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Recompute `from_cells` values and composed parts from averaged predictions.
 
     A task with ``from_cells`` is the mean over the cells of the averaged map; composed parts add up to the averaged
     total.
@@ -127,7 +127,7 @@ def consistent(tasks: Sequence[Task], values: Mapping[str, Tensor]) -> dict[str,
             found[task.name] = value if task.minimum is None else value.clamp_min(task.minimum)
     for task in tasks:
         if isinstance(task, Composed) and task.parts_of is not None:
-            found[task.name] = task.parts_of.matched(found[task.name], found[task.parts_of.total])
+            found[task.name] = task.parts_of.rescaled_to(found[task.name], found[task.parts_of.total])
     return found
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dinoneck.errors import ShapeError
-from dinoneck.heads.readouts import consistent
+from dinoneck.heads.readouts import recompute_derived
 from dinoneck.inference.answers import Answers, check_finite
 from dinoneck.inference.tiles import TileAxis
 from dinoneck.tasks import Task
@@ -63,7 +63,7 @@ class Assembly:
 
     def whole(self) -> Answers:
         """Return the photo's answers, a batch of one."""
-        exact = consistent(self.tasks, {task.name: self._value(task)[None] for task in self.tasks})
+        exact = recompute_derived(self.tasks, {task.name: self._value(task)[None] for task in self.tasks})
         values = {name: value.float() for name, value in exact.items()}
         maps = {name: picture[None].float() for name, picture in self._maps.items() if name != _GATE}
         gate = self._maps.get(_GATE)

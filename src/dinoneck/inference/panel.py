@@ -17,7 +17,7 @@ from dinoneck.heads.ensemble import HeadEnsemble, shared_tasks
 from dinoneck.heads.gates import gates_of, scores_places
 from dinoneck.heads.head import Head
 from dinoneck.heads.patch_mean import PatchMeanHead
-from dinoneck.heads.readouts import consistent
+from dinoneck.heads.readouts import recompute_derived
 from dinoneck.inference.places import check_places, grid_of
 from dinoneck.inference.sources import LoadedHead
 from dinoneck.losses.composition import Composed
@@ -102,7 +102,7 @@ class Panel:
 
     def values(self, tokens: Tokens) -> dict[str, Tensor]:
         """Return ``{name: (B, dim)}``, or (B, dim, rows, cols) for the kinds that answer per cell."""
-        return consistent(self.tasks, self._reduced(tokens, lambda head, x: head.predict(x)))
+        return recompute_derived(self.tasks, self._reduced(tokens, lambda head, x: head.predict(x)))
 
     def maps(self, tokens: Tokens) -> dict[str, Tensor]:
         """Return ``{task: (B, dim, rows, cols)}`` for the tasks that have maps."""

@@ -15,7 +15,7 @@ from dinoneck.data.photos import Photo, Preprocessing, as_list, decode
 from dinoneck.devices import local_device
 from dinoneck.errors import BackboneError, ConfigError
 from dinoneck.grid import PreparedImages
-from dinoneck.heads.readouts import consistent
+from dinoneck.heads.readouts import recompute_derived
 from dinoneck.inference.answers import Answers, mean_of
 from dinoneck.inference.assembly import Assembly
 from dinoneck.inference.panel import Panel, Reduce, check_weights
@@ -259,7 +259,7 @@ class Predictor:
             gate = self._panel.gate(tokens)
             gates += [] if gate is None else _upright(gate, views)
         return Answers(
-            consistent(self.tasks, {name: mean_of(parts) for name, parts in values.items()}),
+            recompute_derived(self.tasks, {name: mean_of(parts) for name, parts in values.items()}),
             {name: mean_of(parts) for name, parts in pictures.items()},
             mean_of(gates) if gates else None,
         )

@@ -101,8 +101,8 @@ class Composition:
         self._check(total, ratio)
         return self._with_sums(exact(total) * exact(ratio))
 
-    def matched(self, composed: Tensor, total: Tensor) -> Tensor:
-        """Return outputs whose parts keep their shares and add up to ``total``: those of several views or tiles, say.
+    def rescaled_to(self, composed: Tensor, total: Tensor) -> Tensor:
+        """Return outputs whose parts keep their shares and add up to ``total``, for averages of views or tiles.
 
         Args:
             composed: (B, parts + sums), averages of composed outputs.
@@ -191,18 +191,6 @@ def outputs_of(tasks: Sequence[Task], compositions: Sequence[Composition], owner
             )
         taken |= {own.name, *own.columns}
     return (*tasks, *composed)
-
-
-def checked_compositions(
-    compositions: Sequence[Composition], tasks: Sequence[Task], owner: str
-) -> tuple[Composition, ...]:
-    """Return the compositions of a head, having checked that they fit its tasks.
-
-    Raises:
-        ConfigError: as :func:`outputs_of`.
-    """
-    outputs_of(tasks, compositions, owner)
-    return tuple(compositions)
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,7 @@ class TaskLoss(nn.Module):
         super().__init__()
         self.tasks = check_tasks(tasks, kinds=get_args(Kind), owner="TaskLoss")
         self.compositions = tuple(CompositionLoss(own) if isinstance(own, Composition) else own for own in compositions)
-        self._compared = weighting is not None  # learned weights begin where every part counts alike
+        self._scales_checked = weighting is not None  # learned weights begin where every part counts alike
         self.weighting = weighting
         self.regularisers = tuple(regularisers)
         self._transforms = {own.name: own.total_transform(self.tasks) for own in self.compositions}
@@ -98,8 +98,8 @@ class TaskLoss(nn.Module):
         for own in self.compositions:
             loss, counts[own.name] = own(self._transforms[own.name], outputs, targets, masks)
             parts[own.name] = loss
-        if self.training and not self._compared and not torch.compiler.is_compiling():
-            self._compared = True
+        if self.training and not self._scales_checked and not torch.compiler.is_compiling():
+            self._scales_checked = True
             _warn_of_scales({name: part.item() for name, part in parts.items()})
         held = self._regularised(outputs)
         if self.weighting is None:

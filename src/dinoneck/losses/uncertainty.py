@@ -19,7 +19,7 @@ class UncertaintyWeighting(Configured, nn.Module):
     """Sum of ½ e^(-s) L + ½ s over the losses L, with one learned log-variance s for each.
 
     A loss that stays high earns a large s and so a small weight; s rests at ln L, and begins there: the first training
-    forward sets it by its losses (:meth:`calibrate`), so that each begins with the same part in the total. Take it
+    forward sets it by its losses, so that each begins with the same part in the total. Take it
     where the scales of several losses are unknown; where the weights are given, such as those of a metric, give them to
     the tasks instead. The total falls below 0 as losses become small: never pick a checkpoint by it.
 
@@ -66,18 +66,6 @@ class UncertaintyWeighting(Configured, nn.Module):
         """Set s to 0 until the next training forward."""
         nn.init.zeros_(self.log_variance)
         self.is_set.zero_()
-
-    @torch.no_grad()
-    def calibrate(self, losses: Mapping[str, Tensor], counts: Mapping[str, Tensor | float] | None = None) -> None:
-        """Set s to the logarithm of these losses; to 0 for those of which nothing counts.
-
-        Args:
-            losses: name -> a single number, of every name.
-            counts: as for a call.
-        """
-        keep = None if counts is None else self._stacked("counts", counts) > 0
-        self.log_variance.copy_(_logarithms(exact(self._stacked("losses", losses)), keep))
-        self.is_set.fill_(True)
 
     @property
     def log_variances(self) -> dict[str, float]:

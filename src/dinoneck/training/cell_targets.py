@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,10 +16,11 @@ from dinoneck.data.photos import Preprocessing, decode
 from dinoneck.data.tables import PhotoTable
 from dinoneck.errors import ConfigError, DataError, ShapeError
 from dinoneck.tasks import TargetTransform, Task
-from dinoneck.training.matching import SourceIds
+from dinoneck.training.matching import match_rows
 from dinoneck.training.metrics import r2
 
 SHARE_R2 = 0.9
+logger = logging.getLogger(__name__)
 _Floats = np.ndarray[Any, np.dtype[np.float64]]
 
 
@@ -89,16 +91,12 @@ class CellTargets:
         """Return the cells of these images, matched by id.
 
         Raises:
-            DataError: if the cells have no ids, or lack an image.
+            DataError: if the cells have no ids, lack an image, or have several rows of one.
         """
         if not self.ids:
             raise DataError("the cell targets have no ids to match images by; pass CellTargets(..., ids=table.ids)")
-        spelling = SourceIds(ids)
-        rows = {spelling.find(image_id): row for row, image_id in enumerate(self.ids)}
-        if missing := [image_id for image_id in ids if image_id not in rows]:
-            raise DataError(f"{len(missing)} images have no cell targets, the first is {missing[0]!r}")
-        places = torch.tensor([rows[image_id] for image_id in ids])
-        return replace(self, values=self.values[places], weight=self.weight[places], ids=tuple(ids))
+        rows = torch.tensor(match_rows(ids, self.ids, ids, "the cell targets"))
+        return replace(self, values=self.values[rows], weight=self.weight[rows], ids=tuple(ids))
 
     def task(
         self, rows: Sequence[int] | np.ndarray[Any, Any], standardise: bool = True, minimum: float | None = None
@@ -116,23 +114,27 @@ class CellTargets:
         """Return the targets that are the mean over the cells of the output of their name: shares of a class.
 
         A target of such a name that is something else, such as a mass in grams, is none of them: where known, it must
-        follow the labels' means with an R² of at least 0.9. None is one where cells show padding.
+        follow the labels' means with an R² of at least 0.9. None is one where cells show padding. A warning names
+        each target of such a name that keeps its own readout, and why.
         """
-        if self.padded:
-            return ()
         means, found = self.means(self.values), []
         for name, values in targets.items():
             if name in self.labels and (known := np.isfinite(values)).any():
                 own, true = means[known, self.labels.index(name)], values[known]
-                if np.square(own - true).sum() <= (1 - SHARE_R2) * np.square(true - true.mean()).sum():
+                follows = np.square(own - true).sum() <= (1 - SHARE_R2) * np.square(true - true.mean()).sum()
+                if follows and not self.padded:
                     found.append(name)
+                    continue
+                other = "its values are not the shares of that class (0 ... 1; divide per cent by 100)"
+                reason = "some cells show padding" if self.padded else other
+                logger.warning("target %r keeps a readout of its own, not the mean over its cells: %s", name, reason)
         return tuple(found)
 
     def share_task(self, task: Task) -> Task:
         """Return the task with the mean over the cells of the output of its name in place of a readout.
 
-        The cells' own loss trains it: on crop photos a loss of the mean as well made the numbers worse. A weight that
-        is not 1 stays.
+        The cells' own loss trains it: on crop images a loss of the mean as well made the numbers worse. So a weight
+        of 1.0, the default, becomes 0; any other stays, also (1.0,), one weight per output.
         """
         transform = task.transform if task.transform is not None and task.transform.is_affine else None
         weight = (0.0,) if task.weight == 1.0 else task.weight

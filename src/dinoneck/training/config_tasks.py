@@ -131,7 +131,9 @@ def make_tasks(config: TrainingConfig, table: PhotoTable, rows: Sequence[int] | 
     weights = _weights(config, table)
     tasks = []
     for name, values in {**table.targets, **table.auxiliary}.items():
-        weight = weights[name]
+        weight: Any = weights[name]
+        if config.label_column and config.main_weights and weight == 1.0 and name in table.targets:
+            weight = (1.0,)  # given, not the default: CellTargets.share_task keeps it
         if values.dtype.kind == "i":
             tasks.append(Task(name, dim=len(STATES), kind="classification", weight=weight, labels=STATES))
             continue

@@ -123,7 +123,7 @@ def run_experiment(
         report = _report(result, plan, backbone, preprocess, cells, options)
         if _writes():
             check_folder(folder, overwrite=overwrite)  # another run may have ended here meanwhile
-            _write(folder, result, report, preprocess, backbone)
+            _write(folder, result, report, plan, options.extra.get("tta"), preprocess, backbone)
             shutil.rmtree(folder / UNFINISHED)
     return result, source, report
 
@@ -257,13 +257,13 @@ def _check_before(table: PhotoTable, plan: Plan, choice: HeadChoice, folder: Pat
         Task(name)
         if name in _OWN_COLUMNS:
             raise DataError(f"a target named {name!r} would clash with a column of {PREDICTIONS}; rename it")
-        check_varies(name, values)
+        check_varies(name, values, "image of the table")
         check_minimum(name, values, table.minimum, table.ids)
     folds = group_folds(table.groups or table.ids, plan.folds, plan.seed)
     for fold in plan.chosen:
         for name, values in {**table.targets, **table.auxiliary}.items():
             if values.dtype.kind == "f":
-                check_varies(name, values[folds[fold][0]], f" of fold {fold}")
+                check_varies(name, values[folds[fold][0]], f"training image of fold {fold}")
     parent = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise DataError(f"the results cannot be written to {folder}: {parent} is no folder that can be written to")
@@ -273,6 +273,8 @@ def _write(
     folder: Path,
     result: CrossValidation,
     report: dict[str, Any],
+    plan: Plan,
+    tta: str | None,
     preprocess: Preprocessing,
     backbone: Backbone | Mapping[str, Any],
 ) -> None:
@@ -283,7 +285,7 @@ def _write(
             shutil.rmtree(old, ignore_errors=True)
     new = Path(tempfile.mkdtemp(prefix=_NEW, dir=folder))
     try:
-        _write_into(new, result, report, preprocess, backbone)
+        _write_into(new, result, report, plan, tta, preprocess, backbone)
         for fold in result.numbers:
             shutil.copyfile(fold_folder(folder / UNFINISHED, fold) / LOG, new / LOGS / f"fold-{fold}.jsonl")
         (folder / HEADS).mkdir(exist_ok=True)
@@ -306,15 +308,16 @@ def _write_into(
     folder: Path,
     result: CrossValidation,
     report: dict[str, Any],
+    plan: Plan,
+    tta: str | None,
     preprocess: Preprocessing,
     backbone: Backbone | Mapping[str, Any],
 ) -> None:
     for room in (HEADS, LOGS):
         (folder / room).mkdir()
-    plan = Plan(**report["plan"])
     for fold, head, row in zip(result.numbers, result.heads, result.fold_scores(), strict=True):
         scores = {f"R2 {name}": value for name, value in row.items() if value is not None}
-        checkpoint = _checkpoint(head, fold, plan, preprocess, backbone, report.get("tta"), scores)
+        checkpoint = _checkpoint(head, fold, plan, preprocess, backbone, tta, scores)
         checkpoint.save(folder / HEADS / f"fold-{fold}.safetensors")
     write_text(folder / PREDICTIONS, _out_of_fold(result))
     write_text(folder / REPORT, json.dumps(report, indent=2, sort_keys=True, allow_nan=False) + "\n")

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from dinoneck.devices import to_local_device
-from dinoneck.errors import DataError
 from dinoneck.heads.head import Head
 from dinoneck.losses.task_loss import TaskLoss
 from dinoneck.tasks import Task
@@ -21,7 +20,7 @@ from dinoneck.training.fit_checks import check_kinds, check_numbers, check_probl
 from dinoneck.training.learner import Learner
 from dinoneck.training.live_tokens import LiveTokens, trained_backbone
 from dinoneck.training.loop import Loop, Problem
-from dinoneck.training.matching import Samples, SourceIds, match_samples
+from dinoneck.training.matching import Samples, match_groups, match_samples
 from dinoneck.training.processes import joined
 from dinoneck.training.randomness import own_random_numbers, seed_step
 from dinoneck.training.recipe import Recipe
@@ -57,6 +56,11 @@ def fit(
 ) -> list[dict[str, float]]:
     """Train ``head`` in place, and along with it what is trainable in the backbone of :class:`LiveTokens`.
 
+    With ``Recipe.ridge_blend`` the parameters of a ``PatchMeanHead`` with linear tasks are replaced by wider ones: an
+    optimizer or a moving average made before ``fit`` no longer holds them. Where the head still has exactly the
+    weights that ``fit`` left, another ``fit`` trains those from before the blend; otherwise it trains the head as it
+    is.
+
     The same call gives the same weights, also after a kill and a resume. Under ``torchrun`` every process calls it.
 
     Args:
@@ -81,6 +85,7 @@ def fit(
             head.compositions)``.
         target_weights: task name -> weight in ``val_r2``; None = the plain mean over tasks.
         groups: id -> group: the inner folds that choose the ridge strength (``Recipe.ridge_blend``) keep groups whole.
+            It is used for nothing else.
 
     Returns:
         One dict per epoch: ``loss`` and its parts; of ``val_ids`` also ``val_loss`` and ``val_r2``, by task and in all.
@@ -93,7 +98,8 @@ def fit(
     check_kinds(head, source, recipe := Recipe() if recipe is None else recipe)
     loss = checked_loss(head, loss)
     samples = match_samples(source.ids, targets, weights or {}, _names(loss), ids, val_ids or (), target_ids)
-    call = _Call(head, source, tasks, samples, epochs, batch_size, lr, seed, target_weights, groups, recipe, loss)
+    labels = match_groups(source.ids, groups, samples.ids)
+    call = _Call(head, source, tasks, samples, epochs, batch_size, lr, seed, target_weights, labels, recipe, loss)
     return call.run(out, resume)
 
 
@@ -114,7 +120,7 @@ class _Call:
     lr: float
     seed: int
     target_weights: Mapping[str, float] | None
-    groups: Mapping[str, Hashable] | None
+    groups: Sequence[Hashable] | None  # one per training id
     recipe: Recipe
     loss: TaskLoss
 
@@ -124,7 +130,6 @@ class _Call:
         to_local_device(head, *([source.backbone] if isinstance(source, LiveTokens) else []))
         check_numbers(self.epochs, self.batch_size, self.lr, self.seed, samples.ids)
         check_together(head, source, self.tasks, self.recipe, samples.ids, samples.val_ids)
-        unblend(head)
         check_weights(head.tasks, self.target_weights)
         ids = (*samples.ids, *samples.val_ids)
         rows, val_rows = np.split(np.arange(len(ids)), [len(samples.ids)])
@@ -135,6 +140,7 @@ class _Call:
         with own_random_numbers():
             seed_step(self.seed, 0, 0, validation=True)
             check_problem(learner, source, values, rows, val_rows, self.recipe)
+            unblend(head)
             files = RunFiles(out, self._identity(labels), processes)
             state = files.found() if resume else None
             processes.same(learner.weights().values())
@@ -155,17 +161,7 @@ class _Call:
 
     def _blend_ridge(self, targets: Mapping[str, Tensor]) -> None:
         share, size = self.recipe.ridge_blend, self.batch_size
-        blend_ridge(self.head, self.source, self.samples.ids, targets, share, groups=self._labels(), batch_size=size)
-
-    def _labels(self) -> list[Hashable] | None:
-        """The group of every training id."""
-        if self.groups is None:
-            return None
-        spelling = SourceIds(self.source.ids)
-        labels = {spelling.find(image_id): group for image_id, group in self.groups.items()}
-        if missing := [image_id for image_id in self.samples.ids if image_id not in labels]:
-            raise DataError(f"groups lack {len(missing)} of the training ids, the first is {missing[0]!r}")
-        return [labels[image_id] for image_id in self.samples.ids]
+        blend_ridge(self.head, self.source, self.samples.ids, targets, share, groups=self.groups, batch_size=size)
 
     def _problem(
         self, learner: Learner, labels: Labels, rows: Rows, val_rows: Rows, scale: TokenScale | None
@@ -185,7 +181,7 @@ class _Call:
             ids=self.samples.ids,
             val_ids=self.samples.val_ids,
             labels={"targets": labels.values, "weights": labels.cells},
-            groups=self._labels(),
+            groups=self.groups,
             numbers={"epochs": self.epochs, "batch_size": self.batch_size, "lr": self.lr, "seed": self.seed},
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -95,10 +96,15 @@ class FoldTraining:
         found = list((self.make_tasks or self._plain_tasks)(self.table, train))
         if self.cells is None:
             return found
-        shares = self.cells.shares(self.table.targets)
+        shares = self._shares
         found = [self.cells.share_task(task) if task.name in shares else task for task in found]
         minimum = None if shares else self.table.minimum  # a mean of clipped cells would be too high
         return [*found, self.cells.task(train, self.plan.standardise, minimum)]
+
+    @cached_property
+    def _shares(self) -> tuple[str, ...]:
+        """The targets that are the mean over the cells of their name; computed, and reported in the log, once."""
+        return () if self.cells is None else self.cells.shares(self.table.targets)
 
     def _plain_tasks(self, table: PhotoTable, train: Any) -> Iterable[Task]:
         """One task per target, by the plan."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -67,11 +67,13 @@ def match_samples(
     Raises:
         DataError: for ids without a row or without tokens, for several rows of one id, and for values without ids.
     """
+    target_ids = None if target_ids is None else list(target_ids)
     columns = columns_of(targets, target_ids, names)
     if not columns:
         given = targets.targets if isinstance(targets, PhotoTable) else getattr(targets, "columns", targets)
         raise DataError(f"there are no targets for task {names[0]!r}; given: {', '.join(map(str, given)) or 'none'}")
     weight_columns = columns_of(weights, target_ids, None, "weights")
+    _refuse_unused(target_ids, [*columns.values(), *weight_columns.values()])
     spelling = SourceIds(source_ids)
     valid = spelling.all_of(val_ids, "validation ids")
     if ids is None:
@@ -99,17 +101,48 @@ def match_matrix(
         target_ids: the ids of values that carry none.
 
     Raises:
-        DataError: as :func:`match_samples` does.
+        DataError: as :func:`match_samples` does, and for columns whose ids differ.
     """
+    target_ids = None if target_ids is None else list(target_ids)
     names = list(targets.targets) if isinstance(targets, PhotoTable) else None
     has_columns = isinstance(targets, PhotoTable | Mapping) or _is_frame(targets)
     columns = columns_of(targets if has_columns else {"values": targets}, target_ids, names)
     if not columns:
         raise DataError("the targets have no columns; there is nothing to predict")
-    spelling = SourceIds(source_ids)
-    ids, rows = spelling.all_of(next(iter(columns.values())).ids, "ids of the targets"), _RowsById(spelling)
+    _refuse_unused(target_ids, columns.values())
+    spelling, (first, *others) = SourceIds(source_ids), columns.values()
+    ids, rows = spelling.all_of(first.ids, "ids of the targets"), _RowsById(spelling)
+    for column in others:
+        if extra := sorted(set(spelling.all_of(column.ids, "ids of the targets")) - set(ids)):
+            raise DataError(
+                f"{_count(extra, 'id has', 'ids have')} a row in {column.name} and none in {first.name}: "
+                f"{_named(extra)}; give all columns the same ids"
+            )
     values = [rows.values(column, ids) for column in columns.values()]
     return tuple(ids), np.column_stack(values) if has_columns else values[0]
+
+
+def match_rows(source_ids: Sequence[str], row_ids: Sequence[Any], ids: Sequence[str], name: str) -> list[int]:
+    """Return the row of each of ``ids`` among ``row_ids``; all are matched as the source spells them.
+
+    Raises:
+        DataError: for ids without a row, or with several; it names them and ``name``, what the rows hold.
+    """
+    return _RowsById(SourceIds(source_ids)).rows(Column(name, row_ids, None), ids)
+
+
+def match_groups(
+    source_ids: Sequence[str], groups: Mapping[Any, Hashable] | None, ids: Sequence[str]
+) -> list[Hashable] | None:
+    """Return the group of each of ``ids`` of a mapping id -> group.
+
+    Raises:
+        DataError: as :func:`match_rows` does.
+    """
+    if groups is None:
+        return None
+    labels = list(groups.values())
+    return [labels[row] for row in match_rows(source_ids, list(groups), ids, "groups")]
 
 
 def columns_of(
@@ -126,7 +159,6 @@ def columns_of(
 
     Raises:
         DataError: for values without ids, or with another number of them.
-        ConfigError: if ``target_ids`` is given and all values carry ids.
     """
     if isinstance(table, PhotoTable):
         every: dict[str, tuple[Any, Any]] = {
@@ -142,8 +174,6 @@ def columns_of(
             "column -> {id: value}"
         )
     found = {name: column for name, column in every.items() if names is None or name in names}
-    if target_ids is not None and what == "targets" and found and all(ids is not None for ids, _ in found.values()):
-        raise ConfigError("target_ids was given, but the targets carry their own ids; leave target_ids out")
     return {name: _column(name, ids, values, target_ids, what) for name, (ids, values) in found.items()}
 
 
@@ -202,19 +232,20 @@ class _RowsById:
         self._spelling = spelling
         self._rows: dict[int, dict[str, list[int]]] = {}
 
-    def values(self, column: Column, ids: Sequence[str]) -> _Array:
-        """Return the values of these ids, (n, ...).
+    def rows(self, column: Column, ids: Sequence[str]) -> list[int]:
+        """Return the rows of these ids in a column.
 
         Raises:
-            DataError: if an id has no row or several, or the values differ in shape.
+            DataError: if an id has no row or several.
         """
         if id(column.ids) not in self._rows:
             self._rows[id(column.ids)] = self._by_id(column.ids)
         rows = self._rows[id(column.ids)]
         if missing := [image_id for image_id in dict.fromkeys(ids) if image_id not in rows]:
+            hint = "" if column.values is None else "; missing values are NaN (classes: -1)"
             raise DataError(
                 f"{_count(missing, 'id has', 'ids have')} no row in {column.name}: {_named(missing)}. The ids there "
-                f"are such as {_named(column.ids) or 'none'}; missing values are NaN (classes: -1)"
+                f"are such as {_named(column.ids) or 'none'}{hint}"
             )
         if repeated := [image_id for image_id in dict.fromkeys(ids) if len(rows[image_id]) > 1]:
             spelt = [column.ids[row] for row in rows[repeated[0]]]
@@ -222,7 +253,15 @@ class _RowsById:
                 f"{_count(repeated, 'id has', 'ids have')} several rows in {column.name}: {_named(repeated)} (the "
                 f"first by {_named(spelt)}); keep one row for each id"
             )
-        chosen = [rows[image_id][0] for image_id in ids]
+        return [rows[image_id][0] for image_id in ids]
+
+    def values(self, column: Column, ids: Sequence[str]) -> _Array:
+        """Return the values of these ids, (n, ...).
+
+        Raises:
+            DataError: as :meth:`rows`, and if the values differ in shape.
+        """
+        chosen = self.rows(column, ids)
         if not isinstance(column.values, list):
             values: _Array = column.values[np.array(chosen, dtype=np.int64)]
             return values
@@ -237,6 +276,12 @@ class _RowsById:
             if (found := self._spelling.find(image_id)) is not None:
                 rows.setdefault(found, []).append(row)
         return rows
+
+
+def _refuse_unused(target_ids: Sequence[Any] | None, columns: Iterable[Column]) -> None:
+    """Refuse ``target_ids`` where all values carry their own ids."""
+    if target_ids is not None and not any(column.ids is target_ids for column in columns):
+        raise ConfigError("target_ids was given, but all values carry their own ids; leave target_ids out")
 
 
 def _is_frame(table: Any) -> bool:
@@ -266,7 +311,7 @@ def _column(name: str, ids: Sequence[Any] | None, values: Any, target_ids: Seque
     try:
         array = as_array(values)
     except ValueError as error:
-        raise DataError(f"{label} are no numbers ({error}); missing ones are NaN") from error
+        raise DataError(f"{label} are not numbers ({error}); missing ones are NaN") from error
     if array.ndim < 1 or len(array) != len(rows):
         raise DataError(f"{label} has shape {array.shape} for {len(rows)} ids; expected one row per id")
     return Column(label, ids if ids is not None else target_ids, array)  # type: ignore[arg-type]

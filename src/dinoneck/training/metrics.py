@@ -20,7 +20,7 @@ def r2(predictions: Any, targets: Any) -> float:
 
     Args:
         predictions: (n,) values, or ``{id: value}``.
-        targets: likewise; where both have ids (a Series too), they are matched by id.
+        targets: the same; where both have ids (also a Series whose index is not 0, 1, ...), they are matched by id.
 
     Raises:
         DataError: for NaN, different lengths or ids, or targets that are all equal.
@@ -37,7 +37,7 @@ def weighted_r2(predictions: Table, targets: Table, weights: Mapping[str, float]
 
     Args:
         predictions: ``{target: n values}``, ``{target: {id: value}}`` or a DataFrame, or an (n, t) array.
-        targets: likewise; where both have ids, they are matched by id.
+        targets: the same; where both have ids, they are matched by id.
         weights: ``{target: weight}``, or t weights.
 
     Raises:
@@ -91,7 +91,8 @@ def bootstrap_difference(
         seed: of the draws.
 
     Raises:
-        DataError: for values that are not finite, shapes that differ, or fewer than two groups.
+        DataError: for values that are not finite, shapes that differ, values with ids (dicts, a Series with an
+            index of ids), or fewer than two groups.
 
     Examples:
         >>> y = np.arange(40.0)
@@ -99,6 +100,9 @@ def bootstrap_difference(
         >>> bool(0 < low < high)
         True
     """
+    for what, given in (("targets", targets), ("a", a), ("b", b), ("groups", groups)):
+        if _values_by_id(given) is not None:
+            raise DataError(f"{what} has ids, and rows are compared by position; pass arrays that have one order")
     true, first, second = (_array(x).astype(np.float64).reshape(len(x), -1) for x in (targets, a, b))
     labels = list(range(len(true)) if groups is None else groups)
     if not true.shape == first.shape == second.shape or len(labels) != len(true):
@@ -204,14 +208,14 @@ def _matched_values(predictions: Any, targets: Any) -> tuple[Any, Any]:
     """Return predictions and targets row by row: matched by id where both have ids, else as they are.
 
     Raises:
-        DataError: if ids are missing on one side, or only one of them is a mapping.
+        DataError: if only one of them has ids, or an id is missing in one of them.
     """
     pred, true = _values_by_id(predictions), _values_by_id(targets)
     if pred is None or true is None:
-        if isinstance(predictions, Mapping) or isinstance(targets, Mapping):
+        if pred is not None or true is not None:
             raise DataError(
                 f"predictions are {type(predictions).__name__} and targets {type(targets).__name__}; expected ids on "
-                "both sides, {id: value}, or on neither"
+                "both sides, {id: value} or a Series, or on neither (series.to_numpy())"
             )
         return predictions, targets
     if odd := sorted(pred.keys() ^ true.keys(), key=str):
@@ -220,9 +224,10 @@ def _matched_values(predictions: Any, targets: Any) -> tuple[Any, Any]:
 
 
 def _values_by_id(values: Any) -> Mapping[Any, Any] | None:
+    """The values by id; None where they have none: an array, or a Series or frame whose index is 0, 1, ... n - 1."""
     if isinstance(values, Mapping):
         return values
-    if not (hasattr(values, "to_numpy") and hasattr(values, "index")):
+    if not (hasattr(values, "to_numpy") and hasattr(values, "index")) or list(values.index) == list(range(len(values))):
         return None
     if len(found := dict(zip(values.index, values.to_numpy(), strict=True))) != len(values):
         raise DataError("the index of a Series holds an id twice; keep one row for each id")

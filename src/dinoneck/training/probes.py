@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import torch
 
 from dinoneck.errors import DataError
 from dinoneck.training.folds import Fold, group_folds
-from dinoneck.training.matching import match_matrix
+from dinoneck.training.matching import match_groups, match_matrix
 from dinoneck.training.sources import SomeTokens, TokenSource, in_batches
 
 INNER_FOLDS = 5
@@ -27,7 +27,7 @@ def ridge_probe(
     folds: Sequence[Fold],
     *,
     target_ids: Sequence[str] | None = None,
-    groups: Sequence[Hashable] | None = None,
+    groups: Mapping[str, Hashable] | Sequence[Hashable] | None = None,
     batch_size: int = 32,
     alphas: Sequence[float] = ALPHAS,
 ) -> _Floats:
@@ -37,9 +37,9 @@ def ridge_probe(
         source: tokens by id.
         targets: t values by image id, matched by id as in :func:`dinoneck.training.fit`: a table, a DataFrame, a
             mapping column -> ``{id: value}``, or an array (n, t) with ``target_ids``.
-        folds: ``(train, valid)`` rows of the targets.
+        folds: ``(train, valid)`` rows, in the order of the targets' ids (of the first column).
         target_ids: one id per row of targets that are arrays.
-        groups: one label per row of the targets, see :func:`ridge_out_of_fold`.
+        groups: ``{id: group}``, or one label per row in the order of the targets' ids; see :func:`ridge_out_of_fold`.
         batch_size: samples per read.
         alphas: regularisation strengths to choose from.
 
@@ -50,8 +50,9 @@ def ridge_probe(
         DataError: for ids without tokens, values without ids, or values that are not finite.
     """
     ids, values = match_matrix(source.ids, targets, target_ids)
+    labels = match_groups(source.ids, groups, ids) if isinstance(groups, Mapping) else groups
     pooled = pooled_tokens(SomeTokens(source, ids), batch_size)
-    return ridge_out_of_fold(pooled, values, folds, groups=groups, alphas=alphas)
+    return ridge_out_of_fold(pooled, values, folds, groups=labels, alphas=alphas)
 
 
 def knn_probe(
@@ -60,7 +61,7 @@ def knn_probe(
     folds: Sequence[Fold],
     *,
     target_ids: Sequence[str] | None = None,
-    groups: Sequence[Hashable] | None = None,
+    groups: Mapping[str, Hashable] | Sequence[Hashable] | None = None,
     k: int | Sequence[int] = NEIGHBOURS,
     batch_size: int = 32,
 ) -> _Floats:
@@ -73,9 +74,9 @@ def knn_probe(
     Args:
         source: tokens by id.
         targets: t finite values by image id, as in :func:`ridge_probe`.
-        folds: ``(train, valid)`` rows of the targets.
+        folds: ``(train, valid)`` rows, in the order of the targets' ids (of the first column).
         target_ids: one id per row of targets that are arrays.
-        groups: one label per row of the targets, see :func:`ridge_out_of_fold`.
+        groups: ``{id: group}``, or one label per row in the order of the targets' ids; see :func:`ridge_out_of_fold`.
         k: neighbours, or several numbers to choose from; more than there are training rows means all of them.
         batch_size: samples per read.
 
@@ -87,7 +88,8 @@ def knn_probe(
             or more.
     """
     ids, values = match_matrix(source.ids, targets, target_ids)
-    return knn_out_of_fold(pooled_tokens(SomeTokens(source, ids), batch_size), values, folds, groups=groups, k=k)
+    labels = match_groups(source.ids, groups, ids) if isinstance(groups, Mapping) else groups
+    return knn_out_of_fold(pooled_tokens(SomeTokens(source, ids), batch_size), values, folds, groups=labels, k=k)
 
 
 def pooled_tokens(source: TokenSource, batch_size: int = 32, ids: Sequence[str] | None = None) -> _Floats:

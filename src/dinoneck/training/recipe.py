@@ -30,9 +30,11 @@ class Recipe:
         standardise_tokens: train on tokens of zero mean and unit spread per channel (measured on the training
             ids): heads whose first layer is linear absorb the scale after, exactly; heads with a norm at the
             entrance start with that norm set to it. Other heads take tokens as they are.
-        ridge_blend: share of ridge regression on the mean token in the trained head, 0 ... 1; 0 = none. A
-            ``PatchMeanHead`` holds it exactly, in two hidden units per output, for regression tasks without an
-            activation or log1p; other heads and tasks stay as they were trained. It takes one more pass over the
+        ridge_blend: share of ridge regression on the mean token in the trained head, 0 ... 1; 0 = none. It has an
+            effect on regression tasks of a ``PatchMeanHead`` without an activation or log1p only, which holds it
+            exactly, in two more hidden units per output; the log (INFO) states which tasks. ``fit(groups=)`` is for
+            the choice of the ridge strength only. The head's parameters are replaced by new, wider ones: an
+            optimizer or a moving average made before ``fit`` no longer holds them. It takes one more pass over the
             training ids. What ``fit`` returns per epoch is of the head before it.
         mixup_alpha: blend the tokens of samples by :func:`dinoneck.training.manifold_mixup`; None = do not.
         mixup_off_last: share of the steps at the end without any blending.

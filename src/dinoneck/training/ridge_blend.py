@@ -7,6 +7,7 @@ exactly: the patch mean of a linear map is that map of the mean token.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Hashable, Mapping, Sequence
 
 import numpy as np
@@ -19,18 +20,26 @@ from dinoneck.tasks import Task
 from dinoneck.training.probes import pooled_tokens, ridge_coefficients
 from dinoneck.training.sources import TokenSource
 
+logger = logging.getLogger(__name__)
 
-def holds_ridge(head: Head, task: Task) -> bool:
-    """Return whether ridge regression on the mean token fits into the head's weights for this task exactly."""
-    if type(head) is not PatchMeanHead or task.kind != "regression" or task.activation is not None:
-        return False
-    plain = all(type(layer) is nn.Linear for mlp in head.mlps for layer in mlp.children())
-    trained = all(parameter.requires_grad for parameter in head.parameters())
-    return plain and trained and not (task.transform is not None and not task.transform.is_affine)
+
+def why_not(head: Head, task: Task) -> str | None:
+    """Return why the head's weights cannot hold ridge regression on the mean token for this task; None = they can."""
+    if type(head) is not PatchMeanHead:
+        return f"the head is {type(head).__name__}"
+    if any(type(layer) is not nn.Linear for mlp in head.mlps for layer in mlp.children()):
+        return "the head has changed layers"
+    if not all(parameter.requires_grad for parameter in head.parameters()):
+        return "the head has frozen parameters"
+    if task.kind != "regression":
+        return f"its kind is {task.kind!r}"
+    if task.activation is not None:
+        return f"it has the activation {task.activation!r}"
+    return "its transform has log1p" if task.transform is not None and not task.transform.is_affine else None
 
 
 def unblend(head: Head) -> None:
-    """Undo the blend of an earlier call of ``fit`` on the same head, so that it is never blended twice."""
+    """Undo the blend of an earlier call of ``fit`` where the head's weights are still the blended ones, bit for bit."""
     if isinstance(head, PatchMeanHead):
         head.unblend_linear()
 
@@ -49,7 +58,7 @@ def blend_ridge(
 
     Ridge is that of :func:`dinoneck.training.ridge_probe`, in the tasks' model space, on the images as they are. Its
     strength is chosen per output by five inner folds of the training ids. An output without any target keeps the
-    head's prediction.
+    head's prediction. Which tasks are blended, and why others are not, is logged.
 
     Args:
         head: trained, for raw tokens.
@@ -60,8 +69,14 @@ def blend_ridge(
         groups: one label per id; inner folds keep a group whole. None = every image is its own group.
         batch_size: images per read.
     """
-    tasks = [task for task in head.tasks if holds_ridge(head, task)]
-    if not share or not tasks or not isinstance(head, PatchMeanHead):
+    if not share:
+        return
+    reasons = {task.name: why_not(head, task) for task in head.tasks}
+    for name, reason in reasons.items():
+        outcome = "blended into the head" if reason is None else f"not blended, because {reason}"
+        logger.info("task %r: ridge regression is %s", name, outcome)
+    tasks = [task for task in head.tasks if reasons[task.name] is None]
+    if not tasks or not isinstance(head, PatchMeanHead):
         return
     features = pooled_tokens(source, batch_size, ids)
     values = np.concatenate([targets[task.name].double().cpu().numpy() for task in tasks], axis=1)

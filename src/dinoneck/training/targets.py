@@ -47,7 +47,7 @@ def training_targets(
         if not task.is_categorical:
             numbers = as_array(given[task.name]).astype(np.float64)
             check_minimum(task.name, numbers, task.minimum, ids)
-            check_varies(task.name, numbers[:trained])
+            check_varies(task.name, numbers[:trained], "training image")
     for composition in loss.compositions:
         if composition.name in targets:
             values[composition.name] = _composed(composition, as_array(targets[composition.name]), count)
@@ -72,8 +72,13 @@ def check_minimum(name: str, values: _Array, minimum: float | None, ids: Sequenc
         )
 
 
-def check_varies(name: str, values: _Array, where: str = "") -> None:
+def check_varies(name: str, values: _Array, images: str) -> None:
     """Refuse targets (n,) or (n, outputs, ...) of which no output varies; NaN = missing.
+
+    Args:
+        name: of the targets.
+        values: all that are looked at.
+        images: which images they belong to, for the message, such as ``"training image"``.
 
     Raises:
         DataError: naming the column.
@@ -82,8 +87,8 @@ def check_varies(name: str, values: _Array, where: str = "") -> None:
     known = [column[np.isfinite(column)] for column in columns]
     if all(len(column) and not np.ptp(column) for column in known):
         raise DataError(
-            f"the targets of {name!r} are {', '.join(f'{column[0]:g}' for column in known[:3])} for every training "
-            f"image{where}; there is nothing to learn: leave {name!r} out, or train on images in which it varies"
+            f"the targets of {name!r} are {', '.join(f'{column[0]:g}' for column in known[:3])} for every {images}; "
+            f"there is nothing to learn: leave {name!r} out, or train on images in which it varies"
         )
 
 

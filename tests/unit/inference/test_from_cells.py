@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,7 @@ def test_what_does_not_fit_is_refused() -> None:
         ([WEED, Task("cells", 2, kind="dense", labels=("soil", "crop"))], r"there are: cells \(soil, crop\)"),
         ([WEED, Task("cells", 3, kind="dense")], r"label 'weed'; there are: cells \(3\)"),
         ([WEED, Task("other", kind="dense")], "the cells of 'cells'"),
+        ([CROP, replace(CELLS, minimum=0.0)], "whose minimum is 0: a mean of clipped cells is too high"),
     ):
         with pytest.raises(ConfigError, match=message):
             head_of("fpn", tasks)

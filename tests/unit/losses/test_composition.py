@@ -254,7 +254,7 @@ def test_the_default_scale_is_the_totals_standard_deviation() -> None:
 
 def test_parts_that_match_a_total_keep_their_shares() -> None:
     composed = FIVE.of_shares(torch.tensor([[10.0], [0.0]]), torch.tensor([[0.2, 0.3, 0.5]] * 2))
-    matched = FIVE.matched(composed, torch.tensor([[40.0], [0.0]]))
+    matched = FIVE.rescaled_to(composed, torch.tensor([[40.0], [0.0]]))
     assert matched.tolist()[0] == pytest.approx([8.0, 12.0, 20.0, 28.0, 40.0])
     assert matched.tolist()[1] == [0.0] * 5
 

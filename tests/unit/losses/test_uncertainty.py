@@ -74,7 +74,7 @@ def test_every_loss_begins_with_the_same_part(large: float) -> None:
 
 def test_a_resumed_weighting_keeps_its_beginning() -> None:
     first = UncertaintyWeighting(["a", "b", "c"])
-    first.calibrate(LOSSES, {"a": 1, "b": 0, "c": 1})
+    first(LOSSES, {"a": 1, "b": 0, "c": 1})
     assert first.log_variances == pytest.approx({"a": math.log(4.0), "b": 0.0, "c": 0.0})
     resumed = UncertaintyWeighting(["a", "b", "c"])
     resumed.load_state_dict(first.state_dict())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from dinoneck.training import (
     MemoryTokens,
     Plan,
     Recipe,
+    bootstrap_difference,
     confusion_matrix,
     cross_validate,
     fit,
@@ -117,6 +119,18 @@ def test_a_pandas_frame_is_matched_by_its_index() -> None:
             "2 ids of the targets have no tokens.*'a'",
         ),
         ({"targets": table(), "ids": [*IDS, "z"]}, DataError, "1 training ids have no tokens in the source: 'z'"),
+        ({"targets": table(), "groups": {"meadow-0.jpg": 0, "meadow-0.png": 1}}, DataError, "have no row in groups"),
+        (
+            {"targets": table(), "groups": {**dict.fromkeys(IDS, 0), "meadow-1.png": 1}},
+            DataError,
+            "several rows in groups: 'meadow-1'",
+        ),
+        ({"targets": table(), "weights": {"y": np.ones((12, 2, 3))}}, DataError, "weights 'y' has values without ids"),
+        (
+            {"targets": table(), "weights": {"y": np.ones((12, 2, 3))}, "target_ids": IDS},
+            DataError,
+            "the dense tasks are none",
+        ),
         ({"targets": table(), "target_ids": IDS}, ConfigError, "carry their own ids; leave target_ids out"),
         ({"targets": {"x": {"meadow-1": 0.0}}}, DataError, "no targets for task 'y'; given: x"),
         ({"targets": {"y": {IDS[0]: [1.0], IDS[1]: [1.0, 2.0]}}}, DataError, "'y' differ in shape"),
@@ -204,6 +218,13 @@ def test_probes_match_by_id(probe: Any) -> None:
     assert np.allclose(matrix[:3], expected[:3], rtol=1e-9)
     with pytest.raises(DataError, match="values without ids"):
         probe(source(), Y[:, None], folds)
+    columns = {"y": dict(zip(IDS, Y, strict=True)), "z": dict(zip(IDS[::-1], Y, strict=True))}
+    labels = np.arange(12) // 3
+    by_row = probe(source(), columns, folds, groups=labels.tolist())
+    by_id = probe(source(), columns, folds, groups=dict(zip(IDS[::-1], labels[::-1].tolist(), strict=True)))
+    assert np.array_equal(by_row, by_id, equal_nan=True)
+    with pytest.raises(DataError, match="1 id has a row in targets 'z' and none in targets 'y': 'meadow-0'"):
+        probe(source(), {**columns, "y": {name: columns["y"][name] for name in IDS[1:]}}, folds)
 
 
 def test_cross_validation_matches_tokens_and_cells_by_id() -> None:
@@ -211,9 +232,12 @@ def test_cross_validation_matches_tokens_and_cells_by_id() -> None:
     named = CellTargets(cells, torch.ones(12, 2, 3), ("y",), ids=IDS)
     backwards = CellTargets(cells.flip(0), torch.ones(12, 2, 3), ("y",), ids=IDS[::-1])
     assert torch.equal(backwards.of([f"{name}.png" for name in IDS]).values, named.values)
+    twice = CellTargets(cells[:2], torch.ones(2, 2, 3), ids=("a.jpg", "a.png"))
+    with pytest.raises(DataError, match="several rows in the cell targets: 'a'"):
+        twice.of(["a"])
     with pytest.raises(DataError, match="have no ids"):
         CellTargets(cells, torch.ones(12, 2, 3)).of(IDS)
-    with pytest.raises(DataError, match="1 images have no cell targets, the first is 'z'"):
+    with pytest.raises(DataError, match="1 id has no row in the cell targets: 'z'"):
         named.of([*IDS, "z"])
 
     def scores(tokens: MemoryTokens, data: Table) -> Any:
@@ -221,6 +245,19 @@ def test_cross_validation_matches_tokens_and_cells_by_id() -> None:
         return result.scores()["token ridge"]
 
     assert scores(source(range(11, -1, -1)), table(suffix=".jpg")) == pytest.approx(scores(source(), table()))
+
+
+def test_a_share_in_per_cent_is_named_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    maps = torch.tensor(np.stack([Y, 1 - Y], axis=1), dtype=torch.float32)[:, :, None, None].expand(12, 2, 2, 3)
+    cells = CellTargets(maps, torch.ones(12, 2, 3), ("y", "z"))
+    assert cells.shares({"y": Y, "z": 100 * (1 - Y), "other": 5 * Y}) == ("y",)
+    assert replace(cells, padded=True).shares({"y": Y}) == ()
+    first, second = (record.getMessage() for record in caplog.records)
+    assert "'z' keeps a readout of its own" in first
+    assert "divide per cent by 100" in first
+    assert "'y' keeps a readout of its own, not the mean over its cells: some cells show padding" in second
+    for weight, expected in ((1.0, (0.0,)), ((1.0,), (1.0,)), (0.5, 0.5)):
+        assert cells.share_task(Task("y", weight=weight)).weight == expected
 
 
 def test_scores_of_values_with_ids_are_matched() -> None:
@@ -236,4 +273,12 @@ def test_scores_of_values_with_ids_are_matched() -> None:
     pandas = pytest.importorskip("pandas")
     one, other = pandas.DataFrame({"y": pandas.Series(pred)}), pandas.DataFrame({"y": pandas.Series(true)})
     assert weighted_r2(one, other, {"y": 1.0}) == pytest.approx(expected)
-    assert r2(one["y"], Y) == pytest.approx(expected)
+    plain = pandas.Series(Y)  # 0, 1, ... are positions, not ids
+    assert r2(plain, Y) == pytest.approx(1.0)
+    for wrong in (one["y"], plain[::-1], plain[1:]):
+        with pytest.raises(DataError, match="predictions are Series and targets ndarray; expected ids on both sides"):
+            r2(wrong, Y[: len(wrong)])
+        with pytest.raises(DataError, match="a has ids"):
+            bootstrap_difference(Y[: len(wrong)], wrong, Y[: len(wrong)])
+    with pytest.raises(DataError, match="targets has ids"):
+        bootstrap_difference(true, pred, pred)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from dinoneck import HeadEnsemble, PatchMeanHead, TargetTransform, Task, Tokens, load_head, save_head
+from dinoneck import DataError, HeadEnsemble, PatchMeanHead, TargetTransform, Task, Tokens, load_head, save_head
 from dinoneck.heads import DenseHead
 from dinoneck.training import LiveTokens, Recipe, fit, ridge_out_of_fold
 from dinoneck.training.probes import pooled_tokens
@@ -139,6 +139,55 @@ def test_training_the_same_head_again_does_not_widen_it_again() -> None:
     head = trained(made(values), values)
     trained(head, values)
     assert head.config["hidden_dim"] == 20
+
+
+@pytest.mark.parametrize("share", [0.5, 1.0])
+def test_untouched_weights_are_restored_exactly(share: float) -> None:
+    values = targets()
+    alone = trained(made(values), values, recipe=OFF)
+    both = copy.deepcopy(trained(made(values), values, recipe=Recipe(ridge_blend=share)))
+    both.unblend_linear()
+    assert both.config == alone.config
+    assert all(torch.equal(both.state_dict()[name], value) for name, value in alone.state_dict().items())
+
+
+def test_weights_that_changed_after_the_blend_are_trained_as_they_are() -> None:
+    """One step of another optimizer, other weights of the same shape: nothing of them is cut off or rescaled."""
+    values = targets()
+    head, other = trained(made(values), values), trained(made(values), values, seed=7)
+    for changed in (head, other):
+        if changed is head:
+            changed.load_state_dict(other.state_dict())
+        else:
+            with torch.no_grad():
+                changed.mlps[1].out.bias.add_(1.0)
+        before = predicted(changed, "mass")
+        trained(changed, values, recipe=Recipe(ridge_blend=0.0, standardise_tokens=False), lr=1e-12, epochs=1)
+        assert changed.config["hidden_dim"] == 20
+        np.testing.assert_allclose(predicted(changed, "mass"), before, rtol=1e-4)
+
+
+def test_a_refused_call_leaves_the_blend() -> None:
+    values = targets()
+    head = trained(made(values), values)
+    before = predicted(head, "mass")
+    with pytest.raises(DataError, match="for every training image"):
+        trained(head, {**values, "mass": np.ones(N)})
+    assert np.array_equal(predicted(head, "mass"), before)
+
+
+def test_the_log_states_what_is_blended_and_why_not(caplog: pytest.LogCaptureFixture) -> None:
+    log = TargetTransform(log1p=True)
+    tasks = [Task("mass"), Task("relu", activation="relu"), Task("log", transform=log)]
+    y = np.abs(targets()["mass"]) + 1
+    with caplog.at_level("INFO", logger="dinoneck"):
+        trained(PatchMeanHead(WIDTH, tasks, 16), {task.name: y for task in tasks})
+    found = [record.getMessage() for record in caplog.records if "ridge" in record.getMessage()]
+    assert found == [
+        "task 'mass': ridge regression is blended into the head",
+        "task 'relu': ridge regression is not blended, because it has the activation 'relu'",
+        "task 'log': ridge regression is not blended, because its transform has log1p",
+    ]
 
 
 def test_groups_choose_the_strength() -> None:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dinoneck.errors import DataError
-from dinoneck.tasks import Task, output_names
+from dinoneck.tasks import Task
 from dinoneck.viz.arrays import numbers
 
 _Array = np.ndarray[Any, Any]
@@ -65,7 +65,7 @@ class Output(NamedTuple):
 
 def outputs(tasks: Sequence[Task]) -> list[Output]:
     """Return the columns of a table of predictions, in the order of the tasks."""
-    return [Output(key, task, place) for task in tasks for place, key in enumerate(output_names(task))]
+    return [Output(key, task, place) for task in tasks for place, key in enumerate(task.columns)]
 
 
 def number(value: float, digits: int = 6) -> str:
