@@ -93,11 +93,11 @@ def read_map(task: Task, cells: Tensor) -> dict[str, Tensor]:
 
 
 def from_cells(tasks: Sequence[Task], outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the outputs (B, 1) in model space of the tasks whose value is the mean over a map's cells.
+    """Return the outputs (B, 1) in normalised units of the tasks whose value is the mean over a map's cells.
 
     Args:
         tasks: of a head.
-        outputs: at least those of its maps, (B, dim, rows, cols) in model space.
+        outputs: at least those of its maps, (B, dim, rows, cols) in normalised units.
     """
     found = {}
     for task in tasks:

@@ -19,9 +19,9 @@ class UncertaintyWeighting(Configured, nn.Module):
     """Sum of ½ e^(-s) L + ½ s over the losses L, with one learned log-variance s for each.
 
     A loss that stays high earns a large s and so a small weight; s rests at ln L, and begins there: the first training
-    forward sets it by its losses, so that each begins with the same part in the total. Take it
-    where the scales of several losses are unknown; where the weights are given, such as those of a metric, give them to
-    the tasks instead. The total falls below 0 as losses become small: never pick a checkpoint by it.
+    forward sets it by its losses, so that each begins with the same part in the total. Take it where the scales of
+    several losses are unknown; where the weights are given, such as those of a metric, give them to the tasks instead.
+    The total falls below 0 as losses become small: never pick a checkpoint by it.
 
     Its parameter belongs in the optimizer, without weight decay. It has one axis, so that rules which spare biases and
     norms spare it too. s is kept within -12 ... 12: values beyond are moved to the bound when the next training forward

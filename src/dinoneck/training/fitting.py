@@ -91,7 +91,7 @@ def fit(
         One dict per epoch: ``loss`` and its parts; of ``val_ids`` also ``val_loss`` and ``val_r2``, by task and in all.
 
     Raises:
-        DataError: for ids without targets or tokens, targets that cannot be learnt, or a loss that diverges.
+        DataError: for ids without targets or tokens, targets that cannot be learned, or a loss that diverges.
         ConfigError: if a number is out of range, or head, loss, source and recipe do not fit together.
         CheckpointError: if the state in ``out`` is damaged, that of another run, or cannot be written.
     """

@@ -56,15 +56,15 @@ def blend_ridge(
 ) -> None:
     """Make ``head`` predict ``(1 - share) * head + share * ridge`` for the tasks whose ridge its weights can hold.
 
-    Ridge is that of :func:`dinoneck.training.ridge_probe`, in the tasks' model space, on the images as they are. Its
-    strength is chosen per output by five inner folds of the training ids. An output without any target keeps the
+    Ridge is that of :func:`dinoneck.training.ridge_probe`, in the tasks' normalised units, on the images as they are.
+    Its strength is chosen per output by five inner folds of the training ids. An output without any target keeps the
     head's prediction. Which tasks are blended, and why others are not, is logged.
 
     Args:
         head: trained, for raw tokens.
         source: tokens by id.
         ids: the training ids.
-        targets: task name -> (n, dim) in model space, in the order of ``ids``; NaN = missing.
+        targets: task name -> (n, dim) in normalised units, in the order of ``ids``; NaN = missing.
         share: of ridge, 0 ... 1.
         groups: one label per id; inner folds keep a group whole. None = every image is its own group.
         batch_size: images per read.

@@ -183,7 +183,7 @@ def _numbers(task: Task, given: Any) -> _Array:
             raise ValueError(f"dtype {values.dtype}")
         return values.astype(np.float64)
     except (TypeError, ValueError) as error:
-        raise DataError(f"targets of {task.name!r} are no numbers ({error}); missing ones are NaN") from error
+        raise DataError(f"targets of {task.name!r} are not numbers ({error}); missing ones are NaN") from error
 
 
 def _class_targets(task: Task, given: np.ndarray[Any, Any], count: int) -> Tensor:

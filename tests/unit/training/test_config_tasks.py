@@ -142,6 +142,10 @@ def test_any_table(tmp_path: Path) -> None:
     assert [(task.name, task.weight, task.unit, task.minimum) for task in tasks] == [
         ("a", 1.0, "m", 0.0), ("b", 0.1, "m", None),
     ]  # fmt: skip
+    masks = {"label_column": "mask", "classes": ("a", "soil")}
+    for own, weight in ({}, 1.0), ({"main_weights": (1.0,)}, (1.0,)):  # a given 1.0 is not the default
+        config = config_of({**said, **masks, **own, "aux_targets": ("b",)})
+        assert make_tasks(config, table, np.array([1, 2]))[0].weight == weight
     with pytest.raises(DataError, match="no column 'c'. It has: image, a, b"):
         read_table(config_of({**said, "aux_targets": ("c",)}))
     with pytest.raises(DataError, match="photo folder .* does not exist|photos named in"):

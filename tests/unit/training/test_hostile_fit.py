@@ -57,9 +57,9 @@ def test_arguments_of_another_kind(changes: dict[str, Any], told: str) -> None:
     [
         ({"source": [1]}, "source is list"),
         ({"targets": Y}, "targets is ndarray"),
-        ({"targets": {"y": ["a"] * 6}}, "'y' are no numbers"),
-        ({"targets": {"y": Y + 1j}}, "'y' are no numbers"),
-        ({"targets": {"y": [[1], [2, 3]]}}, "'y' are no numbers"),
+        ({"targets": {"y": ["a"] * 6}}, "'y' are not numbers"),
+        ({"targets": {"y": Y + 1j}}, "'y' are not numbers"),
+        ({"targets": {"y": [[1], [2, 3]]}}, "'y' are not numbers"),
         ({"targets": {"y": Y * 1e200}}, "beyond float32"),
         (
             {"targets": {"y": EARLY}, "ids": IDS[:4], "val_ids": IDS[4:], "recipe": Recipe(patience=1)},
