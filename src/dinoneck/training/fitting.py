@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from dinoneck.devices import to_local_device
 from dinoneck.heads.head import Head
@@ -56,11 +55,6 @@ def fit(
 ) -> list[dict[str, float]]:
     """Train ``head`` in place, and along with it what is trainable in the backbone of :class:`LiveTokens`.
 
-    With ``Recipe.ridge_blend`` the parameters of a ``PatchMeanHead`` with linear tasks are replaced by wider ones: an
-    optimizer or a moving average made before ``fit`` no longer holds them. Where the head still has exactly the
-    weights that ``fit`` left, another ``fit`` trains those from before the blend; otherwise it trains the head as it
-    is.
-
     The same call gives the same weights, also after a kill and a resume. Under ``torchrun`` every process calls it.
 
     Args:
@@ -79,13 +73,11 @@ def fit(
         seed: of all random numbers, 0 ... 2^32 - 1.
         out: folder of the state and the log (a JSON line per epoch); None = keep nothing.
         resume: go on from the state in ``out``; off = begin anew.
-        recipe: the rest.
+        recipe: the rest. Its ``ridge_blend`` replaces the parameters of a ``PatchMeanHead`` by wider ones, see there.
         weights: dense task name -> (rows, cols) by id, given as ``targets`` are; None = all cells count alike.
-        loss: over the head's tasks; its own parameters are trained along. None = ``TaskLoss(head.tasks,
-            head.compositions)``.
+        loss: over the head's tasks, its own parameters trained along; None = TaskLoss(head.tasks, head.compositions).
         target_weights: task name -> weight in ``val_r2``; None = the plain mean over tasks.
-        groups: id -> group: the inner folds that choose the ridge strength (``Recipe.ridge_blend``) keep groups whole.
-            It is used for nothing else.
+        groups: id -> group, only for ``Recipe.ridge_blend``: inner folds that choose its strength keep groups whole.
 
     Returns:
         One dict per epoch: ``loss`` and its parts; of ``val_ids`` also ``val_loss`` and ``val_r2``, by task and in all.
@@ -98,8 +90,7 @@ def fit(
     check_kinds(head, source, recipe := Recipe() if recipe is None else recipe)
     loss = checked_loss(head, loss)
     samples = match_samples(source.ids, targets, weights or {}, _names(loss), ids, val_ids or (), target_ids)
-    labels = match_groups(source.ids, groups, samples.ids)
-    call = _Call(head, source, tasks, samples, epochs, batch_size, lr, seed, target_weights, labels, recipe, loss)
+    call = _Call(head, source, tasks, samples, epochs, batch_size, lr, seed, target_weights, groups, recipe, loss)
     return call.run(out, resume)
 
 
@@ -120,13 +111,14 @@ class _Call:
     lr: float
     seed: int
     target_weights: Mapping[str, float] | None
-    groups: Sequence[Hashable] | None  # one per training id
+    groups: Mapping[str, Hashable] | None
     recipe: Recipe
     loss: TaskLoss
 
     def run(self, out: str | os.PathLike[str] | None, resume: bool) -> list[dict[str, float]]:
         """Check everything, then train; the history."""
         head, source, samples = self.head, self.source, self.samples
+        groups = match_groups(source.ids, self.groups, samples.ids)
         to_local_device(head, *([source.backbone] if isinstance(source, LiveTokens) else []))
         check_numbers(self.epochs, self.batch_size, self.lr, self.seed, samples.ids)
         check_together(head, source, self.tasks, self.recipe, samples.ids, samples.val_ids)
@@ -141,7 +133,7 @@ class _Call:
             seed_step(self.seed, 0, 0, validation=True)
             check_problem(learner, source, values, rows, val_rows, self.recipe)
             unblend(head)
-            files = RunFiles(out, self._identity(labels), processes)
+            files = RunFiles(out, self._identity(labels, groups), processes)
             state = files.found() if resume else None
             processes.same(learner.weights().values())
             scale = _prepared(head, source, samples.ids, self.batch_size, self.recipe, state)
@@ -155,13 +147,10 @@ class _Call:
                 loop.run(lambda: files.save(loop))
                 loop.finish()
         learner.eval()
-        self._blend_ridge({name: x[rows] for name, x in values.items()})
+        targets, share = {name: x[rows] for name, x in values.items()}, self.recipe.ridge_blend
+        blend_ridge(head, source, samples.ids, targets, share, groups=groups, batch_size=self.batch_size)
         processes.same(learner.weights().values())
         return loop.progress.history
-
-    def _blend_ridge(self, targets: Mapping[str, Tensor]) -> None:
-        share, size = self.recipe.ridge_blend, self.batch_size
-        blend_ridge(self.head, self.source, self.samples.ids, targets, share, groups=self.groups, batch_size=size)
 
     def _problem(
         self, learner: Learner, labels: Labels, rows: Rows, val_rows: Rows, scale: TokenScale | None
@@ -172,7 +161,7 @@ class _Call:
         scores = Scores(self.head.tasks, self.samples.targets, self.target_weights)
         return Problem(learner, self.source, self.loss, labels, order, valid, scores, scale)
 
-    def _identity(self, labels: Labels) -> dict[str, Any]:
+    def _identity(self, labels: Labels, groups: Sequence[Hashable] | None) -> dict[str, Any]:
         return identity(
             self.head,
             self.loss,
@@ -181,7 +170,7 @@ class _Call:
             ids=self.samples.ids,
             val_ids=self.samples.val_ids,
             labels={"targets": labels.values, "weights": labels.cells},
-            groups=self.groups,
+            groups=groups,
             numbers={"epochs": self.epochs, "batch_size": self.batch_size, "lr": self.lr, "seed": self.seed},
         )
 

@@ -85,24 +85,19 @@ def bootstrap_difference(
         a: out-of-fold predictions of one method, of the same shape.
         b: those of the other.
         groups: one label per row; None = every row is its own group.
-        weights: t weights, for one R² over all targets as :func:`weighted_r2` computes it; None = the mean over the
-            targets of their R².
+        weights: t weights, for one R² over all targets as of :func:`weighted_r2`; None = the mean of the targets' R².
         resamples: draws.
         seed: of the draws.
 
     Raises:
-        DataError: for values that are not finite, shapes that differ, values with ids (dicts, a Series with an
-            index of ids), or fewer than two groups.
+        DataError: for values with ids, values that are not finite, shapes that differ, or fewer than two groups.
 
     Examples:
         >>> y = np.arange(40.0)
-        >>> low, high = bootstrap_difference(y, y + 1, y[::-1])
-        >>> bool(0 < low < high)
+        >>> 0 < min(bootstrap_difference(y, y + 1, y[::-1]))
         True
     """
-    for what, given in (("targets", targets), ("a", a), ("b", b), ("groups", groups)):
-        if _values_by_id(given) is not None:
-            raise DataError(f"{what} has ids, and rows are compared by position; pass arrays that have one order")
+    _refuse_ids(targets=targets, a=a, b=b, groups=groups)
     true, first, second = (_array(x).astype(np.float64).reshape(len(x), -1) for x in (targets, a, b))
     labels = list(range(len(true)) if groups is None else groups)
     if not true.shape == first.shape == second.shape or len(labels) != len(true):
@@ -232,6 +227,12 @@ def _values_by_id(values: Any) -> Mapping[Any, Any] | None:
     if len(found := dict(zip(values.index, values.to_numpy(), strict=True))) != len(values):
         raise DataError("the index of a Series holds an id twice; keep one row for each id")
     return found
+
+
+def _refuse_ids(**given: Any) -> None:
+    """Refuse values with ids where rows are compared by position."""
+    if found := [name for name, values in given.items() if _values_by_id(values) is not None]:
+        raise DataError(f"{', '.join(found)} have ids, and rows are compared by position; pass arrays in one order")
 
 
 def _by_name(table: Any) -> Any:

@@ -34,8 +34,10 @@ class Recipe:
             effect on regression tasks of a ``PatchMeanHead`` without an activation or log1p only, which holds it
             exactly, in two more hidden units per output; the log (INFO) states which tasks. ``fit(groups=)`` is for
             the choice of the ridge strength only. The head's parameters are replaced by new, wider ones: an
-            optimizer or a moving average made before ``fit`` no longer holds them. It takes one more pass over the
-            training ids. What ``fit`` returns per epoch is of the head before it.
+            optimizer or a moving average made before ``fit`` no longer holds them. Another ``fit`` trains the weights
+            from before the blend if the head still has exactly those that ``fit`` left; otherwise it trains all of
+            the head as it is. The blend takes one more pass over the training ids; what ``fit`` returns per epoch is
+            of the head before it.
         mixup_alpha: blend the tokens of samples by :func:`dinoneck.training.manifold_mixup`; None = do not.
         mixup_off_last: share of the steps at the end without any blending.
         cutmix_alpha: paste parts of images by :func:`dinoneck.training.cutmix`, for live tokens; None = do not. With
