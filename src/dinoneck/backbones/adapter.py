@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,25 @@ from dinoneck.data.photos import IMAGENET_MEAN, IMAGENET_STD
 _UNUSED = ("head", "head_drop", "fc_norm", "attn_pool", "local_cls_norm")
 LORA_PARTS = ("lora_A", "lora_B")
 PosEmbed = Literal["native", "official"]
+WeightState = tuple[tuple[int, int], ...]
+
+
+class WeightHashes(NamedTuple):
+    """The hashes of a backbone's weights, and the state of the tensors that they were taken in.
+
+    Attributes:
+        state: address and number of writes of every parameter and persistent buffer; None = not known, hash again.
+        buffers: names of the persistent buffers.
+        weights_sha256: of the weights in their present dtype, without LoRA weights; None on the meta device.
+        lora: the record of the LoRA weights; None without any.
+        fingerprint: what Tokens carry as ``source``; None if the float32 weights are not known.
+    """
+
+    state: WeightState | None
+    buffers: tuple[str, ...]
+    weights_sha256: str | None
+    lora: dict[str, Any] | None
+    fingerprint: str | None
 
 
 class Adapter(nn.Module):
@@ -35,8 +54,7 @@ class Adapter(nn.Module):
         origin: the record of where the weights come from; ``origin_sha256`` their digest at that time, in
             ``origin_dtype``.
         thawed: whether base weights have ever been made trainable here.
-        hashed: the hashes of :mod:`dinoneck.backbones.fingerprint`, with the state of the weights that they are of.
-        fingerprint: what they come to; ``fingerprint_of`` the state of the parameters then.
+        hashes: of the weights, see :mod:`dinoneck.backbones.weight_hashes`; None until they are asked for.
         cast: the hash of the weights after a cast, and that of the float32 weights before it.
         lora_off: whether LoRA weights are switched off at the moment.
         asked_mode: the mode that ``train()`` last asked for; trainable parts follow it.
@@ -64,10 +82,8 @@ class Adapter(nn.Module):
         self.lora: dict[str, Any] | None = None
         self.asked_mode = False
         self.thawed = self.lora_off = False
-        self.hashed: tuple[Any, str | None, dict[str, Any] | None] | None = None
+        self.hashes: WeightHashes | None = None
         self.cast: tuple[str | None, str | None] | None = None
-        self.fingerprint: str | None = None
-        self.fingerprint_of: Any = None
         self.origin: dict[str, Any] = {"kind": "object"}
         self.origin_sha256: str | None = None
         self.origin_dtype: torch.dtype | None = None

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dinoneck.backbones import fingerprint, lora, probe, tuning, weights
+from dinoneck.backbones import lora, probe, tuning, weight_hashes, weights
 from dinoneck.backbones.adapter import Adapter, is_trainable
 from dinoneck.backbones.known import LICENSES, family_of
 from dinoneck.data.photos import Preprocessing
@@ -71,7 +71,7 @@ class Backbone(nn.Module):
             self.train(adapter.asked_mode)
         if origin is not None:
             adapter.origin, adapter.origin_dtype = dict(origin), self.dtype
-            adapter.origin_sha256 = fingerprint.hashes(adapter)[0]
+            adapter.origin_sha256 = weight_hashes.current_hashes(adapter).weights_sha256
 
     @property
     def embed_dim(self) -> int:
@@ -115,7 +115,7 @@ class Backbone(nn.Module):
         None while anything is trainable or LoRA is switched off, and for half-precision weights whose float32 values
         were never seen here, as in a model that was wrapped in half precision.
         """
-        return fingerprint.of_frozen(self.adapter, list(self.adapter.parameters())) if self.frozen else None
+        return weight_hashes.current_fingerprint(self.adapter, list(self.adapter.parameters())) if self.frozen else None
 
     @property
     def trainable_blocks(self) -> tuple[int, ...]:
@@ -193,7 +193,7 @@ class Backbone(nn.Module):
             BackboneError: if there are none.
         """
         record = lora.record(self.adapter)
-        origin = self._origin(fingerprint.hashes(self.adapter)[0])
+        origin = self._origin(weight_hashes.current_hashes(self.adapter).weights_sha256)
         lora.merge(self.adapter)
         self.adapter.origin = {"kind": "merged", "base": origin, "lora_sha256": (record or {}).get("sha256")}
         return self.train(self.adapter.asked_mode)
@@ -234,7 +234,7 @@ class Backbone(nn.Module):
             num_cls=self.adapter.num_cls,
             layers=self.layers,
             normed=self.norm,
-            source=fingerprint.of_frozen(self.adapter, parameters) if frozen else None,
+            source=weight_hashes.current_fingerprint(self.adapter, parameters) if frozen else None,
         )
 
     def with_layers(self, layers: int | Sequence[int] | None) -> Backbone:
@@ -254,10 +254,10 @@ class Backbone(nn.Module):
         that of published weights; seeded random ones have none.
         """
         family = self.adapter.family or family_of(self.name)
-        sha256, added = fingerprint.hashes(self.adapter)
+        hashes = weight_hashes.current_hashes(self.adapter)
         dtype = str(self.dtype).removeprefix("torch.")
         # in float32 it follows from the hashes, and the record is that of version 0.1
-        source = {} if dtype == "float32" else {"fingerprint": fingerprint.of_weights(self.adapter)}
+        source = {} if dtype == "float32" else {"fingerprint": hashes.fingerprint}
         return {
             "name": self.name,
             "family": family,
@@ -273,9 +273,9 @@ class Backbone(nn.Module):
             "mean": list(self.preprocess.mean),
             "std": list(self.preprocess.std),
             "dtype": dtype,
-            "adapter": None if added is None else dict(added),
-            "weights": self._origin(sha256),
-            "weights_sha256": sha256,
+            "adapter": None if hashes.lora is None else dict(hashes.lora),
+            "weights": self._origin(hashes.weights_sha256),
+            "weights_sha256": hashes.weights_sha256,
             **source,
             "license": None if self.weights["kind"] == "seeded" else self.adapter.license or LICENSES.get(family),
         }
@@ -314,7 +314,7 @@ class Backbone(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Backbone:
         """Move or convert, and keep what is known of the weights."""
-        with fingerprint.kept(self.adapter, fn):
+        with weight_hashes.kept(self.adapter, fn):
             super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
 

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import nn
 
-from dinoneck.backbones import fingerprint, official, timm, transformers, weights
+from dinoneck.backbones import official, timm, transformers, weight_hashes, weights
 from dinoneck.backbones.adapter import Adapter, PosEmbed
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.backbones.keys import to_timm
@@ -74,7 +74,8 @@ def load_backbone(
     random = checkpoint is None and (name == TINY or not pretrained)
     if seed is not None and not random:
         raise ConfigError(f"seed={seed} only means something for random weights; pass pretrained=False with it")
-    adapter, origin = _build(name, source, checkpoint, (seed or 0) if random else None, pos_embed)
+    with torch.inference_mode(False):  # tensors made in that mode do not count the writes to them
+        adapter, origin = _build(name, source, checkpoint, (seed or 0) if random else None, pos_embed)
     if dtype is not None:
         _cast(adapter, dtype)
     full_name = name if random or checkpoint is not None or adapter.name is None else adapter.name
@@ -117,7 +118,7 @@ def wrap_backbone(
 
 
 def _cast(adapter: Adapter, dtype: torch.dtype) -> None:
-    with fingerprint.kept(adapter, lambda x: x.to(dtype)):
+    with weight_hashes.kept(adapter, lambda x: x.to(dtype)):
         adapter.to(dtype)
 
 

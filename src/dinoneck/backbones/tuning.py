@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 from torch import nn
 
-from dinoneck.backbones import fingerprint, lora
+from dinoneck.backbones import lora, weight_hashes
 from dinoneck.backbones.adapter import Adapter, is_trainable
 from dinoneck.errors import BackboneError
 
@@ -75,7 +75,7 @@ def freeze(adapter: Adapter, *, keep_lora: bool) -> None:
     kept = {id(parameter) for parameter in lora.parameters(adapter) if parameter.requires_grad} if keep_lora else set()
     for parameter in adapter.parameters():
         parameter.requires_grad_(id(parameter) in kept)
-    fingerprint.forget(adapter)
+    weight_hashes.forget(adapter)
 
 
 def unfreeze_last(adapter: Adapter, n: int, *, runs: int, norm: bool) -> None:
@@ -98,7 +98,7 @@ def unfreeze(adapter: Adapter, *, runs: int, norm: bool) -> None:
     """Make everything trainable that takes part in the forward pass."""
     adapter.requires_grad_(True)
     adapter.thawed = True
-    fingerprint.forget(adapter)
+    weight_hashes.forget(adapter)
     for part in [*adapter.blocks[runs:], *adapter.unused, *(() if norm else adapter.norms)]:
         part.requires_grad_(False)
     for name, parameter in adapter.named_parameters():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from dinoneck.backbones import fingerprint
+from dinoneck.backbones import weight_hashes
 from dinoneck.backbones.known import architecture_of
 from dinoneck.backbones.probe import differs
 from dinoneck.checkpoint.records import told_weights
@@ -116,7 +116,7 @@ def origin_of(record: Mapping[str, Any] | None) -> Origin | None:
     pair = None if patch is None else patch_pair(patch)
     return Origin(
         name=str(record.get("name")),
-        source=fingerprint.of_record(record),
+        source=weight_hashes.fingerprint_from_record(record),
         layers=None if layers is None else tuple(layers),
         normed=record.get("norm"),
         patch_size=pair if pair is None or pair[0] != pair[1] else pair[0],

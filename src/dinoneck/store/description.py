@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from dinoneck.backbones import fingerprint
+from dinoneck.backbones import weight_hashes
 from dinoneck.data.patterns import Patterns
 from dinoneck.data.photos import Preprocessing
 from dinoneck.errors import DinoneckError, StoreError
@@ -78,7 +78,7 @@ class Description:
     @cached_property
     def source(self) -> str | None:
         """The fingerprint of the backbone, which the tokens carry; None where its record does not tell."""
-        return fingerprint.of_record(self.backbone)
+        return weight_hashes.fingerprint_from_record(self.backbone)
 
     def to_bytes(self) -> bytes:
         """Return the content of ``store.json``, which ends in its own SHA-256."""

@@ -7,11 +7,12 @@ import pickle
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from PIL import Image
 
-from dinoneck import FeatureStore, ShapeError, Tokens, collate, load_backbone
-from dinoneck.backbones import fingerprint, weights
+from dinoneck import FeatureStore, ShapeError, Tokens, collate, load_backbone, wrap_backbone
+from dinoneck.backbones import weight_hashes, weights
 from dinoneck.store import MemoryStore
 from dinoneck.training import LiveTokens, MemoryTokens
 
@@ -22,10 +23,10 @@ def test_it_is_one_for_all_forms_of_the_same_weights() -> None:
     backbone = load_backbone("dinoneck_tiny")
     record = backbone.record()
     own = backbone(IMAGES).source
-    assert own == fingerprint.of_record(record) == record["weights_sha256"][:16]
+    assert own == weight_hashes.fingerprint_from_record(record) == record["weights_sha256"][:16]
     assert "fingerprint" not in record  # float32 records are those of version 0.1
     half = load_backbone("dinoneck_tiny", dtype=torch.bfloat16)
-    assert half.record()["fingerprint"] == fingerprint.of_record(half.record()) == own
+    assert half.record()["fingerprint"] == weight_hashes.fingerprint_from_record(half.record()) == own
     for same in (
         half,
         copy.deepcopy(half),
@@ -36,7 +37,7 @@ def test_it_is_one_for_all_forms_of_the_same_weights() -> None:
         assert same(IMAGES).source == own
     assert load_backbone("dinoneck_tiny", seed=1)(IMAGES).source not in (own, None)
     old = {key: value for key, value in half.record().items() if key != "fingerprint"}
-    assert fingerprint.of_record(old) is None
+    assert weight_hashes.fingerprint_from_record(old) is None
 
 
 def test_it_is_taken_again_when_weights_change() -> None:
@@ -63,6 +64,33 @@ def test_frozen_weights_are_hashed_once(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(weights, "digest", lambda model: pytest.fail("hashed again"))
     first = backbone.record()
     assert (backbone(IMAGES).source, backbone.record()) == (backbone.to("cpu")(IMAGES).source, first)
+
+
+def test_weights_of_inference_mode_have_a_fingerprint_that_follows_every_write() -> None:
+    expected = load_backbone("dinoneck_tiny").fingerprint
+    with torch.inference_mode():
+        loaded = load_backbone("dinoneck_tiny")
+        moved = load_backbone("dinoneck_tiny").double().float()
+        assert loaded(IMAGES).source == moved(IMAGES).source == expected
+        assert not any(x.is_inference() for x in [*loaded.parameters(), *moved.parameters()])
+        made = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=1)
+        wrapped = wrap_backbone(made)
+        first = wrapped(IMAGES).source
+        made.norm.weight.mul_(2)  # torch does not count this write
+        second = wrapped(IMAGES).source
+    assert len({first, second, None}) == 3
+
+
+def test_a_write_to_a_persistent_buffer_is_noticed() -> None:
+    backbone = load_backbone("dinoneck_tiny")
+    backbone.adapter.model.register_buffer("shift", torch.zeros(3))
+    backbone.adapter.model.register_buffer("cache", torch.zeros(3), persistent=False)
+    backbone.freeze()  # hashes the weights again, the new buffer included
+    first = backbone(IMAGES).source
+    backbone.adapter.model.cache.add_(1)
+    assert backbone(IMAGES).source == first
+    backbone.adapter.model.shift.add_(1)
+    assert backbone(IMAGES).source != first
 
 
 def test_tokens_keep_it_through_every_change() -> None:
