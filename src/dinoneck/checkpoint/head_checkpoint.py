@@ -317,7 +317,7 @@ class HeadCheckpoint:
         except RuntimeError as error:
             raise CheckpointError(f"the weights are not those the file held: {error}", step="tensors") from None
         for part in filter(_is_head, module.modules() if check_backbone else ()):
-            part.expects = origin_of(self.meta["backbone"])
+            part.trained_on = origin_of(self.meta["backbone"])
         return cast("nn.Module", module.eval().requires_grad_(True))
 
     def _chunks(self) -> list[memoryview]:
@@ -392,7 +392,7 @@ def load_head(
 
 def _is_head(module: nn.Module) -> bool:
     """Whether this is a head with tasks; the classes are reached through the registry only."""
-    return hasattr(type(module), "expects")
+    return hasattr(type(module), "trained_on")
 
 
 def _read_back(written: Path) -> None:

@@ -307,6 +307,8 @@ class CLSGatingHead(Head):
 def outputs_together(
     heads: Sequence[CLSGatingHead], tokens: Tokens, mixture: Mixture | None = None
 ) -> list[dict[str, Tensor]]:
-    """Return what ``head(tokens)`` says for each of several heads of one width, reading the tokens once."""
-    cls_token, pooled, _ = heads[0]._gated(heads, tokens, mixture)
+    """Return ``head(tokens)`` of each of several heads of one width, reading the tokens once."""
+    cls_token, pooled, _ = heads[0]._gated(heads, tokens, mixture)  # checks the tokens for the first head
+    for head in heads[1:]:
+        head.check_origin(tokens)
     return [head.read(cls_token, own) for head, own in zip(heads, pooled, strict=True)]

@@ -150,13 +150,12 @@ class HeadEnsemble(Head):
         return [cast("Head", head) for head in self.heads]
 
     def _each(self, tokens: Tokens) -> list[dict[str, Tensor]]:
-        """What every member says, in natural units."""
+        """The predictions of every member in original units; each of them checks the tokens once."""
         members = self._members()
-        self.check_origin(tokens)
         gated = [head for head in members if isinstance(head, CLSGatingHead)]
         if len(gated) == len(members):
-            said = outputs_together(gated, tokens)
-            return [head._natural(row) for head, row in zip(gated, said, strict=True)]
+            outputs = outputs_together(gated, tokens)
+            return [head._natural(row) for head, row in zip(gated, outputs, strict=True)]
         alike = [head for head in members if isinstance(head, PatchMeanHead)]
         if len(alike) < len(members):
             return [head.natural(tokens) for head in members]

@@ -1,4 +1,4 @@
-"""What every head has in common: tasks, outputs by task name in model space, ``predict`` in natural units."""
+"""What every head has in common: tasks, outputs by task name in model space, ``predict`` in original units."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ class Head(Configured, nn.Module):
     natural units.
 
     Attributes:
-        expects: the backbone record of the file that the head was loaded from; Tokens that differ from it are refused.
-            None takes any. It is not part of the configuration or the weights.
+        trained_on: which tokens the head was trained on, from the backbone record of the file it was loaded from;
+            Tokens that differ are refused. None takes any. It is not part of the configuration or the weights.
     """
 
     omitted_arguments: ClassVar[tuple[str, ...]] = ("compositions",)
     tasks: tuple[Task, ...]
     compositions: tuple[Composition, ...] = ()
     embed_dim: int
-    expects: Origin | None = None
+    trained_on: Origin | None = None
 
     def check_origin(self, tokens: Tokens) -> None:
-        """Refuse tokens of another backbone than the one in the head's file.
+        """Refuse tokens of another backbone than the one that the head was trained on.
 
         Raises:
             BackboneError: naming what differs.
         """
-        if self.expects is not None:
-            self.expects.check(tokens, type(self).__name__, getattr(self, "layer_indices", None))
+        if self.trained_on is not None:
+            self.trained_on.check(tokens, type(self).__name__, getattr(self, "layer_indices", None))
 
     @property
     def predicted(self) -> tuple[Task, ...]:
@@ -51,7 +51,7 @@ class Head(Configured, nn.Module):
         return outputs_of(self.tasks, self.compositions, type(self).__name__)
 
     def mixed(self, tokens: Tokens, mixture: Mixture) -> dict[str, Tensor]:
-        """Return what ``forward`` says of mixed samples.
+        """Return the outputs of ``forward`` for mixed samples.
 
         Heads whose first steps are linear override it and mix behind them, which is the same and takes less.
         """

@@ -9,15 +9,16 @@ from typing import Any
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.tokens import Tokens
 from dinoneck.training.batches import Flips
+from dinoneck.training.matching import SourceIds
 from dinoneck.training.sources import TokenSource, record_of
 
 
 class TableSource:
     """A source whose ids are a table's, in the table's order; tokens come from a source that holds at least these.
 
-    A photo's id in a feature store is its path without suffix, relative to the folder that was extracted. A table
-    may name its photos from further up (``train/a.jpg`` for ``a``): the same number of leading folders is left out
-    of all names, as few as it takes.
+    An image's id in a feature store is its path without the suffix, relative to the folder that was extracted. A table
+    may name its images with suffixes, and from further up (``train/a.jpg`` for ``a``): the same number of leading
+    folders is left out of all names, as few as it takes.
 
     Args:
         source: tokens by its own ids, with ``patterns`` where it has several per photo.
@@ -75,27 +76,27 @@ class FirstPatterns:
 
 def _matched(names: Sequence[str], known: Sequence[str]) -> list[str]:
     """The source's id of each name."""
-    there = set(known)
-    paths = [PurePosixPath(name).with_suffix("").parts for name in names]
+    spelling = SourceIds(known)
+    paths = [PurePosixPath(name).parts for name in names]
     fewest = min((len(parts) for parts in paths), default=1)
     best: list[str] = []
     for dropped in range(max(fewest, 1)):
-        found = ["/".join(parts[dropped:]) for parts in paths]
-        missing = [name for name, own in zip(names, found, strict=True) if own not in there]
+        pairs = [(name, spelling.find("/".join(parts[dropped:]))) for name, parts in zip(names, paths, strict=True)]
+        missing = [name for name, found in pairs if found is None]
         if not missing:
-            _refuse_doubles(names, found)
-            return found
+            _refuse_doubles(pairs)
+            return [found for _, found in pairs if found is not None]
         best = missing if not best or len(missing) < len(best) else best
-    shown = ", ".join(repr(own) for own in sorted(there)[:3])
+    shown = ", ".join(repr(own) for own in sorted(known)[:3])
     raise DataError(
         f"{len(best)} of {len(names)} photos of the table are not in the store, the first is {best[0]!r}. The store's "
-        f"{len(there)} ids are paths without suffix, such as {shown or 'none'}. Extract the photos that are missing "
+        f"{len(known)} ids are paths without suffix, such as {shown or 'none'}. Extract the photos that are missing "
         "(dinoneck extract PHOTOS --out STORE, with the options that made it, adds them), or remove the rows"
     )
 
 
-def _refuse_doubles(names: Sequence[str], found: Sequence[str]) -> None:
-    first: dict[str, str] = {}
-    for name, own in zip(names, found, strict=True):
+def _refuse_doubles(pairs: Sequence[tuple[str, str | None]]) -> None:
+    first: dict[str | None, str] = {}
+    for name, own in pairs:
         if (other := first.setdefault(own, name)) != name:
             raise DataError(f"the table's photos {other!r} and {name!r} are both {own!r} in the store; keep one row")

@@ -110,7 +110,7 @@ def test_a_predictor_notices_weights_that_change(tmp_path: Path) -> None:
         predictor(image)
 
 
-def test_a_loaded_head_keeps_what_it_expects(tmp_path: Path) -> None:
+def test_a_loaded_head_keeps_what_it_was_trained_on(tmp_path: Path) -> None:
     backbone = load_backbone("dinoneck_tiny")
     save_head(tmp_path / "h", head(), backbone=backbone)
     loaded = load_head(tmp_path / "h")

@@ -53,6 +53,13 @@ def test_every_photo_gets_its_own_tokens(known: list[str], names: list[str]) -> 
     assert marks(source.batch(names[::-1])) == [100 * own[1], 100 * own[0]]
 
 
+def test_only_the_suffix_of_an_image_is_left_out() -> None:
+    known, names = ["plot", "plot.v1", "plot.v2"], ["train/plot.v2.jpg", "train/plot.v1"]
+    assert marks(TableSource(Numbered(known), names).batch(names)) == [200, 100]
+    with pytest.raises(DataError, match=r"2 of 2 photos.*first is 'plot.v1.jpg'"):
+        TableSource(Numbered(["plot"]), ["plot.v1.jpg", "plot.v2.jpg"])
+
+
 def test_only_the_first_patterns_are_used() -> None:
     every, two = (TableSource(Numbered(["a"], 5), ["a.jpg"], count).patterns for count in (None, 2))
     assert every is not None
