@@ -175,6 +175,35 @@ def test_a_lost_shard_is_told_and_made_again(photos: Path, whole: FeatureStore, 
     assert store.verify() == []
 
 
+def test_what_verify_lists_is_repaired_by_its_remedy(
+    photos: Path, whole: FeatureStore, tiny: Backbone, tmp_path: Path
+) -> None:
+    def lose_lines(store: Path) -> None:
+        [path] = (store / "index").iterdir()
+        path.write_text("".join(path.read_text().splitlines(keepends=True)[:2]))
+
+    def lose_index_and_damage_header(store: Path) -> None:
+        next((store / "index").iterdir()).unlink()
+        shard = next((store / "data").iterdir())
+        content = bytearray(shard.read_bytes())
+        content[20] ^= 1
+        shard.write_bytes(content)
+
+    for number, damage in enumerate((lose_lines, lose_index_and_damage_header)):
+        path = tmp_path / str(number)
+        store = make(path, tiny)
+        store.extract(photos)
+        [shard] = shards.names(store.reader.files)
+        damage(path)
+        damaged = FeatureStore.open(path).verify()
+        assert damaged == (list(store.ids[1:]) if damage is lose_lines else [shard])
+        assert {FeatureStore.open(path).shard_of(image_id) for image_id in damaged} == {shard}
+        (path / shard).unlink()
+        assert set(make(path, tiny).extract(photos).written) == set(store.ids)
+        assert same(FeatureStore.open(path), whole)
+        assert FeatureStore.open(path).verify() == []
+
+
 def test_what_is_no_shard_is_left_alone(photos: Path, tiny: Backbone, tmp_path: Path) -> None:
     store = make(tmp_path / "s", tiny)
     store.extract([photos / "0.png"])
@@ -284,6 +313,19 @@ def test_writers_of_the_same_images_notice_each_other(
             three.add("a", [bytes(layout.nbytes)], layout, ImageFile(1))
         one.add("d", [bytes(layout.nbytes)], layout, ImageFile(1))
     assert len(caplog.messages) == 1 and "share with shard=(i, n)" in caplog.text
+
+
+def test_writers_look_for_each_other_at_every_shard(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Two writers have seen each other before the first image that both of them store."""
+    layout = Layout("fp16", 1, 0, 4, GridSize(1, 2))
+    for folder in ("data", "index"):
+        (tmp_path / folder).mkdir()
+    with writer.Writer(tmp_path, 1) as one, writer.Writer(tmp_path, 1) as two:
+        for out, image_id in ((one, "a"), (two, "b"), (one, "c"), (one, "x"), (two, "d"), (two, "x")):
+            out.add(image_id, [bytes(layout.nbytes)], layout, ImageFile(1))
+        assert not caplog.messages
+        one.add("y", [bytes(layout.nbytes)], layout, ImageFile(1))
+    assert len(caplog.messages) == 1
 
 
 def test_a_shard_is_written_after_30_seconds(tmp_path: Path) -> None:

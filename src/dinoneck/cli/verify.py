@@ -109,13 +109,15 @@ def _pulled(repo: Path, allow: Sequence[str], rows: Rows) -> int:
 def check_store(path: Path, rows: Rows) -> int:
     """Check a feature store and list the ids whose bytes are wrong; return 1 if there are any."""
     from dinoneck.store.feature_store import FeatureStore
+    from dinoneck.store.verification import damaged_shards
 
     store = FeatureStore.open(path)
-    bad = {image_id: store.shard_of(image_id) if image_id in store else "" for image_id in store.verify()}
+    bad = dict(sorted(damaged_shards(store.reader).items()))
     for image_id, shard in bad.items():
-        say(f"damaged  {path}  {image_id}  {shard or 'is in a shard but not in the index'}", sys.stderr)
+        unlisted = "" if image_id in store else "  (not in the index)"
+        say(f"damaged  {path}  {image_id}  {shard}{unlisted}", sys.stderr)
     if bad:
-        print("delete the shards that are named, if any, and extract again", file=sys.stderr)
+        print("delete the shards that are named, and extract again", file=sys.stderr)
     else:
         say(f"ok       {path}  feature store  {len(store)} images x {len(store.patterns)} patterns")
     found = {"images": len(store), "patterns": len(store.patterns), "dtype": store.dtype}

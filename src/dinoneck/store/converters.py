@@ -24,7 +24,7 @@ from dinoneck.data.photos import Preprocessing
 from dinoneck.errors import DataError, DinoneckError, StoreError
 from dinoneck.grid import PatchSize, patch_pair
 from dinoneck.store import channel_scale
-from dinoneck.store.creation import raise_schema
+from dinoneck.store.creation import upgrade_schema
 from dinoneck.store.description import Description
 from dinoneck.store.encoding import StoreDtype, channel_rms, encode
 from dinoneck.store.files import LocalFiles, told_write
@@ -154,17 +154,17 @@ def convert(files: dict[str, Path], read: Callable[[Path], Tokens], reader: Read
             channel_scale.write_scale(root, channel_rms([read(path) for path in some]))
         scale = reader.scale()
     missing = {image_id: path for image_id, path in files.items() if image_id not in reader.entries}
-    raise_schema(LocalFiles(root))
+    upgrade_schema(LocalFiles(root))
     with Writer(root) as writer:
         try:
             for image_id, path in tqdm(missing.items(), desc="convert", unit="image", disable=None):
-                source, tokens = image_file(image_id, path), read(path)
+                file, tokens = image_file(image_id, path), read(path)
                 kind = len(tokens), tokens.sequence[0].shape[2], tokens.num_cls
                 expected = len(description.patterns), record["embed_dim"], record["num_cls"]
                 if kind != expected:
                     raise DataError(f"{path} holds (patterns, channels, CLS) {kind}; expected {expected}")
                 layout = description.layout(tokens.grid)
-                writer.add(image_id, encode(tokens, layout, scale), layout, source)
+                writer.add(image_id, encode(tokens, layout, scale), layout, file)
         finally:
             writer.flush()
 

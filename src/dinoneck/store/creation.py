@@ -77,7 +77,7 @@ def read_description(files: Files) -> Description:
     return Description.from_bytes(raw, f"{files}/{FILE}")
 
 
-def raise_schema(files: LocalFiles) -> None:
+def upgrade_schema(files: LocalFiles) -> None:
     """Give ``store.json`` the current schema before index lines of that schema are added to an older store.
 
     Raises:

@@ -43,7 +43,7 @@ class Prepared(NamedTuple):
     """An image ready for the backbone: its id, its file, and its views or why it cannot be used."""
 
     image_id: str
-    source: ImageFile
+    file: ImageFile
     views: Tensor | None
     problem: str
 
@@ -131,7 +131,7 @@ def run_units(
                     if photo.image_id in wanted:
                         layout = description.layout(tokens.grid)
                         records = encode(tokens, layout, channel_scale)
-                        writer.add(photo.image_id, records, layout, photo.source)
+                        writer.add(photo.image_id, records, layout, photo.file)
                         done.written.append(photo.image_id)
                 bar.update(len(wanted))
         except (DinoneckError, KeyboardInterrupt):
@@ -188,8 +188,8 @@ def prepare(item: Item, description: Description) -> Prepared:
     image_id, path = item
     try:
         # hashed before it is decoded: a file that changes in between differs from its hash in the next extraction
-        source = image_file(image_id, path) if path.is_file() else ImageFile(0)
-        return Prepared(image_id, source, views_of(path, description.preprocess, description.patterns, image_id), "")
+        file = image_file(image_id, path) if path.is_file() else ImageFile(0)
+        return Prepared(image_id, file, views_of(path, description.preprocess, description.patterns, image_id), "")
     except (DinoneckError, OSError) as error:
         told = str(error) if str(path) in str(error) else f"{path}: {error}"
         return Prepared(image_id, ImageFile(0), None, told)

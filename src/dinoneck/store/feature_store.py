@@ -15,7 +15,7 @@ from dinoneck.data.photos import Fit, Interpolation, Preprocessing
 from dinoneck.errors import StoreError
 from dinoneck.grid import PatchSize, Remainder
 from dinoneck.store import channel_scale, converters, extraction, verification, writer
-from dinoneck.store.creation import described, make_folder, named_patterns, raise_schema, read_description
+from dinoneck.store.creation import described, make_folder, named_patterns, read_description, upgrade_schema
 from dinoneck.store.description import Description
 from dinoneck.store.encoding import StoreDtype
 from dinoneck.store.extraction import Extracted, Item
@@ -84,8 +84,8 @@ class FeatureStore:
             image_size: (height, width) in pixels; None keeps each photo's own.
             dtype: ``fp16`` (overflow is refused), ``bf16``, or ``int8`` with a scale per token and channel.
             fit: how a photo of another aspect comes to the size, see :class:`dinoneck.data.Preprocessing`.
-            interpolation: likewise.
-            policy: likewise; None = the backbone's, which refuses sizes that the patch does not divide.
+            interpolation: see there.
+            policy: see there; None = the backbone's, which refuses sizes that the patch does not divide.
 
         Raises:
             StoreError: if there is another store, naming the value that differs, or the folder cannot be used.
@@ -113,7 +113,7 @@ class FeatureStore:
 
         Args:
             path_or_url: a folder, which may be read-only, or a URL that fsspec knows.
-            check: compare the checksum of every record when this process reads it for the first time.
+            check: compare the checksum of every record when it is read for the first time through this object.
             mapped: do not copy a single image of a local folder: its tensors as stored lie on the file (each holds
                 it open; changes stay in this process). Should the disk fail meanwhile, the process ends.
 
@@ -165,11 +165,7 @@ class FeatureStore:
         return self.reader.record(self.ids if ids is None else ids)
 
     def refresh(self) -> None:
-        """Read the index again: other writers may have added images.
-
-        Raises:
-            StoreError: if a line of it is damaged.
-        """
+        """Read the index again: other writers may have added images; StoreError if a line of it is damaged."""
         self.reader.refresh()
 
     def extract(
@@ -195,8 +191,8 @@ class FeatureStore:
             batch_size: views per backbone pass, of several photos if a photo has fewer; None = one photo at a time.
             skip_unusable: leave out photos that cannot be decoded, and list them, instead of stopping.
             workers: threads that decode photos ahead.
-            shard_bytes: size of the files that are written. They are written after 30 s at the latest, and a kill
-                costs at most one.
+            shard_bytes: size of the files that are written. One is also written with the first image that arrives 30 s
+                after the last file. A kill costs the one in progress.
 
         Returns:
             What was written, present and left out.
@@ -246,17 +242,18 @@ class FeatureStore:
     def verify(self) -> list[str]:
         """Read every record and header and return the ids, sorted, that are damaged or that the index has lost.
 
-        Delete the shards that :meth:`shard_of` names for them and extract their images again.
+        A damaged shard without index lines is listed by its file. Remedy: delete what :meth:`shard_of` names for all of
+        these, and extract again.
         """
-        return verification.damaged_ids(self.reader)
+        return sorted(verification.damaged_shards(self.reader))
 
     def shard_of(self, image_id: str) -> str:
-        """Return the file, relative to the store, that holds an image.
+        """Return the file, relative to the store, that holds an image; also for all that :meth:`verify` lists.
 
         Raises:
             DataError: if the id is not in the store.
         """
-        return self.reader.entry(image_id).file
+        return verification.shard_of(self.reader, image_id)
 
     def to_npz(self, folder: PathLike, layer: int | None = None) -> int:
         """Write ``<id>.npz`` per image with float32 ``cls_i`` (C,) and ``patches_i`` (N, C); return how many.
@@ -360,7 +357,7 @@ class FeatureStore:
         items = list(image_ids(paths, root).items())
         units = extraction.units_of(items, len(self.patterns), batch_size)
         writer.remove_leftovers(local.root)
-        raise_schema(local)
+        upgrade_schema(local)
         writer.take_in_orphans(local.root, self.description)
         self.refresh()
         if self.dtype == "int8" and not local.exists(channel_scale.FILE) and not self.ids:

@@ -7,10 +7,12 @@ after it were read from. A last line without its newline was cut by a kill and d
 
 from __future__ import annotations
 
+import contextlib
 import json
 import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from dinoneck.errors import StoreError
@@ -133,8 +135,9 @@ def read_writer(files: Files, name: str) -> list[Entry]:
         StoreError: if one is damaged or not an entry, naming file and line.
     """
     *lines, rest = files.read(f"{FOLDER}/{name}").split(b"\n")
-    if _is_checked(rest[:-1]):  # a whole line and one byte more: that byte was the newline
-        lines.append(rest)
+    has_damaged_newline = _is_checked(rest[:-1])  # its checksum shows a whole line: the byte after it was the newline
+    if has_damaged_newline:
+        lines.append(rest)  # refused below, as it is not a line
     entries, root = [], ""
     for number, line in enumerate(lines, 1):
         try:
@@ -149,6 +152,19 @@ def read_writer(files: Files, name: str) -> list[Entry]:
                 "again"
             ) from None
     return entries
+
+
+def ids_from(path: Path, begin: int) -> tuple[set[str], int]:
+    """Return the ids in the whole lines of an index file from a byte on, and the byte after the last of these lines."""
+    with path.open("rb") as file:
+        file.seek(begin)
+        block = file.read()
+    block = block[: block.rfind(b"\n") + 1]
+    ids = set()
+    for line in block.splitlines():
+        with contextlib.suppress(ValueError):  # a damaged line is refused where the index is read
+            ids.add(_content(line).get("id"))
+    return ids - {None}, begin + len(block)
 
 
 def by_id(entries: Iterable[Entry], exists: Callable[[str], bool]) -> dict[str, Entry]:

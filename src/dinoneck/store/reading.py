@@ -33,7 +33,7 @@ class Reader:
     Args:
         files: of the store.
         description: of the store.
-        check: compare every record's checksum when it is read for the first time.
+        check: compare every record's checksum when it is read for the first time through this object.
         mapped: do not copy a single record of a local file; its columns lie on the file.
     """
 
@@ -50,15 +50,17 @@ class Reader:
         self.check = check
         self.mapped = mapped
         self._scale: Tensor | None = None
+        self.entries: dict[str, Entry] = {}
+        self._checked: dict[str, int] = {}  # id -> bits of the patterns whose records were compared
         self.refresh()
 
     def refresh(self) -> None:
         """Read the index again."""
         files = self.files
         exists = files.exists if isinstance(files, LocalFiles) else lambda _: True
-        self.entries = by_id(read_index(files), exists)
+        before, self.entries = self.entries, by_id(read_index(files), exists)
         self.ids = tuple(self.entries)
-        self._checked: dict[str, int] = {}  # id -> bits of the patterns whose records were compared
+        self._checked = {key: bits for key, bits in self._checked.items() if before.get(key) == self.entries.get(key)}
 
     def entry(self, image_id: str) -> Entry:
         """Return where an image is; DataError if it is not in the store."""

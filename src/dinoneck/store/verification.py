@@ -2,37 +2,63 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from tqdm import tqdm
 
 from dinoneck.errors import StoreError
 from dinoneck.store import shards
+from dinoneck.store.index import Entry
 from dinoneck.store.reading import Reader
 
+_OF_A_WRITER = f"{shards.FOLDER}/w-"
 
-def damaged_ids(reader: Reader) -> list[str]:
-    """Return the images, sorted, that cannot be trusted, and those that are in a shard but not in the index.
 
-    An image is sound if its shard's header repeats its index line and all its records have their checksums. A file
-    under ``data`` that is not a shard of this store is left out, unless the index names it.
+def damaged_shards(reader: Reader) -> dict[str, str]:
+    """Return id -> shard of the images that cannot be trusted, and of those that are in a shard but not in the index.
+
+    An image is sound if its shard's header repeats its index line and all its records have their checksums. A shard
+    that the index does not name and whose header is damaged stands for its images, which are not known. Other files
+    under ``data`` are left out: those that neither the index names nor a writer named.
     """
     names = shards.names(reader.files)
     reader.refresh()
     indexed: dict[str, set[str]] = {name: set() for name in names}
     for entry in reader.entries.values():
         indexed.setdefault(entry.file, set()).add(entry.id)
-    damaged: set[str] = set()
-    unlisted: set[str] = set()
+    damaged: dict[str, str] = {}
+    unlisted: dict[str, str] = {}
     for name, ids in tqdm(sorted(indexed.items()), desc="verify", unit="shard", disable=None):
         try:
-            entries = {entry.id: entry for entry in shards.entries_in(reader.files, name, reader.description.layout)}
+            entries = _entries(reader, name)
         except StoreError:
-            damaged |= ids
+            damaged |= dict.fromkeys(ids, name)
+            if not ids and name.startswith(_OF_A_WRITER):
+                damaged[name] = name
             continue
         for image_id in ids:
             entry = reader.entries[image_id]
             if entries.get(image_id) != entry or not reader.is_sound(entry):
-                damaged.add(image_id)
-        unlisted |= entries.keys() - reader.entries.keys()
+                damaged[image_id] = name
+        unlisted |= dict.fromkeys(entries.keys() - reader.entries.keys(), name)
     if unlisted:  # a writer at work appends its lines after its shard
         reader.refresh()
-    return sorted(damaged | (unlisted - reader.entries.keys()))
+    return damaged | {image_id: name for image_id, name in unlisted.items() if image_id not in reader.entries}
+
+
+def shard_of(reader: Reader, image_id: str) -> str:
+    """Return the shard of an image, by the index or else by the shards' headers; a shard's own name stands for it.
+
+    Raises:
+        DataError: if there is none.
+    """
+    for name in () if image_id in reader.entries else shards.names(reader.files):
+        with contextlib.suppress(StoreError):
+            if name == image_id or image_id in _entries(reader, name):
+                return name
+    return reader.entry(image_id).file
+
+
+def _entries(reader: Reader, name: str) -> dict[str, Entry]:
+    """The entries in a shard's header; StoreError if it is damaged."""
+    return {entry.id: entry for entry in shards.entries_in(reader.files, name, reader.description.layout)}

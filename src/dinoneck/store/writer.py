@@ -55,7 +55,8 @@ class Writer:
         self._flushed = clock()
         self._root = ""  # that the index file names
         self._ids: set[str] = set()
-        self._others = set(index.names(LocalFiles(root)))
+        self._has_warned = False
+        self._read = self._index_sizes()  # bytes of the other writers' index files that need no reading
         self._count = 0
         self._bytes = 0
         self._pending: list[tuple[Entry, Layout]] = []
@@ -73,16 +74,16 @@ class Writer:
         """Ids that are not on disk yet."""
         return [entry.id for entry, _ in self._pending]
 
-    def add(self, image_id: str, records: list[bytes], layout: Layout, source: ImageFile) -> None:
+    def add(self, image_id: str, records: list[bytes], layout: Layout, file: ImageFile) -> None:
         """Take all patterns of one image; they become visible together.
 
         Raises:
             StoreError: if the disk is full or not writable.
         """
-        file = f"{shards.FOLDER}/{self.name}-{self._count:06d}{shards.SUFFIX}"
+        shard = f"{shards.FOLDER}/{self.name}-{self._count:06d}{shards.SUFFIX}"
         checksums = tuple(zlib.crc32(record) for record in records)
         grid = (int(layout.grid.rows), int(layout.grid.cols))
-        entry = Entry(image_id, file, self._bytes, layout.nbytes, checksums, grid, *source)
+        entry = Entry(image_id, shard, self._bytes, layout.nbytes, checksums, grid, *file)
         self._pending.append((entry, layout))
         self._chunks += records
         self._bytes += sum(map(len, records))
@@ -147,18 +148,35 @@ class Writer:
             raise told_write(path, error) from error
 
     def _notice_others(self) -> None:
-        """Warn if a writer that began later than this one stores the same images."""
-        files = LocalFiles(self.root)
-        for name in set(index.names(files)) - self._others - {f"{self.name}{index.SUFFIX}"}:
-            self._others.add(name)
-            twice = self._ids.intersection(entry.id for entry in index.read_writer(files, name))
-            if twice:
+        """Warn once if another writer stores images that this one has stored.
+
+        A writer reads what the others appended since it looked last. An image that two of them stored is noticed by the
+        one that looks after both have appended its line.
+        """
+        if self._has_warned:
+            return
+        for name, size in self._index_sizes().items():
+            if size <= self._read.get(name, 0):
+                continue
+            ids, self._read[name] = index.ids_from(self.root / index.FOLDER / name, self._read.get(name, 0))
+            if twice := self._ids & ids:
+                self._has_warned = True
                 logger.warning(
                     "another process extracts the same images into %s (%d so far): stop one of them, or give each its "
                     "share with shard=(i, n) (--shard I/N)",
                     self.root,
                     len(twice),
                 )
+                return
+
+    def _index_sizes(self) -> dict[str, int]:
+        """The bytes of every other writer's index file."""
+        files = LocalFiles(self.root)
+        return {
+            name: files.size(f"{index.FOLDER}/{name}")
+            for name in index.names(files)
+            if name != f"{self.name}{index.SUFFIX}"
+        }
 
 
 def take_in_orphans(root: Path, description: Description) -> int:
