@@ -72,19 +72,12 @@ def read_tree(folder: Path, store: Path, patch_size: PatchSize) -> FeatureStore:
     """Make a store of a tree; called again, it adds the files that came since.
 
     Raises:
-        DataError: if there are no files, one is no frame's or cannot be used, or another than the one stored.
-        StoreError: if another store is there.
+        DataError: if there are no files, or one is not a frame's or cannot be used.
+        StoreError: if another store is there, or a file is not the one that was stored (its hash differs).
     """
     if not folder.is_dir():
         raise DataError(f"there is no folder {folder}; expected <scene>/{COLOR}/<number>.pt in it")
-    files = {path.relative_to(folder).with_suffix("").as_posix(): path for path in folder.rglob("*.pt")}
-    _check_ids(files, str(folder))
-    if (store / "store.json").exists():
-        entries = FeatureStore.open(store).reader.entries
-        changed = [name for name, path in files.items()
-                   if name in entries and entries[name].photo_bytes != path.stat().st_size]  # fmt: skip
-        if changed:
-            raise DataError(f"{store} holds others than {folder} under {some_of(changed, _SHOWN)}; make a new store")
+    _check_ids([path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.pt")], str(folder))
     return FeatureStore.from_pt(folder, store, patch_size=patch_size)
 
 

@@ -70,7 +70,7 @@ def _number(score: float | None) -> str:
 
 
 def tell_pooled(heads: Sequence[Sequence[Mapping[str, Any]]]) -> None:
-    """Print which numbers are not the means of their cells, as in heads written by version 0.1."""
+    """Print which numbers are not the means of their cells, as in most heads written by version 0.1."""
     found = {}
     for tasks in heads:
         labels = {label: own["name"] for own in tasks if own["kind"] == "dense" for label in own.get("labels") or ()}
@@ -81,6 +81,6 @@ def tell_pooled(heads: Sequence[Sequence[Mapping[str, Any]]]) -> None:
     if found:
         say(
             f"{', '.join(found)}: the heads predict these numbers by a pooled readout, not as the mean over the cells "
-            f"of {', '.join(sorted(set(found.values())))}, as heads trained by this version do; train the heads again, "
-            "or take the mean of the maps (--maps)"
+            f"of {', '.join(sorted(set(found.values())))}, so the two may differ; for the mean take that of the maps "
+            "(--maps), or train heads whose tasks have from_cells"
         )

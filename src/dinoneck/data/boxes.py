@@ -30,6 +30,8 @@ Array = np.ndarray[Any, Any]
 
 _SHOWN = 3
 _MOST_CLIPPED = 0.1  # of the boxes; above it their form is examined
+_OF_ONE_FORM = 0.99  # of the boxes fit a form if the file is in it: single entries may be wrong
+_FEWEST = 10  # boxes; fewer of them may fit another form by chance
 
 
 class BoxPhotos(Dataset[Any]):
@@ -236,19 +238,26 @@ class BoxPhotos(Dataset[Any]):
             return
         example = f"such as {short(pairs[0][1])} in an image of {pairs[0][0][0]}x{pairs[0][0][1]} px (width x height)"
         expected = "expected x, y of the upper left corner, width and height in pixels"
-        if all(max(map(abs, bbox)) <= 1 < min(size) for size, bbox in pairs) and any(
-            max(bbox) > 0 for _, bbox in pairs
-        ):
+        small = sum(max(map(abs, bbox)) <= 1 < min(size) for size, bbox in pairs)
+        if small >= _OF_ONE_FORM * len(pairs) and any(max(bbox) > 0 for _, bbox in pairs):
             raise DataError(
-                f"{self.file}: no bbox has a value above 1, {example}; {expected}. They seem to be shares of the "
-                "image's width and height: multiply them by its size"
+                f"{self.file}: {small} of {len(pairs)} boxes have no value above 1, {example}; {expected}. They seem to "
+                "be shares of the image's width and height: multiply them by its size"
             )
-        corners = all(0 <= x < right <= w + 1 and 0 <= y < low <= h + 1 for (w, h), (x, y, right, low) in pairs)
-        if corners and self.clipped > _MOST_CLIPPED * kept:
-            raise DataError(
-                f"{self.file}: {self.clipped} of {kept} boxes reach over the edge of their image, {example}; "
+        differing = [(size, bbox) for size, bbox in pairs if bbox[0] or bbox[1]]  # at 0, 0 both forms are the same
+        corners = [
+            (x + right > w or y + low > h)
+            for (w, h), (x, y, right, low) in differing
+            if 0 <= x < right <= w + 1 and 0 <= y < low <= h + 1
+        ]
+        if len(corners) >= _OF_ONE_FORM * len(differing) and sum(corners) > _MOST_CLIPPED * len(differing):
+            message = (
+                f"{self.file}: {sum(corners)} of {len(pairs)} boxes reach over the edge of their image, {example}; "
                 f"{expected}. They seem to be corners, x1, y1, x2, y2: write x1, y1, x2 - x1, y2 - y1"
             )
+            if len(differing) >= _FEWEST:
+                raise DataError(message)
+            logger.warning("%s, unless they are right", message)
         geometry = sum(self.skipped[reason] for reason in ("zero area", "outside", "not finite", "too small"))
         if geometry and not kept and geometry == sum(self.skipped.values()):
             reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(self.skipped.items()))

@@ -21,9 +21,9 @@ class Head(Configured, nn.Module):
     """A module that turns Tokens into one tensor per task.
 
     ``forward(tokens)`` returns ``{task name: (B, dim)}`` in model space, ``(B, dim, rows, cols)`` for the kinds that
-    predict per cell (dense, segmentation); ``predict(tokens)`` the same in natural units and ``{composition name:
+    predict per cell (dense, segmentation); ``predict(tokens)`` the same in original units and ``{composition name:
     (B, parts + sums)}``; ``predict_maps(tokens)``, where a head has maps, ``{task name: (B, dim, rows, cols)}`` in
-    natural units.
+    original units.
 
     Attributes:
         trained_on: which tokens the head was trained on, from the backbone record of the file it was loaded from;
@@ -75,7 +75,7 @@ class Head(Configured, nn.Module):
 
     @torch.no_grad()
     def predict_maps(self, tokens: Tokens) -> dict[str, Tensor]:
-        """Return ``{task name: (B, dim, rows, cols)}`` in natural units; empty for a head without maps."""
+        """Return ``{task name: (B, dim, rows, cols)}`` in original units; empty for a head without maps."""
         return {}
 
     def _sequence(self, tokens: Tokens) -> Tensor:

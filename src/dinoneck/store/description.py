@@ -77,7 +77,7 @@ class Description:
 
     @cached_property
     def source(self) -> str | None:
-        """The fingerprint of the backbone, which the tokens carry; None where its record does not tell."""
+        """The fingerprint of the backbone, which the tokens carry; None where its record does not hold it."""
         return weight_hashes.fingerprint_from_record(self.backbone)
 
     def to_bytes(self) -> bytes:

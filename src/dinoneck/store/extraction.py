@@ -184,15 +184,15 @@ def measure_scale(items: Sequence[Item], description: Description, backbone: Bac
 
 
 def prepare(item: Item, description: Description) -> Prepared:
-    """Decode one photo and make its views; what is wrong with it is told, not raised."""
+    """Decode one image and make its views; the problem of an unusable one is returned, not raised."""
     image_id, path = item
     try:
         # hashed before it is decoded: a file that changes in between differs from its hash in the next extraction
         file = image_file(image_id, path) if path.is_file() else ImageFile(0)
         return Prepared(image_id, file, views_of(path, description.preprocess, description.patterns, image_id), "")
     except (DinoneckError, OSError) as error:
-        told = str(error) if str(path) in str(error) else f"{path}: {error}"
-        return Prepared(image_id, ImageFile(0), None, told)
+        problem = str(error) if str(path) in str(error) else f"{path}: {error}"
+        return Prepared(image_id, ImageFile(0), None, problem)
 
 
 def _usable(photos: list[Prepared], new: set[str], done: Extracted, skip: bool) -> list[Prepared]:

@@ -425,9 +425,42 @@ def as_shares(content: dict[str, Any]) -> None:
 def test_boxes_of_other_forms_are_refused_and_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"reach over the edge.*They seem to be corners, x1, y1, x2, y2"):
         blood_cells(tmp_path, as_corners)
-    with pytest.raises(DataError, match=r"no bbox has a value above 1.*shares of the image's width and height"):
+    with pytest.raises(DataError, match=r"no value above 1.*shares of the image's width and height"):
         blood_cells(tmp_path, as_shares)
     assert blood_cells(tmp_path, lambda content: None).clipped == 0
+
+
+def many(*bboxes: list[float]) -> Change:
+    """Replace the boxes by these, in the first image of 40x30 px (width x height)."""
+
+    def change(content: dict[str, Any]) -> None:
+        content["annotations"] = [
+            {"id": i, "image_id": 10, "category_id": 5, "bbox": bbox} for i, bbox in enumerate(bboxes)
+        ]
+
+    return change
+
+
+def test_a_few_odd_boxes_do_not_hide_the_form_of_the_others(tmp_path: Path) -> None:
+    corners = [[float(i % 20), float(i % 15), 20.0 + i % 20, 15.0 + i % 15] for i in range(150)]
+    with pytest.raises(DataError, match="They seem to be corners"):
+        made(tmp_path, many(*corners, [30.0, 20.0, 5.0, 5.0]))
+    shares = [[0.1, 0.2, 0.3, 0.4]] * 150
+    with pytest.raises(DataError, match="150 of 151 boxes have no value above 1"):
+        made(tmp_path, many(*shares, [30.0, 20.0, 5.0, 5.0]))
+
+
+@pytest.mark.parametrize(
+    "bboxes",
+    [
+        [[10.0, 5.0, 35.0, 26.0]],  # a single box over the edge
+        [[0.0, 0.0, 41.0, 31.0]] * 30,  # the whole image, rounded up
+        [[2.0 + 3 * (i % 12), 4.0, 12.0, 29.0] for i in range(60)],  # people, whose feet are below the image
+        [[2.0, 3.0, 30.0, 20.0]] * 30,  # large boxes inside
+    ],
+)
+def test_boxes_that_may_be_right_are_kept(tmp_path: Path, bboxes: list[list[float]]) -> None:
+    assert len(made(tmp_path, many(*bboxes))[0][1]["labels"]) == len(bboxes)
 
 
 def test_a_file_of_which_no_box_is_left_is_refused(tmp_path: Path) -> None:
