@@ -134,10 +134,8 @@ class HeadEnsemble(Head):
 
     def natural(self, tokens: Tokens) -> dict[str, Tensor]:
         """Return ``{name: (B, dim)}`` in original units, probabilities for classes and ratios."""
-        answers = self._each(tokens)
-        return recompute_derived(
-            self.predicted, {task.name: self._reduced(task.name, answers) for task in self.predicted}
-        )
+        rows = self._each(tokens)
+        return recompute_derived(self.predicted, {task.name: self._reduced(task.name, rows) for task in self.predicted})
 
     @torch.no_grad()
     def predict_maps(self, tokens: Tokens) -> dict[str, Tensor]:
@@ -160,8 +158,8 @@ class HeadEnsemble(Head):
         if len(alike) < len(members):
             return [head.natural(tokens) for head in members]
         mlps = [mlp for head in alike for mlp in head.mlps]
-        answers = iter(per_patch_together(mlps, self._sequence(tokens), tokens.num_prefix_tokens))
-        return [head._natural({task.name: next(answers).mean(dim=1) for task in head.tasks}) for head in alike]
+        outputs = iter(per_patch_together(mlps, self._sequence(tokens), tokens.num_prefix_tokens))
+        return [head._natural({task.name: next(outputs).mean(dim=1) for task in head.tasks}) for head in alike]
 
     def _reduced(self, name: str, answers: Sequence[dict[str, Tensor]]) -> Tensor:
         said = [row[name] for row in answers if name in row]
