@@ -241,8 +241,8 @@ class BoxPhotos(Dataset[Any]):
         small = sum(max(map(abs, bbox)) <= 1 < min(size) for size, bbox in pairs)
         if small >= _OF_ONE_FORM * len(pairs) and any(max(bbox) > 0 for _, bbox in pairs):
             raise DataError(
-                f"{self.file}: {small} of {len(pairs)} boxes have no value above 1, {example}; {expected}. They seem to "
-                "be shares of the image's width and height: multiply them by its size"
+                f"{self.file}: {small} of {len(pairs)} boxes have no value above 1, {example}; {expected}. They seem "
+                "to be shares of the image's width and height: multiply them by its size"
             )
         differing = [(size, bbox) for size, bbox in pairs if bbox[0] or bbox[1]]  # at 0, 0 both forms are the same
         corners = [

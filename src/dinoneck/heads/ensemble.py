@@ -158,8 +158,8 @@ class HeadEnsemble(Head):
         if len(alike) < len(members):
             return [head.natural(tokens) for head in members]
         mlps = [mlp for head in alike for mlp in head.mlps]
-        outputs = iter(per_patch_together(mlps, self._sequence(tokens), tokens.num_prefix_tokens))
-        return [head._natural({task.name: next(outputs).mean(dim=1) for task in head.tasks}) for head in alike]
+        per_patch = iter(per_patch_together(mlps, self._sequence(tokens), tokens.num_prefix_tokens))
+        return [head._natural({task.name: next(per_patch).mean(dim=1) for task in head.tasks}) for head in alike]
 
     def _reduced(self, name: str, answers: Sequence[dict[str, Tensor]]) -> Tensor:
         said = [row[name] for row in answers if name in row]

@@ -103,3 +103,12 @@ def test_verify(filled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     told = capsys.readouterr().err
     assert f"damaged  {filled}  a  {store.shard_of('a')}" in told
     assert f"refused  {tmp_path / 'none'}" in told
+
+
+def test_verify_names_the_shard_of_images_that_the_index_has_lost(
+    filled: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    [shard] = (f"data/{path.name}" for path in (filled / "data").iterdir())
+    next((filled / "index").iterdir()).unlink()
+    assert run("verify", filled) == 1
+    assert f"damaged  {filled}  deep/b  {shard}  (not in the index)" in capsys.readouterr().err
