@@ -117,7 +117,8 @@ class Composition:
         """Return the tasks of the total and of the ratio.
 
         Raises:
-            ConfigError: if the composition names none, or a task is missing or of another kind or size.
+            ConfigError: if the composition names none, a task is missing or of another kind or size, or the ratio's
+                labels are the parts in another order.
         """
         if not (self.name and self.total and self.ratio):
             raise ConfigError(
@@ -135,6 +136,12 @@ class Composition:
                 raise ConfigError(
                     f"{where} of kind {' or '.join(kinds)} with dim {dim}; it is {task.kind!r} with dim {task.dim}"
                 )
+        labels = known[self.ratio].labels
+        if labels != self.parts and set(labels) == set(self.parts):
+            raise ConfigError(
+                f"composition {self.name!r} has the parts {', '.join(self.parts)}, but the outputs of task "
+                f"{self.ratio!r} are labelled {', '.join(labels)}; give both in the same order"
+            )
         return known[self.total], known[self.ratio]
 
     def output(self, tasks: Sequence[Task]) -> Composed:

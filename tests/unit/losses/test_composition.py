@@ -242,6 +242,14 @@ def test_impossible_composition_losses(wrong: dict[str, Any], message: str) -> N
         TaskLoss(TASKS, [CompositionLoss(**({"composition": FIVE} | wrong))])
 
 
+def test_a_ratio_labelled_with_the_parts_has_their_order() -> None:
+    for labels in (PARTS, ("a", "b", "c"), ()):
+        FIVE.tasks_of((TASKS[0], replace(TASKS[1], labels=labels)))
+    turned = (TASKS[0], replace(TASKS[1], labels=PARTS[::-1]))
+    with pytest.raises(ConfigError, match=r"the parts clover, dead, green, but.*'ratio' are labelled green, dead, clov"):
+        FIVE.tasks_of(turned)
+
+
 def test_the_default_scale_is_the_totals_standard_deviation() -> None:
     assert CompositionLoss(FIVE).divisors(TargetTransform(mean=MEAN, std=STD)) == (STD,) * 5
     values = torch.tensor([[100.0], [120.0], [140.0]])
