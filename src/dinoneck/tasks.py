@@ -252,7 +252,7 @@ def cell_output(task: Task, tasks: Sequence[Task]) -> tuple[Task, int]:
     """Return the map task whose cells make a task's value (``from_cells``), and the output of it.
 
     Raises:
-        ConfigError: if there is no such map, none of its labels is the task's name, or it has a minimum.
+        ConfigError: if there is no such map, not exactly one of its labels is the task's name, or it has a minimum.
     """
     maps = {own.name: own for own in tasks if own.is_map}
     cells = maps.get(str(task.from_cells))
@@ -266,6 +266,11 @@ def cell_output(task: Task, tasks: Sequence[Task]) -> tuple[Task, int]:
         raise ConfigError(
             f"task {task.name!r} is the mean over the cells of {cells.name!r}, whose minimum is {cells.minimum:g}: a "
             f"mean of clipped cells is too high; give the minimum to {task.name!r} alone"
+        )
+    if cells.labels.count(task.name) > 1:
+        raise ConfigError(
+            f"task {task.name!r} is the mean over the cells of {cells.name!r}, which has several outputs with that "
+            f"label: {', '.join(cells.labels)}; give each output a label of its own"
         )
     return cells, 0 if cells.dim == 1 else cells.labels.index(task.name)
 
