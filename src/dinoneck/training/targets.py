@@ -50,7 +50,8 @@ def training_targets(
             check_varies(task.name, numbers[:trained], "training image")
     for composition in loss.compositions:
         if composition.name in targets:
-            values[composition.name] = _composed(composition, as_array(targets[composition.name]), count)
+            total, _ = composition.composition.tasks_of(loss.tasks)
+            values[composition.name] = _composed(composition, as_array(targets[composition.name]), count, total)
     return values, {name: torch.as_tensor(weight).float() for name, weight in cells.items()}
 
 
@@ -127,14 +128,15 @@ def _cell_weights(tasks: Sequence[Task], targets: Mapping[str, Any], weights: Ma
     return found
 
 
-def _composed(composition: CompositionLoss, values: _Array, count: int) -> Tensor:
-    """The targets of a composed term as they are: (n, outputs), NaN = missing."""
+def _composed(composition: CompositionLoss, values: _Array, count: int, total: Task) -> Tensor:
+    """The targets (n, outputs) of a composed term in the units of its loss, per area; NaN = missing."""
     wanted = (count, len(composition.composition.names))
     if values.shape != wanted:
         raise DataError(f"targets of {composition.name!r} have shape {values.shape}; expected {wanted}")
     if np.isinf(values.astype(np.float64)).any():
         raise DataError(f"targets of {composition.name!r} hold infinite values; missing ones are NaN")
-    return torch.as_tensor(values.astype(np.float64)).float()
+    area = 1.0 if total.transform is None else total.transform.area or 1.0
+    return torch.as_tensor(values.astype(np.float64) / area).float()
 
 
 def model_targets(task: Task, targets: Mapping[str, Any], count: int) -> Tensor:

@@ -123,6 +123,23 @@ def test_targets_of_a_composed_term_are_used() -> None:
         fit(head, source, targets=targets | {"five": np.zeros((PHOTOS, 4))}, target_ids=source.ids, loss=loss)
 
 
+def test_targets_of_a_composed_term_are_in_original_units() -> None:
+    """In grams on 0.21 m², as those of the total: the same numbers as composed ones leave the loss as it is."""
+    source, _ = cells()
+    transform = TargetTransform(area=0.21, mean=200.0, std=100.0)
+    tasks = (Task("reg3", transform=transform), Task("ratio", dim=3, kind="ratio"))
+    grams, ratio = np.linspace(20, 60, PHOTOS)[:, None], np.random.RandomState(0).dirichlet((1, 1, 1), PHOTOS)
+    five = PARTS.of_shares(torch.tensor(grams), torch.tensor(ratio)).numpy()
+    losses = []
+    for own in ({}, {"five": five}):
+        torch.manual_seed(0)
+        head = FPNHead(WIDTH, tasks, 1, fpn_dim=8)
+        targets = {"reg3": grams, "ratio": ratio, **own}
+        history = fit(head, source, targets=targets, target_ids=source.ids, epochs=1, loss=TaskLoss(tasks, (PARTS,)))
+        losses.append(history[0]["five"])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+
+
 def test_weights_pull_towards_heavy_cells() -> None:
     source, values = cells()
     constant = replace(source.tokens, sequence=(torch.zeros_like(source.tokens.sequence[0]),))
