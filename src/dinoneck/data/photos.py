@@ -233,11 +233,11 @@ def as_list(photos: Photo | Sequence[Photo], noun: str = "photos") -> list[Photo
 def decode(photo: Photo) -> Tensor:
     """Decode one photo to (3, H, W) float32 RGB in 0 ... 1, turned upright by its EXIF tag.
 
-    Grey, palette, CMYK and transparent images become RGB; 16-bit ones are scaled by 65535.
+    Grey, palette, CMYK and transparent images become RGB. 16-bit grey values are scaled by 65535; of 16-bit colours
+    in a file Pillow keeps the high byte, which is scaled by 255.
 
     Raises:
-        DataError: if it cannot be read, its values are out of range, or its 16-bit values fill 12 bits at most, naming
-            the file.
+        DataError: naming the file, if it cannot be read, values are out of range or 16-bit ones fill 12 bits at most.
     """
     if isinstance(photo, str | os.PathLike):
         return read_picture(Path(photo), _from_pil)
@@ -249,9 +249,7 @@ def decode(photo: Photo) -> Tensor:
             raise DataError(f"an array photo has shape {photo.shape}; expected (height, width, 3) or (height, width)")
         if array.dtype.kind not in "uif":
             raise DataError(f"an array photo holds {array.dtype} values; expected uint8, uint16 or floats in 0 ... 1")
-        array = np.ascontiguousarray(array[..., :3])
-        if not array.dtype.isnative:
-            array = array.astype(array.dtype.newbyteorder("="))
+        array = np.ascontiguousarray(array[..., :3], array.dtype.newbyteorder("="))
         return _in_range(torch.tensor(array).permute(2, 0, 1))
     if isinstance(photo, Tensor):
         if photo.ndim != 3 or photo.shape[0] not in (1, 3):
@@ -296,6 +294,7 @@ def read_picture(path: Path, read: Callable[[Image.Image, str], T], noun: str = 
 
 def _from_pil(image: Image.Image, name: str) -> Tensor:
     deep = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG")  # older Pillow: 16 bit as I
+    colour = image.mode in ("RGB", "RGBA") and any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
     image = ImageOps.exif_transpose(image)
     if deep:
         grey = np.asarray(image)
@@ -307,15 +306,13 @@ def _from_pil(image: Image.Image, name: str) -> Tensor:
         )
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
-    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).float() / 255.0
+    pixels = np.array(image.convert("RGB"))
+    _check_depth(int(pixels.max()) << 8 | 255 if colour else 0, name)  # the low bytes are lost
+    return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255.0
 
 
 def _check_depth(largest: int, name: str) -> None:
-    """Refuse 16-bit values that fill 12 bits at most: scaled by 65535, the image would be nearly black.
-
-    Raises:
-        DataError: naming the largest value.
-    """
+    """Refuse 16-bit values that fill 12 bits at most, naming the largest: such an image would be nearly black."""
     if 0 < largest < 1 << 12:
         bits = next(bits for bits in (8, 10, 12) if largest < 1 << bits)
         raise DataError(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -109,3 +111,31 @@ def test_sixteen_bit_images_of_fewer_bits_are_refused(largest: int, bits: int, t
             decode(image)
     assert decode(np.zeros((4, 4), np.uint16)).max() == 0, "a black image is a black image"
     assert decode(grey / np.float32(largest)).max() == 1
+
+
+def png_of_16_bits(values: Any) -> bytes:
+    """A PNG of (H, W, 3 or 4) 16-bit colours, which Pillow cannot write."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    rows, cols, channels = values.shape
+    header = struct.pack(">IIBBBBB", cols, rows, 16, {3: 2, 4: 6}[channels], 0, 0, 0)
+    lines = b"".join(b"\0" + line.astype(">u2").tobytes() for line in values)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(("largest", "bits"), [(255, 8), (1023, 10), (4095, 12)])
+def test_sixteen_bit_colours_of_fewer_bits_are_refused(largest: int, bits: int, tmp_path: Path) -> None:
+    """Pillow keeps their high byte, so they would be nearly black; an opaque alpha channel does not count."""
+    rgba = np.full((8, 6, 4), 65535)
+    rgba[..., :3] = np.linspace(0, largest, 8 * 6 * 3).reshape(8, 6, 3)
+    for values in (rgba, rgba[..., :3]):
+        (tmp_path / "deep.png").write_bytes(png_of_16_bits(values))
+        with pytest.raises(DataError, match=f"deep.png holds 16-bit values of at most {largest}: .* {bits}-bit image"):
+            decode(tmp_path / "deep.png")
+    (tmp_path / "deep.png").write_bytes(png_of_16_bits(rgba[..., :3] * (65535 // largest)))
+    assert decode(tmp_path / "deep.png").max() > 0.99
+    dark = np.full((8, 6, 3), 12, np.uint8)
+    Image.fromarray(dark).save(tmp_path / "dark.png")
+    assert decode(tmp_path / "dark.png").max() < 0.05, "8 bits are what they are"
