@@ -19,13 +19,13 @@ class UncertaintyWeighting(Configured, nn.Module):
     """Sum of ½ e^(-s) L + ½ s over the losses L, with one learned log-variance s for each.
 
     A loss that stays high earns a large s and so a small weight; s rests at ln L, and begins there: the first training
-    forward sets it by its losses, so that each begins with the same part in the total. Take it where the scales of
-    several losses are unknown; where the weights are given, such as those of a metric, give them to the tasks instead.
-    The total falls below 0 as losses become small: never pick a checkpoint by it.
+    forward in which the loss counts sets it, so that each begins with the same part in the total. Take it where the
+    scales of several losses are unknown; where the weights are given, such as those of a metric, give them to the tasks
+    instead. The total falls below 0 as losses become small: never pick a checkpoint by it.
 
     Its parameter belongs in the optimizer, without weight decay. It has one axis, so that rules which spare biases and
     norms spare it too. s is kept within -12 ... 12: values beyond are moved to the bound when the next training forward
-    begins, where the gradient still leads back. The state dict holds whether s was set, so a resumed run keeps it.
+    begins, where the gradient still leads back. The state dict holds which s were set, so a resumed run keeps them.
 
     Args:
         names: of the losses.
@@ -59,11 +59,11 @@ class UncertaintyWeighting(Configured, nn.Module):
         if not self.names or "" in self.names or len(set(self.names)) < len(self.names):
             raise ConfigError(f"UncertaintyWeighting(names=) is {self.names}; expected one or more names, each once")
         self.log_variance = nn.Parameter(torch.empty(len(self.names), device=device, dtype=dtype or torch.float32))
-        self.register_buffer("is_set", torch.zeros((), dtype=torch.bool, device=device))
+        self.register_buffer("is_set", torch.zeros(len(self.names), dtype=torch.bool, device=device))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Set s to 0 until the next training forward."""
+        """Set s to 0 until the next training forward in which its loss counts."""
         nn.init.zeros_(self.log_variance)
         self.is_set.zero_()
 
@@ -90,12 +90,16 @@ class UncertaintyWeighting(Configured, nn.Module):
         if self.training:  # without a branch on is_set, which would wait for the device
             begin = _logarithms(values.detach(), keep).to(self.log_variance.dtype)
             self.log_variance.data.copy_(torch.where(self.is_set, self.log_variance.data, begin))
-            self.is_set.fill_(True)
+            self.is_set.logical_or_(torch.ones_like(self.is_set) if keep is None else keep)
         s = self._bounded()
         if keep is None:
             return (0.5 * torch.exp(-s) * values + 0.5 * s).sum()
         values = torch.where(keep, values, 0.0)
         return torch.where(keep, 0.5 * torch.exp(-s) * values + 0.5 * s, 0.0).sum()
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        state_dict.setdefault(f"{prefix}is_set", torch.ones_like(self.is_set))  # version 0.1 has none: s is learned
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _bounded(self) -> Tensor:
         """The log-variances within their bound; the gradient passes as if there were none, since it leads back."""

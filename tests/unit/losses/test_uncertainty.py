@@ -72,14 +72,24 @@ def test_every_loss_begins_with_the_same_part(large: float) -> None:
     assert weighting.log_variances["composed"] == pytest.approx(math.log(large), rel=1e-6), "the first losses alone"
 
 
-def test_a_resumed_weighting_keeps_its_beginning() -> None:
+def test_a_resumed_weighting_keeps_its_beginning_and_a_late_part_has_its_own() -> None:
     first = UncertaintyWeighting(["a", "b", "c"])
     first(LOSSES, {"a": 1, "b": 0, "c": 1})
     assert first.log_variances == pytest.approx({"a": math.log(4.0), "b": 0.0, "c": 0.0})
     resumed = UncertaintyWeighting(["a", "b", "c"])
     resumed.load_state_dict(first.state_dict())
     resumed({"a": torch.tensor(1.0), "b": torch.tensor(50.0), "c": torch.tensor(3.0)})
-    assert resumed.log_variances == first.log_variances
+    assert resumed.log_variances == first.log_variances | {"b": pytest.approx(math.log(50.0))}, "b counts from here on"
+    resumed({"a": torch.tensor(1.0), "b": torch.tensor(2.0), "c": torch.tensor(3.0)})
+    assert resumed.log_variances["b"] == pytest.approx(math.log(50.0))
+
+
+def test_a_state_of_version_0_1_is_one_that_was_set() -> None:
+    old = {"weighting.log_variance": torch.tensor([0.5, 0.0, -1.0])}
+    holder = torch.nn.ModuleDict({"weighting": UncertaintyWeighting(["a", "b", "c"])})
+    holder.load_state_dict(old)
+    holder["weighting"](LOSSES)
+    assert holder["weighting"].log_variances == {"a": 0.5, "b": 0.0, "c": -1.0}
 
 
 def test_the_bound_holds_and_the_way_back_stays_open() -> None:
