@@ -36,6 +36,8 @@ def read_any(path: str | os.PathLike[str], max_bytes: int | None = None) -> Any:
         BackboneError: if the file is missing, damaged, too large, or a pickle that would run code.
     """
     file = Path(path)
+    if file == Path():
+        raise BackboneError("the path of the weights file is empty or the current folder; pass a file of weights")
     if not file.is_file():
         raise BackboneError(f"there is no weights file {file}")
     _check_size(file, max_bytes)

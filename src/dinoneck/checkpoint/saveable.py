@@ -26,6 +26,12 @@ _SET_LATER = ("weights", "reduce")  # of an ensemble: plain attributes that its 
 
 def named(module: nn.Module) -> tuple[str, dict[str, int]]:
     """The registered name of a module, and the versions of all classes in its configuration."""
+    if not isinstance(module, nn.Module):
+        raise CheckpointError(
+            f"{str(module)[:80]!r} is {type(module).__name__}; expected a registered module. The path comes first: "
+            "save_head(path, module)",
+            step="write",
+        )
     try:
         head_type = registry.name_of(type(module))
     except RegistryError as error:

@@ -76,6 +76,8 @@ class CocoBox:
 
 def read_coco(file: Path) -> dict[str, list[Any]]:
     """The JSON's three lists."""
+    if file == Path():
+        raise DataError("the path of the annotations is empty or the current folder; pass a COCO JSON file")
     try:
         raw = file.read_bytes()
     except FileNotFoundError:

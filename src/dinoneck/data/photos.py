@@ -77,9 +77,10 @@ class Preprocessing:
                     + did_you_mean(value, get_args(allowed))
                 )
         for name in ("mean", "std"):
-            values = tuple(float(value) for value in getattr(self, name))
+            given = getattr(self, name)
+            values = () if given is None else tuple(float(value) for value in given)
             if len(values) != 3 or not all(np.isfinite(values)) or (name == "std" and min(values) <= 0):
-                raise ConfigError(f"{name} is {values}; expected three finite numbers (std: positive), for R, G, B")
+                raise ConfigError(f"{name} is {given}; expected three finite numbers (std: positive), for R, G, B")
             object.__setattr__(self, name, values)
         if self.size is not None:
             object.__setattr__(self, "size", _size(self.size))
@@ -278,6 +279,8 @@ def read_picture(path: Path, read: Callable[[Image.Image, str], T], noun: str = 
     Raises:
         DataError: if there is no such file or it cannot be decoded, naming it.
     """
+    if path == Path():
+        raise DataError(f"the path of a {noun} is empty or the current folder; expected an image file")
     try:
         with Image.open(path) as image:
             return read(image, str(path))

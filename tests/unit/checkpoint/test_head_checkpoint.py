@@ -28,6 +28,7 @@ from dinoneck import (
     save_head,
 )
 from dinoneck.checkpoint import read_header
+from dinoneck.data import Preprocessing
 
 
 def head_of(seed: int = 0) -> PatchMeanHead:
@@ -185,6 +186,9 @@ def test_what_cannot_be_saved_is_refused_before_a_byte_is_written(tmp_path: Path
     refused(head_of(), "larger than 16384", "write", note="x" * 20000)
     refused(head_of(), "inputs", "config", preprocess={"size": 3})
     refused(head_of(), "backbone", "write", backbone="tiny")
+    refused(head_of(), "std is None; expected three", "config", preprocess={**Preprocessing().record(), "std": None})
+    with pytest.raises(CheckpointError, match=r"is str; expected a registered module.*save_head\(path, module\)"):
+        save_head(head_of(), "h.safetensors")  # type: ignore[arg-type]
 
 
 def test_targets_that_cannot_be_written(tmp_path: Path) -> None:

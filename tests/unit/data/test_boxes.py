@@ -299,6 +299,8 @@ def test_a_cut_or_missing_json_is_refused(tmp_path: Path) -> None:
     file.write_bytes(b"\xff\xfe" + whole[:-5])
     with pytest.raises(DataError, match="is no whole JSON"):
         BoxPhotos(file)
+    with pytest.raises(DataError, match="the path of the annotations is empty"):
+        BoxPhotos("")
     file.unlink()
     with pytest.raises(DataError, match="there is no annotations file"):
         BoxPhotos(file)

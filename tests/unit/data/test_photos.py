@@ -65,6 +65,7 @@ def test_photos_are_turned_upright(tmp_path: Path) -> None:
     ("photo", "message"),
     [
         ("missing.jpg", "there is no photo"),
+        ("", "the path of a photo is empty"),
         (np.zeros((4, 4, 2), np.uint8), r"\(4, 4, 2\)"),
         (np.zeros((4, 4, 3), np.int32), "int32"),
         (np.full((4, 4, 3), 2.0), "values 2 ... 2; expected RGB in 0 ... 1"),
