@@ -31,6 +31,7 @@ Array = np.ndarray[Any, Any]
 _SHOWN = 3
 _MOST_CLIPPED = 0.1  # of the boxes; above it their form is examined
 _OF_ONE_FORM = 0.99  # of the boxes fit a form if the file is in it: single entries may be wrong
+_ROUNDING_PX = 2  # by which a rounded box may reach over the edge
 _FEWEST = 10  # boxes; fewer of them may fit another form by chance
 
 
@@ -240,13 +241,14 @@ class BoxPhotos(Dataset[Any]):
         expected = "expected x, y of the upper left corner, width and height in pixels"
         small = sum(max(map(abs, bbox)) <= 1 < min(size) for size, bbox in pairs)
         if small >= _OF_ONE_FORM * len(pairs) and any(max(bbox) > 0 for _, bbox in pairs):
-            raise DataError(
+            message = (
                 f"{self.file}: {small} of {len(pairs)} boxes have no value above 1, {example}; {expected}. They seem "
                 "to be shares of the image's width and height: multiply them by its size"
             )
+            _refuse(message, certain=len(pairs) > 1)
         differing = [(size, bbox) for size, bbox in pairs if bbox[0] or bbox[1]]  # at 0, 0 both forms are the same
         corners = [
-            (x + right > w or y + low > h)
+            (x + right > w + _ROUNDING_PX or y + low > h + _ROUNDING_PX)
             for (w, h), (x, y, right, low) in differing
             if 0 <= x < right <= w + 1 and 0 <= y < low <= h + 1
         ]
@@ -255,13 +257,18 @@ class BoxPhotos(Dataset[Any]):
                 f"{self.file}: {sum(corners)} of {len(pairs)} boxes reach over the edge of their image, {example}; "
                 f"{expected}. They seem to be corners, x1, y1, x2, y2: write x1, y1, x2 - x1, y2 - y1"
             )
-            if len(differing) >= _FEWEST:
-                raise DataError(message)
-            logger.warning("%s, unless they are right", message)
+            _refuse(message, certain=len(differing) >= _FEWEST)
         geometry = sum(self.skipped[reason] for reason in ("zero area", "outside", "not finite", "too small"))
         if geometry and not kept and geometry == sum(self.skipped.values()):
             reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(self.skipped.items()))
             raise DataError(f"{self.file}: every box is left out ({reasons}), {example}; {expected}")
+
+
+def _refuse(message: str, *, certain: bool) -> None:
+    """Refuse boxes of another form, or warn where they are too few to tell."""
+    if certain:
+        raise DataError(message)
+    logger.warning("%s, unless they are right", message)
 
 
 def _clip(bbox: tuple[float, ...], photo: CocoPhoto, min_side_px: float) -> tuple[tuple[float, ...], str | None]:

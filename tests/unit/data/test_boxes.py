@@ -459,10 +459,20 @@ def test_a_few_odd_boxes_do_not_hide_the_form_of_the_others(tmp_path: Path) -> N
         [[0.0, 0.0, 41.0, 31.0]] * 30,  # the whole image, rounded up
         [[2.0 + 3 * (i % 12), 4.0, 12.0, 29.0] for i in range(60)],  # people, whose feet are below the image
         [[2.0, 3.0, 30.0, 20.0]] * 30,  # large boxes inside
+        [[1.0, 1.0, 41.0, 31.0]] * 30,  # the whole image, rounded on all sides
+        [[25.0, 20.0, 40.0, 30.0], [20.0, 20.0, 38.0, 28.0]],  # two that the edge cuts
+        [[0.0, 0.0, 1.0, 1.0]],  # a single pixel
     ],
 )
 def test_boxes_that_may_be_right_are_kept(tmp_path: Path, bboxes: list[list[float]]) -> None:
     assert len(made(tmp_path, many(*bboxes))[0][1]["labels"]) == len(bboxes)
+
+
+def test_too_few_boxes_to_tell_their_form_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for bboxes, form in (([[25.0, 20.0, 40.0, 30.0]], "corners"), ([[0.0, 0.0, 1.0, 1.0]], "shares")):
+        caplog.clear()
+        made(tmp_path, many(*bboxes))
+        assert f"They seem to be {form}" in caplog.text
 
 
 def test_a_file_of_which_no_box_is_left_is_refused(tmp_path: Path) -> None:
