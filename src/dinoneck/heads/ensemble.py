@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, cast
 
@@ -15,7 +15,7 @@ from dinoneck.heads.cls_gating import CLSGatingHead, outputs_together
 from dinoneck.heads.head import Head
 from dinoneck.heads.patch_mean import PatchMeanHead, per_patch_together
 from dinoneck.heads.readouts import recompute_derived
-from dinoneck.losses.composition import Composed, outputs_of
+from dinoneck.losses.composition import Composed, Composition, outputs_of
 from dinoneck.tasks import Task
 from dinoneck.tokens import Tokens
 
@@ -135,19 +135,24 @@ class HeadEnsemble(Head):
     def natural(self, tokens: Tokens) -> dict[str, Tensor]:
         """Return ``{name: (B, dim)}`` in original units, probabilities for classes and ratios."""
         rows = self._each(tokens)
-        return recompute_derived(self.predicted, {task.name: self._reduced(task.name, rows) for task in self.predicted})
+        return recompute_derived(self.predicted, {task.name: self._reduced(task, rows) for task in self.predicted})
 
     @torch.no_grad()
     def predict_maps(self, tokens: Tokens) -> dict[str, Tensor]:
         """Return the members' maps, reduced, for the tasks that have maps."""
         answers = [head.predict_maps(tokens) for head in self._members()]
-        names = [task.name for task in self.tasks if any(task.name in row for row in answers)]
-        return {name: self._reduced(name, answers) for name in names}
+        found = [task for task in self.tasks if any(task.name in row for row in answers)]
+        return {task.name: self._reduced(task, answers) for task in found}
 
     def _members(self) -> list[Head]:
         return [cast("Head", head) for head in self.heads]
 
     def _each(self, tokens: Tokens) -> list[dict[str, Tensor]]:
+        """The predictions of every member in original units, composed wherever it has the total and the ratio."""
+        rows = self._members_natural(tokens)
+        return [with_composed(row, self.compositions) for row in rows]
+
+    def _members_natural(self, tokens: Tokens) -> list[dict[str, Tensor]]:
         """The predictions of every member in original units; each of them checks the tokens once."""
         members = self._members()
         gated = [head for head in members if isinstance(head, CLSGatingHead)]
@@ -161,8 +166,8 @@ class HeadEnsemble(Head):
         per_patch = iter(per_patch_together(mlps, self._sequence(tokens), tokens.num_prefix_tokens))
         return [head._natural({task.name: next(per_patch).mean(dim=1) for task in head.tasks}) for head in alike]
 
-    def _reduced(self, name: str, answers: Sequence[dict[str, Tensor]]) -> Tensor:
-        said = [row[name] for row in answers if name in row]
+    def _reduced(self, task: Task, answers: Sequence[dict[str, Tensor]]) -> Tensor:
+        name, said = task.name, [row[task.name] for row in answers if task.name in row]
         if any(answer.shape[2:] != said[0].shape[2:] for answer in said):
             sizes = ", ".join("x".join(str(side) for side in answer.shape[2:]) for answer in said)
             raise ShapeError(
@@ -170,13 +175,34 @@ class HeadEnsemble(Head):
             )
         stacked = torch.stack(said)
         if self.reduce == "median":
-            ordered: Tensor = stacked.sort(dim=0).values
-            return (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2
+            return median_of(task, stacked)
         if self.weights is None:
             return stacked.mean(dim=0)
         weights = [weight for weight, row in zip(self.weights, answers, strict=True) if name in row]
         shares = stacked.new_tensor(weights) / sum(weights)
         return torch.einsum("k,k...->...", shares, stacked)
+
+
+def median_of(task: Task, stacked: Tensor) -> Tensor:
+    """Return the median over (K, B, dim, ...); shares and probabilities still add up to 1.
+
+    Medians of parts or shares may all be 0, where each member favours another one: then their mean is taken.
+    """
+    ordered = stacked.sort(dim=0).values
+    median = (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2
+    composition = task.parts_of if isinstance(task, Composed) else None
+    if composition is None and not (task.is_categorical or task.kind == "ratio"):
+        return median
+    parts, mean = len(composition.parts) if composition else task.dim, stacked.mean(dim=0)
+    size, of_mean = (values[:, :parts].abs().sum(dim=1, keepdim=True) for values in (median, mean))
+    found = torch.where(size > 1e-6 * of_mean, median, mean)
+    return found if composition else found / found.sum(dim=1, keepdim=True)
+
+
+def with_composed(values: Mapping[str, Tensor], compositions: Sequence[Composition]) -> dict[str, Tensor]:
+    """Return predictions in original units, and what they lack of the compositions whose total and ratio they hold."""
+    lacking = [own for own in compositions if own.name not in values and own.total in values and own.ratio in values]
+    return {**values, **{own.name: own.of_shares(values[own.total], values[own.ratio]) for own in lacking}}
 
 
 def _build(index: int, member: Member, device: Any, dtype: Any) -> Head:

@@ -13,14 +13,14 @@ from torch import Tensor
 from dinoneck.checkpoint.records import need
 from dinoneck.errors import ConfigError, ShapeError
 from dinoneck.grid import GridSize
-from dinoneck.heads.ensemble import HeadEnsemble, shared_tasks
+from dinoneck.heads.ensemble import HeadEnsemble, median_of, shared_tasks, with_composed
 from dinoneck.heads.gates import gates_of, scores_places
 from dinoneck.heads.head import Head
 from dinoneck.heads.patch_mean import PatchMeanHead
 from dinoneck.heads.readouts import recompute_derived
 from dinoneck.inference.places import check_places, grid_of
 from dinoneck.inference.sources import LoadedHead
-from dinoneck.losses.composition import Composed
+from dinoneck.losses.composition import Composed, Composition
 from dinoneck.tokens import Tokens
 
 Reduce = Literal["mean", "median"]
@@ -75,7 +75,8 @@ class Panel:
         for task in self.tasks:
             if not any(_knows(seat.head, task.name) for seat in self._seats):
                 raise ConfigError(f"weights are {tuple(shares)}: every head that knows task {task.name!r} has weight 0")
-        self._voices = _voices(self._seats, weights is not None, reduce)
+        self._compositions = [task.parts_of for task in self.tasks if isinstance(task, Composed) and task.parts_of]
+        self._voices = _voices(self._seats, weights is not None, reduce, self._compositions)
 
     @property
     def heads(self) -> list[Head]:
@@ -102,7 +103,9 @@ class Panel:
 
     def values(self, tokens: Tokens) -> dict[str, Tensor]:
         """Return ``{name: (B, dim)}``, or (B, dim, rows, cols) for the kinds that answer per cell."""
-        return recompute_derived(self.tasks, self._reduced(tokens, lambda head, x: head.predict(x)))
+        return recompute_derived(
+            self.tasks, self._reduced(tokens, lambda head, x: with_composed(head.predict(x), self._compositions))
+        )
 
     def maps(self, tokens: Tokens) -> dict[str, Tensor]:
         """Return ``{task: (B, dim, rows, cols)}`` for the tasks that have maps."""
@@ -134,7 +137,6 @@ class Panel:
         for voice in self._voices:
             for name, answer in ask(voice.head, _fed(tokens, voice.layers, voice.head)).items():
                 said.setdefault(name, []).append((voice.votes[name], answer))
-        reduce = _median if self._reduce == "median" else _mean
         found: dict[str, Tensor] = {}
         for task in self.tasks:
             answers = said.get(task.name, [])
@@ -145,7 +147,9 @@ class Panel:
                     "one task need one stride to be averaged. Predict with these heads one by one"
                 )
             if answers:
-                found[task.name] = reduce(answers)
+                median = self._reduce == "median"
+                each = [answer for _, answer in answers]
+                found[task.name] = median_of(task, torch.stack(each)) if median else _mean(answers)
         return found
 
 
@@ -170,13 +174,15 @@ def check_weights(weights: Sequence[float] | None, count: int, reduce: str) -> N
         raise ConfigError(f"weights are {tuple(given)}; they have no meaning for reduce='median', leave them out")
 
 
-def _voices(seats: Sequence[_Seat], weighted: bool, reduce: Reduce) -> list[_Voice]:
+def _voices(
+    seats: Sequence[_Seat], weighted: bool, reduce: Reduce, compositions: Sequence[Composition]
+) -> list[_Voice]:
     """Plain heads of the same layers and dtype answer together; an ensemble answers as it is."""
     plain: dict[tuple[tuple[int, ...], torch.dtype], list[_Seat]] = {}
     voices = []
     for seat in seats:
         if isinstance(seat.head, HeadEnsemble):
-            voices.append(_Voice(seat.layers, seat.head, {task.name: seat.weight for task in seat.head.predicted}))
+            voices.append(_Voice(seat.layers, seat.head, dict.fromkeys(_names(seat.head, compositions), seat.weight)))
         else:
             plain.setdefault((seat.layers, next(seat.head.parameters()).dtype), []).append(seat)
     groups = list(plain.values())
@@ -186,8 +192,8 @@ def _voices(seats: Sequence[_Seat], weighted: bool, reduce: Reduce) -> list[_Voi
         heads, weights = [seat.head for seat in group], [seat.weight for seat in group] if weighted else None
         votes: dict[str, float] = {}
         for seat in group:
-            for task in seat.head.predicted:
-                votes[task.name] = votes.get(task.name, 0.0) + seat.weight
+            for name in _names(seat.head, compositions):
+                votes[name] = votes.get(name, 0.0) + seat.weight
         voices.append(_Voice(group[0].layers, HeadEnsemble.from_heads(heads, weights, reduce), votes))
     return voices
 
@@ -201,6 +207,12 @@ def _fed(tokens: Tokens, layers: tuple[int, ...], head: Head) -> Tokens:
     """Tokens of the head's layers in its dtype."""
     chosen = tokens if tokens.layers == layers else tokens.select(layers)
     return chosen.to(dtype=next(head.parameters()).dtype)
+
+
+def _names(head: Head, compositions: Sequence[Composition]) -> set[str]:
+    """What a head predicts, and what can be composed of that."""
+    names = {task.name for task in head.predicted}
+    return names | {own.name for own in compositions if {own.total, own.ratio} <= names}
 
 
 def _knows(head: Head, name: str) -> bool:
@@ -229,8 +241,3 @@ def _mean(answers: Sequence[tuple[float, Tensor]]) -> Tensor:
     for weight, answer in answers[1:]:
         sums = sums + weight * answer
     return sums / total
-
-
-def _median(answers: Sequence[tuple[float, Tensor]]) -> Tensor:
-    ordered = torch.stack([answer for _, answer in answers]).sort(dim=0).values
-    return (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2

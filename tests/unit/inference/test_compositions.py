@@ -114,6 +114,33 @@ def test_ensembles_average_in_original_units(kind: str, reduce: Any, weights: An
         HeadEnsemble.from_heads([*heads, other])
 
 
+def test_a_member_without_the_composition_counts_in_it(
+    blind: Backbone, patchwork: Callable[[int, int], Tensor]
+) -> None:
+    heads = [head_of("patch_mean", seed).eval() for seed in range(2)]
+    bare = PatchMeanHead(64, TASKS, hidden_dim=8).eval()
+    bare.load_state_dict(heads[1].state_dict())
+    for weights in (None, [1.0, 3.0]):
+        every, some = (HeadEnsemble.from_heads(own, weights).predict(tokens()) for own in (heads, [heads[0], bare]))
+        torch.testing.assert_close(some, every)
+        [every], [some] = (Predictor(own, blind, weights=weights)(patchwork(2, 3)) for own in (heads, [heads[0], bare]))
+        assert some["masses"] == pytest.approx(every["masses"], rel=1e-5)
+
+
+def test_medians_of_disjoint_shares_still_add_up(blind: Backbone, patchwork: Callable[[int, int], Tensor]) -> None:
+    heads: list[Any] = [head_of("patch_mean", seed).eval() for seed in range(3)]
+    for place, head in enumerate(heads):  # each is sure of another part
+        for own in head.mlps[0].out.requires_grad_(False).parameters():
+            own.zero_()
+        head.mlps[0].out.bias[place] = 200.0
+    values = HeadEnsemble.from_heads(heads, reduce="median").predict(tokens())
+    assert torch.allclose(values["shares"], torch.full((3, 3), 1 / 3))
+    check(values["masses"], values["total"])
+    [result] = Predictor(heads, blind, reduce="median")(patchwork(2, 3))
+    check(result["masses"], result["total"])
+    assert sum(result["shares"]) == pytest.approx(1.0)
+
+
 @pytest.mark.parametrize("kind", ["dense", "patch_mean"])
 @pytest.mark.parametrize("tta", ["none", "d6"])
 def test_parts_of_a_tiled_photo_add_up_to_its_total(
