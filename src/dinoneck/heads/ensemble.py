@@ -184,19 +184,17 @@ class HeadEnsemble(Head):
 
 
 def median_of(task: Task, stacked: Tensor) -> Tensor:
-    """Return the median over (K, B, dim, ...); shares and probabilities still add up to 1.
+    """Return the median over (K, B, dim, ...).
 
-    Medians of parts or shares may all be 0, where each member favours another one: then their mean is taken.
+    Medians of composed parts may all be 0, where each member favours another one: then their mean is taken.
     """
     ordered = stacked.sort(dim=0).values
     median = (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2
-    composition = task.parts_of if isinstance(task, Composed) else None
-    if composition is None and not (task.is_categorical or task.kind == "ratio"):
+    if not isinstance(task, Composed) or task.parts_of is None:
         return median
-    parts, mean = len(composition.parts) if composition else task.dim, stacked.mean(dim=0)
+    mean, parts = stacked.mean(dim=0), len(task.parts_of.parts)
     size, of_mean = (values[:, :parts].abs().sum(dim=1, keepdim=True) for values in (median, mean))
-    found = torch.where(size > 1e-6 * of_mean, median, mean)
-    return found if composition else found / found.sum(dim=1, keepdim=True)
+    return torch.where(size > 1e-6 * of_mean, median, mean)
 
 
 def with_composed(values: Mapping[str, Tensor], compositions: Sequence[Composition]) -> dict[str, Tensor]:

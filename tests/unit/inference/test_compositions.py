@@ -127,18 +127,16 @@ def test_a_member_without_the_composition_counts_in_it(
         assert some["masses"] == pytest.approx(every["masses"], rel=1e-5)
 
 
-def test_medians_of_disjoint_shares_still_add_up(blind: Backbone, patchwork: Callable[[int, int], Tensor]) -> None:
+def test_composed_parts_of_a_median_add_up_though_members_favour_different_ones(blind: Backbone, patchwork: Callable[[int, int], Tensor]) -> None:
     heads: list[Any] = [head_of("patch_mean", seed).eval() for seed in range(3)]
     for place, head in enumerate(heads):  # each is sure of another part
         for own in head.mlps[0].out.requires_grad_(False).parameters():
             own.zero_()
         head.mlps[0].out.bias[place] = 200.0
     values = HeadEnsemble.from_heads(heads, reduce="median").predict(tokens())
-    assert torch.allclose(values["shares"], torch.full((3, 3), 1 / 3))
     check(values["masses"], values["total"])
     [result] = Predictor(heads, blind, reduce="median")(patchwork(2, 3))
     check(result["masses"], result["total"])
-    assert sum(result["shares"]) == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("kind", ["dense", "patch_mean"])
