@@ -116,7 +116,8 @@ def ridge_out_of_fold(
     """Ridge regression on standardised features.
 
     The strength is chosen per fold and target by inner folds of the training rows, which keep groups whole as
-    the outer ones do: choosing by single rows would favour a fit to the groups it has seen.
+    the outer ones do: choosing by single rows would favour a fit to the groups it has seen. Where all training rows
+    are of one group, the inner folds split that group by rows.
 
     Args:
         features: (n, d).
@@ -218,7 +219,9 @@ def _checked(features: _Floats, targets: _Floats, settings: Sequence[Any]) -> tu
 def _chosen(
     features: _Floats, targets: _Floats, groups: Sequence[Hashable], settings: Sequence[Any], path: _Path
 ) -> Any:
-    """The place of the best setting for each target, (t,), by inner folds that keep groups whole."""
+    """The place of the best setting for each target, (t,), by inner folds that keep groups whole, or split the one."""
+    if len(set(groups)) < 2:
+        groups = range(len(features))
     count = min(INNER_FOLDS, len(set(groups)))
     errors = np.zeros((len(settings), targets.shape[1]))
     for fit_on, try_on in group_folds(groups, count, seed=0) if count > 1 else []:
