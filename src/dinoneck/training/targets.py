@@ -42,7 +42,7 @@ def training_targets(
     for task in loss.tasks:
         given = dict(targets)
         if task.name in cells:
-            given[task.name] = np.where(cells[task.name][:, None] > 0, as_array(targets[task.name]), np.nan)
+            given[task.name] = without_unweighted(as_array(targets[task.name]), cells[task.name])
         values[task.name] = model_targets(task, given, count)
         if not task.is_categorical:
             numbers = as_array(given[task.name]).astype(np.float64)
@@ -52,6 +52,11 @@ def training_targets(
         if composition.name in targets:
             values[composition.name] = _composed(composition, as_array(targets[composition.name]), count)
     return values, {name: torch.as_tensor(weight).float() for name, weight in cells.items()}
+
+
+def without_unweighted(values: _Array, weight: _Array) -> _Array:
+    """Return maps (n, K, rows, cols) with NaN in the cells whose weight (n, rows, cols) is 0."""
+    return np.where(weight[:, None] > 0, values, np.nan)
 
 
 def check_minimum(name: str, values: _Array, minimum: float | None, ids: Sequence[str]) -> None:

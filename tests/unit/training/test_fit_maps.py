@@ -78,6 +78,15 @@ def test_a_dense_head_learns_every_cell_and_nothing_from_cells_without_weight() 
     assert np.array_equal(said(head, source), said(clean, source)), "NaN and weight 0 are the same"
 
 
+def test_validation_scores_leave_out_cells_without_weight() -> None:
+    source, values = cells()
+    weight = (np.random.RandomState(1).rand(PHOTOS, ROWS, COLS) > 0.3).astype(np.float32)
+    split = {"target_ids": source.ids, "ids": source.ids[:16], "val_ids": source.ids[16:], "epochs": 1}
+    junk, holes = (np.where(weight[:, None] > 0, values, other) for other in (-9999.0, np.nan))
+    found = fit(dense_head(), source, targets={"ndvi": junk}, weights={"ndvi": weight}, **split)
+    assert found == fit(dense_head(), source, targets={"ndvi": holes}, **split)
+
+
 def test_cells_without_weight_may_hold_anything() -> None:
     source, values = cells()
     weight = np.ones((PHOTOS, ROWS, COLS), np.float32)
