@@ -25,6 +25,7 @@ from dinoneck.training.plan import Plan as Plan
 from dinoneck.training.probes import knn_out_of_fold, pooled_tokens, ridge_out_of_fold
 from dinoneck.training.recipe import Recipe
 from dinoneck.training.sources import MemoryTokens, SomeTokens, TokenSource, in_batches
+from dinoneck.training.targets import as_array
 
 logger = logging.getLogger(__name__)
 
@@ -311,7 +312,7 @@ def predict_cells(head: Head, source: TokenSource, ids: Sequence[str], name: str
 
 def target_matrix(table: PhotoTable) -> _Floats:
     """Return the targets as (n, t)."""
-    return np.stack([table.targets[name] for name in table.targets], axis=1)
+    return np.stack([as_array(table.targets[name]) for name in table.targets], axis=1)
 
 
 def _r2(pred: _Floats, true: _Floats) -> float | None:

@@ -12,6 +12,7 @@ from dinoneck.errors import DataError
 from dinoneck.training.folds import Fold, group_folds
 from dinoneck.training.matching import match_groups, match_matrix
 from dinoneck.training.sources import SomeTokens, TokenSource, in_batches
+from dinoneck.training.targets import as_array
 
 INNER_FOLDS = 5
 FLOOR = 1e-8
@@ -204,7 +205,7 @@ def _out_of_fold(
 
 
 def _checked(features: _Floats, targets: _Floats, settings: Sequence[Any]) -> tuple[_Floats, _Floats]:
-    features, targets = np.asarray(features, np.float64), np.asarray(targets, np.float64)
+    features, targets = (as_array(given).astype(np.float64) for given in (features, targets))
     if (
         targets.ndim != 2
         or len(features) != len(targets)

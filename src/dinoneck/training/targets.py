@@ -98,11 +98,26 @@ def check_varies(name: str, values: _Array, images: str) -> None:
 
 
 def as_array(values: Any) -> _Array:
-    """Return values as a NumPy array; tensors of any dtype and device, with a gradient or without."""
+    """Return values as a NumPy array; tensors of any dtype and device, with a gradient or without.
+
+    Masked values (``numpy.ma``) become NaN.
+
+    Raises:
+        DataError: for masked values that are not floats: classes and numbers are filled differently.
+    """
     if isinstance(values, Tensor):
         values = values.detach().cpu()
         wide: _Array = (values.double() if values.is_floating_point() else values).numpy()
         return wide
+    if isinstance(values, list | tuple) and any(np.ma.isMaskedArray(each) for each in values):
+        values = np.ma.stack(values)
+    if np.ma.is_masked(values):
+        if values.dtype.kind != "f":
+            raise DataError(
+                f"a masked array of {values.dtype} has {np.ma.count_masked(values)} masked values; fill them: classes "
+                "by values.astype(int).filled(-1), numbers by values.astype(float).filled(numpy.nan)"
+            )
+        values = values.filled(np.nan)
     return np.asarray(values)
 
 
