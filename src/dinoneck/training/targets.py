@@ -14,7 +14,7 @@ from dinoneck.losses.composition import CompositionLoss
 from dinoneck.losses.task_loss import TaskLoss
 from dinoneck.tasks import Task
 
-ROUNDING = 1e-6
+ROUNDING, SHARES_TOLERANCE = 1e-6, 1e-2
 _Array = np.ndarray[Any, Any]
 
 
@@ -179,12 +179,8 @@ def model_targets(task: Task, targets: Mapping[str, Any], count: int) -> Tensor:
             raise DataError(f"targets of {task.name!r} have shape {tuple(values.shape)}; expected {(count, task.dim)}")
     if values.isinf().any():
         raise DataError(f"targets of {task.name!r} hold infinite values; missing ones are NaN")
-    if task.kind == "ratio" and bool(((values < -1e-3) | (values > 1 + 1e-3)).any()):
-        low, high = values[~values.isnan()].min().item(), values[~values.isnan()].max().item()
-        raise DataError(
-            f"targets of the ratio {task.name!r} reach from {low:.4g} to {high:.4g}; expected shares of 0 ... 1, which "
-            "add up to 1 per sample: divide by their sum"
-        )
+    if task.kind == "ratio":
+        _check_shares(f"targets of the ratio {task.name!r}", values)
     if task.transform is not None and task.kind != "ratio":
         values = task.transform.forward(values.movedim(1, -1)).movedim(-1, 1)
     if values.float().isinf().any():
@@ -193,6 +189,23 @@ def model_targets(task: Task, targets: Mapping[str, Any], count: int) -> Tensor:
             "beyond float32; give the task a transform, or another unit"
         )
     return values.float()
+
+
+def _check_shares(what: str, shares: Tensor) -> None:
+    """Refuse shares (n, K, ...) outside of 0 ... 1, and those that are all known and do not add up to 1."""
+    if bool(((shares < -1e-3) | (shares > 1 + 1e-3)).any()):
+        low, high = shares[~shares.isnan()].min().item(), shares[~shares.isnan()].max().item()
+        raise DataError(
+            f"{what} reach from {low:.4g} to {high:.4g}; expected shares of 0 ... 1, which add up to 1: divide by "
+            "their sum, unknown ones are NaN"
+        )
+    sums = shares.sum(dim=1)
+    wrong = ((sums - 1).abs() > SHARES_TOLERANCE).reshape(len(shares), -1)
+    if bool(wrong.any()):
+        raise DataError(
+            f"{what} add up to {sums.reshape(len(shares), -1)[wrong][0].item():.4g} in some places, in "
+            f"{counted(int(wrong.any(dim=1).sum()), 'sample')}; expected 1: divide by their sum, unknown ones are NaN"
+        )
 
 
 def _numbers(task: Task, given: Any) -> _Array:
@@ -213,7 +226,9 @@ def _class_targets(task: Task, given: np.ndarray[Any, Any], count: int) -> Tenso
             raise DataError(
                 f"class shares of {task.name!r} have shape {given.shape}; expected ({count}, {task.dim}, rows, cols)"
             )
-        return torch.as_tensor(given).float()
+        shares = torch.as_tensor(given).float()
+        _check_shares(f"class shares of {task.name!r}", shares)
+        return shares
     if given.dtype.kind not in "iu":
         raise DataError(f"targets of {task.name!r} are {given.dtype}; expected integer class indices, -1 = missing")
     axes = 3 if task.kind == "segmentation" else 1

@@ -82,6 +82,7 @@ def test_targets_that_cannot_be(changes: dict[str, Any], told: str) -> None:
         (Task("c", dim=3, kind="classification", ignore_index=255), CLASSES * 0 + 255, "no target value"),
         (Task("c", dim=3, kind="ratio"), np.eye(3)[CLASSES] * 5, "expected shares"),
         (Task("c", dim=3, kind="ratio"), -np.eye(3)[CLASSES], "expected shares"),
+        (Task("c", dim=3, kind="ratio"), np.eye(3)[CLASSES] * 0.6, "add up to 0.6 in some places, in 6 samples"),
     ],
 )
 def test_classes_and_shares_out_of_range(task: Task, values: Any, told: str) -> None:
@@ -96,6 +97,22 @@ def test_an_ignored_class_may_be_any_number() -> None:
         run(trained[ignored], targets={"c": np.where(CLASSES == 2, ignored, CLASSES).astype(np.uint8)})
     for one, other in zip(trained[255].parameters(), trained[7].parameters(), strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("groups", "told"),
+    [
+        (dict.fromkeys(IDS, "g") | {"s1": float("nan")}, "group of 's1' is nan"),
+        (dict.fromkeys(IDS, "g") | {"s2": [1]}, r"group of 's2' is \[1\]"),
+        (["g"] * 6, "groups is list; expected {id: group}"),
+        (dict.fromkeys(IDS[1:], "g"), "'s0'"),
+    ],
+)
+def test_groups_are_refused_before_training(groups: Any, told: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=told):
+        run(groups=groups, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    run(groups={**dict.fromkeys(IDS, "g"), "other": float("nan")})
 
 
 def test_a_frozen_head_is_refused() -> None:
