@@ -114,7 +114,7 @@ def as_array(values: Any) -> _Array:
     if np.ma.is_masked(values):
         if values.dtype.kind != "f":
             raise DataError(
-                f"a masked array of {values.dtype} has {np.ma.count_masked(values)} masked values; fill them: classes "
+                f"a masked array of {values.dtype} has {int(values.mask.sum())} masked values; fill them: classes "
                 "by values.astype(int).filled(-1), numbers by values.astype(float).filled(numpy.nan)"
             )
         values = values.filled(np.nan)
