@@ -157,11 +157,11 @@ def test_segmentation_from_pixels_and_from_shares() -> None:
     assert (said(head, source, "class")[16:].argmax(axis=1) == classes[16:]).mean() > 0.9
     shares = np.concatenate([1 - values, values], axis=1)
     shares[0, :, 0, 0] = np.nan
-    for wrong, told in (
+    for wrong, message in (
         (np.ones_like(shares), "add up to 2 in some places, in 24 samples"),
         (shares - 1, "reach from -0.9988"),
     ):
-        with pytest.raises(DataError, match=told):
+        with pytest.raises(DataError, match=message):
             fit(dense_head(task), source, targets={"class": wrong}, target_ids=source.ids)
     soft = dense_head(task)
     fit(soft, source, targets={"class": shares}, target_ids=source.ids, ids=source.ids[:16], epochs=40, lr=1e-2)

@@ -100,7 +100,7 @@ def test_an_ignored_class_may_be_any_number() -> None:
 
 
 @pytest.mark.parametrize(
-    ("groups", "told"),
+    ("groups", "message"),
     [
         (dict.fromkeys(IDS, "g") | {"s1": float("nan")}, "group of 's1' is nan"),
         (dict.fromkeys(IDS, "g") | {"s2": [1]}, r"group of 's2' is \[1\]"),
@@ -108,8 +108,8 @@ def test_an_ignored_class_may_be_any_number() -> None:
         (dict.fromkeys(IDS[1:], "g"), "'s0'"),
     ],
 )
-def test_groups_are_refused_before_training(groups: Any, told: str, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=told):
+def test_groups_are_refused_before_training(groups: Any, message: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=message):
         run(groups=groups, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
     run(groups={**dict.fromkeys(IDS, "g"), "other": float("nan")})
@@ -160,21 +160,21 @@ class OtherWeighting(UncertaintyWeighting):
 
 
 @pytest.mark.parametrize(
-    ("first", "second", "told"),
+    ("first", "second", "message"),
     [
         ([[CompositionLoss(PARTS)]], [[CompositionLoss(PARTS, (0.2, 0.3, 0.5))]], r"compositions\[0\].weights is None"),
         ([[CompositionLoss(PARTS)]], [[CompositionLoss(PARTS, beta=2.0)]], r"compositions\[0\].beta is 1.0 there"),
         ([(), UncertaintyWeighting(["y", "shares"])], [(), OtherWeighting(["y", "shares"])], "OtherWeighting"),
     ],
 )
-def test_a_loss_of_other_values_is_another_run(tmp_path: Path, first: Any, second: Any, told: str) -> None:
+def test_a_loss_of_other_values_is_another_run(tmp_path: Path, first: Any, second: Any, message: str) -> None:
     def trained(*terms: Any) -> None:
         module = head(Task("y"), RATIO)
         run(module, targets={"y": Y, "shares": SHARES}, loss=TaskLoss(module.tasks, *terms), out=tmp_path)
 
     trained(*first)
     trained(*first)
-    with pytest.raises(CheckpointError, match=rf"loss\..*{told}.*--no-resume"):
+    with pytest.raises(CheckpointError, match=rf"loss\..*{message}.*--no-resume"):
         trained(*second)
 
 
