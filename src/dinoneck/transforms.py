@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -67,7 +68,7 @@ class TargetTransform:
         return next((len(values) for values in (self.mean, self.std) if isinstance(values, tuple)), None)
 
     def fit(self, values: Any) -> TargetTransform:
-        """Return a new transform whose mean and std are those of ``values`` (natural units, NaN = missing).
+        """Return a new transform whose mean and std are those of ``values`` (natural units; NaN, masked = missing).
 
         The standard deviation is the population's, at least 1e-6. Fit on the training fold only.
 
@@ -77,6 +78,8 @@ class TargetTransform:
         Raises:
             DataError: if an output has no finite value, or a value is infinite.
         """
+        if np.ma.is_masked(values):
+            values = values.astype(np.float64).filled(np.nan)
         try:
             table = torch.as_tensor(values).detach().double().cpu()
         except (TypeError, ValueError, RuntimeError) as error:

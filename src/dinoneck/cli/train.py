@@ -27,6 +27,7 @@ _BENT = 1.02
 _MANY_PATCHES = 4096
 _ENOUGH_ALONG = 40
 _ENOUGH_TO_TELL = 50
+_ENOUGH_GROUPS = 10
 add_arguments = train_options.add_arguments
 
 
@@ -198,6 +199,11 @@ def verdicts(report: dict[str, Any], targets: list[str]) -> list[str]:
         lines.append(
             f"{counted(report['predicted'], 'image')}: too few to tell whether the head or a baseline is better. About "
             f"{_ENOUGH_TO_TELL} are needed."
+        )
+    elif report["groups_predicted"] < _ENOUGH_GROUPS:
+        lines.append(
+            f"{counted(report['groups_predicted'], 'group')}: too few groups to tell whether the head or a baseline is "
+            f"better. About {_ENOUGH_GROUPS} are needed."
         )
     else:
         lines += _compared(differences, [name for name in names if scores["head"][name] is not None])

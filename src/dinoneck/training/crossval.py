@@ -25,11 +25,13 @@ from dinoneck.training.plan import Plan as Plan
 from dinoneck.training.probes import knn_out_of_fold, pooled_tokens, ridge_out_of_fold
 from dinoneck.training.recipe import Recipe
 from dinoneck.training.sources import MemoryTokens, SomeTokens, TokenSource, in_batches
+from dinoneck.training.targets import as_array
 
 logger = logging.getLogger(__name__)
 
 HEAD, TOKENS, KNN, COLOUR = "head", "token ridge", "token knn", "colour ridge"
 QUICK_RECIPE = Recipe(ema_decay=None)
+_FEWEST_GROUPS = 5  # with fewer, an interval of two equal methods leaves out 0 in a quarter of the cases or more
 _Floats = np.ndarray[Any, np.dtype[np.float64]]
 
 
@@ -60,6 +62,11 @@ class CrossValidation:
     def rows(self) -> np.ndarray[Any, np.dtype[np.int64]]:
         """The rows of the table that were predicted, ascending."""
         return np.sort(np.concatenate([valid for _, valid in self.folds]))
+
+    @property
+    def groups_predicted(self) -> int:
+        """How many groups (without groups: images) were predicted."""
+        return len(set(self._groups()))
 
     @property
     def names(self) -> list[str]:
@@ -107,11 +114,11 @@ class CrossValidation:
     def differences(self) -> dict[str, dict[str, list[float] | None]]:
         """Return baseline -> 95 % interval of the head's R² minus the baseline's, per target and ``overall``.
 
-        See :func:`dinoneck.training.bootstrap_difference`; None where fewer than two groups were predicted or the
-        target does not vary.
+        See :func:`dinoneck.training.bootstrap_difference`; None where fewer than five groups were predicted, whose
+        interval would show differences that are not there, or the target does not vary.
         """
         table, rows = self.table, self.rows
-        groups = [(table.groups or table.ids)[row] for row in rows]
+        groups = self._groups()
         true, head = target_matrix(table)[rows], self.predictions[HEAD][rows]
         varying = [i for i in range(true.shape[1]) if np.ptp(true[:, i])]
         weights = [table.weights[name] for name in self.names] if table.weights else None
@@ -120,7 +127,7 @@ class CrossValidation:
 
         def interval(pred: _Floats, name: str) -> list[float] | None:
             chosen = columns[name]
-            if len(set(groups)) < 2 or not chosen:
+            if self.groups_predicted < _FEWEST_GROUPS or not chosen:
                 return None
             shares = weights if name == "overall" else None
             return list(bootstrap_difference(true[:, chosen], head[:, chosen], pred[:, chosen], groups, shares))
@@ -141,6 +148,10 @@ class CrossValidation:
                 known = rows[np.isfinite(values[rows])]
                 found[name] = _r2(pred[known, 0], values[known])
         return found
+
+    def _groups(self) -> list[str]:
+        """The group of each row that was predicted."""
+        return [(self.table.groups or self.table.ids)[row] for row in self.rows]
 
     def _row(self, pred: _Floats, true: _Floats) -> dict[str, float | None]:
         """R² per target, and what they come to together."""
@@ -301,7 +312,7 @@ def predict_cells(head: Head, source: TokenSource, ids: Sequence[str], name: str
 
 def target_matrix(table: PhotoTable) -> _Floats:
     """Return the targets as (n, t)."""
-    return np.stack([table.targets[name] for name in table.targets], axis=1)
+    return np.stack([as_array(table.targets[name]) for name in table.targets], axis=1)
 
 
 def _r2(pred: _Floats, true: _Floats) -> float | None:

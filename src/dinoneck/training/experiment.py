@@ -211,6 +211,7 @@ def _report(
     return {
         "photos": len(table),
         "predicted": len(result.rows),
+        "groups_predicted": result.groups_predicted,
         "groups": len(set(table.groups or table.ids)),
         "target_weights": dict(table.weights),
         "scores": result.scores(),

@@ -27,7 +27,7 @@ from dinoneck.training.ridge_blend import blend_ridge, unblend
 from dinoneck.training.run_files import RunFiles
 from dinoneck.training.run_identity import identity
 from dinoneck.training.sources import TokenSource, in_batches
-from dinoneck.training.targets import training_targets
+from dinoneck.training.targets import as_array, training_targets, without_unweighted
 from dinoneck.training.token_scale import CalibratesEntrance, TokenScale, standardised
 from dinoneck.training.validation import Scores, check_weights
 
@@ -158,7 +158,10 @@ class _Call:
         count = 1 if labels.flips is None else len(labels.flips)
         order = Order(rows, self.batch_size, self.seed, count)
         valid = [Batch(np.array(chosen)) for chosen in in_batches(val_rows.tolist(), self.batch_size)]
-        scores = Scores(self.head.tasks, self.samples.targets, self.target_weights)
+        targets = dict(self.samples.targets)
+        for name, weight in labels.cells.items():
+            targets[name] = without_unweighted(as_array(targets[name]), weight.numpy())
+        scores = Scores(self.head.tasks, targets, self.target_weights)
         return Problem(learner, self.source, self.loss, labels, order, valid, scores, scale)
 
     def _identity(self, labels: Labels, groups: Sequence[Hashable] | None) -> dict[str, Any]:

@@ -137,12 +137,26 @@ def match_groups(
     """Return the group of each of ``ids`` of a mapping id -> group.
 
     Raises:
-        DataError: as :func:`match_rows` does.
+        DataError: as :func:`match_rows` does, for groups without ids, and for NaN or labels that cannot be hashed.
     """
     if groups is None:
         return None
-    labels = list(groups.values())
-    return [labels[row] for row in match_rows(source_ids, list(groups), ids, "groups")]
+    if not hasattr(groups, "items"):
+        raise DataError(f"groups is {type(groups).__name__}; expected {{id: group}}, dict(zip(ids, groups))")
+    every = [label for _, label in groups.items()]
+    labels = [every[row] for row in match_rows(source_ids, list(groups.keys()), ids, "groups")]
+    for image_id, label in zip(ids, labels, strict=True):
+        if not _is_label(label):
+            raise DataError(f"the group of {image_id!r} is {label!r}; expected a text or a number, and not NaN")
+    return labels
+
+
+def _is_label(value: Any) -> bool:
+    """Whether a group can be found again by its label."""
+    try:
+        return bool(value == value) and isinstance(hash(value), int)
+    except (TypeError, ValueError):
+        return False
 
 
 def columns_of(

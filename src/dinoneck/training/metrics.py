@@ -6,9 +6,9 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 
 from dinoneck.errors import DataError
+from dinoneck.training.targets import as_array as _array
 
 Table = Mapping[str, Any] | np.ndarray[Any, Any] | Sequence[Any]
 _Floats = np.ndarray[Any, np.dtype[np.float64]]
@@ -241,10 +241,6 @@ def _by_name(table: Any) -> Any:
     return {name: table[name] for name in table.columns} if is_frame else table
 
 
-def _array(values: Any) -> np.ndarray[Any, Any]:
-    return np.asarray(values.detach().cpu() if isinstance(values, torch.Tensor) else values)
-
-
 def _score(pred: _Floats, true: _Floats, shares: _Floats) -> float:
     if pred.shape != true.shape or true.ndim != 2 or shares.shape != true.shape[1:]:
         raise DataError(
@@ -273,4 +269,4 @@ def _stack(columns: Sequence[Any], what: str) -> _Floats:
 
 
 def _column(values: Any) -> _Floats:
-    return np.asarray(values, np.float64).reshape(-1, 1)
+    return _array(values).astype(np.float64).reshape(-1, 1)

@@ -12,6 +12,7 @@ from dinoneck.errors import DataError
 from dinoneck.training.folds import Fold, group_folds
 from dinoneck.training.matching import match_groups, match_matrix
 from dinoneck.training.sources import SomeTokens, TokenSource, in_batches
+from dinoneck.training.targets import as_array
 
 INNER_FOLDS = 5
 FLOOR = 1e-8
@@ -116,7 +117,8 @@ def ridge_out_of_fold(
     """Ridge regression on standardised features.
 
     The strength is chosen per fold and target by inner folds of the training rows, which keep groups whole as
-    the outer ones do: choosing by single rows would favour a fit to the groups it has seen.
+    the outer ones do: choosing by single rows would favour a fit to the groups it has seen. Where all training rows
+    are of one group, the inner folds split that group by rows.
 
     Args:
         features: (n, d).
@@ -203,7 +205,7 @@ def _out_of_fold(
 
 
 def _checked(features: _Floats, targets: _Floats, settings: Sequence[Any]) -> tuple[_Floats, _Floats]:
-    features, targets = np.asarray(features, np.float64), np.asarray(targets, np.float64)
+    features, targets = (as_array(given).astype(np.float64) for given in (features, targets))
     if (
         targets.ndim != 2
         or len(features) != len(targets)
@@ -218,7 +220,9 @@ def _checked(features: _Floats, targets: _Floats, settings: Sequence[Any]) -> tu
 def _chosen(
     features: _Floats, targets: _Floats, groups: Sequence[Hashable], settings: Sequence[Any], path: _Path
 ) -> Any:
-    """The place of the best setting for each target, (t,), by inner folds that keep groups whole."""
+    """The place of the best setting for each target, (t,), by inner folds that keep groups whole, or split the one."""
+    if len(set(groups)) < 2:
+        groups = range(len(features))
     count = min(INNER_FOLDS, len(set(groups)))
     errors = np.zeros((len(settings), targets.shape[1]))
     for fit_on, try_on in group_folds(groups, count, seed=0) if count > 1 else []:

@@ -66,7 +66,8 @@ def blend_ridge(
         ids: the training ids.
         targets: task name -> (n, dim) in normalised units, in the order of ``ids``; NaN = missing.
         share: of ridge, 0 ... 1.
-        groups: one label per id; inner folds keep a group whole. None = every image is its own group.
+        groups: one label per id; inner folds keep a group whole, unless there is one alone. None = every image is its
+            own group, also an id that is repeated.
         batch_size: images per read.
     """
     if not share:
@@ -80,12 +81,12 @@ def blend_ridge(
         return
     features = pooled_tokens(source, batch_size, ids)
     values = np.concatenate([targets[task.name].double().cpu().numpy() for task in tasks], axis=1)
-    known = np.isfinite(values)
+    known, groups = np.isfinite(values), ids if groups is None else groups
     weight, bias = np.zeros((values.shape[1], features.shape[1])), np.zeros(values.shape[1])
     for rows in np.unique(known, axis=1).T:  # outputs that are known for the same images share the decompositions
         if rows.any():
             outputs = np.flatnonzero((known == rows[:, None]).all(axis=0))
-            labels = None if groups is None else [groups[int(row)] for row in np.flatnonzero(rows)]
+            labels = [groups[int(row)] for row in np.flatnonzero(rows)]
             found = ridge_coefficients(features[rows], values[rows][:, outputs], groups=labels)
             weight[outputs], bias[outputs] = found
     shares = np.where(known.any(axis=0), share, 0.0)

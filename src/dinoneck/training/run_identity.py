@@ -12,10 +12,14 @@ from torch import Tensor
 from dinoneck.configured import encode
 from dinoneck.errors import CheckpointError
 from dinoneck.heads.head import Head
+from dinoneck.losses.composition import CompositionLoss
 from dinoneck.losses.task_loss import TaskLoss
+from dinoneck.losses.uncertainty import UncertaintyWeighting
 from dinoneck.tensor_bytes import bytes_of
 from dinoneck.training.recipe import Recipe
 from dinoneck.training.sources import TokenSource, record_of
+
+_SHOWN = 60
 
 
 def identity(
@@ -36,7 +40,7 @@ def identity(
 
     Args:
         head: its type, configuration, tasks and the form of its weights count.
-        loss: the names of its parts count.
+        loss: the names of its parts count, and the values of those that the head's configuration does not give.
         source: its record of these ids, or else the first sample's tokens.
         recipe: all that decides the result.
         ids: of the training samples.
@@ -49,9 +53,10 @@ def identity(
     told = {
         "head": {"type": type(head).__name__, "config": encode(head.config), "weights": _forms(head)},
         "loss": {
-            "compositions": [own.name for own in loss.compositions],
-            "weighting": None if loss.weighting is None else list(loss.weighting.names),
-            "regularisers": [name for own in loss.regularisers for name in own.names],
+            **({} if type(loss) is TaskLoss else {"type": type(loss).__qualname__}),
+            "compositions": [_term(own, head) for own in loss.compositions],
+            "weighting": _weighting(loss.weighting),
+            "regularisers": [encode(own) for own in loss.regularisers],
         },
         "recipe": recipe.record(),
         "ids": _listed(ids),
@@ -76,7 +81,7 @@ def check_same(found: Mapping[str, Any], own: Mapping[str, Any], where: str) -> 
         more = f" (and {len(differences) - 1} more)" if len(differences) > 1 else ""
         raise CheckpointError(
             f"{where} holds the state of another run: {differences[0]}{more}. Give this run a folder of its own, or "
-            "replace the older one: fit(..., resume=False)",
+            "replace the older one: fit(..., resume=False), --no-resume",
             step="pairing",
         )
 
@@ -85,13 +90,33 @@ def _differences(found: Any, own: Any, name: str) -> Iterable[str]:
     if isinstance(found, Mapping) and isinstance(own, Mapping):
         for key in [*own, *(key for key in found if key not in own)]:
             yield from _differences(found.get(key), own.get(key), f"{name}.{key}" if name else str(key))
+    elif isinstance(found, list) and isinstance(own, list) and len(found) == len(own):
+        for place, pair in enumerate(zip(found, own, strict=True)):
+            yield from _differences(*pair, f"{name}[{place}]")
     elif found != own:
-        yield f"{name} is {_short(found)} there and {_short(own)} here"
+        texts = repr(found), repr(own)
+        place = next((i for i, (a, b) in enumerate(zip(*texts, strict=False)) if a != b), min(map(len, texts)))
+        begin = max(0, place - _SHOWN // 2)
+        yield "{} is {} there and {} here".format(name, *(_cut(text, begin) for text in texts))
 
 
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:60]}..."
+def _cut(text: str, begin: int) -> str:
+    """The part of a long text where it begins to differ from another one."""
+    begin = begin if len(text) > _SHOWN else 0
+    end = begin + _SHOWN
+    return f"{'...' if begin else ''}{text[begin:end]}{'...' if end < len(text) else ''}"
+
+
+def _term(own: CompositionLoss, head: Head) -> Any:
+    """Its name where the head's configuration gives all of it, else its values."""
+    return own.name if any(own == CompositionLoss(each) for each in head.compositions) else encode(own)
+
+
+def _weighting(own: UncertaintyWeighting | None) -> Any:
+    """Its names; of another class, which and with which arguments."""
+    if own is None or type(own) is UncertaintyWeighting:
+        return None if own is None else list(own.names)
+    return {"type": type(own).__qualname__, "config": own.config}
 
 
 def _forms(head: Head) -> dict[str, str]:

@@ -70,7 +70,7 @@ def load_state(path: str | os.PathLike[str]) -> dict[str, Any]:
     return found
 
 
-_REMEDY = "Restore it from a copy, or begin anew: fit(..., resume=False)"
+_REMEDY = "Restore it from a copy, or start again: fit(..., resume=False), --no-resume"
 
 
 def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:

@@ -14,7 +14,7 @@ from dinoneck.losses.composition import CompositionLoss
 from dinoneck.losses.task_loss import TaskLoss
 from dinoneck.tasks import Task
 
-ROUNDING = 1e-6
+ROUNDING, SHARES_TOLERANCE = 1e-6, 1e-2
 _Array = np.ndarray[Any, Any]
 
 
@@ -42,7 +42,7 @@ def training_targets(
     for task in loss.tasks:
         given = dict(targets)
         if task.name in cells:
-            given[task.name] = np.where(cells[task.name][:, None] > 0, as_array(targets[task.name]), np.nan)
+            given[task.name] = without_unweighted(as_array(targets[task.name]), cells[task.name])
         values[task.name] = model_targets(task, given, count)
         if not task.is_categorical:
             numbers = as_array(given[task.name]).astype(np.float64)
@@ -53,6 +53,11 @@ def training_targets(
             total, _ = composition.composition.tasks_of(loss.tasks)
             values[composition.name] = _composed(composition, as_array(targets[composition.name]), count, total)
     return values, {name: torch.as_tensor(weight).float() for name, weight in cells.items()}
+
+
+def without_unweighted(values: _Array, weight: _Array) -> _Array:
+    """Return maps (n, K, rows, cols) with NaN in the cells whose weight (n, rows, cols) is 0."""
+    return np.where(weight[:, None] > 0, values, np.nan)
 
 
 def check_minimum(name: str, values: _Array, minimum: float | None, ids: Sequence[str]) -> None:
@@ -94,11 +99,26 @@ def check_varies(name: str, values: _Array, images: str) -> None:
 
 
 def as_array(values: Any) -> _Array:
-    """Return values as a NumPy array; tensors of any dtype and device, with a gradient or without."""
+    """Return values as a NumPy array; tensors of any dtype and device, with a gradient or without.
+
+    Masked values (``numpy.ma``) become NaN.
+
+    Raises:
+        DataError: for masked values that are not floats: classes and numbers are filled differently.
+    """
     if isinstance(values, Tensor):
         values = values.detach().cpu()
         wide: _Array = (values.double() if values.is_floating_point() else values).numpy()
         return wide
+    if isinstance(values, list | tuple) and any(np.ma.isMaskedArray(each) for each in values):
+        values = np.ma.stack(values)
+    if np.ma.is_masked(values):
+        if values.dtype.kind != "f":
+            raise DataError(
+                f"a masked array of {values.dtype} has {int(values.mask.sum())} masked values; fill them: classes "
+                "by values.astype(int).filled(-1), numbers by values.astype(float).filled(numpy.nan)"
+            )
+        values = values.filled(np.nan)
     return np.asarray(values)
 
 
@@ -161,12 +181,8 @@ def model_targets(task: Task, targets: Mapping[str, Any], count: int) -> Tensor:
             raise DataError(f"targets of {task.name!r} have shape {tuple(values.shape)}; expected {(count, task.dim)}")
     if values.isinf().any():
         raise DataError(f"targets of {task.name!r} hold infinite values; missing ones are NaN")
-    if task.kind == "ratio" and bool(((values < -1e-3) | (values > 1 + 1e-3)).any()):
-        low, high = values[~values.isnan()].min().item(), values[~values.isnan()].max().item()
-        raise DataError(
-            f"targets of the ratio {task.name!r} reach from {low:.4g} to {high:.4g}; expected shares of 0 ... 1, which "
-            "add up to 1 per sample: divide by their sum"
-        )
+    if task.kind == "ratio":
+        _check_shares(f"targets of the ratio {task.name!r}", values)
     if task.transform is not None and task.kind != "ratio":
         values = task.transform.forward(values.movedim(1, -1)).movedim(-1, 1)
     if values.float().isinf().any():
@@ -175,6 +191,23 @@ def model_targets(task: Task, targets: Mapping[str, Any], count: int) -> Tensor:
             "beyond float32; give the task a transform, or another unit"
         )
     return values.float()
+
+
+def _check_shares(what: str, shares: Tensor) -> None:
+    """Refuse shares (n, K, ...) outside of 0 ... 1, and those that are all known and do not add up to 1."""
+    if bool(((shares < -1e-3) | (shares > 1 + 1e-3)).any()):
+        low, high = shares[~shares.isnan()].min().item(), shares[~shares.isnan()].max().item()
+        raise DataError(
+            f"{what} reach from {low:.4g} to {high:.4g}; expected shares of 0 ... 1, which add up to 1: divide by "
+            "their sum, unknown ones are NaN"
+        )
+    sums = shares.sum(dim=1)
+    wrong = ((sums - 1).abs() > SHARES_TOLERANCE).reshape(len(shares), -1)
+    if bool(wrong.any()):
+        raise DataError(
+            f"{what} add up to {sums.reshape(len(shares), -1)[wrong][0].item():.4g} in some places, in "
+            f"{counted(int(wrong.any(dim=1).sum()), 'sample')}; expected 1: divide by their sum, unknown ones are NaN"
+        )
 
 
 def _numbers(task: Task, given: Any) -> _Array:
@@ -195,7 +228,9 @@ def _class_targets(task: Task, given: np.ndarray[Any, Any], count: int) -> Tenso
             raise DataError(
                 f"class shares of {task.name!r} have shape {given.shape}; expected ({count}, {task.dim}, rows, cols)"
             )
-        return torch.as_tensor(given).float()
+        shares = torch.as_tensor(given).float()
+        _check_shares(f"class shares of {task.name!r}", shares)
+        return shares
     if given.dtype.kind not in "iu":
         raise DataError(f"targets of {task.name!r} are {given.dtype}; expected integer class indices, -1 = missing")
     axes = 3 if task.kind == "segmentation" else 1

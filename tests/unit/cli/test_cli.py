@@ -439,9 +439,10 @@ def test_pictures_show_what_the_backbone_saw(tmp_path: Path) -> None:
 def test_verdicts_claim_only_what_an_interval_shows() -> None:
     better, even, worse = [0.1, 0.3], [-0.1, 0.3], [-0.3, -0.1]
 
-    def report(ridge: list[float], colour: list[float], images: int = 80, score: float = 0.5) -> dict[str, Any]:
+    def report(ridge: list[float], colour: list[float], images: int = 80, score: float = 0.5, groups: int = 10) -> Any:
         differences = {"token ridge": {"a": ridge}, "colour ridge": {"a": colour}}
-        return {"predicted": images, "scores": {"head": {"a": score}}, "head_minus": differences}
+        counts = {"predicted": images, "groups_predicted": groups}
+        return {**counts, "scores": {"head": {"a": score}}, "head_minus": differences}
 
     [line] = verdicts(report(better, better), ["a"])
     assert "better than every baseline" in line
@@ -451,6 +452,8 @@ def test_verdicts_claim_only_what_an_interval_shows() -> None:
     assert line.startswith("a: token ridge is ahead of the head")
     [line] = verdicts(report(better, better, images=20), ["a"])
     assert "20 images: too few to tell" in line and "better than" not in line
+    [line] = verdicts(report(better, better, groups=9), ["a"])
+    assert "9 groups: too few groups to tell" in line and "better than" not in line
     assert "R² is not above 0" in verdicts(report(better, better, score=-0.1), ["a"])[-1]
 
 

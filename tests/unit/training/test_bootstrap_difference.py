@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -79,3 +81,7 @@ def test_a_cross_validation_states_errors_spread_and_intervals() -> None:
     assert result.spread()["y"] == {"all": pytest.approx(y.std()), "folds": pytest.approx([y[:20].std(), y[20:].std()])}
     interval = list(bootstrap_difference(y, head, ridge, groups))
     assert result.differences() == {"token ridge": {"y": interval, "flat": None, "overall": interval}}
+    assert result.groups_predicted == 8
+    few = replace(result, table=replace(table, groups=tuple(f"g{row // 10}" for row in range(40))))
+    assert few.groups_predicted == 4
+    assert few.differences() == {"token ridge": {"y": None, "flat": None, "overall": None}}

@@ -78,6 +78,15 @@ def test_a_dense_head_learns_every_cell_and_nothing_from_cells_without_weight() 
     assert np.array_equal(said(head, source), said(clean, source)), "NaN and weight 0 are the same"
 
 
+def test_validation_scores_leave_out_cells_without_weight() -> None:
+    source, values = cells()
+    weight = (np.random.RandomState(1).rand(PHOTOS, ROWS, COLS) > 0.3).astype(np.float32)
+    split = {"target_ids": source.ids, "ids": source.ids[:16], "val_ids": source.ids[16:], "epochs": 1}
+    junk, holes = (np.where(weight[:, None] > 0, values, other) for other in (-9999.0, np.nan))
+    found = fit(dense_head(), source, targets={"ndvi": junk}, weights={"ndvi": weight}, **split)
+    assert found == fit(dense_head(), source, targets={"ndvi": holes}, **split)
+
+
 def test_cells_without_weight_may_hold_anything() -> None:
     source, values = cells()
     weight = np.ones((PHOTOS, ROWS, COLS), np.float32)
@@ -165,6 +174,12 @@ def test_segmentation_from_pixels_and_from_shares() -> None:
     assert (said(head, source, "class")[16:].argmax(axis=1) == classes[16:]).mean() > 0.9
     shares = np.concatenate([1 - values, values], axis=1)
     shares[0, :, 0, 0] = np.nan
+    for wrong, message in (
+        (np.ones_like(shares), "add up to 2 in some places, in 24 samples"),
+        (shares - 1, "reach from -0.9988"),
+    ):
+        with pytest.raises(DataError, match=message):
+            fit(dense_head(task), source, targets={"class": wrong}, target_ids=source.ids)
     soft = dense_head(task)
     fit(soft, source, targets={"class": shares}, target_ids=source.ids, ids=source.ids[:16], epochs=40, lr=1e-2)
     assert r2(said(soft, source, "class")[16:, 1].ravel(), values[16:].ravel()) > 0.9

@@ -11,6 +11,8 @@ import torch
 from torch import nn
 
 from dinoneck import CheckpointError, ConfigError, DataError, PatchMeanHead, Task, Tokens
+from dinoneck.heads import DenseHead
+from dinoneck.losses import Composition, CompositionLoss, DensityRegulariser, TaskLoss, UncertaintyWeighting
 from dinoneck.training import EMA, MemoryTokens, Recipe, fit, group_folds, ridge_probe, weighted_r2
 from dinoneck.training.table_source import TableSource
 
@@ -80,6 +82,7 @@ def test_targets_that_cannot_be(changes: dict[str, Any], told: str) -> None:
         (Task("c", dim=3, kind="classification", ignore_index=255), CLASSES * 0 + 255, "no target value"),
         (Task("c", dim=3, kind="ratio"), np.eye(3)[CLASSES] * 5, "expected shares"),
         (Task("c", dim=3, kind="ratio"), -np.eye(3)[CLASSES], "expected shares"),
+        (Task("c", dim=3, kind="ratio"), np.eye(3)[CLASSES] * 0.6, "add up to 0.6 in some places, in 6 samples"),
     ],
 )
 def test_classes_and_shares_out_of_range(task: Task, values: Any, told: str) -> None:
@@ -94,6 +97,22 @@ def test_an_ignored_class_may_be_any_number() -> None:
         run(trained[ignored], targets={"c": np.where(CLASSES == 2, ignored, CLASSES).astype(np.uint8)})
     for one, other in zip(trained[255].parameters(), trained[7].parameters(), strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [
+        (dict.fromkeys(IDS, "g") | {"s1": float("nan")}, "group of 's1' is nan"),
+        (dict.fromkeys(IDS, "g") | {"s2": [1]}, r"group of 's2' is \[1\]"),
+        (["g"] * 6, "groups is list; expected {id: group}"),
+        (dict.fromkeys(IDS[1:], "g"), "'s0'"),
+    ],
+)
+def test_groups_are_refused_before_training(groups: Any, message: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=message):
+        run(groups=groups, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    run(groups={**dict.fromkeys(IDS, "g"), "other": float("nan")})
 
 
 def test_a_frozen_head_is_refused() -> None:
@@ -129,6 +148,53 @@ def test_a_changed_head_or_one_other_sample_is_another_run(tmp_path: Path, chang
     run(out=tmp_path)
     with pytest.raises(CheckpointError, match=told):
         run(out=tmp_path, **{name: make() for name, make in changes.items()})
+
+
+PARTS = Composition(("leaf", "stem"), {"both": ("leaf", "stem")}, "plant", total="y", ratio="shares")
+RATIO = Task("shares", dim=2, kind="ratio")
+SHARES = np.stack([Y, 5 - Y], axis=1) / 5
+
+
+class OtherWeighting(UncertaintyWeighting):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        ([[CompositionLoss(PARTS)]], [[CompositionLoss(PARTS, (0.2, 0.3, 0.5))]], r"compositions\[0\].weights is None"),
+        ([[CompositionLoss(PARTS)]], [[CompositionLoss(PARTS, beta=2.0)]], r"compositions\[0\].beta is 1.0 there"),
+        ([(), UncertaintyWeighting(["y", "shares"])], [(), OtherWeighting(["y", "shares"])], "OtherWeighting"),
+    ],
+)
+def test_a_loss_of_other_values_is_another_run(tmp_path: Path, first: Any, second: Any, message: str) -> None:
+    def trained(*terms: Any) -> None:
+        module = head(Task("y"), RATIO)
+        run(module, targets={"y": Y, "shares": SHARES}, loss=TaskLoss(module.tasks, *terms), out=tmp_path)
+
+    trained(*first)
+    trained(*first)
+    with pytest.raises(CheckpointError, match=rf"loss\..*{message}.*--no-resume"):
+        trained(*second)
+
+
+def test_regularisers_of_another_strength_are_another_run(tmp_path: Path) -> None:
+    def trained(strength: float) -> None:
+        torch.manual_seed(0)
+        module = DenseHead(8, [Task("y", kind="density")], hidden_dim=4)
+        loss = TaskLoss(module.tasks, regularisers=[DensityRegulariser("y", smoothness=strength)])
+        run(module, loss=loss, out=tmp_path)
+
+    trained(0.1)
+    with pytest.raises(CheckpointError, match=r"regularisers\[0\].smoothness is 0.1 there and 0.2 here"):
+        trained(0.2)
+
+
+def test_long_values_are_shown_where_they_differ(tmp_path: Path) -> None:
+    labels = [f"{'a long name of a column ' * 4}{end}" for end in "xz"]
+    run(head(Task("y", labels=labels[:1])), out=tmp_path)
+    with pytest.raises(CheckpointError, match=r"tasks\[0\].labels\[0\] is \.\.\..*x' there and \.\.\..*z' here"):
+        run(head(Task("y", labels=labels[1:])), out=tmp_path)
 
 
 def test_a_larger_source_behind_a_table_is_the_same_run() -> None:

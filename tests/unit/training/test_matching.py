@@ -282,3 +282,19 @@ def test_scores_of_values_with_ids_are_matched() -> None:
             bootstrap_difference(Y[: len(wrong)], wrong, Y[: len(wrong)])
     with pytest.raises(DataError, match="targets, a, b have ids"):
         bootstrap_difference(true, pred, pred)
+
+
+def test_masked_values_are_missing() -> None:
+    mask = np.arange(12) % 5 == 0
+    masked, holes = np.ma.masked_array(np.where(mask, -9999.0, Y), mask), np.where(mask, np.nan, Y)
+    expected = weights(source(), {"y": holes}, target_ids=IDS)
+    assert_equal(weights(source(), {"y": masked}, target_ids=IDS), expected)
+    assert_equal(weights(source(), {"y": list(masked)}, target_ids=IDS), expected)
+    assert_equal(weights(source(), {"y": dict(zip(IDS, masked, strict=True))}), expected)
+    assert TargetTransform().fit(masked) == TargetTransform().fit(holes)
+    with pytest.raises(DataError, match="3 of the targets are not finite"):
+        r2(Y, masked)
+    with pytest.raises(DataError, match="finite"):
+        ridge_probe(source(), {"y": masked}, [(np.arange(8), np.arange(8, 12))], target_ids=IDS)
+    with pytest.raises(DataError, match=r"masked array of int64 has 3 masked .*filled\(-1\)"):
+        weights(source(), {"y": np.ma.masked_array(np.arange(12), mask)}, target_ids=IDS)

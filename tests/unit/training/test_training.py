@@ -137,6 +137,17 @@ def test_ridge_finds_what_is_linear_and_chooses_by_group() -> None:
         ridge_out_of_fold(x[:-1], y, folds)
 
 
+def test_one_training_group_alone_chooses_by_rows() -> None:
+    """Of noise, the strongest ridge and the most neighbours are right, not the first in the list."""
+    random = np.random.RandomState(0)
+    x, y = random.randn(60, 10), random.randn(60, 1)
+    folds = [(np.arange(40), np.arange(40, 60))]
+    for probe in (ridge_out_of_fold, knn_out_of_fold):
+        by_rows, one = probe(x, y, folds), probe(x, y, folds, groups=["a"] * 40 + ["b"] * 20)
+        assert np.array_equal(one, by_rows, equal_nan=True)
+        assert np.abs(one[40:] - y[:40].mean()).max() < 0.5 * y.std()
+
+
 def test_knn_is_the_mean_of_the_nearest_by_cosine() -> None:
     """A plain double loop; the scale of a channel does not matter, since features are standardised."""
     random = np.random.RandomState(0)
