@@ -33,6 +33,7 @@ class WeightHashes(NamedTuple):
         weights_sha256: of the weights in their present dtype, without LoRA weights; None on the meta device.
         lora: the record of the LoRA weights; None without any.
         fingerprint: what Tokens carry as ``source``; None if the float32 weights are not known.
+        base_fingerprint: the same without the LoRA weights, for tokens made while they are switched off.
     """
 
     state: WeightState | None
@@ -40,6 +41,7 @@ class WeightHashes(NamedTuple):
     weights_sha256: str | None
     lora: dict[str, Any] | None
     fingerprint: str | None
+    base_fingerprint: str | None
 
 
 class Adapter(nn.Module):

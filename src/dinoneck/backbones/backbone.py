@@ -112,8 +112,8 @@ class Backbone(nn.Module):
     def fingerprint(self) -> str | None:
         """What its Tokens carry as ``source``: a short hash of the float32 weights and of the LoRA weights.
 
-        None while anything is trainable or LoRA is switched off, and for half-precision weights whose float32 values
-        were never seen here, as in a model that was wrapped in half precision.
+        While LoRA is switched off it is the base's. None while anything is trainable, and for half-precision weights
+        whose float32 values were never seen here, as in a model that was wrapped in half precision.
         """
         return weight_hashes.current_fingerprint(self.adapter, list(self.adapter.parameters())) if self.frozen else None
 
@@ -201,7 +201,8 @@ class Backbone(nn.Module):
     def lora_disabled(self) -> contextlib.AbstractContextManager[None]:
         """Run without the LoRA products inside a ``with`` block: the model as it was before.
 
-        It is a switch of the model, for all threads and for siblings made by :meth:`with_layers`.
+        It is a switch of the model, for all threads and for siblings made by :meth:`with_layers`. Inside,
+        :meth:`record` and what is saved with this backbone describe the base without LoRA.
         """
         return lora.disabled(self.adapter)
 

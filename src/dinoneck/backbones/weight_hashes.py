@@ -34,29 +34,37 @@ def current_fingerprint(adapter: Adapter, parameters: Sequence[Tensor]) -> str |
 
     A compiled graph takes the one that is known when it is traced.
     """
-    if adapter.lora_off:
-        return None
     if torch.compiler.is_compiling():
-        return None if adapter.hashes is None else adapter.hashes.fingerprint
+        hashes = adapter.hashes
+        return None if hashes is None else hashes.base_fingerprint if adapter.lora_off else hashes.fingerprint
     if (known := _known(adapter, parameters)) is not None:
-        return known.fingerprint
+        return _as_run(adapter, known).fingerprint
     return current_hashes(adapter, parameters).fingerprint if _have_bytes(parameters) else None
 
 
 def current_hashes(adapter: Adapter, parameters: Sequence[Tensor] | None = None) -> WeightHashes:
     """Return the hashes of the present weights, trainable or not; ``parameters`` are the adapter's, listed already.
 
+    While LoRA weights are switched off they do not count.
+
     They are kept until a parameter or persistent buffer lies elsewhere or is written to: torch counts every write in
     place but those through ``.data``. Trainable weights and inference tensors are hashed at every call.
     """
     parameters = list(adapter.parameters()) if parameters is None else parameters
     if (known := _known(adapter, parameters)) is not None:
-        return known
+        return _as_run(adapter, known)
     sha256, added = weights.digest(adapter.model), lora.record(adapter)
     buffers = tuple(sorted(dict(adapter.named_buffers()).keys() & adapter.state_dict(keep_vars=True).keys()))
-    fingerprint = _fingerprint(_float32_hash(adapter, sha256), added)
-    adapter.hashes = WeightHashes(_state(adapter, parameters, buffers), buffers, sha256, added, fingerprint)
-    return adapter.hashes
+    full, state = _float32_hash(adapter, sha256), _state(adapter, parameters, buffers)
+    adapter.hashes = WeightHashes(
+        state, buffers, sha256, added, _fingerprint(full, added), base_fingerprint=_fingerprint(full, None)
+    )
+    return _as_run(adapter, adapter.hashes)
+
+
+def _as_run(adapter: Adapter, hashes: WeightHashes) -> WeightHashes:
+    """The hashes of what runs at the moment: the base alone while LoRA weights are switched off."""
+    return hashes._replace(lora=None, fingerprint=hashes.base_fingerprint) if adapter.lora_off else hashes
 
 
 def forget(adapter: Adapter) -> None:
