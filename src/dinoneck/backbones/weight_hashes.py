@@ -67,6 +67,38 @@ def _as_run(adapter: Adapter, hashes: WeightHashes) -> WeightHashes:
     return hashes._replace(lora=None, fingerprint=hashes.base_fingerprint) if adapter.lora_off else hashes
 
 
+class Watch:
+    """Notices whether the weights of an adapter are still those of now, trainable or not.
+
+    A look costs next to nothing while torch has counted no write; else the weights are hashed.
+
+    Args:
+        adapter: the model.
+    """
+
+    def __init__(self, adapter: Adapter) -> None:
+        self._hashes = current_hashes(adapter)
+        self._dtype, self._seen = adapter.weight.dtype, self._look(adapter)
+
+    def is_same(self, adapter: Adapter) -> bool:
+        """Whether the same weights run now; what cannot be compared counts as the same."""
+        look = self._look(adapter)
+        if look[1] is not None and look == self._seen and adapter.hashes is not None:
+            return True
+        before, now = self._hashes, current_hashes(adapter)
+        if None not in (before.fingerprint, now.fingerprint):
+            same = before.fingerprint == now.fingerprint
+        elif adapter.weight.dtype == self._dtype:
+            same = (before.weights_sha256, before.lora) == (now.weights_sha256, now.lora)
+        else:
+            same = True
+        self._seen = look if same else self._seen
+        return same
+
+    def _look(self, adapter: Adapter) -> tuple[bool, WeightState | None]:
+        return adapter.lora_off, _versions(_tensors(adapter, list(adapter.parameters()), self._hashes.buffers))
+
+
 def forget(adapter: Adapter) -> None:
     """Take the hashes again when they are asked for: weights may change without torch noticing (captured graphs)."""
     adapter.hashes = None
@@ -121,10 +153,17 @@ def _known(adapter: Adapter, parameters: Sequence[Tensor]) -> WeightHashes | Non
 
 
 def _state(adapter: Adapter, parameters: Sequence[Tensor], buffers: Sequence[str]) -> WeightState | None:
+    """As :func:`_versions`, for weights that are all frozen; None while any of them is trainable."""
+    tensors = _tensors(adapter, parameters, buffers)
+    return None if any(x.requires_grad for x in tensors) else _versions(tensors)
+
+
+def _tensors(adapter: Adapter, parameters: Sequence[Tensor], buffers: Sequence[str]) -> list[Tensor]:
+    return [*parameters, *(adapter.get_buffer(name) for name in buffers)]
+
+
+def _versions(tensors: Sequence[Tensor]) -> WeightState | None:
     """Where every tensor lies and how often it was written to; None if that is not known of all."""
-    tensors = [*parameters, *(adapter.get_buffer(name) for name in buffers)]
-    if any(x.requires_grad for x in tensors):
-        return None
     try:
         return tuple((x.data_ptr(), x._version) for x in tensors)
     except RuntimeError:  # inference tensors, and stand-ins

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from dinoneck import (
+    Backbone,
     CheckpointError,
     FeatureStore,
     HeadCheckpoint,
@@ -99,15 +101,30 @@ def test_a_head_without_a_record_warns_when_saved_and_when_used(tmp_path: Path) 
         Predictor(head(), backbone)
 
 
-def test_a_predictor_notices_weights_that_change(tmp_path: Path) -> None:
-    backbone = load_backbone("dinoneck_tiny")
+@pytest.mark.parametrize("make", [lambda b: b, lambda b: b.unfreeze_last(1), lambda b: b.add_lora(2)])
+def test_a_predictor_notices_weights_that_change(make: Callable[[Backbone], Backbone]) -> None:
+    backbone = make(load_backbone("dinoneck_tiny"))
     predictor = Predictor(head(), backbone)
     image = torch.rand(3, 32, 32)
-    assert predictor(image) == predictor(image)
+    before = predictor(image)
+    assert predictor(image) == predictor(image) == before
+    learning = [p for p in backbone.parameters() if p.requires_grad] or list(backbone.parameters())
     with torch.no_grad():
-        next(backbone.parameters()).mul_(1.01)
-    with pytest.raises(BackboneError, match="changed after this Predictor was made"):
+        learning[-1].add_(0.1)
+    for _ in range(2):
+        with pytest.raises(BackboneError, match="changed after this Predictor was made"):
+            predictor(image)
+        backbone.freeze()
+
+
+def test_a_predictor_notices_that_lora_is_switched() -> None:
+    backbone = load_backbone("dinoneck_tiny").add_lora(2)
+    predictor, image = Predictor(head(), backbone), torch.rand(3, 32, 32)
+    before = predictor(image)
+    with backbone.lora_disabled(), pytest.raises(BackboneError, match="LoRA"):
         predictor(image)
+    backbone.freeze()
+    assert predictor(image) == before
 
 
 def test_a_loaded_head_keeps_what_it_was_trained_on(tmp_path: Path) -> None:
