@@ -69,6 +69,16 @@ def test_values_that_no_backbone_writes_are_refused(
     assert refused.value.step == "schema"
 
 
+def test_a_record_that_states_weights_names_layers_and_norm(record: dict[str, Any]) -> None:
+    for key in ("layers", "norm"):
+        lacking = {name: value for name, value in record.items() if name not in (key, "probe")}
+        with pytest.raises(CheckpointError, match=rf"backbone\.{key} is missing.*Save the head again"):
+            check_backbone_record(lacking, "h: backbone")
+        for forged in ({**lacking, key: None, "weights": None}, {**lacking, key: None, "weights_sha256": None}):
+            with pytest.raises(CheckpointError, match=rf"backbone\.{key} is null"):
+                check_backbone_record(forged, "h: backbone")
+
+
 def test_normalisation_of_the_inputs_is_plausible_too() -> None:
     meta = HeadCheckpoint.from_module(head(), preprocess=load_backbone("dinoneck_tiny").preprocess).meta
     for key, value in (("mean", [1.48, 0.4, 0.4]), ("std", [1e308] * 3)):
