@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dinoneck.backbones import lora, probe, tuning, weight_hashes, weights
 from dinoneck.backbones.adapter import Adapter, is_trainable
-from dinoneck.backbones.known import LICENSES, family_of
+from dinoneck.backbones.known import LICENSES, family_of, has_other_recipe
 from dinoneck.data.photos import Preprocessing
 from dinoneck.devices import is_capturing
 from dinoneck.errors import BackboneError, ConfigError, DataError, ShapeError
@@ -63,6 +63,9 @@ class Backbone(nn.Module):
         self.name = name
         self.layers = resolve_layers(layers, adapter.depth)
         self.norm = bool(norm)
+        family = adapter.family or family_of(name)
+        recipe = {name: getattr(adapter, name) for name in ("num_registers", "pos_embed", "source")}
+        adapter.has_other_recipe = has_other_recipe({"family": family, **recipe})
         self.preprocess = Preprocessing(patch_size=adapter.patch_size, mean=adapter.mean, std=adapter.std)
         if frozen is not None:
             adapter.asked_mode = bool(adapter.model.training) and not frozen

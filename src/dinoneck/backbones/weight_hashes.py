@@ -1,7 +1,8 @@
 """The hashes of a backbone's weights, kept while the weights do not change, and the fingerprint made of them.
 
 The fingerprint is a function of the SHA-256 of the float32 weights and of the LoRA weights, so that it is the same for
-a backbone in half precision, for its record in a file, and for the records of version 0.1.
+a backbone in half precision, for its record in a file, and for the records of version 0.1. Where the official recipe
+resamples positions in the place of the library's own, it counts too.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from dinoneck.backbones import lora, weights
 from dinoneck.backbones.adapter import Adapter, WeightHashes, WeightState
+from dinoneck.backbones.known import has_other_recipe
 
 _LENGTH = 16
 
@@ -24,7 +26,7 @@ def fingerprint_from_record(record: Mapping[str, Any] | None) -> str | None:
     """Return the fingerprint of a backbone record: derived in float32, else the one it holds, if any."""
     record = record or {}
     if record.get("dtype") == "float32":
-        return _fingerprint(record.get("weights_sha256"), record.get("adapter"))
+        return _fingerprint(record.get("weights_sha256"), record.get("adapter"), has_other_recipe(record))
     stored: str | None = record.get("fingerprint")
     return stored
 
@@ -57,7 +59,12 @@ def current_hashes(adapter: Adapter, parameters: Sequence[Tensor] | None = None)
     buffers = tuple(sorted(dict(adapter.named_buffers()).keys() & adapter.state_dict(keep_vars=True).keys()))
     full, state = _float32_hash(adapter, sha256), _state(adapter, parameters, buffers)
     adapter.hashes = WeightHashes(
-        state, buffers, sha256, added, _fingerprint(full, added), base_fingerprint=_fingerprint(full, None)
+        state,
+        buffers,
+        sha256,
+        added,
+        _fingerprint(full, added, adapter.has_other_recipe),
+        base_fingerprint=_fingerprint(full, None, adapter.has_other_recipe),
     )
     return _as_run(adapter, adapter.hashes)
 
@@ -128,9 +135,13 @@ def kept(adapter: Adapter, change: Callable[[Tensor], Tensor]) -> Iterator[None]
         adapter.hashes = known._replace(state=state)
 
 
-def _fingerprint(weights_sha256: str | None, adapter: Mapping[str, Any] | None) -> str | None:
-    """The fingerprint of float32 weights and of the record of LoRA weights; None where a hash is unknown."""
+def _fingerprint(weights_sha256: str | None, adapter: Mapping[str, Any] | None, has_other_recipe: bool) -> str | None:
+    """The fingerprint of float32 weights, the record of LoRA weights and the recipe of positions.
+
+    None where a hash is unknown.
+    """
     hashes = [weights_sha256] if adapter is None else [weights_sha256, adapter.get("sha256")]
+    hashes += ["pos_embed=official"] if has_other_recipe else []
     known = [one for one in hashes if isinstance(one, str)]
     if len(known) < len(hashes):
         return None
