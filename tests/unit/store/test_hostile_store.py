@@ -170,9 +170,10 @@ def test_two_images_under_one_id_are_listed_and_refused(tmp_path: Path, backbone
     assert store.verify() == ["p0", "p1"]
     with pytest.raises(StoreError, match=r"2 ids \(p0, p1\).*shard_of"):
         store.batch(["p0"])
-    for shard in {store.shard_of(image_id) for image_id in store.verify()}:
-        (tmp_path / "storeA" / shard).unlink()
-    store.refresh()
+    for _ in range(4):  # as many as there are shards of one of the images at most
+        for shard in {store.shard_of(image_id) for image_id in store.verify()}:
+            (tmp_path / "storeA" / shard).unlink()
+        store.refresh()
     assert store.verify() == []
     assert store.batch(["p0", "p1"]).sequence[0].isfinite().all()
 
