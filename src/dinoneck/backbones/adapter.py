@@ -33,6 +33,7 @@ class WeightHashes(NamedTuple):
         weights_sha256: of the weights in their present dtype, without LoRA weights; None on the meta device.
         lora: the record of the LoRA weights; None without any.
         fingerprint: what Tokens carry as ``source``; None if the float32 weights are not known.
+        base_fingerprint: the same without the LoRA weights, for tokens made while they are switched off.
     """
 
     state: WeightState | None
@@ -40,6 +41,7 @@ class WeightHashes(NamedTuple):
     weights_sha256: str | None
     lora: dict[str, Any] | None
     fingerprint: str | None
+    base_fingerprint: str | None
 
 
 class Adapter(nn.Module):
@@ -55,6 +57,7 @@ class Adapter(nn.Module):
             ``origin_dtype``.
         thawed: whether base weights have ever been made trainable here.
         hashes: of the weights, see :mod:`dinoneck.backbones.weight_hashes`; None until they are asked for.
+        has_other_recipe: whether positions are resampled by another recipe than the library's.
         cast: the hash of the weights after a cast, and that of the float32 weights before it.
         lora_off: whether LoRA weights are switched off at the moment.
         asked_mode: the mode that ``train()`` last asked for; trainable parts follow it.
@@ -81,7 +84,7 @@ class Adapter(nn.Module):
         self.recomputed = False
         self.lora: dict[str, Any] | None = None
         self.asked_mode = False
-        self.thawed = self.lora_off = False
+        self.thawed = self.lora_off = self.has_other_recipe = False
         self.hashes: WeightHashes | None = None
         self.cast: tuple[str | None, str | None] | None = None
         self.origin: dict[str, Any] = {"kind": "object"}

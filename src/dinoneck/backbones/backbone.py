@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dinoneck.backbones import lora, probe, tuning, weight_hashes, weights
 from dinoneck.backbones.adapter import Adapter, is_trainable
-from dinoneck.backbones.known import LICENSES, family_of
+from dinoneck.backbones.known import LICENSES, family_of, has_other_recipe
 from dinoneck.data.photos import Preprocessing
 from dinoneck.devices import is_capturing
 from dinoneck.errors import BackboneError, ConfigError, DataError, ShapeError
@@ -63,6 +63,9 @@ class Backbone(nn.Module):
         self.name = name
         self.layers = resolve_layers(layers, adapter.depth)
         self.norm = bool(norm)
+        family = adapter.family or family_of(name)
+        recipe = {name: getattr(adapter, name) for name in ("num_registers", "pos_embed", "source")}
+        adapter.has_other_recipe = has_other_recipe({"family": family, **recipe})
         self.preprocess = Preprocessing(patch_size=adapter.patch_size, mean=adapter.mean, std=adapter.std)
         if frozen is not None:
             adapter.asked_mode = bool(adapter.model.training) and not frozen
@@ -112,8 +115,8 @@ class Backbone(nn.Module):
     def fingerprint(self) -> str | None:
         """What its Tokens carry as ``source``: a short hash of the float32 weights and of the LoRA weights.
 
-        None while anything is trainable or LoRA is switched off, and for half-precision weights whose float32 values
-        were never seen here, as in a model that was wrapped in half precision.
+        While LoRA is switched off it is the base's. None while anything is trainable, and for half-precision weights
+        whose float32 values were never seen here, as in a model that was wrapped in half precision.
         """
         return weight_hashes.current_fingerprint(self.adapter, list(self.adapter.parameters())) if self.frozen else None
 
@@ -201,7 +204,8 @@ class Backbone(nn.Module):
     def lora_disabled(self) -> contextlib.AbstractContextManager[None]:
         """Run without the LoRA products inside a ``with`` block: the model as it was before.
 
-        It is a switch of the model, for all threads and for siblings made by :meth:`with_layers`.
+        It is a switch of the model, for all threads and for siblings made by :meth:`with_layers`. Inside,
+        :meth:`record` and what is saved with this backbone describe the base without LoRA.
         """
         return lora.disabled(self.adapter)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from dinoneck.errors import BackboneError, did_you_mean
 
@@ -110,3 +111,13 @@ def refuse(name: str, names: list[str]) -> BackboneError:
         f"backbone {name!r} is unknown.{hint}{did_you_mean(name.split('.')[0], [TINY, *names])} Known: {TINY}, "
         f"{', '.join(names)}. Any other timm ViT that you built yourself goes through wrap_backbone(model)"
     )
+
+
+def has_other_recipe(record: Mapping[str, Any]) -> bool:
+    """Whether a record's model resamples positions with the official recipe in the place of its library's own.
+
+    Only plain DINOv2 and unknown families have several recipes.
+    """
+    plain = record.get("family") == "dinov2" and not record.get("num_registers")
+    several = plain or record.get("family") == "other"
+    return several and record.get("pos_embed") == "official" and record.get("source") != "official"

@@ -1,7 +1,8 @@
 """The hashes of a backbone's weights, kept while the weights do not change, and the fingerprint made of them.
 
 The fingerprint is a function of the SHA-256 of the float32 weights and of the LoRA weights, so that it is the same for
-a backbone in half precision, for its record in a file, and for the records of version 0.1.
+a backbone in half precision, for its record in a file, and for the records of version 0.1. Where the official recipe
+resamples positions in the place of the library's own, it counts too.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from dinoneck.backbones import lora, weights
 from dinoneck.backbones.adapter import Adapter, WeightHashes, WeightState
+from dinoneck.backbones.known import has_other_recipe
 
 _LENGTH = 16
 
@@ -24,7 +26,7 @@ def fingerprint_from_record(record: Mapping[str, Any] | None) -> str | None:
     """Return the fingerprint of a backbone record: derived in float32, else the one it holds, if any."""
     record = record or {}
     if record.get("dtype") == "float32":
-        return _fingerprint(record.get("weights_sha256"), record.get("adapter"))
+        return _fingerprint(record.get("weights_sha256"), record.get("adapter"), has_other_recipe(record))
     stored: str | None = record.get("fingerprint")
     return stored
 
@@ -34,29 +36,74 @@ def current_fingerprint(adapter: Adapter, parameters: Sequence[Tensor]) -> str |
 
     A compiled graph takes the one that is known when it is traced.
     """
-    if adapter.lora_off:
-        return None
     if torch.compiler.is_compiling():
-        return None if adapter.hashes is None else adapter.hashes.fingerprint
+        hashes = adapter.hashes
+        return None if hashes is None else hashes.base_fingerprint if adapter.lora_off else hashes.fingerprint
     if (known := _known(adapter, parameters)) is not None:
-        return known.fingerprint
+        return _as_run(adapter, known).fingerprint
     return current_hashes(adapter, parameters).fingerprint if _have_bytes(parameters) else None
 
 
 def current_hashes(adapter: Adapter, parameters: Sequence[Tensor] | None = None) -> WeightHashes:
     """Return the hashes of the present weights, trainable or not; ``parameters`` are the adapter's, listed already.
 
+    While LoRA weights are switched off they do not count.
+
     They are kept until a parameter or persistent buffer lies elsewhere or is written to: torch counts every write in
     place but those through ``.data``. Trainable weights and inference tensors are hashed at every call.
     """
     parameters = list(adapter.parameters()) if parameters is None else parameters
     if (known := _known(adapter, parameters)) is not None:
-        return known
+        return _as_run(adapter, known)
     sha256, added = weights.digest(adapter.model), lora.record(adapter)
     buffers = tuple(sorted(dict(adapter.named_buffers()).keys() & adapter.state_dict(keep_vars=True).keys()))
-    fingerprint = _fingerprint(_float32_hash(adapter, sha256), added)
-    adapter.hashes = WeightHashes(_state(adapter, parameters, buffers), buffers, sha256, added, fingerprint)
-    return adapter.hashes
+    full, state = _float32_hash(adapter, sha256), _state(adapter, parameters, buffers)
+    adapter.hashes = WeightHashes(
+        state,
+        buffers,
+        sha256,
+        added,
+        _fingerprint(full, added, adapter.has_other_recipe),
+        base_fingerprint=_fingerprint(full, None, adapter.has_other_recipe),
+    )
+    return _as_run(adapter, adapter.hashes)
+
+
+def _as_run(adapter: Adapter, hashes: WeightHashes) -> WeightHashes:
+    """The hashes of what runs at the moment: the base alone while LoRA weights are switched off."""
+    return hashes._replace(lora=None, fingerprint=hashes.base_fingerprint) if adapter.lora_off else hashes
+
+
+class Watch:
+    """Notices whether the weights of an adapter are still those of now, trainable or not.
+
+    A look costs next to nothing while torch has counted no write; else the weights are hashed.
+
+    Args:
+        adapter: the model.
+    """
+
+    def __init__(self, adapter: Adapter) -> None:
+        self._hashes = current_hashes(adapter)
+        self._dtype, self._seen = adapter.weight.dtype, self._look(adapter)
+
+    def is_same(self, adapter: Adapter) -> bool:
+        """Whether the same weights run now; what cannot be compared counts as the same."""
+        look = self._look(adapter)
+        if look[1] is not None and look == self._seen and adapter.hashes is not None:
+            return True
+        before, now = self._hashes, current_hashes(adapter)
+        if None not in (before.fingerprint, now.fingerprint):
+            same = before.fingerprint == now.fingerprint
+        elif adapter.weight.dtype == self._dtype:
+            same = (before.weights_sha256, before.lora) == (now.weights_sha256, now.lora)
+        else:
+            same = True
+        self._seen = look if same else self._seen
+        return same
+
+    def _look(self, adapter: Adapter) -> tuple[bool, WeightState | None]:
+        return adapter.lora_off, _versions(_tensors(adapter, list(adapter.parameters()), self._hashes.buffers))
 
 
 def forget(adapter: Adapter) -> None:
@@ -88,9 +135,13 @@ def kept(adapter: Adapter, change: Callable[[Tensor], Tensor]) -> Iterator[None]
         adapter.hashes = known._replace(state=state)
 
 
-def _fingerprint(weights_sha256: str | None, adapter: Mapping[str, Any] | None) -> str | None:
-    """The fingerprint of float32 weights and of the record of LoRA weights; None where a hash is unknown."""
+def _fingerprint(weights_sha256: str | None, adapter: Mapping[str, Any] | None, has_other_recipe: bool) -> str | None:
+    """The fingerprint of float32 weights, the record of LoRA weights and the recipe of positions.
+
+    None where a hash is unknown.
+    """
     hashes = [weights_sha256] if adapter is None else [weights_sha256, adapter.get("sha256")]
+    hashes += ["pos_embed=official"] if has_other_recipe else []
     known = [one for one in hashes if isinstance(one, str)]
     if len(known) < len(hashes):
         return None
@@ -113,10 +164,17 @@ def _known(adapter: Adapter, parameters: Sequence[Tensor]) -> WeightHashes | Non
 
 
 def _state(adapter: Adapter, parameters: Sequence[Tensor], buffers: Sequence[str]) -> WeightState | None:
+    """As :func:`_versions`, for weights that are all frozen; None while any of them is trainable."""
+    tensors = _tensors(adapter, parameters, buffers)
+    return None if any(x.requires_grad for x in tensors) else _versions(tensors)
+
+
+def _tensors(adapter: Adapter, parameters: Sequence[Tensor], buffers: Sequence[str]) -> list[Tensor]:
+    return [*parameters, *(adapter.get_buffer(name) for name in buffers)]
+
+
+def _versions(tensors: Sequence[Tensor]) -> WeightState | None:
     """Where every tensor lies and how often it was written to; None if that is not known of all."""
-    tensors = [*parameters, *(adapter.get_buffer(name) for name in buffers)]
-    if any(x.requires_grad for x in tensors):
-        return None
     try:
         return tuple((x.data_ptr(), x._version) for x in tensors)
     except RuntimeError:  # inference tensors, and stand-ins

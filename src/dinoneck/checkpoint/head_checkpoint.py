@@ -380,7 +380,7 @@ def load_head(
         path_or_repo: as for :meth:`HeadCheckpoint.load`.
         revision: as for :meth:`HeadCheckpoint.load`.
         allow: as for :meth:`HeadCheckpoint.load`.
-        check_backbone: False takes any tokens, for example to train on with another backbone.
+        check_backbone: False takes any tokens, as in a loop of your own that trains the backbone along; not for fit.
 
     Raises:
         CheckpointError: as :meth:`HeadCheckpoint.load`.

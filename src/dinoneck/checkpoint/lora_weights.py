@@ -24,10 +24,14 @@ _ENDS = (".lora_A", ".lora_B")
 def weights_of(backbone: object) -> dict[str, Tensor]:
     """Return the LoRA weights of a backbone under their names in a file; nothing for a mere record without them.
 
+    Weights that are switched off at the moment are left out, as in the backbone's record.
+
     Raises:
         CheckpointError: if a record speaks of LoRA weights that only the backbone itself could give.
     """
     if isinstance(backbone, Backbone):
+        if backbone.adapter.lora_off:
+            return {}
         return {PREFIX + name: value for name, value in lora.state(backbone.adapter).items()}
     if isinstance(backbone, Mapping) and backbone.get("adapter") is not None:
         raise CheckpointError(
@@ -74,6 +78,10 @@ def apply(backbone: Backbone, record: Mapping[str, Any], weights: Mapping[str, T
     Raises:
         CheckpointError: if the backbone is another one or has other LoRA weights.
     """
+    if backbone.adapter.lora_off:
+        raise CheckpointError(
+            "the LoRA weights of this backbone are switched off; leave the lora_disabled() block first", step="pairing"
+        )
     told = record["adapter"]
     own = backbone.record()
     if own["adapter"] is not None and own["adapter"]["sha256"] == told["sha256"]:

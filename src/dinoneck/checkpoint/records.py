@@ -67,16 +67,18 @@ def check_entries(meta: Mapping[str, Any], name: str) -> None:
 def check_backbone_record(record: Mapping[str, Any], name: str) -> None:
     """Check the record of a backbone.
 
-    A record that states its weights was written by a backbone, so what a backbone always knows is not null. Converted
-    features, whose record does not, may leave layers and norm open.
+    A record that states its weights, or their SHA-256, was written by a backbone, so what a backbone always knows is
+    not null, and layers and norm are there. Converted features, whose record states neither, may leave them open.
 
     Raises:
         CheckpointError: naming the entry that has another type or value than expected, and the remedy.
     """
     _check(record, _BACKBONE, name, _AGAIN)
-    null = [key for key in _BACKBONE if key in record and record[key] is None and key not in _MAY_BE_NULL]
-    if null and record.get("weights") is not None:
-        raise CheckpointError(f"{name}.{null[0]} is null; expected {_BACKBONE[null[0]][1]}{_AGAIN}", step="schema")
+    asked = record.keys() | {"layers", "norm"}
+    null = [key for key in _BACKBONE if key in asked and record.get(key) is None and key not in _MAY_BE_NULL]
+    if null and (record.get("weights") is not None or record.get("weights_sha256") is not None):
+        state = "null" if null[0] in record else "missing"
+        raise CheckpointError(f"{name}.{null[0]} is {state}; expected {_BACKBONE[null[0]][1]}{_AGAIN}", step="schema")
     layers, depth, probe = record.get("layers"), record.get("depth"), record.get("probe")
     if layers is not None and depth is not None and max(layers) >= depth:
         raise CheckpointError(

@@ -92,7 +92,9 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     data = parser.add_argument_group("data")
     data.add_argument("--csv", type=Path, help="a CSV of image,target,... or a CSIRO train.csv; without it, a pasture")
     data.add_argument("--photos", type=Path, help="folder that the CSV's names are relative to (default: the CSV's)")
-    data.add_argument("--store", type=Path, metavar="STORE", help="train from a feature store; photos are not read")
+    data.add_argument(
+        "--store", type=Path, metavar="STORE", help="train from a feature store; photos are only compared"
+    )
     data.add_argument("--patterns", type=numbers.count, metavar="N", help="of the store's patterns, the first N only")
     data.add_argument("--targets", nargs="+", metavar="COLUMN", help="columns to predict (CSIRO layout: of its five)")
     data.add_argument("--aux-targets", nargs="+", metavar="COLUMN", help="columns that only help training")

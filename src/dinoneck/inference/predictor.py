@@ -8,6 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from dinoneck.backbones import weight_hashes
 from dinoneck.backbones.backbone import Backbone, checked_backbone
 from dinoneck.backbones.tuning import evaluating
 from dinoneck.checkpoint.pairing import check_patch
@@ -86,7 +87,7 @@ class Predictor:
         revisions: hub repository -> the commit its heads are of; empty for local heads.
 
     Raises:
-        BackboneError: when called, if the backbone's weights changed meanwhile.
+        BackboneError: when called, if the backbone's weights changed meanwhile, or LoRA was switched off or on.
         CheckpointError: if the files disagree, or do not fit the backbone, or no backbone can be rebuilt; when called,
             if a head that scores the places of one patch grid is given another.
         ConfigError: for an unknown ``tta``, one that does not fit the patch, tiles or weights that do not fit, or heads
@@ -133,7 +134,7 @@ class Predictor:
         self.revisions = revisions_of(sources, read)
         backbone = rebuilt_backbone(loaded) if backbone is None else checked_backbone(backbone)
         check_pairing(loaded, backbone, probe)
-        self._fingerprint = backbone.fingerprint
+        self._watch = weight_hashes.Watch(backbone.adapter)
         self.preprocess = (preprocess or shared_inputs(loaded) or backbone.preprocess).changed(blur=blur)
         check_patch(self.preprocess.patch_size, backbone.adapter.patch_size)
         if self.tiling is not None:
@@ -168,11 +169,11 @@ class Predictor:
             padding, of which a task with ``from_cells`` is one.
         """
         results: list[dict[str, Any]] = []
-        if None not in (self._fingerprint, own := self.backbone.fingerprint) and own != self._fingerprint:
+        if not self._watch.is_same(self.backbone.adapter):
             raise BackboneError(
-                f"the weights of {self.backbone.name!r} changed after this Predictor was made (fingerprint "
-                f"{self._fingerprint}, now {own}), so its heads do not fit them; load the backbone again, or train "
-                "heads on the new weights"
+                f"the weights of {self.backbone.name!r} changed after this Predictor was made, or its LoRA was "
+                "switched off or on, so its heads do not fit them; load the backbone again, train heads on the new "
+                "weights, or make a new Predictor of heads that were trained along"
             )
         waiting = as_list(photos)
         with evaluating(self.backbone, *self._panel.heads):

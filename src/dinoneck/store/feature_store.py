@@ -240,7 +240,7 @@ class FeatureStore:
         return self.reader.quantised(*self.reader.columns(ids, patterns))
 
     def verify(self) -> list[str]:
-        """Read every record and header and return the ids, sorted, that are damaged or that the index has lost.
+        """Read every record and header; return the ids, sorted, that are damaged, lost by the index, or of two images.
 
         A damaged shard without index lines is listed by its file. Remedy: delete what :meth:`shard_of` names for all of
         these, and extract again.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -182,3 +182,15 @@ def by_id(entries: Iterable[Entry], exists: Callable[[str], bool]) -> dict[str, 
             first, second = sorted((other, entry), key=lambda e: (e.file, e.offset))
             found[entry.id] = first if exists(first.file) or not exists(second.file) else second
     return dict(sorted(found.items()))
+
+
+def clashing(entries: Iterable[Entry], chosen: Mapping[str, Entry], exists: Callable[[str], bool]) -> frozenset[str]:
+    """Return the ids under which writers stored different images, as the hashes of their files tell.
+
+    Args:
+        entries: of all writers.
+        chosen: those that :func:`by_id` takes.
+        exists: whether a shard is there; entries of a deleted one do not count.
+    """
+    others = (entry for entry in entries if entry.blake2b not in ("", chosen[entry.id].blake2b))
+    return frozenset(e.id for e in others if chosen[e.id].blake2b and exists(e.file) and exists(chosen[e.id].file))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import operator
@@ -15,12 +16,12 @@ from torch import Tensor
 
 from dinoneck.errors import DataError, StoreError, did_you_mean
 from dinoneck.grid import GridSize
-from dinoneck.store import buffers
+from dinoneck.store import buffers, shards
 from dinoneck.store.channel_scale import read_scale
 from dinoneck.store.description import Description
 from dinoneck.store.encoding import Columns, Layout
 from dinoneck.store.files import LocalFiles, RemoteFiles
-from dinoneck.store.index import Entry, by_id, read_index
+from dinoneck.store.index import Entry, by_id, clashing, read_index
 from dinoneck.store.quantised import QuantisedTokens
 from dinoneck.tokens import Tokens
 
@@ -51,20 +52,36 @@ class Reader:
         self.mapped = mapped
         self._scale: Tensor | None = None
         self.entries: dict[str, Entry] = {}
+        self.clashing: frozenset[str] = frozenset()
         self._checked: dict[str, int] = {}  # id -> bits of the patterns whose records were compared
         self.refresh()
 
     def refresh(self) -> None:
         """Read the index again."""
         files = self.files
-        exists = files.exists if isinstance(files, LocalFiles) else lambda _: True
-        before, self.entries = self.entries, by_id(read_index(files), exists)
+        listed = functools.cache(lambda: frozenset(shards.names(files)))
+        exists = files.exists if isinstance(files, LocalFiles) else lambda name: name in listed()
+        found = read_index(files)
+        before, self.entries = self.entries, by_id(found, exists)
+        self.clashing = clashing(found, self.entries, exists)
         self.ids = tuple(self.entries)
         self._checked = {key: bits for key, bits in self._checked.items() if before.get(key) == self.entries.get(key)}
 
     def entry(self, image_id: str) -> Entry:
-        """Return where an image is; DataError if it is not in the store."""
+        """Return where an image is.
+
+        Raises:
+            DataError: if it is not in the store.
+            StoreError: if different images were stored under its id.
+        """
         try:
+            if image_id in self.clashing:
+                named = ", ".join(sorted(self.clashing)[:3])
+                raise StoreError(
+                    f"{self.files} holds different images under one id, for {len(self.clashing)} ids ({named}): they "
+                    "were extracted from several folders at once. Delete the files that shard_of() names for these ids "
+                    "until verify() lists none, and extract with a root= that all images share"
+                )
             return self.entries[image_id]
         except (KeyError, TypeError):
             near = did_you_mean(image_id, self.ids[:_GUESSES])

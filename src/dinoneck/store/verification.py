@@ -17,16 +17,17 @@ _OF_A_WRITER = f"{shards.FOLDER}/w-"
 def damaged_shards(reader: Reader) -> dict[str, str]:
     """Return id -> shard of the images that cannot be trusted, and of those that are in a shard but not in the index.
 
-    An image is sound if its shard's header repeats its index line and all its records have their checksums. A shard
-    that the index does not name and whose header is damaged stands for its images, which are not known. Other files
-    under ``data`` are left out: those that neither the index names nor a writer named.
+    An id under which writers stored different images is among them. An image is sound if its shard's header repeats
+    its index line and all its records have their checksums. A shard that the index does not name and whose header is
+    damaged stands for its images, which are not known. Other files under ``data`` are left out: those that neither the
+    index names nor a writer named.
     """
     names = shards.names(reader.files)
     reader.refresh()
     indexed: dict[str, set[str]] = {name: set() for name in names}
     for entry in reader.entries.values():
         indexed.setdefault(entry.file, set()).add(entry.id)
-    damaged: dict[str, str] = {}
+    damaged = {image_id: reader.entries[image_id].file for image_id in reader.clashing}
     unlisted: dict[str, str] = {}
     for name, ids in tqdm(sorted(indexed.items()), desc="verify", unit="shard", disable=None):
         try:
@@ -52,7 +53,9 @@ def shard_of(reader: Reader, image_id: str) -> str:
     Raises:
         DataError: if there is none.
     """
-    for name in () if image_id in reader.entries else shards.names(reader.files):
+    if image_id in reader.entries:
+        return reader.entries[image_id].file
+    for name in shards.names(reader.files):
         with contextlib.suppress(StoreError):
             if name == image_id or image_id in _entries(reader, name):
                 return name

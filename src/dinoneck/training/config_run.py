@@ -20,6 +20,7 @@ from dinoneck.devices import local_device
 from dinoneck.errors import ConfigError, StoreError
 from dinoneck.grid import GridSize
 from dinoneck.store.feature_store import FeatureStore
+from dinoneck.store.image_files import check_unchanged
 from dinoneck.training.cell_targets import CellTargets
 from dinoneck.training.config_file import TrainingConfig
 from dinoneck.training.config_tasks import make_tasks, read_table
@@ -243,6 +244,7 @@ def _from_store(config: TrainingConfig, table: PhotoTable) -> ConfiguredRun:
             "it could not be paired with one. Extract the photos ('dinoneck extract'), or train from Python "
             "(dinoneck.training.cross_validate takes the store)"
         )
+    _check_images(config, table, source, store)
     choice = head_choice(config)
     layers = choice.layers or config.layers
     said: dict[str, tuple[Any, Any]] = {
@@ -262,6 +264,28 @@ def _from_store(config: TrainingConfig, table: PhotoTable) -> ConfiguredRun:
     found = ConfiguredRun(config, table, None, record, preprocess, source)
     found._check_tokens()
     return found
+
+
+def _check_images(config: TrainingConfig, table: PhotoTable, source: TableSource, store: FeatureStore) -> None:
+    """Refuse a table whose images are other files than those that were extracted under their ids, where they exist."""
+    folders = (Path(), Path(str(config.csv)).parent)
+    files = [
+        (source.own_ids[name], folder / photo)
+        for name, photo in zip(table.ids, table.photos, strict=True)
+        if isinstance(photo, str | Path)
+        for folder in folders
+        if (folder / photo).is_file()
+    ]
+    check_unchanged(dict(files).items(), store.reader.entries)
+    roots = {store.reader.entries[own].root for own in source.own_ids.values()} - {""}
+    if source.dropped and roots and not files:
+        logger.warning(
+            "the table's images are looked up in the store %s without their folder %r; the store's were read from %s, "
+            "and the table's files are not there to compare",
+            config.store,
+            source.dropped,
+            ", ".join(sorted(roots)),
+        )
 
 
 def _opened(path: str) -> FeatureStore:

@@ -150,6 +150,7 @@ class _Call:
         targets, share = {name: x[rows] for name, x in values.items()}, self.recipe.ridge_blend
         blend_ridge(head, source, samples.ids, targets, share, groups=groups, batch_size=self.batch_size)
         processes.same(learner.weights().values())
+        learner.note_source()
         return loop.progress.history
 
     def _problem(

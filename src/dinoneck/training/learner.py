@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from dinoneck.backbones import weight_hashes
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.heads.head import Head
 from dinoneck.layers.mixture import Mixture, mixes_itself
@@ -55,6 +57,15 @@ class Learner(nn.Module):
         """Copy weights of :meth:`weights` in."""
         for name, value in self.weights().items():
             value.copy_(weights[name])
+
+    def note_source(self) -> None:
+        """Let a head that was loaded from a file expect the tokens of the backbone that was trained along."""
+        if self.backbone is None:
+            return
+        source = weight_hashes.current_hashes(self.backbone.adapter).fingerprint
+        for part in self.head.modules():
+            if isinstance(part, Head) and part.trained_on is not None:
+                part.trained_on = replace(part.trained_on, source=source)
 
     def groups(self, loss: nn.Module, recipe: Recipe, lr: float) -> list[dict[str, Any]]:
         """Return the optimizer's groups; the loss's own parameters have no weight decay."""

@@ -25,6 +25,10 @@ class TableSource:
         names: the table's ids: paths of photos.
         patterns: only the source's first patterns are used, this many; None = all.
 
+    Attributes:
+        own_ids: id of the table -> the source's own.
+        dropped: the leading folders that are left out, as the first name has them; empty for none.
+
     Raises:
         DataError: if the source lacks a photo, or two names come to one of its ids.
         ConfigError: if the source has fewer patterns.
@@ -41,18 +45,20 @@ class TableSource:
         self.source = source
         self.ids = tuple(names)
         self.patterns = None if own is None else FirstPatterns(own, patterns or count)
-        self._own = dict(zip(self.ids, _matched(names, source.ids), strict=True))
+        found, folders = _matched(names, source.ids)
+        self.own_ids = dict(zip(self.ids, found, strict=True))
+        self.dropped = "/".join(PurePosixPath(self.ids[0]).parts[:folders]) if self.ids else ""
 
     def batch(self, ids: Sequence[str], patterns: Sequence[int] | None = None) -> Tokens:
         """Return the Tokens of these of the table's ids; without ``patterns`` pattern 0, the photo as it is."""
-        unknown = [name for name in ids if name not in self._own]
+        unknown = [name for name in ids if name not in self.own_ids]
         if unknown:
             raise DataError(f"{len(unknown)} ids are not in this table, the first is {unknown[0]!r}")
-        return self.source.batch([self._own[name] for name in ids], [0] * len(ids) if patterns is None else patterns)
+        return self.source.batch([self.own_ids[name] for name in ids], [0] * len(ids) if patterns is None else patterns)
 
     def record(self, ids: Sequence[str] | None = None) -> dict[str, Any]:
         """Return what tells the tokens of these ids from others; None = of all."""
-        return record_of(self.source, [self._own[name] for name in (self.ids if ids is None else ids)])
+        return record_of(self.source, [self.own_ids[name] for name in (self.ids if ids is None else ids)])
 
 
 class FirstPatterns:
@@ -74,8 +80,8 @@ class FirstPatterns:
         return self._patterns.flips(i)
 
 
-def _matched(names: Sequence[str], known: Sequence[str]) -> list[str]:
-    """The source's id of each name."""
+def _matched(names: Sequence[str], known: Sequence[str]) -> tuple[list[str], int]:
+    """The source's id of each name, and how many leading folders of the names were left out."""
     spelling = SourceIds(known)
     paths = [PurePosixPath(name).parts for name in names]
     fewest = min((len(parts) for parts in paths), default=1)
@@ -85,7 +91,7 @@ def _matched(names: Sequence[str], known: Sequence[str]) -> list[str]:
         missing = [name for name, found in pairs if found is None]
         if not missing:
             _refuse_doubles(pairs)
-            return [found for _, found in pairs if found is not None]
+            return [found for _, found in pairs if found is not None], dropped
         best = missing if not best or len(missing) < len(best) else best
     shown = ", ".join(repr(own) for own in sorted(known)[:3])
     raise DataError(

@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 import pickle
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 import timm
 import torch
 from PIL import Image
 
-from dinoneck import FeatureStore, ShapeError, Tokens, collate, load_backbone, wrap_backbone
+from dinoneck import Backbone, FeatureStore, ShapeError, Tokens, collate, load_backbone, wrap_backbone
 from dinoneck.backbones import weight_hashes, weights
 from dinoneck.store import MemoryStore
 from dinoneck.training import LiveTokens, MemoryTokens
@@ -54,7 +55,7 @@ def test_it_is_taken_again_when_weights_change() -> None:
     assert backbone.add_lora(2)(IMAGES).source is None
     seen.add(backbone.freeze()(IMAGES).source)
     with backbone.lora_disabled():
-        assert backbone(IMAGES).source is None
+        assert backbone(IMAGES).source == backbone.record()["weights_sha256"][:16]
     assert len(seen) == 4
     assert None not in seen
 
@@ -137,3 +138,23 @@ def test_compiled_and_exported_modules_take_any_source() -> None:
     program = torch.export.export(Mean(), (tokens,), dynamic_shapes=(tokens.dynamic_spec(),)).module()
     other = load_backbone("dinoneck_tiny", seed=1)(IMAGES)
     assert torch.allclose(program(other), Mean()(other))
+
+
+def test_it_tells_recipes_of_positions_apart_where_there_are_several() -> None:
+    def made(name: str, pos_embed: Literal["native", "official"]) -> Backbone:
+        model = timm.create_model(name, dynamic_img_size=True, depth=1, img_size=28)
+        return wrap_backbone(seeded(model), pos_embed=pos_embed)
+
+    def seeded(model: Any) -> Any:
+        for parameter in model.parameters():
+            torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(0))
+        return model
+
+    native, official = (made("vit_small_patch14_dinov2", one) for one in ("native", "official"))
+    assert native.fingerprint == native.record()["weights_sha256"][:16]  # as version 0.1 derives it
+    assert official.fingerprint not in (native.fingerprint, None)
+    assert official.record()["weights_sha256"] == native.record()["weights_sha256"]
+    for backbone in (official, official.half()):
+        assert weight_hashes.fingerprint_from_record(backbone.record()) == backbone.fingerprint == official.fingerprint
+    one, other = (made("vit_small_patch14_reg4_dinov2", one) for one in ("native", "official"))
+    assert one.fingerprint == other.fingerprint

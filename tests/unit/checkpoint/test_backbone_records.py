@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from dinoneck import (
+    Backbone,
     CheckpointError,
     FeatureStore,
     HeadCheckpoint,
@@ -67,6 +69,16 @@ def test_values_that_no_backbone_writes_are_refused(
     assert refused.value.step == "schema"
 
 
+def test_a_record_that_states_weights_names_layers_and_norm(record: dict[str, Any]) -> None:
+    for key in ("layers", "norm"):
+        lacking = {name: value for name, value in record.items() if name not in (key, "probe")}
+        with pytest.raises(CheckpointError, match=rf"backbone\.{key} is missing.*Save the head again"):
+            check_backbone_record(lacking, "h: backbone")
+        for forged in ({**lacking, key: None, "weights": None}, {**lacking, key: None, "weights_sha256": None}):
+            with pytest.raises(CheckpointError, match=rf"backbone\.{key} is null"):
+                check_backbone_record(forged, "h: backbone")
+
+
 def test_normalisation_of_the_inputs_is_plausible_too() -> None:
     meta = HeadCheckpoint.from_module(head(), preprocess=load_backbone("dinoneck_tiny").preprocess).meta
     for key, value in (("mean", [1.48, 0.4, 0.4]), ("std", [1e308] * 3)):
@@ -99,15 +111,30 @@ def test_a_head_without_a_record_warns_when_saved_and_when_used(tmp_path: Path) 
         Predictor(head(), backbone)
 
 
-def test_a_predictor_notices_weights_that_change(tmp_path: Path) -> None:
-    backbone = load_backbone("dinoneck_tiny")
+@pytest.mark.parametrize("make", [lambda b: b, lambda b: b.unfreeze_last(1), lambda b: b.add_lora(2)])
+def test_a_predictor_notices_weights_that_change(make: Callable[[Backbone], Backbone]) -> None:
+    backbone = make(load_backbone("dinoneck_tiny"))
     predictor = Predictor(head(), backbone)
     image = torch.rand(3, 32, 32)
-    assert predictor(image) == predictor(image)
+    before = predictor(image)
+    assert predictor(image) == predictor(image) == before
+    learning = [p for p in backbone.parameters() if p.requires_grad] or list(backbone.parameters())
     with torch.no_grad():
-        next(backbone.parameters()).mul_(1.01)
-    with pytest.raises(BackboneError, match="changed after this Predictor was made"):
+        learning[-1].add_(0.1)
+    for _ in range(2):
+        with pytest.raises(BackboneError, match="changed after this Predictor was made"):
+            predictor(image)
+        backbone.freeze()
+
+
+def test_a_predictor_notices_that_lora_is_switched() -> None:
+    backbone = load_backbone("dinoneck_tiny").add_lora(2)
+    predictor, image = Predictor(head(), backbone), torch.rand(3, 32, 32)
+    before = predictor(image)
+    with backbone.lora_disabled(), pytest.raises(BackboneError, match="LoRA"):
         predictor(image)
+    backbone.freeze()
+    assert predictor(image) == before
 
 
 def test_a_loaded_head_keeps_what_it_was_trained_on(tmp_path: Path) -> None:

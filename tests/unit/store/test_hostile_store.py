@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -157,3 +158,28 @@ def test_a_store_made_before_backbones_told_their_normalisation_is_the_same(
     other = replace(older, preprocess=told.preprocess.changed(mean=(0.1, 0.2, 0.3)))
     (tmp_path / "store" / "store.json").write_bytes(other.to_bytes())
     assert FeatureStore.open(tmp_path / "store").record()["made"] != filled.record()["made"]
+
+
+def test_two_images_under_one_id_are_listed_and_refused(tmp_path: Path, backbone: Backbone) -> None:
+    """Two extracts of different folders at once: neither sees the other's image when it starts."""
+    for name, seed in (("A", 0), ("B", 9), ("C", 0)):
+        write_photos(tmp_path / name, ["p0.png", "p1.png"], seed)
+        make(tmp_path / f"store{name}", backbone).extract(tmp_path / name)
+    assert merged(tmp_path / "storeA", tmp_path / "storeC").verify() == []  # equal images
+    store = merged(tmp_path / "storeA", tmp_path / "storeB")
+    assert store.verify() == ["p0", "p1"]
+    with pytest.raises(StoreError, match=r"2 ids \(p0, p1\).*shard_of"):
+        store.batch(["p0"])
+    for _ in range(4):  # as many as there are shards of one of the images at most
+        for shard in {store.shard_of(image_id) for image_id in store.verify()}:
+            (tmp_path / "storeA" / shard).unlink()
+        store.refresh()
+    assert store.verify() == []
+    assert store.batch(["p0", "p1"]).sequence[0].isfinite().all()
+
+
+def merged(into: Path, other: Path) -> FeatureStore:
+    for folder in ("data", "index"):
+        for file in (other / folder).iterdir():
+            shutil.copy(file, into / folder)
+    return FeatureStore.open(into)

@@ -10,6 +10,7 @@ import torch
 
 from dinoneck import (
     Backbone,
+    BackboneError,
     ConfigError,
     DataError,
     HeadCheckpoint,
@@ -18,6 +19,8 @@ from dinoneck import (
     TargetTransform,
     Task,
     load_backbone,
+    load_head,
+    save_head,
 )
 from dinoneck.data import Pasture, read_csv
 from dinoneck.training import LiveTokens, MemoryTokens, Plan, Recipe, cross_validate, cutmix, fit, manifold_mixup
@@ -196,3 +199,19 @@ def test_some_steps_on_real_photos(crop_cover: Path) -> None:
     head = PatchMeanHead(64, [Task("crop", transform=TargetTransform().fit(y))], hidden_dim=16)
     history = fit(head, source, targets={"crop": y}, target_ids=source.ids, epochs=6, batch_size=3, lr=5e-3)
     assert history[-1]["loss"] < history[0]["loss"]
+
+
+@pytest.mark.parametrize("lora", [True, False])
+def test_a_loaded_head_fits_the_backbone_that_was_trained_along(lora: bool, tmp_path: Path) -> None:
+    head, source, y = problem(lora)
+    backbone = source.backbone
+    save_head(tmp_path / "h.safetensors", head, backbone=backbone)
+    loaded = load_head(tmp_path / "h.safetensors")
+    assert isinstance(loaded, PatchMeanHead)
+    learn(loaded, source, y)
+    backbone.freeze()
+    own, layers = source.batch(source.ids), loaded.trained_on.layers  # type: ignore[union-attr]
+    assert loaded.predict(own)["level"].shape == (PHOTOS, 1)
+    assert layers == backbone.layers
+    with pytest.raises(BackboneError, match="check_backbone=False"):
+        loaded(load_backbone("dinoneck_tiny")(source.images(source.ids)))
