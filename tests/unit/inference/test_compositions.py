@@ -127,7 +127,9 @@ def test_a_member_without_the_composition_counts_in_it(
         assert some["masses"] == pytest.approx(every["masses"], rel=1e-5)
 
 
-def test_composed_parts_of_a_median_add_up_though_members_favour_different_ones(blind: Backbone, patchwork: Callable[[int, int], Tensor]) -> None:
+def test_composed_parts_of_a_median_add_up_though_members_favour_different_ones(
+    blind: Backbone, patchwork: Callable[[int, int], Tensor]
+) -> None:
     heads: list[Any] = [head_of("patch_mean", seed).eval() for seed in range(3)]
     for place, head in enumerate(heads):  # each is sure of another part
         for own in head.mlps[0].out.requires_grad_(False).parameters():
