@@ -39,7 +39,7 @@ MUTANTS = [
     Mutant("tokens.py", "x[:, self.num_prefix_tokens :]", "x[:, self.num_prefix_tokens - 1 : -1]",
            "unit/test_tokens.py::test_views_hold_what_their_names_say"),
     # the sample's standard deviation; a prediction that stays in normalised units
-    Mutant("tasks.py", "** 2).sum(dim=0) / count", "** 2).sum(dim=0) / (count - 1)",
+    Mutant("transforms.py", "** 2).sum(dim=0) / count", "** 2).sum(dim=0) / (count - 1)",
            "unit/test_tasks.py::test_fit_takes_population_statistics_and_skips_nan"),
     Mutant("tasks.py", "self.transform.inverse(x, parts)", "x",
            "unit/test_tasks.py::test_other_maps_are_inverted_cell_by_cell"),
