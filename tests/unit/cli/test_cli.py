@@ -392,7 +392,7 @@ def test_what_must_fail_fails_before_the_work(
     constant = [f"{line.split(',')[0]},7,0" for line in text.splitlines()[1:]]
     (tmp_path / "t.csv").write_text("image,green,field\n" + "\n".join(constant))
     assert main(command) == 1
-    assert "the targets of 'green' are 7 for every training image" in capsys.readouterr().err
+    assert "the targets of 'green' are 7 for every image of the table" in capsys.readouterr().err
     (tmp_path / "t.csv").write_text(text)
     assert main([*command, "--folds", "9"]) == 1
     (tmp_path / "file").write_text("x")
