@@ -298,6 +298,10 @@ def _register() -> None:
     setup(NAME, backend_module=_module())
 
 
+def _without_autograd(mode: bool = True) -> contextlib.AbstractContextManager[Any]:
+    return torch.no_grad() if mode else contextlib.nullcontext()
+
+
 @contextlib.contextmanager
 def pretend_device() -> Iterator[PretendDevice]:
     """Open the device ``"pretend"`` and yield the record of what happens on it."""
@@ -306,5 +310,5 @@ def pretend_device() -> Iterator[PretendDevice]:
     _now = PretendDevice()
     # wrapped tensors have no views in inference mode; without autograd the work is the same
     patches = [mock.patch.object(torch, name, _made(getattr(torch, name))) for name in ("tensor", "as_tensor")]
-    with mock.patch.object(torch, "inference_mode", torch.no_grad), patches[0], patches[1], _Mode():
+    with mock.patch.object(torch, "inference_mode", _without_autograd), patches[0], patches[1], _Mode():
         yield _now

@@ -22,7 +22,7 @@ from dinoneck.cli import main as cli
 from dinoneck.cli import train_options
 from dinoneck.data import Pasture
 from dinoneck.data.tables import CSIRO_WEIGHTS, read_csiro_test
-from dinoneck.errors import ConfigError, DataError
+from dinoneck.errors import ConfigError, StoreError
 from dinoneck.training import ConfiguredRun, TrainingConfig, r2, read_config
 
 QUICK = ["--backbone", "dinoneck_tiny", "--size", "32x64", "--folds", "2", "--epochs", "4", "--lr", "0.01"]
@@ -139,7 +139,7 @@ def test_predictions_that_differ_are_refused(copy: Path) -> None:
     config = config_of(copy)
     first, second = (copy / "pasture" / name for name in ConfiguredRun.of(config).table.ids[:2])
     shutil.copyfile(first, second)
-    with pytest.raises(DataError, match=r"store and the photos give other predictions, beyond 0\.001"):
+    with pytest.raises(StoreError, match="is not the file stored as"):
         pipeline.compare(copy / "run" / "heads", config)
 
 

@@ -103,7 +103,9 @@ def test_records_are_typed_before_anyone_shows_them(
             inner = inner[key]
         inner[place[-1]] = value
 
-    head = plain(preprocess=Preprocessing(size=(8192, 8192), blur=5), backbone={"name": "mine", "layers": [0], "norm": True})
+    head = plain(
+        preprocess=Preprocessing(size=(8192, 8192), blur=5), backbone={"name": "mine", "layers": [0], "norm": True}
+    )
     path = tmp_path / "h"
     path.write_bytes(forged(head, change))
     with pytest.raises(CheckpointError, match=message) as caught:
