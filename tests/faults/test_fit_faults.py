@@ -137,7 +137,7 @@ def campaign() -> dict[str, dict[str, int]]:
     found = {}
     for mode in MODES:
         with tempfile.TemporaryDirectory() as folder:
-            each = outcomes(mode, Path(folder), 4 * CASES)
+            each = outcomes(mode, Path(folder), CASES if mode.startswith("kill") else 4 * CASES)
         counts = {kind: each.count(kind) for kind in ("refused", "harmless", "silent")}
         found[mode] = {"cases": len(each), "noticed": 0, **counts}
     return found
