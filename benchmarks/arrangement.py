@@ -145,14 +145,14 @@ def _scores(
         seed=seed,
         recipe=Recipe(ema_decay=None),
     )
-    said = predict_ids(head, source, [source.ids[i] for i in held_out], list(names.values()))
-    return {target: r2(said[:, i], targets[target][held_out]) for i, target in enumerate(TARGETS)}
+    predictions = predict_ids(head, source, [source.ids[i] for i in held_out], list(names.values()))
+    return {target: r2(predictions[:, i], targets[target][held_out]) for i, target in enumerate(TARGETS)}
 
 
 def _probe(probe: Probe, source: MemoryTokens, values: np.ndarray, parts: list[np.ndarray]) -> float:
     """A probe on the last layer's pooled tokens, its strength chosen inside the training scenes."""
-    said = probe(source, values[:, None], [(np.concatenate(parts[:2]), parts[2])], target_ids=source.ids)
-    return r2(said[parts[2], 0], values[parts[2]])
+    predictions = probe(source, values[:, None], [(np.concatenate(parts[:2]), parts[2])], target_ids=source.ids)
+    return r2(predictions[parts[2], 0], values[parts[2]])
 
 
 def markdown(rows: dict[str, dict[str, list[float]]], chosen: dict[str, float]) -> str:

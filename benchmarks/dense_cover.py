@@ -207,20 +207,23 @@ def scores(maps: Tensor, cells: CellTargets, folds: list[Any]) -> dict[str, dict
     return {"cells": cells.scores(maps), **photo_scores(cells.means(maps), cells.means(cells.values), folds)}
 
 
-def photo_scores(said: np.ndarray, true: np.ndarray, folds: list[Any]) -> dict[str, dict[str, float]]:
+def photo_scores(predictions: np.ndarray, true: np.ndarray, folds: list[Any]) -> dict[str, dict[str, float]]:
     """R² of photos by class, over all folds and in the worst fold."""
     worst = {
-        name: min(r2(said[valid, i], true[valid, i]) for _, valid in folds if np.ptp(true[valid, i]) > 0)
+        name: min(r2(predictions[valid, i], true[valid, i]) for _, valid in folds if np.ptp(true[valid, i]) > 0)
         for i, name in enumerate(CLASSES)
     }
-    return {"photos": {name: r2(said[:, i], true[:, i]) for i, name in enumerate(CLASSES)}, "worst fold, photos": worst}
+    return {
+        "photos": {name: r2(predictions[:, i], true[:, i]) for i, name in enumerate(CLASSES)},
+        "worst fold, photos": worst,
+    }
 
 
 def probed(probe: Probe, source: TableSource, table: PhotoTable, folds: list[Any]) -> dict[str, dict[str, float]]:
     """The photos' cover by a baseline on their mean token."""
     true = np.stack([table.targets[name] for name in CLASSES], axis=1)
-    said = np.maximum(probe(source, true, folds, target_ids=table.ids, groups=table.groups), 0.0)
-    return photo_scores(said, true, folds)
+    predictions = np.maximum(probe(source, true, folds, target_ids=table.ids, groups=table.groups), 0.0)
+    return photo_scores(predictions, true, folds)
 
 
 def markdown(runs: dict[str, list[dict[str, dict[str, float]]]]) -> str:

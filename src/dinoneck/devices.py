@@ -20,7 +20,7 @@ def local_device(device: torch.device | str) -> torch.device:
         device: such as ``cpu``, ``cuda`` or ``cuda:1``.
 
     Raises:
-        ConfigError: if there is no such device here, or fewer GPUs than LOCAL_RANK needs.
+        ConfigError: if the device does not exist here, or fewer GPUs than LOCAL_RANK needs.
     """
     try:
         found = torch.device(device)

@@ -252,7 +252,7 @@ def cell_output(task: Task, tasks: Sequence[Task]) -> tuple[Task, int]:
     """Return the map task whose cells make a task's value (``from_cells``), and the output of it.
 
     Raises:
-        ConfigError: if there is no such map, not exactly one of its labels is the task's name, or it has a minimum.
+        ConfigError: if the map does not exist, not exactly one of its labels is the task's name, or it has a minimum.
     """
     maps = {own.name: own for own in tasks if own.is_map}
     cells = maps.get(str(task.from_cells))

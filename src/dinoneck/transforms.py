@@ -25,7 +25,7 @@ class TargetTransform:
         area: what a value is divided by (0.21 turns grams on a 0.21 m² quadrat into g/m²).
         log1p: whether log(1 + x) follows.
         mean: z-score mean, one number or one per output, in the space after ``log1p``.
-        std: z-score standard deviation likewise; without it values are only centred.
+        std: z-score standard deviation, given as ``mean`` is; without it values are only centred.
 
     Raises:
         ConfigError: if the area or a standard deviation is not positive, or a number is not finite.

@@ -167,13 +167,13 @@ class HeadEnsemble(Head):
         return [head._natural({task.name: next(per_patch).mean(dim=1) for task in head.tasks}) for head in alike]
 
     def _reduced(self, task: Task, answers: Sequence[dict[str, Tensor]]) -> Tensor:
-        name, said = task.name, [row[task.name] for row in answers if task.name in row]
-        if any(answer.shape[2:] != said[0].shape[2:] for answer in said):
-            sizes = ", ".join("x".join(str(side) for side in answer.shape[2:]) for answer in said)
+        name, outputs = task.name, [row[task.name] for row in answers if task.name in row]
+        if any(answer.shape[2:] != outputs[0].shape[2:] for answer in outputs):
+            sizes = ", ".join("x".join(str(side) for side in answer.shape[2:]) for answer in outputs)
             raise ShapeError(
                 f"the members' maps of {name!r} have {sizes} cells; maps of one task need one stride to be averaged"
             )
-        stacked = torch.stack(said)
+        stacked = torch.stack(outputs)
         if self.reduce == "median":
             return median_of(task, stacked)
         if self.weights is None:
