@@ -44,11 +44,14 @@ def flip(path: Path, place: int = -1) -> None:
 
 
 def cut_a_line(path: Path) -> None:
-    path.write_text("".join(path.read_text().splitlines(keepends=True)[1:]))
+    """Remove the second line; the first of a store's index names the root folder."""
+    first, _, *others = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([first, *others]))
 
 
 def double_a_line(path: Path) -> None:
-    path.write_text(path.read_text().splitlines(keepends=True)[0] + path.read_text())
+    first, second, *others = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([first, second, second, *others]))
 
 
 def cut_off(path: Path) -> None:

@@ -51,7 +51,8 @@ def test_two_processes_take_the_steps_of_one(case: str, torchrun: Path, tmp_path
     first, second = (load_file(torchrun / case / f"rank{rank}.safetensors") for rank in range(2))
     for name, value in alone.items():
         assert torch.equal(first[name], second[name]), name
-        assert (first[name] - value).abs().max() <= 1e-5, name
+        # 1 % of one AdamW step (lr 1e-2): where a gradient is almost 0, AdamW scales up its rounding error
+        assert (first[name] - value).abs().max() <= (1e-4 if case == "live" else 1e-5), name
     both = [json.loads((torchrun / case / f"rank{rank}.json").read_text()) for rank in range(2)]
     assert both[0] == both[1]
     for own, other in zip(both[0], history, strict=True):
