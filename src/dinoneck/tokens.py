@@ -8,7 +8,7 @@ hooks and data loaders. Constructors of the classes check nothing (they run unde
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -181,8 +181,8 @@ class Tokens:
         """
         if not self.num_cls:
             raise ShapeError(
-                "these tokens carry no CLS token; build them with cls_token= (Tokens.from_patches) or with "
-                "num_prefix_tokens >= 1 (Tokens.from_sequence)"
+                "these tokens have no CLS token; pass cls_token=, or sequences that begin with it and "
+                "num_prefix_tokens= (to the module with plain tensors, or to Tokens.from_patches or from_sequence)"
             )
         return tuple(x[:, 0] for x in self.sequence)
 
@@ -321,6 +321,12 @@ class FeaturePyramid:
 
     def __len__(self) -> int:
         return len(self.maps)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter(self.maps)
+
+    def __getitem__(self, level: int) -> Tensor:
+        return self.maps[level]
 
     def __repr__(self) -> str:
         levels = ", ".join(f"{tuple(m.shape)} stride {s:g}" for m, s in zip(self.maps, self.strides, strict=True))

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from dinoneck import ConfigError, ShapeError, Tokens, load_head, registry, save_head
+from dinoneck.heads import Head
 from tests.contract.cases import CASES, Case, outputs
 
 GRIDS = [(1, 1), (1, 7), (2, 2), (3, 5), (15, 31), (9, 16)]
@@ -169,3 +170,25 @@ def test_autocast(case: Case) -> None:
         low = outputs(module(*case.args(inputs)))
     for a, b in zip(exact, low, strict=True):
         assert (a - b.float()).abs().max() <= 0.05 * (1 + a.abs().max())
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.takes.startswith("tokens")], ids=str)
+def test_plain_tensors_give_what_tokens_give(case: Case) -> None:
+    module = built(case)
+    tokens, *images = case.args(case.inputs())
+    expected = module(tokens, *images)
+    many = module(list(tokens.sequence), *images, grid=tuple(tokens.grid), num_prefix_tokens=5)
+    assert same(many, expected)
+    split = module(list(tokens.patches), *images, grid=tokens.grid, cls_token=list(tokens.cls_token))
+    assert same(split, expected, atol=1e-5)
+    maps = module([x.contiguous() for x in tokens.maps()], *images, cls_token=list(tokens.cls_token))
+    assert same(maps, expected, atol=1e-5)
+    if case.layers == 1:
+        assert same(module(tokens.patches[0], *images, grid=tokens.grid, cls_token=tokens.cls_token[0]), expected, 1e-5)
+    with pytest.raises(ShapeError, match=r"grid=\(rows, cols\)"):
+        module(list(tokens.patches), *images)
+    if isinstance(module, Head):
+        plain = {"grid": tokens.grid, "num_prefix_tokens": 5}
+        assert same(module.predict(list(tokens.sequence), **plain), module.predict(tokens))
+        got, expected_maps = module.predict_maps(list(tokens.sequence), **plain), module.predict_maps(tokens)
+        assert same(got, expected_maps) or not expected_maps

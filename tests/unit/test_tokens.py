@@ -53,7 +53,7 @@ def test_sizes_and_defaults() -> None:
     assert (bare.patch_size, bare.layers, bare.normed, bare.num_cls) == (14, None, None, 0)
     tall = Tokens.from_sequence(torch.zeros(1, 6, 2), image_size=(16, 24), patch_size=(8, 8), num_prefix_tokens=0)
     assert tall.grid == (2, 3)
-    with pytest.raises(ShapeError, match="carry no CLS"):
+    with pytest.raises(ShapeError, match="have no CLS"):
         _ = bare.cls_token
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +13,7 @@ from dinoneck.configured import Configured, at_least
 from dinoneck.errors import ConfigError, ShapeError
 from dinoneck.heads.head import Head
 from dinoneck.layers.absorb import absorb
+from dinoneck.layers.inputs import Plain, TokensLike
 from dinoneck.layers.mixture import Mixture
 from dinoneck.losses.composition import Composition, outputs_of
 from dinoneck.tasks import Task, activate, check_tasks
@@ -273,13 +274,22 @@ class CLSGatingHead(Head):
         self.gating.absorb_scale(mean, std)
         absorb(self.trunk, mean.repeat(2), std.repeat(2))
 
-    def gate(self, tokens: Tokens) -> Tensor:
+    def gate(self, tokens: TokensLike, **plain: Unpack[Plain]) -> Tensor:
         """Return the weights of the patches as maps (B, rows, cols) that sum to one."""
+        tokens = self._tokens(tokens, **plain)
         _, _, (weights,) = self._gated([self], tokens)
         return weights.view(weights.shape[0], tokens.grid.rows, tokens.grid.cols)
 
-    def forward(self, tokens: Tokens) -> dict[str, Tensor]:
+    def forward(
+        self,
+        tokens: TokensLike,
+        *,
+        grid: Sequence[int] | None = None,
+        num_prefix_tokens: int = 0,
+        cls_token: Tensor | Sequence[Tensor] | None = None,
+    ) -> dict[str, Tensor]:
         """Return ``{task name: (B, dim)}`` in model space."""
+        tokens = self._tokens(tokens, grid, num_prefix_tokens, cls_token)
         return outputs_together([self], tokens)[0]
 
     def mixed(self, tokens: Tokens, mixture: Mixture) -> dict[str, Tensor]:
@@ -298,7 +308,8 @@ class CLSGatingHead(Head):
         self, heads: Sequence[CLSGatingHead], tokens: Tokens, mixture: Mixture | None = None
     ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
         """The CLS tokens, and per head the pooled tokens and the gate."""
-        sequence, cls_token = self._sequence(tokens), tokens.last.cls_token[0]
+        tokens = self._tokens(tokens).last
+        sequence, cls_token = tokens.sequence[0], tokens.cls_token[0]
         cls_token = cls_token if mixture is None else mixture.linear(cls_token)
         gates = [head.gating for head in heads]
         return cls_token, *gate_together(gates, cls_token, sequence, tokens.num_prefix_tokens, tokens.grid, mixture)

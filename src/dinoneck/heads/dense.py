@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, get_args
+from typing import Any, Unpack, get_args
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from dinoneck.grid import as_maps
 from dinoneck.heads.head import Head
 from dinoneck.heads.readouts import Tower, from_cells, read_map, task_map
 from dinoneck.layers.conv_block import ConvBlock, reset
+from dinoneck.layers.inputs import Plain, TokensLike
 from dinoneck.losses.composition import Composition, outputs_of
 from dinoneck.necks.layer_grouper import LayerGrouper
 from dinoneck.tasks import Kind, Task, check_tasks
@@ -83,21 +84,30 @@ class DenseHead(Head):
         """Set the entrance norm to the tokens, if it is still untouched."""
         self.entrance.calibrate(tokens.last.patches for tokens in batches)
 
-    def forward(self, tokens: Tokens) -> dict[str, Tensor]:
+    def forward(
+        self,
+        tokens: TokensLike,
+        *,
+        grid: Sequence[int] | None = None,
+        num_prefix_tokens: int = 0,
+        cls_token: Tensor | Sequence[Tensor] | None = None,
+    ) -> dict[str, Tensor]:
         """Return the tasks' outputs in model space."""
+        tokens = self._tokens(tokens, grid, num_prefix_tokens, cls_token)
         outputs: dict[str, Tensor] = {}
         for task, cells in self._maps(tokens):
             outputs.update(read_map(task, cells))
         return outputs | from_cells(self.tasks, outputs)
 
     @torch.no_grad()
-    def predict_maps(self, tokens: Tokens) -> dict[str, Tensor]:
-        """Return ``{task: (B, dim, rows, cols)}`` in natural units; ``minimum`` holds for dense cells."""
-        return {task.name: task.predict_map(cells) for task, cells in self._maps(tokens)}
+    def predict_maps(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:
+        """Return ``{task: (B, dim, rows, cols)}`` in original units; ``minimum`` holds for dense cells."""
+        maps = self._maps(self._tokens(tokens, **plain))
+        return {task.name: task.predict_map(cells) for task, cells in maps}
 
     def _maps(self, tokens: Tokens) -> list[tuple[Task, Tensor]]:
         """The tasks that have maps, and these in model space."""
-        (x,) = self.entrance([self._sequence(tokens)])
+        (x,) = self.entrance(tokens.sequence[-1:])
         maps = as_maps(x[:, tokens.num_prefix_tokens :], tokens.grid)
         for block in self.blocks:
             maps = block(maps)

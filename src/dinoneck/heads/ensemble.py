@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal, cast
+from typing import Any, Literal, Unpack, cast
 
 import torch
 from torch import Tensor, nn
 
 from dinoneck import registry, third_party
 from dinoneck.errors import ConfigError, RegistryError, ShapeError
+from dinoneck.grid import PatchSize
 from dinoneck.heads.cls_gating import CLSGatingHead, outputs_together
 from dinoneck.heads.head import Head
 from dinoneck.heads.patch_mean import PatchMeanHead, per_patch_together
 from dinoneck.heads.readouts import recompute_derived
+from dinoneck.layers.inputs import Plain, TokensLike
 from dinoneck.losses.composition import Composed, Composition, outputs_of
 from dinoneck.tasks import Task
 from dinoneck.tokens import Tokens
@@ -112,19 +114,30 @@ class HeadEnsemble(Head):
         for head in self.heads:
             head.reset_parameters()  # type: ignore[operator]
 
+    @property
+    def _patch_size(self) -> PatchSize:
+        return self._members()[0]._patch_size
+
     def check_origin(self, tokens: Tokens) -> None:
         """Refuse tokens of another backbone than the one in a member's file, see :meth:`Head.check_origin`."""
         for head in self._members():
             head.check_origin(tokens)
 
-    def members_predict(self, tokens: Tokens) -> dict[str, Tensor]:
+    def members_predict(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:
         """Return ``{name: (K, B, dim)}`` in original units: the predictions of its K members."""
-        rows = self._each(tokens)
+        rows = self._each(self._tokens(tokens, **plain))
         return {task.name: torch.stack([row[task.name] for row in rows if task.name in row]) for task in self.predicted}
 
-    def forward(self, tokens: Tokens) -> dict[str, Tensor]:
+    def forward(
+        self,
+        tokens: TokensLike,
+        *,
+        grid: Sequence[int] | None = None,
+        num_prefix_tokens: int = 0,
+        cls_token: Tensor | Sequence[Tensor] | None = None,
+    ) -> dict[str, Tensor]:
         """Return ``{task name: (B, dim)}``: natural units, or log-probabilities for classes and ratios."""
-        values = self.natural(tokens)
+        values = self.natural(self._tokens(tokens, grid, num_prefix_tokens, cls_token))
         found = {task.name: values[task.name] for task in self.tasks}
         for task in self.tasks:
             if task.is_categorical or task.kind == "ratio":
@@ -132,14 +145,15 @@ class HeadEnsemble(Head):
                 found[task.name] = found[task.name].clamp_min(tiny).log()
         return found
 
-    def natural(self, tokens: Tokens) -> dict[str, Tensor]:
+    def natural(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:
         """Return ``{name: (B, dim)}`` in original units, probabilities for classes and ratios."""
-        rows = self._each(tokens)
+        rows = self._each(self._tokens(tokens, **plain))
         return recompute_derived(self.predicted, {task.name: self._reduced(task, rows) for task in self.predicted})
 
     @torch.no_grad()
-    def predict_maps(self, tokens: Tokens) -> dict[str, Tensor]:
+    def predict_maps(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:
         """Return the members' maps, reduced, for the tasks that have maps."""
+        tokens = self._tokens(tokens, **plain)
         answers = [head.predict_maps(tokens) for head in self._members()]
         found = [task for task in self.tasks if any(task.name in row for row in answers)]
         return {task.name: self._reduced(task, answers) for task in found}
@@ -163,7 +177,7 @@ class HeadEnsemble(Head):
         if len(alike) < len(members):
             return [head.natural(tokens) for head in members]
         mlps = [mlp for head in alike for mlp in head.mlps]
-        per_patch = iter(per_patch_together(mlps, self._sequence(tokens), tokens.num_prefix_tokens))
+        per_patch = iter(per_patch_together(mlps, tokens.sequence[-1], tokens.num_prefix_tokens))
         return [head._natural({task.name: next(per_patch).mean(dim=1) for task in head.tasks}) for head in alike]
 
     def _reduced(self, task: Task, answers: Sequence[dict[str, Tensor]]) -> Tensor:

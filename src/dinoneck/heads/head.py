@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Unpack
 
 import torch
 from torch import Tensor, nn
 
 from dinoneck.configured import Configured
-from dinoneck.layers.intake import sequences
+from dinoneck.grid import PatchSize
+from dinoneck.layers.inputs import Plain, TokensLike, as_tokens, check_tokens
 from dinoneck.layers.mixture import Mixture
 from dinoneck.layers.origin import Origin
 from dinoneck.losses.composition import Composition, outputs_of
@@ -18,8 +19,10 @@ from dinoneck.tokens import Tokens
 
 
 class Head(Configured, nn.Module):
-    """A module that turns Tokens into one tensor per task.
+    """A module that turns Tokens, or plain tensors, into one tensor per task.
 
+    Every method that takes Tokens also takes (B, P + N, C) tensors with ``grid=(rows, cols)`` (and
+    ``num_prefix_tokens=`` or ``cls_token=``), maps (B, C, rows, cols), or a list of tensors, one per layer.
     ``forward(tokens)`` returns ``{task name: (B, dim)}`` in model space, ``(B, dim, rows, cols)`` for the kinds that
     predict per cell (dense, segmentation); ``predict(tokens)`` the same in original units and ``{composition name:
     (B, parts + sums)}``; ``predict_maps(tokens)``, where a head has maps, ``{task name: (B, dim, rows, cols)}`` in
@@ -58,9 +61,9 @@ class Head(Configured, nn.Module):
         outputs: dict[str, Tensor] = self(mixture.of(tokens))
         return outputs
 
-    def natural(self, tokens: Tokens) -> dict[str, Tensor]:
+    def natural(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:
         """Return predictions in original units, with gradients where they are enabled."""
-        return self._natural(self(tokens))
+        return self._natural(self(tokens, **plain))
 
     def _natural(self, outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Outputs of ``forward`` in original units, and what is composed of them."""
@@ -69,17 +72,29 @@ class Head(Configured, nn.Module):
         return values | composed
 
     @torch.no_grad()
-    def predict(self, tokens: Tokens) -> dict[str, Tensor]:
+    def predict(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:
         """Return predictions in original units (probabilities for classes and ratios), and what is composed of them."""
-        return self.natural(tokens)
+        return self.natural(tokens, **plain)
 
     @torch.no_grad()
-    def predict_maps(self, tokens: Tokens) -> dict[str, Tensor]:
+    def predict_maps(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:
         """Return ``{task name: (B, dim, rows, cols)}`` in original units; empty for a head without maps."""
         return {}
 
-    def _sequence(self, tokens: Tokens) -> Tensor:
-        """The whole last sequence (B, P + N, C), checked against what this head was built for and trained on."""
-        sequence = sequences(tokens, self, self.embed_dim)[-1]
-        self.check_origin(tokens)
-        return sequence
+    @property
+    def _patch_size(self) -> PatchSize:
+        """Pixels per patch of plain tensors."""
+        return (self.trained_on.patch_size if self.trained_on else None) or 16
+
+    def _tokens(
+        self,
+        tokens: TokensLike,
+        grid: Sequence[int] | None = None,
+        num_prefix_tokens: int = 0,
+        cls_token: Tensor | Sequence[Tensor] | None = None,
+    ) -> Tokens:
+        """Tokens, of plain tensors too, checked against what this head was built for and trained on."""
+        owner = type(self).__name__
+        tokens = as_tokens(tokens, grid, num_prefix_tokens, cls_token, patch_size=self._patch_size, owner=owner)
+        self.check_origin(check_tokens(tokens, self, self.embed_dim))
+        return tokens

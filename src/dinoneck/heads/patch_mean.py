@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,7 @@ from dinoneck.grid import as_maps
 from dinoneck.heads.head import Head
 from dinoneck.layers.absorb import absorb
 from dinoneck.layers.eager import untouched
+from dinoneck.layers.inputs import Plain, TokensLike
 from dinoneck.layers.mixture import Mixture
 from dinoneck.layers.projection import linear
 from dinoneck.losses.composition import Composition, outputs_of
@@ -291,26 +292,37 @@ class PatchMeanHead(Head):
     def _copied_weights(self) -> list[list[Tensor]]:
         return [[weight.detach().cpu().clone() for weight in mlp.parameters()] for mlp in self.mlps]
 
-    def per_patch(self, tokens: Tokens) -> dict[str, Tensor]:
-        """Return ``{task name: (B, N, dim)}`` in model space: what each patch answers."""
-        answers = per_patch_together(self.mlps, self._sequence(tokens), tokens.num_prefix_tokens)
+    def per_patch(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:
+        """Return the prediction of each patch, ``{task name: (B, N, dim)}``, in model space."""
+        tokens = self._tokens(tokens, **plain)
+        answers = per_patch_together(self.mlps, tokens.sequence[-1], tokens.num_prefix_tokens)
         return {task.name: answer for task, answer in zip(self.tasks, answers, strict=True)}
 
-    def forward(self, tokens: Tokens) -> dict[str, Tensor]:
+    def forward(
+        self,
+        tokens: TokensLike,
+        *,
+        grid: Sequence[int] | None = None,
+        num_prefix_tokens: int = 0,
+        cls_token: Tensor | Sequence[Tensor] | None = None,
+    ) -> dict[str, Tensor]:
         """Return ``{task name: (B, dim)}`` in model space."""
+        tokens = self._tokens(tokens, grid, num_prefix_tokens, cls_token)
         return {name: answer.mean(dim=1) for name, answer in self.per_patch(tokens).items()}
 
     def mixed(self, tokens: Tokens, mixture: Mixture) -> dict[str, Tensor]:
         """Return ``forward`` of mixed samples: mixed behind the first linear layer."""
-        answers = per_patch_together(self.mlps, self._sequence(tokens), tokens.num_prefix_tokens, mixture)
+        tokens = self._tokens(tokens)
+        answers = per_patch_together(self.mlps, tokens.sequence[-1], tokens.num_prefix_tokens, mixture)
         return {task.name: answer.mean(dim=1) for task, answer in zip(self.tasks, answers, strict=True)}
 
     @torch.no_grad()
-    def predict_maps(self, tokens: Tokens) -> dict[str, Tensor]:
-        """Return what each patch answers as ``{task name: (B, dim, rows, cols)}`` in natural units.
+    def predict_maps(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:
+        """Return the prediction of each patch, ``{task name: (B, dim, rows, cols)}``, in original units.
 
         ``minimum`` is not applied to maps: with an affine transform a map's mean is the prediction before it.
         """
+        tokens = self._tokens(tokens, **plain)
         answers = self.per_patch(tokens)
         return {task.name: as_maps(task.natural(answers[task.name]), tokens.grid) for task in self.tasks}
 

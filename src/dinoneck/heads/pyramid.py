@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Unpack, get_args
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from dinoneck.errors import ConfigError
 from dinoneck.heads.head import Head
 from dinoneck.heads.readouts import Light, Tower, from_cells, read_map, task_map
 from dinoneck.layers.conv_block import reset
+from dinoneck.layers.inputs import Plain, TokensLike
 from dinoneck.layers.mixture import Mixture, mixes_itself
 from dinoneck.losses.composition import Composition, outputs_of
 from dinoneck.necks.neck import Neck, neck_named
@@ -103,6 +104,10 @@ class PyramidHead(Head):
         return own
 
     @property
+    def _patch_size(self) -> int:
+        return self.neck.patch_size
+
+    @property
     def num_layers(self) -> int | None:
         """Layers of the tokens it reads; None = the last one of however many."""
         return self.neck.num_layers
@@ -122,15 +127,22 @@ class PyramidHead(Head):
         """Let the neck set its entrance norms to the tokens, where it has any that are still untouched."""
         calibrate = getattr(self.neck, "calibrate", None)
         if callable(calibrate):
-            calibrate(self._selected(tokens) for tokens in batches)
+            calibrate(self._selected(self._tokens(tokens)) for tokens in batches)
 
-    def forward(self, tokens: Tokens) -> dict[str, Tensor]:
+    def forward(
+        self,
+        tokens: TokensLike,
+        *,
+        grid: Sequence[int] | None = None,
+        num_prefix_tokens: int = 0,
+        cls_token: Tensor | Sequence[Tensor] | None = None,
+    ) -> dict[str, Tensor]:
         """Return the tasks' outputs in model space."""
-        return self._outputs(self._selected(tokens))
+        return self._outputs(self._selected(self._tokens(tokens, grid, num_prefix_tokens, cls_token)))
 
     def mixed(self, tokens: Tokens, mixture: Mixture) -> dict[str, Tensor]:
         """Return ``forward`` of mixed samples: mixed behind the neck's projection, where no norm stands before it."""
-        tokens = self._selected(tokens)
+        tokens = self._selected(self._tokens(tokens))
         if not (getattr(self.neck, "mixes_late", False) and mixes_itself(self.neck)):
             return self._outputs(mixture.of(tokens))
         return self._outputs(tokens, mixture)
@@ -145,13 +157,13 @@ class PyramidHead(Head):
         return outputs | from_cells(self.tasks, outputs)
 
     @torch.no_grad()
-    def predict_maps(self, tokens: Tokens) -> dict[str, Tensor]:
-        """Return ``{task: (B, dim, rows, cols)}`` in natural units for the tasks that have maps.
+    def predict_maps(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:
+        """Return ``{task: (B, dim, rows, cols)}`` in original units for the tasks that have maps.
 
-        Densities in natural units per cell, classes and ratios as probabilities. ``minimum`` holds for dense cells, not
-        for densities, whose cells add up to the value before it.
+        Densities in original units per cell, classes and ratios as probabilities. ``minimum`` holds for dense cells,
+        not for densities, whose cells add up to the value before it.
         """
-        tokens = self._selected(tokens)
+        tokens = self._selected(self._tokens(tokens, **plain))
         if not self._mapped:
             return {}
         finest = self.neck(tokens).maps[0]
@@ -174,7 +186,6 @@ class PyramidHead(Head):
         return task.is_map or task.kind == "density" or (task.kind == "ratio" and self.ratio_readout == "patch")
 
     def _selected(self, tokens: Tokens) -> Tokens:
-        self._sequence(tokens)
         if self.layer_indices is None or tokens.layers is None or tokens.layers == self.layer_indices:
             return tokens
         return tokens.select(self.layer_indices)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch.nn.functional as F
@@ -11,10 +12,11 @@ from dinoneck.configured import at_least
 from dinoneck.errors import ConfigError
 from dinoneck.grid import GridSize, as_maps
 from dinoneck.layers.conv_block import MapLinear, reset
+from dinoneck.layers.inputs import TokensLike
 from dinoneck.layers.projection import linear
 from dinoneck.necks.neck import Neck
 from dinoneck.necks.simple_pyramid import spread, upscaled
-from dinoneck.tokens import FeaturePyramid, Tokens
+from dinoneck.tokens import FeaturePyramid
 
 Readout = Literal["ignore", "add", "project"]
 SCALES = (4.0, 2.0, 1.0, 0.5)
@@ -114,9 +116,18 @@ class DPTNeck(Neck):
         reset(self.reassemble)
         reset(self.fusion)
 
-    def forward(self, tokens: Tokens, images: Tensor | None = None) -> FeaturePyramid:
-        """Return the pyramid of fused maps; ``images`` are not needed."""
-        sequences = self._sequences(tokens)
+    def forward(
+        self,
+        tokens: TokensLike,
+        images: Tensor | None = None,
+        *,
+        grid: Sequence[int] | None = None,
+        num_prefix_tokens: int = 0,
+        cls_token: Tensor | Sequence[Tensor] | None = None,
+    ) -> FeaturePyramid:
+        """Return the pyramid of fused maps, see :meth:`Neck.forward`; ``images`` are not needed."""
+        tokens = self._tokens(tokens, grid, num_prefix_tokens, cls_token)
+        sequences = tokens.sequence
         readouts = (None,) * len(sequences) if self.readout == "ignore" else tokens.cls_token
         maps = [
             reassemble(sequence, cls_token, tokens.num_prefix_tokens, tokens.grid)

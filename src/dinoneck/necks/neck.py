@@ -1,8 +1,9 @@
-"""What every neck has in common: Tokens in, a FeaturePyramid out."""
+"""What every neck has in common: Tokens or plain tensors in, a FeaturePyramid out."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from dinoneck import registry
 from dinoneck.configured import Configured
 from dinoneck.errors import ConfigError, RegistryError
-from dinoneck.layers.intake import sequences
+from dinoneck.layers.inputs import TokensLike, as_tokens, check_tokens
 from dinoneck.layers.mixture import Mixture
 from dinoneck.tokens import FeaturePyramid, Tokens
 
@@ -24,7 +25,7 @@ class Neck(Configured, nn.Module, ABC):
         patch_size: pixels per patch.
         out_channels: channels of every level.
         strides: image pixels per cell of every level, fine to coarse.
-        needs_images: whether ``forward`` needs the images beside the tokens.
+        needs_images: whether ``forward`` needs the images as well as the tokens.
     """
 
     embed_dim: int
@@ -35,8 +36,25 @@ class Neck(Configured, nn.Module, ABC):
     needs_images: bool = False
 
     @abstractmethod
-    def forward(self, tokens: Tokens, images: Tensor | None = None) -> FeaturePyramid:
-        """Return the pyramid of a batch."""
+    def forward(
+        self,
+        tokens: TokensLike,
+        images: Tensor | None = None,
+        *,
+        grid: Sequence[int] | None = None,
+        num_prefix_tokens: int = 0,
+        cls_token: Tensor | Sequence[Tensor] | None = None,
+    ) -> FeaturePyramid:
+        """Return the pyramid of a batch.
+
+        Args:
+            tokens: Tokens of a backbone; (B, P + N, C) with ``grid``; maps (B, C, rows, cols); or a list of tensors,
+                one per layer.
+            images: normalised images (B, 3, height, width) that the tokens were made of, where the neck needs them.
+            grid: (rows, cols) of plain (B, P + N, C) tensors.
+            num_prefix_tokens: P tokens before the patches of plain tensors: CLS, then registers.
+            cls_token: (B, C), or one per layer, for plain tensors that do not contain it.
+        """
 
     @abstractmethod
     def reset_parameters(self) -> None:
@@ -47,10 +65,18 @@ class Neck(Configured, nn.Module, ABC):
         found: FeaturePyramid = self(mixture.of(tokens), images)
         return found
 
-    def _sequences(self, tokens: Tokens) -> tuple[Tensor, ...]:
-        """The whole sequences (B, P + N, C) it reads, checked against what it was built for."""
-        found = sequences(tokens, self, self.embed_dim, num_layers=self.num_layers, patch_size=self.patch_size)
-        return found if self.num_layers is not None else found[-1:]
+    def _tokens(
+        self,
+        tokens: TokensLike,
+        grid: Sequence[int] | None = None,
+        num_prefix_tokens: int = 0,
+        cls_token: Tensor | Sequence[Tensor] | None = None,
+    ) -> Tokens:
+        """The Tokens that it reads, of plain tensors too, checked against what it was built for."""
+        owner = type(self).__name__
+        tokens = as_tokens(tokens, grid, num_prefix_tokens, cls_token, patch_size=self.patch_size, owner=owner)
+        check_tokens(tokens, self, self.embed_dim, num_layers=self.num_layers, patch_size=self.patch_size)
+        return tokens if self.num_layers is not None else tokens.last
 
 
 def neck_named(name: Any, told: Any = None) -> type[Neck]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -14,11 +15,12 @@ from dinoneck.configured import at_least
 from dinoneck.errors import ConfigError
 from dinoneck.grid import GridSize, as_maps
 from dinoneck.layers.conv_block import reset
+from dinoneck.layers.inputs import TokensLike
 from dinoneck.layers.norms import ChannelNorm
 from dinoneck.layers.projection import linear
 from dinoneck.layers.resampling import largest_of_four
 from dinoneck.necks.neck import Neck
-from dinoneck.tokens import FeaturePyramid, Tokens
+from dinoneck.tokens import FeaturePyramid
 
 SCALES = (4.0, 2.0, 1.0, 0.5, 0.25)
 NORM_EPS = 1e-6
@@ -91,9 +93,18 @@ class SimplePyramid(Neck):
         """Draw the weights anew."""
         reset(self.levels)
 
-    def forward(self, tokens: Tokens, images: Tensor | None = None) -> FeaturePyramid:
-        """Return the pyramid; ``images`` are not needed."""
-        (sequence,) = self._sequences(tokens)
+    def forward(
+        self,
+        tokens: TokensLike,
+        images: Tensor | None = None,
+        *,
+        grid: Sequence[int] | None = None,
+        num_prefix_tokens: int = 0,
+        cls_token: Tensor | Sequence[Tensor] | None = None,
+    ) -> FeaturePyramid:
+        """Return the pyramid, see :meth:`Neck.forward`; ``images`` are not needed."""
+        tokens = self._tokens(tokens, grid, num_prefix_tokens, cls_token)
+        (sequence,) = tokens.sequence
         maps = tuple(level(sequence, tokens.num_prefix_tokens, tokens.grid) for level in self.levels)
         return FeaturePyramid(maps, self.strides)
 

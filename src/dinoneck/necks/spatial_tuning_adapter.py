@@ -15,6 +15,7 @@ from dinoneck.errors import ConfigError, DataError, ShapeError
 from dinoneck.grid import GridSize, as_maps
 from dinoneck.layers.conv_block import reset
 from dinoneck.layers.eager import untouched
+from dinoneck.layers.inputs import TokensLike
 from dinoneck.layers.norms import BatchNormName, map_norm
 from dinoneck.layers.projection import linear
 from dinoneck.layers.resampling import halved, resampled
@@ -156,9 +157,18 @@ class SpatialTuningAdapter(Neck):
             reset(module)
         self._start_mix()
 
-    def forward(self, tokens: Tokens, images: Tensor | None = None) -> FeaturePyramid:
-        """Return the pyramid; ``images`` are those the tokens were made of, or the same at another size."""
-        read = self._by_level(self._sequences(tokens))
+    def forward(
+        self,
+        tokens: TokensLike,
+        images: Tensor | None = None,
+        *,
+        grid: Sequence[int] | None = None,
+        num_prefix_tokens: int = 0,
+        cls_token: Tensor | Sequence[Tensor] | None = None,
+    ) -> FeaturePyramid:
+        """Return the pyramid, see :meth:`Neck.forward`; ``images`` may have another size than the backbone's."""
+        tokens = self._tokens(tokens, grid, num_prefix_tokens, cls_token)
+        read = self._by_level(tokens.sequence)
         details: Sequence[Tensor | None] = [None] * len(read)
         image_size: Sequence[int] = ()
         if self.detail is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -13,9 +14,10 @@ from dinoneck.configured import at_least
 from dinoneck.errors import ConfigError
 from dinoneck.grid import GridSize, as_maps
 from dinoneck.layers.conv_block import MapLinear, reset
+from dinoneck.layers.inputs import TokensLike
 from dinoneck.layers.resampling import Upsample, at_stride, halved
 from dinoneck.necks.neck import Neck
-from dinoneck.tokens import FeaturePyramid, Tokens
+from dinoneck.tokens import FeaturePyramid
 
 Downsample = Literal["conv", "avgpool"]
 NORM_EPS = 1e-6
@@ -119,9 +121,18 @@ class STAPyramid(Neck):
         if self.places is not None:
             nn.init.zeros_(self.places)
 
-    def forward(self, tokens: Tokens, images: Tensor | None = None) -> FeaturePyramid:
-        """Return the three levels; ``images`` are not needed."""
-        (sequence,) = self._sequences(tokens)
+    def forward(
+        self,
+        tokens: TokensLike,
+        images: Tensor | None = None,
+        *,
+        grid: Sequence[int] | None = None,
+        num_prefix_tokens: int = 0,
+        cls_token: Tensor | Sequence[Tensor] | None = None,
+    ) -> FeaturePyramid:
+        """Return the three levels, see :meth:`Neck.forward`; ``images`` are not needed."""
+        tokens = self._tokens(tokens, grid, num_prefix_tokens, cls_token)
+        (sequence,) = tokens.sequence
         prefix, grid = tokens.num_prefix_tokens, tokens.grid
         if self.norm is not None:
             sequence = self.norm(sequence)

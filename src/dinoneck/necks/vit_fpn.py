@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal, cast
+from typing import Any, Literal, Unpack, cast
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +13,7 @@ from dinoneck.configured import at_least
 from dinoneck.grid import as_maps
 from dinoneck.layers.conv_block import ActivationName, ConvBlock, MapLinear, reset
 from dinoneck.layers.eager import plainly, untouched
+from dinoneck.layers.inputs import Plain, TokensLike
 from dinoneck.layers.mixture import Mixture
 from dinoneck.layers.norms import NormName
 from dinoneck.layers.resampling import halved
@@ -131,13 +132,21 @@ class ViTFPN(Neck):
         for gain in self.gains:
             nn.init.zeros_(gain)
 
-    def forward(self, tokens: Tokens, images: Tensor | None = None) -> FeaturePyramid:
-        """Return the pyramid; ``images`` are not needed."""
-        return self._pyramid(tokens)
+    def forward(
+        self,
+        tokens: TokensLike,
+        images: Tensor | None = None,
+        *,
+        grid: Sequence[int] | None = None,
+        num_prefix_tokens: int = 0,
+        cls_token: Tensor | Sequence[Tensor] | None = None,
+    ) -> FeaturePyramid:
+        """Return the pyramid, see :meth:`Neck.forward`; ``images`` are not needed."""
+        return self._pyramid(self._tokens(tokens, grid, num_prefix_tokens, cls_token))
 
     def mixed(self, tokens: Tokens, mixture: Mixture, images: Tensor | None = None) -> FeaturePyramid:
         """Return the pyramid of mixed samples: mixed after the first linear layer, where no norm stands before it."""
-        return self._pyramid(tokens, mixture)
+        return self._pyramid(self._tokens(tokens), mixture)
 
     def _pyramid(self, tokens: Tokens, mixture: Mixture | None = None) -> FeaturePyramid:
         groups, lateral = self._groups(tokens, mixture)
@@ -147,12 +156,13 @@ class ViTFPN(Neck):
             levels[place] = self._to_level(groups[place], place) + gain[:, None, None] * levels[place]
         return FeaturePyramid(tuple(levels), self.strides)
 
-    def pooled(self, tokens: Tokens, mixture: Mixture | None = None) -> Tensor:
-        """Return the means over cells of all levels, side by side: (B, num_levels * D); of mixed samples if asked.
+    def pooled(self, tokens: TokensLike, mixture: Mixture | None = None, **plain: Unpack[Plain]) -> Tensor:
+        """Return the means over cells of all levels, concatenated: (B, num_levels * D); of mixed samples if asked.
 
         With ``norm=None, activation=None`` the smoothing convolutions are replaced by sums, exactly, unless somebody
         hooked, wrapped, replaced or parametrized them.
         """
+        tokens = self._tokens(tokens, **plain)
         if not (self.is_linear and sums_tell(self.top_down)):
             return torch.cat([level.mean(dim=(2, 3)) for level in self._pyramid(tokens, mixture).maps], dim=1)
         groups, lateral = self._groups(tokens, mixture)
@@ -173,10 +183,9 @@ class ViTFPN(Neck):
         Groups that are averaged to their level are averaged before they are projected. Samples are mixed before
         the norms, or, where there are none, after the projection.
         """
-        sequences = self._sequences(tokens)
         if mixture is not None and not self.mixes_late:
-            tokens = mixture.of(tokens)
-            sequences, mixture = self._sequences(tokens), None
+            tokens, mixture = mixture.of(tokens), None
+        sequences = tokens.sequence
         fused: dict[tuple[int, ...], Tensor] = {}
         maps, lateral = [], set()
         called = None if untouched(self.grouper, LayerGrouper) else self.grouper(sequences)

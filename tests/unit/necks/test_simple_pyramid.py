@@ -270,7 +270,7 @@ def test_other_tokens_are_refused() -> None:
         neck(Tokens.from_patches(torch.zeros(1, 4, 25), grid=(2, 2), patch_size=16))
     with pytest.raises(ShapeError, match="14 px"):
         neck(tokens_of(1, 2, 2, patch=14))
-    with pytest.raises(ShapeError, match="takes Tokens"):
+    with pytest.raises(ShapeError, match="without their patch grid"):
         neck(tokens.sequence[0])
     with pytest.raises(ShapeError, match="float64"):
         neck(tokens.to(dtype=torch.float64))

@@ -247,7 +247,7 @@ def test_other_tokens_are_refused() -> None:
     neck = STAPyramid(WIDTH, 8)
     with pytest.raises(ShapeError, match="14 px"):
         neck(tokens_of(1, 2, 2, patch=14))
-    with pytest.raises(ShapeError, match="takes Tokens"):
+    with pytest.raises(ShapeError, match="without their patch grid"):
         neck(torch.zeros(1, 4, WIDTH))
 
 

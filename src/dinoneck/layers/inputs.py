@@ -1,0 +1,141 @@
+"""The inputs of necks and heads: Tokens, or plain tensors that are converted to Tokens here, and checked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias, TypedDict
+
+import torch
+from torch import Tensor, nn
+
+from dinoneck.errors import ShapeError
+from dinoneck.grid import PatchSize, patch_pair
+from dinoneck.tokens import Tokens
+
+TokensLike: TypeAlias = Tokens | Tensor | Sequence[Tensor]
+
+
+class Plain(TypedDict, total=False):
+    """What plain tensors need in addition; see :func:`as_tokens`."""
+
+    grid: Sequence[int] | None
+    num_prefix_tokens: int
+    cls_token: Tensor | Sequence[Tensor] | None
+
+
+def as_tokens(
+    x: TokensLike,
+    grid: Sequence[int] | None = None,
+    num_prefix_tokens: int = 0,
+    cls_token: Tensor | Sequence[Tensor] | None = None,
+    *,
+    patch_size: PatchSize = 16,
+    owner: str = "this module",
+) -> Tokens:
+    """Convert plain tensors to Tokens; Tokens are returned as they are. Only ``cls_token`` makes a copy.
+
+    Args:
+        x: Tokens; token sequences (B, P + N, C), or a list of them, one per layer; or maps (B, C, rows, cols), or a
+            list of them.
+        grid: (rows, cols) of the N patches; it is never inferred from N. Maps have their own.
+        num_prefix_tokens: P tokens before the patches: CLS, then registers.
+        cls_token: (B, C), or one per layer, where it is not part of the sequences.
+        patch_size: pixels per patch of the result.
+        owner: the module, for messages.
+
+    Raises:
+        ShapeError: if something else than tensors is given, ``grid`` is missing, or shapes do not fit each other.
+        GridError: if N is not rows * cols.
+    """
+    if isinstance(x, Tokens):
+        if grid is not None or num_prefix_tokens or cls_token is not None:
+            raise ShapeError(
+                f"{owner} got Tokens with grid=, num_prefix_tokens= or cls_token=, which Tokens hold; leave them out"
+            )
+        return x
+    layers, grid = _sequences(x, grid, num_prefix_tokens, owner)
+    if grid is None:
+        raise ShapeError(
+            f"{owner} got tensors {tuple(layers[0].shape)} without their patch grid; pass grid=(rows, cols), which is "
+            "the image size divided by the patch size (TokenGrid(patch_size).size(image_size))"
+        )
+    if num_prefix_tokens and cls_token is not None:
+        raise ShapeError(
+            f"{owner} got cls_token= and num_prefix_tokens={num_prefix_tokens}: the first prefix token is the CLS "
+            "token; pass one of them"
+        )
+    if not num_prefix_tokens:
+        return Tokens.from_patches(layers, grid=grid, patch_size=patch_size, cls_token=cls_token)
+    (height, width), (rows, cols) = patch_pair(patch_size), grid
+    size = (rows * height, cols * width)
+    return Tokens.from_sequence(layers, image_size=size, patch_size=patch_size, num_prefix_tokens=num_prefix_tokens)
+
+
+def _sequences(
+    x: Tensor | Sequence[Tensor], grid: Sequence[int] | None, num_prefix_tokens: int, owner: str
+) -> tuple[list[Tensor], Sequence[int] | None]:
+    """Plain tensors as one (B, P + N, C) per layer, and their grid."""
+    layers = [x] if isinstance(x, Tensor) else list(x) if isinstance(x, list | tuple) else []
+    dims = {layer.ndim if isinstance(layer, Tensor) else None for layer in layers}
+    if dims not in ({3}, {4}):
+        got = [tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__ for y in layers] or type(x).__name__
+        raise ShapeError(
+            f"{owner} takes Tokens (backbone(images)), tensors (batch, tokens, channels) with grid=(rows, cols), maps "
+            f"(batch, channels, rows, cols), or a list of tensors, one per layer; got {got}"
+        )
+    if dims == {3}:
+        return layers, grid
+    own = tuple(layers[0].shape[-2:])
+    if num_prefix_tokens or (grid is not None and tuple(grid) != own):
+        raise ShapeError(
+            f"{owner} got maps of {own[0]} rows x {own[1]} cols with grid={grid} and num_prefix_tokens="
+            f"{num_prefix_tokens}; maps have patches only and their own grid: leave both out"
+        )
+    # (B, C, rows, cols) -> (B, rows * cols, C): a view
+    return [layer.flatten(2).transpose(1, 2) for layer in layers], own
+
+
+def check_tokens(
+    tokens: Tokens,
+    module: nn.Module,
+    embed_dim: int,
+    *,
+    num_layers: int | None = None,
+    patch_size: PatchSize | None = None,
+) -> Tokens:
+    """Return ``tokens``, checked against what ``module`` was built for.
+
+    Args:
+        tokens: as :func:`as_tokens` returns them.
+        module: named in messages; its first parameter gives the dtype.
+        embed_dim: channels C it was built for.
+        num_layers: layers it was built for; None = any number.
+        patch_size: pixels per patch it was built for; None = any.
+
+    Raises:
+        ShapeError: naming what does not fit.
+    """
+    owner = type(module).__name__
+    sequence = tokens.sequence
+    if sequence[0].shape[-1] != embed_dim:
+        raise ShapeError(
+            f"the tokens have {sequence[0].shape[-1]} channels, this {owner} was built for {embed_dim}: it belongs to "
+            "another backbone"
+        )
+    if num_layers is not None and len(sequence) != num_layers:
+        raise ShapeError(
+            f"the tokens hold {len(sequence)} layers {tokens.layers or ''}, this {owner} was built for {num_layers}; "
+            "extract as many, or pick them with tokens.select(...)"
+        )
+    if patch_size is not None and tokens.patch_size != patch_size:
+        raise ShapeError(
+            f"the tokens' patches are {tokens.patch_size} px, this {owner} was built for {patch_size} px, so its "
+            "strides would be wrong; build it with patch_size= of the backbone"
+        )
+    own = next(module.parameters()).dtype
+    if sequence[0].dtype != own and not torch.is_autocast_enabled(sequence[0].device.type):
+        raise ShapeError(
+            f"the tokens are {sequence[0].dtype}, this {owner} is {own}: convert one of them (tokens.to(dtype=...)), "
+            "or run under torch.autocast"
+        )
+    return tokens
