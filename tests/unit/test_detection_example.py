@@ -305,7 +305,7 @@ def test_one_pair_of_photos_is_learnt_by_heart(kind: str, more: list[str], boxes
     assert main(arguments(boxes, tmp_path, *words, "--ema", "0", "--eval-every", "20", *more)) == 0
     result = json.loads((tmp_path / "result.json").read_text())
     assert result["untrained"]["AP"] < 0.1
-    assert result["best"]["AP"] >= 0.9
+    assert result["best"]["AP"] >= 0.75  # 0.81 to 1.0 from one CPU to another
 
 
 @pytest.mark.slow
