@@ -72,6 +72,44 @@ KNOWN = (
 )
 
 
+# (channels, blocks) of the sizes people name
+SIZES = {
+    "a ViT-S": (384, 12),
+    "a ViT-B": (768, 12),
+    "a ViT-L": (1024, 24),
+    "a ViT-g": (1536, 40),
+    "a ViT-H+": (1280, 32),
+    "a ViT-7B": (4096, 40),
+}
+_DINOV2_SIZES = {"s": "small", "b": "base", "l": "large", "g": "giant"}
+_OFFICIAL = {  # the names of torch.hub in the dinov2 and dinov3 repositories
+    **{f"dinov2_vit{s}14": f"vit_{size}_patch14_dinov2.lvd142m" for s, size in _DINOV2_SIZES.items()},
+    **{f"dinov2_vit{s}14_reg": f"vit_{size}_patch14_reg4_dinov2.lvd142m" for s, size in _DINOV2_SIZES.items()},
+    **{
+        f"dinov3_{short}": f"vit_{size}_patch16_dinov3.lvd1689m"
+        for short, size in (
+            ("vits16", "small"),
+            ("vits16plus", "small_plus"),
+            ("vitb16", "base"),
+            ("vitl16", "large"),
+            ("vith16plus", "huge_plus"),
+            ("vit7b16", "7b"),
+        )
+    },
+}
+
+
+def resolve_name(name: str) -> str:
+    """Return timm's name of the model that ``name`` stands for; unknown names come back as they are.
+
+    Resolved are the torch.hub names of the official repositories (``dinov3_vits16``), names for transformers
+    (``facebook/dinov3-vits16-pretrain-lvd1689m``) and timm's Hub addresses (``timm/...``, ``hf-hub:timm/...``).
+    """
+    short = name.removeprefix("hf-hub:").removeprefix("hf_hub:").removeprefix("timm/")
+    names = names_of(short) if "/" in short else None
+    return names[0] if names else _OFFICIAL.get(short, short if "/" not in short else name)
+
+
 def family_of(name: str) -> str:
     """Return ``dinov2``, ``dinov3`` or ``other`` for a model name."""
     lowered = name.lower()
@@ -100,15 +138,16 @@ def architecture_of(name: str) -> str:
 
 
 def refuse(name: str, names: list[str]) -> BackboneError:
-    """Return the error for a name that is no DINOv2/DINOv3 ViT."""
+    """Return the error for a name that does not belong to a DINOv2/DINOv3 ViT."""
     if "convnext" in name.lower():
         return BackboneError(
             f"{name!r} is a ConvNeXt: it has no patch tokens, so dinoneck cannot serve it. DINOv3 ViTs: "
             + ", ".join(known for known in names if "dinov3" in known)
         )
-    hint = " It is a name for the transformers library: pass source='transformers'." if "/" in name else ""
+    hint = " For a model of your own on the Hub pass source='transformers'." if "/" in name else ""
     return BackboneError(
-        f"backbone {name!r} is unknown.{hint}{did_you_mean(name.split('.')[0], [TINY, *names])} Known: {TINY}, "
+        f"backbone {name!r} is unknown.{hint}{did_you_mean(name.split('.')[0], [TINY, *_OFFICIAL, *names])} Known: "
+        f"{TINY}, "
         f"{', '.join(names)}. Any other timm ViT that you built yourself goes through wrap_backbone(model)"
     )
 

@@ -14,7 +14,7 @@ from dinoneck.backbones import official, timm, transformers, weight_hashes, weig
 from dinoneck.backbones.adapter import Adapter, PosEmbed
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.backbones.keys import to_timm
-from dinoneck.backbones.known import TINY, names_of
+from dinoneck.backbones.known import TINY, names_of, resolve_name
 from dinoneck.backbones.seeded import SCHEME, fill_seeded
 from dinoneck.errors import BackboneError, ConfigError, did_you_mean
 from dinoneck.weight_files import read_state
@@ -41,9 +41,12 @@ def load_backbone(
     backbone (64 channels, 6 blocks, patch 16, 2 registers) for documentation and tests.
 
     Args:
-        name: such as ``vit_small_patch16_dinov3``, with or without a weights tag (``.lvd1689m``); for transformers
-            also its own name (``facebook/dinov2-small``) or a local folder; or a model (:func:`wrap_backbone`).
-        source: whose model runs: ``"timm"``, ``"transformers"`` (extra ``[hf]``), ``"official"`` (an object).
+        name: such as ``vit_small_patch16_dinov3``, with or without a weights tag (``.lvd1689m``). The names of the
+            official repositories (``dinov3_vits16``), of transformers (``facebook/dinov3-vits16-pretrain-lvd1689m``)
+            and of timm's Hub pages (``timm/...``, ``hf-hub:timm/...``) stand for the same models. With
+            ``source="transformers"`` also a Hub name or folder of one's own. Or a model (:func:`wrap_backbone`).
+        source: whose code and copy of the weights is used: ``"timm"``, ``"transformers"`` (extra ``[hf]``),
+            ``"official"`` (an object). The tokens are the same.
         pretrained: load the published weights from the local cache or the hub.
         layers: block indices, 0-based, in the order wanted, duplicates kept, negative from the end; None = the
             last block, an integer n = the n last.
@@ -71,6 +74,8 @@ def load_backbone(
     if isinstance(name, nn.Module):
         _check_object(source, name, checkpoint is None and seed is None and pretrained)
         return wrap_backbone(name, layers=layers, norm=norm, frozen=frozen, dtype=dtype, pos_embed=pos_embed)
+    if isinstance(name, str) and not Path(name).is_dir():
+        name = resolve_name(name)
     random = checkpoint is None and (name == TINY or not pretrained)
     if seed is not None and not random:
         raise ConfigError(f"seed={seed} only means something for random weights; pass pretrained=False with it")
@@ -203,6 +208,7 @@ def _from_transformers(
     repo = known[1] if known else name
     if repo is None or "/" not in repo:
         raise BackboneError(f"transformers has no weights of {name!r}; use source='timm', or a folder or hub name")
+    transformers.library()  # a missing package is named before anything is downloaded
     path, revision = weights.fetch_folder(repo)
     adapter = transformers.TransformersAdapter(transformers.from_folder(path), pos_embed)
     adapter.name = repo

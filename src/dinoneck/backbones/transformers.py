@@ -155,7 +155,7 @@ def from_folder(folder: Path) -> nn.Module:
     Raises:
         BackboneError: if it is no such folder, or keys are missing, left over or misshapen.
     """
-    library = _library()
+    library = library()
     file = folder / "config.json"
     if not file.is_file():
         raise BackboneError(f"{folder} holds no config.json: it is no model folder of transformers")
@@ -196,7 +196,7 @@ def from_timm(model: Any) -> nn.Module:
     Raises:
         BackboneError: if the model has parts that transformers lacks.
     """
-    library = _library()
+    library = library()
     state, blocks = model.state_dict(), model.blocks
     shared = {
         "hidden_size": model.embed_dim,
@@ -228,7 +228,12 @@ def from_timm(model: Any) -> nn.Module:
     return cast("nn.Module", built)
 
 
-def _library() -> Any:
+def library() -> Any:
+    """Return the transformers package.
+
+    Raises:
+        ImportError: naming the extra, if it is not installed.
+    """
     try:
         import transformers
     except ImportError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -13,8 +14,10 @@ from torch import Tensor, nn
 
 from dinoneck.atomic import write_whole
 from dinoneck.backbones.keys import to_timm
+from dinoneck.backbones.known import SIZES, names_of
 from dinoneck.backbones.lora import base_name
 from dinoneck.errors import BackboneError, first_line, some_of
+from dinoneck.hub_errors import refusal, unreachable
 from dinoneck.tensor_bytes import bytes_of
 from dinoneck.weight_files import read_state
 
@@ -23,6 +26,7 @@ logger = logging.getLogger(__name__)
 _SHOWN = 8
 _TIMEOUT_S = 10.0
 WEIGHTS_FILE = "model.safetensors"
+_BLOCK = re.compile(r"(?:encoder\.)?(?:blocks|layer|layers)\.(\d+)\.")
 
 
 def fetch(repo_id: str) -> tuple[Path, str | None]:
@@ -41,7 +45,7 @@ def fetch(repo_id: str) -> tuple[Path, str | None]:
         hub.get_hf_file_metadata(hub.hf_hub_url(repo_id, WEIGHTS_FILE), timeout=_TIMEOUT_S)
         path = Path(hub.hf_hub_download(repo_id, WEIGHTS_FILE))
     except Exception as error:  # the hub's client raises many unrelated types
-        raise _unreachable(repo_id, error) from error
+        raise _not_fetched(repo_id, error) from error
     return path, path.parent.name
 
 
@@ -64,7 +68,7 @@ def fetch_folder(repo_id: str) -> tuple[Path, str | None]:
         hub.get_hf_file_metadata(hub.hf_hub_url(repo_id, "config.json"), timeout=_TIMEOUT_S)
         folder = Path(hub.snapshot_download(repo_id, allow_patterns=wanted))
     except Exception as error:  # the hub's client raises many unrelated types
-        raise _unreachable(repo_id, error) from error
+        raise _not_fetched(repo_id, error) from error
     return folder, folder.name
 
 
@@ -89,13 +93,14 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], path: str | os.Pat
         problems.append(f"missing from the file: {some_of(missing, _SHOWN)}")
     if unexpected := state.keys() - own.keys():
         problems.append(f"without a place in the model: {some_of(unexpected, _SHOWN)}{_prefix_hint(unexpected)}")
-    for key in own.keys() & state.keys():
+    for key in sorted(own.keys() & state.keys()):
         if own[key].shape != state[key].shape:
             problems.append(f"{key} is {tuple(state[key].shape)}, expected {tuple(own[key].shape)}")
         elif not (state[key].is_floating_point() and bool(state[key].isfinite().all())):
             problems.append(f"{key} ({state[key].dtype}) is not finite floating point")
     if problems:
-        raise BackboneError(f"{path} does not fit {type(model).__name__}: {'; '.join(problems[:_SHOWN])}")
+        hint = _size_hint(state, own)
+        raise BackboneError(f"{path} does not fit {type(model).__name__}: {hint}{'; '.join(problems[:_SHOWN])}")
     model.load_state_dict(state, strict=True)
     logger.info("%d tensors of %s loaded", len(state), path)
 
@@ -129,13 +134,31 @@ def digest(model: nn.Module) -> str | None:
     return total.hexdigest()
 
 
-def _unreachable(repo_id: str, error: Exception) -> BackboneError:
+def _not_fetched(repo_id: str, error: Exception) -> BackboneError:
+    reason = refusal(error, repo_id) or f"{unreachable(error)}. Go online once"
+    names = names_of(repo_id)
+    copy = f"load timm's copy of the same weights, {names[0]!r}; or " if names and names[1] == repo_id else ""
     return BackboneError(
-        f"pretrained weights of {repo_id} are not in the local cache and the hub did not give them "
-        f"({type(error).__name__}: {first_line(error)}). Go online once (DINOv3 asks you to accept its licence on "
-        "the hub and to log in), or pass checkpoint= (--backbone-file on the command line) with a local file, or "
-        "pretrained=False (--random-backbone) for seeded random weights"
+        f"the pretrained weights of {repo_id} are not in the local cache, and they were not downloaded: {reason}. Or: "
+        f"{copy}pass checkpoint= (--backbone-file on the command line) with a local file; or pretrained=False "
+        "(--random-backbone) for seeded random weights"
     )
+
+
+def _size_hint(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
+    """The model that a file of another width was made for."""
+    width, expected = (_shape_of(tensors) for tensors in (state, own))
+    if width is None or expected is None or width == expected:
+        return ""
+    names = {size: name for name, size in SIZES.items()}
+    file, model = (f"{names.get(x, 'a ViT')} ({x[0]} channels, {x[1]} blocks)" for x in (width, expected))
+    return f"the file holds {file}, the model is {model}; load the model of the file's size. "
+
+
+def _shape_of(tensors: Mapping[str, Tensor]) -> tuple[int, int] | None:
+    """(channels, blocks) of a ViT's tensors; None where they have other names."""
+    blocks = {match[1] for key in tensors if (match := _BLOCK.match(key))}
+    return (tensors["cls_token"].shape[-1], len(blocks)) if blocks and "cls_token" in tensors else None
 
 
 def _prefix_hint(unexpected: Iterable[str]) -> str:

@@ -12,8 +12,8 @@ from pathlib import Path
 from dinoneck.atomic import write_text
 from dinoneck.checkpoint.card import REPO_ID
 from dinoneck.checkpoint.header import HEADS, LISTING, MAX_FILE_BYTES, MAX_HEADER_BYTES, strict_json
-from dinoneck.checkpoint.hub_errors import first_line, lost, refused
 from dinoneck.errors import CheckpointError, some_of
+from dinoneck.hub_errors import redacted_line, refusal, unreachable
 
 logger = logging.getLogger(__name__)
 
@@ -129,7 +129,9 @@ def _fetch(repo_id: str, revision: str | None, choose: _Choice) -> Path:
     try:
         paths = [Path(hub.hf_hub_download(repo_id, name, revision=commit)) for name in names]
     except Exception as error:
-        raise refused(error, repo_id, commit) or _broke_off(error, f"{some_of(names, _SHOWN)} from {repo_id}") from None
+        if reason := refusal(error, repo_id, commit):
+            raise CheckpointError(reason, step="hub") from None
+        raise _broke_off(error, f"{some_of(names, _SHOWN)} from {repo_id}") from None
     _remember(paths[0], revision or hub.constants.DEFAULT_REVISION, commit)
     return _told(repo_id, revision, paths[0], "the hub")
 
@@ -138,34 +140,33 @@ def _broke_off(error: Exception, what: str) -> CheckpointError:
     import huggingface_hub as hub
 
     if isinstance(error, OSError) and error.errno is not None:
-        why = f"{type(error).__name__}: {first_line(error)}"
+        why = f"{type(error).__name__}: {redacted_line(error)}"
         return CheckpointError(
             f"{what} cannot be written to the local cache ({why}); set HF_HUB_CACHE to a folder that you may write and "
             f"that has room, now it is {hub.constants.HF_HUB_CACHE}",
             step="hub",
         )
     return CheckpointError(
-        f"the download of {what} broke off ({type(error).__name__}: {first_line(error)}); nothing of it is used. Try "
+        f"the download of {what} broke off ({type(error).__name__}: {redacted_line(error)}); nothing of it is used. Try "
         "again",
         step="hub",
     )
 
 
 def _without_the_hub(error: Exception, repo_id: str, revision: str | None, choose: _Choice) -> Path:
-    """The cached file when the hub could not be asked; its no stays a no."""
-    no, known = refused(error, repo_id, revision), _cached(repo_id, revision, choose)
-    if no is not None and known is not None:
-        no = CheckpointError(f"{no}. Commit {commit_of(known)} is in the cache: HF_HUB_OFFLINE=1 uses it", step="hub")
-    if no is not None:
-        raise no from None
+    """The cached file when the hub could not be asked; a refusal is raised."""
+    reason, known = refusal(error, repo_id, revision), _cached(repo_id, revision, choose)
+    if reason is not None:
+        cached = "" if known is None else f". Commit {commit_of(known)} is in the cache: HF_HUB_OFFLINE=1 uses it"
+        raise CheckpointError(f"{reason}{cached}", step="hub") from None
     if known is None:
         what = f"revision {revision!r} of it" if revision else "it"
         raise CheckpointError(
             f"there is no file or folder {repo_id}, and as a hub repository {what} is not in the local cache: "
-            f"{lost(error)}. Check the name, or go online once",
+            f"{unreachable(error)}. Check the name, or go online once",
             step="hub",
         ) from None
-    logger.warning("%s: %s", repo_id, lost(error))
+    logger.warning("%s: %s", repo_id, unreachable(error))
     return _told(repo_id, revision, known, "the cache; the branch may have moved since")
 
 

@@ -17,8 +17,8 @@ from dinoneck.checkpoint.ensemble_card import ensemble_card, ensemble_config
 from dinoneck.checkpoint.ensemble_folder import EnsembleFolder, is_ensemble
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.checkpoint.header import HEADS, LISTING
-from dinoneck.checkpoint.hub_errors import lost, refused
 from dinoneck.errors import CheckpointError, some_of
+from dinoneck.hub_errors import refusal, unreachable
 from dinoneck.version import __version__
 
 if TYPE_CHECKING:
@@ -105,7 +105,9 @@ def push_to_hub(
         except CheckpointError:
             raise
         except Exception as error:  # the hub's client raises many unrelated types
-            raise refused(error, repo_id, revision, token) or _broke_off(error, repo_id, token) from None
+            if reason := refusal(error, repo_id, revision, token):
+                raise CheckpointError(reason, step="hub") from None
+            raise _broke_off(error, repo_id, token) from None
     logger.info("%s is in commit %s of %s", title, pushed.commit, repo_id)
     return pushed
 
@@ -270,9 +272,11 @@ def _broke_off(error: Exception, repo_id: str, token: str | None) -> CheckpointE
     import huggingface_hub as hub
 
     if hub.constants.HF_HUB_OFFLINE:
-        return CheckpointError(f"nothing was pushed to {repo_id}: {lost(error, token)}; unset it to push", step="hub")
+        return CheckpointError(
+            f"nothing was pushed to {repo_id}: {unreachable(error, token)}; unset it to push", step="hub"
+        )
     return CheckpointError(
-        f"the push to {repo_id} broke off: {lost(error, token)}. Either all of it is there or nothing. Look there, or "
+        f"the push to {repo_id} broke off: {unreachable(error, token)}. Either all of it is there or nothing. Look there, or "
         "push again: what is there already is not sent twice",
         step="hub",
     )

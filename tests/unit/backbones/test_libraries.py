@@ -198,7 +198,7 @@ def test_models_of_other_kinds_are_refused() -> None:
     with pytest.raises(BackboneError, match=r"not in the local cache.*--random-backbone"):
         load_backbone("facebook/dinov2-small", source="transformers")
     with pytest.raises(BackboneError, match=r"source='transformers'"):
-        load_backbone("facebook/dinov2-small", pretrained=False)
+        load_backbone("me/my-dinov2", pretrained=False)
 
 
 def test_hub_names_and_timm_names_are_one_model() -> None:

@@ -153,6 +153,19 @@ def test_files_that_do_not_fit_are_refused_by_key(
         load_backbone(name, checkpoint=tmp_path / "w.pth")
 
 
+def test_a_file_of_another_size_is_named(tmp_path: Path) -> None:
+    state = official_dinov3(load_backbone("vit_small_patch16_dinov3_qkvb", pretrained=False))
+    torch.save(state, tmp_path / "small.pth")
+    with (
+        torch.device("meta"),
+        pytest.raises(
+            BackboneError,
+            match=r"the file holds a ViT-S \(384 channels, 12 blocks\), the model is a ViT-B \(768 channels",
+        ),
+    ):
+        load_backbone("vit_base_patch16_dinov3_qkvb", checkpoint=tmp_path / "small.pth")
+
+
 class Trap:
     """An object whose unpickling would run code."""
 

@@ -249,20 +249,20 @@ def test_no_token_in_messages_and_logs(
             assert caught.value.__cause__ is None
             assert caught.value.__suppress_context__
             texts.append(str(caught.value))
-    from dinoneck.checkpoint.hub_errors import first_line
+    from dinoneck.hub_errors import redacted_line
 
-    texts.append(first_line(f"\n403 for {WRITER} at https://x/y?X-Sign=s3cr3t\nmore"))
-    texts.append(first_line("bad header Authorization: Bearer abc", token="abc"))
+    texts.append(redacted_line(f"\n403 for {WRITER} at https://x/y?X-Sign=s3cr3t\nmore"))
+    texts.append(redacted_line("bad header Authorization: Bearer abc", token="abc"))
     monkeypatch.setenv("HF_TOKEN", "of another form")
-    assert first_line("no of another form here", token="nor this") == "no <secret> here"
-    assert first_line("no of another form, nor this", token="nor this") == "no <secret>, <secret>"
+    assert redacted_line("no of another form here", token="nor this") == "no <secret> here"
+    assert redacted_line("no of another form, nor this", token="nor this") == "no <secret>, <secret>"
     ours = [record.getMessage() for record in caplog.records if record.name.startswith("dinoneck")]
     assert ours
     for text in texts + ours:
         assert WRITER not in text
         assert "s3cr3t" not in text
         assert "Bearer abc" not in text
-    assert first_line("size is 2 ((…)f9?X-Sign=s3cr3t).") == "size is 2 ((…)f9).", "a shortened address"
+    assert redacted_line("size is 2 ((…)f9?X-Sign=s3cr3t).") == "size is 2 ((…)f9).", "a shortened address"
     assert texts[-2] == "403 for <secret> at https://x/y"
     assert all(token is None for _, path, token in hub.requests if "/cdn/" in path)
 

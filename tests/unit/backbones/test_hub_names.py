@@ -1,0 +1,109 @@
+"""Names of published models, and what is raised when their weights cannot be downloaded."""
+
+from __future__ import annotations
+
+import sys
+
+import huggingface_hub
+import pytest
+import torch
+from safetensors.torch import save
+from tests.hub_server import READER, Hub
+
+from dinoneck import BackboneError, load_backbone
+from dinoneck.backbones.known import KNOWN, resolve_name
+
+SMALL = "vit_small_patch16_dinov3.lvd1689m"
+
+
+@pytest.mark.parametrize(
+    ("name", "timm_name"),
+    [
+        ("dinov2_vits14", "vit_small_patch14_dinov2.lvd142m"),
+        ("dinov2_vitg14_reg", "vit_giant_patch14_reg4_dinov2.lvd142m"),
+        ("dinov3_vits16", SMALL),
+        ("dinov3_vith16plus", "vit_huge_plus_patch16_dinov3.lvd1689m"),
+        ("facebook/dinov3-vits16-pretrain-lvd1689m", SMALL),
+        (f"timm/{SMALL}", SMALL),
+        (f"hf-hub:timm/{SMALL}", SMALL),
+        (SMALL, SMALL),
+        ("me/my-own-model", "me/my-own-model"),
+    ],
+)
+def test_the_names_people_use_stand_for_timms(name: str, timm_name: str) -> None:
+    assert resolve_name(name) == timm_name
+    published = {f"{model.name}.{tag}" for model in KNOWN for tag in model.hubs}
+    assert timm_name in published or "/" in timm_name
+
+
+def test_an_alias_builds_the_same_weights() -> None:
+    expected = load_backbone(SMALL, pretrained=False, seed=3).record()
+    for source in ("timm", "transformers"):
+        record = load_backbone("dinov3_vits16", source=source, pretrained=False, seed=3).record()
+        assert (
+            record["weights_sha256"]
+            == load_backbone(SMALL, source=source, pretrained=False, seed=3).record()["weights_sha256"]
+        )
+        assert record["name"] == expected["name"]
+
+
+@pytest.fixture
+def weights() -> bytes:
+    return save({"cls_token": torch.zeros(1, 1, 384)})
+
+
+def refusal(name: str = SMALL, source: str = "timm") -> str:
+    with pytest.raises(BackboneError) as caught:
+        load_backbone(name, source=source)  # type: ignore[arg-type]
+    text = str(caught.value)
+    assert "--backbone-file" in text
+    assert "--random-backbone" in text
+    return text
+
+
+def test_refusals_of_the_hub_are_distinguished(hub: Hub, weights: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    where = f"{hub.url}/timm/{SMALL}"
+    text = refusal()  # 401: the Hub does not tell a stranger which of the two it is
+    assert "there is no Hub repository" in text
+    assert where in text
+    assert "hf auth login" in text
+    hub.repo(f"timm/{SMALL}", {"model.safetensors": weights}, gated=True)
+    text = refusal()
+    assert "is gated" in text
+    assert where in text
+    monkeypatch.setenv("HF_TOKEN", READER)
+    assert "is gated" in refusal()  # 403: logged in, terms not accepted
+    monkeypatch.setenv("HF_TOKEN", "hf_expiredexpiredexpired")
+    text = refusal()
+    assert "does not accept your access token (401)" in text
+    assert "hf_expired" not in text
+    monkeypatch.setenv("HF_TOKEN", READER)
+    del hub.repos[f"timm/{SMALL}"]
+    assert "there is no Hub repository" in refusal()  # 404
+    hub.repo(f"timm/{SMALL}")
+    assert "does not have that file" in refusal()
+    hub.down = 503
+    assert "busy or down (503). Go online once" in refusal()
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    assert "HF_HUB_OFFLINE is set" in refusal()
+
+
+def test_a_gated_copy_names_the_one_of_timm(hub: Hub) -> None:
+    hub.repo("facebook/dinov3-vits16-pretrain-lvd1689m", {"config.json": b"{}"}, gated=True)
+    text = refusal("facebook/dinov3-vits16-pretrain-lvd1689m", "transformers")
+    assert "is gated" in text
+    assert f"timm's copy of the same weights, {SMALL!r}" in text
+
+
+def test_public_weights_are_downloaded_without_a_login(hub: Hub, weights: bytes) -> None:
+    hub.repo(f"timm/{SMALL}", {"model.safetensors": weights})
+    with pytest.raises(BackboneError, match="missing from the file"):  # downloaded and read: it holds one tensor only
+        load_backbone(SMALL)
+    assert all(authorization is None for _, _, authorization in hub.requests)
+
+
+def test_a_missing_transformers_is_named_before_the_hub_is_asked(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(ImportError, match=r"dinoneck\[hf\]"):
+        load_backbone("dinov3_vits16", source="transformers")
+    assert hub.requests == []
