@@ -208,7 +208,7 @@ def _from_transformers(
     repo = known[1] if known else name
     if repo is None or "/" not in repo:
         raise BackboneError(f"transformers has no weights of {name!r}; use source='timm', or a folder or hub name")
-    transformers.library()  # a missing package is named before anything is downloaded
+    transformers.import_transformers()  # a missing package is named before anything is downloaded
     path, revision = weights.fetch_folder(repo)
     adapter = transformers.TransformersAdapter(transformers.from_folder(path), pos_embed)
     adapter.name = repo

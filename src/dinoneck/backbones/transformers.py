@@ -155,7 +155,7 @@ def from_folder(folder: Path) -> nn.Module:
     Raises:
         BackboneError: if it is no such folder, or keys are missing, left over or misshapen.
     """
-    library = library()
+    library = import_transformers()
     file = folder / "config.json"
     if not file.is_file():
         raise BackboneError(f"{folder} holds no config.json: it is no model folder of transformers")
@@ -196,7 +196,7 @@ def from_timm(model: Any) -> nn.Module:
     Raises:
         BackboneError: if the model has parts that transformers lacks.
     """
-    library = library()
+    library = import_transformers()
     state, blocks = model.state_dict(), model.blocks
     shared = {
         "hidden_size": model.embed_dim,
@@ -228,7 +228,7 @@ def from_timm(model: Any) -> nn.Module:
     return cast("nn.Module", built)
 
 
-def library() -> Any:
+def import_transformers() -> Any:
     """Return the transformers package.
 
     Raises:
