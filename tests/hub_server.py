@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import huggingface_hub
 import yaml
@@ -230,6 +230,22 @@ def _info(request: Any, hub: Hub, body: bytes, authorization: str | None, name: 
                   "downloads": 0, "likes": 0, "siblings": siblings})  # fmt: skip
 
 
+def _list(request: Any, hub: Hub, body: bytes, authorization: str | None) -> None:
+    asked = parse_qs(urlsplit(request.path).query)
+    rows = []
+    for name, repo in hub.repos.items():
+        page = repo.commits[repo.branches["main"]].get("README.md", b"").decode()
+        front = yaml.safe_load(page.split("---\n")[1]) if page.startswith("---\n") else {}
+        tags = {front.get("library_name"), *front.get("tags", ())}
+        visible = not repo.private or authorization == f"Bearer {WRITER}"
+        if visible and set(asked.get("filter", ())) <= tags and asked.get("search", [""])[0] in name:
+            row = {"id": name, "modelId": name}
+            if "lastModified" in asked.get("expand", ()):
+                row["lastModified"] = f"2026-01-{len(repo.messages):02}T00:00:00.000Z"
+            rows.append(row | ({"downloads": 3} if "downloads" in asked.get("expand", ()) else {}))
+    request.json(rows)
+
+
 def _create(request: Any, hub: Hub, body: bytes, authorization: str | None) -> None:
     _may_write(authorization)
     asked = json.loads(body)
@@ -353,6 +369,7 @@ def _cdn(request: Any, hub: Hub, body: bytes, authorization: str | None, oid: st
 
 _NAME = r"([\w.\-]+/[\w.\-]+)"
 _ROUTES: list[tuple[tuple[str, ...], str, Callable[..., None]]] = [
+    (("GET",), r"/api/models", _list),
     (("GET",), rf"/api/models/{_NAME}(?:/revision/(.+))?", _info),
     (("POST",), r"/api/repos/create", _create),
     (("POST",), rf"/api/models/{_NAME}/branch/(.+)", _branch),

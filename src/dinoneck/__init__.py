@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint as HeadCheckpoint
     from dinoneck.checkpoint.head_checkpoint import load_head as load_head
     from dinoneck.checkpoint.head_checkpoint import save_head as save_head
+    from dinoneck.checkpoint.hub import list_heads as list_heads
     from dinoneck.collation import collate as collate
     from dinoneck.errors import BackboneError as BackboneError
     from dinoneck.errors import BusyError as BusyError
@@ -56,6 +57,7 @@ _HOMES = {
     "HeadCheckpoint": "dinoneck.checkpoint.head_checkpoint",
     "load_head": "dinoneck.checkpoint.head_checkpoint",
     "save_head": "dinoneck.checkpoint.head_checkpoint",
+    "list_heads": "dinoneck.checkpoint.hub",
     "BackboneError": "dinoneck.errors",
     "BusyError": "dinoneck.errors",
     "CheckpointError": "dinoneck.errors",

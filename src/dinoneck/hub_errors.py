@@ -13,11 +13,12 @@ _SECRET = re.compile(r"hf_[A-Za-z0-9]{4,}|(?i:bearer|authorization)[\s:=]+\S+")
 _QUERY = re.compile(r"\?[^\s'\")]*=[^\s'\")]*")  # of addresses that the client has shortened too
 _STORAGE_NO = re.compile(r"HTTP status client error \((4\d\d[ \w]*)\)")
 _LOST_RACE = (409, 412)
-_BUSY = 429
+_TRANSIENT = (408, 429)
+_LOG_IN = "log in with an account that has access ('hf auth login')"
 
 
 def refusal(error: Exception, repo_id: str, revision: str | None = None, token: str | None = None) -> str | None:
-    """Return why the Hub refused a request; None when it could not be asked or was busy.
+    """Return why the hub refused a request; None when it could not be asked or was busy.
 
     It distinguishes: no such repository, no such revision, private or not logged in, a token that is not accepted or
     lacks the right, gated, disabled, no such file, a lost race between two commits.
@@ -33,60 +34,52 @@ def refusal(error: Exception, repo_id: str, revision: str | None = None, token: 
 
     error = _inner(error)
     status = getattr(getattr(error, "response", None), "status_code", None)
-    where = f"{hub.constants.ENDPOINT}/{repo_id}"
-    text: str | None = None
+    where = f"{repo_id} ({hub.constants.ENDPOINT}/{repo_id})"
+    text = None
     if isinstance(error, errors.HFValidationError):
-        text = f"{repo_id!r} is not a valid name of a Hub repository: {redacted_line(error, token)}"
+        text = f"{repo_id!r} is not a valid name of a hub repository: {redacted_line(error, token)}"
     elif not isinstance(error, errors.HfHubHTTPError):
         return None
     elif isinstance(error, errors.GatedRepoError):
-        text = (
-            f"the Hub repository {repo_id} is gated: its owner asks you to accept terms first. Open {where}, accept "
-            f"them, and {_log_in()}"
-        )
+        text = f"the hub repository {where} is gated: accept its owner's terms on that page, and {_LOG_IN}"
     elif isinstance(error, errors.RevisionNotFoundError):
-        text = f"the Hub repository {repo_id} has no branch, tag or commit {revision or 'main'!r}"
+        text = f"the hub repository {where} has no branch, tag or commit {revision or 'main'!r}"
     elif isinstance(error, errors.DisabledRepoError):
-        text = f"the Hub has disabled the repository {repo_id}"
+        text = f"the hub has disabled the repository {where}"
     elif isinstance(error, errors.EntryNotFoundError):
-        text = f"the Hub repository {repo_id} does not have that file ({redacted_line(error, token)})"
-    elif status == 401 and token is None and hub.get_token() is None:  # without a login, both cases give this status
-        text = (
-            f"there is no Hub repository {repo_id} ({where}), or it is private and you are not logged in; {_log_in()}"
-        )
+        text = f"the hub repository {where} does not have that file: {redacted_line(error, token)}"
+    elif status == 401 and token is None and hub.get_token() is None:  # without a login the status is 401 for both
+        text = f"there is no hub repository {where}, or it is private and you are not logged in; {_LOG_IN}"
     elif isinstance(error, errors.RepositoryNotFoundError) and status != 401:
-        text = f"there is no Hub repository {repo_id} ({where}), or it is private and your account may not see it"
+        text = f"there is no hub repository {where}, or it is private and your account may not see it"
     elif status == 401:
-        text = f"the Hub does not accept your access token (401): it was revoked, has expired or is cut; {_log_in()}"
+        text = f"the hub does not accept your access token (401): it was revoked, has expired or is cut; {_LOG_IN}"
     elif status == 403:
-        text = (
-            f"your Hub account or its access token does not have the right to do this with {repo_id} (403): "
-            f"{redacted_line(error, token)}. Ask for access at {where}, or {_log_in()}"
-        )
+        text = f"your account or its access token may not do this with {where} (403): {redacted_line(error, token)}"
     elif status in _LOST_RACE:
         text = (
-            f"another commit to {repo_id} was made meanwhile ({status}); nothing of this push is in it. Look at the "
-            "repository, then push again"
+            f"another commit to {where} was made meanwhile ({status}); nothing of this push is in it. Look at that "
+            "page, then push again"
         )
-    elif status is not None and 400 <= status < 500 and status != _BUSY and status != 408:
-        text = f"the Hub refuses this for {repo_id} ({status}): {redacted_line(error, token)}"
+    elif status is not None and 400 <= status < 500 and status not in _TRANSIENT:
+        text = f"the hub refuses this for {where} ({status}): {redacted_line(error, token)}"
     return text
 
 
 def unreachable(error: Exception, token: str | None = None) -> str:
-    """Return why the Hub could not be asked: offline by choice, busy, or not reached."""
+    """Return why the hub did not answer, and the remedy: offline by choice, busy, or not reached."""
     from huggingface_hub import errors
 
     error = _inner(error)
     status = getattr(getattr(error, "response", None), "status_code", None)
     if isinstance(error, errors.OfflineModeIsEnabled):
-        return "HF_HUB_OFFLINE is set, so the Hub was not asked"
+        return "HF_HUB_OFFLINE is set, so the hub was not asked; unset it to go online"
     if status is not None:
-        return f"the Hub is busy or down ({status})"
+        return f"the hub is busy or down ({status}); try again later"
     line = redacted_line(error, token)
     if no := _STORAGE_NO.search(line):  # hf_xet, which has no types of its own for this
-        return f"the Hub's storage refuses this ({no[1]})"
-    return f"the Hub could not be reached ({type(error).__name__}: {line})"
+        return f"the hub's storage refuses this ({no[1]})"
+    return f"the hub could not be reached ({type(error).__name__}: {line}); check the network"
 
 
 def redacted_line(error: object, token: str | None = None) -> str:
@@ -100,18 +93,8 @@ def redacted_line(error: object, token: str | None = None) -> str:
     return "".join(sign if sign.isprintable() else " " for sign in line)[:_LONGEST]
 
 
-def _log_in() -> str:
-    from huggingface_hub import get_token
-
-    return (
-        "log in with an account that has access ('hf auth login')"
-        if get_token() is None
-        else "log in again ('hf auth login') with an account that has access"
-    )
-
-
 def _inner(error: Exception) -> Exception:
-    """The Hub's response inside what the client makes of it: 'not in the cache', 'error while uploading'."""
+    """The hub's response inside what the client makes of it: 'not in the cache', 'error while uploading'."""
     from huggingface_hub import errors
 
     cause = error.__cause__

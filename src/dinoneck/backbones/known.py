@@ -25,6 +25,7 @@ class Known(NamedTuple):
         depth: blocks.
         registers: register tokens.
         hubs: weights tag of timm -> name of the same weights for the transformers library; None if it has none.
+        official: name in torch.hub, of the weights of the first tag; None if it has none.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Known(NamedTuple):
     depth: int
     registers: int
     hubs: dict[str, str | None]
+    official: str | None = None
 
     def license(self, tag: str) -> str:
         """Return the licence of one set of published weights."""
@@ -41,9 +43,10 @@ class Known(NamedTuple):
 
 def _dinov2(size: str, width: int, depth: int) -> list[Known]:
     plain, registers = f"facebook/dinov2-{size}", f"facebook/dinov2-with-registers-{size}"
+    official = f"dinov2_vit{size[0]}14"
     return [
-        Known(f"vit_{size}_patch14_dinov2", 14, width, depth, 0, {"lvd142m": plain}),
-        Known(f"vit_{size}_patch14_reg4_dinov2", 14, width, depth, 4, {"lvd142m": registers}),
+        Known(f"vit_{size}_patch14_dinov2", 14, width, depth, 0, {"lvd142m": plain}, official),
+        Known(f"vit_{size}_patch14_reg4_dinov2", 14, width, depth, 4, {"lvd142m": registers}, f"{official}_reg"),
     ]
 
 
@@ -53,7 +56,10 @@ def _dinov3(size: str, short: str, width: int, depth: int, *, satellite: bool = 
         hubs[SATELLITE] = f"facebook/dinov3-{short}-pretrain-{SATELLITE}"
     name = f"vit_{size}_patch16_dinov3"
     eupe: dict[str, str | None] = {"eupe_lvd1689m": None} if size in ("tiny", "small", "base") else {}
-    both = [Known(name, 16, width, depth, 4, hubs), Known(f"{name}_qkvb", 16, width, depth, 4, hubs | eupe)]
+    both = [
+        Known(name, 16, width, depth, 4, hubs, f"dinov3_{short}"),
+        Known(f"{name}_qkvb", 16, width, depth, 4, hubs | eupe),
+    ]
     return both[:1] if size == "7b" else both
 
 
@@ -72,42 +78,21 @@ KNOWN = (
 )
 
 
-# (channels, blocks) of the sizes people name
-SIZES = {
-    "a ViT-S": (384, 12),
-    "a ViT-B": (768, 12),
-    "a ViT-L": (1024, 24),
-    "a ViT-g": (1536, 40),
-    "a ViT-H+": (1280, 32),
-    "a ViT-7B": (4096, 40),
-}
-_DINOV2_SIZES = {"s": "small", "b": "base", "l": "large", "g": "giant"}
-_OFFICIAL = {  # the names of torch.hub in the dinov2 and dinov3 repositories
-    **{f"dinov2_vit{s}14": f"vit_{size}_patch14_dinov2.lvd142m" for s, size in _DINOV2_SIZES.items()},
-    **{f"dinov2_vit{s}14_reg": f"vit_{size}_patch14_reg4_dinov2.lvd142m" for s, size in _DINOV2_SIZES.items()},
-    **{
-        f"dinov3_{short}": f"vit_{size}_patch16_dinov3.lvd1689m"
-        for short, size in (
-            ("vits16", "small"),
-            ("vits16plus", "small_plus"),
-            ("vitb16", "base"),
-            ("vitl16", "large"),
-            ("vith16plus", "huge_plus"),
-            ("vit7b16", "7b"),
-        )
-    },
-}
+SIZES = {192: "ViT-Ti", 384: "ViT-S", 768: "ViT-B", 1024: "ViT-L", 1280: "ViT-H+", 1536: "ViT-g", 4096: "ViT-7B"}
+"""What models of a width (channels of a token) are called."""
 
 
 def resolve_name(name: str) -> str:
-    """Return timm's name of the model that ``name`` stands for; unknown names come back as they are.
+    """Return timm's name of the model that ``name`` stands for; an unknown name is returned unchanged.
 
-    Resolved are the torch.hub names of the official repositories (``dinov3_vits16``), names for transformers
+    Known are the torch.hub names of the official repositories (``dinov3_vits16``), the names of transformers
     (``facebook/dinov3-vits16-pretrain-lvd1689m``) and timm's Hub addresses (``timm/...``, ``hf-hub:timm/...``).
     """
     short = name.removeprefix("hf-hub:").removeprefix("hf_hub:").removeprefix("timm/")
-    names = names_of(short) if "/" in short else None
-    return names[0] if names else _OFFICIAL.get(short, short if "/" not in short else name)
+    names = names_of(short)
+    if names is None or short.startswith("vit_"):
+        return name if "/" in short else short
+    return names[0]
 
 
 def family_of(name: str) -> str:
@@ -122,11 +107,11 @@ def is_supported(architecture: str) -> bool:
 
 
 def names_of(name: str) -> tuple[str, str | None] | None:
-    """Return (timm name with its tag, name for transformers) of published weights, given either; None if unknown."""
+    """Return (timm name with its tag, name for transformers) of published weights, given any name; None if unknown."""
     for model in KNOWN:
         for tag, hub in model.hubs.items():
             full = f"{model.name}.{tag}"
-            if name in (hub, full) or (name == model.name and tag == next(iter(model.hubs))):
+            if name in (hub, full) or (name in (model.name, model.official) and tag == next(iter(model.hubs))):
                 return full, hub
     return None
 
@@ -144,11 +129,11 @@ def refuse(name: str, names: list[str]) -> BackboneError:
             f"{name!r} is a ConvNeXt: it has no patch tokens, so dinoneck cannot serve it. DINOv3 ViTs: "
             + ", ".join(known for known in names if "dinov3" in known)
         )
-    hint = " For a model of your own on the Hub pass source='transformers'." if "/" in name else ""
+    hint = " For a model of your own on the hub pass source='transformers'." if "/" in name else ""
+    near = did_you_mean(name.split(".")[0], [TINY, *names, *(model.official for model in KNOWN if model.official)])
     return BackboneError(
-        f"backbone {name!r} is unknown.{hint}{did_you_mean(name.split('.')[0], [TINY, *_OFFICIAL, *names])} Known: "
-        f"{TINY}, "
-        f"{', '.join(names)}. Any other timm ViT that you built yourself goes through wrap_backbone(model)"
+        f"backbone {name!r} is unknown.{hint}{near} Known: {TINY}, {', '.join(names)}. Any other timm ViT that you "
+        "built yourself goes through wrap_backbone(model)"
     )
 
 

@@ -74,8 +74,8 @@ def load_backbone(
     if isinstance(name, nn.Module):
         _check_object(source, name, checkpoint is None and seed is None and pretrained)
         return wrap_backbone(name, layers=layers, norm=norm, frozen=frozen, dtype=dtype, pos_embed=pos_embed)
-    if isinstance(name, str) and not Path(name).is_dir():
-        name = resolve_name(name)
+    own = source == "transformers" and isinstance(name, str) and (name.startswith("facebook/") or Path(name).is_dir())
+    name = resolve_name(name) if isinstance(name, str) and not own else name
     random = checkpoint is None and (name == TINY or not pretrained)
     if seed is not None and not random:
         raise ConfigError(f"seed={seed} only means something for random weights; pass pretrained=False with it")

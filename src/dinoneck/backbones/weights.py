@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -26,7 +25,6 @@ logger = logging.getLogger(__name__)
 _SHOWN = 8
 _TIMEOUT_S = 10.0
 WEIGHTS_FILE = "model.safetensors"
-_BLOCK = re.compile(r"(?:encoder\.)?(?:blocks|layer|layers)\.(\d+)\.")
 
 
 def fetch(repo_id: str) -> tuple[Path, str | None]:
@@ -45,7 +43,7 @@ def fetch(repo_id: str) -> tuple[Path, str | None]:
         hub.get_hf_file_metadata(hub.hf_hub_url(repo_id, WEIGHTS_FILE), timeout=_TIMEOUT_S)
         path = Path(hub.hf_hub_download(repo_id, WEIGHTS_FILE))
     except Exception as error:  # the hub's client raises many unrelated types
-        raise _not_fetched(repo_id, error) from error
+        raise _not_fetched(repo_id, error) from None
     return path, path.parent.name
 
 
@@ -68,7 +66,7 @@ def fetch_folder(repo_id: str) -> tuple[Path, str | None]:
         hub.get_hf_file_metadata(hub.hf_hub_url(repo_id, "config.json"), timeout=_TIMEOUT_S)
         folder = Path(hub.snapshot_download(repo_id, allow_patterns=wanted))
     except Exception as error:  # the hub's client raises many unrelated types
-        raise _not_fetched(repo_id, error) from error
+        raise _not_fetched(repo_id, error) from None
     return folder, folder.name
 
 
@@ -99,8 +97,8 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], path: str | os.Pat
         elif not (state[key].is_floating_point() and bool(state[key].isfinite().all())):
             problems.append(f"{key} ({state[key].dtype}) is not finite floating point")
     if problems:
-        hint = _size_hint(state, own)
-        raise BackboneError(f"{path} does not fit {type(model).__name__}: {hint}{'; '.join(problems[:_SHOWN])}")
+        found = _size_hint(state, own) + "; ".join(problems[:_SHOWN])
+        raise BackboneError(f"{path} does not fit {type(model).__name__}: {found}")
     model.load_state_dict(state, strict=True)
     logger.info("%d tensors of %s loaded", len(state), path)
 
@@ -135,30 +133,22 @@ def digest(model: nn.Module) -> str | None:
 
 
 def _not_fetched(repo_id: str, error: Exception) -> BackboneError:
-    reason = refusal(error, repo_id) or f"{unreachable(error)}. Go online once"
     names = names_of(repo_id)
     copy = f"load timm's copy of the same weights, {names[0]!r}; or " if names and names[1] == repo_id else ""
     return BackboneError(
-        f"the pretrained weights of {repo_id} are not in the local cache, and they were not downloaded: {reason}. Or: "
-        f"{copy}pass checkpoint= (--backbone-file on the command line) with a local file; or pretrained=False "
-        "(--random-backbone) for seeded random weights"
+        f"pretrained weights of {repo_id} are not in the local cache and were not downloaded: "
+        f"{refusal(error, repo_id) or unreachable(error)}. Or {copy}pass checkpoint= (--backbone-file on the command "
+        "line) with a local file; or pretrained=False (--random-backbone) for seeded random weights"
     )
 
 
 def _size_hint(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
-    """The model that a file of another width was made for."""
-    width, expected = (_shape_of(tensors) for tensors in (state, own))
-    if width is None or expected is None or width == expected:
+    """Name the size of the file's model, where it is not the size of this one."""
+    widths = [next((x.shape[-1] for key, x in one.items() if key.endswith("cls_token")), 0) for one in (state, own)]
+    if widths[0] == widths[1] or 0 in widths:
         return ""
-    names = {size: name for name, size in SIZES.items()}
-    file, model = (f"{names.get(x, 'a ViT')} ({x[0]} channels, {x[1]} blocks)" for x in (width, expected))
-    return f"the file holds {file}, the model is {model}; load the model of the file's size. "
-
-
-def _shape_of(tensors: Mapping[str, Tensor]) -> tuple[int, int] | None:
-    """(channels, blocks) of a ViT's tensors; None where they have other names."""
-    blocks = {match[1] for key in tensors if (match := _BLOCK.match(key))}
-    return (tensors["cls_token"].shape[-1], len(blocks)) if blocks and "cls_token" in tensors else None
+    file, model = (f"{SIZES.get(width, 'ViT')} ({width} channels)" for width in widths)
+    return f"the file holds a {file}, the model is a {model}; "
 
 
 def _prefix_hint(unexpected: Iterable[str]) -> str:

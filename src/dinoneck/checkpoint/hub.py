@@ -7,7 +7,9 @@ import logging
 import os
 import re
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
+from typing import NamedTuple
 
 from dinoneck.atomic import write_text
 from dinoneck.checkpoint.card import REPO_ID
@@ -24,6 +26,43 @@ _TIMEOUT_S = 10.0
 _SHOWN = 8
 _MEMBER = re.compile(rf"{HEADS}/[\w.\-]+\.safetensors", re.ASCII)
 _Choice = Callable[[list[str], str], list[str]]
+
+
+class HubHead(NamedTuple):
+    """A hub repository that holds a head or an ensemble.
+
+    Attributes:
+        repo_id: ``user/name``, as ``load_head`` and ``Predictor`` take it.
+        last_modified: the time of its last commit; None if the hub does not give it.
+        downloads: of the last 30 days, as the hub counts them.
+    """
+
+    repo_id: str
+    last_modified: datetime | None
+    downloads: int
+
+
+def list_heads(search: str | None = None) -> list[HubHead]:
+    """Return the hub repositories of the library ``dinoneck``, the last changed first.
+
+    These are the repositories whose page has the tag ``dinoneck``, as :func:`dinoneck.checkpoint.push_to_hub` writes
+    it. The private ones that you may see are among them if you are logged in.
+
+    Args:
+        search: a part of the names, such as ``user/``; None = all.
+
+    Raises:
+        CheckpointError: if the hub refuses, or cannot be reached.
+    """
+    import huggingface_hub as hub
+
+    try:
+        models = list(hub.HfApi().list_models(filter="dinoneck", search=search, expand=["downloads", "lastModified"]))
+    except Exception as error:  # the hub's client raises many unrelated types
+        reason = refusal(error, "models") or unreachable(error)  # the hub's page /models is that list
+        raise CheckpointError(f"the heads on the hub cannot be listed: {reason}", step="hub") from None
+    heads = [HubHead(model.id, model.last_modified, model.downloads or 0) for model in models]
+    return sorted(heads, key=lambda head: head.last_modified.timestamp() if head.last_modified else 0.0, reverse=True)
 
 
 def names_a_repo(path_or_repo: object) -> bool:
@@ -147,8 +186,8 @@ def _broke_off(error: Exception, what: str) -> CheckpointError:
             step="hub",
         )
     return CheckpointError(
-        f"the download of {what} broke off ({type(error).__name__}: {redacted_line(error)}); nothing of it is used. Try "
-        "again",
+        f"the download of {what} broke off ({type(error).__name__}: {redacted_line(error)}); nothing of it is used. "
+        "Try again",
         step="hub",
     )
 
@@ -163,7 +202,7 @@ def _without_the_hub(error: Exception, repo_id: str, revision: str | None, choos
         what = f"revision {revision!r} of it" if revision else "it"
         raise CheckpointError(
             f"there is no file or folder {repo_id}, and as a hub repository {what} is not in the local cache: "
-            f"{unreachable(error)}. Check the name, or go online once",
+            f"{unreachable(error)}. Check the name too",
             step="hub",
         ) from None
     logger.warning("%s: %s", repo_id, unreachable(error))

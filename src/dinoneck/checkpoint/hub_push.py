@@ -271,12 +271,11 @@ def _broke_off(error: Exception, repo_id: str, token: str | None) -> CheckpointE
     """A push whose end is not known; one that was not begun says so."""
     import huggingface_hub as hub
 
+    reason = unreachable(error, token)
     if hub.constants.HF_HUB_OFFLINE:
-        return CheckpointError(
-            f"nothing was pushed to {repo_id}: {unreachable(error, token)}; unset it to push", step="hub"
-        )
+        return CheckpointError(f"nothing was pushed to {repo_id}: {reason}", step="hub")
     return CheckpointError(
-        f"the push to {repo_id} broke off: {unreachable(error, token)}. Either all of it is there or nothing. Look there, or "
-        "push again: what is there already is not sent twice",
+        f"the push to {repo_id} broke off: {reason}. The hub holds all of it or nothing. Look there, or push again: "
+        "what is there already is not sent twice",
         step="hub",
     )

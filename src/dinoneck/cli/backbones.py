@@ -12,23 +12,30 @@ HELP = "list the published backbones: names, patch, width, depth, registers, lic
 EXAMPLE = "dinoneck backbones dinov3"
 
 
-_COLUMNS = ("name", "patch", "width", "depth", "registers", "licence", "transformers")
+_COLUMNS = ("name", "patch", "width", "depth", "registers", "licence", "transformers", "torch.hub")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
+    parser.description = (
+        f"{HELP}. --backbone takes every name: timm's (also as timm/NAME or hf-hub:timm/NAME), the one of transformers "
+        "and the one of torch.hub. The weights are timm's, which need no account; with --backbone-source transformers "
+        "they are those of facebook/NAME, which for DINOv3 are gated."
+    )
     parser.add_argument("part", nargs="?", default="", help="show only names that contain this")
     add_json(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Print the table."""
-    rows = [
-        (f"{model.name}.{tag}", model.patch, model.width, model.depth, model.registers, model.license(tag), hub)
-        for model in KNOWN
-        for tag, hub in model.hubs.items()
-        if options.part in f"{model.name}.{tag} {hub}"
-    ]
+    rows = []
+    for model in KNOWN:
+        for tag, hub in model.hubs.items():
+            official = model.official if tag == next(iter(model.hubs)) else None
+            names = [f"{model.name}.{tag}", hub, official]
+            if any(options.part in name for name in names if name):
+                numbers = (model.patch, model.width, model.depth, model.registers)
+                rows.append((names[0], *numbers, model.license(tag), hub, official))
     answer(options, backbones=[dict(zip(_COLUMNS, row, strict=True)) for row in rows])
     if not rows:
         print(f"no known backbone has {options.part!r} in its name")
@@ -36,7 +43,7 @@ def run(options: argparse.Namespace) -> int:
     print(
         text.table(
             _COLUMNS,
-            [[str(cell or "-") if place == 6 else str(cell) for place, cell in enumerate(row)] for row in rows],
+            [["-" if cell is None else str(cell) for cell in row] for row in rows],
         )
     )
     return 0

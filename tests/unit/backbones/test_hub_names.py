@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
+from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 import pytest
@@ -12,6 +15,8 @@ from tests.hub_server import READER, Hub
 
 from dinoneck import BackboneError, load_backbone
 from dinoneck.backbones.known import KNOWN, resolve_name
+from dinoneck.cli import backbone_options
+from dinoneck.cli.main import main
 
 SMALL = "vit_small_patch16_dinov3.lvd1689m"
 
@@ -27,24 +32,45 @@ SMALL = "vit_small_patch16_dinov3.lvd1689m"
         (f"timm/{SMALL}", SMALL),
         (f"hf-hub:timm/{SMALL}", SMALL),
         (SMALL, SMALL),
+        ("timm/vit_small_patch16_dinov3", "vit_small_patch16_dinov3"),
+        ("facebook/dinov2-with-registers-base", "vit_base_patch14_reg4_dinov2.lvd142m"),
         ("me/my-own-model", "me/my-own-model"),
     ],
 )
-def test_the_names_people_use_stand_for_timms(name: str, timm_name: str) -> None:
+def test_the_names_people_use_are_those_of_timms_models(name: str, timm_name: str) -> None:
     assert resolve_name(name) == timm_name
-    published = {f"{model.name}.{tag}" for model in KNOWN for tag in model.hubs}
-    assert timm_name in published or "/" in timm_name
 
 
-def test_an_alias_builds_the_same_weights() -> None:
-    expected = load_backbone(SMALL, pretrained=False, seed=3).record()
-    for source in ("timm", "transformers"):
-        record = load_backbone("dinov3_vits16", source=source, pretrained=False, seed=3).record()
-        assert (
-            record["weights_sha256"]
-            == load_backbone(SMALL, source=source, pretrained=False, seed=3).record()["weights_sha256"]
-        )
-        assert record["name"] == expected["name"]
+def test_every_name_in_torch_hub_is_resolved(capsys: pytest.CaptureFixture[str]) -> None:
+    dinov2 = {f"dinov2_vit{size}14{registers}" for size in "sblg" for registers in ("", "_reg")}
+    dinov3 = {f"dinov3_vit{size}" for size in ("s16", "s16plus", "b16", "l16", "h16plus", "7b16")}
+    assert {model.official for model in KNOWN} - {None} == dinov2 | dinov3
+    for model in KNOWN:
+        if model.official is not None:
+            assert resolve_name(model.official) == f"{model.name}.{next(iter(model.hubs))}"
+    assert main(["backbones", "dinov3_vitl16"]) == 0
+    [row] = [line for line in capsys.readouterr().out.splitlines() if "dinov3_vitl16" in line]
+    assert row.startswith("vit_large_patch16_dinov3.lvd1689m ")
+
+
+@pytest.mark.parametrize("source", ["timm", "transformers"])
+def test_an_alias_builds_the_same_model_also_on_the_command_line(source: str) -> None:
+    def loaded(name: str) -> dict[str, Any]:
+        parser = argparse.ArgumentParser()
+        backbone_options.add_backbone(parser)
+        arguments = ["--backbone", name, "--backbone-source", source, "--random-backbone"]
+        return backbone_options.load(parser.parse_args(arguments)).record()
+
+    assert loaded("dinov3_vits16") == loaded(f"hf-hub:timm/{SMALL}") == loaded(SMALL)
+    facebook = loaded("facebook/dinov3-vits16-pretrain-lvd1689m")
+    assert facebook["weights_sha256"] == loaded(SMALL)["weights_sha256"]
+
+
+def test_a_folder_is_not_taken_for_an_alias(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "dinov3_vits16").mkdir()
+    with pytest.raises(BackboneError, match=r"dinov3_vits16 holds no config\.json"):
+        load_backbone("dinov3_vits16", source="transformers")
 
 
 @pytest.fixture
@@ -63,8 +89,8 @@ def refusal(name: str = SMALL, source: str = "timm") -> str:
 
 def test_refusals_of_the_hub_are_distinguished(hub: Hub, weights: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     where = f"{hub.url}/timm/{SMALL}"
-    text = refusal()  # 401: the Hub does not tell a stranger which of the two it is
-    assert "there is no Hub repository" in text
+    text = refusal()  # 401: without a login the hub does not distinguish the two
+    assert "there is no hub repository" in text
     assert where in text
     assert "hf auth login" in text
     hub.repo(f"timm/{SMALL}", {"model.safetensors": weights}, gated=True)
@@ -79,11 +105,11 @@ def test_refusals_of_the_hub_are_distinguished(hub: Hub, weights: bytes, monkeyp
     assert "hf_expired" not in text
     monkeypatch.setenv("HF_TOKEN", READER)
     del hub.repos[f"timm/{SMALL}"]
-    assert "there is no Hub repository" in refusal()  # 404
+    assert "there is no hub repository" in refusal()  # 404
     hub.repo(f"timm/{SMALL}")
     assert "does not have that file" in refusal()
     hub.down = 503
-    assert "busy or down (503). Go online once" in refusal()
+    assert "busy or down (503); try again later" in refusal()
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     assert "HF_HUB_OFFLINE is set" in refusal()
 

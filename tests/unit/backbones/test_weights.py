@@ -160,7 +160,7 @@ def test_a_file_of_another_size_is_named(tmp_path: Path) -> None:
         torch.device("meta"),
         pytest.raises(
             BackboneError,
-            match=r"the file holds a ViT-S \(384 channels, 12 blocks\), the model is a ViT-B \(768 channels",
+            match=r"the file holds a ViT-S \(384 channels\), the model is a ViT-B \(768 channels\)",
         ),
     ):
         load_backbone("vit_base_patch16_dinov3_qkvb", checkpoint=tmp_path / "small.pth")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from datetime import UTC, datetime
 from pathlib import Path
 
 import huggingface_hub
@@ -10,8 +11,19 @@ import pytest
 import torch
 from tests.hub_server import READER, WRITER, Hub
 
-from dinoneck import Backbone, CheckpointError, HeadCheckpoint, PatchMeanHead, Predictor, Task, load_head, save_head
+from dinoneck import (
+    Backbone,
+    CheckpointError,
+    HeadCheckpoint,
+    PatchMeanHead,
+    Predictor,
+    Task,
+    list_heads,
+    load_head,
+    save_head,
+)
 from dinoneck.checkpoint import hub as hub_rooms
+from dinoneck.checkpoint import model_card
 from dinoneck.checkpoint.hub import commit_of, download_head, names_a_repo
 from dinoneck.checkpoint.hub_pull import pull_from_hub
 
@@ -122,22 +134,58 @@ def test_missing_private_and_gated_are_told_apart(hub: Hub, head: Path, monkeypa
     hub.repo("me/one", content)
     hub.repo("me/private", content, private=True)
     hub.repo("me/gated", content, gated=True)
-    assert "there is no hub repository me/gone, or it is private and you are not logged in" in refusal("me/gone")
-    assert "there is no hub repository me/private, or it is private and you are" in refusal("me/private")
-    assert f"me/gated is gated: its owner asks you to accept terms first. Open {hub.url}/me/gated" in refusal(
-        "me/gated"
-    )
-    assert "me/one has no branch, tag or commit 'v9'" in refusal("me/one", "v9")
-    assert f"me/one has no branch, tag or commit '{COMMIT}'" in refusal("me/one", COMMIT)
+    for name in ("me/gone", "me/private"):
+        where = f"there is no hub repository {name} ({hub.url}/{name})"
+        assert f"{where}, or it is private and you are not logged in; log in" in refusal(name)
+    assert f"me/gated ({hub.url}/me/gated) is gated: accept its owner's terms on that page" in refusal("me/gated")
+    assert f"me/one ({hub.url}/me/one) has no branch, tag or commit 'v9'" in refusal("me/one", "v9")
+    assert f"has no branch, tag or commit '{COMMIT}'" in refusal("me/one", COMMIT)
     monkeypatch.setenv("HF_TOKEN", READER)
     assert "or it is private and your account may not see it" in refusal("me/gone")
     assert "or it is private and your account may not see it" in refusal("me/private")
-    assert "log in anew" in refusal("me/gated")
+    assert "'hf auth login'" in refusal("me/gated")
     monkeypatch.setenv("HF_TOKEN", "hf_oldoldoldoldoldold")
     assert "the hub does not accept your access token (401)" in refusal("me/one")
     monkeypatch.setenv("HF_TOKEN", WRITER)
     for name in ("me/private", "me/gated"):
         assert HeadCheckpoint.load(name).revision == hub.repos[name].branches["main"]
+
+
+def test_heads_on_the_hub_are_listed(hub: Hub, head: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.repo("me/another-model", {"README.md": b"---\nlibrary_name: timm\n---\n"})
+    hub.repo("me/without-a-page")
+    files = {"head.safetensors": head.read_bytes(), "README.md": model_card(head).encode()}
+    for name, private in (("me/old", False), ("me/private", True), ("you/new", False)):
+        hub.repo(name, files, private=private)
+    monkeypatch.setenv("HF_TOKEN", WRITER)
+    hub.repos["you/new"].commit({"notes.txt": b"x"})
+    heads = list_heads()
+    assert [row.repo_id for row in heads] == ["you/new", "me/old", "me/private"]
+    assert heads[0].last_modified == datetime(2026, 1, 2, tzinfo=UTC)
+    assert heads[0].downloads == 3
+    assert isinstance(load_head(heads[0].repo_id), PatchMeanHead)
+    assert [row.repo_id for row in list_heads("me/")] == ["me/old", "me/private"]
+    monkeypatch.delenv("HF_TOKEN")
+    assert [row.repo_id for row in list_heads()] == ["you/new", "me/old"]
+
+
+def test_a_list_that_the_hub_refuses(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert list_heads() == []
+    reasons = []
+    for status, token in ((503, None), (403, READER), (401, "hf_oldoldoldoldoldold")):
+        hub.down = None if status == 401 else status
+        if token is not None:
+            monkeypatch.setenv("HF_TOKEN", token)
+        with pytest.raises(CheckpointError, match="the heads on the hub cannot be listed: ") as caught:
+            list_heads()
+        assert caught.value.step == "hub"
+        reasons.append(str(caught.value).partition("listed: ")[2])
+    assert reasons[0] == "the hub is busy or down (503); try again later"
+    assert f"may not do this with models ({hub.url}/models) (403)" in reasons[1]
+    assert "the hub does not accept your access token (401)" in reasons[2]
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(CheckpointError, match="HF_HUB_OFFLINE is set, so the hub was not asked; unset it"):
+        list_heads()
 
 
 def test_a_no_of_the_hub_is_not_hidden_by_the_cache(hub: Hub, head: Path, monkeypatch: pytest.MonkeyPatch) -> None:

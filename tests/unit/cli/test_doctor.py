@@ -60,7 +60,8 @@ def test_sources_that_were_not_installed_are_no_fault(monkeypatch: pytest.Monkey
 
 def test_extras_are_missing_not_broken(monkeypatch: pytest.MonkeyPatch) -> None:
     told = packages(monkeypatch, 'transformers>=99; extra == "hf"', 'matplotlib>=3; extra == "viz"',
-                    'onnx>=1; extra == "export" and sys_platform == "other"')  # fmt: skip
+                    'torch>=2; extra == "hf"', 'onnx>=1; extra == "export" and sys_platform == "other"')  # fmt: skip
+    assert told["hf"].told == f"transformers {metadata.version('transformers')}; dinoneck needs >=99", "torch is there"
     assert (told["hf"].state, told["hf"].remedy) == ("missing", "pip install 'dinoneck[hf]', if you want it")
     assert told["viz"].state == "ok"
     assert "export" not in told
