@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from dinoneck.checkpoint.head_checkpoint import save_head as save_head
     from dinoneck.checkpoint.header import read_header as read_header
     from dinoneck.checkpoint.hub import HubHead as HubHead
-    from dinoneck.checkpoint.hub import list_heads as list_heads
     from dinoneck.checkpoint.hub_pull import pull_from_hub as pull_from_hub
     from dinoneck.checkpoint.hub_push import Pushed as Pushed
     from dinoneck.checkpoint.hub_push import push_to_hub as push_to_hub
@@ -45,7 +44,6 @@ _HOMES = {
     "save_ensemble": "dinoneck.checkpoint.ensemble_folder",
     "model_card": "dinoneck.checkpoint.card",
     "HubHead": "dinoneck.checkpoint.hub",
-    "list_heads": "dinoneck.checkpoint.hub",
     "pull_from_hub": "dinoneck.checkpoint.hub_pull",
     "push_to_hub": "dinoneck.checkpoint.hub_push",
     "Pushed": "dinoneck.checkpoint.hub_push",

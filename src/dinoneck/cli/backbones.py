@@ -12,7 +12,7 @@ HELP = "list the published backbones: names, patch, width, depth, registers, lic
 EXAMPLE = "dinoneck backbones dinov3"
 
 
-_COLUMNS = ("name", "patch", "width", "depth", "registers", "licence", "transformers", "torch.hub")
+_COLUMNS = ("name", "patch", "width", "depth", "registers", "licence", "transformers", "torch_hub")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
