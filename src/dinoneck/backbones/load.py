@@ -41,12 +41,9 @@ def load_backbone(
     backbone (64 channels, 6 blocks, patch 16, 2 registers) for documentation and tests.
 
     Args:
-        name: such as ``vit_small_patch16_dinov3``, with or without a weights tag (``.lvd1689m``). The names of the
-            official repositories (``dinov3_vits16``), of transformers (``facebook/dinov3-vits16-pretrain-lvd1689m``)
-            and of timm's Hub pages (``timm/...``, ``hf-hub:timm/...``) stand for the same models. With
-            ``source="transformers"`` also a Hub name or folder of one's own. Or a model (:func:`wrap_backbone`).
-        source: whose code and copy of the weights is used: ``"timm"``, ``"transformers"`` (extra ``[hf]``),
-            ``"official"`` (an object). The tokens are the same.
+        name: in timm (``vit_small_patch16_dinov3``, ``timm/...``), torch.hub (``dinov3_vits16``) or transformers
+            (``facebook/dinov3-...``, a hub name or folder of your own); or a model (:func:`wrap_backbone`).
+        source: whose code and weights: ``"timm"``, ``"transformers"`` (extra ``[hf]``), ``"official"`` (an object).
         pretrained: load the published weights from the local cache or the hub.
         layers: block indices, 0-based, in the order wanted, duplicates kept, negative from the end; None = the
             last block, an integer n = the n last.
@@ -74,8 +71,7 @@ def load_backbone(
     if isinstance(name, nn.Module):
         _check_object(source, name, checkpoint is None and seed is None and pretrained)
         return wrap_backbone(name, layers=layers, norm=norm, frozen=frozen, dtype=dtype, pos_embed=pos_embed)
-    own = source == "transformers" and isinstance(name, str) and (name.startswith("facebook/") or Path(name).is_dir())
-    name = resolve_name(name) if isinstance(name, str) and not own else name
+    name = _resolved(name, source)
     random = checkpoint is None and (name == TINY or not pretrained)
     if seed is not None and not random:
         raise ConfigError(f"seed={seed} only means something for random weights; pass pretrained=False with it")
@@ -162,12 +158,18 @@ def _check_object(source: str, model: nn.Module, as_it_is: bool) -> None:
         raise BackboneError(f"source is {source!r}, but the object is of {found}")
 
 
+def _resolved(name: object, source: Source) -> str:
+    """The name in timm; with source="transformers" a folder and that library's own names stay."""
+    if not isinstance(name, str):
+        raise ConfigError(f"name is {name!r}; expected a model name (an object goes to wrap_backbone)")
+    own = source == "transformers" and (name.startswith("facebook/") or Path(name).is_dir())
+    return name if own else resolve_name(name)
+
+
 def _build(
     name: str, source: Source, checkpoint: str | os.PathLike[str] | None, seed: int | None, pos_embed: PosEmbed
 ) -> tuple[Adapter, dict[str, Any]]:
     """The model of a name, and where its weights came from; with a seed they are random."""
-    if not isinstance(name, str):
-        raise ConfigError(f"name is {name!r}; expected a model name (an object goes to wrap_backbone)")
     if source == "official":
         raise BackboneError(f"source='official' takes an object: load one with {official.HOW_TO}")
     build = _from_timm if source == "timm" else _from_transformers

@@ -144,7 +144,10 @@ def _not_fetched(repo_id: str, error: Exception) -> BackboneError:
 
 def _size_hint(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
     """Name the size of the file's model, where it is not the size of this one."""
-    widths = [next((x.shape[-1] for key, x in one.items() if key.endswith("cls_token")), 0) for one in (state, own)]
+    widths = [
+        next((x.shape[-1] for key, x in one.items() if key.endswith("cls_token") and x.ndim == 3), 0)
+        for one in (state, own)
+    ]
     if widths[0] == widths[1] or 0 in widths:
         return ""
     file, model = (f"{SIZES.get(width, 'ViT')} ({width} channels)" for width in widths)
