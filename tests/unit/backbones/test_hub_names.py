@@ -15,7 +15,7 @@ from tests.hub_server import READER, Hub
 
 from dinoneck import BackboneError, load_backbone
 from dinoneck.backbones.known import KNOWN, resolve_name
-from dinoneck.cli import backbone_options
+from dinoneck.cli import backbone_options, demo
 from dinoneck.cli.main import main
 
 SMALL = "vit_small_patch16_dinov3.lvd1689m"
@@ -112,6 +112,15 @@ def test_refusals_of_the_hub_are_distinguished(hub: Hub, weights: bytes, monkeyp
     assert "busy or down (503); try again later" in refusal()
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     assert "HF_HUB_OFFLINE is set" in refusal()
+
+
+def test_the_demo_takes_random_weights_where_none_can_be_downloaded(
+    hub: Hub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = argparse.Namespace(backbone=SMALL, random_backbone=False)
+    assert demo._backbone(options).weights["kind"] == "seeded"
+    assert hub.requests
+    assert "with seeded random weights" in capsys.readouterr().out
 
 
 def test_a_gated_copy_names_the_one_of_timm(hub: Hub) -> None:
