@@ -43,10 +43,11 @@ class World:
         self.head = PatchMeanHead(backbone.embed_dim, [Task("x", dim=4)]).eval()
         self.right = self.predictions(self.extracted(folder / "sound", self.images))
 
-    def extracted(self, root: Path, images: Path) -> FeatureStore:
+    def extracted(self, root: Path, images: Path, **changes: Any) -> FeatureStore:
         """Extract what is missing of a folder of images."""
         patterns = Patterns(Patterns.named("flips4").patterns[:2])
-        store = make(root, self.backbone, patterns=patterns, image_size=(16, 32), dtype="int8")
+        options = {"backbone": self.backbone, "patterns": patterns, "image_size": (16, 32), "dtype": "int8", **changes}
+        store = make(root, **options)
         store.extract(images, workers=1)
         return store
 
@@ -169,6 +170,26 @@ def another_root(world: World) -> Iterator[str]:
                 yield world.outcome(images, expected)
 
 
+def another_store(world: World) -> Iterator[str]:
+    """Replace parts by those of a store that differs in one thing: the images, the backbone, the size, the patterns."""
+    turned = Patterns(world.extracted(world.root, world.images).patterns.patterns[::-1])
+    changes: list[dict[str, Any]] = [{}, {"backbone": load_backbone("dinoneck_tiny", seed=1)}]
+    changes += [{"image_size": (32, 16)}, {"patterns": turned}, {"dtype": "fp16"}]
+    for change in changes:
+        images = world.images if change else world.other
+        with tempfile.TemporaryDirectory(dir=world.folder) as place:
+            other = Path(world.extracted(Path(place) / "store", images, **change).path)
+            for parts in (["index", "data"], ["store.json"], ["channel_scale.safetensors"]):
+                root = world.copy()
+                for part in parts:
+                    if (other / part).is_dir():
+                        shutil.rmtree(root / part)
+                        shutil.copytree(other / part, root / part)
+                    elif (other / part).exists():
+                        shutil.copy(other / part, root)
+                yield world.outcome()
+
+
 def killed(world: World) -> Iterator[str]:
     """End an extraction at its n-th change of the disk, and extract again."""
     for step in itertools.count(1, 1 if world.every else 9):
@@ -202,6 +223,7 @@ MODES: dict[str, Mode] = {
     "an index line, the index or a shard is removed": lost,
     "images are replaced by others of the same size, and extract is called": replaced,
     "another root with the same names, and extract is called": another_root,
+    "index and shards, store.json or the channel scale come from another store": another_store,
     "extract is killed at a change of the disk, and called again": killed,
 }
 """What is done -> the outcomes of its cases."""

@@ -117,7 +117,7 @@ def check_store(path: Path, rows: Rows) -> int:
         unlisted = "" if image_id in store else "  (not in the index)"
         say(f"damaged  {path}  {image_id}  {shard}{unlisted}", sys.stderr)
     if bad:
-        print("delete the shards that are named, and extract again", file=sys.stderr)
+        print("delete the files that are named, and extract again", file=sys.stderr)
     else:
         say(f"ok       {path}  feature store  {len(store)} images x {len(store.patterns)} patterns")
     found = {"images": len(store), "patterns": len(store.patterns), "dtype": store.dtype}

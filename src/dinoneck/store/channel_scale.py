@@ -30,7 +30,7 @@ def read_scale(files: Files, shape: tuple[int, int]) -> Tensor:
     try:
         raw = files.read(FILE)
     except FileNotFoundError:
-        raise StoreError(f"{name} is missing; without it the int8 values say nothing") from None
+        raise StoreError(f"{name} is missing: the int8 values cannot be read without it; copy it back") from None
     try:
         content = parse_tensors(raw)
         scale, checksum = content["channel_scale"], int(content["crc32"])
@@ -52,3 +52,8 @@ def write_scale(root: Path, scale: Tensor) -> None:
         write_first(root / FILE, tensor_file({"channel_scale": scale, "crc32": checksum}))
     except OSError as error:
         raise told_write(root / FILE, error) from error
+
+
+def hash_of_scale(scale: Tensor) -> str:
+    """Return 8 hex digits of a scale."""
+    return f"{zlib.crc32(bytes_of(scale)):08x}"

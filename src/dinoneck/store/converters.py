@@ -155,7 +155,7 @@ def convert(files: dict[str, Path], read: Callable[[Path], Tokens], reader: Read
         scale = reader.scale()
     missing = {image_id: path for image_id, path in files.items() if image_id not in reader.entries}
     upgrade_schema(LocalFiles(root))
-    with Writer(root) as writer:
+    with Writer(root, made=reader.made()) as writer:
         try:
             for image_id, path in tqdm(missing.items(), desc="convert", unit="image", disable=None):
                 file, tokens = image_file(image_id, path), read(path)

@@ -80,6 +80,13 @@ class Description:
         """The fingerprint of the backbone, which the tokens carry; None where its record does not hold it."""
         return weight_hashes.fingerprint_from_record(self.backbone)
 
+    @cached_property
+    def made(self) -> str:
+        """Short hashes of the backbone, inputs, patterns and dtype, joined by ``-``; index lines repeat them."""
+        backbone = {key: self.backbone.get(key) for key in _TOLD}
+        parts = (backbone, self.preprocess.record(), self.patterns.record(), self.dtype)
+        return "-".join(_digest(part)[:8] for part in parts)
+
     def to_bytes(self) -> bytes:
         """Return the content of ``store.json``, which ends in its own SHA-256."""
         content = {
@@ -165,7 +172,7 @@ def _short(value: Any) -> str:
     return text if len(text) <= 200 else f"{text[:200]} ..."
 
 
-def _digest(content: Mapping[str, Any]) -> str:
+def _digest(content: Any) -> str:
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()
 

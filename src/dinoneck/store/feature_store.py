@@ -14,7 +14,7 @@ from dinoneck.data.patterns import Patterns
 from dinoneck.data.photos import Fit, Interpolation, Preprocessing
 from dinoneck.errors import StoreError
 from dinoneck.grid import PatchSize, Remainder
-from dinoneck.store import channel_scale, converters, extraction, verification, writer
+from dinoneck.store import channel_scale, converters, extraction, shards, verification, writer
 from dinoneck.store.creation import described, make_folder, named_patterns, read_description, upgrade_schema
 from dinoneck.store.description import Description
 from dinoneck.store.encoding import StoreDtype
@@ -360,7 +360,7 @@ class FeatureStore:
         upgrade_schema(local)
         writer.take_in_orphans(local.root, self.description)
         self.refresh()
-        if self.dtype == "int8" and not local.exists(channel_scale.FILE) and not self.ids:
+        if self.dtype == "int8" and not local.exists(channel_scale.FILE) and not shards.names(local):
             channel_scale.write_scale(local.root, extraction.measure_scale(items, self.description, backbone, skip))
         return units
 
@@ -376,7 +376,7 @@ class FeatureStore:
         root = Path(self.path)
         known = {e.id: e for e in self.reader.entries.values() if (root / e.file).is_file()}
         try:
-            with writer.Writer(root, shard_bytes) as out:
+            with writer.Writer(root, shard_bytes, made=self.reader.made()) as out:
                 return extraction.run_units(
                     units,
                     writer=out,

@@ -22,9 +22,10 @@ from dinoneck.store.files import Files
 FOLDER = "index"
 SUFFIX = ".jsonl"
 _KINDS = {"id": str, "file": str, "offset": int, "length": int, "crc32": list, "grid": list, "photo_bytes": int}
-_SOURCE_KINDS = {"mtime_ns": int, "blake2b": str}  # not in the lines of version 0.1
+_LATER_KINDS = {"mtime_ns": int, "blake2b": str, "made": str}  # not in the lines of version 0.1
 _CHECKSUM = ',"line_crc32":"%08x"}'
 _CHECKSUM_BYTES = len(_CHECKSUM % 0)
+_MADE_OF = ("backbone", "inputs", "patterns", "dtype", "channel scale")
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,8 @@ class Entry:
         mtime_ns: when that file was last modified; 0 = not known (stores of version 0.1).
         blake2b: hash of the file's bytes, 32 hex digits; empty = not known.
         root: the folder that the id is relative to; empty = not known. It is part of the journal, not of the line.
+        made: what the records depend on: hashes of the store's backbone, inputs, patterns and dtype, and of the channel
+            scale of an int8 store, joined by ``-``; empty = not known.
     """
 
     id: str
@@ -54,6 +57,7 @@ class Entry:
     mtime_ns: int = 0
     blake2b: str = ""
     root: str = field(default="", compare=False)
+    made: str = ""
 
     def line(self) -> str:
         """Return the JSON line with its checksum, without newline."""
@@ -70,8 +74,8 @@ class Entry:
 
     @classmethod
     def _of(cls, value: Any, root: str) -> Entry:
-        kinds = _KINDS | _SOURCE_KINDS if isinstance(value, dict) and "blake2b" in value else _KINDS
-        if not isinstance(value, dict) or set(value) != set(kinds):
+        kinds = _KINDS | {name: kind for name, kind in _LATER_KINDS.items() if name in value}
+        if set(value) != set(kinds):
             raise ValueError(f"expected an object with {', '.join(kinds)}")
         for name, kind in kinds.items():
             if type(value[name]) is not kind:
@@ -194,3 +198,25 @@ def clashing(entries: Iterable[Entry], chosen: Mapping[str, Entry], exists: Call
     """
     others = (entry for entry in entries if entry.blake2b not in ("", chosen[entry.id].blake2b))
     return frozenset(e.id for e in others if chosen[e.id].blake2b and exists(e.file) and exists(chosen[e.id].file))
+
+
+def check_made(entries: Iterable[Entry], made: str, store: str) -> None:
+    """Refuse entries of another store; entries that do not name what made them are accepted.
+
+    Args:
+        entries: to be read.
+        made: what the store's own entries begin with.
+        store: its name.
+
+    Raises:
+        StoreError: naming an image, its shard, and what differs.
+    """
+    for entry in entries:
+        if entry.made and not entry.made.startswith(made):
+            pairs = zip(_MADE_OF, made.split("-"), entry.made.split("-"), strict=False)
+            differing = " and ".join(part for part, own, other in pairs if own != other)
+            raise StoreError(
+                f"{entry.id!r} in {store}/{entry.file} was stored with another {differing} than this store has: its "
+                "files or those of another store were copied here. Copy this store's own files back, or delete the "
+                "files that shard_of() names for what verify() lists, and extract again"
+            )

@@ -17,11 +17,11 @@ from torch import Tensor
 from dinoneck.errors import DataError, StoreError, did_you_mean
 from dinoneck.grid import GridSize
 from dinoneck.store import buffers, shards
-from dinoneck.store.channel_scale import read_scale
+from dinoneck.store.channel_scale import hash_of_scale, read_scale
 from dinoneck.store.description import Description
 from dinoneck.store.encoding import Columns, Layout
 from dinoneck.store.files import LocalFiles, RemoteFiles
-from dinoneck.store.index import Entry, by_id, clashing, read_index
+from dinoneck.store.index import Entry, by_id, check_made, clashing, read_index
 from dinoneck.store.quantised import QuantisedTokens
 from dinoneck.tokens import Tokens
 
@@ -51,6 +51,7 @@ class Reader:
         self.check = check
         self.mapped = mapped
         self._scale: Tensor | None = None
+        self._made: str | None = None
         self.entries: dict[str, Entry] = {}
         self.clashing: frozenset[str] = frozenset()
         self._checked: dict[str, int] = {}  # id -> bits of the patterns whose records were compared
@@ -65,6 +66,7 @@ class Reader:
         before, self.entries = self.entries, by_id(found, exists)
         self.clashing = clashing(found, self.entries, exists)
         self.ids = tuple(self.entries)
+        self._scale = self._made = None
         self._checked = {key: bits for key, bits in self._checked.items() if before.get(key) == self.entries.get(key)}
 
     def entry(self, image_id: str) -> Entry:
@@ -131,6 +133,7 @@ class Reader:
             raise DataError(
                 f"the images have different grids ({told}); batch those of one" if grids else "no ids given"
             )
+        check_made(entries, self.made(), str(self.files))
         layout = self.description.layout(GridSize(*grids[0]))
         for entry in entries:
             if entry.length != layout.nbytes or len(entry.crc32) != len(self.description.patterns):
@@ -167,11 +170,24 @@ class Reader:
         return {"kind": "store", "made": told.hexdigest(), "records": checksums.hexdigest()}
 
     def scale(self) -> Tensor:
-        """Return the channel scale (layers, channels), read once."""
-        if self._scale is None:
+        """Return the channel scale (layers, channels), read once after every :meth:`refresh`.
+
+        Raises:
+            StoreError: if it is missing or damaged.
+        """
+        scale = self._scale
+        if scale is None:
             record = self.description.backbone
-            self._scale = read_scale(self.files, (self.description.num_layers, record["embed_dim"]))
-        return self._scale
+            self._scale = scale = read_scale(self.files, (self.description.num_layers, record["embed_dim"]))
+        return scale
+
+    def made(self) -> str:
+        """Return what the index lines of this store repeat, see :class:`dinoneck.store.index.Entry`."""
+        made = self._made
+        if made is None:
+            own = self.description
+            self._made = made = own.made if own.dtype != "int8" else f"{own.made}-{hash_of_scale(self.scale())}"
+        return made
 
     def is_sound(self, entry: Entry) -> bool:
         """Whether all records of an image are there and have their checksums."""

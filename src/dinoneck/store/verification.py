@@ -7,7 +7,7 @@ import contextlib
 from tqdm import tqdm
 
 from dinoneck.errors import StoreError
-from dinoneck.store import shards
+from dinoneck.store import channel_scale, shards
 from dinoneck.store.index import Entry
 from dinoneck.store.reading import Reader
 
@@ -20,7 +20,7 @@ def damaged_shards(reader: Reader) -> dict[str, str]:
     An id under which writers stored different images is among them. An image is sound if its shard's header repeats
     its index line and all its records have their checksums. A shard that the index does not name and whose header is
     damaged stands for its images, which are not known. Other files under ``data`` are left out: those that neither the
-    index names nor a writer named.
+    index names nor a writer named. The channel scale of an int8 store stands for itself, if no image fits it.
     """
     names = shards.names(reader.files)
     reader.refresh()
@@ -28,6 +28,8 @@ def damaged_shards(reader: Reader) -> dict[str, str]:
     for entry in reader.entries.values():
         indexed.setdefault(entry.file, set()).add(entry.id)
     damaged = {image_id: reader.entries[image_id].file for image_id in reader.clashing}
+    if not _fits_scale(reader):
+        damaged[channel_scale.FILE] = channel_scale.FILE
     unlisted: dict[str, str] = {}
     for name, ids in tqdm(sorted(indexed.items()), desc="verify", unit="shard", disable=None):
         try:
@@ -48,18 +50,29 @@ def damaged_shards(reader: Reader) -> dict[str, str]:
 
 
 def shard_of(reader: Reader, image_id: str) -> str:
-    """Return the shard of an image, by the index or else by the shards' headers; a shard's own name stands for it.
+    """Return the shard of an image, by the index or else by the shards' headers; a file's own name stands for it.
 
     Raises:
         DataError: if there is none.
     """
     if image_id in reader.entries:
         return reader.entries[image_id].file
-    for name in shards.names(reader.files):
+    for name in (channel_scale.FILE, *shards.names(reader.files)):
         with contextlib.suppress(StoreError):
             if name == image_id or image_id in _entries(reader, name):
                 return name
     return reader.entry(image_id).file
+
+
+def _fits_scale(reader: Reader) -> bool:
+    """Whether an image of an int8 store has the channel scale that is there."""
+    if reader.description.dtype != "int8" or not reader.entries:
+        return True
+    try:
+        made = reader.made()
+    except StoreError:
+        return False
+    return any(entry.made in ("", made) for entry in reader.entries.values())
 
 
 def _entries(reader: Reader, name: str) -> dict[str, Entry]:

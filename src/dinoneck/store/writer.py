@@ -44,10 +44,18 @@ class Writer:
         shard_bytes: a shard is written once it holds this much; one image is never split.
         clock: gives seconds. A shard is also written when an image is added 30 s after the shard before it; the first
             ones sooner (1 s, 2 s, 4 s ...), so that a process that is killed again and again makes progress.
+        made: what the index lines repeat of the store, see :class:`dinoneck.store.index.Entry`.
     """
 
-    def __init__(self, root: Path, shard_bytes: int = SHARD_BYTES, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        root: Path,
+        shard_bytes: int = SHARD_BYTES,
+        clock: Callable[[], float] = time.monotonic,
+        made: str = "",
+    ) -> None:
         self.root = root
+        self.made = made
         self.shard_bytes = shard_bytes
         self.name = f"w-{_machine()}-{_boot()}-{os.getpid()}-{secrets.token_hex(4)}"
         self._clock = clock
@@ -83,7 +91,7 @@ class Writer:
         shard = f"{shards.FOLDER}/{self.name}-{self._count:06d}{shards.SUFFIX}"
         checksums = tuple(zlib.crc32(record) for record in records)
         grid = (int(layout.grid.rows), int(layout.grid.cols))
-        entry = Entry(image_id, shard, self._bytes, layout.nbytes, checksums, grid, *file)
+        entry = Entry(image_id, shard, self._bytes, layout.nbytes, checksums, grid, *file, made=self.made)
         self._pending.append((entry, layout))
         self._chunks += records
         self._bytes += sum(map(len, records))
@@ -191,7 +199,9 @@ def take_in_orphans(root: Path, description: Description) -> int:
         if name in known:
             continue
         try:
-            found += shards.entries_in(files, name, description.layout)
+            entries = shards.entries_in(files, name, description.layout)
+            index.check_made(entries, description.made, str(files))
+            found += entries
         except StoreError as error:
             logger.warning("%s; the file is left alone", error)
     if found:

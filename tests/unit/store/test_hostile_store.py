@@ -13,6 +13,7 @@ import torch
 from tests.unit.store.store_samples import make, write_photos
 
 from dinoneck import Backbone, ConfigError, DataError, FeatureStore, GridError, StoreError, load_backbone
+from dinoneck.data import Patterns
 from dinoneck.store import MemoryStore
 from dinoneck.store.index import checked_line
 
@@ -183,3 +184,65 @@ def merged(into: Path, other: Path) -> FeatureStore:
         for file in (other / folder).iterdir():
             shutil.copy(file, into / folder)
     return FeatureStore.open(into)
+
+
+OTHERS = {
+    "backbone": {"backbone": 1},
+    "inputs": {"image_size": (48, 32)},  # records of the same size
+    "patterns": {"patterns": Patterns(Patterns.named("flips4").patterns[::-1])},
+    "dtype": {"dtype": "bf16"},
+    "backbone and dtype": {"backbone": 1, "dtype": "int8"},
+    "channel scale": {"dtype": "int8"},
+}
+
+
+@pytest.mark.parametrize("differs", OTHERS)
+def test_index_and_shards_of_another_store_are_refused(tmp_path: Path, backbone: Backbone, differs: str) -> None:
+    options = dict(OTHERS[differs])
+    other = load_backbone("dinoneck_tiny", seed=options.pop("backbone", 0))
+    write_photos(tmp_path / "images", ["a.png", "b.png"])
+    write_photos(tmp_path / "other", ["c.png"], seed=7)
+    own = make(tmp_path / "own", backbone, dtype="int8" if differs == "channel scale" else "fp16")
+    own.extract(tmp_path / "images")
+    expected = own.batch(["a"]).sequence[0]
+    make(tmp_path / "b", other, **options).extract(tmp_path / "other")
+    store = merged(tmp_path / "own", tmp_path / "b")
+    assert torch.equal(store.batch(["a"]).sequence[0], expected)
+    with pytest.raises(StoreError, match=rf"'c' in .*/data/w-.* with another {differs} than .*shard_of\(\).* verify\(\)"):
+        store.batch(["c"])
+    assert store.verify() == ["c"]
+    (tmp_path / "own" / store.shard_of("c")).unlink()
+    assert own.extract(tmp_path / "other").written == ["c"]
+    assert own.verify() == [] and own.batch(["c"]).sequence[0].isfinite().all()
+
+
+def test_shards_of_another_store_are_not_taken_in(tmp_path: Path, backbone: Backbone) -> None:
+    write_photos(tmp_path / "images", ["a.png"])
+    make(tmp_path / "b", load_backbone("dinoneck_tiny", seed=1)).extract(tmp_path / "images")
+    own = make(tmp_path / "own", backbone)
+    shutil.copytree(tmp_path / "b" / "data", tmp_path / "own" / "data", dirs_exist_ok=True)
+    assert own.extract(tmp_path / "images").written == ["a"]
+    assert own.verify() == [] and own.batch(["a"]).sequence[0].isfinite().all()
+
+
+@pytest.mark.parametrize("change", ["another store's", "missing", "damaged"])
+def test_the_channel_scale_belongs_to_its_store(tmp_path: Path, backbone: Backbone, change: str) -> None:
+    for name, seed in (("a", 0), ("b", 5)):
+        write_photos(tmp_path / name, ["p.png"], seed)
+        make(tmp_path / f"store-{name}", backbone, dtype="int8").extract(tmp_path / name)
+    store = make(tmp_path / "store-a", backbone, dtype="int8")
+    expected = store.batch(["p"]).sequence[0]
+    scale = tmp_path / "store-a" / "channel_scale.safetensors"
+    if change == "missing":
+        scale.unlink()
+    else:
+        raw = scale.read_bytes()
+        other = (tmp_path / "store-b" / scale.name).read_bytes()
+        scale.write_bytes(raw[:-1] + bytes([raw[-1] ^ 1]) if change == "damaged" else other)
+    with pytest.raises(StoreError, match=r"channel.scale"):
+        FeatureStore.open(store.path).batch(["p"])
+    assert store.verify() == [scale.name, "p"]
+    for name in store.verify():  # the remedy
+        (tmp_path / "store-a" / store.shard_of(name)).unlink(missing_ok=True)
+    assert store.extract(tmp_path / "a").written == ["p"]
+    assert store.verify() == [] and torch.equal(store.batch(["p"]).sequence[0], expected)

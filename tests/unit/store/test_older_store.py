@@ -67,3 +67,8 @@ def test_an_orphan_is_taken_in_unless_its_header_is_damaged(older: Path, images:
     shard.write_bytes(shard.read_bytes().replace(b'\\"id\\":\\"b\\"', b'\\"id\\":\\"a\\"'))
     done = make(older, tiny, **OPTIONS).extract(images)
     assert (done.written, done.present) == (["b", "c"], 1)
+
+
+def test_what_index_lines_repeat_of_a_store_does_not_change_with_the_version() -> None:
+    """Otherwise a later version would refuse all stores that this one wrote."""
+    assert FeatureStore.open(STORE).description.made == "8950f3e1-9654b71a-d55bc3ae-18d9537a"
