@@ -281,8 +281,8 @@ def test_kills_in_a_row_make_progress(photos: Path, whole: FeatureStore, tiny: B
         before = len(store)
 
         class Killed(writer.Writer):
-            def __init__(self, *arguments: Any) -> None:
-                super().__init__(*arguments, clock=itertools.count(0.0, 12.5).__next__)
+            def __init__(self, *arguments: Any, **options: Any) -> None:
+                super().__init__(*arguments, **options, clock=itertools.count(0.0, 12.5).__next__)
                 self.added = 0
 
             def add(self, *arguments: Any) -> None:

@@ -238,7 +238,7 @@ def decode(photo: Photo) -> Tensor:
     in a file Pillow keeps the high byte, which is scaled by 255.
 
     Raises:
-        DataError: naming the file, if it cannot be read, values are out of range or 16-bit ones fill 12 bits at most.
+        DataError: naming the file, if it cannot be read, values are out of range or 16-bit ones fill 14 bits at most.
     """
     if isinstance(photo, str | os.PathLike):
         return read_picture(Path(photo), _from_pil)
@@ -315,12 +315,12 @@ def _from_pil(image: Image.Image, name: str) -> Tensor:
 
 
 def _check_depth(largest: int, name: str) -> None:
-    """Refuse 16-bit values that fill 12 bits at most, naming the largest: such an image would be nearly black."""
-    if 0 < largest < 1 << 12:
-        bits = next(bits for bits in (8, 10, 12) if largest < 1 << bits)
+    """Refuse 16-bit values that fill 14 bits at most, naming the largest: such an image would be far too dark."""
+    if 0 < largest < 1 << 14:
+        bits = next(bits for bits in (8, 10, 12, 14) if largest < 1 << bits)
         raise DataError(
             f"{name} holds 16-bit values of at most {largest}: it seems to be a {bits}-bit image in 16-bit form, and "
-            f"scaled by 65535 it would be nearly black. Divide it by {(1 << bits) - 1} (or by 65535, if it really is "
+            f"scaled by 65535 it would be far too dark. Divide it by {(1 << bits) - 1} (or by 65535, if it really is "
             "that dark) and pass the array of floats in 0 ... 1"
         )
 

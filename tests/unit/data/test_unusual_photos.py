@@ -88,8 +88,8 @@ def test_every_way_of_holding_the_camera(tmp_path: Path, turn: int) -> None:
 
 
 def test_sixteen_bit_and_cmyk_reach_the_backbone_in_the_same_range(tmp_path: Path) -> None:
-    Image.fromarray(np.full((32, 48), 13107, np.uint16)).save(tmp_path / "deep.png")
-    assert torch.allclose(RECIPE(tmp_path / "deep.png"), torch.full((1, 3, 32, 48), 0.2), atol=1e-4)
+    Image.fromarray(np.full((32, 48), 26214, np.uint16)).save(tmp_path / "deep.png")
+    assert torch.allclose(RECIPE(tmp_path / "deep.png"), torch.full((1, 3, 32, 48), 0.4), atol=1e-4)
     Image.new("CMYK", (48, 32), (0, 255, 255, 0)).save(tmp_path / "c.jpg", quality=100)
     red = RECIPE(tmp_path / "c.jpg")[0]
     assert red[0].min() > 0.98 and red[1:].max() < 0.02
@@ -102,7 +102,7 @@ def test_one_bad_photo_of_several_is_named(tmp_path: Path) -> None:
         RECIPE([tmp_path / "good.png", tmp_path / "empty.jpg"])
 
 
-@pytest.mark.parametrize(("largest", "bits"), [(255, 8), (1000, 10), (4095, 12)])
+@pytest.mark.parametrize(("largest", "bits"), [(255, 8), (1000, 10), (4095, 12), (16383, 14)])
 def test_sixteen_bit_images_of_fewer_bits_are_refused(largest: int, bits: int, tmp_path: Path) -> None:
     grey = np.linspace(0, largest, 32 * 48).reshape(32, 48).astype(np.uint16)
     Image.fromarray(grey).save(tmp_path / "deep.png")
@@ -125,7 +125,7 @@ def png_of_16_bits(values: Any) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
 
 
-@pytest.mark.parametrize(("largest", "bits"), [(255, 8), (1023, 10), (4095, 12)])
+@pytest.mark.parametrize(("largest", "bits"), [(255, 8), (1023, 10), (4095, 12), (16383, 14)])
 def test_sixteen_bit_colours_of_fewer_bits_are_refused(largest: int, bits: int, tmp_path: Path) -> None:
     """Pillow keeps their high byte, so they would be nearly black; an opaque alpha channel does not count."""
     rgba = np.full((8, 6, 4), 65535)
