@@ -50,7 +50,7 @@ def store_of(folder: Path, grid: tuple[int, int], channels: int) -> FeatureStore
     store = FeatureStore.open(folder)
     layout = store.description.layout(GridSize(*grid))
     draw = np.random.default_rng(0)
-    with Writer(folder) as writer:
+    with Writer(folder, made=store.description.made) as writer:
         for number in range(IMAGES):
             raw = draw.standard_normal(layout.nbytes // 2).astype(np.float16).tobytes()
             writer.add(f"{number:03d}", [raw], layout, ImageFile(1))
@@ -105,7 +105,7 @@ def opening(folder: Path, rounds: int) -> Rows:
     """Parse an index."""
     checked = [
         index.Entry(f"folder/{i:09d}", f"data/w-{i // 20:08d}.safetensors", i << 20, 1 << 20, (1 << 31,) * 4, (30, 60),
-                    900_000, 1_700_000_000_000_000_000 + i, f"{i:032x}")
+                    900_000, 1_700_000_000_000_000_000 + i, f"{i:032x}", made="-".join(["0123abcd"] * 4))
         for i in range(LINES)
     ]  # fmt: skip
     runs: dict[str, Callable[[], Any]] = {}

@@ -270,11 +270,12 @@ def page(result: dict[str, Any]) -> str:
     ]
     troubles = "".join(f"\n- `{line}`" for line in result["problems"])
     damages, behind, changed = (f"{n:,}" for n in (result["tried"][BYTES], result["tried"][BEHIND], result["changed"]))
-    predicts = result.get("predicts", False)  # the results of an older campaign do not have it
-    outcome = "it predicts or refuses to with a reason, " if predicts else ""
-    note = (
-        "" if predicts else "\nThe campaign now also predicts with every such file; these numbers are from before that."
-    )
+    outcome, note = "it predicts or refuses to with a reason, ", ""
+    if "predicts" not in result:
+        outcome, note = (
+            "",
+            "\nThe numbers were measured before the campaign predicted with every such file, as it does now.",
+        )
     loaded = sum(row.get(SILENT, 0) for row in result["tables"][BYTES].values())
     return f"""\
 {damages} times the bytes of a head file were damaged at random and read; {changed} of them then differed from
