@@ -13,6 +13,7 @@ from PIL import Image
 from tests.unit.store.store_samples import make
 
 from dinoneck import Backbone, FeatureStore, StoreError
+from dinoneck.store.index import checked_line
 
 STORE = Path(__file__).parents[2] / "fixtures" / "store_v1"
 OPTIONS = {"patterns": "none", "image_size": (16, 16)}
@@ -72,3 +73,16 @@ def test_an_orphan_is_taken_in_unless_its_header_is_damaged(older: Path, images:
 def test_what_index_lines_repeat_of_a_store_does_not_change_with_the_version() -> None:
     """Otherwise a later version would refuse all stores that this one wrote."""
     assert FeatureStore.open(STORE).description.made == "8950f3e1-9654b71a-d55bc3ae-18d9537a"
+
+
+def test_index_lines_that_do_not_name_their_store_are_read(images: Path, tiny: Backbone, tmp_path: Path) -> None:
+    store = make(tmp_path / "s", tiny, **OPTIONS)
+    store.extract(images)
+    expected = store.batch(["a", "b", "c"]).sequence[0]
+    [path] = (tmp_path / "s" / "index").iterdir()
+    root, *lines = (json.loads(line) for line in path.read_text().splitlines())
+    left_out = ("made", "line_crc32")
+    lines = [root] + [{key: value for key, value in line.items() if key not in left_out} for line in lines]
+    del root["line_crc32"]
+    path.write_text("".join(f"{checked_line(line)}\n" for line in lines))
+    assert torch.equal(FeatureStore.open(tmp_path / "s").batch(["a", "b", "c"]).sequence[0], expected)
