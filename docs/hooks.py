@@ -1,4 +1,4 @@
-"""What mkdocs does on the way: roles in docstrings (:class:`dinoneck.Tokens`) become links."""
+"""What mkdocs does on the way: roles in docstrings (:class:`dinoneck.Tokens`) become links; no page loads from elsewhere."""
 
 import importlib
 import re
@@ -17,6 +17,11 @@ PUBLIC = {**ROOMS, **{name: f"dinoneck.{name}" for name in dinoneck.__all__}}
 def on_page_content(html: str, **_: object) -> str:
     """Turn every role into a link to its name in the reference; into plain code where no public name is meant."""
     return ROLE.sub(_linked, html)
+
+
+def on_post_page(output: str, **_: object) -> str:
+    """Keep the link to the repository plain: the theme's script would load its number of stars from GitHub."""
+    return output.replace(' data-md-component="source"', "")
 
 
 def _linked(role: re.Match[str]) -> str:

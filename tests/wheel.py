@@ -6,12 +6,15 @@ path file, which does not see this one's editable install.
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
 import sysconfig
 import tempfile
+import tomllib
 import zipfile
+from email.parser import Parser
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -38,10 +41,37 @@ def environment(source: Path, folder: Path) -> Path:
     return python
 
 
+def package_page(readme: str, version: str) -> str:
+    """What a package index shows: README.md after the substitutions that pyproject.toml lists for the build."""
+    hooks = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["metadata"]["hooks"]
+    for rule in hooks["fancy-pypi-readme"]["substitutions"]:
+        readme = re.sub(rule["pattern"], rule["replacement"], readme)
+    return readme.replace("$HFPR_VERSION", version)
+
+
+def targets(page: str) -> list[str]:
+    """Every target of a link or an image in a Markdown page, without those in code."""
+    prose = re.sub(r"^```.*?^```|`[^`\n]+`", "", page, flags=re.DOTALL | re.MULTILINE)
+    inline = re.findall(r"\]\(\s*<?([^)\s>]*)", prose) + re.findall(r"^\[[^\]]+\]:\s*(\S+)", prose, flags=re.MULTILINE)
+    return inline + re.findall(r"\b(?:src|srcset|href)\s*=\s*[\"']?([^\"'\s>]*)", prose)
+
+
+def check_metadata(wheel: Path) -> None:
+    """The page in the wheel is the one that the tests check, and the addresses are there."""
+    with zipfile.ZipFile(wheel) as archive:
+        [name] = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
+        metadata = Parser().parsestr(archive.read(name).decode())
+    if metadata.get_payload().strip() != package_page((ROOT / "README.md").read_text(), metadata["Version"]).strip():
+        sys.exit(f"{wheel.name}: its page differs from README.md after the substitutions of pyproject.toml")
+    if len(metadata.get_all("Project-URL") or []) < 5:
+        sys.exit(f"{wheel.name}: its metadata lacks project addresses")
+
+
 def main(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     python = environment(ROOT, folder)
     [wheel] = folder.glob("*.whl")
+    check_metadata(wheel)
     names = zipfile.ZipFile(wheel).namelist()
     strays = [name for name in names if not name.startswith(("dinoneck/", "dinoneck-"))]
     if strays or "dinoneck/py.typed" not in names:
