@@ -148,21 +148,21 @@ def _compare(case: Case, models: dict[str, nn.Module], first: str | None = None)
     for size in case.sizes:
         images = torch.randn(1 if size[0] > 500 else 2, 3, *size, generator=torch.Generator().manual_seed(2))
         for recipe in case.recipes(size):
-            found = {key: _both_norms(model, case.layers, recipe, images) for key, model in models.items()}
+            found = {key: both_norms(model, case.layers, recipe, images) for key, model in models.items()}
             if first is not None:
                 _check_wrapper(models[first], found[first], images)
             for one, other in combinations(models, 2):
                 if first in (None, one):
                     pair = f"{one} - {other}"
                     row = {"model": case.shown(pair), "size": list(size), "pair": pair, "pos_embed": recipe}
-                    row |= _difference(found[one], found[other])
+                    row |= difference(found[one], found[other])
                     bound = case.bound(size, recipe)
                     # written so that NaN does not hold
                     holds = None if bound is None else all(row[p] is None or row[p] <= bound for p in PARTS)
                     yield row | {"bound": bound, "holds": holds}
 
 
-def _both_norms(model: nn.Module, layers: Sequence[int], recipe: PosEmbed, images: Tensor) -> list[Tokens]:
+def both_norms(model: nn.Module, layers: Sequence[int], recipe: PosEmbed, images: Tensor) -> list[Tokens]:
     return [wrap_backbone(model, layers=layers, norm=norm, pos_embed=recipe)(images) for norm in (True, False)]
 
 
@@ -178,7 +178,7 @@ def _check_wrapper(model: Any, found: Sequence[Tokens], images: Tensor) -> None:
                 raise SystemExit(f"layer {layer}, norm={norm}: other than get_intermediate_layers of the repository")
 
 
-def _difference(one: Sequence[Tokens], other: Sequence[Tokens]) -> dict[str, float | None]:
+def difference(one: Sequence[Tokens], other: Sequence[Tokens]) -> dict[str, float | None]:
     """Largest differences over layers and norms; registers None where the model has none."""
     result: dict[str, float | None] = {}
     for part in PARTS:
@@ -200,7 +200,7 @@ def slips(case: Case) -> dict[str, Any]:
     model = load_backbone(case.name, source="transformers", pretrained=False).adapter.model
     images = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(2))
     layers = (2, 5, 8)
-    normed, raw = _both_norms(model, layers, "native", images)
+    normed, raw = both_norms(model, layers, "native", images)
     states = model(images, output_hidden_states=True).hidden_states
     prefix = raw.num_prefix_tokens
     shifted = [x[:, 1 : 1 + raw.grid.count] for x in normed.sequence]

@@ -1,0 +1,167 @@
+"""The steps: each runs one part on real data and returns its numbers."""
+
+from __future__ import annotations
+
+import json
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from examples.detection.__main__ import main as detection
+from examples.pointcloud.features import frame_maps
+from examples.pointcloud.frames import cloud_of, read_frames
+from torch import Tensor, nn
+
+from benchmarks.evidence import WEIGHTS
+from benchmarks.parity import PARTS, both_norms, difference
+from dinoneck import HeadCheckpoint, load_backbone
+from dinoneck.backbones.known import KNOWN
+from dinoneck.checkpoint import Member, save_ensemble
+from dinoneck.cli.main import main as dinoneck
+from dinoneck.points import PointProjector, lift
+
+CLASSES = ("soil", "crop", "weed")
+# timm's and transformers' name -> entry of the official repository on torch.hub
+PARITY = {
+    "vit_small_patch14_reg4_dinov2": ("facebookresearch/dinov2:main", "dinov2_vits14_reg"),
+    "vit_small_patch16_dinov3": ("facebookresearch/dinov3:main", "dinov3_vits16"),
+}
+BOUND = 1e-4  # of the largest value; float32 leaves about 1e-6, the wrong layer or norm 1e-1
+NEAR_M = 0.2
+FCOS = (
+    "--detector fcos --neck spatial_tuning_adapter --out-channels 96 --size 480x640 --flips both --batch 4 --lr 1e-3 "
+    "--warmup 0.1 --weight-decay 1e-4 --clip 5 --ema 0.99 --freeze 0=all --epochs 12 --eval-every 4"
+)
+FCOS_SHORT = "--photo-limit 4 --epochs 1 --size 96x128 --batch 2 --eval-every 1"
+
+
+def layers_of(backbone: str) -> list[str]:
+    """Return four blocks, evenly spaced; the last one is among them."""
+    depth = next((one.depth for one in KNOWN if one.name == backbone.split(".")[0]), 6)
+    return [str(depth * quarter // 4 - 1) for quarter in (1, 2, 3, 4)]
+
+
+def shared(options: Namespace) -> list[str]:
+    """Return the options that the commands share."""
+    random = ["--random-backbone"] if options.random else []
+    return ["--backbone", options.backbone, "--device", options.device, *random]
+
+
+def parity(options: Namespace) -> dict[str, Any]:
+    """Compare the tokens of one real image between timm, transformers and the official code, each with its own file."""
+    rows, missing = [], {}
+    for name in PARITY:
+        models: dict[str, nn.Module] = {}
+        for library, load in _libraries(name, options.random):
+            try:
+                models[library] = load()
+            except Exception as error:  # not installed, gated or not in the folder: the others are still compared
+                missing[f"{name}, {library}"] = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+        prepare = load_backbone(name, pretrained=False).preprocess
+        patch = 14 if "patch14" in name else 16
+        images = prepare([options.data / "crop_cover" / "images" / "0001.jpg"], size=(14 * patch, 28 * patch))
+        tokens = {library: both_norms(model, [11, 2, 5], "native", images) for library, model in models.items()}
+        for one, other in combinations(tokens, 2):
+            gaps = difference(tokens[one], tokens[other])
+            relative = [gap / (gaps["scale"] or 1.0) for part in PARTS if (gap := gaps[part]) is not None]
+            holds = all(value <= BOUND for value in relative)  # NaN does not hold
+            rows.append({"model": name, "pair": f"{one} - {other}", "relative": max(relative), "holds": holds})
+    return {"rows": rows, "missing": missing, "holds": bool(rows) and all(row["holds"] for row in rows)}
+
+
+def _libraries(name: str, random: bool) -> Iterator[tuple[str, Callable[[], nn.Module]]]:
+    for source in ("timm", "transformers"):
+        yield source, lambda source=source: load_backbone(name, source=source, pretrained=not random).adapter.model
+    if not random:
+        yield "official", lambda: _official(*PARITY[name])
+
+
+def _official(repository: str, entry: str) -> nn.Module:
+    """The official model; DINOv3's file is behind Meta's form and is looked for in the folder."""
+    files = sorted(Path(WEIGHTS).glob(f"{entry}_pretrain*.pth"))
+    given = {"weights": str(files[0])} if files else {}
+    model: nn.Module = torch.hub.load(repository, entry, trust_repo=True, skip_validation=True, **given)
+    return model.eval()
+
+
+def cover(options: Namespace) -> dict[str, Any]:
+    """Cross-validate a PatchMeanHead on the cover of crop images, next to ridge regression and knn."""
+    return _trained(options, "cover", [])
+
+
+def cells(options: Namespace) -> dict[str, Any]:
+    """Cross-validate an FPNHead on the cover of every patch."""
+    layers = layers_of(options.backbone)
+    return _trained(options, "cells", ["--head", "fpn", "--layers", *layers, "--labels", "mask", "--classes", *CLASSES])
+
+
+def _trained(options: Namespace, name: str, words: list[str]) -> dict[str, Any]:
+    """Run ``dinoneck train``, keep its heads as one folder, and return what it reports."""
+    images, out = options.data / "crop_cover", options.out / name
+    table = images / "cover.csv"
+    if options.short:
+        head, *rows = table.read_text().splitlines()
+        table = options.out / "cover.csv"
+        table.write_text("\n".join([head, *rows[::20]]) + "\n")
+        words = [*words, "--folds", "2", "--epochs", "1"]
+    command = ["train", "--csv", str(table), "--photos", str(images), "--targets", *CLASSES, "--group", "group"]
+    command += ["--minimum", "0", *shared(options), *words, "--overwrite", "--out", str(out)]
+    if dinoneck(command):
+        raise RuntimeError(f"dinoneck {' '.join(command)} failed; its message is above")
+    files = sorted((out / "heads").glob("*.safetensors"))
+    members = [Member(HeadCheckpoint.load(file), name, fold) for fold, file in enumerate(files)]
+    save_ensemble(options.out / "heads" / name, members, overwrite=True)
+    report = json.loads((out / "report.json").read_text())
+    return {key: report[key] for key in ("scores", "cell_scores", "head_minus", "backbone") if key in report}
+
+
+def detector(options: Namespace) -> dict[str, Any]:
+    """Train an FCOS on a frozen backbone to find blood cells, and test it on held-out images."""
+    data, out = options.data / "blood_cells", options.out / "detector"
+    words = ["--train", str(data / "train.json"), "--val", str(data / "val.json"), *FCOS.split(), *shared(options)]
+    words += ["--layers", ",".join(layers_of(options.backbone)[1:]), "--out", str(out)]
+    if (out / "last.safetensors").exists():
+        words.append("--resume")
+    if options.short:
+        words += FCOS_SHORT.split()
+    if detection(words):
+        raise RuntimeError(f"python -m examples.detection {' '.join(words)} failed; its message is above")
+    result = json.loads((out / "result.json").read_text())
+    return {key: result[key] for key in ("best", "untrained", "parameters", "minutes")}
+
+
+def points(options: Namespace) -> dict[str, Any]:
+    """Lift tokens of two views of a room to its points and look for every point in the other view by its feature.
+
+    A point is found where the most similar feature of the other view belongs to a point within 20 cm.
+    """
+    frames = read_frames(options.data / "rgbd_room")
+    backbone = load_backbone(options.backbone, pretrained=not options.random).to(options.device)
+    maps, cameras = frame_maps(backbone, frames, size=(96, 128) if options.short else None)
+    draw = torch.Generator().manual_seed(0)
+    cloud, project, found, chance = cloud_of(frames, 0)[0], PointProjector(), [], []
+    cloud = cloud[torch.randperm(len(cloud), generator=draw)[:2000]]
+
+    def features(view: int) -> tuple[Tensor, Tensor]:
+        one = slice(view, view + 1)
+        return lift(maps[one].cpu(), project(cloud, cameras[one], frames.depth[one]))
+
+    own, seen = features(0)
+    for view in range(1, len(frames)):
+        other, also = features(view)
+        both = seen & also
+        near = torch.cdist(cloud[both], cloud[both]) < NEAR_M
+        a, b = (F.normalize(x[both] - x[both].mean(0), dim=-1) for x in (own, other))
+        best = (a @ b.T).argmax(1)
+        found.append(near[torch.arange(len(best)), best].double().mean().item())
+        chance.append(near.double().mean().item())
+    return {"found": sum(found) / len(found), "chance": sum(chance) / len(chance), "views": len(found)}
+
+
+STEPS: dict[str, Callable[[Namespace], dict[str, Any]]] = {
+    "parity": parity, "cover": cover, "cells": cells, "detector": detector, "points": points,
+}  # fmt: skip
