@@ -53,6 +53,8 @@ def _plain(html: str) -> str:
 def _lost_sections(name: str, rendered: str) -> list[str]:
     room, _, own = name.rpartition(".")
     thing = getattr(importlib.import_module(room), own)
+    if getattr(thing, "__name__", own) != own:  # a second name: the sections are those of the first
+        return []
     text = inspect.cleandoc(thing.__doc__ or "") + "\n" if inspect.isclass(thing) or inspect.isroutine(thing) else ""
     lost = []
     for section, body in SECTION.findall(text):
