@@ -1,4 +1,4 @@
-"""``dinoneck demo``: the whole way once, on generated photos: train, save, reload, predict, refuse damage."""
+"""``dinoneck demo``: train, save, reload, predict, refuse damage and draw maps, on generated images."""
 
 from __future__ import annotations
 
@@ -15,17 +15,25 @@ from dinoneck.cli.train import comparison
 from dinoneck.errors import BackboneError, CheckpointError, ConfigError, DinoneckError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
     from dinoneck.backbones.backbone import Backbone
     from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
     from dinoneck.data.tables import PhotoTable
+    from dinoneck.training.cell_targets import CellTargets
     from dinoneck.training.crossval import CrossValidation
-    from dinoneck.training.sources import TokenSource
+    from dinoneck.training.folds import Fold
+    from dinoneck.training.sources import MemoryTokens, TokenSource
 
-HELP = "train, save, reload and predict on generated pasture photos; no download needed"
+HELP = "train, save, reload and predict on generated pasture images, and draw maps; no download needed"
 EXAMPLE = "dinoneck demo --out dinoneck-demo"
 
 _SHOWN = 3
 _MARK = "README.txt"
+_PLANTS = {"clover": 1, "grass": 3}
+"""Classes of the masks that the maps show."""
 
 
 class DemoFailedError(DinoneckError):
@@ -36,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
     parser.add_argument("--out", type=Path, default=Path("dinoneck-demo"), help="folder for the results")
     parser.add_argument(
-        "--photos", type=numbers.count, default=120, metavar="N", help="photos to generate (default 120)"
+        "--photos", type=numbers.count, default=120, metavar="N", help="images to generate (default 120)"
     )
     parser.add_argument("--folds", type=numbers.count, default=3, metavar="K", help="folds (default 3)")
     parser.add_argument("--epochs", type=numbers.count, default=40, metavar="N", help="passes (default 40)")
@@ -49,33 +57,46 @@ def run(options: argparse.Namespace) -> int:
     from dinoneck.data.pasture import Pasture
     from dinoneck.training.crossval import Plan
     from dinoneck.training.experiment import RunOptions, run_experiment
+    from dinoneck.training.sources import MemoryTokens
 
     _claim(options.out)
-    print(f"1. {options.photos} pasture photos with known masses are drawn.")
+    print(f"1. {options.photos} pasture images are drawn: the dry masses and the plant of every pixel are known.")
     table = Pasture(seed=0).table(range(options.photos))
     backbone = _backbone(options)
-    print(f"2. Tokens are extracted and PatchMean heads trained, {options.folds} folds by sampling date.")
+    print(f"2. Tokens are extracted once, and PatchMean heads trained, {options.folds} folds by sampling date.")
+    pyramid = backbone.with_layers([backbone.depth * quarter // 4 - 1 for quarter in (1, 2, 3, 4)])
+    every = MemoryTokens.extract(pyramid, table.photos, table.ids)
+    source = MemoryTokens(every.ids, every.tokens.select(backbone.layers), every.colours)
     plan = Plan(folds=options.folds, epochs=options.epochs)
-    result, source, report = run_experiment(
-        table, backbone, backbone.preprocess, options.out, plan, overwrite=True, options=RunOptions(resume=False)
+    result, _, report = run_experiment(
+        table,
+        backbone,
+        backbone.preprocess,
+        options.out,
+        plan,
+        overwrite=True,
+        options=RunOptions(source=source, resume=False),
     )
     print("\n".join(comparison(report, table)))
     head_file = options.out / "heads" / "fold-0.safetensors"
     print(f"3. {head_file} is read in a new process; its outputs must be the same bit for bit.")
     checkpoint = _check_reload(head_file, result, source, options.out)
     print(f"   They are. The file has {head_file.stat().st_size} bytes: {checkpoint.meta['digest'][:19]}...")
-    print("4. A new process predicts photos the head never saw, from the photo files and that head file alone:")
+    print("4. A new process predicts images that the head never saw, from the image files and that head file alone:")
     _predict_elsewhere(head_file, table, result, options.out)
     print("5. One bit of a copy is flipped, and the copy is opened:")
     print(f"   {_check_refusal(head_file, options.out)}")
+    print("6. An FPN head learns the share of clover and grass in every patch from the masks, on the same tokens.")
+    _draw_maps(table, pyramid, every, result.folds[0], options)
     print(
-        f"Everything is in {options.out}: heads/, logs/, report.json, out_of_fold.csv, predictions.csv, predictions.png"
+        f"Everything is in {options.out}: heads/, logs/, report.json, out_of_fold.csv, predictions.csv, "
+        "cover.safetensors, maps.png"
     )
     return 0
 
 
 def _claim(out: Path) -> None:
-    """Take a new or empty folder, or one of an earlier demo; nobody else's results are replaced."""
+    """Take a new or empty folder, or one of an earlier demo; other files are never replaced."""
     if out.is_dir() and any(out.iterdir()) and not (out / _MARK).is_file():
         raise ConfigError(f"{out} holds other files; choose a new folder with --out")
     out.mkdir(parents=True, exist_ok=True)
@@ -137,7 +158,7 @@ def _predict_elsewhere(head_file: Path, table: PhotoTable, result: CrossValidati
         files.append(folder / f"{table.ids[row]}.png")
         Image.fromarray(np.asarray(table.photos[row])).save(files[-1])
     command = ["-m", "dinoneck", "predict", *map(str, files), "--heads", str(head_file)]
-    _python(*command, "--out", str(out / "predictions.csv"), "--maps", str(out / "predictions.png"))
+    _python(*command, "--out", str(out / "predictions.csv"))
     predicted = (out / "predictions.csv").read_text().splitlines()
     header = predicted[0].split(",")[1:]
     lines = []
@@ -165,6 +186,71 @@ def _check_refusal(head_file: Path, out: Path) -> str:
     finally:
         damaged.unlink()
     raise DemoFailedError("a damaged head file was accepted")
+
+
+def _draw_maps(
+    table: PhotoTable, backbone: Backbone, source: MemoryTokens, fold: Fold, options: argparse.Namespace
+) -> None:
+    """Train an FPN head on the masks of a fold, score it on the held-out images and draw it next to the truth."""
+    import torch
+
+    from dinoneck.checkpoint.head_checkpoint import save_head
+    from dinoneck.data.labels import DenseLabels
+    from dinoneck.training.cell_targets import CellTargets
+    from dinoneck.training.crossval import QUICK_RECIPE, predict_cells
+    from dinoneck.training.fitting import fit
+    from dinoneck.training.head_choice import HeadChoice
+
+    shares, weight = DenseLabels(classes=4).cells(table.labels or (), backbone.preprocess)
+    cells = CellTargets(shares[:, list(_PLANTS.values())], weight, tuple(_PLANTS), "cover", table.ids)
+    train, held_out = ([table.ids[row] for row in rows] for rows in fold)
+    torch.manual_seed(0)
+    head = HeadChoice("fpn", 64).build(backbone.record(), source.tokens.grid, [cells.task(fold[0], minimum=0.0)])
+    fit(
+        head, source, targets={"cover": cells.values}, target_ids=table.ids, ids=train,
+        epochs=options.epochs, batch_size=8, lr=2e-3, recipe=QUICK_RECIPE,
+    )  # fmt: skip
+    save_head(options.out / "cover.safetensors", head, backbone=backbone, preprocess=backbone.preprocess)
+    truth, maps = cells.of(held_out), predict_cells(head, source, held_out, "cover").clamp_max(1.0)
+    scores = {"FPN head": truth.scores(maps), "colour ridge": truth.scores(_from_colours(table, backbone, cells, fold))}
+    rows = [[name, *("-" if x is None else f"{x:.3f}" for x in row.values())] for name, row in scores.items()]
+    print(text.table([f"R² per patch of {len(held_out)} held-out images", *_PLANTS], rows))
+    _save_picture(table, held_out, truth.values, maps, options.out / "maps.png")
+
+
+def _from_colours(table: PhotoTable, backbone: Backbone, cells: CellTargets, fold: Fold) -> Tensor:
+    """Predict the maps (n, 2, rows, cols) of held-out images by ridge regression on each patch's mean colour."""
+    import numpy as np
+    import torch
+
+    from dinoneck.data.labels import DenseLabels
+    from dinoneck.training.probes import ridge_out_of_fold
+
+    colours, _ = DenseLabels().cells([np.asarray(image) for image in table.photos], backbone.preprocess)
+    n, _, rows, cols = colours.shape
+    places = np.arange(n * rows * cols).reshape(n, -1)
+    features, targets = (maps.movedim(1, -1).flatten(0, 2).numpy() for maps in (colours, cells.values))
+    groups = np.repeat(table.groups or table.ids, rows * cols).tolist()
+    train, held_out = (places[chosen].ravel() for chosen in fold)
+    found = ridge_out_of_fold(features, targets, [(train, held_out)], groups=groups)[held_out]
+    return torch.from_numpy(found).reshape(len(fold[1]), rows, cols, -1).movedim(-1, 1)
+
+
+def _save_picture(table: PhotoTable, ids: Sequence[str], truth: Tensor, predicted: Tensor, path: Path) -> None:
+    """Draw predicted and true shares of the held-out images that have most of both plants."""
+    from dinoneck.viz.panels import prediction_panels
+
+    chosen = truth.mean(dim=(2, 3)).amin(dim=1).argsort(descending=True, stable=True)[:_SHOWN].tolist()
+    results = []
+    for row in chosen:
+        maps = {
+            f"{plant}, {which}": values[row, place].numpy()[None]
+            for place, plant in enumerate(_PLANTS)
+            for which, values in (("predicted", predicted), ("true", truth))
+        }
+        results.append({**{name: cells.mean() for name, cells in maps.items()}, "maps": maps})
+    images = [table.photos[table.ids.index(ids[row])] for row in chosen]
+    prediction_panels(images, results, names=[ids[row] for row in chosen], span=(0.0, 1.0)).save(path)
 
 
 def _python(*arguments: str) -> str:

@@ -45,10 +45,11 @@ def prediction_panels(
     names: Sequence[str] | None = None,
     width: int = 280,
     tasks: Sequence[Task] = (),
+    span: tuple[float, float] | None = None,
 ) -> Image.Image:
     """Draw one row per photo: the photo, then the heat map of every task, captioned with its value.
 
-    Colours span each task's values over all photos, so rows compare; a bar at the bottom tells the span.
+    Colours span each task's values over all photos, so rows compare; a bar at the bottom shows the span.
 
     Args:
         photos: what was predicted from, as the backbone saw it (``Preprocessing.picture``), so that cropping and
@@ -60,6 +61,8 @@ def prediction_panels(
         width: of one picture, in pixels.
         tasks: the predictor's, for units, and for the ``minimum``: cells below it are drawn at it, and the bar states
             it.
+        span: the lowest and the highest value of the colours of all maps, such as (0, 1) for shares; None = each task's
+            own.
 
     Raises:
         DataError: if there are no photos, or results lack maps.
@@ -69,7 +72,7 @@ def prediction_panels(
     minimums, units = {t.name: t.minimum for t in tasks}, {t.name: t.unit for t in tasks} | (units or {})
     whole = {name: [result["maps"][name][0] for result in results] for name in results[0]["maps"]}
     maps = {name: [clipped(cells, minimums.get(name)) for cells in found] for name, found in whole.items()}
-    spans = {name: (min(x.min() for x in found), max(x.max() for x in found)) for name, found in maps.items()}
+    spans = {name: span or (min(x.min() for x in found), max(x.max() for x in found)) for name, found in maps.items()}
     notes = {name: units.get(name, "") + clip_note(found, minimums.get(name)) for name, found in whole.items()}
     rows = []
     for i, (photo, result) in enumerate(zip(photos, results, strict=True)):

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dinoneck import Backbone, HeadCheckpoint, PatchMeanHead, Predictor, Task, load_backbone, save_head
+from dinoneck import Backbone, HeadCheckpoint, PatchMeanHead, Predictor, Task, load_backbone, load_head, save_head
 from dinoneck.cli.main import VERBS, main
 from dinoneck.cli.train import told_many, verdicts
 from dinoneck.data.pasture import Pasture
@@ -303,18 +303,22 @@ def test_the_demo_keeps_its_promises(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "refused: " in told
     assert "does not match its digest" in told
     assert "pasture-0-" in told
+    assert load_head(out / "cover.safetensors").tasks[0].labels == ("clover", "grass")
     written = {
         "heads",
         "logs",
         "report.json",
         "out_of_fold.csv",
         "predictions.csv",
-        "predictions.png",
+        "cover.safetensors",
+        "maps.png",
         "photos",
         "README.txt",
     }
     assert written == set(os.listdir(out))
-    first = {name: (out / name).read_bytes() for name in ("report.json", "predictions.csv", "predictions.png")}
+    first = {
+        name: (out / name).read_bytes() for name in ("report.json", "predictions.csv", "cover.safetensors", "maps.png")
+    }
     assert main([*arguments, "--random-backbone"]) == 0
     assert first == {name: (out / name).read_bytes() for name in first}
     assert capsys.readouterr().out == told
