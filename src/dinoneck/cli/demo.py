@@ -86,7 +86,7 @@ def run(options: argparse.Namespace) -> int:
     _predict_elsewhere(head_file, table, result, options.out)
     print("5. One bit of a copy is flipped, and the copy is opened:")
     print(f"   {_check_refusal(head_file, options.out)}")
-    print("6. An FPN head learns the share of clover and grass in every patch from the masks, on the same tokens.")
+    print("6. An FPN head learns the shares of clover and grass per patch from the masks, on the same tokens:")
     _draw_maps(table, pyramid, every, result.folds[0], options)
     print(
         f"Everything is in {options.out}: heads/, logs/, report.json, out_of_fold.csv, predictions.csv, "
@@ -237,10 +237,11 @@ def _from_colours(table: PhotoTable, backbone: Backbone, cells: CellTargets, fol
 
 
 def _save_picture(table: PhotoTable, ids: Sequence[str], truth: Tensor, predicted: Tensor, path: Path) -> None:
-    """Draw predicted and true shares of the held-out images that have most of both plants."""
+    """Draw predicted and true shares of the held-out images whose true shares of each, or both, plants vary most."""
     from dinoneck.viz.panels import prediction_panels
 
-    chosen = truth.mean(dim=(2, 3)).amin(dim=1).argsort(descending=True, stable=True)[:_SHOWN].tolist()
+    spread = truth.std(dim=(2, 3))
+    chosen = dict.fromkeys([*spread.argmax(dim=0).tolist(), int(spread.amin(dim=1).argmax())])
     results = []
     for row in chosen:
         maps = {

@@ -72,7 +72,8 @@ def prediction_panels(
     minimums, units = {t.name: t.minimum for t in tasks}, {t.name: t.unit for t in tasks} | (units or {})
     whole = {name: [result["maps"][name][0] for result in results] for name in results[0]["maps"]}
     maps = {name: [clipped(cells, minimums.get(name)) for cells in found] for name, found in whole.items()}
-    spans = {name: span or (min(x.min() for x in found), max(x.max() for x in found)) for name, found in maps.items()}
+    own = {name: (min(x.min() for x in found), max(x.max() for x in found)) for name, found in maps.items()}
+    spans: dict[str, tuple[float, float]] = own if span is None else dict.fromkeys(maps, span)
     notes = {name: units.get(name, "") + clip_note(found, minimums.get(name)) for name, found in whole.items()}
     rows = []
     for i, (photo, result) in enumerate(zip(photos, results, strict=True)):
