@@ -14,7 +14,7 @@ DEVICE_BLOCK_BYTES = 1 << 26
 
 
 def is_fusable(norm: nn.Module, linear: nn.Module) -> bool:
-    """Return whether ``norm_linear`` may replace two modules: in training, outside of graphs, for these exact classes."""
+    """Return whether :func:`norm_linear` replaces the modules: in training, outside of graphs, for these classes."""
     recorded = torch.is_grad_enabled() and not torch.compiler.is_compiling()
     return recorded and type(norm) is nn.LayerNorm and type(linear) is nn.Linear
 
@@ -77,7 +77,7 @@ class _NormLinear(torch.autograd.Function):
         of_weight, of_x = torch.zeros((), dtype=wide, device=grad.device), []
         grads = grad.flatten(0, -2)
         with torch.autocast(x.device.type, enabled=False):
-            for rows, part in zip(_blocks(x), grads.split(_rows_per_block(x)), strict=True):
+            for rows, part in zip(_blocks(x), torch.split(grads, _rows_per_block(x)), strict=True):
                 normed = F.layer_norm(rows, rows.shape[-1:], eps=ctx.eps)  # (n, C)
                 of_weight = of_weight + part.T @ normed.to(grad.dtype)  # (D, C)
                 if weight:  # the derivative of LayerNorm
@@ -95,4 +95,4 @@ def _rows_per_block(x: Tensor) -> int:
 
 def _blocks(x: Tensor) -> Iterator[Tensor]:
     """(..., C) -> blocks (n, C)."""
-    yield from x.flatten(0, -2).split(_rows_per_block(x))
+    yield from torch.split(x.flatten(0, -2), _rows_per_block(x))
