@@ -16,7 +16,7 @@ DEVICE_BLOCK_BYTES = 1 << 26
 def is_fusable(norm: nn.Module, linear: nn.Module) -> bool:
     """Return whether :func:`norm_linear` replaces the modules: in training, outside of graphs, for these classes."""
     recorded = torch.is_grad_enabled() and not torch.compiler.is_compiling()
-    return recorded and type(norm) is nn.LayerNorm and type(linear) is nn.Linear
+    return recorded and type(norm) is nn.LayerNorm and type(linear) is nn.Linear and not linear.weight.is_meta
 
 
 def norm_linear(x: Tensor, norm: nn.LayerNorm, linear: nn.Linear, share: Tensor | None = None) -> Tensor:
@@ -24,7 +24,8 @@ def norm_linear(x: Tensor, norm: nn.LayerNorm, linear: nn.Linear, share: Tensor 
 
     The plain form keeps the normed tokens, which are as wide as the tokens, for the backward pass. Here blocks of them
     are computed, multiplied and dropped, and computed again in the backward pass. Scale and shift of the norm are
-    folded into the weight, so frozen tokens need no product for their own gradient.
+    folded into the weight, so frozen tokens need no product for their own gradient. Forward-mode derivatives need
+    ``torch.no_grad()``, under which the modules run.
 
     Args:
         x: (..., C).
@@ -75,7 +76,7 @@ class _NormLinear(torch.autograd.Function):
         x, *weight = ctx.saved_tensors
         wide = torch.promote_types(grad.dtype, torch.float32)  # sums over tokens in float32 or wider
         of_weight, of_x = torch.zeros((), dtype=wide, device=grad.device), []
-        grads = grad.flatten(0, -2)
+        grads = grad.reshape(-1, grad.shape[-1])  # (n, D)
         with torch.autocast(x.device.type, enabled=False):
             for rows, part in zip(_blocks(x), torch.split(grads, _rows_per_block(x)), strict=True):
                 normed = F.layer_norm(rows, rows.shape[-1:], eps=ctx.eps)  # (n, C)
