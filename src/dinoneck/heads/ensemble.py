@@ -24,19 +24,16 @@ _SHARED_FIELDS = ("dim", "kind", "labels", "unit", "aggregate", "from_cells")
 
 
 class HeadEnsemble(Head):
-    """Heads that answer together: folds of one task, heads of several tasks, or both.
+    """An ensemble of heads: folds of one task, heads of several tasks, or both.
 
-    Members that know a task are averaged in its natural units (each through its own transform), so folds whose
-    z-scores differ may be mixed. The ensemble's own tasks carry no transform, so its model space is natural
+    Members with the same task are averaged in its original units (each through its own transform), so folds whose
+    z-scores differ may be combined. The ensemble's own tasks have no transform, so its model space is the original
     units; for classes and ratios it is the logarithm of the averaged probabilities, whose softmax they are.
-    Members that are all :class:`PatchMeanHead` run as wide matrix products (in groups on a CPU, see
-    :func:`dinoneck.heads.patch_mean.per_patch_together`); members that are all :class:`CLSGatingHead` read the tokens
-    once.
 
     Args:
         members: ``{"type": head_type, "config": {...}}`` each; heads that exist go through :meth:`from_heads`.
         weights: one per member; None = equal. For ``mean`` only.
-        reduce: ``"mean"`` or ``"median"`` over the members that know a task.
+        reduce: ``"mean"`` or ``"median"`` over the members with a task.
         device: torch factory keyword.
         dtype: torch factory keyword.
 

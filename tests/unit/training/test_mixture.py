@@ -1,32 +1,18 @@
-"""Mixing of samples: the random numbers, rounding in half precision, and gradients."""
+"""Mixing of samples: rounding in half precision, and gradients."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 import torch
-from tests.contract.cases import tokens_of
 
-from dinoneck.layers.mixture import Mixture
-from dinoneck.training import manifold_mixup
-from dinoneck.training.mixup import drawn_mixup
+from dinoneck.training.mixture import Mixture
 
 DOUBLE = torch.float64
 
 
 def mixture_of() -> Mixture:
     return Mixture(torch.tensor([2, 0, 1, 3]), torch.rand(4, dtype=DOUBLE))
-
-
-def test_the_random_numbers_are_those_of_manifold_mixup() -> None:
-    tokens, targets = tokens_of(4), {"mass": torch.rand(4, 1)}
-    seen = [
-        function(tokens, targets, 0.4, masks={}, generator=torch.Generator().manual_seed(5))
-        for function in (manifold_mixup, drawn_mixup)
-    ]
-    (mixed, one, _), (mixture, other, _) = seen
-    assert torch.equal(one["mass"], other["mass"])
-    assert torch.equal(mixed.sequence[0], mixture.of(tokens).sequence[0])
 
 
 def test_shares_are_not_rounded_by_half_precision() -> None:

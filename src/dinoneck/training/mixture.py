@@ -1,4 +1,4 @@
-"""Every sample of a batch mixed with another one: of anything that is linear in the tokens, as of the tokens."""
+"""Every sample of a batch mixed with another one, and which share of itself it keeps."""
 
 from __future__ import annotations
 
