@@ -110,7 +110,7 @@ class CLSGating(Configured, nn.Module):
         if self.mode == "query":
             # q . (K patch) = (K^T q) . patch: the key projection is applied to the query, not to every patch
             query = F.linear(self.query(cls_token) * self.width**-0.5, self.key.weight.T)  # (B, C)
-            logits = torch.bmm(query[:, None], patches.mT)[:, 0]  # (B, N)
+            logits = torch.bmm(patches, query[..., None])[..., 0]  # (B, N)
         else:
             logits = self.place_logits(cls_token, patches.shape[1], grid)  # (B, N)
         weights = logits.softmax(dim=-1).to(patches.dtype)  # (B, N), they sum to 1

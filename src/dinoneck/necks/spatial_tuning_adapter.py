@@ -172,15 +172,19 @@ class SpatialTuningAdapter(Neck):
             details, image_size = self.detail(images), images.shape[-2:]
         levels = []
         for index, (sequence, detail) in enumerate(zip(self._by_level(tokens.sequence), details, strict=True)):
-            # the 1x1 projection of [tokens | detail] is the sum of two: that of the tokens stands before the resizing,
-            # which is linear too, and so works on D channels at the tokens' grid
+            # the 1x1 projection of [tokens | detail] is the sum of two projections. Resizing is linear too, so tokens
+            # are averaged before theirs and enlarged after it: whichever has fewer cells to project
             weight = cast("Tensor", self.project[index].weight)  # (D, C + d_i)
-            projected = F.linear(sequence, weight[:, : self.embed_dim])  # (B, P + N, D)
-            level = as_maps(projected[:, tokens.num_prefix_tokens :], tokens.grid)  # (B, D, rows, cols)
-            level = self._resized(level, index, detail, image_size)  # (B, D, rows_i, cols_i)
+            of_tokens, of_detail = weight[:, : self.embed_dim], weight[:, self.embed_dim :]
+            if index == 2 and (self.grid_from == "features" or detail is None):
+                cells = halved(as_maps(sequence[:, tokens.num_prefix_tokens :], tokens.grid))
+                level = _project(cells, of_tokens)  # (B, D, rows / 2, cols / 2)
+            else:  # whole sequences: slicing CLS and registers off first would copy the tokens
+                projected = F.linear(sequence, of_tokens)[:, tokens.num_prefix_tokens :]  # (B, N, D)
+                level = as_maps(projected, tokens.grid)
+                level = self._resized(level, index, detail, image_size)  # (B, D, rows_i, cols_i)
             if detail is not None:
-                added = F.linear(detail.permute(0, 2, 3, 1), weight[:, self.embed_dim :])  # (B, rows_i, cols_i, D)
-                level = level + added.permute(0, 3, 1, 2)
+                level = level + _project(detail, of_detail)
             levels.append(self.norms[index](level))
         return FeaturePyramid(tuple(levels), self.strides)
 
@@ -192,13 +196,11 @@ class SpatialTuningAdapter(Neck):
         return [_mixed(layers, level_shares) for level_shares in shares]
 
     def _resized(self, level: Tensor, index: int, detail: Tensor | None, image_size: Sequence[int]) -> Tensor:
-        """A map at the tokens' grid -> at the level's size: twice, once and half the grid, or the detail's size."""
+        """A map at the tokens' grid -> at the level's size: twice or once the grid, or the detail's size."""
         if self.grid_from == "image" and detail is not None:
             return resampled(level, detail.shape[-2:], image_size, STRIDES[index])
         if index == 1:
             return level
-        if index == 2:
-            return halved(level)
         # the detail's own size, where there is one: under export it need not be proven equal
         size = (2 * level.shape[-2], 2 * level.shape[-1]) if detail is None else detail.shape[-2:]
         return F.interpolate(level, size=size, mode="bilinear", align_corners=False)
@@ -254,6 +256,11 @@ class SpatialTuningAdapter(Neck):
         wanted = torch.linspace(0, layers - 1, levels).to(self.mix)
         layer = torch.arange(layers).to(self.mix)
         self.mix.copy_(-MIX_FALL * (layer - wanted[:, None]).abs())
+
+
+def _project(maps: Tensor, weight: Tensor) -> Tensor:
+    """(B, C, rows, cols) -> (B, D, rows, cols), a 1x1 convolution."""
+    return F.linear(maps.permute(0, 2, 3, 1), weight).permute(0, 3, 1, 2)
 
 
 def _mixed(layers: Sequence[Tensor], shares: Tensor) -> Tensor:
