@@ -49,7 +49,11 @@ MUTANTS = [
     Mutant("necks/dpt.py", 'mode="bilinear", align_corners=False', 'mode="bilinear", align_corners=True',
            "unit/necks/test_dpt.py::test_it_is_the_formula"),
     # extra maps are lost in the top-down path
-    Mutant("necks/top_down.py", "level = level + added", "level = level + 0 * added", f"{GOLDEN}[vit_fpn-everything]"),
+    Mutant("necks/top_down.py", "level = level + extra[index]", "level = level + 0 * extra[index]",
+           f"{GOLDEN}[vit_fpn-everything]"),
+    # the gradient of tokens takes the sample's variance
+    Mutant("layers/fused.py", "correction=0", "correction=1",
+           "unit/necks/test_fused.py::test_values_and_gradients_are_those_of_the_modules"),
     # density maps start a thousand times too large; members of an ensemble count equally
     Mutant("heads/readouts.py", "return cells / DENSITY_CELLS if", "return cells if", f"{GOLDEN}[dense]"),
     Mutant("heads/ensemble.py", 'einsum("k,k...->...", shares, stacked)', "mean(stacked, dim=0)",

@@ -9,7 +9,6 @@ from benchmarks.speed import work
 from benchmarks.speed.rows import PREFIX, Row, Setting, Variant, stirred
 from dinoneck import HeadEnsemble, PatchMeanHead, Task
 from dinoneck.heads import CLSGating
-from dinoneck.heads.cls_gating import gate_together
 
 TARGETS = ("Dry_Clover_g", "Dry_Dead_g", "Dry_Green_g", "Dry_Total_g", "GDM_g")
 FOLDS = 5
@@ -41,7 +40,7 @@ def gate_pool(setting: Setting) -> dict[str, Variant]:
     sequence, given = tokens.sequence[0], tokens.sequence
 
     def ours() -> Tensor:
-        return gate_together([gate], sequence[:, 0], sequence, PREFIX, tokens.grid)[0][0]  # type: ignore[list-item]
+        return gate(sequence[:, 0], sequence[:, PREFIX:], tokens.grid)[0]
 
     return {
         "weights × patches, summed": Variant("published", lambda: published(sequence), published, given),

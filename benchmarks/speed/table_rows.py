@@ -7,7 +7,6 @@ from benchmarks.speed import (
     rows_dense,
     rows_detection,
     rows_heads,
-    rows_mixup,
     rows_pyramids,
     rows_tokens,
 )
@@ -21,7 +20,6 @@ ROWS = [
     *rows_detection.ROWS,
     *rows_dense.ROWS,
     *rows_heads.ROWS,
-    *rows_mixup.ROWS,
     *rows_backbone.ROWS,
 ]
 

@@ -153,20 +153,6 @@ def ensemble(setting: Setting) -> Work:
     return total(setting, flops, cells * setting.channels + units * setting.channels)
 
 
-def mixed_linear(setting: Setting) -> Work:
-    """One linear layer, results mixed."""
-    cells, channels = setting.patches, setting.channels
-    return total(
-        setting, product(cells, channels, setting.out), cells * (channels + setting.out) + channels * setting.out
-    )
-
-
-def mixed_pool(setting: Setting) -> Work:
-    """Two weighted sums per sample, its own and its partner's, tokens read once."""
-    flops, moved = gate_pool(setting)
-    return flops + product(setting.patches, setting.channels, 1), moved
-
-
 def vit(setting: Setting, blocks: int, prefix: int) -> Work:
     """Blocks of a ViT: 12 C² per token, and attention over all tokens."""
     tokens = setting.patches // setting.batch + prefix

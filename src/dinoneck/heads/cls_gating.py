@@ -14,7 +14,6 @@ from dinoneck.errors import ConfigError, ShapeError
 from dinoneck.heads.head import Head
 from dinoneck.layers.absorb import absorb
 from dinoneck.layers.inputs import Plain, TokensLike
-from dinoneck.layers.mixture import Mixture
 from dinoneck.losses.composition import Composition, outputs_of
 from dinoneck.tasks import Task, activate, check_tasks
 from dinoneck.tokens import Tokens
@@ -108,16 +107,18 @@ class CLSGating(Configured, nn.Module):
             raise ShapeError(
                 f"patches have shape {tuple(patches.shape)}; expected ({cls_token.shape[0]}, N, {self.embed_dim})"
             )
-        (pooled,), (weights,) = gate_together([self], cls_token, patches, 0, grid)
+        if self.mode == "query":
+            # q . (K patch) = (K^T q) . patch: the key projection is applied to the query, not to every patch
+            query = F.linear(self.query(cls_token) * self.width**-0.5, self.key.weight.T)  # (B, C)
+            logits = torch.bmm(patches, query[..., None])[..., 0]  # (B, N)
+        else:
+            logits = self.place_logits(cls_token, patches.shape[1], grid)  # (B, N)
+        weights = logits.softmax(dim=-1).to(patches.dtype)  # (B, N), they sum to 1
+        pooled = torch.bmm(weights[:, None], patches)[:, 0]  # (B, C)
         return pooled, weights
 
-    def folded_query(self, cls_token: Tensor) -> Tensor:
-        """Return (B, C), whose product with a patch is its logit: the key projection, folded into the query."""
-        query: Tensor = self.query(cls_token)
-        return F.linear(query * self.width**-0.5, self.key.weight.T)
-
     def place_logits(self, cls_token: Tensor, num_patches: int, grid: Sequence[int] | None) -> Tensor:
-        """Return the logits (B, N) of ``mlp`` and ``resized``: what the CLS token says of every place."""
+        """Return the logits (B, N) of ``mlp`` and ``resized``: one per place, from the CLS token (B, C) alone."""
         self._check_places(num_patches, grid)
         logits: Tensor = self.out(F.gelu(self.hidden(cls_token)))
         if self.own_grid is None or grid is None:
@@ -141,44 +142,6 @@ class CLSGating(Configured, nn.Module):
             )
         if grid is not None and grid[0] * grid[1] != num_patches:
             raise ShapeError(f"{num_patches} patches do not fill a grid of {grid[0]} rows x {grid[1]} cols")
-
-
-def gate_together(
-    gates: Sequence[CLSGating],
-    cls_token: Tensor,
-    sequence: Tensor,
-    num_prefix: int,
-    grid: Sequence[int] | None,
-    mixture: Mixture | None = None,
-) -> tuple[list[Tensor], list[Tensor]]:
-    """Ask several gates of the same tokens, which are read once to pool (and once to score, for ``query``).
-
-    The weights are padded with zeros over the prefix and multiplied with the whole sequence: slicing the prefix
-    off the tokens would copy them.
-
-    Args:
-        gates: of one width; modes may differ.
-        cls_token: (B, C).
-        sequence: (B, P + N, C).
-        num_prefix: P.
-        grid: (rows, cols) of the N patches, or None.
-        mixture: of samples: the CLS token is mixed by the caller, the sequence is not; it is pooled for a sample and
-            its partner instead. None = none.
-
-    Returns:
-        Per gate the pooled tokens (B, C), and per gate the weights (B, N).
-    """
-    num_patches = sequence.shape[1] - num_prefix
-    product = torch.bmm if mixture is None else mixture.weighed
-    queries = [gate.folded_query(cls_token) for gate in gates if gate.mode == "query"]
-    scores = product(torch.stack(queries, dim=1), sequence.mT)[..., num_prefix:].unbind(1) if queries else ()
-    scored = iter(scores)
-    logits = [
-        next(scored) if gate.mode == "query" else gate.place_logits(cls_token, num_patches, grid) for gate in gates
-    ]
-    weights = torch.stack(logits, dim=1).softmax(dim=-1).to(sequence.dtype)
-    pooled = product(F.pad(weights, (num_prefix, 0)), sequence)
-    return list(pooled.unbind(1)), list(weights.unbind(1))
 
 
 def _places(num_patches: int | tuple[int, int] | None, mode: str) -> int:
@@ -277,7 +240,7 @@ class CLSGatingHead(Head):
     def gate(self, tokens: TokensLike, **plain: Unpack[Plain]) -> Tensor:
         """Return the weights of the patches as maps (B, rows, cols) that sum to one."""
         tokens = self._tokens(tokens, **plain)
-        _, _, (weights,) = self._gated([self], tokens)
+        weights = self._pooled(tokens)[2]
         return weights.view(weights.shape[0], tokens.grid.rows, tokens.grid.cols)
 
     def forward(
@@ -290,36 +253,15 @@ class CLSGatingHead(Head):
     ) -> dict[str, Tensor]:
         """Return ``{task name: (B, dim)}`` in model space."""
         tokens = self._tokens(tokens, grid, num_prefix_tokens, cls_token)
-        return outputs_together([self], tokens)[0]
-
-    def mixed(self, tokens: Tokens, mixture: Mixture) -> dict[str, Tensor]:
-        """Return ``forward`` of mixed samples: pooled for both, then mixed."""
-        return outputs_together([self], tokens, mixture)[0]
-
-    def read(self, cls_token: Tensor, pooled: Tensor) -> dict[str, Tensor]:
-        """Return what the head says of CLS tokens (B, C) and pooled patches (B, C)."""
-        shared = self.dropout(F.gelu(self.norm(self.trunk(torch.cat((cls_token, pooled), dim=-1)))))
+        cls_token, pooled, _ = self._pooled(tokens)
+        # what the image is, and what the CLS token picks from the patches: (B, 2 C) -> (B, hidden_dim)
+        hidden = self.dropout(F.gelu(self.norm(self.trunk(torch.cat((cls_token, pooled), dim=-1)))))
         return {
-            task.name: activate(readout(shared), task.activation)
+            task.name: activate(readout(hidden), task.activation)
             for task, readout in zip(self.tasks, self.readouts, strict=True)
         }
 
-    def _gated(
-        self, heads: Sequence[CLSGatingHead], tokens: Tokens, mixture: Mixture | None = None
-    ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-        """The CLS tokens, and per head the pooled tokens and the gate."""
-        tokens = self._tokens(tokens).last
-        sequence, cls_token = tokens.sequence[0], tokens.cls_token[0]
-        cls_token = cls_token if mixture is None else mixture.linear(cls_token)
-        gates = [head.gating for head in heads]
-        return cls_token, *gate_together(gates, cls_token, sequence, tokens.num_prefix_tokens, tokens.grid, mixture)
-
-
-def outputs_together(
-    heads: Sequence[CLSGatingHead], tokens: Tokens, mixture: Mixture | None = None
-) -> list[dict[str, Tensor]]:
-    """Return ``head(tokens)`` of each of several heads of one width, reading the tokens once."""
-    cls_token, pooled, _ = heads[0]._gated(heads, tokens, mixture)  # checks the tokens for the first head
-    for head in heads[1:]:
-        head.check_origin(tokens)
-    return [head.read(cls_token, own) for head, own in zip(heads, pooled, strict=True)]
+    def _pooled(self, tokens: Tokens) -> tuple[Tensor, Tensor, Tensor]:
+        """The CLS tokens (B, C), the weighted sums of the patches (B, C) and the weights (B, N)."""
+        cls_token, patches = tokens.last.cls_token[0], tokens.last.patches[0]
+        return cls_token, *self.gating(cls_token, patches, tokens.grid)

@@ -12,9 +12,7 @@ from torch import Tensor, nn
 from dinoneck import registry, third_party
 from dinoneck.errors import ConfigError, RegistryError, ShapeError
 from dinoneck.grid import PatchSize
-from dinoneck.heads.cls_gating import CLSGatingHead, outputs_together
 from dinoneck.heads.head import Head
-from dinoneck.heads.patch_mean import PatchMeanHead, per_patch_together
 from dinoneck.heads.readouts import recompute_derived
 from dinoneck.layers.inputs import Plain, TokensLike
 from dinoneck.losses.composition import Composed, Composition, outputs_of
@@ -26,19 +24,16 @@ _SHARED_FIELDS = ("dim", "kind", "labels", "unit", "aggregate", "from_cells")
 
 
 class HeadEnsemble(Head):
-    """Heads that answer together: folds of one task, heads of several tasks, or both.
+    """An ensemble of heads: folds of one task, heads of several tasks, or both.
 
-    Members that know a task are averaged in its natural units (each through its own transform), so folds whose
-    z-scores differ may be mixed. The ensemble's own tasks carry no transform, so its model space is natural
+    Members with the same task are averaged in its original units (each through its own transform), so folds whose
+    z-scores differ may be combined. The ensemble's own tasks have no transform, so its model space is the original
     units; for classes and ratios it is the logarithm of the averaged probabilities, whose softmax they are.
-    Members that are all :class:`PatchMeanHead` run as wide matrix products (in groups on a CPU, see
-    :func:`dinoneck.heads.patch_mean.per_patch_together`); members that are all :class:`CLSGatingHead` read the tokens
-    once.
 
     Args:
         members: ``{"type": head_type, "config": {...}}`` each; heads that exist go through :meth:`from_heads`.
         weights: one per member; None = equal. For ``mean`` only.
-        reduce: ``"mean"`` or ``"median"`` over the members that know a task.
+        reduce: ``"mean"`` or ``"median"`` over the members with a task.
         device: torch factory keyword.
         dtype: torch factory keyword.
 
@@ -163,22 +158,7 @@ class HeadEnsemble(Head):
 
     def _each(self, tokens: Tokens) -> list[dict[str, Tensor]]:
         """The predictions of every member in original units, composed wherever it has the total and the ratio."""
-        rows = self._members_natural(tokens)
-        return [with_composed(row, self.compositions) for row in rows]
-
-    def _members_natural(self, tokens: Tokens) -> list[dict[str, Tensor]]:
-        """The predictions of every member in original units; each of them checks the tokens once."""
-        members = self._members()
-        gated = [head for head in members if isinstance(head, CLSGatingHead)]
-        if len(gated) == len(members):
-            outputs = outputs_together(gated, tokens)
-            return [head._natural(row) for head, row in zip(gated, outputs, strict=True)]
-        alike = [head for head in members if isinstance(head, PatchMeanHead)]
-        if len(alike) < len(members):
-            return [head.natural(tokens) for head in members]
-        mlps = [mlp for head in alike for mlp in head.mlps]
-        per_patch = iter(per_patch_together(mlps, tokens.sequence[-1], tokens.num_prefix_tokens))
-        return [head._natural({task.name: next(per_patch).mean(dim=1) for task in head.tasks}) for head in alike]
+        return [with_composed(head.natural(tokens), self.compositions) for head in self._members()]
 
     def _reduced(self, task: Task, answers: Sequence[dict[str, Tensor]]) -> Tensor:
         name, outputs = task.name, [row[task.name] for row in answers if task.name in row]

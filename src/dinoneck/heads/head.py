@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from dinoneck.configured import Configured
 from dinoneck.grid import PatchSize
 from dinoneck.layers.inputs import Plain, TokensLike, as_tokens, check_tokens
-from dinoneck.layers.mixture import Mixture
 from dinoneck.layers.origin import Origin
 from dinoneck.losses.composition import Composition, outputs_of
 from dinoneck.tasks import Task
@@ -52,14 +51,6 @@ class Head(Configured, nn.Module):
     def predicted(self) -> tuple[Task, ...]:
         """What ``predict`` returns: the tasks, then one :class:`dinoneck.losses.Composed` per composition."""
         return outputs_of(self.tasks, self.compositions, type(self).__name__)
-
-    def mixed(self, tokens: Tokens, mixture: Mixture) -> dict[str, Tensor]:
-        """Return the outputs of ``forward`` for mixed samples.
-
-        Heads whose first steps are linear override it and mix behind them, which is the same and takes less.
-        """
-        outputs: dict[str, Tensor] = self(mixture.of(tokens))
-        return outputs
 
     def natural(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:
         """Return predictions in original units, with gradients where they are enabled."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Unpack
+from collections.abc import Mapping, Sequence
+from typing import Any, Unpack, cast
 
 import torch
 import torch.nn.functional as F
@@ -14,13 +14,9 @@ from dinoneck.errors import ConfigError, ShapeError
 from dinoneck.grid import as_maps
 from dinoneck.heads.head import Head
 from dinoneck.layers.absorb import absorb
-from dinoneck.layers.eager import untouched
 from dinoneck.layers.inputs import Plain, TokensLike
-from dinoneck.layers.mixture import Mixture
-from dinoneck.layers.projection import linear
 from dinoneck.losses.composition import Composition, outputs_of
 from dinoneck.tasks import Activation, Task, activate, check_tasks
-from dinoneck.tokens import Tokens
 
 LEAKY_SLOPE = 0.01
 CPU_GROUP_WIDTH = 656  # five MLPs of 128 hidden units and a few for a linear map
@@ -125,7 +121,7 @@ class PatchMeanMLP(Configured, nn.Module):
         self._config["hidden_dim"] = self.hidden_dim
 
     def per_patch(self, x: Tensor) -> Tensor:
-        """Return the answer of every patch, (B, N, out_dim)."""
+        """Return the prediction of every patch: (B, N, C) -> (B, N, out_dim)."""
         if x.ndim != 3 or x.shape[-1] != self.embed_dim:
             raise ShapeError(f"patches have shape {tuple(x.shape)}; expected (batch, N, {self.embed_dim})")
         return activate(self.out(F.leaky_relu(self.hidden(x), LEAKY_SLOPE)), self.activation)
@@ -133,63 +129,6 @@ class PatchMeanMLP(Configured, nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the mean of :meth:`per_patch`, (B, out_dim)."""
         return self.per_patch(x).mean(dim=1)
-
-
-def per_patch_together(
-    modules: Iterable[nn.Module], sequence: Tensor, num_prefix: int, mixture: Mixture | None = None
-) -> list[Tensor]:
-    """Ask several :class:`PatchMeanMLP` of the same tokens in wide matrix products instead of one each.
-
-    The whole sequence is projected and the prefix sliced off the few answers: slicing it off the tokens would
-    make the first layer copy them. Weights are joined on every call, so nothing can be stale; on a CPU in groups
-    whose hidden values stay in the cache, elsewhere all at once. Under ``torch.compile`` and export, and where
-    somebody hooked, wrapped or parametrized a layer, the plain formulation runs.
-
-    Args:
-        modules: the MLPs; widths and outputs may differ.
-        sequence: (B, P + N, C).
-        num_prefix: P.
-        mixture: of samples, mixed behind the first linear layer, which is the same as before it; None = none.
-
-    Returns:
-        One (B, N, out_dim) tensor per MLP, equal to ``mlp.per_patch(sequence[:, P:])``.
-    """
-    mlps = [mlp for mlp in modules if isinstance(mlp, PatchMeanMLP)]
-    touched = not all(untouched(layer, nn.Linear) for mlp in mlps for layer in (mlp.hidden, mlp.out))
-    if touched or (torch.compiler.is_compiling() and mixture is None):
-        sequence = sequence if mixture is None else mixture.linear(sequence)
-        return [mlp.per_patch(sequence)[:, num_prefix:] for mlp in mlps]
-    answers: list[Tensor] = []
-    for group in _groups(mlps, CPU_GROUP_WIDTH if sequence.device.type == "cpu" else None):
-        weight, bias, out_weight, out_bias = _joined(group)
-        hidden = linear(sequence, weight, bias)
-        hidden = F.leaky_relu(hidden if mixture is None else mixture.linear(hidden), LEAKY_SLOPE, inplace=True)
-        both = F.linear(hidden, out_weight, out_bias)[:, num_prefix:]
-        parts = torch.split(both, [mlp.out_dim for mlp in group], dim=-1)
-        answers += [activate(part, mlp.activation) for mlp, part in zip(group, parts, strict=True)]
-    return answers
-
-
-def _groups(mlps: Sequence[PatchMeanMLP], width: int | None) -> Iterator[list[PatchMeanMLP]]:
-    """Runs of MLPs whose hidden units together are at most ``width`` (at least one MLP each)."""
-    group: list[PatchMeanMLP] = []
-    for mlp in mlps:
-        if group and width is not None and sum(own.hidden_dim for own in group) + mlp.hidden_dim > width:
-            yield group
-            group = []
-        group.append(mlp)
-    yield group
-
-
-def _joined(mlps: Sequence[PatchMeanMLP]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    if len(mlps) == 1:
-        return mlps[0].hidden.weight, mlps[0].hidden.bias, mlps[0].out.weight, mlps[0].out.bias
-    return (
-        torch.cat([mlp.hidden.weight for mlp in mlps]),
-        torch.cat([mlp.hidden.bias for mlp in mlps]),
-        torch.block_diag(*(mlp.out.weight for mlp in mlps)),  # type: ignore[no-untyped-call]
-        torch.cat([mlp.out.bias for mlp in mlps]),
-    )
 
 
 class PatchMeanHead(Head):
@@ -295,8 +234,10 @@ class PatchMeanHead(Head):
     def per_patch(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:
         """Return the prediction of each patch, ``{task name: (B, N, dim)}``, in model space."""
         tokens = self._tokens(tokens, **plain)
-        answers = per_patch_together(self.mlps, tokens.sequence[-1], tokens.num_prefix_tokens)
-        return {task.name: answer for task, answer in zip(self.tasks, answers, strict=True)}
+        sequence, prefix = tokens.sequence[-1], tokens.num_prefix_tokens  # (B, P + N, C)
+        # CLS and registers are sliced off the outputs: slicing them off the tokens would copy these
+        each = [cast("PatchMeanMLP", mlp).per_patch(sequence)[:, prefix:] for mlp in self.mlps]  # (B, N, dim)
+        return {task.name: output for task, output in zip(self.tasks, each, strict=True)}
 
     def forward(
         self,
@@ -308,13 +249,7 @@ class PatchMeanHead(Head):
     ) -> dict[str, Tensor]:
         """Return ``{task name: (B, dim)}`` in model space."""
         tokens = self._tokens(tokens, grid, num_prefix_tokens, cls_token)
-        return {name: answer.mean(dim=1) for name, answer in self.per_patch(tokens).items()}
-
-    def mixed(self, tokens: Tokens, mixture: Mixture) -> dict[str, Tensor]:
-        """Return ``forward`` of mixed samples: mixed behind the first linear layer."""
-        tokens = self._tokens(tokens)
-        answers = per_patch_together(self.mlps, tokens.sequence[-1], tokens.num_prefix_tokens, mixture)
-        return {task.name: answer.mean(dim=1) for task, answer in zip(self.tasks, answers, strict=True)}
+        return {name: output.mean(dim=1) for name, output in self.per_patch(tokens).items()}
 
     @torch.no_grad()
     def predict_maps(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:

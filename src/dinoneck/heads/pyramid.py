@@ -15,7 +15,6 @@ from dinoneck.heads.head import Head
 from dinoneck.heads.readouts import Light, Tower, from_cells, read_map, task_map
 from dinoneck.layers.conv_block import reset
 from dinoneck.layers.inputs import Plain, TokensLike
-from dinoneck.layers.mixture import Mixture, mixes_itself
 from dinoneck.losses.composition import Composition, outputs_of
 from dinoneck.necks.neck import Neck, neck_named
 from dinoneck.tasks import Kind, Task, check_tasks
@@ -140,16 +139,9 @@ class PyramidHead(Head):
         """Return the tasks' outputs in model space."""
         return self._outputs(self._selected(self._tokens(tokens, grid, num_prefix_tokens, cls_token)))
 
-    def mixed(self, tokens: Tokens, mixture: Mixture) -> dict[str, Tensor]:
-        """Return ``forward`` of mixed samples: mixed behind the neck's projection, where no norm stands before it."""
-        tokens = self._selected(self._tokens(tokens))
-        if not (getattr(self.neck, "mixes_late", False) and mixes_itself(self.neck)):
-            return self._outputs(mixture.of(tokens))
-        return self._outputs(tokens, mixture)
-
-    def _outputs(self, tokens: Tokens, mixture: Mixture | None = None) -> dict[str, Tensor]:
+    def _outputs(self, tokens: Tokens) -> dict[str, Tensor]:
         outputs: dict[str, Tensor] = {}
-        pooled, finest = self._features(tokens, mixture)
+        pooled, finest = self._features(tokens)
         for task, light in zip(self._scalar, self.light, strict=True):
             outputs[task.name] = light(pooled)
         for task, tower in zip(self._mapped, self.towers, strict=True):
@@ -170,14 +162,14 @@ class PyramidHead(Head):
         pairs = zip(self._mapped, self.towers, strict=True)
         return {task.name: task.predict_map(task_map(task, tower(finest))) for task, tower in pairs}
 
-    def _features(self, tokens: Tokens, mixture: Mixture | None = None) -> tuple[Tensor | None, Tensor | None]:
+    def _features(self, tokens: Tokens) -> tuple[Tensor | None, Tensor | None]:
         """The normalised pooled vector and the finest map, each where a task reads it."""
         shortcut = getattr(self.neck, "pooled", None)
         maps: tuple[Tensor, ...] | None = None
         if not self._mapped and callable(shortcut):
-            means = shortcut(tokens) if mixture is None else shortcut(tokens, mixture)
+            means = shortcut(tokens)
         else:
-            maps = (self.neck(tokens) if mixture is None else self.neck.mixed(tokens, mixture)).maps
+            maps = self.neck(tokens).maps
             means = torch.cat([level.mean(dim=(2, 3)) for level in maps], dim=1) if self._scalar else None
         pooled = None if self.norm is None else self.norm(means)
         return pooled, None if maps is None else maps[0]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dinoneck.layers.norms import NormName, map_norm
-from dinoneck.layers.projection import linear
 
 ActivationName = Literal["gelu", "relu", "silu"]
 _ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU, "silu": nn.SiLU}
@@ -27,7 +27,7 @@ class MapLinear(nn.Linear):
 
     def forward(self, maps: Tensor) -> Tensor:
         """Apply the layer to every cell."""
-        return linear(maps.permute(0, 2, 3, 1), self.weight, self.bias).permute(0, 3, 1, 2)
+        return F.linear(maps.permute(0, 2, 3, 1), self.weight, self.bias).permute(0, 3, 1, 2)
 
 
 class ConvBlock(nn.Module):

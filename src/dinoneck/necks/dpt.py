@@ -13,7 +13,6 @@ from dinoneck.errors import ConfigError
 from dinoneck.grid import GridSize, as_maps
 from dinoneck.layers.conv_block import MapLinear, reset
 from dinoneck.layers.inputs import TokensLike
-from dinoneck.layers.projection import linear
 from dinoneck.necks.neck import Neck
 from dinoneck.necks.simple_pyramid import spread, upscaled
 from dinoneck.tokens import FeaturePyramid
@@ -173,7 +172,7 @@ class _Reassemble(nn.Module):
         if cls_token is not None and self.readout_linear is not None:
             of_patch, of_cls = self.readout_linear.weight.chunk(2, dim=1)
             common = F.linear(cls_token, of_cls, self.readout_linear.bias)
-            sequence = F.gelu(linear(sequence, of_patch) + common[:, None])
+            sequence = F.gelu(F.linear(sequence, of_patch) + common[:, None])
         projected: Tensor = self.project(sequence)
         if cls_token is not None and self.readout_linear is None:
             projected = projected + F.linear(cls_token, self.project.weight)[:, None]

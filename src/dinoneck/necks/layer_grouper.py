@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from itertools import chain, pairwise
 from typing import Any, Literal, cast
 
@@ -14,14 +13,11 @@ from torch import Tensor, nn
 
 from dinoneck.configured import Configured, at_least, at_most
 from dinoneck.errors import ConfigError, ShapeError
-from dinoneck.layers.eager import plainly, untouched
-from dinoneck.layers.projection import linear
-from dinoneck.layers.token_products import Reading, folded, followed, product_dtype, scaled, token_products
+from dinoneck.layers.fused import is_fusable, norm_linear
 
 Fusion = Literal["mean", "softmax", "pixel"]
 Groups = tuple[tuple[int, ...], ...]
 NORM_EPS, STD_FLOOR = 1e-6, 1e-3
-AS_THEY_ARE = Reading()
 MAX_LAYERS = 1024  # a file may ask for it
 
 
@@ -51,19 +47,20 @@ class Bottleneck(nn.Module):
             self.norm.weight.copy_(1.0 / std)
             self.norm.bias.copy_(-mean / std)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, N, C) -> (B, N, D)."""
-        out: Tensor = self.linear(self.norm(x))
-        return out
+    def forward(self, x: Tensor, share: Tensor | None = None) -> Tensor:
+        """(B, N, C) -> (B, N, D), times ``share``."""
+        if is_fusable(self.norm, self.linear):  # while gradients are recorded: the same, without keeping norm(x)
+            return norm_linear(x, self.norm, self.linear, share)  # type: ignore[arg-type]
+        projected: Tensor = self.linear(self.norm(x))
+        return projected if share is None else share.to(projected.dtype) * projected
 
 
 class LayerGrouper(Configured, nn.Module):
     """Project the tokens of L layers to a neck's width and fuse them into G groups, shallow first.
 
-    It works on every token by itself, so necks hand it whole sequences and slice the prefix off the narrow result.
-    Outside of ``torch.compile`` and export, ``mean`` and ``softmax`` groups run as one accumulating matrix product:
-    no projected and no normed layer is kept, neither in memory nor for the backward pass. Bottlenecks that somebody
-    hooked, wrapped, replaced or parametrized are called instead, so that what was put around a layer takes effect.
+    Every token is processed on its own, so necks pass whole sequences and slice CLS and registers off the narrower
+    result. In training, the norm and the linear layer of a bottleneck run as one operation that keeps no normed tokens
+    for the backward pass; hooks belong on the bottleneck, not on these two.
 
     Args:
         embed_dim: channels C of the tokens.
@@ -96,7 +93,7 @@ class LayerGrouper(Configured, nn.Module):
         >>> [y.shape for y in grouper([torch.zeros(2, 10, 384)] * 4)]
         [torch.Size([2, 10, 64]), torch.Size([2, 10, 64]), torch.Size([2, 10, 64])]
 
-    Reference: design source "FPN spatial modelling", 3.2 and 4.1; the accumulating product is our own.
+    Reference: design source "FPN spatial modelling", 3.2 and 4.1.
     """
 
     def __init__(
@@ -152,68 +149,28 @@ class LayerGrouper(Configured, nn.Module):
         return cast("Bottleneck", self.bottlenecks[self._place[layer]])
 
     def forward(self, layers: Sequence[Tensor]) -> list[Tensor]:
-        """Project and fuse."""
+        """Project and fuse: L tensors (B, N, C) -> G tensors (B, N, D)."""
         self._check(layers)
         fused: dict[tuple[int, ...], Tensor] = {}  # groups that share a layer share its result
-        for place, group in enumerate(self.groups):
+        for index, group in enumerate(self.groups):
             if group not in fused:
-                fused[group] = self.fuse(place, layers)
+                fused[group] = self._fuse(index, [layers[layer] for layer in group])
         return [fused[group] for group in self.groups]
 
-    def is_linear(self, place: int) -> bool:
-        """Whether a group is, its norms aside, one linear map of its layers that its weights tell.
-
-        They do not where somebody hooked, wrapped, replaced or parametrized a bottleneck: those are called.
-        """
-        if self._by_pixel(place):
-            return False
-        parts = self._parts(self.groups[place])
-        return all(map(_as_made, parts)) and len({type(part._modules["norm"]) for part in parts}) == 1
-
-    def _parts(self, group: Sequence[int]) -> list[Bottleneck]:
-        own, names = self.bottlenecks, self._place
-        return [cast("Bottleneck", own[names[layer]]) for layer in group]
-
-    def _by_pixel(self, place: int) -> bool:
-        return self.fusion == "pixel" and len(self.groups[place]) > 1
-
-    def fuse(
-        self, place: int, layers: Sequence[Tensor], how: Reading = AS_THEY_ARE, then: nn.Linear | None = None
-    ) -> Tensor:
-        """Project and fuse one group.
-
-        Args:
-            place: of the group.
-            layers: L tensors (B, N, C).
-            how: tokens to leave out; averaging of patches before the projection, for groups that are linear, see
-                :meth:`is_linear`.
-            then: a linear layer to follow, folded into the projections; likewise.
-
-        Returns:
-            (B, N, D), or as many cells as the averaging leaves.
-        """
-        group = self.groups[place]
-        if self._by_pixel(place):
-            projected = torch.stack([self._projected(layer, layers, how) for layer in group], dim=-2)
-            query = self.fusion_weights[str(place)]
-            scores = torch.einsum("bnld,d->bnl", projected, query.to(projected.dtype)) * self.fpn_dim**-0.5
-            return torch.einsum("bnl,bnld->bnd", scores.softmax(dim=-1).to(projected.dtype), projected)
-        weights = self._weights(place, len(group), layers[0]) if len(group) > 1 else None
-        if plainly() or not self.is_linear(place):
-            parts = [self.bottleneck(layer) for layer in group]
-            if how.halvings:
-                each = [part.linear(how.whole(part.norm(layers[own]))) for part, own in zip(parts, group, strict=True)]
-            else:  # slicing the prefix off first would copy the tokens
-                each = [how.whole(part(layers[own])) for part, own in zip(parts, group, strict=True)]
-            total = each[0] if weights is None else _plain(each, weights)
-            return total if then is None else F.linear(total, then.weight, then.bias)
-        return self._accumulated(group, weights, layers, how, then)
-
-    def _projected(self, layer: int, layers: Sequence[Tensor], how: Reading) -> Tensor:
-        if plainly() or not _as_made(self.bottleneck(layer)):
-            found: Tensor = self.bottleneck(layer)(layers[layer])
-            return how.whole(found)
-        return self._accumulated((layer,), None, layers, how, None)
+    def _fuse(self, index: int, layers: Sequence[Tensor]) -> Tensor:
+        """The layers (B, N, C) of one group -> (B, N, D)."""
+        parts = [self.bottleneck(layer) for layer in self.groups[index]]
+        if self.fusion == "softmax" and len(layers) > 1:
+            # one learned share per layer: sum of s_l (B, N, D)
+            shares = self._weights(index, len(layers), layers[0]).unbind()
+            return _sum([part(x, share) for part, x, share in zip(parts, layers, shares, strict=True)])
+        projected = [part(x) for part, x in zip(parts, layers, strict=True)]  # (B, N, D) each
+        if self.fusion == "mean" or len(layers) == 1:
+            return _sum(projected) / len(layers)
+        # every token weighs its layers: softmax over L of q . y / sqrt(D)
+        stacked, query = torch.stack(projected, dim=-2), self.fusion_weights[str(index)]  # (B, N, L, D), (D,)
+        scores = torch.einsum("bnld,d->bnl", stacked, query.to(stacked.dtype)) * self.fpn_dim**-0.5
+        return torch.einsum("bnl,bnld->bnd", scores.softmax(dim=-1).to(stacked.dtype), stacked)
 
     @torch.no_grad()
     def calibrate(self, batches: Iterable[Sequence[Tensor]]) -> bool:
@@ -256,40 +213,6 @@ class LayerGrouper(Configured, nn.Module):
         dtype = torch.promote_types(like.dtype, torch.float32)
         return torch.full((count,), 1.0 / count, device=like.device, dtype=dtype)
 
-    def _accumulated(
-        self,
-        group: tuple[int, ...],
-        weights: Tensor | None,
-        layers: Sequence[Tensor],
-        how: Reading,
-        then: nn.Linear | None,
-    ) -> Tensor:
-        """Sum of w_l (P_l norm(x_l) + b_l) without any projected or normed layer of its own."""
-        parts = [self.bottleneck(layer) for layer in group]
-        xs, first = [layers[layer] for layer in group], parts[0].linear
-        reading = replace(how, eps=NORM_EPS) if isinstance(parts[0].norm, nn.LayerNorm) else how
-        in_blocks = reading != AS_THEY_ARE or not all(x.is_contiguous() for x in xs)  # a slice would be copied whole
-        if weights is None and then is None and not in_blocks:
-            return linear(xs[0], first.weight, first.bias)
-        mixed = weights is not None and all(part is parts[0] for part in parts)
-        owners = parts[:1] if mixed else parts
-        if then is None:
-            shares = [None] * len(owners) if weights is None or mixed else list(weights)
-            products = [folded(part.linear, part.norm, share) for part, share in zip(owners, shares, strict=True)]
-        else:  # before the shares: what autograd keeps of it are parameters
-            products = [followed(*folded(part.linear, part.norm), then.weight) for part in owners]
-            if weights is not None and not mixed:
-                shared_out = zip(weights, products, strict=True)
-                products = [(scaled(weight, share), scaled(bias, share)) for share, (weight, bias) in shared_out]
-        matrices, bias = [weight for weight, _ in products], torch.stack([bias for _, bias in products]).sum(dim=0)
-        if then is not None and then.bias is not None:
-            bias = bias + then.bias
-        dtype = product_dtype(first.weight)
-        matrices, bias = [matrix.to(dtype) for matrix in matrices], bias.to(dtype)
-        if mixed or in_blocks:
-            return token_products(xs, matrices, bias, reading, weights if mixed else None)
-        return _summed(xs, matrices, bias)
-
     def _check(self, layers: Sequence[Tensor]) -> None:
         if isinstance(layers, Tensor) or not isinstance(layers, Sequence) or len(layers) != self.num_layers:
             count = f"{len(layers)} tensors" if isinstance(layers, list | tuple) else type(layers).__name__
@@ -303,16 +226,6 @@ class LayerGrouper(Configured, nn.Module):
                     f"the layers have shapes {[tuple(y.shape) for y in layers]}; expected equal (B, N, "
                     f"{self.embed_dim})"
                 )
-
-
-def _as_made(part: nn.Module) -> bool:
-    """Whether a bottleneck's weights tell all that it does."""
-    norm, linear = part._modules.get("norm"), part._modules.get("linear")  # quicker than by name
-    if norm is None or linear is None or not untouched(part, Bottleneck) or not untouched(linear, nn.Linear):
-        return False
-    if not isinstance(norm, nn.LayerNorm):
-        return untouched(norm, nn.Identity)
-    return untouched(norm, nn.LayerNorm) and norm.eps == NORM_EPS and norm.bias is not None
 
 
 def auto_groups(num_layers: int, num_groups: int) -> Groups:
@@ -356,23 +269,8 @@ def _check_groups(groups: Groups, num_layers: int, num_groups: int) -> None:
             seen.add(layer)
 
 
-def _plain(layers: Sequence[Tensor], weights: Tensor) -> Tensor:
-    """Sum of w_l x_l."""
-    total = weights[0].to(layers[0].dtype) * layers[0]
-    for place in range(1, len(layers)):
-        total = total + weights[place].to(layers[0].dtype) * layers[place]
+def _sum(tensors: Sequence[Tensor]) -> Tensor:
+    total = tensors[0]
+    for x in tensors[1:]:
+        total = total + x
     return total
-
-
-def _summed(layers: Sequence[Tensor], weights: Sequence[Tensor], bias: Tensor) -> Tensor:
-    """Sum of W_l x_l, plus the bias, in one map; in half precision it is summed up in float32."""
-    total = linear(layers[0], weights[0], bias)
-    if total.dtype in (torch.float32, torch.float64) and layers[0].dtype == total.dtype:
-        flat = total.flatten(0, 1)
-        for x, weight in zip(layers[1:], weights[1:], strict=True):
-            flat = flat.addmm_(x.reshape(-1, x.shape[-1]), weight.T)
-        return flat.view_as(total)
-    low, total = total.dtype, total.float()  # half precision would round after every layer
-    for x, weight in zip(layers[1:], weights[1:], strict=True):
-        total = total.add_(linear(x, weight))
-    return total.to(low)

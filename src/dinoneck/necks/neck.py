@@ -12,7 +12,6 @@ from dinoneck import registry
 from dinoneck.configured import Configured
 from dinoneck.errors import ConfigError, RegistryError
 from dinoneck.layers.inputs import TokensLike, as_tokens, check_tokens
-from dinoneck.layers.mixture import Mixture
 from dinoneck.tokens import FeaturePyramid, Tokens
 
 
@@ -59,11 +58,6 @@ class Neck(Configured, nn.Module, ABC):
     @abstractmethod
     def reset_parameters(self) -> None:
         """Draw the weights anew."""
-
-    def mixed(self, tokens: Tokens, mixture: Mixture, images: Tensor | None = None) -> FeaturePyramid:
-        """Return the pyramid of mixed samples; necks that begin with a linear layer override it and mix behind it."""
-        found: FeaturePyramid = self(mixture.of(tokens), images)
-        return found
 
     def _tokens(
         self,

@@ -17,7 +17,6 @@ from dinoneck.grid import GridSize, as_maps
 from dinoneck.layers.conv_block import reset
 from dinoneck.layers.inputs import TokensLike
 from dinoneck.layers.norms import ChannelNorm
-from dinoneck.layers.projection import linear
 from dinoneck.layers.resampling import largest_of_four
 from dinoneck.necks.neck import Neck
 from dinoneck.tokens import FeaturePyramid
@@ -169,7 +168,7 @@ def upscaled(cells: Tensor, up: nn.ConvTranspose2d, project: nn.Linear | None = 
         project = None
     side, _, width, channels = weight.shape
     stacked = None if bias is None else bias.repeat(side * side)
-    found = linear(cells, weight.reshape(-1, channels), stacked)
+    found = F.linear(cells, weight.reshape(-1, channels), stacked)
     subcells: Tensor = found.unflatten(-1, (side, side, width))  # type: ignore[no-untyped-call]
     return subcells if project is None else project(subcells)
 

@@ -14,12 +14,9 @@ from dinoneck.configured import at_least
 from dinoneck.errors import ConfigError, DataError, ShapeError
 from dinoneck.grid import GridSize, as_maps
 from dinoneck.layers.conv_block import reset
-from dinoneck.layers.eager import untouched
 from dinoneck.layers.inputs import TokensLike
 from dinoneck.layers.norms import BatchNormName, map_norm
-from dinoneck.layers.projection import linear
 from dinoneck.layers.resampling import halved, resampled
-from dinoneck.layers.token_products import Reading, exact, mixed_layers, product_dtype, token_products
 from dinoneck.necks.image_detail import STRIDES, WIDENING, AlignedDetail, DEIMv2Detail
 from dinoneck.necks.neck import Neck
 from dinoneck.tokens import FeaturePyramid, Tokens
@@ -168,63 +165,44 @@ class SpatialTuningAdapter(Neck):
     ) -> FeaturePyramid:
         """Return the pyramid, see :meth:`Neck.forward`; ``images`` may have another size than the backbone's."""
         tokens = self._tokens(tokens, grid, num_prefix_tokens, cls_token)
-        read = self._by_level(tokens.sequence)
-        details: Sequence[Tensor | None] = [None] * len(read)
+        details: Sequence[Tensor | None] = [None] * len(self.project)
         image_size: Sequence[int] = ()
-        if self.detail is not None:
+        if self.detail is not None:  # image detail of every level, (B, d_i, rows_i, cols_i)
             images = self._fitting(self._checked(images, tokens), tokens.grid)
             details, image_size = self.detail(images), images.shape[-2:]
-        maps = []
-        for place, ((layers, shares), detail) in enumerate(zip(read, details, strict=True)):
-            if not untouched(self.project[place], nn.Linear):
-                maps.append(self.norms[place](self._called(place, layers, shares, tokens, detail, image_size)))
-                continue
-            weight = cast("Tensor", self.project[place].weight)  # [tokens | detail]
+        levels = []
+        for index, (sequence, detail) in enumerate(zip(self._by_level(tokens.sequence), details, strict=True)):
+            # the 1x1 projection of [tokens | detail] is the sum of two projections. Resizing is linear too, so tokens
+            # are averaged before theirs and enlarged after it: whichever has fewer cells to project
+            weight = cast("Tensor", self.project[index].weight)  # (D, C + d_i)
             of_tokens, of_detail = weight[:, : self.embed_dim], weight[:, self.embed_dim :]
-            if self.grid_from == "image" and detail is not None:
-                level = _projected(layers, shares, of_tokens, tokens)
-                level = resampled(level, detail.shape[-2:], image_size, STRIDES[place])
-            else:
-                level = self._around_grid(place, layers, shares, of_tokens, tokens, detail)
-            maps.append(self.norms[place](level if detail is None else _added(level, detail, of_detail)))
-        return FeaturePyramid(tuple(maps), self.strides)
+            if index == 2 and (self.grid_from == "features" or detail is None):
+                cells = halved(as_maps(sequence[:, tokens.num_prefix_tokens :], tokens.grid))
+                level = _project(cells, of_tokens)  # (B, D, rows / 2, cols / 2)
+            else:  # whole sequences: slicing CLS and registers off first would copy the tokens
+                projected = F.linear(sequence, of_tokens)[:, tokens.num_prefix_tokens :]  # (B, N, D)
+                level = as_maps(projected, tokens.grid)
+                level = self._resized(level, index, detail, image_size)  # (B, D, rows_i, cols_i)
+            if detail is not None:
+                level = level + _project(detail, of_detail)
+            levels.append(self.norms[index](level))
+        return FeaturePyramid(tuple(levels), self.strides)
 
-    def _by_level(self, sequences: tuple[Tensor, ...]) -> list[tuple[Sequence[Tensor], Tensor | None]]:
-        """What every level reads: the one layer, its own, or all, and the shares they are mixed by."""
-        levels = len(self.project)
-        if self.mix is not None:
-            return [(sequences, shares) for shares in self.mix.softmax(dim=1).unbind()]
-        each = sequences if len(sequences) == levels else sequences * levels
-        return [((sequence,), None) for sequence in each]
+    def _by_level(self, layers: Sequence[Tensor]) -> Sequence[Tensor]:
+        """The tokens (B, P + N, C) that every level reads: the one layer, its own layer, or a learned mix of all."""
+        if self.mix is None:
+            return layers if len(layers) == len(self.project) else [layers[0]] * len(self.project)
+        shares = self.mix.softmax(dim=1).to(layers[0].dtype)  # (levels, L)
+        return [_mixed(layers, level_shares) for level_shares in shares]
 
-    def _called(
-        self, place: int, layers: Sequence[Tensor], shares: Tensor | None, tokens: Tokens, detail: Tensor | None,
-        image_size: Sequence[int],
-    ) -> Tensor:  # fmt: skip
-        """A level whose layer somebody hooked, wrapped or parametrized: it is given [tokens | detail] at their size."""
-        mixed = layers[0] if shares is None else mixed_layers(layers, shares)
-        maps = as_maps(mixed[:, tokens.num_prefix_tokens :], tokens.grid)
+    def _resized(self, level: Tensor, index: int, detail: Tensor | None, image_size: Sequence[int]) -> Tensor:
+        """A map at the tokens' grid -> at the level's size: twice or once the grid, or the detail's size."""
         if self.grid_from == "image" and detail is not None:
-            maps = resampled(maps, detail.shape[-2:], image_size, STRIDES[place])
-        elif place == 2:
-            maps = halved(maps)
-        elif place == 0:
-            size = (2 * tokens.grid.rows, 2 * tokens.grid.cols) if detail is None else detail.shape[-2:]
-            maps = F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
-        both = maps if detail is None else torch.cat((maps, detail), dim=1)
-        found: Tensor = self.project[place](both.permute(0, 2, 3, 1))
-        return found.permute(0, 3, 1, 2)
-
-    def _around_grid(
-        self, place: int, layers: Sequence[Tensor], shares: Tensor | None, weight: Tensor, tokens: Tokens,
-        detail: Tensor | None,
-    ) -> Tensor:  # fmt: skip
-        """The tokens' share of a level of twice, once or half the grid's size."""
-        level = _projected(layers, shares, weight, tokens, halvings=int(place == 2))
-        if place > 0:
+            return resampled(level, detail.shape[-2:], image_size, STRIDES[index])
+        if index == 1:
             return level
         # the detail's own size, where there is one: under export it need not be proven equal
-        size = (2 * tokens.grid.rows, 2 * tokens.grid.cols) if detail is None else detail.shape[-2:]
+        size = (2 * level.shape[-2], 2 * level.shape[-1]) if detail is None else detail.shape[-2:]
         return F.interpolate(level, size=size, mode="bilinear", align_corners=False)
 
     def _checked(self, images: Tensor | None, tokens: Tokens) -> Tensor:
@@ -264,7 +242,8 @@ class SpatialTuningAdapter(Neck):
                     f"the images are {size[0]}x{size[1]} px, a grid of {grid.rows}x{grid.cols} needs "
                     f"{target[0]}x{target[1]} px; pass them at this size, or build the neck with image_resize='to_grid'"
                 )
-            resized = F.interpolate(exact(images), size=target, mode="bilinear", align_corners=False, antialias=True)
+            wide = images.to(torch.promote_types(images.dtype, torch.float32))
+            resized = F.interpolate(wide, size=target, mode="bilinear", align_corners=False, antialias=True)
             images = resized.to(images.dtype)
         return images.contiguous(memory_format=torch.channels_last)
 
@@ -279,37 +258,17 @@ class SpatialTuningAdapter(Neck):
         self.mix.copy_(-MIX_FALL * (layer - wanted[:, None]).abs())
 
 
-def _projected(
-    layers: Sequence[Tensor], shares: Tensor | None, weight: Tensor, tokens: Tokens, halvings: int = 0
-) -> Tensor:
-    """L tensors (B, P + N, C) -> (B, D, rows, cols), mixed by their shares, averaged ``halvings`` times, projected."""
-    how = Reading(halvings=halvings, prefix=tokens.num_prefix_tokens, grid=tokens.grid)
-    if not torch.compiler.is_compiling():
-        cells = token_products(layers, [weight.to(product_dtype(weight))], None, how, shares)
-        return as_maps(cells, how.size)
-    mixed = layers[0] if shares is None else mixed_layers(layers, shares)
-    if halvings:
-        return _linear(halved(as_maps(mixed[:, how.prefix :], tokens.grid)), weight)
-    return as_maps(linear(mixed, weight)[:, how.prefix :], tokens.grid)
-
-
-def _linear(maps: Tensor, weight: Tensor) -> Tensor:
+def _project(maps: Tensor, weight: Tensor) -> Tensor:
     """(B, C, rows, cols) -> (B, D, rows, cols), a 1x1 convolution."""
-    return linear(maps.permute(0, 2, 3, 1), weight).permute(0, 3, 1, 2)
+    return F.linear(maps.permute(0, 2, 3, 1), weight).permute(0, 3, 1, 2)
 
 
-def _added(level: Tensor, detail: Tensor, weight: Tensor) -> Tensor:
-    """``level``, which nobody else holds, plus a 1x1 convolution of the detail, as one accumulating product.
-
-    In half precision and in graphs it stays two steps: rounding and fusing are the compiler's.
-    """
-    exact = weight.dtype in (torch.float32, torch.float64) and level.dtype == detail.dtype == weight.dtype
-    if not exact or torch.compiler.is_compiling() or torch.is_autocast_enabled(weight.device.type):
-        return level + _linear(detail, weight)
-    cells = level.permute(0, 2, 3, 1)
-    flat, read = cells.flatten(0, 2), detail.permute(0, 2, 3, 1).flatten(0, 2)
-    total = torch.addmm(flat, read, weight.T) if torch.is_grad_enabled() else flat.addmm_(read, weight.T)
-    return total.view(cells.shape).permute(0, 3, 1, 2)
+def _mixed(layers: Sequence[Tensor], shares: Tensor) -> Tensor:
+    """Sum of s_l x_l."""
+    total = shares[0] * layers[0]
+    for share, x in zip(shares[1:], layers[1:], strict=True):
+        total = torch.addcmul(total, x, share)
+    return total
 
 
 def _check_same_scene(size: tuple[int, int], grid: GridSize, patch_size: int) -> None:

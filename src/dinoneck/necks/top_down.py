@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dinoneck.layers.conv_block import ActivationName, ConvBlock, MapLinear, reset
-from dinoneck.layers.eager import plainly, untouched
 from dinoneck.layers.norms import NormName
 
 
@@ -56,28 +55,20 @@ class TopDown(nn.Module):
         reset(self.laterals)
         reset(self.smooth)
 
-    def forward(
-        self, maps: Sequence[Tensor], extra: Sequence[Tensor | None] | None = None, lateral: Collection[int] = ()
-    ) -> list[Tensor]:
-        """Return the levels; ``extra`` maps are added to the laterals where given.
+    def forward(self, maps: Sequence[Tensor], extra: Sequence[Tensor] | None = None) -> list[Tensor]:
+        """Return the levels (B, D, rows_i, cols_i); ``extra`` maps (B, D, rows_i, cols_i) are added to the laterals."""
+        return [smooth(level) for smooth, level in zip(self.smooth, self.merged(maps, extra), strict=True)]
 
-        ``lateral`` names the levels whose maps have been through their lateral layer already, and may be changed.
-        """
-        merged = self.merged(maps, extra, lateral)
-        return [block(level) for block, level in zip(self.smooth, merged, strict=True)]
-
-    def merged(
-        self, maps: Sequence[Tensor], extra: Sequence[Tensor | None] | None = None, lateral: Collection[int] = ()
-    ) -> list[Tensor]:
+    def merged(self, maps: Sequence[Tensor], extra: Sequence[Tensor] | None = None) -> list[Tensor]:
         """Return the levels before the smoothing."""
         levels: list[Tensor] = []
-        for place in reversed(range(len(maps))):
-            level = maps[place] if place in lateral else self.laterals[place](maps[place])
-            added = None if extra is None else extra[place]
-            if added is not None:
-                level = level + added
-            own = place in lateral or added is not None or untouched(self.laterals[place], MapLinear)
-            levels.append(_with_coarser(level, levels[-1], own) if levels else level)
+        for index in reversed(range(len(maps))):  # coarse to fine
+            level: Tensor = self.laterals[index](maps[index])  # (B, D, rows_i, cols_i)
+            if extra is not None:
+                level = level + extra[index]
+            if levels:  # the coarser level, upsampled to this level's size
+                level = level + F.interpolate(levels[-1], size=level.shape[-2:], mode="nearest")
+            levels.append(level)
         return levels[::-1]
 
     def pooled(self, place: int, merged: Tensor) -> Tensor:
@@ -93,24 +84,6 @@ class TopDown(nn.Module):
         with torch.autocast(merged.device.type, enabled=False):  # half precision would lose what the sums gained
             mean = torch.einsum("bdij,odij->bo", means, conv.weight.to(means.dtype))
         return mean if conv.bias is None else mean + conv.bias.to(mean.dtype)
-
-
-def _with_coarser(level: Tensor, coarser: Tensor, own: bool) -> Tensor:
-    """The level plus the coarser one at its size; in place if nobody else holds it and no graph is recorded."""
-    halves = tuple((side + 1) // 2 for side in level.shape[-2:]) == tuple(coarser.shape[-2:])
-    if not own or not halves or torch.is_grad_enabled() or plainly():
-        return level + F.interpolate(coarser, size=level.shape[-2:], mode="nearest")
-    for row in (0, 1):  # every coarse cell stands for those at twice its place, and the next ones if there are any
-        for col in (0, 1):
-            part = level[..., row::2, col::2]
-            part += coarser[..., : part.shape[-2], : part.shape[-1]]
-    return level
-
-
-def sums_tell(top_down: TopDown) -> bool:
-    """Whether ``pooled`` says what a call does: nobody hooked, wrapped or parametrized the smoothing."""
-    parts = (part for block in top_down.smooth for part in block.modules())
-    return untouched(top_down, TopDown) and all(untouched(part, ConvBlock, nn.Conv2d, nn.Identity) for part in parts)
 
 
 def tap_sums(maps: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal, Unpack, cast
+from typing import Any, Literal, Unpack
 
 import torch
 import torch.nn.functional as F
@@ -12,15 +12,12 @@ from torch import Tensor, nn
 from dinoneck.configured import at_least
 from dinoneck.grid import as_maps
 from dinoneck.layers.conv_block import ActivationName, ConvBlock, MapLinear, reset
-from dinoneck.layers.eager import plainly, untouched
 from dinoneck.layers.inputs import Plain, TokensLike
-from dinoneck.layers.mixture import Mixture
 from dinoneck.layers.norms import NormName
 from dinoneck.layers.resampling import halved
-from dinoneck.layers.token_products import Reading
 from dinoneck.necks.layer_grouper import Fusion, LayerGrouper
 from dinoneck.necks.neck import Neck
-from dinoneck.necks.top_down import TopDown, sums_tell
+from dinoneck.necks.top_down import TopDown
 from dinoneck.tokens import FeaturePyramid, Tokens
 
 Downsample = Literal["conv", "pool", "interpolate"]
@@ -106,7 +103,6 @@ class ViTFPN(Neck):
         self.out_channels = fpn_dim
         self.strides = tuple(float(patch_size * 2**level) for level in range(num_levels))
         self.downsample, self.is_linear = downsample, norm is None and activation is None
-        self.is_normless = norm is None
         entrance: Literal["layer"] | None = None if norm is None else "layer"
         self.grouper = LayerGrouper(
             embed_dim, num_layers, fpn_dim, num_levels, layer_groups, use_separate_bottlenecks, entrance, fusion,
@@ -142,119 +138,60 @@ class ViTFPN(Neck):
         cls_token: Tensor | Sequence[Tensor] | None = None,
     ) -> FeaturePyramid:
         """Return the pyramid, see :meth:`Neck.forward`; ``images`` are not needed."""
-        return self._pyramid(self._tokens(tokens, grid, num_prefix_tokens, cls_token))
-
-    def mixed(self, tokens: Tokens, mixture: Mixture, images: Tensor | None = None) -> FeaturePyramid:
-        """Return the pyramid of mixed samples: mixed after the first linear layer, where no norm stands before it."""
-        return self._pyramid(self._tokens(tokens), mixture)
-
-    def _pyramid(self, tokens: Tokens, mixture: Mixture | None = None) -> FeaturePyramid:
-        groups, lateral = self._groups(tokens, mixture)
+        tokens = self._tokens(tokens, grid, num_prefix_tokens, cls_token)
+        groups = self._group_maps(tokens)
+        # each group at its own stride: P2 (patch), P3 (2 x patch), P4 (4 x patch) ...
         maps = self._downsampled(groups)
-        levels = self.top_down(maps, self._coordinates(maps), lateral)
-        for place, gain in enumerate(self.gains):
-            levels[place] = self._to_level(groups[place], place) + gain[:, None, None] * levels[place]
+        # top-down: add the coarser level, upsampled to this level's size, then smooth
+        levels = self.top_down(maps, self._coordinates(maps))
+        if self.gains:  # residual_init="zero": pooled tokens plus a learned gain, 0 at the start, times the level
+            pooled = [_halved(group, level) for level, group in enumerate(groups)]
+            levels = [x + gain[:, None, None] * y for x, gain, y in zip(pooled, self.gains, levels, strict=True)]
         return FeaturePyramid(tuple(levels), self.strides)
 
-    def pooled(self, tokens: TokensLike, mixture: Mixture | None = None, **plain: Unpack[Plain]) -> Tensor:
-        """Return the means over cells of all levels, concatenated: (B, num_levels * D); of mixed samples if asked.
+    def pooled(self, tokens: TokensLike, **plain: Unpack[Plain]) -> Tensor:
+        """Return the means over cells of all levels, concatenated: (B, num_levels * D).
 
-        With ``norm=None, activation=None`` the smoothing convolutions are replaced by sums, exactly, unless somebody
-        hooked, wrapped, replaced or parametrized them.
+        With ``norm=None, activation=None`` the smoothing convolutions are replaced by sums, which is exact.
         """
-        tokens = self._tokens(tokens, **plain)
-        if not (self.is_linear and sums_tell(self.top_down)):
-            return torch.cat([level.mean(dim=(2, 3)) for level in self._pyramid(tokens, mixture).maps], dim=1)
-        groups, lateral = self._groups(tokens, mixture)
+        if not self.is_linear:
+            return torch.cat([level.mean(dim=(2, 3)) for level in self(tokens, **plain)], dim=1)
+        groups = self._group_maps(self._tokens(tokens, **plain))
         maps = self._downsampled(groups)
-        merged = self.top_down.merged(maps, self._coordinates(maps), lateral)
-        means = [self.top_down.pooled(place, level) for place, level in enumerate(merged)]
-        for place, gain in enumerate(self.gains):
-            means[place] = self._to_level(groups[place], place).mean(dim=(2, 3)) + gain * means[place]
+        merged = self.top_down.merged(maps, self._coordinates(maps))
+        means = [self.top_down.pooled(level, x) for level, x in enumerate(merged)]
+        if self.gains:
+            pooled = [_halved(group, level).mean(dim=(2, 3)) for level, group in enumerate(groups)]
+            means = [x + gain * y for x, gain, y in zip(pooled, self.gains, means, strict=True)]
         return torch.cat(means, dim=1).to(merged[0].dtype)
 
     def calibrate(self, batches: Iterable[Tokens]) -> bool:
         """Set untouched entrance norms to the tokens, see :meth:`dinoneck.LayerGrouper.calibrate`."""
         return self.grouper.calibrate(tokens.patches for tokens in batches)
 
-    def _groups(self, tokens: Tokens, mixture: Mixture | None = None) -> tuple[list[Tensor], set[int]]:
-        """Fused maps (B, D, rows, cols) of every group, gated where asked, and which have had their lateral layer.
-
-        Groups that are averaged to their level are averaged before they are projected. Samples are mixed before
-        the norms, or, where there are none, after the projection.
-        """
-        if mixture is not None and not self.mixes_late:
-            tokens, mixture = mixture.of(tokens), None
-        sequences = tokens.sequence
-        fused: dict[tuple[int, ...], Tensor] = {}
-        maps, lateral = [], set()
-        called = None if untouched(self.grouper, LayerGrouper) else self.grouper(sequences)
-        for place, group in enumerate(self.grouper.groups):
-            if called is not None:
-                maps.append(as_maps(called[place][:, tokens.num_prefix_tokens :], tokens.grid))
-                continue
-            then = self._lateral_to_fold(place, tokens)
-            halvings = place if self._pools_first(place) else 0
-            how = Reading(halvings=halvings, prefix=tokens.num_prefix_tokens, grid=tokens.grid)
-            key = (halvings, *group)  # groups that share a layer share its result
-            if key not in fused:
-                fused[key] = as_maps(self.grouper.fuse(place, sequences, how, then), how.size)
-            maps.append(fused[key])
-            lateral |= {place} if then is not None else set()
-        if mixture is not None:
-            maps = [mixture.linear(x) for x in maps]
+    def _group_maps(self, tokens: Tokens) -> list[Tensor]:
+        """One map (B, D, rows, cols) per group of layers, channels-last."""
+        # fuse the layers of each group, on whole sequences (slicing CLS and registers off first would copy them)
+        groups = self.grouper(tokens.sequence)  # G x (B, P + N, D)
+        # patch tokens are a raster-ordered map: (B, N, D) -> (B, D, rows, cols), a view
+        maps = [as_maps(x[:, tokens.num_prefix_tokens :], tokens.grid) for x in groups]
         if self.cls_context is None:
-            return maps, lateral
-        cls_token = tokens.cls_token[-1]
-        gates = self.cls_context(cls_token if mixture is None else mixture.linear(cls_token))
-        return [x * gate[:, :, None, None] for x, gate in zip(maps, gates, strict=True)], lateral
+            return maps
+        gates = self.cls_context(tokens.cls_token[-1])  # G x (B, D)
+        return [x * gate[:, :, None, None] for x, gate in zip(maps, gates, strict=True)]
 
-    @property
-    def mixes_late(self) -> bool:
-        """Whether mixed tokens and mixed projections are the same to it."""
-        return self.is_normless and all(self._is_linear(place) for place in range(len(self.strides)))
+    def _downsampled(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """Level i: (B, D, rows, cols) -> (B, D, ceil(rows / 2^i), ceil(cols / 2^i))."""
+        if self.downsample == "pool":
+            maps = [_halved(x, level) for level, x in enumerate(maps)]
+        elif self.downsample == "interpolate":
+            maps = [_interpolated(x, level) for level, x in enumerate(maps)]
+        return [down(x) for down, x in zip(self.down, maps, strict=True)]
 
-    def _is_linear(self, place: int) -> bool:
-        """Whether a group may be taken apart: the weights of the grouper tell what a call of it does."""
-        return untouched(self.grouper, LayerGrouper) and self.grouper.is_linear(place)
-
-    def _pools_first(self, place: int) -> bool:
-        return self.downsample == "pool" and place > 0 and self._is_linear(place)
-
-    def _lateral_to_fold(self, place: int, tokens: Tokens) -> nn.Linear | None:
-        """The level's lateral layer, where it follows the projections at once and folding it in takes less."""
-        group = self.grouper.groups[place]
-        alone = place == 0 and self.grouper.groups.count(group) == 1 and self._is_linear(place)
-        between = len(self.gains) or self.cls_context is not None
-        if plainly() or between or not (alone or self._pools_first(place)) or not self._is_called_next(place):
+    def _coordinates(self, maps: Sequence[Tensor]) -> list[Tensor] | None:
+        """What two more channels with the cells' x and y add to the laterals; None without ``use_coords``."""
+        if not self.coords:
             return None
-        cells = len(tokens) * Reading(halvings=place, grid=tokens.grid).size.count
-        products = len({self.grouper.bottleneck(layer) for layer in group})
-        lateral = cast("MapLinear", self.top_down.laterals[place])
-        return lateral if cells > products * self.embed_dim else None
-
-    def _is_called_next(self, place: int) -> bool:
-        """Whether the level's lateral layer is what its maps go through next, and nothing else."""
-        if not untouched(self.top_down, TopDown) or not untouched(self.down[place], nn.Identity):
-            return False
-        return untouched(self.top_down.laterals[place], MapLinear)
-
-    def _downsampled(self, groups: Sequence[Tensor]) -> list[Tensor]:
-        return [
-            down(group if self.downsample == "conv" else self._to_level(group, place, self.downsample))
-            for place, (down, group) in enumerate(zip(self.down, groups, strict=True))
-        ]
-
-    def _to_level(self, group: Tensor, place: int, how: Downsample = "pool") -> Tensor:
-        """A group's map at its level's size, by means unless told otherwise."""
-        if self._pools_first(place):
-            return group
-        return _interpolated(group, place) if how == "interpolate" else _halved(group, place)
-
-    def _coordinates(self, maps: Sequence[Tensor]) -> list[Tensor | None]:
-        """What two more channels with the cells' x and y add to the laterals."""
-        if not len(self.coords):
-            return [None] * len(maps)
         return [layer(_cell_coordinates(level)) for layer, level in zip(self.coords, maps, strict=True)]
 
 

@@ -12,8 +12,6 @@ from torch import Tensor, nn
 from dinoneck.backbones import weight_hashes
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.heads.head import Head
-from dinoneck.layers.mixture import Mixture, mixes_itself
-from dinoneck.tokens import Tokens
 from dinoneck.training.parameter_groups import param_groups
 from dinoneck.training.recipe import Recipe
 
@@ -36,13 +34,6 @@ class Learner(nn.Module):
     def device(self) -> torch.device:
         """Where the head is."""
         return next(self.head.parameters()).device
-
-    def outputs(self, tokens: Tokens, mixture: Mixture | None = None) -> dict[str, Tensor]:
-        """Return what the head says of tokens, or of their mixture."""
-        if mixture is None or not mixes_itself(self.head):
-            found: dict[str, Tensor] = self.head(tokens if mixture is None else mixture.of(tokens))
-            return found
-        return self.head.mixed(tokens, mixture)
 
     def weights(self) -> dict[str, Tensor]:
         """Return all of the head's weights and buffers and what the backbone learns, not copied."""

@@ -19,7 +19,7 @@ from dinoneck.training.batches import Batch, Labels, Order
 from dinoneck.training.ema import EMA
 from dinoneck.training.learner import Learner
 from dinoneck.training.live_tokens import LiveTokens
-from dinoneck.training.mixup import cutmix, drawn_mixup
+from dinoneck.training.mixup import cutmix, manifold_mixup
 from dinoneck.training.processes import Processes
 from dinoneck.training.randomness import seed_step
 from dinoneck.training.recipe import Recipe
@@ -242,9 +242,9 @@ class Loop:
         problem = self.problem
         (inputs, wanted, masks), loss = given, problem.loss
         with self._precision():
-            tokens, mixture = self._tokens(inputs), None
+            tokens = self._tokens(inputs)
             if self.recipe.mixup_alpha is not None and self._blends:
-                mixture, wanted, masks = drawn_mixup(
+                tokens, wanted, masks = manifold_mixup(
                     tokens,
                     wanted,
                     self.recipe.mixup_alpha,
@@ -252,7 +252,7 @@ class Loop:
                     compositions=loss.compositions,
                     masks=masks,
                 )
-            outputs = _exact(problem.learner.outputs(tokens, mixture))
+            outputs = _exact(problem.learner.head(tokens))
         total, parts = loss(*self.processes.gathered((outputs, wanted, masks), size))
         if not bool(total.isfinite()):
             rate = self.optimizer.param_groups[0]["lr"]

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from dinoneck.errors import ConfigError, DataError, ShapeError
-from dinoneck.layers.mixture import Mixture, spread
 from dinoneck.tasks import Kind, Task, check_tasks
+from dinoneck.training.mixture import Mixture, spread
 
 MISSING_LABEL = -1
 

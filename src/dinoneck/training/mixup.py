@@ -99,34 +99,15 @@ def manifold_mixup(
     Reference: Verma et al. 2019, "Manifold Mixup"; design source "DINOv3-H+ with CLS gating". Deviations: lambda
     per sample (as in the source), masses mixed in natural units and shares by their mass.
     """
-    blend, *mixed = drawn_mixup(
-        tokens, targets, alpha, tasks=tasks, compositions=compositions, masks=masks, generator=generator
-    )
-    if isinstance(tokens, Tokens):
-        return blend.of(tokens), *mixed
-    return replace(tokens, maps=tuple(blend.linear(x) for x in tokens.maps)), *mixed
-
-
-def drawn_mixup(
-    tokens: Tokens | FeaturePyramid,
-    targets: Mapping[str, Tensor],
-    alpha: float,
-    *,
-    tasks: Sequence[Task] | None = None,
-    compositions: Sequence[TotalAndRatio] = (),
-    masks: Mapping[str, Tensor] | None = None,
-    generator: torch.Generator | None = None,
-) -> tuple[Any, ...]:
-    """Do what :func:`manifold_mixup` does to targets and masks, and return the mixture in place of mixed tokens.
-
-    For ``head.mixed(tokens, mixture)``: heads whose first steps are linear mix behind them, where there is less to mix.
-    """
     tensors = _tensors(tokens)
     random = _random(generator)
     partner = torch.from_numpy(random.permutation(len(tensors[0])))
     kept = _shares_kept(random, alpha, len(partner)).to(tensors[0].dtype).double()
     blend = Blend(partner, kept).to(tensors[0].device)
-    return blend, *_mixed(blend, targets, tasks, compositions, masks)
+    mixed = _mixed(blend, targets, tasks, compositions, masks)
+    if isinstance(tokens, Tokens):
+        return blend.of(tokens), *mixed
+    return replace(tokens, maps=tuple(blend.linear(x) for x in tokens.maps)), *mixed
 
 
 def cutmix(

@@ -22,7 +22,7 @@ from dinoneck import (
     Tokens,
     load_backbone,
 )
-from dinoneck.heads import cls_gating, gates_of
+from dinoneck.heads import gates_of
 
 TASKS = (
     Task("mass", unit="g", activation="softplus"),
@@ -85,22 +85,6 @@ def test_pooling_the_whole_sequence_equals_slicing_the_patches_off(mode: str, pr
             assert torch.allclose(said[task.name], expected, rtol=0, atol=1e-12)
         assert torch.allclose(head.gate(tokens).flatten(1), weights, rtol=0, atol=1e-12)
         assert head.gate(tokens).sum().item() == pytest.approx(3.0)
-
-
-def test_no_copy_of_the_tokens_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The matrix products are given the sequence itself, not a slice of it."""
-    seen: list[int] = []
-    plain = torch.bmm
-
-    def spy(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-        seen.append(b.data_ptr())
-        return plain(a, b)
-
-    monkeypatch.setattr(cls_gating.torch, "bmm", spy)  # type: ignore[attr-defined]
-    x = torch.randn(2, 17, 16)
-    head_of("query")(tokens_of(x, 3, 4))
-    head_of("mlp", 12)(tokens_of(x, 3, 4))
-    assert seen == [x.data_ptr()] * 3
 
 
 @pytest.mark.parametrize("mode", ["mlp", "resized"])
@@ -187,16 +171,12 @@ def test_dropout_works_in_training_only() -> None:
 
 
 @pytest.mark.parametrize("reduce", ["mean", "median"])
-def test_an_ensemble_reads_the_tokens_once_and_equals_the_loop(reduce: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_ensemble_equals_the_loop(reduce: Any) -> None:
     heads = [head_of("query", seed=1), head_of("mlp", 12, seed=2), head_of("resized", (2, 3), seed=3)]
     heads += [head_of("query", seed=4), head_of("mlp", 12, seed=5)]
     tokens = tokens_of(torch.randn(4, 17, 16), 3, 4)
     answers = [head.predict(tokens) for head in heads]
-    calls: list[tuple[int, ...]] = []
-    plain = torch.bmm
-    monkeypatch.setattr(cls_gating.torch, "bmm", lambda a, b: calls.append(tuple(a.shape)) or plain(a, b))  # type: ignore[attr-defined]
     said = HeadEnsemble.from_heads(heads, reduce=reduce).predict(tokens)
-    assert calls == [(4, 2, 16), (4, 5, 17)]
     for name, values in said.items():
         stacked = torch.stack([row[name] for row in answers])
         expected = stacked.mean(dim=0) if reduce == "mean" else stacked.quantile(0.5, dim=0)

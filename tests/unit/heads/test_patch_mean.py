@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import copy
-
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from dinoneck import ConfigError, PatchMeanHead, PatchMeanMLP, ShapeError, TargetTransform, Task, Tokens
-from dinoneck.heads.patch_mean import per_patch_together
 
 
 def tokens_of(x: torch.Tensor, rows: int, cols: int, prefix: int = 5) -> Tokens:
@@ -76,24 +72,6 @@ def test_absorbing_a_scale_changes_nothing_but_the_input() -> None:
     after = head(tokens_of(x, 2, 3))
     for name in before:
         assert torch.allclose(before[name], after[name], atol=1e-5)
-
-
-@pytest.mark.parametrize("members", [1, 3, 25])
-def test_together_equals_one_by_one(members: int) -> None:
-    mlps = [PatchMeanMLP(24, 64 + 8 * (i % 3), 1 + i % 2, (None, "relu", "softplus")[i % 3]) for i in range(members)]  # type: ignore[arg-type]
-    x = torch.randn(6, 5 + 32, 24)
-    for mlp, answer in zip(mlps, per_patch_together(mlps, x, 5), strict=True):
-        assert torch.allclose(answer, mlp.per_patch(x[:, 5:]), atol=1e-6)
-
-
-def test_together_trains_like_one_by_one() -> None:
-    mlps = [PatchMeanMLP(24, 16).double() for _ in range(3)]
-    twins = copy.deepcopy(mlps)
-    x = torch.randn(2, 5 + 9, 24, dtype=torch.float64)
-    sum(a.square().sum() for a in per_patch_together(mlps, x, 5)).backward()  # type: ignore[union-attr]
-    sum(twin.per_patch(x[:, 5:]).square().sum() for twin in twins).backward()  # type: ignore[union-attr]
-    for one, other in zip(nn.ModuleList(mlps).parameters(), nn.ModuleList(twins).parameters(), strict=True):
-        assert torch.allclose(one.grad, other.grad, rtol=1e-12)  # type: ignore[arg-type]
 
 
 def test_head_reads_the_last_layer_and_only_patches() -> None:

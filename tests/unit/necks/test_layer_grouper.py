@@ -76,26 +76,6 @@ def test_it_equals_the_plain_formula_and_so_do_its_gradients(
         assert torch.allclose(a, b, rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize("fusion", ["mean", "softmax"])
-def test_no_projected_layer_is_kept_for_the_backward_pass(fusion: Any) -> None:
-    """Six layers of one group: beside the normed tokens and weights nothing of the projections' size is saved."""
-    count, channels, width = 6, 24, 20
-    grouper = LayerGrouper(channels, count, width, 1, norm=None, fusion=fusion)
-    xs = layers_of(count, torch.float32, channels)
-    known = {x.untyped_storage().data_ptr() for x in [*xs, *grouper.parameters()]}
-    saved: list[int] = []
-
-    def keep(x: Tensor) -> Tensor:
-        if x.untyped_storage().data_ptr() not in known:
-            saved.append(x.numel())
-        return x
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
-        grouper(xs)
-    assert max(saved, default=0) <= channels * width  # composed weights, never a (2, N, width) map per layer
-    assert not [size for size in saved if size == 2 * N * width]
-
-
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_does_not_lose_more_with_every_layer(dtype: torch.dtype) -> None:
     """12 layers of one group: the error stays that of one rounding, since sums are kept in float32."""

@@ -1,0 +1,107 @@
+"""The fused norm and projection of training: values, gradients, what it keeps, and where the modules run instead."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dinoneck import LayerGrouper
+from dinoneck.layers import fused
+
+B, N, C, D = 2, 70, 24, 5
+
+
+def parts(dtype: torch.dtype = torch.float64) -> tuple[nn.LayerNorm, nn.Linear]:
+    torch.manual_seed(0)
+    norm, linear = nn.LayerNorm(C, eps=1e-6, dtype=dtype), nn.Linear(C, D, dtype=dtype)
+    for parameter in norm.parameters():
+        nn.init.normal_(parameter)
+    return norm, linear
+
+
+@pytest.mark.parametrize("rows", [1, 33, 10_000])  # per block: one, a part of a sample, all
+@pytest.mark.parametrize("learns", [False, True])
+def test_values_and_gradients_are_those_of_the_modules(
+    rows: int, learns: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fused, "_rows_per_block", lambda x: rows)
+    norm, linear = parts()
+    x = torch.randn(B, N, C, dtype=torch.float64, requires_grad=learns)
+    share = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+    leaves = [*norm.parameters(), *linear.parameters(), share, *([x] if learns else [])]
+    results = []
+    for run in (lambda: fused.norm_linear(x, norm, linear, share), lambda: share * linear(norm(x))):
+        y = run()
+        results.append([y, *torch.autograd.grad(y.square().sum(), leaves)])
+    for ours, expected in zip(*results, strict=True):
+        assert (ours - expected).abs().max() < 1e-10
+
+
+def test_it_is_twice_differentiable() -> None:
+    norm, linear = parts()
+    x = torch.randn(2, 3, C, dtype=torch.float64, requires_grad=True)
+
+    def run(given: Tensor, weight: Tensor) -> Any:
+        return torch.func.functional_call(Both(norm, linear), {"linear.weight": weight}, (given,))
+
+    assert torch.autograd.gradgradcheck(run, (x, linear.weight), atol=1e-4)
+
+
+class Both(nn.Module):
+    def __init__(self, norm: nn.LayerNorm, linear: nn.Linear) -> None:
+        super().__init__()
+        self.norm, self.linear = norm, linear
+
+    def forward(self, x: Tensor) -> Tensor:
+        return fused.norm_linear(x, self.norm, self.linear)
+
+
+@pytest.mark.parametrize("fusion", ["mean", "softmax"])
+@pytest.mark.parametrize("learns", [False, True])
+def test_a_grouper_keeps_no_tokens_for_the_backward_pass(fusion: Any, learns: bool) -> None:
+    grouper = LayerGrouper(96, 4, 8, 1, fusion=fusion)
+    layers = [torch.randn(2, 400, 96, requires_grad=learns) for _ in range(4)]
+    own = {x.untyped_storage().data_ptr() for x in (*grouper.parameters(), *layers)}
+    kept: dict[int, int] = {}
+
+    def pack(x: Tensor) -> Tensor:
+        kept[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        grouper(layers)
+    # a few copies of the weights (8 x 96), and no tokens (400 x 96) or projected tokens (2 x 400 x 8)
+    assert sum(size for place, size in kept.items() if place not in own) < 4 * 4 * 8 * 96 * 4
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_and_autocast_stay_near(dtype: torch.dtype) -> None:
+    norm, linear = parts(torch.float32)
+    x = torch.randn(B, N, C)
+    expected = linear(norm(x))
+    with torch.autocast("cpu", dtype):
+        cast = fused.norm_linear(x, norm, linear)
+        assert cast.dtype == linear(norm(x)).dtype == dtype
+    low = fused.norm_linear(x.to(dtype), norm.to(dtype), linear.to(dtype))
+    for y in (cast, low):
+        assert (y.float() - expected).abs().max() < 0.1
+    low.square().sum().backward()  # type: ignore[no-untyped-call]
+    assert linear.weight.grad is not None
+    assert linear.weight.grad.isfinite().all()
+
+
+def test_a_replaced_layer_is_called() -> None:
+    class Doubled(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return 2 * super().forward(x)
+
+    grouper, x = LayerGrouper(C, 1, D, 1), torch.randn(1, 4, C)
+    before = grouper([x])[0]
+    own = grouper.bottleneck(0).linear
+    doubled = Doubled(C, D)
+    doubled.load_state_dict(own.state_dict())
+    grouper.bottleneck(0).linear = doubled
+    assert torch.allclose(grouper([x])[0], 2 * before, atol=1e-6)
