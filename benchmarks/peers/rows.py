@@ -119,6 +119,7 @@ def lightly_linear(data: Masks, lr: float, seed: int) -> Predict:
         data={**parts, "classes": dict(enumerate(CLASSES))},
         steps=EPOCHS * math.ceil(len(data.parts["train"]) / BATCH),
         batch_size=BATCH,
+        gradient_accumulation_steps=1,
         num_workers=0,
         accelerator="cpu",
         precision="32-true",
