@@ -332,7 +332,7 @@ MODES = [
         Case("no such repository, with a token", "hub", there(asking_for("me/gone", READER)), "there is no hub"),
         Case("private, no token", "hub", there(asking_for("me/p", private=True)), "you are not logged in"),
         Case("private, another's token", "hub", there(asking_for("me/p", READER, private=True)), "your account may"),
-        Case("gated, no token", "hub", there(asking_for("me/g", gated=True)), "is gated: its owner asks you"),
+        Case("gated, no token", "hub", there(asking_for("me/g", gated=True)), "is gated: accept its owner's terms"),
         Case("gated, another's token", "hub", there(asking_for("me/g", READER, gated=True)), "is gated"),
         Case("a token that is not accepted", "hub", there(asking_for(token="hf_" + "x" * 32)), "does not accept your"),
         Case("no such revision", "hub", there(asking_for(revision="v9")), "no branch, tag or commit 'v9'"),

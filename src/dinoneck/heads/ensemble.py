@@ -45,6 +45,7 @@ class HeadEnsemble(Head):
         ConfigError: if members are malformed, differ in ``embed_dim`` or in a task's outputs, or weights do not fit.
 
     Examples:
+        >>> from dinoneck import PatchMeanHead
         >>> folds = [PatchMeanHead(64, [Task("total")]) for _ in range(5)]
         >>> ensemble = HeadEnsemble.from_heads(folds)
         >>> tokens = Tokens.from_patches(torch.randn(2, 6, 64), grid=(2, 3), patch_size=16)

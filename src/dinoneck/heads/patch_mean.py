@@ -154,8 +154,8 @@ class PatchMeanHead(Head):
 
     Examples:
         >>> head = PatchMeanHead(64, [Task("Dry_Total_g", unit="g", activation="relu")])
-        >>> tokens = Tokens.from_patches(torch.randn(2, 6, 64), grid=(2, 3), patch_size=16)
-        >>> head(tokens)["Dry_Total_g"].shape, head.predict_maps(tokens)["Dry_Total_g"].shape
+        >>> x = torch.randn(2, 6, 64)
+        >>> head(x, grid=(2, 3))["Dry_Total_g"].shape, head.predict_maps(x, grid=(2, 3))["Dry_Total_g"].shape
         (torch.Size([2, 1]), torch.Size([2, 1, 2, 3]))
     """
 

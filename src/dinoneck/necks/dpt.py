@@ -62,8 +62,7 @@ class DPTNeck(Neck):
         >>> import torch
         >>> neck = DPTNeck(64, out_channels=32, readout="project", hidden_sizes=(8, 16, 32, 64))
         >>> layers = [torch.randn(1, 5 + 15 * 31, 64) for _ in range(4)]
-        >>> tokens = Tokens.from_sequence(layers, image_size=(240, 496), patch_size=16, num_prefix_tokens=5)
-        >>> [tuple(level.shape) for level in neck(tokens).maps], neck.strides
+        >>> [tuple(level.shape) for level in neck(layers, grid=(15, 31), num_prefix_tokens=5)], neck.strides
         ([(1, 32, 60, 124), (1, 32, 30, 62), (1, 32, 15, 31), (1, 32, 8, 16)], (4.0, 8.0, 16.0, 32.0))
 
     Reference: Ranftl et al., Vision Transformers for Dense Prediction, ICCV 2021; transformers' ``DPTNeck``, whose

@@ -54,8 +54,7 @@ class SimplePyramid(Neck):
 
     Examples:
         >>> neck = SimplePyramid(embed_dim=64, out_channels=32)
-        >>> tokens = Tokens.from_patches(torch.randn(2, 9 * 16, 64), grid=(9, 16), patch_size=16)
-        >>> [tuple(level.shape) for level in neck(tokens).maps], neck.strides
+        >>> [tuple(level.shape) for level in neck(torch.randn(2, 9 * 16, 64), grid=(9, 16))], neck.strides
         ([(2, 32, 36, 64), (2, 32, 18, 32), (2, 32, 9, 16), (2, 32, 5, 8)], (4.0, 8.0, 16.0, 32.0))
 
     Reference: Li et al., Exploring Plain Vision Transformer Backbones for Object Detection, ECCV 2022; detectron2's

@@ -66,10 +66,10 @@ class STAPyramid(Neck):
 
     Examples:
         >>> neck = STAPyramid(embed_dim=384)
-        >>> neck(Tokens.from_patches(torch.randn(1, 30 * 41, 384), grid=(30, 41), patch_size=16))
+        >>> neck(torch.randn(1, 30 * 41, 384), grid=(30, 41))
         FeaturePyramid((1, 256, 60, 82) stride 8, (1, 256, 30, 41) stride 16, (1, 256, 15, 21) stride 32)
         >>> neck = STAPyramid(embed_dim=384, strides=(8, 16, 32), patch_size=14)
-        >>> neck(Tokens.from_patches(torch.randn(1, 46 * 46, 384), grid=(46, 46), patch_size=14))
+        >>> neck(torch.randn(1, 46 * 46, 384), grid=(46, 46))
         FeaturePyramid((1, 256, 81, 81) stride 8, (1, 256, 41, 41) stride 16, (1, 256, 21, 21) stride 32)
 
     Reference: design source "DINOv3 as D-FINE's encoder", the spatial tuning adapter. Deviations: strides follow the
