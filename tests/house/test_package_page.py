@@ -49,6 +49,6 @@ def test_all_files_name_the_same_addresses() -> None:
     site = (ROOT / "mkdocs.yml").read_text()
     assert urls["Homepage"] == urls["Repository"] == citation["repository-code"] == HOME
     assert urls["Documentation"] == citation["url"]
-    assert f"repo_url: {HOME}\n" in site and f'site_url: {urls["Documentation"]}/' in site
+    assert f"repo_url: {HOME}\n" in site and f"site_url: {urls['Documentation']}/" in site
     for page in ("SECURITY.md", ".github/ISSUE_TEMPLATE/config.yml"):
         assert f"{HOME}/security/advisories/new" in (ROOT / page).read_text()
