@@ -22,7 +22,7 @@ from tests.conftest import ROOT
 from tests.pretend_device import NAME, Graph, graph, pretend_device
 from tests.unit.test_speed_benchmark import HEAVY, tiny
 
-from dinoneck.layers.mixture import Mixture
+from dinoneck.training.mixture import Mixture
 
 
 @pytest.fixture(autouse=True)
@@ -68,7 +68,7 @@ def test_a_mixture_is_moved_once_and_read_never() -> None:
 
 
 def speed_with_graphs(folder: Path) -> None:
-    row = next(row for row in ROWS if row.name == "mixup before a pool")
+    row = next(row for row in ROWS if row.name == "CLS gate pool")
     words = ["--no-compile", "--rounds", "2", "--dtypes", "float32", "--graphs", "--steps", "forward"]
     shrink(patch := pytest.MonkeyPatch())
     patch.setattr(speed, "ROWS", [row])
@@ -83,7 +83,7 @@ def test_speed_with_graphs(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     report = json.loads((tmp_path / f"speed_{NAME}_graphs.json").read_text())
     assert report["machine"]["gpu"] == "a pretend GPU" and report["machine"]["versions"]["torch"]
-    [steps] = report["rows"]["mixup before a pool"]["results"].values()
+    [steps] = report["rows"]["CLS gate pool"]["results"].values()
     assert all(numbers["replayed"] for numbers in steps["forward"].values())
     assert "images / s" in (tmp_path / f"speed_{NAME}_graphs.md").read_text()
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from dinoneck.layers.mixture import Mixture
 from tests.contract.cases import WIDTH, tokens_of
 from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -167,11 +166,3 @@ def test_autocast_leaves_float64_alone(name: str) -> None:
     wanted = size(module(read(name, sequence)))
     with torch.autocast("cpu", torch.bfloat16):
         assert (size(module(read(name, sequence))) - wanted).abs() < 1e-9 * wanted
-
-
-def test_a_mixture_goes_through_torch_func() -> None:
-    mixture = Mixture(torch.tensor([1, 0]), torch.rand(2, dtype=DOUBLE))
-    x = torch.randn(2, 3, dtype=DOUBLE, requires_grad=True)
-    wanted = torch.autograd.grad(mixture.linear(x).square().sum(), x)[0]
-    found = torch.func.grad(lambda given: mixture.linear(given).square().sum())(x.detach())
-    assert (found - wanted).abs().max() < 1e-12
