@@ -141,7 +141,7 @@ class Tokens:
             GridError: if N is not rows * cols.
         """
         patches = _alike(x_or_list, "patches")
-        size = _grid(grid)
+        size = checked_grid(grid)
         if patches[0].shape[1] != size.rows * size.cols:
             raise GridError(
                 f"{patches[0].shape[1]} patch tokens do not fill a grid of {size.rows} rows x {size.cols} cols = "
@@ -359,8 +359,11 @@ def _beside(given: Tensor | Sequence[Tensor], patches: tuple[Tensor, ...], ndim:
     return tensors
 
 
-def _grid(grid: Sequence[int]) -> GridSize:
-    if len(grid) != 2 or any(isinstance(side, bool | float) for side in grid) or grid[0] < 1 or grid[1] < 1:
+def checked_grid(grid: Sequence[int]) -> GridSize:
+    """Return (rows, cols), or raise GridError."""
+    if not isinstance(grid, Sequence | torch.Size) or len(grid) != 2:
+        raise GridError(f"grid is {grid!r}; expected (rows, cols), both at least 1")
+    if any(isinstance(side, bool | float) for side in grid) or grid[0] < 1 or grid[1] < 1:
         raise GridError(f"grid is {tuple(grid)}; expected (rows, cols), both at least 1")
     return GridSize(grid[0], grid[1])
 

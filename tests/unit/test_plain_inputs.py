@@ -29,6 +29,7 @@ PATCHES, MAPS, CLS = torch.randn(2, 15, 8), torch.randn(2, 8, 3, 5), torch.randn
     ("x", "plain", "error", "message"),
     [
         (PATCHES, {}, ShapeError, r"without their patch grid; pass grid=\(rows, cols\)"),
+        (PATCHES, {"grid": 15}, GridError, r"grid is 15; expected \(rows, cols\)"),
         (PATCHES, {"grid": (3, 4)}, GridError, "15 patch tokens do not fill a grid of 3 rows x 4 cols"),
         (PATCHES, {"grid": (3, 5), "num_prefix_tokens": 1}, GridError, "a sequence of 15 tokens does not fit"),
         (PATCHES, {"grid": (2, 7), "num_prefix_tokens": 1, "cls_token": CLS}, ShapeError, "pass one of them"),

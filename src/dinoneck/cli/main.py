@@ -72,7 +72,7 @@ class _Parser(argparse.ArgumentParser):
     """Names the verb that was nearly spelled, and refuses empty paths."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
+        super().__init__(*args, **{"allow_abbrev": False, **options})  # --backbone is not --backbone-file
         self.register("type", Path, _path)
 
     def error(self, message: str) -> NoReturn:

@@ -279,8 +279,9 @@ def read_picture(path: Path, read: Callable[[Image.Image, str], T], noun: str = 
     Raises:
         DataError: if there is no such file or it cannot be decoded, naming it.
     """
-    if path == Path():
-        raise DataError(f"the path of a {noun} is empty or the current folder; expected an image file")
+    if path.is_dir():
+        which = "empty or the current folder" if path == Path() else f"{path}, a folder"
+        raise DataError(f"the path of a {noun} is {which}; expected an image file")
     try:
         with Image.open(path) as image:
             return read(image, str(path))

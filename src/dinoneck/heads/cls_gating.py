@@ -107,11 +107,14 @@ class CLSGating(Configured, nn.Module):
             raise ShapeError(
                 f"patches have shape {tuple(patches.shape)}; expected ({cls_token.shape[0]}, N, {self.embed_dim})"
             )
+        if grid is not None and not torch.compiler.is_compiling() and grid[0] * grid[1] != patches.shape[1]:
+            raise ShapeError(f"{patches.shape[1]} patches do not fill a grid of {grid[0]} rows x {grid[1]} cols")
         if self.mode == "query":
             # q . (K patch) = (K^T q) . patch: the key projection is applied to the query, not to every patch
             query = F.linear(self.query(cls_token) * self.width**-0.5, self.key.weight.T)  # (B, C)
             logits = torch.bmm(patches, query[..., None])[..., 0]  # (B, N)
         else:
+            # Linear, GELU, Linear on the CLS token: one logit per place; "resized": bilinearly to the grid
             logits = self.place_logits(cls_token, patches.shape[1], grid)  # (B, N)
         weights = logits.softmax(dim=-1).to(patches.dtype)  # (B, N), they sum to 1
         pooled = torch.bmm(weights[:, None], patches)[:, 0]  # (B, C)
@@ -140,8 +143,6 @@ class CLSGating(Configured, nn.Module):
                 f"there are {num_patches} patches and the logits belong to {self.own_grid[0]} rows x "
                 f"{self.own_grid[1]} cols; pass grid=(rows, cols)"
             )
-        if grid is not None and grid[0] * grid[1] != num_patches:
-            raise ShapeError(f"{num_patches} patches do not fill a grid of {grid[0]} rows x {grid[1]} cols")
 
 
 def _places(num_patches: int | tuple[int, int] | None, mode: str) -> int:

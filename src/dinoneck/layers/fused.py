@@ -13,10 +13,18 @@ BLOCK_BYTES = {"cpu": 1 << 21}  # of normed tokens at a time: what fits in the c
 DEVICE_BLOCK_BYTES = 1 << 26
 
 
-def is_fusable(norm: nn.Module, linear: nn.Module) -> bool:
-    """Return whether :func:`norm_linear` replaces the modules: in training, outside of graphs, for these classes."""
-    recorded = torch.is_grad_enabled() and not torch.compiler.is_compiling()
-    return recorded and type(norm) is nn.LayerNorm and type(linear) is nn.Linear and not linear.weight.is_meta
+def is_fusable(x: Tensor, norm: nn.Module, linear: nn.Module) -> bool:
+    """Return whether :func:`norm_linear` replaces the two modules for this input.
+
+    It does in training, outside of graphs, for exactly these classes with parameters of their own: pruning, old-style
+    weight and spectral normalisation and ``torch.func`` put other tensors in their place, and then the modules run.
+    """
+    if not torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return False
+    if type(norm) is not nn.LayerNorm or type(linear) is not nn.Linear or linear.weight.is_meta:
+        return False
+    fits = x.dtype == linear.weight.dtype or torch.is_autocast_enabled(x.device.type)
+    return fits and all(isinstance(own, nn.Parameter) for own in (norm.weight, norm.bias, linear.weight))
 
 
 def norm_linear(x: Tensor, norm: nn.LayerNorm, linear: nn.Linear, share: Tensor | None = None) -> Tensor:
@@ -39,55 +47,58 @@ def norm_linear(x: Tensor, norm: nn.LayerNorm, linear: nn.Linear, share: Tensor 
     kind = x.device.type
     autocast = torch.is_autocast_enabled(kind) and x.dtype != torch.float64
     dtype = torch.get_autocast_dtype(kind) if autocast else linear.weight.dtype
-    # W (scale * n + shift) + b = (W * scale) n + (W shift + b)
-    weight = linear.weight * norm.weight
-    bias = linear.weight @ norm.bias
-    bias = bias if linear.bias is None else bias + linear.bias
-    if share is not None:
-        weight, bias = share * weight, share * bias
-    result: Tensor = _NormLinear.apply(x, weight.to(dtype), bias.to(dtype), norm.eps)
+    with torch.autocast(kind, enabled=False):
+        # W (scale n + shift) + b = (W scale) (n - c) + (W (shift + scale c) + b) for any constant c. With c = -shift /
+        # scale the factor n - c is as small as scale n + shift is: half precision rounds it after the subtraction
+        centre = torch.nan_to_num((-norm.bias / norm.weight).detach(), nan=0.0, posinf=0.0, neginf=0.0)
+        weight = linear.weight * norm.weight
+        bias = linear.weight @ (norm.bias + norm.weight * centre)
+        bias = bias if linear.bias is None else bias + linear.bias
+        if share is not None:
+            weight, bias = share * weight, share * bias
+    result: Tensor = _NormLinear.apply(x, weight.to(dtype), bias.to(dtype), centre.to(x.dtype), norm.eps)
     return result
 
 
 class _NormLinear(torch.autograd.Function):
-    """``normalise(x) @ weight.T + bias``, block by block; keeps x, and the weight where x learns."""
+    """``(normalise(x) - centre) @ weight.T + bias``, block by block; keeps x, and the weight where x learns."""
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-        """(..., C), (D, C), (D,) -> (..., D)."""
+    def forward(x: Tensor, weight: Tensor, bias: Tensor, centre: Tensor, eps: float) -> Tensor:
+        """(..., C), (D, C), (D,), (C,) -> (..., D)."""
         with torch.autocast(x.device.type, enabled=False):
             blocks = [
-                F.linear(F.layer_norm(rows, rows.shape[-1:], eps=eps).to(weight.dtype), weight, bias)
+                F.linear(F.layer_norm(rows, rows.shape[-1:], bias=-centre, eps=eps).to(weight.dtype), weight, bias)
                 for rows in _blocks(x)
             ]
         return torch.cat(blocks).unflatten(0, x.shape[:-1])  # type: ignore[no-untyped-call,no-any-return]
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, float], output: Tensor) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, Tensor, float], output: Tensor) -> None:
         """Keep the input."""
-        x, weight, _, ctx.eps = inputs
-        ctx.save_for_backward(x, *([weight] if ctx.needs_input_grad[0] else []))
+        x, weight, _, centre, ctx.eps = inputs
+        ctx.save_for_backward(x, centre, *([weight] if ctx.needs_input_grad[0] else []))
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor, None, None]:
         """Normalise block by block again."""
-        x, *weight = ctx.saved_tensors
+        x, centre, *weight = ctx.saved_tensors
         wide = torch.promote_types(grad.dtype, torch.float32)  # sums over tokens in float32 or wider
         of_weight, of_x = torch.zeros((), dtype=wide, device=grad.device), []
         grads = grad.reshape(-1, grad.shape[-1])  # (n, D)
         with torch.autocast(x.device.type, enabled=False):
             for rows, part in zip(_blocks(x), torch.split(grads, _rows_per_block(x)), strict=True):
-                normed = F.layer_norm(rows, rows.shape[-1:], eps=ctx.eps)  # (n, C)
-                of_weight = of_weight + part.T @ normed.to(grad.dtype)  # (D, C)
+                centred = F.layer_norm(rows, rows.shape[-1:], bias=-centre, eps=ctx.eps)  # (n, C)
+                of_weight = of_weight + part.T @ centred.to(grad.dtype)  # (D, C)
                 if weight:  # the derivative of LayerNorm
-                    inner, n = (part @ weight[0]).to(wide), normed.to(wide)
+                    inner, n = (part @ weight[0]).to(wide), centred.to(wide) + centre.to(wide)
                     scale = (rows.to(wide).var(dim=-1, correction=0, keepdim=True) + ctx.eps).rsqrt()
-                    centred = inner - inner.mean(dim=-1, keepdim=True) - n * (inner * n).mean(dim=-1, keepdim=True)
-                    of_x.append((scale * centred).to(x.dtype))
+                    change = inner - inner.mean(dim=-1, keepdim=True) - n * (inner * n).mean(dim=-1, keepdim=True)
+                    of_x.append((scale * change).to(x.dtype))
         back = torch.cat(of_x).view_as(x) if of_x else None
-        return back, of_weight.to(grad.dtype), grads.sum(dim=0, dtype=wide).to(grad.dtype), None
+        return back, of_weight.to(grad.dtype), grads.sum(dim=0, dtype=wide).to(grad.dtype), None, None
 
 
 def _rows_per_block(x: Tensor) -> int:

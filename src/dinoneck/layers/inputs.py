@@ -8,11 +8,14 @@ from typing import TypeAlias, TypedDict
 import torch
 from torch import Tensor, nn
 
-from dinoneck.errors import ShapeError
+from dinoneck.errors import ShapeError, counted
 from dinoneck.grid import PatchSize, patch_pair
-from dinoneck.tokens import Tokens
+from dinoneck.tokens import Tokens, checked_grid
 
 TokensLike: TypeAlias = Tokens | Tensor | Sequence[Tensor]
+
+
+_AUTOCAST = (torch.float32, torch.bfloat16, torch.float16)  # what autocast converts
 
 
 class Plain(TypedDict, total=False):
@@ -66,7 +69,7 @@ def as_tokens(
         )
     if not num_prefix_tokens:
         return Tokens.from_patches(layers, grid=grid, patch_size=patch_size, cls_token=cls_token)
-    (height, width), (rows, cols) = patch_pair(patch_size), grid
+    (height, width), (rows, cols) = patch_pair(patch_size), checked_grid(grid)
     size = (rows * height, cols * width)
     return Tokens.from_sequence(layers, image_size=size, patch_size=patch_size, num_prefix_tokens=num_prefix_tokens)
 
@@ -124,8 +127,8 @@ def check_tokens(
         )
     if num_layers is not None and len(sequence) != num_layers:
         raise ShapeError(
-            f"the tokens hold {len(sequence)} layers {tokens.layers or ''}, this {owner} was built for {num_layers}; "
-            "extract as many, or pick them with tokens.select(...)"
+            f"the tokens hold {counted(len(sequence), 'layer')}{'' if tokens.layers is None else f' {tokens.layers}'}, "
+            f"this {owner} was built for {num_layers}; extract as many, or pick them with tokens.select(...)"
         )
     if patch_size is not None and tokens.patch_size != patch_size:
         raise ShapeError(
@@ -133,7 +136,8 @@ def check_tokens(
             "strides would be wrong; build it with patch_size= of the backbone"
         )
     own = next(module.parameters()).dtype
-    if sequence[0].dtype != own and not torch.is_autocast_enabled(sequence[0].device.type):
+    casts = torch.is_autocast_enabled(sequence[0].device.type) and sequence[0].dtype in _AUTOCAST
+    if sequence[0].dtype != own and not casts:
         raise ShapeError(
             f"the tokens are {sequence[0].dtype}, this {owner} is {own}: convert one of them (tokens.to(dtype=...)), "
             "or run under torch.autocast"

@@ -49,7 +49,7 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: Tensor, share: Tensor | None = None) -> Tensor:
         """(B, N, C) -> (B, N, D), times ``share``."""
-        if is_fusable(self.norm, self.linear):  # while gradients are recorded: the same, without keeping norm(x)
+        if is_fusable(x, self.norm, self.linear):  # in eager training: the same value, without keeping norm(x)
             return norm_linear(x, self.norm, self.linear, share)  # type: ignore[arg-type]
         projected: Tensor = self.linear(self.norm(x))
         return projected if share is None else share.to(projected.dtype) * projected
@@ -161,7 +161,7 @@ class LayerGrouper(Configured, nn.Module):
         """The layers (B, N, C) of one group -> (B, N, D)."""
         parts = [self.bottleneck(layer) for layer in self.groups[index]]
         if self.fusion == "softmax" and len(layers) > 1:
-            # one learned share per layer: sum of s_l (B, N, D)
+            # sum of s_l (B, N, D): the shares are the softmax of one learned scalar per layer
             shares = self._weights(index, len(layers), layers[0]).unbind()
             return _sum([part(x, share) for part, x, share in zip(parts, layers, shares, strict=True)])
         projected = [part(x) for part, x in zip(parts, layers, strict=True)]  # (B, N, D) each

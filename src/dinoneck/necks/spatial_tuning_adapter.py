@@ -167,8 +167,9 @@ class SpatialTuningAdapter(Neck):
         tokens = self._tokens(tokens, grid, num_prefix_tokens, cls_token)
         details: Sequence[Tensor | None] = [None] * len(self.project)
         image_size: Sequence[int] = ()
-        if self.detail is not None:  # image detail of every level, (B, d_i, rows_i, cols_i)
-            images = self._fitting(self._checked(images, tokens), tokens.grid)
+        if self.detail is not None:  # strided convolutions on the image: (B, d_i, rows_i, cols_i) per level
+            images = self._checked(images, tokens)
+            images = self._fitting(images, tokens.grid)  # (B, 3, 16 rows, 16 cols), or as given for grid_from="image"
             details, image_size = self.detail(images), images.shape[-2:]
         levels = []
         for index, (sequence, detail) in enumerate(zip(self._by_level(tokens.sequence), details, strict=True)):
@@ -176,9 +177,9 @@ class SpatialTuningAdapter(Neck):
             # are averaged before theirs and enlarged after it: whichever has fewer cells to project
             weight = cast("Tensor", self.project[index].weight)  # (D, C + d_i)
             of_tokens, of_detail = weight[:, : self.embed_dim], weight[:, self.embed_dim :]
-            if index == 2 and (self.grid_from == "features" or detail is None):
+            if index == 2 and self.grid_from == "features":
                 cells = halved(as_maps(sequence[:, tokens.num_prefix_tokens :], tokens.grid))
-                level = _project(cells, of_tokens)  # (B, D, rows / 2, cols / 2)
+                level = _project(cells, of_tokens)  # (B, D, ceil(rows / 2), ceil(cols / 2))
             else:  # whole sequences: slicing CLS and registers off first would copy the tokens
                 projected = F.linear(sequence, of_tokens)[:, tokens.num_prefix_tokens :]  # (B, N, D)
                 level = as_maps(projected, tokens.grid)

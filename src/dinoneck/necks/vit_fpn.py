@@ -33,8 +33,8 @@ class ViTFPN(Neck):
 
     **Without a non-linearity it models nothing spatial**: with ``norm=None, activation=None`` every step is linear,
     and the average-pooled result is a linear probe of sums of tokens, whatever their arrangement (borders aside).
-    The default norm and GELU after the smoothing are what makes it see arrangement. Who wants the classical form
-    still, gets its pooled vector at a fraction of the cost from :meth:`pooled`.
+    The default norm and GELU after the smoothing let it model arrangement. For the linear form, :meth:`pooled` computes
+    the same average-pooled vector without the smoothing convolutions.
 
     Args:
         embed_dim: channels C of the tokens.
@@ -138,15 +138,19 @@ class ViTFPN(Neck):
         cls_token: Tensor | Sequence[Tensor] | None = None,
     ) -> FeaturePyramid:
         """Return the pyramid, see :meth:`Neck.forward`; ``images`` are not needed."""
+        # plain tensors are converted and checked: tokens.sequence is L x (B, P + N, C), tokens.grid (rows, cols)
         tokens = self._tokens(tokens, grid, num_prefix_tokens, cls_token)
-        groups = self._group_maps(tokens)
+        # one map per group of layers, G x (B, D, rows, cols): norm and linear layer C -> D per layer, layers fused
+        group_maps = self._group_maps(tokens)
         # each group at its own stride: P2 (patch), P3 (2 x patch), P4 (4 x patch) ...
-        maps = self._downsampled(groups)
-        # top-down: add the coarser level, upsampled to this level's size, then smooth
+        # conv: i times 3x3 with stride 2; pool: i times 2x2 means; interpolate: i times bilinear halving, then 3x3
+        maps = self._downsampled(group_maps)
+        # top-down: lateral 1x1 (plus coordinates) plus the coarser level, upsampled; then 3x3, norm, activation
         levels = self.top_down(maps, self._coordinates(maps))
         if self.gains:  # residual_init="zero": pooled tokens plus a learned gain, 0 at the start, times the level
-            pooled = [_halved(group, level) for level, group in enumerate(groups)]
-            levels = [x + gain[:, None, None] * y for x, gain, y in zip(pooled, self.gains, levels, strict=True)]
+            shortcuts = [_average_pooled(x, level) for level, x in enumerate(group_maps)]
+            gains = [gain.to(y.dtype)[:, None, None] for gain, y in zip(self.gains, levels, strict=True)]
+            levels = [x + gain * y for x, gain, y in zip(shortcuts, gains, levels, strict=True)]
         return FeaturePyramid(tuple(levels), self.strides)
 
     def pooled(self, tokens: TokensLike, **plain: Unpack[Plain]) -> Tensor:
@@ -156,13 +160,13 @@ class ViTFPN(Neck):
         """
         if not self.is_linear:
             return torch.cat([level.mean(dim=(2, 3)) for level in self(tokens, **plain)], dim=1)
-        groups = self._group_maps(self._tokens(tokens, **plain))
-        maps = self._downsampled(groups)
+        group_maps = self._group_maps(self._tokens(tokens, **plain))
+        maps = self._downsampled(group_maps)
         merged = self.top_down.merged(maps, self._coordinates(maps))
         means = [self.top_down.pooled(level, x) for level, x in enumerate(merged)]
         if self.gains:
-            pooled = [_halved(group, level).mean(dim=(2, 3)) for level, group in enumerate(groups)]
-            means = [x + gain * y for x, gain, y in zip(pooled, self.gains, means, strict=True)]
+            shortcuts = [_average_pooled(x, level).mean(dim=(2, 3)) for level, x in enumerate(group_maps)]
+            means = [x + gain * y for x, gain, y in zip(shortcuts, self.gains, means, strict=True)]
         return torch.cat(means, dim=1).to(merged[0].dtype)
 
     def calibrate(self, batches: Iterable[Tokens]) -> bool:
@@ -183,7 +187,7 @@ class ViTFPN(Neck):
     def _downsampled(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """Level i: (B, D, rows, cols) -> (B, D, ceil(rows / 2^i), ceil(cols / 2^i))."""
         if self.downsample == "pool":
-            maps = [_halved(x, level) for level, x in enumerate(maps)]
+            maps = [_average_pooled(x, level) for level, x in enumerate(maps)]
         elif self.downsample == "interpolate":
             maps = [_interpolated(x, level) for level, x in enumerate(maps)]
         return [down(x) for down, x in zip(self.down, maps, strict=True)]
@@ -227,7 +231,7 @@ def _down(
     return nn.Sequential(*blocks)
 
 
-def _halved(maps: Tensor, times: int) -> Tensor:
+def _average_pooled(maps: Tensor, times: int) -> Tensor:
     """Means of 2x2 cells, ``times`` times: ceil(n / 2) cells remain; the last of an odd number averages what it has."""
     for _ in range(times):
         maps = halved(maps)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
 from dinoneck import LayerGrouper
 from dinoneck.layers import fused
@@ -75,6 +76,40 @@ def test_a_grouper_keeps_no_tokens_for_the_backward_pass(fusion: Any, learns: bo
         grouper(layers)
     # a few copies of the weights (8 x 96), and no tokens (400 x 96) or projected tokens (2 x 400 x 8)
     assert sum(size for place, size in kept.items() if place not in own) < 4 * 4 * 8 * 96 * 4
+
+
+def test_a_large_common_part_of_tokens_is_taken_off_before_rounding() -> None:
+    """As after ``calibrate``: the scale is large, and the shift takes the mean off."""
+    norm, linear = parts(torch.float32)
+    offset = torch.randn(C) * 2
+    x = offset + 0.05 * torch.randn(B, N, C)
+    n = torch.nn.functional.layer_norm(x, (C,), eps=1e-6).flatten(0, 1)
+    with torch.no_grad():
+        norm.weight.copy_(1 / n.std(dim=0))
+        norm.bias.copy_(-n.mean(dim=0) / n.std(dim=0))
+    expected = linear(norm(x)).detach()
+    with torch.autocast("cpu", torch.bfloat16):
+        error = (fused.norm_linear(x, norm, linear).float() - expected).norm() / expected.norm()
+    assert error < 0.01
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # torch.func's own
+@pytest.mark.parametrize("way", ["prune", "functional_call", "float64"])
+def test_the_modules_run_where_their_weights_are_others(way: str) -> None:
+    grouper, x = LayerGrouper(C, 1, D, 1), torch.randn(1, 4, C)
+    part = grouper.bottleneck(0)
+    assert fused.is_fusable(x, part.norm, part.linear)
+    if way == "prune":
+        prune.l1_unstructured(part.linear, "weight", 0.5)
+        for _ in range(2):
+            grouper([x])[0].sum().backward()
+    elif way == "functional_call":
+        weights = {name: weight.detach() for name, weight in grouper.named_parameters()}
+        hessian = torch.func.hessian(lambda given: torch.func.functional_call(grouper, given, ([x],))[0].square().sum())
+        assert hessian(weights)["bottlenecks.0.linear.bias"]["bottlenecks.0.linear.bias"].shape == (D, D)
+    else:
+        with pytest.raises(RuntimeError, match="dtype|Double"):
+            grouper([x.double()])
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
