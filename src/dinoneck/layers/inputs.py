@@ -136,8 +136,8 @@ def check_tokens(
             "strides would be wrong; build it with patch_size= of the backbone"
         )
     own = next(module.parameters()).dtype
-    casts = torch.is_autocast_enabled(sequence[0].device.type) and sequence[0].dtype in _AUTOCAST
-    if sequence[0].dtype != own and not casts:
+    given = sequence[0].dtype
+    if given != own and not (given in _AUTOCAST and torch.is_autocast_enabled(sequence[0].device.type)):
         raise ShapeError(
             f"the tokens are {sequence[0].dtype}, this {owner} is {own}: convert one of them (tokens.to(dtype=...)), "
             "or run under torch.autocast"
