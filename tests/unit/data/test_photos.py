@@ -91,7 +91,7 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "cut.jpg").write_bytes(whole.read_bytes()[:-600])
     with pytest.raises(DataError, match=r"cut.jpg cannot be read.*remove or replace"):
         decode(tmp_path / "cut.jpg")
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="a folder; expected an image file"):
         decode(tmp_path)
 
 
