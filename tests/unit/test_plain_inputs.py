@@ -36,6 +36,7 @@ PATCHES, MAPS, CLS = torch.randn(2, 15, 8), torch.randn(2, 8, 3, 5), torch.randn
         (MAPS, {"grid": (5, 3)}, ShapeError, r"maps of 3 rows x 5 cols with grid=\(5, 3\)"),
         (MAPS, {"num_prefix_tokens": 1}, ShapeError, "leave both out"),
         ([MAPS, PATCHES], {"grid": (3, 5)}, ShapeError, "takes Tokens"),
+        ([torch.randn(2, 8, 2, 6), torch.randn(2, 8, 3, 4)], {}, ShapeError, "maps of 2x6, 3x4 cells"),
         ([], {"grid": (3, 5)}, ShapeError, "takes Tokens"),
         (torch.zeros(15, 8), {"grid": (3, 5)}, ShapeError, r"got \[\(15, 8\)\]"),
         ("tokens", {}, ShapeError, "got str"),

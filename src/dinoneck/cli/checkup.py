@@ -135,10 +135,10 @@ def _pass_signals(error: BaseException) -> None:
 def _extra(extra: str, parts: list[Finding]) -> Finding:
     """An extra as one line: what it lacks, or the versions of what it has."""
     lacking = [part for part in parts if part.state != "ok"]
-    told = ", ".join(f"{part.name} {part.told.split(' (needs')[0]}" for part in lacking or parts)
+    listed = ", ".join(f"{part.name} {part.told.split(' (needs')[0]}" for part in lacking or parts)
     if not lacking:
-        return Finding("extras", extra, "ok", told)
-    return Finding("extras", extra, "missing", told, f"pip install 'dinoneck[{extra}]', if you want it")
+        return Finding("extras", extra, "ok", listed)
+    return Finding("extras", extra, "missing", listed, f"pip install 'dinoneck[{extra}]', if you want it")
 
 
 def _devices() -> Iterator[Finding]:

@@ -84,12 +84,12 @@ class CLSGating(Configured, nn.Module):
             self.out = nn.Linear(width, self.num_patches, **factory)
 
     def reset_parameters(self) -> None:
-        """Draw the weights anew."""
+        """Re-initialise the weights."""
         for layer in self.children():
             layer.reset_parameters()  # type: ignore[operator]
 
     def absorb_scale(self, mean: Tensor, std: Tensor) -> None:
-        """Change the weights so that the new gate gives x the weights that the old one gave (x - mean) / std."""
+        """Fold the standardisation into the parameters: ``gate(x)`` becomes what ``gate((x - mean) / std)`` was."""
         for layer in (self.query, self.key) if self.mode == "query" else (self.hidden,):
             absorb(layer, mean, std)
 
@@ -146,7 +146,7 @@ class CLSGating(Configured, nn.Module):
 
 
 def _places(num_patches: int | tuple[int, int] | None, mode: str) -> int:
-    """How many places a gate scores that scores places."""
+    """Number of logits of the modes ``mlp`` and ``resized``."""
     if mode == "resized":
         if not isinstance(num_patches, tuple):
             raise ConfigError(
@@ -226,7 +226,7 @@ class CLSGatingHead(Head):
         self.readouts = nn.ModuleList(nn.Linear(hidden_dim, task.dim, **factory) for task in self.tasks)
 
     def reset_parameters(self) -> None:
-        """Draw the weights anew."""
+        """Re-initialise the weights."""
         for module in (self.gating, self.trunk, self.norm, *self.readouts):
             module.reset_parameters()
 

@@ -76,7 +76,7 @@ class DenseHead(Head):
         self.towers = nn.ModuleList(Tower(hidden_dim, task, 0, **factory) for task in own)
 
     def reset_parameters(self) -> None:
-        """Draw the weights anew."""
+        """Re-initialise the weights."""
         for module in (self.entrance, *self.blocks, *self.towers):
             reset(module)
 

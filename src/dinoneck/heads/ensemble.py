@@ -106,7 +106,7 @@ class HeadEnsemble(Head):
         return ensemble
 
     def reset_parameters(self) -> None:
-        """Draw the weights of all members anew."""
+        """Re-initialise the weights of all members."""
         for head in self.heads:
             head.reset_parameters()  # type: ignore[operator]
 
@@ -133,7 +133,7 @@ class HeadEnsemble(Head):
         cls_token: Tensor | Sequence[Tensor] | None = None,
     ) -> dict[str, Tensor]:
         """Return ``{task name: (B, dim)}``: natural units, or log-probabilities for classes and ratios."""
-        values = self.natural(self._tokens(tokens, grid, num_prefix_tokens, cls_token))
+        values = self.natural(tokens, grid=grid, num_prefix_tokens=num_prefix_tokens, cls_token=cls_token)
         found = {task.name: values[task.name] for task in self.tasks}
         for task in self.tasks:
             if task.is_categorical or task.kind == "ratio":

@@ -76,7 +76,7 @@ class PatchMeanMLP(Configured, nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw the weights anew."""
+        """Re-initialise the weights."""
         self.hidden.reset_parameters()
         self.out.reset_parameters()
         if self.activation == "relu":
@@ -182,7 +182,7 @@ class PatchMeanHead(Head):
         )
 
     def reset_parameters(self) -> None:
-        """Draw the weights anew."""
+        """Re-initialise the weights."""
         for mlp in self.mlps:
             mlp.reset_parameters()  # type: ignore[operator]
 
@@ -248,8 +248,8 @@ class PatchMeanHead(Head):
         cls_token: Tensor | Sequence[Tensor] | None = None,
     ) -> dict[str, Tensor]:
         """Return ``{task name: (B, dim)}`` in model space."""
-        tokens = self._tokens(tokens, grid, num_prefix_tokens, cls_token)
-        return {name: output.mean(dim=1) for name, output in self.per_patch(tokens).items()}
+        per_patch = self.per_patch(tokens, grid=grid, num_prefix_tokens=num_prefix_tokens, cls_token=cls_token)
+        return {name: output.mean(dim=1) for name, output in per_patch.items()}  # (B, N, dim) -> (B, dim)
 
     @torch.no_grad()
     def predict_maps(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:

@@ -117,7 +117,7 @@ class PyramidHead(Head):
         return self.neck.strides[0]
 
     def reset_parameters(self) -> None:
-        """Draw the weights anew."""
+        """Re-initialise the weights."""
         self.neck.reset_parameters()
         for module in (*([] if self.norm is None else [self.norm]), *self.light, *self.towers):
             reset(module)
@@ -137,11 +137,9 @@ class PyramidHead(Head):
         cls_token: Tensor | Sequence[Tensor] | None = None,
     ) -> dict[str, Tensor]:
         """Return the tasks' outputs in model space."""
-        return self._outputs(self._selected(self._tokens(tokens, grid, num_prefix_tokens, cls_token)))
-
-    def _outputs(self, tokens: Tokens) -> dict[str, Tensor]:
+        tokens = self._selected(self._tokens(tokens, grid, num_prefix_tokens, cls_token))
+        pooled, finest = self._features(tokens)  # (B, levels * D), and (B, D, rows, cols) of the finest level
         outputs: dict[str, Tensor] = {}
-        pooled, finest = self._features(tokens)
         for task, light in zip(self._scalar, self.light, strict=True):
             outputs[task.name] = light(pooled)
         for task, tower in zip(self._mapped, self.towers, strict=True):

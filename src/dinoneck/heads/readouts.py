@@ -28,7 +28,7 @@ class Light(nn.Module):
         _start(self.out, self.activation)
 
     def reset_parameters(self) -> None:
-        """Draw the weights anew."""
+        """Re-initialise the weights."""
         if self.hidden is not None:
             self.hidden.reset_parameters()
         self.out.reset_parameters()
@@ -63,7 +63,7 @@ class Tower(nn.Module):
         _start(self.out, self.activation)
 
     def reset_parameters(self) -> None:
-        """Draw the weights anew."""
+        """Re-initialise the weights."""
         for block in self.blocks:
             reset(block)
         self.out.reset_parameters()

@@ -63,7 +63,7 @@ class ConvBlock(nn.Module):
         self.activation = activation_layer(activation)
 
     def reset_parameters(self) -> None:
-        """Draw the weights anew."""
+        """Re-initialise the weights."""
         self.conv.reset_parameters()
         reset(self.norm)
 

@@ -49,8 +49,10 @@ def norm_linear(x: Tensor, norm: nn.LayerNorm, linear: nn.Linear, share: Tensor 
     dtype = torch.get_autocast_dtype(kind) if autocast else linear.weight.dtype
     with torch.autocast(kind, enabled=False):
         # W (scale n + shift) + b = (W scale) (n - c) + (W (shift + scale c) + b) for any constant c. With c = -shift /
-        # scale the factor n - c is as small as scale n + shift is: half precision rounds it after the subtraction
-        centre = torch.nan_to_num((-norm.bias / norm.weight).detach(), nan=0.0, posinf=0.0, neginf=0.0)
+        # scale the factor n - c is as small as scale n + shift is: half precision rounds it after the subtraction.
+        # |n| is at most sqrt(C), so a larger c gains nothing, and could overflow
+        most = x.shape[-1] ** 0.5
+        centre = (-norm.bias / norm.weight).detach().nan_to_num(nan=0.0).clamp(-most, most)
         weight = linear.weight * norm.weight
         bias = linear.weight @ (norm.bias + norm.weight * centre)
         bias = bias if linear.bias is None else bias + linear.bias

@@ -13,8 +13,6 @@ from dinoneck.grid import PatchSize, patch_pair
 from dinoneck.tokens import Tokens, checked_grid
 
 TokensLike: TypeAlias = Tokens | Tensor | Sequence[Tensor]
-
-
 _AUTOCAST = (torch.float32, torch.bfloat16, torch.float16)  # what autocast converts
 
 
@@ -89,6 +87,9 @@ def _sequences(
     if dims == {3}:
         return layers, grid
     own = tuple(layers[0].shape[-2:])
+    if any(layer.shape[-2:] != layers[0].shape[-2:] for layer in layers):  # 2 x 6 and 3 x 4 have equal numbers of cells
+        sizes = ", ".join(f"{layer.shape[-2]}x{layer.shape[-1]}" for layer in layers)
+        raise ShapeError(f"{owner} got maps of {sizes} cells; expected one grid for all layers")
     if num_prefix_tokens or (grid is not None and tuple(grid) != own):
         raise ShapeError(
             f"{owner} got maps of {own[0]} rows x {own[1]} cols with grid={grid} and num_prefix_tokens="

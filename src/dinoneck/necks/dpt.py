@@ -110,7 +110,7 @@ class DPTNeck(Neck):
         )
 
     def reset_parameters(self) -> None:
-        """Draw the weights anew."""
+        """Re-initialise the weights."""
         reset(self.reassemble)
         reset(self.fusion)
 

@@ -100,7 +100,7 @@ class _ConvNorm(nn.Module):
         self.norm = map_norm(norm, wide, **factory)
 
     def reset_parameters(self) -> None:
-        """Draw the weights anew."""
+        """Re-initialise the weights."""
         self.conv.reset_parameters()
         reset(self.norm)
 
@@ -121,7 +121,7 @@ class _CellStep(nn.Module):
         self._start_around()
 
     def reset_parameters(self) -> None:
-        """Draw the weights anew."""
+        """Re-initialise the weights."""
         self.conv.reset_parameters()
         reset(self.norm)
         self._start_around()

@@ -30,14 +30,14 @@ class Bottleneck(nn.Module):
         self.linear = nn.Linear(embed_dim, fpn_dim, **factory)
 
     def reset_parameters(self) -> None:
-        """Draw the weights anew."""
+        """Re-initialise the weights."""
         if isinstance(self.norm, nn.LayerNorm):
             self.norm.reset_parameters()
         self.linear.reset_parameters()
 
     @property
     def is_untouched(self) -> bool:
-        """Whether there is a norm whose scale and shift are those it was made with."""
+        """Whether the LayerNorm still has its initial scale (1) and shift (0)."""
         norm = self.norm
         return isinstance(norm, nn.LayerNorm) and bool((norm.weight == 1).all()) and not bool(norm.bias.any())
 
@@ -138,7 +138,7 @@ class LayerGrouper(Configured, nn.Module):
         )
 
     def reset_parameters(self) -> None:
-        """Draw the weights anew."""
+        """Re-initialise the weights."""
         for bottleneck in self.bottlenecks.values():
             bottleneck.reset_parameters()  # type: ignore[operator]
         for weights in self.fusion_weights.values():
@@ -160,12 +160,14 @@ class LayerGrouper(Configured, nn.Module):
     def _fuse(self, index: int, layers: Sequence[Tensor]) -> Tensor:
         """The layers (B, N, C) of one group -> (B, N, D)."""
         parts = [self.bottleneck(layer) for layer in self.groups[index]]
-        if self.fusion == "softmax" and len(layers) > 1:
+        if len(layers) == 1:
+            return cast("Tensor", parts[0](layers[0]))
+        if self.fusion == "softmax":
             # sum of s_l (B, N, D): the shares are the softmax of one learned scalar per layer
             shares = self._weights(index, len(layers), layers[0]).unbind()
             return _sum([part(x, share) for part, x, share in zip(parts, layers, shares, strict=True)])
         projected = [part(x) for part, x in zip(parts, layers, strict=True)]  # (B, N, D) each
-        if self.fusion == "mean" or len(layers) == 1:
+        if self.fusion == "mean":
             return _sum(projected) / len(layers)
         # every token weighs its layers: softmax over L of q . y / sqrt(D)
         stacked, query = torch.stack(projected, dim=-2), self.fusion_weights[str(index)]  # (B, N, L, D), (D,)
@@ -176,9 +178,8 @@ class LayerGrouper(Configured, nn.Module):
     def calibrate(self, batches: Iterable[Sequence[Tensor]]) -> bool:
         """Set untouched norms so that every channel of their tokens has mean 0 and standard deviation 1.
 
-        Tokens of one backbone differ by little against what they have in common; gradient steps creep until that is
-        taken off. Only norms that stand as they were made (scale 1, shift 0) are set, so a trained grouper, or one
-        from a file, is left alone.
+        Tokens of one backbone share a large offset per channel, which slows training; calibration removes it. Only
+        norms with their initial scale (1) and shift (0) are set, so a trained grouper, or one from a file, keeps its.
 
         Args:
             batches: lists of L (B, N, C), patch tokens only; read once.

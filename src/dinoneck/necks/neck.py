@@ -48,7 +48,7 @@ class Neck(Configured, nn.Module, ABC):
 
         Args:
             tokens: Tokens of a backbone; (B, P + N, C) with ``grid``; maps (B, C, rows, cols); or a list of tensors,
-                one per layer.
+                one per layer. A neck that reads one layer (``num_layers`` None) takes the last.
             images: normalised images (B, 3, height, width) that the tokens were made of, where the neck needs them.
             grid: (rows, cols) of plain (B, P + N, C) tensors.
             num_prefix_tokens: P tokens before the patches of plain tensors: CLS, then registers.
@@ -57,7 +57,7 @@ class Neck(Configured, nn.Module, ABC):
 
     @abstractmethod
     def reset_parameters(self) -> None:
-        """Draw the weights anew."""
+        """Re-initialise the weights."""
 
     def _tokens(
         self,

@@ -88,7 +88,7 @@ class SimplePyramid(Neck):
         )
 
     def reset_parameters(self) -> None:
-        """Draw the weights anew."""
+        """Re-initialise the weights."""
         reset(self.levels)
 
     def forward(

@@ -149,7 +149,7 @@ class SpatialTuningAdapter(Neck):
         return import_deimv2(source, patch_size, num_layers)
 
     def reset_parameters(self) -> None:
-        """Draw the weights anew."""
+        """Re-initialise the weights."""
         for module in (self.project, self.norms, *([] if self.detail is None else [self.detail])):
             reset(module)
         self._start_mix()

@@ -114,7 +114,7 @@ class STAPyramid(Neck):
             self.p32 = MapLinear(embed_dim, out_channels, **factory)
 
     def reset_parameters(self) -> None:
-        """Draw the weights anew."""
+        """Re-initialise the weights."""
         for module in (self.p8, self.p16, self.p32, self.norm):
             if module is not None:
                 reset(module)

@@ -51,7 +51,7 @@ class TopDown(nn.Module):
         )
 
     def reset_parameters(self) -> None:
-        """Draw the weights anew."""
+        """Re-initialise the weights."""
         reset(self.laterals)
         reset(self.smooth)
 

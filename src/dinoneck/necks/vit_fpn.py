@@ -120,7 +120,7 @@ class ViTFPN(Neck):
         self.gains = nn.ParameterList(nn.Parameter(torch.zeros(fpn_dim, **factory)) for _ in range(gains))
 
     def reset_parameters(self) -> None:
-        """Draw the weights anew."""
+        """Re-initialise the weights."""
         for module in (self.grouper, self.down, self.top_down, self.coords):
             reset(module)
         if self.cls_context is not None:

@@ -66,7 +66,7 @@ class GatedFusion(Configured, nn.Module):
         self._last: tuple[Tensor, Tensor, int] | None = None
 
     def reset_parameters(self) -> None:
-        """Draw the weights anew."""
+        """Re-initialise the weights."""
         for layer in self.children():
             layer.reset_parameters()  # type: ignore[operator]
 

@@ -153,7 +153,7 @@ class DecoderInjection(Configured, nn.Module):
         self._last: dict[int, tuple[int, Tensor, Tensor, Tensor]] = {}
 
     def reset_parameters(self) -> None:
-        """Draw the weights anew."""
+        """Re-initialise the weights."""
         for level in self.levels.values():
             level.reset_parameters()  # type: ignore[operator]
 
