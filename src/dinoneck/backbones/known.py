@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from dinoneck.errors import BackboneError, did_you_mean
 
 TINY = "dinoneck_tiny"
+TINY_WIDTH, TINY_DEPTH = 64, 6
 DINOV3_SMALL = "vit_small_patch16_dinov3.lvd1689m"
 LICENSES = {"dinov2": "apache-2.0", "dinov3": "dinov3-license"}
 EUPE_LICENSE = "fair-noncommercial-research-license"
@@ -114,6 +115,14 @@ def names_of(name: str) -> tuple[str, str | None] | None:
             if name in (hub, full) or (name in (model.name, model.official) and tag == next(iter(model.hubs))):
                 return full, hub
     return None
+
+
+def dimensions_of(name: str) -> tuple[int, int] | None:
+    """Return (channels of a token, number of blocks) of a published model, given any of its names; None if unknown."""
+    if name == TINY:
+        return TINY_WIDTH, TINY_DEPTH
+    architecture = resolve_name(name).split(".", 1)[0]
+    return next(((model.width, model.depth) for model in KNOWN if model.name == architecture), None)
 
 
 def architecture_of(name: str) -> str:

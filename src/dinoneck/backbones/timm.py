@@ -16,7 +16,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from dinoneck.backbones.adapter import Adapter, PosEmbed
-from dinoneck.backbones.known import TINY, is_supported, refuse
+from dinoneck.backbones.known import TINY, TINY_DEPTH, TINY_WIDTH, is_supported, refuse
 from dinoneck.backbones.positions import official_positions
 from dinoneck.errors import BackboneError
 
@@ -24,8 +24,8 @@ _TINY_SETTING: dict[str, Any] = {
     "img_size": 64,
     "patch_size": 16,
     "num_classes": 0,
-    "embed_dim": 64,
-    "depth": 6,
+    "embed_dim": TINY_WIDTH,
+    "depth": TINY_DEPTH,
     "num_heads": 4,
     "num_reg_tokens": 2,
     "qkv_bias": False,

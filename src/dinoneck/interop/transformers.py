@@ -9,7 +9,8 @@ rest itself.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from itertools import pairwise
 from typing import Any
 
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from dinoneck.backbones.backbone import Backbone
+from dinoneck.backbones.known import dimensions_of
 from dinoneck.backbones.load import Source
 from dinoneck.errors import ConfigError, missing_extra
 from dinoneck.interop.by_name import EncoderByName, plain_arguments, plain_layers, plain_number
@@ -60,6 +62,11 @@ class DinoneckBackboneConfig(BackboneConfigMixin, PreTrainedConfig):  # type: ig
         out_indices: their numbers instead.
         **kwargs: of transformers' PreTrainedConfig.
 
+    Attributes:
+        hidden_size: channels of the ViT's tokens; None until a model is built, where the name is not a published one.
+        num_hidden_layers: blocks of the ViT; None in the same case.
+        channels: channels of the levels that come out: a detector's ``encoder_in_channels``.
+
     Raises:
         ConfigError: if the neck is unknown, or an argument does not fit it.
 
@@ -97,6 +104,9 @@ class DinoneckBackboneConfig(BackboneConfigMixin, PreTrainedConfig):  # type: ig
         self.level_channels = sketch.out_channels
         for derived in ("stage_names", "level_channels"):
             kwargs.pop(derived, None)
+        width, depth = dimensions_of(backbone) or (None, None)
+        self.hidden_size: int | None = kwargs.pop("hidden_size", width)
+        self.num_hidden_layers: int | None = kwargs.pop("num_hidden_layers", depth)
         super().__init__(**kwargs)
         self._out_features, self._out_indices = _chosen(self.stage_names, out_features, out_indices)
 
@@ -118,7 +128,7 @@ class DinoneckBackboneConfig(BackboneConfigMixin, PreTrainedConfig):  # type: ig
 
     @property
     def channels(self) -> list[int]:
-        """Channels of the levels that come out: a detector's ``encoder_in_channels``."""
+        """Channels of the levels that come out."""
         return [self.level_channels] * len(self.out_indices)
 
 
@@ -158,6 +168,7 @@ class DinoneckBackbone(BackboneMixin, PreTrainedModel):  # type: ignore[misc]
         self._deferred = DeferredEncoder(config.recipe) if on_meta else None
         self.encoder = config.recipe.build() if self._deferred is None else self._deferred.encoder
         self.num_features = [self.encoder.out_channels] * len(self.encoder.strides)
+        config.hidden_size, config.num_hidden_layers = self.backbone.embed_dim, self.backbone.depth
         self._unwarned = not _frozen_norms(self.encoder.neck)
         self.post_init()
 
@@ -171,6 +182,12 @@ class DinoneckBackbone(BackboneMixin, PreTrainedModel):  # type: ignore[misc]
         """The neck."""
         return self.encoder.neck
 
+    def get_input_embeddings(self) -> nn.Module:
+        """Return the patch embedding's layer."""
+        weight = self.backbone.adapter.weight
+        layers: Iterator[nn.Module] = self.modules()
+        return next(layer for layer in layers if any(weight is own for own in layer.parameters(recurse=False)))
+
     def forward(
         self,
         pixel_values: Tensor,
@@ -179,12 +196,33 @@ class DinoneckBackbone(BackboneMixin, PreTrainedModel):  # type: ignore[misc]
         return_dict: bool | None = None,
         **kwargs: Any,
     ) -> Any:
-        """Return the levels of normalised images (B, 3, H, W) as ``feature_maps``, fine to coarse."""
+        """Return the levels of normalised images as ``feature_maps``, and the ViT's token sequences if asked for.
+
+        Args:
+            pixel_values: (B, 3, H, W), normalised.
+            output_hidden_states: fill ``hidden_states`` as the DINO models of transformers do: the embeddings, then
+                the output of every block without the final norm, each (B, P + N, C). Blocks after the last of
+                ``config.layers`` do not run and are left out. None = as the configuration has it.
+            output_attentions: ignored: the blocks do not return attention maps.
+            return_dict: False = a plain tuple; None = as the configuration has it.
+            **kwargs: ignored.
+
+        Returns:
+            BackboneOutput: its ``feature_maps`` are (B, out_channels, rows_i, cols_i), fine to coarse.
+        """
         if self._unwarned and not torch.compiler.is_compiling():
             self._warn_of_frozen_norms()
-        maps = self.encoder(pixel_values).maps
-        chosen = tuple(maps[number] for number in self.out_indices)
-        return (chosen,) if return_dict is False else BackboneOutput(feature_maps=chosen)
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        states: list[Tensor] = []
+        with _recorded(self.backbone.adapter.blocks, states) if output_hidden_states else nullcontext():
+            maps = self.encoder(pixel_values).maps
+        output = BackboneOutput(
+            feature_maps=tuple(maps[number] for number in self.out_indices),
+            hidden_states=tuple(states) if output_hidden_states else None,
+        )
+        return_dict = self.config.return_dict if return_dict is None else return_dict
+        return output if return_dict else output.to_tuple()
 
     def _initialize_weights(self, module: nn.Module, *_: Any, **__: Any) -> None:
         """Called by transformers for every module in here, this one last; nothing is drawn by its rules."""
@@ -290,6 +328,23 @@ def _listed(indices: Any, count: int) -> list[int]:
     """The indices; where they are no list of whole numbers, one that is out of range."""
     found: list[Any] = [plain_number(index) for index in indices] if isinstance(indices, Sequence) else [None]
     return found if all(isinstance(number, int) for number in found) else [count]
+
+
+@contextmanager
+def _recorded(blocks: Sequence[nn.Module], states: list[Tensor]) -> Iterator[None]:
+    """Append the first block's input and every block's output to ``states``."""
+
+    def record(block: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        if block is blocks[0]:
+            states.append(inputs[0])
+        states.append(output[0] if isinstance(output, tuple) else output)
+
+    handles = [block.register_forward_hook(record) for block in blocks]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _frozen_norms(neck: nn.Module) -> bool:
