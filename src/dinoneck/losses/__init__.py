@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from dinoneck.losses.masked import masked_mse as masked_mse
     from dinoneck.losses.masked import masked_smooth_l1 as masked_smooth_l1
     from dinoneck.losses.masked import ratio_mse as ratio_mse
+    from dinoneck.losses.masked import scale_invariant_log as scale_invariant_log
     from dinoneck.losses.task_loss import TaskLoss as TaskLoss
     from dinoneck.losses.uncertainty import UncertaintyWeighting as UncertaintyWeighting
 
@@ -39,6 +40,7 @@ _HOMES = {
     "masked_mse": "dinoneck.losses.masked",
     "masked_smooth_l1": "dinoneck.losses.masked",
     "ratio_mse": "dinoneck.losses.masked",
+    "scale_invariant_log": "dinoneck.losses.masked",
     "TaskLoss": "dinoneck.losses.task_loss",
     "UncertaintyWeighting": "dinoneck.losses.uncertainty",
 }

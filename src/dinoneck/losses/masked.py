@@ -49,6 +49,42 @@ def ratio_mse(logits: Tensor, target: Tensor, mask: Tensor | None = None) -> Ten
     return masked_mse(shares(logits, mask), target, mask)
 
 
+def scale_invariant_log(pred: Tensor, target: Tensor, mask: Tensor | None = None, lam: float = 0.5) -> Tensor:
+    """Scale-invariant error of depth maps: with d = ln pred - ln target, mean(d²) - lam · mean(d)² of every image.
+
+    The mean runs over the images in which a pixel counts. With ``lam=1`` one factor on a whole image costs nothing.
+
+    Args:
+        pred: (B, ...), above 0 where it counts.
+        target: the same shape; sensors mark missing depth by 0 or NaN, which the mask must leave out.
+        mask: True where a value counts; None = everywhere.
+        lam: share of the image's own scale that is forgiven, 0 ... 1.
+
+    Raises:
+        ShapeError: if shapes differ or lack a batch axis.
+        ConfigError: if ``lam`` is out of range.
+
+    Examples:
+        >>> depth = torch.tensor([[[2.0, 4.0], [1.0, 0.0]]])
+        >>> scale_invariant_log(3 * depth, depth, depth > 0, lam=1.0)
+        tensor(0.)
+
+    Reference: Eigen, Puhrsch and Fergus, "Depth map prediction from a single image" (NIPS 2014), equation 4.
+    """
+    if pred.shape != target.shape or pred.ndim < 2:
+        raise ShapeError(f"pred is {tuple(pred.shape)}, the target {tuple(target.shape)}; expected (B, ...) of both")
+    if not 0 <= lam <= 1:
+        raise ConfigError(f"lam is {lam}; expected a number between 0 and 1")
+    keep = full_mask(mask, target)
+    # what is masked is read as depth 1, so that its logarithm and gradient are finite
+    pred, target = torch.where(keep, exact(pred), 1.0), torch.where(keep, exact(target), 1.0)
+    difference, keep = (pred.log() - target.to(pred).log()).flatten(1), keep.flatten(1)
+    count = keep.sum(dim=1, keepdim=True).clamp_min(1)
+    mean = difference.sum(dim=1, keepdim=True) / count
+    variance = torch.where(keep, difference - mean, 0.0).square().sum(dim=1, keepdim=True) / count
+    return _mean(variance + (1 - lam) * mean.square(), keep.any(dim=1, keepdim=True))
+
+
 def shares(logits: Tensor, mask: Tensor | None = None) -> Tensor:
     """Softmax over the last axis, in float32 or wider; rows in which nothing counts are read as zeros."""
     if mask is not None and logits.ndim:

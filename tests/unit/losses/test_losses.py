@@ -7,7 +7,14 @@ import torch
 import torch.nn.functional as F
 
 from dinoneck import ConfigError, ShapeError, Task
-from dinoneck.losses import TaskLoss, masked_cross_entropy, masked_mse, masked_smooth_l1, ratio_mse
+from dinoneck.losses import (
+    TaskLoss,
+    masked_cross_entropy,
+    masked_mse,
+    masked_smooth_l1,
+    ratio_mse,
+    scale_invariant_log,
+)
 
 torch.manual_seed(0)
 PRED = torch.randn(4, 3, dtype=torch.float64)
@@ -188,3 +195,39 @@ def test_what_does_not_fit_a_task_is_refused() -> None:
         masked_cross_entropy(PRED, torch.tensor([0.9, 0.5, 1.0, 2.0]))
     with pytest.raises(ShapeError, match="mask"):
         masked_mse(PRED, TRUE, torch.ones(4, 3, 1))
+
+
+@pytest.mark.parametrize("lam", [0.0, 0.5, 1.0])
+def test_the_depth_loss_is_equation_4_of_the_paper(lam: float) -> None:
+    generator = torch.Generator().manual_seed(1)
+    pred, depth = (torch.rand(3, 5, 7, generator=generator, dtype=torch.float64) + 0.1 for _ in range(2))
+    keep = torch.rand(3, 5, 7, generator=generator) > 0.3
+    keep[2] = False  # an image without depth does not count
+    values = []
+    for i in (0, 1):
+        d = pred[i][keep[i]].log() - depth[i][keep[i]].log()
+        values.append(d.square().sum() / len(d) - lam * d.sum() ** 2 / len(d) ** 2)
+    noisy = torch.where(keep, depth, torch.tensor([torch.nan, 0.0, -1.0]).repeat(35).reshape(3, 5, 7))
+    pred.requires_grad_()
+    total = scale_invariant_log(pred, noisy, keep, lam)
+    torch.testing.assert_close(total, torch.stack(values).mean(), rtol=1e-12, atol=0)
+    total.backward()
+    assert (pred.grad[~keep] == 0).all()  # type: ignore[index]
+    assert pred.grad[keep].abs().min() > 0  # type: ignore[index]
+    scaled = scale_invariant_log(7 * pred[:2], depth[:2], keep[:2], lam)
+    assert torch.allclose(scaled, total) == (lam == 1)
+
+
+def test_the_depth_loss_without_depth_is_zero_and_refuses_what_does_not_fit() -> None:
+    pred = torch.ones(2, 3, 3, requires_grad=True)
+    nothing = scale_invariant_log(pred, torch.zeros(2, 3, 3), torch.zeros(2, 3, 3, dtype=torch.bool))
+    nothing.backward()
+    assert nothing == 0
+    assert (pred.grad == 0).all()  # type: ignore[union-attr]
+    assert scale_invariant_log(torch.full((1, 2), 6e4).half(), torch.ones(1, 2).half()).dtype == torch.float32
+    with pytest.raises(ShapeError, match="expected"):
+        scale_invariant_log(torch.ones(4), torch.ones(4))
+    with pytest.raises(ShapeError, match="expected"):
+        scale_invariant_log(torch.ones(1, 4, 4), torch.ones(4, 4))
+    with pytest.raises(ConfigError, match="lam is 2"):
+        scale_invariant_log(torch.ones(1, 4), torch.ones(1, 4), lam=2)
