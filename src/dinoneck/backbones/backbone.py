@@ -213,7 +213,8 @@ class Backbone(nn.Module):
         """Run the blocks that are needed.
 
         Args:
-            images: (B, 3, H, W) floats as :attr:`preprocess` gives them; cast to the weights' dtype.
+            images: (B, 3, H, W) floats as :attr:`preprocess` gives them; cast to the weights' dtype. A wrapped model
+                with other input channels takes as many, normalised by the caller.
 
         Raises:
             DataError: for uint8 images, NaN, or values beyond ±10 (not normalised).
@@ -334,8 +335,9 @@ class Backbone(nn.Module):
             raise ShapeError(
                 f"images are {type(images).__name__}; expected a tensor: use backbone.preprocess(photos) first"
             )
-        if images.ndim != 4 or images.shape[1] != 3:
-            raise ShapeError(f"images have shape {tuple(images.shape)}; expected (batch, 3, height, width)")
+        channels = self.adapter.weight.shape[1]  # of the patch embedding: 3, or what the wrapped model was built for
+        if images.ndim != 4 or images.shape[1] != channels:
+            raise ShapeError(f"images have shape {tuple(images.shape)}; expected (batch, {channels}, height, width)")
         if not images.is_floating_point():
             raise DataError(
                 f"images are {images.dtype}; the backbone takes normalised floats: use backbone.preprocess(photos)"

@@ -32,7 +32,8 @@ def measure(backbone: Backbone) -> list[float]:
     patch = backbone.adapter.patch_size
     weight = backbone.adapter.weight
     height, width = backbone.adapter.fixed_size or (GRID[0] * patch[0], GRID[1] * patch[1])
-    noise = _uniform("image", 3 * height * width).reshape(1, 3, height, width)
+    channels = weight.shape[1]
+    noise = _uniform("image", channels * height * width).reshape(1, channels, height, width)
     images = torch.from_numpy(noise * 4.0 - 2.0).to(weight.device, torch.float32)
     with tuning.evaluating(backbone), torch.no_grad():
         tokens = backbone(images)

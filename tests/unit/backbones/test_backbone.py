@@ -278,3 +278,15 @@ def test_the_asked_mode_survives_a_prediction() -> None:
     Predictor(PatchMeanHead(64, [Task("x")]), backbone)(torch.rand(3, 32, 48))
     backbone.with_layers([0, 5]).unfreeze_last(1)
     assert backbone.adapter.blocks[5].training
+
+
+def test_a_wrapped_model_with_five_channels_takes_five() -> None:
+    torch.manual_seed(0)
+    size = {"embed_dim": 32, "depth": 2, "num_heads": 2, "dynamic_img_size": True}
+    model = timm.models.vision_transformer.VisionTransformer(img_size=32, patch_size=16, in_chans=5, **size).eval()
+    backbone = wrap_backbone(model)
+    images = torch.randn(2, 5, 32, 48)
+    assert torch.equal(backbone(images).sequence[0], model.forward_features(images))
+    assert len(backbone.probe()) == 8  # which head files record
+    with pytest.raises(ShapeError, match=r"expected \(batch, 5, height, width\)"):
+        backbone(images[:, :3])
