@@ -1,26 +1,31 @@
-"""Adapter: what every library's ViT must tell, and the one loop that runs its blocks.
+"""Adapter: the interface of every library's ViT, the one loop that runs its blocks, and what of it is trainable.
 
-Each library stores, orders and normalises intermediate tokens in its own way. Here only three questions are
-left to a library: how an image becomes the first token sequence, how one block is called, and what the final
-norm is. Block numbers, the caller's order, early stop, norm and recomputation are the same for all.
+Each library stores, orders and normalises intermediate tokens in its own way. An adapter defines three things: how an
+image becomes the first token sequence, how one block is called, and what the final norm is. Block numbers, the caller's
+order, early stop, norm and recomputation are the same for all libraries.
 """
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from dinoneck.data.photos import IMAGENET_MEAN, IMAGENET_STD
+from dinoneck.errors import BackboneError
+from dinoneck.grid import GridSize
 
 # of timm; of the official objects
 _UNUSED = ("head", "head_drop", "fc_norm", "attn_pool", "local_cls_norm")
 LORA_PARTS = ("lora_A", "lora_B")
 PosEmbed = Literal["native", "official"]
+_POSITION_OFFSET = 0.1
 WeightState = tuple[tuple[int, int], ...]
 
 
@@ -45,29 +50,43 @@ class WeightHashes(NamedTuple):
 
 
 class Adapter(nn.Module):
-    """A ViT of some library: geometry, blocks in order, first tokens, final norm.
+    """A ViT of some library: geometry, blocks in order, first tokens, final norm; frozen and trainable parts.
+
+    The parts are the blocks, the final norm and the rest (patch and position embeddings). A part whose parameters are
+    all frozen runs in eval mode, even after ``train()``: no loss would be trained against its dropout. Rotary positions
+    are always in eval mode; in training mode they are shifted and rescaled at random, a recipe for pretraining.
 
     Args:
         model: the library's model; used as it is, not copied.
-        pos_embed: how absolute position embeddings come to another grid, see
-            :func:`dinoneck.load_backbone`.
+        pos_embed: how absolute position embeddings are resampled to another grid, see :func:`dinoneck.load_backbone`.
 
     Attributes:
-        origin: the record of where the weights come from; ``origin_sha256`` their digest at that time, in
+        embed_dim: channels of a token.
+        patch_size: (height, width) of a patch in pixels.
+        num_cls: CLS tokens, 0 or 1.
+        num_registers: register tokens.
+        family: ``dinov2`` or ``dinov3`` where the model itself defines it, else None.
+        origin: the record of where the weights come from; ``origin_sha256`` their hash at that time, in
             ``origin_dtype``.
         thawed: whether base weights have ever been made trainable here.
         hashes: of the weights, see :mod:`dinoneck.backbones.weight_hashes`; None until they are asked for.
         has_other_recipe: whether positions are resampled by another recipe than the library's.
         cast: the hash of the weights after a cast, and that of the float32 weights before it.
         lora_off: whether LoRA weights are switched off at the moment.
-        asked_mode: the mode that ``train()`` last asked for; trainable parts follow it.
+        asked_mode: the mode of the last call of ``train()``; trainable parts follow it.
         source: the library: ``timm``, ``transformers`` or ``official``.
-        name: the model's name; None if the object does not say.
-        mean: per-channel mean for photos.
-        std: per-channel standard deviation for photos.
-        license: of the published weights, if the library says.
-        hub_id: where the published weights are, if the library says.
+        name: the model's name; None if the object has none.
+        mean: per-channel mean for images.
+        std: per-channel standard deviation for images.
+        license: of the published weights, if the library records it.
+        hub_id: where the published weights are, if the library records it.
     """
+
+    embed_dim: int
+    patch_size: tuple[int, int]
+    num_cls: int
+    num_registers: int
+    family: str | None = None
 
     source = ""
     attention = "attn"
@@ -103,52 +122,27 @@ class Adapter(nn.Module):
 
     @property
     @abstractmethod
-    def embed_dim(self) -> int:
-        """Channels of a token."""
-
-    @property
-    @abstractmethod
-    def patch_size(self) -> tuple[int, int]:
-        """(height, width) of a patch in pixels."""
-
-    @property
-    @abstractmethod
-    def num_cls(self) -> int:
-        """CLS tokens, 0 or 1."""
-
-    @property
-    @abstractmethod
-    def num_registers(self) -> int:
-        """Register tokens."""
-
-    @property
-    @abstractmethod
     def weight(self) -> Tensor:
         """The patch embedding's weight: its dtype and device are the model's."""
 
     @abstractmethod
     def embed(self, images: Tensor) -> tuple[Tensor, Any]:
-        """Return the first token sequence (B, P + N, C), positions included, and what every block needs beside it."""
+        """Return the first token sequence (B, P + N, C) with positions, and the blocks' further arguments."""
 
     @abstractmethod
-    def step(self, block: nn.Module, number: int, x: Tensor, beside: Any) -> Tensor:
-        """Run one block; ``number`` is its place."""
-
-    @property
-    def family(self) -> str | None:
-        """``dinov2`` or ``dinov3`` where the model itself says so."""
-        return None
+    def step(self, block: nn.Module, number: int, x: Tensor, extra: Any) -> Tensor:
+        """Run block ``number`` on x (B, P + N, C); ``extra`` comes from :meth:`embed`."""
 
     @property
     def in_steps(self) -> bool:
-        """Whether blocks run one by one here; else a method of the model runs them."""
+        """Whether blocks run one by one in :meth:`forward`; else a method of the model runs them."""
         return True
 
     @property
     def unused(self) -> Sequence[nn.Module]:
-        """Modules that take no part when features are read: classifiers, poolers, norms of the training recipe."""
-        found = (getattr(self.model, name, None) for name in _UNUSED)
-        return [module for module in found if isinstance(module, nn.Module)]
+        """Modules that do not contribute to features: classifiers, poolers, norms of the training recipe."""
+        modules = (getattr(self.model, name, None) for name in _UNUSED)
+        return [module for module in modules if isinstance(module, nn.Module)]
 
     @property
     def rotary(self) -> nn.Module | None:
@@ -159,6 +153,11 @@ class Adapter(nn.Module):
     def fixed_size(self) -> tuple[int, int] | None:
         """(height, width) if the model takes images of one size only, else None."""
         return None
+
+    @property
+    def in_chans(self) -> int:
+        """Channels of the images: those of the patch embedding, 3 where the model has none by a known name."""
+        return self.weight.shape[1] if self.weight.ndim == 4 else 3
 
     @property
     def depth(self) -> int:
@@ -181,19 +180,61 @@ class Adapter(nn.Module):
 
     def forward(self, images: Tensor, layers: Sequence[int], norm: bool) -> list[Tensor]:
         """Return the sequences (B, P + N, C) of these blocks, in this order; later blocks do not run."""
-        x, beside = self.embed(images)
-        found: dict[int, Tensor] = {}
+        x, extra = self.embed(images)
+        outputs: dict[int, Tensor] = {}
         for number, block in enumerate(list(self.blocks)[: max(layers) + 1]):
             if self.recomputed and torch.is_grad_enabled() and is_trainable(block):
-                x = checkpoint(self.step, block, number, x, beside, use_reentrant=False)
+                x = checkpoint(self.step, block, number, x, extra, use_reentrant=False)
             else:
-                x = self.step(block, number, x, beside)
+                x = self.step(block, number, x, extra)
             if number in layers:
-                found[number] = self.final_norm(x) if norm else x
-        return [found[number] for number in layers]
+                outputs[number] = self.final_norm(x) if norm else x
+        return [outputs[number] for number in layers]
+
+    def set_modes(self, mode: bool) -> None:
+        """Put trainable parts into ``mode`` and everything else into eval mode."""
+        parts = [*self.blocks, *self.norms]
+        inside = {id(parameter) for part in parts for parameter in part.parameters()}
+        rest = any(parameter.requires_grad and id(parameter) not in inside for parameter in self.parameters())
+        self.train(mode and rest)
+        for part in parts:
+            part.train(mode and is_trainable(part))
+        if self.rotary is not None:
+            self.rotary.eval()
+        self.training = self.model.training = mode and is_trainable(self)
+
+    def freeze(self, *, keep_lora: bool) -> None:
+        """Make nothing trainable; with ``keep_lora`` trainable LoRA weights stay trainable."""
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_(keep_lora and is_lora(name) and parameter.requires_grad)
+        self.hashes = None
+
+    def unfreeze_last(self, n: int, *, runs: int, norm: bool) -> None:
+        """Make the last n of the first ``runs`` blocks trainable, and the final norm if it is applied.
+
+        Raises:
+            BackboneError: if n is out of range.
+        """
+        if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= runs:
+            raise BackboneError(f"n is {n!r}; expected 1 ... {runs}, the blocks that run for the layers asked for")
+        self.freeze(keep_lora=True)
+        for part in [*self.blocks[runs - n : runs], *(self.norms if norm else ())]:
+            for name, parameter in part.named_parameters(prefix="block"):
+                parameter.requires_grad_(parameter.requires_grad or not is_lora(name))
+        self.thawed = True
+
+    def unfreeze(self, *, runs: int, norm: bool) -> None:
+        """Make everything trainable that contributes to the output of the first ``runs`` blocks."""
+        self.requires_grad_(True)
+        self.thawed, self.hashes = True, None
+        for part in [*self.blocks[runs:], *self.unused, *(() if norm else self.norms)]:
+            part.requires_grad_(False)
+        for name, parameter in self.named_parameters():
+            if name.endswith("mask_token"):  # stands in for masked patches, of which there are none
+                parameter.requires_grad_(False)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Adapter:
-        """Move or convert, but keep rotary frequencies and LoRA weights exact: in half they would move, or stall."""
+        """Move or convert, but keep rotary frequencies and LoRA weights in float32."""
         rotary = self.rotary
         before = {} if rotary is None else dict(rotary.named_buffers())
         added = [(p, p.data) for name, p in self.named_parameters() if is_lora(name)]
@@ -206,6 +247,42 @@ class Adapter(nn.Module):
             if not old.is_meta:
                 cast("nn.Module", rotary)._buffers[key] = old.to(new.device)
         return self
+
+
+def official_positions(embedding: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Resample plain DINOv2's position embedding to a grid, as the dinov2 repository does at its published settings.
+
+    It is bicubic, without antialiasing, with a scale factor of (n + 0.1) / M rather than an exact size. The libraries
+    differ from it by 2 to 6 % of the features at 224 x 224. Models with registers are resampled with antialiasing and
+    exact sizes, by the libraries too.
+
+    Args:
+        embedding: (1, 1 + M * M, C): CLS first, then the trained square grid.
+        grid: (rows, cols) wanted.
+
+    Returns:
+        (1, 1 + rows * cols, C) in the embedding's dtype.
+
+    Raises:
+        BackboneError: if the embedding has no square grid.
+    """
+    trained = math.isqrt(embedding.shape[1] - 1)
+    if trained * trained != embedding.shape[1] - 1:
+        raise BackboneError(
+            f"the position embedding has {embedding.shape[1]} entries; expected CLS and a square grid, as in plain "
+            "DINOv2; use pos_embed='native'"
+        )
+    if grid == (trained, trained):
+        return embedding
+    patches = embedding[:, 1:].float().reshape(1, trained, trained, -1).permute(0, 3, 1, 2)
+    scale = ((grid[0] + _POSITION_OFFSET) / trained, (grid[1] + _POSITION_OFFSET) / trained)
+    patches = F.interpolate(patches, scale_factor=scale, mode="bicubic")
+    if patches.shape[-2:] != torch.Size(grid):
+        raise BackboneError(
+            f"the official recipe gives a grid of {GridSize(*patches.shape[-2:])} where the image has "
+            f"{GridSize(*grid)}; use pos_embed='native' for this size"
+        )
+    return torch.cat((embedding[:, :1], patches.flatten(2).transpose(1, 2).to(embedding.dtype)), dim=1)
 
 
 def is_lora(name: str) -> bool:

@@ -1,4 +1,4 @@
-"""Backbone: normalised images in, :class:`dinoneck.Tokens` out, whichever library holds the weights."""
+"""Backbone: normalised images in, :class:`dinoneck.Tokens` out, for the models of every library."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dinoneck.backbones import lora, probe, tuning, weight_hashes, weights
-from dinoneck.backbones.adapter import Adapter, is_trainable
+from dinoneck.backbones import lora, probe, weight_hashes, weights
+from dinoneck.backbones.adapter import Adapter, is_lora, is_trainable
 from dinoneck.backbones.known import LICENSES, family_of, has_other_recipe
 from dinoneck.data.photos import Preprocessing
 from dinoneck.devices import is_capturing
@@ -24,26 +24,30 @@ LARGEST_NORMALISED = 10.0
 
 
 class Backbone(nn.Module):
-    """A DINO ViT that gives Tokens. Made by :func:`dinoneck.load_backbone` or :func:`dinoneck.wrap_backbone`.
+    """A DINO ViT that returns Tokens. Built by :func:`dinoneck.load_backbone` or :func:`dinoneck.wrap_backbone`.
 
-    Freezing is a mode: what is frozen stays in eval mode through any ``train()`` and, when all of it is, records no
-    autograd graph; it gives ordinary tensors that a trainable head may follow. :meth:`unfreeze_last` and
-    :meth:`add_lora` make parts trainable. Rotary positions are never moved at random, whatever the mode. Blocks after
-    the last layer asked for do not run.
+    Frozen blocks stay in eval mode, even after ``train()``. A backbone that is frozen as a whole records no autograd
+    graph; its outputs are ordinary tensors that a trainable head may use. :meth:`unfreeze_last` and :meth:`add_lora`
+    make parts trainable. Rotary positions are never randomised. Blocks after the last layer asked for do not run.
 
     Args:
-        adapter: the model behind its library's adapter.
+        adapter: the model in its library's adapter.
         name: the model's name.
-        layers: block indices wanted, in this order; None = the last, an integer n = the n last.
+        layers: block indices, in the order of the output; None = the last, an integer n = the n last.
         norm: apply the backbone's final norm to every layer.
-        frozen: see above; None leaves the model's parameters and modes as they are.
+        frozen: make nothing trainable; None leaves the model's parameters and modes as they are.
         origin: the record of where the weights come from.
+
+    Attributes:
+        embed_dim: channels of a token.
+        depth: number of blocks.
+        num_prefix_tokens: CLS and register tokens before the patches.
 
     Shape:
         images (B, 3, H, W), normalised floats -> Tokens with one (B, P + N, C) sequence per layer.
 
     Raises:
-        BackboneError: if a layer does not exist, or a norm is asked for that the model lacks.
+        BackboneError: if a layer does not exist, or ``norm`` is True for a model without a final norm.
     """
 
     def __init__(
@@ -61,6 +65,8 @@ class Backbone(nn.Module):
             raise BackboneError(f"{name} has no final norm of its token sequence; pass norm=False")
         self.adapter = adapter
         self.name = name
+        self.embed_dim, self.depth = adapter.embed_dim, adapter.depth
+        self.num_prefix_tokens = adapter.num_prefix_tokens
         self.layers = resolve_layers(layers, adapter.depth)
         self.norm = bool(norm)
         family = adapter.family or family_of(name)
@@ -77,24 +83,9 @@ class Backbone(nn.Module):
             adapter.origin_sha256 = weight_hashes.current_hashes(adapter).weights_sha256
 
     @property
-    def embed_dim(self) -> int:
-        """Channels of a token."""
-        return self.adapter.embed_dim
-
-    @property
-    def depth(self) -> int:
-        """Number of blocks."""
-        return self.adapter.depth
-
-    @property
     def patch_size(self) -> PatchSize:
         """Pixels per patch: an integer when square, else (height, width)."""
         return self.preprocess.patch_size
-
-    @property
-    def num_prefix_tokens(self) -> int:
-        """CLS and register tokens before the patches."""
-        return self.adapter.num_prefix_tokens
 
     @property
     def weights(self) -> dict[str, Any]:
@@ -113,10 +104,10 @@ class Backbone(nn.Module):
 
     @property
     def fingerprint(self) -> str | None:
-        """What its Tokens carry as ``source``: a short hash of the float32 weights and of the LoRA weights.
+        """A short hash of the float32 weights and of the LoRA weights: the ``source`` of its Tokens.
 
-        While LoRA is switched off it is the base's. None while anything is trainable, and for half-precision weights
-        whose float32 values were never seen here, as in a model that was wrapped in half precision.
+        While LoRA is switched off it is that of the base. None while anything is trainable, and for half-precision
+        weights whose float32 values are not known, as in a model that was wrapped in half precision.
         """
         return weight_hashes.current_fingerprint(self.adapter, list(self.adapter.parameters())) if self.frozen else None
 
@@ -126,9 +117,9 @@ class Backbone(nn.Module):
         return tuple(i for i, block in enumerate(self.adapter.blocks) if is_trainable(block))
 
     def train(self, mode: bool = True) -> Backbone:
-        """Set the mode of what is trainable; everything frozen stays in eval mode, rotary positions always."""
+        """Set the mode of trainable parts; frozen parts and rotary positions stay in eval mode."""
         self.adapter.asked_mode = bool(mode)
-        tuning.set_modes(self.adapter, self.adapter.asked_mode)
+        self.adapter.set_modes(self.adapter.asked_mode)
         self.training = self.adapter.training
         return self
 
@@ -138,7 +129,7 @@ class Backbone(nn.Module):
         Args:
             keep_lora: leave LoRA weights as they are, trainable or not.
         """
-        tuning.freeze(self.adapter, keep_lora=keep_lora)
+        self.adapter.freeze(keep_lora=keep_lora)
         return self.train(self.adapter.asked_mode)
 
     def unfreeze_last(self, n: int) -> Backbone:
@@ -149,16 +140,16 @@ class Backbone(nn.Module):
         Raises:
             BackboneError: if n is not between 1 and the number of blocks that run.
         """
-        tuning.unfreeze_last(self.adapter, n, runs=max(self.layers) + 1, norm=self.norm)
+        self.adapter.unfreeze_last(n, runs=max(self.layers) + 1, norm=self.norm)
         return self.train(self.adapter.asked_mode)
 
     def unfreeze(self) -> Backbone:
-        """Make every parameter trainable that takes part: blocks that run, embeddings, the final norm if applied."""
-        tuning.unfreeze(self.adapter, runs=max(self.layers) + 1, norm=self.norm)
+        """Make all parameters trainable that affect the output: blocks that run, embeddings, an applied final norm."""
+        self.adapter.unfreeze(runs=max(self.layers) + 1, norm=self.norm)
         return self.train(self.adapter.asked_mode)
 
     def set_grad_checkpointing(self, enable: bool = True) -> Backbone:
-        """Recompute trainable blocks in the backward pass instead of keeping activations; frozen ones keep none.
+        """Recompute the activations of trainable blocks in the backward pass; frozen blocks store none.
 
         Raises:
             BackboneError: for an official object that offers only its method.
@@ -171,13 +162,13 @@ class Backbone(nn.Module):
     def add_lora(
         self, rank: int, alpha: float | None = None, targets: lora.Targets = "attention", seed: int = 0
     ) -> Backbone:
-        """Put trainable low-rank weights (LoRA, through peft) beside the linear layers of the blocks that run.
+        """Add trainable low-rank weights (LoRA, by peft) to the linear layers of the blocks that run.
 
         Args:
             rank: of the added matrices.
             alpha: their products are scaled by alpha / rank; None = alpha is the rank.
             targets: ``"attention"``: query, key, value and output projections; ``"all"``: the MLP's layers too.
-            seed: of their first values; the product starts at zero, so nothing changes at first.
+            seed: of their initial values; the product starts at zero, so the tokens are unchanged at first.
 
         Raises:
             BackboneError: if the rank is out of range or LoRA weights are there already.
@@ -190,7 +181,7 @@ class Backbone(nn.Module):
         return self.train(self.adapter.asked_mode)
 
     def merge_lora(self) -> Backbone:
-        """Add the LoRA products to the weights and remove them: same tokens, no extra cost.
+        """Add the LoRA products to the weights and remove the added layers: same tokens, no extra cost.
 
         Raises:
             BackboneError: if there are none.
@@ -202,10 +193,10 @@ class Backbone(nn.Module):
         return self.train(self.adapter.asked_mode)
 
     def lora_disabled(self) -> contextlib.AbstractContextManager[None]:
-        """Run without the LoRA products inside a ``with`` block: the model as it was before.
+        """Run without the LoRA products inside a ``with`` block.
 
-        It is a switch of the model, for all threads and for siblings made by :meth:`with_layers`. Inside,
-        :meth:`record` and what is saved with this backbone describe the base without LoRA.
+        The switch belongs to the model: it holds for all threads and for siblings made by :meth:`with_layers`. Inside,
+        :meth:`record` and files saved with this backbone describe the base without LoRA.
         """
         return lora.disabled(self.adapter)
 
@@ -213,7 +204,7 @@ class Backbone(nn.Module):
         """Run the blocks that are needed.
 
         Args:
-            images: (B, 3, H, W) floats as :attr:`preprocess` gives them; cast to the weights' dtype. A wrapped model
+            images: (B, 3, H, W) floats as :attr:`preprocess` returns them; cast to the weights' dtype. A wrapped model
                 with other input channels takes as many, normalised by the caller.
 
         Raises:
@@ -228,7 +219,7 @@ class Backbone(nn.Module):
         with torch.no_grad() if frozen else contextlib.nullcontext():
             if images.shape[0]:  # len() would fix the batch size in an export
                 sequence = self.adapter(images.to(dtype), self.layers, self.norm)
-            else:  # attention cannot run on nothing
+            else:  # attention cannot run on an empty batch
                 count = self.num_prefix_tokens + TokenGrid(self.patch_size).size(images.shape[-2:]).count
                 sequence = [images.new_zeros((0, count, self.embed_dim), dtype=dtype)] * len(self.layers)
         return Tokens.from_sequence(
@@ -243,7 +234,7 @@ class Backbone(nn.Module):
         )
 
     def with_layers(self, layers: int | Sequence[int] | None) -> Backbone:
-        """Return a backbone over the same weights (shared, not copied) that gives other layers."""
+        """Return a backbone of the same weights (shared, not copied) with other output layers."""
         other = Backbone(self.adapter, name=self.name, layers=layers, norm=self.norm, frozen=None)
         other.preprocess, other.training = self.preprocess, self.training
         return other
@@ -251,17 +242,17 @@ class Backbone(nn.Module):
     def record(self) -> dict[str, Any]:
         """Return the JSON-able record that checkpoints and stores carry.
 
-        Its hashes are kept until a parameter moves or is written to; torch does not count writes through ``.data``.
+        It holds the model's name and geometry, the layers and norm in force, the mean and std of the images, where the
+        weights come from and their hash (SHA-256 of all of them, in the present dtype; None on the meta device), and
+        the LoRA weights if there are any. Weights that have changed since they were loaded are marked as modified. The
+        licence is that of published weights; seeded random weights have none.
 
-        It names the model, its geometry, the layers and norm in force, what photos are normalised with, where the
-        weights come from and their digest (SHA-256 over all of them, in the present dtype; None on the meta device),
-        and the LoRA weights if there are any. Weights that were loaded and have changed since say so. The licence is
-        that of published weights; seeded random ones have none.
+        The hashes are cached until a parameter moves or is written to; torch does not count writes through ``.data``.
         """
         family = self.adapter.family or family_of(self.name)
         hashes = weight_hashes.current_hashes(self.adapter)
         dtype = str(self.dtype).removeprefix("torch.")
-        # in float32 it follows from the hashes, and the record is that of version 0.1
+        # in float32 it follows from the hashes, and the record equals that of version 0.1
         source = {} if dtype == "float32" else {"fingerprint": hashes.fingerprint}
         return {
             "name": self.name,
@@ -286,9 +277,9 @@ class Backbone(nn.Module):
         }
 
     def save_weights(self, path: str | os.PathLike[str]) -> None:
-        """Write the weights, LoRA's left out, to a file that ``load_backbone(name, checkpoint=path)`` reads.
+        """Write the weights, without LoRA's, to a file that ``load_backbone(name, checkpoint=path)`` reads.
 
-        Load it with the same ``source``. LoRA weights travel in head files; after :meth:`merge_lora` they are in here.
+        Load it with the same ``source``. Head files hold the LoRA weights; :meth:`merge_lora` adds them to this file.
 
         Raises:
             BackboneError: if the file cannot be written.
@@ -296,21 +287,20 @@ class Backbone(nn.Module):
         weights.save_state(self.adapter.model, path)
 
     def probe(self) -> list[float]:
-        """Return a short functional fingerprint: what this backbone makes of one fixed small image.
+        """Return a short functional fingerprint: a few numbers made of the tokens of one fixed small image.
 
-        It tells other weights, norms, layers and position recipes apart, and hardly differs between libraries and
-        dtypes that hold the same weights; see :func:`dinoneck.backbones.probe.differs`.
+        They differ between weights, norms, layers and position recipes, and hardly between libraries and dtypes with
+        the same weights; see :func:`dinoneck.backbones.probe.differs`.
         """
-        return probe.measure(self)
+        return probe.measure(self.adapter, self.layers, self.norm)
 
     def _origin(self, sha256: str | None) -> dict[str, Any]:
-        """Where the weights come from, with the word of it if they have been trained on.
+        """Return where the weights come from, marked as modified if they have been trained since.
 
-        In the dtype they were loaded in their digest tells; in another, trainable base weights count as changed.
+        In the dtype in which they were loaded the hash decides; in another, trainable base weights count as changed.
         """
         adapter = self.adapter
-        own = {id(parameter) for parameter in lora.parameters(adapter)}
-        trainable = any(p.requires_grad and id(p) not in own for p in adapter.parameters())
+        trainable = any(p.requires_grad for name, p in adapter.named_parameters() if not is_lora(name))
         known = None not in (sha256, adapter.origin_sha256) and self.dtype == adapter.origin_dtype
         changed = sha256 != adapter.origin_sha256 if known else trainable or adapter.thawed
         if adapter.origin["kind"] in ("object", "merged", "modified") or not changed:
@@ -318,13 +308,13 @@ class Backbone(nn.Module):
         return {"kind": "modified", "base": adapter.origin}
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Backbone:
-        """Move or convert, and keep what is known of the weights."""
+        """Move or convert; the hash of the float32 weights stays known."""
         with weight_hashes.kept(self.adapter, fn):
             super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
 
     def extra_repr(self) -> str:
-        """Show what a user asks first."""
+        """Show name, geometry, layers and state."""
         return (
             f"{self.name!r}, embed_dim={self.embed_dim}, patch_size={self.patch_size}, layers={self.layers}, "
             f"norm={self.norm}, frozen={self.frozen}"
@@ -333,14 +323,14 @@ class Backbone(nn.Module):
     def _check(self, images: Tensor) -> None:
         if not isinstance(images, Tensor):
             raise ShapeError(
-                f"images are {type(images).__name__}; expected a tensor: use backbone.preprocess(photos) first"
+                f"images are {type(images).__name__}; expected a tensor: use backbone.preprocess(images) first"
             )
-        channels = self.adapter.weight.shape[1]  # of the patch embedding: 3, or what the wrapped model was built for
+        channels = self.adapter.in_chans
         if images.ndim != 4 or images.shape[1] != channels:
             raise ShapeError(f"images have shape {tuple(images.shape)}; expected (batch, {channels}, height, width)")
         if not images.is_floating_point():
             raise DataError(
-                f"images are {images.dtype}; the backbone takes normalised floats: use backbone.preprocess(photos)"
+                f"images are {images.dtype}; the backbone takes normalised floats: use backbone.preprocess(images)"
             )
         TokenGrid(self.patch_size).size(images.shape[-2:])
         fixed = self.adapter.fixed_size
@@ -351,11 +341,11 @@ class Backbone(nn.Module):
             )
         if torch.compiler.is_compiling() or images.is_meta or is_capturing(images.device):
             return
-        # written so that NaN fails too; one reduction, next to nothing beside a ViT
+        # written so that NaN fails too; one reduction, negligible compared with a ViT
         if images.numel() and not bool(images.abs().amax() <= LARGEST_NORMALISED):
             raise DataError(
                 f"images hold values up to {images.abs().amax().item():g}; normalised ones stay within "
-                f"±{LARGEST_NORMALISED:g}: use backbone.preprocess(photos)"
+                f"±{LARGEST_NORMALISED:g}: use backbone.preprocess(images)"
             )
 
 
@@ -383,8 +373,8 @@ def resolve_layers(layers: int | Sequence[int] | None, depth: int) -> tuple[int,
         return tuple(range(depth - count, depth))
     if isinstance(layers, str) or not isinstance(layers, Iterable):
         raise BackboneError(f"layers is {layers!r}; expected None, a number of last blocks, or a list of block indices")
-    wanted = list(layers)
-    wrong = [i for i in wanted if isinstance(i, bool) or not isinstance(i, Integral) or not -depth <= i < depth]
-    if wrong or not wanted:
-        raise BackboneError(f"layers is {wanted}; expected block indices {-depth} ... {depth - 1}, at least one")
-    return tuple(int(i) % depth for i in wanted)
+    indices = list(layers)
+    wrong = [i for i in indices if isinstance(i, bool) or not isinstance(i, Integral) or not -depth <= i < depth]
+    if wrong or not indices:
+        raise BackboneError(f"layers is {indices}; expected block indices {-depth} ... {depth - 1}, at least one")
+    return tuple(int(i) % depth for i in indices)

@@ -1,4 +1,4 @@
-"""What is known about DINOv2 and DINOv3 models without loading one: names, sizes, licences."""
+"""The table of published DINOv2 and DINOv3 models, without loading one: names, sizes, licences."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ KNOWN = (
 
 
 SIZES = {192: "ViT-Ti", 384: "ViT-S", 768: "ViT-B", 1024: "ViT-L", 1280: "ViT-H+", 1536: "ViT-g", 4096: "ViT-7B"}
-"""What models of a width (channels of a token) are called."""
+"""Width (channels of a token) -> name of the size."""
 
 
 def resolve_name(name: str) -> str:
@@ -126,7 +126,7 @@ def dimensions_of(name: str) -> tuple[int, int] | None:
 
 
 def architecture_of(name: str) -> str:
-    """Return what two names of one architecture have in common: timm's name without tag and ``_qkvb``."""
+    """Return the architecture of a model name: timm's name without tag and ``_qkvb``."""
     found = names_of(name)
     return (found[0] if found else name).split(".", 1)[0].removesuffix("_qkvb")
 
@@ -135,7 +135,7 @@ def refuse(name: str, names: list[str]) -> BackboneError:
     """Return the error for a name that does not belong to a DINOv2/DINOv3 ViT."""
     if "convnext" in name.lower():
         return BackboneError(
-            f"{name!r} is a ConvNeXt: it has no patch tokens, so dinoneck cannot serve it. DINOv3 ViTs: "
+            f"{name!r} is a ConvNeXt: it has no patch tokens, which dinoneck needs. DINOv3 ViTs: "
             + ", ".join(known for known in names if "dinov3" in known)
         )
     hint = " For a model of your own on the hub pass source='transformers'." if "/" in name else ""
@@ -147,7 +147,7 @@ def refuse(name: str, names: list[str]) -> BackboneError:
 
 
 def has_other_recipe(record: Mapping[str, Any]) -> bool:
-    """Whether a record's model resamples positions with the official recipe in the place of its library's own.
+    """Whether a record's model resamples positions with the official recipe instead of its library's own.
 
     Only plain DINOv2 and unknown families have several recipes.
     """

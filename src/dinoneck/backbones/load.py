@@ -1,4 +1,4 @@
-"""load_backbone and wrap_backbone: from a name, or from a model somebody already has, to a Backbone."""
+"""load_backbone and wrap_backbone: build a Backbone from a name, or from an existing model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from torch import nn
 from dinoneck.backbones import official, timm, transformers, weight_hashes, weights
 from dinoneck.backbones.adapter import Adapter, PosEmbed
 from dinoneck.backbones.backbone import Backbone
-from dinoneck.backbones.keys import to_timm
 from dinoneck.backbones.known import TINY, names_of, resolve_name
 from dinoneck.backbones.seeded import SCHEME, fill_seeded
 from dinoneck.errors import BackboneError, ConfigError, did_you_mean
@@ -43,21 +42,22 @@ def load_backbone(
     Args:
         name: in timm (``vit_small_patch16_dinov3``, ``timm/...``), torch.hub (``dinov3_vits16``) or transformers
             (``facebook/dinov3-...``, a hub name or folder of your own); or a model (:func:`wrap_backbone`).
-        source: whose code and weights: ``"timm"``, ``"transformers"`` (extra ``[hf]``), ``"official"`` (an object).
+        source: the library of code and weights: ``"timm"``, ``"transformers"`` (extra ``[hf]``), ``"official"``
+            (an object).
         pretrained: load the published weights from the local cache or the hub.
-        layers: block indices, 0-based, in the order wanted, duplicates kept, negative from the end; None = the
+        layers: block indices, 0-based, in the order of the output, duplicates kept, negative from the end; None = the
             last block, an integer n = the n last.
         norm: apply the model's final norm to every layer.
-        frozen: keep in eval mode for good, without autograd. False: all that takes part learns.
-        checkpoint: a local official ``.pth`` or ``.safetensors`` file instead; every key must land.
-        seed: which random weights, with ``pretrained=False``: the same on every machine; None = 0.
+        frozen: keep in eval mode, without autograd. False: all parameters that affect the output are trainable.
+        checkpoint: a local official ``.pth`` or ``.safetensors`` file instead; every key must match.
+        seed: of random weights, with ``pretrained=False``: the same on every machine; None = 0.
         dtype: of the weights and tokens; None keeps float32.
-        pos_embed: how position embeddings come to another grid: ``"native"``, as the library does it, or
-            ``"official"``, as the dinov2 repository does it, in any library. They differ for DINOv2 without
-            registers away from 518 x 518, by several percent of the features at 224 x 224.
+        pos_embed: how position embeddings are resampled to another grid: ``"native"``, as the library does it, or
+            ``"official"``, as the dinov2 repository does it. They differ for DINOv2 without registers at sizes other
+            than 518 x 518, by several percent of the features at 224 x 224.
 
     Raises:
-        BackboneError: if the name is unknown, weights cannot be had or do not fit, or a layer does not exist.
+        BackboneError: if the name is unknown, weights are unavailable or do not fit, or a layer does not exist.
         ConfigError: if arguments contradict each other.
         ImportError: naming the extra, if the library is not installed.
 
@@ -67,14 +67,14 @@ def load_backbone(
         >>> tokens.layers, tokens.grid, tokens.patches[0].shape
         ((5, 2), GridSize(rows=2, cols=3), torch.Size([1, 6, 64]))
     """
-    _check_plain(source, dtype, seed=seed, pretrained=pretrained, norm=norm, frozen=frozen)
+    _check_plain(source, dtype, pos_embed, seed=seed, pretrained=pretrained, norm=norm, frozen=frozen)
     if isinstance(name, nn.Module):
         _check_object(source, name, checkpoint is None and seed is None and pretrained)
         return wrap_backbone(name, layers=layers, norm=norm, frozen=frozen, dtype=dtype, pos_embed=pos_embed)
     name = _resolved(name, source)
     random = checkpoint is None and (name == TINY or not pretrained)
     if seed is not None and not random:
-        raise ConfigError(f"seed={seed} only means something for random weights; pass pretrained=False with it")
+        raise ConfigError(f"seed={seed} applies to random weights only; pass pretrained=False with it")
     with torch.inference_mode(False):  # tensors made in that mode do not count the writes to them
         adapter, origin = _build(name, source, checkpoint, (seed or 0) if random else None, pos_embed)
     if dtype is not None:
@@ -93,11 +93,11 @@ def wrap_backbone(
     dtype: torch.dtype | None = None,
     pos_embed: PosEmbed = "native",
 ) -> Backbone:
-    """Wrap a model that you have: timm, transformers or an official object. It is used, not copied.
+    """Wrap an existing model: of timm, of transformers, or an official object. It is used, not copied.
 
     Recognised are timm's VisionTransformer and Eva; transformers' Dinov2Model, Dinov2WithRegistersModel and
     DINOv3ViTModel; and objects with the ``get_intermediate_layers`` of the dinov2 and dinov3 repositories. With
-    ``frozen=True`` its parameters stop requiring gradients and it goes to eval mode; else they stay as they are.
+    ``frozen=True`` its parameters stop requiring gradients and it is put into eval mode; else both stay as they are.
 
     Args:
         model: the object.
@@ -110,7 +110,7 @@ def wrap_backbone(
     Raises:
         BackboneError: if the model is of another kind.
     """
-    _check_plain("timm", dtype, seed=None, norm=norm, frozen=frozen)
+    _check_plain("timm", dtype, pos_embed, seed=None, norm=norm, frozen=frozen)
     adapter = _adapter(model, pos_embed)
     if dtype is not None:
         _cast(adapter, dtype)
@@ -124,8 +124,7 @@ def _cast(adapter: Adapter, dtype: torch.dtype) -> None:
 
 
 def _adapter(model: nn.Module, pos_embed: PosEmbed) -> Adapter:
-    """Recognise whose model it is."""
-    _check_recipe(pos_embed)
+    """Return the adapter of the library that the model comes from."""
     kind = type(model).__name__
     if isinstance(model, Backbone):
         raise BackboneError("this is a Backbone already; backbone.with_layers(...) gives other layers of it")
@@ -134,8 +133,8 @@ def _adapter(model: nn.Module, pos_embed: PosEmbed) -> Adapter:
             raise BackboneError(f"{kind} wraps a model (torch.compile, DDP); pass its .{inner}, and wrap the Backbone")
     if any(type(module).__module__.startswith("peft.") for module in model.modules()):
         raise BackboneError(
-            f"{kind} holds adapters of peft, which no record here would tell; merge them (merge_and_unload()), or "
-            "pass the plain model and use backbone.add_lora()"
+            f"{kind} holds adapters of peft, which the backbone's record would not name; merge them "
+            "(merge_and_unload()), or pass the plain model and use backbone.add_lora()"
         )
     if timm.is_timm(model):
         return timm.TimmAdapter(model, pos_embed)
@@ -145,31 +144,31 @@ def _adapter(model: nn.Module, pos_embed: PosEmbed) -> Adapter:
         return official.OfficialAdapter(model, pos_embed)
     hint = "; if its .backbone is one, pass that" if hasattr(model, "backbone") else ""
     raise BackboneError(
-        f"{kind} is no timm VisionTransformer or Eva, no DINO model of transformers, and no object of "
-        f"the dinov2 or dinov3 repositories{hint}"
+        f"{kind} is not a model that can be wrapped; expected a timm VisionTransformer or Eva, a DINO model of "
+        f"transformers, or an object of the dinov2 or dinov3 repositories{hint}"
     )
 
 
-def _check_object(source: str, model: nn.Module, as_it_is: bool) -> None:
-    if not as_it_is:
+def _check_object(source: str, model: nn.Module, default_weights: bool) -> None:
+    if not default_weights:
         raise ConfigError("checkpoint=, seed= and pretrained= are for names; this is a model with weights of its own")
-    found = _adapter(model, "native").source
-    if source not in ("timm", found):
-        raise BackboneError(f"source is {source!r}, but the object is of {found}")
+    library = _adapter(model, "native").source
+    if source not in ("timm", library):
+        raise BackboneError(f"source is {source!r}, but the object is of {library}")
 
 
 def _resolved(name: object, source: Source) -> str:
-    """The name in timm; with source="transformers" a folder and that library's own names stay."""
+    """Return the name in timm; with source="transformers", folders and that library's own names are kept."""
     if not isinstance(name, str):
-        raise ConfigError(f"name is {name!r}; expected a model name (an object goes to wrap_backbone)")
-    own = source == "transformers" and (name.startswith("facebook/") or Path(name).is_dir())
-    return name if own else resolve_name(name)
+        raise ConfigError(f"name is {name!r}; expected a model name (for an object use wrap_backbone)")
+    is_own = source == "transformers" and (name.startswith("facebook/") or Path(name).is_dir())
+    return name if is_own else resolve_name(name)
 
 
 def _build(
     name: str, source: Source, checkpoint: str | os.PathLike[str] | None, seed: int | None, pos_embed: PosEmbed
 ) -> tuple[Adapter, dict[str, Any]]:
-    """The model of a name, and where its weights came from; with a seed they are random."""
+    """Return the model of a name, and where its weights come from; with a seed they are random."""
     if source == "official":
         raise BackboneError(f"source='official' takes an object: load one with {official.HOW_TO}")
     build = _from_timm if source == "timm" else _from_transformers
@@ -179,7 +178,7 @@ def _build(
 def _from_timm(
     name: str, checkpoint: str | os.PathLike[str] | None, seed: int | None, pos_embed: PosEmbed
 ) -> tuple[Adapter, dict[str, Any]]:
-    """Build by name and fill: seeded, from a file, or with the published weights. Also where they came from."""
+    """Build a timm model with seeded weights, those of a file, or the published ones."""
     adapter = _empty(name, pos_embed)
     if seed is not None:
         return adapter, _seeded(adapter, seed)
@@ -196,8 +195,7 @@ def _from_timm(
 def _from_transformers(
     name: str, checkpoint: str | os.PathLike[str] | None, seed: int | None, pos_embed: PosEmbed
 ) -> tuple[Adapter, dict[str, Any]]:
-    """A folder, a hub model, or a known name that is to be filled."""
-    _check_recipe(pos_embed)
+    """Load a folder or a hub model; seeded and official weights are converted from timm's names."""
     folder = Path(name)
     if folder.is_dir() and (seed is not None or checkpoint is not None):
         raise ConfigError(f"{name} is a folder with weights of its own; leave pretrained=, seed= and checkpoint= out")
@@ -205,8 +203,8 @@ def _from_transformers(
         return transformers.TransformersAdapter(transformers.from_folder(folder), pos_embed), {"kind": "file"}
     known = names_of(name)
     if seed is not None or checkpoint is not None:
-        own = known[0] if known else name
-        return _by_way_of_timm(own if "/" not in name else own.split(".")[0], checkpoint, seed, pos_embed)
+        timm_name = known[0] if known else name
+        return _by_way_of_timm(timm_name.split(".")[0] if "/" in name else timm_name, checkpoint, seed, pos_embed)
     repo = known[1] if known else name
     if repo is None or "/" not in repo:
         raise BackboneError(f"transformers has no weights of {name!r}; use source='timm', or a folder or hub name")
@@ -220,25 +218,24 @@ def _from_transformers(
 def _by_way_of_timm(
     name: str, checkpoint: str | os.PathLike[str] | None, seed: int | None, pos_embed: PosEmbed
 ) -> tuple[Adapter, dict[str, Any]]:
-    """The transformers model of a timm name: random and official weights come over, its own names go straight in."""
+    """Build the transformers model of a timm name; weights under transformers' own names are loaded directly."""
     state = None if checkpoint is None else read_state(checkpoint)
-    straight = state is not None and transformers.has_own_names(state)
+    direct = state is not None and transformers.has_own_names(state)
     donor, origin = _empty(name, pos_embed), {"kind": "file"}
     if seed is not None:
         origin = _seeded(donor, seed)
-    elif state is not None and checkpoint is not None and not straight:
-        weights.load_state(donor.model, to_timm(state, donor.model), checkpoint)
+    elif state is not None and checkpoint is not None and not direct:
+        weights.load_state(donor.model, weights.to_timm(state, donor.model), checkpoint)
     with torch.random.fork_rng(devices=[]):  # what transformers draws is overwritten
         adapter = transformers.TransformersAdapter(transformers.from_timm(donor.model), pos_embed)
-    if state is not None and checkpoint is not None and straight:
+    if state is not None and checkpoint is not None and direct:
         weights.load_state(adapter.model, state, checkpoint)
     adapter.name, adapter.mean, adapter.std, adapter.license = donor.name, donor.mean, donor.std, donor.license
     return adapter, origin
 
 
 def _empty(name: str, pos_embed: PosEmbed) -> Adapter:
-    """A timm model whose values are still to come."""
-    _check_recipe(pos_embed)
+    """Build a timm model whose weights are overwritten next."""
     with torch.random.fork_rng(devices=[]):  # what timm draws is overwritten
         return timm.TimmAdapter(timm.build(name), pos_embed)
 
@@ -248,8 +245,10 @@ def _seeded(adapter: Adapter, seed: int) -> dict[str, Any]:
     return {"kind": "seeded", "seed": seed, "scheme": SCHEME}
 
 
-def _check_plain(source: object, dtype: object, **values: object) -> None:
+def _check_plain(source: object, dtype: object, pos_embed: object, **values: object) -> None:
     """Refuse arguments of another type than declared."""
+    if pos_embed not in get_args(PosEmbed):
+        raise ConfigError(f"pos_embed is {pos_embed!r}; known: {', '.join(get_args(PosEmbed))}")
     if source not in get_args(Source):
         raise BackboneError(
             f"source is {source!r}; known: {', '.join(get_args(Source))}.{did_you_mean(source, get_args(Source))}"
@@ -262,8 +261,3 @@ def _check_plain(source: object, dtype: object, **values: object) -> None:
     for key, value in values.items():
         if not isinstance(value, bool):
             raise ConfigError(f"{key} is {value!r}; expected True or False")
-
-
-def _check_recipe(pos_embed: str) -> None:
-    if pos_embed not in get_args(PosEmbed):
-        raise ConfigError(f"pos_embed is {pos_embed!r}; known: {', '.join(get_args(PosEmbed))}")

@@ -1,9 +1,9 @@
-"""LoRA through peft, on whichever library's blocks, with the places found by module and not by name pattern.
+"""LoRA by peft, on the blocks of any library; the adapted layers are found by module, not by name pattern.
 
-peft matches names by their ends: ``proj`` would also take the patch embedding's, ``qkv`` finds nothing in
-transformers, and an adapter loads without complaint onto other base weights. Here the linear layers inside the blocks
-are listed by their full names, the record says which base they belong to, and the added weights stay in float32
-whatever the base's dtype: small steps would be lost in half precision.
+peft matches the ends of names: ``proj`` would also match the patch embedding, ``qkv`` matches nothing in transformers,
+and an adapter loads onto other base weights without an error. Here the linear layers of the blocks are listed by their
+full names and the record names the base that they belong to. The added weights stay in float32 for every dtype of the
+base: small steps would be lost in half precision.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ LARGEST_ALPHA = 1e6
 
 
 def add(adapter: Adapter, rank: int, alpha: float | None, targets: Targets, *, seed: int, runs: int) -> None:
-    """Put LoRA weights beside the linear layers of the first ``runs`` blocks; on a failure all stays as it was.
+    """Add LoRA weights to the linear layers of the first ``runs`` blocks; an error leaves the model unchanged.
 
     Raises:
         BackboneError: if LoRA weights are there already, or the rank is out of range.
@@ -43,7 +43,7 @@ def add(adapter: Adapter, rank: int, alpha: float | None, targets: Targets, *, s
     if not 0 < scale <= LARGEST_ALPHA:
         raise BackboneError(f"alpha is {alpha!r}; expected a positive number, at most {LARGEST_ALPHA:g}")
     if _layers(adapter):
-        raise BackboneError("this backbone has LoRA weights already; merge_lora() first, or load it anew")
+        raise BackboneError("this backbone has LoRA weights already; merge_lora() first, or load the backbone again")
     names = _places(adapter, targets, runs)
     trainable = {id(parameter) for parameter in adapter.parameters() if parameter.requires_grad}
     try:
@@ -54,7 +54,7 @@ def add(adapter: Adapter, rank: int, alpha: float | None, targets: Targets, *, s
         raise
     finally:
         added = {id(parameter) for parameter in parameters(adapter)}
-        for parameter in adapter.parameters():  # peft freezes everything else; who learnt before still does
+        for parameter in adapter.parameters():  # peft freezes everything else; restore what was trainable
             parameter.requires_grad_(id(parameter) in trainable | added)
     for block in adapter.blocks[:runs]:
         _call_the_layer(block, True)
@@ -62,7 +62,7 @@ def add(adapter: Adapter, rank: int, alpha: float | None, targets: Targets, *, s
 
 
 def remove(adapter: Adapter) -> None:
-    """Take LoRA weights away without adding their products."""
+    """Remove the LoRA weights without adding their products."""
     _strip(adapter)
     adapter.lora = None
 
@@ -73,18 +73,18 @@ def merge(adapter: Adapter) -> None:
     Raises:
         BackboneError: if there are no LoRA weights.
     """
-    found = _layers(adapter)
-    if not found:
+    layers = _layers(adapter)
+    if not layers:
         raise BackboneError("this backbone has no LoRA weights to merge; add_lora() comes first")
     with torch.no_grad():
-        for layer in found.values():
+        for layer in layers.values():
             layer.merge()
     remove(adapter)
 
 
 @contextlib.contextmanager
 def disabled(adapter: Adapter) -> Iterator[None]:
-    """Run without the products inside."""
+    """Run the ``with`` block without the products."""
     before, was_off = [(layer, layer.disable_adapters) for layer in _layers(adapter).values()], adapter.lora_off
     adapter.lora_off = bool(before)
     try:
@@ -99,9 +99,7 @@ def disabled(adapter: Adapter) -> Iterator[None]:
 
 def parameters(adapter: Adapter) -> list[nn.Parameter]:
     """Return all LoRA weights."""
-    return [
-        p for layer in _layers(adapter).values() for part in LORA_PARTS for p in getattr(layer, part)[NAME].parameters()
-    ]
+    return [parameter for name, parameter in adapter.named_parameters() if is_lora(name)]
 
 
 def state(adapter: Adapter) -> dict[str, Tensor]:
@@ -121,8 +119,8 @@ def load_state(adapter: Adapter, weights: Mapping[str, Tensor]) -> None:
     """
     own = state(adapter)
     if own.keys() != weights.keys():
-        odd = sorted(own.keys() ^ weights.keys())
-        raise BackboneError(f"the LoRA weights are for other layers; differing: {', '.join(odd[:4])}")
+        different = sorted(own.keys() ^ weights.keys())
+        raise BackboneError(f"the LoRA weights are for other layers; differing: {', '.join(different[:4])}")
     wrong = [key for key in own if own[key].shape != weights[key].shape]
     if wrong:
         raise BackboneError(f"{wrong[0]} is {tuple(weights[wrong[0]].shape)}, expected {tuple(own[wrong[0]].shape)}")
@@ -132,7 +130,7 @@ def load_state(adapter: Adapter, weights: Mapping[str, Tensor]) -> None:
 
 
 def record(adapter: Adapter) -> dict[str, Any] | None:
-    """Return what there is, JSON-able, with a digest of setting and weights; None without LoRA."""
+    """Return the setting with a hash of setting and weights, JSON-able; None without LoRA."""
     if adapter.lora is None:
         return None
     total = hashlib.sha256(json.dumps(adapter.lora, sort_keys=True).encode())
@@ -145,7 +143,7 @@ def record(adapter: Adapter) -> dict[str, Any] | None:
 
 
 def base_name(key: str) -> str | None:
-    """Return the name of a base parameter without what peft put into it; None for LoRA's own."""
+    """Return the name of a base parameter without peft's additions; None for a LoRA weight."""
     if is_lora(key):
         return None
     return key.replace(".base_layer.", ".")
@@ -153,7 +151,7 @@ def base_name(key: str) -> str | None:
 
 def _inject(adapter: Adapter, names: list[str], rank: int, scale: float) -> None:
     peft = _library()
-    exactly = "|".join(re.escape(name) for name in names)  # peft takes the ends of names for a list
+    exactly = "|".join(re.escape(name) for name in names)  # a list would match the ends of names
     config = peft.LoraConfig(r=rank, lora_alpha=scale, target_modules=f"(?:{exactly})", lora_dropout=0.0, bias="none")
     with torch.random.fork_rng(devices=[]):
         peft.inject_adapter_in_model(config, adapter.model, adapter_name=NAME)
@@ -162,7 +160,7 @@ def _inject(adapter: Adapter, names: list[str], rank: int, scale: float) -> None
 
 
 def _draw(adapter: Adapter, seed: int) -> None:
-    """First values from a generator of their own, in float32: A as peft draws it, B zero."""
+    """Draw the initial values in float32 from a generator of their own: A as peft draws it, B zero."""
     generator = torch.Generator().manual_seed(seed)
     for layer in _layers(adapter).values():
         for part in LORA_PARTS:
@@ -174,7 +172,7 @@ def _draw(adapter: Adapter, seed: int) -> None:
 
 
 def _strip(adapter: Adapter) -> None:
-    """Put the plain linear layers back, and everything that peft and this file changed beside them."""
+    """Put the plain linear layers back, and undo all other changes of peft and of this file."""
     for name, layer in _layers(adapter).items():
         parent, _, own = name.rpartition(".")
         setattr(adapter.model.get_submodule(parent), own, layer.get_base_layer())
@@ -185,20 +183,20 @@ def _strip(adapter: Adapter) -> None:
 
 
 def _places(adapter: Adapter, targets: Targets, runs: int) -> list[str]:
-    """Full names of the linear layers, found inside the blocks."""
-    whole = {id(module): name for name, module in adapter.model.named_modules()}
-    found = []
+    """Return the full names of the linear layers inside the blocks."""
+    full_names = {id(module): name for name, module in adapter.model.named_modules()}
+    names = []
     for block in adapter.blocks[:runs]:
         top = getattr(block, adapter.attention, None) if targets == "attention" else block
         linear = [module for module in top.modules() if isinstance(module, nn.Linear)] if top is not None else []
         if not linear:
             raise BackboneError(f"a block of {type(adapter.model).__name__} has no linear layers to adapt")
-        found += [whole[id(module)] for module in linear]
-    return found
+        names += [full_names[id(module)] for module in linear]
+    return names
 
 
 def _call_the_layer(block: nn.Module, called: bool) -> None:
-    """Timm adds query and value biases by reading ``qkv.weight``, past the adapted layer; it can also call it."""
+    """Make timm call the adapted ``qkv`` layer: to add query and value biases it reads ``qkv.weight`` instead."""
     for module in block.modules():
         if getattr(module, "q_bias", None) is None or not hasattr(module, "qkv_bias_separate"):
             continue
@@ -210,7 +208,7 @@ def _call_the_layer(block: nn.Module, called: bool) -> None:
 
 
 def _layers(adapter: Adapter) -> dict[str, Any]:
-    """The adapted layers by name. Without peft there are none."""
+    """Return the adapted layers by name; without peft there are none."""
     if not any(hasattr(module, "lora_A") for module in adapter.modules()):
         return {}
     from peft.tuners.lora import LoraLayer

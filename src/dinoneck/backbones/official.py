@@ -1,4 +1,4 @@
-"""The objects of the dinov2 and dinov3 repositories (torch.hub) behind the adapter.
+"""The adapter of the dinov2 and dinov3 repositories' objects (torch.hub).
 
 Their ``get_intermediate_layers`` loses the caller's order, runs every block and (dinov2) never returns registers;
 the parts it is made of give all that. An object that offers only this method still works, through it.
@@ -40,6 +40,7 @@ class OfficialAdapter(Adapter):
 
     def __init__(self, model: nn.Module, pos_embed: PosEmbed = "native") -> None:
         super().__init__(model, pos_embed)
+        self.family = "dinov2" if self.rotary is None else "dinov3"
         lacks = [
             what
             for what in ("get_intermediate_layers", "embed_dim", "patch_size", "blocks")
@@ -47,16 +48,14 @@ class OfficialAdapter(Adapter):
         ]
         if lacks or not _flat(self.model.blocks):
             raise BackboneError(
-                f"{type(model).__name__} lacks {', '.join(lacks) or 'blocks'}: it is no object of the dinov2 or dinov3 "
-                f"repository; load one with {HOW_TO}"
+                f"{type(model).__name__} lacks {', '.join(lacks) or 'blocks'}: expected an object of the dinov2 or "
+                f"dinov3 repository; load one with {HOW_TO}"
             )
         self.in_parts = hasattr(model, "prepare_tokens_with_masks") and hasattr(model, "norm")
         self.extra = "return_extra_tokens" in inspect.signature(self.model.get_intermediate_layers).parameters
-
-    @property
-    def family(self) -> str:
-        """The repository."""
-        return "dinov2" if self.rotary is None else "dinov3"
+        self.embed_dim, self.patch_size = int(self.model.embed_dim), patch_pair(self.model.patch_size)
+        registers = getattr(model, "n_storage_tokens", getattr(model, "num_register_tokens", 0))  # dinov3, dinov2
+        self.num_cls, self.num_registers = 1, int(cast("int", registers)) if self.in_parts or self.extra else 0
 
     @property
     def in_steps(self) -> bool:
@@ -72,8 +71,8 @@ class OfficialAdapter(Adapter):
     def norms(self) -> Sequence[nn.Module]:
         """The final norm; a second one where CLS and registers have their own."""
         names = ("norm", "cls_norm") if getattr(self.model, "untie_cls_and_patch_norms", False) else ("norm",)
-        found = (getattr(self.model, name, None) for name in names)
-        return [norm for norm in found if isinstance(norm, nn.Module)]
+        norms = (getattr(self.model, name, None) for name in names)
+        return [norm for norm in norms if isinstance(norm, nn.Module)]
 
     @property
     def has_final_norm(self) -> bool:
@@ -81,31 +80,10 @@ class OfficialAdapter(Adapter):
         return True
 
     @property
-    def embed_dim(self) -> int:
-        """Channels of a token."""
-        return int(self.model.embed_dim)
-
-    @property
-    def patch_size(self) -> tuple[int, int]:
-        """(height, width) of a patch in pixels."""
-        return patch_pair(self.model.patch_size)
-
-    @property
-    def num_cls(self) -> int:
-        """Always one."""
-        return 1
-
-    @property
-    def num_registers(self) -> int:
-        """Register (dinov2) or storage (dinov3) tokens that can be reached."""
-        count = getattr(self.model, "n_storage_tokens", getattr(self.model, "num_register_tokens", 0))
-        return int(count) if self.in_parts or self.extra else 0
-
-    @property
     def weight(self) -> Tensor:
         """The patch embedding's weight; any weight where the object has none by that name."""
-        found = getattr(getattr(self.model, "patch_embed", None), "proj", None)
-        return found.weight if isinstance(found, nn.Conv2d) else next(self.model.parameters())
+        projection = getattr(getattr(self.model, "patch_embed", None), "proj", None)
+        return projection.weight if isinstance(projection, nn.Conv2d) else next(self.model.parameters())
 
     @property
     def rotary(self) -> nn.Module | None:
@@ -113,16 +91,16 @@ class OfficialAdapter(Adapter):
         return cast("nn.Module | None", getattr(self.model, "rope_embed", None))
 
     def embed(self, images: Tensor) -> tuple[Tensor, Any]:
-        """Patch tokens with positions and prefix; sine and cosine for the blocks of DINOv3."""
+        """Return the prefix and patch tokens with positions, (B, P + N, C); sine and cosine for DINOv3's blocks."""
         prepared = self.model.prepare_tokens_with_masks(images)
         if self.rotary is None:
             return prepared[0] if isinstance(prepared, tuple) else prepared, ()
         x, (rows, cols) = prepared
         return x, (self.rotary(H=rows, W=cols),)
 
-    def step(self, block: nn.Module, number: int, x: Tensor, beside: Any) -> Tensor:
+    def step(self, block: nn.Module, number: int, x: Tensor, extra: Any) -> Tensor:
         """Run one block."""
-        return cast("Tensor", block(x, *beside))
+        return cast("Tensor", block(x, *extra))
 
     def final_norm(self, x: Tensor) -> Tensor:
         """Apply the final norm; CLS and registers may have their own."""
@@ -138,11 +116,11 @@ class OfficialAdapter(Adapter):
         unique = sorted(set(layers))
         options = {"return_extra_tokens": True} if self.extra else {}
         rows = self.model.get_intermediate_layers(images, n=unique, return_class_token=True, norm=norm, **options)
-        found = {
+        outputs = {
             number: torch.cat([row[1][:, None], *row[2:], row[0]], dim=1)
             for number, row in zip(unique, rows, strict=True)
         }
-        return [found[number] for number in layers]
+        return [outputs[number] for number in layers]
 
 
 def _flat(blocks: Any) -> list[nn.Module]:

@@ -1,23 +1,21 @@
-"""A functional fingerprint of a backbone: what it does, not what its file is called.
+"""A functional fingerprint of a backbone: a few numbers that are a function of its outputs.
 
-Digests tell two files apart, but the same weights have another digest in another library or dtype. The probe runs one
+A hash distinguishes two files, but the same weights have another hash in another library or dtype. The probe runs one
 fixed image of 4 x 6 patches (of the model's own size where it takes no other) and projects every layer's whole sequence
-on a few fixed sign vectors. Rounding moves these numbers by its own relative size; other weights move them
-completely, and a change of the weights shows once it moves them more than rounding does.
+on a few fixed sign vectors. Rounding changes these numbers by its own relative size, other weights change them
+completely. A change of the weights is detected once its effect exceeds rounding.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dinoneck.backbones import tuning
-
-if TYPE_CHECKING:
-    from dinoneck.backbones.backbone import Backbone
+from dinoneck.backbones.adapter import Adapter
+from dinoneck.backbones.eval_mode import evaluating
 
 GRID = (4, 6)
 PER_LAYER = 8
@@ -27,17 +25,15 @@ TOLERANCES = {"float16": 8e-3, "bfloat16": 4e-2}
 TOLERANCE = 2e-3
 
 
-def measure(backbone: Backbone) -> list[float]:
+def measure(adapter: Adapter, layers: Sequence[int], norm: bool) -> list[float]:
     """Return :data:`PER_LAYER` numbers per layer, each of the order of one."""
-    patch = backbone.adapter.patch_size
-    weight = backbone.adapter.weight
-    height, width = backbone.adapter.fixed_size or (GRID[0] * patch[0], GRID[1] * patch[1])
-    channels = weight.shape[1]
+    patch, weight, channels = adapter.patch_size, adapter.weight, adapter.in_chans
+    height, width = adapter.fixed_size or (GRID[0] * patch[0], GRID[1] * patch[1])
     noise = _uniform("image", channels * height * width).reshape(1, channels, height, width)
-    images = torch.from_numpy(noise * 4.0 - 2.0).to(weight.device, torch.float32)
-    with tuning.evaluating(backbone), torch.no_grad():
-        tokens = backbone(images)
-    return [number for sequence in tokens.sequence for number in _projected(sequence)]
+    images = torch.from_numpy(noise * 4.0 - 2.0).to(weight.device, weight.dtype)
+    with evaluating(adapter), torch.no_grad():
+        sequences = adapter(images, layers, norm)
+    return [number for sequence in sequences for number in _projected(sequence)]
 
 
 def differs(trained: list[float], given: list[float], dtypes: tuple[str, str] = ("float32", "float32")) -> float | None:
@@ -45,8 +41,8 @@ def differs(trained: list[float], given: list[float], dtypes: tuple[str, str] = 
 
     Args:
         trained: the probe of one backbone.
-        given: of the other.
-        dtypes: what the two run in; the coarser one sets the tolerance.
+        given: the probe of the other.
+        dtypes: the dtypes of the two; the coarser one sets the tolerance.
     """
     if len(trained) != len(given):
         return float("inf")

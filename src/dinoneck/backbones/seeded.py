@@ -1,7 +1,7 @@
-"""Random weights that are the same on every machine, and that let every block do its work.
+"""Random weights that are the same on every machine, and with which every block changes its input.
 
-A freshly built DINOv3 has LayerScale 1e-5: its blocks add next to nothing, every layer returns the same
-tensor, and no test can tell them apart. Here LayerScale is drawn from 0.1 ... 0.3, matrices with variance
+A freshly built DINOv3 has LayerScale 1e-5: its blocks add almost nothing, every layer returns nearly the same
+tensor, and no test can distinguish them. Here LayerScale is drawn from 0.1 ... 0.3, matrices with variance
 1 / fan-in, norms around one. Numbers come from NumPy's Philox counter (its raw stream is guaranteed) keyed by
 seed and parameter name, and reach float32 by exact steps and one rounding, so neither the machine, the
 order of parameters nor a library's own initialisation matters.

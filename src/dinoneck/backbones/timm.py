@@ -1,4 +1,4 @@
-"""timm behind the adapter: build a DINO ViT by name, or take a VisionTransformer or Eva somebody has."""
+"""The adapter of timm: build a DINO ViT by name, or take an existing VisionTransformer or Eva."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from dinoneck.backbones.adapter import Adapter, PosEmbed
+from dinoneck.backbones.adapter import Adapter, PosEmbed, official_positions
 from dinoneck.backbones.known import TINY, TINY_DEPTH, TINY_WIDTH, is_supported, refuse
-from dinoneck.backbones.positions import official_positions
 from dinoneck.errors import BackboneError
+from dinoneck.grid import patch_pair
 
 _TINY_SETTING: dict[str, Any] = {
     "img_size": 64,
@@ -49,7 +49,7 @@ def build(name: str) -> nn.Module:
     """Build an architecture by its timm name, with or without a weights tag, with timm's own random init.
 
     Raises:
-        BackboneError: if the name is unknown or no DINO ViT.
+        BackboneError: if the name is unknown or not that of a DINO ViT.
     """
     if name == TINY:
         return Eva(**_TINY_SETTING)
@@ -83,8 +83,12 @@ class TimmAdapter(Adapter):
 
     def __init__(self, model: nn.Module, pos_embed: PosEmbed = "native") -> None:
         if not is_timm(model):
-            raise BackboneError(f"{type(model).__name__} is no timm VisionTransformer or Eva (DINOv2, DINOv3)")
+            raise BackboneError(f"{type(model).__name__} is not a timm VisionTransformer or Eva (DINOv2, DINOv3)")
         super().__init__(model, pos_embed)
+        self.embed_dim = int(self.model.embed_dim)
+        self.patch_size = patch_pair(self.model.patch_embed.patch_size)
+        self.num_cls = int(self.model.cls_token is not None)
+        self.num_registers = int(self.model.num_prefix_tokens) - self.num_cls
         setting = getattr(model, "pretrained_cfg", None) or {}
         self.mean = tuple(setting.get("mean") or self.mean)
         self.std = tuple(setting.get("std") or self.std)
@@ -105,27 +109,6 @@ class TimmAdapter(Adapter):
         return () if isinstance(self.model.norm, nn.Identity) else (self.model.norm,)
 
     @property
-    def embed_dim(self) -> int:
-        """Channels of a token."""
-        return int(self.model.embed_dim)
-
-    @property
-    def patch_size(self) -> tuple[int, int]:
-        """(height, width) of a patch in pixels."""
-        height, width = self.model.patch_embed.patch_size
-        return int(height), int(width)
-
-    @property
-    def num_cls(self) -> int:
-        """CLS tokens, 0 or 1."""
-        return int(self.model.cls_token is not None)
-
-    @property
-    def num_registers(self) -> int:
-        """Register tokens."""
-        return int(self.model.num_prefix_tokens) - self.num_cls
-
-    @property
     def weight(self) -> Tensor:
         """The patch embedding's weight."""
         return cast("Tensor", self.model.patch_embed.proj.weight)
@@ -144,13 +127,13 @@ class TimmAdapter(Adapter):
         return int(height), int(width)
 
     def embed(self, images: Tensor) -> tuple[Tensor, Any]:
-        """Patch tokens with positions and prefix, and the rotary embedding of every block."""
+        """Return the prefix and patch tokens with positions, (B, P + N, C), and the rotary embedding of every block."""
         model = self.model
         x = self._patches(images)
         if isinstance(model, Eva):
-            # timm makes the positions on the host: a GPU would wait for their copy in every forward
-            own = torch.compiler.is_compiling() or (x.device.type != "cpu" and not self.model.training)
-            x, rotary = self._traced(x) if own and self._is_dinov3 else model._pos_embed(x)
+            # timm computes the positions on the host: a GPU would wait for their copy in every forward
+            traced = torch.compiler.is_compiling() or (x.device.type != "cpu" and not self.model.training)
+            x, rotary = self._traced(x) if traced and self._is_dinov3 else model._pos_embed(x)
             if rotary is not None and getattr(model, "rope_mixed", False):
                 return model.norm_pre(x), list(rotary)
             return model.norm_pre(x), [rotary] * self.depth
@@ -166,9 +149,9 @@ class TimmAdapter(Adapter):
         return model.norm_pre(model.patch_drop(x)), None
 
     def _patches(self, images: Tensor) -> Tensor:
-        """Patches (B, rows, cols, C), or (B, N, C) if the model takes images of one size.
+        """Return patches (B, rows, cols, C), or (B, N, C) if the model takes images of one size.
 
-        timm words its refusal of a size with that size, which fixes a compiled graph at it.
+        timm's error message contains the image size, which would fix a compiled graph at that size.
         """
         embed = self.model.patch_embed
         plain = type(embed) is PatchEmbed and embed.output_fmt == Format.NHWC and not embed.dynamic_img_pad
@@ -178,7 +161,7 @@ class TimmAdapter(Adapter):
 
     @property
     def _is_dinov3(self) -> bool:
-        """Whether :meth:`_traced` knows all that this model does between patches and blocks."""
+        """Whether :meth:`_traced` covers all that this model does between patches and blocks."""
         model, rope = self.model, self.model.rope
         if not isinstance(rope, RotaryEmbeddingDinoV3) or not model.dynamic_img_size:
             return False
@@ -186,18 +169,18 @@ class TimmAdapter(Adapter):
         return by_side and model.pos_embed is None and model.patch_drop is None
 
     def _traced(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """What timm's ``_pos_embed`` does to patches (B, rows, cols, C) of DINOv3, for graphs of any size.
+        """Compute timm's ``_pos_embed`` of DINOv3's patches (B, rows, cols, C) in a form for graphs of any size.
 
-        timm takes the grid's sides to Python floats, which fixes a graph at the size of its example.
+        timm converts the grid's sides to Python floats, which fixes a graph at the size of its example.
         """
         model = self.model
         prefix = [token.expand(x.shape[0], -1, -1) for token in (model.cls_token, model.reg_token) if token is not None]
         tokens = model.pos_drop(torch.cat([*prefix, x.flatten(1, 2)], dim=1))
         return tokens, rotary_of(model.rope, x.shape[1], x.shape[2])
 
-    def step(self, block: nn.Module, number: int, x: Tensor, beside: Any) -> Tensor:
+    def step(self, block: nn.Module, number: int, x: Tensor, extra: Any) -> Tensor:
         """Run one block."""
-        return cast("Tensor", block(x) if beside is None else block(x, rope=beside[number]))
+        return cast("Tensor", block(x) if extra is None else block(x, rope=extra[number]))
 
 
 def rotary_of(rope: RotaryEmbeddingDinoV3, rows: int, cols: int) -> Tensor:
@@ -206,11 +189,13 @@ def rotary_of(rope: RotaryEmbeddingDinoV3, rows: int, cols: int) -> Tensor:
     Patch centres span -1 ... 1 along each side; every coordinate turns by 2 pi / period per unit.
     """
     periods = cast("Tensor", rope.periods)
+    # the coordinates of the patch centres along each side, then of every patch: (rows * cols, 2)
     sides = [
         2 * ((torch.arange(side, device=periods.device, dtype=torch.float32) + 0.5 + rope.grid_offset) / side) - 1
         for side in (rows, cols)
     ]
-    places = torch.stack(torch.meshgrid(*sides, indexing="ij"), dim=-1).flatten(0, 1).to(periods.dtype)
-    angles = (2 * math.pi * places[:, :, None] / periods).flatten(1)
+    centres = torch.stack(torch.meshgrid(*sides, indexing="ij"), dim=-1).flatten(0, 1).to(periods.dtype)
+    # (rows * cols, 2, D / 4) -> (rows * cols, D / 2) -> every angle twice: (rows * cols, D)
+    angles = (2 * math.pi * centres[:, :, None] / periods).flatten(1)
     angles = torch.cat((angles, angles), dim=-1) if rope.rotate_half else angles.repeat_interleave(2, dim=-1)
     return torch.cat((angles.sin(), angles.cos()), dim=-1)

@@ -1,13 +1,14 @@
-"""transformers behind the adapter: Dinov2Model, Dinov2WithRegistersModel and DINOv3ViTModel.
+"""The adapter of transformers: Dinov2Model, Dinov2WithRegistersModel and DINOv3ViTModel.
 
-``hidden_states[i]`` of these models is the input of block i, un-normed; their Backbone classes drop registers and
-always norm the last stage. So the parts are used: embeddings, blocks, final norm.
+``hidden_states[i]`` of these models is the input of block i, without the final norm; their Backbone classes drop
+registers and always apply the norm to the last stage. So the adapter calls the parts: embeddings, blocks, final norm.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -15,9 +16,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from dinoneck.backbones.adapter import Adapter, PosEmbed
+from dinoneck.backbones.adapter import Adapter, PosEmbed, official_positions
 from dinoneck.backbones.known import SATELLITE, SATELLITE_MEAN, SATELLITE_STD
-from dinoneck.backbones.positions import official_positions
 from dinoneck.errors import BackboneError, missing_extra
 from dinoneck.grid import patch_pair
 
@@ -28,10 +28,26 @@ _CLASSES = {
     "dinov3_vit": "DINOv3ViTModel",
 }
 _NEVER_USED = ("mask_token", "inv_freq")
+_BLOCK = re.compile(r"\blayer\.(?P<number>\d+)\.(?:\w+\.)*?(?P<module>\w+)\.(?P<part>\w+)$")
+# module of a transformers block (of any version since 5.9) -> module of a timm block, see _unfused
+_TIMM_NAMES = {
+    "norm1": "norm1",
+    "norm2": "norm2",
+    "layer_scale1": "ls1",
+    "layer_scale2": "ls2",
+    **dict.fromkeys(("q_proj", "query"), "attn.q"),
+    **dict.fromkeys(("k_proj", "key"), "attn.k"),
+    **dict.fromkeys(("v_proj", "value"), "attn.v"),
+    **dict.fromkeys(("o_proj", "dense"), "attn.proj"),
+    **dict.fromkeys(("fc1", "weights_in"), "mlp.fc1"),
+    **dict.fromkeys(("fc2", "down_proj", "weights_out"), "mlp.fc2"),
+    "gate_proj": "mlp.fc1_g",
+    "up_proj": "mlp.fc1_x",
+}
 
 
 def is_transformers(model: nn.Module) -> bool:
-    """Whether an object comes from the transformers library; told without importing it."""
+    """Whether an object comes from the transformers library, which is not imported for that."""
     return any(cls.__module__.startswith("transformers.") for cls in type(model).__mro__)
 
 
@@ -51,15 +67,17 @@ class TransformersAdapter(Adapter):
 
     def __init__(self, model: nn.Module, pos_embed: PosEmbed = "native") -> None:
         super().__init__(model, pos_embed)
-        config = getattr(model, "config", None)
+        config: Any = getattr(model, "config", None)
         kind = getattr(config, "model_type", None)
         if kind not in _FAMILIES or not hasattr(model, "embeddings"):
             inner = next((key for key in ("dinov2", "dinov2_with_registers", "model") if hasattr(model, key)), None)
             hint = f"; pass its .{inner}" if kind in _FAMILIES and inner else ""
             raise BackboneError(
-                f"{type(model).__name__} is no Dinov2Model, Dinov2WithRegistersModel or DINOv3ViTModel{hint}"
+                f"{type(model).__name__} is not a Dinov2Model, Dinov2WithRegistersModel or DINOv3ViTModel{hint}"
             )
-        self._family = _FAMILIES[kind]
+        self.family = _FAMILIES[kind]
+        self.embed_dim, self.patch_size = int(config.hidden_size), patch_pair(config.patch_size)
+        self.num_cls, self.num_registers = 1, int(getattr(config, "num_register_tokens", 0))
         self.name = getattr(config, "_name_or_path", None) or None
         if SATELLITE in (self.name or ""):
             self.mean, self.std = SATELLITE_MEAN, SATELLITE_STD
@@ -68,16 +86,10 @@ class TransformersAdapter(Adapter):
             self.name = Path(self.name).resolve().name  # head files are shared: no path of this machine in them
 
     @property
-    def family(self) -> str:
-        """The kind of model."""
-        return self._family
-
-    @property
     def blocks(self) -> Sequence[nn.Module]:
-        """The transformer blocks, in order; they have moved between versions of the library."""
-        model = self.model
-        holder = model.encoder if self.family == "dinov2" else (model if hasattr(model, "layer") else model.model)
-        return cast("Sequence[nn.Module]", holder.layer)
+        """The transformer blocks, in order."""
+        encoder = self.model.encoder if self.family == "dinov2" else self.model.model
+        return cast("Sequence[nn.Module]", encoder.layer)
 
     @property
     def norms(self) -> Sequence[nn.Module]:
@@ -85,30 +97,10 @@ class TransformersAdapter(Adapter):
         return (self.model.layernorm if self.family == "dinov2" else self.model.norm,)
 
     @property
-    def embed_dim(self) -> int:
-        """Channels of a token."""
-        return int(self.model.config.hidden_size)
-
-    @property
-    def patch_size(self) -> tuple[int, int]:
-        """(height, width) of a patch in pixels."""
-        return patch_pair(self.model.config.patch_size)
-
-    @property
-    def num_cls(self) -> int:
-        """Always one."""
-        return 1
-
-    @property
-    def num_registers(self) -> int:
-        """Register tokens."""
-        return int(getattr(self.model.config, "num_register_tokens", 0))
-
-    @property
     def weight(self) -> Tensor:
         """The patch embedding's weight."""
         patches = self.model.embeddings.patch_embeddings
-        return cast("Tensor", patches.projection.weight if hasattr(patches, "projection") else patches.weight)
+        return cast("Tensor", patches.projection.weight if self.family == "dinov2" else patches.weight)
 
     @property
     def rotary(self) -> nn.Module | None:
@@ -116,7 +108,7 @@ class TransformersAdapter(Adapter):
         return cast("nn.Module | None", getattr(self.model, "rope_embeddings", None))
 
     def embed(self, images: Tensor) -> tuple[Tensor, Any]:
-        """Patch tokens with positions and prefix; cosine and sine for the blocks of DINOv3."""
+        """Return the prefix and patch tokens with positions, (B, P + N, C); cosine and sine for DINOv3's blocks."""
         embeddings = self.model.embeddings
         if self.rotary is not None:
             return embeddings(images), {"position_embeddings": self.rotary(images)}
@@ -129,19 +121,19 @@ class TransformersAdapter(Adapter):
         x = embeddings.dropout(x + official_positions(embeddings.position_embeddings, (height, width)))
         return x, {}
 
-    def step(self, block: nn.Module, number: int, x: Tensor, beside: Any) -> Tensor:
+    def step(self, block: nn.Module, number: int, x: Tensor, extra: Any) -> Tensor:
         """Run one block."""
-        result = block(x, **beside)
+        result = block(x, **extra)
         return cast("Tensor", result[0] if isinstance(result, tuple) else result)
 
     def _read_normalisation(self, file: Path) -> None:
         if not file.is_file():
             return
         try:
-            found = json.loads(file.read_text("utf-8"))
-            self.mean, self.std = tuple(found["image_mean"]), tuple(found["image_std"])
+            setting = json.loads(file.read_text("utf-8"))
+            self.mean, self.std = tuple(setting["image_mean"]), tuple(setting["image_std"])
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise BackboneError(f"{file} does not give image_mean and image_std: {error}") from error
+            raise BackboneError(f"{file} does not hold image_mean and image_std: {error}") from error
 
 
 def has_own_names(state: Mapping[str, Tensor]) -> bool:
@@ -150,26 +142,28 @@ def has_own_names(state: Mapping[str, Tensor]) -> bool:
 
 
 def from_folder(folder: Path) -> nn.Module:
-    """Load a model from a folder with config.json and safetensors weights; every key must land.
+    """Load a model from a folder with config.json and safetensors weights; every key must match.
 
     Raises:
-        BackboneError: if it is no such folder, or keys are missing, left over or misshapen.
+        BackboneError: if the folder holds no such model, or keys are missing, left over or misshapen.
     """
     library = import_transformers()
     file = folder / "config.json"
     if not file.is_file():
-        raise BackboneError(f"{folder} holds no config.json: it is no model folder of transformers")
+        raise BackboneError(f"{folder} holds no config.json; expected a model folder of transformers")
     try:
         kind = json.loads(file.read_text("utf-8")).get("model_type")
     except (OSError, ValueError, AttributeError) as error:
-        raise BackboneError(f"{file} is no configuration that transformers reads: {error}") from error
+        raise BackboneError(f"{file} is not a valid configuration of transformers: {error}") from error
     if kind not in _FAMILIES:
         raise BackboneError(f"{folder} holds a {kind!r} model; expected one of {', '.join(_FAMILIES)}")
     noise = logging.getLogger("transformers.modeling_utils")
     level = noise.level
-    noise.setLevel(logging.ERROR)  # what it would report is raised below
+    noise.setLevel(logging.ERROR)  # the same findings are raised below
     try:
-        model, told = getattr(library, _CLASSES[kind]).from_pretrained(  # no Auto class: those may run a folder's code
+        model, report = getattr(
+            library, _CLASSES[kind]
+        ).from_pretrained(  # no Auto class: those may run a folder's code
             folder,
             local_files_only=True,
             use_safetensors=True,
@@ -182,48 +176,50 @@ def from_folder(folder: Path) -> nn.Module:
     finally:
         noise.setLevel(level)
     for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        keys = sorted(str(key) for key in told.get(what, ()) if not str(key).endswith(_NEVER_USED))
+        keys = sorted(str(key) for key in report.get(what, ()) if not str(key).endswith(_NEVER_USED))
         if keys:
             raise BackboneError(f"{folder}: {what.replace('_', ' ')}: {', '.join(keys[:8])}; the weights do not fit")
     return cast("nn.Module", model)
 
 
 def from_timm(model: Any) -> nn.Module:
-    """Build the transformers model with the weights of a timm one: the same function of an image.
+    """Build the transformers model with the weights of a timm model: both compute the same tokens.
 
-    Key mappings as published with the transformers conversion scripts of DINOv2 and DINOv3.
+    The names are mapped as in the conversion scripts that transformers publishes for DINOv2 and DINOv3.
 
     Raises:
-        BackboneError: if the model has parts that transformers lacks.
+        BackboneError: if a tensor of the transformers model has no counterpart.
     """
     library = import_transformers()
-    state, blocks = model.state_dict(), model.blocks
+    blocks, block = model.blocks, model.blocks[0].state_dict()
     shared = {
         "hidden_size": model.embed_dim,
         "num_hidden_layers": len(blocks),
         "num_attention_heads": blocks[0].attn.num_heads,
         "patch_size": model.patch_embed.patch_size[0],
         "image_size": model.patch_embed.img_size[0],
-        "layer_norm_eps": model.blocks[0].norm1.eps,
+        "layer_norm_eps": blocks[0].norm1.eps,
     }
     registers = 0 if model.reg_token is None else model.reg_token.shape[1]
     if getattr(model, "rope", None) is not None:
         built = library.DINOv3ViTModel(
-            library.DINOv3ViTConfig(**shared, **_dinov3_setting(state), num_register_tokens=registers)
+            library.DINOv3ViTConfig(**shared, **_dinov3_setting(block), num_register_tokens=registers)
         )
         built.rope_embeddings.inv_freq.copy_(1.0 / model.rope.periods.float())
     else:
-        shared |= {"mlp_ratio": 4, "use_swiglu_ffn": "blocks.0.mlp.fc1.weight" in state and _is_packed(state)}
+        shared |= {"mlp_ratio": 4, "use_swiglu_ffn": _is_packed(block)}
         if registers:
             config = library.Dinov2WithRegistersConfig(**shared, num_register_tokens=registers)
             built = library.Dinov2WithRegistersModel(config)
         else:
             built = library.Dinov2Model(library.Dinov2Config(**shared))
     own = built.state_dict()
-    target = _converted(state, own, len(blocks))
-    strange = {key for key in own.keys() ^ target.keys() if not key.endswith(_NEVER_USED)}
-    if strange:
-        raise BackboneError(f"transformers has no place for, or lacks: {', '.join(sorted(strange)[:8])}")
+    target = _converted(model, own)
+    unmatched = {key for key in own.keys() ^ target.keys() if not key.endswith(_NEVER_USED)}
+    if unmatched:
+        raise BackboneError(
+            f"no counterpart in the model of timm or of transformers: {', '.join(sorted(unmatched)[:8])}"
+        )
     built.load_state_dict({**{key: own[key] for key in own if key not in target}, **target}, strict=True)
     return cast("nn.Module", built)
 
@@ -241,35 +237,28 @@ def import_transformers() -> Any:
     return transformers
 
 
-def _is_packed(state: Mapping[str, Tensor]) -> bool:
-    return state["blocks.0.mlp.fc1.weight"].shape[0] != state["blocks.0.mlp.fc2.weight"].shape[1]
-
-
 def _dinov3_setting(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    gated = "blocks.0.mlp.fc1_g.weight" in state
+    gated = "mlp.fc1_g.weight" in state
     return {
-        "intermediate_size": state["blocks.0.mlp.fc2.weight"].shape[1],
+        "intermediate_size": state["mlp.fc2.weight"].shape[1],
         "use_gated_mlp": gated,
         "hidden_act": "silu" if gated else "gelu",
-        "mlp_bias": "blocks.0.mlp.fc2.bias" in state,
-        "proj_bias": "blocks.0.attn.proj.bias" in state,
+        "mlp_bias": "mlp.fc2.bias" in state,
+        "proj_bias": "attn.proj.bias" in state,
         "query_bias": True,
         "value_bias": True,
         "key_bias": False,
     }
 
 
-def _converted(state: Mapping[str, Tensor], own: Mapping[str, Tensor], depth: int) -> dict[str, Tensor]:
-    """Timm's tensors under the names of this version of transformers."""
-    dinov3 = not any("position_embeddings" in key for key in own)
-    target = {
-        "embeddings.cls_token": state["cls_token"],
-        ("norm" if dinov3 else "layernorm") + ".weight": state["norm.weight"],
-        ("norm" if dinov3 else "layernorm") + ".bias": state["norm.bias"],
-    }
-    patches = "embeddings.patch_embeddings." if dinov3 else "embeddings.patch_embeddings.projection."
+def _converted(model: Any, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a timm model's tensors under the names ``own`` of this version of transformers."""
+    state, dinov3 = model.state_dict(), not any("position_embeddings" in key for key in own)
+    norm, patches = ("norm", "") if dinov3 else ("layernorm", "projection.")
+    target = {"embeddings.cls_token": state["cls_token"]}
     for part in ("weight", "bias"):
-        target[patches + part] = state[f"patch_embed.proj.{part}"]
+        target[f"{norm}.{part}"] = state[f"norm.{part}"]
+        target[f"embeddings.patch_embeddings.{patches}{part}"] = state[f"patch_embed.proj.{part}"]
     if "reg_token" in state:
         target["embeddings.register_tokens"] = state["reg_token"]
     if not dinov3:
@@ -277,53 +266,30 @@ def _converted(state: Mapping[str, Tensor], own: Mapping[str, Tensor], depth: in
         if "reg_token" in state:  # timm has folded CLS's position into the token
             position = torch.cat((torch.zeros_like(position[:, :1]), position), dim=1)
         target["embeddings.position_embeddings"] = position
-    stem = next(key for key in own if ".norm1.weight" in key).split("layer.")[0] + "layer."
-    for number in range(depth):
-        inside = {
-            key.removeprefix(f"blocks.{number}."): state[key] for key in state if key.startswith(f"blocks.{number}.")
-        }
-        names = {key.removeprefix(f"{stem}{number}.") for key in own if key.startswith(f"{stem}{number}.")}
-        target |= {f"{stem}{number}.{key}": value for key, value in _converted_block(inside, names).items()}
+    blocks = [_unfused(block.state_dict()) for block in model.blocks]
+    for key in own:
+        if match := _BLOCK.search(key):
+            tensors, name = blocks[int(match["number"])], f"{_TIMM_NAMES.get(match['module'])}.{match['part']}"
+            target |= {key: tensors[name]} if name in tensors else {}
     return target
 
 
-def _converted_block(state: Mapping[str, Tensor], names: set[str]) -> dict[str, Tensor]:
-    """One block; ``names`` are those wanted, which differ between versions of transformers."""
-    found: dict[str, Tensor] = {}
-    for name in names:
-        module, _, part = name.rpartition(".")
-        last = module.rpartition(".")[2]
-        if module in ("norm1", "norm2"):
-            found[name] = state[name]
-        elif last in ("layer_scale1", "layer_scale2"):
-            key = f"gamma_{last[-1]}" if f"gamma_{last[-1]}" in state else f"ls{last[-1]}.gamma"
-            found[name] = state[key]
-        elif last in _QKV:
-            found[name] = _third(state, _QKV[last], part)
-        elif last in ("o_proj", "dense"):
-            found[name] = state[f"attn.proj.{part}"]
-        elif last in ("gate_proj", "up_proj") and f"mlp.fc1_g.{part}" in state:
-            found[name] = state[f"mlp.fc1_{'g' if last == 'gate_proj' else 'x'}.{part}"]
-        elif last in ("gate_proj", "up_proj") and "gate_proj" in _lasts(names) and f"mlp.fc1.{part}" in state:
-            found[name] = state[f"mlp.fc1.{part}"].chunk(2)[int(last == "up_proj")]
-        elif last in ("fc1", "up_proj", "weights_in"):
-            found[name] = state[f"mlp.fc1.{part}"]
-        elif last in ("fc2", "down_proj", "weights_out"):
-            found[name] = state[f"mlp.fc2.{part}"]
-    return found
-
-
-_QKV = {"q_proj": 0, "k_proj": 1, "v_proj": 2, "query": 0, "key": 1, "value": 2}
-
-
-def _lasts(names: set[str]) -> set[str]:
-    return {name.split(".")[-2] for name in names if "." in name}
-
-
-def _third(state: Mapping[str, Tensor], which: int, part: str) -> Tensor:
-    """Query, key or value of timm's fused projection; biases that timm leaves out are zero."""
-    if f"attn.qkv.{part}" in state:
-        return state[f"attn.qkv.{part}"].chunk(3)[which]
-    own = state.get(f"attn.{'qkv'[which]}_bias")
+def _unfused(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors of a timm block, with its fused projections taken apart too."""
+    tensors = dict(state)
     fused = state["attn.qkv.weight"]
-    return own if own is not None else fused.new_zeros(len(fused) // 3)
+    zeros = fused.new_zeros(len(fused) // 3)  # timm leaves out biases that are zero
+    for part in ("weight", "bias"):
+        whole = state.get(f"attn.qkv.{part}")
+        thirds = [state.get(f"attn.{x}_bias", zeros) for x in "qkv"] if whole is None else whole.chunk(3)
+        tensors |= {f"attn.{x}.{part}": third for x, third in zip("qkv", thirds, strict=True)}
+        if (first := state.get(f"mlp.fc1.{part}")) is not None:
+            gate, up = first.chunk(2) if _is_packed(state) else (first, first)
+            tensors |= {f"mlp.fc1_g.{part}": gate, f"mlp.fc1_x.{part}": up}
+    scales = {f"ls{i}.lambda1": state.get(f"gamma_{i}", state.get(f"ls{i}.gamma")) for i in (1, 2)}
+    return tensors | {name: scale for name, scale in scales.items() if scale is not None}
+
+
+def _is_packed(state: Mapping[str, Tensor]) -> bool:
+    """Whether the first layer of a block's MLP holds the gate and the value of SwiGLU in one."""
+    return state["mlp.fc1.weight"].shape[0] != state["mlp.fc2.weight"].shape[1]

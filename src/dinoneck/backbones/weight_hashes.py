@@ -1,8 +1,8 @@
-"""The hashes of a backbone's weights, kept while the weights do not change, and the fingerprint made of them.
+"""The hashes of a backbone's weights, cached while the weights do not change, and the fingerprint made of them.
 
 The fingerprint is a function of the SHA-256 of the float32 weights and of the LoRA weights, so that it is the same for
 a backbone in half precision, for its record in a file, and for the records of version 0.1. Where the official recipe
-resamples positions in the place of the library's own, it counts too.
+resamples positions instead of the library's own, the fingerprint depends on it too.
 """
 
 from __future__ import annotations
@@ -13,17 +13,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from dinoneck.backbones import lora, weights
+from dinoneck.backbones import lora
 from dinoneck.backbones.adapter import Adapter, WeightHashes, WeightState
 from dinoneck.backbones.known import has_other_recipe
+from dinoneck.tensor_bytes import bytes_of
 
 _LENGTH = 16
 
 
 def fingerprint_from_record(record: Mapping[str, Any] | None) -> str | None:
-    """Return the fingerprint of a backbone record: derived in float32, else the one it holds, if any."""
+    """Return the fingerprint of a backbone record: derived in float32, else the stored one, if any."""
     record = record or {}
     if record.get("dtype") == "float32":
         return _fingerprint(record.get("weights_sha256"), record.get("adapter"), has_other_recipe(record))
@@ -34,7 +35,7 @@ def fingerprint_from_record(record: Mapping[str, Any] | None) -> str | None:
 def current_fingerprint(adapter: Adapter, parameters: Sequence[Tensor]) -> str | None:
     """Return the fingerprint that Tokens of an adapter with these frozen parameters carry.
 
-    A compiled graph takes the one that is known when it is traced.
+    A compiled graph contains the one that is known when it is traced.
     """
     if torch.compiler.is_compiling():
         hashes = adapter.hashes
@@ -45,17 +46,19 @@ def current_fingerprint(adapter: Adapter, parameters: Sequence[Tensor]) -> str |
 
 
 def current_hashes(adapter: Adapter, parameters: Sequence[Tensor] | None = None) -> WeightHashes:
-    """Return the hashes of the present weights, trainable or not; ``parameters`` are the adapter's, listed already.
+    """Return the hashes of the present weights, trainable or not, without LoRA weights that are switched off.
 
-    While LoRA weights are switched off they do not count.
+    They are cached until a parameter or persistent buffer moves or is written to: torch counts every write in place
+    except those through ``.data``. Trainable weights and inference tensors are hashed at every call.
 
-    They are kept until a parameter or persistent buffer lies elsewhere or is written to: torch counts every write in
-    place but those through ``.data``. Trainable weights and inference tensors are hashed at every call.
+    Args:
+        adapter: the model.
+        parameters: those of the adapter, where the caller has listed them already.
     """
     parameters = list(adapter.parameters()) if parameters is None else parameters
     if (known := _known(adapter, parameters)) is not None:
         return _as_run(adapter, known)
-    sha256, added = weights.digest(adapter.model), lora.record(adapter)
+    sha256, added = digest(adapter.model), lora.record(adapter)
     buffers = tuple(sorted(dict(adapter.named_buffers()).keys() & adapter.state_dict(keep_vars=True).keys()))
     full, state = _float32_hash(adapter, sha256), _state(adapter, parameters, buffers)
     adapter.hashes = WeightHashes(
@@ -70,14 +73,14 @@ def current_hashes(adapter: Adapter, parameters: Sequence[Tensor] | None = None)
 
 
 def _as_run(adapter: Adapter, hashes: WeightHashes) -> WeightHashes:
-    """The hashes of what runs at the moment: the base alone while LoRA weights are switched off."""
+    """Return the hashes of what runs at the moment: of the base alone while LoRA weights are switched off."""
     return hashes._replace(lora=None, fingerprint=hashes.base_fingerprint) if adapter.lora_off else hashes
 
 
 class Watch:
-    """Notices whether the weights of an adapter are still those of now, trainable or not.
+    """Detects whether the weights of an adapter have changed since construction, trainable or not.
 
-    A look costs next to nothing while torch has counted no write; else the weights are hashed.
+    A check is cheap while torch has counted no write; else the weights are hashed.
 
     Args:
         adapter: the model.
@@ -85,12 +88,12 @@ class Watch:
 
     def __init__(self, adapter: Adapter) -> None:
         self._hashes = current_hashes(adapter)
-        self._dtype, self._seen = adapter.weight.dtype, self._look(adapter)
+        self._dtype, self._known_state = adapter.weight.dtype, self._state_of(adapter)
 
     def is_same(self, adapter: Adapter) -> bool:
-        """Whether the same weights run now; what cannot be compared counts as the same."""
-        look = self._look(adapter)
-        if look[1] is not None and look == self._seen and adapter.hashes is not None:
+        """Whether the same weights run now; weights that cannot be compared count as the same."""
+        state = self._state_of(adapter)
+        if state[1] is not None and state == self._known_state and adapter.hashes is not None:
             return True
         before, now = self._hashes, current_hashes(adapter)
         if None not in (before.fingerprint, now.fingerprint):
@@ -99,21 +102,36 @@ class Watch:
             same = (before.weights_sha256, before.lora) == (now.weights_sha256, now.lora)
         else:
             same = True
-        self._seen = look if same else self._seen
+        self._known_state = state if same else self._known_state
         return same
 
-    def _look(self, adapter: Adapter) -> tuple[bool, WeightState | None]:
+    def _state_of(self, adapter: Adapter) -> tuple[bool, WeightState | None]:
         return adapter.lora_off, _versions(_tensors(adapter, list(adapter.parameters()), self._hashes.buffers))
 
 
+def digest(model: nn.Module) -> str | None:
+    """Return the SHA-256 over names, dtypes, shapes and bytes of all parameters; None for meta tensors.
+
+    LoRA weights are left out: a backbone with them still has the base it had.
+    """
+    total = hashlib.sha256()
+    named = {lora.base_name(key): value for key, value in model.state_dict().items() if lora.base_name(key) is not None}
+    for name, value in sorted(named.items()):
+        if value.is_meta:
+            return None
+        total.update(f"{name}|{value.dtype}|{tuple(value.shape)}|".encode())
+        total.update(bytes_of(value))
+    return total.hexdigest()
+
+
 def forget(adapter: Adapter) -> None:
-    """Take the hashes again when they are asked for: weights may change without torch noticing (captured graphs)."""
+    """Drop the cached hashes: weights may change without torch counting it (captured graphs)."""
     adapter.hashes = None
 
 
 @contextlib.contextmanager
 def kept(adapter: Adapter, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Move or convert the weights inside, and know afterwards which float32 weights they were.
+    """Move or convert the weights in the ``with`` block, and record the hash of the float32 weights before it.
 
     Args:
         adapter: the model, whose weights the body of the ``with`` block applies ``change`` to.
@@ -129,14 +147,14 @@ def kept(adapter: Adapter, change: Callable[[Tensor], Tensor]) -> Iterator[None]
         yield
     if casts:
         forget(adapter)  # the fingerprint of the cast weights depends on ``cast``
-        adapter.cast = (weights.digest(adapter.model), full)
+        adapter.cast = (digest(adapter.model), full)
     elif moves and known is not None:
         state = _state(adapter, list(adapter.parameters()), known.buffers)
         adapter.hashes = known._replace(state=state)
 
 
 def _fingerprint(weights_sha256: str | None, adapter: Mapping[str, Any] | None, has_other_recipe: bool) -> str | None:
-    """The fingerprint of float32 weights, the record of LoRA weights and the recipe of positions.
+    """Return the fingerprint of float32 weights, a record of LoRA weights and the recipe of positions.
 
     None where a hash is unknown.
     """
@@ -149,14 +167,14 @@ def _fingerprint(weights_sha256: str | None, adapter: Mapping[str, Any] | None, 
 
 
 def _float32_hash(adapter: Adapter, sha256: str | None) -> str | None:
-    """The hash of the float32 weights that these are or were; None if that is not known."""
+    """Return the hash of the float32 weights that these are or were cast from; None if it is not known."""
     if adapter.weight.dtype == torch.float32:
         return sha256
     return adapter.cast[1] if adapter.cast is not None and adapter.cast[0] == sha256 else None
 
 
 def _known(adapter: Adapter, parameters: Sequence[Tensor]) -> WeightHashes | None:
-    """The hashes kept, if they are those of the present weights."""
+    """Return the cached hashes if they are those of the present weights."""
     known = adapter.hashes
     if known is None or known.state is None or _state(adapter, parameters, known.buffers) != known.state:
         return None
@@ -164,7 +182,7 @@ def _known(adapter: Adapter, parameters: Sequence[Tensor]) -> WeightHashes | Non
 
 
 def _state(adapter: Adapter, parameters: Sequence[Tensor], buffers: Sequence[str]) -> WeightState | None:
-    """As :func:`_versions`, for weights that are all frozen; None while any of them is trainable."""
+    """Return :func:`_versions` of weights that are all frozen; None while any of them is trainable."""
     tensors = _tensors(adapter, parameters, buffers)
     return None if any(x.requires_grad for x in tensors) else _versions(tensors)
 
@@ -174,7 +192,7 @@ def _tensors(adapter: Adapter, parameters: Sequence[Tensor], buffers: Sequence[s
 
 
 def _versions(tensors: Sequence[Tensor]) -> WeightState | None:
-    """Where every tensor lies and how often it was written to; None if that is not known of all."""
+    """Return the address and the number of writes of every tensor; None if unknown for any of them."""
     try:
         return tuple((x.data_ptr(), x._version) for x in tensors)
     except RuntimeError:  # inference tensors, and stand-ins
@@ -182,7 +200,7 @@ def _versions(tensors: Sequence[Tensor]) -> WeightState | None:
 
 
 def _have_bytes(tensors: Sequence[Tensor]) -> bool:
-    """Whether no tensor is a stand-in: a fake one, or one of torch.func."""
+    """Whether all tensors have storage: none is a fake tensor or one of torch.func."""
     try:
         for tensor in tensors:
             tensor.data_ptr()

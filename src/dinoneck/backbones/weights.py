@@ -1,27 +1,41 @@
-"""Backbone weights: find them (cache, hub, local file), read them safely, put every key where it belongs."""
+"""Backbone weights: find them (cache, hub, local file), convert official names to timm's, load every key.
+
+timm's own filter drops keys without a message (q and v biases, unknown names). Here a key is loaded, is listed as
+unused, or is reported. Names of the official files: facebookresearch/dinov2 and dinov3.
+"""
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import safetensors.torch
+import torch
 from torch import Tensor, nn
 
 from dinoneck.atomic import write_whole
-from dinoneck.backbones.keys import to_timm
 from dinoneck.backbones.known import SIZES, names_of
 from dinoneck.backbones.lora import base_name
 from dinoneck.errors import BackboneError, first_line, some_of
 from dinoneck.hub_errors import refusal, unreachable
-from dinoneck.tensor_bytes import bytes_of
 from dinoneck.weight_files import read_state
 
 logger = logging.getLogger(__name__)
 
+# official state dicts -> names of timm
+_CHUNK = re.compile(r"^blocks\.\d+\.(\d+)\.")
+_UNUSED = re.compile(r"(^mask_token$)|(^local_cls_norm\.)|(\.bias_mask$)|(^rope_embed\.periods$)")
+_RENAMES = (
+    (re.compile(r"\.ls([12])\.gamma$"), r".gamma_\1", "dinov3"),
+    (re.compile(r"^storage_tokens$"), "reg_token", "dinov3"),
+    (re.compile(r"\.mlp\.w1\."), ".mlp.fc1_g.", "dinov3"),
+    (re.compile(r"\.mlp\.w2\."), ".mlp.fc1_x.", "dinov3"),
+    (re.compile(r"\.mlp\.w12\."), ".mlp.fc1.", "dinov2"),
+    (re.compile(r"\.mlp\.w3\."), ".mlp.fc2.", "both"),
+)
 _SHOWN = 8
 _TIMEOUT_S = 10.0
 WEIGHTS_FILE = "model.safetensors"
@@ -38,12 +52,7 @@ def fetch(repo_id: str) -> tuple[Path, str | None]:
     cached = hub.try_to_load_from_cache(repo_id, WEIGHTS_FILE)
     if isinstance(cached, str):
         return Path(cached), Path(cached).parent.name
-    try:
-        # one quick question first: the download itself retries for most of a minute without a network
-        hub.get_hf_file_metadata(hub.hf_hub_url(repo_id, WEIGHTS_FILE), timeout=_TIMEOUT_S)
-        path = Path(hub.hf_hub_download(repo_id, WEIGHTS_FILE))
-    except Exception as error:  # the hub's client raises many unrelated types
-        raise _not_fetched(repo_id, error) from None
+    path = _downloaded(repo_id, WEIGHTS_FILE, lambda: hub.hf_hub_download(repo_id, WEIGHTS_FILE))
     return path, path.parent.name
 
 
@@ -55,23 +64,19 @@ def fetch_folder(repo_id: str) -> tuple[Path, str | None]:
     """
     import huggingface_hub as hub
 
-    wanted = ["*.json", "*.safetensors"]
+    patterns = ["*.json", "*.safetensors"]
     try:
-        folder = Path(hub.snapshot_download(repo_id, allow_patterns=wanted, local_files_only=True))
+        folder = Path(hub.snapshot_download(repo_id, allow_patterns=patterns, local_files_only=True))
         if any(folder.glob("*.safetensors")):
             return folder, folder.name
     except Exception as error:
         logger.info("%s is not in the cache (%s)", repo_id, first_line(error))
-    try:
-        hub.get_hf_file_metadata(hub.hf_hub_url(repo_id, "config.json"), timeout=_TIMEOUT_S)
-        folder = Path(hub.snapshot_download(repo_id, allow_patterns=wanted))
-    except Exception as error:  # the hub's client raises many unrelated types
-        raise _not_fetched(repo_id, error) from None
+    folder = _downloaded(repo_id, "config.json", lambda: hub.snapshot_download(repo_id, allow_patterns=patterns))
     return folder, folder.name
 
 
 def load_file(model: nn.Module, path: str | os.PathLike[str]) -> None:
-    """Load an official or timm weights file into a timm model; every key must land.
+    """Load an official or timm weights file into a timm model; every key must match.
 
     Raises:
         BackboneError: naming missing, unexpected, misshapen or non-finite entries.
@@ -80,7 +85,7 @@ def load_file(model: nn.Module, path: str | os.PathLike[str]) -> None:
 
 
 def load_state(model: nn.Module, state: Mapping[str, Tensor], path: str | os.PathLike[str]) -> None:
-    """Load named tensors of a file into a model whose names they carry; every key must land.
+    """Load the tensors of a file into a model with the same names; every key must match.
 
     Raises:
         BackboneError: naming missing, unexpected, misshapen or non-finite entries.
@@ -97,14 +102,14 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], path: str | os.Pat
         elif not (state[key].is_floating_point() and bool(state[key].isfinite().all())):
             problems.append(f"{key} ({state[key].dtype}) is not finite floating point")
     if problems:
-        found = _size_hint(state, own) + "; ".join(problems[:_SHOWN])
-        raise BackboneError(f"{path} does not fit {type(model).__name__}: {found}")
+        details = _size_hint(state, own) + "; ".join(problems[:_SHOWN])
+        raise BackboneError(f"{path} does not fit {type(model).__name__}: {details}")
     model.load_state_dict(state, strict=True)
     logger.info("%d tensors of %s loaded", len(state), path)
 
 
 def save_state(model: nn.Module, path: str | os.PathLike[str]) -> None:
-    """Write a model's weights under its own names, LoRA's left out: whole or not at all.
+    """Write a model's weights under its own names, without LoRA's, as one atomic file.
 
     Raises:
         BackboneError: if the file cannot be written.
@@ -117,19 +122,15 @@ def save_state(model: nn.Module, path: str | os.PathLike[str]) -> None:
         raise BackboneError(f"{path} cannot be written: {error}") from error
 
 
-def digest(model: nn.Module) -> str | None:
-    """Return the SHA-256 over names, dtypes, shapes and bytes of all parameters; None for meta tensors.
+def _downloaded(repo_id: str, file: str, download: Callable[[], str]) -> Path:
+    import huggingface_hub as hub
 
-    LoRA weights are left out: a backbone with them still has the base it had.
-    """
-    total = hashlib.sha256()
-    named = {base_name(key): value for key, value in model.state_dict().items() if base_name(key) is not None}
-    for name, value in sorted(named.items()):
-        if value.is_meta:
-            return None
-        total.update(f"{name}|{value.dtype}|{tuple(value.shape)}|".encode())
-        total.update(bytes_of(value))
-    return total.hexdigest()
+    try:
+        # a quick request first: without a network the download itself retries for most of a minute
+        hub.get_hf_file_metadata(hub.hf_hub_url(repo_id, file), timeout=_TIMEOUT_S)
+        return Path(download())
+    except Exception as error:  # the hub's client raises many unrelated types
+        raise _not_fetched(repo_id, error) from None
 
 
 def _not_fetched(repo_id: str, error: Exception) -> BackboneError:
@@ -143,7 +144,7 @@ def _not_fetched(repo_id: str, error: Exception) -> BackboneError:
 
 
 def _size_hint(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
-    """Name the size of the file's model, where it is not the size of this one."""
+    """Name the size of the file's model where it differs from this model's."""
     widths = [
         next((x.shape[-1] for key, x in one.items() if key.endswith("cls_token") and x.ndim == 3), 0)
         for one in (state, own)
@@ -162,3 +163,73 @@ def _prefix_hint(unexpected: Iterable[str]) -> str:
     if first.startswith(("embeddings.", "encoder.", "layer.")):
         return " (these are names of the transformers library)"
     return ""
+
+
+def to_timm(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """Rename official keys for a timm model; keys that already are timm's pass through.
+
+    DINOv3's key bias, which its mask sets to zero, is checked to be zero; its bf16-rounded RoPE periods are copied into
+    the model, so that the features equal the official ones bit for bit.
+
+    Raises:
+        BackboneError: if this architecture lacks biases that the file has.
+    """
+    rotary = getattr(model, "rope", None)
+    family = "dinov3" if rotary is not None else "dinov2"
+    result: dict[str, Tensor] = {}
+    for official, value in state.items():
+        key = _CHUNK.sub(r"blocks.\1.", official)
+        if _UNUSED.search(key):
+            logger.info("%s is not used when features are read", official)
+            continue
+        if family == "dinov3" and key.endswith("attn.qkv.bias"):
+            result.update(_split_bias(key, value, state.get(official + "_mask"), model))
+            continue
+        for pattern, replacement, which in _RENAMES:
+            if which in (family, "both"):
+                key = pattern.sub(replacement, key)
+        result[key] = value
+    if "register_tokens" in result and {"pos_embed", "cls_token"} <= result.keys():
+        _place_registers(result)
+    if rotary is not None and "rope_embed.periods" in state:
+        _copy_periods(rotary, state["rope_embed.periods"])
+    return result
+
+
+def _split_bias(key: str, bias: Tensor, mask: Tensor | None, model: nn.Module) -> dict[str, Tensor]:
+    """Split the fused q, k, v biases into timm's q_bias and v_bias; k must be zero."""
+    names = dict(model.named_parameters())
+    if key.removesuffix("bias") + "weight" not in names:
+        return {key: bias}  # no such block in the model: reported with the other unexpected keys
+    if bias.ndim != 1 or len(bias) % 3 or (mask is not None and mask.shape != bias.shape):
+        raise BackboneError(f"{key} has shape {tuple(bias.shape)}; expected one row of query, key and value biases")
+    if mask is not None:
+        bias = torch.where(mask.nan_to_num(0.0) == 0, 0.0, bias * mask)
+    q, k, v = bias.chunk(3)
+    stem = key.removesuffix("qkv.bias")
+    if bool(k.any()):
+        raise BackboneError(f"{key}: the key bias is not zero, as it is in every official DINOv3 file")
+    if stem + "q_bias" in names:
+        return {stem + "q_bias": q, stem + "v_bias": v}
+    if bool(q.any()) or bool(v.any()):
+        raise BackboneError(
+            f"{key}: the file has query and value biases, this architecture has none; load it with the name that "
+            "ends in '_qkvb', or its features would be wrong"
+        )
+    return {}
+
+
+def _place_registers(result: dict[str, Tensor]) -> None:
+    """Add the official position embedding of CLS to the token: timm adds position embeddings to patches only."""
+    result["reg_token"] = result.pop("register_tokens")
+    position = result["pos_embed"]
+    result["cls_token"] = result["cls_token"] + position[:, :1]
+    result["pos_embed"] = position[:, 1:]
+
+
+def _copy_periods(rotary: nn.Module, periods: Tensor) -> None:
+    own = getattr(rotary, "periods", None)
+    if not isinstance(own, Tensor) or own.shape != periods.shape:
+        raise BackboneError(f"rope_embed.periods has shape {tuple(periods.shape)}; the model has no place for it")
+    with torch.no_grad():
+        own.copy_(periods)

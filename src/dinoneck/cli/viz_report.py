@@ -184,7 +184,7 @@ def _token_colours(
     import torch
     from tqdm import tqdm
 
-    from dinoneck.backbones.tuning import evaluating
+    from dinoneck.backbones.eval_mode import evaluating
     from dinoneck.viz.pca import PCABasis, pca_rgb
 
     def patches(place: int) -> Any:

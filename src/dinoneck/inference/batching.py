@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from dinoneck.backbones.tuning import evaluating
+from dinoneck.backbones.eval_mode import evaluating
 from dinoneck.data.photos import Photo, decode
 from dinoneck.errors import BusyError, ConfigError
 from dinoneck.grid import PreparedImages

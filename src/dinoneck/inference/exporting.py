@@ -16,7 +16,7 @@ import torch
 
 from dinoneck.atomic import write_whole
 from dinoneck.backbones.backbone import Backbone
-from dinoneck.backbones.tuning import evaluating
+from dinoneck.backbones.eval_mode import evaluating
 from dinoneck.checkpoint import header as headers
 from dinoneck.checkpoint.ensemble_folder import EnsembleFolder
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dinoneck.backbones import weight_hashes
 from dinoneck.backbones.backbone import Backbone, checked_backbone
-from dinoneck.backbones.tuning import evaluating
+from dinoneck.backbones.eval_mode import evaluating
 from dinoneck.checkpoint.pairing import check_patch
 from dinoneck.data.photos import Photo, Preprocessing, as_list, decode
 from dinoneck.devices import local_device

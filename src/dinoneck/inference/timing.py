@@ -19,7 +19,7 @@ from PIL import Image
 from torch import nn
 
 from dinoneck.backbones.backbone import Backbone
-from dinoneck.backbones.tuning import evaluating
+from dinoneck.backbones.eval_mode import evaluating
 from dinoneck.data.photos import Photo, Preprocessing
 from dinoneck.errors import ConfigError
 from dinoneck.version import versions

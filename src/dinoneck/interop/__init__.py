@@ -1,4 +1,4 @@
-"""Interop: backbone and neck inside other libraries' detectors, one file per library."""
+"""Interop: backbone and neck inside the models of other libraries, one file per library."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""An encoder out of plain values: the name of a backbone, the name of a neck and its arguments."""
+"""Build an encoder from plain values: the name of a backbone, the name of a neck and its arguments."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _ANY_WIDTH = 768
 
 @dataclass(frozen=True)
 class EncoderByName:
-    """What it takes to build a :class:`dinoneck.interop.PyramidEncoder`, as a configuration file holds it.
+    """The configuration of a :class:`dinoneck.interop.PyramidEncoder` in plain values, as a file holds it.
 
     Args:
         backbone: name, as in :func:`dinoneck.load_backbone`.
@@ -55,7 +55,7 @@ class EncoderByName:
         """Return the encoder.
 
         Args:
-            weights: load published weights if ``pretrained`` says so; without, the weights mean nothing.
+            weights: load the published weights if ``pretrained`` is True; else the weights are placeholders.
 
         Raises:
             ConfigError: if the neck is unknown, or its arguments contradict the backbone or themselves.
@@ -73,7 +73,7 @@ class EncoderByName:
         return PyramidEncoder(backbone, self._neck(backbone.embed_dim, backbone.patch_size), self.features_at)
 
     def sketch(self) -> Neck:
-        """Return the neck without weights and for some width: it tells how many levels there are, and how wide.
+        """Return the neck on the meta device for an arbitrary width: its strides and channels are those of the model.
 
         Raises:
             ConfigError: if the neck is unknown, or its arguments do not fit it.
@@ -82,30 +82,30 @@ class EncoderByName:
 
     def _neck(self, embed_dim: int, patch_size: Any, device: Any = None) -> Neck:
         cls = neck_named(self.neck)
-        filled = {"embed_dim": embed_dim, "num_layers": self._count, "patch_size": patch_size}
+        geometry = {"embed_dim": embed_dim, "num_layers": self._count, "patch_size": patch_size}
         known = fields_of(cls)
-        arguments = {key: value for key, value in filled.items() if key in known} | dict(self.neck_config)
+        arguments = {key: value for key, value in geometry.items() if key in known} | dict(self.neck_config)
         neck: Neck = cls.from_config(arguments, device=device)
         return neck
 
     @property
     def _count(self) -> int:
-        """Layers that the neck gets; whether they exist is the backbone's to say."""
+        """The number of layers that the neck gets; the backbone checks whether they exist."""
         if isinstance(self.layers, Sequence) and not isinstance(self.layers, str):
             return len(self.layers)
         return self.layers if isinstance(self.layers, int) else 1
 
 
 def plain_number(value: Any) -> Any:
-    """Return NumPy's whole numbers as Python's, which JSON knows; anything else as it is."""
+    """Return an integer of NumPy as one of Python, which JSON can hold; anything else unchanged."""
     return int(value) if isinstance(value, numbers.Integral) and not isinstance(value, bool) else value
 
 
 def plain_layers(layers: Any) -> Any:
-    """Return layers as a JSON file would give them back.
+    """Return layers as they would be read back from a JSON file.
 
     Raises:
-        ConfigError: if they are of another type than ``load_backbone`` takes.
+        ConfigError: if ``load_backbone`` does not take their type.
     """
     if isinstance(layers, Sequence) and not isinstance(layers, str):
         return [plain_number(layer) for layer in layers]
@@ -115,10 +115,10 @@ def plain_layers(layers: Any) -> Any:
 
 
 def plain_arguments(neck_config: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return a neck's arguments as a JSON file would give them back.
+    """Return a neck's arguments as they would be read back from a JSON file.
 
     Raises:
-        ConfigError: if they are no dict of plain values.
+        ConfigError: if they are not a dict of plain values.
     """
     if not isinstance(neck_config, Mapping | None):
         raise ConfigError(f"neck_config is {neck_config!r}; expected a dict of the neck's arguments")

@@ -1,4 +1,4 @@
-"""An encoder built before its weights are there, and completed once somebody else has loaded them."""
+"""An encoder built without storage, and completed after another library has loaded its weights."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from dinoneck.backbones import weights
+from dinoneck.backbones import weight_hashes
 from dinoneck.interop.by_name import EncoderByName
 from dinoneck.interop.encoder import PyramidEncoder
 
 
 class DeferredEncoder:
-    """Builds an encoder whose parameters have no storage; :meth:`complete` puts right what loading leaves wrong.
+    """Builds an encoder whose parameters have no storage; :meth:`complete` restores what a state dict does not hold.
 
-    State dicts leave out rotary frequencies and the like, and a loader forgets which parameters were frozen. Both are
-    noted when the encoder is built.
+    A state dict lacks non-persistent buffers, such as rotary frequencies, and which parameters are frozen. Both are
+    recorded when the encoder is built.
 
     Args:
         recipe: what to build.
@@ -38,38 +38,38 @@ class DeferredEncoder:
 
     @torch.no_grad()
     def complete(self, encoder: PyramidEncoder, is_loaded: Callable[[Tensor], bool]) -> None:
-        """Complete an encoder, its tensors with storage now.
+        """Complete an encoder whose tensors have storage by now.
 
-        What was not loaded becomes as in a fresh build: seeded or published weights, a neck's own first values.
+        Tensors that were not loaded get the values of a new build: seeded or published weights, a neck's initial ones.
 
         Args:
-            encoder: the one built here, or its copy.
-            is_loaded: whether a parameter or buffer got its values from the file.
+            encoder: the one built in the constructor, or its copy.
+            is_loaded: whether the values of a parameter or buffer come from the file.
         """
         for name, value in self.unstored.items():
             encoder.get_buffer(name).copy_(value)
         state = encoder.state_dict(keep_vars=True)
         missing = {name: value for name, value in state.items() if not is_loaded(value)}
         if missing:
-            fresh = self.recipe.build(weights=any(name.startswith("backbone.") for name in missing)).state_dict()
+            initial = self.recipe.build(weights=any(name.startswith("backbone.") for name in missing)).state_dict()
             for name, value in missing.items():
-                value.copy_(fresh[name])
+                value.copy_(initial[name])
         for name, parameter in encoder.named_parameters():
             parameter.requires_grad_(name not in self.frozen)
         backbone = encoder.backbone
         adapter = backbone.adapter
         adapter.origin, adapter.origin_dtype = {"kind": "file"}, backbone.dtype
-        adapter.origin_sha256 = weights.digest(adapter.model)
+        adapter.origin_sha256 = weight_hashes.digest(adapter.model)
         backbone.train(encoder.training)
 
 
 @contextmanager
 def _parameters_on_meta() -> Iterator[None]:
-    """Modules that this thread builds inside have parameters without storage, and real buffers."""
-    own = threading.get_ident()
+    """Give modules that this thread builds in the ``with`` block parameters without storage, and real buffers."""
+    this_thread = threading.get_ident()
 
     def without_storage(_: nn.Module, __: str, parameter: nn.Parameter | None) -> nn.Parameter | None:
-        if parameter is None or parameter.is_meta or threading.get_ident() != own:
+        if parameter is None or parameter.is_meta or threading.get_ident() != this_thread:
             return None
         return nn.Parameter(parameter.to("meta"), requires_grad=parameter.requires_grad)
 

@@ -1,4 +1,4 @@
-"""PyramidEncoder: backbone and neck as one module, from normalised images to maps; what every detector is given."""
+"""PyramidEncoder: backbone and neck as one module, from normalised images to maps; the input of every detector."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ _FINEST_RATIO = 64
 
 
 class PyramidEncoder(nn.Module):
-    """Normalised images in, a :class:`dinoneck.FeaturePyramid` out: a backbone and the neck that fits it.
+    """A backbone and the neck that fits it: normalised images in, a :class:`dinoneck.FeaturePyramid` out.
 
-    The piece that all detectors share, and the one to export. For a library of detectors take its own form:
+    All detectors share it, and it is the module to export. For a library of detectors use its own form:
     :class:`dinoneck.interop.TorchvisionBackbone`, :class:`dinoneck.interop.DinoneckBackbone`. Where tokens come from a
-    store or several heads share a backbone, call the two by hand: ``neck(backbone(images), images)``.
+    store, or several heads share a backbone, call the two yourself: ``neck(backbone(images), images)``.
 
     Args:
-        backbone: gives the tokens; frozen or not.
+        backbone: frozen or not.
         neck: of the backbone's width, patch size and number of layers.
-        features_at: the backbone sees the images resized by this factor (bilinear, with antialiasing), the neck sees
-            them whole: 0.5 is a ViT at 320 px beside an adapter at 640 px (``SpatialTuningAdapter(...,
-            grid_from="image")``), at about a fifth of the time. Other necks' strides grow by 1 / features_at.
+        features_at: the backbone gets the images resized by this factor (bilinear, with antialiasing), the neck gets
+            them at full size: 0.5 is a ViT at 320 px with an adapter at 640 px (``SpatialTuningAdapter(...,
+            grid_from="image")``), in about a fifth of the time. Other necks' strides grow by 1 / features_at.
 
     Attributes:
-        backbone: as given.
-        neck: as given.
+        backbone: the backbone.
+        neck: the neck.
         out_channels: channels of every level.
-        strides: pixels of the whole images per cell of every level, fine to coarse.
+        strides: pixels of the full-size images per cell of every level, fine to coarse.
 
     Shape:
         images (B, 3, H, W) -> levels (B, out_channels, rows_i, cols_i).
 
     Raises:
         ConfigError: if the neck was built for another backbone, or features_at is out of range.
-        GridError: if ``features_at`` times the image is no whole number of patches.
+        GridError: if ``features_at`` times the image is not a whole number of patches.
 
     Examples:
         >>> from dinoneck import SimplePyramid, load_backbone
@@ -68,19 +68,19 @@ class PyramidEncoder(nn.Module):
         tokens = self.backbone(self._resized(images))
         if not self.neck.needs_images:
             return FeaturePyramid(self.neck(tokens).maps, self.strides)
-        own = next(self.neck.parameters()).dtype  # as the backbone does: cast to the weights' dtype
-        return FeaturePyramid(self.neck(tokens, images.to(own)).maps, self.strides)
+        dtype = next(self.neck.parameters()).dtype  # as the backbone does: cast to the weights' dtype
+        return FeaturePyramid(self.neck(tokens, images.to(dtype)).maps, self.strides)
 
     def _resized(self, images: Tensor) -> Tensor:
-        """The images as the backbone sees them."""
+        """Resize images (B, 3, H, W) to the backbone's size: (B, 3, ratio * H, ratio * W)."""
         if self.ratio.numerator == self.ratio.denominator or not isinstance(images, Tensor) or images.ndim != 4:
-            return images  # what is no batch, the backbone refuses
+            return images  # the backbone refuses anything but a batch
         up, down = self.ratio.numerator, self.ratio.denominator
         height, width = images.shape[-2] * up // down, images.shape[-1] * up // down
         if not torch.compiler.is_compiling():
             self._check_size(images, height, width)
-        exact = images if images.dtype in (torch.float32, torch.float64) else images.float()
-        resized = F.interpolate(exact, (height, width), mode="bilinear", align_corners=False, antialias=True)
+        wide = images if images.dtype in (torch.float32, torch.float64) else images.float()
+        resized = F.interpolate(wide, (height, width), mode="bilinear", align_corners=False, antialias=True)
         return resized.to(images.dtype)
 
     def _check_size(self, images: Tensor, height: int, width: int) -> None:
@@ -90,25 +90,25 @@ class PyramidEncoder(nn.Module):
         if not exact or not height or not width or height % rows or width % cols:
             unit = self.ratio.denominator
             raise GridError(
-                f"images are {images.shape[-2]}x{images.shape[-1]} px; {self.features_at:g} times that is no whole "
-                f"number of {rows}x{cols} patches. Pad or resize them to multiples of {rows * unit}x{cols * unit} px"
+                f"images are {images.shape[-2]}x{images.shape[-1]} px; {self.features_at:g} times that is not a "
+                f"multiple of {rows}x{cols} patches. Pad or resize them to multiples of {rows * unit}x{cols * unit} px"
             )
 
     def extra_repr(self) -> str:
-        """Show what a user asks first."""
+        """Show channels and strides."""
         strides = ", ".join(f"{stride:g}" for stride in self.strides)
         return f"out_channels={self.out_channels}, strides=({strides}), features_at={self.features_at:g}"
 
 
 def find_encoder(model: nn.Module) -> PyramidEncoder:
-    """Return the encoder inside a detector: its ``.backbone`` is to be frozen or thawed, its ``.neck`` to be saved.
+    """Return the encoder inside a detector, to freeze its ``.backbone`` or to save its ``.neck``.
 
     Args:
-        model: any module with exactly one :class:`PyramidEncoder` inside, wrapped (DistributedDataParallel, compiled)
+        model: any module that contains exactly one :class:`PyramidEncoder`, wrapped (DistributedDataParallel, compiled)
             or not.
 
     Raises:
-        ConfigError: if there is none, or there are several.
+        ConfigError: if it contains none, or several.
 
     Examples:
         >>> from dinoneck import SimplePyramid, load_backbone
@@ -118,15 +118,15 @@ def find_encoder(model: nn.Module) -> PyramidEncoder:
         True
     """
     modules = model.named_modules() if isinstance(model, nn.Module) else ()
-    found = {name: module for name, module in modules if isinstance(module, PyramidEncoder)}
-    if len(found) == 1:
-        return next(iter(found.values()))
-    if not found:
+    encoders = {name: module for name, module in modules if isinstance(module, PyramidEncoder)}
+    if len(encoders) == 1:
+        return next(iter(encoders.values()))
+    if not encoders:
         raise ConfigError(
             f"{type(model).__name__} holds no PyramidEncoder; build the detector on TorchvisionBackbone, "
             "DinoneckBackboneConfig or attach_to_detr"
         )
-    raise ConfigError(f"{type(model).__name__} holds {len(found)} encoders, at {', '.join(found)}; pass one of these")
+    raise ConfigError(f"{type(model).__name__} holds {len(encoders)} encoders; pass one of {', '.join(encoders)}")
 
 
 def _check_pair(backbone: Backbone, neck: Neck) -> None:
@@ -151,9 +151,9 @@ def _check_pair(backbone: Backbone, neck: Neck) -> None:
 
 
 def _ratio(features_at: float) -> Fraction:
-    """The factor as a fraction, so that sizes are whole-number arithmetic on the tensors' shapes."""
-    known = isinstance(features_at, int | float) and not isinstance(features_at, bool)
-    if not known or not 0 < features_at <= 1:
+    """Return the factor as a fraction, so that sizes are integer arithmetic on the tensors' shapes."""
+    is_number = isinstance(features_at, int | float) and not isinstance(features_at, bool)
+    if not is_number or not 0 < features_at <= 1:
         raise ConfigError(f"features_at is {features_at!r}; expected a factor above 0 and at most 1, such as 0.5")
     ratio = Fraction(features_at).limit_denominator(_FINEST_RATIO)
     if abs(float(ratio) - features_at) > 1e-6:

@@ -19,11 +19,11 @@ from dinoneck.necks.neck import Neck
 class TorchvisionBackbone(nn.Module):
     """The backbone argument of torchvision's RetinaNet, FCOS and FasterRCNN: images to levels "0", "1", "2", ...
 
-    The detector's own transform normalises, resizes and pads, so hand it the backbone's ``mean`` and ``std`` and
-    :attr:`size_divisible`: with a smaller multiple torchvision's anchors drift away from the cells, since it takes
-    ``image // cells`` for the stride. Anchor sizes are needed once per level: as many tuples as :attr:`strides`.
+    The detector's own transform normalises, resizes and pads, so pass it the backbone's ``mean`` and ``std`` and
+    :attr:`size_divisible`: with a smaller multiple torchvision's anchors do not match the cells, since it computes the
+    stride as ``image // cells``. Pass one tuple of anchor sizes per level: as many tuples as :attr:`strides`.
     FasterRCNN pools with ``MultiScaleRoIAlign(featmap_names=["0", "1", "2"], ...)``, which rounds every stride to a
-    power of two: patch 14 wants one of the other two.
+    power of two: for patch 14 use one of the other two.
 
     Args:
         backbone: as in :class:`dinoneck.interop.PyramidEncoder`.
@@ -35,8 +35,8 @@ class TorchvisionBackbone(nn.Module):
         images (B, 3, H, W) -> OrderedDict of (B, out_channels, rows_i, cols_i), fine to coarse.
 
     Raises:
-        ConfigError: as PyramidEncoder does; if extra_levels is no number of 0 or more, or a stride is not in whole
-            pixels.
+        ConfigError: as PyramidEncoder does; if extra_levels is not an integer of 0 or more, or a stride is not a whole
+            number of pixels.
 
     Examples:
         >>> import torch
@@ -45,9 +45,9 @@ class TorchvisionBackbone(nn.Module):
         >>> from dinoneck import SimplePyramid, load_backbone
         >>> body = TorchvisionBackbone(load_backbone("dinoneck_tiny"), SimplePyramid(64, 32, scales=(2.0, 1.0, 0.5)))
         >>> anchors = AnchorGenerator(((32,), (64,), (128,)), ((0.5, 1.0, 2.0),) * 3)  # one tuple per level
-        >>> look = {"image_mean": body.backbone.preprocess.mean, "image_std": body.backbone.preprocess.std}
+        >>> normalise = {"image_mean": body.backbone.preprocess.mean, "image_std": body.backbone.preprocess.std}
         >>> model = RetinaNet(body, num_classes=3, anchor_generator=anchors, min_size=64, max_size=96,
-        ...                   size_divisible=body.size_divisible, **look)
+        ...                   size_divisible=body.size_divisible, **normalise)
         >>> target = {"boxes": torch.tensor([[4.0, 8.0, 40.0, 60.0]]), "labels": torch.tensor([1])}
         >>> sorted(model([torch.rand(3, 64, 96)], [target]))
         ['bbox_regression', 'classification']
@@ -65,8 +65,8 @@ class TorchvisionBackbone(nn.Module):
         self.strides = self.encoder.strides + tuple(coarsest * 2 ** (i + 1) for i in range(extra_levels))
         if any(stride % 1 for stride in self.strides):
             raise ConfigError(
-                f"the levels have strides {self.strides}; torchvision counts in whole pixels. Leave the finest levels "
-                "out (SimplePyramid(scales=...)), or take a neck with whole strides"
+                f"the levels have strides {self.strides}; torchvision needs whole pixels. Leave the finest levels "
+                "out (SimplePyramid(scales=...)), or use a neck with whole strides"
             )
 
     @property
@@ -83,8 +83,8 @@ class TorchvisionBackbone(nn.Module):
     def size_divisible(self) -> int:
         """The detector's ``size_divisible``: the smallest multiple of pixels at which every level fits exactly."""
         height, width = patch_pair(self.backbone.patch_size)
-        seen = math.lcm(height, width) * self.encoder.ratio.denominator
-        return math.lcm(seen, *(int(stride) for stride in self.strides))
+        patch = math.lcm(height, width) * self.encoder.ratio.denominator
+        return math.lcm(patch, *(int(stride) for stride in self.strides))
 
     def forward(self, images: Tensor) -> OrderedDict[str, Tensor]:
         """Return the levels of normalised images by name."""

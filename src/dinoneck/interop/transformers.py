@@ -1,9 +1,8 @@
-"""transformers' detectors: D-FINE, RT-DETR and others that take a backbone by its configuration.
+"""transformers' models that take a backbone by its configuration: D-FINE, RT-DETR, Mask2Former, UperNet and others.
 
-``from_pretrained`` builds a model on the meta device, fills in what the file holds and draws the rest anew with rules
-of its own. A ViT keeps values that no file holds (rotary frequencies), and neither its weights nor a neck's were drawn
-by those rules. So here all that is left to transformers is to put tensors in place; :meth:`DinoneckBackbone` does the
-rest itself.
+``from_pretrained`` builds a model on the meta device, loads the tensors of the file and initialises the others by rules
+of its own. A ViT has values that are in no file (rotary frequencies), and neither its weights nor a neck's follow those
+rules. So transformers only puts tensors in place, and :class:`DinoneckBackbone` does the rest itself.
 """
 
 from __future__ import annotations
@@ -28,39 +27,36 @@ from dinoneck.necks.neck import Neck
 
 try:
     from transformers import AutoBackbone, AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+    from transformers.backbone_utils import BackboneConfigMixin, BackboneMixin
     from transformers.modeling_outputs import BackboneOutput
 except ImportError as error:
     raise missing_extra("transformers", "hf") from error
-try:
-    from transformers.backbone_utils import BackboneConfigMixin, BackboneMixin
-except ImportError:  # in earlier releases
-    from transformers.utils.backbone_utils import BackboneConfigMixin, BackboneMixin
 
 MODEL_TYPE = "dinoneck"
 _FROZEN = "FrozenBatchNorm"
 
 
 class DinoneckBackboneConfig(BackboneConfigMixin, PreTrainedConfig):  # type: ignore[misc]
-    """A backbone and a neck, in the words of transformers: the ``backbone_config`` of a detector.
+    """The configuration of a backbone and a neck in transformers: the ``backbone_config`` of a detector or segmenter.
 
     Detectors that freeze a backbone's batch norms by default (``freeze_backbone_batch_norms=True``) would freeze the
-    neck's at values nobody has trained: pass False, or take a neck with ``norm="group"``.
+    neck's at untrained values: pass False, or use a neck with ``norm="group"``.
 
     Args:
         backbone: name, as in :func:`dinoneck.load_backbone`.
         layers: as there.
         neck: a registered neck.
         neck_config: its arguments; ``embed_dim``, ``num_layers`` and ``patch_size`` come from the backbone.
-        pretrained: load the published weights where the detector is built from its configuration; a detector that is
-            loaded from a file takes them from there.
+        pretrained: load the published weights when a detector is built from its configuration; a detector that is
+            loaded from a file gets its weights from the file.
         seed: of random weights, with ``pretrained=False``.
         features_at: as in :class:`dinoneck.interop.PyramidEncoder`.
         backbone_source: ``source`` of ``load_backbone``: ``"timm"`` or ``"transformers"``.
         norm: as in ``load_backbone``.
         frozen: as there.
-        out_features: names of the levels wanted, out of ``level0`` (the finest), ``level1``, ...; None = all.
+        out_features: names of the output levels, out of ``level0`` (the finest), ``level1``, ...; None = all.
         out_indices: their numbers instead.
-        **kwargs: of transformers' PreTrainedConfig.
+        **kwargs: of transformers' PreTrainedConfig, such as ``output_hidden_states``.
 
     Attributes:
         hidden_size: channels of the ViT's tokens; None until a model is built, where the name is not a published one.
@@ -108,11 +104,11 @@ class DinoneckBackboneConfig(BackboneConfigMixin, PreTrainedConfig):  # type: ig
         self.hidden_size: int | None = kwargs.pop("hidden_size", width)
         self.num_hidden_layers: int | None = kwargs.pop("num_hidden_layers", depth)
         super().__init__(**kwargs)
-        self._out_features, self._out_indices = _chosen(self.stage_names, out_features, out_indices)
+        self._out_features, self._out_indices = _resolve_levels(self.stage_names, out_features, out_indices)
 
     @property
     def recipe(self) -> EncoderByName:
-        """What to build."""
+        """The backbone and neck to build."""
         return EncoderByName(
             backbone=self.backbone,
             source=self.backbone_source,
@@ -133,13 +129,13 @@ class DinoneckBackboneConfig(BackboneConfigMixin, PreTrainedConfig):  # type: ig
 
 
 class DinoneckBackbone(BackboneMixin, PreTrainedModel):  # type: ignore[misc]
-    """The model of a :class:`DinoneckBackboneConfig`; made by transformers when it builds a detector.
+    """The model of a :class:`DinoneckBackboneConfig`; transformers creates it when it builds a detector.
 
-    Loading a saved detector gives the numbers it had, bit for bit, whatever the backbone and its library. What a file
-    lacks is as in a detector built from its configuration: seeded or published weights, the neck's own first values.
+    A saved detector is reloaded with bit-identical outputs, for every backbone and library. Tensors that a file lacks
+    are those of a detector built from its configuration: seeded or published weights, the neck's initial values.
 
     Args:
-        config: what to build.
+        config: the backbone and neck to build.
 
     Attributes:
         encoder: the :class:`dinoneck.interop.PyramidEncoder`.
@@ -162,8 +158,6 @@ class DinoneckBackbone(BackboneMixin, PreTrainedModel):  # type: ignore[misc]
 
     def __init__(self, config: DinoneckBackboneConfig) -> None:
         super().__init__(config)
-        if hasattr(self, "_init_backbone"):  # in earlier releases the mixin's constructor did not
-            self._init_backbone(config)
         on_meta = torch.empty(0).is_meta  # get_default_device() of older torch does not see `with torch.device`
         self._deferred = DeferredEncoder(config.recipe) if on_meta else None
         self.encoder = config.recipe.build() if self._deferred is None else self._deferred.encoder
@@ -225,7 +219,7 @@ class DinoneckBackbone(BackboneMixin, PreTrainedModel):  # type: ignore[misc]
         return output if return_dict else output.to_tuple()
 
     def _initialize_weights(self, module: nn.Module, *_: Any, **__: Any) -> None:
-        """Called by transformers for every module in here, this one last; nothing is drawn by its rules."""
+        """Skip transformers' initialisation, which calls this for every module inside and for the backbone last."""
         if module is self and self._deferred is not None:
             deferred, self._deferred = self._deferred, None
             deferred.complete(self.encoder, is_loaded=lambda tensor: getattr(tensor, "_is_hf_initialized", False))
@@ -235,18 +229,18 @@ class DinoneckBackbone(BackboneMixin, PreTrainedModel):  # type: ignore[misc]
         self._unwarned = False
         if _frozen_norms(self.neck):
             warnings.warn(
-                f"the detector has replaced the batch norms of {type(self.neck).__name__} by frozen ones, whose "
-                "statistics nobody has trained. Build it with freeze_backbone_batch_norms=False, or, where it has no "
-                'such argument, give the neck norm="group" (neck_config)',
+                f"the detector has replaced the batch norms of {type(self.neck).__name__} by frozen ones with "
+                "untrained statistics. Build it with freeze_backbone_batch_norms=False, or, where it has no such argument, give "
+                'the neck norm="group" (neck_config)',
                 stacklevel=2,
             )
 
 
 def register() -> None:
-    """Make ``DinoneckBackboneConfig`` known to transformers' AutoConfig, AutoBackbone and AutoModel.
+    """Register ``DinoneckBackboneConfig`` with transformers' AutoConfig, AutoBackbone and AutoModel.
 
-    Importing one of this file's names does it; call it in a program that only loads a saved detector. Calling it again
-    does nothing.
+    Importing one of this file's names registers it; call this in a program that only loads a saved detector. Further
+    calls have no effect.
     """
     AutoConfig.register(MODEL_TYPE, DinoneckBackboneConfig, exist_ok=True)
     AutoBackbone.register(DinoneckBackboneConfig, DinoneckBackbone, exist_ok=True)
@@ -254,15 +248,15 @@ def register() -> None:
 
 
 def attach_to_detr(model: nn.Module, encoder: PyramidEncoder) -> nn.Module:
-    """Put an encoder into a D-FINE, RT-DETR or RT-DETRv2 model that exists, in place; return the model.
+    """Put an encoder into an existing D-FINE, RT-DETR or RT-DETRv2 model, in place; return the model.
 
-    The projections behind the backbone become new: none where the channels are the detector's own, else 1x1 and batch
-    norm. Encoder and decoder keep their weights. ``save_pretrained`` does not know of the change: to save and load in
-    transformers' way, build the detector from a :class:`DinoneckBackboneConfig`.
+    The projections after the backbone are re-initialised: none where the channels are the detector's own, else 1x1 and
+    batch norm. Encoder and decoder keep their weights. ``save_pretrained`` does not record the change: to save and load
+    with transformers, build the detector from a :class:`DinoneckBackboneConfig`.
 
     Args:
         model: such a model, or the ``...ForObjectDetection`` around it.
-        encoder: as many levels as the detector reads, each half the one before.
+        encoder: with as many levels as the detector reads, each at half the resolution of the one before.
 
     Raises:
         ConfigError: if the model is of another kind, or the levels do not fit.
@@ -272,25 +266,25 @@ def attach_to_detr(model: nn.Module, encoder: PyramidEncoder) -> nn.Module:
     if not isinstance(encoder, PyramidEncoder):
         raise ConfigError(f"encoder is {type(encoder).__name__}; expected a PyramidEncoder(backbone, neck)")
     if not isinstance(projections, nn.ModuleList) or not isinstance(getattr(inner, "backbone", None), nn.Module):
-        raise ConfigError(f"{type(model).__name__} is no D-FINE, RT-DETR or RT-DETRv2 model of transformers")
+        raise ConfigError(f"{type(model).__name__} is not a D-FINE, RT-DETR or RT-DETRv2 model of transformers")
     if len(projections) != len(encoder.strides):
         raise ConfigError(f"the detector reads {len(projections)} levels, the encoder gives {len(encoder.strides)}")
     if any(coarse != 2 * fine for fine, coarse in pairwise(encoder.strides)):
         raise ConfigError(f"the encoder's strides are {encoder.strides}; the detector needs each twice the one before")
     width = inner.config.encoder_hidden_dim
-    first = next(projections.parameters(), next(inner.parameters()))
+    like = next(projections.parameters(), next(inner.parameters()))  # their device and dtype
     inner.backbone = _WithMasks(encoder)
     inner.encoder_input_proj = nn.ModuleList(
         nn.Identity()
         if encoder.out_channels == width
-        else nn.Sequential(nn.Conv2d(encoder.out_channels, width, 1, bias=False), nn.BatchNorm2d(width)).to(first)
+        else nn.Sequential(nn.Conv2d(encoder.out_channels, width, 1, bias=False), nn.BatchNorm2d(width)).to(like)
         for _ in encoder.strides
     )
     return model
 
 
 class _WithMasks(nn.Module):
-    """An encoder as those detectors call it: levels, each with the mask of valid pixels at its size."""
+    """An encoder with the interface of those detectors: levels, each with the mask of valid pixels at its size."""
 
     def __init__(self, encoder: PyramidEncoder) -> None:
         super().__init__()
@@ -298,17 +292,17 @@ class _WithMasks(nn.Module):
         self.intermediate_channel_sizes = [encoder.out_channels] * len(encoder.strides)
 
     def forward(self, pixel_values: Tensor, pixel_mask: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Return (level, mask) pairs, fine to coarse."""
+        """Return pairs of a level (B, C, rows, cols) and its mask (B, rows, cols), fine to coarse."""
         maps = self.encoder(pixel_values).maps
-        whole = pixel_mask[:, None].float()
-        masks = [nn.functional.interpolate(whole, size=level.shape[-2:])[:, 0].bool() for level in maps]
+        mask = pixel_mask[:, None].float()  # (B, 1, H, W)
+        masks = [nn.functional.interpolate(mask, size=level.shape[-2:])[:, 0].bool() for level in maps]
         return list(zip(maps, masks, strict=True))
 
 
-def _chosen(
+def _resolve_levels(
     names: list[str], features: Sequence[str] | None, indices: Sequence[int] | None
 ) -> tuple[list[str], list[int]]:
-    """The levels wanted, by name and by number."""
+    """Return the output levels by name and by number."""
     listed = None if indices is None else _listed(indices, len(names))
     if features is not None:
         numbers = [names.index(name) if name in names else -len(names) - 1 for name in features]
@@ -318,16 +312,16 @@ def _chosen(
     wrong = not numbers or numbers != sorted(set(numbers)) or numbers[0] < 0 or numbers[-1] >= len(names)
     if wrong or (None not in (features, listed) and listed != numbers):
         raise ConfigError(
-            f"out_features={features}, out_indices={indices}; expected one of them, or both alike, out of "
-            f"{', '.join(names)} (0 ... {len(names) - 1}), rising"
+            f"out_features={features}, out_indices={indices}; expected one of them, or both for the same "
+            f"levels, from {', '.join(names)} (0 ... {len(names) - 1}) in this order"
         )
     return [names[number] for number in numbers], numbers
 
 
 def _listed(indices: Any, count: int) -> list[int]:
-    """The indices; where they are no list of whole numbers, one that is out of range."""
-    found: list[Any] = [plain_number(index) for index in indices] if isinstance(indices, Sequence) else [None]
-    return found if all(isinstance(number, int) for number in found) else [count]
+    """Return the indices; anything but a list of integers becomes an index out of range."""
+    numbers: list[Any] = [plain_number(index) for index in indices] if isinstance(indices, Sequence) else [None]
+    return numbers if all(isinstance(number, int) for number in numbers) else [count]
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import transformers
 from torch import Tensor
 
 from dinoneck import Backbone, BackboneError, ConfigError, load_backbone, wrap_backbone
-from dinoneck.backbones.positions import official_positions
+from dinoneck.backbones.adapter import official_positions
 from dinoneck.backbones.transformers import from_timm
 
 LAYERS = [-1, 2, 5, 5]

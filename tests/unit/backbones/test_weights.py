@@ -106,7 +106,7 @@ def test_official_dinov2(name: str, chunks: bool, tmp_path: Path) -> None:
 
 
 def test_gated_dinov2_names() -> None:
-    from dinoneck.backbones.keys import to_timm
+    from dinoneck.backbones.weights import to_timm
 
     with torch.device("meta"):
         model = load_backbone("vit_giant_patch14_dinov2", pretrained=False).adapter.model

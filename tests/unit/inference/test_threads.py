@@ -23,7 +23,7 @@ from dinoneck import (
     Task,
     load_backbone,
 )
-from dinoneck.backbones.tuning import evaluating
+from dinoneck.backbones.eval_mode import evaluating
 
 THREADS = 8
 

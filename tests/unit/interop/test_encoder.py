@@ -71,7 +71,7 @@ def test_strides_are_pixels_of_the_whole_images(tiny: Backbone, features_at: flo
 
 def test_sizes_that_do_not_fit_are_refused_with_a_remedy(tiny: Backbone) -> None:
     encoder = PyramidEncoder(tiny, pyramid(), features_at=0.5)
-    with pytest.raises(GridError, match="80x96 px; 0.5 times that is no whole number of 16x16.*32x32 px"):
+    with pytest.raises(GridError, match="80x96 px; 0.5 times that is not a multiple of 16x16.*32x32 px"):
         encoder(torch.zeros(1, 3, 80, 96))
     with pytest.raises(GridError, match="0x96 px"):
         encoder(torch.zeros(1, 3, 0, 96))
@@ -100,7 +100,7 @@ def test_the_encoder_is_found_inside_a_detector(tiny: Backbone) -> None:
     assert find_encoder(encoder) is encoder
     with pytest.raises(ConfigError, match="Linear holds no PyramidEncoder"):
         find_encoder(nn.Linear(1, 1))
-    with pytest.raises(ConfigError, match="2 encoders, at 0, 1"):
+    with pytest.raises(ConfigError, match="2 encoders; pass one of 0, 1"):
         find_encoder(nn.Sequential(encoder, PyramidEncoder(tiny, pyramid())))
 
 

@@ -340,7 +340,7 @@ def test_what_cannot_be_attached_is_refused() -> None:
     for no_encoder in (SimplePyramid(64, D), None):
         with pytest.raises(ConfigError, match="expected a PyramidEncoder"):
             attach_to_detr(detector("d_fine"), no_encoder)  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="Linear is no D-FINE"):
+    with pytest.raises(ConfigError, match="Linear is not a D-FINE"):
         attach_to_detr(nn.Linear(1, 1), PyramidEncoder(backbone, ViTFPN(64, 3)))
     with pytest.raises(ConfigError, match="reads 3 levels, the encoder gives 4"):
         attach_to_detr(detector("d_fine"), PyramidEncoder(backbone, SimplePyramid(64, D)))
