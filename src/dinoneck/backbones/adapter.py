@@ -258,7 +258,7 @@ def official_positions(embedding: Tensor, grid: tuple[int, int]) -> Tensor:
 
     Args:
         embedding: (1, 1 + M * M, C): CLS first, then the trained square grid.
-        grid: (rows, cols) wanted.
+        grid: (rows, cols) to resample to.
 
     Returns:
         (1, 1 + rows * cols, C) in the embedding's dtype.

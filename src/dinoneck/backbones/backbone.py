@@ -353,9 +353,9 @@ def checked_backbone(backbone: Backbone) -> Backbone:
     """Return a Backbone, or one that torch.compile wraps; refuse anything else with a ConfigError."""
     if isinstance(getattr(backbone, "_orig_mod", backbone), Backbone):
         return backbone
-    given = repr(backbone) if isinstance(backbone, str) else type(backbone).__name__
+    actual = repr(backbone) if isinstance(backbone, str) else type(backbone).__name__
     remedy = "load_backbone(name)" if isinstance(backbone, str) else "wrap_backbone(model)"
-    raise ConfigError(f"backbone is {given}; expected a Backbone: pass {remedy}")
+    raise ConfigError(f"backbone is {actual}; expected a Backbone: pass {remedy}")
 
 
 def resolve_layers(layers: int | Sequence[int] | None, depth: int) -> tuple[int, ...]:

@@ -127,8 +127,8 @@ def dimensions_of(name: str) -> tuple[int, int] | None:
 
 def architecture_of(name: str) -> str:
     """Return the architecture of a model name: timm's name without tag and ``_qkvb``."""
-    found = names_of(name)
-    return (found[0] if found else name).split(".", 1)[0].removesuffix("_qkvb")
+    names = names_of(name)
+    return (names[0] if names else name).split(".", 1)[0].removesuffix("_qkvb")
 
 
 def refuse(name: str, names: list[str]) -> BackboneError:

@@ -230,8 +230,8 @@ class DinoneckBackbone(BackboneMixin, PreTrainedModel):  # type: ignore[misc]
         if _frozen_norms(self.neck):
             warnings.warn(
                 f"the detector has replaced the batch norms of {type(self.neck).__name__} by frozen ones with "
-                "untrained statistics. Build it with freeze_backbone_batch_norms=False, or, where it has no such argument, give "
-                'the neck norm="group" (neck_config)',
+                "untrained statistics. Build it with freeze_backbone_batch_norms=False, or, where it has no such "
+                'argument, give the neck norm="group" (neck_config)',
                 stacklevel=2,
             )
 

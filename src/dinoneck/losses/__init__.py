@@ -1,4 +1,4 @@
-"""Losses that skip what is masked, and the loss built from a head's tasks."""
+"""Losses that ignore masked values, and the loss built from a head's tasks."""
 
 from typing import TYPE_CHECKING
 

@@ -1,7 +1,7 @@
-"""Values that must add up: parts as a total times shares, and sums of parts.
+"""Predictions that add up: parts as a total times shares, and sums of parts.
 
-Predicting five masses one by one gives five answers that contradict each other; a total and the shares of its
-parts give answers that agree exactly, and the loss of all five still teaches both.
+Five masses that are predicted independently contradict each other. Masses composed of a total and the shares of its
+parts add up exactly, and a loss of the composed masses trains both outputs.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ Table = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Composition:
-    """Parts of a whole, and sums of some of them, from a total and the logits of the parts' shares.
+    """Compute the parts of a whole, and sums of some of them, from a total and the logits of the parts' shares.
 
-    A head that is given ``name``, ``total`` and ``ratio`` too keeps the composition in its record and predicts it: one
-    output ``name`` in original units, whose columns are called :attr:`names`.
+    With ``name``, ``total`` and ``ratio`` set, a head stores the composition in its record and predicts it: one output
+    ``name`` in original units, with the columns :attr:`names`.
 
     Args:
         parts: names in the order of the ratio logits.
-        sums: further outputs, each a name and the parts that it adds up: a dict, or pairs (its normal form, since
-            the order of a dict is lost in a file).
+        sums: further outputs, each a name and its parts: a dict, or pairs (the stored form, since a file loses the
+            order of a dict).
         name: of the output of a head and of its loss, among the tasks' names.
         total: name of the head's regression or density task of one output.
         ratio: name of the head's ratio task whose outputs are the parts, in that order.
@@ -54,7 +54,7 @@ class Composition:
         >>> composition(torch.tensor([[60.0]]), torch.zeros(1, 3))
         tensor([[20., 20., 20., 40.]])
 
-    Reference: design source "FPN spatial modelling for biomass", 6.2 (total x softmax of the ratio logits).
+    Reference: the notebook "FPN spatial modelling for biomass", section 6.2 (total x softmax of the ratio logits).
     """
 
     parts: tuple[str, ...]
@@ -78,7 +78,7 @@ class Composition:
             for part in members:
                 if part not in known:
                     hint = did_you_mean(part, self.parts)
-                    raise ConfigError(f"Composition: {name!r} adds up {part!r}, which is none of {self.parts}.{hint}")
+                    raise ConfigError(f"Composition: {name!r} adds up {part!r}; expected one of {self.parts}.{hint}")
             if not members or len(set(members)) < len(members):
                 raise ConfigError(f"Composition: {name!r} adds up {members}; expected one or more parts, each once")
 
@@ -97,12 +97,12 @@ class Composition:
         return self.of_shares(total, shares(ratio_logits))
 
     def of_shares(self, total: Tensor, ratio: Tensor) -> Tensor:
-        """Like a call, with the parts' shares (B, parts) themselves in place of logits."""
+        """Return the outputs (B, parts + sums) of a total (B, 1) and the parts' shares (B, parts), not logits."""
         self._check(total, ratio)
         return self._with_sums(exact(total) * exact(ratio))
 
     def rescaled_to(self, composed: Tensor, total: Tensor) -> Tensor:
-        """Return outputs whose parts keep their shares and add up to ``total``, for averages of views or tiles.
+        """Rescale outputs so that the parts keep their shares and add up to ``total``, for averages of views or tiles.
 
         Args:
             composed: (B, parts + sums), averages of composed outputs.
@@ -110,8 +110,8 @@ class Composition:
         """
         parts = composed[:, : len(self.parts)]
         whole, size = parts.sum(dim=1, keepdim=True), parts.abs().sum(dim=1, keepdim=True)
-        sound = whole.abs() > 1e-6 * size  # parts of both signs may cancel out
-        return self._with_sums(parts * torch.where(sound, total / torch.where(sound, whole, 1.0), 1.0))
+        is_safe = whole.abs() > 1e-6 * size  # parts of both signs may cancel out
+        return self._with_sums(parts * torch.where(is_safe, total / torch.where(is_safe, whole, 1.0), 1.0))
 
     def tasks_of(self, tasks: Sequence[Task]) -> tuple[Task, Task]:
         """Return the tasks of the total and of the ratio.
@@ -126,8 +126,8 @@ class Composition:
                 f"ratio={self.ratio!r}; name the output and its two tasks"
             )
         known = {task.name: task for task in tasks}
-        wanted = (self.total, ("regression", "density"), 1), (self.ratio, ("ratio",), len(self.parts))
-        for name, kinds, dim in wanted:
+        expected = (self.total, ("regression", "density"), 1), (self.ratio, ("ratio",), len(self.parts))
+        for name, kinds, dim in expected:
             where = f"composition {self.name!r} needs task {name!r}"
             if name not in known:
                 raise ConfigError(f"{where}; there are {', '.join(known)}.{did_you_mean(name, known)}")
@@ -145,7 +145,7 @@ class Composition:
         return known[self.total], known[self.ratio]
 
     def output(self, tasks: Sequence[Task]) -> Composed:
-        """Return what the output is called and measured in, given the tasks of its head.
+        """Return the description of the output, its unit and labels included, given the tasks of its head.
 
         Raises:
             ConfigError: as :meth:`tasks_of`.
@@ -168,7 +168,7 @@ class Composition:
 
 @dataclass(frozen=True)
 class Composed(Task):
-    """The output of a composition, described like that of a task: nothing is trained by it; its columns stand alone.
+    """The output of a composition, described as a task: it has no loss of its own, and its columns are outputs.
 
     Args:
         parts_of: the composition.
@@ -183,39 +183,39 @@ class Composed(Task):
 
 
 def outputs_of(tasks: Sequence[Task], compositions: Sequence[Composition], owner: str) -> tuple[Task, ...]:
-    """Return what a head predicts: its tasks, then its compositions.
+    """Return the outputs of a head: its tasks, then its compositions.
 
     Raises:
-        ConfigError: if a composition does not fit the tasks, or a name or column stands for two outputs.
+        ConfigError: if a composition does not fit the tasks, or a name or column belongs to two outputs.
     """
     composed = tuple(composition.output(tasks) for composition in compositions)
-    taken = {task.name for task in tasks}  # the columns of several outputs, "name:label", are none of a composition's
-    for own in composed:
-        if both := sorted(taken & {own.name, *own.columns}):
+    taken = {task.name for task in tasks}  # a task's columns, "name:label", cannot be those of a composition
+    for output in composed:
+        if both := sorted(taken & {output.name, *output.columns}):
             raise ConfigError(
-                f"{owner}: composition {own.name!r} gives outputs named {', '.join(both)}, as a task or another "
+                f"{owner}: composition {output.name!r} has outputs named {', '.join(both)}, as a task or another "
                 "composition does; rename one of them"
             )
-        taken |= {own.name, *own.columns}
+        taken |= {output.name, *output.columns}
     return (*tasks, *composed)
 
 
 @dataclass(frozen=True)
 class CompositionLoss:
-    """The error of composed outputs, taken from the outputs of two tasks by :class:`TaskLoss`.
+    """The error of composed outputs, computed by :class:`TaskLoss` from the outputs of two tasks.
 
-    The total's output is led back through its task's transform without the area, so that grams fitted as g/m²
-    are compared in g/m². The target is ``targets[name]`` (B, outputs) in those units where it is given, else
-    composed of the two tasks' targets. A sample counts where its total and all its shares do; ``masks[name]``
-    takes that place for a target of its own and narrows it for a composed one.
+    The total's output is inverted by its task's transform without the area, so that grams fitted as g/m² are compared
+    in g/m². The target is ``targets[name]`` (B, outputs) in those units if present, else it is composed of the two
+    tasks' targets. A sample counts where its total and all its shares count; ``masks[name]`` replaces that mask for a
+    target ``targets[name]`` and is combined with it for a composed one.
 
     Args:
-        composition: how the outputs come about, with its name and its two tasks.
+        composition: the composition, with its name and its two tasks.
         weights: one per output of the composition; None = equal ones that sum to 1.
         loss: ``mse`` or ``smooth_l1``.
-        beta: where ``smooth_l1`` turns from square to linear.
-        scale: what the differences are divided by: ``"total"``, the standard deviation of the total that its task's
-            transform was fitted on (1 where there is none); one number per output; or None = 1.
+        beta: where ``smooth_l1`` changes from square to linear.
+        scale: divisor of the differences: ``"total"``, the standard deviation of the total in its task's transform
+            (1 where there is none); one number per output; or None = 1.
 
     Raises:
         ConfigError: if a value is out of range or does not fit the others.
@@ -226,7 +226,7 @@ class CompositionLoss:
         >>> plant.name, plant.divisors(TargetTransform(mean=50.0, std=20.0))
         ('plant', (20.0, 20.0, 20.0))
 
-    Reference: design source "FPN spatial modelling for biomass", 6.2 (weighted loss of the five composed masses).
+    Reference: the notebook "FPN spatial modelling for biomass", section 6.2 (weighted loss of five composed masses).
     Deviation: the differences are divided by the total's standard deviation, as the tasks' own targets are.
     """
 
@@ -253,7 +253,7 @@ class CompositionLoss:
 
     @property
     def name(self) -> str:
-        """Of the composition."""
+        """Name of the composition."""
         return self.composition.name
 
     @property
@@ -267,7 +267,7 @@ class CompositionLoss:
         return self.composition.ratio
 
     def total_transform(self, tasks: Sequence[Task]) -> TargetTransform:
-        """Return how the total's output becomes what is composed, having checked the two tasks.
+        """Return the transform that converts the total's output to the units of the composition; check both tasks.
 
         Raises:
             ConfigError: if a task is missing or of another kind or size.
@@ -275,11 +275,11 @@ class CompositionLoss:
         return replace(self.composition.tasks_of(tasks)[0].transform or TargetTransform(), area=None)
 
     def divisors(self, transform: TargetTransform) -> tuple[float, ...]:
-        """Return what the difference of each output is divided by.
+        """Return the divisor of each output's difference.
 
         Args:
-            transform: what :meth:`total_transform` returned. With a logarithm its standard deviation is led back by
-                the slope at its mean.
+            transform: of :meth:`total_transform`. The standard deviation of a logarithm is converted by the slope at
+                its mean.
         """
         if isinstance(self.scale, tuple):
             return self.scale
@@ -292,13 +292,13 @@ class CompositionLoss:
     def __call__(
         self, transform: TargetTransform, outputs: Table, targets: Table, masks: Table
     ) -> tuple[Tensor, Tensor]:
-        """Return the loss and a bool, whether anything counts.
+        """Return the loss and whether anything counts, a bool tensor.
 
         Args:
-            transform: what :meth:`total_transform` returned.
-            outputs: at least those of the two tasks, in model space.
-            targets: at least those of the two tasks, in model space.
-            masks: by name; missing ones mean that everything counts.
+            transform: of :meth:`total_transform`.
+            outputs: at least those of the two tasks, in normalised units.
+            targets: at least those of the two tasks, in normalised units.
+            masks: by name; without a mask everything counts.
 
         Raises:
             ShapeError: if shapes do not fit.
@@ -321,13 +321,13 @@ class CompositionLoss:
         return (weights * per_output).sum(), (keep & (weights > 0)).any()
 
     def _counts(self, targets: Table, masks: Table) -> Tensor:
-        """Bool (B, outputs): what counts."""
+        """Return a bool mask (B, outputs), True where a value counts."""
         total, ratio = (full_mask(masks.get(name), targets[name]) for name in (self.total, self.ratio))
         both = (total.all(dim=1) & ratio.all(dim=1))[:, None].expand(-1, len(self.composition.names))
-        own = masks.get(self.name)
-        if own is None:
+        mask = masks.get(self.name)
+        if mask is None:
             return both
-        return full_mask(own, both) if self.name in targets else full_mask(own, both) & both
+        return full_mask(mask, both) if self.name in targets else full_mask(mask, both) & both
 
     def _target(self, transform: TargetTransform, targets: Table) -> Tensor:
         if self.name in targets:
@@ -338,6 +338,6 @@ class CompositionLoss:
 def _normalise(item: Any) -> None:
     """Bring the fields of a frozen dataclass to the normal form of their annotations."""
     hints = typing.get_type_hints(type(item))
-    for own in fields(item):
-        value = normal(hints[own.name], getattr(item, own.name), f"{type(item).__name__}({own.name}=)")
-        object.__setattr__(item, own.name, value)
+    for field in fields(item):
+        value = normal(hints[field.name], getattr(item, field.name), f"{type(item).__name__}({field.name}=)")
+        object.__setattr__(item, field.name, value)

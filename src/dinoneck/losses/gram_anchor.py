@@ -1,4 +1,4 @@
-"""Gram anchoring: patch tokens may change while a backbone learns, their likeness to each other may not."""
+"""Gram anchoring: keep the similarities between the patch tokens of an image while a backbone is trained."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ Resize = Literal["bicubic", "bilinear"]
 
 
 class GramAnchor(nn.Module):
-    """Keeps the likeness between the patches of a photo where a frozen reference has it.
+    """Penalise changes of the similarities between an image's patches compared with a frozen reference.
 
-    The loss compares Gram matrices (every patch with every other of its photo), so the tokens stay free to turn and,
-    normalised, to scale. Add it with a weight of your choice to the task's loss when blocks are unfrozen or LoRA is
-    trained; a frozen backbone needs none. CLS and register tokens are left out.
+    The loss compares Gram matrices (every patch with every other of its image), so it does not change when all tokens
+    are rotated or, normalised, scaled. Add it, with a weight, to the task's loss when blocks are unfrozen or LoRA is
+    trained; a frozen backbone does not need it. CLS and register tokens are left out.
 
     Args:
-        normalise: divide tokens by their length first, so that Gram entries are cosines; without, the unit of the
-            tokens counts (and long tokens count most).
+        normalise: divide tokens by their length first, so that Gram entries are cosines; else the scale of the tokens
+            matters, and long tokens dominate.
         remove_negatives: compare negative entries as 0, in both matrices.
-        resize: how a reference of another grid (a larger photo of the same view, as DINOv3 uses it) is brought to
-            the tokens' grid, without antialiasing; None = refuse it.
+        resize: interpolation of a reference of another grid (a larger image of the same view, as DINOv3 uses it) to the
+            tokens' grid, without antialiasing; None = refuse it.
 
     Shape:
-        tokens: Tokens, every layer of which counts alike, or patch tokens (B, N, C); reference: the same, of any
-        width -> a scalar. It is the mean squared difference over photos, layers and all N² entries, in float32 for
+        tokens: Tokens, with equal weight for every layer, or patch tokens (B, N, C); reference: the same, of any
+        width -> a scalar. It is the mean squared difference over images, layers and all N² entries, in float32 for
         half-precision tokens and under autocast. No gradient reaches the reference.
 
     Raises:
@@ -48,8 +48,8 @@ class GramAnchor(nn.Module):
 
     Reference:
         Siméoni et al., "DINOv3", 2025, section 4. The paper writes the squared Frobenius norm; this is its mean over
-        entries, as in the authors' code, whose weight rises to 2 and whose reference sees photos of twice the size,
-        brought down with ``resize="bicubic"``. Their option to remove only the reference's negatives is not offered.
+        entries, as in the authors' code, whose weight rises to 2 and whose reference gets images of twice the size,
+        reduced with ``resize="bicubic"``. Their option to remove only the reference's negatives is left out.
     """
 
     def __init__(self, normalise: bool = True, remove_negatives: bool = False, resize: Resize | None = None) -> None:
@@ -86,25 +86,25 @@ class GramAnchor(nn.Module):
                     f"tokens are {tuple(tokens.shape)} and the reference {tuple(reference.shape)}; expected the same "
                     "batch and number of patches (pass Tokens, not tensors, to resize another grid)"
                 )
-            wanted = self._gram(reference)
-        # the C x C form of the same norm would be smaller for long sequences, but cancels: it is not 0 at equality
-        difference = self._gram(tokens) - wanted
+            target = self._gram(reference)  # (B, N, N)
+        # the C x C form of the same norm is smaller for long sequences, but inexact: it is not 0 for equal tokens
+        difference = self._gram(tokens) - target
         return difference.square().sum() / max(difference.numel(), 1)
 
     def _gram(self, patches: Tensor) -> Tensor:
         if self.normalise:
             patches = F.normalize(patches, dim=-1)
-        gram = patches @ patches.mT
+        gram = patches @ patches.mT  # (B, N, C) x (B, C, N) -> (B, N, N)
         return gram.relu() if self.remove_negatives else gram
 
     def _grids(self, tokens: Tokens | Tensor, reference: Tokens | Tensor) -> tuple[GridSize, GridSize] | None:
-        """The reference's grid and the one it is resized to; None where there is nothing to resize."""
+        """Return the reference's grid and the one it is resized to; None where the grids are equal."""
         if isinstance(tokens, Tensor) or isinstance(reference, Tensor) or tokens.grid == reference.grid:
             return None
         own, other = tokens.grid, reference.grid
         what = f"tokens have {own.rows} x {own.cols} patches, the reference {other.rows} x {other.cols}"
         if self.resize is None:
-            raise GridError(f"{what}; give both the same photo size, or build GramAnchor(resize='bicubic')")
+            raise GridError(f"{what}; use the same image size for both, or build GramAnchor(resize='bicubic')")
         heights, widths = other.rows / own.rows, other.cols / own.cols
         if abs(widths / heights - 1) * own.cols >= 1 or abs(heights / widths - 1) * own.rows >= 1:
             raise GridError(f"{what}: another aspect ratio, so not the same view; expected one scale for both sides")
@@ -121,6 +121,6 @@ def _layers(tokens: Tokens | Tensor, name: str) -> tuple[Tensor, ...]:
 
 
 def _resized(patches: Tensor, grid: GridSize, target: GridSize, mode: Resize) -> Tensor:
-    """Patch tokens of one grid, interpolated to another."""
+    """Interpolate patch tokens (B, N, C) of one grid to another."""
     maps = F.interpolate(as_maps(patches, grid), size=tuple(target), mode=mode, align_corners=False)
     return maps.flatten(2).mT

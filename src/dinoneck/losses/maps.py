@@ -1,8 +1,8 @@
 """Losses of maps: values per cell, classes per cell or pixel, and regularisers of density maps.
 
-A cell's weight says how much its label tells, such as the number of valid pixels it was averaged over
-(:meth:`dinoneck.TokenGrid.reduce_labels`). What weighs nothing counts for nothing: not its error, not its NaN.
-With nothing left a loss is 0 and its gradient 0.
+A cell's weight is, for example, the number of valid pixels that its label was averaged over
+(:meth:`dinoneck.TokenGrid.reduce_labels`). Cells of weight 0 are ignored, NaN included. If all weights are 0, a loss is
+0 with zero gradient.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dinoneck.losses.masked import exact, masked_cross_entropy, smooth_l1
 
 
 def dense_masked_mse(pred: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Squared error per cell, averaged over outputs and, by weight, over cells.
+    """Return the squared error per cell, averaged over outputs and, by weight, over cells.
 
     Args:
         pred: (B, K, rows, cols).
@@ -41,7 +41,7 @@ def dense_masked_mse(pred: Tensor, target: Tensor, weight: Tensor | None = None)
 
 
 def dense_masked_smooth_l1(pred: Tensor, target: Tensor, weight: Tensor | None = None, beta: float = 1.0) -> Tensor:
-    """Huber-like error per cell, averaged like :func:`dense_masked_mse`.
+    """Return the Huber-like error per cell, averaged like :func:`dense_masked_mse`.
 
     Raises:
         ShapeError: if shapes do not fit.
@@ -55,16 +55,16 @@ def dense_masked_smooth_l1(pred: Tensor, target: Tensor, weight: Tensor | None =
 def map_cross_entropy(
     logits: Tensor, target: Tensor, mask: Tensor | None = None, ignore_index: int | None = None
 ) -> Tensor:
-    """Cross-entropy over the places of a map that count.
+    """Return the cross-entropy over the pixels of a map that count.
 
-    Labels may be finer than the logits, which are then brought to the labels' size (bilinear,
-    ``align_corners=False``); a logit must be finite if a place that counts reads it.
+    Labels may be finer than the logits, which are then resized to the labels' size (bilinear,
+    ``align_corners=False``); logits must be finite where they contribute to a pixel that counts.
 
     Args:
         logits: (B, K, rows, cols).
         target: class indices (B, H, W) or probabilities (B, K, H, W); H and W are whole multiples of rows and cols.
-        mask: (B, H, W), True where a place counts; None = everywhere.
-        ignore_index: a class index that counts for nothing; it may lie outside 0 ... K-1.
+        mask: (B, H, W), True where a pixel counts; None = everywhere.
+        ignore_index: a class index that is ignored; it may lie outside 0 ... K-1.
 
     Raises:
         ShapeError: if shapes do not fit or a class index that counts is out of range.
@@ -81,12 +81,12 @@ def map_cross_entropy(
         raise ShapeError(f"the mask has shape {tuple(mask.shape)}; expected {(logits.shape[0], *size)} as the target")
     if size != logits.shape[-2:]:
         logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
-    places = target.reshape(-1) if target.ndim == 3 else _by_place(target)
-    return masked_cross_entropy(_by_place(logits), places, mask, ignore_index)
+    pixels = target.reshape(-1) if target.ndim == 3 else _by_pixel(target)  # (B * H * W) or (B * H * W, K)
+    return masked_cross_entropy(_by_pixel(logits), pixels, mask, ignore_index)
 
 
 def smoothness(maps: Tensor) -> Tensor:
-    """Mean squared difference between neighbouring cells, down and across, of (B, K, rows, cols); 0 for one cell.
+    """Return the mean squared difference of vertical and horizontal neighbours in (B, K, rows, cols); 0 for one cell.
 
     Raises:
         ShapeError: if the maps have another number of axes.
@@ -97,7 +97,7 @@ def smoothness(maps: Tensor) -> Tensor:
 
 
 def sparsity(maps: Tensor) -> Tensor:
-    """Mean absolute value of (B, K, rows, cols).
+    """Return the mean absolute value of (B, K, rows, cols).
 
     Raises:
         ShapeError: if the maps have another number of axes.
@@ -107,7 +107,7 @@ def sparsity(maps: Tensor) -> Tensor:
 
 
 def negativity(maps: Tensor) -> Tensor:
-    """Mean of how far the cells of (B, K, rows, cols) lie below zero.
+    """Return the mean of max(-x, 0) over the cells of (B, K, rows, cols).
 
     Raises:
         ShapeError: if the maps have another number of axes.
@@ -118,10 +118,10 @@ def negativity(maps: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class DensityRegulariser:
-    """How much a density map is held smooth, sparse and above zero beside what its sum teaches it.
+    """The weights of the smoothness, sparsity and non-negativity penalties of a density map.
 
-    A density map learns from its sum alone, so that very uneven maps fit as well as plausible ones. All values are
-    those of model space; a regulariser of weight 0 is left out.
+    A density map is trained on its sum alone, so that very uneven maps fit as well as plausible ones. The penalties are
+    computed in normalised units; one of weight 0 is left out.
 
     Args:
         task: name of the density task; its map is read from ``outputs["<task>.map"]``.
@@ -130,14 +130,14 @@ class DensityRegulariser:
         negativity: weight of :func:`negativity`.
 
     Raises:
-        ConfigError: if a weight is negative or no finite number.
+        ConfigError: if a weight is negative or not finite.
 
     Examples:
-        >>> held = DensityRegulariser("mass", smoothness=0.1)
-        >>> {name: round(part.item(), 4) for name, part in held.parts(torch.tensor([[[[1.0, 3.0]]]])).items()}
+        >>> penalty = DensityRegulariser("mass", smoothness=0.1)
+        >>> {name: round(part.item(), 4) for name, part in penalty.parts(torch.tensor([[[[1.0, 3.0]]]])).items()}
         {'mass.smoothness': 0.4}
 
-    Reference: design source "FPN spatial modelling for biomass", 5.2 (smooth, sparse, non-negative).
+    Reference: the notebook "FPN spatial modelling for biomass", section 5.2 (smooth, sparse, non-negative).
     """
 
     task: str
@@ -159,7 +159,7 @@ class DensityRegulariser:
         return tuple(f"{self.task}.{name}" for name in _REGULARISERS if getattr(self, name))
 
     def parts(self, maps: Tensor) -> dict[str, Tensor]:
-        """Return what each regulariser adds to the loss for maps (B, K, rows, cols) in model space.
+        """Return the weighted penalties, by name, of maps (B, K, rows, cols) in normalised units.
 
         Raises:
             ShapeError: if the maps have another number of axes.
@@ -172,7 +172,7 @@ _REGULARISERS = {"smoothness": smoothness, "sparsity": sparsity, "negativity": n
 
 
 def _cells(pred: Tensor, target: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Pred - target where a cell weighs anything, else 0; and the weight as (B, 1, rows, cols)."""
+    """Return pred - target where a cell's weight is not 0, else 0, and the weight as (B, 1, rows, cols)."""
     if pred.shape != target.shape or pred.ndim != 4:
         raise ShapeError(
             f"the prediction is {tuple(pred.shape)} and the target {tuple(target.shape)}; expected the same (batch, K, "
@@ -185,25 +185,25 @@ def _cells(pred: Tensor, target: Tensor, weight: Tensor | None) -> tuple[Tensor,
     if weight.shape != cells:
         raise ShapeError(
             f"the weight has shape {tuple(weight.shape)} for maps of {tuple(pred.shape)}; expected (batch, rows, "
-            "cols), such as TokenGrid.reduce_labels gives"
+            "cols), as TokenGrid.reduce_labels returns it"
         )
     weight = weight.to(pred).unsqueeze(1)
     if not torch.compiler.is_compiling():
-        _refuse_odd_weights(weight)
+        _check_weights(weight)
     return torch.where(weight > 0, pred - target.to(pred), 0.0), weight
 
 
-def _refuse_odd_weights(weight: Tensor) -> None:
-    odd = ~((weight >= 0) & weight.isfinite())
-    if bool(odd.any()):
+def _check_weights(weight: Tensor) -> None:
+    wrong = ~((weight >= 0) & weight.isfinite())
+    if bool(wrong.any()):
         raise DataError(
-            f"{int(odd.sum())} of the cells' weights are negative or not finite, such as {weight[odd][0].item()}; a "
-            "weight is 0 (the cell counts for nothing) or more"
+            f"{int(wrong.sum())} of the cells' weights are negative or not finite, such as {weight[wrong][0].item()}; "
+            "expected 0 (the cell is ignored) or more"
         )
 
 
-def _by_place(maps: Tensor) -> Tensor:
-    """(B, K, H, W) -> (B * H * W, K)."""
+def _by_pixel(maps: Tensor) -> Tensor:
+    """Rearrange (B, K, H, W) to (B * H * W, K)."""
     return maps.permute(0, 2, 3, 1).reshape(-1, maps.shape[1])
 
 
@@ -213,7 +213,7 @@ def _weighted_mean(errors: Tensor, weight: Tensor) -> Tensor:
 
 
 def _label_size(logits: Tensor, target: Tensor) -> torch.Size:
-    """(H, W) of the labels, checked against the logits."""
+    """Return (H, W) of the labels, checked against the logits."""
     labels = target.ndim == 3 and not target.is_floating_point()
     shares = target.ndim == 4 and target.shape[1] == logits.shape[1]
     if logits.ndim != 4 or not (labels or shares) or target.shape[0] != logits.shape[0]:
@@ -224,7 +224,7 @@ def _label_size(logits: Tensor, target: Tensor) -> torch.Size:
     (rows, cols), (height, width) = logits.shape[-2:], target.shape[-2:]
     if height < rows or width < cols or height % rows or width % cols:
         raise ShapeError(
-            f"labels of {height} x {width} are no whole multiple of the {rows} x {cols} cells of the logits; resize or "
+            f"labels of {height} x {width} are not a multiple of the {rows} x {cols} cells of the logits; resize or "
             "crop the labels with the image, to rows x patch height and cols x patch width"
         )
     return target.shape[-2:]

@@ -1,8 +1,8 @@
-"""Losses in which values under a mask count for nothing: not their error, not their NaN.
+"""Losses that ignore masked values, NaN included.
 
-A mask is bool, True where a value counts, and has the target's shape, or fewer axes (one value per row), or
-size-1 axes. With nothing left the loss is 0 and its gradient 0. Half-precision inputs are compared in
-float32, since squared errors of physical units overflow float16.
+A mask is bool, True where a value counts, and has the target's shape, or fewer axes (one value per row), or size-1
+axes. If everything is masked, the loss is 0 with zero gradient. Half-precision inputs are compared in float32, since
+squared errors of physical units overflow float16.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dinoneck.errors import ConfigError, ShapeError
 
 
 def masked_mse(pred: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Mean squared error over the values that count.
+    """Return the mean squared error over the values that count.
 
     Args:
         pred: any shape.
@@ -23,14 +23,14 @@ def masked_mse(pred: Tensor, target: Tensor, mask: Tensor | None = None) -> Tens
         mask: True where a value counts; None = everywhere.
 
     Raises:
-        ShapeError: if shapes differ (nothing is broadcast silently).
+        ShapeError: if shapes differ (values are not broadcast).
     """
     difference, keep = _difference(pred, target, mask)
     return _mean(difference.square(), keep)
 
 
 def masked_smooth_l1(pred: Tensor, target: Tensor, mask: Tensor | None = None, beta: float = 1.0) -> Tensor:
-    """Huber-like error over the values that count: square below ``beta`` (halved, over beta), linear above.
+    """Return the Huber-like error over the values that count: x² / (2 beta) below ``beta``, linear above.
 
     Raises:
         ShapeError: if shapes differ.
@@ -41,7 +41,7 @@ def masked_smooth_l1(pred: Tensor, target: Tensor, mask: Tensor | None = None, b
 
 
 def ratio_mse(logits: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Mean squared error between softmax(logits) and shares that sum to one, both (B, K); mask (B,) or (B, K).
+    """Return the mean squared error between softmax(logits) and shares, both (B, K); mask (B,) or (B, K).
 
     Raises:
         ShapeError: if shapes differ.
@@ -50,15 +50,15 @@ def ratio_mse(logits: Tensor, target: Tensor, mask: Tensor | None = None) -> Ten
 
 
 def scale_invariant_log(pred: Tensor, target: Tensor, mask: Tensor | None = None, lam: float = 0.5) -> Tensor:
-    """Scale-invariant error of depth maps: with d = ln pred - ln target, mean(d²) - lam · mean(d)² of every image.
+    """Return the scale-invariant error of depth maps: mean(d²) - lam · mean(d)² of each image, d = ln pred - ln target.
 
-    The mean runs over the images in which a pixel counts. With ``lam=1`` one factor on a whole image costs nothing.
+    It is averaged over the images in which a pixel counts. With ``lam=1`` a factor on a whole image has no effect.
 
     Args:
         pred: (B, ...), above 0 where it counts.
-        target: the same shape; sensors mark missing depth by 0 or NaN, which the mask must leave out.
+        target: the same shape; the mask must exclude missing depth, which sensors mark by 0 or NaN.
         mask: True where a value counts; None = everywhere.
-        lam: share of the image's own scale that is forgiven, 0 ... 1.
+        lam: weight of the squared mean, 0 ... 1; 0 is the plain squared error of the logarithms.
 
     Raises:
         ShapeError: if shapes differ or lack a batch axis.
@@ -86,7 +86,7 @@ def scale_invariant_log(pred: Tensor, target: Tensor, mask: Tensor | None = None
 
 
 def shares(logits: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Softmax over the last axis, in float32 or wider; rows in which nothing counts are read as zeros."""
+    """Return the softmax over the last axis, in float32 or wider; rows that are masked are read as zeros."""
     if mask is not None and logits.ndim:
         counts = full_mask(mask, logits).any(dim=-1, keepdim=True)
         logits = torch.where(counts, logits, 0.0)  # a masked NaN would come back through the softmax's gradient
@@ -96,13 +96,13 @@ def shares(logits: Tensor, mask: Tensor | None = None) -> Tensor:
 def masked_cross_entropy(
     logits: Tensor, target: Tensor, mask: Tensor | None = None, ignore_index: int | None = None
 ) -> Tensor:
-    """Cross-entropy over the samples that count.
+    """Return the cross-entropy over the samples that count.
 
     Args:
         logits: (B, K).
-        target: class indices (B,), or probabilities (B, K) such as mixed labels; a row with NaN is missing.
+        target: class indices (B,), or probabilities (B, K) such as mixed labels; a row with NaN is ignored.
         mask: (B,), True where a sample counts.
-        ignore_index: a class index that counts for nothing; it may lie outside 0 ... K-1.
+        ignore_index: a class index that is ignored; it may lie outside 0 ... K-1.
 
     Raises:
         ShapeError: if shapes do not fit or a class index that counts is out of range.
@@ -119,13 +119,13 @@ def masked_cross_entropy(
     if target.ndim == 2:
         if target.shape != logits.shape:
             raise ShapeError(f"probabilities are {tuple(target.shape)} for logits of {tuple(logits.shape)}")
-        keep = keep & ~target.isnan().any(dim=-1)  # mixed from a label that is missing
+        keep = keep & ~target.isnan().any(dim=-1)  # mixed with a missing label
     elif ignore_index is not None:
         keep = keep & (target != ignore_index)
     logits = torch.where(keep[:, None], logits, 0.0)  # a masked NaN would come back through the gradient
     if target.ndim == 2:
-        wanted = torch.where(keep[:, None], target.to(logits), 0.0)
-        return _mean(-(wanted * logits.log_softmax(dim=-1)).sum(dim=-1), keep)
+        probabilities = torch.where(keep[:, None], target.to(logits), 0.0)
+        return _mean(-(probabilities * logits.log_softmax(dim=-1)).sum(dim=-1), keep)
     if target.is_floating_point():
         raise ShapeError(f"class indices are {target.dtype}; expected integers (probabilities are (B, K))")
     labels = torch.where(keep, target, 0).long()
@@ -138,7 +138,7 @@ def masked_cross_entropy(
 
 
 def _difference(pred: Tensor, target: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Pred - target where it counts, else 0; and the mask in full shape."""
+    """Return pred - target where it counts, else 0, and the mask in full shape."""
     if pred.shape != target.shape:
         raise ShapeError(f"prediction {tuple(pred.shape)} and target {tuple(target.shape)} have different shapes")
     pred = exact(pred)
@@ -158,7 +158,7 @@ def full_mask(mask: Tensor | None, target: Tensor) -> Tensor:
     while keep.ndim < target.ndim:
         keep = keep.unsqueeze(-1)
     fits = keep.ndim == target.ndim
-    if not fits or any(own not in (1, side) for own, side in zip(keep.shape, target.shape, strict=True)):
+    if not fits or any(size not in (1, side) for size, side in zip(keep.shape, target.shape, strict=True)):
         raise ShapeError(f"the mask has shape {tuple(mask.shape)}, the target {tuple(target.shape)}")
     return keep.expand_as(target)
 

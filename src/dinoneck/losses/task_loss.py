@@ -1,4 +1,4 @@
-"""The loss of a head, built from its tasks."""
+"""The loss of a head, the sum of its tasks' losses."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ class TaskLoss(nn.Module):
 
     Args:
         tasks: of any kind.
-        compositions: those of the head, or their :class:`CompositionLoss` with weights or a scale of their own.
-        weighting: learned weights of the tasks and compositions in place of ``Task.weight``, built for their names. Its
-            parameter must be given to the optimizer.
-        regularisers: of the maps of density tasks, each added as it is, outside of the weighting.
+        compositions: those of the head, or a :class:`CompositionLoss` of each with other weights or another scale.
+        weighting: learned weights of the tasks and compositions instead of ``Task.weight``, built for their names. Its
+            parameter must be passed to the optimizer.
+        regularisers: of the maps of density tasks, each added to the total without the weighting.
 
     Shape:
-        outputs and targets by task name in model space -> the total and its parts:
+        outputs and targets by task name in normalised units -> the total and its parts:
 
         * regression, density, ratio: (B, dim) both, a target NaN = missing; mask (B,) or (B, dim);
         * classification: (B, dim), class indices (B,) or probabilities (B, dim); mask (B,);
-        * dense: (B, dim, rows, cols) both, a cell with NaN in its target = missing; the mask is a weight
+        * dense: (B, dim, rows, cols) both, a cell with NaN in its target = missing; the mask is a weight per cell
           (B, rows, cols), bool or float;
         * segmentation: (B, dim, rows, cols), see :func:`map_cross_entropy`; mask (B, H, W).
 
         A regulariser reads ``outputs["<task>.map"]``, (B, dim, rows, cols). A composition's target (B, outputs) and
-        mask, (B,) or (B, outputs), go by its name and may be left out.
+        mask, (B,) or (B, outputs), have its name as key and are optional.
 
     Raises:
         ConfigError: if names are repeated, or compositions, weighting or regularisers do not fit the tasks.
@@ -68,7 +68,7 @@ class TaskLoss(nn.Module):
         super().__init__()
         self.tasks = check_tasks(tasks, kinds=get_args(Kind), owner="TaskLoss")
         self.compositions = tuple(CompositionLoss(own) if isinstance(own, Composition) else own for own in compositions)
-        self._scales_checked = weighting is not None  # learned weights begin where every part counts alike
+        self._scales_checked = weighting is not None  # learned weights begin with equal parts
         self.weighting = weighting
         self.regularisers = tuple(regularisers)
         self._transforms = {own.name: own.total_transform(self.tasks) for own in self.compositions}
@@ -101,15 +101,15 @@ class TaskLoss(nn.Module):
         if self.training and not self._scales_checked and not torch.compiler.is_compiling():
             self._scales_checked = True
             _warn_of_scales({name: part.item() for name, part in parts.items()})
-        held = self._regularised(outputs)
+        penalties = self._penalties(outputs)
         if self.weighting is None:
-            parts |= held
+            parts |= penalties
             return torch.stack(list(parts.values())).sum(), parts
         total = self.weighting(parts, counts)
-        return torch.stack([total, *held.values()]).sum(), {**parts, **held}
+        return torch.stack([total, *penalties.values()]).sum(), {**parts, **penalties}
 
     def _without_missing(self, targets: Table, masks: Table) -> dict[str, Tensor]:
-        """The masks without targets that are NaN; those of classes keep their own rule, see the losses."""
+        """Return the masks without targets that are NaN; the losses of classes exclude missing labels themselves."""
         known = dict(masks)
         for task in self.tasks:
             if not task.is_categorical:
@@ -119,13 +119,13 @@ class TaskLoss(nn.Module):
                 known[own.name] = full_mask(masks.get(own.name), targets[own.name]) & ~targets[own.name].isnan()
         return known
 
-    def _regularised(self, outputs: Table) -> dict[str, Tensor]:
+    def _penalties(self, outputs: Table) -> dict[str, Tensor]:
         parts: dict[str, Tensor] = {}
         for own in self.regularisers:
             if own.names:
                 if f"{own.task}.map" not in outputs:
                     raise ShapeError(
-                        f"the outputs lack the map '{own.task}.map' that is to be regularised; they hold "
+                        f"the outputs lack '{own.task}.map', the map to regularise; they hold "
                         f"{', '.join(outputs) or 'nothing'}"
                     )
                 parts.update(own.parts(outputs[f"{own.task}.map"]))
@@ -136,9 +136,9 @@ class TaskLoss(nn.Module):
         if unknown := set(masks) - set(names):
             raise ShapeError(f"the masks name {sorted(unknown)}; the tasks are {names}")
         for task in self.tasks:
-            for what, given in (("outputs", outputs), ("targets", targets)):
-                if task.name not in given:
-                    raise ShapeError(f"the {what} lack task {task.name!r}; they hold {', '.join(given) or 'nothing'}")
+            for what, tensors in (("outputs", outputs), ("targets", targets)):
+                if task.name not in tensors:
+                    raise ShapeError(f"the {what} lack task {task.name!r}; they hold {', '.join(tensors) or 'nothing'}")
             shape = tuple(outputs[task.name].shape)
             if len(shape) != (4 if task.is_map else 2) or shape[1] != task.dim:
                 expected = f"(batch, {task.dim}, rows, cols)" if task.is_map else f"(batch, {task.dim})"
@@ -162,8 +162,8 @@ class TaskLoss(nn.Module):
         for task in self.tasks:
             if not isinstance(task.weight, tuple) and task.weight != 1.0:
                 raise ConfigError(
-                    f"task {task.name!r} has weight {task.weight:g} and TaskLoss a weighting that learns it: take one "
-                    "of them (weights per output stay possible)"
+                    f"task {task.name!r} has weight {task.weight:g} and TaskLoss a weighting that learns it: use one "
+                    "of them (a weight per output is allowed with both)"
                 )
 
     def _check_regularisers(self) -> None:
@@ -186,19 +186,19 @@ def _known(task: Task, target: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def _warn_of_scales(parts: Mapping[str, float]) -> None:
-    """Warn where one part of the first step is so large that another one has no part in the gradient."""
-    some = {name: part for name, part in parts.items() if part > 0}
-    if not some:
+    """Warn if one part of the first step is so large that another one hardly affects the gradient."""
+    positive = {name: part for name, part in parts.items() if part > 0}
+    if not positive:
         return
-    least, most = min(some, key=some.__getitem__), max(some, key=some.__getitem__)
-    if some[most] > LARGEST_RATIO * some[least]:
+    least, most = min(positive, key=positive.__getitem__), max(positive, key=positive.__getitem__)
+    if positive[most] > LARGEST_RATIO * positive[least]:
         logger.warning(
-            "at the first step the loss of %r is %.3g and that of %r is %.3g: the smaller one hardly takes part. Give "
-            "the tasks a transform fitted on their targets (TargetTransform().fit), or weights",
+            "at the first step the loss of %r is %.3g and that of %r is %.3g: the smaller one hardly affects the "
+            "gradient. Give the tasks a transform fitted on their targets (TargetTransform().fit), or weights",
             most,
-            some[most],
+            positive[most],
             least,
-            some[least],
+            positive[least],
         )
 
 
@@ -210,7 +210,7 @@ def _weighted(task: Task, output: Tensor, target: Tensor, mask: Tensor | None) -
             f"the output of task {task.name!r} is {tuple(output.shape)} and its target {tuple(target.shape)}; expected "
             "the same shape"
         )
-    if task.kind == "ratio":  # the softmax runs over outputs, so it comes before they are taken apart
+    if task.kind == "ratio":  # the softmax runs over all outputs, so it comes before they are separated
         output = shares(output, mask)
     if task.kind != "dense":
         mask = full_mask(mask, target)
@@ -232,7 +232,7 @@ def _loss(task: Task, output: Tensor, target: Tensor, mask: Tensor | None) -> Te
 
 
 def _values_loss(task: Task, output: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
-    """The loss of values that stand for themselves."""
+    """Return the loss of values without a softmax."""
     if task.kind == "dense":
         if task.default_loss == "smooth_l1":
             return dense_masked_smooth_l1(output, target, mask, task.beta)
@@ -243,26 +243,26 @@ def _values_loss(task: Task, output: Tensor, target: Tensor, mask: Tensor | None
 
 
 def _column(task: Task, mask: Tensor | None, i: int) -> Tensor | None:
-    """The mask of output i: its own column, or the weight that the outputs of a cell share."""
+    """Return the mask of output i: its own column, or the weight that all outputs of a cell share."""
     return mask if mask is None or task.kind == "dense" else mask[:, i : i + 1]
 
 
 def _anything_counts(task: Task, target: Tensor, mask: Tensor | None) -> Tensor:
-    """Bool, whether the loss of a task is more than an empty sum."""
+    """Return whether any value counts in the loss of a task, a bool tensor."""
     if task.is_categorical:
-        labelled = target.ndim == (3 if task.is_map else 1)
-        place = target if labelled else target[:, 0]
-        keep = torch.ones_like(place, dtype=torch.bool) if mask is None else mask.reshape(place.shape) != 0
-        if labelled and task.ignore_index is not None:
+        is_index = target.ndim == (3 if task.is_map else 1)  # else probabilities
+        labels = target if is_index else target[:, 0]
+        keep = torch.ones_like(labels, dtype=torch.bool) if mask is None else mask.reshape(labels.shape) != 0
+        if is_index and task.ignore_index is not None:
             keep = keep & (target != task.ignore_index)
-        if not labelled:
+        if not is_index:
             keep = keep & ~target.isnan().any(dim=1)
         return keep.any()
-    weighed = [i for i, weight in enumerate(_weights(task)) if weight > 0]
+    weighted = [i for i, weight in enumerate(_weights(task)) if weight > 0]
     if task.kind == "dense":
         counts = torch.ones_like(target[:, 0], dtype=torch.bool) if mask is None else mask > 0
-        return counts.any() & bool(weighed)
-    return full_mask(mask, target)[:, weighed].any()
+        return counts.any() & bool(weighted)
+    return full_mask(mask, target)[:, weighted].any()
 
 
 def _weights(task: Task) -> tuple[float, ...]:

@@ -1,4 +1,4 @@
-"""Weights of several losses that are learned along with the model."""
+"""Learned weights of several losses, trained together with the model."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ LOG_VARIANCE_BOUND = 12.0
 
 
 class UncertaintyWeighting(Configured, nn.Module):
-    """Sum of ½ e^(-s) L + ½ s over the losses L, with one learned log-variance s for each.
+    """The sum of ½ e^(-s) L + ½ s over the losses L, with one learned log-variance s for each.
 
-    A loss that stays high earns a large s and so a small weight; s rests at ln L, and begins there: the first training
-    forward in which the loss counts sets it, so that each begins with the same part in the total. Take it where the
-    scales of several losses are unknown; where the weights are given, such as those of a metric, give them to the tasks
-    instead. The total falls below 0 as losses become small: never pick a checkpoint by it.
+    A loss that stays high gets a large s and so a small weight; the optimum of s is ln L. The first training forward in
+    which a loss counts sets its s to ln L, so that all losses begin with equal parts in the total. Use it where the
+    scales of several losses are unknown; known weights, such as those of a metric, belong to the tasks instead. The
+    total becomes negative as losses become small: do not select a checkpoint by it.
 
-    Its parameter belongs in the optimizer, without weight decay. It has one axis, so that rules which spare biases and
-    norms spare it too. s is kept within -12 ... 12: values beyond are moved to the bound when the next training forward
-    begins, where the gradient still leads back. The state dict holds which s were set, so a resumed run keeps them.
+    Pass its parameter to the optimizer, without weight decay. It has one axis, so that rules which exclude biases and
+    norms from weight decay exclude it too. s is limited to -12 ... 12: each training forward first clamps the values,
+    and the gradient passes through the limit. The state dict holds which s were set, so a resumed run keeps them.
 
     Args:
         names: of the losses.
@@ -37,7 +37,7 @@ class UncertaintyWeighting(Configured, nn.Module):
 
     Raises:
         ConfigError: if names are missing, empty or repeated.
-        ShapeError: if a loss is missing, unknown or no single number.
+        ShapeError: if a loss is missing, unknown or not a single number.
 
     Examples:
         >>> weighting = UncertaintyWeighting(["mass", "state"])
@@ -82,14 +82,14 @@ class UncertaintyWeighting(Configured, nn.Module):
 
         Args:
             losses: name -> a single number, of every name.
-            counts: name -> how much counts in it, of every name; a loss of which nothing counts adds 0 and gives
-                its s no gradient (an optimizer's momentum may still move it). None = all count.
+            counts: name -> the number of values that count, of every name; a loss with 0 of them adds 0 and its s gets
+                no gradient (an optimizer's momentum may still change it). None = all count.
         """
         values = exact(self._stacked("losses", losses))
         keep = None if counts is None else self._stacked("counts", counts) > 0
         if self.training:  # without a branch on is_set, which would wait for the device
-            begin = _logarithms(values.detach(), keep).to(self.log_variance.dtype)
-            self.log_variance.data.copy_(torch.where(self.is_set, self.log_variance.data, begin))
+            initial = _logarithms(values.detach(), keep).to(self.log_variance.dtype)
+            self.log_variance.data.copy_(torch.where(self.is_set, self.log_variance.data, initial))
             self.is_set.logical_or_(torch.ones_like(self.is_set) if keep is None else keep)
         s = self._bounded()
         if keep is None:
@@ -102,20 +102,20 @@ class UncertaintyWeighting(Configured, nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _bounded(self) -> Tensor:
-        """The log-variances within their bound; the gradient passes as if there were none, since it leads back."""
+        """Return the log-variances within their bound; the gradient passes through, so that they can return."""
         if self.training:  # through .data, so that an earlier forward of the same step can still go backward
             self.log_variance.data.clamp_(-LOG_VARIANCE_BOUND, LOG_VARIANCE_BOUND)
         s = exact(self.log_variance)
         return s + (s.clamp(-LOG_VARIANCE_BOUND, LOG_VARIANCE_BOUND) - s).detach()
 
-    def _stacked(self, what: str, given: Mapping[str, Any]) -> Tensor:
-        if set(given) != set(self.names):
-            missing, unknown = sorted(set(self.names) - set(given)), sorted(set(given) - set(self.names))
+    def _stacked(self, what: str, scalars: Mapping[str, Any]) -> Tensor:
+        if set(scalars) != set(self.names):
+            missing, unknown = sorted(set(self.names) - set(scalars)), sorted(set(scalars) - set(self.names))
             raise ShapeError(
                 f"the {what} lack {missing or 'nothing'} and add {unknown or 'nothing'}; this weighting was built for "
                 f"{list(self.names)}"
             )
-        values = {name: torch.as_tensor(given[name], device=self.log_variance.device) for name in self.names}
+        values = {name: torch.as_tensor(scalars[name], device=self.log_variance.device) for name in self.names}
         for name, value in values.items():
             if value.numel() != 1:
                 raise ShapeError(f"{what}[{name!r}] has shape {tuple(value.shape)}; expected a single number")
@@ -123,6 +123,6 @@ class UncertaintyWeighting(Configured, nn.Module):
 
 
 def _logarithms(values: Tensor, keep: Tensor | None) -> Tensor:
-    """Logarithms of the losses; 0 where nothing counts or a loss is 0."""
+    """Return the logarithms of the losses; 0 where nothing counts or a loss is 0."""
     known = values > 0 if keep is None else (values > 0) & keep
     return torch.where(known, values, 1.0).log()

@@ -181,7 +181,7 @@ def test_low_precision_keeps_the_periods() -> None:
 
 
 def test_wrapping_other_models() -> None:
-    with pytest.raises(BackboneError, match="Linear is no timm VisionTransformer or Eva"):
+    with pytest.raises(BackboneError, match="Linear is not a model that can be wrapped"):
         wrap_backbone(nn.Linear(1, 1))
     fixed = timm.create_model("vit_tiny_patch16_224", num_classes=0)
     backbone = wrap_backbone(fixed)

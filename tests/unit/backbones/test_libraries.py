@@ -190,7 +190,7 @@ def test_folders_load_and_every_key_must_land(tmp_path: Path) -> None:
 
 
 def test_models_of_other_kinds_are_refused() -> None:
-    with pytest.raises(BackboneError, match=r"ViTModel is no Dinov2Model"):
+    with pytest.raises(BackboneError, match=r"ViTModel is not a Dinov2Model"):
         wrap_backbone(transformers.ViTModel(transformers.ViTConfig(
             hidden_size=16, num_hidden_layers=1, num_attention_heads=1, intermediate_size=16)))  # fmt: skip
     with pytest.raises(BackboneError, match=r"pass its \.dinov2"):
@@ -226,7 +226,7 @@ def test_official_positions_are_the_formula() -> None:
         expected = sum(cubic(place - k) * line[min(max(k, 0), side - 1)].item() for k in range(base - 1, base + 3))
         assert found[i].item() == pytest.approx(expected, abs=1e-5)
     assert official_positions(embedding, (side, side)) is embedding
-    with pytest.raises(BackboneError, match="no CLS and a square grid"):
+    with pytest.raises(BackboneError, match="expected CLS and a square grid"):
         official_positions(embedding[:, 1:], (rows, side))
 
 

@@ -75,8 +75,8 @@ def test_adapted_layers_are_those_of_the_blocks_and_nothing_changes_at_first(sou
     }
     assert backbone.record()["weights_sha256"] == plain.record()["weights_sha256"], "the base is still the base"
     assert plain.record()["adapter"] is None
-    told = backbone.record()["adapter"]
-    assert (told["rank"], told["alpha"], told["targets"]) == (4, 4.0, targets)
+    record = backbone.record()["adapter"]
+    assert (record["rank"], record["alpha"], record["targets"]) == (4, 4.0, targets)
 
 
 @pytest.mark.parametrize("source", MAKERS)

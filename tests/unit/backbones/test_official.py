@@ -100,7 +100,7 @@ def test_unsound_weights_are_not_saved_with() -> None:
 
 
 def test_objects_of_other_kinds_and_names_are_refused() -> None:
-    with pytest.raises(BackboneError, match=r"Linear is no timm .* no DINO model of transformers, and no object"):
+    with pytest.raises(BackboneError, match=r"Linear .* expected a timm .* a DINO model of transformers, or an object"):
         wrap_backbone(nn.Linear(1, 1))
     with pytest.raises(BackboneError, match=r"recomputed"):
         wrap_backbone(MethodOnly(Dinov2Like())).set_grad_checkpointing()

@@ -203,8 +203,8 @@ def test_a_forged_composition_is_refused(key: str, value: Any, tmp_path: Path) -
 
 def test_what_does_not_fit_is_refused() -> None:
     for changes, message in (
-        ({"name": "total"}, "gives outputs named total"),
-        ({"parts": ("total", "stem", "root"), "sums": ()}, "gives outputs named total"),
+        ({"name": "total"}, "has outputs named total"),
+        ({"parts": ("total", "stem", "root"), "sums": ()}, "has outputs named total"),
         ({"total": ""}, "name the output and its two tasks"),
         ({"total": "totl"}, r"needs task 'totl'; there are shares, total.*Did you mean 'total'"),
         ({"parts": ("leaf", "stem"), "sums": ()}, "kind ratio with dim 2; it is 'ratio' with dim 3"),

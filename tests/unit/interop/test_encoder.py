@@ -37,7 +37,7 @@ def test_images_reach_the_necks_that_need_them() -> None:
 
 
 def test_the_backbone_may_see_smaller_images() -> None:
-    """The neck gets the whole images, levels follow them, and strides are told in their pixels."""
+    """The neck gets the whole images, levels follow them, and strides count their pixels."""
     backbone, images = load_backbone("dinoneck_tiny", layers=3), torch.randn(1, 3, 128, 192)
     neck = SpatialTuningAdapter(64, 16, grid_from="image").eval()
     small = F.interpolate(images, (64, 96), mode="bilinear", antialias=True)
@@ -105,7 +105,7 @@ def test_the_encoder_is_found_inside_a_detector(tiny: Backbone) -> None:
 
 
 def test_the_neck_travels_alone(tmp_path: object) -> None:
-    """Saved from within, loaded beside the same backbone: the same maps, and the file knows the backbone."""
+    """Saved from within, loaded with the same backbone: the same maps, and the file knows the backbone."""
     backbone = load_backbone("dinoneck_tiny", layers=3)
     encoder = PyramidEncoder(backbone, SpatialTuningAdapter(64, 16))
     encoder.train()

@@ -191,7 +191,7 @@ def test_half_precision_keeps_rotary_frequencies_exact(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", DETECTORS)
 def test_one_step(kind: str) -> None:
-    """A photo without objects beside one with: finite loss, a gradient for all that is trainable, none for the rest."""
+    """Images with and without objects: finite loss, a gradient for all that is trainable, none for the rest."""
     model = detector(kind).train()
     find_encoder(model).backbone.unfreeze_last(2)
     loss = model(torch.randn(2, 3, 64, 96), labels=labels()).loss
@@ -264,7 +264,7 @@ def test_chosen_levels_and_plain_tuples_come_out() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changed", "told"),
+    ("changed", "message"),
     [
         ({"neck": "spatial_tuning_adaptor"}, "Did you mean 'spatial_tuning_adapter'"),
         ({"neck": "dense"}, "DenseHead and no neck"),
@@ -279,13 +279,13 @@ def test_chosen_levels_and_plain_tuples_come_out() -> None:
         ({"layers": "1,3,5"}, "layers is '1,3,5'; expected None"),
     ],
 )
-def test_configurations_that_cannot_work_are_refused(changed: dict[str, Any], told: str) -> None:
-    with pytest.raises(ConfigError, match=told):
+def test_configurations_that_cannot_work_are_refused(changed: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         config_of(**changed)
 
 
 @pytest.mark.parametrize(
-    ("changed", "told"),
+    ("changed", "message"),
     [
         ({"neck_config": {"embed_dim": 96}}, r"embed_dim=64 \(it has 96\)"),
         ({"neck_config": {"patch_size": 14}}, r"patch_size=16 \(it has 14\)"),
@@ -296,8 +296,8 @@ def test_configurations_that_cannot_work_are_refused(changed: dict[str, Any], to
         ({"pretrained": True, "backbone": "vit_small_patch16_dinov3"}, "seed=7"),
     ],
 )
-def test_models_that_cannot_be_built_say_why(changed: dict[str, Any], told: str) -> None:
-    with pytest.raises((ConfigError, BackboneError), match=told):
+def test_models_that_cannot_be_built_are_refused_with_the_reason(changed: dict[str, Any], message: str) -> None:
+    with pytest.raises((ConfigError, BackboneError), match=message):
         DinoneckBackbone(config_of(**changed))
 
 
@@ -313,7 +313,7 @@ def test_the_trained_neck_leaves_the_detector(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", DETECTORS)
 @pytest.mark.parametrize("channels", [D, 24])
 def test_an_encoder_can_be_put_into_a_detector_that_exists(kind: str, channels: int) -> None:
-    """The same answers as with the configuration, once the weights are the same."""
+    """The same outputs as with the configuration, once the weights are the same."""
     built = detector(kind, config_of("simple_pyramid", neck_config={"out_channels": channels, "scales": [2, 1, 0.5]}))
     host = detector(kind)
     backbone = load_backbone("dinoneck_tiny", layers=(1, 3, 5), seed=7)
@@ -360,9 +360,9 @@ def test_transformers_is_imported_for_its_own_names_only_and_its_extra_is_named(
         "except ImportError as error:\n    print(error)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    imported, told = done.stdout.splitlines()
+    imported, message = done.stdout.splitlines()
     assert imported == "False"
-    assert "dinoneck[hf]" in told
+    assert "dinoneck[hf]" in message
 
 
 @pytest.mark.slow

@@ -154,7 +154,7 @@ def test_logits_are_read_at_the_centres_of_finer_labels() -> None:
 
 
 def test_an_index_image_keeps_its_places() -> None:
-    """The lowest loss belongs to the labels that lie where the logits say, not to any turn of them."""
+    """The lowest loss belongs to the labels at the positions of the logits, not to a rotation of them."""
     labels = torch.arange(6).reshape(1, 2, 3)
     logits = 9.0 * F.one_hot(labels, 6).permute(0, 3, 1, 2)
     fine = labels.repeat_interleave(6, 1).repeat_interleave(6, 2)
@@ -186,7 +186,7 @@ def test_masked_nan_logits_of_a_map_have_no_gradient() -> None:
 
 def test_map_cross_entropy_refusals() -> None:
     for size in ((3, 8), (4, 6), (1, 4), (0, 0)):
-        with pytest.raises(ShapeError, match=r"no whole multiple of the 2 x 4 cells"):
+        with pytest.raises(ShapeError, match=r"not a multiple of the 2 x 4 cells"):
             map_cross_entropy(PRED, torch.zeros(2, *size, dtype=torch.long))
     for target in (torch.zeros(2, 2, 4), torch.zeros(1, 2, 4).long(), torch.zeros(2, 5, 2, 4), torch.zeros(2).long()):
         with pytest.raises(ShapeError, match=r"class indices \(B, H, W\) or probabilities"):

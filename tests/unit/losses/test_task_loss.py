@@ -179,7 +179,7 @@ def test_regularisers_come_on_top(weighted: bool) -> None:
     asleep = TaskLoss(TASKS, [FIVE], weighting, [DensityRegulariser("mass")])
     del outputs["mass.map"]
     assert torch.equal(asleep(outputs, targets, masks)[0], bare)
-    with pytest.raises(ShapeError, match=r"lack the map 'mass.map'.*they hold total, mass"):
+    with pytest.raises(ShapeError, match=r"lack 'mass.map'.*they hold total, mass"):
         TaskLoss(TASKS, [FIVE], weighting, [HELD])(outputs, targets, masks)
 
 
@@ -241,7 +241,7 @@ def test_what_does_not_fit_the_tasks_is_refused(given: dict[str, Any], message: 
 
 def test_a_weight_is_given_or_learned() -> None:
     tasks = [Task("a", weight=0.5), Task("b", dim=2, weight=(1.0, 3.0))]
-    with pytest.raises(ConfigError, match=r"task 'a' has weight 0.5 and TaskLoss a weighting.*take one of them"):
+    with pytest.raises(ConfigError, match=r"task 'a' has weight 0.5 and TaskLoss a weighting.*use one of them"):
         TaskLoss(tasks, weighting=UncertaintyWeighting(["a", "b"]))
     TaskLoss(tasks[1:], weighting=UncertaintyWeighting(["b"]))
 
