@@ -17,8 +17,7 @@ from dinoneck import Backbone, HeadCheckpoint
 from dinoneck.atomic import write_text
 from dinoneck.backbones.known import TINY
 from dinoneck.errors import CheckpointError, ConfigError
-from dinoneck.interop import PyramidEncoder, TorchvisionBackbone, find_encoder
-from dinoneck.interop.by_name import EncoderByName
+from dinoneck.interop import EncoderByName, PyramidEncoder, TorchvisionBackbone, find_encoder
 from examples.detection.options import HGNET, TRANSFORMERS, Design
 
 DESIGN, WEIGHTS, NECK = "detector.json", "model.safetensors", "neck.safetensors"

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from dinoneck.lazy import attach
 
 if TYPE_CHECKING:
-    from dinoneck.interop.by_name import EncoderByName as EncoderByName
+    from dinoneck.interop.encoder import EncoderByName as EncoderByName
     from dinoneck.interop.encoder import PyramidEncoder as PyramidEncoder
     from dinoneck.interop.encoder import find_encoder as find_encoder
     from dinoneck.interop.torchvision import TorchvisionBackbone as TorchvisionBackbone
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from dinoneck.interop.transformers import register as register
 
 _HOMES = {
-    "EncoderByName": "dinoneck.interop.by_name",
+    "EncoderByName": "dinoneck.interop.encoder",
     "PyramidEncoder": "dinoneck.interop.encoder",
     "find_encoder": "dinoneck.interop.encoder",
     "TorchvisionBackbone": "dinoneck.interop.torchvision",

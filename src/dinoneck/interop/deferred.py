@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from dinoneck.backbones import weight_hashes
-from dinoneck.interop.by_name import EncoderByName
-from dinoneck.interop.encoder import PyramidEncoder
+from dinoneck.interop.encoder import EncoderByName, PyramidEncoder
 
 
 class DeferredEncoder:

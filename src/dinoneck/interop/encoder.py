@@ -1,20 +1,26 @@
-"""PyramidEncoder: backbone and neck as one module, from normalised images to maps; the input of every detector."""
+"""PyramidEncoder: backbone and neck as one module, from normalised images to maps; and its plain configuration."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from fractions import Fraction
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dinoneck.backbones.backbone import Backbone, checked_backbone
+from dinoneck.backbones.load import Source, load_backbone
+from dinoneck.configured import fields_of
 from dinoneck.errors import ConfigError, GridError
 from dinoneck.grid import patch_pair
-from dinoneck.necks.neck import Neck
+from dinoneck.necks.neck import Neck, neck_named
 from dinoneck.tokens import FeaturePyramid
 
 _FINEST_RATIO = 64
+_ANY_WIDTH = 768
 
 
 class PyramidEncoder(nn.Module):
@@ -98,6 +104,83 @@ class PyramidEncoder(nn.Module):
         """Show channels and strides."""
         strides = ", ".join(f"{stride:g}" for stride in self.strides)
         return f"out_channels={self.out_channels}, strides=({strides}), features_at={self.features_at:g}"
+
+
+@dataclass(frozen=True)
+class EncoderByName:
+    """The configuration of a :class:`dinoneck.interop.PyramidEncoder` in plain values, as a file holds it.
+
+    Args:
+        backbone: name, as in :func:`dinoneck.load_backbone`.
+        neck: a registered neck.
+        neck_config: its arguments; ``embed_dim``, ``num_layers`` and ``patch_size`` come from the backbone.
+        layers: as in ``load_backbone``.
+        pretrained: as there.
+        seed: as there.
+        features_at: as in PyramidEncoder.
+        source: as in ``load_backbone``.
+        norm: as there.
+        frozen: as there.
+
+    Examples:
+        >>> EncoderByName("dinoneck_tiny", "vit_fpn", {"fpn_dim": 32}, layers=3).build()(torch.zeros(1, 3, 64, 64))
+        FeaturePyramid((1, 32, 4, 4) stride 16, (1, 32, 2, 2) stride 32, (1, 32, 1, 1) stride 64)
+    """
+
+    backbone: str
+    neck: str
+    neck_config: Mapping[str, Any] = field(default_factory=dict)
+    layers: int | Sequence[int] | None = None
+    pretrained: bool = True
+    seed: int | None = None
+    features_at: float = 1.0
+    source: Source = "timm"
+    norm: bool = True
+    frozen: bool = True
+
+    def build(self, *, weights: bool = True) -> PyramidEncoder:
+        """Return the encoder.
+
+        Args:
+            weights: load the published weights if ``pretrained`` is True; else the weights are placeholders.
+
+        Raises:
+            ConfigError: if the neck is unknown, or its arguments contradict the backbone or themselves.
+            BackboneError: as :func:`dinoneck.load_backbone` does.
+        """
+        backbone = load_backbone(
+            self.backbone,
+            source=self.source,
+            pretrained=self.pretrained if weights else False,
+            layers=self.layers,
+            norm=self.norm,
+            frozen=self.frozen,
+            seed=self.seed,
+        )
+        return PyramidEncoder(backbone, self._neck(backbone.embed_dim, backbone.patch_size), self.features_at)
+
+    def sketch(self) -> Neck:
+        """Return the neck on the meta device for an arbitrary width: its strides and channels are those of the model.
+
+        Raises:
+            ConfigError: if the neck is unknown, or its arguments do not fit it.
+        """
+        return self._neck(_ANY_WIDTH, 16, device=torch.device("meta"))
+
+    def _neck(self, embed_dim: int, patch_size: Any, device: Any = None) -> Neck:
+        cls = neck_named(self.neck)
+        geometry = {"embed_dim": embed_dim, "num_layers": self._count, "patch_size": patch_size}
+        known = fields_of(cls)
+        arguments = {key: value for key, value in geometry.items() if key in known} | dict(self.neck_config)
+        neck: Neck = cls.from_config(arguments, device=device)
+        return neck
+
+    @property
+    def _count(self) -> int:
+        """The number of layers that the neck gets; the backbone checks whether they exist."""
+        if isinstance(self.layers, Sequence) and not isinstance(self.layers, str):
+            return len(self.layers)
+        return self.layers if isinstance(self.layers, int) else 1
 
 
 def find_encoder(model: nn.Module) -> PyramidEncoder:

@@ -7,6 +7,8 @@ rules. So transformers only puts tensors in place, and :class:`DinoneckBackbone`
 
 from __future__ import annotations
 
+import json
+import numbers
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -20,9 +22,8 @@ from dinoneck.backbones.backbone import Backbone
 from dinoneck.backbones.known import dimensions_of
 from dinoneck.backbones.load import Source
 from dinoneck.errors import ConfigError, missing_extra
-from dinoneck.interop.by_name import EncoderByName, plain_arguments, plain_layers, plain_number
 from dinoneck.interop.deferred import DeferredEncoder
-from dinoneck.interop.encoder import PyramidEncoder
+from dinoneck.interop.encoder import EncoderByName, PyramidEncoder
 from dinoneck.necks.neck import Neck
 
 try:
@@ -91,9 +92,9 @@ class DinoneckBackboneConfig(BackboneConfigMixin, PreTrainedConfig):  # type: ig
         **kwargs: Any,
     ) -> None:
         self.backbone, self.backbone_source = backbone, backbone_source
-        self.layers = plain_layers(layers)
-        self.neck, self.neck_config = neck, plain_arguments(neck_config)
-        self.pretrained, self.seed = pretrained, plain_number(seed)
+        self.layers = _plain_layers(layers)
+        self.neck, self.neck_config = neck, _plain_arguments(neck_config)
+        self.pretrained, self.seed = pretrained, _plain_number(seed)
         self.features_at, self.norm, self.frozen = features_at, norm, frozen
         sketch = self.recipe.sketch()
         self.stage_names = [f"level{number}" for number in range(len(sketch.strides))]
@@ -299,6 +300,39 @@ class _WithMasks(nn.Module):
         return list(zip(maps, masks, strict=True))
 
 
+def _plain_number(value: Any) -> Any:
+    """Return an integer of NumPy as one of Python, which JSON can hold; anything else unchanged."""
+    return int(value) if isinstance(value, numbers.Integral) and not isinstance(value, bool) else value
+
+
+def _plain_layers(layers: Any) -> Any:
+    """Return layers as they would be read back from a JSON file.
+
+    Raises:
+        ConfigError: if ``load_backbone`` does not take their type.
+    """
+    if isinstance(layers, Sequence) and not isinstance(layers, str):
+        return [_plain_number(layer) for layer in layers]
+    if layers is not None and not isinstance(layers, numbers.Real):
+        raise ConfigError(f"layers is {layers!r}; expected None, a number of last blocks, or a list of block indices")
+    return _plain_number(layers)
+
+
+def _plain_arguments(neck_config: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return a neck's arguments as they would be read back from a JSON file.
+
+    Raises:
+        ConfigError: if they are not a dict of plain values.
+    """
+    if not isinstance(neck_config, Mapping | None):
+        raise ConfigError(f"neck_config is {neck_config!r}; expected a dict of the neck's arguments")
+    try:
+        plain: dict[str, Any] = json.loads(json.dumps(dict(neck_config or {}), allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"neck_config is {neck_config!r}; expected plain values: {error}") from None
+    return plain
+
+
 def _resolve_levels(
     names: list[str], features: Sequence[str] | None, indices: Sequence[int] | None
 ) -> tuple[list[str], list[int]]:
@@ -320,7 +354,7 @@ def _resolve_levels(
 
 def _listed(indices: Any, count: int) -> list[int]:
     """Return the indices; anything but a list of integers becomes an index out of range."""
-    numbers: list[Any] = [plain_number(index) for index in indices] if isinstance(indices, Sequence) else [None]
+    numbers: list[Any] = [_plain_number(index) for index in indices] if isinstance(indices, Sequence) else [None]
     return numbers if all(isinstance(number, int) for number in numbers) else [count]
 
 
