@@ -22,7 +22,7 @@ from timm.models import VisionTransformer
 
 from dinoneck import CheckpointError, ConfigError, DataError, wrap_backbone
 from dinoneck.data import BoxPhotos
-from dinoneck.interop import by_name
+from dinoneck.interop import encoder as encoder_module
 from dinoneck.training.processes import Processes
 
 
@@ -48,12 +48,12 @@ def test_parts_that_do_not_fit_are_refused_when_built(
     kind: str, changes: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     vit = VisionTransformer(img_size=28, patch_size=14, embed_dim=32, depth=6, num_heads=2, num_classes=0)
-    known = by_name.load_backbone
+    known = encoder_module.load_backbone
 
     def loaded(name: str, **options: Any) -> Any:
         return wrap_backbone(vit, layers=options["layers"]) if name == "patch14" else known(name, **options)
 
-    monkeypatch.setattr(by_name, "load_backbone", loaded)
+    monkeypatch.setattr(encoder_module, "load_backbone", loaded)
     with pytest.raises(ConfigError, match=message):
         detector_of(kind, **changes)
 
@@ -83,13 +83,13 @@ def test_a_saved_detector_asks_for_no_published_weights(tmp_path: Path, monkeypa
     design = json.loads((tmp_path / detectors.DESIGN).read_text())
     design |= {"backbone": "somebody's", "pretrained": True}
     (tmp_path / detectors.DESIGN).write_text(json.dumps(design))
-    known = by_name.load_backbone
+    known = encoder_module.load_backbone
 
     def loaded(_: str, *, pretrained: bool, **options: Any) -> Any:
         assert not pretrained
         return known("dinoneck_tiny", pretrained=pretrained, **options)
 
-    monkeypatch.setattr(by_name, "load_backbone", loaded)
+    monkeypatch.setattr(encoder_module, "load_backbone", loaded)
     assert load(tmp_path).design.pretrained
 
 
