@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dinoneck.backbones import official, timm, transformers, weight_hashes, weights
 from dinoneck.backbones.adapter import Adapter, PosEmbed
@@ -19,6 +19,8 @@ from dinoneck.errors import BackboneError, ConfigError, did_you_mean
 from dinoneck.weight_files import read_state
 
 Source = Literal["timm", "transformers", "official"]
+File = str | os.PathLike[str]
+Loaded = tuple[Adapter, dict[str, Any]]  # the model, and the record of where its weights come from
 
 
 def load_backbone(
@@ -165,19 +167,15 @@ def _resolved(name: object, source: Source) -> str:
     return name if is_own else resolve_name(name)
 
 
-def _build(
-    name: str, source: Source, checkpoint: str | os.PathLike[str] | None, seed: int | None, pos_embed: PosEmbed
-) -> tuple[Adapter, dict[str, Any]]:
-    """Return the model of a name, and where its weights come from; with a seed they are random."""
+def _build(name: str, source: Source, checkpoint: File | None, seed: int | None, pos_embed: PosEmbed) -> Loaded:
+    """Build the model of a name and load its weights; with a seed they are random."""
     if source == "official":
         raise BackboneError(f"source='official' takes an object: load one with {official.HOW_TO}")
     build = _from_timm if source == "timm" else _from_transformers
     return build(name, checkpoint, seed, pos_embed)
 
 
-def _from_timm(
-    name: str, checkpoint: str | os.PathLike[str] | None, seed: int | None, pos_embed: PosEmbed
-) -> tuple[Adapter, dict[str, Any]]:
+def _from_timm(name: str, checkpoint: File | None, seed: int | None, pos_embed: PosEmbed) -> Loaded:
     """Build a timm model with seeded weights, those of a file, or the published ones."""
     adapter = _empty(name, pos_embed)
     if seed is not None:
@@ -192,9 +190,7 @@ def _from_timm(
     return adapter, {"kind": "hub", "repo": adapter.hub_id, "revision": revision}
 
 
-def _from_transformers(
-    name: str, checkpoint: str | os.PathLike[str] | None, seed: int | None, pos_embed: PosEmbed
-) -> tuple[Adapter, dict[str, Any]]:
+def _from_transformers(name: str, checkpoint: File | None, seed: int | None, pos_embed: PosEmbed) -> Loaded:
     """Load a folder or a hub model; seeded and official weights are converted from timm's names."""
     folder = Path(name)
     if folder.is_dir() and (seed is not None or checkpoint is not None):
@@ -215,20 +211,17 @@ def _from_transformers(
     return adapter, {"kind": "hub", "repo": repo, "revision": revision}
 
 
-def _by_way_of_timm(
-    name: str, checkpoint: str | os.PathLike[str] | None, seed: int | None, pos_embed: PosEmbed
-) -> tuple[Adapter, dict[str, Any]]:
+def _by_way_of_timm(name: str, checkpoint: File | None, seed: int | None, pos_embed: PosEmbed) -> Loaded:
     """Build the transformers model of a timm name; weights under transformers' own names are loaded directly."""
-    state = None if checkpoint is None else read_state(checkpoint)
-    direct = state is not None and transformers.has_own_names(state)
     donor, origin = _empty(name, pos_embed), {"kind": "file"}
-    if seed is not None:
-        origin = _seeded(donor, seed)
-    elif state is not None and checkpoint is not None and not direct:
+    state: dict[str, Tensor] = {}
+    if checkpoint is None:
+        origin = _seeded(donor, seed or 0)
+    elif not transformers.has_own_names(state := read_state(checkpoint)):
         weights.load_state(donor.model, weights.to_timm(state, donor.model), checkpoint)
     with torch.random.fork_rng(devices=[]):  # what transformers draws is overwritten
         adapter = transformers.TransformersAdapter(transformers.from_timm(donor.model), pos_embed)
-    if state is not None and checkpoint is not None and direct:
+    if checkpoint is not None and transformers.has_own_names(state):
         weights.load_state(adapter.model, state, checkpoint)
     adapter.name, adapter.mean, adapter.std, adapter.license = donor.name, donor.mean, donor.std, donor.license
     return adapter, origin

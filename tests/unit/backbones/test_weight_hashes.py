@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from dinoneck import Backbone, FeatureStore, ShapeError, Tokens, collate, load_backbone, wrap_backbone
-from dinoneck.backbones import weight_hashes, weights
+from dinoneck.backbones import weight_hashes
 from dinoneck.store import MemoryStore
 from dinoneck.training import LiveTokens, MemoryTokens
 
@@ -62,7 +62,7 @@ def test_it_is_taken_again_when_weights_change() -> None:
 
 def test_frozen_weights_are_hashed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     backbone = load_backbone("dinoneck_tiny")
-    monkeypatch.setattr(weights, "digest", lambda model: pytest.fail("hashed again"))
+    monkeypatch.setattr(weight_hashes, "digest", lambda model: pytest.fail("hashed again"))
     first = backbone.record()
     assert (backbone(IMAGES).source, backbone.record()) == (backbone.to("cpu")(IMAGES).source, first)
 
