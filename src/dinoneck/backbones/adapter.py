@@ -72,6 +72,7 @@ class Adapter(nn.Module):
         hashes: of the weights, see :mod:`dinoneck.backbones.weight_hashes`; None until they are asked for.
         has_other_recipe: whether positions are resampled by another recipe than the library's.
         cast: the hash of the weights after a cast, and that of the float32 weights before it.
+        in_steps: whether blocks run one by one in :meth:`forward`; else a method of the model runs them.
         lora_off: whether LoRA weights are switched off at the moment.
         asked_mode: the mode of the last call of ``train()``; trainable parts follow it.
         source: the library: ``timm``, ``transformers`` or ``official``.
@@ -87,6 +88,7 @@ class Adapter(nn.Module):
     num_cls: int
     num_registers: int
     family: str | None = None
+    in_steps: bool = True
 
     source = ""
     attention = "attn"
@@ -132,11 +134,6 @@ class Adapter(nn.Module):
     @abstractmethod
     def step(self, block: nn.Module, number: int, x: Tensor, extra: Any) -> Tensor:
         """Run block ``number`` on x (B, P + N, C); ``extra`` comes from :meth:`embed`."""
-
-    @property
-    def in_steps(self) -> bool:
-        """Whether blocks run one by one in :meth:`forward`; else a method of the model runs them."""
-        return True
 
     @property
     def unused(self) -> Sequence[nn.Module]:

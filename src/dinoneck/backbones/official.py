@@ -51,16 +51,11 @@ class OfficialAdapter(Adapter):
                 f"{type(model).__name__} lacks {', '.join(lacks) or 'blocks'}: expected an object of the dinov2 or "
                 f"dinov3 repository; load one with {HOW_TO}"
             )
-        self.in_parts = hasattr(model, "prepare_tokens_with_masks") and hasattr(model, "norm")
+        self.in_steps = hasattr(model, "prepare_tokens_with_masks") and hasattr(model, "norm")
         self.extra = "return_extra_tokens" in inspect.signature(self.model.get_intermediate_layers).parameters
         self.embed_dim, self.patch_size = int(self.model.embed_dim), patch_pair(self.model.patch_size)
         registers = getattr(model, "n_storage_tokens", getattr(model, "num_register_tokens", 0))  # dinov3, dinov2
-        self.num_cls, self.num_registers = 1, int(cast("int", registers)) if self.in_parts or self.extra else 0
-
-    @property
-    def in_steps(self) -> bool:
-        """Whether the object has the parts; else only the method."""
-        return self.in_parts
+        self.num_cls, self.num_registers = 1, int(cast("int", registers)) if self.in_steps or self.extra else 0
 
     @property
     def blocks(self) -> Sequence[nn.Module]:
@@ -111,7 +106,7 @@ class OfficialAdapter(Adapter):
 
     def forward(self, images: Tensor, layers: Sequence[int], norm: bool) -> list[Tensor]:
         """Return the sequences (B, P + N, C) of these blocks, in this order."""
-        if self.in_parts:
+        if self.in_steps:
             return super().forward(images, layers, norm)
         unique = sorted(set(layers))
         options = {"return_extra_tokens": True} if self.extra else {}

@@ -72,6 +72,7 @@ class TaskLoss(nn.Module):
         self.weighting = weighting
         self.regularisers = tuple(regularisers)
         self._transforms = {own.name: own.total_transform(self.tasks) for own in self.compositions}
+        self._names = [task.name for task in self.tasks] + [own.name for own in self.compositions]
         self._check_names()
         self._check_weighting()
         self._check_regularisers()
@@ -132,9 +133,8 @@ class TaskLoss(nn.Module):
         return parts
 
     def _check_given(self, outputs: Table, targets: Table, masks: Table) -> None:
-        names = [task.name for task in self.tasks] + [own.name for own in self.compositions]
-        if unknown := set(masks) - set(names):
-            raise ShapeError(f"the masks name {sorted(unknown)}; the tasks are {names}")
+        if unknown := set(masks) - set(self._names):
+            raise ShapeError(f"the masks name {sorted(unknown)}; the tasks are {self._names}")
         for task in self.tasks:
             for what, tensors in (("outputs", outputs), ("targets", targets)):
                 if task.name not in tensors:
@@ -145,8 +145,7 @@ class TaskLoss(nn.Module):
                 raise ShapeError(f"the output of task {task.name!r} is {shape}; expected {expected}")
 
     def _check_names(self) -> None:
-        names = [task.name for task in self.tasks] + [own.name for own in self.compositions]
-        names += [name for own in self.regularisers for name in own.names]
+        names = self._names + [name for own in self.regularisers for name in own.names]
         for name in names:
             if names.count(name) > 1:
                 raise ConfigError(f"TaskLoss has several parts named {name!r}; names are keys and must differ")
@@ -154,10 +153,9 @@ class TaskLoss(nn.Module):
     def _check_weighting(self) -> None:
         if self.weighting is None:
             return
-        names = [task.name for task in self.tasks] + [own.name for own in self.compositions]
-        if set(self.weighting.names) != set(names):
+        if set(self.weighting.names) != set(self._names):
             raise ConfigError(
-                f"the weighting is built for {list(self.weighting.names)}; the tasks and compositions are {names}"
+                f"the weighting is built for {list(self.weighting.names)}; the tasks and compositions are {self._names}"
             )
         for task in self.tasks:
             if not isinstance(task.weight, tuple) and task.weight != 1.0:
