@@ -44,8 +44,7 @@ def load_backbone(
     Args:
         name: in timm (``vit_small_patch16_dinov3``, ``timm/...``), torch.hub (``dinov3_vits16``) or transformers
             (``facebook/dinov3-...``, a hub name or folder of your own); or a model (:func:`wrap_backbone`).
-        source: the library of code and weights: ``"timm"``, ``"transformers"`` (extra ``[hf]``), ``"official"``
-            (an object).
+        source: library of code and weights: ``"timm"``, ``"transformers"`` (extra ``[hf]``), ``"official"`` (object).
         pretrained: load the published weights from the local cache or the hub.
         layers: block indices, 0-based, in the order of the output, duplicates kept, negative from the end; None = the
             last block, an integer n = the n last.
