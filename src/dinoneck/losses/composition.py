@@ -54,7 +54,7 @@ class Composition:
         >>> composition(torch.tensor([[60.0]]), torch.zeros(1, 3))
         tensor([[20., 20., 20., 40.]])
 
-    Reference: the notebook "FPN spatial modelling for biomass", section 6.2 (total x softmax of the ratio logits).
+    Reference: the published notebook "FPN spatial modelling" (total x softmax of the ratio logits).
     """
 
     parts: tuple[str, ...]
@@ -226,7 +226,7 @@ class CompositionLoss:
         >>> plant.name, plant.divisors(TargetTransform(mean=50.0, std=20.0))
         ('plant', (20.0, 20.0, 20.0))
 
-    Reference: the notebook "FPN spatial modelling for biomass", section 6.2 (weighted loss of five composed masses).
+    Reference: the published notebook "FPN spatial modelling" (weighted loss of the five composed masses).
     Deviation: the differences are divided by the total's standard deviation, as the tasks' own targets are.
     """
 

@@ -137,7 +137,7 @@ class DensityRegulariser:
         >>> {name: round(part.item(), 4) for name, part in penalty.parts(torch.tensor([[[[1.0, 3.0]]]])).items()}
         {'mass.smoothness': 0.4}
 
-    Reference: the notebook "FPN spatial modelling for biomass", section 5.2 (smooth, sparse, non-negative).
+    Reference: the published notebook "FPN spatial modelling" (smooth, sparse, non-negative).
     """
 
     task: str
