@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import codeop
 import doctest
 import importlib
@@ -23,6 +24,8 @@ BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
 SHOWN = re.compile(BLOCK.pattern + r'(?:\n+```text title="prints"\n(.*?)^```)?', re.DOTALL | re.MULTILINE)
 SLOW_PAGES: set[str] = set()  # these run in the second tier
 HUB_PAGES = {"docs/tutorials/share-on-the-hub.md"}  # they push and pull: against a hub on loopback
+# packages of the test extra that no test needs: without them a page is skipped from the block on that imports them
+OPTIONAL = {"accelerate", "lightning", "segmentation_models_pytorch", "sklearn", "supervision"}
 LINK = re.compile(r"\]\(([^)#]+?)(?:#[^)]*)?\)")
 
 
@@ -33,6 +36,14 @@ def named(page: Path) -> str:
 def marks(page: Path) -> list[pytest.MarkDecorator]:
     of_the_client = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
     return [pytest.mark.slow] * (named(page) in SLOW_PAGES) + [of_the_client] * (named(page) in HUB_PAGES)
+
+
+def imported(block: str) -> set[str]:
+    """The top-level packages that a block imports."""
+    nodes = list(ast.walk(ast.parse(block)))
+    names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    names += [str(node.module) for node in nodes if isinstance(node, ast.ImportFrom)]
+    return {name.split(".")[0] for name in names}
 
 
 @pytest.mark.parametrize(
@@ -54,6 +65,8 @@ def test_code_blocks_run_in_order(
     space: dict[str, object] = {"__name__": "__main__"}
     capsys.readouterr()
     for number, (block, shown) in enumerate(SHOWN.findall(text)):
+        for name in sorted(imported(block) & OPTIONAL):
+            pytest.importorskip(name, reason=f"{named(page)}, block {number + 1} needs {name}, which is not installed")
         exec(compile(block, f"{named(page)}, block {number + 1}", "exec"), space)
         printed = capsys.readouterr().out
         if shown and not doctest.OutputChecker().check_output(shown, printed, doctest.ELLIPSIS):

@@ -1,4 +1,4 @@
-"""Interop: backbone and neck inside the models of other libraries, one file per library."""
+"""Interop: backbone and neck inside other libraries' models and pipelines, one file per library."""
 
 from typing import TYPE_CHECKING
 
@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from dinoneck.interop.encoder import EncoderByName as EncoderByName
     from dinoneck.interop.encoder import PyramidEncoder as PyramidEncoder
     from dinoneck.interop.encoder import find_encoder as find_encoder
+    from dinoneck.interop.token_means import TokenMeans as TokenMeans
     from dinoneck.interop.torchvision import TorchvisionBackbone as TorchvisionBackbone
     from dinoneck.interop.transformers import DinoneckBackbone as DinoneckBackbone
     from dinoneck.interop.transformers import DinoneckBackboneConfig as DinoneckBackboneConfig
@@ -18,6 +19,7 @@ _HOMES = {
     "EncoderByName": "dinoneck.interop.encoder",
     "PyramidEncoder": "dinoneck.interop.encoder",
     "find_encoder": "dinoneck.interop.encoder",
+    "TokenMeans": "dinoneck.interop.token_means",
     "TorchvisionBackbone": "dinoneck.interop.torchvision",
     "DinoneckBackbone": "dinoneck.interop.transformers",
     "DinoneckBackboneConfig": "dinoneck.interop.transformers",
