@@ -26,6 +26,16 @@ SLOW_PAGES: set[str] = set()  # these run in the second tier
 HUB_PAGES = {"docs/tutorials/share-on-the-hub.md"}  # they push and pull: against a hub on loopback
 # packages of the test extra that no test needs: without them a page is skipped from the block on that imports them
 OPTIONAL = {"accelerate", "lightning", "segmentation_models_pytorch", "sklearn", "supervision"}
+# warnings of other packages
+FILTERS = {
+    "docs/tutorials/share-on-the-hub.md": ("ignore:Use 'content=:DeprecationWarning",),
+    "docs/integrations/lightning.md": (
+        "ignore:.*LeafSpec.* is deprecated:FutureWarning",
+        "ignore:Found .* in eval mode",
+        "ignore:The '.*_dataloader' does not have many workers",
+    ),
+    "docs/integrations/torchvision.md": ("ignore:OpenCV .* is not installed:UserWarning",),
+}
 LINK = re.compile(r"\]\(([^)#]+?)(?:#[^)]*)?\)")
 
 
@@ -34,8 +44,8 @@ def named(page: Path) -> str:
 
 
 def marks(page: Path) -> list[pytest.MarkDecorator]:
-    of_the_client = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
-    return [pytest.mark.slow] * (named(page) in SLOW_PAGES) + [of_the_client] * (named(page) in HUB_PAGES)
+    filters = [pytest.mark.filterwarnings(line) for line in FILTERS.get(named(page), ())]
+    return [pytest.mark.slow] * (named(page) in SLOW_PAGES) + filters
 
 
 def imported(block: str) -> set[str]:
