@@ -141,12 +141,14 @@ DEVELOPERS = ("bench", "dev", "docs", "lint", "test")
 # declared and imported by no file, with the reason
 NOT_IMPORTED = {
     "einops": "the forwards use it from the next change on",
+    "lightning": "a page on integrations runs it",
     "onnxscript": "torch.onnx.export imports it",
     "pytest-timeout": "a plugin of pytest",
     "pytest-xdist": "a plugin of pytest",
     "scipy": "transformers' matcher of D-FINE and RT-DETR imports it",
+    "supervision": "a page on integrations runs it",
 }
-MODULES = {"pillow": "PIL", "pyyaml": "yaml", "spconv-cu126": "spconv"}
+MODULES = {"pillow": "PIL", "pyyaml": "yaml", "scikit-learn": "sklearn", "spconv-cu126": "spconv"}
 COMMANDS = ("lint", "docs")  # extras of programs that are run, not imported
 
 
