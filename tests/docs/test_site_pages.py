@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 SOURCE = ROOT / "src" / "dinoneck"
 ROOMS = sorted(path.parent.name for path in SOURCE.glob("*/__init__.py"))
-SECTIONS = ("tutorials", "how-to", "integrations", "explanation", "reference", "decisions")
+SECTIONS = ("tutorials", "how-to", "integrations", "explanation", "reference")
 
 
 def in_nav(entry: object) -> list[str]:
@@ -48,14 +48,14 @@ def test_the_drawing_has_every_room_and_so_has_the_list_of_imports() -> None:
 
 
 def answers() -> list[tuple[str, str, str]]:
-    rows = re.findall(r"^\| \d+ \| .+? \| `(\w+)/` \| (.+?) \|$", (DOCS / "decisions/newcomer.md").read_text(), re.M)
+    rows = re.findall(r"^\| \d+ \| .+? \| `(\w+)/` \| (.+?) \|$", (DOCS / "explanation/data-flow.md").read_text(), re.M)
     return [
         (room, file, named) for room, cell in rows for file, named in re.findall(r"`(\w+\.py)`(?:: `(\w+)`)?", cell)
     ]
 
 
 def test_ten_questions_are_asked() -> None:
-    text = (DOCS / "decisions" / "newcomer.md").read_text()
+    text = (DOCS / "explanation" / "data-flow.md").read_text()
     assert re.findall(r"^\| (\d+) \|", text, re.MULTILINE) == [str(i) for i in range(1, 11)]
     assert len({room for room, _, _ in answers()}) == 10
 
