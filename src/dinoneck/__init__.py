@@ -37,11 +37,11 @@ if TYPE_CHECKING:
     from dinoneck.heads.pyramid import PyramidHead as PyramidHead
     from dinoneck.inference.predictor import Predictor as Predictor
     from dinoneck.losses.composition import Composition as Composition
-    from dinoneck.necks.deimv2_import import split_deimv2 as split_deimv2
     from dinoneck.necks.dpt import DPTNeck as DPTNeck
     from dinoneck.necks.layer_grouper import LayerGrouper as LayerGrouper
     from dinoneck.necks.simple_pyramid import SimplePyramid as SimplePyramid
     from dinoneck.necks.spatial_tuning_adapter import SpatialTuningAdapter as SpatialTuningAdapter
+    from dinoneck.necks.spatial_tuning_adapter import split_deimv2 as split_deimv2
     from dinoneck.necks.sta_pyramid import STAPyramid as STAPyramid
     from dinoneck.necks.vit_fpn import ViTFPN as ViTFPN
     from dinoneck.store.feature_store import FeatureStore as FeatureStore
@@ -81,7 +81,7 @@ _HOMES = {
     "PyramidHead": "dinoneck.heads.pyramid",
     "Predictor": "dinoneck.inference.predictor",
     "Composition": "dinoneck.losses.composition",
-    "split_deimv2": "dinoneck.necks.deimv2_import",
+    "split_deimv2": "dinoneck.necks.spatial_tuning_adapter",
     "DPTNeck": "dinoneck.necks.dpt",
     "LayerGrouper": "dinoneck.necks.layer_grouper",
     "SimplePyramid": "dinoneck.necks.simple_pyramid",

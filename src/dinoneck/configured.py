@@ -26,6 +26,7 @@ from dinoneck.errors import ConfigError, did_you_mean
 
 TAG = "$"
 Migration = Callable[[dict[str, Any], dict[str, Any]], tuple[dict[str, Any], dict[str, Any]]]
+Migrations = Mapping[int, Migration]
 _FACTORY_ARGUMENTS = frozenset({"self", "device", "dtype"})
 
 
@@ -49,7 +50,7 @@ class Configured:
 
     omitted_arguments: ClassVar[tuple[str, ...]] = ()
     checkpoint_version: ClassVar[int] = 1
-    checkpoint_migrations: ClassVar[Mapping[int, Migration]] = types.MappingProxyType({})
+    checkpoint_migrations: ClassVar[Migrations] = types.MappingProxyType({})
     _config: dict[str, Any]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:

@@ -12,7 +12,7 @@ from dinoneck.configured import at_least
 from dinoneck.grid import as_maps
 from dinoneck.heads.head import Head
 from dinoneck.heads.readouts import Tower, from_cells, read_map, task_map
-from dinoneck.layers.conv_block import ConvBlock, reset
+from dinoneck.layers.blocks import ConvBlock, reset
 from dinoneck.layers.inputs import Plain, TokensLike
 from dinoneck.losses.composition import Composition, outputs_of
 from dinoneck.necks.layer_grouper import LayerGrouper

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
+from dinoneck.configured import Migrations
 from dinoneck.errors import ConfigError
 from dinoneck.heads.fpn_yaml import read_fpn_yaml
 from dinoneck.heads.pyramid import PyramidHead, RatioReadout
-from dinoneck.layers.conv_block import ActivationName
-from dinoneck.layers.norms import NormName
+from dinoneck.layers.blocks import ActivationName, NormName
 from dinoneck.losses.composition import Composition
 from dinoneck.necks.layer_grouper import Fusion
+from dinoneck.necks.neck import GROUPS_OF_0_1
 from dinoneck.necks.vit_fpn import Downsample
 from dinoneck.tasks import Task
 
@@ -28,7 +29,7 @@ class FPNHead(PyramidHead):
         tasks: any kinds, see :class:`dinoneck.PyramidHead`.
         num_layers: layers L the head reads.
         layer_indices: their block indices, in this order; tokens that hold more are selected from.
-        fpn_dim: see :class:`dinoneck.ViTFPN`, as all that follow up to ``patch_size``.
+        fpn_dim: see :class:`dinoneck.ViTFPN`, as all that follow up to ``norm_group_size``.
         num_levels: levels of the pyramid.
         layer_groups: ``"auto"`` or one tuple of positions per level.
         use_separate_bottlenecks: one bottleneck per layer, or one for all.
@@ -40,6 +41,7 @@ class FPNHead(PyramidHead):
         use_coords: CoordConv channels.
         use_cls_context: the CLS token gates channels.
         patch_size: pixels per patch.
+        norm_group_size: least channels per group of ``norm="group"``.
         hidden_dim: hidden units of the light heads; None = one linear layer each.
         tower_depth: 3x3 blocks of every tower on P2.
         ratio_readout: ratios from the ``pooled`` vector or from logits per ``patch``.
@@ -65,6 +67,9 @@ class FPNHead(PyramidHead):
     non-linearity after the smoothing and LayerNorm at the entrance, see :class:`dinoneck.ViTFPN`.
     """
 
+    checkpoint_version: ClassVar[int] = 2
+    checkpoint_migrations: ClassVar[Migrations] = GROUPS_OF_0_1
+
     def __init__(
         self,
         embed_dim: int,
@@ -83,6 +88,7 @@ class FPNHead(PyramidHead):
         use_coords: bool = False,
         use_cls_context: bool = False,
         patch_size: int = 16,
+        norm_group_size: int = 8,
         hidden_dim: int | None = None,
         tower_depth: int = 2,
         ratio_readout: RatioReadout = "pooled",
@@ -96,6 +102,7 @@ class FPNHead(PyramidHead):
             "layer_groups": layer_groups, "use_separate_bottlenecks": use_separate_bottlenecks, "fusion": fusion,
             "downsample": downsample, "norm": norm, "activation": activation, "residual_init": residual_init,
             "use_coords": use_coords, "use_cls_context": use_cls_context, "patch_size": patch_size,
+            "norm_group_size": norm_group_size,
         }  # fmt: skip
         own = (hidden_dim, tower_depth, ratio_readout, compositions)
         super().__init__(embed_dim, tasks, neck, layer_indices, *own, device=device, dtype=dtype)

@@ -85,7 +85,6 @@ class Head(Configured, nn.Module):
         cls_token: Tensor | Sequence[Tensor] | None = None,
     ) -> Tokens:
         """Tokens, of plain tensors too, checked against what this head was built for and trained on."""
-        owner = type(self).__name__
-        tokens = as_tokens(tokens, grid, num_prefix_tokens, cls_token, patch_size=self._patch_size, owner=owner)
+        tokens = as_tokens(tokens, grid, num_prefix_tokens, cls_token, patch_size=self._patch_size, owner=self)
         self.check_origin(check_tokens(tokens, self, self.embed_dim))
         return tokens

@@ -13,7 +13,7 @@ from dinoneck.configured import at_least
 from dinoneck.errors import ConfigError
 from dinoneck.heads.head import Head
 from dinoneck.heads.readouts import Light, Tower, from_cells, read_map, task_map
-from dinoneck.layers.conv_block import reset
+from dinoneck.layers.blocks import reset
 from dinoneck.layers.inputs import Plain, TokensLike
 from dinoneck.losses.composition import Composition, outputs_of
 from dinoneck.necks.neck import Neck, neck_named

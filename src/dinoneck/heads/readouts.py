@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dinoneck.layers.conv_block import ActivationName, ConvBlock, MapLinear, reset
-from dinoneck.layers.norms import NormName
+from dinoneck.layers.blocks import ActivationName, ConvBlock, MapLinear, NormName, reset
 from dinoneck.losses.composition import Composed
 from dinoneck.losses.masked import exact
 from dinoneck.tasks import Activation, Task, activate, cell_output

@@ -5,16 +5,16 @@ from typing import TYPE_CHECKING
 from dinoneck.lazy import attach
 
 if TYPE_CHECKING:
-    from dinoneck.layers.conv_block import ConvBlock as ConvBlock
-    from dinoneck.layers.conv_block import MapLinear as MapLinear
-    from dinoneck.layers.norms import ChannelNorm as ChannelNorm
-    from dinoneck.layers.norms import map_norm as map_norm
+    from dinoneck.layers.blocks import ChannelNorm as ChannelNorm
+    from dinoneck.layers.blocks import ConvBlock as ConvBlock
+    from dinoneck.layers.blocks import MapLinear as MapLinear
+    from dinoneck.layers.blocks import map_norm as map_norm
 
 _HOMES = {
-    "ConvBlock": "dinoneck.layers.conv_block",
-    "MapLinear": "dinoneck.layers.conv_block",
-    "ChannelNorm": "dinoneck.layers.norms",
-    "map_norm": "dinoneck.layers.norms",
+    "ConvBlock": "dinoneck.layers.blocks",
+    "MapLinear": "dinoneck.layers.blocks",
+    "ChannelNorm": "dinoneck.layers.blocks",
+    "map_norm": "dinoneck.layers.blocks",
 }
 
 __all__ = [*_HOMES]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -14,17 +13,16 @@ DEVICE_BLOCK_BYTES = 1 << 26
 
 
 def is_fusable(x: Tensor, norm: nn.Module, linear: nn.Module) -> bool:
-    """Return whether :func:`norm_linear` replaces the two modules for this input.
+    """Return whether :func:`norm_linear` replaces the two modules for this input while gradients are recorded.
 
-    It does in training, outside of graphs, for exactly these classes with parameters of their own: pruning, old-style
-    weight and spectral normalisation and ``torch.func`` put other tensors in their place, and then the modules run.
+    It does outside of graphs, for exactly these classes with parameters of their own: pruning, old-style weight and
+    spectral normalisation and ``torch.func`` put other tensors in their place, and then the modules run.
     """
-    if not torch.is_grad_enabled() or torch.compiler.is_compiling():
-        return False
-    if type(norm) is not nn.LayerNorm or type(linear) is not nn.Linear or linear.weight.is_meta:
+    if torch.compiler.is_compiling() or type(norm) is not nn.LayerNorm or type(linear) is not nn.Linear:
         return False
     fits = x.dtype == linear.weight.dtype or torch.is_autocast_enabled(x.device.type)
-    return fits and all(isinstance(own, nn.Parameter) for own in (norm.weight, norm.bias, linear.weight))
+    has_scale, has_shift = isinstance(norm.weight, nn.Parameter), isinstance(norm.bias, nn.Parameter)
+    return fits and has_scale and has_shift and isinstance(linear.weight, nn.Parameter) and not linear.weight.is_meta
 
 
 def norm_linear(x: Tensor, norm: nn.LayerNorm, linear: nn.Linear, share: Tensor | None = None) -> Tensor:
@@ -73,7 +71,7 @@ class _NormLinear(torch.autograd.Function):
         with torch.autocast(x.device.type, enabled=False):
             blocks = [
                 F.linear(F.layer_norm(rows, rows.shape[-1:], bias=-centre, eps=eps).to(weight.dtype), weight, bias)
-                for rows in _blocks(x)
+                for rows in _blocks(x, x)
             ]
         return torch.cat(blocks).unflatten(0, x.shape[:-1])  # type: ignore[no-untyped-call,no-any-return]
 
@@ -89,9 +87,8 @@ class _NormLinear(torch.autograd.Function):
         x, centre, *weight = ctx.saved_tensors
         wide = torch.promote_types(grad.dtype, torch.float32)  # sums over tokens in float32 or wider
         of_weight, of_x = torch.zeros((), dtype=wide, device=grad.device), []
-        grads = grad.reshape(-1, grad.shape[-1])  # (n, D)
         with torch.autocast(x.device.type, enabled=False):
-            for rows, part in zip(_blocks(x), torch.split(grads, _rows_per_block(x)), strict=True):
+            for rows, part in zip(_blocks(x, x), _blocks(grad, x), strict=True):  # (n, C), (n, D)
                 centred = F.layer_norm(rows, rows.shape[-1:], bias=-centre, eps=ctx.eps)  # (n, C)
                 of_weight = of_weight + part.T @ centred.to(grad.dtype)  # (D, C)
                 if weight:  # the derivative of LayerNorm
@@ -100,13 +97,16 @@ class _NormLinear(torch.autograd.Function):
                     change = inner - inner.mean(dim=-1, keepdim=True) - n * (inner * n).mean(dim=-1, keepdim=True)
                     of_x.append((scale * change).to(x.dtype))
         back = torch.cat(of_x).view_as(x) if of_x else None
-        return back, of_weight.to(grad.dtype), grads.sum(dim=0, dtype=wide).to(grad.dtype), None, None
+        return (
+            back,
+            of_weight.to(grad.dtype),
+            grad.reshape(-1, grad.shape[-1]).sum(dim=0, dtype=wide).to(grad.dtype),
+            None,
+            None,
+        )
 
 
-def _rows_per_block(x: Tensor) -> int:
-    return max(1, BLOCK_BYTES.get(x.device.type, DEVICE_BLOCK_BYTES) // (x.shape[-1] * x.element_size()))
-
-
-def _blocks(x: Tensor) -> Iterator[Tensor]:
-    """(..., C) -> blocks (n, C)."""
-    yield from torch.split(x.flatten(0, -2), _rows_per_block(x))
+def _blocks(x: Tensor, like: Tensor) -> tuple[Tensor, ...]:
+    """(..., D) -> blocks (n, D) of the rows that fit the cache in ``like`` (..., C)."""
+    rows = BLOCK_BYTES.get(like.device.type, DEVICE_BLOCK_BYTES) // (like.shape[-1] * like.element_size())
+    return torch.split(x.reshape(-1, x.shape[-1]), max(1, rows))

@@ -8,7 +8,7 @@ from typing import TypeAlias, TypedDict
 import torch
 from torch import Tensor, nn
 
-from dinoneck.errors import ShapeError, counted
+from dinoneck.errors import GridError, ShapeError, counted
 from dinoneck.grid import PatchSize, patch_pair
 from dinoneck.tokens import Tokens, checked_grid
 
@@ -31,7 +31,7 @@ def as_tokens(
     cls_token: Tensor | Sequence[Tensor] | None = None,
     *,
     patch_size: PatchSize = 16,
-    owner: str = "this module",
+    owner: nn.Module | None = None,
 ) -> Tokens:
     """Convert plain tensors to Tokens; Tokens are returned as they are. Only ``cls_token`` makes a copy.
 
@@ -42,27 +42,28 @@ def as_tokens(
         num_prefix_tokens: P tokens before the patches: CLS, then registers.
         cls_token: (B, C), or one per layer, where it is not part of the sequences.
         patch_size: pixels per patch of the result.
-        owner: the module, for messages.
+        owner: the module that takes them, named in messages.
 
     Raises:
         ShapeError: if something else than tensors is given, ``grid`` is missing, or shapes do not fit each other.
         GridError: if N is not rows * cols.
     """
+    name = "this function" if owner is None else type(owner).__name__
     if isinstance(x, Tokens):
         if grid is not None or num_prefix_tokens or cls_token is not None:
             raise ShapeError(
-                f"{owner} got Tokens with grid=, num_prefix_tokens= or cls_token=, which Tokens hold; leave them out"
+                f"{name} got Tokens with grid=, num_prefix_tokens= or cls_token=, which Tokens hold; leave them out"
             )
         return x
-    layers, grid = _sequences(x, grid, num_prefix_tokens, owner)
+    layers, grid = _sequences(x, grid, num_prefix_tokens, name)
     if grid is None:
         raise ShapeError(
-            f"{owner} got tensors {tuple(layers[0].shape)} without their patch grid; pass grid=(rows, cols), which is "
+            f"{name} got tensors {tuple(layers[0].shape)} without their patch grid; pass grid=(rows, cols), which is "
             "the image size divided by the patch size (TokenGrid(patch_size).size(image_size))"
         )
     if num_prefix_tokens and cls_token is not None:
         raise ShapeError(
-            f"{owner} got cls_token= and num_prefix_tokens={num_prefix_tokens}: the first prefix token is the CLS "
+            f"{name} got cls_token= and num_prefix_tokens={num_prefix_tokens}: the first prefix token is the CLS "
             "token; pass one of them"
         )
     if not num_prefix_tokens:
@@ -118,6 +119,7 @@ def check_tokens(
 
     Raises:
         ShapeError: naming what does not fit.
+        GridError: if the number of patch tokens is not rows * cols.
     """
     owner = type(module).__name__
     sequence = tokens.sequence
@@ -135,6 +137,13 @@ def check_tokens(
         raise ShapeError(
             f"the tokens' patches are {tokens.patch_size} px, this {owner} was built for {patch_size} px, so its "
             "strides would be wrong; build it with patch_size= of the backbone"
+        )
+    rows, cols = tokens.grid
+    count = sequence[0].shape[1] - tokens.num_prefix_tokens
+    if count != rows * cols:
+        raise GridError(
+            f"{count} patch tokens do not fill a grid of {rows} rows x {cols} "
+            f"cols = {rows * cols}; check the image size, the patch size and the number of prefix tokens"
         )
     own = next(module.parameters()).dtype
     given = sequence[0].dtype

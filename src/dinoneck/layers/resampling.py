@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -23,28 +23,12 @@ def widened(maps: Tensor, step: int) -> Tensor:
     return F.pad(maps, (0, step - 1, 0, step - 1))
 
 
-def largest_of_four(maps: Tensor) -> Tensor:
-    """Maxima of 2x2 cells, ceil(n / 2) of them."""
-    return _in_one_piece(maps, lambda part: F.max_pool2d(part, 2, ceil_mode=True))
-
-
 def halved(maps: Tensor) -> Tensor:
     """Means of 2x2 cells, ceil(n / 2) of them; the last of an odd number averages what it has."""
     if not torch.compiler.is_compiling():
-        return _in_one_piece(maps, lambda part: F.avg_pool2d(part, 2, ceil_mode=True, count_include_pad=False))
+        return F.avg_pool2d(maps, 2, ceil_mode=True, count_include_pad=False)
     filled = torch.ones_like(maps[:1, :1])
     return F.avg_pool2d(widened(maps, 2), 2) / F.avg_pool2d(widened(filled, 2), 2)
-
-
-def _in_one_piece(maps: Tensor, pool: Callable[[Tensor], Tensor]) -> Tensor:
-    """Pool maps where they lie: sample by sample where these do not follow one another, as tokens without a prefix.
-
-    Of all at once torch would make a copy first.
-    """
-    graph_or_device = torch.compiler.is_compiling() or maps.device.type != "cpu"
-    if graph_or_device or len(maps) < 2 or maps.stride(0) == maps[0].numel():
-        return pool(maps)
-    return torch.cat([pool(one) for one in torch.split(maps, 1)])
 
 
 def at_stride(maps: Tensor, patch: int, stride: int, mode: Upsample) -> Tensor:

@@ -1,4 +1,4 @@
-"""The neck of the Dense Prediction Transformer: layers become maps of four sizes, fused from coarse to fine."""
+"""The neck of the Dense Prediction Transformer: maps of four sizes from four layers, fused from coarse to fine."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from dinoneck.configured import at_least
 from dinoneck.errors import ConfigError
-from dinoneck.grid import GridSize, as_maps
-from dinoneck.layers.conv_block import MapLinear, reset
-from dinoneck.layers.inputs import TokensLike
+from dinoneck.grid import GridSize
+from dinoneck.layers.blocks import MapLinear, channels_last, reset
+from dinoneck.layers.inputs import TokensLike, as_tokens, check_tokens
 from dinoneck.necks.neck import Neck
-from dinoneck.necks.simple_pyramid import spread, upscaled
 from dinoneck.tokens import FeaturePyramid
 
 Readout = Literal["ignore", "add", "project"]
@@ -25,8 +25,8 @@ HIDDEN_SIZES = (96, 192, 384, 768)
 class DPTNeck(Neck):
     """Reassemble layers of rising depth to maps of falling resolution, and fuse them from coarse to fine.
 
-    For dense answers (depth, height, segmentation) with sharp edges: shallow layers give the detail, deep ones the
-    meaning. With its default widths it has 18 to 40 million parameters, more than a ViT-S; ``hidden_sizes`` and
+    For dense predictions (depth, height, segmentation) with sharp edges: shallow layers give detail, deep layers
+    semantics. With its default widths it has 18 to 40 million parameters, more than a ViT-S; ``hidden_sizes`` and
     ``out_channels`` make it smaller, and :class:`dinoneck.ViTFPN` is the light neck.
 
     Reassembly of a layer: readout, 1x1 projection to its hidden size, transposed convolution (scales 4 and 2),
@@ -40,7 +40,7 @@ class DPTNeck(Neck):
             2, 1, 0.5: the deepest layer is always the coarsest level.
         out_channels: channels D of every level.
         readout: what the CLS token does: ``ignore`` = nothing; ``add`` = it is added to every patch; ``project`` = a
-            linear layer and GELU on patch and CLS side by side. Registers never take part.
+            linear layer and GELU on [patch, CLS]. Registers never take part.
         patch_size: pixels per patch; strides follow it.
         hidden_sizes: width of every layer's map before the common width; None = the last ``num_layers`` of the
             published 96, 192, 384, 768.
@@ -108,6 +108,7 @@ class DPTNeck(Neck):
         self.fusion = nn.ModuleList(
             _Fusion(out_channels, coarsest=place == num_layers - 1, **factory) for place in range(num_layers)
         )
+        channels_last(self)
 
     def reset_parameters(self) -> None:
         """Re-initialise the weights."""
@@ -124,13 +125,16 @@ class DPTNeck(Neck):
         cls_token: Tensor | Sequence[Tensor] | None = None,
     ) -> FeaturePyramid:
         """Return the pyramid of fused maps, see :meth:`Neck.forward`; ``images`` are not needed."""
-        tokens = self._tokens(tokens, grid, num_prefix_tokens, cls_token)
-        sequences = tokens.sequence
-        readouts = (None,) * len(sequences) if self.readout == "ignore" else tokens.cls_token
+        # plain tensors are converted and checked: one (B, P + N, C) per layer
+        tokens = as_tokens(tokens, grid, num_prefix_tokens, cls_token, patch_size=self.patch_size, owner=self)
+        check_tokens(tokens, self, self.embed_dim, num_layers=self.num_layers, patch_size=self.patch_size)
+        cls_tokens = (None,) * self.num_layers if self.readout == "ignore" else tokens.cls_token
+        # every layer to its own scale and the common width: (B, D, rows * scale, cols * scale)
         maps = [
-            reassemble(sequence, cls_token, tokens.num_prefix_tokens, tokens.grid)
-            for reassemble, sequence, cls_token in zip(self.reassemble, sequences, readouts, strict=True)
+            reassemble(sequence, cls, tokens.num_prefix_tokens, tokens.grid)
+            for reassemble, sequence, cls in zip(self.reassemble, tokens.sequence, cls_tokens, strict=True)
         ]
+        # from coarse to fine: the coarser result, resized, is added to the level's own map
         levels: list[Tensor] = []
         for fusion, own in zip(reversed(self.fusion), reversed(maps), strict=True):
             levels.append(fusion(own, levels[-1] if levels else None))
@@ -153,27 +157,29 @@ class _Reassemble(nn.Module):
 
     def forward(self, sequence: Tensor, cls_token: Tensor | None, num_prefix: int, grid: GridSize) -> Tensor:
         """(B, P + N, C) and the CLS token (B, C), if it takes part -> (B, out_channels, rows * scale, cols * scale)."""
-        cells = self._projected(sequence, cls_token)
+        # whole sequences are projected and sliced afterwards: slicing first would copy them at full width
+        projected = self._project(sequence, cls_token)[:, num_prefix:]  # (B, N, hidden)
+        # patch tokens are a raster-ordered map: a channels-last view
+        maps = rearrange(projected, "b (r c) d -> b d r c", r=grid.rows, c=grid.cols)
         if self.up is not None:
-            maps = spread(upscaled(cells, self.up)[:, num_prefix:], grid)
-        else:
-            maps = as_maps(cells[:, num_prefix:], grid)
-            maps = maps if self.down is None else self.down(maps)
+            maps = self.up(maps)  # (B, hidden, rows * scale, cols * scale)
+        if self.down is not None:
+            maps = self.down(maps)  # (B, hidden, ceil(rows / 2), ceil(cols / 2))
         widened: Tensor = self.widen(maps)
         return widened
 
-    def _projected(self, sequence: Tensor, cls_token: Tensor | None) -> Tensor:
-        """Readout and projection of every token, (B, P + N, hidden).
+    def _project(self, sequence: Tensor, cls_token: Tensor | None) -> Tensor:
+        """Readout and projection: (B, P + N, C) -> (B, P + N, hidden).
 
-        A linear layer of [patch, CLS] is the sum of one of the patch and one of the CLS token, and the projection
-        of patch + CLS the sum of two projections: nothing of width 2 C is built and no CLS token repeated.
+        A linear layer on [token, CLS] is the sum of one on the token and one on the CLS token, so that nothing of width
+        2 C is built and no CLS token repeated.
         """
-        if cls_token is not None and self.readout_linear is not None:
-            of_patch, of_cls = self.readout_linear.weight.chunk(2, dim=1)
-            common = F.linear(cls_token, of_cls, self.readout_linear.bias)
-            sequence = F.gelu(F.linear(sequence, of_patch) + common[:, None])
-        projected: Tensor = self.project(sequence)
-        if cls_token is not None and self.readout_linear is None:
+        if cls_token is not None and self.readout_linear is not None:  # "project": GELU(linear([token, CLS]))
+            of_token, of_cls = self.readout_linear.weight.chunk(2, dim=1)  # (C, C) each
+            common = F.linear(cls_token, of_cls, self.readout_linear.bias)  # (B, C)
+            sequence = F.gelu(F.linear(sequence, of_token) + common[:, None])  # (B, P + N, C)
+        projected: Tensor = self.project(sequence)  # (B, P + N, hidden)
+        if cls_token is not None and self.readout_linear is None:  # "add": the projection of token + CLS
             projected = projected + F.linear(cls_token, self.project.weight)[:, None]
         return projected
 

@@ -1,4 +1,4 @@
-"""Convolutional branches that read detail off the image at strides 8, 16 and 32, finer than a ViT's patches see it."""
+"""Convolutional branches that compute image detail at strides 8, 16 and 32, finer than the patches of a ViT."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dinoneck.layers.conv_block import reset
-from dinoneck.layers.norms import BatchNormName, map_norm
+from dinoneck.layers.blocks import BatchNormName, map_norm, reset
 from dinoneck.layers.resampling import widened
 
 STRIDES = (8, 16, 32)
@@ -18,15 +17,16 @@ SHARE_AROUND = 1 / 9
 
 
 class AlignedDetail(nn.Module):
-    """Detail whose cells lie where the ViT's cells lie: every step reads the pixels of its own cell.
+    """Image detail whose cells are aligned with the ViT's: every step reads the pixels of its own cell.
 
     A 4x4 convolution with stride 4, norm and GELU; then per level a 2x2 convolution with stride 2, plus a depthwise
-    3x3 on its result, and a norm. GELU stands before the next step, not on the levels. Sides that a step does
-    not divide are padded with zeros at the bottom and right.
+    3x3 on its result, and a norm. GELU precedes the next step; the levels are returned before it. Sides that a step
+    does not divide are padded with zeros at the bottom and right.
 
     Args:
         width: channels at stride 4; the levels have 2, 4 and 4 times as many.
         norm: ``batch``, ``group`` or ``layer``.
+        norm_group_size: least channels per group of ``group``.
         device: torch factory keyword.
         dtype: torch factory keyword.
 
@@ -34,18 +34,26 @@ class AlignedDetail(nn.Module):
         (B, 3, H, W) -> (B, 2 width, ceil(H / 8), ceil(W / 8)), (B, 4 width, ... / 16), (B, 4 width, ... / 32).
     """
 
-    def __init__(self, width: int, norm: BatchNormName = "batch", *, device: Any = None, dtype: Any = None) -> None:
+    def __init__(
+        self,
+        width: int,
+        norm: BatchNormName = "batch",
+        norm_group_size: int = 8,
+        *,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
         super().__init__()
-        factory = {"device": device, "dtype": dtype}
-        self.stem = _ConvNorm(3, width, 4, 4, 0, norm, **factory)
+        options = {"norm": norm, "norm_group_size": norm_group_size, "device": device, "dtype": dtype}
+        self.stem = _ConvNorm(3, width, 4, 4, 0, **options)
         widths = (width, *(width * times for times in WIDENING))
-        self.steps = nn.ModuleList(_CellStep(narrow, wide, norm, **factory) for narrow, wide in pairwise(widths))
+        self.steps = nn.ModuleList(_CellStep(narrow, wide, **options) for narrow, wide in pairwise(widths))
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return the maps of strides 8, 16 and 32, before any activation."""
-        maps = self.stem(widened(images, 4))
+        maps = self.stem(widened(images, 4))  # (B, width, ceil(H / 4), ceil(W / 4))
         levels = []
-        for step in self.steps:
+        for step in self.steps:  # each halves the sides
             maps = step(widened(F.gelu(maps), 2))
             levels.append(maps)
         return tuple(levels)
@@ -54,36 +62,43 @@ class AlignedDetail(nn.Module):
 class DEIMv2Detail(nn.Module):
     """The detail branch of DEIMv2, for its weights: 3x3 convolutions with stride 2 and one max pooling.
 
-    Every stride-2 step of a 3x3 kernel with padding 1 reads half a pixel up and left of its cell's centre; all in
-    all the levels lie almost half a cell off the ViT's. Prefer :class:`AlignedDetail` where no weights are to be kept.
+    Every stride-2 step of a 3x3 kernel with padding 1 is centred half a pixel up and left of its cell; in total the
+    levels are almost half a cell off the ViT's. Without weights to import prefer :class:`AlignedDetail`.
 
     Args:
         width: channels at stride 4 (DEIMv2: 16 for S and M, 32 for L, 64 for X); the levels have 2, 4 and 4 times
             as many.
         norm: ``batch``, ``group`` or ``layer``.
+        norm_group_size: least channels per group of ``group``.
         device: torch factory keyword.
         dtype: torch factory keyword.
 
     Shape:
         (B, 3, H, W) -> (B, 2 width, ceil(H / 8), ceil(W / 8)), (B, 4 width, ... / 16), (B, 4 width, ... / 32).
 
-    Reference: Huang et al., Real-Time Object Detection Meets DINOv3, 2025; written from the layer list.
+    Reference: Huang et al., Real-Time Object Detection Meets DINOv3, 2025.
     """
 
-    def __init__(self, width: int, norm: BatchNormName = "batch", *, device: Any = None, dtype: Any = None) -> None:
+    def __init__(
+        self,
+        width: int,
+        norm: BatchNormName = "batch",
+        norm_group_size: int = 8,
+        *,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
         super().__init__()
-        factory = {"device": device, "dtype": dtype}
-        self.stem = _ConvNorm(3, width, 3, 2, 1, norm, **factory)
+        options = {"norm": norm, "norm_group_size": norm_group_size, "device": device, "dtype": dtype}
+        self.stem = _ConvNorm(3, width, 3, 2, 1, **options)
         widths = (width, *(width * times for times in WIDENING))
-        self.steps = nn.ModuleList(
-            _ConvNorm(narrow, wide, 3, 2, 1, norm, **factory) for narrow, wide in pairwise(widths)
-        )
+        self.steps = nn.ModuleList(_ConvNorm(narrow, wide, 3, 2, 1, **options) for narrow, wide in pairwise(widths))
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return the maps of strides 8, 16 and 32, before any activation."""
-        maps = F.max_pool2d(F.gelu(self.stem(images)), 3, 2, padding=1)
+        maps = F.max_pool2d(F.gelu(self.stem(images)), 3, 2, padding=1)  # (B, width, ceil(H / 4), ceil(W / 4))
         levels: list[Tensor] = []
-        for step in self.steps:
+        for step in self.steps:  # each halves the sides; the first one takes the pooled maps as they are
             maps = step(F.gelu(maps) if levels else maps)
             levels.append(maps)
         return tuple(levels)
@@ -93,16 +108,19 @@ class _ConvNorm(nn.Module):
     """A convolution without bias, then a norm."""
 
     def __init__(
-        self, narrow: int, wide: int, kernel: int, stride: int, padding: int, norm: BatchNormName, **factory: Any
+        self,
+        narrow: int,
+        wide: int,
+        kernel: int,
+        stride: int,
+        padding: int,
+        norm: BatchNormName,
+        norm_group_size: int,
+        **factory: Any,
     ) -> None:
         super().__init__()
         self.conv = nn.Conv2d(narrow, wide, kernel, stride, padding, bias=False, **factory)
-        self.norm = map_norm(norm, wide, **factory)
-
-    def reset_parameters(self) -> None:
-        """Re-initialise the weights."""
-        self.conv.reset_parameters()
-        reset(self.norm)
+        self.norm = map_norm(norm, wide, norm_group_size, **factory)
 
     def forward(self, maps: Tensor) -> Tensor:
         """Convolve and normalise."""
@@ -111,13 +129,13 @@ class _ConvNorm(nn.Module):
 
 
 class _CellStep(nn.Module):
-    """2x2 cells to one, then the neighbours through a depthwise 3x3 beside it, then a norm."""
+    """A 2x2 convolution with stride 2, plus a depthwise 3x3 on its result, then a norm."""
 
-    def __init__(self, narrow: int, wide: int, norm: BatchNormName, **factory: Any) -> None:
+    def __init__(self, narrow: int, wide: int, norm: BatchNormName, norm_group_size: int, **factory: Any) -> None:
         super().__init__()
         self.conv = nn.Conv2d(narrow, wide, 2, 2, bias=False, **factory)
         self.around = nn.Conv2d(wide, wide, 3, padding=1, groups=wide, bias=False, **factory)
-        self.norm = map_norm(norm, wide, **factory)
+        self.norm = map_norm(norm, wide, norm_group_size, **factory)
         self._start_around()
 
     def reset_parameters(self) -> None:
@@ -127,11 +145,11 @@ class _CellStep(nn.Module):
         self._start_around()
 
     def _start_around(self) -> None:
-        """The neighbours start with small weights: a cell is mostly its own pixels, at the borders too."""
+        """Small initial weights: a cell starts as mostly its own pixels, also at the borders."""
         nn.init.uniform_(self.around.weight, -SHARE_AROUND, SHARE_AROUND)
 
     def forward(self, maps: Tensor) -> Tensor:
         """(B, narrow, 2 rows, 2 cols) -> (B, wide, rows, cols)."""
-        cells = self.conv(maps)
+        cells = self.conv(maps)  # (B, wide, rows, cols)
         normed: Tensor = self.norm(cells + self.around(cells))
         return normed

@@ -49,7 +49,8 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: Tensor, share: Tensor | None = None) -> Tensor:
         """(B, N, C) -> (B, N, D), times ``share``."""
-        if is_fusable(x, self.norm, self.linear):  # in eager training: the same value, without keeping norm(x)
+        # while gradients are recorded: the same value, without keeping norm(x) for the backward pass
+        if torch.is_grad_enabled() and is_fusable(x, self.norm, self.linear):
             return norm_linear(x, self.norm, self.linear, share)  # type: ignore[arg-type]
         projected: Tensor = self.linear(self.norm(x))
         return projected if share is None else share.to(projected.dtype) * projected
@@ -93,7 +94,8 @@ class LayerGrouper(Configured, nn.Module):
         >>> [y.shape for y in grouper([torch.zeros(2, 10, 384)] * 4)]
         [torch.Size([2, 10, 64]), torch.Size([2, 10, 64]), torch.Size([2, 10, 64])]
 
-    Reference: design source "FPN spatial modelling", 3.2 and 4.1.
+    Reference: grouping of ViT layers as in Lin et al., Feature Pyramid Networks for Object Detection, CVPR 2017, with
+    groups of layers in place of a backbone's stages.
     """
 
     def __init__(
@@ -152,23 +154,26 @@ class LayerGrouper(Configured, nn.Module):
         """Project and fuse: L tensors (B, N, C) -> G tensors (B, N, D)."""
         self._check(layers)
         fused: dict[tuple[int, ...], Tensor] = {}  # groups that share a layer share its result
+        groups = []
         for index, group in enumerate(self.groups):
             if group not in fused:
-                fused[group] = self._fuse(index, [layers[layer] for layer in group])
-        return [fused[group] for group in self.groups]
+                fused[group] = self._fuse(index, group, layers)
+            groups.append(fused[group])
+        return groups
 
-    def _fuse(self, index: int, layers: Sequence[Tensor]) -> Tensor:
-        """The layers (B, N, C) of one group -> (B, N, D)."""
-        parts = [self.bottleneck(layer) for layer in self.groups[index]]
-        if len(layers) == 1:
-            return cast("Tensor", parts[0](layers[0]))
-        if self.fusion == "softmax":
-            # sum of s_l (B, N, D): the shares are the softmax of one learned scalar per layer
-            shares = self._weights(index, len(layers), layers[0]).unbind()
-            return _sum([part(x, share) for part, x, share in zip(parts, layers, shares, strict=True)])
-        projected = [part(x) for part, x in zip(parts, layers, strict=True)]  # (B, N, D) each
+    def _fuse(self, index: int, group: tuple[int, ...], layers: Sequence[Tensor]) -> Tensor:
+        """Project the layers (B, N, C) of one group and fuse them -> (B, N, D)."""
+        if len(group) == 1:
+            return cast("Tensor", self.bottleneck(group[0])(layers[group[0]]))
+        if self.fusion == "softmax":  # sum of s_l y_l: the weights s are the softmax of one learned scalar per layer
+            weights = self._weights(index, len(group), layers[0]).unbind()
+            terms: list[Tensor] = [
+                self.bottleneck(i)(layers[i], weight) for i, weight in zip(group, weights, strict=True)
+            ]
+            return sum(terms[1:], terms[0])
+        projected: list[Tensor] = [self.bottleneck(i)(layers[i]) for i in group]  # (B, N, D) each
         if self.fusion == "mean":
-            return _sum(projected) / len(layers)
+            return sum(projected[1:], projected[0]) / len(group)
         # every token weighs its layers: softmax over L of q . y / sqrt(D)
         stacked, query = torch.stack(projected, dim=-2), self.fusion_weights[str(index)]  # (B, N, L, D), (D,)
         scores = torch.einsum("bnld,d->bnl", stacked, query.to(stacked.dtype)) * self.fpn_dim**-0.5
@@ -268,10 +273,3 @@ def _check_groups(groups: Groups, num_layers: int, num_groups: int) -> None:
             if layer in seen:
                 raise ConfigError(f"{where}: position {layer} stands twice; a layer belongs to one group")
             seen.add(layer)
-
-
-def _sum(tensors: Sequence[Tensor]) -> Tensor:
-    total = tensors[0]
-    for x in tensors[1:]:
-        total = total + x
-    return total

@@ -9,10 +9,18 @@ from typing import Any
 from torch import Tensor, nn
 
 from dinoneck import registry
-from dinoneck.configured import Configured
+from dinoneck.configured import Configured, Migrations
 from dinoneck.errors import ConfigError, RegistryError
-from dinoneck.layers.inputs import TokensLike, as_tokens, check_tokens
-from dinoneck.tokens import FeaturePyramid, Tokens
+from dinoneck.layers.inputs import TokensLike
+from dinoneck.tokens import FeaturePyramid
+
+
+def _groups_of_0_1(config: dict[str, Any], tensors: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Version 0.1 built ``norm="group"`` with as many as 32 groups, of one channel where need be."""
+    return {**config, "norm_group_size": 1}, tensors
+
+
+GROUPS_OF_0_1: Migrations = {1: _groups_of_0_1}
 
 
 class Neck(Configured, nn.Module, ABC):
@@ -58,19 +66,6 @@ class Neck(Configured, nn.Module, ABC):
     @abstractmethod
     def reset_parameters(self) -> None:
         """Re-initialise the weights."""
-
-    def _tokens(
-        self,
-        tokens: TokensLike,
-        grid: Sequence[int] | None = None,
-        num_prefix_tokens: int = 0,
-        cls_token: Tensor | Sequence[Tensor] | None = None,
-    ) -> Tokens:
-        """The Tokens that it reads, of plain tensors too, checked against what it was built for."""
-        owner = type(self).__name__
-        tokens = as_tokens(tokens, grid, num_prefix_tokens, cls_token, patch_size=self.patch_size, owner=owner)
-        check_tokens(tokens, self, self.embed_dim, num_layers=self.num_layers, patch_size=self.patch_size)
-        return tokens if self.num_layers is not None else tokens.last
 
 
 def neck_named(name: Any, told: Any = None) -> type[Neck]:

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, cast
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
-from dinoneck.configured import at_least
+from dinoneck.configured import Migrations, at_least
 from dinoneck.errors import ConfigError, DataError, ShapeError
-from dinoneck.grid import GridSize, as_maps
-from dinoneck.layers.conv_block import reset
-from dinoneck.layers.inputs import TokensLike
-from dinoneck.layers.norms import BatchNormName, map_norm
+from dinoneck.grid import GridSize
+from dinoneck.layers.blocks import BatchNormName, channels_last, map_norm, reset
+from dinoneck.layers.inputs import TokensLike, as_tokens, check_tokens
 from dinoneck.layers.resampling import halved, resampled
+from dinoneck.necks.deimv2_weights import Source, read_deimv2
 from dinoneck.necks.image_detail import STRIDES, WIDENING, AlignedDetail, DEIMv2Detail
-from dinoneck.necks.neck import Neck
+from dinoneck.necks.neck import GROUPS_OF_0_1, Neck
 from dinoneck.tokens import FeaturePyramid, Tokens
 
 Detail = Literal["aligned", "deimv2"]
@@ -29,23 +29,23 @@ MIX_FALL = 3.0
 
 
 class SpatialTuningAdapter(Neck):
-    """Three levels around the token grid, (2r, 2c), (r, c) and (r/2, c/2), with detail read off the image itself.
+    """Three levels around the token grid, (2r, 2c), (r, c) and (r/2, c/2), with detail from convolutions on the image.
 
-    What a patch of 16 pixels blurs, a few convolutions on the image put back: small objects and sharp borders, for a
-    fraction of the backbone's cost. Per level: [tokens at the level's size | image detail] -> 1x1 projection without
-    bias -> norm. Prefer :class:`dinoneck.ViTFPN` or :class:`dinoneck.SimplePyramid` where images are not at hand, such
-    as on stored tokens; ``detail=None`` is this neck's form for it.
+    The convolutions restore what a patch of 16 pixels blurs, small objects and sharp borders, for a fraction of the
+    backbone's cost. Per level: [tokens at the level's size | image detail] -> 1x1 projection without bias -> norm.
+    Without images, such as on stored tokens, prefer :class:`dinoneck.ViTFPN` or :class:`dinoneck.SimplePyramid`;
+    ``detail=None`` builds this neck without images.
 
     The tokens are projected before they are enlarged and pooled before they are projected, which is exact and takes
-    fewer operations; the weights stay one matrix per level for [tokens | detail].
+    fewer operations; the weights are one matrix per level for [tokens | detail].
 
     Args:
         embed_dim: channels C of the tokens.
         out_channels: channels D of every level.
         num_layers: layers of the tokens. 1: all levels read it; 3: one each, the shallowest for the finest level;
-            else every level reads a learned softmax mix, which starts at the layer nearest in depth.
-        detail: ``aligned``: cells centred on the ViT's. ``deimv2``: DEIMv2's branch, for its weights; its cells lie
-            almost half a cell up and left, and it takes longer. None: no detail, no images.
+            else every level reads a learned softmax mix, initialised to the layer nearest in depth.
+        detail: ``aligned``: cells centred on the ViT's. ``deimv2``: DEIMv2's branch, for its weights; its cells are
+            shifted by almost half a cell up and left, and it takes longer. None: no detail, no images.
         detail_dim: channels of the detail at stride 4; the levels have 2, 4 and 4 times as many.
         norm: ``batch`` (for batches that are large or synchronised), ``group`` or ``layer`` (per cell).
         grid_from: ``features``: levels follow the token grid, as above. ``image``: they follow the image, ceil of its
@@ -54,6 +54,7 @@ class SpatialTuningAdapter(Neck):
         image_resize: with ``grid_from="features"`` the detail needs an image of 16 r x 16 c pixels. ``to_grid``: an
             image of another size (patch 14, another resolution) is resized; ``error``: refused.
         patch_size: pixels per patch; strides are patch / 2, patch and 2 patch, or 8, 16 and 32 by the image.
+        norm_group_size: least channels per group of ``norm="group"``: at most 32 groups, a power of two.
         device: torch factory keyword.
         dtype: torch factory keyword.
 
@@ -79,6 +80,8 @@ class SpatialTuningAdapter(Neck):
     """
 
     num_layers: int
+    checkpoint_version: ClassVar[int] = 2
+    checkpoint_migrations: ClassVar[Migrations] = GROUPS_OF_0_1
 
     def __init__(
         self,
@@ -91,6 +94,7 @@ class SpatialTuningAdapter(Neck):
         grid_from: GridFrom = "features",
         image_resize: ImageResize = "to_grid",
         patch_size: int = 16,
+        norm_group_size: int = 8,
         *,
         device: Any = None,
         dtype: Any = None,
@@ -103,9 +107,12 @@ class SpatialTuningAdapter(Neck):
             num_layers=num_layers,
             detail_dim=detail_dim,
             patch_size=patch_size,
+            norm_group_size=norm_group_size,
         )
         if grid_from == "image" and detail is None:
-            raise ConfigError("grid_from='image' takes the levels' sizes from the image, which detail=None never reads")
+            raise ConfigError(
+                "grid_from='image' takes the levels' sizes from the image, which detail=None does not use"
+            )
         factory = {"device": device, "dtype": dtype}
         self.embed_dim, self.num_layers, self.patch_size = embed_dim, num_layers, patch_size
         self.out_channels, self.grid_from, self.image_resize = out_channels, grid_from, image_resize
@@ -114,26 +121,22 @@ class SpatialTuningAdapter(Neck):
         self.strides = (finest, 2 * finest, 4 * finest)
         self.detail: AlignedDetail | DEIMv2Detail | None = None
         if detail == "aligned":
-            self.detail = AlignedDetail(detail_dim, norm, **factory)
+            self.detail = AlignedDetail(detail_dim, norm, norm_group_size, **factory)
         elif detail == "deimv2":
-            self.detail = DEIMv2Detail(detail_dim, norm, **factory)
+            self.detail = DEIMv2Detail(detail_dim, norm, norm_group_size, **factory)
         widths = [0 if detail is None else detail_dim * times for times in WIDENING]
         self.project = nn.ModuleList(
             nn.Linear(embed_dim + width, out_channels, bias=False, **factory) for width in widths
         )
-        self.norms = nn.ModuleList(map_norm(norm, out_channels, **factory) for _ in widths)
+        self.norms = nn.ModuleList(map_norm(norm, out_channels, norm_group_size, **factory) for _ in widths)
         mixed = num_layers not in (1, len(widths))
         self.mix = nn.Parameter(torch.empty(len(widths), num_layers, **factory)) if mixed else None
         self._start_mix()
+        channels_last(self)
 
     @classmethod
-    def from_deimv2(
-        cls,
-        source: str | os.PathLike[str] | Mapping[str, Tensor] | nn.Module,
-        patch_size: int = 16,
-        num_layers: int | None = None,
-    ) -> SpatialTuningAdapter:
-        """Return the neck that does what DEIMv2's adapter with these weights does.
+    def from_deimv2(cls, source: Source, patch_size: int = 16, num_layers: int | None = None) -> SpatialTuningAdapter:
+        """Return the neck with the weights of DEIMv2's adapter, whose outputs it reproduces.
 
         Args:
             source: a ``.safetensors`` or ``.pth`` file, a state dict, or a model of transformers, whole or in part;
@@ -144,9 +147,7 @@ class SpatialTuningAdapter(Neck):
         Raises:
             CheckpointError: if the file cannot be read, or weights are missing, unknown, misshapen or not finite.
         """
-        from dinoneck.necks.deimv2_import import import_deimv2
-
-        return import_deimv2(source, patch_size, num_layers)
+        return split_deimv2(source, patch_size, num_layers)[1]
 
     def reset_parameters(self) -> None:
         """Re-initialise the weights."""
@@ -164,32 +165,34 @@ class SpatialTuningAdapter(Neck):
         cls_token: Tensor | Sequence[Tensor] | None = None,
     ) -> FeaturePyramid:
         """Return the pyramid, see :meth:`Neck.forward`; ``images`` may have another size than the backbone's."""
-        tokens = self._tokens(tokens, grid, num_prefix_tokens, cls_token)
+        # plain tensors become Tokens: tokens.sequence is L x (B, P + N, C), tokens.grid is (rows, cols)
+        tokens = as_tokens(tokens, grid, num_prefix_tokens, cls_token, patch_size=self.patch_size, owner=self)
+        check_tokens(tokens, self, self.embed_dim, num_layers=self.num_layers, patch_size=self.patch_size)
+        (rows, cols), prefix = tokens.grid, tokens.num_prefix_tokens
         details: Sequence[Tensor | None] = [None] * len(self.project)
         image_size: Sequence[int] = ()
         if self.detail is not None:  # strided convolutions on the image: (B, d_i, rows_i, cols_i) per level
-            images = self._checked(images, tokens)
-            images = self._fitting(images, tokens.grid)  # (B, 3, 16 rows, 16 cols), or as given for grid_from="image"
+            images = self._fitting(self._checked(images, tokens), tokens.grid)
             details, image_size = self.detail(images), images.shape[-2:]
         levels = []
-        for index, (sequence, detail) in enumerate(zip(self._by_level(tokens.sequence), details, strict=True)):
-            # the 1x1 projection of [tokens | detail] is the sum of two projections. Resizing is linear too, so tokens
+        for index, (sequence, detail) in enumerate(zip(self._level_tokens(tokens.sequence), details, strict=True)):
+            # a 1x1 projection of [tokens | detail] is the sum of two projections. Resizing is linear too, so tokens
             # are averaged before theirs and enlarged after it: whichever has fewer cells to project
             weight = cast("Tensor", self.project[index].weight)  # (D, C + d_i)
             of_tokens, of_detail = weight[:, : self.embed_dim], weight[:, self.embed_dim :]
             if index == 2 and self.grid_from == "features":
-                cells = halved(as_maps(sequence[:, tokens.num_prefix_tokens :], tokens.grid))
-                level = _project(cells, of_tokens)  # (B, D, ceil(rows / 2), ceil(cols / 2))
+                cells = rearrange(sequence[:, prefix:], "b (r c) d -> b d r c", r=rows, c=cols)  # (B, C, rows, cols)
+                level = _project(halved(cells), of_tokens)  # (B, D, ceil(rows / 2), ceil(cols / 2))
             else:  # whole sequences: slicing CLS and registers off first would copy the tokens
-                projected = F.linear(sequence, of_tokens)[:, tokens.num_prefix_tokens :]  # (B, N, D)
-                level = as_maps(projected, tokens.grid)
+                projected = F.linear(sequence, of_tokens)[:, prefix:]  # (B, N, D)
+                level = rearrange(projected, "b (r c) d -> b d r c", r=rows, c=cols)  # (B, D, rows, cols)
                 level = self._resized(level, index, detail, image_size)  # (B, D, rows_i, cols_i)
             if detail is not None:
                 level = level + _project(detail, of_detail)
             levels.append(self.norms[index](level))
         return FeaturePyramid(tuple(levels), self.strides)
 
-    def _by_level(self, layers: Sequence[Tensor]) -> Sequence[Tensor]:
+    def _level_tokens(self, layers: Sequence[Tensor]) -> Sequence[Tensor]:
         """The tokens (B, P + N, C) that every level reads: the one layer, its own layer, or a learned mix of all."""
         if self.mix is None:
             return layers if len(layers) == len(self.project) else [layers[0]] * len(self.project)
@@ -207,19 +210,19 @@ class SpatialTuningAdapter(Neck):
         return F.interpolate(level, size=size, mode="bilinear", align_corners=False)
 
     def _checked(self, images: Tensor | None, tokens: Tokens) -> Tensor:
-        """The images, if they can be those of the tokens."""
+        """The images, checked against the tokens and this neck."""
         owner, own = type(self).__name__, self.project[0].weight.dtype
         if images is None:
             raise ShapeError(
-                f"{owner} needs the images beside the tokens: neck(tokens, images); detail=None builds one without"
+                f"{owner} needs the images as well as the tokens: neck(tokens, images); detail=None builds one without"
             )
         if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[1] != 3:
-            found = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
-            raise ShapeError(f"images are {found}; expected a tensor (batch, 3, height, width)")
+            got = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
+            raise ShapeError(f"images are {got}; expected a tensor (batch, 3, height, width)")
         if not images.is_floating_point():
             raise DataError(
                 f"images are {images.dtype}; {owner} takes normalised floats, as the backbone does: use "
-                "backbone.preprocess(photos)"
+                "backbone.preprocess(images)"
             )
         if images.dtype != own and not torch.is_autocast_enabled(images.device.type):
             raise ShapeError(
@@ -250,13 +253,13 @@ class SpatialTuningAdapter(Neck):
 
     @torch.no_grad()
     def _start_mix(self) -> None:
-        """Every level begins with the layer nearest to its own depth: first, middle, last."""
+        """Initialise every level to the layer nearest to its own depth: first, middle, last."""
         if self.mix is None:
             return
         levels, layers = self.mix.shape
-        wanted = torch.linspace(0, layers - 1, levels).to(self.mix)
+        depth = torch.linspace(0, layers - 1, levels).to(self.mix)
         layer = torch.arange(layers).to(self.mix)
-        self.mix.copy_(-MIX_FALL * (layer - wanted[:, None]).abs())
+        self.mix.copy_(-MIX_FALL * (layer - depth[:, None]).abs())
 
 
 def _project(maps: Tensor, weight: Tensor) -> Tensor:
@@ -273,13 +276,46 @@ def _mixed(layers: Sequence[Tensor], shares: Tensor) -> Tensor:
 
 
 def _check_same_scene(size: tuple[int, int], grid: GridSize, patch_size: int) -> None:
-    """Refuse images that cannot show what the tokens saw: tiny ones, and another shape by a token or more."""
+    """Refuse images that cannot be the tokens': smaller than a patch, or another aspect ratio by a token or more."""
     height, width = size
     if min(size) < patch_size:
         raise ShapeError(f"the images are {height}x{width} px, smaller than a patch of {patch_size} px")
     rows, cols = height * grid.cols / width, width * grid.rows / height
     if min(abs(rows - grid.rows), abs(cols - grid.cols)) >= 1:
         raise ShapeError(
-            f"the images are {height}x{width} px and the tokens' grid is {grid.rows}x{grid.cols}: these are not of one "
-            "shape. Pass the images that the backbone got (TokenGrid.prepare(...).images), or a resized copy of them"
+            f"the images are {height}x{width} px and the tokens' grid is {grid.rows}x{grid.cols}: their aspect "
+            "ratios differ. Pass the images that the backbone got (TokenGrid.prepare(...).images), or a resized copy"
         )
+
+
+def split_deimv2(
+    source: Source, patch_size: int = 16, num_layers: int | None = None
+) -> tuple[dict[str, Tensor], SpatialTuningAdapter]:
+    """Split a DEIMv2 checkpoint into the weights of its ViT and the neck with the weights of its adapter.
+
+    The encoder and the decoder of the detector are not read. DEIMv2 applies the ViT's final norm to every layer it
+    reads, as ``load_backbone(..., layers=..., norm=True)`` does.
+
+    Args:
+        source: a ``.safetensors`` or ``.pth`` file, a state dict, or a model of transformers, whole or in part. A
+            training checkpoint of the DEIMv2 repository also holds averaged weights: the state dict
+            ``["ema"]["module"]`` of the loaded file.
+        patch_size: of the ViT.
+        num_layers: layers of the tokens; None = those the model takes, 3 for a file or state dict.
+
+    Returns:
+        The ViT's state dict, empty if the source has none, under the names of transformers' DINOv3ViTModel or of the
+        official files: saved as ``.safetensors`` it is a ``checkpoint=`` of ``load_backbone``, with
+        ``source="transformers"`` for the former. And the neck, in eval mode, in the dtype of its weights.
+
+    Raises:
+        CheckpointError: if the file cannot be read, or weights are missing, unknown, misshapen or not finite.
+    """
+    found = read_deimv2(source, patch_size, num_layers)
+    neck = SpatialTuningAdapter(**found.config, device="meta", dtype=found.dtype)
+    found.check_shapes(neck)
+    neck = neck.to_empty(device="cpu")
+    neck._start_mix()  # DEIMv2 has no learned mix of layers: with another number of layers than 3 it starts as usual
+    mix = {} if neck.mix is None else {"mix": neck.mix.detach().clone()}
+    neck.load_state_dict({**found.neck, **mix})
+    return found.backbone, neck.eval()

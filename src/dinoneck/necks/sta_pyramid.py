@@ -1,4 +1,4 @@
-"""The simple spatial tuning adapter: half, one and twice the patch's stride from the last layer's map."""
+"""Three levels at half, one and two times the patch's stride from the last layer's map."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from dinoneck.configured import at_least
 from dinoneck.errors import ConfigError
-from dinoneck.grid import GridSize, as_maps
-from dinoneck.layers.conv_block import MapLinear, reset
-from dinoneck.layers.inputs import TokensLike
+from dinoneck.grid import GridSize
+from dinoneck.layers.blocks import MapLinear, channels_last, reset
+from dinoneck.layers.inputs import TokensLike, as_tokens, check_tokens
 from dinoneck.layers.resampling import Upsample, at_stride, halved
 from dinoneck.necks.neck import Neck
 from dinoneck.tokens import FeaturePyramid
@@ -25,29 +26,29 @@ PLACE_GRID = GridSize(16, 16)
 
 
 class STAPyramid(Neck):
-    """Three levels for a detector (P8, P16, P32 at patch 16) out of the last layer's map, without the image.
+    """Three levels for a detector (P8, P16, P32 at patch 16) from the last layer's map, without the image.
 
-    P8 is the map upsampled twofold and projected, P16 the map projected, P32 a 3x3 convolution with stride 2, or a
-    2x2 mean and a projection. It is the cheapest neck a D-FINE or RT-DETR encoder can stand on; P8 holds no finer
-    detail than the tokens do. Where small objects matter take :class:`dinoneck.SpatialTuningAdapter`, which reads
-    the image beside the tokens; where more than three levels or 3x3 smoothing are wanted, :class:`SimplePyramid`.
+    P8 is the map projected and upsampled by 2, P16 the map projected, P32 a 3x3 convolution with stride 2, or a 2x2
+    mean and a projection. It is the cheapest neck for a D-FINE or RT-DETR encoder; P8 holds no finer detail than the
+    tokens. For small objects use :class:`dinoneck.SpatialTuningAdapter`, which also reads the image; for more than
+    three levels or 3x3 smoothing :class:`dinoneck.SimplePyramid`.
 
-    **Strides follow the patch**: 14-pixel patches give levels of stride 7, 14 and 28, and say so. A detector that
-    insists on 8, 16 and 32 gets them by ``strides=(8, 16, 32)``: the token map is resampled so that every cell is
-    read at its own centre, ``(j + 0.5) * stride`` pixels, and levels have exactly ceil(image / 8), ceil(image / 16)
-    and ceil(image / 32) cells, the image being ``grid * patch_size`` pixels; centres past the last token's read
-    that token. Resizing by size alone would be off by up to half a cell there.
+    **Strides follow the patch**: 14-pixel patches give levels of stride 7, 14 and 28. For a detector that needs 8, 16
+    and 32 pass ``strides=(8, 16, 32)``: the token map is resampled so that every cell is read at its own centre,
+    ``(j + 0.5) * stride`` pixels, and levels have exactly ceil(image / 8), ceil(image / 16) and ceil(image / 32) cells,
+    where the image is ``grid * patch_size`` pixels; centres beyond the last token read that token. Resizing by size
+    alone would be off by up to half a cell.
 
-    **The strided convolution is a quarter of a P32 cell off** towards the top left: its taps lie around token 2j,
-    the cell's centre between tokens 2j and 2j + 1. It can learn to make up for it; ``downsample="avgpool"`` needs
-    not, and has a quarter of the parameters.
+    **The strided convolution is a quarter of a P32 cell off** towards the top left: its taps lie around token 2j, the
+    cell's centre between tokens 2j and 2j + 1. Training can compensate; ``downsample="avgpool"`` has no offset and a
+    ninth of that convolution's weights.
 
     Args:
         embed_dim: channels C of the tokens.
         out_channels: channels D of every level.
-        pre_norm: LayerNorm on every token first: steadier where the backbone's own final norm is off.
-        pos_embed: add a learned position to every token: a table of 16 x 16 places spread over the image, zero at
-            the start, resampled bilinearly to the grid at hand, so one set of weights serves all resolutions.
+        pre_norm: LayerNorm on every token first, for backbones whose final norm is not applied.
+        pos_embed: add a learned position to every token: a table of 16 x 16 positions over the image, zero at
+            the start, resampled bilinearly to the grid, so that one set of weights serves all resolutions.
         upsample: to P8: ``nearest`` or ``bilinear`` (smooth, cell centres exact).
         downsample: to P32: ``conv`` or ``avgpool``.
         strides: ``"native"`` = patch_size x (1/2, 1, 2), or three integers, each twice the one before.
@@ -72,9 +73,9 @@ class STAPyramid(Neck):
         >>> neck(torch.randn(1, 46 * 46, 384), grid=(46, 46))
         FeaturePyramid((1, 256, 81, 81) stride 8, (1, 256, 41, 41) stride 16, (1, 256, 21, 21) stride 32)
 
-    Reference: design source "DINOv3 as D-FINE's encoder", the spatial tuning adapter. Deviations: strides follow the
-    patch; prefix tokens are counted, not assumed to be one; the projection stands before the upsampling and after
-    the averaging, which is exact.
+    Reference: the simple variant of the spatial tuning adapter of Huang et al., Real-Time Object Detection Meets DINOv3
+    (DEIMv2), 2025. Deviations: no image branch; strides follow the patch; the projection precedes the upsampling and
+    follows the averaging, which is exact.
     """
 
     num_layers = None
@@ -112,6 +113,7 @@ class STAPyramid(Neck):
             self.p32 = nn.Conv2d(embed_dim, out_channels, 3, 2, padding=1, **factory)
         else:
             self.p32 = MapLinear(embed_dim, out_channels, **factory)
+        channels_last(self)
 
     def reset_parameters(self) -> None:
         """Re-initialise the weights."""
@@ -131,37 +133,31 @@ class STAPyramid(Neck):
         cls_token: Tensor | Sequence[Tensor] | None = None,
     ) -> FeaturePyramid:
         """Return the three levels, see :meth:`Neck.forward`; ``images`` are not needed."""
-        tokens = self._tokens(tokens, grid, num_prefix_tokens, cls_token)
-        (sequence,) = tokens.sequence
-        prefix, grid = tokens.num_prefix_tokens, tokens.grid
+        tokens = as_tokens(tokens, grid, num_prefix_tokens, cls_token, patch_size=self.patch_size, owner=self)
+        check_tokens(tokens, self, self.embed_dim, num_layers=self.num_layers, patch_size=self.patch_size)
+        sequence, prefix = tokens.sequence[-1], tokens.num_prefix_tokens  # (B, P + N, C) of the last layer
+        rows, cols = tokens.grid
         if self.norm is not None:
             sequence = self.norm(sequence)
-        if self.places is not None:
-            sequence, prefix = sequence[:, prefix:] + _resized(self.places, grid).to(sequence.dtype), 0
-        # whole sequences are projected and sliced after: slicing first copies them at full width
-        fine = as_maps(self.p8(sequence)[:, prefix:], grid)
-        maps = as_maps(sequence[:, prefix:], grid)
+        if self.places is not None:  # a learned position per patch, (C, 16, 16) resized to the grid: (1, N, C)
+            places = F.interpolate(self.places[None], size=(rows, cols), mode="bilinear", align_corners=False)
+            places = rearrange(places, "b d r c -> b (r c) d").to(sequence.dtype)
+            sequence, prefix = sequence[:, prefix:] + places, 0
+        # the raster-ordered map of the tokens, (B, C, rows, cols): a channels-last view
+        maps = rearrange(sequence[:, prefix:], "b (r c) d -> b d r c", r=rows, c=cols)
+        # whole sequences are projected and sliced afterwards: slicing first would copy them at full width
+        p8 = rearrange(self.p8(sequence)[:, prefix:], "b (r c) d -> b d r c", r=rows, c=cols)
         if self._resample is None:
-            fine = self._doubled(fine)
-            middle = as_maps(self.p16(sequence)[:, prefix:], grid)
-        else:
-            to_fine, to_middle = self._resample
-            fine = at_stride(fine, self.patch_size, to_fine, self.upsample)
-            maps = at_stride(maps, self.patch_size, to_middle, "bilinear")
-            middle = self.p16(maps.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-        coarse = self.p32(maps if self.downsample == "conv" else halved(maps))
-        return FeaturePyramid((fine, middle, coarse), self.strides)
-
-    def _doubled(self, maps: Tensor) -> Tensor:
-        size = (2 * maps.shape[-2], 2 * maps.shape[-1])
-        smooth = {"align_corners": False} if self.upsample == "bilinear" else {}
-        return F.interpolate(maps, size=size, mode=self.upsample, **smooth)
-
-
-def _resized(places: Tensor, grid: GridSize) -> Tensor:
-    """A table (C, rows, cols) of places as tokens (1, N, C) of another grid."""
-    maps = F.interpolate(places[None], size=(grid.rows, grid.cols), mode="bilinear", align_corners=False)
-    return maps.flatten(2).transpose(1, 2)
+            align = {"align_corners": False} if self.upsample == "bilinear" else {}
+            p8 = F.interpolate(p8, size=(2 * rows, 2 * cols), mode=self.upsample, **align)
+            p16 = rearrange(self.p16(sequence)[:, prefix:], "b (r c) d -> b d r c", r=rows, c=cols)
+        else:  # other strides: read the maps where cells of that stride have their centres
+            p8 = at_stride(p8, self.patch_size, self._resample[0], self.upsample)
+            maps = at_stride(maps, self.patch_size, self._resample[1], "bilinear")
+            p16 = self.p16(maps.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        # (B, D, ceil(rows / 2), ceil(cols / 2)): 3x3 convolution with stride 2, or 2x2 means and 1x1
+        p32 = self.p32(maps if self.downsample == "conv" else halved(maps))
+        return FeaturePyramid((p8, p16, p32), self.strides)
 
 
 def _check_strides(strides: tuple[int, int, int]) -> None:

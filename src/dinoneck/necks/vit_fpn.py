@@ -1,23 +1,21 @@
-"""A feature pyramid from the layers of a plain ViT."""
+"""A feature pyramid network (FPN) on the layers of a plain ViT."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal, Unpack
+from typing import Any, ClassVar, Literal, Unpack, cast
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
-from dinoneck.configured import at_least
-from dinoneck.grid import as_maps
-from dinoneck.layers.conv_block import ActivationName, ConvBlock, MapLinear, reset
-from dinoneck.layers.inputs import Plain, TokensLike
-from dinoneck.layers.norms import NormName
+from dinoneck.configured import Migrations, at_least
+from dinoneck.layers.blocks import ActivationName, ConvBlock, MapLinear, NormName, channels_last, reset
+from dinoneck.layers.inputs import Plain, TokensLike, as_tokens, check_tokens
 from dinoneck.layers.resampling import halved
 from dinoneck.necks.layer_grouper import Fusion, LayerGrouper
-from dinoneck.necks.neck import Neck
-from dinoneck.necks.top_down import TopDown
+from dinoneck.necks.neck import GROUPS_OF_0_1, Neck
 from dinoneck.tokens import FeaturePyramid, Tokens
 
 Downsample = Literal["conv", "pool", "interpolate"]
@@ -50,11 +48,12 @@ class ViTFPN(Neck):
             leaves out all of them.
         activation: ``gelu``, ``relu`` or ``silu`` after every norm; None = none.
         residual_init: ``"zero"``: a level is its group's tokens averaged to its size, plus the pyramid times a gain
-            per channel that starts at 0: the neck starts as the pooled-token head, which is hard to break with few
-            photos. None: the pyramid alone.
+            per channel that starts at 0, so that the neck starts as mean pooling of the tokens: for few training
+            images. None: the pyramid alone.
         use_coords: give the laterals the x and y of every cell (-1 ... 1) as two more channels (CoordConv).
         use_cls_context: multiply every group's channels by a gate 0 ... 2 computed from the last layer's CLS token.
         patch_size: pixels per patch; strides follow it.
+        norm_group_size: least channels per group of ``norm="group"``: at most 32 groups, a power of two.
         device: torch factory keyword.
         dtype: torch factory keyword.
 
@@ -72,9 +71,14 @@ class ViTFPN(Neck):
         >>> neck(tokens)
         FeaturePyramid((1, 64, 30, 60) stride 16, (1, 64, 15, 30) stride 32, (1, 64, 8, 15) stride 64)
 
-    Reference: design source "FPN spatial modelling"; Lin et al., CVPR 2017 (top-down); Liu et al., NeurIPS 2018
-    (CoordConv). Deviations: norm and activation after the smoothing (see above), LayerNorm at the entrance.
+    Reference: Lin et al., Feature Pyramid Networks for Object Detection, CVPR 2017 (top-down); Liu et al., An
+    Intriguing Failing of Convolutional Neural Networks and the CoordConv Solution, NeurIPS 2018. Deviations: groups of
+    ViT layers take the place of the stages of a convolutional backbone; norm and activation after the smoothing;
+    LayerNorm before the projection.
     """
+
+    checkpoint_version: ClassVar[int] = 2
+    checkpoint_migrations: ClassVar[Migrations] = GROUPS_OF_0_1
 
     def __init__(
         self,
@@ -92,32 +96,33 @@ class ViTFPN(Neck):
         use_coords: bool = False,
         use_cls_context: bool = False,
         patch_size: int = 16,
+        norm_group_size: int = 8,
         *,
         device: Any = None,
         dtype: Any = None,
     ) -> None:
         super().__init__()
-        at_least(1, num_levels=num_levels, patch_size=patch_size)
+        at_least(1, num_levels=num_levels, patch_size=patch_size, norm_group_size=norm_group_size)
         factory = {"device": device, "dtype": dtype}
         self.embed_dim, self.num_layers, self.patch_size = embed_dim, num_layers, patch_size
         self.out_channels = fpn_dim
         self.strides = tuple(float(patch_size * 2**level) for level in range(num_levels))
         self.downsample, self.is_linear = downsample, norm is None and activation is None
-        entrance: Literal["layer"] | None = None if norm is None else "layer"
+        token_norm: Literal["layer"] | None = None if norm is None else "layer"
         self.grouper = LayerGrouper(
-            embed_dim, num_layers, fpn_dim, num_levels, layer_groups, use_separate_bottlenecks, entrance, fusion,
+            embed_dim, num_layers, fpn_dim, num_levels, layer_groups, use_separate_bottlenecks, token_norm, fusion,
             **factory,
         )  # fmt: skip
-        self.down = nn.ModuleList(
-            _down(downsample, level, fpn_dim, norm, activation, factory) for level in range(num_levels)
-        )
-        self.top_down = TopDown([fpn_dim] * num_levels, fpn_dim, norm, activation, **factory)
+        after = {"norm": norm, "activation": activation, "norm_group_size": norm_group_size, **factory}
+        self.down = nn.ModuleList(_down(downsample, level, fpn_dim, after) for level in range(num_levels))
+        self.top_down = TopDown([fpn_dim] * num_levels, fpn_dim, **after)
         self.coords = nn.ModuleList(
             MapLinear(2, fpn_dim, bias=False, **factory) for _ in range(num_levels * use_coords)
         )
         self.cls_context = _ClsContext(embed_dim, fpn_dim, num_levels, **factory) if use_cls_context else None
         gains = num_levels if residual_init == "zero" else 0
         self.gains = nn.ParameterList(nn.Parameter(torch.zeros(fpn_dim, **factory)) for _ in range(gains))
+        channels_last(self)
 
     def reset_parameters(self) -> None:
         """Re-initialise the weights."""
@@ -138,16 +143,16 @@ class ViTFPN(Neck):
         cls_token: Tensor | Sequence[Tensor] | None = None,
     ) -> FeaturePyramid:
         """Return the pyramid, see :meth:`Neck.forward`; ``images`` are not needed."""
-        # plain tensors are converted and checked: tokens.sequence is L x (B, P + N, C), tokens.grid (rows, cols)
-        tokens = self._tokens(tokens, grid, num_prefix_tokens, cls_token)
-        # one map per group of layers, G x (B, D, rows, cols): norm and linear layer C -> D per layer, layers fused
+        # plain tensors become Tokens: tokens.sequence is L x (B, P + N, C), tokens.grid is (rows, cols)
+        tokens = as_tokens(tokens, grid, num_prefix_tokens, cls_token, patch_size=self.patch_size, owner=self)
+        check_tokens(tokens, self, self.embed_dim, num_layers=self.num_layers, patch_size=self.patch_size)
+        # norm and linear layer C -> D per layer, layers fused per group, as maps: G x (B, D, rows, cols)
         group_maps = self._group_maps(tokens)
-        # each group at its own stride: P2 (patch), P3 (2 x patch), P4 (4 x patch) ...
-        # conv: i times 3x3 with stride 2; pool: i times 2x2 means; interpolate: i times bilinear halving, then 3x3
+        # each group at its own stride, P2 (patch), P3 (2 x patch), ...: (B, D, ceil(rows / 2^i), ceil(cols / 2^i))
         maps = self._downsampled(group_maps)
-        # top-down: lateral 1x1 (plus coordinates) plus the coarser level, upsampled; then 3x3, norm, activation
-        levels = self.top_down(maps, self._coordinates(maps))
-        if self.gains:  # residual_init="zero": pooled tokens plus a learned gain, 0 at the start, times the level
+        # coarse to fine: lateral 1x1 plus the coarser level, upsampled; then 3x3 smoothing, norm, activation
+        levels = self.top_down(maps, self._coordinates(maps) if self.coords else None)
+        if self.gains:  # residual_init="zero": the group's averaged tokens plus a gain, 0 at the start, times the level
             shortcuts = [_average_pooled(x, level) for level, x in enumerate(group_maps)]
             gains = [gain.to(y.dtype)[:, None, None] for gain, y in zip(self.gains, levels, strict=True)]
             levels = [x + gain * y for x, gain, y in zip(shortcuts, gains, levels, strict=True)]
@@ -160,9 +165,11 @@ class ViTFPN(Neck):
         """
         if not self.is_linear:
             return torch.cat([level.mean(dim=(2, 3)) for level in self(tokens, **plain)], dim=1)
-        group_maps = self._group_maps(self._tokens(tokens, **plain))
+        tokens = as_tokens(tokens, **plain, patch_size=self.patch_size, owner=self)
+        check_tokens(tokens, self, self.embed_dim, num_layers=self.num_layers, patch_size=self.patch_size)
+        group_maps = self._group_maps(tokens)
         maps = self._downsampled(group_maps)
-        merged = self.top_down.merged(maps, self._coordinates(maps))
+        merged = self.top_down.merged(maps, self._coordinates(maps) if self.coords else None)
         means = [self.top_down.pooled(level, x) for level, x in enumerate(merged)]
         if self.gains:
             shortcuts = [_average_pooled(x, level).mean(dim=(2, 3)) for level, x in enumerate(group_maps)]
@@ -175,14 +182,15 @@ class ViTFPN(Neck):
 
     def _group_maps(self, tokens: Tokens) -> list[Tensor]:
         """One map (B, D, rows, cols) per group of layers, channels-last."""
-        # fuse the layers of each group, on whole sequences (slicing CLS and registers off first would copy them)
-        groups = self.grouper(tokens.sequence)  # G x (B, P + N, D)
-        # patch tokens are a raster-ordered map: (B, N, D) -> (B, D, rows, cols), a view
-        maps = [as_maps(x[:, tokens.num_prefix_tokens :], tokens.grid) for x in groups]
-        if self.cls_context is None:
-            return maps
-        gates = self.cls_context(tokens.cls_token[-1])  # G x (B, D)
-        return [x * gate[:, :, None, None] for x, gate in zip(maps, gates, strict=True)]
+        # norm, C -> D and fusion of whole sequences (slicing CLS and registers off first would copy): G x (B, P + N, D)
+        groups = self.grouper(tokens.sequence)
+        # patch tokens are a raster-ordered map: (B, N, D) -> (B, D, rows, cols), a channels-last view
+        (rows, cols), prefix = tokens.grid, tokens.num_prefix_tokens
+        maps = [rearrange(x[:, prefix:], "b (r c) d -> b d r c", r=rows, c=cols) for x in groups]
+        if self.cls_context is not None:  # one factor per channel from the last layer's CLS token: G x (B, D)
+            gates = self.cls_context(tokens.cls_token[-1])
+            maps = [x * gate[:, :, None, None] for x, gate in zip(maps, gates, strict=True)]
+        return maps
 
     def _downsampled(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """Level i: (B, D, rows, cols) -> (B, D, ceil(rows / 2^i), ceil(cols / 2^i))."""
@@ -192,11 +200,85 @@ class ViTFPN(Neck):
             maps = [_interpolated(x, level) for level, x in enumerate(maps)]
         return [down(x) for down, x in zip(self.down, maps, strict=True)]
 
-    def _coordinates(self, maps: Sequence[Tensor]) -> list[Tensor] | None:
-        """What two more channels with the cells' x and y add to the laterals; None without ``use_coords``."""
-        if not self.coords:
-            return None
+    def _coordinates(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """What two more channels with the cells' x and y add to the laterals: (1, D, rows_i, cols_i)."""
         return [layer(_cell_coordinates(level)) for layer, level in zip(self.coords, maps, strict=True)]
+
+
+class TopDown(nn.Module):
+    """Lateral 1x1, nearest upsampling to the finer map's size, addition, 3x3 smoothing, norm, activation.
+
+    With ``norm=None, activation=None`` and the same weights it equals torchvision's ``FeaturePyramidNetwork``.
+
+    Args:
+        in_channels: of every map, fine to coarse.
+        out_channels: D of every level.
+        norm: after the smoothing: ``layer``, ``group`` or None.
+        activation: after the norm.
+        norm_group_size: least channels per group of ``norm="group"``.
+        device: torch factory keyword.
+        dtype: torch factory keyword.
+
+    Shape:
+        maps (B, in_channels[i], rows_i, cols_i) -> levels (B, D, rows_i, cols_i).
+
+    Reference: Lin et al., Feature Pyramid Networks for Object Detection, CVPR 2017. Deviation: the norm and the
+    activation after the smoothing.
+    """
+
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        out_channels: int,
+        norm: NormName | None = None,
+        activation: ActivationName | None = None,
+        norm_group_size: int = 8,
+        *,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__()
+        factory = {"device": device, "dtype": dtype}
+        self.laterals = nn.ModuleList(MapLinear(channels, out_channels, **factory) for channels in in_channels)
+        self.smooth = nn.ModuleList(
+            ConvBlock(out_channels, out_channels, 1, norm, activation, norm_group_size, **factory) for _ in in_channels
+        )
+        channels_last(self)
+
+    def reset_parameters(self) -> None:
+        """Re-initialise the weights."""
+        reset(self.laterals)
+        reset(self.smooth)
+
+    def forward(self, maps: Sequence[Tensor], extra: Sequence[Tensor] | None = None) -> list[Tensor]:
+        """Return the levels (B, D, rows_i, cols_i); ``extra`` maps (B, D, rows_i, cols_i) are added to the laterals."""
+        return [smooth(level) for smooth, level in zip(self.smooth, self.merged(maps, extra), strict=True)]
+
+    def merged(self, maps: Sequence[Tensor], extra: Sequence[Tensor] | None = None) -> list[Tensor]:
+        """Return the levels before the smoothing."""
+        levels: list[Tensor] = []
+        for index in reversed(range(len(maps))):  # coarse to fine
+            level: Tensor = self.laterals[index](maps[index])  # (B, D, rows_i, cols_i)
+            if extra is not None:
+                level = level + extra[index]
+            if levels:  # the coarser level, upsampled to this level's size
+                level = level + F.interpolate(levels[-1], size=level.shape[-2:], mode="nearest")
+            levels.append(level)
+        return levels[::-1]
+
+    def pooled(self, place: int, merged: Tensor) -> Tensor:
+        """Return the mean over cells of ``smooth[place].conv(merged)``, (B, D), without the convolution.
+
+        The mean of a zero-padded 3x3 convolution is b + sum_ij W_ij S_ij / (rows cols), where S_ij is the sum of the
+        map without the row and the column that tap (i, j) never meets. Exact where nothing stands between the
+        convolution and the mean.
+        """
+        conv = cast("nn.Conv2d", self.smooth[place].conv)
+        rows, cols = merged.shape[-2:]
+        means = _tap_sums(merged) / (rows * cols)
+        with torch.autocast(merged.device.type, enabled=False):  # half precision would lose what the sums gained
+            mean = torch.einsum("bdij,odij->bo", means, conv.weight.to(means.dtype))
+        return mean if conv.bias is None else mean + conv.bias.to(mean.dtype)
 
 
 class _ClsContext(nn.Module):
@@ -214,21 +296,13 @@ class _ClsContext(nn.Module):
         return gates
 
 
-def _down(
-    how: Downsample,
-    level: int,
-    channels: int,
-    norm: NormName | None,
-    activation: ActivationName | None,
-    factory: dict[str, Any],
-) -> nn.Module:
+def _down(how: Downsample, level: int, channels: int, after: dict[str, Any]) -> nn.Module:
     """What brings a group's map to its level, apart from means and interpolation."""
     if level == 0 or how == "pool":
         return nn.Identity()
     if how == "interpolate":
-        return ConvBlock(channels, channels, 1, norm, activation, **factory)
-    blocks = (ConvBlock(channels, channels, 2, norm, activation, **factory) for _ in range(level))
-    return nn.Sequential(*blocks)
+        return ConvBlock(channels, channels, 1, **after)
+    return nn.Sequential(*(ConvBlock(channels, channels, 2, **after) for _ in range(level)))
 
 
 def _average_pooled(maps: Tensor, times: int) -> Tensor:
@@ -253,3 +327,15 @@ def _cell_coordinates(maps: Tensor) -> Tensor:
     x = (torch.arange(cols, device=maps.device, dtype=torch.float32) * 2 + 1) / cols - 1
     grid = torch.stack((x[None, :].expand(rows, cols), y[:, None].expand(rows, cols)))
     return grid[None].to(maps.dtype)
+
+
+def _tap_sums(maps: Tensor) -> Tensor:
+    """Return (B, D, 3, 3): what every tap of a zero-padded 3x3 convolution sums up over all its places.
+
+    Tap (0, .) never meets the last row, tap (2, .) never the first; columns likewise. Float32 or wider.
+    """
+    x = maps if maps.dtype == torch.float64 else maps.float()
+    rows = torch.stack([x[..., -1, :], torch.zeros_like(x[..., 0, :]), x[..., 0, :]], dim=-2)  # (B, D, 3, cols)
+    kept = x.sum(dim=-2)[..., None, :] - rows
+    ends = torch.stack([kept[..., -1], torch.zeros_like(kept[..., 0]), kept[..., 0]], dim=-1)
+    return kept.sum(dim=-1)[..., None] - ends

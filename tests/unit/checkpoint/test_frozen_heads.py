@@ -78,9 +78,11 @@ def test_migrated_files_are_sound_files_of_the_present_schema(file: Path, tmp_pa
     assert read_header(tmp_path / "h").meta == new.meta == old.meta
     assert new.file_digest == old.meta["digest"] != old.file_digest
     kept = read_header(file).meta
-    assert {key: new.meta[key] for key in kept if key not in ("schema", "digest")} == {
-        key: value for key, value in kept.items() if key not in ("schema", "digest")
+    assert {key: new.meta[key] for key in kept if key not in ("schema", "digest", "config")} == {
+        key: value for key, value in kept.items() if key not in ("schema", "digest", "config")
     }
+    assert {key: new.meta["config"][key] for key in kept["config"]} == kept["config"]
+    assert new.meta["config"].keys() - kept["config"].keys() <= {"norm_group_size"}
     assert [new.meta[key] for key in ("training", "license", "tta")] == [None] * 3
     assert state_sha256(new.state_dict | new.adapter_state) == told_of(file)["state_sha256"]
 
@@ -124,7 +126,7 @@ def test_versions_name_the_parts_too() -> None:
     meta = HeadCheckpoint.load(FIRST / "ensemble.safetensors").meta
     assert meta["versions"] == {"ensemble": 1, "patch_mean": 1}
     fpn = HeadCheckpoint.load(FIRST / "fpn.safetensors").meta
-    assert fpn["versions"] == {"fpn": 1}
+    assert fpn["versions"] == {"fpn": 2}
 
 
 def test_migrations_are_pure() -> None:

@@ -28,7 +28,7 @@ def parts(dtype: torch.dtype = torch.float64) -> tuple[nn.LayerNorm, nn.Linear]:
 def test_values_and_gradients_are_those_of_the_modules(
     rows: int, learns: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fused, "_rows_per_block", lambda x: rows)
+    monkeypatch.setitem(fused.BLOCK_BYTES, "cpu", rows * C * 8)
     norm, linear = parts()
     x = torch.randn(B, N, C, dtype=torch.float64, requires_grad=learns)
     share = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)

@@ -291,7 +291,7 @@ def test_an_empty_batch_and_images_that_are_not_needed() -> None:
 @pytest.mark.parametrize(
     ("images", "error", "message"),
     [
-        (None, ShapeError, r"needs the images beside the tokens: neck\(tokens, images\)"),
+        (None, ShapeError, r"needs the images as well as the tokens: neck\(tokens, images\)"),
         (torch.zeros(2, 3, 80, 112, dtype=torch.uint8), DataError, "uint8"),
         (torch.zeros(2, 3, 80, 112, dtype=torch.float64), ShapeError, "float64"),
         (torch.zeros(2, 4, 80, 112), ShapeError, r"\(2, 4, 80, 112\)"),
@@ -299,7 +299,7 @@ def test_an_empty_batch_and_images_that_are_not_needed() -> None:
         (torch.zeros(3, 3, 80, 112), ShapeError, "3 images and tokens of 2"),
         ("photo.jpg", ShapeError, "images are str"),
         (torch.zeros(2, 3, 8, 11), ShapeError, "smaller than a patch of 16 px"),
-        (torch.zeros(2, 3, 112, 80), ShapeError, "not of one shape"),
+        (torch.zeros(2, 3, 112, 80), ShapeError, "aspect ratios differ"),
     ],
 )
 def test_images_that_do_not_fit_are_refused(images: Any, error: type[Exception], message: str) -> None:
@@ -312,7 +312,7 @@ def test_tokens_and_arguments_that_do_not_fit_are_refused() -> None:
         build(patch_size=14)(*fed())
     with pytest.raises(ShapeError, match="hold 2 layers"):
         build()(*fed(layers=2))
-    with pytest.raises(ConfigError, match="detail=None never reads"):
+    with pytest.raises(ConfigError, match="detail=None does not use"):
         build(detail=None, grid_from="image")
     for name in ("embed_dim", "out_channels", "num_layers", "detail_dim", "patch_size"):
         with pytest.raises(ConfigError, match=name):

@@ -7,15 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from tests.contract.cases import WIDTH, tokens_of
 from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
 
 from dinoneck import ConfigError, ShapeError, Tokens, ViTFPN
-from dinoneck.layers.conv_block import ConvBlock
+from dinoneck.layers.blocks import ConvBlock
 from dinoneck.necks import TopDown
-from dinoneck.necks.top_down import tap_sums
 
 DOUBLE = torch.float64
 OPTIONS: dict[str, Any] = {
@@ -198,13 +196,6 @@ def test_pooled_is_the_mean_of_the_levels_otherwise() -> None:
     tokens = tokens_of(2, 5, 6, layers=3, dtype=DOUBLE)
     neck = neck_of(3)
     assert torch.allclose(neck.pooled(tokens), torch.cat([x.mean(dim=(2, 3)) for x in neck(tokens).maps], dim=1))
-
-
-@pytest.mark.parametrize("grid", [(1, 1), (1, 4), (3, 1), (2, 2), (7, 5)])
-def test_tap_sums_are_the_sums_of_a_padded_convolution(grid: tuple[int, int]) -> None:
-    maps = torch.randn(2, 3, *grid, dtype=DOUBLE)
-    windows = F.unfold(maps, 3, padding=1).reshape(2, 3, 3, 3, -1).sum(dim=-1)
-    assert torch.allclose(tap_sums(maps), windows, atol=1e-12)
 
 
 def test_zero_residual_starts_as_the_pooled_token_head() -> None:

@@ -1,0 +1,140 @@
+"""Norms of maps, 3x3 convolution blocks and the 1x1 convolution as the linear layer it is; all keep channels-last."""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+NormName = Literal["layer", "group"]
+BatchNormName = Literal["batch", "group", "layer"]
+ActivationName = Literal["gelu", "relu", "silu"]
+MAX_NORM_GROUPS = 32
+_ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU, "silu": nn.SiLU}
+
+
+class ChannelNorm(nn.LayerNorm):
+    """LayerNorm over the channels of every cell, on the channels-last view: no permuted copy.
+
+    Shape:
+        (B, D, rows, cols) -> the same.
+    """
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Normalise every cell on its own."""
+        cells = maps.permute(0, 2, 3, 1)  # (B, rows, cols, D), a view
+        return F.layer_norm(cells, self.normalized_shape, self.weight, self.bias, self.eps).permute(0, 3, 1, 2)
+
+
+class GroupNorm(nn.GroupNorm):
+    """``nn.GroupNorm`` that also takes a 1x1 map of one image with one channel per group: the result is the bias.
+
+    Shape:
+        (B, D, rows, cols) -> the same.
+    """
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Normalise the channels of every group over all cells of an image."""
+        return torch.group_norm(maps, self.num_groups, self.weight, self.bias, self.eps)
+
+
+class MapLinear(nn.Linear):
+    """A linear layer on the channels of maps: a 1x1 convolution without layout changes.
+
+    Shape:
+        (B, D_in, rows, cols) -> (B, D_out, rows, cols), channels-last.
+    """
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Apply the layer to every cell."""
+        return F.linear(maps.permute(0, 2, 3, 1), self.weight, self.bias).permute(0, 3, 1, 2)
+
+
+class ConvBlock(nn.Sequential):
+    """3x3 convolution with padding 1, then norm, then activation.
+
+    Args:
+        in_channels: of the maps.
+        out_channels: of the result.
+        stride: 1, or 2 for a result of ceil(rows / 2) x ceil(cols / 2) cells.
+        norm: ``layer``, ``group`` or None.
+        activation: ``gelu``, ``relu``, ``silu`` or None.
+        norm_group_size: least channels per group of ``norm="group"``, see :func:`map_norm`.
+        device: torch factory keyword.
+        dtype: torch factory keyword.
+
+    Shape:
+        (B, in_channels, rows, cols) -> (B, out_channels, ceil(rows / stride), ceil(cols / stride)).
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        stride: int = 1,
+        norm: NormName | None = "layer",
+        activation: ActivationName | None = "gelu",
+        norm_group_size: int = 8,
+        *,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        conv = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, device=device, dtype=dtype)
+        after = map_norm(norm, out_channels, norm_group_size, device=device, dtype=dtype)
+        super().__init__(OrderedDict(conv=conv, norm=after, activation=activation_layer(activation)))
+
+
+def map_norm(
+    name: NormName | BatchNormName | None,
+    channels: int,
+    group_size: int = 8,
+    *,
+    device: Any = None,
+    dtype: Any = None,
+) -> nn.Module:
+    """Return the norm of maps by name.
+
+    Args:
+        name: ``layer`` (per cell), ``group``, ``batch``; None = identity.
+        channels: D of the maps.
+        group_size: least channels per group of ``group``. The number of groups is the largest power of two, at most 32,
+            that divides the channels into groups of at least this size, else 1.
+        device: torch factory keyword.
+        dtype: torch factory keyword.
+    """
+    if name is None:
+        return nn.Identity()
+    if name == "batch":
+        return nn.BatchNorm2d(channels, device=device, dtype=dtype)
+    if name == "layer":
+        return ChannelNorm(channels, device=device, dtype=dtype)
+    groups = math.gcd(MAX_NORM_GROUPS, channels)  # a power of two
+    while groups > 1 and channels // groups < group_size:
+        groups //= 2
+    return GroupNorm(groups, channels, device=device, dtype=dtype)
+
+
+def activation_layer(name: ActivationName | None) -> nn.Module:
+    """Return the activation by name; None is the identity."""
+    return nn.Identity() if name is None else _ACTIVATIONS[name]()
+
+
+def channels_last(module: nn.Module) -> None:
+    """Store convolution weights channels-last, like the maps; convolutions would reorder them at every call."""
+    for parameter in module.parameters():
+        if parameter.ndim == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+
+
+def reset(module: nn.Module) -> None:
+    """Re-initialise the weights of a module: by its own ``reset_parameters``, else those of its children."""
+    own = getattr(module, "reset_parameters", None)
+    if callable(own):
+        own()
+    else:
+        for child in module.children():
+            reset(child)
