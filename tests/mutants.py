@@ -49,7 +49,7 @@ MUTANTS = [
     Mutant("necks/dpt.py", 'mode="bilinear", align_corners=False', 'mode="bilinear", align_corners=True',
            "unit/necks/test_dpt.py::test_it_is_the_formula"),
     # extra maps are lost in the top-down path
-    Mutant("necks/top_down.py", "level = level + extra[index]", "level = level + 0 * extra[index]",
+    Mutant("necks/vit_fpn.py", "level = level + extra[index]", "level = level + 0 * extra[index]",
            f"{GOLDEN}[vit_fpn-everything]"),
     # the gradient of tokens takes the sample's variance
     Mutant("layers/fused.py", "correction=0", "correction=1",

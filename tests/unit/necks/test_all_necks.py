@@ -1,0 +1,139 @@
+"""What holds for every neck: one dtype under autocast, weights in the maps' layout, group norms that are not instance
+norms, exports that take any batch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.contract.cases import WIDTH, outputs, tokens_of
+from torch import Tensor, nn
+
+from dinoneck import (
+    DPTNeck,
+    FPNHead,
+    HeadCheckpoint,
+    SimplePyramid,
+    SpatialTuningAdapter,
+    STAPyramid,
+    Task,
+    ViTFPN,
+    save_head,
+)
+from dinoneck.necks import Neck
+
+FORMS: dict[str, Any] = {
+    "vit_fpn": lambda: ViTFPN(WIDTH, 3, 16),
+    "vit_fpn-pool": lambda: ViTFPN(WIDTH, 3, 16, downsample="pool", norm=None, activation=None, use_cls_context=True),
+    "vit_fpn-residual": lambda: ViTFPN(WIDTH, 3, 16, norm="group", residual_init="zero", use_coords=True),
+    "sta_pyramid": lambda: STAPyramid(WIDTH, 16, pre_norm=True, pos_embed=True),
+    "sta_pyramid-strides": lambda: STAPyramid(WIDTH, 16, downsample="avgpool", strides=(7, 14, 28)),
+    "spatial_tuning_adapter": lambda: SpatialTuningAdapter(WIDTH, 16, norm="layer"),
+    "spatial_tuning_adapter-image": lambda: SpatialTuningAdapter(WIDTH, 16, num_layers=2, grid_from="image"),
+    "simple_pyramid": lambda: SimplePyramid(WIDTH, 16),
+    "dpt": lambda: DPTNeck(WIDTH, 3, 16),
+    "dpt-project": lambda: DPTNeck(WIDTH, 3, 16, readout="project"),
+}
+
+
+def fed(neck: Neck, batch: int = 2, rows: int = 6, cols: int = 7) -> tuple[Any, ...]:
+    tokens = tokens_of(batch, rows, cols, layers=neck.num_layers or 1)
+    return (tokens, torch.randn(batch, 3, 16 * rows, 16 * cols)) if neck.needs_images else (tokens,)
+
+
+@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize("learns", [False, True])
+def test_autocast_gives_one_dtype_for_all_levels(name: str, learns: bool) -> None:
+    neck = FORMS[name]()
+    with torch.set_grad_enabled(learns), torch.autocast("cpu", torch.bfloat16):
+        levels = outputs(neck(*fed(neck)))
+    assert {level.dtype for level in levels} == {torch.bfloat16}
+
+
+def convolutions(module: nn.Module) -> list[Tensor]:
+    return [parameter for parameter in module.parameters() if parameter.ndim == 4 and parameter.shape[2] > 1]
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_convolution_weights_are_channels_last_when_built_and_when_loaded(name: str, tmp_path: Path) -> None:
+    neck = FORMS[name]()
+    save_head(tmp_path / "neck", neck)
+    again = HeadCheckpoint.load(tmp_path / "neck").build()
+    for module in (neck, again):
+        assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in convolutions(module))
+    assert len(convolutions(again)) == len(convolutions(neck))
+    neck, inputs = neck.eval(), fed(neck)
+    for a, b in zip(outputs(again(*inputs)), outputs(neck(*inputs)), strict=True):
+        assert torch.equal(a, b)
+
+
+def group_norms(module: nn.Module) -> list[nn.GroupNorm]:
+    return [part for part in module.modules() if isinstance(part, nn.GroupNorm)]
+
+
+@pytest.mark.parametrize("width", [4, 8, 16, 20, 32, 96, 256])
+def test_groups_have_at_least_eight_channels(width: int) -> None:
+    """``gcd(32, width)`` groups, as in 0.1, are instance norms at widths 8, 16 and 32."""
+    for neck in (ViTFPN(WIDTH, 3, width, norm="group"), SpatialTuningAdapter(WIDTH, width, norm="group")):
+        for norm in group_norms(neck):
+            assert norm.num_channels % norm.num_groups == 0
+            assert norm.num_channels // norm.num_groups >= min(8, norm.num_channels)
+            assert norm.num_groups <= 32
+    wide = ViTFPN(WIDTH, 3, 256, norm="group")
+    assert {norm.num_groups for norm in group_norms(wide)} == {32}
+
+
+def test_the_group_size_is_recorded_and_changes_the_result(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    neck = ViTFPN(WIDTH, 3, 32, norm="group")
+    assert neck.config["norm_group_size"] == 8
+    finer = ViTFPN(WIDTH, 3, 32, norm="group", norm_group_size=1)
+    finer.load_state_dict(neck.state_dict())
+    tokens = tokens_of(2, 3, 5, layers=3)
+    assert not torch.allclose(neck(tokens).maps[0], finer(tokens).maps[0], atol=1e-2)
+    save_head(tmp_path / "finer", finer)
+    again = HeadCheckpoint.load(tmp_path / "finer").build()
+    assert torch.equal(again(tokens).maps[0], finer(tokens).maps[0])
+
+
+@pytest.mark.parametrize("size", [1, 8])
+def test_one_cell_of_one_image_is_normalised(size: int) -> None:
+    """With one channel per group the normalised value is 0, so that the norm gives its bias."""
+    neck = ViTFPN(WIDTH, 1, 8, num_levels=1, norm="group", activation=None, norm_group_size=size)
+    with torch.no_grad():
+        group_norms(neck)[0].bias.copy_(torch.arange(8.0))
+    level = neck(tokens_of(1, 1, 1)).maps[0]
+    assert level.isfinite().all()
+    assert torch.allclose(level.flatten(), torch.arange(8.0), atol=1e-4) == (size == 1)
+
+
+def test_heads_of_0_1_keep_their_groups(tmp_path: Path) -> None:
+    """A file of version 0.1 does not name a group size; its norms had ``gcd(32, width)`` groups."""
+    head = FPNHead(WIDTH, [Task("mass")], 1, fpn_dim=16, norm="group", norm_group_size=1)
+    migrated, _ = FPNHead.checkpoint_migrations[1]({k: v for k, v in head.config.items() if "group_size" not in k}, {})
+    assert FPNHead.from_config(migrated).config == head.config
+    assert {norm.num_groups for norm in group_norms(head)} == {16}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["vit_fpn", "sta_pyramid", "spatial_tuning_adapter", "dpt"])
+@torch.no_grad()
+def test_an_export_from_maps_takes_any_batch(name: str) -> None:
+    """Traced with plain (B, C, rows, cols) maps at batch 3, run at 1, 2 and 4."""
+    neck = FORMS[name]().eval()
+
+    def example(batch: int, rows: int, cols: int) -> tuple[Any, ...]:
+        maps = [torch.randn(batch, WIDTH, rows, cols) for _ in range(neck.num_layers or 1)]
+        return (maps, torch.randn(batch, 3, 16 * rows, 16 * cols)) if neck.needs_images else (maps,)
+
+    batch, rows, cols = (torch.export.Dim(n, min=low, max=64) for n, low in (("b", 1), ("r", 5), ("c", 5)))
+    sizes: dict[str, Any] = {"tokens": [{0: batch, 2: rows, 3: cols}] * (neck.num_layers or 1)}
+    if neck.needs_images:
+        sizes["images"] = {0: batch, 2: 16 * rows, 3: 16 * cols}
+    program = torch.export.export(neck, example(3, 6, 5), dynamic_shapes=sizes).module()
+    for size in ((1, 6, 5), (2, 7, 5), (4, 5, 9)):
+        inputs = example(*size)
+        for a, b in zip(outputs(program(*inputs)), outputs(neck(*inputs)), strict=True):
+            assert torch.allclose(a, b, atol=1e-5)
