@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from dinoneck.configured import at_least
 from dinoneck.errors import ConfigError
 from dinoneck.grid import GridSize
-from dinoneck.layers.blocks import MapLinear, channels_last, reset
+from dinoneck.layers.blocks import MapLinear, channels_last
 from dinoneck.layers.inputs import TokensLike, as_tokens, check_tokens
 from dinoneck.necks.neck import Neck
 from dinoneck.tokens import FeaturePyramid
@@ -109,11 +109,6 @@ class DPTNeck(Neck):
             _Fusion(out_channels, coarsest=place == num_layers - 1, **factory) for place in range(num_layers)
         )
         channels_last(self)
-
-    def reset_parameters(self) -> None:
-        """Re-initialise the weights."""
-        reset(self.reassemble)
-        reset(self.fusion)
 
     def forward(
         self,

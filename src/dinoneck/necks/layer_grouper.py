@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from dinoneck.configured import Configured, at_least, at_most
 from dinoneck.errors import ConfigError, ShapeError
+from dinoneck.layers.blocks import reset
 from dinoneck.layers.fused import is_fusable, norm_linear
 
 Fusion = Literal["mean", "softmax", "pixel"]
@@ -29,12 +30,6 @@ class Bottleneck(nn.Module):
         self.norm = nn.Identity() if norm is None else nn.LayerNorm(embed_dim, eps=NORM_EPS, **factory)
         self.linear = nn.Linear(embed_dim, fpn_dim, **factory)
 
-    def reset_parameters(self) -> None:
-        """Re-initialise the weights."""
-        if isinstance(self.norm, nn.LayerNorm):
-            self.norm.reset_parameters()
-        self.linear.reset_parameters()
-
     @property
     def is_untouched(self) -> bool:
         """Whether the LayerNorm still has its initial scale (1) and shift (0)."""
@@ -42,7 +37,7 @@ class Bottleneck(nn.Module):
         return isinstance(norm, nn.LayerNorm) and bool((norm.weight == 1).all()) and not bool(norm.bias.any())
 
     def set_norm(self, mean: Tensor, std: Tensor) -> None:
-        """Let the norm's result, of this mean and standard deviation per channel, have 0 and 1."""
+        """Set scale and shift so that a result of this mean and standard deviation per channel gets 0 and 1."""
         if isinstance(self.norm, nn.LayerNorm):
             self.norm.weight.copy_(1.0 / std)
             self.norm.bias.copy_(-mean / std)
@@ -65,17 +60,17 @@ class LayerGrouper(Configured, nn.Module):
 
     Args:
         embed_dim: channels C of the tokens.
-        num_layers: L, the number of tensors it is given.
+        num_layers: L, the number of tensors in the list.
         fpn_dim: D, the width of the groups.
         num_groups: G.
-        layer_groups: ``"auto"`` (contiguous, even, shallow first; the first groups take what is left over; with
+        layer_groups: ``"auto"`` (contiguous, even, shallow first; the first groups take the remainder; with
             L < G neighbouring groups share a layer), or G tuples of positions 0 ... L-1 in the list given (not block
-            indices); no position may stand twice, and those left out are not read.
+            indices); no position may repeat; layers left out are not read.
         use_separate_bottlenecks: one bottleneck (norm and linear layer) per layer, or one for all.
         norm: ``"layer"`` normalises every token over its channels before the linear layer; None does not.
         fusion: inside a group: ``mean``; ``softmax`` (one learned scalar per layer, equal at the start); ``pixel``
             (every token weighs the layers by softmax(q · y / sqrt(D)) with one learned query q per group, equal at
-            the start). Groups of one layer have nothing to weigh: a ``UserWarning`` where that holds for all of them.
+            the start). A group of one layer has no weights; a ``UserWarning`` where that holds for all of them.
         device: torch factory keyword.
         dtype: torch factory keyword.
 
@@ -141,8 +136,7 @@ class LayerGrouper(Configured, nn.Module):
 
     def reset_parameters(self) -> None:
         """Re-initialise the weights."""
-        for bottleneck in self.bottlenecks.values():
-            bottleneck.reset_parameters()  # type: ignore[operator]
+        reset(self.bottlenecks)
         for weights in self.fusion_weights.values():
             nn.init.zeros_(weights)
 
@@ -237,7 +231,7 @@ class LayerGrouper(Configured, nn.Module):
 def auto_groups(num_layers: int, num_groups: int) -> Groups:
     """Split positions 0 ... L-1 into contiguous groups, as even as can be, shallow first.
 
-    The first groups take what is left over; with fewer layers than groups, group g reads layer g * L // G.
+    The first groups take the remainder; with fewer layers than groups, group g reads layer g * L // G.
 
     Examples:
         >>> auto_groups(8, 3)
@@ -267,9 +261,9 @@ def _check_groups(groups: Groups, num_layers: int, num_groups: int) -> None:
         for layer in group:
             if not 0 <= layer < num_layers:
                 raise ConfigError(
-                    f"{where}: there is no position {layer}; the {num_layers} layers given stand at 0 ... "
-                    f"{num_layers - 1} (positions in the list, not block indices)"
+                    f"{where}: there is no position {layer}; the {num_layers} layers have the positions 0 ... "
+                    f"{num_layers - 1} in the list (these are not block indices)"
                 )
             if layer in seen:
-                raise ConfigError(f"{where}: position {layer} stands twice; a layer belongs to one group")
+                raise ConfigError(f"{where}: position {layer} appears twice; a layer belongs to one group")
             seen.add(layer)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from dinoneck import registry
 from dinoneck.configured import Configured, Migrations
 from dinoneck.errors import ConfigError, RegistryError
+from dinoneck.layers.blocks import reset
 from dinoneck.layers.inputs import TokensLike
 from dinoneck.tokens import FeaturePyramid
 
@@ -63,9 +64,10 @@ class Neck(Configured, nn.Module, ABC):
             cls_token: (B, C), or one per layer, for plain tensors that do not contain it.
         """
 
-    @abstractmethod
     def reset_parameters(self) -> None:
         """Re-initialise the weights."""
+        for module in self.children():
+            reset(module)
 
 
 def neck_named(name: Any, told: Any = None) -> type[Neck]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from dinoneck.configured import Migrations, at_least
 from dinoneck.errors import ConfigError, DataError, ShapeError
 from dinoneck.grid import GridSize
-from dinoneck.layers.blocks import BatchNormName, channels_last, map_norm, reset
+from dinoneck.layers.blocks import BatchNormName, channels_last, map_norm
 from dinoneck.layers.inputs import TokensLike, as_tokens, check_tokens
 from dinoneck.layers.resampling import halved, resampled
 from dinoneck.necks.deimv2_weights import Source, read_deimv2
@@ -151,8 +151,7 @@ class SpatialTuningAdapter(Neck):
 
     def reset_parameters(self) -> None:
         """Re-initialise the weights."""
-        for module in (self.project, self.norms, *([] if self.detail is None else [self.detail])):
-            reset(module)
+        super().reset_parameters()
         self._start_mix()
 
     def forward(

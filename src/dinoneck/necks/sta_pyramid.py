@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from dinoneck.configured import at_least
 from dinoneck.errors import ConfigError
 from dinoneck.grid import GridSize
-from dinoneck.layers.blocks import MapLinear, channels_last, reset
+from dinoneck.layers.blocks import MapLinear, channels_last
 from dinoneck.layers.inputs import TokensLike, as_tokens, check_tokens
 from dinoneck.layers.resampling import Upsample, at_stride, halved
 from dinoneck.necks.neck import Neck
@@ -117,9 +117,7 @@ class STAPyramid(Neck):
 
     def reset_parameters(self) -> None:
         """Re-initialise the weights."""
-        for module in (self.p8, self.p16, self.p32, self.norm):
-            if module is not None:
-                reset(module)
+        super().reset_parameters()
         if self.places is not None:
             nn.init.zeros_(self.places)
 

@@ -11,7 +11,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from dinoneck.configured import Migrations, at_least
-from dinoneck.layers.blocks import ActivationName, ConvBlock, MapLinear, NormName, channels_last, reset
+from dinoneck.layers.blocks import ActivationName, ConvBlock, MapLinear, NormName, channels_last
 from dinoneck.layers.inputs import Plain, TokensLike, as_tokens, check_tokens
 from dinoneck.layers.resampling import halved
 from dinoneck.necks.layer_grouper import Fusion, LayerGrouper
@@ -126,10 +126,7 @@ class ViTFPN(Neck):
 
     def reset_parameters(self) -> None:
         """Re-initialise the weights."""
-        for module in (self.grouper, self.down, self.top_down, self.coords):
-            reset(module)
-        if self.cls_context is not None:
-            reset(self.cls_context)
+        super().reset_parameters()
         for gain in self.gains:
             nn.init.zeros_(gain)
 
@@ -244,11 +241,6 @@ class TopDown(nn.Module):
             ConvBlock(out_channels, out_channels, 1, norm, activation, norm_group_size, **factory) for _ in in_channels
         )
         channels_last(self)
-
-    def reset_parameters(self) -> None:
-        """Re-initialise the weights."""
-        reset(self.laterals)
-        reset(self.smooth)
 
     def forward(self, maps: Sequence[Tensor], extra: Sequence[Tensor] | None = None) -> list[Tensor]:
         """Return the levels (B, D, rows_i, cols_i); ``extra`` maps (B, D, rows_i, cols_i) are added to the laterals."""

@@ -138,8 +138,8 @@ def test_explicit_groups_read_what_they_name() -> None:
     [
         ([[0], [1]], "2 groups; expected 3"),
         ([[0], [1], []], "group 2 is empty"),
-        ([[0], [1, 1], [2]], "position 1 stands twice"),
-        ([[0], [1], [0]], "position 0 stands twice"),
+        ([[0], [1, 1], [2]], "position 1 appears twice"),
+        ([[0], [1], [0]], "position 0 appears twice"),
         ([[0], [1], [4]], "no position 4"),
         ([[0], [-1], [2]], "no position -1"),
     ],
