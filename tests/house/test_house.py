@@ -140,7 +140,6 @@ def test_imports_are_declared() -> None:
 DEVELOPERS = ("bench", "dev", "docs", "lint", "test")
 # declared and imported by no file, with the reason
 NOT_IMPORTED = {
-    "einops": "the forwards use it from the next change on",
     "lightning": "a page on integrations runs it",
     "onnxscript": "torch.onnx.export imports it",
     "pytest-timeout": "a plugin of pytest",
