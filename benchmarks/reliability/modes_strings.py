@@ -41,7 +41,6 @@ def quiet(
     outcome: str,
     subject: Subject,
     change: Change,
-    allow: tuple[str, ...] = (),
     *,
     digest: bool = True,
 ) -> Case:
@@ -53,7 +52,7 @@ def quiet(
         before = listing(folder)
         try:
             with watched(MARK, LAZY):
-                HeadCheckpoint.load(path, allow=allow).build()
+                HeadCheckpoint.load(path).build()
         except OSError as error:
             if any(not sign.isprintable() for sign in str(error).replace("\n", "")):
                 raise Missed(f"{name}: the message holds signs that steer a terminal") from error
@@ -218,14 +217,11 @@ def imports() -> Mode:
     """Import paths in the place of registered names."""
     return Mode(39, "an import path as head_type", (
         *(quiet(f"head_type {name}", "registry", plain, put(("head_type",), name)) for name in (*DOTTED, *SPELLED)),
-        *(quiet(f"head_type {name}, its package allowed", "registry", plain, put(("head_type",), name),
-                (f"{name.partition('.')[0]}.*", name)) for name in DOTTED),
         *(quiet(f"versions: {name}", "config", plain, put(("versions", name), 1)) for name in DOTTED),
         *(quiet(f"versions: {name}", "schema", plain, put(("versions", name), 1)) for name in SPELLED),
         *(quiet(f"a member of an ensemble: {name}", "config", ensemble, member_type(name)) for name in DOTTED),
         *(quiet(f"a neck: {name}", "config", pyramid, neck_type(name)) for name in DOTTED),
         *(quiet(f"a task's class: {name}", "config", plain, put((*TASK, "$"), name)) for name in DOTTED),
-        quiet("allowing everything is no way in", "registry", plain, put(("head_type",), "os.system"), ("*",)),
         of_folder("an ensemble's format", "schema", lambda folder: relisted(
             folder, lambda x: x.update(format="os.system")), "no list of an ensemble"),
     ))  # fmt: skip

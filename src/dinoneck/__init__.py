@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from dinoneck.necks.spatial_tuning_adapter import split_deimv2 as split_deimv2
     from dinoneck.necks.sta_pyramid import STAPyramid as STAPyramid
     from dinoneck.necks.vit_fpn import ViTFPN as ViTFPN
+    from dinoneck.registry import register as register
     from dinoneck.store.feature_store import FeatureStore as FeatureStore
     from dinoneck.tasks import TargetTransform as TargetTransform
     from dinoneck.tasks import Task as Task
@@ -88,6 +89,7 @@ _HOMES = {
     "STAPyramid": "dinoneck.necks.sta_pyramid",
     "SpatialTuningAdapter": "dinoneck.necks.spatial_tuning_adapter",
     "ViTFPN": "dinoneck.necks.vit_fpn",
+    "register": "dinoneck.registry",
     "FeatureStore": "dinoneck.store.feature_store",
     "TargetTransform": "dinoneck.tasks",
     "Task": "dinoneck.tasks",

@@ -1,16 +1,17 @@
 """Which name in a checkpoint means which class. Imports no torch; a class is imported when first asked for.
 
-A file can only name what this table (or a program's own :func:`register` call) holds, or a head that another installed
-package offers and the caller allowed (:mod:`dinoneck.third_party`): no import path is ever taken from a file.
+A file can only name what this table holds, or what the running program has registered with :func:`register`: no import
+path is ever taken from a file.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib
 import re
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar, overload
 
-from dinoneck import third_party
 from dinoneck.errors import RegistryError, did_you_mean
 
 _HOMES: dict[str, str] = {
@@ -32,7 +33,9 @@ _HOMES: dict[str, str] = {
     "vit_fpn": "dinoneck.necks.vit_fpn:ViTFPN",
 }
 _OWN: dict[str, type] = {}
-_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
+_NAME = re.compile(r"([a-z0-9][a-z0-9_]{0,63}\.)?[a-z][a-z0-9_]{0,63}")
+_WORDS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+_Class = TypeVar("_Class", bound=type)
 
 
 def names() -> tuple[str, ...]:
@@ -44,58 +47,77 @@ def resolve(head_type: Any) -> type[Any]:
     """Return the class registered under a name.
 
     Raises:
-        RegistryError: if nothing is, or another package's head is not allowed, see
-            :func:`dinoneck.third_party.allowing`.
+        RegistryError: if there is none.
     """
     if isinstance(head_type, str) and head_type in _OWN:
         return _OWN[head_type]
-    if third_party.is_third_party(head_type):
-        return third_party.resolve(head_type)
     if not isinstance(head_type, str) or head_type not in _HOMES:
         raise RegistryError(
             f"head_type {head_type!r} is not registered.{did_you_mean(head_type, names())} Registered: "
-            f"{', '.join(names())}. A class of your own needs dinoneck.registry.register() first"
+            f"{', '.join(names())}. Register a class of your own with dinoneck.register(cls) before loading"
         )
     module, _, name = _HOMES[head_type].partition(":")
-    found: type[Any] = getattr(importlib.import_module(module), name)
-    return found
+    cls: type[Any] = getattr(importlib.import_module(module), name)
+    return cls
 
 
 def name_of(cls: type) -> str:
     """Return the name a class is registered under.
 
     Raises:
-        RegistryError: if it is not.
+        RegistryError: if it is not registered.
     """
     home = f"{cls.__module__}:{cls.__qualname__}"
-    for name, known in _HOMES.items():
-        if known == home:
+    for name, known in (_HOMES | _OWN).items():
+        if known in (home, cls):
             return name
-    for name, own in _OWN.items():
-        if own is cls:
-            return name
-    if (offered := third_party.name_of(cls)) is not None:
-        return offered
     raise RegistryError(
-        f"{home} is not registered, so a file could not say how to build it; registered: {', '.join(names())}. "
-        "Register a class of your own with dinoneck.registry.register(name, cls)"
+        f"{home} is not registered, so a file could not name it; registered: {', '.join(names())}. Register a class of "
+        "your own with dinoneck.register(cls)"
     )
 
 
-def register(name: str, cls: type) -> None:
-    """Let checkpoints name a class of your own, for the life of this process.
+@overload
+def register(name_or_class: _Class, /, *, name: str | None = None) -> _Class: ...
+@overload
+def register(name_or_class: str, cls: _Class, /) -> _Class: ...
+@overload
+def register(name_or_class: str, /) -> Callable[[_Class], _Class]: ...
+def register(name_or_class: Any, cls: Any = None, /, *, name: str | None = None) -> Any:
+    """Let head files name a class of your own, for the life of this process.
+
+    ``register(MyHead)``, ``register("my_head", MyHead)``; above a class ``@register`` or ``@register("my_head")``.
 
     Args:
-        name: lower snake case, at most 64 characters, not taken.
-        cls: a torch module that mixes in :class:`dinoneck.configured.Configured`.
+        name_or_class: the name or the class.
+        cls: the class, after a name: a torch module on :class:`dinoneck.heads.Head`, :class:`dinoneck.necks.Neck` or
+            :class:`dinoneck.configured.Configured`.
+        name: lower snake case, at most 64 characters, not taken; a package's name and a dot may stand in front.
+            None = the class's name in snake case: ``MyHead`` becomes ``my_head``.
+
+    Returns:
+        The class. A class defined again under the same name, as in a notebook, replaces the earlier one.
 
     Raises:
-        RegistryError: if the name is malformed or taken by another class, or the class records no config.
+        RegistryError: if the name is malformed or taken by another class, or the class records no configuration.
     """
-    if not _NAME.fullmatch(name):
-        raise RegistryError(f"{name!r} is no head_type: lower snake case, a letter first, at most 64 characters")
-    if name in _HOMES or _OWN.get(name, cls) is not cls:
-        raise RegistryError(f"head_type {name!r} is taken by {_HOMES.get(name) or _OWN[name]}")
-    if not callable(getattr(cls, "from_config", None)):
-        raise RegistryError(f"{cls!r} has no from_config; mix in dinoneck.configured.Configured")
-    _OWN[name] = cls
+    if isinstance(name_or_class, str) and cls is None:
+        return functools.partial(register, name_or_class)
+    if not isinstance(name_or_class, str):
+        cls = name_or_class
+        name_or_class = name or _WORDS.sub("_", getattr(cls, "__name__", "").strip("_")).lower()
+    if not _NAME.fullmatch(name_or_class):
+        raise RegistryError(
+            f"{name_or_class!r} is not a valid head_type; expected lower snake case, a letter first, at most 64 "
+            "characters"
+        )
+    if not (callable(getattr(cls, "from_config", None)) and callable(getattr(cls, "state_dict", None))):
+        raise RegistryError(
+            f"{cls!r} is not a torch module that records its configuration; derive it from dinoneck.heads.Head, "
+            "dinoneck.necks.Neck, or dinoneck.configured.Configured and nn.Module"
+        )
+    known: Any = _HOMES.get(name_or_class) or _OWN.get(name_or_class, cls)
+    if isinstance(known, str) or (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
+        raise RegistryError(f"head_type {name_or_class!r} is taken by {known}; choose another one with name=")
+    _OWN[name_or_class] = cls
+    return cls

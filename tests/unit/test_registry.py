@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from torch import nn
 
+import dinoneck
 from dinoneck import PatchMeanHead, RegistryError, registry
 from dinoneck.configured import Configured
 
@@ -36,19 +39,41 @@ def test_unknown_names_are_refused(name: object) -> None:
             registry.resolve(name)
 
 
-def test_own_classes(clean: None) -> None:
-    with pytest.raises(RegistryError, match="register"):
+@pytest.mark.parametrize("how", [lambda: registry.register("mine", Mine), lambda: dinoneck.register(Mine),
+                                 lambda: dinoneck.register("mine")(Mine),
+                                 lambda: dinoneck.register(Mine, name="mine")])  # fmt: skip
+def test_own_classes(clean: None, how: Callable[[], type]) -> None:
+    with pytest.raises(RegistryError, match=r"dinoneck\.register\(cls\)"):
         registry.name_of(Mine)
-    registry.register("mine", Mine)
-    registry.register("mine", Mine)
+    assert how() is Mine
+    assert how() is Mine, "again is fine"
     assert registry.resolve("mine") is Mine
     assert registry.name_of(Mine) == "mine"
     assert "mine" in registry.names()
 
 
-@pytest.mark.parametrize("name", ["Mine", "9a", "a-b", "a.b", "", "x" * 65])
+@pytest.mark.parametrize(("written", "name"), [("MyHead", "my_head"), ("_MyFPNHead2", "my_fpn_head2")])
+def test_the_default_name_is_the_class_in_snake_case(clean: None, written: str, name: str) -> None:
+    cls = dinoneck.register(type(written, (Mine,), {}))
+    assert registry.name_of(cls) == name
+
+
+def test_a_class_defined_again_replaces_the_earlier_one(clean: None) -> None:
+    def cell() -> type:
+        @dinoneck.register
+        class Cell(Mine):
+            """As in a notebook."""
+
+        return Cell
+
+    cell()
+    again = cell()
+    assert registry.resolve("cell") is again
+
+
+@pytest.mark.parametrize("name", ["Mine", "9a", "a-b", "a.b.c", "a.", "", "x" * 65])
 def test_malformed_names(clean: None, name: str) -> None:
-    with pytest.raises(RegistryError, match="no head_type"):
+    with pytest.raises(RegistryError, match="not a valid head_type"):
         registry.register(name, Mine)
 
 
@@ -58,5 +83,10 @@ def test_taken_names_and_unfit_classes(clean: None) -> None:
     registry.register("mine", Mine)
     with pytest.raises(RegistryError, match="taken"):
         registry.register("mine", type("Other", (Mine,), {}))
-    with pytest.raises(RegistryError, match="from_config"):
-        registry.register("linear", nn.Linear)
+    for unfit in (nn.Linear, UncertainRecord, 3):
+        with pytest.raises(RegistryError, match="records its configuration"):
+            registry.register("linear", unfit)  # type: ignore[call-overload]
+
+
+class UncertainRecord(Configured):
+    """A configuration, but no module."""

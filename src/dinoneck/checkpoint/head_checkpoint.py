@@ -5,14 +5,14 @@ from __future__ import annotations
 import copy
 import os
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast
 
 import torch
 from torch import Tensor, nn
 
-from dinoneck import registry, third_party
+from dinoneck import registry
 from dinoneck.atomic import write_whole
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.checkpoint import header as headers
@@ -61,9 +61,8 @@ class HeadCheckpoint:
         meta: Mapping[str, Any],
         state_dict: Mapping[str, Tensor],
         revision: str | None = None,
-        allow: Sequence[str] = (),
     ) -> None:
-        self.meta, self._allow = dict(meta), third_party.spelled(allow)
+        self.meta = dict(meta)
         own = [key for key in state_dict if not key.startswith(lora_weights.PREFIX)]
         self.state_dict = {key: state_dict[key] for key in own}
         self.adapter_state = {
@@ -144,11 +143,10 @@ class HeadCheckpoint:
             raise CheckpointError(f"extra is larger than {headers.MAX_EXTRA_BYTES} bytes", step="write")
         check_entries(meta, name)
         check_reads(module, meta["backbone"], name, meta["inputs"])
-        with third_party.allowing(third_party.ANY):
-            check_meta(meta, headers.entries_of(meta["tensors"]), name)
+        check_meta(meta, headers.entries_of(meta["tensors"]), name)
         check_finite(state, name)
         meta["digest"] = headers.digest(meta, chunks_of(meta, state))
-        return cls(meta, state, allow=[one for one in versions if third_party.is_third_party(one)])
+        return cls(meta, state)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one file: whole or not at all.
@@ -167,8 +165,7 @@ class HeadCheckpoint:
             )
         headers.check_path(path)
         try:
-            with third_party.allowing(self._allow):
-                write_whole(path, [start, *chunks], check=_read_back)
+            write_whole(path, [start, *chunks], check=_read_back)
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{path} cannot be written: {error}", step="write") from error
 
@@ -204,21 +201,17 @@ class HeadCheckpoint:
         )
 
     @classmethod
-    def load(
-        cls, path_or_repo: str | os.PathLike[str], *, revision: str | None = None, allow: Sequence[str] = ()
-    ) -> Self:
+    def load(cls, path_or_repo: str | os.PathLike[str], *, revision: str | None = None) -> Self:
         """Read a head file and check everything in it.
 
         Args:
             path_or_repo: a local file, or a hub repository ``user/name`` with one head file in it.
             revision: branch, tag or commit of a hub repository; has no meaning for a local file.
-            allow: heads of other packages that a file may name: ``"vendor.head"``, ``"vendor.*"``.
 
         Raises:
             CheckpointError: if the file is damaged, was made by a newer version, does not fit its own
                 description, or a repository holds none or several; ``error.step`` names the check.
         """
-        allow = third_party.spelled(allow)  # an iterator is read once
         headers.check_revision(revision)
         path, commit = path_or_repo, None
         if hub.names_a_repo(path_or_repo):
@@ -227,13 +220,12 @@ class HeadCheckpoint:
         elif revision is not None:
             raise CheckpointError(f"revision={revision!r} is for hub repositories; {path_or_repo} is read as a file")
         try:
-            with third_party.allowing(allow):
-                header, state, skeleton = read_head(path)
+            header, state, skeleton = read_head(path)
         except CheckpointError as error:
             if commit is None:
                 raise
             raise hub.blamed(error, path_or_repo, Path(path)) from None
-        found = cls(header.meta, state, commit, allow)
+        found = cls(header.meta, state, commit)
         found.file_digest = header.file_digest
         found._skeletons.append(skeleton)
         return found
@@ -311,8 +303,7 @@ class HeadCheckpoint:
         """The module in eval mode, which keeps these tensors."""
         module: Any = self._skeletons.pop() if self._skeletons else None
         if module is None or module.config != self.meta["config"]:  # somebody may have changed it
-            with third_party.allowing(self._allow):
-                module = on_meta(registry.resolve(self.head_type), self.config, "this checkpoint")
+            module = on_meta(registry.resolve(self.head_type), self.config, "this checkpoint")
         try:
             module.load_state_dict(weights, strict=True, assign=True)
         except RuntimeError as error:
@@ -370,7 +361,6 @@ def load_head(
     path_or_repo: str | os.PathLike[str],
     *,
     revision: str | None = None,
-    allow: Sequence[str] = (),
     check_backbone: bool = True,
 ) -> nn.Module:
     """Load a module in one line, in eval mode on the CPU.
@@ -381,13 +371,12 @@ def load_head(
     Args:
         path_or_repo: as for :meth:`HeadCheckpoint.load`.
         revision: as for :meth:`HeadCheckpoint.load`.
-        allow: as for :meth:`HeadCheckpoint.load`.
         check_backbone: False takes any tokens, as in a loop of your own that trains the backbone along; not for fit.
 
     Raises:
         CheckpointError: as :meth:`HeadCheckpoint.load`.
     """
-    checkpoint = HeadCheckpoint.load(path_or_repo, revision=revision, allow=allow)
+    checkpoint = HeadCheckpoint.load(path_or_repo, revision=revision)
     with torch.inference_mode(False):
         return checkpoint._with(checkpoint.state_dict, check_backbone)  # no one else has them: no copy
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
-from dinoneck import third_party
 from dinoneck.atomic import write_whole
 from dinoneck.checkpoint import hub
 from dinoneck.checkpoint.card import check_repo_id
@@ -18,9 +17,7 @@ from dinoneck.errors import CheckpointError
 _CHUNK_BYTES = 1 << 22
 
 
-def pull_from_hub(
-    repo_id: str, out: str | os.PathLike[str], revision: str | None = None, *, allow: Sequence[str] = ()
-) -> str:
+def pull_from_hub(repo_id: str, out: str | os.PathLike[str], revision: str | None = None) -> str:
     """Fetch what a hub repository holds into a file of your own, and return the commit it is of.
 
     :meth:`dinoneck.HeadCheckpoint.load` reads from the hub without that; this is for keeping, and for machines without
@@ -30,7 +27,6 @@ def pull_from_hub(
         repo_id: ``user/name``.
         out: the file of a head, or the new folder of an ensemble; it appears whole and checked, or not at all.
         revision: a branch, tag or commit; None = the main branch.
-        allow: heads of other packages that the file may name, as for :meth:`dinoneck.HeadCheckpoint.load`.
 
     Raises:
         CheckpointError: as :meth:`dinoneck.HeadCheckpoint.load`, or if ``out`` cannot be written.
@@ -42,10 +38,10 @@ def pull_from_hub(
         )
     source = hub.download(repo_id, revision)
     if source.name == LISTING:
-        EnsembleFolder.load(repo_id, revision=hub.commit_of(source) or revision, allow=allow).save(out)
+        EnsembleFolder.load(repo_id, revision=hub.commit_of(source) or revision).save(out)
     else:
         try:
-            write_whole(out, _chunks(source), check=lambda file: _check(file, repo_id, source, allow))
+            write_whole(out, _chunks(source), check=lambda file: _check(file, repo_id, source))
         except (OSError, ValueError) as error:
             if isinstance(error, CheckpointError):
                 raise
@@ -53,10 +49,9 @@ def pull_from_hub(
     return hub.commit_of(source) or "of unknown commit"
 
 
-def _check(file: Path, repo_id: str, source: Path, allow: Sequence[str]) -> None:
+def _check(file: Path, repo_id: str, source: Path) -> None:
     try:
-        with third_party.allowing(allow):
-            read_file(file)
+        read_file(file)
     except CheckpointError as error:
         raise hub.blamed(error, repo_id, source) from None
 

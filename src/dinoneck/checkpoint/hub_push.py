@@ -66,7 +66,6 @@ def push_to_hub(
     create: bool = True,
     figures: Iterable[str | os.PathLike[str]] = (),
     token: str | None = None,
-    allow: Sequence[str] = (),
 ) -> Pushed:
     """Publish a head in a hub repository: head.safetensors, config.json, README.md and figures in one commit.
 
@@ -85,7 +84,6 @@ def push_to_hub(
         create: make the repository and the branch if they are missing; else that is refused.
         figures: pictures (PNG, JPEG, WebP, GIF) for the page.
         token: an access token that may write; None = the stored login.
-        allow: heads of other packages that a file may name, as for :meth:`dinoneck.HeadCheckpoint.load`.
 
     Raises:
         CheckpointError: if the head is damaged, a figure is no picture, the repository holds other head files, the hub
@@ -98,7 +96,7 @@ def push_to_hub(
     with tempfile.TemporaryDirectory(prefix="dinoneck-push-") as folder:
         is_many = isinstance(checkpoint_or_path, EnsembleFolder) or is_ensemble(checkpoint_or_path)
         collect = _ensemble if is_many else _head
-        contents, title = collect(checkpoint_or_path, Path(folder), repo_id, sorted(pictures), allow)
+        contents, title = collect(checkpoint_or_path, Path(folder), repo_id, sorted(pictures))
         contents |= pictures
         try:
             pushed = _push(repo_id, contents, commit_message or title, private, revision, create, token)
@@ -112,10 +110,10 @@ def push_to_hub(
     return pushed
 
 
-def _head(source: Any, folder: Path, repo_id: str, figures: list[str], allow: Sequence[str]) -> tuple[_Contents, str]:
+def _head(source: Any, folder: Path, repo_id: str, figures: list[str]) -> tuple[_Contents, str]:
     """What a repository of one head holds, and the commit's message."""
     file = folder / HEAD_NAME
-    checkpoint = _checked_copy(source, file, allow)
+    checkpoint = _checked_copy(source, file)
     contents: _Contents = {
         HEAD_NAME: file,
         "config.json": config_json(file).encode("utf-8"),
@@ -124,11 +122,9 @@ def _head(source: Any, folder: Path, repo_id: str, figures: list[str], allow: Se
     return contents, f"{checkpoint.head_type}, {checkpoint.meta['digest'][:19]}"
 
 
-def _ensemble(
-    source: Any, folder: Path, repo_id: str, figures: list[str], allow: Sequence[str]
-) -> tuple[_Contents, str]:
+def _ensemble(source: Any, folder: Path, repo_id: str, figures: list[str]) -> tuple[_Contents, str]:
     """What a repository of an ensemble holds, and the commit's message."""
-    given = source if isinstance(source, EnsembleFolder) else EnsembleFolder.load(source, allow=allow)
+    given = source if isinstance(source, EnsembleFolder) else EnsembleFolder.load(source)
     given.save(folder / "ensemble")  # reads every head back
     contents: _Contents = {
         LISTING: folder / "ensemble" / LISTING,
@@ -218,7 +214,7 @@ def _sha256(content: Path | bytes) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _checked_copy(source: HeadCheckpoint | str | os.PathLike[str], file: Path, allow: Sequence[str]) -> HeadCheckpoint:
+def _checked_copy(source: HeadCheckpoint | str | os.PathLike[str], file: Path) -> HeadCheckpoint:
     """Lay the head where nobody else writes and read it there with all checks: what is sent was checked."""
     if isinstance(source, HeadCheckpoint):
         source.save(file)  # reads it back
@@ -232,7 +228,7 @@ def _checked_copy(source: HeadCheckpoint | str | os.PathLike[str], file: Path, a
     except OSError as error:
         raise CheckpointError(f"{source} cannot be read: {error}") from error
     try:
-        return HeadCheckpoint.load(file, allow=allow)
+        return HeadCheckpoint.load(file)
     except CheckpointError as error:
         raise CheckpointError(
             f"{source} was not pushed. {str(error).replace(str(file), str(source))}", step=error.step

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, cast
 
 from torch import Tensor, nn
 
-from dinoneck import registry, third_party
+from dinoneck import registry
 from dinoneck.checkpoint.read import check_finite, limited, on_meta
 from dinoneck.configured import encode, fields_of
 from dinoneck.errors import BackboneError, CheckpointError, RegistryError, some_of
@@ -192,7 +192,6 @@ def import_described(
     arguments: Mapping[str, Any] | None = None,
     rename: Mapping[str, str] | None = None,
     notes: Sequence[str] = (),
-    allow: Sequence[str] = (),
 ) -> tuple[nn.Module, dict[str, Any]]:
     """Import a file ``{"state_dict": ..., "meta": ...}`` whose meta names a head, such as ``fpn``, and its arguments.
 
@@ -204,7 +203,6 @@ def import_described(
         arguments: of the head, beside those in meta.
         rename: beginnings of names in the file -> beginnings of the head's own names, the longest that fits first.
         notes: entries of meta that are no arguments and are handed back, to be kept under ``extra``.
-        allow: heads of other packages that meta or ``head_type`` may name, as for :meth:`HeadCheckpoint.load`.
 
     Returns:
         The head, and the entries that ``notes`` names.
@@ -231,16 +229,14 @@ def import_described(
             "given",
             step="config",
         )
-    _check_known(named, meta, file.where, allow)
+    _check_known(named, meta, file.where)
     state = _begun(file.state, rename or {}, file.where)
-    with third_party.allowing(allow):
-        return _filled(named, {**meta, **given}, state, file.where), kept
+    return _filled(named, {**meta, **given}, state, file.where), kept
 
 
-def _check_known(head_type: Any, meta: Mapping[str, Any], where: str, allow: Sequence[str]) -> None:
+def _check_known(head_type: Any, meta: Mapping[str, Any], where: str) -> None:
     """Refuse entries of meta that are no arguments: something would be lost."""
-    with third_party.allowing(allow):
-        cls = _resolved(head_type, where)
+    cls = _resolved(head_type, where)
     if strange := sorted(set(meta) - set(fields_of(cls))):
         raise CheckpointError(
             f"{where}: meta holds {some_of(strange, _SHOWN)}, which {head_type} has no argument for; what is to be "

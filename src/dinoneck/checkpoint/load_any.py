@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 
 from dinoneck.checkpoint import hub
 from dinoneck.checkpoint.ensemble_folder import EnsembleFolder, is_ensemble
@@ -11,15 +10,12 @@ from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.checkpoint.header import LISTING, check_path
 
 
-def load_any(
-    source: str | os.PathLike[str], *, revision: str | None = None, allow: Sequence[str] = ()
-) -> HeadCheckpoint | EnsembleFolder:
+def load_any(source: str | os.PathLike[str], *, revision: str | None = None) -> HeadCheckpoint | EnsembleFolder:
     """Load a head, or the heads of an ensemble, and check everything in it.
 
     Args:
         source: a head file, the folder of an ensemble, or a hub repository ``user/name`` of one or the other.
         revision: branch, tag or commit of a hub repository; has no meaning for a local file or folder.
-        allow: heads of other packages that a file may name: ``"vendor.head"``, ``"vendor.*"``.
 
     Raises:
         CheckpointError: as :meth:`HeadCheckpoint.load` and :meth:`EnsembleFolder.load`.
@@ -30,4 +26,4 @@ def load_any(
         found = hub.download(os.fspath(source), revision)
         many, revision = found.name == LISTING, hub.commit_of(found) or revision
     kind = EnsembleFolder if many else HeadCheckpoint
-    return kind.load(source, revision=revision, allow=allow)
+    return kind.load(source, revision=revision)

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from torch import nn
 
-from dinoneck import registry, third_party
+from dinoneck import registry
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.checkpoint import header as headers
 from dinoneck.checkpoint.migrations import versions_of
@@ -38,8 +38,7 @@ def named(module: nn.Module) -> tuple[str, dict[str, int]]:
         inner = next((getattr(module, n) for n in ("_orig_mod", "module", "injection") if hasattr(module, n)), None)
         hint = f" Save the {type(inner).__name__} inside it instead." if isinstance(inner, nn.Module) else ""
         raise CheckpointError(f"{error}.{hint}", step="registry") from None
-    with third_party.allowing(third_party.ANY):  # their classes are here already
-        return head_type, versions_of(head_type, cast("Any", module).config)
+    return head_type, versions_of(head_type, cast("Any", module).config)
 
 
 def check_whole(module: nn.Module, versions: Mapping[str, int], name: str) -> None:

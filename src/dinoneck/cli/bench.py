@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dinoneck.cli import backbone_options, numbers, text
-from dinoneck.cli.allow_option import add_allow
 from dinoneck.cli.answers import add_json, answer
 from dinoneck.errors import ConfigError
 
@@ -41,7 +40,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("head", nargs="?", help="a head file, an ensemble's folder, or a hub repository (user/name)")
     parser.add_argument("--revision", help="a branch, tag or commit of the hub repository (default: main)")
-    add_allow(parser)
     backbone_options.add_backbone(parser)
     parser.set_defaults(backbone_source=None)
     parser.add_argument("--layers", type=int, nargs="+", metavar="BLOCK", help="with --backbone: blocks to give tokens")
@@ -106,7 +104,7 @@ def _of_head(options: argparse.Namespace) -> tuple[Backbone, nn.Module, Preproce
     for name in ("backbone", "backbone_source", "backbone_seed", "neck", "layers"):
         if getattr(options, name) is not None:
             raise ConfigError(f"a head file says its backbone; leave out --{name.replace('_', '-')}")
-    found = load_any(options.head, revision=options.revision, allow=options.allow)
+    found = load_any(options.head, revision=options.revision)
     checkpoint = backbone_options.checkpoints_of(found)[0]
     backbone = backbone_options.recorded(options, found)
     checkpoint.check_backbone(backbone)
@@ -126,8 +124,8 @@ def _of_backbone(options: argparse.Namespace) -> tuple[Backbone, nn.Module | Non
 
     if options.backbone is None:
         raise ConfigError("give a head file, or --backbone NAME")
-    if options.revision is not None or options.allow:
-        raise ConfigError("--revision and --allow are for heads; leave them out with --backbone")
+    if options.revision is not None:
+        raise ConfigError("--revision is for heads; leave it out with --backbone")
     if options.size is None:
         raise ConfigError("--backbone alone says no size; give it with --size, such as 480x960")
     backbone = backbone_options.load(options, layers=options.layers)

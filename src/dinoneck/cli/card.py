@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 
 from dinoneck.atomic import write_text
 from dinoneck.checkpoint.header import LISTING, is_file
-from dinoneck.cli.allow_option import add_allow
 from dinoneck.cli.answers import add_json, answer
 from dinoneck.cli.outputs import check_output
 
@@ -21,7 +19,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=Path, help="a head file, or the folder of an ensemble")
     parser.add_argument("--repo", metavar="USER/NAME", help="the hub repository that the page speaks of")
     parser.add_argument("--out", type=Path, help="write it here; else it is printed")
-    add_allow(parser)
     add_json(parser)
 
 
@@ -29,7 +26,7 @@ def run(options: argparse.Namespace) -> int:
     """Print or write the page."""
     if options.out is not None:
         check_output(options.out, [options.file])
-    page = _page(options.file, options.repo, options.allow)
+    page = _page(options.file, options.repo)
     answer(options, page=page, written=options.out)
     if options.out is None:
         print(page, end="")
@@ -39,13 +36,13 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _page(file: Path, repo: str | None, allow: Sequence[str]) -> str:
+def _page(file: Path, repo: str | None) -> str:
     """The page of a head, or of an ensemble, whose heads are read for it."""
     if is_file(file / LISTING):
         from dinoneck.checkpoint.ensemble_card import ensemble_card
         from dinoneck.checkpoint.ensemble_folder import EnsembleFolder
 
-        return ensemble_card(EnsembleFolder.load(file, allow=allow), repo)
+        return ensemble_card(EnsembleFolder.load(file), repo)
     from dinoneck.checkpoint.card import model_card
 
     return model_card(file, repo)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from dinoneck.checkpoint.header import LISTING, is_file
 from dinoneck.cli import backbone_options
-from dinoneck.cli.allow_option import add_allow
 from dinoneck.cli.answers import add_json, answer
 from dinoneck.cli.outputs import check_output
 from dinoneck.cli.text import told_bytes
@@ -46,7 +45,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="ROWSxCOLS",
         help="without backbone: the one grid the head takes (default: any)",
     )
-    add_allow(parser)
     add_json(parser)
     whole = parser.add_argument_group("backbone and head as one model: RGB in 0 ... 1 in, natural units out")
     whole.add_argument(
@@ -80,7 +78,7 @@ def run(options: argparse.Namespace) -> int:
             f"{options.file} is a folder of heads and no ensemble; export one of its heads, or join them first: "
             "dinoneck.checkpoint.save_ensemble"
         )
-    found = load_any(options.file, revision=options.revision, allow=options.allow)
+    found = load_any(options.file, revision=options.revision)
     if options.with_backbone:
         _whole(options, found)
     else:
@@ -141,7 +139,6 @@ def _whole(options: argparse.Namespace, found: HeadCheckpoint | EnsembleFolder) 
             size=options.size,
             maps=options.maps,
             check=options.check,
-            allow=options.allow,
         )
     answer(
         options,

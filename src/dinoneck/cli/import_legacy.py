@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dinoneck.cli import backbone_options
-from dinoneck.cli.allow_option import add_allow
 from dinoneck.cli.answers import add_json, answer
 from dinoneck.cli.outputs import check_output
 from dinoneck.errors import CheckpointError, ConfigError, counted
@@ -44,7 +43,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--like", type=Path, metavar="HEAD", help="a head file of the same backbone and photos")
     backbone_options.add_backbone(parser)
     _add_inputs(parser)
-    add_allow(parser)
     add_json(parser)
 
 
@@ -169,7 +167,6 @@ def _heads(options: argparse.Namespace) -> tuple[list[ImportedHead], dict[str, A
         arguments={key: _json(value, key) for key, value in _pairs(options.argument, "--argument").items()},
         rename=_pairs(options.rename, "--rename"),
         notes=options.note,
-        allow=options.allow,
     )
     return [ImportedHead("head", 0, head)], {**extra, **({"meta": notes} if notes else {})}
 
@@ -179,7 +176,7 @@ def _records(options: argparse.Namespace) -> tuple[Any, Any]:
     if options.like is not None:
         from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 
-        meta = HeadCheckpoint.load(options.like, allow=options.allow).meta
+        meta = HeadCheckpoint.load(options.like).meta
         if meta["backbone"] is None or meta["inputs"] is None:
             raise ConfigError(
                 f"{options.like} does not say its backbone and how photos are prepared; take another file"

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from dinoneck.checkpoint.header import LISTING, SCHEMA, Header, head_files, read_content, read_header
-from dinoneck.cli.allow_option import add_allow
 from dinoneck.cli.answers import add_json, answer
 from dinoneck.cli.one_by_one import Rows, refused
 from dinoneck.cli.text import say
@@ -23,7 +21,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
     parser.add_argument("files", type=Path, nargs="+", help="head files, or folders of them")
     parser.add_argument("--out", type=Path, help="a folder for the new files; without it they replace the old ones")
-    add_allow(parser)
     add_json(parser)
 
 
@@ -41,7 +38,7 @@ def _all(path: Path, options: argparse.Namespace, rows: Rows) -> int:
 
 
 def _one(file: Path, options: argparse.Namespace, rows: Rows) -> int:
-    row = _migrate(file, options.out, options.allow)
+    row = _migrate(file, options.out)
     told = f"schema {row['from']} -> {SCHEMA}  {row['digest']}"
     current = row["state"] == "current"
     say(f"{row['state']:<8} {row['path']}  {f'schema {SCHEMA}; left as it is' if current else told}")
@@ -49,25 +46,21 @@ def _one(file: Path, options: argparse.Namespace, rows: Rows) -> int:
     return 0
 
 
-def _migrate(file: Path, out: Path | None, allow: Sequence[str]) -> dict[str, Any]:
-    from dinoneck import third_party
+def _migrate(file: Path, out: Path | None) -> dict[str, Any]:
     from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
     from dinoneck.checkpoint.migrations import check_versions, is_present
     from dinoneck.checkpoint.read import read_file
 
     old = read_header(file)
-    with third_party.allowing(allow):
-        check_versions(old.meta, str(file))
-        present = is_present(old.meta)
-    if present:
+    check_versions(old.meta, str(file))
+    if is_present(old.meta):
         return {"path": file, "state": "current", "from": SCHEMA, "to": SCHEMA, "digest": old.meta["digest"]}
     if out is None and any((folder / LISTING).exists() for folder in (file.parent, file.parent.parent)):
         raise CheckpointError(
             f"{file} is of an ensemble folder whose {LISTING} names its digest; write new files with --out",
             step="write",
         )
-    with third_party.allowing(allow):
-        header, state = read_file(file)
+    header, state = read_file(file)
     _check_bytes(file, header, state)
     target = file if out is None else out / file.name
     digest = header.meta["digest"]
@@ -80,7 +73,7 @@ def _migrate(file: Path, out: Path | None, allow: Sequence[str]) -> dict[str, An
             out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise CheckpointError(f"the folder {out} cannot be made: {error}", step="write") from error
-    HeadCheckpoint(header.meta, state, allow=allow).save(target)
+    HeadCheckpoint(header.meta, state).save(target)
     return {"path": target, "state": "migrated", "from": old.meta["schema"], "to": SCHEMA, "digest": digest}
 
 

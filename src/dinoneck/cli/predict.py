@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from dinoneck.cli import backbone_options, numbers
-from dinoneck.cli.allow_option import add_allow
 from dinoneck.cli.answers import add_json, answer
 from dinoneck.cli.outputs import check_output
 from dinoneck.cli.text import say, tell_pooled
@@ -48,7 +47,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="head files, folders of them or of an ensemble, or hub repositories (user/name)",
     )
     parser.add_argument("--revision", help="a branch, tag or commit of the hub repositories (default: main)")
-    add_allow(parser)
     parser.add_argument("--out", type=Path, required=True, help="the CSV to write")
     parser.add_argument(
         "--maps",
@@ -217,7 +215,7 @@ def predicted(
 def _opened(sources: Sequence[Any], options: argparse.Namespace) -> list[Any]:
     from dinoneck.inference.sources import opened
 
-    heads = opened(sources, options.revision, options.allow)
+    heads = opened(sources, options.revision)
     tell_pooled([own.meta["tasks"] for head in heads for own in backbone_options.checkpoints_of(head)])
     return heads
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from dinoneck.cli.allow_option import add_allow
 from dinoneck.cli.answers import add_json, answer
 
 HELP = "fetch the head file of a Hugging Face hub repository and check every byte"
@@ -22,7 +21,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         help="the file, or an ensemble's new folder; whole and checked, or not at all",
     )
-    add_allow(parser)
     add_json(parser)
 
 
@@ -30,7 +28,7 @@ def run(options: argparse.Namespace) -> int:
     """Fetch, check, write, and say which commit it is."""
     from dinoneck.checkpoint.hub_pull import pull_from_hub
 
-    commit = pull_from_hub(options.repo, options.out, options.revision, allow=options.allow)
+    commit = pull_from_hub(options.repo, options.out, options.revision)
     answer(options, written=options.out, repo=options.repo, commit=commit)
     print(f"wrote    {options.out}\ncommit   {commit}")
     return 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from dinoneck.cli.allow_option import add_allow
 from dinoneck.cli.answers import add_json, answer
 
 HELP = "publish a head file on the Hugging Face hub, with its page, in one commit"
@@ -25,7 +24,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--message", metavar="TEXT", help="the first line of the commit")
     parser.add_argument("--figure", type=Path, action="append", default=[], help="a picture for the page; repeatable")
     parser.add_argument("--no-create", action="store_true", help="refuse if the repository or branch is missing")
-    add_allow(parser)
     add_json(parser)
 
 
@@ -41,7 +39,6 @@ def run(options: argparse.Namespace) -> int:
         commit_message=options.message,
         create=not options.no_create,
         figures=options.figure,
-        allow=options.allow,
     )
     answer(options, pushed=options.file, repo=options.repo, commit=pushed.commit, page=pushed.url)
     print(f"pushed   {options.file}\ncommit   {pushed.commit}\npage     {pushed.url}")

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dinoneck.checkpoint.header import SCHEMA, head_files, read_header
-from dinoneck.cli.allow_option import add_allow
 from dinoneck.cli.answers import add_json, answer
 from dinoneck.cli.one_by_one import Rows, refused
 from dinoneck.cli.stores import is_store
@@ -32,19 +30,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="head files, folders of them (config.json and README.md there are compared too), ensembles, feature "
         "stores, or hub repositories (user/name)",
     )
-    add_allow(parser)
     add_json(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Load everything with all checks, one after the other; a refusal does not end it."""
     rows: Rows = []
-    bad = sum(refused(path, partial(_all, path, options.allow, rows), rows) for path in options.files)
+    bad = sum(refused(path, partial(_all, path, rows), rows) for path in options.files)
     answer(options, checked=rows)
     return 1 if bad else 0
 
 
-def _all(path: Path, allow: Sequence[str], rows: Rows) -> int:
+def _all(path: Path, rows: Rows) -> int:
     """How many things in a path are refused."""
     from dinoneck.checkpoint.ensemble_folder import is_ensemble
     from dinoneck.checkpoint.hub import names_a_repo
@@ -52,17 +49,17 @@ def _all(path: Path, allow: Sequence[str], rows: Rows) -> int:
     if is_store(path):
         return check_store(path, rows)
     if names_a_repo(path):
-        return _pulled(path, allow, rows)
-    bad = sum(refused(file, partial(_head, file, allow, rows), rows) for file in head_files(path))
+        return _pulled(path, rows)
+    bad = sum(refused(file, partial(_head, file, rows), rows) for file in head_files(path))
     if is_ensemble(path):
-        return bad + refused(path, partial(_ensemble, path, allow, rows, compare=not bad), rows)
+        return bad + refused(path, partial(_ensemble, path, rows, compare=not bad), rows)
     return bad if bad or not path.is_dir() else _compared(path, None, rows)
 
 
-def _head(file: Path, allow: Sequence[str], rows: Rows) -> int:
+def _head(file: Path, rows: Rows) -> int:
     from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 
-    checkpoint = HeadCheckpoint.load(file, allow=allow)
+    checkpoint = HeadCheckpoint.load(file)
     schema = read_header(file).meta["schema"]
     older = "" if schema == SCHEMA else f"  schema {schema}: 'dinoneck migrate' brings it to {SCHEMA}"
     say(f"ok       {file}  {checkpoint.head_type}  {checkpoint.file_digest}{older}")
@@ -71,11 +68,11 @@ def _head(file: Path, allow: Sequence[str], rows: Rows) -> int:
     return 0
 
 
-def _ensemble(path: Path, allow: Sequence[str], rows: Rows, compare: bool) -> int:
+def _ensemble(path: Path, rows: Rows, compare: bool) -> int:
     """Check that an ensemble's heads are those that its list names, and go together; and the files beside them."""
     from dinoneck.checkpoint.ensemble_folder import EnsembleFolder
 
-    ensemble = EnsembleFolder.load(path, allow=allow)
+    ensemble = EnsembleFolder.load(path)
     say(f"ok       {path}  {ensemble!r}")
     rows.append({"path": path, "state": "ok", "kind": "ensemble", "heads": len(ensemble)})
     return _compared(path, ensemble, rows) if compare else 0
@@ -97,10 +94,10 @@ def _compared(folder: Path, ensemble: EnsembleFolder | None, rows: Rows) -> int:
     return wrong
 
 
-def _pulled(repo: Path, allow: Sequence[str], rows: Rows) -> int:
+def _pulled(repo: Path, rows: Rows) -> int:
     from dinoneck.checkpoint.load_any import load_any
 
-    found = load_any(repo, allow=allow)
+    found = load_any(repo)
     say(f"ok       {repo}  {found!r}  commit {found.revision}")
     rows.append({"path": repo, "state": "ok", "kind": "hub repository", "commit": found.revision})
     return 0

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dinoneck.cli import backbone_options, numbers
-from dinoneck.cli.allow_option import add_allow
 from dinoneck.cli.answers import add_json, answer
 from dinoneck.cli.outputs import check_output
 from dinoneck.cli.predict import add_compared_backbone, add_views, files_of, predicted, views_of
@@ -71,7 +70,6 @@ def add_head_and_photos(parser: argparse.ArgumentParser) -> None:
     )
     add_views(parser)
     parser.add_argument("--revision", help="a branch, tag or commit of the hub repository (default: main)")
-    add_allow(parser)
     parser.add_argument("--batch-size", type=numbers.count, default=8, metavar="N", help="photos at once (default 8)")
     add_compared_backbone(parser)
 
@@ -119,7 +117,7 @@ def opened_predictor(options: argparse.Namespace) -> tuple[Predictor, dict[str, 
     from dinoneck.inference.sources import listed, opened, revisions_of
 
     sources = listed(options.head)
-    heads = opened(sources, options.revision, options.allow)
+    heads = opened(sources, options.revision)
     predictor = Predictor(
         heads,
         backbone_options.rebuilt(options, heads[0]),  # type: ignore[arg-type]

@@ -9,7 +9,7 @@ from typing import Any, Literal, Unpack, cast
 import torch
 from torch import Tensor, nn
 
-from dinoneck import registry, third_party
+from dinoneck import registry
 from dinoneck.errors import ConfigError, RegistryError, ShapeError
 from dinoneck.grid import PatchSize
 from dinoneck.heads.head import Head
@@ -99,7 +99,7 @@ class HeadEnsemble(Head):
             if not isinstance(head, Head):
                 raise ConfigError(f"member {i} is {type(head).__name__}; expected a head with tasks")
             members.append({"type": registry.name_of(type(head)), "config": head.config})
-        with third_party.allowing(third_party.ANY), torch.device("meta"):  # their classes are here already
+        with torch.device("meta"):
             ensemble = cls(members, weights, reduce)
         ensemble.heads = nn.ModuleList(heads)
         ensemble.training = ensemble.heads.training = any(head.training for head in heads)  # theirs stay as they are

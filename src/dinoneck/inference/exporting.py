@@ -76,7 +76,6 @@ def export_model(
     check: bool = True,
     preprocess: Preprocessing | None = None,
     revision: str | None = None,
-    allow: Sequence[str] = (),
 ) -> Exported:
     """Write backbone and heads as one model that runs without dinoneck.
 
@@ -98,7 +97,6 @@ def export_model(
         check: compare it with the eager model at batches and sizes it was not traced with, before it is written.
         preprocess: how photos are prepared, instead of what the files say.
         revision: branch, tag or commit of the hub repositories among the heads.
-        allow: heads of other packages that files may name, see :meth:`dinoneck.HeadCheckpoint.load`.
 
     Shape:
         (B, 3, H, W) float32 -> every task (B, dim); (B, dim, rows, cols) for dense and segmentation tasks and for maps.
@@ -118,7 +116,7 @@ def export_model(
         (('total',), None, True)
     """
     _check_arguments(path, format)
-    sources = opened(_kept(Path(path), listed(heads)), revision, allow)
+    sources = opened(_kept(Path(path), listed(heads)), revision)
     predictor = Predictor(sources, backbone, preprocess=preprocess)
     done = _written(predictor, sources, path, format, size, maps, check)
     if done.size is not None and done.fixed_because is not None:

@@ -81,7 +81,6 @@ class Predictor:
         probe: let what the backbone does decide whether it is the heads', in place of names and digests: for the same
             weights in another library or dtype, see :meth:`dinoneck.HeadCheckpoint.check_backbone`.
         revision: branch, tag or commit of the hub repositories among the heads.
-        allow: heads of other packages that files may name, see :meth:`dinoneck.HeadCheckpoint.load`.
 
     Attributes:
         revisions: hub repository -> the commit its heads are of; empty for local heads.
@@ -120,7 +119,6 @@ class Predictor:
         batch_size: int | None = None,
         probe: bool = False,
         revision: str | None = None,
-        allow: Sequence[str] = (),
     ) -> None:
         if tta not in VIEWS:
             raise ConfigError(f"tta is {tta!r}; expected one of {', '.join(VIEWS)}")
@@ -129,7 +127,7 @@ class Predictor:
         self.tiling = _tiling(tile, overlap, tile_scale)
         sources = listed(heads)
         check_weights(weights, len(sources), reduce)
-        read = opened(sources, revision, allow)
+        read = opened(sources, revision)
         loaded = [load(source) for source in read]
         self.revisions = revisions_of(sources, read)
         backbone = rebuilt_backbone(loaded) if backbone is None else checked_backbone(backbone)

@@ -53,13 +53,12 @@ def listed(heads: HeadSource | Sequence[HeadSource]) -> list[HeadSource]:
     return found
 
 
-def opened(sources: Sequence[HeadSource], revision: str | None = None, allow: Sequence[str] = ()) -> list[HeadSource]:
+def opened(sources: Sequence[HeadSource], revision: str | None = None) -> list[HeadSource]:
     """Read and check every source that is a file, an ensemble's folder or a hub repository; others are as they were.
 
     Args:
         sources: one per head, see :func:`listed`.
         revision: branch, tag or commit of the hub repositories among them.
-        allow: heads of other packages that files may name.
 
     Raises:
         CheckpointError: if one cannot be read, or a revision is given and none is a repository.
@@ -70,7 +69,7 @@ def opened(sources: Sequence[HeadSource], revision: str | None = None, allow: Se
             f"revision={revision!r} is for hub repositories (user/name); the heads given are none", step="hub"
         )
     return [
-        load_any(source, revision=revision if source in repos else None, allow=allow)
+        load_any(source, revision=revision if source in repos else None)
         if isinstance(source, str | os.PathLike)
         else source
         for source in sources

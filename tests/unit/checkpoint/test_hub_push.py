@@ -73,7 +73,7 @@ def test_pushed_then_loaded_gives_the_same_in_one_commit(
 
 def test_the_method_takes_what_the_function_takes() -> None:
     own, theirs = (dict(inspect.signature(it).parameters) for it in (HeadCheckpoint.push_to_hub, push_to_hub))
-    assert theirs.keys() - own.keys() == {"checkpoint_or_path", "allow"}, "the head knows what it was allowed"
+    assert theirs.keys() - own.keys() == {"checkpoint_or_path"}
     assert own.keys() - theirs.keys() == {"self"}
     assert [own[name] for name in own if name != "self"] == [theirs[name] for name in theirs if name in own]
 
