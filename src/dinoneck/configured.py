@@ -1,12 +1,13 @@
 """A module remembers its constructor arguments; the signature is the schema, and one codec turns it into JSON.
 
-Constructors of :class:`Configured` classes take plain values only: numbers, strings, booleans, None, tuples,
-lists and dicts of these, and plain dataclasses such as Task. Arguments are brought to one normal form, driven
-by the annotations, before the constructor's body runs (a list for a tuple, a NumPy integer for an int), so a
-mistyped value is refused with the argument's name, by hand and from a file alike.
+Constructors of :class:`Configured` classes take plain values (numbers, strings, booleans, None, tuples, lists and dicts
+of these), plain dataclasses such as Task, and registered modules. Arguments are brought to one normal form, driven by
+the annotations, before the constructor's body runs (a list for a tuple, a NumPy integer for an int), so a mistyped
+value is refused with the argument's name, by hand and from a file alike.
 
-The JSON form: tuples become lists, ``dict[int, ...]`` becomes a list of pairs, a dataclass becomes a dict with
-its class name under ``"$"``, and numbers that are not finite are refused.
+The JSON form: tuples become lists, ``dict[int, ...]`` becomes a list of pairs, a dataclass becomes a dict with its
+class name under ``"$"``, a module ``{"type": its registered name, "config": {...}}``, and numbers that are not finite
+are refused.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, Self, Union
 
-from dinoneck.errors import ConfigError, did_you_mean
+from dinoneck import registry
+from dinoneck.errors import ConfigError, RegistryError, did_you_mean
 
 TAG = "$"
 Migration = Callable[[dict[str, Any], dict[str, Any]], tuple[dict[str, Any], dict[str, Any]]]
@@ -127,6 +129,8 @@ def _recording(original: Callable[..., None]) -> Callable[..., None]:
 
 def encode(value: Any) -> Any:
     """Return the JSON form of a value in normal form."""
+    if isinstance(value, Configured):
+        return {"type": registry.name_of(type(value)), "config": value.config}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {TAG: type(value).__name__, **{own.name: encode(getattr(value, own.name)) for own in _written(value)}}
     if isinstance(value, Mapping):
@@ -160,7 +164,7 @@ def normal(annotation: Any, value: Any, where: str) -> Any:
 
     Args:
         annotation: a resolved type: int, float, str, bool, None, Any, Literal, unions, ``tuple[...]``,
-            ``list`` and ``Sequence`` (both become tuples), ``dict[str | int, ...]``, dataclasses.
+            ``list`` and ``Sequence`` (both become tuples), ``dict[str | int, ...]``, dataclasses, classes of modules.
         value: a Python value or its JSON form.
         where: what the value is, for messages.
 
@@ -170,6 +174,10 @@ def normal(annotation: Any, value: Any, where: str) -> Any:
     origin = typing.get_origin(annotation)
     if annotation is Any:
         return _json_value(value, where)
+    members = typing.get_args(annotation) if origin in (Union, types.UnionType) else (annotation,)
+    kinds = tuple(kind for kind in members if isinstance(kind, type) and hasattr(kind, "load_state_dict"))
+    if kinds and (is_part(value) or hasattr(value, "load_state_dict") or len(kinds) == len(members)):
+        return _module(kinds, value, where)
     if origin in (Union, types.UnionType):
         return _union(annotation, value, where)
     if origin is Literal:
@@ -189,6 +197,30 @@ def normal(annotation: Any, value: Any, where: str) -> Any:
     if isinstance(origin, type) and issubclass(origin, Mapping):
         return _mapping(annotation, value, where)
     raise TypeError(f"{where}: the codec does not know the annotation {annotation!r}")
+
+
+def is_part(value: Any) -> bool:
+    """Whether this is the JSON form of a module."""
+    return isinstance(value, Mapping) and set(value) == {"type", "config"} and isinstance(value["config"], Mapping)
+
+
+def _module(kinds: tuple[type, ...], value: Any, where: str) -> Any:
+    """A module as it is; one in JSON form is built."""
+    expected = " or ".join(kind.__name__ for kind in kinds)
+    if is_part(value):
+        try:
+            cls: Any = registry.resolve(value["type"])
+        except RegistryError as error:
+            raise ConfigError(f"{where}: {error}") from None
+        if not issubclass(cls, kinds):
+            raise ConfigError(f"{where} is {value['type']!r} ({cls.__name__}); expected a registered {expected}")
+        return cls.from_config(value["config"])
+    if not (isinstance(value, kinds) and isinstance(value, Configured)):
+        raise ConfigError(
+            f"{where} is {str(value)[:80]!r} ({type(value).__name__}); expected a registered {expected}, or its "
+            "{'type': ..., 'config': {...}}"
+        )
+    return value
 
 
 def _integer(annotation: Any, value: Any, where: str) -> int:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from dinoneck import registry
 from dinoneck.checkpoint.header import SCHEMA
-from dinoneck.configured import Migration
+from dinoneck.configured import Migration, is_part
 from dinoneck.errors import CheckpointError, RegistryError
 
 Content = tuple[dict[str, Any], dict[str, Any]]
@@ -28,13 +28,13 @@ class Part(NamedTuple):
         head_type: its registered name.
         config: its constructor arguments.
         prefix: of its tensors' names.
-        place: of a member in an ensemble; None for a neck.
+        place: argument that names it, and its index there; None where the argument is the part itself.
     """
 
     head_type: str
     config: dict[str, Any]
     prefix: str
-    place: int | None
+    place: tuple[str, int | None]
 
 
 def first_to_second(meta: Mapping[str, Any], tensors: Mapping[str, Any]) -> Content:
@@ -156,23 +156,29 @@ def _carried(
         new, state = _carried(part.head_type, part.config, inside[part.prefix], older, name)
         changed.append(part._replace(config=new))
         rest |= {part.prefix + key: value for key, value in state.items()}
-    return _with_parts(config, changed), rest
+    return _with_parts(head_type, config, changed), rest
 
 
 def _parts(head_type: str, config: Mapping[str, Any]) -> Iterator[Part]:
-    """The members of an ensemble and the neck of a head: what a configuration names by a registered name."""
-    members, neck = config.get("members"), config.get("neck")
-    if head_type == "ensemble" and isinstance(members, list):
-        for place, member in enumerate(members):
-            if (
-                isinstance(member, dict)
-                and isinstance(member.get("type"), str)
-                and isinstance(member.get("config"), dict)
-            ):
-                yield Part(member["type"], member["config"], f"heads.{place}.", place)
-    elif head_type == "pyramid" and isinstance(neck, dict) and isinstance(neck.get("type"), str):
-        own = {key: value for key, value in neck.items() if key != "type"}
-        yield Part(neck["type"], {"embed_dim": config.get("embed_dim"), **own}, "neck.", None)
+    """The registered modules among a configuration's arguments, under the attribute of the argument's name.
+
+    Members of an ensemble stand under ``heads``; a PyramidHead's neck is written flat, without its ``embed_dim``.
+    """
+    for name, value in config.items():
+        if (head_type, name) == ("pyramid", "neck") and isinstance(value, dict) and isinstance(value.get("type"), str):
+            own = {key: item for key, item in value.items() if key != "type"}
+            yield Part(value["type"], {"embed_dim": config.get("embed_dim"), **own}, "neck.", (name, None))
+        elif _is_named(value):
+            yield Part(value["type"], value["config"], f"{name}.", (name, None))
+        elif isinstance(value, list):
+            prefix = "heads" if (head_type, name) == ("ensemble", "members") else name
+            for place, item in enumerate(value):
+                if _is_named(item):
+                    yield Part(item["type"], item["config"], f"{prefix}.{place}.", (name, place))
+
+
+def _is_named(value: Any) -> bool:
+    return is_part(value) and isinstance(value["type"], str)
 
 
 def _count(head_type: str, config: Mapping[str, Any]) -> int:
@@ -198,16 +204,15 @@ def _sorted_out(
     return rest, inside
 
 
-def _with_parts(config: Mapping[str, Any], parts: Iterable[Part]) -> dict[str, Any]:
+def _with_parts(head_type: str, config: Mapping[str, Any], parts: Iterable[Part]) -> dict[str, Any]:
     """The configuration with those of its parts exchanged."""
-    new = dict(config)
-    members = list(config.get("members") or ())
+    new = copy.deepcopy(dict(config))
     for part in parts:
-        if part.place is None:
+        name, place = part.place
+        if (head_type, name) == ("pyramid", "neck"):
             new["neck"] = {"type": part.head_type, **{k: v for k, v in part.config.items() if k != "embed_dim"}}
         else:
-            members[part.place] = {**members[part.place], "config": part.config}
-            new["members"] = members
+            (new[name] if place is None else new[name][place])["config"] = part.config
     return new
 
 

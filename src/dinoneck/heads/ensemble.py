@@ -9,8 +9,7 @@ from typing import Any, Literal, Unpack, cast
 import torch
 from torch import Tensor, nn
 
-from dinoneck import registry
-from dinoneck.errors import ConfigError, RegistryError, ShapeError
+from dinoneck.errors import ConfigError, ShapeError
 from dinoneck.grid import PatchSize
 from dinoneck.heads.head import Head
 from dinoneck.heads.readouts import recompute_derived
@@ -19,7 +18,6 @@ from dinoneck.losses.composition import Composed, Composition, outputs_of
 from dinoneck.tasks import Task
 from dinoneck.tokens import Tokens
 
-Member = dict[str, Any]
 _SHARED_FIELDS = ("dim", "kind", "labels", "unit", "aggregate", "from_cells")
 
 
@@ -31,7 +29,7 @@ class HeadEnsemble(Head):
     units; for classes and ratios it is the logarithm of the averaged probabilities, whose softmax they are.
 
     Args:
-        members: ``{"type": head_type, "config": {...}}`` each; heads that exist go through :meth:`from_heads`.
+        members: heads, which are used, not copied; or ``{"type": head_type, "config": {...}}`` each.
         weights: one per member; None = equal. For ``mean`` only.
         reduce: ``"mean"`` or ``"median"`` over the members with a task.
         device: torch factory keyword.
@@ -47,7 +45,7 @@ class HeadEnsemble(Head):
     Examples:
         >>> from dinoneck import PatchMeanHead
         >>> folds = [PatchMeanHead(64, [Task("total")]) for _ in range(5)]
-        >>> ensemble = HeadEnsemble.from_heads(folds)
+        >>> ensemble = HeadEnsemble(folds)
         >>> tokens = Tokens.from_patches(torch.randn(2, 6, 64), grid=(2, 3), patch_size=16)
         >>> mean = torch.stack([head.predict(tokens)["total"] for head in folds]).mean(dim=0)
         >>> torch.allclose(ensemble.predict(tokens)["total"], mean, atol=1e-6)
@@ -56,7 +54,7 @@ class HeadEnsemble(Head):
 
     def __init__(
         self,
-        members: Sequence[Member],
+        members: Sequence[Head],
         weights: Sequence[float] | None = None,
         reduce: Literal["mean", "median"] = "mean",
         *,
@@ -69,7 +67,10 @@ class HeadEnsemble(Head):
         if weights is not None:
             _check_weights(weights, len(members), reduce)
         self.weights, self.reduce = weights, reduce
-        self.heads = nn.ModuleList(_build(i, member, device, dtype) for i, member in enumerate(members))
+        self.heads = nn.ModuleList(members)
+        if (device, dtype) != (None, None):
+            self.heads.to(device=device, dtype=dtype)
+        self.training = self.heads.training = any(head.training for head in members)
         widths = sorted({head.embed_dim for head in self._members()})
         if len(widths) > 1:
             raise ConfigError(f"the members were built for tokens of {widths} channels; they need one backbone")
@@ -85,25 +86,12 @@ class HeadEnsemble(Head):
     @classmethod
     def from_heads(
         cls,
-        heads: Sequence[nn.Module],
+        heads: Sequence[Head],
         weights: Sequence[float] | None = None,
         reduce: Literal["mean", "median"] = "mean",
     ) -> HeadEnsemble:
-        """Make an ensemble of heads that exist; they are used, not copied.
-
-        Raises:
-            ConfigError: if one is not a registered head.
-        """
-        members = []
-        for i, head in enumerate(heads):
-            if not isinstance(head, Head):
-                raise ConfigError(f"member {i} is {type(head).__name__}; expected a head with tasks")
-            members.append({"type": registry.name_of(type(head)), "config": head.config})
-        with torch.device("meta"):
-            ensemble = cls(members, weights, reduce)
-        ensemble.heads = nn.ModuleList(heads)
-        ensemble.training = ensemble.heads.training = any(head.training for head in heads)  # theirs stay as they are
-        return ensemble
+        """Return ``HeadEnsemble(heads, weights, reduce)``."""
+        return cls(heads, weights, reduce)
 
     def reset_parameters(self) -> None:
         """Re-initialise the weights of all members."""
@@ -196,19 +184,6 @@ def with_composed(values: Mapping[str, Tensor], compositions: Sequence[Compositi
     """Return predictions in original units, and what they lack of the compositions whose total and ratio they hold."""
     lacking = [own for own in compositions if own.name not in values and own.total in values and own.ratio in values]
     return {**values, **{own.name: own.of_shares(values[own.total], values[own.ratio]) for own in lacking}}
-
-
-def _build(index: int, member: Member, device: Any, dtype: Any) -> Head:
-    where = f"member {index} of the ensemble"
-    if set(member) != {"type", "config"} or not isinstance(member["config"], dict):
-        raise ConfigError(f"{where} is {member!r}; expected {{'type': head_type, 'config': {{...}}}}")
-    try:
-        cls = registry.resolve(member["type"])
-    except RegistryError as error:
-        raise ConfigError(f"{where}: {error}") from None
-    if not issubclass(cls, Head):
-        raise ConfigError(f"{where} is {member['type']!r}, which is no head with tasks")
-    return cls.from_config(member["config"], device=device, dtype=dtype)
 
 
 def _check_weights(weights: Sequence[float], count: int, reduce: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, Self
@@ -14,7 +15,7 @@ from dinoneck.layers.blocks import ActivationName, NormName
 from dinoneck.losses.composition import Composition
 from dinoneck.necks.layer_grouper import Fusion
 from dinoneck.necks.neck import GROUPS_OF_0_1
-from dinoneck.necks.vit_fpn import Downsample
+from dinoneck.necks.vit_fpn import Downsample, ViTFPN
 from dinoneck.tasks import Task
 
 
@@ -97,15 +98,20 @@ class FPNHead(PyramidHead):
         device: Any = None,
         dtype: Any = None,
     ) -> None:
-        neck = {
-            "type": "vit_fpn", "num_layers": num_layers, "fpn_dim": fpn_dim, "num_levels": num_levels,
-            "layer_groups": layer_groups, "use_separate_bottlenecks": use_separate_bottlenecks, "fusion": fusion,
-            "downsample": downsample, "norm": norm, "activation": activation, "residual_init": residual_init,
-            "use_coords": use_coords, "use_cls_context": use_cls_context, "patch_size": patch_size,
-            "norm_group_size": norm_group_size,
-        }  # fmt: skip
-        own = (hidden_dim, tower_depth, ratio_readout, compositions)
-        super().__init__(embed_dim, tasks, neck, layer_indices, *own, device=device, dtype=dtype)
+        given = locals()
+        neck = ViTFPN(**{name: given[name] for name in inspect.signature(ViTFPN).parameters})
+        super().__init__(
+            None,
+            tasks,
+            neck,
+            layer_indices,
+            hidden_dim,
+            tower_depth,
+            ratio_readout,
+            compositions,
+            device=device,
+            dtype=dtype,
+        )
 
     @classmethod
     def from_yaml(

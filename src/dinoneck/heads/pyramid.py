@@ -32,9 +32,10 @@ class PyramidHead(Head):
     map whose cells sum (or average, see ``Task.aggregate``) to the image's value.
 
     Args:
-        embed_dim: channels of the tokens.
+        embed_dim: channels of the tokens; None = those of the neck module.
         tasks: any kinds.
-        neck: ``{"type": a registered neck, ...its arguments}``; ``embed_dim`` is filled in.
+        neck: a neck module, which keeps its weights, or ``{"type": a registered neck, ...its arguments}`` without
+            ``embed_dim``.
         layer_indices: block indices the head reads, in this order; tokens that hold more are selected from. None:
             the tokens' layers as they come.
         hidden_dim: hidden units of the light heads; None = one linear layer each.
@@ -54,7 +55,7 @@ class PyramidHead(Head):
 
     Examples:
         >>> tasks = [Task("mass", unit="g"), Task("ndvi_map", kind="dense"), Task("plants", kind="density")]
-        >>> head = PyramidHead(64, tasks, neck={"type": "simple_pyramid", "out_channels": 32, "scales": [1, 0.5]})
+        >>> head = PyramidHead(neck=SimplePyramid(64, out_channels=32, scales=[1, 0.5]), tasks=tasks)
         >>> tokens = Tokens.from_patches(torch.randn(2, 15, 64), grid=(3, 5), patch_size=16)
         >>> {name: tuple(answer.shape) for name, answer in head.predict(tokens).items()}
         {'mass': (2, 1), 'ndvi_map': (2, 1, 3, 5), 'plants': (2, 1)}
@@ -62,9 +63,9 @@ class PyramidHead(Head):
 
     def __init__(
         self,
-        embed_dim: int,
-        tasks: Sequence[Task],
-        neck: dict[str, Any],
+        embed_dim: int | None = None,
+        tasks: Sequence[Task] = (),
+        neck: Neck | dict[str, Any] | None = None,
         layer_indices: Sequence[int] | None = None,
         hidden_dim: int | None = None,
         tower_depth: int = 2,
@@ -75,14 +76,14 @@ class PyramidHead(Head):
         dtype: Any = None,
     ) -> None:
         super().__init__()
-        at_least(1, embed_dim=embed_dim, hidden_dim=1 if hidden_dim is None else hidden_dim)
+        at_least(1, hidden_dim=1 if hidden_dim is None else hidden_dim)
         at_least(0, tower_depth=tower_depth)
         factory = {"device": device, "dtype": dtype}
-        self.embed_dim, self.ratio_readout = embed_dim, ratio_readout
+        self.neck = _checked_neck(neck, embed_dim, factory)
+        self.embed_dim, self.ratio_readout = self.neck.embed_dim, ratio_readout
         self.tasks = check_tasks(tasks, kinds=get_args(Kind), owner=type(self).__name__)
         self.compositions = tuple(compositions)
         outputs_of(self.tasks, self.compositions, type(self).__name__)  # refuses those that do not fit
-        self.neck = _build(neck, embed_dim, factory)
         self.layer_indices = _checked_layers(layer_indices, self.neck.num_layers)
         pooled_dim = self.neck.out_channels * len(self.neck.strides)
         own = [task for task in self.tasks if task.from_cells is None]
@@ -95,11 +96,11 @@ class PyramidHead(Head):
 
     @property
     def config(self) -> dict[str, Any]:
-        """The constructor arguments, every default of the neck's spelled out too."""
+        """The constructor arguments, with every argument of the neck."""
         own = super().config
-        if isinstance(own.get("neck"), dict):
-            neck = {key: value for key, value in self.neck.config.items() if key != "embed_dim"}
-            own["neck"] = {"type": registry.name_of(type(self.neck)), **neck}
+        if "neck" in own:  # a preset such as FPNHead has none
+            neck = self.neck.config
+            own |= {"embed_dim": neck.pop("embed_dim"), "neck": {"type": registry.name_of(type(self.neck)), **neck}}
         return own
 
     @property
@@ -181,17 +182,27 @@ class PyramidHead(Head):
         return tokens.select(self.layer_indices)
 
 
-def _build(neck: dict[str, Any], embed_dim: int, factory: dict[str, Any]) -> Neck:
-    config = dict(neck)
-    name = config.pop("type", None)
-    cls = neck_named(name, told=neck)
-    if config.setdefault("embed_dim", embed_dim) != embed_dim:
-        raise ConfigError(f"the neck's embed_dim is {config['embed_dim']}, the head's {embed_dim}; leave it out")
-    built = cls.from_config(config, **factory)
-    if built.needs_images:
-        hint = "; detail=None builds it without" if "detail" in built.config else ""
-        raise ConfigError(f"neck {name!r} needs the images beside the tokens, which heads are not given{hint}")
-    return built
+def _checked_neck(neck: Neck | dict[str, Any] | None, embed_dim: int | None, factory: dict[str, Any]) -> Neck:
+    """The module that is given, moved to the factory's device and dtype; of a dict, a new one."""
+    if isinstance(neck, dict):
+        config = dict(neck)
+        cls = neck_named(config.pop("type", None))
+        if embed_dim is None:
+            raise ConfigError("embed_dim is None; give the channels of the tokens, or a neck module")
+        at_least(1, embed_dim=embed_dim)
+        if config.setdefault("embed_dim", embed_dim) != embed_dim:
+            raise ConfigError(f"the neck's embed_dim is {config['embed_dim']}, the head's {embed_dim}; leave it out")
+        neck = cls.from_config(config, **factory)
+    elif neck is None:
+        raise ConfigError("neck is None; expected a neck module such as ViTFPN(...), or {'type': ..., its arguments}")
+    elif any(value is not None for value in factory.values()):
+        neck = neck.to(**factory)
+    if embed_dim not in (None, neck.embed_dim):
+        raise ConfigError(f"the neck's embed_dim is {neck.embed_dim}, the head's {embed_dim}; leave it out")
+    if neck.needs_images:
+        hint = "; detail=None builds it without" if "detail" in neck.config else ""
+        raise ConfigError(f"{type(neck).__name__} needs the images with the tokens, which heads are not given{hint}")
+    return neck
 
 
 def _checked_layers(layers: Sequence[int] | None, count: int | None) -> tuple[int, ...] | None:

@@ -70,20 +70,16 @@ class Neck(Configured, nn.Module, ABC):
             reset(module)
 
 
-def neck_named(name: Any, told: Any = None) -> type[Neck]:
-    """Return the neck registered under a name.
-
-    Args:
-        name: as in :mod:`dinoneck.registry`.
-        told: what the message quotes where nothing is registered; None = the name.
+def neck_named(name: Any) -> type[Neck]:
+    """Return the neck registered under a name, as in :mod:`dinoneck.registry`.
 
     Raises:
-        ConfigError: if nothing is, or no neck.
+        ConfigError: if the name is not registered, or names another kind of module.
     """
     try:
         cls = registry.resolve(name)
     except RegistryError as error:
-        raise ConfigError(f"neck is {(name if told is None else told)!r}: {error}") from None
+        raise ConfigError(f"neck {name!r}: {error}") from None
     if not issubclass(cls, Neck):
-        raise ConfigError(f"neck is {name!r}, which is {cls.__name__} and no neck")
+        raise ConfigError(f"neck {name!r} is {cls.__name__}; expected a subclass of Neck")
     return cls

@@ -107,6 +107,15 @@ def test_config_rebuilds_the_members() -> None:
     assert not torch.equal(again(tokens)["GDM_g"], ensemble(tokens)["GDM_g"])
 
 
+def test_members_are_given_as_modules() -> None:
+    heads = [PatchMeanHead(8, [Task("a")]).eval() for _ in range(3)]
+    ensemble = HeadEnsemble(heads)
+    assert ensemble.heads[1] is heads[1]
+    assert not ensemble.training
+    assert ensemble.config == HeadEnsemble.from_heads(heads).config
+    assert ensemble.config["members"][1] == {"type": "patch_mean", "config": heads[1].config}
+
+
 MEMBER = {"type": "patch_mean", "config": {"embed_dim": 8, "tasks": [{"$": "Task", "name": "a"}]}}
 
 
@@ -114,9 +123,9 @@ MEMBER = {"type": "patch_mean", "config": {"embed_dim": 8, "tasks": [{"$": "Task
     ("arguments", "message"),
     [
         ({"members": []}, "no members"),
-        ({"members": [{"type": "patch_mean"}]}, "expected {'type'"),
+        ({"members": [{"type": "patch_mean"}]}, "expected a registered Head, or its {'type'"),
         ({"members": [MEMBER | {"type": "patch_maen"}]}, r"Did you mean 'patch_mean'\?"),
-        ({"members": [{"type": "patch_mean_mlp", "config": {"embed_dim": 8}}]}, "no head with tasks"),
+        ({"members": [{"type": "patch_mean_mlp", "config": {"embed_dim": 8}}]}, "expected a registered Head"),
         ({"members": [{"type": "patch_mean", "config": {"embed_dim": 8}}]}, "lacks tasks"),
         ({"members": [MEMBER], "weights": [1.0, 2.0]}, "2 weights for 1 members"),
         ({"members": [MEMBER], "weights": [-1.0]}, "0 or more"),

@@ -20,6 +20,8 @@ from dinoneck import (
     Predictor,
     PyramidHead,
     ShapeError,
+    SimplePyramid,
+    SpatialTuningAdapter,
     TargetTransform,
     Task,
     Tokens,
@@ -62,6 +64,41 @@ def test_it_is_the_preset_of_the_pyramid_head() -> None:
     tokens = tokens_of(2, 3, 4, layers=3)
     for name, answer in flat(tokens).items():
         assert torch.equal(answer, general(tokens)[name])
+
+
+def test_a_neck_module_is_taken_with_its_weights(tmp_path: Path) -> None:
+    neck = ViTFPN(WIDTH, 3, fpn_dim=8, num_levels=2, fusion="softmax")
+    before = {name: value.clone() for name, value in neck.state_dict().items()}
+    head = PyramidHead(neck=neck, tasks=[REG, DENSE]).eval()
+    assert head.neck is neck
+    assert head.embed_dim == WIDTH
+    assert all(torch.equal(before[name], value) for name, value in head.neck.state_dict().items())
+    arguments = {"type": "vit_fpn", "num_layers": 3, "fpn_dim": 8, "num_levels": 2, "fusion": "softmax"}
+    by_dict = PyramidHead(WIDTH, [REG, DENSE], arguments)
+    nested = {"type": "vit_fpn", "config": neck.config}
+    assert head.config == by_dict.config == PyramidHead(tasks=[REG, DENSE], neck=nested).config
+    HeadCheckpoint.from_module(head).save(tmp_path / "head.safetensors")
+    tokens = tokens_of(2, 3, 4, layers=3)
+    for name, value in load_head(tmp_path / "head.safetensors")(tokens).items():
+        assert torch.equal(value, head(tokens)[name])
+
+
+def test_a_neck_module_that_does_not_fit_is_refused() -> None:
+    with pytest.raises(ConfigError, match="the neck's embed_dim is 8, the head's 24"):
+        PyramidHead(WIDTH, [REG], SimplePyramid(8))
+    with pytest.raises(ConfigError, match="neck is None"):
+        PyramidHead(WIDTH, [REG])
+    with pytest.raises(ConfigError, match="embed_dim is None"):
+        PyramidHead(tasks=[REG], neck={"type": "simple_pyramid"})
+    with pytest.raises(ConfigError, match="needs the images"):
+        PyramidHead(tasks=[REG], neck=SpatialTuningAdapter(WIDTH))
+    with pytest.raises(ConfigError, match=r"is 'Linear\(.*expected a registered Neck, or"):
+        PyramidHead(tasks=[REG], neck=torch.nn.Linear(1, 1))  # type: ignore[arg-type]
+
+
+def test_a_given_neck_is_moved_with_the_head() -> None:
+    head = PyramidHead(tasks=[REG], neck=SimplePyramid(WIDTH, 8), dtype=torch.float64)
+    assert {value.dtype for value in head.state_dict().values()} == {torch.float64}
 
 
 def test_pooled_tasks_read_the_means_of_all_levels() -> None:
@@ -168,7 +205,7 @@ def test_layers_are_selected_by_block_index() -> None:
     [
         ({}, "head_type None"),
         ({"type": "vit_fpm", "num_layers": 1}, "did you mean.*vit_fpn"),
-        ({"type": "patch_mean"}, "no neck"),
+        ({"type": "patch_mean"}, "expected a subclass of Neck"),
         ({"type": "vit_fpn"}, "lacks num_layers"),
         ({"type": "vit_fpn", "num_layers": 1, "width": 3}, "no argument 'width'"),
         ({"type": "vit_fpn", "num_layers": 1, "embed_dim": 7}, "embed_dim is 7, the head's 24"),

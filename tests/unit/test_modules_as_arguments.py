@@ -1,0 +1,126 @@
+"""A class of one's own that takes registered modules: its configuration, its file, and older versions of its parts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import dinoneck
+from dinoneck import (
+    CheckpointError,
+    ConfigError,
+    FeaturePyramid,
+    HeadCheckpoint,
+    PyramidHead,
+    RegistryError,
+    SimplePyramid,
+    Task,
+    Tokens,
+    ViTFPN,
+    load_head,
+    registry,
+)
+from dinoneck.checkpoint import read_header
+from dinoneck.configured import Configured
+from dinoneck.necks import Neck
+
+
+class Halved(Neck):
+    """A neck of one's own."""
+
+    def __init__(self, embed_dim: int, patch_size: int = 16) -> None:
+        super().__init__()
+        self.embed_dim, self.num_layers, self.patch_size = embed_dim, None, patch_size
+        self.out_channels, self.strides = 4, (float(patch_size),)
+        self.linear = nn.Linear(embed_dim, 4)
+
+    def reset_parameters(self) -> None:
+        self.linear.reset_parameters()
+
+    def forward(self, tokens: Any, images: Tensor | None = None, **plain: Any) -> FeaturePyramid:
+        (x,) = self._tokens(tokens, **plain).maps()
+        return FeaturePyramid((self.linear(x.movedim(1, -1)).movedim(-1, 1),), self.strides)
+
+
+class Several(Configured, nn.Module):
+    """Means of the finest levels of one neck, and of others."""
+
+    def __init__(self, neck: Neck, more: Sequence[Neck] = (), layer: LayerLike | None = None) -> None:
+        super().__init__()
+        self.neck, self.more, self.layer = neck, nn.ModuleList(more), layer
+
+    def forward(self, tokens: Tokens) -> Tensor:
+        means = [neck(tokens).maps[0].mean(dim=(2, 3)) for neck in (self.neck, *self.more)]
+        return torch.cat(means, dim=1)
+
+
+LayerLike = nn.Module
+
+
+@pytest.fixture(autouse=True)
+def registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_OWN", {})
+    dinoneck.register(Halved)
+    dinoneck.register(Several)
+
+
+def tokens() -> Tokens:
+    return Tokens.from_patches([torch.randn(2, 6, 8) for _ in range(2)], grid=(2, 3), patch_size=16)
+
+
+def a_module() -> Several:
+    return Several(ViTFPN(8, 2, fpn_dim=4, num_levels=1), [Halved(8), SimplePyramid(8, 4, [1.0])]).eval()
+
+
+def test_a_registered_neck_of_ones_own_in_a_pyramid_head(tmp_path: Path) -> None:
+    head = PyramidHead(neck=Halved(8), tasks=[Task("a")]).eval()
+    assert head.config["neck"] == {"type": "halved", "patch_size": 16}
+    HeadCheckpoint.from_module(head).save(tmp_path / "head.safetensors")
+    x = tokens()
+    assert torch.equal(load_head(tmp_path / "head.safetensors")(x)["a"], head(x)["a"])
+
+
+def test_modules_are_recorded_with_their_own_configuration(tmp_path: Path) -> None:
+    module = a_module()
+    assert module.config["neck"] == {"type": "vit_fpn", "config": module.neck.config}
+    assert [part["type"] for part in module.config["more"]] == ["halved", "simple_pyramid"]
+    HeadCheckpoint.from_module(module).save(tmp_path / "m.safetensors")
+    assert read_header(tmp_path / "m.safetensors").meta["versions"] == dict.fromkeys(
+        ("several", "vit_fpn", "halved", "simple_pyramid"), 1
+    )
+    x = tokens()
+    assert torch.equal(load_head(tmp_path / "m.safetensors")(x), module(x))
+
+
+@pytest.mark.parametrize("part", [ViTFPN, SimplePyramid])
+def test_an_older_part_is_migrated(part: type, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    HeadCheckpoint.from_module(a_module()).save(tmp_path / "m.safetensors")
+
+    def negated(config: dict[str, Any], tensors: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        return config, {name: -value for name, value in tensors.items()}
+
+    old = HeadCheckpoint.load(tmp_path / "m.safetensors").state_dict
+    monkeypatch.setattr(part, "checkpoint_version", 2)
+    monkeypatch.setattr(part, "checkpoint_migrations", {1: negated})
+    new = HeadCheckpoint.load(tmp_path / "m.safetensors").state_dict
+    prefix = "neck." if part is ViTFPN else "more.1."
+    for name, value in old.items():
+        assert torch.equal(new[name], -value if name.startswith(prefix) else value)
+
+
+def test_what_is_not_registered_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    HeadCheckpoint.from_module(a_module()).save(tmp_path / "m.safetensors")
+    with pytest.raises(ConfigError, match="'patch_mean_mlp' .*expected a registered Neck"):
+        Several({"type": "patch_mean_mlp", "config": {"embed_dim": 8}})  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="expected a registered Module"):
+        Several(Halved(8), layer=nn.Linear(1, 1))
+    monkeypatch.delitem(registry._OWN, "halved")
+    with pytest.raises(RegistryError, match=r"dinoneck\.register\(cls\)"):
+        a_module()
+    with pytest.raises(CheckpointError, match=r"halved.*dinoneck\.register"):
+        HeadCheckpoint.load(tmp_path / "m.safetensors")
