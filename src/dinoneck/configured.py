@@ -18,13 +18,17 @@ import functools
 import inspect
 import math
 import numbers
+import os
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Literal, Self, Union
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, Union, cast
 
 from dinoneck import registry
 from dinoneck.errors import ConfigError, RegistryError, did_you_mean
+
+if TYPE_CHECKING:
+    from dinoneck.checkpoint.hub_push import Pushed
 
 TAG = "$"
 Migration = Callable[[dict[str, Any], dict[str, Any]], tuple[dict[str, Any], dict[str, Any]]]
@@ -86,6 +90,52 @@ class Configured:
         factory = {name: value for name, value in (("device", device), ("dtype", dtype)) if value is not None}
         return cls(**config, **factory)
 
+    def save_pretrained(self, folder_or_file: str | os.PathLike[str], *, backbone: Any = None, **record: Any) -> None:
+        """Save the module in one checked file, see :meth:`dinoneck.HeadCheckpoint.from_module`.
+
+        Args:
+            folder_or_file: a folder, which then holds ``head.safetensors``; or a file that ends in ``.safetensors``.
+            backbone: the backbone it was trained on, or its record; a head without one warns.
+            **record: ``preprocess``, ``training``, ``license``, ``tta`` and ``extra`` as there.
+
+        Raises:
+            CheckpointError: if the module cannot be saved, or the file cannot be written.
+            RegistryError: if the name of an unregistered class is taken, see :func:`dinoneck.register`.
+        """
+        from dinoneck.checkpoint import pretrained
+
+        pretrained.save(self, folder_or_file, backbone, record)
+
+    def push_to_hub(self, repo_id: str, *, backbone: Any = None, **options: Any) -> Pushed:
+        """Publish the module, with its page, in one commit of a hub repository.
+
+        Args:
+            repo_id: ``user/name``.
+            backbone: as for :meth:`save_pretrained`.
+            **options: the record as there, and the options of :meth:`dinoneck.HeadCheckpoint.push_to_hub`.
+
+        Raises:
+            CheckpointError: as there.
+        """
+        from dinoneck.checkpoint import pretrained
+
+        return pretrained.push(self, repo_id, backbone, options)
+
+    @classmethod
+    def from_pretrained(cls, path_or_repo: str | os.PathLike[str], revision: str | None = None) -> Self:
+        """Load a module of this class, or of a subclass, in eval mode on the CPU; every byte of the file is checked.
+
+        Args:
+            path_or_repo: a folder or file of :meth:`save_pretrained`, or a hub repository ``user/name``.
+            revision: branch, tag or commit of a hub repository.
+
+        Raises:
+            CheckpointError: if the file is damaged, or holds a module of another class.
+        """
+        from dinoneck.checkpoint import pretrained
+
+        return cast("Self", pretrained.load(cls, path_or_repo, revision))
+
 
 def fields_of(cls: type) -> dict[str, inspect.Parameter]:
     """Return the configuration arguments of a class: name -> parameter, ``device`` and ``dtype`` left out."""
@@ -120,6 +170,8 @@ def _recording(original: Callable[..., None]) -> Callable[..., None]:
             default = {name: signature.parameters[name].default for name in self.omitted_arguments if name in plain}
             written = {name: value for name, value in plain.items() if name not in default or value != default[name]}
             object.__setattr__(self, "_config", {name: encode(value) for name, value in written.items()})
+            if hasattr(type(self), "_hub_mixin_config"):  # of huggingface_hub's ModelHubMixin, which saves it
+                self._hub_mixin_config = self.config
 
     return __init__
 

@@ -346,15 +346,20 @@ def save_head(path: str | os.PathLike[str], module: nn.Module, **meta: Any) -> N
 
     A head saved without ``backbone=`` warns: nothing can notice then that it is used with another one.
     """
-    if meta.get("backbone") is None and _is_head(module):
-        warnings.warn(
-            f"this {type(module).__name__} is saved without backbone=, so its file cannot refuse the tokens of another "
-            "backbone; pass the backbone that it was trained on, or its record (FeatureStore.backbone_record)",
-            stacklevel=2,
-        )
+    warn_without_backbone(module, meta.get("backbone"), stacklevel=3)
     known = {key: meta.pop(key) for key in _TOLD if key in meta}
     extra = {**dict(meta.pop("extra", None) or {}), **meta}
     HeadCheckpoint.from_module(module, **known, extra=extra).save(path)
+
+
+def warn_without_backbone(module: nn.Module, backbone: Any, stacklevel: int) -> None:
+    """Warn of a head whose file cannot refuse the tokens of another backbone; necks and building blocks need none."""
+    if backbone is None and _is_head(module):
+        warnings.warn(
+            f"this {type(module).__name__} is saved without backbone=, so its file cannot refuse the tokens of another "
+            "backbone; pass the backbone that it was trained on, or its record (FeatureStore.backbone_record)",
+            stacklevel=stacklevel,
+        )
 
 
 def load_head(

@@ -1,0 +1,176 @@
+"""``save_pretrained``, ``from_pretrained`` and ``push_to_hub``, alone and next to huggingface_hub's mixin."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from huggingface_hub import PyTorchModelHubMixin
+from tests.hub_server import WRITER, Hub
+from torch import Tensor, nn
+
+from dinoneck import (
+    Backbone,
+    CheckpointError,
+    FPNHead,
+    HeadCheckpoint,
+    LayerGrouper,
+    PatchMeanHead,
+    PyramidHead,
+    RegistryError,
+    SimplePyramid,
+    Task,
+    Tokens,
+    ViTFPN,
+    load_head,
+    registry,
+)
+from dinoneck.heads import Head
+from dinoneck.necks import Neck
+from dinoneck.points import GatedFusion
+
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+TASKS = [Task("mass", unit="g", activation="softplus"), Task("state", dim=2, kind="classification", labels=("a", "b"))]
+
+
+@pytest.fixture(autouse=True)
+def own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    new_process(monkeypatch)
+
+
+def new_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of one's own is registered."""
+    monkeypatch.setattr(registry, "_OWN", {})
+
+
+@pytest.fixture
+def writer(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Hub:
+    monkeypatch.setenv("HF_TOKEN", WRITER)
+    return hub
+
+
+def same(one: nn.Module, other: nn.Module) -> bool:
+    states = one.state_dict(), other.state_dict()
+    return states[0].keys() == states[1].keys() and all(torch.equal(states[1][k], v) for k, v in states[0].items())
+
+
+MODULES: list[Any] = [
+    PatchMeanHead(64, TASKS, hidden_dim=4),
+    FPNHead(64, TASKS, num_layers=1, fpn_dim=4),
+    ViTFPN(64, 2, fpn_dim=4),
+    SimplePyramid(64, 4),
+    LayerGrouper(64, 2, 4, 2),
+    GatedFusion(4, 4, 4),
+]
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: type(module).__name__)
+@pytest.mark.parametrize("where", ["folder/inside", "some.safetensors"])
+def test_what_is_saved_comes_back(module: Any, where: str, tmp_path: Path, tiny: Backbone) -> None:
+    module.save_pretrained(tmp_path / where, **({"backbone": tiny} if isinstance(module, Head) else {}))
+    again = type(module).from_pretrained(tmp_path / where)
+    assert type(again) is type(module)
+    assert again.config == module.config
+    assert same(again, module)
+    assert not again.training
+
+
+def test_a_file_of_another_class_is_refused(tmp_path: Path, tiny: Backbone) -> None:
+    FPNHead(64, TASKS, num_layers=1, fpn_dim=4).save_pretrained(tmp_path, backbone=tiny)
+    for cls in (FPNHead, PyramidHead, Head):
+        assert type(cls.from_pretrained(tmp_path)) is FPNHead
+    for other in (PatchMeanHead, ViTFPN, Neck):
+        with pytest.raises(CheckpointError, match=rf"'fpn' \(FPNHead\); expected {other.__name__}\. .*load_head"):
+            other.from_pretrained(tmp_path)
+
+
+def test_only_heads_warn_without_a_backbone(tmp_path: Path, tiny: Backbone) -> None:
+    with pytest.warns(UserWarning, match="without backbone=") as caught:
+        PatchMeanHead(64, TASKS).save_pretrained(tmp_path / "a")
+    assert caught[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ViTFPN(64, 2).save_pretrained(tmp_path / "b")
+        PatchMeanHead(64, TASKS).save_pretrained(tmp_path / "c", backbone=tiny, license="mit")
+    assert HeadCheckpoint.load(tmp_path / "c" / "head.safetensors").meta["license"] == "mit"
+    with pytest.raises(TypeError, match="licence"):
+        ViTFPN(64, 2).save_pretrained(tmp_path / "d", licence="mit")
+    with pytest.raises(CheckpointError, match="expected one file|is a folder|no head"):
+        PatchMeanHead.from_pretrained(tmp_path / "nothing")
+
+
+def test_the_hub(writer: Hub, tiny: Backbone) -> None:
+    head = PatchMeanHead(64, TASKS, hidden_dim=4)
+    pushed = head.push_to_hub("me/one", backbone=tiny, license="mit", commit_message="spring")
+    assert writer.repos["me/one"].messages[-1] == "spring"
+    assert same(PatchMeanHead.from_pretrained("me/one"), head)
+    head.reset_parameters()
+    head.push_to_hub("me/one", backbone=tiny)
+    assert not same(PatchMeanHead.from_pretrained("me/one", revision=pushed.commit), head)
+    neck = ViTFPN(64, 2, fpn_dim=4)
+    neck.push_to_hub("me/neck")
+    assert same(ViTFPN.from_pretrained("me/neck"), neck)
+
+
+class Mine(PatchMeanHead, PyTorchModelHubMixin):  # type: ignore[misc]
+    """A head of one's own; the file is dinoneck's."""
+
+
+class Theirs(PyTorchModelHubMixin, PatchMeanHead):  # type: ignore[misc]
+    """The same, in the mixin's own two files."""
+
+
+class Wrapping(nn.Module, PyTorchModelHubMixin):
+    """A model of one's own that holds modules of this library."""
+
+    def __init__(self, embed_dim: int = 64, width: int = 8, target: str = "x") -> None:
+        super().__init__()
+        self.head = PyramidHead(neck=ViTFPN(embed_dim, 2, fpn_dim=width), tasks=[Task(target)])
+
+    def forward(self, tokens: Tokens) -> dict[str, Tensor]:
+        outputs: dict[str, Tensor] = self.head(tokens)
+        return outputs
+
+
+def a_model(cls: type[Any]) -> Any:
+    return cls(width=4, target="mass") if cls is Wrapping else cls(64, TASKS, hidden_dim=4)
+
+
+def tokens() -> Tokens:
+    return Tokens.from_patches([torch.randn(2, 6, 64) for _ in range(2)], grid=(2, 3), patch_size=16)
+
+
+@pytest.mark.parametrize("remote", [False, True], ids=["folder", "hub"])
+@pytest.mark.parametrize("cls", [Mine, Theirs, Wrapping])
+def test_next_to_the_hubs_mixin(
+    cls: type[Any], remote: bool, writer: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = a_model(cls).eval()
+    if remote:
+        model.push_to_hub("me/model")
+    else:
+        model.save_pretrained(tmp_path / "model")
+    new_process(monkeypatch)
+    again = cls.from_pretrained("me/model" if remote else tmp_path / "model")
+    assert type(again) is cls
+    assert same(again, model)
+    if cls is not Wrapping:
+        assert again.config == model.config
+    x = tokens()
+    for name, value in model(x).items():
+        assert torch.equal(again(x)[name], value)
+
+
+def test_a_class_of_ones_own_is_registered_on_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    a_model(Mine).save_pretrained(tmp_path)
+    new_process(monkeypatch)
+    with pytest.raises(CheckpointError, match=r"'mine' is not registered.*dinoneck\.register"):
+        load_head(tmp_path / "head.safetensors")
+    assert isinstance(Mine.from_pretrained(tmp_path), Mine)
+    assert isinstance(load_head(tmp_path / "head.safetensors"), Mine)
+    other = type("Mine", (PatchMeanHead,), {"__module__": "elsewhere"})
+    with pytest.raises(RegistryError, match="'mine' is taken"):
+        other(64, TASKS).save_pretrained(tmp_path)
