@@ -241,7 +241,7 @@ def normal(annotation: Any, value: Any, where: str) -> Any:
             raise _mismatch(annotation, value, where)
         return None
     if annotation in _SCALARS:
-        return _SCALARS[annotation](annotation, value, where)
+        return _scalar(annotation, value, where)
     if dataclasses.is_dataclass(annotation) and isinstance(annotation, type):
         return _dataclass(annotation, value, where)
     if origin in (tuple, list) or (isinstance(origin, type) and issubclass(origin, Sequence)):
@@ -275,38 +275,15 @@ def _module(kinds: tuple[type, ...], value: Any, where: str) -> Any:
     return value
 
 
-def _integer(annotation: Any, value: Any, where: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise _mismatch(annotation, value, where)
-    return int(value)
+_SCALARS: dict[Any, Any] = {int: numbers.Integral, float: numbers.Real, bool: bool, str: str}
 
 
-def _real(annotation: Any, value: Any, where: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+def _scalar(annotation: Any, value: Any, where: str) -> Any:
+    if not isinstance(value, _SCALARS[annotation]) or (isinstance(value, bool) and annotation is not bool):
         raise _mismatch(annotation, value, where)
-    if not math.isfinite(value):
+    if annotation is float and not math.isfinite(value):
         raise ConfigError(f"{where} is {value}; a finite number was expected")
-    return float(value)
-
-
-def _boolean(annotation: Any, value: Any, where: str) -> bool:
-    if not isinstance(value, bool):
-        raise _mismatch(annotation, value, where)
-    return value
-
-
-def _string(annotation: Any, value: Any, where: str) -> str:
-    if not isinstance(value, str):
-        raise _mismatch(annotation, value, where)
-    return str(value)
-
-
-_SCALARS: dict[Any, Callable[[Any, Any, str], Any]] = {
-    int: _integer,
-    float: _real,
-    bool: _boolean,
-    str: _string,
-}
+    return annotation(value)
 
 
 def _union(annotation: Any, value: Any, where: str) -> Any:
@@ -381,7 +358,7 @@ def _json_value(value: Any, where: str) -> Any:
     if isinstance(value, numbers.Integral):
         return int(value)
     if isinstance(value, numbers.Real):
-        return _real(float, value, where)
+        return _scalar(float, value, where)
     if isinstance(value, tuple | list):
         return [_json_value(item, f"{where}[{i}]") for i, item in enumerate(value)]
     if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):

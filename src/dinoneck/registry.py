@@ -43,6 +43,12 @@ def names() -> tuple[str, ...]:
     return tuple(sorted({*_HOMES, *_OWN}))
 
 
+def exports(*packages: str) -> dict[str, str]:
+    """Return the classes of the table in these packages: class name -> the module that defines it."""
+    homes = (home.partition(":") for home in _HOMES.values())
+    return {name: module for module, _, name in homes if module.rpartition(".")[0] in packages}
+
+
 def resolve(head_type: Any) -> type[Any]:
     """Return the class registered under a name.
 

@@ -24,7 +24,6 @@ EXAMPLE = (
     "dinoneck bench head.safetensors --size 480x960 --batch-size 1 8\n"
     "         dinoneck bench --backbone dinoneck_tiny --random-backbone --size 480x960 --dtype fp32 bf16"
 )
-_NECKS = ("vit_fpn", "simple_pyramid", "dpt", "sta_pyramid")
 _DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 _LARGER = 2
 _PARTS = ("prepare", "backbone", "head", "whole")
@@ -43,7 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     backbone_options.add_backbone(parser)
     parser.set_defaults(backbone_source=None)
     parser.add_argument("--layers", type=int, nargs="+", metavar="BLOCK", help="with --backbone: blocks to give tokens")
-    parser.add_argument("--neck", choices=_NECKS, help="with --backbone: a neck of its default values on top")
+    parser.add_argument(
+        "--neck", metavar="NAME", help="with --backbone: a registered neck on top, with its default values"
+    )
     parser.add_argument(
         "--size", type=backbone_options.size, metavar="HxW", help="pixels that photos are brought to; default: a head's"
     )
@@ -109,18 +110,16 @@ def _of_head(options: argparse.Namespace) -> tuple[Backbone, nn.Module, Preproce
     backbone = backbone_options.recorded(options, found)
     checkpoint.check_backbone(backbone)
     module = found.build()
-    if not hasattr(module, "predict") and checkpoint.head_type not in _NECKS:
-        raise ConfigError(
-            f"{options.head} holds a {checkpoint.head_type}, which does not answer from tokens alone; heads with tasks "
-            f"and the necks {', '.join(_NECKS)} can be timed"
-        )
+    if not hasattr(module, "predict"):
+        _check_neck(module, f"{options.head} holds {checkpoint.head_type}")
     preprocess = checkpoint.preprocess or backbone.preprocess
     return backbone, module, preprocess if options.size is None else preprocess.changed(size=options.size)
 
 
 def _of_backbone(options: argparse.Namespace) -> tuple[Backbone, nn.Module | None, Preprocessing]:
     """A backbone by name, with a neck if one was asked for."""
-    from dinoneck import registry
+    from dinoneck.configured import fields_of
+    from dinoneck.necks.neck import neck_named
 
     if options.backbone is None:
         raise ConfigError("give a head file, or --backbone NAME")
@@ -131,9 +130,21 @@ def _of_backbone(options: argparse.Namespace) -> tuple[Backbone, nn.Module | Non
     backbone = backbone_options.load(options, layers=options.layers)
     neck = None
     if options.neck is not None:
-        layers = {"num_layers": len(backbone.layers)} if options.neck in ("vit_fpn", "dpt") else {}
-        neck = registry.resolve(options.neck)(backbone.embed_dim, patch_size=backbone.patch_size, **layers)
+        cls = neck_named(options.neck)
+        sizes = {
+            "embed_dim": backbone.embed_dim, "num_layers": len(backbone.layers), "patch_size": backbone.patch_size
+        }  # fmt: skip
+        neck = cls(**{name: size for name, size in sizes.items() if name in fields_of(cls)})
+        _check_neck(neck, f"--neck is {options.neck}")
     return backbone, neck, backbone.preprocess.changed(size=options.size)
+
+
+def _check_neck(module: nn.Module, what: str) -> None:
+    """Refuse what does not run on tokens alone."""
+    from dinoneck.necks.neck import Neck
+
+    if not isinstance(module, Neck) or module.needs_images:
+        raise ConfigError(f"{what}, which does not run on tokens alone; heads with tasks and most necks do")
 
 
 def _photo(options: argparse.Namespace, preprocess: Preprocessing, folder: Path) -> tuple[Path, str]:

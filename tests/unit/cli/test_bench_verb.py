@@ -75,7 +75,10 @@ def test_refusals(head: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     neck = SpatialTuningAdapter(64, out_channels=16, num_layers=1)
     save_head(tmp_path / "neck.safetensors", neck, backbone=foreign)
     for arguments, message in (
-        ([str(tmp_path / "neck.safetensors")], "does not answer from tokens alone"),
+        ([str(tmp_path / "neck.safetensors")], "does not run on tokens alone"),
+        ([*TINY, "--size", "32x48", "--neck", "spatial_tuning_adapter"], "does not run on tokens alone"),
+        ([*TINY, "--size", "32x48", "--neck", "vit_fpm"], "Did you mean 'vit_fpn'"),
+        ([*TINY, "--size", "32x48", "--neck", "patch_mean"], "expected a subclass of Neck"),
         (["--size", "32"], "give a head file, or --backbone NAME"),
         ([*TINY], "give it with --size"),
         ([str(head), "--neck", "dpt"], "leave out --neck"),
