@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+import dinoneck
 from dinoneck import (
     CLSGating,
     CLSGatingHead,
@@ -23,7 +24,6 @@ from dinoneck import (
     PatchMeanHead,
     PatchMeanMLP,
     PyramidHead,
-    SimplePyramid,
     SpatialTuningAdapter,
     STAPyramid,
     TargetTransform,
@@ -205,7 +205,7 @@ CASES = [
         layers=5,
         smallest=9,
     ),
-    Case("simple_pyramid", lambda **f: SimplePyramid(WIDTH, 8, **f), smallest=3),
+    Case("simple_pyramid", lambda **f: dinoneck.SimplePyramid(WIDTH, 8, **f), smallest=3),
     Case("dpt", lambda **f: DPTNeck(WIDTH, 4, 8, "project", hidden_sizes=(4, 6, 8, 10), **f), layers=4, smallest=3),
     Case(
         "dpt-ignore", lambda **f: DPTNeck(WIDTH, 2, 8, hidden_sizes=(6, 8), **f), layers=2, smallest=3, inductor=False
