@@ -6,6 +6,8 @@ from dinoneck.lazy import attach
 
 if TYPE_CHECKING:
     from dinoneck.checkpoint.card import model_card as model_card
+    from dinoneck.checkpoint.cls_gating_weights import cls_gating_tasks as cls_gating_tasks
+    from dinoneck.checkpoint.cls_gating_weights import import_cls_gating as import_cls_gating
     from dinoneck.checkpoint.ensemble_folder import EnsembleFolder as EnsembleFolder
     from dinoneck.checkpoint.ensemble_folder import Member as Member
     from dinoneck.checkpoint.ensemble_folder import load_ensemble as load_ensemble
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from dinoneck.checkpoint.legacy import read_legacy as read_legacy
 
 _HOMES = {
+    "cls_gating_tasks": "dinoneck.checkpoint.cls_gating_weights",
+    "import_cls_gating": "dinoneck.checkpoint.cls_gating_weights",
     "EnsembleFolder": "dinoneck.checkpoint.ensemble_folder",
     "ImportedHead": "dinoneck.checkpoint.legacy",
     "LegacyFile": "dinoneck.checkpoint.legacy",

@@ -138,8 +138,8 @@ def _spelled(names: Sequence[str]) -> str:
 
 def _heads(options: argparse.Namespace) -> tuple[list[ImportedHead], dict[str, Any]]:
     """The heads, and what to keep beside them."""
+    from dinoneck.checkpoint.cls_gating_weights import import_cls_gating
     from dinoneck.checkpoint.legacy import BIOMASS_TARGETS, ImportedHead, import_biomass, import_described, read_legacy
-    from dinoneck.heads.cls_gating_import import import_cls_gating
 
     extra = {"imported": {"format": options.format, "source": options.source.name}}
     if options.format == "biomass-mlp":

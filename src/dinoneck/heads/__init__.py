@@ -5,10 +5,6 @@ from dinoneck.registry import exports
 
 _HOMES = {
     **exports(__name__),
-    "cls_gating_tasks": "dinoneck.heads.cls_gating_import",
-    "import_cls_gating": "dinoneck.heads.cls_gating_import",
-    "FPNSettings": "dinoneck.heads.fpn_yaml",
-    "read_fpn_yaml": "dinoneck.heads.fpn_yaml",
     "gates_of": "dinoneck.heads.gates",
     "Head": "dinoneck.heads.head",
 }

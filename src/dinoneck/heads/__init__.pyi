@@ -2,13 +2,9 @@
 
 from dinoneck.heads.cls_gating import CLSGating as CLSGating
 from dinoneck.heads.cls_gating import CLSGatingHead as CLSGatingHead
-from dinoneck.heads.cls_gating_import import cls_gating_tasks as cls_gating_tasks
-from dinoneck.heads.cls_gating_import import import_cls_gating as import_cls_gating
 from dinoneck.heads.dense import DenseHead as DenseHead
 from dinoneck.heads.ensemble import HeadEnsemble as HeadEnsemble
 from dinoneck.heads.fpn import FPNHead as FPNHead
-from dinoneck.heads.fpn_yaml import FPNSettings as FPNSettings
-from dinoneck.heads.fpn_yaml import read_fpn_yaml as read_fpn_yaml
 from dinoneck.heads.gates import gates_of as gates_of
 from dinoneck.heads.head import Head as Head
 from dinoneck.heads.patch_mean import PatchMeanHead as PatchMeanHead

@@ -193,8 +193,7 @@ class CLSGatingHead(Head):
         >>> head(tokens)["Dry_Total_g"].shape, head.gate(tokens).shape
         (torch.Size([2, 1]), torch.Size([2, 2, 3]))
 
-    Reference: design source 003, 3.2 and 5.2; its weights come in through
-    :func:`dinoneck.heads.import_cls_gating`.
+    Reference: the published notebook whose weights :func:`dinoneck.checkpoint.import_cls_gating` reads.
     """
 
     def __init__(

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import inspect
-import os
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal
 
 from dinoneck.configured import Migrations
-from dinoneck.errors import ConfigError
-from dinoneck.heads.fpn_yaml import read_fpn_yaml
 from dinoneck.heads.pyramid import PyramidHead, RatioReadout
 from dinoneck.layers.blocks import ActivationName, NormName
 from dinoneck.losses.composition import Composition
@@ -112,32 +109,3 @@ class FPNHead(PyramidHead):
             device=device,
             dtype=dtype,
         )
-
-    @classmethod
-    def from_yaml(
-        cls,
-        path: str | os.PathLike[str],
-        embed_dim: int = 384,
-        tasks: Sequence[Task] | None = None,
-        **arguments: Any,
-    ) -> Self:
-        """Build the head that a YAML file with the design source's keys describes.
-
-        :func:`dinoneck.heads.read_fpn_yaml` tells the keys, and gives the loss that goes with them.
-
-        Args:
-            path: the file.
-            embed_dim: channels of the tokens, which such a file does not tell (384: a ViT-S).
-            tasks: None = reg3 (1 output), ratio (3) and ndvi; ``ndvi_dense: true`` adds a dense task ``ndvi_dense``.
-            **arguments: other arguments of the head, ``patch_size`` for example.
-
-        Raises:
-            ConfigError: naming the file and the key.
-        """
-        settings = read_fpn_yaml(path)
-        if twice := sorted(set(arguments) & set(settings.arguments)):
-            raise ConfigError(f"{', '.join(twice)} given beside {path}, which says so already")
-        try:
-            return cls(embed_dim, settings.tasks(tasks), **settings.arguments, **arguments)
-        except ConfigError as error:
-            raise ConfigError(f"{path}: {error}") from error

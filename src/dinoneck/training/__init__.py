@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from dinoneck.training.experiment import run_experiment as run_experiment
     from dinoneck.training.fitting import fit as fit
     from dinoneck.training.folds import group_folds as group_folds
+    from dinoneck.training.fpn_yaml import FPNSettings as FPNSettings
+    from dinoneck.training.fpn_yaml import read_fpn_yaml as read_fpn_yaml
     from dinoneck.training.freeze_schedule import FreezeSchedule as FreezeSchedule
     from dinoneck.training.head_choice import HeadChoice as HeadChoice
     from dinoneck.training.live_tokens import LiveTokens as LiveTokens
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
     from dinoneck.training.sources import TokenSource as TokenSource
 
 _HOMES = {
+    "FPNSettings": "dinoneck.training.fpn_yaml",
+    "read_fpn_yaml": "dinoneck.training.fpn_yaml",
     "knn_probe": "dinoneck.training.probes",
     "SAM": "dinoneck.training.sam",
     "LiveTokens": "dinoneck.training.live_tokens",

@@ -56,7 +56,7 @@ class TrainingConfig:
         gate: its mode, ``mlp``, ``query`` or ``resized``.
         activation: of every value, in natural units; None = linear answers in z-scores (``cls_gating`` on the CSIRO
             layout: softplus).
-        fpn: keys ``model.*`` and ``fpn.*`` of the FPN design source, see :func:`dinoneck.heads.read_fpn_yaml`.
+        fpn: keys ``model.*`` and ``fpn.*`` of the FPN design source, see :func:`dinoneck.training.read_fpn_yaml`.
         beta: of the smooth L1 loss; None = squared errors.
         main_weights: one per target.
         aux_weight: of every auxiliary target.

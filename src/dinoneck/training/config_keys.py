@@ -141,7 +141,7 @@ FPN_KEYS: Mapping[str, Kind] = MappingProxyType(
         "fpn.layer_groups": several(several(whole(0, 1000), "positions"), "lists of positions"),
     }
 )
-"""The keys of the FPN design source but ``loss.weighting``; :mod:`dinoneck.heads.fpn_yaml` makes a head of them."""
+"""The keys of the FPN design source but ``loss.weighting``; :mod:`dinoneck.training.fpn_yaml` makes a head of them."""
 
 IGNORED: Mapping[str, str] = MappingProxyType(
     {"trainer.num_workers": "tokens are read in the process itself, so there are no workers and it is not used"}

@@ -11,10 +11,10 @@ from dinoneck.grid import GridSize, patch_pair
 from dinoneck.heads.cls_gating import CLSGatingHead
 from dinoneck.heads.dense import DenseHead
 from dinoneck.heads.fpn import FPNHead
-from dinoneck.heads.fpn_yaml import FPNSettings, fpn_settings
 from dinoneck.heads.head import Head
 from dinoneck.heads.patch_mean import PatchMeanHead
 from dinoneck.tasks import Task
+from dinoneck.training.fpn_yaml import FPNSettings, fpn_settings
 from dinoneck.training.plan import HeadName
 
 PYRAMID_DIM = 128
@@ -31,7 +31,7 @@ class HeadChoice:
         hidden_dim: hidden units; channels of the pyramid.
         dropout: of ``cls_gating``.
         gate: its mode, ``mlp``, ``query`` or ``resized``.
-        fpn: values of the FPN design source's keys, see :func:`dinoneck.heads.read_fpn_yaml`; empty = a pyramid on
+        fpn: values of the FPN design source's keys, see :func:`dinoneck.training.read_fpn_yaml`; empty = a pyramid on
             all layers of the tokens.
 
     Raises:

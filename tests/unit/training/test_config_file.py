@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from dinoneck import ConfigError
-from dinoneck.heads import fpn_yaml
+from dinoneck.training import fpn_yaml
 from dinoneck.training.config_file import TrainingConfig, config_of, read_config
 from dinoneck.training.config_keys import FPN_KEYS, IGNORED, KEYS, RECIPE
 from dinoneck.training.recipe import Recipe

@@ -10,7 +10,7 @@ import torch
 from tests.contract.cases import tokens_of
 
 from dinoneck import Composition, ConfigError, FPNHead, Task
-from dinoneck.heads import read_fpn_yaml
+from dinoneck.training import read_fpn_yaml
 
 SOURCE = """
 model.head.type: fpn
@@ -40,7 +40,7 @@ def written(folder: Path, text: str) -> Path:
 
 
 def test_the_printed_keys(tmp_path: Path) -> None:
-    head = FPNHead.from_yaml(written(tmp_path, SOURCE))
+    head = read_fpn_yaml(written(tmp_path, SOURCE)).head()
     assert head.config | {"tasks": None} == FPNHead(384, head.tasks, 4, (2, 5, 8, 11)).config | {"tasks": None}
     assert [(task.name, task.dim, task.kind) for task in head.tasks] == [
         ("reg3", 1, "regression"),
@@ -61,7 +61,7 @@ def test_the_printed_keys(tmp_path: Path) -> None:
 
 def test_nested_keys_and_own_tasks(tmp_path: Path) -> None:
     mass = Task("reg3", unit="g")
-    head = FPNHead.from_yaml(written(tmp_path, NESTED), embed_dim=24, tasks=[mass], patch_size=14)
+    head = read_fpn_yaml(written(tmp_path, NESTED)).head(embed_dim=24, tasks=[mass], patch_size=14)
     wanted = FPNHead(24, [mass], 3, (1, 3, 5), 16, 2, [[0, 2], [1]], False, use_cls_context=True, patch_size=14)
     assert head.config == wanted.config
     assert head.neck.grouper.groups == ((0, 2), (1,))
@@ -69,7 +69,7 @@ def test_nested_keys_and_own_tasks(tmp_path: Path) -> None:
 
 def test_without_backbone_layers_only_the_last_is_read(tmp_path: Path) -> None:
     text = SOURCE.replace("enabled: true", "enabled: false").replace("256", "8")
-    head = FPNHead.from_yaml(written(tmp_path, text), embed_dim=24)
+    head = read_fpn_yaml(written(tmp_path, text)).head(embed_dim=24)
     assert (head.num_layers, head.layer_indices) == (1, None)
     assert head(tokens_of(2, 3, 4))["ndvi_dense"].shape == (2, 1, 3, 4)
 
@@ -98,7 +98,7 @@ def test_without_backbone_layers_only_the_last_is_read(tmp_path: Path) -> None:
 )
 def test_a_file_that_does_not_fit_is_refused(tmp_path: Path, change: tuple[str, str], says: str) -> None:
     with pytest.raises(ConfigError, match=says):
-        FPNHead.from_yaml(written(tmp_path, SOURCE.replace(*change)))
+        read_fpn_yaml(written(tmp_path, SOURCE.replace(*change))).head()
 
 
 @pytest.mark.parametrize("content", [None, "", "just text", "[1, 2]", b"\xff\xfe\x00"])
@@ -107,9 +107,9 @@ def test_a_file_that_holds_no_settings_is_refused(tmp_path: Path, content: Any) 
     if content is not None:
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(ConfigError, match=r"train\.yaml"):
-        FPNHead.from_yaml(path)
+        read_fpn_yaml(path).head()
 
 
 def test_an_argument_that_the_file_tells_is_not_given_twice(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="fpn_dim given beside"):
-        FPNHead.from_yaml(written(tmp_path, SOURCE), fpn_dim=3)
+    with pytest.raises(ConfigError, match="fpn_dim given twice"):
+        read_fpn_yaml(written(tmp_path, SOURCE)).head(fpn_dim=3)

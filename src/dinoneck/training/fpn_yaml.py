@@ -1,4 +1,4 @@
-"""The YAML keys of the FPN design source -> an FPNHead, and the loss that goes with it."""
+"""The YAML keys of a published FPN training notebook -> an FPNHead, and the loss that goes with it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 from dinoneck.errors import ConfigError
 from dinoneck.flat_yaml import read_flat_yaml
+from dinoneck.heads.fpn import FPNHead
 from dinoneck.losses.composition import Composition, CompositionLoss
 from dinoneck.losses.task_loss import TaskLoss
 from dinoneck.losses.uncertainty import UncertaintyWeighting
@@ -33,22 +34,42 @@ NDVI_DENSE = Task("ndvi_dense", kind="dense")
 
 @dataclass(frozen=True)
 class FPNSettings:
-    """What such a file says.
+    """The settings of one file.
 
     Attributes:
         arguments: of :class:`dinoneck.FPNHead`, without ``embed_dim`` and ``tasks``.
         ndvi_dense: whether a dense NDVI task is added.
         weighting: ``"uw"`` (uncertainty weighting) or None (fixed weights).
+        path: of the file, for messages.
     """
 
     arguments: dict[str, Any]
     ndvi_dense: bool = False
     weighting: str | None = None
+    path: str | os.PathLike[str] = "the settings"
 
     def tasks(self, tasks: Sequence[Task] | None = None) -> tuple[Task, ...]:
         """Return these tasks, or reg3, ratio and ndvi; and the dense NDVI task where the file asks for it."""
         given = TASKS if tasks is None else tuple(tasks)
         return (*given, NDVI_DENSE) if self.ndvi_dense else given
+
+    def head(self, embed_dim: int = 384, tasks: Sequence[Task] | None = None, **arguments: Any) -> FPNHead:
+        """Build the head that the file describes.
+
+        Args:
+            embed_dim: channels of the tokens, which such a file does not record (384: a ViT-S).
+            tasks: as for :meth:`tasks`.
+            **arguments: other arguments of the head, ``patch_size`` for example.
+
+        Raises:
+            ConfigError: naming the file and the key.
+        """
+        if twice := sorted(set(arguments) & set(self.arguments)):
+            raise ConfigError(f"{', '.join(twice)} given twice: as an argument and in {self.path}")
+        try:
+            return FPNHead(embed_dim, self.tasks(tasks), **self.arguments, **arguments)
+        except ConfigError as error:
+            raise ConfigError(f"{self.path}: {error}") from error
 
     def loss(self, tasks: Sequence[Task], compositions: Sequence[Composition | CompositionLoss] = ()) -> TaskLoss:
         """Return the loss over a head's tasks and compositions."""
@@ -57,7 +78,7 @@ class FPNSettings:
 
 
 def read_fpn_yaml(path: str | os.PathLike[str]) -> FPNSettings:
-    """Read the keys of the design source, nested or dotted (``model.head.fpn_dim: 256``).
+    """Read the notebook's keys, nested or dotted (``model.head.fpn_dim: 256``).
 
     ``model.backbone_layers.enabled: false`` means the last layer only; ``layer_grouping: explicit`` needs
     ``fpn.layer_groups``, positions in ``indices``; ``loss.weighting`` is ``uw`` or ``fixed``.
@@ -93,7 +114,7 @@ def fpn_settings(path: str | os.PathLike[str], given: Mapping[str, Any]) -> FPNS
     for name in ("fpn_dim", "num_levels"):
         if f"model.head.{name}" in said:
             arguments[name] = said[f"model.head.{name}"]
-    return FPNSettings(arguments, switches["model.head.ndvi_dense"], "uw" if weighting == "uw" else None)
+    return FPNSettings(arguments, switches["model.head.ndvi_dense"], "uw" if weighting == "uw" else None, path)
 
 
 def _layers(path: str | os.PathLike[str], said: dict[str, Any], enabled: bool) -> dict[str, Any]:

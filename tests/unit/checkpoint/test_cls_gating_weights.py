@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from dinoneck import CheckpointError, Tokens, load_head, save_head
-from dinoneck.heads import cls_gating_tasks, import_cls_gating
+from dinoneck.checkpoint import cls_gating_tasks, import_cls_gating
 from dinoneck.losses import TaskLoss
 
 WIDTH, PLACES, HIDDEN = 32, 15, 24
@@ -103,8 +103,8 @@ def test_every_weight_is_taken_as_it_is_and_copied() -> None:
         (lambda s: s.update({"gate_mlp.0.weight": torch.ones(5)}), "tensors", r"expected \(outputs, inputs\)"),
         (lambda s: s["main_head.bias"].fill_(torch.nan), "finite", "main_head.bias holds values that are not finite"),
         (lambda s: s.update({"aux_head.bias": torch.ones(2).half()}), "tensors", "expected one dtype"),
-        (lambda s: s.update({"aux_head.bias": torch.ones(2).long()}), "tensors", "no tensor of floating-point"),
-        (lambda s: s.update({"aux_head.bias": 3.0}), "tensors", "no tensor of floating-point"),
+        (lambda s: s.update({"aux_head.bias": torch.ones(2).long()}), "tensors", "not a tensor of floating-point"),
+        (lambda s: s.update({"aux_head.bias": 3.0}), "tensors", "not a tensor of floating-point"),
     ],
 )
 def test_weights_that_do_not_fit_are_refused(change: Any, step: str, match: str) -> None:

@@ -1,68 +1,39 @@
-"""Weights of the design source's gating module -> a CLSGatingHead, and the tasks that go with it."""
+"""Published weights of a CLS-gating module -> a CLSGatingHead; the names and tasks are in ``cls_gating.json``."""
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from dinoneck.data.auxiliary import STATES
+from dinoneck import registry
+from dinoneck.configured import normal
 from dinoneck.errors import BackboneError, CheckpointError, some_of
-from dinoneck.heads.cls_gating import CLSGatingHead
 from dinoneck.tasks import Task
 from dinoneck.weight_files import read_state
 
-_PLACES = {
-    "gate_mlp.0": "gating.hidden",
-    "gate_mlp.2": "gating.out",
-    "shared_mlp.0": "trunk",
-    "shared_mlp.1": "norm",
-    "main_head": "readouts.0",
-    "state_head": "readouts.1",
-    "height_head": "readouts.2",
-    "aux_head": "readouts.3",
+_PUBLISHED = json.loads(Path(__file__).with_name("cls_gating.json").read_text())
+_NAMES = {
+    f"{theirs}.{kind}": f"{ours}.{kind}" for theirs, ours in _PUBLISHED["names"].items() for kind in ("weight", "bias")
 }
-_NAMES = {f"{theirs}.{kind}": f"{ours}.{kind}" for theirs, ours in _PLACES.items() for kind in ("weight", "bias")}
 
 
 def cls_gating_tasks() -> tuple[Task, ...]:
-    """Return the tasks of the design source: main, state, height and aux, with their losses and weights.
-
-    :class:`dinoneck.losses.TaskLoss` of them is its loss: the sum of 1.0, 0.6 and 0.3 times the SmoothL1 of total,
-    GDM and green, and 0.1 times each of the others.
-    """
-    return (
-        Task(
-            "main",
-            dim=3,
-            activation="softplus",
-            loss="smooth_l1",
-            weight=(1.0, 0.6, 0.3),
-            unit="g",
-            labels=("Dry_Total_g", "GDM_g", "Dry_Green_g"),
-        ),
-        Task("state", dim=len(STATES), kind="classification", weight=0.1, labels=STATES),
-        Task("height", activation="softplus", loss="smooth_l1", weight=0.1, unit="cm", labels=("Height_Ave_cm",)),
-        Task(
-            "aux",
-            dim=2,
-            activation="softplus",
-            loss="smooth_l1",
-            weight=0.1,
-            unit="g",
-            labels=("Dry_Dead_g", "Dry_Clover_g"),
-        ),
-    )
+    """Return the tasks of the published module: main, state, height and aux, with their losses and weights."""
+    return cast("tuple[Task, ...]", normal(tuple[Task, ...], _PUBLISHED["tasks"], "cls_gating.json"))
 
 
-def import_cls_gating(source: Mapping[str, Tensor] | str | os.PathLike[str], dropout: float = 0.1) -> CLSGatingHead:
-    """Return the head that does what the design source's module with these weights does, to the bit of the weights.
+def import_cls_gating(source: Mapping[str, Tensor] | str | os.PathLike[str], dropout: float = 0.1) -> nn.Module:
+    """Return the head that computes what the published module with these weights does; weights stay bit-identical.
 
     Args:
         source: its state dict, or a ``.safetensors`` file or a torch file of it, read by the weights-only loader.
-        dropout: of the hidden units; state dicts do not tell.
+        dropout: of the hidden units, which a state dict does not record.
 
     Returns:
         A head of mode ``mlp`` in eval mode, with :func:`cls_gating_tasks`, in the dtype of the weights.
@@ -87,23 +58,23 @@ def import_cls_gating(source: Mapping[str, Tensor] | str | os.PathLike[str], dro
         )
     dtype = state["gate_mlp.0.weight"].dtype
     hidden_dim = len(state["shared_mlp.0.weight"])
-    head = CLSGatingHead(
-        embed_dim, cls_gating_tasks(), "mlp", num_patches, hidden_dim, dropout, device="meta", dtype=dtype
-    )
+    cls: Any = registry.resolve("cls_gating")
+    head = cls(embed_dim, cls_gating_tasks(), "mlp", num_patches, hidden_dim, dropout, device="meta", dtype=dtype)
     return _filled(head, state, where)
 
 
 def _check_names(state: Mapping[str, Tensor], where: str) -> None:
     missing, unknown = set(_NAMES) - set(state), {str(key) for key in state} - set(_NAMES)
     if missing or unknown:
-        told = [f"lacks {some_of(missing, 4)}"] if missing else []
-        told += [f"holds {some_of(unknown, 4)}, which this head has no place for"] if unknown else []
+        differences = [f"lacks {some_of(missing, 4)}"] if missing else []
+        differences += [f"holds {some_of(unknown, 4)}, which this head has no place for"] if unknown else []
+        expected = ", ".join(_PUBLISHED["names"])
         raise CheckpointError(
-            f"{where} {' and '.join(told)}; expected the weights and biases of {', '.join(_PLACES)}", step="tensors"
+            f"{where} {' and '.join(differences)}; expected the weights and biases of {expected}", step="tensors"
         )
     for key, value in state.items():
         if not isinstance(value, Tensor) or not value.ndim or not value.is_floating_point():
-            raise CheckpointError(f"{where}: {key} is no tensor of floating-point weights", step="tensors")
+            raise CheckpointError(f"{where}: {key} is not a tensor of floating-point weights", step="tensors")
 
 
 def _pair(state: Mapping[str, Tensor], key: str, where: str) -> tuple[int, int]:
@@ -113,7 +84,7 @@ def _pair(state: Mapping[str, Tensor], key: str, where: str) -> tuple[int, int]:
     return shape[0], shape[1]
 
 
-def _filled(head: CLSGatingHead, state: Mapping[str, Tensor], where: str) -> CLSGatingHead:
+def _filled(head: nn.Module, state: Mapping[str, Tensor], where: str) -> nn.Module:
     expected = head.state_dict()
     for theirs, ours in _NAMES.items():
         value = state[theirs]
