@@ -26,6 +26,7 @@ from dinoneck import Backbone, PatchMeanHead, load_backbone
 from dinoneck.data import Pasture, PhotoTable, read_csv
 from dinoneck.training import MemoryTokens, Plan, cross_validate
 from dinoneck.training.crossval import COLOUR, HEAD, TOKENS, CrossValidation, predict_ids
+from dinoneck.training.ridge_blend import unblend
 
 ALONE = "head alone"
 RESULTS = Path(__file__).with_name("results")
@@ -123,7 +124,7 @@ def alone(result: CrossValidation, source: MemoryTokens) -> np.ndarray:
     """Out-of-fold predictions of the same heads without the ridge regression in them."""
     found = np.full_like(result.predictions[HEAD], np.nan)
     for head, (_, valid) in zip(result.heads, result.folds, strict=True):
-        head.unblend_linear()  # type: ignore[operator]
+        unblend(head)
         found[valid] = predict_ids(head, source, [result.table.ids[row] for row in valid], result.names)
     return found
 

@@ -14,8 +14,8 @@ from dinoneck.errors import ConfigError, ShapeError
 from dinoneck.heads.head import Head
 from dinoneck.layers.absorb import absorb
 from dinoneck.layers.inputs import Plain, TokensLike
-from dinoneck.losses.composition import Composition, outputs_of
-from dinoneck.tasks import Task, activate, check_tasks
+from dinoneck.losses.composition import Composition
+from dinoneck.tasks import Task, activate
 from dinoneck.tokens import Tokens
 
 Mode = Literal["mlp", "query", "resized"]
@@ -215,9 +215,7 @@ class CLSGatingHead(Head):
             raise ConfigError(f"dropout is {dropout}; expected 0 or more, below 1")
         factory = {"device": device, "dtype": dtype}
         self.embed_dim = embed_dim
-        self.tasks = check_tasks(tasks, kinds=("regression", "ratio", "classification"), owner="CLSGatingHead")
-        self.compositions = tuple(compositions)
-        outputs_of(self.tasks, self.compositions, "CLSGatingHead")  # refuses those that do not fit
+        self._set_tasks(tasks, compositions, "regression", "ratio", "classification")
         self.gating = CLSGating(embed_dim, num_patches, mode, **factory)
         self.trunk = nn.Linear(2 * embed_dim, hidden_dim, **factory)
         self.norm = nn.LayerNorm(hidden_dim, **factory)
@@ -243,16 +241,9 @@ class CLSGatingHead(Head):
         weights = self._pooled(tokens)[2]
         return weights.view(weights.shape[0], tokens.grid.rows, tokens.grid.cols)
 
-    def forward(
-        self,
-        tokens: TokensLike,
-        *,
-        grid: Sequence[int] | None = None,
-        num_prefix_tokens: int = 0,
-        cls_token: Tensor | Sequence[Tensor] | None = None,
-    ) -> dict[str, Tensor]:
+    def forward(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:
         """Return ``{task name: (B, dim)}`` in model space."""
-        tokens = self._tokens(tokens, grid, num_prefix_tokens, cls_token)
+        tokens = self._tokens(tokens, **plain)
         cls_token, pooled, _ = self._pooled(tokens)
         # what the image is, and what the CLS token picks from the patches: (B, 2 C) -> (B, hidden_dim)
         hidden = self.dropout(F.gelu(self.norm(self.trunk(torch.cat((cls_token, pooled), dim=-1)))))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Unpack, get_args
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +14,9 @@ from dinoneck.heads.head import Head
 from dinoneck.heads.readouts import Tower, from_cells, read_map, task_map
 from dinoneck.layers.blocks import ConvBlock, reset
 from dinoneck.layers.inputs import Plain, TokensLike
-from dinoneck.losses.composition import Composition, outputs_of
+from dinoneck.losses.composition import Composition
 from dinoneck.necks.layer_grouper import LayerGrouper
-from dinoneck.tasks import Kind, Task, check_tasks
+from dinoneck.tasks import Task, check_tasks
 from dinoneck.tokens import Tokens
 
 
@@ -68,9 +68,7 @@ class DenseHead(Head):
         self.embed_dim = embed_dim
         own = [task for task in tasks if task.from_cells is None]
         check_tasks(own, kinds=("dense", "density", "segmentation", "ratio"), owner="DenseHead")
-        self.tasks = check_tasks(tasks, kinds=get_args(Kind), owner="DenseHead")
-        self.compositions = tuple(compositions)
-        outputs_of(self.tasks, self.compositions, "DenseHead")  # refuses those that do not fit
+        self._set_tasks(tasks, compositions)
         self.entrance = LayerGrouper(embed_dim, 1, hidden_dim, 1, **factory)
         self.blocks = nn.ModuleList(ConvBlock(hidden_dim, hidden_dim, **factory) for _ in range(depth))
         self.towers = nn.ModuleList(Tower(hidden_dim, task, 0, **factory) for task in own)
@@ -84,16 +82,9 @@ class DenseHead(Head):
         """Set the entrance norm to the tokens, if it is still untouched."""
         self.entrance.calibrate(tokens.last.patches for tokens in batches)
 
-    def forward(
-        self,
-        tokens: TokensLike,
-        *,
-        grid: Sequence[int] | None = None,
-        num_prefix_tokens: int = 0,
-        cls_token: Tensor | Sequence[Tensor] | None = None,
-    ) -> dict[str, Tensor]:
+    def forward(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:
         """Return the tasks' outputs in model space."""
-        tokens = self._tokens(tokens, grid, num_prefix_tokens, cls_token)
+        tokens = self._tokens(tokens, **plain)
         outputs: dict[str, Tensor] = {}
         for task, cells in self._maps(tokens):
             outputs.update(read_map(task, cells))

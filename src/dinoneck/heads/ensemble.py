@@ -112,16 +112,9 @@ class HeadEnsemble(Head):
         rows = self._each(self._tokens(tokens, **plain))
         return {task.name: torch.stack([row[task.name] for row in rows if task.name in row]) for task in self.predicted}
 
-    def forward(
-        self,
-        tokens: TokensLike,
-        *,
-        grid: Sequence[int] | None = None,
-        num_prefix_tokens: int = 0,
-        cls_token: Tensor | Sequence[Tensor] | None = None,
-    ) -> dict[str, Tensor]:
+    def forward(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:
         """Return ``{task name: (B, dim)}``: natural units, or log-probabilities for classes and ratios."""
-        values = self.natural(tokens, grid=grid, num_prefix_tokens=num_prefix_tokens, cls_token=cls_token)
+        values = self.natural(tokens, **plain)
         found = {task.name: values[task.name] for task in self.tasks}
         for task in self.tasks:
             if task.is_categorical or task.kind == "ratio":

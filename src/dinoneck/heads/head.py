@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Unpack
+from typing import ClassVar, Unpack, get_args
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from dinoneck.grid import PatchSize
 from dinoneck.layers.inputs import Plain, TokensLike, as_tokens, check_tokens
 from dinoneck.layers.origin import Origin
 from dinoneck.losses.composition import Composition, outputs_of
-from dinoneck.tasks import Task
+from dinoneck.tasks import Kind, Task, check_tasks
 from dinoneck.tokens import Tokens
 
 
@@ -37,6 +37,12 @@ class Head(Configured, nn.Module):
     compositions: tuple[Composition, ...] = ()
     embed_dim: int
     trained_on: Origin | None = None
+
+    def _set_tasks(self, tasks: Sequence[Task], compositions: Sequence[Composition], *kinds: Kind) -> None:
+        """Check and keep what the head predicts; no ``kinds`` = tasks of any kind."""
+        self.tasks = check_tasks(tasks, kinds=kinds or get_args(Kind), owner=type(self).__name__)
+        self.compositions = tuple(compositions)
+        outputs_of(self.tasks, self.compositions, type(self).__name__)  # refuses those that do not fit
 
     def check_origin(self, tokens: Tokens) -> None:
         """Refuse tokens of another backbone than the one that the head was trained on.
@@ -77,14 +83,8 @@ class Head(Configured, nn.Module):
         """Pixels per patch of plain tensors."""
         return (self.trained_on.patch_size if self.trained_on else None) or 16
 
-    def _tokens(
-        self,
-        tokens: TokensLike,
-        grid: Sequence[int] | None = None,
-        num_prefix_tokens: int = 0,
-        cls_token: Tensor | Sequence[Tensor] | None = None,
-    ) -> Tokens:
+    def _tokens(self, tokens: TokensLike, **plain: Unpack[Plain]) -> Tokens:
         """Tokens, of plain tensors too, checked against what this head was built for and trained on."""
-        tokens = as_tokens(tokens, grid, num_prefix_tokens, cls_token, patch_size=self._patch_size, owner=self)
+        tokens = as_tokens(tokens, **plain, patch_size=self._patch_size, owner=self)
         self.check_origin(check_tokens(tokens, self, self.embed_dim))
         return tokens

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal, Unpack, get_args
+from typing import Any, Literal, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +15,9 @@ from dinoneck.heads.head import Head
 from dinoneck.heads.readouts import Light, Tower, from_cells, read_map, task_map
 from dinoneck.layers.blocks import reset
 from dinoneck.layers.inputs import Plain, TokensLike
-from dinoneck.losses.composition import Composition, outputs_of
+from dinoneck.losses.composition import Composition
 from dinoneck.necks.neck import Neck, neck_named
-from dinoneck.tasks import Kind, Task, check_tasks
+from dinoneck.tasks import Task
 from dinoneck.tokens import Tokens
 
 RatioReadout = Literal["pooled", "patch"]
@@ -81,9 +81,7 @@ class PyramidHead(Head):
         factory = {"device": device, "dtype": dtype}
         self.neck = _checked_neck(neck, embed_dim, factory)
         self.embed_dim, self.ratio_readout = self.neck.embed_dim, ratio_readout
-        self.tasks = check_tasks(tasks, kinds=get_args(Kind), owner=type(self).__name__)
-        self.compositions = tuple(compositions)
-        outputs_of(self.tasks, self.compositions, type(self).__name__)  # refuses those that do not fit
+        self._set_tasks(tasks, compositions)
         self.layer_indices = _checked_layers(layer_indices, self.neck.num_layers)
         pooled_dim = self.neck.out_channels * len(self.neck.strides)
         own = [task for task in self.tasks if task.from_cells is None]
@@ -129,16 +127,9 @@ class PyramidHead(Head):
         if callable(calibrate):
             calibrate(self._selected(self._tokens(tokens)) for tokens in batches)
 
-    def forward(
-        self,
-        tokens: TokensLike,
-        *,
-        grid: Sequence[int] | None = None,
-        num_prefix_tokens: int = 0,
-        cls_token: Tensor | Sequence[Tensor] | None = None,
-    ) -> dict[str, Tensor]:
+    def forward(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:
         """Return the tasks' outputs in model space."""
-        tokens = self._selected(self._tokens(tokens, grid, num_prefix_tokens, cls_token))
+        tokens = self._selected(self._tokens(tokens, **plain))
         pooled, finest = self._features(tokens)  # (B, levels * D), and (B, D, rows, cols) of the finest level
         outputs: dict[str, Tensor] = {}
         for task, light in zip(self._scalar, self.light, strict=True):

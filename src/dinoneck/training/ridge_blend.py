@@ -9,18 +9,23 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dinoneck.heads.head import Head
-from dinoneck.heads.patch_mean import PatchMeanHead
+from dinoneck.heads.patch_mean import LEAKY_SLOPE, PatchMeanHead
 from dinoneck.tasks import Task
 from dinoneck.training.probes import pooled_tokens, ridge_coefficients
 from dinoneck.training.sources import TokenSource
 
 logger = logging.getLogger(__name__)
+
+LinearMap = tuple[Tensor, Tensor, Tensor]
+_BLEND = "_blend"  # attribute of a head: its weights before and after the blend
 
 
 def why_not(head: Head, task: Task) -> str | None:
@@ -38,10 +43,62 @@ def why_not(head: Head, task: Task) -> str | None:
     return "its transform has log1p" if task.transform is not None and not task.transform.is_affine else None
 
 
+def blend_linear(head: PatchMeanHead, maps: Mapping[str, LinearMap]) -> None:
+    """Blend linear maps of the patches into the outputs of some tasks, exactly; the head's ``hidden_dim`` grows.
+
+    Afterwards ``new(x) == (1 - share) * old(x) + share * (x @ weight.T + bias)``, before the activation, as
+    LeakyReLU(u) - LeakyReLU(-u) = (1 + slope) u. Every MLP gets two more hidden units per output (of the task with most
+    outputs): a head has one ``hidden_dim``. Other tasks keep their outputs. All parameters are replaced by new ones:
+    make an optimizer or a moving average of the weights again. :func:`unblend` undoes it.
+
+    Args:
+        head: its weights are changed.
+        maps: task name -> weight (dim, C), bias (dim,) and share (dim,), 0 ... 1, float64 on the CPU.
+    """
+    units, before = 2 * max(task.dim for task in head.tasks), _copied_weights(head)
+    for task, mlp in zip(head.tasks, head.mlps, strict=True):
+        zero = torch.zeros(task.dim, dtype=torch.float64)
+        weight, bias, share = maps.get(task.name, (torch.zeros(task.dim, head.embed_dim).double(), zero, zero))
+        spare = units - 2 * task.dim  # units that are not needed are zero
+        old = [x.detach().cpu().double() for x in mlp.parameters()]  # hidden.weight, hidden.bias, out.weight, out.bias
+        gain = torch.diag(share / (1.0 + LEAKY_SLOPE))
+        added = F.pad(torch.cat([gain, -gain], dim=1), (0, spare))
+        _replace_weights(
+            mlp,
+            torch.cat([old[0], F.pad(torch.cat([weight, -weight]), (0, 0, 0, spare))]),  # u and -u
+            torch.cat([old[1], F.pad(torch.cat([bias, -bias]), (0, spare))]),
+            torch.cat([old[2] * (1.0 - share)[:, None], added], dim=1),
+            old[3] * (1.0 - share),
+        )
+    head._config["hidden_dim"] += units
+    setattr(head, _BLEND, (before, _copied_weights(head)))
+
+
 def unblend(head: Head) -> None:
     """Undo the blend of an earlier call of ``fit`` where the head's weights are still the blended ones, bit for bit."""
-    if isinstance(head, PatchMeanHead):
-        head.unblend_linear()
+    before, after = getattr(head, _BLEND, ((), ()))
+    if not isinstance(head, PatchMeanHead) or not before:
+        return
+    delattr(head, _BLEND)
+    pairs = [pair for each in zip(after, _copied_weights(head), strict=True) for pair in zip(*each, strict=True)]
+    if all(x.dtype == y.dtype and torch.equal(x, y) for x, y in pairs):
+        for mlp, weights in zip(head.mlps, before, strict=True):
+            _replace_weights(mlp, *weights)
+        head._config["hidden_dim"] = head.mlps[0].hidden_dim
+
+
+def _replace_weights(mlp: Any, *weights: Tensor) -> None:
+    """Give an MLP new weights (hidden, C), (hidden,), (out, hidden) and (out,), and record their width."""
+    names = [(layer, name) for layer in (mlp.hidden, mlp.out) for name in ("weight", "bias")]
+    for (layer, name), value in zip(names, weights, strict=True):
+        old = getattr(layer, name)
+        setattr(layer, name, nn.Parameter(value.to(old).contiguous(), requires_grad=old.requires_grad))
+    mlp.hidden_dim = mlp.hidden.out_features = mlp.out.in_features = len(weights[1])
+    mlp._config["hidden_dim"] = mlp.hidden_dim
+
+
+def _copied_weights(head: PatchMeanHead) -> list[list[Tensor]]:
+    return [[weight.detach().cpu().clone() for weight in mlp.parameters()] for mlp in head.mlps]
 
 
 def blend_ridge(
@@ -92,6 +149,5 @@ def blend_ridge(
     shares = np.where(known.any(axis=0), share, 0.0)
     ends = np.cumsum([task.dim for task in tasks])[:-1]
     parts = zip(*(np.split(array, ends) for array in (weight, bias, shares)), strict=True)
-    head.blend_linear(
-        {task.name: tuple(map(torch.from_numpy, part)) for task, part in zip(tasks, parts, strict=True)}  # type: ignore
-    )
+    maps: Any = {task.name: tuple(map(torch.from_numpy, part)) for task, part in zip(tasks, parts, strict=True)}
+    blend_linear(head, maps)

@@ -15,6 +15,7 @@ from dinoneck import DataError, HeadEnsemble, PatchMeanHead, TargetTransform, Ta
 from dinoneck.heads import DenseHead
 from dinoneck.training import LiveTokens, Recipe, fit, ridge_out_of_fold
 from dinoneck.training.probes import pooled_tokens
+from dinoneck.training.ridge_blend import blend_linear, unblend
 
 N, HELD, WIDTH = 40, 8, 12
 IDS = [f"i{row}" for row in range(N)]
@@ -87,7 +88,7 @@ def test_in_float64_the_shares_are_exact() -> None:
     np.testing.assert_allclose(predicted(both, "mass", torch.float64)[:, 0], expected, rtol=1e-6)
     weight, bias = torch.randn(2, WIDTH).double(), torch.randn(2).double()
     before, x = alone.per_patch(source.batch(IDS)), source.batch(IDS).last.patches[0]
-    alone.blend_linear({"parts": (weight, bias, torch.tensor([0.3, 0.8]).double())})
+    blend_linear(alone, {"parts": (weight, bias, torch.tensor([0.3, 0.8]).double())})
     after = alone.per_patch(source.batch(IDS))
     share = torch.tensor([0.3, 0.8]).double()
     torch.testing.assert_close(
@@ -146,7 +147,7 @@ def test_untouched_weights_are_restored_exactly(share: float) -> None:
     values = targets()
     alone = trained(made(values), values, recipe=OFF)
     both = copy.deepcopy(trained(made(values), values, recipe=Recipe(ridge_blend=share)))
-    both.unblend_linear()
+    unblend(both)
     assert both.config == alone.config
     assert all(torch.equal(both.state_dict()[name], value) for name, value in alone.state_dict().items())
 
