@@ -1,4 +1,4 @@
-"""Sizes and places: image pixels <-> patch grid, told by the caller and never guessed from a token count.
+"""Sizes and places: image pixels <-> patch grid, computed from the image size, never from a token count.
 
 Conventions of the whole library: ``(rows, cols)`` for grids, ``(height, width)`` for pixels, ``(x, y)`` for
 points; a pixel's centre lies at half-integers, so an image of width W spans x = 0 ... W
@@ -86,7 +86,7 @@ class _Axis(NamedTuple):
 class TokenGrid(nn.Module):
     """The exact relation between an image and its patch grid. It has no parameters.
 
-    Every size is told; nothing is inferred from a number of tokens (a 16:9 photo has as many patches as a
+    Every size is given; nothing is inferred from a number of tokens (a 16:9 image has as many patches as a
     square one, and guessing scrambles it silently). Where the patch does not divide an image, the policy
     decides: ``"error"`` refuses, ``"crop"`` keeps the centre (the odd pixel is lost at the bottom or right),
     ``"pad"`` adds zeros at the bottom and right, ``"resize"`` resamples to the nearest multiple.
@@ -125,7 +125,7 @@ class TokenGrid(nn.Module):
         """Return the patch grid of an image of ``(height, width)`` pixels under the policy.
 
         Raises:
-            GridError: if the policy is ``"error"`` and a side is no multiple of the patch, or if no whole
+            GridError: if the policy is ``"error"`` and a side is not a multiple of the patch, or if no whole
                 patch is left.
         """
         rows, cols = self._axes(image_size)
@@ -202,8 +202,8 @@ class TokenGrid(nn.Module):
         exact = maps if maps.dtype in (torch.float32, torch.float64) else maps.float()
         spans = exact.new_tensor((x.cells * self.patch_width, y.cells * self.patch_height))
         prepared = xy.to(exact) * exact.new_tensor((x.scale, y.scale)) + exact.new_tensor((x.offset, y.offset))
-        places = (prepared / spans * 2 - 1).expand(maps.shape[0], -1, -1)
-        read = F.grid_sample(exact, places.unsqueeze(1), mode="bilinear", padding_mode="border", align_corners=False)
+        points = (prepared / spans * 2 - 1).expand(maps.shape[0], -1, -1)
+        read = F.grid_sample(exact, points.unsqueeze(1), mode="bilinear", padding_mode="border", align_corners=False)
         nowhere = xy.isnan().any(dim=-1).expand(maps.shape[0], -1)[..., None]  # a point that is nowhere reads NaN
         return torch.where(nowhere, torch.nan, read.squeeze(2).transpose(1, 2)).to(maps.dtype)
 

@@ -1,8 +1,8 @@
 """What a head predicts: a Task, declared once and used by heads, losses, metrics and checkpoints.
 
 Three spaces are kept apart. *Natural units* are what people measure (grams, a class name). *Model space* is
-what a head outputs and a loss compares: natural units after the task's :class:`TargetTransform`.
-``Task.predict`` leads from model space to natural units, ``Task.predict_map`` does so for maps.
+what a head outputs and a loss compares: original units after the task's :class:`TargetTransform`.
+``Task.predict`` converts normalised units to original units, ``Task.predict_map`` does so for maps.
 """
 
 from __future__ import annotations
@@ -60,16 +60,16 @@ class Task:
         dim: number of outputs (classes for the classifying kinds).
         kind: ``regression``; ``ratio`` (parts of a whole: softmax over outputs); ``classification``;
             ``dense`` (a value per cell); ``density`` (a map that sums to the image's value); ``segmentation``.
-        activation: ``relu``, ``softplus``, ``sigmoid`` or None, applied in model space.
+        activation: ``relu``, ``softplus``, ``sigmoid`` or None, applied in normalised units.
         loss: ``mse``, ``smooth_l1`` or ``cross_entropy``; None = the kind's own (mse, for classes
             cross_entropy).
         weight: of the task in the total loss, or one per output (not for classes, which share one loss).
         beta: where ``smooth_l1`` turns from square to linear.
-        transform: natural units <-> model space.
+        transform: original units <-> normalised units.
         unit: of the natural values, for people (``"g"``).
         labels: names of the outputs or classes.
         ignore_index: a class label that counts for nothing.
-        minimum: predictions in natural units are never below it (0 for a mass). It holds for images and for
+        minimum: predictions in original units are never below it (0 for a mass). It holds for images and for
             ``dense`` cells, not for the cells of a ``density`` map, which would no longer add up.
         aggregate: how the cells of a ``density`` map make the image's value, ``sum`` or ``mean``.
         from_cells: name of a dense or segmentation task of the same head: the image's value is the mean over that
@@ -183,7 +183,7 @@ class Task:
         return self.kind in ("dense", "segmentation")
 
     def natural(self, output: Tensor) -> Tensor:
-        """Turn model-space outputs into natural units, in float32 or wider, before ``minimum``.
+        """Convert normalised outputs to original units, in float32 or wider, before ``minimum``.
 
         Class logits and ratio logits become probabilities; everything else goes through the inverse transform.
 
@@ -196,12 +196,12 @@ class Task:
         return self.natural_map(output) if self.is_map else self._natural(output)
 
     def predict(self, output: Tensor) -> Tensor:
-        """Like :meth:`natural`, kept at or above ``minimum``: what a user is told."""
+        """Like :meth:`natural`, kept at or above ``minimum``: the value that a user sees."""
         x = self.natural(output)
         return x if self.minimum is None else x.clamp_min(self.minimum)
 
     def natural_map(self, output: Tensor) -> Tensor:
-        """Turn a map (B, dim, rows, cols) in model space into natural units, of the same shape.
+        """Turn a map (B, dim, rows, cols) in normalised units to original units, of the same shape.
 
         The cells of a ``density`` task with ``aggregate="sum"`` add up to :meth:`natural` of their sum: the
         transform's mean is shared out evenly over the cells. Every other cell stands for itself.

@@ -22,7 +22,7 @@ from dinoneck.grid import GridSize, PatchSize, TokenGrid, as_maps, patch_pair
 
 @dataclass(frozen=True, eq=False)
 class Tokens:
-    """What a ViT says about a batch of images, at one or several of its blocks.
+    """The tokens of a batch of images, from one or several blocks of a ViT.
 
     The whole sequence of a block stays one tensor (CLS first, then registers, then patches in raster order):
     slicing the prefix off before a projection would cost a hidden full-width copy, so modules project first
@@ -34,8 +34,8 @@ class Tokens:
         patch_size: pixels per patch, an integer when square, else (height, width).
         num_cls: 1 when the sequence begins with a CLS token, else 0.
         num_registers: register tokens after it.
-        layers: 0-based block indices in the order asked, duplicates kept; None when nobody said.
-        normed: whether the backbone's final norm was applied; None when nobody said.
+        layers: 0-based block indices in the order asked, duplicates kept; None = unknown.
+        normed: whether the backbone's final norm was applied; None = unknown.
         source: a short fingerprint of the backbone's weights and LoRA weights, which a head loaded from a file
             compares; None where it is not known, and while they train. ``pytree`` functions and exported programs
             leave it out, so a program takes tokens of any source.
@@ -210,11 +210,11 @@ class Tokens:
         """Return the Tokens of these block indices, in the order given, duplicates kept.
 
         Raises:
-            ConfigError: if these tokens do not say their layers, or a layer is not among them.
+            ConfigError: if these tokens do not record their layers, or a layer is not among them.
         """
         wanted = [layers] if isinstance(layers, int) else list(layers)
         if self.layers is None:
-            raise ConfigError("these tokens do not say which blocks they come from; build them with layers=")
+            raise ConfigError("these tokens do not record which blocks they come from; build them with layers=")
         missing = [layer for layer in wanted if layer not in self.layers]
         if missing or not wanted:
             raise ConfigError(f"blocks {missing or wanted} are not among these tokens' layers {self.layers}")
@@ -347,7 +347,7 @@ def _alike(x_or_list: Tensor | Sequence[Tensor], name: str) -> tuple[Tensor, ...
 
 
 def _beside(given: Tensor | Sequence[Tensor], patches: tuple[Tensor, ...], ndim: int, name: str) -> list[Tensor]:
-    """Tokens that stand beside the patches: one tensor per layer, checked against batch and width."""
+    """Tokens next to the patches: one tensor per layer, checked against batch and width."""
     tensors = [given] if isinstance(given, Tensor) else list(given)
     batch, _, width = patches[0].shape
     if len(tensors) != len(patches):

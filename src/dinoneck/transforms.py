@@ -19,7 +19,7 @@ STD_FLOOR = 1e-6
 
 @dataclass(frozen=True)
 class TargetTransform:
-    """Natural units <-> model space: divide by the area, then log1p, then z-score; and exactly back.
+    """Original units <-> normalised units: divide by the area, then log1p, then z-score; and exactly back.
 
     Args:
         area: what a value is divided by (0.21 turns grams on a 0.21 m² quadrat into g/m²).
@@ -68,7 +68,7 @@ class TargetTransform:
         return next((len(values) for values in (self.mean, self.std) if isinstance(values, tuple)), None)
 
     def fit(self, values: Any) -> TargetTransform:
-        """Return a new transform whose mean and std are those of ``values`` (natural units; NaN, masked = missing).
+        """Return a new transform whose mean and std are those of ``values`` (original units; NaN, masked = missing).
 
         The standard deviation is the population's, at least 1e-6. Fit on the training fold only.
 
@@ -102,7 +102,7 @@ class TargetTransform:
         return replace(self, mean=tuple(mean.tolist()), std=tuple(std.tolist()))
 
     def forward(self, values: Tensor) -> Tensor:
-        """Natural units -> model space; the outputs are the last axis. Computed in float64, dtype kept."""
+        """Original units -> normalised units; the outputs are the last axis. Computed in float64, dtype kept."""
         x = _wide(values)
         if self.area is not None:
             x = x / self.area
@@ -114,7 +114,7 @@ class TargetTransform:
         return x.to(values.dtype if values.is_floating_point() else torch.get_default_dtype())
 
     def inverse(self, values: Tensor, parts: int = 1) -> Tensor:
-        """Model space -> natural units. Never clamps: the task's activation or ``minimum`` does.
+        """Normalised units -> original units. Never clamps: the task's activation or ``minimum`` does.
 
         Args:
             values: (..., outputs).

@@ -111,7 +111,7 @@ def test_layers_keep_order_and_duplicates() -> None:
         tokens.select([3])
     with pytest.raises(ConfigError):
         tokens.select([])
-    with pytest.raises(ConfigError, match="do not say which blocks"):
+    with pytest.raises(ConfigError, match="do not record which blocks"):
         Tokens.from_patches(torch.zeros(1, 1, 2), grid=(1, 1), patch_size=16).select(0)
 
 

@@ -1,12 +1,14 @@
-"""The CLS token says which patches matter: a gate over places, and a head on what it lets through."""
+"""A gate that weights the patches by the CLS token, and a head on the pooled patches and the CLS token."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Literal, Unpack
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from dinoneck.configured import Configured, at_least
@@ -24,10 +26,9 @@ Mode = Literal["mlp", "query", "resized"]
 class CLSGating(Configured, nn.Module):
     """Pool patches by weights that the CLS token gives them; the weights of an image sum to one.
 
-    ``mlp`` and ``resized`` score places: the logits come from the CLS token alone, one per place of a fixed grid.
-    ``query`` scores content: CLS and patches are projected and compared, at any grid. Only ``query`` knows a
-    patch again that has moved: under a flipped photo its map flips along, while a gate over places stays where it
-    was.
+    ``mlp`` and ``resized`` score positions: the logits come from the CLS token alone, one per cell of a fixed grid.
+    ``query`` scores content: CLS and patches are projected and compared, at any grid. Only ``query``
+    follows content that moves: for a flipped image its map is flipped, while a gate over positions stays the same.
 
     Args:
         embed_dim: channels C of the tokens.
@@ -53,7 +54,7 @@ class CLSGating(Configured, nn.Module):
         >>> pooled.shape, weights.shape
         (torch.Size([2, 1280]), torch.Size([2, 3600]))
 
-    Reference: design source 003, 3.2 (``mlp``, the same arithmetic). Deviations: ``query`` and ``resized`` for other
+    Reference: the published notebook (``mlp``, the same arithmetic). Deviations: ``query`` and ``resized`` for other
     grids; the pooling is a matrix product, so no weighted copy of the patches is made.
     """
 
@@ -114,59 +115,47 @@ class CLSGating(Configured, nn.Module):
             query = F.linear(self.query(cls_token) * self.width**-0.5, self.key.weight.T)  # (B, C)
             logits = torch.bmm(patches, query[..., None])[..., 0]  # (B, N)
         else:
-            # Linear, GELU, Linear on the CLS token: one logit per place; "resized": bilinearly to the grid
+            # Linear, GELU, Linear on the CLS token: one logit per cell; "resized": bilinearly to the grid
             logits = self.place_logits(cls_token, patches.shape[1], grid)  # (B, N)
         weights = logits.softmax(dim=-1).to(patches.dtype)  # (B, N), they sum to 1
         pooled = torch.bmm(weights[:, None], patches)[:, 0]  # (B, C)
         return pooled, weights
 
     def place_logits(self, cls_token: Tensor, num_patches: int, grid: Sequence[int] | None) -> Tensor:
-        """Return the logits (B, N) of ``mlp`` and ``resized``: one per place, from the CLS token (B, C) alone."""
-        self._check_places(num_patches, grid)
-        logits: Tensor = self.out(F.gelu(self.hidden(cls_token)))
-        if self.own_grid is None or grid is None:
-            return logits
-        maps = logits.view(logits.shape[0], 1, *self.own_grid)
-        return F.interpolate(maps, size=tuple(grid), mode="bilinear", align_corners=False).flatten(1)
-
-    def _check_places(self, num_patches: int, grid: Sequence[int] | None) -> None:
+        """Return the logits (B, N) of ``mlp`` and ``resized``, computed from the CLS token (B, C) alone."""
         if self.own_grid is None and num_patches != self.num_patches:
             raise ShapeError(
                 f"there are {num_patches} patches; this gate of mode 'mlp' was built for {self.num_patches} places. "
-                "Give it photos of the size it was trained on, or build it with mode='resized' (the same weights, any "
-                "grid) or mode='query' (scores by content)"
+                "Use images of the size it was trained on, mode='resized' (the same weights, any grid) or 'query'"
             )
-        if torch.compiler.is_compiling() or self.own_grid is None:
-            return
-        if grid is None and num_patches != self.num_patches:
+        if grid is None and not torch.compiler.is_compiling() and num_patches != self.num_patches:
             raise ShapeError(
-                f"there are {num_patches} patches and the logits belong to {self.own_grid[0]} rows x "
-                f"{self.own_grid[1]} cols; pass grid=(rows, cols)"
+                f"there are {num_patches} patches and the logits belong to {self.own_grid}; pass grid=(rows, cols)"
             )
+        logits: Tensor = self.out(F.gelu(self.hidden(cls_token)))
+        if self.own_grid is None or grid is None:
+            return logits
+        maps = rearrange(logits, "b (r c) -> b 1 r c", r=self.own_grid[0])
+        maps = F.interpolate(maps, size=tuple(grid), mode="bilinear", align_corners=False)
+        return rearrange(maps, "b 1 r c -> b (r c)")
 
 
 def _places(num_patches: int | tuple[int, int] | None, mode: str) -> int:
     """Number of logits of the modes ``mlp`` and ``resized``."""
-    if mode == "resized":
-        if not isinstance(num_patches, tuple):
-            raise ConfigError(
-                f"num_patches is {num_patches}; mode 'resized' needs (rows, cols), the grid of its logits"
-            )
-        at_least(1, num_rows=num_patches[0], num_cols=num_patches[1])
-        return num_patches[0] * num_patches[1]
-    if not isinstance(num_patches, int):
+    kind, expected = (tuple, "(rows, cols), the grid of its logits") if mode == "resized" else (int, "one number")
+    if not isinstance(num_patches, kind):
         raise ConfigError(
-            f"num_patches is {num_patches}; mode 'mlp' needs one number, rows * cols. A grid (rows, cols) belongs to "
-            "mode 'resized'; mode 'query' needs neither"
+            f"num_patches is {num_patches}; mode {mode!r} needs {expected}. Mode 'mlp' takes one number, rows * cols; "
+            "'resized' a grid (rows, cols); 'query' neither"
         )
-    at_least(1, num_patches=num_patches)
-    return num_patches
+    at_least(1, num_patches=min(num_patches) if isinstance(num_patches, tuple) else num_patches)
+    return math.prod(num_patches) if isinstance(num_patches, tuple) else num_patches
 
 
 class CLSGatingHead(Head):
     """The CLS token and the patches it picks, through one hidden layer, then one linear layer per task.
 
-    Prefer it where photos show few things that matter in much that does not. :meth:`gate` shows what it looked at.
+    Prefer it where only small parts of an image matter. :meth:`gate` returns the weights as a map.
 
     Args:
         embed_dim: channels C of the tokens.
@@ -228,7 +217,7 @@ class CLSGatingHead(Head):
             module.reset_parameters()
 
     def absorb_scale(self, mean: Tensor, std: Tensor) -> None:
-        """Change the weights so that the new head says of tokens x what the old one said of (x - mean) / std.
+        """Fold the input standardisation into the weights: ``new(x) == old((x - mean) / std)``.
 
         The weights of a gate sum to one, so the pooled tokens are shifted and scaled as the tokens are.
         """
@@ -238,11 +227,10 @@ class CLSGatingHead(Head):
     def gate(self, tokens: TokensLike, **plain: Unpack[Plain]) -> Tensor:
         """Return the weights of the patches as maps (B, rows, cols) that sum to one."""
         tokens = self._tokens(tokens, **plain)
-        weights = self._pooled(tokens)[2]
-        return weights.view(weights.shape[0], tokens.grid.rows, tokens.grid.cols)
+        return rearrange(self._pooled(tokens)[2], "b (r c) -> b r c", r=tokens.grid.rows)
 
     def forward(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:
-        """Return ``{task name: (B, dim)}`` in model space."""
+        """Return ``{task name: (B, dim)}`` in normalised units."""
         tokens = self._tokens(tokens, **plain)
         cls_token, pooled, _ = self._pooled(tokens)
         # what the image is, and what the CLS token picks from the patches: (B, 2 C) -> (B, hidden_dim)

@@ -83,7 +83,7 @@ class DenseHead(Head):
         self.entrance.calibrate(tokens.last.patches for tokens in batches)
 
     def forward(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:
-        """Return the tasks' outputs in model space."""
+        """Return the tasks' outputs in normalised units."""
         tokens = self._tokens(tokens, **plain)
         outputs: dict[str, Tensor] = {}
         for task, cells in self._maps(tokens):
@@ -93,11 +93,10 @@ class DenseHead(Head):
     @torch.no_grad()
     def predict_maps(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:
         """Return ``{task: (B, dim, rows, cols)}`` in original units; ``minimum`` holds for dense cells."""
-        maps = self._maps(self._tokens(tokens, **plain))
-        return {task.name: task.predict_map(cells) for task, cells in maps}
+        return {task.name: task.predict_map(cells) for task, cells in self._maps(self._tokens(tokens, **plain))}
 
     def _maps(self, tokens: Tokens) -> list[tuple[Task, Tensor]]:
-        """The tasks that have maps, and these in model space."""
+        """The tasks that have maps, and these in normalised units."""
         (x,) = self.entrance(tokens.sequence[-1:])
         maps = as_maps(x[:, tokens.num_prefix_tokens :], tokens.grid)
         for block in self.blocks:

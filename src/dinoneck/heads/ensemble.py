@@ -1,10 +1,10 @@
-"""Several heads as one: averaged in natural units, per task name."""
+"""Several heads as one: averaged in original units, per task name."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal, Unpack, cast
+from typing import Any, Literal, Self, Unpack, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from dinoneck.losses.composition import Composed, Composition, outputs_of
 from dinoneck.tasks import Task
 from dinoneck.tokens import Tokens
 
+Reduce = Literal["mean", "median"]
 _SHARED_FIELDS = ("dim", "kind", "labels", "unit", "aggregate", "from_cells")
 
 
@@ -25,8 +26,8 @@ class HeadEnsemble(Head):
     """An ensemble of heads: folds of one task, heads of several tasks, or both.
 
     Members with the same task are averaged in its original units (each through its own transform), so folds whose
-    z-scores differ may be combined. The ensemble's own tasks have no transform, so its model space is the original
-    units; for classes and ratios it is the logarithm of the averaged probabilities, whose softmax they are.
+    z-scores differ may be combined. The ensemble's own tasks have no transform: it returns original units, and for
+    classes and ratios the logarithm of the averaged probabilities.
 
     Args:
         members: heads, which are used, not copied; or ``{"type": head_type, "config": {...}}`` each.
@@ -36,7 +37,7 @@ class HeadEnsemble(Head):
         dtype: torch factory keyword.
 
     Shape:
-        Tokens -> ``{task name: (B, dim)}`` in the model space of its own tasks, see above; (B, dim, rows, cols) for
+        Tokens -> ``{task name: (B, dim)}`` as its own tasks define them, see above; (B, dim, rows, cols) for
         dense and segmentation tasks.
 
     Raises:
@@ -56,7 +57,7 @@ class HeadEnsemble(Head):
         self,
         members: Sequence[Head],
         weights: Sequence[float] | None = None,
-        reduce: Literal["mean", "median"] = "mean",
+        reduce: Reduce = "mean",
         *,
         device: Any = None,
         dtype: Any = None,
@@ -64,8 +65,6 @@ class HeadEnsemble(Head):
         super().__init__()
         if not members:
             raise ConfigError("HeadEnsemble has no members")
-        if weights is not None:
-            _check_weights(weights, len(members), reduce)
         self.weights, self.reduce = weights, reduce
         self.heads = nn.ModuleList(members)
         if (device, dtype) != (None, None):
@@ -78,18 +77,11 @@ class HeadEnsemble(Head):
         predicted = shared_tasks(self._members())
         self.tasks = tuple(task for task in predicted if not isinstance(task, Composed))
         self.compositions = tuple(task.parts_of for task in predicted if isinstance(task, Composed) and task.parts_of)
-        for task in self.tasks:
-            known = [any(own.name == task.name for own in head.tasks) for head in self._members()]
-            if weights is not None and not sum(w for w, knows in zip(weights, known, strict=True) if knows):
-                raise ConfigError(f"every member that knows task {task.name!r} has weight 0")
+        if weights is not None:
+            _check_weights(weights, members, reduce, self.tasks)
 
     @classmethod
-    def from_heads(
-        cls,
-        heads: Sequence[Head],
-        weights: Sequence[float] | None = None,
-        reduce: Literal["mean", "median"] = "mean",
-    ) -> HeadEnsemble:
+    def from_heads(cls, heads: Sequence[Head], weights: Sequence[float] | None = None, reduce: Reduce = "mean") -> Self:
         """Return ``HeadEnsemble(heads, weights, reduce)``."""
         return cls(heads, weights, reduce)
 
@@ -113,7 +105,7 @@ class HeadEnsemble(Head):
         return {task.name: torch.stack([row[task.name] for row in rows if task.name in row]) for task in self.predicted}
 
     def forward(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:
-        """Return ``{task name: (B, dim)}``: natural units, or log-probabilities for classes and ratios."""
+        """Return ``{task name: (B, dim)}``: original units, or log-probabilities for classes and ratios."""
         values = self.natural(tokens, **plain)
         found = {task.name: values[task.name] for task in self.tasks}
         for task in self.tasks:
@@ -131,9 +123,9 @@ class HeadEnsemble(Head):
     def predict_maps(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:
         """Return the members' maps, reduced, for the tasks that have maps."""
         tokens = self._tokens(tokens, **plain)
-        answers = [head.predict_maps(tokens) for head in self._members()]
-        found = [task for task in self.tasks if any(task.name in row for row in answers)]
-        return {task.name: self._reduced(task, answers) for task in found}
+        rows = [head.predict_maps(tokens) for head in self._members()]
+        found = [task for task in self.tasks if any(task.name in row for row in rows)]
+        return {task.name: self._reduced(task, rows) for task in found}
 
     def _members(self) -> list[Head]:
         return [cast("Head", head) for head in self.heads]
@@ -142,10 +134,10 @@ class HeadEnsemble(Head):
         """The predictions of every member in original units, composed wherever it has the total and the ratio."""
         return [with_composed(head.natural(tokens), self.compositions) for head in self._members()]
 
-    def _reduced(self, task: Task, answers: Sequence[dict[str, Tensor]]) -> Tensor:
-        name, outputs = task.name, [row[task.name] for row in answers if task.name in row]
-        if any(answer.shape[2:] != outputs[0].shape[2:] for answer in outputs):
-            sizes = ", ".join("x".join(str(side) for side in answer.shape[2:]) for answer in outputs)
+    def _reduced(self, task: Task, rows: Sequence[dict[str, Tensor]]) -> Tensor:
+        name, outputs = task.name, [row[task.name] for row in rows if task.name in row]
+        if any(output.shape[2:] != outputs[0].shape[2:] for output in outputs):
+            sizes = ", ".join("x".join(str(side) for side in output.shape[2:]) for output in outputs)
             raise ShapeError(
                 f"the members' maps of {name!r} have {sizes} cells; maps of one task need one stride to be averaged"
             )
@@ -154,7 +146,7 @@ class HeadEnsemble(Head):
             return median_of(task, stacked)
         if self.weights is None:
             return stacked.mean(dim=0)
-        weights = [weight for weight, row in zip(self.weights, answers, strict=True) if name in row]
+        weights = [weight for weight, row in zip(self.weights, rows, strict=True) if name in row]
         shares = stacked.new_tensor(weights) / sum(weights)
         return torch.einsum("k,k...->...", shares, stacked)
 
@@ -179,13 +171,16 @@ def with_composed(values: Mapping[str, Tensor], compositions: Sequence[Compositi
     return {**values, **{own.name: own.of_shares(values[own.total], values[own.ratio]) for own in lacking}}
 
 
-def _check_weights(weights: Sequence[float], count: int, reduce: str) -> None:
-    if len(weights) != count:
-        raise ConfigError(f"{len(weights)} weights for {count} members")
+def _check_weights(weights: Sequence[float], members: Sequence[Head], reduce: str, tasks: Sequence[Task]) -> None:
+    if len(weights) != len(members):
+        raise ConfigError(f"{len(weights)} weights for {len(members)} members")
     if min(weights) < 0 or not 1e-30 < sum(weights) < 1e30:
         raise ConfigError(f"weights are {tuple(weights)}; expected ordinary numbers of 0 or more, not all 0")
     if reduce == "median":
         raise ConfigError("weights have no meaning for reduce='median'; leave them out")
+    used = {task.name for weight, head in zip(weights, members, strict=True) if weight for task in head.tasks}
+    if unused := sorted({task.name for task in tasks} - used):
+        raise ConfigError(f"every member that knows task {unused[0]!r} has weight 0")
 
 
 def shared_tasks(members: Sequence[Head]) -> tuple[Task, ...]:

@@ -17,10 +17,10 @@ from dinoneck.tasks import Task
 
 
 class FPNHead(PyramidHead):
-    """A :class:`dinoneck.PyramidHead` on a :class:`dinoneck.ViTFPN`, whose arguments stand flat beside its own.
+    """A :class:`dinoneck.PyramidHead` on a :class:`dinoneck.ViTFPN`, with the neck's arguments next to its own.
 
-    Prefer it where the answer depends on how patches are arranged, or where there are labels per pixel; for a few
-    hundred photos with one number each, compare it with :class:`dinoneck.PatchMeanHead` by the worst fold.
+    Prefer it where the prediction depends on how patches are arranged, or where there are labels per pixel; for a few
+    hundred images with one number each, compare it with :class:`dinoneck.PatchMeanHead` by the worst fold.
 
     Args:
         embed_dim: channels of the tokens.
@@ -58,10 +58,10 @@ class FPNHead(PyramidHead):
         >>> head = FPNHead(64, tasks, num_layers=3, layer_indices=(0, 1, 2), fpn_dim=32)
         >>> layers = [torch.randn(2, 15, 64) for _ in range(3)]
         >>> tokens = Tokens.from_patches(layers, grid=(3, 5), patch_size=16, layers=(0, 1, 2))
-        >>> {name: tuple(answer.shape) for name, answer in head(tokens).items()}
+        >>> {name: tuple(output.shape) for name, output in head(tokens).items()}
         {'reg3': (2, 1), 'ratio': (2, 3), 'ndvi': (2, 1)}
 
-    Reference: design source "FPN spatial modelling" (reg3, ratio and NDVI heads on P2, P3, P4). Deviations: the
+    Reference: the published FPN notebook (reg3, ratio and NDVI heads on P2, P3, P4). Deviations: the
     non-linearity after the smoothing and LayerNorm at the entrance, see :class:`dinoneck.ViTFPN`.
     """
 

@@ -1,4 +1,4 @@
-"""Where heads looked: the gates of several heads."""
+"""The gates of several heads."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def gates_of(heads: Iterable[nn.Module], tokens: Tokens) -> list[Tensor]:
 
 
 def scores_places(head: nn.Module) -> bool:
-    """Whether a gate in it belongs to the places of one grid, of which it knows the number only."""
+    """Whether it holds a gate over the cells of one grid, of which it records only the number."""
     return any(gated.gating.mode == "mlp" for gated in _gated([head]))
 
 

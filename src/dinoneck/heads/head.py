@@ -1,8 +1,8 @@
-"""What every head has in common: tasks, outputs by task name in model space, ``predict`` in original units."""
+"""What every head has in common: tasks, outputs by task name in normalised units, ``predict`` in original units."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import ClassVar, Unpack, get_args
 
 import torch
@@ -22,7 +22,7 @@ class Head(Configured, nn.Module):
 
     Every method that takes Tokens also takes (B, P + N, C) tensors with ``grid=(rows, cols)`` (and
     ``num_prefix_tokens=`` or ``cls_token=``), maps (B, C, rows, cols), or a list of tensors, one per layer.
-    ``forward(tokens)`` returns ``{task name: (B, dim)}`` in model space, ``(B, dim, rows, cols)`` for the kinds that
+    ``forward(tokens)`` returns ``{task name: (B, dim)}`` in normalised units, ``(B, dim, rows, cols)`` for kinds that
     predict per cell (dense, segmentation); ``predict(tokens)`` the same in original units and ``{composition name:
     (B, parts + sums)}``; ``predict_maps(tokens)``, where a head has maps, ``{task name: (B, dim, rows, cols)}`` in
     original units.
@@ -60,10 +60,7 @@ class Head(Configured, nn.Module):
 
     def natural(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:
         """Return predictions in original units, with gradients where they are enabled."""
-        return self._natural(self(tokens, **plain))
-
-    def _natural(self, outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Outputs of ``forward`` in original units, and what is composed of them."""
+        outputs = self(tokens, **plain)
         values = {task.name: task.predict(outputs[task.name]) for task in self.tasks}
         composed = {own.name: own.of_shares(values[own.total], values[own.ratio]) for own in self.compositions}
         return values | composed

@@ -1,4 +1,4 @@
-"""A small MLP asked of every patch, and the mean of its answers."""
+"""A small MLP on every patch, and the mean of its outputs."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any, Unpack, cast
 
 import torch
 import torch.nn.functional as F
+from einops import reduce
 from torch import Tensor, nn
 
 from dinoneck.configured import Configured, at_least
@@ -24,7 +25,7 @@ LEAKY_SLOPE = 0.01
 class PatchMeanMLP(Configured, nn.Module):
     """Linear -> LeakyReLU -> Linear -> activation on every patch, then the mean over patches.
 
-    Because the activation stands before the mean, every patch contributes an answer of its own, and
+    Because the activation stands before the mean, every patch contributes its own prediction, and
     :meth:`per_patch` shows where the prediction comes from. Patches do not see each other.
 
     Args:
@@ -47,7 +48,7 @@ class PatchMeanMLP(Configured, nn.Module):
         >>> mlp(torch.randn(6, 256, 1536)).shape
         torch.Size([6, 1])
 
-    Reference: design source "DINOv2 dense features" (1536 -> 128 -> LeakyReLU -> 1 -> ReLU -> mean). Deviation:
+    Reference: a published notebook on DINOv2 dense features (1536 -> 128 -> LeakyReLU -> 1 -> ReLU -> mean). Deviation:
     a ReLU head starts with second-layer weights of one sign, so that no patch and no head is dead at the start.
     """
 
@@ -78,7 +79,7 @@ class PatchMeanMLP(Configured, nn.Module):
                 self.out.bias.abs_()
 
     def absorb_scale(self, mean: Tensor, std: Tensor) -> None:
-        """Change the weights so that the new MLP says of x what the old one said of (x - mean) / std, both (C,)."""
+        """Fold the input standardisation into the weights: ``new(x) == old((x - mean) / std)``, both (C,)."""
         absorb(self.hidden, mean, std)
 
     def per_patch(self, x: Tensor) -> Tensor:
@@ -95,7 +96,7 @@ class PatchMeanMLP(Configured, nn.Module):
 class PatchMeanHead(Head):
     """One :class:`PatchMeanMLP` per task on the patch tokens of the last layer listed.
 
-    Prefer it as the first head on few photos: it cannot overfit to places, and its maps show where a
+    Prefer it as the first head on few images: it cannot overfit to positions, and its maps show where a
     prediction comes from. Where the arrangement of patches matters, take a head with a neck.
 
     Args:
@@ -133,10 +134,9 @@ class PatchMeanHead(Head):
         super().__init__()
         self.embed_dim = embed_dim
         self._set_tasks(tasks, compositions, "regression", "ratio", "classification")
-        self.mlps = nn.ModuleList(
-            PatchMeanMLP(embed_dim, hidden_dim, task.dim, task.activation, device=device, dtype=dtype)
-            for task in self.tasks
-        )
+        factory = {"device": device, "dtype": dtype}
+        mlps = [PatchMeanMLP(embed_dim, hidden_dim, task.dim, task.activation, **factory) for task in self.tasks]
+        self.mlps = nn.ModuleList(mlps)
 
     def reset_parameters(self) -> None:
         """Re-initialise the weights."""
@@ -144,12 +144,12 @@ class PatchMeanHead(Head):
             mlp.reset_parameters()  # type: ignore[operator]
 
     def absorb_scale(self, mean: Tensor, std: Tensor) -> None:
-        """Change the weights so that the new head says of tokens x what the old one said of (x - mean) / std."""
+        """Fold the input standardisation into the weights: ``new(x) == old((x - mean) / std)``."""
         for mlp in self.mlps:
             mlp.absorb_scale(mean, std)  # type: ignore[operator]
 
     def per_patch(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:
-        """Return the prediction of each patch, ``{task name: (B, N, dim)}``, in model space."""
+        """Return the prediction of each patch, ``{task name: (B, N, dim)}``, in normalised units."""
         tokens = self._tokens(tokens, **plain)
         sequence, prefix = tokens.sequence[-1], tokens.num_prefix_tokens  # (B, P + N, C)
         # CLS and registers are sliced off the outputs: slicing them off the tokens would copy these
@@ -157,9 +157,9 @@ class PatchMeanHead(Head):
         return {task.name: output for task, output in zip(self.tasks, each, strict=True)}
 
     def forward(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:
-        """Return ``{task name: (B, dim)}`` in model space."""
+        """Return ``{task name: (B, dim)}`` in normalised units."""
         per_patch = self.per_patch(tokens, **plain)
-        return {name: output.mean(dim=1) for name, output in per_patch.items()}  # (B, N, dim) -> (B, dim)
+        return {name: reduce(output, "b n d -> b d", "mean") for name, output in per_patch.items()}
 
     @torch.no_grad()
     def predict_maps(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:
@@ -168,5 +168,5 @@ class PatchMeanHead(Head):
         ``minimum`` is not applied to maps: with an affine transform a map's mean is the prediction before it.
         """
         tokens = self._tokens(tokens, **plain)
-        answers = self.per_patch(tokens)
-        return {task.name: as_maps(task.natural(answers[task.name]), tokens.grid) for task in self.tasks}
+        outputs = self.per_patch(tokens)
+        return {task.name: as_maps(task.natural(outputs[task.name]), tokens.grid) for task in self.tasks}

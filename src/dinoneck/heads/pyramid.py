@@ -46,8 +46,9 @@ class PyramidHead(Head):
         dtype: torch factory keyword.
 
     Shape:
-        Tokens -> ``{task: (B, dim)}``; ``{task: (B, dim, rows, cols)}`` for dense and segmentation; beside the value
-        of a density (or patch-wise ratio) its map in model space as ``"task.map"``. rows x cols are the finest level's.
+        Tokens -> ``{task: (B, dim)}``; ``{task: (B, dim, rows, cols)}`` for dense and segmentation; next to the
+        value of a density (or patch-wise ratio) its map in normalised units as ``"task.map"``. rows x cols are
+        those of the finest level.
 
     Raises:
         ConfigError: if tasks repeat a name, the neck is none or its arguments do not fit.
@@ -57,7 +58,7 @@ class PyramidHead(Head):
         >>> tasks = [Task("mass", unit="g"), Task("ndvi_map", kind="dense"), Task("plants", kind="density")]
         >>> head = PyramidHead(neck=SimplePyramid(64, out_channels=32, scales=[1, 0.5]), tasks=tasks)
         >>> tokens = Tokens.from_patches(torch.randn(2, 15, 64), grid=(3, 5), patch_size=16)
-        >>> {name: tuple(answer.shape) for name, answer in head.predict(tokens).items()}
+        >>> {name: tuple(output.shape) for name, output in head.predict(tokens).items()}
         {'mass': (2, 1), 'ndvi_map': (2, 1, 3, 5), 'plants': (2, 1)}
     """
 
@@ -128,7 +129,7 @@ class PyramidHead(Head):
             calibrate(self._selected(self._tokens(tokens)) for tokens in batches)
 
     def forward(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:
-        """Return the tasks' outputs in model space."""
+        """Return the tasks' outputs in normalised units."""
         tokens = self._selected(self._tokens(tokens, **plain))
         pooled, finest = self._features(tokens)  # (B, levels * D), and (B, D, rows, cols) of the finest level
         outputs: dict[str, Tensor] = {}

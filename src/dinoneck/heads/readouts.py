@@ -34,7 +34,7 @@ class Light(nn.Module):
         _start(self.out, self.activation)
 
     def forward(self, pooled: Tensor) -> Tensor:
-        """Answer in model space."""
+        """Return predictions in normalised units."""
         hidden = pooled if self.hidden is None else nn.functional.gelu(self.hidden(pooled))
         return activate(self.out(hidden), self.activation)
 
@@ -69,16 +69,16 @@ class Tower(nn.Module):
         _start(self.out, self.activation)
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Answer for every cell in model space."""
+        """Return the prediction of every cell in normalised units."""
         for block in self.blocks:
             maps = block(maps)
         return activate(self.out(maps), self.activation)
 
 
 def read_map(task: Task, cells: Tensor) -> dict[str, Tensor]:
-    """Return what a task says by its cells (B, dim, rows, cols), as :func:`task_map` gives them.
+    """Return a task's outputs from its cells (B, dim, rows, cols), as :func:`task_map` gives them.
 
-    ``dense`` and ``segmentation`` answer with the map itself; ``density`` with the map's sum (or mean) as its value
+    ``dense`` and ``segmentation`` return the map itself; ``density`` the map's sum (or mean) as its value
     and the map as ``"name.map"``; a ``ratio`` with the logarithm of its cells' mean shares, whose softmax they are.
     """
     if task.is_map:
@@ -101,8 +101,8 @@ def from_cells(tasks: Sequence[Task], outputs: Mapping[str, Tensor]) -> dict[str
     found = {}
     for task in tasks:
         if task.from_cells is not None:
-            cells, place = cell_output(task, tasks)
-            value = cells.predict_map(outputs[cells.name])[:, place : place + 1].mean(dim=(2, 3))
+            cells, channel = cell_output(task, tasks)
+            value = cells.predict_map(outputs[cells.name])[:, channel : channel + 1].mean(dim=(2, 3))
             found[task.name] = value if task.transform is None else task.transform.forward(value)
     return found
 
@@ -120,8 +120,8 @@ def recompute_derived(tasks: Sequence[Task], values: Mapping[str, Tensor]) -> di
     found = dict(values)
     for task in tasks:
         if task.from_cells is not None:
-            cells, place = cell_output(task, tasks)
-            value = found[cells.name][:, place : place + 1]
+            cells, channel = cell_output(task, tasks)
+            value = found[cells.name][:, channel : channel + 1]
             value = value.mean(dim=(2, 3)) if value.ndim == 4 else value
             found[task.name] = value if task.minimum is None else value.clamp_min(task.minimum)
     for task in tasks:
@@ -136,7 +136,7 @@ def task_map(task: Task, cells: Tensor) -> Tensor:
 
 
 def _start(layer: nn.Linear, activation: Activation | None) -> None:
-    """A ReLU answers 1 on average at the start, so that it is not dead for every sample."""
+    """Start a ReLU at 1 on average, so that it is not dead for every sample."""
     if activation == "relu":
         with torch.no_grad():
             layer.bias.fill_(1.0)

@@ -219,7 +219,7 @@ def test_the_source_case_in_shapes_only() -> None:
         ({"num_patches": 12, "mode": "resized"}, r"12; mode 'resized' needs \(rows, cols\)"),
         ({"mode": "resized"}, "None; mode 'resized'"),
         ({"num_patches": 0}, "num_patches is 0"),
-        ({"num_patches": (0, 4), "mode": "resized"}, "num_rows is 0"),
+        ({"num_patches": (0, 4), "mode": "resized"}, "num_patches is 0"),
         ({"mode": "quary"}, "Did you mean 'query'"),
         ({"mode": "query", "reduction": 0}, "reduction is 0"),
         ({"mode": "query", "reduction": 17}, "leaves none"),
@@ -241,12 +241,12 @@ def test_heads_that_cannot_be_built() -> None:
 
 def test_inputs_that_are_refused() -> None:
     x = torch.randn(2, 17, 16)
-    with pytest.raises(ShapeError, match=r"12 patches; .* built for 20 places.*mode='resized'.*mode='query'"):
+    with pytest.raises(ShapeError, match=r"12 patches; .* built for 20 places.*mode='resized'.*'query'"):
         head_of("mlp", 20)(tokens_of(x, 3, 4))
     with pytest.raises(ShapeError, match="no CLS token"):
         head_of("query")(Tokens.from_patches(x, grid=(1, 17), patch_size=16))
     resized = CLSGating(16, (3, 4), "resized")
-    with pytest.raises(ShapeError, match=r"17 patches .* 3 rows x 4 cols; pass grid="):
+    with pytest.raises(ShapeError, match=r"17 patches .*\(3, 4\); pass grid="):
         resized(x[:, 0], x)
     with pytest.raises(ShapeError, match="17 patches do not fill a grid of 3 rows x 4 cols"):
         resized(x[:, 0], x, (3, 4))
