@@ -55,6 +55,7 @@ class PyramidHead(Head):
         ShapeError: if tokens do not fit the neck.
 
     Examples:
+        >>> from dinoneck import SimplePyramid
         >>> tasks = [Task("mass", unit="g"), Task("ndvi_map", kind="dense"), Task("plants", kind="density")]
         >>> head = PyramidHead(neck=SimplePyramid(64, out_channels=32, scales=[1, 0.5]), tasks=tasks)
         >>> tokens = Tokens.from_patches(torch.randn(2, 15, 64), grid=(3, 5), patch_size=16)

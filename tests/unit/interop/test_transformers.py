@@ -277,7 +277,7 @@ def test_chosen_levels_and_plain_tuples_come_out() -> None:
     ("changed", "message"),
     [
         ({"neck": "spatial_tuning_adaptor"}, "Did you mean 'spatial_tuning_adapter'"),
-        ({"neck": "dense"}, "DenseHead and no neck"),
+        ({"neck": "dense"}, "DenseHead; expected a subclass of Neck"),
         ({"neck_config": {"chanels": 3}}, "chanels"),
         ({"neck_config": {"out_channels": 0}}, "out_channels is 0"),
         ({"neck_config": [1]}, "expected a dict"),
