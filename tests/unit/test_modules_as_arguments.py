@@ -26,7 +26,9 @@ from dinoneck import (
     registry,
 )
 from dinoneck.checkpoint import read_header
+from dinoneck.checkpoint.migrations import version_of
 from dinoneck.configured import Configured
+from dinoneck.layers.inputs import as_tokens
 from dinoneck.necks import Neck
 
 
@@ -39,11 +41,8 @@ class Halved(Neck):
         self.out_channels, self.strides = 4, (float(patch_size),)
         self.linear = nn.Linear(embed_dim, 4)
 
-    def reset_parameters(self) -> None:
-        self.linear.reset_parameters()
-
     def forward(self, tokens: Any, images: Tensor | None = None, **plain: Any) -> FeaturePyramid:
-        (x,) = self._tokens(tokens, **plain).maps()
+        (x,) = as_tokens(tokens, **plain, patch_size=self.patch_size, owner=self).last.maps()
         return FeaturePyramid((self.linear(x.movedim(1, -1)).movedim(-1, 1),), self.strides)
 
 
@@ -90,23 +89,24 @@ def test_modules_are_recorded_with_their_own_configuration(tmp_path: Path) -> No
     assert module.config["neck"] == {"type": "vit_fpn", "config": module.neck.config}
     assert [part["type"] for part in module.config["more"]] == ["halved", "simple_pyramid"]
     HeadCheckpoint.from_module(module).save(tmp_path / "m.safetensors")
-    assert read_header(tmp_path / "m.safetensors").meta["versions"] == dict.fromkeys(
-        ("several", "vit_fpn", "halved", "simple_pyramid"), 1
-    )
+    assert read_header(tmp_path / "m.safetensors").meta["versions"] == {
+        "several": 1, "halved": 1, "vit_fpn": version_of(ViTFPN), "simple_pyramid": version_of(SimplePyramid)
+    }  # fmt: skip
     x = tokens()
     assert torch.equal(load_head(tmp_path / "m.safetensors")(x), module(x))
 
 
 @pytest.mark.parametrize("part", [ViTFPN, SimplePyramid])
-def test_an_older_part_is_migrated(part: type, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_older_part_is_migrated(part: type[Configured], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     HeadCheckpoint.from_module(a_module()).save(tmp_path / "m.safetensors")
 
     def negated(config: dict[str, Any], tensors: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         return config, {name: -value for name, value in tensors.items()}
 
     old = HeadCheckpoint.load(tmp_path / "m.safetensors").state_dict
-    monkeypatch.setattr(part, "checkpoint_version", 2)
-    monkeypatch.setattr(part, "checkpoint_migrations", {1: negated})
+    now = version_of(part)
+    monkeypatch.setattr(part, "checkpoint_migrations", {**part.checkpoint_migrations, now: negated})
+    monkeypatch.setattr(part, "checkpoint_version", now + 1)
     new = HeadCheckpoint.load(tmp_path / "m.safetensors").state_dict
     prefix = "neck." if part is ViTFPN else "more.1."
     for name, value in old.items():
