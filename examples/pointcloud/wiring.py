@@ -1,0 +1,148 @@
+"""DINO features in a 3D U-Net with plain modules and a plain loop: projection, lift, sparse pyramid, injection.
+
+``python -m examples.pointcloud.wiring`` takes some seconds on a CPU and downloads nothing: a furnished room is drawn
+with exact depth, and the backbone is the built-in tiny one with seeded random weights. In the shapes, V is the number
+of images, N of points, L of links (a point in an image), M of voxels; C = 64 are the channels of the backbone. The
+network knows the shape of the room only: flat posters, boards and rugs are visible in the images alone. Begin with
+``lifted``.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dinoneck import TokenGrid, load_backbone
+from dinoneck.points import (
+    DecoderInjection,
+    Links,
+    PlainSparse,
+    PointProjector,
+    SparseFeatures,
+    SparsePyramid,
+    VoxelGrid,
+    lift,
+)
+from examples.pointcloud.rooms import CLASSES, Room, room
+
+IMAGE_SIZE = (192, 256)  # (height, width) in pixels
+VIEWS, POINTS, VOXEL_M = 6, 6000, 0.1
+STEPS, LEARNING_RATE = 40, 5e-3
+
+
+def lifted(scene: Room, grid: VoxelGrid) -> tuple[Tensor, Links, SparseFeatures]:
+    """Return the maps of the images, which point is seen where, and the features of the voxels."""
+    backbone = load_backbone("dinoneck_tiny")  # frozen
+    images = backbone.preprocess(scene.frames.photos)  # uint8 (V, 3, H, W) -> normalised floats
+    [maps] = backbone(images).maps()  # tokens of the last block as maps: (V, C, H / 16, W / 16)
+    # points (N, 3) in metres -> L links: which point, which view, at which pixel. Points behind furniture are left
+    # out, because their distance differs from the depth (V, H, W) measured there
+    links = PointProjector()(scene.points, scene.frames.cameras, scene.frames.depth)
+    # bilinear between cells, the mean over the views of a point, then over the points of a voxel: (M, C);
+    # valid (M,) is False, and the features are 0, where no camera looked
+    return maps, links, lift(maps, links, grid)
+
+
+class Block(nn.Module):
+    """Linear layer, norm and ReLU on every voxel: (M, c_in) -> (M, c_out)."""
+
+    def __init__(self, c_in: int, c_out: int) -> None:
+        super().__init__()
+        self.linear, self.norm = nn.Linear(c_in, c_out), nn.LayerNorm(c_out)
+
+    def forward(self, x: PlainSparse) -> PlainSparse:
+        """Return the same voxels with new features."""
+        return x.with_feats(F.relu(self.norm(self.linear(x.feats))))
+
+
+class UNet(nn.Module):
+    """A small 3D U-Net that knows nothing of images: strides 1, 2 and 4 and back."""
+
+    def __init__(self, c_in: int, classes: int) -> None:
+        super().__init__()
+        self.enc1, self.enc2, self.enc4 = Block(c_in, 16), Block(16, 32), Block(32, 64)
+        self.up2, self.up1 = nn.Linear(64, 48), nn.Linear(32, 24)
+        self.dec2, self.dec1 = Block(48 + 32, 32), Block(24 + 16, 32)
+        self.head = nn.Linear(32, classes)
+
+    def forward(self, x: PlainSparse) -> Tensor:
+        """Return logits: (M, c_in) -> (M, classes)."""
+        fine = self.enc1(x)  # (M, 16)
+        middle, cell2 = coarser(fine, 2)  # (M2, 16) and the cell of every voxel (M,)
+        middle = self.enc2(middle)  # (M2, 32)
+        coarse, cell4 = coarser(middle, 4)  # (M4, 32), (M2,)
+        # back up: the coarse cell's features for each of its voxels, next to the skip connection
+        up = self.up2(self.enc4(coarse).feats)[cell4]  # (M4, 64) -> (M2, 48)
+        middle = self.dec2(middle.with_feats(torch.cat((up, middle.feats), dim=1)))  # (M2, 48 + 32) -> (M2, 32)
+        up = self.up1(middle.feats)[cell2]  # (M2, 32) -> (M, 24)
+        fine = self.dec1(fine.with_feats(torch.cat((up, fine.feats), dim=1)))  # (M, 24 + 16) -> (M, 32)
+        return self.head(fine.feats)
+
+
+def coarser(x: PlainSparse, stride: int) -> tuple[PlainSparse, Tensor]:
+    """Return cells of ``stride`` voxels with the mean of their features, and the cell of every voxel."""
+    coords, cell = (x.coords // stride * stride).unique(dim=0, return_inverse=True)  # (M', 3), (M,)
+    sums = x.feats.new_zeros(len(coords), x.feats.shape[1]).index_add(0, cell, x.feats)  # (M', c)
+    return PlainSparse(coords, coords.new_zeros(len(coords)), sums / cell.bincount()[:, None]), cell
+
+
+def train(model: nn.Module, x: PlainSparse, labels: Tensor, **images: dict[int, SparseFeatures]) -> list[float]:
+    """Fit the model to labels (M,); return the loss of every step."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE)
+    history = []
+    for _ in range(STEPS):
+        loss = F.cross_entropy(model(x, **images), labels)  # (M, classes), (M,) -> ()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        history.append(loss.item())
+    return history
+
+
+def main() -> dict[str, float]:
+    """Draw a room, lift features, train the U-Net without and with them; print and return the numbers."""
+    scene = room(seed=1, views=VIEWS, size=IMAGE_SIZE, points=POINTS)
+    grid = VoxelGrid.from_points(scene.points, size=VOXEL_M)
+    first = torch.zeros(len(grid), dtype=torch.int64).scatter_(0, grid.inverse, torch.arange(len(scene.points)))
+    labels = scene.labels[first]  # (M,), of one point per voxel
+    shape = torch.cat((grid.centers().float(), scene.normals[first]), dim=1)  # (M, 6): place and direction
+    voxels = PlainSparse(grid.coords, grid.batch, shape)
+
+    maps, links, features = lifted(scene, grid)
+    print(
+        f"{len(scene.points)} points in {len(grid)} voxels, {links.coverage:.0%} of the points seen in {VIEWS} images"
+    )
+    # the check to do first on data of your own: points seen once have the features of their pixel
+    per_point, _ = lift(maps, links)  # (N, C)
+    at_pixel = TokenGrid(16).sample(maps, links.xy.float(), IMAGE_SIZE)[links.view, torch.arange(len(links))]  # (L, C)
+    once = links.n_views[links.point] == 1  # (L,)
+    difference = (per_point[links.point] - at_pixel)[once].abs().max()
+    print(
+        f"{int(once.sum())} points are seen once; their features differ from their pixel's by at most {difference:.1g}"
+    )
+
+    # features for every level of the decoder: {stride: (cells, C)}
+    pyramid = SparsePyramid(strides=(1, 2), reduce="mean")(features)
+    torch.manual_seed(0)
+    plain = UNet(shape.shape[1], len(CLASSES))
+    with torch.no_grad():
+        before = plain(voxels)
+    unet = UNet(shape.shape[1], len(CLASSES))
+    unet.load_state_dict(plain.state_dict())
+    # stride -> channels of the upsampled half, which stand first in what dec2 and dec1 are given
+    injection = DecoderInjection(maps.shape[1], levels={2: 48, 1: 24})
+    model = injection.wrap(unet, {2: "dec2", 1: "dec1"})  # one module, called with pyramid=; the U-Net is unchanged
+    same = torch.equal(model(voxels, pyramid=pyramid), before)  # the injection starts at zero
+    print(f"before training, with the injection: {'the same logits' if same else 'other logits'}")
+
+    without, with_images = train(plain, voxels, labels), train(model, voxels, labels, pyramid=pyramid)
+    print(f"training loss without images: {without[0]:.2f} -> {without[-1]:.2f}")
+    print(f"training loss with images:    {with_images[0]:.2f} -> {with_images[-1]:.2f}")
+    for stride, level in injection.stats.items():
+        print(f"stride {stride}: {level.hit_rate:.0%} of {level.voxels} cells seen; added / own norm {level.ratio:.2f}")
+    return {"difference": float(difference), "same": same, "without": without[-1], "with_images": with_images[-1]}
+
+
+if __name__ == "__main__":
+    main()
