@@ -112,7 +112,7 @@ def main() -> dict[str, float]:
         path = Path(folder) / "biomass.safetensors"
         HeadCheckpoint.from_module(head, backbone=backbone, preprocess=backbone.preprocess).save(path)
         checkpoint = HeadCheckpoint.load(path)
-        checkpoint.check_backbone(backbone)  # raises BackboneError for other weights, layers or patch size
+        checkpoint.check_backbone(backbone)  # raises CheckpointError for other weights or layers
         loaded = checkpoint.build()  # in eval mode
         print(f"{path.name}: {path.stat().st_size / 1024:.0f} KiB, made on {checkpoint.meta['backbone']['name']}")
     difference = (loaded.grams(unseen) - predicted).abs().max()

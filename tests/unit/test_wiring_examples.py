@@ -11,7 +11,7 @@ from examples.detection import wiring as detection
 from examples.pointcloud import rooms
 from examples.pointcloud import wiring as pointcloud
 
-from dinoneck import Backbone, BackboneError, HeadCheckpoint, Tokens, registry
+from dinoneck import Backbone, CheckpointError, HeadCheckpoint, Tokens, registry
 from dinoneck.points import VoxelGrid
 
 LONGEST_FILE = 150
@@ -35,9 +35,9 @@ def test_the_biomass_file_holds_units_and_refuses_another_backbone(tmp_path: Pat
     head = biomass.BiomassHead(64, num_layers=4).eval()
     head.mean.fill_(40.0)
     path = tmp_path / "biomass.safetensors"
-    HeadCheckpoint.from_module(head, backbone=tiny).save(path)
+    HeadCheckpoint.from_module(head, backbone=tiny.with_layers(4)).save(path)
     checkpoint = HeadCheckpoint.load(path)
-    with pytest.raises(BackboneError, match="layers"):
+    with pytest.raises(CheckpointError, match="layers"):
         checkpoint.check_backbone(tiny.with_layers(2))
     loaded = checkpoint.build()
     tokens = Tokens.from_sequence(
