@@ -6,12 +6,12 @@ import re
 import dinoneck
 
 ROLE = re.compile(r":(?:class|func|meth|mod|attr|data|exc):<code>~?([^<]+)</code>")
-ROOMS = {
-    name: f"dinoneck.{room}.{name}"
-    for room in dinoneck._ROOMS
-    for name in getattr(importlib.import_module(f"dinoneck.{room}"), "__all__", ())
+IN_PACKAGES = {
+    name: f"dinoneck.{package}.{name}"
+    for package in dinoneck._PACKAGES
+    for name in getattr(importlib.import_module(f"dinoneck.{package}"), "__all__", ())
 }
-PUBLIC = {**ROOMS, **{name: f"dinoneck.{name}" for name in dinoneck.__all__}}
+PUBLIC = {**IN_PACKAGES, **{name: f"dinoneck.{name}" for name in dinoneck.__all__}}
 
 
 def on_page_content(html: str, **_: object) -> str:

@@ -38,7 +38,7 @@ _HOMES = {
     "collate": "dinoneck.collation",
 }
 
-_ROOMS = (
+_PACKAGES = (
     "backbones",
     "checkpoint",
     "data",
@@ -56,4 +56,4 @@ _ROOMS = (
 )
 
 __all__ = [*_HOMES, "__version__"]
-__getattr__, __dir__ = attach(__name__, _HOMES, _ROOMS)
+__getattr__, __dir__ = attach(__name__, _HOMES, _PACKAGES)

@@ -9,18 +9,18 @@ from typing import Any
 
 
 def attach(
-    package: str, homes: Mapping[str, str], rooms: Sequence[str] = ()
+    package: str, homes: Mapping[str, str], packages: Sequence[str] = ()
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """Build ``__getattr__`` and ``__dir__`` for ``package``.
 
     Args:
         package: ``__name__`` of the package.
         homes: public name -> full name of the module that defines it.
-        rooms: sub-packages to import when asked for as attributes.
+        packages: sub-packages that are imported on first use as attributes.
     """
 
     def __getattr__(name: str) -> Any:
-        if name in rooms:
+        if name in packages:
             return importlib.import_module(f"{package}.{name}")
         if name not in homes:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
@@ -29,6 +29,6 @@ def attach(
         return value
 
     def __dir__() -> list[str]:
-        return sorted({*vars(sys.modules[package]), *homes, *rooms})
+        return sorted({*vars(sys.modules[package]), *homes, *packages})
 
     return __getattr__, __dir__

@@ -132,10 +132,10 @@ def test_every_public_name_is_in_the_reference() -> None:
     shown = set(re.findall(r"^::: dinoneck\.(\S+)$", pages, re.MULTILINE))
     for name in dinoneck._HOMES:
         assert name in shown, name
-    for room in dinoneck._ROOMS:
-        for name in getattr(importlib.import_module(f"dinoneck.{room}"), "__all__", ()):
-            own = getattr(getattr(importlib.import_module(f"dinoneck.{room}"), name), "__name__", name)  # of an alias
-            assert {f"{room}.{name}", f"{room}.{own}", name} & shown, f"{room}.{name}"
+    for package in dinoneck._PACKAGES:
+        for name in getattr(importlib.import_module(f"dinoneck.{package}"), "__all__", ()):
+            own = getattr(getattr(importlib.import_module(f"dinoneck.{package}"), name), "__name__", name)  # of an alias
+            assert {f"{package}.{name}", f"{package}.{own}", name} & shown, f"{package}.{name}"
 
 
 def test_pages_show_what_the_benchmarks_stored() -> None:

@@ -4,27 +4,25 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-SOURCE = Path(__file__).resolve().parents[2] / "src" / "dinoneck"
-FILES = sorted(SOURCE.rglob("*.py"))
+from tests.house.source import FILES, SOURCE, name_of, tree_of
 
 # what is forbidden: a full name, or the beginning of one that ends in a point
 FORBIDDEN = {
     "torch.load": "reads pickles",
-    "torch.jit.load": "runs what a file says",
-    "torch.package.": "runs what a file says",
+    "torch.jit.load": "runs the content of a file",
+    "torch.package.": "runs the content of a file",
     "torch.export.load": "reads more than tensors",
     "torch.hub.": "runs code of a repository",
     "torch.serialization.": "changes what the weights-only loader lets pass",
-    "pickle.": "runs what a file says",
-    "cPickle.": "runs what a file says",
-    "_pickle.": "runs what a file says",
-    "dill.": "runs what a file says",
-    "cloudpickle.": "runs what a file says",
-    "joblib.": "runs what a file says",
+    "pickle.": "runs the content of a file",
+    "cPickle.": "runs the content of a file",
+    "_pickle.": "runs the content of a file",
+    "dill.": "runs the content of a file",
+    "cloudpickle.": "runs the content of a file",
+    "joblib.": "runs the content of a file",
     "marshal.": "code objects",
     "shelve.": "pickles",
     "eval": "runs text",
@@ -73,7 +71,7 @@ ALLOWED = {
     ("cli/main.py", "importlib.import_module"): "verbs of our own list",
     ("cli/checkup.py", "importlib.import_module"): "packages that our own metadata declares",
     ("cli/demo.py", "subprocess."): "this same Python again, to load a head in a new process; no shell",
-    ("store/writer.py", "socket."): "the machine's name, to tell writers apart; no connection",
+    ("store/writer.py", "socket."): "the machine's name, which keeps writers apart; no connection",
 }
 # names that only a call with these plain values makes harmless: (name, keyword, value)
 WITH = {"torch.load": ("weights_only", True), "numpy.load": ("allow_pickle", False)}
@@ -117,9 +115,8 @@ def dotted(node: ast.AST) -> str | None:
     return None
 
 
-def findings(source: str) -> dict[str, list[int]]:
+def findings(tree: ast.Module) -> dict[str, list[int]]:
     """Forbidden names -> the lines that use them; tamed calls are left out, imports of a tamed one too."""
-    tree = ast.parse(source)
     found: dict[str, list[int]] = {}
     calls = {id(node.func): node for node in ast.walk(tree) if isinstance(node, ast.Call)}
     for name, node in full_names(tree):
@@ -140,36 +137,32 @@ def tamed(call: ast.Call, keyword: str, value: object) -> bool:
     )
 
 
-def place(path: Path) -> str:
-    return path.relative_to(SOURCE).as_posix()
-
-
-def test_nothing_in_the_package_runs_what_a_file_says() -> None:
+def test_nothing_in_the_package_runs_the_content_of_a_file() -> None:
     wrong, needed = [], set()
     for path in FILES:
-        for entry, lines in findings(path.read_text()).items():
-            key = (place(path), entry)
+        for entry, lines in findings(tree_of(path)).items():
+            key = (name_of(path), entry)
             if key in ALLOWED:
                 needed.add(key)
             else:
-                wrong.append(f"{place(path)}:{lines}: {entry} ({FORBIDDEN[entry]})")
+                wrong.append(f"{name_of(path)}:{lines}: {entry} ({FORBIDDEN[entry]})")
     assert not wrong
     assert needed == set(ALLOWED), "an exception that nothing needs"
 
 
 def test_the_one_reader_of_pickles_reads_weights_only() -> None:
-    tree = ast.parse((SOURCE / "weight_files.py").read_text())
+    tree = tree_of(SOURCE / "weight_files.py")
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and dotted(node.func) == "torch.load"]
     uses = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and dotted(node) == "torch.load"]
     assert calls
     assert len(calls) == len(uses), "torch.load under another name"
     assert all(tamed(call, *WITH["torch.load"]) for call in calls)
-    assert not any(keyword.arg is None for call in calls for keyword in call.keywords), "**keywords could say otherwise"
+    assert not any(keyword.arg is None for call in calls for keyword in call.keywords), "**keywords could override it"
 
 
-def test_the_registry_imports_what_its_table_says() -> None:
+def test_the_registry_imports_the_entries_of_its_table() -> None:
     """The only import by a name that is no constant takes it from the table, whose keys are all a file can give."""
-    tree = ast.parse((SOURCE / "registry.py").read_text())
+    tree = tree_of(SOURCE / "registry.py")
     (call,) = [
         node for node in ast.walk(tree) if isinstance(node, ast.Call) and dotted(node.func) == "importlib.import_module"
     ]
@@ -180,7 +173,7 @@ def test_the_registry_imports_what_its_table_says() -> None:
 def test_no_entry_point_is_loaded() -> None:
     """What other packages offer is not looked for: a class of theirs is registered by the program that runs."""
     for path in FILES:
-        names = {name for name, _ in full_names(ast.parse(path.read_text()))}
+        names = {name for name, _ in full_names(tree_of(path))}
         found = [n for n in names if n.startswith(("importlib.metadata.EntryPoint", "importlib.metadata.entry_points"))]
         assert not found, path
 
@@ -212,7 +205,7 @@ def test_no_entry_point_is_loaded() -> None:
     ],
 )
 def test_the_check_sees_through_aliases(source: str, entry: str) -> None:
-    assert entry in findings(source)
+    assert entry in findings(ast.parse(source))
 
 
 @pytest.mark.parametrize(
@@ -226,5 +219,5 @@ def test_the_check_sees_through_aliases(source: str, entry: str) -> None:
         "import yaml\nyaml.safe_load(x)",
     ],
 )
-def test_the_check_is_not_afraid_of_words(source: str) -> None:
-    assert not findings(source)
+def test_the_check_ignores_words(source: str) -> None:
+    assert not findings(ast.parse(source))

@@ -15,13 +15,13 @@ ROOT_HEADING = re.compile(r"<h2 id=")
 
 
 def public_names() -> dict[str, tuple[str, ...]]:
-    """``room.name`` -> the anchors that may stand for it: its own, the package's, that of its home."""
+    """``package.name`` -> the anchors that may stand for it: its own, the package's, that of its home."""
     names: dict[str, tuple[str, ...]] = {}
-    for room in ("dinoneck", *(f"dinoneck.{name}" for name in dinoneck._ROOMS)):
-        module = importlib.import_module(room)
+    for package in ("dinoneck", *(f"dinoneck.{name}" for name in dinoneck._PACKAGES)):
+        module = importlib.import_module(package)
         for name in getattr(module, "__all__", ()):
-            home = module._HOMES.get(name, room)
-            names[f"{room}.{name}"] = (f"{room}.{name}", f"dinoneck.{name}", f"{home}.{name}")
+            home = module._HOMES.get(name, package)
+            names[f"{package}.{name}"] = (f"{package}.{name}", f"dinoneck.{name}", f"{home}.{name}")
     del names["dinoneck.__version__"]
     return names
 
@@ -51,8 +51,8 @@ def _plain(html: str) -> str:
 
 
 def _lost_sections(name: str, rendered: str) -> list[str]:
-    room, _, own = name.rpartition(".")
-    thing = getattr(importlib.import_module(room), own)
+    package, _, own = name.rpartition(".")
+    thing = getattr(importlib.import_module(package), own)
     if getattr(thing, "__name__", own) != own:  # a second name: the sections are those of the first
         return []
     text = inspect.cleandoc(thing.__doc__ or "") + "\n" if inspect.isclass(thing) or inspect.isroutine(thing) else ""

@@ -36,10 +36,6 @@ _PLANTS = {"clover": 1, "grass": 3}
 """Classes of the masks that the maps show."""
 
 
-class DemoFailedError(DinoneckError):
-    """A promise of the demo was not kept."""
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
     parser.add_argument("--out", type=Path, default=Path("dinoneck-demo"), help="folder for the results")
@@ -141,7 +137,7 @@ def _check_reload(head_file: Path, result: CrossValidation, source: TokenSource,
     with torch.no_grad():
         own = fingerprint(result.heads[0](tokens))
     if told != own:
-        raise DemoFailedError(f"the reloaded head gives other outputs ({told}) than the one that was saved ({own})")
+        raise DinoneckError(f"the reloaded head gives other outputs ({told}) than the one that was saved ({own})")
     return HeadCheckpoint.load(head_file)
 
 
@@ -185,7 +181,7 @@ def _check_refusal(head_file: Path, out: Path) -> str:
         return f"refused: {error}"
     finally:
         damaged.unlink()
-    raise DemoFailedError("a damaged head file was accepted")
+    raise DinoneckError("a damaged head file was accepted")
 
 
 def _draw_maps(
@@ -259,5 +255,5 @@ def _python(*arguments: str) -> str:
     done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=os.environ, check=False)
     if done.returncode:
         shown = " ".join(arguments[:4])
-        raise DemoFailedError(f"'python {shown} ...' failed with code {done.returncode}: {done.stderr.strip()[-800:]}")
+        raise DinoneckError(f"'python {shown} ...' failed with code {done.returncode}: {done.stderr.strip()[-800:]}")
     return done.stdout
