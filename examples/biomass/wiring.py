@@ -44,14 +44,15 @@ class BiomassHead(Configured, nn.Module):
     def forward(self, tokens: Tokens) -> Tensor:
         """Return the dry mass (B,) in units of ``std`` around ``mean``."""
         prefix = tokens.num_prefix_tokens  # CLS and two registers, before the N patches
-        # fuse four layers into two groups, token by token: 4 x (B, 3 + N, C) -> 2 x (B, 3 + N, D)
+        # norm and linear layer for each of the four layers, then the mean of two of them, token by token:
+        # 4 x (B, 3 + N, C) -> 2 x (B, 3 + N, D)
         shallow, deep = self.grouper(tokens.sequence)
         # the pyramid drops the prefix and makes maps: (B, D, rows, cols) at stride 16, (B, D, rows/2, cols/2) at 32;
         # the fine level holds the coarse one, upsampled and added
         fine, _coarse = self.pyramid([shallow, deep], grid=tokens.grid, num_prefix_tokens=prefix)
         # the fine level as tokens: (B, D, rows, cols) -> (B, N, D)
         patches = self.token_grid.flatten(fine)
-        # the CLS token (B, D) weighs the patches: weighted sum (B, D), weights (B, N)
+        # the CLS token, first of the sequence, (B, D), weighs the patches: weighted sum (B, D), weights (B, N)
         pooled, _weights = self.gate(deep[:, 0], patches)
         # each patch with the summary of its image: (B, N, D) and (B, D) -> (B, N, 2D)
         features = torch.cat((patches, pooled[:, None].expand_as(patches)), dim=-1)

@@ -9,6 +9,8 @@ network knows the shape of the room only: flat posters, boards and rugs are visi
 
 from __future__ import annotations
 
+import copy
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -36,8 +38,8 @@ def lifted(scene: Room, grid: VoxelGrid) -> tuple[Tensor, Links, SparseFeatures]
     backbone = load_backbone("dinoneck_tiny")  # frozen
     images = backbone.preprocess(scene.frames.photos)  # uint8 (V, 3, H, W) -> normalised floats
     [maps] = backbone(images).maps()  # tokens of the last block as maps: (V, C, H / 16, W / 16)
-    # points (N, 3) in metres -> L links: which point, which view, at which pixel. Points behind furniture are left
-    # out, because their distance differs from the depth (V, H, W) measured there
+    # points (N, 3) in metres -> links.point (L,), links.view (L,), links.xy (L, 2): which point, in which image, at
+    # which pixel. A point behind furniture has no link: its distance is not the depth (V, H, W) at its pixel
     links = PointProjector()(scene.points, scene.frames.cameras, scene.frames.depth)
     # bilinear between cells, the mean over the views of a point, then over the points of a voxel: (M, C);
     # valid (M,) is False, and the features are 0, where no camera looked
@@ -87,8 +89,8 @@ def coarser(x: PlainSparse, stride: int) -> tuple[PlainSparse, Tensor]:
     return PlainSparse(coords, coords.new_zeros(len(coords)), sums / cell.bincount()[:, None]), cell
 
 
-def train(model: nn.Module, x: PlainSparse, labels: Tensor, **images: dict[int, SparseFeatures]) -> list[float]:
-    """Fit the model to labels (M,); return the loss of every step."""
+def train(model: nn.Module, labels: Tensor, x: PlainSparse, **images: dict[int, SparseFeatures]) -> list[float]:
+    """Fit the model to labels (M,); ``images`` is empty or ``pyramid=``. Return the loss of every step."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE)
     history = []
     for _ in range(STEPS):
@@ -104,39 +106,34 @@ def main() -> dict[str, float]:
     """Draw a room, lift features, train the U-Net without and with them; print and return the numbers."""
     scene = room(seed=1, views=VIEWS, size=IMAGE_SIZE, points=POINTS)
     grid = VoxelGrid.from_points(scene.points, size=VOXEL_M)
-    first = torch.zeros(len(grid), dtype=torch.int64).scatter_(0, grid.inverse, torch.arange(len(scene.points)))
-    labels = scene.labels[first]  # (M,), of one point per voxel
-    shape = torch.cat((grid.centers().float(), scene.normals[first]), dim=1)  # (M, 6): place and direction
-    voxels = PlainSparse(grid.coords, grid.batch, shape)
+    # one point of every voxel, (M,); grid.inverse (N,) is the voxel of every point
+    point = torch.zeros(len(grid), dtype=torch.int64).scatter_(0, grid.inverse, torch.arange(len(scene.points)))
+    labels = scene.labels[point]  # (M,)
+    shape = torch.cat((grid.centers().float(), scene.normals[point]), dim=1)  # (M, 6): place and direction
+    voxels = PlainSparse(grid.coords, grid.batch, shape)  # coordinates, sample of the batch, features
 
     maps, links, features = lifted(scene, grid)
-    print(
-        f"{len(scene.points)} points in {len(grid)} voxels, {links.coverage:.0%} of the points seen in {VIEWS} images"
-    )
-    # the check to do first on data of your own: points seen once have the features of their pixel
+    print(f"{len(scene.points)} points, {len(grid)} voxels; {links.coverage:.0%} of the points are in an image")
+    # the check to do first on data of your own: a point in one image has the features of its pixel there
     per_point, _ = lift(maps, links)  # (N, C)
-    at_pixel = TokenGrid(16).sample(maps, links.xy.float(), IMAGE_SIZE)[links.view, torch.arange(len(links))]  # (L, C)
+    at_pixels = TokenGrid(16).sample(maps, links.xy.float(), IMAGE_SIZE)  # (V, L, C): every pixel in every image
+    at_pixels = at_pixels[links.view, torch.arange(len(links))]  # (L, C): in its own
     once = links.n_views[links.point] == 1  # (L,)
-    difference = (per_point[links.point] - at_pixel)[once].abs().max()
-    print(
-        f"{int(once.sum())} points are seen once; their features differ from their pixel's by at most {difference:.1g}"
-    )
+    difference = (per_point[links.point] - at_pixels)[once].abs().max()
+    print(f"{int(once.sum())} points are in one: largest difference to the features of their pixel {difference:.1g}")
 
-    # features for every level of the decoder: {stride: (cells, C)}
-    pyramid = SparsePyramid(strides=(1, 2), reduce="mean")(features)
+    pyramid = SparsePyramid(strides=(1, 2), reduce="mean")(features)  # {1: (M, C), 2: (M2, C)} for the decoder
     torch.manual_seed(0)
     plain = UNet(shape.shape[1], len(CLASSES))
-    with torch.no_grad():
-        before = plain(voxels)
-    unet = UNet(shape.shape[1], len(CLASSES))
-    unet.load_state_dict(plain.state_dict())
-    # stride -> channels of the upsampled half, which stand first in what dec2 and dec1 are given
+    unet = copy.deepcopy(plain)
+    # where a camera saw the voxel: up + W norm(feature), W = 0 at the start. dec2 and dec1 are given (up, skip) as one
+    # tensor; the levels hold the channels of up
     injection = DecoderInjection(maps.shape[1], levels={2: 48, 1: 24})
-    model = injection.wrap(unet, {2: "dec2", 1: "dec1"})  # one module, called with pyramid=; the U-Net is unchanged
-    same = torch.equal(model(voxels, pyramid=pyramid), before)  # the injection starts at zero
+    model = injection.wrap(unet, {2: "dec2", 1: "dec1"})  # one module, called with pyramid=; UNet's code is unchanged
+    same = torch.equal(model(voxels, pyramid=pyramid), plain(voxels))
     print(f"before training, with the injection: {'the same logits' if same else 'other logits'}")
 
-    without, with_images = train(plain, voxels, labels), train(model, voxels, labels, pyramid=pyramid)
+    without, with_images = train(plain, labels, voxels), train(model, labels, voxels, pyramid=pyramid)
     print(f"training loss without images: {without[0]:.2f} -> {without[-1]:.2f}")
     print(f"training loss with images:    {with_images[0]:.2f} -> {with_images[-1]:.2f}")
     for stride, level in injection.stats.items():
