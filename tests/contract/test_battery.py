@@ -86,7 +86,7 @@ def test_gradients_are_right(case: Case) -> None:
     def run(*values: torch.Tensor) -> tuple[torch.Tensor, ...]:
         return tuple(outputs(module(*case.args(inputs))))
 
-    assert torch.autograd.gradcheck(run, tuple(leaves), atol=1e-4)
+    assert torch.autograd.gradcheck(run, tuple(leaves), atol=1e-4, fast_mode=True)  # along random directions
 
 
 @each

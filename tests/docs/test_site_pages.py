@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,7 @@ def test_a_newcomer_finds_it_there_and_nowhere_else(room: str, file: str, named:
         assert [path.parent.name for path in SOURCE.rglob(file)] == [room]
 
 
+@cache
 def defined(path: Path) -> set[str]:
     """Classes and functions that stand at the top of a file."""
     return {node.name for node in ast.parse(path.read_text()).body if isinstance(node, ast.ClassDef | ast.FunctionDef)}

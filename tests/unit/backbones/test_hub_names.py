@@ -61,9 +61,9 @@ def test_an_alias_builds_the_same_model_also_on_the_command_line(source: str) ->
         arguments = ["--backbone", name, "--backbone-source", source, "--random-backbone"]
         return backbone_options.load(parser.parse_args(arguments)).record()
 
-    assert loaded("dinov3_vits16") == loaded(f"hf-hub:timm/{SMALL}") == loaded(SMALL)
-    facebook = loaded("facebook/dinov3-vits16-pretrain-lvd1689m")
-    assert facebook["weights_sha256"] == loaded(SMALL)["weights_sha256"]
+    small = loaded(SMALL)
+    assert small == loaded("dinov3_vits16") == loaded(f"hf-hub:timm/{SMALL}")
+    assert small["weights_sha256"] == loaded("facebook/dinov3-vits16-pretrain-lvd1689m")["weights_sha256"]
 
 
 def test_a_folder_is_not_taken_for_an_alias(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

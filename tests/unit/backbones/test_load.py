@@ -30,7 +30,9 @@ def test_the_list_is_timms_list() -> None:
     assert len(ALL) >= 19
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name not in FAMILIES)) for name in ALL]
+)
 def test_every_name_gives_tokens_of_the_right_shape(name: str) -> None:
     with torch.device("meta"):
         backbone = load_backbone(name, pretrained=False, layers=[-1, 0, 0])

@@ -183,6 +183,7 @@ def test_one_file_restores_head_and_lora_bit_for_bit(source: str, tmp_path: Path
     assert HeadCheckpoint.from_module(head).adapter_state == {}
 
 
+@pytest.mark.slow
 def test_a_fresh_process_predicts_the_same(tmp_path: Path) -> None:
     backbone, head = trained_pair("timm")
     photo = torch.rand(3, 32, 48)

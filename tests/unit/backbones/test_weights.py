@@ -97,8 +97,9 @@ def test_biases_without_a_place_are_refused_and_zeros_are_not(tmp_path: Path) ->
     assert load_backbone("vit_small_patch16_dinov3_qkvb", checkpoint=tmp_path / "m.pth").depth == 12
 
 
-@pytest.mark.parametrize("name", ["vit_small_patch14_dinov2", "vit_small_patch14_reg4_dinov2"])
-@pytest.mark.parametrize("chunks", [False, True])
+@pytest.mark.parametrize(
+    ("name", "chunks"), [("vit_small_patch14_dinov2", True), ("vit_small_patch14_reg4_dinov2", False)]
+)
 def test_official_dinov2(name: str, chunks: bool, tmp_path: Path) -> None:
     source = load_backbone(name, pretrained=False, seed=6)
     torch.save({"model": official_dinov2(source, chunks)}, tmp_path / "w.pth")
@@ -125,6 +126,11 @@ def test_timms_own_files_load(tmp_path: Path) -> None:
         same_features(source, load_backbone(name, checkpoint=tmp_path / "t.safetensors"))
 
 
+@pytest.fixture(scope="module")
+def small_state() -> State:
+    return official_dinov3(load_backbone("vit_small_patch16_dinov3_qkvb", pretrained=False))
+
+
 def change(key: str, value: torch.Tensor | None) -> Callable[[State], State]:
     return lambda state: {k: v for k, v in (state | {key: value}).items() if v is not None}
 
@@ -144,18 +150,15 @@ def change(key: str, value: torch.Tensor | None) -> Callable[[State], State]:
     ],
 )
 def test_files_that_do_not_fit_are_refused_by_key(
-    damage: Callable[[State], State], message: str, tmp_path: Path
+    damage: Callable[[State], State], message: str, small_state: State, tmp_path: Path
 ) -> None:
-    name = "vit_small_patch16_dinov3_qkvb"
-    state = official_dinov3(load_backbone(name, pretrained=False))
-    torch.save(damage(state), tmp_path / "w.pth")
+    torch.save(damage(small_state), tmp_path / "w.pth")
     with pytest.raises(BackboneError, match=message):
-        load_backbone(name, checkpoint=tmp_path / "w.pth")
+        load_backbone("vit_small_patch16_dinov3_qkvb", checkpoint=tmp_path / "w.pth")
 
 
-def test_a_file_of_another_size_is_named(tmp_path: Path) -> None:
-    state = official_dinov3(load_backbone("vit_small_patch16_dinov3_qkvb", pretrained=False))
-    torch.save(state, tmp_path / "small.pth")
+def test_a_file_of_another_size_is_named(small_state: State, tmp_path: Path) -> None:
+    torch.save(small_state, tmp_path / "small.pth")
     with (
         torch.device("meta"),
         pytest.raises(

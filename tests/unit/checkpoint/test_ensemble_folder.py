@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -42,16 +43,23 @@ def member(output: str, fold: int, backbone: Any, weight: float = 1.0, **options
     return Member(HeadCheckpoint.from_module(head, backbone=backbone, **options), output, fold, weight)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def members(tiny: Backbone) -> list[Member]:
+    torch.manual_seed(0)
     preprocess = tiny.preprocess.changed(size=(32, 48))
     return [member(output, fold, tiny.record(), preprocess=preprocess) for output in OUTPUTS for fold in range(5)]
 
 
+@pytest.fixture(scope="module")
+def saved(members: list[Member], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("saved") / "e"
+    save_ensemble(path, members)
+    return path
+
+
 @pytest.fixture
-def folder(members: list[Member], tmp_path: Path) -> Path:
-    save_ensemble(tmp_path / "e", members)
-    return tmp_path / "e"
+def folder(saved: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(saved, tmp_path / "e"))
 
 
 def test_twenty_five_heads_answer_as_one(members: list[Member], folder: Path, tiny: Backbone) -> None:

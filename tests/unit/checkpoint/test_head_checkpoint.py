@@ -56,6 +56,7 @@ def test_outputs_are_bit_identical(dtype: torch.dtype, tmp_path: Path) -> None:
     assert HeadCheckpoint.load(path).build(dtype=torch.float32).mlps[0].out.weight.dtype == torch.float32
 
 
+@pytest.mark.slow  # in the first tier, the demo's test compares the outputs of another process
 def test_bit_identical_in_a_fresh_process(tmp_path: Path) -> None:
     from dinoneck.cli.replay import fingerprint, write_tokens
 

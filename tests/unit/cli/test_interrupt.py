@@ -64,7 +64,13 @@ def job(tiny: Backbone, tmp_path: Path) -> list[str]:
     return ["predict", str(tmp_path / "p"), "--heads", str(tmp_path / "h.safetensors"), *out]
 
 
-@pytest.mark.parametrize(("place", "count"), [("dinoneck.inference.predictor:Predictor.__call__", 2), ("os:fsync", 1)])
+@pytest.mark.parametrize(
+    ("place", "count"),
+    [
+        ("dinoneck.inference.predictor:Predictor.__call__", 2),
+        pytest.param("os:fsync", 1, marks=pytest.mark.slow),
+    ],
+)
 def test_predict(place: str, count: int, job: list[str], tmp_path: Path) -> None:
     """Between two batches, and while the picture is being written."""
     write_photos(tmp_path, [f"p/{number}.png" for number in range(10)])

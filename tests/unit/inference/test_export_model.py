@@ -263,7 +263,13 @@ def test_failures_of_the_exporter_and_the_runtime_are_told(
     monkeypatch.setattr(runtime, "InferenceSession", unfit)
     with pytest.raises(CheckpointError, match="does not take the exported model: no such operator"):
         onnx_file.onnx_runner(onnx.ModelProto(), tmp_path, [])
-    monkeypatch.undo()
+
+
+@pytest.mark.slow
+def test_a_missing_folder_for_temporary_files_is_named(
+    head_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("onnxruntime")
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
     pytest.importorskip("onnxscript")
     with pytest.raises(CheckpointError, match=r"TMPDIR.*--no-check"):

@@ -79,11 +79,17 @@ def plain(answer: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in answer.items() if key != "maps"}
 
 
-@pytest.mark.parametrize("tta", ["none", "flip4", "d6"])
-@pytest.mark.parametrize(("tile", "overlap"), [(48, 0), (48, 16), ((32, 64), 0.5), ((32, 48), 10)])
-@pytest.mark.parametrize("size", [(3, 8), (7, 5), (4, 3), (2, 9)])
+TILES = [(48, 0), (48, 16), ((32, 64), 0.5), ((32, 48), 10)]
+SIZES = [(3, 8), (7, 5), (4, 3), (2, 9)]
+
+
+@pytest.mark.parametrize(
+    ("tta", "size", "tile", "overlap"),
+    [("none", size, *tile) for size in SIZES for tile in TILES]
+    + [(tta, size, *tile) for tta in ("flip4", "d6") for size, tile in zip(SIZES, TILES, strict=True)],
+)
 def test_tiled_equals_whole(
-    blind: Backbone, patchwork: Patchwork, size: tuple[int, int], tile: Any, overlap: float, tta: Any
+    blind: Backbone, patchwork: Patchwork, tta: Any, size: tuple[int, int], tile: Any, overlap: float
 ) -> None:
     heads = [DenseHead(64, TASKS, hidden_dim=8, depth=0), PatchMeanHead(64, [Task("a", minimum=0.0)])]
     photo = patchwork(*size)
