@@ -80,7 +80,7 @@ class Task:
         ConfigError: if a value is out of range or does not fit the others.
 
     Examples:
-        >>> Task("Dry_Total_g", unit="g", minimum=0).default_loss
+        >>> Task("mass", unit="g", minimum=0).default_loss
         'mse'
         >>> cover = Task("mass", kind="density", transform=TargetTransform(mean=6.0, std=2.0))
         >>> cells = torch.tensor([[[[0.5, 1.5]]]])

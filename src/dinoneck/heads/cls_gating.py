@@ -176,10 +176,10 @@ class CLSGatingHead(Head):
         ShapeError: if the tokens have another width, no CLS token or (``mlp``) another number of patches.
 
     Examples:
-        >>> head = CLSGatingHead(64, [Task("Dry_Total_g", unit="g", activation="softplus")], mode="query")
+        >>> head = CLSGatingHead(64, [Task("mass", unit="g", activation="softplus")], mode="query")
         >>> tokens = Tokens.from_sequence(
         ...     torch.randn(2, 11, 64), image_size=(32, 48), patch_size=16, num_prefix_tokens=5)
-        >>> head(tokens)["Dry_Total_g"].shape, head.gate(tokens).shape
+        >>> head(tokens)["mass"].shape, head.gate(tokens).shape
         (torch.Size([2, 1]), torch.Size([2, 2, 3]))
 
     Reference: the published notebook whose weights :func:`dinoneck.checkpoint.import_cls_gating` reads.

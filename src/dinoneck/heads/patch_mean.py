@@ -115,9 +115,9 @@ class PatchMeanHead(Head):
         ShapeError: if the tokens have another width.
 
     Examples:
-        >>> head = PatchMeanHead(64, [Task("Dry_Total_g", unit="g", activation="relu")])
+        >>> head = PatchMeanHead(64, [Task("mass", unit="g", activation="relu")])
         >>> x = torch.randn(2, 6, 64)
-        >>> head(x, grid=(2, 3))["Dry_Total_g"].shape, head.predict_maps(x, grid=(2, 3))["Dry_Total_g"].shape
+        >>> head(x, grid=(2, 3))["mass"].shape, head.predict_maps(x, grid=(2, 3))["mass"].shape
         (torch.Size([2, 1]), torch.Size([2, 1, 2, 3]))
     """
 
