@@ -14,7 +14,7 @@ from torch.export import Dim
 
 from dinoneck import Backbone, SpatialTuningAdapter, STAPyramid, Tokens, load_backbone
 from dinoneck.interop import PyramidEncoder
-from dinoneck.necks.neck import Neck
+from dinoneck.necks import Neck
 
 pytestmark = pytest.mark.slow
 # batch, height, width: none is the traced one; 21 x 29 and 9 x 5 patches are odd, the coarsest level's last cell is

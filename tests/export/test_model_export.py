@@ -26,8 +26,7 @@ from dinoneck import (
     Task,
     load_backbone,
 )
-from dinoneck.checkpoint import save_ensemble
-from dinoneck.checkpoint.ensemble_folder import Member
+from dinoneck.checkpoint import Member, save_ensemble
 from dinoneck.data import Preprocessing
 from dinoneck.inference import Exported, export_model
 

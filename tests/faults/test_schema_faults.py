@@ -11,7 +11,7 @@ from benchmarks.reliability.changes import put
 from benchmarks.reliability.forge import forged
 
 from dinoneck import Backbone, CheckpointError, HeadCheckpoint, PatchMeanHead, Predictor, Task, save_head
-from dinoneck.inference.tta import VIEWS
+from dinoneck.inference import VIEWS
 
 
 @pytest.fixture(scope="module")

@@ -20,8 +20,8 @@ from PIL import Image
 from dinoneck import Backbone, FeatureStore, HeadCheckpoint, load_backbone, load_head
 from dinoneck.cli import main as cli
 from dinoneck.cli import train_options
-from dinoneck.data import Pasture
-from dinoneck.data.tables import CSIRO_WEIGHTS, read_csiro_test
+from dinoneck.data import Pasture, read_csiro_test
+from dinoneck.data.tables import CSIRO_WEIGHTS
 from dinoneck.errors import ConfigError, StoreError
 from dinoneck.training import ConfiguredRun, TrainingConfig, r2, read_config
 

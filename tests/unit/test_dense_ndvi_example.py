@@ -15,8 +15,7 @@ from PIL import Image, TiffImagePlugin
 
 from dinoneck import Backbone, DataError, HeadCheckpoint, Predictor
 from dinoneck.data import Preprocessing
-from dinoneck.training import r2
-from dinoneck.training.probes import ridge_out_of_fold
+from dinoneck.training import r2, ridge_out_of_fold
 
 TAGS = (
     "<x><MicaSense:RadiometricCalibration> <rdf:Seq> <rdf:li>0.0003</rdf:li></rdf:Seq>"

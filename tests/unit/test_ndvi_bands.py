@@ -12,8 +12,7 @@ from examples.dense_ndvi.bands import BANDS, MOVES_PX, SATURATED, Bands, moved, 
 from PIL import Image
 
 from dinoneck import DataError
-from dinoneck.data.labels import DenseLabels
-from dinoneck.data.photos import Preprocessing
+from dinoneck.data import DenseLabels, Preprocessing
 
 DATA = Path(os.environ.get("DINONECK_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
 

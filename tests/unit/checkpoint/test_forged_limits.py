@@ -15,7 +15,7 @@ from tests.contract.cases import CASES, Case
 from dinoneck import CheckpointError, HeadCheckpoint, HeadEnsemble, PatchMeanHead, Task
 from dinoneck.checkpoint import header as headers
 from dinoneck.checkpoint import migrations, read
-from dinoneck.data.photos import Preprocessing
+from dinoneck.data import Preprocessing
 from dinoneck.errors import ConfigError
 from dinoneck.tasks import check_tasks
 

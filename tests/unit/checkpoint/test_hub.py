@@ -23,9 +23,8 @@ from dinoneck import (
     save_head,
 )
 from dinoneck.checkpoint import hub as hub_rooms
-from dinoneck.checkpoint import model_card
+from dinoneck.checkpoint import model_card, pull_from_hub
 from dinoneck.checkpoint.hub import commit_of, download_head, names_a_repo
-from dinoneck.checkpoint.hub_pull import pull_from_hub
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

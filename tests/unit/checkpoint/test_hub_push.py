@@ -22,11 +22,8 @@ from tests.hub_server import READER, WRITER, Hub
 from tests.process_group import told_by
 
 from dinoneck import Backbone, CheckpointError, HeadCheckpoint, PatchMeanHead, Task, save_head
-from dinoneck.checkpoint import hub_push
-from dinoneck.checkpoint.card import config_json, model_card
-from dinoneck.checkpoint.ensemble_folder import EnsembleFolder, Member
-from dinoneck.checkpoint.hub_pull import pull_from_hub
-from dinoneck.checkpoint.hub_push import push_to_hub
+from dinoneck.checkpoint import EnsembleFolder, Member, hub_push, model_card, pull_from_hub, push_to_hub
+from dinoneck.checkpoint.card import config_json
 
 # the client's own way of uploading without Xet
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")

@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from dinoneck import Backbone, PatchMeanHead, SpatialTuningAdapter, Task, load_backbone, save_head
-from dinoneck.checkpoint.ensemble_folder import EnsembleFolder, Member
-from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
+from dinoneck import Backbone, HeadCheckpoint, PatchMeanHead, SpatialTuningAdapter, Task, load_backbone, save_head
+from dinoneck.checkpoint import EnsembleFolder, Member
 from dinoneck.cli.main import main
 
 TINY = ("--backbone", "dinoneck_tiny", "--random-backbone", "--rounds", "2")

@@ -15,13 +15,21 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dinoneck import Backbone, HeadCheckpoint, PatchMeanHead, Predictor, Task, load_backbone, load_head, save_head
+from dinoneck import (
+    Backbone,
+    GridSize,
+    HeadCheckpoint,
+    PatchMeanHead,
+    Predictor,
+    Task,
+    load_backbone,
+    load_head,
+    save_head,
+)
 from dinoneck.cli.main import VERBS, main
 from dinoneck.cli.train import told_many, verdicts
-from dinoneck.data.pasture import Pasture
-from dinoneck.data.photos import Preprocessing
-from dinoneck.grid import GridSize
-from dinoneck.training.metrics import r2
+from dinoneck.data import Pasture, Preprocessing
+from dinoneck.training import r2
 
 TRAIN = ["--backbone", "dinoneck_tiny", "--folds", "2", "--epochs", "3"]
 

@@ -9,8 +9,7 @@ import pytest
 from tests.hub_server import WRITER, Hub
 
 from dinoneck import HeadCheckpoint, PatchMeanHead, Task, save_head
-from dinoneck.checkpoint import Member, save_ensemble
-from dinoneck.checkpoint.card import model_card
+from dinoneck.checkpoint import Member, model_card, save_ensemble
 from dinoneck.cli.main import main
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")

@@ -9,14 +9,12 @@ from typing import Any
 
 import pytest
 
-from dinoneck import load_backbone
-from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
+from dinoneck import HeadCheckpoint, load_backbone
 from dinoneck.cli import train_options
 from dinoneck.cli.main import main, parser
-from dinoneck.data.pasture import Pasture
+from dinoneck.data import Pasture
 from dinoneck.store import FeatureStore
-from dinoneck.training import fold_training
-from dinoneck.training.config_file import TrainingConfig
+from dinoneck.training import TrainingConfig, fold_training
 
 QUICK = "trainer: {num_epochs: 2, batch_size: 4, n_folds: 2}\noptimization: {lr: 1e-3}\n"
 

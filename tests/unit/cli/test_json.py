@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from dinoneck import Backbone, HeadCheckpoint, PatchMeanHead, Predictor, Task, save_head
-from dinoneck.checkpoint.ensemble_folder import EnsembleFolder, Member
+from dinoneck.checkpoint import EnsembleFolder, Member
 from dinoneck.cli import answers
 from dinoneck.cli.main import main
 from dinoneck.version import __version__

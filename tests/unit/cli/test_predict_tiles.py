@@ -13,7 +13,7 @@ from tests.hub_server import Hub
 from dinoneck import Backbone, DenseHead, HeadCheckpoint, Predictor, Task, save_head
 from dinoneck.checkpoint import Member, save_ensemble
 from dinoneck.cli.main import main
-from dinoneck.data.photos import Preprocessing
+from dinoneck.data import Preprocessing
 
 
 @pytest.fixture

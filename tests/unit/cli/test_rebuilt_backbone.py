@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dinoneck import Backbone, PatchMeanHead, Task, load_backbone, save_head
-from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
+from dinoneck import Backbone, HeadCheckpoint, PatchMeanHead, Task, load_backbone, save_head
 from dinoneck.cli.main import main, parser
 from dinoneck.inference.rebuild import rebuild
 

@@ -18,14 +18,23 @@ import pytest
 import torch
 from PIL import Image
 
-from dinoneck import Backbone, CLSGatingHead, DataError, PatchMeanHead, Predictor, Task, load_backbone, save_head
-from dinoneck.checkpoint.ensemble_folder import EnsembleFolder, Member
-from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
+from dinoneck import (
+    Backbone,
+    CLSGatingHead,
+    DataError,
+    HeadCheckpoint,
+    PatchMeanHead,
+    Predictor,
+    Task,
+    load_backbone,
+    save_head,
+)
+from dinoneck.checkpoint import EnsembleFolder, Member
 from dinoneck.cli import viz_report
 from dinoneck.cli.known_values import known_values
 from dinoneck.cli.main import main
 from dinoneck.cli.predict import files_of
-from dinoneck.data.pasture import Pasture
+from dinoneck.data import Pasture
 from dinoneck.viz import PCABasis, pca_rgb
 
 PHOTOS = 5

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from dinoneck import DataError
+from dinoneck.data import read_csiro
 from dinoneck.data.auxiliary import read_classes, read_numbers
-from dinoneck.data.tables import read_csiro
 
 TABLE = "image,State,Height_Ave_cm\na,Vic,3.5\nb,,\nc,Tas,nan\nd,NSW,1e1\ne,WA,0\n"
 IDS = ["e", "a", "b", "c", "d"]

@@ -16,8 +16,7 @@ import torch
 from PIL import Image
 
 from dinoneck import ConfigError, DataError, GridError
-from dinoneck.data.labels import DenseLabels
-from dinoneck.data.photos import Preprocessing
+from dinoneck.data import DenseLabels, Preprocessing
 
 PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 FITS = ("stretch", "keep", "crop", "pad")

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from dinoneck import ConfigError, DataError
-from dinoneck.data.patterns import LIMITS, Pattern, Patterns, draws, shift_saturation, shift_value
+from dinoneck.data import Pattern, Patterns
+from dinoneck.data.patterns import LIMITS, draws, shift_saturation, shift_value
 
 COLOUR = Patterns.named("color20")
 PINNED_BRIGHTNESS = {"brightness": 0.029282761317216938}

@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 
 from dinoneck import ConfigError, DataError, GridError
-from dinoneck.data.photos import Preprocessing, blur_sigma, decode
+from dinoneck.data import Preprocessing
+from dinoneck.data.photos import blur_sigma, decode
 
 RGB = np.arange(6 * 8 * 3, dtype=np.uint8).reshape(6, 8, 3)
 PLAIN = Preprocessing(patch_size=2, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))

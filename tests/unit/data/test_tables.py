@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from dinoneck import DataError
-from dinoneck.data.pasture import Pasture
-from dinoneck.data.tables import csv_text, is_csiro, read_column, read_csiro, read_csiro_test, read_csv
+from dinoneck.data import Pasture, read_csiro, read_csiro_test, read_csv
+from dinoneck.data.tables import csv_text, is_csiro, read_column
 
 
 @pytest.fixture

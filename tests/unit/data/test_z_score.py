@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from dinoneck import ConfigError, DataError, TargetTransform
-from dinoneck.data.z_score import read_z_score
+from dinoneck.data import read_z_score
 
 
 def written(folder: Path, content: Any) -> Path:

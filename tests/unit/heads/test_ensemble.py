@@ -16,7 +16,7 @@ from dinoneck import (
     Task,
     Tokens,
 )
-from dinoneck.heads.head import Head
+from dinoneck.heads import Head
 from dinoneck.layers.origin import Origin
 
 TARGETS = ("Dry_Clover_g", "Dry_Dead_g", "Dry_Green_g", "Dry_Total_g", "GDM_g")

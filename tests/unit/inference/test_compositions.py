@@ -32,8 +32,7 @@ from dinoneck import (
     Tokens,
     save_head,
 )
-from dinoneck.checkpoint import model_card
-from dinoneck.checkpoint.exporting import export_program
+from dinoneck.checkpoint import export_program, model_card
 from dinoneck.cli.main import main
 from dinoneck.heads import Head
 

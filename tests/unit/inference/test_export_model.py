@@ -30,8 +30,7 @@ from dinoneck import (
     save_head,
 )
 from dinoneck.atomic import write_whole
-from dinoneck.checkpoint import save_ensemble
-from dinoneck.checkpoint.ensemble_folder import Member
+from dinoneck.checkpoint import Member, save_ensemble
 from dinoneck.data import Preprocessing
 from dinoneck.inference import Exported, export_model, export_parity, onnx_file
 

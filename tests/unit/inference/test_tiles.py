@@ -18,6 +18,7 @@ from dinoneck import (
     ConfigError,
     DenseHead,
     GridError,
+    GridSize,
     HeadEnsemble,
     PatchMeanHead,
     Predictor,
@@ -27,7 +28,6 @@ from dinoneck import (
     Task,
 )
 from dinoneck.data import Preprocessing
-from dinoneck.grid import GridSize
 from dinoneck.inference.answers import Answers
 from dinoneck.inference.assembly import Assembly
 from dinoneck.inference.tiles import TileAxis, Tiling

@@ -10,10 +10,19 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from dinoneck import Backbone, ConfigError, GridError, ShapeError, SimplePyramid, ViTFPN, load_backbone, save_head
-from dinoneck.checkpoint.head_checkpoint import load_head
+from dinoneck import (
+    Backbone,
+    ConfigError,
+    GridError,
+    ShapeError,
+    SimplePyramid,
+    SpatialTuningAdapter,
+    ViTFPN,
+    load_backbone,
+    load_head,
+    save_head,
+)
 from dinoneck.interop import PyramidEncoder, find_encoder
-from dinoneck.necks.spatial_tuning_adapter import SpatialTuningAdapter
 
 
 def pyramid(**changed: object) -> SimplePyramid:

@@ -12,9 +12,8 @@ from torchvision.models.detection import FCOS, FasterRCNN, RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.ops import MultiScaleRoIAlign
 
-from dinoneck import ConfigError, SimplePyramid, ViTFPN, load_backbone
+from dinoneck import ConfigError, SimplePyramid, SpatialTuningAdapter, ViTFPN, load_backbone
 from dinoneck.interop import TorchvisionBackbone, find_encoder
-from dinoneck.necks.spatial_tuning_adapter import SpatialTuningAdapter
 
 SIDES = (16, 32, 64, 128, 256)
 

@@ -16,8 +16,16 @@ import transformers
 from packaging.version import Version
 from torch import Tensor, nn
 
-from dinoneck import BackboneError, ConfigError, SimplePyramid, ViTFPN, load_backbone, save_head
-from dinoneck.checkpoint.head_checkpoint import load_head
+from dinoneck import (
+    BackboneError,
+    ConfigError,
+    SimplePyramid,
+    SpatialTuningAdapter,
+    ViTFPN,
+    load_backbone,
+    load_head,
+    save_head,
+)
 from dinoneck.interop import (
     DinoneckBackbone,
     DinoneckBackboneConfig,
@@ -26,7 +34,6 @@ from dinoneck.interop import (
     find_encoder,
     register,
 )
-from dinoneck.necks.spatial_tuning_adapter import SpatialTuningAdapter
 
 D = 32
 SMALL: dict[str, Any] = {

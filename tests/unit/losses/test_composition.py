@@ -11,10 +11,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from dinoneck import ConfigError, ShapeError, TargetTransform, Task
+from dinoneck import Composition, ConfigError, ShapeError, TargetTransform, Task
 from dinoneck.configured import decode, encode
-from dinoneck.losses.composition import Composition, CompositionLoss
-from dinoneck.losses.task_loss import TaskLoss
+from dinoneck.losses import CompositionLoss, TaskLoss
 
 torch.manual_seed(0)
 AREA, MEAN, STD = 0.21, 210.0, 130.0

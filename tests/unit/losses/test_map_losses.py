@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dinoneck import ConfigError, DataError, ShapeError, TokenGrid
 from dinoneck.configured import decode, encode
-from dinoneck.losses.maps import (
+from dinoneck.losses import (
     DensityRegulariser,
     dense_masked_mse,
     dense_masked_smooth_l1,

@@ -12,11 +12,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dinoneck import ConfigError, ShapeError, TargetTransform, Task
-from dinoneck.losses.composition import Composition, CompositionLoss
-from dinoneck.losses.maps import DensityRegulariser, dense_masked_mse, negativity, smoothness, sparsity
-from dinoneck.losses.task_loss import TaskLoss
-from dinoneck.losses.uncertainty import UncertaintyWeighting
+from dinoneck import Composition, ConfigError, ShapeError, TargetTransform, Task
+from dinoneck.losses import (
+    CompositionLoss,
+    DensityRegulariser,
+    TaskLoss,
+    UncertaintyWeighting,
+    dense_masked_mse,
+    negativity,
+    smoothness,
+    sparsity,
+)
 
 TASKS = (
     Task("total", loss="smooth_l1", beta=0.5, transform=TargetTransform(area=0.21, mean=200.0, std=130.0)),

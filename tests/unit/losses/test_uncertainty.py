@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dinoneck import ConfigError, ShapeError
-from dinoneck.losses.uncertainty import UncertaintyWeighting
+from dinoneck.losses import UncertaintyWeighting
 
 LOSSES = {"a": torch.tensor(4.0), "b": torch.tensor(0.25), "c": torch.tensor(1.0)}
 

@@ -12,8 +12,7 @@ import torch.nn.functional as F
 from tests.contract.cases import WIDTH, outputs, tokens_of
 from torch import Tensor
 
-from dinoneck import ConfigError, ShapeError, Tokens
-from dinoneck.necks.dpt import DPTNeck
+from dinoneck import ConfigError, DPTNeck, ShapeError, Tokens
 
 ODD_GRIDS = [(1, 1), (1, 7), (15, 31), (30, 60)]
 READOUTS = ["ignore", "add", "project"]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
 
 from dinoneck import ConfigError, ShapeError, Tokens, ViTFPN
-from dinoneck.layers.blocks import ConvBlock
+from dinoneck.layers import ConvBlock
 from dinoneck.necks import TopDown
 
 DOUBLE = torch.float64

@@ -21,9 +21,8 @@ from tests.unit.store.store_samples import SIZE, make, same, write_photos
 
 from dinoneck import Backbone, ConfigError, DataError, FeatureStore, GridSize, StoreError, Tokens, load_backbone
 from dinoneck.data import Patterns
-from dinoneck.store import MemoryStore, StoreDataset, image_ids
+from dinoneck.store import MemoryStore, QuantisedTokens, StoreDataset, image_ids
 from dinoneck.store.encoding import Layout, channel_rms, encode, quantise
-from dinoneck.store.quantised import QuantisedTokens
 from dinoneck.store.views import views_of
 
 NAMES = ["a.png", "b.png", "c.png"]

@@ -13,7 +13,7 @@ from dinoneck import (
     Task,
     Tokens,
 )
-from dinoneck.training.mixup import manifold_mixup
+from dinoneck.training import manifold_mixup
 
 HALVES = 1e14  # lambda is 1/2 to seven digits
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dinoneck import Task, Tokens
-from dinoneck.heads.head import Head
+from dinoneck.heads import Head
 from dinoneck.training import MemoryTokens
 
 WIDTH = 6

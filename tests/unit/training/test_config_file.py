@@ -12,10 +12,9 @@ from typing import Any
 import pytest
 
 from dinoneck import ConfigError
-from dinoneck.training import fpn_yaml
-from dinoneck.training.config_file import TrainingConfig, config_of, read_config
+from dinoneck.training import Recipe, TrainingConfig, fpn_yaml, read_config
+from dinoneck.training.config_file import config_of
 from dinoneck.training.config_keys import FPN_KEYS, IGNORED, KEYS, RECIPE
-from dinoneck.training.recipe import Recipe
 
 # The keys and values of the CLS-gating design source.
 SOURCE = """

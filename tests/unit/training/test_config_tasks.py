@@ -12,8 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from dinoneck import ConfigError, DataError, Task
-from dinoneck.data.pasture import Pasture
-from dinoneck.data.tables import read_csiro
+from dinoneck.data import Pasture, read_csiro
 from dinoneck.losses import TaskLoss
 from dinoneck.training.config_file import config_of
 from dinoneck.training.config_tasks import make_tasks, read_table

@@ -25,7 +25,7 @@ from dinoneck import (
     ShapeError,
     Task,
 )
-from dinoneck.training.mixup import cutmix
+from dinoneck.training import cutmix
 
 
 def index_images(batch: int, height: int, width: int) -> Tensor:

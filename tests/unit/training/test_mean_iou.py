@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dinoneck import DataError
-from dinoneck.training.metrics import confusion_matrix, mean_iou
+from dinoneck.training import confusion_matrix, mean_iou
 
 
 def test_the_matrix_counts_truth_in_rows_and_predictions_in_columns() -> None:

@@ -34,7 +34,7 @@ from dinoneck import (
     Tokens,
 )
 from dinoneck.losses import masked_cross_entropy
-from dinoneck.training.mixup import cutmix, manifold_mixup
+from dinoneck.training import cutmix, manifold_mixup
 
 
 def test_one_partner_and_one_share_for_every_layer_token_and_target() -> None:

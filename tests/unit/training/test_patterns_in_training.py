@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dinoneck import DenseHead, PatchMeanHead, Task, Tokens
-from dinoneck.data.patterns import Patterns
+from dinoneck.data import Patterns
 from dinoneck.training import MemoryTokens, Plan, Recipe, cross_validate, fit
 from dinoneck.training.batches import Batch, Labels, Order
 from dinoneck.training.sources import SomeTokens, in_batches

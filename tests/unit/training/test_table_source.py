@@ -11,8 +11,7 @@ import torch
 from tests.unit.store.store_samples import make, write_photos
 
 from dinoneck import ConfigError, DataError, StoreError, Tokens, load_backbone
-from dinoneck.training.config_file import TrainingConfig
-from dinoneck.training.config_run import ConfiguredRun
+from dinoneck.training import ConfiguredRun, TrainingConfig
 from dinoneck.training.table_source import TableSource
 
 

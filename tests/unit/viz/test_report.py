@@ -28,7 +28,7 @@ from dinoneck import (
     ShapeError,
     Task,
 )
-from dinoneck.data.pasture import Pasture
+from dinoneck.data import Pasture
 from dinoneck.viz import ReportEntry, heat, html_report
 from dinoneck.viz.report import page as page_file
 from dinoneck.viz.report.markup import Markup, element, plain
