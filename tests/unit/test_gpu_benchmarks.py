@@ -77,6 +77,7 @@ def speed_with_graphs(folder: Path) -> None:
         speed.main(on_device(folder, *words))
 
 
+@pytest.mark.slow
 def test_speed_with_graphs(tmp_path: Path) -> None:
     # in a process of its own: autograd counts the kinds of devices at the first backward pass of a process
     code = f"from tests.unit.test_gpu_benchmarks import *; speed_with_graphs(Path({str(tmp_path)!r}))"
@@ -107,6 +108,7 @@ def test_points(tmp_path: Path) -> None:
     assert report["machine"]["gpu"] and set(report["points"]) >= {"lift", "keys", "look-up"}
 
 
+@pytest.mark.slow
 def test_pipelines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     work = Work("dinoneck_tiny", 3, (32, 32), folds=1, flips=((),))
     monkeypatch.setattr(pipelines, "SIZE", (32, 32))
