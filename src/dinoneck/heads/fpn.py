@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
@@ -95,17 +94,10 @@ class FPNHead(PyramidHead):
         device: Any = None,
         dtype: Any = None,
     ) -> None:
-        given = locals()
-        neck = ViTFPN(**{name: given[name] for name in inspect.signature(ViTFPN).parameters})
-        super().__init__(
-            None,
-            tasks,
-            neck,
-            layer_indices,
-            hidden_dim,
-            tower_depth,
-            ratio_readout,
-            compositions,
-            device=device,
-            dtype=dtype,
-        )
+        neck = ViTFPN(
+            embed_dim, num_layers, fpn_dim, num_levels, layer_groups, use_separate_bottlenecks, fusion, downsample, norm,
+            activation, residual_init, use_coords, use_cls_context, patch_size, norm_group_size,
+            device=device, dtype=dtype,
+        )  # fmt: skip
+        own = (hidden_dim, tower_depth, ratio_readout, compositions)
+        super().__init__(embed_dim, tasks, neck, layer_indices, *own, device=device, dtype=dtype)

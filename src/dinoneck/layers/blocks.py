@@ -86,6 +86,7 @@ class ConvBlock(nn.Sequential):
         conv = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, device=device, dtype=dtype)
         after = map_norm(norm, out_channels, norm_group_size, device=device, dtype=dtype)
         super().__init__(OrderedDict(conv=conv, norm=after, activation=activation_layer(activation)))
+        channels_last(self)
 
 
 def map_norm(

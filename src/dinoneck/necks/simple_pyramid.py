@@ -50,6 +50,7 @@ class SimplePyramid(Neck):
         ShapeError: if the tokens have another width, patch size or dtype.
 
     Examples:
+        >>> import torch
         >>> neck = SimplePyramid(embed_dim=64, out_channels=32)
         >>> [tuple(level.shape) for level in neck(torch.randn(2, 9 * 16, 64), grid=(9, 16))], neck.strides
         ([(2, 32, 36, 64), (2, 32, 18, 32), (2, 32, 9, 16), (2, 32, 5, 8)], (4.0, 8.0, 16.0, 32.0))

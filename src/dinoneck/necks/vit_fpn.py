@@ -11,7 +11,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from dinoneck.configured import Migrations, at_least
-from dinoneck.layers.blocks import ActivationName, ConvBlock, MapLinear, NormName, channels_last
+from dinoneck.layers.blocks import ActivationName, ConvBlock, MapLinear, NormName
 from dinoneck.layers.inputs import Plain, TokensLike, as_tokens, check_tokens
 from dinoneck.layers.resampling import halved
 from dinoneck.necks.layer_grouper import Fusion, LayerGrouper
@@ -122,7 +122,6 @@ class ViTFPN(Neck):
         self.cls_context = _ClsContext(embed_dim, fpn_dim, num_levels, **factory) if use_cls_context else None
         gains = num_levels if residual_init == "zero" else 0
         self.gains = nn.ParameterList(nn.Parameter(torch.zeros(fpn_dim, **factory)) for _ in range(gains))
-        channels_last(self)
 
     def reset_parameters(self) -> None:
         """Re-initialise the weights."""
@@ -240,7 +239,6 @@ class TopDown(nn.Module):
         self.smooth = nn.ModuleList(
             ConvBlock(out_channels, out_channels, 1, norm, activation, norm_group_size, **factory) for _ in in_channels
         )
-        channels_last(self)
 
     def forward(self, maps: Sequence[Tensor], extra: Sequence[Tensor] | None = None) -> list[Tensor]:
         """Return the levels (B, D, rows_i, cols_i); ``extra`` maps (B, D, rows_i, cols_i) are added to the laterals."""
