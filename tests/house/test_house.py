@@ -88,7 +88,6 @@ def test_error_classes_stand_in_errors() -> None:
 # parts that serve any data: they name no single data set, competition or notebook
 GENERAL = ("layers", "necks", "heads", "losses", "backbones", "interop")
 GENERAL_FILES = ("tokens.py", "grid.py", "tasks.py", "registry.py", "configured.py")
-UNTIL_MOVED = {"heads/cls_gating_import.py"}  # its place is examples/biomass
 SPECIAL = re.compile(r"csiro|\bgdm|dry_\w+_g\b|clover|lb066|design source", re.IGNORECASE)
 
 
@@ -99,8 +98,7 @@ def test_general_parts_name_no_single_data_set() -> None:
         name_of(path): [line for line in path.read_text(encoding="utf-8").splitlines() if SPECIAL.search(line)]
         for path in files
     }
-    assert {name: lines for name, lines in found.items() if lines and name not in UNTIL_MOVED} == {}
-    assert all(found.get(name) for name in UNTIL_MOVED), "an exception that nothing needs"
+    assert {name: lines for name, lines in found.items() if lines} == {}
 
 
 def lazy_packages() -> list[str]:

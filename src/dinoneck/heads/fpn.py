@@ -95,8 +95,8 @@ class FPNHead(PyramidHead):
         dtype: Any = None,
     ) -> None:
         neck = ViTFPN(
-            embed_dim, num_layers, fpn_dim, num_levels, layer_groups, use_separate_bottlenecks, fusion, downsample, norm,
-            activation, residual_init, use_coords, use_cls_context, patch_size, norm_group_size,
+            embed_dim, num_layers, fpn_dim, num_levels, layer_groups, use_separate_bottlenecks, fusion, downsample,
+            norm, activation, residual_init, use_coords, use_cls_context, patch_size, norm_group_size,
             device=device, dtype=dtype,
         )  # fmt: skip
         own = (hidden_dim, tower_depth, ratio_readout, compositions)
