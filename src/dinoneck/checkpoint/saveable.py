@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Mapping
 from typing import Any, cast
@@ -18,9 +17,6 @@ from dinoneck.configured import encode, normal
 from dinoneck.data.photos import Preprocessing
 from dinoneck.errors import CheckpointError, ConfigError, RegistryError, did_you_mean
 
-logger = logging.getLogger(__name__)
-
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 _SET_LATER = ("weights", "reduce")  # of an ensemble: plain attributes that its forward reads
 
 
@@ -42,7 +38,7 @@ def named(module: nn.Module) -> tuple[str, dict[str, int]]:
 
 
 def check_whole(module: nn.Module, versions: Mapping[str, int], name: str) -> None:
-    """Refuse what a module does beyond its configuration and tensors, as it would be lost; of hooks it is told.
+    """Refuse state beyond the configuration and tensors, which a file would lose. Hooks are not part of a file.
 
     Args:
         module: to be saved.
@@ -53,10 +49,6 @@ def check_whole(module: nn.Module, versions: Mapping[str, int], name: str) -> No
         CheckpointError: naming it.
     """
     for where, part in module.named_modules():
-        if any(getattr(part, kind, None) for kind in _HOOKS):
-            logger.warning(
-                "%s: %s has forward hooks; a file does not hold them", name, where or "the module itself"
-            )  # most only look on; one that changes the output is lost
         if getattr(part.get_extra_state, "__func__", None) is not nn.Module.get_extra_state:
             raise CheckpointError(
                 f"{name}: {where or 'the module itself'} has a get_extra_state, which a file does not hold; keep it in "

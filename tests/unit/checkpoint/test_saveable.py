@@ -76,20 +76,6 @@ def test_an_ensemble_that_was_not() -> None:
         assert HeadCheckpoint.from_module(an_ensemble(**options)).head_type == "ensemble"
 
 
-@pytest.mark.parametrize("register", ["register_forward_hook", "register_forward_pre_hook"])
-def test_hooks_are_told_of(register: str, caplog: pytest.LogCaptureFixture) -> None:
-    head = a_head()
-    handles = [getattr(part, register)(lambda *_: None) for part in (head, head.mlps[0].out)]
-    for handle, where in zip(handles, ("the module itself", "mlps.0.out"), strict=True):
-        caplog.clear()
-        HeadCheckpoint.from_module(head)
-        assert f"{where} has forward hooks" in caplog.text
-        handle.remove()
-    caplog.clear()
-    HeadCheckpoint.from_module(head)
-    assert not caplog.text
-
-
 class Remembering(torch.nn.Linear):
     def get_extra_state(self) -> torch.Tensor:
         return torch.ones(1)
