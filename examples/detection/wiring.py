@@ -23,7 +23,7 @@ TRAIN_IMAGES, NEW_IMAGES = 16, 8
 STEPS, BATCH_SIZE, LEARNING_RATE = 40, 4, 2e-3
 
 
-def detector_of(channels: int = 32) -> FCOS:
+def build_detector(channels: int = 32) -> FCOS:
     """Build the detector: images in 0 ... 1 -> boxes in their pixels."""
     # (B, 3, H, W) -> tokens of the last block, (B, 3 + rows * cols, 64), rows = H / 16, cols = W / 16
     backbone = load_backbone("dinoneck_tiny")  # frozen; backbone.unfreeze_last(4) would train its last blocks too
@@ -94,7 +94,7 @@ def main() -> dict[str, float]:
     torch.manual_seed(0)
     drawn = [draw(seed) for seed in range(TRAIN_IMAGES + NEW_IMAGES)]
     images, targets = [image for image, _ in drawn], [target for _, target in drawn]
-    detector = detector_of()
+    detector = build_detector()
     levels = detector.backbone(images[0][None])
     print("\n".join(f"level {name}: {tuple(level.shape)}" for name, level in levels.items()))
 
@@ -104,15 +104,17 @@ def main() -> dict[str, float]:
 
     overlaps = []
     for image, target in drawn[TRAIN_IMAGES:]:
-        found = detect(detector, image)
+        detections = detect(detector, image)
         for label, box in zip(target["labels"], target["boxes"], strict=True):
-            best = found["boxes"][found["labels"] == label][:1]  # the best box of this class: (1, 4), or (0, 4) if none
-            overlaps.append(float(box_iou(box[None], best).sum()))
+            best = detections["boxes"][detections["labels"] == label][:1]  # best of this class: (1, 4), or (0, 4)
+            overlaps.append(float(box_iou(box[None], best).sum()))  # 0 if none
     iou = sum(overlaps) / len(overlaps)
     print(f"{NEW_IMAGES} new images: overlap (IoU) of the best box per class with the drawn one, on average {iou:.2f}")
+    image, target = drawn[-1]
+    detections = detect(detector, image)
     for label, box in zip(target["labels"], target["boxes"], strict=True):
         print(f"  drawn {CLASSES[label]:4} at {box.int().tolist()} px")
-    for label, box, score in zip(found["labels"][:2], found["boxes"][:2], found["scores"][:2], strict=True):
+    for label, box, score in zip(*(detections[key][:2] for key in ("labels", "boxes", "scores")), strict=True):
         print(f"  found {CLASSES[label]:4} at {box.round().int().tolist()} px, score {score:.2f}")
     return {"first_loss": first, "last_loss": last, "iou": iou}
 

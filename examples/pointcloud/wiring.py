@@ -4,7 +4,7 @@
 with exact depth, and the backbone is the built-in tiny one with seeded random weights. In the shapes, V is the number
 of images, N of points, L of links (a point in an image), M of voxels; C = 64 are the channels of the backbone. The
 network knows the shape of the room only: flat posters, boards and rugs are visible in the images alone. Begin with
-``lifted``.
+``lift_images``.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ VIEWS, POINTS, VOXEL_M = 6, 6000, 0.1
 STEPS, LEARNING_RATE = 40, 5e-3
 
 
-def lifted(scene: Room, grid: VoxelGrid) -> tuple[Tensor, Links, SparseFeatures]:
+def lift_images(scene: Room, grid: VoxelGrid) -> tuple[Tensor, Links, SparseFeatures]:
     """Return the maps of the images, which point is seen where, and the features of the voxels."""
     backbone = load_backbone("dinoneck_tiny")  # frozen
     images = backbone.preprocess(scene.frames.photos)  # uint8 (V, 3, H, W) -> normalised floats
@@ -109,10 +109,10 @@ def main() -> dict[str, float]:
     # one point of every voxel, (M,); grid.inverse (N,) is the voxel of every point
     point = torch.zeros(len(grid), dtype=torch.int64).scatter_(0, grid.inverse, torch.arange(len(scene.points)))
     labels = scene.labels[point]  # (M,)
-    shape = torch.cat((grid.centers().float(), scene.normals[point]), dim=1)  # (M, 6): place and direction
-    voxels = PlainSparse(grid.coords, grid.batch, shape)  # coordinates, sample of the batch, features
+    geometry = torch.cat((grid.centers().float(), scene.normals[point]), dim=1)  # (M, 6): position and normal
+    voxels = PlainSparse(grid.coords, grid.batch, geometry)  # coordinates, sample of the batch, features
 
-    maps, links, features = lifted(scene, grid)
+    maps, links, features = lift_images(scene, grid)
     print(f"{len(scene.points)} points, {len(grid)} voxels; {links.coverage:.0%} of the points are in an image")
     # the check to do first on data of your own: a point in one image has the features of its pixel there
     per_point, _ = lift(maps, links)  # (N, C)
@@ -124,7 +124,7 @@ def main() -> dict[str, float]:
 
     pyramid = SparsePyramid(strides=(1, 2), reduce="mean")(features)  # {1: (M, C), 2: (M2, C)} for the decoder
     torch.manual_seed(0)
-    plain = UNet(shape.shape[1], len(CLASSES))
+    plain = UNet(geometry.shape[1], len(CLASSES))
     unet = copy.deepcopy(plain)
     # where a camera saw the voxel: up + W norm(feature), W = 0 at the start. dec2 and dec1 are given (up, skip) as one
     # tensor; the levels hold the channels of up

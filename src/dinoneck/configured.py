@@ -42,11 +42,10 @@ class Configured:
     ``device`` and ``dtype`` are torch's factory keywords and not part of the configuration.
 
     Attributes:
-        checkpoint_version: of the arguments and the parameters' names, as head files hold them. Whoever adds, renames
-            or removes one of either raises it, for this class and those that build it inside; a subclass has its own.
+        checkpoint_version: of the arguments and the parameters' names, as head files hold them. Increment it when one
+            is added, renamed or removed, here or in a class that this one builds; a subclass has its own.
         checkpoint_migrations: version n -> a pure function ``(config, tensors) -> (config, tensors)`` that turns what a
-            file of version n holds into version n + 1; tensors by name, without LoRA's.
-
+            file of version n holds into version n + 1; tensors by name, LoRA's excluded.
         omitted_arguments: optional arguments of a later version that ``config`` leaves out at their default: a module
             that does not use them has the configuration it had before, and needs no new ``checkpoint_version``.
 
@@ -166,7 +165,7 @@ def _recording(original: Callable[..., None]) -> Callable[..., None]:
         }
         factory = {name: bound.arguments[name] for name in ("device", "dtype") if name in bound.arguments}
         original(self, **plain, **factory)
-        if type(self).__init__ is __init__:  # the outermost constructor speaks for the object
+        if type(self).__init__ is __init__:  # only the outermost constructor records its arguments
             default = {name: signature.parameters[name].default for name in self.omitted_arguments if name in plain}
             written = {name: value for name, value in plain.items() if name not in default or value != default[name]}
             object.__setattr__(self, "_config", {name: encode(value) for name, value in written.items()})

@@ -98,7 +98,8 @@ def register(name_or_class: Any, cls: Any = None, /, *, name: str | None = None)
         name_or_class: the name or the class.
         cls: the class, after a name: a torch module on :class:`dinoneck.heads.Head`, :class:`dinoneck.necks.Neck` or
             :class:`dinoneck.configured.Configured`.
-        name: lower snake case, at most 64 characters, not taken; a package's name and a dot may stand in front.
+        name: lower snake case, a letter first, at most 64 characters, not taken; a package's name and a dot may stand
+            in front.
             None = the class's name in snake case: ``MyHead`` becomes ``my_head``.
 
     Returns:
@@ -107,8 +108,15 @@ def register(name_or_class: Any, cls: Any = None, /, *, name: str | None = None)
     Raises:
         RegistryError: if the name is malformed or taken by another class, or the class records no configuration.
     """
+    if isinstance(name_or_class, str) and name is not None:
+        raise RegistryError(f"register got two names, {name_or_class!r} and name={name!r}; pass one")
     if isinstance(name_or_class, str) and cls is None:
         return functools.partial(register, name_or_class)
+    if not isinstance(name_or_class, str | type) or not isinstance(cls, type | None):
+        given = name_or_class if cls is None else cls
+        raise RegistryError(
+            f"register got {type(given).__name__} {str(given)[:40]!r}; expected a class, or a name and a class"
+        )
     if not isinstance(name_or_class, str):
         cls = name_or_class
         name_or_class = name or _WORDS.sub("_", getattr(cls, "__name__", "").strip("_")).lower()

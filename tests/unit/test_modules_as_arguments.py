@@ -124,3 +124,26 @@ def test_what_is_not_registered_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_
         a_module()
     with pytest.raises(CheckpointError, match=r"halved.*dinoneck\.register"):
         HeadCheckpoint.load(tmp_path / "m.safetensors")
+
+
+def test_readouts_take_the_dtype_of_a_given_neck() -> None:
+    head = PyramidHead(neck=SimplePyramid(8, 4, scales=[1], dtype=torch.float64), tasks=[Task("a")])
+    assert {parameter.dtype for parameter in head.parameters()} == {torch.float64}
+    assert head(torch.randn(2, 6, 8, dtype=torch.float64), grid=(2, 3))["a"].dtype == torch.float64
+
+
+class Preset(PyramidHead):
+    """A head with a neck of its own, whose configuration has no ``embed_dim``."""
+
+    def __init__(self, neck: Neck, hidden_dim: int = 4) -> None:
+        super().__init__(None, [Task("a")], neck, None, hidden_dim)
+
+
+def test_a_derived_head_without_embed_dim_is_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_OWN", {**registry._OWN, "preset": Preset})
+    head = Preset(ViTFPN(8, 1, 4)).eval()
+    assert set(head.config) == {"neck", "hidden_dim"}
+    dinoneck.save_head(tmp_path / "preset", head)
+    assert read_header(tmp_path / "preset").meta["versions"] == {"preset": 1, "vit_fpn": 2}
+    x = torch.randn(2, 6, 8)
+    assert torch.equal(load_head(tmp_path / "preset")(x, grid=(2, 3))["a"], head(x, grid=(2, 3))["a"])

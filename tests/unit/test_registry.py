@@ -83,10 +83,20 @@ def test_taken_names_and_unfit_classes(clean: None) -> None:
     registry.register("mine", Mine)
     with pytest.raises(RegistryError, match="taken"):
         registry.register("mine", type("Other", (Mine,), {}))
-    for unfit in (nn.Linear, UncertainRecord, 3):
+    for unfit in (nn.Linear, UncertainRecord):
         with pytest.raises(RegistryError, match="records its configuration"):
             registry.register("linear", unfit)  # type: ignore[call-overload]
 
 
 class UncertainRecord(Configured):
     """A configuration, but no module."""
+
+
+def test_what_is_not_a_class_is_refused() -> None:
+    for wrong in (3, None, nn.Linear(1, 1)):
+        with pytest.raises(RegistryError, match="expected a class"):
+            registry.register(wrong)  # type: ignore[call-overload]
+    with pytest.raises(RegistryError, match="expected a class"):
+        registry.register("a_b", 3)  # type: ignore[call-overload]
+    with pytest.raises(RegistryError, match="two names"):
+        registry.register("a_b", name="c_d")  # type: ignore[call-overload]

@@ -63,7 +63,7 @@ def test_detection_learns_and_finds_boxes_in_the_images_own_pixels() -> None:
 
 
 def test_detected_boxes_follow_the_size_of_the_image() -> None:
-    detector = detection.detector_of()
+    detector = detection.build_detector()
     detector.score_thresh = 0.0
     image, _ = detection.draw(0)
     small = detection.detect(detector, image)["boxes"]
@@ -88,7 +88,7 @@ def test_pointcloud_features_are_those_of_the_pixels_and_help() -> None:
 
 def test_links_of_the_pointcloud_lead_to_the_pixel_that_shows_the_point() -> None:
     scene = rooms.room(seed=2, views=2, size=(96, 128), points=1500)
-    _, links, features = pointcloud.lifted(scene, VoxelGrid.from_points(scene.points, size=0.1))
+    _, links, features = pointcloud.lift_images(scene, VoxelGrid.from_points(scene.points, size=0.1))
     pixel = links.uv.round().long()
     seen = scene.seen_labels[links.view, pixel[:, 1], pixel[:, 0]]
     assert (seen == scene.labels[links.point]).double().mean() > 0.97  # the others lie at the edge of a poster

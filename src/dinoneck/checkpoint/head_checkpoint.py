@@ -25,7 +25,6 @@ from dinoneck.checkpoint.state import chunks_of, listing_of, snapshot
 from dinoneck.configured import encode
 from dinoneck.data.photos import Preprocessing
 from dinoneck.errors import CheckpointError
-from dinoneck.layers.blocks import channels_last
 from dinoneck.version import __version__
 
 if TYPE_CHECKING:
@@ -308,7 +307,6 @@ class HeadCheckpoint:
             module.load_state_dict(weights, strict=True, assign=True)
         except RuntimeError as error:
             raise CheckpointError(f"the weights are not those the file held: {error}", step="tensors") from None
-        channels_last(module)  # files hold tensors in row-major order
         for part in filter(_is_head, module.modules() if check_backbone else ()):
             part.trained_on = origin_of(self.meta["backbone"])
         return cast("nn.Module", module.eval().requires_grad_(True))

@@ -156,7 +156,7 @@ def _carried(
         new, state = _carried(part.head_type, part.config, inside[part.prefix], older, name)
         changed.append(part._replace(config=new))
         rest |= {part.prefix + key: value for key, value in state.items()}
-    return _with_parts(head_type, config, changed), rest
+    return _with_parts(config, changed), rest
 
 
 def _parts(head_type: str, config: Mapping[str, Any]) -> Iterator[Part]:
@@ -165,7 +165,7 @@ def _parts(head_type: str, config: Mapping[str, Any]) -> Iterator[Part]:
     Members of an ensemble stand under ``heads``; a PyramidHead's neck is written flat, without its ``embed_dim``.
     """
     for name, value in config.items():
-        if (head_type, name) == ("pyramid", "neck") and isinstance(value, dict) and isinstance(value.get("type"), str):
+        if _is_flat_neck(name, value):
             own = {key: item for key, item in value.items() if key != "type"}
             yield Part(value["type"], {"embed_dim": config.get("embed_dim"), **own}, "neck.", (name, None))
         elif _is_named(value):
@@ -175,6 +175,11 @@ def _parts(head_type: str, config: Mapping[str, Any]) -> Iterator[Part]:
             for place, item in enumerate(value):
                 if _is_named(item):
                     yield Part(item["type"], item["config"], f"{prefix}.{place}.", (name, place))
+
+
+def _is_flat_neck(name: str, value: Any) -> bool:
+    """Whether an argument is the neck of a PyramidHead or of a class derived from it."""
+    return name == "neck" and isinstance(value, dict) and isinstance(value.get("type"), str) and not _is_named(value)
 
 
 def _is_named(value: Any) -> bool:
@@ -204,12 +209,12 @@ def _sorted_out(
     return rest, inside
 
 
-def _with_parts(head_type: str, config: Mapping[str, Any], parts: Iterable[Part]) -> dict[str, Any]:
+def _with_parts(config: Mapping[str, Any], parts: Iterable[Part]) -> dict[str, Any]:
     """The configuration with those of its parts exchanged."""
     new = copy.deepcopy(dict(config))
     for part in parts:
         name, place = part.place
-        if (head_type, name) == ("pyramid", "neck"):
+        if _is_flat_neck(name, new[name]):
             new["neck"] = {"type": part.head_type, **{k: v for k, v in part.config.items() if k != "embed_dim"}}
         else:
             (new[name] if place is None else new[name][place])["config"] = part.config

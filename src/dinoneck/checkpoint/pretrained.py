@@ -57,7 +57,7 @@ def load(cls: type, path_or_repo: str | os.PathLike[str], revision: str | None) 
 
 def _checkpoint(module: Any, backbone: Any, record: Mapping[str, Any]) -> HeadCheckpoint:
     _ensure_registered(type(module))
-    warn_without_backbone(module, backbone, stacklevel=5)
+    warn_without_backbone(module, backbone, stacklevel=5)  # the caller of save_pretrained
     return HeadCheckpoint.from_module(module, backbone=backbone, **record)
 
 

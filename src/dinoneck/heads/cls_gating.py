@@ -111,13 +111,14 @@ class CLSGating(Configured, nn.Module):
         if grid is not None and not torch.compiler.is_compiling() and grid[0] * grid[1] != patches.shape[1]:
             raise ShapeError(f"{patches.shape[1]} patches do not fill a grid of {grid[0]} rows x {grid[1]} cols")
         if self.mode == "query":
-            # q . (K patch) = (K^T q) . patch: the key projection is applied to the query, not to every patch
-            query = F.linear(self.query(cls_token) * self.width**-0.5, self.key.weight.T)  # (B, C)
+            # q . (K patch) = (q K) . patch: the key projection is applied to the query, not to every patch
+            query = self.query(cls_token) * self.width**-0.5  # (B, C / reduction)
+            query = query @ self.key.weight  # (B, C)
             logits = torch.bmm(patches, query[..., None])[..., 0]  # (B, N)
         else:
             # Linear, GELU, Linear on the CLS token: one logit per cell; "resized": bilinearly to the grid
             logits = self.place_logits(cls_token, patches.shape[1], grid)  # (B, N)
-        weights = logits.softmax(dim=-1).to(patches.dtype)  # (B, N), they sum to 1
+        weights = logits.softmax(dim=-1).to(patches.dtype)  # (B, N), they sum to 1; autocast's softmax is float32
         pooled = torch.bmm(weights[:, None], patches)[:, 0]  # (B, C)
         return pooled, weights
 
@@ -132,7 +133,7 @@ class CLSGating(Configured, nn.Module):
             raise ShapeError(
                 f"there are {num_patches} patches and the logits belong to {self.own_grid}; pass grid=(rows, cols)"
             )
-        logits: Tensor = self.out(F.gelu(self.hidden(cls_token)))
+        logits: Tensor = self.out(F.gelu(self.hidden(cls_token)))  # (B, own rows * own cols)
         if self.own_grid is None or grid is None:
             return logits
         maps = rearrange(logits, "b (r c) -> b 1 r c", r=self.own_grid[0])

@@ -10,7 +10,7 @@ from dinoneck.heads.pyramid import PyramidHead, RatioReadout
 from dinoneck.layers.blocks import ActivationName, NormName
 from dinoneck.losses.composition import Composition
 from dinoneck.necks.layer_grouper import Fusion
-from dinoneck.necks.neck import GROUPS_OF_0_1
+from dinoneck.necks.neck import GROUPS_OF_0_1, with_used_group_size
 from dinoneck.necks.vit_fpn import Downsample, ViTFPN
 from dinoneck.tasks import Task
 
@@ -101,3 +101,8 @@ class FPNHead(PyramidHead):
         )  # fmt: skip
         own = (hidden_dim, tower_depth, ratio_readout, compositions)
         super().__init__(embed_dim, tasks, neck, layer_indices, *own, device=device, dtype=dtype)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The constructor arguments; ``norm_group_size`` with ``norm="group"`` only."""
+        return with_used_group_size(super().config)

@@ -51,7 +51,7 @@ class PyramidHead(Head):
         those of the finest level.
 
     Raises:
-        ConfigError: if tasks repeat a name, the neck is none or its arguments do not fit.
+        ConfigError: if tasks repeat a name, the `neck` is None or its arguments do not fit.
         ShapeError: if tokens do not fit the neck.
 
     Examples:
@@ -82,6 +82,9 @@ class PyramidHead(Head):
         at_least(0, tower_depth=tower_depth)
         factory = {"device": device, "dtype": dtype}
         self.neck = _checked_neck(neck, embed_dim, factory)
+        if isinstance(neck, Neck):  # the readouts are built where the neck is
+            weight = next(neck.parameters())
+            factory = {"device": weight.device, "dtype": weight.dtype}
         self.embed_dim, self.ratio_readout = self.neck.embed_dim, ratio_readout
         self._set_tasks(tasks, compositions)
         self.layer_indices = _checked_layers(layer_indices, self.neck.num_layers)
@@ -99,8 +102,11 @@ class PyramidHead(Head):
         """The constructor arguments, with every argument of the neck."""
         own = super().config
         if "neck" in own:  # a preset such as FPNHead has none
-            neck = self.neck.config
-            own |= {"embed_dim": neck.pop("embed_dim"), "neck": {"type": registry.name_of(type(self.neck)), **neck}}
+            neck, name = self.neck.config, registry.name_of(type(self.neck))
+            if "embed_dim" in own:
+                own |= {"embed_dim": neck.pop("embed_dim"), "neck": {"type": name, **neck}}
+            else:  # of a derived class: like any other registered module
+                own["neck"] = {"type": name, "config": neck}
         return own
 
     @property

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
+import torch
 from torch import nn
 
 from dinoneck.backbones.backbone import Backbone
@@ -84,11 +85,13 @@ def load(source: HeadSource) -> LoadedHead:
     """
     if isinstance(source, EnsembleFolder):
         first = source.members[0].checkpoint  # its records and LoRA weights are all the others' too
-        return LoadedHead(cast("Head", source.build(check_backbone=False)), source.backbone, first.preprocess, first)
+        ensemble = source.build(check_backbone=False).to(memory_format=torch.channels_last)
+        return LoadedHead(cast("Head", ensemble), source.backbone, first.preprocess, first)
     module = source.build(check_backbone=False) if isinstance(source, HeadCheckpoint) else source
     if not isinstance(module, Head):
         raise CheckpointError(f"{type(module).__name__} is no head with tasks; it cannot predict", step="pairing")
-    if isinstance(source, HeadCheckpoint):
+    if isinstance(source, HeadCheckpoint):  # maps are channels-last; convolutions reorder other weights at every call
+        module = module.to(memory_format=torch.channels_last)
         return LoadedHead(module, source.meta["backbone"], source.preprocess, source)
     return LoadedHead(module, None, None)
 

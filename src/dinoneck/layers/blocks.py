@@ -86,7 +86,6 @@ class ConvBlock(nn.Sequential):
         conv = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, device=device, dtype=dtype)
         after = map_norm(norm, out_channels, norm_group_size, device=device, dtype=dtype)
         super().__init__(OrderedDict(conv=conv, norm=after, activation=activation_layer(activation)))
-        channels_last(self)
 
 
 def map_norm(
@@ -122,13 +121,6 @@ def map_norm(
 def activation_layer(name: ActivationName | None) -> nn.Module:
     """Return the activation by name; None is the identity."""
     return nn.Identity() if name is None else _ACTIVATIONS[name]()
-
-
-def channels_last(module: nn.Module) -> None:
-    """Store convolution weights channels-last, like the maps; convolutions would reorder them at every call."""
-    for parameter in module.parameters():
-        if parameter.ndim == 4:
-            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
 
 
 def reset(module: nn.Module) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from dinoneck.configured import at_least
 from dinoneck.errors import ConfigError
 from dinoneck.grid import GridSize
-from dinoneck.layers.blocks import MapLinear, channels_last
+from dinoneck.layers.blocks import MapLinear
 from dinoneck.layers.inputs import TokensLike, as_tokens, check_tokens
 from dinoneck.necks.neck import Neck
 from dinoneck.tokens import FeaturePyramid
@@ -66,10 +66,10 @@ class DPTNeck(Neck):
         ([(1, 32, 60, 124), (1, 32, 30, 62), (1, 32, 15, 31), (1, 32, 8, 16)], (4.0, 8.0, 16.0, 32.0))
 
     Reference: Ranftl et al., Vision Transformers for Dense Prediction, ICCV 2021; transformers' ``DPTNeck``, whose
-    weights fit by name (its fusion layers count from coarse to fine). Deviations: bilinear resizing aims at the finer
-    map's size, so that odd grids keep theirs, with ``align_corners=False`` (published: True); the 1x1 projection
-    stands before the resizing, which is exact; the coarsest level lacks the residual unit that the published one
-    builds and never calls.
+    weights fit one to one under other names (its fusion layers count from coarse to fine). Deviations: bilinear
+    resizing aims at the finer map's size, so that odd grids keep theirs, with ``align_corners=False`` (published:
+    True); the 1x1 projection precedes the resizing, which is exact; the coarsest level lacks the residual unit that
+    the published one builds and never calls.
     """
 
     num_layers: int
@@ -108,7 +108,6 @@ class DPTNeck(Neck):
         self.fusion = nn.ModuleList(
             _Fusion(out_channels, coarsest=place == num_layers - 1, **factory) for place in range(num_layers)
         )
-        channels_last(self)
 
     def forward(
         self,

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dinoneck.configured import at_least
 from dinoneck.errors import ConfigError
-from dinoneck.layers.blocks import ChannelNorm, MapLinear, channels_last
+from dinoneck.layers.blocks import ChannelNorm, MapLinear
 from dinoneck.layers.inputs import TokensLike, as_tokens, check_tokens
 from dinoneck.necks.neck import Neck
 from dinoneck.tokens import FeaturePyramid
@@ -84,7 +84,6 @@ class SimplePyramid(Neck):
         self.levels = nn.ModuleList(
             _Level(embed_dim, out_channels, scale, device=device, dtype=dtype) for scale in scales
         )
-        channels_last(self)
 
     def forward(
         self,

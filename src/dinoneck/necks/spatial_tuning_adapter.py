@@ -13,19 +13,20 @@ from torch import Tensor, nn
 from dinoneck.configured import Migrations, at_least
 from dinoneck.errors import ConfigError, DataError, ShapeError
 from dinoneck.grid import GridSize
-from dinoneck.layers.blocks import BatchNormName, channels_last, map_norm
+from dinoneck.layers.blocks import BatchNormName, map_norm
 from dinoneck.layers.inputs import TokensLike, as_tokens, check_tokens
 from dinoneck.layers.resampling import halved, resampled
 from dinoneck.necks.deimv2_weights import Source, read_deimv2
 from dinoneck.necks.image_detail import STRIDES, WIDENING, AlignedDetail, DEIMv2Detail
-from dinoneck.necks.neck import GROUPS_OF_0_1, Neck
+from dinoneck.necks.neck import GROUPS_OF_0_1, Neck, with_used_group_size
 from dinoneck.tokens import FeaturePyramid, Tokens
 
 Detail = Literal["aligned", "deimv2"]
 GridFrom = Literal["features", "image"]
 ImageResize = Literal["to_grid", "error"]
 PIXELS_PER_CELL = 16
-MIX_FALL = 3.0
+TOKEN_GRID, COARSE = 1, 2  # levels after the finest
+MIX_FALL = 3.0  # initial difference of a mix's logits per layer of distance
 
 
 class SpatialTuningAdapter(Neck):
@@ -131,8 +132,12 @@ class SpatialTuningAdapter(Neck):
         self.norms = nn.ModuleList(map_norm(norm, out_channels, norm_group_size, **factory) for _ in widths)
         mixed = num_layers not in (1, len(widths))
         self.mix = nn.Parameter(torch.empty(len(widths), num_layers, **factory)) if mixed else None
-        self._start_mix()
-        channels_last(self)
+        self._init_mix()
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The constructor arguments; ``norm_group_size`` with ``norm="group"`` only."""
+        return with_used_group_size(super().config)
 
     @classmethod
     def from_deimv2(cls, source: Source, patch_size: int = 16, num_layers: int | None = None) -> SpatialTuningAdapter:
@@ -152,7 +157,7 @@ class SpatialTuningAdapter(Neck):
     def reset_parameters(self) -> None:
         """Re-initialise the weights."""
         super().reset_parameters()
-        self._start_mix()
+        self._init_mix()
 
     def forward(
         self,
@@ -168,24 +173,28 @@ class SpatialTuningAdapter(Neck):
         tokens = as_tokens(tokens, grid, num_prefix_tokens, cls_token, patch_size=self.patch_size, owner=self)
         check_tokens(tokens, self, self.embed_dim, num_layers=self.num_layers, patch_size=self.patch_size)
         (rows, cols), prefix = tokens.grid, tokens.num_prefix_tokens
-        details: Sequence[Tensor | None] = [None] * len(self.project)
+        # the tokens that each level reads: 3 x (B, P + N, C)
+        level_tokens = self._level_tokens(tokens.sequence)
+        details: Sequence[Tensor | None] = [None] * len(level_tokens)
         image_size: Sequence[int] = ()
-        if self.detail is not None:  # strided convolutions on the image: (B, d_i, rows_i, cols_i) per level
-            images = self._fitting(self._checked(images, tokens), tokens.grid)
+        if self.detail is not None:
+            # strided convolutions on the image at strides 8, 16 and 32; with d = detail_dim: (B, 2d, 2 rows, 2 cols),
+            # (B, 4d, rows, cols), (B, 4d, ceil(rows / 2), ceil(cols / 2))
+            images = self._resize_images(self._check_images(images, tokens), tokens.grid)
             details, image_size = self.detail(images), images.shape[-2:]
         levels = []
-        for index, (sequence, detail) in enumerate(zip(self._level_tokens(tokens.sequence), details, strict=True)):
-            # a 1x1 projection of [tokens | detail] is the sum of two projections. Resizing is linear too, so tokens
-            # are averaged before theirs and enlarged after it: whichever has fewer cells to project
+        for index, (sequence, detail) in enumerate(zip(level_tokens, details, strict=True)):
+            # level = norm(1x1([resized tokens | detail])). The projection is the sum of one of the tokens and one of
+            # the detail, and commutes with resizing: project first, except for the halved level of fewer cells
             weight = cast("Tensor", self.project[index].weight)  # (D, C + d_i)
             of_tokens, of_detail = weight[:, : self.embed_dim], weight[:, self.embed_dim :]
-            if index == 2 and self.grid_from == "features":
-                cells = rearrange(sequence[:, prefix:], "b (r c) d -> b d r c", r=rows, c=cols)  # (B, C, rows, cols)
-                level = _project(halved(cells), of_tokens)  # (B, D, ceil(rows / 2), ceil(cols / 2))
+            if index == COARSE and self.grid_from == "features":
+                maps = rearrange(sequence[:, prefix:], "b (r c) d -> b d r c", r=rows, c=cols)  # (B, C, rows, cols)
+                level = _project(halved(maps), of_tokens)  # (B, D, ceil(rows / 2), ceil(cols / 2))
             else:  # whole sequences: slicing CLS and registers off first would copy the tokens
                 projected = F.linear(sequence, of_tokens)[:, prefix:]  # (B, N, D)
-                level = rearrange(projected, "b (r c) d -> b d r c", r=rows, c=cols)  # (B, D, rows, cols)
-                level = self._resized(level, index, detail, image_size)  # (B, D, rows_i, cols_i)
+                maps = rearrange(projected, "b (r c) d -> b d r c", r=rows, c=cols)  # (B, D, rows, cols)
+                level = self._resize_tokens(maps, index, detail, image_size)  # (B, D, rows_i, cols_i)
             if detail is not None:
                 level = level + _project(detail, of_detail)
             levels.append(self.norms[index](level))
@@ -196,19 +205,19 @@ class SpatialTuningAdapter(Neck):
         if self.mix is None:
             return layers if len(layers) == len(self.project) else [layers[0]] * len(self.project)
         shares = self.mix.softmax(dim=1).to(layers[0].dtype)  # (levels, L)
-        return [_mixed(layers, level_shares) for level_shares in shares]
+        return torch.einsum("kl,lbnc->kbnc", shares, torch.stack(list(layers))).unbind()
 
-    def _resized(self, level: Tensor, index: int, detail: Tensor | None, image_size: Sequence[int]) -> Tensor:
-        """A map at the tokens' grid -> at the level's size: twice or once the grid, or the detail's size."""
+    def _resize_tokens(self, maps: Tensor, index: int, detail: Tensor | None, image_size: Sequence[int]) -> Tensor:
+        """(B, D, rows, cols) -> the size of level ``index``, bilinearly, with cell centres aligned."""
         if self.grid_from == "image" and detail is not None:
-            return resampled(level, detail.shape[-2:], image_size, STRIDES[index])
-        if index == 1:
-            return level
+            return resampled(maps, size=detail.shape[-2:], image_size=image_size, stride=STRIDES[index])
+        if index == TOKEN_GRID:
+            return maps
         # the detail's own size, where there is one: under export it need not be proven equal
-        size = (2 * level.shape[-2], 2 * level.shape[-1]) if detail is None else detail.shape[-2:]
-        return F.interpolate(level, size=size, mode="bilinear", align_corners=False)
+        size = (2 * maps.shape[-2], 2 * maps.shape[-1]) if detail is None else detail.shape[-2:]
+        return F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
 
-    def _checked(self, images: Tensor | None, tokens: Tokens) -> Tensor:
+    def _check_images(self, images: Tensor | None, tokens: Tokens) -> Tensor:
         """The images, checked against the tokens and this neck."""
         owner, own = type(self).__name__, self.project[0].weight.dtype
         if images is None:
@@ -235,7 +244,7 @@ class SpatialTuningAdapter(Neck):
             _check_same_scene((images.shape[-2], images.shape[-1]), tokens.grid, self.patch_size)
         return images
 
-    def _fitting(self, images: Tensor, grid: GridSize) -> Tensor:
+    def _resize_images(self, images: Tensor, grid: GridSize) -> Tensor:
         """The images, channels-last, at the size that the levels need."""
         target = (PIXELS_PER_CELL * grid.rows, PIXELS_PER_CELL * grid.cols)
         size = (images.shape[-2], images.shape[-1])
@@ -251,7 +260,7 @@ class SpatialTuningAdapter(Neck):
         return images.contiguous(memory_format=torch.channels_last)
 
     @torch.no_grad()
-    def _start_mix(self) -> None:
+    def _init_mix(self) -> None:
         """Initialise every level to the layer nearest to its own depth: first, middle, last."""
         if self.mix is None:
             return
@@ -264,14 +273,6 @@ class SpatialTuningAdapter(Neck):
 def _project(maps: Tensor, weight: Tensor) -> Tensor:
     """(B, C, rows, cols) -> (B, D, rows, cols), a 1x1 convolution."""
     return F.linear(maps.permute(0, 2, 3, 1), weight).permute(0, 3, 1, 2)
-
-
-def _mixed(layers: Sequence[Tensor], shares: Tensor) -> Tensor:
-    """Sum of s_l x_l."""
-    total = shares[0] * layers[0]
-    for share, x in zip(shares[1:], layers[1:], strict=True):
-        total = torch.addcmul(total, x, share)
-    return total
 
 
 def _check_same_scene(size: tuple[int, int], grid: GridSize, patch_size: int) -> None:
@@ -314,7 +315,7 @@ def split_deimv2(
     neck = SpatialTuningAdapter(**found.config, device="meta", dtype=found.dtype)
     found.check_shapes(neck)
     neck = neck.to_empty(device="cpu")
-    neck._start_mix()  # DEIMv2 has no learned mix of layers: with another number of layers than 3 it starts as usual
+    neck._init_mix()  # DEIMv2 has no learned mix of layers: with another number of layers than 3 it starts as usual
     mix = {} if neck.mix is None else {"mix": neck.mix.detach().clone()}
     neck.load_state_dict({**found.neck, **mix})
     return found.backbone, neck.eval()

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from dinoneck.configured import at_least
 from dinoneck.errors import ConfigError
 from dinoneck.grid import GridSize
-from dinoneck.layers.blocks import MapLinear, channels_last
+from dinoneck.layers.blocks import MapLinear
 from dinoneck.layers.inputs import TokensLike, as_tokens, check_tokens
 from dinoneck.layers.resampling import Upsample, at_stride, halved
 from dinoneck.necks.neck import Neck
@@ -113,7 +113,6 @@ class STAPyramid(Neck):
             self.p32 = nn.Conv2d(embed_dim, out_channels, 3, 2, padding=1, **factory)
         else:
             self.p32 = MapLinear(embed_dim, out_channels, **factory)
-        channels_last(self)
 
     def reset_parameters(self) -> None:
         """Re-initialise the weights."""

@@ -15,7 +15,7 @@ from dinoneck.layers.blocks import ActivationName, ConvBlock, MapLinear, NormNam
 from dinoneck.layers.inputs import Plain, TokensLike, as_tokens, check_tokens
 from dinoneck.layers.resampling import halved
 from dinoneck.necks.layer_grouper import Fusion, LayerGrouper
-from dinoneck.necks.neck import GROUPS_OF_0_1, Neck
+from dinoneck.necks.neck import GROUPS_OF_0_1, Neck, with_used_group_size
 from dinoneck.tokens import FeaturePyramid, Tokens
 
 Downsample = Literal["conv", "pool", "interpolate"]
@@ -29,10 +29,11 @@ class ViTFPN(Neck):
     has ceil(rows / 2^i) x ceil(cols / 2^i) cells. With one layer, one projection gives all levels; with fewer layers
     than levels, neighbouring levels share one.
 
-    **Without a non-linearity it models nothing spatial**: with ``norm=None, activation=None`` every step is linear,
-    and the average-pooled result is a linear probe of sums of tokens, whatever their arrangement (borders aside).
-    The default norm and GELU after the smoothing let it model arrangement. For the linear form, :meth:`pooled` computes
-    the same average-pooled vector without the smoothing convolutions.
+    **Without a non-linearity it models little that is spatial**: with ``norm=None, activation=None`` no step after the
+    fusion of layers is non-linear. The average-pooled result is then a linear probe of sums of tokens: of all tokens
+    with ``downsample="pool"`` and ``"interpolate"``, of those of equal row and column modulo 2^i with ``"conv"``
+    (borders aside). The default norm and GELU after the smoothing let it model arrangement. :meth:`pooled` computes the
+    average-pooled vector of the linear form without the smoothing convolutions.
 
     Args:
         embed_dim: channels C of the tokens.
@@ -107,7 +108,7 @@ class ViTFPN(Neck):
         self.embed_dim, self.num_layers, self.patch_size = embed_dim, num_layers, patch_size
         self.out_channels = fpn_dim
         self.strides = tuple(float(patch_size * 2**level) for level in range(num_levels))
-        self.downsample, self.is_linear = downsample, norm is None and activation is None
+        self.downsample, self._smooths_linearly = downsample, norm is None and activation is None
         token_norm: Literal["layer"] | None = None if norm is None else "layer"
         self.grouper = LayerGrouper(
             embed_dim, num_layers, fpn_dim, num_levels, layer_groups, use_separate_bottlenecks, token_norm, fusion,
@@ -117,11 +118,16 @@ class ViTFPN(Neck):
         self.down = nn.ModuleList(_down(downsample, level, fpn_dim, after) for level in range(num_levels))
         self.top_down = TopDown([fpn_dim] * num_levels, fpn_dim, **after)
         self.coords = nn.ModuleList(
-            MapLinear(2, fpn_dim, bias=False, **factory) for _ in range(num_levels * use_coords)
+            MapLinear(2, fpn_dim, bias=False, **factory) for _ in range(num_levels if use_coords else 0)
         )
         self.cls_context = _ClsContext(embed_dim, fpn_dim, num_levels, **factory) if use_cls_context else None
         gains = num_levels if residual_init == "zero" else 0
         self.gains = nn.ParameterList(nn.Parameter(torch.zeros(fpn_dim, **factory)) for _ in range(gains))
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The constructor arguments; ``norm_group_size`` with ``norm="group"`` only."""
+        return with_used_group_size(super().config)
 
     def reset_parameters(self) -> None:
         """Re-initialise the weights."""
@@ -139,18 +145,20 @@ class ViTFPN(Neck):
         cls_token: Tensor | Sequence[Tensor] | None = None,
     ) -> FeaturePyramid:
         """Return the pyramid, see :meth:`Neck.forward`; ``images`` are not needed."""
-        # plain tensors become Tokens: tokens.sequence is L x (B, P + N, C), tokens.grid is (rows, cols)
+        # plain tensors become Tokens. L layers, P prefix tokens (CLS, registers), N = rows * cols patches:
+        # tokens.sequence is L x (B, P + N, C), tokens.grid is (rows, cols)
         tokens = as_tokens(tokens, grid, num_prefix_tokens, cls_token, patch_size=self.patch_size, owner=self)
         check_tokens(tokens, self, self.embed_dim, num_layers=self.num_layers, patch_size=self.patch_size)
-        # norm and linear layer C -> D per layer, layers fused per group, as maps: G x (B, D, rows, cols)
+        # norm and linear layer C -> D per layer, fused to one group of layers per level, as maps:
+        # num_levels x (B, D, rows, cols)
         group_maps = self._group_maps(tokens)
         # each group at its own stride, P2 (patch), P3 (2 x patch), ...: (B, D, ceil(rows / 2^i), ceil(cols / 2^i))
         maps = self._downsampled(group_maps)
         # coarse to fine: lateral 1x1 plus the coarser level, upsampled; then 3x3 smoothing, norm, activation
         levels = self.top_down(maps, self._coordinates(maps) if self.coords else None)
         if self.gains:  # residual_init="zero": the group's averaged tokens plus a gain, 0 at the start, times the level
-            shortcuts = [_average_pooled(x, level) for level, x in enumerate(group_maps)]
-            gains = [gain.to(y.dtype)[:, None, None] for gain, y in zip(self.gains, levels, strict=True)]
+            shortcuts = [_average_pooled(x, index) for index, x in enumerate(group_maps)]  # (B, D, rows_i, cols_i)
+            gains = [gain.to(y.dtype)[:, None, None] for gain, y in zip(self.gains, levels, strict=True)]  # (D, 1, 1)
             levels = [x + gain * y for x, gain, y in zip(shortcuts, gains, levels, strict=True)]
         return FeaturePyramid(tuple(levels), self.strides)
 
@@ -159,7 +167,7 @@ class ViTFPN(Neck):
 
         With ``norm=None, activation=None`` the smoothing convolutions are replaced by sums, which is exact.
         """
-        if not self.is_linear:
+        if not self._smooths_linearly:
             return torch.cat([level.mean(dim=(2, 3)) for level in self(tokens, **plain)], dim=1)
         tokens = as_tokens(tokens, **plain, patch_size=self.patch_size, owner=self)
         check_tokens(tokens, self, self.embed_dim, num_layers=self.num_layers, patch_size=self.patch_size)
@@ -183,7 +191,7 @@ class ViTFPN(Neck):
         # patch tokens are a raster-ordered map: (B, N, D) -> (B, D, rows, cols), a channels-last view
         (rows, cols), prefix = tokens.grid, tokens.num_prefix_tokens
         maps = [rearrange(x[:, prefix:], "b (r c) d -> b d r c", r=rows, c=cols) for x in groups]
-        if self.cls_context is not None:  # one factor per channel from the last layer's CLS token: G x (B, D)
+        if self.cls_context is not None:  # one factor per channel from the last layer's CLS token (B, C): G x (B, D)
             gates = self.cls_context(tokens.cls_token[-1])
             maps = [x * gate[:, :, None, None] for x, gate in zip(maps, gates, strict=True)]
         return maps
@@ -197,7 +205,7 @@ class ViTFPN(Neck):
         return [down(x) for down, x in zip(self.down, maps, strict=True)]
 
     def _coordinates(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        """What two more channels with the cells' x and y add to the laterals: (1, D, rows_i, cols_i)."""
+        """The CoordConv term of every lateral, (1, D, rows_i, cols_i)."""
         return [layer(_cell_coordinates(level)) for layer, level in zip(self.coords, maps, strict=True)]
 
 
@@ -287,7 +295,7 @@ class _ClsContext(nn.Module):
 
 
 def _down(how: Downsample, level: int, channels: int, after: dict[str, Any]) -> nn.Module:
-    """What brings a group's map to its level, apart from means and interpolation."""
+    """The convolutions that bring a group's map to its level; none for level 0 and for ``pool``."""
     if level == 0 or how == "pool":
         return nn.Identity()
     if how == "interpolate":

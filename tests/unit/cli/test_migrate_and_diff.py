@@ -97,10 +97,10 @@ def test_other_tensors_are_never_written(
         return new, {key: value + 1 for key, value in state.items()}
 
     monkeypatch.setitem(migrations.STEPS, 1, clumsy)  # type: ignore[arg-type]
-    before = (old / "fpn.safetensors").read_bytes()
-    assert main(["migrate", str(old / "fpn.safetensors")]) == 1
+    before = (old / "patch_mean.safetensors").read_bytes()
+    assert main(["migrate", str(old / "patch_mean.safetensors")]) == 1
     assert "at step 'tensors'" in capsys.readouterr().err
-    assert (old / "fpn.safetensors").read_bytes() == before
+    assert (old / "patch_mean.safetensors").read_bytes() == before
 
 
 def test_a_failed_write_keeps_the_old_file(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
