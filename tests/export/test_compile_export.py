@@ -51,7 +51,10 @@ def test_one_graph_for_six_sizes(case: Case) -> None:
 @pytest.mark.parametrize("case", [case for case in CASES if case.inductor], ids=str)
 def test_inductor_forward_and_backward(case: Case) -> None:
     module, inputs = built(case), case.inputs()
-    compiled = torch.compile(module, fullgraph=True)
+    # fixed sizes: after another test's sizes in this process they would be symbols, for whose backward torch 2.15's
+    # inductor raises InductorError ("expected [s49] to have been codegen-ed")
+    torch._dynamo.reset()
+    compiled = torch.compile(module, fullgraph=True, dynamic=False)
     assert_same(compiled(*case.args(inputs)), module(*case.args(inputs)), 1e-5)
     sum(tensor.square().sum() for tensor in outputs(compiled(*case.args(inputs)))).backward()  # type: ignore[union-attr]
     found = [parameter.grad.clone() for parameter in module.parameters()]  # type: ignore[union-attr]
