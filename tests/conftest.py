@@ -23,7 +23,7 @@ os.environ["TORCHINDUCTOR_CACHE_DIR"] = tempfile.mkdtemp(prefix="dinoneck-compil
 
 import torch
 
-from dinoneck import Backbone, load_backbone
+from dinoneck import Backbone, load_backbone, registry
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("DINONECK_DATA", ROOT.parent / "shared" / "data"))
@@ -93,3 +93,12 @@ def crop_cover() -> Path:
     if not (folder / "cover.csv").is_file():
         pytest.skip(f"the crop_cover photos are not in {folder}; set DINONECK_DATA to the folder that holds them")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def registered_classes() -> Iterator[None]:
+    """Classes that a test or a block of a page registers are gone after it."""
+    own = dict(registry._OWN)
+    yield
+    registry._OWN.clear()
+    registry._OWN.update(own)
