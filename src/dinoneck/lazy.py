@@ -32,3 +32,13 @@ def attach(
         return sorted({*vars(sys.modules[package]), *homes, *packages})
 
     return __getattr__, __dir__
+
+
+def homes(package: str, **files: Sequence[str]) -> dict[str, str]:
+    """Return the table for :func:`attach` from the public names of each file of a package.
+
+    Args:
+        package: ``__name__`` of the package.
+        **files: name of a file, without its suffix -> the public names that it defines.
+    """
+    return {name: f"{package}.{file}" for file, names in files.items() for name in names}

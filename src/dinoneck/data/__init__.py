@@ -1,49 +1,19 @@
 """Photos, tables of photos with targets, and the procedural pasture."""
 
-from typing import TYPE_CHECKING
+from dinoneck.lazy import attach, homes
 
-from dinoneck.lazy import attach
-
-if TYPE_CHECKING:
-    from dinoneck.data.box_views import box_transforms as box_transforms
-    from dinoneck.data.box_views import collate_boxes as collate_boxes
-    from dinoneck.data.box_views import to_original as to_original
-    from dinoneck.data.boxes import BoxPhotos as BoxPhotos
-    from dinoneck.data.labels import DenseLabels as DenseLabels
-    from dinoneck.data.pasture import Pasture as Pasture
-    from dinoneck.data.patterns import Pattern as Pattern
-    from dinoneck.data.patterns import Patterns as Patterns
-    from dinoneck.data.photo_pixels import to_photo_pixels as to_photo_pixels
-    from dinoneck.data.photo_pixels import to_prepared_pixels as to_prepared_pixels
-    from dinoneck.data.photos import Preprocessing as Preprocessing
-    from dinoneck.data.photos import photo_size as photo_size
-    from dinoneck.data.tables import PhotoTable as PhotoTable
-    from dinoneck.data.tables import Table as Table
-    from dinoneck.data.tables import read_csiro as read_csiro
-    from dinoneck.data.tables import read_csiro_test as read_csiro_test
-    from dinoneck.data.tables import read_csv as read_csv
-    from dinoneck.data.z_score import read_z_score as read_z_score
-
-_HOMES = {
-    "BoxPhotos": "dinoneck.data.boxes",
-    "DenseLabels": "dinoneck.data.labels",
-    "Pasture": "dinoneck.data.pasture",
-    "Pattern": "dinoneck.data.patterns",
-    "Patterns": "dinoneck.data.patterns",
-    "Preprocessing": "dinoneck.data.photos",
-    "PhotoTable": "dinoneck.data.tables",
-    "Table": "dinoneck.data.tables",
-    "read_csiro": "dinoneck.data.tables",
-    "read_csiro_test": "dinoneck.data.tables",
-    "read_csv": "dinoneck.data.tables",
-    "box_transforms": "dinoneck.data.box_views",
-    "collate_boxes": "dinoneck.data.box_views",
-    "read_z_score": "dinoneck.data.z_score",
-    "to_original": "dinoneck.data.box_views",
-    "to_photo_pixels": "dinoneck.data.photo_pixels",
-    "to_prepared_pixels": "dinoneck.data.photo_pixels",
-    "photo_size": "dinoneck.data.photos",
-}
+_HOMES = homes(
+    __name__,
+    box_views=["box_transforms", "collate_boxes", "to_original"],
+    boxes=["BoxPhotos"],
+    labels=["DenseLabels"],
+    pasture=["Pasture"],
+    patterns=["Pattern", "Patterns"],
+    photo_pixels=["to_photo_pixels", "to_prepared_pixels"],
+    photos=["Preprocessing", "photo_size"],
+    tables=["PhotoTable", "Table", "read_csiro", "read_csiro_test", "read_csv"],
+    z_score=["read_z_score"],
+)
 
 __all__ = [*_HOMES]
 __getattr__, __dir__ = attach(__name__, _HOMES)

@@ -1,49 +1,24 @@
 """Losses that ignore masked values, and the loss built from a head's tasks."""
 
-from typing import TYPE_CHECKING
+from dinoneck.lazy import attach, homes
 
-from dinoneck.lazy import attach
-
-if TYPE_CHECKING:
-    from dinoneck.losses.composition import Composed as Composed
-    from dinoneck.losses.composition import Composition as Composition
-    from dinoneck.losses.composition import CompositionLoss as CompositionLoss
-    from dinoneck.losses.gram_anchor import GramAnchor as GramAnchor
-    from dinoneck.losses.maps import DensityRegulariser as DensityRegulariser
-    from dinoneck.losses.maps import dense_masked_mse as dense_masked_mse
-    from dinoneck.losses.maps import dense_masked_smooth_l1 as dense_masked_smooth_l1
-    from dinoneck.losses.maps import map_cross_entropy as map_cross_entropy
-    from dinoneck.losses.maps import negativity as negativity
-    from dinoneck.losses.maps import smoothness as smoothness
-    from dinoneck.losses.maps import sparsity as sparsity
-    from dinoneck.losses.masked import masked_cross_entropy as masked_cross_entropy
-    from dinoneck.losses.masked import masked_mse as masked_mse
-    from dinoneck.losses.masked import masked_smooth_l1 as masked_smooth_l1
-    from dinoneck.losses.masked import ratio_mse as ratio_mse
-    from dinoneck.losses.masked import scale_invariant_log as scale_invariant_log
-    from dinoneck.losses.task_loss import TaskLoss as TaskLoss
-    from dinoneck.losses.uncertainty import UncertaintyWeighting as UncertaintyWeighting
-
-_HOMES = {
-    "Composed": "dinoneck.losses.composition",
-    "Composition": "dinoneck.losses.composition",
-    "CompositionLoss": "dinoneck.losses.composition",
-    "GramAnchor": "dinoneck.losses.gram_anchor",
-    "dense_masked_mse": "dinoneck.losses.maps",
-    "dense_masked_smooth_l1": "dinoneck.losses.maps",
-    "DensityRegulariser": "dinoneck.losses.maps",
-    "map_cross_entropy": "dinoneck.losses.maps",
-    "negativity": "dinoneck.losses.maps",
-    "smoothness": "dinoneck.losses.maps",
-    "sparsity": "dinoneck.losses.maps",
-    "masked_cross_entropy": "dinoneck.losses.masked",
-    "masked_mse": "dinoneck.losses.masked",
-    "masked_smooth_l1": "dinoneck.losses.masked",
-    "ratio_mse": "dinoneck.losses.masked",
-    "scale_invariant_log": "dinoneck.losses.masked",
-    "TaskLoss": "dinoneck.losses.task_loss",
-    "UncertaintyWeighting": "dinoneck.losses.uncertainty",
-}
+_HOMES = homes(
+    __name__,
+    composition=["Composed", "Composition", "CompositionLoss"],
+    gram_anchor=["GramAnchor"],
+    maps=[
+        "DensityRegulariser",
+        "dense_masked_mse",
+        "dense_masked_smooth_l1",
+        "map_cross_entropy",
+        "negativity",
+        "smoothness",
+        "sparsity",
+    ],
+    masked=["masked_cross_entropy", "masked_mse", "masked_smooth_l1", "ratio_mse", "scale_invariant_log"],
+    task_loss=["TaskLoss"],
+    uncertainty=["UncertaintyWeighting"],
+)
 
 __all__ = [*_HOMES]
 __getattr__, __dir__ = attach(__name__, _HOMES)

@@ -1,0 +1,34 @@
+"""Written by python -m tests.house.test_house from __init__.py."""
+
+from dinoneck.training.cell_targets import CellTargets as CellTargets
+from dinoneck.training.config_file import TrainingConfig as TrainingConfig
+from dinoneck.training.config_file import read_config as read_config
+from dinoneck.training.config_run import ConfiguredRun as ConfiguredRun
+from dinoneck.training.crossval import cross_validate as cross_validate
+from dinoneck.training.ema import EMA as EMA
+from dinoneck.training.experiment import RunOptions as RunOptions
+from dinoneck.training.experiment import run_experiment as run_experiment
+from dinoneck.training.fitting import fit as fit
+from dinoneck.training.folds import group_folds as group_folds
+from dinoneck.training.fpn_yaml import FPNSettings as FPNSettings
+from dinoneck.training.fpn_yaml import read_fpn_yaml as read_fpn_yaml
+from dinoneck.training.freeze_schedule import FreezeSchedule as FreezeSchedule
+from dinoneck.training.head_choice import HeadChoice as HeadChoice
+from dinoneck.training.live_tokens import LiveTokens as LiveTokens
+from dinoneck.training.metrics import bootstrap_difference as bootstrap_difference
+from dinoneck.training.metrics import confusion_matrix as confusion_matrix
+from dinoneck.training.metrics import mean_iou as mean_iou
+from dinoneck.training.metrics import r2 as r2
+from dinoneck.training.metrics import weighted_r2 as weighted_r2
+from dinoneck.training.mixup import cutmix as cutmix
+from dinoneck.training.mixup import manifold_mixup as manifold_mixup
+from dinoneck.training.parameter_groups import param_groups as param_groups
+from dinoneck.training.plan import Plan as Plan
+from dinoneck.training.probes import knn_probe as knn_probe
+from dinoneck.training.probes import ridge_out_of_fold as ridge_out_of_fold
+from dinoneck.training.probes import ridge_probe as ridge_probe
+from dinoneck.training.recipe import Recipe as Recipe
+from dinoneck.training.sam import SAM as SAM
+from dinoneck.training.schedule import cosine_with_warmup as cosine_with_warmup
+from dinoneck.training.sources import MemoryTokens as MemoryTokens
+from dinoneck.training.sources import TokenSource as TokenSource
