@@ -39,11 +39,11 @@ def test_forged_facts_that_are_sound_are_read(head: HeadCheckpoint, tmp_path: Pa
 @pytest.mark.parametrize(
     ("facts", "message"),
     [
-        ({"training": {"sed": 1}}, "training holds sed; it may hold seed"),
+        ({"training": {"sed": 1}}, "unknown field `sed`; its entries are seed"),
         ({"training": {"metrics": {"R2": float("nan")}}}, "no plain JSON-able record"),
         ({"training": {"metrics": {"R2": object()}}}, "no plain JSON-able record"),
         ({"training": {"data": {"name": "x" * 20_000}}}, "larger than 16384"),
-        ({"license": "© me"}, "license is '© me'; expected an SPDX"),
+        ({"license": "© me"}, "license is '© me': .* an SPDX identifier"),
         ({"tta": "Flip 4"}, "tta.ops"),
         ({"tta": {"ops": "d6", "reduce": "max"}}, "tta.reduce"),
     ],

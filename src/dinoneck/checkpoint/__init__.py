@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint as HeadCheckpoint
     from dinoneck.checkpoint.head_checkpoint import load_head as load_head
     from dinoneck.checkpoint.head_checkpoint import save_head as save_head
-    from dinoneck.checkpoint.header import read_header as read_header
+    from dinoneck.checkpoint.file import read_header as read_header
     from dinoneck.checkpoint.hub import HubHead as HubHead
     from dinoneck.checkpoint.hub_pull import pull_from_hub as pull_from_hub
     from dinoneck.checkpoint.hub_push import Pushed as Pushed
@@ -54,7 +54,7 @@ _HOMES = {
     "HeadCheckpoint": "dinoneck.checkpoint.head_checkpoint",
     "load_head": "dinoneck.checkpoint.head_checkpoint",
     "save_head": "dinoneck.checkpoint.head_checkpoint",
-    "read_header": "dinoneck.checkpoint.header",
+    "read_header": "dinoneck.checkpoint.file",
 }
 
 __all__ = [*_HOMES]

@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from dinoneck import registry
 from dinoneck.atomic import write_whole
 from dinoneck.backbones.backbone import Backbone
-from dinoneck.checkpoint import header as headers
+from dinoneck.checkpoint import file as files
 from dinoneck.checkpoint import hub, lora_weights
 from dinoneck.checkpoint.pairing import check_probe, check_reads, check_records, origin_of
 from dinoneck.checkpoint.read import check_finite, check_meta, on_meta, predicted, read_file, read_head
-from dinoneck.checkpoint.records import check_backbone_record, check_entries
 from dinoneck.checkpoint.saveable import check_whole, inputs_of, named, plain, plain_backbone, probed, views_of
-from dinoneck.checkpoint.state import chunks_of, listing_of, snapshot
+from dinoneck.checkpoint.schema import FORMAT, SCHEMA, UNSIGNED, check_backbone_record, check_header, entries_of
+from dinoneck.checkpoint.tensors import chunks_of, listing_of, snapshot
 from dinoneck.configured import encode
 from dinoneck.data.photos import Preprocessing
 from dinoneck.errors import CheckpointError
@@ -123,8 +123,8 @@ class HeadCheckpoint:
         check_whole(module, versions, name)
         state = snapshot(module.state_dict(), name) | snapshot(lora_weights.weights_of(backbone), "the backbone")
         meta: dict[str, Any] = {
-            "format": headers.FORMAT,
-            "schema": headers.SCHEMA,
+            "format": FORMAT,
+            "schema": SCHEMA,
             "created_by": {"dinoneck": __version__, "torch": str(torch.__version__)},
             "head_type": head_type,
             "config": module.config,
@@ -137,14 +137,13 @@ class HeadCheckpoint:
             "license": license,
             "tta": views_of(tta),
             "extra": plain(extra or {}, "extra"),
+            "digest": UNSIGNED,
         }
-        if len(headers.canonical(meta["extra"])) > headers.MAX_EXTRA_BYTES:
-            raise CheckpointError(f"extra is larger than {headers.MAX_EXTRA_BYTES} bytes", step="write")
-        check_entries(meta, name)
+        check_header(meta, name)
         check_reads(module, meta["backbone"], name, meta["inputs"])
-        check_meta(meta, headers.entries_of(meta["tensors"]), name)
+        check_meta(meta, entries_of(meta["tensors"]), name)
         check_finite(state, name)
-        meta["digest"] = headers.digest(meta, chunks_of(meta, state))
+        meta["digest"] = files.digest(meta, chunks_of(meta, state))
         return cls(meta, state)
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -157,12 +156,12 @@ class HeadCheckpoint:
             CheckpointError: if the file cannot be written.
         """
         chunks = self._chunks()
-        start = headers.build(self.meta)
-        if len(start) > headers.MAX_HEADER_BYTES:
+        start = files.build(self.meta)
+        if len(start) > files.MAX_HEADER_BYTES:
             raise CheckpointError(
-                f"the header has {len(start)} bytes; at most {headers.MAX_HEADER_BYTES}", step="write"
+                f"the header has {len(start)} bytes; at most {files.MAX_HEADER_BYTES}", step="write"
             )
-        headers.check_path(path)
+        files.check_path(path)
         try:
             write_whole(path, [start, *chunks], check=_read_back)
         except (OSError, ValueError) as error:
@@ -211,7 +210,7 @@ class HeadCheckpoint:
             CheckpointError: if the file is damaged, was made by a newer version, does not fit its own
                 description, or a repository holds none or several; ``error.step`` names the check.
         """
-        headers.check_revision(revision)
+        files.check_revision(revision)
         path, commit = path_or_repo, None
         if hub.names_a_repo(path_or_repo):
             path = hub.download_head(os.fspath(path_or_repo), revision)
@@ -313,7 +312,7 @@ class HeadCheckpoint:
 
     def _chunks(self) -> list[memoryview]:
         tensors = self.state_dict | {lora_weights.PREFIX + key: value for key, value in self.adapter_state.items()}
-        listed = {entry.name for entry in headers.entries_of(self.meta.get("tensors"), "this checkpoint")}
+        listed = {entry.name for entry in entries_of(self.meta.get("tensors"), "this checkpoint")}
         if odd := sorted(listed ^ tensors.keys()):
             raise CheckpointError(
                 f"the weights are not those that meta lists: {', '.join(odd[:5])}; use from_module anew",

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dinoneck.backbones import lora
 from dinoneck.backbones.backbone import Backbone
-from dinoneck.checkpoint.header import TensorEntry
+from dinoneck.checkpoint.schema import TensorEntry
 from dinoneck.checkpoint.pairing import check_records
 from dinoneck.errors import BackboneError, CheckpointError, ConfigError
 

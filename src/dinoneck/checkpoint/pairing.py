@@ -8,7 +8,7 @@ from typing import Any
 from dinoneck.backbones import weight_hashes
 from dinoneck.backbones.known import architecture_of
 from dinoneck.backbones.probe import differs
-from dinoneck.checkpoint.records import told_weights
+from dinoneck.checkpoint.schema import describe_weights
 from dinoneck.errors import CheckpointError, ConfigError
 from dinoneck.grid import PatchSize, patch_pair
 from dinoneck.layers.origin import Origin
@@ -25,6 +25,21 @@ _MUST_AGREE = {
 
 _SAME_CHANNEL = 1e-3
 NAMED = ("seeded", "hub")
+
+
+def need(record: Mapping[str, Any], key: str) -> Any:
+    """Return an entry of a backbone record.
+
+    Raises:
+        CheckpointError: if it is missing.
+    """
+    if record.get(key) is None:
+        raise CheckpointError(
+            f"the backbone record of this head does not state {key!r} (it holds {sorted(record)}); load the "
+            "backbone yourself and pass backbone=",
+            step="pairing",
+        )
+    return record[key]
 
 
 def check_records(
@@ -215,4 +230,4 @@ def _lora_differs(trained: Mapping[str, Any], given: Mapping[str, Any]) -> list[
 
 
 def _spell(record: Mapping[str, Any]) -> str:
-    return f"{told_weights(record.get('weights'))}, sha256 {str(record.get('weights_sha256'))[:12]}"
+    return f"{describe_weights(record.get('weights'))}, sha256 {str(record.get('weights_sha256'))[:12]}"

@@ -19,10 +19,11 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from dinoneck import registry
-from dinoneck.checkpoint import header as headers
-from dinoneck.checkpoint import lora_weights, migrations
-from dinoneck.checkpoint.header import Header, TensorEntry
-from dinoneck.checkpoint.state import FILE_DTYPES, TORCH_DTYPES, check_byte_order, chunks_of, listing_of
+from dinoneck.checkpoint import file as files
+from dinoneck.checkpoint import lora_weights, migrate
+from dinoneck.checkpoint.file import Header
+from dinoneck.checkpoint.schema import TensorEntry, entries_of
+from dinoneck.checkpoint.tensors import FILE_DTYPES, TORCH_DTYPES, check_byte_order, chunks_of, listing_of
 from dinoneck.configured import encode
 from dinoneck.data.photos import Preprocessing
 from dinoneck.errors import CheckpointError, ConfigError, RegistryError, some_of
@@ -71,17 +72,17 @@ def read_file(path: str | os.PathLike[str]) -> tuple[Header, dict[str, Tensor]]:
 
 def read_head(path: str | os.PathLike[str]) -> tuple[Header, dict[str, Tensor], nn.Module]:
     """Do as :func:`read_file`, and give the module that the file was checked against, on the meta device."""
-    headers.check_path(path)
+    files.check_path(path)
     check_byte_order("file")
     name = os.fspath(path)
-    with torch.inference_mode(False), headers.open_regular(path) as file:  # what is read can be trained
+    with torch.inference_mode(False), files.open_regular(path) as file:  # what is read can be trained
         try:
-            header = headers.parse(file, os.fstat(file.fileno()).st_size, str(name))
-            migrations.check_versions(header.meta, str(name))
-            present = migrations.is_present(header.meta)
+            header = files.parse(file, os.fstat(file.fileno()).st_size, str(name))
+            migrate.check_versions(header.meta, str(name))
+            present = migrate.is_present(header.meta)
             if present:
                 skeleton = check_meta(header.meta, header.tensors, str(name))
-            state = _tensors(headers.read_data(file, header, str(name), _memory), header)
+            state = _tensors(files.read_data(file, header, str(name), _memory), header)
         except OSError as error:
             if isinstance(error, CheckpointError):
                 raise
@@ -94,11 +95,11 @@ def read_head(path: str | os.PathLike[str]) -> tuple[Header, dict[str, Tensor], 
 
 def check_meta(meta: Mapping[str, Any], tensors: tuple[TensorEntry, ...], name: str) -> nn.Module:
     """Check registry, configuration and the list of tensors of a head; give what they describe, on the meta device."""
-    migrations.check_versions(meta, name)
-    if sorted(meta["versions"]) != migrations.types_in(meta["head_type"], meta["config"]):
+    migrate.check_versions(meta, name)
+    if sorted(meta["versions"]) != migrate.types_in(meta["head_type"], meta["config"]):
         raise CheckpointError(
             f"{name}: versions are told of {', '.join(sorted(meta['versions']))}; the configuration names "
-            f"{', '.join(migrations.types_in(meta['head_type'], meta['config']))}",
+            f"{', '.join(migrate.types_in(meta['head_type'], meta['config']))}",
             step="config",
         )
     with limited(sum(0 not in entry.shape for entry in tensors)):
@@ -180,15 +181,15 @@ def _migrated(header: Header, state: Mapping[str, Tensor], name: str) -> tuple[H
     adapter = {key: value for key, value in state.items() if key.startswith(lora_weights.PREFIX)}
     own = {key: value for key, value in state.items() if key not in adapter}
     try:
-        meta, new = migrations.to_present(header.meta, own, name)
+        meta, new = migrate.to_present(header.meta, own, name)
     except RegistryError as error:  # of a part: a member, a neck
         raise CheckpointError(f"{name}: {error}", step="registry") from None
     new |= adapter
     meta["tensors"] = listing_of(new)
-    entries = headers.entries_of(meta["tensors"], name)
+    entries = entries_of(meta["tensors"], name)
     skeleton = check_meta(meta, entries, name)
-    meta["digest"] = headers.digest(meta, chunks_of(meta, new))
-    return Header(meta, entries, len(headers.build(meta)), header.file_digest), new, skeleton
+    meta["digest"] = files.digest(meta, chunks_of(meta, new))
+    return Header(meta, entries, len(files.build(meta)), header.file_digest), new, skeleton
 
 
 def _memory(size: int) -> memoryview:

@@ -10,9 +10,9 @@ from torch import nn
 
 from dinoneck import registry
 from dinoneck.backbones.backbone import Backbone
-from dinoneck.checkpoint import header as headers
-from dinoneck.checkpoint.migrations import versions_of
-from dinoneck.checkpoint.records import VIEWS
+from dinoneck.checkpoint.file import canonical, strict_json
+from dinoneck.checkpoint.migrate import versions_of
+from dinoneck.checkpoint.schema import VIEWS
 from dinoneck.configured import encode, normal
 from dinoneck.data.photos import Preprocessing
 from dinoneck.errors import CheckpointError, ConfigError, RegistryError, did_you_mean
@@ -100,7 +100,7 @@ def plain(record: Mapping[str, Any] | None, where: str) -> dict[str, Any] | None
         if not isinstance(record, Mapping):
             raise TypeError(f"expected a dict, got {type(record).__name__}")
         copied = normal(Any, dict(record), where)
-        return cast("dict[str, Any]", headers.strict_json(headers.canonical(copied), where, where))
+        return cast("dict[str, Any]", strict_json(canonical(copied), where, where))
     except (CheckpointError, TypeError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{where} is no plain JSON-able record: {error}", step="write") from None
 

@@ -27,7 +27,7 @@ from dinoneck import (
 )
 from dinoneck.checkpoint import EnsembleFolder
 from dinoneck.checkpoint.header import head_files
-from dinoneck.checkpoint.records import check_backbone_record, check_entries
+from dinoneck.checkpoint.schema import check_backbone_record, check_header
 from dinoneck.cli.main import main
 from dinoneck.errors import BackboneError
 
@@ -45,18 +45,18 @@ def head() -> PatchMeanHead:
 @pytest.mark.parametrize(
     ("key", "value", "expected"),
     [
-        ("layers", None, "layers is null; expected a list of block indices"),
-        ("layers", [], "layers.*at least one"),
+        ("layers", None, "layers is null; expected a value"),
+        ("layers", [], "layers is .* of length >= 1"),
         ("layers", [6], "layers.*block indices below the depth 6"),
-        ("norm", None, "norm is null; expected true or false"),
-        ("patch_size", [0, 16], "patch_size.*1 or more"),
-        ("embed_dim", 0, "embed_dim.*1 or more"),
-        ("mean", [1.48, 0.4, 0.4], "mean.*three numbers from 0 to 1"),
-        ("mean", [-0.49, 0.4, 0.4], "mean.*three numbers from 0 to 1"),
-        ("std", [1e308] * 3, "std.*above 0, at most 1"),
-        ("std", [0.2, 0.0, 0.2], "std.*above 0, at most 1"),
-        ("probe", [], "probe.*at least one"),
-        ("probe", [1e308] * 8, "probe.*within ±10000"),
+        ("norm", None, "norm is null; expected a value"),
+        ("patch_size", [0, 16], r"patch_size\[0\] is 0: expected `int` >= 1"),
+        ("embed_dim", 0, "embed_dim is 0: expected `int` >= 1"),
+        ("mean", [1.48, 0.4, 0.4], "mean.*1.48: expected `float` <= 1"),
+        ("mean", [-0.49, 0.4, 0.4], "mean.*-0.49: expected `float` >= 0"),
+        ("std", [1e308] * 3, "std.*expected `float` <= 1"),
+        ("std", [0.2, 0.0, 0.2], "std.*expected `float` > 0"),
+        ("probe", [], "probe is .* of length >= 1"),
+        ("probe", [1e308] * 8, "probe.*expected `float` <= 10000"),
         ("probe", [0.1] * 7, "probe has 7 numbers; expected 8 for each of 1 layers"),
     ],
 )
@@ -85,7 +85,7 @@ def test_normalisation_of_the_inputs_is_plausible_too() -> None:
         odd = copy.deepcopy(meta)
         odd["inputs"][key] = value
         with pytest.raises(CheckpointError, match=rf"inputs\.{key}.*Save the head again"):
-            check_entries(odd, "h")
+            check_header(odd, "h")
 
 
 def test_records_of_converted_features_may_leave_layers_open(tmp_path: Path) -> None:

@@ -83,15 +83,15 @@ def test_sides_that_no_empty_tensor_can_have(shape: list[int], tmp_path: Path) -
 @pytest.mark.parametrize(
     ("place", "value", "message"),
     [
-        (("tasks", 0, "labels"), 5, r"tasks\[0\].labels is '5'; expected a list of plain texts"),
+        (("tasks", 0, "labels"), 5, r"tasks\[0\].labels is 5: expected `array"),
         (("tasks", 0, "labels"), ["\x1b[2J"], "labels"),
-        (("inputs", "size"), 5, "inputs.size is '5'; expected"),
+        (("inputs", "size"), 5, "inputs.size is 5: expected `array"),
         (("inputs", "size"), [65536, 65536], "at most 67108864"),
         (("inputs", "mean"), "x", "inputs.mean"),
         (("inputs", "std"), [1.0], "inputs.std"),
         (("inputs", "blur"), "\x1b[2J", "inputs.blur"),
         (("backbone", "weights"), {"kind": "merged", "base": {"repo": "\x1b[2J"}}, "backbone.weights.base.repo"),
-        (("backbone", "weights"), {"kind": "merged", "base": 5}, "backbone.weights.base is '5'"),
+        (("backbone", "weights"), {"kind": "merged", "base": 5}, "backbone.weights.base is 5: expected `object"),
     ],
 )
 def test_records_are_typed_before_anyone_shows_them(

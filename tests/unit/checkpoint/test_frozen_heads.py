@@ -156,9 +156,9 @@ def rewritten(file: Path, change: Any) -> bytes:
     ("change", "step", "message"),
     [
         (lambda meta: None, None, ""),
-        (lambda meta: meta.update(versions={}), "schema", "unknown keys ['versions']"),
-        (lambda meta: meta.update(schema=2), "schema", "lacks ['license', 'training', 'tta', 'versions']"),
-        (lambda meta: meta.pop("extra"), "schema", "lacks ['extra']"),
+        (lambda meta: meta.update(versions={}), "schema", "unknown field `versions`"),
+        (lambda meta: meta.update(schema=2), "schema", "missing required field"),
+        (lambda meta: meta.pop("extra"), "schema", "missing required field `extra`"),
         (lambda meta: meta.update(head_type="patch_maen"), "registry", "Did you mean 'patch_mean'?"),
         (lambda meta: meta["config"].update(embed_dim=9), "tensors", "needs (4, 9)"),
         (lambda meta: meta["config"].update(colour=9), "config", "no argument 'colour'"),

@@ -184,7 +184,7 @@ def test_what_cannot_be_saved_is_refused_before_a_byte_is_written(tmp_path: Path
         refused(PatchMeanMLP(4), "meta", "write")
     for meta in ({"note": float("nan")}, {"note": object()}, {"extra": {1: 2}}, {"note": "\ud800"}):
         refused(head_of(), "extra", "write", **meta)
-    refused(head_of(), "larger than 16384", "write", note="x" * 20000)
+    refused(head_of(), "larger than 16384", "schema", note="x" * 20000)
     refused(head_of(), "inputs", "config", preprocess={"size": 3})
     refused(head_of(), "backbone", "write", backbone="tiny")
     refused(head_of(), "std is None; expected three", "config", preprocess={**Preprocessing().record(), "std": None})

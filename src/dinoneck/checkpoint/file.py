@@ -1,0 +1,279 @@
+"""The bytes of a head file: how its header is spelled, read and compared, and the digest. Imports no torch.
+
+The file is a safetensors file: 8 bytes header length (little endian), a JSON header, the tensors' bytes. Its
+only metadata key, ``dinoneck``, holds canonical JSON (keys sorted, no spaces, UTF-8). The whole header is a
+function of that metadata, so any other spelling of the same header is refused: no byte of the file is free.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import stat
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from dinoneck.checkpoint.schema import TensorEntry, check_header, entries_of
+from dinoneck.errors import CheckpointError
+
+METADATA_KEY = "dinoneck"
+HEAD_FILES = "*.safetensors"
+LISTING, HEADS = "ensemble.json", "heads"  # of an ensemble's folder
+MAX_HEADER_BYTES = 1 << 20
+MAX_FILE_BYTES = 16 << 30
+MAX_DEPTH = 32
+_GZIP = b"\x1f\x8b"  # not a header's length: those written here are multiples of 8
+
+
+@dataclass(frozen=True)
+class Header:
+    """A checked header: the metadata, the tensors in file order, where their bytes begin, and the file's own digest."""
+
+    meta: dict[str, Any]
+    tensors: tuple[TensorEntry, ...]
+    data_start: int
+    file_digest: str
+
+    @property
+    def data_bytes(self) -> int:
+        """Size of all tensors together."""
+        return sum(entry.nbytes for entry in self.tensors)
+
+
+def canonical(value: Any) -> bytes:
+    """Return the one JSON spelling of a plain value: sorted keys, no spaces, UTF-8, finite numbers only."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode("utf-8")
+
+
+def build(meta: Mapping[str, Any]) -> bytes:
+    """Return the length and header bytes that belong to this metadata."""
+    header: dict[str, Any] = {"__metadata__": {METADATA_KEY: canonical(meta).decode("utf-8")}}
+    offset = 0
+    for entry in entries_of(meta["tensors"]):
+        header[entry.name] = {
+            "dtype": entry.dtype,
+            "shape": list(entry.shape),
+            "data_offsets": [offset, offset + entry.nbytes],
+        }
+        offset += entry.nbytes
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode("utf-8")
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def digest(meta: Mapping[str, Any], chunks: Iterable[bytes | memoryview]) -> str:
+    """Return SHA-256 over the canonical metadata without its digest, a zero byte, and the tensors' bytes."""
+    total = hashlib.sha256(canonical({key: value for key, value in meta.items() if key != "digest"}) + b"\0")
+    for chunk in chunks:
+        total.update(chunk)
+    return f"sha256:{total.hexdigest()}"
+
+
+def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+    """Open a head file for reading.
+
+    Raises:
+        CheckpointError: if it is missing, a folder, or no regular file.
+    """
+    check_path(path)
+    file = Path(path)
+    try:
+        _check_regular(file.stat(), file)  # before it is opened: that alone makes some devices do things
+        opened = open(file, "rb", opener=_without_waiting)  # noqa: SIM115
+        try:
+            _check_regular(os.fstat(opened.fileno()), file)  # it may have been exchanged since
+        except CheckpointError:
+            opened.close()
+            raise
+        return opened
+    except CheckpointError:
+        raise
+    except FileNotFoundError:
+        home = ": '~' is not expanded, pass Path(...).expanduser()" if str(file).startswith("~") else ""
+        raise CheckpointError(f"there is no head file {file}, nor a folder of that name{home}") from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{str(path)!r} cannot be opened: {error}") from error
+
+
+def _check_regular(found: os.stat_result, file: Path) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        kind = "a folder" if stat.S_ISDIR(found.st_mode) else "no regular file"
+        many = f". It holds an ensemble: EnsembleFolder.load reads it, its heads are in {file / HEADS}"
+        raise CheckpointError(
+            f"{file} is {kind}; expected a head file (.safetensors){many if is_file(file / LISTING) else ''}"
+        )
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Open; a pipe that nobody writes to is not waited for."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; ``Path.is_file`` raises where its folder is closed."""
+    return os.path.isfile(path)  # noqa: PTH113
+
+
+def check_path(path: object) -> None:
+    """Refuse what is not a path; an empty one too, which would mean the current folder.
+
+    Raises:
+        CheckpointError: naming what it is.
+    """
+    if not isinstance(path, str | os.PathLike) or not isinstance(os.fspath(path), str) or not os.fspath(path):
+        raise CheckpointError(f"the path of a head file is {path!r}; expected a string or a Path of text, not empty")
+
+
+def check_revision(revision: object) -> None:
+    """Refuse what is no revision of a repository.
+
+    Raises:
+        CheckpointError: naming what it is.
+    """
+    if revision is not None and not isinstance(revision, str):
+        raise CheckpointError(f"revision is {revision!r}; expected the name of a branch, tag or commit, or None")
+
+
+def head_files(path: str | os.PathLike[str]) -> list[Path]:
+    """Return the head files in a folder or an ensemble's, sorted; a path that is no folder stands for itself.
+
+    Raises:
+        CheckpointError: if the folder holds none, or the path is empty.
+    """
+    check_path(path)
+    if not os.path.isdir(path):  # noqa: PTH112 - Path raises where a folder is closed; who opens the file says so
+        return [Path(path)]
+    folder = Path(path, HEADS) if is_file(Path(path, LISTING)) else Path(path)
+    files = sorted(folder.glob(HEAD_FILES))
+    if not files:
+        raise CheckpointError(f"the folder {path} holds no head files ({HEAD_FILES})")
+    return files
+
+
+def read_header(path: str | os.PathLike[str]) -> Header:
+    """Read and check the header of a head file; the tensors' bytes are not read.
+
+    Raises:
+        CheckpointError: if the file is no sound head file; ``error.step`` says which check refused it.
+    """
+    with open_regular(path) as file:
+        return parse(file, os.fstat(file.fileno()).st_size, str(path))
+
+
+def read_content(path: str | os.PathLike[str]) -> tuple[Header, dict[str, bytearray | memoryview]]:
+    """Read the header of a head file and every tensor's bytes by name, checked by the digest; without torch.
+
+    Raises:
+        CheckpointError: as :func:`read_header`, or if the digest is another.
+    """
+    with open_regular(path) as file:
+        header = parse(file, os.fstat(file.fileno()).st_size, str(path))
+        buffers = read_data(file, header, str(path))
+    return header, {entry.name: buffer for entry, buffer in zip(header.tensors, buffers, strict=True)}
+
+
+def parse(file: BinaryIO, size: int, name: str) -> Header:
+    """Read and check the header at the beginning of an open file of ``size`` bytes."""
+    if size > MAX_FILE_BYTES:
+        raise CheckpointError(f"{name} has {size} bytes; a head file has at most {MAX_FILE_BYTES}")
+    if size < 8:
+        raise CheckpointError(f"{name} has {size} bytes: too few for a head file, it is cut short", step="header")
+    start = file.read(8)
+    length = int.from_bytes(start, "little")
+    if not 2 <= length <= min(MAX_HEADER_BYTES, size - 8) or start.startswith(_GZIP):
+        raise CheckpointError(
+            f"{name} is no head file, or damaged: its first 8 bytes announce a header of {length} bytes in a file of "
+            f"{size} (at most {MAX_HEADER_BYTES}).{_guess(start)}",
+            step="header",
+        )
+    raw = file.read(length)
+    meta = _metadata(raw, name)
+    check_header(meta, name)
+    entries = entries_of(meta["tensors"], name)
+    if build(meta) != start + raw:
+        raise CheckpointError(f"{name}: the header is not in its canonical form; it was edited or damaged", step="json")
+    header = Header(meta, entries, 8 + length, meta["digest"])
+    if size != header.data_start + header.data_bytes:
+        raise CheckpointError(
+            f"{name} has {size} bytes; its header announces {header.data_start + header.data_bytes}: it is cut "
+            "short or something was appended",
+            step="tensors",
+        )
+    return header
+
+
+def read_data(
+    file: BinaryIO, header: Header, name: str, allocate: Callable[[int], bytearray | memoryview] = bytearray
+) -> list[bytearray | memoryview]:
+    """Read the tensors' bytes that follow a header, one buffer of its own each, and compare the digest."""
+    buffers = []
+    for entry in header.tensors:
+        buffer = allocate(entry.nbytes)
+        if file.readinto(buffer) != entry.nbytes:  # type: ignore[attr-defined]
+            raise CheckpointError(f"{name} ended while {entry.name} was read", step="tensors")
+        buffers.append(buffer)
+    if digest(header.meta, [memoryview(buffer) for buffer in buffers]) != header.meta["digest"]:
+        raise CheckpointError(
+            f"{name}: the content does not match its digest; the file is damaged or was edited. Fetch it again",
+            step="digest",
+        )
+    return buffers
+
+
+def _metadata(raw: bytes, name: str) -> dict[str, Any]:
+    """The dinoneck metadata in a safetensors header."""
+    header = strict_json(raw, name, "header")
+    block = header.get("__metadata__") if isinstance(header, dict) else None
+    if not isinstance(block, dict) or set(block) != {METADATA_KEY} or not isinstance(block[METADATA_KEY], str):
+        raise CheckpointError(
+            f"{name} is not a dinoneck head: a safetensors file without the single metadata key {METADATA_KEY!r}. Build "
+            "the head, load these weights into it and save it with save_head",
+            step="json",
+        )
+    text = block[METADATA_KEY].encode("utf-8", "surrogatepass")
+    meta = strict_json(text, name, "metadata")
+    if not isinstance(meta, dict) or canonical(meta) != text:
+        raise CheckpointError(f"{name}: the metadata is not canonical JSON; it was edited or damaged", step="json")
+    return meta
+
+
+def strict_json(raw: bytes, name: str, what: str) -> Any:
+    """Decode JSON whose values have a canonical spelling: UTF-8, finite numbers, no lone surrogates, limited depth.
+
+    Whether ``raw`` is that spelling is for the caller to compare: keys that repeat are found by it.
+
+    Raises:
+        CheckpointError: of step json.
+    """
+    try:
+        value = json.loads(raw.decode("utf-8"))
+        _check_depth(value, MAX_DEPTH)
+        canonical(value)
+    except (ValueError, RecursionError) as error:  # UnicodeError and JSONDecodeError are ValueErrors
+        raise CheckpointError(f"{name}: the {what} is not valid JSON ({error}).{_guess(raw)}", step="json") from None
+    return value
+
+
+def _check_depth(value: Any, depth: int) -> None:
+    if isinstance(value, dict | list):
+        if not depth:
+            raise ValueError(f"nested deeper than {MAX_DEPTH}")
+        for item in value.values() if isinstance(value, dict) else value:
+            _check_depth(item, depth - 1)
+
+
+def _guess(start: bytes) -> str:
+    """Name the usual things that are mistaken for a head file."""
+    code = "which may run code; an older head is brought over by dinoneck import-legacy"
+    known = (
+        (b"version ", "a Git LFS pointer: fetch the real file with 'git lfs pull'"),
+        (b"<", "a web page saved in place of the file"),
+        (b"PK", f"a zip or torch.save file, {code}"),
+        (b"\x80", f"a pickle, {code}"),
+        (_GZIP, "a gzip file: unpack it first"),
+    )
+    shown = start.removeprefix(b"\xef\xbb\xbf").lstrip()
+    return next((f" It looks like {what}" for mark, what in known if shown.startswith(mark)), "")

@@ -1,0 +1,363 @@
+"""The header of a head file as msgspec structs: every entry, its type and its limits. Imports no torch.
+
+The structs only check: a header is used as the plain JSON object that was read, and its canonical bytes are compared
+before it is converted. A record may lack an entry (a user may pass a record of their own), but an entry that is there
+has the right type.
+
+Pairs are lists of two: msgspec 0.22 crashes on a fixed-length tuple in a union with a constrained type.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from dinoneck.errors import CheckpointError
+
+FORMAT = "dinoneck.head"
+SCHEMA = 2
+MAX_TEXT_BYTES = 16 << 10  # of the records `training` and `extra`
+MAX_AREA_PX = 1 << 26  # of an image that a file asks for
+VIEWS = ("none", "flip4", "d6")
+"""The sets of views known here; a file may name one of a later version."""
+DIGEST = re.compile(r"sha256:[0-9a-f]{64}", re.ASCII)
+DTYPE_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "U8": 1, "BOOL": 1}
+UNSIGNED = "sha256:" + "0" * 64  # of a header whose digest is not computed yet
+_PROBE_PER_LAYER = 8  # numbers of dinoneck.backbones.probe; each is at most the root of a sequence's values
+_MAY_BE_NULL = ("adapter", "fingerprint", "license", "weights_sha256")
+_HINTS = {
+    ".license": ", an SPDX identifier such as MIT",
+    ".training": "; its entries are seed, folds, fold, epochs, data and metrics, others belong under extra",
+    ".tta.ops": ", the name of a set of views",
+}
+_AGAIN = ". Save the head again with the backbone= and preprocess= of its training"
+
+Positive = Annotated[int, Meta(ge=1)]
+Count = Annotated[int, Meta(ge=0)]
+Pair = Annotated[list[Positive], Meta(min_length=2, max_length=2)]
+Means = Annotated[list[Annotated[float, Meta(ge=0, le=1)]], Meta(min_length=3, max_length=3)]
+Deviations = Annotated[list[Annotated[float, Meta(gt=0, le=1)]], Meta(min_length=3, max_length=3)]
+ShortText = Annotated[str, Meta(max_length=200)]
+TypeName = Annotated[str, Meta(pattern=r"^([a-z0-9][a-z0-9_]{0,63}\.)?[a-z][a-z0-9_]{0,63}\Z")]
+ViewName = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,63}\Z")]
+License = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9 .+:()_\-]*\Z", max_length=200)]
+
+
+class Adapter(Struct, forbid_unknown_fields=True):
+    """LoRA weights that travel in the file."""
+
+    kind: Literal["lora"]
+    rank: int
+    alpha: Annotated[float, Meta(gt=0, le=1e6)]
+    targets: Literal["attention", "all"]
+    blocks: int
+    sha256: str
+
+
+class Weights(Struct):
+    """Where the weights of a backbone come from; ``base`` is what they were before they were changed."""
+
+    kind: str | None = None
+    repo: str | None = None
+    revision: str | None = None
+    scheme: str | None = None
+    seed: int | None = None
+    base: Weights | None = None
+
+
+class BackboneRecord(Struct):
+    """The backbone that a head was trained on; entries of one's own are kept."""
+
+    name: str | None = None
+    family: str | None = None
+    source: str | None = None
+    pos_embed: str | None = None
+    dtype: str | None = None
+    license: str | None = None
+    weights_sha256: str | None = None
+    fingerprint: str | None = None
+    embed_dim: Positive | None = None
+    depth: Positive | None = None
+    num_cls: Count | None = None
+    num_registers: Count | None = None
+    patch_size: Positive | Pair | None = None
+    layers: Annotated[list[Count], Meta(min_length=1)] | None = None
+    norm: bool | None = None
+    weights: Weights | None = None
+    adapter: Adapter | None = None
+    probe: Annotated[list[Annotated[float, Meta(ge=-1e4, le=1e4)]], Meta(min_length=1)] | None = None
+    mean: Means | None = None
+    std: Deviations | None = None
+
+
+class Blur(Struct, forbid_unknown_fields=True):
+    """A Gaussian blur of images."""
+
+    kernel: int
+    sigma: float
+
+
+class Inputs(Struct):
+    """How images are prepared, see :class:`dinoneck.data.Preprocessing`."""
+
+    size: Pair | None = None
+    patch_size: Positive | Pair | None = None
+    blur: Blur | None = None
+    fit: str | None = None
+    policy: str | None = None
+    interpolation: str | None = None
+    mean: Means | None = None
+    std: Deviations | None = None
+
+
+class TaskRecord(Struct):
+    """What is predicted; the rest of a task is compared with the configuration."""
+
+    name: str | None = None
+    kind: str | None = None
+    unit: str | None = None
+    from_cells: str | None = None
+    parts_of: dict[str, Any] | None = None
+    dim: int | None = None
+    labels: list[str] | None = None
+    transform: dict[str, Any] | None = None
+    minimum: float | None = None
+
+
+class Spread(Struct, forbid_unknown_fields=True):
+    """A metric over several folds."""
+
+    mean: float
+    sd: float
+
+
+class Data(Struct, forbid_unknown_fields=True):
+    """The data of a training."""
+
+    name: str | None = None
+    revision: str | None = None
+
+
+class Training(Struct, forbid_unknown_fields=True):
+    """Facts of a training."""
+
+    seed: Count | None = None
+    folds: Count | None = None
+    fold: Count | None = None
+    epochs: Count | None = None
+    data: Data | None = None
+    metrics: dict[Annotated[str, Meta(min_length=1)], float | Spread] | None = None
+
+
+class Views(Struct, forbid_unknown_fields=True):
+    """The views that predictions are averaged over."""
+
+    ops: ViewName
+    reduce: Literal["mean"]
+
+
+class TensorEntry(Struct, array_like=True, forbid_unknown_fields=True, frozen=True):
+    """Name, safetensors dtype and shape of one stored tensor."""
+
+    name: Annotated[str, Meta(min_length=1)]
+    dtype: Literal["F64", "F32", "F16", "BF16", "I64", "I32", "U8", "BOOL"]
+    shape: Annotated[tuple[Annotated[int, Meta(ge=0, lt=1 << 48)], ...], Meta(max_length=8)]
+
+    @property
+    def nbytes(self) -> int:
+        """Size in the file."""
+        return DTYPE_BYTES[self.dtype] * math.prod(self.shape)
+
+
+class FirstHeadFile(Struct, forbid_unknown_fields=True, kw_only=True):
+    """The header in schema 1; null, or empty, where unknown. The tensors are checked by :func:`entries_of`."""
+
+    format: Literal["dinoneck.head"]
+    schema: Literal[1, 2]
+    created_by: dict[str, ShortText]
+    head_type: TypeName
+    config: dict[str, Any]
+    tensors: Any
+    digest: Annotated[str, Meta(pattern=rf"^{DIGEST.pattern}\Z")]
+    backbone: BackboneRecord | None
+    inputs: Inputs | None
+    tasks: list[TaskRecord]
+    extra: dict[str, Any]
+
+
+class HeadFile(FirstHeadFile):
+    """The header in schema 2."""
+
+    versions: dict[TypeName, Annotated[int, Meta(ge=1, le=1 << 16)]]
+    training: Training | None
+    license: License | None
+    tta: Views | None
+
+
+_SHOWN_TO_USERS = ("created_by", "backbone", "inputs", "training", "tta")
+_SHOWN_OF_TASKS = ("name", "kind", "unit", "from_cells", "labels")
+
+
+def check_header(meta: Mapping[str, Any], name: str) -> None:
+    """Check the header of a file of this schema or an older one.
+
+    Raises:
+        CheckpointError: naming the entry, its value, what was expected and the remedy.
+    """
+    if meta.get("format") != FORMAT:
+        raise CheckpointError(f"{name}: format is {_shown(meta.get('format'))}, expected {FORMAT!r}", step="schema")
+    schema = meta.get("schema")
+    if type(schema) is int and schema > SCHEMA:
+        made = meta.get("created_by")
+        version = str(made.get("dinoneck", "unknown"))[:40] if isinstance(made, Mapping) else "unknown"
+        raise CheckpointError(
+            f"{name} was written with schema {schema}; this dinoneck reads up to {SCHEMA}. Its dinoneck version is "
+            f"{version}: install that version or a later one",
+            step="schema",
+        )
+    converted(meta, FirstHeadFile if schema == 1 else HeadFile, name)
+    if meta["backbone"] is not None:
+        check_backbone_record(meta["backbone"], f"{name}: backbone")
+    size = (meta["inputs"] or {}).get("size")
+    if size is not None and math.prod(size) > MAX_AREA_PX:
+        raise CheckpointError(
+            f"{name}: inputs.size is {size}; expected [height, width] with a product of at most {MAX_AREA_PX}{_AGAIN}",
+            step="schema",
+        )
+    shown = {key: meta.get(key) for key in _SHOWN_TO_USERS}
+    shown["tasks"] = [{key: task.get(key) for key in _SHOWN_OF_TASKS} for task in meta["tasks"]]
+    for where, text in _texts(shown):
+        if not text.isprintable():
+            raise CheckpointError(f"{name}: {where} is {_shown(text)}; expected printable text", step="schema")
+    for key in ("training", "extra"):
+        content = json.dumps(meta.get(key), ensure_ascii=False).encode("utf-8", "surrogatepass")
+        if len(content) > MAX_TEXT_BYTES:
+            raise CheckpointError(f"{name}: {key} is larger than {MAX_TEXT_BYTES} bytes", step="schema")
+
+
+def check_backbone_record(record: Any, name: str) -> None:
+    """Check the record of a backbone.
+
+    A record that states its weights, or their SHA-256, was written by a backbone, so what a backbone always knows is
+    not null, and layers and norm are there. Converted features, whose record states neither, may leave them open.
+
+    Raises:
+        CheckpointError: naming the entry that has another type or value than expected, and the remedy.
+    """
+    converted(record, BackboneRecord, name, _AGAIN)
+    known = BackboneRecord.__struct_fields__
+    asked = record.keys() | {"layers", "norm"}
+    null = [key for key in known if key in asked and record.get(key) is None and key not in _MAY_BE_NULL]
+    if null and (record.get("weights") is not None or record.get("weights_sha256") is not None):
+        state = "null" if null[0] in record else "missing"
+        raise CheckpointError(f"{name}.{null[0]} is {state}; expected a value, as a backbone states it{_AGAIN}",
+                              step="schema")  # fmt: skip
+    layers, depth, probe = record.get("layers"), record.get("depth"), record.get("probe")
+    if layers is not None and depth is not None and max(layers) >= depth:
+        raise CheckpointError(
+            f"{name}.layers is {_shown(layers)}; expected block indices below the depth {depth}{_AGAIN}", step="schema"
+        )
+    if layers is not None and probe is not None and len(probe) != _PROBE_PER_LAYER * len(layers):
+        raise CheckpointError(
+            f"{name}.probe has {len(probe)} numbers; expected {_PROBE_PER_LAYER} for each of {len(layers)} layers"
+            f"{_AGAIN}",
+            step="schema",
+        )
+
+
+def entries_of(listing: Any, name: str = "metadata") -> tuple[TensorEntry, ...]:
+    """Check the list of tensors in a header: ``[name, dtype, shape]`` each, sorted by name, none twice.
+
+    Raises:
+        CheckpointError: naming the first entry that is wrong.
+    """
+    try:
+        entries = tuple(msgspec.convert(listing, list[TensorEntry]))
+    except msgspec.ValidationError as error:
+        raise CheckpointError(f"{name}: tensors{_place(error)}: {_reason(error)}", step="tensors") from None
+    for entry in entries:
+        if math.prod(side for side in entry.shape if side) * DTYPE_BYTES[entry.dtype] >= 1 << 63:
+            raise CheckpointError(
+                f"{name}: {entry.name[:80]!r} has shape {entry.shape}; expected fewer than 2^63 bytes over the sides "
+                "that are not 0",
+                step="tensors",
+            )
+    names = [entry.name for entry in entries]
+    if names != sorted({*names} - {"__metadata__"}):
+        raise CheckpointError(f"{name}: the tensors are not in order, or one is listed twice", step="tensors")
+    return entries
+
+
+def converted(value: Any, kind: Any, name: str, remedy: str = "") -> Any:
+    """Return ``value`` as ``kind``, a struct.
+
+    Raises:
+        CheckpointError: with the place, the value, what was expected and ``remedy``.
+    """
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        place = _place(error)
+        found = _at(value, place)
+        shown = "" if found is None or isinstance(found[0], Mapping) else f" is {_shown(found[0])}"
+        where = f"{name}{place}" if kind is BackboneRecord else f"{name}: {place.removeprefix('.') or 'the header'}"
+        remedy = _AGAIN if place.startswith((".backbone", ".inputs")) else _HINTS.get(place, remedy)
+        step = "digest" if place == ".digest" else "schema"
+        raise CheckpointError(f"{where}{shown}: {_reason(error)}{remedy}", step=step) from None
+
+
+def describe_weights(origin: Any) -> str:
+    """Return where a backbone's weights come from, in words."""
+    weights = origin if isinstance(origin, Mapping) else {}
+    kind = weights.get("kind")
+    if kind == "seeded":
+        return f"seeded random weights (seed {weights.get('seed')})"
+    if kind == "hub":
+        return f"the published weights of {weights.get('repo')} at {weights.get('revision')}"
+    if kind in ("modified", "merged"):
+        changed = "changed by training" if kind == "modified" else "with LoRA merged in"
+        return f"{describe_weights(weights.get('base'))}, {changed}"
+    return "weights from a file or an object"
+
+
+def _place(error: msgspec.ValidationError) -> str:
+    """The path at the end of a message of msgspec, such as ``.backbone.layers[0]``; empty for the value itself."""
+    return "".join(re.findall(r" - at `(?:key in )?\$?([^`]*)`\Z", str(error)))
+
+
+def _reason(error: msgspec.ValidationError) -> str:
+    text = str(error).partition(" - at `")[0]
+    return text[:1].lower() + text[1:]
+
+
+def _at(value: Any, place: str) -> tuple[Any] | None:
+    """The value at a path; None where the path is not a plain one (the keys of a mapping are not named)."""
+    try:
+        for part in re.findall(r"[^.\[\]]+", place):
+            value = value[int(part)] if isinstance(value, list) else value[part]
+    except (LookupError, TypeError, ValueError):
+        return None
+    return (value,)
+
+
+def _shown(value: Any) -> str:
+    return (repr(value) if isinstance(value, str) else json.dumps(value))[:80]
+
+
+def _texts(value: Any, where: str = "") -> Iterator[tuple[str, str]]:
+    """Every text in a plain value, keys of mappings among them, with its place."""
+    if isinstance(value, str):
+        yield where, value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield where, key
+            yield from _texts(item, f"{where}.{key}" if where else key)
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _texts(item, f"{where}[{index}]")
