@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import stat
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ LISTING, HEADS = "ensemble.json", "heads"  # of an ensemble's folder
 MAX_HEADER_BYTES = 1 << 20
 MAX_FILE_BYTES = 16 << 30
 MAX_DEPTH = 32
+_STRING = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)  # possessive: linear time, also without its end
 _GZIP = b"\x1f\x8b"  # not a header's length: those written here are multiples of 8
 
 
@@ -76,39 +78,35 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
     """Open a head file for reading.
 
     Raises:
-        CheckpointError: if it is missing, a folder, or no regular file.
+        CheckpointError: if it is missing, a folder, or not a regular file.
     """
     check_path(path)
-    file = Path(path)
     try:
-        _check_regular(file.stat(), file)  # before it is opened: that alone makes some devices do things
-        opened = open(file, "rb", opener=_without_waiting)  # noqa: SIM115
+        _check_regular(os.stat(path), path)  # noqa: PTH116 - before it is opened: some devices act on that
+        opened = open(path, "rb", opener=_without_waiting)  # noqa: SIM115, PTH123
         try:
-            _check_regular(os.fstat(opened.fileno()), file)  # it may have been exchanged since
+            _check_regular(os.fstat(opened.fileno()), path)  # it may have been replaced since
         except CheckpointError:
             opened.close()
             raise
-        return opened
+    except FileNotFoundError:
+        home = ": '~' is not expanded, pass Path(...).expanduser()" if str(path).startswith("~") else ""
+        raise CheckpointError(f"there is no head file {path}, nor a folder of that name{home}") from None
     except CheckpointError:
         raise
-    except FileNotFoundError:
-        home = ": '~' is not expanded, pass Path(...).expanduser()" if str(file).startswith("~") else ""
-        raise CheckpointError(f"there is no head file {file}, nor a folder of that name{home}") from None
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{str(path)!r} cannot be opened: {error}") from error
+    return opened
 
 
-def _check_regular(found: os.stat_result, file: Path) -> None:
-    if not stat.S_ISREG(found.st_mode):
-        kind = "a folder" if stat.S_ISDIR(found.st_mode) else "no regular file"
-        many = f". It holds an ensemble: EnsembleFolder.load reads it, its heads are in {file / HEADS}"
-        raise CheckpointError(
-            f"{file} is {kind}; expected a head file (.safetensors){many if is_file(file / LISTING) else ''}"
-        )
+def _check_regular(status: os.stat_result, path: str | os.PathLike[str]) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
+        raise CheckpointError(f"{os.fspath(path)} is {kind}; expected a head file (.safetensors)")
 
 
 def _without_waiting(path: str, flags: int) -> int:
-    """Open; a pipe that nobody writes to is not waited for."""
+    """Open without waiting for a writer of a pipe."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
@@ -118,33 +116,25 @@ def is_file(path: Path) -> bool:
 
 
 def check_path(path: object) -> None:
-    """Refuse what is not a path; an empty one too, which would mean the current folder.
-
-    Raises:
-        CheckpointError: naming what it is.
-    """
+    """Raise a CheckpointError for what is not a path, and for an empty one, which would mean the current folder."""
     if not isinstance(path, str | os.PathLike) or not isinstance(os.fspath(path), str) or not os.fspath(path):
         raise CheckpointError(f"the path of a head file is {path!r}; expected a string or a Path of text, not empty")
 
 
 def check_revision(revision: object) -> None:
-    """Refuse what is no revision of a repository.
-
-    Raises:
-        CheckpointError: naming what it is.
-    """
+    """Raise a CheckpointError for a revision that is not text."""
     if revision is not None and not isinstance(revision, str):
         raise CheckpointError(f"revision is {revision!r}; expected the name of a branch, tag or commit, or None")
 
 
 def head_files(path: str | os.PathLike[str]) -> list[Path]:
-    """Return the head files in a folder or an ensemble's, sorted; a path that is no folder stands for itself.
+    """Return the head files in a folder, or in that of a 0.1 ensemble, sorted; a path that is a file stands for itself.
 
     Raises:
         CheckpointError: if the folder holds none, or the path is empty.
     """
     check_path(path)
-    if not os.path.isdir(path):  # noqa: PTH112 - Path raises where a folder is closed; who opens the file says so
+    if not os.path.isdir(path):  # noqa: PTH112 - Path raises where a folder is closed; opening the file reports that
         return [Path(path)]
     folder = Path(path, HEADS) if is_file(Path(path, LISTING)) else Path(path)
     files = sorted(folder.glob(HEAD_FILES))
@@ -157,7 +147,7 @@ def read_header(path: str | os.PathLike[str]) -> Header:
     """Read and check the header of a head file; the tensors' bytes are not read.
 
     Raises:
-        CheckpointError: if the file is no sound head file; ``error.step`` says which check refused it.
+        CheckpointError: if the file is not a valid head file; ``error.step`` names the check that refused it.
     """
     with open_regular(path) as file:
         return parse(file, os.fstat(file.fileno()).st_size, str(path))
@@ -185,7 +175,7 @@ def parse(file: BinaryIO, size: int, name: str) -> Header:
     length = int.from_bytes(start, "little")
     if not 2 <= length <= min(MAX_HEADER_BYTES, size - 8) or start.startswith(_GZIP):
         raise CheckpointError(
-            f"{name} is no head file, or damaged: its first 8 bytes announce a header of {length} bytes in a file of "
+            f"{name} is not a head file, or is damaged: its first 8 bytes announce a header of {length} bytes in a file of "
             f"{size} (at most {MAX_HEADER_BYTES}).{_guess(start)}",
             step="header",
         )
@@ -249,20 +239,22 @@ def strict_json(raw: bytes, name: str, what: str) -> Any:
         CheckpointError: of step json.
     """
     try:
-        value = json.loads(raw.decode("utf-8"))
-        _check_depth(value, MAX_DEPTH)
+        text = raw.decode("utf-8")
+        _check_depth(text)
+        value = json.loads(text)
         canonical(value)
     except (ValueError, RecursionError) as error:  # UnicodeError and JSONDecodeError are ValueErrors
         raise CheckpointError(f"{name}: the {what} is not valid JSON ({error}).{_guess(raw)}", step="json") from None
     return value
 
 
-def _check_depth(value: Any, depth: int) -> None:
-    if isinstance(value, dict | list):
-        if not depth:
+def _check_depth(text: str) -> None:
+    """Count brackets outside strings, before the recursive parser sees them."""
+    depth = 0
+    for bracket in re.findall(r"[\[{\]}]", _STRING.sub("", text)):
+        depth += 1 if bracket in "[{" else -1
+        if depth > MAX_DEPTH:
             raise ValueError(f"nested deeper than {MAX_DEPTH}")
-        for item in value.values() if isinstance(value, dict) else value:
-            _check_depth(item, depth - 1)
 
 
 def _guess(start: bytes) -> str:

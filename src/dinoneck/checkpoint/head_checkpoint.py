@@ -120,7 +120,7 @@ class HeadCheckpoint:
         name = type(module).__name__
         backbone = plain_backbone(backbone)
         head_type, versions = named(module)
-        check_whole(module, versions, name)
+        check_whole(module, name)
         state = snapshot(module.state_dict(), name) | snapshot(lora_weights.weights_of(backbone), "the backbone")
         meta: dict[str, Any] = {
             "format": FORMAT,

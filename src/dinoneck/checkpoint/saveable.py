@@ -17,9 +17,6 @@ from dinoneck.configured import encode, normal
 from dinoneck.data.photos import Preprocessing
 from dinoneck.errors import CheckpointError, ConfigError, RegistryError, did_you_mean
 
-_SET_LATER = ("weights", "reduce")  # of an ensemble: plain attributes that its forward reads
-
-
 def named(module: nn.Module) -> tuple[str, dict[str, int]]:
     """The registered name of a module, and the versions of all classes in its configuration."""
     if not isinstance(module, nn.Module):
@@ -37,13 +34,8 @@ def named(module: nn.Module) -> tuple[str, dict[str, int]]:
     return head_type, versions_of(head_type, cast("Any", module).config)
 
 
-def check_whole(module: nn.Module, versions: Mapping[str, int], name: str) -> None:
+def check_whole(module: nn.Module, name: str) -> None:
     """Refuse state beyond the configuration and tensors, which a file would lose. Hooks are not part of a file.
-
-    Args:
-        module: to be saved.
-        versions: the registered classes it is made of.
-        name: of the module, for messages.
 
     Raises:
         CheckpointError: naming it.
@@ -55,22 +47,6 @@ def check_whole(module: nn.Module, versions: Mapping[str, int], name: str) -> No
                 "parameters, buffers or constructor arguments",
                 step="write",
             )
-    if "ensemble" not in versions:
-        return
-    kind = registry.resolve("ensemble")
-    for where, part in module.named_modules():
-        if not isinstance(part, kind):
-            continue
-        config: dict[str, Any] = cast("Any", part).config
-        for key in _SET_LATER:
-            found = encode(getattr(part, key, config.get(key)))
-            found = found.tolist() if hasattr(found, "tolist") else found
-            if key in config and found != config[key]:
-                raise CheckpointError(
-                    f"{name}: {key} of {where or 'the ensemble'} was changed from {config[key]!r} to {found!r} after "
-                    f"it was made, which a file would lose; make it anew: HeadEnsemble.from_heads(heads, {key}=...)",
-                    step="write",
-                )
 
 
 def probed(backbone: Backbone) -> dict[str, Any]:

@@ -65,7 +65,7 @@ class HeadEnsemble(Head):
         super().__init__()
         if not members:
             raise ConfigError("HeadEnsemble has no members")
-        self.weights, self.reduce = weights, reduce
+        self._weights, self._reduce = weights, reduce
         self.heads = nn.ModuleList(members)
         if (device, dtype) != (None, None):
             self.heads.to(device=device, dtype=dtype)
@@ -84,6 +84,16 @@ class HeadEnsemble(Head):
     def from_heads(cls, heads: Sequence[Head], weights: Sequence[float] | None = None, reduce: Reduce = "mean") -> Self:
         """Return ``HeadEnsemble(heads, weights, reduce)``."""
         return cls(heads, weights, reduce)
+
+    @property
+    def weights(self) -> Sequence[float] | None:
+        """The members' weights, as constructed."""
+        return self._weights
+
+    @property
+    def reduce(self) -> Reduce:
+        """How members with one task are combined, as constructed."""
+        return self._reduce
 
     def reset_parameters(self) -> None:
         """Re-initialise the weights of all members."""

@@ -39,7 +39,7 @@ def test_finite_values_whose_sum_is_not_pass(dtype: torch.dtype) -> None:
     check_finite({"count": torch.tensor([2**62, 2**62])}, "x")
 
 
-@pytest.mark.parametrize("part", ["[", '{"a":', '"', '\\"', "[]"])
+@pytest.mark.parametrize("part", ["[", '{"a":', '"', '\\"', '"\\', '"a', "[]"])
 def test_a_header_of_brackets_and_quotes_is_refused(part: str) -> None:
     with pytest.raises(CheckpointError, match="not valid JSON") as caught:
         files.strict_json((part * (files.MAX_HEADER_BYTES // len(part))).encode(), "h", "header")

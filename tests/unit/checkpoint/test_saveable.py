@@ -24,7 +24,7 @@ from dinoneck import (
     load_head,
 )
 from dinoneck.checkpoint import EnsembleFolder, Member
-from dinoneck.checkpoint.records import VIEWS
+from dinoneck.checkpoint.schema import VIEWS
 from dinoneck.inference import tta
 
 
@@ -62,18 +62,15 @@ def test_what_is_read_in_inference_mode_can_be_trained(tmp_path: Path) -> None:
         assert all(parameter.grad is not None for parameter in module.parameters())
 
 
-@pytest.mark.parametrize("changed", [("reduce", "median"), ("weights", (1.0, 3.0)), ("weights", np.ones(2))])
-def test_an_ensemble_that_was_changed_since(changed: tuple[str, Any]) -> None:
-    ensemble = an_ensemble()
-    setattr(ensemble, *changed)
-    with pytest.raises(CheckpointError, match=f"{changed[0]} of the ensemble was changed from") as caught:
-        HeadCheckpoint.from_module(ensemble)
-    assert caught.value.step == "write"
+@pytest.mark.parametrize(("name", "value"), [("reduce", "median"), ("weights", (1.0, 3.0))])
+def test_an_ensemble_cannot_differ_from_its_configuration(name: str, value: object) -> None:
+    with pytest.raises(AttributeError, match=name):
+        setattr(an_ensemble(), name, value)
 
 
-def test_an_ensemble_that_was_not() -> None:
-    for options in ({}, {"reduce": "median"}, {"weights": [1, 3]}):
-        assert HeadCheckpoint.from_module(an_ensemble(**options)).head_type == "ensemble"
+@pytest.mark.parametrize("options", [{}, {"reduce": "median"}, {"weights": [1, 3]}])
+def test_an_ensemble_is_saved(options: dict[str, Any]) -> None:
+    assert HeadCheckpoint.from_module(an_ensemble(**options)).head_type == "ensemble"
 
 
 class Remembering(torch.nn.Linear):
