@@ -40,8 +40,8 @@ def test_forged_facts_that_are_sound_are_read(head: HeadCheckpoint, tmp_path: Pa
     ("facts", "message"),
     [
         ({"training": {"sed": 1}}, "unknown field `sed`; its entries are seed"),
-        ({"training": {"metrics": {"R2": float("nan")}}}, "no plain JSON-able record"),
-        ({"training": {"metrics": {"R2": object()}}}, "no plain JSON-able record"),
+        ({"training": {"metrics": {"R2": float("nan")}}}, "not a plain record"),
+        ({"training": {"metrics": {"R2": object()}}}, "not a plain record"),
         ({"training": {"data": {"name": "x" * 20_000}}}, "larger than 16384"),
         ({"license": "© me"}, "license is '© me': .* an SPDX identifier"),
         ({"tta": "Flip 4"}, "tta.ops"),
@@ -75,7 +75,7 @@ def test_another_normalisation_does_not_pair(tiny: Backbone, tmp_path: Path) -> 
             lambda other=other: checkpoint.check_backbone(other, probe=True),
             lambda other=other: Predictor(path, other),
         ):
-            with pytest.raises(CheckpointError, match="normalisation: the head's backbone took photos with mean") as e:
+            with pytest.raises(CheckpointError, match="normalisation: the head's backbone took images with mean") as e:
                 call()
             assert e.value.step == "pairing"
     near = tiny.record() | {"mean": [value + 1e-4 for value in tiny.preprocess.mean]}

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from dinoneck.checkpoint.exporting import export_onnx as export_onnx
     from dinoneck.checkpoint.exporting import export_program as export_program
     from dinoneck.checkpoint.exporting import export_state_dict as export_state_dict
+    from dinoneck.checkpoint.file import read_header as read_header
     from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint as HeadCheckpoint
     from dinoneck.checkpoint.head_checkpoint import load_head as load_head
     from dinoneck.checkpoint.head_checkpoint import save_head as save_head
-    from dinoneck.checkpoint.file import read_header as read_header
     from dinoneck.checkpoint.hub import HubHead as HubHead
     from dinoneck.checkpoint.hub_pull import pull_from_hub as pull_from_hub
     from dinoneck.checkpoint.hub_push import Pushed as Pushed

@@ -83,7 +83,7 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
     check_path(path)
     try:
         _check_regular(os.stat(path), path)  # noqa: PTH116 - before it is opened: some devices act on that
-        opened = open(path, "rb", opener=_without_waiting)  # noqa: SIM115, PTH123
+        opened = open(path, "rb", opener=_without_waiting)  # noqa: SIM115
         try:
             _check_regular(os.fstat(opened.fileno()), path)  # it may have been replaced since
         except CheckpointError:
@@ -175,8 +175,8 @@ def parse(file: BinaryIO, size: int, name: str) -> Header:
     length = int.from_bytes(start, "little")
     if not 2 <= length <= min(MAX_HEADER_BYTES, size - 8) or start.startswith(_GZIP):
         raise CheckpointError(
-            f"{name} is not a head file, or is damaged: its first 8 bytes announce a header of {length} bytes in a file of "
-            f"{size} (at most {MAX_HEADER_BYTES}).{_guess(start)}",
+            f"{name} is not a head file, or is damaged: its first 8 bytes announce a header of {length} bytes in a "
+            f"file of {size} (at most {MAX_HEADER_BYTES}).{_guess(start)}",
             step="header",
         )
     raw = file.read(length)
@@ -219,8 +219,8 @@ def _metadata(raw: bytes, name: str) -> dict[str, Any]:
     block = header.get("__metadata__") if isinstance(header, dict) else None
     if not isinstance(block, dict) or set(block) != {METADATA_KEY} or not isinstance(block[METADATA_KEY], str):
         raise CheckpointError(
-            f"{name} is not a dinoneck head: a safetensors file without the single metadata key {METADATA_KEY!r}. Build "
-            "the head, load these weights into it and save it with save_head",
+            f"{name} is not a dinoneck head: a safetensors file without the single metadata key {METADATA_KEY!r}. "
+            "Build the head, load these weights into it and save it with save_head",
             step="json",
         )
     text = block[METADATA_KEY].encode("utf-8", "surrogatepass")

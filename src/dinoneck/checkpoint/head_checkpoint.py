@@ -1,4 +1,4 @@
-"""HeadCheckpoint: the trained part of a model in one small safe file that knows what it was made for."""
+"""HeadCheckpoint: the trained part of a model in one checked file, with the record of how it was made."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from dinoneck.version import __version__
 if TYPE_CHECKING:
     from dinoneck.checkpoint.hub_push import Pushed
 
-_TOLD = ("backbone", "preprocess", "training", "license", "tta")
+_RECORDS = ("backbone", "preprocess", "training", "license", "tta")
 
 
 class HeadCheckpoint:
@@ -43,7 +43,7 @@ class HeadCheckpoint:
         state_dict: the weights of the head, on the CPU.
         adapter_state: LoRA weights of its backbone that travel with it, by the backbone's names; usually none.
         revision: the commit a hub file came from; None for a local file.
-        file_digest: the digest that stands in the file; ``meta`` of an older file that was migrated has another.
+        file_digest: the digest in the file; ``meta`` of an older file that was migrated has another one.
 
     Examples:
         >>> import tempfile, pathlib
@@ -85,7 +85,7 @@ class HeadCheckpoint:
 
     @property
     def preprocess(self) -> Preprocessing | None:
-        """How photos were made into images; None when nobody said."""
+        """How images are prepared; None where it is not recorded."""
         record = self.meta["inputs"]
         return None if record is None else Preprocessing.from_record(record)
 
@@ -107,11 +107,11 @@ class HeadCheckpoint:
             module: a registered building block, neck or head.
             backbone: the backbone it was trained on, or its record. Given itself, its functional probe and its LoRA
                 weights go into the file too.
-            preprocess: how its photos were prepared, or the record.
+            preprocess: how its images were prepared, or the record.
             extra: anything else to keep, JSON-able, at most 16 KiB; never interpreted.
-            training: what is told of its making: ``seed``, ``folds``, ``fold``, ``epochs``, ``data`` (``name`` and
+            training: facts of its training: ``seed``, ``folds``, ``fold``, ``epochs``, ``data`` (``name`` and
                 ``revision``) and ``metrics`` (name -> a number, or ``{"mean": ..., "sd": ...}``); at most 16 KiB.
-            license: the head's own licence, an SPDX identifier for choice; the backbone's stands in its record.
+            license: the head's own licence, preferably an SPDX identifier; the backbone's is in its record.
             tta: the views its predictions are meant to be averaged over, ``"none"``, ``"flip4"`` or ``"d6"``.
 
         Raises:
@@ -158,9 +158,7 @@ class HeadCheckpoint:
         chunks = self._chunks()
         start = files.build(self.meta)
         if len(start) > files.MAX_HEADER_BYTES:
-            raise CheckpointError(
-                f"the header has {len(start)} bytes; at most {files.MAX_HEADER_BYTES}", step="write"
-            )
+            raise CheckpointError(f"the header has {len(start)} bytes; at most {files.MAX_HEADER_BYTES}", step="write")
         files.check_path(path)
         try:
             write_whole(path, [start, *chunks], check=_read_back)
@@ -254,9 +252,8 @@ class HeadCheckpoint:
 
         Args:
             backbone: the backbone, or its record.
-            probe: let what the backbone does decide in place of names and digests: it runs one small fixed image
-                and the result is compared with the file's. So the same weights in another library or dtype pass,
-                and others do not.
+            probe: run the backbone on one small fixed image and compare its outputs with the file's, in place of names
+                and digests. The same weights in another library or dtype pass, others do not.
 
         Raises:
             CheckpointError: naming what differs; also if the file has no backbone record, or ``probe`` is
@@ -265,7 +262,7 @@ class HeadCheckpoint:
         trained = self.meta["backbone"]
         if trained is None:
             raise CheckpointError(
-                "this head file does not say which backbone it was trained on; save it with backbone=",
+                "this head file does not name the backbone it was trained on; save it with backbone=",
                 step="pairing",
             )
         own = plain_backbone(backbone)
@@ -287,7 +284,7 @@ class HeadCheckpoint:
 
         Args:
             backbone: the base, with the same weights as in training and without LoRA.
-            trainable: let them learn on; else they are frozen.
+            trainable: train them further; else they are frozen.
 
         Raises:
             CheckpointError: if the file holds none, or the backbone is another one; it stays as it was.
@@ -300,7 +297,7 @@ class HeadCheckpoint:
     def _with(self, weights: Mapping[str, Tensor], check_backbone: bool) -> nn.Module:
         """The module in eval mode, which keeps these tensors."""
         module: Any = self._skeletons.pop() if self._skeletons else None
-        if module is None or module.config != self.meta["config"]:  # somebody may have changed it
+        if module is None or module.config != self.meta["config"]:  # meta may have been changed
             module = on_meta(registry.resolve(self.head_type), self.config, "this checkpoint")
         try:
             module.load_state_dict(weights, strict=True, assign=True)
@@ -315,7 +312,7 @@ class HeadCheckpoint:
         listed = {entry.name for entry in entries_of(self.meta.get("tensors"), "this checkpoint")}
         if odd := sorted(listed ^ tensors.keys()):
             raise CheckpointError(
-                f"the weights are not those that meta lists: {', '.join(odd[:5])}; use from_module anew",
+                f"the weights are not those that meta lists: {', '.join(odd[:5])}; build it again with from_module",
                 step="write",
             )
         return chunks_of(self.meta, tensors)
@@ -341,10 +338,10 @@ def save_head(path: str | os.PathLike[str], module: nn.Module, **meta: Any) -> N
     Raises:
         CheckpointError: as :meth:`HeadCheckpoint.from_module` and :meth:`HeadCheckpoint.save`.
 
-    A head saved without ``backbone=`` warns: nothing can notice then that it is used with another one.
+    A head saved without ``backbone=`` warns: its use with another backbone cannot be noticed.
     """
     warn_without_backbone(module, meta.get("backbone"), stacklevel=3)
-    known = {key: meta.pop(key) for key in _TOLD if key in meta}
+    known = {key: meta.pop(key) for key in _RECORDS if key in meta}
     extra = {**dict(meta.pop("extra", None) or {}), **meta}
     HeadCheckpoint.from_module(module, **known, extra=extra).save(path)
 

@@ -1,4 +1,4 @@
-"""LoRA weights that travel in a head file, beside the head's own, so that one file restores both.
+"""LoRA weights that travel in a head file, with the head's own, so that one file restores both.
 
 Their tensors are named ``adapter/<linear layer of the backbone>.lora_A`` and ``.lora_B``; what they belong to stands
 in the backbone record under ``adapter``.
@@ -13,8 +13,8 @@ from torch import Tensor
 
 from dinoneck.backbones import lora
 from dinoneck.backbones.backbone import Backbone
-from dinoneck.checkpoint.schema import TensorEntry
 from dinoneck.checkpoint.pairing import check_records
+from dinoneck.checkpoint.schema import TensorEntry
 from dinoneck.errors import BackboneError, CheckpointError, ConfigError
 
 PREFIX = "adapter/"
@@ -47,28 +47,28 @@ def check(entries: Mapping[str, TensorEntry], record: Mapping[str, Any] | None, 
     Raises:
         CheckpointError: if they are not announced, incomplete or of another rank.
     """
-    told = (record or {}).get("adapter")
-    if told is None:
+    adapter = (record or {}).get("adapter")
+    if adapter is None:
         if entries:
             raise CheckpointError(
                 f"{name} holds LoRA weights that its backbone record does not mention", step="tensors"
             )
         return
     width, depth = (record or {}).get("embed_dim"), (record or {}).get("depth")
-    if not (width and depth and 1 <= told["rank"] <= width and 1 <= told["blocks"] <= depth):
+    if not (width and depth and 1 <= adapter["rank"] <= width and 1 <= adapter["blocks"] <= depth):
         raise CheckpointError(
-            f"{name}: LoRA of rank {told['rank']} in {told['blocks']} blocks does not fit a backbone of width {width} "
-            f"and depth {depth}",
+            f"{name}: LoRA of rank {adapter['rank']} in {adapter['blocks']} blocks does not fit a backbone of width "
+            f"{width} and depth {depth}",
             step="config",
         )
     layers = {key.rpartition(".")[0] for key in entries}
     if not layers or entries.keys() != {layer + end for layer in layers for end in _ENDS}:
-        raise CheckpointError(f"{name}: the LoRA weights that its record announces are not complete", step="tensors")
+        raise CheckpointError(f"{name}: the LoRA weights that its record lists are not complete", step="tensors")
     for key, entry in entries.items():
         rank = entry.shape[0 if key.endswith(_ENDS[0]) else -1] if len(entry.shape) == 2 else None
-        if rank != told["rank"] or entry.dtype != "F32":
+        if rank != adapter["rank"] or entry.dtype != "F32":
             raise CheckpointError(
-                f"{name}: {key} is {entry.dtype} {entry.shape}; expected F32 of rank {told['rank']}", step="tensors"
+                f"{name}: {key} is {entry.dtype} {entry.shape}; expected F32 of rank {adapter['rank']}", step="tensors"
             )
 
 
@@ -82,9 +82,9 @@ def apply(backbone: Backbone, record: Mapping[str, Any], weights: Mapping[str, T
         raise CheckpointError(
             "the LoRA weights of this backbone are switched off; leave the lora_disabled() block first", step="pairing"
         )
-    told = record["adapter"]
+    adapter = record["adapter"]
     own = backbone.record()
-    if own["adapter"] is not None and own["adapter"]["sha256"] == told["sha256"]:
+    if own["adapter"] is not None and own["adapter"]["sha256"] == adapter["sha256"]:
         if trainable:
             for parameter in lora.parameters(backbone.adapter):
                 parameter.requires_grad_(True)
@@ -92,7 +92,7 @@ def apply(backbone: Backbone, record: Mapping[str, Any], weights: Mapping[str, T
         return
     if own["adapter"] is not None:
         raise CheckpointError(
-            "this backbone has LoRA weights of its own; load it anew, or merge_lora() if that is meant", step="pairing"
+            "this backbone has LoRA weights of its own; load it again, or merge_lora() if that is meant", step="pairing"
         )
     if own["source"] != record.get("source"):
         raise CheckpointError(
@@ -103,9 +103,11 @@ def apply(backbone: Backbone, record: Mapping[str, Any], weights: Mapping[str, T
     check_records({**record, "adapter": None}, own, layers=False)
     learning = [parameter for parameter in backbone.parameters() if parameter.requires_grad]
     try:
-        lora.add(backbone.adapter, told["rank"], told["alpha"], told["targets"], seed=0, runs=told["blocks"])
+        lora.add(
+            backbone.adapter, adapter["rank"], adapter["alpha"], adapter["targets"], seed=0, runs=adapter["blocks"]
+        )
         lora.load_state(backbone.adapter, weights)
-        if (lora.record(backbone.adapter) or {}).get("sha256") != told["sha256"]:
+        if (lora.record(backbone.adapter) or {}).get("sha256") != adapter["sha256"]:
             raise BackboneError("they are not those that its record was written for")
     except (BackboneError, ConfigError) as error:
         lora.remove(backbone.adapter)

@@ -1,4 +1,4 @@
-"""Older head files: pure functions that bring what they hold to the present form.
+"""Older head files: pure functions that turn their content into the present form.
 
 A file is checked in full as what it is before any of them runs, and what they give is checked like any other content.
 There are two kinds: the schema's own steps are here; a class whose arguments or parameters' names have changed brings
@@ -73,14 +73,14 @@ def check_versions(meta: Mapping[str, Any], name: str) -> None:
         registry.resolve(meta["head_type"])
     except RegistryError as error:
         raise CheckpointError(f"{name}: {error}", step="registry") from None
-    named, told = types_in(meta["head_type"], meta["config"]), meta.get("versions") or {}
+    named, versions = types_in(meta["head_type"], meta["config"]), meta.get("versions") or {}
     if len(named) > MAX_TYPES:
         raise CheckpointError(
             f"{name}: the configuration names {len(named)} head types; a head is made of at most {MAX_TYPES}",
             step="config",
         )
-    for head_type, version in told.items():
-        known = _known_version(head_type) if head_type in named else None  # the check of the configuration says so
+    for head_type, version in versions.items():
+        known = _known_version(head_type) if head_type in named else None  # the check of the configuration reports it
         if known is not None and version > known:
             made = meta["created_by"].get("dinoneck")
             raise CheckpointError(
@@ -142,7 +142,7 @@ def _carried(
             )
         try:
             config, tensors = own[version](copy.deepcopy(config), dict(tensors))
-        except Exception as error:  # whatever such a function makes of values from a file
+        except Exception as error:  # any type: the function got values from a file
             raise CheckpointError(
                 f"{name}: {head_type!r} of version {version} cannot be carried over to {version + 1}: {error!r}",
                 step="config",
@@ -225,4 +225,4 @@ def _known_version(head_type: str) -> int | None:
     try:
         return version_of(registry.resolve(head_type))
     except RegistryError:
-        return None  # the check of the configuration says so
+        return None  # the check of the configuration reports it

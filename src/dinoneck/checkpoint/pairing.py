@@ -1,4 +1,4 @@
-"""Does a backbone fit a head? Compares the record a head was trained with against a backbone's own."""
+"""Whether a backbone fits a head: its record is compared with the one that the head was trained with."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def check_probe(trained: Mapping[str, Any], given: Mapping[str, Any]) -> None:
     gap = differs(trained["probe"], given["probe"], (str(trained.get("dtype")), str(given.get("dtype"))))
     if gap is not None:
         raise CheckpointError(
-            f"the backbone {given.get('name')!r} does something else than the one this head was trained on: its probe "
+            f"the backbone {given.get('name')!r} gives other outputs than the one this head was trained on: its probe "
             f"differs by {gap:.3g}. Load {trained.get('name')!r} with {_spell(trained)}",
             step="pairing",
         )
@@ -99,11 +99,11 @@ def check_reads(
     Raises:
         CheckpointError: naming both.
     """
-    told = (backbone or {}).get("embed_dim")
-    own = getattr(module, "embed_dim", told)
-    if told not in (None, own):
+    width = (backbone or {}).get("embed_dim")
+    own = getattr(module, "embed_dim", width)
+    if width not in (None, own):
         raise CheckpointError(
-            f"this {name} was built for tokens of {own} channels, the backbone gives {told}: it was not trained on it",
+            f"this {name} was built for tokens of {own} channels, the backbone gives {width}: it was not trained on it",
             step="pairing",
         )
     patches = [(record or {}).get("patch_size") for record in (inputs, backbone)]
@@ -145,7 +145,7 @@ def told(record: Mapping[str, Any] | None) -> dict[str, Any] | None:
 
 
 def check_patch(inputs: PatchSize, backbone: PatchSize) -> None:
-    """Refuse photos that are prepared for other patches than the backbone's.
+    """Refuse images that are prepared for other patches than the backbone's.
 
     Raises:
         CheckpointError: naming both.
@@ -156,7 +156,7 @@ def check_patch(inputs: PatchSize, backbone: PatchSize) -> None:
         raise CheckpointError(str(error), step="pairing") from None
     if one != other:
         raise CheckpointError(
-            f"photos are prepared for patches of {one[0]}x{one[1]} px (height x width), the backbone has "
+            f"images are prepared for patches of {one[0]}x{one[1]} px (height x width), the backbone has "
             f"{other[0]}x{other[1]}: take preprocess= from the backbone, backbone.preprocess.changed(size=...)",
             step="pairing",
         )
@@ -180,7 +180,7 @@ def _recipe(record: Mapping[str, Any]) -> str:
 
 
 def _normalisation_differs(trained: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
-    """Compare what photos are normalised with; records of older files do not say."""
+    """Compare the normalisation of images, where both records have it."""
     pairs = [(trained.get(key), given.get(key)) for key in ("mean", "std")]
     if any(None in pair for pair in pairs):
         return []
@@ -188,7 +188,7 @@ def _normalisation_differs(trained: Mapping[str, Any], given: Mapping[str, Any])
         return []
     (mean, own_mean), (std, own_std) = pairs
     return [
-        f"normalisation: the head's backbone took photos with mean {mean} and std {std}, this one takes {own_mean} and "
+        f"normalisation: the head's backbone took images with mean {mean} and std {std}, this one takes {own_mean} and "
         f"{own_std} (backbone.preprocess = backbone.preprocess.changed(mean=..., std=...))"
     ]
 
@@ -212,7 +212,7 @@ def _weights_differ(trained: Mapping[str, Any], given: Mapping[str, Any]) -> lis
         return [f"weights: the head was trained on {_spell(trained)}, this backbone has {_spell(given)}"]
     return [
         "weights: they cannot be compared across libraries and dtypes by their digests; load the backbone as in "
-        f"training (source={trained.get('source')!r}, dtype=torch.{trained.get('dtype')}), or let what it does decide: "
+        f"training (source={trained.get('source')!r}, dtype=torch.{trained.get('dtype')}), or compare its outputs: "
         "check_backbone(backbone, probe=True), Predictor(..., probe=True)"
     ]
 

@@ -71,7 +71,7 @@ def read_file(path: str | os.PathLike[str]) -> tuple[Header, dict[str, Tensor]]:
 
 
 def read_head(path: str | os.PathLike[str]) -> tuple[Header, dict[str, Tensor], nn.Module]:
-    """Do as :func:`read_file`, and give the module that the file was checked against, on the meta device."""
+    """Read like :func:`read_file`; return also the module that the file was checked against, on the meta device."""
     files.check_path(path)
     check_byte_order("file")
     name = os.fspath(path)
@@ -94,11 +94,11 @@ def read_head(path: str | os.PathLike[str]) -> tuple[Header, dict[str, Tensor], 
 
 
 def check_meta(meta: Mapping[str, Any], tensors: tuple[TensorEntry, ...], name: str) -> nn.Module:
-    """Check registry, configuration and the list of tensors of a head; give what they describe, on the meta device."""
+    """Check registry, configuration and the list of tensors of a head; return the module on the meta device."""
     migrate.check_versions(meta, name)
     if sorted(meta["versions"]) != migrate.types_in(meta["head_type"], meta["config"]):
         raise CheckpointError(
-            f"{name}: versions are told of {', '.join(sorted(meta['versions']))}; the configuration names "
+            f"{name}: versions lists {', '.join(sorted(meta['versions']))}; the configuration names "
             f"{', '.join(migrate.types_in(meta['head_type'], meta['config']))}",
             step="config",
         )
@@ -124,7 +124,7 @@ def predicted(module: nn.Module) -> list[Any]:
 
 @contextmanager
 def limited(count: int) -> Iterator[None]:
-    """Stop a constructor that makes far more than ``count`` tensors, with a ConfigError where it stands."""
+    """Stop a constructor that makes far more than ``count`` tensors, with a ConfigError."""
     grad = torch.is_grad_enabled()
     try:
         with _Limited(_CALLS + _CALLS_PER_TENSOR * count):
@@ -138,7 +138,7 @@ def on_meta(cls: type[Any], config: Mapping[str, Any], name: str) -> nn.Module:
     try:
         with torch.device("meta"):
             skeleton = cls.from_config(config)
-    except Exception as error:  # whatever a constructor makes of values from a file
+    except Exception as error:  # any type: a constructor got values from a file
         raise CheckpointError(f"{name}: the configuration is refused: {error}", step="config") from error
     if not isinstance(skeleton, nn.Module) or skeleton.config != config:
         raise CheckpointError(f"{name}: the configuration is not in its normal form", step="config")
@@ -160,7 +160,7 @@ def _check_tensors(skeleton: nn.Module, tensors: tuple[TensorEntry, ...], name: 
     if missing := sorted(expected.keys() - found.keys()):
         raise CheckpointError(f"{name} lacks {some_of(missing, _SHOWN)}{_prefix_hint(found)}", step="tensors")
     if extra := sorted(found.keys() - expected.keys()):
-        raise CheckpointError(f"{name} holds {some_of(extra, _SHOWN)}, which this head has not", step="tensors")
+        raise CheckpointError(f"{name} holds {some_of(extra, _SHOWN)}, not tensors of this head", step="tensors")
     floats = {entry.dtype for key, entry in found.items() if expected[key].is_floating_point()}
     if len(floats) > 1:
         raise CheckpointError(f"{name} mixes {', '.join(sorted(floats))}; a head has one dtype", step="tensors")
@@ -177,7 +177,7 @@ def _check_tensors(skeleton: nn.Module, tensors: tuple[TensorEntry, ...], name: 
 
 
 def _migrated(header: Header, state: Mapping[str, Tensor], name: str) -> tuple[Header, dict[str, Tensor], nn.Module]:
-    """Bring a sound older file to the present form, and check that."""
+    """Migrate a valid older file to the present form, and check the result."""
     adapter = {key: value for key, value in state.items() if key.startswith(lora_weights.PREFIX)}
     own = {key: value for key, value in state.items() if key not in adapter}
     try:

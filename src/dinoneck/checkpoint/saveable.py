@@ -1,4 +1,4 @@
-"""What a head file can hold of a module, a backbone and a record, checked before anything is written."""
+"""What of a module, a backbone and a record goes into a head file; checked before anything is written."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from dinoneck.backbones.backbone import Backbone
 from dinoneck.checkpoint.file import canonical, strict_json
 from dinoneck.checkpoint.migrate import versions_of
 from dinoneck.checkpoint.schema import VIEWS
-from dinoneck.configured import encode, normal
+from dinoneck.configured import normal
 from dinoneck.data.photos import Preprocessing
 from dinoneck.errors import CheckpointError, ConfigError, RegistryError, did_you_mean
+
 
 def named(module: nn.Module) -> tuple[str, dict[str, int]]:
     """The registered name of a module, and the versions of all classes in its configuration."""
@@ -57,7 +58,7 @@ def probed(backbone: Backbone) -> dict[str, Any]:
     probe = backbone.probe()
     if not all(math.isfinite(number) for number in probe):
         raise CheckpointError(
-            f"the backbone {backbone.name!r} gives values that are not finite; its weights are not sound", step="write"
+            f"the backbone {backbone.name!r} gives values that are not finite; check its weights", step="write"
         )
     return {**record, "probe": probe}
 
@@ -69,7 +70,7 @@ def plain_backbone(backbone: Any) -> Any:
 
 
 def plain(record: Mapping[str, Any] | None, where: str) -> dict[str, Any] | None:
-    """A deep copy in JSON form, or the error that says why there is none."""
+    """A deep copy in JSON form."""
     if record is None:
         return None
     try:
@@ -78,11 +79,11 @@ def plain(record: Mapping[str, Any] | None, where: str) -> dict[str, Any] | None
         copied = normal(Any, dict(record), where)
         return cast("dict[str, Any]", strict_json(canonical(copied), where, where))
     except (CheckpointError, TypeError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{where} is no plain JSON-able record: {error}", step="write") from None
+        raise CheckpointError(f"{where} is not a plain record of JSON values: {error}", step="write") from None
 
 
 def inputs_of(preprocess: Preprocessing | Mapping[str, Any] | None, name: str) -> dict[str, Any] | None:
-    """The record of how photos are prepared, in its one form."""
+    """The record of how images are prepared, in its normal form."""
     if isinstance(preprocess, Preprocessing):
         return preprocess.record()
     record = plain(preprocess, "preprocess")

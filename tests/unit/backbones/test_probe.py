@@ -55,7 +55,7 @@ def test_it_passes_the_same_weights_in_another_library_and_dtype() -> None:
         load_backbone(NAME, pretrained=False, seed=1, source="transformers"),
         load_backbone(NAME, pretrained=False, seed=1, dtype=torch.bfloat16),
     ):
-        with pytest.raises(CheckpointError, match="does something else"):
+        with pytest.raises(CheckpointError, match="gives other outputs"):
             checkpoint.check_backbone(other, probe=True)
         with pytest.raises(CheckpointError, match="weights: the head was trained on seeded"):
             checkpoint.check_backbone(other)

@@ -150,7 +150,7 @@ def test_many_tasks_are_compared_in_linear_time() -> None:
 def test_thousands_of_invented_names(tmp_path: Path) -> None:
     names = {f"aaaa{i}.a": 1 for i in range(8_000)}
     content = forged(plain(), lambda meta, state: meta["versions"].update(names))
-    refused(content, tmp_path / "h", "config", "versions are told of")
+    refused(content, tmp_path / "h", "config", "versions lists")
     pair = HeadCheckpoint.from_module(HeadEnsemble.from_heads([PatchMeanHead(4, [Task("a")]) for _ in range(2)]))
     members = [{"type": name, "config": {}} for name in names]
     content = forged(pair, lambda meta, state: meta["config"].update(members=members))

@@ -157,7 +157,7 @@ def test_pairing(tiny: Backbone, tmp_path: Path) -> None:
         checkpoint.check_backbone(record | {"name": "other", "weights_sha256": None})
     checkpoint.check_backbone(tiny, probe=True)
     save_head(tmp_path / "bare", head_of())
-    with pytest.raises(CheckpointError, match="does not say which backbone"):
+    with pytest.raises(CheckpointError, match="does not name the backbone"):
         HeadCheckpoint.load(tmp_path / "bare").check_backbone(tiny)
 
 

@@ -319,7 +319,7 @@ def test_the_probe_may_decide_across_libraries(tmp_path: Path) -> None:
         Predictor(tmp_path / "h.safetensors", other)
     [value] = Predictor(tmp_path / "h.safetensors", other, probe=True)(photo)
     assert value["x"] == pytest.approx(Predictor(head, trained)(photo)[0]["x"], abs=1e-5)
-    with pytest.raises(CheckpointError, match="does something else"):
+    with pytest.raises(CheckpointError, match="gives other outputs"):
         Predictor(tmp_path / "h.safetensors", load_backbone("dinoneck_tiny", seed=1), probe=True)
     with pytest.raises(ConfigError, match="pass wrap_backbone"):
         Predictor(tmp_path / "h.safetensors", other.adapter.model)  # type: ignore[arg-type]
