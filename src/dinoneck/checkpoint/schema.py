@@ -200,8 +200,8 @@ class HeadFile(FirstHeadFile):
     tta: Views | None
 
 
-_SHOWN_TO_USERS = ("created_by", "backbone", "inputs", "training", "tta")
-_SHOWN_OF_TASKS = ("name", "kind", "unit", "from_cells", "labels")
+_PRINTED = ("created_by", "inputs", "training", "tta")
+_PRINTED_OF_TASKS = ("name", "kind", "unit", "from_cells", "labels")
 
 
 def check_header(meta: Mapping[str, Any], name: str) -> None:
@@ -230,9 +230,10 @@ def check_header(meta: Mapping[str, Any], name: str) -> None:
             f"{name}: inputs.size is {size}; expected [height, width] with a product of at most {MAX_AREA_PX}{_AGAIN}",
             step="schema",
         )
-    shown = {key: meta.get(key) for key in _SHOWN_TO_USERS}
-    shown["tasks"] = [{key: task.get(key) for key in _SHOWN_OF_TASKS} for task in meta["tasks"]]
-    for where, text in _texts(shown):
+    printed = {key: meta.get(key) for key in _PRINTED}
+    printed["backbone"] = {key: (meta["backbone"] or {}).get(key) for key in BackboneRecord.__struct_fields__}
+    printed["tasks"] = [{key: task.get(key) for key in _PRINTED_OF_TASKS} for task in meta["tasks"]]
+    for where, text in _texts(printed):
         if not text.isprintable():
             raise CheckpointError(f"{name}: {where} is {_shown(text)}; expected printable text", step="schema")
     for key in ("training", "extra"):
