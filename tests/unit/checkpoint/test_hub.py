@@ -24,7 +24,7 @@ from dinoneck import (
 )
 from dinoneck.checkpoint import hub as hub_rooms
 from dinoneck.checkpoint import model_card, pull_from_hub
-from dinoneck.checkpoint.hub import commit_of, download_head, names_a_repo
+from dinoneck.checkpoint.hub import commit_of, download, names_a_repo
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -271,7 +271,7 @@ def test_damage_on_the_hub_and_in_the_cache_says_where(hub: Hub, head: Path) -> 
         HeadCheckpoint.load("me/pointer")
     assert caught.value.step == "header"
     HeadCheckpoint.load("me/one")
-    stored = download_head("me/one").resolve()
+    stored = download("me/one").resolve()
     stored.write_bytes(bytes(content))
     with pytest.raises(CheckpointError, match=f"delete {stored} and load again"):
         HeadCheckpoint.load("me/one")
