@@ -85,12 +85,12 @@ def model_card(
         _front_matter(meta, repo_id),
         template_path=str(_TEMPLATE),
         code=code,
-        derivation=_derivation,
         meta=meta,
         repo_id=repo_id,
         file_name=HEAD_NAME,
         folds=_folds(meta) if meta["head_type"] == "ensemble" else {},
-        backbone=_shown(backbone),
+        backbone=backbone,
+        weights=told_weights(backbone.get("weights")),
         metrics={name: value if sd is None else f"{value} (sd {sd})" for name, value, sd in _metrics(meta)},
         family=family if backbone.get("license") in (None, family.get("license")) else {},
         base_model=base_model(meta),
@@ -203,7 +203,7 @@ def _license(meta: Mapping[str, Any], base: str | None) -> dict[str, Any]:
         return {"license": name.lower()}
     links = {family["license"]: family["link"] for family in _FAMILIES.values()}
     link = links.get(name) or (f"https://huggingface.co/{base}" if base and not own else None)
-    return {"license": "other", "license_name": _line(name), **({"license_link": link} if link else {})}
+    return {"license": "other", "license_name": _line(name), "license_link": link}
 
 
 def _dataset(meta: Mapping[str, Any]) -> dict[str, Any]:
@@ -212,8 +212,11 @@ def _dataset(meta: Mapping[str, Any]) -> dict[str, Any]:
     data = data if isinstance(data, Mapping) else {"name": data}
     name, revision = data.get("name"), data.get("revision")
     name = name if isinstance(name, str) and name else "not recorded"
-    dataset = {"dataset_type": name if REPO_ID.fullmatch(name) else "other", "dataset_name": _line(name)}
-    return {**dataset, **({"dataset_revision": _line(revision)} if isinstance(revision, str) else {})}
+    return {
+        "dataset_type": name if REPO_ID.fullmatch(name) else "other",
+        "dataset_name": _line(name),
+        "dataset_revision": _line(revision) if isinstance(revision, str) else None,
+    }
 
 
 def _results(meta: Mapping[str, Any], pipeline: str | None) -> list[EvalResult]:
@@ -249,29 +252,3 @@ def _folds(meta: Mapping[str, Any]) -> dict[str, list[Any]]:
         if isinstance(row, list) and len(row) == 2:
             folds.setdefault(str(row[0]), []).append(row[1])
     return folds
-
-
-def _shown(backbone: Mapping[str, Any]) -> dict[str, Any]:
-    """The backbone's record as its table shows it."""
-    shown = {key: value for key, value in backbone.items() if key not in ("probe", "weights") and value is not None}
-    if backbone:
-        shown["weights"] = told_weights(backbone.get("weights"))
-    if probe := backbone.get("probe"):
-        shown["functional probe"] = f"{len(probe)} numbers, for check_backbone(backbone, probe=True)"
-    return shown
-
-
-def _derivation(task: Mapping[str, Any]) -> str:
-    """How the value of a task is computed from others, or from the output of the head."""
-    if isinstance(parts := task.get("parts_of"), Mapping):
-        return f"{parts.get('total')} x {parts.get('ratio')}"
-    if task.get("from_cells"):
-        return f"mean over the cells of {task['from_cells']}"
-    transform = task.get("transform")
-    if not isinstance(transform, Mapping):
-        return ""
-    steps = [f"/ area {transform['area']}"] if transform.get("area") else []
-    steps += ["log1p"] if transform.get("log1p") else []
-    if transform.get("mean") is not None:
-        steps.append(f"z-score (mean {transform['mean']}, std {transform.get('std')})")
-    return ", ".join(steps)

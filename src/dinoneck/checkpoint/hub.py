@@ -20,7 +20,7 @@ from dinoneck.checkpoint.card import HEAD_NAME, REPO_ID, check_repo_id, config_j
 from dinoneck.checkpoint.header import HEADS, LISTING, MAX_FILE_BYTES, open_regular, read_header
 from dinoneck.checkpoint.read import read_file
 from dinoneck.errors import CheckpointError, some_of
-from dinoneck.hub_errors import redacted_line, refusal, unreachable
+from dinoneck.hub_errors import cache_folder, redacted_line, refusal, unreachable
 from dinoneck.version import __version__
 
 if TYPE_CHECKING:
@@ -123,10 +123,9 @@ def download(repo_id: str, revision: str | None = None) -> Path:
         return _without_the_hub(error, repo_id, revision, known)
     sizes, commit = {file.rfilename: file.size or 0 for file in info.siblings or ()}, info.sha or ""
     names = _choose(sizes, repo_id)
-    if too_large := [name for name in names if sizes[name] > MAX_FILE_BYTES]:
+    if (size := max(sizes[name] for name in names)) > MAX_FILE_BYTES:
         raise CheckpointError(
-            f"{too_large[0]} of {repo_id} has {sizes[too_large[0]]} bytes; a head file has at most {MAX_FILE_BYTES}. It "
-            "was not fetched"
+            f"a file of {repo_id} has {size} bytes; a head file has at most {MAX_FILE_BYTES}. It was not fetched"
         )
     if not _COMMIT.fullmatch(commit):
         raise CheckpointError(f"the hub gives no commit of {repo_id} for {revision or 'main'!r}", step="hub")
@@ -162,20 +161,6 @@ def blamed(error: CheckpointError, repo_id: object, path: Path) -> CheckpointErr
         "damaged before it was uploaded"
     )
     return CheckpointError(f"{repo_id} at {commit_of(path)}: {error}{advice if damaged else ''}", step=error.step)
-
-
-def cache_folder() -> Path:
-    """Return the folder that the client keeps downloads in; it may not exist."""
-    from huggingface_hub import constants
-
-    return Path(constants.HF_HUB_CACHE)
-
-
-def is_offline() -> bool:
-    """Whether HF_HUB_OFFLINE is set."""
-    from huggingface_hub import constants
-
-    return bool(constants.HF_HUB_OFFLINE)
 
 
 def pull_from_hub(repo_id: str, out: str | os.PathLike[str], revision: str | None = None) -> str:
@@ -288,12 +273,10 @@ def _choose(files: Iterable[str], repo_id: str) -> list[str]:
     heads = sorted(name for name in files if name.endswith(_SUFFIX))
     if LISTING in files:
         return [LISTING, *(name for name in heads if name.startswith(f"{HEADS}/"))]
-    if not heads:
-        raise CheckpointError(f"the hub repository {repo_id} holds no head file (*{_SUFFIX})", step="hub")
-    if len(heads) > 1:
+    if len(heads) != 1:
         raise CheckpointError(
-            f"the hub repository {repo_id} holds {len(heads)} head files: {some_of(heads, _SHOWN)}; one was expected. "
-            "Download them and pass the folder, or the file that you want",
+            f"the hub repository {repo_id} holds {some_of(heads, _SHOWN) or 'no head file'}; expected one *{_SUFFIX}. Of "
+            "several, download the one that you want and pass the file",
             step="hub",
         )
     return heads
@@ -318,17 +301,18 @@ def _cached(repo_id: str, revision: str | None) -> Path | None:
 
 def _without_the_hub(error: Exception, repo_id: str, revision: str | None, known: Path | None) -> Path:
     """Return the cached file where the Hub could not be asked; raise what it refused."""
-    if (reason := refusal(error, repo_id, revision)) is not None:
-        cached = "" if known is None else f". Commit {commit_of(known)} is in the cache: HF_HUB_OFFLINE=1 uses it"
-        raise CheckpointError(f"{reason}{cached}", step="hub") from None
-    if known is None:
-        raise CheckpointError(
+    reason = refusal(error, repo_id, revision)
+    if reason is None and known is not None:
+        logger.warning("%s: %s. The cache holds commit %s", repo_id, unreachable(error), commit_of(known))
+        return known
+    if reason is None:
+        reason = (
             f"there is no file or folder {repo_id}, and {revision or 'main'!r} of a hub repository of that name is not "
-            f"in the local cache: {unreachable(error)}. Check the name too",
-            step="hub",
-        ) from None
-    logger.warning("%s: %s. The cache holds commit %s", repo_id, unreachable(error), commit_of(known))
-    return known
+            f"in the local cache: {unreachable(error)}. Check the name too"
+        )
+    elif known is not None:
+        reason += f". Commit {commit_of(known)} is in the cache: HF_HUB_OFFLINE=1 uses it"
+    raise CheckpointError(reason, step="hub") from None
 
 
 def _copy_checked(source: HeadCheckpoint | str | os.PathLike[str], file: Path) -> None:
