@@ -275,8 +275,8 @@ def _choose(files: Iterable[str], repo_id: str) -> list[str]:
         return [LISTING, *(name for name in heads if name.startswith(f"{HEADS}/"))]
     if len(heads) != 1:
         raise CheckpointError(
-            f"the hub repository {repo_id} holds {some_of(heads, _SHOWN) or 'no head file'}; expected one *{_SUFFIX}. Of "
-            "several, download the one that you want and pass the file",
+            f"the hub repository {repo_id} holds {some_of(heads, _SHOWN) or 'no head file'}; expected one *{_SUFFIX}. "
+            "Of several, download the one that you want and pass the file",
             step="hub",
         )
     return heads
