@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "files",
         type=Path,
         nargs="+",
-        help="head files, folders of them (config.json and README.md there are compared too), ensembles, feature "
+        help="head files, folders of them (config.json and README.md may name no other head), ensembles, feature "
         "stores, or hub repositories (user/name)",
     )
     add_json(parser)
@@ -81,8 +81,9 @@ def _compared(folder: Path, rows: Rows) -> int:
     head, wrong = folder / HEAD_NAME, 0
     for file in (folder / "config.json", folder / "README.md") if head.is_file() else ():
         if file.is_file() and (other := names_another(file, read_header(head).file_digest)):
-            say(f"differs  {file}  names another head, {other}; the head file decides", sys.stderr)
-            rows.append({"path": file, "state": "differs", "kind": "derived file", "names": other})
+            reason = f"it names another head, {other}; the head file decides"
+            say(f"differs  {file}  {reason}", sys.stderr)
+            rows.append({"path": file, "state": "differs", "kind": "derived file", "told": reason})
             wrong += 1
     return wrong
 

@@ -57,10 +57,14 @@ def test_the_page_and_configuration_of_another_head_are_refused(
     made(tiny, 7).save(folder / "head.safetensors")
     errors = verified(folder, capsys, 1)
     for name in ("config.json", "README.md"):
-        assert f"differs  {folder / name}  names another head, {old}; the head file decides\n" in errors
+        assert f"differs  {folder / name}  it names another head, {old}; the head file decides\n" in errors
     assert main(["verify", str(folder), "--json"]) == 1
     rows = json.loads(capsys.readouterr().out)["checked"]
-    assert [(row["state"], row.get("names")) for row in rows] == [("ok", None), ("differs", old), ("differs", old)]
+    assert [(row["state"], old in row.get("told", "")) for row in rows] == [
+        ("ok", False),
+        ("differs", True),
+        ("differs", True),
+    ]
 
 
 def test_files_of_others_are_not_looked_at(tiny: Backbone, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
