@@ -192,7 +192,7 @@ def pull_from_hub(repo_id: str, out: str | os.PathLike[str], revision: str | Non
 
     try:
         with source.open("rb") as file:
-            write_whole(out, iter(lambda: file.read(_CHUNK_BYTES), b""), check=_check)
+            write_whole(out, iter(lambda: file.read(_CHUNK_BYTES), b""), check=read_file)
     except CheckpointError as error:
         raise blamed(error, repo_id, source) from None
     except (OSError, ValueError) as error:
@@ -236,26 +236,18 @@ def push_to_hub(
     check_repo_id(repo_id)
     if revision is not None and _COMMIT.fullmatch(revision):
         raise CheckpointError(f"a push goes to a branch; {revision} is a commit", step="hub")
-    pictures = _pictures(figures)
     with tempfile.TemporaryDirectory(prefix="dinoneck-push-") as folder:
         file = Path(folder, HEAD_NAME)
-        _copy_checked(checkpoint_or_path, file)
-        contents: dict[str, Path | bytes] = {
-            HEAD_NAME: file,
-            _CONFIG: config_json(file).encode(),
-            "README.md": model_card(file, repo_id, sorted(pictures)).encode(),
-            **pictures,
-        }
+        contents = _contents(checkpoint_or_path, file, repo_id, figures)
         meta = read_header(file).meta
         message = commit_message or f"{meta['head_type']}, {meta['digest'][:19]}"
         api = hub.HfApi(token=token, library_name="dinoneck", library_version=__version__)
-        branch = revision or hub.constants.DEFAULT_REVISION
         try:
             if create:
                 api.create_repo(repo_id, private=private or None, exist_ok=True)
                 if revision is not None:
-                    api.create_branch(repo_id, branch=branch, exist_ok=True)
-            pushed = _commit(api, repo_id, branch, contents, message, private)
+                    api.create_branch(repo_id, branch=revision, exist_ok=True)
+            pushed = _commit(api, repo_id, revision, contents, message, private)
         except CheckpointError:
             raise
         except Exception as error:  # the client raises many unrelated types
@@ -315,8 +307,11 @@ def _without_the_hub(error: Exception, repo_id: str, revision: str | None, known
     raise CheckpointError(reason, step="hub") from None
 
 
-def _copy_checked(source: HeadCheckpoint | str | os.PathLike[str], file: Path) -> None:
-    """Write the head where no other process writes, and read it there with all checks."""
+def _contents(
+    source: HeadCheckpoint | str | os.PathLike[str], file: Path, repo_id: str, figures: Iterable[str | os.PathLike[str]]
+) -> dict[str, Path | bytes]:
+    """Copy the head to ``file``, where no other process writes, and check it there; return what the commit holds."""
+    pictures = _pictures(figures)
     if not isinstance(source, str | os.PathLike):
         if not hasattr(source, "save"):
             raise CheckpointError(f"{type(source).__name__} cannot be pushed; expected a HeadCheckpoint or its file")
@@ -331,19 +326,21 @@ def _copy_checked(source: HeadCheckpoint | str | os.PathLike[str], file: Path) -
         raise CheckpointError(
             f"{name} was not pushed. {str(error).replace(str(file), str(name))}", step=error.step
         ) from None
-
-
-def _check(file: Path) -> None:
-    read_file(file)
+    return {
+        HEAD_NAME: file,
+        _CONFIG: config_json(file).encode(),
+        "README.md": model_card(file, repo_id, sorted(pictures)).encode(),
+        **pictures,
+    }
 
 
 def _commit(
-    api: HfApi, repo_id: str, branch: str, contents: Mapping[str, Path | bytes], message: str, private: bool
+    api: HfApi, repo_id: str, revision: str | None, contents: Mapping[str, Path | bytes], message: str, private: bool
 ) -> Pushed:
     """Commit on top of the state that was looked at."""
     import huggingface_hub as hub
 
-    before = api.model_info(repo_id, revision=branch, timeout=_TIMEOUT_S)
+    before = api.model_info(repo_id, revision=revision, timeout=_TIMEOUT_S)
     if private and before.private is False:
         raise CheckpointError(
             f"{repo_id} exists and is public, so nothing was pushed; make it private in its settings first, or push "
@@ -354,7 +351,7 @@ def _commit(
     operations: list[Any] = [hub.CommitOperationDelete(path_in_repo=name) for name in _replaced(present, repo_id)]
     operations += [hub.CommitOperationAdd(path_in_repo=name, path_or_fileobj=part) for name, part in contents.items()]
     done = api.create_commit(
-        repo_id, operations, commit_message=message, revision=branch, parent_commit=before.sha, num_threads=1
+        repo_id, operations, commit_message=message, revision=revision, parent_commit=before.sha, num_threads=1
     )
     return Pushed(done.oid, done.commit_url)
 
