@@ -243,6 +243,21 @@ def test_an_older_file_has_the_page_of_what_it_is(tmp_path: Path) -> None:
         assert front(page)["library_name"] == "dinoneck"
 
 
+def check_outside_of_code(body: str) -> None:
+    outside = re.sub(r"`[^`\n]*`", "", re.sub(r"```python\n.*?```", "", body, flags=re.DOTALL))
+    for sign in ("<script", "javascript", "evil", "`", "](", "\x1b", "\u202e", "\u2028", "$$", "alert", "!!"):
+        assert sign not in outside, sign
+
+
+@pytest.mark.parametrize("evil", EVIL, ids=range(len(EVIL)))
+def test_no_string_of_an_ensemble_writes_into_the_page(meta: dict[str, Any], evil: str) -> None:
+    members = [[evil, evil], [evil, {evil: [evil]}], evil, [evil], 3]
+    page = model_card(on(meta, head_type="ensemble", config={"reduce": evil}, extra={"members": members}))
+    check_outside_of_code(page.split("\n---\n", 1)[1])
+    assert "\n| output | folds |\n| --- | --- |\n| `" in page
+    assert "ensemble`" in model_card(on(meta, head_type="ensemble", config={}, extra={"members": evil}))
+
+
 @pytest.mark.parametrize("evil", EVIL, ids=range(len(EVIL)))
 def test_no_string_of_a_header_writes_into_the_page(meta: dict[str, Any], evil: str) -> None:
     plain = model_card(on(meta), "me/pasture")
@@ -273,9 +288,7 @@ def test_no_string_of_a_header_writes_into_the_page(meta: dict[str, Any], evil: 
     shown = [line for line in plain.split("\n---\n", 1)[1].splitlines() if line.startswith("#")]
     assert titles == [*shown[:5], "## Training", *shown[5:]], "no heading more"
     assert body.count("```") == 2
-    outside = re.sub(r"`[^`\n]*`", "", re.sub(r"```python\n.*?```", "", body, flags=re.DOTALL))
-    for sign in ("<script", "javascript", "evil", "`", "](", "\x1b", "\u202e", "\u2028", "$$", "alert", "!!"):
-        assert sign not in outside, sign
+    check_outside_of_code(body)
     for line in body.splitlines():
         if line.startswith("|"):
             cells = line.strip("|").split("|")
