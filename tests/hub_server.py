@@ -230,6 +230,22 @@ def _info(request: Any, hub: Hub, body: bytes, authorization: str | None, name: 
                   "downloads": 0, "likes": 0, "siblings": siblings})  # fmt: skip
 
 
+def _tree(request: Any, hub: Hub, body: bytes, authorization: str | None, name: str, revision: str) -> None:
+    repo = _find(hub, name, authorization)
+    rows = []
+    for file, content in repo.commits[_commit_of(repo, revision)].items():
+        row: dict[str, Any] = {
+            "type": "file",
+            "path": file,
+            "size": len(content),
+            "oid": hashlib.sha1(content).hexdigest(),
+        }
+        if _is_large(file):
+            row["lfs"] = {"oid": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 134}
+        rows.append(row)
+    request.json(rows)
+
+
 def _list(request: Any, hub: Hub, body: bytes, authorization: str | None) -> None:
     asked = parse_qs(urlsplit(request.path).query)
     rows = []
@@ -371,6 +387,7 @@ _NAME = r"([\w.\-]+/[\w.\-]+)"
 _ROUTES: list[tuple[tuple[str, ...], str, Callable[..., None]]] = [
     (("GET",), r"/api/models", _list),
     (("GET",), rf"/api/models/{_NAME}(?:/revision/(.+))?", _info),
+    (("GET",), rf"/api/models/{_NAME}/tree/([^/]+)", _tree),
     (("POST",), r"/api/repos/create", _create),
     (("POST",), rf"/api/models/{_NAME}/branch/(.+)", _branch),
     (("POST",), r"/api/validate-yaml", _validate),

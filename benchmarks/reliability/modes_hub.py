@@ -20,7 +20,7 @@ from benchmarks.reliability.modes import HARMLESS, Case, Missed, Mode
 from benchmarks.reliability.modes_ensemble import ENSEMBLES
 from benchmarks.reliability.saving import head
 from dinoneck.checkpoint import EnsembleFolder, Member, save_ensemble
-from dinoneck.checkpoint.hub import download_head
+from dinoneck.checkpoint.hub import download
 from dinoneck.errors import CheckpointError
 
 
@@ -240,7 +240,7 @@ def closed(work: ACTION) -> ACTION:
 
 def damaged(here: World) -> None:
     """A bit of the cached file flips."""
-    place = download_head(NAME).resolve()
+    place = download(NAME).resolve()
     content = bytearray(place.read_bytes())
     content[-1] ^= 1
     place.write_bytes(content)

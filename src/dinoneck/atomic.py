@@ -27,7 +27,7 @@ _NOT_OFFERED = frozenset({errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNO
 def write_whole(
     path: str | os.PathLike[str],
     chunks: bytes | Iterable[bytes | memoryview],
-    check: Callable[[Path], None] | None = None,
+    check: Callable[[Path], object] | None = None,
 ) -> None:
     """Write ``chunks`` to ``path`` so that the file appears whole or not at all.
 

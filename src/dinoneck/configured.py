@@ -28,7 +28,7 @@ from dinoneck import registry
 from dinoneck.errors import ConfigError, RegistryError, did_you_mean
 
 if TYPE_CHECKING:
-    from dinoneck.checkpoint.hub_push import Pushed
+    from dinoneck.checkpoint.hub import Pushed
 
 TAG = "$"
 Migration = Callable[[dict[str, Any], dict[str, Any]], tuple[dict[str, Any], dict[str, Any]]]

@@ -6,6 +6,7 @@ The client raises many unrelated types, and their texts may hold access tokens a
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import cast
 
 _LONGEST = 200
@@ -91,6 +92,20 @@ def redacted_line(error: object, token: str | None = None) -> str:
         line = line.replace(secret, "<secret>")
     line = _SECRET.sub("<secret>", _QUERY.sub("", line))
     return "".join(sign if sign.isprintable() else " " for sign in line)[:_LONGEST]
+
+
+def cache_folder() -> Path:
+    """Return the folder that the client keeps downloads in; it may not exist."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE)
+
+
+def is_offline() -> bool:
+    """Whether HF_HUB_OFFLINE is set."""
+    from huggingface_hub import constants
+
+    return bool(constants.HF_HUB_OFFLINE)
 
 
 def _inner(error: Exception) -> Exception:

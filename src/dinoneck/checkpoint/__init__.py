@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from dinoneck.checkpoint.head_checkpoint import load_head as load_head
     from dinoneck.checkpoint.head_checkpoint import save_head as save_head
     from dinoneck.checkpoint.hub import HubHead as HubHead
-    from dinoneck.checkpoint.hub_pull import pull_from_hub as pull_from_hub
-    from dinoneck.checkpoint.hub_push import Pushed as Pushed
-    from dinoneck.checkpoint.hub_push import push_to_hub as push_to_hub
+    from dinoneck.checkpoint.hub import Pushed as Pushed
+    from dinoneck.checkpoint.hub import pull_from_hub as pull_from_hub
+    from dinoneck.checkpoint.hub import push_to_hub as push_to_hub
     from dinoneck.checkpoint.legacy import ImportedHead as ImportedHead
     from dinoneck.checkpoint.legacy import LegacyFile as LegacyFile
     from dinoneck.checkpoint.legacy import import_biomass as import_biomass
@@ -48,9 +48,9 @@ _HOMES = {
     "save_ensemble": "dinoneck.checkpoint.ensemble_folder",
     "model_card": "dinoneck.checkpoint.card",
     "HubHead": "dinoneck.checkpoint.hub",
-    "pull_from_hub": "dinoneck.checkpoint.hub_pull",
-    "push_to_hub": "dinoneck.checkpoint.hub_push",
-    "Pushed": "dinoneck.checkpoint.hub_push",
+    "pull_from_hub": "dinoneck.checkpoint.hub",
+    "push_to_hub": "dinoneck.checkpoint.hub",
+    "Pushed": "dinoneck.checkpoint.hub",
     "HeadCheckpoint": "dinoneck.checkpoint.head_checkpoint",
     "load_head": "dinoneck.checkpoint.head_checkpoint",
     "save_head": "dinoneck.checkpoint.head_checkpoint",

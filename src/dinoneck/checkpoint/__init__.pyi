@@ -15,9 +15,9 @@ from dinoneck.checkpoint.head_checkpoint import load_head as load_head
 from dinoneck.checkpoint.head_checkpoint import save_head as save_head
 from dinoneck.checkpoint.header import read_header as read_header
 from dinoneck.checkpoint.hub import HubHead as HubHead
-from dinoneck.checkpoint.hub_pull import pull_from_hub as pull_from_hub
-from dinoneck.checkpoint.hub_push import Pushed as Pushed
-from dinoneck.checkpoint.hub_push import push_to_hub as push_to_hub
+from dinoneck.checkpoint.hub import Pushed as Pushed
+from dinoneck.checkpoint.hub import pull_from_hub as pull_from_hub
+from dinoneck.checkpoint.hub import push_to_hub as push_to_hub
 from dinoneck.checkpoint.legacy import ImportedHead as ImportedHead
 from dinoneck.checkpoint.legacy import LegacyFile as LegacyFile
 from dinoneck.checkpoint.legacy import import_biomass as import_biomass

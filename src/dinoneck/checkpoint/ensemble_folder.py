@@ -97,8 +97,8 @@ class EnsembleFolder:
         headers.check_revision(revision)
         repo, commit = None, None
         if hub.names_a_repo(folder):
-            repo, place = folder, hub.download_ensemble(os.fspath(folder), revision)
-            folder, commit = place, hub.commit_of(place / LISTING)
+            repo, place = folder, hub.download(os.fspath(folder), revision)
+            folder, commit = place.parent, hub.commit_of(place)
         elif revision is not None:
             raise CheckpointError(f"revision={revision!r} is for hub repositories; {folder} is read as a folder")
         ensemble = settled(folder, lambda: cls._read(folder, repo, options))

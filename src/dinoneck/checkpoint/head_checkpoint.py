@@ -5,9 +5,9 @@ from __future__ import annotations
 import copy
 import os
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -26,9 +26,6 @@ from dinoneck.configured import encode
 from dinoneck.data.photos import Preprocessing
 from dinoneck.errors import CheckpointError
 from dinoneck.version import __version__
-
-if TYPE_CHECKING:
-    from dinoneck.checkpoint.hub_push import Pushed
 
 _RECORDS = ("backbone", "preprocess", "training", "license", "tta")
 
@@ -165,36 +162,8 @@ class HeadCheckpoint:
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{path} cannot be written: {error}", step="write") from error
 
-    def push_to_hub(
-        self,
-        repo_id: str,
-        *,
-        private: bool = False,
-        revision: str | None = None,
-        commit_message: str | None = None,
-        create: bool = True,
-        figures: Iterable[str | os.PathLike[str]] = (),
-        token: str | None = None,
-    ) -> Pushed:
-        """Publish this head with its page in one commit of a hub repository.
-
-        The arguments are those of :func:`dinoneck.checkpoint.push_to_hub`.
-
-        Raises:
-            CheckpointError: as there.
-        """
-        from dinoneck.checkpoint.hub_push import push_to_hub
-
-        return push_to_hub(
-            self,
-            repo_id,
-            private=private,
-            revision=revision,
-            commit_message=commit_message,
-            create=create,
-            figures=figures,
-            token=token,
-        )
+    push_to_hub = hub.push_to_hub
+    """Publish this head with its page in one commit, see :func:`dinoneck.checkpoint.push_to_hub`."""
 
     @classmethod
     def load(cls, path_or_repo: str | os.PathLike[str], *, revision: str | None = None) -> Self:
@@ -211,7 +180,7 @@ class HeadCheckpoint:
         files.check_revision(revision)
         path, commit = path_or_repo, None
         if hub.names_a_repo(path_or_repo):
-            path = hub.download_head(os.fspath(path_or_repo), revision)
+            path = hub.download(os.fspath(path_or_repo), revision)
             commit = hub.commit_of(path)
         elif revision is not None:
             raise CheckpointError(f"revision={revision!r} is for hub repositories; {path_or_repo} is read as a file")

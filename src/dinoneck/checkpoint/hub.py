@@ -1,40 +1,51 @@
-"""Head files on the Hugging Face hub: found, downloaded, taken from the cache."""
+"""Head files on the Hugging Face Hub: listed, downloaded, and published in one commit."""
 
 from __future__ import annotations
 
-import contextlib
+import glob
+import io
+import json
 import logging
 import os
 import re
-from collections.abc import Callable
+import shutil
+import tempfile
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from dinoneck.atomic import write_text
-from dinoneck.checkpoint.card import REPO_ID
-from dinoneck.checkpoint.header import HEADS, LISTING, MAX_FILE_BYTES, MAX_HEADER_BYTES, strict_json
+from dinoneck.atomic import write_whole
+from dinoneck.checkpoint.card import HEAD_NAME, REPO_ID, check_repo_id, config_json, model_card
+from dinoneck.checkpoint.header import HEADS, LISTING, MAX_FILE_BYTES, open_regular, read_header
+from dinoneck.checkpoint.read import read_file
 from dinoneck.errors import CheckpointError, some_of
-from dinoneck.hub_errors import redacted_line, refusal, unreachable
+from dinoneck.hub_errors import cache_folder, redacted_line, refusal, unreachable
+from dinoneck.version import __version__
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+    from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 
 logger = logging.getLogger(__name__)
 
 _SUFFIX = ".safetensors"
+_CONFIG = "config.json"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_REF = re.compile(r"(?!.*\.\.)[\w\-][\w.\-]*(/[\w\-][\w.\-]*)*", re.ASCII)
 _TIMEOUT_S = 10.0
 _SHOWN = 8
-_MEMBER = re.compile(rf"{HEADS}/[\w.\-]+\.safetensors", re.ASCII)
-_Choice = Callable[[list[str], str], list[str]]
+_CHUNK_BYTES = 1 << 22
+_PICTURES = ("PNG", "JPEG", "WEBP", "GIF")
 
 
 class HubHead(NamedTuple):
-    """A hub repository that holds a head or an ensemble.
+    """A Hub repository that holds a head.
 
     Attributes:
         repo_id: ``user/name``, as ``load_head`` and ``Predictor`` take it.
-        last_modified: the time of its last commit; None if the hub does not give it.
-        downloads: of the last 30 days, as the hub counts them.
+        last_modified: the time of its last commit; None if the Hub does not give it.
+        downloads: of the last 30 days, as the Hub counts them.
     """
 
     repo_id: str
@@ -42,24 +53,36 @@ class HubHead(NamedTuple):
     downloads: int
 
 
-def list_heads(search: str | None = None) -> list[HubHead]:
-    """Return the hub repositories of the library ``dinoneck``, the last changed first.
+class Pushed(NamedTuple):
+    """The commit of a push.
 
-    These are the repositories whose page has the tag ``dinoneck``, as :func:`dinoneck.checkpoint.push_to_hub` writes
-    it. The private ones that you may see are among them if you are logged in.
+    Attributes:
+        commit: its id; ``HeadCheckpoint.load(repo_id, revision=commit)`` always gives this head.
+        url: the page of the commit.
+    """
+
+    commit: str
+    url: str
+
+
+def list_heads(search: str | None = None) -> list[HubHead]:
+    """Return the Hub repositories with the tag ``dinoneck``, the last changed first.
+
+    :func:`dinoneck.checkpoint.push_to_hub` writes the tag. Private repositories that you may see are included if you
+    are logged in.
 
     Args:
         search: a part of the names, such as ``user/``; None = all.
 
     Raises:
-        CheckpointError: if the hub refuses, or cannot be reached.
+        CheckpointError: if the Hub refuses, or cannot be reached.
     """
     import huggingface_hub as hub
 
     try:
         models = list(hub.HfApi().list_models(filter="dinoneck", search=search, expand=["downloads", "lastModified"]))
-    except Exception as error:  # the hub's client raises many unrelated types
-        reason = refusal(error, "models") or unreachable(error)  # the hub's page /models is that list
+    except Exception as error:  # the client raises many unrelated types
+        reason = refusal(error, "models") or unreachable(error)  # the Hub's page /models is that list
         raise CheckpointError(f"the heads on the hub cannot be listed: {reason}", step="hub") from None
     heads = [HubHead(model.id, model.last_modified, model.downloads or 0) for model in models]
     return sorted(heads, key=lambda head: head.last_modified.timestamp() if head.last_modified else 0.0, reverse=True)
@@ -70,15 +93,16 @@ def names_a_repo(path_or_repo: object) -> bool:
     text = os.fspath(path_or_repo) if isinstance(path_or_repo, str | os.PathLike) else None
     if not isinstance(text, str) or not REPO_ID.fullmatch(text) or text.endswith(_SUFFIX):
         return False
-    # os.path says no of what may not be looked at, where Path raises; who opens it says why
+    # os.path returns False for what may not be looked at, where Path raises; opening it gives the reason
     return not os.path.exists(text) and not os.path.isdir(os.path.dirname(text))  # noqa: PTH110, PTH112, PTH120
 
 
-def download_head(repo_id: str, revision: str | None = None) -> Path:
-    """Return the local path of the one head file of a hub repository: downloaded, or without a network from the cache.
+def download(repo_id: str, revision: str | None = None) -> Path:
+    """Return the local path of the one head file of a Hub repository, or of an ensemble's ``ensemble.json`` (0.1).
 
-    A branch or tag is resolved to a commit first, and the file is that commit's: see :func:`commit_of`. A commit that
-    is in the cache is taken from there. Only the ``.safetensors`` file is fetched.
+    All files are of one commit, also where a branch moves meanwhile. A commit that is in the local cache needs no
+    network. Without a network, a branch or tag gives the commit that it was when it was last loaded. ``config.json`` is
+    fetched too, because the Hub counts downloads by it; it is never read.
 
     Args:
         repo_id: ``user/name``.
@@ -86,31 +110,40 @@ def download_head(repo_id: str, revision: str | None = None) -> Path:
 
     Raises:
         CheckpointError: if the repository or revision does not exist, is private, gated, holds no head file or
-            several, the download breaks off, or it is neither reachable nor cached.
+            several, a file is too large, the download breaks off, or it is neither reachable nor cached.
     """
-    return _fetch(repo_id, revision, _one_head)
+    import huggingface_hub as hub
 
-
-def download_ensemble(repo_id: str, revision: str | None = None) -> Path:
-    """Return the local folder of an ensemble's repository, as :func:`download_head` does for one file.
-
-    Args:
-        repo_id: ``user/name``.
-        revision: a branch, tag or commit; None = the main branch.
-
-    Raises:
-        CheckpointError: as there, or if the repository holds no ensemble.
-    """
-    return _fetch(repo_id, revision, _all_members).parent
-
-
-def download(repo_id: str, revision: str | None = None) -> Path:
-    """Return the local path of the one head file of a hub repository, or of its ensemble's list.
-
-    Raises:
-        CheckpointError: as :func:`download_head`.
-    """
-    return _fetch(repo_id, revision, lambda files, name: (_all_members if LISTING in files else _one_head)(files, name))
+    known = _cached(repo_id, revision)
+    if known is not None and commit_of(known) == revision:
+        return known
+    try:
+        info = hub.HfApi().model_info(repo_id, revision=revision, files_metadata=True, timeout=_TIMEOUT_S)
+    except Exception as error:  # the client raises many unrelated types
+        return _without_the_hub(error, repo_id, revision, known)
+    sizes, commit = {file.rfilename: file.size or 0 for file in info.siblings or ()}, info.sha or ""
+    names = _choose(sizes, repo_id)
+    if (size := max(sizes[name] for name in names)) > MAX_FILE_BYTES:
+        raise CheckpointError(
+            f"a file of {repo_id} has {size} bytes; a head file has at most {MAX_FILE_BYTES}. It was not fetched"
+        )
+    if not _COMMIT.fullmatch(commit):
+        raise CheckpointError(f"the hub gives no commit of {repo_id} for {revision or 'main'!r}", step="hub")
+    logger.info("%s: %r is commit %s", repo_id, revision or "main", commit)
+    if known is not None and commit_of(known) == commit:
+        return known
+    try:  # by the branch's name: the client then records its commit, for use without a network
+        patterns = [glob.escape(name) for name in (*names, _CONFIG)]
+        folder = Path(hub.snapshot_download(repo_id, revision=revision, allow_patterns=patterns))
+    except Exception as error:
+        reason = refusal(error, repo_id, revision) or (
+            f"the download of {some_of(names, _SHOWN)} from {repo_id} broke off ({type(error).__name__}: "
+            f"{redacted_line(error)}); nothing of it is used. Try again, and check that the local cache "
+            f"{cache_folder()} is writable and has room; HF_HUB_CACHE sets another folder"
+        )
+        raise CheckpointError(reason, step="hub") from None
+    # where the branch moved meanwhile: the commit that was looked at
+    return folder / names[0] if folder.name in (commit, revision) else download(repo_id, commit)
 
 
 def commit_of(path: Path) -> str | None:
@@ -121,7 +154,7 @@ def commit_of(path: Path) -> str | None:
 
 
 def blamed(error: CheckpointError, repo_id: object, path: Path) -> CheckpointError:
-    """Return the refusal of a downloaded file with where it comes from and, of a damaged one, what to do about it."""
+    """Return the refusal of a downloaded file with its origin and, of a damaged one, the remedy."""
     damaged = error.step in ("file", "header", "json", "tensors", "digest", "finite")
     advice = (
         f". If the file in the local cache was damaged, delete {os.path.realpath(path)} and load again; else it was "
@@ -130,153 +163,223 @@ def blamed(error: CheckpointError, repo_id: object, path: Path) -> CheckpointErr
     return CheckpointError(f"{repo_id} at {commit_of(path)}: {error}{advice if damaged else ''}", step=error.step)
 
 
-def cache_folder() -> Path:
-    """Return the folder that the hub's client keeps downloads in; it need not be there."""
-    from huggingface_hub import constants
+def pull_from_hub(repo_id: str, out: str | os.PathLike[str], revision: str | None = None) -> str:
+    """Fetch the head file of a Hub repository into a file of your own, and return its commit.
 
-    return Path(constants.HF_HUB_CACHE)
+    :meth:`dinoneck.HeadCheckpoint.load` reads from the Hub without that; this is for keeping a copy, and for machines
+    without a network.
 
+    Args:
+        repo_id: ``user/name``.
+        out: the file; it appears whole and checked, or not at all.
+        revision: a branch, tag or commit; None = the main branch.
 
-def is_offline() -> bool:
-    """Whether the hub's client was told to ask nobody (HF_HUB_OFFLINE)."""
-    from huggingface_hub import constants
-
-    return bool(constants.HF_HUB_OFFLINE)
-
-
-def _fetch(repo_id: str, revision: str | None, choose: _Choice) -> Path:
-    """Download what is chosen from the files of a revision, all of one commit; return the path of the first."""
-    import huggingface_hub as hub
-
-    pinned = _cached(repo_id, revision, choose) if revision is not None and _COMMIT.fullmatch(revision) else None
-    if pinned is not None:
-        return _told(repo_id, revision, pinned, "the cache")
-    try:
-        info = hub.HfApi().model_info(repo_id, revision=revision, files_metadata=True, timeout=_TIMEOUT_S)
-    except Exception as error:  # the hub's client raises many unrelated types
-        return _without_the_hub(error, repo_id, revision, choose)
-    sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
-    names, commit = choose([*sizes], repo_id), info.sha or ""
-    if not _COMMIT.fullmatch(commit):
-        raise CheckpointError(f"the hub did not say which commit of {repo_id} {revision or 'main'!r} is", step="hub")
-    for name in names:
-        if sizes[name] > MAX_FILE_BYTES:
-            raise CheckpointError(
-                f"{name} of {repo_id} has {sizes[name]} bytes; a head file has at most {MAX_FILE_BYTES}. It was not "
-                "fetched"
-            )
-    try:
-        paths = [Path(hub.hf_hub_download(repo_id, name, revision=commit)) for name in names]
-    except Exception as error:
-        if reason := refusal(error, repo_id, commit):
-            raise CheckpointError(reason, step="hub") from None
-        raise _broke_off(error, f"{some_of(names, _SHOWN)} from {repo_id}") from None
-    _remember(paths[0], revision or hub.constants.DEFAULT_REVISION, commit)
-    return _told(repo_id, revision, paths[0], "the hub")
-
-
-def _broke_off(error: Exception, what: str) -> CheckpointError:
-    import huggingface_hub as hub
-
-    if isinstance(error, OSError) and error.errno is not None:
-        why = f"{type(error).__name__}: {redacted_line(error)}"
-        return CheckpointError(
-            f"{what} cannot be written to the local cache ({why}); set HF_HUB_CACHE to a folder that you may write and "
-            f"that has room, now it is {hub.constants.HF_HUB_CACHE}",
-            step="hub",
-        )
-    return CheckpointError(
-        f"the download of {what} broke off ({type(error).__name__}: {redacted_line(error)}); nothing of it is used. "
-        "Try again",
-        step="hub",
-    )
-
-
-def _without_the_hub(error: Exception, repo_id: str, revision: str | None, choose: _Choice) -> Path:
-    """The cached file when the hub could not be asked; a refusal is raised."""
-    reason, known = refusal(error, repo_id, revision), _cached(repo_id, revision, choose)
-    if reason is not None:
-        cached = "" if known is None else f". Commit {commit_of(known)} is in the cache: HF_HUB_OFFLINE=1 uses it"
-        raise CheckpointError(f"{reason}{cached}", step="hub") from None
-    if known is None:
-        what = f"revision {revision!r} of it" if revision else "it"
-        raise CheckpointError(
-            f"there is no file or folder {repo_id}, and as a hub repository {what} is not in the local cache: "
-            f"{unreachable(error)}. Check the name too",
-            step="hub",
-        ) from None
-    logger.warning("%s: %s", repo_id, unreachable(error))
-    return _told(repo_id, revision, known, "the cache; the branch may have moved since")
-
-
-def _cached(repo_id: str, revision: str | None, choose: _Choice) -> Path | None:
-    """The first file chosen from those of a revision that were fetched before."""
-    import huggingface_hub as hub
-
-    try:
-        wanted = [f"*{_SUFFIX}", LISTING]
-        folder = Path(hub.snapshot_download(repo_id, revision=revision, allow_patterns=wanted, local_files_only=True))
-    except Exception:  # its types differ between versions of the client; all mean that it is not there
-        return None
-    files = [file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()]
-    return folder / choose(files, repo_id)[0] if _is_whole(folder, files) else None
-
-
-def _is_whole(folder: Path, files: list[str]) -> bool:
-    """Whether a cached commit has a head, or a list and every head it names: a download may have broken off."""
-    if LISTING not in files:
-        return any(name.endswith(_SUFFIX) for name in files) and not any(map(_MEMBER.fullmatch, files))
-    try:
-        with (folder / LISTING).open("rb") as file:
-            rows = strict_json(file.read(MAX_HEADER_BYTES), LISTING, "list of members")["members"]
-        return {str(row["file"]) for row in rows} <= set(files)
-    except (CheckpointError, OSError, TypeError, KeyError):
-        return True  # it is no sound list; who reads it says so
-
-
-def _told(repo_id: str, revision: str | None, path: Path, source: str) -> Path:
-    logger.info("%s: %r is commit %s, from %s", repo_id, revision or "main", commit_of(path), source)
-    return path
-
-
-def _remember(path: Path, revision: str, commit: str) -> None:
-    """Note in the cache which commit a branch was, so that it is found without a network.
-
-    The client notes that only for files that it was asked for by branch; we ask by commit, so that a branch that
-    moves between listing and fetching cannot mix two commits.
+    Raises:
+        CheckpointError: as :meth:`dinoneck.HeadCheckpoint.load`, or if ``out`` cannot be written.
     """
-    snapshot = next((folder for folder in path.parents if folder.name == commit), None)
-    if snapshot is None or snapshot.parent.name != "snapshots" or revision == commit or not _REF.fullmatch(revision):
-        return
-    note = snapshot.parent.parent / "refs" / revision
-    with contextlib.suppress(OSError):  # a cache that only others may write
-        if not note.is_file() or note.read_text() != commit:
-            note.parent.mkdir(parents=True, exist_ok=True)
-            write_text(note, commit)
-
-
-def _all_members(files: list[str], repo_id: str) -> list[str]:
-    """The list of an ensemble and its heads."""
-    if LISTING not in files:
-        raise CheckpointError(f"the hub repository {repo_id} holds no ensemble ({LISTING})", step="hub")
-    return [LISTING, *sorted(name for name in files if _MEMBER.fullmatch(name))]
-
-
-def _one_head(files: list[str], repo_id: str) -> list[str]:
-    """The one head file among the files of a repository."""
-    heads = sorted(name for name in files if name.endswith(_SUFFIX))
-    if len(heads) == 1 and LISTING not in files:
-        return heads
-    if not heads:
-        raise CheckpointError(f"the hub repository {repo_id} holds no head file (*{_SUFFIX})", step="hub")
-    if LISTING in files:
+    check_repo_id(repo_id)
+    if not (folder := Path(os.path.realpath(out)).parent).is_dir():
         raise CheckpointError(
-            f"the hub repository {repo_id} holds an ensemble of {len(heads)} heads, no single one; load it with "
-            "EnsembleFolder.load or load_ensemble of dinoneck.checkpoint, or hand the name to Predictor",
+            f"{out} cannot be written: the folder {folder} does not exist; create it first", step="write"
+        )
+    source = download(repo_id, revision)
+    if source.name == LISTING:
+        raise CheckpointError(
+            f"{repo_id} holds an ensemble of dinoneck 0.1 as several files; write it as one file with "
+            f'HeadCheckpoint.load("{repo_id}").save("{out}")',
             step="hub",
         )
-    raise CheckpointError(
-        f"the hub repository {repo_id} holds {len(heads)} head files: {some_of(heads, _SHOWN)}; one was expected. "
-        "Download them and pass the folder, or the file that you want",
-        step="hub",
+
+    try:
+        with source.open("rb") as file:
+            write_whole(out, iter(lambda: file.read(_CHUNK_BYTES), b""), check=read_file)
+    except CheckpointError as error:
+        raise blamed(error, repo_id, source) from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{out} cannot be written: {error}", step="write") from error
+    return commit_of(source) or "of unknown commit"
+
+
+def push_to_hub(
+    checkpoint_or_path: HeadCheckpoint | str | os.PathLike[str],
+    repo_id: str,
+    *,
+    private: bool = False,
+    revision: str | None = None,
+    commit_message: str | None = None,
+    create: bool = True,
+    figures: Iterable[str | os.PathLike[str]] = (),
+    token: str | None = None,
+) -> Pushed:
+    """Publish a head in a Hub repository: head.safetensors, config.json, README.md and figures in one commit.
+
+    A private copy of the file is read with all checks, and that copy is sent. README.md and config.json are derived
+    from its header and replace those in the repository. Two pushes at once never mix: the later one is refused.
+
+    Args:
+        checkpoint_or_path: the head, or its file.
+        repo_id: ``user/name``.
+        private: a new repository is private, and an existing public one is refused; False leaves it to the account's
+            default, which is public.
+        revision: the branch; None = main. A missing one begins at main's commit.
+        commit_message: the first line of the commit; None = the head's type and digest.
+        create: make the repository and the branch if they are missing; else that is refused.
+        figures: pictures (PNG, JPEG, WebP, GIF) for the page.
+        token: an access token that may write; None = the stored login.
+
+    Raises:
+        CheckpointError: if the head is damaged, a figure is not a picture, the repository holds other head files, the
+            Hub refuses, or another commit is made meanwhile.
+    """
+    import huggingface_hub as hub
+
+    check_repo_id(repo_id)
+    if revision is not None and _COMMIT.fullmatch(revision):
+        raise CheckpointError(f"a push goes to a branch; {revision} is a commit", step="hub")
+    with tempfile.TemporaryDirectory(prefix="dinoneck-push-") as folder:
+        file = Path(folder, HEAD_NAME)
+        contents = _contents(checkpoint_or_path, file, repo_id, figures)
+        meta = read_header(file).meta
+        message = commit_message or f"{meta['head_type']}, {meta['digest'][:19]}"
+        api = hub.HfApi(token=token, library_name="dinoneck", library_version=__version__)
+        try:
+            if create:
+                api.create_repo(repo_id, private=private or None, exist_ok=True)
+                if revision is not None:
+                    api.create_branch(repo_id, branch=revision, exist_ok=True)
+            pushed = _commit(api, repo_id, revision, contents, message, private)
+        except CheckpointError:
+            raise
+        except Exception as error:  # the client raises many unrelated types
+            reason = refusal(error, repo_id, revision, token) or (
+                f"the push to {repo_id} broke off: {unreachable(error, token)}. The hub holds all of it or nothing; "
+                "files that arrived are not sent again by the next push"
+            )
+            raise CheckpointError(reason, step="hub") from None
+    logger.info("%s is in commit %s of %s", message, pushed.commit, repo_id)
+    return pushed
+
+
+def _choose(files: Iterable[str], repo_id: str) -> list[str]:
+    """Return the files to fetch, the one to read first: the one head file, or the list of an ensemble and its heads."""
+    heads = sorted(name for name in files if name.endswith(_SUFFIX))
+    if LISTING in files:
+        return [LISTING, *(name for name in heads if name.startswith(f"{HEADS}/"))]
+    if len(heads) != 1:
+        raise CheckpointError(
+            f"the hub repository {repo_id} holds {some_of(heads, _SHOWN) or 'no head file'}; expected one *{_SUFFIX}. "
+            "Of several, download the one that you want and pass the file",
+            step="hub",
+        )
+    return heads
+
+
+def _cached(repo_id: str, revision: str | None) -> Path | None:
+    """The path in the local cache that :func:`download` returns, if everything of it was fetched before."""
+    import huggingface_hub as hub
+
+    try:
+        patterns = [f"*{_SUFFIX}", LISTING]
+        folder = Path(hub.snapshot_download(repo_id, revision=revision, allow_patterns=patterns, local_files_only=True))
+        files = {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()}
+        first = _choose(files, repo_id)[0]
+        if first != LISTING:
+            return None if first.startswith(f"{HEADS}/") else folder / first
+        listed = {row["file"] for row in json.loads((folder / LISTING).read_bytes())["members"]}
+    except Exception:  # the client's types differ between its versions; a damaged list is not whole either
+        return None
+    return folder / LISTING if listed <= files else None
+
+
+def _without_the_hub(error: Exception, repo_id: str, revision: str | None, known: Path | None) -> Path:
+    """Return the cached file where the Hub could not be asked; raise what it refused."""
+    reason = refusal(error, repo_id, revision)
+    if reason is None and known is not None:
+        logger.warning("%s: %s. The cache holds commit %s", repo_id, unreachable(error), commit_of(known))
+        return known
+    if reason is None:
+        reason = (
+            f"there is no file or folder {repo_id}, and {revision or 'main'!r} of a hub repository of that name is not "
+            f"in the local cache: {unreachable(error)}. Check the name too"
+        )
+    elif known is not None:
+        reason += f". Commit {commit_of(known)} is in the cache: HF_HUB_OFFLINE=1 uses it"
+    raise CheckpointError(reason, step="hub") from None
+
+
+def _contents(
+    source: HeadCheckpoint | str | os.PathLike[str], file: Path, repo_id: str, figures: Iterable[str | os.PathLike[str]]
+) -> dict[str, Path | bytes]:
+    """Copy the head to ``file``, where no other process writes, and check it there; return what the commit holds."""
+    pictures = _pictures(figures)
+    if not isinstance(source, str | os.PathLike):
+        if not hasattr(source, "save"):
+            raise CheckpointError(f"{type(source).__name__} cannot be pushed; expected a HeadCheckpoint or its file")
+        source.save(file)
+    else:
+        with open_regular(source) as opened, file.open("wb") as copy:
+            shutil.copyfileobj(opened, copy)
+    try:
+        read_file(file)
+    except CheckpointError as error:
+        name = source if isinstance(source, str | os.PathLike) else type(source).__name__
+        raise CheckpointError(
+            f"{name} was not pushed. {str(error).replace(str(file), str(name))}", step=error.step
+        ) from None
+    return {
+        HEAD_NAME: file,
+        _CONFIG: config_json(file).encode(),
+        "README.md": model_card(file, repo_id, sorted(pictures)).encode(),
+        **pictures,
+    }
+
+
+def _commit(
+    api: HfApi, repo_id: str, revision: str | None, contents: Mapping[str, Path | bytes], message: str, private: bool
+) -> Pushed:
+    """Commit on top of the state that was looked at."""
+    import huggingface_hub as hub
+
+    before = api.model_info(repo_id, revision=revision, timeout=_TIMEOUT_S)
+    if private and before.private is False:
+        raise CheckpointError(
+            f"{repo_id} exists and is public, so nothing was pushed; make it private in its settings first, or push "
+            "without private=True",
+            step="hub",
+        )
+    present = [file.rfilename for file in before.siblings or ()]
+    operations: list[Any] = [hub.CommitOperationDelete(path_in_repo=name) for name in _replaced(present, repo_id)]
+    operations += [hub.CommitOperationAdd(path_in_repo=name, path_or_fileobj=part) for name, part in contents.items()]
+    done = api.create_commit(
+        repo_id, operations, commit_message=message, revision=revision, parent_commit=before.sha, num_threads=1
     )
+    return Pushed(done.oid, done.commit_url)
+
+
+def _replaced(present: list[str], repo_id: str) -> list[str]:
+    """The files of an ensemble of 0.1, which a new head replaces; any other second head file is refused."""
+    heads = [name for name in present if name.endswith(_SUFFIX) and name != HEAD_NAME]
+    old = [name for name in heads if LISTING in present and name.startswith(f"{HEADS}/")]
+    if others := set(heads) - set(old):
+        raise CheckpointError(
+            f"{repo_id} holds other head files: {some_of(others, _SHOWN)}; a repository with several cannot be loaded "
+            "by its name. Push to another repository or branch, or delete them there",
+            step="hub",
+        )
+    return [name for name in present if name in (*old, LISTING)]
+
+
+def _pictures(figures: Iterable[str | os.PathLike[str]]) -> dict[str, bytes]:
+    """The bytes of pictures by their names in the repository."""
+    from PIL import Image
+
+    pictures: dict[str, bytes] = {}
+    for path in map(Path, figures):
+        if (name := f"figures/{path.name}") in pictures:
+            raise CheckpointError(f"two figures are called {path.name}; rename one", step="hub")
+        try:
+            pictures[name] = path.read_bytes()
+            Image.open(io.BytesIO(pictures[name]), formats=_PICTURES).verify()
+        except Exception as error:  # Pillow raises many types for a file that is not a picture
+            raise CheckpointError(f"the figure {path} cannot be used: {error}", step="hub") from error
+    return pictures

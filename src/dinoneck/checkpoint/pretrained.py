@@ -14,7 +14,7 @@ from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint, warn_without_bac
 from dinoneck.errors import CheckpointError, RegistryError
 
 if TYPE_CHECKING:
-    from dinoneck.checkpoint.hub_push import Pushed
+    from dinoneck.checkpoint.hub import Pushed
 
 _RECORD = ("preprocess", "extra", "training", "license", "tta")
 

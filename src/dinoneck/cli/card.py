@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dinoneck.atomic import write_text
-from dinoneck.checkpoint.header import LISTING, is_file
+from dinoneck.checkpoint.card import model_card
 from dinoneck.cli.answers import add_json, answer
 from dinoneck.cli.outputs import check_output
+
+if TYPE_CHECKING:
+    from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 
 HELP = "write the README.md that describes a head file"
 EXAMPLE = "dinoneck card head.safetensors --out README.md"
@@ -16,8 +20,8 @@ EXAMPLE = "dinoneck card head.safetensors --out README.md"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
-    parser.add_argument("file", type=Path, help="a head file, or the folder of an ensemble")
-    parser.add_argument("--repo", metavar="USER/NAME", help="the hub repository that the page speaks of")
+    parser.add_argument("file", type=Path, help="a head file, or the folder of an ensemble of 0.1")
+    parser.add_argument("--repo", metavar="USER/NAME", help="the Hub repository that the page is for")
     parser.add_argument("--out", type=Path, help="write it here; else it is printed")
     add_json(parser)
 
@@ -26,7 +30,7 @@ def run(options: argparse.Namespace) -> int:
     """Print or write the page."""
     if options.out is not None:
         check_output(options.out, [options.file])
-    page = _page(options.file, options.repo)
+    page = model_card(_loaded(options.file) if options.file.is_dir() else options.file, options.repo)
     answer(options, page=page, written=options.out)
     if options.out is None:
         print(page, end="")
@@ -36,13 +40,8 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _page(file: Path, repo: str | None) -> str:
-    """The page of a head, or of an ensemble, whose heads are read for it."""
-    if is_file(file / LISTING):
-        from dinoneck.checkpoint.ensemble_card import ensemble_card
-        from dinoneck.checkpoint.ensemble_folder import EnsembleFolder
+def _loaded(folder: Path) -> HeadCheckpoint:
+    """The heads of an ensemble of 0.1 as one head, read with all checks; this imports torch."""
+    from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 
-        return ensemble_card(EnsembleFolder.load(file), repo)
-    from dinoneck.checkpoint.card import model_card
-
-    return model_card(file, repo)
+    return HeadCheckpoint.load(folder)

@@ -186,7 +186,7 @@ def _way() -> Iterator[Finding]:
 def _hub() -> Iterator[Finding]:
     """The cache of the hub's client, and what in it dinoneck could use."""
     from dinoneck.backbones.known import KNOWN
-    from dinoneck.checkpoint.hub import cache_folder, is_offline
+    from dinoneck.hub_errors import cache_folder, is_offline
 
     cache = cache_folder()
     offline = is_offline()

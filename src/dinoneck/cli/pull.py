@@ -19,14 +19,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out",
         type=Path,
         required=True,
-        help="the file, or an ensemble's new folder; whole and checked, or not at all",
+        help="the file; it appears whole and checked, or not at all",
     )
     add_json(parser)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Fetch, check, write, and say which commit it is."""
-    from dinoneck.checkpoint.hub_pull import pull_from_hub
+    """Fetch, check, write, and print the commit."""
+    from dinoneck.checkpoint.hub import pull_from_hub
 
     commit = pull_from_hub(options.repo, options.out, options.revision)
     answer(options, written=options.out, repo=options.repo, commit=commit)

@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "file",
         type=Path,
-        help="a head file, or the folder of an ensemble; every byte is checked before anything is sent",
+        help="a head file, or the folder of an ensemble of 0.1; every byte is checked before anything is sent",
     )
     parser.add_argument("repo", metavar="USER/NAME", help="the repository; made if it is missing")
     parser.add_argument("--private", action="store_true", help="a new repository is private; a public one is refused")
@@ -28,11 +28,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Push, then say which commit it is. The access token is the stored login's: 'hf auth login', or HF_TOKEN."""
-    from dinoneck.checkpoint.hub_push import push_to_hub
+    """Push, then print the commit. The access token is the stored login's: 'hf auth login', or HF_TOKEN."""
+    from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
+    from dinoneck.checkpoint.hub import push_to_hub
 
     pushed = push_to_hub(
-        options.file,
+        HeadCheckpoint.load(options.file) if options.file.is_dir() else options.file,
         options.repo,
         private=options.private,
         revision=options.revision,

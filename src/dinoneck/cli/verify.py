@@ -6,16 +6,12 @@ import argparse
 import sys
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from dinoneck.checkpoint.header import SCHEMA, head_files, read_header
 from dinoneck.cli.answers import add_json, answer
 from dinoneck.cli.one_by_one import Rows, refused
 from dinoneck.cli.stores import is_store
 from dinoneck.cli.text import say
-
-if TYPE_CHECKING:
-    from dinoneck.checkpoint.ensemble_folder import EnsembleFolder
 
 HELP = "check every byte of head files and feature stores; exit 1 if anything is refused"
 EXAMPLE = "dinoneck verify head.safetensors"
@@ -27,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "files",
         type=Path,
         nargs="+",
-        help="head files, folders of them (config.json and README.md there are compared too), ensembles, feature "
+        help="head files, folders of them (config.json and README.md may name no other head), ensembles, feature "
         "stores, or hub repositories (user/name)",
     )
     add_json(parser)
@@ -52,8 +48,8 @@ def _all(path: Path, rows: Rows) -> int:
         return _pulled(path, rows)
     bad = sum(refused(file, partial(_head, file, rows), rows) for file in head_files(path))
     if is_ensemble(path):
-        return bad + refused(path, partial(_ensemble, path, rows, compare=not bad), rows)
-    return bad if bad or not path.is_dir() else _compared(path, None, rows)
+        return bad + refused(path, partial(_ensemble, path, rows), rows)
+    return bad if bad or not path.is_dir() else _compared(path, rows)
 
 
 def _head(file: Path, rows: Rows) -> int:
@@ -68,29 +64,27 @@ def _head(file: Path, rows: Rows) -> int:
     return 0
 
 
-def _ensemble(path: Path, rows: Rows, compare: bool) -> int:
-    """Check that an ensemble's heads are those that its list names, and go together; and the files beside them."""
+def _ensemble(path: Path, rows: Rows) -> int:
+    """Check that an ensemble's heads are those that its list names, and go together."""
     from dinoneck.checkpoint.ensemble_folder import EnsembleFolder
 
     ensemble = EnsembleFolder.load(path)
     say(f"ok       {path}  {ensemble!r}")
     rows.append({"path": path, "state": "ok", "kind": "ensemble", "heads": len(ensemble)})
-    return _compared(path, ensemble, rows) if compare else 0
+    return 0
 
 
-def _compared(folder: Path, ensemble: EnsembleFolder | None, rows: Rows) -> int:
-    """How many of config.json and README.md speak of another head than the one beside them."""
-    from dinoneck.checkpoint.derived import compare
+def _compared(folder: Path, rows: Rows) -> int:
+    """How many of config.json and README.md name another head than the one next to them."""
+    from dinoneck.checkpoint.card import HEAD_NAME, names_another
 
-    wrong = 0
-    for found in compare(folder, ensemble):
-        wrong += found.differs
-        state = "differs" if found.differs else "ok" if found.told.startswith("is") else "note"
-        rows.append({"path": found.file, "state": state, "kind": "derived file", "told": found.told})
-        if found.differs:
-            say(f"differs  {found.file}  derived file differs: {found.told}; the head decides", sys.stderr)
-        else:
-            say(f"{state:<8} {found.file}  {found.told}")
+    head, wrong = folder / HEAD_NAME, 0
+    for file in (folder / "config.json", folder / "README.md") if head.is_file() else ():
+        if file.is_file() and (other := names_another(file, read_header(head).file_digest)):
+            reason = f"it names another head, {other}; the head file decides"
+            say(f"differs  {file}  {reason}", sys.stderr)
+            rows.append({"path": file, "state": "differs", "kind": "derived file", "told": reason})
+            wrong += 1
     return wrong
 
 

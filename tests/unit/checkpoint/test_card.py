@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,10 +16,18 @@ from huggingface_hub import ModelCard, ModelCardData
 from huggingface_hub.repocard_data import model_index_to_eval_results
 from tests.process_group import told_by
 
-from dinoneck import Backbone, CheckpointError, HeadCheckpoint, PatchMeanHead, TargetTransform, Task, save_head
-from dinoneck.checkpoint import EnsembleFolder, Member, model_card, read_header
+from dinoneck import (
+    Backbone,
+    CheckpointError,
+    HeadCheckpoint,
+    HeadEnsemble,
+    PatchMeanHead,
+    TargetTransform,
+    Task,
+    save_head,
+)
+from dinoneck.checkpoint import model_card, read_header
 from dinoneck.checkpoint.card import base_model, config_json
-from dinoneck.checkpoint.ensemble_card import ensemble_card
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 EVIL = (
@@ -175,22 +184,14 @@ def test_metrics_become_a_model_index(meta: dict[str, Any]) -> None:
     assert [result.metric_value for result in read.data.eval_results or ()] == [1.5, 0.5]
 
 
-def test_the_hub_reads_the_index_as_it_is_meant(meta: dict[str, Any], tiny: Backbone) -> None:
+def test_the_hub_reads_the_index_as_it_is_meant(meta: dict[str, Any]) -> None:
     """Through the hub client's own reader and check of a model-index, there and back."""
     training = {"data": {"name": "me/pasture", "revision": "v2"}, "folds": 2, "metrics": {"r2": 0.5, "mae": 2}}
     page = model_card(on(meta, training=training), "me/one")
-    heads = [
-        HeadCheckpoint.from_module(
-            PatchMeanHead(64, [Task("total")]),
-            backbone=tiny,
-            training={**training, "fold": fold, "metrics": {"r2": 0.5 + fold / 4, "huge": 1.7e308}},
-        )
-        for fold in range(2)
-    ]
-    many = EnsembleFolder([Member(checkpoint, "total", fold) for fold, checkpoint in enumerate(heads)])
+    many = on(meta, training={**training, "metrics": {"total r2": {"mean": 0.625, "sd": 0.176777}, "huge": math.inf}})
     for text, expected in (
         (page, {("mae", 2.0, "mae"), ("r2", 0.5, "r2")}),
-        (ensemble_card(many, "me/one"), {("total r2", 0.625, "total r2 (mean, sd 0.176777)")}),
+        (model_card(many, "me/one"), {("total r2", 0.625, "total r2 (mean, sd 0.176777)")}),
     ):
         told = front(text)
         name, results = model_index_to_eval_results(told["model-index"])
@@ -205,8 +206,6 @@ def test_the_hub_reads_the_index_as_it_is_meant(meta: dict[str, Any], tiny: Back
         again = ModelCard(str(read)).data.to_dict()
         assert again["model-index"] == read.data.to_dict()["model-index"]
         ModelCardData(**{key.replace("-", "_"): value for key, value in told.items() if key != "model-index"})
-    assert "| `folds` | `2` |" in section(ensemble_card(many), "Training")
-    assert "fold`" not in section(ensemble_card(many), "Training"), "what differs is not told of all"
 
 
 def test_what_training_and_prediction_record_is_shown(tiny: Backbone, tmp_path: Path) -> None:
@@ -219,7 +218,22 @@ def test_what_training_and_prediction_record_is_shown(tiny: Backbone, tmp_path: 
     assert "Head: `Apache-2.0`." in section(page, "Licence")
     assert "averaged over the views `d6`" in section(page, "Predictions")
     assert "| `folds` | `5` |" in section(page, "Training")
+    assert "| `r2` | `0.5` |" in section(page, "Training")
     assert front(page)["model-index"][0]["results"][0]["metrics"][0]["value"] == 0.5
+
+
+def test_an_ensemble_is_described_as_one_head(tiny: Backbone, tmp_path: Path) -> None:
+    members = [PatchMeanHead(64, [Task(name, unit="g")]) for name in ("a", "b") for _ in range(3)]
+    training = {"folds": 3, "metrics": {"a r2": {"mean": 0.5, "sd": 0.125}}}
+    names = [[name, fold] for name in ("a", "b") for fold in range(3)]
+    save_head(tmp_path / "h.safetensors", HeadEnsemble(members), backbone=tiny, training=training, members=names)
+    page = model_card(tmp_path / "h.safetensors", "me/many")
+    assert front(page)["tags"] == ["dinoneck", "ensemble", "task-regression"]
+    assert "| `a` | `[0, 1, 2]` |\n| `b` | `[0, 1, 2]` |\n" in page.partition("## Predictions")[0]
+    assert "with the reduction `mean`" in page
+    assert section(page, "Predictions").count("| `regression` |") == 2, "one row per task"
+    assert "| `a r2` | `0.5 (sd 0.125)` |" in section(page, "Training")
+    assert 'HeadCheckpoint.load("me/many")' in section(page, "Load")
 
 
 def test_an_older_file_has_the_page_of_what_it_is(tmp_path: Path) -> None:
@@ -227,6 +241,21 @@ def test_an_older_file_has_the_page_of_what_it_is(tmp_path: Path) -> None:
         page = model_card(file)
         assert read_header(file).file_digest in page, file
         assert front(page)["library_name"] == "dinoneck"
+
+
+def check_outside_of_code(body: str) -> None:
+    outside = re.sub(r"`[^`\n]*`", "", re.sub(r"```python\n.*?```", "", body, flags=re.DOTALL))
+    for sign in ("<script", "javascript", "evil", "`", "](", "\x1b", "\u202e", "\u2028", "$$", "alert", "!!"):
+        assert sign not in outside, sign
+
+
+@pytest.mark.parametrize("evil", EVIL, ids=range(len(EVIL)))
+def test_no_string_of_an_ensemble_writes_into_the_page(meta: dict[str, Any], evil: str) -> None:
+    members = [[evil, evil], [evil, {evil: [evil]}], evil, [evil], 3]
+    page = model_card(on(meta, head_type="ensemble", config={"reduce": evil}, extra={"members": members}))
+    check_outside_of_code(page.split("\n---\n", 1)[1])
+    assert "\n| output | folds |\n| --- | --- |\n| `" in page
+    assert "ensemble`" in model_card(on(meta, head_type="ensemble", config={}, extra={"members": evil}))
 
 
 @pytest.mark.parametrize("evil", EVIL, ids=range(len(EVIL)))
@@ -259,9 +288,7 @@ def test_no_string_of_a_header_writes_into_the_page(meta: dict[str, Any], evil: 
     shown = [line for line in plain.split("\n---\n", 1)[1].splitlines() if line.startswith("#")]
     assert titles == [*shown[:5], "## Training", *shown[5:]], "no heading more"
     assert body.count("```") == 2
-    outside = re.sub(r"`[^`\n]*`", "", re.sub(r"```python\n.*?```", "", body, flags=re.DOTALL))
-    for sign in ("<script", "javascript", "evil", "`", "](", "\x1b", "\u202e", "\u2028", "$$", "alert", "!!"):
-        assert sign not in outside, sign
+    check_outside_of_code(body)
     for line in body.splitlines():
         if line.startswith("|"):
             cells = line.strip("|").split("|")
@@ -274,7 +301,7 @@ def test_no_string_of_a_header_writes_into_the_page(meta: dict[str, Any], evil: 
     assert tags.count("<a href") == 0
     assert set(tags) == {"<h1", "<h2", "<p", "<code", "<table", "<thead", "<tbody", "<tr", "<th", "<td", "<ul", "<li",
                          "<pre"}  # fmt: skip
-    assert json.loads(config_json(source))["base_model"] is None
+    assert json.loads(config_json(source))["digest"] == evil
 
 
 def test_the_config_is_derived_from_the_header(meta: dict[str, Any]) -> None:
@@ -283,7 +310,6 @@ def test_the_config_is_derived_from_the_header(meta: dict[str, Any]) -> None:
     assert told["head_type"] == "patch_mean"
     assert told["config"] == meta["config"]
     assert told["digest"] == meta["digest"]
-    assert told["base_model"] is None
 
 
 def test_names_of_repositories_and_figures_are_checked(meta: dict[str, Any]) -> None:
@@ -293,7 +319,7 @@ def test_names_of_repositories_and_figures_are_checked(meta: dict[str, Any]) -> 
         with pytest.raises(CheckpointError, match="plain name"):
             model_card(on(meta), figures=[figure])
     for name in ('x/y")\nimport os', "one", "a/b/c", "me/..x"):
-        with pytest.raises(CheckpointError, match="no hub repository"):
+        with pytest.raises(CheckpointError, match="is not the name of a Hub repository"):
             model_card(on(meta), name)
 
 
@@ -302,7 +328,7 @@ def test_every_registered_module_has_a_page(tmp_path: Path) -> None:
 
     page = model_card(HeadCheckpoint.from_module(LayerGrouper(64, 3)))
     assert front(page)["pipeline_tag"] == "image-feature-extraction"
-    assert "None: this is a building block or a neck." in page
+    assert "None: this is a neck or a building block." in page
     assert "Not recorded." in section(page, "Backbone")
     assert "Predictor" not in page
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 import pytest
@@ -24,7 +26,7 @@ from dinoneck import (
 )
 from dinoneck.checkpoint import hub as hub_rooms
 from dinoneck.checkpoint import model_card, pull_from_hub
-from dinoneck.checkpoint.hub import commit_of, download_head, names_a_repo
+from dinoneck.checkpoint.hub import commit_of, download, names_a_repo
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -62,7 +64,7 @@ def test_the_one_head_of_a_repository_is_loaded(hub: Hub, head: Path, tiny: Back
     repo = hub.repo("me/one", {"fold.safetensors": head.read_bytes(), **extras})
     checkpoint = HeadCheckpoint.load("me/one")
     assert checkpoint.revision == repo.branches["main"]
-    assert hub.fetched() == {"fold.safetensors"}
+    assert hub.fetched() == {"fold.safetensors", "config.json"}, "the hub counts downloads by config.json"
     assert HeadCheckpoint.load(head).revision is None
     photo = torch.rand(3, 32, 48)
     expected = Predictor(head)(photo)
@@ -76,7 +78,7 @@ def test_a_branch_is_resolved_and_may_move(hub: Hub, head: Path, caplog: pytest.
     first = repo.branches["main"]
     with caplog.at_level(logging.INFO, "dinoneck"):
         before = HeadCheckpoint.load("me/one", revision="main")
-    assert f"me/one: 'main' is commit {first}, from the hub" in caplog.text
+    assert f"me/one: 'main' is commit {first}" in caplog.text
     repo.commit({"h.safetensors": other_head()})
     after = HeadCheckpoint.load("me/one")
     assert (before.revision, after.revision) == (first, repo.branches["main"])
@@ -85,19 +87,22 @@ def test_a_branch_is_resolved_and_may_move(hub: Hub, head: Path, caplog: pytest.
     pinned = HeadCheckpoint.load("me/one", revision=first)
     assert pinned.meta["digest"] == before.meta["digest"]
     assert len(hub.requests) == asked, "a commit that is in the cache needs no hub"
+    assert HeadCheckpoint.load("me/one").revision == after.revision
+    assert len(hub.requests) == asked + 1, "a branch that has not moved needs one question"
 
 
 def test_a_branch_that_moves_between_listing_and_fetching_mixes_nothing(
     hub: Hub, head: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     repo = hub.repo("me/one", {"h.safetensors": head.read_bytes()})
-    first, download = repo.branches["main"], huggingface_hub.hf_hub_download
+    first, fetch = repo.branches["main"], huggingface_hub.snapshot_download
 
-    def late(*args: object, **options: object) -> str:
-        repo.commit({"h.safetensors": None, "renamed.safetensors": other_head()})
-        return download(*args, **options)  # type: ignore[arg-type]
+    def late(*args: Any, **options: Any) -> str:
+        if not options.get("local_files_only"):
+            repo.commit({"h.safetensors": None, "renamed.safetensors": other_head()})
+        return str(fetch(*args, **options))
 
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", late)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", late)
     checkpoint = HeadCheckpoint.load("me/one")
     assert checkpoint.revision == first
     assert checkpoint.meta["digest"] == HeadCheckpoint.load(head).meta["digest"]
@@ -201,8 +206,8 @@ def test_a_no_of_the_hub_is_not_hidden_by_the_cache(hub: Hub, head: Path, monkey
 def test_none_and_several_are_refused_by_name(hub: Hub, head: Path) -> None:
     hub.repo("me/many", {"b.safetensors": head.read_bytes(), "a/a.safetensors": head.read_bytes()})
     hub.repo("me/none", {"pytorch_model.bin": b"\x80"})
-    assert "me/many holds 2 head files: a/a.safetensors, b.safetensors; one was expected" in refusal("me/many")
-    assert "me/none holds no head file" in refusal("me/none")
+    assert "me/many holds a/a.safetensors, b.safetensors; expected one *.safetensors" in refusal("me/many")
+    assert "me/none holds no head file; expected one *.safetensors" in refusal("me/none")
     assert hub.fetched() == set()
 
 
@@ -242,19 +247,12 @@ def test_a_short_download_is_refused_and_leaves_nothing_that_counts(hub: Hub, he
 
 
 def test_a_cache_that_cannot_be_written(hub: Hub, head: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    repo = hub.repo("me/one", {"h.safetensors": head.read_bytes()})
+    hub.repo("me/one", {"h.safetensors": head.read_bytes()})
     (tmp_path / "file").write_text("")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "file"))
     text = refusal("me/one")
-    assert "h.safetensors from me/one cannot be written to the local cache (NotADirectoryError: " in text
-    assert "set HF_HUB_CACHE" in text
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-
-    def read_only(*_: object) -> None:
-        raise PermissionError("read-only")
-
-    monkeypatch.setattr(hub_rooms, "write_text", read_only)
-    assert HeadCheckpoint.load("me/one").revision == repo.branches["main"], "only the note for offline use is lost"
+    assert "the download of h.safetensors from me/one broke off (NotADirectoryError: " in text
+    assert f"check that the local cache {tmp_path / 'file'} is writable and has room; HF_HUB_CACHE sets another" in text
 
 
 def test_damage_on_the_hub_and_in_the_cache_says_where(hub: Hub, head: Path) -> None:
@@ -271,7 +269,7 @@ def test_damage_on_the_hub_and_in_the_cache_says_where(hub: Hub, head: Path) -> 
         HeadCheckpoint.load("me/pointer")
     assert caught.value.step == "header"
     HeadCheckpoint.load("me/one")
-    stored = download_head("me/one").resolve()
+    stored = download("me/one").resolve()
     stored.write_bytes(bytes(content))
     with pytest.raises(CheckpointError, match=f"delete {stored} and load again"):
         HeadCheckpoint.load("me/one")
@@ -329,9 +327,32 @@ def test_pull_gives_a_checked_file_or_none(hub: Hub, head: Path, tmp_path: Path)
     with pytest.raises(CheckpointError, match="cannot be written") as caught:
         pull_from_hub("me/one", tmp_path / "nowhere" / "x.safetensors", next(iter(repo.commits)))
     assert caught.value.step == "write"
-    with pytest.raises(CheckpointError, match="is no hub repository"):
+    with pytest.raises(CheckpointError, match="is not the name of a Hub repository"):
         pull_from_hub("one", out)
     assert [path.name for path in tmp_path.iterdir() if "tmp" in path.name] == []
+
+
+def test_an_older_ensemble_is_fetched_whole(hub: Hub, head: Path, tmp_path: Path) -> None:
+    """Its list and its heads, of one commit; half of it in the cache counts as nothing."""
+    names = [f"heads/a-fold{fold}.safetensors" for fold in range(2)]
+    listing = json.dumps({"members": [{"file": name} for name in names]}).encode()
+    files = dict.fromkeys(names, head.read_bytes())
+    commit = hub.repo("me/many", {"ensemble.json": listing, **files, "x.bin": b"x"}).branches["main"]
+    for held in (names[0], "ensemble.json"):
+        huggingface_hub.hf_hub_download("me/many", held, revision=commit)
+        hub.down = 503
+        with pytest.raises(CheckpointError, match="not in the local cache"):
+            download("me/many", commit)
+        hub.down = None
+    listed = download("me/many")
+    assert (listed.name, commit_of(listed)) == ("ensemble.json", commit)
+    assert all((listed.parent / name).read_bytes() == head.read_bytes() for name in names)
+    assert hub.fetched() == {"ensemble.json", *names}
+    asked = len(hub.requests)
+    assert download("me/many", commit) == listed
+    assert len(hub.requests) == asked
+    with pytest.raises(CheckpointError, match=r'as one file with HeadCheckpoint.load\("me/many"\).save\('):
+        pull_from_hub("me/many", tmp_path / "one.safetensors")
 
 
 def test_the_commit_is_read_off_the_innermost_folder() -> None:

@@ -49,17 +49,6 @@ def test_a_predictor_takes_an_ensemble_by_any_name(hub: Hub, many: Path, tiny: B
     assert caught.value.step == "hub"
 
 
-def test_a_single_head_is_not_read_from_an_ensemble(hub: Hub, many: Path, tmp_path: Path) -> None:
-    pushed(hub, many)
-    for load in (HeadCheckpoint.load, load_head):
-        with pytest.raises(CheckpointError, match=r"an ensemble of 3 heads.* EnsembleFolder.load or load_ensemble"):
-            load("me/many")
-        with pytest.raises(CheckpointError, match=r"is a folder; .* holds an ensemble: EnsembleFolder.load"):
-            load(many)
-        with pytest.raises(CheckpointError, match=r"is a folder; expected a head file \(.safetensors\)$"):
-            load(tmp_path)
-
-
 def test_load_any_says_what_it_is(hub: Hub, many: Path) -> None:
     repo = pushed(hub, many)
     head = next((many / "heads").iterdir())

@@ -93,7 +93,7 @@ def test_looking_costs_no_heavy_import(tmp_path: Path) -> None:
     assert done.stdout.strip() == "[]"
     save_head(tmp_path / "h.safetensors", PatchMeanHead(4, [Task("a")]))
     head = str(tmp_path / "h.safetensors")
-    inspected = (["inspect", head], ["inspect", str(tmp_path)], ["card", head], ["diff", head, head])
+    inspected = (["inspect", head], ["inspect", str(tmp_path)], ["diff", head, head])
     for arguments in (["--version"], ["backbones", "dinov3"], *inspected):
         assert seen_from(*arguments)[1] == "0 []", arguments
     assert seen_from("--print-completion", "zsh")[1] == "0 ['shtab']"

@@ -130,9 +130,9 @@ def test_a_head_that_changes_on_its_way_is_broken(monkeypatch: pytest.MonkeyPatc
 
 
 def test_the_cache_is_looked_at(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from dinoneck.checkpoint import hub
+    from dinoneck import hub_errors
 
-    monkeypatch.setattr(hub, "cache_folder", lambda: tmp_path / "hub")
+    monkeypatch.setattr(hub_errors, "cache_folder", lambda: tmp_path / "hub")
     told = found("hub")
     assert told["cache"].told.endswith("hub, will be made")
     assert told["published backbones in it"].state == "note"
