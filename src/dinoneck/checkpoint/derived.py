@@ -11,9 +11,6 @@ from typing import Any, NamedTuple
 import yaml
 
 from dinoneck.checkpoint.card import FIGURE, HEAD_NAME, REPO_ID, config_json, model_card
-from dinoneck.checkpoint.ensemble_card import ensemble_card, ensemble_config
-from dinoneck.checkpoint.ensemble_folder import EnsembleFolder
-from dinoneck.checkpoint.ensemble_writers import DERIVED
 from dinoneck.checkpoint.records import DIGEST
 from dinoneck.errors import CheckpointError, some_of
 from dinoneck.plain_yaml import read_plain
@@ -21,7 +18,7 @@ from dinoneck.plain_yaml import read_plain
 _MAX_BYTES = 1 << 20
 _SHOWN = 3
 _MAX_FRONT = 16 << 10
-_SOURCE = re.compile(r"(?:HeadCheckpoint|EnsembleFolder)\.load\(\"([^\"\n]{1,200}+)\"\)")
+_SOURCE = re.compile(r"HeadCheckpoint\.load\(\"([^\"\n]{1,200}+)\"\)")
 _PICTURE = re.compile(r"!\[[^\[\]\n]{0,300}+\]\(([\w.\-/]{1,300}+)\)", re.ASCII)
 """Linear time on any page: no part can begin inside another, and none gives back what it took."""
 
@@ -40,24 +37,23 @@ class Derived(NamedTuple):
     told: str
 
 
-def compare(folder: Path, ensemble: EnsembleFolder | None = None) -> Iterator[Derived]:
-    """Compare config.json and README.md in a folder with what its head, or its ensemble, says.
+def compare(folder: Path) -> Iterator[Derived]:
+    """Compare config.json and README.md in a folder with what its head says.
 
     Args:
         folder: with ``head.safetensors``, as a hub repository holds it; nothing else is looked at.
-        ensemble: what the folder holds in its place, already read.
 
     Raises:
         CheckpointError: if the head is none.
     """
     head = folder / HEAD_NAME
-    if ensemble is None and not head.is_file():
+    if not head.is_file():
         return
-    config, page = (folder / name for name in DERIVED)
+    config, page = (folder / name for name in ("config.json", "README.md"))
     if config.is_file():
-        yield _config(config, json.loads(config_json(head) if ensemble is None else ensemble_config(ensemble)))
+        yield _config(config, json.loads(config_json(head)))
     if page.is_file():
-        yield _page(page, lambda *told: model_card(head, *told) if ensemble is None else ensemble_card(ensemble, *told))
+        yield _page(page, lambda *told: model_card(head, *told))
 
 
 def _config(file: Path, wanted: Mapping[str, Any]) -> Derived:

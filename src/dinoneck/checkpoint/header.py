@@ -130,7 +130,7 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
 def _check_regular(found: os.stat_result, file: Path) -> None:
     if not stat.S_ISREG(found.st_mode):
         kind = "a folder" if stat.S_ISDIR(found.st_mode) else "no regular file"
-        many = f". It holds an ensemble: EnsembleFolder.load reads it, its heads are in {file / HEADS}"
+        many = f". It holds an ensemble: HeadCheckpoint.load reads it, its heads are in {file / HEADS}"
         raise CheckpointError(
             f"{file} is {kind}; expected a head file (.safetensors){many if is_file(file / LISTING) else ''}"
         )

@@ -9,7 +9,7 @@ from pathlib import Path
 from dinoneck.atomic import write_whole
 from dinoneck.checkpoint import hub
 from dinoneck.checkpoint.card import check_repo_id
-from dinoneck.checkpoint.ensemble_folder import EnsembleFolder
+from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.checkpoint.header import LISTING
 from dinoneck.checkpoint.read import read_file
 from dinoneck.errors import CheckpointError
@@ -25,7 +25,7 @@ def pull_from_hub(repo_id: str, out: str | os.PathLike[str], revision: str | Non
 
     Args:
         repo_id: ``user/name``.
-        out: the file of a head, or the new folder of an ensemble; it appears whole and checked, or not at all.
+        out: the file of the head; it appears whole and checked, or not at all.
         revision: a branch, tag or commit; None = the main branch.
 
     Raises:
@@ -38,7 +38,7 @@ def pull_from_hub(repo_id: str, out: str | os.PathLike[str], revision: str | Non
         )
     source = hub.download(repo_id, revision)
     if source.name == LISTING:
-        EnsembleFolder.load(repo_id, revision=hub.commit_of(source) or revision).save(out)
+        HeadCheckpoint.load(repo_id, revision=hub.commit_of(source) or revision).save(out)
     else:
         try:
             write_whole(out, _chunks(source), check=lambda file: _check(file, repo_id, source))

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dinoneck.checkpoint.card import HEAD_NAME, check_repo_id, config_json, model_card
-from dinoneck.checkpoint.ensemble_card import ensemble_card, ensemble_config
-from dinoneck.checkpoint.ensemble_folder import EnsembleFolder, is_ensemble
+from dinoneck.checkpoint.ensemble_folder import is_ensemble
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.checkpoint.header import HEADS, LISTING
 from dinoneck.errors import CheckpointError, some_of
@@ -57,7 +56,7 @@ class Pushed(NamedTuple):
 
 
 def push_to_hub(
-    checkpoint_or_path: HeadCheckpoint | EnsembleFolder | str | os.PathLike[str],
+    checkpoint_or_path: HeadCheckpoint | str | os.PathLike[str],
     repo_id: str,
     *,
     private: bool = False,
@@ -74,8 +73,7 @@ def push_to_hub(
     once never mix: the later one is refused.
 
     Args:
-        checkpoint_or_path: the head, or its file; or an ensemble, or its folder: then the repository holds its heads
-            and their list in place of head.safetensors.
+        checkpoint_or_path: the head, its file, or the folder of an ensemble of version 0.1.
         repo_id: ``user/name``.
         private: a new repository is private, and one that exists and is public is refused; False leaves it to the
             account's default, which is public.
@@ -94,9 +92,10 @@ def push_to_hub(
         raise CheckpointError(f"a push goes to a branch; {revision} is a commit", step="hub")
     pictures = _pictures(figures)
     with tempfile.TemporaryDirectory(prefix="dinoneck-push-") as folder:
-        is_many = isinstance(checkpoint_or_path, EnsembleFolder) or is_ensemble(checkpoint_or_path)
-        collect = _ensemble if is_many else _head
-        contents, title = collect(checkpoint_or_path, Path(folder), repo_id, sorted(pictures))
+        source = checkpoint_or_path
+        if isinstance(source, str | os.PathLike) and is_ensemble(source):
+            source = HeadCheckpoint.load(source)
+        contents, title = _head(source, Path(folder), repo_id, sorted(pictures))
         contents |= pictures
         try:
             pushed = _push(repo_id, contents, commit_message or title, private, revision, create, token)
@@ -120,19 +119,6 @@ def _head(source: Any, folder: Path, repo_id: str, figures: list[str]) -> tuple[
         "README.md": model_card(file, repo_id, figures).encode("utf-8"),
     }
     return contents, f"{checkpoint.head_type}, {checkpoint.meta['digest'][:19]}"
-
-
-def _ensemble(source: Any, folder: Path, repo_id: str, figures: list[str]) -> tuple[_Contents, str]:
-    """What a repository of an ensemble holds, and the commit's message."""
-    given = source if isinstance(source, EnsembleFolder) else EnsembleFolder.load(source)
-    given.save(folder / "ensemble")  # reads every head back
-    contents: _Contents = {
-        LISTING: folder / "ensemble" / LISTING,
-        **{member.file: folder / "ensemble" / member.file for member in given.members},
-        "config.json": ensemble_config(given).encode("utf-8"),
-        "README.md": ensemble_card(given, repo_id, figures).encode("utf-8"),
-    }
-    return contents, f"ensemble of {len(given)} heads"
 
 
 def _push(
@@ -175,14 +161,14 @@ def _push(
 def _stale(there: list[str], contents: _Contents, repo_id: str) -> list[str]:
     """The heads of an older ensemble, which the new one replaces; any other head file beside is refused."""
     others = [name for name in there if name.endswith(".safetensors") and name not in contents]
-    replaced = LISTING in contents and LISTING in there and all(name.startswith(f"{HEADS}/") for name in others)
+    replaced = LISTING in there and all(name.startswith(f"{HEADS}/") for name in others)
     if others and not replaced:
         raise CheckpointError(
             f"{repo_id} holds other head files: {some_of(others, _SHOWN)}; beside them the new one could not be loaded "
             "by the repository's name. Push to another repository or branch, or delete them there",
             step="hub",
         )
-    return others
+    return [*others, LISTING] if LISTING in there else others
 
 
 def _ask_back(api: HfApi, repo_id: str, commit: str, contents: _Contents) -> None:

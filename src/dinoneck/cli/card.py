@@ -38,11 +38,10 @@ def run(options: argparse.Namespace) -> int:
 
 def _page(file: Path, repo: str | None) -> str:
     """The page of a head, or of an ensemble, whose heads are read for it."""
-    if is_file(file / LISTING):
-        from dinoneck.checkpoint.ensemble_card import ensemble_card
-        from dinoneck.checkpoint.ensemble_folder import EnsembleFolder
-
-        return ensemble_card(EnsembleFolder.load(file), repo)
     from dinoneck.checkpoint.card import model_card
 
+    if is_file(file / LISTING):
+        from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
+
+        return model_card(HeadCheckpoint.load(file), repo)
     return model_card(file, repo)

@@ -6,16 +6,12 @@ import argparse
 import sys
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from dinoneck.checkpoint.header import SCHEMA, head_files, read_header
 from dinoneck.cli.answers import add_json, answer
 from dinoneck.cli.one_by_one import Rows, refused
 from dinoneck.cli.stores import is_store
 from dinoneck.cli.text import say
-
-if TYPE_CHECKING:
-    from dinoneck.checkpoint.ensemble_folder import EnsembleFolder
 
 HELP = "check every byte of head files and feature stores; exit 1 if anything is refused"
 EXAMPLE = "dinoneck verify head.safetensors"
@@ -52,8 +48,8 @@ def _all(path: Path, rows: Rows) -> int:
         return _pulled(path, rows)
     bad = sum(refused(file, partial(_head, file, rows), rows) for file in head_files(path))
     if is_ensemble(path):
-        return bad + refused(path, partial(_ensemble, path, rows, compare=not bad), rows)
-    return bad if bad or not path.is_dir() else _compared(path, None, rows)
+        return bad + refused(path, partial(_ensemble, path, rows), rows)
+    return bad if bad or not path.is_dir() else _compared(path, rows)
 
 
 def _head(file: Path, rows: Rows) -> int:
@@ -68,22 +64,23 @@ def _head(file: Path, rows: Rows) -> int:
     return 0
 
 
-def _ensemble(path: Path, rows: Rows, compare: bool) -> int:
-    """Check that an ensemble's heads are those that its list names, and go together; and the files beside them."""
-    from dinoneck.checkpoint.ensemble_folder import EnsembleFolder
+def _ensemble(path: Path, rows: Rows) -> int:
+    """Check that the heads of an ensemble of version 0.1 are those that its list names, and fit together."""
+    from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 
-    ensemble = EnsembleFolder.load(path)
-    say(f"ok       {path}  {ensemble!r}")
-    rows.append({"path": path, "state": "ok", "kind": "ensemble", "heads": len(ensemble)})
-    return _compared(path, ensemble, rows) if compare else 0
+    ensemble = HeadCheckpoint.load(path)
+    count = len(ensemble.config["members"])
+    say(f"ok       {path}  ensemble of {count} heads  {ensemble.file_digest}  'dinoneck migrate' makes one file of it")
+    rows.append({"path": path, "state": "ok", "kind": "ensemble", "heads": count})
+    return 0
 
 
-def _compared(folder: Path, ensemble: EnsembleFolder | None, rows: Rows) -> int:
+def _compared(folder: Path, rows: Rows) -> int:
     """How many of config.json and README.md speak of another head than the one beside them."""
     from dinoneck.checkpoint.derived import compare
 
     wrong = 0
-    for found in compare(folder, ensemble):
+    for found in compare(folder):
         wrong += found.differs
         state = "differs" if found.differs else "ok" if found.told.startswith("is") else "note"
         rows.append({"path": found.file, "state": state, "kind": "derived file", "told": found.told})
@@ -95,9 +92,9 @@ def _compared(folder: Path, ensemble: EnsembleFolder | None, rows: Rows) -> int:
 
 
 def _pulled(repo: Path, rows: Rows) -> int:
-    from dinoneck.checkpoint.load_any import load_any
+    from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 
-    found = load_any(repo)
+    found = HeadCheckpoint.load(repo)
     say(f"ok       {repo}  {found!r}  commit {found.revision}")
     rows.append({"path": repo, "state": "ok", "kind": "hub repository", "commit": found.revision})
     return 0

@@ -18,7 +18,6 @@ from dinoneck.atomic import write_whole
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.backbones.eval_mode import evaluating
 from dinoneck.checkpoint import header as headers
-from dinoneck.checkpoint.ensemble_folder import EnsembleFolder
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.data.photos import Preprocessing
 from dinoneck.errors import CheckpointError, ConfigError, did_you_mean
@@ -230,13 +229,7 @@ def _records(predictor: Predictor, sources: Sequence[HeadSource]) -> str:
     found = []
     backbone, recipe = predictor.backbone, predictor.preprocess
     for source in sources:
-        if isinstance(source, EnsembleFolder):
-            names = [[member.output, member.fold] for member in source.members]
-            own = backbone.with_layers((source.backbone or {}).get("layers", backbone.layers))
-            source = HeadCheckpoint.from_module(
-                source.build(), backbone=own, preprocess=source.inputs, extra={"members": names}
-            )
-        elif isinstance(source, torch.nn.Module):
+        if isinstance(source, torch.nn.Module):
             source = HeadCheckpoint.from_module(source, backbone=backbone, preprocess=recipe)
         found.append(cast("HeadCheckpoint", source).meta)
     return headers.canonical(found[0] if len(found) == 1 else found).decode("utf-8")

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
+from dinoneck.checkpoint.ensemble_card import ensemble_card
 from huggingface_hub import ModelCard, ModelCardData
 from huggingface_hub.repocard_data import model_index_to_eval_results
 from tests.process_group import told_by
@@ -18,7 +19,6 @@ from tests.process_group import told_by
 from dinoneck import Backbone, CheckpointError, HeadCheckpoint, PatchMeanHead, TargetTransform, Task, save_head
 from dinoneck.checkpoint import EnsembleFolder, Member, model_card, read_header
 from dinoneck.checkpoint.card import base_model, config_json
-from dinoneck.checkpoint.ensemble_card import ensemble_card
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 EVIL = (
