@@ -199,8 +199,7 @@ def _meta(metas: Sequence[dict[str, Any]], modules: Sequence[nn.Module], listing
     try:
         cls = cast("Any", registry.resolve("ensemble"))
         ensemble = cls.from_heads(modules, weights if is_weighted else None, listing.reduce)
-        training = _training([meta["training"] or {} for meta in metas], listing.members)
-    except (ConfigError, OverflowError) as error:
+    except ConfigError as error:
         raise CheckpointError(f"{name}: the heads do not fit together: {error}", step="config") from error
     members = [[member.output, member.fold] for member in listing.members]
     return {
@@ -209,7 +208,7 @@ def _meta(metas: Sequence[dict[str, Any]], modules: Sequence[nn.Module], listing
         "config": ensemble.config,
         "versions": versions_of("ensemble", ensemble.config),
         "tasks": encode(predicted(ensemble)),
-        "training": training,
+        "training": _training([meta["training"] or {} for meta in metas], listing.members),
         "license": " AND ".join(sorted({meta["license"] for meta in metas if meta["license"]})) or None,
         "tta": _shared(metas).get("tta"),
         "extra": {**_shared([meta["extra"] for meta in metas]), "members": members},
@@ -222,14 +221,19 @@ def _training(records: Sequence[Mapping[str, Any]], members: Sequence[Member]) -
     for member, record in zip(members, records, strict=True):
         for name, value in (record.get("metrics") or {}).items():
             found.setdefault(f"{member.output} {name}", []).append(value["mean"] if isinstance(value, dict) else value)
-    metrics = {
-        name: {"mean": round(statistics.fmean(values), 6), "sd": round(statistics.stdev(values), 6)}
-        if len(values) > 1
-        else values[0]
-        for name, values in found.items()
-    }
+    metrics = {name: spread for name, values in found.items() if (spread := _spread(values)) is not None}
     shared = {key: value for key, value in _shared(records).items() if key != "metrics"}
     return {**shared, **({"metrics": metrics} if metrics else {})} or None
+
+
+def _spread(values: Sequence[float]) -> Any:
+    """The mean and the standard deviation; the value itself of one, nothing where they are too large for a float."""
+    if len(values) == 1:
+        return values[0]
+    try:
+        return {"mean": round(statistics.fmean(values), 6), "sd": round(statistics.stdev(values), 6)}
+    except OverflowError:
+        return None
 
 
 def _shared(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""Older heads, saved by ``torch.save``: read without running anything, and put into dinoneck's own.
+"""Older heads, saved by ``torch.save``: read without running anything, and converted to registered heads.
 
-Such files say little. What they do not say (units, layers, the backbone, how photos were prepared) the caller gives;
-every name in them is accounted for.
+Such files hold little more than weights. The caller gives the rest (units, layers, the backbone, how images were
+prepared); every name in a file is used or refused. ``legacy.json`` holds the published names of columns and tensors.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
+import torch
 from torch import Tensor, nn
 
 from dinoneck import registry
-from dinoneck.checkpoint.read import check_finite, limited, on_meta
-from dinoneck.configured import encode, fields_of
+from dinoneck.checkpoint.read import check_finite, limited
+from dinoneck.configured import encode, fields_of, normal
 from dinoneck.errors import BackboneError, CheckpointError, RegistryError, some_of
 from dinoneck.tasks import Task
 from dinoneck.weight_files import check_held, read_any, without_wrapper
@@ -27,15 +28,10 @@ from dinoneck.weight_files import check_held, read_any, without_wrapper
 logger = logging.getLogger(__name__)
 
 MAX_BYTES = 2 << 30
-BIOMASS_TARGETS = ("Dry_Clover_g", "Dry_Dead_g", "Dry_Green_g", "Dry_Total_g", "GDM_g")
-"""What the target indices 0 ... 4 of the design source's files mean."""
 SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
-_MLP_NAMES = {
-    "network.0.weight": "mlps.0.hidden.weight",
-    "network.0.bias": "mlps.0.hidden.bias",
-    "network.2.weight": "mlps.0.out.weight",
-    "network.2.bias": "mlps.0.out.bias",
-}
+_PUBLISHED = json.loads(Path(__file__).with_name("legacy.json").read_text(encoding="utf-8"))
+BIOMASS_TARGETS: tuple[str, ...] = tuple(_PUBLISHED["biomass-mlp"]["targets"])
+"""What the target indices 0 ... 4 of published biomass-mlp files mean."""
 _PLACEHOLDERS = {"target": r"(?P<target>\d+)", "name": r"(?P<name>[A-Za-z_][\w\-]*)", "fold": r"(?P<fold>\d+)"}
 _SHOWN = 5
 
@@ -55,6 +51,9 @@ class LegacyFile:
     state: dict[str, Tensor]
     meta: dict[str, Any]
     prefix: str = ""
+
+
+Source = LegacyFile | Mapping[str, Tensor] | str | os.PathLike[str]
 
 
 class ImportedHead(NamedTuple):
@@ -91,11 +90,11 @@ def read_legacy(path: str | os.PathLike[str], max_bytes: int = MAX_BYTES) -> Leg
     return LegacyFile(where, state, meta, prefix)
 
 
-def import_patch_mean(source: LegacyFile | str | os.PathLike[str], task: Task) -> nn.Module:
-    """Return the PatchMeanHead that does what the design source's BiomassMLP with these weights does.
+def import_patch_mean(source: Source, task: Task) -> nn.Module:
+    """Return the PatchMeanHead that computes what the published BiomassMLP with these weights does.
 
     The file holds ``network.0`` (C -> hidden) and ``network.2`` (hidden -> 1); width and hidden units are theirs. A
-    ReLU stands on every patch.
+    ReLU follows on every patch.
 
     Args:
         source: the file.
@@ -110,16 +109,40 @@ def import_patch_mean(source: LegacyFile | str | os.PathLike[str], task: Task) -
             'ends in one ReLU: Task(name, activation="relu", unit=...)',
             step="config",
         )
-    file = source if isinstance(source, LegacyFile) else read_legacy(source)
-    _no_meta(file)
-    state = _renamed(file, _MLP_NAMES)
-    shape = tuple(state["mlps.0.hidden.weight"].shape)
-    if len(shape) != 2:
-        raise CheckpointError(
-            f"{file.where}: network.0.weight has shape {shape}; expected (hidden, width)", step="tensors"
-        )
-    config = {"embed_dim": shape[1], "tasks": encode([task]), "hidden_dim": shape[0]}
-    return _filled("patch_mean", config, state, file.where)
+    file = _without_meta(source)
+    hidden_dim, embed_dim = _sides(file, "network.0.weight")
+    config = {"embed_dim": embed_dim, "tasks": encode([task]), "hidden_dim": hidden_dim}
+    return _built("patch_mean", config, file, _PUBLISHED["biomass-mlp"]["names"])
+
+
+def cls_gating_tasks() -> tuple[Task, ...]:
+    """Return the tasks of the published CLS-gating module: main, state, height and aux, with losses and weights."""
+    return cast("tuple[Task, ...]", normal(tuple[Task, ...], _PUBLISHED["cls-gating"]["tasks"], "legacy.json"))
+
+
+def import_cls_gating(source: Source, dropout: float = 0.1) -> nn.Module:
+    """Return the head that computes what the published module with these weights does; weights stay bit-identical.
+
+    Args:
+        source: its state dict, or the file of it.
+        dropout: of the hidden units, which a state dict does not record.
+
+    Returns:
+        A CLSGatingHead of mode ``mlp`` in eval mode, with :func:`cls_gating_tasks`, in the dtype of the weights.
+
+    Raises:
+        CheckpointError: if the file cannot be read, or a name is missing or unknown, or shapes, dtypes or values do
+            not fit.
+    """
+    file = _without_meta(source)
+    config = {
+        "embed_dim": _sides(file, "gate_mlp.0.weight")[1],
+        "tasks": encode(list(cls_gating_tasks())),
+        "num_patches": _sides(file, "gate_mlp.2.weight")[0],
+        "hidden_dim": _sides(file, "shared_mlp.0.weight")[0],
+        "dropout": dropout,
+    }
+    return _built("cls_gating", config, file, _PUBLISHED["cls-gating"]["names"])
 
 
 def import_biomass(
@@ -130,13 +153,13 @@ def import_biomass(
     targets: Sequence[str] = BIOMASS_TARGETS,
     minimum: float | None = None,
 ) -> list[ImportedHead]:
-    """Import the heads of several targets and folds: the 25 files of the design source, for example.
+    """Import the heads of several targets and folds, one file each.
 
     Args:
         folder: holds them, and no other weights.
         pattern: their file names, with ``{fold}`` and ``{target}`` (an index into ``targets``) or ``{name}`` (one of
-            them): ``"target{target}_fold{fold}.pth"``. The design source does not tell them, so there is no default.
-        unit: of all targets; no file says it.
+            them): ``"target{target}_fold{fold}.pth"``.
+        unit: of all targets; no file states it.
         targets: what the indices mean, in order.
         minimum: no prediction is below it; None = no limit.
 
@@ -184,7 +207,7 @@ def matching_files(folder: str | os.PathLike[str], pattern: str, targets: Sequen
 
 
 def import_described(
-    source: LegacyFile | str | os.PathLike[str],
+    source: Source,
     *,
     tasks: Sequence[Task],
     embed_dim: int,
@@ -210,7 +233,7 @@ def import_described(
     Raises:
         CheckpointError: if anything in the file has no place, is missing, or contradicts what was given.
     """
-    file = source if isinstance(source, LegacyFile) else read_legacy(source)
+    file = _opened(source)
     meta = _plain_meta(file)
     named = meta.pop("head_type", head_type)
     if named is None or (head_type is not None and named != head_type):
@@ -229,20 +252,13 @@ def import_described(
             "given",
             step="config",
         )
-    _check_known(named, meta, file.where)
-    state = _begun(file.state, rename or {}, file.where)
-    return _filled(named, {**meta, **given}, state, file.where), kept
-
-
-def _check_known(head_type: Any, meta: Mapping[str, Any], where: str) -> None:
-    """Refuse entries of meta that are no arguments: something would be lost."""
-    cls = _resolved(head_type, where)
-    if strange := sorted(set(meta) - set(fields_of(cls))):
+    if strange := sorted(set(meta) - set(fields_of(_resolved(named, file.where)))):  # it would be lost
         raise CheckpointError(
-            f"{where}: meta holds {some_of(strange, _SHOWN)}, which {head_type} has no argument for; what is to be "
-            f"kept beside the head is named (notes=, --note {strange[0]})",
+            f"{file.where}: meta holds {some_of(strange, _SHOWN)}, which {named} has no argument for; what is to be "
+            f"kept with the head is named (notes=, --note {strange[0]})",
             step="config",
         )
+    return _built(named, {**meta, **given}, file, rename or {}), kept
 
 
 def _resolved(head_type: Any, where: str) -> type[Any]:
@@ -280,12 +296,20 @@ def _parts(loaded: Any, where: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return dict(state), dict(meta)
 
 
-def _no_meta(file: LegacyFile) -> None:
+def _opened(source: Source) -> LegacyFile:
+    if isinstance(source, Mapping):
+        return LegacyFile("the state dict", _parts(source, "the state dict")[0], {})
+    return source if isinstance(source, LegacyFile) else read_legacy(source)
+
+
+def _without_meta(source: Source) -> LegacyFile:
+    file = _opened(source)
     if file.meta:
         raise CheckpointError(
             f"{file.where}: meta holds {some_of(map(str, file.meta), _SHOWN)}; expected a state dict alone",
             step="schema",
         )
+    return file
 
 
 def _plain_meta(file: LegacyFile) -> dict[str, Any]:
@@ -298,71 +322,73 @@ def _plain_meta(file: LegacyFile) -> dict[str, Any]:
     return cast("dict[str, Any]", plain)
 
 
-def _renamed(file: LegacyFile, names: Mapping[str, str]) -> dict[str, Tensor]:
-    """The tensors under our names; exactly those that ``names`` lists."""
-    missing, unknown = set(names) - set(file.state), set(file.state) - set(names)
-    if missing or unknown:
-        told = [f"lacks {some_of(missing, _SHOWN)}"] if missing else []
-        told += [f"holds {some_of(unknown, _SHOWN)}, which has no place"] if unknown else []
-        raise CheckpointError(f"{file.where} {' and '.join(told)}; expected {', '.join(names)}", step="tensors")
-    return {ours: file.state[theirs] for theirs, ours in names.items()}
+def _sides(file: LegacyFile, key: str) -> tuple[int, int]:
+    """The shape of a matrix, from which the sizes of a head follow."""
+    if key not in file.state:
+        raise CheckpointError(f"{file.where} lacks {key}; it holds {some_of(file.state, _SHOWN)}", step="tensors")
+    shape = tuple(file.state[key].shape)
+    if len(shape) != 2 or not all(shape):
+        raise CheckpointError(f"{file.where}: {key} has shape {shape}; expected (outputs, inputs)", step="tensors")
+    return shape[0], shape[1]
 
 
-def _begun(state: Mapping[str, Tensor], rename: Mapping[str, str], where: str) -> dict[str, Tensor]:
-    """The tensors with the beginnings of their names replaced; every replacement is used."""
-    found: dict[str, Tensor] = {}
+def _renamed(file: LegacyFile, rename: Mapping[str, str]) -> dict[str, str]:
+    """Our name of every tensor -> its name in the file; every replacement of a beginning is used."""
+    names: dict[str, str] = {}
     used = set()
-    for key, value in state.items():
-        begin = max((old for old in rename if key.startswith(old)), key=len, default=None)
+    for theirs in file.state:
+        begin = max((old for old in rename if theirs.startswith(old)), key=len, default="")
         used.add(begin)
-        ours = key if begin is None else rename[begin] + key.removeprefix(begin)
-        if ours in found:
-            raise CheckpointError(f"{where}: rename gives two tensors the name {ours}", step="tensors")
-        found[ours] = value
+        ours = rename.get(begin, "") + theirs.removeprefix(begin)
+        if ours in names:
+            raise CheckpointError(f"{file.where}: {theirs} and {names[ours]} both become {ours}", step="tensors")
+        names[ours] = theirs
     if idle := set(rename) - used:
-        raise CheckpointError(f"{where}: no name begins with {some_of(idle, _SHOWN)}", step="tensors")
-    return found
+        raise CheckpointError(f"{file.where}: no name begins with {some_of(idle, _SHOWN)}", step="tensors")
+    return names
 
 
-def _filled(head_type: Any, config: Mapping[str, Any], state: Mapping[str, Tensor], where: str) -> nn.Module:
-    """Build a registered head and give it these weights, all of them and no others."""
-    cls = _resolved(head_type, where)
+def _built(head_type: Any, config: Mapping[str, Any], file: LegacyFile, rename: Mapping[str, str]) -> nn.Module:
+    """Build a registered head and give it the weights of the file, all of them and no others."""
+    names, cls = _renamed(file, rename), _resolved(head_type, file.where)
     try:
-        with limited(len(state)):
-            normal = cls.from_config(config, device="meta").config
+        with limited(len(names)), torch.device("meta"):
+            head: nn.Module = cls.from_config(config)
     except Exception as error:  # whatever a constructor makes of values from a file
         raise CheckpointError(
-            f"{where}: {head_type} refuses what the file and the caller say: {error}", step="config"
+            f"{file.where}: {head_type} refuses the arguments of the file and the caller: {error}", step="config"
         ) from error
-    with limited(len(state)):
-        head = on_meta(cls, normal, where)
     expected = head.state_dict()
-    missing, unknown = expected.keys() - state.keys(), state.keys() - expected.keys()
+    missing, unknown = expected.keys() - names.keys(), {names[ours] for ours in names.keys() - expected.keys()}
     if missing or unknown:
-        told = [f"lacks {some_of(missing, _SHOWN)}"] if missing else []
-        told += [f"holds {some_of(unknown, _SHOWN)}, which this head has not"] if unknown else []
-        raise CheckpointError(f"{where} {' and '.join(told)} (rename= gives other names)", step="tensors")
-    _check_alike(state, expected, where)
-    check_finite(state, where)
-    head.load_state_dict({key: value.clone().contiguous() for key, value in state.items()}, strict=True, assign=True)
+        begins = {ours: theirs for theirs, ours in rename.items()}
+        parts = [f"lacks {some_of((_theirs(name, begins) for name in missing), _SHOWN)}"] if missing else []
+        parts += [f"holds {some_of(unknown, _SHOWN)}, which this head has no place for"] if unknown else []
+        raise CheckpointError(f"{file.where} {' and '.join(parts)} (rename= gives other names)", step="tensors")
+    for ours, theirs in names.items():
+        value, like = file.state[theirs], expected[ours]
+        fits = value.is_floating_point() if like.is_floating_point() else value.dtype == like.dtype
+        if value.shape != like.shape or not fits:
+            raise CheckpointError(
+                f"{file.where}: {theirs} is {value.dtype} {tuple(value.shape)}; expected {tuple(like.shape)} of "
+                f"{like.dtype}",
+                step="tensors",
+            )
+    dtypes = sorted({str(value.dtype) for value in file.state.values() if value.is_floating_point()})
+    if len(dtypes) > 1:
+        raise CheckpointError(
+            f"{file.where} mixes {', '.join(dtypes)}; expected one floating-point dtype in all", step="tensors"
+        )
+    check_finite(file.state, file.where)
+    copies = {ours: file.state[theirs].clone().contiguous() for ours, theirs in names.items()}
+    head.load_state_dict(copies, strict=True, assign=True)
     return head.eval().requires_grad_(True)
 
 
-def _check_alike(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], where: str) -> None:
-    for key, value in state.items():
-        floats = expected[key].is_floating_point()
-        fits = value.is_floating_point() if floats else value.dtype == expected[key].dtype
-        if value.shape != expected[key].shape or not fits:
-            raise CheckpointError(
-                f"{where}: {key} is {value.dtype} {tuple(value.shape)}; expected {tuple(expected[key].shape)} of "
-                f"{expected[key].dtype}",
-                step="tensors",
-            )
-    dtypes = sorted({str(value.dtype) for value in state.values() if value.is_floating_point()})
-    if len(dtypes) > 1:
-        raise CheckpointError(
-            f"{where} mixes {', '.join(dtypes)}; expected one floating-point dtype in all", step="tensors"
-        )
+def _theirs(name: str, begins: Mapping[str, str]) -> str:
+    """The name that a file would have for one of ours."""
+    begin = max((ours for ours in begins if name.startswith(ours)), key=len, default="")
+    return begins.get(begin, "") + name.removeprefix(begin)
 
 
 def _compiled(pattern: str) -> re.Pattern[str]:

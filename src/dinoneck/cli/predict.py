@@ -215,7 +215,7 @@ def predicted(
 def _opened(sources: Sequence[Any], options: argparse.Namespace) -> list[Any]:
     from dinoneck.inference.sources import opened
 
-    heads = opened(sources, options.revision)
+    heads: list[Any] = opened(sources, options.revision)
     tell_pooled([head.meta["tasks"] for head in heads])
     return heads
 

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 import yaml
-from dinoneck.checkpoint.ensemble_card import ensemble_card
 from huggingface_hub import ModelCard, ModelCardData
 from huggingface_hub.repocard_data import model_index_to_eval_results
+from tests.fixtures.ensembles import write_ensemble
 from tests.process_group import told_by
 
 from dinoneck import Backbone, CheckpointError, HeadCheckpoint, PatchMeanHead, TargetTransform, Task, save_head
-from dinoneck.checkpoint import EnsembleFolder, Member, model_card, read_header
+from dinoneck.checkpoint import model_card, read_header
 from dinoneck.checkpoint.card import base_model, config_json
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -175,7 +175,7 @@ def test_metrics_become_a_model_index(meta: dict[str, Any]) -> None:
     assert [result.metric_value for result in read.data.eval_results or ()] == [1.5, 0.5]
 
 
-def test_the_hub_reads_the_index_as_it_is_meant(meta: dict[str, Any], tiny: Backbone) -> None:
+def test_the_hub_reads_the_index_as_it_is_meant(meta: dict[str, Any], tiny: Backbone, tmp_path: Path) -> None:
     """Through the hub client's own reader and check of a model-index, there and back."""
     training = {"data": {"name": "me/pasture", "revision": "v2"}, "folds": 2, "metrics": {"r2": 0.5, "mae": 2}}
     page = model_card(on(meta, training=training), "me/one")
@@ -187,10 +187,10 @@ def test_the_hub_reads_the_index_as_it_is_meant(meta: dict[str, Any], tiny: Back
         )
         for fold in range(2)
     ]
-    many = EnsembleFolder([Member(checkpoint, "total", fold) for fold, checkpoint in enumerate(heads)])
+    many = HeadCheckpoint.load(write_ensemble(tmp_path / "many", heads, "total"))
     for text, expected in (
         (page, {("mae", 2.0, "mae"), ("r2", 0.5, "r2")}),
-        (ensemble_card(many, "me/one"), {("total r2", 0.625, "total r2 (mean, sd 0.176777)")}),
+        (model_card(many, "me/one"), {("total r2", 0.625, "total r2 (mean, sd 0.176777)")}),
     ):
         told = front(text)
         name, results = model_index_to_eval_results(told["model-index"])
@@ -205,8 +205,8 @@ def test_the_hub_reads_the_index_as_it_is_meant(meta: dict[str, Any], tiny: Back
         again = ModelCard(str(read)).data.to_dict()
         assert again["model-index"] == read.data.to_dict()["model-index"]
         ModelCardData(**{key.replace("-", "_"): value for key, value in told.items() if key != "model-index"})
-    assert "| `folds` | `2` |" in section(ensemble_card(many), "Training")
-    assert "fold`" not in section(ensemble_card(many), "Training"), "what differs is not told of all"
+    assert "| `folds` | `2` |" in section(model_card(many), "Training")
+    assert "fold`" not in section(model_card(many), "Training"), "what differs is not told of all"
 
 
 def test_what_training_and_prediction_record_is_shown(tiny: Backbone, tmp_path: Path) -> None:

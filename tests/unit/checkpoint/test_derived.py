@@ -11,7 +11,7 @@ import torch
 from tests.hub_server import WRITER, Hub
 
 from dinoneck import Backbone, HeadCheckpoint, PatchMeanHead, Task
-from dinoneck.checkpoint import EnsembleFolder, Member, push_to_hub
+from dinoneck.checkpoint import push_to_hub
 from dinoneck.cli.main import main
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
@@ -24,16 +24,12 @@ def made(tiny: Backbone, seed: int = 0) -> HeadCheckpoint:
     return HeadCheckpoint.from_module(head, backbone=tiny, license="MIT", training=training)
 
 
-@pytest.fixture(params=["head", "ensemble"])
-def folder(
-    request: pytest.FixtureRequest, hub: Hub, tiny: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Path:
+@pytest.fixture
+def folder(hub: Hub, tiny: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A hub repository as ``hf download --local-dir`` leaves it."""
     monkeypatch.setenv("HF_TOKEN", WRITER)
     (tmp_path / "gate.png").write_bytes(b"\x89PNG\r\n\x1a\n")
-    source = made(tiny)
-    many = EnsembleFolder([Member(made(tiny, fold), "a", fold) for fold in range(2)])
-    push_to_hub(source if request.param == "head" else many, "me/one", figures=[tmp_path / "gate.png"])
+    push_to_hub(made(tiny), "me/one", figures=[tmp_path / "gate.png"])
     repo = hub.repos["me/one"]
     for name, content in repo.commits[repo.branches["main"]].items():
         file = tmp_path / "one" / name
@@ -114,13 +110,7 @@ def test_people_edit_pages(folder: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_the_page_of_another_head_is_refused(folder: Path, tiny: Backbone, capsys: pytest.CaptureFixture[str]) -> None:
-    if (folder / "head.safetensors").exists():
-        made(tiny, 7).save(folder / "head.safetensors")
-    else:
-        many = EnsembleFolder([Member(made(tiny, 7 + fold), "a", fold) for fold in range(2)])
-        many.save(folder.parent / "other")
-        for file in [file for file in (folder.parent / "other").rglob("*") if file.is_file()]:
-            (folder / file.relative_to(folder.parent / "other")).write_bytes(file.read_bytes())
+    made(tiny, 7).save(folder / "head.safetensors")
     told = verified(folder, capsys, 1)
     assert f"differs  {folder / 'config.json'}  derived file differs: digest is " in told
     assert f"differs  {folder / 'README.md'}  derived file differs: speaks of sha256:" in told

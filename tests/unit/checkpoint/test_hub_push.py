@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import json
 import logging
@@ -18,11 +17,12 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from tests.fixtures.ensembles import write_ensemble
 from tests.hub_server import READER, WRITER, Hub
 from tests.process_group import told_by
 
 from dinoneck import Backbone, CheckpointError, HeadCheckpoint, PatchMeanHead, Task, save_head
-from dinoneck.checkpoint import EnsembleFolder, Member, hub_push, model_card, pull_from_hub, push_to_hub
+from dinoneck.checkpoint import hub_push, model_card, pull_from_hub, push_to_hub
 from dinoneck.checkpoint.card import config_json
 
 # the client's own way of uploading without Xet
@@ -276,63 +276,32 @@ def test_the_page_on_the_hub_is_one_it_takes(writer: Hub, tmp_path: Path) -> Non
 
 
 @pytest.fixture
-def ensemble(tiny: Backbone) -> EnsembleFolder:
+def ensemble(tiny: Backbone, tmp_path: Path) -> Path:
+    """The folder of version 0.1."""
     folds = [HeadCheckpoint.from_module(PatchMeanHead(64, [Task("a", unit="g")]), backbone=tiny) for _ in range(3)]
-    return EnsembleFolder([Member(checkpoint, "a", fold) for fold, checkpoint in enumerate(folds)])
+    return write_ensemble(tmp_path / "folder", folds, "a")
 
 
-def test_an_ensemble_goes_there_and_back(writer: Hub, ensemble: EnsembleFolder, tmp_path: Path) -> None:
-    ensemble.save(tmp_path / "folder")
-    pushed = push_to_hub(tmp_path / "folder", "me/many")
+def test_an_ensemble_of_0_1_goes_there_as_one_file(writer: Hub, ensemble: Path, tmp_path: Path) -> None:
+    pushed = push_to_hub(ensemble, "me/many")
     held = writer.repos["me/many"].commits[pushed.commit]
-    heads = {f"heads/a-fold{fold}.safetensors" for fold in range(3)}
-    assert set(held) == {".gitattributes", "ensemble.json", "config.json", "README.md", *heads}
-    for name in ("ensemble.json", *heads):
-        assert held[name] == (tmp_path / "folder" / name).read_bytes()
-    loaded = EnsembleFolder.load("me/many", revision="main")
-    assert loaded.revision == pushed.commit
-    assert loaded.listing() == ensemble.listing()
-    assert writer.fetched() == {"ensemble.json", *heads}
+    assert set(held) == {".gitattributes", "head.safetensors", "config.json", "README.md"}
+    assert HeadCheckpoint.load("me/many", revision="main").meta == HeadCheckpoint.load(ensemble).meta
     assert pull_from_hub("me/many", tmp_path / "back") == pushed.commit
-    assert EnsembleFolder.load(tmp_path / "back").listing() == ensemble.listing()
+    assert (tmp_path / "back").read_bytes() == held["head.safetensors"]
     page = held["README.md"].decode()
-    assert f"digest `sha256:{hashlib.sha256(held['ensemble.json']).hexdigest()}`" in page
-    assert all(member.checkpoint.meta["digest"] in page for member in ensemble.members)
     assert page.count("| `a` | `regression` |") == 1
-    assert 'EnsembleFolder.load("me/many")' in page
     assert yaml.safe_load(page.split("---\n")[1])["tags"] == ["dinoneck", "ensemble", "task-regression"]
-    block = re.search(r"```python\n(.*?)```", page, re.DOTALL)
-    assert block is not None
-    space: dict[str, Any] = {}
-    exec(block.group(1), space)
-    assert space["predict"] is not None
-    writer.stop()
-    assert EnsembleFolder.load("me/many").revision == pushed.commit, "from the cache"
 
 
-def test_single_heads_and_ensembles_are_told_apart(
-    writer: Hub, ensemble: EnsembleFolder, checkpoint: HeadCheckpoint, tmp_path: Path
-) -> None:
-    push_to_hub(ensemble, "me/many")
-    checkpoint.push_to_hub("me/one")
-    with pytest.raises(CheckpointError, match="me/many holds an ensemble of 3 heads, no single one"):
-        HeadCheckpoint.load("me/many")
-    with pytest.raises(CheckpointError, match="me/one holds no ensemble"):
-        EnsembleFolder.load("me/one")
-    assert "me/many holds other head files" in refusal(checkpoint, "me/many")
-    assert "me/one holds other head files" in refusal(ensemble, "me/one")
-    with pytest.raises(CheckpointError, match="is for hub repositories"):
-        EnsembleFolder.load(tmp_path, revision="v1")
-
-
-def test_a_smaller_ensemble_replaces_a_larger_one(writer: Hub, ensemble: EnsembleFolder, tmp_path: Path) -> None:
-    push_to_hub(ensemble, "me/many")
-    pushed = push_to_hub(EnsembleFolder(ensemble.members[:2]), "me/many")
-    assert len(EnsembleFolder.load("me/many")) == 2
-    assert "heads/a-fold2.safetensors" not in writer.repos["me/many"].commits[pushed.commit]
-    assert writer.repos["me/many"].messages == ["", "ensemble of 3 heads", "ensemble of 2 heads"]
-    ensemble.save(tmp_path / "folder")
-    file = tmp_path / "folder" / "heads" / "a-fold1.safetensors"
+def test_a_repository_of_0_1_is_pulled_and_replaced(writer: Hub, ensemble: Path, tmp_path: Path) -> None:
+    old = {file.relative_to(ensemble).as_posix(): file.read_bytes() for file in ensemble.rglob("*.*")}
+    commit = writer.repo("me/many", old).branches["main"]
+    assert pull_from_hub("me/many", tmp_path / "back") == commit
+    assert HeadCheckpoint.load(tmp_path / "back").meta == HeadCheckpoint.load(ensemble).meta
+    pushed = push_to_hub(ensemble, "me/many")
+    assert set(writer.repos["me/many"].commits[pushed.commit]) >= {"head.safetensors", "README.md"}
+    assert not {name for name in writer.repos["me/many"].commits[pushed.commit] if name.startswith(("heads/", "ens"))}
+    file = ensemble / "heads" / "a-fold1.safetensors"
     file.write_bytes(file.read_bytes()[:-1])
-    assert "cut short" in refusal(tmp_path / "folder", "me/many")
-    assert len(writer.repos["me/many"].commits) == 3
+    assert "cut short" in refusal(ensemble, "me/many")

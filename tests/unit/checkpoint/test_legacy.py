@@ -134,9 +134,11 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     path, good = tmp_path / "m.pth", state()
     refused({**good, "module.x": torch.zeros(1)}, path, "begin with 'module.'.*some do not")
     refused({key: good[key] for key in list(good)[1:]}, path, "lacks network.0.weight", "tensors")
-    refused({**good, "network.3.weight": torch.zeros(1)}, path, "network.3.weight, which has no place", "tensors")
-    refused({**good, "network.2.weight": torch.zeros(1, HIDDEN + 1)}, path, "mlps.0.out.weight is", "tensors")
-    refused({**good, "network.2.bias": torch.zeros(2)}, path, "mlps.0.out.bias is", "tensors")
+    refused(
+        {**good, "network.3.weight": torch.zeros(1)}, path, "network.3.weight, which this head has no place", "tensors"
+    )
+    refused({**good, "network.2.weight": torch.zeros(1, HIDDEN + 1)}, path, "network.2.weight is", "tensors")
+    refused({**good, "network.2.bias": torch.zeros(2)}, path, "network.2.bias is", "tensors")
     refused({**good, "network.0.weight": torch.zeros(3)}, path, "shape", "tensors")
     refused({**good, "network.2.bias": torch.zeros(1).half()}, path, "one floating-point dtype", "tensors")
     refused({**good, "network.2.bias": torch.zeros(1, dtype=torch.int64)}, path, "int64", "tensors")

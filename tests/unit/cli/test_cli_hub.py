@@ -6,10 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
+from tests.fixtures.ensembles import write_ensemble
 from tests.hub_server import WRITER, Hub
 
 from dinoneck import HeadCheckpoint, PatchMeanHead, Task, save_head
-from dinoneck.checkpoint import Member, model_card, save_ensemble
+from dinoneck.checkpoint import model_card
 from dinoneck.cli.main import main
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
@@ -91,12 +92,11 @@ def test_an_ensemble_goes_there_and_back(
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", WRITER)
     heads = [HeadCheckpoint.from_module(PatchMeanHead(64, [Task("total")])) for _ in range(2)]
-    save_ensemble(tmp_path / "many", [Member(checkpoint, "total", fold) for fold, checkpoint in enumerate(heads)])
+    write_ensemble(tmp_path / "many", heads, "total")
     assert main(["card", str(tmp_path / "many"), "--repo", "me/many"]) == 0
     page = capsys.readouterr().out
     assert main(["push", str(tmp_path / "many"), "me/many"]) == 0
     repo = hub.repos["me/many"]
     assert repo.commits[repo.branches["main"]]["README.md"].decode() == page
     assert main(["pull", "me/many", "--out", str(tmp_path / "back")]) == 0
-    listing = (tmp_path / "back" / "ensemble.json").read_bytes()
-    assert listing == (tmp_path / "many" / "ensemble.json").read_bytes()
+    assert HeadCheckpoint.load(tmp_path / "back").meta == HeadCheckpoint.load(tmp_path / "many").meta

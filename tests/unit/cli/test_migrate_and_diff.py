@@ -82,7 +82,7 @@ def test_a_member_of_an_ensemble_folder_is_not_changed_under_it(old: Path, capsy
     (old.parent / "ensemble.json").write_text("{}")
     before = (old / "fpn.safetensors").read_bytes()
     assert main(["migrate", str(old / "fpn.safetensors")]) == 1
-    assert "ensemble folder" in capsys.readouterr().err
+    assert "belongs to an ensemble" in capsys.readouterr().err
     assert (old / "fpn.safetensors").read_bytes() == before
 
 
