@@ -120,6 +120,7 @@ def read_ensemble(folder: str | os.PathLike[str], read: Callable[[Path], _Head])
         CheckpointError: if a head is missing, damaged, not listed or not the one that is listed, or they do not fit
             together.
     """
+    from dinoneck.checkpoint.lora_weights import PREFIX
     from dinoneck.checkpoint.read import check_meta
     from dinoneck.checkpoint.state import chunks_of, listing_of
 
@@ -127,7 +128,9 @@ def read_ensemble(folder: str | os.PathLike[str], read: Callable[[Path], _Head])
     heads = [read(Path(folder, member.file)) for member in listing.members]
     for member, (header, _, _) in zip(listing.members, heads, strict=True):
         _check_member(Path(folder, member.file), member, header, listing)
-    state = _joined([tensors for _, tensors, _ in heads])
+    state: dict[str, Tensor] = {}
+    for place, (_, tensors, _) in enumerate(heads):  # LoRA weights belong to the one backbone: all heads have the same
+        state |= {key if key.startswith(PREFIX) else f"heads.{place}.{key}": x for key, x in tensors.items()}
     meta = _meta([header.meta for header, _, _ in heads], [module for _, _, module in heads], listing, str(folder))
     meta["tensors"] = listing_of(state)
     entries = headers.entries_of(meta["tensors"], str(folder))
@@ -145,10 +148,10 @@ def _check_files(folder: Path, members: Sequence[Member]) -> None:
     if len(listed) < len(members) or len({member.digest for member in members}) < len(members):
         raise CheckpointError(f"{folder / LISTING} lists a head twice", step="pairing")
     there = {f"{HEADS}/{file.name}" for file in (folder / HEADS).glob(headers.HEAD_FILES)}
-    if missing := listed - there:
-        raise CheckpointError(f"{folder} lacks {some_of(missing, _SHOWN)} of the {len(listed)} heads it lists")
-    if extra := there - listed:
-        raise CheckpointError(f"{folder} holds {some_of(extra, _SHOWN)}, which {LISTING} does not list")
+    for names, verb in ((listed - there, "lacks"), (there - listed, "holds")):
+        if names:
+            what = f"{verb} {some_of(names, _SHOWN)}"
+            raise CheckpointError(f"{folder} {what}; expected exactly the {len(listed)} heads that {LISTING} lists")
 
 
 def _check_member(file: Path, member: Member, header: Header, listing: Listing) -> None:
@@ -173,19 +176,6 @@ def _check_member(file: Path, member: Member, header: Header, listing: Listing) 
                 f"{file}: its {key} record is not that of {LISTING}, which all heads share: {', '.join(differ)}",
                 step="pairing",
             )
-
-
-def _joined(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """The tensors of all heads; LoRA weights, which belong to the one backbone, once."""
-    from dinoneck.checkpoint.lora_weights import PREFIX
-
-    adapter = {key: value for key, value in states[0].items() if key.startswith(PREFIX)}
-    return adapter | {
-        f"heads.{place}.{key}": value
-        for place, state in enumerate(states)
-        for key, value in state.items()
-        if not key.startswith(PREFIX)
-    }
 
 
 def _meta(metas: Sequence[dict[str, Any]], modules: Sequence[nn.Module], listing: Listing, name: str) -> dict[str, Any]:

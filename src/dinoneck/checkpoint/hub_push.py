@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dinoneck.checkpoint.card import HEAD_NAME, check_repo_id, config_json, model_card
-from dinoneck.checkpoint.ensemble_folder import is_ensemble
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.checkpoint.header import HEADS, LISTING
 from dinoneck.errors import CheckpointError, some_of
@@ -73,7 +72,7 @@ def push_to_hub(
     once never mix: the later one is refused.
 
     Args:
-        checkpoint_or_path: the head, its file, or the folder of an ensemble of version 0.1.
+        checkpoint_or_path: the head, its file, or a folder that :meth:`HeadCheckpoint.load` reads.
         repo_id: ``user/name``.
         private: a new repository is private, and one that exists and is public is refused; False leaves it to the
             account's default, which is public.
@@ -93,7 +92,7 @@ def push_to_hub(
     pictures = _pictures(figures)
     with tempfile.TemporaryDirectory(prefix="dinoneck-push-") as folder:
         source = checkpoint_or_path
-        if isinstance(source, str | os.PathLike) and is_ensemble(source):
+        if isinstance(source, str | os.PathLike) and Path(source).is_dir():
             source = HeadCheckpoint.load(source)
         contents, title = _head(source, Path(folder), repo_id, sorted(pictures))
         contents |= pictures

@@ -32,7 +32,6 @@ SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
 _PUBLISHED = json.loads(Path(__file__).with_name("legacy.json").read_text(encoding="utf-8"))
 BIOMASS_TARGETS: tuple[str, ...] = tuple(_PUBLISHED["biomass-mlp"]["targets"])
 """What the target indices 0 ... 4 of published biomass-mlp files mean."""
-_PLACEHOLDERS = {"target": r"(?P<target>\d+)", "name": r"(?P<name>[A-Za-z_][\w\-]*)", "fold": r"(?P<fold>\d+)"}
 _SHOWN = 5
 
 
@@ -169,41 +168,10 @@ def import_biomass(
     Raises:
         CheckpointError: if a file does not match the pattern, a fold is missing, or :func:`import_patch_mean` refuses.
     """
-    found = matching_files(folder, pattern, targets)
     return [
         ImportedHead(name, fold, import_patch_mean(path, Task(name, activation="relu", unit=unit, minimum=minimum)))
-        for (name, fold), path in found.items()
+        for (name, fold), path in _matching_files(Path(folder), pattern, targets).items()
     ]
-
-
-def matching_files(folder: str | os.PathLike[str], pattern: str, targets: Sequence[str]) -> dict[tuple[str, int], Path]:
-    """Return ``{(target, fold): file}`` in the order of the targets; every weights file of the folder is in it.
-
-    Raises:
-        CheckpointError: if one does not match, or a target has not every fold.
-    """
-    room, compiled = Path(folder), _compiled(pattern)
-    if not room.is_dir():
-        raise CheckpointError(f"{room} is no folder; expected one with the files {pattern!r}")
-    files = sorted(path for path in room.iterdir() if path.suffix in SUFFIXES)
-    found: dict[tuple[str, int], Path] = {}
-    for path in files:
-        match = compiled.fullmatch(path.name)
-        if match is None:
-            raise CheckpointError(f"{path} does not match the pattern {pattern!r}; move it away, or change the pattern")
-        key = _target_of(match.groupdict(), targets, path), int(match["fold"])
-        if key in found:
-            raise CheckpointError(f"{path} and {found[key].name} both are target {key[0]!r} of fold {key[1]}")
-        found[key] = path
-    folds = sorted({fold for _, fold in found})
-    missing = [f"{name} fold {fold}" for name in targets for fold in folds if (name, fold) not in found]
-    if missing or not found:
-        raise CheckpointError(
-            f"{room} lacks {some_of(missing, _SHOWN)}; it holds {len(found)} files like {pattern!r}"
-            if found
-            else f"{room} holds no file like {pattern!r} ({', '.join(SUFFIXES)})"
-        )
-    return {(name, fold): found[name, fold] for name in targets for fold in folds}
 
 
 def import_described(
@@ -237,25 +205,18 @@ def import_described(
     meta = _plain_meta(file)
     named = meta.pop("head_type", head_type)
     if named is None or (head_type is not None and named != head_type):
-        raise CheckpointError(
-            f"{file.where}: meta says head_type {file.meta.get('head_type')!r} and the caller {head_type!r}; expected "
-            "one registered name",
-            step="registry",
-        )
+        found = f"meta names head_type {file.meta.get('head_type')!r} and the call {head_type!r}"
+        raise CheckpointError(f"{file.where}: {found}; expected one registered name", step="registry")
     if lost := [key for key in notes if key not in meta]:
         raise CheckpointError(f"{file.where}: meta has no entry {some_of(lost, _SHOWN)} to keep", step="config")
     kept = {key: meta.pop(key) for key in notes}
     given = {**(arguments or {}), "embed_dim": embed_dim, "tasks": encode(list(tasks))}
-    if twice := [key for key, value in given.items() if key in meta and meta[key] != encode(value)]:
-        raise CheckpointError(
-            f"{file.where}: meta says {', '.join(f'{key}={meta[key]!r}' for key in twice)}, which contradicts what was "
-            "given",
-            step="config",
-        )
+    if twice := [f"{key}={meta[key]!r}" for key in given if key in meta and meta[key] != encode(given[key])]:
+        raise CheckpointError(f"{file.where}: meta holds {', '.join(twice)}, which contradicts the call", step="config")
     if strange := sorted(set(meta) - set(fields_of(_resolved(named, file.where)))):  # it would be lost
         raise CheckpointError(
-            f"{file.where}: meta holds {some_of(strange, _SHOWN)}, which {named} has no argument for; what is to be "
-            f"kept with the head is named (notes=, --note {strange[0]})",
+            f"{file.where}: meta holds {some_of(strange, _SHOWN)}, which {named} has no argument for; name what is to "
+            f"be kept with the head (notes=, --note {strange[0]})",
             step="config",
         )
     return _built(named, {**meta, **given}, file, rename or {}), kept
@@ -270,56 +231,40 @@ def _resolved(head_type: Any, where: str) -> type[Any]:
 
 def _parts(loaded: Any, where: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors and the plain values of a file."""
-    if not isinstance(loaded, Mapping) or not loaded:
-        raise CheckpointError(
-            f"{where} holds {type(loaded).__name__}; expected a state dict, or a dict of state_dict and meta",
-            step="schema",
-        )
-    meta: Any = {}
-    state: Any = loaded
-    if "state_dict" in loaded:
-        if strange := [str(key) for key in loaded if key not in ("state_dict", "meta")]:
-            raise CheckpointError(
-                f"{where} holds {some_of(strange, _SHOWN)} beside state_dict and meta; save a file without them",
-                step="schema",
-            )
-        state, meta = loaded["state_dict"], loaded.get("meta", {})
+    parts = dict(loaded) if isinstance(loaded, Mapping) and "state_dict" in loaded else {"state_dict": loaded}
+    state, meta = parts.pop("state_dict"), parts.pop("meta", {})
     if not isinstance(state, Mapping) or not state or not isinstance(meta, Mapping):
-        raise CheckpointError(
-            f"{where}: state_dict is {type(state).__name__} and meta {type(meta).__name__}; expected dicts, the first "
-            "not empty",
-            step="schema",
-        )
-    strange = [str(key) for key, value in state.items() if not (isinstance(key, str) and isinstance(value, Tensor))]
-    if strange:
-        raise CheckpointError(f"{where}: {some_of(strange, _SHOWN)} are no tensors", step="schema")
+        found = f"holds {type(state).__name__} with {type(meta).__name__} as meta"
+        raise CheckpointError(f"{where} {found}; expected a dict of tensors, or of state_dict and meta", step="schema")
+    if parts:
+        found = f"holds {some_of(map(str, parts), _SHOWN)} next to state_dict and meta"
+        raise CheckpointError(f"{where} {found}; save a file without them", step="schema")
+    if odd := [str(key) for key, value in state.items() if not (isinstance(key, str) and isinstance(value, Tensor))]:
+        raise CheckpointError(f"{where} holds {some_of(odd, _SHOWN)}; expected tensors by name", step="schema")
     return dict(state), dict(meta)
 
 
 def _opened(source: Source) -> LegacyFile:
     if isinstance(source, Mapping):
-        return LegacyFile("the state dict", _parts(source, "the state dict")[0], {})
+        return LegacyFile("the state dict", *_parts(source, "the state dict"))
     return source if isinstance(source, LegacyFile) else read_legacy(source)
 
 
 def _without_meta(source: Source) -> LegacyFile:
     file = _opened(source)
     if file.meta:
-        raise CheckpointError(
-            f"{file.where}: meta holds {some_of(map(str, file.meta), _SHOWN)}; expected a state dict alone",
-            step="schema",
-        )
+        found = f"meta holds {some_of(map(str, file.meta), _SHOWN)}"
+        raise CheckpointError(f"{file.where}: {found}; expected a state dict alone", step="schema")
     return file
 
 
 def _plain_meta(file: LegacyFile) -> dict[str, Any]:
     try:
-        plain = json.loads(json.dumps(file.meta, allow_nan=False))
+        if odd := [key for key in file.meta if not isinstance(key, str)]:
+            raise TypeError(f"the key {odd[0]!r}")
+        return dict(json.loads(json.dumps(file.meta, allow_nan=False)))
     except (TypeError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{file.where}: meta holds more than plain values ({error})", step="schema") from None
-    if set(plain) != set(file.meta):
-        raise CheckpointError(f"{file.where}: meta has keys that are no text", step="schema")
-    return cast("dict[str, Any]", plain)
 
 
 def _sides(file: LegacyFile, key: str) -> tuple[int, int]:
@@ -355,9 +300,7 @@ def _built(head_type: Any, config: Mapping[str, Any], file: LegacyFile, rename: 
         with limited(len(names)), torch.device("meta"):
             head: nn.Module = cls.from_config(config)
     except Exception as error:  # whatever a constructor makes of values from a file
-        raise CheckpointError(
-            f"{file.where}: {head_type} refuses the arguments of the file and the caller: {error}", step="config"
-        ) from error
+        raise CheckpointError(f"{file.where}: {head_type} refuses its arguments: {error}", step="config") from error
     expected = head.state_dict()
     missing, unknown = expected.keys() - names.keys(), {names[ours] for ours in names.keys() - expected.keys()}
     if missing or unknown:
@@ -369,15 +312,12 @@ def _built(head_type: Any, config: Mapping[str, Any], file: LegacyFile, rename: 
         value, like = file.state[theirs], expected[ours]
         fits = value.is_floating_point() if like.is_floating_point() else value.dtype == like.dtype
         if value.shape != like.shape or not fits:
-            raise CheckpointError(
-                f"{file.where}: {theirs} is {value.dtype} {tuple(value.shape)}; expected {tuple(like.shape)} of "
-                f"{like.dtype}",
-                step="tensors",
-            )
+            found, wanted = f"{value.dtype} {tuple(value.shape)}", f"{tuple(like.shape)} of {like.dtype}"
+            raise CheckpointError(f"{file.where}: {theirs} is {found}; expected {wanted}", step="tensors")
     dtypes = sorted({str(value.dtype) for value in file.state.values() if value.is_floating_point()})
     if len(dtypes) > 1:
         raise CheckpointError(
-            f"{file.where} mixes {', '.join(dtypes)}; expected one floating-point dtype in all", step="tensors"
+            f"{file.where} mixes {', '.join(dtypes)}; expected one floating-point dtype", step="tensors"
         )
     check_finite(file.state, file.where)
     copies = {ours: file.state[theirs].clone().contiguous() for ours, theirs in names.items()}
@@ -391,26 +331,40 @@ def _theirs(name: str, begins: Mapping[str, str]) -> str:
     return begins.get(begin, "") + name.removeprefix(begin)
 
 
-def _compiled(pattern: str) -> re.Pattern[str]:
+def _matching_files(folder: Path, pattern: str, targets: Sequence[str]) -> dict[tuple[str, int], Path]:
+    """``{(target, fold): file}`` in the order of the targets; every weights file of the folder is in it."""
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder} is not a folder; expected one with the files {pattern!r}")
+    compiled = _compiled(pattern, targets)
+    found: dict[tuple[str, int], Path] = {}
+    for path in sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES):
+        match = compiled.fullmatch(path.name)
+        if match is None:
+            raise CheckpointError(f"{path} does not match the pattern {pattern!r}; move it away, or change the pattern")
+        groups = match.groupdict()
+        index = int(groups.get("target", 0))
+        if index >= len(targets):
+            raise CheckpointError(f"{path}: target {index} of {len(targets)} ({', '.join(targets)}), counted from 0")
+        key = groups.get("name", targets[index]), int(groups["fold"])
+        if key in found:
+            raise CheckpointError(f"{path} and {found[key].name} both are target {key[0]!r} of fold {key[1]}")
+        found[key] = path
+    folds = sorted({fold for _, fold in found})
+    if not found:
+        raise CheckpointError(f"{folder} holds no file like {pattern!r} ({', '.join(SUFFIXES)})")
+    if missing := [f"{name} fold {fold}" for name in targets for fold in folds if (name, fold) not in found]:
+        has = f"it holds {len(found)} files like {pattern!r}"
+        raise CheckpointError(f"{folder} lacks {some_of(missing, _SHOWN)}; {has}")
+    return {(name, fold): found[name, fold] for name in targets for fold in folds}
+
+
+def _compiled(pattern: str, targets: Sequence[str]) -> re.Pattern[str]:
+    """The pattern with the groups fold, and target or name."""
     parts = re.split(r"\{(\w*)\}", pattern)
-    fields = parts[1::2]
-    if sorted(fields) not in (["fold", "target"], ["fold", "name"]) or "/" in pattern or "}{" in pattern:
-        raise CheckpointError(
-            f"the pattern {pattern!r} is no file name with {{fold}} and either {{target}} or {{name}}, and something "
-            "between them"
-        )
-    return re.compile(
-        "".join(_PLACEHOLDERS[part] if i % 2 else re.escape(part) for i, part in enumerate(parts)), re.ASCII
-    )
-
-
-def _target_of(match: Mapping[str, str], targets: Sequence[str], path: Path) -> str:
-    named = match.get("name")
-    if named is not None:
-        if named not in targets:
-            raise CheckpointError(f"{path}: {named!r} is none of the targets {', '.join(targets)}")
-        return named
-    index = int(match["target"])
-    if index >= len(targets):
-        raise CheckpointError(f"{path}: target {index} of {len(targets)} ({', '.join(targets)}), counted from 0")
-    return targets[index]
+    fields = sorted(parts[1::2])
+    if fields not in (["fold", "target"], ["fold", "name"]) or "/" in pattern or "}{" in pattern:
+        expected = "{fold}, {target} or {name}, and something between them"
+        raise CheckpointError(f"the pattern {pattern!r} is not a file name with {expected}")
+    names = "|".join(map(re.escape, targets))
+    groups = {"fold": r"(?P<fold>\d+)", "target": r"(?P<target>\d+)", "name": f"(?P<name>{names})"}
+    return re.compile("".join(groups[part] if i % 2 else re.escape(part) for i, part in enumerate(parts)), re.ASCII)

@@ -108,7 +108,7 @@ def test_every_weight_is_taken_as_it_is_and_copied() -> None:
         (lambda s: s["main_head.bias"].fill_(torch.nan), "finite", "main_head.bias holds values that are not finite"),
         (lambda s: s.update({"aux_head.bias": torch.ones(2).half()}), "tensors", "expected one floating-point dtype"),
         (lambda s: s.update({"aux_head.bias": torch.ones(2).long()}), "tensors", "aux_head.bias is torch.int64"),
-        (lambda s: s.update({"aux_head.bias": 3.0}), "schema", "aux_head.bias are no tensors"),
+        (lambda s: s.update({"aux_head.bias": 3.0}), "schema", "holds aux_head.bias; expected tensors"),
     ],
 )
 def test_weights_that_do_not_fit_are_refused(change: Any, step: str, match: str) -> None:

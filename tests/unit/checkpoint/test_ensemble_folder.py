@@ -14,7 +14,16 @@ import torch
 from tests.fixtures.head_files import ANSWERS, answers, integers
 from tests.hub_server import Hub, Repo
 
-from dinoneck import CheckpointError, HeadCheckpoint, HeadEnsemble, Predictor, load_backbone, load_head, save_head
+from dinoneck import (
+    CheckpointError,
+    HeadCheckpoint,
+    HeadEnsemble,
+    Predictor,
+    ViTFPN,
+    load_backbone,
+    load_head,
+    save_head,
+)
 from dinoneck.checkpoint import header as headers
 from dinoneck.checkpoint import read_header
 from dinoneck.cli.main import main
@@ -153,6 +162,14 @@ def resave(folder: Path, **records: Any) -> None:
     relist(folder, lambda listing: listing["members"][0].update(digest=read_header(file).meta["digest"]))
 
 
+def neck(folder: Path) -> None:
+    """A file of a neck in the place of a head, with the same records."""
+    file = folder / members(folder)[0]["file"]
+    old = HeadCheckpoint.load(file)
+    save_head(file, ViTFPN(64, num_layers=1), backbone=old.meta["backbone"], preprocess=old.preprocess)
+    relist(folder, lambda listing: listing["members"][0].update(digest=read_header(file).meta["digest"]))
+
+
 def relist(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
     """Change the list; its digest and spelling are right."""
     path = folder / "ensemble.json"
@@ -168,8 +185,16 @@ def edited(folder: Path) -> None:
 
 
 FAULTS: dict[str, tuple[Callable[[Path], object], str, str]] = {
-    "missing": (lambda x: (x / "heads/total-fold0.safetensors").unlink(), "lacks heads/total-fold0.* of the 6", "file"),
-    "more": (lambda x: shutil.copy(x / "heads/total-fold0.safetensors", x / "heads/a.safetensors"), "not list", "file"),
+    "missing": (
+        lambda x: (x / "heads/total-fold0.safetensors").unlink(),
+        "lacks heads/total-fold0.*exactly the 6",
+        "file",
+    ),
+    "more": (
+        lambda x: shutil.copy(x / "heads/total-fold0.safetensors", x / "heads/a.safetensors"),
+        "holds heads/a.safe",
+        "file",
+    ),
     "damaged": (lambda x: flip(x / "heads/total-fold0.safetensors"), "does not match its digest", "digest"),
     "exchanged": (exchange, "another head than ensemble.json lists", "digest"),
     "edited": (edited, "the list does not match its digest", "digest"),
@@ -177,6 +202,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "respelled": (lambda x: (x / "ensemble.json").write_text(f" {(x / 'ensemble.json').read_text()}"), "canon", "json"),
     "backbone": (lambda x: resave(x, backbone=load_backbone("dinoneck_tiny", seed=5).record()), "which all", "pairing"),
     "no record": (lambda x: resave(x, backbone=None), "its backbone record is not that of", "pairing"),
+    "no head": (neck, "the heads do not fit together", "config"),
     "inputs": (lambda x: resave(x, preprocess=None), "its inputs record is not that of", "pairing"),
 }
 
@@ -206,7 +232,7 @@ def test_what_is_not_the_folder_that_was_written_is_refused(fault: str, folder: 
         (lambda x: x["backbone"].update(embed_dim=65), "embed_dim 64 / 65", "pairing"),
         (lambda x: x.update(inputs=3), "Expected `object", "schema"),
         (lambda x: x.update(members=[]), "length >= 1", "schema"),
-        (lambda x: x["members"].pop(), "does not list", "file"),
+        (lambda x: x["members"].pop(), "holds heads/total-fold2.safetensors; expected exactly the 5", "file"),
         (lambda x: x["members"].append(x["members"][0]), "lists a head twice", "pairing"),
         (lambda x: x["members"][1].update(digest=x["members"][0]["digest"]), "lists a head twice", "pairing"),
         (lambda x: x["members"][0].update(extra=1), "unknown field `extra`", "schema"),

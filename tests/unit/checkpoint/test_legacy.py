@@ -108,7 +108,7 @@ def test_every_file_of_the_folder_is_accounted_for(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="both are target 'Dry_Total_g' of fold 0"):
         import_biomass(place, pattern, unit="g")
     for wrong in ("t{target}.pth", "{target}{fold}.pth", "../{target}_{fold}.pth", "{target}_{fold}_{x}.pth"):
-        with pytest.raises(CheckpointError, match="is no file name with"):
+        with pytest.raises(CheckpointError, match="is not a file name with"):
             import_biomass(place, wrong, unit="g")
     with pytest.raises(CheckpointError, match="holds no file like"):
         import_biomass(tmp_path, pattern, unit="g")
@@ -143,8 +143,8 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     refused({**good, "network.2.bias": torch.zeros(1).half()}, path, "one floating-point dtype", "tensors")
     refused({**good, "network.2.bias": torch.zeros(1, dtype=torch.int64)}, path, "int64", "tensors")
     refused({**good, "network.2.bias": torch.tensor([torch.nan])}, path, "not finite", "finite")
-    refused({"model": good, "epoch": 3}, path, "are no tensors", "schema")
-    refused({"state_dict": good, "optimizer": {}}, path, "holds optimizer beside", "schema")
+    refused({"model": good, "epoch": 3}, path, "holds epoch, model; expected tensors", "schema")
+    refused({"state_dict": good, "optimizer": {}}, path, "holds optimizer next to", "schema")
     refused({"state_dict": good, "meta": {"a": 1}}, path, "expected a state dict alone", "schema")
     refused([1], path, "holds list", "schema")
     refused({}, path, "holds dict", "schema")
