@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out",
         type=Path,
         required=True,
-        help="the file, or an ensemble's new folder; whole and checked, or not at all",
+        help="the file; whole and checked, or not at all",
     )
     add_json(parser)
 
