@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -284,6 +286,18 @@ def test_migrate_makes_one_file_of_a_folder(folder: Path, tmp_path: Path, capsys
     assert "is another head" in capsys.readouterr().err
     assert main(["verify", str(folder), str(out)]) == 0
     assert "ensemble of 6 heads" in capsys.readouterr().out
+
+
+def test_inspect_reads_a_folder_without_torch() -> None:
+    code = (
+        "import sys; from dinoneck.cli.main import main; "
+        f"main(['inspect', {str(ROOT / 'weighted')!r}]); sys.exit('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (
+        "heads/total-fold3.safetensors: patch_mean, total (regression, dim 1, g, at least 0), weight 2.5" in done.stdout
+    )
 
 
 # -- the hub ----------------------------------------------------------------------------------------------
