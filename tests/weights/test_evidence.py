@@ -53,7 +53,7 @@ class TestWithRandomWeights:
         assert steps["detector"]["best"].keys() >= {"AP", "AP50", "AP75"}
         image = DATA / "crop_cover" / "images" / "0001.jpg"
         for name in ("cover", "cells"):  # what --push sends
-            [prediction] = Predictor(tmp_path / "heads" / name)([image])
+            [prediction] = Predictor(tmp_path / "heads" / f"{name}.safetensors")([image])
             assert prediction.keys() >= {"soil", "crop", "weed"}
         assert PAGE.read_text() == page
         shown = filled(page, report)
