@@ -69,7 +69,7 @@ MUTANTS = [
     Mutant("backbones/probe.py", "gap if not gap <= tolerance else None", "None",
            "unit/backbones/test_probe.py::test_it_tells_weights_norms_layers_and_recipes_apart"),
     # damage that changes weights passes; the head's backbone record is not compared
-    Mutant("checkpoint/header.py", '!= header.meta["digest"]:', '!= header.meta["digest"] and not buffers:',
+    Mutant("checkpoint/file.py", '!= header.meta["digest"]:', '!= header.meta["digest"] and not buffers:',
            "unit/checkpoint/test_frozen_heads.py::test_damaged_files_of_schema_1_are_refused_as_such"),
     Mutant("checkpoint/read.py", "if tuple(value.shape) != entry.shape or not alike:", "if not alike:",
            "unit/checkpoint/test_frozen_heads.py::test_forged_files_of_schema_1"),

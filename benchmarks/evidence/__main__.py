@@ -85,7 +85,7 @@ def push(options: argparse.Namespace) -> None:
     from dinoneck.checkpoint import push_to_hub
 
     for name in {"cover", "cells"} & set(options.only):
-        print(push_to_hub(options.out / "heads" / name, f"{options.push}/dinoneck-crop-{name}").url)
+        print(push_to_hub(options.out / "heads" / f"{name}.safetensors", f"{options.push}/dinoneck-crop-{name}").url)
     if "detector" in options.only:
         repository = HfApi().create_repo(f"{options.push}/dinoneck-blood-cells", exist_ok=True).repo_id
         print(HfApi().upload_folder(repo_id=repository, folder_path=options.out / "detector" / "best").commit_url)

@@ -18,9 +18,8 @@ from torch import Tensor, nn
 
 from benchmarks.evidence import WEIGHTS
 from benchmarks.parity import PARTS, both_norms, difference
-from dinoneck import HeadCheckpoint, load_backbone
+from dinoneck import HeadCheckpoint, HeadEnsemble, load_backbone, save_head
 from dinoneck.backbones.known import KNOWN
-from dinoneck.checkpoint import Member, save_ensemble
 from dinoneck.cli.main import main as dinoneck
 from dinoneck.points import PointProjector, lift
 
@@ -100,7 +99,7 @@ def cells(options: Namespace) -> dict[str, Any]:
 
 
 def _trained(options: Namespace, name: str, words: list[str]) -> dict[str, Any]:
-    """Run ``dinoneck train``, keep its heads as one folder, and return what it reports."""
+    """Run ``dinoneck train``, keep its heads as one file, and return what it reports."""
     images, out = options.data / "crop_cover", options.out / name
     table = images / "cover.csv"
     if options.short:
@@ -112,10 +111,19 @@ def _trained(options: Namespace, name: str, words: list[str]) -> dict[str, Any]:
     command += ["--minimum", "0", *shared(options), *words, "--overwrite", "--out", str(out)]
     if dinoneck(command):
         raise RuntimeError(f"dinoneck {' '.join(command)} failed; its message is above")
-    files = sorted((out / "heads").glob("*.safetensors"))
-    members = [Member(HeadCheckpoint.load(file), name, fold) for fold, file in enumerate(files)]
-    save_ensemble(options.out / "heads" / name, members, overwrite=True)
+    folds = [HeadCheckpoint.load(file) for file in sorted((out / "heads").glob("*.safetensors"))]
+    records, head = folds[0].meta, HeadEnsemble.from_heads([fold.build() for fold in folds])
     report = json.loads((out / "report.json").read_text())
+    save_head(
+        options.out / "heads" / f"{name}.safetensors",
+        head,
+        backbone=records["backbone"],
+        preprocess=records["inputs"],
+        training={
+            "folds": len(folds),
+            "metrics": {f"{key} R2": value for key, value in report["scores"]["head"].items() if value is not None},
+        },
+    )
     return {key: report[key] for key in ("scores", "cell_scores", "head_minus", "backbone") if key in report}
 
 

@@ -21,7 +21,7 @@ import torch
 
 from dinoneck import HeadEnsemble, Predictor, load_head
 from dinoneck.backbones.known import DINOV3_SMALL, TINY
-from dinoneck.checkpoint.header import head_files
+from dinoneck.checkpoint.file import head_files
 from dinoneck.cli import main as cli
 from dinoneck.cli import numbers, text, train_options
 from dinoneck.data import PhotoTable

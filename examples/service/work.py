@@ -12,7 +12,6 @@ from typing import Any
 import torch
 
 from dinoneck import HeadCheckpoint, Predictor
-from dinoneck.checkpoint.ensemble_folder import EnsembleFolder
 from dinoneck.data.photos import Photo, decode
 from dinoneck.errors import BusyError, DataError, DinoneckError, GridError, first_line
 from dinoneck.grid import patch_pair
@@ -180,9 +179,7 @@ class Worker:
         settings = self.settings
         torch.set_num_threads(settings.threads or max(1, torch.get_num_threads() // settings.concurrency))
         sources = read(listed(settings.head))
-        for source in sources:
-            members = [one.checkpoint for one in source.members] if isinstance(source, EnsembleFolder) else [source]
-            self.digests += [one.meta["digest"] for one in members if isinstance(one, HeadCheckpoint)]
+        self.digests += [source.meta["digest"] for source in sources if isinstance(source, HeadCheckpoint)]
         predictor = Predictor(sources, tta=settings.tta, device=settings.device)  # type: ignore[arg-type]
         patch = patch_pair(predictor.preprocess.patch_size)
         size = predictor.preprocess.size or (4 * patch[0], 4 * patch[1])

@@ -25,8 +25,8 @@ from dinoneck import (
     TargetTransform,
     Task,
     load_backbone,
+    save_head,
 )
-from dinoneck.checkpoint import Member, save_ensemble
 from dinoneck.data import Preprocessing
 from dinoneck.inference import Exported, export_model
 
@@ -160,7 +160,7 @@ def exported(head: nn.Module, path: Path, free: bool, **options: Any) -> Exporte
 
 
 def test_an_ensemble_whose_backbone_has_lora_weights(tmp_path: Path) -> None:
-    """From its folder, the backbone rebuilt from its record."""
+    """From one file, the backbone rebuilt from its record."""
     tuned = load_backbone("dinoneck_tiny", layers=[0]).add_lora(rank=2)
     with torch.no_grad():
         for name, parameter in tuned.named_parameters():
@@ -170,7 +170,8 @@ def test_an_ensemble_whose_backbone_has_lora_weights(tmp_path: Path) -> None:
     folds = [
         HeadCheckpoint.from_module(awake(PatchMeanHead(64, [MASS], 8)), backbone=tuned, preprocess=fed) for _ in "ab"
     ]
-    save_ensemble(tmp_path / "folds", [Member(fold, "mass", i) for i, fold in enumerate(folds)])
+    ensemble = HeadEnsemble.from_heads([fold.build() for fold in folds])
+    save_head(tmp_path / "folds", ensemble, backbone=tuned, preprocess=fed)
     done = export_model(tmp_path / "folds", tmp_path / "m.pt2", format="pt2")
     assert done.description["preprocess"]["size"] == [64, 96]
     run = torch.export.load(tmp_path / "m.pt2").module()

@@ -29,7 +29,7 @@ from dinoneck import (
     load_head,
     save_head,
 )
-from dinoneck.checkpoint import header as headers
+from dinoneck.checkpoint import file as files
 from dinoneck.errors import BackboneError, DinoneckError
 
 TINY = "dinoneck_tiny"
@@ -119,12 +119,12 @@ def on_tokens(path: Path, tokens: Tokens, images: Tensor) -> str:
 
 def edited(path: Path, key: str, value: Any, images: Tensor) -> str:
     """Put a value into the record, sign the file again, and predict with whatever loads, by both ways."""
-    header, content = headers.read_content(path)
+    header, content = files.read_content(path)
     meta = {**header.meta, "backbone": {**header.meta["backbone"], key: value}}
     chunks = [memoryview(content[entry.name]) for entry in header.tensors]
-    meta["digest"] = headers.digest(meta, chunks)
+    meta["digest"] = files.digest(meta, chunks)
     forged = path.with_name("forged")
-    forged.write_bytes(headers.build(meta) + b"".join(chunks))
+    forged.write_bytes(files.build(meta) + b"".join(chunks))
     outcomes = {judged(predict, forged, path, images) for predict in (by_load_head, by_predictor)}
     return max(outcomes, key=["harmless", "refused", "silent"].index)
 

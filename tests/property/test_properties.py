@@ -22,7 +22,7 @@ from dinoneck import (
     Task,
     TokenGrid,
 )
-from dinoneck.checkpoint import header as headers
+from dinoneck.checkpoint import file as files
 from dinoneck.configured import decode, encode, normal
 from dinoneck.training import group_folds
 
@@ -126,7 +126,7 @@ def test_extra_facts_survive_a_file(extra: dict) -> None:
     torch.manual_seed(0)
     checkpoint = HeadCheckpoint.from_module(PatchMeanMLP(2, 1), extra=extra)
     assert normal(Any, checkpoint.meta["extra"], "x") == extra
-    assert headers.strict_json(headers.canonical(checkpoint.meta), "x", "x") == checkpoint.meta
+    assert files.strict_json(files.canonical(checkpoint.meta), "x", "x") == checkpoint.meta
 
 
 @given(transforms, st.lists(st.floats(0, 1000), min_size=1, max_size=8))
@@ -155,7 +155,7 @@ def test_random_bytes_are_refused_and_never_crash(tmp_path_factory: pytest.TempP
     import io
 
     with pytest.raises(CheckpointError):
-        headers.parse(io.BytesIO(content), len(content), "random")
+        files.parse(io.BytesIO(content), len(content), "random")
 
 
 @given(st.integers(0, 2**32), st.sampled_from(["flip", "cut", "insert", "delete", "swap"]))
@@ -178,11 +178,11 @@ def test_random_damage_is_refused(whole_file: bytes, seed: int, kind: str) -> No
         content[place], content[other] = content[other], content[place]
     assume(bytes(content) != whole_file)
     try:
-        header = headers.parse(io.BytesIO(bytes(content)), len(content), "damaged")
+        header = files.parse(io.BytesIO(bytes(content)), len(content), "damaged")
     except CheckpointError:
         return
     body = bytes(content[header.data_start :])
-    assert headers.digest(header.meta, [body]) != header.meta["digest"]
+    assert files.digest(header.meta, [body]) != header.meta["digest"]
 
 
 @pytest.fixture(scope="module")

@@ -50,6 +50,7 @@ def materials(folder: Path) -> None:
     (folder / "old").mkdir()
     for name in ("patch_mean", "fpn"):
         shutil.copyfile(FIXTURES / "head_v1" / f"{name}.safetensors", folder / "old" / f"{name}.safetensors")
+    shutil.copytree(FIXTURES / "ensemble_v1" / "plain", folder / "many")
     (folder / "models").mkdir()
     shapes = {"network.0.weight": (4, 64), "network.0.bias": (4,), "network.2.weight": (1, 4), "network.2.bias": (1,)}
     for fold in range(2):
@@ -112,11 +113,10 @@ FAST = {
         doctor
     """,
     "older models": f"""
-        {MODELS} {RECORD} --out many
-        {MODELS} {RECORD} --out one.safetensors --form file
+        {MODELS} {RECORD} --out one.safetensors
         {MODELS} --like head.safetensors --out files --form files
         {MODELS} --out no
-        {MODELS} {RECORD} --out many
+        {MODELS} {RECORD} --out files --form files
         import-legacy described old.pt --tasks tasks.json {RECORD} --out d.safetensors
         import-legacy described old.pt {RECORD} --out e.safetensors
         import-legacy cls-gating old.pt {RECORD} --out c.safetensors
@@ -124,6 +124,8 @@ FAST = {
         verify many files
         card many
         {PREDICT} many --out p.csv
+        migrate many
+        migrate many --out m.safetensors
     """,
     "stores": f"""
         {EXTRACT} --out s --shard 0/2

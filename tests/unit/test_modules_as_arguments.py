@@ -26,7 +26,7 @@ from dinoneck import (
     registry,
 )
 from dinoneck.checkpoint import read_header
-from dinoneck.checkpoint.migrations import version_of
+from dinoneck.checkpoint.migrate import version_of
 from dinoneck.configured import Configured
 from dinoneck.layers.inputs import as_tokens
 from dinoneck.necks import Neck

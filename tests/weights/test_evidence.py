@@ -18,7 +18,6 @@ from tests.conftest import DATA, ROOT
 from tests.hub_server import WRITER, Hub
 
 from dinoneck import HeadCheckpoint, PatchMeanHead, Predictor, Task, load_backbone
-from dinoneck.checkpoint import Member, save_ensemble
 
 WEIGHTS = os.environ.get("DINONECK_WEIGHTS", "")
 STEPS = ("parity", "cover", "cells", "detector", "points")
@@ -54,7 +53,7 @@ class TestWithRandomWeights:
         assert steps["detector"]["best"].keys() >= {"AP", "AP50", "AP75"}
         image = DATA / "crop_cover" / "images" / "0001.jpg"
         for name in ("cover", "cells"):  # what --push sends
-            [prediction] = Predictor(tmp_path / "heads" / name)([image])
+            [prediction] = Predictor(tmp_path / "heads" / f"{name}.safetensors")([image])
             assert prediction.keys() >= {"soil", "crop", "weed"}
         assert PAGE.read_text() == page
         shown = filled(page, report)
@@ -119,7 +118,7 @@ def test_push_sends_what_was_trained(hub: Hub, tmp_path: Path, monkeypatch: pyte
     head = HeadCheckpoint.from_module(PatchMeanHead(8, [Task("crop"), Task("weed")]))
     (tmp_path / "heads").mkdir()
     for name in ("cover", "cells"):
-        save_ensemble(tmp_path / "heads" / name, [Member(head, name, 0)])
+        head.save(tmp_path / "heads" / f"{name}.safetensors")
     (tmp_path / "detector" / "best").mkdir(parents=True)
     (tmp_path / "detector" / "best" / "detector.json").write_text("{}")
     evidence.push(Namespace(out=tmp_path, push="me", only=["parity", "cover", "detector"]))

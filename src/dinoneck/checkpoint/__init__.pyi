@@ -1,12 +1,6 @@
 """Written by python -m tests.house.test_house from __init__.py."""
 
 from dinoneck.checkpoint.card import model_card as model_card
-from dinoneck.checkpoint.cls_gating_weights import cls_gating_tasks as cls_gating_tasks
-from dinoneck.checkpoint.cls_gating_weights import import_cls_gating as import_cls_gating
-from dinoneck.checkpoint.ensemble_folder import EnsembleFolder as EnsembleFolder
-from dinoneck.checkpoint.ensemble_folder import Member as Member
-from dinoneck.checkpoint.ensemble_folder import load_ensemble as load_ensemble
-from dinoneck.checkpoint.ensemble_folder import save_ensemble as save_ensemble
 from dinoneck.checkpoint.exporting import export_onnx as export_onnx
 from dinoneck.checkpoint.exporting import export_program as export_program
 from dinoneck.checkpoint.exporting import export_state_dict as export_state_dict
@@ -20,7 +14,9 @@ from dinoneck.checkpoint.hub import pull_from_hub as pull_from_hub
 from dinoneck.checkpoint.hub import push_to_hub as push_to_hub
 from dinoneck.checkpoint.legacy import ImportedHead as ImportedHead
 from dinoneck.checkpoint.legacy import LegacyFile as LegacyFile
+from dinoneck.checkpoint.legacy import cls_gating_tasks as cls_gating_tasks
 from dinoneck.checkpoint.legacy import import_biomass as import_biomass
+from dinoneck.checkpoint.legacy import import_cls_gating as import_cls_gating
 from dinoneck.checkpoint.legacy import import_described as import_described
 from dinoneck.checkpoint.legacy import import_patch_mean as import_patch_mean
 from dinoneck.checkpoint.legacy import read_legacy as read_legacy

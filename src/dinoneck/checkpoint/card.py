@@ -15,8 +15,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dinoneck.checkpoint.header import MAX_HEADER_BYTES, read_header
-from dinoneck.checkpoint.records import told_weights
+from dinoneck.checkpoint.file import MAX_HEADER_BYTES, read_header
+from dinoneck.checkpoint.schema import describe_weights
 from dinoneck.errors import CheckpointError
 from dinoneck.version import __version__
 
@@ -90,7 +90,7 @@ def model_card(
         file_name=HEAD_NAME,
         folds=_folds(meta) if meta["head_type"] == "ensemble" else {},
         backbone=backbone,
-        weights=told_weights(backbone.get("weights")),
+        weights=describe_weights(backbone.get("weights")),
         metrics={name: value if sd is None else f"{value} (sd {sd})" for name, value, sd in _metrics(meta)},
         family=family if backbone.get("license") in (None, family.get("license")) else {},
         base_model=base_model(meta),

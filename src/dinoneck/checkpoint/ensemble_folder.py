@@ -1,307 +1,233 @@
-"""Many heads as one folder: ``ensemble.json`` says which files belong together, ``heads/`` holds them.
+"""The ensemble folder of version 0.1, read as one head of type ``ensemble``; later versions write one file instead.
 
-Every member is a head file of its own, so it can be inspected, verified and used alone. The list names each by its
-digest, so a file that is missing, damaged, exchanged or too many is noticed before anything is built.
+``ensemble.json`` lists the head files in ``heads/`` with their digests, so a file that is missing, damaged, exchanged
+or added is refused before anything is built.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from numbers import Integral, Real
+import statistics
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
-from torch import nn
+import msgspec
+from msgspec import Meta
 
 from dinoneck import registry
-from dinoneck.atomic import write_folder, write_text
-from dinoneck.checkpoint import header as headers
-from dinoneck.checkpoint import hub
-from dinoneck.checkpoint.ensemble_writers import check_target, settled
-from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
-from dinoneck.checkpoint.header import HEADS, LISTING
-from dinoneck.checkpoint.listing import FORMAT, MAX_MEMBERS, SCHEMA, check_place, read_listing
-from dinoneck.checkpoint.pairing import told
-from dinoneck.errors import CheckpointError, ConfigError
+from dinoneck.checkpoint import file as files
+from dinoneck.checkpoint.file import HEADS, LISTING, Header
+from dinoneck.errors import CheckpointError, ConfigError, some_of
 
-Reduce = Literal["mean", "median"]
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
-
-@dataclass(frozen=True)
-class Member:
-    """One head of an ensemble.
-
-    Attributes:
-        checkpoint: the head with its records.
-        output: its task's name; of a head with several tasks any name.
-        fold: of the cross-validation, counted from 0.
-        weight: its share in the mean, relative to the others'.
-    """
-
-    checkpoint: HeadCheckpoint
-    output: str
-    fold: int
-    weight: float = 1.0
-
-    def __post_init__(self) -> None:
-        if isinstance(self.fold, Integral) and not isinstance(self.fold, bool):  # NumPy's integers too
-            object.__setattr__(self, "fold", int(self.fold))
-
-    @property
-    def file(self) -> str:
-        """Where it lies in the folder; a function of output and fold, so that no path is ever taken from a file."""
-        return f"{HEADS}/{self.output}-fold{self.fold}.safetensors"
+_SHOWN = 5
+_Digest = Annotated[str, Meta(pattern=r"^sha256:[0-9a-f]{64}\Z")]
+_Record = dict[str, Any] | None
+_Head = tuple[Header, "dict[str, Tensor]", "nn.Module"]
 
 
-class EnsembleFolder:
-    """Heads of one backbone that answer together, checked against each other.
+class Member(msgspec.Struct, forbid_unknown_fields=True):
+    """One line of the list: a head file, the output it predicts, its fold and its weight in the mean."""
 
-    Args:
-        members: the heads with output and fold.
-        reduce: ``"mean"`` or ``"median"`` over the heads that know a task.
-
-    Attributes:
-        members: as given.
-        reduce: as given.
-        backbone: the backbone record that all agree on; None if none has one.
-        inputs: the record of how photos are prepared, likewise.
-        revision: the commit a hub repository was read at; None for a local folder.
-
-    Raises:
-        CheckpointError: if members disagree about backbone or inputs, or outputs, folds or weights do not fit.
-    """
-
-    def __init__(self, members: Sequence[Member], reduce: Reduce = "mean") -> None:
-        self.members, self.reduce = tuple(members), reduce
-        _check_members(self.members, reduce)
-        self.backbone: dict[str, Any] | None = _shared(self.members, "backbone")
-        self.inputs: dict[str, Any] | None = _shared(self.members, "inputs")
-        self.revision: str | None = None
-
-    @classmethod
-    def load(cls, folder: str | os.PathLike[str], *, revision: str | None = None, **options: Any) -> Self:
-        """Read a folder; every digest is verified before anything is built.
-
-        Args:
-            folder: with ``ensemble.json`` and ``heads/``; or a hub repository ``user/name`` that holds them.
-            revision: branch, tag or commit of a hub repository; has no meaning for a folder.
-            **options: for :meth:`dinoneck.HeadCheckpoint.load`.
-
-        Raises:
-            CheckpointError: if a member is missing, too many, damaged or another than listed, or they do not go
-                together. A folder that a writer replaces meanwhile is read again, a few times.
-        """
-        headers.check_path(folder)
-        headers.check_revision(revision)
-        repo, commit = None, None
-        if hub.names_a_repo(folder):
-            repo, place = folder, hub.download(os.fspath(folder), revision)
-            folder, commit = place.parent, hub.commit_of(place)
-        elif revision is not None:
-            raise CheckpointError(f"revision={revision!r} is for hub repositories; {folder} is read as a folder")
-        ensemble = settled(folder, lambda: cls._read(folder, repo, options))
-        ensemble.revision = commit
-        return ensemble
-
-    @classmethod
-    def _read(cls, folder: str | os.PathLike[str], repo: object, options: Mapping[str, Any]) -> Self:
-        """Read a local folder; of a hub repository, errors name that."""
-        listing = read_listing(folder)
-        loaded = []
-        for row in listing["members"]:
-            path = Path(folder) / row["file"]
-            try:
-                loaded.append(_listed_member(path, row, options))
-            except CheckpointError as error:
-                raise error if repo is None else hub.blamed(error, repo, path) from None
-        ensemble = cls(loaded, listing["reduce"])
-        for key in ("backbone", "inputs"):
-            if told(getattr(ensemble, key)) != told(listing[key]):
-                raise CheckpointError(
-                    f"{folder}: the {key} record of {LISTING} is not that of its heads", step="pairing"
-                )
-        return ensemble
-
-    def save(self, folder: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-        """Write the folder: whole or not at all. Of several writers at once the last one's stays.
-
-        Args:
-            folder: to create; it may exist empty.
-            overwrite: replace an ensemble that is there. Anything else is never replaced.
-
-        Raises:
-            CheckpointError: if the folder holds something, or cannot be written.
-        """
-        headers.check_path(folder)
-        target = Path(folder)
-        try:
-            check_target(target, overwrite)
-            with write_folder(target, check=lambda there: check_target(there, overwrite)) as new:
-                (new / HEADS).mkdir()
-                for member in self.members:
-                    member.checkpoint.save(new / member.file)
-                write_text(new / LISTING, headers.canonical(self.listing()).decode() + "\n")
-        except CheckpointError:
-            raise
-        except OSError as error:
-            raise CheckpointError(f"{folder} cannot be written: {error}", step="write") from error
-
-    def listing(self) -> dict[str, Any]:
-        """Return what ``ensemble.json`` holds."""
-        rows = [
-            {
-                "file": member.file,
-                "digest": member.checkpoint.meta["digest"],
-                "output": member.output,
-                "fold": member.fold,
-                "weight": float(member.weight),
-            }
-            for member in self.members
-        ]
-        listing = {
-            "format": FORMAT,
-            "schema": SCHEMA,
-            "backbone": self.backbone,
-            "inputs": self.inputs,
-            "members": rows,
-            "reduce": self.reduce,
-        }
-        return {**listing, "digest": headers.digest(listing, ())}
-
-    def build(self, *, check_backbone: bool = True) -> nn.Module:
-        """Return one HeadEnsemble of all members, in eval mode on the CPU.
-
-        Args:
-            check_backbone: refuse tokens of another backbone than the record names, see :func:`dinoneck.load_head`.
-        """
-        weights = [member.weight for member in self.members]
-        cls = cast("Any", registry.resolve("ensemble"))
-        try:
-            built = cls.from_heads(
-                [member.checkpoint.build(check_backbone=check_backbone) for member in self.members],
-                None if len(set(weights)) == 1 else weights,
-                self.reduce,
-            )
-        except ConfigError as error:
-            raise CheckpointError(f"the members do not go together: {error}", step="config") from error
-        return cast("nn.Module", built.eval())
-
-    def checkpoint(self) -> HeadCheckpoint:
-        """Return all members as one head of type ``ensemble``, to be saved as one file.
-
-        Raises:
-            CheckpointError: if LoRA weights travel with them, which then would be lost.
-        """
-        if any(member.checkpoint.adapter_state for member in self.members):
-            raise CheckpointError("LoRA weights travel with these heads; keep them as a folder", step="write")
-        names = [[member.output, member.fold] for member in self.members]
-        return HeadCheckpoint.from_module(
-            self.build(), backbone=self.backbone, preprocess=self.inputs, extra={"members": names}
-        )
-
-    def __len__(self) -> int:
-        return len(self.members)
-
-    def __repr__(self) -> str:
-        outputs = list(dict.fromkeys(member.output for member in self.members))
-        name = (self.backbone or {}).get("name")
-        return f"EnsembleFolder({len(self)} heads of {', '.join(outputs)}, {self.reduce}, backbone {name!r})"
+    file: str
+    digest: _Digest
+    output: Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_\-]{0,63}\Z")]
+    fold: Annotated[int, Meta(ge=0, lt=10_000)]
+    weight: Annotated[float, Meta(ge=0)]
 
 
-def save_ensemble(
-    folder: str | os.PathLike[str], members: Sequence[Member], *, reduce: Reduce = "mean", overwrite: bool = False
-) -> None:
-    """Write heads as one folder, see :class:`EnsembleFolder`.
+class Listing(msgspec.Struct, forbid_unknown_fields=True):
+    """What ``ensemble.json`` holds."""
 
-    Args:
-        folder: to create.
-        members: the heads with output and fold.
-        reduce: ``"mean"`` or ``"median"``.
-        overwrite: replace an ensemble that is there.
-
-    Raises:
-        CheckpointError: if the members do not go together, or the folder cannot be written.
-    """
-    EnsembleFolder(members, reduce).save(folder, overwrite=overwrite)
+    format: Literal["dinoneck.ensemble"]
+    schema: Literal[1]
+    backbone: _Record
+    inputs: _Record
+    members: Annotated[list[Member], Meta(min_length=1, max_length=4096)]
+    reduce: Literal["mean", "median"]
+    digest: _Digest
 
 
-def load_ensemble(folder: str | os.PathLike[str], *, check_backbone: bool = True, **options: Any) -> nn.Module:
-    """Load a folder of heads as one HeadEnsemble; every digest is verified before anything is built.
-
-    Args:
-        folder: with ``ensemble.json`` and ``heads/``, or a hub repository.
-        check_backbone: as for :meth:`EnsembleFolder.build`.
-        **options: for :meth:`EnsembleFolder.load`.
-
-    Raises:
-        CheckpointError: as :meth:`EnsembleFolder.load`.
-    """
-    return EnsembleFolder.load(folder, **options).build(check_backbone=check_backbone)
-
-
-def is_ensemble(path: object) -> bool:
+def is_ensemble(folder: str | os.PathLike[str]) -> bool:
     """Whether this is a folder with an ``ensemble.json``."""
-    return isinstance(path, str | os.PathLike) and os.path.isfile(Path(path) / LISTING)  # noqa: PTH113
+    return files.is_file(Path(folder, LISTING))
 
 
-def _listed_member(path: Path, row: Mapping[str, Any], options: Mapping[str, Any]) -> Member:
-    checkpoint = HeadCheckpoint.load(path, **options)
-    if checkpoint.file_digest != row["digest"]:
+def read_path(path: Path, read: Callable[[Path], _Head]) -> _Head:
+    """Read a head file, a folder with one head file, or an ensemble by its folder or list.
+
+    Args:
+        path: the file or folder.
+        read: :func:`dinoneck.checkpoint.read.read_head`, or a function that calls it.
+
+    Raises:
+        CheckpointError: what ``read`` raises, or if the folder holds no head or several.
+    """
+    folder = path.parent if path.name == LISTING else path
+    if is_ensemble(folder):
+        return read_ensemble(folder, read)
+    found = files.head_files(path)
+    if len(found) > 1:
         raise CheckpointError(
-            f"{path} is another head than {LISTING} lists: its digest is {str(checkpoint.file_digest)[:19]}, "
-            f"listed is {row['digest'][:19]}",
+            f"the folder {path} holds {len(found)} head files: {some_of((file.name for file in found), _SHOWN)}; "
+            "expected one. Load one of them, or pass the folder to Predictor, which averages heads of the same task; "
+            "HeadEnsemble.from_heads(heads) and save_head make one file of them"
+        )
+    return read(found[0])
+
+
+def read_listing(folder: str | os.PathLike[str]) -> Listing:
+    """Read and check ``ensemble.json``, and that ``heads/`` holds exactly the files it lists; without torch.
+
+    Raises:
+        CheckpointError: naming what is wrong.
+    """
+    path = Path(folder, LISTING)
+    with files.open_regular(path) as file:
+        raw = file.read(files.MAX_HEADER_BYTES + 1)
+    if len(raw) > files.MAX_HEADER_BYTES:
+        raise CheckpointError(f"{path} has more than {files.MAX_HEADER_BYTES} bytes", step="json")
+    plain = files.strict_json(raw, str(path), "list of heads")
+    if raw != files.canonical(plain) + b"\n":
+        raise CheckpointError(f"{path} is not spelled canonically; it was edited or damaged", step="json")
+    try:
+        listing = msgspec.convert(plain, Listing)
+    except msgspec.ValidationError as error:
+        raise CheckpointError(f"{path} is not a list of an ensemble's heads: {error}", step="schema") from None
+    if files.digest(plain, ()) != listing.digest:
+        raise CheckpointError(
+            f"{path}: the list does not match its digest; it is damaged or was edited. Fetch the folder again",
             step="digest",
         )
-    return Member(checkpoint, row["output"], row["fold"], row["weight"])
+    _check_files(Path(folder), listing.members)
+    return listing
 
 
-def _check_members(members: Sequence[Member], reduce: str) -> None:
-    if not 1 <= len(members) <= MAX_MEMBERS:
-        raise CheckpointError(f"an ensemble has 1 to {MAX_MEMBERS} heads, not {len(members)}", step="config")
-    if reduce not in ("mean", "median"):
-        raise CheckpointError(f"reduce is {reduce!r}; expected 'mean' or 'median'", step="config")
-    weights = [member.weight for member in members]
-    odd = any(isinstance(weight, bool) or not isinstance(weight, Real) for weight in weights)
-    if odd or min(weights) < 0 or not 1e-30 < sum(weights) < 1e30 or (reduce == "median" and len(set(weights)) > 1):
-        raise CheckpointError(
-            f"weights are {tuple(weights)}; expected ordinary numbers of 0 or more, not all 0, and equal ones for a "
-            "median",
-            step="config",
-        )
-    places: set[str] = set()
-    digests: dict[str, str] = {}
+def read_ensemble(folder: str | os.PathLike[str], read: Callable[[Path], _Head]) -> _Head:
+    """Read the folder as if its heads had been saved as one file; every digest is compared before anything is built.
+
+    Args:
+        folder: with ``ensemble.json`` and ``heads/``.
+        read: as for :func:`read_path`.
+
+    Returns:
+        What ``read`` gives for a file of type ``ensemble``; the header's ``file_digest`` is that of the list.
+
+    Raises:
+        CheckpointError: if a head is missing, damaged, not listed or not the one that is listed, or they do not fit
+            together.
+    """
+    from dinoneck.checkpoint.lora_weights import PREFIX
+    from dinoneck.checkpoint.read import check_meta
+    from dinoneck.checkpoint.schema import entries_of
+    from dinoneck.checkpoint.tensors import chunks_of, listing_of
+
+    listing = read_listing(folder)
+    heads = [read(Path(folder, member.file)) for member in listing.members]
+    for member, (header, _, _) in zip(listing.members, heads, strict=True):
+        _check_member(Path(folder, member.file), member, header, listing)
+    state: dict[str, Tensor] = {}
+    for place, (_, tensors, _) in enumerate(heads):  # LoRA weights belong to the one backbone: all heads have the same
+        state |= {key if key.startswith(PREFIX) else f"heads.{place}.{key}": x for key, x in tensors.items()}
+    meta = _meta([header.meta for header, _, _ in heads], [module for _, _, module in heads], listing, str(folder))
+    meta["tensors"] = listing_of(state)
+    entries = entries_of(meta["tensors"], str(folder))
+    skeleton = check_meta(meta, entries, str(folder))
+    meta["digest"] = files.digest(meta, chunks_of(meta, state))
+    return Header(meta, entries, len(files.build(meta)), listing.digest), state, skeleton
+
+
+def _check_files(folder: Path, members: Sequence[Member]) -> None:
+    """Refuse names that do not follow from output and fold, and other files than those listed."""
     for member in members:
-        check_place(member.output, member.fold, member.file)
-        tasks = [task.get("name") for task in member.checkpoint.meta["tasks"]]
-        if len(tasks) == 1 and tasks[0] != member.output:
-            raise CheckpointError(
-                f"{member.file}: this head predicts {tasks[0]!r}, it cannot be listed as {member.output!r}",
-                step="pairing",
-            )
-        if (place := member.file.casefold()) in places:
-            raise CheckpointError(f"{member.file} stands twice, or differs in capitals only", step="pairing")
-        places.add(place)
-        digest = member.checkpoint.meta["digest"]
-        if digests.setdefault(digest, member.file) != member.file:
-            raise CheckpointError(f"{member.file} and {digests[digest]} are the same head", step="pairing")
+        if member.file != (expected := f"{HEADS}/{member.output}-fold{member.fold}.safetensors"):
+            raise CheckpointError(f"{folder / LISTING}: file is {member.file!r}; expected {expected!r}", step="schema")
+    listed = {member.file for member in members}
+    if len(listed) < len(members) or len({member.digest for member in members}) < len(members):
+        raise CheckpointError(f"{folder / LISTING} lists a head twice", step="pairing")
+    there = {f"{HEADS}/{file.name}" for file in (folder / HEADS).glob(files.HEAD_FILES)}
+    for names, verb in ((listed - there, "lacks"), (there - listed, "holds")):
+        if names:
+            what = f"{verb} {some_of(names, _SHOWN)}"
+            raise CheckpointError(f"{folder} {what}; expected exactly the {len(listed)} heads that {LISTING} lists")
 
 
-def _shared(members: Sequence[Member], key: str) -> dict[str, Any] | None:
-    """The record that all members have."""
-    first = members[0].checkpoint.meta[key]
-    for member in members[1:]:
-        other = member.checkpoint.meta[key]
-        if told(other) != told(first):
-            differ = sorted(
-                name
-                for name in {*(first or {}), *(other or {})}
-                if (first or {}).get(name) != (other or {}).get(name) and name != "probe"
-            )
+def _check_member(file: Path, member: Member, header: Header, listing: Listing) -> None:
+    """Refuse a head that is not the one listed, or has other records than the list."""
+    from dinoneck.checkpoint.pairing import comparable
+
+    if header.file_digest != member.digest:
+        raise CheckpointError(
+            f"{file} is another head than {LISTING} lists: its digest is {header.file_digest[:19]}, listed is "
+            f"{member.digest[:19]}. Fetch the folder again",
+            step="digest",
+        )
+    tasks = [task.get("name") for task in header.meta["tasks"]]
+    if len(tasks) == 1 and tasks[0] != member.output:
+        raise CheckpointError(f"{file} predicts {tasks[0]!r}; it is listed as {member.output!r}", step="pairing")
+    for key in ("backbone", "inputs"):
+        own, shared = comparable(header.meta[key]) or {}, comparable(getattr(listing, key)) or {}
+        names = [name for name in {**own, **shared} if own.get(name) != shared.get(name)]
+        if names:
+            differ = [f"{name} {own.get(name)!r} / {shared.get(name)!r}" for name in names]
             raise CheckpointError(
-                f"the heads of an ensemble share one {key} record; {member.file} has another than {members[0].file}: "
-                f"{', '.join(f'{name} {(other or {}).get(name)!r} / {(first or {}).get(name)!r}' for name in differ)}",
+                f"{file}: its {key} record is not that of {LISTING}, which all heads share: {', '.join(differ)}",
                 step="pairing",
             )
-    return cast("dict[str, Any] | None", first)
+
+
+def _meta(metas: Sequence[dict[str, Any]], modules: Sequence[nn.Module], listing: Listing, name: str) -> dict[str, Any]:
+    """The header of the ensemble, without its tensors and digest."""
+    from dinoneck.checkpoint.migrate import versions_of
+    from dinoneck.checkpoint.read import predicted
+    from dinoneck.configured import encode
+
+    weights = [member.weight for member in listing.members]
+    is_weighted = len(set(weights)) > 1 or not any(weights)
+    try:
+        cls = cast("Any", registry.resolve("ensemble"))
+        ensemble = cls.from_heads(modules, weights if is_weighted else None, listing.reduce)
+    except ConfigError as error:
+        raise CheckpointError(f"{name}: the heads do not fit together: {error}", step="config") from error
+    members = [[member.output, member.fold] for member in listing.members]
+    return {
+        **metas[0],  # format, schema, created_by, and the records of backbone and inputs, which all share
+        "head_type": "ensemble",
+        "config": ensemble.config,
+        "versions": versions_of("ensemble", ensemble.config),
+        "tasks": encode(predicted(ensemble)),
+        "training": _training([meta["training"] or {} for meta in metas], listing.members),
+        "license": " AND ".join(sorted({meta["license"] for meta in metas if meta["license"]})) or None,
+        "tta": _shared(metas).get("tta"),
+        "extra": {**_shared([meta["extra"] for meta in metas]), "members": members},
+    }
+
+
+def _training(records: Sequence[Mapping[str, Any]], members: Sequence[Member]) -> dict[str, Any] | None:
+    """What all heads share, and every metric by output: its mean and standard deviation over the folds."""
+    found: dict[str, list[float]] = {}
+    for member, record in zip(members, records, strict=True):
+        for name, value in (record.get("metrics") or {}).items():
+            found.setdefault(f"{member.output} {name}", []).append(value["mean"] if isinstance(value, dict) else value)
+    metrics = {name: spread for name, values in found.items() if (spread := _spread(values)) is not None}
+    shared = {key: value for key, value in _shared(records).items() if key != "metrics"}
+    return {**shared, **({"metrics": metrics} if metrics else {})} or None
+
+
+def _spread(values: Sequence[float]) -> Any:
+    """The mean and the standard deviation; the value itself of one, nothing where they are too large for a float."""
+    if len(values) == 1:
+        return values[0]
+    try:
+        return {"mean": round(statistics.fmean(values), 6), "sd": round(statistics.stdev(values), 6)}
+    except OverflowError:
+        return None
+
+
+def _shared(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The entries that all records have."""
+    first, *others = records
+    return {key: value for key, value in first.items() if all(other.get(key) == value for other in others)}

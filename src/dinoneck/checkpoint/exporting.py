@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from dinoneck.atomic import write_whole
-from dinoneck.checkpoint import header as headers
+from dinoneck.checkpoint import file as files
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.checkpoint.programs import bare_onnx, without_paths
 from dinoneck.errors import CheckpointError, ConfigError, missing_extra
@@ -74,7 +74,7 @@ def export_program(
     program = _traced(checkpoint, grid)
     program._example_inputs = None
     buffer = io.BytesIO()
-    torch.export.save(program, buffer, extra_files={headers.METADATA_KEY: _metadata(checkpoint)})
+    torch.export.save(program, buffer, extra_files={files.METADATA_KEY: _metadata(checkpoint)})
     _write(path, buffer.getvalue())
 
 
@@ -106,7 +106,7 @@ def export_onnx(
     except ImportError as error:
         raise missing_extra(str(error.name or "onnx"), "export") from error
     model = bare_onnx(cast("Any", made).model_proto)
-    for key, value in {headers.METADATA_KEY: _metadata(checkpoint)}.items():
+    for key, value in {files.METADATA_KEY: _metadata(checkpoint)}.items():
         entry = model.metadata_props.add()
         entry.key, entry.value = key, value
     _write(path, model.SerializeToString())
@@ -184,11 +184,11 @@ def _only_batch(tokens: Tokens) -> Any:
 
 
 def _metadata(checkpoint: HeadCheckpoint) -> str:
-    return headers.canonical(checkpoint.meta).decode("utf-8")
+    return files.canonical(checkpoint.meta).decode("utf-8")
 
 
 def _write(path: str | os.PathLike[str], content: bytes) -> None:
-    headers.check_path(path)
+    files.check_path(path)
     try:
         write_whole(Path(path), content)
     except (OSError, ValueError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import os
 import warnings
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ from dinoneck.atomic import write_whole
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.checkpoint import file as files
 from dinoneck.checkpoint import hub, lora_weights
+from dinoneck.checkpoint.ensemble_folder import read_path
 from dinoneck.checkpoint.pairing import check_probe, check_reads, check_records, origin_of
 from dinoneck.checkpoint.read import check_finite, check_meta, on_meta, predicted, read_file, read_head
 from dinoneck.checkpoint.saveable import check_whole, inputs_of, named, plain, plain_backbone, probed, views_of
@@ -40,7 +42,7 @@ class HeadCheckpoint:
         state_dict: the weights of the head, on the CPU.
         adapter_state: LoRA weights of its backbone that travel with it, by the backbone's names; usually none.
         revision: the commit a hub file came from; None for a local file.
-        file_digest: the digest in the file; ``meta`` of an older file that was migrated has another one.
+        file_digest: the digest in the file, or in the list of a 0.1 ensemble; ``meta`` of a migrated one has another.
 
     Examples:
         >>> import tempfile, pathlib
@@ -170,26 +172,23 @@ class HeadCheckpoint:
         """Read a head file and check everything in it.
 
         Args:
-            path_or_repo: a local file, or a hub repository ``user/name`` with one head file in it.
-            revision: branch, tag or commit of a hub repository; has no meaning for a local file.
+            path_or_repo: a local file; a folder with one head file; or a hub repository ``user/name`` with one. An
+                ensemble's folder or repository of version 0.1 gives one head of type ``ensemble``.
+            revision: branch, tag or commit of a hub repository; has no meaning for a local path.
 
         Raises:
             CheckpointError: if the file is damaged, was made by a newer version, does not fit its own
-                description, or a repository holds none or several; ``error.step`` names the check.
+                description, or a folder or repository holds none or several; ``error.step`` names the check.
         """
+        files.check_path(path_or_repo)
         files.check_revision(revision)
-        path, commit = path_or_repo, None
+        path, commit, read = Path(path_or_repo), None, read_head
         if hub.names_a_repo(path_or_repo):
             path = hub.download(os.fspath(path_or_repo), revision)
-            commit = hub.commit_of(path)
+            commit, read = hub.commit_of(path), functools.partial(_read_downloaded, os.fspath(path_or_repo))
         elif revision is not None:
             raise CheckpointError(f"revision={revision!r} is for hub repositories; {path_or_repo} is read as a file")
-        try:
-            header, state, skeleton = read_head(path)
-        except CheckpointError as error:
-            if commit is None:
-                raise
-            raise hub.blamed(error, path_or_repo, Path(path)) from None
+        header, state, skeleton = read_path(path, read)
         found = cls(header.meta, state, commit)
         found.file_digest = header.file_digest
         found._skeletons.append(skeleton)
@@ -352,6 +351,14 @@ def load_head(
 def _is_head(module: nn.Module) -> bool:
     """Whether this is a head with tasks; the classes are reached through the registry only."""
     return hasattr(type(module), "trained_on")
+
+
+def _read_downloaded(repo_id: str, file: str | os.PathLike[str]) -> tuple[files.Header, dict[str, Tensor], nn.Module]:
+    """Read a downloaded file; a refusal names the repository and the commit."""
+    try:
+        return read_head(file)
+    except CheckpointError as error:
+        raise hub.blamed(error, repo_id, Path(file)) from None
 
 
 def _read_back(written: Path) -> None:

@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dinoneck.atomic import write_whole
 from dinoneck.checkpoint.card import HEAD_NAME, REPO_ID, check_repo_id, config_json, model_card
-from dinoneck.checkpoint.header import HEADS, LISTING, MAX_FILE_BYTES, open_regular, read_header
-from dinoneck.checkpoint.read import read_file
+from dinoneck.checkpoint.ensemble_folder import is_ensemble, read_path
+from dinoneck.checkpoint.file import HEADS, LISTING, MAX_FILE_BYTES, build, open_regular, read_header
+from dinoneck.checkpoint.read import read_file, read_head
+from dinoneck.checkpoint.tensors import chunks_of
 from dinoneck.errors import CheckpointError, some_of
 from dinoneck.hub_errors import cache_folder, redacted_line, refusal, unreachable
 from dinoneck.version import __version__
@@ -183,16 +185,12 @@ def pull_from_hub(repo_id: str, out: str | os.PathLike[str], revision: str | Non
             f"{out} cannot be written: the folder {folder} does not exist; create it first", step="write"
         )
     source = download(repo_id, revision)
-    if source.name == LISTING:
-        raise CheckpointError(
-            f"{repo_id} holds an ensemble of dinoneck 0.1 as several files; write it as one file with "
-            f'HeadCheckpoint.load("{repo_id}").save("{out}")',
-            step="hub",
-        )
-
     try:
-        with source.open("rb") as file:
-            write_whole(out, iter(lambda: file.read(_CHUNK_BYTES), b""), check=read_file)
+        if source.name == LISTING:
+            write_whole(out, _as_one_file(source), check=read_file)
+        else:
+            with source.open("rb") as file:
+                write_whole(out, iter(lambda: file.read(_CHUNK_BYTES), b""), check=read_file)
     except CheckpointError as error:
         raise blamed(error, repo_id, source) from None
     except (OSError, ValueError) as error:
@@ -316,6 +314,8 @@ def _contents(
         if not hasattr(source, "save"):
             raise CheckpointError(f"{type(source).__name__} cannot be pushed; expected a HeadCheckpoint or its file")
         source.save(file)
+    elif is_ensemble(source):
+        write_whole(file, _as_one_file(Path(source)))
     else:
         with open_regular(source) as opened, file.open("wb") as copy:
             shutil.copyfileobj(opened, copy)
@@ -332,6 +332,12 @@ def _contents(
         "README.md": model_card(file, repo_id, sorted(pictures)).encode(),
         **pictures,
     }
+
+
+def _as_one_file(ensemble: Path) -> list[bytes | memoryview]:
+    """The bytes of an ensemble of 0.1, by its folder or list, as one head file."""
+    header, state, _ = read_path(ensemble, read_head)
+    return [build(header.meta), *chunks_of(header.meta, state)]
 
 
 def _commit(

@@ -138,7 +138,7 @@ def origin_of(record: Mapping[str, Any] | None) -> Origin | None:
     )
 
 
-def told(record: Mapping[str, Any] | None) -> dict[str, Any] | None:
+def comparable(record: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """Return a record without its probe, whose last digits depend on the machine, and what 0.1 did not write."""
     left_out = ("probe", "fingerprint")
     return None if record is None else {key: value for key, value in record.items() if key not in left_out}

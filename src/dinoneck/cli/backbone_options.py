@@ -11,7 +11,6 @@ from dinoneck.errors import ConfigError
 
 if TYPE_CHECKING:
     from dinoneck.backbones.backbone import Backbone
-    from dinoneck.checkpoint.ensemble_folder import EnsembleFolder
     from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 
 
@@ -67,7 +66,7 @@ def add_rebuilt(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--device", help="such as cuda; default: the CPU")
 
 
-def rebuilt(options: argparse.Namespace, head: HeadCheckpoint | EnsembleFolder) -> Backbone | None:
+def rebuilt(options: argparse.Namespace, head: HeadCheckpoint) -> Backbone | None:
     """Return the backbone that --backbone-file or --random-backbone ask for, with the head's LoRA weights.
 
     None where neither is given: the backbone is the one that the head file names, see :func:`recorded`.
@@ -84,7 +83,7 @@ def rebuilt(options: argparse.Namespace, head: HeadCheckpoint | EnsembleFolder) 
     return recorded(options, head)
 
 
-def recorded(options: argparse.Namespace, head: HeadCheckpoint | EnsembleFolder) -> Backbone:
+def recorded(options: argparse.Namespace, head: HeadCheckpoint) -> Backbone:
     """Return the backbone that a head file names, with its LoRA weights, as :func:`add_rebuilt`'s options say.
 
     It is compared with the head by who uses it (``Predictor``, ``HeadCheckpoint.check_backbone``).
@@ -96,26 +95,20 @@ def recorded(options: argparse.Namespace, head: HeadCheckpoint | EnsembleFolder)
     """
     from dinoneck.inference.rebuild import rebuild
 
-    checkpoint = checkpoints_of(head)[0]
-    record = checkpoint.meta["backbone"]
+    record = head.meta["backbone"]
     if record is None:
         raise ConfigError(
-            f"the {checkpoint.head_type} head does not say which backbone it needs, so none can be loaded for it; save "
+            f"the {head.head_type} head does not say which backbone it needs, so none can be loaded for it; save "
             "it with save_head(..., backbone=backbone)"
         )
     backbone = rebuild(record, options.backbone_file, random=options.random_backbone)
-    if checkpoint.adapter_state:
-        checkpoint.apply_adapter(backbone)
+    if head.adapter_state:
+        head.apply_adapter(backbone)
     if options.device is None:
         return backbone
     from dinoneck.devices import local_device
 
     return backbone.to(local_device(options.device))
-
-
-def checkpoints_of(head: Any) -> list[HeadCheckpoint]:
-    """Return the heads of an ensemble, or the one."""
-    return [member.checkpoint for member in getattr(head, "members", ())] or [head]
 
 
 def size(text: str) -> tuple[int, int]:

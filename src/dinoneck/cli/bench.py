@@ -100,16 +100,15 @@ def run(options: argparse.Namespace) -> int:
 
 def _of_head(options: argparse.Namespace) -> tuple[Backbone, nn.Module, Preprocessing]:
     """The head of a file with the backbone that it names, and how its photos are prepared."""
-    from dinoneck.checkpoint.load_any import load_any
+    from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 
     for name in ("backbone", "backbone_source", "backbone_seed", "neck", "layers"):
         if getattr(options, name) is not None:
             raise ConfigError(f"a head file says its backbone; leave out --{name.replace('_', '-')}")
-    found = load_any(options.head, revision=options.revision)
-    checkpoint = backbone_options.checkpoints_of(found)[0]
-    backbone = backbone_options.recorded(options, found)
+    checkpoint = HeadCheckpoint.load(options.head, revision=options.revision)
+    backbone = backbone_options.recorded(options, checkpoint)
     checkpoint.check_backbone(backbone)
-    module = found.build()
+    module = checkpoint.build()
     if not hasattr(module, "predict"):
         _check_neck(module, f"{options.head} holds {checkpoint.head_type}")
     preprocess = checkpoint.preprocess or backbone.preprocess

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dinoneck.checkpoint.header import Header, head_files, read_content
+from dinoneck.checkpoint.file import Header, head_files, read_content
 from dinoneck.cli.answers import add_json, answer
 from dinoneck.errors import ConfigError, printable
 
@@ -122,7 +122,7 @@ def _gap(dtype: str, one: bytearray | memoryview, other: bytearray | memoryview)
     """The largest absolute difference of two tensors' values."""
     import torch
 
-    from dinoneck.checkpoint.state import TORCH_DTYPES
+    from dinoneck.checkpoint.tensors import TORCH_DTYPES
 
     pair = [torch.frombuffer(buffer, dtype=TORCH_DTYPES[dtype]).double() for buffer in (one, other)]
     return float((pair[0] - pair[1]).abs().max())

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dinoneck.checkpoint.header import LISTING, is_file
 from dinoneck.cli import backbone_options
 from dinoneck.cli.answers import add_json, answer
 from dinoneck.cli.outputs import check_output
@@ -16,7 +15,6 @@ from dinoneck.cli.text import told_bytes
 from dinoneck.errors import ConfigError
 
 if TYPE_CHECKING:
-    from dinoneck.checkpoint.ensemble_folder import EnsembleFolder
     from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
     from dinoneck.inference.exporting import Exported
 
@@ -71,14 +69,9 @@ def run(options: argparse.Namespace) -> int:
     """Export."""
     _check_options(options)
     check_output(options.out, [options.file, options.backbone_file])
-    from dinoneck.checkpoint.load_any import load_any
+    from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 
-    if Path(options.file).is_dir() and not is_file(Path(options.file, LISTING)):
-        raise ConfigError(
-            f"{options.file} is a folder of heads and no ensemble; export one of its heads, or join them first: "
-            "dinoneck.checkpoint.save_ensemble"
-        )
-    found = load_any(options.file, revision=options.revision)
+    found = HeadCheckpoint.load(options.file, revision=options.revision)
     if options.with_backbone:
         _whole(options, found)
     else:
@@ -112,11 +105,9 @@ def _check_options(options: argparse.Namespace) -> None:
         raise ConfigError("--grid is for heads without backbone; give --size HEIGHTxWIDTH in pixels")
 
 
-def _head(options: argparse.Namespace, found: HeadCheckpoint | EnsembleFolder) -> None:
+def _head(options: argparse.Namespace, checkpoint: HeadCheckpoint) -> None:
     from dinoneck.checkpoint import exporting
-    from dinoneck.checkpoint.ensemble_folder import EnsembleFolder
 
-    checkpoint = found.checkpoint() if isinstance(found, EnsembleFolder) else found
     if options.format == "state-dict":
         exporting.export_state_dict(checkpoint, options.out)
     else:
@@ -126,7 +117,7 @@ def _head(options: argparse.Namespace, found: HeadCheckpoint | EnsembleFolder) -
     print(f"{checkpoint.head_type} written: {options.out}")
 
 
-def _whole(options: argparse.Namespace, found: HeadCheckpoint | EnsembleFolder) -> None:
+def _whole(options: argparse.Namespace, found: HeadCheckpoint) -> None:
     from dinoneck.inference.exporting import export_model
 
     with warnings.catch_warnings():

@@ -6,21 +6,22 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from dinoneck.cli import backbone_options
 from dinoneck.cli.answers import add_json, answer
 from dinoneck.cli.outputs import check_output
-from dinoneck.errors import CheckpointError, ConfigError, counted
+from dinoneck.errors import ConfigError, counted
 
 if TYPE_CHECKING:
     from dinoneck.checkpoint.legacy import ImportedHead
+    from dinoneck.heads.head import Head
     from dinoneck.tasks import Task
 
 HELP = "bring older .pt heads into head files; nothing in them is run"
 EXAMPLE = (
     "dinoneck import-legacy biomass-mlp models/ --pattern 'target{target}_fold{fold}.pth' --unit g "
-    "--like head.safetensors --out ensemble"
+    "--like head.safetensors --out biomass.safetensors"
 )
 FORMATS = ("biomass-mlp", "cls-gating", "described")
 _PHOTOS = ("layers", "norm", "size", "fit", "interpolation", "blur")
@@ -56,9 +57,9 @@ def _add_heads(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--form",
-        choices=("folder", "file", "files"),
-        default="folder",
-        help="one ensemble folder (default), one ensemble file, or plain head files in a folder",
+        choices=("ensemble", "files"),
+        default="ensemble",
+        help="one file with an ensemble of all heads (default), or a folder with one file per head",
     )
 
 
@@ -90,31 +91,32 @@ def run(options: argparse.Namespace) -> int:
     _check(options)
     heads, extra = _heads(options)
     backbone, preprocess = _records(options)
-    from dinoneck.checkpoint.ensemble_folder import EnsembleFolder, Member
     from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
+    from dinoneck.heads.ensemble import HeadEnsemble
 
-    members = []
-    for output, fold, head in heads:
-        made = HeadCheckpoint.from_module(head, backbone=backbone, preprocess=preprocess, extra=extra)
-        members.append(Member(made, output, fold))
-        backbone = made.meta["backbone"]  # with the probe, which then is made once
-    if options.format != "biomass-mlp":
-        members[0].checkpoint.save(options.out)
-    elif options.form == "folder":
-        EnsembleFolder(members).save(options.out)
-    elif options.form == "file":
-        EnsembleFolder(members).checkpoint().save(options.out)
+    records: dict[str, Any] = {"backbone": backbone, "preprocess": preprocess, "extra": extra}
+    if _is_folder(options):
+        _save_files(heads, options.out, records)
+    elif options.format == "biomass-mlp":
+        names = [[output, fold] for output, fold, _ in heads]
+        records["extra"] = {**extra, "members": names}
+        ensemble = HeadEnsemble.from_heads([cast("Head", head) for _, _, head in heads])
+        HeadCheckpoint.from_module(ensemble, **records).save(options.out)
     else:
-        _save_files(members, options.out)
-    listed = [{"output": member.output, "fold": member.fold} for member in members]
-    answer(options, written=options.out, heads=listed)
-    print(f"{counted(len(members), 'head')} imported; written: {options.out}")
+        HeadCheckpoint.from_module(heads[0].head, **records).save(options.out)
+    answer(options, written=options.out, heads=[{"output": output, "fold": fold} for output, fold, _ in heads])
+    print(f"{counted(len(heads), 'head')} imported; written: {options.out}")
     return 0
+
+
+def _is_folder(options: argparse.Namespace) -> bool:
+    """Whether --out names a folder for several files."""
+    return bool(options.format == "biomass-mlp" and options.form == "files")
 
 
 def _check(options: argparse.Namespace) -> None:
     """Refuse, before any work, options that are missing or that would be ignored, and folders that are in use."""
-    is_folder = options.format == "biomass-mlp" and options.form != "file"
+    is_folder = _is_folder(options)
     if is_folder and options.out.exists() and (not options.out.is_dir() or any(options.out.iterdir())):
         raise ConfigError(f"--out {options.out} is there and not an empty folder; choose another name, or remove it")
     if not is_folder:
@@ -138,8 +140,13 @@ def _spelled(names: Sequence[str]) -> str:
 
 def _heads(options: argparse.Namespace) -> tuple[list[ImportedHead], dict[str, Any]]:
     """The heads, and what to keep beside them."""
-    from dinoneck.checkpoint.cls_gating_weights import import_cls_gating
-    from dinoneck.checkpoint.legacy import BIOMASS_TARGETS, ImportedHead, import_biomass, import_described, read_legacy
+    from dinoneck.checkpoint.legacy import (
+        BIOMASS_TARGETS,
+        ImportedHead,
+        import_biomass,
+        import_cls_gating,
+        import_described,
+    )
 
     extra = {"imported": {"format": options.format, "source": options.source.name}}
     if options.format == "biomass-mlp":
@@ -148,19 +155,10 @@ def _heads(options: argparse.Namespace) -> tuple[list[ImportedHead], dict[str, A
             options.source, options.pattern, unit=options.unit, targets=targets, minimum=options.minimum
         )
         return found, extra
-    file = read_legacy(options.source)
     if options.format == "cls-gating":
-        if file.meta:
-            raise ConfigError(
-                f"{options.source} holds meta ({', '.join(map(str, file.meta))}); expected a state dict alone"
-            )
-        try:
-            return [ImportedHead("head", 0, import_cls_gating(file.state))], extra
-        except CheckpointError as error:
-            text = str(error).replace("the state dict", str(options.source), 1)
-            raise CheckpointError(text, step=error.step) from None
+        return [ImportedHead("head", 0, import_cls_gating(options.source))], extra
     head, notes = import_described(
-        file,
+        options.source,
         tasks=_tasks(options.tasks),
         embed_dim=_width(options),
         head_type=options.head_type,
@@ -197,7 +195,7 @@ def _loaded(options: argparse.Namespace) -> Any:
 def _width(options: argparse.Namespace) -> int:
     if options.like is None:
         return int(_loaded(options).embed_dim)
-    from dinoneck.checkpoint.header import read_header
+    from dinoneck.checkpoint.file import read_header
 
     return int((read_header(options.like).meta["backbone"] or {}).get("embed_dim", 0))
 
@@ -233,10 +231,13 @@ def _pairs(given: Sequence[str], option: str) -> dict[str, str]:
     return {key: value for key, _, value in parts}
 
 
-def _save_files(members: Sequence[Any], folder: Path) -> None:
-    """Plain head files, for ``dinoneck predict --heads FOLDER``: all of them or none."""
+def _save_files(heads: Sequence[ImportedHead], folder: Path, records: dict[str, Any]) -> None:
+    """Write one file per head, for ``dinoneck predict --heads FOLDER``: all of them or none."""
     from dinoneck.atomic import write_folder
+    from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 
     with write_folder(folder) as new:
-        for member in members:
-            member.checkpoint.save(new / Path(member.file).name)
+        for output, fold, head in heads:
+            made = HeadCheckpoint.from_module(head, **records)
+            made.save(new / f"{output}-fold{fold}.safetensors")
+            records["backbone"] = made.meta["backbone"]  # with the probe, which then is made once

@@ -8,9 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dinoneck.checkpoint.header import LISTING, SCHEMA, Header, head_files, is_file, read_header
-from dinoneck.checkpoint.listing import read_listing
-from dinoneck.checkpoint.records import told_weights
+import msgspec
+
+from dinoneck.checkpoint.ensemble_folder import is_ensemble, read_listing
+from dinoneck.checkpoint.file import Header, head_files, read_header
+from dinoneck.checkpoint.schema import SCHEMA, describe_weights
 from dinoneck.cli.answers import add_json, answer
 from dinoneck.cli.stores import is_store
 from dinoneck.errors import DataError, printable
@@ -38,16 +40,16 @@ def run(options: argparse.Namespace) -> int:
 def _folder(options: argparse.Namespace, folder: Path) -> int:
     if is_store(folder):
         raise DataError(f"{folder} is a feature store, no folder of heads; 'dinoneck store verify {folder}' reads it")
-    listing = read_listing(folder) if is_file(folder / LISTING) else None
+    listing = read_listing(folder) if is_ensemble(folder) else None
     found = {str(file.relative_to(folder)): read_header(file).meta for file in head_files(folder)}
-    answer(options, ensemble=listing, heads=found)
+    answer(options, ensemble=None if listing is None else msgspec.to_builtins(listing), heads=found)
     lines = [f"{'file':<10} {folder} (folder of {len(found)} head files{'' if listing is None else ', an ensemble'})"]
     weights = {}
     if listing is not None:
-        weights = {row["file"]: row["weight"] for row in listing["members"]}
-        lines += [f"{'reduce':<10} {listing['reduce']}", f"{'backbone':<10} {_backbone(listing['backbone'])}"]
-        lines += [f"{'inputs':<10} {_inputs(listing['inputs'])}"]
-        lines += [f"{'digest':<10} {listing['digest']} (the heads are not checked: use 'dinoneck verify')"]
+        weights = {member.file: member.weight for member in listing.members}
+        lines += [f"{'reduce':<10} {listing.reduce}", f"{'backbone':<10} {_backbone(listing.backbone)}"]
+        lines += [f"{'inputs':<10} {_inputs(listing.inputs)}"]
+        lines += [f"{'digest':<10} {listing.digest} (the heads are not checked: use 'dinoneck verify')"]
     for file, meta in found.items():
         tasks = "; ".join(_task(task) for task in meta["tasks"]) or "no tasks"
         share = f", weight {weights[file]:g}" if file in weights else ""
@@ -106,7 +108,7 @@ def _task(task: dict[str, Any]) -> str:
 def _backbone(record: dict[str, Any] | None) -> str:
     if record is None:
         return "not recorded"
-    origin = told_weights(record.get("weights"))
+    origin = describe_weights(record.get("weights"))
     tuned = record.get("adapter")
     origin += f", with LoRA of rank {tuned['rank']}" if tuned else ""
     licence = f"; licence {record['license']}" if record.get("license") else ""

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from dinoneck.checkpoint.header import HEAD_FILES, HEADS, LISTING
+from dinoneck.checkpoint.file import HEAD_FILES, HEADS, LISTING
 from dinoneck.errors import ConfigError
 
 

@@ -215,8 +215,8 @@ def predicted(
 def _opened(sources: Sequence[Any], options: argparse.Namespace) -> list[Any]:
     from dinoneck.inference.sources import opened
 
-    heads = opened(sources, options.revision)
-    tell_pooled([own.meta["tasks"] for head in heads for own in backbone_options.checkpoints_of(head)])
+    heads: list[Any] = opened(sources, options.revision)
+    tell_pooled([head.meta["tasks"] for head in heads])
     return heads
 
 
@@ -233,7 +233,7 @@ def views_of(options: argparse.Namespace, heads: Sequence[Any]) -> Any:
     """The views asked for; else those that the training file of the heads named."""
     if options.tta is not None:
         return options.tta
-    named = {_named_views(checkpoint.meta) for head in heads for checkpoint in backbone_options.checkpoints_of(head)}
+    named = {_named_views(head.meta) for head in heads}
     if len(named) > 1:
         raise ConfigError(f"the heads were trained for different views ({', '.join(sorted(named))}); choose with --tta")
     views = next(iter(named), "none")

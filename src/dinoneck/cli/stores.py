@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dinoneck.checkpoint.header import is_file
+from dinoneck.checkpoint.file import is_file
 
 
 def is_store(path: Path) -> bool:

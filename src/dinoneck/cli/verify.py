@@ -7,7 +7,8 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from dinoneck.checkpoint.header import SCHEMA, head_files, read_header
+from dinoneck.checkpoint.file import head_files, read_header
+from dinoneck.checkpoint.schema import SCHEMA
 from dinoneck.cli.answers import add_json, answer
 from dinoneck.cli.one_by_one import Rows, refused
 from dinoneck.cli.stores import is_store
@@ -65,12 +66,13 @@ def _head(file: Path, rows: Rows) -> int:
 
 
 def _ensemble(path: Path, rows: Rows) -> int:
-    """Check that an ensemble's heads are those that its list names, and go together."""
-    from dinoneck.checkpoint.ensemble_folder import EnsembleFolder
+    """Check that the heads of an ensemble of version 0.1 are those that its list names, and fit together."""
+    from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 
-    ensemble = EnsembleFolder.load(path)
-    say(f"ok       {path}  {ensemble!r}")
-    rows.append({"path": path, "state": "ok", "kind": "ensemble", "heads": len(ensemble)})
+    ensemble = HeadCheckpoint.load(path)
+    count = len(ensemble.config["members"])
+    say(f"ok       {path}  ensemble of {count} heads  {ensemble.file_digest}  'dinoneck migrate' makes one file of it")
+    rows.append({"path": path, "state": "ok", "kind": "ensemble", "heads": count})
     return 0
 
 
@@ -89,9 +91,9 @@ def _compared(folder: Path, rows: Rows) -> int:
 
 
 def _pulled(repo: Path, rows: Rows) -> int:
-    from dinoneck.checkpoint.load_any import load_any
+    from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 
-    found = load_any(repo)
+    found = HeadCheckpoint.load(repo)
     say(f"ok       {repo}  {found!r}  commit {found.revision}")
     rows.append({"path": repo, "state": "ok", "kind": "hub repository", "commit": found.revision})
     return 0

@@ -205,12 +205,7 @@ def _head_facts(
     """What the heads are, as ``dinoneck inspect`` tells it; of several what they share, then what differs."""
     from dinoneck.cli.inspect import entries
 
-    told: dict[str, dict[str, str]] = {}
-    for source, head in zip(sources, heads, strict=True):
-        members = getattr(head, "members", ())
-        names = [f"{source}/{member.file}" for member in members] or [str(source)]
-        checkpoints = backbone_options.checkpoints_of(head)
-        told |= {name: entries(one.meta) for name, one in zip(names, checkpoints, strict=True)}
+    told = {str(source): entries(head.meta) for source, head in zip(sources, heads, strict=True)}
     commit = {"commit": next(iter(commits.values()))} if commits else {}
     if len(told) == 1:
         return {"The head": {"from": given, **commit, **next(iter(told.values()))}}

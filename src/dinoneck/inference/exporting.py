@@ -17,8 +17,7 @@ import torch
 from dinoneck.atomic import write_whole
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.backbones.eval_mode import evaluating
-from dinoneck.checkpoint import header as headers
-from dinoneck.checkpoint.ensemble_folder import EnsembleFolder
+from dinoneck.checkpoint.file import METADATA_KEY, canonical, check_path
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.data.photos import Preprocessing
 from dinoneck.errors import CheckpointError, ConfigError, did_you_mean
@@ -150,7 +149,7 @@ def _written(
         making = _Onnx(found) if form == "onnx" else _Program(found)
         parity = making.check(model, own) if check else None
     description = described(predictor, found, making.image, size, parity, form)
-    texts = {headers.METADATA_KEY: _records(predictor, sources), EXPORT_KEY: json.dumps(description, sort_keys=True)}
+    texts = {METADATA_KEY: _records(predictor, sources), EXPORT_KEY: json.dumps(description, sort_keys=True)}
     try:
         files = making.write(Path(path), texts)
     except (OSError, ValueError) as error:
@@ -162,7 +161,7 @@ def _check_arguments(path: object, form: str) -> None:
     if form not in get_args(Format):
         known = get_args(Format)
         raise ConfigError(f"format is {form!r}; expected {' or '.join(known)}.{did_you_mean(form, known)}")
-    headers.check_path(path)
+    check_path(path)
 
 
 def _kept(path: Path, sources: list[HeadSource]) -> list[HeadSource]:
@@ -230,13 +229,7 @@ def _records(predictor: Predictor, sources: Sequence[HeadSource]) -> str:
     found = []
     backbone, recipe = predictor.backbone, predictor.preprocess
     for source in sources:
-        if isinstance(source, EnsembleFolder):
-            names = [[member.output, member.fold] for member in source.members]
-            own = backbone.with_layers((source.backbone or {}).get("layers", backbone.layers))
-            source = HeadCheckpoint.from_module(
-                source.build(), backbone=own, preprocess=source.inputs, extra={"members": names}
-            )
-        elif isinstance(source, torch.nn.Module):
+        if isinstance(source, torch.nn.Module):
             source = HeadCheckpoint.from_module(source, backbone=backbone, preprocess=recipe)
         found.append(cast("HeadCheckpoint", source).meta)
-    return headers.canonical(found[0] if len(found) == 1 else found).decode("utf-8")
+    return canonical(found[0] if len(found) == 1 else found).decode("utf-8")

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from dinoneck.checkpoint.records import need
+from dinoneck.checkpoint.pairing import need
 from dinoneck.errors import ConfigError, ShapeError
 from dinoneck.grid import GridSize
 from dinoneck.heads.ensemble import HeadEnsemble, median_of, shared_tasks, with_composed

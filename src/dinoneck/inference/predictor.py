@@ -59,8 +59,8 @@ class Predictor:
     nothing of its neighbours.
 
     Args:
-        heads: head files, hub repositories (``"user/name"``) of a head or an ensemble, a folder of files, an ensemble's
-            folder, HeadCheckpoints, EnsembleFolders or head modules; one or several.
+        heads: head files, folders of head files, hub repositories (``"user/name"``), HeadCheckpoints or head modules;
+            one or several. Folders and repositories of an ensemble of version 0.1 are read too.
         backbone: the backbone; None rebuilds it from the record in the files. It is checked against them.
         tta: ``"none"``, ``"flip4"`` (original, left-right, up-down, both) or ``"d6"`` (those and two quarter
             turns).

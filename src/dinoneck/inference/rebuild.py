@@ -12,8 +12,8 @@ import torch
 
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.backbones.load import load_backbone
-from dinoneck.checkpoint.pairing import NAMED
-from dinoneck.checkpoint.records import need, told_weights
+from dinoneck.checkpoint.pairing import NAMED, need
+from dinoneck.checkpoint.schema import describe_weights
 from dinoneck.errors import CheckpointError, ConfigError
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64}
@@ -40,7 +40,7 @@ def rebuild(record: Mapping[str, Any], file: str | os.PathLike[str] | None = Non
     name, origin = str(need(record, "name")), need(record, "weights")
     if file is None and not random and origin.get("kind") not in NAMED:
         raise CheckpointError(
-            f"the heads were trained on {name!r} with {told_weights(origin)}, which cannot be found by name: load "
+            f"the heads were trained on {name!r} with {describe_weights(origin)}, which cannot be found by name: load "
             "them yourself and pass backbone= (--backbone-file on the command line)",
             step="pairing",
         )

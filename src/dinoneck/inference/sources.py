@@ -12,19 +12,17 @@ import torch
 from torch import nn
 
 from dinoneck.backbones.backbone import Backbone
-from dinoneck.checkpoint.ensemble_folder import EnsembleFolder, is_ensemble
+from dinoneck.checkpoint.ensemble_folder import is_ensemble
+from dinoneck.checkpoint.file import head_files
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
-from dinoneck.checkpoint.header import head_files
 from dinoneck.checkpoint.hub import names_a_repo
-from dinoneck.checkpoint.load_any import load_any
-from dinoneck.checkpoint.pairing import check_records
-from dinoneck.checkpoint.records import need
+from dinoneck.checkpoint.pairing import check_records, need
 from dinoneck.data.photos import Preprocessing
 from dinoneck.errors import CheckpointError
 from dinoneck.heads.head import Head
 from dinoneck.inference.rebuild import rebuild
 
-HeadSource = str | os.PathLike[str] | HeadCheckpoint | EnsembleFolder | nn.Module
+HeadSource = str | os.PathLike[str] | HeadCheckpoint | nn.Module
 
 
 class LoadedHead(NamedTuple):
@@ -37,25 +35,26 @@ class LoadedHead(NamedTuple):
 
 
 def listed(heads: HeadSource | Sequence[HeadSource]) -> list[HeadSource]:
-    """Return one source per head; a folder stands for the head files in it, sorted by name, or for its ensemble.
+    """Return one source per head; a folder stands for the head files in it, sorted by name.
+
+    The folder of an ensemble of version 0.1 is one source: its heads are one HeadEnsemble.
 
     Raises:
         CheckpointError: if there are none.
     """
-    single = isinstance(heads, str | os.PathLike | HeadCheckpoint | EnsembleFolder | nn.Module)
+    single = isinstance(heads, str | os.PathLike | HeadCheckpoint | nn.Module)
     given = [cast("HeadSource", heads)] if single else list(cast("Sequence[HeadSource]", heads))
     if not given:
         raise CheckpointError("no heads were given")
     found: list[HeadSource] = []
     for source in given:
-        is_path = isinstance(source, str | os.PathLike)
-        plain = is_path and os.path.isdir(cast("str", source)) and not is_ensemble(source)  # noqa: PTH112 - never raises
-        found += head_files(cast("Path", source)) if plain else [source]
+        is_folder = isinstance(source, str | os.PathLike) and os.path.isdir(source)  # noqa: PTH112 - never raises
+        found += head_files(cast("Path", source)) if is_folder and not is_ensemble(cast("Path", source)) else [source]
     return found
 
 
 def opened(sources: Sequence[HeadSource], revision: str | None = None) -> list[HeadSource]:
-    """Read and check every source that is a file, an ensemble's folder or a hub repository; others are as they were.
+    """Read and check every source that is a path or a hub repository; others are as they were.
 
     Args:
         sources: one per head, see :func:`listed`.
@@ -70,7 +69,7 @@ def opened(sources: Sequence[HeadSource], revision: str | None = None) -> list[H
             f"revision={revision!r} is for hub repositories (user/name); the heads given are none", step="hub"
         )
     return [
-        load_any(source, revision=revision if source in repos else None)
+        HeadCheckpoint.load(source, revision=revision if source in repos else None)
         if isinstance(source, str | os.PathLike)
         else source
         for source in sources
@@ -78,15 +77,11 @@ def opened(sources: Sequence[HeadSource], revision: str | None = None) -> list[H
 
 
 def load(source: HeadSource) -> LoadedHead:
-    """Load a head from a checkpoint, an ensemble or a module.
+    """Load a head from a checkpoint or a module.
 
     Raises:
         CheckpointError: if it is no head with tasks.
     """
-    if isinstance(source, EnsembleFolder):
-        first = source.members[0].checkpoint  # its records and LoRA weights are all the others' too
-        ensemble = source.build(check_backbone=False).to(memory_format=torch.channels_last)
-        return LoadedHead(cast("Head", ensemble), source.backbone, first.preprocess, first)
     module = source.build(check_backbone=False) if isinstance(source, HeadCheckpoint) else source
     if not isinstance(module, Head):
         raise CheckpointError(f"{type(module).__name__} is no head with tasks; it cannot predict", step="pairing")
@@ -101,7 +96,7 @@ def revisions_of(sources: Sequence[HeadSource], read: Sequence[HeadSource]) -> d
     pairs = [
         (str(source), checkpoint.revision)
         for source, checkpoint in zip(sources, read, strict=True)
-        if isinstance(source, str | os.PathLike) and isinstance(checkpoint, HeadCheckpoint | EnsembleFolder)
+        if isinstance(source, str | os.PathLike) and isinstance(checkpoint, HeadCheckpoint)
     ]
     return {repo: commit for repo, commit in pairs if commit is not None}
 

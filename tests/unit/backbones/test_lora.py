@@ -222,13 +222,13 @@ def test_lora_weights_go_onto_their_base_only(tmp_path: Path) -> None:
 
 
 def test_files_whose_lora_weights_do_not_fit_their_record_are_refused(tmp_path: Path) -> None:
-    from dinoneck.checkpoint import header as headers
+    from dinoneck.checkpoint import file as files
 
     backbone, head = trained_pair("timm")
     good = HeadCheckpoint.from_module(head, backbone=backbone)
     assert len(good.adapter_state) == 2 * 2 * 6
     for spoil in ("rank", "missing", "unannounced"):
-        meta = headers.strict_json(headers.canonical(good.meta), "x", "x")
+        meta = files.strict_json(files.canonical(good.meta), "x", "x")
         _, tensors = content_of(good)
         if spoil == "rank":
             meta["backbone"]["adapter"]["rank"] = 5
@@ -239,9 +239,9 @@ def test_files_whose_lora_weights_do_not_fit_their_record_are_refused(tmp_path: 
             tensors.pop(gone)
             meta["tensors"] = [row for row in meta["tensors"] if row[0] != gone]
         bad = HeadCheckpoint(meta, tensors)
-        from dinoneck.checkpoint.state import chunks_of
+        from dinoneck.checkpoint.tensors import chunks_of
 
-        bad.meta["digest"] = headers.digest(bad.meta, chunks_of(bad.meta, tensors))
+        bad.meta["digest"] = files.digest(bad.meta, chunks_of(bad.meta, tensors))
         with pytest.raises(CheckpointError, match="LoRA|rank"):
             bad.save(tmp_path / "bad.safetensors")
 
@@ -407,7 +407,7 @@ def test_copies_pickles_and_recomputation_with_lora() -> None:
 
 
 def test_forged_records_of_lora_are_refused(tmp_path: Path) -> None:
-    from dinoneck.checkpoint import header as headers
+    from dinoneck.checkpoint import file as files
 
     backbone, head = trained_pair("timm")
     good = HeadCheckpoint.from_module(head, backbone=backbone)
@@ -422,12 +422,12 @@ def test_forged_records_of_lora_are_refused(tmp_path: Path) -> None:
         "more": (1,),
     }
     for key, value in ((key, value) for key, values in forged.items() for value in values):
-        meta = headers.strict_json(headers.canonical(good.meta), "x", "x")
+        meta = files.strict_json(files.canonical(good.meta), "x", "x")
         meta["backbone"]["adapter"][key] = value
         (tmp_path / "bad").write_bytes(written(meta, tensors))
         with pytest.raises(CheckpointError):
             HeadCheckpoint.load(tmp_path / "bad")
-    meta = headers.strict_json(headers.canonical(good.meta), "x", "x")
+    meta = files.strict_json(files.canonical(good.meta), "x", "x")
     meta["backbone"]["adapter"]["sha256"] = "0" * 64
     base = load_backbone("dinoneck_tiny")
     with pytest.raises(CheckpointError, match="not those that its record was written for"):

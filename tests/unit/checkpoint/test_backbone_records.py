@@ -25,8 +25,7 @@ from dinoneck import (
     load_head,
     save_head,
 )
-from dinoneck.checkpoint import EnsembleFolder
-from dinoneck.checkpoint.header import head_files
+from dinoneck.checkpoint.file import head_files
 from dinoneck.checkpoint.schema import check_backbone_record, check_header
 from dinoneck.cli.main import main
 from dinoneck.errors import BackboneError
@@ -176,7 +175,7 @@ def test_an_empty_path_is_not_the_current_folder(
         assert "the path is empty" in capsys.readouterr().err
     assert main(["predict", "h.safetensors", "--heads", "", "--out", "o.csv"]) == 1
     assert Path("h.safetensors").read_bytes() == before
-    for read in (head_files, load_head, EnsembleFolder.load, Predictor):
+    for read in (head_files, load_head, HeadCheckpoint.load, Predictor):
         with pytest.raises(CheckpointError, match="''"):
             read("")
     with pytest.raises(StoreError, match="''"):

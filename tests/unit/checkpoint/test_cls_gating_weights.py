@@ -92,19 +92,23 @@ def test_every_weight_is_taken_as_it_is_and_copied() -> None:
 @pytest.mark.parametrize(
     ("change", "step", "match"),
     [
-        (lambda s: s.pop("aux_head.bias"), "tensors", "lacks aux_head.bias;"),
+        (lambda s: s.pop("aux_head.bias"), "tensors", "lacks aux_head.bias "),
         (lambda s: s.update({"extra.weight": torch.ones(1)}), "tensors", "holds extra.weight, which this head has no"),
         (
             lambda s: s.update({"main_head.weight": torch.ones(4, HIDDEN)}),
             "tensors",
-            r"main_head.weight has shape \(4,",
+            r"main_head.weight is torch.float32 \(4,",
         ),
-        (lambda s: s.update({"gate_mlp.0.weight": torch.ones(5, WIDTH)}), "tensors", "expected a quarter, 8"),
+        (
+            lambda s: s.update({"gate_mlp.0.weight": torch.ones(5, WIDTH)}),
+            "tensors",
+            r"weight is torch.float32 \(5, 32\); expected \(8, 32\)",
+        ),
         (lambda s: s.update({"gate_mlp.0.weight": torch.ones(5)}), "tensors", r"expected \(outputs, inputs\)"),
         (lambda s: s["main_head.bias"].fill_(torch.nan), "finite", "main_head.bias holds values that are not finite"),
-        (lambda s: s.update({"aux_head.bias": torch.ones(2).half()}), "tensors", "expected one dtype"),
-        (lambda s: s.update({"aux_head.bias": torch.ones(2).long()}), "tensors", "not a tensor of floating-point"),
-        (lambda s: s.update({"aux_head.bias": 3.0}), "tensors", "not a tensor of floating-point"),
+        (lambda s: s.update({"aux_head.bias": torch.ones(2).half()}), "tensors", "expected one floating-point dtype"),
+        (lambda s: s.update({"aux_head.bias": torch.ones(2).long()}), "tensors", "aux_head.bias is torch.int64"),
+        (lambda s: s.update({"aux_head.bias": 3.0}), "schema", "holds aux_head.bias; expected tensors"),
     ],
 )
 def test_weights_that_do_not_fit_are_refused(change: Any, step: str, match: str) -> None:

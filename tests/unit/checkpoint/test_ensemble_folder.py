@@ -1,286 +1,351 @@
-"""Many heads as one folder: the same answers, and nothing missing, exchanged or mixed."""
+"""Ensemble folders of version 0.1: read as one head with the same predictions; nothing missing, exchanged or mixed."""
 
 from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
 import torch
-from torch import nn
+from tests.fixtures.head_files import ANSWERS, answers, integers
+from tests.hub_server import Hub, Repo
 
 from dinoneck import (
-    Backbone,
     CheckpointError,
     HeadCheckpoint,
     HeadEnsemble,
-    PatchMeanHead,
     Predictor,
-    Task,
-    Tokens,
+    ViTFPN,
     load_backbone,
     load_head,
+    save_head,
 )
-from dinoneck.checkpoint import EnsembleFolder, Member, load_ensemble, save_ensemble
-from dinoneck.checkpoint import header as headers
-from dinoneck.checkpoint.ensemble_folder import is_ensemble, read_listing
+from dinoneck.checkpoint import file as files
+from dinoneck.checkpoint import read_header
 from dinoneck.cli.main import main
 
-OUTPUTS = ("Dry_Clover_g", "Dry_Dead_g", "Dry_Green_g", "Dry_Total_g", "GDM_g")
+ROOT = Path(__file__).resolve().parents[2] / "fixtures" / "ensemble_v1"
+FOLDERS = sorted(folder for folder in ROOT.iterdir() if folder.is_dir())
 
 
-def tokens() -> Tokens:
-    return Tokens.from_patches(torch.randn(2, 6, 64), grid=(2, 3), patch_size=16)
-
-
-def member(output: str, fold: int, backbone: Any, weight: float = 1.0, **options: Any) -> Member:
-    head = PatchMeanHead(64, [Task(output, unit="g")], hidden_dim=4)
-    for parameter in head.parameters():
-        nn.init.normal_(parameter, std=0.3)
-    return Member(HeadCheckpoint.from_module(head, backbone=backbone, **options), output, fold, weight)
-
-
-@pytest.fixture(scope="module")
-def members(tiny: Backbone) -> list[Member]:
-    torch.manual_seed(0)
-    preprocess = tiny.preprocess.changed(size=(32, 48))
-    return [member(output, fold, tiny.record(), preprocess=preprocess) for output in OUTPUTS for fold in range(5)]
-
-
-@pytest.fixture(scope="module")
-def saved(members: list[Member], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("saved") / "e"
-    save_ensemble(path, members)
-    return path
+@pytest.fixture(params=FOLDERS, ids=lambda folder: folder.name)
+def frozen(request: pytest.FixtureRequest) -> Path:
+    return Path(request.param)
 
 
 @pytest.fixture
-def folder(saved: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(saved, tmp_path / "e"))
+def folder(tmp_path: Path) -> Path:
+    """A copy that may be damaged: three folds of two outputs, with all records."""
+    return Path(shutil.copytree(ROOT / "plain", tmp_path / "e"))
 
 
-def test_twenty_five_heads_answer_as_one(members: list[Member], folder: Path, tiny: Backbone) -> None:
-    x = tokens()
-    loaded = load_ensemble(folder)
-    assert isinstance(loaded, HeadEnsemble)
-    assert not loaded.training
-    answers = loaded.predict(x)
-    for output in OUTPUTS:
-        own = [item.checkpoint.build().predict(x)[output] for item in members if item.output == output]  # type: ignore[operator]
-        assert torch.allclose(answers[output], torch.stack(own).mean(0), atol=1e-6)
-    names = sorted(path.name for path in (folder / "heads").iterdir())
-    assert names[0] == "Dry_Clover_g-fold0.safetensors"
-    assert len(names) == 25
-    ensemble = EnsembleFolder.load(folder)
-    assert ensemble.backbone == tiny.record()
-    assert ensemble.inputs is not None
-    assert ensemble.inputs["size"] == [32, 48]
-    assert is_ensemble(folder)
-    assert not is_ensemble(folder / "heads")
-    assert "25 heads" in repr(ensemble)
+def members(folder: Path) -> list[dict[str, Any]]:
+    return list(json.loads((folder / "ensemble.json").read_text())["members"])
 
 
-@pytest.mark.parametrize(("weights", "reduce"), [((1.0, 3.0), "mean"), ((1.0, 1.0), "median")])
-def test_weights_and_reduce_travel(weights: Any, reduce: Any, tiny: Backbone, tmp_path: Path) -> None:
-    pair = [member("a", fold, tiny.record(), weight) for fold, weight in enumerate(weights)]
-    save_ensemble(tmp_path / "e", pair, reduce=reduce)
-    built = [item.checkpoint.build() for item in pair]
-    wanted = HeadEnsemble.from_heads(built, weights if reduce == "mean" else None, reduce)
-    x = tokens()
-    assert torch.equal(load_ensemble(tmp_path / "e").predict(x)["a"], wanted.predict(x)["a"])  # type: ignore[operator]
+def built(folder: Path) -> list[Any]:
+    """The heads of a folder, in the order of the list."""
+    return [load_head(folder / member["file"]) for member in members(folder)]
 
 
-def test_a_folder_becomes_one_file(folder: Path, tmp_path: Path) -> None:
-    ensemble, x = EnsembleFolder.load(folder), tokens()
-    checkpoint = ensemble.checkpoint()
-    checkpoint.save(tmp_path / "one.safetensors")
-    assert checkpoint.head_type == "ensemble"
-    assert checkpoint.meta["backbone"] == ensemble.backbone
-    one, other = load_head(tmp_path / "one.safetensors"), load_ensemble(folder)
-    assert all(torch.equal(one.predict(x)[name], other.predict(x)[name]) for name in OUTPUTS)  # type: ignore[operator]
+def predicted(heads: Any, folder: Path) -> dict[str, Any]:
+    """What a Predictor of these heads gives for the image of the fixture; LoRA weights come with the heads."""
+    backbone = load_backbone("dinoneck_tiny") if folder.name == "weighted" else None
+    image = integers(3, 32, 48, low=0, high=255).to(torch.uint8)
+    return dict(Predictor(heads, backbone)(image)[0])
 
 
-def refused(folder: Path, message: str, step: str | None = None) -> None:
-    with pytest.raises(CheckpointError, match=message) as caught:
-        EnsembleFolder.load(folder)
-    assert step in (None, caught.value.step), caught.value
+@pytest.mark.filterwarnings("ignore:the file of this HeadEnsemble does not state its backbone")
+def test_a_folder_of_0_1_predicts_what_0_1_predicted(frozen: Path) -> None:
+    kept, found = json.loads((ROOT / ANSWERS).read_text())[frozen.name], answers(load_head(frozen))
+    assert found.keys() == kept["tokens"].keys()
+    for name, value in found.items():
+        torch.testing.assert_close(value, torch.tensor(kept["tokens"][name]), rtol=1e-5, atol=1e-6)
+    assert predicted(frozen, frozen) == pytest.approx(kept["image"], rel=1e-5)
 
 
-def test_missing_extra_exchanged_and_damaged_members(folder: Path, tiny: Backbone, tmp_path: Path) -> None:
+def test_it_is_the_head_that_its_members_make_as_one_file(frozen: Path, tmp_path: Path) -> None:
+    listing = json.loads((frozen / "ensemble.json").read_text())
+    weights = [member["weight"] for member in listing["members"]]
+    head = HeadEnsemble.from_heads(built(frozen), weights if len(set(weights)) > 1 else None, listing["reduce"])
+    found = HeadCheckpoint.load(frozen)
+    assert found.config == head.config
+    assert {name: value.tolist() for name, value in answers(found.build()).items()} == {
+        name: value.tolist() for name, value in answers(head).items()
+    }
+    assert found.file_digest == listing["digest"]
+    assert found.meta["extra"]["members"] == [[one["output"], one["fold"]] for one in listing["members"]]
+    first = HeadCheckpoint.load(frozen / listing["members"][0]["file"])
+    assert (found.meta["backbone"], found.meta["inputs"]) == (first.meta["backbone"], first.meta["inputs"])
+    assert found.adapter_state.keys() == first.adapter_state.keys()
+    assert all(torch.equal(found.adapter_state[name], value) for name, value in first.adapter_state.items())
+    found.save(tmp_path / "one.safetensors")
+    again = HeadCheckpoint.load(tmp_path / "one.safetensors")
+    assert again.meta == found.meta
+    assert all(torch.equal(again.state_dict[name], value) for name, value in found.state_dict.items())
+
+
+def test_what_the_heads_share_is_kept_and_metrics_become_mean_and_deviation() -> None:
+    meta = HeadCheckpoint.load(ROOT / "plain").meta
+    assert meta["training"] == {
+        "seed": 7,
+        "folds": 3,
+        "epochs": 40,
+        "data": {"name": "pasture", "revision": "2024-10"},
+        "metrics": {
+            f"{output} {name}": {"mean": mean, "sd": sd}
+            for output in ("clover", "total")
+            for name, mean, sd in (("R2", 0.625, 0.125), ("loss", 0.25, 0.25))
+        },
+    }
+    assert (meta["license"], meta["tta"]["ops"]) == ("Apache-2.0", "flip4")
+
+
+@pytest.mark.parametrize("name", ["plain", "with_lora"])
+def test_a_list_of_heads_is_averaged_as_their_ensemble(name: str, tmp_path: Path) -> None:
+    """By Predictor: files, a plain folder of them, and one file of a HeadEnsemble; LoRA weights included."""
+    files = [ROOT / name / member["file"] for member in members(ROOT / name)]
+    first = HeadCheckpoint.load(files[0])
+    backbone = load_backbone("dinoneck_tiny", layers=first.meta["backbone"]["layers"])
+    if first.adapter_state:
+        first.apply_adapter(backbone)
+    heads = HeadEnsemble.from_heads([load_head(file) for file in files])
+    save_head(tmp_path / "one.safetensors", heads, backbone=backbone, preprocess=first.preprocess)
+    one = predicted(tmp_path / "one.safetensors", ROOT / name)
+    assert predicted(files, ROOT / name) == pytest.approx(one, rel=1e-6)
+    assert predicted(ROOT / name / "heads", ROOT / name) == pytest.approx(one, rel=1e-6)
+
+
+def test_a_plain_folder_holds_one_head_or_is_for_predictor(folder: Path, tmp_path: Path) -> None:
     heads = folder / "heads"
-    first, second = heads / "GDM_g-fold0.safetensors", heads / "GDM_g-fold1.safetensors"
-    content, other = first.read_bytes(), second.read_bytes()
-    first.unlink()
-    refused(folder, "lacks heads/GDM_g-fold0.safetensors of the 25", "file")
-    first.write_bytes(content)
-    (heads / "more.safetensors").write_bytes(content)
-    refused(folder, "holds heads/more.safetensors, which ensemble.json does not list", "file")
-    (heads / "more.safetensors").unlink()
-    first.write_bytes(other)
-    second.write_bytes(content)
-    refused(folder, "another head than ensemble.json lists", "digest")
-    second.write_bytes(other)
-    damaged = bytearray(content)
-    damaged[-1] ^= 1
-    first.write_bytes(damaged)
-    refused(folder, "does not match its digest", "digest")
-    member("GDM_g", 0, tiny.record()).checkpoint.save(first)
-    refused(folder, "another head than ensemble.json lists", "digest")
+    with pytest.raises(CheckpointError, match=r"holds 6 head files: clover-fold0.* pass the folder to Predictor"):
+        HeadCheckpoint.load(heads)
+    (tmp_path / "single").mkdir()
+    shutil.copy(heads / "total-fold0.safetensors", tmp_path / "single")
+    assert HeadCheckpoint.load(tmp_path / "single").meta["training"]["fold"] == 0
+    with pytest.raises(CheckpointError, match="holds no head files"):
+        HeadCheckpoint.load(tmp_path)
 
 
-def relisted(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+# -- refusals ---------------------------------------------------------------------------------------------
+
+
+def refused(folder: Path, message: str, step: str) -> None:
+    with pytest.raises(CheckpointError, match=message) as caught:
+        HeadCheckpoint.load(folder)
+    assert caught.value.step == step, caught.value
+
+
+def flip(file: Path) -> None:
+    raw = bytearray(file.read_bytes())
+    raw[-1] ^= 1
+    file.write_bytes(raw)
+
+
+def exchange(folder: Path) -> None:
+    one, other = folder / "heads/total-fold0.safetensors", folder / "heads/total-fold1.safetensors"
+    content = one.read_bytes()
+    one.write_bytes(other.read_bytes())
+    other.write_bytes(content)
+
+
+def resave(folder: Path, **records: Any) -> None:
+    """Put the first head there with other records, and list its digest."""
+    file = folder / members(folder)[0]["file"]
+    old = HeadCheckpoint.load(file)
+    kept = {"backbone": old.meta["backbone"], "preprocess": old.preprocess}
+    save_head(file, old.build(), **{**kept, **records})
+    relist(folder, lambda listing: listing["members"][0].update(digest=read_header(file).meta["digest"]))
+
+
+def neck(folder: Path) -> None:
+    """A file of a neck in the place of a head, with the same records."""
+    file = folder / members(folder)[0]["file"]
+    old = HeadCheckpoint.load(file)
+    save_head(file, ViTFPN(64, num_layers=1), backbone=old.meta["backbone"], preprocess=old.preprocess)
+    relist(folder, lambda listing: listing["members"][0].update(digest=read_header(file).meta["digest"]))
+
+
+def relist(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
     """Change the list; its digest and spelling are right."""
     path = folder / "ensemble.json"
     listing = json.loads(path.read_text())
     change(listing)
-    listing["digest"] = headers.digest(listing, ())
-    path.write_bytes(headers.canonical(listing) + b"\n")
+    listing["digest"] = files.digest(listing, ())
+    path.write_bytes(files.canonical(listing) + b"\n")
 
 
-def test_mixed_backbones_and_inputs_behind_right_digests(folder: Path, tiny: Backbone) -> None:
-    others = {
-        "backbone": member("GDM_g", 0, load_backbone("dinoneck_tiny", seed=5).record(), preprocess=tiny.preprocess),
-        "none": member("GDM_g", 0, None),
-        "inputs": member("GDM_g", 0, tiny.record(), preprocess=tiny.preprocess.changed(size=(48, 48))),
-    }
-    for kind, other in others.items():
-        other.checkpoint.save(folder / other.file)
-        relisted(
-            folder, lambda listing, other=other: listing["members"][20].update(digest=other.checkpoint.meta["digest"])
-        )  # type: ignore[misc]
-        refused(folder, f"share one {'inputs' if kind == 'inputs' else 'backbone'} record", "pairing")
+def edited(folder: Path) -> None:
+    path = folder / "ensemble.json"
+    path.write_text(path.read_text().replace('"median"', '"mean"'))
+
+
+FAULTS: dict[str, tuple[Callable[[Path], object], str, str]] = {
+    "missing": (
+        lambda x: (x / "heads/total-fold0.safetensors").unlink(),
+        "lacks heads/total-fold0.*exactly the 6",
+        "file",
+    ),
+    "more": (
+        lambda x: shutil.copy(x / "heads/total-fold0.safetensors", x / "heads/a.safetensors"),
+        "holds heads/a.safe",
+        "file",
+    ),
+    "damaged": (lambda x: flip(x / "heads/total-fold0.safetensors"), "does not match its digest", "digest"),
+    "exchanged": (exchange, "another head than ensemble.json lists", "digest"),
+    "edited": (edited, "the list does not match its digest", "digest"),
+    "no list": (lambda x: (x / "ensemble.json").unlink(), "holds no head files", "file"),
+    "respelled": (lambda x: (x / "ensemble.json").write_text(f" {(x / 'ensemble.json').read_text()}"), "canon", "json"),
+    "backbone": (lambda x: resave(x, backbone=load_backbone("dinoneck_tiny", seed=5).record()), "which all", "pairing"),
+    "no record": (lambda x: resave(x, backbone=None), "its backbone record is not that of", "pairing"),
+    "no head": (neck, "the heads do not fit together", "config"),
+    "inputs": (lambda x: resave(x, preprocess=None), "its inputs record is not that of", "pairing"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:this PatchMeanHead is saved without backbone=")
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_is_not_the_folder_that_was_written_is_refused(fault: str, folder: Path) -> None:
+    change, message, step = FAULTS[fault]
+    change(folder)
+    refused(folder, message, step)
+    if fault != "no list":
+        assert main(["verify", str(folder)]) == 1
+        with pytest.raises(CheckpointError):
+            Predictor(folder)
 
 
 @pytest.mark.parametrize(
     ("change", "message", "step"),
     [
-        (lambda x: x.update(format="other"), "is no list", "schema"),
-        (lambda x: x.update(schema=2), "reads up to 1", "schema"),
-        (lambda x: x.update(schema=True), "reads up to 1", "schema"),
-        (lambda x: x.update(surprise=1), "expected", "schema"),
-        (lambda x: x.pop("reduce"), "expected", "schema"),
-        (lambda x: x.update(reduce="max"), "expected 'mean' or 'median'", "config"),
-        (lambda x: x.update(backbone=None), "is not that of its heads", "pairing"),
-        (lambda x: x["backbone"].update(embed_dim=65), "is not that of its heads", "pairing"),
-        (lambda x: x.update(inputs=None), "is not that of its heads", "pairing"),
-        (lambda x: x.update(backbone=3), "records or null", "schema"),
-        (lambda x: x.update(members=[]), "no list of 1", "schema"),
-        (lambda x: x["members"].pop(), "does not list", "file"),
-        (lambda x: x["members"].append(x["members"][0]), "stands twice", "pairing"),
-        (lambda x: x["members"][0].update(extra=1), "no object with", "schema"),
+        (lambda x: x.update(format="other"), "Invalid enum value 'other' - at `.+format`", "schema"),
+        (lambda x: x.update(schema=2), "schema", "schema"),
+        (lambda x: x.update(schema=True), "Expected `int`, got `bool`", "schema"),
+        (lambda x: x.update(surprise=1), "unknown field `surprise`", "schema"),
+        (lambda x: x.pop("reduce"), "missing required field `reduce`", "schema"),
+        (lambda x: x.update(reduce="max"), "Invalid enum value 'max'", "schema"),
+        (lambda x: x.update(backbone=None), "its backbone record is not that of", "pairing"),
+        (lambda x: x["backbone"].update(embed_dim=65), "embed_dim 64 / 65", "pairing"),
+        (lambda x: x.update(inputs=3), "Expected `object", "schema"),
+        (lambda x: x.update(members=[]), "length >= 1", "schema"),
+        (lambda x: x["members"].pop(), "holds heads/total-fold2.safetensors; expected exactly the 5", "file"),
+        (lambda x: x["members"].append(x["members"][0]), "lists a head twice", "pairing"),
+        (lambda x: x["members"][1].update(digest=x["members"][0]["digest"]), "lists a head twice", "pairing"),
+        (lambda x: x["members"][0].update(extra=1), "unknown field `extra`", "schema"),
         (lambda x: x["members"][0].update(file="../x.safetensors"), "expected 'heads/", "schema"),
         (lambda x: x["members"][0].update(file="/etc/passwd"), "expected 'heads/", "schema"),
-        (lambda x: x["members"][0].update(output="../../x"), "expected letters", "schema"),
-        (lambda x: x["members"][0].update(output="a\0"), "expected letters", "schema"),
-        (lambda x: x["members"][0].update(fold=-1), "fold is -1", "schema"),
-        (lambda x: x["members"][0].update(fold=True), "fold is True", "schema"),
-        (lambda x: x["members"][0].update(weight="1"), "weight is '1'", "schema"),
-        (lambda x: x["members"][0].update(weight=-1.0), "weights are", "config"),
-        (lambda x: x["members"][0].update(digest="sha256:0"), "digest is", "schema"),
+        (lambda x: x["members"][0].update(output="../../x"), "matching regex", "schema"),
+        (lambda x: x["members"][0].update(output="clover\n"), "matching regex", "schema"),
+        (lambda x: x["members"][0].update(fold=-1), "`int` >= 0", "schema"),
+        (lambda x: x["members"][0].update(fold=True), "Expected `int`, got `bool`", "schema"),
+        (lambda x: x["members"][0].update(weight="1"), "Expected `float`, got `str`", "schema"),
+        (lambda x: x["members"][0].update(weight=-1.0), "`float` >= 0", "schema"),
+        (lambda x: x["members"][0].update(weight=2.0), "weights have no meaning for reduce='median'", "config"),
+        (lambda x: [one.update(weight=0.0) for one in x["members"]], "not all 0", "config"),
+        (lambda x: x["members"][0].update(digest="sha256:0"), "matching regex", "schema"),
         (lambda x: x["members"][0].update(digest="sha256:" + "0" * 64), "another head", "digest"),
     ],
-    ids=range(24),
+    ids=range(26),
 )
 def test_forged_lists(change: Callable[[Any], Any], message: str, step: str, folder: Path) -> None:
-    relisted(folder, change)
+    relist(folder, change)
     refused(folder, message, step)
 
 
 def test_a_head_is_listed_under_its_own_name(folder: Path) -> None:
-    old, new = folder / "heads/GDM_g-fold4.safetensors", folder / "heads/GDM-fold4.safetensors"
-    old.rename(new)
-    relisted(folder, lambda x: x["members"][24].update(file="heads/GDM-fold4.safetensors", output="GDM"))
-    refused(folder, "predicts 'GDM_g', it cannot be listed as 'GDM'", "pairing")
+    (folder / "heads/clover-fold0.safetensors").rename(folder / "heads/weed-fold0.safetensors")
+    relist(folder, lambda x: x["members"][0].update(file="heads/weed-fold0.safetensors", output="weed"))
+    refused(folder, "predicts 'clover'; it is listed as 'weed'", "pairing")
 
 
-@pytest.mark.parametrize(
-    "text",
-    ["", "[", '{"a":1,"a":2}', '{"a":NaN}', "[" * 1000, "\xff", '{"a":"\\ud800"}', " " * (2 << 20)],
-    ids=range(8),
-)
+@pytest.mark.parametrize("text", ["", "[", '{"a":1,"a":2}', '{"a":NaN}', "[" * 1000, "\xff", " " * (2 << 20)])
 def test_unsound_json(text: str, folder: Path) -> None:
     (folder / "ensemble.json").write_bytes(text.encode("latin-1"))
     refused(folder, "ensemble.json", "json")
-    (folder / "ensemble.json").unlink()
-    refused(folder, "there is no head file")
 
 
-def test_members_that_do_not_go_together(tiny: Backbone, tmp_path: Path) -> None:
-    one, record = member("a", 0, tiny.record()), tiny.record()
-    for wrong, message in (
-        ([], "1 to"),
-        ([one, one], "stands twice"),
-        ([one, Member(one.checkpoint, "a", 1)], "are the same head"),
-        ([one, member("A", 0, record)], "differs in capitals"),
-        ([one, member("b", 0, None)], "share one backbone record"),
-        ([Member(one.checkpoint, "b", 0)], "cannot be listed as 'b'"),
-        ([Member(one.checkpoint, "a", 0, float("nan"))], "weights are"),
-        ([Member(one.checkpoint, "a", 0, 0.0)], "weights are"),
-    ):
-        with pytest.raises(CheckpointError, match=message):
-            save_ensemble(tmp_path / "e", wrong)
-    with pytest.raises(CheckpointError, match="equal ones for a median"):
-        save_ensemble(tmp_path / "e", [one, member("a", 1, record, 2.0)], reduce="median")
-    assert not list(tmp_path.iterdir())
+# -- verbs ------------------------------------------------------------------------------------------------
 
 
-def test_writing_replaces_ensembles_alone(members: list[Member], folder: Path, tmp_path: Path) -> None:
-    before = read_listing(folder)
-    with pytest.raises(CheckpointError, match="overwrite=True"):
-        save_ensemble(folder, members[:5])
-    assert read_listing(folder) == before
-    save_ensemble(folder, members[:5], overwrite=True)
-    assert len(EnsembleFolder.load(folder)) == 5
-    (folder / "notes.txt").write_text("mine")
-    with pytest.raises(CheckpointError, match=r"notes\.txt, which are no part"):
-        save_ensemble(folder, members, overwrite=True)
-    assert len(EnsembleFolder.load(folder)) == 5
-    (tmp_path / "empty").mkdir()
-    save_ensemble(tmp_path / "empty", members[:1])
-    (tmp_path / "file").write_text("x")
-    with pytest.raises(CheckpointError, match="is no folder"):
-        save_ensemble(tmp_path / "file", members[:1], overwrite=True)
-    with pytest.raises(CheckpointError, match="cannot be written"):
-        save_ensemble(tmp_path / "no" / "where", members[:1])
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["e", "empty", "file"]
+def test_migrate_makes_one_file_of_a_folder(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "one.safetensors"
+    assert main(["migrate", str(folder)]) == 1
+    assert "name it with --out" in capsys.readouterr().err
+    assert main(["migrate", str(folder), "--out", str(folder / "heads" / "total-fold0.safetensors")]) == 1
+    assert main(["migrate", str(folder), "--out", str(out)]) == 0
+    assert read_header(out).meta == HeadCheckpoint.load(folder).meta
+    assert predicted(out, folder) == predicted(folder, folder)
+    assert main(["migrate", str(folder), "--out", str(out)]) == 0, "again"
+    assert main(["migrate", str(ROOT / "with_lora"), "--out", str(out)]) == 1, "another head is not replaced"
+    assert "is another head" in capsys.readouterr().err
+    assert main(["verify", str(folder), str(out)]) == 0
+    assert "ensemble of 6 heads" in capsys.readouterr().out
 
 
-def test_a_failure_half_way_leaves_the_old_folder(
-    members: list[Member], folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = (folder / "ensemble.json").read_bytes()
-    monkeypatch.setattr(
-        "dinoneck.checkpoint.ensemble_folder.write_text", lambda *_: (_ for _ in ()).throw(OSError(28, "no space left"))
+def test_inspect_reads_a_folder_without_torch() -> None:
+    code = (
+        "import sys; from dinoneck.cli.main import main; "
+        f"main(['inspect', {str(ROOT / 'weighted')!r}]); sys.exit('torch' in sys.modules)"
     )
-    with pytest.raises(CheckpointError, match="no space left"):
-        save_ensemble(folder, members[:5], overwrite=True)
-    assert (folder / "ensemble.json").read_bytes() == before
-    assert len(EnsembleFolder.load(folder)) == 25
-    assert [path.name for path in folder.parent.iterdir()] == ["e"]
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (
+        "heads/total-fold3.safetensors: patch_mean, total (regression, dim 1, g, at least 0), weight 2.5" in done.stdout
+    )
 
 
-def test_lora_travels_in_the_folder_and_not_in_one_file(tmp_path: Path) -> None:
-    tuned = load_backbone("dinoneck_tiny").add_lora(rank=2)
-    save_ensemble(tmp_path / "e", [member("a", fold, tuned) for fold in range(2)])
-    ensemble = EnsembleFolder.load(tmp_path / "e")
-    assert ensemble.members[0].checkpoint.adapter_state
-    assert isinstance(ensemble.build(), HeadEnsemble)
-    with pytest.raises(CheckpointError, match="keep them as a folder"):
-        ensemble.checkpoint()
+# -- the hub ----------------------------------------------------------------------------------------------
 
 
-def test_a_predictor_takes_the_folder(folder: Path, tiny: Backbone, capsys: pytest.CaptureFixture[str]) -> None:
-    photo = torch.rand(3, 32, 48)
-    one, other = Predictor(folder, tiny)([photo]), Predictor(EnsembleFolder.load(folder), tiny)([photo])
-    assert one == other
-    files = sorted((folder / "heads").iterdir())
-    plain = Predictor(files, tiny)([photo])
-    assert all(one[0][name] == pytest.approx(plain[0][name], abs=1e-5) for name in OUTPUTS)
-    assert main(["verify", str(folder)]) == 0
-    assert "25 heads of Dry_Clover_g" in capsys.readouterr().out
-    files[0].unlink()
-    assert main(["verify", str(folder)]) == 1
-    assert "lacks heads/Dry_Clover_g-fold0.safetensors" in capsys.readouterr().err
+@pytest.fixture
+def repo(hub: Hub) -> Repo:
+    """The repository that version 0.1 pushed."""
+    source = ROOT / "plain"
+    content = {file.relative_to(source).as_posix(): file.read_bytes() for file in source.rglob("*.*")}
+    return hub.repo("me/many", {**content, "README.md": b"a page"})
+
+
+def test_a_repository_of_0_1_is_the_same_head(hub: Hub, repo: Repo) -> None:
+    first = repo.branches["main"]
+    repo.branches["v1"] = first
+    one = (ROOT / "with_lora/heads/total-fold0.safetensors").read_bytes()
+    repo.commit({**dict.fromkeys(repo.commits[first]), "h.safetensors": one})
+    local = HeadCheckpoint.load(ROOT / "plain")
+    for revision in ("v1", first):
+        found = HeadCheckpoint.load("me/many", revision=revision)
+        assert (found.meta, found.file_digest, found.revision) == (local.meta, local.file_digest, first)
+    assert HeadCheckpoint.load("me/many").head_type == "patch_mean", "main holds one head by now"
+    predictor = Predictor("me/many", revision="v1")
+    assert predictor.revisions == {"me/many": first}
+    hub.stop()
+    assert predicted(HeadCheckpoint.load("me/many", revision=first), ROOT / "plain") == predicted(local, ROOT / "plain")
+
+
+def test_half_a_repository_in_the_cache_is_not_used(hub: Hub, repo: Repo) -> None:
+    """A download broke off, or another program fetched some of the files."""
+    commit = repo.branches["main"]
+    for name in ("heads/total-fold0.safetensors", "ensemble.json"):
+        huggingface_hub.hf_hub_download("me/many", name, revision=commit)
+        hub.down = 503
+        with pytest.raises(CheckpointError, match="not in the local cache"):
+            HeadCheckpoint.load("me/many", revision=commit)
+        hub.down = None
+    assert len(HeadCheckpoint.load("me/many", revision=commit).config["members"]) == 6
+
+
+def test_a_damaged_head_in_the_cache_says_where_it_came_from(repo: Repo) -> None:
+    commit, name = repo.branches["main"], "heads/total-fold1.safetensors"
+    HeadCheckpoint.load("me/many")
+    stored = Path(str(huggingface_hub.try_to_load_from_cache("me/many", name, revision=commit))).resolve()
+    flip(stored)
+    with pytest.raises(CheckpointError, match=f"me/many at {commit}: .*total-fold1.*{stored}") as caught:
+        Predictor("me/many")
+    assert caught.value.step == "digest"
+    stored.unlink()
+    assert len(HeadCheckpoint.load("me/many", revision=commit).config["members"]) == 6

@@ -13,8 +13,9 @@ from benchmarks.reliability.forge import content_of, forged, written
 from tests.contract.cases import CASES, Case
 
 from dinoneck import CheckpointError, HeadCheckpoint, HeadEnsemble, PatchMeanHead, Task
-from dinoneck.checkpoint import header as headers
-from dinoneck.checkpoint import migrations, read
+from dinoneck.checkpoint import file as files
+from dinoneck.checkpoint import migrate, read
+from dinoneck.checkpoint.schema import entries_of
 from dinoneck.data import Preprocessing
 from dinoneck.errors import ConfigError
 from dinoneck.tasks import check_tasks
@@ -58,7 +59,7 @@ def test_steps_of_many_parts_take_linear_time(monkeypatch: pytest.MonkeyPatch) -
     tensors = {f"heads.{i}.w": i for i in range(count)}
     meta = {"schema": 2, "head_type": "ensemble", "config": config, "versions": {"ensemble": 1, "patch_mean": 1}}
     start = time.process_time()
-    new, found = migrations.to_present(meta, tensors, "a file")
+    new, found = migrate.to_present(meta, tensors, "a file")
     assert time.process_time() - start < 2.0
     assert found == {f"heads.{i}.new.w": i for i in range(count)}
     assert [member["config"] for member in new["config"]["members"]] == [
@@ -76,7 +77,7 @@ def test_sides_that_no_empty_tensor_can_have(shape: list[int], tmp_path: Path) -
 
     for version in (of_schema_1, forged):
         with pytest.raises(CheckpointError, match=r"fewer than 2\^63"):
-            headers.entries_of([["zz", "F32", shape]])
+            entries_of([["zz", "F32", shape]])
         refused(version(plain(), change), tmp_path / "h", "tensors", "zz")
 
 
@@ -109,7 +110,7 @@ def test_records_are_typed_before_anyone_shows_them(
     path = tmp_path / "h"
     path.write_bytes(forged(head, change))
     with pytest.raises(CheckpointError, match=message) as caught:
-        headers.read_header(path)
+        files.read_header(path)
     assert caught.value.step == "schema"
 
 

@@ -23,10 +23,11 @@ from dinoneck import (
     load_backbone,
     registry,
 )
-from dinoneck.checkpoint import header as headers
-from dinoneck.checkpoint import migrations, read_header
+from dinoneck.checkpoint import file as files
+from dinoneck.checkpoint import migrate, read_header
 from dinoneck.checkpoint.read import read_file
-from dinoneck.checkpoint.state import chunks_of, listing_of
+from dinoneck.checkpoint.schema import SCHEMA
+from dinoneck.checkpoint.tensors import chunks_of, listing_of
 from dinoneck.configured import Configured, fields_of
 
 ROOT = Path(__file__).resolve().parents[2] / "fixtures"
@@ -45,7 +46,7 @@ def schema_of(folder: Path) -> int:
 
 
 def test_the_folders_are_complete() -> None:
-    assert {schema_of(folder) for folder in FOLDERS} == set(range(1, headers.SCHEMA + 1))
+    assert {schema_of(folder) for folder in FOLDERS} == set(range(1, SCHEMA + 1))
     for folder in FOLDERS:
         assert {file.stem for file in folder.glob("*.safetensors")} == set(json.loads((folder / ANSWERS).read_text()))
     assert all(file.stat().st_size <= 50_000 for file in FILES)
@@ -56,7 +57,7 @@ def test_frozen_files_give_the_same_answers(file: Path) -> None:
     told, checkpoint = told_of(file), HeadCheckpoint.load(file)
     assert read_header(file).meta["schema"] == schema_of(file.parent)
     assert read_header(file).meta["digest"] == checkpoint.file_digest == told["digest"]
-    assert checkpoint.meta["schema"] == headers.SCHEMA
+    assert checkpoint.meta["schema"] == SCHEMA
     assert state_sha256({**checkpoint.state_dict, **checkpoint.adapter_state}) == told["state_sha256"]
     found = answers(checkpoint.build())
     assert found.keys() == told["answers"].keys()
@@ -93,7 +94,7 @@ def test_numbers_and_text_are_kept_as_they_were_spelled(file: Path, tmp_path: Pa
     loaded = HeadCheckpoint.load(file)
     loaded.save(tmp_path / "h")
     again = HeadCheckpoint.load(tmp_path / "h")
-    kept = json.loads((file.parent / "headers.json").read_text(encoding="utf-8"))[file.stem]
+    kept = json.loads((file.parent / "files.json").read_text(encoding="utf-8"))[file.stem]
     for meta in (loaded.meta, again.meta):
         assert holds(meta, kept), file.name
     assert again.meta == loaded.meta
@@ -133,23 +134,23 @@ def test_migrations_are_pure() -> None:
     header, state = read_file(FIRST / "ensemble.safetensors")
     raw = read_header(FIRST / "ensemble.safetensors").meta
     before, tensors = copy.deepcopy(raw), {key: value.clone() for key, value in state.items()}
-    first = migrations.to_present(raw, state, "x")
+    first = migrate.to_present(raw, state, "x")
     assert raw == before
     assert all(torch.equal(state[key], value) for key, value in tensors.items())
-    assert first[0] == migrations.to_present(raw, state, "x")[0]
-    assert first[0]["schema"] == headers.SCHEMA == header.meta["schema"]
-    assert migrations.STEPS.keys() == set(range(1, headers.SCHEMA))
+    assert first[0] == migrate.to_present(raw, state, "x")[0]
+    assert first[0]["schema"] == SCHEMA == header.meta["schema"]
+    assert migrate.STEPS.keys() == set(range(1, SCHEMA))
 
 
 def rewritten(file: Path, change: Any) -> bytes:
     """An old file with other content, whose digest and spelling are right by its own rules."""
     with file.open("rb") as opened:
-        header = headers.parse(opened, file.stat().st_size, "x")
-        data = headers.read_data(opened, header, "x")
+        header = files.parse(opened, file.stat().st_size, "x")
+        data = files.read_data(opened, header, "x")
     meta = copy.deepcopy(header.meta)
     change(meta)
-    meta["digest"] = headers.digest(meta, data)
-    return headers.build(meta) + b"".join(data)
+    meta["digest"] = files.digest(meta, data)
+    return files.build(meta) + b"".join(data)
 
 
 @pytest.mark.parametrize(
@@ -281,7 +282,7 @@ def test_a_subclass_does_not_inherit_a_version() -> None:
     class Wider(Scale):
         pass
 
-    assert (migrations.version_of(Scale), migrations.version_of(Wider), migrations.version_of(Gain)) == (3, 1, 1)
+    assert (migrate.version_of(Scale), migrate.version_of(Wider), migrate.version_of(Gain)) == (3, 1, 1)
 
 
 def test_arguments_change_with_a_version_only() -> None:
@@ -293,12 +294,12 @@ def test_arguments_change_with_a_version_only() -> None:
     for name in registry._HOMES:
         cls = registry.resolve(name)
         known = fields_of(cls).keys() - {"self", *getattr(cls, "omitted_arguments", ())}
-        assert sorted(known) == frozen[name][str(migrations.version_of(cls))], name
+        assert sorted(known) == frozen[name][str(migrate.version_of(cls))], name
         steps = vars(cls).get("checkpoint_migrations", {})
-        assert set(steps) == set(range(1, migrations.version_of(cls))), name
+        assert set(steps) == set(range(1, migrate.version_of(cls))), name
 
 
 def test_the_forger_of_this_file_writes_what_the_library_writes() -> None:
     header, state = read_file(FIRST / "fpn.safetensors")
     assert header.meta["tensors"] == listing_of(state)
-    assert headers.digest(header.meta, chunks_of(header.meta, state)) == header.meta["digest"]
+    assert files.digest(header.meta, chunks_of(header.meta, state)) == header.meta["digest"]

@@ -16,11 +16,12 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from tests.fixtures.ensembles import write_ensemble
 from tests.hub_server import READER, WRITER, Hub
 from tests.process_group import told_by
 
 from dinoneck import Backbone, CheckpointError, HeadCheckpoint, PatchMeanHead, Task, save_head
-from dinoneck.checkpoint import model_card, push_to_hub
+from dinoneck.checkpoint import model_card, pull_from_hub, push_to_hub
 from dinoneck.checkpoint.card import config_json
 
 # the client's own way of uploading without Xet
@@ -87,7 +88,6 @@ def test_what_is_damaged_is_not_pushed(writer: Hub, checkpoint: HeadCheckpoint, 
     checkpoint.state_dict["mlps.0.out.bias"] = torch.tensor([float("nan")])
     assert "not" in refusal(checkpoint)
     assert "there is no head file" in refusal(tmp_path / "gone.safetensors")
-    assert "is a folder" in refusal(tmp_path)
     assert "int cannot be pushed" in refusal(3)
     assert writer.requests == []
 
@@ -256,3 +256,35 @@ def test_an_older_ensemble_of_several_files_is_replaced_whole(writer: Hub, check
     assert HeadCheckpoint.load("me/many").meta == checkpoint.meta
     writer.repo("me/more", {"ensemble.json": b"{}", **heads, "other.safetensors": b"x"})
     assert "me/more holds other head files: other.safetensors" in refusal(checkpoint, "me/more")
+
+
+@pytest.fixture
+def ensemble(tiny: Backbone, tmp_path: Path) -> Path:
+    """The folder of version 0.1."""
+    folds = [HeadCheckpoint.from_module(PatchMeanHead(64, [Task("a", unit="g")]), backbone=tiny) for _ in range(3)]
+    return write_ensemble(tmp_path / "folder", folds, "a")
+
+
+def test_an_ensemble_of_0_1_goes_there_as_one_file(writer: Hub, ensemble: Path, tmp_path: Path) -> None:
+    pushed = push_to_hub(ensemble, "me/many")
+    held = writer.repos["me/many"].commits[pushed.commit]
+    assert set(held) == {".gitattributes", "head.safetensors", "config.json", "README.md"}
+    assert HeadCheckpoint.load("me/many", revision="main").meta == HeadCheckpoint.load(ensemble).meta
+    assert pull_from_hub("me/many", tmp_path / "back") == pushed.commit
+    assert (tmp_path / "back").read_bytes() == held["head.safetensors"]
+    page = held["README.md"].decode()
+    assert page.count("| `a` | `regression` |") == 1
+    assert yaml.safe_load(page.split("---\n")[1])["tags"] == ["dinoneck", "ensemble", "task-regression"]
+
+
+def test_a_repository_of_0_1_is_pulled_and_replaced(writer: Hub, ensemble: Path, tmp_path: Path) -> None:
+    old = {file.relative_to(ensemble).as_posix(): file.read_bytes() for file in ensemble.rglob("*.*")}
+    commit = writer.repo("me/many", old).branches["main"]
+    assert pull_from_hub("me/many", tmp_path / "back") == commit
+    assert HeadCheckpoint.load(tmp_path / "back").meta == HeadCheckpoint.load(ensemble).meta
+    pushed = push_to_hub(ensemble, "me/many")
+    assert set(writer.repos["me/many"].commits[pushed.commit]) >= {"head.safetensors", "README.md"}
+    assert not {name for name in writer.repos["me/many"].commits[pushed.commit] if name.startswith(("heads/", "ens"))}
+    file = ensemble / "heads" / "a-fold1.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+    assert "cut short" in refusal(ensemble, "me/many")

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.fixtures.ensembles import write_ensemble
 from torch import Tensor
 
 from dinoneck import (
@@ -20,7 +21,7 @@ from dinoneck import (
     Task,
     Tokens,
 )
-from dinoneck.checkpoint import EnsembleFolder, Member, read_header
+from dinoneck.checkpoint import read_header
 from dinoneck.cli.main import main
 
 
@@ -53,8 +54,7 @@ def files(tmp_path: Path) -> dict[str, Any]:
     own, photo = heads(), a_photo()
     HeadCheckpoint.from_module(own[0]).save(tmp_path / "head")
     HeadCheckpoint.from_module(HeadEnsemble.from_heads(own)).save(tmp_path / "ensemble")
-    members = [Member(HeadCheckpoint.from_module(head), "a", fold) for fold, head in enumerate(own)]
-    EnsembleFolder(members).save(tmp_path / "folder")
+    write_ensemble(tmp_path / "folder", [HeadCheckpoint.from_module(head) for head in own], "a")
     before = own[0].natural(photo)["a"]
     names = [negated(head) for head in own]
     told: dict[str, Any] = {"photo": photo, "first": names[0], "head": own[0].natural(photo)["a"]}
@@ -99,13 +99,13 @@ def test_a_neck_inside_a_member_of_an_ensemble(files: dict[str, Any], tmp_path: 
 def test_a_folder_whose_list_names_the_digests_of_the_old_files(
     files: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = EnsembleFolder.load(tmp_path / "folder")
+    found = HeadCheckpoint.load(tmp_path / "folder")
     torch.testing.assert_close(answer(found.build(), files["photo"]), files["both"])
     assert main(["verify", str(tmp_path / "folder")]) == 0
     found.save(tmp_path / "new")
-    torch.testing.assert_close(answer(EnsembleFolder.load(tmp_path / "new").build(), files["photo"]), files["both"])
+    torch.testing.assert_close(answer(HeadCheckpoint.load(tmp_path / "new").build(), files["photo"]), files["both"])
     capsys.readouterr()
-    assert main(["migrate", str(tmp_path / "folder"), "--out", str(tmp_path)]) == 0
+    assert main(["migrate", str(tmp_path / "folder" / "heads"), "--out", str(tmp_path)]) == 0
     assert capsys.readouterr().out.count("migrated") == 2
     assert torch.equal(
         answer(HeadCheckpoint.load(tmp_path / "a-fold0.safetensors").build(), files["photo"]), files["head"]

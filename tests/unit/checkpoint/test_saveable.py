@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
@@ -23,7 +22,6 @@ from dinoneck import (
     load_backbone,
     load_head,
 )
-from dinoneck.checkpoint import EnsembleFolder, Member
 from dinoneck.checkpoint.schema import VIEWS
 from dinoneck.inference import tta
 
@@ -106,11 +104,8 @@ def test_arguments_of_another_type(tmp_path: Path) -> None:
     attempts: list[Callable[[], object]] = [
         lambda: HeadCheckpoint.load(tmp_path / "h", revision=5),  # type: ignore[arg-type]
         lambda: HeadCheckpoint.load("nobody/nothing", revision=5),  # type: ignore[arg-type]
-        lambda: EnsembleFolder.load("nobody/nothing", revision=5),  # type: ignore[arg-type]
         lambda: HeadCheckpoint.load(InBytes()),  # type: ignore[arg-type]
         lambda: one.save(InBytes()),  # type: ignore[arg-type]
-        lambda: EnsembleFolder([Member(one, "a", 0, "x")]),  # type: ignore[arg-type]
-        lambda: EnsembleFolder([Member(one, "a", 0, None)]),  # type: ignore[arg-type]
     ]
     for attempt in attempts:
         with pytest.raises(CheckpointError, match="expected"):
@@ -141,13 +136,6 @@ def test_weights_taken_out_of_a_checkpoint(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
     del one.meta["digest"]
     assert "patch_mean" in repr(one)
-
-
-def test_a_fold_may_be_a_numpy_integer(tmp_path: Path) -> None:
-    EnsembleFolder([Member(HeadCheckpoint.from_module(a_head()), "a", np.int64(1))]).save(tmp_path / "e")
-    assert EnsembleFolder.load(tmp_path / "e").members[0].fold == 1
-    with pytest.raises(CheckpointError, match="fold is True"):
-        EnsembleFolder([Member(HeadCheckpoint.from_module(a_head()), "a", True)])
 
 
 def test_lora_that_is_there_learns_if_asked() -> None:

@@ -9,8 +9,17 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from dinoneck import Backbone, HeadCheckpoint, PatchMeanHead, SpatialTuningAdapter, Task, load_backbone, save_head
-from dinoneck.checkpoint import EnsembleFolder, Member
+from dinoneck import (
+    Backbone,
+    HeadCheckpoint,
+    HeadEnsemble,
+    PatchMeanHead,
+    SpatialTuningAdapter,
+    Task,
+    load_backbone,
+    load_head,
+    save_head,
+)
 from dinoneck.cli.main import main
 
 TINY = ("--backbone", "dinoneck_tiny", "--random-backbone", "--rounds", "2")
@@ -56,8 +65,9 @@ def test_a_head(head: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert found["photo"] == "generated JPEG of 64x96 px (height x width)", "twice the head's own size"
     Image.new("RGB", (80, 40)).save(tmp_path / "p.png")
     assert bench(capsys, head, "--rounds", "2", "--photo", tmp_path / "p.png")["photo"] == str(tmp_path / "p.png")
-    members = [Member(HeadCheckpoint.load(head), "x", 0)]
-    EnsembleFolder(members).save(tmp_path / "many")
+    own = HeadCheckpoint.load(head).meta
+    ensemble = HeadEnsemble.from_heads([load_head(head)])
+    save_head(tmp_path / "many", ensemble, backbone=own["backbone"], preprocess=own["inputs"])
     assert "head" in bench(capsys, tmp_path / "many", "--rounds", "2")["rows"][0]["ms_per_photo"]
 
 

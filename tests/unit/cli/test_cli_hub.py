@@ -6,9 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
+from tests.fixtures.ensembles import write_ensemble
 from tests.hub_server import WRITER, Hub
 
-from dinoneck import PatchMeanHead, Task, save_head
+from dinoneck import HeadCheckpoint, PatchMeanHead, Task, save_head
 from dinoneck.checkpoint import model_card
 from dinoneck.cli.main import main
 
@@ -84,3 +85,18 @@ def test_the_page_is_printed_or_written(head: Path, capsys: pytest.CaptureFixtur
     assert capsys.readouterr().out == model_card(head)
     assert main(["card", str(head), "--repo", "me/one", "--out", str(tmp_path / "README.md")]) == 0
     assert (tmp_path / "README.md").read_text() == model_card(head, "me/one")
+
+
+def test_an_ensemble_goes_there_and_back(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", WRITER)
+    heads = [HeadCheckpoint.from_module(PatchMeanHead(64, [Task("total")])) for _ in range(2)]
+    write_ensemble(tmp_path / "many", heads, "total")
+    assert main(["card", str(tmp_path / "many"), "--repo", "me/many"]) == 0
+    page = capsys.readouterr().out
+    assert main(["push", str(tmp_path / "many"), "me/many"]) == 0
+    repo = hub.repos["me/many"]
+    assert repo.commits[repo.branches["main"]]["README.md"].decode() == page
+    assert main(["pull", "me/many", "--out", str(tmp_path / "back")]) == 0
+    assert HeadCheckpoint.load(tmp_path / "back").meta == HeadCheckpoint.load(tmp_path / "many").meta

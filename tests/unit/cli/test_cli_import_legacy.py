@@ -10,7 +10,6 @@ import torch
 from safetensors.torch import load_file
 
 from dinoneck import Backbone, FPNHead, HeadCheckpoint, PatchMeanHead, Predictor, Task, load_head, save_head
-from dinoneck.checkpoint import EnsembleFolder, load_ensemble
 from dinoneck.checkpoint.legacy import BIOMASS_TARGETS
 from dinoneck.cli.main import main
 
@@ -52,21 +51,20 @@ def imported(models: Path, out: Path, *more: str) -> int:
     return main(["import-legacy", "biomass-mlp", str(models), *pattern, "--out", str(out), *more])
 
 
-@pytest.mark.parametrize("form", ["folder", "file", "files"])
+@pytest.mark.parametrize("form", ["ensemble", "files"])
 def test_biomass_heads_answer_under_their_names(form: str, models: Path, tmp_path: Path, tiny: Backbone) -> None:
-    out = tmp_path / ("out.safetensors" if form == "file" else "out")
+    out = tmp_path / "out"
     assert imported(models, out, "--form", form, *TINY) == 0
-    predictor = Predictor(load_ensemble(out) if form == "folder" else out, tiny, preprocess=tiny.preprocess)  # type: ignore[arg-type]
-    (answer,) = predictor([torch.rand(3, 32, 48)])
+    (answer,) = Predictor(out, tiny, preprocess=tiny.preprocess)([torch.rand(3, 32, 48)])
     assert answer == {name: pytest.approx(level) for name, level in zip(BIOMASS_TARGETS, LEVELS, strict=True)}
-    if form == "folder":
-        ensemble = EnsembleFolder.load(out)
-        assert ensemble.inputs is not None
-        assert (ensemble.inputs["size"], ensemble.inputs["blur"]["kernel"]) == ([32, 48], 5)
-        assert ensemble.backbone is not None
-        assert len(ensemble.backbone["probe"]) > 1
-        extra = ensemble.members[0].checkpoint.meta["extra"]
-        assert extra == {"imported": {"format": "biomass-mlp", "source": "models"}}
+    names = [f"{name}-fold{fold}.safetensors" for name in sorted(BIOMASS_TARGETS) for fold in range(2)]
+    assert form == "ensemble" or sorted(file.name for file in out.iterdir()) == names
+    meta = HeadCheckpoint.load(out if form == "ensemble" else out / names[0]).meta
+    assert (meta["inputs"]["size"], meta["inputs"]["blur"]["kernel"]) == ([32, 48], 5)
+    assert len(meta["backbone"]["probe"]) > 1
+    assert meta["extra"]["imported"] == {"format": "biomass-mlp", "source": "models"}
+    if form == "ensemble":
+        assert meta["extra"]["members"] == [[name, fold] for name in BIOMASS_TARGETS for fold in range(2)]
 
 
 def test_records_of_another_head(models: Path, tmp_path: Path, tiny: Backbone) -> None:
@@ -74,8 +72,8 @@ def test_records_of_another_head(models: Path, tmp_path: Path, tiny: Backbone) -
     save_head(like, PatchMeanHead(64, [Task("a")]), backbone=tiny, preprocess=tiny.preprocess)
     assert imported(models, tmp_path / "out", "--like", str(like)) == 0
     wanted = HeadCheckpoint.load(like).meta
-    ensemble = EnsembleFolder.load(tmp_path / "out")
-    assert (ensemble.backbone, ensemble.inputs) == (wanted["backbone"], wanted["inputs"])
+    found = HeadCheckpoint.load(tmp_path / "out").meta
+    assert (found["backbone"], found["inputs"]) == (wanted["backbone"], wanted["inputs"])
 
 
 @pytest.mark.parametrize(
@@ -104,18 +102,19 @@ def test_units_and_patterns_are_asked_for(models: Path, tmp_path: Path, capsys: 
     assert "needs --tasks" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("form", ["folder", "files"])
-def test_a_folder_in_use_is_told_before_any_work(
-    form: str, models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_folder_in_use_is_refused_before_any_work(
+    models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "x").write_text("mine")
     (models / "t0_f0.pth").unlink()
-    assert imported(models, tmp_path / "out", "--form", form, *TINY) == 1
+    assert imported(models, tmp_path / "out", *TINY) == 1
+    assert "is a folder; expected a file name" in capsys.readouterr().err
+    assert imported(models, tmp_path / "out", "--form", "files", *TINY) == 1
     assert f"--out {tmp_path / 'out'} is there and not an empty folder; choose another" in capsys.readouterr().err
     (tmp_path / "out" / "x").unlink()
     (tmp_path / "out").rmdir()
-    assert imported(models, tmp_path / "out", "--form", form, *TINY) == 1
+    assert imported(models, tmp_path / "out", "--form", "files", *TINY) == 1
     assert "lacks Dry_Clover_g fold 0" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
@@ -132,12 +131,10 @@ def test_head_files_appear_all_or_none(
             raise KeyboardInterrupt
 
     monkeypatch.setattr(HeadCheckpoint, "save", interrupted)
-    for form in ("files", "folder"):
-        saved.clear()
-        before = set(tmp_path.iterdir())
-        assert imported(models, tmp_path / form, "--form", form, *TINY) == 130
-        assert "interrupted" in capsys.readouterr().err
-        assert set(tmp_path.iterdir()) == before
+    before = set(tmp_path.iterdir())
+    assert imported(models, tmp_path / "out", "--form", "files", *TINY) == 130
+    assert "interrupted" in capsys.readouterr().err
+    assert set(tmp_path.iterdir()) == before
 
 
 def test_a_described_head(tmp_path: Path, tiny: Backbone) -> None:

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.fixtures.ensembles import write_ensemble
 
 from dinoneck import Backbone, HeadCheckpoint, PatchMeanHead, Predictor, Task, save_head
-from dinoneck.checkpoint import EnsembleFolder, Member
 from dinoneck.cli import answers
 from dinoneck.cli.main import main
 from dinoneck.version import __version__
@@ -147,12 +147,11 @@ def test_documents_hold_only_what_json_has_words_for(capsys: pytest.CaptureFixtu
 
 def test_folders_of_heads(tiny: Backbone, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name, seeds in (("a", (1, 2)), ("b", (1, 3))):
-        members = []
-        for fold, seed in enumerate(seeds):
+        heads = []
+        for seed in seeds:
             torch.manual_seed(seed)
-            made = HeadCheckpoint.from_module(PatchMeanHead(64, [Task("total", unit="g")]), backbone=tiny)
-            members.append(Member(made, "total", fold))
-        EnsembleFolder(members).save(tmp_path / name)
+            heads.append(HeadCheckpoint.from_module(PatchMeanHead(64, [Task("total", unit="g")]), backbone=tiny))
+        write_ensemble(tmp_path / name, heads, "total")
     assert main(["inspect", str(tmp_path / "a")]) == 0
     shown = capsys.readouterr().out
     assert "folder of 2 head files, an ensemble" in shown

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from dinoneck import CheckpointError, HeadCheckpoint, PatchMeanHead, Task, save_head
-from dinoneck.checkpoint import header as headers
 from dinoneck.checkpoint import read, read_header
+from dinoneck.checkpoint.schema import SCHEMA
 from dinoneck.cli.main import main
 
 FIRST = Path(__file__).resolve().parents[2] / "fixtures" / "head_v1"
@@ -42,7 +42,7 @@ def test_a_folder_is_migrated(old: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert (old / "z.safetensors").read_bytes() == kept
     for name in names:
         meta = read_header(old / name).meta
-        assert meta["schema"] == headers.SCHEMA
+        assert meta["schema"] == SCHEMA
         now = HeadCheckpoint.load(old / name)
         assert now.meta == before[name].meta == meta
         for key, value in before[name].state_dict.items():
@@ -59,7 +59,7 @@ def test_new_files_elsewhere(old: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert "cannot be made" in capsys.readouterr().err
     assert main(["migrate", str(file), "--out", str(out)]) == 0
     assert file.read_bytes() == before
-    assert read_header(out / file.name).meta["schema"] == headers.SCHEMA
+    assert read_header(out / file.name).meta["schema"] == SCHEMA
     assert main(["migrate", str(file), "--out", str(out)]) == 0, "as after an interruption"
     assert capsys.readouterr().out.splitlines()[-1].startswith("current")
     (out / file.name).write_bytes((old / "patch_mean.safetensors").read_bytes())
@@ -82,7 +82,7 @@ def test_a_member_of_an_ensemble_folder_is_not_changed_under_it(old: Path, capsy
     (old.parent / "ensemble.json").write_text("{}")
     before = (old / "fpn.safetensors").read_bytes()
     assert main(["migrate", str(old / "fpn.safetensors")]) == 1
-    assert "ensemble folder" in capsys.readouterr().err
+    assert "belongs to an ensemble" in capsys.readouterr().err
     assert (old / "fpn.safetensors").read_bytes() == before
 
 
@@ -90,13 +90,13 @@ def test_other_tensors_are_never_written(
     old: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A schema step that touches a weight by mistake."""
-    from dinoneck.checkpoint import migrations
+    from dinoneck.checkpoint import migrate
 
     def clumsy(meta: object, tensors: dict[str, torch.Tensor]) -> object:
-        new, state = migrations.first_to_second(meta, tensors)  # type: ignore[arg-type]
+        new, state = migrate.first_to_second(meta, tensors)  # type: ignore[arg-type]
         return new, {key: value + 1 for key, value in state.items()}
 
-    monkeypatch.setitem(migrations.STEPS, 1, clumsy)  # type: ignore[arg-type]
+    monkeypatch.setitem(migrate.STEPS, 1, clumsy)  # type: ignore[arg-type]
     before = (old / "patch_mean.safetensors").read_bytes()
     assert main(["migrate", str(old / "patch_mean.safetensors")]) == 1
     assert "at step 'tensors'" in capsys.readouterr().err

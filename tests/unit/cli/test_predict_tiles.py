@@ -10,8 +10,7 @@ import pytest
 from PIL import Image
 from tests.hub_server import Hub
 
-from dinoneck import Backbone, DenseHead, HeadCheckpoint, Predictor, Task, save_head
-from dinoneck.checkpoint import Member, save_ensemble
+from dinoneck import Backbone, DenseHead, HeadCheckpoint, HeadEnsemble, Predictor, Task, load_head, save_head
 from dinoneck.cli.main import main
 from dinoneck.data import Preprocessing
 
@@ -76,9 +75,9 @@ def test_heads_and_ensembles_from_the_hub(place: Path, hub: Hub, capsys: pytest.
         head, recipe = HeadCheckpoint.load(file), Preprocessing.from_record(HeadCheckpoint.load(file).meta["inputs"])
         save_head(file, head.build(), backbone=head.meta["backbone"], preprocess=recipe, tta="flip4")
     one = hub.repo("me/grass", {"h.safetensors": files[1].read_bytes()})
-    save_ensemble(place / "many", [Member(HeadCheckpoint.load(file), "mass", fold) for fold, file in enumerate(files)])
-    held = {p.relative_to(place / "many").as_posix(): p.read_bytes() for p in (place / "many").rglob("*.*")}
-    many = hub.repo("me/many", held)
+    ensemble = HeadEnsemble.from_heads([load_head(file) for file in files])
+    save_head(place / "many", ensemble, backbone=head.meta["backbone"], preprocess=recipe, tta="flip4")
+    many = hub.repo("me/many", {"h.safetensors": (place / "many").read_bytes()})
     one.branches["v1"] = many.branches["v1"] = many.branches["main"]
     one.commits |= many.commits
     one.commit({"h.safetensors": files[0].read_bytes()})

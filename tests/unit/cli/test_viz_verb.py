@@ -23,13 +23,13 @@ from dinoneck import (
     CLSGatingHead,
     DataError,
     HeadCheckpoint,
+    HeadEnsemble,
     PatchMeanHead,
     Predictor,
     Task,
     load_backbone,
     save_head,
 )
-from dinoneck.checkpoint import EnsembleFolder, Member
 from dinoneck.cli import viz_report
 from dinoneck.cli.known_values import known_values
 from dinoneck.cli.main import main
@@ -185,15 +185,15 @@ def test_a_photo_limit_without_known_values_keeps_the_order(heads: Path, photos:
 
 
 def test_an_ensemble_and_a_gate(heads: Path, gated: Path, photos: Path, tmp_path: Path) -> None:
-    members = [
-        Member(HeadCheckpoint.load(heads / f"fold-{fold}.safetensors"), output="mass", fold=fold) for fold in (0, 1)
-    ]
-    EnsembleFolder(members).save(tmp_path / "ensemble")
+    folds = [HeadCheckpoint.load(heads / f"fold-{fold}.safetensors") for fold in (0, 1)]
+    one, records = tmp_path / "ensemble.safetensors", folds[0].meta
+    ensemble = HeadEnsemble.from_heads([fold.build() for fold in folds])
+    save_head(one, ensemble, backbone=records["backbone"], preprocess=records["inputs"])
     out = tmp_path / "report.html"
-    assert main(["viz", "report", str(tmp_path / "ensemble"), str(photos / "0.png"), "--out", str(out)]) == 0
+    assert main(["viz", "report", str(one), str(photos / "0.png"), "--out", str(out)]) == 0
     page = out.read_text()
-    assert f"{Predictor(tmp_path / 'ensemble')(photos / '0.png')[0]['mass']:.6g}" in cells(page, "td")
-    assert "2 heads" in entry(page, "from")
+    assert f"{Predictor(one)(photos / '0.png')[0]['mass']:.6g}" in cells(page, "td")
+    assert entry(page, "head_type").startswith("ensemble")
     assert main(["viz", "report", str(gated), str(photos / "0.png"), "--out", str(out)]) == 0
     page = out.read_text()
     assert 'id="photo-0-gate"' in page

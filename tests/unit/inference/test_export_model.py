@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.fixtures.ensembles import write_ensemble
 from torch import Tensor, nn
 
 from dinoneck import (
@@ -30,7 +31,6 @@ from dinoneck import (
     save_head,
 )
 from dinoneck.atomic import write_whole
-from dinoneck.checkpoint import Member, save_ensemble
 from dinoneck.data import Preprocessing
 from dinoneck.inference import Exported, export_model, export_parity, onnx_file
 
@@ -288,7 +288,7 @@ def test_heads_are_never_replaced_by_their_model(head_file: Path, tmp_path: Path
         with pytest.raises(ConfigError, match="belongs to the heads that are exported"):
             export_model(heads, path, format="pt2", size=(32, 32))
     folder = tmp_path / "folds"
-    save_ensemble(folder, [Member(HeadCheckpoint.load(own), "mass", 0)])
+    write_ensemble(folder, [HeadCheckpoint.load(own)], "mass")
     with pytest.raises(ConfigError, match="belongs to the heads that are exported"):
         export_model(folder, folder / "ensemble.json", format="pt2", size=(32, 32))
     assert own.read_bytes() == head_file.read_bytes()
