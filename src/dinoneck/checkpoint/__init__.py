@@ -12,9 +12,6 @@ if TYPE_CHECKING:
     from dinoneck.checkpoint.ensemble_folder import Member as Member
     from dinoneck.checkpoint.ensemble_folder import load_ensemble as load_ensemble
     from dinoneck.checkpoint.ensemble_folder import save_ensemble as save_ensemble
-    from dinoneck.checkpoint.exporting import export_onnx as export_onnx
-    from dinoneck.checkpoint.exporting import export_program as export_program
-    from dinoneck.checkpoint.exporting import export_state_dict as export_state_dict
     from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint as HeadCheckpoint
     from dinoneck.checkpoint.head_checkpoint import load_head as load_head
     from dinoneck.checkpoint.head_checkpoint import save_head as save_head
@@ -37,9 +34,6 @@ _HOMES = {
     "ImportedHead": "dinoneck.checkpoint.legacy",
     "LegacyFile": "dinoneck.checkpoint.legacy",
     "Member": "dinoneck.checkpoint.ensemble_folder",
-    "export_onnx": "dinoneck.checkpoint.exporting",
-    "export_program": "dinoneck.checkpoint.exporting",
-    "export_state_dict": "dinoneck.checkpoint.exporting",
     "import_biomass": "dinoneck.checkpoint.legacy",
     "import_described": "dinoneck.checkpoint.legacy",
     "import_patch_mean": "dinoneck.checkpoint.legacy",

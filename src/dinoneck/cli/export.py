@@ -18,7 +18,7 @@ from dinoneck.errors import ConfigError
 if TYPE_CHECKING:
     from dinoneck.checkpoint.ensemble_folder import EnsembleFolder
     from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
-    from dinoneck.inference.exporting import Exported
+    from dinoneck.export import Exported
 
 HELP = "write a head, or backbone and head as one model, as ONNX model, torch program or plain weights"
 EXAMPLE = "dinoneck export head.safetensors --with-backbone --format onnx --out model.onnx"
@@ -75,8 +75,8 @@ def run(options: argparse.Namespace) -> int:
 
     if Path(options.file).is_dir() and not is_file(Path(options.file, LISTING)):
         raise ConfigError(
-            f"{options.file} is a folder of heads and no ensemble; export one of its heads, or join them first: "
-            "dinoneck.checkpoint.save_ensemble"
+            f"{options.file} is a folder of heads; export one of them, or save them as one head first: "
+            "save_head(path, HeadEnsemble.from_heads(heads))"
         )
     found = load_any(options.file, revision=options.revision)
     if options.with_backbone:
@@ -94,7 +94,6 @@ def _check_options(options: argparse.Namespace) -> None:
             for name, given in (
                 ("--size", options.size),
                 ("--maps", options.maps),
-                ("--no-check", not options.check),
                 ("--backbone-file", options.backbone_file),
                 ("--random-backbone", options.random_backbone),
                 ("--device", options.device),
@@ -113,24 +112,25 @@ def _check_options(options: argparse.Namespace) -> None:
 
 
 def _head(options: argparse.Namespace, found: HeadCheckpoint | EnsembleFolder) -> None:
-    from dinoneck.checkpoint import exporting
     from dinoneck.checkpoint.ensemble_folder import EnsembleFolder
+    from dinoneck.export import export_head, export_state_dict
 
-    checkpoint = found.checkpoint() if isinstance(found, EnsembleFolder) else found
+    head = found.checkpoint() if isinstance(found, EnsembleFolder) else found
+    files = [options.out]
     if options.format == "state-dict":
-        exporting.export_state_dict(checkpoint, options.out)
+        export_state_dict(head, options.out)
     else:
-        export = exporting.export_onnx if options.format == "onnx" else exporting.export_program
-        export(checkpoint, options.out, grid=options.grid)
-    answer(options, files=[options.out], format=options.format, with_backbone=False)
-    print(f"{checkpoint.head_type} written: {options.out}")
+        done = export_head(head, options.out, format=options.format, grid=options.grid, check=options.check)
+        files = list(done.files)
+    answer(options, files=files, format=options.format, with_backbone=False)
+    print(f"{head.head_type} written: {', '.join(map(str, files))}")
 
 
 def _whole(options: argparse.Namespace, found: HeadCheckpoint | EnsembleFolder) -> None:
-    from dinoneck.inference.exporting import export_model
+    from dinoneck.export import export_model
 
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="this model takes images of")  # told below
+        warnings.filterwarnings("ignore", message="this model takes only")  # printed below
         done = export_model(
             found,
             options.out,
@@ -143,7 +143,7 @@ def _whole(options: argparse.Namespace, found: HeadCheckpoint | EnsembleFolder) 
     answer(
         options,
         files=list(done.files),
-        format=done.format,
+        format=options.format,
         with_backbone=True,
         fixed_because=done.fixed_because,
         description=done.description,

@@ -32,7 +32,7 @@ from dinoneck import (
 from dinoneck.atomic import write_whole
 from dinoneck.checkpoint import Member, save_ensemble
 from dinoneck.data import Preprocessing
-from dinoneck.inference import Exported, export_model, export_parity, onnx_file
+from dinoneck.export import Exported, export_model, onnx_file, parity
 
 MASS = Task("mass", unit="g", activation="softplus", transform=TargetTransform(mean=40.0, std=20.0), minimum=0.0)
 STATE = Task("state", dim=3, kind="classification", labels=("a", "b", "c"))
@@ -170,7 +170,7 @@ def test_a_file_says_nothing_of_the_machine(done: Exported, one_block: Backbone,
     for name in ("a.pt2", "b.pt2"):
         export_model(head, tmp_path / name, format="pt2", backbone=one_block, size=(32, 32))
     assert (tmp_path / "a.pt2").read_bytes() == (tmp_path / "b.pt2").read_bytes()
-    told = [os.fsencode(Path(torch.__file__).parent), b"whole_model.py", b"site-packages"]
+    told = [os.fsencode(Path(torch.__file__).parent), b"models.py", b"site-packages"]
     for path in (*done.files, tmp_path / "a.pt2"):
         content = path.read_bytes()  # of a .pt2: stored, not compressed
         assert not [text for text in told if text in content]
@@ -236,7 +236,7 @@ def test_a_model_that_differs_is_not_written(
     if kind == "onnx":
         pytest.importorskip("onnxscript")
     (tmp_path / "old").write_text("old")
-    monkeypatch.setattr(export_parity, "TOLERANCES", {torch.float32: -1.0})
+    monkeypatch.setattr(parity, "TOLERANCES", {torch.float32: -1.0})
     for name in ("old", "new"):
         with pytest.raises(
             CheckpointError, match="^the exported model differs from the model by .* Nothing was written"

@@ -24,7 +24,7 @@ from dinoneck import (
     Tokens,
     load_backbone,
 )
-from dinoneck.checkpoint import export_onnx, export_program, export_state_dict
+from dinoneck.export import export_head, export_state_dict
 
 TASKS = [
     Task("mass", unit="g", activation="relu", transform=TargetTransform(log1p=True, mean=1.5, std=0.7), minimum=0.0),
@@ -83,7 +83,7 @@ def test_lora_weights_are_not_lost_silently(tmp_path: Path) -> None:
 def test_a_program_says_the_same_on_other_grids_and_holds_no_pickle(both: Backbone, tmp_path: Path) -> None:
     tasks = [*TASKS, Task("cover", kind="dense", minimum=0.0)]
     checkpoint = saved(FPNHead(64, tasks, num_layers=2, layer_indices=(1, 3), fpn_dim=16), both)
-    export_program(checkpoint, tmp_path / "h.pt2")
+    export_head(checkpoint, tmp_path / "h.pt2", format="pt2")
     extra = {"dinoneck": ""}
     program = torch.export.load(tmp_path / "h.pt2", extra_files=extra).module()
     assert json.loads(extra["dinoneck"]) == checkpoint.meta
@@ -102,7 +102,7 @@ def test_an_onnx_model_says_the_same_on_other_grids(both: Backbone, tmp_path: Pa
     pytest.importorskip("onnxscript")
     tasks = [*TASKS, Task("cover", kind="dense", minimum=0.0)]
     checkpoint = saved(FPNHead(64, tasks, num_layers=2, layer_indices=(1, 3), fpn_dim=16), both)
-    export_onnx(checkpoint, tmp_path / "h.onnx")
+    export_head(checkpoint, tmp_path / "h.onnx")
     for rows, cols in ((5, 9), (12, 7)):
         tokens = tokens_of(rows, cols, batch=4, layers=(1, 3))
         wanted = checkpoint.build().predict(tokens)  # type: ignore[operator]
@@ -115,10 +115,10 @@ def test_an_onnx_model_says_the_same_on_other_grids(both: Backbone, tmp_path: Pa
 def test_a_head_with_a_grid_of_its_own(tiny: Backbone, tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     checkpoint = saved(CLSGatingHead(64, TASKS[1:], num_patches=6, hidden_dim=8), tiny)
-    with pytest.raises(CheckpointError, match=r"needs grid=\(rows, cols\)"):
-        export_program(checkpoint, tmp_path / "h.pt2")
-    export_program(checkpoint, tmp_path / "h.pt2", grid=(2, 3))
-    export_onnx(checkpoint, tmp_path / "h.onnx", grid=(2, 3))
+    with pytest.raises(CheckpointError, match=r"give grid=\(rows, cols\)"):
+        export_head(checkpoint, tmp_path / "h.pt2", format="pt2")
+    export_head(checkpoint, tmp_path / "h.pt2", format="pt2", grid=(2, 3))
+    export_head(checkpoint, tmp_path / "h.onnx", grid=(2, 3))
     tokens = tokens_of(2, 3, batch=5)
     wanted = checkpoint.build().predict(tokens)["state"]  # type: ignore[operator]
     program = torch.export.load(tmp_path / "h.pt2").module()
@@ -129,17 +129,17 @@ def test_a_head_with_a_grid_of_its_own(tiny: Backbone, tmp_path: Path) -> None:
 def test_a_file_of_a_head_says_nothing_of_the_machine(tiny: Backbone, tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     checkpoint = saved(PatchMeanHead(64, TASKS), tiny)
-    export_program(checkpoint, tmp_path / "h.pt2", grid=(2, 3))
-    export_onnx(checkpoint, tmp_path / "h.onnx", grid=(2, 3))
+    export_head(checkpoint, tmp_path / "h.pt2", format="pt2", grid=(2, 3))
+    export_head(checkpoint, tmp_path / "h.onnx", grid=(2, 3))
     for file in tmp_path.iterdir():
         content = file.read_bytes()
         assert not [text for text in (b"patch_mean.py", b"site-packages") if text in content], file
 
 
 def test_what_cannot_be_exported(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="no head with tasks"):
-        export_program(HeadCheckpoint.from_module(PatchMeanMLP(4, 2)), tmp_path / "h.pt2")
-    with pytest.raises(CheckpointError, match="which tokens it takes"):
-        export_program(HeadCheckpoint.from_module(PatchMeanHead(4, TASKS)), tmp_path / "h.pt2")
+    with pytest.raises(CheckpointError, match="no head with tasks; it cannot predict"):
+        export_head(HeadCheckpoint.from_module(PatchMeanMLP(4, 2)), tmp_path / "h.pt2", format="pt2")
+    with pytest.raises(CheckpointError, match="state which tokens it takes"):
+        export_head(HeadCheckpoint.from_module(PatchMeanHead(4, TASKS)), tmp_path / "h.pt2", format="pt2")
     with pytest.raises(CheckpointError, match="cannot be written"):
         export_state_dict(HeadCheckpoint.from_module(PatchMeanMLP(4, 2)), tmp_path / "no" / "w.safetensors")
