@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=lambda name: _EARLIER.get(name, name),
         choices=("onnx", "pt2", "state-dict"),
         required=True,
-        help="onnx, or pt2 (a torch.export program): natural units out, with the metadata inside; state-dict: the "
+        help="onnx, or pt2 (a torch.export program): original units out, with the metadata inside; state-dict: the "
         "head's weights alone",
     )
     parser.add_argument("--out", type=Path, required=True, help="the file to write")
@@ -43,10 +43,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--grid",
         type=backbone_options.size,
         metavar="ROWSxCOLS",
-        help="without backbone: the one grid the head takes (default: any)",
+        help="without backbone: the one grid the head takes (default: any where the head allows, else its own)",
+    )
+    parser.add_argument(
+        "--check",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="compare it with the eager model, at sizes it was not traced with, before it is written (default: yes)",
     )
     add_json(parser)
-    whole = parser.add_argument_group("backbone and head as one model: RGB in 0 ... 1 in, natural units out")
+    whole = parser.add_argument_group("backbone and head as one model: RGB in 0 ... 1 in, original units out")
     whole.add_argument(
         "--with-backbone", action="store_true", help="export both; else the head alone, which takes tokens"
     )
@@ -57,13 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the one size of images it takes, in pixels (default: any multiples of the patch where the backbone "
         "allows, else the head's own)",
     )
-    whole.add_argument("--maps", action="store_true", help="also give what every patch says, where the head has maps")
-    whole.add_argument(
-        "--check",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="compare it with the eager model, at sizes it was not traced with, before it is written (default: yes)",
-    )
+    whole.add_argument("--maps", action="store_true", help="also give the predictions of every patch, where the head has maps")
     backbone_options.add_rebuilt(parser)
 
 
@@ -130,7 +130,7 @@ def _whole(options: argparse.Namespace, found: HeadCheckpoint | EnsembleFolder) 
     from dinoneck.export import export_model
 
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="this model takes only")  # printed below
+        warnings.filterwarnings("ignore", message="this model takes .* only")  # printed below
         done = export_model(
             found,
             options.out,

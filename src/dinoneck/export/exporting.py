@@ -252,7 +252,7 @@ def _written(
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be written: {error}", step="write") from error
     if traced.grid is not None and traced.reason is not None:
-        only = f"this model takes only {program.told(model, traced.grid)}: {traced.reason}"
+        only = f"this model takes {program.size_text(model, traced.grid)} only: {traced.reason}"
         warnings.warn(f"{only}. For another give {model.remedy}", stacklevel=3)
     return Exported(tuple(files), about, measured, traced.reason)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dinoneck.errors import CheckpointError, first_line
 from dinoneck.export.models import Model
-from dinoneck.export.program import Traced, told
+from dinoneck.export.program import Traced, size_text
 from dinoneck.grid import GridSize
 
 Run = Callable[[Any], dict[str, Tensor]]
@@ -57,7 +57,7 @@ def check(model: Model, traced: Traced, run: Run) -> Parity:
     scales: dict[str, float] = {}
     tried = _tried(traced, model.own)
     for batch, grid in tried:
-        example, where = model.example(batch, grid), f"batch {batch} of {told(model, grid)}"
+        example, where = model.example(batch, grid), f"batch {batch} of {size_text(model, grid)}"
         with torch.no_grad():
             expected = model(example)
         outputs = _outputs(run, example, where)

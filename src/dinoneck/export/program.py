@@ -59,7 +59,7 @@ def trace(model: Model, asked: GridSize | None) -> Traced:
     if grid := asked or only:
         model.panel.check_grid(grid, turned=False)
         if model.only not in (None, grid):
-            raise CheckpointError(f"size is {told(model, grid)}, but {reason}", step="config")
+            raise CheckpointError(f"size is {size_text(model, grid)}, but {reason}", step="config")
         return _exported(model, grid)._replace(reason=None if asked else reason)
     for smallest in model.smallest:
         try:
@@ -76,7 +76,7 @@ def trace(model: Model, asked: GridSize | None) -> Traced:
     return _exported(model, model.own)._replace(reason=reason)
 
 
-def told(model: Model, grid: GridSize) -> str:
+def size_text(model: Model, grid: GridSize) -> str:
     """Return a grid as messages name it: ``64x96 px``, ``4x6 patches``."""
     return f"{'x'.join(map(str, model.size_of(grid)))} {model.unit}"
 
@@ -91,7 +91,7 @@ def content(program: ExportedProgram, texts: dict[str, str]) -> memoryview:
 def _fixed(model: Model, asked: GridSize | None) -> tuple[GridSize | None, str | None]:
     """The one grid that backbone or heads are limited to, and why."""
     if model.only is not None:
-        return model.only, f"the backbone takes images of {told(model, model.only)} only"
+        return model.only, f"the backbone takes images of {size_text(model, model.only)} only"
     if not any(scores_places(head) for head in model.heads):
         return None, None
     reason = "a gate of mode 'mlp' scores the places of one grid"
