@@ -63,7 +63,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the one size of images it takes, in pixels (default: any multiples of the patch where the backbone "
         "allows, else the head's own)",
     )
-    whole.add_argument("--maps", action="store_true", help="also give the predictions of every patch, where the head has maps")
+    whole.add_argument(
+        "--maps", action="store_true", help="also give the predictions of every patch, where the head has maps"
+    )
     backbone_options.add_rebuilt(parser)
 
 

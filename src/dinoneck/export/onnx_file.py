@@ -28,8 +28,9 @@ _SILENT = 4
 
 
 def input_names(model: Model, traced: Traced) -> list[str]:
-    """Return the names of a model's inputs; one that an output has too gets an addition."""
-    return [f"{name}.input" if name in traced.outputs else name for name, _ in model.inputs]
+    """Return the names of the inputs, without those of a fixed grid; one that an output has too gets an addition."""
+    names = [name for name, sides in model.inputs if sides or traced.grid is None]
+    return [f"{name}.input" if name in traced.outputs else name for name in names]
 
 
 def onnx_model(traced: Traced, model: Model) -> Any:
@@ -57,8 +58,7 @@ def onnx_model(traced: Traced, model: Model) -> Any:
     _clean(graph, rename=True)
     nodes = [*graph.node]
     del graph.node[:]
-    named = zip(graph.input, input_names(model, traced), model.inputs, strict=False)  # a fixed grid is not an input
-    for value, name, (_, sides) in named:
+    for value, name, (_, sides) in zip(graph.input, input_names(model, traced), model.inputs, strict=False):
         if isinstance(model, ImagesModel) and traced.grid is None:
             graph.node.extend(_whole_patches(graph, name, value.name, model.patch))
         else:
