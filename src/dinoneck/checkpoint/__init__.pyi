@@ -7,9 +7,6 @@ from dinoneck.checkpoint.ensemble_folder import EnsembleFolder as EnsembleFolder
 from dinoneck.checkpoint.ensemble_folder import Member as Member
 from dinoneck.checkpoint.ensemble_folder import load_ensemble as load_ensemble
 from dinoneck.checkpoint.ensemble_folder import save_ensemble as save_ensemble
-from dinoneck.checkpoint.exporting import export_onnx as export_onnx
-from dinoneck.checkpoint.exporting import export_program as export_program
-from dinoneck.checkpoint.exporting import export_state_dict as export_state_dict
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint as HeadCheckpoint
 from dinoneck.checkpoint.head_checkpoint import load_head as load_head
 from dinoneck.checkpoint.head_checkpoint import save_head as save_head
