@@ -20,6 +20,7 @@ from dinoneck import (
     CheckpointError,
     CLSGatingHead,
     ConfigError,
+    DenseHead,
     GridError,
     HeadCheckpoint,
     PatchMeanHead,
@@ -243,6 +244,17 @@ def test_a_model_that_differs_is_not_written(
         ):
             export_model(head_file, tmp_path / name, format=kind, size=(32, 32))  # type: ignore[arg-type]
     assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {"old": "old"}
+
+
+def test_convolutions_of_a_file_are_stored_row_major(one_block: Backbone, tmp_path: Path) -> None:
+    """A predictor's are channels-last, of which torch warns while it stores them."""
+    head = awake(DenseHead(64, [Task("cover", kind="dense")], 8))
+    checkpoint = HeadCheckpoint.from_module(head, backbone=one_block)
+    export_model(checkpoint, tmp_path / "m.pt2", format="pt2", size=(32, 48))  # warnings are errors here
+    photos = torch.rand(2, 3, 32, 48)
+    assert_answers(run_program(tmp_path / "m.pt2")(photos), Predictor(checkpoint), photos)
+    weights = torch.export.load(tmp_path / "m.pt2").state_dict.values()
+    assert all(weight.is_contiguous() for weight in weights)
 
 
 def test_a_head_in_half_precision_has_the_tolerance_of_half_precision(one_block: Backbone, tmp_path: Path) -> None:
