@@ -43,6 +43,7 @@ _PACKAGES = (
     "checkpoint",
     "data",
     "heads",
+    "export",
     "inference",
     "interop",
     "layers",

@@ -99,8 +99,7 @@ def register(name_or_class: Any, cls: Any = None, /, *, name: str | None = None)
         cls: the class, after a name: a torch module on :class:`dinoneck.heads.Head`, :class:`dinoneck.necks.Neck` or
             :class:`dinoneck.configured.Configured`.
         name: lower snake case, a letter first, at most 64 characters, not taken; a package's name and a dot may stand
-            in front.
-            None = the class's name in snake case: ``MyHead`` becomes ``my_head``.
+            in front. None = the class's name in snake case: ``MyHead`` becomes ``my_head``.
 
     Returns:
         The class. A class defined again under the same name, as in a notebook, replaces the earlier one.

@@ -28,7 +28,7 @@ from dinoneck import (
     save_head,
 )
 from dinoneck.data import Preprocessing
-from dinoneck.inference import Exported, export_model
+from dinoneck.export import Exported, export_model
 
 pytestmark = pytest.mark.slow
 MASS = Task("mass", unit="g", activation="softplus", transform=TargetTransform(mean=40.0, std=20.0), minimum=0.0)

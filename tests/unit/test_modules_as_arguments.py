@@ -28,7 +28,7 @@ from dinoneck import (
 from dinoneck.checkpoint import read_header
 from dinoneck.checkpoint.migrate import version_of
 from dinoneck.configured import Configured
-from dinoneck.layers.inputs import as_tokens
+from dinoneck.layers.inputs import TokensLike, as_tokens, check_tokens
 from dinoneck.necks import Neck
 
 
@@ -132,6 +132,31 @@ def test_readouts_take_the_dtype_of_a_given_neck() -> None:
     assert head(torch.randn(2, 6, 8, dtype=torch.float64), grid=(2, 3))["a"].dtype == torch.float64
 
 
+class PatchMap(Neck):
+    """A neck without parameters: the patch tokens as a map."""
+
+    def __init__(self, embed_dim: int) -> None:
+        super().__init__()
+        self.embed_dim = self.out_channels = embed_dim
+        self.num_layers, self.patch_size, self.strides = 1, 16, (16,)
+
+    def forward(self, tokens: TokensLike, images: Tensor | None = None, **plain: Any) -> FeaturePyramid:
+        tokens = check_tokens(as_tokens(tokens, **plain), self, self.embed_dim)
+        return FeaturePyramid(tokens.last.maps(), self.strides)
+
+
+def test_a_neck_without_parameters() -> None:
+    """The readouts are built from the head's own device and dtype; the neck takes tokens of any dtype."""
+    dinoneck.register(PatchMap)
+    head = PyramidHead(neck=PatchMap(8), tasks=[Task("a"), Task("b", kind="dense")], dtype=torch.float64)
+    assert {parameter.dtype for parameter in head.parameters()} == {torch.float64}
+    tokens = torch.randn(2, 6, 8, dtype=torch.float64)
+    before = head(tokens, grid=(2, 3))
+    assert {name: tuple(x.shape) for name, x in before.items()} == {"a": (2, 1), "b": (2, 1, 2, 3)}
+    head.reset_parameters()
+    assert not torch.equal(head(tokens, grid=(2, 3))["a"], before["a"])
+
+
 class Preset(PyramidHead):
     """A head with a neck of its own, whose configuration has no ``embed_dim``."""
 
@@ -139,8 +164,8 @@ class Preset(PyramidHead):
         super().__init__(None, [Task("a")], neck, None, hidden_dim)
 
 
-def test_a_derived_head_without_embed_dim_is_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "_OWN", {**registry._OWN, "preset": Preset})
+def test_a_derived_head_without_embed_dim_is_saved(tmp_path: Path) -> None:
+    dinoneck.register(Preset)
     head = Preset(ViTFPN(8, 1, 4)).eval()
     assert set(head.config) == {"neck", "hidden_dim"}
     dinoneck.save_head(tmp_path / "preset", head)

@@ -19,11 +19,6 @@ class Mine(Configured, nn.Module):
         super().__init__()
 
 
-@pytest.fixture
-def clean(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "_OWN", {})
-
-
 def test_every_name_resolves_to_the_class_that_has_it() -> None:
     for name in registry.names():
         assert registry.name_of(registry.resolve(name)) == name
@@ -42,7 +37,7 @@ def test_unknown_names_are_refused(name: object) -> None:
 @pytest.mark.parametrize("how", [lambda: registry.register("mine", Mine), lambda: dinoneck.register(Mine),
                                  lambda: dinoneck.register("mine")(Mine),
                                  lambda: dinoneck.register(Mine, name="mine")])  # fmt: skip
-def test_own_classes(clean: None, how: Callable[[], type]) -> None:
+def test_own_classes(how: Callable[[], type]) -> None:
     with pytest.raises(RegistryError, match=r"dinoneck\.register\(cls\)"):
         registry.name_of(Mine)
     assert how() is Mine
@@ -53,12 +48,12 @@ def test_own_classes(clean: None, how: Callable[[], type]) -> None:
 
 
 @pytest.mark.parametrize(("written", "name"), [("MyHead", "my_head"), ("_MyFPNHead2", "my_fpn_head2")])
-def test_the_default_name_is_the_class_in_snake_case(clean: None, written: str, name: str) -> None:
+def test_the_default_name_is_the_class_in_snake_case(written: str, name: str) -> None:
     cls = dinoneck.register(type(written, (Mine,), {}))
     assert registry.name_of(cls) == name
 
 
-def test_a_class_defined_again_replaces_the_earlier_one(clean: None) -> None:
+def test_a_class_defined_again_replaces_the_earlier_one() -> None:
     def cell() -> type:
         @dinoneck.register
         class Cell(Mine):
@@ -72,12 +67,12 @@ def test_a_class_defined_again_replaces_the_earlier_one(clean: None) -> None:
 
 
 @pytest.mark.parametrize("name", ["Mine", "9a", "a-b", "a.b.c", "a.", "", "x" * 65])
-def test_malformed_names(clean: None, name: str) -> None:
+def test_malformed_names(name: str) -> None:
     with pytest.raises(RegistryError, match="not a valid head_type"):
         registry.register(name, Mine)
 
 
-def test_taken_names_and_unfit_classes(clean: None) -> None:
+def test_taken_names_and_unfit_classes() -> None:
     with pytest.raises(RegistryError, match="taken"):
         registry.register("patch_mean", Mine)
     registry.register("mine", Mine)

@@ -6,7 +6,6 @@ _HOMES = {
     **homes(
         __name__,
         card=["model_card"],
-        exporting=["export_onnx", "export_program", "export_state_dict"],
         file=["read_header"],
         head_checkpoint=["HeadCheckpoint", "load_head", "save_head"],
         hub=["HubHead", "Pushed", "pull_from_hub", "push_to_hub"],

@@ -1,13 +1,10 @@
 """Written by python -m tests.house.test_house from __init__.py."""
 
 from dinoneck.checkpoint.card import model_card as model_card
-from dinoneck.checkpoint.exporting import export_onnx as export_onnx
-from dinoneck.checkpoint.exporting import export_program as export_program
-from dinoneck.checkpoint.exporting import export_state_dict as export_state_dict
+from dinoneck.checkpoint.file import read_header as read_header
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint as HeadCheckpoint
 from dinoneck.checkpoint.head_checkpoint import load_head as load_head
 from dinoneck.checkpoint.head_checkpoint import save_head as save_head
-from dinoneck.checkpoint.header import read_header as read_header
 from dinoneck.checkpoint.hub import HubHead as HubHead
 from dinoneck.checkpoint.hub import Pushed as Pushed
 from dinoneck.checkpoint.hub import pull_from_hub as pull_from_hub

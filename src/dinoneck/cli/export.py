@@ -16,7 +16,7 @@ from dinoneck.errors import ConfigError
 
 if TYPE_CHECKING:
     from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
-    from dinoneck.inference.exporting import Exported
+    from dinoneck.export import Exported
 
 HELP = "write a head, or backbone and head as one model, as ONNX model, torch program or plain weights"
 EXAMPLE = "dinoneck export head.safetensors --with-backbone --format onnx --out model.onnx"
@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=lambda name: _EARLIER.get(name, name),
         choices=("onnx", "pt2", "state-dict"),
         required=True,
-        help="onnx, or pt2 (a torch.export program): natural units out, with the metadata inside; state-dict: the "
+        help="onnx, or pt2 (a torch.export program): original units out, with the metadata inside; state-dict: the "
         "head's weights alone",
     )
     parser.add_argument("--out", type=Path, required=True, help="the file to write")
@@ -41,10 +41,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--grid",
         type=backbone_options.size,
         metavar="ROWSxCOLS",
-        help="without backbone: the one grid the head takes (default: any)",
+        help="without backbone: the one grid the head takes (default: any where the head allows, else its own)",
+    )
+    parser.add_argument(
+        "--check",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="compare it with the eager model, at sizes it was not traced with, before it is written (default: yes)",
     )
     add_json(parser)
-    whole = parser.add_argument_group("backbone and head as one model: RGB in 0 ... 1 in, natural units out")
+    whole = parser.add_argument_group("backbone and head as one model: RGB in 0 ... 1 in, original units out")
     whole.add_argument(
         "--with-backbone", action="store_true", help="export both; else the head alone, which takes tokens"
     )
@@ -55,12 +61,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the one size of images it takes, in pixels (default: any multiples of the patch where the backbone "
         "allows, else the head's own)",
     )
-    whole.add_argument("--maps", action="store_true", help="also give what every patch says, where the head has maps")
     whole.add_argument(
-        "--check",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="compare it with the eager model, at sizes it was not traced with, before it is written (default: yes)",
+        "--maps", action="store_true", help="also give the predictions of every patch, where the head has maps"
     )
     backbone_options.add_rebuilt(parser)
 
@@ -87,7 +89,6 @@ def _check_options(options: argparse.Namespace) -> None:
             for name, given in (
                 ("--size", options.size),
                 ("--maps", options.maps),
-                ("--no-check", not options.check),
                 ("--backbone-file", options.backbone_file),
                 ("--random-backbone", options.random_backbone),
                 ("--device", options.device),
@@ -105,23 +106,24 @@ def _check_options(options: argparse.Namespace) -> None:
         raise ConfigError("--grid is for heads without backbone; give --size HEIGHTxWIDTH in pixels")
 
 
-def _head(options: argparse.Namespace, checkpoint: HeadCheckpoint) -> None:
-    from dinoneck.checkpoint import exporting
+def _head(options: argparse.Namespace, head: HeadCheckpoint) -> None:
+    from dinoneck.export import export_head, export_state_dict
 
+    files = [options.out]
     if options.format == "state-dict":
-        exporting.export_state_dict(checkpoint, options.out)
+        export_state_dict(head, options.out)
     else:
-        export = exporting.export_onnx if options.format == "onnx" else exporting.export_program
-        export(checkpoint, options.out, grid=options.grid)
-    answer(options, files=[options.out], format=options.format, with_backbone=False)
-    print(f"{checkpoint.head_type} written: {options.out}")
+        done = export_head(head, options.out, format=options.format, grid=options.grid, check=options.check)
+        files = list(done.files)
+    answer(options, files=files, format=options.format, with_backbone=False)
+    print(f"{head.head_type} written: {', '.join(map(str, files))}")
 
 
 def _whole(options: argparse.Namespace, found: HeadCheckpoint) -> None:
-    from dinoneck.inference.exporting import export_model
+    from dinoneck.export import export_model
 
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="this model takes images of")  # told below
+        warnings.filterwarnings("ignore", message="this model takes .* only")  # printed below
         done = export_model(
             found,
             options.out,
@@ -134,7 +136,7 @@ def _whole(options: argparse.Namespace, found: HeadCheckpoint) -> None:
     answer(
         options,
         files=list(done.files),
-        format=done.format,
+        format=options.format,
         with_backbone=True,
         fixed_because=done.fixed_because,
         description=done.description,

@@ -212,11 +212,6 @@ class CLSGatingHead(Head):
         self.dropout = nn.Dropout(dropout)
         self.readouts = nn.ModuleList(nn.Linear(hidden_dim, task.dim, **factory) for task in self.tasks)
 
-    def reset_parameters(self) -> None:
-        """Re-initialise the weights."""
-        for module in (self.gating, self.trunk, self.norm, *self.readouts):
-            module.reset_parameters()
-
     def absorb_scale(self, mean: Tensor, std: Tensor) -> None:
         """Fold the input standardisation into the weights: ``new(x) == old((x - mean) / std)``.
 

@@ -12,7 +12,7 @@ from dinoneck.configured import at_least
 from dinoneck.grid import as_maps
 from dinoneck.heads.head import Head
 from dinoneck.heads.readouts import Tower, from_cells, read_map, task_map
-from dinoneck.layers.blocks import ConvBlock, reset
+from dinoneck.layers.blocks import ConvBlock
 from dinoneck.layers.inputs import Plain, TokensLike
 from dinoneck.losses.composition import Composition
 from dinoneck.necks.layer_grouper import LayerGrouper
@@ -72,11 +72,6 @@ class DenseHead(Head):
         self.entrance = LayerGrouper(embed_dim, 1, hidden_dim, 1, **factory)
         self.blocks = nn.ModuleList(ConvBlock(hidden_dim, hidden_dim, **factory) for _ in range(depth))
         self.towers = nn.ModuleList(Tower(hidden_dim, task, 0, **factory) for task in own)
-
-    def reset_parameters(self) -> None:
-        """Re-initialise the weights."""
-        for module in (self.entrance, *self.blocks, *self.towers):
-            reset(module)
 
     def calibrate(self, batches: Iterable[Tokens]) -> None:
         """Set the entrance norm to the tokens, if it is still untouched."""

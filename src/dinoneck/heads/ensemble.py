@@ -95,11 +95,6 @@ class HeadEnsemble(Head):
         """How members with one task are combined, as constructed."""
         return self._reduce
 
-    def reset_parameters(self) -> None:
-        """Re-initialise the weights of all members."""
-        for head in self.heads:
-            head.reset_parameters()  # type: ignore[operator]
-
     @property
     def _patch_size(self) -> PatchSize:
         return self._members()[0]._patch_size

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from dinoneck.configured import Configured
 from dinoneck.grid import PatchSize
+from dinoneck.layers.blocks import reset
 from dinoneck.layers.inputs import Plain, TokensLike, as_tokens, check_tokens
 from dinoneck.layers.origin import Origin
 from dinoneck.losses.composition import Composition, outputs_of
@@ -52,6 +53,11 @@ class Head(Configured, nn.Module):
         """
         if self.trained_on is not None:
             self.trained_on.check(tokens, type(self).__name__, getattr(self, "layer_indices", None))
+
+    def reset_parameters(self) -> None:
+        """Re-initialise the weights. A class with parameters of its own, outside of modules, overrides this."""
+        for module in self.children():
+            reset(module)
 
     @property
     def predicted(self) -> tuple[Task, ...]:

@@ -138,11 +138,6 @@ class PatchMeanHead(Head):
         mlps = [PatchMeanMLP(embed_dim, hidden_dim, task.dim, task.activation, **factory) for task in self.tasks]
         self.mlps = nn.ModuleList(mlps)
 
-    def reset_parameters(self) -> None:
-        """Re-initialise the weights."""
-        for mlp in self.mlps:
-            mlp.reset_parameters()  # type: ignore[operator]
-
     def absorb_scale(self, mean: Tensor, std: Tensor) -> None:
         """Fold the input standardisation into the weights: ``new(x) == old((x - mean) / std)``."""
         for mlp in self.mlps:

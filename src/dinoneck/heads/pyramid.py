@@ -13,7 +13,6 @@ from dinoneck.configured import at_least
 from dinoneck.errors import ConfigError
 from dinoneck.heads.head import Head
 from dinoneck.heads.readouts import Light, Tower, from_cells, read_map, task_map
-from dinoneck.layers.blocks import reset
 from dinoneck.layers.inputs import Plain, TokensLike
 from dinoneck.losses.composition import Composition
 from dinoneck.necks.neck import Neck, neck_named
@@ -83,8 +82,8 @@ class PyramidHead(Head):
         factory = {"device": device, "dtype": dtype}
         self.neck = _checked_neck(neck, embed_dim, factory)
         if isinstance(neck, Neck):  # the readouts are built where the neck is
-            weight = next(neck.parameters())
-            factory = {"device": weight.device, "dtype": weight.dtype}
+            weight = next(neck.parameters(), None)
+            factory = factory if weight is None else {"device": weight.device, "dtype": weight.dtype}
         self.embed_dim, self.ratio_readout = self.neck.embed_dim, ratio_readout
         self._set_tasks(tasks, compositions)
         self.layer_indices = _checked_layers(layer_indices, self.neck.num_layers)
@@ -122,12 +121,6 @@ class PyramidHead(Head):
     def map_stride(self) -> float:
         """Image pixels per cell of the maps."""
         return self.neck.strides[0]
-
-    def reset_parameters(self) -> None:
-        """Re-initialise the weights."""
-        self.neck.reset_parameters()
-        for module in (*([] if self.norm is None else [self.norm]), *self.light, *self.towers):
-            reset(module)
 
     def calibrate(self, batches: Iterable[Tokens]) -> None:
         """Let the neck set its entrance norms to the tokens, where it has any that are still untouched."""

@@ -6,8 +6,6 @@ from dinoneck.lazy import attach
 
 if TYPE_CHECKING:
     from dinoneck.inference.batching import MicroBatcher as MicroBatcher
-    from dinoneck.inference.exporting import Exported as Exported
-    from dinoneck.inference.exporting import export_model as export_model
     from dinoneck.inference.predictor import Predictor as Predictor
     from dinoneck.inference.presets import preset as preset
     from dinoneck.inference.tta import VIEWS as VIEWS
@@ -15,8 +13,6 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "MicroBatcher": "dinoneck.inference.batching",
-    "Exported": "dinoneck.inference.exporting",
-    "export_model": "dinoneck.inference.exporting",
     "Predictor": "dinoneck.inference.predictor",
     "preset": "dinoneck.inference.presets",
     "VIEWS": "dinoneck.inference.tta",

@@ -1,8 +1,6 @@
 """Written by python -m tests.house.test_house from __init__.py."""
 
 from dinoneck.inference.batching import MicroBatcher as MicroBatcher
-from dinoneck.inference.exporting import Exported as Exported
-from dinoneck.inference.exporting import export_model as export_model
 from dinoneck.inference.predictor import Predictor as Predictor
 from dinoneck.inference.presets import preset as preset
 from dinoneck.inference.tta import VIEWS as VIEWS

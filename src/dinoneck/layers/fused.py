@@ -61,7 +61,7 @@ def norm_linear(x: Tensor, norm: nn.LayerNorm, linear: nn.Linear, share: Tensor 
 
 
 class _NormLinear(torch.autograd.Function):
-    """``(normalise(x) - centre) @ weight.T + bias``, block by block; keeps x, and the weight where x learns."""
+    """``(normalise(x) - centre) @ weight.T + bias``, block by block; keeps x, and the weight if x requires grad."""
 
     generate_vmap_rule = True
 
@@ -97,13 +97,8 @@ class _NormLinear(torch.autograd.Function):
                     change = inner - inner.mean(dim=-1, keepdim=True) - n * (inner * n).mean(dim=-1, keepdim=True)
                     of_x.append((scale * change).to(x.dtype))
         back = torch.cat(of_x).view_as(x) if of_x else None
-        return (
-            back,
-            of_weight.to(grad.dtype),
-            grad.reshape(-1, grad.shape[-1]).sum(dim=0, dtype=wide).to(grad.dtype),
-            None,
-            None,
-        )
+        of_bias = grad.reshape(-1, grad.shape[-1]).sum(dim=0, dtype=wide)  # (D,)
+        return back, of_weight.to(grad.dtype), of_bias.to(grad.dtype), None, None
 
 
 def _blocks(x: Tensor, like: Tensor) -> tuple[Tensor, ...]:

@@ -112,7 +112,7 @@ def check_tokens(
 
     Args:
         tokens: as :func:`as_tokens` returns them.
-        module: named in messages; its first parameter gives the dtype.
+        module: named in messages; its first parameter, if any, gives the dtype.
         embed_dim: channels C it was built for.
         num_layers: layers it was built for; None = any number.
         patch_size: pixels per patch it was built for; None = any.
@@ -142,14 +142,14 @@ def check_tokens(
     count = sequence[0].shape[1] - tokens.num_prefix_tokens
     if count != rows * cols:
         raise GridError(
-            f"{count} patch tokens do not fill a grid of {rows} rows x {cols} "
-            f"cols = {rows * cols}; check the image size, the patch size and the number of prefix tokens"
+            f"{count} patch tokens do not fill a grid of {rows} rows x {cols} cols = {rows * cols}; check the image "
+            "size, the patch size and the number of prefix tokens"
         )
-    own = next(module.parameters()).dtype
     given = sequence[0].dtype
+    own = next((parameter.dtype for parameter in module.parameters()), given)
     if given != own and not (given in _AUTOCAST and torch.is_autocast_enabled(sequence[0].device.type)):
         raise ShapeError(
-            f"the tokens are {sequence[0].dtype}, this {owner} is {own}: convert one of them (tokens.to(dtype=...)), "
+            f"the tokens are {given}, this {owner} is {own}: convert one of them (tokens.to(dtype=...)), "
             "or run under torch.autocast"
         )
     return tokens

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -14,94 +16,6 @@ from dinoneck.layers.resampling import widened
 STRIDES = (8, 16, 32)
 WIDENING = (2, 4, 4)
 SHARE_AROUND = 1 / 9
-
-
-class AlignedDetail(nn.Module):
-    """Image detail whose cells are aligned with the ViT's: every step reads the pixels of its own cell.
-
-    A 4x4 convolution with stride 4, norm and GELU; then per level a 2x2 convolution with stride 2, plus a depthwise
-    3x3 on its result, and a norm. GELU precedes the next step; the levels are returned before it. Sides that a step
-    does not divide are padded with zeros at the bottom and right.
-
-    Args:
-        width: channels at stride 4; the levels have 2, 4 and 4 times as many.
-        norm: ``batch``, ``group`` or ``layer``.
-        norm_group_size: least channels per group of ``group``.
-        device: torch factory keyword.
-        dtype: torch factory keyword.
-
-    Shape:
-        (B, 3, H, W) -> (B, 2 width, ceil(H / 8), ceil(W / 8)), (B, 4 width, ... / 16), (B, 4 width, ... / 32).
-    """
-
-    def __init__(
-        self,
-        width: int,
-        norm: BatchNormName = "batch",
-        norm_group_size: int = 8,
-        *,
-        device: Any = None,
-        dtype: Any = None,
-    ) -> None:
-        super().__init__()
-        options = {"norm": norm, "norm_group_size": norm_group_size, "device": device, "dtype": dtype}
-        self.stem = _ConvNorm(3, width, 4, 4, 0, **options)
-        widths = (width, *(width * times for times in WIDENING))
-        self.steps = nn.ModuleList(_CellStep(narrow, wide, **options) for narrow, wide in pairwise(widths))
-
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Return the maps of strides 8, 16 and 32, before any activation."""
-        maps = self.stem(widened(images, 4))  # (B, width, ceil(H / 4), ceil(W / 4))
-        levels = []
-        for step in self.steps:  # each halves the sides
-            maps = step(widened(F.gelu(maps), 2))
-            levels.append(maps)
-        return tuple(levels)
-
-
-class DEIMv2Detail(nn.Module):
-    """The detail branch of DEIMv2, for its weights: 3x3 convolutions with stride 2 and one max pooling.
-
-    Every stride-2 step of a 3x3 kernel with padding 1 is centred half a pixel up and left of its cell; in total the
-    levels are almost half a cell off the ViT's. Without weights to import prefer :class:`AlignedDetail`.
-
-    Args:
-        width: channels at stride 4 (DEIMv2: 16 for S and M, 32 for L, 64 for X); the levels have 2, 4 and 4 times
-            as many.
-        norm: ``batch``, ``group`` or ``layer``.
-        norm_group_size: least channels per group of ``group``.
-        device: torch factory keyword.
-        dtype: torch factory keyword.
-
-    Shape:
-        (B, 3, H, W) -> (B, 2 width, ceil(H / 8), ceil(W / 8)), (B, 4 width, ... / 16), (B, 4 width, ... / 32).
-
-    Reference: Huang et al., Real-Time Object Detection Meets DINOv3, 2025.
-    """
-
-    def __init__(
-        self,
-        width: int,
-        norm: BatchNormName = "batch",
-        norm_group_size: int = 8,
-        *,
-        device: Any = None,
-        dtype: Any = None,
-    ) -> None:
-        super().__init__()
-        options = {"norm": norm, "norm_group_size": norm_group_size, "device": device, "dtype": dtype}
-        self.stem = _ConvNorm(3, width, 3, 2, 1, **options)
-        widths = (width, *(width * times for times in WIDENING))
-        self.steps = nn.ModuleList(_ConvNorm(narrow, wide, 3, 2, 1, **options) for narrow, wide in pairwise(widths))
-
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Return the maps of strides 8, 16 and 32, before any activation."""
-        maps = F.max_pool2d(F.gelu(self.stem(images)), 3, 2, padding=1)  # (B, width, ceil(H / 4), ceil(W / 4))
-        levels: list[Tensor] = []
-        for step in self.steps:  # each halves the sides; the first one takes the pooled maps as they are
-            maps = step(F.gelu(maps) if levels else maps)
-            levels.append(maps)
-        return tuple(levels)
 
 
 class _ConvNorm(nn.Module):
@@ -153,3 +67,88 @@ class _CellStep(nn.Module):
         cells = self.conv(maps)  # (B, wide, rows, cols)
         normed: Tensor = self.norm(cells + self.around(cells))
         return normed
+
+
+class _Detail(nn.Module):
+    """A stem to stride 4, then one step per stride; derived classes define both and ``forward``."""
+
+    _stem: Callable[..., nn.Module]
+    _step: Callable[..., nn.Module]
+
+    def __init__(
+        self,
+        width: int,
+        norm: BatchNormName = "batch",
+        norm_group_size: int = 8,
+        *,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__()
+        options = {"norm": norm, "norm_group_size": norm_group_size, "device": device, "dtype": dtype}
+        widths = (width, *(width * times for times in WIDENING))
+        self.stem = self._stem(3, width, **options)
+        self.steps = nn.ModuleList(self._step(narrow, wide, **options) for narrow, wide in pairwise(widths))
+
+
+class AlignedDetail(_Detail):
+    """Image detail whose cells are aligned with the ViT's: every step reads the pixels of its own cell.
+
+    A 4x4 convolution with stride 4, norm and GELU; then per level a 2x2 convolution with stride 2, plus a depthwise
+    3x3 on its result, and a norm. GELU precedes the next step; the levels are returned before it. Sides that a step
+    does not divide are padded with zeros at the bottom and right.
+
+    Args:
+        width: channels at stride 4; the levels have 2, 4 and 4 times as many.
+        norm: ``batch``, ``group`` or ``layer``.
+        norm_group_size: least channels per group of ``group``.
+        device: torch factory keyword.
+        dtype: torch factory keyword.
+
+    Shape:
+        (B, 3, H, W) -> (B, 2 width, ceil(H / 8), ceil(W / 8)), (B, 4 width, ... / 16), (B, 4 width, ... / 32).
+    """
+
+    _stem = staticmethod(partial(_ConvNorm, kernel=4, stride=4, padding=0))
+    _step = _CellStep
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Return the maps of strides 8, 16 and 32, before any activation."""
+        maps = self.stem(widened(images, 4))  # (B, width, ceil(H / 4), ceil(W / 4))
+        levels = []
+        for step in self.steps:  # each halves the sides
+            maps = step(widened(F.gelu(maps), 2))
+            levels.append(maps)
+        return tuple(levels)
+
+
+class DEIMv2Detail(_Detail):
+    """The detail branch of DEIMv2, for its weights: 3x3 convolutions with stride 2 and one max pooling.
+
+    Every stride-2 step of a 3x3 kernel with padding 1 is centred half a pixel up and left of its cell; in total the
+    levels are almost half a cell off the ViT's. Without weights to import prefer :class:`AlignedDetail`.
+
+    Args:
+        width: channels at stride 4 (DEIMv2: 16 for S and M, 32 for L, 64 for X); the levels have 2, 4 and 4 times
+            as many.
+        norm: ``batch``, ``group`` or ``layer``.
+        norm_group_size: least channels per group of ``group``.
+        device: torch factory keyword.
+        dtype: torch factory keyword.
+
+    Shape:
+        (B, 3, H, W) -> (B, 2 width, ceil(H / 8), ceil(W / 8)), (B, 4 width, ... / 16), (B, 4 width, ... / 32).
+
+    Reference: Huang et al., Real-Time Object Detection Meets DINOv3, 2025.
+    """
+
+    _stem = _step = staticmethod(partial(_ConvNorm, kernel=3, stride=2, padding=1))
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Return the maps of strides 8, 16 and 32, before any activation."""
+        maps = F.max_pool2d(F.gelu(self.stem(images)), 3, 2, padding=1)  # (B, width, ceil(H / 4), ceil(W / 4))
+        levels: list[Tensor] = []
+        for step in self.steps:  # each halves the sides; the first one takes the pooled maps as they are
+            maps = step(F.gelu(maps) if levels else maps)
+            levels.append(maps)
+        return tuple(levels)

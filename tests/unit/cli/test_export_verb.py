@@ -50,7 +50,6 @@ def test_the_head_alone_by_both_names_of_the_verb(head: str, tmp_path: Path) -> 
     ("options", "why"),
     [
         (["--format", "onnx", "--size", "32x48"], "add --with-backbone"),
-        (["--format", "onnx", "--no-check"], "--no-check is for models with their backbone"),
         (["--format", "pt2", "--random-backbone"], "--random-backbone is for models with their backbone"),
         (["--format", "state-dict", "--with-backbone"], "leave --with-backbone out"),
         (["--format", "onnx", "--with-backbone", "--grid", "2x3"], "give --size"),

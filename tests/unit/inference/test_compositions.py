@@ -32,8 +32,9 @@ from dinoneck import (
     Tokens,
     save_head,
 )
-from dinoneck.checkpoint import export_program, model_card
+from dinoneck.checkpoint import model_card
 from dinoneck.cli.main import main
+from dinoneck.export import export_head
 from dinoneck.heads import Head
 
 SUMS = {"above": ("leaf", "stem"), "plant": ("leaf", "stem", "root")}
@@ -221,7 +222,7 @@ def test_an_exported_program_predicts_the_same(tmp_path: Path, tiny: Backbone) -
     torch.manual_seed(1)
     head = FPNHead(64, tasks, 1, fpn_dim=8, num_levels=2, compositions=[PLANT]).eval()
     record = tiny.record() | {"layers": [3]}
-    export_program(HeadCheckpoint.from_module(head, backbone=record), tmp_path / "h.pt2")
+    export_head(HeadCheckpoint.from_module(head, backbone=record), tmp_path / "h.pt2", format="pt2")
     x = Tokens.from_sequence(torch.randn(2, 3 + 20, 64), image_size=(64, 80), patch_size=16, num_prefix_tokens=3,
                              layers=(3,), normed=True)  # fmt: skip
     program = torch.export.load(tmp_path / "h.pt2").module()

@@ -18,7 +18,7 @@ from torch import nn
 
 from dinoneck import Backbone, DenseHead, PatchMeanHead, Predictor, TargetTransform, Task, load_backbone
 from dinoneck.data import Preprocessing
-from dinoneck.inference import export_model
+from dinoneck.export import export_model
 
 FOLDER = Path(__file__).resolve().parents[3] / "examples" / "onnx_runtime"
 MASS = Task("mass", unit="g", activation="softplus", transform=TargetTransform(mean=40.0, std=20.0), minimum=0.0)

@@ -21,10 +21,13 @@ from dinoneck import (
     STAPyramid,
     Task,
     ViTFPN,
+    load_head,
     save_head,
 )
+from dinoneck.checkpoint import read_header
 from dinoneck.necks import Neck
 
+FILES_OF_0_1 = Path(__file__).parents[2] / "fixtures/head_v2_numbers"
 FORMS: dict[str, Any] = {
     "vit_fpn": lambda: ViTFPN(WIDTH, 3, 16),
     "vit_fpn-pool": lambda: ViTFPN(WIDTH, 3, 16, downsample="pool", norm=None, activation=None, use_cls_context=True),
@@ -120,11 +123,11 @@ def test_a_size_without_group_norms_is_not_recorded() -> None:
 
 
 def test_heads_of_0_1_keep_their_groups() -> None:
-    """A file of version 0.1 does not name a group size; its norms had ``gcd(32, width)`` groups."""
-    head = FPNHead(WIDTH, [Task("mass")], 1, fpn_dim=16, norm="group", norm_group_size=1)
-    migrated, _ = FPNHead.checkpoint_migrations[1]({k: v for k, v in head.config.items() if "group_size" not in k}, {})
-    assert FPNHead.from_config(migrated).config == head.config
-    assert {norm.num_groups for norm in group_norms(head)} == {16}
+    """A file of version 0.1 does not name a group size; its norms of 8 channels had 8 groups."""
+    head = load_head(FILES_OF_0_1 / "group_norm.safetensors")
+    assert "norm_group_size" not in read_header(FILES_OF_0_1 / "group_norm.safetensors").meta["config"]
+    assert head.config["norm_group_size"] == 1
+    assert {norm.num_groups for norm in group_norms(head)} == {8}
 
 
 @pytest.mark.slow

@@ -1,12 +1,14 @@
-"""Exported heads say the same as the head, and what they are."""
+"""Exported heads predict what the head predicts, and describe themselves."""
 
 from __future__ import annotations
 
 import json
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -24,7 +26,8 @@ from dinoneck import (
     Tokens,
     load_backbone,
 )
-from dinoneck.checkpoint import export_onnx, export_program, export_state_dict
+from dinoneck.data import Preprocessing
+from dinoneck.export import export_head, export_state_dict, parity
 
 TASKS = [
     Task("mass", unit="g", activation="relu", transform=TargetTransform(log1p=True, mean=1.5, std=0.7), minimum=0.0),
@@ -50,15 +53,14 @@ def saved(head: Any, backbone: Backbone) -> HeadCheckpoint:
     return HeadCheckpoint.from_module(head, backbone=backbone)
 
 
-def onnx_says(path: Path, tokens: Tokens) -> tuple[dict[str, torch.Tensor], Any]:
+def onnx_gives(path: Path, tokens: Tokens, names: Sequence[str] | None = None) -> tuple[dict[str, torch.Tensor], Any]:
     runtime = pytest.importorskip("onnxruntime")
     session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    values: dict[str, Any] = {f"tokens_{i}": x.numpy() for i, x in enumerate(tokens.sequence)}
-    numpy = pytest.importorskip("numpy")
-    values |= {"rows": numpy.asarray(tokens.grid.rows), "cols": numpy.asarray(tokens.grid.cols)}
-    names = [entry.name for entry in session.get_outputs()]
-    found = session.run(names, {entry.name: values[entry.name] for entry in session.get_inputs()})
-    return {name: torch.as_tensor(value) for name, value in zip(names, found, strict=True)}, session
+    names = names or [*(f"tokens_{i}" for i in range(len(tokens.sequence))), "rows", "cols"]
+    values = dict(zip(names, map(np.asarray, (*tokens.sequence, *tokens.grid)), strict=True))
+    outputs = [entry.name for entry in session.get_outputs()]
+    found = session.run(outputs, {entry.name: values[entry.name] for entry in session.get_inputs()})
+    return {name: torch.as_tensor(value) for name, value in zip(outputs, found, strict=True)}, session
 
 
 def test_a_state_dict_fits_the_plain_module(tiny: Backbone, tmp_path: Path) -> None:
@@ -83,7 +85,7 @@ def test_lora_weights_are_not_lost_silently(tmp_path: Path) -> None:
 def test_a_program_says_the_same_on_other_grids_and_holds_no_pickle(both: Backbone, tmp_path: Path) -> None:
     tasks = [*TASKS, Task("cover", kind="dense", minimum=0.0)]
     checkpoint = saved(FPNHead(64, tasks, num_layers=2, layer_indices=(1, 3), fpn_dim=16), both)
-    export_program(checkpoint, tmp_path / "h.pt2")
+    export_head(checkpoint, tmp_path / "h.pt2", format="pt2")
     extra = {"dinoneck": ""}
     program = torch.export.load(tmp_path / "h.pt2", extra_files=extra).module()
     assert json.loads(extra["dinoneck"]) == checkpoint.meta
@@ -102,11 +104,11 @@ def test_an_onnx_model_says_the_same_on_other_grids(both: Backbone, tmp_path: Pa
     pytest.importorskip("onnxscript")
     tasks = [*TASKS, Task("cover", kind="dense", minimum=0.0)]
     checkpoint = saved(FPNHead(64, tasks, num_layers=2, layer_indices=(1, 3), fpn_dim=16), both)
-    export_onnx(checkpoint, tmp_path / "h.onnx")
+    export_head(checkpoint, tmp_path / "h.onnx")
     for rows, cols in ((5, 9), (12, 7)):
         tokens = tokens_of(rows, cols, batch=4, layers=(1, 3))
         wanted = checkpoint.build().predict(tokens)  # type: ignore[operator]
-        found, session = onnx_says(tmp_path / "h.onnx", tokens)
+        found, session = onnx_gives(tmp_path / "h.onnx", tokens)
         assert list(found) == ["mass", "state", "cover"]
         assert all(torch.allclose(found[name], wanted[name], atol=1e-5) for name in wanted)
         assert json.loads(session.get_modelmeta().custom_metadata_map["dinoneck"]) == checkpoint.meta
@@ -115,31 +117,66 @@ def test_an_onnx_model_says_the_same_on_other_grids(both: Backbone, tmp_path: Pa
 def test_a_head_with_a_grid_of_its_own(tiny: Backbone, tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     checkpoint = saved(CLSGatingHead(64, TASKS[1:], num_patches=6, hidden_dim=8), tiny)
-    with pytest.raises(CheckpointError, match=r"needs grid=\(rows, cols\)"):
-        export_program(checkpoint, tmp_path / "h.pt2")
-    export_program(checkpoint, tmp_path / "h.pt2", grid=(2, 3))
-    export_onnx(checkpoint, tmp_path / "h.onnx", grid=(2, 3))
+    with pytest.raises(CheckpointError, match=r"give grid=\(rows, cols\)"):
+        export_head(checkpoint, tmp_path / "h.pt2", format="pt2")
+    export_head(checkpoint, tmp_path / "h.pt2", format="pt2", grid=(2, 3))
+    export_head(checkpoint, tmp_path / "h.onnx", grid=(2, 3))
     tokens = tokens_of(2, 3, batch=5)
     wanted = checkpoint.build().predict(tokens)["state"]  # type: ignore[operator]
     program = torch.export.load(tmp_path / "h.pt2").module()
     assert torch.allclose(program(tokens)["state"], wanted, atol=1e-6)
-    assert torch.allclose(onnx_says(tmp_path / "h.onnx", tokens)[0]["state"], wanted, atol=1e-6)
+    assert torch.allclose(onnx_gives(tmp_path / "h.onnx", tokens)[0]["state"], wanted, atol=1e-6)
+
+
+def test_the_grid_of_the_images_fixes_a_gate_over_places(tiny: Backbone, tmp_path: Path) -> None:
+    head = CLSGatingHead(64, TASKS[1:], num_patches=6, hidden_dim=8)
+    checkpoint = HeadCheckpoint.from_module(head, backbone=tiny, preprocess=Preprocessing(patch_size=16, size=(32, 48)))
+    with pytest.warns(UserWarning, match=r"takes 2x3 patches only: a gate of mode 'mlp'.*grid=\(rows, cols\)"):
+        done = export_head(checkpoint, tmp_path / "h.pt2", format="pt2")
+    assert done.size == (2, 3) and done.parity is not None and done.parity.tried == ((1, 2, 3), (3, 2, 3))
+    with pytest.raises(CheckpointError, match="2 rows x 3 cols"):
+        export_head(checkpoint, tmp_path / "other.pt2", format="pt2", grid=(3, 2))
+
+
+def test_tasks_may_have_any_names_and_batch_and_grid_any_size(tiny: Backbone, tmp_path: Path) -> None:
+    """Names of inputs, and of nodes that the exporter makes."""
+    pytest.importorskip("onnxscript")
+    tasks = [Task(name) for name in ("tokens_0", "rows", "mean", "linear", "add")]
+    checkpoint = saved(PatchMeanHead(64, tasks, hidden_dim=8), tiny)
+    done = export_head(checkpoint, tmp_path / "h.onnx")
+    assert done.parity is not None and done.parity.largest < 1e-4 and len({shape[0] for shape in done.parity.tried}) > 1
+    assert done.outputs == tuple(task.name for task in tasks) and done.size is None
+    about = done.description["input"]
+    assert (about["names"], about["layers"]) == (["tokens_0.input", "rows.input", "cols"], list(tiny.layers))
+    for rows, cols, batch in ((2, 3, 1), (7, 2, 5)):
+        tokens = tokens_of(rows, cols, batch=batch, layers=tiny.layers)
+        wanted = checkpoint.build().predict(tokens)  # type: ignore[operator]
+        found, session = onnx_gives(tmp_path / "h.onnx", tokens, about["names"])
+        assert all(torch.allclose(found[name], wanted[name], atol=1e-5) for name in wanted)
+    assert json.loads(session.get_modelmeta().custom_metadata_map["dinoneck_export"])["input"] == about
+
+
+def test_a_head_that_differs_is_not_written(tiny: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parity, "TOLERANCES", {torch.float32: -1.0})
+    with pytest.raises(CheckpointError, match="differs from the model by .* Nothing was written"):
+        export_head(saved(PatchMeanHead(64, TASKS), tiny), tmp_path / "h.pt2", format="pt2", grid=(2, 3))
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_file_of_a_head_says_nothing_of_the_machine(tiny: Backbone, tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     checkpoint = saved(PatchMeanHead(64, TASKS), tiny)
-    export_program(checkpoint, tmp_path / "h.pt2", grid=(2, 3))
-    export_onnx(checkpoint, tmp_path / "h.onnx", grid=(2, 3))
+    export_head(checkpoint, tmp_path / "h.pt2", format="pt2", grid=(2, 3))
+    export_head(checkpoint, tmp_path / "h.onnx", grid=(2, 3))
     for file in tmp_path.iterdir():
         content = file.read_bytes()
         assert not [text for text in (b"patch_mean.py", b"site-packages") if text in content], file
 
 
 def test_what_cannot_be_exported(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="no head with tasks"):
-        export_program(HeadCheckpoint.from_module(PatchMeanMLP(4, 2)), tmp_path / "h.pt2")
-    with pytest.raises(CheckpointError, match="which tokens it takes"):
-        export_program(HeadCheckpoint.from_module(PatchMeanHead(4, TASKS)), tmp_path / "h.pt2")
+    with pytest.raises(CheckpointError, match="no head with tasks; it cannot predict"):
+        export_head(HeadCheckpoint.from_module(PatchMeanMLP(4, 2)), tmp_path / "h.pt2", format="pt2")
+    with pytest.raises(CheckpointError, match="state which tokens it takes"):
+        export_head(HeadCheckpoint.from_module(PatchMeanHead(4, TASKS)), tmp_path / "h.pt2", format="pt2")
     with pytest.raises(CheckpointError, match="cannot be written"):
         export_state_dict(HeadCheckpoint.from_module(PatchMeanMLP(4, 2)), tmp_path / "no" / "w.safetensors")

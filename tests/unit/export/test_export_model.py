@@ -21,6 +21,7 @@ from dinoneck import (
     CheckpointError,
     CLSGatingHead,
     ConfigError,
+    DenseHead,
     GridError,
     HeadCheckpoint,
     PatchMeanHead,
@@ -32,7 +33,7 @@ from dinoneck import (
 )
 from dinoneck.atomic import write_whole
 from dinoneck.data import Preprocessing
-from dinoneck.inference import Exported, export_model, export_parity, onnx_file
+from dinoneck.export import Exported, export_model, onnx_file, parity
 
 MASS = Task("mass", unit="g", activation="softplus", transform=TargetTransform(mean=40.0, std=20.0), minimum=0.0)
 STATE = Task("state", dim=3, kind="classification", labels=("a", "b", "c"))
@@ -170,7 +171,7 @@ def test_a_file_says_nothing_of_the_machine(done: Exported, one_block: Backbone,
     for name in ("a.pt2", "b.pt2"):
         export_model(head, tmp_path / name, format="pt2", backbone=one_block, size=(32, 32))
     assert (tmp_path / "a.pt2").read_bytes() == (tmp_path / "b.pt2").read_bytes()
-    told = [os.fsencode(Path(torch.__file__).parent), b"whole_model.py", b"site-packages"]
+    told = [os.fsencode(Path(torch.__file__).parent), b"models.py", b"site-packages"]
     for path in (*done.files, tmp_path / "a.pt2"):
         content = path.read_bytes()  # of a .pt2: stored, not compressed
         assert not [text for text in told if text in content]
@@ -236,13 +237,24 @@ def test_a_model_that_differs_is_not_written(
     if kind == "onnx":
         pytest.importorskip("onnxscript")
     (tmp_path / "old").write_text("old")
-    monkeypatch.setattr(export_parity, "TOLERANCES", {torch.float32: -1.0})
+    monkeypatch.setattr(parity, "TOLERANCES", {torch.float32: -1.0})
     for name in ("old", "new"):
         with pytest.raises(
             CheckpointError, match="^the exported model differs from the model by .* Nothing was written"
         ):
             export_model(head_file, tmp_path / name, format=kind, size=(32, 32))  # type: ignore[arg-type]
     assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {"old": "old"}
+
+
+def test_convolutions_of_a_file_are_stored_row_major(one_block: Backbone, tmp_path: Path) -> None:
+    """A predictor's are channels-last, of which torch warns while it stores them."""
+    head = awake(DenseHead(64, [Task("cover", kind="dense")], 8))
+    checkpoint = HeadCheckpoint.from_module(head, backbone=one_block)
+    export_model(checkpoint, tmp_path / "m.pt2", format="pt2", size=(32, 48))  # warnings are errors here
+    photos = torch.rand(2, 3, 32, 48)
+    assert_answers(run_program(tmp_path / "m.pt2")(photos), Predictor(checkpoint), photos)
+    weights = torch.export.load(tmp_path / "m.pt2").state_dict.values()
+    assert all(weight.is_contiguous() for weight in weights)
 
 
 def test_a_head_in_half_precision_has_the_tolerance_of_half_precision(one_block: Backbone, tmp_path: Path) -> None:

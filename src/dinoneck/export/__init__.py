@@ -1,0 +1,12 @@
+"""Programs and ONNX models that run without dinoneck, of a head or of backbone and heads."""
+
+from dinoneck.lazy import attach, homes
+
+_HOMES = homes(
+    __name__,
+    exporting=["Exported", "export_head", "export_model", "export_state_dict"],
+    parity=["Parity"],
+)
+
+__all__ = [*_HOMES]
+__getattr__, __dir__ = attach(__name__, _HOMES)

@@ -1,0 +1,7 @@
+"""Written by python -m tests.house.test_house from __init__.py."""
+
+from dinoneck.export.exporting import Exported as Exported
+from dinoneck.export.exporting import export_head as export_head
+from dinoneck.export.exporting import export_model as export_model
+from dinoneck.export.exporting import export_state_dict as export_state_dict
+from dinoneck.export.parity import Parity as Parity

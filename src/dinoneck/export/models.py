@@ -1,0 +1,200 @@
+"""What is exported: a head, which takes tokens, or backbone and heads as one module, which takes images."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from dinoneck.backbones.backbone import LARGEST_NORMALISED
+from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
+from dinoneck.data.photos import Preprocessing
+from dinoneck.errors import CheckpointError
+from dinoneck.grid import GridSize, TokenGrid, patch_pair
+from dinoneck.inference.panel import Panel
+from dinoneck.inference.places import grid_of
+from dinoneck.inference.predictor import Predictor
+from dinoneck.inference.sources import load
+from dinoneck.layers.inputs import as_tokens
+from dinoneck.tokens import Tokens
+
+MAP, GATE = ".map", "photo.gate"  # task names contain no point
+
+
+class Model(nn.Module):
+    """Heads and what the exporters need to know of them.
+
+    Attributes:
+        unit: of the sizes in messages and records.
+        remedy: the option that fixes the size.
+        smallest: patches a side to trace for, tried in this order.
+        only: the one grid that the backbone takes; None = any.
+        own: the grid that the heads' images are prepared to; None if it depends on the image.
+        inputs: (name, names of the free dimensions) of every input of the ONNX model.
+    """
+
+    unit: str
+    remedy: str
+    smallest: tuple[int, ...]
+    only: GridSize | None = None
+    inputs: list[tuple[str, tuple[str | None, ...]]]
+    recipe: Preprocessing | None
+    example: Callable[[int, GridSize], Any]
+    dynamic: Callable[[Any, int | None], Any]
+    values: Callable[[Any], list[Any]]
+    size_of: Callable[[GridSize], list[int]]
+    describe: Callable[[list[str]], dict[str, Any]]
+
+    def __init__(self, panel: Panel, patch: tuple[int, int], recipe: Preprocessing | None, maps: bool = False) -> None:
+        super().__init__()
+        self.panel, self.patch, self.recipe, self.maps = copy.deepcopy(panel), patch, recipe, maps
+        self.heads, self.own = nn.ModuleList(self.panel.heads), grid_of(recipe)
+        self.heads.to("cpu").to(memory_format=torch.contiguous_format)  # torch stores no other layout as it is
+        self.dtypes = {next(head.parameters()).dtype for head in self.heads}
+
+    def merged(self) -> Self:
+        """Return a copy with LoRA products added to its weights; itself where there are none."""
+        return self
+
+    def outputs(self, tokens: Tokens) -> dict[str, Tensor]:
+        """Return (B, dim) or (B, dim, rows, cols) of every task; with ``maps`` also of every map and the gate."""
+        outputs = self.panel.values(tokens)
+        if self.maps:
+            outputs |= {name + MAP: x for name, x in self.panel.maps(tokens).items() if outputs[name].ndim == 2}
+            gate = self.panel.gate(tokens)  # (B, 1, rows, cols)
+            outputs |= {} if gate is None else {GATE: gate}
+        return outputs
+
+
+class TokensModel(Model):
+    """A head: tokens in, ``{task: original units}`` out.
+
+    Raises:
+        CheckpointError: if it has no tasks, or its file does not state which tokens it takes.
+    """
+
+    unit, remedy, smallest = "patches", "grid=(rows, cols) (--grid ROWSxCOLS on the command line)", (1,)
+
+    def __init__(self, checkpoint: HeadCheckpoint) -> None:
+        loaded, record = load(checkpoint), checkpoint.meta["backbone"] or {}
+        if missing := [key for key in ("patch_size", "num_cls", "num_registers", "layers") if record.get(key) is None]:
+            raise CheckpointError(
+                f"this head file does not state which tokens it takes (backbone: {', '.join(missing)}); save it with "
+                "backbone=",
+                step="pairing",
+            )
+        layers = tuple(getattr(loaded.head, "layer_indices", None) or record["layers"])
+        panel = Panel([loaded._replace(backbone={**record, "layers": layers})], layers)
+        super().__init__(panel, patch_pair(record["patch_size"]), checkpoint.preprocess)
+        self.record, self.layers, self.prefix = record, layers, record["num_cls"] + record["num_registers"]
+        self.inputs = [(f"tokens_{i}", ("batch", "tokens", None)) for i in range(len(self.layers))]
+        self.inputs += [("rows", ()), ("cols", ())]
+
+    def example(self, batch: int, grid: GridSize) -> Tokens:
+        """Return random tokens like those of the backbone that the head was trained on."""
+        generator, (dtype,) = torch.Generator().manual_seed(0), self.dtypes
+        shape = (batch, self.prefix + grid.count, self.panel.heads[0].embed_dim)
+        sequence = [torch.randn(shape, generator=generator).to(dtype) for _ in self.layers]
+        plain = as_tokens(sequence, grid, self.prefix, patch_size=self.patch)
+        return replace(plain, layers=self.layers, normed=self.record.get("norm"))
+
+    def dynamic(self, tokens: Tokens, smallest: int | None) -> Any:
+        """Return the free dimensions: the batch; the grid too if a smallest one is given."""
+        only_batch = [*({0: torch.export.Dim.DYNAMIC} for _ in self.layers), None, None]
+        return only_batch if smallest is None else tokens.dynamic_spec()
+
+    def values(self, tokens: Tokens) -> list[Any]:
+        """Return the values of the ONNX model's inputs."""
+        return [*tokens.sequence, *tokens.grid]
+
+    def size_of(self, grid: GridSize) -> list[int]:
+        """Return a grid in ``unit``."""
+        return [*grid]
+
+    def describe(self, names: list[str]) -> dict[str, Any]:
+        """Describe the inputs."""
+        return {"names": names, "layers": [*self.layers], "prefix": self.prefix, "normed": self.record.get("norm")}
+
+    def forward(self, tokens: Tokens) -> dict[str, Tensor]:
+        """Return ``{task: original units}``."""
+        return self.outputs(tokens)
+
+
+class ImagesModel(Model):
+    """Normalisation, backbone and heads: images in, original units out; on the CPU, copied where a GPU has them.
+
+    Shape:
+        (B, 3, H, W) RGB in 0 ... 1 -> ``{task: (B, dim)}``, (B, dim, rows, cols) for kinds that predict per cell; with
+        ``maps`` also ``{"task.map": (B, dim, rows, cols)}`` and ``{"photo.gate": (B, 1, rows, cols)}``.
+    """
+
+    unit, remedy = "px", "size=(height, width) (--size HxW on the command line)"
+    smallest = (2, 4)  # a graph is tied to a side of 1, also of a coarse level
+    _dinoneck_mean: Tensor
+    _dinoneck_std: Tensor
+
+    def __init__(self, predictor: Predictor, maps: bool, size: tuple[int, int] | None) -> None:
+        backbone, recipe = predictor.backbone, predictor.preprocess
+        super().__init__(predictor._panel, patch_pair(backbone.adapter.patch_size), recipe, maps)
+        self.backbone = backbone if predictor.device.type == "cpu" else copy.deepcopy(backbone).to("cpu")
+        self.inputs = [("images", ("batch", None, "height", "width"))]
+        self.recipe = recipe.changed(size=size)
+        self.dtypes.add(backbone.dtype)
+        if backbone.adapter.fixed_size is not None:
+            self.only = TokenGrid(self.patch).size(backbone.adapter.fixed_size)
+        for name, values in (("mean", recipe.mean), ("std", recipe.std)):
+            self.register_buffer(f"_dinoneck_{name}", torch.tensor(values).view(1, 3, 1, 1), persistent=False)
+
+    def merged(self) -> Self:
+        """Return a copy with LoRA products added to its weights; itself where there are none."""
+        if self.backbone.adapter.lora is None:
+            return self
+        twin = copy.deepcopy(self)
+        twin.backbone.merge_lora()
+        return twin.eval()
+
+    def example(self, batch: int, grid: GridSize) -> Tensor:
+        """Return random images (B, 3, H, W)."""
+        return torch.rand(batch, 3, *self.size_of(grid), generator=torch.Generator().manual_seed(0))
+
+    def dynamic(self, images: Tensor, smallest: int | None) -> Any:
+        """Return the free dimensions: the batch; height and width too if a smallest grid is given."""
+        free: dict[int, Any] = {0: torch.export.Dim("batch", min=1)}
+        if smallest is not None:
+            rows, cols = (torch.export.Dim(name, min=smallest) for name in ("rows", "cols"))
+            free |= {2: self.patch[0] * rows, 3: self.patch[1] * cols}
+        return free
+
+    def values(self, images: Tensor) -> list[Any]:
+        """Return the value of the ONNX model's input."""
+        return [images]
+
+    def size_of(self, grid: GridSize) -> list[int]:
+        """Return [height, width] in pixels."""
+        return [grid.rows * self.patch[0], grid.cols * self.patch[1]]
+
+    def describe(self, names: list[str]) -> dict[str, Any]:
+        """Describe the input."""
+        values = {"dtype": "float32", "range": [0.0, 1.0], "normalised_inside": True}
+        return {"name": names[0], "layout": "NCHW", "channels": "RGB", **values}
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """Return ``{output: tensor}`` in float32; as a program NaN for images far beyond 0 ... 1."""
+        normalised = (images - self._dinoneck_mean) / self._dinoneck_std  # (B, 3, H, W)
+        outputs = self.outputs(self.backbone(normalised))
+        valid = _is_valid(normalised)
+        return {name: x.float() * (valid if x.ndim == 4 else valid.flatten(1)) for name, x in outputs.items()}
+
+
+def _is_valid(normalised: Tensor) -> Tensor:
+    """(B, 1, 1, 1): 1, or NaN where the backbone refuses an image; a program cannot, and 0 ... 255 would give numbers.
+
+    Made by 0 / 0, since torch 2.8 stores no program with a NaN written into it.
+    """
+    within = normalised.abs() <= LARGEST_NORMALISED  # NaN is not; a minimum may pass over it
+    flag = torch.where(within, 1.0, 0.0).amin(dim=(1, 2, 3), keepdim=True)
+    return flag / flag

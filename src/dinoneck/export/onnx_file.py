@@ -1,0 +1,202 @@
+"""An exported program as an ONNX file: named outputs, a refusal of odd sizes inside, large weights in a second file."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dinoneck.atomic import write_whole
+from dinoneck.errors import CheckpointError, first_line, missing_extra
+from dinoneck.export.models import ImagesModel, Model
+from dinoneck.export.parity import Run
+from dinoneck.export.program import Traced
+
+LARGEST_BYTES = (1 << 31) - (1 << 24)  # protobuf ends at 2 GiB
+_SMALL_BYTES = 1 << 10
+_ALIGNED = 1 << 12
+_OUTSIDE = 1  # TensorProto.EXTERNAL
+_SILENT = 4
+
+
+def input_names(model: Model, traced: Traced) -> list[str]:
+    """Return the names of the inputs, without those of a fixed grid; one that an output has too gets an addition."""
+    names = [name for name, sides in model.inputs if sides or traced.grid is None]
+    return [f"{name}.input" if name in traced.outputs else name for name in names]
+
+
+def onnx_model(traced: Traced, model: Model) -> Any:
+    """Return a program as an ONNX model (``ModelProto``). Free sides of images are checked inside the graph.
+
+    Args:
+        traced: the program.
+        model: what it was made of.
+
+    Raises:
+        CheckpointError: if it has no ONNX export.
+        ImportError: naming the extra, if onnx or onnxscript is not installed.
+    """
+    try:
+        proto = cast("Any", torch.onnx.export(traced.program, dynamo=True, verbose=False)).model_proto
+    except ImportError as error:
+        raise missing_extra(str(error.name or "onnx"), "export") from error
+    except Exception as error:  # of the exporter: many unrelated types
+        reason = first_line(error) or type(error).__name__
+        raise CheckpointError(f"this model has no ONNX export: {reason}. Take format='pt2'", step="config") from error
+    graph = proto.graph
+    del graph.value_info[:]  # symbols without meaning for people; runtimes find shapes themselves
+    for function in proto.functions:
+        _clean(function, rename=False)
+    _clean(graph, rename=True)
+    nodes = [*graph.node]
+    del graph.node[:]
+    for value, name, (_, sides) in zip(graph.input, input_names(model, traced), model.inputs, strict=False):
+        if isinstance(model, ImagesModel) and traced.grid is None:
+            graph.node.extend(_whole_patches(graph, name, value.name, model.patch))
+        else:
+            graph.node.add(op_type="Identity", name=f"input_{name}", input=[name], output=[value.name])
+        _name(value, name, sides)
+    graph.node.extend(nodes)
+    for value, name in zip(graph.output, traced.outputs, strict=True):
+        graph.node.add(op_type="Identity", name=f"output_{name}", input=[value.name], output=[name])
+        _name(value, name, ("batch", None, f"{name}.rows", f"{name}.cols"))
+    return proto
+
+
+def write_onnx(path: Path, model: Any, texts: Mapping[str, str] | None = None) -> list[Path]:
+    """Write a model whole or not at all; weights that make it larger than protobuf's 2 GiB go into a second file.
+
+    That file is named after the model's and its own content, and written first: a model that is replaced never reads
+    weights that are not its own.
+
+    Args:
+        path: the file.
+        model: the model; large weights are moved out of it.
+        texts: its metadata.
+
+    Returns:
+        The files.
+    """
+    for key, value in (texts or {}).items():
+        model.metadata_props.add(key=key, value=value)
+    name = re.compile(re.escape(path.name) + r"\.[0-9a-f]{16}\.data")
+    earlier = [path.with_name(entry) for entry in os.listdir(path.parent) if name.fullmatch(entry)]  # noqa: PTH208
+    files = [path]
+    if sum(len(tensor.raw_data) for tensor in model.graph.initializer) > LARGEST_BYTES:
+        files.append(_write_weights(path, model))
+    write_whole(path, model.SerializeToString())
+    for old in {*earlier} - {*files}:  # of the model that was replaced; later ones may be another process's
+        with suppress(OSError):
+            old.unlink()
+    return files
+
+
+def onnx_runner(proto: Any, folder: Path, model: Model) -> Run:
+    """Return a function that runs an ONNX model by ONNX Runtime on the CPU.
+
+    Args:
+        proto: the ONNX model; it stays as it is.
+        folder: an empty one for its files, which are needed as long as it runs.
+        model: what it was made of.
+
+    Raises:
+        CheckpointError: if ONNX Runtime does not take it.
+        ImportError: naming the extra, if onnxruntime is not installed.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise missing_extra("onnxruntime", "export") from error
+    copied = type(proto)()
+    copied.CopyFrom(proto)
+    write_onnx(folder / "model.onnx", copied)
+    del copied
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _SILENT
+    options.intra_op_num_threads = torch.get_num_threads()
+    try:
+        session = onnxruntime.InferenceSession(folder / "model.onnx", options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # of ONNX Runtime: several types
+        reason = first_line(error) or type(error).__name__
+        raise CheckpointError(f"ONNX Runtime does not take the exported model: {reason}", step="write") from error
+    names = [entry.name for entry in session.get_outputs()]
+
+    def run(example: Any) -> dict[str, Tensor]:
+        values = zip(session.get_inputs(), model.values(example), strict=False)
+        outputs = session.run(names, {entry.name: np.asarray(value) for entry, value in values})
+        return dict(zip(names, map(torch.as_tensor, outputs), strict=True))
+
+    return run
+
+
+def _clean(graph: Any, rename: bool) -> None:
+    """Drop the exporter's notes, source paths among them, and mark all names, which could equal a task's."""
+    fields = ("input", "output", "initializer", "value_info", "node")  # the inputs of a function are plain names
+    parts = [part for field in fields for part in getattr(graph, field, ()) if not isinstance(part, str)]
+    for part in (graph, *parts):
+        del part.metadata_props[:]
+        part.ClearField("doc_string")
+        if rename:
+            part.name += ".inside"
+    for node in graph.node:
+        for names in (node.input, node.output) if rename else ():
+            names[:] = [name and f"{name}.inside" for name in names]
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                _clean(attribute.g, rename)
+
+
+def _name(value: Any, name: str, sides: tuple[str | None, ...]) -> None:
+    """Name an input or output and its free dimensions."""
+    value.name = name
+    for dimension, side in zip(value.type.tensor_type.shape.dim, sides, strict=False):
+        if side is not None and not dimension.HasField("dim_value"):
+            dimension.dim_param = side
+
+
+def _whole_patches(graph: Any, image: str, result: str, patch: tuple[int, int]) -> Iterator[Any]:
+    """Nodes that fail for images of other sides than whole patches: a convolution would drop the rest in silence."""
+    from onnx import helper, numpy_helper
+
+    stem = f"{image}.sides"
+    constants = {"patch": patch, "batch_and_channels": (0, 0)}  # a 0 keeps what is there
+    graph.initializer.extend(
+        numpy_helper.from_array(np.asarray(values), f"{stem}.{name}") for name, values in constants.items()
+    )
+    refusal = f"height_and_width_must_be_multiples_of_{patch[0]}_and_{patch[1]}"
+    yield helper.make_node("Shape", [image], [stem], f"{stem}.read", start=2, end=4)
+    yield helper.make_node("Div", [stem, f"{stem}.patch"], [f"{stem}.cells"], f"{stem}.divided")
+    yield helper.make_node("Mul", [f"{stem}.cells", f"{stem}.patch"], [f"{stem}.whole"], f"{stem}.multiplied")
+    yield helper.make_node("Concat", [f"{stem}.batch_and_channels", f"{stem}.whole"], [f"{stem}.shape"], axis=0)
+    yield helper.make_node("Reshape", [image, f"{stem}.shape"], [result], refusal)
+
+
+def _write_weights(path: Path, model: Any) -> Path:
+    """Move large weights out of the model into a file next to ``path``."""
+    tensors = [tensor for tensor in model.graph.initializer if len(tensor.raw_data) >= _SMALL_BYTES]
+    checksum = hashlib.sha256()
+    for tensor in tensors:
+        checksum.update(tensor.raw_data)
+    weights = path.with_name(f"{path.name}.{checksum.hexdigest()[:16]}.data")
+    write_whole(weights, (part for tensor in tensors for part in (tensor.raw_data, _padding(tensor))))
+    offset = 0
+    for tensor in tensors:
+        length, end = len(tensor.raw_data), offset + len(tensor.raw_data) + len(_padding(tensor))
+        tensor.ClearField("raw_data")
+        tensor.data_location = _OUTSIDE
+        for key, value in (("location", weights.name), ("offset", offset), ("length", length)):
+            tensor.external_data.add(key=key, value=str(value))
+        offset = end
+    return weights
+
+
+def _padding(tensor: Any) -> bytes:
+    return bytes(-len(tensor.raw_data) % _ALIGNED)

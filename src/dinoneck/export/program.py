@@ -1,0 +1,137 @@
+"""A model as a ``torch.export`` program with free batch, and free grid where the model allows."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from packaging.version import Version
+
+from dinoneck.errors import CheckpointError, DinoneckError, first_line
+from dinoneck.export.models import ImagesModel, Model
+from dinoneck.grid import GridSize
+from dinoneck.heads.gates import scores_places
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
+TRACED_BATCH = 2
+TRACED_GRID = GridSize(10, 13)
+OLDEST_TORCH = "2.8"
+
+
+class Traced(NamedTuple):
+    """A program and what it takes and gives.
+
+    Attributes:
+        program: the program.
+        outputs: name -> (channels, axes) of every output, in order.
+        grid: the only grid of patches that it takes; None = any from ``smallest`` patches a side.
+        smallest: see ``grid``.
+        reason: why the grid is fixed where none was asked for, else None.
+    """
+
+    program: ExportedProgram
+    outputs: dict[str, tuple[int, int]]
+    grid: GridSize | None
+    smallest: int = 1
+    reason: str | None = None
+
+
+def trace(model: Model, asked: GridSize | None) -> Traced:
+    """Export with free batch, and a free grid where the model allows, else its own.
+
+    Args:
+        model: in eval mode.
+        asked: the only grid of patches to take; None = any where possible.
+
+    Raises:
+        CheckpointError: if it cannot be exported, does not take this grid, or torch is older than 2.8 (for images).
+    """
+    if isinstance(model, ImagesModel) and Version(torch.__version__) < Version(OLDEST_TORCH):
+        raise CheckpointError(
+            f"torch {torch.__version__} ties the batch of a whole model to its example; exporting with the backbone "
+            f"needs torch {OLDEST_TORCH} or newer (pip install -U torch torchvision)",
+            step="config",
+        )
+    only, reason = _fixed(model, asked)
+    if grid := asked or only:
+        model.panel.check_grid(grid, turned=False)
+        if model.only not in (None, grid):
+            raise CheckpointError(f"size is {size_text(model, grid)}, but {reason}", step="config")
+        return _exported(model, grid)._replace(reason=None if asked else reason)
+    for smallest in model.smallest:
+        try:
+            traced = _exported(model, None, smallest)
+        except CheckpointError as error:
+            reason = reason or str(error)
+            continue
+        if _is_free(traced, model):
+            return traced
+        reason = "its code takes the sides of the image to plain numbers, which ties the program to one size"
+        break
+    if model.own is None:
+        raise CheckpointError(f"this model cannot take any size ({reason}): give {model.remedy}", step="config")
+    return _exported(model, model.own)._replace(reason=reason)
+
+
+def size_text(model: Model, grid: GridSize) -> str:
+    """Return a grid as messages name it: ``64x96 px``, ``4x6 patches``."""
+    return f"{'x'.join(map(str, model.size_of(grid)))} {model.unit}"
+
+
+def content(program: ExportedProgram, texts: dict[str, str]) -> memoryview:
+    """Return the bytes of a ``.pt2`` file with these texts inside. It holds no example inputs, so no pickle."""
+    buffer = io.BytesIO()
+    torch.export.save(program, buffer, extra_files=texts)
+    return buffer.getbuffer()
+
+
+def _fixed(model: Model, asked: GridSize | None) -> tuple[GridSize | None, str | None]:
+    """The one grid that backbone or heads are limited to, and why."""
+    if model.only is not None:
+        return model.only, f"the backbone takes images of {size_text(model, model.only)} only"
+    if not any(scores_places(head) for head in model.heads):
+        return None, None
+    reason = "a gate of mode 'mlp' scores the places of one grid"
+    if model.own is None and asked is None:
+        raise CheckpointError(f"{reason}, and its file does not state which: give {model.remedy}", step="config")
+    return model.own, reason
+
+
+def _exported(model: Model, grid: GridSize | None, smallest: int | None = None) -> Traced:
+    example = model.example(TRACED_BATCH, grid or TRACED_GRID)
+    try:
+        with torch.no_grad():
+            outputs = {name: (x.shape[1], x.ndim) for name, x in model(example).items()}
+            dynamic = (model.dynamic(example, smallest),)
+            program = torch.export.export(model, (example,), dynamic_shapes=dynamic, strict=False)
+    except DinoneckError:
+        raise
+    except Exception as error:  # the exporter raises many unrelated types
+        reason = first_line(error) or type(error).__name__
+        raise CheckpointError(f"this model cannot be exported: {reason}", step="config") from error
+    program._example_inputs = None  # a file would hold them as a pickle
+    bounds = [values.lower for side, values in program.range_constraints.items() if side.is_symbol]
+    return Traced(_without_paths(program), outputs, grid, int(max(bounds, default=1)))
+
+
+def _without_paths(program: ExportedProgram) -> ExportedProgram:
+    """Drop the stack traces of all nodes: paths with user names, and most of a small model's bytes."""
+    for module in program.graph_module.modules():
+        if isinstance(module, torch.fx.GraphModule):
+            for node in module.graph.nodes:
+                node.meta.pop("stack_trace", None)
+    return program
+
+
+def _is_free(traced: Traced, model: Model) -> bool:
+    """Whether a program takes another grid; one whose sides were taken to plain numbers guards against it."""
+    example: Any = model.example(1, GridSize(traced.smallest, traced.smallest + 1))
+    try:
+        with torch.no_grad():
+            traced.program.module()(example)
+    except (AssertionError, RuntimeError):
+        return False
+    return True
