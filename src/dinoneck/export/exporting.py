@@ -20,7 +20,7 @@ from torch import nn
 from dinoneck.atomic import write_whole
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.backbones.eval_mode import evaluating
-from dinoneck.checkpoint import file as files
+from dinoneck.checkpoint.file import METADATA_KEY, canonical, check_path
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.data.photos import Preprocessing
 from dinoneck.errors import CheckpointError, ConfigError, did_you_mean
@@ -185,7 +185,7 @@ def export_state_dict(checkpoint: HeadCheckpoint, path: str | os.PathLike[str], 
             "drop_adapter=True to leave them behind",
             step="write",
         )
-    files.check_path(path)
+    check_path(path)
     try:
         write_whole(path, safetensors.torch.save(dict(checkpoint.state_dict)))
     except (OSError, ValueError) as error:
@@ -198,7 +198,7 @@ def _sources(
     """Open the heads; refuse an unknown format, and a file that heads are read from: nothing else holds them."""
     if form not in (known := get_args(Format)):
         raise ConfigError(f"format is {form!r}; expected {' or '.join(known)}.{did_you_mean(form, known)}")
-    files.check_path(path)
+    check_path(path)
     sources, target = listed(heads), Path(path)
     for place in [Path(source) for source in sources if isinstance(source, str | os.PathLike) and target.exists()]:
         if place.exists() and (target.samefile(place) or place.resolve() in target.resolve().parents):
@@ -237,8 +237,8 @@ def _written(
         onnx = onnx_file.onnx_model(traced, model) if form == "onnx" else None
         measured = _parity(model, traced, onnx) if check else None
     about = _description(model, traced, measured, form)
-    records = files.canonical(metas[0] if len(metas) == 1 else metas).decode("utf-8")
-    texts = {files.METADATA_KEY: records, EXPORT_KEY: json.dumps(about, sort_keys=True)}
+    records = canonical(metas[0] if len(metas) == 1 else metas).decode("utf-8")
+    texts = {METADATA_KEY: records, EXPORT_KEY: json.dumps(about, sort_keys=True)}
     files = [Path(path)]
     try:
         if onnx is None:
