@@ -160,21 +160,17 @@ def _check_member(file: Path, member: Member, header: Header, listing: Listing) 
     from dinoneck.checkpoint.pairing import comparable
 
     if header.file_digest != member.digest:
-        raise CheckpointError(
-            f"{file} is another head than {LISTING} lists: its digest is {header.file_digest[:19]}, listed is "
-            f"{member.digest[:19]}. Fetch the folder again",
-            step="digest",
-        )
+        pair = f"its digest is {header.file_digest[:19]}, listed is {member.digest[:19]}"
+        raise CheckpointError(f"{file} is another head than {LISTING} lists: {pair}. Fetch it again", step="digest")
     tasks = [task.get("name") for task in header.meta["tasks"]]
     if len(tasks) == 1 and tasks[0] != member.output:
         raise CheckpointError(f"{file} predicts {tasks[0]!r}; it is listed as {member.output!r}", step="pairing")
     for key in ("backbone", "inputs"):
         own, shared = comparable(header.meta[key]) or {}, comparable(getattr(listing, key)) or {}
-        names = [name for name in {**own, **shared} if own.get(name) != shared.get(name)]
-        if names:
-            differ = [f"{name} {own.get(name)!r} / {shared.get(name)!r}" for name in names]
+        if differ := [name for name in {**own, **shared} if own.get(name) != shared.get(name)]:
+            found, expected = (f"{record.get(differ[0])!r}" for record in (own, shared))
             raise CheckpointError(
-                f"{file}: its {key} record is not that of {LISTING}, which all heads share: {', '.join(differ)}",
+                f"{file}: {key}.{differ[0]} is {found}; expected {expected}, as {LISTING} states for all heads",
                 step="pairing",
             )
 

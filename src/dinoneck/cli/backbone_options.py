@@ -98,7 +98,7 @@ def recorded(options: argparse.Namespace, head: HeadCheckpoint) -> Backbone:
     record = head.meta["backbone"]
     if record is None:
         raise ConfigError(
-            f"the {head.head_type} head does not say which backbone it needs, so none can be loaded for it; save "
+            f"the {head.head_type} head does not state which backbone it needs, so none can be loaded for it; save "
             "it with save_head(..., backbone=backbone)"
         )
     backbone = rebuild(record, options.backbone_file, random=options.random_backbone)

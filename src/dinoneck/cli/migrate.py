@@ -42,15 +42,15 @@ def run(options: argparse.Namespace) -> int:
 def _all(path: Path, options: argparse.Namespace, rows: Rows) -> int:
     """How many of the files in a path are refused; an ensemble's folder becomes one file."""
     if is_ensemble(path):
-        return _told(_join(path, options.out), rows)
+        return _report(_join(path, options.out), rows)
     return sum(refused(file, partial(_one, file, options, rows), rows) for file in head_files(path))
 
 
 def _one(file: Path, options: argparse.Namespace, rows: Rows) -> int:
-    return _told(_migrate(file, options.out), rows)
+    return _report(_migrate(file, options.out), rows)
 
 
-def _told(row: dict[str, Any], rows: Rows) -> int:
+def _report(row: dict[str, Any], rows: Rows) -> int:
     told = f"schema {row['from']} -> {SCHEMA}  {row['digest']}"
     current = row["state"] == "current"
     say(f"{row['state']:<8} {row['path']}  {f'schema {SCHEMA}; left as it is' if current else told}")

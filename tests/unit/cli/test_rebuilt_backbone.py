@@ -57,7 +57,7 @@ def test_what_contradicts_or_cannot_be_is_refused(tmp_path: Path, capsys: pytest
     assert "cannot be used here" in capsys.readouterr().err
     save_head(tmp_path / "alone.safetensors", PatchMeanHead(64, [Task("x")]))
     assert predict(tmp_path, tmp_path / "alone.safetensors", "--random-backbone") == 1
-    assert "does not say which backbone it needs" in capsys.readouterr().err
+    assert "does not state which backbone it needs" in capsys.readouterr().err
 
 
 def test_every_verb_that_loads_a_backbone_can_do_without_a_download() -> None:
