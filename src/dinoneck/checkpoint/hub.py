@@ -297,7 +297,7 @@ def _without_the_hub(error: Exception, repo_id: str, revision: str | None, known
         return known
     if reason is None:
         reason = (
-            f"there is no file or folder {repo_id}, and {revision or 'main'!r} of a hub repository of that name is not "
+            f"no file or folder {repo_id} exists, and {revision or 'main'!r} of a hub repository of that name is not "
             f"in the local cache: {unreachable(error)}. Check the name too"
         )
     elif known is not None:

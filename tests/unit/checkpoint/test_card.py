@@ -252,7 +252,9 @@ def check_outside_of_code(body: str) -> None:
 @pytest.mark.parametrize("evil", EVIL, ids=range(len(EVIL)))
 def test_no_string_of_an_ensemble_writes_into_the_page(meta: dict[str, Any], evil: str) -> None:
     members = [[evil, evil], [evil, {evil: [evil]}], evil, [evil], 3]
-    page = model_card(on(meta, head_type="ensemble", config={"reduce": evil}, extra={"members": members}))
+    page = model_card(
+        on(meta, head_type="ensemble", config={"reduce": evil, "weights": [evil]}, extra={"members": members})
+    )
     check_outside_of_code(page.split("\n---\n", 1)[1])
     assert "\n| output | folds |\n| --- | --- |\n| `" in page
     assert "ensemble`" in model_card(on(meta, head_type="ensemble", config={}, extra={"members": evil}))
