@@ -8,16 +8,15 @@ import json
 import logging
 import os
 import re
-import shutil
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dinoneck.atomic import write_whole
 from dinoneck.checkpoint.card import HEAD_NAME, REPO_ID, check_repo_id, config_json, model_card
-from dinoneck.checkpoint.ensemble_folder import is_ensemble, read_path
+from dinoneck.checkpoint.ensemble_folder import is_ensemble, read_ensemble
 from dinoneck.checkpoint.file import HEADS, LISTING, MAX_FILE_BYTES, build, open_regular, read_header
 from dinoneck.checkpoint.read import read_file, read_head
 from dinoneck.checkpoint.tensors import chunks_of
@@ -166,7 +165,7 @@ def blamed(error: CheckpointError, repo_id: object, path: Path) -> CheckpointErr
 
 
 def pull_from_hub(repo_id: str, out: str | os.PathLike[str], revision: str | None = None) -> str:
-    """Fetch the head file of a Hub repository into a file of your own, and return its commit.
+    """Fetch the head of a Hub repository into a file of your own, and return its commit.
 
     :meth:`dinoneck.HeadCheckpoint.load` reads from the Hub without that; this is for keeping a copy, and for machines
     without a network.
@@ -186,11 +185,7 @@ def pull_from_hub(repo_id: str, out: str | os.PathLike[str], revision: str | Non
         )
     source = download(repo_id, revision)
     try:
-        if source.name == LISTING:
-            write_whole(out, _as_one_file(source), check=read_file)
-        else:
-            with source.open("rb") as file:
-                write_whole(out, iter(lambda: file.read(_CHUNK_BYTES), b""), check=read_file)
+        write_whole(out, _chunks(source), check=read_file)
     except CheckpointError as error:
         raise blamed(error, repo_id, source) from None
     except (OSError, ValueError) as error:
@@ -215,7 +210,7 @@ def push_to_hub(
     from its header and replace those in the repository. Two pushes at once never mix: the later one is refused.
 
     Args:
-        checkpoint_or_path: the head, or its file.
+        checkpoint_or_path: the head, its file, or the folder of an ensemble of dinoneck 0.1, which is sent as one file.
         repo_id: ``user/name``.
         private: a new repository is private, and an existing public one is refused; False leaves it to the account's
             default, which is public.
@@ -305,6 +300,18 @@ def _without_the_hub(error: Exception, repo_id: str, revision: str | None, known
     raise CheckpointError(reason, step="hub") from None
 
 
+def _chunks(path: Path) -> Iterator[bytes | memoryview]:
+    """The bytes of a head file; of an ensemble's folder or list (0.1), those of the one file that replaces it."""
+    folder = path.parent if path.name == LISTING else path
+    if is_ensemble(folder):
+        header, state, _ = read_ensemble(folder, read_head)
+        yield build(header.meta)
+        yield from chunks_of(header.meta, state)
+    else:
+        with open_regular(path) as file:
+            yield from iter(lambda: file.read(_CHUNK_BYTES), b"")
+
+
 def _contents(
     source: HeadCheckpoint | str | os.PathLike[str], file: Path, repo_id: str, figures: Iterable[str | os.PathLike[str]]
 ) -> dict[str, Path | bytes]:
@@ -314,11 +321,9 @@ def _contents(
         if not hasattr(source, "save"):
             raise CheckpointError(f"{type(source).__name__} cannot be pushed; expected a HeadCheckpoint or its file")
         source.save(file)
-    elif is_ensemble(source):
-        write_whole(file, _as_one_file(Path(source)))
     else:
-        with open_regular(source) as opened, file.open("wb") as copy:
-            shutil.copyfileobj(opened, copy)
+        with file.open("wb") as copy:
+            copy.writelines(_chunks(Path(source)))
     try:
         read_file(file)
     except CheckpointError as error:
@@ -332,12 +337,6 @@ def _contents(
         "README.md": model_card(file, repo_id, sorted(pictures)).encode(),
         **pictures,
     }
-
-
-def _as_one_file(ensemble: Path) -> list[bytes | memoryview]:
-    """The bytes of an ensemble of 0.1, by its folder or list, as one head file."""
-    header, state, _ = read_path(ensemble, read_head)
-    return [build(header.meta), *chunks_of(header.meta, state)]
 
 
 def _commit(

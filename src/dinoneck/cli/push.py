@@ -29,11 +29,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Push, then print the commit. The access token is the stored login's: 'hf auth login', or HF_TOKEN."""
-    from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
     from dinoneck.checkpoint.hub import push_to_hub
 
     pushed = push_to_hub(
-        HeadCheckpoint.load(options.file) if options.file.is_dir() else options.file,
+        options.file,
         options.repo,
         private=options.private,
         revision=options.revision,
