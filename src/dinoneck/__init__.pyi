@@ -3,8 +3,8 @@
 from dinoneck import backbones as backbones
 from dinoneck import checkpoint as checkpoint
 from dinoneck import data as data
-from dinoneck import heads as heads
 from dinoneck import export as export
+from dinoneck import heads as heads
 from dinoneck import inference as inference
 from dinoneck import interop as interop
 from dinoneck import layers as layers
