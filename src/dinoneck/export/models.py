@@ -84,7 +84,7 @@ class TokensModel(Model):
         layers = tuple(getattr(loaded.head, "layer_indices", None) or record["layers"])
         panel, patch = Panel([loaded], layers), patch_pair(record["patch_size"])
         super().__init__(panel, [loaded.head], patch, checkpoint.preprocess)
-        self.record, self.layers = record, layers
+        self.record, self.layers, self.embed_dim = record, layers, loaded.head.embed_dim
         self.prefix = record["num_cls"] + record["num_registers"]
         self.inputs = [(f"tokens_{i}", ("batch", "tokens", None)) for i in range(len(self.layers))]
         self.inputs += [("rows", ()), ("cols", ())]
@@ -92,7 +92,7 @@ class TokensModel(Model):
     def example(self, batch: int, grid: GridSize) -> Tokens:
         """Return random tokens like those of the backbone that the head was trained on."""
         generator, (dtype,) = torch.Generator().manual_seed(0), self.dtypes
-        shape = (batch, self.prefix + grid.count, self.heads[0].embed_dim)
+        shape = (batch, self.prefix + grid.count, self.embed_dim)
         sequence = [torch.randn(shape, generator=generator).to(dtype) for _ in self.layers]
         plain = as_tokens(sequence, grid, self.prefix, patch_size=self.patch)
         return replace(plain, layers=self.layers, normed=self.record.get("norm"))
