@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Self
 
@@ -15,6 +15,7 @@ from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.data.photos import Preprocessing
 from dinoneck.errors import CheckpointError
 from dinoneck.grid import GridSize, TokenGrid, patch_pair
+from dinoneck.heads.head import Head
 from dinoneck.inference.panel import Panel
 from dinoneck.inference.places import grid_of
 from dinoneck.inference.predictor import Predictor
@@ -49,25 +50,18 @@ class Model(nn.Module):
     size_of: Callable[[GridSize], list[int]]
     describe: Callable[[list[str]], dict[str, Any]]
 
-    def __init__(self, panel: Panel, patch: tuple[int, int], recipe: Preprocessing | None, maps: bool = False) -> None:
+    def __init__(
+        self, panel: Panel, heads: Sequence[Head], patch: tuple[int, int], recipe: Preprocessing | None
+    ) -> None:
         super().__init__()
-        self.panel, self.patch, self.recipe, self.maps = copy.deepcopy(panel), patch, recipe, maps
-        self.heads, self.own = nn.ModuleList(self.panel.heads), grid_of(recipe)
+        self.panel, self.patch, self.recipe = panel, patch, recipe
+        self.heads, self.own = nn.ModuleList(heads), grid_of(recipe)
         self.heads.to("cpu").to(memory_format=torch.contiguous_format)  # torch stores no other layout as it is
         self.dtypes = {next(head.parameters()).dtype for head in self.heads}
 
     def merged(self) -> Self:
         """Return a copy with LoRA products added to its weights; itself where there are none."""
         return self
-
-    def outputs(self, tokens: Tokens) -> dict[str, Tensor]:
-        """Return (B, dim) or (B, dim, rows, cols) of every task; with ``maps`` also of every map and the gate."""
-        outputs = self.panel.values(tokens)
-        if self.maps:
-            outputs |= {name + MAP: x for name, x in self.panel.maps(tokens).items() if outputs[name].ndim == 2}
-            gate = self.panel.gate(tokens)  # (B, 1, rows, cols)
-            outputs |= {} if gate is None else {GATE: gate}
-        return outputs
 
 
 class TokensModel(Model):
@@ -88,16 +82,17 @@ class TokensModel(Model):
                 step="pairing",
             )
         layers = tuple(getattr(loaded.head, "layer_indices", None) or record["layers"])
-        panel = Panel([loaded._replace(backbone={**record, "layers": layers})], layers)
-        super().__init__(panel, patch_pair(record["patch_size"]), checkpoint.preprocess)
-        self.record, self.layers, self.prefix = record, layers, record["num_cls"] + record["num_registers"]
+        panel, patch = Panel([loaded], layers), patch_pair(record["patch_size"])
+        super().__init__(panel, [loaded.head], patch, checkpoint.preprocess)
+        self.record, self.layers, self.embed_dim = record, layers, loaded.head.embed_dim
+        self.prefix = record["num_cls"] + record["num_registers"]
         self.inputs = [(f"tokens_{i}", ("batch", "tokens", None)) for i in range(len(self.layers))]
         self.inputs += [("rows", ()), ("cols", ())]
 
     def example(self, batch: int, grid: GridSize) -> Tokens:
         """Return random tokens like those of the backbone that the head was trained on."""
         generator, (dtype,) = torch.Generator().manual_seed(0), self.dtypes
-        shape = (batch, self.prefix + grid.count, self.panel.heads[0].embed_dim)
+        shape = (batch, self.prefix + grid.count, self.embed_dim)
         sequence = [torch.randn(shape, generator=generator).to(dtype) for _ in self.layers]
         plain = as_tokens(sequence, grid, self.prefix, patch_size=self.patch)
         return replace(plain, layers=self.layers, normed=self.record.get("norm"))
@@ -121,7 +116,8 @@ class TokensModel(Model):
 
     def forward(self, tokens: Tokens) -> dict[str, Tensor]:
         """Return ``{task: original units}``."""
-        return self.outputs(tokens)
+        outputs: dict[str, Tensor] = self.heads[0].natural(tokens)  # type: ignore[operator]
+        return outputs
 
 
 class ImagesModel(Model):
@@ -139,10 +135,11 @@ class ImagesModel(Model):
 
     def __init__(self, predictor: Predictor, maps: bool, size: tuple[int, int] | None) -> None:
         backbone, recipe = predictor.backbone, predictor.preprocess
-        super().__init__(predictor._panel, patch_pair(backbone.adapter.patch_size), recipe, maps)
+        panel = copy.deepcopy(predictor._panel)
+        super().__init__(panel, panel.heads, patch_pair(backbone.adapter.patch_size), recipe)
         self.backbone = backbone if predictor.device.type == "cpu" else copy.deepcopy(backbone).to("cpu")
         self.inputs = [("images", ("batch", None, "height", "width"))]
-        self.recipe = recipe.changed(size=size)
+        self.recipe, self.maps = recipe.changed(size=size), maps
         self.dtypes.add(backbone.dtype)
         if backbone.adapter.fixed_size is not None:
             self.only = TokenGrid(self.patch).size(backbone.adapter.fixed_size)
@@ -185,7 +182,12 @@ class ImagesModel(Model):
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Return ``{output: tensor}`` in float32; as a program NaN for images far beyond 0 ... 1."""
         normalised = (images - self._dinoneck_mean) / self._dinoneck_std  # (B, 3, H, W)
-        outputs = self.outputs(self.backbone(normalised))
+        tokens = self.backbone(normalised)
+        outputs = self.panel.values(tokens)  # (B, dim) or (B, dim, rows, cols)
+        if self.maps:
+            outputs |= {name + MAP: x for name, x in self.panel.maps(tokens).items() if outputs[name].ndim == 2}
+            gate = self.panel.gate(tokens)  # (B, 1, rows, cols)
+            outputs |= {} if gate is None else {GATE: gate}
         valid = _is_valid(normalised)
         return {name: x.float() * (valid if x.ndim == 4 else valid.flatten(1)) for name, x in outputs.items()}
 

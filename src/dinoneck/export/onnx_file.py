@@ -53,20 +53,23 @@ def onnx_model(traced: Traced, model: Model) -> Any:
         raise CheckpointError(f"this model has no ONNX export: {reason}. Take format='pt2'", step="config") from error
     graph = proto.graph
     del graph.value_info[:]  # symbols without meaning for people; runtimes find shapes themselves
+    checked = isinstance(model, ImagesModel) and traced.grid is None
+    named = list(zip(graph.input, input_names(model, traced), model.inputs, strict=False))
+    renamed = {value.name: name for value, name in zip(graph.output, traced.outputs, strict=True)}
+    renamed |= {value.name: f"{name}.whole_patches" if checked else name for value, name, _ in named}
+    _clean(graph, renamed)
     for function in proto.functions:
-        _clean(function, rename=False)
-    _clean(graph, rename=True)
+        _clean(function)
     nodes = [*graph.node]
     del graph.node[:]
-    for value, name, (_, sides) in zip(graph.input, input_names(model, traced), model.inputs, strict=False):
-        if isinstance(model, ImagesModel) and traced.grid is None:
+    for value, name, (_, sides) in named:
+        if checked:
             graph.node.extend(_whole_patches(graph, name, value.name, model.patch))
-        else:
-            graph.node.add(op_type="Identity", name=f"input_{name}", input=[name], output=[value.name])
         _name(value, name, sides)
     graph.node.extend(nodes)
     for value, name in zip(graph.output, traced.outputs, strict=True):
-        graph.node.add(op_type="Identity", name=f"output_{name}", input=[value.name], output=[name])
+        if value.name != name:  # several outputs are one value, or an input
+            graph.node.add(op_type="Identity", name=f"output_{name}", input=[value.name], output=[name])
         _name(value, name, ("batch", None, f"{name}.rows", f"{name}.cols"))
     return proto
 
@@ -137,21 +140,29 @@ def onnx_runner(proto: Any, folder: Path, model: Model) -> Run:
     return run
 
 
-def _clean(graph: Any, rename: bool) -> None:
-    """Drop the exporter's notes, source paths among them, and mark all names, which could equal a task's."""
-    fields = ("input", "output", "initializer", "value_info", "node")  # the inputs of a function are plain names
+def _clean(graph: Any, names: Mapping[str, str] | None = None) -> None:
+    """Drop the exporter's notes, source paths among them; rename, so that no other name is that of an input or output.
+
+    Args:
+        graph: a graph, or a function, whose inputs are plain names.
+        names: old -> new; all others are marked. None renames nothing.
+    """
+
+    def new(name: str) -> str:
+        return names.get(name, f"{name}.inside") if names and name else name
+
+    fields = ("input", "output", "initializer", "value_info", "node")
     parts = [part for field in fields for part in getattr(graph, field, ()) if not isinstance(part, str)]
     for part in (graph, *parts):
         del part.metadata_props[:]
         part.ClearField("doc_string")
-        if rename:
-            part.name += ".inside"
+        part.name = new(part.name)
     for node in graph.node:
-        for names in (node.input, node.output) if rename else ():
-            names[:] = [name and f"{name}.inside" for name in names]
+        for values in (node.input, node.output):
+            values[:] = [new(name) for name in values]
         for attribute in node.attribute:
             if attribute.HasField("g"):
-                _clean(attribute.g, rename)
+                _clean(attribute.g, names)
 
 
 def _name(value: Any, name: str, sides: tuple[str | None, ...]) -> None:

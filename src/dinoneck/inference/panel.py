@@ -236,6 +236,8 @@ def _is_mean_of_map(head: Head, name: str) -> bool:
 
 
 def _mean(answers: Sequence[tuple[float, Tensor]]) -> Tensor:
+    if len(answers) == 1:
+        return answers[0][1]
     total = sum(weight for weight, _ in answers)
     sums = answers[0][0] * answers[0][1]
     for weight, answer in answers[1:]:

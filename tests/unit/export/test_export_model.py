@@ -171,10 +171,10 @@ def test_a_file_says_nothing_of_the_machine(done: Exported, one_block: Backbone,
     for name in ("a.pt2", "b.pt2"):
         export_model(head, tmp_path / name, format="pt2", backbone=one_block, size=(32, 32))
     assert (tmp_path / "a.pt2").read_bytes() == (tmp_path / "b.pt2").read_bytes()
-    told = [os.fsencode(Path(torch.__file__).parent), b"models.py", b"site-packages"]
+    traces = [os.fsencode(Path(torch.__file__).parent), b"models.py", b"site-packages"]
     for path in (*done.files, tmp_path / "a.pt2"):
         content = path.read_bytes()  # of a .pt2: stored, not compressed
-        assert not [text for text in told if text in content]
+        assert not [text for text in traces if text in content]
 
 
 def test_a_size_that_is_asked_for_is_the_only_one(one_block: Backbone, tmp_path: Path) -> None:
@@ -251,8 +251,8 @@ def test_convolutions_of_a_file_are_stored_row_major(one_block: Backbone, tmp_pa
     head = awake(DenseHead(64, [Task("cover", kind="dense")], 8))
     checkpoint = HeadCheckpoint.from_module(head, backbone=one_block)
     export_model(checkpoint, tmp_path / "m.pt2", format="pt2", size=(32, 48))  # warnings are errors here
-    photos = torch.rand(2, 3, 32, 48)
-    assert_answers(run_program(tmp_path / "m.pt2")(photos), Predictor(checkpoint), photos)
+    images = torch.rand(2, 3, 32, 48)
+    assert_answers(run_program(tmp_path / "m.pt2")(images), Predictor(checkpoint), images)
     weights = torch.export.load(tmp_path / "m.pt2").state_dict.values()
     assert all(weight.is_contiguous() for weight in weights)
 
