@@ -94,7 +94,7 @@ def test_numbers_and_text_are_kept_as_they_were_spelled(file: Path, tmp_path: Pa
     loaded = HeadCheckpoint.load(file)
     loaded.save(tmp_path / "h")
     again = HeadCheckpoint.load(tmp_path / "h")
-    kept = json.loads((file.parent / "files.json").read_text(encoding="utf-8"))[file.stem]
+    kept = json.loads((file.parent / "headers.json").read_text(encoding="utf-8"))[file.stem]
     for meta in (loaded.meta, again.meta):
         assert holds(meta, kept), file.name
     assert again.meta == loaded.meta
