@@ -64,7 +64,8 @@ def write(meta: Meta, chunks: dict[str, bytes], *, sign: bool = True) -> bytes:
     meta = {**meta, "digest": digest(meta, chunks)} if sign and "digest" in meta else meta
     header: Meta = {"__metadata__": {"dinoneck": canonical(meta)}}
     offset = 0
-    for row in meta.get("tensors") or []:
+    rows = meta.get("tensors")
+    for row in rows if isinstance(rows, list) else ():
         try:
             name, dtype, shape = row
             size = BYTES.get(dtype, 4) * math.prod(shape)
