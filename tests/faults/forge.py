@@ -169,7 +169,9 @@ def mirrors(meta: Any, path: Path_) -> list[Path_]:
     """All places with the same key and an equal value, this one included."""
     value = at(meta, path)
     return [
-        other for other in paths(meta) if other[-1] == path[-1] and signed.canonical([at(meta, other), 0]) == signed.canonical([value, 0])
+        other
+        for other in paths(meta)
+        if other[-1] == path[-1] and signed.canonical([at(meta, other), 0]) == signed.canonical([value, 0])
     ]
 
 

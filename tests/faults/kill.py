@@ -38,7 +38,7 @@ CALLS = ("os.rename", "os.link", "os.remove", "os.mkdir", "os.chmod", "os.trunca
 WRITES = os.O_WRONLY | os.O_RDWR
 LIMIT_S = 60
 Moment = tuple[str, float]
-MARK = ".dinoneck-tmp"
+MARK, KILLED = ".dinoneck-tmp", "killed"
 
 
 class Job(Protocol):
@@ -117,7 +117,9 @@ class Extract:
         store = FeatureStore.open(root / "store")
         found, expected = content(store), content(FeatureStore.open(whole / "store"))
         other = [key for key in found if key not in expected or not torch.equal(found[key], expected[key])]
-        return [f"{key} has other bits" for key in other] + [f"verify() names {i}" for i in store.verify() if i in store]
+        return [f"{key} has other bits" for key in other] + [
+            f"verify() names {i}" for i in store.verify() if i in store
+        ]
 
     def difference(self, root: Path, whole: Path) -> list[str]:
         problems, store = self.damage(root, whole), FeatureStore.open(root / "store")
@@ -127,7 +129,9 @@ class Extract:
         lines = [line for file in (root / "store" / "index").iterdir() for line in file.read_text().splitlines()]
         problems += ["an image is indexed twice"] * (sum('"id":' in line for line in lines) != self.images)
         names = ("store.json", "channel_scale.safetensors")
-        other = [name for name in names if (root / "store" / name).read_bytes() != (whole / "store" / name).read_bytes()]
+        other = [
+            name for name in names if (root / "store" / name).read_bytes() != (whole / "store" / name).read_bytes()
+        ]
         return problems + [f"{name} differs" for name in other]
 
 
@@ -201,8 +205,8 @@ def _arm(root: Path, moment: Moment) -> None:
         signal.setitimer(signal.ITIMER_REAL, when)
 
 
-def forked(work: Callable[[], Any], root: Path | None = None, moment: Moment | None = None) -> Any:
-    """What a piece of work returns in a process of its own; None if it was killed at its moment."""
+def begun(work: Callable[[], Any], root: Path | None = None, moment: Moment | None = None) -> tuple[int, int]:
+    """Start a piece of work in a process of its own, which dies at its moment; return the process and its answer."""
     reading, writing = os.pipe()
     if (pid := os.fork()) == 0:
         try:
@@ -216,15 +220,32 @@ def forked(work: Callable[[], Any], root: Path | None = None, moment: Moment | N
         os.write(writing, json.dumps(result).encode()[:60_000])
         os._exit(0)
     os.close(writing)
+    return pid, reading
+
+
+def ended(pid: int, reading: int) -> Any:
+    """Wait for a piece of work; return what it returned, KILLED if a signal ended it.
+
+    Raises:
+        Failed: with what it raised.
+    """
     with open(reading, "rb") as answer:
         told = answer.read()
     _, status = os.waitpid(pid, 0)
-    if not told and moment is not None and os.WIFSIGNALED(status):
-        return None
+    if not told and os.WIFSIGNALED(status):
+        return KILLED
     result = json.loads(told or f'{{"error": "ended with status {status}"}}')
     if "error" in result:
         raise Failed(result["error"])
     return result["result"]
+
+
+def forked(work: Callable[[], Any], root: Path | None = None, moment: Moment | None = None) -> Any:
+    """What a piece of work returns in a process of its own; KILLED if it was killed at its moment."""
+    result = ended(*begun(work, root, moment))
+    if result == KILLED and moment is None:
+        raise Failed("a process was killed that was not to be")
+    return result
 
 
 class Campaign:
@@ -259,14 +280,14 @@ class Campaign:
             shutil.rmtree(root, ignore_errors=True)
             root.mkdir()
             self.job.begin(root)
-            if forked(lambda: self.job.run(root), root, moment) is None:
+            if forked(lambda: self.job.run(root), root, moment) == KILLED:
                 break
             moment = (moment[0], moment[1] // 2 if moment[0] != "by the clock" else 0.7 * moment[1])
         else:
             raise Failed(f"{moment} never came")
         problems = list(forked(lambda: self.job.damage(root, self.whole)))
         again = ("by the clock", self.seconds * random.Random(number).random() / 2)
-        twice = number % 4 == 3 and forked(lambda: self.job.run(root), root, again) is None
+        twice = number % 4 == 3 and forked(lambda: self.job.run(root), root, again) == KILLED
         forked(lambda: self.job.run(root))
         problems += forked(lambda: self.job.difference(root, self.whole))
         shutil.rmtree(root)

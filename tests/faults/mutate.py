@@ -16,14 +16,31 @@ from tests.faults.judge import Judge
 
 WEIGHTS = {"smallest": 6, subjects.OLD: 3, "patch_mean with all records": 2, "ensemble": 2, "LoRA": 1, "cls_gating": 1}
 """How often each sound file is damaged; what is quick to read more often."""
-SPELLINGS = (b" ", b"\n", b"0", b"1", b"[]", b"{}", b",", b'"', b"null", b"true", b"1e9", b"\\u0000", b"\xc3\xa9", b"\xff")
+SPELLINGS = (
+    b" ",
+    b"\n",
+    b"0",
+    b"1",
+    b"[]",
+    b"{}",
+    b",",
+    b'"',
+    b"null",
+    b"true",
+    b"1e9",
+    b"\\u0000",
+    b"\xc3\xa9",
+    b"\xff",
+)
 Damage = Callable[[Random, bytes], bytes]
 
 
 def _place(rng: Random, content: bytes) -> int:
     """Anywhere; more often in the length, in the header, or at the edge between header and tensors."""
     body = min(signed.body_at(content), len(content))
-    first, last = rng.choice(((0, len(content)), (0, 8), (8, body), (8, body), (body - 8, body + 8), (body, len(content))))
+    first, last = rng.choice(
+        ((0, len(content)), (0, 8), (8, body), (8, body), (body - 8, body + 8), (body, len(content)))
+    )
     return max(0, min(rng.randrange(first, max(first + 1, last)), len(content) - 1))
 
 
@@ -42,7 +59,9 @@ def flip(rng: Random, content: bytes) -> bytes:
 def replace(rng: Random, content: bytes) -> bytes:
     """Put a digit or letter in the place of another one of the header, or a random byte anywhere."""
     place = _place(rng, content)
-    signs = next((kind for kind in (b"0123456789", b"abcdefghijklmnopqrstuvwxyz") if content[place] in kind), bytes(range(256)))
+    signs = next(
+        (kind for kind in (b"0123456789", b"abcdefghijklmnopqrstuvwxyz") if content[place] in kind), bytes(range(256))
+    )
     return content[:place] + bytes([rng.choice(signs)]) + content[place + 1 :]
 
 

@@ -1,6 +1,6 @@
 """Head files spelled from the format's description alone, so that a forgery has a canonical header and a valid digest.
 
-Nothing here uses the library: the campaigns judge its reader, and must not share a fault with it. A file is the
+Nothing here uses the library's writer or reader: the campaigns judge them, and must not share a fault with them. A file is the
 header's length (8 bytes, little endian), a JSON header and the tensors' bytes. The header's ``__metadata__`` holds one
 key, ``dinoneck``: the metadata as JSON with sorted keys and no spaces. The digest is SHA-256 over the metadata without
 its digest, a zero byte, and the tensors' bytes.
@@ -8,14 +8,22 @@ its digest, a zero byte, and the tensors' bytes.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+from torch import Tensor
+
+from dinoneck import HeadCheckpoint
+
 Meta = dict[str, Any]
+Change = Callable[[Meta, dict[str, Tensor]], object]
 BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "U8": 1, "BOOL": 1}
 TWICE, RAW = "\ue000", "\ue001"
 _RAW = re.compile(rf'"{RAW}((?:[^"\\]|\\.)*)"')
@@ -42,8 +50,8 @@ def canonical(value: Any) -> str:
 
 def digest(meta: Meta, chunks: dict[str, bytes]) -> str:
     """The digest that belongs to this content."""
-    text = canonical({key: value for key, value in meta.items() if key != "digest"})
-    return "sha256:" + hashlib.sha256(text.encode("utf-8", "surrogatepass") + b"\0" + b"".join(chunks.values())).hexdigest()
+    text = canonical({key: value for key, value in meta.items() if key != "digest"}).encode("utf-8", "surrogatepass")
+    return f"sha256:{hashlib.sha256(text + bytes(1) + b''.join(chunks.values())).hexdigest()}"
 
 
 def framed(text: str, body: bytes = b"") -> bytes:
@@ -91,3 +99,28 @@ def read(content: bytes) -> Content:
         begin, end = header[name]["data_offsets"]
         chunks[name] = body[begin:end]
     return Content(meta, chunks)
+
+
+def content_of(head: HeadCheckpoint) -> tuple[Meta, dict[str, Tensor]]:
+    """Copies of a checkpoint's metadata and of all its tensors, LoRA's under ``adapter/``."""
+    adapter = {f"adapter/{key}": value for key, value in head.adapter_state.items()}
+    return copy.deepcopy(head.meta), {key: value.clone() for key, value in (head.state_dict | adapter).items()}
+
+
+def written(meta: Meta, state: dict[str, Tensor], *, sign: bool = True) -> bytes:
+    """The file of this metadata and of the tensors that it lists."""
+    rows = meta["tensors"] if isinstance(meta.get("tensors"), list) else []
+    listed = [row[0] for row in rows if isinstance(row, list) and row and isinstance(row[0], str) and row[0] in state]
+    return write(meta, {name: bytes_of(state[name]) for name in listed}, sign=sign)
+
+
+def forged(head: HeadCheckpoint, change: Change, *, sign: bool = True) -> bytes:
+    """The file of a checkpoint after ``change(meta, state)``."""
+    meta, state = content_of(head)
+    change(meta, state)
+    return written(meta, state, sign=sign)
+
+
+def bytes_of(value: Tensor) -> bytes:
+    """The bytes of a tensor in row-major order."""
+    return value.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()

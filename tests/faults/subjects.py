@@ -139,4 +139,6 @@ def _backbone() -> Any:
 
 def rows(path: Path) -> list[dict[str, Any]]:
     """What a Predictor of this file returns for the fixed image."""
-    return [{key: np.asarray(value).tolist() for key, value in row.items()} for row in Predictor(path, _backbone())(image())]
+    return [
+        {key: np.asarray(value).tolist() for key, value in row.items()} for row in Predictor(path, _backbone())(image())
+    ]
