@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import sys
 from collections.abc import Callable
@@ -28,35 +27,35 @@ def test_sound_files_are_spelled_as_the_description_has_it_and_are_harmless(tmp_
 
 
 def test_forged_headers(tmp_path: Path) -> None:
-    report = forge.campaign(tmp_path, 0.01)
+    report = forge.campaign(tmp_path, 0.004)
     assert report.tried > 200 and not report.bad, report.bad
-    assert set(report.steps) >= {"json", "schema", "config", "tensors"} and report.kinds[HARMLESS] > 5
+    assert set(report.steps) >= {"json", "schema", "config", "tensors"} and report.kinds[HARMLESS] > 3
 
 
 @pytest.mark.slow
 def test_more_forged_headers(tmp_path: Path) -> None:
-    report = forge.campaign(tmp_path, 0.1, seed=1)
+    report = forge.campaign(tmp_path, 0.03, seed=1)
     assert not report.bad, report.bad
 
 
 def test_damaged_bytes(tmp_path: Path) -> None:
-    reports = mutate.campaign(tmp_path, 1500, seed=1)
+    reports = mutate.campaign(tmp_path, 900, seed=1)
     for kind, report in reports.items():
         assert not report.bad, report.bad
-        assert report.tried > 100, kind
-    assert not (bits := mutate.every_bit(tmp_path, 31)).bad, bits.bad
+        assert report.tried > 60, kind
+    assert not (bits := mutate.every_bit(tmp_path, 61)).bad, bits.bad
 
 
 @pytest.mark.slow
-def test_more_damaged_bytes_and_every_bit(tmp_path: Path) -> None:
-    for report in (*mutate.campaign(tmp_path, 15_000, seed=2).values(), mutate.every_bit(tmp_path)):
+def test_more_damaged_bytes(tmp_path: Path) -> None:
+    for report in (*mutate.campaign(tmp_path, 5_000, seed=2).values(), mutate.every_bit(tmp_path, 5)):
         assert not report.bad, report.bad
 
 
 @pytest.mark.parametrize("job", ["save", *(pytest.param(job, marks=pytest.mark.slow) for job in ("extract", "train"))])
 def test_kills(job: str) -> None:
-    result = json.loads(told_by([sys.executable, "-m", "tests.faults.kill", job, "12"], 110).splitlines()[-1])
-    assert result["identical"] == result["runs"] == sum(result["kills"].values()) == 12, result["bad"]
+    result = json.loads(told_by([sys.executable, "-m", "tests.faults.kill", job, "8"], 110).splitlines()[-1])
+    assert result["identical"] == result["runs"] == sum(result["kills"].values()) == 8, result["bad"]
 
 
 def test_a_full_disk_and_many_writers() -> None:
@@ -100,17 +99,13 @@ def without_comparing_tasks(load: Reader) -> Reader:
 
 
 def lenient(load: Reader) -> Reader:
-    """Takes a number that is spelled as text."""
+    """Takes a number that is spelled as text, and returns the number."""
 
     def read(path: Path) -> HeadCheckpoint:
         content = signed.read(path.read_bytes())
-        meta = copy.deepcopy(content.meta)
-        meta["config"]["embed_dim"] = int(meta["config"]["embed_dim"])
-        path.write_bytes(signed.write(meta, content.chunks))
-        head = load(path)
-        head.meta = content.meta
-        head.config["embed_dim"] = content.meta["config"]["embed_dim"]
-        return head
+        content.meta["config"]["embed_dim"] = int(content.meta["config"]["embed_dim"])
+        path.write_bytes(signed.write(content.meta, content.chunks))
+        return load(path)
 
     return read
 

@@ -31,7 +31,7 @@ def test_every_failure_is_one_family(tmp_path: Path) -> None:
 
 
 def test_messages_do_not_steer_a_terminal_and_are_not_endless() -> None:
-    assert str(CheckpointError("a\x1b[31m\0\u202e\ud800 grün\nb")) == "a\\x1b[31m\\x00\\u202e\\ud800 grün\nb"
+    assert str(CheckpointError("a\x1b[31m\0\u202e\ud800 grün\nb")) == "a\\x1b[31m\\x00\\u202e\\ud800 grün\\nb"
     long = str(CheckpointError("begin " + "x" * 10**6 + " end"))
     assert (long[:6], long[-4:], len(long) < 2000) == ("begin ", " end", True)
 

@@ -103,7 +103,7 @@ def check_meta(meta: Mapping[str, Any], tensors: tuple[TensorEntry, ...], name: 
         )
     with limited(sum(0 not in entry.shape for entry in tensors)):
         skeleton = on_meta(registry.resolve(meta["head_type"]), meta["config"], name)
-    if encode(predicted(skeleton)) != meta["tasks"]:
+    if _typed(encode(predicted(skeleton))) != _typed(meta["tasks"]):
         raise CheckpointError(f"{name}: the tasks listed are not those of the configuration", step="config")
     if meta["inputs"] is not None:
         try:
@@ -114,6 +114,13 @@ def check_meta(meta: Mapping[str, Any], tensors: tuple[TensorEntry, ...], name: 
     lora_weights.check(travelling, meta["backbone"], name)
     _check_tensors(skeleton, tuple(entry for entry in tensors if entry.name not in travelling), name)
     return skeleton
+
+
+def _typed(value: Any) -> Any:
+    """A JSON value in which true does not equal 1, as it does in Python."""
+    if isinstance(value, dict):
+        return {key: _typed(item) for key, item in value.items()}
+    return [_typed(item) for item in value] if isinstance(value, list) else (value, isinstance(value, bool))
 
 
 def predicted(module: nn.Module) -> list[Any]:
