@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import copy
 import random
+import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -128,6 +129,12 @@ class Report:
         if verdict.bad:
             self.bad.append(f"{name}: {verdict.kind}: {verdict.why}")
 
+    def __iadd__(self, other: Report) -> Report:
+        """Add the counts of another one."""
+        self.tried += other.tried
+        self.kinds, self.steps, self.bad = self.kinds + other.kinds, self.steps + other.steps, self.bad + other.bad
+        return self
+
     def as_json(self) -> dict[str, Any]:
         """For the stored report."""
         return {
@@ -231,10 +238,16 @@ def judged(judge: Judge, forgery: Forgery) -> Verdict:
     return verdict
 
 
-def campaign(folder: Path, share: float = 1.0, seed: int = 0) -> Report:
-    """Judge a random share of all forgeries; 1 = all of them."""
+def campaign(folder: Path, share: float = 1.0, seed: int = 0, number: int = 0, of: int = 1) -> Report:
+    """Judge a random share of all forgeries, 1 = all of them, or one of several equal parts of the share."""
     judge, report = Judge(folder), Report()
     everything = [(name, *case) for name in subjects.files() for case in forgeries(name)]
-    for case in random.Random(seed).sample(everything, round(share * len(everything))):
+    for case in random.Random(seed).sample(everything, round(share * len(everything)))[number::of]:
         report.add(case[1], judged(judge, made(*case)))
     return report
+
+
+def part(share: float, number: int, of: int) -> Report:
+    """One of several parts of the campaign; for a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        return campaign(Path(folder), share, number=number, of=of)

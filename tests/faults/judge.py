@@ -152,7 +152,9 @@ class Judge:
             if name is None:
                 why = self._as_known(content, module)
             else:
-                why = self._misstated(head, module, content, changed) or self._mispredicted(module, content, name, changed)
+                why = self._misstated(head, module, content, changed) or self._mispredicted(
+                    module, content, name, changed
+                )
         except Exception as error:
             return Verdict(UNCAUGHT, why=f"of a loaded head: {type(error).__name__}: {str(error)[:200]}")
         return Verdict(SILENT, why=why) if why else Verdict(HARMLESS)
@@ -166,7 +168,11 @@ class Judge:
     def _misstated(self, head: HeadCheckpoint, module: nn.Module, content: bytes, changed: frozenset[str]) -> str:
         """Compare what was loaded with the file, and with the module's own description; an older file is migrated."""
         stated = signed.read(content).meta
-        if stated["schema"] == 2 and "versions" not in changed and signed.canonical(head.meta) != signed.canonical(stated):
+        if (
+            stated["schema"] == 2
+            and "versions" not in changed
+            and signed.canonical(head.meta) != signed.canonical(stated)
+        ):
             return "the metadata is not the file's"
         records = {key: head.meta[key] for key in ("training", "license", "tta", "extra")}
         try:

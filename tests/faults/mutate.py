@@ -6,6 +6,7 @@ The digest is left alone, so that no damaged file may load. Each mutation follow
 from __future__ import annotations
 
 import random
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
@@ -151,6 +152,12 @@ def campaign(folder: Path, count: int, seed: int = 0) -> dict[str, Report]:
     for number, (name, kind, content) in enumerate(mutations(count, seed)):
         reports[kind].add(name, judge.damaged(content, both=number % 4 == 0))
     return reports
+
+
+def part(count: int, seed: int) -> dict[str, Report]:
+    """A campaign in a folder of its own; for a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        return campaign(Path(folder), count, seed)
 
 
 def every_bit(folder: Path, every: int = 1) -> Report:
