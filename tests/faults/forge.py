@@ -146,7 +146,7 @@ class Report:
 
 
 def paths(value: Any, before: Path_ = ()) -> Iterator[Path_]:
-    """Every place in nested objects and lists, containers included; of the list of tensors the first row and the last."""
+    """Every place in nested objects and lists, containers too; of the list of tensors the first row and the last."""
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, inner in items:
         if (*before, key) == ("digest",) or (before == ("tensors",) and key not in (0, len(value) - 1)):

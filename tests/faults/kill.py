@@ -1,7 +1,7 @@
-"""kill -9 while a head is saved, a store is extracted and a head is trained; each must go on as if nothing had happened.
+"""Kill a save, an extraction and a training with SIGKILL; each must go on as if nothing had happened.
 
-Half of the kills come just before a disk call (each in turn: create, rename, link, remove, flush ...), a quarter within
-a write (the kernel ends a process that writes past a limit, with exactly so many bytes written), a quarter by the clock.
+Half of the kills come just before a disk call (create, rename, link, remove, flush ...), a quarter within a write (the
+kernel ends a process that writes past a limit, with exactly so many bytes written), a quarter by the clock.
 Every run and every resumption is a process of its own, and every fourth run is killed once more while it goes on.
 
     python -m tests.faults.kill save 20
@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -275,12 +276,12 @@ class Campaign:
 
     def case(self, number: int, moment: Moment) -> dict[str, Any]:
         """Kill a run, look at its files, run it again in a new process, and compare."""
+        root, run = self.data / str(number), self.job.run
         for _ in range(20):
-            root = self.data / str(number)
             shutil.rmtree(root, ignore_errors=True)
             root.mkdir()
             self.job.begin(root)
-            if forked(lambda: self.job.run(root), root, moment) == KILLED:
+            if forked(partial(run, root), root, moment) == KILLED:
                 break
             moment = (moment[0], moment[1] // 2 if moment[0] != "by the clock" else 0.7 * moment[1])
         else:

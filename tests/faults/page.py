@@ -35,6 +35,6 @@ def written(report: dict[str, Any]) -> str:
     loader = jinja2.FileSystemLoader(HERE)
     environment = jinja2.Environment(
         loader=loader, undefined=jinja2.StrictUndefined, keep_trailing_newline=True, trim_blocks=True, autoescape=False
-    )  # noqa: S701 - Markdown
+    )
     environment.filters |= {"total": total, "steps": steps, "number": "{:,}".format}
     return environment.get_template(TEMPLATE).render(report)

@@ -1,9 +1,9 @@
 """Head files spelled from the format's description alone, so that a forgery has a canonical header and a valid digest.
 
-Nothing here uses the library's writer or reader: the campaigns judge them, and must not share a fault with them. A file is the
-header's length (8 bytes, little endian), a JSON header and the tensors' bytes. The header's ``__metadata__`` holds one
-key, ``dinoneck``: the metadata as JSON with sorted keys and no spaces. The digest is SHA-256 over the metadata without
-its digest, a zero byte, and the tensors' bytes.
+Nothing here uses the library's writer or reader: the campaigns judge them, and must not share a fault with them. A
+file is the header's length (8 bytes, little endian), a JSON header and the tensors' bytes. The header's
+``__metadata__`` holds one key, ``dinoneck``: the metadata as JSON with sorted keys and no spaces. The digest is SHA-256
+over the metadata without its digest, a zero byte, and the tensors' bytes.
 """
 
 from __future__ import annotations
