@@ -28,8 +28,8 @@ from dinoneck import FPNHead, PatchMeanHead, Task, load_head, save_head
 HEADS: dict[str, Callable[[], nn.Module]] = {
     "patch_mean, 1 MB": lambda: PatchMeanHead(512, [Task("a")], hidden_dim=512),
     "patch_mean, 100 MB": lambda: PatchMeanHead(5120, [Task("a")], hidden_dim=5120),
-    "fpn, 1 MB": lambda: FPNHead(384, [Task("a")], num_layers=4, fpn_dim=48),
-    "fpn, 100 MB": lambda: FPNHead(1024, [Task("a")], num_layers=4, fpn_dim=880),
+    "fpn, 1 MB": lambda: FPNHead(384, [Task("a")], num_layers=4, fpn_dim=53),
+    "fpn, 100 MB": lambda: FPNHead(1024, [Task("a")], num_layers=4, fpn_dim=636),
 }
 
 
