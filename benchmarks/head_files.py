@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -58,7 +59,10 @@ def main() -> None:
             module = make()
             save_head(ours, module, backbone={"name": "mine"})
             save_file(module.state_dict(), theirs)
-            calls = {"dinoneck": lambda: load_head(ours), "safetensors": lambda make=make: from_safetensors(make, theirs)}
+            calls = {
+                "dinoneck": lambda: load_head(ours),
+                "safetensors": lambda make=make: from_safetensors(make, theirs),
+            }
             times = {variant: [] for variant in calls}
             for _ in range(rounds):
                 for variant, call in calls.items():
@@ -66,7 +70,7 @@ def main() -> None:
             ms = {variant: round(1e3 * statistics.median(values), 2) for variant, values in times.items()}
             print(json.dumps({"head": name, "bytes": ours.stat().st_size, "ms": ms}), flush=True)
         command = [Path(sys.executable).with_name("dinoneck"), "inspect", ours]
-        taken = []
+        taken: list[float] = []
         for _ in range(rounds):
             begun = time.perf_counter()
             subprocess.run(command, check=True, capture_output=True)

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from tests.faults.signed import content_of, forged, written
 from tests.contract.cases import CASES, Case
+from tests.faults.signed import content_of, forged, written
 
 from dinoneck import CheckpointError, HeadCheckpoint, HeadEnsemble, PatchMeanHead, Task
 from dinoneck.checkpoint import header as headers
