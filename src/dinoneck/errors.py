@@ -89,10 +89,10 @@ def did_you_mean(name: object, known: Iterable[str]) -> str:
 
 
 def _plain(message: str) -> str:
-    """A message that quotes a stranger's file: shortened in the middle, what steers a terminal spelled out."""
+    """One line for a message that quotes a file: shortened in the middle, control characters spelled out."""
     if len(message) > _LONGEST:
         message = f"{message[: _LONGEST * 3 // 4]} [...] {message[-_LONGEST // 5 :]}"
-    return printable(message, keep="\n")
+    return printable(message)
 
 
 def printable(text: str, keep: str = "") -> str:

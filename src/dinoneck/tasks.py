@@ -132,8 +132,8 @@ class Task:
             raise ConfigError(f"{where}weight is {self.weight!r}; expected numbers of 0 or more")
         if not isinstance(self.beta, float) or self.beta <= 0:
             raise ConfigError(f"{where}beta is {self.beta!r}; expected a positive number")
-        if isinstance(self.minimum, tuple):
-            raise ConfigError(f"{where}minimum is {self.minimum!r}; expected one number or None")
+        if isinstance(self.minimum, tuple) or abs(self.minimum or 0.0) > torch.finfo(torch.float32).max:
+            raise ConfigError(f"{where}minimum is {self.minimum!r}; expected one number within float32, or None")
         if self.transform is not None and not isinstance(self.transform, TargetTransform):
             raise ConfigError(f"{where}transform is {self.transform!r}; expected a TargetTransform or None")
         if self.transform is not None and self.transform.outputs not in (None, self.dim):

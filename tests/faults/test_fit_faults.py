@@ -1,17 +1,12 @@
-"""Training inputs that are permuted, replaced, dropped, doubled, renamed or flipped, and runs that are killed.
+"""Training inputs that are permuted, replaced, dropped, doubled, renamed or flipped.
 
 The judge predicts with the resulting head: a disturbed call is refused, or it predicts what the undisturbed one does.
-``python -m tests.faults.campaigns fit`` runs more cases of every mode of ``MODES`` and writes them to a page.
+``python -m tests.faults --parts fit`` runs more cases of every mode of ``MODES`` for the report.
 """
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -43,7 +38,6 @@ MODES = {
     "values flipped in sign": "refused",
     "another order of values for the state in out=": "refused",
     "another order of rows for the state in out=": "harmless",
-    "kill -9 and the same call again": "harmless",
 }
 
 
@@ -97,7 +91,6 @@ def disturbed(mode: str, rng: np.random.RandomState, folder: Path) -> torch.Tens
         "values flipped in sign": lambda: predictions(source(), {"y": dict(zip(IDS, -Y, strict=True))}),
         "another order of values for the state in out=": lambda: resumed(folder, {"y": dict(zip(IDS, Y[order]))}),  # noqa: B905
         "another order of rows for the state in out=": lambda: resumed(folder, table(order)),
-        "kill -9 and the same call again": lambda: killed(folder, rng),
     }
     return calls[mode]()
 
@@ -108,20 +101,9 @@ def resumed(folder: Path, targets: Any) -> torch.Tensor:
     return predictions(source(), targets, out=folder)
 
 
-def killed(folder: Path, rng: np.random.RandomState) -> torch.Tensor:
-    """A process that trains is killed once its state is on disk, and the same call is made here."""
-    environment = {**os.environ, "FIT_FAULTS_OUT": str(folder)}
-    with subprocess.Popen([sys.executable, "-m", "tests.faults.test_fit_faults"], env=environment) as process:
-        while process.poll() is None and not (folder / "last.safetensors").exists():
-            time.sleep(0.01)
-        time.sleep(0.05 * rng.rand())
-        process.send_signal(signal.SIGKILL)
-    return predictions(source(), table(), epochs=30, out=folder)
-
-
 def outcomes(mode: str, folder: Path, cases: int) -> list[str]:
     """Return ``refused``, ``harmless`` (the same predictions, bit for bit) or ``silent`` for each case of a mode."""
-    expected = predictions(source(), table(), epochs=30 if mode.startswith("kill") else 3)
+    expected = predictions(source(), table())
     rng, found = np.random.RandomState(list(MODES).index(mode)), []
     for case in range(cases):
         try:
@@ -137,7 +119,7 @@ def campaign() -> dict[str, dict[str, int]]:
     found = {}
     for mode in MODES:
         with tempfile.TemporaryDirectory() as folder:
-            each = outcomes(mode, Path(folder), CASES if mode.startswith("kill") else 4 * CASES)
+            each = outcomes(mode, Path(folder), 4 * CASES)
         counts = {kind: each.count(kind) for kind in ("refused", "harmless", "silent")}
         found[mode] = {"cases": len(each), "noticed": 0, **counts}
     return found
@@ -145,15 +127,10 @@ def campaign() -> dict[str, dict[str, int]]:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_disturbed_call_is_refused_or_predicts_the_same(mode: str, tmp_path: Path) -> None:
-    cases = 1 if mode.startswith("kill") else CASES
-    assert outcomes(mode, tmp_path, cases) == [MODES[mode]] * cases
+    assert outcomes(mode, tmp_path, CASES) == [MODES[mode]] * CASES
 
 
 def test_the_judge_sees_targets_of_other_images() -> None:
     """What 0.1 did: with targets of other images the head predicts something else."""
     wrong = {"y": dict(zip(IDS, Y[::-1], strict=True))}
     assert (predictions(source(), wrong) - predictions(source(), table())).abs().max() > 0.1
-
-
-if __name__ == "__main__":
-    predictions(source(), table(), epochs=30, out=os.environ["FIT_FAULTS_OUT"])

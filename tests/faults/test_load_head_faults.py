@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.faults import signed
 from torch import Tensor
 
 from dinoneck import (
@@ -29,7 +30,6 @@ from dinoneck import (
     load_head,
     save_head,
 )
-from dinoneck.checkpoint import file as files
 from dinoneck.errors import BackboneError, DinoneckError
 
 TINY = "dinoneck_tiny"
@@ -119,12 +119,10 @@ def on_tokens(path: Path, tokens: Tokens, images: Tensor) -> str:
 
 def edited(path: Path, key: str, value: Any, images: Tensor) -> str:
     """Put a value into the record, sign the file again, and predict with whatever loads, by both ways."""
-    header, content = files.read_content(path)
-    meta = {**header.meta, "backbone": {**header.meta["backbone"], key: value}}
-    chunks = [memoryview(content[entry.name]) for entry in header.tensors]
-    meta["digest"] = files.digest(meta, chunks)
+    content = signed.read(path.read_bytes())
+    meta = {**content.meta, "backbone": {**content.meta["backbone"], key: value}}
     forged = path.with_name("forged")
-    forged.write_bytes(files.build(meta) + b"".join(chunks))
+    forged.write_bytes(signed.write(meta, content.chunks))
     outcomes = {judged(predict, forged, path, images) for predict in (by_load_head, by_predictor)}
     return max(outcomes, key=["harmless", "refused", "silent"].index)
 

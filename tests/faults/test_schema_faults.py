@@ -1,4 +1,4 @@
-"""What schema 2 added to a head file: read, checked before it is written, compared; forgeries are failure modes."""
+"""What schema 2 added to a head file: read, checked before it is written, compared; the campaigns forge it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from benchmarks.reliability.changes import put
-from benchmarks.reliability.forge import forged
+from tests.faults.signed import forged
 
 from dinoneck import Backbone, CheckpointError, HeadCheckpoint, PatchMeanHead, Predictor, Task, save_head
 from dinoneck.inference import VIEWS
@@ -27,7 +26,7 @@ def head() -> HeadCheckpoint:
 
 
 def test_forged_facts_that_are_sound_are_read(head: HeadCheckpoint, tmp_path: Path) -> None:
-    content = forged(head, put(("license",), "CC-BY-4.0 OR (LicenseRef-my_own-1.0+ AND MIT)"))
+    content = forged(head, lambda meta, state: meta.update(license="CC-BY-4.0 OR (LicenseRef-my_own-1.0+ AND MIT)"))
     (tmp_path / "h").write_bytes(content)
     found = HeadCheckpoint.load(tmp_path / "h").meta
     assert found["license"].startswith("CC-BY-4.0")

@@ -11,7 +11,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -253,25 +252,6 @@ def extracting(root: Path, photos: list[Path], dtype: str = "fp16") -> Iterator[
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.communicate(timeout=30)
-
-
-@pytest.mark.slow
-def test_kills_cost_no_finished_image(photos: Path, whole: FeatureStore, tiny: Backbone, tmp_path: Path) -> None:
-    root = tmp_path / "s"
-    files = [photos / name for name in NAMES]
-    for attempt in range(2):
-        before = set(FeatureStore.open(root).ids) if (root / "store.json").exists() else set()
-        with extracting(root, files) as process:
-            assert process.stdout is not None
-            process.stdout.readline()
-            time.sleep(0.01 + 0.03 * attempt)
-        store = FeatureStore.open(root)
-        assert store.verify() == []
-        assert before <= set(store.ids)
-    store = make(root, tiny)
-    store.extract(photos)
-    assert same(store, whole)
-    assert not list((root / "data").glob(".*"))
 
 
 def test_kills_in_a_row_make_progress(photos: Path, whole: FeatureStore, tiny: Backbone, tmp_path: Path) -> None:

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import random
-import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -222,49 +217,3 @@ def test_the_log_has_a_line_per_epoch(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [line.pop("epoch") for line in lines] == [0, 1, 2]
     assert lines == history
-
-
-SCRIPT = """
-import os, signal, sys, time
-from pathlib import Path
-import torch
-torch.set_num_threads(1)
-from tests.faults.test_training_faults import RECIPES, trained
-out, epochs, kills = Path(sys.argv[1]), int(sys.argv[2]), 0
-trained(None, RECIPES["sam"], epochs=1)
-for attempt in range(5):
-    child = os.fork()
-    if not child:
-        trained(out, RECIPES["sam"], epochs=epochs)
-        os._exit(0)
-    time.sleep(0.05 + 0.06 * attempt)
-    os.kill(child, signal.SIGKILL)
-    kills += os.waitpid(child, 0)[1] == signal.SIGKILL
-print(kills)
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_killed_for_real_at_many_moments_it_ends_bit_for_bit_the_same(tmp_path: Path) -> None:
-    """kill -9 at instants spread over the run, in a new process each time."""
-    epochs, root = 15, Path(__file__).resolve().parents[2]
-    trained(tmp_path / "whole", RECIPES["sam"], epochs=epochs)
-    process = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, str(tmp_path / "parts"), str(epochs)],
-        cwd=root,
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        env={**os.environ, "PYTHONPATH": str(root)},
-    )
-    try:
-        said, _ = process.communicate(timeout=100)
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait(timeout=20)
-    assert process.returncode == 0
-    assert int(said) >= 1
-    trained(tmp_path / "parts", RECIPES["sam"], epochs=epochs)
-    assert_equal(load_state(tmp_path / "parts" / "last.safetensors"), load_state(tmp_path / "whole/last.safetensors"))

@@ -91,7 +91,7 @@ def test_defaults_by_kind() -> None:
     [{"name": ""}, {"name": "a b"}, {"name": "1a"}, {"name": 3}, {"dim": 0}, {"dim": 1.0}, {"kind": "regresion"},
      {"activation": "gelu"}, {"loss": "l1"}, {"loss": "cross_entropy"}, {"weight": -1}, {"weight": (1.0, 2.0)},
      {"weight": None}, {"beta": 0}, {"transform": "log"}, {"labels": ("a", "b")}, {"labels": (1,)}, {"minimum": "0"},
-     {"unit": 3}, {"ignore_index": "0"}],
+     {"minimum": 1e308}, {"unit": 3}, {"ignore_index": "0"}],
 )  # fmt: skip
 def test_impossible_tasks(wrong: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match=r"Task|kind"):

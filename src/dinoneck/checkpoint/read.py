@@ -104,7 +104,7 @@ def check_meta(meta: Mapping[str, Any], tensors: tuple[TensorEntry, ...], name: 
         )
     with limited(sum(0 not in entry.shape for entry in tensors)):
         skeleton = on_meta(registry.resolve(meta["head_type"]), meta["config"], name)
-    if encode(predicted(skeleton)) != meta["tasks"]:
+    if files.canonical(encode(predicted(skeleton))) != files.canonical(meta["tasks"]):  # in Python true equals 1
         raise CheckpointError(f"{name}: the tasks listed are not those of the configuration", step="config")
     if meta["inputs"] is not None:
         try:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from benchmarks.reliability.forge import content_of, written
+from tests.faults.signed import content_of, written
 from tests.unit.backbones.official_objects import Dinov3Like
 from tests.unit.backbones.test_libraries import tiny_dinov3
 from torch import nn

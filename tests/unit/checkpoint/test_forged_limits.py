@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from benchmarks.reliability.forge import content_of, forged, written
 from tests.contract.cases import CASES, Case
+from tests.faults.signed import content_of, forged, written
 
 from dinoneck import CheckpointError, HeadCheckpoint, HeadEnsemble, PatchMeanHead, Task
 from dinoneck.checkpoint import file as files
@@ -116,7 +116,7 @@ def test_records_are_typed_before_anyone_shows_them(
 
 @pytest.mark.parametrize("digest", ["", "sha256:", "sha256:" + "A" * 64, "\x1b[2J"])
 def test_a_digest_has_one_spelling(digest: str, tmp_path: Path) -> None:
-    content = forged(plain(), lambda meta, state: meta.update(digest=digest), digest=False)
+    content = forged(plain(), lambda meta, state: meta.update(digest=digest), sign=False)
     refused(content, tmp_path / "h", "digest", "digest is")
 
 

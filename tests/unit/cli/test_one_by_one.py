@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from benchmarks.reliability.forge import Change, forged
+from tests.faults.signed import Change, forged
 
 from dinoneck import Backbone, HeadCheckpoint, PatchMeanHead, Task, save_head
 from dinoneck.cli.main import main

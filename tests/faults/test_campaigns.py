@@ -1,0 +1,216 @@
+"""The campaigns at a small share, and that the judge sees a reader with a fault."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.faults import forge, kill, mutate, signed, subjects
+from tests.faults.judge import HARMLESS, REFUSED, SILENT, SLOW, STEPS, UNCAUGHT, Judge
+from tests.process_group import told_by
+
+from dinoneck import CheckpointError, HeadCheckpoint
+
+FACTS = "patch_mean with all records"
+
+
+def test_sound_files_are_spelled_as_the_description_has_it_and_are_harmless(tmp_path: Path) -> None:
+    judge = Judge(tmp_path)
+    for name, raw in subjects.files().items():
+        content = signed.read(raw)
+        assert signed.write(content.meta, content.chunks) == raw, name
+        assert judge.forged(raw, name, frozenset()).kind == judge.damaged(raw).kind == HARMLESS, name
+
+
+def test_forged_headers(tmp_path: Path) -> None:
+    report = forge.campaign(tmp_path, 0.004)
+    assert report.tried > 200 and not report.bad, report.bad
+    assert set(report.steps) >= {"json", "schema", "config", "tensors"} and report.kinds[HARMLESS] > 3
+
+
+@pytest.mark.slow
+def test_more_forged_headers(tmp_path: Path) -> None:
+    report = forge.campaign(tmp_path, 0.03, seed=1)
+    assert not report.bad, report.bad
+
+
+def test_damaged_bytes(tmp_path: Path) -> None:
+    reports = mutate.campaign(tmp_path, 900, seed=1)
+    for kind, report in reports.items():
+        assert not report.bad, report.bad
+        assert report.tried > 60, kind
+    assert not (bits := mutate.every_bit(tmp_path, 61)).bad, bits.bad
+
+
+@pytest.mark.slow
+def test_more_damaged_bytes(tmp_path: Path) -> None:
+    for report in (*mutate.campaign(tmp_path, 5_000, seed=2).values(), mutate.every_bit(tmp_path, 5)):
+        assert not report.bad, report.bad
+
+
+@pytest.mark.parametrize("job", ["save", *(pytest.param(job, marks=pytest.mark.slow) for job in ("extract", "train"))])
+def test_kills(job: str) -> None:
+    result = json.loads(told_by([sys.executable, "-m", "tests.faults.kill", job, "8"], 110).splitlines()[-1])
+    assert result["identical"] == result["runs"] == sum(result["kills"].values()) == 8, result["bad"]
+
+
+def test_a_full_disk_and_many_writers() -> None:
+    result = json.loads(told_by([sys.executable, "-m", "tests.faults.disk", "6", "4"], 110).splitlines()[-1])
+    assert not result["full_disk"]["bad"] and not result["writers"]["bad"], result
+    assert result["full_disk"]["outcomes"]["write"] > 10
+
+
+# -- a campaign that cannot fail proves nothing ------------------------------------------------------------------------
+
+Reader = Callable[[Path], HeadCheckpoint]
+
+
+def without_digest(load: Reader) -> Reader:
+    """Loads whatever has another digest than its own."""
+
+    def read(path: Path) -> HeadCheckpoint:
+        try:
+            return load(path)
+        except CheckpointError as error:
+            if error.step != "digest":
+                raise
+            content = signed.read(path.read_bytes())
+            path.write_bytes(signed.write(content.meta, content.chunks))
+            return load(path)
+
+    return read
+
+
+def without_comparing_tasks(load: Reader) -> Reader:
+    """Takes the tasks of the configuration, and believes those that stand in the list."""
+
+    def read(path: Path) -> HeadCheckpoint:
+        content = signed.read(path.read_bytes())
+        path.write_bytes(signed.write({**content.meta, "tasks": content.meta["config"]["tasks"]}, content.chunks))
+        head = load(path)
+        head.meta["tasks"], head.meta["digest"] = content.meta["tasks"], content.meta["digest"]
+        return head
+
+    return read
+
+
+def lenient(load: Reader) -> Reader:
+    """Takes a number that is spelled as text, and returns the number."""
+
+    def read(path: Path) -> HeadCheckpoint:
+        content = signed.read(path.read_bytes())
+        content.meta["config"]["embed_dim"] = int(content.meta["config"]["embed_dim"])
+        path.write_bytes(signed.write(content.meta, content.chunks))
+        return load(path)
+
+    return read
+
+
+def forgetful(load: Reader) -> Reader:
+    """Loses a transform."""
+
+    def read(path: Path) -> HeadCheckpoint:
+        head = load(path)
+        head.meta["config"]["tasks"][0]["transform"] = None
+        return head
+
+    return read
+
+
+def raising(load: Reader) -> Reader:
+    return lambda path: {}["x"]
+
+
+def endless(load: Reader) -> Reader:
+    def read(path: Path) -> HeadCheckpoint:
+        while True:
+            try:
+                sum(range(1000))
+            except Exception:
+                continue
+
+    return read
+
+
+def other_tasks(content: signed.Content) -> bytes:
+    content.meta["tasks"][0]["unit"] = "kg"
+    return signed.write(content.meta, content.chunks)
+
+
+def text_for_number(content: signed.Content) -> bytes:
+    content.meta["config"]["embed_dim"] = "64"
+    return signed.write(content.meta, content.chunks)
+
+
+def sound(content: signed.Content) -> bytes:
+    return signed.write(content.meta, content.chunks)
+
+
+@pytest.mark.parametrize(
+    ("fault", "content", "kind"),
+    [
+        (without_comparing_tasks, other_tasks, SILENT),
+        (lenient, text_for_number, SILENT),
+        (forgetful, sound, SILENT),
+        (raising, sound, UNCAUGHT),
+        (endless, sound, SLOW),
+    ],
+    ids=lambda value: getattr(value, "__name__", value),
+)
+def test_the_judge_sees_a_reader_with_a_fault(
+    fault: Any, content: Any, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge = Judge(tmp_path)
+    raw = content(signed.read(subjects.files()[FACTS]))
+    assert judge.forged(raw, FACTS, frozenset({"tasks"})).kind == (HARMLESS if content is sound else REFUSED)
+    monkeypatch.setattr("tests.faults.judge.SECONDS", 0.3)
+    monkeypatch.setattr("tests.faults.judge.read_header", lambda path: None)
+    monkeypatch.setattr(HeadCheckpoint, "load", fault(HeadCheckpoint.load))
+    assert judge.forged(raw, FACTS, frozenset({"tasks"})).kind == kind
+
+
+def test_damage_is_seen_where_the_digest_is_not_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.faults.judge.read_header", lambda path: None)
+    monkeypatch.setattr(HeadCheckpoint, "load", without_digest(HeadCheckpoint.load))
+    reports = mutate.campaign(tmp_path, 200, seed=3)
+    assert sum(report.kinds[SILENT] for report in reports.values()) > 3
+
+
+def test_messages_of_refusals_are_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    judge = Judge(tmp_path)
+    monkeypatch.setattr("tests.faults.judge.read_header", lambda path: None)
+    for step, text, kind in (
+        ("json", "it is wrong", REFUSED),
+        ("jason", "it is wrong", SILENT),
+        ("json", "x\x1b", SILENT),
+    ):
+        error = CheckpointError("", step=step)
+        error.args = (text,)
+
+        def refuse(path: Path, error: CheckpointError = error) -> None:
+            raise error
+
+        monkeypatch.setattr(HeadCheckpoint, "load", refuse)
+        assert judge.damaged(b"x").kind == kind
+    assert "digest" in STEPS
+
+
+class InPlace(kill.Save):
+    """Saves as a careless writer does."""
+
+    def run(self, root: Path) -> None:
+        with (root / "head").open("r+b", buffering=0) as file:
+            for begin in range(0, len(self.contents[1]), 4096):
+                file.write(self.contents[1][begin : begin + 4096])
+
+
+def test_a_torn_file_is_seen(tmp_path: Path) -> None:
+    job = InPlace(tmp_path)
+    job.begin(tmp_path)
+    assert job.damage(tmp_path, tmp_path) == []
+    (tmp_path / "head").write_bytes(job.contents[1][:-1] + b"x")
+    assert "neither the old one nor the new one" in job.damage(tmp_path, tmp_path)[0]

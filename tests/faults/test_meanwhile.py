@@ -1,0 +1,194 @@
+"""What happens to a file while it is read or written: others write into it, signals, threads, missing rights."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import random
+import signal
+import threading
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from tests.faults.disk import heads
+from tests.faults.kill import MARK, ended
+from tests.faults.kill import begun as begun_in_process
+from tests.faults.test_named_faults import sound, square
+
+from dinoneck import CheckpointError, HeadCheckpoint
+
+
+def begun(work: Callable[[], object]) -> tuple[int, int]:
+    """Start work in a copy of this process."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of forks next to threads: the child uses none of theirs
+        return begun_in_process(lambda: [torch.set_num_threads(1), work()][1])
+
+
+def test_a_file_that_changes_while_it_is_read_is_a_whole_head_or_refused(tmp_path: Path) -> None:
+    path, known = tmp_path / "h", heads(2, width=256)
+    contents = []
+    for head in known:
+        head.save(path)
+        contents.append(path.read_bytes())
+
+    def disturb() -> None:
+        rng = random.Random(0)
+        with path.open("r+b", buffering=0) as file:
+            while True:
+                place = rng.randrange(len(contents[0]))
+                file.seek(place)
+                file.write(rng.choice(contents)[place : place + 20_000])
+                if rng.random() < 0.2:
+                    file.truncate(place)
+                    file.seek(0)
+                    file.write(rng.choice(contents))
+
+    pid, reading = begun(disturb)
+    steps = set()
+    try:
+        for _ in range(150):
+            try:
+                found = HeadCheckpoint.load(path)
+            except CheckpointError as error:
+                steps.add(error.step)
+                continue
+            one = next(head for head in known if head.meta["digest"] == found.meta["digest"])
+            assert all(torch.equal(one.state_dict[key], value) for key, value in found.state_dict.items())
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        ended(pid, reading)
+    assert steps <= {"header", "json", "schema", "registry", "config", "tensors", "digest"}
+    assert steps
+
+
+def test_interrupted_calls_are_made_again(tmp_path: Path) -> None:
+    def work() -> None:
+        signal.signal(signal.SIGALRM, lambda *_: None)
+        signal.siginterrupt(signal.SIGALRM, True)
+        signal.setitimer(signal.ITIMER_REAL, 2e-4, 2e-4)
+        for _ in range(10):
+            square().save(tmp_path / "h")
+            assert HeadCheckpoint.load(tmp_path / "h").meta["digest"] == square().meta["digest"]
+
+    ended(*begun(work))
+
+
+def test_an_interrupted_save_leaves_a_whole_file_and_nothing_else(tmp_path: Path) -> None:
+    path, pair = tmp_path / "h", heads(2, width=512)
+    pair[0].save(path)
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    def work() -> int:
+        signal.signal(signal.SIGALRM, stop)
+        stopped = 0
+        for number in range(40):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 2e-4 * (number + 1))
+                pair[number % 2].save(path)
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            except BaseException:  # torch makes other errors of an interruption
+                stopped += 1
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            assert HeadCheckpoint.load(path).meta["digest"] in {head.meta["digest"] for head in pair}
+            assert [left.name for left in tmp_path.iterdir() if not left.name.endswith(MARK)] == ["h"]
+        return stopped
+
+    assert ended(*begun(work)) > 0
+
+
+def test_threads_save_and_load_one_file(tmp_path: Path) -> None:
+    path, mine = tmp_path / "h", heads(6)
+    known, errors = {head.meta["digest"] for head in mine}, []
+    mine[0].save(path)
+
+    def work(head: HeadCheckpoint) -> None:
+        try:
+            for _ in range(5):
+                head.save(path)
+                found = HeadCheckpoint.load(path)
+                found.build()
+                assert found.meta["digest"] in known
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(head,)) for head in mine]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors
+    assert [left.name for left in tmp_path.iterdir()] == ["h"]
+
+
+@pytest.mark.parametrize("action", ["load", "save"])
+def test_pipes_are_neither_read_nor_written(action: str) -> None:
+    reading, writing = os.pipe()
+    try:
+        os.write(writing, sound())
+        with pytest.raises(CheckpointError):
+            {"load": HeadCheckpoint.load, "save": square().save}[action](f"/dev/fd/{reading}")
+        assert os.read(reading, 10_000) == sound()
+    finally:
+        os.close(reading)
+        os.close(writing)
+
+
+def test_an_open_file_is_read_by_its_descriptor(tmp_path: Path) -> None:
+    square().save(tmp_path / "h")
+    with (tmp_path / "h").open("rb") as file:
+        assert HeadCheckpoint.load(f"/dev/fd/{file.fileno()}").meta["digest"] == square().meta["digest"]
+
+
+def test_a_disk_that_fails_while_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    square().save(tmp_path / "h")
+
+    class Broken(io.BytesIO):
+        def fileno(self) -> int:
+            return os.open(tmp_path / "h", os.O_RDONLY)
+
+        def read(self, size: int | None = -1) -> bytes:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr("builtins.open", lambda *arguments, **options: Broken())
+    with pytest.raises(CheckpointError, match="Input/output") as caught:
+        HeadCheckpoint.load(tmp_path / "h")
+    assert caught.value.step == "file"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs to change the user of a process")
+def test_rights_that_are_missing(tmp_path: Path) -> None:
+    square().save(tmp_path / "h")
+    tmp_path.chmod(0)
+
+    def steps() -> list[str]:
+        os.setuid(65534)
+        found = []
+        for action in (HeadCheckpoint.load, square().save):
+            try:
+                action(tmp_path / "h")
+            except CheckpointError as error:
+                found.append(error.step)
+        return found
+
+    try:
+        assert ended(*begun(steps)) == ["file", "write"]
+    finally:
+        tmp_path.chmod(0o755)
+    assert HeadCheckpoint.load(tmp_path / "h").meta["digest"] == square().meta["digest"]
+
+
+def test_a_working_folder_that_was_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    for action, step in ((HeadCheckpoint.load, "file"), (square().save, "write")):
+        with pytest.raises(CheckpointError) as caught:
+            action("h.safetensors")
+        assert caught.value.step == step

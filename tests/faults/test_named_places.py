@@ -1,0 +1,210 @@
+"""Places that are no plain files, file systems that fail, refused saves, and another backbone for Predictor."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import stat
+import warnings
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.faults import subjects
+from tests.faults.test_named_faults import sound, square
+from torch import nn
+
+from dinoneck import CheckpointError, HeadCheckpoint, PatchMeanHead, Predictor, Task, load_backbone, save_head
+
+
+def bound(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as made:
+        os.chdir(path.parent)  # a socket's name is short
+        made.bind(path.name)
+
+
+def linked(path: Path, to: str) -> None:
+    path.symlink_to(to)
+
+
+PLACES: dict[str, tuple[Callable[[Path], object], str, str]] = {
+    "nothing": (lambda path: None, "there is no head file", ""),
+    "a folder": (Path.mkdir, "is a folder", "is a folder"),
+    "a pipe": (os.mkfifo, "regular file", "device or pipe"),
+    "a socket": (bound, "regular file", "device or pipe"),
+    "a link to itself": (partial(linked, to="h"), "cannot be opened", "leads to itself"),
+    "a link to nothing in a missing folder": (partial(linked, to="no/h"), "there is no head file", "does not exist"),
+    "a write-protected file": (lambda path: (path.write_bytes(sound()), path.chmod(0o444)), "", "write-protected"),
+}
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_places_that_are_no_files(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make, loading, saving = PLACES[name]
+    monkeypatch.chdir(tmp_path)
+    make(tmp_path / "h")
+    before = {path.name: path.lstat().st_mode for path in tmp_path.iterdir()}
+    for action, message, step in ((HeadCheckpoint.load, loading, "file"), (square().save, saving, "write")):
+        if message:
+            with pytest.raises(CheckpointError, match=message) as caught:
+                action(tmp_path / "h")
+            assert caught.value.step == step
+            assert {path.name: path.lstat().st_mode for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("path", ["", "a\0b", "x" * 256, "/dev/zero", b"h", 3, None], ids=repr)
+def test_paths_that_are_none(path: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for action in (HeadCheckpoint.load, square().save):
+        with pytest.raises(CheckpointError):
+            action(path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "name",
+    [" a  b ", "größe 草地 🌱", "x" * 255, "a\nb", "-rf", "~", "$(x) `y` *?[z] 'q' \\", "%2e%2e;a=b&c#d", b"gr\xfcn"],
+)
+def test_names_with_other_signs_than_letters(
+    name: str | bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = Path(os.fsdecode(name))
+    for target in (path, tmp_path / path):
+        square().save(target)
+        assert HeadCheckpoint.load(target).meta["digest"] == square().meta["digest"]
+    assert [found.name for found in tmp_path.iterdir()] == [path.name]
+    path.write_bytes(b"no head file")
+    with pytest.raises(CheckpointError) as caught:
+        HeadCheckpoint.load(path)
+    assert str(caught.value).replace("\n", "").isprintable()
+
+
+def test_links_hard_links_and_permission_bits_are_kept(tmp_path: Path) -> None:
+    real, link, other = tmp_path / "real", tmp_path / "link", tmp_path / "other"
+    real.write_bytes(sound())
+    real.chmod(0o640)
+    link.symlink_to(real)
+    os.link(real, other)
+    square().save(link)
+    assert link.is_symlink() and stat.S_IMODE(real.stat().st_mode) == 0o640
+    assert (
+        HeadCheckpoint.load(real).meta["digest"] == HeadCheckpoint.load(link).meta["digest"] == square().meta["digest"]
+    )
+    assert other.read_bytes() == sound()
+
+
+def fails(name: str, code: int, on: Callable[[int], bool], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a call of the system fail."""
+    real = getattr(os, name)
+
+    def call(first: Any, *rest: Any, **options: Any) -> Any:
+        if on(first):
+            raise OSError(code, os.strerror(code))
+        return real(first, *rest, **options)
+
+    monkeypatch.setattr(os, name, call)
+
+
+def is_file(descriptor: Any) -> bool:
+    return not isinstance(descriptor, int) or not stat.S_ISDIR(os.fstat(descriptor).st_mode)
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "message"),
+    [("replace", errno.EXDEV, "cannot be renamed"), ("replace", errno.ENOTSUP, "local disk"),
+     ("replace", errno.EBUSY, "cannot be renamed"), ("fsync", errno.EIO, "Input/output"),
+     ("fsync", errno.ENOSPC, "space"), ("chmod", errno.EIO, "Input/output")],
+)  # fmt: skip
+def test_a_file_system_that_fails_keeps_the_old_file(
+    name: str, code: int, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "h").write_bytes(sound())
+    fails(name, code, is_file, monkeypatch)
+    if name == "replace":
+        monkeypatch.setattr(Path, "replace", lambda self, target: os.replace(self, target))  # noqa: PTH105
+    elif name == "chmod":
+        monkeypatch.setattr(Path, "chmod", lambda self, mode: os.chmod(self, mode))  # noqa: PTH101
+    with pytest.raises(CheckpointError, match=message) as caught:
+        square().save(tmp_path / "h")
+    assert caught.value.step == "write"
+    assert [path.name for path in tmp_path.iterdir()] == ["h"]
+    assert (tmp_path / "h").read_bytes() == sound()
+
+
+@pytest.mark.parametrize(("name", "code"), [("chmod", errno.ENOTSUP), ("fsync", errno.EINVAL)])
+def test_a_file_system_that_offers_less_takes_the_file(
+    name: str, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "h").write_bytes(sound())
+    fails(name, code, (lambda first: not is_file(first)) if name == "fsync" else (lambda first: True), monkeypatch)
+    square().save(tmp_path / "h")
+    monkeypatch.undo()
+    assert HeadCheckpoint.load(tmp_path / "h").meta["digest"] == square().meta["digest"]
+
+
+def test_a_save_that_is_refused_leaves_nothing(tmp_path: Path) -> None:
+    def tied() -> nn.Module:
+        head = PatchMeanHead(4, [Task("a", dim=4)], hidden_dim=4)
+        head.mlps[0].out.weight = head.mlps[0].hidden.weight
+        return head
+
+    def grown() -> nn.Module:
+        head = PatchMeanHead(4, [Task("a")])
+        head.extra = nn.Linear(1, 1)
+        return head
+
+    def infinite() -> nn.Module:
+        head = PatchMeanHead(4, [Task("a")])
+        nn.init.constant_(next(head.parameters()), float("inf"))
+        return head
+
+    plain = partial(PatchMeanHead, 4, [Task("a")])
+    refused: list[tuple[nn.Module, dict[str, Any]]] = [
+        (tied(), {}), (grown(), {}), (infinite(), {}), (nn.DataParallel(plain()), {}), (nn.Linear(1, 1), {}),
+        *((plain(), {"extra": {"note": value}}) for value in ("\ud800", float("nan"), object(), "x" * 20_000)),
+        (plain(), {"training": {"metrics": {"R2": float("inf")}}}), (plain(), {"license": "© me"}),
+        (plain(), {"backbone": {"name": "\ud800"}}),
+    ]  # fmt: skip
+    for module, facts in refused:
+        for old in (None, sound()):
+            _ = old and (tmp_path / "h").write_bytes(old)
+            with pytest.raises(CheckpointError), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                save_head(tmp_path / "h", module, **facts)
+            assert [path.read_bytes() for path in tmp_path.iterdir()] == ([old] if old else []), facts
+            (tmp_path / "h").unlink(missing_ok=True)
+
+
+def nudged() -> Any:
+    """One matrix trained on by 5 %."""
+    backbone = load_backbone(subjects.TINY)
+    with torch.no_grad():
+        weight = dict(backbone.named_parameters())["adapter.model.blocks.0.mlp.fc1.weight"]
+        weight.add_(0.05 * weight.std() * torch.ones_like(weight))
+    return backbone
+
+
+def test_another_backbone_is_refused_by_predictor(tmp_path: Path) -> None:
+    def saved(**facts: Any) -> Path:
+        save_head(tmp_path / str(len(list(tmp_path.iterdir()))), PatchMeanHead(64, [Task("a")]), **facts)
+        return max(tmp_path.iterdir(), key=lambda path: int(path.name))
+
+    own = load_backbone(subjects.TINY)
+    path = saved(backbone=own, preprocess=own.preprocess)
+    squeezed = saved(backbone=own, preprocess=own.preprocess.changed(std=(0.5, 0.5, 0.5)))
+    others = {
+        "seed": lambda: load_backbone(subjects.TINY, seed=1), "norm": lambda: load_backbone(subjects.TINY, norm=False),
+        "LoRA": lambda: own.with_layers(own.layers).add_lora(rank=1), "trained on": nudged,
+    }  # fmt: skip
+    for name, other in others.items():
+        with pytest.raises(CheckpointError) as caught:
+            Predictor(path, other())
+        assert caught.value.step == "pairing", name
+    with pytest.raises(CheckpointError, match="std"):
+        Predictor([path, squeezed], load_backbone(subjects.TINY))
+    assert Predictor(path, load_backbone(subjects.TINY))(subjects.image())
