@@ -199,6 +199,8 @@ SIGNED: dict[str, tuple[str, str, Callable[[], bytes]]] = {
     "names of DataParallel": ("tensors", "wrapped", partial(renamed, "module.{}".format)),
     "names of a compiled module": ("tensors", "wrapped", partial(renamed, "_orig_mod.{}".format)),
     "LoRA that no record mentions": ("tensors", "", partial(renamed, "adapter/{}".format)),
+    "true in place of 1 in the list of tasks": ("config", "", lambda: listed(
+        lambda meta, state: meta["tasks"][0].update(weight=True))),
     "a future schema": ("schema", "", lambda: listed(lambda meta, state: meta.update(schema=99))),
     "a future class": ("registry", "Install|install", lambda: listed(
         lambda meta, state: meta.update(versions={"patch_mean": 99}))),
