@@ -90,6 +90,8 @@ OPEN = {
     "fold": "null int",
     "epochs": "null int",
     "data": "null dict",
+    "data.name": "null str",
+    "data.revision": "null str",
     "size": "null int list",
     "blur": "null int",
     "activation": "null str",
@@ -97,7 +99,7 @@ OPEN = {
     "R2 over folds": "int float dict",
     "R2": "int float dict",
 }
-"""The types that may stand at a key, where the sound files show one of them only; ``*``: any, at every depth."""
+"""Types that may stand at a key (or its parent's and its own) next to those of the sound files; ``*``: any below it."""
 
 
 @dataclass
@@ -201,8 +203,8 @@ def fits(path: Path_, old: Any, new: Any) -> bool:
     """Whether the format lets a value of this type stand here."""
     if new in (GONE, TWICE, MORE) or kind(old) == kind(new) or (kind(old), kind(new)) == ("float", "int"):
         return True
-    allowed = next((OPEN[key] for key in reversed(path) if key in OPEN and (OPEN[key] == "*" or key == path[-1])), "")
-    return allowed == "*" or kind(new) in allowed.split()
+    allowed = OPEN.get(path[-1], OPEN.get(".".join(map(str, path[-2:])), ""))
+    return any(OPEN.get(key) == "*" for key in path) or kind(new) in allowed.split()
 
 
 def forgeries(name: str) -> Iterator[tuple[str, Path_, Any, bool]]:

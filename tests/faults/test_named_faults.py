@@ -14,6 +14,7 @@ import zipfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -86,6 +87,9 @@ BYTES: dict[str, tuple[str, str, Callable[[], bytes]]] = {
     **{f"{size} bytes": ("header", f"{size} bytes", partial(bytes, size)) for size in (1, 7, 8)},
     **{f"a header of {n} bytes": ("header", f"{n} bytes", partial(announcing, n))
        for n in (0, 1, 10_000, (1 << 20) + 1, 101_000_000, 1 << 32, (1 << 53) + 1, 1 << 63, (1 << 64) - 8)},
+    **{f"noise, seed {n}": ("header", "", lambda n=n: Random(n).randbytes(9 + 97 * n)) for n in range(20)},
+    **{f"a length, then noise, seed {n}": ("json", "", lambda n=n: announcing(64, Random(n).randbytes(64 + n)))
+       for n in range(20)},
     "a length alone": ("header", "100 bytes", lambda: announcing(100, b"x")),
     "an empty object": ("json", "save_head", lambda: announcing(2, b"{}")),
     "a Git LFS pointer": ("header", "git lfs pull", lambda: LFS),
@@ -199,6 +203,8 @@ SIGNED: dict[str, tuple[str, str, Callable[[], bytes]]] = {
     "names of DataParallel": ("tensors", "wrapped", partial(renamed, "module.{}".format)),
     "names of a compiled module": ("tensors", "wrapped", partial(renamed, "_orig_mod.{}".format)),
     "LoRA that no record mentions": ("tensors", "", partial(renamed, "adapter/{}".format)),
+    "true in place of 1 in the list of tasks": ("config", "", lambda: listed(
+        lambda meta, state: meta["tasks"][0].update(weight=True))),
     "a future schema": ("schema", "", lambda: listed(lambda meta, state: meta.update(schema=99))),
     "a future class": ("registry", "Install|install", lambda: listed(
         lambda meta, state: meta.update(versions={"patch_mean": 99}))),
