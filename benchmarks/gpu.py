@@ -42,7 +42,7 @@ class Job:
 
 
 SPEED = ("--short", "--no-compile", "--rounds", "5")
-# Estimated seconds on one H100, 465 in all, none of them measured yet; each job takes about 6 to import torch.
+# Estimated seconds on one H100, 450 in all, none of them measured yet; each job takes about 6 to import torch.
 # speed: 20 rows x 2 dtypes x 2 steps x 3.3 variants, each called 34 times or for 0.5 s and 5 rounds: 9 s a row, and 25
 # for whole backbones. Forwards alone as graphs in one dtype: 3 s a row.
 JOBS = (
@@ -54,7 +54,6 @@ JOBS = (
     Job("detection_necks", "benchmarks.detection_necks", ("--batches", "1", "16", "--rounds", "11")),  # 30
     Job("feature_store", "benchmarks.feature_store", ("--photos", "1", "--batch", "4")),  # 25
     Job("points", "benchmarks.points", ("--rounds", "5")),  # 20
-    Job("scaling", "benchmarks.speed.scaling", ("--short", "--rounds", "3", "--axes", "batch", "heads")),  # 15
     Job("sparse_convolution", "benchmarks.sparse_convolution", needs=("spconv",)),  # 20
 )  # fmt: skip
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from string import Template
 
-from benchmarks.speed import cost, elsewhere, pipelines, scaling
+from benchmarks.speed import cost, elsewhere, pipelines
 from benchmarks.speed.marked import pending
 from benchmarks.speed.results import RESULTS, Report, stored
 from benchmarks.speed.summary import ceiling_words, missed, summary
@@ -57,5 +57,5 @@ def write() -> None:
     if one is not None:
         draw(one, PICTURE)
     PAGE.write_text(text())
-    for other in (scaling, pipelines, cost):
+    for other in (pipelines, cost):
         other.write()

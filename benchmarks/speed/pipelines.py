@@ -17,6 +17,7 @@ are of the same machine and setting. Writes benchmarks/results/pipelines.json, .
 from __future__ import annotations
 
 import argparse
+import resource
 import statistics
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -34,7 +35,6 @@ from benchmarks.speed.cost import SIDES
 from benchmarks.speed.marked import pending, replaced
 from benchmarks.speed.pipeline_forms import PlainHead, Work, careful, ours, preprocess_at, read, resized, source
 from benchmarks.speed.results import RESULTS, save, stored, versions_of
-from benchmarks.speed.scaling import faults
 from benchmarks.timing import machine, ratios, turns
 from dinoneck import HeadEnsemble
 from dinoneck.data import Pasture
@@ -180,6 +180,11 @@ def _finished(run: Run, wait: Callable[[], None]) -> Run:
         wait()
 
     return call
+
+
+def faults() -> int:
+    """Return how many page faults of this process needed no disk so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
 
 def passes(name: str, counts: Sequence[int], rounds: int, device: str) -> dict[str, dict[str, float]]:

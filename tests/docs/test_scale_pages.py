@@ -1,40 +1,26 @@
-"""The pages on pipelines, scaling and cost show what was measured, and what follows from it."""
+"""The pages on pipelines and cost show what was measured, and what follows from it."""
 
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import pytest
-from benchmarks.speed import cost, pipelines, scaling
+from benchmarks.speed import cost, pipelines
 from benchmarks.speed.marked import END, replaced
 from benchmarks.speed.pipeline_forms import preprocess_at
 from benchmarks.speed.results import RESULTS, stored
-from PIL import Image
-
-MODULES = {"pipelines": pipelines, "scaling": scaling}
 
 
-def found(name: str) -> dict[str, Any]:
-    """Stored results, if there are any."""
-    report = stored(RESULTS, name)
-    if report is None:
-        pytest.skip(f"no {name}.json is stored: `python -m benchmarks.speed.{name}`")
-    return report
+def test_the_page_on_pipelines_is_filled_with_what_is_stored() -> None:
+    text = pipelines.PAGE.read_text()
+    assert pipelines.filled(text, stored(RESULTS, "pipelines")) == text
+    assert "Not measured yet" in pipelines.filled(text, None)
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_a_page_is_filled_with_what_is_stored(name: str) -> None:
-    module: Any = MODULES[name]
-    text = module.PAGE.read_text()
-    assert module.filled(text, stored(RESULTS, name)) == text
-    assert "Not measured yet" in module.filled(text, None)
-
-
-@pytest.mark.parametrize("name", MODULES)
-def test_stored_tables_are_those_of_the_stored_numbers(name: str) -> None:
-    module: Any = MODULES[name]
-    assert module.page(found(name)) == (RESULTS / f"{name}.md").read_text()
+def test_stored_tables_are_those_of_the_stored_numbers() -> None:
+    report = stored(RESULTS, "pipelines")
+    assert report is not None
+    assert pipelines.page(report) == (RESULTS / "pipelines.md").read_text()
 
 
 def test_the_page_on_cost_shows_what_the_script_gives() -> None:
@@ -78,22 +64,3 @@ def test_a_part_of_a_page_is_replaced() -> None:
     assert replaced(new, "one", "new") == new
     with pytest.raises(SystemExit, match="three"):
         replaced(page, "three", "new")
-
-
-def test_fits_stored_are_those_of_the_points_stored() -> None:
-    report = found("scaling")
-    for part in report["axes"].values():
-        for name, series in part["series"].items():
-            fits = scaling.judged(series, part["from"])
-            for what in ("ms", "peak_mib"):
-                assert fits[what] == pytest.approx(part["fits"][name][what], rel=1e-6), name
-            steps = [step["x"] for step in scaling.peaks(series, report["fault_us"])]
-            assert steps == [step["x"] for step in part["peaks"][name]]
-
-
-@pytest.mark.parametrize("path", sorted(scaling.IMAGES.glob("scaling_*.png")), ids=lambda path: path.stem)
-def test_pictures_are_small_and_shown(path: Any) -> None:
-    assert path.stat().st_size < 150_000
-    with Image.open(path) as picture:
-        assert picture.width <= 800
-    assert path.name in scaling.PAGE.read_text()

@@ -13,10 +13,9 @@ import torch
 from benchmarks import backbones, detection_necks, devices, feature_files, feature_store, gpu, points
 from benchmarks.gpu import Job
 from benchmarks.speed import __main__ as speed
-from benchmarks.speed import clocks, pipelines, roofline, scaling
+from benchmarks.speed import clocks, pipelines, roofline
 from benchmarks.speed.pipeline_forms import Work
 from benchmarks.speed.rows import Row
-from benchmarks.speed.scaling_cases import AXES
 from benchmarks.speed.table_rows import ROWS
 from tests.conftest import ROOT
 from tests.pretend_device import NAME, Graph, graph, pretend_device
@@ -122,13 +121,6 @@ def test_pipelines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     report = json.loads((tmp_path / f"pipelines_{NAME}.json").read_text())
     assert all(row["per_s"] > 0 for row in report["photo to prediction"][title].values())
     assert device.kernels["_scaled_dot_product_flash_attention_for_cpu"] or device.kernels["convolution"]
-
-
-def test_scaling(monkeypatch: pytest.MonkeyPatch) -> None:
-    heads = next(axis for axis in AXES if axis.title.startswith("heads"))
-    with pretend_device() as device:
-        series = scaling.measure(heads, [1, 2], 2, NAME)
-    assert all(one["x"] == [1, 2] and min(one["ms"]) > 0 for one in series.values()) and device.kernels
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Whole pipelines, scaling and cost: what is compared is the same work, and the arithmetic is right."""
+"""Whole pipelines and cost: what is compared is the same work, and the arithmetic is right."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 import timm
 import torch
-from benchmarks.speed import cost, pipeline_stores, pipelines, scaling
+from benchmarks.speed import cost, pipeline_stores, pipelines
 from benchmarks.speed.pipeline_forms import TASKS, PlainHead, Work, careful, ours, sequence_of, source
 from benchmarks.speed.pipeline_stores import index, steps
-from benchmarks.speed.scaling_cases import AXES, Axis, by_heads, everything, tokens_of
 from PIL import Image
 from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
@@ -85,74 +84,6 @@ def test_an_index_grows_with_its_images() -> None:
     few, many = (index(count)["4 patterns"] for count in (50, 500))
     assert few["line_bytes"] == pytest.approx(many["line_bytes"], rel=0.05)
     assert min(many.values()) > 0
-
-
-def test_heads_of_the_scaling_run_together_as_in_the_loop() -> None:
-    calls = by_heads(3)
-    for name in ("PatchMeanHead", "CLSGatingHead"):
-        together, loop = calls[f"{name} × k, HeadEnsemble"](), calls[f"{name} × k, in a loop"]()
-        mean = torch.stack([said["mass"] for said in loop]).mean(dim=0)
-        torch.testing.assert_close(together["mass"], mean, rtol=1e-5, atol=1e-6)
-
-
-def test_scaling_runs_every_neck_and_head() -> None:
-    calls = everything(4, 2)
-    assert len(calls) == 12
-    assert tokens_of(4, 2, 3).sequence[0].shape == (2, 5 + 16, 192)
-    with torch.inference_mode():
-        for name, call in calls.items():
-            assert call() is not None, name
-
-
-def test_fits_find_exponent_fixed_cost_and_steps() -> None:
-    xs = [1.0, 10.0, 100.0, 1000.0]
-    exponent, off = scaling.fit(xs, [3 * x**1.5 for x in xs])
-    assert exponent == pytest.approx(1.5) and off == pytest.approx(1.0)
-    fixed, slope, off = scaling.affine(xs, [5 + 2 * x for x in xs])
-    assert (fixed, slope, off) == (pytest.approx(5), pytest.approx(2), pytest.approx(1))
-    assert scaling.affine(xs, [x**2 for x in xs])[2] > scaling.OFF
-    row = {"x": xs, "ms": [1.0, 10.0, 200.0, 2000.0], "peak_mib": xs, "faults": [0.0, 0.0, 50_000.0, 500_000.0]}
-    [step] = scaling.peaks(row, us=2.0)
-    assert step == {"x": 100.0, "excess": pytest.approx(2.0), "by_faults": pytest.approx(1.0)}
-    verdict = scaling.judged(row, 10)
-    assert verdict["peak_mib"]["straight"] and not verdict["ms"]["straight"]
-    assert scaling.word(verdict["peak_mib"]) == "straight" and "more than" in scaling.word(verdict["ms"])
-    assert scaling.judged(row, 100) == verdict  # two points lie on any line
-    assert verdict["from"] == 10
-
-
-def test_a_short_run_has_points_enough_for_its_fits() -> None:
-    for axis in AXES:
-        assert sum(x >= axis.start for x in axis.points[:-1]) >= scaling.FEWEST, axis.title
-
-
-def test_every_point_of_an_axis_is_called_in_every_round(monkeypatch: pytest.MonkeyPatch) -> None:
-    called = {1: 0, 2: 0}
-
-    def call(x: int, device: str) -> dict[str, object]:
-        def one() -> int:
-            called[x] += 1
-            return x
-
-        return {"one": one}
-
-    monkeypatch.setattr(scaling, "SHORTEST_S", 0.0)
-    monkeypatch.setattr(scaling, "LONG_S", 0.0)  # all count as long: warmed up once
-    monkeypatch.setattr(scaling, "peak_mib", lambda run, device: 1.0)
-    found = scaling.measure(Axis("x", "", [1, 2], 1, call), [1, 2], 5)
-    assert called == {1: 6, 2: 6} and found["one"]["x"] == [1, 2]
-
-
-def test_a_series_that_stops_before_the_others_says_where() -> None:
-    series = {
-        name: {"x": xs, "ms": [0.36 * x for x in xs], "peak_mib": xs, "faults": [0.0] * len(xs)}
-        for name, xs in {"whole": [1.0, 10.0, 100.0, 1000.0], "part": [1.0, 10.0, 100.0]}.items()
-    }
-    report = {"axes": {"tokens N": {"setting": "s", "from": 5, "series": series}}, "fault_us": 1.0}
-    scaling.judge(report)
-    lines = [line for line in scaling.markdown(report).splitlines() if line.startswith(("| whole", "| part"))]
-    assert lines[0].startswith("| whole | 0.36 … 360 |") and "| 1 000 |" in lines[0]
-    assert lines[1].startswith("| part | 0.36 … 36 (at 100) | 1.00 (from 1) |") and "| 100 (at 100) |" in lines[1]
 
 
 def test_runs_in_part_keep_to_the_machine_and_setting_of_what_is_stored() -> None:

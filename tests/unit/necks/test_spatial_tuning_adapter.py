@@ -327,18 +327,16 @@ def test_heads_take_it_without_detail_only() -> None:
     assert head(fed()[0])["mass"].shape == (2, 1)
 
 
-def centroids(branch: nn.Module, size: tuple[int, int], place: int) -> Tensor:
-    """How far off its centre some inner cells of a level read the image, (cells, 2), in cells."""
-    images = torch.randn(1, 3, *size, requires_grad=True)
-    level = branch(images)[place]
-    rows, cols, stride = level.shape[-2], level.shape[-1], (8, 16, 32)[place]
+def centroids(level: Tensor, source: Tensor, stride: float) -> Tensor:
+    """How far off its centre some inner cells of a level read a (1, C, H, W) source, (cells, 2), in cells."""
+    rows, cols = level.shape[-2:]
     found = []
     for row, col in ((rows // 2, cols // 2), (1, cols - 3), (rows - 3, 1)):
         push = level[0, :, row, col] @ torch.randn(level.shape[1])
-        weight = torch.autograd.grad(push, images, retain_graph=True)[0][0].abs().sum(dim=0)
+        weight = torch.autograd.grad(push, source, retain_graph=True)[0][0].abs().sum(dim=0)
         weight = weight / weight.sum()
-        y = (weight.sum(dim=1) * (torch.arange(size[0]) + 0.5)).sum() / stride - (row + 0.5)
-        x = (weight.sum(dim=0) * (torch.arange(size[1]) + 0.5)).sum() / stride - (col + 0.5)
+        y = (weight.sum(dim=1) * (torch.arange(source.shape[-2]) + 0.5)).sum() / stride - (row + 0.5)
+        x = (weight.sum(dim=0) * (torch.arange(source.shape[-1]) + 0.5)).sum() / stride - (col + 0.5)
         found.append(torch.stack((y, x)))
     return torch.stack(found)
 
@@ -350,9 +348,22 @@ def test_cells_read_the_image_around_their_centres(size: tuple[int, int]) -> Non
             total = torch.zeros(3, 2)
             for seed in range(6):
                 torch.manual_seed(seed)
-                total += centroids(branch(16).eval(), size, place) / 6
+                images = torch.randn(1, 3, *size, requires_grad=True)
+                total += centroids(branch(16).eval()(images)[place], images, 8 * 2**place) / 6
             assert low < total.min()
             assert total.max() < high
+
+
+@pytest.mark.parametrize(("rows", "cols", "patch"), [(20, 30, 16), (21, 29, 16), (23, 32, 14)])
+def test_cells_read_the_tokens_around_their_centres(rows: int, cols: int, patch: int) -> None:
+    total = torch.zeros(3, 3, 2)  # levels, cells, y and x
+    for seed in range(6):
+        torch.manual_seed(seed)
+        neck = SpatialTuningAdapter(32, 32, 1, None, patch_size=patch).eval()
+        source = torch.randn(1, 32, rows, cols, requires_grad=True)
+        tokens = Tokens.from_patches(source.flatten(2).transpose(1, 2), grid=(rows, cols), patch_size=patch)
+        total += torch.stack([centroids(m, source, 2.0 ** (i - 1)) for i, m in enumerate(neck(tokens).maps)]) / 6
+    assert total.abs().max() < 0.02
 
 
 @pytest.mark.parametrize("norm", ["batch", "group", "layer"])
