@@ -42,7 +42,7 @@ class LegacyFile:
     Attributes:
         where: its path, for messages.
         state: the tensors under their own names.
-        meta: the plain values beside them, of a file ``{"state_dict": ..., "meta": ...}``; else empty.
+        meta: the plain values next to them, of a file ``{"state_dict": ..., "meta": ...}``; else empty.
         prefix: what stood before every name and was taken away: ``"module."``, ``"_orig_mod."``, both, or ``""``.
     """
 
@@ -191,9 +191,9 @@ def import_described(
         tasks: what the head predicts, with units and transforms.
         embed_dim: channels of the tokens.
         head_type: a registered name, where meta has none.
-        arguments: of the head, beside those in meta.
+        arguments: of the head, in addition to those in meta.
         rename: beginnings of names in the file -> beginnings of the head's own names, the longest that fits first.
-        notes: entries of meta that are no arguments and are handed back, to be kept under ``extra``.
+        notes: entries of meta that are not arguments and are returned, to be kept under ``extra``.
 
     Returns:
         The head, and the entries that ``notes`` names.

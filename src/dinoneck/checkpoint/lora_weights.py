@@ -27,7 +27,7 @@ def weights_of(backbone: object) -> dict[str, Tensor]:
     Weights that are switched off at the moment are left out, as in the backbone's record.
 
     Raises:
-        CheckpointError: if a record speaks of LoRA weights that only the backbone itself could give.
+        CheckpointError: if a record names LoRA weights, which only the backbone itself holds.
     """
     if isinstance(backbone, Backbone):
         if backbone.adapter.lora_off:

@@ -40,7 +40,7 @@ def snapshot(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
     """Return copies of tensors on the CPU.
 
     Raises:
-        CheckpointError: for what is no tensor with values of a known dtype, and for shared memory.
+        CheckpointError: for a value that is not a dense tensor of a known dtype, and for shared memory.
     """
     state: dict[str, Tensor] = {}
     places: dict[tuple[Any, int], str] = {}

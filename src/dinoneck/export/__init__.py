@@ -1,4 +1,4 @@
-"""Programs and ONNX models that run without dinoneck, of a head or of backbone and heads."""
+"""Programs and ONNX models of a head (tokens) or of backbone and heads (images)."""
 
 from dinoneck.lazy import attach, homes
 

@@ -1,4 +1,4 @@
-"""Files for programs without dinoneck: ``torch.export`` programs, ONNX models, plain weights."""
+"""``torch.export`` programs, ONNX models and plain weights of a head, or of backbone and heads."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ def check(model: Model, traced: Traced, run: Run) -> Parity:
 
 
 def _tried(traced: Traced, own: GridSize | None) -> list[tuple[int, GridSize]]:
-    """Batches and grids, none of them the traced ones: small, tall, wide, and the heads' own."""
+    """Batches and grids that were not traced (small, tall, wide, the heads' own), or the fixed grid."""
     if traced.grid is not None:
         return [(1, traced.grid), (3, traced.grid)]
     least = traced.smallest
