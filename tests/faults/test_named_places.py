@@ -33,7 +33,7 @@ def linked(path: Path, to: str) -> None:
 
 PLACES: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "nothing": (lambda path: None, "there is no head file", ""),
-    "a folder": (Path.mkdir, "is a folder", "is a folder"),
+    "a folder without a head": (Path.mkdir, "holds no head files", "is a folder"),
     "a pipe": (os.mkfifo, "regular file", "device or pipe"),
     "a socket": (bound, "regular file", "device or pipe"),
     "a link to itself": (partial(linked, to="h"), "cannot be opened", "leads to itself"),
