@@ -241,11 +241,17 @@ def strict_json(raw: bytes, name: str, what: str) -> Any:
     try:
         text = raw.decode("utf-8")
         _check_depth(text)
-        value = json.loads(text)
+        value = json.loads(text, parse_int=_short_int)
         canonical(value)
     except (ValueError, RecursionError) as error:  # UnicodeError and JSONDecodeError are ValueErrors
         raise CheckpointError(f"{name}: the {what} is not valid JSON ({error}).{_guess(raw)}", step="json") from None
     return value
+
+
+def _short_int(text: str) -> int:
+    if len(text) > 20:
+        raise ValueError("an integer has more than 20 digits")
+    return int(text)
 
 
 def _check_depth(text: str) -> None:
