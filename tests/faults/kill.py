@@ -2,7 +2,7 @@
 
 Half of the kills come just before a disk call (create, rename, link, remove, flush ...), a quarter within a write (the
 kernel ends a process that writes past a limit, with exactly so many bytes written), a quarter by the clock.
-Every run and every resumption is a process of its own, and every fourth run is killed once more while it goes on.
+Every run and every resumption is a process of its own, and the resumption of every fourth run is also timed for a kill, which comes too late where it ends before.
 
     python -m tests.faults.kill save 20
 """
@@ -207,7 +207,7 @@ def _arm(root: Path, moment: Moment) -> None:
 
 
 def begun(work: Callable[[], Any], root: Path | None = None, moment: Moment | None = None) -> tuple[int, int]:
-    """Start a piece of work in a process of its own, which dies at its moment; return the process and its answer."""
+    """Start a piece of work in a process of its own, which dies at its moment; return the process and its result."""
     reading, writing = os.pipe()
     if (pid := os.fork()) == 0:
         try:
@@ -230,12 +230,12 @@ def ended(pid: int, reading: int) -> Any:
     Raises:
         Failed: with what it raised.
     """
-    with open(reading, "rb") as answer:
-        told = answer.read()
+    with open(reading, "rb") as result_file:
+        written = result_file.read()
     _, status = os.waitpid(pid, 0)
-    if not told and os.WIFSIGNALED(status):
+    if not written and os.WIFSIGNALED(status):
         return KILLED
-    result = json.loads(told or f'{{"error": "ended with status {status}"}}')
+    result = json.loads(written or f'{{"error": "ended with status {status}"}}')
     if "error" in result:
         raise Failed(result["error"])
     return result["result"]
