@@ -280,9 +280,12 @@ _SCALARS: dict[Any, Any] = {int: numbers.Integral, float: numbers.Real, bool: bo
 def _scalar(annotation: Any, value: Any, where: str) -> Any:
     if not isinstance(value, _SCALARS[annotation]) or (isinstance(value, bool) and annotation is not bool):
         raise _mismatch(annotation, value, where)
-    if annotation is float and not math.isfinite(value):
+    if annotation is float and not isinstance(value, numbers.Integral) and not math.isfinite(value):
         raise ConfigError(f"{where} is {value}; a finite number was expected")
-    return annotation(value)
+    try:
+        return annotation(value)
+    except OverflowError as error:  # an integer beyond the largest float
+        raise ConfigError(f"{where}: {error}") from None
 
 
 def _union(annotation: Any, value: Any, where: str) -> Any:

@@ -89,7 +89,8 @@ def redacted_line(error: object, token: str | None = None) -> str:
     from huggingface_hub import get_token
 
     for secret in filter(None, (token, get_token())):
-        line = line.replace(secret, "<secret>")
+        for form in (secret, repr(secret)[1:-1]):
+            line = line.replace(form, "<secret>")
     line = _SECRET.sub("<secret>", _QUERY.sub("", line))
     return "".join(sign if sign.isprintable() else " " for sign in line)[:_LONGEST]
 

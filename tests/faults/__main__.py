@@ -96,7 +96,12 @@ def main() -> None:
     report = json.loads(options.out.read_text()) if options.out.exists() else {}
     for name in options.parts:
         result = PARTS[name](options.share, options.workers)
-        measured = {"machine": machine(), "date": datetime.date.today().isoformat(), "share": 1.0 if name in CASES else options.share, "seed": 0}
+        measured = {
+            "machine": machine(),
+            "date": datetime.date.today().isoformat(),
+            "share": 1.0 if name in CASES else options.share,
+            "seed": 0,
+        }
         report[name] = {**measured, "result": result}
         options.out.write_text(json.dumps(report, indent=1) + "\n")
         print(f"{name}: {len(result['bad'])} faults", flush=True)

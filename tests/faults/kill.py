@@ -2,7 +2,8 @@
 
 Half of the kills come just before a disk call (create, rename, link, remove, flush ...), a quarter within a write (the
 kernel ends a process that writes past a limit, with exactly so many bytes written), a quarter by the clock.
-Every run and every resumption is a process of its own, and the resumption of every fourth run is also timed for a kill, which comes too late where it ends before.
+Every run and every resumption is a process of its own. The resumption of every fourth run is also timed for a kill,
+which comes too late where it ends before.
 
     python -m tests.faults.kill save 20
 """

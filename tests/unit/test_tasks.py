@@ -218,3 +218,8 @@ def test_maps_compile_for_any_grid() -> None:
             x = torch.randn(2, 3, rows, cols)
             for got, task in zip(compiled(x), tasks, strict=True):
                 assert torch.allclose(got, task.predict_map(x), rtol=1e-6)
+
+
+def test_a_minimum_beyond_any_float_is_refused() -> None:
+    with pytest.raises(ConfigError, match="minimum"):
+        Task("a", minimum=10**400)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
@@ -18,6 +19,7 @@ from msgspec import Meta
 from dinoneck import registry
 from dinoneck.checkpoint import file as files
 from dinoneck.checkpoint.file import HEADS, LISTING, Header
+from dinoneck.checkpoint.schema import MAX_TEXT_BYTES
 from dinoneck.errors import CheckpointError, ConfigError, some_of
 
 if TYPE_CHECKING:
@@ -56,19 +58,17 @@ def is_ensemble(folder: str | os.PathLike[str]) -> bool:
     return files.is_file(Path(folder, LISTING))
 
 
-def read_path(path: Path, read: Callable[[Path], _Head]) -> _Head:
+def read_path(path: Path) -> _Head:
     """Read a head file, a folder with one head file, or an ensemble by its folder or list.
 
-    Args:
-        path: the file or folder.
-        read: :func:`dinoneck.checkpoint.read.read_head`, or a function that calls it.
-
     Raises:
-        CheckpointError: what ``read`` raises, or if the folder holds no head or several.
+        CheckpointError: as :func:`dinoneck.checkpoint.read.read_head`, or if the folder holds no head or several.
     """
+    from dinoneck.checkpoint.read import read_head
+
     folder = path.parent if path.name == LISTING else path
     if is_ensemble(folder):
-        return read_ensemble(folder, read)
+        return read_ensemble(folder)
     found = files.head_files(path)
     if len(found) > 1:
         raise CheckpointError(
@@ -76,7 +76,7 @@ def read_path(path: Path, read: Callable[[Path], _Head]) -> _Head:
             "expected one. Load one of them, or pass the folder to Predictor, which averages heads of the same task; "
             "HeadEnsemble.from_heads(heads) and save_head make one file of them"
         )
-    return read(found[0])
+    return read_head(found[0])
 
 
 def read_listing(folder: str | os.PathLike[str]) -> Listing:
@@ -106,27 +106,26 @@ def read_listing(folder: str | os.PathLike[str]) -> Listing:
     return listing
 
 
-def read_ensemble(folder: str | os.PathLike[str], read: Callable[[Path], _Head]) -> _Head:
+def read_ensemble(folder: str | os.PathLike[str]) -> _Head:
     """Read the folder as if its heads had been saved as one file; every digest is compared before anything is built.
 
     Args:
         folder: with ``ensemble.json`` and ``heads/``.
-        read: as for :func:`read_path`.
 
     Returns:
-        What ``read`` gives for a file of type ``ensemble``; the header's ``file_digest`` is that of the list.
+        What ``read_head`` gives for a file of type ``ensemble``; the header's ``file_digest`` is that of the list.
 
     Raises:
         CheckpointError: if a head is missing, damaged, not listed or not the one that is listed, or they do not fit
             together.
     """
     from dinoneck.checkpoint.lora_weights import PREFIX
-    from dinoneck.checkpoint.read import check_meta
+    from dinoneck.checkpoint.read import check_meta, read_head
     from dinoneck.checkpoint.schema import entries_of
     from dinoneck.checkpoint.tensors import chunks_of, listing_of
 
     listing = read_listing(folder)
-    heads = [read(Path(folder, member.file)) for member in listing.members]
+    heads = [read_head(Path(folder, member.file)) for member in listing.members]
     for member, (header, _, _) in zip(listing.members, heads, strict=True):
         _check_member(Path(folder, member.file), member, header, listing)
     state: dict[str, Tensor] = {}
@@ -148,7 +147,7 @@ def _check_files(folder: Path, members: Sequence[Member]) -> None:
     listed = {member.file for member in members}
     if len(listed) < len(members) or len({member.digest for member in members}) < len(members):
         raise CheckpointError(f"{folder / LISTING} lists a head twice", step="pairing")
-    there = {f"{HEADS}/{file.name}" for file in (folder / HEADS).glob(files.HEAD_FILES)}
+    there = {f"{HEADS}/{file.name}" for file in (folder / HEADS).glob(files.HEAD_FILES) if file.name[0] != "."}
     for names, verb in ((listed - there, "lacks"), (there - listed, "holds")):
         if names:
             what = f"{verb} {some_of(names, _SHOWN)}"
@@ -189,17 +188,29 @@ def _meta(metas: Sequence[dict[str, Any]], modules: Sequence[nn.Module], listing
     except ConfigError as error:
         raise CheckpointError(f"{name}: the heads do not fit together: {error}", step="config") from error
     members = [[member.output, member.fold] for member in listing.members]
+    training = _training([meta["training"] or {} for meta in metas], listing.members)
+    licenses = " AND ".join(sorted({meta["license"] for meta in metas if meta["license"]})) or None
+    extra = {**_shared([meta["extra"] for meta in metas]), "members": members}
+    without_metrics = {key: value for key, value in (training or {}).items() if key != "metrics"} or None
     return {
         **metas[0],  # format, schema, created_by, and the records of backbone and inputs, which all share
         "head_type": "ensemble",
         "config": ensemble.config,
         "versions": versions_of("ensemble", ensemble.config),
         "tasks": encode(predicted(ensemble)),
-        "training": _training([meta["training"] or {} for meta in metas], listing.members),
-        "license": " AND ".join(sorted({meta["license"] for meta in metas if meta["license"]})) or None,
+        "training": _fitting(name, "training", MAX_TEXT_BYTES, training, without_metrics),
+        "license": _fitting(name, "license", 200, licenses, None),
         "tta": _shared(metas).get("tta"),
-        "extra": {**_shared([meta["extra"] for meta in metas]), "members": members},
+        "extra": _fitting(name, "extra", MAX_TEXT_BYTES, extra, {"members": members}, {}),
     }
+
+
+def _fitting(name: str, key: str, limit: int, *forms: Any) -> Any:
+    """The first of several forms of an entry, from whole to empty, that one file can hold."""
+    fitting = next(form for form in forms if len(files.canonical(form).strip(b'"')) <= limit)
+    if fitting is not forms[0]:
+        warnings.warn(f"{name}: {key} of all heads is longer than {limit} bytes and is shortened", stacklevel=2)
+    return fitting
 
 
 def _training(records: Sequence[Mapping[str, Any]], members: Sequence[Member]) -> dict[str, Any] | None:
@@ -218,7 +229,7 @@ def _spread(values: Sequence[float]) -> Any:
     if len(values) == 1:
         return values[0]
     try:
-        return {"mean": round(statistics.fmean(values), 6), "sd": round(statistics.stdev(values), 6)}
+        return {"mean": float(f"{statistics.fmean(values):.6g}"), "sd": float(f"{statistics.stdev(values):.6g}")}
     except OverflowError:
         return None
 

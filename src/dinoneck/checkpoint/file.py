@@ -137,7 +137,7 @@ def head_files(path: str | os.PathLike[str]) -> list[Path]:
     if not os.path.isdir(path):  # noqa: PTH112 - Path raises where a folder is closed; opening the file reports that
         return [Path(path)]
     folder = Path(path, HEADS) if is_file(Path(path, LISTING)) else Path(path)
-    files = sorted(folder.glob(HEAD_FILES))
+    files = sorted(file for file in folder.glob(HEAD_FILES) if not file.name.startswith("."))
     if not files:
         raise CheckpointError(f"the folder {path} holds no head files ({HEAD_FILES})")
     return files

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import functools
 import os
 import warnings
 from collections.abc import Mapping
@@ -20,7 +19,7 @@ from dinoneck.checkpoint import file as files
 from dinoneck.checkpoint import hub, lora_weights
 from dinoneck.checkpoint.ensemble_folder import read_path
 from dinoneck.checkpoint.pairing import check_probe, check_reads, check_records, origin_of
-from dinoneck.checkpoint.read import check_finite, check_meta, on_meta, predicted, read_file, read_head
+from dinoneck.checkpoint.read import check_finite, check_meta, on_meta, predicted, read_file
 from dinoneck.checkpoint.saveable import check_whole, inputs_of, named, plain, plain_backbone, probed, views_of
 from dinoneck.checkpoint.schema import FORMAT, SCHEMA, UNSIGNED, check_backbone_record, check_header, entries_of
 from dinoneck.checkpoint.tensors import chunks_of, listing_of, snapshot
@@ -182,13 +181,16 @@ class HeadCheckpoint:
         """
         files.check_path(path_or_repo)
         files.check_revision(revision)
-        path, commit, read = Path(path_or_repo), None, read_head
+        path, commit = Path(path_or_repo), None
         if hub.names_a_repo(path_or_repo):
             path = hub.download(os.fspath(path_or_repo), revision)
-            commit, read = hub.commit_of(path), functools.partial(_read_downloaded, os.fspath(path_or_repo))
+            commit = hub.commit_of(path)
         elif revision is not None:
             raise CheckpointError(f"revision={revision!r} is for hub repositories; {path_or_repo} is read as a file")
-        header, state, skeleton = read_path(path, read)
+        try:
+            header, state, skeleton = read_path(path)
+        except CheckpointError as error:
+            raise error if commit is None else hub.blamed(error, path_or_repo, path) from None
         found = cls(header.meta, state, commit)
         found.file_digest = header.file_digest
         found._skeletons.append(skeleton)
@@ -351,14 +353,6 @@ def load_head(
 def _is_head(module: nn.Module) -> bool:
     """Whether this is a head with tasks; the classes are reached through the registry only."""
     return hasattr(type(module), "trained_on")
-
-
-def _read_downloaded(repo_id: str, file: str | os.PathLike[str]) -> tuple[files.Header, dict[str, Tensor], nn.Module]:
-    """Read a downloaded file; a refusal names the repository and the commit."""
-    try:
-        return read_head(file)
-    except CheckpointError as error:
-        raise hub.blamed(error, repo_id, Path(file)) from None
 
 
 def _read_back(written: Path) -> None:

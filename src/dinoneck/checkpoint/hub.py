@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dinoneck.atomic import write_whole
 from dinoneck.checkpoint.card import HEAD_NAME, REPO_ID, check_repo_id, config_json, model_card
-from dinoneck.checkpoint.ensemble_folder import is_ensemble, read_ensemble
+from dinoneck.checkpoint.ensemble_folder import read_path
 from dinoneck.checkpoint.file import HEADS, LISTING, MAX_FILE_BYTES, build, open_regular, read_header
-from dinoneck.checkpoint.read import read_file, read_head
+from dinoneck.checkpoint.read import read_file
 from dinoneck.checkpoint.tensors import chunks_of
 from dinoneck.errors import CheckpointError, some_of
 from dinoneck.hub_errors import cache_folder, redacted_line, refusal, unreachable
@@ -157,6 +157,7 @@ def commit_of(path: Path) -> str | None:
 def blamed(error: CheckpointError, repo_id: object, path: Path) -> CheckpointError:
     """Return the refusal of a downloaded file with its origin and, of a damaged one, the remedy."""
     damaged = error.step in ("file", "header", "json", "tensors", "digest", "finite")
+    path = next((file for file in path.parent.rglob(f"*{_SUFFIX}") if str(file) in str(error)), path)
     advice = (
         f". If the file in the local cache was damaged, delete {os.path.realpath(path)} and load again; else it was "
         "damaged before it was uploaded"
@@ -301,10 +302,10 @@ def _without_the_hub(error: Exception, repo_id: str, revision: str | None, known
 
 
 def _chunks(path: Path) -> Iterator[bytes | memoryview]:
-    """The bytes of a head file; of an ensemble's folder or list (0.1), those of the one file that replaces it."""
+    """The bytes of a head file; of a folder or an ensemble's list (0.1), those of the one file with its content."""
     folder = path.parent if path.name == LISTING else path
-    if is_ensemble(folder):
-        header, state, _ = read_ensemble(folder, read_head)
+    if folder.is_dir():
+        header, state, _ = read_path(folder)
         yield build(header.meta)
         yield from chunks_of(header.meta, state)
     else:
@@ -386,5 +387,6 @@ def _pictures(figures: Iterable[str | os.PathLike[str]]) -> dict[str, bytes]:
             pictures[name] = path.read_bytes()
             Image.open(io.BytesIO(pictures[name]), formats=_PICTURES).verify()
         except Exception as error:  # Pillow raises many types for a file that is not a picture
-            raise CheckpointError(f"the figure {path} cannot be used: {error}", step="hub") from error
+            reason = error if isinstance(error, OSError) and error.errno else f"expected {', '.join(_PICTURES)}"
+            raise CheckpointError(f"the figure {path} cannot be used: {reason}", step="hub") from error
     return pictures

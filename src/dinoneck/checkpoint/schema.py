@@ -231,7 +231,7 @@ def check_header(meta: Mapping[str, Any], name: str) -> None:
             step="schema",
         )
     printed = {key: meta.get(key) for key in _PRINTED}
-    printed["backbone"] = {key: (meta["backbone"] or {}).get(key) for key in BackboneRecord.__struct_fields__}
+    printed["backbone"] = _known(BackboneRecord, meta["backbone"] or {})
     printed["tasks"] = [{key: task.get(key) for key in _PRINTED_OF_TASKS} for task in meta["tasks"]]
     for where, text in _texts(printed):
         if not text.isprintable():
@@ -349,6 +349,12 @@ def _at(value: Any, place: str) -> tuple[Any] | None:
 
 def _shown(value: Any) -> str:
     return (repr(value) if isinstance(value, str) else json.dumps(value))[:80]
+
+
+def _known(kind: type[Struct], record: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries of a record that its struct names, without those of one's own; weights are nested in weights."""
+    known = {key: record.get(key) for key in kind.__struct_fields__}
+    return {key: _known(Weights, x) if key in ("weights", "base") and x is not None else x for key, x in known.items()}
 
 
 def _texts(value: Any, where: str = "") -> Iterator[tuple[str, str]]:

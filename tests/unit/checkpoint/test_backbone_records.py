@@ -78,6 +78,17 @@ def test_a_record_that_states_weights_names_layers_and_norm(record: dict[str, An
                 check_backbone_record(forged, "h: backbone")
 
 
+def test_own_entries_of_a_record_may_hold_any_text(tmp_path: Path) -> None:
+    weights = {"kind": "file", "note": "a\tb", "base": {"note": "\x1b"}}
+    record = {"name": "mine", "layers": [0], "norm": True, "note": "a\nb", "weights": weights}
+    checkpoint = HeadCheckpoint.from_module(PatchMeanMLP(4), backbone=record)
+    checkpoint.save(tmp_path / "h")
+    assert HeadCheckpoint.load(tmp_path / "h").meta["backbone"] == record
+    weights["base"]["repo"] = "a\nb"  # type: ignore[index]
+    with pytest.raises(CheckpointError, match="backbone.weights.base.repo is .* expected printable text"):
+        HeadCheckpoint.from_module(PatchMeanMLP(4), backbone=record)
+
+
 def test_normalisation_of_the_inputs_is_plausible_too() -> None:
     meta = HeadCheckpoint.from_module(head(), preprocess=load_backbone("dinoneck_tiny").preprocess).meta
     for key, value in (("mean", [1.48, 0.4, 0.4]), ("std", [1e308] * 3)):

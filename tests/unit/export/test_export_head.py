@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -160,6 +161,16 @@ def test_a_head_that_differs_is_not_written(tiny: Backbone, tmp_path: Path, monk
     monkeypatch.setattr(parity, "TOLERANCES", {torch.float32: -1.0})
     with pytest.raises(CheckpointError, match="differs from the model by .* Nothing was written"):
         export_head(saved(PatchMeanHead(64, TASKS), tiny), tmp_path / "h.pt2", format="pt2", grid=(2, 3))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_head_whose_outputs_are_not_numbers_is_not_written(value: float, tiny: Backbone, tmp_path: Path) -> None:
+    head = PatchMeanHead(64, [Task("a", minimum=0.0)])
+    checkpoint = saved(head, tiny)
+    checkpoint.state_dict["mlps.0.out.bias"] = torch.full((1,), value)
+    with pytest.raises(CheckpointError, match="differs from the model by"):
+        export_head(checkpoint, tmp_path / "h.pt2", format="pt2", grid=(2, 3))
     assert not list(tmp_path.iterdir())
 
 
