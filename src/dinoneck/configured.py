@@ -16,9 +16,9 @@ import copy
 import dataclasses
 import functools
 import inspect
-import math
 import numbers
 import os
+import sys
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -280,12 +280,9 @@ _SCALARS: dict[Any, Any] = {int: numbers.Integral, float: numbers.Real, bool: bo
 def _scalar(annotation: Any, value: Any, where: str) -> Any:
     if not isinstance(value, _SCALARS[annotation]) or (isinstance(value, bool) and annotation is not bool):
         raise _mismatch(annotation, value, where)
-    if annotation is float and not isinstance(value, numbers.Integral) and not math.isfinite(value):
+    if annotation is float and not abs(value) <= sys.float_info.max:  # NaN, infinity, an integer beyond any float
         raise ConfigError(f"{where} is {value}; a finite number was expected")
-    try:
-        return annotation(value)
-    except OverflowError as error:  # an integer beyond the largest float
-        raise ConfigError(f"{where}: {error}") from None
+    return annotation(value)
 
 
 def _union(annotation: Any, value: Any, where: str) -> Any:
