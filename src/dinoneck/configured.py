@@ -1,13 +1,11 @@
 """A module remembers its constructor arguments; the signature is the schema, and one codec turns it into JSON.
 
-Constructors of :class:`Configured` classes take plain values (numbers, strings, booleans, None, tuples, lists and dicts
-of these), plain dataclasses such as Task, and registered modules. Arguments are brought to one normal form, driven by
-the annotations, before the constructor's body runs (a list for a tuple, a NumPy integer for an int), so a mistyped
-value is refused with the argument's name, by hand and from a file alike.
+Constructors of :class:`Configured` classes take plain values, plain dataclasses such as Task, and registered modules.
+Before the constructor's body runs, arguments are converted to one normal form by their annotations (a list becomes a
+tuple, a NumPy integer an int). A value of another type is refused with the argument's name.
 
-The JSON form: tuples become lists, ``dict[int, ...]`` becomes a list of pairs, a dataclass becomes a dict with its
-class name under ``"$"``, a module ``{"type": its registered name, "config": {...}}``, and numbers that are not finite
-are refused.
+In JSON, tuples are lists, ``dict[int, ...]`` is a list of pairs, a dataclass is a dict with its class name under
+``"$"``, a module ``{"type": its registered name, "config": {...}}``. Numbers that are not finite are refused.
 """
 
 from __future__ import annotations
@@ -16,9 +14,9 @@ import copy
 import dataclasses
 import functools
 import inspect
+import math
 import numbers
 import os
-import sys
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -138,8 +136,8 @@ class Configured:
 
 def fields_of(cls: type) -> dict[str, inspect.Parameter]:
     """Return the configuration arguments of a class: name -> parameter, ``device`` and ``dtype`` left out."""
-    parameters = inspect.signature(cls.__init__).parameters  # type: ignore[misc]
-    return {name: parameter for name, parameter in parameters.items() if name not in _FACTORY_ARGUMENTS}
+    parameters = inspect.signature(cls.__init__).parameters.items()  # type: ignore[misc]
+    return {name: parameter for name, parameter in parameters if name not in _FACTORY_ARGUMENTS}
 
 
 def _recording(original: Callable[..., None]) -> Callable[..., None]:
@@ -175,9 +173,6 @@ def _recording(original: Callable[..., None]) -> Callable[..., None]:
     return __init__
 
 
-# -- the codec --------------------------------------------------------------------------------------------
-
-
 def encode(value: Any) -> Any:
     """Return the JSON form of a value in normal form."""
     if isinstance(value, Configured):
@@ -206,7 +201,7 @@ def _written(value: Any) -> list[dataclasses.Field[Any]]:
 
 
 def decode(annotation: Any, value: Any, where: str = "value") -> Any:
-    """Return the normal form of a JSON value: the inverse of :func:`encode` for this annotation."""
+    """Return the normal form of a JSON value, the inverse of :func:`encode`."""
     return normal(annotation, value, where)
 
 
@@ -280,9 +275,13 @@ _SCALARS: dict[Any, Any] = {int: numbers.Integral, float: numbers.Real, bool: bo
 def _scalar(annotation: Any, value: Any, where: str) -> Any:
     if not isinstance(value, _SCALARS[annotation]) or (isinstance(value, bool) and annotation is not bool):
         raise _mismatch(annotation, value, where)
-    if annotation is float and not abs(value) <= sys.float_info.max:  # NaN, infinity, an integer beyond any float
+    try:
+        number = annotation(value)
+    except OverflowError:  # an integer beyond any float
+        number = math.inf
+    if annotation is float and not math.isfinite(number):
         raise ConfigError(f"{where} is {value}; a finite number was expected")
-    return annotation(value)
+    return number
 
 
 def _union(annotation: Any, value: Any, where: str) -> Any:

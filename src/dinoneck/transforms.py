@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 import numbers
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -154,9 +154,13 @@ def read_numbers(value: Any, where: str) -> float | tuple[float, ...] | None:
         return tuple(cast("float", read_numbers(item, where)) for item in value)
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise ConfigError(f"{where} is {value!r}; expected a number")
-    if not abs(cast("float", value)) <= sys.float_info.max:  # NaN, infinity, an integer beyond any float
+    try:
+        number = float(value)
+    except OverflowError:  # an integer beyond any float
+        number = math.inf
+    if not math.isfinite(number):
         raise ConfigError(f"{where} is {value}; expected a finite number")
-    return float(value)
+    return number
 
 
 def each(values: float | tuple[float, ...] | None) -> tuple[float, ...]:
