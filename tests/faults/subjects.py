@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from tests.fixtures.head_files import TRAINING
 from torch import Tensor, nn
 
 from dinoneck import (
@@ -29,14 +30,6 @@ from dinoneck import (
 
 FROZEN = Path(__file__).parents[1] / "fixtures"
 TINY = "dinoneck_tiny"
-TRAINING = {
-    "seed": 7,
-    "folds": 5,
-    "fold": 0,
-    "epochs": 40,
-    "data": {"name": "pasture", "revision": "2024-10"},
-    "metrics": {"R2": 0.75, "R2 over folds": {"mean": 0.7, "sd": 0.05}},
-}
 
 
 def total(**options: Any) -> Task:

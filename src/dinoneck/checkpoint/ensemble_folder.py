@@ -19,14 +19,13 @@ from msgspec import Meta
 from dinoneck import registry
 from dinoneck.checkpoint import file as files
 from dinoneck.checkpoint.file import HEADS, LISTING, Header
-from dinoneck.checkpoint.schema import MAX_TEXT_BYTES
+from dinoneck.checkpoint.schema import MAX_TEXT_BYTES, Digest
 from dinoneck.errors import CheckpointError, ConfigError, some_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 _SHOWN = 5
-_Digest = Annotated[str, Meta(pattern=r"^sha256:[0-9a-f]{64}\Z")]
 _Record = dict[str, Any] | None
 _Head = tuple[Header, "dict[str, Tensor]", "nn.Module"]
 
@@ -35,7 +34,7 @@ class Member(msgspec.Struct, forbid_unknown_fields=True):
     """One line of the list: a head file, the output it predicts, its fold and its weight in the mean."""
 
     file: str
-    digest: _Digest
+    digest: Digest
     output: Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_\-]{0,63}\Z")]
     fold: Annotated[int, Meta(ge=0, lt=10_000)]
     weight: Annotated[float, Meta(ge=0)]
@@ -50,7 +49,7 @@ class Listing(msgspec.Struct, forbid_unknown_fields=True):
     inputs: _Record
     members: Annotated[list[Member], Meta(min_length=1, max_length=4096)]
     reduce: Literal["mean", "median"]
-    digest: _Digest
+    digest: Digest
 
 
 def is_ensemble(folder: str | os.PathLike[str]) -> bool:

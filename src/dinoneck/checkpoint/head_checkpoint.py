@@ -159,7 +159,7 @@ class HeadCheckpoint:
             raise CheckpointError(f"the header has {len(start)} bytes; at most {files.MAX_HEADER_BYTES}", step="write")
         files.check_path(path)
         try:
-            write_whole(path, [start, *chunks], check=_read_back)
+            write_whole(path, [start, *chunks], check=read_file)
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{path} cannot be written: {error}", step="write") from error
 
@@ -353,7 +353,3 @@ def load_head(
 def _is_head(module: nn.Module) -> bool:
     """Whether this is a head with tasks; the classes are reached through the registry only."""
     return hasattr(type(module), "trained_on")
-
-
-def _read_back(written: Path) -> None:
-    read_file(written)

@@ -201,14 +201,14 @@ def _weights_differ(trained: Mapping[str, Any], given: Mapping[str, Any]) -> lis
     if architecture_of(names[0]) != architecture_of(names[1]):
         return [f"model: the head was trained on {names[0]!r}, this is {names[1]!r} (if only names differ: probe=True)"]
     alike = all(trained.get(key) == given.get(key) for key in ("dtype", "source"))
-    comparable = alike and None not in digests
+    same_form = alike and None not in digests
     kinds = [
         one.get("kind") if isinstance(one := record.get("weights"), Mapping) else None for record in (trained, given)
     ]
     same_origin = trained.get("weights") == given.get("weights")
-    if same_origin and kinds[0] in NAMED and not comparable:
+    if same_origin and kinds[0] in NAMED and not same_form:
         return []
-    if comparable or (not same_origin and (alike or kinds == ["seeded", "seeded"])):
+    if same_form or (not same_origin and (alike or kinds == ["seeded", "seeded"])):
         return [f"weights: the head was trained on {_spell(trained)}, this backbone has {_spell(given)}"]
     return [
         "weights: they cannot be compared across libraries and dtypes by their digests; load the backbone as in "

@@ -46,6 +46,7 @@ Deviations = Annotated[list[Annotated[float, Meta(gt=0, le=1)]], Meta(min_length
 ShortText = Annotated[str, Meta(max_length=200)]
 TypeName = Annotated[str, Meta(pattern=r"^([a-z0-9][a-z0-9_]{0,63}\.)?[a-z][a-z0-9_]{0,63}\Z")]
 ViewName = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,63}\Z")]
+Digest = Annotated[str, Meta(pattern=rf"^{DIGEST.pattern}\Z")]
 License = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9 .+:()_\-]*\Z", max_length=200)]
 
 
@@ -184,7 +185,7 @@ class FirstHeadFile(Struct, forbid_unknown_fields=True, kw_only=True):
     head_type: TypeName
     config: dict[str, Any]
     tensors: Any
-    digest: Annotated[str, Meta(pattern=rf"^{DIGEST.pattern}\Z")]
+    digest: Digest
     backbone: BackboneRecord | None
     inputs: Inputs | None
     tasks: list[TaskRecord]
