@@ -109,7 +109,7 @@ def test_a_failed_write_keeps_the_old_file(old: Path, monkeypatch: pytest.Monkey
     def broken(path: object) -> None:
         raise CheckpointError("read back otherwise", step="digest")
 
-    monkeypatch.setattr(head_checkpoint, "_read_back", broken)
+    monkeypatch.setattr(head_checkpoint, "read_file", broken)
     before = (old / "fpn.safetensors").read_bytes()
     assert main(["migrate", str(old / "fpn.safetensors")]) == 1
     assert (old / "fpn.safetensors").read_bytes() == before
