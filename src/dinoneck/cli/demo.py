@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from dinoneck.backbones.known import DINOV3_SMALL
 from dinoneck.cli import numbers, text
-from dinoneck.cli.train import comparison
+from dinoneck.cli.train_text import comparison
 from dinoneck.errors import BackboneError, CheckpointError, ConfigError, DinoneckError
 
 if TYPE_CHECKING:
@@ -51,9 +52,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Go the whole way."""
     from dinoneck.data.pasture import Pasture
-    from dinoneck.training.crossval import Plan
-    from dinoneck.training.experiment import RunOptions, run_experiment
+    from dinoneck.training.config import FoldsConfig, Recipe, TrainConfig
+    from dinoneck.training.inputs import Inputs
     from dinoneck.training.sources import MemoryTokens
+    from dinoneck.training.train import REPORT, train
 
     _claim(options.out)
     print(f"1. {options.photos} pasture images are drawn: the dry masses and the plant of every pixel are known.")
@@ -63,17 +65,11 @@ def run(options: argparse.Namespace) -> int:
     pyramid = backbone.with_layers([backbone.depth * quarter // 4 - 1 for quarter in (1, 2, 3, 4)])
     every = MemoryTokens.extract(pyramid, table.photos, table.ids)
     source = MemoryTokens(every.ids, every.tokens.select(backbone.layers), every.colours)
-    plan = Plan(folds=options.folds, epochs=options.epochs)
-    result, _, report = run_experiment(
-        table,
-        backbone,
-        backbone.preprocess,
-        options.out,
-        plan,
-        overwrite=True,
-        options=RunOptions(source=source, resume=False),
-    )
-    print("\n".join(comparison(report, table)))
+    config = TrainConfig(optim=Recipe(epochs=options.epochs), folds=FoldsConfig(options.folds))
+    inputs = Inputs(table, backbone, backbone.record(), backbone.preprocess, source)
+    result = train(config, options.out, inputs=inputs, overwrite=True, resume=False)
+    report = json.loads((options.out / REPORT).read_text(encoding="utf-8"))
+    print("\n".join(comparison(report)))
     head_file = options.out / "heads" / "fold-0.safetensors"
     print(f"3. {head_file} is read in a new process; its outputs must be the same bit for bit.")
     checkpoint = _check_reload(head_file, result, source, options.out)
@@ -192,22 +188,24 @@ def _draw_maps(
 
     from dinoneck.checkpoint.head_checkpoint import save_head
     from dinoneck.data.labels import DenseLabels
+    from dinoneck.heads.fpn import FPNHead
     from dinoneck.training.cell_targets import CellTargets
-    from dinoneck.training.crossval import QUICK_RECIPE, predict_cells
-    from dinoneck.training.fitting import fit
-    from dinoneck.training.head_choice import HeadChoice
+    from dinoneck.training.config import Recipe
+    from dinoneck.training.fit import fit
+    from dinoneck.training.sources import in_batches
 
     shares, weight = DenseLabels(classes=4).cells(table.labels or (), backbone.preprocess)
     cells = CellTargets(shares[:, list(_PLANTS.values())], weight, tuple(_PLANTS), "cover", table.ids)
     train, held_out = ([table.ids[row] for row in rows] for rows in fold)
     torch.manual_seed(0)
-    head = HeadChoice("fpn", 64).build(backbone.record(), source.tokens.grid, [cells.task(fold[0], minimum=0.0)])
-    fit(
-        head, source, targets={"cover": cells.values}, target_ids=table.ids, ids=train,
-        epochs=options.epochs, batch_size=8, lr=2e-3, recipe=QUICK_RECIPE,
-    )  # fmt: skip
+    layers = source.tokens.layers
+    task = cells.task(fold[0], minimum=0.0)
+    head = FPNHead(backbone.embed_dim, [task], len(layers), layers, fpn_dim=64, tower_depth=1)
+    recipe = Recipe(epochs=options.epochs, lr=2e-3)
+    fit(head, source, targets={"cover": cells.values}, target_ids=table.ids, ids=train, recipe=recipe)
     save_head(options.out / "cover.safetensors", head, backbone=backbone, preprocess=backbone.preprocess)
-    truth, maps = cells.of(held_out), predict_cells(head, source, held_out, "cover").clamp_max(1.0)
+    maps = torch.cat([head.predict(source.batch(ids))["cover"].float() for ids in in_batches(held_out, 16)])
+    truth, maps = cells.of(held_out), maps.clamp_max(1.0)
     scores = {"FPN head": truth.scores(maps), "colour ridge": truth.scores(_from_colours(table, backbone, cells, fold))}
     rows = [[name, *("-" if x is None else f"{x:.3f}" for x in row.values())] for name, row in scores.items()]
     print(text.table([f"R² per patch of {len(held_out)} held-out images", *_PLANTS], rows))

@@ -12,7 +12,7 @@ import signal
 import sys
 import textwrap
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -22,6 +22,7 @@ from typing import Any, NoReturn
 from dinoneck.cli import answers
 from dinoneck.cli.completion import add_completion
 from dinoneck.errors import DinoneckError, did_you_mean, printable
+from dinoneck.registry import import_modules
 from dinoneck.version import __version__
 
 VERBS = (
@@ -83,8 +84,8 @@ class _Parser(argparse.ArgumentParser):
         super().error(message)
 
 
-def parser() -> argparse.ArgumentParser:
-    """Build the parser of all verbs."""
+def parser(*, whole: bool = True) -> argparse.ArgumentParser:
+    """Build the parser of all verbs; ``whole=False`` leaves out the flags of ``train``, which parses its own."""
     top = _Parser(
         prog="dinoneck",
         description="Heads on DINOv2/DINOv3 backbones.",
@@ -92,7 +93,15 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     top.add_argument("--version", action="version", version=f"dinoneck {__version__}")
-    top.add_argument("--verbose", action="store_true", help="tell what is done on the way")
+    top.add_argument("--verbose", action="store_true", help="log what is done on the way")
+    top.add_argument(
+        "--import",
+        dest="imports",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="module or Python file to import first, such as one that registers heads of your own; may be repeated",
+    )
     add_completion(top)
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
     for name in (*VERBS, *EARLIER_NAMES):
@@ -105,7 +114,8 @@ def parser() -> argparse.ArgumentParser:
             epilog=f"example: {verb.EXAMPLE}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        verb.add_arguments(sub)
+        if whole or name != "train":
+            verb.add_arguments(sub)
         sub.description = textwrap.fill(sub.description or "", _WIDTH)
         sub.set_defaults(run=verb.run)
     return top
@@ -122,7 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with _terminable():
             try:
-                return _run(parser().parse_args(arguments))
+                return _run(_parsed(sys.argv[1:] if arguments is None else list(arguments)))
             finally:
                 sys.stdout.flush()  # while a reader that is gone can still be told from other trouble
     except BrokenPipeError:  # the reader has seen enough
@@ -140,12 +150,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return INTERRUPTED
 
 
+def _parsed(arguments: list[str]) -> argparse.Namespace:
+    """Return the options of a verb; ``train`` parses what follows its name."""
+    place = arguments.index("train") if "train" in arguments else len(arguments)
+    if any(word in (*VERBS, *EARLIER_NAMES) for word in arguments[:place]) or place == len(arguments):
+        return parser(whole="--print-completion" in arguments).parse_args(arguments)
+    from dinoneck.cli import train
+
+    before = parser(whole=False).parse_args([*arguments[:place], "train"])
+    try:
+        own = train.parse(arguments[place + 1 :])
+    except DinoneckError as error:
+        own = argparse.Namespace(verb="train", json="--json" in arguments, answer=None, run=_refusing(error))
+    return argparse.Namespace(**{**vars(before), **vars(own)})
+
+
+def _refusing(error: Exception) -> Callable[[argparse.Namespace], int]:
+    """A verb that is refused before it begins."""
+
+    def refuse(options: argparse.Namespace) -> int:
+        raise error
+
+    return refuse
+
+
 def _run(options: argparse.Namespace) -> int:
     """Run a verb; a refusal is told in a line, and with --json in the document too."""
     logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(levelname)s: %(message)s")
     refusal: Exception | None = None
     try:
         with answers.answering(options):
+            import_modules(options.imports)
             code = int(options.run(options))
     except BrokenPipeError:
         raise

@@ -12,7 +12,7 @@ from dinoneck.cli import backbone_options, numbers
 from dinoneck.cli.answers import add_json, answer
 from dinoneck.cli.outputs import check_output
 from dinoneck.cli.text import say, tell_pooled
-from dinoneck.cli.train import told_size
+from dinoneck.cli.train_text import describe_size
 from dinoneck.errors import ConfigError, DataError, DinoneckError, counted, printable
 
 if TYPE_CHECKING:
@@ -224,7 +224,7 @@ def _told_photo(predictor: Predictor, photo: Path) -> list[str]:
     """Say what becomes of the first photo."""
     down, across = predictor.tiles(photo)
     if down * across == 1:
-        return told_size(predictor.preprocess, photo)
+        return describe_size(predictor.preprocess, photo)
     height, width = predictor.picture(photo).shape[-2:]
     return [f"The first photo becomes {height}x{width} px (height x width), cut into {down}x{across} tiles."]
 

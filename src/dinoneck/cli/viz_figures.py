@@ -12,7 +12,7 @@ from dinoneck.cli import backbone_options, numbers
 from dinoneck.cli.answers import add_json, answer
 from dinoneck.cli.outputs import check_output
 from dinoneck.cli.text import say
-from dinoneck.cli.train import told_many
+from dinoneck.cli.train_text import describe_many
 from dinoneck.cli.viz_report import add_head_and_photos, opened_predictor
 from dinoneck.errors import ConfigError, DataError, counted, did_you_mean, printable
 
@@ -63,7 +63,7 @@ class Tokens:
             backbone.to(local_device(options.device))
         recipe = backbone.preprocess.changed(size=options.size, policy="crop")
         prepared = recipe.prepare(photos)
-        print("".join(f"{line}\n" for line in told_many(recipe, prepared.grid)), end="", flush=True)
+        print("".join(f"{line}\n" for line in describe_many(recipe, prepared.grid)), end="", flush=True)
         device, images = next(backbone.parameters()).device, prepared.images
         batches = [images[i : i + _AT_ONCE] for i in range(0, len(images), _AT_ONCE)]
         with torch.no_grad():

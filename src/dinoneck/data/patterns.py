@@ -23,7 +23,7 @@ from torchvision.transforms.v2 import functional as tvf
 
 from dinoneck.configured import normal
 from dinoneck.errors import ConfigError, DataError, did_you_mean
-from dinoneck.plain_yaml import PlainLoader
+from dinoneck.yaml_file import PlainLoader
 
 Range = tuple[float, float]
 

@@ -1,11 +1,11 @@
-"""Labels per cell for all photos of a table: what dense tasks are trained on and judged by."""
+"""Labels per cell for all images of a table: what dense and segmentation tasks are trained on and scored by."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -26,15 +26,19 @@ _Floats = np.ndarray[Any, np.dtype[np.float64]]
 
 @dataclass(frozen=True)
 class CellTargets:
-    """Dense targets of n photos on their patch grid.
+    """Targets of n images on their patch grid.
 
     Attributes:
-        values: (n, K, rows, cols) float32 in natural units.
+        values: (n, K, rows, cols) float32 in original units; of classes their shares of the cell.
         weight: (n, rows, cols) float32, how much a cell counts; 0 = not at all.
         labels: names of the K outputs; empty = numbered.
-        name: of the dense task.
+        name: of the task.
         ids: of the n images; empty = unknown, and then no table's rows can be matched with them.
         padded: whether some cells show padding, so that means over all cells are not those of the image.
+        kind: of the task, ``dense`` or ``segmentation``.
+        files: the n labels that the values were read from; segmentation is scored by their pixels.
+        how: how they are read.
+        preprocess: how the images are prepared.
     """
 
     values: Tensor
@@ -43,6 +47,10 @@ class CellTargets:
     name: str = "cells"
     ids: tuple[str, ...] = ()
     padded: bool = False
+    kind: Literal["dense", "segmentation"] = "dense"
+    files: tuple[Any, ...] = ()
+    how: DenseLabels = DenseLabels()
+    preprocess: Preprocessing = Preprocessing()
 
     def __post_init__(self) -> None:
         fits = self.values.ndim == 4 and self.weight.shape == (len(self.values), *self.values.shape[2:])
@@ -69,8 +77,9 @@ class CellTargets:
         preprocess: Preprocessing,
         labels: Sequence[str] = (),
         name: str = "cells",
+        kind: Literal["dense", "segmentation"] = "dense",
     ) -> CellTargets:
-        """Read the label of every photo of a table and average it over the patches.
+        """Read the label of every image of a table and average it over the patches.
 
         Raises:
             DataError: if the table has no labels, or one cannot be used or has another size than its photo.
@@ -85,7 +94,8 @@ class CellTargets:
         if len(shapes) > 1:
             raise DataError(f"the labels come to different cells {sorted(shapes)}; give one size to all photos (size=)")
         values, weight = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
-        return cls(values, weight, tuple(labels), name, table.ids, preprocess.fit == "pad")
+        padded = preprocess.fit == "pad"
+        return cls(values, weight, tuple(labels), name, table.ids, padded, kind, table.labels, how, preprocess)
 
     def of(self, ids: Sequence[str]) -> CellTargets:
         """Return the cells of these images, matched by id.
@@ -95,19 +105,29 @@ class CellTargets:
         """
         if not self.ids:
             raise DataError("the cell targets have no ids to match images by; pass CellTargets(..., ids=table.ids)")
-        rows = torch.tensor(match_rows(ids, self.ids, ids, "the cell targets"))
-        return replace(self, values=self.values[rows], weight=self.weight[rows], ids=tuple(ids))
+        rows = match_rows(ids, self.ids, ids, "the cell targets")
+        files = tuple(self.files[row] for row in rows) if self.files else ()
+        return replace(self, values=self.values[rows], weight=self.weight[rows], ids=tuple(ids), files=files)
 
-    def task(
-        self, rows: Sequence[int] | np.ndarray[Any, Any], standardise: bool = True, minimum: float | None = None
-    ) -> Task:
-        """Return the dense task, its z-score fitted on these photos' cells; no prediction is below ``minimum``."""
-        transform = None
-        if standardise:
-            places = torch.as_tensor(np.asarray(rows))
-            cells = self.values[places].movedim(1, -1)[self.weight[places] > 0]
-            transform = TargetTransform().fit(cells)
+    @property
+    def targets(self) -> Tensor:
+        """What is learned, (n, K, rows, cols): cells without a weight are NaN in a segmentation, which has no weights."""
+        if self.kind == "dense":
+            return self.values
+        return self.values.masked_fill(self.weight[:, None] == 0, torch.nan)
+
+    def pixels(self, rows: Sequence[int] | np.ndarray[Any, Any]) -> Tensor:
+        """Return the classes (m, height, width) of the prepared images of these rows; -1 = not labelled."""
+        return self.how.indices([self.files[int(row)] for row in rows], self.preprocess)
+
+    def task(self, rows: Sequence[int] | np.ndarray[Any, Any], minimum: float | None = None) -> Task:
+        """Return the task, a dense one with z-scores fitted on these images and no prediction below ``minimum``."""
         dim = self.values.shape[1]
+        if self.kind == "segmentation":
+            return Task(self.name, dim, kind="segmentation", labels=self.labels)
+        places = torch.as_tensor(np.asarray(rows))
+        cells = self.values[places].movedim(1, -1)[self.weight[places] > 0]
+        transform = TargetTransform().fit(cells)
         return Task(self.name, dim, kind="dense", transform=transform, labels=self.labels, minimum=minimum)
 
     def shares(self, targets: Mapping[str, _Floats]) -> tuple[str, ...]:
@@ -118,7 +138,7 @@ class CellTargets:
         each target of such a name that keeps its own readout, and why.
         """
         means, found = self.means(self.values), []
-        for name, values in targets.items():
+        for name, values in targets.items() if self.kind == "dense" else ():
             if name in self.labels and (known := np.isfinite(values)).any():
                 own, true = means[known, self.labels.index(name)], values[known]
                 follows = np.square(own - true).sum() <= (1 - SHARE_R2) * np.square(true - true.mean()).sum()

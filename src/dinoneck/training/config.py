@@ -184,13 +184,11 @@ class CompositionConfig:
         total: task of the whole; with ``ratio``, whose columns are the parts.
         ratio: task of the parts' shares.
         sums: column -> the parts that it adds up.
-        scale: of the loss of the composed columns; None = the standard deviations of the training images.
     """
 
     total: str = ""
     ratio: str = ""
     sums: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    scale: float | tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -358,8 +356,8 @@ class TrainConfig:
     Attributes:
         data: images and targets.
         backbone: that makes the tokens.
-        head: ``{"type": any registered head or neck, ...}``; what else the constructor takes may follow, and what
-            follows from the tokens and tasks is filled in.
+        head: ``{"type": any registered head or neck, ...}`` and arguments of its constructor; those that follow from
+            the tokens and tasks are filled in. Without a type: ``patch_mean``, and ``dense`` for masks.
         tasks: task name -> how it is trained; target columns without an entry get the defaults.
         compositions: name -> columns computed from tasks.
         losses: how they are weighed.
@@ -380,7 +378,7 @@ class TrainConfig:
 
     data: DataConfig = DataConfig()
     backbone: BackboneConfig = BackboneConfig()
-    head: Annotated[Mapping[str, Any], HEAD] = field(default_factory=lambda: {"type": "patch_mean"})
+    head: Annotated[Mapping[str, Any], HEAD] = field(default_factory=dict)
     tasks: Suppress[Mapping[str, TaskConfig]] = field(default_factory=dict)
     compositions: Suppress[Mapping[str, CompositionConfig]] = field(default_factory=dict)
     losses: LossConfig = LossConfig()
@@ -391,7 +389,7 @@ class TrainConfig:
     device: str | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.head, Mapping) or not isinstance(self.head.get("type"), str):
+        if not isinstance(self.head, Mapping) or not isinstance(self.head.get("type", ""), str):
             raise ConfigError(f"head is {self.head!r}; expected {{type: NAME, ...}}, such as {{type: patch_mean}}")
 
     @classmethod

@@ -1,259 +1,291 @@
-"""Grouped cross-validation of a head on a table of photos, beside the baselines, on the same folds."""
+"""Cross-validation of a head on a table of images, next to baselines on the same folds."""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from dinoneck.data.tables import PhotoTable
+from dinoneck.devices import local_device
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.heads.head import Head
+from dinoneck.losses.task_loss import TaskLoss
+from dinoneck.losses.uncertainty import UncertaintyWeighting
 from dinoneck.training.cell_targets import CellTargets
-from dinoneck.training.fold_training import FoldTraining, MakeHead, MakeTasks
-from dinoneck.training.folds import Fold, group_folds
+from dinoneck.training.config import TaskConfig, TrainConfig
+from dinoneck.training.fitting import fit
+from dinoneck.training.folds import Fold, check_folds, folds_of, group_folds
 from dinoneck.training.live_tokens import trained_backbone
 from dinoneck.training.matching import SourceIds
-from dinoneck.training.metrics import bootstrap_difference, r2, weighted_r2
-from dinoneck.training.plan import Plan as Plan
+from dinoneck.training.metrics import confusion_matrix
 from dinoneck.training.probes import knn_out_of_fold, pooled_tokens, ridge_out_of_fold
-from dinoneck.training.recipe import Recipe
 from dinoneck.training.sources import MemoryTokens, SomeTokens, TokenSource, in_batches
-from dinoneck.training.targets import as_array
+from dinoneck.training.tasks import columns_of, make_compositions, make_head, make_targets, make_tasks, resolve_tasks
 
 logger = logging.getLogger(__name__)
 
-HEAD, TOKENS, KNN, COLOUR = "head", "token ridge", "token knn", "colour ridge"
-QUICK_RECIPE = Recipe(ema_decay=None)
-_FEWEST_GROUPS = 5  # with fewer, an interval of two equal methods leaves out 0 in a quarter of the cases or more
+HEAD, TOKENS, KNN, COLOUR, FREQUENT = "head", "token ridge", "token knn", "colour ridge", "most frequent class"
+_BINS = 5  # of a column of numbers that folds are stratified by
 _Floats = np.ndarray[Any, np.dtype[np.float64]]
+_Ints = np.ndarray[Any, np.dtype[np.int64]]
+Callback = Callable[[int, dict[str, float]], None]
 
 
 @dataclass(frozen=True)
 class CrossValidation:
-    """Heads of all folds and what they and the baselines predict for photos they never saw.
+    """Heads of all folds, and what they and the baselines predict for images that they were not trained on.
 
     Attributes:
-        heads: one per fold that was trained.
-        folds: ``(train, valid)`` rows per fold that was trained.
-        predictions: method -> (n, t) out-of-fold predictions in natural units, NaN for photos of folds that were
-            not trained; methods are ``"head"``, ``"token ridge"``, ``"token knn"`` and ``"colour ridge"``.
-        table: the photos and targets.
-        cells: (n, K, rows, cols) out-of-fold maps in natural units, where there were cell targets.
-        numbers: of the folds that were trained, counted from 0.
-        auxiliary: what only helped -> (n, dim) out-of-fold predictions: values, or probabilities of classes.
+        heads: one per trained fold.
+        folds: ``(train, valid)`` rows per trained fold.
+        numbers: of the trained folds, counted from 0.
+        table: the images and targets.
+        values: target of numbers -> (n,) true values, in the order of ``predictions``' columns.
+        predictions: method -> (n, t) out-of-fold predictions in original units, NaN for images that no trained fold
+            predicts; methods are ``"head"``, ``"token ridge"``, ``"token knn"`` and ``"colour ridge"``.
+        classes: target of classes -> method -> (n,) predicted class indices, -1 for images that are not predicted.
+        masks: (n, K, K) confusion matrix per image and method of a segmentation, rows true.
+        cells: (n, K, rows, cols) out-of-fold maps of a dense task in original units.
+        auxiliary: auxiliary task -> (n, dim) out-of-fold predictions: values, or probabilities of classes.
+        auxiliary_values: auxiliary task -> what is known of it.
+        cell_targets: what the maps are compared with.
     """
 
     heads: list[Head]
     folds: list[Fold]
-    predictions: dict[str, _Floats]
+    numbers: tuple[int, ...]
     table: PhotoTable
+    values: dict[str, _Floats]
+    predictions: dict[str, _Floats]
+    classes: dict[str, dict[str, _Ints]] = field(default_factory=dict)
+    masks: dict[str, _Ints] = field(default_factory=dict)
     cells: Tensor | None = None
-    numbers: tuple[int, ...] = ()
     auxiliary: dict[str, _Floats] = field(default_factory=dict)
+    auxiliary_values: dict[str, Any] = field(default_factory=dict)
+    cell_targets: CellTargets | None = None
 
     @property
-    def rows(self) -> np.ndarray[Any, np.dtype[np.int64]]:
+    def rows(self) -> _Ints:
         """The rows of the table that were predicted, ascending."""
         return np.sort(np.concatenate([valid for _, valid in self.folds]))
 
     @property
-    def groups_predicted(self) -> int:
-        """How many groups (without groups: images) were predicted."""
-        return len(set(self._groups()))
+    def groups(self) -> list[str]:
+        """The group of each row of the table; without groups every image is its own."""
+        return list(self.table.groups or self.table.ids)
 
-    @property
-    def names(self) -> list[str]:
-        """The targets, in the columns' order."""
-        return list(self.table.targets)
+    def to_frame(self) -> Any:
+        """Return the out-of-fold predictions as a pandas DataFrame, indexed by image."""
+        import pandas as pd
 
-    def scores(self) -> dict[str, dict[str, float | None]]:
-        """Return method -> R² per target over all out-of-fold rows, their ``overall`` and the ``worst fold``'s.
+        header, *rows = self.out_of_fold()
+        return pd.DataFrame(rows, columns=header).set_index(header[0])
 
-        ``overall`` is the weighted R² where the table has weights (one global mean over all targets), else the
-        plain mean of the targets' R²: one mean over targets of different levels would flatter every method.
-        Targets that do not vary in a fold have no R² there and are left out of that fold; None stands where no
-        target varies.
-        """
-        true, rows = target_matrix(self.table), self.rows
-        result = {}
-        for method, pred in self.predictions.items():
-            row = self._row(pred[rows], true[rows])
-            in_folds = [self._overall(pred[valid], true[valid]) for _, valid in self.folds]
-            row["worst fold"] = min((score for score in in_folds if score is not None), default=None)
-            result[method] = row
-        return result
-
-    def fold_scores(self) -> list[dict[str, float | None]]:
-        """Return, for each trained fold, its own head's R² per target and ``overall``, on the photos of the fold.
-
-        None stands where the target does not vary in the fold.
-        """
-        true, pred = target_matrix(self.table), self.predictions[HEAD]
-        return [self._row(pred[valid], true[valid]) for _, valid in self.folds]
-
-    def errors(self) -> dict[str, dict[str, float]]:
-        """Return method -> mean absolute error per target over all out-of-fold rows, in original units."""
-        true, rows = target_matrix(self.table), self.rows
-        means = {method: np.abs(pred[rows] - true[rows]).mean(axis=0) for method, pred in self.predictions.items()}
-        return {method: dict(zip(self.names, values.tolist(), strict=True)) for method, values in means.items()}
-
-    def spread(self) -> dict[str, dict[str, Any]]:
-        """Return target -> its standard deviation over ``all`` out-of-fold rows and in each of the ``folds``."""
-        true = target_matrix(self.table)
-        every = true[self.rows].std(axis=0).tolist()
-        folds = np.array([true[valid].std(axis=0) for _, valid in self.folds]).T.tolist()
-        return {name: {"all": every[i], "folds": folds[i]} for i, name in enumerate(self.names)}
-
-    def differences(self) -> dict[str, dict[str, list[float] | None]]:
-        """Return baseline -> 95 % interval of the head's R² minus the baseline's, per target and ``overall``.
-
-        See :func:`dinoneck.training.bootstrap_difference`; None where fewer than five groups were predicted, whose
-        interval would show differences that are not there, or the target does not vary.
-        """
-        table, rows = self.table, self.rows
-        groups = self._groups()
-        true, head = target_matrix(table)[rows], self.predictions[HEAD][rows]
-        varying = [i for i in range(true.shape[1]) if np.ptp(true[:, i])]
-        weights = [table.weights[name] for name in self.names] if table.weights else None
-        columns = {name: [i] if i in varying else [] for i, name in enumerate(self.names)}
-        columns["overall"] = list(range(true.shape[1])) if weights else varying
-
-        def interval(pred: _Floats, name: str) -> list[float] | None:
-            chosen = columns[name]
-            if self.groups_predicted < _FEWEST_GROUPS or not chosen:
-                return None
-            shares = weights if name == "overall" else None
-            return list(bootstrap_difference(true[:, chosen], head[:, chosen], pred[:, chosen], groups, shares))
-
-        baselines = {method: pred[rows] for method, pred in self.predictions.items() if method != HEAD}
-        return {method: {name: interval(pred, name) for name in columns} for method, pred in baselines.items()}
-
-    def auxiliary_scores(self) -> dict[str, float | None]:
-        """Return, for what only helped, R² of values and accuracy of classes over the rows where they are known."""
-        found: dict[str, float | None] = {}
-        for name, pred in self.auxiliary.items():
-            values, rows = self.table.auxiliary[name], self.rows
-            if values.dtype.kind == "i":
-                known = rows[values[rows] >= 0]
-                right = pred[known].argmax(axis=1) == values[known]
-                found[name] = float(right.mean()) if len(known) else None
-            else:
-                known = rows[np.isfinite(values[rows])]
-                found[name] = _r2(pred[known, 0], values[known])
-        return found
-
-    def _groups(self) -> list[str]:
-        """The group of each row that was predicted."""
-        return [(self.table.groups or self.table.ids)[row] for row in self.rows]
-
-    def _row(self, pred: _Floats, true: _Floats) -> dict[str, float | None]:
-        """R² per target, and what they come to together."""
-        row = {name: _r2(pred[:, i], true[:, i]) for i, name in enumerate(self.names)}
-        return row | {"overall": self._overall(pred, true)}
-
-    def _overall(self, pred: _Floats, true: _Floats) -> float | None:
-        weights = self.table.weights
-        if weights and np.ptp(true):
-            return weighted_r2(pred, true, [weights[name] for name in self.names])
-        varying = [i for i in range(true.shape[1]) if np.ptp(true[:, i]) > 0]
-        return float(np.mean([r2(pred[:, i], true[:, i]) for i in varying])) if varying else None
+    def out_of_fold(self) -> list[list[Any]]:
+        """Return a header, and per predicted image its id, fold, and the true and predicted values and classes."""
+        fold_of = {int(row): fold for fold, (_, valid) in zip(self.numbers, self.folds, strict=True) for row in valid}
+        header = ["image", "fold"]
+        for name in self.values:
+            header += [name, *(f"{name} ({method})" for method in self.predictions)]
+        for name, methods in self.classes.items():
+            header += [name, *(f"{name} ({method})" for method in methods)]
+        rows = []
+        for i in self.rows:
+            row: list[Any] = [self.table.ids[i], fold_of[int(i)]]
+            for column, values in enumerate(self.values.values()):
+                row += [float(f"{x:.6g}") for x in (values[i], *(p[i, column] for p in self.predictions.values()))]
+            for name, methods in self.classes.items():
+                labels = self.table.classes[name]
+                row += [labels[x[i]] for x in (self.table.targets[name], *methods.values())]
+            rows.append(row)
+        return [header, *rows]
 
 
 def cross_validate(
-    make_head: MakeHead,
-    source: TokenSource,
+    config: TrainConfig,
     table: PhotoTable,
-    plan: Plan | None = None,
-    recipe: Recipe | None = None,
+    source: TokenSource,
     cells: CellTargets | None = None,
     *,
-    make_tasks: MakeTasks | None = None,
-    weighting: str = "fixed",
+    folds: Sequence[Fold] | None = None,
     out: str | os.PathLike[str] | None = None,
     resume: bool = True,
     on_head: Callable[[int, Head], None] | None = None,
+    callback: Callable[[int], Sequence[Callback]] = lambda fold: (),
 ) -> CrossValidation:
-    """Train one head per fold and predict the photos it did not see; groups are never torn apart.
+    """Train one head per fold and predict the images that it was not trained on.
 
     Args:
-        make_head: builds a new head for tasks.
-        source: the table's images as tokens, matched by id (``a.jpg`` and ``a`` are one id); it may hold others too.
+        config: head, tasks, recipe, folds; data and backbone are not used.
         table: targets, groups, weights.
-        plan: folds, epochs and the other plain values.
-        recipe: the rest of the training recipe; None = its defaults without a moving average.
-        cells: labels per cell, matched by id: every head gets their dense task too.
-        make_tasks: (table, training rows) -> tasks of a head, one for each target and auxiliary entry of the table;
-            None = one per target, by the plan.
-        weighting: of the tasks' losses: ``fixed``, or ``uw`` for :class:`dinoneck.losses.UncertaintyWeighting`.
+        source: the table's images as tokens, matched by id (``a.jpg`` and ``a`` are one id); it may hold others too.
+        cells: labels per cell, matched by id: every head gets their task too.
+        folds: ``(train, valid)`` rows of the table; None = by ``config.folds``.
         out: a folder for the logs and states of the folds, see :func:`dinoneck.training.fit`; None = keep nothing.
-        resume: go on from the states there; the result is that of one run.
+        resume: continue from the states there; the result is that of one run.
         on_head: called with a fold's number and its head as soon as the head is trained.
+        callback: fold -> callbacks of its training, see :func:`dinoneck.training.fit`.
 
     Raises:
         DataError: if groups are too few for the folds, the source lacks images of the table, or predictions of a fold
             are not finite.
-        ConfigError: if the source's backbone learns: what one fold taught it, the next one would know.
+        ConfigError: if the source's backbone is trainable (the folds would share what it learns), or head, tasks and
+            tokens do not fit together.
     """
-    plan = plan or Plan()
     source, table = _matched(source, table)
     cells = None if cells is None else cells.of(table.ids)
-    groups = table.groups or table.ids
-    every = group_folds(groups, plan.folds, plan.seed)
-    folds = [every[number] for number in plan.chosen]
-    predictions = _baselines(source, table, folds, groups)
-    predictions = {HEAD: np.full((len(table), len(table.targets)), np.nan), **predictions}
-    training = FoldTraining(
-        make_head, source, table, plan, recipe or QUICK_RECIPE, cells, make_tasks, weighting, out, resume
-    )
-    maps = None if cells is None else torch.full_like(cells.values, torch.nan)
-    result = CrossValidation([], folds, predictions, table, maps, tuple(plan.chosen), {})
-    for number, (train, valid) in zip(plan.chosen, folds, strict=True):
-        head = training.train(number, (train, valid))
+    tasks = resolve_tasks(config, table)
+    targets = make_targets(tasks, table)
+    compositions = make_compositions(config, tasks, table)
+    columns = columns_of(tasks, compositions, table)
+    every = make_folds(config, table) if folds is None else check_folds(folds, len(table))
+    numbers = tuple(range(len(every))) if config.folds.only is None else (config.folds.only,)
+    if numbers[-1] >= len(every):
+        raise ConfigError(f"fold is {numbers[-1]} and there are {len(every)} folds; expected 0 ... {len(every) - 1}")
+    chosen = [every[number] for number in numbers]
+    result = _baselines(source, table, tasks, columns, chosen, numbers, cells, targets)
+    tokens = source.batch(source.ids[:1])
+    for number, (train, valid) in zip(numbers, chosen, strict=True):
+        made = make_tasks(config, tasks, table, targets, train, cells)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.optim.seed + number)
+            head = make_head(config, tokens, made, compositions)
+        if config.device is not None:
+            head = head.to(local_device(config.device))
+        folder = None if out is None else fold_folder(out, number)
+        try:
+            _fit(config, head, source, table, targets, cells, (train, valid), number, folder, resume, callback(number))
+        except DataError as error:
+            raise DataError(f"fold {number}: {error}") from error
         if on_head is not None:
             on_head(number, head)
-        _judge(result, head, source, valid, cells)
-        _refuse_divergence(result, number, valid, plan)
+        _predict(result, head, source, valid, columns, tasks)
+        _refuse_divergence(result, number, valid, config)
         result.heads.append(head)
-        logger.info("fold %d of %d is trained", number + 1, plan.folds)
+        logger.info("fold %d of %d is trained", number + 1, len(every))
     return result
 
 
-def _judge(result: CrossValidation, head: Head, source: TokenSource, valid: Any, cells: CellTargets | None) -> None:
-    """Write down what a head says of the photos of its fold."""
-    table, held_out = result.table, [result.table.ids[row] for row in valid]
-    helping = {task.name: task.dim for task in head.tasks if task.name in table.auxiliary}
-    answers = predict_ids(head, source, held_out, [*table.targets, *helping])
-    parts = np.split(answers, np.cumsum([len(table.targets), *helping.values()])[:-1], axis=1)
-    result.predictions[HEAD][valid] = parts[0]
-    for name, values in zip(helping, parts[1:], strict=True):
-        result.auxiliary.setdefault(name, np.full((len(table), values.shape[1]), np.nan))[valid] = values
+def make_folds(config: TrainConfig, table: PhotoTable) -> list[Fold]:
+    """Return the folds of ``config.folds``: of a column, or of groups, stratified on request.
+
+    Raises:
+        ConfigError: if the column to stratify by is not a target of the table.
+        DataError: if there are fewer groups than folds.
+    """
+    if config.folds.column is not None:
+        return folds_of(table.folds or ())
+    stratify = config.folds.stratify
+    known = {**table.targets, **table.auxiliary}
+    if stratify is not None and stratify not in known:
+        raise ConfigError(f"folds.stratify is {stratify!r}; expected one of the targets {', '.join(known)}")
+    labels = None if stratify is None else known[stratify]
+    if labels is not None and labels.dtype.kind == "f":
+        labels = np.searchsorted(np.nanquantile(labels, np.linspace(0, 1, _BINS + 1)[1:-1]), labels)
+    return group_folds(table.groups or table.ids, config.folds.count, config.optim.seed, stratify=labels)
+
+
+def fold_folder(out: str | os.PathLike[str], number: int) -> Path:
+    """Return the folder of a fold's log and state."""
+    return Path(out) / f"fold-{number}"
+
+
+def _fit(
+    config: TrainConfig,
+    head: Head,
+    source: TokenSource,
+    table: PhotoTable,
+    targets: Mapping[str, Any],
+    cells: CellTargets | None,
+    fold: Fold,
+    number: int,
+    folder: Path | None,
+    resume: bool,
+    callbacks: Sequence[Callback],
+) -> None:
+    recipe = replace(config.optim, seed=config.optim.seed + number)
+    validates = folder is not None or bool(callbacks) or recipe.patience is not None
+    weighting = None
+    if config.losses.weighting == "uncertainty":
+        names = [*(task.name for task in head.tasks), *(own.name for own in head.compositions if own.total)]
+        weighting = TaskLoss(head.tasks, head.compositions, UncertaintyWeighting(names))
+    fit(
+        head,
+        source,
+        targets=targets if cells is None else {**targets, cells.name: cells.targets},
+        weights={cells.name: cells.weight} if cells is not None and cells.kind == "dense" else {},
+        target_ids=table.ids,
+        ids=[table.ids[row] for row in fold[0]],
+        val_ids=[table.ids[row] for row in fold[1]] if validates else None,
+        out=folder,
+        resume=resume,
+        recipe=recipe,
+        loss=weighting,
+        target_weights={name: x for name, x in table.weights.items() if name in targets} or None,
+        groups=dict(zip(table.ids, table.groups, strict=True)) if table.groups else None,
+        callbacks=callbacks,
+    )
+
+
+def _predict(
+    result: CrossValidation,
+    head: Head,
+    source: TokenSource,
+    valid: _Ints,
+    columns: Mapping[str, tuple[str, int]],
+    tasks: Mapping[str, TaskConfig],
+) -> None:
+    """Write the head's predictions for the held-out images of a fold into the result."""
+    table, cells = result.table, result.cell_targets
+    kept: dict[str, list[Tensor]] = {}
+    for rows in in_batches(valid, 16):
+        outputs = head.predict(source.batch([table.ids[row] for row in rows]).to(next(head.parameters()).device))
+        if cells is not None and cells.kind == "segmentation":
+            pixels = cells.pixels(rows)
+            maps = F.interpolate(outputs.pop(cells.name).float().cpu(), pixels.shape[1:], mode="bilinear")
+            for row, predicted, true in zip(rows, maps.argmax(dim=1), pixels, strict=True):
+                result.masks[HEAD][row] = confusion_matrix(predicted, true, maps.shape[1], ignore_index=-1)
+        for name, output in outputs.items():
+            kept.setdefault(name, []).append(output.cpu())
+    outputs = {name: torch.cat(parts) for name, parts in kept.items()}
+    for place, (name, column) in enumerate(columns.values()):
+        result.predictions[HEAD][valid, place] = outputs[name][:, column].double().numpy()
+    for name, task in tasks.items():
+        if task.auxiliary:
+            values = outputs[name].double().numpy()
+            result.auxiliary.setdefault(name, np.full((len(table), values.shape[1]), np.nan))[valid] = values
+        elif task.kind == "classification":
+            result.classes[task.columns[0]][HEAD][valid] = outputs[name].argmax(dim=1).numpy()
     if cells is not None and result.cells is not None:
-        result.cells[valid] = predict_cells(head, source, held_out, cells.name)
+        result.cells[torch.as_tensor(valid)] = outputs[cells.name].float()
 
 
-def _refuse_divergence(result: CrossValidation, number: int, valid: Any, plan: Plan) -> None:
-    """Refuse predictions of a fold that nothing can be computed with."""
-    true, predictions = target_matrix(result.table)[valid], result.predictions[HEAD][valid]
-    maps = np.zeros(0) if result.cells is None else result.cells[valid].numpy()
-    wrong = [name for i, name in enumerate(result.names) if not _is_usable(predictions[:, i], true[:, i])]
+def _refuse_divergence(result: CrossValidation, number: int, valid: _Ints, config: TrainConfig) -> None:
+    """Refuse predictions of a fold that no score can be computed of."""
+    predicted = result.predictions[HEAD][valid]
+    wrong = [name for i, name in enumerate(result.values) if not _is_usable(predicted[:, i], result.values[name])]
     wrong += [name for name, values in result.auxiliary.items() if not np.isfinite(values[valid]).all()]
-    if wrong or not np.isfinite(maps).all():
+    if result.cells is not None and not bool(result.cells[torch.as_tensor(valid)].isfinite().all()):
+        wrong.append("the cells")
+    if wrong:
         raise DataError(
-            f"fold {number}: the predictions of {', '.join(wrong) or 'the cells'} are not finite, or so large that no "
-            f"R² can be computed: training diverged at lr {plan.lr:g}; lower it (lr=, --lr)"
+            f"fold {number}: the predictions of {', '.join(wrong)} are not finite, or so large that no R² can be "
+            f"computed: training diverged at lr {config.optim.lr:g}; lower it (lr=, --lr)"
         )
 
 
 def _is_usable(predictions: _Floats, true: _Floats) -> bool:
     with np.errstate(over="ignore", invalid="ignore"):
-        return bool(np.isfinite(((predictions - true) ** 2).sum() / max(float(np.ptp(true)) ** 2, 1e-300)))
+        return bool(np.isfinite((predictions**2).sum() / max(float(np.ptp(true)) ** 2, 1e-300)))
 
 
 def _matched(source: TokenSource, table: PhotoTable) -> tuple[TokenSource, PhotoTable]:
@@ -267,53 +299,74 @@ def _matched(source: TokenSource, table: PhotoTable) -> tuple[TokenSource, Photo
     return source if tuple(source.ids) == table.ids else SomeTokens(source, table.ids), table
 
 
-def _baselines(source: TokenSource, table: PhotoTable, folds: list[Fold], groups: Sequence[str]) -> dict[str, _Floats]:
-    """What the baselines say of the same folds, kept at or above the table's minimum like the head."""
-    true, pooled = target_matrix(table), pooled_tokens(source)
-    found = {
-        TOKENS: ridge_out_of_fold(pooled, true, folds, groups=groups),
-        KNN: knn_out_of_fold(pooled, true, folds, groups=groups),
-    }
-    colours = _colours(source, table.ids)
-    if colours is not None:
-        found[COLOUR] = ridge_out_of_fold(colours, true, folds, groups=groups)
-    if table.minimum is None:
-        return found
-    return {method: np.maximum(values, table.minimum) for method, values in found.items()}
+def _baselines(
+    source: TokenSource,
+    table: PhotoTable,
+    tasks: Mapping[str, TaskConfig],
+    columns: Mapping[str, tuple[str, int]],
+    folds: list[Fold],
+    numbers: tuple[int, ...],
+    cells: CellTargets | None,
+    targets: Mapping[str, Any],
+) -> CrossValidation:
+    """A result that holds the predictions of the baselines, and room for those of the heads."""
+    values = {name: _true(name, place, tasks, targets, table) for name, place in columns.items()}
+    names = [task.columns[0] for task in tasks.values() if task.kind == "classification" and not task.auxiliary]
+    predictions: dict[str, _Floats] = {HEAD: np.full((len(table), len(values)), np.nan)}
+    classes: dict[str, dict[str, _Ints]] = {name: {HEAD: np.full(len(table), -1)} for name in names}
+    if values or names:
+        features, groups = pooled_tokens(source), table.groups or table.ids
+        methods = {TOKENS: (ridge_out_of_fold, features), KNN: (knn_out_of_fold, features)}
+        if (colours := _colours(source, table.ids)) is not None:
+            methods[COLOUR] = (ridge_out_of_fold, colours)
+        for method, (probe, x) in methods.items():
+            if values:
+                found = probe(x, np.stack(list(values.values()), axis=1), folds, groups=groups)
+                predictions[method] = found if table.minimum is None else np.maximum(found, table.minimum)
+            for name in names:
+                one_hot = np.eye(len(table.classes[name]))[table.targets[name].astype(np.int64)]
+                scores = probe(x, one_hot, folds, groups=groups)
+                is_known = np.isfinite(scores).all(axis=1)
+                classes[name][method] = np.where(is_known, np.nan_to_num(scores).argmax(axis=1), -1)
+    helping = {name: targets[name] for name, task in tasks.items() if task.auxiliary}
+    result = CrossValidation(
+        [], folds, numbers, table, values, predictions, classes, auxiliary_values=helping, cell_targets=cells
+    )
+    if cells is not None and cells.kind == "dense":
+        return replace(result, cells=torch.full_like(cells.values, torch.nan))
+    if cells is not None:
+        count = cells.values.shape[1]
+        result.masks.update({method: np.zeros((len(table), count, count), np.int64) for method in (HEAD, FREQUENT)})
+        for train, valid in folds:
+            shares = cells.targets[torch.as_tensor(train)].nansum(dim=(0, 2, 3))
+            for row in valid:
+                true = cells.pixels([row])
+                best = torch.full_like(true, int(shares.argmax()))
+                result.masks[FREQUENT][row] = confusion_matrix(best, true, count, ignore_index=-1)
+    return result
+
+
+def _true(
+    name: str, place: tuple[str, int], tasks: Mapping[str, TaskConfig], targets: Mapping[str, Any], table: PhotoTable
+) -> _Floats:
+    """The true values of a column; of a ratio that no composition multiplies by its total, the shares."""
+    output, column = place
+    if output not in tasks or tasks[output].kind != "ratio":
+        return table.targets[name].astype(np.float64)
+    shares: _Floats = targets[output][:, column]
+    if np.isnan(shares).any():
+        row = int(np.flatnonzero(np.isnan(shares))[0])
+        raise DataError(
+            f"image {table.ids[row]!r}: {', '.join(tasks[output].columns)} are all 0, so their ratio is unknown; remove "
+            "the row, or add a composition with a total"
+        )
+    return shares
 
 
 def _colours(source: TokenSource, ids: Sequence[str]) -> _Floats | None:
-    """The mean colours of the photos, if the source has them."""
+    """The mean colours of the images, if the source has them."""
     whole = source.source if isinstance(source, SomeTokens) else source
     if not isinstance(whole, MemoryTokens) or whole.colours is None:
         return None
     colours: _Floats = whole.colours[whole.rows(ids)].double().numpy()
     return colours
-
-
-def predict_ids(
-    head: Head, source: TokenSource, ids: Sequence[str], names: Sequence[str], batch_size: int = 32
-) -> _Floats:
-    """Return (n, t) predictions in natural units for ids of a source."""
-    device = next(head.parameters()).device
-    rows = []
-    for batch in in_batches(ids, batch_size):
-        answers = head.predict(source.batch(batch).to(device))
-        rows.append(torch.cat([answers[name] for name in names], dim=1).double().cpu())
-    return torch.cat(rows).numpy()
-
-
-def predict_cells(head: Head, source: TokenSource, ids: Sequence[str], name: str, batch_size: int = 16) -> Tensor:
-    """Return (n, K, rows, cols) float32 maps of a dense task in natural units for ids of a source."""
-    device = next(head.parameters()).device
-    answers = [head.predict(source.batch(batch).to(device))[name] for batch in in_batches(ids, batch_size)]
-    return torch.cat([answer.float().cpu() for answer in answers])
-
-
-def target_matrix(table: PhotoTable) -> _Floats:
-    """Return the targets as (n, t)."""
-    return np.stack([as_array(table.targets[name]) for name in table.targets], axis=1)
-
-
-def _r2(pred: _Floats, true: _Floats) -> float | None:
-    return r2(pred, true) if len(true) and np.ptp(true) else None

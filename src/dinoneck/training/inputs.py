@@ -1,0 +1,230 @@
+"""Open what a training config names: the table, and the tokens of its images from a backbone or a store."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dinoneck import registry
+from dinoneck.backbones.backbone import Backbone
+from dinoneck.backbones.known import DINOV3_SMALL, TINY
+from dinoneck.backbones.load import load_backbone
+from dinoneck.data.labels import DenseLabels, count_classes
+from dinoneck.data.pasture import Pasture
+from dinoneck.data.photos import Preprocessing
+from dinoneck.data.tables import PhotoTable, read_folders, read_masks, read_table
+from dinoneck.devices import local_device
+from dinoneck.errors import ConfigError, StoreError
+from dinoneck.store.feature_store import FeatureStore
+from dinoneck.store.image_files import check_unchanged
+from dinoneck.training.cell_targets import CellTargets
+from dinoneck.training.config import DataConfig, TrainConfig
+from dinoneck.training.sources import MemoryTokens, TokenSource
+from dinoneck.training.table_source import TableSource
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a run trains on.
+
+    Attributes:
+        table: images, targets, groups.
+        backbone: that makes the tokens; None where they come from a store or the caller.
+        record: of the backbone that makes or made the tokens; None = unknown.
+        preprocess: how the images are or were prepared; None = unknown.
+        source: tokens; None = the backbone has yet to extract them.
+    """
+
+    table: PhotoTable
+    backbone: Backbone | None
+    record: Mapping[str, Any] | None
+    preprocess: Preprocessing | None
+    source: TokenSource | None
+
+    def tokens(self) -> TokenSource:
+        """Return the tokens of the table's images, extracted into memory where there are none yet."""
+        if self.source is not None:
+            return self.source
+        if self.backbone is None or self.preprocess is None:
+            raise ConfigError("there are no tokens and no backbone to extract them")
+        return MemoryTokens.extract(self.backbone, self.table.images, self.table.ids, preprocess=self.preprocess)
+
+    def cells(self, config: TrainConfig) -> CellTargets | None:
+        """Return the masks of the images on their patch grid; None where the table has none."""
+        if self.table.labels is None:
+            return None
+        if self.preprocess is None:
+            raise ConfigError("masks need to know how the images were prepared; pass tokens of a store or a backbone")
+        kinds = {name: task.kind for name, task in config.tasks.items() if task.kind in ("dense", "segmentation")}
+        if len(kinds) > 1:
+            raise ConfigError(f"tasks {', '.join(kinds)} are all per cell, and there is one column of masks; keep one")
+        plain = "dense" if config.data.label_kind == "numbers" or self.table.targets else "segmentation"
+        name, kind = next(iter(kinds.items()), ("cells" if plain == "dense" else "segmentation", plain))
+        if kind == "segmentation" and config.data.label_kind == "numbers":
+            raise ConfigError(f"task {name!r} is a segmentation, and data.label_kind is 'numbers'; write 'classes'")
+        classes = config.data.classes
+        if config.data.label_kind == "numbers":
+            return CellTargets.read(self.table, DenseLabels(), self.preprocess, classes, name, "dense")
+        classes = classes or tuple(map(str, range(count_classes(self.table.labels))))
+        how = DenseLabels(classes=len(classes))
+        return CellTargets.read(self.table, how, self.preprocess, classes, name, kind)  # type: ignore[arg-type]
+
+
+def open_inputs(config: TrainConfig, table: Any = None, backbone: Backbone | None = None) -> Inputs:
+    """Read the table and open the store or the backbone of a config.
+
+    Args:
+        config: the run.
+        table: a :class:`dinoneck.data.Table`, or a pandas DataFrame that takes the place of ``data.csv``.
+        backbone: in the place of the one that the config names.
+
+    Raises:
+        ConfigError: if values contradict each other, or the store or backbone.
+        DataError: if the table cannot be used, or the store lacks its images.
+        StoreError: if the store cannot be opened.
+        BackboneError: if the backbone cannot be loaded.
+    """
+    registry.import_modules(config.imports)
+    _check_frozen(config)
+    found = table if isinstance(table, PhotoTable) else read_data(config, table)
+    if config.data.store is not None:
+        return _from_store(config, found)
+    backbone = _backbone(config) if backbone is None else backbone
+    own = config.data
+    given = {"size": own.size, "fit": own.fit, "interpolation": own.interpolation, "blur": own.blur}
+    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    preprocess = backbone.preprocess.changed(**changes, policy=own.policy or "crop")
+    return Inputs(found, backbone, backbone.record(), preprocess, None)
+
+
+def read_data(config: TrainConfig, frame: Any = None) -> PhotoTable:
+    """Return the table that a config describes; ``frame`` takes the place of ``data.csv``.
+
+    Raises:
+        ConfigError: if it names no data, or what belongs to another kind of data.
+        DataError: if the table or the folders cannot be used.
+    """
+    data, folds = config.data, config.folds
+    if data.boxes is not None:
+        raise ConfigError("data.boxes names boxes; detectors are trained with dinoneck.detection.train_detector")
+    if data.csv is None and frame is None:
+        return _without_table(data, {"group": folds.group, "fold_column": folds.column})
+    columns = [column for task in config.tasks.values() if not task.auxiliary for column in task.columns]
+    columns += [name for name, task in config.tasks.items() if not task.auxiliary and not task.columns]
+    per_cell = [name for name, task in config.tasks.items() if task.kind in ("dense", "segmentation")]
+    helping = [c for name, task in config.tasks.items() if task.auxiliary for c in task.columns or (name,)]
+    reads = data.store is None or data.labels is not None
+    folder = Path(data.csv or ".").parent
+    return read_table(
+        data.csv if frame is None else frame,
+        (data.images or folder) if reads else None,
+        tuple(dict.fromkeys(name for name in (*data.targets, *columns) if name not in per_cell)),
+        auxiliary=tuple(dict.fromkeys((*data.aux_targets, *helping))),
+        group=folds.group,
+        fold_column=folds.column,
+        image_column=data.image_column or "image",
+        labels=data.labels,
+        minimum=data.minimum,
+        unit=data.unit,
+    )
+
+
+def _without_table(data: DataConfig, columns: Mapping[str, Any]) -> PhotoTable:
+    """The table of folders, or of drawn images, where no CSV is named."""
+    named = {"targets": data.targets, "aux_targets": data.aux_targets, **columns, "minimum": data.minimum}
+    if data.images is None:
+        named |= {"labels": data.labels, "store": data.store, "classes": data.classes}
+    if given := [name for name, value in named.items() if value not in (None, ())]:
+        raise ConfigError(f"{', '.join(given)}: these describe a table; name it with data.csv (--csv)")
+    if data.images is None:
+        return Pasture(seed=0).table(range(data.pasture))
+    return read_folders(data.images) if data.labels is None else read_masks(data.images, data.labels)
+
+
+def _check_frozen(config: TrainConfig) -> None:
+    """Refuse what is for a backbone that is trained along."""
+    for name in ("cutmix_alpha", "backbone_lr"):
+        if (value := getattr(config.optim, name)) is not None:
+            raise ConfigError(
+                f"optim.{name} is {value}; it is for images that go through the backbone at every step. This run "
+                "extracts tokens once: leave it out, or call fit with dinoneck.training.LiveTokens"
+            )
+
+
+def _backbone(config: TrainConfig) -> Backbone:
+    own = config.backbone
+    name = own.name or DINOV3_SMALL
+    random = own.random or (name == TINY and own.file is None)
+    if own.seed is not None and not random:
+        raise ConfigError("--backbone-seed chooses random weights; give it with --random-backbone")
+    backbone = load_backbone(
+        name, source=own.source or "timm", pretrained=not random, checkpoint=own.file, seed=own.seed
+    )
+    backbone = backbone if own.layers is None else backbone.with_layers(own.layers)
+    return backbone if config.device is None else backbone.to(local_device(config.device))
+
+
+def _from_store(config: TrainConfig, table: PhotoTable) -> Inputs:
+    """The tokens of a store, which must be what the config asks for."""
+    data, own = config.data, config.backbone
+    try:
+        store = FeatureStore.open(str(data.store))
+    except StoreError as error:
+        if next(iter(Path(str(data.store)).glob("*.npz")), None) is None:
+            raise
+        raise StoreError(
+            f"{data.store} holds .npz files and is not a feature store; FeatureStore.from_npz(folder, path, grid=, "
+            "patch_size=) converts them"
+        ) from error
+    source = TableSource(store, table.ids, data.views)
+    record, preprocess = store.backbone_record, store.preprocess
+    if record.get("layers") is None:
+        raise ConfigError(
+            f"the store {data.store} was converted from files that name no backbone and no layers: a head trained on "
+            "it could not be paired with one. Extract the images ('dinoneck extract'), or train from Python "
+            "(dinoneck.training.cross_validate takes the store)"
+        )
+    _check_images(config, table, source, store)
+    asked: dict[str, tuple[Any, Any]] = {
+        "backbone": (own.name, record.get("name")),
+        "image size": (data.size, preprocess.size),
+        "interpolation": (data.interpolation, preprocess.interpolation),
+        "blur": (data.blur, preprocess.blur),
+        "fit": (data.fit, preprocess.fit),
+        "policy": (data.policy, preprocess.policy),
+        "layers": (own.layers, tuple(record["layers"])),
+    }
+    for name, (value, stored) in asked.items():
+        if value is not None and value != stored:
+            raise ConfigError(
+                f"the store {data.store} was made with {name} {stored}, and this run asks for {value}; leave it out, or "
+                "extract the images again into another store"
+            )
+    return Inputs(table, None, record, preprocess, source)
+
+
+def _check_images(config: TrainConfig, table: PhotoTable, source: TableSource, store: FeatureStore) -> None:
+    """Refuse a table whose images are other files than those that were extracted under their ids, where they exist."""
+    folders = (Path(), Path(config.data.csv or ".").parent)
+    files = [
+        (source.own_ids[name], folder / image)
+        for name, image in zip(table.ids, table.images, strict=True)
+        if isinstance(image, str | Path)
+        for folder in folders
+        if (folder / image).is_file()
+    ]
+    check_unchanged(dict(files).items(), store.reader.entries)
+    roots = {store.reader.entries[own].root for own in source.own_ids.values()} - {""}
+    if source.dropped and roots and not files:
+        logger.warning(
+            "the table's images are looked up in the store %s without their folder %r; the store's were read from %s, "
+            "and the table's files are not there to compare",
+            config.data.store,
+            source.dropped,
+            ", ".join(sorted(roots)),
+        )

@@ -1,0 +1,232 @@
+"""From a config and a table to what a head learns: its tasks, their targets, and what is composed of them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, cast
+
+import numpy as np
+
+from dinoneck import registry
+from dinoneck.data.tables import PhotoTable
+from dinoneck.errors import ConfigError, DataError, did_you_mean
+from dinoneck.grid import patch_pair
+from dinoneck.heads.dense import DenseHead
+from dinoneck.heads.head import Head
+from dinoneck.heads.pyramid import PyramidHead
+from dinoneck.losses.composition import Composition
+from dinoneck.tasks import TargetTransform, Task
+from dinoneck.tokens import Tokens
+from dinoneck.training.cell_targets import CellTargets
+from dinoneck.training.config import TaskConfig, TrainConfig
+
+SUMS = "sums"  # name of the composition of a table's own sums
+_Array = np.ndarray[Any, Any]
+
+
+def resolve_tasks(config: TrainConfig, table: PhotoTable) -> dict[str, TaskConfig]:
+    """Return the tasks of the table's columns: those of the config, and a default for every other target.
+
+    A target that is the sum of others which are targets too is not a task: :func:`make_compositions` derives it.
+
+    Raises:
+        ConfigError: if a task names a column that the table does not have, or two kinds of columns.
+    """
+    columns = {**table.targets, **table.auxiliary}
+    tasks = {}
+    for name, task in config.tasks.items():
+        if task.kind in ("dense", "segmentation"):
+            continue  # its targets are masks
+        task = replace(task, columns=task.columns or (name,))
+        for column in task.columns:
+            if column not in columns:
+                hint = did_you_mean(column, columns)
+                raise ConfigError(f"task {name!r} needs column {column!r}; there are {', '.join(columns)}.{hint}")
+        if task.kind in ("classification", None) and any(column in table.classes for column in task.columns):
+            if len(task.columns) > 1:
+                raise ConfigError(f"task {name!r} has columns {', '.join(task.columns)}; classes are one column")
+            task = replace(task, kind="classification")
+        elif task.kind == "classification":
+            raise ConfigError(f"task {name!r} is a classification; its column {task.columns[0]!r} holds numbers")
+        tasks[name] = task
+    covered = {column for task in tasks.values() for column in task.columns}
+    covered |= {column for own in config.compositions.values() for column in own.sums}
+    covered |= {name for name, parts in table.sums.items() if set(parts) <= {*table.targets}}
+    for column in columns:
+        if column not in covered:
+            kind = "classification" if column in table.classes else None
+            tasks[column] = TaskConfig(kind=kind, columns=(column,), auxiliary=column in table.auxiliary)
+    return tasks
+
+
+def make_targets(tasks: Mapping[str, TaskConfig], table: PhotoTable) -> dict[str, _Array]:
+    """Return task name -> values of all images: (n,), (n, outputs), or class indices (n,)."""
+    columns, targets = {**table.targets, **table.auxiliary}, {}
+    for name, task in tasks.items():
+        values = [columns[column] for column in task.columns]
+        stacked = values[0] if len(values) == 1 else np.stack(values, axis=1)
+        if task.kind == "ratio":
+            if (stacked < 0).any():
+                raise DataError(f"task {name!r} is a ratio of {', '.join(task.columns)}, which hold negative values")
+            total = stacked.sum(axis=1, keepdims=True)
+            stacked = np.where(total > 0, stacked / np.where(total > 0, total, 1.0), np.nan)
+        targets[name] = stacked
+    return targets
+
+
+def make_tasks(
+    config: TrainConfig,
+    tasks: Mapping[str, TaskConfig],
+    table: PhotoTable,
+    targets: Mapping[str, _Array],
+    rows: _Array,
+    cells: CellTargets | None = None,
+) -> list[Task]:
+    """Return the tasks of a head whose transforms are fitted on the training rows."""
+    per_cell = issubclass(head_class(config), DenseHead)
+    auxiliary = sum(task.auxiliary for task in tasks.values())
+    made = []
+    for name, own in tasks.items():
+        labels = table.classes.get(own.columns[0], ()) if own.kind == "classification" else own.columns
+        weight = own.weight
+        if weight is None:
+            fixed = own.auxiliary and config.losses.weighting == "fixed"
+            weight = config.losses.aux_weight / auxiliary if fixed else 1.0
+        task = Task(
+            name,
+            dim=len(labels),
+            kind=own.kind or "regression",
+            loss=cast("Any", own.loss),
+            beta=own.beta or 1.0,
+            weight=weight,
+            activation=cast("Any", own.activation),
+            unit=_unit(config, own, table),
+            labels=labels if len(labels) > 1 or own.kind == "classification" else (),
+        )
+        if own.kind in ("ratio", "classification"):
+            made.append(task)
+            continue
+        minimum = own.minimum if own.minimum is not None or own.auxiliary else table.minimum
+        transform = TargetTransform(area=own.area, log1p=own.log1p)
+        if own.standardize or (own.standardize is None and own.activation is None):
+            transform = transform.fit(targets[name][rows])
+        is_plain = transform == TargetTransform()
+        task = replace(task, minimum=minimum, transform=None if is_plain else transform)
+        if per_cell and own.kind in (None, "regression"):
+            task = replace(task, kind="density", aggregate="mean")
+        made.append(task)
+    if cells is None:
+        return made
+    shares = cells.shares({name: targets[name] for name in tasks if len(tasks[name].columns) == 1})
+    minimum = None if shares else table.minimum  # a mean of clipped cells would be too high
+    return [*(cells.share_task(task) if task.name in shares else task for task in made), cells.task(rows, minimum)]
+
+
+def make_compositions(config: TrainConfig, tasks: Mapping[str, TaskConfig], table: PhotoTable) -> list[Composition]:
+    """Return the compositions of the config, and the table's own sums of targets that are all tasks."""
+    made = []
+    for name, own in config.compositions.items():
+        if own.ratio not in tasks or own.total not in tasks:
+            raise ConfigError(
+                f"composition {name!r} has total {own.total!r} and ratio {own.ratio!r}; expected two of the tasks "
+                f"{', '.join(tasks)}"
+            )
+        made.append(Composition(tasks[own.ratio].columns, own.sums, name, own.total, own.ratio))
+    covered = {column for own in made for column in own.names} | {*tasks}
+    sums = {
+        name: parts
+        for name, parts in table.sums.items()
+        if name in table.targets and name not in covered and all(_is_number(tasks.get(part)) for part in parts)
+    }
+    if sums:
+        parts = tuple(dict.fromkeys(part for each in sums.values() for part in each))
+        made.append(Composition(parts, sums, SUMS))
+    return made
+
+
+def columns_of(
+    tasks: Mapping[str, TaskConfig], compositions: Sequence[Composition], table: PhotoTable
+) -> dict[str, tuple[str, int]]:
+    """Return target column of numbers -> (output of ``head.predict``, place among its columns)."""
+    places: dict[str, tuple[str, int]] = {}
+    for name, task in tasks.items():
+        if task.kind not in ("classification", "ratio"):
+            places |= {column: (name, i) for i, column in enumerate(task.columns)}
+    for own in compositions:
+        names = own.names if own.total else tuple(name for name in own.names if name not in own.parts)
+        places |= {column: (own.name, i) for i, column in enumerate(names) if column not in places}
+    shares = {column: (name, i) for name, task in tasks.items() for i, column in enumerate(task.columns)}
+    places = {**{column: place for column, place in shares.items() if tasks[place[0]].kind == "ratio"}, **places}
+    return {column: places[column] for column in table.targets if column in places}
+
+
+def head_class(config: TrainConfig) -> type[Head]:
+    """Return the class of the config's head; a neck's name stands for a pyramid head on that neck.
+
+    Raises:
+        RegistryError: if the name is not registered.
+    """
+    found = registry.resolve(head_type(config))
+    return found if issubclass(found, Head) else PyramidHead
+
+
+def head_type(config: TrainConfig) -> str:
+    """Return the head's name: ``patch_mean`` where none is given, ``dense`` for masks."""
+    return str(config.head.get("type") or ("dense" if config.data.labels else "patch_mean"))
+
+
+def make_head(
+    config: TrainConfig, tokens: Tokens, tasks: Sequence[Task], compositions: Sequence[Composition] = ()
+) -> Head:
+    """Return a new head of the config for such tokens.
+
+    The constructor's arguments that follow from tokens and tasks (``embed_dim``, ``tasks``, ``num_layers``,
+    ``layer_indices``, ``patch_size``, ``num_patches``, ``compositions``) are filled in where the config leaves them out.
+
+    Raises:
+        ConfigError: if an argument is unknown, or the head does not fit the tokens or tasks.
+    """
+    options, cls = {**config.head}, head_class(config)
+    options.pop("type", None)
+    if registry.resolve(head_type(config)) is not cls:
+        options = {"neck": {"type": head_type(config), **options}}
+    rows, cols = patch_pair(tokens.patch_size)
+    known: dict[str, Any] = {
+        "embed_dim": tokens.sequence[0].shape[-1],
+        "tasks": tasks,
+        "num_layers": len(tokens.sequence),
+        "layer_indices": tokens.layers,
+        "patch_size": rows if rows == cols else (rows, cols),
+        "num_patches": {"resized": tuple(tokens.grid), "query": None}.get(options.get("mode", ""), tokens.grid.count),
+        "compositions": compositions,
+    }
+    neck = options.get("neck")
+    if isinstance(neck, Mapping) and "type" in neck:
+        own = _filled(registry.resolve(neck["type"]), {name: neck[name] for name in neck if name != "type"}, known)
+        options["neck"] = {"type": neck["type"], **own}
+    return cls(**_filled(cls, options, known))
+
+
+def _filled(cls: type[Any], options: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
+    """The options and what else the constructor takes of what is known; unknown options are refused."""
+    accepted = inspect.signature(cls).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted.values()):
+        return {**{name: known[name] for name in ("embed_dim", "tasks")}, **options}
+    for name in options:
+        if name not in accepted:
+            hint = did_you_mean(name, accepted)
+            raise ConfigError(f"{cls.__name__} has no argument {name!r}.{hint} It takes: {', '.join(accepted)}")
+    filled = {name: value for name, value in known.items() if name in accepted and name not in options}
+    return {**filled, **options}
+
+
+def _unit(config: TrainConfig, task: TaskConfig, table: PhotoTable) -> str:
+    if task.unit is not None or task.kind in ("ratio", "classification"):
+        return task.unit or ""
+    return "" if task.auxiliary else table.units.get(task.columns[0], config.data.unit)
+
+
+def _is_number(task: TaskConfig | None) -> bool:
+    return task is not None and task.kind in (None, "regression", "density") and len(task.columns) == 1

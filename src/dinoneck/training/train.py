@@ -1,0 +1,233 @@
+"""Train as a config describes: cross-validated heads, predictions and a report on disk."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from dinoneck.atomic import STALE_AFTER_S, write_text
+from dinoneck.backbones.backbone import Backbone
+from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
+from dinoneck.data.tables import PhotoTable, csv_text
+from dinoneck.errors import ConfigError, DataError
+from dinoneck.heads.head import Head
+from dinoneck.training.cell_targets import CellTargets
+from dinoneck.training.config import TrainConfig
+from dinoneck.training.crossval import Callback, CrossValidation, cross_validate, fold_folder, make_folds
+from dinoneck.training.folds import Fold, check_folds
+from dinoneck.training.inputs import Inputs, open_inputs
+from dinoneck.training.loggers import TensorBoardLogger, WandbLogger
+from dinoneck.training.report import fold_scores, scores_of
+from dinoneck.training.state import LOG
+from dinoneck.training.targets import check_minimum, check_varies
+from dinoneck.training.tasks import resolve_tasks
+from dinoneck.version import versions
+
+logger = logging.getLogger(__name__)
+
+HEADS, LOGS, REPORT, PREDICTIONS = "heads", "logs", "report.json", "out_of_fold.csv"
+UNFINISHED, HEAD_FILE = "unfinished", "head.safetensors"
+_NEW = ".unfinished-"
+_OWN_COLUMNS = ("image", "fold")
+
+
+def train(
+    config: TrainConfig,
+    out: str | os.PathLike[str],
+    *,
+    table: Any = None,
+    backbone: Backbone | None = None,
+    folds: Sequence[Fold] | None = None,
+    overwrite: bool = False,
+    resume: bool = True,
+    callbacks: Sequence[Callback] = (),
+    inputs: Inputs | None = None,
+) -> CrossValidation:
+    """Train one head per fold and write heads, predictions and a report.
+
+    Each head is written as soon as it is trained, to ``out/unfinished/fold-K/head.safetensors``. In the end there are
+    ``out/heads/fold-K.safetensors``, ``out/logs/fold-K.jsonl`` (a line per epoch), ``out/out_of_fold.csv`` and, last,
+    ``out/report.json``: each file appears whole or not at all, and a folder without a report is an unfinished run.
+    Until then ``out/unfinished`` holds states to continue from: the same call after a kill continues the run, and
+    writes what it would have written.
+
+    Args:
+        config: the run, see :class:`TrainConfig`.
+        out: the folder; made if missing.
+        table: a :class:`dinoneck.data.Table`, or a pandas DataFrame with the columns of the config, in the place of
+            ``data.csv``.
+        backbone: frozen; in the place of the one that the config names.
+        folds: ``(train, valid)`` rows of the table; None = by ``config.folds``.
+        overwrite: replace the results of an earlier run in ``out``.
+        resume: continue an interrupted run of the same config; off = begin again.
+        callbacks: called with the epoch and its losses and scores, see :func:`dinoneck.training.fit`.
+        inputs: what :func:`open_inputs` returned for this config, where the caller has it.
+
+    Returns:
+        The cross-validation; ``report.json`` has its scores.
+
+    Raises:
+        DataError: if the data cannot be used, or ``out`` holds results and ``overwrite`` is off, or cannot be
+            written to.
+        ConfigError: if values contradict each other, or head, tasks and tokens do not fit together.
+        CheckpointError: if ``out`` holds states of another run and ``resume`` is on; it names the values that differ.
+    """
+    folder = Path(out)
+    check_folder(folder, overwrite=overwrite)
+    inputs = inputs or open_inputs(config, table, backbone)
+    cells = inputs.cells(config)
+    _check_before(config, inputs.table, folder, cells, folds)
+    source = inputs.tokens()
+
+    def keep(fold: int, head: Head) -> None:
+        if _writes():
+            _checkpoint(head, fold, config, inputs).save(fold_folder(folder / UNFINISHED, fold) / HEAD_FILE)
+
+    result = cross_validate(
+        config,
+        inputs.table,
+        source,
+        cells,
+        folds=folds,
+        out=folder / UNFINISHED,
+        resume=resume,
+        on_head=keep,
+        callback=lambda fold: (*callbacks, *(_loggers(config, folder, fold) if _writes() else ())),
+    )
+    with _heads_kept(folder / UNFINISHED):
+        report = {**scores_of(result), **_record(config, inputs)}
+        if _writes():
+            check_folder(folder, overwrite=overwrite)  # another run may have ended here meanwhile
+            _write(folder, result, report, config, inputs)
+            shutil.rmtree(folder / UNFINISHED)
+    return result
+
+
+def check_folder(out: str | os.PathLike[str], *, overwrite: bool) -> None:
+    """Refuse a folder that holds results of an earlier run, unless they are to be replaced.
+
+    Raises:
+        DataError: naming it.
+    """
+    if (old := _results(Path(out))) and not overwrite:
+        raise DataError(
+            f"{out} holds results of an earlier run ({old[0].name}); choose another folder, or pass overwrite=True "
+            "(--overwrite)"
+        )
+
+
+def _writes() -> bool:
+    """Whether this process writes: the first one under torchrun."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _loggers(config: TrainConfig, folder: Path, fold: int) -> list[Callback]:
+    made: list[Callback] = []
+    if config.logging.tensorboard:
+        made.append(TensorBoardLogger(folder / "tensorboard" / f"fold-{fold}"))
+    if config.logging.wandb is not None:
+        made.append(WandbLogger(project=config.logging.wandb, name=f"{folder.name}-fold-{fold}"))
+    return made
+
+
+@contextmanager
+def _heads_kept(running: Path) -> Iterator[None]:
+    """Name the heads that are on disk when something after the training fails."""
+    try:
+        yield
+    except Exception:
+        kept = running / "fold-*" / HEAD_FILE
+        logger.warning("the heads are trained and kept in %s; the same call again does not train them again", kept)
+        raise
+
+
+def _checkpoint(
+    head: Head, fold: int, config: TrainConfig, inputs: Inputs, metrics: Mapping[str, float] | None = None
+) -> HeadCheckpoint:
+    """The file of a fold's head; the scores are known later than the head."""
+    facts: dict[str, Any] = {"fold": fold, "folds": config.folds.count, "seed": config.optim.seed}
+    training = {**facts, "epochs": config.optim.epochs, **({} if metrics is None else {"metrics": dict(metrics)})}
+    backbone: Any = inputs.record if inputs.backbone is None else inputs.backbone
+    preprocess = inputs.preprocess
+    return HeadCheckpoint.from_module(
+        head, backbone=backbone, preprocess=preprocess, training=training, tta=config.data.tta
+    )
+
+
+def _record(config: TrainConfig, inputs: Inputs) -> dict[str, Any]:
+    return {
+        "config": config.to_dict(),
+        "backbone": None if inputs.record is None else dict(inputs.record),
+        "inputs": None if inputs.preprocess is None else inputs.preprocess.record(),
+        "versions": versions(),
+    }
+
+
+def _check_before(
+    config: TrainConfig, table: PhotoTable, folder: Path, cells: CellTargets | None, folds: Sequence[Fold] | None
+) -> None:
+    """Refuse before the work what would fail after it."""
+    tasks = resolve_tasks(config, table)
+    if cells is not None and cells.name in {**table.targets, **table.auxiliary, **tasks}:
+        raise DataError(f"a target is named {cells.name!r}, as the task of the labels per cell; rename one of them")
+    if cells is None and not tasks:
+        raise ConfigError("which columns are to be predicted? Name them with data.targets (--targets), or data.labels")
+    if len(table) < 2:
+        raise DataError(f"the table has {len(table)} image; expected two at least, to train on one and score the other")
+    chosen = make_folds(config, table) if folds is None else check_folds(folds, len(table))
+    for name, values in table.targets.items():
+        if name in _OWN_COLUMNS:
+            raise DataError(f"a target named {name!r} would clash with a column of {PREDICTIONS}; rename it")
+        check_varies(name, values, "image of the table")
+        if values.dtype.kind == "f":
+            check_minimum(name, values, table.minimum, table.ids)
+    for number in range(len(chosen)) if config.folds.only is None else [config.folds.only]:
+        for name, values in {**table.targets, **table.auxiliary}.items():
+            if values.dtype.kind == "f":
+                check_varies(name, values[chosen[number][0]], f"training image of fold {number}")
+    parent = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise DataError(f"the results cannot be written to {folder}: {parent} is not a folder that can be written to")
+
+
+def _write(
+    folder: Path, result: CrossValidation, report: Mapping[str, Any], config: TrainConfig, inputs: Inputs
+) -> None:
+    """Write everything to a new folder, then replace what an earlier run left; the report goes first and comes last."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob(f"{_NEW}*"):  # of a run that was ended while it cleared away
+        if time.time() - old.stat().st_mtime > STALE_AFTER_S:
+            shutil.rmtree(old, ignore_errors=True)
+    new = Path(tempfile.mkdtemp(prefix=_NEW, dir=folder))
+    try:
+        for name in (HEADS, LOGS):
+            (new / name).mkdir()
+            (folder / name).mkdir(exist_ok=True)
+        for fold, head, scores in zip(result.numbers, result.heads, fold_scores(result), strict=True):
+            _checkpoint(head, fold, config, inputs, scores).save(new / HEADS / f"fold-{fold}.safetensors")
+            shutil.copyfile(fold_folder(folder / UNFINISHED, fold) / LOG, new / LOGS / f"fold-{fold}.jsonl")
+        header, *rows = result.out_of_fold()
+        write_text(new / PREDICTIONS, csv_text(header, rows))
+        write_text(new / REPORT, json.dumps(report, indent=2, sort_keys=True, allow_nan=False) + "\n")
+        for path in _results(folder):
+            if path.name == REPORT or not (new / path.relative_to(folder)).exists():
+                path.unlink()
+        for path in reversed(_results(new)):
+            path.replace(folder / path.relative_to(new))
+    finally:
+        shutil.rmtree(new)
+
+
+def _results(folder: Path) -> list[Path]:
+    """Files that a run leaves in the folder; the report first, so that a half-removed run has none."""
+    found = [folder / REPORT, folder / PREDICTIONS, *sorted((folder / HEADS).glob("fold-*.safetensors"))]
+    found += sorted((folder / LOGS).glob("fold-*.jsonl"))
+    return [path for path in found if path.exists()]
