@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -42,7 +42,7 @@ class Options:
 
     out: Path
     config: tyro.conf.Positional[str | None] = None
-    run: Annotated[TrainConfig, tyro.conf.arg(name="")] = TrainConfig()
+    run: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
     hidden_dim: int | None = None
     dropout: float | None = None
     gate_mode: str | None = None

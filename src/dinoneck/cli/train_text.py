@@ -63,7 +63,7 @@ def comparison(report: dict[str, Any]) -> list[str]:
         is_weighted = set(report["scores"]["head"]) - {"overall", "worst fold"} <= set(report["target_weights"])
         lines += [
             text.scores(report["scores"], report["mae"], report["target_sd"]),
-            f"overall: {'weighted R² over all targets' if is_weighted else 'mean over targets'}; worst fold: of overall.",
+            f"overall: {'weighted R² over all' if is_weighted else 'mean over'} targets; worst fold: of overall.",
             text.differences(report["head_minus"]),
             *verdicts(report),
         ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -49,8 +49,8 @@ class CellTargets:
     padded: bool = False
     kind: Literal["dense", "segmentation"] = "dense"
     files: tuple[Any, ...] = ()
-    how: DenseLabels = DenseLabels()
-    preprocess: Preprocessing = Preprocessing()
+    how: DenseLabels = field(default_factory=DenseLabels)
+    preprocess: Preprocessing = field(default_factory=Preprocessing)
 
     def __post_init__(self) -> None:
         fits = self.values.ndim == 4 and self.weight.shape == (len(self.values), *self.values.shape[2:])
@@ -111,7 +111,7 @@ class CellTargets:
 
     @property
     def targets(self) -> Tensor:
-        """What is learned, (n, K, rows, cols): cells without a weight are NaN in a segmentation, which has no weights."""
+        """What is learned, (n, K, rows, cols); a segmentation has no weights, so its unlabelled cells are NaN."""
         if self.kind == "dense":
             return self.values
         return self.values.masked_fill(self.weight[:, None] == 0, torch.nan)

@@ -357,8 +357,8 @@ def _true(
     if np.isnan(shares).any():
         row = int(np.flatnonzero(np.isnan(shares))[0])
         raise DataError(
-            f"image {table.ids[row]!r}: {', '.join(tasks[output].columns)} are all 0, so their ratio is unknown; remove "
-            "the row, or add a composition with a total"
+            f"image {table.ids[row]!r}: {', '.join(tasks[output].columns)} are all 0, so their ratio is unknown; "
+            "remove the row, or add a composition with a total"
         )
     return shares
 

@@ -202,8 +202,8 @@ def _from_store(config: TrainConfig, table: PhotoTable) -> Inputs:
     for name, (value, stored) in asked.items():
         if value is not None and value != stored:
             raise ConfigError(
-                f"the store {data.store} was made with {name} {stored}, and this run asks for {value}; leave it out, or "
-                "extract the images again into another store"
+                f"the store {data.store} was made with {name} {stored}, and this run asks for {value}; leave it out, "
+                "or extract the images again into another store"
             )
     return Inputs(table, None, record, preprocess, source)
 

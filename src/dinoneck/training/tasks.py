@@ -182,8 +182,8 @@ def make_head(
 ) -> Head:
     """Return a new head of the config for such tokens.
 
-    The constructor's arguments that follow from tokens and tasks (``embed_dim``, ``tasks``, ``num_layers``,
-    ``layer_indices``, ``patch_size``, ``num_patches``, ``compositions``) are filled in where the config leaves them out.
+    Arguments of its constructor that follow from tokens and tasks (``embed_dim``, ``tasks``, ``num_layers``,
+    ``layer_indices``, ``patch_size``, ``num_patches``, ``compositions``) are filled in where the config has none.
 
     Raises:
         ConfigError: if an argument is unknown, or the head does not fit the tokens or tasks.
