@@ -21,7 +21,7 @@ from tests.conftest import ROOT
 from tests.pretend_device import NAME, Graph, graph, pretend_device
 from tests.unit.test_speed_benchmark import HEAVY, tiny
 
-from dinoneck.training.mixture import Mixture
+from dinoneck.training.mixup import Mixture
 
 
 @pytest.fixture(autouse=True)

@@ -30,8 +30,8 @@ from dinoneck.training.folds import group_folds
 from dinoneck.training.head_choice import POOLED_HEADS, HeadChoice
 from dinoneck.training.plan import Plan
 from dinoneck.training.recipe import Recipe
-from dinoneck.training.run_files import LOG
 from dinoneck.training.sources import MemoryTokens, TokenSource
+from dinoneck.training.state import LOG
 from dinoneck.training.targets import check_minimum, check_varies
 from dinoneck.version import versions
 

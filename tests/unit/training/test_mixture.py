@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from dinoneck.training.mixture import Mixture
+from dinoneck.training.mixup import Mixture
 
 DOUBLE = torch.float64
 
