@@ -22,9 +22,8 @@ from dinoneck.atomic import write_text
 from dinoneck.data import BoxPhotos, collate_boxes
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.training import EMA, FreezeSchedule, cosine_with_warmup
-from dinoneck.training.processes import Processes
-from dinoneck.training.randomness import seed_step
-from dinoneck.training.run_state import load_state, save_state
+from dinoneck.training.processes import Processes, seed_step
+from dinoneck.training.state import load_state, save_state
 from examples.detection.baseline_groups import convolutional_groups
 from examples.detection.detectors import Detector, TransformersDetector
 from examples.detection.evaluation import evaluate

@@ -34,7 +34,7 @@ from tests.unit.training.noisy_head import noisy_head, noisy_source
 from dinoneck import FeatureStore, HeadCheckpoint, PatchMeanMLP, load_backbone
 from dinoneck.atomic import STALE_AFTER_S
 from dinoneck.training import Recipe, fit
-from dinoneck.training.run_state import load_state
+from dinoneck.training.state import load_state
 
 CALLS = ("os.rename", "os.link", "os.remove", "os.mkdir", "os.chmod", "os.truncate")
 WRITES = os.O_WRONLY | os.O_RDWR

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dinoneck import CheckpointError
 from dinoneck.training import Recipe, fit, loop, run_files, run_state
-from dinoneck.training.run_state import load_state
+from dinoneck.training.state import load_state
 
 EPOCHS, PHOTOS = 3, 10
 RECIPES = {

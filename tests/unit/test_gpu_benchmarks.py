@@ -21,8 +21,6 @@ from tests.conftest import ROOT
 from tests.pretend_device import NAME, Graph, graph, pretend_device
 from tests.unit.test_speed_benchmark import HEAVY, tiny
 
-from dinoneck.training.mixture import Mixture
-
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,18 +50,6 @@ def test_forwards_are_captured(row: Row) -> None:
                 variant.call()
                 with graph(Graph()):
                     variant.call()
-
-
-def test_a_mixture_is_moved_once_and_read_never() -> None:
-    kept = torch.tensor([0.25, 0.7], dtype=torch.float64)
-    x = torch.randn(2, 3, 4).bfloat16()
-    mixture = Mixture(torch.tensor([1, 0]), kept)
-    expected = mixture.linear(x)
-    with pretend_device():
-        there, ours = x.to(NAME), mixture.to(NAME)
-        with graph(Graph()):
-            mixed = ours.linear(there)
-        assert torch.equal(mixed.cpu(), expected)
 
 
 def speed_with_graphs(folder: Path) -> None:

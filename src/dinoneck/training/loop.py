@@ -1,33 +1,92 @@
-"""The training loop: steps, averages, validation, and a state that can be put down and taken up at any step."""
+"""The training loop: what is trained, steps, averages, validation, and a state that can be resumed at any step."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
+from dinoneck.backbones import weight_hashes
+from dinoneck.backbones.backbone import Backbone
 from dinoneck.errors import DataError
+from dinoneck.heads.head import Head
 from dinoneck.losses.task_loss import TaskLoss
 from dinoneck.tokens import Tokens
-from dinoneck.training.batches import Batch, Labels, Order
-from dinoneck.training.ema import EMA
-from dinoneck.training.learner import Learner
-from dinoneck.training.live_tokens import LiveTokens
+from dinoneck.training.batches import Batch, Labels, Order, TokenScale
 from dinoneck.training.mixup import cutmix, manifold_mixup
-from dinoneck.training.processes import Processes
-from dinoneck.training.randomness import seed_step
+from dinoneck.training.optim import EMA, SAM, cosine_with_warmup
+from dinoneck.training.parameter_groups import param_groups
+from dinoneck.training.processes import Processes, seed_step
 from dinoneck.training.recipe import Recipe
-from dinoneck.training.sam import SAM
-from dinoneck.training.schedule import cosine_with_warmup
-from dinoneck.training.sources import TokenSource
-from dinoneck.training.token_scale import TokenScale
+from dinoneck.training.sources import LiveTokens, TokenSource
 from dinoneck.training.validation import Scores, joined_predictions
+
+BACKBONE_SHARE = 0.1
+
+
+class Learner(nn.Module):
+    """A head and, where it is trained along, its backbone: one set of weights to step, average and keep.
+
+    Args:
+        head: the head.
+        backbone: with trainable parameters; None = the head learns alone.
+    """
+
+    def __init__(self, head: Head, backbone: Backbone | None = None) -> None:
+        super().__init__()
+        self.head, self.backbone = head, backbone
+
+    @property
+    def device(self) -> torch.device:
+        """Where the head is."""
+        return next(self.head.parameters()).device
+
+    def weights(self) -> dict[str, Tensor]:
+        """Return all of the head's weights and buffers and what the backbone learns, not copied."""
+        found = {f"head.{name}": value for name, value in self.head.state_dict().items()}
+        if self.backbone is not None:
+            learnt = {name: p for name, p in self.backbone.named_parameters() if p.requires_grad}
+            found |= {f"backbone.{name}": p.detach() for name, p in learnt.items()}
+        return found
+
+    @torch.no_grad()
+    def take(self, weights: Mapping[str, Tensor]) -> None:
+        """Copy weights of :meth:`weights` in."""
+        for name, value in self.weights().items():
+            value.copy_(weights[name])
+
+    def note_source(self) -> None:
+        """Let a head that was loaded from a file expect the tokens of the backbone that was trained along."""
+        if self.backbone is None:
+            return
+        source = weight_hashes.current_hashes(self.backbone.adapter).fingerprint
+        for part in self.head.modules():
+            if isinstance(part, Head) and part.trained_on is not None:
+                part.trained_on = replace(part.trained_on, source=source)
+
+    def groups(self, loss: nn.Module, recipe: Recipe, lr: float) -> list[dict[str, Any]]:
+        """Return the optimizer's groups; the loss's own parameters have no weight decay."""
+        if self.backbone is None:
+            groups = _by_shape([p for p in self.head.parameters() if p.requires_grad], recipe.weight_decay)
+        else:
+            rate = BACKBONE_SHARE * lr if recipe.backbone_lr is None else recipe.backbone_lr
+            groups = param_groups(self, lr=lr, backbone_lr=rate, weight_decay=recipe.weight_decay)
+        own = [parameter for parameter in loss.parameters() if parameter.requires_grad]
+        return [group for group in (*groups, {"params": own, "weight_decay": 0.0}) if group["params"]]
+
+
+def _by_shape(trained: Sequence[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
+    return [
+        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+    ]
+
 
 Table = dict[str, Tensor]
 _AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}

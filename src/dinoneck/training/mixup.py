@@ -30,31 +30,22 @@ that a seed gives the same blend whatever the device, and one call moves the tor
 
 from __future__ import annotations
 
-import math
-import numbers
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dinoneck.errors import ConfigError, ShapeError
+from dinoneck.errors import ConfigError, DataError, ShapeError
 from dinoneck.grid import PatchSize, TokenGrid, patch_pair
-from dinoneck.tasks import Task
+from dinoneck.tasks import Kind, Task, check_tasks
 from dinoneck.tokens import FeaturePyramid, Tokens
-from dinoneck.training.mixed_targets import (
-    Blend,
-    Cut,
-    Declared,
-    TotalAndRatio,
-    form_of,
-    mixed_masks,
-    mixed_targets,
-)
+from dinoneck.training.parameter_groups import check_number
 
 _HALVES = 1e100  # beyond it NumPy's Beta overflows; lambda is 1/2 to the last digit long before
+_MISSING = -1
 
 
 def manifold_mixup(
@@ -63,7 +54,7 @@ def manifold_mixup(
     alpha: float,
     *,
     tasks: Sequence[Task] | None = None,
-    compositions: Sequence[TotalAndRatio] = (),
+    compositions: Sequence[Any] = (),
     masks: Mapping[str, Tensor] | None = None,
     generator: torch.Generator | None = None,
 ) -> tuple[Any, ...]:
@@ -100,14 +91,14 @@ def manifold_mixup(
     per sample (as in the source), masses mixed in natural units and shares by their mass.
     """
     tensors = _tensors(tokens)
-    random = _random(generator)
-    partner = torch.from_numpy(random.permutation(len(tensors[0])))
-    kept = _shares_kept(random, alpha, len(partner)).to(tensors[0].dtype).double()
-    blend = Blend(partner, kept).to(tensors[0].device)
+    random, device = _random(generator), tensors[0].device
+    partner = torch.from_numpy(random.permutation(len(tensors[0]))).to(device)
+    blend = Blend(partner, _shares_kept(random, alpha, len(partner)).to(tensors[0].dtype).to(device))
     mixed = _mixed(blend, targets, tasks, compositions, masks)
+    blended = tuple(blend.linear(x) for x in tensors)
     if isinstance(tokens, Tokens):
-        return blend.of(tokens), *mixed
-    return replace(tokens, maps=tuple(blend.linear(x) for x in tokens.maps)), *mixed
+        return replace(tokens, sequence=blended), *mixed
+    return replace(tokens, maps=blended), *mixed
 
 
 def cutmix(
@@ -116,7 +107,7 @@ def cutmix(
     alpha: float,
     *,
     tasks: Sequence[Task] | None = None,
-    compositions: Sequence[TotalAndRatio] = (),
+    compositions: Sequence[Any] = (),
     masks: Mapping[str, Tensor] | None = None,
     patch_size: PatchSize | None = None,
     generator: torch.Generator | None = None,
@@ -128,13 +119,14 @@ def cutmix(
 
     Args:
         images: (B, C, H, W), floating point.
-        targets: name -> tensor with the batch first; the module's text says what becomes of each.
-        alpha: lambda ~ Beta(alpha, alpha).
-        tasks: what the targets are; a task without a target is passed over.
-        compositions: objects whose ``.total`` and ``.ratio`` name tasks.
-        masks: name -> what counts.
+        targets: with ``alpha``, ``tasks``, ``compositions``, ``masks`` and ``generator`` as for
+            :func:`manifold_mixup`.
+        alpha: see there.
+        tasks: see there.
+        compositions: see there.
+        masks: see there.
         patch_size: pixels per patch; the rectangle then holds whole patches.
-        generator: source of the random numbers; None = torch's own.
+        generator: see there.
 
     Returns:
         (images, targets), and the mixed masks as a third value when masks are given.
@@ -154,26 +146,71 @@ def cutmix(
     Reference: Yun et al. 2019, "CutMix". Deviations: lambda and a rectangle per sample, whole patches.
     """
     if not isinstance(images, Tensor) or images.ndim != 4 or not images.is_floating_point():
-        raise ShapeError(f"images are {form_of(images)}; expected floating point (batch, channels, height, width)")
+        raise ShapeError(f"images are {_form(images)}; expected floating point (batch, channels, height, width)")
     random = _random(generator)
     partner = torch.from_numpy(random.permutation(len(images)))
-    cut = _rectangles(random, _shares_kept(random, alpha, len(images)), images, patch_size)
-    blend = Blend(partner, cut.shares_left(), cut)
+    unit, (height, width) = (1, 1) if patch_size is None else patch_pair(patch_size), images.shape[-2:]
+    TokenGrid(unit).size((height, width))
+    side = (1.0 - _shares_kept(random, alpha, len(images))).sqrt().numpy()
+    rows, cols = _interval(random, side, height, unit[0]), _interval(random, side, width, unit[1])
+    inside = rows[:, :, None] & cols[:, None, :]
+    kept = 1.0 - inside.double().mean(dim=(1, 2))
+    partner, kept, inside = (x.to(images.device) for x in (partner, kept.to(images.dtype), inside))
+    blend = Blend(partner, kept, inside, unit)
     mixed = _mixed(blend, targets, tasks, compositions, masks)
     return blend.pasted(images, "images"), *mixed
 
 
-def _mixed(
-    blend: Blend,
-    targets: Mapping[str, Tensor],
-    tasks: Sequence[Task] | None,
-    compositions: Sequence[TotalAndRatio],
-    masks: Mapping[str, Tensor] | None,
-) -> tuple[dict[str, Tensor], ...]:
-    """The targets, and the masks if there are any."""
-    declared = Declared.of(tasks, compositions, targets, masks, len(blend.partner))
-    mixed = mixed_targets(blend, declared, targets, masks or {})
-    return (mixed,) if masks is None else (mixed, mixed_masks(blend, declared, targets, masks))
+@dataclass(frozen=True)
+class Blend:
+    """Sample i becomes ``kept[i]`` of itself plus the rest of sample ``partner[i]``; with cutmix, place by place.
+
+    Attributes:
+        partner: (B,) a permutation of the samples.
+        kept: (B,) in the dtype of the tokens or images.
+        inside: cutmix: the pixels taken from the partner, bool (B, height, width).
+        unit: cutmix: rectangles hold whole cells of (rows, cols) pixels.
+    """
+
+    partner: Tensor
+    kept: Tensor
+    inside: Tensor | None = None
+    unit: tuple[int, int] = (1, 1)
+
+    def other(self, x: Tensor) -> Tensor:
+        """The partners' values, as a copy of the same memory format."""
+        return x[self.partner.to(x.device)]
+
+    def share(self, like: Tensor) -> Tensor:
+        """The share kept, (B, 1, ...) in the dtype and with the axes of ``like``."""
+        return _spread(self.kept.to(like.dtype).to(like.device), like.ndim)
+
+    def linear(self, x: Tensor) -> Tensor:
+        """Share * own + (1 - share) * other, in a dtype that does not round the share; exact where both are equal."""
+        wide = x.to(torch.promote_types(x.dtype, self.kept.dtype))
+        return torch.lerp(self.other(wide), wide, self.share(wide)).to(x.dtype)
+
+    def pasted(self, x: Tensor, name: str) -> Tensor:
+        """Maps (B, ..., rows, cols) with the partner's cells in the rectangle; linear where there is none."""
+        if self.inside is None:
+            return self.linear(x)
+        (rows, cols), (height, width) = x.shape[-2:], self.inside.shape[1:]
+        for cells, length, unit in ((rows, height, self.unit[0]), (cols, width, self.unit[1])):
+            if cells < 1 or length % cells or unit % (length // cells):
+                raise ShapeError(
+                    f"{name} has {rows}x{cols} cells (rows x cols) on images of {height}x{width} px, and rectangles of "
+                    f"whole {self.unit[0]}x{self.unit[1]} px would cut through them; pass patch_size= with the pixels "
+                    f"per cell ({height / max(rows, 1):g}x{width / max(cols, 1):g}, whole numbers), or give a map at "
+                    "image resolution"
+                )
+        inside = self.inside[:, :: height // rows, :: width // cols].to(x.device)
+        return torch.where(inside.reshape(len(x), *(1,) * (x.ndim - 3), rows, cols), self.other(x), x)
+
+    def both(self, mask: Tensor) -> Tensor:
+        """What counts on both sides; a floating-point weight is mixed there."""
+        keep = mask > 0 if mask.is_floating_point() else mask != 0
+        keep = keep & self.other(keep)
+        return torch.where(keep, self.linear(mask), 0.0) if mask.is_floating_point() else keep
 
 
 def _random(generator: torch.Generator | None) -> np.random.Generator:
@@ -183,32 +220,209 @@ def _random(generator: torch.Generator | None) -> np.random.Generator:
 
 def _shares_kept(random: np.random.Generator, alpha: float, batch: int) -> Tensor:
     """Lambda of every sample, (B,) float64."""
-    if isinstance(alpha, bool) or not isinstance(alpha, numbers.Real) or not 0 < alpha < math.inf:
-        raise ConfigError(f"alpha is {alpha!r}; expected a positive finite number (to switch mixing off, do not call)")
+    check_number("alpha", alpha)
     return torch.from_numpy(random.beta(min(float(alpha), _HALVES), min(float(alpha), _HALVES), batch))
 
 
-def _rectangles(random: np.random.Generator, kept: Tensor, images: Tensor, patch_size: PatchSize | None) -> Cut:
-    unit = (1, 1) if patch_size is None else patch_pair(patch_size)
-    height, width = images.shape[-2:]
-    grid = TokenGrid(unit).size((height, width))
-    side = (1.0 - kept).sqrt().numpy()
-    edges = np.concatenate([_interval(random, side, cells) for cells in grid])
-    return Cut(torch.from_numpy(edges), unit, (height, width))
+def _interval(random: np.random.Generator, side: np.ndarray[Any, Any], length: int, unit: int) -> Tensor:
+    """Which pixels of an axis lie in an interval of ``side`` x its length in whole units, bool (B, length)."""
+    count = np.rint(side * (length // unit)).astype(np.int64)[:, None]
+    first = random.integers(0, length // unit, len(side))[:, None] - count // 2
+    cell = np.arange(length) // unit
+    return torch.from_numpy((first <= cell) & (cell < first + count))
 
 
-def _interval(random: np.random.Generator, side: np.ndarray[Any, Any], cells: int) -> np.ndarray[Any, Any]:
-    """First and one past the last cell, (2, B), of intervals of ``side`` x cells, clipped to 0 ... cells."""
-    length = np.rint(side * cells).astype(np.int64)
-    first = random.integers(0, cells, len(side)) - length // 2
-    return np.stack((first, first + length)).clip(0, cells)
+def _mixed(
+    blend: Blend,
+    targets: Mapping[str, Tensor],
+    tasks: Sequence[Task] | None,
+    compositions: Sequence[Any],
+    masks: Mapping[str, Tensor] | None,
+) -> tuple[dict[str, Tensor], ...]:
+    """The blended targets, and the masks if there are any."""
+    hidden = masks or {}
+    known = _declared(tasks, compositions, targets, hidden, len(blend.partner))
+    masses = _masses(known, compositions, targets)
+    values, kept = {}, {}
+    for name, x in targets.items():
+        task, mask = known.get(name), hidden.get(name)
+        if task is None:
+            values[name] = _undeclared(blend, name, x, pastes=tasks is None)
+        elif task.is_categorical:
+            values[name] = _mixed_classes(blend, task, x, mask)
+        elif name in masses:
+            total = known[masses[name]]
+            mass = _wide(_without_hidden(_checked(total, targets[total.name]), hidden.get(total.name), total.name))
+            mass = mass if total.transform is None else total.transform.inverse(mass)
+            values[name] = _mixed_shares(blend, _checked(task, x), mass.clamp_min(0.0))
+        else:
+            values[name] = _mixed_values(blend, task, _checked(task, x), mask)
+    for name, mask in hidden.items():
+        if name in targets:
+            _counts(mask, targets[name], name)
+        on_map = known[name].is_map if name in known else tasks is None and targets[name].ndim == 4
+        pastes = blend.inside is not None and mask.ndim > 2 and on_map
+        kept[name] = blend.pasted(mask, f"the mask of {name!r}") if pastes else blend.both(mask)
+    for ratio, mass_name in masses.items():  # shares count only where their mass does
+        if ratio in targets and mass_name in hidden:
+            counted = (kept[mass_name] > 0).reshape(-1)
+            mask = kept.get(ratio, counted)
+            kept[ratio] = torch.where(_spread(counted, mask.ndim), mask, torch.zeros_like(mask))
+    return (values,) if masks is None else (values, kept)
+
+
+def _declared(
+    tasks: Sequence[Task] | None,
+    compositions: Sequence[Any],
+    targets: Mapping[str, Tensor],
+    masks: Mapping[str, Tensor],
+    batch: int,
+) -> dict[str, Task]:
+    """The tasks by name; names and batch sizes of targets and masks are checked."""
+    if tasks is None and compositions:
+        raise ConfigError(f"{len(compositions)} compositions but no tasks; pass tasks= with those they name")
+    checked = () if tasks is None else check_tasks(tasks, kinds=get_args(Kind), owner="mixing")
+    known = {task.name: task for task in checked}
+    named = [getattr(composition, "name", composition.total) for composition in compositions]
+    names = list(dict.fromkeys([*(targets if tasks is None else known), *named]))
+    for what, tensors in (("targets", targets), ("masks", masks)):
+        if unknown := [name for name in tensors if name not in names]:
+            raise ShapeError(f"the {what} name {unknown}; expected some of {names}, or tasks= that declare them")
+        for name, x in tensors.items():
+            if not isinstance(x, Tensor) or x.ndim < 1 or x.shape[0] != batch:
+                raise ShapeError(f"the {what} of {name!r} are {_form(x)}; expected a tensor of {batch} samples")
+    return known
+
+
+def _masses(tasks: Mapping[str, Task], compositions: Sequence[Any], targets: Mapping[str, Tensor]) -> dict[str, str]:
+    """Ratio task -> the task of the mass that its shares are of."""
+    masses: dict[str, str] = {}
+    for composition in compositions:
+        total, ratio = tasks.get(composition.total), tasks.get(composition.ratio)
+        if total is None or total.kind not in ("regression", "density") or total.dim != 1:
+            raise ConfigError(
+                f"a composition's total {composition.total!r} is not a regression or density task with one output"
+            )
+        if ratio is None or ratio.kind != "ratio":
+            raise ConfigError(f"a composition's ratio {composition.ratio!r} is not a task of kind 'ratio'")
+        if masses.setdefault(ratio.name, total.name) != total.name:
+            raise ConfigError(f"compositions weigh {ratio.name!r} by {masses[ratio.name]!r} and by {total.name!r}")
+        if ratio.name in targets and total.name not in targets:
+            raise ShapeError(f"the targets lack {total.name!r}, the mass that the shares {ratio.name!r} are weighed by")
+    return masses
+
+
+def _undeclared(blend: Blend, name: str, x: Tensor, *, pastes: bool) -> Tensor:
+    """A target without a task: linear; maps are pasted where there are no tasks at all."""
+    if not x.is_floating_point():
+        raise ShapeError(f"the targets of {name!r} are {x.dtype}; declare them with tasks= (classes, for one)")
+    if pastes and x.ndim == 4:
+        return blend.pasted(x, f"the target {name!r}")
+    if blend.inside is not None and x.ndim > 2:
+        raise ShapeError(
+            f"the targets of {name!r} are {_form(x)}, mixed by area or pasted? Expected (batch,), (batch, dim) or "
+            "maps (batch, dim, rows, cols); add the axis, or declare them with tasks="
+        )
+    return blend.linear(x)
+
+
+def _mixed_values(blend: Blend, task: Task, x: Tensor, mask: Tensor | None) -> Tensor:
+    """Values in model space, blended in original units; an affine transform needs no way there and back."""
+    if blend.inside is not None and task.kind == "dense":
+        return blend.pasted(x, f"the target {task.name!r}")
+    if task.transform is None or task.transform.is_affine:
+        return blend.linear(x)
+    values = _wide(_without_hidden(x, mask, task.name)).movedim(1, -1)
+    mixed = task.transform.forward(blend.linear(task.transform.inverse(values)))
+    mixed = torch.where(values == blend.other(values), values, mixed)
+    return mixed.movedim(-1, 1).to(x.dtype)
+
+
+def _mixed_shares(blend: Blend, x: Tensor, mass: Tensor) -> Tensor:
+    """Shares of a mass (B, 1): those of both sides, each weighed by what it brings to the blended mass."""
+    kept, blended = blend.share(mass), blend.linear(mass)
+    nothing = blended == 0
+    share = torch.where(nothing, kept, kept * mass / torch.where(nothing, 1.0, blended))
+    return torch.lerp(_wide(blend.other(x)), _wide(x), share).to(x.dtype)
+
+
+def _mixed_classes(blend: Blend, task: Task, x: Tensor, mask: Tensor | None) -> Tensor:
+    """Class indices as blended probabilities, classes on axis 1; pasted segmentation keeps its form."""
+    axes = 3 if task.kind == "segmentation" else 1
+    soft = x.is_floating_point()
+    if x.ndim != axes + soft or (soft and x.shape[1] != task.dim) or x.dtype == torch.bool:
+        size = ", height, width" if axes == 3 else ""
+        raise ShapeError(
+            f"the targets of {task.name!r} are {_form(x)}; expected class indices (batch{size}) or probabilities "
+            f"(batch, {task.dim}{size})"
+        )
+    if axes == 3 and blend.inside is not None:
+        return blend.pasted(x, f"the target {task.name!r}")
+    return blend.linear(x if soft else _probabilities(task, x.long(), mask))
+
+
+def _probabilities(task: Task, labels: Tensor, mask: Tensor | None) -> Tensor:
+    """1 for the class, 0 for the others; NaN where there is no label."""
+    known = (labels != _MISSING) & (labels != (_MISSING if task.ignore_index is None else task.ignore_index))
+    if mask is not None:
+        known = known & _counts(mask, labels, task.name)
+    wrong = labels[known & ((labels < 0) | (labels >= task.dim))]
+    if len(wrong):
+        raise DataError(
+            f"the targets of {task.name!r} hold class index {int(wrong[0])}; expected 0 ... {task.dim - 1}, "
+            f"{_MISSING} for missing or the task's ignore_index ({task.ignore_index})"
+        )
+    ones = torch.nn.functional.one_hot(torch.where(known, labels, 0), task.dim).movedim(-1, 1).float()
+    return ones.masked_fill(~known.unsqueeze(1), torch.nan)
+
+
+def _checked(task: Task, x: Tensor) -> Tensor:
+    """The target of a task that has values, its form checked."""
+    axes = 4 if task.kind == "dense" else 2
+    if x.ndim != axes or x.shape[1] != task.dim or not x.is_floating_point():
+        size = ", rows, cols" if axes == 4 else ""
+        raise ShapeError(
+            f"the targets of {task.name!r} are {_form(x)}; expected floating point (batch, {task.dim}{size})"
+        )
+    return x
+
+
+def _counts(mask: Tensor, like: Tensor, name: str) -> Tensor:
+    """A mask as bool in the shape of its target; (B, rows, cols) stands for all outputs of a map."""
+    keep = mask > 0
+    if like.ndim == 4 and keep.ndim == 3:
+        keep = keep.unsqueeze(1)
+    keep = keep.squeeze(-1) if keep.ndim == like.ndim + 1 else _spread(keep, like.ndim)
+    if keep.ndim != like.ndim or any(size not in (1, side) for size, side in zip(keep.shape, like.shape, strict=True)):
+        raise ShapeError(f"the mask of {name!r} has shape {tuple(mask.shape)}; its target {tuple(like.shape)}")
+    return keep.expand_as(like)
+
+
+def _without_hidden(values: Tensor, mask: Tensor | None, name: str) -> Tensor:
+    """NaN where a mask hides a value, which may be anything."""
+    return values if mask is None else torch.where(_counts(mask, values, name), values, torch.nan)
+
+
+def _wide(x: Tensor) -> Tensor:
+    """float64 where the device has it, else float32."""
+    return x.to(torch.float32 if x.device.type == "mps" else torch.float64)
+
+
+def _spread(x: Tensor, ndim: int) -> Tensor:
+    """The same values with size-1 axes appended up to ``ndim``."""
+    return x.reshape(*x.shape, *(1,) * (ndim - x.ndim))
+
+
+def _form(x: object) -> str:
+    """Shape and dtype of a tensor, or the type of anything else, for messages."""
+    return f"{tuple(x.shape)} {x.dtype}" if isinstance(x, Tensor) else type(x).__name__
 
 
 def _tensors(tokens: object) -> tuple[Tensor, ...]:
     if not isinstance(tokens, Tokens | FeaturePyramid):
-        raise ShapeError(f"tokens are {form_of(tokens)}; expected Tokens (Tokens.from_sequence) or a FeaturePyramid")
+        raise ShapeError(f"tokens are {_form(tokens)}; expected Tokens (Tokens.from_sequence) or a FeaturePyramid")
     tensors = tokens.sequence if isinstance(tokens, Tokens) else tokens.maps
     if not tensors or any(not x.is_floating_point() or len(x) != len(tensors[0]) for x in tensors):
-        forms = ", ".join(form_of(x) for x in tensors)
+        forms = ", ".join(_form(x) for x in tensors)
         raise ShapeError(f"tokens hold {forms or 'nothing'}; expected floating-point tensors of one batch size")
     return tensors

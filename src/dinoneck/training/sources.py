@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import PurePosixPath
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -12,10 +13,11 @@ from tqdm import tqdm
 
 from dinoneck.backbones.backbone import Backbone, checked_backbone
 from dinoneck.data.photos import Photo, Preprocessing, photo_size
-from dinoneck.errors import DataError
+from dinoneck.errors import ConfigError, DataError
 from dinoneck.grid import TokenGrid
 from dinoneck.tensor_bytes import bytes_of
 from dinoneck.tokens import Tokens
+from dinoneck.training.targets import SourceIds
 
 LARGEST_HALF = 65504.0
 _Item = TypeVar("_Item")
@@ -37,6 +39,18 @@ def rows_in(rows: Mapping[str, int], ids: Sequence[str]) -> list[int]:
     if unknown:
         raise DataError(f"{len(unknown)} ids are not in this source, the first is {unknown[0]!r}")
     return [rows[image_id] for image_id in ids]
+
+
+class Flips(Protocol):
+    """What a source says of its augmentation patterns."""
+
+    def __len__(self) -> int:
+        """How many there are; 0 is the photo as it is."""
+        ...
+
+    def flips(self, i: int) -> tuple[bool, bool]:
+        """Whether pattern i flips left and right, top and bottom."""
+        ...
 
 
 class TokenSource(Protocol):
@@ -203,3 +217,183 @@ class MemoryTokens:
     def record(self, ids: Sequence[str] | None = None) -> dict[str, Any]:
         """Return what tells the tokens of these ids from others; None = of all."""
         return _told(self.tokens if ids is None else self.tokens[self.rows(ids)])
+
+
+class LiveTokens:
+    """A token source that runs the backbone for every batch; LoRA weights and unfrozen blocks get gradients.
+
+    :func:`dinoneck.training.fit` trains what is trainable in the backbone along with the head. For a frozen backbone
+    take :class:`dinoneck.training.MemoryTokens` or a feature store: the same tokens, computed once.
+
+    Args:
+        backbone: with ``add_lora`` or ``unfreeze_last`` called before.
+        photos: one per id; all must come to one size.
+        ids: one per photo; None = their numbers.
+        preprocess: how photos are prepared; None = the backbone's own.
+
+    Raises:
+        DataError: if ids and photos differ in number, or an id stands twice.
+        ConfigError: if ``backbone`` is no Backbone.
+
+    Examples:
+        >>> import torch
+        >>> from dinoneck import load_backbone
+        >>> backbone = load_backbone("dinoneck_tiny").unfreeze_last(1)
+        >>> source = LiveTokens(backbone, torch.rand(3, 3, 32, 48), ["a", "b", "c"])
+        >>> source.batch(["b", "a"]).sequence[0].requires_grad
+        True
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        photos: Sequence[Photo],
+        ids: Sequence[str] | None = None,
+        preprocess: Preprocessing | None = None,
+    ) -> None:
+        self.backbone, self.photos = checked_backbone(backbone), photos
+        self.ids = tuple(str(i) for i in range(len(photos))) if ids is None else tuple(ids)
+        self.preprocess = preprocess or backbone.preprocess
+        self._rows = {image_id: row for row, image_id in enumerate(self.ids)}
+        if len(self._rows) != len(self.ids) or len(photos) != len(self.ids) or not self.ids:
+            raise DataError(
+                f"{len(self.ids)} ids ({len(self._rows)} different) for {len(photos)} photos; expected one id each"
+            )
+
+    def images(self, ids: Sequence[str]) -> Tensor:
+        """Return the prepared photos (B, 3, H, W), float32, on the backbone's device.
+
+        Raises:
+            DataError: if an id is unknown or a photo cannot be used.
+        """
+        images = self.preprocess([self.photos[row] for row in rows_in(self._rows, ids)])
+        return images.to(next(self.backbone.parameters()).device)
+
+    def batch(self, ids: Sequence[str], patterns: Sequence[int] | None = None) -> Tokens:
+        """Return the Tokens of these photos, with a graph where the backbone is trainable and gradients are on.
+
+        Raises:
+            DataError: as :meth:`images` does; for a pattern other than 0, the photo as it is.
+        """
+        if patterns is not None and any(patterns):
+            raise DataError(f"live tokens have pattern 0 only; asked for {sorted(set(patterns))}")
+        tokens: Tokens = self.backbone(self.images(ids))
+        return tokens
+
+    def record(self, ids: Sequence[str] | None = None) -> dict[str, Any]:
+        """Return what tells this source from others: preparation, and the frozen part of the backbone."""
+        frozen = hashlib.sha256()
+        for name, parameter in sorted(self.backbone.named_parameters()):
+            frozen.update(f"{name}|{parameter.dtype}|{tuple(parameter.shape)}|{parameter.requires_grad}|".encode())
+            if not parameter.requires_grad:
+                frozen.update(bytes_of(parameter))
+        return {
+            "kind": "live",
+            "backbone": self.backbone.name,
+            "layers": list(self.backbone.layers),
+            "norm": self.backbone.norm,
+            "inputs": self.preprocess.record(),
+            "frozen_sha256": frozen.hexdigest(),
+        }
+
+
+def trained_backbone(source: object) -> Backbone | None:
+    """Return the backbone that learns along with a head on this source; None if there is none."""
+    if isinstance(source, LiveTokens) and not source.backbone.frozen:
+        return source.backbone
+    return None
+
+
+class TableSource:
+    """A source whose ids are a table's, in the table's order; tokens come from a source that holds at least these.
+
+    An image's id in a feature store is its path without the suffix, relative to the folder that was extracted. A table
+    may name its images with suffixes, and from further up (``train/a.jpg`` for ``a``): the same number of leading
+    folders is left out of all names, as few as it takes.
+
+    Args:
+        source: tokens by its own ids, with ``patterns`` where it has several per photo.
+        names: the table's ids: paths of photos.
+        patterns: only the source's first patterns are used, this many; None = all.
+
+    Attributes:
+        own_ids: id of the table -> the source's own.
+        dropped: the leading folders that are left out, as the first name has them; empty for none.
+
+    Raises:
+        DataError: if the source lacks a photo, or two names come to one of its ids.
+        ConfigError: if the source has fewer patterns.
+    """
+
+    def __init__(self, source: TokenSource, names: Sequence[str], patterns: int | None = None) -> None:
+        own = getattr(source, "patterns", None)
+        count = 1 if own is None else len(own)
+        if patterns is not None and patterns > count:
+            raise ConfigError(
+                f"{patterns} augmentation patterns are asked for (dataset.num_aug_patterns) and the store has "
+                f"{count}; extract the photos with more, or ask for fewer"
+            )
+        self.source = source
+        self.ids = tuple(names)
+        self.patterns = None if own is None else FirstPatterns(own, patterns or count)
+        found, folders = _matched(names, source.ids)
+        self.own_ids = dict(zip(self.ids, found, strict=True))
+        self.dropped = "/".join(PurePosixPath(self.ids[0]).parts[:folders]) if self.ids else ""
+
+    def batch(self, ids: Sequence[str], patterns: Sequence[int] | None = None) -> Tokens:
+        """Return the Tokens of these of the table's ids; without ``patterns`` pattern 0, the photo as it is."""
+        unknown = [name for name in ids if name not in self.own_ids]
+        if unknown:
+            raise DataError(f"{len(unknown)} ids are not in this table, the first is {unknown[0]!r}")
+        return self.source.batch([self.own_ids[name] for name in ids], [0] * len(ids) if patterns is None else patterns)
+
+    def record(self, ids: Sequence[str] | None = None) -> dict[str, Any]:
+        """Return what tells the tokens of these ids from others; None = of all."""
+        return record_of(self.source, [self.own_ids[name] for name in (self.ids if ids is None else ids)])
+
+
+class FirstPatterns:
+    """The first few of a source's augmentation patterns.
+
+    Args:
+        patterns: all of them.
+        count: how many are used.
+    """
+
+    def __init__(self, patterns: Flips, count: int) -> None:
+        self._patterns, self._count = patterns, count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def flips(self, i: int) -> tuple[bool, bool]:
+        """Return whether pattern i flips left and right, top and bottom."""
+        return self._patterns.flips(i)
+
+
+def _matched(names: Sequence[str], known: Sequence[str]) -> tuple[list[str], int]:
+    """The source's id of each name, and how many leading folders of the names were left out."""
+    spelling = SourceIds(known)
+    paths = [PurePosixPath(name).parts for name in names]
+    fewest = min((len(parts) for parts in paths), default=1)
+    best: list[str] = []
+    for dropped in range(max(fewest, 1)):
+        pairs = [(name, spelling.find("/".join(parts[dropped:]))) for name, parts in zip(names, paths, strict=True)]
+        missing = [name for name, found in pairs if found is None]
+        if not missing:
+            _refuse_doubles(pairs)
+            return [found for _, found in pairs if found is not None], dropped
+        best = missing if not best or len(missing) < len(best) else best
+    shown = ", ".join(repr(own) for own in sorted(known)[:3])
+    raise DataError(
+        f"{len(best)} of {len(names)} photos of the table are not in the store, the first is {best[0]!r}. The store's "
+        f"{len(known)} ids are paths without suffix, such as {shown or 'none'}. Extract the photos that are missing "
+        "(dinoneck extract PHOTOS --out STORE, with the options that made it, adds them), or remove the rows"
+    )
+
+
+def _refuse_doubles(pairs: Sequence[tuple[str, str | None]]) -> None:
+    first: dict[str | None, str] = {}
+    for name, own in pairs:
+        if (other := first.setdefault(own, name)) != name:
+            raise DataError(f"the table's photos {other!r} and {name!r} are both {own!r} in the store; keep one row")

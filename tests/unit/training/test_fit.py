@@ -11,7 +11,7 @@ import torch
 
 from dinoneck import ConfigError, DataError, PatchMeanHead, TargetTransform, Task, Tokens
 from dinoneck.training import MemoryTokens, Recipe, fit, r2
-from dinoneck.training.token_scale import TokenScale
+from dinoneck.training.batches import TokenScale
 
 PLAIN = Recipe(ema_decay=None)
 QUICK = {"epochs": 40, "batch_size": 8, "lr": 1e-3, "recipe": PLAIN}

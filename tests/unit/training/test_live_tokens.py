@@ -24,8 +24,8 @@ from dinoneck import (
 )
 from dinoneck.data import Pasture, read_csv
 from dinoneck.training import LiveTokens, MemoryTokens, Plan, Recipe, cross_validate, cutmix, fit, manifold_mixup
-from dinoneck.training.randomness import seed_step
-from dinoneck.training.run_state import load_state
+from dinoneck.training.processes import seed_step
+from dinoneck.training.state import load_state
 
 PHOTOS = 8
 

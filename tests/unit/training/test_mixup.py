@@ -127,6 +127,12 @@ def test_tokens_and_targets_keep_the_same_share_in_low_precision(dtype: torch.dt
     assert torch.equal(tokens.sequence[0][:, 4].diagonal().double()[met], kept[met])
 
 
+def test_shares_are_not_rounded_by_targets_in_half_precision() -> None:
+    targets = {"own": torch.eye(16), "half": torch.randn(16, 3).bfloat16()}
+    mixed, partner, kept = mix(targets, seed=3)
+    assert torch.equal(mixed["half"], blended(targets["half"], partner, kept).bfloat16())
+
+
 def test_mixing_commutes_with_a_linear_layer_and_passes_gradients() -> None:
     torch.manual_seed(2)
     linear = nn.Linear(5, 4).double()
@@ -344,7 +350,7 @@ def test_alpha_must_be_positive(alpha: Any) -> None:
 @pytest.mark.parametrize(
     ("targets", "options", "error", "message"),
     [
-        ({"x": torch.zeros(2, dtype=torch.long)}, {}, ShapeError, "int64; say what they are with tasks="),
+        ({"x": torch.zeros(2, dtype=torch.long)}, {}, ShapeError, "int64; declare them with tasks="),
         ({"x": torch.zeros(3, 1)}, {}, ShapeError, r"'x' are \(3, 1\) .*expected a tensor of 2 samples"),
         ({"x": [1.0, 2.0]}, {}, ShapeError, "'x' are list"),
         ({"x": torch.zeros(2, 1)}, {"tasks": [STATE]}, ShapeError, r"targets name \['x'\].*'state'"),
@@ -358,8 +364,8 @@ def test_alpha_must_be_positive(alpha: Any) -> None:
         ({"x": torch.zeros(2, 1).int()}, {"tasks": [Task("x")]}, ShapeError, "int32"),
         ({}, {"tasks": [STATE, STATE]}, ConfigError, "several tasks named 'state'"),
         ({}, {"compositions": [Weighed()]}, ConfigError, "pass tasks="),
-        ({}, {"tasks": [STATE], "compositions": [Weighed()]}, ConfigError, "total 'total' is no regression"),
-        ({}, {"tasks": RATIO[:1], "compositions": [Weighed()]}, ConfigError, "ratio 'ratio' is no task of kind"),
+        ({}, {"tasks": [STATE], "compositions": [Weighed()]}, ConfigError, "total 'total' is not a regression"),
+        ({}, {"tasks": RATIO[:1], "compositions": [Weighed()]}, ConfigError, "ratio 'ratio' is not a task of kind"),
         (
             {},
             {"tasks": [*RATIO, Task("mass")], "compositions": [Weighed(), Weighed("mass")]},

@@ -1,0 +1,300 @@
+"""The state of a run in one checked file, its log, and what makes it this run and no other."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load as parse_tensors
+from safetensors.torch import save as tensor_file
+from torch import Tensor
+
+from dinoneck.atomic import write_text, write_whole
+from dinoneck.configured import encode
+from dinoneck.errors import CheckpointError
+from dinoneck.heads.head import Head
+from dinoneck.losses.composition import CompositionLoss
+from dinoneck.losses.task_loss import TaskLoss
+from dinoneck.losses.uncertainty import UncertaintyWeighting
+from dinoneck.tensor_bytes import bytes_of
+from dinoneck.training.loop import Loop
+from dinoneck.training.processes import Processes
+from dinoneck.training.recipe import Recipe
+from dinoneck.training.sources import TokenSource, record_of
+
+logger = logging.getLogger(__name__)
+
+STATE, LOG = "last.safetensors", "log.jsonl"
+
+
+class RunFiles:
+    """The state and the log of a run in a folder; without a folder, nothing.
+
+    Args:
+        out: the folder; made if missing.
+        told: what makes this run this one.
+        processes: of which the first writes.
+    """
+
+    def __init__(self, out: str | os.PathLike[str] | None, told: dict[str, Any], processes: Processes) -> None:
+        self.folder = None if out is None else Path(out)
+        self.told, self.processes, self.logged = told, processes, 0
+
+    def found(self) -> dict[str, Any] | None:
+        """Return the state of this run, if there is one.
+
+        Raises:
+            CheckpointError: if it is damaged, or that of another run.
+        """
+        path = None if self.folder is None else self.folder / STATE
+        state = load_state(path) if path is not None and path.exists() else None
+        if state is not None:
+            check_same(state["run"], self.told, str(path))
+            logger.info("the run goes on from %s, epoch %d", path, state["progress"]["epoch"])
+        self.processes.agree(-1 if state is None else state["progress"]["step"], f"the state found in {self.folder}")
+        return state
+
+    def begin(self, loop: Loop) -> None:
+        """Make the folder, and the log that belongs to the state.
+
+        Raises:
+            CheckpointError: if they cannot be written.
+        """
+        if self.folder is not None and self.processes.writes:
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                write_text(self.folder / LOG, "".join(_line(i, row) for i, row in enumerate(loop.progress.history)))
+            except OSError as error:
+                raise CheckpointError(f"the run cannot be kept in {self.folder}: {error}", step="write") from error
+            self.logged = len(loop.progress.history)
+
+    def save(self, loop: Loop) -> None:
+        """Write the state, then what the log lacks.
+
+        Raises:
+            CheckpointError: if they cannot be written; the older state stays.
+        """
+        if self.folder is None or not self.processes.writes:
+            return
+        save_state(self.folder / STATE, {"run": self.told, **loop.state()})
+        new = loop.progress.history[self.logged :]
+        try:
+            with (self.folder / LOG).open("a", encoding="utf-8") as log:
+                log.writelines(_line(self.logged + i, row) for i, row in enumerate(new))
+        except OSError as error:
+            raise CheckpointError(f"the log of the run cannot be written: {error}", step="write") from error
+        self.logged += len(new)
+
+
+def _line(epoch: int, row: Mapping[str, float]) -> str:
+    return json.dumps({"epoch": epoch, **row}, allow_nan=False) + "\n"
+
+
+_SHOWN = 60
+
+
+def identity(
+    head: Head,
+    loss: TaskLoss,
+    source: TokenSource,
+    recipe: Recipe,
+    *,
+    ids: Sequence[str],
+    val_ids: Sequence[str],
+    labels: Mapping[str, Mapping[str, Tensor]],
+    groups: Sequence[Hashable] | None,
+    numbers: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Return name -> plain value; long things by their SHA-256.
+
+    The weights that the head begins with are not part of it: a resumed run takes those of its state.
+
+    Args:
+        head: its type, configuration, tasks and the form of its weights count.
+        loss: the names of its parts count, and the values of those that the head's configuration does not give.
+        source: its record of these ids, or else the first sample's tokens.
+        recipe: all that decides the result.
+        ids: of the training samples.
+        val_ids: of the validation samples.
+        labels: kind -> name -> tensor of all samples.
+        groups: of the training samples.
+        numbers: epochs, batch size and so on.
+    """
+    tables = {f"{kind} of {name}": x for kind, table in labels.items() for name, x in sorted(table.items())}
+    told = {
+        "head": {"type": type(head).__name__, "config": encode(head.config), "weights": _forms(head)},
+        "loss": {
+            **({} if type(loss) is TaskLoss else {"type": type(loss).__qualname__}),
+            "compositions": [_term(own, head) for own in loss.compositions],
+            "weighting": _weighting(loss.weighting),
+            "regularisers": [encode(own) for own in loss.regularisers],
+        },
+        "recipe": recipe.record(),
+        "ids": _listed(ids),
+        "val_ids": _listed(val_ids),
+        "source": record_of(source, [*ids, *val_ids]),
+        "groups": None if groups is None else _listed([str(group) for group in groups]),
+        **{what: _sha256([repr((x.dtype, tuple(x.shape))).encode(), bytes_of(x)]) for what, x in tables.items()},
+        **numbers,
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(told))
+    return plain
+
+
+def check_same(found: Mapping[str, Any], own: Mapping[str, Any], where: str) -> None:
+    """Refuse to go on with the state of another run.
+
+    Raises:
+        CheckpointError: naming the first difference.
+    """
+    differences = list(_differences(found, own, ""))
+    if differences:
+        more = f" (and {len(differences) - 1} more)" if len(differences) > 1 else ""
+        raise CheckpointError(
+            f"{where} holds the state of another run: {differences[0]}{more}. Give this run a folder of its own, or "
+            "replace the older one: fit(..., resume=False), --no-resume",
+            step="pairing",
+        )
+
+
+def _differences(found: Any, own: Any, name: str) -> Iterable[str]:
+    if isinstance(found, Mapping) and isinstance(own, Mapping):
+        for key in [*own, *(key for key in found if key not in own)]:
+            yield from _differences(found.get(key), own.get(key), f"{name}.{key}" if name else str(key))
+    elif isinstance(found, list) and isinstance(own, list) and len(found) == len(own):
+        for place, pair in enumerate(zip(found, own, strict=True)):
+            yield from _differences(*pair, f"{name}[{place}]")
+    elif found != own:
+        texts = repr(found), repr(own)
+        place = next((i for i, (a, b) in enumerate(zip(*texts, strict=False)) if a != b), min(map(len, texts)))
+        begin = max(0, place - _SHOWN // 2)
+        yield "{} is {} there and {} here".format(name, *(_cut(text, begin) for text in texts))
+
+
+def _cut(text: str, begin: int) -> str:
+    """The part of a long text where it begins to differ from another one."""
+    begin = begin if len(text) > _SHOWN else 0
+    end = begin + _SHOWN
+    return f"{'...' if begin else ''}{text[begin:end]}{'...' if end < len(text) else ''}"
+
+
+def _term(own: CompositionLoss, head: Head) -> Any:
+    """Its name where the head's configuration gives all of it, else its values."""
+    return own.name if any(own == CompositionLoss(each) for each in head.compositions) else encode(own)
+
+
+def _weighting(own: UncertaintyWeighting | None) -> Any:
+    """Its names; of another class, which and with which arguments."""
+    if own is None or type(own) is UncertaintyWeighting:
+        return None if own is None else list(own.names)
+    return {"type": type(own).__qualname__, "config": own.config}
+
+
+def _forms(head: Head) -> dict[str, str]:
+    """Name -> dtype, shape and whether it is trained: a changed class of the same configuration is another head."""
+    trained = {name for name, parameter in head.named_parameters() if parameter.requires_grad}
+    return {
+        name: f"{str(x.dtype).removeprefix('torch.')} {tuple(x.shape)}{'' if name in trained else ', not trained'}"
+        for name, x in head.state_dict().items()
+    }
+
+
+def _listed(ids: Sequence[str]) -> dict[str, Any]:
+    return {"count": len(ids), "sha256": _sha256(f"{image_id}\0".encode() for image_id in ids)}
+
+
+def _sha256(chunks: Iterable[bytes | memoryview]) -> str:
+    total = hashlib.sha256()
+    for chunk in chunks:
+        total.update(chunk)
+    return total.hexdigest()
+
+
+FORMAT, SCHEMA = "dinoneck.run", 1
+_TENSOR, _PAIRS = "tensor", "pairs"
+
+
+def save_state(path: str | os.PathLike[str], state: Mapping[str, Any]) -> None:
+    """Write a nested state of dicts, lists, numbers, strings, None and tensors.
+
+    Raises:
+        CheckpointError: if the file cannot be written; an older one stays as it was.
+    """
+    tensors: dict[str, Tensor] = {}
+    text = json.dumps({"format": FORMAT, "schema": SCHEMA, "state": _packed(state, tensors)}, sort_keys=True)
+    metadata = {"run": text, "sha256": _digest(text, tensors)}
+    try:
+        write_whole(path, tensor_file(tensors, metadata))
+    except OSError as error:
+        raise CheckpointError(f"the state of the run cannot be written to {path}: {error}", step="write") from error
+
+
+def load_state(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read a state; tensors are on the CPU.
+
+    Raises:
+        CheckpointError: if the file is damaged, of another kind, or written by a newer dinoneck.
+    """
+    try:
+        raw = Path(path).read_bytes()
+        length = int.from_bytes(raw[:8], "little")
+        metadata = json.loads(raw[8 : 8 + length])["__metadata__"]
+        text, digest = metadata["run"], metadata["sha256"]
+        tensors = parse_tensors(raw)
+        told = json.loads(text)
+        form, schema, state = told["format"], told["schema"], told["state"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{path} is no state of a training run, or damaged ({type(error).__name__}: {error}). {_REMEDY}"
+        ) from error
+    if form != FORMAT or type(schema) is not int or schema > SCHEMA:
+        raise CheckpointError(
+            f"{path} has format {form!r}, schema {schema!r}; this dinoneck reads {FORMAT!r} up to {SCHEMA}. {_REMEDY}",
+            step="schema",
+        )
+    if _digest(text, tensors) != digest:
+        raise CheckpointError(f"{path} does not match its digest; it is damaged or edited. {_REMEDY}", step="digest")
+    found: dict[str, Any] = _unpacked(state, tensors)
+    return found
+
+
+_REMEDY = "Restore it from a copy, or start again: fit(..., resume=False), --no-resume"
+
+
+def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
+    total = hashlib.sha256(text.encode())
+    for name, value in sorted(tensors.items()):
+        total.update(f"\0{name}|{value.dtype}|{tuple(value.shape)}|".encode())
+        total.update(bytes_of(value))
+    return total.hexdigest()
+
+
+def _packed(value: Any, tensors: dict[str, Tensor]) -> Any:
+    """The JSON-able form; tensors go to ``tensors``, numbered in order."""
+    if isinstance(value, Tensor):
+        name = f"{len(tensors):06d}"
+        tensors[name] = value.detach().cpu().contiguous().clone()
+        return {_TENSOR: name}
+    if isinstance(value, Mapping):  # keys may be numbers
+        return {_PAIRS: [[key, _packed(own, tensors)] for key, own in value.items()]}
+    if isinstance(value, list | tuple):
+        return [_packed(own, tensors) for own in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise CheckpointError(f"the state of a run holds a {type(value).__name__}, which cannot be kept", step="write")
+
+
+def _unpacked(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+    if isinstance(value, list):
+        return [_unpacked(own, tensors) for own in value]
+    if not isinstance(value, dict):
+        return value
+    if _TENSOR in value:
+        return tensors[value[_TENSOR]]
+    return {key: _unpacked(own, tensors) for key, own in value[_PAIRS]}
