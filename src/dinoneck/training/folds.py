@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -77,14 +78,13 @@ def folds_of(labels: Sequence[Any]) -> list[Fold]:
     empty = [row for row, label in enumerate(labels) if label is None or str(label).strip().lower() in _EMPTY]
     if empty:
         raise DataError(f"row {empty[0]} has no fold ({labels[empty[0]]!r}); {len(empty)} such rows. Fill them in")
-    distinct = list(dict.fromkeys(labels))
+    distinct = sorted(set(labels), key=str)
     if len(distinct) < 2:
         raise DataError(f"all {len(labels)} rows are of one fold, {distinct}; expected two different labels or more")
-    try:
-        distinct.sort(key=float)
-    except (TypeError, ValueError):
-        distinct.sort(key=str)
-    return _held_out(np.array([distinct.index(label) for label in labels]), len(distinct))
+    with suppress(TypeError, ValueError):  # texts stay sorted as texts
+        distinct = sorted(distinct, key=float)
+    number = {label: fold for fold, label in enumerate(distinct)}
+    return _held_out(np.array([number[label] for label in labels]), len(number))
 
 
 def check_folds(folds: Sequence[tuple[Any, Any]], n: int) -> list[Fold]:
@@ -140,15 +140,13 @@ def folds_by_id(folds: Sequence[tuple[Any, Any]], ids: Sequence[str]) -> list[Fo
 
     spelling, row_of = SourceIds(ids), {name: row for row, name in enumerate(ids)}
 
-    def rows(names: Sequence[str], number: int) -> list[int]:
-        found = [spelling.find(name) for name in names]
-        if None in found:
-            name = names[found.index(None)]
-            raise DataError(f"fold {number} names {name!r}, which is not an id of the table.{did_you_mean(name, ids)}")
-        return [row_of[name] for name in found if name is not None]
+    def row(name: Any) -> int:
+        if (found := spelling.find(name)) is None:
+            raise DataError(f"the folds name {name!r}, which is not an id of the table.{did_you_mean(name, ids)}")
+        return row_of[found]
 
     return check_folds(
-        [tuple(rows(list(side), number) for side in fold) for number, fold in enumerate(folds)], len(ids)
+        [([row(name) for name in train], [row(name) for name in valid]) for train, valid in folds], len(ids)
     )
 
 
@@ -196,4 +194,5 @@ def _rows(rows: Any, what: str, n: int) -> _Rows:
         raise DataError(f"the {what} reach from {rows.min()} to {rows.max()}; expected rows 0 to {n - 1}")
     if len(np.unique(rows)) < len(rows):
         raise DataError(f"the {what} hold a row twice; name each row once")
-    return rows.astype(np.int64)
+    found: _Rows = rows.astype(np.int64)
+    return found

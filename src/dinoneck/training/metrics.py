@@ -106,45 +106,39 @@ def bootstrap_difference(
         )
     if not all(np.isfinite(x).all() for x in (true, first, second)):
         raise DataError("targets or predictions are not finite; leave those rows out")
-    found = interval(r2_draws(true, (second - true) ** 2 - (first - true) ** 2, labels, weights, resamples, seed))
+    shares = None if weights is None else np.asarray(weights, np.float64)
+    mean = true.mean(axis=0) if shares is None else (true * shares).sum() / (len(true) * shares.sum())
+    draws = group_draws(r2_terms(true - mean, (second - true) ** 2 - (first - true) ** 2), labels, resamples, seed)
+    found = interval(unexplained(draws, shares))
     if found is None:
         raise DataError("the targets are all equal; R² is not defined")
     return found[0], found[1]
 
 
-def r2_draws(
-    true: _Floats,
-    squares: _Floats,
-    groups: Sequence[Hashable],
-    weights: Sequence[float] | None = None,
-    resamples: int = 1000,
-    seed: int = 0,
-) -> _Floats:
-    """Return sum(squares) / SS_tot of draws of whole groups, (resamples,): 1 - R² for squares of errors.
+def r2_terms(centred: _Floats, squares: _Floats) -> _Floats:
+    """Return what each row adds to the sums of :func:`unexplained`, (n, 4, t).
 
     Args:
-        true: known values (n, t).
-        squares: errors squared, or differences of them, (n, t).
-        groups: one label per row.
-        weights: t weights, for one quotient over all targets; None = the mean of the targets' quotients.
-        resamples: draws.
-        seed: of the draws.
-
-    Returns:
-        One quotient per draw, NaN where the targets of a draw are all equal.
-
-    Raises:
-        DataError: if there are fewer than two groups.
+        centred: known values less a mean of all of them, (n, t), so that no digits are lost.
+        squares: squared errors, or differences of them, (n, t).
     """
-    shares = np.ones(true.shape[1]) if weights is None else np.asarray(weights, np.float64)
-    centred = true - ((true * shares).sum() / (len(true) * shares.sum()) if weights is not None else true.mean(axis=0))
-    terms = np.stack([np.ones_like(true), centred, centred**2, squares], axis=1)
-    count, total, square, gain = np.moveaxis(group_draws(terms, groups, resamples, seed), 1, 0)
+    return np.stack([np.ones_like(centred), centred, centred**2, squares], axis=1)
+
+
+def unexplained(sums: _Floats, weights: _Floats | None = None) -> _Floats:
+    """Return sum(squares) / SS_tot, which is 1 - R² for squared errors; NaN where the values of a target are all equal.
+
+    Args:
+        sums: (..., 4, t), of :func:`r2_terms`.
+        weights: t weights, for one quotient over all targets; None = the mean of the targets' quotients.
+    """
     if weights is not None:
-        count, total, square, gain = ((x * shares).sum(axis=1, keepdims=True) for x in (count, total, square, gain))
+        sums = (sums * weights).sum(axis=-1, keepdims=True)
+    count, total, square, unlike = np.moveaxis(sums, -2, 0)
     spread = square - total**2 / count
-    usable = (spread > 1e-12 * square.max()).all(axis=1)
-    return np.where(usable, (gain / np.where(spread > 0, spread, np.nan)).mean(axis=1), np.nan)
+    spread = np.where(spread > 1e-12 * square, spread, np.nan)
+    found: _Floats = (unlike / spread).mean(axis=-1)
+    return found
 
 
 def group_draws(terms: Any, groups: Sequence[Hashable], resamples: int = 1000, seed: int = 0) -> _Floats:
@@ -165,7 +159,8 @@ def group_draws(terms: Any, groups: Sequence[Hashable], resamples: int = 1000, s
     sums = np.zeros((len(number), *terms.shape[1:]))
     np.add.at(sums, np.array([number[label] for label in groups]), terms)
     draws = np.random.default_rng(seed).multinomial(len(number), np.full(len(number), 1 / len(number)), resamples)
-    return np.einsum("rg,g...->r...", draws, sums)
+    found: _Floats = np.einsum("rg,g...->r...", draws, sums)
+    return found
 
 
 def interval(scores: _Floats) -> list[float] | None:
@@ -285,14 +280,18 @@ def share_right(counts: _Floats) -> _Floats:
 def class_f1(counts: _Floats) -> _Floats:
     """Return the F1 of each class, (..., K), of class counts (..., 3, K); NaN where a class occurs nowhere."""
     right, true, predicted = np.moveaxis(counts, -2, 0)
-    return np.divide(2 * right, true + predicted, out=np.full(right.shape, np.nan), where=true + predicted > 0)
+    return _quotient(2 * right, true + predicted)
 
 
 def class_iou(counts: _Floats) -> _Floats:
     """Return the IoU of each class, (..., K), of class counts (..., 3, K); NaN where a class occurs nowhere."""
     right, true, predicted = np.moveaxis(counts, -2, 0)
-    union = true + predicted - right
-    return np.divide(right, union, out=np.full(right.shape, np.nan), where=union > 0)
+    return _quotient(right, true + predicted - right)
+
+
+def _quotient(part: _Floats, whole: _Floats) -> _Floats:
+    found: _Floats = part / np.where(whole > 0, whole, np.nan)
+    return found
 
 
 def _counts(matrix: Any) -> _Floats:
