@@ -15,8 +15,10 @@ from dinoneck.training.fpn_yaml import read_fpn_yaml as read_fpn_yaml
 from dinoneck.training.freeze_schedule import FreezeSchedule as FreezeSchedule
 from dinoneck.training.head_choice import HeadChoice as HeadChoice
 from dinoneck.training.live_tokens import LiveTokens as LiveTokens
+from dinoneck.training.metrics import accuracy as accuracy
 from dinoneck.training.metrics import bootstrap_difference as bootstrap_difference
 from dinoneck.training.metrics import confusion_matrix as confusion_matrix
+from dinoneck.training.metrics import f1_scores as f1_scores
 from dinoneck.training.metrics import mean_iou as mean_iou
 from dinoneck.training.metrics import r2 as r2
 from dinoneck.training.metrics import weighted_r2 as weighted_r2

@@ -1,4 +1,4 @@
-"""R² per target, the competition's weighted R² and the mean IoU of classes, with every misfit refused."""
+"""R² of values, the scores of confusion matrices, and intervals by a bootstrap over groups."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def r2(predictions: Any, targets: Any) -> float:
         DataError: for NaN, different lengths or ids, or targets that are all equal.
     """
     pred, true = _matched_values(predictions, targets)
-    return weighted_r2(_column(pred), _column(true), [1.0])
+    return _score(_stack([pred], "predictions"), _stack([true], "targets"), np.ones(1))
 
 
 def weighted_r2(predictions: Table, targets: Table, weights: Mapping[str, float] | Sequence[float]) -> float:
     """Return the weighted R² of all targets together.
 
-    Every (photo, target) pair is one row with its target's weight; there is one global weighted mean, not one
+    Every (image, target) pair is one row with its target's weight; there is one global weighted mean, not one
     per target: 1 - sum w (y - p)² / sum w (y - mean_w)².
 
     Args:
@@ -106,25 +106,67 @@ def bootstrap_difference(
         )
     if not all(np.isfinite(x).all() for x in (true, first, second)):
         raise DataError("targets or predictions are not finite; leave those rows out")
-    number = {label: place for place, label in enumerate(dict.fromkeys(labels))}
+    shares = None if weights is None else np.asarray(weights, np.float64)
+    mean = true.mean(axis=0) if shares is None else (true * shares).sum() / (len(true) * shares.sum())
+    draws = group_draws(r2_terms(true - mean, (second - true) ** 2 - (first - true) ** 2), labels, resamples, seed)
+    found = interval(unexplained(draws, shares))
+    if found is None:
+        raise DataError("the targets are all equal; R² is not defined")
+    return found[0], found[1]
+
+
+def r2_terms(centred: _Floats, squares: _Floats) -> _Floats:
+    """Return what each row adds to the sums of :func:`unexplained`, (n, 4, t).
+
+    Args:
+        centred: known values less a mean of all of them, (n, t), so that no digits are lost.
+        squares: squared errors, or differences of them, (n, t).
+    """
+    return np.stack([np.ones_like(centred), centred, centred**2, squares], axis=1)
+
+
+def unexplained(sums: _Floats, weights: _Floats | None = None) -> _Floats:
+    """Return sum(squares) / SS_tot, which is 1 - R² for squared errors; NaN where the values of a target are all equal.
+
+    Args:
+        sums: (..., 4, t), of :func:`r2_terms`.
+        weights: t weights, for one quotient over all targets; None = the mean of the targets' quotients.
+    """
+    if weights is not None:
+        sums = (sums * weights).sum(axis=-1, keepdims=True)
+    count, total, square, unlike = np.moveaxis(sums, -2, 0)
+    spread = square - total**2 / count
+    spread = np.where(spread > 1e-12 * square, spread, np.nan)
+    found: _Floats = (unlike / spread).mean(axis=-1)
+    return found
+
+
+def group_draws(terms: Any, groups: Sequence[Hashable], resamples: int = 1000, seed: int = 0) -> _Floats:
+    """Return sums over rows of groups drawn with replacement, (resamples, ...).
+
+    Args:
+        terms: what each row adds, (n, ...).
+        groups: one label per row; the rows of a group are drawn together.
+        resamples: draws.
+        seed: of the draws.
+
+    Raises:
+        DataError: if there are fewer than two groups.
+    """
+    number = {label: place for place, label in enumerate(dict.fromkeys(groups))}
     if len(number) < 2:
         raise DataError(f"there is {len(number)} group; an interval needs two or more")
-    shares = np.ones(true.shape[1]) if weights is None else np.asarray(weights, np.float64)
-    centred = true - ((true * shares).sum() / (len(true) * shares.sum()) if weights is not None else true.mean(axis=0))
-    gained = (second - true) ** 2 - (first - true) ** 2  # what a is better by, squared
-    rows = np.array([number[label] for label in labels])
-    sums = np.zeros((len(number), 4, true.shape[1]))
-    np.add.at(sums, rows, np.stack([np.ones_like(true), centred, centred**2, gained], axis=1))
+    sums = np.zeros((len(number), *terms.shape[1:]))
+    np.add.at(sums, np.array([number[label] for label in groups]), terms)
     draws = np.random.default_rng(seed).multinomial(len(number), np.full(len(number), 1 / len(number)), resamples)
-    count, total, square, gain = np.moveaxis(np.einsum("rg,gst->rst", draws, sums), 1, 0)
-    if weights is not None:
-        count, total, square, gain = ((x * shares).sum(axis=1, keepdims=True) for x in (count, total, square, gain))
-    spread = square - total**2 / count
-    usable = (spread > 1e-12 * square.max()).all(axis=1)
-    if not usable.any():
-        raise DataError("the targets are all equal; R² is not defined")
-    low, high = np.quantile((gain[usable] / spread[usable]).mean(axis=1), (0.025, 0.975))
-    return float(low), float(high)
+    found: _Floats = np.einsum("rg,g...->r...", draws, sums)
+    return found
+
+
+def interval(scores: _Floats) -> list[float] | None:
+    """Return the 2.5 % and 97.5 % quantiles of the scores of draws; None where all are NaN."""
+    known = scores[~np.isnan(scores)]
+    return np.quantile(known, (0.025, 0.975)).tolist() if known.size else None
 
 
 def confusion_matrix(
@@ -171,6 +213,40 @@ def confusion_matrix(
     return np.bincount(cells, minlength=num_classes**2).reshape(num_classes, num_classes).astype(np.int64)
 
 
+def accuracy(matrix: Any) -> float:
+    """Return the share of the counts whose class was predicted: pixel accuracy where pixels were counted.
+
+    Args:
+        matrix: (K, K) counts, rows true and columns predicted, see :func:`confusion_matrix`.
+
+    Raises:
+        DataError: if it is not square, holds no count, or holds negative or non-finite numbers.
+
+    Examples:
+        >>> accuracy([[3, 1], [0, 4]])
+        0.875
+    """
+    return float(share_right(_counts(matrix)))
+
+
+def f1_scores(matrix: Any) -> tuple[float, list[float | None]]:
+    """Return macro F1, the mean over classes, and the F1 of every class; None where a class occurs nowhere.
+
+    F1 is 2 TP / (2 TP + FP + FN). The mean is over the classes that occur in truth or prediction.
+
+    Args:
+        matrix: (K, K) counts, rows true and columns predicted, see :func:`confusion_matrix`.
+
+    Raises:
+        DataError: if it is not square, holds no count, or holds negative or non-finite numbers.
+
+    Examples:
+        >>> f1_scores([[1, 1, 0], [0, 2, 0], [0, 0, 0]])
+        (0.7333333333333334, [0.6666666666666666, 0.8, None])
+    """
+    return _mean_and_each(class_f1(_counts(matrix)))
+
+
 def mean_iou(matrix: Any) -> tuple[float, list[float | None]]:
     """Return the mean intersection over union, and that of every class; None where a class occurs nowhere.
 
@@ -186,6 +262,39 @@ def mean_iou(matrix: Any) -> tuple[float, list[float | None]]:
         >>> mean_iou([[3, 1, 0], [0, 2, 0], [0, 0, 0]])
         (0.7083333333333333, [0.75, 0.6666666666666666, None])
     """
+    return _mean_and_each(class_iou(_counts(matrix)))
+
+
+def class_counts(matrices: Any) -> _Floats:
+    """Return what the scores of confusion matrices (..., K, K) need, (..., 3, K): right, true and predicted counts."""
+    counts = np.asarray(matrices, np.float64)
+    return np.stack([np.diagonal(counts, axis1=-2, axis2=-1), counts.sum(axis=-1), counts.sum(axis=-2)], axis=-2)
+
+
+def share_right(counts: _Floats) -> _Floats:
+    """Return the accuracy of class counts (..., 3, K)."""
+    found: _Floats = counts[..., 0, :].sum(axis=-1) / counts[..., 1, :].sum(axis=-1)
+    return found
+
+
+def class_f1(counts: _Floats) -> _Floats:
+    """Return the F1 of each class, (..., K), of class counts (..., 3, K); NaN where a class occurs nowhere."""
+    right, true, predicted = np.moveaxis(counts, -2, 0)
+    return _quotient(2 * right, true + predicted)
+
+
+def class_iou(counts: _Floats) -> _Floats:
+    """Return the IoU of each class, (..., K), of class counts (..., 3, K); NaN where a class occurs nowhere."""
+    right, true, predicted = np.moveaxis(counts, -2, 0)
+    return _quotient(right, true + predicted - right)
+
+
+def _quotient(part: _Floats, whole: _Floats) -> _Floats:
+    found: _Floats = part / np.where(whole > 0, whole, np.nan)
+    return found
+
+
+def _counts(matrix: Any) -> _Floats:
     counts = _array(matrix).astype(np.float64)
     if counts.ndim != 2 or counts.shape[0] != counts.shape[1]:
         raise DataError(f"the confusion matrix has shape {counts.shape}; expected (classes, classes)")
@@ -193,10 +302,12 @@ def mean_iou(matrix: Any) -> tuple[float, list[float | None]]:
         raise DataError(
             "the confusion matrix holds no count, or negative or non-finite ones; there is nothing to score"
         )
-    both = np.diag(counts)
-    union = counts.sum(axis=0) + counts.sum(axis=1) - both
-    each = [float(own / total) if total else None for own, total in zip(both, union, strict=True)]
-    return float(np.mean([value for value in each if value is not None])), each
+    return class_counts(counts)
+
+
+def _mean_and_each(scores: _Floats) -> tuple[float, list[float | None]]:
+    each = [None if np.isnan(score) else float(score) for score in scores]
+    return float(np.nanmean(scores)), each
 
 
 def _matched_values(predictions: Any, targets: Any) -> tuple[Any, Any]:
@@ -266,7 +377,3 @@ def _stack(columns: Sequence[Any], what: str) -> _Floats:
     if len({len(array) for array in arrays}) > 1:
         raise DataError(f"the {what} differ in length: {[len(array) for array in arrays]}")
     return np.stack(arrays, axis=1)
-
-
-def _column(values: Any) -> _Floats:
-    return _array(values).astype(np.float64).reshape(-1, 1)

@@ -1,8 +1,9 @@
-"""The baselines every table shows: ridge regression and nearest neighbours on pooled tokens, ridge on mean colours."""
+"""The baselines every table shows: ridge regression and nearest neighbours, of values and of classes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,8 @@ FLOOR = 1e-8
 NEIGHBOURS = (1, 2, 4, 8, 16, 32)
 ALPHAS = tuple(10.0**power for power in range(-2, 6))
 _Floats = np.ndarray[Any, np.dtype[np.float64]]
-_Path = Callable[[_Floats, _Floats, _Floats, Sequence[Any]], _Floats]
+_Groups = Sequence[Hashable] | None
+_Path = Callable[[_Floats, _Floats, _Floats, Sequence[Any]], _Floats]  # x, y, new x, settings -> (settings, n_new, t)
 
 
 def ridge_probe(
@@ -50,9 +52,8 @@ def ridge_probe(
         DataError: for ids without tokens, values without ids, or values that are not finite.
     """
     ids, values = match_matrix(source.ids, targets, target_ids)
-    labels = match_groups(source.ids, groups, ids) if isinstance(groups, Mapping) else groups
-    pooled = pooled_tokens(SomeTokens(source, ids), batch_size)
-    return ridge_out_of_fold(pooled, values, folds, groups=labels, alphas=alphas)
+    probe = partial(ridge_out_of_fold, targets=values, folds=folds, alphas=alphas)
+    return _pooled_probe(probe, source, ids, groups, batch_size)
 
 
 def knn_probe(
@@ -67,9 +68,8 @@ def knn_probe(
 ) -> _Floats:
     """Predict targets as the mean of the k nearest training samples, by their mean patch tokens of the last layer.
 
-    Near is what has the largest cosine between standardised features. It needs no training, so what it finds lies in
-    the tokens open to sight. Where several k are given, one is chosen per fold and target by inner folds of the
-    training rows.
+    The nearest have the largest cosine between standardised features. Where several k are given, one is chosen per
+    fold and target by inner folds of the training rows.
 
     Args:
         source: tokens by id.
@@ -88,8 +88,15 @@ def knn_probe(
             or more.
     """
     ids, values = match_matrix(source.ids, targets, target_ids)
+    probe = partial(knn_out_of_fold, targets=values, folds=folds, k=k)
+    return _pooled_probe(probe, source, ids, groups, batch_size)
+
+
+def _pooled_probe(
+    probe: Callable[..., _Floats], source: TokenSource, ids: Sequence[str], groups: Any, batch_size: int
+) -> _Floats:
     labels = match_groups(source.ids, groups, ids) if isinstance(groups, Mapping) else groups
-    return knn_out_of_fold(pooled_tokens(SomeTokens(source, ids), batch_size), values, folds, groups=labels, k=k)
+    return probe(pooled_tokens(SomeTokens(source, ids), batch_size), groups=labels)
 
 
 def pooled_tokens(source: TokenSource, batch_size: int = 32, ids: Sequence[str] | None = None) -> _Floats:
@@ -107,40 +114,39 @@ def pooled_tokens(source: TokenSource, batch_size: int = 32, ids: Sequence[str] 
 
 def ridge_out_of_fold(
     features: _Floats,
-    targets: _Floats,
+    targets: Any,
     folds: Sequence[Fold],
     *,
     groups: Sequence[Hashable] | None = None,
     alphas: Sequence[float] = ALPHAS,
-) -> _Floats:
-    """Ridge regression on standardised features.
+    num_classes: int | None = None,
+) -> Any:
+    """Ridge regression on standardised features; of classes, on one-hot targets, whose largest prediction counts.
 
-    The strength is chosen per fold and target by inner folds of the training rows, which keep groups whole as
-    the outer ones do: choosing by single rows would favour a fit to the groups it has seen. Where all training rows
-    are of one group, the inner folds split that group by rows.
+    The strength is chosen per fold and target (of classes: per fold) by inner folds of the training rows, which keep
+    groups whole as the outer ones do: choosing by single rows would favour a fit to the groups it has seen. Where all
+    training rows are of one group, the inner folds split that group by rows.
 
     Args:
         features: (n, d).
-        targets: (n, t), finite.
+        targets: (n, t), finite; with ``num_classes`` (n,) class indices, -1 where the class is missing: such rows are
+            predicted and not trained on.
         folds: ``(train, valid)`` rows.
         groups: one label per row for the inner folds; None = every row is its own.
         alphas: strengths to choose from.
+        num_classes: the targets are classes 0 ... num_classes - 1; None = they are values.
 
     Returns:
-        Out-of-fold predictions (n, t).
+        Out-of-fold predictions: (n, t), NaN where a row is held out by no fold; of classes (n,) indices, -1 there.
 
     Raises:
-        DataError: if lengths differ or values are not finite.
+        DataError: if lengths differ, values are not finite, or a fold has no training rows.
     """
-    return _out_of_fold(features, targets, folds, groups, alphas, _ridge_path)
+    return _out_of_fold(features, targets, folds, groups, alphas, _ridge_path, num_classes)
 
 
 def ridge_coefficients(
-    features: _Floats,
-    targets: _Floats,
-    *,
-    groups: Sequence[Hashable] | None = None,
-    alphas: Sequence[float] = ALPHAS,
+    features: _Floats, targets: _Floats, *, groups: Sequence[Hashable] | None = None, alphas: Sequence[float] = ALPHAS
 ) -> tuple[_Floats, _Floats]:
     """Fit ridge regression on standardised features; the strength is chosen as by :func:`ridge_out_of_fold`.
 
@@ -156,98 +162,97 @@ def ridge_coefficients(
     Raises:
         DataError: if lengths differ or values are not finite.
     """
-    features, targets = _checked(features, targets, alphas)
-    labels = list(range(len(features)) if groups is None else groups)
-    chosen = np.asarray(alphas)[_chosen(features, targets, labels, alphas, _ridge_path)]
-    mean, std, offset = features.mean(axis=0), features.std(axis=0) + FLOOR, targets.mean(axis=0)
-    u, s, vt = np.linalg.svd((features - mean) / std, full_matrices=False)
-    shrunk = s[:, None] / (s[:, None] ** 2 + chosen) * (u.T @ (targets - offset))
-    weight = (vt.T @ shrunk / std[:, None]).T
-    return weight, offset - weight @ mean
+    x, y = _checked(features, targets, alphas)
+    chosen = np.asarray(alphas)[_errors(x, y, groups, alphas, _ridge_path).argmin(axis=0)]
+    mean, std, vt, solve = _ridge(x, y)
+    weight = (vt.T @ solve(chosen) / std[:, None]).T
+    return weight, y.mean(axis=0) - weight @ mean
 
 
 def knn_out_of_fold(
     features: _Floats,
-    targets: _Floats,
+    targets: Any,
     folds: Sequence[Fold],
     *,
     groups: Sequence[Hashable] | None = None,
     k: int | Sequence[int] = NEIGHBOURS,
-) -> _Floats:
-    """Return what :func:`knn_probe` says of features (n, d)."""
+    num_classes: int | None = None,
+) -> Any:
+    """Return out-of-fold means (of classes: the most frequent class) of the k nearest by features (n, d).
+
+    See :func:`knn_probe` for ``k`` and :func:`ridge_out_of_fold` for the rest.
+    """
     counts = [k] if isinstance(k, int) else list(k)
     if not counts or any(isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1 for n in counts):
         raise DataError(f"k is {k!r}; expected a whole number of 1 or more, or several to choose from")
-    return _out_of_fold(features, targets, folds, groups, counts, _knn_path)
+    return _out_of_fold(features, targets, folds, groups, counts, _knn_path, num_classes)
 
 
 def _out_of_fold(
     features: _Floats,
-    targets: _Floats,
+    targets: Any,
     folds: Sequence[Fold],
-    groups: Sequence[Hashable] | None,
+    groups: _Groups,
     settings: Sequence[Any],
     path: _Path,
-) -> _Floats:
-    """Out-of-fold predictions (n, t); a setting is chosen per fold and target by inner folds.
+    num_classes: int | None,
+) -> Any:
+    """Out-of-fold predictions with settings chosen by inner folds."""
+    known = np.ones(len(targets), bool)
+    if num_classes is not None:
+        known = as_array(targets) >= 0
+        targets = as_array(targets)[:, None] == np.arange(num_classes)
+    x, y = _checked(features, targets, settings)
+    predictions = np.full(y.shape, np.nan)
+    for number, (rows, valid) in enumerate(folds):
+        if not len(train := np.asarray(rows)[known[rows]]):
+            raise DataError(f"fold {number} has no training rows whose target is known; use other folds")
+        errors = _errors(x[train], y[train], None if groups is None else [groups[row] for row in train], settings, path)
+        chosen = (errors if num_classes is None else errors.sum(axis=1, keepdims=True)).argmin(axis=0)
+        predicted = path(x[train], y[train], x[valid], settings)
+        predictions[valid] = np.take_along_axis(predicted, chosen[None, None], axis=0)[0]
+    if num_classes is None:
+        return predictions
+    return np.where(np.isnan(predictions[:, 0]), -1, predictions.argmax(axis=1))
 
-    ``path`` takes x, y, new x and the settings and gives predictions (settings, n_new, t).
-    """
-    features, targets = _checked(features, targets, settings)
-    labels = list(range(len(features)) if groups is None else groups)
-    predictions = np.full(targets.shape, np.nan)
-    for train, valid in folds:
-        chosen = _chosen(features[train], targets[train], [labels[row] for row in train], settings, path)
-        found = path(features[train], targets[train], features[valid], settings)
-        predictions[valid] = np.take_along_axis(found, chosen[None, None], axis=0)[0]
-    return predictions
 
-
-def _checked(features: _Floats, targets: _Floats, settings: Sequence[Any]) -> tuple[_Floats, _Floats]:
-    features, targets = (as_array(given).astype(np.float64) for given in (features, targets))
-    if (
-        targets.ndim != 2
-        or len(features) != len(targets)
-        or not (np.isfinite(features).all() and np.isfinite(targets).all())
-    ):
-        raise DataError(f"features {features.shape} and targets {targets.shape} must be (n, d) and (n, t), finite")
+def _checked(features: Any, targets: Any, settings: Sequence[Any]) -> tuple[_Floats, _Floats]:
+    x, y = (as_array(values).astype(np.float64) for values in (features, targets))
+    if y.ndim != 2 or len(x) != len(y) or not (np.isfinite(x).all() and np.isfinite(y).all()):
+        raise DataError(f"features {x.shape} and targets {y.shape} must be (n, d) and (n, t), finite")
     if not len(settings):
         raise DataError("there are no settings to choose from; give at least one of alphas or k")
-    return features, targets
+    return x, y
 
 
-def _chosen(
-    features: _Floats, targets: _Floats, groups: Sequence[Hashable], settings: Sequence[Any], path: _Path
-) -> Any:
-    """The place of the best setting for each target, (t,), by inner folds that keep groups whole, or split the one."""
-    if len(set(groups)) < 2:
-        groups = range(len(features))
-    count = min(INNER_FOLDS, len(set(groups)))
-    errors = np.zeros((len(settings), targets.shape[1]))
-    for fit_on, try_on in group_folds(groups, count, seed=0) if count > 1 else []:
-        tried = path(features[fit_on], targets[fit_on], features[try_on], settings)
-        errors += ((tried - targets[try_on]) ** 2).sum(axis=1)
-    return errors.argmin(axis=0)
+def _errors(x: _Floats, y: _Floats, groups: _Groups, settings: Sequence[Any], path: _Path) -> _Floats:
+    """Squared errors (settings, t) of inner folds, which keep groups whole, or split a single group by rows."""
+    labels = range(len(x)) if groups is None or len(set(groups)) < 2 else groups
+    count = min(INNER_FOLDS, len(set(labels)))
+    errors = np.zeros((len(settings), y.shape[1]))
+    for train, valid in group_folds(labels, count, seed=0) if count > 1 else []:
+        errors += ((path(x[train], y[train], x[valid], settings) - y[valid]) ** 2).sum(axis=1)
+    return errors
+
+
+def _ridge(x: _Floats, y: _Floats) -> tuple[_Floats, _Floats, _Floats, Callable[[Any], _Floats]]:
+    """Mean and deviation of x, the right singular vectors, and strength -> coefficients (singular vectors, t)."""
+    mean, std = x.mean(axis=0), x.std(axis=0) + FLOOR
+    u, s, vt = np.linalg.svd((x - mean) / std, full_matrices=False)
+    projected = u.T @ (y - y.mean(axis=0))
+    return mean, std, vt, lambda alpha: s[:, None] / (s[:, None] ** 2 + alpha) * projected
 
 
 def _ridge_path(x: _Floats, y: _Floats, x_new: _Floats, alphas: Sequence[float]) -> _Floats:
-    """Predictions (alphas, n_new, t) of ridge regressions with an offset, one per strength."""
-    mean, std, offset = x.mean(axis=0), x.std(axis=0) + FLOOR, y.mean(axis=0)
-    u, s, vt = np.linalg.svd((x - mean) / std, full_matrices=False)
-    projected, read = u.T @ (y - offset), (x_new - mean) / std @ vt.T
-    return np.stack([read @ ((s / (s**2 + alpha))[:, None] * projected) + offset for alpha in alphas])
+    mean, std, vt, solve = _ridge(x, y)
+    read = (x_new - mean) / std @ vt.T
+    return np.stack([read @ solve(alpha) + y.mean(axis=0) for alpha in alphas])
 
 
 def _knn_path(x: _Floats, y: _Floats, x_new: _Floats, counts: Sequence[int]) -> _Floats:
-    """Predictions (counts, n_new, t): the mean of the k nearest, one per k."""
     mean, std = x.mean(axis=0), x.std(axis=0) + FLOOR
-    near, new = _unit((x - mean) / std), _unit((x_new - mean) / std)
+    near, new = ((rows - mean) / std for rows in (x, x_new))
+    near, new = (rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), FLOOR) for rows in (near, new))
     order = np.argsort(-new @ near.T, axis=1, kind="stable")
     sums = np.cumsum(y[order[:, : max(counts)]], axis=1)
-    used = [min(k, len(x)) for k in counts]
-    return np.stack([sums[:, k - 1] / k for k in used])
-
-
-def _unit(x: _Floats) -> _Floats:
-    found: _Floats = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), FLOOR)
-    return found
+    return np.stack([sums[:, k - 1] / k for k in (min(k, len(x)) for k in counts)])

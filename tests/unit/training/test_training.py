@@ -189,6 +189,29 @@ def test_knn_probe_pools_like_the_ridge_probe() -> None:
             knn_probe(source, y, folds, target_ids=source.ids, k=wrong)  # type: ignore[arg-type]
 
 
+def test_probes_of_classes_predict_the_class_of_the_largest_output() -> None:
+    """Rows without a class are predicted, and not trained on."""
+    random = np.random.RandomState(0)
+    true = np.repeat(np.arange(3), 30)
+    x = random.randn(3, 5)[true] * 3 + random.randn(90, 5)
+    labelled = true.copy()
+    labelled[::10] = -1
+    folds = group_folds(range(90), 3, seed=0)[:2]
+    rows = np.concatenate([valid for _, valid in folds])
+    for probe in (ridge_out_of_fold, knn_out_of_fold):
+        found = probe(x, labelled, folds, num_classes=4)
+        assert found.dtype.kind == "i" and found.shape == (90,)
+        assert (found[rows] == true[rows]).mean() > 0.9
+        assert (np.delete(found, rows) == -1).all()
+        moved = x.copy()
+        moved[(labelled < 0) & ~np.isin(np.arange(90), folds[0][1])] = 100.0
+        assert np.array_equal(
+            probe(moved, labelled, folds[:1], num_classes=4), probe(x, labelled, folds[:1], num_classes=4)
+        )
+        with pytest.raises(DataError, match="fold 0 has no training rows whose target is known"):
+            probe(x, np.where(np.isin(np.arange(90), folds[0][0]), -1, true), folds, num_classes=3)
+
+
 def test_the_schedule_ends_where_it_is_told_to() -> None:
     optimizer = torch.optim.SGD([{"params": [torch.zeros(1)], "lr": 2.0}, {"params": [torch.zeros(1)], "lr": 0.5}])
     schedule = cosine_with_warmup(optimizer, 10, warmup=0.2, min_lr=0.1)

@@ -1,0 +1,191 @@
+"""Scores of out-of-fold predictions as plain dicts: pooled, per fold, and with intervals by a bootstrap over groups."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from dinoneck.errors import DataError
+from dinoneck.training.metrics import (
+    class_counts,
+    class_f1,
+    class_iou,
+    confusion_matrix,
+    group_draws,
+    interval,
+    r2_terms,
+    share_right,
+    unexplained,
+)
+
+FEWEST_GROUPS = 5  # with fewer, an interval of two equal methods leaves out 0 in a quarter of the cases or more
+_Array = np.ndarray[Any, Any]
+_Score = Callable[[_Array], _Array]  # sums over rows (..., *terms) -> scores (...)
+
+
+@dataclass(frozen=True)
+class Split:
+    """Which rows of a table were held out together, and which are resampled together.
+
+    Attributes:
+        folds: the rows that each fold held out.
+        groups: one label per row of the table.
+    """
+
+    folds: Sequence[Any]
+    groups: Sequence[Hashable]
+
+    @property
+    def rows(self) -> _Array:
+        """The rows that a fold held out."""
+        return np.concatenate([np.asarray(rows, np.int64) for rows in self.folds])
+
+    def where(self, known: _Array) -> Split:
+        """Return the split of the rows for which ``known`` (n,) is true.
+
+        Raises:
+            DataError: if there is not one value per row.
+        """
+        if known.shape != (len(self.groups),):
+            raise DataError(f"the values are of shape {known.shape}; expected ({len(self.groups)},), one per row")
+        return Split([rows[known[rows]] for rows in (np.asarray(rows, np.int64) for rows in self.folds)], self.groups)
+
+    def draws(self, terms: _Array) -> _Array | None:
+        """Return sums over resampled groups, (draws, ...) of terms (n, ...); None for fewer than five groups."""
+        groups = [self.groups[row] for row in self.rows]
+        return group_draws(terms[self.rows], groups) if len(set(groups)) >= FEWEST_GROUPS else None
+
+    def summary(self, terms: _Array, draws: _Array | None, score: _Score) -> dict[str, Any]:
+        """Return a score of all rows (``pooled``), its 95 % ``interval``, and of the rows of each of the ``folds``."""
+        return {
+            "pooled": _number(score(terms[self.rows].sum(axis=0))) if len(self.rows) else None,
+            "interval": None if draws is None else interval(score(draws)),
+            "folds": [_number(score(terms[rows].sum(axis=0))) if len(rows) else None for rows in self.folds],
+        }
+
+
+def value_scores(predicted: Any, true: Any, split: Split) -> dict[str, Any]:
+    """Return R² and the mean absolute error of one target.
+
+    Args:
+        predicted: (n,), NaN where a row was not predicted.
+        true: (n,), NaN where the value is missing.
+        split: the folds and groups of the n rows.
+
+    Returns:
+        ``r2`` and ``mae``, each with ``pooled``, ``interval`` (None for fewer than five groups) and ``folds``; R² is
+        None where the values are all equal.
+
+    Raises:
+        DataError: for infinite values, or shapes that differ.
+    """
+    pred, values = np.asarray(predicted, np.float64), np.asarray(true, np.float64)
+    if pred.shape != values.shape or np.isinf(pred).any() or np.isinf(values).any():
+        raise DataError(f"predictions {pred.shape} and targets {values.shape} differ in shape or hold infinite values")
+    split, errors = split.where(~np.isnan(pred) & ~np.isnan(values)), pred - values
+    mean = values[split.rows].mean() if len(split.rows) else 0.0
+    squares = r2_terms((values - mean)[:, None], errors[:, None] ** 2)
+    absolute = np.stack([np.abs(errors), np.ones(len(errors))], axis=1)
+    return {
+        "r2": split.summary(squares, split.draws(squares), lambda sums: 1.0 - unexplained(sums)),
+        "mae": split.summary(absolute, split.draws(absolute), lambda sums: sums[..., 0] / sums[..., 1]),
+    }
+
+
+def class_scores(predicted: Any, true: Any, labels: Sequence[str], split: Split, *, head: Any = None) -> dict[str, Any]:
+    """Return accuracy, F1 and the confusion matrix of one classification target.
+
+    Args:
+        predicted: (n,) class indices, -1 where a row was not predicted.
+        true: (n,) class indices, -1 where the class is missing.
+        labels: of the K classes.
+        split: the folds and groups of the n rows.
+        head: for a baseline, the head's predictions (n,), to compare with.
+
+    Returns:
+        ``labels``, ``accuracy`` and ``macro_f1`` (each with ``pooled``, ``interval`` and ``folds``), ``f1`` (label ->
+        number, None for a class that occurs nowhere) and ``confusion_matrix`` (K x K counts, rows are true classes).
+        With ``head`` also ``head_minus``: score -> 95 % interval of the head's score minus this one, None for fewer
+        than five groups.
+
+    Raises:
+        DataError: for values that are not class indices, or shapes that differ.
+    """
+    classes, kinds = np.asarray(true), np.arange(len(labels))
+    methods = [np.asarray(each) for each in (predicted, head) if each is not None]
+    if any(each.shape != classes.shape for each in methods):
+        raise DataError(f"predictions {[each.shape for each in methods]} and targets {classes.shape} differ in shape")
+    split = split.where(np.all([each >= 0 for each in (classes, *methods)], axis=0))
+    matrix = confusion_matrix(methods[0][split.rows], classes[split.rows], len(labels))
+    is_true = classes[:, None] == kinds
+    terms = [
+        np.stack([is_true & is_predicted, is_true, is_predicted], axis=1).astype(np.float64)
+        for is_predicted in (each[:, None] == kinds for each in methods)
+    ]
+    scores = {"accuracy": share_right, "macro_f1": _mean_of(class_f1)}
+    return _scored(terms, matrix, labels, split, scores) | {"f1": _by_label(class_f1, matrix, labels)}
+
+
+def mask_scores(matrices: Any, labels: Sequence[str], split: Split, *, head: Any = None) -> dict[str, Any]:
+    """Return the mean IoU, the pixel accuracy and the confusion matrix of one segmentation target.
+
+    Args:
+        matrices: (n, K, K) counts of pixels or cells per image, see :func:`dinoneck.training.confusion_matrix`; all 0
+            for an image that was not predicted or has no labels.
+        labels: of the K classes.
+        split: the folds and groups of the n images.
+        head: for a baseline, the matrices of the head, to compare with.
+
+    Returns:
+        ``labels``, ``mean_iou`` and ``pixel_accuracy`` (each with ``pooled``, ``interval`` and ``folds``), ``iou``
+        (label -> number, None for a class that occurs nowhere), ``confusion_matrix``, and with ``head`` ``head_minus``;
+        see :func:`class_scores`. The counts of all images are added before a score is computed.
+
+    Raises:
+        DataError: for shapes that differ.
+    """
+    methods = [np.asarray(each) for each in (matrices, head) if each is not None]
+    expected = (len(split.groups), len(labels), len(labels))
+    if any(each.shape != expected for each in methods):
+        raise DataError(f"the matrices are of shape {[each.shape for each in methods]}; expected {expected}")
+    split = split.where(np.all([each.any(axis=(1, 2)) for each in methods], axis=0))
+    matrix = methods[0][split.rows].sum(axis=0)
+    scores = {"mean_iou": _mean_of(class_iou), "pixel_accuracy": share_right}
+    terms = [class_counts(each) for each in methods]
+    return _scored(terms, matrix, labels, split, scores) | {"iou": _by_label(class_iou, matrix, labels)}
+
+
+def _scored(
+    terms: Sequence[_Array], matrix: _Array, labels: Sequence[str], split: Split, scores: Mapping[str, _Score]
+) -> dict[str, Any]:
+    """The scores of a method, and where terms of the head follow its own (n, 3, K), what the head's are better by."""
+    draws = [split.draws(each) for each in terms]
+    found: dict[str, Any] = {name: split.summary(terms[0], draws[0], score) for name, score in scores.items()}
+    if len(draws) > 1:
+        own, head = draws
+        found["head_minus"] = {
+            name: None if own is None or head is None else interval(score(head) - score(own))
+            for name, score in scores.items()
+        }
+    return {"labels": list(labels), **found, "confusion_matrix": matrix.tolist()}
+
+
+def _by_label(score: _Score, matrix: _Array, labels: Sequence[str]) -> dict[str, float | None]:
+    return dict(zip(labels, map(_number, score(class_counts(matrix))), strict=True))
+
+
+def _mean_of(score: _Score) -> _Score:
+    """The mean of a score over the classes that occur."""
+
+    def mean(counts: _Array) -> _Array:
+        found: _Array = np.nanmean(score(counts), axis=-1)
+        return found
+
+    return mean
+
+
+def _number(score: Any) -> float | None:
+    return None if np.isnan(score) else float(score)

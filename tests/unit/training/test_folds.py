@@ -1,0 +1,109 @@
+"""Folds by class, from a column, and given as rows or ids."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dinoneck import ConfigError, DataError
+from dinoneck.training import group_folds
+from dinoneck.training.folds import Fold, check_folds, folds_by_id, folds_of
+
+N = 120
+GROUPS = [f"g{row // 3}" for row in range(N)]
+CLASSES = ["rare" if row // 3 % 10 == 0 else "common" for row in range(N)]
+
+
+def held_out(folds: Sequence[Fold]) -> list[list[int]]:
+    return [valid.tolist() for _, valid in folds]
+
+
+def test_stratified_folds_share_every_class_and_keep_groups_whole() -> None:
+    pytest.importorskip("sklearn")
+    for seed in range(5):
+        folds = group_folds(GROUPS, 4, seed, stratify=CLASSES)
+        assert sorted(row for rows in held_out(folds) for row in rows) == list(range(N))
+        for train, valid in folds:
+            assert not {GROUPS[row] for row in train} & {GROUPS[row] for row in valid}
+            assert sum(CLASSES[row] == "rare" for row in valid) == 3, "one of four rare groups"
+        assert held_out(folds) == held_out(group_folds(GROUPS, 4, seed, stratify=CLASSES))
+        renamed = [2 if label == "rare" else 9 for label in CLASSES]
+        assert held_out(folds) == held_out(group_folds(GROUPS, 4, seed, stratify=renamed))
+    plain = [
+        sum(CLASSES[row] == "rare" for row in rows) for s in range(5) for rows in held_out(group_folds(GROUPS, 4, s))
+    ]
+    assert set(plain) != {3}
+
+
+def test_stratified_folds_name_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(DataError, match="2 classes for 120 rows"):
+        group_folds(GROUPS, 4, 0, stratify=["a", "b"])
+    with pytest.raises(DataError, match=r"row 1 has no class \(NaN\)"):
+        group_folds("abc", 2, 0, stratify=[0.0, float("nan"), 1.0])
+    with pytest.raises(DataError, match="cannot be stratified"):
+        group_folds("abc", 3, 0, stratify="abc")
+    monkeypatch.setitem(sys.modules, "sklearn.model_selection", None)
+    with pytest.raises(ConfigError, match="pip install scikit-learn"):
+        group_folds(GROUPS, 4, 0, stratify=CLASSES)
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        (["10", "9", "10", "9.5"], [[1], [3], [0, 2]]),
+        ([3, 1, 1], [[1, 2], [0]]),
+        (np.array([1.0, 0.0, 1.0]), [[1], [0, 2]]),
+        (["b", "a", "10"], [[2], [1], [0]]),
+    ],
+)
+def test_a_column_gives_a_fold_per_label_in_order(labels: Any, expected: list[list[int]]) -> None:
+    folds = folds_of(labels)
+    assert held_out(folds) == expected
+    assert all(sorted([*train, *valid]) == list(range(len(labels))) for train, valid in folds)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (["a", "a"], "all 2 rows are of one fold"),
+        (["a", " ", None, "b"], r"row 1 has no fold \(' '\); 2 such rows"),
+        ([1.0, float("nan")], r"row 1 has no fold \(nan\)"),
+    ],
+)
+def test_columns_that_are_no_folds_are_refused(labels: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        folds_of(labels)
+
+
+def test_folds_of_ones_own_are_kept_as_they_are() -> None:
+    by_time = [([0, 1], [2]), (np.array([0, 2, 1], np.uint8), (3,))]
+    folds = check_folds(by_time, 5)
+    assert [(train.tolist(), valid.tolist()) for train, valid in folds] == [([0, 1], [2]), ([0, 2, 1], [3])]
+    assert all(side.dtype == np.int64 for fold in folds for side in fold)
+    ids = ["a.jpg", "b", "c", "d", "e"]
+    assert held_out(folds_by_id([(["a", "b.jpg"], ["c"]), (["a.jpg", "c", "b"], ["d"])], ids)) == held_out(folds)
+    with pytest.raises(DataError, match=r"'dd', which is not an id of the table\. Did you mean 'd'\?"):
+        folds_by_id([(["a"], ["dd"])], ids)
+
+
+@pytest.mark.parametrize(
+    ("folds", "message"),
+    [
+        ([], "there are no folds"),
+        ([([0], [1], [2])], "fold 0 has 3 parts"),
+        ([([0, 1], [2]), ([0, 2], [2])], "fold 1 trains on row 2 and holds it out"),
+        ([([0], [1]), ([0], [2, 1])], "row 1 is held out by folds 0 and 1"),
+        ([([0], [])], "valid rows of fold 0 are float64 of shape"),
+        ([([0, 5], [1])], "train rows of fold 0 reach from 0 to 5; expected rows 0 to 4"),
+        ([([0, -1], [1])], "reach from -1 to 0"),
+        ([([0, 0], [1])], "hold a row twice"),
+        ([([True, False, False, False, False], [1])], "are bool"),
+    ],
+)
+def test_folds_that_cannot_be_are_refused(folds: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        check_folds(folds, 5)
