@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dinoneck.layers.blocks import ActivationName, ConvBlock, MapLinear, NormName, reset
 from dinoneck.losses.composition import Composed
 from dinoneck.losses.masked import exact
-from dinoneck.tasks import Activation, Task, activate, cell_output
+from dinoneck.tasks import MAP, Activation, Task, activate, cell_output
 
 DENSITY_CELLS = 1024.0
 
@@ -88,7 +88,7 @@ def read_map(task: Task, cells: Tensor) -> dict[str, Tensor]:
     else:
         shares = exact(cells).softmax(dim=1).mean(dim=(2, 3))
         value = shares.clamp_min(torch.finfo(shares.dtype).tiny).log().to(cells.dtype)
-    return {task.name: value, f"{task.name}.map": cells}
+    return {task.name: value, f"{task.name}{MAP}": cells}
 
 
 def from_cells(tasks: Sequence[Task], outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
