@@ -111,7 +111,7 @@ def recompute_derived(tasks: Sequence[Task], values: Mapping[str, Tensor]) -> di
     """Recompute `from_cells` values and composed parts from averaged predictions.
 
     A task with ``from_cells`` is the mean over the cells of the averaged map; composed parts add up to the averaged
-    total.
+    total, or are sums of the averaged parts.
 
     Args:
         tasks: those predicted, :class:`dinoneck.losses.Composed` among them.
@@ -126,7 +126,8 @@ def recompute_derived(tasks: Sequence[Task], values: Mapping[str, Tensor]) -> di
             found[task.name] = value if task.minimum is None else value.clamp_min(task.minimum)
     for task in tasks:
         if isinstance(task, Composed) and task.parts_of is not None:
-            found[task.name] = task.parts_of.rescaled_to(found[task.name], found[task.parts_of.total])
+            own = task.parts_of
+            found[own.name] = own.of(found) if own.adds_tasks else own.rescaled_to(found[own.name], found[own.total])
     return found
 
 

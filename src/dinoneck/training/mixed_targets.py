@@ -130,7 +130,7 @@ def _masses(
     tasks: Mapping[str, Task], compositions: Sequence[TotalAndRatio], targets: Mapping[str, Tensor]
 ) -> dict[str, str]:
     masses: dict[str, str] = {}
-    for own in compositions:
+    for own in (own for own in compositions if own.total or own.ratio):  # others add up tasks
         total, ratio = tasks.get(own.total), tasks.get(own.ratio)
         if total is None or total.kind not in ("regression", "density") or total.dim != 1:
             raise ConfigError(f"a composition's total {own.total!r} is no regression or density task with one output")
