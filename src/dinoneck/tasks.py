@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import numbers
-import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -36,7 +35,9 @@ _LOSSES: dict[str, tuple[str, ...]] = {
     "density": ("mse", "smooth_l1"),
     "segmentation": ("cross_entropy",),
 }
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_\-]{0,63}")
+_LONGEST_NAME = 64
+MAP, GATE = ".map", "photo.gate"
+"""What follows a task's name in the name of its map, and the output of a gate; the names of tasks leave them free."""
 
 
 def activate(x: Tensor, activation: str | None) -> Tensor:
@@ -56,7 +57,8 @@ class Task:
     """One named prediction of a head.
 
     Args:
-        name: letters, digits, ``_`` and ``-``; the key of the head's output.
+        name: the key of the head's output and its column in tables: 1 to 64 printable characters, such as
+            ``"crop cover (%)"``, without blanks at its ends and without ``:``, which separates a column's label.
         dim: number of outputs (classes for the classifying kinds).
         kind: ``regression``; ``ratio`` (parts of a whole: softmax over outputs); ``classification``;
             ``dense`` (a value per cell); ``density`` (a map that sums to the image's value); ``segmentation``.
@@ -104,11 +106,7 @@ class Task:
     from_cells: str | None = dataclasses.field(default=None, metadata={"omit_default": True})
 
     def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
-            raise ConfigError(
-                f"Task name {self.name!r}: expected letters, digits, '_' and '-', at most 64, no "
-                "digit first; rename it (the column, if it comes from a table)"
-            )
+        _check_name(self.name)
         where = f"Task {self.name!r}: "
         if isinstance(self.dim, bool) or not isinstance(self.dim, numbers.Integral) or self.dim < 1:
             raise ConfigError(f"{where}dim is {self.dim!r}; expected an integer of 1 or more")
@@ -273,6 +271,17 @@ def cell_output(task: Task, tasks: Sequence[Task]) -> tuple[Task, int]:
             f"label: {', '.join(cells.labels)}; give each output a label of its own"
         )
     return cells, 0 if cells.dim == 1 else cells.labels.index(task.name)
+
+
+def _check_name(name: Any) -> None:
+    is_text = isinstance(name, str) and name.isprintable() and name == name.strip() and 1 <= len(name) <= _LONGEST_NAME
+    if not is_text or ":" in name:
+        raise ConfigError(
+            f"Task name {name!r}: expected 1 to {_LONGEST_NAME} printable characters without ':' and without blanks at "
+            "the ends; rename it (the column, if it comes from a table)"
+        )
+    if name.endswith(MAP) or name == GATE:
+        raise ConfigError(f"Task name {name!r} is that of another output, a task's map or a gate; rename it")
 
 
 def _one_of(where: str, value: Any, allowed: Sequence[str], *, optional: bool) -> None:

@@ -88,7 +88,8 @@ def test_defaults_by_kind() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"name": ""}, {"name": "a b"}, {"name": "1a"}, {"name": 3}, {"dim": 0}, {"dim": 1.0}, {"kind": "regresion"},
+    [{"name": ""}, {"name": " a"}, {"name": "a "}, {"name": "a:b"}, {"name": "a\nb"}, {"name": "a\ud800"},
+     {"name": "a" * 65}, {"name": "a\u00a0b"}, {"name": 3}, {"dim": 0}, {"dim": 1.0}, {"kind": "regresion"},
      {"activation": "gelu"}, {"loss": "l1"}, {"loss": "cross_entropy"}, {"weight": -1}, {"weight": (1.0, 2.0)},
      {"weight": None}, {"beta": 0}, {"transform": "log"}, {"labels": ("a", "b")}, {"labels": (1,)}, {"minimum": "0"},
      {"minimum": 1e308}, {"unit": 3}, {"ignore_index": "0"}],

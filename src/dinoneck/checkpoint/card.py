@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dinoneck.checkpoint.file import MAX_HEADER_BYTES, read_header
-from dinoneck.checkpoint.schema import describe_weights
+from dinoneck.checkpoint.schema import describe_parts, describe_weights
 from dinoneck.errors import CheckpointError
 from dinoneck.version import __version__
 
@@ -85,6 +85,7 @@ def model_card(
         _front_matter(meta, repo_id),
         template_path=str(_TEMPLATE),
         code=code,
+        describe_parts=describe_parts,
         meta=meta,
         repo_id=repo_id,
         file_name=HEAD_NAME,

@@ -117,6 +117,15 @@ class Inputs(Struct):
     std: Deviations | None = None
 
 
+class Parts(Struct):
+    """What a composed output is computed from, see :class:`dinoneck.Composition`; a sum is its name and its parts."""
+
+    parts: list[str]
+    sums: list[tuple[str, list[str]]]
+    total: str
+    ratio: str
+
+
 class TaskRecord(Struct):
     """What is predicted; the rest of a task is compared with the configuration."""
 
@@ -124,7 +133,7 @@ class TaskRecord(Struct):
     kind: str | None = None
     unit: str | None = None
     from_cells: str | None = None
-    parts_of: dict[str, Any] | None = None
+    parts_of: Parts | None = None
     dim: int | None = None
     labels: list[str] | None = None
     transform: dict[str, Any] | None = None
@@ -202,7 +211,7 @@ class HeadFile(FirstHeadFile):
 
 
 _PRINTED = ("created_by", "inputs", "training", "tta")
-_PRINTED_OF_TASKS = ("name", "kind", "unit", "from_cells", "labels")
+_PRINTED_OF_TASKS = ("name", "kind", "unit", "from_cells", "labels", "parts_of")
 
 
 def check_header(meta: Mapping[str, Any], name: str) -> None:
@@ -326,6 +335,13 @@ def describe_weights(origin: Any) -> str:
         changed = "changed by training" if kind == "modified" else "with LoRA merged in"
         return f"{describe_weights(weights.get('base'))}, {changed}"
     return "weights from a file or an object"
+
+
+def describe_parts(record: Mapping[str, Any]) -> str:
+    """Return how a composed output is computed, from the entry ``parts_of`` of a task's record."""
+    if record["total"]:
+        return f"{record['total']} x {record['ratio']}"
+    return ", ".join(f"{name} = {' + '.join(parts)}" for name, parts in record["sums"])
 
 
 def _place(error: msgspec.ValidationError) -> str:

@@ -12,7 +12,7 @@ import msgspec
 
 from dinoneck.checkpoint.ensemble_folder import is_ensemble, read_listing
 from dinoneck.checkpoint.file import Header, head_files, read_header
-from dinoneck.checkpoint.schema import SCHEMA, describe_weights
+from dinoneck.checkpoint.schema import SCHEMA, describe_parts, describe_weights
 from dinoneck.cli.answers import add_json, answer
 from dinoneck.cli.stores import is_store
 from dinoneck.errors import DataError, printable
@@ -99,7 +99,7 @@ def _task(task: dict[str, Any]) -> str:
         steps += ["log1p"] if transform.get("log1p") else []
         steps += ["z-score"] if transform.get("mean") is not None else []
     steps += [f"mean over the cells of {task['from_cells']}"] if task.get("from_cells") else []
-    steps += [f"{own.get('total')} x {own.get('ratio')}"] if isinstance(own := task.get("parts_of"), dict) else []
+    steps += [describe_parts(task["parts_of"])] if task.get("parts_of") else []
     return (
         f"{task.get('name')} ({task.get('kind')}, dim {task.get('dim')}{unit}{', ' + ' '.join(steps) if steps else ''})"
     )

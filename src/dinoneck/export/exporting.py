@@ -25,11 +25,12 @@ from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.data.photos import Preprocessing
 from dinoneck.errors import CheckpointError, ConfigError, did_you_mean
 from dinoneck.export import onnx_file, parity, program
-from dinoneck.export.models import GATE, MAP, ImagesModel, Model, TokensModel
+from dinoneck.export.models import ImagesModel, Model, TokensModel
 from dinoneck.export.program import Traced
 from dinoneck.grid import GridSize, TokenGrid
 from dinoneck.inference.predictor import Predictor
 from dinoneck.inference.sources import HeadSource, listed, opened
+from dinoneck.tasks import GATE, MAP
 from dinoneck.version import __version__
 
 Format = Literal["onnx", "pt2"]

@@ -21,9 +21,8 @@ from dinoneck.inference.places import grid_of
 from dinoneck.inference.predictor import Predictor
 from dinoneck.inference.sources import load
 from dinoneck.layers.inputs import as_tokens
+from dinoneck.tasks import GATE, MAP
 from dinoneck.tokens import Tokens
-
-MAP, GATE = ".map", "photo.gate"  # task names contain no point
 
 
 class Model(nn.Module):

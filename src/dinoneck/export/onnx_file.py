@@ -30,7 +30,7 @@ _SILENT = 4
 def input_names(model: Model, traced: Traced) -> list[str]:
     """Return the names of the inputs, without those of a fixed grid; one that an output has too gets an addition."""
     names = [name for name, sides in model.inputs if sides or traced.grid is None]
-    return [f"{name}.input" if name in traced.outputs else name for name in names]
+    return [f"{name}:input" if name in traced.outputs else name for name in names]
 
 
 def onnx_model(traced: Traced, model: Model) -> Any:
@@ -56,7 +56,7 @@ def onnx_model(traced: Traced, model: Model) -> Any:
     checked = isinstance(model, ImagesModel) and traced.grid is None
     named = list(zip(graph.input, input_names(model, traced), model.inputs, strict=False))
     renamed = {value.name: name for value, name in zip(graph.output, traced.outputs, strict=True)}
-    renamed |= {value.name: f"{name}.whole_patches" if checked else name for value, name, _ in named}
+    renamed |= {value.name: f"{name}:whole_patches" if checked else name for value, name, _ in named}
     _clean(graph, renamed)
     for function in proto.functions:
         _clean(function)
@@ -149,7 +149,7 @@ def _clean(graph: Any, names: Mapping[str, str] | None = None) -> None:
     """
 
     def new(name: str) -> str:
-        return names.get(name, f"{name}.inside") if names and name else name
+        return names.get(name, f"{name}:inside") if names and name else name
 
     fields = ("input", "output", "initializer", "value_info", "node")
     parts = [part for field in fields for part in getattr(graph, field, ()) if not isinstance(part, str)]
@@ -177,7 +177,7 @@ def _whole_patches(graph: Any, image: str, result: str, patch: tuple[int, int]) 
     """Nodes that fail for images of other sides than whole patches: a convolution would drop the rest in silence."""
     from onnx import helper, numpy_helper
 
-    stem = f"{image}.sides"
+    stem = f"{image}:sides"
     constants = {"patch": patch, "batch_and_channels": (0, 0)}  # a 0 keeps what is there
     graph.initializer.extend(
         numpy_helper.from_array(np.asarray(values), f"{stem}.{name}") for name, values in constants.items()

@@ -165,7 +165,7 @@ class CLSGatingHead(Head):
         num_patches: of the gate: N for ``mlp``, (rows, cols) for ``resized``.
         hidden_dim: H, units of the hidden layer (Linear 2 C -> H, LayerNorm, GELU, Dropout).
         dropout: share of hidden units dropped in training.
-        compositions: outputs composed of a total and a ratio among the tasks, see :class:`dinoneck.Composition`.
+        compositions: outputs computed from the tasks' predictions, see :class:`dinoneck.Composition`.
         device: torch factory keyword.
         dtype: torch factory keyword.
 

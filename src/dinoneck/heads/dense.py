@@ -31,7 +31,7 @@ class DenseHead(Head):
             with ``from_cells``.
         hidden_dim: channels of the tower.
         depth: 3x3 blocks; 0 leaves a linear probe of every cell.
-        compositions: outputs composed of a total and a ratio among the tasks, see :class:`dinoneck.Composition`.
+        compositions: outputs computed from the tasks' predictions, see :class:`dinoneck.Composition`.
         device: torch factory keyword.
         dtype: torch factory keyword.
 

@@ -136,7 +136,7 @@ class HeadEnsemble(Head):
         return [cast("Head", head) for head in self.heads]
 
     def _each(self, tokens: Tokens) -> list[dict[str, Tensor]]:
-        """The predictions of every member in original units, composed wherever it has the total and the ratio."""
+        """The predictions of every member in original units, composed wherever it has what that needs."""
         return [with_composed(head.natural(tokens), self.compositions) for head in self._members()]
 
     def _reduced(self, task: Task, rows: Sequence[dict[str, Tensor]]) -> Tensor:
@@ -171,9 +171,9 @@ def median_of(task: Task, stacked: Tensor) -> Tensor:
 
 
 def with_composed(values: Mapping[str, Tensor], compositions: Sequence[Composition]) -> dict[str, Tensor]:
-    """Return predictions in original units, and what they lack of the compositions whose total and ratio they hold."""
-    lacking = [own for own in compositions if own.name not in values and own.total in values and own.ratio in values]
-    return {**values, **{own.name: own.of_shares(values[own.total], values[own.ratio]) for own in lacking}}
+    """Return predictions in original units, and what they lack of the compositions whose inputs they hold."""
+    lacking = [own for own in compositions if own.name not in values and {*own.inputs} <= values.keys()]
+    return {**values, **{own.name: own.of(values) for own in lacking}}
 
 
 def _check_weights(weights: Sequence[float], members: Sequence[Head], reduce: str, tasks: Sequence[Task]) -> None:

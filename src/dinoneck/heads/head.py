@@ -25,7 +25,7 @@ class Head(Configured, nn.Module):
     ``num_prefix_tokens=`` or ``cls_token=``), maps (B, C, rows, cols), or a list of tensors, one per layer.
     ``forward(tokens)`` returns ``{task name: (B, dim)}`` in normalised units, ``(B, dim, rows, cols)`` for kinds that
     predict per cell (dense, segmentation); ``predict(tokens)`` the same in original units and ``{composition name:
-    (B, parts + sums)}``; ``predict_maps(tokens)``, where a head has maps, ``{task name: (B, dim, rows, cols)}`` in
+    (B, its outputs)}``; ``predict_maps(tokens)``, where a head has maps, ``{task name: (B, dim, rows, cols)}`` in
     original units.
 
     Attributes:
@@ -68,7 +68,7 @@ class Head(Configured, nn.Module):
         """Return predictions in original units, with gradients where they are enabled."""
         outputs = self(tokens, **plain)
         values = {task.name: task.predict(outputs[task.name]) for task in self.tasks}
-        composed = {own.name: own.of_shares(values[own.total], values[own.ratio]) for own in self.compositions}
+        composed = {own.name: own.of(values) for own in self.compositions}
         return values | composed
 
     @torch.no_grad()

@@ -103,7 +103,7 @@ class PatchMeanHead(Head):
         embed_dim: channels of the tokens.
         tasks: regression, ratio or classification tasks. A task's activation acts on every patch.
         hidden_dim: hidden units of each MLP.
-        compositions: outputs composed of a total and a ratio among the tasks, see :class:`dinoneck.Composition`.
+        compositions: outputs computed from the tasks' predictions, see :class:`dinoneck.Composition`.
         device: torch factory keyword.
         dtype: torch factory keyword.
 

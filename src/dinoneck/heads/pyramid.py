@@ -40,7 +40,7 @@ class PyramidHead(Head):
         hidden_dim: hidden units of the light heads; None = one linear layer each.
         tower_depth: 3x3 blocks of every tower.
         ratio_readout: ratios from the ``pooled`` vector, or from logits per ``patch`` whose shares are averaged.
-        compositions: outputs composed of a total and a ratio among the tasks, see :class:`dinoneck.Composition`.
+        compositions: outputs computed from the tasks' predictions, see :class:`dinoneck.Composition`.
         device: torch factory keyword.
         dtype: torch factory keyword.
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dinoneck.layers.blocks import ActivationName, ConvBlock, MapLinear, NormName, reset
 from dinoneck.losses.composition import Composed
 from dinoneck.losses.masked import exact
-from dinoneck.tasks import Activation, Task, activate, cell_output
+from dinoneck.tasks import MAP, Activation, Task, activate, cell_output
 
 DENSITY_CELLS = 1024.0
 
@@ -88,7 +88,7 @@ def read_map(task: Task, cells: Tensor) -> dict[str, Tensor]:
     else:
         shares = exact(cells).softmax(dim=1).mean(dim=(2, 3))
         value = shares.clamp_min(torch.finfo(shares.dtype).tiny).log().to(cells.dtype)
-    return {task.name: value, f"{task.name}.map": cells}
+    return {task.name: value, f"{task.name}{MAP}": cells}
 
 
 def from_cells(tasks: Sequence[Task], outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -111,7 +111,7 @@ def recompute_derived(tasks: Sequence[Task], values: Mapping[str, Tensor]) -> di
     """Recompute `from_cells` values and composed parts from averaged predictions.
 
     A task with ``from_cells`` is the mean over the cells of the averaged map; composed parts add up to the averaged
-    total.
+    total, or are sums of the averaged parts.
 
     Args:
         tasks: those predicted, :class:`dinoneck.losses.Composed` among them.
@@ -126,7 +126,8 @@ def recompute_derived(tasks: Sequence[Task], values: Mapping[str, Tensor]) -> di
             found[task.name] = value if task.minimum is None else value.clamp_min(task.minimum)
     for task in tasks:
         if isinstance(task, Composed) and task.parts_of is not None:
-            found[task.name] = task.parts_of.rescaled_to(found[task.name], found[task.parts_of.total])
+            own = task.parts_of
+            found[own.name] = own.of(found) if own.adds_tasks else own.rescaled_to(found[own.name], found[own.total])
     return found
 
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from dinoneck.errors import DataError
+from dinoneck.errors import ConfigError, DataError
 
 
 class Answers(NamedTuple):
@@ -28,9 +28,14 @@ class Answers(NamedTuple):
         """Return one plain dict per image: floats or arrays, with ``"maps"`` (and ``"gate"``) if asked for.
 
         Raises:
+            ConfigError: if maps are asked for and a task is named as their entries are.
             DataError: if a value is not finite.
         """
         check_finite(self.values)
+        if taken := {"maps", "gate"} & self.values.keys() if maps else set():
+            raise ConfigError(
+                f"a task is named {taken.pop()!r}, as an entry of results with maps; rename it, or maps=False"
+            )
         found: list[dict[str, Any]] = []
         for i in range(len(next(iter(self.values.values())))):
             row: dict[str, Any] = {

@@ -108,4 +108,4 @@ class Assembly:
         return self._windows[down, across]
 
 
-_GATE = "the gate"  # no name of a task has a space
+_GATE = ":gate"  # no name of a task holds a colon

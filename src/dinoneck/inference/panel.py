@@ -212,7 +212,7 @@ def _fed(tokens: Tokens, layers: tuple[int, ...], head: Head) -> Tokens:
 def _names(head: Head, compositions: Sequence[Composition]) -> set[str]:
     """What a head predicts, and what can be composed of that."""
     names = {task.name for task in head.predicted}
-    return names | {own.name for own in compositions if {own.total, own.ratio} <= names}
+    return names | {own.name for own in compositions if {*own.inputs} <= names}
 
 
 def _knows(head: Head, name: str) -> bool:

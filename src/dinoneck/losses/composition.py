@@ -1,7 +1,7 @@
 """Predictions that add up: parts as a total times shares, and sums of parts.
 
 Five masses that are predicted independently contradict each other. Masses composed of a total and the shares of its
-parts add up exactly, and a loss of the composed masses trains both outputs.
+parts add up exactly, and a loss of the composed masses trains both outputs. Sums of tasks add up without a ratio.
 """
 
 from __future__ import annotations
@@ -32,8 +32,11 @@ class Composition:
     With ``name``, ``total`` and ``ratio`` set, a head stores the composition in its record and predicts it: one output
     ``name`` in original units, with the columns :attr:`names`.
 
+    With ``name`` alone, the parts are tasks of the head and the columns are the sums alone: they are computed from the
+    tasks' final predictions, after ``minimum`` and after averages over views, tiles and heads, and have no loss.
+
     Args:
-        parts: names in the order of the ratio logits.
+        parts: names in the order of the ratio logits; or of the head's regression or density tasks of one output.
         sums: further outputs, each a name and its parts: a dict, or pairs (the stored form, since a file loses the
             order of a dict).
         name: of the output of a head and of its loss, among the tasks' names.
@@ -44,7 +47,7 @@ class Composition:
         total (B, 1), ratio logits (B, parts) -> (B, parts + sums), in float32 or wider.
 
     Raises:
-        ConfigError: if a name is repeated, or a sum is empty or names an unknown part.
+        ConfigError: if a name is repeated, a sum is empty or names an unknown part, or there is no output.
         ShapeError: if total or logits have another shape.
 
     Examples:
@@ -53,6 +56,8 @@ class Composition:
         ('leaf', 'stem', 'root', 'above')
         >>> composition(torch.tensor([[60.0]]), torch.zeros(1, 3))
         tensor([[20., 20., 20., 40.]])
+        >>> Composition(parts=("leaf", "stem"), sums={"above": ("leaf", "stem")}, name="sums").names
+        ('above',)
 
     Reference: the published notebook "FPN spatial modelling" (total x softmax of the ratio logits).
     """
@@ -67,11 +72,12 @@ class Composition:
         _normalise(self)
         pairs = self.sums.items() if isinstance(self.sums, Mapping) else self.sums
         object.__setattr__(self, "sums", tuple(pairs))
-        if not self.parts:
-            raise ConfigError("Composition(parts=) is empty; name at least one part")
-        if len(set(self.names)) < len(self.names) or not all(name and ":" not in name for name in self.names):
+        if not self.parts or not self.names:
+            raise ConfigError(f"Composition({'sums' if self.parts else 'parts'}=) is empty; name at least one")
+        names = (*self.parts, *(name for name, _ in self._pairs))
+        if len(set(names)) < len(names) or not all(name and ":" not in name for name in names):
             raise ConfigError(
-                f"Composition: a name of {self.names} is empty, repeated or holds ':'; expected one name per output"
+                f"Composition: a name of {names} is empty, repeated or holds ':'; expected one name per output"
             )
         known = set(self.parts)
         for name, members in self._pairs:
@@ -83,9 +89,19 @@ class Composition:
                 raise ConfigError(f"Composition: {name!r} adds up {members}; expected one or more parts, each once")
 
     @property
+    def adds_tasks(self) -> bool:
+        """Whether the parts are tasks, not shares of a total."""
+        return bool(self.name) and not (self.total or self.ratio)
+
+    @property
     def names(self) -> tuple[str, ...]:
-        """The outputs in their order: parts, then sums."""
-        return (*self.parts, *(name for name, _ in self._pairs))
+        """The outputs in their order: parts, where they are not tasks themselves, then sums."""
+        return (*(() if self.adds_tasks else self.parts), *(name for name, _ in self._pairs))
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the tasks that the outputs are computed from."""
+        return self.parts if self.adds_tasks else (self.total, self.ratio)
 
     @property
     def _pairs(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
@@ -101,6 +117,12 @@ class Composition:
         self._check(total, ratio)
         return self._with_sums(exact(total) * exact(ratio))
 
+    def of(self, values: Mapping[str, Tensor]) -> Tensor:
+        """Return the outputs (B, outputs) of the predictions of :attr:`inputs` in original units."""
+        if not self.adds_tasks:
+            return self.of_shares(values[self.total], values[self.ratio])
+        return self._sums(torch.cat([exact(values[part]) for part in self.parts], dim=1))
+
     def rescaled_to(self, composed: Tensor, total: Tensor) -> Tensor:
         """Rescale outputs so that the parts keep their shares and add up to ``total``, for averages of views or tiles.
 
@@ -113,21 +135,22 @@ class Composition:
         is_safe = whole.abs() > 1e-6 * size  # parts of both signs may cancel out
         return self._with_sums(parts * torch.where(is_safe, total / torch.where(is_safe, whole, 1.0), 1.0))
 
-    def tasks_of(self, tasks: Sequence[Task]) -> tuple[Task, Task]:
-        """Return the tasks of the total and of the ratio.
+    def tasks_of(self, tasks: Sequence[Task]) -> tuple[Task, ...]:
+        """Return the tasks of :attr:`inputs`: the total and the ratio, or the parts.
 
         Raises:
-            ConfigError: if the composition names none, a task is missing or of another kind or size, or the ratio's
-                labels are the parts in another order.
+            ConfigError: if the composition names none, a task is missing or of another kind or size, the ratio's
+                labels are the parts in another order, or tasks of different units are added.
         """
-        if not (self.name and self.total and self.ratio):
+        if not (self.name and all(self.inputs)):
             raise ConfigError(
                 f"the composition of {', '.join(self.parts)} has name={self.name!r}, total={self.total!r} and "
                 f"ratio={self.ratio!r}; name the output and its two tasks"
             )
         known = {task.name: task for task in tasks}
-        expected = (self.total, ("regression", "density"), 1), (self.ratio, ("ratio",), len(self.parts))
-        for name, kinds, dim in expected:
+        for place, name in enumerate(self.inputs):
+            is_ratio = place == 1 and not self.adds_tasks
+            kinds, dim = (("ratio",), len(self.parts)) if is_ratio else (("regression", "density"), 1)
             where = f"composition {self.name!r} needs task {name!r}"
             if name not in known:
                 raise ConfigError(f"{where}; there are {', '.join(known)}.{did_you_mean(name, known)}")
@@ -136,13 +159,19 @@ class Composition:
                 raise ConfigError(
                     f"{where} of kind {' or '.join(kinds)} with dim {dim}; it is {task.kind!r} with dim {task.dim}"
                 )
-        labels = known[self.ratio].labels
+        used = tuple(known[name] for name in self.inputs)
+        if self.adds_tasks and len({task.unit for task in used}) > 1:
+            units = ", ".join(f"{task.name} ({task.unit or 'no unit'})" for task in used)
+            raise ConfigError(
+                f"composition {self.name!r} adds up tasks of different units: {units}; give them one unit"
+            )
+        labels = used[1].labels if not self.adds_tasks else ()
         if labels != self.parts and set(labels) == set(self.parts):
             raise ConfigError(
                 f"composition {self.name!r} has the parts {', '.join(self.parts)}, but the outputs of task "
                 f"{self.ratio!r} are labelled {', '.join(labels)}; give both in the same order"
             )
-        return known[self.total], known[self.ratio]
+        return used
 
     def output(self, tasks: Sequence[Task]) -> Composed:
         """Return the description of the output, its unit and labels included, given the tasks of its head.
@@ -150,13 +179,19 @@ class Composition:
         Raises:
             ConfigError: as :meth:`tasks_of`.
         """
-        total, _ = self.tasks_of(tasks)
-        minimum = None if total.minimum is None or total.minimum < 0 else 0.0
-        return Composed(self.name, len(self.names), unit=total.unit, labels=self.names, minimum=minimum, parts_of=self)
+        used = self.tasks_of(tasks)
+        values = used if self.adds_tasks else used[:1]
+        minimum = 0.0 if all(task.minimum is not None and task.minimum >= 0 for task in values) else None
+        return Composed(
+            self.name, len(self.names), unit=used[0].unit, labels=self.names, minimum=minimum, parts_of=self
+        )
 
     def _with_sums(self, parts: Tensor) -> Tensor:
-        sums = [parts[:, [self.parts.index(part) for part in members]].sum(dim=1) for _, members in self._pairs]
-        return torch.cat((parts, *(column[:, None] for column in sums)), dim=1)
+        return torch.cat((parts, self._sums(parts)), dim=1) if self.sums else parts
+
+    def _sums(self, parts: Tensor) -> Tensor:
+        rows = [[self.parts.index(part) for part in members] for _, members in self._pairs]
+        return torch.stack([parts[:, row].sum(dim=1) for row in rows], dim=1)
 
     def _check(self, total: Tensor, ratio: Tensor) -> None:
         if total.ndim != 2 or total.shape[1] != 1 or ratio.shape != (total.shape[0], len(self.parts)):
@@ -178,7 +213,7 @@ class Composed(Task):
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The names of the parts and sums."""
+        """The names of the outputs, without the composition's."""
         return self.labels
 
 
@@ -238,6 +273,8 @@ class CompositionLoss:
 
     def __post_init__(self) -> None:
         _normalise(self)
+        if self.composition.adds_tasks:
+            raise ConfigError(f"composition {self.name!r} adds up tasks, which have losses of their own; leave it out")
         where, count = f"CompositionLoss {self.name!r}: ", len(self.composition.names)
         scale = self.scale if isinstance(self.scale, tuple) else None
         for what, values in (("weights", self.weights), ("scale", scale)):

@@ -29,7 +29,8 @@ class TaskLoss(nn.Module):
 
     Args:
         tasks: of any kind.
-        compositions: those of the head, or a :class:`CompositionLoss` of each with other weights or another scale.
+        compositions: those of the head, or a :class:`CompositionLoss` of each with other weights or another scale;
+            those that add up tasks have no loss.
         weighting: learned weights of the tasks and compositions instead of ``Task.weight``, built for their names. Its
             parameter must be passed to the optimizer.
         regularisers: of the maps of density tasks, each added to the total without the weighting.
@@ -67,7 +68,11 @@ class TaskLoss(nn.Module):
     ) -> None:
         super().__init__()
         self.tasks = check_tasks(tasks, kinds=get_args(Kind), owner="TaskLoss")
-        self.compositions = tuple(CompositionLoss(own) if isinstance(own, Composition) else own for own in compositions)
+        self.compositions = tuple(
+            CompositionLoss(own) if isinstance(own, Composition) else own
+            for own in compositions
+            if not (isinstance(own, Composition) and own.adds_tasks)
+        )
         self._scales_checked = weighting is not None  # learned weights begin with equal parts
         self.weighting = weighting
         self.regularisers = tuple(regularisers)

@@ -297,7 +297,7 @@ def _declared(
 def _masses(tasks: Mapping[str, Task], compositions: Sequence[Any], targets: Mapping[str, Tensor]) -> dict[str, str]:
     """Ratio task -> the task of the mass that its shares are of."""
     masses: dict[str, str] = {}
-    for composition in compositions:
+    for composition in (own for own in compositions if own.total or own.ratio):  # others add up tasks
         total, ratio = tasks.get(composition.total), tasks.get(composition.ratio)
         if total is None or total.kind not in ("regression", "density") or total.dim != 1:
             raise ConfigError(

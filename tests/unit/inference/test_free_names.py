@@ -1,0 +1,98 @@
+"""Names of tasks as tables have them: blanks, units, other alphabets; saved, predicted, drawn and exported."""
+
+from __future__ import annotations
+
+import csv
+import json
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from dinoneck import (
+    Backbone,
+    ConfigError,
+    DenseHead,
+    HeadCheckpoint,
+    PatchMeanHead,
+    Predictor,
+    Task,
+    load_backbone,
+    save_head,
+)
+from dinoneck.checkpoint import model_card
+from dinoneck.cli.main import main
+from dinoneck.export import export_model
+from dinoneck.losses import TaskLoss
+from dinoneck.viz import heat_figure
+
+NAMES = ("crop cover (%)", "Höhe cm", '1. yield t/ha, "dry"', "the gate", "a|b`c`", "数量", "$x_1$", "=1+1")
+TASKS = [Task(name, kind="density", unit="g") for name in NAMES]
+STATE = Task("soil type", dim=2, kind="classification", labels=("wet clay", "sand"))
+
+
+@pytest.fixture
+def head(tiny: Backbone, tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    save_head(tmp_path / "head.safetensors", DenseHead(64, TASKS, hidden_dim=8, depth=0), backbone=tiny)
+    Image.new("RGB", (48, 32), (10, 200, 30)).save(tmp_path / "a.png")
+    return tmp_path / "head.safetensors"
+
+
+def test_a_head_is_saved_loaded_and_described_by_these_names(head: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    checkpoint = HeadCheckpoint.load(head)
+    assert [task["name"] for task in checkpoint.meta["tasks"]] == list(NAMES)
+    assert not [key for key in checkpoint.state_dict if "crop" in key], "parameters are numbered, not named by tasks"
+    rows = [line for line in model_card(checkpoint).splitlines() if line.startswith("| `") and "density" in line]
+    assert len(rows) == len(NAMES) and "| `crop cover (%)` |" in rows[0] and "| `a¦bˋcˋ` |" in rows[4]
+    assert {row.count("|") for row in rows} == {8}
+    assert main(["inspect", str(head)]) == 0
+    assert "crop cover (%) (density" in capsys.readouterr().out
+
+
+@pytest.mark.filterwarnings("ignore:Glyph")  # matplotlib's font has no glyphs of every alphabet
+def test_a_table_and_pictures_have_them(head: Path, tiny: Backbone) -> None:
+    image, out = head.with_name("a.png"), head.with_name("p.csv")
+    predict = ["predict", str(image), "--heads", str(head), "--maps", "--overlap", "0", "--tile", "32", "--out"]
+    assert main([*predict, str(out)]) == 0
+    with out.open(newline="", encoding="utf-8") as file:
+        [row] = csv.DictReader(file)
+    assert list(row) == ["image", *NAMES]
+    [result] = Predictor(head, tiny, tile=32)(image, maps=True)
+    assert [float(row[name]) for name in NAMES] == pytest.approx([result[name] for name in NAMES], rel=1e-5)
+    assert set(result["maps"]) == set(NAMES)
+    figure = heat_figure([image], [result], tasks=TASKS)
+    figure.savefig(BytesIO(), format="png")
+    assert main(["viz", "report", str(head), str(image), "--out", str(out.with_suffix(".html"))]) == 0
+    assert "crop cover (%)" in out.with_suffix(".html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("form", ["pt2", pytest.param("onnx", marks=pytest.mark.slow)])
+def test_an_exported_model_names_its_outputs_so(form: str, tmp_path: Path) -> None:
+    if form == "onnx":
+        pytest.importorskip("onnxscript")
+    backbone = load_backbone("dinoneck_tiny", layers=[0])
+    heads = [DenseHead(64, TASKS[:3], 8, 0), PatchMeanHead(64, [Task("images"), STATE], 8)]
+    done = export_model(heads, tmp_path / f"m.{form}", format=form, backbone=backbone, maps=True)  # type: ignore[arg-type]
+    alone = {*NAMES[:3], "images", "soil type"}
+    assert set(done.outputs) == alone | {f"{name}.map" for name in alone}
+    assert done.parity is not None and done.parity.largest < 1e-4
+    json.dumps(done.description)
+
+
+def test_names_that_another_output_has_are_refused(tiny: Backbone) -> None:
+    for name in ("cover.map", "photo.gate"):
+        with pytest.raises(ConfigError, match=f"{name!r} is that of another output"):
+            Task(name)
+    predictor = Predictor(PatchMeanHead(64, [Task("maps")], 8), tiny)
+    assert set(predictor(torch.zeros(3, 32, 32))[0]) == {"maps"}
+    with pytest.raises(ConfigError, match="'maps', as an entry of results with maps"):
+        predictor(torch.zeros(3, 32, 32), maps=True)
+
+
+def test_losses_are_named_by_them() -> None:
+    outputs, targets = ({name: torch.full((2, 1), value) for name in NAMES} for value in (0.0, 1.0))
+    _, parts = TaskLoss([Task(name) for name in NAMES])(outputs, targets)
+    assert list(parts) == list(NAMES)

@@ -1,0 +1,153 @@
+"""Sums of a head's tasks, declared in the head: they never contradict the parts, wherever these are predicted."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from dinoneck import (
+    Backbone,
+    Composition,
+    ConfigError,
+    DenseHead,
+    HeadCheckpoint,
+    HeadEnsemble,
+    PatchMeanHead,
+    Predictor,
+    TargetTransform,
+    Task,
+    Tokens,
+    load_backbone,
+    save_head,
+)
+from dinoneck.checkpoint import model_card
+from dinoneck.cli.main import main
+from dinoneck.export import export_head, export_model
+from dinoneck.heads import Head
+from dinoneck.losses import CompositionLoss, TaskLoss, UncertaintyWeighting
+from dinoneck.training import MemoryTokens, fit
+
+PARTS = ("leaf", "stem", "dead wood")
+SUMS = {"above": ("leaf", "stem"), "plant (g)": PARTS}
+ADDED = Composition(PARTS, SUMS, "sums")
+
+
+def head_of(kind: str, seed: int = 0) -> Head:
+    """Parts of different scales, about half of which are below the minimum before it."""
+    torch.manual_seed(seed)
+    if kind == "dense":
+        scale = TargetTransform(mean=0.0, std=1e5)
+        tasks = [Task(name, kind="density", unit="g", minimum=0.0, transform=scale) for name in PARTS]
+        return DenseHead(64, tasks, hidden_dim=8, depth=0, compositions=[ADDED]).eval()
+    each = enumerate(PARTS)
+    tasks = [Task(name, unit="g", minimum=0.0, transform=TargetTransform(mean=i, std=40.0 + i)) for i, name in each]
+    return PatchMeanHead(64, tasks, hidden_dim=8, compositions=[ADDED]).eval()
+
+
+def tokens(grid: tuple[int, int] = (3, 5), seed: int = 0) -> Tokens:
+    x = torch.randn(3, 1 + grid[0] * grid[1], 64, generator=torch.Generator().manual_seed(seed))
+    size = (16 * grid[0], 16 * grid[1])
+    return Tokens.from_sequence(x, image_size=size, patch_size=16, num_prefix_tokens=1, layers=(0,), normed=True)
+
+
+def check(values: Any) -> None:
+    """Above and plant are the sums of the values of the parts."""
+    leaf, stem, dead = (torch.as_tensor(values[name]).detach().double().numpy().reshape(-1) for name in PARTS)
+    above, plant = torch.as_tensor(values["sums"]).detach().double().numpy().reshape(-1, 2).T
+    assert above == pytest.approx(leaf + stem, rel=1e-5)
+    assert plant == pytest.approx(leaf + stem + dead, rel=1e-5)
+    assert min(leaf.min(), stem.min(), dead.min()) >= 0
+
+
+@pytest.mark.parametrize("kind", ["dense", "patch_mean"])
+def test_a_head_predicts_them_after_the_minimum_and_stores_them(kind: str, tmp_path: Path) -> None:
+    head = head_of(kind)
+    values = head.predict(tokens())
+    assert list(values) == [*PARTS, "sums"] and list(head.predicted[-1].columns) == list(SUMS)
+    assert any((values[name] == 0).any() for name in PARTS), "the test needs a clipped part"
+    check(values)
+    HeadCheckpoint.from_module(head).save(tmp_path / "h.safetensors")
+    again: Any = HeadCheckpoint.load(tmp_path / "h.safetensors").build()
+    assert again.compositions == (ADDED,) and torch.equal(again.predict(tokens())["sums"], values["sums"])
+
+
+@pytest.mark.parametrize("reduce", ["mean", "median"])
+def test_ensembles_add_the_averaged_parts(reduce: Any) -> None:
+    heads = [head_of("patch_mean", seed) for seed in range(4)]
+    bare = PatchMeanHead(64, heads[3].tasks, hidden_dim=8).eval()
+    bare.load_state_dict(heads.pop().state_dict())
+    check(HeadEnsemble([*heads, bare], reduce=reduce).predict(tokens()))
+
+
+@pytest.mark.parametrize("kind", ["dense", "patch_mean"])
+@pytest.mark.parametrize("reduce", ["mean", "median"])
+def test_views_and_tiles_and_several_heads(
+    kind: str, reduce: Any, blind: Backbone, patchwork: Callable[[int, int], Tensor]
+) -> None:
+    heads = [head_of(kind, seed) for seed in range(3)]
+    for tta in ("none", "d6"):
+        [whole] = Predictor(heads, blind, tta, reduce=reduce)(patchwork(7, 5))  # type: ignore[arg-type]
+        [tiled] = Predictor(heads, blind, tta, reduce=reduce, tile=(48, 64), overlap=16)(patchwork(7, 5))  # type: ignore[arg-type]
+        check(whole)
+        check(tiled)
+
+
+def test_tables_submissions_and_cards(tmp_path: Path, tiny: Backbone, capsys: pytest.CaptureFixture[str]) -> None:
+    Image.new("RGB", (48, 32), (10, 200, 30)).save(tmp_path / "a.png")
+    save_head(tmp_path / "h.safetensors", head_of("dense", 3), backbone=tiny)
+    predict = ["predict", "--heads", str(tmp_path / "h.safetensors"), "--out"]
+    assert main([*predict, str(tmp_path / "p.csv"), str(tmp_path / "a.png")]) == 0
+    (tmp_path / "test.csv").write_text("sample_id,image_path,target_name\n1,a.png,above\n2,a.png,leaf\n")
+    assert main([*predict, str(tmp_path / "s.csv"), "--csv", str(tmp_path / "test.csv")]) == 0
+    [row], asked = ([*csv.DictReader(StringIO((tmp_path / name).read_text()))] for name in ("p.csv", "s.csv"))
+    assert list(row) == ["image", *PARTS, *SUMS]
+    assert float(row["above"]) == pytest.approx(float(row["leaf"]) + float(row["stem"]), rel=1e-4)
+    assert [entry["target"] for entry in asked] == [row["above"], row["leaf"]]
+    assert "`above = leaf + stem, plant (g) = leaf + stem + dead wood`" in model_card(tmp_path / "h.safetensors")
+    assert main(["inspect", str(tmp_path / "h.safetensors")]) == 0
+    assert "sums (regression, dim 2, g, at least 0, above = leaf + stem" in capsys.readouterr().out
+
+
+def test_exports_have_them(tmp_path: Path) -> None:
+    backbone = load_backbone("dinoneck_tiny", layers=[0])
+    head = head_of("dense")
+    done = export_model(head, tmp_path / "m.pt2", format="pt2", backbone=backbone)
+    assert done.outputs == (*PARTS, "sums") and done.description["outputs"][-1]["labels"] == [*SUMS]
+    check(torch.export.load(tmp_path / "m.pt2").module()(torch.rand(2, 3, 48, 32)))
+    record = backbone.record() | {"num_registers": 0}
+    export_head(HeadCheckpoint.from_module(head, backbone=record), tmp_path / "h.pt2", format="pt2")
+    check(torch.export.load(tmp_path / "h.pt2").module()(tokens()))
+
+
+def test_they_have_no_loss(tiny: Backbone) -> None:
+    head = head_of("patch_mean")
+    assert TaskLoss(head.tasks, head.compositions, UncertaintyWeighting(PARTS)).compositions == ()
+    with pytest.raises(ConfigError, match="'sums' adds up tasks, which have losses of their own"):
+        CompositionLoss(ADDED)
+    source = MemoryTokens.extract(tiny, [torch.rand(3, 32, 32) for _ in range(4)], list("abcd"))
+    targets = {name: np.arange(4.0) + i for i, name in enumerate(PARTS)}
+    history = fit(head, source, targets=targets, target_ids=source.ids, ids=source.ids, epochs=1, batch_size=2, lr=1e-3)
+    assert "sums" not in history[-1] and set(PARTS) <= set(history[-1])
+
+
+def test_what_cannot_be_added_is_refused() -> None:
+    tasks = [Task("a", unit="g"), Task("b", unit="cm"), Task("c", dim=2), Task("d", unit="g")]
+    for parts, sums, message in (
+        (("a", "x"), {"s": ("a",)}, "needs task 'x'; there are a, b, c, d"),
+        (("a", "c"), {"s": ("a",)}, "needs task 'c' of kind regression or density with dim 1"),
+        (("a", "b"), {"s": ("a", "b")}, r"tasks of different units: a \(g\), b \(cm\)"),
+        (("a", "d"), {"b": ("a", "d")}, "outputs named b"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            PatchMeanHead(64, tasks, compositions=[Composition(parts, sums, "sums")])  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"Composition\(sums=\) is empty"):
+        Composition(("a", "d"), (), "sums")
