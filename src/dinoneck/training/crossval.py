@@ -231,7 +231,10 @@ def _fit(
         loss=weighting,
         target_weights={name: x for name, x in table.weights.items() if name in targets} or None,
         groups=dict(zip(table.ids, table.groups, strict=True)) if table.groups else None,
-        callbacks=callbacks,
+        epochs=recipe.epochs,
+        batch_size=recipe.batch_size,
+        lr=recipe.lr,
+        seed=recipe.seed,
     )
 
 

@@ -12,10 +12,10 @@ from dinoneck import registry
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.backbones.known import DINOV3_SMALL, TINY
 from dinoneck.backbones.load import load_backbone
-from dinoneck.data.labels import DenseLabels, count_classes
+from dinoneck.data.labels import DenseLabels
 from dinoneck.data.pasture import Pasture
 from dinoneck.data.photos import Preprocessing
-from dinoneck.data.tables import PhotoTable, read_folders, read_masks, read_table
+from dinoneck.data.tables import PhotoTable, read_table
 from dinoneck.devices import local_device
 from dinoneck.errors import ConfigError, StoreError
 from dinoneck.store.feature_store import FeatureStore
@@ -54,9 +54,11 @@ class Inputs:
         return MemoryTokens.extract(self.backbone, self.table.images, self.table.ids, preprocess=self.preprocess)
 
     def cells(self, config: TrainConfig) -> CellTargets | None:
-        """Return the masks of the images on their patch grid; None where the table has none."""
-        if self.table.labels is None:
+        """Return the masks of the images on their patch grid; None where the config names none."""
+        if config.data.labels is None:
             return None
+        if self.table.labels is None:
+            raise ConfigError(f"data.labels is {config.data.labels!r}, and the table has no labels")
         if self.preprocess is None:
             raise ConfigError("masks need to know how the images were prepared; pass tokens of a store or a backbone")
         kinds = {name: task.kind for name, task in config.tasks.items() if task.kind in ("dense", "segmentation")}
@@ -69,6 +71,8 @@ class Inputs:
         classes = config.data.classes
         if config.data.label_kind == "numbers":
             return CellTargets.read(self.table, DenseLabels(), self.preprocess, classes, name, "dense")
+        from dinoneck.data.labels import count_classes
+
         classes = classes or tuple(map(str, range(count_classes(self.table.labels))))
         how = DenseLabels(classes=len(classes))
         return CellTargets.read(self.table, how, self.preprocess, classes, name, kind)  # type: ignore[arg-type]
@@ -142,6 +146,8 @@ def _without_table(data: DataConfig, columns: Mapping[str, Any]) -> PhotoTable:
         raise ConfigError(f"{', '.join(given)}: these describe a table; name it with data.csv (--csv)")
     if data.images is None:
         return Pasture(seed=0).table(range(data.pasture))
+    from dinoneck.data.folders import read_folders, read_masks
+
     return read_folders(data.images) if data.labels is None else read_masks(data.images, data.labels)
 
 

@@ -24,7 +24,6 @@ from dinoneck.training.config import TrainConfig
 from dinoneck.training.crossval import Callback, CrossValidation, cross_validate, fold_folder, make_folds
 from dinoneck.training.folds import Fold, check_folds
 from dinoneck.training.inputs import Inputs, open_inputs
-from dinoneck.training.loggers import TensorBoardLogger, WandbLogger
 from dinoneck.training.report import fold_scores, scores_of
 from dinoneck.training.state import LOG
 from dinoneck.training.targets import check_minimum, check_varies
@@ -216,7 +215,7 @@ def _write(
             shutil.copyfile(fold_folder(folder / UNFINISHED, fold) / LOG, new / LOGS / f"fold-{fold}.jsonl")
         header, *rows = result.out_of_fold()
         write_text(new / PREDICTIONS, csv_text(header, rows))
-        write_text(new / REPORT, json.dumps(report, indent=2, sort_keys=True, allow_nan=False) + "\n")
+        write_text(new / REPORT, json.dumps(report, indent=2, allow_nan=False) + "\n")
         for path in _results(folder):
             if path.name == REPORT or not (new / path.relative_to(folder)).exists():
                 path.unlink()
