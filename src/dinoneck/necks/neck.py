@@ -42,7 +42,7 @@ class Neck(Configured, nn.Module, ABC):
     """
 
     embed_dim: int
-    num_layers: int | None
+    num_layers: int | None = None
     patch_size: int
     out_channels: int
     strides: tuple[float, ...]
