@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from dinoneck.errors import ConfigError, DataError, did_you_mean
+from dinoneck.errors import ConfigError, DataError, did_you_mean, missing_extra
 
 _Rows = np.ndarray[Any, np.dtype[np.int64]]
 Fold = tuple[_Rows, _Rows]
@@ -34,8 +34,9 @@ def group_folds(
         ``(train, valid)`` row indices per fold, ascending; every row is in exactly one ``valid``.
 
     Raises:
-        ConfigError: if ``n_folds`` is below 2, or for ``stratify`` without scikit-learn.
+        ConfigError: if ``n_folds`` is below 2.
         DataError: if there are fewer groups than folds, a row has no group or no class, or a fold would be empty.
+        ImportError: for ``stratify`` without scikit-learn, which the extra ``stratify`` brings.
 
     Examples:
         >>> [valid.tolist() for _, valid in group_folds(["a", "a", "b", "c"], 2, seed=0)]
@@ -154,7 +155,7 @@ def _stratified(of_row: _Rows, classes: _Rows, n_folds: int, seed: int) -> list[
     try:
         from sklearn.model_selection import StratifiedGroupKFold
     except ImportError as error:
-        raise ConfigError("stratified folds need scikit-learn: pip install scikit-learn") from error
+        raise missing_extra("scikit-learn", "stratify") from error
     if len(classes) != len(of_row):
         raise DataError(f"stratify holds {len(classes)} classes for {len(of_row)} rows; expected one per row")
     row_fold = np.full(len(of_row), -1)

@@ -162,12 +162,12 @@ def _scored(
     terms: Sequence[_Array], matrix: _Array, labels: Sequence[str], split: Split, scores: Mapping[str, _Score]
 ) -> dict[str, Any]:
     """The scores of a method, and where terms of the head follow its own (n, 3, K), what the head's are better by."""
-    draws = [split.draws(each) for each in terms]
-    found: dict[str, Any] = {name: split.summary(terms[0], draws[0], score) for name, score in scores.items()}
-    if len(draws) > 1:
-        own, head = draws
+    draws = split.draws(np.stack(terms, axis=1))
+    own = None if draws is None else draws[:, 0]
+    found: dict[str, Any] = {name: split.summary(terms[0], own, score) for name, score in scores.items()}
+    if len(terms) > 1:
         found["head_minus"] = {
-            name: None if own is None or head is None else interval(score(head) - score(own))
+            name: None if draws is None else interval(score(draws[:, 1]) - score(draws[:, 0]))
             for name, score in scores.items()
         }
     return {"labels": list(labels), **found, "confusion_matrix": matrix.tolist()}

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dinoneck import ConfigError, DataError
+from dinoneck import DataError
 from dinoneck.training import group_folds
 from dinoneck.training.folds import Fold, check_folds, folds_by_id, folds_of
 
@@ -47,7 +47,7 @@ def test_stratified_folds_name_what_is_missing(monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(DataError, match="cannot be stratified"):
         group_folds("abc", 3, 0, stratify="abc")
     monkeypatch.setitem(sys.modules, "sklearn.model_selection", None)
-    with pytest.raises(ConfigError, match="pip install scikit-learn"):
+    with pytest.raises(ImportError, match=r"scikit-learn is not installed.*pip install 'dinoneck\[stratify\]'"):
         group_folds(GROUPS, 4, 0, stratify=CLASSES)
 
 

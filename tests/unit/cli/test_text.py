@@ -1,0 +1,95 @@
+"""The terminal's tables of classes and masks, and where the head is better than a baseline, in words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dinoneck.cli import text
+from dinoneck.training.scores import Split, class_scores, mask_scores
+
+N, LABELS = 60, ("soil", "weed", "crop")
+TRUE = np.arange(N) % 3
+ALWAYS_SOIL = np.zeros(N, int)
+HALF = np.where(np.arange(N) % 2, TRUE, 0)  # right in 2 of 3 images
+
+
+def split(groups: int) -> Split:
+    return Split([np.arange(30), np.arange(30, 60)], [row % groups for row in range(N)])
+
+
+def classes(head: np.ndarray, *, groups: int = 20, **baselines: np.ndarray) -> dict[str, Any]:
+    methods = {name: class_scores(pred, TRUE, LABELS, split(groups), head=head) for name, pred in baselines.items()}
+    methods["head"] = class_scores(head, TRUE, LABELS, split(groups))
+    return {"classes": {"kind": methods}, "predicted": N, "groups_predicted": groups}
+
+
+def test_classes_are_tables_and_a_verdict() -> None:
+    lines = text.class_lines(classes(TRUE, ridge=HALF, knn=TRUE))
+    means, each, confusions, *verdicts = lines
+    head, ridge, knn = (line.split() for line in means.splitlines()[2:])
+    assert head == ["head", "1.000", "1.00", "...", "1.00", "1.000", "1.000", "1.00", "...", "1.00", "1.000"]
+    assert ridge[:2] == ["ridge", "0.667"] and knn[1:] == head[1:]
+    assert each.splitlines()[2].split() == ["soil", "33.3%", "1.000", f"{40 / 60:.3f}", "1.000"]
+    assert [line.split() for line in confusions.splitlines()[2:]] == [
+        ["soil", "20", "0", "0"],
+        ["weed", "0", "20", "0"],
+        ["crop", "0", "0", "20"],
+    ]
+    assert verdicts == [
+        f"kind, {score}: the head is better than ridge; the head shows no clear difference from knn."
+        for score in ("accuracy", "macro F1")
+    ]
+    assert "ridge is ahead of the head" in text.class_lines(classes(HALF, ridge=TRUE))[3]
+
+
+@pytest.mark.parametrize(
+    ("report", "expected"),
+    [
+        (classes(TRUE, groups=6, ridge=HALF), ["kind, 6 groups: too few groups to tell"]),
+        (classes(TRUE), []),
+        (
+            classes(ALWAYS_SOIL),
+            ["kind: the accuracy of 0.333 is not above 0.333, the share of soil, so always predicting soil is as good"],
+        ),
+        (classes(np.full(N, -1), ridge=HALF), ["kind: nothing was predicted whose class is known"]),
+    ],
+)
+def test_verdicts_of_classes_claim_no_more_than_the_data_show(report: dict[str, Any], expected: list[str]) -> None:
+    found = text.class_lines(report)[3:]
+    assert len(found) == len(expected)
+    assert all(line.startswith(start) for line, start in zip(found, expected, strict=True))
+
+
+def test_few_images_with_a_class_are_too_few_to_compare() -> None:
+    report = classes(TRUE, ridge=HALF)
+    known = np.where(np.arange(N) < 40, TRUE, -1)
+    for method, pred in (("head", TRUE), ("ridge", HALF)):
+        report["classes"]["kind"][method] = class_scores(pred, known, LABELS, split(20), head=TRUE)
+    assert text.class_lines(report)[3].startswith("kind, 40 images: too few to tell")
+
+
+def test_masks_are_tables_and_a_verdict() -> None:
+    matrices = np.tile(np.array([[90, 10], [40, 60]]), (N, 1, 1))
+    own, best = ("soil", "\x1b[31mweed\n"), np.tile(np.diag([100, 100]), (N, 1, 1))
+    methods = {
+        "head": mask_scores(best, own, split(20)),
+        "ridge": mask_scores(matrices, own, split(20), head=best),
+    }
+    report = {"masks": {"cover": methods}, "predicted": N, "groups_predicted": 20}
+    means, each, *verdicts = text.mask_lines(report)
+    assert means.splitlines()[0].split()[3:5] == ["mean", "IoU"]
+    assert "pixel accuracy" in means.splitlines()[0]
+    assert means.splitlines()[3].split()[:2] == ["ridge", f"{(90 / 140 + 60 / 110) / 2:.3f}"]
+    assert each.splitlines()[3].split() == [r"\x1b[31mweed\n", "50.0%", "1.000", f"{60 / 110:.3f}"]
+    assert verdicts == [f"cover, {score}: the head is better than ridge." for score in ("mean IoU", "pixel accuracy")]
+    assert text.mask_lines({}) == text.class_lines({}) == []
+
+
+def test_a_confusion_matrix_of_many_classes_is_left_to_the_report() -> None:
+    labels = [f"species {i}" for i in range(30)]
+    scores = class_scores(TRUE, TRUE, labels, split(20))
+    lines = text.class_lines({"classes": {"kind": {"head": scores}}, "groups_predicted": 20})
+    assert lines[2] == "kind: the confusion matrix of 30 classes is in report.json."
