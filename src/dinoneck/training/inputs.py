@@ -12,7 +12,8 @@ from dinoneck import registry
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.backbones.known import DINOV3_SMALL, TINY
 from dinoneck.backbones.load import load_backbone
-from dinoneck.data.labels import DenseLabels
+from dinoneck.data.folders import read_folders, read_masks
+from dinoneck.data.labels import DenseLabels, count_classes
 from dinoneck.data.pasture import Pasture
 from dinoneck.data.photos import Preprocessing
 from dinoneck.data.tables import PhotoTable, read_table
@@ -71,8 +72,6 @@ class Inputs:
         classes = config.data.classes
         if config.data.label_kind == "numbers":
             return CellTargets.read(self.table, DenseLabels(), self.preprocess, classes, name, "dense")
-        from dinoneck.data.labels import count_classes
-
         classes = classes or tuple(map(str, range(count_classes(self.table.labels))))
         how = DenseLabels(classes=len(classes))
         return CellTargets.read(self.table, how, self.preprocess, classes, name, kind)  # type: ignore[arg-type]
@@ -146,8 +145,6 @@ def _without_table(data: DataConfig, columns: Mapping[str, Any]) -> PhotoTable:
         raise ConfigError(f"{', '.join(given)}: these describe a table; name it with data.csv (--csv)")
     if data.images is None:
         return Pasture(seed=0).table(range(data.pasture))
-    from dinoneck.data.folders import read_folders, read_masks
-
     return read_folders(data.images) if data.labels is None else read_masks(data.images, data.labels)
 
 

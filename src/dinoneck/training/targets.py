@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dinoneck.data.image_files import SUFFIXES
 from dinoneck.data.tables import PhotoTable
 from dinoneck.errors import ConfigError, DataError, counted
 from dinoneck.losses.composition import CompositionLoss
 from dinoneck.losses.task_loss import TaskLoss
-from dinoneck.store.photo_ids import SUFFIXES
 from dinoneck.tasks import Task
 
 _SHOWN = 3
