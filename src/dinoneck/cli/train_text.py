@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dinoneck.cli import text
-from dinoneck.errors import counted
 
 if TYPE_CHECKING:
     from dinoneck.data.photos import Photo, Preprocessing
@@ -17,8 +16,6 @@ if TYPE_CHECKING:
 _BENT = 1.02
 _MANY_PATCHES = 4096
 _ENOUGH_ALONG = 40
-_ENOUGH_TO_TELL = 50
-_ENOUGH_GROUPS = 10
 
 
 def describe_tokens(config: TrainConfig, inputs: Inputs) -> list[str]:
@@ -74,10 +71,6 @@ def comparison(report: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _listed(scores: dict[str, float | None]) -> str:
-    return ", ".join(f"{name} {'–' if score is None else f'{score:.3f}'}" for name, score in scores.items())
-
-
 def describe_size(preprocess: Preprocessing, image: Photo) -> list[str]:
     """Return what an image is prepared to, and what is lost on the way."""
     from dinoneck.data.photos import photo_size
@@ -121,43 +114,20 @@ def describe_many(preprocess: Preprocessing, grid: GridSize) -> list[str]:
 
 def verdicts(report: dict[str, Any]) -> list[str]:
     """State in plain words where the head is better or worse than the baselines, as far as the intervals show it."""
-    scores, differences, targets = report["scores"], report["head_minus"], list(report["mae"]["head"])
+    scores, targets = report["scores"]["head"], list(report["mae"]["head"])
     names = [*targets, "overall"] if len(targets) > 1 else targets
-    lines = [
-        f"{name}: it does not vary among the images predicted; there is no R²."
-        for name in names
-        if scores["head"][name] is None
-    ]
-    if report["predicted"] < _ENOUGH_TO_TELL:
-        lines.append(
-            f"{counted(report['predicted'], 'image')}: too few to tell whether the head or a baseline is better. About "
-            f"{_ENOUGH_TO_TELL} are needed."
-        )
-    elif report["groups_predicted"] < _ENOUGH_GROUPS:
-        lines.append(
-            f"{counted(report['groups_predicted'], 'group')}: too few groups to tell whether the head or a baseline is "
-            f"better. About {_ENOUGH_GROUPS} are needed."
-        )
+    lines = [f"{name}: it does not vary among the images; there is no R²." for name in names if scores[name] is None]
+    too_few = text.too_few(report["predicted"], report["groups_predicted"])
+    if too_few is not None:
+        lines.append(too_few)
     else:
-        lines += _compared(differences, [name for name in names if scores["head"][name] is not None])
-    useless = [name for name in targets if (score := scores["head"][name]) is not None and score <= 0]
+        intervals = {name: {method: row[name] for method, row in report["head_minus"].items()} for name in names}
+        lines += [text.compared(name, ends) for name, ends in intervals.items() if scores[name] is not None]
+    useless = [name for name in targets if scores[name] is not None and scores[name] <= 0]
     if useless:
         lines.append(f"{', '.join(useless)}: R² is not above 0, so the head is no better than the mean of all images.")
     return lines
 
 
-def _compared(differences: dict[str, dict[str, Any]], names: list[str]) -> list[str]:
-    lines, clear = [], True
-    for name in names:
-        intervals = {method: row[name] for method, row in differences.items()}
-        ahead = [method for method, ends in intervals.items() if ends is not None and ends[0] > 0]
-        behind = [method for method, ends in intervals.items() if ends is not None and ends[1] < 0]
-        even = [method for method in intervals if method not in (*ahead, *behind)]
-        parts = [f"the head is better than {', '.join(ahead)}"] if ahead else []
-        parts += [f"{', '.join(behind)} {'is' if len(behind) == 1 else 'are'} ahead of the head"] if behind else []
-        parts += [f"the head shows no clear difference from {', '.join(even)}"] if even else []
-        clear = clear and not (behind or even)
-        lines.append(f"{name}: {'; '.join(parts)}.")
-    if clear and names:
-        return ["The head is better than every baseline on every target: no interval of the difference holds 0."]
-    return lines
+def _listed(scores: dict[str, float | None]) -> str:
+    return ", ".join(f"{name} {'-' if score is None else f'{score:.3f}'}" for name, score in scores.items())

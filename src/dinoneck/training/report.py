@@ -28,7 +28,7 @@ def scores_of(result: CrossValidation) -> dict[str, Any]:
     * ``head_minus``: baseline -> 95 % interval of the head's R² minus the baseline's;
     * ``values``: target -> R² of the head, pooled with its 95 % interval, and per fold.
 
-    ``classes`` (target -> method -> scores), ``masks`` (method -> scores), ``cell_scores`` (R² per output of a dense
+    ``classes`` (target -> method -> scores), ``masks`` (task -> method -> scores), ``cell_scores`` (R² per output of a dense
     task) and ``auxiliary_scores`` follow where the run has them.
     """
     table, rows = result.table, result.rows
@@ -55,7 +55,13 @@ def scores_of(result: CrossValidation) -> dict[str, Any]:
     if result.classes:
         report["classes"] = {
             name: {
-                method: class_scores(predicted, table.targets[name].astype(np.int64), table.classes[name], split)
+                method: class_scores(
+                    predicted,
+                    table.targets[name],
+                    table.classes[name],
+                    split,
+                    head=None if method == HEAD else methods[HEAD],
+                )
                 for method, predicted in methods.items()
             }
             for name, methods in result.classes.items()
@@ -63,7 +69,12 @@ def scores_of(result: CrossValidation) -> dict[str, Any]:
     cells = result.cell_targets
     if cells is not None and result.masks:
         labels = cells.labels or tuple(map(str, range(cells.values.shape[1])))
-        report["masks"] = {method: mask_scores(counts, labels, split) for method, counts in result.masks.items()}
+        report["masks"] = {
+            cells.name: {
+                method: mask_scores(counts, labels, split, head=None if method == HEAD else result.masks[HEAD])
+                for method, counts in result.masks.items()
+            }
+        }
     if cells is not None and result.cells is not None:
         report["cell_scores"] = cells.scores(result.cells, rows)
     if result.auxiliary:
@@ -71,21 +82,24 @@ def scores_of(result: CrossValidation) -> dict[str, Any]:
     return report
 
 
-def fold_scores(result: CrossValidation) -> list[dict[str, float]]:
-    """Return the metrics of each fold's own head on the images of the fold, by the names that head files keep."""
+def fold_scores(result: CrossValidation, report: Mapping[str, Any]) -> list[dict[str, float]]:
+    """Return the metrics of each fold's own head on the images of the fold, by the names that head files keep.
+
+    Args:
+        result: the cross-validation.
+        report: its :func:`scores_of`.
+    """
     found: list[dict[str, float]] = [{} for _ in result.folds]
     true = np.stack(list(result.values.values()), axis=1) if result.values else np.zeros((len(result.table), 0))
-    report = scores_of(result)
     for i, (_, valid) in enumerate(result.folds):
         if result.values:
             row = _row(result, result.predictions[HEAD][valid], true[valid])
             found[i] |= {f"R2 {name}": value for name, value in row.items() if value is not None}
-        named = {name: methods[HEAD] for name, methods in report.get("classes", {}).items()}
-        named |= {"": report["masks"][HEAD]} if "masks" in report else {}
-        for name, scores in named.items():
+        for name, methods in {**report.get("classes", {}), **report.get("masks", {})}.items():
+            scores = methods[HEAD]
             for metric in ("accuracy", "macro_f1", "mean_iou", "pixel_accuracy"):
                 if metric in scores and (value := scores[metric]["folds"][i]) is not None:
-                    found[i][f"{metric} {name}".strip()] = value
+                    found[i][f"{metric} {name}"] = value
     return found
 
 

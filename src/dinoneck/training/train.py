@@ -210,7 +210,7 @@ def _write(
         for name in (HEADS, LOGS):
             (new / name).mkdir()
             (folder / name).mkdir(exist_ok=True)
-        for fold, head, scores in zip(result.numbers, result.heads, fold_scores(result), strict=True):
+        for fold, head, scores in zip(result.numbers, result.heads, fold_scores(result, report), strict=True):
             _checkpoint(head, fold, config, inputs, scores).save(new / HEADS / f"fold-{fold}.safetensors")
             shutil.copyfile(fold_folder(folder / UNFINISHED, fold) / LOG, new / LOGS / f"fold-{fold}.jsonl")
         header, *rows = result.out_of_fold()
