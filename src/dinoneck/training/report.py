@@ -28,8 +28,8 @@ def scores_of(result: CrossValidation) -> dict[str, Any]:
     * ``head_minus``: baseline -> 95 % interval of the head's R² minus the baseline's;
     * ``values``: target -> R² of the head, pooled with its 95 % interval, and per fold.
 
-    ``classes`` (target -> method -> scores), ``masks`` (task -> method -> scores), ``cell_scores`` (R² per output of a dense
-    task) and ``auxiliary_scores`` follow where the run has them.
+    ``classes`` (target -> method -> scores), ``masks`` (task -> method -> scores), ``cell_scores`` (R² per output of a
+    dense task) and ``auxiliary_scores`` follow where the run has them.
     """
     table, rows = result.table, result.rows
     split = Split([valid for _, valid in result.folds], result.groups)
