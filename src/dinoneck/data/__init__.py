@@ -11,8 +11,7 @@ _HOMES = homes(
     patterns=["Pattern", "Patterns"],
     photo_pixels=["to_photo_pixels", "to_prepared_pixels"],
     photos=["Preprocessing", "photo_size"],
-    tables=["PhotoTable", "Table", "read_csiro", "read_csiro_test", "read_csv"],
-    z_score=["read_z_score"],
+    tables=["PhotoTable", "Table", "read_csiro", "read_csiro_test", "read_csv", "read_table"],
 )
 
 __all__ = [*_HOMES]

@@ -17,4 +17,4 @@ from dinoneck.data.tables import Table as Table
 from dinoneck.data.tables import read_csiro as read_csiro
 from dinoneck.data.tables import read_csiro_test as read_csiro_test
 from dinoneck.data.tables import read_csv as read_csv
-from dinoneck.data.z_score import read_z_score as read_z_score
+from dinoneck.data.tables import read_table as read_table

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from dinoneck.atomic import write_text, write_whole
-from dinoneck.data.tables import CSIRO_WEIGHTS, PhotoTable, csv_text
+from dinoneck.data.tables import CSIRO_SUMS, CSIRO_WEIGHTS, Table, csv_text
 from dinoneck.errors import ConfigError
 
 STATES = ("Tas", "Vic", "NSW", "WA")
@@ -126,14 +126,14 @@ class Pasture:
             height_cm,
         )
 
-    def table(self, indices: Iterable[int]) -> PhotoTable:
-        """Return samples as a table of photos in memory, with the CSIRO targets, groups and weights.
+    def table(self, indices: Iterable[int]) -> Table:
+        """Return samples as a table of images in memory, with the CSIRO targets, groups, weights and sums.
 
         The labels are the class maps: 0 soil, 1 clover, 2 dead, 3 green.
         """
         places = list(indices)
         samples = [self.sample(i) for i in places]
-        return PhotoTable(
+        return Table(
             tuple(f"pasture-{self.seed}-{i}" for i in places),
             tuple(sample.image for sample in samples),
             {name: np.array([sample.grams[name] for sample in samples]) for name in CSIRO_WEIGHTS},
@@ -142,6 +142,7 @@ class Pasture:
             dict.fromkeys(CSIRO_WEIGHTS, "g"),
             0.0,
             tuple(sample.classes for sample in samples),
+            sums=CSIRO_SUMS,
         )
 
     def write(self, folder: str | os.PathLike[str], photos: int) -> None:

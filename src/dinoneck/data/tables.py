@@ -1,85 +1,154 @@
-"""Photos with target values, from the three places they come from, behind one small type.
+"""Images with target values: :class:`Table`, and :func:`read_table`, which reads a CSV file or a DataFrame.
 
-* :func:`read_csv`: any CSV of ``image, target, ...``, one row per photo;
-* :func:`read_csiro`: the CSIRO Image2Biomass layout, one row per photo and target;
-* :class:`dinoneck.data.pasture.Pasture`: generated photos with known masses.
+A table has one row per image, or the CSIRO Image2Biomass layout, one row per image and target. Generated images with
+known masses come from :class:`dinoneck.data.pasture.Pasture`, folders of images from :mod:`dinoneck.data.folders`.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
-import math
 import os
-import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dinoneck.data.photos import Photo
+from dinoneck.data.sheets import MISSING_CLASS, Sheet, Values, column_values, header_of, numbers, read_sheet
+from dinoneck.data.sheets import csv_header as csv_header
+from dinoneck.data.sheets import csv_rows as csv_rows
+from dinoneck.data.sheets import csv_text as csv_text
 from dinoneck.errors import DataError, did_you_mean
 
 logger = logging.getLogger(__name__)
 
 CSIRO_WEIGHTS = {"Dry_Clover_g": 0.1, "Dry_Dead_g": 0.1, "Dry_Green_g": 0.1, "GDM_g": 0.2, "Dry_Total_g": 0.5}
+CSIRO_SUMS = {"GDM_g": ("Dry_Green_g", "Dry_Clover_g"), "Dry_Total_g": ("Dry_Clover_g", "Dry_Dead_g", "Dry_Green_g")}
 CSIRO_TOLERANCE_G = 0.5
 CSIRO_GROUP = ("State", "Sampling_Date")
 _CSIRO_COLUMNS = ("sample_id", "image_path", "target_name")
 _SHOWN = 5
-_SURPLUS = "\0 fields beyond the header"
+Names = Sequence[str] | str
 
 
 @dataclass(frozen=True)
-class PhotoTable:
-    """Photos, their target values and the groups that must not be torn apart.
+class Table:
+    """Images, their target values and the groups that stay in one fold.
 
     Attributes:
-        ids: one name per photo, used once.
-        photos: one photo per id: a path or a picture in memory.
-        targets: target name -> n values in natural units.
-        groups: one group label per photo; None = every photo is its own group.
+        ids: one name per image, used once.
+        photos: one image per id: a path or an image in memory.
+        targets: target name -> n values: float64 numbers in original units, or int64 class indices.
+        groups: one group label per image; None = every image is its own group.
         weights: target name -> its weight in the weighted R²; equal when empty.
         units: target name -> unit, for people.
         minimum: the smallest value a prediction may take; None = any.
-        labels: one dense label per photo, a path or an array, see :class:`dinoneck.data.DenseLabels`; None = none.
-        auxiliary: task name -> n values that only help training and are no part of the scores: numbers (NaN =
-            missing) or class indices (-1 = missing).
+        labels: one dense label per image, a path or an array, see :class:`dinoneck.data.DenseLabels`; None = none.
+        auxiliary: task name -> n values that only help training and are not scored: numbers (NaN = missing) or class
+            indices (-1 = missing).
+        classes: target or auxiliary name -> its class names; a name that is missing here has numbers.
+        folds: the name of each image's fold; None = folds are drawn.
+        sums: target name -> the targets that it is the sum of.
     """
 
     ids: tuple[str, ...]
     photos: tuple[Photo, ...]
-    targets: Mapping[str, np.ndarray[Any, np.dtype[np.float64]]]
+    targets: Mapping[str, Values]
     groups: tuple[str, ...] | None = None
     weights: Mapping[str, float] = field(default_factory=dict)
     units: Mapping[str, str] = field(default_factory=dict)
     minimum: float | None = None
     labels: tuple[Photo, ...] | None = None
-    auxiliary: Mapping[str, np.ndarray[Any, Any]] = field(default_factory=dict)
+    auxiliary: Mapping[str, Values] = field(default_factory=dict)
+    classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    folds: tuple[str, ...] | None = None
+    sums: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.ids)
 
-    def take(self, rows: Iterable[int]) -> PhotoTable:
+    @property
+    def images(self) -> tuple[Photo, ...]:
+        """One image per id: the field ``photos``."""
+        return self.photos
+
+    def take(self, rows: Iterable[int]) -> Table:
         """Return the table of these rows."""
         places = list(rows)
-        return PhotoTable(
-            tuple(self.ids[i] for i in places),
-            tuple(self.photos[i] for i in places),
-            {name: values[places] for name, values in self.targets.items()},
-            None if self.groups is None else tuple(self.groups[i] for i in places),
-            self.weights,
-            self.units,
-            self.minimum,
-            None if self.labels is None else tuple(self.labels[i] for i in places),
-            {name: values[places] for name, values in self.auxiliary.items()},
+        per_image = {name: getattr(self, name) for name in ("ids", "photos", "groups", "labels", "folds")}
+        chosen: dict[str, Any] = {name: every and tuple(every[i] for i in places) for name, every in per_image.items()}
+        return replace(
+            self,
+            **chosen,
+            targets={name: values[places] for name, values in self.targets.items()},
+            auxiliary={name: values[places] for name, values in self.auxiliary.items()},
         )
 
 
-Table = PhotoTable
+PhotoTable = Table
+
+
+def read_table(
+    source: Any,
+    images: str | os.PathLike[str] | None = None,
+    targets: Names = (),
+    *,
+    auxiliary: Names = (),
+    group: Names | None = (),
+    fold_column: str | None = None,
+    image_column: str = "image",
+    labels: str | None = None,
+    minimum: float | None = None,
+    unit: str = "",
+    classes: Mapping[str, Sequence[str]] = {},
+) -> Table:
+    """Read a table with one row per image, or in the CSIRO layout, which its columns identify.
+
+    A column with numbers gives numbers, one with words gives classes. In the CSIRO layout (one row per image and
+    target) the targets are the five masses unless some are named, the smallest value is 0, and any column that is the
+    same in all rows of an image can be named as well.
+
+    Args:
+        source: the path of a CSV file (UTF-8, with a header row), or a pandas DataFrame.
+        images: the folder that file names are relative to; None = files are not looked for.
+        targets: columns with the values to predict.
+        auxiliary: columns that only help training; their cells may be empty.
+        group: columns whose equal values belong in one fold; in the CSIRO layout State and Sampling_Date unless
+            others, or None, are given.
+        fold_column: the column with the name of each image's fold.
+        image_column: the column with the file names; a DataFrame without it has them in its index.
+        labels: the column with the file names of dense labels.
+        minimum: the smallest value a prediction may take (0 for masses and fractions).
+        unit: the unit of the numbers, for people.
+        classes: column -> class names in their order, which admits no others; needed where classes are numbers.
+
+    Raises:
+        DataError: if a column or a file is missing, an image is named twice, or a cell does not fit its column.
+    """
+    is_long = set(_CSIRO_COLUMNS) <= set(header := header_of(source))
+    names = _columns(targets) or (tuple(CSIRO_WEIGHTS) if is_long else ())
+    if not names and labels is None:
+        raise DataError(f"no target columns were named; the table has {', '.join(header)}")
+    helping, in_group = _columns(auxiliary), _full_groups(source) if is_long and group == () else _columns(group)
+    read = _read_long if is_long else read_sheet
+    sheet = read(
+        source, (image_column, *names, *helping, *in_group, *_columns(fold_column), *_columns(labels)), image_column
+    )
+    ids = tuple(sheet.cells(image_column))
+    _refuse_repeats(ids, f"{sheet.name}: the image", "keep one row for each image")
+    table = Table(
+        ids,
+        _existing(ids, images, sheet.name),
+        {},
+        _groups(sheet, in_group),
+        minimum=minimum,
+        labels=None if labels is None else _existing(sheet.cells(labels), images, sheet.name),
+        folds=_groups(sheet, _columns(fold_column)),
+    )
+    table = _with_values(table, sheet, names, helping, classes, unit)
+    return _with_layout(table) if is_long else table
 
 
 @dataclass(frozen=True)
@@ -101,88 +170,36 @@ def read_csv(
     path: str | os.PathLike[str],
     photos: str | os.PathLike[str] | None,
     targets: Sequence[str],
-    group: Sequence[str] | str | None = None,
+    group: Names | None = None,
     image_column: str = "image",
     minimum: float | None = None,
     label_column: str | None = None,
-) -> PhotoTable:
-    """Read a CSV with one row per photo.
-
-    Args:
-        path: the CSV, UTF-8, with a header row.
-        photos: the folder that ``image_column`` is relative to; None = the photos are not looked for.
-        targets: columns with the values to predict.
-        group: a column, or several, whose equal values belong together in one fold.
-        image_column: the column with the photo's file name.
-        minimum: the smallest value a prediction may take (0 for masses and fractions).
-        label_column: the column with the file name of the photo's dense label, relative to ``photos``.
-
-    Raises:
-        DataError: if a column or a photo is missing, a photo is named twice, or a target is not a number.
-    """
-    rows = csv_rows(Path(path), (image_column, *targets, *_columns(group), *_columns(label_column)))
-    if not targets:
-        raise DataError(f"{path}: no target columns were named; it has {', '.join(rows[0])}")
-    names = [row[image_column] for row in rows]
-    _refuse_repeats(names, f"{path}: the photo", "keep one row for each photo")
-    files = _existing(names, photos, Path(path))
-    values = {t: np.array([_number(row[t], path, i, t) for i, row in enumerate(rows)]) for t in targets}
-    labels = label_column and _existing([row[label_column] for row in rows], photos, Path(path))
-    return PhotoTable(tuple(names), files, values, _groups(rows, group), minimum=minimum, labels=labels or None)
+) -> Table:
+    """Read a CSV with one row per image: :func:`read_table` with these arguments."""
+    return read_table(
+        path, photos, targets, group=group, image_column=image_column, minimum=minimum, labels=label_column
+    )
 
 
 def read_csiro(
     path: str | os.PathLike[str],
     photos: str | os.PathLike[str] | None,
-    group: Sequence[str] | str | None = CSIRO_GROUP,
-) -> PhotoTable:
-    """Read a CSIRO Image2Biomass ``train.csv`` (one row per photo and target) into one row per photo.
-
-    The identities GDM = green + clover and total = GDM + dead are checked with a tolerance of 0.5 g; rows
-    that break them are named in a warning and kept.
-
-    Args:
-        path: ``train.csv`` with sample_id, image_path, target_name, target and the group columns.
-        photos: the folder that ``image_path`` is relative to; None = the photos are not looked for.
-        group: columns whose equal values belong together in one fold; State + Sampling_Date by default.
+    group: Names | None = CSIRO_GROUP,
+) -> Table:
+    """Read a CSIRO Image2Biomass ``train.csv``: :func:`read_table`, for this layout only.
 
     Raises:
-        DataError: if a column, a photo or a target of a photo is missing, or a target is not a number.
+        DataError: as :func:`read_table`, and if a column of the layout is missing.
     """
-    _check_csiro_group(Path(path), _columns(group))
-    rows = csv_rows(Path(path), (*_CSIRO_COLUMNS, "target", *_columns(group)))
-    table: dict[str, dict[str, float]] = {}
-    first: dict[str, dict[str, str]] = {}
-    for line, row in enumerate(rows):
-        name, image = row["target_name"], row["image_path"]
-        if name not in CSIRO_WEIGHTS:
-            raise DataError(f"{path} row {line + 2}: target_name {name!r} is none of {', '.join(CSIRO_WEIGHTS)}")
-        if name in table.setdefault(image, {}):
-            raise DataError(f"{path} row {line + 2}: {image} has {name} twice")
-        table[image][name] = _number(row["target"], path, line, "target")
-        first.setdefault(image, row)
-    for image, found in table.items():
-        if missing := CSIRO_WEIGHTS.keys() - found:
-            raise DataError(f"{path}: {image} lacks {', '.join(sorted(missing))}; every photo needs five rows")
-    images = list(table)
-    targets = {name: np.array([table[image][name] for image in images]) for name in CSIRO_WEIGHTS}
-    _warn_identities(images, targets)
-    return PhotoTable(
-        tuple(images),
-        _existing(images, photos, Path(path)),
-        targets,
-        _groups([first[image] for image in images], group),
-        CSIRO_WEIGHTS,
-        dict.fromkeys(CSIRO_WEIGHTS, "g"),
-        0.0,
-    )
+    csv_rows(Path(path), _CSIRO_COLUMNS)
+    return read_table(path, photos, group=group)
 
 
 def read_csiro_test(path: str | os.PathLike[str]) -> Wanted:
     """Read a CSIRO ``test.csv``: sample_id, image_path, target_name, in its order.
 
     Raises:
-        DataError: if a column is missing or a sample_id stands twice.
+        DataError: if a column is missing or a sample_id occurs twice.
     """
     rows = csv_rows(Path(path), _CSIRO_COLUMNS)
     _refuse_repeats([row["sample_id"] for row in rows], f"{path}: sample_id", "keep one row for each sample_id")
@@ -203,86 +220,119 @@ def is_csiro(path: str | os.PathLike[str]) -> bool:
     return set(_CSIRO_COLUMNS) <= set(csv_header(Path(path)))
 
 
-def csv_text(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """Return rows as CSV text with a header row."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    return text.getvalue()
+def _columns(names: Names | None) -> tuple[str, ...]:
+    return () if names is None else (names,) if isinstance(names, str) else tuple(names)
 
 
-def csv_header(path: Path) -> list[str]:
-    """Return the columns of a CSV; none where it is empty."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            return next(csv.reader(file), [])
-    except FileNotFoundError:
-        raise DataError(f"there is no file {path}") from None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path} cannot be read as UTF-8 CSV: {error}; save it as UTF-8") from error
-
-
-def csv_rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
-    """Return the rows of a CSV that has these columns, once each, and no row of another length."""
-    header = csv_header(path)
-    for column in columns:
+def _read_long(source: Any, columns: Sequence[str], image_column: str) -> Sheet:
+    """Read the CSIRO layout as a sheet with one row per image; sums that are off by over 0.5 g are logged."""
+    others = [column for column in columns if column not in (*CSIRO_WEIGHTS, image_column)]
+    header = header_of(source)
+    for column in others:
         if column not in header:
-            held = f"It has: {', '.join(header)}" if any(header) else "It has no header"
-            remedy = " Another column of photos is named by image_column= (--image-column)" if column == "image" else ""
             raise DataError(
-                f"{path} has no column {column!r}.{did_you_mean(column, header)} {held}."
-                f"{_separator_hint(header) or remedy}"
+                f"the CSIRO layout has no column or target {column!r}.{did_you_mean(column, [*CSIRO_WEIGHTS, *header])}"
+                f" It has the columns {', '.join(header)} and the targets {', '.join(CSIRO_WEIGHTS)}. "
+                f"{' + '.join(CSIRO_GROUP)} identify the images that belong together"
             )
-        if header.count(column) > 1:
-            raise DataError(f"{path} has {header.count(column)} columns named {column!r}")
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        try:
-            rows = list(csv.DictReader(file, restkey=_SURPLUS, restval=None))
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
-            raise DataError(f"{path} cannot be read as UTF-8 CSV: {error}; save it as UTF-8") from error
-    if not rows:
-        raise DataError(f"{path} has a header and no rows")
-    for line, row in enumerate(rows):
-        if None in row.values() or _SURPLUS in row:
-            raise DataError(f"{path} row {line + 2} has another number of fields than the header ({len(header)})")
-    return rows
+    long = read_sheet(source, (*_CSIRO_COLUMNS, "target", *others), "image_path")
+    numbers(long, "target")
+    wide: dict[str, dict[str, str]] = {}
+    places: dict[str, str] = {}
+    for row, place in zip(long.rows, long.places, strict=True):
+        image, name, where = row["image_path"], row["target_name"], f"{long.name} {place}"
+        places.setdefault(image, place)
+        first = wide.setdefault(image, {image_column: image, **{column: row[column] for column in others}})
+        if name not in CSIRO_WEIGHTS:
+            raise DataError(f"{where}: target_name {name!r} is none of {', '.join(CSIRO_WEIGHTS)}")
+        if name in first:
+            raise DataError(f"{where}: {image} has {name} twice")
+        for column in others:
+            if row[column] != first[column]:
+                raise DataError(f"{where}: {column} of {image} is {row[column]!r}, and {first[column]!r} before")
+        first[name] = row["target"]
+    for image, first in wide.items():
+        if missing := CSIRO_WEIGHTS.keys() - first:
+            raise DataError(f"{long.name}: {image} lacks {', '.join(sorted(missing))}; every image needs five rows")
+    _warn_sums(wide)
+    return Sheet(long.name, list(wide.values()), list(places.values()))
 
 
-def _columns(group: Sequence[str] | str | None) -> tuple[str, ...]:
-    return () if group is None else (group,) if isinstance(group, str) else tuple(group)
+def _warn_sums(wide: Mapping[str, Mapping[str, str]]) -> None:
+    for name, parts in CSIRO_SUMS.items():
+        gaps = {image: float(row[name]) - sum(float(row[part]) for part in parts) for image, row in wide.items()}
+        for image in [image for image, gap in gaps.items() if abs(gap) > CSIRO_TOLERANCE_G][:_SHOWN]:
+            logger.warning("%s: %s differs from %s by %.3g g", image, name, " + ".join(parts), abs(gaps[image]))
 
 
-def _groups(rows: list[dict[str, str]], group: Sequence[str] | str | None) -> tuple[str, ...] | None:
-    columns = _columns(group)
-    for line, row in enumerate(rows):
+def _full_groups(source: Any) -> tuple[str, ...]:
+    """The layout's group columns without gaps: fewer columns make larger groups, which leak nothing between folds."""
+    present = [column for column in CSIRO_GROUP if column in header_of(source)]
+    sheet = read_sheet(source, ("image_path", *present), "image_path")
+    full = tuple(column for column in present if all(text.strip() for text in sheet.cells(column)))
+    if full != CSIRO_GROUP:
+        lacking = ", ".join(column for column in CSIRO_GROUP if column not in full)
+        by = f"images are grouped by {full[0]} alone" if full else "every image is a group of its own"
+        logger.warning("%s: %s is missing or has gaps; %s", sheet.name, lacking, by)
+    return full
+
+
+def _with_values(
+    table: Table,
+    sheet: Sheet,
+    targets: Sequence[str],
+    auxiliary: Sequence[str],
+    classes: Mapping[str, Sequence[str]],
+    unit: str,
+) -> Table:
+    """Fill in the targets and the auxiliary columns."""
+    columns = (*targets, *auxiliary)
+    _refuse_repeats(columns, "the target or auxiliary column", "name it once, in one of the two roles")
+    for column, listed in classes.items():
+        if column not in columns:
+            raise DataError(f"classes= lists those of {column!r}, which is neither a target nor auxiliary")
+        if isinstance(listed, str) or len(set(listed)) < len(listed):
+            raise DataError(f"classes= gives {listed!r} for {column!r}; expected a list of names that differ")
+    values: dict[str, Values] = {}
+    names: dict[str, tuple[str, ...]] = {}
+    for column in columns:
+        values[column], own = column_values(sheet, column, classes.get(column, ()), gaps=column in auxiliary)
+        names |= {column: own} if own else {}
+        missing = int((values[column] == MISSING_CLASS if own else np.isnan(values[column])).sum())
+        if missing == len(table):
+            logger.warning("%s: column %r is empty; training goes without it", sheet.name, column)
+            del values[column]
+        elif missing:
+            logger.info("%s: %s is missing for %d of %d images", sheet.name, column, missing, len(table))
+    return replace(
+        table,
+        targets={name: values[name] for name in targets},
+        auxiliary={name: values[name] for name in auxiliary if name in values},
+        units={name: unit for name in values if unit and name not in names},
+        classes={name: own for name, own in names.items() if name in values},
+    )
+
+
+def _with_layout(table: Table) -> Table:
+    """Add what the CSIRO layout defines: weights, sums, grams, and no mass below 0."""
+    names = set(table.targets)
+    return replace(
+        table,
+        weights={name: CSIRO_WEIGHTS[name] for name in table.targets} if names <= CSIRO_WEIGHTS.keys() else {},
+        units={**{name: "g" for name in {**table.targets, **table.auxiliary} if name in CSIRO_WEIGHTS}, **table.units},
+        minimum=0.0 if table.minimum is None else table.minimum,
+        sums={name: parts for name, parts in CSIRO_SUMS.items() if names >= {name, *parts}},
+    )
+
+
+def _groups(sheet: Sheet, columns: Sequence[str]) -> tuple[str, ...] | None:
+    for row, place in zip(sheet.rows, sheet.places, strict=True):
         for column in columns:
             if not row[column].strip():
-                raise DataError(f"row {line + 2}: the group column {column!r} is empty; fill it in or remove the row")
+                raise DataError(f"{place}: the group column {column!r} is empty; fill it in or remove the row")
     if len(columns) < 2:
-        return tuple(row[column] for row in rows for column in columns) or None
-    return tuple(" | ".join(row[column].replace("|", "||") for column in columns) for row in rows)
-
-
-def _separator_hint(header: Sequence[str]) -> str:
-    marks = [mark for mark in (";", "\t") if len(header) == 1 and mark in header[0]]
-    return f" Columns seem to be separated by {marks[0]!r}: save the table with commas" if marks else ""
-
-
-def _number(text: str, path: str | os.PathLike[str], line: int, column: str) -> float:
-    try:
-        value = float(text) if text.isascii() and "_" not in text else math.nan
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        if re.fullmatch(r"\s*[-+]?\d+,\d+\s*", text):
-            remedy = "Write it with a decimal point"
-        elif not text.strip() or text.strip().lower() in ("nan", "na", "none", "null", "-"):
-            remedy = "Fill it in or remove the row"
-        else:
-            remedy = "Correct it or remove the row; classes are trained from Python, with a Task(kind='classification')"
-        raise DataError(f"{path} row {line + 2}: {column} is {text!r}; expected a finite number. {remedy}")
-    return value
+        return tuple(row[column] for row in sheet.rows for column in columns) or None
+    return tuple(" | ".join(row[column].replace("|", "||") for column in columns) for row in sheet.rows)
 
 
 def _refuse_repeats(names: Sequence[str], what: str, remedy: str) -> None:
@@ -293,43 +343,22 @@ def _refuse_repeats(names: Sequence[str], what: str, remedy: str) -> None:
         seen.add(name)
 
 
-def _existing(names: Sequence[str], photos: str | os.PathLike[str] | None, table: Path) -> tuple[Path, ...]:
-    if photos is None:
+def _existing(names: Sequence[str], folder: str | os.PathLike[str] | None, table: str) -> tuple[Path, ...]:
+    if folder is None:
         return tuple(Path(name) for name in names)
-    folder = Path(photos)
-    if not folder.is_dir():
-        raise DataError(f"the photo folder {folder} does not exist")
-    files = tuple(folder / name for name in names)
+    if not Path(folder).is_dir():
+        raise DataError(f"the image folder {folder} does not exist")
+    files = tuple(Path(folder) / name for name in names)
     missing = [name for name, file in zip(names, files, strict=True) if not file.is_file()]
     if missing:
         shown = ", ".join(repr(name) for name in missing[:_SHOWN]) + (" ..." if len(missing) > _SHOWN else "")
         raise DataError(
-            f"{len(missing)} of {len(files)} photos named in {table} are not in {folder}: {shown}. Check the photo "
+            f"{len(missing)} of {len(files)} images named in {table} are not in {folder}: {shown}. Check the image "
             "folder (names are relative to it) or remove the rows"
         )
     first: dict[Path, str] = {}
     for name, file in zip(names, files, strict=True):
         other = first.setdefault(file.resolve(), name)
         if other != name:
-            raise DataError(f"{table}: {other!r} and {name!r} are the same photo; keep one row for each photo")
+            raise DataError(f"{table}: {other!r} and {name!r} are the same image; keep one row for each image")
     return files
-
-
-def _check_csiro_group(path: Path, columns: Sequence[str]) -> None:
-    """The layout has no column of sites; who asks for one is told what stands in for it."""
-    header = csv_header(path)
-    for column in columns:
-        if column not in header:
-            raise DataError(
-                f"{path} has no column {column!r} to group by.{did_you_mean(column, header)} It has: "
-                f"{', '.join(header)}. In the CSIRO layout {' + '.join(CSIRO_GROUP)} say which photos belong together: "
-                "name them, or leave the group out"
-            )
-
-
-def _warn_identities(images: list[str], targets: Mapping[str, np.ndarray[Any, Any]]) -> None:
-    sums = {"GDM_g": ("Dry_Green_g", "Dry_Clover_g"), "Dry_Total_g": ("GDM_g", "Dry_Dead_g")}
-    for name, parts in sums.items():
-        gap = np.abs(targets[name] - sum(targets[part] for part in parts))
-        for i in np.flatnonzero(gap > CSIRO_TOLERANCE_G)[:_SHOWN]:
-            logger.warning("%s: %s differs from %s by %.3g g", images[i], name, " + ".join(parts), gap[i])

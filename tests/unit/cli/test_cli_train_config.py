@@ -165,7 +165,7 @@ def test_two_runs_that_end_in_one_folder_do_not_replace_each_other(
 @pytest.mark.parametrize(
     ("text", "flags", "says"),
     [
-        ("trainer.group_col: site\n", [], "no column 'site' to group by"),
+        ("trainer.group_col: site\n", [], "no column or target 'site'"),
         ("backbone.hidden_dim: 1280\n", [], "hidden_dim is 1280; dinoneck_tiny has 64 channels"),
         ("backbone.num_patches: 3600\n", [], "num_patches is 3600; the photos have 2 x 4 = 8 patches"),
         ("dataset.num_aug_patterns: 20\n", [], "20 augmentation patterns.*the store has 4"),

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from dinoneck import DataError
-from dinoneck.data import read_csiro
 from dinoneck.data.auxiliary import read_classes, read_numbers
 
 TABLE = "image,State,Height_Ave_cm\na,Vic,3.5\nb,,\nc,Tas,nan\nd,NSW,1e1\ne,WA,0\n"
@@ -66,10 +65,3 @@ def test_a_state_that_cannot_be_is_named(tmp_path: Path, text: str, says: str) -
 def test_a_height_that_is_no_number_is_named(tmp_path: Path, cell: str) -> None:
     with pytest.raises(DataError, match="h of a is"):
         read_numbers(written(tmp_path, f'image,h\na,"{cell}"\n'), ["a"], "h")
-
-
-def test_the_csiro_layout_has_no_sites(tmp_path: Path) -> None:
-    header = "sample_id,image_path,target_name,Sampling_Date,State,target"
-    path = written(tmp_path, f"{header}\na__GDM_g,a.jpg,GDM_g,2015/1/1,Vic,3\n")
-    with pytest.raises(DataError, match=r"no column 'site' to group by.*It has: sample_id, image_path.*State \+ Samp"):
-        read_csiro(path, tmp_path, "site")

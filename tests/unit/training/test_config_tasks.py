@@ -114,7 +114,7 @@ def test_missing_help_is_masked_or_left_out(csiro: Path, tmp_path: Path, caplog:
     ("columns", "said", "says"),
     [
         ({"State": "Qld"}, {}, "State of .* is 'Qld'; expected one of Tas, NSW, WA, Vic"),
-        ({}, {"group_columns": ("site",)}, "no column 'site' to group by.*It has: .*State"),
+        ({}, {"group_columns": ("site",)}, "no column or target 'site'.*It has the columns .*State"),
         ({}, {"group_columns": ("State", "Sampling_Dat")}, "Did you mean 'Sampling_Date'"),
         ({}, {"targets": ("Dry_Totl_g",)}, "no target 'Dry_Totl_g'. Did you mean 'Dry_Total_g'"),
         ({}, {"main_weights": (1.0, 2.0)}, "main_weights has 2 numbers for 3 targets"),
@@ -147,7 +147,7 @@ def test_any_table(tmp_path: Path) -> None:
         assert make_tasks(config, table, np.array([1, 2]))[0].weight == weight
     with pytest.raises(DataError, match="no column 'c'. It has: image, a, b"):
         read_table(config_of({**said, "aux_targets": ("c",)}))
-    with pytest.raises(DataError, match="photo folder .* does not exist|photos named in"):
+    with pytest.raises(DataError, match="images named in"):
         read_table(config_of({**said, "store": None}))
     with pytest.raises(ConfigError, match="which columns"):
         read_table(config_of({**said, "targets": None}))

@@ -39,15 +39,6 @@ def read_z_score(
         DataError: if there is no such file, it is no JSON of that form, a key is given twice, a value is no finite
             number, a std is not positive, or ``area`` or ``log1p`` name an entry that is not there.
         ConfigError: if an area is not positive.
-
-    Examples:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     file = Path(folder, "z_score.json")
-        ...     _ = file.write_text('{"reg3": {"mean": [4.9], "std": [0.8]}, "ndvi": {"mean": 0.6, "std": 0.2}}')
-        ...     transforms = read_z_score(file, area={"reg3": 0.21}, log1p=["reg3"])
-        >>> transforms["reg3"]
-        TargetTransform(area=0.21, log1p=True, mean=(4.9,), std=(0.8,))
     """
     content = _json(path)
     if any(key in content for key in _STATISTICS):

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import torch
+from examples.biomass.z_score import read_z_score
 
 from dinoneck import ConfigError, DataError, TargetTransform
-from dinoneck.data import read_z_score
 
 
 def written(folder: Path, content: Any) -> Path:
