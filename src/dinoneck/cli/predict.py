@@ -293,12 +293,12 @@ def files_of(photos: Sequence[Path]) -> list[Path]:
     Raises:
         DataError: if a folder holds none.
     """
-    from dinoneck.store.photo_ids import SUFFIXES, photos_below
+    from dinoneck.data.image_files import SUFFIXES, images_below
 
     files: list[Path] = []
     tell_other_pictures(photos)
     for path in photos:
-        inside = photos_below(path)
+        inside = images_below(path)
         if not inside:
             raise DataError(f"the folder {path} holds no photos ({', '.join(SUFFIXES)})")
         files += inside
@@ -307,9 +307,9 @@ def files_of(photos: Sequence[Path]) -> list[Path]:
 
 def tell_other_pictures(photos: Sequence[Path]) -> None:
     """Say which pictures of the folders are of kinds that are not read, or they would be missing without a word."""
-    from dinoneck.store.photo_ids import other_pictures_below
+    from dinoneck.data.image_files import other_images_below
 
-    others = [file for path in photos for file in other_pictures_below(path)]
+    others = [file for path in photos for file in other_images_below(path)]
     if others:
         kinds = ", ".join(sorted({file.suffix.lower() for file in others}))
         say(

@@ -4,7 +4,10 @@ from dinoneck.data.box_views import box_transforms as box_transforms
 from dinoneck.data.box_views import collate_boxes as collate_boxes
 from dinoneck.data.box_views import to_original as to_original
 from dinoneck.data.boxes import BoxPhotos as BoxPhotos
+from dinoneck.data.folders import read_folders as read_folders
+from dinoneck.data.folders import read_masks as read_masks
 from dinoneck.data.labels import DenseLabels as DenseLabels
+from dinoneck.data.labels import count_classes as count_classes
 from dinoneck.data.pasture import Pasture as Pasture
 from dinoneck.data.patterns import Pattern as Pattern
 from dinoneck.data.patterns import Patterns as Patterns

@@ -189,6 +189,32 @@ class DenseLabels:
         return cast(Raw, nothing.any(axis=2))
 
 
+def count_classes(labels: Label | Sequence[Label], nodata: float | Sequence[float] | None = None) -> int:
+    """Return how many classes masks have: 1 + their largest index.
+
+    Args:
+        labels: masks, one band of class indices or a palette each.
+        nodata: stored values that are no class.
+
+    Raises:
+        DataError: if a mask cannot be read, or its values are not class indices: colours, fractions, negative
+            numbers, or 255 as the only index above 253.
+    """
+    how, indices = DenseLabels(nodata=nodata, classes=1 << 16), set[int]()
+    for raw, name in _all_stored(labels, None):
+        index = how._index(raw, name)
+        here = torch.bincount(index[index >= 0]).nonzero().flatten().tolist()
+        if 255 in here and 254 not in here:
+            raise DataError(
+                f"{name} holds 255, which usually marks pixels without a class: pass nodata=255. If 255 is a class, "
+                "number the classes 0, 1, ..."
+            )
+        indices.update(here)
+    if not indices:
+        raise DataError("all pixels of the masks are nodata; expected class indices")
+    return max(indices) + 1
+
+
 def _all_stored(
     labels: Label | Sequence[Label], photo_sizes: Sequence[Sequence[int]] | None
 ) -> Iterator[tuple[Raw, str]]:

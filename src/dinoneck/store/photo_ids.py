@@ -6,10 +6,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from dinoneck.data.image_files import images_below
 from dinoneck.errors import DataError
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp")
-OTHER_PICTURES = (".heic", ".heif", ".avif", ".gif", ".jxl", ".jp2", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".psd")
 PathLike = str | os.PathLike[str]
 
 
@@ -28,7 +27,7 @@ def image_ids(paths: PathLike | Sequence[PathLike], root: PathLike | None = None
     """
     given = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
     tops = [_absolute(path) for path in given]
-    files = list(dict.fromkeys(file for top in tops for file in photos_below(top)))
+    files = list(dict.fromkeys(file for top in tops for file in images_below(top)))
     if not files:
         raise DataError("there are no photos to extract tokens from")
     if root is not None:
@@ -51,21 +50,6 @@ def image_ids(paths: PathLike | Sequence[PathLike], root: PathLike | None = None
 
 def _absolute(path: PathLike) -> Path:
     return Path(os.path.normpath(Path(path).absolute()))
-
-
-def photos_below(top: Path) -> list[Path]:
-    """Return the photos of a folder, searched to the bottom, without hidden files; of a file, the file."""
-    return _below(top, SUFFIXES) if top.is_dir() else [top]
-
-
-def other_pictures_below(top: Path) -> list[Path]:
-    """Return the pictures of a folder that :func:`photos_below` leaves out, for they are of kinds that are not read."""
-    return _below(top, OTHER_PICTURES)
-
-
-def _below(top: Path, suffixes: tuple[str, ...]) -> list[Path]:
-    found = (path for path in top.rglob("*") if path.suffix.lower() in suffixes and not path.name.startswith("."))
-    return sorted(path for path in found if not path.is_dir())
 
 
 def _id(file: Path, base: Path) -> str:

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from dinoneck.data.image_files import SUFFIXES
 from dinoneck.data.tables import PhotoTable
 from dinoneck.errors import ConfigError, DataError
-from dinoneck.store.photo_ids import SUFFIXES
 from dinoneck.training.targets import as_array
 
 _SHOWN = 3

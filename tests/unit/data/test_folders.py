@@ -1,0 +1,103 @@
+"""Folders as tables: a folder per class, and masks that match their images by path."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dinoneck import DataError
+from dinoneck.data import count_classes, read_folders, read_masks
+
+
+def touched(root: Path, *names: str) -> Path:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"x")
+    return root
+
+
+def test_a_folder_per_class(tmp_path: Path) -> None:
+    root = touched(
+        tmp_path, "wheat/2.jpg", "oats/a/1.PNG", "wheat/1.jpg", "wheat/notes.txt", ".cache/x.jpg", "table.csv"
+    )
+    table = read_folders(root)
+    assert table.ids == ("oats/a/1.PNG", "wheat/1.jpg", "wheat/2.jpg")
+    assert table.photos == tuple(root / name for name in table.ids)
+    assert table.classes == {"class": ("oats", "wheat")}
+    assert (table.targets["class"].tolist(), table.targets["class"].dtype) == ([0, 1, 1], np.int64)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("a/1.jpg", "b/1.jpg", "2.jpg"), "holds 1 image next to the class folders: 2.jpg"),
+        (("a/1.jpg",), "has 1 folder; expected one per class, two or more"),
+        (("a/1.jpg", "b/notes.txt", "c/1.jpg"), "no images of the class b"),
+        (("train/a/1.jpg", "Val/a/2.jpg"), "Val, train, are parts, not classes"),
+    ],
+)
+def test_folders_that_are_not_classes(tmp_path: Path, names: tuple[str, ...], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        read_folders(touched(tmp_path, *names))
+    with pytest.raises(DataError, match="there is no folder .*absent"):
+        read_folders(tmp_path / "absent")
+
+
+def test_masks_match_by_path(tmp_path: Path) -> None:
+    touched(tmp_path, "x/b/1.jpg", "x/a/1.jpg", "x/a/2.JPG", "y/a/1.png", "y/a/2.png", "y/b/1.tif")
+    table = read_masks(tmp_path / "x", tmp_path / "y")
+    assert table.ids == ("a/1.jpg", "a/2.JPG", "b/1.jpg")
+    assert table.labels == tuple(tmp_path / "y" / name for name in ("a/1.png", "a/2.png", "b/1.tif"))
+    assert not table.targets
+    assert table.take([2]).labels == (tmp_path / "y/b/1.tif",)
+    touched(tmp_path, "x/masks/a/1.png", "x/masks/a/2.png", "x/masks/b/1.png")
+    inside = read_masks(tmp_path / "x", tmp_path / "x/masks")
+    assert inside.ids == table.ids
+    assert inside.labels is not None
+    assert inside.labels[1] == tmp_path / "x/masks/a/2.png"
+
+
+def test_files_without_a_partner(tmp_path: Path) -> None:
+    x, y = touched(tmp_path / "x", "1.jpg", "2.jpg", "3.jpg"), touched(tmp_path / "y", "1.png")
+    with pytest.raises(DataError, match="y has no mask for 2 images: 2, 3. An image and its mask have the same"):
+        read_masks(x, y)
+    touched(y, "2.png", "3.png", "4.png")
+    with pytest.raises(DataError, match="x has no image for 1 mask: 4"):
+        read_masks(x, y)
+    with pytest.raises(DataError, match="differ in their suffix alone"):
+        read_masks(touched(x, "2.png"), y)
+    with pytest.raises(DataError, match="both in"):
+        read_masks(x, x)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="empty holds no images"):
+        read_masks(y, tmp_path / "empty")
+
+
+def test_the_number_of_classes(tmp_path: Path) -> None:
+    grey = np.zeros((4, 6), np.uint8)
+    grey[0, 0] = 2
+    palette = Image.fromarray(np.full((3, 5), 4, np.uint8), "L").convert("P")
+    palette.putpalette([200, 10, 30] * 256)
+    palette.putdata([4] * 15)
+    palette.save(tmp_path / "p.png")
+    assert count_classes([grey]) == 3
+    assert count_classes([grey, tmp_path / "p.png"]) == 5
+    grey[1] = 255
+    assert count_classes([grey], nodata=255) == 3
+    with pytest.raises(DataError, match="holds 255, which usually marks pixels without a class: pass nodata=255"):
+        count_classes([grey])
+    with pytest.raises(DataError, match="3 bands"):
+        count_classes([np.zeros((4, 6, 3), np.uint8)])
+    with pytest.raises(DataError, match="holds the class -1"):
+        count_classes([np.full((2, 2), -1)])
+    with pytest.raises(DataError, match="all pixels of the masks are nodata"):
+        count_classes([grey[1:2]], nodata=[255])
+
+
+def test_the_masks_of_the_real_crop_images(crop_cover: Path) -> None:
+    table = read_masks(crop_cover / "images", crop_cover / "masks")
+    assert len(table) == 320
+    assert count_classes((table.labels or ())[:20]) == 3
