@@ -72,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         flags = tyro.extras.get_parser(Options, config=_CONFIG)
     for group in flags._action_groups:
         target = parser if group.title in ("options", "positional arguments") else None
-        actions = [action for action in group._group_actions if not isinstance(action, argparse._HelpAction)]
+        actions = [action for action in group._group_actions if "--help" not in action.option_strings]
         if actions:
             target = target or parser.add_argument_group(group.title)
             for action in actions:
