@@ -113,21 +113,12 @@ def column_values(
         return numbers(sheet, column, gaps=gaps), ()
     names = tuple(str(name) for name in classes) or tuple(sorted(set(words)))
     expected = f"one of {', '.join(names)}" if classes else "a class name"
-<<<<<<< HEAD
-    values = []
-    for i, text in enumerate(map(str.strip, sheet.cells(column))):
-        if text not in names and not (gaps and _is_empty(text)):
-            hint = did_you_mean(text, names) if classes else " List the names with classes= if this is one"
-            raise _misfit(sheet, i, column, gaps, expected, "Correct it or remove the row." + hint)
-        values.append(names.index(text) if text in names else MISSING_CLASS)
-=======
     values, index_of = [], {name: index for index, name in enumerate(names)}
     for i, text in enumerate(map(str.strip, sheet.cells(column))):
         if text not in index_of and not (gaps and _is_empty(text)):
             hint = did_you_mean(text, names) if classes else " List the names with classes= if this is one"
             raise _misfit(sheet, i, column, gaps, expected, "Correct it or remove the row." + hint)
         values.append(index_of.get(text, MISSING_CLASS))
->>>>>>> data
     if len(names) < 2:
         raise DataError(f"{sheet.name}: {column} holds the class {names[0]!r} alone; expected two classes or more")
     return np.array(values, dtype=np.int64), names

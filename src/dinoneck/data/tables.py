@@ -131,12 +131,8 @@ def read_table(
     names = _columns(targets) or (tuple(CSIRO_WEIGHTS) if is_long else ())
     if not names and labels is None:
         raise DataError(f"no target columns were named; the table has {', '.join(header)}")
-<<<<<<< HEAD
-    helping, in_group = _columns(auxiliary), _full_groups(source) if is_long and group == () else _columns(group)
-=======
     by_layout = is_long and group is not None and not group
     helping, in_group = _columns(auxiliary), _full_groups(source) if by_layout else _columns(group)
->>>>>>> data
     read = _read_long if is_long else read_sheet
     sheet = read(
         source, (image_column, *names, *helping, *in_group, *_columns(fold_column), *_columns(labels)), image_column

@@ -158,11 +158,8 @@ def test_a_layout_with_a_row_per_image_and_target(csiro: Path, caplog: pytest.Lo
     assert (list(some.targets), list(some.auxiliary)) == (["Dry_Total_g", "GDM_g"], ["Dry_Dead_g"])
     assert (some.weights, some.sums, some.groups) == ({"Dry_Total_g": 0.5, "GDM_g": 0.2}, {}, None)
     assert not caplog.text
-<<<<<<< HEAD
-=======
     pandas = pytest.importorskip("pandas")
     equal(read_table(pandas.read_csv(csiro / "train.csv"), csiro, auxiliary=more, group=[]), table)
->>>>>>> data
 
 
 def test_odd_columns_of_the_layout(csiro: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
