@@ -6,14 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
 from dinoneck.errors import counted, printable
+from dinoneck.viz.score_tables import SCORES, class_tables, difference_table, head_first, value_table
 
-_SCORES = {
-    "accuracy": "accuracy",
-    "macro_f1": "macro F1",
-    "mean_iou": "mean IoU",
-    "pixel_accuracy": "pixel accuracy",
-}
-_MOST_COLUMNS = 12  # of a confusion matrix
 _ENOUGH_IMAGES, _ENOUGH_GROUPS = 50, 10  # to compare methods
 
 
@@ -29,7 +23,7 @@ def told_bytes(size: int) -> str:
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return rows as aligned text, the first column to the left."""
-    lines = [list(header), *(list(row) for row in rows)]
+    lines = [[printable(cell) for cell in row] for row in (header, *rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
     texts = [
         "  ".join(
@@ -46,28 +40,13 @@ def scores(
     errors: Mapping[str, Mapping[str, float]] | None = None,
     spread: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> str:
-    """Return the R² of several methods as a table, one row per method.
-
-    With ``errors`` (method -> target -> MAE) each R² is followed by the MAE, and with ``spread`` (target -> standard
-    deviation over ``all`` rows and in the ``folds``) a last row shows what the MAE compares with.
-    """
-    columns = list(next(iter(by_method.values())))
-    rows = []
-    for method, row in by_method.items():
-        mae = (errors or {}).get(method, {})
-        rows.append([method, *(_number(row[c]) + (f" ({mae[c]:.3g})" if c in mae else "") for c in columns)])
-    if spread:
-        ranges = {c: f"{min(own['folds']):.3g} ... {max(own['folds']):.3g}" for c, own in spread.items()}
-        rows.append(["target sd", *(f"{spread[c]['all']:.3g}" if c in spread else "" for c in columns)])
-        rows.append(["  in the folds", *(ranges.get(c, "") for c in columns)])
-    return table(["held-out R² (MAE)" if errors else "held-out R²", *columns], rows)
+    """Return the R² of several methods as a table; see :func:`dinoneck.viz.score_tables.value_table`."""
+    return table(*value_table(by_method, errors, spread))
 
 
 def differences(by_baseline: Mapping[str, Mapping[str, Sequence[float] | None]]) -> str:
     """Return the 95 % intervals of the head's R² minus that of each baseline as a table."""
-    columns = list(next(iter(by_baseline.values())))
-    rows = [[f"head - {name}", *(_interval(row[c]) for c in columns)] for name, row in by_baseline.items()]
-    return table(["R², 95 % interval", *columns], rows)
+    return table(*difference_table(by_baseline))
 
 
 def class_lines(report: Mapping[str, Any]) -> list[str]:
@@ -79,10 +58,9 @@ def class_lines(report: Mapping[str, Any]) -> list[str]:
     """
     lines = []
     for target, methods in report.get("classes", {}).items():
-        head, name = methods["head"], printable(target)
-        images = sum(map(sum, head["confusion_matrix"]))
-        lines += [_means(name, methods), _each_class(name, "F1", methods), _confusions(name, head)]
-        lines += _score_verdicts(name, methods, too_few(images, report["groups_predicted"]))
+        lines += [table(*each) for each in class_tables(target, methods)]
+        images = sum(map(sum, methods["head"]["confusion_matrix"]))
+        lines += _verdicts(printable(target), methods, too_few(images, report["groups_predicted"]))
     return lines
 
 
@@ -95,9 +73,8 @@ def mask_lines(report: Mapping[str, Any]) -> list[str]:
     """
     lines = []
     for task, methods in report.get("masks", {}).items():
-        name = printable(task)
-        lines += [_means(name, methods), _each_class(name, "IoU", methods)]
-        lines += _score_verdicts(name, methods, too_few(report["predicted"], report["groups_predicted"]))
+        lines += [table(*each) for each in class_tables(task, methods)]
+        lines += _verdicts(printable(task), methods, too_few(report["predicted"], report["groups_predicted"]))
     return lines
 
 
@@ -132,59 +109,19 @@ def compared(name: str, intervals: Mapping[str, Sequence[float] | None]) -> str:
     return f"{name}: {'; '.join(parts)}."
 
 
-def _means(name: str, methods: Mapping[str, Any]) -> str:
-    """The scores over all classes: pooled, their interval and the worst fold."""
-    scores = {key: heading for key, heading in _SCORES.items() if key in methods["head"]}
-    rows = []
-    for method in _head_first(methods):
-        cells = []
-        for score in (methods[method][key] for key in scores):
-            ends = score["interval"]
-            worst = min((fold for fold in score["folds"] if fold is not None), default=None)
-            cells += [
-                _number(score["pooled"]),
-                "-" if ends is None else f"{ends[0]:.2f} ... {ends[1]:.2f}",
-                _number(worst),
-            ]
-        rows.append([method, *cells])
-    header = [cell for heading in scores.values() for cell in (heading, "95 % interval", "worst fold")]
-    return table([f"{name}, held out", *header], rows)
-
-
-def _each_class(name: str, score: str, methods: Mapping[str, Any]) -> str:
-    """The score of each class by each method, and how much of the truth it is."""
-    head, order = methods["head"], _head_first(methods)
-    true = [sum(row) for row in head["confusion_matrix"]]
-    rows = [
-        [printable(label), f"{count / max(sum(true), 1):.1%}"]
-        + [_number(methods[method][score.lower()][label]) for method in order]
-        for label, count in zip(head["labels"], true, strict=True)
-    ]
-    return table([f"{name}, {score}", "share", *order], rows)
-
-
-def _confusions(name: str, head: Mapping[str, Any]) -> str:
-    """The head's confusion matrix, if it is not too wide."""
-    labels = [printable(label) for label in head["labels"]]
-    if len(labels) > _MOST_COLUMNS:
-        return f"{name}: the confusion matrix of {len(labels)} classes is in report.json."
-    rows = [[label, *map(str, row)] for label, row in zip(labels, head["confusion_matrix"], strict=True)]
-    return table([f"{name}, true (rows) and predicted by the head", *labels], rows)
-
-
-def _score_verdicts(name: str, methods: Mapping[str, Any], too_few: str | None) -> list[str]:
+def _verdicts(name: str, methods: Mapping[str, Any], few: str | None) -> list[str]:
     head = methods["head"]
-    scores = {key: heading for key, heading in _SCORES.items() if key in head}
+    scores = {key: heading for key, heading in SCORES.items() if key in head}
     right = "accuracy" if "accuracy" in head else "pixel_accuracy"
     if head[right]["pooled"] is None:
         return [f"{name}: nothing was predicted whose class is known; there is no {scores[right]}."]
-    others = [method for method in _head_first(methods) if method != "head"]
+    others = [method for method in head_first(methods) if method != "head"]
     lines = [
         compared(f"{name}, {heading}", {method: methods[method]["head_minus"][key] for method in others})
         for key, heading in scores.items()
     ]
-    if not others or too_few is not None:
-        lines = [f"{name}, {too_few}"] if others else []
+    if not others or few is not None:
+        lines = [f"{name}, {few}"] if others else []
     true = [sum(row) for row in head["confusion_matrix"]]
     largest, label = max(true) / sum(true), printable(head["labels"][true.index(max(true))])
     if head[right]["pooled"] <= largest:
@@ -193,18 +130,6 @@ def _score_verdicts(name: str, methods: Mapping[str, Any], too_few: str | None) 
             f"{label}, so always predicting {label} is as good as the head."
         )
     return lines
-
-
-def _head_first(methods: Mapping[str, Any]) -> list[str]:
-    return sorted(methods, key=lambda method: method != "head")
-
-
-def _interval(ends: Sequence[float] | None) -> str:
-    return "-" if ends is None else f"{ends[0]:+.2f} ... {ends[1]:+.2f}"
-
-
-def _number(score: float | None) -> str:
-    return "-" if score is None else f"{score:.3f}"
 
 
 def tell_pooled(heads: Sequence[Sequence[Mapping[str, Any]]]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -41,6 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--image-column", default="image", metavar="COLUMN", help="column of file names in --truth (default image)"
+    )
+    parser.add_argument(
+        "--scores", type=Path, metavar="JSON", help="report.json of the training run: adds its held-out scores"
     )
     parser.add_argument("--title", help="of the page (default: Predictions of HEAD)")
     parser.add_argument(
@@ -82,7 +86,8 @@ def run(options: argparse.Namespace) -> int:
     from dinoneck.viz.report.page import html_report
 
     photos = list(dict.fromkeys(files_of(options.photos)))
-    check_output(options.out, [*photos, options.head, options.truth], (".html", ".htm"))
+    check_output(options.out, [*photos, options.head, options.truth, options.scores], (".html", ".htm"))
+    training = {} if options.scores is None else _training_report(options.scores)
     predictor, facts = opened_predictor(options)
     columns = [output.key for output in outputs(predictor.tasks)]
     known: Sequence[Mapping[str, float]] = [{}] * len(photos)
@@ -97,6 +102,7 @@ def run(options: argparse.Namespace) -> int:
         predictor.tasks,
         title=f"Predictions of {'/'.join(Path(options.head).parts[-2:])}" if options.title is None else options.title,
         facts=facts,
+        training=training,
         unread={names[place]: reason for place, reason in unread.items()},
         max_bytes=max(1, round(options.max_mb * 1e6)),
     )
@@ -127,6 +133,19 @@ def opened_predictor(options: argparse.Namespace) -> tuple[Predictor, dict[str, 
         probe=options.probe,
     )
     return predictor, _head_facts(options.head, sources, heads, revisions_of(sources, heads))
+
+
+def _training_report(path: Path) -> dict[str, Any]:
+    """The report of a training run, checked before any work."""
+    from dinoneck.viz.score_tables import all_tables
+
+    try:
+        report: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        if not all_tables(report):
+            raise DataError("it holds no scores; expected the report.json of a training run")
+    except (OSError, RecursionError, ValueError) as error:
+        raise DataError(f"--scores {path} cannot be used: {error}") from error
+    return report
 
 
 def _entries(

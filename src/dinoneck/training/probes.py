@@ -19,6 +19,7 @@ FLOOR = 1e-8
 NEIGHBOURS = (1, 2, 4, 8, 16, 32)
 ALPHAS = tuple(10.0**power for power in range(-2, 6))
 _Floats = np.ndarray[Any, np.dtype[np.float64]]
+_Array = np.ndarray[Any, Any]
 _Groups = Sequence[Hashable] | None
 _Path = Callable[[_Floats, _Floats, _Floats, Sequence[Any]], _Floats]  # x, y, new x, settings -> (settings, n_new, t)
 
@@ -120,7 +121,7 @@ def ridge_out_of_fold(
     groups: Sequence[Hashable] | None = None,
     alphas: Sequence[float] = ALPHAS,
     num_classes: int | None = None,
-) -> Any:
+) -> _Array:
     """Ridge regression on standardised features; of classes, on one-hot targets, whose largest prediction counts.
 
     The strength is chosen per fold and target (of classes: per fold) by inner folds of the training rows, which keep
@@ -177,7 +178,7 @@ def knn_out_of_fold(
     groups: Sequence[Hashable] | None = None,
     k: int | Sequence[int] = NEIGHBOURS,
     num_classes: int | None = None,
-) -> Any:
+) -> _Array:
     """Return out-of-fold means (of classes: the most frequent class) of the k nearest by features (n, d).
 
     See :func:`knn_probe` for ``k`` and :func:`ridge_out_of_fold` for the rest.
@@ -196,7 +197,7 @@ def _out_of_fold(
     settings: Sequence[Any],
     path: _Path,
     num_classes: int | None,
-) -> Any:
+) -> _Array:
     """Out-of-fold predictions with settings chosen by inner folds."""
     known = np.ones(len(targets), bool)
     if num_classes is not None:

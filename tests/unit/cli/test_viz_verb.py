@@ -100,6 +100,16 @@ def test_a_report_of_a_folder_of_heads(heads: Path, photos: Path, tmp_path: Path
     assert f"{torch.__version__}"[:4] in entry(page, "versions")
 
 
+def test_the_scores_of_the_run_are_a_section(heads: Path, photos: Path, tmp_path: Path) -> None:
+    out, run = tmp_path / "report.html", tmp_path / "report.json"
+    run.write_text('{"scores": {"head": {"mass": 0.25, "overall": 0.25}}, "mae": {"head": {"mass": 3.5}}}')
+    arguments = ["viz", "report", str(heads), str(photos / "0.png"), "--out", str(out), "--scores", str(run)]
+    assert main(arguments) == 0
+    assert cells(out.read_text(), "td")[2:4] == ["0.250 (3.5)", "0.250"]
+    run.write_text("{}")
+    assert main(arguments) == 1
+
+
 def test_colours_of_many_photos_are_those_of_the_first(
     heads: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -266,6 +276,8 @@ def test_photos_of_very_many_patches_are_told_what_helps(
         (["report", "no.safetensors", "{photos}", "--out", "r.html"], "no.safetensors"),
         (["report", "{head}", "empty", "--out", "r.html"], "holds no photos"),
         (["report", "{head}", "{photos}", "--out", "r.html", "--truth", "gone.csv"], "there is no file gone.csv"),
+        (["report", "{head}", "{photos}", "--out", "r.html", "--scores", "gone.json"], "--scores gone.json cannot"),
+        (["report", "{head}", "{photos}", "--out", "r.html", "--scores", "{photos}/page.html"], "cannot be used"),
         (
             ["report", "{head}", "{photos}", "--out", "r.html", "--random-backbone", "--backbone-file", "w"],
             "contradict",

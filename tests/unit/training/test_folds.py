@@ -74,7 +74,7 @@ def test_a_column_gives_a_fold_per_label_in_order(labels: Any, expected: list[li
         ([1.0, float("nan")], r"row 1 has no fold \(nan\)"),
     ],
 )
-def test_columns_that_are_no_folds_are_refused(labels: Any, message: str) -> None:
+def test_columns_that_give_no_folds_are_refused(labels: Any, message: str) -> None:
     with pytest.raises(DataError, match=message):
         folds_of(labels)
 

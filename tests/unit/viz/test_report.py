@@ -293,6 +293,60 @@ def test_bars_count_every_photo() -> None:
     assert heights == pytest.approx([tallest * count / max(counts) for count in counts], abs=0.02)
 
 
+def training_report(name: str = "kind", labels: tuple[str, ...] = ("mixed", "weed only")) -> dict[str, Any]:
+    """As ``training`` writes it to report.json, of a classification and a segmentation without any value target."""
+    score = {"pooled": 0.875, "interval": [0.75, 1.0], "folds": [1.0, None, 0.5]}
+    shared = {"labels": [*labels], "confusion_matrix": [[6, 2], [0, 8]]}
+    classes = {"accuracy": score, "macro_f1": score, "f1": dict(zip(labels, [0.8571, None], strict=True)), **shared}
+    masks = {"mean_iou": score, "pixel_accuracy": score, "iou": dict(zip(labels, [0.625, 0.8], strict=True)), **shared}
+    ridge = classes | {"head_minus": {"accuracy": [0.1, 0.2], "macro_f1": None}}
+    return {
+        "classes": {name: {"a ridge": ridge, "head": classes}},
+        "masks": {"cover": {"head": masks}},
+        "predicted": 16,
+    }
+
+
+def test_held_out_scores_of_the_training_run_are_a_section() -> None:
+    entry = ReportEntry("a", {"mass": 1.0})
+    page = Page(html_report([entry], [Task("mass")], training=training_report()))
+    assert "Held-out scores" in page.by_tag["h2"]
+    cells = page.by_tag["td"]
+    start = cells.index("0.875")
+    assert cells[start : start + 6] == ["0.875", "0.75 ... 1.00", "0.500"] * 2
+    rows = list(zip(page.by_tag["th"], page.by_tag["th"][1:], strict=False))
+    assert ("head", "a ridge") in rows, "the head comes first"
+    [each] = [i for i in range(len(cells)) if cells[i : i + 6] == ["50.0%", "0.857", "0.857", "50.0%", "-", "-"]]
+    assert cells[each + 6 : each + 10] == ["6", "2", "0", "8"]
+    assert cells[each + 10 : each + 20] == [
+        *["0.875", "0.75 ... 1.00", "0.500"] * 2,
+        "50.0%",
+        "0.625",
+        "50.0%",
+        "0.800",
+    ]
+    values = {"scores": {"head": {"mass": 0.5, "overall": 0.5, "worst fold": None}}, "mae": {"head": {"mass": 1.25}}}
+    assert "0.500 (1.25)" in Page(html_report([entry], [Task("mass")], training=values)).by_tag["td"]
+    for none in (None, {}, {"scores": {}, "mae": {}, "classes": {}}):
+        assert "Held-out scores" not in html_report([entry], [Task("mass")], training=none)
+
+
+def test_names_in_a_training_report_stay_text() -> None:
+    entry, tasks = ReportEntry("a", {"mass": 1.0}), [Task("mass")]
+    hostile = html_report([entry], tasks, training=training_report(HOSTILE, (MARKED, "b")))
+    harmless = html_report([entry], tasks, training=training_report())
+    assert [tag for tag, _ in Page(hostile).elements] == [tag for tag, _ in Page(harmless).elements]
+    assert not re.search("[\u202e\x1b\x00\udcff]", hostile)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"classes": {"kind": {}}}, {"mae": 3}, {"classes": {"kind": {"head": {"labels": []}}}}]
+)
+def test_a_training_report_of_another_form_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(DataError, match=r"not those of a training run .*; expected its report\.json"):
+        html_report([ReportEntry("a", {"mass": 1.0})], [Task("mass")], training=wrong)
+
+
 def test_photos_that_could_not_be_read_are_listed() -> None:
     page = Page(html_report([ReportEntry("a", {"mass": 1.0})], [Task("mass")], unread={"b.jpg": "no picture"}))
     assert "1 photo, 1 could not be read." in page.text

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import SupportsFloat
+from typing import Any, SupportsFloat
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from dinoneck.viz.report.markup import Markup, element, joined, named
 from dinoneck.viz.report.numbers import Output, number, outputs
 from dinoneck.viz.report.photos import Drawn, ReportEntry
 from dinoneck.viz.report.style import policy, script, slider, style
+from dinoneck.viz.score_tables import all_tables
 from dinoneck.viz.scores import Scores, scores
 
 _MOST_POINTS = 2000  # in one chart
@@ -29,6 +30,7 @@ def html_report(
     *,
     title: str = "Predictions",
     facts: Facts | None = None,
+    training: Mapping[str, Any] | None = None,
     unread: Mapping[str, str] | None = None,
     largest_side: int = 640,
     max_bytes: int = 20_000_000,
@@ -44,6 +46,7 @@ def html_report(
         tasks: what is predicted, as in ``Predictor.tasks``: names, units and labels.
         title: of the page.
         facts: heading -> term -> text, such as what the head is and how it was run; each becomes a list at the end.
+        training: the ``report.json`` of the training run; the scores of its held-out images become a section.
         unread: name -> reason of the photos that could not be read.
         largest_side: of the photos in the page, in pixels; maps stay exact, one pixel per cell.
         max_bytes: of all photos drawn: first they get smaller, then the last ones are left out, which the page says.
@@ -52,7 +55,8 @@ def html_report(
         The page, UTF-8 text; the same for the same arguments.
 
     Raises:
-        DataError: if there are no entries, or predictions, known values, maps or colours are missing or not finite.
+        DataError: if there are no entries, predictions, known values, maps or colours are missing or not finite, or
+            ``training`` is not a report of a training run.
         ShapeError: if maps are not (outputs, rows, cols), a gate not (rows, cols) or colours not (rows, cols, 3).
         ConfigError: if a size is not positive.
 
@@ -76,6 +80,7 @@ def html_report(
     sections = {
         "predictions": ("Predictions", _table(entries, columns, links)),
         "known": ("Against known values", _agreement(entries, columns, found, links)),
+        "held-out": ("Held-out scores", _held_out(training or {})),
         "distribution": ("Distribution", _distribution(entries, columns, found)),
         "photos": ("Photos", _photos(articles, len(wanted), bool(found), drawn.has_maps)),
         "unread": ("Photos that could not be read", _unread(unread or {})),
@@ -220,6 +225,21 @@ def _agreement(
     pairs = [element("div", *_pair(entries, output, links), class_="charts") for output in known]
     charts = element("div", *pairs, class_="pairs")
     return joined([_wide_table(caption, heads, rows, "Agreement with known values"), charts])
+
+
+def _held_out(training: Mapping[str, Any]) -> Markup | None:
+    """The scores of images that no head was trained on."""
+    tables = []
+    for header, rows in all_tables(training):
+        heads = [element("th", text, scope="col") for text in header]
+        cells = [
+            element("tr", element("th", row[0], scope="row"), *(element("td", x) for x in row[1:])) for row in rows
+        ]
+        tables.append(_wide_table(header[0], heads, cells, header[0]))
+    caption = (
+        "Each image was predicted by a head that was not trained on it. Intervals: 95 %, by a bootstrap over groups."
+    )
+    return joined([element("p", caption, class_="soft"), *tables]) if tables else None
 
 
 def _pair(entries: Sequence[ReportEntry], output: Output, links: Mapping[int, str]) -> list[Markup]:

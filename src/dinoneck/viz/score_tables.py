@@ -1,0 +1,120 @@
+"""The scores of a training report as tables, for the terminal and the page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from dinoneck.errors import DataError
+
+_MOST_COLUMNS = 12  # of a confusion matrix
+SCORES = {
+    "accuracy": "accuracy",
+    "macro_f1": "macro F1",
+    "mean_iou": "mean IoU",
+    "pixel_accuracy": "pixel accuracy",
+}
+
+
+class ScoreTable(NamedTuple):
+    """A table as text.
+
+    Attributes:
+        header: what the table shows, then the headings of the other columns.
+        rows: of one cell per column, the first a name.
+    """
+
+    header: list[str]
+    rows: list[list[str]]
+
+
+def all_tables(report: Mapping[str, Any]) -> list[ScoreTable]:
+    """Return the tables of a training run's ``report.json``: of its values, classes and masks, as far as it has them.
+
+    Raises:
+        DataError: if it is not such a report.
+    """
+    try:
+        values = any(report.get("mae", {}).values())
+        found = [value_table(report["scores"], report["mae"], report.get("target_sd"))] if values else []
+        found += [difference_table(report["head_minus"])] if values and report.get("head_minus") else []
+        for what in ("classes", "masks"):
+            for name, methods in report.get(what, {}).items():
+                found += class_tables(name, methods)
+    except (AttributeError, KeyError, LookupError, TypeError, ValueError) as error:
+        raise DataError(
+            f"the scores are not those of a training run ({type(error).__name__}: {error}); expected its report.json"
+        ) from error
+    return found
+
+
+def value_table(
+    by_method: Mapping[str, Mapping[str, float | None]],
+    errors: Mapping[str, Mapping[str, float]] | None = None,
+    spread: Mapping[str, Mapping[str, Any]] | None = None,
+) -> ScoreTable:
+    """Return the R² of several methods, one row per method.
+
+    With ``errors`` (method -> target -> MAE) each R² is followed by the MAE, and with ``spread`` (target -> standard
+    deviation over ``all`` rows and in the ``folds``) a last row shows what the MAE compares with.
+    """
+    columns = list(next(iter(by_method.values())))
+    rows = []
+    for method, row in by_method.items():
+        mae = (errors or {}).get(method, {})
+        rows.append([method, *(_number(row[c]) + (f" ({mae[c]:.3g})" if c in mae else "") for c in columns)])
+    if spread:
+        ranges = {c: f"{min(own['folds']):.3g} ... {max(own['folds']):.3g}" for c, own in spread.items()}
+        rows.append(["target sd", *(f"{spread[c]['all']:.3g}" if c in spread else "" for c in columns)])
+        rows.append(["  in the folds", *(ranges.get(c, "") for c in columns)])
+    return ScoreTable(["held-out R² (MAE)" if errors else "held-out R²", *columns], rows)
+
+
+def difference_table(by_baseline: Mapping[str, Mapping[str, Sequence[float] | None]]) -> ScoreTable:
+    """Return the 95 % intervals of the head's R² minus that of each baseline."""
+    columns = list(next(iter(by_baseline.values())))
+    rows = [[f"head - {name}", *(_interval(row[c], "+") for c in columns)] for name, row in by_baseline.items()]
+    return ScoreTable(["R², 95 % interval", *columns], rows)
+
+
+def class_tables(name: str, methods: Mapping[str, Mapping[str, Any]]) -> Iterator[ScoreTable]:
+    """Return the scores over all classes, those of each class, and of a classification the head's confusion matrix.
+
+    Args:
+        name: of the target.
+        methods: method -> its scores by :mod:`dinoneck.training.scores`; ``"head"`` is one of them.
+    """
+    head, order = methods["head"], head_first(methods)
+    scores = {key: heading for key, heading in SCORES.items() if key in head}
+    columns = [cell for heading in scores.values() for cell in (heading, "95 % interval", "worst fold")]
+    rows = [[method, *(cell for key in scores for cell in _cells(methods[method][key]))] for method in order]
+    yield ScoreTable([f"{name}, held out", *columns], rows)
+    each = "f1" if "f1" in head else "iou"
+    true = [sum(row) for row in head["confusion_matrix"]]
+    by_class = [
+        [label, f"{count / max(sum(true), 1):.1%}", *(_number(methods[method][each][label]) for method in order)]
+        for label, count in zip(head["labels"], true, strict=True)
+    ]
+    yield ScoreTable([f"{name}, {'F1' if each == 'f1' else 'IoU'} of each class", "share", *order], by_class)
+    if each == "f1" and len(true) <= _MOST_COLUMNS:
+        counts = zip(head["labels"], head["confusion_matrix"], strict=True)
+        header = [f"{name}, true (rows) and predicted by the head", *head["labels"]]
+        yield ScoreTable(header, [[label, *map(str, row)] for label, row in counts])
+
+
+def head_first(methods: Mapping[str, Any]) -> list[str]:
+    """Return the names of the methods, the head's first."""
+    return sorted(methods, key=lambda method: method != "head")
+
+
+def _cells(score: Mapping[str, Any]) -> list[str]:
+    worst = min((fold for fold in score["folds"] if fold is not None), default=None)
+    return [_number(score["pooled"]), _interval(score["interval"]), _number(worst)]
+
+
+def _interval(ends: Sequence[float] | None, sign: str = "") -> str:
+    return "-" if ends is None else f"{ends[0]:{sign}.2f} ... {ends[1]:{sign}.2f}"
+
+
+def _number(score: float | None) -> str:
+    return "-" if score is None else f"{score:.3f}"
