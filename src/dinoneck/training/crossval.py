@@ -326,10 +326,8 @@ def _baselines(
                 found = probe(x, np.stack(list(values.values()), axis=1), folds, groups=groups)
                 predictions[method] = found if table.minimum is None else np.maximum(found, table.minimum)
             for name in names:
-                one_hot = np.eye(len(table.classes[name]))[table.targets[name].astype(np.int64)]
-                scores = probe(x, one_hot, folds, groups=groups)
-                is_known = np.isfinite(scores).all(axis=1)
-                classes[name][method] = np.where(is_known, np.nan_to_num(scores).argmax(axis=1), -1)
+                count = len(table.classes[name])
+                classes[name][method] = probe(x, table.targets[name], folds, groups=groups, num_classes=count)
     helping = {name: targets[name] for name, task in tasks.items() if task.auxiliary}
     result = CrossValidation(
         [], folds, numbers, table, values, predictions, classes, auxiliary_values=helping, cell_targets=cells

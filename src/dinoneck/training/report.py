@@ -9,9 +9,8 @@ import numpy as np
 
 from dinoneck.training.crossval import HEAD, CrossValidation
 from dinoneck.training.metrics import bootstrap_difference, r2, weighted_r2
-from dinoneck.training.scores import Split, class_scores, mask_scores, value_scores
+from dinoneck.training.scores import FEWEST_GROUPS, Split, class_scores, mask_scores, value_scores
 
-_FEWEST_GROUPS = 5  # with fewer, an interval of two equal methods leaves out 0 in a quarter of the cases or more
 _Floats = np.ndarray[Any, np.dtype[np.float64]]
 Row = dict[str, float | None]
 
@@ -159,7 +158,7 @@ def _differences(result: CrossValidation, true: _Floats) -> dict[str, dict[str, 
 
     def interval(pred: _Floats, name: str) -> list[float] | None:
         chosen = columns[name]
-        if groups_predicted(result) < _FEWEST_GROUPS or not chosen:
+        if groups_predicted(result) < FEWEST_GROUPS or not chosen:
             return None
         shares = weights if name == "overall" else None
         return list(bootstrap_difference(true[:, chosen], head[:, chosen], pred[:, chosen], groups, shares))
