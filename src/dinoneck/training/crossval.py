@@ -20,6 +20,7 @@ from dinoneck.errors import ConfigError, DataError
 from dinoneck.heads.head import Head
 from dinoneck.losses.task_loss import TaskLoss
 from dinoneck.losses.uncertainty import UncertaintyWeighting
+from dinoneck.tokens import Tokens
 from dinoneck.training.cell_targets import CellTargets
 from dinoneck.training.config import TaskConfig, TrainConfig
 from dinoneck.training.fitting import fit
@@ -146,11 +147,7 @@ def cross_validate(
     targets = make_targets(tasks, table)
     compositions = make_compositions(config, tasks, table)
     columns = columns_of(tasks, compositions, table)
-    every = make_folds(config, table) if folds is None else check_folds(folds, len(table))
-    numbers = tuple(range(len(every))) if config.folds.only is None else (config.folds.only,)
-    if numbers[-1] >= len(every):
-        raise ConfigError(f"fold is {numbers[-1]} and there are {len(every)} folds; expected 0 ... {len(every) - 1}")
-    chosen = [every[number] for number in numbers]
+    numbers, chosen = choose_folds(config, table, folds)
     result = _baselines(source, table, tasks, columns, chosen, numbers, cells, targets)
     tokens = source.batch(source.ids[:1])
     for number, (train, valid) in zip(numbers, chosen, strict=True):
@@ -170,7 +167,7 @@ def cross_validate(
         _predict(result, head, source, valid, columns, tasks)
         _refuse_divergence(result, number, valid, config)
         result.heads.append(head)
-        logger.info("fold %d of %d is trained", number + 1, len(every))
+        logger.info("fold %d is trained, %d of %d", number, len(result.heads), len(chosen))
     return result
 
 
@@ -191,6 +188,35 @@ def make_folds(config: TrainConfig, table: PhotoTable) -> list[Fold]:
     if labels is not None and labels.dtype.kind == "f":
         labels = np.searchsorted(np.nanquantile(labels, np.linspace(0, 1, _BINS + 1)[1:-1]), labels)
     return group_folds(table.groups or table.ids, config.folds.count, config.optim.seed, stratify=labels)
+
+
+def choose_folds(
+    config: TrainConfig, table: PhotoTable, folds: Sequence[Fold] | None = None
+) -> tuple[tuple[int, ...], list[Fold]]:
+    """Return the numbers of the folds to train, and the folds: those of the caller, or of ``config.folds``.
+
+    Raises:
+        ConfigError: if there is no fold of the number ``config.folds.only``.
+        DataError: if the folds do not fit the table.
+    """
+    every = make_folds(config, table) if folds is None else check_folds(folds, len(table))
+    numbers = tuple(range(len(every))) if config.folds.only is None else (config.folds.only,)
+    if numbers[-1] >= len(every):
+        raise ConfigError(f"fold is {numbers[-1]} and there are {len(every)} folds; expected 0 ... {len(every) - 1}")
+    return numbers, [every[number] for number in numbers]
+
+
+def check_head(config: TrainConfig, table: PhotoTable, tokens: Tokens, cells: CellTargets | None = None) -> None:
+    """Make the head for such tokens once, so that one that cannot be made is refused before all images are read.
+
+    Raises:
+        DinoneckError: what the head refuses.
+    """
+    tasks = resolve_tasks(config, table)
+    targets = make_targets(tasks, table)
+    made = make_tasks(config, tasks, table, targets, np.arange(len(table)), cells)
+    with torch.random.fork_rng(devices=[]):
+        make_head(config, tokens, made, make_compositions(config, tasks, table))
 
 
 def fold_folder(out: str | os.PathLike[str], number: int) -> Path:
