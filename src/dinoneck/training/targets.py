@@ -23,23 +23,6 @@ _Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
-class Samples:
-    """The samples of a training run: row i of every value belongs to ``[*ids, *val_ids][i]``.
-
-    Attributes:
-        ids: training ids, as the source spells them.
-        val_ids: validation ids.
-        targets: column -> (n, ...) values in original units.
-        weights: dense task -> (n, rows, cols).
-    """
-
-    ids: tuple[str, ...]
-    val_ids: tuple[str, ...]
-    targets: Mapping[str, _Array]
-    weights: Mapping[str, _Array]
-
-
-@dataclass(frozen=True)
 class Column:
     """One column of targets: a value (a number, an array) per id."""
 
@@ -56,8 +39,8 @@ def match_samples(
     ids: Sequence[str] | None = None,
     val_ids: Sequence[str] = (),
     target_ids: Sequence[Any] | None = None,
-) -> Samples:
-    """Return the values of the ids asked for, row by row.
+) -> tuple[list[str], list[str], dict[str, Any], dict[str, Any]]:
+    """Return training ids and validation ids as the source spells them, and targets and weights of both in this order.
 
     Args:
         source_ids: all ids of the token source.
@@ -86,12 +69,10 @@ def match_samples(
     else:
         train = spelling.all_of(ids, "training ids")
     used, rows = [*train, *valid], _RowsById(spelling)
-    return Samples(
-        tuple(train),
-        tuple(valid),
-        {name: rows.values(column, used) for name, column in columns.items()},
-        {name: rows.values(column, used) for name, column in weight_columns.items()},
+    values, cells = (
+        {name: rows.values(column, used) for name, column in table.items()} for table in (columns, weight_columns)
     )
+    return train, valid, values, cells
 
 
 def match_matrix(

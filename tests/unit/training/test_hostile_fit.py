@@ -44,9 +44,9 @@ def run(module: Any = None, source: Any = None, **changes: Any) -> list[dict[str
         ({"module": PatchMeanHead(16, [Task("y")])}, "tokens have 8 channels .* embed_dim=16"),
         ({"recipe": {"patience": 2}}, "expected Recipe"),
         ({"recipe": {}}, "expected Recipe"),
-        ({"lr": "1e-4"}, "lr='1e-4'"),
-        ({"lr": True}, "lr=True"),
-        ({"epochs": "1"}, "epochs='1'"),
+        ({"lr": "1e-4"}, "lr is '1e-4'"),
+        ({"lr": True}, "lr is True"),
+        ({"epochs": "1"}, "epochs is '1'"),
     ],
 )
 def test_arguments_of_another_kind(changes: dict[str, Any], told: str) -> None:
