@@ -14,6 +14,7 @@ _HOMES = homes(
     fpn_yaml=["FPNSettings", "read_fpn_yaml"],
     freeze=["FreezeSchedule"],
     head_choice=["HeadChoice"],
+    loggers=["TensorBoardLogger", "WandbLogger"],
     metrics=["bootstrap_difference", "confusion_matrix", "mean_iou", "r2", "weighted_r2"],
     mixup=["cutmix", "manifold_mixup"],
     optim=["EMA", "SAM", "cosine_with_warmup"],

@@ -29,7 +29,8 @@ from dinoneck.training.experiment import RunOptions, run_experiment
 from dinoneck.training.head_choice import HeadChoice
 from dinoneck.training.plan import HeadName, Plan
 from dinoneck.training.recipe import Recipe
-from dinoneck.training.sources import TableSource, TokenSource
+from dinoneck.training.sources import TokenSource
+from dinoneck.training.table_source import TableSource
 
 logger = logging.getLogger(__name__)
 

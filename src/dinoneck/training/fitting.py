@@ -31,6 +31,7 @@ from dinoneck.training.sources import LiveTokens, TokenSource, in_batches, train
 from dinoneck.training.state import RunFiles, identity
 from dinoneck.training.targets import as_array, match_groups, match_samples, training_targets, without_unweighted
 from dinoneck.training.validation import check_weights, validation_scores
+from dinoneck.training.views import Views
 
 logger = logging.getLogger(__name__)
 
@@ -200,6 +201,10 @@ def _check_together(
         raise DataError(f"{len(both)} ids are for training and for validation, the first is {both[0]!r}")
     if recipe.patience is not None and not val_ids:
         raise ConfigError(f"patience is {recipe.patience}, and there are no val_ids whose loss it could wait for")
+    views = patterns_of(source) if getattr(source, "transform", None) is None else Views(2)
+    if views is not None and any(task.is_map for task in head.tasks):
+        for i in range(len(views)):
+            views.flips(i)  # labels of cells follow the flips that a source states
     if recipe.cutmix_alpha is not None and not isinstance(source, LiveTokens):
         raise ConfigError(
             f"cutmix_alpha is {recipe.cutmix_alpha}, and the source is a {type(source).__name__}, which has no images "

@@ -255,7 +255,7 @@ class Loop:
         targets, masks = self.samples.targets(own, device)
         if not isinstance(self.source, LiveTokens):
             return self.samples.tokens(own, self.source).to(device), targets, masks
-        images = self.source.images([self.samples.ids[row] for row in own.rows]).to(device)
+        images = self.source.images([self.samples.ids[row] for row in own.rows], augmented=True).to(device)
         if self.recipe.cutmix_alpha is not None and self._mixes:
             patch_size = self.source.backbone.patch_size
             images, targets, masks = cutmix(

@@ -14,7 +14,7 @@ from dinoneck import CheckpointError, ConfigError, DataError, PatchMeanHead, Tas
 from dinoneck.heads import DenseHead
 from dinoneck.losses import Composition, CompositionLoss, DensityRegulariser, TaskLoss, UncertaintyWeighting
 from dinoneck.training import EMA, MemoryTokens, Recipe, fit, group_folds, ridge_probe, weighted_r2
-from dinoneck.training.sources import TableSource
+from dinoneck.training.table_source import TableSource
 
 IDS = [f"s{i}" for i in range(6)]
 Y = np.linspace(0.0, 5.0, 6)
