@@ -18,12 +18,13 @@ from dinoneck.heads.head import Head
 from dinoneck.training.cell_targets import CellTargets
 from dinoneck.training.fold_training import FoldTraining, MakeHead, MakeTasks
 from dinoneck.training.folds import Fold, group_folds
+from dinoneck.training.matching import SourceIds
 from dinoneck.training.metrics import bootstrap_difference, r2, weighted_r2
 from dinoneck.training.plan import Plan as Plan
 from dinoneck.training.probes import knn_out_of_fold, pooled_tokens, ridge_out_of_fold
 from dinoneck.training.recipe import Recipe
 from dinoneck.training.sources import MemoryTokens, SomeTokens, TokenSource, in_batches, trained_backbone
-from dinoneck.training.targets import SourceIds, as_array
+from dinoneck.training.targets import as_array
 
 logger = logging.getLogger(__name__)
 

@@ -25,11 +25,12 @@ from dinoneck.training.batches import (
 )
 from dinoneck.training.config import Recipe
 from dinoneck.training.loop import Callback, Learner, Loop
+from dinoneck.training.matching import match_groups, match_samples
 from dinoneck.training.processes import joined, own_random_numbers, seed_step
 from dinoneck.training.ridge_blend import blend_ridge, unblend
 from dinoneck.training.sources import LiveTokens, TokenSource, in_batches, trained_backbone
 from dinoneck.training.state import RunFiles, identity
-from dinoneck.training.targets import as_array, match_groups, match_samples, training_targets, without_unweighted
+from dinoneck.training.targets import as_array, training_targets, without_unweighted
 from dinoneck.training.validation import check_weights, validation_scores
 from dinoneck.training.views import Views
 

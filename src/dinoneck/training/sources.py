@@ -229,7 +229,8 @@ class MemoryTokens:
         if patterns is None or not any(patterns):
             return self.tokens[rows].to(dtype=torch.float32)
         if not all(0 <= pattern < len(every) for pattern in patterns):
-            raise DataError(f"these tokens have patterns 0 ... {len(every) - 1}; asked for {sorted(set(patterns))}")
+            known = f"0 ... {len(every) - 1}" if self.views else "0 only"
+            raise DataError(f"these tokens have pattern {known}; asked for {sorted(set(patterns))}")
         return Tokens.cat([every[p][rows[i : i + 1]] for i, p in enumerate(patterns)]).to(dtype=torch.float32)
 
     def rows(self, ids: Sequence[str]) -> Tensor:

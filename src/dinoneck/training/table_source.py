@@ -8,8 +8,8 @@ from typing import Any
 
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.tokens import Tokens
+from dinoneck.training.matching import SourceIds
 from dinoneck.training.sources import Flips, TokenSource, record_of
-from dinoneck.training.targets import SourceIds
 
 
 class TableSource:
