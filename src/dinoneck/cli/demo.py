@@ -54,8 +54,8 @@ def run(options: argparse.Namespace) -> int:
     from dinoneck.data.pasture import Pasture
     from dinoneck.training.config import FoldsConfig, Recipe, TrainConfig
     from dinoneck.training.inputs import Inputs
+    from dinoneck.training.run import REPORT, train
     from dinoneck.training.sources import MemoryTokens
-    from dinoneck.training.train import REPORT, train
 
     _claim(options.out)
     print(f"1. {options.photos} pasture images are drawn: the dry masses and the plant of every pixel are known.")
@@ -191,7 +191,7 @@ def _draw_maps(
     from dinoneck.heads.fpn import FPNHead
     from dinoneck.training.cell_targets import CellTargets
     from dinoneck.training.config import Recipe
-    from dinoneck.training.fit import fit
+    from dinoneck.training.fitting import fit
     from dinoneck.training.sources import in_batches
 
     shares, weight = DenseLabels(classes=4).cells(table.labels or (), backbone.preprocess)

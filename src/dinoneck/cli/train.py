@@ -108,7 +108,7 @@ def run(options: argparse.Namespace) -> int:
     import json
 
     from dinoneck.training.inputs import open_inputs
-    from dinoneck.training.train import REPORT, check_folder, train
+    from dinoneck.training.run import REPORT, check_folder, train
 
     check_folder(options.out, overwrite=options.overwrite)
     config = options.config()

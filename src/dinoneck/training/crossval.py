@@ -24,10 +24,10 @@ from dinoneck.training.cell_targets import CellTargets
 from dinoneck.training.config import TaskConfig, TrainConfig
 from dinoneck.training.fitting import fit
 from dinoneck.training.folds import Fold, check_folds, folds_of, group_folds
+from dinoneck.training.matching import SourceIds
 from dinoneck.training.metrics import confusion_matrix
 from dinoneck.training.probes import knn_out_of_fold, pooled_tokens, ridge_out_of_fold
 from dinoneck.training.sources import MemoryTokens, SomeTokens, TokenSource, in_batches, trained_backbone
-from dinoneck.training.targets import SourceIds
 from dinoneck.training.tasks import columns_of, make_compositions, make_head, make_targets, make_tasks, resolve_tasks
 
 logger = logging.getLogger(__name__)
@@ -231,10 +231,7 @@ def _fit(
         loss=weighting,
         target_weights={name: x for name, x in table.weights.items() if name in targets} or None,
         groups=dict(zip(table.ids, table.groups, strict=True)) if table.groups else None,
-        epochs=recipe.epochs,
-        batch_size=recipe.batch_size,
-        lr=recipe.lr,
-        seed=recipe.seed,
+        callbacks=callbacks,
     )
 
 

@@ -24,6 +24,7 @@ from dinoneck.training.config import TrainConfig
 from dinoneck.training.crossval import Callback, CrossValidation, cross_validate, fold_folder, make_folds
 from dinoneck.training.folds import Fold, check_folds
 from dinoneck.training.inputs import Inputs, open_inputs
+from dinoneck.training.loggers import TensorBoardLogger, WandbLogger
 from dinoneck.training.report import fold_scores, scores_of
 from dinoneck.training.state import LOG
 from dinoneck.training.targets import check_minimum, check_varies
