@@ -339,31 +339,26 @@ def _rows(
     are the third value.
     """
     from dinoneck.data.tables import is_csiro, read_csiro_test
+    from dinoneck.inference.frames import table_row
 
-    if options.csv and is_csiro(options.csv):
-        columns = _columns(predictor)
-        wanted, by_image = (
-            read_csiro_test(options.csv),
-            {
-                name: dict(zip(columns, _all_values(result, predictor), strict=True))
-                for name, result in zip(names, results, strict=True)
-            },
-        )
-        for target in wanted.targets:
-            if target not in columns:
-                raise DataError(f"{options.csv} asks for {target!r}; the heads predict {', '.join(columns)}")
-        asked = zip(wanted.sample_ids, wanted.images, wanted.targets, strict=True)
-        means = {target: sum(row[target] for row in by_image.values()) / len(results) for target in set(wanted.targets)}
-        rows = [[i, f"{by_image.get(image, means)[target]:.6g}"] for i, image, target in asked]
-        return ["sample_id", "target"], rows, [image for image in dict.fromkeys(wanted.images) if image not in by_image]
-    return (
-        ["image", *_columns(predictor)],
-        [
-            [name, *(f"{value:.6g}" for value in _all_values(result, predictor))]
-            for name, result in zip(names, results, strict=True)
-        ],
-        [],
-    )
+    each = [table_row(result, predictor.tasks, image=name) for name, result in zip(names, results, strict=True)]
+    if not (options.csv and is_csiro(options.csv)):
+        return [*each[0]], [[*map(_written, row.values())] for row in each], []
+    wanted = read_csiro_test(options.csv)
+    columns = [column for column, value in each[0].items() if isinstance(value, float)]
+    numbers: dict[str, list[Any]] = {column: [row[column] for row in each] for column in columns}
+    for target in wanted.targets:
+        if target not in numbers:
+            raise DataError(f"{options.csv} asks for {target!r}; the heads predict {', '.join(numbers)}")
+    by_image = dict(zip(names, each, strict=True))
+    means = {target: sum(values) / len(values) for target, values in numbers.items()}
+    asked = zip(wanted.sample_ids, wanted.images, wanted.targets, strict=True)
+    rows = [[i, _written(by_image.get(image, means)[target])] for i, image, target in asked]
+    return ["sample_id", "target"], rows, [image for image in dict.fromkeys(wanted.images) if image not in by_image]
+
+
+def _written(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:.6g}"
 
 
 def _told_tasks(predictor: Predictor) -> list[dict[str, Any]]:
@@ -378,14 +373,6 @@ def _told(name: str, result: Mapping[str, Any], predictor: Predictor) -> dict[st
     values = {task.name: _values(result[task.name]) for task in predictor.tasks}
     alone = {task.name for task in predictor.tasks if task.dim == 1}
     return {"image": name, "values": {task: told[0] if task in alone else told for task, told in values.items()}}
-
-
-def _columns(predictor: Predictor) -> list[str]:
-    return [name for task in predictor.tasks for name in task.columns]
-
-
-def _all_values(result: Mapping[str, Any], predictor: Predictor) -> list[float]:
-    return [value for task in predictor.tasks for value in _values(result[task.name])]
 
 
 def _values(answer: Any) -> list[float]:

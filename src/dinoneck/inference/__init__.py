@@ -6,6 +6,7 @@ from dinoneck.lazy import attach
 
 if TYPE_CHECKING:
     from dinoneck.inference.batching import MicroBatcher as MicroBatcher
+    from dinoneck.inference.frames import to_frame as to_frame
     from dinoneck.inference.predictor import Predictor as Predictor
     from dinoneck.inference.presets import preset as preset
     from dinoneck.inference.tta import VIEWS as VIEWS
@@ -17,6 +18,7 @@ _HOMES = {
     "preset": "dinoneck.inference.presets",
     "VIEWS": "dinoneck.inference.tta",
     "View": "dinoneck.inference.tta",
+    "to_frame": "dinoneck.inference.frames",
 }
 
 __all__ = [*_HOMES]
