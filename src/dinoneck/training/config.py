@@ -1,0 +1,467 @@
+"""The description of a training run: one dataclass is the YAML file, the command line's flags and the Python call.
+
+No torch is imported here, so that a wrong option is refused at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal, get_args
+
+import msgspec
+from tyro.conf import Suppress, arg
+
+from dinoneck.errors import ConfigError, did_you_mean
+from dinoneck.training.config_flags import HEAD, SIZE, or_none
+from dinoneck.training.earlier_keys import earlier_key
+from dinoneck.yaml_file import read_yaml
+
+Kind = Literal["regression", "ratio", "classification", "dense", "density", "segmentation"]
+
+
+def _check(
+    name: str, value: Any, low: float = 0, high: float = math.inf, *, above: bool = False, below: float = math.inf
+) -> None:
+    """Refuse a number that is not finite or out of range; ``above`` excludes ``low`` itself."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ConfigError(f"{name} is {value!r}; expected a finite number")
+    if not low <= value <= high or (above and value == low) or value >= below:
+        limits = f"above {low:g}" if above else f"{low:g} or more"
+        limits += f" and below {below:g}" if below < math.inf else f", at most {high:g}" if high < math.inf else ""
+        raise ConfigError(f"{name} is {value!r}; expected {limits}")
+
+
+def _check_whole(name: str, value: Any, low: int = 0, high: int = 1_000_000) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise ConfigError(f"{name} is {value!r}; expected a whole number {low} ... {high}")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Images, what is known of them, and how they are prepared.
+
+    Attributes:
+        csv: table with one row per image; without it a folder per class, two folders of images and masks, or drawn
+            pasture images.
+        images: folder that the table's file names are relative to (default: the table's folder); without a table the
+            folder of images.
+        image_column: column of the file names.
+        targets: columns to predict: numbers (regression) or words (classification).
+        aux_targets: columns that only help training; cells may be empty.
+        labels: column of class masks (PNG, TIFF); without a table the folder of masks. Alone: segmentation.
+        label_kind: what masks hold: class indices, or numbers per pixel.
+        classes: names of the classes 0, 1, ... in the masks.
+        unit: of the targets, for head files and figures.
+        minimum: no prediction is below it; 0 for masses and shares.
+        store: feature store to train from, in place of images.
+        views: how many of the store's augmentations training draws from (default: all).
+        size: pixels of the prepared images, HEIGHTxWIDTH or one number (default: the images' own).
+        fit: resize mode for --size: stretch (default), keep, crop, pad.
+        policy: what to do where the patch does not divide an image (default: crop).
+        interpolation: of the resize.
+        blur: kernel of a Gaussian blur after the resize; odd.
+        tta: views that predictions average, recorded in the head files.
+        pasture: how many pasture images to draw where no data is named.
+        boxes: COCO file of boxes, for detectors.
+    """
+
+    csv: str | None = None
+    images: Annotated[str | None, arg(aliases=["--photos"])] = None
+    image_column: str | None = None
+    targets: tuple[str, ...] = ()
+    aux_targets: tuple[str, ...] = ()
+    labels: str | None = None
+    label_kind: Literal["classes", "numbers"] = "classes"
+    classes: tuple[str, ...] = ()
+    unit: str = ""
+    minimum: float | None = None
+    store: str | None = None
+    views: Annotated[int | None, arg(aliases=["--patterns"])] = None
+    size: Annotated[int | tuple[int, int] | None, SIZE] = None
+    fit: Literal["stretch", "keep", "crop", "pad"] | None = None
+    policy: Literal["error", "crop", "pad", "resize"] | None = None
+    interpolation: Literal["area", "bicubic", "bilinear"] | None = None
+    blur: int | None = None
+    tta: Literal["none", "flip4", "d6"] | None = None
+    pasture: int = 120
+    boxes: str | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.size, int):
+            object.__setattr__(self, "size", (self.size, self.size))
+        if self.size is not None and not all(1 <= side <= 100_000 for side in self.size):
+            raise ConfigError(f"size is {self.size}; expected 1 ... 100000 pixels a side")
+        for name in ("views", "pasture", "blur"):
+            if (number := getattr(self, name)) is not None:
+                _check_whole(name, number, 1)
+        if self.minimum is not None:
+            _check("minimum", self.minimum, -math.inf)
+        for name in ("csv", "images", "labels", "store", "boxes"):
+            if (path := getattr(self, name)) is not None and not path.strip():
+                raise ConfigError(f"{name} is empty; name a file or a folder ('.' for the current one)")
+        if both := set(self.targets) & set(self.aux_targets):
+            raise ConfigError(f"{min(both)!r} is among targets and aux_targets; name it once")
+        for name in ("targets", "aux_targets", "classes"):
+            if len(set(getattr(self, name))) < len(getattr(self, name)):
+                raise ConfigError(f"{name} are {', '.join(getattr(self, name))}; name each once")
+        if self.fit is not None and self.size is None and self.store is None:
+            raise ConfigError(f"fit is {self.fit!r} without a size; give --size HEIGHTxWIDTH as well")
+
+
+@dataclass(frozen=True)
+class BackboneConfig:
+    """The frozen backbone.
+
+    Attributes:
+        name: see 'dinoneck backbones' (default: DINOv3 ViT-S/16, or the store's).
+        source: library whose model runs.
+        file: official weights on disk, or a transformers folder.
+        random: seeded random weights: no download, the same on every machine.
+        seed: which random weights (default 0).
+        layers: block indices whose tokens the head reads, such as 2 5 8 11 (default: the last).
+    """
+
+    name: Annotated[str | None, arg(name="backbone")] = None
+    source: Annotated[Literal["timm", "transformers"] | None, arg(name="backbone-source")] = None
+    file: Annotated[str | None, arg(name="backbone-file")] = None
+    random: Annotated[bool, arg(name="random-backbone")] = False
+    seed: Annotated[int | None, arg(name="backbone-seed")] = None
+    layers: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.file is not None and self.random:
+            raise ConfigError("--backbone-file and --random-backbone exclude each other; give one of them")
+        if self.layers == ():
+            raise ConfigError("layers is empty; name block indices, or leave it out for the last block")
+        if self.seed is not None:
+            _check_whole("backbone seed", self.seed, high=2**32 - 1)
+
+
+@dataclass(frozen=True)
+class TaskConfig:
+    """One output of the head.
+
+    Attributes:
+        kind: None = by the column: regression for numbers, classification for words.
+        columns: of the table, in the order of the outputs; empty = the column of the task's name.
+        unit: None = ``data.unit``.
+        weight: of its loss, one number or one per output; None = 1, and for auxiliary tasks ``losses.aux_weight``.
+        loss: None = the kind's own.
+        beta: of the smooth L1 loss.
+        activation: of the outputs, in original units.
+        minimum: no prediction is below it; None = ``data.minimum``.
+        area: values are divided by it before training, such as an area in square metres.
+        log1p: train on log(1 + value).
+        standardize: train on z-scores of the training images; None = unless there is an activation.
+        auxiliary: it only helps training and is not scored as a target.
+    """
+
+    kind: Kind | None = None
+    columns: tuple[str, ...] = ()
+    unit: str | None = None
+    weight: float | tuple[float, ...] | None = None
+    loss: str | None = None
+    beta: float | None = None
+    activation: str | None = None
+    minimum: float | None = None
+    area: float | None = None
+    log1p: bool = False
+    standardize: bool | None = None
+    auxiliary: bool = False
+
+
+@dataclass(frozen=True)
+class CompositionConfig:
+    """Columns that are computed from tasks, so that predictions add up.
+
+    Attributes:
+        total: task of the whole; with ``ratio``, whose columns are the parts.
+        ratio: task of the parts' shares.
+        sums: column -> the parts that it adds up.
+        scale: of the loss of the composed columns; None = the standard deviations of the training images.
+    """
+
+    total: str = ""
+    ratio: str = ""
+    sums: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    scale: float | tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """How the losses of several tasks are weighed.
+
+    Attributes:
+        weighting: fixed weights, or uncertainty weighting (Kendall et al. 2018).
+        aux_weight: of all auxiliary tasks together.
+    """
+
+    weighting: Annotated[Literal["fixed", "uncertainty"], arg(name="loss-weighting")] = "fixed"
+    aux_weight: float = 0.1
+
+    def __post_init__(self) -> None:
+        _check("aux_weight", self.aux_weight)
+
+
+@dataclass(frozen=True)
+class FoldsConfig:
+    """The folds of the cross-validation.
+
+    Attributes:
+        count: number of folds.
+        group: columns whose equal values stay in one fold.
+        column: column that names each image's fold.
+        stratify: column (a target of words, or another) whose values are spread evenly over the folds; needs
+            scikit-learn.
+        only: train this fold alone, counted from 0 (default: all).
+    """
+
+    count: Annotated[int, arg(name="folds")] = 5
+    group: tuple[str, ...] = ()
+    column: Annotated[str | None, arg(name="fold-column")] = None
+    stratify: str | None = None
+    only: Annotated[int | None, arg(name="fold")] = None
+
+    def __post_init__(self) -> None:
+        _check_whole("folds", self.count, 2)
+        if self.only is not None:
+            _check_whole("fold", self.only)
+        if self.only is not None and self.column is None and self.only >= self.count:
+            raise ConfigError(f"fold is {self.only} and there are {self.count} folds; expected 0 ... {self.count - 1}")
+        if self.column is not None and self.stratify is not None:
+            raise ConfigError("--fold-column and --stratify both make folds; give one of them")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a head is trained: the group ``optim`` of a training file, and what :func:`dinoneck.training.fit` takes.
+
+    Attributes:
+        epochs: passes over the training images.
+        batch_size: images per step, over all processes.
+        lr: peak learning rate; cosine with warm-up.
+        seed: of the split, the first weights and the order of samples.
+        optimizer: adamw, or sam: AdamW on the gradient at the worst point nearby (sharpness-aware minimisation), at
+            twice the cost.
+        rho: neighbourhood size of SAM, in the norm of all trained weights together.
+        weight_decay: of AdamW, for matrices; biases, norms and the loss's own parameters have none.
+        warmup: share of the steps in which the learning rate rises.
+        min_lr: where the cosine ends, at most the peak of any group.
+        ema_decay: of the moving average of the weights, which is validated and kept in the end; None = no average.
+        ema_start: share of the steps before the averaging begins; until then the average is the weights themselves.
+        amp: bf16 or fp16: autocast of the forward pass, losses in float32. True is bf16, which needs no loss scale.
+        clip_norm: gradients are scaled down to this norm; None = never.
+        standardise_tokens: train on tokens of zero mean and unit spread per channel (measured on the training
+            ids): heads whose first layer is linear absorb the scale after, exactly; heads with a norm at the
+            entrance start with that norm set to it. Other heads take tokens as they are.
+        ridge_blend: share of ridge regression on the mean token in the trained head, 0 ... 1; 0 = none. It has an
+            effect on regression tasks of a ``PatchMeanHead`` without an activation or log1p only, which holds it
+            exactly, in two more hidden units per output; the log (INFO) states which tasks. ``fit(groups=)`` is for
+            the choice of the ridge strength only. The head's parameters are replaced by new, wider ones: an
+            optimizer or a moving average made before ``fit`` no longer holds them. Another ``fit`` trains the weights
+            from before the blend if the head still has exactly those that ``fit`` left; otherwise it trains all of
+            the head as it is. The blend takes one more pass over the training ids; what ``fit`` returns per epoch is
+            of the head before it.
+        mixup_alpha: blend the tokens of samples by :func:`dinoneck.training.manifold_mixup`; None = do not.
+        mixup_off_last: share of the steps at the end without any blending.
+        cutmix_alpha: paste parts of images by :func:`dinoneck.training.cutmix`, for live tokens; None = do not. With
+            ``mixup_alpha`` too, each batch is first pasted, then its tokens are blended; targets follow both.
+        patience: stop after so many epochs without a better validation loss, and keep the best weights; None = train
+            to the end and keep the last ones.
+        backbone_lr: peak learning rate of a backbone that is trained along; None = a tenth of the head's.
+        save_steps: write the run's state after every so many steps too; None = at the end of every epoch only. It
+            changes nothing in the result.
+
+    Raises:
+        ConfigError: if a value is unknown or out of range, or two of them contradict each other.
+    """
+
+    epochs: int = 40
+    batch_size: int = 8
+    lr: float = 1e-3
+    seed: int = 42
+    optimizer: Literal["adamw", "sam"] = "adamw"
+    rho: float = 0.05
+    weight_decay: float = 1e-2
+    warmup: float = 0.1
+    min_lr: float = 0.0
+    ema_decay: Annotated[float | None, or_none(float), arg(aliases=["--ema"])] = None
+    ema_start: float = 0.025
+    amp: Annotated[Literal["bf16", "fp16"] | bool | None, or_none(str)] = None
+    clip_norm: Annotated[float | None, or_none(float)] = 1.0
+    standardise_tokens: bool = True
+    ridge_blend: float = 0.5
+    mixup_alpha: Annotated[float | None, or_none(float)] = None
+    mixup_off_last: float = 0.2
+    cutmix_alpha: Suppress[float | None] = None
+    patience: Annotated[int | None, or_none(int)] = None
+    backbone_lr: Suppress[float | None] = None
+    save_steps: Annotated[int | None, or_none(int)] = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.amp, bool):
+            object.__setattr__(self, "amp", "bf16" if self.amp else None)
+        for name, known in (("optimizer", ("adamw", "sam")), ("amp", ("bf16", "fp16", None))):
+            if (value := getattr(self, name)) not in known:
+                words = [str(word) for word in known]
+                raise ConfigError(
+                    f"{name} is {value!r}; expected one of {', '.join(words)}.{did_you_mean(value, words)}"
+                )
+        if not isinstance(self.standardise_tokens, bool):
+            raise ConfigError(f"standardise_tokens is {self.standardise_tokens!r}; expected True or False")
+        given = {item.name for item in dataclasses.fields(self) if getattr(self, item.name) is not None}
+        optional = {"ema_decay", "clip_norm", "mixup_alpha", "cutmix_alpha", "patience", "backbone_lr", "save_steps"}
+        checked = given | {item.name for item in dataclasses.fields(self)} - optional
+        for name in checked & {"epochs", "batch_size", "patience", "save_steps"}:
+            _check_whole(name, getattr(self, name), 1)
+        _check_whole("seed", self.seed, high=2**32 - 1)
+        for name in checked & {"lr", "rho", "clip_norm", "mixup_alpha", "cutmix_alpha", "backbone_lr"}:
+            _check(name, getattr(self, name), above=True)
+        for name in checked & {"weight_decay", "min_lr", "ema_start", "mixup_off_last", "ridge_blend"}:
+            _check(name, getattr(self, name), high=math.inf if name in ("weight_decay", "min_lr") else 1)
+        for name in checked & {"warmup", "ema_decay"}:
+            _check(name, getattr(self, name), below=1)
+        if self.optimizer == "sam" and self.amp == "fp16":
+            raise ConfigError(
+                "optimizer 'sam' with amp 'fp16': the first gradient would carry the loss scale into the step to the "
+                "worst point; take amp='bf16', which needs no scale"
+            )
+
+    def record(self) -> dict[str, Any]:
+        """Return what decides the result, as plain values: all fields but ``save_steps``."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if name != "save_steps"}
+
+
+@dataclass(frozen=True)
+class LoggingConfig:
+    """Where losses and scores of every epoch go, next to ``logs/fold-K.jsonl``.
+
+    Attributes:
+        tensorboard: write events to ``OUT/tensorboard``; needs the package tensorboard.
+        wandb: project of Weights & Biases; needs the package wandb.
+    """
+
+    tensorboard: bool = False
+    wandb: str | None = None
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training run.
+
+    Attributes:
+        data: images and targets.
+        backbone: that makes the tokens.
+        head: ``{"type": any registered head or neck, ...}``; what else the constructor takes may follow, and what
+            follows from the tokens and tasks is filled in.
+        tasks: task name -> how it is trained; target columns without an entry get the defaults.
+        compositions: name -> columns computed from tasks.
+        losses: how they are weighed.
+        optim: the recipe.
+        folds: of the cross-validation.
+        logging: more logs.
+        imports: modules, or Python files, to import first: those that register heads and necks of your own.
+        device: such as cuda (default: the CPU).
+
+    Raises:
+        ConfigError: if a value is unknown, of another type or out of range.
+
+    Examples:
+        >>> config = TrainConfig(data=DataConfig(csv="cover.csv", targets=("crop",)), head={"type": "fpn"})
+        >>> config.optim.epochs, config.folds.count
+        (40, 5)
+    """
+
+    data: DataConfig = DataConfig()
+    backbone: BackboneConfig = BackboneConfig()
+    head: Annotated[Mapping[str, Any], HEAD] = field(default_factory=lambda: {"type": "patch_mean"})
+    tasks: Suppress[Mapping[str, TaskConfig]] = field(default_factory=dict)
+    compositions: Suppress[Mapping[str, CompositionConfig]] = field(default_factory=dict)
+    losses: LossConfig = LossConfig()
+    optim: Recipe = Recipe()
+    folds: FoldsConfig = FoldsConfig()
+    logging: LoggingConfig = LoggingConfig()
+    imports: Annotated[tuple[str, ...], arg(name="import")] = ()
+    device: str | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.head, Mapping) or not isinstance(self.head.get("type"), str):
+            raise ConfigError(f"head is {self.head!r}; expected {{type: NAME, ...}}, such as {{type: patch_mean}}")
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> TrainConfig:
+        r"""Read a training file: YAML with the groups of this class.
+
+        Raises:
+            ConfigError: if the file cannot be read, a key is unknown or stands twice, or a value is wrong.
+
+        Examples:
+            >>> from pathlib import Path
+            >>> import tempfile
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     path = Path(folder, "run.yaml")
+            ...     _ = path.write_text("head: {type: fpn, fpn_dim: 64}\noptim: {epochs: 20, lr: 1e-4}\n")
+            ...     config = TrainConfig.read(path)
+            >>> config.head["fpn_dim"], config.optim.lr
+            (64, 0.0001)
+        """
+        return cls.from_dict(read_yaml(path), str(path))
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], where: str = "the config") -> TrainConfig:
+        """Return the config of nested plain values, such as those of :meth:`to_dict`.
+
+        Raises:
+            ConfigError: naming ``where`` and the key.
+        """
+        for problem in _unknown_keys(cls, values, ""):
+            raise ConfigError(f"{where}: {problem}")
+        try:
+            return msgspec.convert(_without_none(values), cls)
+        except msgspec.ValidationError as error:
+            raise ConfigError(f"{where}: {str(error).replace('`$.', '`')}") from error
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return nested plain values: what a report keeps and :meth:`from_dict` reads."""
+        plain: dict[str, Any] = msgspec.to_builtins(self)
+        return plain
+
+
+def _unknown_keys(cls: Any, values: Any, prefix: str) -> Iterator[str]:
+    """What is wrong with the keys of a group and the groups below it."""
+    if not isinstance(values, Mapping):
+        return
+    hints = typing.get_type_hints(cls)
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if key not in hints:
+            known = ", ".join(hints)
+            yield earlier_key(name, value) or f"unknown key {name!r}.{did_you_mean(key, hints)} Known: {known}"
+            continue
+        group, is_table = _group_of(hints[key])
+        if group is not None and is_table and isinstance(value, Mapping):
+            for entry, own in value.items():
+                yield from _unknown_keys(group, own, f"{name}.{entry}.")
+        elif group is not None:
+            yield from _unknown_keys(group, value, f"{name}.")
+
+
+def _group_of(hint: Any) -> tuple[Any, bool]:
+    """The dataclass of a field, and whether the field holds several by name."""
+    if dataclasses.is_dataclass(hint):
+        return hint, False
+    last = get_args(hint)[-1] if get_args(hint) and not isinstance(hint, types.UnionType) else None
+    return (last, True) if dataclasses.is_dataclass(last) else (None, False)
+
+
+def _without_none(values: Any) -> Any:
+    """The values without sections that are left empty (YAML reads them as null)."""
+    if not isinstance(values, Mapping):
+        return values
+    return {key: value for key, value in values.items() if value is not None}

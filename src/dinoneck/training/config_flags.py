@@ -1,0 +1,55 @@
+"""How the fields of a training config that are not plain numbers or words are written on the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import yaml
+from tyro.constructors import PrimitiveConstructorSpec
+
+OFF = "none"
+
+
+def or_none(kind: Callable[[str], Any]) -> PrimitiveConstructorSpec[Any]:
+    """Return the flag of a value that the word ``none`` switches off."""
+    name = {int: "INT", float: "FLOAT", str: "WORD"}[kind]  # type: ignore[index]
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar=f"{name}|{OFF}",
+        instance_from_str=lambda words: None if words[0] == OFF else kind(words[0]),
+        is_instance=lambda value: value is None or isinstance(value, int | float | str),
+        str_from_instance=lambda value: [OFF if value is None else str(value)],
+    )
+
+
+def _size(words: list[str]) -> tuple[int, int]:
+    sides = words[0].lower().split("x")
+    if len(sides) > 2 or not all(side.isascii() and side.isdecimal() for side in sides):
+        raise ValueError(f"{words[0]!r} is not a size; expected HEIGHTxWIDTH such as 480x960, or one number")
+    return int(sides[0]), int(sides[-1])
+
+
+def _head(words: list[str]) -> dict[str, Any]:
+    value = yaml.safe_load(words[0])
+    if isinstance(value, str):
+        return {"type": value}
+    if not isinstance(value, dict):
+        raise ValueError(f"{words[0]!r} is not a head; expected a registered name, or '{{type: NAME, ...}}'")
+    return value
+
+
+SIZE: PrimitiveConstructorSpec[Any] = PrimitiveConstructorSpec(
+    nargs=1,
+    metavar="HEIGHTxWIDTH",
+    instance_from_str=_size,
+    is_instance=lambda value: value is None or isinstance(value, int | tuple),
+    str_from_instance=lambda value: [OFF if value is None else "x".join(map(str, value))],
+)
+HEAD: PrimitiveConstructorSpec[Any] = PrimitiveConstructorSpec(
+    nargs=1,
+    metavar="NAME",
+    instance_from_str=_head,
+    is_instance=lambda value: isinstance(value, dict),
+    str_from_instance=lambda value: [yaml.safe_dump(value, default_flow_style=True).strip()],
+)

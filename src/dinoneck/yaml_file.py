@@ -1,0 +1,71 @@
+"""YAML files from other people: plain values that are written out, no larger in memory than the text makes them."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Any
+
+import yaml
+from yaml.composer import ComposerError
+from yaml.constructor import ConstructorError
+
+from dinoneck.errors import ConfigError
+
+_EXPONENT = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+")
+
+
+class PlainLoader(yaml.SafeLoader):
+    """PyYAML's safe loader; anchors and repeated keys are refused, and ``1e-4`` is a number as in YAML 1.2.
+
+    Anchors are refused because ten lines of aliases merged into each other fill any memory.
+    """
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """Return the next node, unless it defines or uses an anchor."""
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        if (name := getattr(event, "anchor", None)) is not None:
+            problem = f"anchors and aliases (&{name}, *{name}) are not read; write the value out where it is needed"
+            raise ComposerError(None, None, problem, event.start_mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        """Return the mapping, unless a key stands twice."""
+        keys = [getattr(key, "value", None) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise ConstructorError(None, None, f"key {key!r} stands twice", node.start_mark)
+        return super().construct_mapping(node, deep=deep)
+
+
+PlainLoader.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+.0123456789"))
+
+
+def read_plain(text: str) -> Any:
+    """Return the plain values of a YAML text.
+
+    Raises:
+        YAMLError: if it is not valid YAML, has anchors or aliases, or a key stands twice.
+        ValueError: if a value is not valid, such as a date with a month 13.
+        RecursionError: if it is nested too deep.
+    """
+    return PlainLoader(text).get_single_data()
+
+
+def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read a YAML file of settings.
+
+    Raises:
+        ConfigError: if the file cannot be read, is not valid YAML, a key stands twice, or it holds no mapping.
+    """
+    try:
+        values = read_plain(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from error
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} holds no settings; expected sections such as data: and head:")
+    return values
