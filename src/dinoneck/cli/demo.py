@@ -198,7 +198,7 @@ def _draw_maps(
     cells = CellTargets(shares[:, list(_PLANTS.values())], weight, tuple(_PLANTS), "cover", table.ids)
     train, held_out = ([table.ids[row] for row in rows] for rows in fold)
     torch.manual_seed(0)
-    layers = source.tokens.layers
+    layers = source.tokens.layers or ()
     task = cells.task(fold[0], minimum=0.0)
     head = FPNHead(backbone.embed_dim, [task], len(layers), layers, fpn_dim=64, tower_depth=1)
     recipe = Recipe(epochs=options.epochs, lr=2e-3)

@@ -71,12 +71,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         warnings.simplefilter("ignore", DeprecationWarning)
         flags = tyro.extras.get_parser(Options, config=_CONFIG)
     for group in flags._action_groups:
-        target = parser if group.title in ("options", "positional arguments") else None
         actions = [action for action in group._group_actions if "--help" not in action.option_strings]
-        if actions:
-            target = target or parser.add_argument_group(group.title)
-            for action in actions:
-                target._add_action(action)
+        is_plain = group.title in ("options", "positional arguments")
+        target = parser if is_plain or not actions else parser.add_argument_group(group.title)
+        for action in actions:
+            target._add_action(action)
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -98,7 +97,7 @@ def _parsed(arguments: Sequence[str], default: TrainConfig) -> Options:
         prog="dinoneck train",
         description=HELP,
         args=list(arguments),
-        default=Options(out=tyro.MISSING, run=default),  # type: ignore[arg-type]
+        default=Options(out=tyro.MISSING, run=default),
         config=_CONFIG,
     )
 

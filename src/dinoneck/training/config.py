@@ -93,10 +93,10 @@ class DataConfig:
     boxes: str | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.size, int):
-            object.__setattr__(self, "size", (self.size, self.size))
-        if self.size is not None and not all(1 <= side <= 100_000 for side in self.size):
-            raise ConfigError(f"size is {self.size}; expected 1 ... 100000 pixels a side")
+        size = (self.size, self.size) if isinstance(self.size, int) else self.size
+        object.__setattr__(self, "size", size)
+        if size is not None and not all(1 <= side <= 100_000 for side in size):
+            raise ConfigError(f"size is {size}; expected 1 ... 100000 pixels a side")
         for name in ("views", "pasture", "blur"):
             if (number := getattr(self, name)) is not None:
                 _check_whole(name, number, 1)

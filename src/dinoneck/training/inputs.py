@@ -23,7 +23,8 @@ from dinoneck.store.feature_store import FeatureStore
 from dinoneck.store.image_files import check_unchanged
 from dinoneck.training.cell_targets import CellTargets
 from dinoneck.training.config import DataConfig, TrainConfig
-from dinoneck.training.sources import MemoryTokens, TableSource, TokenSource
+from dinoneck.training.sources import MemoryTokens, TokenSource
+from dinoneck.training.table_source import TableSource
 
 logger = logging.getLogger(__name__)
 
