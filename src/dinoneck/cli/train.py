@@ -52,8 +52,8 @@ class Options:
 
     def whole(self) -> TrainConfig:
         """Return the config with the arguments of the head that have flags of their own."""
-        from dinoneck.registry import import_modules
         from dinoneck.training.tasks import head_class
+        from dinoneck.user_code import import_modules
 
         import_modules(self.run.imports)
         given = {"hidden_dim": self.hidden_dim, "dropout": self.dropout, "mode": self.gate_mode}

@@ -190,7 +190,12 @@ def make_folds(config: TrainConfig, table: PhotoTable) -> list[Fold]:
     labels = None if stratify is None else known[stratify]
     if labels is not None and labels.dtype.kind == "f":
         labels = np.searchsorted(np.nanquantile(labels, np.linspace(0, 1, _BINS + 1)[1:-1]), labels)
-    return group_folds(table.groups or table.ids, config.folds.count, config.optim.seed, stratify=None if labels is None else labels.tolist())
+    return group_folds(
+        table.groups or table.ids,
+        config.folds.count,
+        config.optim.seed,
+        stratify=None if labels is None else labels.tolist(),
+    )
 
 
 def fold_folder(out: str | os.PathLike[str], number: int) -> Path:
@@ -315,7 +320,10 @@ def _baselines(
     classes: dict[str, dict[str, _Ints]] = {name: {HEAD: np.full(len(table), -1)} for name in names}
     if values or names:
         features, groups = pooled_tokens(source), table.groups or table.ids
-        methods: dict[str, tuple[Any, _Floats]] = {TOKENS: (ridge_out_of_fold, features), KNN: (knn_out_of_fold, features)}
+        methods: dict[str, tuple[Any, _Floats]] = {
+            TOKENS: (ridge_out_of_fold, features),
+            KNN: (knn_out_of_fold, features),
+        }
         if (colours := _colours(source, table.ids)) is not None:
             methods[COLOUR] = (ridge_out_of_fold, colours)
         for method, (probe, x) in methods.items():
