@@ -52,8 +52,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Go the whole way."""
     from dinoneck.data.pasture import Pasture
-    from dinoneck.training.config import FoldsConfig, Recipe, TrainConfig
+    from dinoneck.training.config import FoldsConfig, TrainConfig
     from dinoneck.training.inputs import Inputs
+    from dinoneck.training.recipe import Recipe
     from dinoneck.training.run import REPORT, train
     from dinoneck.training.sources import MemoryTokens
 
@@ -190,8 +191,8 @@ def _draw_maps(
     from dinoneck.data.labels import DenseLabels
     from dinoneck.heads.fpn import FPNHead
     from dinoneck.training.cell_targets import CellTargets
-    from dinoneck.training.config import Recipe
     from dinoneck.training.fitting import fit
+    from dinoneck.training.recipe import Recipe
     from dinoneck.training.sources import in_batches
 
     shares, weight = DenseLabels(classes=4).cells(table.labels or (), backbone.preprocess)

@@ -12,7 +12,6 @@ _HOMES = homes(
         "FoldsConfig",
         "LoggingConfig",
         "LossConfig",
-        "Recipe",
         "TaskConfig",
         "TrainConfig",
     ],
@@ -28,6 +27,7 @@ _HOMES = homes(
     parameter_groups=["param_groups"],
     probes=["knn_probe", "ridge_out_of_fold", "ridge_probe"],
     sources=["LiveTokens", "MemoryTokens", "TokenSource"],
+    recipe=["Recipe"],
     run=["train"],
 )
 

@@ -7,7 +7,6 @@ from dinoneck.training.config import DataConfig as DataConfig
 from dinoneck.training.config import FoldsConfig as FoldsConfig
 from dinoneck.training.config import LoggingConfig as LoggingConfig
 from dinoneck.training.config import LossConfig as LossConfig
-from dinoneck.training.config import Recipe as Recipe
 from dinoneck.training.config import TaskConfig as TaskConfig
 from dinoneck.training.config import TrainConfig as TrainConfig
 from dinoneck.training.crossval import CrossValidation as CrossValidation
@@ -35,6 +34,7 @@ from dinoneck.training.parameter_groups import param_groups as param_groups
 from dinoneck.training.probes import knn_probe as knn_probe
 from dinoneck.training.probes import ridge_out_of_fold as ridge_out_of_fold
 from dinoneck.training.probes import ridge_probe as ridge_probe
+from dinoneck.training.recipe import Recipe as Recipe
 from dinoneck.training.run import train as train
 from dinoneck.training.sources import LiveTokens as LiveTokens
 from dinoneck.training.sources import MemoryTokens as MemoryTokens

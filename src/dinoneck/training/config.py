@@ -266,7 +266,7 @@ class TrainConfig:
     tasks: Suppress[Mapping[str, TaskConfig]] = field(default_factory=dict)
     compositions: Suppress[Mapping[str, CompositionConfig]] = field(default_factory=dict)
     losses: LossConfig = LossConfig()
-    optim: Recipe = Recipe()
+    optim: Recipe = field(default_factory=Recipe)
     folds: FoldsConfig = FoldsConfig()
     logging: LoggingConfig = LoggingConfig()
     imports: Annotated[tuple[str, ...], arg(name="import")] = ()

@@ -23,10 +23,10 @@ from dinoneck.training.batches import (
     patterns_of,
     standardised,
 )
-from dinoneck.training.config import Recipe
 from dinoneck.training.loop import Callback, Learner, Loop
 from dinoneck.training.matching import match_groups, match_samples
 from dinoneck.training.processes import joined, own_random_numbers, seed_step
+from dinoneck.training.recipe import Recipe
 from dinoneck.training.ridge_blend import blend_ridge, unblend
 from dinoneck.training.sources import LiveTokens, TokenSource, in_batches, trained_backbone
 from dinoneck.training.state import RunFiles, identity

@@ -20,11 +20,11 @@ from dinoneck.heads.head import Head
 from dinoneck.losses.task_loss import TaskLoss
 from dinoneck.tokens import Tokens
 from dinoneck.training.batches import Batch, Order, Samples, TokenScale
-from dinoneck.training.config import Recipe
 from dinoneck.training.mixup import cutmix, manifold_mixup
 from dinoneck.training.optim import EMA, SAM, cosine_with_warmup
 from dinoneck.training.parameter_groups import param_groups
 from dinoneck.training.processes import Processes, seed_step
+from dinoneck.training.recipe import Recipe
 from dinoneck.training.sources import LiveTokens, TokenSource
 
 Table = dict[str, Tensor]

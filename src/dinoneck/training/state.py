@@ -24,9 +24,9 @@ from dinoneck.losses.task_loss import TaskLoss
 from dinoneck.losses.uncertainty import UncertaintyWeighting
 from dinoneck.tensor_bytes import bytes_of
 from dinoneck.training.batches import Samples
-from dinoneck.training.config import Recipe
 from dinoneck.training.loop import Loop
 from dinoneck.training.processes import Processes
+from dinoneck.training.recipe import Recipe
 from dinoneck.training.sources import TokenSource, record_of
 
 logger = logging.getLogger(__name__)
