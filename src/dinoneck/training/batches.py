@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -14,7 +14,8 @@ from torch import Tensor
 from dinoneck.tasks import Task
 from dinoneck.tokens import Tokens
 from dinoneck.training.sources import Flips, TokenSource, in_batches
-from dinoneck.training.targets import known
+from dinoneck.training.targets import as_array, known
+from dinoneck.training.validation import validation_scores
 
 Rows = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -80,6 +81,8 @@ class Samples:
         values: task or composition -> (n, ...) in model space.
         cells: dense task -> (n, rows, cols), how much every cell counts.
         flips: the source's patterns, which labels per cell follow.
+        original: task -> (n, ...) in original units, for scores.
+        score_weights: task -> weight in the overall R²; None = all alike.
     """
 
     ids: Sequence[str]
@@ -88,6 +91,8 @@ class Samples:
     values: Mapping[str, Tensor]
     cells: Mapping[str, Tensor]
     flips: Flips | None = None
+    original: Mapping[str, Any] = field(default_factory=dict)
+    score_weights: Mapping[str, float] | None = None
 
     def tokens(self, batch: Batch, source: TokenSource) -> Tokens:
         """Read the tokens of a batch."""
@@ -102,6 +107,11 @@ class Samples:
             for table in (self.values, self.cells)
         )
         return values, {name: known(value) for name, value in values.items()} | cells
+
+    def scores(self, predictions: Mapping[str, Tensor], rows: list[int]) -> dict[str, float]:
+        """Return the scores of predictions, in original units, of the samples in these rows."""
+        targets = {task.name: as_array(self.original[task.name])[rows] for task in self.tasks}
+        return validation_scores(self.tasks, predictions, targets, self.score_weights)
 
     def _flipped(self, x: Tensor, batch: Batch, is_map: bool) -> Tensor:
         if not is_map or batch.patterns is None or self.flips is None:

@@ -9,7 +9,6 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from dinoneck.devices import to_local_device
 from dinoneck.errors import ConfigError, DataError
@@ -31,7 +30,7 @@ from dinoneck.training.ridge_blend import blend_ridge, unblend
 from dinoneck.training.sources import LiveTokens, TokenSource, in_batches, trained_backbone
 from dinoneck.training.state import RunFiles, identity
 from dinoneck.training.targets import as_array, training_targets, without_unweighted
-from dinoneck.training.validation import check_weights, validation_scores
+from dinoneck.training.validation import check_weights
 from dinoneck.training.views import Views
 
 logger = logging.getLogger(__name__)
@@ -59,9 +58,7 @@ def fit(
     groups: Mapping[str, Hashable] | None = None,
     callbacks: Sequence[Callback] = (),
 ) -> list[dict[str, float]]:
-    """Train ``head`` in place, and along with it what is trainable in the backbone of :class:`LiveTokens`.
-
-    The same call gives the same weights, also after a kill and a resume. Under ``torchrun`` every process calls it.
+    """Train ``head`` in place, and what is trainable in the backbone of :class:`LiveTokens`, repeatably.
 
     Args:
         head: its tasks must be final: fit their transforms on the training rows first.
@@ -73,52 +70,96 @@ def fit(
         ids: the training ids; None = all ids of the targets in ascending order, without ``val_ids``.
         val_ids: other ids to validate on after every epoch.
         target_ids: one id per row of targets and weights that are arrays.
-        epochs: replaces the recipe's, as do ``batch_size``, ``lr`` and ``seed``; None = the recipe's.
-        batch_size: see ``epochs``.
-        lr: see ``epochs``.
-        seed: see ``epochs``.
+        epochs: replaces the recipe's; None = the recipe's.
+        batch_size: replaces the recipe's.
+        lr: replaces the recipe's.
+        seed: replaces the recipe's.
         out: folder of the state and the log (a JSON line per epoch); None = keep nothing.
-        resume: go on from the state in ``out``; off = start again.
-        recipe: how to train; None = Recipe(). Its ``ridge_blend`` replaces the parameters of a ``PatchMeanHead`` by
-            wider ones, see there.
+        resume: go on from the state in ``out``, bit for bit; off = start again.
+        recipe: None = Recipe(). Its ``ridge_blend`` replaces parameters of a ``PatchMeanHead`` by wider ones.
         weights: dense task name -> (rows, cols) by id, given as ``targets`` are; None = all cells count alike.
         loss: over the head's tasks, its own parameters trained along; None = TaskLoss(head.tasks, head.compositions).
         target_weights: task name -> weight in ``val_r2``; None = the plain mean over tasks.
-        callbacks: called as ``callback(epoch, row)`` after every new epoch, once its state is kept, with its losses
-            and scores: :class:`TensorBoardLogger`, :class:`WandbLogger`, or any function. One process calls them.
         groups: id -> group, only for ``Recipe.ridge_blend``: inner folds that choose its strength keep groups whole.
+        callbacks: ``callback(epoch, row)``, called after every new epoch once its state is kept, by one process.
 
     Returns:
-        One dict per epoch: ``loss`` and its parts; of ``val_ids`` also ``val_loss``, ``val_r2``
-        (by task and in all), ``val_accuracy/TASK`` for classes and ``val_mean_iou/TASK`` for masks.
+        A dict per epoch: ``loss`` and its parts; with ``val_ids`` ``val_loss`` and ``val_r2``, ``val_mean_iou`` etc.
 
     Raises:
         DataError: for ids without targets or tokens, targets that cannot be learned, or a loss that diverges.
         ConfigError: if a number is out of range, or head, loss, source and recipe do not fit together.
         CheckpointError: if the state in ``out`` is damaged, that of another run, or cannot be written.
     """
-    _check_kinds(head, source, recipe)
-    numbers: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "seed": seed}
-    recipe = replace(recipe or Recipe(), **{name: value for name, value in numbers.items() if value is not None})
+    recipe = _checked_recipe(head, source, recipe, epochs=epochs, batch_size=batch_size, lr=lr, seed=seed)
     loss = _checked_loss(head, loss)
+    rows = {"targets": targets, "weights": weights, "ids": ids, "val_ids": val_ids, "target_ids": target_ids}
+    samples = _samples(head, source, tasks, recipe, loss, target_weights, **rows)
+    return _train(head, source, recipe, loss, samples, groups, out, resume, callbacks)
+
+
+def _checked_recipe(head: object, source: object, recipe: object, **numbers: Any) -> Recipe:
+    """The recipe with the numbers that are given; arguments of another kind are refused."""
+    if not isinstance(head, Head):
+        raise ConfigError(f"head is {type(head).__name__}; expected a head with tasks, such as PatchMeanHead")
+    if not torch.is_grad_enabled():
+        raise ConfigError(
+            "fit was called under torch.no_grad() or torch.inference_mode(), where nothing can be trained; call it "
+            "outside of them"
+        )
+    recipe = Recipe() if recipe is None else recipe
+    if not isinstance(recipe, Recipe):
+        raise ConfigError(f"recipe is {recipe!r}; expected Recipe(...) of dinoneck.training")
+    if not hasattr(source, "ids") or not hasattr(source, "batch"):
+        raise DataError(
+            f"source is {type(source).__name__}; expected tokens by id: a FeatureStore, MemoryTokens or LiveTokens"
+        )
+    return replace(recipe, **{name: value for name, value in numbers.items() if value is not None})
+
+
+def _samples(
+    head: Head,
+    source: TokenSource,
+    tasks: Sequence[Task] | None,
+    recipe: Recipe,
+    loss: TaskLoss,
+    score_weights: Mapping[str, float] | None,
+    *,
+    targets: Any,
+    weights: Any,
+    ids: Sequence[str] | None,
+    val_ids: Sequence[str] | None,
+    target_ids: Sequence[str] | None,
+) -> Samples:
+    """The samples of the run, in normalised units, and checked together with the rest of the call."""
     names = [*(task.name for task in loss.tasks), *(part.name for part in loss.compositions)]
-    train, valid, columns, weighting = match_samples(
-        source.ids, targets, weights or {}, names, ids, val_ids or (), target_ids
-    )
-    labels = match_groups(source.ids, groups, train)
-    to_local_device(head, *([source.backbone] if isinstance(source, LiveTokens) else []))
+    matched = match_samples(source.ids, targets, weights or {}, names, ids, val_ids or (), target_ids)
+    train, valid, original, weighting = matched
     _check_together(head, source, tasks, recipe, train, valid)
-    check_weights(head.tasks, target_weights)
-    values, cells = training_targets(loss, columns, weighting, [*train, *valid], len(train))
-    samples = Samples((*train, *valid), len(train), head.tasks, values, cells, patterns_of(source))
-    learner = Learner(head, trained_backbone(source))
+    check_weights(head.tasks, score_weights)
+    values, cells = training_targets(loss, original, weighting, [*train, *valid], len(train))
     for name, weight in cells.items():
-        columns[name] = without_unweighted(as_array(columns[name]), weight.numpy())
+        original[name] = without_unweighted(as_array(original[name]), weight.numpy())
+    flips = patterns_of(source)
+    return Samples((*train, *valid), len(train), head.tasks, values, cells, flips, original, score_weights)
 
-    def scores(predictions: dict[str, Tensor], rows: list[int]) -> dict[str, float]:
-        true = {task.name: as_array(columns[task.name])[rows] for task in head.tasks}
-        return validation_scores(head.tasks, predictions, true, target_weights)
 
+def _train(
+    head: Head,
+    source: TokenSource,
+    recipe: Recipe,
+    loss: TaskLoss,
+    samples: Samples,
+    groups: Mapping[str, Hashable] | None,
+    out: str | os.PathLike[str] | None,
+    resume: bool,
+    callbacks: Sequence[Callback],
+) -> list[dict[str, float]]:
+    """Train, blend and return the history."""
+    ids = samples.ids[: samples.trained]
+    labels = match_groups(source.ids, groups, ids)
+    to_local_device(head, *([source.backbone] if isinstance(source, LiveTokens) else []))
+    learner = Learner(head, trained_backbone(source))
     processes = joined(learner.device)
     with own_random_numbers():
         seed_step(recipe.seed, 0, 0, validation=True)
@@ -127,17 +168,17 @@ def fit(
         files = RunFiles(out, identity(head, loss, source, recipe, samples, labels), processes)
         state = files.read() if resume else None
         processes.same(learner.weights().values())
-        scale = _prepared(head, source, train, recipe, state)
-        with standardised(head, source, train, enabled=recipe.standardise_tokens, scale=scale) as scale:
-            loop = Loop(learner, source, loss, samples, recipe, processes, scale, scores)
+        scale = _prepared(head, source, ids, recipe, state)
+        with standardised(head, source, ids, enabled=recipe.standardise_tokens, scale=scale) as scale:
+            loop = Loop(learner, source, loss, samples, recipe, processes, scale)
             if state is not None:
                 loop.load_state(state)
             files.log(loop)
             loop.run(lambda: files.save(loop), callbacks)
             loop.finish()
     learner.eval()
-    known = {name: x[: samples.trained] for name, x in values.items()}
-    blend_ridge(head, source, train, known, recipe.ridge_blend, groups=labels, batch_size=recipe.batch_size)
+    targets = {name: x[: samples.trained] for name, x in samples.values.items()}
+    blend_ridge(head, source, ids, targets, recipe.ridge_blend, groups=labels, batch_size=recipe.batch_size)
     processes.same(learner.weights().values())
     learner.note_source()
     return loop.progress.history
@@ -155,23 +196,6 @@ def _prepared(
         with torch.no_grad():
             head.calibrate(source.batch(batch).to(device) for batch in in_batches(ids, recipe.batch_size))
     return None
-
-
-def _check_kinds(head: object, source: object, recipe: object) -> None:
-    """Refuse arguments of another kind, and a call where gradients are off."""
-    if not isinstance(head, Head):
-        raise ConfigError(f"head is {type(head).__name__}; expected a head with tasks, such as PatchMeanHead")
-    if not torch.is_grad_enabled():
-        raise ConfigError(
-            "fit was called under torch.no_grad() or torch.inference_mode(), where nothing can be trained; call it "
-            "outside of them"
-        )
-    if recipe is not None and not isinstance(recipe, Recipe):
-        raise ConfigError(f"recipe is {recipe!r}; expected Recipe(...) of dinoneck.training")
-    if not hasattr(source, "ids") or not hasattr(source, "batch"):
-        raise DataError(
-            f"source is {type(source).__name__}; expected tokens by id: a FeatureStore, MemoryTokens or LiveTokens"
-        )
 
 
 def _checked_loss(head: Head, loss: TaskLoss | None) -> TaskLoss:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -19,13 +18,17 @@ class TensorBoardLogger:
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
-        self._library = _library("torch.utils.tensorboard", "tensorboard")
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise ImportError("tensorboard is not installed; install it with: pip install tensorboard") from error
         self.folder = os.fspath(folder)
+        self._open: Any = SummaryWriter
         self._writer: Any = None
 
     def __call__(self, epoch: int, row: Mapping[str, float]) -> None:
         """Write one epoch."""
-        self._writer = self._writer or self._library.SummaryWriter(self.folder)
+        self._writer = self._writer or self._open(self.folder)
         for name, value in row.items():
             self._writer.add_scalar(name, value, epoch)
         self._writer.flush()
@@ -42,18 +45,15 @@ class WandbLogger:
     """
 
     def __init__(self, **init: Any) -> None:
-        self._library = _library("wandb", "wandb")
+        try:
+            import wandb
+        except ImportError as error:
+            raise ImportError("wandb is not installed; install it with: pip install wandb") from error
         self.init = init
+        self._start: Any = wandb.init
         self._run: Any = None
 
     def __call__(self, epoch: int, row: Mapping[str, float]) -> None:
         """Log one epoch."""
-        self._run = self._run or self._library.init(**self.init)
+        self._run = self._run or self._start(**self.init)
         self._run.log(dict(row), step=epoch)
-
-
-def _library(module: str, package: str) -> Any:
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise ImportError(f"{package} is not installed; install it with: pip install {package}") from error

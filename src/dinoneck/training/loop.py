@@ -121,7 +121,6 @@ class Loop:
         recipe: how.
         processes: that share the batches.
         scale: that the head expects tokens in.
-        scores: predictions and rows of the validation samples -> scores.
     """
 
     def __init__(
@@ -133,10 +132,9 @@ class Loop:
         recipe: Recipe,
         processes: Processes,
         scale: TokenScale | None,
-        scores: Callable[[Table, list[int]], dict[str, float]],
     ) -> None:
         self.learner, self.source, self.loss, self.samples = learner, source, loss, samples
-        self.recipe, self.processes, self.scale, self.scores = recipe, processes, scale, scores
+        self.recipe, self.processes, self.scale = recipe, processes, scale
         patterns = 1 if samples.flips is None else len(samples.flips)
         self.order = Order(samples.trained, recipe.batch_size, recipe.seed, patterns)
         self.valid = Batch(np.arange(samples.trained, len(samples.ids))).pieces(recipe.batch_size)
@@ -331,7 +329,7 @@ class Loop:
             rows += self.processes.order(batch.rows)
         joined = {name: torch.cat([part[name] for part in predictions]) for name in predictions[0]}
         unusable = [name for name, values in joined.items() if not bool(values.isfinite().all())]
-        row = losses if unusable else {**losses, **self.scores(joined, rows)}
+        row = losses if unusable else {**losses, **self.samples.scores(joined, rows)}
         if unusable or not all(math.isfinite(value) for value in row.values()):
             raise DataError(
                 f"validation predictions of {', '.join(unusable) or 'some tasks'} are not finite, or their scores "
