@@ -33,7 +33,7 @@ from dinoneck.store import FeatureStore
 from dinoneck.training import CellTargets, Recipe, fit, group_folds, r2
 from dinoneck.training.crossval import predict_cells
 from dinoneck.training.probes import knn_probe, ridge_probe
-from dinoneck.training.sources import TableSource
+from dinoneck.training.table_source import TableSource
 
 CLASSES = ("soil", "crop", "weed")
 RESULTS = Path(__file__).with_name("results")

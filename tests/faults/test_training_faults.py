@@ -15,7 +15,8 @@ from tests.unit.training.noisy_head import noisy_head, noisy_source
 from torch import Tensor
 
 from dinoneck import CheckpointError
-from dinoneck.training import Recipe, fit, loop, run_files, run_state
+from dinoneck.training import Recipe, fit, loop
+from dinoneck.training import state as run_state
 from dinoneck.training.state import load_state
 
 EPOCHS, PHOTOS = 3, 10
@@ -80,7 +81,6 @@ def test_stopped_at_every_step_it_ends_bit_for_bit_the_same(
         step(self, batch)
 
     monkeypatch.setattr(loop.Loop, "_step", dying)
-    monkeypatch.setattr(run_files, "save_state", run_state.save_state)
     every = 3 if recipe.save_steps is None else recipe.save_steps
     stops = run_stopped_at(tmp_path / "parts", recipe, lambda attempt: countdown.__setitem__(0, every))
     assert stops >= EPOCHS * 3 // every - 1
@@ -104,7 +104,7 @@ def test_stopped_at_every_write(moment: str, tmp_path: Path, monkeypatch: pytest
         if moment == "after" and writes[0] > writes[1]:
             raise Killed
 
-    monkeypatch.setattr(run_files, "save_state", dying)
+    monkeypatch.setattr(run_state, "save_state", dying)
 
     def stop(attempt: int) -> None:
         writes[:] = [0, attempt if moment == "before" else 0]

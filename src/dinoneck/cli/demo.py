@@ -52,10 +52,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Go the whole way."""
     from dinoneck.data.pasture import Pasture
-    from dinoneck.training.config import FoldsConfig, Recipe, TrainConfig
+    from dinoneck.training.config import FoldsConfig, TrainConfig
     from dinoneck.training.inputs import Inputs
+    from dinoneck.training.recipe import Recipe
+    from dinoneck.training.run import REPORT, train
     from dinoneck.training.sources import MemoryTokens
-    from dinoneck.training.train import REPORT, train
 
     _claim(options.out)
     print(f"1. {options.photos} pasture images are drawn: the dry masses and the plant of every pixel are known.")
@@ -190,15 +191,15 @@ def _draw_maps(
     from dinoneck.data.labels import DenseLabels
     from dinoneck.heads.fpn import FPNHead
     from dinoneck.training.cell_targets import CellTargets
-    from dinoneck.training.config import Recipe
-    from dinoneck.training.fit import fit
+    from dinoneck.training.fitting import fit
+    from dinoneck.training.recipe import Recipe
     from dinoneck.training.sources import in_batches
 
     shares, weight = DenseLabels(classes=4).cells(table.labels or (), backbone.preprocess)
     cells = CellTargets(shares[:, list(_PLANTS.values())], weight, tuple(_PLANTS), "cover", table.ids)
     train, held_out = ([table.ids[row] for row in rows] for rows in fold)
     torch.manual_seed(0)
-    layers = source.tokens.layers
+    layers = source.tokens.layers or ()
     task = cells.task(fold[0], minimum=0.0)
     head = FPNHead(backbone.embed_dim, [task], len(layers), layers, fpn_dim=64, tower_depth=1)
     recipe = Recipe(epochs=options.epochs, lr=2e-3)

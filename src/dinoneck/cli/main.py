@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 from dinoneck.cli import answers
 from dinoneck.cli.completion import add_completion
 from dinoneck.errors import DinoneckError, did_you_mean, printable
-from dinoneck.registry import import_modules
+from dinoneck.user_code import import_modules
 from dinoneck.version import __version__
 
 VERBS = (
@@ -155,8 +155,7 @@ def _parsed(arguments: list[str]) -> argparse.Namespace:
     place = arguments.index("train") if "train" in arguments else len(arguments)
     if any(word in (*VERBS, *EARLIER_NAMES) for word in arguments[:place]) or place == len(arguments):
         return parser(whole="--print-completion" in arguments).parse_args(arguments)
-    from dinoneck.cli import train
-
+    train = import_module("dinoneck.cli.train")
     before = parser(whole=False).parse_args([*arguments[:place], "train"])
     try:
         own = train.parse(arguments[place + 1 :])

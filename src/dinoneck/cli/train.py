@@ -52,8 +52,8 @@ class Options:
 
     def whole(self) -> TrainConfig:
         """Return the config with the arguments of the head that have flags of their own."""
-        from dinoneck.registry import import_modules
         from dinoneck.training.tasks import head_class
+        from dinoneck.user_code import import_modules
 
         import_modules(self.run.imports)
         given = {"hidden_dim": self.hidden_dim, "dropout": self.dropout, "mode": self.gate_mode}
@@ -71,12 +71,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         warnings.simplefilter("ignore", DeprecationWarning)
         flags = tyro.extras.get_parser(Options, config=_CONFIG)
     for group in flags._action_groups:
-        target = parser if group.title in ("options", "positional arguments") else None
         actions = [action for action in group._group_actions if "--help" not in action.option_strings]
-        if actions:
-            target = target or parser.add_argument_group(group.title)
-            for action in actions:
-                target._add_action(action)
+        is_plain = group.title in ("options", "positional arguments")
+        target = parser if is_plain or not actions else parser.add_argument_group(group.title)
+        for action in actions:
+            target._add_action(action)
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -98,7 +97,7 @@ def _parsed(arguments: Sequence[str], default: TrainConfig) -> Options:
         prog="dinoneck train",
         description=HELP,
         args=list(arguments),
-        default=Options(out=tyro.MISSING, run=default),  # type: ignore[arg-type]
+        default=Options(out=tyro.MISSING, run=default),
         config=_CONFIG,
     )
 
@@ -108,7 +107,7 @@ def run(options: argparse.Namespace) -> int:
     import json
 
     from dinoneck.training.inputs import open_inputs
-    from dinoneck.training.train import REPORT, check_folder, train
+    from dinoneck.training.run import REPORT, check_folder, train
 
     check_folder(options.out, overwrite=options.overwrite)
     config = options.config()

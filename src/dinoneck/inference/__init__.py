@@ -1,4 +1,4 @@
-"""From photos to values in natural units: the predictor, test-time augmentation, presets."""
+"""From images to values in original units: the predictor and test-time augmentation."""
 
 from typing import TYPE_CHECKING
 
@@ -8,14 +8,12 @@ if TYPE_CHECKING:
     from dinoneck.inference.batching import MicroBatcher as MicroBatcher
     from dinoneck.inference.frames import to_frame as to_frame
     from dinoneck.inference.predictor import Predictor as Predictor
-    from dinoneck.inference.presets import preset as preset
     from dinoneck.inference.tta import VIEWS as VIEWS
     from dinoneck.inference.tta import View as View
 
 _HOMES = {
     "MicroBatcher": "dinoneck.inference.batching",
     "Predictor": "dinoneck.inference.predictor",
-    "preset": "dinoneck.inference.presets",
     "VIEWS": "dinoneck.inference.tta",
     "View": "dinoneck.inference.tta",
     "to_frame": "dinoneck.inference.frames",

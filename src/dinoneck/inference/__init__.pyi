@@ -3,6 +3,5 @@
 from dinoneck.inference.batching import MicroBatcher as MicroBatcher
 from dinoneck.inference.frames import to_frame as to_frame
 from dinoneck.inference.predictor import Predictor as Predictor
-from dinoneck.inference.presets import preset as preset
 from dinoneck.inference.tta import VIEWS as VIEWS
 from dinoneck.inference.tta import View as View

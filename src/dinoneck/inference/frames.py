@@ -54,8 +54,8 @@ def to_frame(results: Sequence[Mapping[str, Any]], tasks: Sequence[Task], names:
         >>> frame.loc["a.jpg"].to_dict()
         {'mass': 3.5, 'soil': 'dry', 'soil:wet': 0.2, 'soil:dry': 0.8}
     """
-    pandas: Any = importlib.import_module("pandas")  # the user's own: it is not among the dependencies
-    return pandas.DataFrame([table_row(result, tasks) for result in results], index=names)
+    rows = [table_row(result, tasks) for result in results]
+    return importlib.import_module("pandas").DataFrame(rows, index=names)  # not a dependency: users install pandas
 
 
 def _cells(task: Task, values: Any) -> Iterator[tuple[str, float | str]]:

@@ -12,7 +12,6 @@ _HOMES = homes(
         "FoldsConfig",
         "LoggingConfig",
         "LossConfig",
-        "Recipe",
         "TaskConfig",
         "TrainConfig",
     ],
@@ -21,13 +20,15 @@ _HOMES = homes(
     folds=["group_folds"],
     freeze=["FreezeSchedule"],
     inputs=["Inputs", "open_inputs"],
+    loggers=["TensorBoardLogger", "WandbLogger"],
     metrics=["accuracy", "bootstrap_difference", "confusion_matrix", "f1_scores", "mean_iou", "r2", "weighted_r2"],
     mixup=["cutmix", "manifold_mixup"],
     optim=["EMA", "SAM", "cosine_with_warmup"],
     parameter_groups=["param_groups"],
     probes=["knn_probe", "ridge_out_of_fold", "ridge_probe"],
     sources=["LiveTokens", "MemoryTokens", "TokenSource"],
-    train=["train"],
+    recipe=["Recipe"],
+    run=["train"],
 )
 
 __all__ = [*_HOMES]

@@ -1,10 +1,10 @@
-"""Which samples stand together in a step, under which pattern, and what is to be learnt of them."""
+"""The samples of a step: which, under which pattern, with which targets, and the scale of their tokens."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -14,7 +14,8 @@ from torch import Tensor
 from dinoneck.tasks import Task
 from dinoneck.tokens import Tokens
 from dinoneck.training.sources import Flips, TokenSource, in_batches
-from dinoneck.training.targets import known
+from dinoneck.training.targets import as_array, known
+from dinoneck.training.validation import validation_scores
 
 Rows = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -30,6 +31,10 @@ class Batch:
         """Return some of the samples, by their places in the batch."""
         return Batch(self.rows[places], None if self.patterns is None else self.patterns[places])
 
+    def pieces(self, size: int) -> list[Batch]:
+        """Return consecutive batches of at most ``size`` samples."""
+        return [self.part(slice(begin, begin + size)) for begin in range(0, len(self.rows), size)]
+
 
 def patterns_of(source: object) -> Flips | None:
     """Return the patterns of a source that has several."""
@@ -38,84 +43,84 @@ def patterns_of(source: object) -> Flips | None:
 
 
 class Order:
-    """The batches of every epoch: a new permutation of the rows, and a random pattern for each sample.
+    """The batches of every epoch: a new permutation of the samples, and a random pattern for each.
 
     All of it follows from the seed and the epoch, so that a resumed run meets the same batches.
 
     Args:
-        rows: of the training samples in the labels.
+        count: training samples.
         size: samples per batch.
         seed: of the permutations and patterns.
         patterns: how many the source has.
     """
 
-    def __init__(self, rows: Rows, size: int, seed: int, patterns: int = 1) -> None:
-        self.rows, self.size, self.seed, self.patterns = rows, size, seed, patterns
-        self._random, self._order, self._next = np.random.RandomState(seed), rows, 0
-
-    @property
-    def steps(self) -> int:
-        """Batches per epoch."""
-        return -(-len(self.rows) // self.size)
+    def __init__(self, count: int, size: int, seed: int, patterns: int = 1) -> None:
+        self.count, self.size, self.seed, self.patterns = count, size, seed, patterns
+        self.steps = -(-count // size)
+        self._random, self._order, self._next = np.random.RandomState(seed), np.arange(count), 0
 
     def epoch(self, number: int) -> list[Batch]:
         """Return the batches of an epoch; epochs are asked for in ascending order."""
         while self._next <= number:
-            self._order = self._random.permutation(self.rows)
+            self._order = self._random.permutation(self.count)
             self._next += 1
         drawn = None
         if self.patterns > 1:
-            drawn = np.random.default_rng([self.seed, number]).integers(0, self.patterns, len(self.rows))
-        whole = Batch(self._order, drawn)
-        return [whole.part(slice(begin, begin + self.size)) for begin in range(0, len(self.rows), self.size)]
+            drawn = np.random.default_rng([self.seed, number]).integers(0, self.patterns, self.count)
+        return Batch(self._order, drawn).pieces(self.size)
 
 
 @dataclass(frozen=True)
-class Labels:
-    """The targets of all samples of a run.
+class Samples:
+    """The samples of a run and their targets; the first ``trained`` of them are trained on, the others validate.
 
     Attributes:
         ids: of the samples, n.
+        trained: how many are training samples.
         tasks: of the head.
         values: task or composition -> (n, ...) in model space.
         cells: dense task -> (n, rows, cols), how much every cell counts.
         flips: the source's patterns, which labels per cell follow.
+        original: task -> (n, ...) in original units, for scores.
+        score_weights: task -> weight in the overall R²; None = all alike.
     """
 
     ids: Sequence[str]
+    trained: int
     tasks: Sequence[Task]
     values: Mapping[str, Tensor]
     cells: Mapping[str, Tensor]
     flips: Flips | None = None
-
-    def ids_of(self, batch: Batch) -> list[str]:
-        """Return the ids of a batch."""
-        return [self.ids[row] for row in batch.rows]
+    original: Mapping[str, Any] = field(default_factory=dict)
+    score_weights: Mapping[str, float] | None = None
 
     def tokens(self, batch: Batch, source: TokenSource) -> Tokens:
         """Read the tokens of a batch."""
-        ids = self.ids_of(batch)
+        ids = [self.ids[row] for row in batch.rows]
         return source.batch(ids) if batch.patterns is None else source.batch(ids, batch.patterns.tolist())
 
-    def of(self, batch: Batch, device: torch.device) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Return the targets of a batch and its masks, maps flipped like the photos."""
+    def targets(self, batch: Batch, device: torch.device) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Return the targets of a batch and its masks, maps flipped like the images."""
         maps = {task.name for task in self.tasks if task.is_map}
-        wanted = {name: value[batch.rows] for name, value in self.values.items()}
-        cells = {name: weight[batch.rows] for name, weight in self.cells.items()}
-        for table in (wanted, cells):
-            table.update({name: self._flipped(table[name], batch) for name in maps & table.keys()})
-        wanted = {name: value.to(device) for name, value in wanted.items()}
-        masks = {name: known(value) for name, value in wanted.items()}
-        return wanted, masks | {name: weight.to(device) for name, weight in cells.items()}
+        values, cells = (
+            {name: self._flipped(x[batch.rows], batch, name in maps).to(device) for name, x in table.items()}
+            for table in (self.values, self.cells)
+        )
+        return values, {name: known(value) for name, value in values.items()} | cells
 
-    def _flipped(self, maps: Tensor, batch: Batch) -> Tensor:
-        if batch.patterns is None or self.flips is None:
-            return maps
-        turned = []
-        for one, pattern in zip(maps, batch.patterns.tolist(), strict=True):
+    def scores(self, predictions: Mapping[str, Tensor], rows: list[int]) -> dict[str, float]:
+        """Return the scores of predictions, in original units, of the samples in these rows."""
+        targets = {task.name: as_array(self.original[task.name])[rows] for task in self.tasks}
+        return validation_scores(self.tasks, predictions, targets, self.score_weights)
+
+    def _flipped(self, x: Tensor, batch: Batch, is_map: bool) -> Tensor:
+        if not is_map or batch.patterns is None or self.flips is None:
+            return x
+        flipped = []
+        for one, pattern in zip(x, batch.patterns.tolist(), strict=True):
             horizontal, vertical = self.flips.flips(pattern)
-            turned.append(one.flip([axis for axis, is_flipped in ((-1, horizontal), (-2, vertical)) if is_flipped]))
-        return torch.stack(turned)
+            flipped.append(one.flip([axis for axis, flip in ((-1, horizontal), (-2, vertical)) if flip]))
+        return torch.stack(flipped)
 
 
 STD_FLOOR = 1e-4
@@ -126,7 +131,7 @@ class AbsorbsScale(Protocol):
     """A head whose first layer can take over an affine change of its tokens' channels."""
 
     def absorb_scale(self, mean: Tensor, std: Tensor) -> None:
-        """Change the weights so that the new head says of x what the old one said of (x - mean) / std."""
+        """Fold the standardisation into the weights: ``new(x) == old((x - mean) / std)``."""
         ...
 
 

@@ -16,8 +16,8 @@ from dinoneck.data.photos import Preprocessing, decode
 from dinoneck.data.tables import PhotoTable
 from dinoneck.errors import ConfigError, DataError, ShapeError
 from dinoneck.tasks import TargetTransform, Task
+from dinoneck.training.matching import match_rows
 from dinoneck.training.metrics import r2
-from dinoneck.training.targets import match_rows
 
 SHARE_R2 = 0.9
 logger = logging.getLogger(__name__)

@@ -18,28 +18,12 @@ import msgspec
 from tyro.conf import Suppress, arg
 
 from dinoneck.errors import ConfigError, did_you_mean
-from dinoneck.training.config_flags import HEAD, SIZE, or_none
+from dinoneck.training.config_flags import HEAD, SIZE
 from dinoneck.training.earlier_keys import earlier_key
+from dinoneck.training.recipe import Recipe, check_number, check_whole
 from dinoneck.yaml_file import read_yaml
 
 Kind = Literal["regression", "ratio", "classification", "dense", "density", "segmentation"]
-
-
-def _check(
-    name: str, value: Any, low: float = 0, high: float = math.inf, *, above: bool = False, below: float = math.inf
-) -> None:
-    """Refuse a number that is not finite or out of range; ``above`` excludes ``low`` itself."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ConfigError(f"{name} is {value!r}; expected a finite number")
-    if not low <= value <= high or (above and value == low) or value >= below:
-        limits = f"above {low:g}" if above else f"{low:g} or more"
-        limits += f" and below {below:g}" if below < math.inf else f", at most {high:g}" if high < math.inf else ""
-        raise ConfigError(f"{name} is {value!r}; expected {limits}")
-
-
-def _check_whole(name: str, value: Any, low: int = 0, high: int = 1_000_000) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise ConfigError(f"{name} is {value!r}; expected a whole number {low} ... {high}")
 
 
 @dataclass(frozen=True)
@@ -93,15 +77,15 @@ class DataConfig:
     boxes: str | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.size, int):
-            object.__setattr__(self, "size", (self.size, self.size))
-        if self.size is not None and not all(1 <= side <= 100_000 for side in self.size):
-            raise ConfigError(f"size is {self.size}; expected 1 ... 100000 pixels a side")
+        size = (self.size, self.size) if isinstance(self.size, int) else self.size
+        object.__setattr__(self, "size", size)
+        if size is not None and not all(1 <= side <= 100_000 for side in size):
+            raise ConfigError(f"size is {size}; expected 1 ... 100000 pixels a side")
         for name in ("views", "pasture", "blur"):
             if (number := getattr(self, name)) is not None:
-                _check_whole(name, number, 1)
+                check_whole(name, number, 1)
         if self.minimum is not None:
-            _check("minimum", self.minimum, -math.inf)
+            check_number("minimum", self.minimum, -math.inf)
         for name in ("csv", "images", "labels", "store", "boxes"):
             if (path := getattr(self, name)) is not None and not path.strip():
                 raise ConfigError(f"{name} is empty; name a file or a folder ('.' for the current one)")
@@ -140,7 +124,7 @@ class BackboneConfig:
         if self.layers == ():
             raise ConfigError("layers is empty; name block indices, or leave it out for the last block")
         if self.seed is not None:
-            _check_whole("backbone seed", self.seed, high=2**32 - 1)
+            check_whole("backbone seed", self.seed, high=2**32 - 1)
 
 
 @dataclass(frozen=True)
@@ -204,7 +188,7 @@ class LossConfig:
     aux_weight: float = 0.1
 
     def __post_init__(self) -> None:
-        _check("aux_weight", self.aux_weight)
+        check_number("aux_weight", self.aux_weight)
 
 
 @dataclass(frozen=True)
@@ -227,113 +211,13 @@ class FoldsConfig:
     only: Annotated[int | None, arg(name="fold")] = None
 
     def __post_init__(self) -> None:
-        _check_whole("folds", self.count, 2)
+        check_whole("folds", self.count, 2)
         if self.only is not None:
-            _check_whole("fold", self.only)
+            check_whole("fold", self.only)
         if self.only is not None and self.column is None and self.only >= self.count:
             raise ConfigError(f"fold is {self.only} and there are {self.count} folds; expected 0 ... {self.count - 1}")
         if self.column is not None and self.stratify is not None:
             raise ConfigError("--fold-column and --stratify both make folds; give one of them")
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a head is trained: the group ``optim`` of a training file, and what :func:`dinoneck.training.fit` takes.
-
-    Attributes:
-        epochs: passes over the training images.
-        batch_size: images per step, over all processes.
-        lr: peak learning rate; cosine with warm-up.
-        seed: of the split, the first weights and the order of samples.
-        optimizer: adamw, or sam: AdamW on the gradient at the worst point nearby (sharpness-aware minimisation), at
-            twice the cost.
-        rho: neighbourhood size of SAM, in the norm of all trained weights together.
-        weight_decay: of AdamW, for matrices; biases, norms and the loss's own parameters have none.
-        warmup: share of the steps in which the learning rate rises.
-        min_lr: where the cosine ends, at most the peak of any group.
-        ema_decay: of the moving average of the weights, which is validated and kept in the end; None = no average.
-        ema_start: share of the steps before the averaging begins; until then the average is the weights themselves.
-        amp: bf16 or fp16: autocast of the forward pass, losses in float32. True is bf16, which needs no loss scale.
-        clip_norm: gradients are scaled down to this norm; None = never.
-        standardise_tokens: train on tokens of zero mean and unit spread per channel (measured on the training
-            ids): heads whose first layer is linear absorb the scale after, exactly; heads with a norm at the
-            entrance start with that norm set to it. Other heads take tokens as they are.
-        ridge_blend: share of ridge regression on the mean token in the trained head, 0 ... 1; 0 = none. It has an
-            effect on regression tasks of a ``PatchMeanHead`` without an activation or log1p only, which holds it
-            exactly, in two more hidden units per output; the log (INFO) states which tasks. ``fit(groups=)`` is for
-            the choice of the ridge strength only. The head's parameters are replaced by new, wider ones: an
-            optimizer or a moving average made before ``fit`` no longer holds them. Another ``fit`` trains the weights
-            from before the blend if the head still has exactly those that ``fit`` left; otherwise it trains all of
-            the head as it is. The blend takes one more pass over the training ids; what ``fit`` returns per epoch is
-            of the head before it.
-        mixup_alpha: blend the tokens of samples by :func:`dinoneck.training.manifold_mixup`; None = do not.
-        mixup_off_last: share of the steps at the end without any blending.
-        cutmix_alpha: paste parts of images by :func:`dinoneck.training.cutmix`, for live tokens; None = do not. With
-            ``mixup_alpha`` too, each batch is first pasted, then its tokens are blended; targets follow both.
-        patience: stop after so many epochs without a better validation loss, and keep the best weights; None = train
-            to the end and keep the last ones.
-        backbone_lr: peak learning rate of a backbone that is trained along; None = a tenth of the head's.
-        save_steps: write the run's state after every so many steps too; None = at the end of every epoch only. It
-            changes nothing in the result.
-
-    Raises:
-        ConfigError: if a value is unknown or out of range, or two of them contradict each other.
-    """
-
-    epochs: int = 40
-    batch_size: int = 8
-    lr: float = 1e-3
-    seed: int = 42
-    optimizer: Literal["adamw", "sam"] = "adamw"
-    rho: float = 0.05
-    weight_decay: float = 1e-2
-    warmup: float = 0.1
-    min_lr: float = 0.0
-    ema_decay: Annotated[float | None, or_none(float), arg(aliases=["--ema"])] = None
-    ema_start: float = 0.025
-    amp: Annotated[Literal["bf16", "fp16"] | bool | None, or_none(str)] = None
-    clip_norm: Annotated[float | None, or_none(float)] = 1.0
-    standardise_tokens: bool = True
-    ridge_blend: float = 0.5
-    mixup_alpha: Annotated[float | None, or_none(float)] = None
-    mixup_off_last: float = 0.2
-    cutmix_alpha: Suppress[float | None] = None
-    patience: Annotated[int | None, or_none(int)] = None
-    backbone_lr: Suppress[float | None] = None
-    save_steps: Annotated[int | None, or_none(int)] = None
-
-    def __post_init__(self) -> None:
-        if isinstance(self.amp, bool):
-            object.__setattr__(self, "amp", "bf16" if self.amp else None)
-        for name, known in (("optimizer", ("adamw", "sam")), ("amp", ("bf16", "fp16", None))):
-            if (value := getattr(self, name)) not in known:
-                words = [str(word) for word in known]
-                raise ConfigError(
-                    f"{name} is {value!r}; expected one of {', '.join(words)}.{did_you_mean(value, words)}"
-                )
-        if not isinstance(self.standardise_tokens, bool):
-            raise ConfigError(f"standardise_tokens is {self.standardise_tokens!r}; expected True or False")
-        given = {item.name for item in dataclasses.fields(self) if getattr(self, item.name) is not None}
-        optional = {"ema_decay", "clip_norm", "mixup_alpha", "cutmix_alpha", "patience", "backbone_lr", "save_steps"}
-        checked = given | {item.name for item in dataclasses.fields(self)} - optional
-        for name in checked & {"epochs", "batch_size", "patience", "save_steps"}:
-            _check_whole(name, getattr(self, name), 1)
-        _check_whole("seed", self.seed, high=2**32 - 1)
-        for name in checked & {"lr", "rho", "clip_norm", "mixup_alpha", "cutmix_alpha", "backbone_lr"}:
-            _check(name, getattr(self, name), above=True)
-        for name in checked & {"weight_decay", "min_lr", "ema_start", "mixup_off_last", "ridge_blend"}:
-            _check(name, getattr(self, name), high=math.inf if name in ("weight_decay", "min_lr") else 1)
-        for name in checked & {"warmup", "ema_decay"}:
-            _check(name, getattr(self, name), below=1)
-        if self.optimizer == "sam" and self.amp == "fp16":
-            raise ConfigError(
-                "optimizer 'sam' with amp 'fp16': the first gradient would carry the loss scale into the step to the "
-                "worst point; take amp='bf16', which needs no scale"
-            )
-
-    def record(self) -> dict[str, Any]:
-        """Return what decides the result, as plain values: all fields but ``save_steps``."""
-        return {name: value for name, value in dataclasses.asdict(self).items() if name != "save_steps"}
 
 
 @dataclass(frozen=True)
@@ -382,7 +266,7 @@ class TrainConfig:
     tasks: Suppress[Mapping[str, TaskConfig]] = field(default_factory=dict)
     compositions: Suppress[Mapping[str, CompositionConfig]] = field(default_factory=dict)
     losses: LossConfig = LossConfig()
-    optim: Recipe = Recipe()
+    optim: Recipe = field(default_factory=Recipe)
     folds: FoldsConfig = FoldsConfig()
     logging: LoggingConfig = LoggingConfig()
     imports: Annotated[tuple[str, ...], arg(name="import")] = ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -25,10 +26,10 @@ from dinoneck.training.cell_targets import CellTargets
 from dinoneck.training.config import TaskConfig, TrainConfig
 from dinoneck.training.fitting import fit
 from dinoneck.training.folds import Fold, check_folds, folds_of, group_folds
+from dinoneck.training.matching import SourceIds
 from dinoneck.training.metrics import confusion_matrix
 from dinoneck.training.probes import knn_out_of_fold, pooled_tokens, ridge_out_of_fold
 from dinoneck.training.sources import MemoryTokens, SomeTokens, TokenSource, in_batches, trained_backbone
-from dinoneck.training.targets import SourceIds
 from dinoneck.training.tasks import columns_of, make_compositions, make_head, make_targets, make_tasks, resolve_tasks
 
 logger = logging.getLogger(__name__)
@@ -85,10 +86,9 @@ class CrossValidation:
 
     def to_frame(self) -> Any:
         """Return the out-of-fold predictions as a pandas DataFrame, indexed by image."""
-        import pandas as pd
-
+        pandas: Any = importlib.import_module("pandas")  # the user's own: it is not among the dependencies
         header, *rows = self.out_of_fold()
-        return pd.DataFrame(rows, columns=header).set_index(header[0])
+        return pandas.DataFrame(rows, columns=header).set_index(header[0])
 
     def out_of_fold(self) -> list[list[Any]]:
         """Return a header, and per predicted image its id, fold, and the true and predicted values and classes."""
@@ -187,7 +187,12 @@ def make_folds(config: TrainConfig, table: PhotoTable) -> list[Fold]:
     labels = None if stratify is None else known[stratify]
     if labels is not None and labels.dtype.kind == "f":
         labels = np.searchsorted(np.nanquantile(labels, np.linspace(0, 1, _BINS + 1)[1:-1]), labels)
-    return group_folds(table.groups or table.ids, config.folds.count, config.optim.seed, stratify=labels)
+    return group_folds(
+        table.groups or table.ids,
+        config.folds.count,
+        config.optim.seed,
+        stratify=None if labels is None else labels.tolist(),
+    )
 
 
 def choose_folds(
@@ -257,10 +262,7 @@ def _fit(
         loss=weighting,
         target_weights={name: x for name, x in table.weights.items() if name in targets} or None,
         groups=dict(zip(table.ids, table.groups, strict=True)) if table.groups else None,
-        epochs=recipe.epochs,
-        batch_size=recipe.batch_size,
-        lr=recipe.lr,
-        seed=recipe.seed,
+        callbacks=callbacks,
     )
 
 
@@ -275,7 +277,7 @@ def _predict(
     """Write the head's predictions for the held-out images of a fold into the result."""
     table, cells = result.table, result.cell_targets
     kept: dict[str, list[Tensor]] = {}
-    for rows in in_batches(valid, 16):
+    for rows in in_batches(valid.tolist(), 16):
         outputs = head.predict(source.batch([table.ids[row] for row in rows]).to(next(head.parameters()).device))
         if cells is not None and cells.kind == "segmentation":
             pixels = cells.pixels(rows)
@@ -344,7 +346,10 @@ def _baselines(
     classes: dict[str, dict[str, _Ints]] = {name: {HEAD: np.full(len(table), -1)} for name in names}
     if values or names:
         features, groups = pooled_tokens(source), table.groups or table.ids
-        methods = {TOKENS: (ridge_out_of_fold, features), KNN: (knn_out_of_fold, features)}
+        methods: dict[str, tuple[Any, _Floats]] = {
+            TOKENS: (ridge_out_of_fold, features),
+            KNN: (knn_out_of_fold, features),
+        }
         if (colours := _colours(source, table.ids)) is not None:
             methods[COLOUR] = (ridge_out_of_fold, colours)
         for method, (probe, x) in methods.items():

@@ -137,7 +137,7 @@ def folds_by_id(folds: Sequence[tuple[Any, Any]], ids: Sequence[str]) -> list[Fo
     Raises:
         DataError: for an id that no row has, and as :func:`check_folds` does.
     """
-    from dinoneck.training.targets import SourceIds
+    from dinoneck.training.matching import SourceIds
 
     spelling, row_of = SourceIds(ids), {name: row for row, name in enumerate(ids)}
 

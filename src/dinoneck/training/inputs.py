@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from dinoneck import registry
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.backbones.known import DINOV3_SMALL, TINY
 from dinoneck.backbones.load import load_backbone
@@ -24,7 +23,9 @@ from dinoneck.store.image_files import check_unchanged
 from dinoneck.tokens import Tokens
 from dinoneck.training.cell_targets import CellTargets
 from dinoneck.training.config import DataConfig, TrainConfig
-from dinoneck.training.sources import MemoryTokens, TableSource, TokenSource
+from dinoneck.training.sources import MemoryTokens, TokenSource
+from dinoneck.training.table_source import TableSource
+from dinoneck.user_code import import_modules
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +99,7 @@ def open_inputs(config: TrainConfig, table: Any = None, backbone: Backbone | Non
         StoreError: if the store cannot be opened.
         BackboneError: if the backbone cannot be loaded.
     """
-    registry.import_modules(config.imports)
+    import_modules(config.imports)
     _check_frozen(config)
     found = table if isinstance(table, PhotoTable) else read_data(config, table)
     if config.data.store is not None:

@@ -1,9 +1,7 @@
 """Training samples that are blends of two: of their tokens (:func:`manifold_mixup`) or their images (:func:`cutmix`).
 
-Every sample i of a batch is blended with a partner and keeps a share lambda_i of itself. One permutation and one
-lambda per sample serve everything: all layers, all targets and all masks.
-
-Targets ``{name: tensor}`` without ``tasks`` are mixed linearly and must be floating point. With tasks, by kind:
+Every sample i of a batch is blended with a partner and keeps a share lambda_i of itself, the same for all layers,
+targets and masks. Targets without ``tasks`` are mixed linearly and must be floating point. With tasks, by kind:
 
 * ``regression``, ``density``: (B, dim) in model space, mixed in natural units (masses add in grams, not in log
   space) and taken back. ``dense`` (B, dim, rows, cols) likewise, so tokens and labels must be turned alike.
@@ -12,10 +10,8 @@ Targets ``{name: tensor}`` without ``tasks`` are mixed linearly and must be floa
 * ``classification``: class indices (B,) -> probabilities (B, dim); ``segmentation``: (B, H, W) -> (B, dim, H, W).
   Probabilities are taken as well. A sample or pixel labelled -1 or ``ignore_index`` on either side is NaN.
 
-A target named like a composition (``.name``) holds natural units and is mixed linearly. NaN means missing and
-stays NaN in the mix. What a mask hides is NaN in the mix wherever mixing is not plainly linear (logarithms, shares
-of a mass, classes).
-
+A target named like a composition (``.name``) is in original units and mixed linearly. NaN means missing and stays
+NaN. What a mask hides is NaN in the mix wherever mixing is not plainly linear (logarithms, shares of a mass, classes).
 Masks that are bool or integer count where both sides count. A floating-point weight, such as (B, rows, cols) of
 dense labels, is mixed by lambda where both sides weigh more than 0, else it is 0. Shares weighed by a mass count
 only where the mass does: their mask is intersected with its mask, and made if there was none.
@@ -23,9 +19,7 @@ only where the mass does: their mask is intersected with its mask, and made if t
 :func:`cutmix` pastes maps instead of mixing them, and they keep their dtype: ``dense`` (B, dim, rows, cols),
 ``segmentation`` (B, H, W) or (B, dim, H, W), targets of four axes when there are no tasks, and masks of maps that
 have rows and cols. A map's cells must not be cut: pass ``patch_size``, or maps at image resolution.
-
-Random numbers are drawn on the CPU by a NumPy generator that is seeded with one draw from the torch generator, so
-that a seed gives the same blend whatever the device, and one call moves the torch generator by one draw.
+One call takes one draw from the torch generator; a seed gives the same blend on every device.
 """
 
 from __future__ import annotations
@@ -87,13 +81,12 @@ def manifold_mixup(
         >>> torch.allclose(mixed["mass"][:, 0], mixed["state"] @ torch.tensor([20.0, 100.0]))
         True
 
-    Reference: Verma et al. 2019, "Manifold Mixup"; design source "DINOv3-H+ with CLS gating". Deviations: lambda
-    per sample (as in the source), masses mixed in natural units and shares by their mass.
+    Reference: Verma et al. 2019, "Manifold Mixup". Deviations: lambda per sample, masses mixed in original units and
+    shares by their mass.
     """
     tensors = _tensors(tokens)
-    random, device = _random(generator), tensors[0].device
-    partner = torch.from_numpy(random.permutation(len(tensors[0]))).to(device)
-    blend = Blend(partner, _shares_kept(random, alpha, len(partner)).to(tensors[0].dtype).to(device))
+    _, partner, kept = _drawn(generator, alpha, len(tensors[0]))
+    blend = Blend(partner.to(tensors[0].device), kept.to(tensors[0].dtype).to(tensors[0].device))
     mixed = _mixed(blend, targets, tasks, compositions, masks)
     blended = tuple(blend.linear(x) for x in tensors)
     if isinstance(tokens, Tokens):
@@ -119,8 +112,7 @@ def cutmix(
 
     Args:
         images: (B, C, H, W), floating point.
-        targets: with ``alpha``, ``tasks``, ``compositions``, ``masks`` and ``generator`` as for
-            :func:`manifold_mixup`.
+        targets: with ``alpha``, ``tasks``, ``compositions``, ``masks`` and ``generator`` as for :func:`manifold_mixup`.
         alpha: see there.
         tasks: see there.
         compositions: see there.
@@ -132,10 +124,8 @@ def cutmix(
         (images, targets), and the mixed masks as a third value when masks are given.
 
     Raises:
-        ConfigError: if alpha is not positive and finite, or tasks and compositions do not fit.
         GridError: if the patch does not divide the image.
-        ShapeError: if images, a target or a mask have another form, or the rectangle would cut a map's cells.
-        DataError: if a class index is out of range.
+        ShapeError: if images have another form, or the rectangle would cut a map's cells; and as ``manifold_mixup``.
 
     Examples:
         >>> images = torch.stack((torch.zeros(3, 32, 64), torch.ones(3, 32, 64)))
@@ -147,11 +137,10 @@ def cutmix(
     """
     if not isinstance(images, Tensor) or images.ndim != 4 or not images.is_floating_point():
         raise ShapeError(f"images are {_form(images)}; expected floating point (batch, channels, height, width)")
-    random = _random(generator)
-    partner = torch.from_numpy(random.permutation(len(images)))
+    random, partner, kept = _drawn(generator, alpha, len(images))
     unit, (height, width) = (1, 1) if patch_size is None else patch_pair(patch_size), images.shape[-2:]
     TokenGrid(unit).size((height, width))
-    side = (1.0 - _shares_kept(random, alpha, len(images))).sqrt().numpy()
+    side = (1.0 - kept).sqrt().numpy()
     rows, cols = _interval(random, side, height, unit[0]), _interval(random, side, width, unit[1])
     inside = rows[:, :, None] & cols[:, None, :]
     kept = 1.0 - inside.double().mean(dim=(1, 2))
@@ -163,19 +152,12 @@ def cutmix(
 
 @dataclass(frozen=True)
 class Blend:
-    """Sample i becomes ``kept[i]`` of itself plus the rest of sample ``partner[i]``; with cutmix, place by place.
+    """Sample i becomes ``kept[i]`` of itself plus the rest of sample ``partner[i]``; with cutmix, place by place."""
 
-    Attributes:
-        partner: (B,) a permutation of the samples.
-        kept: (B,) in the dtype of the tokens or images.
-        inside: cutmix: the pixels taken from the partner, bool (B, height, width).
-        unit: cutmix: rectangles hold whole cells of (rows, cols) pixels.
-    """
-
-    partner: Tensor
-    kept: Tensor
-    inside: Tensor | None = None
-    unit: tuple[int, int] = (1, 1)
+    partner: Tensor  # (B,) a permutation of the samples
+    kept: Tensor  # (B,) in the dtype of the tokens or images
+    inside: Tensor | None = None  # cutmix: the pixels taken from the partner, bool (B, height, width)
+    unit: tuple[int, int] = (1, 1)  # cutmix: rectangles hold whole cells of (rows, cols) pixels
 
     def other(self, x: Tensor) -> Tensor:
         """The partners' values, as a copy of the same memory format."""
@@ -213,15 +195,13 @@ class Blend:
         return torch.where(keep, self.linear(mask), 0.0) if mask.is_floating_point() else keep
 
 
-def _random(generator: torch.Generator | None) -> np.random.Generator:
-    device = "cpu" if generator is None else generator.device
-    return np.random.default_rng(int(torch.randint(2**63 - 1, (), generator=generator, device=device)))
-
-
-def _shares_kept(random: np.random.Generator, alpha: float, batch: int) -> Tensor:
-    """Lambda of every sample, (B,) float64."""
+def _drawn(generator: torch.Generator | None, alpha: float, batch: int) -> tuple[np.random.Generator, Tensor, Tensor]:
+    """A generator seeded by one draw, and its first draws: the partners (B,), and lambda of every sample (B,)."""
     check_number("alpha", alpha)
-    return torch.from_numpy(random.beta(min(float(alpha), _HALVES), min(float(alpha), _HALVES), batch))
+    device = "cpu" if generator is None else generator.device
+    random = np.random.default_rng(int(torch.randint(2**63 - 1, (), generator=generator, device=device)))
+    partner, alpha = torch.from_numpy(random.permutation(batch)), min(float(alpha), _HALVES)
+    return random, partner, torch.from_numpy(random.beta(alpha, alpha, batch))
 
 
 def _interval(random: np.random.Generator, side: np.ndarray[Any, Any], length: int, unit: int) -> Tensor:
@@ -241,8 +221,7 @@ def _mixed(
 ) -> tuple[dict[str, Tensor], ...]:
     """The blended targets, and the masks if there are any."""
     hidden = masks or {}
-    known = _declared(tasks, compositions, targets, hidden, len(blend.partner))
-    masses = _masses(known, compositions, targets)
+    known, masses = _declared(tasks, compositions, targets, hidden, len(blend.partner))
     values, kept = {}, {}
     for name, x in targets.items():
         task, mask = known.get(name), hidden.get(name)
@@ -277,8 +256,8 @@ def _declared(
     targets: Mapping[str, Tensor],
     masks: Mapping[str, Tensor],
     batch: int,
-) -> dict[str, Task]:
-    """The tasks by name; names and batch sizes of targets and masks are checked."""
+) -> tuple[dict[str, Task], dict[str, str]]:
+    """The tasks by name, and ratio task -> the task of the mass that its shares are of; names and sizes are checked."""
     if tasks is None and compositions:
         raise ConfigError(f"{len(compositions)} compositions but no tasks; pass tasks= with those they name")
     checked = () if tasks is None else check_tasks(tasks, kinds=get_args(Kind), owner="mixing")
@@ -291,14 +270,9 @@ def _declared(
         for name, x in tensors.items():
             if not isinstance(x, Tensor) or x.ndim < 1 or x.shape[0] != batch:
                 raise ShapeError(f"the {what} of {name!r} are {_form(x)}; expected a tensor of {batch} samples")
-    return known
-
-
-def _masses(tasks: Mapping[str, Task], compositions: Sequence[Any], targets: Mapping[str, Tensor]) -> dict[str, str]:
-    """Ratio task -> the task of the mass that its shares are of."""
     masses: dict[str, str] = {}
     for composition in (own for own in compositions if own.total or own.ratio):  # others add up tasks
-        total, ratio = tasks.get(composition.total), tasks.get(composition.ratio)
+        total, ratio = known.get(composition.total), known.get(composition.ratio)
         if total is None or total.kind not in ("regression", "density") or total.dim != 1:
             raise ConfigError(
                 f"a composition's total {composition.total!r} is not a regression or density task with one output"
@@ -309,7 +283,7 @@ def _masses(tasks: Mapping[str, Task], compositions: Sequence[Any], targets: Map
             raise ConfigError(f"compositions weigh {ratio.name!r} by {masses[ratio.name]!r} and by {total.name!r}")
         if ratio.name in targets and total.name not in targets:
             raise ShapeError(f"the targets lack {total.name!r}, the mass that the shares {ratio.name!r} are weighed by")
-    return masses
+    return known, masses
 
 
 def _undeclared(blend: Blend, name: str, x: Tensor, *, pastes: bool) -> Tensor:
@@ -347,7 +321,7 @@ def _mixed_shares(blend: Blend, x: Tensor, mass: Tensor) -> Tensor:
 
 
 def _mixed_classes(blend: Blend, task: Task, x: Tensor, mask: Tensor | None) -> Tensor:
-    """Class indices as blended probabilities, classes on axis 1; pasted segmentation keeps its form."""
+    """Class indices as blended probabilities, classes on axis 1, NaN without a label; pasted segmentation as it is."""
     axes = 3 if task.kind == "segmentation" else 1
     soft = x.is_floating_point()
     if x.ndim != axes + soft or (soft and x.shape[1] != task.dim) or x.dtype == torch.bool:
@@ -358,11 +332,9 @@ def _mixed_classes(blend: Blend, task: Task, x: Tensor, mask: Tensor | None) -> 
         )
     if axes == 3 and blend.inside is not None:
         return blend.pasted(x, f"the target {task.name!r}")
-    return blend.linear(x if soft else _probabilities(task, x.long(), mask))
-
-
-def _probabilities(task: Task, labels: Tensor, mask: Tensor | None) -> Tensor:
-    """1 for the class, 0 for the others; NaN where there is no label."""
+    if soft:
+        return blend.linear(x)
+    labels = x.long()
     known = (labels != _MISSING) & (labels != (_MISSING if task.ignore_index is None else task.ignore_index))
     if mask is not None:
         known = known & _counts(mask, labels, task.name)
@@ -373,7 +345,7 @@ def _probabilities(task: Task, labels: Tensor, mask: Tensor | None) -> Tensor:
             f"{_MISSING} for missing or the task's ignore_index ({task.ignore_index})"
         )
     ones = torch.nn.functional.one_hot(torch.where(known, labels, 0), task.dim).movedim(-1, 1).float()
-    return ones.masked_fill(~known.unsqueeze(1), torch.nan)
+    return blend.linear(ones.masked_fill(~known.unsqueeze(1), torch.nan))
 
 
 def _checked(task: Task, x: Tensor) -> Tensor:
@@ -423,6 +395,6 @@ def _tensors(tokens: object) -> tuple[Tensor, ...]:
         raise ShapeError(f"tokens are {_form(tokens)}; expected Tokens (Tokens.from_sequence) or a FeaturePyramid")
     tensors = tokens.sequence if isinstance(tokens, Tokens) else tokens.maps
     if not tensors or any(not x.is_floating_point() or len(x) != len(tensors[0]) for x in tensors):
-        forms = ", ".join(_form(x) for x in tensors)
-        raise ShapeError(f"tokens hold {forms or 'nothing'}; expected floating-point tensors of one batch size")
+        forms = ", ".join(map(_form, tensors)) or "nothing"
+        raise ShapeError(f"tokens hold {forms}; expected floating-point tensors of one batch size")
     return tensors

@@ -11,8 +11,9 @@ import torch
 
 from dinoneck.errors import DataError
 from dinoneck.training.folds import Fold, group_folds
+from dinoneck.training.matching import match_groups, match_matrix
 from dinoneck.training.sources import SomeTokens, TokenSource, in_batches
-from dinoneck.training.targets import as_array, match_groups, match_matrix
+from dinoneck.training.targets import as_array
 
 INNER_FOLDS = 5
 FLOOR = 1e-8

@@ -38,19 +38,8 @@ def scores_of(result: CrossValidation) -> dict[str, Any]:
         "groups": len(set(result.groups)),
         "groups_predicted": groups_predicted(result),
         "target_weights": dict(_weights(result)),
+        **(_value_report(result, split) if result.values else {}),
     }
-    if result.values:
-        true = np.stack(list(result.values.values()), axis=1)
-        report |= {
-            "scores": _pooled(result, true),
-            "mae": _errors(result, true),
-            "target_sd": _spread(result, true),
-            "head_minus": _differences(result, true),
-            "values": {
-                name: value_scores(result.predictions[HEAD][:, i], values, split)
-                for i, (name, values) in enumerate(result.values.items())
-            },
-        }
     if result.classes:
         report["classes"] = {
             name: {
@@ -100,6 +89,18 @@ def fold_scores(result: CrossValidation, report: Mapping[str, Any]) -> list[dict
                 if metric in scores and (value := scores[metric]["folds"][i]) is not None:
                     found[i][f"{metric} {name}"] = value
     return found
+
+
+def _value_report(result: CrossValidation, split: Split) -> dict[str, Any]:
+    true = np.stack(list(result.values.values()), axis=1)
+    own = {name: result.predictions[HEAD][:, i] for i, name in enumerate(result.values)}
+    return {
+        "scores": _pooled(result, true),
+        "mae": _errors(result, true),
+        "target_sd": _spread(result, true),
+        "head_minus": _differences(result, true),
+        "values": {name: value_scores(own[name], values, split) for name, values in result.values.items()},
+    }
 
 
 def groups_predicted(result: CrossValidation) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import PurePosixPath
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -13,11 +12,11 @@ from tqdm import tqdm
 
 from dinoneck.backbones.backbone import Backbone, checked_backbone
 from dinoneck.data.photos import Photo, Preprocessing, photo_size
-from dinoneck.errors import ConfigError, DataError
+from dinoneck.errors import DataError
 from dinoneck.grid import TokenGrid
 from dinoneck.tensor_bytes import bytes_of
 from dinoneck.tokens import Tokens
-from dinoneck.training.targets import SourceIds
+from dinoneck.training.views import Transform, Views, apply_transform, describe_transform, view_seed
 
 LARGEST_HALF = 65504.0
 _Item = TypeVar("_Item")
@@ -105,12 +104,12 @@ def record_of(source: TokenSource, ids: Sequence[str]) -> dict[str, Any]:
     """Return, in plain values, what tells the tokens of these ids from others: the source's record, or the first's."""
     record = getattr(source, "record", None)
     if callable(record):
-        told: dict[str, Any] = record(ids)
-        return told
-    return _told(source.batch(list(ids[:1])))
+        plain: dict[str, Any] = record(ids)
+        return plain
+    return _token_record(source.batch(list(ids[:1])))
 
 
-def _told(tokens: Tokens) -> dict[str, Any]:
+def _token_record(tokens: Tokens) -> dict[str, Any]:
     """What these Tokens are, by the first and the last token of every sample, which see the whole photo."""
     ends = hashlib.sha256()
     for x in tokens.sequence:
@@ -137,24 +136,34 @@ def _check(photos: Sequence[Photo], ids: Sequence[str], prepare: Preprocessing) 
 
 
 class MemoryTokens:
-    """Tokens of all photos in memory, extracted once: the shortest way to train on a few hundred photos.
+    """Tokens of all images in memory, extracted once: the shortest way to train on a few hundred images.
 
     Args:
         ids: one per sample.
         tokens: Tokens of all samples.
-        colours: mean RGB of every prepared photo (n, 3), in normalised units; the simplest baseline's features.
+        colours: mean RGB of every prepared image (n, 3), in normalised units; the simplest baseline's features.
+        views: more Tokens of all samples: of augmented views, which training draws from.
 
     Raises:
         DataError: if lengths differ or an id stands twice.
     """
 
-    def __init__(self, ids: Sequence[str], tokens: Tokens, colours: Tensor | None = None) -> None:
+    def __init__(
+        self, ids: Sequence[str], tokens: Tokens, colours: Tensor | None = None, views: Sequence[Tokens] = ()
+    ) -> None:
         self.ids = tuple(ids)
         self._rows = {image_id: row for row, image_id in enumerate(self.ids)}
-        if len(self._rows) != len(self.ids) or len(tokens) != len(self.ids):
-            raise DataError(f"{len(self.ids)} ids ({len(self._rows)} different) for {len(tokens)} samples")
-        self.tokens = tokens
-        self.colours = colours
+        lengths = {len(each) for each in (tokens, *views)}
+        if len(self._rows) != len(self.ids) or lengths != {len(self.ids)}:
+            raise DataError(
+                f"{len(self.ids)} ids ({len(self._rows)} different) for {', '.join(map(str, lengths))} samples"
+            )
+        self.tokens, self.colours, self.views = tokens, colours, tuple(views)
+
+    @property
+    def patterns(self) -> Views | None:
+        """The augmented views, the image as it is first; None where there are none."""
+        return Views(1 + len(self.views)) if self.views else None
 
     @classmethod
     def extract(
@@ -166,49 +175,63 @@ class MemoryTokens:
         preprocess: Preprocessing | None = None,
         batch_size: int = 8,
         dtype: torch.dtype = torch.float16,
+        transforms: Sequence[Transform] = (),
     ) -> MemoryTokens:
-        """Run the backbone once over all photos.
+        """Run the backbone once over all images, and once for every transform.
 
         Args:
             backbone: gives the tokens.
-            photos: one per id; all must come to one size, which is looked at before the first pass.
-            ids: one per photo.
-            preprocess: how photos are prepared; None = the backbone's own.
-            batch_size: photos per pass.
+            photos: images, one per id; all must come to one size, which is looked at before the first pass.
+            ids: one per image.
+            preprocess: how images are prepared; None = the backbone's own.
+            batch_size: images per pass.
             dtype: kept in this; float16 halves the memory and keeps three digits.
+            transforms: one more view of every image each: torchvision v2 transforms, albumentations' or functions of
+                a uint8 tensor (3, height, width). They come before the resize. What they draw depends on the image's
+                id and the view alone. Training draws a view per sample and epoch. Tasks with maps are refused, as
+                transforms may move pixels; a feature store's patterns state their flips.
 
         Raises:
-            DataError: if there are none or not one per id, if a photo cannot be used or has another size, or values
+            DataError: if there are none or not one per id, if an image cannot be used or has another size, or values
                 do not fit float16.
             GridError: if the patch does not divide their own size and the policy is ``error``.
-            ConfigError: if ``backbone`` is no Backbone.
+            ConfigError: if ``backbone`` is not a Backbone.
         """
         if batch_size < 1:
             raise DataError(f"batch_size is {batch_size}; expected 1 or more")
-        own = checked_backbone(backbone).preprocess
-        prepare = preprocess or own
+        prepare = preprocess or checked_backbone(backbone).preprocess
         _check(photos, ids, prepare)
-        parts: list[Tokens] = []
+        views: list[list[Tokens]] = [[] for _ in range(1 + len(transforms))]
         colours: list[Tensor] = []
         device = next(backbone.parameters()).device
-        with torch.no_grad():
-            batches = list(in_batches(range(len(photos)), batch_size))
-            for batch in tqdm(batches, desc="tokens", unit="batch", disable=None):
-                begin, images = batch[0], prepare([photos[i] for i in batch])
-                colours.append(images.mean(dim=(2, 3)))
-                tokens = backbone(images.to(device)).to("cpu")
+        for batch in tqdm(list(in_batches(range(len(photos)), batch_size)), desc="tokens", unit="batch", disable=None):
+            for view, parts in enumerate(views):
+                shown = [
+                    apply_transform(transforms[view - 1], photos[i], view_seed(ids[i], view)) if view else photos[i]
+                    for i in batch
+                ]
+                images = prepare(shown)
+                if not view:
+                    colours.append(images.mean(dim=(2, 3)))
+                with torch.no_grad():
+                    tokens = backbone(images.to(device)).to("cpu")
                 if not all(bool(x.isfinite().all()) for x in tokens.sequence):
-                    raise DataError(f"tokens of photos {begin} ... are not finite; is the backbone sound?")
+                    raise DataError(f"tokens of images {batch[0]} ... are not finite; is the backbone sound?")
                 if dtype == torch.float16 and any(x.abs().amax() > LARGEST_HALF for x in tokens.sequence):
                     raise DataError("token values exceed float16; extract with dtype=torch.bfloat16 or norm=True")
                 parts.append(tokens.to(dtype=dtype))
-        return cls(ids, Tokens.cat(parts), torch.cat(colours))
+        plain, *others = [Tokens.cat(parts) for parts in views]
+        return cls(ids, plain, torch.cat(colours), others)
 
     def batch(self, ids: Sequence[str], patterns: Sequence[int] | None = None) -> Tokens:
-        """Return float32 Tokens of these ids; the only pattern is 0, the photo as it is."""
-        if patterns is not None and any(patterns):
-            raise DataError(f"tokens in memory have pattern 0 only; asked for {sorted(set(patterns))}")
-        return self.tokens[self.rows(ids)].to(dtype=torch.float32)
+        """Return float32 Tokens of these ids; pattern 0 is the image as it is, others are its views."""
+        rows, every = self.rows(ids), (self.tokens, *self.views)
+        if patterns is None or not any(patterns):
+            return self.tokens[rows].to(dtype=torch.float32)
+        if not all(0 <= pattern < len(every) for pattern in patterns):
+            known = f"0 ... {len(every) - 1}" if self.views else "0 only"
+            raise DataError(f"these tokens have pattern {known}; asked for {sorted(set(patterns))}")
+        return Tokens.cat([every[p][rows[i : i + 1]] for i, p in enumerate(patterns)]).to(dtype=torch.float32)
 
     def rows(self, ids: Sequence[str]) -> Tensor:
         """Return the row numbers of these ids."""
@@ -216,7 +239,10 @@ class MemoryTokens:
 
     def record(self, ids: Sequence[str] | None = None) -> dict[str, Any]:
         """Return what tells the tokens of these ids from others; None = of all."""
-        return _told(self.tokens if ids is None else self.tokens[self.rows(ids)])
+        plain, *others = [
+            _token_record(tokens if ids is None else tokens[self.rows(ids)]) for tokens in (self.tokens, *self.views)
+        ]
+        return {**plain, "views": others} if others else plain
 
 
 class LiveTokens:
@@ -230,6 +256,9 @@ class LiveTokens:
         photos: one per id; all must come to one size.
         ids: one per photo; None = their numbers.
         preprocess: how photos are prepared; None = the backbone's own.
+        transform: applied to every training image each time: a torchvision v2 transform, one of albumentations, or a
+            function of a uint8 tensor (3, height, width); before the resize. Tasks with maps are refused, as it may
+            move pixels. Validation and predictions take the images as they are.
 
     Raises:
         DataError: if ids and photos differ in number, or an id stands twice.
@@ -250,8 +279,9 @@ class LiveTokens:
         photos: Sequence[Photo],
         ids: Sequence[str] | None = None,
         preprocess: Preprocessing | None = None,
+        transform: Transform | None = None,
     ) -> None:
-        self.backbone, self.photos = checked_backbone(backbone), photos
+        self.backbone, self.photos, self.transform = checked_backbone(backbone), photos, transform
         self.ids = tuple(str(i) for i in range(len(photos))) if ids is None else tuple(ids)
         self.preprocess = preprocess or backbone.preprocess
         self._rows = {image_id: row for row, image_id in enumerate(self.ids)}
@@ -260,14 +290,17 @@ class LiveTokens:
                 f"{len(self.ids)} ids ({len(self._rows)} different) for {len(photos)} photos; expected one id each"
             )
 
-    def images(self, ids: Sequence[str]) -> Tensor:
-        """Return the prepared photos (B, 3, H, W), float32, on the backbone's device.
+    def images(self, ids: Sequence[str], *, augmented: bool = False) -> Tensor:
+        """Return the prepared images (B, 3, H, W), float32, on the backbone's device; ``augmented`` by the transform.
 
         Raises:
             DataError: if an id is unknown or a photo cannot be used.
         """
-        images = self.preprocess([self.photos[row] for row in rows_in(self._rows, ids)])
-        return images.to(next(self.backbone.parameters()).device)
+        images: list[Photo] = [self.photos[row] for row in rows_in(self._rows, ids)]
+        if augmented and self.transform is not None:
+            seeds = torch.randint(2**32, (len(images),)).tolist()
+            images = [apply_transform(self.transform, *each) for each in zip(images, seeds, strict=True)]
+        return self.preprocess(images).to(next(self.backbone.parameters()).device)
 
     def batch(self, ids: Sequence[str], patterns: Sequence[int] | None = None) -> Tokens:
         """Return the Tokens of these photos, with a graph where the backbone is trainable and gradients are on.
@@ -293,6 +326,7 @@ class LiveTokens:
             "layers": list(self.backbone.layers),
             "norm": self.backbone.norm,
             "inputs": self.preprocess.record(),
+            **({} if self.transform is None else {"transform": describe_transform(self.transform)}),
             "frozen_sha256": frozen.hexdigest(),
         }
 
@@ -302,98 +336,3 @@ def trained_backbone(source: object) -> Backbone | None:
     if isinstance(source, LiveTokens) and not source.backbone.frozen:
         return source.backbone
     return None
-
-
-class TableSource:
-    """A source whose ids are a table's, in the table's order; tokens come from a source that holds at least these.
-
-    An image's id in a feature store is its path without the suffix, relative to the folder that was extracted. A table
-    may name its images with suffixes, and from further up (``train/a.jpg`` for ``a``): the same number of leading
-    folders is left out of all names, as few as it takes.
-
-    Args:
-        source: tokens by its own ids, with ``patterns`` where it has several per photo.
-        names: the table's ids: paths of photos.
-        patterns: only the source's first patterns are used, this many; None = all.
-
-    Attributes:
-        own_ids: id of the table -> the source's own.
-        dropped: the leading folders that are left out, as the first name has them; empty for none.
-
-    Raises:
-        DataError: if the source lacks a photo, or two names come to one of its ids.
-        ConfigError: if the source has fewer patterns.
-    """
-
-    def __init__(self, source: TokenSource, names: Sequence[str], patterns: int | None = None) -> None:
-        own = getattr(source, "patterns", None)
-        count = 1 if own is None else len(own)
-        if patterns is not None and patterns > count:
-            raise ConfigError(
-                f"{patterns} augmentation patterns are asked for (dataset.num_aug_patterns) and the store has "
-                f"{count}; extract the photos with more, or ask for fewer"
-            )
-        self.source = source
-        self.ids = tuple(names)
-        self.patterns = None if own is None else FirstPatterns(own, patterns or count)
-        found, folders = _matched(names, source.ids)
-        self.own_ids = dict(zip(self.ids, found, strict=True))
-        self.dropped = "/".join(PurePosixPath(self.ids[0]).parts[:folders]) if self.ids else ""
-
-    def batch(self, ids: Sequence[str], patterns: Sequence[int] | None = None) -> Tokens:
-        """Return the Tokens of these of the table's ids; without ``patterns`` pattern 0, the photo as it is."""
-        unknown = [name for name in ids if name not in self.own_ids]
-        if unknown:
-            raise DataError(f"{len(unknown)} ids are not in this table, the first is {unknown[0]!r}")
-        return self.source.batch([self.own_ids[name] for name in ids], [0] * len(ids) if patterns is None else patterns)
-
-    def record(self, ids: Sequence[str] | None = None) -> dict[str, Any]:
-        """Return what tells the tokens of these ids from others; None = of all."""
-        return record_of(self.source, [self.own_ids[name] for name in (self.ids if ids is None else ids)])
-
-
-class FirstPatterns:
-    """The first few of a source's augmentation patterns.
-
-    Args:
-        patterns: all of them.
-        count: how many are used.
-    """
-
-    def __init__(self, patterns: Flips, count: int) -> None:
-        self._patterns, self._count = patterns, count
-
-    def __len__(self) -> int:
-        return self._count
-
-    def flips(self, i: int) -> tuple[bool, bool]:
-        """Return whether pattern i flips left and right, top and bottom."""
-        return self._patterns.flips(i)
-
-
-def _matched(names: Sequence[str], known: Sequence[str]) -> tuple[list[str], int]:
-    """The source's id of each name, and how many leading folders of the names were left out."""
-    spelling = SourceIds(known)
-    paths = [PurePosixPath(name).parts for name in names]
-    fewest = min((len(parts) for parts in paths), default=1)
-    best: list[str] = []
-    for dropped in range(max(fewest, 1)):
-        pairs = [(name, spelling.find("/".join(parts[dropped:]))) for name, parts in zip(names, paths, strict=True)]
-        missing = [name for name, found in pairs if found is None]
-        if not missing:
-            _refuse_doubles(pairs)
-            return [found for _, found in pairs if found is not None], dropped
-        best = missing if not best or len(missing) < len(best) else best
-    shown = ", ".join(repr(own) for own in sorted(known)[:3])
-    raise DataError(
-        f"{len(best)} of {len(names)} photos of the table are not in the store, the first is {best[0]!r}. The store's "
-        f"{len(known)} ids are paths without suffix, such as {shown or 'none'}. Extract the photos that are missing "
-        "(dinoneck extract PHOTOS --out STORE, with the options that made it, adds them), or remove the rows"
-    )
-
-
-def _refuse_doubles(pairs: Sequence[tuple[str, str | None]]) -> None:
-    first: dict[str | None, str] = {}
-    for name, own in pairs:
-        if (other := first.setdefault(own, name)) != name:
-            raise DataError(f"the table's photos {other!r} and {name!r} are both {own!r} in the store; keep one row")

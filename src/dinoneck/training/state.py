@@ -23,6 +23,7 @@ from dinoneck.losses.composition import CompositionLoss
 from dinoneck.losses.task_loss import TaskLoss
 from dinoneck.losses.uncertainty import UncertaintyWeighting
 from dinoneck.tensor_bytes import bytes_of
+from dinoneck.training.batches import Samples
 from dinoneck.training.loop import Loop
 from dinoneck.training.processes import Processes
 from dinoneck.training.recipe import Recipe
@@ -31,6 +32,7 @@ from dinoneck.training.sources import TokenSource, record_of
 logger = logging.getLogger(__name__)
 
 STATE, LOG = "last.safetensors", "log.jsonl"
+_SHOWN = 60
 
 
 class RunFiles:
@@ -38,15 +40,15 @@ class RunFiles:
 
     Args:
         out: the folder; made if missing.
-        told: what makes this run this one.
+        run: what makes this run this one, see :func:`identity`.
         processes: of which the first writes.
     """
 
-    def __init__(self, out: str | os.PathLike[str] | None, told: dict[str, Any], processes: Processes) -> None:
+    def __init__(self, out: str | os.PathLike[str] | None, run: dict[str, Any], processes: Processes) -> None:
         self.folder = None if out is None else Path(out)
-        self.told, self.processes, self.logged = told, processes, 0
+        self.run, self.processes = run, processes
 
-    def found(self) -> dict[str, Any] | None:
+    def read(self) -> dict[str, Any] | None:
         """Return the state of this run, if there is one.
 
         Raises:
@@ -55,48 +57,35 @@ class RunFiles:
         path = None if self.folder is None else self.folder / STATE
         state = load_state(path) if path is not None and path.exists() else None
         if state is not None:
-            check_same(state["run"], self.told, str(path))
+            check_same(state["run"], self.run, str(path))
             logger.info("the run goes on from %s, epoch %d", path, state["progress"]["epoch"])
         self.processes.agree(-1 if state is None else state["progress"]["step"], f"the state found in {self.folder}")
         return state
 
-    def begin(self, loop: Loop) -> None:
-        """Make the folder, and the log that belongs to the state.
+    def log(self, loop: Loop) -> None:
+        """Write the log, one line per finished epoch; make the folder.
 
         Raises:
-            CheckpointError: if they cannot be written.
+            CheckpointError: if it cannot be written.
         """
-        if self.folder is not None and self.processes.writes:
-            try:
-                self.folder.mkdir(parents=True, exist_ok=True)
-                write_text(self.folder / LOG, "".join(_line(i, row) for i, row in enumerate(loop.progress.history)))
-            except OSError as error:
-                raise CheckpointError(f"the run cannot be kept in {self.folder}: {error}", step="write") from error
-            self.logged = len(loop.progress.history)
+        if self.folder is None or not self.processes.writes:
+            return
+        rows = [{"epoch": epoch, **row} for epoch, row in enumerate(loop.progress.history)]
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_text(self.folder / LOG, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
+        except OSError as error:
+            raise CheckpointError(f"the run cannot be kept in {self.folder}: {error}", step="write") from error
 
     def save(self, loop: Loop) -> None:
-        """Write the state, then what the log lacks.
+        """Write the state, then the log.
 
         Raises:
             CheckpointError: if they cannot be written; the older state stays.
         """
-        if self.folder is None or not self.processes.writes:
-            return
-        save_state(self.folder / STATE, {"run": self.told, **loop.state()})
-        new = loop.progress.history[self.logged :]
-        try:
-            with (self.folder / LOG).open("a", encoding="utf-8") as log:
-                log.writelines(_line(self.logged + i, row) for i, row in enumerate(new))
-        except OSError as error:
-            raise CheckpointError(f"the log of the run cannot be written: {error}", step="write") from error
-        self.logged += len(new)
-
-
-def _line(epoch: int, row: Mapping[str, float]) -> str:
-    return json.dumps({"epoch": epoch, **row}, allow_nan=False) + "\n"
-
-
-_SHOWN = 60
+        if self.folder is not None and self.processes.writes:
+            save_state(self.folder / STATE, {"run": self.run, **loop.state()})
+            self.log(loop)
 
 
 def identity(
@@ -104,51 +93,48 @@ def identity(
     loss: TaskLoss,
     source: TokenSource,
     recipe: Recipe,
-    *,
-    ids: Sequence[str],
-    val_ids: Sequence[str],
-    labels: Mapping[str, Mapping[str, Tensor]],
+    samples: Samples,
     groups: Sequence[Hashable] | None,
-    numbers: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Return name -> plain value; long things by their SHA-256.
+    """Return what makes a run this one: name -> plain value; long things by their SHA-256.
 
     The weights that the head begins with are not part of it: a resumed run takes those of its state.
 
     Args:
         head: its type, configuration, tasks and the form of its weights count.
         loss: the names of its parts count, and the values of those that the head's configuration does not give.
-        source: its record of these ids, or else the first sample's tokens.
+        source: its record of the samples, or else the first sample's tokens.
         recipe: all that decides the result.
-        ids: of the training samples.
-        val_ids: of the validation samples.
-        labels: kind -> name -> tensor of all samples.
+        samples: their ids, targets and weights.
         groups: of the training samples.
-        numbers: epochs, batch size and so on.
     """
-    tables = {f"{kind} of {name}": x for kind, table in labels.items() for name, x in sorted(table.items())}
-    told = {
+    ids, val_ids = samples.ids[: samples.trained], samples.ids[samples.trained :]
+    labels = {
+        f"{kind} of {name}": _sha256([repr((x.dtype, tuple(x.shape))).encode(), bytes_of(x)])
+        for kind, table in (("targets", samples.values), ("weights", samples.cells))
+        for name, x in sorted(table.items())
+    }
+    run = {
         "head": {"type": type(head).__name__, "config": encode(head.config), "weights": _forms(head)},
         "loss": {
             **({} if type(loss) is TaskLoss else {"type": type(loss).__qualname__}),
-            "compositions": [_term(own, head) for own in loss.compositions],
+            "compositions": [_term(composition, head) for composition in loss.compositions],
             "weighting": _weighting(loss.weighting),
-            "regularisers": [encode(own) for own in loss.regularisers],
+            "regularisers": [encode(regulariser) for regulariser in loss.regularisers],
         },
         "recipe": recipe.record(),
         "ids": _listed(ids),
         "val_ids": _listed(val_ids),
-        "source": record_of(source, [*ids, *val_ids]),
+        "source": record_of(source, samples.ids),
         "groups": None if groups is None else _listed([str(group) for group in groups]),
-        **{what: _sha256([repr((x.dtype, tuple(x.shape))).encode(), bytes_of(x)]) for what, x in tables.items()},
-        **numbers,
+        **labels,
     }
-    plain: dict[str, Any] = json.loads(json.dumps(told))
+    plain: dict[str, Any] = json.loads(json.dumps(run))
     return plain
 
 
 def check_same(found: Mapping[str, Any], own: Mapping[str, Any], where: str) -> None:
-    """Refuse to go on with the state of another run.
+    """Refuse to resume from the state of another run.
 
     Raises:
         CheckpointError: naming the first difference.

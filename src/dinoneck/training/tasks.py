@@ -56,8 +56,8 @@ def resolve_tasks(config: TrainConfig, table: PhotoTable) -> dict[str, TaskConfi
     covered |= {name for name, parts in table.sums.items() if set(parts) <= {*table.targets}}
     for column in columns:
         if column not in covered:
-            kind = "classification" if column in table.classes else None
-            tasks[column] = TaskConfig(kind=kind, columns=(column,), auxiliary=column in table.auxiliary)
+            task = TaskConfig(columns=(column,), auxiliary=column in table.auxiliary)
+            tasks[column] = replace(task, kind="classification") if column in table.classes else task
     return tasks
 
 

@@ -376,7 +376,7 @@ def test_what_must_fail_fails_before_the_work(
     command = photo_folder(tmp_path)
     text = (tmp_path / "t.csv").read_text()
     for change, message in (
-        (("green", "dry mass (g)"), "rename it"),
+        (("green", "dry mass: g"), "rename it"),
         (("green", "image2"), None),
         (("green", "fold"), "would clash"),
     ):

@@ -28,7 +28,17 @@ from dinoneck import (
 from dinoneck.cli.main import main
 from dinoneck.data import DenseLabels, Pasture, read_csv
 from dinoneck.losses import Composition, TaskLoss, UncertaintyWeighting
-from dinoneck.training import CellTargets, MemoryTokens, Plan, Recipe, cross_validate, r2, run_experiment
+from dinoneck.training import (
+    CellTargets,
+    MemoryTokens,
+    Plan,
+    Recipe,
+    confusion_matrix,
+    cross_validate,
+    mean_iou,
+    r2,
+    run_experiment,
+)
 from dinoneck.training import fit as fit_by_default
 
 ROWS, COLS, WIDTH, PHOTOS = 4, 5, 12, 24
@@ -183,6 +193,26 @@ def test_segmentation_from_pixels_and_from_shares() -> None:
     soft = dense_head(task)
     fit(soft, source, targets={"class": shares}, target_ids=source.ids, ids=source.ids[:16], epochs=40, lr=1e-2)
     assert r2(said(soft, source, "class")[16:, 1].ravel(), values[16:].ravel()) > 0.9
+
+
+def test_validation_scores_masks_by_their_mean_iou() -> None:
+    """The last row agrees with a confusion matrix of the predictions, of labels of pixels and of shares."""
+    source, values = cells()
+    classes = (values[:, 0] > 0.5).astype(np.int64)
+    pixels = classes.repeat(4, axis=1).repeat(4, axis=2)
+    pixels[:, 0, 0] = 2  # one of the pixels of a cell: the class of the cell stays
+    pixels[18, 4:8, :4] = 2  # a cell without any pixel that counts
+    shares = np.stack([classes == 0, classes == 1], axis=1) * 1.0
+    shares[18, :, 1, 0] = np.nan
+    task = Task("class", dim=2, kind="segmentation", ignore_index=2)
+    for targets in (pixels, shares):
+        head = dense_head(task)
+        options: dict[str, Any] = {"ids": source.ids[:16], "val_ids": source.ids[16:], "epochs": 1, "lr": 1e-3}
+        row = fit(head, source, targets={"class": targets}, target_ids=source.ids, **options)[-1]
+        known = np.ones_like(classes[16:], bool)
+        known[2, 1, 0] = False
+        matrix = confusion_matrix(said(head, source, "class")[16:].argmax(axis=1), classes[16:], 2, mask=known)
+        assert row["val_mean_iou/class"] == pytest.approx(mean_iou(matrix)[0])
 
 
 def test_entrance_norms_are_set_to_the_training_tokens_unless_told_not_to() -> None:

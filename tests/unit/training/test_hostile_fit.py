@@ -14,7 +14,7 @@ from dinoneck import CheckpointError, ConfigError, DataError, PatchMeanHead, Tas
 from dinoneck.heads import DenseHead
 from dinoneck.losses import Composition, CompositionLoss, DensityRegulariser, TaskLoss, UncertaintyWeighting
 from dinoneck.training import EMA, MemoryTokens, Recipe, fit, group_folds, ridge_probe, weighted_r2
-from dinoneck.training.sources import TableSource
+from dinoneck.training.table_source import TableSource
 
 IDS = [f"s{i}" for i in range(6)]
 Y = np.linspace(0.0, 5.0, 6)
@@ -44,9 +44,9 @@ def run(module: Any = None, source: Any = None, **changes: Any) -> list[dict[str
         ({"module": PatchMeanHead(16, [Task("y")])}, "tokens have 8 channels .* embed_dim=16"),
         ({"recipe": {"patience": 2}}, "expected Recipe"),
         ({"recipe": {}}, "expected Recipe"),
-        ({"lr": "1e-4"}, "lr='1e-4'"),
-        ({"lr": True}, "lr=True"),
-        ({"epochs": "1"}, "epochs='1'"),
+        ({"lr": "1e-4"}, "lr is '1e-4'"),
+        ({"lr": True}, "lr is True"),
+        ({"epochs": "1"}, "epochs is '1'"),
     ],
 )
 def test_arguments_of_another_kind(changes: dict[str, Any], told: str) -> None:

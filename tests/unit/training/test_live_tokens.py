@@ -95,11 +95,11 @@ def test_a_run_taken_up_again_covers_the_backbone(tmp_path: Path, blends: dict[s
 
     calls, images = [0], again.images
 
-    def counted(ids: list[str]) -> torch.Tensor:
+    def counted(ids: list[str], **options: bool) -> torch.Tensor:
         calls[0] += 1
         if calls[0] == 8:  # in the third epoch: 2 reads before training, 2 per epoch
             raise Stopped
-        return images(ids)
+        return images(ids, **options)
 
     again.images = counted  # type: ignore[method-assign]
     with pytest.raises(Stopped):

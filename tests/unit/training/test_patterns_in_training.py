@@ -12,7 +12,7 @@ from torch import Tensor
 from dinoneck import DenseHead, PatchMeanHead, Task, Tokens
 from dinoneck.data import Patterns
 from dinoneck.training import MemoryTokens, Plan, Recipe, cross_validate, fit
-from dinoneck.training.batches import Batch, Labels, Order
+from dinoneck.training.batches import Batch, Order, Samples
 from dinoneck.training.sources import SomeTokens, in_batches
 
 ROWS, COLS, WIDTH, PHOTOS = 2, 3, 4, 6
@@ -46,9 +46,9 @@ def test_labels_of_a_cell_follow_the_photo() -> None:
     tasks = [Task("map", kind="dense"), Task("mask", dim=2, kind="segmentation"), Task("mean")]
     pixels = torch.arange(PHOTOS * 4 * 6).reshape(PHOTOS, 4, 6)
     values = {"map": source.cells, "mask": pixels, "mean": source.cells.mean(dim=(1, 2, 3))[:, None]}
-    labels = Labels(source.ids, tasks, values, {"map": source.cells[:, 0]}, source.patterns)
+    labels = Samples(source.ids, PHOTOS, tasks, values, {"map": source.cells[:, 0]}, source.patterns)
     batch = Batch(np.array([4, 1, 0, 5]), np.array([3, 1, 0, 2]))
-    wanted, masks = labels.of(batch, torch.device("cpu"))
+    wanted, masks = labels.targets(batch, torch.device("cpu"))
     shown = labels.tokens(batch, source).maps()[-1]
     assert torch.equal(wanted["map"][:, 0], shown[:, 0])
     assert torch.equal(masks["map"], shown[:, 0])
@@ -97,8 +97,7 @@ def test_a_dense_head_learns_flipped_cells_as_well_as_upright_ones() -> None:
 
 
 def test_the_order_follows_from_seed_and_epoch_alone() -> None:
-    rows = np.arange(10)
-    whole, late = Order(rows, 4, seed=3, patterns=4), Order(rows, 4, seed=3, patterns=4)
+    whole, late = Order(10, 4, seed=3, patterns=4), Order(10, 4, seed=3, patterns=4)
     epochs = [whole.epoch(number) for number in range(3)]
     for one, two in zip(epochs[2], late.epoch(2), strict=True):
         assert np.array_equal(one.rows, two.rows)
@@ -107,7 +106,7 @@ def test_the_order_follows_from_seed_and_epoch_alone() -> None:
     assert [len(batch.rows) for batch in epochs[0]] == [4, 4, 2]
     random = np.random.RandomState(3)
     for batches in epochs:
-        assert np.array_equal(np.concatenate([batch.rows for batch in batches]), random.permutation(rows))
+        assert np.array_equal(np.concatenate([batch.rows for batch in batches]), random.permutation(10))
     assert not np.array_equal(epochs[0][0].patterns, epochs[1][0].patterns)  # type: ignore[arg-type]
 
 

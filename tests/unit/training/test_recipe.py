@@ -21,7 +21,7 @@ CHANGES = {
     "warmup": {"warmup": 0.5},
     "min_lr": {"min_lr": 5e-3},
     "ema_decay": {"ema_decay": 0.5},
-    "ema_start": {"ema_start": 0.8},
+    "ema_start": {"ema_decay": 0.9, "ema_start": 0.8},
     "amp": {"amp": "bf16"},
     "clip_norm": {"clip_norm": 0.01},
     "standardise_tokens": {"standardise_tokens": False},
@@ -65,8 +65,17 @@ def test_every_field_changes_the_result(name: str) -> None:
 
 def test_all_fields_are_tested() -> None:
     """The rest are tested where they act: cutmix and backbone_lr on live photos, patience and save_steps in runs."""
-    elsewhere = {"cutmix_alpha", "backbone_lr", "patience", "save_steps"}
+    elsewhere = {"cutmix_alpha", "backbone_lr", "patience", "save_steps", "epochs", "batch_size", "lr", "seed"}
     assert {item.name for item in fields(Recipe)} == {*CHANGES, *elsewhere}
+
+
+@pytest.mark.parametrize(("name", "value"), [("epochs", 3), ("batch_size", 3), ("lr", 2e-3), ("seed", 7)])
+def test_what_fit_is_given_replaces_the_recipes(name: str, value: float) -> None:
+    numbers: dict[str, Any] = {"epochs": 2, "batch_size": 4, "lr": 1e-2, "seed": 42}
+    unset = dict.fromkeys(numbers)
+    before, by_recipe = (flat(trained(Recipe(**{**numbers, **change}), **unset)) for change in ({}, {name: value}))
+    assert torch.equal(flat(trained(Recipe(**numbers), **{**unset, name: value})), by_recipe)
+    assert not torch.equal(before, by_recipe)
 
 
 def test_true_is_the_precision_that_needs_no_scale() -> None:
@@ -116,11 +125,11 @@ def test_impossible_recipes(values: dict[str, Any], message: str) -> None:
         ),
         ({"val_ids": ["z"]}, DataError, "1 validation ids have no tokens in the source: 'z'"),
         ({"recipe": Recipe(patience=2)}, ConfigError, "patience is 2, and there are no val_ids"),
-        ({"recipe": Recipe(cutmix_alpha=1.0)}, ConfigError, "MemoryTokens, which has no photos"),
+        ({"recipe": Recipe(cutmix_alpha=1.0)}, ConfigError, "MemoryTokens, which has no images"),
         ({"recipe": Recipe(min_lr=1.0)}, ConfigError, "min_lr is 1.0; expected 0 ... 0.01"),
         ({"target_weights": {"z": 1.0}}, ConfigError, "target_weights has 'z'"),
         ({"target_weights": {"x": 0.0}}, ConfigError, "all 0"),
-        ({"seed": -1}, ConfigError, "seed=-1"),
+        ({"seed": -1}, ConfigError, "seed is -1"),
     ],
 )
 def test_calls_that_do_not_fit_together(arguments: dict[str, Any], error: type[Exception], message: str) -> None:

@@ -12,7 +12,7 @@ from tests.unit.store.store_samples import make, write_photos
 
 from dinoneck import ConfigError, DataError, StoreError, Tokens, load_backbone
 from dinoneck.training import ConfiguredRun, TrainingConfig
-from dinoneck.training.sources import TableSource
+from dinoneck.training.table_source import TableSource
 
 
 class Turned(list[int]):

@@ -31,6 +31,7 @@ from dinoneck.training.crossval import (
 )
 from dinoneck.training.folds import Fold
 from dinoneck.training.inputs import Inputs, open_inputs
+from dinoneck.training.loggers import TensorBoardLogger, WandbLogger
 from dinoneck.training.report import fold_scores, scores_of
 from dinoneck.training.state import LOG
 from dinoneck.training.targets import check_minimum, check_varies

@@ -1,0 +1,59 @@
+"""Callbacks of :func:`dinoneck.training.fit` that log the losses and scores of every epoch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+
+class TensorBoardLogger:
+    """Write every number of an epoch as a TensorBoard scalar. It needs the package tensorboard.
+
+    Args:
+        folder: of the event files; a resumed run adds to them.
+
+    Raises:
+        ImportError: naming the package, if it is not installed.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise ImportError("tensorboard is not installed; install it with: pip install tensorboard") from error
+        self.folder = os.fspath(folder)
+        self._open: Any = SummaryWriter
+        self._writer: Any = None
+
+    def __call__(self, epoch: int, row: Mapping[str, float]) -> None:
+        """Write one epoch."""
+        self._writer = self._writer or self._open(self.folder)
+        for name, value in row.items():
+            self._writer.add_scalar(name, value, epoch)
+        self._writer.flush()
+
+
+class WandbLogger:
+    """Log every number of an epoch to Weights & Biases. It needs the package wandb.
+
+    Args:
+        **init: arguments of ``wandb.init``, such as ``project``; for runs that are resumed ``id`` and ``resume`` too.
+
+    Raises:
+        ImportError: naming the package, if it is not installed.
+    """
+
+    def __init__(self, **init: Any) -> None:
+        try:
+            import wandb
+        except ImportError as error:
+            raise ImportError("wandb is not installed; install it with: pip install wandb") from error
+        self.init = init
+        self._start: Any = wandb.init
+        self._run: Any = None
+
+    def __call__(self, epoch: int, row: Mapping[str, float]) -> None:
+        """Log one epoch."""
+        self._run = self._run or self._start(**self.init)
+        self._run.log(dict(row), step=epoch)

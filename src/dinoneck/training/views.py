@@ -1,0 +1,91 @@
+"""Augmented views of images by the transforms of other libraries: torchvision v2, albumentations or any function."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import re
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dinoneck.data.photos import Photo, decode
+from dinoneck.errors import ConfigError, DataError
+
+Transform = Callable[..., Any]
+
+
+class Views:
+    """The patterns of a source whose views are made by transforms: what these do to pixels is not known.
+
+    Args:
+        count: of the views, with the image as it is.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def flips(self, i: int) -> tuple[bool, bool]:
+        """Return no flips for the image as it is.
+
+        Raises:
+            ConfigError: for a view that a transform makes.
+        """
+        if i:
+            raise ConfigError(
+                "tasks with maps cannot be trained on views made by transforms, which may move pixels while the maps "
+                "stay; leave the transforms out, or use a feature store, whose patterns state their flips"
+            )
+        return False, False
+
+
+def apply_transform(transform: Transform, image: Photo, seed: int) -> Any:
+    """Return a transformed image: a tensor (3, height, width) or an array (height, width, 3).
+
+    The transform gets a uint8 tensor (3, height, width); one of albumentations an array (height, width, 3) as
+    ``image=``. It draws from generators that are seeded here: the caller's are not changed.
+
+    Args:
+        transform: see above.
+        image: whatever a backbone's preprocessing takes.
+        seed: of the random numbers, 0 ... 2^32 - 1.
+
+    Raises:
+        DataError: if the image cannot be read, or the result is not an image.
+    """
+    pixels = (decode(image) * 255).round().to(torch.uint8)
+    states = random.getstate(), np.random.get_state()  # noqa: NPY002
+    with torch.random.fork_rng(devices=[]):
+        random.seed(seed)
+        np.random.seed(seed)  # noqa: NPY002
+        torch.default_generator.manual_seed(seed)
+        try:
+            if type(transform).__module__.startswith("albumentations"):
+                if hasattr(transform, "set_random_seed"):
+                    transform.set_random_seed(seed)
+                result = transform(image=np.ascontiguousarray(pixels.permute(1, 2, 0).numpy()))["image"]
+            else:
+                result = transform(pixels)
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])  # noqa: NPY002
+    if not isinstance(result, Tensor | np.ndarray):
+        raise DataError(f"a transform returned {type(result).__name__}; expected an image tensor or array")
+    return result
+
+
+def view_seed(image_id: str, view: int) -> int:
+    """Return the seed of a view of an image: extracted again, it is the same."""
+    return int.from_bytes(hashlib.sha256(f"{view}\0{image_id}".encode()).digest()[:4], "little")
+
+
+def describe_transform(transform: Transform) -> str:
+    """Return what tells a transform from others, the same in every process."""
+    name = getattr(transform, "__qualname__", None)
+    return f"{transform.__module__}.{name}" if name else re.sub(r" at 0x[0-9a-fA-F]+", "", repr(transform))
