@@ -92,6 +92,7 @@ def train(
     inputs = inputs or open_inputs(config, table, backbone)
     cells = inputs.cells(config)
     _check_before(config, inputs.table, folder, cells, folds)
+    _loggers(config, folder, 0)  # a package that is not installed is refused now
     check_head(config, inputs.table, inputs.first(), cells)
     source = inputs.tokens()
 
