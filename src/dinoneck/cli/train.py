@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -65,12 +66,7 @@ class Options:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags for the help of all verbs and for completion; :func:`parse` reads them."""
-    import warnings
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        flags = tyro.extras.get_parser(Options, config=_CONFIG)
-    for group in flags._action_groups:
+    for group in _flags()._action_groups:
         actions = [action for action in group._group_actions if "--help" not in action.option_strings]
         is_plain = group.title in ("options", "positional arguments")
         target = parser if is_plain or not actions else parser.add_argument_group(group.title)
@@ -84,18 +80,24 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     Raises:
         ConfigError: if the training file cannot be used.
     """
-    found = _parsed(arguments, TrainConfig())
-    if found.config is not None:
-        found = _parsed(arguments, TrainConfig.read(found.config))
+    wants_help = {"-h", "--help"} & set(arguments)
+    path = None if wants_help else _flags().parse_known_args(list(arguments))[0].config
+    found = _parsed(arguments, TrainConfig.read(path) if isinstance(path, str) else TrainConfig())
     shown = {name: getattr(found, name) for name in ("out", "overwrite", "resume", "json")}
     return argparse.Namespace(**shown, verb="train", config=found.whole, run=run, answer=None)
+
+
+def _flags() -> argparse.ArgumentParser:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return tyro.extras.get_parser(Options, config=_CONFIG)
 
 
 def _parsed(arguments: Sequence[str], default: TrainConfig) -> Options:
     return tyro.cli(
         Options,
         prog="dinoneck train",
-        description=HELP,
+        description=f"{HELP}\n\nexample: {EXAMPLE}",
         args=list(arguments),
         default=Options(out=tyro.MISSING, run=default),
         config=_CONFIG,
