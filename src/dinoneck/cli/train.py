@@ -53,14 +53,17 @@ class Options:
 
     def whole(self) -> TrainConfig:
         """Return the config with the arguments of the head that have flags of their own."""
-        from dinoneck.training.tasks import head_class
+        from dinoneck.registry import resolve
+        from dinoneck.training.tasks import head_type
         from dinoneck.user_code import import_modules
 
         import_modules(self.run.imports)
         given = {"hidden_dim": self.hidden_dim, "dropout": self.dropout, "mode": self.gate_mode}
         own = {name: value for name, value in given.items() if value is not None}
-        if "hidden_dim" in own and "fpn_dim" in inspect.signature(head_class(self.run)).parameters:
-            own["fpn_dim"] = own.pop("hidden_dim")
+        if "hidden_dim" in own:
+            takes = inspect.signature(resolve(head_type(self.run))).parameters
+            width = own.pop("hidden_dim")
+            own[next((name for name in ("fpn_dim", "hidden_dim", "out_channels") if name in takes), "hidden_dim")] = width
         return replace(self.run, head={**self.run.head, **own})
 
 
@@ -80,9 +83,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     Raises:
         ConfigError: if the training file cannot be used.
     """
-    wants_help = {"-h", "--help"} & set(arguments)
-    path = None if wants_help else _flags().parse_known_args(list(arguments))[0].config
-    found = _parsed(arguments, TrainConfig.read(path) if isinstance(path, str) else TrainConfig())
+    default = TrainConfig()
+    if not {"-h", "--help"} & set(arguments):
+        known, unknown = _flags().parse_known_args(list(arguments))
+        if isinstance(known.config, str) and not unknown:
+            default = TrainConfig.read(known.config)
+    found = _parsed(arguments, default)
     shown = {name: getattr(found, name) for name in ("out", "overwrite", "resume", "json")}
     return argparse.Namespace(**shown, verb="train", config=found.whole, run=run, answer=None)
 
