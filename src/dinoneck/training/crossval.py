@@ -147,13 +147,10 @@ def cross_validate(
     compositions = make_compositions(config, tasks, table)
     columns = columns_of(tasks, compositions, table)
     every = make_folds(config, table) if folds is None else check_folds(folds, len(table))
-    numbers = tuple(range(len(every))) if config.folds.only is None else (config.folds.only,)
-    if numbers[-1] >= len(every):
-        raise ConfigError(f"fold is {numbers[-1]} and there are {len(every)} folds; expected 0 ... {len(every) - 1}")
-    chosen = [every[number] for number in numbers]
-    result = _baselines(source, table, tasks, columns, chosen, numbers, cells, targets)
+    numbers = chosen_folds(config, len(every))
+    result = _baselines(source, table, tasks, columns, [every[i] for i in numbers], numbers, cells, targets)
     tokens = source.batch(source.ids[:1])
-    for number, (train, valid) in zip(numbers, chosen, strict=True):
+    for number, (train, valid) in zip(numbers, result.folds, strict=True):
         made = make_tasks(config, tasks, table, targets, train, cells)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.optim.seed + number)
@@ -172,6 +169,18 @@ def cross_validate(
         result.heads.append(head)
         logger.info("fold %d of %d is trained", number + 1, len(every))
     return result
+
+
+def chosen_folds(config: TrainConfig, count: int) -> tuple[int, ...]:
+    """Return the numbers of the folds that are trained.
+
+    Raises:
+        ConfigError: if there is no such fold.
+    """
+    only = config.folds.only
+    if only is not None and only >= count:
+        raise ConfigError(f"fold is {only} and there are {count} folds; expected 0 ... {count - 1}")
+    return tuple(range(count)) if only is None else (only,)
 
 
 def make_folds(config: TrainConfig, table: PhotoTable) -> list[Fold]:

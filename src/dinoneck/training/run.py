@@ -21,7 +21,14 @@ from dinoneck.errors import ConfigError, DataError
 from dinoneck.heads.head import Head
 from dinoneck.training.cell_targets import CellTargets
 from dinoneck.training.config import TrainConfig
-from dinoneck.training.crossval import Callback, CrossValidation, cross_validate, fold_folder, make_folds
+from dinoneck.training.crossval import (
+    Callback,
+    CrossValidation,
+    chosen_folds,
+    cross_validate,
+    fold_folder,
+    make_folds,
+)
 from dinoneck.training.folds import Fold, check_folds
 from dinoneck.training.inputs import Inputs, open_inputs
 from dinoneck.training.loggers import TensorBoardLogger, WandbLogger
@@ -53,30 +60,26 @@ def train(
 ) -> CrossValidation:
     """Train one head per fold and write heads, predictions and a report.
 
-    Each head is written as soon as it is trained, to ``out/unfinished/fold-K/head.safetensors``. In the end there are
-    ``out/heads/fold-K.safetensors``, ``out/logs/fold-K.jsonl`` (a line per epoch), ``out/out_of_fold.csv`` and, last,
-    ``out/report.json``: each file appears whole or not at all, and a folder without a report is an unfinished run.
-    Until then ``out/unfinished`` holds states to continue from: the same call after a kill continues the run, and
-    writes what it would have written.
+    The folder gets ``heads/fold-K.safetensors``, ``logs/fold-K.jsonl`` (a line per epoch), ``out_of_fold.csv`` and,
+    last, ``report.json``. Until then ``unfinished`` holds the heads of finished folds and states to continue from: the
+    same call after a kill continues the run, and writes what it would have written.
 
     Args:
         config: the run, see :class:`TrainConfig`.
         out: the folder; made if missing.
-        table: a :class:`dinoneck.data.Table`, or a pandas DataFrame with the columns of the config, in the place of
-            ``data.csv``.
-        backbone: frozen; in the place of the one that the config names.
+        table: a :class:`dinoneck.data.Table` or a pandas DataFrame in the place of ``data.csv``.
+        backbone: in the place of the one that the config names; frozen.
         folds: ``(train, valid)`` rows of the table; None = by ``config.folds``.
         overwrite: replace the results of an earlier run in ``out``.
-        resume: continue an interrupted run of the same config; off = begin again.
-        callbacks: called with the epoch and its losses and scores, see :func:`dinoneck.training.fit`.
-        inputs: what :func:`open_inputs` returned for this config, where the caller has it.
+        resume: continue an interrupted run of the same config.
+        callbacks: as for :func:`dinoneck.training.fit`.
+        inputs: of :func:`open_inputs`, where the caller has them.
 
     Returns:
-        The cross-validation; ``report.json`` has its scores.
+        The cross-validation; ``report.json`` holds its scores.
 
     Raises:
-        DataError: if the data cannot be used, or ``out`` holds results and ``overwrite`` is off, or cannot be
-            written to.
+        DataError: if the data cannot be used, or ``out`` holds results and ``overwrite`` is off.
         ConfigError: if values contradict each other, or head, tasks and tokens do not fit together.
         CheckpointError: if ``out`` holds states of another run and ``resume`` is on; it names the values that differ.
     """
@@ -85,22 +88,16 @@ def train(
     inputs = inputs or open_inputs(config, table, backbone)
     cells = inputs.cells(config)
     _check_before(config, inputs.table, folder, cells, folds)
-    source = inputs.tokens()
-
-    def keep(fold: int, head: Head) -> None:
-        if _writes():
-            _checkpoint(head, fold, config, inputs).save(fold_folder(folder / UNFINISHED, fold) / HEAD_FILE)
-
     result = cross_validate(
         config,
         inputs.table,
-        source,
+        inputs.tokens(),
         cells,
         folds=folds,
         out=folder / UNFINISHED,
         resume=resume,
-        on_head=keep,
-        callback=lambda fold: (*callbacks, *(_loggers(config, folder, fold) if _writes() else ())),
+        on_head=lambda fold, head: _keep(folder, fold, head, config, inputs),
+        callback=lambda fold: (*callbacks, *_loggers(config, folder, fold)),
     )
     with _heads_kept(folder / UNFINISHED):
         report = {**scores_of(result), **_record(config, inputs)}
@@ -129,8 +126,16 @@ def _writes() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def _keep(folder: Path, fold: int, head: Head, config: TrainConfig, inputs: Inputs) -> None:
+    """Write a head as soon as it is trained."""
+    if _writes():
+        _checkpoint(head, fold, config, inputs).save(fold_folder(folder / UNFINISHED, fold) / HEAD_FILE)
+
+
 def _loggers(config: TrainConfig, folder: Path, fold: int) -> list[Callback]:
     made: list[Callback] = []
+    if not _writes():
+        return made
     if config.logging.tensorboard:
         made.append(TensorBoardLogger(folder / "tensorboard" / f"fold-{fold}"))
     if config.logging.wandb is not None:
@@ -189,7 +194,7 @@ def _check_before(
         check_varies(name, values, "image of the table")
         if values.dtype.kind == "f":
             check_minimum(name, values, table.minimum, table.ids)
-    for number in range(len(chosen)) if config.folds.only is None else [config.folds.only]:
+    for number in chosen_folds(config, len(chosen)):
         for name, values in {**table.targets, **table.auxiliary}.items():
             if values.dtype.kind == "f":
                 check_varies(name, values[chosen[number][0]], f"training image of fold {number}")
