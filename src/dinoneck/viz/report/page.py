@@ -37,8 +37,8 @@ def html_report(
 ) -> str:
     """Return a page that holds everything it shows: it loads nothing. All text is escaped.
 
-    The colours of maps span each output's values over all images drawn. Where values are known, images come in the order
-    of their error: the mean over outputs of the absolute error divided by the output's RMSE.
+    The colours of maps span each output's values over all images drawn. Where values are known, images come in the
+    order of their error: the mean over outputs of the absolute error divided by the output's RMSE.
 
     Args:
         entries: one per image, at least one.
