@@ -229,7 +229,7 @@ def _fit(
     validates = folder is not None or bool(callbacks) or recipe.patience is not None
     weighting = None
     if config.losses.weighting == "uncertainty":
-        names = [*(task.name for task in head.tasks), *(own.name for own in head.compositions if own.total)]
+        names = [*(task.name for task in head.tasks), *(own.name for own in head.compositions if not own.adds_tasks)]
         weighting = TaskLoss(head.tasks, head.compositions, UncertaintyWeighting(names))
     fit(
         head,
