@@ -12,7 +12,7 @@ import types
 import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import msgspec
 from tyro.conf import Suppress, arg
@@ -302,7 +302,7 @@ class TrainConfig:
         Raises:
             ConfigError: naming ``where`` and the key.
         """
-        for problem in _unknown_keys(cls, values, ""):
+        for problem in _problems(cls, values, ""):
             raise ConfigError(f"{where}: {problem}")
         try:
             return msgspec.convert(_without_none(values), cls)
@@ -315,8 +315,8 @@ class TrainConfig:
         return plain
 
 
-def _unknown_keys(cls: Any, values: Any, prefix: str) -> Iterator[str]:
-    """What is wrong with the keys of a group and the groups below it."""
+def _problems(cls: Any, values: Any, prefix: str) -> Iterator[str]:
+    """What is wrong with the keys of a group and the groups below it, and with words that are not a choice."""
     if not isinstance(values, Mapping):
         return
     hints = typing.get_type_hints(cls)
@@ -326,12 +326,17 @@ def _unknown_keys(cls: Any, values: Any, prefix: str) -> Iterator[str]:
             known = ", ".join(hints)
             yield earlier_key(name, value) or f"unknown key {name!r}.{did_you_mean(key, hints)} Known: {known}"
             continue
+        parts = (hints[key], *get_args(hints[key]))
+        choices = [word for part in parts if get_origin(part) is Literal for word in get_args(part)]
+        if choices and isinstance(value, str) and value not in choices:
+            hint = did_you_mean(value, choices)
+            yield f"{name} is {value!r}; expected one of {', '.join(choices)}.{hint}"
         group, is_table = _group_of(hints[key])
         if group is not None and is_table and isinstance(value, Mapping):
             for entry, own in value.items():
-                yield from _unknown_keys(group, own, f"{name}.{entry}.")
+                yield from _problems(group, own, f"{name}.{entry}.")
         elif group is not None:
-            yield from _unknown_keys(group, value, f"{name}.")
+            yield from _problems(group, value, f"{name}.")
 
 
 def _group_of(hint: Any) -> tuple[Any, bool]:

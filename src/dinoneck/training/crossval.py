@@ -21,6 +21,7 @@ from dinoneck.errors import ConfigError, DataError
 from dinoneck.heads.head import Head
 from dinoneck.losses.task_loss import TaskLoss
 from dinoneck.losses.uncertainty import UncertaintyWeighting
+from dinoneck.tokens import Tokens
 from dinoneck.training.cell_targets import CellTargets
 from dinoneck.training.config import TaskConfig, TrainConfig
 from dinoneck.training.fitting import fit
@@ -146,9 +147,8 @@ def cross_validate(
     targets = make_targets(tasks, table)
     compositions = make_compositions(config, tasks, table)
     columns = columns_of(tasks, compositions, table)
-    every = make_folds(config, table) if folds is None else check_folds(folds, len(table))
-    numbers = chosen_folds(config, len(every))
-    result = _baselines(source, table, tasks, columns, [every[i] for i in numbers], numbers, cells, targets)
+    numbers, chosen = choose_folds(config, table, folds)
+    result = _baselines(source, table, tasks, columns, chosen, numbers, cells, targets)
     tokens = source.batch(source.ids[:1])
     for number, (train, valid) in zip(numbers, result.folds, strict=True):
         made = make_tasks(config, tasks, table, targets, train, cells)
@@ -167,20 +167,8 @@ def cross_validate(
         _predict(result, head, source, valid, columns, tasks)
         _refuse_divergence(result, number, valid, config)
         result.heads.append(head)
-        logger.info("fold %d of %d is trained", number + 1, len(every))
+        logger.info("fold %d is trained, %d of %d", number, len(result.heads), len(chosen))
     return result
-
-
-def chosen_folds(config: TrainConfig, count: int) -> tuple[int, ...]:
-    """Return the numbers of the folds that are trained.
-
-    Raises:
-        ConfigError: if there is no such fold.
-    """
-    only = config.folds.only
-    if only is not None and only >= count:
-        raise ConfigError(f"fold is {only} and there are {count} folds; expected 0 ... {count - 1}")
-    return tuple(range(count)) if only is None else (only,)
 
 
 def make_folds(config: TrainConfig, table: PhotoTable) -> list[Fold]:
@@ -205,6 +193,35 @@ def make_folds(config: TrainConfig, table: PhotoTable) -> list[Fold]:
         config.optim.seed,
         stratify=None if labels is None else labels.tolist(),
     )
+
+
+def choose_folds(
+    config: TrainConfig, table: PhotoTable, folds: Sequence[Fold] | None = None
+) -> tuple[tuple[int, ...], list[Fold]]:
+    """Return the numbers of the folds to train, and the folds: those of the caller, or of ``config.folds``.
+
+    Raises:
+        ConfigError: if there is no fold of the number ``config.folds.only``.
+        DataError: if the folds do not fit the table.
+    """
+    every = make_folds(config, table) if folds is None else check_folds(folds, len(table))
+    numbers = tuple(range(len(every))) if config.folds.only is None else (config.folds.only,)
+    if numbers[-1] >= len(every):
+        raise ConfigError(f"fold is {numbers[-1]} and there are {len(every)} folds; expected 0 ... {len(every) - 1}")
+    return numbers, [every[number] for number in numbers]
+
+
+def check_head(config: TrainConfig, table: PhotoTable, tokens: Tokens, cells: CellTargets | None = None) -> None:
+    """Make the head for such tokens once, so that one that cannot be made is refused before all images are read.
+
+    Raises:
+        DinoneckError: what the head refuses.
+    """
+    tasks = resolve_tasks(config, table)
+    targets = make_targets(tasks, table)
+    made = make_tasks(config, tasks, table, targets, np.arange(len(table)), cells)
+    with torch.random.fork_rng(devices=[]):
+        make_head(config, tokens, made, make_compositions(config, tasks, table))
 
 
 def fold_folder(out: str | os.PathLike[str], number: int) -> Path:

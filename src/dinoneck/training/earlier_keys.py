@@ -65,10 +65,12 @@ _EARLIER: Mapping[str, str] = {
 
 def earlier_key(key: str, value: Any) -> str | None:
     """Return how a key of version 0.1, or the first key of its section, is written now; None for other keys."""
-    while isinstance(value, Mapping) and value and key not in _EARLIER:
+    while isinstance(value, Mapping) and value:
         last, value = next(iter(value.items()))
         key = f"{key}.{last}"
-    for name in (key, key.partition(".")[0]):
-        if name in _EARLIER:
-            return f"{key!r} is a key of version 0.1; write {_EARLIER[name]}"
+    parts = key.split(".")
+    for length in range(len(parts), 0, -1):
+        if (now := _EARLIER.get(".".join(parts[:length]))) is not None:
+            rest = parts[length:] if now == "optim" else []
+            return f"{key!r} is a key of version 0.1; write {'.'.join([now, *rest])}"
     return None

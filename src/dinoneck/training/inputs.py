@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from dinoneck.devices import local_device
 from dinoneck.errors import ConfigError, StoreError
 from dinoneck.store.feature_store import FeatureStore
 from dinoneck.store.image_files import check_unchanged
+from dinoneck.tokens import Tokens
 from dinoneck.training.cell_targets import CellTargets
 from dinoneck.training.config import DataConfig, TrainConfig
 from dinoneck.training.sources import MemoryTokens, TokenSource
@@ -54,6 +55,12 @@ class Inputs:
         if self.backbone is None or self.preprocess is None:
             raise ConfigError("there are no tokens and no backbone to extract them")
         return MemoryTokens.extract(self.backbone, self.table.images, self.table.ids, preprocess=self.preprocess)
+
+    def first(self) -> Tokens:
+        """Return the tokens of one image."""
+        one = replace(self, table=self.table.take([0])) if self.source is None else self
+        source = one.tokens()
+        return source.batch(source.ids[:1])
 
     def cells(self, config: TrainConfig) -> CellTargets | None:
         """Return the masks of the images on their patch grid; None where the config names none."""

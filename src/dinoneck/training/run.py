@@ -24,12 +24,12 @@ from dinoneck.training.config import TrainConfig
 from dinoneck.training.crossval import (
     Callback,
     CrossValidation,
-    chosen_folds,
+    check_head,
+    choose_folds,
     cross_validate,
     fold_folder,
-    make_folds,
 )
-from dinoneck.training.folds import Fold, check_folds
+from dinoneck.training.folds import Fold
 from dinoneck.training.inputs import Inputs, open_inputs
 from dinoneck.training.loggers import TensorBoardLogger, WandbLogger
 from dinoneck.training.report import fold_scores, scores_of
@@ -88,6 +88,7 @@ def train(
     inputs = inputs or open_inputs(config, table, backbone)
     cells = inputs.cells(config)
     _check_before(config, inputs.table, folder, cells, folds)
+    check_head(config, inputs.table, inputs.first(), cells)
     result = cross_validate(
         config,
         inputs.table,
@@ -187,17 +188,17 @@ def _check_before(
         raise ConfigError("which columns are to be predicted? Name them with data.targets (--targets), or data.labels")
     if len(table) < 2:
         raise DataError(f"the table has {len(table)} image; expected two at least, to train on one and score the other")
-    chosen = make_folds(config, table) if folds is None else check_folds(folds, len(table))
+    numbers, chosen = choose_folds(config, table, folds)
     for name, values in table.targets.items():
         if name in _OWN_COLUMNS:
             raise DataError(f"a target named {name!r} would clash with a column of {PREDICTIONS}; rename it")
         check_varies(name, values, "image of the table")
         if values.dtype.kind == "f":
             check_minimum(name, values, table.minimum, table.ids)
-    for number in chosen_folds(config, len(chosen)):
+    for number, (rows, _) in zip(numbers, chosen, strict=True):
         for name, values in {**table.targets, **table.auxiliary}.items():
             if values.dtype.kind == "f":
-                check_varies(name, values[chosen[number][0]], f"training image of fold {number}")
+                check_varies(name, values[rows], f"training image of fold {number}")
     parent = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise DataError(f"the results cannot be written to {folder}: {parent} is not a folder that can be written to")

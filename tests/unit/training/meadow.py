@@ -1,0 +1,75 @@
+"""A folder of small images with everything that a table can hold about them."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from dinoneck.training import TrainConfig
+
+COUNT, HEIGHT, WIDTH = 12, 32, 64
+SOIL, CROP, WEED = (120, 80, 40), (20, 220, 30), (240, 240, 20)
+GAP = ""
+
+
+def write_meadow(folder: Path) -> Path:
+    """Write 12 images of soil, crop and weed in vertical bands, their masks and ``t.csv``; the table is returned.
+
+    Columns: the shares of the pixels and their sums, ``kind`` (which band is widest), ``place`` (four of three images),
+    ``part`` (two folds), ``height`` and ``weather`` with gaps, ``mask``.
+    """
+    random = np.random.RandomState(0)
+    rows: list[dict[str, Any]] = []
+    for i in range(COUNT):
+        kind = i % 3
+        widths = [1, 1, 1]
+        widths[kind] = 2
+        bands = random.permutation(3)
+        classes = np.repeat(bands, [16 * widths[band] for band in bands])[None].repeat(HEIGHT, axis=0)
+        image = np.array((SOIL, CROP, WEED), np.uint8)[classes]
+        image = np.clip(image + random.randint(-8, 9, image.shape), 0, 255).astype(np.uint8)
+        Image.fromarray(image).save(folder / f"{i:02}.png")
+        Image.fromarray(classes.astype(np.uint8)).save(folder / f"{i:02}-mask.png")
+        grams = [float(random.randint(20, 60)) * width for width in widths]
+        rows.append(
+            {
+                "image": f"{i:02}.png", "soil": grams[0], "crop": grams[1], "weed": grams[2], "green": sum(grams[1:]),
+                "total": sum(grams), "kind": ("bare", "crop", "weedy")[kind], "place": f"place {i // 3}",
+                "part": "late" if i % 2 else "early", "height": GAP if i == 4 else 5 + 3 * kind,
+                "weather": GAP if i == 7 else ("rain", "sun")[kind == 1], "mask": f"{i:02}-mask.png",
+            }
+        )  # fmt: skip
+    with (folder / "t.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return folder / "t.csv"
+
+
+def a_run(table: Path | None, targets: Sequence[str] = (), **groups: Mapping[str, Any]) -> TrainConfig:
+    """Two short folds on the built-in backbone; groups are added to, or replace, these values."""
+    data = {"targets": list(targets)} | ({} if table is None else {"csv": str(table)})
+    plain: dict[str, Any] = {
+        "data": data,
+        "backbone": {"name": "dinoneck_tiny"},
+        "optim": {"epochs": 2, "batch_size": 4},
+        "folds": {"count": 2},
+    }
+    merged = {name: {**plain.get(name, {}), **own} if isinstance(own, Mapping) else own for name, own in groups.items()}
+    return TrainConfig.from_dict({**plain, **merged})
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file."""
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder."""
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}

@@ -1,0 +1,250 @@
+"""A training file holds a run: every spelling, one set of defaults, and refusals that name the key and the remedy."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from dinoneck import ConfigError
+from dinoneck.cli import train as train_verb
+from dinoneck.data.patterns import _read
+from dinoneck.training import DataConfig, FoldsConfig, Recipe, TaskConfig, TrainConfig, fit
+from dinoneck.yaml_file import read_plain, read_yaml
+
+WHOLE = """
+data: {csv: cover.csv, images: photos, targets: [crop, kind], aux_targets: [height], size: [480, 960], fit: crop,
+  interpolation: area, policy: pad, blur: 5, minimum: 0, unit: g, tta: d6, views: 4}
+backbone: {name: dinoneck_tiny, layers: [1, 5], seed: 3}
+head: {type: fpn, fpn_dim: 64, layer_groups: [[0], [1]]}
+tasks:
+  crop: {kind: regression, loss: smooth_l1, beta: 2, weight: 0.5, minimum: 0}
+  both: {kind: ratio, columns: [crop, weed], weight: [1, 2]}
+compositions: {masses: {total: crop, ratio: both, sums: {all: [crop, weed]}}}
+losses: {weighting: uncertainty, aux_weight: 0.2}
+optim: {epochs: 20, lr: 1e-4, ema_decay: 0.99, amp: true, clip_norm: null}
+folds: {count: 3, group: [site, day], stratify: kind, only: 2}
+logging: {tensorboard: true}
+imports: [own.py]
+device: cpu
+"""
+
+# The keys and values of a file of version 0.1.
+EARLIER = """
+experiment: {name: exp013_dinov3, seed: 42}
+backbone: {model_name: vit, pretrained: true, freeze: true, hidden_dim: 1280, num_patches: 3600, checkpoint: w.pth}
+dataset: {csv: t.csv, image_dir: d, image_col: image, img_size: 960, resize_method: INTER_AREA, fit: crop, policy: crop,
+  feature_dir: features, num_aug_patterns: 20, target_cols: [Dry_Total_g, GDM_g], aux_target_cols: [Dry_Dead_g],
+  state_col: State, height_col: Height, label_col: mask, classes: [a, b], unit: g, minimum: 0}
+loss: {beta: 1.0, main_weights: [1.0, 0.6], state_weight: 0.1, height_weight: 0.1, aux_weight: 0.1, weighting: uw}
+trainer: {num_epochs: 200, batch_size: 32, num_workers: 4, use_amp: true, n_folds: 5, fold: null, group_col: site,
+  patience: 3, device: cpu}
+optimization: {optimizer: sam, rho: 0.1, lr: 1e-4, weight_decay: 1e-2, warmup_rate: 0.1, use_ema: true,
+  ema_decay: 0.997, ema_start_ratio: 0.025, clip_norm: 1.0}
+augmentation: {mixup: {enabled: true, alpha: 2.5, disable_ratio: 0.2}}
+inference: {tta_indices: [0, 1, 2, 3], tta: flip4}
+recipe: {min_lr: 0, save_steps: 3}
+model:
+  head: {type: fpn, fpn_dim: 256, num_levels: 3, layer_grouping: auto, use_cls_context: false, ndvi_dense: true}
+  backbone_layers: {enabled: true, indices: [2, 5], separate_bottlenecks: true}
+fpn: {layer_groups: [[0, 2], [1]]}
+"""
+NOW = {
+    "optimization.lr": "optim.lr",
+    "optimization.warmup_rate": "optim.warmup",
+    "optimization.use_ema": "optim.ema_decay",
+    "augmentation.mixup.alpha": "optim.mixup_alpha",
+    "recipe.save_steps": "optim.save_steps",
+    "dataset.target_cols": "data.targets",
+    "trainer.fold": "folds.only",
+    "fpn.layer_groups": "layer_groups",
+    "model.head.fpn_dim": "fpn_dim",
+}
+
+
+def read(folder: Path, text: str) -> TrainConfig:
+    path = folder / "run.yaml"
+    path.write_text(text)
+    return TrainConfig.read(path)
+
+
+def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def nested(key: str, value: Any) -> Any:
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return value
+
+
+def test_a_file_is_the_config_and_comes_back_from_its_values(tmp_path: Path) -> None:
+    config = read(tmp_path, WHOLE)
+    assert (config.data.size, config.data.targets, config.data.minimum) == ((480, 960), ("crop", "kind"), 0.0)
+    assert config.head == {"type": "fpn", "fpn_dim": 64, "layer_groups": [[0], [1]]}
+    crop = TaskConfig("regression", loss="smooth_l1", beta=2.0, weight=0.5, minimum=0.0)
+    assert config.tasks == {"crop": crop, "both": TaskConfig("ratio", ("crop", "weed"), weight=(1.0, 2.0))}
+    assert config.compositions["masses"].sums == {"all": ("crop", "weed")}
+    assert config.optim == Recipe(epochs=20, lr=1e-4, ema_decay=0.99, amp="bf16", clip_norm=None)
+    assert config.folds == FoldsConfig(3, ("site", "day"), stratify="kind", only=2)
+    assert TrainConfig.from_dict(config.to_dict()) == config
+    (tmp_path / "again.yaml").write_text(yaml.safe_dump(yaml.safe_load(yaml.dump(plain(config.to_dict())))))
+    assert TrainConfig.read(tmp_path / "again.yaml") == config
+
+
+def plain(values: Any) -> Any:
+    """Tuples as lists, as a file holds them."""
+    if isinstance(values, Mapping):
+        return {key: plain(value) for key, value in values.items()}
+    return [plain(value) for value in values] if isinstance(values, list | tuple) else values
+
+
+def test_there_is_one_set_of_defaults(tmp_path: Path) -> None:
+    assert read(tmp_path, "optim:\nhead:\nfolds: {}\n") == TrainConfig() == TrainConfig.from_dict({})
+    flags = train_verb.parse(["--out", "x"])
+    assert isinstance(flags, argparse.Namespace)
+    assert flags.config() == TrainConfig()
+    recipe = inspect.signature(fit).parameters["recipe"].default
+    assert recipe in (Recipe(), None)
+    assert TrainConfig().optim == Recipe()
+
+
+@pytest.mark.parametrize("text", ["1e-4", "1E-4", "+1e-4", "1.0e-4", "0.0001", ".1e-3", "1.e-4"])
+def test_numbers_in_every_spelling(tmp_path: Path, text: str) -> None:
+    assert read(tmp_path, f"optim: {{lr: {text}}}").optim.lr == 1e-4
+
+
+def test_numbers_in_names_stay_text(tmp_path: Path) -> None:
+    assert read(tmp_path, "data: {unit: run1e-4}").data.unit == "run1e-4"
+
+
+@pytest.mark.parametrize(("size", "pixels"), [("32", (32, 32)), ("[32, 64]", (32, 64))])
+def test_a_size_is_one_number_or_two(tmp_path: Path, size: str, pixels: tuple[int, int]) -> None:
+    assert read(tmp_path, f"data: {{size: {size}}}").data.size == pixels
+    assert TrainConfig(data=DataConfig(size=32)).data.size == (32, 32)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("optim: {lrr: 1}", r"unknown key 'optim\.lrr'\. Did you mean 'lr'\? Known: epochs, batch_size"),
+        ("optims: {lr: 1}", r"unknown key 'optims'\. Did you mean 'optim'\?"),
+        ("tasks: {a: {colums: [b]}}", r"unknown key 'tasks\.a\.colums'\. Did you mean 'columns'"),
+        ("compositions: {m: {totl: a}}", r"unknown key 'compositions\.m\.totl'\. Did you mean 'total'"),
+        ("optim.lr: 3", r"unknown key 'optim\.lr'\. Did you mean 'optim'"),
+        ("1: 2", "unknown key '1'"),
+        ("optim: {epochs: many}", r"Expected `int`, got `str` - at `optim\.epochs`"),
+        ("optim: {epochs: 2.5}", r"got `float` - at `optim\.epochs`"),
+        ("optim: {epochs: true}", r"got `bool` - at `optim\.epochs`"),
+        ("optim: {epochs: [2]}", r"got `array` - at `optim\.epochs`"),
+        ("optim: {lr: '1e-4'}", r"Expected `float`, got `str` - at `optim\.lr`"),
+        ("optim: 3", "got `int` - at `optim`"),
+        ("tasks: {a: 3}", "got `int` - at `tasks"),
+        ("data: {targets: a}", r"Expected `array`, got `str` - at `data\.targets`"),
+        ("data: {csv: 2024-01-01}", r"got `date` - at `data\.csv`"),
+        ("head: fpn", "got `str` - at `head`"),
+        ("head: {type: 3}", r"head is {'type': 3}; expected {type: NAME"),
+        ("optim: {optimizer: smd}", r"optim\.optimizer is 'smd'; expected one of adamw, sam\. Did you mean"),
+        ("optim: {amp: half}", r"optim\.amp is 'half'; expected one of bf16, fp16"),
+        ("losses: {weighting: uw}", r"losses\.weighting is 'uw'; expected one of fixed, uncertainty"),
+        ("tasks: {a: {kind: ratoi}}", r"tasks\.a\.kind is 'ratoi'; expected one of regression, ratio.* mean 'ratio'"),
+        ("data: {fit: strech, size: 32}", r"data\.fit is 'strech'.*Did you mean 'stretch'"),
+        ("optim: {epochs: 0}", "epochs is 0; expected a whole number 1"),
+        ("optim: {lr: -1e-4}", "lr is -0.0001; expected above 0"),
+        ("optim: {lr: .nan}", "lr is nan; expected a finite number"),
+        ("optim: {lr: .inf}", "lr is inf"),
+        ("optim: {ema_decay: 1.0}", "ema_decay is 1.0; .*below 1"),
+        ("optim: {mixup_off_last: 2}", "mixup_off_last is 2.0; .*at most 1"),
+        ("optim: {optimizer: sam, amp: fp16}", "optimizer 'sam' with amp 'fp16'"),
+        ("optim: {seed: -1}", "seed is -1"),
+        ("folds: {count: 1}", "folds is 1"),
+        ("folds: {only: 5}", "fold is 5 and there are 5 folds; expected 0 ... 4"),
+        ("folds: {column: a, stratify: b}", "--fold-column and --stratify both make folds"),
+        ("data: {size: 0}", r"size is \(0, 0\)"),
+        ("data: {fit: crop}", "fit is 'crop' without a size"),
+        ("data: {csv: ' '}", "csv is empty"),
+        ("data: {targets: [a, a]}", "targets are a, a; name each once"),
+        ("data: {targets: [a], aux_targets: [a]}", "'a' is among targets and aux_targets"),
+        ("backbone: {layers: []}", "layers is empty"),
+        ("backbone: {file: w.pth, random: true}", "--backbone-file and --random-backbone exclude each other"),
+        ("optim: {lr: 1}\noptim: {lr: 2}", "key 'optim' stands twice"),
+        ("optim: {lr: 1, lr: 2}", "key 'lr' stands twice"),
+        ("optim: &a {x: *a}", "anchors and aliases.*write the value out"),
+        ("optim: !!python/object:os.system {}", "not valid YAML"),
+        ("optim: {lr: 2001-99-99}", "not valid YAML"),
+        ("just text", "holds no settings"),
+        ("[1, 2]", "holds no settings"),
+        ("", "holds no settings"),
+        ("a: [", "not valid YAML"),
+        ("--- {}\n--- {}", "not valid YAML"),
+    ],
+)
+def test_what_does_not_fit_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        read(tmp_path, text)
+    assert "run.yaml" in str(caught.value)
+
+
+@pytest.mark.parametrize(("key", "value"), [*leaves(yaml.safe_load(EARLIER))])
+def test_every_key_of_version_0_1_is_refused_with_the_key_of_today(tmp_path: Path, key: str, value: Any) -> None:
+    for text in (yaml.safe_dump(nested(key, value)), yaml.safe_dump({key: value})):  # as sections, or dotted
+        with pytest.raises(ConfigError, match=f"'{key}' is a key of version 0.1; write .*{NOW.get(key, '')}") as caught:
+            read(tmp_path, text)
+        named = str(caught.value).partition("; write ")[2].split(" ")[0].rstrip(":")
+        section, _, name = named.partition(".")
+        if section in TrainConfig().to_dict() and name:
+            assert name in TrainConfig().to_dict()[section], "the key that it names exists"
+
+
+def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no\.yaml cannot be read"):
+        TrainConfig.read(tmp_path / "no.yaml")
+    (tmp_path / "b.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match=r"b\.yaml cannot be read"):
+        TrainConfig.read(tmp_path / "b.yaml")
+
+
+@pytest.mark.parametrize("text", ["a: &x 1", "a: &x {b: 1}\nc: *x", "a: &x [1]\nb: {<<: *x}", "a: &a {b: *a}"])
+def test_anchors_and_aliases_are_refused_everywhere(text: str, tmp_path: Path) -> None:
+    with pytest.raises(yaml.YAMLError, match="write the value out"):
+        read_plain(text)
+    file = tmp_path / "a.yaml"
+    file.write_text(text)
+    for reads in (read_yaml, _read):
+        with pytest.raises(ConfigError, match="write the value out"):
+            reads(file)
+
+
+def test_what_is_written_out_is_read() -> None:
+    assert read_plain("a: {b: [1, 2.5, null, yes]}\nc: 'd & *e'") == {"a": {"b": [1, 2.5, None, True]}, "c": "d & *e"}
+
+
+def test_files_with_very_many_keys_are_read(tmp_path: Path) -> None:
+    file = tmp_path / "a.json"
+    file.write_text("{" + ",".join(f'"{i}":1' for i in range(60_000)) + "}")
+    assert len(_read(file)) == 60_000
+    file.write_text('{"a": 1, "b": 2, "a": 3}')
+    with pytest.raises(ConfigError, match="'a' stands twice"):
+        _read(file)
+
+
+def test_reading_a_file_imports_no_torch(tmp_path: Path) -> None:
+    read(tmp_path, WHOLE)
+    script = (
+        "import sys\nfrom dinoneck.training import TrainConfig\nTrainConfig.read(sys.argv[1])\n"
+        "print('heavy:', sorted({'torch', 'numpy', 'timm', 'PIL'} & set(sys.modules)))\n"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "run.yaml")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60, start_new_session=True)
+    assert done.stdout == "heavy: []\n"
