@@ -81,7 +81,7 @@ def translate(values: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ConfigError: if a key is unknown, asks for what a training file cannot do, or a value is wrong.
     """
-    old = _flat(values)
+    old = flat(values)
     new: dict[str, Any] = {"data": {}, "optim": {**DEFAULTS}, "head": _head(old), "tasks": {}}
     for key, path in RENAMED.items():
         if key in old and ((value := old.pop(key)) is not None or path in _OR_NULL):
@@ -93,6 +93,14 @@ def translate(values: Mapping[str, Any]) -> dict[str, Any]:
     new = {name: group for name, group in new.items() if group != {}}
     TrainConfig.from_dict(new)
     return new
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted key -> value."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return found
 
 
 def _head(old: dict[str, Any]) -> dict[str, Any]:
@@ -168,14 +176,6 @@ def _put(values: dict[str, Any], path: str, value: Any) -> None:
     for group in groups:
         values = values.setdefault(group, {})
     values[name] = value
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Dotted key -> value."""
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return found
 
 
 if __name__ == "__main__":
