@@ -447,7 +447,7 @@ def test_heads_with_different_lora_cannot_share_a_backbone(tmp_path: Path) -> No
 def test_an_experiment_on_a_tuned_backbone_writes_heads_that_carry_it(tmp_path: Path) -> None:
     from dinoneck.data import Pasture
     from dinoneck.training import FoldsConfig, Recipe, TrainConfig
-    from dinoneck.training.train import train as train_run
+    from dinoneck.training import train as train_run
 
     backbone, _ = trained_pair("timm")
     backbone.freeze()
