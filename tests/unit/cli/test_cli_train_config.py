@@ -10,13 +10,11 @@ from typing import Any
 import pytest
 
 from dinoneck import HeadCheckpoint, load_backbone
-from dinoneck.cli import train_options
-from dinoneck.cli.main import main, parser
+from dinoneck.cli import train
+from dinoneck.cli.main import main
 from dinoneck.data import Pasture
 from dinoneck.store import FeatureStore
-from dinoneck.training import TrainingConfig, fold_training
-
-QUICK = "trainer: {num_epochs: 2, batch_size: 4, n_folds: 2}\noptimization: {lr: 1e-3}\n"
+from dinoneck.training import CrossValidation, Recipe, TrainConfig, crossval
 
 
 @pytest.fixture(scope="module")
@@ -35,14 +33,9 @@ def store(csiro: Path) -> Path:
     return csiro / "store"
 
 
-def written(folder: Path, text: str) -> str:
-    path = folder / "run.yaml"
-    path.write_text(QUICK + text)
-    return str(path)
-
-
-def said(*arguments: str) -> TrainingConfig:
-    return train_options.config(parser().parse_args(["train", *arguments, "--out", "x"]))
+def said(*arguments: str) -> TrainConfig:
+    config: TrainConfig = train.parse([*arguments, "--out", "x"]).config()
+    return config
 
 
 def files_of(run: Path) -> dict[str, bytes]:
@@ -50,54 +43,58 @@ def files_of(run: Path) -> dict[str, bytes]:
 
 
 def test_flags_over_file_over_defaults(tmp_path: Path) -> None:
-    path = written(tmp_path, "head: {type: fpn, hidden_dim: 16}\nrecipe: {optimizer: sam, rho: 0.1, patience: 4}\n")
-    flags = "--epochs 9 --head patch_mean --rho 0.2 --patience none --fold 1 --size 32x64 --random-backbone --store s"
-    config = said(path, *flags.split(), "--group", "State", "Sampling_Date")
-    assert (config.epochs, config.batch_size, config.lr, config.seed) == (9, 4, 1e-3, 42)
-    assert (config.head, config.hidden_dim, config.fold, config.store) == ("patch_mean", 16, 1, "s")
-    assert (config.group_columns, config.image_size, config.pretrained) == (("State", "Sampling_Date"), (32, 64), False)
-    assert config.recipe == {"optimizer": "sam", "rho": 0.2, "patience": None}
+    path = tmp_path / "run.yaml"
+    path.write_text("optim: {batch_size: 4, optimizer: sam, rho: 0.1, patience: 4}\nhead: {type: fpn, num_levels: 2}\n")
+    flags = "--epochs 9 --head patch_mean --hidden-dim 16 --rho 0.2 --patience none --fold 1 --size 32x64 --store s"
+    config = said(str(path), *flags.split(), "--random-backbone", "--group", "State", "Sampling_Date")
+    optim = config.optim
+    assert (optim.epochs, optim.batch_size, optim.lr, optim.seed) == (9, 4, 1e-3, 42)
+    assert (optim.optimizer, optim.rho, optim.patience) == ("sam", 0.2, None)
+    assert (config.head, config.folds.only) == ({"type": "patch_mean", "hidden_dim": 16}, 1)
+    assert (config.data.store, config.data.size, config.backbone.random) == ("s", (32, 64), True)
+    assert config.folds.group == ("State", "Sampling_Date")
 
 
-def test_without_a_file_the_run_is_quick() -> None:
-    config = said("--csv", "t.csv")
-    assert (config.head, config.epochs, config.batch_size, config.lr, config.folds) == ("patch_mean", 40, 8, 1e-3, 5)
-    assert config.recipe == {"ema_decay": None}
-    config = said("--ema", "0.9", "--mixup-alpha", "0.4", "--amp", "bf16", "--optimizer", "sam")
-    assert config.recipe == {"ema_decay": 0.9, "mixup_alpha": 0.4, "amp": "bf16", "optimizer": "sam"}
-    assert said("--unit", "none").unit == "none", "only numbers are switched off by that word"
+def test_the_defaults_are_those_of_the_config() -> None:
+    assert said("--csv", "t.csv").optim == Recipe() == TrainConfig().optim
+    optim = said("--ema", "0.9", "--mixup-alpha", "0.4", "--amp", "bf16", "--optimizer", "sam").optim
+    assert optim == Recipe(ema_decay=0.9, mixup_alpha=0.4, amp="bf16", optimizer="sam")
+    assert said("--unit", "none").data.unit == "none", "only numbers are switched off by that word"
 
 
 GATING = """
-backbone: {{model_name: dinoneck_tiny, hidden_dim: 64, num_patches: 8}}
-dataset: {{csv: {csv}, feature_dir: {store}, num_aug_patterns: 4,
-  target_cols: [Dry_Total_g, GDM_g, Dry_Green_g], aux_target_cols: [Dry_Dead_g, Dry_Clover_g]}}
-head: {{shared_hidden: 16, dropout: 0.1}}
-loss: {{beta: 1.0, main_weights: [1.0, 0.6, 0.3], state_weight: 0.1, height_weight: 0.1, aux_weight: 0.1}}
-augmentation: {{mixup: {{alpha: 2.5, disable_ratio: 0.2}}}}
-inference: {{tta_indices: [0, 1, 2, 3]}}
+backbone: {{name: dinoneck_tiny}}
+data: {{csv: {csv}, store: {store}, views: 4, tta: flip4,
+  targets: [Dry_Clover_g, Dry_Dead_g, Dry_Green_g, GDM_g, Dry_Total_g]}}
+head: {{type: cls_gating, hidden_dim: 16, dropout: 0.1}}
+tasks:
+  Dry_Clover_g: {{activation: softplus, loss: smooth_l1, weight: 1.65}}
+  State: {{auxiliary: true, weight: 0.1}}
+  Height_Ave_cm: {{auxiliary: true, activation: softplus, loss: smooth_l1}}
 """
 
 
 def test_the_gating_run_from_a_store_and_taken_up_again(
     csiro: Path, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = written(tmp_path, GATING.format(csv=csiro / "train.csv", store=store))
+    optim = "optim: {epochs: 2, batch_size: 4, mixup_alpha: 2.5}\nfolds: {count: 2}\n"
+    (tmp_path / "run.yaml").write_text(optim + GATING.format(csv=csiro / "train.csv", store=store))
+    path = str(tmp_path / "run.yaml")
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert main(["train", path, "--out", str(whole)]) == 0
     told = capsys.readouterr().out
-    assert "Only helping: State, Height_Ave_cm." in told
-    assert "dinoneck_tiny, 2x4 patches, 4 augmentation patterns" in told
-    assert "Helping, R² of values and accuracy of classes: State" in told
+    assert "Auxiliary: State, Height_Ave_cm." in told
+    assert "dinoneck_tiny, 2x4 patches, 4 views" in told
+    assert "Auxiliary, R² of values and accuracy of classes: State" in told
     report = json.loads((whole / "report.json").read_text())
     assert set(report["scores"]) == {"head", "token ridge", "token knn"}, "a store has no colours"
-    assert (report["tta"], report["config"]["head"], report["recipe"]["mixup_alpha"]) == ("flip4", "cls_gating", 2.5)
+    assert TrainConfig.from_dict(report["config"]) == TrainConfig.read(path)
     assert set(report["auxiliary_scores"]) == {"State", "Height_Ave_cm"}
     head = HeadCheckpoint.load(whole / "heads" / "fold-1.safetensors")
     assert (head.head_type, head.config["num_patches"], head.meta["tta"]["ops"]) == ("cls_gating", 8, "flip4")
     lines = [json.loads(line) for line in (whole / "logs" / "fold-0.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [0, 1]
-    assert {"loss", "Dry_Total_g", "State", "val_loss", "val_r2"} <= set(lines[0])
+    assert {"loss", "Dry_Green_g", "State", "val_loss", "val_r2"} <= set(lines[0])
 
     rows = {}
     for name, views in {"said": [], "flip4": ["--tta", "flip4"], "none": ["--tta", "none"]}.items():
@@ -106,7 +103,7 @@ def test_the_gating_run_from_a_store_and_taken_up_again(
         rows[name] = (tmp_path / f"{name}.csv").read_text()
     assert rows["said"] == rows["flip4"] != rows["none"], "the file's views are the default"
 
-    real, calls = fold_training.fit, []
+    real, calls = crossval.fit, []
 
     def killed(*arguments: Any, **named: Any) -> Any:
         calls.append(named["out"])
@@ -114,7 +111,7 @@ def test_the_gating_run_from_a_store_and_taken_up_again(
             raise KeyboardInterrupt
         return real(*arguments, **named)
 
-    monkeypatch.setattr(fold_training, "fit", killed)
+    monkeypatch.setattr(crossval, "fit", killed)
     assert main(["train", path, "--out", str(parts)]) == 130
     assert sorted(file.name for file in (parts / "unfinished").iterdir()) == ["fold-0"]
     assert not (parts / "report.json").exists()
@@ -126,15 +123,13 @@ def test_the_gating_run_from_a_store_and_taken_up_again(
 def test_states_of_another_run_are_refused_or_left(
     csiro: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from dinoneck.training import experiment
-
     common = ["train", "--csv", str(csiro / "train.csv"), "--backbone", "dinoneck_tiny", "--folds", "2", "--fold", "1"]
     run = ["--out", str(tmp_path / "run")]
-    monkeypatch.setattr(experiment, "_out_of_fold", lambda result: 1 / 0)
+    monkeypatch.setattr(CrossValidation, "out_of_fold", lambda self: 1 / 0)
     assert main([*common, *run, "--epochs", "1"]) == 1
     monkeypatch.undo()
     assert main([*common, *run, "--epochs", "2"]) == 1
-    assert "state of another run: epochs is 1 there and 2 here" in capsys.readouterr().err
+    assert re.search("state of another run: .*epochs is 1 there and 2 here", capsys.readouterr().err)
     assert main([*common, *run, "--epochs", "2", "--no-resume"]) == 0
     assert "logs/fold-1.jsonl" in files_of(tmp_path / "run")
     assert "heads/fold-1.safetensors" in files_of(tmp_path / "run")
@@ -155,8 +150,8 @@ def test_two_runs_that_end_in_one_folder_do_not_replace_each_other(
         (run / "heads" / "fold-0.safetensors").write_bytes(b"of another run")
         return real(*arguments, **named)
 
-    real = fold_training.fit
-    monkeypatch.setattr(fold_training, "fit", meanwhile)
+    real = crossval.fit
+    monkeypatch.setattr(crossval, "fit", meanwhile)
     assert main(["train", *flags, "--fold", "1", "--out", str(run)]) == 1
     assert "holds results of an earlier run (fold-0.safetensors)" in capsys.readouterr().err
     assert (run / "heads" / "fold-0.safetensors").read_bytes() == b"of another run"
@@ -165,27 +160,26 @@ def test_two_runs_that_end_in_one_folder_do_not_replace_each_other(
 @pytest.mark.parametrize(
     ("text", "flags", "says"),
     [
-        ("trainer.group_col: site\n", [], "no column or target 'site'"),
-        ("backbone.hidden_dim: 1280\n", [], "hidden_dim is 1280; dinoneck_tiny has 64 channels"),
-        ("backbone.num_patches: 3600\n", [], "num_patches is 3600; the photos have 2 x 4 = 8 patches"),
-        ("dataset.num_aug_patterns: 20\n", [], "20 augmentation patterns.*the store has 4"),
-        ("dataset.img_size: 960\n", [], r"made with image size \(32, 64\), and this run asks for \(960, 960\)"),
-        ("dataset.resize_method: INTER_LINEAR\n", [], "made with interpolation area"),
+        ("", ["--group", "site"], "no column or target 'site'"),
+        ("", ["--views", "20"], "20 augmentation patterns.*the store has 4"),
+        ("", ["--size", "960"], r"made with image size \(32, 64\), and this run asks for \(960, 960\)"),
+        ("", ["--interpolation", "bilinear"], "made with interpolation area"),
         ("", ["--backbone", "vit_small_patch16_dinov3"], "made with backbone dinoneck_tiny"),
-        ("", ["--head", "fpn", "--layers", "1", "3"], r"made with layers \(5,\)"),
-        ("", ["--head", "fpn", "--gate-mode", "query"], "for head cls_gating; this one is fpn"),
-        ("", ["--layers", "1"], "--layers is for --head fpn"),
-        ("", ["--preset", "lb066"], "--preset says how photos are prepared"),
-        ("recipe: {optimizer: sam, amp: fp16}\n", [], "optimizer 'sam' with amp 'fp16'"),
-        ("recipe: {cutmix_alpha: 1.0}\n", [], "cutmix_alpha is 1.0; it is for photos that go through the backbone"),
-        ("trainr: 1\n", [], "unknown key 'trainr'"),
+        ("", ["--layers", "1", "3"], r"made with layers \(5,\)"),
+        ("", ["--head", "fpn", "--gate-mode", "query"], "FPNHead has no argument 'mode'"),
+        ("optim: {optimizer: sam, amp: fp16}\n", [], "optimizer 'sam' with amp 'fp16'"),
+        ("optim: {cutmix_alpha: 1.0}\n", [], "cutmix_alpha is 1.0; it is for images that go through the backbone"),
+        ("trainer: {num_epochs: 3}\n", [], "'trainer.num_epochs' is a key of version 0.1; write optim.epochs"),
+        ("optin: {epochs: 3}\n", [], "unknown key 'optin'.*Did you mean 'optim'"),
+        ("tasks: {mass: {colums: [GDM_g]}}\n", [], "unknown key 'tasks.mass.colums'.*'columns'"),
     ],
 )
 def test_what_does_not_fit_is_said_before_the_work(
     csiro: Path, store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, flags: list[str], says: str
 ) -> None:
-    path = written(tmp_path, f"dataset: {{csv: {csiro / 'train.csv'}, feature_dir: {store}}}\n{text}")
-    assert main(["train", path, *flags, "--out", str(tmp_path / "run")]) == 1
+    path = tmp_path / "run.yaml"
+    path.write_text(f"data: {{csv: {csiro / 'train.csv'}, store: {store}}}\n{text}")
+    assert main(["train", str(path), *flags, "--out", str(tmp_path / "run")]) == 1
     shown = capsys.readouterr().err
     assert re.search(says, shown), shown
     assert not (tmp_path / "run").exists()
@@ -227,23 +221,3 @@ def test_every_head_trains_on_photos(csiro: Path, tmp_path: Path, head: str) -> 
     assert main(["train", *flags, "--folds", "2", "--fold", "0", "--epochs", "1", "--out", str(out)]) == 0
     assert HeadCheckpoint.load(out / "heads" / "fold-0.safetensors").head_type == head
     assert "colour ridge" in json.loads((out / "report.json").read_text())["scores"]
-
-
-def test_the_keys_of_the_fpn_source_train(csiro: Path, tmp_path: Path) -> None:
-    path = written(
-        tmp_path,
-        "model: {head: {type: fpn, fpn_dim: 8, num_levels: 2}, backbone_layers: {enabled: true, indices: [1, 3, 5]}}\n"
-        f"loss.weighting: uw\nbackbone.model_name: dinoneck_tiny\ndataset.csv: {csiro / 'train.csv'}\n"
-        "trainer.fold: 0\n",
-    )
-    assert main(["train", path, "--out", str(tmp_path / "run")]) == 0
-    head = HeadCheckpoint.load(tmp_path / "run" / "heads" / "fold-0.safetensors")
-    assert (head.head_type, head.config["layer_indices"], head.config["num_levels"]) == ("fpn", [1, 3, 5], 2)
-
-
-def test_heads_of_a_preset_record_its_views_and_are_trained_by_its_optimizer(tmp_path: Path) -> None:
-    train = ["train", "--preset", "lb066", "--backbone", "dinoneck_tiny", "--pasture", "8", "--folds", "2"]
-    assert main([*train, "--epochs", "1", "--hidden-dim", "4", "--out", str(tmp_path / "run")]) == 0
-    report = json.loads((tmp_path / "run" / "report.json").read_text())
-    assert (report["tta"], report["recipe"]["optimizer"]) == ("d6", "sam")
-    assert HeadCheckpoint.load(tmp_path / "run" / "heads" / "fold-0.safetensors").meta["tta"]["ops"] == "d6"
