@@ -187,12 +187,8 @@ def make_folds(config: TrainConfig, table: PhotoTable) -> list[Fold]:
     labels = None if stratify is None else known[stratify]
     if labels is not None and labels.dtype.kind == "f":
         labels = np.searchsorted(np.nanquantile(labels, np.linspace(0, 1, _BINS + 1)[1:-1]), labels)
-    return group_folds(
-        table.groups or table.ids,
-        config.folds.count,
-        config.optim.seed,
-        stratify=None if labels is None else labels.tolist(),
-    )
+    classes = None if labels is None else labels.tolist()
+    return group_folds(table.groups or table.ids, config.folds.count, config.optim.seed, stratify=classes)
 
 
 def choose_folds(

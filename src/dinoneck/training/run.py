@@ -16,7 +16,7 @@ from typing import Any
 from dinoneck.atomic import STALE_AFTER_S, write_text
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
-from dinoneck.data.tables import PhotoTable, csv_text
+from dinoneck.data.tables import csv_text
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.heads.head import Head
 from dinoneck.training.cell_targets import CellTargets
@@ -61,18 +61,18 @@ def train(
     """Train one head per fold and write heads, predictions and a report.
 
     The folder gets ``heads/fold-K.safetensors``, ``logs/fold-K.jsonl`` (a line per epoch), ``out_of_fold.csv`` and,
-    last, ``report.json``. Until then ``unfinished`` holds the heads of finished folds and states to continue from: the
-    same call after a kill continues the run, and writes what it would have written.
+    last, ``report.json``. Until then ``unfinished`` holds heads and states: the same call after a kill continues the
+    run, and writes what it would have written.
 
     Args:
         config: the run, see :class:`TrainConfig`.
         out: the folder; made if missing.
         table: a :class:`dinoneck.data.Table` or a pandas DataFrame in the place of ``data.csv``.
         backbone: in the place of the one that the config names; frozen.
-        folds: ``(train, valid)`` rows of the table; None = by ``config.folds``.
+        folds: ``(train, valid)`` rows; None = by ``config.folds``.
         overwrite: replace the results of an earlier run in ``out``.
         resume: continue an interrupted run of the same config.
-        callbacks: as for :func:`dinoneck.training.fit`.
+        callbacks: see :func:`dinoneck.training.fit`.
         inputs: of :func:`open_inputs`, where the caller has them.
 
     Returns:
@@ -80,15 +80,14 @@ def train(
 
     Raises:
         DataError: if the data cannot be used, or ``out`` holds results and ``overwrite`` is off.
-        ConfigError: if values contradict each other, or head, tasks and tokens do not fit together.
-        CheckpointError: if ``out`` holds states of another run and ``resume`` is on; it names the values that differ.
+        ConfigError: if values contradict each other, or head, tasks and tokens do not fit.
+        CheckpointError: if ``out`` holds states of another run; it names the values that differ.
     """
     folder = Path(out)
     check_folder(folder, overwrite=overwrite)
     inputs = inputs or open_inputs(config, table, backbone)
     cells = inputs.cells(config)
-    _check_before(config, inputs.table, folder, cells, folds)
-    check_head(config, inputs.table, inputs.first(), cells)
+    _check_before(config, inputs, folder, cells, folds)
     result = cross_validate(
         config,
         inputs.table,
@@ -178,9 +177,10 @@ def _record(config: TrainConfig, inputs: Inputs) -> dict[str, Any]:
 
 
 def _check_before(
-    config: TrainConfig, table: PhotoTable, folder: Path, cells: CellTargets | None, folds: Sequence[Fold] | None
+    config: TrainConfig, inputs: Inputs, folder: Path, cells: CellTargets | None, folds: Sequence[Fold] | None
 ) -> None:
     """Refuse before the work what would fail after it."""
+    table = inputs.table
     tasks = resolve_tasks(config, table)
     if cells is not None and cells.name in {**table.targets, **table.auxiliary, **tasks}:
         raise DataError(f"a target is named {cells.name!r}, as the task of the labels per cell; rename one of them")
@@ -202,6 +202,7 @@ def _check_before(
     parent = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise DataError(f"the results cannot be written to {folder}: {parent} is not a folder that can be written to")
+    check_head(config, table, inputs.first(), cells)
 
 
 def _write(
