@@ -225,11 +225,11 @@ def load_state(path: str | os.PathLike[str]) -> dict[str, Any]:
         metadata = json.loads(raw[8 : 8 + length])["__metadata__"]
         text, digest = metadata["run"], metadata["sha256"]
         tensors = parse_tensors(raw)
-        told = json.loads(text)
-        form, schema, state = told["format"], told["schema"], told["state"]
+        content = json.loads(text)
+        form, schema, state = content["format"], content["schema"], content["state"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
         raise CheckpointError(
-            f"{path} is no state of a training run, or damaged ({type(error).__name__}: {error}). {_REMEDY}"
+            f"{path} is not the state of a training run, or is damaged ({type(error).__name__}: {error}). {_REMEDY}"
         ) from error
     if form != FORMAT or type(schema) is not int or schema > SCHEMA:
         raise CheckpointError(
