@@ -203,6 +203,7 @@ def _check_before(
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise DataError(f"the results cannot be written to {folder}: {parent} is not a folder that can be written to")
     check_head(config, table, inputs.first(), cells)
+    _loggers(config, folder, 0)  # a package that is not installed is refused now
 
 
 def _write(

@@ -13,6 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.unit.training.meadow import a_run
+
 from dinoneck import (
     ConfigError,
     DataError,
@@ -31,13 +33,11 @@ from dinoneck.losses import Composition, TaskLoss, UncertaintyWeighting
 from dinoneck.training import (
     CellTargets,
     MemoryTokens,
-    Plan,
     Recipe,
     confusion_matrix,
     cross_validate,
     mean_iou,
     r2,
-    run_experiment,
 )
 from dinoneck.training import fit as fit_by_default
 
@@ -300,12 +300,8 @@ def test_cross_validation_predicts_cells_it_did_not_see() -> None:
     backbone = load_backbone("dinoneck_tiny")
     source = MemoryTokens.extract(backbone, table.photos, table.ids)
     targets = CellTargets.read(table, DenseLabels(classes=4), backbone.preprocess)
-    plan = Plan(folds=2, epochs=2, hidden_dim=8)
-
-    def make(tasks: Any) -> FPNHead:
-        return FPNHead(64, tasks, 1, fpn_dim=8, num_levels=2, tower_depth=1)
-
-    result = cross_validate(make, source, table, plan, cells=targets)
+    config = a_run(None, head={"type": "fpn", "fpn_dim": 8, "num_levels": 2, "tower_depth": 1})
+    result = cross_validate(config, table, source, targets)
     assert result.cells is not None
     for (train, valid), head in zip(result.folds, result.heads, strict=True):
         fitted = next(task for task in head.tasks if task.name == "cells")
@@ -329,7 +325,7 @@ def test_the_fpn_run_and_its_command(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert main([*shared, "--head", "fpn", "--layers", "1", "3", *masks, "--out", str(run)]) == 0
     said = capsys.readouterr().out
     assert "R² per cell: soil" in said
-    assert "never –" in said, "a class that no mask holds has no score, and costs nothing else"
+    assert "never -" in said, "a class that no mask holds has no score, and costs nothing else"
     report = json.loads((run / "report.json").read_text())
     assert set(report["cell_scores"]) == {"soil", "clover", "dead", "green", "never"}
     checkpoint = HeadCheckpoint.load(run / "heads" / "fold-0.safetensors")
@@ -341,15 +337,6 @@ def test_the_fpn_run_and_its_command(tmp_path: Path, capsys: pytest.CaptureFixtu
     for wrong in (["--layers", "1"], masks, ["--head", "fpn", *masks[:2]], ["--head", "fpn", *masks[2:]]):
         assert main([*shared, *wrong, "--out", str(tmp_path / "none")]) == 1
     assert not (tmp_path / "none").exists()
-
-
-def test_an_experiment_without_labels_has_no_cell_scores(tmp_path: Path) -> None:
-    table = Pasture(seed=1, size=(32, 32)).table(range(8))
-    backbone = load_backbone("dinoneck_tiny")
-    plan = Plan(folds=2, epochs=1, hidden_dim=8, head="fpn")
-    result, _, report = run_experiment(table, backbone, backbone.preprocess, tmp_path / "run", plan)
-    assert "cell_scores" not in report
-    assert all(isinstance(head, FPNHead) and head.neck.out_channels == 8 for head in result.heads)
 
 
 def test_a_csv_with_labels(tmp_path: Path) -> None:

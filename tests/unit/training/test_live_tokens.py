@@ -23,7 +23,7 @@ from dinoneck import (
     save_head,
 )
 from dinoneck.data import Pasture, read_csv
-from dinoneck.training import LiveTokens, MemoryTokens, Plan, Recipe, cross_validate, cutmix, fit, manifold_mixup
+from dinoneck.training import LiveTokens, MemoryTokens, Recipe, TrainConfig, cross_validate, cutmix, fit, manifold_mixup
 from dinoneck.training.processes import seed_step
 from dinoneck.training.state import load_state
 
@@ -187,7 +187,7 @@ def test_folds_do_not_share_a_backbone_that_learns() -> None:
     table = Pasture(seed=0, size=(32, 32)).table(range(6))
     source = LiveTokens(load_backbone("dinoneck_tiny").unfreeze_last(1), table.photos, table.ids)
     with pytest.raises(ConfigError, match="the folds would share what it learns"):
-        cross_validate(lambda tasks: PatchMeanHead(64, tasks), source, table, Plan(folds=2, epochs=1))
+        cross_validate(TrainConfig(), table, source)
 
 
 def test_some_steps_on_real_photos(crop_cover: Path) -> None:

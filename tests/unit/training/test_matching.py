@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.unit.training.meadow import a_run
 
 from dinoneck import ConfigError, DataError, FeatureStore, PatchMeanHead, TargetTransform, Task, Tokens, load_backbone
 from dinoneck.data import Table, read_csiro
@@ -17,7 +18,6 @@ from dinoneck.data.tables import csv_text
 from dinoneck.training import (
     CellTargets,
     MemoryTokens,
-    Plan,
     Recipe,
     bootstrap_difference,
     confusion_matrix,
@@ -28,6 +28,7 @@ from dinoneck.training import (
     ridge_probe,
     weighted_r2,
 )
+from dinoneck.training.report import scores_of
 
 IDS = tuple(f"meadow-{i}" for i in range(12))  # sorted, meadow-10 comes before meadow-2
 Y = np.linspace(0.0, 1.0, 12) ** 2
@@ -247,8 +248,8 @@ def test_cross_validation_matches_tokens_and_cells_by_id() -> None:
         named.of([*IDS, "z"])
 
     def scores(tokens: MemoryTokens, data: Table) -> Any:
-        result = cross_validate(lambda tasks: PatchMeanHead(8, tasks), tokens, data, Plan(folds=2, epochs=1))
-        return result.scores()["token ridge"]
+        result = cross_validate(a_run(None, optim={"epochs": 1}), data, tokens)
+        return scores_of(result)["scores"]["token ridge"]
 
     assert scores(source(range(11, -1, -1)), table(suffix=".jpg")) == pytest.approx(scores(source(), table()))
 

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import torch
+from tests.unit.training.meadow import a_run
 from torch import Tensor
 
 from dinoneck import DenseHead, PatchMeanHead, Task, Tokens
 from dinoneck.data import Patterns
-from dinoneck.training import MemoryTokens, Plan, Recipe, cross_validate, fit
+from dinoneck.training import MemoryTokens, Recipe, cross_validate, fit
 from dinoneck.training.batches import Batch, Order, Samples
 from dinoneck.training.sources import SomeTokens, in_batches
 
@@ -129,10 +130,7 @@ def test_folds_find_photos_by_id_in_a_larger_source() -> None:
     extra = torch.cat((torch.full((2, 6, WIDTH), 99.0), tokens[shuffled]))
     more_ids = ["no", "neither", *(table.ids[i] for i in shuffled)]
     for source in (memory(table.ids, tokens), memory(more_ids, extra)):
-        result = cross_validate(
-            lambda tasks: PatchMeanHead(WIDTH, tasks, hidden_dim=4), source, table, Plan(folds=2, epochs=2)
-        )
-        results.append(result)
+        results.append(cross_validate(a_run(None, head={"hidden_dim": 4}), table, source))
     for method, values in results[0].predictions.items():
         assert np.allclose(values, results[1].predictions[method], atol=1e-5), method
     assert set(results[0].predictions) == {"head", "token ridge", "token knn", "colour ridge"}

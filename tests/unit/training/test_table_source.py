@@ -11,7 +11,7 @@ import torch
 from tests.unit.store.store_samples import make, write_photos
 
 from dinoneck import ConfigError, DataError, StoreError, Tokens, load_backbone
-from dinoneck.training import ConfiguredRun, TrainingConfig
+from dinoneck.training import DataConfig, TrainConfig, open_inputs
 from dinoneck.training.table_source import TableSource
 
 
@@ -92,12 +92,12 @@ def test_training_refuses_a_store_of_another_folder_of_the_same_names(
     store.extract(tmp_path / "past" / "train")
     rows = [f"train_B/{name},{i}.5" for i, name in enumerate(names)]
     (tmp_path / "t.csv").write_text("\n".join(["image,mass", *rows]) + "\n")
-    config = TrainingConfig(csv=tmp_path / "t.csv", store=tmp_path / "store", targets=("mass",))
-    ConfiguredRun.of(config)
+    config = TrainConfig(DataConfig(str(tmp_path / "t.csv"), store=str(tmp_path / "store"), targets=("mass",)))
+    open_inputs(config)
     assert "without their folder 'train_B'" in caplog.text
     assert f"read from {tmp_path / 'past' / 'train'}" in caplog.text
     shutil.copytree(tmp_path / "past" / "train", tmp_path / "train_B")
-    ConfiguredRun.of(config)  # a copy elsewhere
+    open_inputs(config)  # a copy elsewhere
     write_photos(tmp_path / "train_B", names, seed=7)
     with pytest.raises(StoreError, match=r"4 stored images.*train_B/0.png is not the file stored as '0'"):
-        ConfiguredRun.of(config)
+        open_inputs(config)
