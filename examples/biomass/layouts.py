@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from dinoneck import Composition
 from dinoneck.atomic import write_text
 from dinoneck.data import Pasture, Table, read_table
 from dinoneck.data.tables import csv_header, csv_rows, csv_text, is_csiro, read_csiro_test
@@ -14,17 +13,6 @@ from dinoneck.training import group_folds
 
 HERE = Path(__file__).parent
 PASTURE_PHOTOS, TEST_SHARE = 120, 4
-MASSES = Composition(
-    parts=("Dry_Clover_g", "Dry_Dead_g", "Dry_Green_g"),
-    sums=(
-        ("GDM_g", ("Dry_Clover_g", "Dry_Green_g")),
-        ("Dry_Total_g", ("Dry_Clover_g", "Dry_Dead_g", "Dry_Green_g")),
-    ),
-    name="masses",
-    total="total",
-    ratio="shares",
-)
-"""The five masses in the published order, from the tasks ``total`` and ``shares``."""
 COVER, COVER_TARGETS, COVER_GROUP, HELD_PART = "cover.csv", ("soil", "crop", "weed"), "group", 6
 
 
