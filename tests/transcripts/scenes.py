@@ -18,12 +18,11 @@ FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
 TINY = "--backbone dinoneck_tiny"
 RECORD = f"{TINY} --layers 5 --norm --size 32x64 --fit stretch --interpolation bilinear --blur none"
 QUICK = f"{TINY} --folds 2 --epochs 1 --hidden-dim 4 --batch-size 4"
-CONFIG = """trainer: {num_epochs: 1, batch_size: 4, n_folds: 2}
-optimization: {lr: 1.0e-3}
-backbone: {model_name: dinoneck_tiny}
-dataset: {csv: csiro/train.csv}
-head: {type: fpn, hidden_dim: 8}
-recipe: {optimizer: sam, rho: 0.1, patience: 4, ema_decay: 0.9}
+CONFIG = """optim: {epochs: 1, batch_size: 4, lr: 1.0e-3, optimizer: sam, rho: 0.1, patience: 4, ema_decay: 0.9}
+backbone: {name: dinoneck_tiny}
+data: {csv: csiro/train.csv}
+head: {type: fpn, fpn_dim: 8}
+folds: {count: 2}
 """
 
 
@@ -62,7 +61,7 @@ def materials(folder: Path) -> None:
     (folder / "tasks.json").write_text('[{"name": "mass"}]')
     (folder / "truth.csv").write_text("image,mass\n" + "".join(f"photos/{i:04}.jpg,{i}\n" for i in range(6)))
     (folder / "run.yaml").write_text(CONFIG)
-    (folder / "wrong.yaml").write_text(CONFIG.replace("num_epochs", "number_of_epochs"))
+    (folder / "wrong.yaml").write_text(CONFIG.replace("epochs", "number_of_epochs"))
 
 
 MODELS = "import-legacy biomass-mlp models --pattern target{target}_fold{fold}.pth --unit g --targets a"
@@ -178,7 +177,7 @@ SLOW = {
         {PASTURE} --out a
         {PASTURE} --out a
         {PASTURE} --out a --overwrite
-        {PASTURE} --out n --preset nothing
+        {PASTURE} --out n --head nothing
         {TABLE} --targets Dry_Total_g cover --aux-targets GDM_g --unit g --minimum 0 --out b
         {TABLE} --targets nothing --out n
         {TABLE} --targets cover --folds 9 --out n
