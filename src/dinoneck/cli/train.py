@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -52,25 +53,23 @@ class Options:
 
     def whole(self) -> TrainConfig:
         """Return the config with the arguments of the head that have flags of their own."""
-        from dinoneck.training.tasks import head_class
+        from dinoneck.registry import resolve
+        from dinoneck.training.tasks import head_type
         from dinoneck.user_code import import_modules
 
         import_modules(self.run.imports)
         given = {"hidden_dim": self.hidden_dim, "dropout": self.dropout, "mode": self.gate_mode}
         own = {name: value for name, value in given.items() if value is not None}
-        if "hidden_dim" in own and "fpn_dim" in inspect.signature(head_class(self.run)).parameters:
-            own["fpn_dim"] = own.pop("hidden_dim")
+        if "hidden_dim" in own:
+            takes = inspect.signature(resolve(head_type(self.run))).parameters
+            width = own.pop("hidden_dim")
+            own[next((name for name in ("fpn_dim", "hidden_dim", "out_channels") if name in takes), "hidden_dim")] = width
         return replace(self.run, head={**self.run.head, **own})
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags for the help of all verbs and for completion; :func:`parse` reads them."""
-    import warnings
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        flags = tyro.extras.get_parser(Options, config=_CONFIG)
-    for group in flags._action_groups:
+    for group in _flags()._action_groups:
         actions = [action for action in group._group_actions if "--help" not in action.option_strings]
         is_plain = group.title in ("options", "positional arguments")
         target = parser if is_plain or not actions else parser.add_argument_group(group.title)
@@ -84,18 +83,27 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     Raises:
         ConfigError: if the training file cannot be used.
     """
-    found = _parsed(arguments, TrainConfig())
-    if found.config is not None:
-        found = _parsed(arguments, TrainConfig.read(found.config))
+    default = TrainConfig()
+    if not {"-h", "--help"} & set(arguments):
+        known, unknown = _flags().parse_known_args(list(arguments))
+        if isinstance(known.config, str) and not unknown:
+            default = TrainConfig.read(known.config)
+    found = _parsed(arguments, default)
     shown = {name: getattr(found, name) for name in ("out", "overwrite", "resume", "json")}
     return argparse.Namespace(**shown, verb="train", config=found.whole, run=run, answer=None)
+
+
+def _flags() -> argparse.ArgumentParser:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return tyro.extras.get_parser(Options, config=_CONFIG)
 
 
 def _parsed(arguments: Sequence[str], default: TrainConfig) -> Options:
     return tyro.cli(
         Options,
         prog="dinoneck train",
-        description=HELP,
+        description=f"{HELP}\n\nexample: {EXAMPLE}",
         args=list(arguments),
         default=Options(out=tyro.MISSING, run=default),
         config=_CONFIG,

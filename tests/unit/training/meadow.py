@@ -64,6 +64,16 @@ def a_run(table: Path | None, targets: Sequence[str] = (), **groups: Mapping[str
     return TrainConfig.from_dict({**plain, **merged})
 
 
+def one_image_only(extract: Any) -> Any:
+    """``MemoryTokens.extract`` for a single image, on which a head is tried before the work."""
+
+    def first(backbone: Any, images: Any, *arguments: Any, **options: Any) -> Any:
+        assert len(images) == 1, "the work has begun"
+        return extract(backbone, images, *arguments, **options)
+
+    return first
+
+
 def rows_of(path: Path) -> list[dict[str, str]]:
     """The rows of a CSV file."""
     with path.open(newline="") as file:

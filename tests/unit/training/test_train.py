@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.unit.training.meadow import COUNT, a_run, rows_of, write_meadow
+from tests.unit.training.meadow import COUNT, a_run, one_image_only, rows_of, write_meadow
 
 from dinoneck import Backbone, ConfigError, DataError, DinoneckError, load_head
 from dinoneck.data import Pasture, Table, read_table
@@ -344,21 +344,11 @@ def test_heads_and_necks_by_name(
 def test_what_does_not_fit_is_refused_before_the_work(
     meadow: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], message: str
 ) -> None:
-    monkeypatch.setattr(MemoryTokens, "extract", refused_after_one(MemoryTokens.extract))
+    monkeypatch.setattr(MemoryTokens, "extract", one_image_only(MemoryTokens.extract))
     changes = {**changes, "data": {"csv": str(meadow), "targets": ["crop"], **changes.get("data", {})}}
     with pytest.raises(DinoneckError, match=message):
         train(a_run(None, **changes), tmp_path / "run")
     assert not (tmp_path / "run").exists()
-
-
-def refused_after_one(extract: Any) -> Any:
-    """The reader of images, for a single one: what a head is tried on."""
-
-    def first(backbone: Any, images: Any, *arguments: Any, **options: Any) -> Any:
-        assert len(images) == 1, "the work has begun"
-        return extract(backbone, images, *arguments, **options)
-
-    return first
 
 
 def test_a_source_in_memory_is_cross_validated(tiny: Backbone) -> None:

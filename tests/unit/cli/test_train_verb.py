@@ -1,0 +1,315 @@
+"""``dinoneck train``: flags over file over defaults, every kind of task, stores, and what is refused with which code."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from tests.unit.training.meadow import files_of, rows_of, write_meadow
+
+from dinoneck import HeadCheckpoint, load_backbone
+from dinoneck.cli import train
+from dinoneck.cli.main import main
+from dinoneck.data import Pasture
+from dinoneck.store import FeatureStore
+from dinoneck.training import Recipe, TrainConfig
+
+TINY = ["--backbone", "dinoneck_tiny", "--folds", "2", "--epochs", "1"]
+QUICK = "backbone: {name: dinoneck_tiny}\noptim: {epochs: 2, batch_size: 4}\nfolds: {count: 2}\n"
+
+
+@pytest.fixture(scope="module")
+def meadow(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_meadow(tmp_path_factory.mktemp("meadow"))
+
+
+@pytest.fixture(scope="module")
+def csiro(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("csiro")
+    Pasture(seed=1, size=(32, 64)).write_csiro(root, train=10, test=1)
+    return root
+
+
+@pytest.fixture(scope="module")
+def store(csiro: Path) -> Path:
+    tiny = load_backbone("dinoneck_tiny")
+    made = FeatureStore.create(csiro / "store", backbone=tiny, patterns="flips4", image_size=(32, 64))
+    made.extract([csiro / "train", csiro / "test"], root=csiro)
+    return csiro / "store"
+
+
+def written(folder: Path, text: str) -> str:
+    path = folder / "run.yaml"
+    path.write_text(text)
+    return str(path)
+
+
+def parsed(*arguments: str) -> TrainConfig:
+    config: TrainConfig = train.parse([*arguments, "--out", "x"]).config()
+    return config
+
+
+def test_flags_over_file_over_defaults(tmp_path: Path) -> None:
+    text = "head: {type: fpn, fpn_dim: 16}\noptim: {optimizer: sam, rho: 0.1, patience: 4, batch_size: 4}\n"
+    path = written(tmp_path, f"{text}folds: {{count: 10}}\ndata: {{targets: [a, b], size: 64}}\n")
+    flags = "--epochs 9 --rho 0.2 --patience none --fold 7 --fit crop --random-backbone --store s --lr 1e-2"
+    config = parsed(path, *flags.split(), "--group", "State", "Sampling_Date", "--targets", "c")
+    assert config.optim == Recipe(9, 4, 1e-2, optimizer="sam", rho=0.2, patience=None)
+    assert (config.folds.count, config.folds.only, config.folds.group) == (10, 7, ("State", "Sampling_Date"))
+    assert (config.data.size, config.data.fit, config.data.store) == ((64, 64), "crop", "s")
+    assert (config.data.targets, config.backbone.random) == (("c",), True)
+    assert config.head == {"type": "fpn", "fpn_dim": 16}
+    assert parsed("--epochs", "9", path).optim.epochs == 9, "the file may come after flags"
+
+
+def test_flags_in_their_spellings(tmp_path: Path) -> None:
+    assert parsed() == TrainConfig()
+    flags = "--photos p --patterns 3 --ema none --size 32x64 --amp bf16 --optimizer sam --layers 1 -3 --clip-norm none"
+    config = parsed(*flags.split())
+    assert (config.data.images, config.data.views, config.data.size) == ("p", 3, (32, 64))
+    assert config.optim == Recipe(ema_decay=None, amp="bf16", optimizer="sam", clip_norm=None)
+    assert config.backbone.layers == (1, -3)
+    config = parsed("--images", "p", "--views", "3", "--ema", "0.9", "--size", "32", "--unit", "none", "--minimum", "-1")
+    assert (config.data.images, config.data.views, config.data.size) == ("p", 3, (32, 32))
+    assert (config.optim.ema_decay, config.data.minimum) == (0.9, -1.0)
+    assert config.data.unit == "none", "only numbers and precisions are switched off by that word"
+    config = parsed(written(tmp_path, "optim: {ema_decay: 0.9, patience: 3}"), "--ema", "none")
+    assert (config.optim.ema_decay, config.optim.patience) == (None, 3)
+
+
+@pytest.mark.parametrize(
+    ("flags", "head"),
+    [
+        (["--head", "fpn"], {"type": "fpn"}),
+        (["--head", "{type: fpn, fpn_dim: 8, layer_groups: [[0], [1]]}"],
+         {"type": "fpn", "fpn_dim": 8, "layer_groups": [[0], [1]]}),
+        (["--head", "fpn", "--hidden-dim", "8"], {"type": "fpn", "fpn_dim": 8}),
+        (["--head", "vit_fpn", "--hidden-dim", "8"], {"type": "vit_fpn", "fpn_dim": 8}),
+        (["--hidden-dim", "8", "--dropout", "0.2"], {"hidden_dim": 8, "dropout": 0.2}),
+        (["--head", "cls_gating", "--gate-mode", "query"], {"type": "cls_gating", "mode": "query"}),
+    ],
+)  # fmt: skip
+def test_heads_by_flags(flags: list[str], head: dict[str, Any]) -> None:
+    assert parsed(*flags).head == head
+
+
+def test_numbers_classes_and_masks(meadow: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One run of each kind of data, and the number that its table shows."""
+    mixed = ["train", "--csv", str(meadow), "--targets", "crop", "kind", "--group", "place", *TINY]
+    assert main([*mixed, "--out", str(tmp_path / "mixed"), "--json"]) == 0
+    shown = capsys.readouterr()
+    document = json.loads(shown.out)
+    assert document["report"] == json.loads((tmp_path / "mixed" / "report.json").read_text())
+    assert "12 images, 4 groups, targets crop, kind" in shown.err
+    accuracy = document["report"]["classes"]["kind"]["head"]["accuracy"]["pooled"]
+    assert re.search(rf"\b{accuracy:.3f}\b|\b{accuracy:.0%}", shown.err)
+
+    for name in ("classes", "images", "masks"):
+        (tmp_path / name).mkdir()
+    for row in rows_of(meadow):
+        for folder, file in (("images", row["image"]), ("masks", row["mask"]), (f"classes/{row['kind']}", row["image"])):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            shutil.copy(meadow.parent / file, tmp_path / folder / row["image"])
+    assert main(["train", "--images", str(tmp_path / "classes"), *TINY, "--out", str(tmp_path / "a")]) == 0
+    report = json.loads((tmp_path / "a" / "report.json").read_text())
+    assert report["classes"]["class"]["head"]["labels"] == ["bare", "crop", "weedy"]
+    masks = ["--images", str(tmp_path / "images"), "--labels", str(tmp_path / "masks"), "--classes", "soil", "crop", "weed"]
+    capsys.readouterr()
+    assert main(["train", *masks, *TINY, "--out", str(tmp_path / "b")]) == 0
+    report = json.loads((tmp_path / "b" / "report.json").read_text())
+    iou = report["masks"]["segmentation"]["head"]["mean_iou"]["pooled"]
+    assert f"{iou:.3f}" in capsys.readouterr().out
+    heads = ["--heads", str(tmp_path / "b" / "heads"), "--out", str(tmp_path / "p.csv")]
+    assert main(["predict", str(tmp_path / "images"), *heads, "--maps"]) == 0
+    assert (tmp_path / "p.png").exists()
+
+
+GATING = """
+data: {{csv: {csv}, store: {store}, views: 4, tta: flip4, targets: [Dry_Total_g, GDM_g, Dry_Green_g],
+  aux_targets: [Dry_Dead_g, Dry_Clover_g, State, Height_Ave_cm]}}
+head: {{type: cls_gating, hidden_dim: 16, dropout: 0.1}}
+"""
+
+
+def test_a_run_from_a_store_interrupted_and_continued(
+    csiro: Path, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = QUICK.replace("batch_size: 4", "batch_size: 4, mixup_alpha: 2.5, ema_decay: 0.997")
+    path = written(tmp_path, text + GATING.format(csv=csiro / "train.csv", store=store))
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert main(["train", path, "--out", str(whole)]) == 0
+    shown = capsys.readouterr().out
+    assert "dinoneck_tiny, 2x4 patches, 4 views" in shown
+    assert "Auxiliary, R² of values and accuracy of classes: " in shown
+    report = json.loads((whole / "report.json").read_text())
+    assert set(report["scores"]) == {"head", "token ridge", "token knn"}, "a store has no colours"
+    assert set(report["auxiliary_scores"]) == {"Dry_Dead_g", "Dry_Clover_g", "State", "Height_Ave_cm"}
+    head = HeadCheckpoint.load(whole / "heads" / "fold-1.safetensors")
+    assert (head.head_type, head.config["num_patches"], head.meta["tta"]["ops"]) == ("cls_gating", 8, "flip4")
+    lines = [json.loads(line) for line in (whole / "logs" / "fold-0.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [0, 1]
+    assert {"loss", "Dry_Total_g", "State", "val_loss", "val_r2"} <= set(lines[0])
+
+    rows = {}
+    for name, views in {"file": [], "flip4": ["--tta", "flip4"], "none": ["--tta", "none"]}.items():
+        flags = ["--heads", str(whole / "heads"), "--out", str(tmp_path / f"{name}.csv"), *views]
+        assert main(["predict", str(csiro / "test"), *flags]) == 0
+        rows[name] = (tmp_path / f"{name}.csv").read_text()
+    assert rows["file"] == rows["flip4"] != rows["none"], "the head file's views are the default"
+
+    step, calls = torch.optim.AdamW.step, []
+
+    def interrupted(*arguments: Any, **options: Any) -> Any:
+        calls.append(None)
+        if len(calls) == 6:  # in the second fold
+            raise KeyboardInterrupt
+        return step(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.optim.AdamW, "step", interrupted)
+        assert main(["train", path, "--out", str(parts)]) == 130
+    assert (parts / "unfinished" / "fold-0" / "head.safetensors").exists()
+    assert not (parts / "report.json").exists()
+    assert main(["train", path, "--out", str(parts), "--lr", "0.1"]) == 1
+    assert "state of another run: recipe.lr is 0.001 there and 0.1 here" in capsys.readouterr().err
+    assert main(["train", path, "--out", str(parts)]) == 0
+    assert files_of(parts) == files_of(whole)
+    assert main(["train", path, "--out", str(parts)]) == 1
+    assert "holds results of an earlier run" in capsys.readouterr().err
+    one = ["--fold", "1", "--overwrite", "--no-resume"]
+    assert main(["train", path, "--out", str(parts), *one]) == 0
+    assert {row["fold"] for row in rows_of(parts / "out_of_fold.csv")} == {"1"}
+    assert [path.name for path in (parts / "heads").iterdir()] == ["fold-1.safetensors"]
+
+
+def test_two_runs_that_end_in_one_folder_do_not_replace_each_other(
+    meadow: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from dinoneck.training import crossval
+
+    run, real = tmp_path / "run", crossval.fit
+
+    def meanwhile(*arguments: Any, **named: Any) -> Any:
+        (run / "heads").mkdir(parents=True)
+        (run / "heads" / "fold-0.safetensors").write_bytes(b"of another run")
+        return real(*arguments, **named)
+
+    monkeypatch.setattr(crossval, "fit", meanwhile)
+    flags = ["--csv", str(meadow), "--targets", "crop", *TINY, "--fold", "1", "--out", str(run)]
+    assert main(["train", *flags]) == 1
+    assert "holds results of an earlier run (fold-0.safetensors)" in capsys.readouterr().err
+    assert (run / "heads" / "fold-0.safetensors").read_bytes() == b"of another run"
+
+
+@pytest.mark.parametrize(
+    ("text", "flags", "message"),
+    [
+        ("", ["--group", "site"], "no column or target 'site'"),
+        ("", ["--views", "20"], "20 .*the store has 4"),
+        ("", ["--size", "960"], r"made with image size \(32, 64\), and this run asks for \(960, 960\)"),
+        ("", ["--interpolation", "bilinear"], "made with interpolation area"),
+        ("", ["--backbone", "vit_small_patch16_dinov3"], "made with backbone dinoneck_tiny"),
+        ("", ["--head", "fpn", "--layers", "1", "3"], r"made with layers \(5,\)"),
+        ("", ["--head", "fpn", "--gate-mode", "query"], "FPNHead has no argument 'mode'"),
+        ("", ["--head", "patch_maen"], "'patch_maen' is not registered. Did you mean 'patch_mean'"),
+        ("device: 3\n", [], "Expected `str"),
+        ("optimization: {lr: 1e-3}\n", [], "'optimization.lr' is a key of version 0.1; write optim.lr"),
+        ("trainr: 1\n", [], "unknown key 'trainr'"),
+        ("imports: [none.py]\n", [], r"none\.py"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_the_work(
+    csiro: Path, store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, flags: list[str],
+    message: str,
+) -> None:  # fmt: skip
+    path = written(tmp_path, f"data: {{csv: {csiro / 'train.csv'}, store: {store}}}\n{text}")
+    assert main(["train", path, *flags, "--out", str(tmp_path / "run")]) == 1
+    shown = capsys.readouterr().err
+    assert re.search(message, shown), shown
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([], "--out"),
+        (["--out", "x", "--epochs", "many"], "invalid literal"),
+        (["--out", "x", "--epochs", "0"], "epochs is 0"),
+        (["--out", "x", "--optimizer", "smd"], "smd"),
+        (["--out", "x", "--size", "big"], "expected HEIGHTxWIDTH"),
+        (["--out", "x", "--head", "[1]"], "is not a head"),
+        (["--out", "x", "--epoch", "3"], "--epochs"),
+        (["--out", "x", "--fold", "5"], "fold is 5 and there are 5 folds"),
+    ],
+)
+def test_wrong_flags_are_wrong_usage(flags: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["train", *flags])
+    assert end.value.code == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_refusal_is_a_document_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = written(tmp_path, "optim: {lrr: 1}")
+    assert main(["train", path, "--out", str(tmp_path / "run"), "--json"]) == 1
+    document = json.loads(capsys.readouterr().out)
+    assert (document["verb"], document["ok"], document["error"]["type"]) == ("train", False, "ConfigError")
+    assert "Did you mean 'lr'" in document["error"]["message"]
+
+
+def test_an_image_that_the_store_lacks(csiro: Path, store: Path, tmp_path: Path, capsys: Any) -> None:
+    text = (csiro / "train.csv").read_text().replace("train/ID1000003", "train/ID77")
+    (tmp_path / "t.csv").write_text(text)
+    flags = ["--csv", str(tmp_path / "t.csv"), "--store", str(store), "--out", str(tmp_path / "run")]
+    assert main(["train", *flags]) == 1
+    assert "not in the store, the first is 'train/ID77.jpg'" in capsys.readouterr().err
+
+
+def test_stores_that_cannot_be_used(csiro: Path, store: Path, tmp_path: Path, capsys: Any) -> None:
+    """Files of the older layout, no folder, and features that name no backbone."""
+    flags = ["--csv", str(csiro / "train.csv"), "--out", str(tmp_path / "run"), "--store"]
+    (tmp_path / "ID1.npz").write_bytes(b"")
+    FeatureStore.open(store).to_npz(tmp_path / "npz")
+    FeatureStore.from_npz(tmp_path / "npz", tmp_path / "s", grid=(2, 4), patch_size=16)
+    for folder, message in (
+        (tmp_path, "FeatureStore.from_npz(folder, path, grid=, patch_size=)"),
+        (tmp_path / "no", "is no feature store"),
+        (tmp_path / "s", "converted from files that name no backbone and no layers"),
+    ):
+        assert main(["train", *flags, str(folder)]) == 1
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("head", ["patch_mean", "fpn", "dense", "cls_gating", "vit_fpn"])
+def test_every_head_trains_on_images(csiro: Path, tmp_path: Path, head: str) -> None:
+    out = tmp_path / "run"
+    flags = ["--csv", str(csiro / "train.csv"), "--head", head, "--hidden-dim", "8"]
+    assert main(["train", *flags, *TINY, "--fold", "0", "--out", str(out)]) == 0
+    assert HeadCheckpoint.load(out / "heads" / "fold-0.safetensors").head_type in (head, "pyramid")
+    assert "colour ridge" in json.loads((out / "report.json").read_text())["scores"]
+
+
+def test_pyramids_read_the_layers_of_the_file(csiro: Path, tmp_path: Path) -> None:
+    path = written(
+        tmp_path,
+        "head: {type: fpn, fpn_dim: 8, num_levels: 2}\nlosses: {weighting: uncertainty}\nfolds: {count: 2, only: 0}\n"
+        f"backbone: {{name: dinoneck_tiny, layers: [1, 3, 5]}}\ndata: {{csv: {csiro / 'train.csv'}}}\n",
+    )
+    assert main(["train", path, "--epochs", "1", "--out", str(tmp_path / "run")]) == 0
+    head = HeadCheckpoint.load(tmp_path / "run" / "heads" / "fold-0.safetensors")
+    assert (head.head_type, head.config["layer_indices"], head.config["num_levels"]) == ("fpn", [1, 3, 5], 2)
+
+
+def test_files_are_relative_to_the_table(meadow: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images lie next to the table, not in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "--csv", str(meadow), "--targets", "crop", *TINY, "--fold", "0", "--out", "run"]) == 0
+    with Image.open(meadow.parent / "00.png") as image:
+        assert image.size == (64, 32)
