@@ -19,11 +19,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks.predictions import predicted
 from benchmarks.timing import machine
 from dinoneck import FPNHead, PatchMeanHead, TargetTransform, Task, load_backbone
 from dinoneck.heads import Head
 from dinoneck.training import MemoryTokens, Recipe, fit, r2
-from dinoneck.training.crossval import predict_ids
 from dinoneck.training.probes import knn_probe, ridge_probe
 
 RESULTS = Path(__file__).with_name("results")
@@ -143,10 +143,11 @@ def _scores(
         batch_size=16,
         lr=lr,
         seed=seed,
-        recipe=Recipe(ema_decay=None),
+        recipe=Recipe(),
     )
-    predictions = predict_ids(head, source, [source.ids[i] for i in held_out], list(names.values()))
-    return {target: r2(predictions[:, i], targets[target][held_out]) for i, target in enumerate(TARGETS)}
+    ids = [source.ids[i] for i in held_out]
+    predictions = {target: predicted(head, source, ids, names[target])[:, 0].double().numpy() for target in TARGETS}
+    return {target: r2(predictions[target], targets[target][held_out]) for target in TARGETS}
 
 
 def _probe(probe: Probe, source: MemoryTokens, values: np.ndarray, parts: list[np.ndarray]) -> float:

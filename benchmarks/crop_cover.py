@@ -16,9 +16,10 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.timing import machine
-from dinoneck import PatchMeanHead, load_backbone
-from dinoneck.data import read_csv
-from dinoneck.training import MemoryTokens, Plan, cross_validate
+from dinoneck import load_backbone
+from dinoneck.data import read_table
+from dinoneck.training import MemoryTokens, Recipe, TrainConfig, cross_validate
+from dinoneck.training.report import scores_of
 
 TARGETS = ("soil", "crop", "weed")
 RESULTS = Path(__file__).with_name("results")
@@ -32,15 +33,13 @@ def main() -> None:
     parser.add_argument("--pretrained", action="store_true")
     parser.add_argument("--out", type=Path, default=RESULTS / "crop_cover.json")
     options = parser.parse_args()
-    table = read_csv(options.data / "cover.csv", options.data, TARGETS, "group", minimum=0.0)
+    table = read_table(options.data / "cover.csv", options.data, TARGETS, group="group", minimum=0.0)
     backbone = load_backbone(options.backbone, pretrained=options.pretrained)
     prepare = backbone.preprocess.changed(policy="crop")
     source = MemoryTokens.extract(backbone, table.photos, table.ids, preprocess=prepare)
     runs = {}
     for seed in options.seeds:
-        plan = Plan(seed=seed)
-        result = cross_validate(lambda tasks: PatchMeanHead(backbone.embed_dim, tasks), source, table, plan)
-        runs[seed] = result.scores()
+        runs[seed] = scores_of(cross_validate(TrainConfig(optim=Recipe(seed=seed)), table, source))["scores"]
         print(
             seed, {method: {k: round(v, 3) for k, v in row.items()} for method, row in runs[seed].items()}, flush=True
         )

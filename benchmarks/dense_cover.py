@@ -24,14 +24,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmarks.predictions import predicted
 from benchmarks.timing import machine
 from dinoneck import Backbone, DenseHead, FPNHead, Task, Tokens, load_backbone
-from dinoneck.data import DenseLabels, Patterns, PhotoTable, Preprocessing, read_csv
+from dinoneck.data import DenseLabels, Patterns, PhotoTable, Preprocessing, read_table
 from dinoneck.grid import as_maps
 from dinoneck.heads import Head
 from dinoneck.store import FeatureStore
 from dinoneck.training import CellTargets, Recipe, fit, group_folds, r2
-from dinoneck.training.crossval import predict_cells
 from dinoneck.training.probes import knn_probe, ridge_probe
 from dinoneck.training.table_source import TableSource
 
@@ -87,7 +87,7 @@ def methods(backbone: Backbone, width: int) -> dict[str, Maker]:
 
 def main() -> None:
     options = _options()
-    table = read_csv(options.data / "cover.csv", options.data, CLASSES, "group", minimum=0.0, label_column="mask")
+    table = read_table(options.data / "cover.csv", options.data, CLASSES, group="group", minimum=0.0, labels="mask")
     if options.merge:
         report = merged([json.loads(path.read_text()) for path in options.merge])
     else:
@@ -196,9 +196,9 @@ def out_of_fold(
             batch_size=options.batch_size,
             lr=options.lr,
             seed=seed,
-            recipe=Recipe(ema_decay=None),
+            recipe=Recipe(),
         )
-        maps[torch.as_tensor(valid)] = predict_cells(head, source, [table.ids[row] for row in valid], cells.name)
+        maps[torch.as_tensor(valid)] = predicted(head, source, [table.ids[row] for row in valid], cells.name)
     return maps
 
 

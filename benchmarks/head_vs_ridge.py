@@ -15,6 +15,7 @@ import argparse
 import json
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,11 @@ import numpy as np
 
 from benchmarks.crop_cover import TARGETS
 from benchmarks.timing import machine
-from dinoneck import Backbone, PatchMeanHead, load_backbone
-from dinoneck.data import Pasture, PhotoTable, read_csv
-from dinoneck.training import MemoryTokens, Plan, cross_validate
-from dinoneck.training.crossval import COLOUR, HEAD, TOKENS, CrossValidation, predict_ids
-from dinoneck.training.ridge_blend import unblend
+from dinoneck import Backbone, load_backbone
+from dinoneck.data import Pasture, Table, read_table
+from dinoneck.training import FoldsConfig, MemoryTokens, Recipe, TrainConfig, cross_validate
+from dinoneck.training.crossval import COLOUR, HEAD, TOKENS
+from dinoneck.training.report import scores_of
 
 ALONE = "head alone"
 RESULTS = Path(__file__).with_name("results")
@@ -46,7 +47,8 @@ def main() -> None:
     began, rows = time.process_time(), {}
     backbone = load_backbone(options.backbone, pretrained=False)
     for name, table, size in tables(options):
-        rows[name] = compared(backbone, table, size, Plan(folds=options.folds, epochs=options.epochs, seed=0))
+        config = TrainConfig(optim=Recipe(epochs=options.epochs, seed=0), folds=FoldsConfig(options.folds))
+        rows[name] = compared(backbone, table, size, config)
         print(name, json.dumps(rows[name]["head_minus"]), flush=True)
     behind = [(name, *where) for name, row in rows.items() for where in below_zero(row)]
     report = {
@@ -63,13 +65,13 @@ def main() -> None:
     print(markdown(report))
 
 
-def tables(options: argparse.Namespace) -> Iterator[tuple[str, PhotoTable, tuple[int, int]]]:
+def tables(options: argparse.Namespace) -> Iterator[tuple[str, Table, tuple[int, int]]]:
     """Yield name, table and prepared size (height, width) of every data set that is asked for."""
     if "crop_cover" in options.only:
         folder = options.data / "crop_cover"
         yield (
             "crop_cover",
-            limited(read_csv(folder / "cover.csv", folder, TARGETS, "group", minimum=0.0), options),
+            limited(read_table(folder / "cover.csv", folder, TARGETS, group="group", minimum=0.0), options),
             SIZE,
         )
     if "pasture" in options.only:
@@ -79,14 +81,14 @@ def tables(options: argparse.Namespace) -> Iterator[tuple[str, PhotoTable, tuple
         yield "blood_cells", limited(cell_counts(options.data / "blood_cells"), options), SIZE
 
 
-def limited(table: PhotoTable, options: argparse.Namespace) -> PhotoTable:
+def limited(table: Table, options: argparse.Namespace) -> Table:
     """The table, or images spread evenly over it."""
     if options.limit is None:
         return table
     return table.take(np.linspace(0, len(table) - 1, options.limit).astype(int).tolist())
 
 
-def cell_counts(folder: Path) -> PhotoTable:
+def cell_counts(folder: Path) -> Table:
     """Return the blood cell images of both parts with the number of boxes of each class."""
     ids: list[str] = []
     counts: list[dict[str, int]] = []
@@ -99,34 +101,25 @@ def cell_counts(folder: Path) -> PhotoTable:
         ids += [image["file_name"] for image in content["images"]]
         counts += own.values()
     targets = {name: np.array([row[name] for row in counts], np.float64) for name in counts[0]}
-    return PhotoTable(tuple(ids), tuple(folder / "images" / name for name in ids), targets, minimum=0.0)
+    return Table(tuple(ids), tuple(folder / "images" / name for name in ids), targets, minimum=0.0)
 
 
-def compared(backbone: Backbone, table: PhotoTable, size: tuple[int, int], plan: Plan) -> dict[str, Any]:
+def compared(backbone: Backbone, table: Table, size: tuple[int, int], config: TrainConfig) -> dict[str, Any]:
     """Cross-validate heads on one data set; scores of all methods and intervals of the head's lead."""
     prepare = backbone.preprocess.changed(size=size, fit="stretch")
     source = MemoryTokens.extract(backbone, table.photos, table.ids, preprocess=prepare)
-    result = cross_validate(lambda tasks: PatchMeanHead(backbone.embed_dim, tasks), source, table, plan)
-    head_minus = {method: ends for method, ends in result.differences().items() if method in (TOKENS, COLOUR)}
-    result.predictions[ALONE] = alone(result, source)
-    scores = result.scores()
+    result = cross_validate(config, table, source)
+    without = replace(config, optim=replace(config.optim, ridge_blend=0.0))  # the same heads without ridge in them
+    result.predictions[ALONE] = cross_validate(without, table, source).predictions[HEAD]
+    scores = scores_of(result)
     return {
         "images": len(table),
         "groups": len(set(table.groups or table.ids)),
-        "r2": {method: scores[method] for method in (HEAD, ALONE, TOKENS, COLOUR)},
-        "mae": result.errors(),
-        "target_sd": result.spread(),
-        "head_minus": head_minus,
+        "r2": {method: scores["scores"][method] for method in (HEAD, ALONE, TOKENS, COLOUR)},
+        "mae": scores["mae"],
+        "target_sd": scores["target_sd"],
+        "head_minus": {method: scores["head_minus"][method] for method in (TOKENS, COLOUR)},
     }
-
-
-def alone(result: CrossValidation, source: MemoryTokens) -> np.ndarray:
-    """Out-of-fold predictions of the same heads without the ridge regression in them."""
-    found = np.full_like(result.predictions[HEAD], np.nan)
-    for head, (_, valid) in zip(result.heads, result.folds, strict=True):
-        unblend(head)
-        found[valid] = predict_ids(head, source, [result.table.ids[row] for row in valid], result.names)
-    return found
 
 
 def below_zero(row: dict[str, Any]) -> list[tuple[str, str]]:

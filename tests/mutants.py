@@ -91,9 +91,9 @@ MUTANTS = [
     # the average is not updated, or not used; another run's state is taken up; flipped images with upright labels
     Mutant("training/optim.py", ".to(shadow[name]), share)", ".to(shadow[name]), 0.0)",
            "unit/training/test_ema.py::test_it_follows_its_recursion"),
-    Mutant("training/loop.py", "self.ema.copy_to(self.problem.learner)", "pass",
+    Mutant("training/loop.py", "self.ema.copy_to(self.learner)", "pass",
            "unit/training/test_recipe.py::test_several_steps_are_the_plain_loop"),
-    Mutant("training/state.py", "elif found != own:", "elif found is None:",
+    Mutant("training/state.py", "if old.get(name) != new.get(name)", "if name not in old",
            "unit/training/test_hostile_fit.py::test_a_changed_head_or_one_other_sample_is_another_run"),
     Mutant("training/batches.py", "horizontal, vertical = self.flips.flips(pattern)", "horizontal = vertical = False",
            "unit/training/test_patterns_in_training.py::test_labels_of_a_cell_follow_the_photo"),

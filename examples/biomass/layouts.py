@@ -5,26 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from dinoneck import Composition
 from dinoneck.atomic import write_text
-from dinoneck.data import Pasture, PhotoTable, read_csv
+from dinoneck.data import Pasture, Table, read_table
 from dinoneck.data.tables import csv_header, csv_rows, csv_text, is_csiro, read_csiro_test
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.training import group_folds
 
 HERE = Path(__file__).parent
 PASTURE_PHOTOS, TEST_SHARE = 120, 4
-MASSES = Composition(
-    parts=("Dry_Clover_g", "Dry_Dead_g", "Dry_Green_g"),
-    sums=(
-        ("GDM_g", ("Dry_Clover_g", "Dry_Green_g")),
-        ("Dry_Total_g", ("Dry_Clover_g", "Dry_Dead_g", "Dry_Green_g")),
-    ),
-    name="masses",
-    total="total",
-    ratio="shares",
-)
-"""The five masses in the published order, from the tasks ``total`` and ``shares``."""
 COVER, COVER_TARGETS, COVER_GROUP, HELD_PART = "cover.csv", ("soil", "crop", "weed"), "group", 6
 
 
@@ -69,7 +57,7 @@ def find(data: Path | None, run: Path) -> Layout:
     return Layout(data / "train.csv", data / "test.csv", data, HERE / "cls_gating.yaml")
 
 
-def prepare(layout: Layout, size: tuple[int, int], pasture: int | None) -> PhotoTable | None:
+def prepare(layout: Layout, size: tuple[int, int], pasture: int | None) -> Table | None:
     """Write what the layout lacks: drawn photos, or tables without the held groups; what is there stays.
 
     Args:
@@ -91,7 +79,7 @@ def prepare(layout: Layout, size: tuple[int, int], pasture: int | None) -> Photo
     return _cover(layout) if layout.config.stem == "cover" else None
 
 
-def _pasture(layout: Layout, size: tuple[int, int], count: int) -> PhotoTable:
+def _pasture(layout: Layout, size: tuple[int, int], count: int) -> Table:
     """Draw the photos, unless a whole pasture of this number is there; its last file tells."""
     drawn, test = Pasture(seed=0, size=size), max(1, count // TEST_SHARE)
     if not (layout.photos / "sample_submission.csv").exists():
@@ -102,7 +90,7 @@ def _pasture(layout: Layout, size: tuple[int, int], count: int) -> PhotoTable:
     return drawn.table(range(count, count + test))
 
 
-def _cover(layout: Layout) -> PhotoTable:
+def _cover(layout: Layout) -> Table:
     """Put about a sixth of the photos aside, whole groups of them; they are only predicted."""
     file = layout.photos / COVER
     rows, header = csv_rows(file, ("image", COVER_GROUP, *COVER_TARGETS)), csv_header(file)
@@ -113,7 +101,7 @@ def _cover(layout: Layout) -> PhotoTable:
         if not path.exists() or path.read_text(encoding="utf-8") != text:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_text(path, text)
-    return read_csv(layout.test, layout.photos, COVER_TARGETS)
+    return read_table(layout.test, layout.photos, COVER_TARGETS)
 
 
 def answers(layout: Layout, file: Path) -> dict[str, list[float]]:

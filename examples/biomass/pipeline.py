@@ -12,7 +12,6 @@ import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,20 +22,21 @@ from dinoneck import HeadEnsemble, Predictor, load_head
 from dinoneck.backbones.known import DINOV3_SMALL, TINY
 from dinoneck.checkpoint.file import head_files
 from dinoneck.cli import main as cli
-from dinoneck.cli import numbers, text, train_options
-from dinoneck.data import PhotoTable
+from dinoneck.cli import numbers, text, train, train_text
+from dinoneck.data import Table
 from dinoneck.errors import ConfigError, DataError, DinoneckError
+from dinoneck.inference.frames import table_row
 from dinoneck.inference.rebuild import rebuild
 from dinoneck.inference.tta import TTA, VIEWS
-from dinoneck.training import ConfiguredRun, TrainingConfig, r2, weighted_r2
-from dinoneck.training.config_run import head_choice
-from dinoneck.training.config_tasks import read_table
+from dinoneck.training import Inputs, TrainConfig, open_inputs, r2, weighted_r2
+from dinoneck.training.inputs import read_data
 from dinoneck.version import versions
 from examples.biomass import layouts
+from examples.biomass.keys import flat
 
 PATTERNS = {1: "none", 4: "flips4", 20: "color20"}
 TOLERANCE, COMPARED = 1e-3, 8
-_PLACES = ("csv", "photos", "store")
+_PLACES = ("data.csv", "data.images", "data.store")
 
 
 class Stopped(Exception):
@@ -90,10 +90,11 @@ def run(options: argparse.Namespace, rest: Sequence[str] = ()) -> None:
     command += ["--photos", str(layout.photos), "--store", str(out / "store"), "--out", str(out / "run"), *rest]
     count = next((count for count, name in PATTERNS.items() if name == options.patterns), None)
     command += [] if count is None else ["--patterns", str(count)]
-    config = train_options.config(parsed := cli.parser().parse_args(command))
-    if config.image_size is None:
-        raise ConfigError("which size? A store needs one: say dataset.img_size in the file, or --size HEIGHTxWIDTH")
-    truth = layouts.prepare(layout, config.image_size, options.pasture)
+    parsed = train.parse(command[1:])
+    config: TrainConfig = parsed.config()
+    if not isinstance(config.data.size, tuple):
+        raise ConfigError("a store needs images of one size; give data.size in the file, or --size HEIGHTxWIDTH")
+    truth = layouts.prepare(layout, config.data.size, options.pasture)
 
     verb(extraction(layout, config, options.patterns, out / "store"))
     if not parsed.overwrite and finished(out / "run", config):
@@ -104,7 +105,7 @@ def run(options: argparse.Namespace, rest: Sequence[str] = ()) -> None:
     if not file.exists() or file.stat().st_mtime_ns < report.stat().st_mtime_ns:
         verb(prediction(layout, config, out / "run" / "heads", file))
     if truth is not None:
-        print(told_scores(truth, layouts.answers(layout, file)))
+        print(scores_of(truth, layouts.answers(layout, file)))
     compare(out / "run" / "heads", config)
     seconds = time.perf_counter() - begin
     print(f"written: {file}; {seconds:.0f} s; " + ", ".join(f"{k} {v}" for k, v in versions().items()))
@@ -123,53 +124,54 @@ def verb(command: Sequence[str]) -> None:
     print(f"({command[0]}: {time.perf_counter() - begin:.0f} s)", flush=True)
 
 
-def extraction(layout: layouts.Layout, config: TrainingConfig, patterns: str | None, store: Path) -> list[str]:
-    """Return the command that brings the table's photos into the store, as the training will read them.
+def extraction(layout: layouts.Layout, config: TrainConfig, patterns: str | None, store: Path) -> list[str]:
+    """Return the command that brings the table's images into the store, as the training will read them.
 
     Raises:
-        ConfigError: if the training file counts patterns that have no name here.
+        ConfigError: if the training file asks for what a store cannot hold.
     """
-    count = 4 if config.patterns is None else config.patterns
+    data, backbone, count = config.data, config.backbone, config.data.views or 4
     if count not in PATTERNS:
-        raise ConfigError(f"dataset.num_aug_patterns is {count}; expected one of {', '.join(map(str, PATTERNS))}")
-    folders = sorted({str((layout.photos / name).parent) for name in read_table(config).ids})
-    name = config.backbone or DINOV3_SMALL
-    layers = head_choice(config).layers or config.layers
-    said: dict[str, Any] = {
-        "--backbone": name,
-        "--backbone-source": config.backbone_source,
-        "--backbone-file": config.backbone_file,
-        "--backbone-seed": config.backbone_seed,
-        "--layers": None if layers is None else ",".join(map(str, layers)),
-        "--size": "x".join(map(str, config.image_size or ())),
-        "--fit": config.fit,
-        "--interpolation": config.interpolation,
-        "--policy": config.policy,
+        raise ConfigError(f"data.views is {count}; expected one of {', '.join(map(str, PATTERNS))}")
+    if data.blur is not None:
+        raise ConfigError(f"data.blur is {data.blur}, and stores hold images without a blur; use 'dinoneck train'")
+    folders = sorted({str((layout.photos / name).parent) for name in read_data(config).ids})
+    flags: dict[str, Any] = {
+        "--backbone": backbone.name or DINOV3_SMALL,
+        "--backbone-source": backbone.source,
+        "--backbone-file": backbone.file,
+        "--backbone-seed": backbone.seed,
+        "--layers": None if backbone.layers is None else ",".join(map(str, backbone.layers)),
+        "--size": "x".join(map(str, data.size)) if isinstance(data.size, tuple) else None,
+        "--fit": data.fit,
+        "--interpolation": data.interpolation,
+        "--policy": data.policy,
         "--patterns": patterns or PATTERNS[count],
         "--device": config.device,
     }
-    command = ["extract", *folders, "--root", str(layout.photos), "--out", str(store), *_flags(said)]
-    return command if config.pretrained or name == TINY else [*command, "--random-backbone"]
+    command = ["extract", *folders, "--root", str(layout.photos), "--out", str(store), *_flags(flags)]
+    is_random = backbone.random and backbone.name != TINY
+    return [*command, "--random-backbone"] if is_random else command
 
 
-def prediction(layout: layouts.Layout, config: TrainingConfig, heads: Path, file: Path) -> list[str]:
-    """Return the command that predicts the test table's photos with all folds and views, without the store."""
-    said = {
+def prediction(layout: layouts.Layout, config: TrainConfig, heads: Path, file: Path) -> list[str]:
+    """Return the command that predicts the test table's images with all folds and views, without the store."""
+    flags = {
         "--photo-folder": str(layout.photos),
         "--heads": str(heads),
         "--out": str(file),
-        "--tta": config.tta or "flip4",
-        "--backbone-file": config.backbone_file,
+        "--tta": config.data.tta or "flip4",
+        "--backbone-file": config.backbone.file,
         "--device": config.device,
     }
-    return ["predict", "--csv", str(layout.test), *_flags(said)]
+    return ["predict", "--csv", str(layout.test), *_flags(flags)]
 
 
-def _flags(said: Mapping[str, Any]) -> list[str]:
-    return [part for name, value in said.items() if value is not None for part in (name, str(value))]
+def _flags(values: Mapping[str, Any]) -> list[str]:
+    return [part for name, value in values.items() if value is not None for part in (name, str(value))]
 
 
-def finished(folder: Path, config: TrainingConfig) -> bool:
+def finished(folder: Path, config: TrainConfig) -> bool:
     """Whether a folder holds the results of this very run; if so, print its scores.
 
     Raises:
@@ -178,23 +180,18 @@ def finished(folder: Path, config: TrainingConfig) -> bool:
     report = folder / "report.json"
     if not report.exists():
         return False
-    found = json.loads(report.read_text(encoding="utf-8"))
-    asked = json.loads(json.dumps(asdict(config)))
-    differ = [name for name in asked if name not in _PLACES and asked[name] != found["config"].get(name)]
+    stored = json.loads(report.read_text(encoding="utf-8"))
+    before, now = flat(stored["config"]), flat(json.loads(json.dumps(config.to_dict())))
+    differ = [name for name in {**before, **now} if name not in _PLACES and before.get(name) != now.get(name)]
     if differ:
-        shown = "; ".join(f"{name} {found['config'].get(name)!r}, not {asked[name]!r}" for name in differ)
+        shown = "; ".join(f"{name} {before.get(name)!r}, not {now.get(name)!r}" for name in differ)
         raise DataError(f"{folder} holds a run with {shown}. Choose another --out, or replace it with --overwrite")
-    columns = [*read_table(config).targets, *("overall", "worst fold")]
-    scores, lead = (
-        {method: {name: row[name] for name in columns if name in row} for method, row in found[key].items()}
-        for key in ("scores", "head_minus")
-    )
-    print(f"{text.scores(scores, found['mae'], found['target_sd'])}\n{text.differences(lead)}")
+    print("\n".join(train_text.comparison(stored)))
     return True
 
 
-def told_scores(truth: PhotoTable, found: Mapping[str, Sequence[float]]) -> str:
-    """Return R² of photos that no head and no fold has seen, as a table."""
+def scores_of(truth: Table, found: Mapping[str, Sequence[float]]) -> str:
+    """Return R² of images that no head and no fold has seen, as a table."""
     values = {name: np.array(found[name]) for name in truth.targets}
     row: dict[str, float | None] = {name: r2(values[name], truth.targets[name]) for name in truth.targets}
     if truth.weights:
@@ -202,53 +199,56 @@ def told_scores(truth: PhotoTable, found: Mapping[str, Sequence[float]]) -> str:
     return f"\n{len(truth)} photos that were only predicted, their R²:\n{text.scores({'all folds': row})}"
 
 
-def compare(folder: Path, config: TrainingConfig) -> dict[str, float]:
-    """Predict a few photos by both ways, and print by how much they differ at most.
+def compare(folder: Path, config: TrainConfig) -> dict[str, float]:
+    """Predict a few images by both ways, and print by how much they differ at most.
 
     Raises:
         DataError: if a difference is beyond 1e-3 of the target's standard deviation.
     """
-    opened = ConfiguredRun.of(config)
-    photos = {name: Path(str(config.photos)) / name for name in opened.table.ids[:COMPARED]}
-    found = differences(folder, opened, photos)
+    inputs = open_inputs(config)
+    images = {name: Path(str(config.data.images)) / name for name in inputs.table.ids[:COMPARED]}
+    found = differences(folder, config, inputs, images)
     shown = ", ".join(f"{name} {value:.1e}" for name, value in found.items())
-    print(f"\nFrom photos and from the store, {len(photos)} photos, largest difference in standard deviations: {shown}")
+    print(f"\nFrom images and from the store, {len(images)} images, largest difference in standard deviations: {shown}")
     if max(found.values()) > TOLERANCE:
-        raise DataError(f"{opened.config.store} and the photos give other predictions, beyond {TOLERANCE:g}")
+        raise DataError(f"{config.data.store} and the images give other predictions, beyond {TOLERANCE:g}")
     return found
 
 
 @torch.no_grad()
-def differences(folder: Path, opened: ConfiguredRun, photos: Mapping[str, Path]) -> dict[str, float]:
-    """Return the largest difference between predictions from photos and from stored tokens, per task.
+def differences(folder: Path, config: TrainConfig, inputs: Inputs, images: Mapping[str, Path]) -> dict[str, float]:
+    """Return the largest difference between predictions from images and from stored tokens, per column of the table.
 
     Args:
         folder: with the heads.
-        opened: the run; its source holds the photos' tokens, flips first.
-        photos: table id -> file.
+        config: the run.
+        inputs: of the run; its source holds the images' tokens, flips first.
+        images: table id -> file.
 
     Returns:
-        Task -> the difference over the standard deviation of the task's values; for classes, of probabilities.
+        Column -> the difference over the standard deviation of its values; for classes, of probabilities.
 
     Raises:
-        ConfigError: if the run reads photos, not a store.
+        ConfigError: if the run reads images, not a store.
     """
-    if opened.source is None:
-        raise ConfigError("the run has no store to compare with; say dataset.feature_dir, or --store")
-    patterns = getattr(opened.source, "patterns", None)
+    if inputs.source is None or inputs.record is None:
+        raise ConfigError("the run has no store to compare with; give data.store, or --store")
+    patterns = getattr(inputs.source, "patterns", None)
     views: TTA = "flip4" if patterns is not None and len(patterns) >= len(VIEWS["flip4"]) else "none"
-    file = opened.config.backbone_file
-    backbone = None if file is None else rebuild(opened.record, file)
-    live = Predictor(folder, backbone, views, opened.config.device)(list(photos.values()))
+    file = config.backbone.file
+    predictor = Predictor(folder, None if file is None else rebuild(inputs.record, file), views, config.device)
+    live = [table_row(result, predictor.tasks) for result in predictor(list(images.values()))]
     ensemble = HeadEnsemble.from_heads([load_head(file) for file in head_files(folder)]).eval()
-    parts = []
-    for pattern in range(len(VIEWS[views])):
-        tokens = opened.source.batch(list(photos), [pattern] * len(photos))
-        parts.append(ensemble.predict(tokens))
+    parts = [ensemble.predict(inputs.source.batch(list(images), [i] * len(images))) for i in range(len(VIEWS[views]))]
+    means = {name: torch.stack([part[name] for part in parts]).mean(dim=0) for name in parts[0]}
+    stored = [
+        table_row({name: values[i].numpy() for name, values in means.items()}, predictor.tasks)
+        for i in range(len(images))
+    ]
     largest = {}
-    for name, values in {**opened.table.targets, **opened.table.auxiliary}.items():
-        stored = torch.stack([part[name] for part in parts]).mean(dim=0).numpy()
-        own = np.stack([np.atleast_1d(answer[name]) for answer in live])
-        spread = 1.0 if values.dtype.kind == "i" else float(np.nanstd(values))
-        largest[name] = float(np.abs(stored - own).max()) / spread
+    for name, values in {**inputs.table.targets, **inputs.table.auxiliary}.items():
+        columns = [f"{name}:{label}" for label in inputs.table.classes.get(name, ())]
+        spread = 1.0 if columns else float(np.nanstd(values))
+        pairs = [(a[column], b[column]) for a, b in zip(live, stored, strict=True) for column in columns or [name]]
+        largest[name] = max(abs(float(a) - float(b)) for a, b in pairs) / spread
     return largest

@@ -7,6 +7,7 @@ of Python, as those of ``--help`` do.
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -67,22 +68,41 @@ def _table(actions: list[argparse.Action]) -> str:
 def _spelled(action: argparse.Action) -> str:
     """``--name VALUE``, or the name of what is given without one."""
     value = action.metavar or action.dest.replace("_", "-")
+    value = action.dest.upper() if "{None}" in value else value
     if not action.option_strings:
         more = {"+": " ...", "*": " ...", "?": ""}.get(str(action.nargs), "")
         return f"`[{value}{more}]`" if action.nargs in ("?", "*") else f"`{value}{more}`"
     names = ", ".join(f"`{name}`" for name in action.option_strings)
     if action.nargs == 0:
         return names
-    shown = action.metavar or ("" if action.choices else action.dest.upper())
+    name, choices = _generated(action.metavar)
+    shown = name or ("" if action.choices or choices else action.dest.upper())
+    if choices or name.endswith("..."):
+        return f"`{action.option_strings[-1]} {name}`".replace(" `", "`")
     shown = {"+": f"{shown} ...", "*": f"[{shown} ...]", "?": f"[{shown}]"}.get(str(action.nargs), str(shown)).strip()
-    return f"`{action.option_strings[0]} {shown}`" if shown else names
+    return f"`{action.option_strings[-1]} {shown}`" if shown else names
 
 
 def _told(action: argparse.Action) -> str:
     told = (action.help or "").replace("|", "\\|").replace("%%", "%")
-    choices = "" if action.choices is None or action.metavar else ", ".join(f"`{choice}`" for choice in action.choices)
+    told = re.sub(r":\w+:`~?([^`]+)`|``", lambda found: f"`{found[1]}`" if found[1] else "`", told)
+    told = re.sub(r"\.? \((?:default: (?:None|none|''|False|True|)|required)\)$", "", told)
+    told = re.sub(r"\. \(default: (.*)\)$", r" (default \1)", told)
+    given = _generated(action.metavar)[1] or (
+        [] if action.metavar else [str(choice) for choice in action.choices or ()]
+    )
+    choices = ", ".join(f"`{choice}`" for choice in given)
     needed = "**needed**" if action.option_strings and action.required else ""
     return "; ".join(filter(None, [needed, ": ".join(filter(None, [choices, told]))]))
+
+
+def _generated(metavar: str | tuple[str, ...] | None) -> tuple[str, list[str]]:
+    """The name of a value, and its choices, of what the generated flags of ``train`` have in its place."""
+    text = str(metavar or "").replace("{None}|", "").replace("|none", "")
+    if (listed := re.fullmatch(r"\{([\w,-]+)\}", text)) is not None:
+        return "", [word for word in listed[1].split(",") if word != "None"]
+    several = re.search(r"\[\[?([A-Z]+) \[", text)
+    return (f"{several[1]} ..." if several else text.strip("[]")), []
 
 
 def _sentence(text: str) -> str:

@@ -134,7 +134,8 @@ def test_every_public_name_is_in_the_reference() -> None:
         assert name in shown, name
     for package in dinoneck._PACKAGES:
         for name in getattr(importlib.import_module(f"dinoneck.{package}"), "__all__", ()):
-            own = getattr(getattr(importlib.import_module(f"dinoneck.{package}"), name), "__name__", name)  # of an alias
+            value = getattr(importlib.import_module(f"dinoneck.{package}"), name)
+            own = getattr(value, "__name__", name)  # an alias has that of its class
             assert {f"{package}.{name}", f"{package}.{own}", name} & shown, f"{package}.{name}"
 
 

@@ -70,7 +70,6 @@ ALLOWED = {
     ("registry.py", "importlib.import_module"): "places in our own table; a file gives only the key",
     ("user_code.py", "importlib.import_module"): "what the user names by --import, or in a training file",
     ("user_code.py", "importlib.util."): "as above",
-    ("training/loggers.py", "importlib.import_module"): "two names that stand in the file",
     ("training/crossval.py", "pandas."): "makes a DataFrame; reads nothing",
     ("cli/main.py", "importlib.import_module"): "verbs of our own list",
     ("cli/checkup.py", "importlib.import_module"): "packages that our own metadata declares",

@@ -14,16 +14,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from examples.biomass import layouts, pipeline
+from examples.biomass import keys, layouts, pipeline
 from PIL import Image
 
 from dinoneck import Backbone, FeatureStore, HeadCheckpoint, load_backbone, load_head
 from dinoneck.cli import main as cli
-from dinoneck.cli import train_options
+from dinoneck.cli import train
 from dinoneck.data import Pasture, read_csiro_test
 from dinoneck.data.tables import CSIRO_WEIGHTS
 from dinoneck.errors import ConfigError, StoreError
-from dinoneck.training import ConfiguredRun, TrainingConfig, r2, read_config
+from dinoneck.training import TrainConfig, open_inputs, r2
+from dinoneck.training.inputs import read_data
 
 QUICK = ["--backbone", "dinoneck_tiny", "--size", "32x64", "--folds", "2", "--epochs", "4", "--lr", "0.01"]
 GATED = [*QUICK, "--head", "cls_gating"]
@@ -48,12 +49,27 @@ def every_file(folder: Path) -> dict[str, tuple[int, bytes]]:
     return {str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
 
 
-def config_of(out: Path, *arguments: str) -> TrainingConfig:
-    """The config of a run on the pasture, as its own command says it."""
+def check_masses(file: Path) -> None:
+    """No mass of a submission is below 0, and the sums are those of the parts, to the digits that are written."""
+    found: dict[str, dict[str, float]] = {}
+    for row in rows_of(file):
+        image, name = row["sample_id"].split("__")
+        found.setdefault(image, {})[name.removeprefix("Dry_").removesuffix("_g")] = float(row["target"])
+    assert found
+    for mass in found.values():
+        assert min(mass.values()) >= 0
+        assert mass["GDM"] == pytest.approx(mass["Green"] + mass["Clover"], rel=1e-5, abs=1e-5)
+        assert mass["Total"] == pytest.approx(mass["GDM"] + mass["Dead"], rel=1e-5, abs=1e-5)
+
+
+def config_of(out: Path, *arguments: str) -> TrainConfig:
+    """The config of a run on the pasture, as its own command describes it."""
     layout = layouts.find(None, out)
-    command = ["train", str(layout.config), "--csv", str(layout.train), "--photos", str(layout.photos)]
-    parsed = cli.parser().parse_args([*command, "--store", str(out / "store"), "--out", str(out), *GATED, *arguments])
-    return train_options.config(parsed)
+    command = [str(layout.config), "--csv", str(layout.train), "--images", str(layout.photos)]
+    config: TrainConfig = train.parse(
+        [*command, "--store", str(out / "store"), "--out", str(out), *GATED, *arguments]
+    ).config()
+    return config
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +101,7 @@ def test_the_submission_answers_what_test_csv_asks(done: tuple[Path, str]) -> No
     assert [row["sample_id"] for row in rows] == list(wanted.sample_ids)
     assert len(rows) == TEST * 5
     assert {row["sample_id"].split("__")[0] for row in rows} == {f"ID{1000000 + TRAIN + i}" for i in range(TEST)}
-    assert min(float(row["target"]) for row in rows) >= 0
+    check_masses(out / "submission.csv")
 
 
 def test_the_submission_is_the_mean_of_all_folds_and_flips(done: tuple[Path, str], tiny: Backbone) -> None:
@@ -101,7 +117,7 @@ def test_the_submission_is_the_mean_of_all_folds_and_flips(done: tuple[Path, str
         with torch.no_grad():
             views = [tiny(image.flip(axes)) for axes in ((), (-1,), (-2,), (-2, -1))]
             answers = [head.predict(tokens) for head in heads for tokens in views]
-        for name in CSIRO_WEIGHTS:
+        for name in ("Dry_Clover_g", "Dry_Dead_g", "Dry_Green_g"):  # the sums are checked above
             told = [float(answer[name]) for answer in answers]
             assert found[f"ID{1000000 + i}__{name}"] == pytest.approx(np.mean(told), rel=1e-4)
             assert np.ptp(told) > 0
@@ -122,22 +138,23 @@ def test_the_printed_score_is_of_photos_that_nobody_saw(done: tuple[Path, str]) 
 def test_photos_and_stored_tokens_give_the_same_predictions(done: tuple[Path, str]) -> None:
     """Up to float16; and what is compared are predictions of the photo: another photo's are far off."""
     out, told = done
-    opened = ConfiguredRun.of(config_of(out))
-    photos = {name: out / "pasture" / name for name in opened.table.ids[:4]}
-    found = pipeline.differences(out / "run" / "heads", opened, photos)
-    assert {*CSIRO_WEIGHTS, "State", "Height_Ave_cm"} == set(found)
+    config = config_of(out)
+    inputs = open_inputs(config)
+    photos = {name: out / "pasture" / name for name in inputs.table.ids[:4]}
+    found = pipeline.differences(out / "run" / "heads", config, inputs, photos)
+    assert set(CSIRO_WEIGHTS) == set(found)
     assert 0 < max(found.values()) <= pipeline.TOLERANCE
     assert "largest difference" in told
     swapped = dict(zip(photos, reversed(photos.values()), strict=True))
-    other = pipeline.differences(out / "run" / "heads", opened, swapped)
+    other = pipeline.differences(out / "run" / "heads", config, inputs, swapped)
     assert max(other[name] for name in CSIRO_WEIGHTS) > 3 * pipeline.TOLERANCE
     with pytest.raises(ConfigError, match="no store to compare with"):
-        pipeline.differences(out / "run" / "heads", replace(opened, source=None), photos)
+        pipeline.differences(out / "run" / "heads", config, replace(inputs, source=None), photos)
 
 
 def test_predictions_that_differ_are_refused(copy: Path) -> None:
     config = config_of(copy)
-    first, second = (copy / "pasture" / name for name in ConfiguredRun.of(config).table.ids[:2])
+    first, second = (copy / "pasture" / name for name in read_data(config).ids[:2])
     shutil.copyfile(first, second)
     with pytest.raises(StoreError, match="is not the file stored as"):
         pipeline.compare(copy / "run" / "heads", config)
@@ -180,7 +197,7 @@ def test_another_run_in_the_same_folder_is_refused(copy: Path) -> None:
     changed = [*GATED, "--epochs", "1"]
     code, told = said("--out", copy, "--pasture", TRAIN, *changed)
     assert code == 1
-    assert "epochs 4, not 1" in told
+    assert "optim.epochs 4, not 1" in told
     code, told = said("--out", copy, "--pasture", TRAIN + 1, *GATED)
     assert code == 1
     assert "holds 12 training photos, not 13" in told
@@ -191,7 +208,7 @@ def test_another_run_in_the_same_folder_is_refused(copy: Path) -> None:
 
 @pytest.mark.parametrize("name", ["cls_gating", "fpn"])
 def test_a_folder_in_the_csiro_layout(name: str, done: tuple[Path, str], tmp_path: Path) -> None:
-    """With the two training files of the design sources; the pyramid's layers are cut to the tiny backbone."""
+    """With the training files of two published notebooks; the pyramid's layers are cut to the tiny backbone."""
     text = (layouts.HERE / f"{name}.yaml").read_text().replace("[2, 5, 8, 11]", "[1, 3, 4, 5]")
     (tmp_path / "own.yaml").write_text(text.replace("fpn_dim: 256", "fpn_dim: 16"))
     arguments = ["--data", done[0] / "pasture", "--config", tmp_path / "own.yaml", "--patterns", "none"]
@@ -202,6 +219,7 @@ def test_a_folder_in_the_csiro_layout(name: str, done: tuple[Path, str], tmp_pat
     assert store.backbone_record["layers"] == ([1, 3, 4, 5] if name == "fpn" else [5])
     head = HeadCheckpoint.load(tmp_path / "out" / "run" / "heads" / "fold-0.safetensors")
     assert head.head_type == name
+    check_masses(tmp_path / "out" / "submission.csv")
     assert not (tmp_path / "out" / "pasture").exists()
     ids = [row["sample_id"] for row in rows_of(tmp_path / "out" / "submission.csv")]
     assert ids == list(read_csiro_test(done[0] / "pasture" / "test.csv").sample_ids)
@@ -309,44 +327,122 @@ def test_the_command_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
 
 
 def test_patterns_that_have_no_name_are_refused(tmp_path: Path) -> None:
-    config = replace(config_of(tmp_path), patterns=3)
-    with pytest.raises(ConfigError, match=r"num_aug_patterns is 3; expected one of 1, 4, 20"):
+    config = config_of(tmp_path, "--views", "3")
+    with pytest.raises(ConfigError, match=r"data.views is 3; expected one of 1, 4, 20"):
         pipeline.extraction(layouts.find(None, tmp_path), config, None, tmp_path / "store")
+    with pytest.raises(ConfigError, match="stores hold images without a blur"):
+        pipeline.extraction(layouts.find(None, tmp_path), config_of(tmp_path, "--blur", "5"), None, tmp_path)
 
 
 def test_the_extraction_says_what_the_training_file_says(done: tuple[Path, str]) -> None:
     """Every field that decides the tokens is handed on, so that the training finds its store."""
     out, _ = done
-    config = replace(
-        config_of(out), backbone_file="w.pth", interpolation="bicubic", fit="pad", policy="resize", patterns=20,
-        device="cpu", image_size=(48, 96), backbone_seed=3, layers=(1, 2), head="fpn", dropout=None,
+    config = config_of(
+        out, "--backbone-file", "w.pth", "--interpolation", "bicubic", "--fit", "pad", "--policy", "resize",
+        "--views", "20", "--device", "cpu", "--size", "48x96", "--backbone-seed", "3", "--layers", "1", "2",
     )  # fmt: skip
     command = pipeline.extraction(layouts.find(None, out), config, None, out / "store")
-    options = cli.parser().parse_args(command)
+    options = cli.parser(whole=False).parse_args(command)
     assert (options.size, options.fit, options.interpolation, options.policy) == ((48, 96), "pad", "bicubic", "resize")
     assert (options.backbone, options.backbone_file, options.backbone_seed) == ("dinoneck_tiny", "w.pth", 3)
     assert (options.layers, options.patterns, options.device) == ([1, 2], "color20", "cpu")
     assert options.photos == [out / "pasture" / "train"]
     assert not options.random_backbone
-    assert "--random-backbone" in pipeline.extraction(
-        layouts.find(None, out), replace(config, backbone="vit", pretrained=False), None, out / "store"
-    )
+    random = config_of(out, "--backbone", "vit", "--random-backbone")
+    assert "--random-backbone" in pipeline.extraction(layouts.find(None, out), random, None, out / "store")
 
 
-def test_the_files_say_what_the_design_sources_say() -> None:
-    read = {name: read_config(layouts.HERE / f"{name}.yaml") for name in ("cls_gating", "fpn", "pasture", "cover")}
+def test_the_three_parts_are_trained_and_the_sums_derived(tmp_path: Path) -> None:
+    """Without a store, by the recipe of the third notebook: ReLU outputs, SAM, six views that the head records."""
+    Pasture(seed=0, size=(32, 48)).write_csiro(tmp_path / "data", 8, 2)
+    small = ["--backbone", "dinoneck_tiny", "--size", "32", "--folds", "2", "--epochs", "1", "--batch-size", "4"]
+    command = ["train", str(layouts.HERE / "lb066.yaml"), "--csv", str(tmp_path / "data" / "train.csv"), *small]
+    assert cli.main([*command, "--out", str(tmp_path / "run")]) == 0
+    file = HeadCheckpoint.load(tmp_path / "run" / "heads" / "fold-0.safetensors")
+    assert [task["name"] for task in file.meta["tasks"]][:3] == ["Dry_Clover_g", "Dry_Dead_g", "Dry_Green_g"]
+    assert file.meta["tta"]["ops"] == "d6"
+    assert file.preprocess is not None
+    assert file.preprocess.blur == 5
+    out = tmp_path / "submission.csv"
+    test = ["--csv", str(tmp_path / "data" / "test.csv"), "--heads", str(tmp_path / "run" / "heads")]
+    assert cli.main(["predict", *test, "--out", str(out)]) == 0
+    check_masses(out)
+
+
+def test_the_files_hold_the_figures_of_the_published_notebooks() -> None:
+    names = ("cls_gating", "fpn", "pasture", "cover", "lb066")
+    read = {name: TrainConfig.read(layouts.HERE / f"{name}.yaml") for name in names}
     own = read["cls_gating"]
-    assert (own.backbone, own.image_size, own.interpolation, own.patterns) == (
+    assert (own.backbone.name, own.data.size, own.data.interpolation, own.data.views) == (
         "vit_huge_plus_patch16_dinov3.lvd1689m", (960, 960), "area", 20,
     )  # fmt: skip
-    assert (own.head, own.gate, own.hidden_dim, own.dropout) == ("cls_gating", "mlp", 512, 0.1)
-    assert (own.main_weights, own.aux_weight, own.state_weight, own.height_weight) == ((1.0, 0.6, 0.3), 0.1, 0.1, 0.1)
-    assert (own.epochs, own.batch_size, own.folds, own.fold, own.lr, own.tta) == (200, 32, 5, None, 1e-4, "flip4")
-    assert dict(own.recipe) == {
-        "amp": True, "weight_decay": 0.01, "warmup": 0.1, "ema_decay": 0.997, "ema_start": 0.025, "mixup_alpha": 2.5,
-        "mixup_off_last": 0.2,
+    assert own.head == {"type": "cls_gating", "mode": "mlp", "hidden_dim": 512, "dropout": 0.1}
+    optim = own.optim
+    assert (optim.epochs, optim.batch_size, optim.lr, optim.amp, optim.ema_decay) == (200, 32, 1e-4, "bf16", 0.997)
+    assert (own.folds.count, optim.mixup_alpha, optim.mixup_off_last) == (5, 2.5, 0.2)
+    assert (read["fpn"].head["type"], read["fpn"].backbone.layers) == ("fpn", (2, 5, 8, 11))
+    assert read["fpn"].losses.weighting == "uncertainty"
+    assert [config.data.tta for config in read.values()] == ["flip4"] * 4 + ["d6"]
+
+
+def test_keys_of_the_notebooks_are_translated() -> None:
+    """The file of the second notebook: nested keys, its weights, its tasks."""
+    old = {
+        "experiment": {"name": "exp", "seed": 7},
+        "backbone": {"model_name": "vit", "pretrained": False, "freeze": True, "hidden_dim": 1280, "num_patches": 3600},
+        "dataset": {"img_size": 960, "resize_method": "INTER_AREA", "feature_dir": "store", "num_aug_patterns": 20,
+                    "target_cols": ["Dry_Total_g", "GDM_g"], "aux_target_cols": ["Dry_Dead_g", "Dry_Clover_g"]},
+        "head": {"shared_hidden": 512, "dropout": 0.2},
+        "loss": {"beta": 2.0, "main_weights": [1.0, 0.6], "state_weight": 0.3, "height_weight": 0, "aux_weight": 0.5},
+        "trainer": {"num_epochs": 3, "num_workers": 4, "use_amp": True, "fold": None, "group_col": "site"},
+        "optimization": {"lr": 3e-4, "use_ema": False, "clip_norm": None},
+        "augmentation.mixup.alpha": 2.5,
+        "inference.tta_indices": [0, 1, 2, 3],
     }  # fmt: skip
-    pyramid = read["fpn"]
-    assert pyramid.head == "fpn"
-    assert pyramid.fpn["model.backbone_layers.indices"] == (2, 5, 8, 11)
-    assert {config.tta for config in read.values()} == {"flip4"}
+    found = TrainConfig.from_dict(keys.translate(old))
+    assert (found.optim.seed, found.backbone.name, found.backbone.random) == (7, "vit", True)
+    data = found.data
+    assert (data.size, data.interpolation, data.store, data.views) == ((960, 960), "area", "store", 20)
+    assert found.head == {"type": "cls_gating", "hidden_dim": 512, "dropout": 0.2}
+    optim = found.optim
+    assert (optim.epochs, optim.batch_size, optim.lr, optim.amp, optim.ema_decay) == (3, 32, 3e-4, "bf16", None)
+    assert (optim.clip_norm, optim.mixup_alpha, data.tta, found.folds.group) == (None, 2.5, "flip4", ("site",))
+    grams = {name: task for name, task in found.tasks.items() if name != "State"}
+    assert {(task.activation, task.loss, task.beta) for task in grams.values()} == {("softplus", "smooth_l1", 2.0)}
+    weights = {name: (task.weight, task.auxiliary) for name, task in found.tasks.items()}
+    assert weights == {
+        "Dry_Total_g": (1.0, False), "GDM_g": (0.6, False), "Dry_Dead_g": (0.25, True), "Dry_Clover_g": (0.25, True),
+        "State": (0.3, True),
+    }  # fmt: skip
+
+
+def test_keys_of_the_pyramid_notebook_are_translated() -> None:
+    model = {
+        "head": {"type": "fpn", "fpn_dim": 128, "layer_grouping": "explicit", "use_cls_context": True},
+        "backbone_layers": {"enabled": True, "indices": [2, 5, 8], "separate_bottlenecks": False},
+    }
+    values = {"model": model, "fpn": {"layer_groups": [[0], [1], [2]]}, "loss.weighting": "uw", "recipe.patience": 5}
+    found = TrainConfig.from_dict(keys.translate(values))
+    assert found.head == {
+        "type": "fpn", "fpn_dim": 128, "use_cls_context": True, "use_separate_bottlenecks": False,
+        "layer_groups": [[0], [1], [2]],
+    }  # fmt: skip
+    assert (found.backbone.layers, found.losses.weighting) == ((2, 5, 8), "uncertainty")
+    assert (found.optim.patience, found.optim.epochs, found.optim.ema_decay) == (5, 200, 0.997)
+    assert found.tasks == {}
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"trainer": {"epochs": 3}}, "'trainer.epochs' is not a key"),
+        ({"backbone": {"freeze": False}}, "on a frozen backbone"),
+        ({"model.head.ndvi_dense": True}, "examples/dense_ndvi"),
+        ({"inference.tta_indices": [0, 1]}, r"tta_indices is \[0, 1\]"),
+        ({"loss.main_weights": [1.0], "dataset.target_cols": ["a", "b"]}, "1 numbers for 2 targets"),
+        ({"trainer.num_epochs": "many"}, "optim.epochs"),
+    ],
+)
+def test_what_cannot_be_translated_is_refused(values: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        keys.translate(values)

@@ -165,7 +165,7 @@ class CompositionConfig:
     """Columns that are computed from tasks, so that predictions add up.
 
     Attributes:
-        total: task of the whole; with ``ratio``, whose columns are the parts.
+        total: task of the whole, which the shares of ``ratio`` divide into parts; empty = the parts are tasks.
         ratio: task of the parts' shares.
         sums: column -> the parts that it adds up.
     """

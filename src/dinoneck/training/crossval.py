@@ -150,7 +150,7 @@ def cross_validate(
     numbers, chosen = choose_folds(config, table, folds)
     result = _baselines(source, table, tasks, columns, chosen, numbers, cells, targets)
     tokens = source.batch(source.ids[:1])
-    for number, (train, valid) in zip(numbers, chosen, strict=True):
+    for number, (train, valid) in zip(numbers, result.folds, strict=True):
         made = make_tasks(config, tasks, table, targets, train, cells)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.optim.seed + number)
@@ -187,12 +187,8 @@ def make_folds(config: TrainConfig, table: PhotoTable) -> list[Fold]:
     labels = None if stratify is None else known[stratify]
     if labels is not None and labels.dtype.kind == "f":
         labels = np.searchsorted(np.nanquantile(labels, np.linspace(0, 1, _BINS + 1)[1:-1]), labels)
-    return group_folds(
-        table.groups or table.ids,
-        config.folds.count,
-        config.optim.seed,
-        stratify=None if labels is None else labels.tolist(),
-    )
+    classes = None if labels is None else labels.tolist()
+    return group_folds(table.groups or table.ids, config.folds.count, config.optim.seed, stratify=classes)
 
 
 def choose_folds(
@@ -246,7 +242,7 @@ def _fit(
     validates = folder is not None or bool(callbacks) or recipe.patience is not None
     weighting = None
     if config.losses.weighting == "uncertainty":
-        names = [*(task.name for task in head.tasks), *(own.name for own in head.compositions if own.total)]
+        names = [*(task.name for task in head.tasks), *(own.name for own in head.compositions if not own.adds_tasks)]
         weighting = TaskLoss(head.tasks, head.compositions, UncertaintyWeighting(names))
     fit(
         head,

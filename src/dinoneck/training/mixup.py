@@ -271,7 +271,7 @@ def _declared(
             if not isinstance(x, Tensor) or x.ndim < 1 or x.shape[0] != batch:
                 raise ShapeError(f"the {what} of {name!r} are {_form(x)}; expected a tensor of {batch} samples")
     masses: dict[str, str] = {}
-    for composition in (own for own in compositions if own.total or own.ratio):  # others add up tasks
+    for composition in (each for each in compositions if each.total or each.ratio):  # others add up tasks
         total, ratio = known.get(composition.total), known.get(composition.ratio)
         if total is None or total.kind not in ("regression", "density") or total.dim != 1:
             raise ConfigError(

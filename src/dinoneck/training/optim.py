@@ -98,7 +98,7 @@ class EMA:
 
     @torch.no_grad()
     def restart(self, model: nn.Module) -> None:
-        """Begin anew: the average is the model's weights, and the warm-up starts again."""
+        """Start again: the average is the model's weights, and the warm-up starts again."""
         self.updates = 0
         self._join(model)
         self._count_in(model, 1.0)
@@ -194,7 +194,7 @@ class SAM(Optimizer):
     """Walk ``rho`` up the gradient, take the gradient there, come back, and let the base optimizer step by it.
 
     The way up is ``rho * g / (||g|| + 1e-12)`` with one norm over all trainable parameters of ``model``, taken in
-    float32. Parameters that only the optimizer has (those of a loss, say) stay where they are and step by the second
+    float32. Parameters that only the optimizer has (those of a loss) stay where they are and step by the second
     gradient too. Weights come back bit for bit; running statistics of norms count the first pass only; dropout draws
     the same masks in both passes.
 

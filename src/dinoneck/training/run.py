@@ -16,7 +16,7 @@ from typing import Any
 from dinoneck.atomic import STALE_AFTER_S, write_text
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
-from dinoneck.data.tables import PhotoTable, csv_text
+from dinoneck.data.tables import csv_text
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.heads.head import Head
 from dinoneck.training.cell_targets import CellTargets
@@ -60,56 +60,44 @@ def train(
 ) -> CrossValidation:
     """Train one head per fold and write heads, predictions and a report.
 
-    Each head is written as soon as it is trained, to ``out/unfinished/fold-K/head.safetensors``. In the end there are
-    ``out/heads/fold-K.safetensors``, ``out/logs/fold-K.jsonl`` (a line per epoch), ``out/out_of_fold.csv`` and, last,
-    ``out/report.json``: each file appears whole or not at all, and a folder without a report is an unfinished run.
-    Until then ``out/unfinished`` holds states to continue from: the same call after a kill continues the run, and
-    writes what it would have written.
+    The folder gets ``heads/fold-K.safetensors``, ``logs/fold-K.jsonl`` (a line per epoch), ``out_of_fold.csv`` and,
+    last, ``report.json``. Until then ``unfinished`` holds heads and states: the same call after a kill continues the
+    run, and writes what it would have written.
 
     Args:
         config: the run, see :class:`TrainConfig`.
         out: the folder; made if missing.
-        table: a :class:`dinoneck.data.Table`, or a pandas DataFrame with the columns of the config, in the place of
-            ``data.csv``.
-        backbone: frozen; in the place of the one that the config names.
-        folds: ``(train, valid)`` rows of the table; None = by ``config.folds``.
+        table: a :class:`dinoneck.data.Table` or a pandas DataFrame in the place of ``data.csv``.
+        backbone: in the place of the one that the config names; frozen.
+        folds: ``(train, valid)`` rows; None = by ``config.folds``.
         overwrite: replace the results of an earlier run in ``out``.
-        resume: continue an interrupted run of the same config; off = begin again.
-        callbacks: called with the epoch and its losses and scores, see :func:`dinoneck.training.fit`.
-        inputs: what :func:`open_inputs` returned for this config, where the caller has it.
+        resume: continue an interrupted run of the same config.
+        callbacks: see :func:`dinoneck.training.fit`.
+        inputs: of :func:`open_inputs`, where the caller has them.
 
     Returns:
-        The cross-validation; ``report.json`` has its scores.
+        The cross-validation; ``report.json`` holds its scores.
 
     Raises:
-        DataError: if the data cannot be used, or ``out`` holds results and ``overwrite`` is off, or cannot be
-            written to.
-        ConfigError: if values contradict each other, or head, tasks and tokens do not fit together.
-        CheckpointError: if ``out`` holds states of another run and ``resume`` is on; it names the values that differ.
+        DataError: if the data cannot be used, or ``out`` holds results and ``overwrite`` is off.
+        ConfigError: if values contradict each other, or head, tasks and tokens do not fit.
+        CheckpointError: if ``out`` holds states of another run; it names the values that differ.
     """
     folder = Path(out)
     check_folder(folder, overwrite=overwrite)
     inputs = inputs or open_inputs(config, table, backbone)
     cells = inputs.cells(config)
-    _check_before(config, inputs.table, folder, cells, folds)
-    _loggers(config, folder, 0)  # a package that is not installed is refused now
-    check_head(config, inputs.table, inputs.first(), cells)
-    source = inputs.tokens()
-
-    def keep(fold: int, head: Head) -> None:
-        if _writes():
-            _checkpoint(head, fold, config, inputs).save(fold_folder(folder / UNFINISHED, fold) / HEAD_FILE)
-
+    _check_before(config, inputs, folder, cells, folds)
     result = cross_validate(
         config,
         inputs.table,
-        source,
+        inputs.tokens(),
         cells,
         folds=folds,
         out=folder / UNFINISHED,
         resume=resume,
-        on_head=keep,
-        callback=lambda fold: (*callbacks, *(_loggers(config, folder, fold) if _writes() else ())),
+        on_head=lambda fold, head: _keep(folder, fold, head, config, inputs),
+        callback=lambda fold: (*callbacks, *_loggers(config, folder, fold)),
     )
     with _heads_kept(folder / UNFINISHED):
         report = {**scores_of(result), **_record(config, inputs)}
@@ -138,8 +126,16 @@ def _writes() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def _keep(folder: Path, fold: int, head: Head, config: TrainConfig, inputs: Inputs) -> None:
+    """Write a head as soon as it is trained."""
+    if _writes():
+        _checkpoint(head, fold, config, inputs).save(fold_folder(folder / UNFINISHED, fold) / HEAD_FILE)
+
+
 def _loggers(config: TrainConfig, folder: Path, fold: int) -> list[Callback]:
     made: list[Callback] = []
+    if not _writes():
+        return made
     if config.logging.tensorboard:
         made.append(TensorBoardLogger(folder / "tensorboard" / f"fold-{fold}"))
     if config.logging.wandb is not None:
@@ -181,9 +177,10 @@ def _record(config: TrainConfig, inputs: Inputs) -> dict[str, Any]:
 
 
 def _check_before(
-    config: TrainConfig, table: PhotoTable, folder: Path, cells: CellTargets | None, folds: Sequence[Fold] | None
+    config: TrainConfig, inputs: Inputs, folder: Path, cells: CellTargets | None, folds: Sequence[Fold] | None
 ) -> None:
     """Refuse before the work what would fail after it."""
+    table = inputs.table
     tasks = resolve_tasks(config, table)
     if cells is not None and cells.name in {**table.targets, **table.auxiliary, **tasks}:
         raise DataError(f"a target is named {cells.name!r}, as the task of the labels per cell; rename one of them")
@@ -205,6 +202,8 @@ def _check_before(
     parent = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise DataError(f"the results cannot be written to {folder}: {parent} is not a folder that can be written to")
+    check_head(config, table, inputs.first(), cells)
+    _loggers(config, folder, 0)  # a package that is not installed is refused now
 
 
 def _write(

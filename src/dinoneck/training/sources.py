@@ -41,7 +41,7 @@ def rows_in(rows: Mapping[str, int], ids: Sequence[str]) -> list[int]:
 
 
 class Flips(Protocol):
-    """What a source says of its augmentation patterns."""
+    """A source's augmentation patterns and their flips."""
 
     def __len__(self) -> int:
         """How many there are; 0 is the photo as it is."""
@@ -262,7 +262,7 @@ class LiveTokens:
 
     Raises:
         DataError: if ids and photos differ in number, or an id stands twice.
-        ConfigError: if ``backbone`` is no Backbone.
+        ConfigError: if ``backbone`` is not a Backbone.
 
     Examples:
         >>> import torch

@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,6 @@ from dinoneck.training.sources import TokenSource, record_of
 logger = logging.getLogger(__name__)
 
 STATE, LOG = "last.safetensors", "log.jsonl"
-_SHOWN = 60
 
 
 class RunFiles:
@@ -133,41 +132,34 @@ def identity(
     return plain
 
 
-def check_same(found: Mapping[str, Any], own: Mapping[str, Any], where: str) -> None:
+def check_same(there: Mapping[str, Any], here: Mapping[str, Any], where: str) -> None:
     """Refuse to resume from the state of another run.
 
     Raises:
         CheckpointError: naming the first difference.
     """
-    differences = list(_differences(found, own, ""))
+    old, new = dict(_flat(there)), dict(_flat(here))
+    differences = [name for name in {**new, **old} if old.get(name) != new.get(name)]
     if differences:
         more = f" (and {len(differences) - 1} more)" if len(differences) > 1 else ""
+        name = differences[0]
         raise CheckpointError(
-            f"{where} holds the state of another run: {differences[0]}{more}. Give this run a folder of its own, or "
-            "replace the older one: fit(..., resume=False), --no-resume",
+            f"{where} holds the state of another run: {name} is {old.get(name)!r} there and {new.get(name)!r} here"
+            f"{more}. Give this run a folder of its own, or replace the older one: fit(..., resume=False), --no-resume",
             step="pairing",
         )
 
 
-def _differences(found: Any, own: Any, name: str) -> Iterable[str]:
-    if isinstance(found, Mapping) and isinstance(own, Mapping):
-        for key in [*own, *(key for key in found if key not in own)]:
-            yield from _differences(found.get(key), own.get(key), f"{name}.{key}" if name else str(key))
-    elif isinstance(found, list) and isinstance(own, list) and len(found) == len(own):
-        for place, pair in enumerate(zip(found, own, strict=True)):
-            yield from _differences(*pair, f"{name}[{place}]")
-    elif found != own:
-        texts = repr(found), repr(own)
-        place = next((i for i, (a, b) in enumerate(zip(*texts, strict=False)) if a != b), min(map(len, texts)))
-        begin = max(0, place - _SHOWN // 2)
-        yield "{} is {} there and {} here".format(name, *(_cut(text, begin) for text in texts))
-
-
-def _cut(text: str, begin: int) -> str:
-    """The part of a long text where it begins to differ from another one."""
-    begin = begin if len(text) > _SHOWN else 0
-    end = begin + _SHOWN
-    return f"{'...' if begin else ''}{text[begin:end]}{'...' if end < len(text) else ''}"
+def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """The plain values of nested dicts and lists, each by its name; empty ones stay as they are."""
+    if isinstance(value, Mapping) and value:
+        for key, each in value.items():
+            yield from _flat(each, f"{name}.{key}" if name else str(key))
+    elif isinstance(value, list) and value:
+        for i, each in enumerate(value):
+            yield from _flat(each, f"{name}[{i}]")
+    else:
+        yield name, value
 
 
 def _term(own: CompositionLoss, head: Head) -> Any:
@@ -233,11 +225,11 @@ def load_state(path: str | os.PathLike[str]) -> dict[str, Any]:
         metadata = json.loads(raw[8 : 8 + length])["__metadata__"]
         text, digest = metadata["run"], metadata["sha256"]
         tensors = parse_tensors(raw)
-        told = json.loads(text)
-        form, schema, state = told["format"], told["schema"], told["state"]
+        content = json.loads(text)
+        form, schema, state = content["format"], content["schema"], content["state"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
         raise CheckpointError(
-            f"{path} is no state of a training run, or damaged ({type(error).__name__}: {error}). {_REMEDY}"
+            f"{path} is not the state of a training run, or is damaged ({type(error).__name__}: {error}). {_REMEDY}"
         ) from error
     if form != FORMAT or type(schema) is not int or schema > SCHEMA:
         raise CheckpointError(

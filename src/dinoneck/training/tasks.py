@@ -20,7 +20,7 @@ from dinoneck.losses.composition import Composition
 from dinoneck.tasks import TargetTransform, Task
 from dinoneck.tokens import Tokens
 from dinoneck.training.cell_targets import CellTargets
-from dinoneck.training.config import TaskConfig, TrainConfig
+from dinoneck.training.config import CompositionConfig, TaskConfig, TrainConfig
 
 SUMS = "sums"  # name of the composition of a table's own sums
 _Array = np.ndarray[Any, Any]
@@ -53,9 +53,9 @@ def resolve_tasks(config: TrainConfig, table: PhotoTable) -> dict[str, TaskConfi
         tasks[name] = task
     covered = {column for task in tasks.values() for column in task.columns}
     covered |= {column for own in config.compositions.values() for column in own.sums}
-    covered |= {name for name, parts in table.sums.items() if set(parts) <= {*table.targets}}
-    for column in columns:
-        if column not in covered:
+    for column in sorted(columns, key=lambda column: column in table.sums):  # sums follow their parts
+        is_sum = set(table.sums.get(column, ("",))) <= {*tasks}
+        if column not in covered and not is_sum:
             task = TaskConfig(columns=(column,), auxiliary=column in table.auxiliary)
             tasks[column] = replace(task, kind="classification") if column in table.classes else task
     return tasks
@@ -125,24 +125,25 @@ def make_tasks(
 
 
 def make_compositions(config: TrainConfig, tasks: Mapping[str, TaskConfig], table: PhotoTable) -> list[Composition]:
-    """Return the compositions of the config, and the table's own sums of targets that are all tasks."""
+    """Return the compositions of the config, and the table's own sums of targets (total and ratio empty).
+
+    Raises:
+        ConfigError: if a composition names tasks that are not there.
+    """
+    covered = {column for own in config.compositions.values() for column in own.sums}
+    covered |= {column for task in tasks.values() for column in task.columns}
+    sums = {name: parts for name, parts in table.sums.items() if name in table.targets and name not in covered}
+    own_sums = {SUMS: CompositionConfig(sums=sums)} if sums else {}
     made = []
-    for name, own in config.compositions.items():
-        if own.ratio not in tasks or own.total not in tasks:
+    for name, own in {**config.compositions, **own_sums}.items():
+        adds = not (own.total or own.ratio)
+        if not adds and (own.ratio not in tasks or own.total not in tasks):
             raise ConfigError(
                 f"composition {name!r} has total {own.total!r} and ratio {own.ratio!r}; expected two of the tasks "
                 f"{', '.join(tasks)}"
             )
-        made.append(Composition(tasks[own.ratio].columns, own.sums, name, own.total, own.ratio))
-    covered = {column for own in made for column in own.names} | {*tasks}
-    sums = {
-        name: parts
-        for name, parts in table.sums.items()
-        if name in table.targets and name not in covered and all(_is_number(tasks.get(part)) for part in parts)
-    }
-    if sums:
-        parts = tuple(dict.fromkeys(part for each in sums.values() for part in each))
-        made.append(Composition(parts, sums, SUMS))
+        parts = tuple(dict.fromkeys(part for each in own.sums.values() for part in each))
+        made.append(Composition(parts if adds else tasks[own.ratio].columns, own.sums, name, own.total, own.ratio))
     return made
 
 
@@ -155,8 +156,7 @@ def columns_of(
         if task.kind not in ("classification", "ratio"):
             places |= {column: (name, i) for i, column in enumerate(task.columns)}
     for own in compositions:
-        names = own.names if own.total else tuple(name for name in own.names if name not in own.parts)
-        places |= {column: (own.name, i) for i, column in enumerate(names) if column not in places}
+        places |= {column: (own.name, i) for i, column in enumerate(own.names) if column not in places}
     shares = {column: (name, i) for name, task in tasks.items() for i, column in enumerate(task.columns)}
     places = {**{column: place for column, place in shares.items() if tasks[place[0]].kind == "ratio"}, **places}
     return {column: places[column] for column in table.targets if column in places}
@@ -226,7 +226,3 @@ def _unit(config: TrainConfig, task: TaskConfig, table: PhotoTable) -> str:
     if task.unit is not None or task.kind in ("ratio", "classification"):
         return task.unit or ""
     return "" if task.auxiliary else table.units.get(task.columns[0], config.data.unit)
-
-
-def _is_number(task: TaskConfig | None) -> bool:
-    return task is not None and task.kind in (None, "regression", "density") and len(task.columns) == 1

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from tests.faults.signed import content_of, written
@@ -443,20 +444,20 @@ def test_heads_with_different_lora_cannot_share_a_backbone(tmp_path: Path) -> No
         Predictor(tmp_path)
 
 
-def test_a_run_on_a_tuned_backbone_writes_heads_that_carry_it(tmp_path: Path) -> None:
+def test_an_experiment_on_a_tuned_backbone_writes_heads_that_carry_it(tmp_path: Path) -> None:
     from dinoneck.data import Pasture
-    from dinoneck.training import TrainConfig, train
+    from dinoneck.training import FoldsConfig, Recipe, TrainConfig
+    from dinoneck.training import train as train_run
 
     backbone, _ = trained_pair("timm")
     backbone.freeze()
     table = Pasture(seed=0, size=(32, 48)).table(range(8))
-    config = TrainConfig.from_dict({"optim": {"epochs": 1}, "folds": {"count": 2}})
-    train(config, tmp_path / "run", table=table, backbone=backbone)
+    config = TrainConfig(optim=Recipe(epochs=1), folds=FoldsConfig(2))
+    train_run(config, tmp_path / "run", table=table, backbone=backbone)
     [value] = Predictor(tmp_path / "run" / "heads")(table.photos[0])
     [expected] = Predictor(tmp_path / "run" / "heads", backbone)(table.photos[0])
-    assert {name: np.asarray(x).tolist() for name, x in value.items()} == {
-        name: np.asarray(x).tolist() for name, x in expected.items()
-    }
+    assert value.keys() == expected.keys()
+    assert all(np.array_equal(value[name], expected[name]) for name in value)
 
 
 @pytest.mark.parametrize("source", ["timm", "transformers"])

@@ -24,7 +24,7 @@ from dinoneck import (
     load_backbone,
     save_head,
 )
-from dinoneck.inference import VIEWS, preset
+from dinoneck.inference import VIEWS
 
 
 @pytest.mark.parametrize("shape", [(3, 5), (4, 4), (1, 7)])
@@ -199,33 +199,6 @@ def test_ensembles_and_checkpoints_are_heads_too(saved: Path, tiny: Backbone) ->
     ensemble = HeadEnsemble.from_heads([c.build() for c in checkpoints])  # type: ignore[misc]
     prep = checkpoints[0].preprocess
     assert Predictor(ensemble, tiny, preprocess=prep)(photo)[0]["a"] == pytest.approx(expected)
-
-
-def test_preset_lb066() -> None:
-    recipe = preset("lb066")
-    with torch.device("meta"):
-        backbone = recipe.load_backbone(pretrained=False)
-        prep = recipe.preprocess(backbone)
-        tokens = backbone(torch.zeros(2, 3, *(prep.size or ())))
-        assert tokens.sequence[0].shape == (2, 257, 1536)
-        assert tokens.grid == (16, 16)
-        assert tokens.layers == (39,)
-        heads = recipe.heads(1536)
-        assert [head.tasks[0].name for head in heads] == [
-            "Dry_Clover_g", "Dry_Dead_g", "Dry_Green_g", "Dry_Total_g", "GDM_g"
-        ]  # fmt: skip
-        assert heads[0].mlps[0].hidden.weight.shape == (128, 1536)
-        assert heads[0](tokens)["Dry_Clover_g"].shape == (2, 1)
-    assert tokens.normed is True
-    assert (prep.fit, prep.mean, prep.record()["blur"]["sigma"]) == (
-        "stretch",
-        (0.485, 0.456, 0.406),
-        pytest.approx(1.1),
-    )
-    assert len(VIEWS[recipe.tta]) == 6
-    assert recipe.hub_id == "facebook/dinov2-giant"
-    with pytest.raises(ConfigError, match=r"Did you mean 'lb066'\?"):
-        preset("lb66")
 
 
 def test_an_ensemble_keeps_its_weights_beside_heads_of_other_layers(tiny: Backbone) -> None:

@@ -35,24 +35,20 @@ def html_report(
     largest_side: int = 640,
     max_bytes: int = 20_000_000,
 ) -> str:
-    """Return a page with everything in it: it loads nothing, and its policy forbids that it could.
+    """Return a page that holds everything it shows: it loads nothing. All text is escaped.
 
-    The table holds every photo; those with a picture are drawn with their maps, whose colours span each output's values
-    over all photos drawn. Where values are known, the photos that are off most come first, by the mean over outputs of
-    the absolute error divided by the output's RMSE. All text is escaped, whoever wrote it.
+    The colours of maps span each output's values over all images drawn. Where values are known, images come in the
+    order of their error: the mean over outputs of the absolute error divided by the output's RMSE.
 
     Args:
-        entries: one per photo, at least one.
+        entries: one per image, at least one.
         tasks: what is predicted, as in ``Predictor.tasks``: names, units and labels.
         title: of the page.
         facts: heading -> term -> text, such as what the head is and how it was run; each becomes a list at the end.
         training: the ``report.json`` of the training run; the scores of its held-out images become a section.
-        unread: name -> reason of the photos that could not be read.
-        largest_side: of the photos in the page, in pixels; maps stay exact, one pixel per cell.
-        max_bytes: of all photos drawn: first they get smaller, then the last ones are left out, which the page says.
-
-    Returns:
-        The page, UTF-8 text; the same for the same arguments.
+        unread: name -> reason of the images that could not be read.
+        largest_side: of the images in the page, in pixels; maps stay exact, one pixel per cell.
+        max_bytes: of all images: first they get smaller, then the last ones are left out, which the page states.
 
     Raises:
         DataError: if there are no entries, predictions, known values, maps or colours are missing or not finite, or
