@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -95,7 +95,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     return argparse.Namespace(**shown, verb="train", config=found.whole, run=run, answer=None)
 
 
-def _flags() -> argparse.ArgumentParser:
+def _flags() -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         return tyro.extras.get_parser(Options, config=_CONFIG)
