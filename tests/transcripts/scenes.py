@@ -18,12 +18,13 @@ FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
 TINY = "--backbone dinoneck_tiny"
 RECORD = f"{TINY} --layers 5 --norm --size 32x64 --fit stretch --interpolation bilinear --blur none"
 QUICK = f"{TINY} --folds 2 --epochs 1 --hidden-dim 4 --batch-size 4"
-CONFIG = """optim: {epochs: 1, batch_size: 4, lr: 1.0e-3, optimizer: sam, rho: 0.1, patience: 4, ema_decay: 0.9}
+CONFIG = """optim: {epochs: 1, batch_size: 4, optimizer: sam, rho: 0.1, patience: 4, ema_decay: 0.9}
+folds: {count: 2}
 backbone: {name: dinoneck_tiny}
 data: {csv: csiro/train.csv}
 head: {type: fpn, fpn_dim: 8}
-folds: {count: 2}
 """
+EARLIER = "trainer: {num_epochs: 1, batch_size: 4, n_folds: 2}\ndataset: {csv: csiro/train.csv}\n"
 
 
 def materials(folder: Path) -> None:
@@ -62,6 +63,7 @@ def materials(folder: Path) -> None:
     (folder / "truth.csv").write_text("image,mass\n" + "".join(f"photos/{i:04}.jpg,{i}\n" for i in range(6)))
     (folder / "run.yaml").write_text(CONFIG)
     (folder / "wrong.yaml").write_text(CONFIG.replace("epochs", "number_of_epochs"))
+    (folder / "earlier.yaml").write_text(EARLIER)
 
 
 MODELS = "import-legacy biomass-mlp models --pattern target{target}_fold{fold}.pth --unit g --targets a"
@@ -178,6 +180,7 @@ SLOW = {
         {PASTURE} --out a
         {PASTURE} --out a --overwrite
         {PASTURE} --out n --head nothing
+        {PASTURE} --out n --optimizer nothing
         {TABLE} --targets Dry_Total_g cover --aux-targets GDM_g --unit g --minimum 0 --out b
         {TABLE} --targets nothing --out n
         {TABLE} --targets cover --folds 9 --out n
@@ -188,6 +191,7 @@ SLOW = {
         train --csv none.csv --out n {QUICK}
         train run.yaml --out e
         train wrong.yaml --out n
+        train earlier.yaml --out n
         train none.yaml --out n
         extract csiro/train --root csiro --out s --backbone dinoneck_tiny --size 32x64 --patterns flips4
         train --csv csiro/train.csv --store s --patterns 2 --folds 2 --epochs 1 --hidden-dim 4 --out g

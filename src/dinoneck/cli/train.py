@@ -63,7 +63,9 @@ class Options:
         if "hidden_dim" in own:
             takes = inspect.signature(resolve(head_type(self.run))).parameters
             width = own.pop("hidden_dim")
-            own[next((name for name in ("fpn_dim", "hidden_dim", "out_channels") if name in takes), "hidden_dim")] = width
+            own[next((name for name in ("fpn_dim", "hidden_dim", "out_channels") if name in takes), "hidden_dim")] = (
+                width
+            )
         return replace(self.run, head={**self.run.head, **own})
 
 

@@ -25,6 +25,7 @@ from dinoneck.training.cell_targets import CellTargets
 from dinoneck.training.config import DataConfig, TrainConfig
 from dinoneck.training.sources import MemoryTokens, TokenSource
 from dinoneck.training.table_source import TableSource
+from dinoneck.training.tasks import head_class
 from dinoneck.user_code import import_modules
 
 logger = logging.getLogger(__name__)
@@ -101,6 +102,7 @@ def open_inputs(config: TrainConfig, table: Any = None, backbone: Backbone | Non
     """
     import_modules(config.imports)
     _check_frozen(config)
+    head_class(config)  # a name that is not registered is refused before anything is read
     found = table if isinstance(table, PhotoTable) else read_data(config, table)
     if config.data.store is not None:
         return _from_store(config, found)

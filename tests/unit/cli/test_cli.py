@@ -203,7 +203,10 @@ def test_any_csv(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["train", "--out", "x", "--targets", "a", *TRAIN], "name it with data.csv (--csv)"),
         (["train", "--out", "x", "--csv", "no.csv", "--targets", "a", *TRAIN], "there is no file no.csv"),
         (["train", "--out", "x", "--pasture", "2", "--backbone", "dinov9", "--random-backbone"], "'dinov9' is unknown"),
-        (["train", "--out", "x", "--pasture", "2", *TRAIN, "--backbone-file", "w.pth"], "there is no weights file w.pth"),
+        (
+            ["train", "--out", "x", "--pasture", "2", *TRAIN, "--backbone-file", "w.pth"],
+            "there is no weights file w.pth",
+        ),
         (["predict", "--heads", "h", "--out", "x"], "give either photos"),
         (["predict", "p.jpg", "--heads", "no.safetensors", "--out", "x.csv"], "1 of 1 photos or folders do not exist"),
         (["predict", "p.jpg", "--heads", "h", "--out", "x.jpg"], "ends in .csv"),

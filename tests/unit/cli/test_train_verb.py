@@ -1,4 +1,4 @@
-"""``dinoneck train``: flags over file over defaults, every kind of task, stores, and what is refused with which code."""
+"""``dinoneck train``: flags over file over defaults, every kind of task, stores, refusals and exit codes."""
 
 from __future__ import annotations
 
@@ -75,7 +75,9 @@ def test_flags_in_their_spellings(tmp_path: Path) -> None:
     assert (config.data.images, config.data.views, config.data.size) == ("p", 3, (32, 64))
     assert config.optim == Recipe(ema_decay=None, amp="bf16", optimizer="sam", clip_norm=None)
     assert config.backbone.layers == (1, -3)
-    config = parsed("--images", "p", "--views", "3", "--ema", "0.9", "--size", "32", "--unit", "none", "--minimum", "-1")
+    config = parsed(
+        "--images", "p", "--views", "3", "--ema", "0.9", "--size", "32", "--unit", "none", "--minimum", "-1"
+    )
     assert (config.data.images, config.data.views, config.data.size) == ("p", 3, (32, 32))
     assert (config.optim.ema_decay, config.data.minimum) == (0.9, -1.0)
     assert config.data.unit == "none", "only numbers and precisions are switched off by that word"
@@ -113,13 +115,26 @@ def test_numbers_classes_and_masks(meadow: Path, tmp_path: Path, capsys: pytest.
     for name in ("classes", "images", "masks"):
         (tmp_path / name).mkdir()
     for row in rows_of(meadow):
-        for folder, file in (("images", row["image"]), ("masks", row["mask"]), (f"classes/{row['kind']}", row["image"])):
+        for folder, file in (
+            ("images", row["image"]),
+            ("masks", row["mask"]),
+            (f"classes/{row['kind']}", row["image"]),
+        ):
             (tmp_path / folder).mkdir(exist_ok=True)
             shutil.copy(meadow.parent / file, tmp_path / folder / row["image"])
     assert main(["train", "--images", str(tmp_path / "classes"), *TINY, "--out", str(tmp_path / "a")]) == 0
     report = json.loads((tmp_path / "a" / "report.json").read_text())
     assert report["classes"]["class"]["head"]["labels"] == ["bare", "crop", "weedy"]
-    masks = ["--images", str(tmp_path / "images"), "--labels", str(tmp_path / "masks"), "--classes", "soil", "crop", "weed"]
+    masks = [
+        "--images",
+        str(tmp_path / "images"),
+        "--labels",
+        str(tmp_path / "masks"),
+        "--classes",
+        "soil",
+        "crop",
+        "weed",
+    ]
     capsys.readouterr()
     assert main(["train", *masks, *TINY, "--out", str(tmp_path / "b")]) == 0
     report = json.loads((tmp_path / "b" / "report.json").read_text())

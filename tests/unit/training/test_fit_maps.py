@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-
 from tests.unit.training.meadow import a_run
 
 from dinoneck import (

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from tests.unit.training.meadow import COUNT, a_run, one_image_only, rows_of, write_meadow
 
-from dinoneck import Backbone, ConfigError, DataError, DinoneckError, load_head
+from dinoneck import Backbone, DataError, DinoneckError, load_head
 from dinoneck.data import Pasture, Table, read_table
 from dinoneck.training import (
     CrossValidation,
@@ -184,7 +184,9 @@ def test_columns_with_gaps_help(meadow: Path, tmp_path: Path) -> None:
     own = report["auxiliary_scores"]
     assert own["height"] == pytest.approx(r2(result.auxiliary["height"][known, 0], height[known]))
     picked = np.array(["rain", "sun"])[result.auxiliary["weather"].argmax(axis=1)]
-    assert own["weather"] == np.mean([is_right for is_right, name in zip(picked == weather, weather) if name])
+    assert own["weather"] == np.mean(
+        [is_right for is_right, name in zip(picked == weather, weather, strict=True) if name]
+    )
     assert {task.name: task.weight for task in result.heads[0].tasks} == {"crop": 1.0, "height": 0.05, "weather": 0.05}
     own_weight = {"height": {"auxiliary": True, "weight": 0.3, "loss": "smooth_l1", "beta": 2}}
     config = a_run(meadow, ["crop"], tasks=own_weight, losses={"aux_weight": 0.7}, folds={"only": 1})
@@ -275,7 +277,8 @@ class MeadowHead(Head):
         super().__init__()
         self.embed_dim = embed_dim
         self._set_tasks(tasks, (), "regression", "classification")
-        self.body = nn.ModuleList(nn.Sequential(nn.Linear(embed_dim, width), nn.Linear(width, t.dim)) for t in self.tasks)
+        self.width = width
+        self.body = nn.ModuleList(nn.Linear(embed_dim, t.dim) for t in self.tasks)
 
     def forward(self, tokens, **plain):
         x = self._tokens(tokens, **plain).last.patches[0].mean(1)
@@ -303,9 +306,7 @@ class MeadowNeck(Neck):
         ({"type": "vit_fpn", "fpn_dim": 8}, {}),
     ],
 )
-def test_heads_and_necks_by_name(
-    meadow: Path, tmp_path: Path, head: dict[str, Any], argument: dict[str, int]
-) -> None:
+def test_heads_and_necks_by_name(meadow: Path, tmp_path: Path, head: dict[str, Any], argument: dict[str, int]) -> None:
     own = tmp_path / "own.py"
     own.write_text(OWN)
     config = a_run(meadow, ["crop", "kind"], head=head, imports=[str(own)], optim={"epochs": 1}, folds={"only": 0})
@@ -355,7 +356,9 @@ def test_a_source_in_memory_is_cross_validated(tiny: Backbone) -> None:
     """Nothing is written; the source may hold images that the table lacks, in another order."""
     whole = Pasture(size=(32, 64)).table(range(8))
     source = MemoryTokens.extract(tiny, whole.images, whole.ids)
-    table = Table(whole.ids[6:0:-1], (), {"mass": np.arange(6.0), "kind": np.arange(6) % 2}, classes={"kind": ("a", "b")})
+    table = Table(
+        whole.ids[6:0:-1], (), {"mass": np.arange(6.0), "kind": np.arange(6) % 2}, classes={"kind": ("a", "b")}
+    )
     config = a_run(None, head={"type": "patch_mean", "hidden_dim": 4}, optim={"ridge_blend": 0})
     result = cross_validate(config, table, source)
     assert [head.config["hidden_dim"] for head in result.heads] == [4, 4]

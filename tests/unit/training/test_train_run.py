@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.unit.training.meadow import a_run, files_of, write_meadow
+from tests.unit.training.meadow import a_run, files_of, one_image_only, write_meadow
 
 from dinoneck import Backbone, CheckpointError, ConfigError, DataError, load_head
 from dinoneck.data import Pasture, Table
@@ -201,7 +201,10 @@ def test_targets_that_cannot_be_learned_are_refused_before_the_work(
     constant = np.where(np.arange(N) < N // 2, 1.0, np.arange(N))
     for table, message in (
         (replace(pasture, targets={"GDM_g": values}, minimum=0.0), r"'GDM_g' below the minimum of 0: '.*' \(-1.5\)"),
-        (replace(pasture, targets={"GDM_g": constant}, groups=places), "'GDM_g' are 1 for every training image of fold"),
+        (
+            replace(pasture, targets={"GDM_g": constant}, groups=places),
+            "'GDM_g' are 1 for every training image of fold",
+        ),
         (replace(pasture, targets={"GDM_g": np.ones(N)}), "'GDM_g' are 1 for every image of the table"),
         (replace(pasture, targets={"fold": pasture.targets["GDM_g"]}), "'fold' would clash with a column of out_of"),
         (pasture.take([0]), "the table has 1 image; expected two at least"),
@@ -233,7 +236,7 @@ def test_loggers_that_are_not_installed_are_refused(
     meadow: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, logger: str, package: str
 ) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard" if logger == "tensorboard" else "wandb", None)
-    monkeypatch.setattr(MemoryTokens, "extract", lambda *_, **__: pytest.fail("the work has begun"))
+    monkeypatch.setattr(MemoryTokens, "extract", one_image_only(MemoryTokens.extract))
     config = a_run(meadow, ["crop"], logging={logger: True if logger == "tensorboard" else "project"})
     with pytest.raises(ImportError, match=re.escape(f"pip install {package}")):
         train(config, tmp_path)
