@@ -196,7 +196,7 @@ def scores_of(truth: Table, found: Mapping[str, Sequence[float]]) -> str:
     row: dict[str, float | None] = {name: r2(values[name], truth.targets[name]) for name in truth.targets}
     if truth.weights:
         row["weighted"] = weighted_r2(values, dict(truth.targets), dict(truth.weights))
-    return f"\n{len(truth)} photos that were only predicted, their R²:\n{text.scores({'all folds': row})}"
+    return f"\n{len(truth)} images that were only predicted, their R²:\n{text.scores({'all folds': row})}"
 
 
 def compare(folder: Path, config: TrainConfig) -> dict[str, float]:

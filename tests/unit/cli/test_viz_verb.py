@@ -257,7 +257,7 @@ def test_photos_of_very_many_patches_are_told_what_helps(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("matplotlib")
-    monkeypatch.setattr("dinoneck.cli.train._MANY_PATCHES", 400)
+    monkeypatch.setattr("dinoneck.cli.train_text._MANY_PATCHES", 400)
     Image.new("RGB", (1280, 96)).save(tmp_path / "wide.png")
     arguments = ["viz", "tokens", str(tmp_path), "--backbone", "dinoneck_tiny", "--out", str(tmp_path / "t.png")]
     assert main(arguments) == 0
