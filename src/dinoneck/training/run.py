@@ -219,7 +219,9 @@ def _write(
         for name in (HEADS, LOGS):
             (new / name).mkdir()
             (folder / name).mkdir(exist_ok=True)
-        for fold, head, scores in zip(result.numbers, result.heads, fold_scores(result, report), strict=True):
+        for fold, head, scores in zip(
+            result.numbers, result.heads, fold_scores(report, len(result.folds)), strict=True
+        ):
             _checkpoint(head, fold, config, inputs, scores).save(new / HEADS / f"fold-{fold}.safetensors")
             shutil.copyfile(fold_folder(folder / UNFINISHED, fold) / LOG, new / LOGS / f"fold-{fold}.jsonl")
         header, *rows = result.out_of_fold()
