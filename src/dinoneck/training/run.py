@@ -200,8 +200,8 @@ def _check_before(
     parent = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise DataError(f"the results cannot be written to {folder}: {parent} is not a folder that can be written to")
-    problem.head(inputs.first(), np.arange(len(table)), seed=0)  # one that cannot be made is refused here
-    _loggers(config, folder, 0)  # a package that is not installed is refused now
+    _loggers(config, folder, 0)  # refuses a package that is not installed
+    problem.head(inputs.first(), np.arange(len(table)), seed=0)  # refuses a head that does not fit
 
 
 def _write(
