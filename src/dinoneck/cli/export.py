@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from dinoneck.cli import backbone_options
 from dinoneck.cli.answers import add_json, answer
 from dinoneck.cli.outputs import check_output
-from dinoneck.cli.text import told_bytes
+from dinoneck.cli.text import file_size
 from dinoneck.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ def _whole(options: argparse.Namespace, found: HeadCheckpoint) -> None:
 
 
 def _told(done: Exported) -> list[str]:
-    size = told_bytes(sum(file.stat().st_size for file in done.files))
+    size = file_size(sum(file.stat().st_size for file in done.files))
     lines = [f"{'written':<8} {', '.join(map(str, done.files))} ({size})"]
     taken: dict[str, Any] = done.description["input"]
     free = f"any multiples of {_size(taken['patch_size'])} px from {_size(taken['smallest'] or (0, 0))} on"

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
 from dinoneck.errors import counted, printable
-from dinoneck.viz.score_tables import SCORES, class_tables, difference_table, head_first, value_table
+from dinoneck.viz.score_tables import SCORES, class_tables, head_first, value_table
 
 _ENOUGH_IMAGES, _ENOUGH_GROUPS = 50, 10  # to compare methods
 
@@ -16,7 +16,7 @@ def say(text: str, stream: TextIO | None = None) -> None:
     print(printable(text), file=stream)
 
 
-def told_bytes(size: int) -> str:
+def file_size(size: int) -> str:
     """Return the size of a file in the unit that shows it: 27 kB, 1.4 MB."""
     return f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{max(1, round(size / 1e3))} kB"
 
@@ -44,37 +44,19 @@ def scores(
     return table(*value_table(by_method, errors, spread))
 
 
-def differences(by_baseline: Mapping[str, Mapping[str, Sequence[float] | None]]) -> str:
-    """Return the 95 % intervals of the head's R² minus that of each baseline as a table."""
-    return table(*difference_table(by_baseline))
-
-
 def class_lines(report: Mapping[str, Any]) -> list[str]:
-    """Return accuracy, F1 and confusion matrix of classification targets, and how the head compares, in words.
+    """Return the scores of classification and segmentation tasks, and how the head compares, in words.
 
     Args:
-        report: of a training run; ``classes`` in it holds target -> method -> the scores of
-            :func:`dinoneck.training.scores.class_scores`, where ``"head"`` is one of the methods.
+        report: of a training run; ``classes`` and ``masks`` in it hold target -> method -> the scores of
+            :mod:`dinoneck.training.scores`, where ``"head"`` is one of the methods.
     """
     lines = []
-    for target, methods in report.get("classes", {}).items():
+    for target, methods in {**report.get("classes", {}), **report.get("masks", {})}.items():
+        head = methods["head"]
+        images = sum(map(sum, head["confusion_matrix"])) if "accuracy" in head else report["predicted"]
         lines += [table(*each) for each in class_tables(target, methods)]
-        images = sum(map(sum, methods["head"]["confusion_matrix"]))
         lines += _verdicts(printable(target), methods, too_few(images, report["groups_predicted"]))
-    return lines
-
-
-def mask_lines(report: Mapping[str, Any]) -> list[str]:
-    """Return the mean IoU, IoU per class and pixel accuracy of segmentation tasks, and how the head compares, in words.
-
-    Args:
-        report: of a training run; ``masks`` in it holds task -> method -> the scores of
-            :func:`dinoneck.training.scores.mask_scores`, where ``"head"`` is one of the methods.
-    """
-    lines = []
-    for task, methods in report.get("masks", {}).items():
-        lines += [table(*each) for each in class_tables(task, methods)]
-        lines += _verdicts(printable(task), methods, too_few(report["predicted"], report["groups_predicted"]))
     return lines
 
 

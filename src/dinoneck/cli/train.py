@@ -33,16 +33,16 @@ class Options:
         out: folder for heads, predictions and report.
         config: training file; flags win over it.
         run: the run.
-        hidden_dim: hidden units of the head, channels of a pyramid (as in --head '{type: NAME, hidden_dim: N}').
-        dropout: of the head.
-        gate_mode: of --head cls_gating.
+        hidden_dim: width of the head: hidden units, or channels of a pyramid or neck.
+        dropout: share of the head's hidden units that training drops, for heads that have it.
+        gate_mode: argument mode of --head cls_gating.
         overwrite: replace the results of an earlier run in the folder.
-        resume: continue an interrupted run of the same values, or begin again.
+        resume: continue an interrupted run of the same config; --no-resume trains from the beginning.
         json: for programs: one JSON document on stdout, everything else on stderr.
     """
 
     out: Path
-    config: tyro.conf.Positional[str | None] = None
+    config: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="RUN.yaml")] = None
     run: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
     hidden_dim: int | None = None
     dropout: float | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dinoneck.cli import text
+from dinoneck.viz.score_tables import difference_table
 
 if TYPE_CHECKING:
     from dinoneck.data.photos import Photo, Preprocessing
@@ -61,14 +62,10 @@ def comparison(report: dict[str, Any]) -> list[str]:
         lines += [
             text.scores(report["scores"], report["mae"], report["target_sd"]),
             f"overall: {'weighted R² over all' if is_weighted else 'mean over'} targets; worst fold: of overall.",
-            text.differences(report["head_minus"]),
+            text.table(*difference_table(report["head_minus"])),
             *verdicts(report),
         ]
-    if "classes" in report:
-        lines += text.class_lines(report)
-    if "masks" in report:
-        lines += text.mask_lines(report)
-    return lines
+    return lines + text.class_lines(report)
 
 
 def describe_size(preprocess: Preprocessing, image: Photo) -> list[str]:

@@ -15,7 +15,7 @@ from dinoneck.cli import backbone_options, numbers
 from dinoneck.cli.answers import add_json, answer
 from dinoneck.cli.outputs import check_output
 from dinoneck.cli.predict import add_compared_backbone, add_views, files_of, predicted, views_of
-from dinoneck.cli.text import say, told_bytes
+from dinoneck.cli.text import file_size, say
 from dinoneck.errors import DataError, counted
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def run(options: argparse.Namespace) -> int:
     told = {str(photos[place]): reason for place, reason in unread.items()}
     answer(options, written=[options.out], bytes=size, photos=len(entries), drawn=drawn, unread=told)
     answer(options, scores=_told_scores(entries, predictor))
-    print(f"{counted(len(entries), 'photo')} predicted, {drawn} drawn; written: {options.out} ({told_bytes(size)})")
+    print(f"{counted(len(entries), 'photo')} predicted, {drawn} drawn; written: {options.out} ({file_size(size)})")
     for name, reason in told.items():
         say(f"left out: {name}: {reason}")
     return 1 if unread and options.strict else 0

@@ -31,27 +31,28 @@ class DataConfig:
     """Images, what is known of them, and how they are prepared.
 
     Attributes:
-        csv: table with one row per image; without it a folder per class, two folders of images and masks, or drawn
-            pasture images.
-        images: folder that the table's file names are relative to (default: the table's folder); without a table the
+        csv: table with one row per image. None = by images and labels: a folder per class, or folders of images and
+            of masks; without them generated pasture images.
+        images: folder that the table's file names are relative to, None = the table's folder; without a table the
             folder of images.
-        image_column: column of the file names.
+        image_column: column of the file names; None = image.
         targets: columns to predict: numbers (regression) or words (classification).
         aux_targets: columns that only help training; cells may be empty.
-        labels: column of class masks (PNG, TIFF); without a table the folder of masks. Alone: segmentation.
+        labels: column of class masks (PNG, TIFF); without a table the folder of masks. Masks without targets are a
+            segmentation, with targets they train class shares per patch.
         label_kind: what masks hold: class indices, or numbers per pixel.
         classes: names of the classes 0, 1, ... in the masks.
-        unit: of the targets, for head files and figures.
-        minimum: no prediction is below it; 0 for masses and shares.
-        store: feature store to train from, in place of images.
-        views: how many of the store's augmentations training draws from (default: all).
-        size: pixels of the prepared images, HEIGHTxWIDTH or one number (default: the images' own).
-        fit: resize mode for --size: stretch (default), keep, crop, pad.
-        policy: what to do where the patch does not divide an image (default: crop).
-        interpolation: of the resize.
-        blur: kernel of a Gaussian blur after the resize; odd.
+        unit: unit of the targets, for head files and figures.
+        minimum: smallest value of a prediction, such as 0 for masses and shares.
+        store: feature store whose tokens are trained on, in place of images.
+        views: how many of the store's augmentations training draws from; None = all.
+        size: pixels of the prepared images, HEIGHTxWIDTH or one number; None = the images' own.
+        fit: resize mode for a size: stretch, keep, crop or pad; None = stretch.
+        policy: what to do where the patch does not divide an image; None = crop.
+        interpolation: of the resize; None = the backbone's.
+        blur: odd kernel size of a Gaussian blur after the resize; None = no blur.
         tta: views that predictions average, recorded in the head files.
-        pasture: how many pasture images to draw where no data is named.
+        pasture: how many pasture images to generate where no data is named.
         boxes: COCO file of boxes, for detectors.
     """
 
@@ -103,12 +104,12 @@ class BackboneConfig:
     """The frozen backbone.
 
     Attributes:
-        name: see 'dinoneck backbones' (default: DINOv3 ViT-S/16, or the store's).
-        source: library whose model runs.
+        name: see 'dinoneck backbones'; None = DINOv3 ViT-S/16, or the store's.
+        source: library that provides the model; None = timm.
         file: official weights on disk, or a transformers folder.
         random: seeded random weights: no download, the same on every machine.
-        seed: which random weights (default 0).
-        layers: block indices whose tokens the head reads, such as 2 5 8 11 (default: the last).
+        seed: which random weights; None = 0.
+        layers: block indices whose tokens the head reads, such as 2 5 8 11; None = the last.
     """
 
     name: Annotated[str | None, arg(name="backbone")] = None
@@ -181,7 +182,7 @@ class LossConfig:
 
     Attributes:
         weighting: fixed weights, or uncertainty weighting (Kendall et al. 2018).
-        aux_weight: of all auxiliary tasks together.
+        aux_weight: weight of all auxiliary tasks together.
     """
 
     weighting: Annotated[Literal["fixed", "uncertainty"], arg(name="loss-weighting")] = "fixed"
@@ -199,9 +200,8 @@ class FoldsConfig:
         count: number of folds.
         group: columns whose equal values stay in one fold.
         column: column that names each image's fold.
-        stratify: column (a target of words, or another) whose values are spread evenly over the folds; needs
-            scikit-learn.
-        only: train this fold alone, counted from 0 (default: all).
+        stratify: target or auxiliary column whose values are spread evenly over the folds; needs scikit-learn.
+        only: train this fold alone, counted from 0; None = all.
     """
 
     count: Annotated[int, arg(name="folds")] = 5
@@ -225,8 +225,8 @@ class LoggingConfig:
     """Where losses and scores of every epoch go, next to ``logs/fold-K.jsonl``.
 
     Attributes:
-        tensorboard: write events to ``OUT/tensorboard``; needs the package tensorboard.
-        wandb: project of Weights & Biases; needs the package wandb.
+        tensorboard: write events to OUT/tensorboard; needs the package tensorboard.
+        wandb: name of a Weights & Biases project; needs the package wandb.
     """
 
     tensorboard: bool = False
@@ -239,17 +239,17 @@ class TrainConfig:
 
     Attributes:
         data: images and targets.
-        backbone: that makes the tokens.
-        head: ``{"type": any registered head or neck, ...}`` and arguments of its constructor; those that follow from
-            the tokens and tasks are filled in. Without a type: ``patch_mean``, and ``dense`` for masks.
+        backbone: the model that makes the tokens.
+        head: name of a registered head or neck, or {type: NAME, ...} with arguments of its constructor; those that
+            follow from the tokens and tasks are filled in. Without a type: patch_mean, and dense for masks.
         tasks: task name -> how it is trained; target columns without an entry get the defaults.
         compositions: name -> columns computed from tasks.
-        losses: how they are weighed.
-        optim: the recipe.
-        folds: of the cross-validation.
-        logging: more logs.
+        losses: weights of the tasks' losses.
+        optim: how the head is trained.
+        folds: folds of the cross-validation.
+        logging: logs of losses and scores, next to those in the folder.
         imports: modules, or Python files, to import first: those that register heads and necks of your own.
-        device: such as cuda (default: the CPU).
+        device: such as cuda; None = the CPU.
 
     Raises:
         ConfigError: if a value is unknown, of another type or out of range.

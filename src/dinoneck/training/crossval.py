@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,16 +21,15 @@ from dinoneck.errors import ConfigError, DataError
 from dinoneck.heads.head import Head
 from dinoneck.losses.task_loss import TaskLoss
 from dinoneck.losses.uncertainty import UncertaintyWeighting
-from dinoneck.tokens import Tokens
 from dinoneck.training.cell_targets import CellTargets
-from dinoneck.training.config import TaskConfig, TrainConfig
+from dinoneck.training.config import TrainConfig
 from dinoneck.training.fitting import fit
 from dinoneck.training.folds import Fold, check_folds, folds_of, group_folds
 from dinoneck.training.matching import SourceIds
 from dinoneck.training.metrics import confusion_matrix
 from dinoneck.training.probes import knn_out_of_fold, pooled_tokens, ridge_out_of_fold
 from dinoneck.training.sources import MemoryTokens, SomeTokens, TokenSource, in_batches, trained_backbone
-from dinoneck.training.tasks import columns_of, make_compositions, make_head, make_targets, make_tasks, resolve_tasks
+from dinoneck.training.tasks import Problem
 
 logger = logging.getLogger(__name__)
 
@@ -142,29 +141,22 @@ def cross_validate(
             tokens do not fit together.
     """
     source, table = _matched(source, table)
-    cells = None if cells is None else cells.of(table.ids)
-    tasks = resolve_tasks(config, table)
-    targets = make_targets(tasks, table)
-    compositions = make_compositions(config, tasks, table)
-    columns = columns_of(tasks, compositions, table)
+    problem = Problem.of(config, table, None if cells is None else cells.of(table.ids))
     numbers, chosen = choose_folds(config, table, folds)
-    result = _baselines(source, table, tasks, columns, chosen, numbers, cells, targets)
+    result = _baselines(problem, source, chosen, numbers)
     tokens = source.batch(source.ids[:1])
     for number, (train, valid) in zip(numbers, result.folds, strict=True):
-        made = make_tasks(config, tasks, table, targets, train, cells)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.optim.seed + number)
-            head = make_head(config, tokens, made, compositions)
+        head = problem.head(tokens, train, config.optim.seed + number)
         if config.device is not None:
             head = head.to(local_device(config.device))
         folder = None if out is None else fold_folder(out, number)
         try:
-            _fit(config, head, source, table, targets, cells, (train, valid), number, folder, resume, callback(number))
+            _fit(problem, head, source, number, (train, valid), folder, resume, callback(number))
         except DataError as error:
             raise DataError(f"fold {number}: {error}") from error
         if on_head is not None:
             on_head(number, head)
-        _predict(result, head, source, valid, columns, tasks)
+        _predict(result, problem, head, source, valid)
         _refuse_divergence(result, number, valid, config)
         result.heads.append(head)
         logger.info("fold %d is trained, %d of %d", number, len(result.heads), len(chosen))
@@ -207,37 +199,22 @@ def choose_folds(
     return numbers, [every[number] for number in numbers]
 
 
-def check_head(config: TrainConfig, table: PhotoTable, tokens: Tokens, cells: CellTargets | None = None) -> None:
-    """Make the head for such tokens once, so that one that cannot be made is refused before all images are read.
-
-    Raises:
-        DinoneckError: what the head refuses.
-    """
-    tasks = resolve_tasks(config, table)
-    targets = make_targets(tasks, table)
-    made = make_tasks(config, tasks, table, targets, np.arange(len(table)), cells)
-    with torch.random.fork_rng(devices=[]):
-        make_head(config, tokens, made, make_compositions(config, tasks, table))
-
-
 def fold_folder(out: str | os.PathLike[str], number: int) -> Path:
     """Return the folder of a fold's log and state."""
     return Path(out) / f"fold-{number}"
 
 
 def _fit(
-    config: TrainConfig,
+    problem: Problem,
     head: Head,
     source: TokenSource,
-    table: PhotoTable,
-    targets: Mapping[str, Any],
-    cells: CellTargets | None,
-    fold: Fold,
     number: int,
+    fold: Fold,
     folder: Path | None,
     resume: bool,
     callbacks: Sequence[Callback],
 ) -> None:
+    config, table, cells, targets = problem.config, problem.table, problem.cells, problem.targets
     recipe = replace(config.optim, seed=config.optim.seed + number)
     validates = folder is not None or bool(callbacks) or recipe.patience is not None
     weighting = None
@@ -262,16 +239,9 @@ def _fit(
     )
 
 
-def _predict(
-    result: CrossValidation,
-    head: Head,
-    source: TokenSource,
-    valid: _Ints,
-    columns: Mapping[str, tuple[str, int]],
-    tasks: Mapping[str, TaskConfig],
-) -> None:
+def _predict(result: CrossValidation, problem: Problem, head: Head, source: TokenSource, valid: _Ints) -> None:
     """Write the head's predictions for the held-out images of a fold into the result."""
-    table, cells = result.table, result.cell_targets
+    table, cells = problem.table, problem.cells
     kept: dict[str, list[Tensor]] = {}
     for rows in in_batches(valid.tolist(), 16):
         outputs = head.predict(source.batch([table.ids[row] for row in rows]).to(next(head.parameters()).device))
@@ -283,9 +253,9 @@ def _predict(
         for name, output in outputs.items():
             kept.setdefault(name, []).append(output.cpu())
     outputs = {name: torch.cat(parts) for name, parts in kept.items()}
-    for place, (name, column) in enumerate(columns.values()):
+    for place, (name, column) in enumerate(problem.columns.values()):
         result.predictions[HEAD][valid, place] = outputs[name][:, column].double().numpy()
-    for name, task in tasks.items():
+    for name, task in problem.tasks.items():
         if task.auxiliary:
             values = outputs[name].double().numpy()
             result.auxiliary.setdefault(name, np.full((len(table), values.shape[1]), np.nan))[valid] = values
@@ -325,18 +295,10 @@ def _matched(source: TokenSource, table: PhotoTable) -> tuple[TokenSource, Photo
     return source if tuple(source.ids) == table.ids else SomeTokens(source, table.ids), table
 
 
-def _baselines(
-    source: TokenSource,
-    table: PhotoTable,
-    tasks: Mapping[str, TaskConfig],
-    columns: Mapping[str, tuple[str, int]],
-    folds: list[Fold],
-    numbers: tuple[int, ...],
-    cells: CellTargets | None,
-    targets: Mapping[str, Any],
-) -> CrossValidation:
+def _baselines(problem: Problem, source: TokenSource, folds: list[Fold], numbers: tuple[int, ...]) -> CrossValidation:
     """A result that holds the predictions of the baselines, and room for those of the heads."""
-    values = {name: _true(name, place, tasks, targets, table) for name, place in columns.items()}
+    table, cells, tasks = problem.table, problem.cells, problem.tasks
+    values = {name: problem.true_values(name) for name in problem.columns}
     names = [task.columns[0] for task in tasks.values() if task.kind == "classification" and not task.auxiliary]
     predictions: dict[str, _Floats] = {HEAD: np.full((len(table), len(values)), np.nan)}
     classes: dict[str, dict[str, _Ints]] = {name: {HEAD: np.full(len(table), -1)} for name in names}
@@ -355,7 +317,7 @@ def _baselines(
             for name in names:
                 count = len(table.classes[name])
                 classes[name][method] = probe(x, table.targets[name], folds, groups=groups, num_classes=count)
-    helping = {name: targets[name] for name, task in tasks.items() if task.auxiliary}
+    helping = {name: problem.targets[name] for name, task in tasks.items() if task.auxiliary}
     result = CrossValidation(
         [], folds, numbers, table, values, predictions, classes, auxiliary_values=helping, cell_targets=cells
     )
@@ -371,23 +333,6 @@ def _baselines(
                 best = torch.full_like(true, int(shares.argmax()))
                 result.masks[FREQUENT][row] = confusion_matrix(best, true, count, ignore_index=-1)
     return result
-
-
-def _true(
-    name: str, place: tuple[str, int], tasks: Mapping[str, TaskConfig], targets: Mapping[str, Any], table: PhotoTable
-) -> _Floats:
-    """The true values of a column; of a ratio that no composition multiplies by its total, the shares."""
-    output, column = place
-    if output not in tasks or tasks[output].kind != "ratio":
-        return table.targets[name].astype(np.float64)
-    shares: _Floats = targets[output][:, column]
-    if np.isnan(shares).any():
-        row = int(np.flatnonzero(np.isnan(shares))[0])
-        raise DataError(
-            f"image {table.ids[row]!r}: {', '.join(tasks[output].columns)} are all 0, so their ratio is unknown; "
-            "remove the row, or add a composition with a total"
-        )
-    return shares
 
 
 def _colours(source: TokenSource, ids: Sequence[str]) -> _Floats | None:

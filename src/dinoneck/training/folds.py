@@ -1,4 +1,4 @@
-"""Folds: of whole groups, stratified, from a column, or given as rows or ids."""
+"""Folds: of whole groups, stratified, from a column, or given as rows."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from dinoneck.errors import ConfigError, DataError, did_you_mean, missing_extra
+from dinoneck.errors import ConfigError, DataError, missing_extra
 
 _Rows = np.ndarray[Any, np.dtype[np.int64]]
 Fold = tuple[_Rows, _Rows]
@@ -125,30 +125,6 @@ def check_folds(folds: Sequence[tuple[Any, Any]], n: int) -> list[Fold]:
         held_out[valid] = number
         checked.append((train, valid))
     return checked
-
-
-def folds_by_id(folds: Sequence[tuple[Any, Any]], ids: Sequence[str]) -> list[Fold]:
-    """Return the rows of folds that were given as ``(train ids, valid ids)``, checked as by :func:`check_folds`.
-
-    Args:
-        folds: ids of the two sides of each fold.
-        ids: of the rows, in their order.
-
-    Raises:
-        DataError: for an id that no row has, and as :func:`check_folds` does.
-    """
-    from dinoneck.training.matching import SourceIds
-
-    spelling, row_of = SourceIds(ids), {name: row for row, name in enumerate(ids)}
-
-    def row(name: Any) -> int:
-        if (found := spelling.find(name)) is None:
-            raise DataError(f"the folds name {name!r}, which is not an id of the table.{did_you_mean(name, ids)}")
-        return row_of[found]
-
-    return check_folds(
-        [([row(name) for name in train], [row(name) for name in valid]) for train, valid in folds], len(ids)
-    )
 
 
 def _stratified(of_row: _Rows, classes: _Rows, n_folds: int, seed: int) -> list[Fold]:

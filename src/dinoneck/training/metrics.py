@@ -119,7 +119,7 @@ def r2_terms(centred: _Floats, squares: _Floats) -> _Floats:
     """Return what each row adds to the sums of :func:`unexplained`, (n, 4, t).
 
     Args:
-        centred: known values less a mean of all of them, (n, t), so that no digits are lost.
+        centred: known values less their level, (n, t), so that no digits are lost; one level for all weighted targets.
         squares: squared errors, or differences of them, (n, t).
     """
     return np.stack([np.ones_like(centred), centred, centred**2, squares], axis=1)
@@ -130,15 +130,20 @@ def unexplained(sums: _Floats, weights: _Floats | None = None) -> _Floats:
 
     Args:
         sums: (..., 4, t), of :func:`r2_terms`.
-        weights: t weights, for one quotient over all targets; None = the mean of the targets' quotients.
+        weights: t weights, for one quotient over all targets; None = the mean over the targets that vary.
     """
     if weights is not None:
         sums = (sums * weights).sum(axis=-1, keepdims=True)
     count, total, square, unlike = np.moveaxis(sums, -2, 0)
     spread = square - total**2 / count
     spread = np.where(spread > 1e-12 * square, spread, np.nan)
-    found: _Floats = (unlike / spread).mean(axis=-1)
-    return found
+    return mean_known(unlike / spread)
+
+
+def mean_known(scores: _Floats) -> _Floats:
+    """Return the mean over the last axis without NaN; NaN where all are."""
+    known = ~np.isnan(scores)
+    return _quotient(np.where(known, scores, 0.0).sum(axis=-1), known.sum(axis=-1))
 
 
 def group_draws(terms: Any, groups: Sequence[Hashable], resamples: int = 1000, seed: int = 0) -> _Floats:
@@ -307,7 +312,7 @@ def _counts(matrix: Any) -> _Floats:
 
 def _mean_and_each(scores: _Floats) -> tuple[float, list[float | None]]:
     each = [None if np.isnan(score) else float(score) for score in scores]
-    return float(np.nanmean(scores)), each
+    return float(mean_known(scores)), each
 
 
 def _matched_values(predictions: Any, targets: Any) -> tuple[Any, Any]:

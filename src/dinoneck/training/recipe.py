@@ -46,22 +46,17 @@ class Recipe:
         weight_decay: of AdamW, for matrices; biases, norms and the loss's own parameters have none.
         warmup: share of the steps in which the learning rate rises.
         min_lr: where the cosine ends, at most the peak of any group.
-        ema_decay: of the moving average of the weights, which is validated and kept in the end; None = no average.
+        ema_decay: decay of the moving average of the weights, which is validated and kept in the end; None = no
+            average.
         ema_start: share of the steps before the averaging begins; until then the average is the weights themselves.
-        amp: bf16 or fp16: autocast of the forward pass, losses in float32. True is bf16, which needs no loss scale.
+        amp: bf16 or fp16: autocast of the forward pass, losses in float32; True = bf16, None = float32.
         clip_norm: gradients are scaled down to this norm; None = never.
-        standardise_tokens: train on tokens of zero mean and unit spread per channel (measured on the training
-            ids): heads whose first layer is linear absorb the scale after, exactly; heads with a norm at the
-            entrance start with that norm set to it. Other heads take tokens as they are.
-        ridge_blend: share of ridge regression on the mean token in the trained head, 0 ... 1; 0 = none. It has an
-            effect on regression tasks of a ``PatchMeanHead`` without an activation or log1p only, which holds it
-            exactly, in two more hidden units per output; the log (INFO) states which tasks. ``fit(groups=)`` is for
-            the choice of the ridge strength only. The head's parameters are replaced by new, wider ones: an
-            optimizer or a moving average made before ``fit`` no longer holds them. Another ``fit`` trains the weights
-            from before the blend if the head still has exactly those that ``fit`` left; otherwise it trains all of
-            the head as it is. The blend takes one more pass over the training ids; what ``fit`` returns per epoch is
-            of the head before it.
-        mixup_alpha: blend the tokens of samples by :func:`dinoneck.training.manifold_mixup`; None = do not.
+        standardise_tokens: train on tokens of zero mean and unit spread per channel, for heads that start with a
+            linear layer or a norm; the trained head takes tokens as they are.
+        ridge_blend: share of ridge regression on the mean token in a trained patch_mean head, 0 ... 1; 0 = none. For
+            regression tasks without an activation or log1p.
+        mixup_alpha: manifold mixup: blend tokens and targets of samples, shares from Beta(alpha, alpha); None = do
+            not.
         mixup_off_last: share of the steps at the end without any blending.
         cutmix_alpha: paste parts of images by :func:`dinoneck.training.cutmix`, for live tokens; None = do not. With
             ``mixup_alpha`` too, each batch is first pasted, then its tokens are blended; targets follow both.
@@ -70,6 +65,17 @@ class Recipe:
         backbone_lr: peak learning rate of a backbone that is trained along; None = a tenth of the head's.
         save_steps: write the run's state after every so many steps too; None = at the end of every epoch only. It
             changes nothing in the result.
+
+    ``standardise_tokens`` measures the channels on the training ids. Heads whose first layer is linear absorb the
+    scale after training, exactly; heads with a norm at the entrance start with that norm set to it. Other heads take
+    tokens as they are.
+
+    ``ridge_blend`` takes one more pass over the training ids, and the log (INFO) states the tasks that are blended.
+    The head holds the blend exactly, in two more hidden units per output: its parameters are replaced by wider ones,
+    so an optimizer or a moving average made before ``fit`` no longer holds them. Another ``fit`` trains the weights
+    from before the blend if the head still has exactly those that ``fit`` left, else all of the head as it is. What
+    ``fit`` returns per epoch is of the head before the blend. ``fit(groups=)`` affects the choice of the ridge
+    strength only.
 
     Raises:
         ConfigError: if a value is unknown or out of range, or two of them contradict each other.

@@ -6,14 +6,14 @@ import json
 import logging
 import os
 import shutil
-import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from dinoneck.atomic import STALE_AFTER_S, write_text
+import numpy as np
+
+from dinoneck.atomic import write_text
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.data.tables import csv_text
@@ -24,7 +24,6 @@ from dinoneck.training.config import TrainConfig
 from dinoneck.training.crossval import (
     Callback,
     CrossValidation,
-    check_head,
     choose_folds,
     cross_validate,
     fold_folder,
@@ -35,14 +34,13 @@ from dinoneck.training.loggers import TensorBoardLogger, WandbLogger
 from dinoneck.training.report import fold_scores, scores_of
 from dinoneck.training.state import LOG
 from dinoneck.training.targets import check_minimum, check_varies
-from dinoneck.training.tasks import resolve_tasks
+from dinoneck.training.tasks import Problem
 from dinoneck.version import versions
 
 logger = logging.getLogger(__name__)
 
 HEADS, LOGS, REPORT, PREDICTIONS = "heads", "logs", "report.json", "out_of_fold.csv"
 UNFINISHED, HEAD_FILE = "unfinished", "head.safetensors"
-_NEW = ".unfinished-"
 _OWN_COLUMNS = ("image", "fold")
 
 
@@ -181,10 +179,10 @@ def _check_before(
 ) -> None:
     """Refuse before the work what would fail after it."""
     table = inputs.table
-    tasks = resolve_tasks(config, table)
-    if cells is not None and cells.name in {**table.targets, **table.auxiliary, **tasks}:
+    problem = Problem.of(config, table, cells)
+    if cells is not None and cells.name in {**table.targets, **table.auxiliary, **problem.tasks}:
         raise DataError(f"a target is named {cells.name!r}, as the task of the labels per cell; rename one of them")
-    if cells is None and not tasks:
+    if cells is None and not problem.tasks:
         raise ConfigError("which columns are to be predicted? Name them with data.targets (--targets), or data.labels")
     if len(table) < 2:
         raise DataError(f"the table has {len(table)} image; expected two at least, to train on one and score the other")
@@ -202,36 +200,30 @@ def _check_before(
     parent = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise DataError(f"the results cannot be written to {folder}: {parent} is not a folder that can be written to")
-    check_head(config, table, inputs.first(), cells)
-    _loggers(config, folder, 0)  # a package that is not installed is refused now
+    _loggers(config, folder, 0)  # refuses a package that is not installed
+    problem.head(inputs.first(), np.arange(len(table)), seed=0)  # refuses a head that does not fit
 
 
 def _write(
     folder: Path, result: CrossValidation, report: Mapping[str, Any], config: TrainConfig, inputs: Inputs
 ) -> None:
     """Write everything to a new folder, then replace what an earlier run left; the report goes first and comes last."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob(f"{_NEW}*"):  # of a run that was ended while it cleared away
-        if time.time() - old.stat().st_mtime > STALE_AFTER_S:
-            shutil.rmtree(old, ignore_errors=True)
-    new = Path(tempfile.mkdtemp(prefix=_NEW, dir=folder))
-    try:
-        for name in (HEADS, LOGS):
-            (new / name).mkdir()
-            (folder / name).mkdir(exist_ok=True)
-        for fold, head, scores in zip(result.numbers, result.heads, fold_scores(result, report), strict=True):
-            _checkpoint(head, fold, config, inputs, scores).save(new / HEADS / f"fold-{fold}.safetensors")
-            shutil.copyfile(fold_folder(folder / UNFINISHED, fold) / LOG, new / LOGS / f"fold-{fold}.jsonl")
-        header, *rows = result.out_of_fold()
-        write_text(new / PREDICTIONS, csv_text(header, rows))
-        write_text(new / REPORT, json.dumps(report, indent=2, allow_nan=False) + "\n")
-        for path in _results(folder):
-            if path.name == REPORT or not (new / path.relative_to(folder)).exists():
-                path.unlink()
-        for path in reversed(_results(new)):
-            path.replace(folder / path.relative_to(new))
-    finally:
-        shutil.rmtree(new)
+    new = folder / UNFINISHED / "results"
+    shutil.rmtree(new, ignore_errors=True)  # of a run that was ended here
+    for name in (HEADS, LOGS):
+        (new / name).mkdir(parents=True)
+        (folder / name).mkdir(exist_ok=True)
+    for fold, head, scores in zip(result.numbers, result.heads, fold_scores(report, len(result.folds)), strict=True):
+        _checkpoint(head, fold, config, inputs, scores).save(new / HEADS / f"fold-{fold}.safetensors")
+        shutil.copyfile(fold_folder(folder / UNFINISHED, fold) / LOG, new / LOGS / f"fold-{fold}.jsonl")
+    header, *rows = result.out_of_fold()
+    write_text(new / PREDICTIONS, csv_text(header, rows))
+    write_text(new / REPORT, json.dumps(report, indent=2, allow_nan=False) + "\n")
+    for path in _results(folder):
+        if path.name == REPORT or not (new / path.relative_to(folder)).exists():
+            path.unlink()
+    for path in reversed(_results(new)):
+        path.replace(folder / path.relative_to(new))
 
 
 def _results(folder: Path) -> list[Path]:

@@ -16,6 +16,7 @@ from dinoneck.training.metrics import (
     confusion_matrix,
     group_draws,
     interval,
+    mean_known,
     r2_terms,
     share_right,
     unexplained,
@@ -40,8 +41,8 @@ class Split:
 
     @property
     def rows(self) -> _Array:
-        """The rows that a fold held out."""
-        return np.concatenate([np.asarray(rows, np.int64) for rows in self.folds])
+        """The rows that a fold held out, ascending."""
+        return np.sort(np.concatenate([np.asarray(rows, np.int64) for rows in self.folds]))
 
     def where(self, known: _Array) -> Split:
         """Return the split of the rows for which ``known`` (n,) is true.
@@ -67,32 +68,42 @@ class Split:
         }
 
 
-def value_scores(predicted: Any, true: Any, split: Split) -> dict[str, Any]:
-    """Return R² and the mean absolute error of one target.
+def value_scores(
+    predicted: Any, true: Any, split: Split, *, weights: Sequence[float] | None = None, head: Any = None
+) -> dict[str, Any]:
+    """Return R² and the mean absolute error of one target, or of t targets together.
 
     Args:
-        predicted: (n,), NaN where a row was not predicted.
-        true: (n,), NaN where the value is missing.
+        predicted: (n,) or (n, t), NaN where a row was not predicted.
+        true: of the same shape, NaN where a value is missing.
         split: the folds and groups of the n rows.
+        weights: t weights, for one R² over all targets as of :func:`dinoneck.training.weighted_r2`; None = the mean of
+            the targets' R².
+        head: for a baseline, the head's predictions, to compare with.
 
     Returns:
         ``r2`` and ``mae``, each with ``pooled``, ``interval`` (None for fewer than five groups) and ``folds``; R² is
-        None where the values are all equal.
+        None where the values are all equal. With ``head`` also ``head_minus``, see :func:`class_scores`.
 
     Raises:
         DataError: for infinite values, or shapes that differ.
     """
-    pred, values = np.asarray(predicted, np.float64), np.asarray(true, np.float64)
-    if pred.shape != values.shape or np.isinf(pred).any() or np.isinf(values).any():
-        raise DataError(f"predictions {pred.shape} and targets {values.shape} differ in shape or hold infinite values")
-    split, errors = split.where(~np.isnan(pred) & ~np.isnan(values)), pred - values
-    mean = values[split.rows].mean() if len(split.rows) else 0.0
-    squares = r2_terms((values - mean)[:, None], errors[:, None] ** 2)
-    absolute = np.stack([np.abs(errors), np.ones(len(errors))], axis=1)
-    return {
-        "r2": split.summary(squares, split.draws(squares), lambda sums: 1.0 - unexplained(sums)),
-        "mae": split.summary(absolute, split.draws(absolute), lambda sums: sums[..., 0] / sums[..., 1]),
+    given = [np.asarray(each, np.float64) for each in (true, predicted, head) if each is not None]
+    if any(each.shape != given[0].shape or np.isinf(each).any() for each in given):
+        raise DataError(f"targets and predictions {[each.shape for each in given]} differ in shape or are infinite")
+    values, *methods = (each.reshape(len(each), -1) for each in given)
+    split = split.where(np.all(np.isfinite([values, *methods]), axis=(0, 2)))
+    known, shares = values[split.rows], None if weights is None else np.asarray(weights, np.float64)
+    level = known.mean(axis=0 if shares is None else None) if len(known) else 0.0
+    terms = []
+    for pred in methods:
+        squares = r2_terms(values - level, (pred - values) ** 2)  # (n, 4, t), the first of the four are ones
+        terms.append(np.concatenate([squares, np.abs(pred - values)[:, None]], axis=1))
+    scores = {
+        "r2": lambda sums: 1.0 - unexplained(sums[..., :4, :], shares),
+        "mae": lambda sums: (sums[..., 4, :] / sums[..., 0, :]).mean(axis=-1),
     }
+    return _scored(terms, split, scores)
 
 
 def class_scores(predicted: Any, true: Any, labels: Sequence[str], split: Split, *, head: Any = None) -> dict[str, Any]:
@@ -125,8 +136,8 @@ def class_scores(predicted: Any, true: Any, labels: Sequence[str], split: Split,
         np.stack([is_true & is_predicted, is_true, is_predicted], axis=1).astype(np.float64)
         for is_predicted in (each[:, None] == kinds for each in methods)
     ]
-    scores = {"accuracy": share_right, "macro_f1": _mean_of(class_f1)}
-    return _scored(terms, matrix, labels, split, scores) | {"f1": _by_label(class_f1, matrix, labels)}
+    scores = {"accuracy": share_right, "macro_f1": lambda counts: mean_known(class_f1(counts))}
+    return _scored(terms, split, scores) | _of_matrix(matrix, labels, "f1", class_f1)
 
 
 def mask_scores(matrices: Any, labels: Sequence[str], split: Split, *, head: Any = None) -> dict[str, Any]:
@@ -153,15 +164,14 @@ def mask_scores(matrices: Any, labels: Sequence[str], split: Split, *, head: Any
         raise DataError(f"the matrices are of shape {[each.shape for each in methods]}; expected {expected}")
     split = split.where(np.all([each.any(axis=(1, 2)) for each in methods], axis=0))
     matrix = methods[0][split.rows].sum(axis=0)
-    scores = {"mean_iou": _mean_of(class_iou), "pixel_accuracy": share_right}
-    terms = [class_counts(each) for each in methods]
-    return _scored(terms, matrix, labels, split, scores) | {"iou": _by_label(class_iou, matrix, labels)}
+    scores = {"mean_iou": lambda counts: mean_known(class_iou(counts)), "pixel_accuracy": share_right}
+    return _scored([class_counts(each) for each in methods], split, scores) | _of_matrix(
+        matrix, labels, "iou", class_iou
+    )
 
 
-def _scored(
-    terms: Sequence[_Array], matrix: _Array, labels: Sequence[str], split: Split, scores: Mapping[str, _Score]
-) -> dict[str, Any]:
-    """The scores of a method, and where terms of the head follow its own (n, 3, K), what the head's are better by."""
+def _scored(terms: Sequence[_Array], split: Split, scores: Mapping[str, _Score]) -> dict[str, Any]:
+    """The scores of a method, and where terms of the head follow its own, what the head's are better by."""
     draws = split.draws(np.stack(terms, axis=1))
     own = None if draws is None else draws[:, 0]
     found: dict[str, Any] = {name: split.summary(terms[0], own, score) for name, score in scores.items()}
@@ -170,21 +180,13 @@ def _scored(
             name: None if draws is None else interval(score(draws[:, 1]) - score(draws[:, 0]))
             for name, score in scores.items()
         }
-    return {"labels": list(labels), **found, "confusion_matrix": matrix.tolist()}
+    return found
 
 
-def _by_label(score: _Score, matrix: _Array, labels: Sequence[str]) -> dict[str, float | None]:
-    return dict(zip(labels, map(_number, score(class_counts(matrix))), strict=True))
-
-
-def _mean_of(score: _Score) -> _Score:
-    """The mean of a score over the classes that occur."""
-
-    def mean(counts: _Array) -> _Array:
-        found: _Array = np.nanmean(score(counts), axis=-1)
-        return found
-
-    return mean
+def _of_matrix(matrix: _Array, labels: Sequence[str], name: str, score: _Score) -> dict[str, Any]:
+    """A confusion matrix, its labels, and the score of each class."""
+    each = dict(zip(labels, map(_number, score(class_counts(matrix))), strict=True))
+    return {"labels": list(labels), name: each, "confusion_matrix": matrix.tolist()}
 
 
 def _number(score: Any) -> float | None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
+import torch
 
 from dinoneck import registry
 from dinoneck.data.tables import PhotoTable
@@ -26,13 +27,116 @@ SUMS = "sums"  # name of the composition of a table's own sums
 _Array = np.ndarray[Any, Any]
 
 
-def resolve_tasks(config: TrainConfig, table: PhotoTable) -> dict[str, TaskConfig]:
-    """Return the tasks of the table's columns: those of the config, and a default for every other target.
+@dataclass(frozen=True)
+class Problem:
+    """What the heads of a run learn.
 
-    A target that is the sum of others which are targets too is not a task: :func:`make_compositions` derives it.
+    Attributes:
+        config: the run.
+        table: images and their columns.
+        cells: labels per cell of the table's images; every head gets their task too.
+        tasks: those of the table's columns, by name.
+        targets: task name -> values of all images: (n,), (n, outputs), or class indices (n,).
+        compositions: what is computed from tasks.
+        columns: target column of numbers -> (output of ``head.predict``, place among its columns).
+    """
 
-    Raises:
-        ConfigError: if a task names a column that the table does not have, or two kinds of columns.
+    config: TrainConfig
+    table: PhotoTable
+    cells: CellTargets | None
+    tasks: Mapping[str, TaskConfig]
+    targets: Mapping[str, _Array]
+    compositions: Sequence[Composition]
+    columns: Mapping[str, tuple[str, int]]
+
+    @classmethod
+    def of(cls, config: TrainConfig, table: PhotoTable, cells: CellTargets | None = None) -> Problem:
+        """Return the problem of a config and a table.
+
+        Raises:
+            ConfigError: if a task or a composition names what is not there, or two kinds of columns.
+            DataError: if a ratio's columns hold negative values.
+        """
+        tasks = _tasks(config, table)
+        compositions = _compositions(config, tasks, table)
+        columns = _columns(tasks, compositions, table)
+        return cls(config, table, cells, tasks, _targets(tasks, table), compositions, columns)
+
+    def head(self, tokens: Tokens, rows: _Array, seed: int) -> Head:
+        """Return a new head for such tokens; its transforms are fitted on the training rows.
+
+        Raises:
+            ConfigError: if an argument of the head is unknown, or it does not fit the tokens or tasks.
+        """
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return make_head(self.config, tokens, self.head_tasks(rows), self.compositions)
+
+    def head_tasks(self, rows: _Array) -> list[Task]:
+        """Return the tasks of a head whose transforms are fitted on the training rows."""
+        made = [self._head_task(name, rows) for name in self.tasks]
+        if self.cells is None:
+            return made
+        shares = self.cells.shares(
+            {name: self.targets[name] for name in self.tasks if len(self.tasks[name].columns) == 1}
+        )
+        minimum = None if shares else self.table.minimum  # a mean of clipped cells would be too high
+        made = [self.cells.share_task(task) if task.name in shares else task for task in made]
+        return [*made, self.cells.task(rows, minimum)]
+
+    def true_values(self, column: str) -> _Array:
+        """Return the known values of a column of numbers; of a ratio without a composition, the shares.
+
+        Raises:
+            DataError: if a share is unknown.
+        """
+        output, place = self.columns[column]
+        if output not in self.tasks or self.tasks[output].kind != "ratio":
+            return self.table.targets[column].astype(np.float64)
+        shares: _Array = self.targets[output][:, place]
+        if np.isnan(shares).any():
+            row = int(np.flatnonzero(np.isnan(shares))[0])
+            raise DataError(
+                f"image {self.table.ids[row]!r}: {', '.join(self.tasks[output].columns)} are all 0, so their ratio is "
+                "unknown; remove the row, or add a composition with a total"
+            )
+        return shares
+
+    def _head_task(self, name: str, rows: _Array) -> Task:
+        own, config = self.tasks[name], self.config
+        is_class = own.kind == "classification"
+        labels = self.table.classes.get(own.columns[0], ()) if is_class else own.columns
+        weight = own.weight
+        if weight is None:
+            fixed = own.auxiliary and config.losses.weighting == "fixed"
+            weight = config.losses.aux_weight / sum(task.auxiliary for task in self.tasks.values()) if fixed else 1.0
+        task = Task(
+            name,
+            dim=len(labels),
+            kind=own.kind or "regression",
+            loss=cast("Any", own.loss),
+            beta=own.beta or 1.0,
+            weight=weight,
+            activation=cast("Any", own.activation),
+            unit=_unit(config, own, self.table),
+            labels=labels if len(labels) > 1 or is_class else (),
+        )
+        if own.kind in ("ratio", "classification"):
+            return task
+        minimum = own.minimum if own.minimum is not None or own.auxiliary else self.table.minimum
+        transform = TargetTransform(area=own.area, log1p=own.log1p)
+        if own.standardize or (own.standardize is None and own.activation is None):
+            transform = transform.fit(self.targets[name][rows])
+        task = replace(task, minimum=minimum, transform=None if transform == TargetTransform() else transform)
+        if issubclass(head_class(config), DenseHead) and own.kind in (None, "regression"):
+            return replace(task, kind="density", aggregate="mean")
+        return task
+
+
+def _tasks(config: TrainConfig, table: PhotoTable) -> dict[str, TaskConfig]:
+    """The tasks of the table's columns: those of the config, and a default for every other target.
+
+    A target that is the sum of others which are targets too is not a task: a composition derives it.
     """
     columns = {**table.targets, **table.auxiliary}
     tasks = {}
@@ -61,8 +165,8 @@ def resolve_tasks(config: TrainConfig, table: PhotoTable) -> dict[str, TaskConfi
     return tasks
 
 
-def make_targets(tasks: Mapping[str, TaskConfig], table: PhotoTable) -> dict[str, _Array]:
-    """Return task name -> values of all images: (n,), (n, outputs), or class indices (n,)."""
+def _targets(tasks: Mapping[str, TaskConfig], table: PhotoTable) -> dict[str, _Array]:
+    """The values of all images of each task."""
     columns, targets = {**table.targets, **table.auxiliary}, {}
     for name, task in tasks.items():
         values = [columns[column] for column in task.columns]
@@ -76,60 +180,8 @@ def make_targets(tasks: Mapping[str, TaskConfig], table: PhotoTable) -> dict[str
     return targets
 
 
-def make_tasks(
-    config: TrainConfig,
-    tasks: Mapping[str, TaskConfig],
-    table: PhotoTable,
-    targets: Mapping[str, _Array],
-    rows: _Array,
-    cells: CellTargets | None = None,
-) -> list[Task]:
-    """Return the tasks of a head whose transforms are fitted on the training rows."""
-    per_cell = issubclass(head_class(config), DenseHead)
-    auxiliary = sum(task.auxiliary for task in tasks.values())
-    made = []
-    for name, own in tasks.items():
-        labels = table.classes.get(own.columns[0], ()) if own.kind == "classification" else own.columns
-        weight = own.weight
-        if weight is None:
-            fixed = own.auxiliary and config.losses.weighting == "fixed"
-            weight = config.losses.aux_weight / auxiliary if fixed else 1.0
-        task = Task(
-            name,
-            dim=len(labels),
-            kind=own.kind or "regression",
-            loss=cast("Any", own.loss),
-            beta=own.beta or 1.0,
-            weight=weight,
-            activation=cast("Any", own.activation),
-            unit=_unit(config, own, table),
-            labels=labels if len(labels) > 1 or own.kind == "classification" else (),
-        )
-        if own.kind in ("ratio", "classification"):
-            made.append(task)
-            continue
-        minimum = own.minimum if own.minimum is not None or own.auxiliary else table.minimum
-        transform = TargetTransform(area=own.area, log1p=own.log1p)
-        if own.standardize or (own.standardize is None and own.activation is None):
-            transform = transform.fit(targets[name][rows])
-        is_plain = transform == TargetTransform()
-        task = replace(task, minimum=minimum, transform=None if is_plain else transform)
-        if per_cell and own.kind in (None, "regression"):
-            task = replace(task, kind="density", aggregate="mean")
-        made.append(task)
-    if cells is None:
-        return made
-    shares = cells.shares({name: targets[name] for name in tasks if len(tasks[name].columns) == 1})
-    minimum = None if shares else table.minimum  # a mean of clipped cells would be too high
-    return [*(cells.share_task(task) if task.name in shares else task for task in made), cells.task(rows, minimum)]
-
-
-def make_compositions(config: TrainConfig, tasks: Mapping[str, TaskConfig], table: PhotoTable) -> list[Composition]:
-    """Return the compositions of the config, and the table's own sums of targets (total and ratio empty).
-
-    Raises:
-        ConfigError: if a composition names tasks that are not there.
-    """
+def _compositions(config: TrainConfig, tasks: Mapping[str, TaskConfig], table: PhotoTable) -> list[Composition]:
+    """The compositions of the config, and the table's own sums of targets (total and ratio empty)."""
     covered = {column for own in config.compositions.values() for column in own.sums}
     covered |= {column for task in tasks.values() for column in task.columns}
     sums = {name: parts for name, parts in table.sums.items() if name in table.targets and name not in covered}
@@ -147,10 +199,10 @@ def make_compositions(config: TrainConfig, tasks: Mapping[str, TaskConfig], tabl
     return made
 
 
-def columns_of(
+def _columns(
     tasks: Mapping[str, TaskConfig], compositions: Sequence[Composition], table: PhotoTable
 ) -> dict[str, tuple[str, int]]:
-    """Return target column of numbers -> (output of ``head.predict``, place among its columns)."""
+    """Where the predictions of each target column of numbers are."""
     places: dict[str, tuple[str, int]] = {}
     for name, task in tasks.items():
         if task.kind not in ("classification", "ratio"):

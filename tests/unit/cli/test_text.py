@@ -79,13 +79,13 @@ def test_masks_are_tables_and_a_verdict() -> None:
         "ridge": mask_scores(matrices, own, split(20), head=best),
     }
     report = {"masks": {"cover": methods}, "predicted": N, "groups_predicted": 20}
-    means, each, *verdicts = text.mask_lines(report)
+    means, each, *verdicts = text.class_lines(report)
     assert means.splitlines()[0].split()[3:5] == ["mean", "IoU"]
     assert "pixel accuracy" in means.splitlines()[0]
     assert means.splitlines()[3].split()[:2] == ["ridge", f"{(90 / 140 + 60 / 110) / 2:.3f}"]
     assert each.splitlines()[3].split() == [r"\x1b[31mweed\n", "50.0%", "1.000", f"{60 / 110:.3f}"]
     assert verdicts == [f"cover, {score}: the head is better than ridge." for score in ("mean IoU", "pixel accuracy")]
-    assert text.mask_lines({}) == text.class_lines({}) == []
+    assert text.class_lines({}) == []
 
 
 def test_a_confusion_matrix_of_many_classes_is_left_to_the_report() -> None:

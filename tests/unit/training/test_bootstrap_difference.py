@@ -9,8 +9,8 @@ import pytest
 
 from dinoneck import DataError
 from dinoneck.data import PhotoTable
-from dinoneck.training import bootstrap_difference, weighted_r2
-from dinoneck.training.crossval import CrossValidation
+from dinoneck.training import CrossValidation, bootstrap_difference, r2, weighted_r2
+from dinoneck.training.report import fold_scores, scores_of
 
 
 def problem(seed: int, images: int = 60, bias: float = 0.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -76,12 +76,34 @@ def test_a_cross_validation_states_errors_spread_and_intervals() -> None:
     table = PhotoTable(tuple(map(str, range(40))), (np.zeros((2, 2, 3)),) * 40, {"y": y, "flat": flat}, groups)
     folds = [(np.arange(20, 40), np.arange(20)), (np.arange(20), np.arange(20, 40))]
     predictions = {"head": np.stack([head, flat], axis=1), "token ridge": np.stack([ridge, flat], axis=1)}
-    result = CrossValidation([], folds, predictions, table)
-    assert result.errors()["head"]["y"] == pytest.approx(np.abs(head - y).mean())
-    assert result.spread()["y"] == {"all": pytest.approx(y.std()), "folds": pytest.approx([y[:20].std(), y[20:].std()])}
-    interval = list(bootstrap_difference(y, head, ridge, groups))
-    assert result.differences() == {"token ridge": {"y": interval, "flat": None, "overall": interval}}
-    assert result.groups_predicted == 8
-    few = replace(result, table=replace(table, groups=tuple(f"g{row // 10}" for row in range(40))))
-    assert few.groups_predicted == 4
-    assert few.differences() == {"token ridge": {"y": None, "flat": None, "overall": None}}
+    result = CrossValidation([], folds, (0, 1), table, {"y": y, "flat": flat}, predictions)
+    report = scores_of(result)
+    assert report["mae"]["head"]["y"] == pytest.approx(np.abs(head - y).mean())
+    spread = {"all": pytest.approx(y.std()), "folds": pytest.approx([y[:20].std(), y[20:].std()])}
+    assert report["target_sd"]["y"] == spread
+    scores = [r2(head, y), *(r2(head[rows], y[rows]) for _, rows in folds)]
+    assert report["scores"]["head"] == {
+        "y": pytest.approx(scores[0]), "flat": None, "overall": pytest.approx(scores[0]),
+        "worst fold": pytest.approx(min(scores[1:])),
+    }  # fmt: skip
+    assert report["values"]["y"]["head"]["r2"]["folds"] == pytest.approx(scores[1:])
+    assert fold_scores(report, 2)[1] == {"R2 y": pytest.approx(scores[2]), "R2 overall": pytest.approx(scores[2])}
+    interval = pytest.approx(list(bootstrap_difference(y, head, ridge, groups)))
+    assert report["head_minus"] == {"token ridge": {"y": interval, "flat": None, "overall": interval}}
+    assert report["groups_predicted"] == 8
+    report = scores_of(replace(result, table=replace(table, groups=tuple(f"g{row // 10}" for row in range(40)))))
+    assert report["groups_predicted"] == 4
+    assert report["head_minus"] == {"token ridge": {"y": None, "flat": None, "overall": None}}
+
+
+def test_targets_with_weights_are_scored_together() -> None:
+    y, a, b = (np.stack([x, 3 * x[::-1]], axis=1) for x in problem(0, 40))
+    groups, weights = tuple(f"g{row // 5}" for row in range(40)), {"y": 0.2, "z": 0.8}
+    values = {"y": y[:, 0], "z": y[:, 1]}
+    table = PhotoTable(tuple(map(str, range(40))), (np.zeros((2, 2, 3)),) * 40, values, groups, weights)
+    folds = [(np.arange(20, 40), np.arange(20)), (np.arange(20), np.arange(20, 40))]
+    report = scores_of(CrossValidation([], folds, (0, 1), table, values, {"head": a, "token ridge": b}))
+    assert report["scores"]["token ridge"]["overall"] == pytest.approx(weighted_r2(b, y, [0.2, 0.8]))
+    assert report["overall"]["head"]["folds"] == pytest.approx([weighted_r2(a[v], y[v], [0.2, 0.8]) for _, v in folds])
+    expected = bootstrap_difference(y, a, b, groups, [0.2, 0.8])
+    assert report["head_minus"]["token ridge"]["overall"] == pytest.approx(list(expected))

@@ -11,7 +11,7 @@ import pytest
 
 from dinoneck import DataError
 from dinoneck.training import group_folds
-from dinoneck.training.folds import Fold, check_folds, folds_by_id, folds_of
+from dinoneck.training.folds import Fold, check_folds, folds_of
 
 N = 120
 GROUPS = [f"g{row // 3}" for row in range(N)]
@@ -84,10 +84,6 @@ def test_folds_of_ones_own_are_kept_as_they_are() -> None:
     folds = check_folds(by_time, 5)
     assert [(train.tolist(), valid.tolist()) for train, valid in folds] == [([0, 1], [2]), ([0, 2, 1], [3])]
     assert all(side.dtype == np.int64 for fold in folds for side in fold)
-    ids = ["a.jpg", "b", "c", "d", "e"]
-    assert held_out(folds_by_id([(["a", "b.jpg"], ["c"]), (["a.jpg", "c", "b"], ["d"])], ids)) == held_out(folds)
-    with pytest.raises(DataError, match=r"'dd', which is not an id of the table\. Did you mean 'd'\?"):
-        folds_by_id([(["a"], ["dd"])], ids)
 
 
 @pytest.mark.parametrize(
