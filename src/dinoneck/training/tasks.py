@@ -23,7 +23,6 @@ from dinoneck.tokens import Tokens
 from dinoneck.training.cell_targets import CellTargets
 from dinoneck.training.config import CompositionConfig, TaskConfig, TrainConfig
 
-SUMS = "sums"  # name of the composition of a table's own sums
 _Array = np.ndarray[Any, Any]
 
 
@@ -185,7 +184,7 @@ def _compositions(config: TrainConfig, tasks: Mapping[str, TaskConfig], table: P
     covered = {column for own in config.compositions.values() for column in own.sums}
     covered |= {column for task in tasks.values() for column in task.columns}
     sums = {name: parts for name, parts in table.sums.items() if name in table.targets and name not in covered}
-    own_sums = {SUMS: CompositionConfig(sums=sums)} if sums else {}
+    own_sums = {name: CompositionConfig(sums={name: parts}) for name, parts in sums.items()}
     made = []
     for name, own in {**config.compositions, **own_sums}.items():
         adds = not (own.total or own.ratio)

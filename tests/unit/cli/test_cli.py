@@ -8,7 +8,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,12 +59,6 @@ def records_of(path: Path) -> list[dict[str, str]]:
     return [dict(zip(header, row, strict=True)) for row in rows]
 
 
-def columns(prediction: Mapping[str, Any]) -> dict[str, float]:
-    """The masses, and the sums that are derived from them."""
-    sums = dict(zip(("GDM_g", "Dry_Total_g"), prediction["sums"], strict=True))
-    return {**sums, **{name: value for name, value in prediction.items() if name != "sums"}}
-
-
 def test_training_writes_heads_predictions_and_report(trained: Path) -> None:
     report = json.loads((trained / "report.json").read_text())
     assert report["photos"] == 12
@@ -95,7 +88,7 @@ def test_a_submission_follows_the_test_table(csiro: Path, trained: Path, tmp_pat
     assert [row["sample_id"] for row in rows] == [row["sample_id"] for row in asked]
     predictor = Predictor(trained / "heads", tta="flip4")
     for row, question in zip(rows, asked, strict=True):
-        expected = columns(predictor(csiro / question["image_path"])[0])[question["target_name"]]
+        expected = predictor(csiro / question["image_path"])[0][question["target_name"]]
         assert float(row["target"]) == pytest.approx(expected, rel=1e-3, abs=1e-4)
         assert float(row["target"]) >= 0
     with Image.open(maps) as picture:
@@ -158,7 +151,7 @@ def test_photos_that_cannot_be_used_are_left_out_on_request(
     rows = records_of(tmp_path / "o.csv")
     assert [Path(row["image"]).stem for row in rows] == ["b", "d", "f"]
     for row, answer in zip(rows, Predictor(trained / "heads")(good), strict=True):
-        assert float(row["GDM_g"]) == pytest.approx(columns(answer)["GDM_g"], rel=1e-4, abs=1e-5)
+        assert float(row["GDM_g"]) == pytest.approx(answer["GDM_g"], rel=1e-4, abs=1e-5)
     assert (tmp_path / "o.png").exists()
     assert main([*job[:1], str(folder / "a.png"), *job[2:], "--skip-unusable"]) == 1
     assert "none of the 1 photos can be used" in capsys.readouterr().err
