@@ -25,6 +25,7 @@ from dinoneck.training.cell_targets import CellTargets
 from dinoneck.training.config import TrainConfig
 from dinoneck.training.fitting import fit
 from dinoneck.training.folds import Fold, check_folds, folds_of, group_folds
+from dinoneck.training.loop import Callback
 from dinoneck.training.matching import SourceIds
 from dinoneck.training.metrics import confusion_matrix
 from dinoneck.training.probes import knn_out_of_fold, pooled_tokens, ridge_out_of_fold
@@ -37,7 +38,6 @@ HEAD, TOKENS, KNN, COLOUR, FREQUENT = "head", "token ridge", "token knn", "colou
 _BINS = 5  # of a column of numbers that folds are stratified by
 _Floats = np.ndarray[Any, np.dtype[np.float64]]
 _Ints = np.ndarray[Any, np.dtype[np.int64]]
-Callback = Callable[[int, dict[str, float]], None]
 
 
 @dataclass(frozen=True)

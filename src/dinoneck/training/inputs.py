@@ -79,10 +79,10 @@ class Inputs:
         if kind == "segmentation" and config.data.label_kind == "numbers":
             raise ConfigError(f"task {name!r} is a segmentation, and data.label_kind is 'numbers'; write 'classes'")
         classes = config.data.classes
-        if config.data.label_kind == "numbers":
-            return CellTargets.read(self.table, DenseLabels(), self.preprocess, classes, name, "dense")
-        classes = classes or tuple(map(str, range(count_classes(self.table.labels))))
-        how = DenseLabels(classes=len(classes))
+        how = DenseLabels()
+        if config.data.label_kind == "classes":
+            classes = classes or tuple(map(str, range(count_classes(self.table.labels))))
+            how = DenseLabels(classes=len(classes))
         return CellTargets.read(self.table, how, self.preprocess, classes, name, kind)  # type: ignore[arg-type]
 
 

@@ -22,7 +22,6 @@ from dinoneck.heads.head import Head
 from dinoneck.training.cell_targets import CellTargets
 from dinoneck.training.config import TrainConfig
 from dinoneck.training.crossval import (
-    Callback,
     CrossValidation,
     choose_folds,
     cross_validate,
@@ -31,6 +30,7 @@ from dinoneck.training.crossval import (
 from dinoneck.training.folds import Fold
 from dinoneck.training.inputs import Inputs, open_inputs
 from dinoneck.training.loggers import TensorBoardLogger, WandbLogger
+from dinoneck.training.loop import Callback
 from dinoneck.training.report import fold_scores, scores_of
 from dinoneck.training.state import LOG
 from dinoneck.training.targets import check_minimum, check_varies
