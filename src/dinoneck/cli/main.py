@@ -231,7 +231,7 @@ def _drop_stdout() -> None:
 
 def _told(error: Exception) -> str | None:
     """What is refused, in lines that a file cannot colour or wipe away; None if it was not meant to be refused."""
-    if isinstance(error, DinoneckError | OSError) or (isinstance(error, ImportError) and "dinoneck[" in str(error)):
+    if isinstance(error, DinoneckError | OSError) or (isinstance(error, ImportError) and "pip install" in str(error)):
         return printable(f"error: {error}", keep="\n")
     return None
 

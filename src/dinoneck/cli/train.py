@@ -52,13 +52,14 @@ class Options:
 
     def whole(self) -> TrainConfig:
         """Return the config with the arguments of the head that have flags of their own."""
-        from dinoneck.training.tasks import head_class
+        from dinoneck import registry
+        from dinoneck.training.tasks import head_type
         from dinoneck.user_code import import_modules
 
         import_modules(self.run.imports)
         given = {"hidden_dim": self.hidden_dim, "dropout": self.dropout, "mode": self.gate_mode}
         own = {name: value for name, value in given.items() if value is not None}
-        if "hidden_dim" in own and "fpn_dim" in inspect.signature(head_class(self.run)).parameters:
+        if "hidden_dim" in own and "fpn_dim" in inspect.signature(registry.resolve(head_type(self.run))).parameters:
             own["fpn_dim"] = own.pop("hidden_dim")
         return replace(self.run, head={**self.run.head, **own})
 

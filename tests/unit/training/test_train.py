@@ -303,9 +303,7 @@ class MeadowNeck(Neck):
         ({"type": "vit_fpn", "fpn_dim": 8}, {}),
     ],
 )
-def test_heads_and_necks_by_name(
-    meadow: Path, tmp_path: Path, head: dict[str, Any], argument: dict[str, int]
-) -> None:
+def test_heads_and_necks_by_name(meadow: Path, tmp_path: Path, head: dict[str, Any], argument: dict[str, int]) -> None:
     own = tmp_path / "own.py"
     own.write_text(OWN)
     config = a_run(meadow, ["crop", "kind"], head=head, imports=[str(own)], optim={"epochs": 1}, folds={"only": 0})
@@ -325,7 +323,18 @@ def test_heads_and_necks_by_name(
         ({"head": {"type": "patch_maen"}}, "'patch_maen'.*Did you mean 'patch_mean'"),
         ({"tasks": {"crops": {}}}, "no column 'crops'. Did you mean 'crop'"),
         ({"tasks": {"both": {"columns": ["crop", "kind"]}}}, "classes are one column"),
-        ({"tasks": {"crop": {"kind": "classification"}}}, "'crop' is a classification; its column 'crop' holds num"),
+        ({"tasks": {"kind": {"kind": "regression"}}}, "'kind' is of kind 'regression', for num.*the classes bare, crop"),
+        ({"tasks": {"r": {"kind": "ratio", "columns": ["crop", "kind"]}}}, "its column 'kind' holds the classes"),
+        ({"tasks": {"r": {"kind": "ratio", "columns": ["crop"]}}}, "ratio of crop alone; name two columns"),
+        ({"tasks": {"x": {"columns": ["crop", "crop"]}}}, "columns crop, crop; name each once"),
+        ({"tasks": {"crop": {"columns": ["weed"]}}}, "the target 'crop' needs a task of that name"),
+        ({"tasks": {"x": {"columns": ["crop"]}, "y": {"columns": ["crop"]}}}, "'x' and 'y' both predict column 'crop'"),
+        ({"tasks": {"kind": {"log1p": True}}}, "kind 'classification', which has no 'log1p'"),
+        ({"tasks": {"crop": {"beta": 2.0}}}, "beta 2, which belongs to loss: smooth_l1"),
+        ({"tasks": {"crop": {"loss": "smooth_l1", "beta": 0.0}}}, "beta is 0.0; expected a positive number"),
+        ({"tasks": {"m": {"kind": "dense"}}}, "task m is per cell; name its masks with data.labels"),
+        ({"data": {"labels": "mask"}, "tasks": {"m": {"kind": "segmentation", "columns": ["soil"]}}}, "no 'columns'"),
+        ({"head": {"type": "ensemble"}}, "HeadEnsemble needs the argument 'members'"),
         ({"tasks": {"t": {"kind": "ratio", "columns": ["crop", "weed"]}},
           "compositions": {"m": {"total": "total", "ratio": "t"}}}, "expected two of the tasks"),
         ({"folds": {"stratify": "place"}}, "folds.stratify is 'place'; expected one of the targets"),
@@ -365,7 +374,9 @@ def test_a_source_in_memory_is_cross_validated(tiny: Backbone) -> None:
     """Nothing is written; the source may hold images that the table lacks, in another order."""
     whole = Pasture(size=(32, 64)).table(range(8))
     source = MemoryTokens.extract(tiny, whole.images, whole.ids)
-    table = Table(whole.ids[6:0:-1], (), {"mass": np.arange(6.0), "kind": np.arange(6) % 2}, classes={"kind": ("a", "b")})
+    table = Table(
+        whole.ids[6:0:-1], (), {"mass": np.arange(6.0), "kind": np.arange(6) % 2}, classes={"kind": ("a", "b")}
+    )
     config = a_run(None, head={"type": "patch_mean", "hidden_dim": 4}, optim={"ridge_blend": 0})
     result = cross_validate(config, table, source)
     assert [head.config["hidden_dim"] for head in result.heads] == [4, 4]
