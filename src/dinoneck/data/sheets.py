@@ -89,7 +89,7 @@ def read_sheet(source: Any, columns: Sequence[str], image_column: str) -> Sheet:
 
 
 def column_values(
-    sheet: Sheet, column: str, classes: Sequence[str] = (), *, gaps: bool = False
+    sheet: Sheet, column: str, classes: Sequence[str] | None = None, *, gaps: bool = False
 ) -> tuple[Values, tuple[str, ...]]:
     """Return the values of a column and its class names.
 
@@ -98,7 +98,8 @@ def column_values(
     Args:
         sheet: the table.
         column: one of its columns.
-        classes: the class names in their order; the column may hold no others. Empty = decided by the cells.
+        classes: the class names in their order; the column may hold no others. Empty = all cells are class names, also
+            numbers; None = decided by the cells.
         gaps: cells may be empty.
 
     Returns:
@@ -107,11 +108,11 @@ def column_values(
     Raises:
         DataError: for a cell that does not fit, naming its row, or a column with a single class.
     """
-    filled = [text.strip() for text in sheet.cells(column) if not _is_empty(text, classes)]
+    filled = [text.strip() for text in sheet.cells(column) if not _is_empty(text, classes or ())]
     words = [text for text in filled if _is_word(text)]
-    if not classes and len(words) * 2 <= len(filled):
+    if classes is None and len(words) * 2 <= len(filled):
         return numbers(sheet, column, gaps=gaps), ()
-    names = tuple(str(name) for name in classes) or tuple(sorted(set(words)))
+    names = tuple(map(str, classes or ())) or tuple(sorted(set(words if classes is None else filled), key=_in_order))
     expected = f"one of {', '.join(names)}" if classes else "a class name"
     values, index_of = [], {name: index for index, name in enumerate(names)}
     for i, text in enumerate(map(str.strip, sheet.cells(column))):
@@ -119,7 +120,7 @@ def column_values(
             hint = did_you_mean(text, names) if classes else " List the names with classes= if this is one"
             raise _misfit(sheet, i, column, gaps, expected, "Correct it or remove the row." + hint)
         values.append(index_of.get(text, MISSING_CLASS))
-    if len(names) < 2:
+    if len(names) < 2 and filled:
         raise DataError(f"{sheet.name}: {column} holds the class {names[0]!r} alone; expected two classes or more")
     return np.array(values, dtype=np.int64), names
 
@@ -224,6 +225,12 @@ def _is_word(text: str) -> bool:
     return _as_number(text) is None and any(sign.isalpha() for sign in text)
 
 
+def _in_order(text: str) -> tuple[bool, float, str]:
+    """A key that sorts numbers by their size, before words."""
+    number = _as_number(text)
+    return (True, 0.0, text) if number is None else (False, number, text)
+
+
 def _as_number(text: str) -> float | None:
     """The number that a cell spells, which may be infinite or NaN; None if it spells something else."""
     try:
@@ -234,6 +241,8 @@ def _as_number(text: str) -> float | None:
 
 def _misfit(sheet: Sheet, i: int, column: str, gaps: bool, expected: str, remedy: str) -> DataError:
     text = sheet.rows[i][column]
-    remedy = "Fill it in or remove the row" if _is_empty(text) else remedy
+    if _is_empty(text):
+        remedy = "Fill it in or remove the row"
+        remedy += ". It reads as a missing value: if it is a class, spell it another way" if text.strip() else ""
     place, nothing = sheet.places[i], ", or nothing" if gaps else ""
     return DataError(f"{sheet.name} {place}: {column} is {text!r}; expected {expected}{nothing}. {remedy}")

@@ -122,7 +122,7 @@ def read_table(
         labels: the column with the file names of dense labels.
         minimum: the smallest value a prediction may take (0 for masses and fractions).
         unit: the unit of the numbers, for people.
-        classes: column -> class names in their order, which admits no others; needed where classes are numbers.
+        classes: column -> class names in their order, which admits no others; empty = those that occur, also numbers.
 
     Raises:
         DataError: if a column or a file is missing, an image is named twice, or a cell does not fit its column.
@@ -297,7 +297,7 @@ def _with_values(
     values: dict[str, Values] = {}
     names: dict[str, tuple[str, ...]] = {}
     for column in columns:
-        values[column], own = column_values(sheet, column, classes.get(column, ()), gaps=column in auxiliary)
+        values[column], own = column_values(sheet, column, classes.get(column), gaps=column in auxiliary)
         names |= {column: own} if own else {}
         missing = int((values[column] == MISSING_CLASS if own else np.isnan(values[column])).sum())
         if missing == len(table):

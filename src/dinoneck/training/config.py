@@ -42,6 +42,7 @@ class DataConfig:
             segmentation, with targets they train class shares per patch.
         label_kind: what masks hold: class indices, or numbers per pixel.
         classes: names of the classes 0, 1, ... in the masks.
+        nodata: values in the masks that mark pixels without a label, such as 255.
         unit: unit of the targets, for head files and figures.
         minimum: smallest value of a prediction, such as 0 for masses and shares.
         store: feature store whose tokens are trained on, in place of images.
@@ -64,6 +65,7 @@ class DataConfig:
     labels: str | None = None
     label_kind: Literal["classes", "numbers"] = "classes"
     classes: tuple[str, ...] = ()
+    nodata: tuple[float, ...] = ()
     unit: str = ""
     minimum: float | None = None
     store: str | None = None
@@ -95,6 +97,11 @@ class DataConfig:
         for name in ("targets", "aux_targets", "classes"):
             if len(set(getattr(self, name))) < len(getattr(self, name)):
                 raise ConfigError(f"{name} are {', '.join(getattr(self, name))}; name each once")
+        of_masks = {"classes": self.classes, "nodata": self.nodata, "label_kind": self.label_kind != "classes"}
+        if self.labels is None and (given := [name for name, value in of_masks.items() if value]):
+            raise ConfigError(f"{given[0]} describes masks; name them with labels (--labels), or leave it out")
+        if self.views is not None and self.store is None:
+            raise ConfigError(f"views is {self.views} without a store; a store holds the augmentations (--store)")
         if self.fit is not None and self.size is None and self.store is None:
             raise ConfigError(f"fit is {self.fit!r} without a size; give --size HEIGHTxWIDTH as well")
 
@@ -319,7 +326,7 @@ def _problems(cls: Any, values: Any, prefix: str) -> Iterator[str]:
     """What is wrong with the keys of a group and the groups below it, and with words that are not a choice."""
     if not isinstance(values, Mapping):
         return
-    hints = typing.get_type_hints(cls)
+    hints = cls if isinstance(cls, Mapping) else typing.get_type_hints(cls)
     for key, value in values.items():
         name = f"{prefix}{key}"
         if key not in hints:
@@ -332,9 +339,17 @@ def _problems(cls: Any, values: Any, prefix: str) -> Iterator[str]:
             hint = did_you_mean(value, choices)
             yield f"{name} is {value!r}; expected one of {', '.join(choices)}.{hint}"
         group, is_table = _group_of(hints[key])
+        if (group is not None or key == "head") and not isinstance(value, Mapping | None):
+            example = "{type: patch_mean}" if key == "head" else "{KEY: VALUE}"
+            yield f"{name} is {value!r}; expected keys with values, such as {name}: {example}"
+        elif isinstance(value, str) and any(get_origin(part) is tuple for part in parts) and key != "weight":
+            example = f"[{value.lower().replace('x', ', ')}]" if key == "size" else f"[{value}]"
+            yield f"{name} is {value!r}; expected a list, such as {name}: {example}"
         if group is not None and is_table and isinstance(value, Mapping):
             for entry, own in value.items():
-                yield from _problems(group, own, f"{name}.{entry}.")
+                if not isinstance(entry, str):
+                    yield f"{name} has the key {entry!r}; expected a name: write it in quotes if it is one"
+                yield from _problems({entry: group}, {entry: own}, f"{name}.")
         elif group is not None:
             yield from _problems(group, value, f"{name}.")
 
@@ -347,8 +362,8 @@ def _group_of(hint: Any) -> tuple[Any, bool]:
     return (last, True) if dataclasses.is_dataclass(last) else (None, False)
 
 
-def _without_none(values: Any) -> Any:
-    """The values without sections that are left empty (YAML reads them as null)."""
-    if not isinstance(values, Mapping):
-        return values
-    return {key: value for key, value in values.items() if value is not None}
+def _without_none(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values without sections that are left empty (YAML reads them as null); an empty task has the defaults."""
+    named = {key: values[key] for key in ("tasks", "compositions") if isinstance(values.get(key), Mapping)}
+    filled = {key: {name: own or {} for name, own in value.items()} for key, value in named.items()}
+    return {key: value for key, value in {**values, **filled}.items() if value is not None}

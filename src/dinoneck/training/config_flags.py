@@ -8,6 +8,8 @@ from typing import Any
 import yaml
 from tyro.constructors import PrimitiveConstructorSpec
 
+from dinoneck.yaml_file import read_plain
+
 OFF = "none"
 
 
@@ -31,7 +33,10 @@ def _size(words: list[str]) -> tuple[int, int]:
 
 
 def _head(words: list[str]) -> dict[str, Any]:
-    value = yaml.safe_load(words[0])
+    try:
+        value = read_plain(words[0])
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise ValueError(f"{words[0]!r} is not a head; expected a registered name, or '{{type: NAME, ...}}'") from error
     if isinstance(value, str):
         return {"type": value}
     if not isinstance(value, dict):

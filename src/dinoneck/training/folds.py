@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Hashable, Sequence
 from contextlib import suppress
 from typing import Any
@@ -137,8 +138,10 @@ def _stratified(of_row: _Rows, classes: _Rows, n_folds: int, seed: int) -> list[
     row_fold = np.full(len(of_row), -1)
     splitter = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed)
     try:
-        for fold, (_, valid) in enumerate(splitter.split(of_row, classes, of_row)):
-            row_fold[valid] = fold
+        with warnings.catch_warnings():  # a class with fewer rows than folds: the run warns where that matters
+            warnings.filterwarnings("ignore", "The least populated class")
+            for fold, (_, valid) in enumerate(splitter.split(of_row, classes, of_row)):
+                row_fold[valid] = fold
     except ValueError as error:  # every class has fewer rows than there are folds
         raise DataError(f"the rows cannot be stratified ({error}); use fewer folds, or do not stratify") from error
     if len(empty := np.setdiff1d(np.arange(n_folds), row_fold)):

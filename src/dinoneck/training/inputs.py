@@ -17,7 +17,7 @@ from dinoneck.data.pasture import Pasture
 from dinoneck.data.photos import Preprocessing
 from dinoneck.data.tables import PhotoTable, read_table
 from dinoneck.devices import local_device
-from dinoneck.errors import ConfigError, StoreError
+from dinoneck.errors import ConfigError, DataError, StoreError
 from dinoneck.store.feature_store import FeatureStore
 from dinoneck.store.image_files import check_unchanged
 from dinoneck.tokens import Tokens
@@ -65,24 +65,28 @@ class Inputs:
 
     def cells(self, config: TrainConfig) -> CellTargets | None:
         """Return the masks of the images on their patch grid; None where the config names none."""
+        kinds = {name: task.kind for name, task in config.tasks.items() if task.kind in ("dense", "segmentation")}
         if config.data.labels is None:
+            if kinds:
+                raise ConfigError(f"task {', '.join(kinds)} is per cell; name its masks with data.labels (--labels)")
             return None
         if self.table.labels is None:
             raise ConfigError(f"data.labels is {config.data.labels!r}, and the table has no labels")
         if self.preprocess is None:
             raise ConfigError("masks need to know how the images were prepared; pass tokens of a store or a backbone")
-        kinds = {name: task.kind for name, task in config.tasks.items() if task.kind in ("dense", "segmentation")}
         if len(kinds) > 1:
             raise ConfigError(f"tasks {', '.join(kinds)} are all per cell, and there is one column of masks; keep one")
         plain = "dense" if config.data.label_kind == "numbers" or self.table.targets else "segmentation"
         name, kind = next(iter(kinds.items()), ("cells" if plain == "dense" else "segmentation", plain))
         if kind == "segmentation" and config.data.label_kind == "numbers":
             raise ConfigError(f"task {name!r} is a segmentation, and data.label_kind is 'numbers'; write 'classes'")
-        classes = config.data.classes
-        how = DenseLabels()
+        classes, nodata = config.data.classes, config.data.nodata
+        how = DenseLabels(nodata=nodata)
         if config.data.label_kind == "classes":
-            classes = classes or tuple(map(str, range(count_classes(self.table.labels))))
-            how = DenseLabels(classes=len(classes))
+            classes = classes or tuple(map(str, range(count_classes(self.table.labels, nodata))))
+            if len(classes) < 2:
+                raise DataError(f"the masks hold the class {classes[0]} alone; expected two classes or more")
+            how = DenseLabels(classes=len(classes), nodata=nodata)
         return CellTargets.read(self.table, how, self.preprocess, classes, name, kind)  # type: ignore[arg-type]
 
 
@@ -103,7 +107,7 @@ def open_inputs(config: TrainConfig, table: Any = None, backbone: Backbone | Non
     import_modules(config.imports)
     _check_frozen(config)
     head_class(config)  # a name that is not registered is refused before anything is read
-    found = table if isinstance(table, PhotoTable) else read_data(config, table)
+    found = _checked(config, table) if isinstance(table, PhotoTable) else read_data(config, table)
     if config.data.store is not None:
         return _from_store(config, found)
     backbone = _backbone(config) if backbone is None else backbone
@@ -112,6 +116,25 @@ def open_inputs(config: TrainConfig, table: Any = None, backbone: Backbone | Non
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     preprocess = backbone.preprocess.changed(**changes, policy=own.policy or "crop")
     return Inputs(found, backbone, backbone.record(), preprocess, None)
+
+
+def _checked(config: TrainConfig, table: PhotoTable) -> PhotoTable:
+    """The table that a caller read, unless the config describes another one."""
+    data, folds = config.data, config.folds
+    asked: dict[str, tuple[Any, Any]] = {
+        "data.csv": (data.csv, None),
+        "data.targets": (data.targets, tuple(table.targets)),
+        "data.aux_targets": (data.aux_targets, tuple(table.auxiliary)),
+        "data.minimum": (data.minimum, table.minimum),
+        "folds.group": (folds.group, table.groups and folds.group),
+        "folds.column": (folds.column, table.folds and folds.column),
+    }
+    for name, (value, own) in asked.items():
+        if value not in (None, ()) and value != own:
+            raise ConfigError(
+                f"{name} is {value!r} and the given Table has {own!r}; leave it out, or read the table so"
+            )
+    return table
 
 
 def read_data(config: TrainConfig, frame: Any = None) -> PhotoTable:
@@ -143,6 +166,9 @@ def read_data(config: TrainConfig, frame: Any = None) -> PhotoTable:
         labels=data.labels,
         minimum=data.minimum,
         unit=data.unit,
+        classes={
+            c: () for k, task in config.tasks.items() if task.kind == "classification" for c in task.columns or (k,)
+        },
     )
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from dinoneck.atomic import write_text
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
-from dinoneck.data.tables import csv_text
+from dinoneck.data.sheets import MISSING_CLASS, csv_text
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.heads.head import Head
 from dinoneck.training.cell_targets import CellTargets
@@ -193,15 +193,38 @@ def _check_before(
         check_varies(name, values, "image of the table")
         if values.dtype.kind == "f":
             check_minimum(name, values, table.minimum, table.ids)
-    for number, (rows, _) in zip(numbers, chosen, strict=True):
+    if config.folds.column is not None and table.groups is not None:
+        _warn_of_split_groups(np.array(table.groups), chosen, config.folds.column)
+    for number, (rows, held_out) in zip(numbers, chosen, strict=True):
         for name, values in {**table.targets, **table.auxiliary}.items():
             if values.dtype.kind == "f":
                 check_varies(name, values[rows], f"training image of fold {number}")
+            elif new := sorted({*values[held_out].tolist()} - {*values[rows].tolist(), MISSING_CLASS}):
+                logger.warning(
+                    "fold %d holds out images of the %s %s and trains on none: they cannot be predicted right. Use "
+                    "other folds (--stratify %s), or remove what is too rare",
+                    number,
+                    name,
+                    ", ".join(table.classes[name][k] for k in new),
+                    name,
+                )
     parent = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise DataError(f"the results cannot be written to {folder}: {parent} is not a folder that can be written to")
     _loggers(config, folder, 0)  # refuses a package that is not installed
     problem.head(inputs.first(), np.arange(len(table)), seed=0)  # refuses a head that does not fit
+
+
+def _warn_of_split_groups(groups: Any, folds: Sequence[Fold], column: str) -> None:
+    split = {group for train, valid in folds for group in np.intersect1d(groups[train], groups[valid]).tolist()}
+    if split:
+        logger.warning(
+            "%d groups have images in several folds of the column %r, the first is %r: scores may look better than "
+            "they are for new groups",
+            len(split),
+            column,
+            min(split),
+        )
 
 
 def _write(

@@ -81,7 +81,10 @@ class Problem:
         )
         minimum = None if shares else self.table.minimum  # a mean of clipped cells would be too high
         made = [self.cells.share_task(task) if task.name in shares else task for task in made]
-        return [*made, self.cells.task(rows, minimum)]
+        own, options = self.config.tasks.get(self.cells.name), ("weight", "loss", "beta", "unit", "minimum")
+        changes: dict[str, Any] = {option: getattr(own, option, None) for option in options}
+        per_cell = replace(self.cells.task(rows, minimum), **{k: x for k, x in changes.items() if x is not None})
+        return [*made, per_cell]
 
     def true_values(self, column: str) -> _Array:
         """Return the known values of a column of numbers; of a ratio without a composition, the shares.
@@ -114,7 +117,7 @@ class Problem:
             dim=len(labels),
             kind=own.kind or "regression",
             loss=cast("Any", own.loss),
-            beta=own.beta or 1.0,
+            beta=1.0 if own.beta is None else own.beta,
             weight=weight,
             activation=cast("Any", own.activation),
             unit=_unit(config, own, self.table),
@@ -141,27 +144,74 @@ def _tasks(config: TrainConfig, table: PhotoTable) -> dict[str, TaskConfig]:
     tasks = {}
     for name, task in config.tasks.items():
         if task.kind in ("dense", "segmentation"):
+            _check_options(name, task)
             continue  # its targets are masks
         task = replace(task, columns=task.columns or (name,))
         for column in task.columns:
             if column not in columns:
                 hint = did_you_mean(column, columns)
                 raise ConfigError(f"task {name!r} needs column {column!r}; there are {', '.join(columns)}.{hint}")
-        if task.kind in ("classification", None) and any(column in table.classes for column in task.columns):
+        words = [column for column in task.columns if column in table.classes]
+        if task.kind in ("classification", None) and words:
             if len(task.columns) > 1:
                 raise ConfigError(f"task {name!r} has columns {', '.join(task.columns)}; classes are one column")
             task = replace(task, kind="classification")
         elif task.kind == "classification":
-            raise ConfigError(f"task {name!r} is a classification; its column {task.columns[0]!r} holds numbers")
+            raise ConfigError(
+                f"task {name!r} is a classification; its column {task.columns[0]!r} was read as numbers: list its "
+                "classes in read_table(classes=)"
+            )
+        elif words:
+            raise ConfigError(
+                f"task {name!r} is of kind {task.kind!r}, for numbers; its column {words[0]!r} holds the classes "
+                f"{', '.join(table.classes[words[0]][:5])}: leave the kind out, or write kind: classification"
+            )
+        _check_options(name, task)
         tasks[name] = task
+    _refuse_shared(tasks)
     covered = {column for task in tasks.values() for column in task.columns}
     covered |= {column for own in config.compositions.values() for column in own.sums}
     for column in sorted(columns, key=lambda column: column in table.sums):  # sums follow their parts
         is_sum = set(table.sums.get(column, ("",))) <= {*tasks}
         if column not in covered and not is_sum:
+            if column in config.tasks:
+                raise ConfigError(
+                    f"task {column!r} predicts other columns, and the target {column!r} needs a task of that name; "
+                    "give one of them another name"
+                )
             task = TaskConfig(columns=(column,), auxiliary=column in table.auxiliary)
             tasks[column] = replace(task, kind="classification") if column in table.classes else task
     return tasks
+
+
+def _check_options(name: str, task: TaskConfig) -> None:
+    """Refuse options that would change nothing for the task's kind, and columns that are too few or repeated."""
+    scale = ("activation", "area", "log1p", "standardize")
+    unused: dict[str | None, tuple[str, ...]] = {
+        "classification": ("minimum", *scale),
+        "ratio": ("minimum", *scale),
+        "segmentation": ("minimum", "columns", "unit", "auxiliary", *scale),
+        "dense": ("columns", "auxiliary", *scale),
+    }
+    default = TaskConfig()
+    for option in unused.get(task.kind, ()):
+        if getattr(task, option) != getattr(default, option):
+            raise ConfigError(f"task {name!r} is of kind {task.kind!r}, which has no {option!r}; leave it out")
+    if task.beta is not None and task.loss != "smooth_l1":
+        raise ConfigError(f"task {name!r} has beta {task.beta:g}, which belongs to loss: smooth_l1; write both")
+    if len(set(task.columns)) < len(task.columns):
+        raise ConfigError(f"task {name!r} has columns {', '.join(task.columns)}; name each once")
+    if task.kind == "ratio" and len(task.columns) < 2:
+        raise ConfigError(f"task {name!r} is a ratio of {', '.join(task.columns)} alone; name two columns or more")
+
+
+def _refuse_shared(tasks: Mapping[str, TaskConfig]) -> None:
+    """Refuse a column that two tasks predict as it is: it would be scored for one of them only."""
+    owner: dict[str, str] = {}
+    for name, task in tasks.items():
+        for column in () if task.kind == "ratio" else task.columns:
+            if (other := owner.setdefault(column, name)) != name:
+                raise ConfigError(f"tasks {other!r} and {name!r} both predict column {column!r}; leave it out of one")
 
 
 def _targets(tasks: Mapping[str, TaskConfig], table: PhotoTable) -> dict[str, _Array]:
@@ -269,8 +319,17 @@ def _filled(cls: type[Any], options: Mapping[str, Any], known: Mapping[str, Any]
         if name not in accepted:
             hint = did_you_mean(name, accepted)
             raise ConfigError(f"{cls.__name__} has no argument {name!r}.{hint} It takes: {', '.join(accepted)}")
-    filled = {name: value for name, value in known.items() if name in accepted and name not in options}
-    return {**filled, **options}
+    filled = {**{name: value for name, value in known.items() if name in accepted}, **options}
+    for name, parameter in accepted.items():
+        if (
+            name not in filled
+            and parameter.default is parameter.empty
+            and parameter.kind is not parameter.VAR_POSITIONAL
+        ):
+            raise ConfigError(
+                f"{cls.__name__} needs the argument {name!r}; give it in head: {{type: ..., {name}: ...}}"
+            )
+    return filled
 
 
 def _unit(config: TrainConfig, task: TaskConfig, table: PhotoTable) -> str:

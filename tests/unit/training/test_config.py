@@ -21,7 +21,8 @@ from dinoneck.yaml_file import read_plain, read_yaml
 
 WHOLE = """
 data: {csv: cover.csv, images: photos, targets: [crop, kind], aux_targets: [height], size: [480, 960], fit: crop,
-  interpolation: area, policy: pad, blur: 5, minimum: 0, unit: g, tta: d6, views: 4}
+  interpolation: area, policy: pad, blur: 5, minimum: 0, unit: g, tta: d6, store: tokens,
+  views: 4}
 backbone: {name: dinoneck_tiny, layers: [1, 5], seed: 3}
 head: {type: fpn, fpn_dim: 64, layer_groups: [[0], [1]]}
 tasks:
@@ -149,11 +150,13 @@ def test_a_size_is_one_number_or_two(tmp_path: Path, size: str, pixels: tuple[in
         ("optim: {epochs: true}", r"got `bool` - at `optim\.epochs`"),
         ("optim: {epochs: [2]}", r"got `array` - at `optim\.epochs`"),
         ("optim: {lr: '1e-4'}", r"Expected `float`, got `str` - at `optim\.lr`"),
-        ("optim: 3", "got `int` - at `optim`"),
-        ("tasks: {a: 3}", "got `int` - at `tasks"),
-        ("data: {targets: a}", r"Expected `array`, got `str` - at `data\.targets`"),
+        ("optim: 3", "optim is 3; expected keys with values, such as optim: {KEY: VALUE}"),
+        ("tasks: {a: 3}", r"tasks\.a is 3; expected keys"),
+        ("tasks: {1: {}}", "tasks has the key 1; expected a name: write it in quotes"),
+        ("data: {targets: a}", r"data\.targets is 'a'; expected a list, such as data\.targets: \[a\]"),
+        ("data: {size: 32x64}", r"data\.size is '32x64'; expected a list, such as data\.size: \[32, 64\]"),
         ("data: {csv: 2024-01-01}", r"got `date` - at `data\.csv`"),
-        ("head: fpn", "got `str` - at `head`"),
+        ("head: fpn", "head is 'fpn'; expected keys with values, such as head: {type: patch_mean}"),
         ("head: {type: 3}", r"head is {'type': 3}; expected {type: NAME"),
         ("optim: {optimizer: smd}", r"optim\.optimizer is 'smd'; expected one of adamw, sam\. Did you mean"),
         ("optim: {amp: half}", r"optim\.amp is 'half'; expected one of bf16, fp16"),
@@ -174,6 +177,9 @@ def test_a_size_is_one_number_or_two(tmp_path: Path, size: str, pixels: tuple[in
         ("data: {size: 0}", r"size is \(0, 0\)"),
         ("data: {fit: crop}", "fit is 'crop' without a size"),
         ("data: {csv: ' '}", "csv is empty"),
+        ("data: {classes: [a, b]}", "classes describes masks; name them with labels"),
+        ("data: {label_kind: numbers}", "label_kind describes masks"),
+        ("data: {views: 2}", "views is 2 without a store"),
         ("data: {targets: [a, a]}", "targets are a, a; name each once"),
         ("data: {targets: [a], aux_targets: [a]}", "'a' is among targets and aux_targets"),
         ("backbone: {layers: []}", "layers is empty"),

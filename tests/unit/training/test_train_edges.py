@@ -1,0 +1,126 @@
+"""What a run does with values that are easily read as something else."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from tests.unit.training.meadow import COUNT, a_run, rows_of, write_meadow
+
+from dinoneck import ConfigError, DataError
+from dinoneck.cli.main import main
+from dinoneck.data import read_table
+from dinoneck.training import confusion_matrix, train
+from dinoneck.training.inputs import open_inputs
+
+
+@pytest.fixture
+def meadow(tmp_path: Path) -> Path:
+    return write_meadow(tmp_path)
+
+
+def with_columns(table: Path, **columns: list[Any]) -> Path:
+    """The table with further columns."""
+    rows = table.read_text().splitlines()
+    out = [",".join([rows[0], *columns])]
+    out += [",".join([row, *(str(values[i]) for values in columns.values())]) for i, row in enumerate(rows[1:])]
+    table.write_text("\n".join(out) + "\n")
+    return table
+
+
+def test_numbers_are_classes_where_the_task_is_a_classification(meadow: Path) -> None:
+    table = with_columns(meadow, code=[(10, 9, 2)[i % 3] for i in range(COUNT)])
+    result = train(a_run(table, tasks={"code": {"kind": "classification"}}), meadow.parent / "run")
+    assert result.table.classes["code"] == ("2", "9", "10")
+    assert set(result.classes) == {"code"}
+    assert not result.values
+    assert [row["code"] for row in rows_of(meadow.parent / "run" / "out_of_fold.csv")][:3] == ["10", "9", "2"]
+
+
+def test_pixels_without_a_label_count_for_nothing(meadow: Path) -> None:
+    labels: list[np.ndarray[Any, Any]] = []
+    for i in range(COUNT):
+        path = meadow.parent / f"{i:02}-mask.png"
+        mask = np.array(Image.open(path))
+        mask[24:] = 255
+        Image.fromarray(mask).save(path)
+        labels.append(mask)
+    data = {"csv": str(meadow), "labels": "mask", "targets": []}
+    with pytest.raises(DataError, match="nodata=255"):
+        train(a_run(None, data=data), meadow.parent / "refused")
+    result = train(a_run(None, data={**data, "nodata": [255]}), meadow.parent / "run")
+    counts = result.masks["head"].sum(axis=2)
+    assert counts.sum() == COUNT * 24 * 64
+    for mask, own in zip(labels, counts, strict=True):
+        assert own.tolist() == np.bincount(mask[mask < 255], minlength=3).tolist()
+    assert confusion_matrix([0], [0], 3).shape == result.masks["head"].shape[1:]
+
+
+def test_masks_of_one_class_are_refused(meadow: Path) -> None:
+    for i in range(COUNT):
+        Image.new("L", (64, 32)).save(meadow.parent / f"{i:02}-mask.png")
+    with pytest.raises(DataError, match="the masks hold the class 0 alone"):
+        train(a_run(None, data={"csv": str(meadow), "labels": "mask", "targets": []}), meadow.parent / "run")
+
+
+def test_the_weight_of_masks_counts(meadow: Path) -> None:
+    data = {"csv": str(meadow), "labels": "mask", "targets": ["crop"]}
+    tasks = {"m": {"kind": "dense", "weight": 0.25, "loss": "smooth_l1", "beta": 0.5}}
+    result = train(a_run(None, data=data, tasks=tasks, folds={"only": 0}), meadow.parent / "run")
+    task = next(task for task in result.heads[0].tasks if task.name == "m")
+    assert (task.weight, task.loss, task.beta) == (0.25, "smooth_l1", 0.5)
+
+
+def test_a_class_that_a_fold_does_not_train_on_is_named(meadow: Path, caplog: pytest.LogCaptureFixture) -> None:
+    table = with_columns(meadow, sort=["rare" if i == 3 else ("a", "b")[i % 2] for i in range(COUNT)])
+    with caplog.at_level(logging.WARNING):
+        train(a_run(table, ["sort"]), meadow.parent / "run")
+    assert "holds out images of the sort rare and trains on none" in caplog.text
+
+
+def test_groups_that_a_fold_column_splits_are_counted(meadow: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = a_run(meadow, ["crop"], folds={"column": "part", "group": ["place"]})
+    with caplog.at_level(logging.WARNING):
+        train(config, meadow.parent / "run")
+    assert "4 groups have images in several folds of the column 'part', the first is 'place 0'" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data": {"targets": ["weed"]}}, r"data\.targets is \('weed',\) and the given Table has \('crop',\)"),
+        ({"folds": {"group": ["place"]}}, r"folds\.group is \('place',\)"),
+        ({"folds": {"column": "part"}}, r"folds\.column is 'part'"),
+        ({"data": {"targets": [], "minimum": 0.0}}, r"data\.minimum is 0\.0"),
+    ],
+)
+def test_a_table_and_a_config_that_differ_are_refused(meadow: Path, changes: dict[str, Any], message: str) -> None:
+    table = read_table(meadow, meadow.parent, "crop")
+    with pytest.raises(ConfigError, match=message):
+        open_inputs(a_run(None, **changes), table)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--head", "{type: fpn"], "is not a head; expected a registered name"),
+        (["--tensorboard"], "tensorboard is not installed; install it with"),
+    ],
+)
+def test_refusals_are_sentences(
+    meadow: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, flags: list[str], message: str
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "torch.utils.tensorboard", None)
+    base = ["train", "--csv", str(meadow), "--targets", "crop", "--backbone", "dinoneck_tiny", "--folds", "2"]
+    try:
+        code = main([*base, *flags, "--out", str(meadow.parent / "run")])
+    except SystemExit as ended:
+        code = ended.code
+    assert code in (1, 2)
+    shown = " ".join(capsys.readouterr().err.split())
+    assert message in shown
+    assert "unexpected" not in shown
