@@ -17,7 +17,7 @@ from dinoneck.atomic import write_text
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.data.sheets import MISSING_CLASS, csv_text
-from dinoneck.errors import ConfigError, DataError
+from dinoneck.errors import ConfigError, DataError, some_of
 from dinoneck.heads.head import Head
 from dinoneck.training.cell_targets import CellTargets
 from dinoneck.training.config import TrainConfig
@@ -190,6 +190,10 @@ def _check_before(
     for name, values in table.targets.items():
         if name in _OWN_COLUMNS:
             raise DataError(f"a target named {name!r} would clash with a column of {PREDICTIONS}; rename it")
+        missing = ~np.isfinite(values) if values.dtype.kind == "f" else values == MISSING_CLASS
+        if missing.any():
+            unknown = some_of([table.ids[row] for row in np.flatnonzero(missing)], 3)
+            raise DataError(f"the target {name!r} is unknown for {unknown}; remove them, or make it auxiliary")
         check_varies(name, values, "image of the table")
         if values.dtype.kind == "f":
             check_minimum(name, values, table.minimum, table.ids)

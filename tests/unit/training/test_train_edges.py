@@ -13,7 +13,7 @@ from tests.unit.training.meadow import COUNT, a_run, rows_of, write_meadow
 
 from dinoneck import ConfigError, DataError
 from dinoneck.cli.main import main
-from dinoneck.data import read_table
+from dinoneck.data import Table, read_table
 from dinoneck.training import confusion_matrix, train
 from dinoneck.training.inputs import open_inputs
 
@@ -102,6 +102,29 @@ def test_a_table_and_a_config_that_differ_are_refused(meadow: Path, changes: dic
     table = read_table(meadow, meadow.parent, "crop")
     with pytest.raises(ConfigError, match=message):
         open_inputs(a_run(None, **changes), table)
+
+
+@pytest.mark.parametrize(
+    ("values", "classes", "message"),
+    [
+        ([1.0, float("nan"), 2.0, 3.0], None, "the target 'x' is unknown for b; remove them"),
+        ([0, -1, 1, 1], ("u", "v"), "the target 'x' is unknown for b"),
+        ([0, 2, 1, 1], ("u", "v"), r"'x' holds the classes 0 \.\.\. 2; expected indices of its 2 names"),
+        ([1.0, 2.0], None, r"'x' has the shape \(2,\); expected \(4,\)"),
+    ],
+)
+def test_values_of_a_table_are_checked(tmp_path: Path, values: Any, classes: Any, message: str) -> None:
+    images = tuple(np.full((32, 32, 3), 60 * i, np.uint8) for i in range(4))
+    with pytest.raises(DataError, match=message):
+        table = Table(tuple("abcd"), images, {"x": np.array(values)}, classes={"x": classes} if classes else {})
+        train(a_run(None, data={"targets": []}), tmp_path / "run", table=table)
+    assert not (tmp_path / "run").exists()
+
+
+def test_whole_numbers_of_a_table_are_numbers(tmp_path: Path) -> None:
+    images = tuple(np.full((32, 32, 3), 60 * i, np.uint8) for i in range(4))
+    table = Table(tuple("abcd"), images, {"x": np.array([3, 1, 4, 2])})
+    assert "x" in train(a_run(None, data={"targets": []}), tmp_path / "run", table=table).values
 
 
 @pytest.mark.parametrize(
