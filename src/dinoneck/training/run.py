@@ -156,7 +156,8 @@ def _checkpoint(
     head: Head, fold: int, config: TrainConfig, inputs: Inputs, metrics: Mapping[str, float] | None = None
 ) -> HeadCheckpoint:
     """The file of a fold's head; the scores are known later than the head."""
-    facts: dict[str, Any] = {"fold": fold, "folds": config.folds.count, "seed": config.optim.seed}
+    count = config.folds.count if config.folds.column is None else len(set(inputs.table.folds or ()))
+    facts: dict[str, Any] = {"fold": fold, "folds": count, "seed": config.optim.seed}
     training = {**facts, "epochs": config.optim.epochs, **({} if metrics is None else {"metrics": dict(metrics)})}
     backbone: Any = inputs.record if inputs.backbone is None else inputs.backbone
     preprocess = inputs.preprocess

@@ -313,6 +313,13 @@ def make_head(
 def _filled(cls: type[Any], options: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
     """The options and what else the constructor takes of what is known; unknown options are refused."""
     accepted = inspect.signature(cls).parameters
+    for name, parameter in accepted.items():
+        if parameter.kind is parameter.POSITIONAL_ONLY:
+            raise ConfigError(f"{cls.__name__} takes {name!r} by position only; remove the '/' from its arguments")
+        if name == "tasks" and parameter.annotation is parameter.empty:
+            raise ConfigError(
+                f"{cls.__name__} needs the annotation tasks: Sequence[Task]; without it tasks are not kept"
+            )
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted.values()):
         return {**{name: known[name] for name in ("embed_dim", "tasks")}, **options}
     for name in options:
