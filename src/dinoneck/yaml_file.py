@@ -16,9 +16,11 @@ from dinoneck.errors import ConfigError
 
 _EXPONENT = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+")
 
+_WHOLE = re.compile(r"[-+]?(?:0|[1-9][0-9]*)$")  # YAML 1.1 reads 010 as 8 and 20:30 as 1230
+
 
 class PlainLoader(yaml.SafeLoader):
-    """PyYAML's safe loader; anchors and repeated keys are refused, and ``1e-4`` is a number as in YAML 1.2.
+    """PyYAML's safe loader; anchors and repeated keys are refused, and numbers are those of YAML 1.2: ``1e-4`` is one, ``010`` is text.
 
     Anchors are refused because ten lines of aliases merged into each other fill any memory.
     """
@@ -40,6 +42,11 @@ class PlainLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
+PlainLoader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in pairs if tag != "tag:yaml.org,2002:int"]
+    for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+PlainLoader.add_implicit_resolver("tag:yaml.org,2002:int", _WHOLE, list("-+0123456789"))
 PlainLoader.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+.0123456789"))
 
 

@@ -73,12 +73,12 @@ def read_sheet(source: Any, columns: Sequence[str], image_column: str) -> Sheet:
     header = header_of(source)
     cells: dict[str, list[str]] = {}
     if image_column in columns and image_column not in header:
-        if not all(isinstance(name, str) for name in source.index):
+        if not all(isinstance(name, str | os.PathLike) for name in source.index):
             raise DataError(
                 f"the DataFrame has no column {image_column!r} and its index holds no file names.{_held(header)}. Name "
                 "the column of images with image_column=, or make it the index with set_index()"
             )
-        cells[image_column] = list(source.index)
+        cells[image_column] = [str(name) for name in source.index]
     _check_columns("the DataFrame", header, [column for column in columns if column not in cells])
     labels = dict(zip(header, source.columns, strict=True))
     cells |= {column: [_text(value) for value in source[labels[column]]] for column in columns if column not in cells}

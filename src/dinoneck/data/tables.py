@@ -66,8 +66,31 @@ class Table:
     folds: tuple[str, ...] | None = None
     sums: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        for field_name in ("targets", "auxiliary"):
+            columns = {name: self._checked(name, values) for name, values in getattr(self, field_name).items()}
+            object.__setattr__(self, field_name, columns)
+        for field_name in ("photos", "groups", "labels", "folds"):
+            if (column := getattr(self, field_name)) and len(column) != len(self.ids):
+                raise DataError(
+                    f"Table({field_name}=) has {len(column)} entries for {len(self.ids)} ids; expected one each"
+                )
+
     def __len__(self) -> int:
         return len(self.ids)
+
+    def _checked(self, name: str, values: Any) -> Values:
+        """A column as float64, or int64 where it has class names."""
+        names = self.classes.get(name)
+        found: Values = np.asarray(values, np.float64 if names is None else np.int64)
+        if found.shape != (len(self.ids),):
+            raise DataError(f"Table: {name!r} has the shape {found.shape}; expected ({len(self.ids)},), one per id")
+        if names is not None and len(found) and not MISSING_CLASS <= found.min() <= found.max() < len(names):
+            raise DataError(
+                f"Table: {name!r} holds the classes {found.min()} ... {found.max()}; expected indices of its "
+                f"{len(names)} names, or {MISSING_CLASS} where missing"
+            )
+        return found
 
     @property
     def images(self) -> tuple[Photo, ...]:

@@ -17,7 +17,7 @@ from dinoneck.atomic import write_text
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.data.sheets import MISSING_CLASS, csv_text
-from dinoneck.errors import ConfigError, DataError
+from dinoneck.errors import ConfigError, DataError, some_of
 from dinoneck.heads.head import Head
 from dinoneck.training.cell_targets import CellTargets
 from dinoneck.training.config import TrainConfig
@@ -156,7 +156,8 @@ def _checkpoint(
     head: Head, fold: int, config: TrainConfig, inputs: Inputs, metrics: Mapping[str, float] | None = None
 ) -> HeadCheckpoint:
     """The file of a fold's head; the scores are known later than the head."""
-    facts: dict[str, Any] = {"fold": fold, "folds": config.folds.count, "seed": config.optim.seed}
+    count = config.folds.count if config.folds.column is None else len(set(inputs.table.folds or ()))
+    facts: dict[str, Any] = {"fold": fold, "folds": count, "seed": config.optim.seed}
     training = {**facts, "epochs": config.optim.epochs, **({} if metrics is None else {"metrics": dict(metrics)})}
     backbone: Any = inputs.record if inputs.backbone is None else inputs.backbone
     preprocess = inputs.preprocess
@@ -190,6 +191,10 @@ def _check_before(
     for name, values in table.targets.items():
         if name in _OWN_COLUMNS:
             raise DataError(f"a target named {name!r} would clash with a column of {PREDICTIONS}; rename it")
+        missing = ~np.isfinite(values) if values.dtype.kind == "f" else values == MISSING_CLASS
+        if missing.any():
+            unknown = some_of([table.ids[row] for row in np.flatnonzero(missing)], 3)
+            raise DataError(f"the target {name!r} is unknown for {unknown}; remove them, or make it auxiliary")
         check_varies(name, values, "image of the table")
         if values.dtype.kind == "f":
             check_minimum(name, values, table.minimum, table.ids)

@@ -81,9 +81,9 @@ class Problem:
         )
         minimum = None if shares else self.table.minimum  # a mean of clipped cells would be too high
         made = [self.cells.share_task(task) if task.name in shares else task for task in made]
-        own = self.config.tasks.get(self.cells.name, TaskConfig())
-        changes: dict[str, Any] = {key: getattr(own, key) for key in ("weight", "loss", "beta", "unit", "minimum")}
-        per_cell = replace(self.cells.task(rows, minimum), **{key: x for key, x in changes.items() if x is not None})
+        own, options = self.config.tasks.get(self.cells.name), ("weight", "loss", "beta", "unit", "minimum")
+        changes: dict[str, Any] = {option: getattr(own, option, None) for option in options}
+        per_cell = replace(self.cells.task(rows, minimum), **{k: x for k, x in changes.items() if x is not None})
         return [*made, per_cell]
 
     def true_values(self, column: str) -> _Array:
@@ -313,6 +313,13 @@ def make_head(
 def _filled(cls: type[Any], options: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
     """The options and what else the constructor takes of what is known; unknown options are refused."""
     accepted = inspect.signature(cls).parameters
+    for name, parameter in accepted.items():
+        if parameter.kind is parameter.POSITIONAL_ONLY:
+            raise ConfigError(f"{cls.__name__} takes {name!r} by position only; remove the '/' from its arguments")
+        if name == "tasks" and parameter.annotation is parameter.empty:
+            raise ConfigError(
+                f"{cls.__name__} needs the annotation tasks: Sequence[Task]; without it tasks are not kept"
+            )
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted.values()):
         return {**{name: known[name] for name in ("embed_dim", "tasks")}, **options}
     for name in options:

@@ -184,6 +184,8 @@ def test_a_size_is_one_number_or_two(tmp_path: Path, size: str, pixels: tuple[in
         ("data: {targets: [a], aux_targets: [a]}", "'a' is among targets and aux_targets"),
         ("backbone: {layers: []}", "layers is empty"),
         ("backbone: {file: w.pth, random: true}", "--backbone-file and --random-backbone exclude each other"),
+        ("optim: {epochs: 010}", r"Expected `int`, got `str` - at `optim\.epochs`"),
+        ("data: {size: 20:30}", r"data\.size is '20:30'; expected a list"),
         ("optim: {lr: 1}\noptim: {lr: 2}", "key 'optim' stands twice"),
         ("optim: {lr: 1, lr: 2}", "key 'lr' stands twice"),
         ("optim: &a {x: *a}", "anchors and aliases.*write the value out"),

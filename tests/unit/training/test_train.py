@@ -326,7 +326,7 @@ def test_heads_and_necks_by_name(meadow: Path, tmp_path: Path, head: dict[str, A
         ({"head": {"type": "patch_maen"}}, "'patch_maen'.*Did you mean 'patch_mean'"),
         ({"tasks": {"crops": {}}}, "no column 'crops'. Did you mean 'crop'"),
         ({"tasks": {"both": {"columns": ["crop", "kind"]}}}, "classes are one column"),
-        ({"tasks": {"kind": {"kind": "regression"}}}, "'kind' is of kind 'regression', for num.*the classes bare, crop"),
+        ({"tasks": {"kind": {"kind": "regression"}}}, "'kind' is of kind 'regression', for num.*classes bare, crop"),
         ({"tasks": {"r": {"kind": "ratio", "columns": ["crop", "kind"]}}}, "its column 'kind' holds the classes"),
         ({"tasks": {"r": {"kind": "ratio", "columns": ["crop"]}}}, "ratio of crop alone; name two columns"),
         ({"tasks": {"x": {"columns": ["crop", "crop"]}}}, "columns crop, crop; name each once"),

@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 from tests.unit.training.meadow import COUNT, a_run, rows_of, write_meadow
 
-from dinoneck import ConfigError, DataError
+from dinoneck import ConfigError, DataError, HeadCheckpoint
 from dinoneck.cli.main import main
-from dinoneck.data import read_table
+from dinoneck.data import Table, read_table
 from dinoneck.training import confusion_matrix, train
 from dinoneck.training.inputs import open_inputs
 
@@ -75,6 +75,12 @@ def test_the_weight_of_masks_counts(meadow: Path) -> None:
     assert (task.weight, task.loss, task.beta) == (0.25, "smooth_l1", 0.5)
 
 
+def test_head_files_count_the_folds_of_a_column(meadow: Path) -> None:
+    train(a_run(meadow, ["crop"], folds={"column": "part", "count": 5, "only": 1}), meadow.parent / "run")
+    training = HeadCheckpoint.load(meadow.parent / "run" / "heads" / "fold-1.safetensors").meta["training"]
+    assert (training["fold"], training["folds"]) == (1, 2)
+
+
 def test_a_class_that_a_fold_does_not_train_on_is_named(meadow: Path, caplog: pytest.LogCaptureFixture) -> None:
     table = with_columns(meadow, sort=["rare" if i == 3 else ("a", "b")[i % 2] for i in range(COUNT)])
     with caplog.at_level(logging.WARNING):
@@ -102,6 +108,49 @@ def test_a_table_and_a_config_that_differ_are_refused(meadow: Path, changes: dic
     table = read_table(meadow, meadow.parent, "crop")
     with pytest.raises(ConfigError, match=message):
         open_inputs(a_run(None, **changes), table)
+
+
+@pytest.mark.parametrize(
+    ("values", "classes", "message"),
+    [
+        ([1.0, float("nan"), 2.0, 3.0], None, "the target 'x' is unknown for b; remove them"),
+        ([0, -1, 1, 1], ("u", "v"), "the target 'x' is unknown for b"),
+        ([0, 2, 1, 1], ("u", "v"), r"'x' holds the classes 0 \.\.\. 2; expected indices of its 2 names"),
+        ([1.0, 2.0], None, r"'x' has the shape \(2,\); expected \(4,\)"),
+    ],
+)
+def test_values_of_a_table_are_checked(tmp_path: Path, values: Any, classes: Any, message: str) -> None:
+    images = tuple(np.full((32, 32, 3), 60 * i, np.uint8) for i in range(4))
+    with pytest.raises(DataError, match=message):
+        table = Table(tuple("abcd"), images, {"x": np.array(values)}, classes={"x": classes} if classes else {})
+        train(a_run(None, data={"targets": []}), tmp_path / "run", table=table)
+    assert not (tmp_path / "run").exists()
+
+
+def test_whole_numbers_of_a_table_are_numbers(tmp_path: Path) -> None:
+    images = tuple(np.full((32, 32, 3), 60 * i, np.uint8) for i in range(4))
+    table = Table(tuple("abcd"), images, {"x": np.array([3, 1, 4, 2])})
+    assert "x" in train(a_run(None, data={"targets": []}), tmp_path / "run", table=table).values
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("embed_dim: int, tasks", "needs the annotation tasks: Sequence"),
+        ("embed_dim: int, tasks, **more", "needs the annotation tasks: Sequence"),
+        ("embed_dim: int, /, tasks: Sequence[Task]", "takes 'embed_dim' by position only"),
+        ("embed_dim: int, tasks: Sequence[Task], width: int", "needs the argument 'width'"),
+    ],
+)
+def test_a_head_that_cannot_be_built_by_name_is_refused(meadow: Path, arguments: str, message: str) -> None:
+    own = meadow.parent / "own.py"
+    own.write_text(
+        "from collections.abc import Sequence\nimport dinoneck\nfrom dinoneck import Task\n"
+        "from dinoneck.heads.head import Head\n\n@dinoneck.register\nclass EdgeHead(Head):\n"
+        f"    def __init__(self, {arguments}):\n        super().__init__()\n"
+    )
+    with pytest.raises(ConfigError, match=message):
+        train(a_run(meadow, ["crop"], head={"type": "edge_head"}, imports=[str(own)]), meadow.parent / "run")
 
 
 @pytest.mark.parametrize(
