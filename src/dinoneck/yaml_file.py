@@ -20,9 +20,10 @@ _WHOLE = re.compile(r"[-+]?(?:0|[1-9][0-9]*)$")  # YAML 1.1 reads 010 as 8 and 2
 
 
 class PlainLoader(yaml.SafeLoader):
-    """PyYAML's safe loader; anchors and repeated keys are refused, and numbers are those of YAML 1.2: ``1e-4`` is one, ``010`` is text.
+    """PyYAML's safe loader without anchors and repeated keys, and with the numbers of YAML 1.2.
 
-    Anchors are refused because ten lines of aliases merged into each other fill any memory.
+    ``1e-4`` is a number and ``010`` is text. Anchors are refused because ten lines of aliases merged into each other
+    fill any memory.
     """
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
