@@ -261,7 +261,7 @@ def test_photos_of_very_many_patches_are_told_what_helps(
     Image.new("RGB", (1280, 96)).save(tmp_path / "wide.png")
     arguments = ["viz", "tokens", str(tmp_path), "--backbone", "dinoneck_tiny", "--out", str(tmp_path / "t.png")]
     assert main(arguments) == 0
-    assert "480 patches a photo: slow, and much memory. --size 48x640 brings photos to 120." in capsys.readouterr().out
+    assert "480 patches an image: slow, and much memory. --size 48x640 brings images to 120." in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -333,7 +333,7 @@ def test_the_fpn_run_and_its_command(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert [task["minimum"] for task in checkpoint.config["tasks"]] == [0.0, 0.0]
     predicted = ["predict", str(tmp_path / "0.png"), "--heads", str(run / "heads"), "--out", str(tmp_path / "p.csv")]
     assert main(predicted) == 0
-    for wrong in (["--layers", "1"], masks, ["--head", "fpn", *masks[:2]], ["--head", "fpn", *masks[2:]]):
+    for wrong in (["--head", "patch_mean", *masks], ["--head", "fpn", *masks[2:]]):  # no maps; classes of no masks
         assert main([*shared, *wrong, "--out", str(tmp_path / "none")]) == 1
     assert not (tmp_path / "none").exists()
 
