@@ -97,11 +97,6 @@ class DataConfig:
         for name in ("targets", "aux_targets", "classes"):
             if len(set(getattr(self, name))) < len(getattr(self, name)):
                 raise ConfigError(f"{name} are {', '.join(getattr(self, name))}; name each once")
-        of_masks = {"classes": self.classes, "nodata": self.nodata, "label_kind": self.label_kind != "classes"}
-        if self.labels is None and (given := [name for name, value in of_masks.items() if value]):
-            raise ConfigError(f"{given[0]} describes masks; name them with labels (--labels), or leave it out")
-        if self.views is not None and self.store is None:
-            raise ConfigError(f"views is {self.views} without a store; a store holds the augmentations (--store)")
         if self.fit is not None and self.size is None and self.store is None:
             raise ConfigError(f"fit is {self.fit!r} without a size; give --size HEIGHTxWIDTH as well")
 

@@ -105,7 +105,7 @@ def open_inputs(config: TrainConfig, table: Any = None, backbone: Backbone | Non
         BackboneError: if the backbone cannot be loaded.
     """
     import_modules(config.imports)
-    _check_frozen(config)
+    _check_unused(config)
     head_class(config)  # a name that is not registered is refused before anything is read
     found = _checked(config, table) if isinstance(table, PhotoTable) else read_data(config, table)
     if config.data.store is not None:
@@ -184,8 +184,14 @@ def _without_table(data: DataConfig, columns: Mapping[str, Any]) -> PhotoTable:
     return read_folders(data.images) if data.labels is None else read_masks(data.images, data.labels)
 
 
-def _check_frozen(config: TrainConfig) -> None:
-    """Refuse what is for a backbone that is trained along."""
+def _check_unused(config: TrainConfig) -> None:
+    """Refuse what is for a backbone that is trained along, for masks or for a store, where there is none."""
+    data = config.data
+    of_masks = {"classes": data.classes, "nodata": data.nodata, "label_kind": data.label_kind != "classes"}
+    if data.labels is None and (given := [name for name, value in of_masks.items() if value]):
+        raise ConfigError(f"data.{given[0]} describes masks; name them with data.labels (--labels), or leave it out")
+    if data.views is not None and data.store is None:
+        raise ConfigError(f"data.views is {data.views} without a store, which holds the augmentations (--store)")
     for name in ("cutmix_alpha", "backbone_lr"):
         if (value := getattr(config.optim, name)) is not None:
             raise ConfigError(
