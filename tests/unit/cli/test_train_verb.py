@@ -70,7 +70,10 @@ def test_flags_over_file_over_defaults(tmp_path: Path) -> None:
 
 def test_flags_in_their_spellings(tmp_path: Path) -> None:
     assert parsed() == TrainConfig()
-    flags = "--photos p --store s --patterns 3 --ema none --size 32x64 --amp bf16 --optimizer sam --layers 1 -3 --clip-norm none"
+    flags = (
+        "--photos p --store s --patterns 3 --ema none --size 32x64 "
+        "--amp bf16 --optimizer sam --layers 1 -3 --clip-norm none"
+    )
     config = parsed(*flags.split())
     assert (config.data.images, config.data.views, config.data.size) == ("p", 3, (32, 64))
     assert config.optim == Recipe(ema_decay=None, amp="bf16", optimizer="sam", clip_norm=None)
