@@ -52,7 +52,7 @@ class DataConfig:
         policy: what to do where the patch does not divide an image; None = crop.
         interpolation: of the resize; None = the backbone's.
         blur: odd kernel size of a Gaussian blur after the resize; None = no blur.
-        tta: views that predictions of the heads average; recorded in the head files, not used for the scores of the run.
+        tta: views that predictions average; recorded in the head files, not used for the scores of the run.
         pasture: how many pasture images to generate where no data is named.
         boxes: COCO file of boxes, for detectors.
     """
