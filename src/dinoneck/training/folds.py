@@ -169,10 +169,7 @@ def _listed(labels: Any) -> list[Any]:
 def _rows(rows: Any, what: str, n: int) -> _Rows:
     rows = np.asarray(rows)
     if rows.ndim != 1 or not len(rows) or rows.dtype.kind not in "iu":
-        raise DataError(
-            f"the {what} are {rows.dtype} of shape {rows.shape}; expected one whole number or more. Folds of ids: "
-            "folds_by_id"
-        )
+        raise DataError(f"the {what} are {rows.dtype} of shape {rows.shape}; expected row numbers, one or more")
     if rows.min() < 0 or rows.max() >= n:
         raise DataError(f"the {what} reach from {rows.min()} to {rows.max()}; expected rows 0 to {n - 1}")
     if len(np.unique(rows)) < len(rows):
