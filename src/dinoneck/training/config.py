@@ -313,7 +313,7 @@ class TrainConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Return nested plain values: what a report keeps and :meth:`from_dict` reads."""
-        plain: dict[str, Any] = msgspec.to_builtins(self)
+        plain: dict[str, Any] = msgspec.to_builtins(dataclasses.asdict(self))
         return plain
 
 

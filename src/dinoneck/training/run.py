@@ -32,7 +32,7 @@ from dinoneck.training.inputs import Inputs, open_inputs
 from dinoneck.training.loggers import TensorBoardLogger, WandbLogger
 from dinoneck.training.loop import Callback
 from dinoneck.training.report import fold_scores, scores_of
-from dinoneck.training.state import LOG
+from dinoneck.training.state import LOG, STATE, check_same
 from dinoneck.training.targets import check_minimum, check_varies
 from dinoneck.training.tasks import Problem
 from dinoneck.version import versions
@@ -40,7 +40,7 @@ from dinoneck.version import versions
 logger = logging.getLogger(__name__)
 
 HEADS, LOGS, REPORT, PREDICTIONS = "heads", "logs", "report.json", "out_of_fold.csv"
-UNFINISHED, HEAD_FILE = "unfinished", "head.safetensors"
+UNFINISHED, HEAD_FILE, CONFIG = "unfinished", "head.safetensors", "config.json"
 _OWN_COLUMNS = ("image", "fold")
 
 
@@ -86,6 +86,7 @@ def train(
     inputs = inputs or open_inputs(config, table, backbone)
     cells = inputs.cells(config)
     _check_before(config, inputs, folder, cells, folds)
+    _keep_config(config, folder / UNFINISHED, resume=resume)
     result = cross_validate(
         config,
         inputs.table,
@@ -122,6 +123,20 @@ def check_folder(out: str | os.PathLike[str], *, overwrite: bool) -> None:
 def _writes() -> bool:
     """Whether this process writes: the first one under torchrun."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def _keep_config(config: TrainConfig, running: Path, *, resume: bool) -> None:
+    """Refuse to continue an interrupted run of another config, naming the keys that differ; write this one."""
+    values = config.to_dict()
+    for key in ("logging", "imports", "device"):  # these do not change the result
+        del values[key]
+    del values["optim"]["save_steps"], values["folds"]["only"]
+    path = running / CONFIG
+    if resume and path.exists() and any(running.glob(f"fold-*/{STATE}")):
+        check_same(json.loads(path.read_text(encoding="utf-8")), json.loads(json.dumps(values)), str(running))
+    if _writes():
+        running.mkdir(parents=True, exist_ok=True)
+        write_text(path, json.dumps(values, indent=2) + "\n")
 
 
 def _keep(folder: Path, fold: int, head: Head, config: TrainConfig, inputs: Inputs) -> None:

@@ -208,7 +208,7 @@ def test_a_run_from_a_store_interrupted_and_continued(
     assert (parts / "unfinished" / "fold-0" / "head.safetensors").exists()
     assert not (parts / "report.json").exists()
     assert main(["train", path, "--out", str(parts), "--lr", "0.1"]) == 1
-    assert "state of another run: recipe.lr is 0.001 there and 0.1 here" in capsys.readouterr().err
+    assert "state of another run: optim.lr is 0.001 there and 0.1 here" in capsys.readouterr().err
     assert main(["train", path, "--out", str(parts)]) == 0
     assert files_of(parts) == files_of(whole)
     assert main(["train", path, "--out", str(parts)]) == 1

@@ -102,11 +102,12 @@ def test_a_killed_run_continues_to_the_same_files(meadow: Path, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"optim": {"lr": 0.5}}, r"recipe\.lr is 0.001 there and 0.5 here"),
-        ({"optim": {"epochs": 3}}, r"recipe\.epochs is 2 there and 3 here"),
-        ({"optim": {"ridge_blend": 0.25}}, r"recipe\.ridge_blend is 0.5"),
-        ({"head": {"hidden_dim": 5}}, r"head\.config\.hidden_dim is 128 there and 5"),
-        ({"losses": {"weighting": "uncertainty"}}, r"loss\.weighting"),
+        ({"optim": {"lr": 0.5}}, r"optim\.lr is 0.001 there and 0.5 here"),
+        ({"optim": {"epochs": 3}}, r"optim\.epochs is 2 there and 3 here"),
+        ({"optim": {"ridge_blend": 0.25}}, r"optim\.ridge_blend is 0.5 there and 0.25 here"),
+        ({"head": {"hidden_dim": 5}}, r"head.hidden_dim is None there and 5 here"),
+        ({"losses": {"weighting": "uncertainty"}}, r"losses\.weighting is 'fixed' there and 'uncertainty' here"),
+        ({"folds": {"count": 3}}, r"folds\.count is 2 there and 3 here"),
     ],
 )
 def test_a_changed_config_does_not_continue_a_run(
