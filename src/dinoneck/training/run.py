@@ -84,8 +84,7 @@ def train(
     folder = Path(out)
     check_folder(folder, overwrite=overwrite)
     inputs = inputs or open_inputs(config, table, backbone)
-    cells = inputs.cells(config)
-    _check_before(config, inputs, folder, cells, folds)
+    _check_before(config, inputs, folder, cells := inputs.cells(config), folds)
     _keep_config(config, folder / UNFINISHED, resume=resume)
     result = cross_validate(
         config,
