@@ -14,28 +14,15 @@ import yaml
 from dinoneck.data.tables import CSIRO_WEIGHTS
 from dinoneck.errors import ConfigError, DinoneckError
 from dinoneck.training import Recipe, TrainConfig
+from dinoneck.training.earlier_keys import EARLIER
 from dinoneck.yaml_file import read_yaml
 
+_OTHERWISE = ("dataset.target_cols", "dataset.aux_target_cols", "loss.aux_weight")  # translated with the tasks
 RENAMED: Mapping[str, str] = {
-    "experiment.seed": "optim.seed",
-    "backbone.model_name": "backbone.name",
+    **{old: new for old, new in EARLIER.items() if "." in old and " " not in new and old not in _OTHERWISE},
     "backbone.source": "backbone.source",
-    "backbone.checkpoint": "backbone.file",
     "backbone.seed": "backbone.seed",
     "backbone.layers": "backbone.layers",
-    "dataset.csv": "data.csv",
-    "dataset.image_dir": "data.images",
-    "dataset.image_col": "data.image_column",
-    "dataset.img_size": "data.size",
-    "dataset.fit": "data.fit",
-    "dataset.policy": "data.policy",
-    "dataset.feature_dir": "data.store",
-    "dataset.num_aug_patterns": "data.views",
-    "dataset.label_col": "data.labels",
-    "dataset.classes": "data.classes",
-    "dataset.unit": "data.unit",
-    "dataset.minimum": "data.minimum",
-    "inference.tta": "data.tta",
     "head.shared_hidden": "head.hidden_dim",
     "head.hidden_dim": "head.hidden_dim",
     "head.dropout": "head.dropout",
@@ -45,19 +32,8 @@ RENAMED: Mapping[str, str] = {
     "model.head.use_cls_context": "head.use_cls_context",
     "model.backbone_layers.separate_bottlenecks": "head.use_separate_bottlenecks",
     "fpn.layer_groups": "head.layer_groups",
-    "trainer.num_epochs": "optim.epochs",
-    "trainer.batch_size": "optim.batch_size",
-    "trainer.n_folds": "folds.count",
-    "trainer.fold": "folds.only",
-    "trainer.group_col": "folds.group",
-    "trainer.patience": "optim.patience",
-    "trainer.device": "device",
-    "optimization.warmup_rate": "optim.warmup",
-    "optimization.ema_start_ratio": "optim.ema_start",
     **{f"optimization.{name}": f"optim.{name}" for name in ("optimizer", "rho", "lr", "weight_decay", "ema_decay")},
     "optimization.clip_norm": "optim.clip_norm",
-    "augmentation.mixup.alpha": "optim.mixup_alpha",
-    "augmentation.mixup.disable_ratio": "optim.mixup_off_last",
     **{f"recipe.{name}": f"optim.{name}" for name in Recipe().record()},
     "recipe.save_steps": "optim.save_steps",
 }

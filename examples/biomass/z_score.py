@@ -25,7 +25,7 @@ def read_z_score(
 ) -> dict[str, TargetTransform]:
     """Read ``{"reg3": {"mean": ..., "std": ...}, ...}``, or one flat ``{"mean": ..., "std": ...}``.
 
-    The file holds the statistics alone; what was done to the values before they were measured has to be told.
+    The file holds the statistics alone; state what was done to the values before by ``area`` and ``log1p``.
 
     Args:
         path: the JSON file. A mean and its std are one number each, or lists of equal length with one per output.
@@ -36,7 +36,7 @@ def read_z_score(
         ``{name: transform}`` in the file's order; a flat file has the name ``"target"``.
 
     Raises:
-        DataError: if there is no such file, it is no JSON of that form, a key is given twice, a value is no finite
+        DataError: if there is no such file, it is not JSON of that form, a key is given twice, a value is not a finite
             number, a std is not positive, or ``area`` or ``log1p`` name an entry that is not there.
         ConfigError: if an area is not positive.
     """
@@ -75,7 +75,7 @@ def _json(path: str | os.PathLike[str]) -> dict[str, Any]:
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error}") from error
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{path} is no JSON file: {error}") from error
+        raise DataError(f"{path} is not a JSON file: {error}") from error
     if not isinstance(content, dict):
         raise DataError(f"{path} holds a {type(content).__name__}; expected {{name: {{'mean': ..., 'std': ...}}}}")
     return content
@@ -90,7 +90,7 @@ def _statistics(entry: Any, where: str) -> tuple[float | tuple[float, ...], floa
             raise DataError(f"{where} lacks {key!r}; it holds {some_of(entry, _SHOWN) or 'nothing'}")
     if others := [key for key in entry if key not in _STATISTICS]:
         raise DataError(
-            f"{where} holds {some_of(others, _SHOWN)} beside mean and std; what else was done to the values goes into "
+            f"{where} holds {some_of(others, _SHOWN)} next to mean and std; what else was done to the values goes into "
             "area= and log1p=: remove it from the file"
         )
     mean, std = (_numbers(entry[key], f"{where} {key!r}") for key in _STATISTICS)

@@ -61,7 +61,7 @@ def _table(actions: list[argparse.Action]) -> str:
     rows = ["| argument | meaning |", "|---|---|"]
     for action in actions:
         if not isinstance(action, _NO_ROW):
-            rows.append(f"| {_spelled(action)} | {_told(action)} |")
+            rows.append(f"| {_spelled(action)} | {_meaning(action)} |")
     return "\n".join(rows) + "\n"
 
 
@@ -83,17 +83,17 @@ def _spelled(action: argparse.Action) -> str:
     return f"`{action.option_strings[-1]} {shown}`" if shown else names
 
 
-def _told(action: argparse.Action) -> str:
-    told = (action.help or "").replace("|", "\\|").replace("%%", "%")
-    told = re.sub(r":\w+:`~?([^`]+)`|``", lambda found: f"`{found[1]}`" if found[1] else "`", told)
-    told = re.sub(r"\.? \((?:default: (?:None|none|''|False|True|)|required)\)$", "", told)
-    told = re.sub(r"\. \(default: (.*)\)$", r" (default \1)", told)
+def _meaning(action: argparse.Action) -> str:
+    text = (action.help or "").replace("|", "\\|").replace("%%", "%")
+    text = re.sub(r":\w+:`~?([^`]+)`|``", lambda found: f"`{found[1]}`" if found[1] else "`", text)
+    text = re.sub(r"\.? \((?:default: (?:None|none|''|False|True|)|required)\)$", "", text)
+    text = re.sub(r"\. \(default: (.*)\)$", r" (default \1)", text)
     given = _generated(action.metavar)[1] or (
         [] if action.metavar else [str(choice) for choice in action.choices or ()]
     )
     choices = ", ".join(f"`{choice}`" for choice in given)
     needed = "**needed**" if action.option_strings and action.required else ""
-    return "; ".join(filter(None, [needed, ": ".join(filter(None, [choices, told]))]))
+    return "; ".join(filter(None, [needed, ": ".join(filter(None, [choices, text]))]))
 
 
 def _generated(metavar: str | tuple[str, ...] | None) -> tuple[str, list[str]]:

@@ -56,9 +56,9 @@ def test_the_exact_way_there_and_back_over_0_to_1000_grams(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "is no JSON file"),
-        ("", "is no JSON file"),
-        ("[" * 100_000, "is no JSON file"),
+        ("{", "is not a JSON file"),
+        ("", "is not a JSON file"),
+        ("[" * 100_000, "is not a JSON file"),
         ("[1, 2]", "holds a list"),
         ({}, "holds no entry"),
         ({"reg3": {"mean": 1.0}}, r"'reg3' lacks 'std'; it holds mean"),
@@ -77,7 +77,7 @@ def test_the_exact_way_there_and_back_over_0_to_1000_grams(tmp_path: Path) -> No
         ('{"reg3": {"mean": 1' + 400 * "0" + ', "std": 1}}', r"'reg3' 'mean' is 10000"),
         ({"reg3": {"mean": 1.0, "std": 0.0}}, r"'reg3' 'std' is 0.0; expected positive"),
         ({"reg3": {"mean": [1.0, 1.0], "std": [1.0, -2.0]}}, "expected positive"),
-        ({"reg3": {"mean": 1.0, "std": 1.0, "log1p": True}}, r"'reg3' holds log1p beside mean and std"),
+        ({"reg3": {"mean": 1.0, "std": 1.0, "log1p": True}}, r"'reg3' holds log1p next to mean and std"),
         ('{"reg3": {"mean": 1, "std": 1, "std": 2}}', r"the key 'std' is given twice"),
         ('{"a": {"mean": 1, "std": 1}, "a": {"mean": 1, "std": 1}}', r"the key 'a' is given twice"),
     ],
@@ -89,7 +89,7 @@ def test_misfits_name_the_file_and_the_key(tmp_path: Path, content: Any, message
     assert str(path) in str(error.value)
 
 
-def test_what_is_told_has_to_fit_the_file(tmp_path: Path) -> None:
+def test_the_arguments_have_to_fit_the_file(tmp_path: Path) -> None:
     path = written(tmp_path, {"reg3": {"mean": 1.0, "std": 1.0}})
     with pytest.raises(DataError, match=r"no entry 'reg' \(in log1p=\).*Did you mean 'reg3'"):
         read_z_score(path, log1p=["reg"])
@@ -103,5 +103,5 @@ def test_what_is_told_has_to_fit_the_file(tmp_path: Path) -> None:
         with pytest.raises(DataError, match="cannot be read"):
             read_z_score(missing)
     path.write_bytes(b"\xff\xfe{}")
-    with pytest.raises(DataError, match="is no JSON file"):
+    with pytest.raises(DataError, match="is not a JSON file"):
         read_z_score(path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -55,7 +54,7 @@ def run(options: argparse.Namespace) -> int:
     from dinoneck.training.config import FoldsConfig, TrainConfig
     from dinoneck.training.inputs import Inputs
     from dinoneck.training.recipe import Recipe
-    from dinoneck.training.run import REPORT, train
+    from dinoneck.training.run import train
     from dinoneck.training.sources import MemoryTokens
 
     _claim(options.out)
@@ -69,8 +68,7 @@ def run(options: argparse.Namespace) -> int:
     config = TrainConfig(optim=Recipe(epochs=options.epochs), folds=FoldsConfig(options.folds))
     inputs = Inputs(table, backbone, backbone.record(), backbone.preprocess, source)
     result = train(config, options.out, inputs=inputs, overwrite=True, resume=False)
-    report = json.loads((options.out / REPORT).read_text(encoding="utf-8"))
-    print("\n".join(comparison(report)))
+    print("\n".join(comparison(result.report)))
     head_file = options.out / "heads" / "fold-0.safetensors"
     print(f"3. {head_file} is read in a new process; its outputs must be the same bit for bit.")
     checkpoint = _check_reload(head_file, result, source, options.out)

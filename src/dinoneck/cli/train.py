@@ -58,14 +58,12 @@ class Options:
         from dinoneck.user_code import import_modules
 
         import_modules(self.run.imports)
-        given = {"hidden_dim": self.hidden_dim, "dropout": self.dropout, "mode": self.gate_mode}
-        own = {name: value for name, value in given.items() if value is not None}
-        if "hidden_dim" in own:
+        given: dict[str, Any] = {"dropout": self.dropout, "mode": self.gate_mode}
+        if self.hidden_dim is not None:
             takes = inspect.signature(resolve(head_type(self.run))).parameters
-            width = own.pop("hidden_dim")
-            own[next((name for name in ("fpn_dim", "hidden_dim", "out_channels") if name in takes), "hidden_dim")] = (
-                width
-            )
+            widths = [name for name in ("fpn_dim", "hidden_dim", "out_channels") if name in takes]
+            given[widths[0] if widths else "hidden_dim"] = self.hidden_dim
+        own = {name: value for name, value in given.items() if value is not None}
         return replace(self.run, head={**self.run.head, **own})
 
 
@@ -114,10 +112,8 @@ def _parsed(arguments: Sequence[str], default: TrainConfig) -> Options:
 
 def run(options: argparse.Namespace) -> int:
     """Train, print the scores, write the folder."""
-    import json
-
     from dinoneck.training.inputs import open_inputs
-    from dinoneck.training.run import REPORT, check_folder, train
+    from dinoneck.training.run import check_folder, train
 
     check_folder(options.out, overwrite=options.overwrite)
     config = options.config()
@@ -129,11 +125,10 @@ def run(options: argparse.Namespace) -> int:
         print(f"Auxiliary: {', '.join(data.auxiliary)}.")
     print("\n".join([*train_text.describe_tokens(config, inputs), *train_text.advice(config, data)]), flush=True)
     result = train(config, options.out, inputs=inputs, overwrite=options.overwrite, resume=options.resume)
-    report = json.loads(Path(options.out, REPORT).read_text(encoding="utf-8"))
-    print("\n".join(train_text.comparison(report)))
+    print("\n".join(train_text.comparison(result.report)))
     names = [task.name for head in result.heads[:1] for task in head.tasks if task.from_cells is not None]
     if names:
         print(f"{', '.join(names)}: the number of an image is the mean over its cells.")
-    answer(options, out=options.out, report=report)
+    answer(options, out=options.out, report=result.report)
     print(f"written: {options.out}/heads, logs, out_of_fold.csv, report.json")
     return 0

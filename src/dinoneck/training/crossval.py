@@ -58,6 +58,7 @@ class CrossValidation:
         auxiliary: auxiliary task -> (n, dim) out-of-fold predictions: values, or probabilities of classes.
         auxiliary_values: auxiliary task -> what is known of it.
         cell_targets: what the maps are compared with.
+        report: scores, config and versions, filled in by :func:`dinoneck.training.train`.
     """
 
     heads: list[Head]
@@ -72,6 +73,7 @@ class CrossValidation:
     auxiliary: dict[str, _Floats] = field(default_factory=dict)
     auxiliary_values: dict[str, Any] = field(default_factory=dict)
     cell_targets: CellTargets | None = None
+    report: dict[str, Any] = field(default_factory=dict)
 
     @property
     def rows(self) -> _Ints:

@@ -7,7 +7,7 @@ from typing import Any
 
 _HEAD = "head: {type: fpn, ...} with the arguments of FPNHead (fpn_dim, num_levels, layer_groups, use_cls_context)"
 _TASKS = "tasks: {NAME: {...}}"
-_EARLIER: Mapping[str, str] = {
+EARLIER: Mapping[str, str] = {
     "experiment.name": "nothing: the folder's name is the run's",
     "experiment.seed": "optim.seed",
     "backbone.model_name": "backbone.name",
@@ -70,7 +70,7 @@ def earlier_key(key: str, value: Any) -> str | None:
         key = f"{key}.{last}"
     parts = key.split(".")
     for length in range(len(parts), 0, -1):
-        if (now := _EARLIER.get(".".join(parts[:length]))) is not None:
+        if (now := EARLIER.get(".".join(parts[:length]))) is not None:
             rest = parts[length:] if now == "optim" else []
             return f"{key!r} is a key of version 0.1; write {'.'.join([now, *rest])}"
     return None

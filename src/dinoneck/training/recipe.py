@@ -114,18 +114,25 @@ class Recipe:
                 )
         if not isinstance(self.standardise_tokens, bool):
             raise ConfigError(f"standardise_tokens is {self.standardise_tokens!r}; expected True or False")
-        given = {item.name for item in dataclasses.fields(self) if getattr(self, item.name) is not None}
-        optional = {"ema_decay", "clip_norm", "mixup_alpha", "cutmix_alpha", "patience", "backbone_lr", "save_steps"}
-        checked = given | {item.name for item in dataclasses.fields(self)} - optional
-        for name in checked & {"epochs", "batch_size", "patience", "save_steps"}:
-            check_whole(name, getattr(self, name), 1)
         check_whole("seed", self.seed, high=2**32 - 1)
-        for name in checked & {"lr", "rho", "clip_norm", "mixup_alpha", "cutmix_alpha", "backbone_lr"}:
+        for name in ("epochs", "batch_size"):
+            check_whole(name, getattr(self, name), 1)
+        for name in ("lr", "rho"):
             check_number(name, getattr(self, name), above=True)
-        for name in checked & {"weight_decay", "min_lr", "ema_start", "mixup_off_last", "ridge_blend"}:
-            check_number(name, getattr(self, name), high=math.inf if name in ("weight_decay", "min_lr") else 1)
-        for name in checked & {"warmup", "ema_decay"}:
-            check_number(name, getattr(self, name), below=1)
+        for name in ("weight_decay", "min_lr"):
+            check_number(name, getattr(self, name))
+        for name in ("ema_start", "mixup_off_last", "ridge_blend"):
+            check_number(name, getattr(self, name), high=1)
+        check_number("warmup", self.warmup, below=1)
+        # None switches these off
+        for name in ("patience", "save_steps"):
+            if getattr(self, name) is not None:
+                check_whole(name, getattr(self, name), 1)
+        for name in ("clip_norm", "mixup_alpha", "cutmix_alpha", "backbone_lr"):
+            if getattr(self, name) is not None:
+                check_number(name, getattr(self, name), above=True)
+        if self.ema_decay is not None:
+            check_number("ema_decay", self.ema_decay, below=1)
         if self.optimizer == "sam" and self.amp == "fp16":
             raise ConfigError(
                 "optimizer 'sam' with amp 'fp16': the first gradient would carry the loss scale into the step to the "

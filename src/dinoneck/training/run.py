@@ -6,8 +6,9 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,7 @@ from dinoneck.errors import ConfigError, DataError, some_of
 from dinoneck.heads.head import Head
 from dinoneck.training.cell_targets import CellTargets
 from dinoneck.training.config import TrainConfig
-from dinoneck.training.crossval import (
-    CrossValidation,
-    choose_folds,
-    cross_validate,
-    fold_folder,
-)
+from dinoneck.training.crossval import CrossValidation, choose_folds, cross_validate, fold_folder
 from dinoneck.training.folds import Fold
 from dinoneck.training.inputs import Inputs, open_inputs
 from dinoneck.training.loggers import TensorBoardLogger, WandbLogger
@@ -74,7 +70,7 @@ def train(
         inputs: of :func:`open_inputs`, where the caller has them.
 
     Returns:
-        The cross-validation; ``report.json`` holds its scores.
+        The cross-validation; its ``report`` is what ``report.json`` holds.
 
     Raises:
         DataError: if the data cannot be used, or ``out`` holds results and ``overwrite`` is off.
@@ -84,8 +80,10 @@ def train(
     folder = Path(out)
     check_folder(folder, overwrite=overwrite)
     inputs = inputs or open_inputs(config, table, backbone)
-    _check_before(config, inputs, folder, cells := inputs.cells(config), folds)
+    cells = inputs.cells(config)
+    _check_before(config, inputs, folder, cells, folds)
     _keep_config(config, folder / UNFINISHED, resume=resume)
+    checkpoint = partial(_checkpoint, config, inputs, folds)
     result = cross_validate(
         config,
         inputs.table,
@@ -94,15 +92,13 @@ def train(
         folds=folds,
         out=folder / UNFINISHED,
         resume=resume,
-        on_head=lambda fold, head: _keep(folder, fold, head, config, inputs),
+        on_head=lambda fold, head: _keep(folder, fold, head, checkpoint),
         callback=lambda fold: (*callbacks, *_loggers(config, folder, fold)),
     )
     with _heads_kept(folder / UNFINISHED):
-        report = {**scores_of(result), **_record(config, inputs)}
+        result.report.update({**scores_of(result), **_record(config, inputs)})
         if _writes():
-            check_folder(folder, overwrite=overwrite)  # another run may have ended here meanwhile
-            _write(folder, result, report, config, inputs)
-            shutil.rmtree(folder / UNFINISHED)
+            _write(folder, result, checkpoint, overwrite=overwrite)
     return result
 
 
@@ -138,10 +134,10 @@ def _keep_config(config: TrainConfig, running: Path, *, resume: bool) -> None:
         write_text(path, json.dumps(values, indent=2) + "\n")
 
 
-def _keep(folder: Path, fold: int, head: Head, config: TrainConfig, inputs: Inputs) -> None:
+def _keep(folder: Path, fold: int, head: Head, checkpoint: Callable[..., HeadCheckpoint]) -> None:
     """Write a head as soon as it is trained."""
     if _writes():
-        _checkpoint(head, fold, config, inputs).save(fold_folder(folder / UNFINISHED, fold) / HEAD_FILE)
+        checkpoint(head, fold).save(fold_folder(folder / UNFINISHED, fold) / HEAD_FILE)
 
 
 def _loggers(config: TrainConfig, folder: Path, fold: int) -> list[Callback]:
@@ -167,10 +163,16 @@ def _heads_kept(running: Path) -> Iterator[None]:
 
 
 def _checkpoint(
-    head: Head, fold: int, config: TrainConfig, inputs: Inputs, metrics: Mapping[str, float] | None = None
+    config: TrainConfig,
+    inputs: Inputs,
+    folds: Sequence[Fold] | None,
+    head: Head,
+    fold: int,
+    metrics: Mapping[str, float] | None = None,
 ) -> HeadCheckpoint:
     """The file of a fold's head; the scores are known later than the head."""
-    count = config.folds.count if config.folds.column is None else len(set(inputs.table.folds or ()))
+    named = config.folds.count if config.folds.column is None else len(set(inputs.table.folds or ()))
+    count = named if folds is None else len(folds)
     facts: dict[str, Any] = {"fold": fold, "folds": count, "seed": config.optim.seed}
     training = {**facts, "epochs": config.optim.epochs, **({} if metrics is None else {"metrics": dict(metrics)})}
     backbone: Any = inputs.record if inputs.backbone is None else inputs.backbone
@@ -247,16 +249,17 @@ def _warn_of_split_groups(groups: Any, folds: Sequence[Fold], column: str) -> No
 
 
 def _write(
-    folder: Path, result: CrossValidation, report: Mapping[str, Any], config: TrainConfig, inputs: Inputs
+    folder: Path, result: CrossValidation, checkpoint: Callable[..., HeadCheckpoint], *, overwrite: bool
 ) -> None:
     """Write everything to a new folder, then replace what an earlier run left; the report goes first and comes last."""
-    new = folder / UNFINISHED / "results"
+    check_folder(folder, overwrite=overwrite)  # another run may have ended here meanwhile
+    new, report = folder / UNFINISHED / "results", result.report
     shutil.rmtree(new, ignore_errors=True)  # of a run that was ended here
     for name in (HEADS, LOGS):
         (new / name).mkdir(parents=True)
         (folder / name).mkdir(exist_ok=True)
     for fold, head, scores in zip(result.numbers, result.heads, fold_scores(report, len(result.folds)), strict=True):
-        _checkpoint(head, fold, config, inputs, scores).save(new / HEADS / f"fold-{fold}.safetensors")
+        checkpoint(head, fold, scores).save(new / HEADS / f"fold-{fold}.safetensors")
         shutil.copyfile(fold_folder(folder / UNFINISHED, fold) / LOG, new / LOGS / f"fold-{fold}.jsonl")
     header, *rows = result.out_of_fold()
     write_text(new / PREDICTIONS, csv_text(header, rows))
@@ -266,6 +269,7 @@ def _write(
             path.unlink()
     for path in reversed(_results(new)):
         path.replace(folder / path.relative_to(new))
+    shutil.rmtree(folder / UNFINISHED)
 
 
 def _results(folder: Path) -> list[Path]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, cast
 
 import numpy as np
@@ -76,15 +77,21 @@ class Problem:
         made = [self._head_task(name, rows) for name in self.tasks]
         if self.cells is None:
             return made
-        shares = self.cells.shares(
-            {name: self.targets[name] for name in self.tasks if len(self.tasks[name].columns) == 1}
-        )
-        minimum = None if shares else self.table.minimum  # a mean of clipped cells would be too high
-        made = [self.cells.share_task(task) if task.name in shares else task for task in made]
+        minimum = None if self._shares else self.table.minimum  # a mean of clipped cells would be too high
+        made = [self.cells.share_task(task) if task.name in self._shares else task for task in made]
         own, options = self.config.tasks.get(self.cells.name), ("weight", "loss", "beta", "unit", "minimum")
         changes: dict[str, Any] = {option: getattr(own, option, None) for option in options}
         per_cell = replace(self.cells.task(rows, minimum), **{k: x for k, x in changes.items() if x is not None})
         return [*made, per_cell]
+
+    @cached_property
+    def _shares(self) -> tuple[str, ...]:
+        """The tasks that are the mean over the cells of their name; computed, and reported in the log, once."""
+        if self.cells is None:
+            return ()
+        return self.cells.shares(
+            {name: self.targets[name] for name, own in self.tasks.items() if len(own.columns) == 1}
+        )
 
     def true_values(self, column: str) -> _Array:
         """Return the known values of a column of numbers; of a ratio without a composition, the shares.

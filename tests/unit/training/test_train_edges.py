@@ -81,6 +81,13 @@ def test_head_files_count_the_folds_of_a_column(meadow: Path) -> None:
     assert (training["fold"], training["folds"]) == (1, 2)
 
 
+def test_head_files_count_the_folds_of_the_call(meadow: Path) -> None:
+    folds = [(np.arange(4, COUNT), np.arange(4))]
+    train(a_run(meadow, ["crop"], folds={"count": 5}), meadow.parent / "run", folds=folds)
+    training = HeadCheckpoint.load(meadow.parent / "run" / "heads" / "fold-0.safetensors").meta["training"]
+    assert (training["fold"], training["folds"]) == (0, 1)
+
+
 def test_a_class_that_a_fold_does_not_train_on_is_named(meadow: Path, caplog: pytest.LogCaptureFixture) -> None:
     table = with_columns(meadow, sort=["rare" if i == 3 else ("a", "b")[i % 2] for i in range(COUNT)])
     with caplog.at_level(logging.WARNING):
