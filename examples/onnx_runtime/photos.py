@@ -15,14 +15,15 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 Array = np.ndarray[Any, np.dtype[np.float32]]
+Pixels = np.ndarray[Any, Any]
 
 
 class PhotoError(Exception):
     """A photo cannot be read, or does not come to a size that the model takes."""
 
 
-def read(path: Path) -> Array:
-    """Return a photo as (height, width, 3) RGB in 0 ... 1, turned upright by its EXIF tag."""
+def read(path: Path) -> Pixels:
+    """Return an image (height, width, 3), RGB uint8 or 16-bit values in 0 ... 1, turned upright by its EXIF tag."""
     try:
         with Image.open(path) as image:
             deep = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG")
@@ -34,7 +35,7 @@ def read(path: Path) -> Array:
                 raise PhotoError(f"{path} holds 32-bit values of unknown range")
             if upright.mode == "P" and "transparency" in upright.info:
                 upright = upright.convert("RGBA")
-            return np.asarray(upright.convert("RGB")).astype(np.float32) / np.float32(255)
+            return np.asarray(upright.convert("RGB"))
     except FileNotFoundError:
         raise PhotoError(f"there is no photo {path}") from None
     except UnidentifiedImageError:
@@ -43,11 +44,11 @@ def read(path: Path) -> Array:
         raise PhotoError(f"{path} cannot be read: {error}") from error
 
 
-def prepare(photo: Array, recipe: Mapping[str, Any]) -> tuple[Array, Array]:
+def prepare(pixels: Pixels, recipe: Mapping[str, Any]) -> tuple[Array, Array]:
     """Prepare one photo.
 
     Args:
-        photo: as :func:`read` gives it.
+        pixels: as :func:`read` gives them.
         recipe: the model's ``preprocess``.
 
     Returns:
@@ -55,7 +56,8 @@ def prepare(photo: Array, recipe: Mapping[str, Any]) -> tuple[Array, Array]:
     """
     size, fit, mean = recipe["size"], recipe["fit"], np.float32(recipe["mean"])
     if size is not None:
-        photo = np.clip(_fitted(photo, size, fit, recipe["interpolation"]), 0, 1)
+        pixels = _fitted(pixels, size, fit, recipe["interpolation"])
+    photo = np.clip(_floats(pixels), 0, 1)
     if recipe["blur"] is not None:
         photo = _blurred(photo, recipe["blur"]["kernel"], recipe["blur"]["sigma"])
     shown = np.ones((*photo.shape[:2], 1), np.float32)
@@ -69,7 +71,11 @@ def prepare(photo: Array, recipe: Mapping[str, Any]) -> tuple[Array, Array]:
     return np.ascontiguousarray(photo.transpose(2, 0, 1), dtype=np.float32), cells
 
 
-def _fitted(photo: Array, size: tuple[int, int], fit: str, interpolation: str) -> Array:
+def _floats(pixels: Pixels) -> Array:
+    return pixels.astype(np.float32) / np.float32(255) if pixels.dtype == np.uint8 else pixels
+
+
+def _fitted(photo: Pixels, size: tuple[int, int], fit: str, interpolation: str) -> Pixels:
     """Resize and cut to ``size`` = (height, width)."""
     height, width = photo.shape[:2]
     if fit == "stretch":
@@ -111,11 +117,17 @@ def _padded(photo: Array, size: tuple[int, int], fill: Any) -> Array:
     return out
 
 
-def _resized(photo: Array, height: int, width: int, interpolation: str) -> Array:
-    """``area`` is the plain mean of all pixels touched where both sides shrink, else bilinear with antialiasing."""
+def _resized(photo: Pixels, height: int, width: int, interpolation: str) -> Pixels:
+    """``area`` is the plain mean of all pixels touched where both sides shrink, else bilinear with antialiasing.
+
+    Of ``bilinear_uint8``, Pillow's form differs from torch's by one step of 255 in a few pixels of a thousand.
+    """
     old = photo.shape[:2]
     if old == (height, width):
         return photo
+    if interpolation == "bilinear_uint8" and photo.dtype == np.uint8:
+        return np.asarray(Image.fromarray(photo).resize((width, height), Image.Resampling.BILINEAR))
+    photo = _floats(photo)
     if interpolation == "area":
         interpolation = "area" if height <= old[0] and width <= old[1] else "bilinear"
     if width * old[0] < height * old[1]:  # first the side that shrinks more: what lies between stays small

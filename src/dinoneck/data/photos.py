@@ -1,11 +1,12 @@
-"""Photos -> normalised tensors: the only place that decodes, turns, resizes and normalises.
+"""Images -> normalised tensors: the only place that decodes, turns, resizes and normalises.
 
-:class:`Preprocessing` is a plain record of how; it travels into checkpoints, so a head is fed at prediction
-the way it was fed in training.
+:class:`Preprocessing` is a plain record of how; it is saved in head files, so that images are prepared for prediction
+as they were for training.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -18,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
+from torchvision.io import ImageReadMode
 from torchvision.transforms.v2 import functional as tvf
 
 from dinoneck.errors import ConfigError, DataError, did_you_mean
@@ -26,11 +28,20 @@ from dinoneck.grid import PatchSize, PreparedImages, Remainder, TokenGrid, patch
 T = TypeVar("T")
 Photo = str | os.PathLike[str] | Image.Image | np.ndarray[Any, Any] | Tensor
 Fit = Literal["stretch", "keep", "crop", "pad"]
-Interpolation = Literal["area", "bicubic", "bilinear"]
+Interpolation = Literal["bilinear", "bicubic", "area", "bilinear_float32"]
 
 LARGEST_SIDE_PX = 1 << 16
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+# records of version 0.1 name its float32 form "bilinear"
+_RECORDED = {"bilinear": "bilinear_uint8", "bilinear_float32": "bilinear"}
+_READ = {recorded: name for name, recorded in _RECORDED.items()}
+_TURNS = {  # EXIF orientation -> whether rows and columns of (..., H, W) are swapped, and the axes flipped after that
+    2: (False, (-1,)), 3: (False, (-1, -2)), 4: (False, (-2,)), 5: (True, ()),
+    6: (True, (-1,)), 7: (True, (-1, -2)), 8: (True, (-2,)),
+}  # fmt: skip
+# the operator behind torchvision.io.decode_jpeg, which warns at every call as of 0.29; torchvision may remove it
+_decode_jpeg = getattr(torch.ops.image, "decode_jpeg", None)
 
 
 @dataclass(frozen=True)
@@ -47,9 +58,11 @@ class Preprocessing:
             rest is filled at the bottom and right with the mean colour).
         policy: what happens where the patch does not divide the result, see
             :class:`dinoneck.grid.TokenGrid`: ``error``, ``crop``, ``pad`` or ``resize``.
-        interpolation: ``area`` (torch's ``F.interpolate(mode="area")``: a new pixel is the plain mean of all
-            old ones that its area touches, which equals OpenCV's INTER_AREA for whole ratios and blurs a little
-            more for others; bilinear where a side grows), ``bicubic`` or ``bilinear`` (both antialiased).
+        interpolation: ``bilinear`` (antialiased; 8-bit images are resized as uint8, as transformers' DINOv3 processor
+            does), ``bicubic`` (antialiased, float32), ``area`` (torch's ``F.interpolate(mode="area")``: the mean of
+            the pixels that a new pixel's area touches, which equals OpenCV's INTER_AREA for whole ratios and blurs a
+            little more for others; bilinear where a side grows), or ``bilinear_float32``, which files of version 0.1
+            name ``bilinear``.
         blur: odd kernel of a Gaussian blur after resizing, with the fixed sigma
             0.3 * ((kernel - 1) / 2 - 1) + 0.8; None = no blur.
 
@@ -63,7 +76,7 @@ class Preprocessing:
     size: tuple[int, int] | None = None
     fit: Fit = "stretch"
     policy: Remainder = "error"
-    interpolation: Interpolation = "area"
+    interpolation: Interpolation = "bilinear"
     blur: int | None = None
 
     def __post_init__(self) -> None:
@@ -127,10 +140,10 @@ class Preprocessing:
         Raises:
             DataError: if the photo cannot be read.
         """
-        x = decode(photo)[None]
+        x = read_pixels(photo)[None]
         if self.size is not None:
-            x = fit_to(x, self.size, self.fit, self.interpolation).clamp(0.0, 1.0)  # bicubic shoots over
-        return x[0]
+            x = fit_to(x, self.size, self.fit, self.interpolation)
+        return to_unit_range(x[0]).clamp(0.0, 1.0)  # bicubic overshoots
 
     def finished(self, photos: Sequence[Tensor]) -> PreparedImages:
         """Normalise, blur and pad photos that :meth:`fitted` gave; the two together are :meth:`prepare`.
@@ -176,6 +189,7 @@ class Preprocessing:
         """Return the JSON-able record that checkpoints carry."""
         plain = asdict(self)
         plain["blur"] = None if self.blur is None else {"kernel": self.blur, "sigma": blur_sigma(self.blur)}
+        plain["interpolation"] = _RECORDED.get(self.interpolation, self.interpolation)
         return {key: list(value) if isinstance(value, tuple) else value for key, value in plain.items()}
 
     @classmethod
@@ -189,6 +203,7 @@ class Preprocessing:
         if not isinstance(record, Mapping) or set(record) != known:
             raise ConfigError(f"a preprocessing record holds {sorted(known)}; this one is {record!r}")
         plain: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in record.items()}
+        plain["interpolation"] = _READ.get(plain["interpolation"], plain["interpolation"])
         blur = plain["blur"]
         if blur is not None:
             kernel = blur.get("kernel") if isinstance(blur, Mapping) else None
@@ -232,31 +247,44 @@ def as_list(photos: Photo | Sequence[Photo], noun: str = "photos") -> list[Photo
 
 
 def decode(photo: Photo) -> Tensor:
-    """Decode one photo to (3, H, W) float32 RGB in 0 ... 1, turned upright by its EXIF tag.
+    """Decode one image to (3, H, W) float32 RGB in 0 ... 1; see :func:`read_pixels`."""
+    return to_unit_range(read_pixels(photo))
+
+
+def read_pixels(photo: Photo) -> Tensor:
+    """Decode one image to (3, H, W) RGB, turned upright by its EXIF tag.
 
     Grey, palette, CMYK and transparent images become RGB. 16-bit grey values are scaled by 65535; of 16-bit colours
-    in a file Pillow keeps the high byte, which is scaled by 255.
+    in a file Pillow keeps the high byte.
+
+    Returns:
+        uint8 where the image has 8 bits, else float32 in 0 ... 1.
 
     Raises:
         DataError: naming the file, if it cannot be read, values are out of range or 16-bit ones fill 14 bits at most.
     """
     if isinstance(photo, str | os.PathLike):
-        return read_picture(Path(photo), _from_pil)
+        return read_picture(Path(photo), _from_file)
     if isinstance(photo, Image.Image):
         return _from_pil(photo, "a PIL image")
     if isinstance(photo, np.ndarray):
         array = photo[..., None] if photo.ndim == 2 else photo
         if array.ndim != 3 or array.shape[-1] not in (1, 3, 4):
-            raise DataError(f"an array photo has shape {photo.shape}; expected (height, width, 3) or (height, width)")
+            raise DataError(f"an array image has shape {photo.shape}; expected (height, width, 3) or (height, width)")
         if array.dtype.kind not in "uif":
-            raise DataError(f"an array photo holds {array.dtype} values; expected uint8, uint16 or floats in 0 ... 1")
+            raise DataError(f"an array image holds {array.dtype} values; expected uint8, uint16 or floats in 0 ... 1")
         array = np.ascontiguousarray(array[..., :3], array.dtype.newbyteorder("="))
         return _in_range(torch.tensor(array).permute(2, 0, 1))
     if isinstance(photo, Tensor):
         if photo.ndim != 3 or photo.shape[0] not in (1, 3):
-            raise DataError(f"a tensor photo has shape {tuple(photo.shape)}; expected (3, height, width)")
+            raise DataError(f"a tensor image has shape {tuple(photo.shape)}; expected (3, height, width)")
         return _in_range(photo)
-    raise DataError(f"a photo is {type(photo).__name__}; expected a path, a PIL image, an array or a tensor")
+    raise DataError(f"an image is {type(photo).__name__}; expected a path, a PIL image, an array or a tensor")
+
+
+def to_unit_range(pixels: Tensor) -> Tensor:
+    """Return uint8 pixels as float32 in 0 ... 1; others unchanged."""
+    return pixels.float() / 255.0 if pixels.dtype == torch.uint8 else pixels
 
 
 def photo_size(photo: Photo) -> tuple[int, int]:
@@ -296,6 +324,26 @@ def read_picture(path: Path, read: Callable[[Image.Image, str], T], noun: str = 
         raise DataError(f"{path} cannot be read: {error}; remove or replace it") from error
 
 
+def _from_file(image: Image.Image, name: str) -> Tensor:
+    """Decode an opened file: a JPEG in grey or RGB by torchvision, others and damaged ones by Pillow.
+
+    Both use libjpeg-turbo and give equal pixels; torchvision takes half the time.
+    """
+    if _decode_jpeg is not None and image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB"):
+        raw = torch.from_numpy(np.fromfile(name, np.uint8))
+        if raw[-2:].tolist() == [0xFF, 0xD9]:  # else it is cut short or has an appendix: Pillow decides
+            with contextlib.suppress(RuntimeError):
+                pixels = _decode_jpeg(raw, ImageReadMode.RGB.value, False)
+                return _upright(pixels, image.getexif().get(ExifTags.Base.Orientation, 1))
+    return _from_pil(image, name)
+
+
+def _upright(pixels: Tensor, orientation: int) -> Tensor:
+    is_turned, flips = _TURNS.get(orientation, (False, ()))
+    pixels = pixels.mT if is_turned else pixels
+    return pixels.flip(flips) if flips else pixels
+
+
 def _from_pil(image: Image.Image, name: str) -> Tensor:
     deep = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG")  # older Pillow: 16 bit as I
     colour = image.mode in ("RGB", "RGBA") and any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
@@ -312,7 +360,7 @@ def _from_pil(image: Image.Image, name: str) -> Tensor:
         image = image.convert("RGBA")
     pixels = np.array(image.convert("RGB"))
     _check_depth(int(pixels.max()) << 8 | 255 if colour else 0, name)  # the low bytes are lost
-    return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255.0
+    return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
 def _check_depth(largest: int, name: str) -> None:
@@ -332,23 +380,23 @@ def _upright_size(image: Image.Image) -> tuple[int, int]:
 
 
 def _in_range(x: Tensor) -> Tensor:
-    """Check and scale the values of an array or tensor photo."""
+    """Check the values of an array or tensor image; those of 16 bits become floats."""
     if not x.numel():
-        raise DataError(f"a photo has shape {tuple(x.shape)}: it is empty")
-    scales = {torch.uint8: 255.0, torch.uint16: 65535.0}
+        raise DataError(f"an image has shape {tuple(x.shape)}: it is empty")
     if x.dtype == torch.uint16:
         _check_depth(int(x.int().max()), "an image")
-    if x.dtype in scales:
-        x = x.float() / scales[x.dtype]
-    elif not x.is_floating_point():
-        raise DataError(f"a photo holds {x.dtype} values; expected uint8, uint16 or floats in 0 ... 1")
-    low, high = x.min().item(), x.max().item()
-    if not (low >= 0.0 and high <= 1.0):  # also catches NaN
-        raise DataError(
-            f"a float photo has values {low:g} ... {high:g}; expected RGB in 0 ... 1, not normalised "
-            "(a normalised image goes to the backbone directly)"
-        )
-    return x.float().expand(3, -1, -1).cpu()
+        x = x.float() / 65535.0
+    if x.dtype != torch.uint8:
+        if not x.is_floating_point():
+            raise DataError(f"an image holds {x.dtype} values; expected uint8, uint16 or floats in 0 ... 1")
+        low, high = x.min().item(), x.max().item()
+        if not (low >= 0.0 and high <= 1.0):  # also catches NaN
+            raise DataError(
+                f"a float image has values {low:g} ... {high:g}; expected RGB in 0 ... 1, not normalised "
+                "(a normalised image goes to the backbone directly)"
+            )
+        x = x.float()
+    return x.expand(3, -1, -1).cpu()
 
 
 def fit_to(x: Tensor, size: tuple[int, int], fit: Fit, interpolation: Interpolation) -> Tensor:
@@ -379,15 +427,24 @@ def _resize(x: Tensor, size: tuple[int, int], interpolation: Interpolation) -> T
     if (height, width) == size:
         return x
     if interpolation == "area" and size[0] <= height and size[1] <= width:
-        return F.interpolate(x, size=size, mode="area")
-    mode = "bilinear" if interpolation == "area" else interpolation
+        return _area(x, size)
+    if interpolation != "bilinear":
+        x = to_unit_range(x)
+    mode = "bicubic" if interpolation == "bicubic" else "bilinear"
     if width == size[1] or (size[0] < height and size[1] > width):
-        # torch widens first, so a thin photo would get all its rows in full width; and it misplaces rows (as of 2.15)
+        # torch widens first, so a thin image would get all its rows in full width; and it misplaces rows (as of 2.15)
         # where the width stays 1: they are resized as columns
         x = F.interpolate(x.mT, size=(width, size[0]), mode=mode, align_corners=False, antialias=True).mT
     if x.shape[-2:] == size:
         return x
     return F.interpolate(x, size=size, mode=mode, align_corners=False, antialias=True)
+
+
+def _area(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Equal ``F.interpolate(to_unit_range(x), size, mode="area")`` bit for bit, without the whole image as floats."""
+    height, rows = x.shape[-2], size[0]
+    windows = (x[..., row * height // rows : -(-(row + 1) * height // rows), :] for row in range(rows))
+    return torch.cat([F.adaptive_avg_pool2d(to_unit_range(window), (1, size[1])) for window in windows], dim=-2)
 
 
 def _size(size: int | Sequence[int]) -> tuple[int, int]:

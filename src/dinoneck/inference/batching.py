@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from dinoneck.backbones.eval_mode import evaluating
-from dinoneck.data.photos import Photo, decode
+from dinoneck.data.photos import Photo
 from dinoneck.errors import BusyError, ConfigError
 from dinoneck.grid import PreparedImages
 from dinoneck.inference.predictor import Predictor
@@ -109,12 +109,12 @@ class MicroBatcher:
     def submit(self, photo: Photo, maps: bool = False) -> Future[Answer]:
         """Prepare one photo in this thread and return a future of its answer; raises as :meth:`predict` does."""
         self._refuse_if_full()
-        decoded = decode(photo)
-        if self.predictor._is_cut(decoded):
+        ready = self.predictor._ready(photo)
+        if isinstance(ready, torch.Tensor):
             done: Future[Answer] = Future()
-            done.set_result(self.predictor(decoded, maps)[0])
+            done.set_result(self.predictor(ready, maps)[0])
             return done
-        asked = _Asked(self.predictor._recipe(decoded).prepare(decoded), maps)
+        asked = _Asked(ready, maps)
         with self._changed:
             self._refuse_if_full()
             self._waiting.append(asked)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any, cast
 
 import torch
@@ -12,7 +13,8 @@ from dinoneck.backbones import weight_hashes
 from dinoneck.backbones.backbone import Backbone, checked_backbone
 from dinoneck.backbones.eval_mode import evaluating
 from dinoneck.checkpoint.pairing import check_patch
-from dinoneck.data.photos import Photo, Preprocessing, as_list, decode
+from dinoneck.data.loading import in_threads
+from dinoneck.data.photos import Photo, Preprocessing, as_list, photo_size, read_pixels
 from dinoneck.devices import local_device
 from dinoneck.errors import BackboneError, ConfigError
 from dinoneck.grid import PreparedImages
@@ -174,9 +176,10 @@ class Predictor:
                 "weights, or make a new Predictor of heads that were trained along"
             )
         waiting = as_list(photos)
+        ready = in_threads(self._ready, waiting) if len(waiting) > 1 else map(self._ready, waiting)
         with evaluating(self.backbone, *self._panel.heads):
-            for begin in range(0, len(waiting), self.batch_size):
-                results += self._predict_batch(waiting[begin : begin + self.batch_size], maps)
+            while batch := list(islice(ready, self.batch_size)):
+                results += self._predict_batch(batch, maps)
         return results
 
     def picture(self, photo: Photo) -> Tensor:
@@ -190,16 +193,20 @@ class Predictor:
         rows, cols = self._cut(photo)[1]
         return len(rows.starts), len(cols.starts)
 
-    def _predict_batch(self, photos: Sequence[Photo], maps: bool) -> list[dict[str, Any]]:
-        """Photos of one batch may have different sizes: those of one size go together."""
-        batch: list[dict[str, Any] | None] = [None] * len(photos)
+    def _ready(self, photo: Photo) -> PreparedImages | Tensor:
+        """Decode an image, and prepare it unless it is cut into tiles; called by threads."""
+        pixels = read_pixels(photo)
+        return pixels if self._is_cut(pixels) else self._recipe(pixels).prepare(pixels)
+
+    def _predict_batch(self, images: Sequence[PreparedImages | Tensor], maps: bool) -> list[dict[str, Any]]:
+        """Images of one batch may have different sizes: those of one size go together."""
+        batch: list[dict[str, Any] | None] = [None] * len(images)
         waiting: dict[int, PreparedImages] = {}
-        for place, photo in enumerate(photos):
-            decoded = decode(photo) if self.tiling is not None else photo
-            if self._is_cut(decoded):
-                batch[place] = self._tiled(decoded, maps).rows(maps)[0]
+        for place, image in enumerate(images):
+            if isinstance(image, Tensor):
+                batch[place] = self._tiled(image, maps).rows(maps)[0]
             else:
-                waiting[place] = self._recipe(decoded).prepare(decoded)
+                waiting[place] = image
         for place, row in zip(waiting, self._answered(list(waiting.values()), maps), strict=True):
             batch[place] = row
         return cast("list[dict[str, Any]]", batch)
@@ -274,8 +281,9 @@ def _tiling(tile: int | tuple[int, int] | None, overlap: int | float, scale: flo
 
 def _size(photo: Photo) -> tuple[int, int]:
     """(height, width) in pixels, upright."""
-    height, width = (photo if isinstance(photo, Tensor) and photo.ndim == 3 else decode(photo)).shape[-2:]
-    return height, width
+    if isinstance(photo, Tensor) and photo.ndim == 3:
+        return photo.shape[-2], photo.shape[-1]
+    return photo_size(photo)
 
 
 def _mean_of_cells(maps: Tensor, valid: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from dinoneck.errors import StoreError
 from dinoneck.grid import PatchSize, Remainder
 from dinoneck.store import channel_scale, converters, extraction, shards, verification, writer
 from dinoneck.store.creation import described, make_folder, named_patterns, read_description, upgrade_schema
+from dinoneck.store.description import FILE as DESCRIPTION
 from dinoneck.store.description import Description
 from dinoneck.store.encoding import StoreDtype
 from dinoneck.store.extraction import Extracted, Item
@@ -72,7 +73,7 @@ class FeatureStore:
         image_size: int | Sequence[int] | None,
         dtype: StoreDtype = "fp16",
         fit: Fit = "stretch",
-        interpolation: Interpolation = "area",
+        interpolation: Interpolation | None = None,
         policy: Remainder | None = None,
     ) -> Self:
         """Make a store, or open the one that is there if it was made with the same values.
@@ -84,13 +85,16 @@ class FeatureStore:
             image_size: (height, width) in pixels; None keeps each photo's own.
             dtype: ``fp16`` (overflow is refused), ``bf16``, or ``int8`` with a scale per token and channel.
             fit: how a photo of another aspect comes to the size, see :class:`dinoneck.data.Preprocessing`.
-            interpolation: see there.
+            interpolation: see there; None = that of the store that is there, or else the backbone's (``bilinear``).
             policy: see there; None = the backbone's, which refuses sizes that the patch does not divide.
 
         Raises:
             StoreError: if there is another store, naming the value that differs, or the folder cannot be used.
             ConfigError: if ``backbone`` is no Backbone, or a value is out of range.
         """
+        files = files_at(path)
+        if interpolation is None and isinstance(files, LocalFiles) and files.exists(DESCRIPTION):
+            interpolation = read_description(files).preprocess.interpolation
         preparation = {"size": image_size, "fit": fit, "interpolation": interpolation, "policy": policy}
         store = cls._made(path, described(backbone, patterns, dtype, preparation))
         store._backbone = backbone

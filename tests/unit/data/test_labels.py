@@ -75,7 +75,7 @@ def test_nodata_weighs_nothing_through_an_area_resize() -> None:
     rim[32:, :32] = True  # one whole cell of 16 prepared pixels = 32 stored ones
     raw[rim] = -9999
     labels = DenseLabels(scale=0.01, offset=-1.0, nodata=-9999)
-    values, weight = labels.cells(raw, Preprocessing(16, size=(32, 48)))
+    values, weight = labels.cells(raw, Preprocessing(16, size=(32, 48), interpolation="area"))
     kept = np.where(rim, 0.0, raw * 0.01 - 1.0).reshape(2, 32, 3, 32).sum(axis=(1, 3))
     count = (~rim).reshape(2, 32, 3, 32).sum(axis=(1, 3))
     assert np.allclose(weight[0], count / 4, atol=1e-4)

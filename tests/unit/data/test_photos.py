@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from dinoneck import ConfigError, DataError, GridError
 from dinoneck.data import Preprocessing
@@ -55,11 +55,26 @@ def test_sixteen_bit_is_scaled(tmp_path: Path) -> None:
     assert torch.allclose(decode(deep.astype(">u2")), expected, atol=1e-6)
 
 
-def test_photos_are_turned_upright(tmp_path: Path) -> None:
+@pytest.mark.parametrize("orientation", range(10))
+def test_images_are_turned_upright(tmp_path: Path, orientation: int) -> None:
     exif = Image.Exif()
-    exif[0x0112] = 6  # the camera was turned by a quarter
-    file = save(tmp_path / "t.png", Image.fromarray(RGB), exif=exif)
-    assert torch.equal(decode(file), torch.rot90(decode(RGB), -1, dims=(1, 2)))
+    exif[0x0112] = orientation
+    for name in ("t.png", "t.jpg"):
+        file = save(tmp_path / name, Image.fromarray(RGB), exif=exif)
+        with Image.open(file) as image:
+            upright = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+        assert np.array_equal(decode(file).permute(1, 2, 0).numpy(), upright.astype(np.float32) / 255)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("subsampling", [0, 2])
+def test_jpeg_pixels_are_those_of_pillow(tmp_path: Path, mode: str, subsampling: int) -> None:
+    noisy = np.random.RandomState(0).randint(0, 256, (9, 11, 3), np.uint8)
+    large = Image.fromarray(noisy).resize((83, 50)).convert(mode)
+    file = save(tmp_path / "a.jpg", large, quality=85, subsampling=subsampling, progressive=mode == "RGB")
+    with Image.open(file) as image:
+        expected = np.asarray(image.convert("RGB"))
+    assert np.array_equal((decode(file) * 255).round().permute(1, 2, 0).numpy(), expected)
 
 
 @pytest.mark.parametrize(
@@ -117,10 +132,35 @@ def test_normalisation_is_the_formula() -> None:
 
 def test_area_resize_is_the_mean_of_what_a_pixel_covers() -> None:
     photo = np.random.RandomState(0).rand(12, 20, 3).astype(np.float32)
-    small = PLAIN(photo, size=(4, 10))[0].permute(1, 2, 0).numpy()
+    small = PLAIN(photo, size=(4, 10), interpolation="area")[0].permute(1, 2, 0).numpy()
     assert np.allclose(small, photo.reshape(4, 3, 10, 2, 3).mean(axis=(1, 3)), atol=1e-6)
-    grown = PLAIN(photo, size=(24, 40))
+    grown = PLAIN(photo, size=(24, 40), interpolation="area")
     assert torch.allclose(grown, PLAIN(photo, size=(24, 40), interpolation="bilinear"))
+
+
+@pytest.mark.parametrize("size", [(33, 40), (17, 50), (7, 9), (1, 1), (50, 12)])
+def test_area_equals_torch_bit_for_bit(size: tuple[int, int]) -> None:
+    """Heads and stores of version 0.1 name it; torch's form needs the whole image as floats."""
+    image = torch.from_numpy(np.random.RandomState(0).randint(0, 256, (50, 67, 3), np.uint8)).permute(2, 0, 1)
+    whole = torch.nn.functional.interpolate((image.float() / 255)[None], size=size, mode="area")[0]
+    assert torch.equal(Preprocessing(size=size, interpolation="area").fitted(image), whole)
+
+
+def test_bilinear_resizes_eight_bit_images_as_uint8() -> None:
+    """As transformers' DINOv3 processor does; ``bilinear_float32`` is what files of version 0.1 call ``bilinear``."""
+    smooth = np.add.outer(np.arange(60) * 2, np.arange(80))[..., None].repeat(3, axis=2).astype(np.uint8)
+    recipe = Preprocessing(size=(23, 31))
+    new, older = recipe.fitted(smooth), recipe.changed(interpolation="bilinear_float32").fitted(smooth)
+    levels = new * 255
+    assert torch.allclose(levels, levels.round(), atol=1e-4)
+    assert not torch.equal(new, older)
+    assert torch.allclose(new, older, atol=1.01 / 255)
+    pillow = np.asarray(Image.fromarray(smooth).resize((31, 23), Image.Resampling.BILINEAR))
+    assert np.abs(levels.permute(1, 2, 0).numpy() - pillow).max() <= 1.01
+    assert Preprocessing.from_record({**recipe.record(), "interpolation": "bilinear"}) == recipe.changed(
+        interpolation="bilinear_float32"
+    )
+    assert Preprocessing.from_record(recipe.record()) == recipe
 
 
 @pytest.mark.parametrize("interpolation", ["area", "bilinear", "bicubic"])
@@ -219,7 +259,7 @@ def test_padding_is_not_valid_and_the_picture_is_what_the_backbone_sees() -> Non
 
 def test_area_is_the_mean_of_whole_pixels_touched() -> None:
     row = torch.tensor([0.0, 0.6, 0.0]).expand(3, 2, 3)
-    small = Preprocessing(patch_size=1, size=(2, 2)).picture(row)
+    small = Preprocessing(patch_size=1, size=(2, 2), interpolation="area").picture(row)
     assert torch.allclose(small[0, 0], torch.tensor([0.3, 0.3]), atol=1e-6)  # OpenCV's INTER_AREA would say 0.2
 
 
@@ -232,7 +272,7 @@ def test_sizes_out_of_range_are_refused(size: object) -> None:
 def test_numpy_sizes_and_odd_arrays() -> None:
     assert Preprocessing(size=np.int64(32)).size == (32, 32)  # type: ignore[arg-type]
     for wrong in (np.array([["a"]]), np.array([[None]])):
-        with pytest.raises(DataError, match="array photo"):
+        with pytest.raises(DataError, match="array image"):
             decode(wrong)
     with pytest.raises(DataError, match="blur of 101 px does not fit"):
         Preprocessing(blur=101)(torch.rand(3, 48, 64))

@@ -99,10 +99,10 @@ def run(*arguments: Any) -> subprocess.CompletedProcess[str]:
 
 
 RECIPES: dict[str, dict[str, Any]] = {
-    "stretch": {"size": (64, 96)},
+    "stretch": {"size": (64, 96), "interpolation": "area"},
     "keep": {"size": (96, 128), "fit": "keep", "interpolation": "bicubic", "policy": "crop"},
     "crop": {"size": (80, 96), "fit": "crop", "interpolation": "bilinear", "blur": 5},
-    "pad": {"size": (128, 96), "fit": "pad", "policy": "resize"},
+    "pad": {"size": (128, 96), "fit": "pad", "interpolation": "bilinear_float32", "policy": "resize"},
     "own size": {"policy": "pad"},
 }
 
@@ -119,35 +119,41 @@ def test_it_answers_what_the_predictor_answers(
     assert [row["image"] for row in table] == [str(photo) for photo in photos]
     assert list(table[0]) == ["image", "mass", "state:a", "state:b", "state:c", "ndvi"]
     predictor = Predictor(heads, backbone, preprocess=recipe)
+    rel = 2e-3 if recipe.interpolation == "bilinear" else 1e-4  # Pillow rounds some pixels another way than torch
     for row, wanted, line in zip(table, predictor(photos), done.stdout.splitlines(), strict=True):
-        assert float(row["mass"]) == pytest.approx(wanted["mass"], rel=1e-4)
-        assert [float(row[f"state:{part}"]) for part in "abc"] == pytest.approx(wanted["state"].tolist(), rel=1e-4)
-        assert float(row["ndvi"]) == pytest.approx(wanted["ndvi"], rel=1e-4, abs=1e-5)
+        assert float(row["mass"]) == pytest.approx(wanted["mass"], rel=rel)
+        assert [float(row[f"state:{part}"]) for part in "abc"] == pytest.approx(wanted["state"].tolist(), rel=rel)
+        assert float(row["ndvi"]) == pytest.approx(wanted["ndvi"], rel=rel, abs=1e-5)
         told = re.fullmatch(re.escape(row["image"]) + r": mass (\S+) g, state .*", line)
         assert told is not None and float(told.group(1)) == pytest.approx(wanted["mass"], rel=1e-3)
 
 
 def test_photos_are_prepared_to_rounding(photos: list[Path]) -> None:
-    """Every fit, interpolation, policy and blur, at sizes that shrink, grow and do both; normalised values differ by
-    some 1e-6, as sums in another order do."""
+    """Every fit, interpolation, policy and blur, at sizes that shrink, grow and do both.
+
+    Normalised values differ by some 1e-6, as sums in another order do; uint8 ones by a step of 255 in a few pixels.
+    """
     sys.path.insert(0, str(FOLDER))
     try:
         from photos import prepare, read
     finally:
         sys.path.remove(str(FOLDER))
     mean, std = (torch.tensor(x).view(3, 1, 1) for x in (Preprocessing().mean, Preprocessing().std))
-    for number, fit in enumerate(("stretch", "keep", "crop", "pad") * 9):
+    for number, fit in enumerate(("stretch", "keep", "crop", "pad") * 12):
         recipe = Preprocessing(
             size=((96, 192), (400, 96), (100, 200), None)[number % 5 % 4],
             fit=fit,  # type: ignore[arg-type]
-            interpolation=("area", "bicubic", "bilinear")[number // 4 % 3],  # type: ignore[arg-type]
-            policy=("crop", "pad", "resize")[number // 12],  # type: ignore[arg-type]
+            interpolation=("area", "bicubic", "bilinear_float32", "bilinear")[number // 4 % 4],  # type: ignore[arg-type]
+            policy=("crop", "pad", "resize")[number // 12 % 3],  # type: ignore[arg-type]
             blur=(None, 5)[number % 7 == 0],
         )
         path = photos[number % len(photos)]
         wanted = recipe.prepare(path)
         image, shown = prepare(read(path), recipe.record())
-        assert ((torch.from_numpy(image) - mean) / std - wanted.images[0]).abs().max() < 2e-5, recipe
+        difference = ((torch.from_numpy(image) - mean) / std - wanted.images[0]).abs()
+        is_uint8 = recipe.interpolation == "bilinear" and recipe.size is not None
+        assert difference.max() < (1.01 / 255 / std.min() if is_uint8 else 2e-5), recipe
+        assert difference.median() < 2e-5
         assert np.array_equal(shown, wanted.valid.numpy())
 
 

@@ -1,0 +1,36 @@
+"""Images are decoded in threads ahead of the model that takes them."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def in_threads(function: Callable[[T], R], items: Iterable[T], workers: int | None = None) -> Iterator[R]:
+    """Yield ``function(item)`` for all items in order, computed by threads a few items ahead of the one in use.
+
+    Decoding and resizing release Python's lock, so they run while the model computes.
+
+    Args:
+        function: called in a thread; what it raises is raised when its item's turn comes.
+        items: its arguments; each is taken when a thread will soon be free.
+        workers: threads; None = one per core, at most 8. They hold as many results, and one more.
+    """
+    workers = workers or min(8, os.cpu_count() or 1)
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="dinoneck-images")
+    waiting: deque[Future[R]] = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
