@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeVar, get_args
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 from torchvision.io import ImageReadMode
 from torchvision.transforms.v2 import functional as tvf
@@ -333,34 +333,32 @@ def _from_file(image: Image.Image, name: str) -> Tensor:
         raw = torch.from_numpy(np.fromfile(name, np.uint8))
         if raw[-2:].tolist() == [0xFF, 0xD9]:  # else it is cut short or has an appendix: Pillow decides
             with contextlib.suppress(RuntimeError):
-                pixels = _decode_jpeg(raw, ImageReadMode.RGB.value, False)
-                return _upright(pixels, image.getexif().get(ExifTags.Base.Orientation, 1))
+                return _upright(_decode_jpeg(raw, ImageReadMode.RGB.value, False), image)
     return _from_pil(image, name)
 
 
-def _upright(pixels: Tensor, orientation: int) -> Tensor:
-    is_turned, flips = _TURNS.get(orientation, (False, ()))
+def _upright(pixels: Tensor, image: Image.Image) -> Tensor:
+    """Turn pixels (..., H, W) as the image's EXIF tag states."""
+    is_turned, flips = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1), (False, ()))
     pixels = pixels.mT if is_turned else pixels
     return pixels.flip(flips) if flips else pixels
 
 
 def _from_pil(image: Image.Image, name: str) -> Tensor:
-    deep = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG")  # older Pillow: 16 bit as I
-    colour = image.mode in ("RGB", "RGBA") and any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
-    image = ImageOps.exif_transpose(image)
-    if deep:
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):  # older Pillow: 16 bit as I
         grey = np.asarray(image)
         _check_depth(int(grey.max()), name)
-        return torch.from_numpy(np.ascontiguousarray(grey.astype(np.float32) / 65535.0))[None].expand(3, -1, -1)
+        deep = torch.from_numpy(np.ascontiguousarray(grey.astype(np.float32) / 65535.0))
+        return _upright(deep[None].expand(3, -1, -1), image)
     if image.mode in ("I", "F"):
         raise DataError(
             f"{name} holds {image.mode!r} values (32 bit) of unknown range; scale it to 0 ... 1 and pass an array"
         )
-    if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")
-    pixels = np.array(image.convert("RGB"))
-    _check_depth(int(pixels.max()) << 8 | 255 if colour else 0, name)  # the low bytes are lost
-    return torch.from_numpy(pixels).permute(2, 0, 1)
+    has_16_bits = image.mode in ("RGB", "RGBA") and any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
+    rgb = image.convert("RGBA") if image.mode == "P" and "transparency" in image.info else image
+    pixels = np.array(rgb if rgb.mode == "RGB" else rgb.convert("RGB"))
+    _check_depth(int(pixels.max()) << 8 | 255 if has_16_bits else 0, name)  # the low bytes are lost
+    return _upright(torch.from_numpy(pixels).permute(2, 0, 1), image)
 
 
 def _check_depth(largest: int, name: str) -> None:
