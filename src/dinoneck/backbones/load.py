@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from dinoneck.backbones import official, timm, transformers, weight_hashes, weights
+from dinoneck.backbones import official, transformers, weight_hashes, weights
 from dinoneck.backbones.adapter import Adapter, PosEmbed
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.backbones.known import TINY, names_of, resolve_name
@@ -137,6 +137,8 @@ def _adapter(model: nn.Module, pos_embed: PosEmbed) -> Adapter:
             f"{kind} holds adapters of peft, which the backbone's record would not name; merge them "
             "(merge_and_unload()), or pass the plain model and use backbone.add_lora()"
         )
+    from dinoneck.backbones import timm  # here: it imports timm and torchvision, which take as long as torch
+
     if timm.is_timm(model):
         return timm.TimmAdapter(model, pos_embed)
     if transformers.is_transformers(model):
@@ -228,6 +230,8 @@ def _by_way_of_timm(name: str, checkpoint: File | None, seed: int | None, pos_em
 
 def _empty(name: str, pos_embed: PosEmbed) -> Adapter:
     """Build a timm model whose weights are overwritten next."""
+    from dinoneck.backbones import timm
+
     with torch.random.fork_rng(devices=[]):  # what timm draws is overwritten
         return timm.TimmAdapter(timm.build(name), pos_embed)
 

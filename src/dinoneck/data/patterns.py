@@ -19,9 +19,9 @@ from typing import Any, Self
 import torch
 import yaml
 from torch import Tensor
-from torchvision.transforms.v2 import functional as tvf
 
 from dinoneck.configured import normal
+from dinoneck.data.photos import transforms
 from dinoneck.errors import ConfigError, DataError, did_you_mean
 from dinoneck.yaml_file import PlainLoader
 
@@ -265,12 +265,12 @@ def shift_value(x: Tensor, shift: float) -> Tensor:
 
 
 _CHANGES: dict[str, Callable[[Tensor, float], Tensor]] = {
-    "brightness": lambda x, draw: tvf.adjust_brightness(x, 1.0 + draw),
-    "contrast": lambda x, draw: tvf.adjust_contrast(x, 1.0 + draw),
-    "hue": lambda x, degrees: tvf.adjust_hue(x, degrees / 360.0),
+    "brightness": lambda x, draw: transforms().adjust_brightness(x, 1.0 + draw),
+    "contrast": lambda x, draw: transforms().adjust_contrast(x, 1.0 + draw),
+    "hue": lambda x, degrees: transforms().adjust_hue(x, degrees / 360.0),
     "saturation": shift_saturation,
     "value": shift_value,
-    "gamma": tvf.adjust_gamma,
+    "gamma": lambda x, gamma: transforms().adjust_gamma(x, gamma),
 }
 
 

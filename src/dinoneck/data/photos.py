@@ -19,8 +19,6 @@ import torch
 import torch.nn.functional as F
 from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
-from torchvision.io import ImageReadMode
-from torchvision.transforms.v2 import functional as tvf
 
 from dinoneck.errors import ConfigError, DataError, did_you_mean
 from dinoneck.grid import PatchSize, PreparedImages, Remainder, TokenGrid, patch_pair
@@ -40,8 +38,6 @@ _TURNS = {  # EXIF orientation -> whether rows and columns of (..., H, W) are sw
     2: (False, (-1,)), 3: (False, (-1, -2)), 4: (False, (-2,)), 5: (True, ()),
     6: (True, (-1,)), 7: (True, (-1, -2)), 8: (True, (-2,)),
 }  # fmt: skip
-# the operator behind torchvision.io.decode_jpeg, which warns at every call as of 0.29; torchvision may remove it
-_decode_jpeg = getattr(torch.ops.image, "decode_jpeg", None)
 
 
 @dataclass(frozen=True)
@@ -223,11 +219,18 @@ class Preprocessing:
         if self.blur is not None:
             if self.blur // 2 >= min(x.shape[-2:]):
                 raise DataError(f"a blur of {self.blur} px does not fit a photo of {x.shape[-2]}x{x.shape[-1]} px")
-            x = tvf.gaussian_blur(x, [self.blur] * 2, [blur_sigma(self.blur)] * 2)
+            x = transforms().gaussian_blur(x, [self.blur] * 2, [blur_sigma(self.blur)] * 2)
         height, width = x.shape[-2:]
         if self.size is not None and self.fit == "pad":
             x = F.pad(x, (0, self.size[1] - width, 0, self.size[0] - height))
         return x[0], (height, width)
+
+
+def transforms() -> Any:
+    """Return torchvision's functional transforms; importing torchvision takes almost as long as importing torch."""
+    from torchvision.transforms.v2 import functional
+
+    return functional
 
 
 def blur_sigma(kernel: int) -> float:
@@ -329,12 +332,20 @@ def _from_file(image: Image.Image, name: str) -> Tensor:
 
     Both use libjpeg-turbo and give equal pixels; torchvision takes half the time.
     """
-    if _decode_jpeg is not None and image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB"):
+    if image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB"):
         raw = torch.from_numpy(np.fromfile(name, np.uint8))
         if raw[-2:].tolist() == [0xFF, 0xD9]:  # else it is cut short or has an appendix: Pillow decides
-            with contextlib.suppress(RuntimeError):
-                return _upright(_decode_jpeg(raw, ImageReadMode.RGB.value, False), image)
+            with contextlib.suppress(RuntimeError, AttributeError):  # damaged; an operator that torchvision lacks
+                return _upright(_decode_jpeg(raw), image)
     return _from_pil(image, name)
+
+
+def _decode_jpeg(raw: Tensor) -> Tensor:
+    """Call the operator behind ``torchvision.io.decode_jpeg``; that function warns at every call as of 0.29."""
+    from torchvision.io import ImageReadMode
+
+    pixels: Tensor = torch.ops.image.decode_jpeg(raw, ImageReadMode.RGB.value, False)
+    return pixels
 
 
 def _upright(pixels: Tensor, image: Image.Image) -> Tensor:

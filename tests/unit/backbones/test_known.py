@@ -51,3 +51,10 @@ def test_the_command_lists_them_without_torch(capsys: pytest.CaptureFixture[str]
     assert main(["backbones", "resnet"]) == 1
     script = "import sys; from dinoneck.cli.main import main; main(['backbones']); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, check=False).returncode == 0
+
+
+def test_predictor_and_store_import_neither_timm_nor_torchvision() -> None:
+    """Both take about as long as torch; a process that reads a store, or a head on transformers, needs neither."""
+    script = "import sys; from dinoneck import FeatureStore, Predictor; print({'timm', 'torchvision'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
