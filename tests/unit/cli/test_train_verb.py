@@ -205,7 +205,6 @@ def test_a_run_from_a_store_interrupted_and_continued(
     with monkeypatch.context() as patch:
         patch.setattr(torch.optim.AdamW, "step", interrupted)
         assert main(["train", path, "--out", str(parts)]) == 130
-    assert (parts / "unfinished" / "fold-0" / "head.safetensors").exists()
     assert not (parts / "report.json").exists()
     assert main(["train", path, "--out", str(parts), "--lr", "0.1"]) == 1
     assert "state of another run: optim.lr is 0.001 there and 0.1 here" in capsys.readouterr().err
