@@ -26,7 +26,6 @@ logger = logging.getLogger(__name__)
 
 CSIRO_WEIGHTS = {"Dry_Clover_g": 0.1, "Dry_Dead_g": 0.1, "Dry_Green_g": 0.1, "GDM_g": 0.2, "Dry_Total_g": 0.5}
 CSIRO_SUMS = {"GDM_g": ("Dry_Green_g", "Dry_Clover_g"), "Dry_Total_g": ("Dry_Clover_g", "Dry_Dead_g", "Dry_Green_g")}
-CSIRO_TOLERANCE_G = 0.5
 CSIRO_GROUP = ("State", "Sampling_Date")
 _CSIRO_COLUMNS = ("sample_id", "image_path", "target_name")
 _SHOWN = 5
@@ -205,20 +204,6 @@ def read_csv(
     )
 
 
-def read_csiro(
-    path: str | os.PathLike[str],
-    photos: str | os.PathLike[str] | None,
-    group: Names | None = CSIRO_GROUP,
-) -> Table:
-    """Read a CSIRO Image2Biomass ``train.csv``: :func:`read_table`, for this layout only.
-
-    Raises:
-        DataError: as :func:`read_table`, and if a column of the layout is missing.
-    """
-    csv_rows(Path(path), _CSIRO_COLUMNS)
-    return read_table(path, photos, group=group)
-
-
 def read_csiro_test(path: str | os.PathLike[str]) -> Wanted:
     """Read a CSIRO ``test.csv``: sample_id, image_path, target_name, in its order.
 
@@ -249,7 +234,7 @@ def _columns(names: Names | None) -> tuple[str, ...]:
 
 
 def _read_long(source: Any, columns: Sequence[str], image_column: str) -> Sheet:
-    """Read the CSIRO layout as a sheet with one row per image; sums that are off by over 0.5 g are logged."""
+    """Read the CSIRO layout as a sheet with one row per image."""
     others = [column for column in columns if column not in (*CSIRO_WEIGHTS, image_column)]
     header = header_of(source)
     for column in others:
@@ -278,15 +263,7 @@ def _read_long(source: Any, columns: Sequence[str], image_column: str) -> Sheet:
     for image, first in wide.items():
         if missing := CSIRO_WEIGHTS.keys() - first:
             raise DataError(f"{long.name}: {image} lacks {', '.join(sorted(missing))}; every image needs five rows")
-    _warn_sums(wide)
     return Sheet(long.name, list(wide.values()), list(places.values()))
-
-
-def _warn_sums(wide: Mapping[str, Mapping[str, str]]) -> None:
-    for name, parts in CSIRO_SUMS.items():
-        gaps = {image: float(row[name]) - sum(float(row[part]) for part in parts) for image, row in wide.items()}
-        for image in [image for image, gap in gaps.items() if abs(gap) > CSIRO_TOLERANCE_G][:_SHOWN]:
-            logger.warning("%s: %s differs from %s by %.3g g", image, name, " + ".join(parts), abs(gaps[image]))
 
 
 def _full_groups(source: Any) -> tuple[str, ...]:
