@@ -14,7 +14,7 @@ from torch import Tensor
 from dinoneck.data.labels import DenseLabels
 from dinoneck.data.photos import Preprocessing, decode
 from dinoneck.data.tables import PhotoTable
-from dinoneck.errors import ConfigError, DataError, ShapeError
+from dinoneck.errors import DataError, ShapeError
 from dinoneck.tasks import TargetTransform, Task
 from dinoneck.training.matching import match_rows
 from dinoneck.training.metrics import r2
@@ -59,15 +59,8 @@ class CellTargets:
                 f"values are {tuple(self.values.shape)} and weights {tuple(self.weight.shape)}; expected "
                 "(n, K, rows, cols) and (n, rows, cols)"
             )
-        if self.labels and len(self.labels) != self.values.shape[1]:
-            raise ShapeError(f"{len(self.labels)} labels {self.labels} for {self.values.shape[1]} outputs")
-        if self.ids and (len(self.ids) != len(self.values) or len(set(self.ids)) != len(self.ids)):
-            raise DataError(
-                f"{len(self.ids)} ids ({len(set(self.ids))} different) for the cells of {len(self.values)} images; "
-                "expected one each"
-            )
-        if len(set(self.labels)) != len(self.labels) or not all(self.labels):
-            raise ConfigError(f"the labels are {self.labels}; expected names that differ, none empty")
+        if self.ids and len(self.ids) != len(self.values):
+            raise DataError(f"{len(self.ids)} ids for the cells of {len(self.values)} images; expected one each")
 
     @classmethod
     def read(
