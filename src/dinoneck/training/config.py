@@ -216,8 +216,6 @@ class FoldsConfig:
         check_whole("folds", self.count, 2)
         if self.only is not None:
             check_whole("fold", self.only)
-        if self.only is not None and self.column is None and self.only >= self.count:
-            raise ConfigError(f"fold is {self.only} and there are {self.count} folds; expected 0 ... {self.count - 1}")
         if self.column is not None and self.stratify is not None:
             raise ConfigError("--fold-column and --stratify both make folds; give one of them")
 

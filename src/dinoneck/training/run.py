@@ -191,7 +191,9 @@ def _check_before(
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise DataError(f"the results cannot be written to {folder}: {parent} is not a folder that can be written to")
     _loggers(config, folder, 0)  # refuses a package that is not installed
-    problem.head(inputs.first(), np.arange(len(table)), seed=0)  # refuses a head that does not fit
+    tokens = inputs.first()
+    head = problem.head(tokens, np.arange(len(table)), seed=0)  # refuses a head that does not fit
+    head.eval().predict(tokens.to(next(head.parameters()).device))
 
 
 def _warn_of_split_groups(groups: Any, folds: Sequence[Fold], column: str) -> None:

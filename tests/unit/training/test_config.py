@@ -172,7 +172,6 @@ def test_a_size_is_one_number_or_two(tmp_path: Path, size: str, pixels: tuple[in
         ("optim: {optimizer: sam, amp: fp16}", "optimizer 'sam' with amp 'fp16'"),
         ("optim: {seed: -1}", "seed is -1"),
         ("folds: {count: 1}", "folds is 1"),
-        ("folds: {only: 5}", "fold is 5 and there are 5 folds; expected 0 ... 4"),
         ("folds: {column: a, stratify: b}", "--fold-column and --stratify both make folds"),
         ("data: {size: 0}", r"size is \(0, 0\)"),
         ("data: {fit: crop}", "fit is 'crop' without a size"),
