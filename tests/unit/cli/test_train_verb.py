@@ -275,7 +275,6 @@ def test_what_does_not_fit_is_refused_before_the_work(
         (["--out", "x", "--size", "big"], "expected HEIGHTxWIDTH"),
         (["--out", "x", "--head", "[1]"], "is not a head"),
         (["--out", "x", "--epoch", "3"], "--epochs"),
-        (["--out", "x", "--fold", "5"], "fold is 5 and there are 5 folds"),
     ],
 )
 def test_wrong_flags_are_wrong_usage(flags: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
