@@ -11,12 +11,11 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from tests.unit.training.meadow import files_of, rows_of, write_meadow
+from tests.unit.training.meadow import files_of, rows_of
 
-from dinoneck import HeadCheckpoint, load_backbone
+from dinoneck import Backbone, HeadCheckpoint
 from dinoneck.cli import train
 from dinoneck.cli.main import main
-from dinoneck.data import Pasture
 from dinoneck.store import FeatureStore
 from dinoneck.training import Recipe, TrainConfig
 
@@ -25,23 +24,11 @@ QUICK = "backbone: {name: dinoneck_tiny}\noptim: {epochs: 2, batch_size: 4}\nfol
 
 
 @pytest.fixture(scope="module")
-def meadow(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_meadow(tmp_path_factory.mktemp("meadow"))
-
-
-@pytest.fixture(scope="module")
-def csiro(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("csiro")
-    Pasture(seed=1, size=(32, 64)).write_csiro(root, train=10, test=1)
-    return root
-
-
-@pytest.fixture(scope="module")
-def store(csiro: Path) -> Path:
-    tiny = load_backbone("dinoneck_tiny")
-    made = FeatureStore.create(csiro / "store", backbone=tiny, patterns="flips4", image_size=(32, 64))
+def store(csiro: Path, tiny: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("stores") / "store"
+    made = FeatureStore.create(path, backbone=tiny, patterns="flips4", image_size=(32, 64))
     made.extract([csiro / "train", csiro / "test"], root=csiro)
-    return csiro / "store"
+    return path
 
 
 def written(folder: Path, text: str) -> str:

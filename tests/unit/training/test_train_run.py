@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.unit.training.meadow import a_run, files_of, one_image_only, write_meadow
+from tests.unit.training.meadow import a_run, files_of, one_image_only
 
 from dinoneck import Backbone, CheckpointError, ConfigError, DataError
 from dinoneck.data import Pasture, Table
@@ -25,11 +25,6 @@ N = 8
 
 class Stopped(Exception):
     """Stands for anything that ends a run."""
-
-
-@pytest.fixture(scope="module")
-def meadow(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_meadow(tmp_path_factory.mktemp("meadow"))
 
 
 @pytest.fixture(scope="module")
