@@ -75,17 +75,17 @@ class CellTargets:
         """Read the label of every image of a table and average it over the patches.
 
         Raises:
-            DataError: if the table has no labels, or one cannot be used or has another size than its photo.
+            DataError: if the table has no labels, or one cannot be used or has another size than its image.
         """
         if table.labels is None:
             raise DataError("the table has no labels; read it with label_column= (--labels on the command line)")
         parts = []
-        for photo, label in zip(table.photos, table.labels, strict=True):
-            size = decode(photo).shape[-2:]
+        for image, label in zip(table.images, table.labels, strict=True):
+            size = decode(image).shape[-2:]
             parts.append(how.cells(label, preprocess, [tuple(size)]))
         shapes = {tuple(values.shape[1:]) for values, _ in parts}
         if len(shapes) > 1:
-            raise DataError(f"the labels come to different cells {sorted(shapes)}; give one size to all photos (size=)")
+            raise DataError(f"the labels come to different cells {sorted(shapes)}; give one size to all images (size=)")
         values, weight = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
         padded = preprocess.fit == "pad"
         return cls(values, weight, tuple(labels), name, table.ids, padded, kind, table.labels, how, preprocess)
