@@ -155,12 +155,8 @@ def _check_before(
     """Refuse before the work what would fail after it."""
     table = inputs.table
     problem = Problem.of(config, table, cells)
-    if cells is not None and cells.name in {**table.targets, **table.auxiliary, **problem.tasks}:
-        raise DataError(f"a target is named {cells.name!r}, as the task of the labels per cell; rename one of them")
     if cells is None and not problem.tasks:
         raise ConfigError("which columns are to be predicted? Name them with data.targets (--targets), or data.labels")
-    if len(table) < 2:
-        raise DataError(f"the table has {len(table)} image; expected two at least, to train on one and score the other")
     numbers, chosen = choose_folds(config, table, folds)
     for name, values in table.targets.items():
         if name in _OWN_COLUMNS:

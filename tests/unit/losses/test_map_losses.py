@@ -244,20 +244,3 @@ def test_a_density_regulariser_weighs_them() -> None:
     for wrong in ({"smoothness": -1.0}, {"sparsity": math.nan}, {"negativity": "1"}, {"task": 3}):
         with pytest.raises(ConfigError, match=f"DensityRegulariser\\({next(iter(wrong))}=\\)"):
             DensityRegulariser(**({"task": "mass"} | wrong))
-
-
-def test_gradients_of_map_losses() -> None:
-    pred = PRED.clone().requires_grad_()
-    labels, fine = torch.randint(0, 3, (2, 2, 4)), torch.randint(0, 3, (2, 6, 8))
-    losses: list[Callable[[Tensor], Tensor]] = [
-        lambda p: dense_masked_mse(p, TRUE, WEIGHT),
-        lambda p: dense_masked_smooth_l1(p, TRUE, WEIGHT, 0.7),
-        lambda p: map_cross_entropy(p, labels, WEIGHT > 2),
-        lambda p: map_cross_entropy(p, fine, ignore_index=1),
-        lambda p: map_cross_entropy(p, TRUE.softmax(dim=1)),
-        smoothness,
-        sparsity,
-        negativity,
-    ]
-    for loss in losses:
-        assert torch.autograd.gradcheck(loss, (pred,))

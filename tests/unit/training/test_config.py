@@ -176,8 +176,6 @@ def test_a_size_is_one_number_or_two(tmp_path: Path, size: str, pixels: tuple[in
         ("data: {size: 0}", r"size is \(0, 0\)"),
         ("data: {fit: crop}", "fit is 'crop' without a size"),
         ("data: {csv: ' '}", "csv is empty"),
-        ("data: {targets: [a, a]}", "targets are a, a; name each once"),
-        ("data: {targets: [a], aux_targets: [a]}", "'a' is among targets and aux_targets"),
         ("backbone: {layers: []}", "layers is empty"),
         ("backbone: {file: w.pth, random: true}", "--backbone-file and --random-backbone exclude each other"),
         ("optim: {epochs: 010}", r"Expected `int`, got `str` - at `optim\.epochs`"),

@@ -193,7 +193,7 @@ def test_targets_that_cannot_be_learned_are_refused_before_the_work(
         ),
         (replace(pasture, targets={"GDM_g": np.ones(N)}), "'GDM_g' are 1 for every image of the table"),
         (replace(pasture, targets={"fold": pasture.targets["GDM_g"]}), "'fold' would clash with a column of out_of"),
-        (pasture.take([0]), "the table has 1 image; expected two at least"),
+        (pasture.take([0]), "1 groups cannot fill 2 folds"),
         (replace(pasture, targets={}), "which columns are to be predicted"),
     ):
         with pytest.raises((ConfigError, DataError), match=message):
