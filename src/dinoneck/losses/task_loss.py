@@ -206,10 +206,10 @@ def _values_loss(task: Task, output: Tensor, target: Tensor, mask: Tensor | None
         difference = torch.where(keep, output - target.to(output), 0.0)
     errors = smooth_l1(difference, task.beta) if task.default_loss == "smooth_l1" else difference.square()
     keep = keep.to(errors).expand_as(errors)
-    sums, counts = ((x.movedim(1, 0).flatten(1).sum(dim=1)) for x in (errors * keep, keep))  # (dim,) each
-    if isinstance(task.weight, tuple):
-        weights = sums.new_tensor(task.weight)
-        each = sums / torch.where(counts > 0, counts, 1.0)
-        return (weights * each).sum(), ((counts > 0) & (weights > 0)).any()
+    sums, counts = (x.movedim(1, 0).flatten(1).sum(dim=1) for x in (errors * keep, keep))  # (dim,) each
+    if isinstance(task.weight, tuple):  # Python numbers: a tensor of them would be copied to the device at every step
+        each = (sums / torch.where(counts > 0, counts, 1.0)).unbind()
+        loss = torch.stack([weight * x for weight, x in zip(task.weight, each, strict=True)]).sum()
+        return loss, torch.stack([x * (weight > 0) for weight, x in zip(task.weight, counts, strict=True)]).sum() > 0
     count = counts.sum()
     return task.weight * sums.sum() / torch.where(count > 0, count, 1.0), (count > 0) & (task.weight > 0)
