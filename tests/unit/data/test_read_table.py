@@ -155,20 +155,25 @@ def test_a_layout_with_a_row_per_image_and_target(csiro: Path, caplog: pytest.Lo
     equal(read_table(pandas.read_csv(csiro / "train.csv"), csiro, auxiliary=more, group=[]), table)
 
 
-def test_odd_columns_of_the_layout(csiro: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_odd_columns_of_the_layout(csiro: Path, tmp_path: Path) -> None:
     path, header = tmp_path / "t.csv", csv_header(csiro / "train.csv")
     rows = csv_rows(csiro / "train.csv", header)
     state, height = header.index("State"), header.index("Height_Ave_cm")
     cells = [[row[column] for column in header] for row in rows]
-    for i in range(5):
-        cells[i][state] = ""
     cells[6][height] = "99"
     path.write_text(csv_text(header, cells))
-    table = read_table(path, csiro)
-    assert table.groups == tuple(row["Sampling_Date"] for row in rows[::5])
-    assert "State is missing or has gaps; images are grouped by Sampling_Date alone" in caplog.text
     with pytest.raises(DataError, match="row 8: Height_Ave_cm of train/ID1000001.jpg is '99', and .* before"):
         read_table(path, csiro, auxiliary=["Height_Ave_cm"])
+    cells[6][state] = ""
+    path.write_text(csv_text(header, cells))
+    with pytest.raises(DataError, match=r"row 8: State of train/ID1000001.jpg is ''"):
+        read_table(path, csiro)
+    for row in cells:
+        row[state] = ""
+    path.write_text(csv_text(header, cells))
+    with pytest.raises(DataError, match=r"the group column 'State' is empty.*name other columns \(group=, --group\)"):
+        read_table(path, csiro)
+    assert read_table(path, csiro, group="Sampling_Date").groups == tuple(row["Sampling_Date"] for row in rows[::5])
     with pytest.raises(DataError, match=r"no column or target 'site'.*State \+ Sampling_Date identify the images"):
         read_table(path, csiro, group="site")
     with pytest.raises(DataError, match=r"'Dry_Toal_g'. Did you mean 'Dry_Total_g'\?"):
