@@ -71,6 +71,24 @@ def tiny() -> Backbone:
     return load_backbone("dinoneck_tiny")
 
 
+@pytest.fixture(scope="session")
+def meadow(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The table of 12 small images with shares, classes and masks; nothing is to be written next to it."""
+    from tests.unit.training.meadow import write_meadow
+
+    return write_meadow(tmp_path_factory.mktemp("meadow"))
+
+
+@pytest.fixture(scope="session")
+def csiro(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in the CSIRO layout: 10 small generated images, and 2 to predict; nothing is to be written there."""
+    from dinoneck.data import Pasture
+
+    root = tmp_path_factory.mktemp("csiro")
+    Pasture(seed=1, size=(32, 64)).write_csiro(root, train=10, test=2)
+    return root
+
+
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
     """A hub on loopback, empty, with the hub's client pointed at it; nothing of it runs on afterwards."""

@@ -61,7 +61,7 @@ MUTANTS = [
     # a masked value counts in the mean
     Mutant("losses/masked.py", "keep.sum().clamp_min(1)", "keep.numel()",
            "unit/losses/test_losses.py::test_masked_values_count_for_nothing"),
-    Mutant("losses/maps.py", "(errors * weight).sum()", "errors.sum()",
+    Mutant("losses/task_loss.py", "in (errors * keep, keep)", "in (errors, keep)",
            "unit/training/test_fit_maps.py::test_weights_pull_towards_heavy_cells"),
     # the layers of a backbone without its final norm; other weights pass the probe
     Mutant("backbones/adapter.py", "self.final_norm(x) if norm else x", "x",

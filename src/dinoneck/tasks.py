@@ -240,7 +240,10 @@ def check_tasks(tasks: Sequence[Task], *, kinds: Sequence[str], owner: str) -> t
             raise ConfigError(f"{owner} has several tasks named {name!r}; names are keys and must differ")
     for task in tasks:
         if task.kind not in kinds:
-            raise ConfigError(f"{owner} serves tasks of kind {', '.join(kinds)}; task {task.name!r} is {task.kind!r}")
+            raise ConfigError(
+                f"{owner} serves tasks of kind {', '.join(kinds)}; task {task.name!r} is {task.kind!r}. FPNHead and "
+                "PyramidHead serve all kinds: head: {type: fpn}, or --head fpn"
+            )
         if task.from_cells is not None:
             cell_output(task, tasks)
     return tuple(tasks)

@@ -12,7 +12,7 @@ _HOMES = homes(
     patterns=["Pattern", "Patterns"],
     photo_pixels=["to_photo_pixels", "to_prepared_pixels"],
     photos=["Preprocessing", "photo_size"],
-    tables=["PhotoTable", "Table", "read_csiro", "read_csiro_test", "read_csv", "read_table"],
+    tables=["PhotoTable", "Table", "read_csiro_test", "read_csv", "read_table"],
 )
 
 __all__ = [*_HOMES]

@@ -17,7 +17,6 @@ from dinoneck.data.photos import Preprocessing as Preprocessing
 from dinoneck.data.photos import photo_size as photo_size
 from dinoneck.data.tables import PhotoTable as PhotoTable
 from dinoneck.data.tables import Table as Table
-from dinoneck.data.tables import read_csiro as read_csiro
 from dinoneck.data.tables import read_csiro_test as read_csiro_test
 from dinoneck.data.tables import read_csv as read_csv
 from dinoneck.data.tables import read_table as read_table

@@ -1,8 +1,8 @@
-"""Dense labels -> cells: pixel targets brought to the patch grid by the way their photo went.
+"""Dense labels -> cells: pixel targets on the patch grid, prepared as their image is.
 
-A dense head answers once per patch. :class:`DenseLabels` reads NDVI rasters, depth maps and class masks, and
-resizes, cuts and pads them exactly as :class:`dinoneck.data.Preprocessing` does the photo, so that cell (r, c) of
-the label covers what patch (r, c) of the prepared photo shows.
+A dense head predicts once per patch. :class:`DenseLabels` reads NDVI rasters, depth maps and class masks, and
+resizes, cuts and pads them exactly as :class:`dinoneck.data.Preprocessing` does the image, so that cell (r, c) of
+the label covers what patch (r, c) of the prepared image shows.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ SPREAD = {"L;2": 85, "L;4": 17}  # Pillow spreads the few values of 2 and 4 bit 
 class DenseLabels:
     """How stored label rasters become targets for the cells of a patch grid.
 
-    A label belongs to the upright photo and has its size. It is a path (PNG or TIFF: grey of 1 to 16 bit, 32-bit
+    A label belongs to the upright image and has its size. It is a path (PNG or TIFF: grey of 1 to 16 bit, 32-bit
     integers or floats, several bands of 8 bit, or a palette, whose indices count), a PIL image, an array (H, W)
     or (H, W, K), or a tensor (H, W) or (K, H, W). What Pillow cannot read whole, such as several bands of
     floats, is refused: read it with a raster library and pass the array.
@@ -43,8 +43,8 @@ class DenseLabels:
     Args:
         scale: target units per stored unit, e.g. 1 / 65535, or 0.001 for millimetres as metres.
         offset: added after scaling: target = stored * scale + offset.
-        nodata: stored value(s) that say nothing; a pixel with one in any band counts for nothing. NaN always
-            is no data.
+        nodata: stored value(s) of pixels without a label; a pixel with one in any band counts for nothing. NaN
+            always marks such pixels.
         classes: the label holds class indices 0 ... classes - 1, and its values are one-hot, so that cells are
             cover fractions. None: the label holds quantities.
 
@@ -100,22 +100,22 @@ class DenseLabels:
         preprocess: Preprocessing,
         photo_sizes: Sequence[Sequence[int]] | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Average labels over the patches that ``preprocess`` makes of their photos.
+        """Average labels over the patches that ``preprocess`` makes of their images.
 
-        The size, fit, policy and interpolation are the photo's; bicubic becomes bilinear, since a label that
+        The size, fit, policy and interpolation are the image's; bicubic becomes bilinear, since a label that
         shoots over is wrong, and no blur is applied. Invalid pixels and padding weigh nothing at any stage.
 
         Args:
             labels: one label or several; an array or tensor with four axes is a batch of them.
-            preprocess: how the photos are prepared.
-            photo_sizes: (height, width) in pixels of each upright photo, to be checked; None checks nothing.
+            preprocess: how the images are prepared.
+            photo_sizes: (height, width) in pixels of each upright image, to be checked; None checks nothing.
 
         Returns:
             values (B, K, rows, cols), 0 where nothing is valid, and weight (B, rows, cols): how many valid
             prepared pixels a cell holds (a fraction where resizing mixes them). Both float32.
 
         Raises:
-            DataError: as :meth:`read`; and if a label has another size than its photo, or labels come to
+            DataError: as :meth:`read`; and if a label has another size than its image, or labels come to
                 different grids or numbers of bands.
             GridError: if the patch does not divide the size and the policy is ``error``.
         """
@@ -134,7 +134,7 @@ class DenseLabels:
         preprocess: Preprocessing,
         photo_sizes: Sequence[Sequence[int]] | None = None,
     ) -> Tensor:
-        """Return class maps (B, H, W), int64, at the size of the prepared photos; -1 where invalid or padded.
+        """Return class maps (B, H, W), int64, at the size of the prepared images; -1 where invalid or padded.
 
         Every prepared pixel takes the class of the label pixel under its centre, through all steps at once.
 
@@ -153,7 +153,7 @@ class DenseLabels:
         if self.classes is not None:
             index = self._index(raw, name)
             return (index == k for k in range(self.classes)), index >= 0
-        counts = ~self._says_nothing(raw)
+        counts = ~self._is_unlabelled(raw)
         with np.errstate(over="ignore", invalid="ignore"):
             exact = np.where(counts[..., None], raw, 0).astype(np.float64) * self.scale + self.offset
             values = np.where(counts[..., None], exact, 0.0).astype(np.float32)
@@ -169,7 +169,7 @@ class DenseLabels:
                 f"{name} holds {raw.shape[2]} bands; expected an index or palette image, one band of class numbers "
                 f"0 ... {cast(int, self.classes) - 1}: turn a mask of colours into numbers first"
             )
-        counts = ~self._says_nothing(raw)
+        counts = ~self._is_unlabelled(raw)
         index = np.where(counts, raw[..., 0].astype(np.float64 if raw.dtype.kind == "f" else np.int64), -1)
         wrong = counts & ~((index >= 0) & (index < self.classes) & (index == np.floor(index)))
         if wrong.any():
@@ -180,7 +180,7 @@ class DenseLabels:
             )
         return torch.from_numpy(index.astype(np.int64))
 
-    def _says_nothing(self, raw: Raw) -> Raw:
+    def _is_unlabelled(self, raw: Raw) -> Raw:
         """Where any band of a pixel is nodata or NaN, (H, W) bool."""
         nothing = np.isnan(raw) if raw.dtype.kind == "f" else np.zeros(raw.shape, bool)
         for value in cast("tuple[float, ...]", self.nodata):
@@ -218,7 +218,7 @@ def count_classes(labels: Label | Sequence[Label], nodata: float | Sequence[floa
 def _all_stored(
     labels: Label | Sequence[Label], photo_sizes: Sequence[Sequence[int]] | None
 ) -> Iterator[tuple[Raw, str]]:
-    """Read label after label and compare each with its photo's size."""
+    """Read label after label and compare each with its image's size."""
     single = as_list(labels, "labels")
     if not single:
         raise DataError("there are no labels")
@@ -229,7 +229,7 @@ def _all_stored(
         wanted = raw.shape[:2] if photo_sizes is None else tuple(np.atleast_1d(np.asarray(photo_sizes[i])).tolist())
         if raw.shape[:2] != wanted:
             raise DataError(
-                f"label {i}, {name}, is {raw.shape[0]}x{raw.shape[1]} px (height x width), its photo is "
+                f"label {i}, {name}, is {raw.shape[0]}x{raw.shape[1]} px (height x width), its image is "
                 f"{'x'.join(map(str, wanted))}; a label has the size of its upright photo"
             )
         yield raw, name
@@ -291,7 +291,7 @@ def _native(array: Raw) -> Raw:
 
 
 def _cell_sums(plane: Tensor, recipe: Preprocessing) -> Tensor:
-    """Prepare one plane (H, W) as the recipe does photos and add up every patch: (rows, cols), float64."""
+    """Prepare one plane (H, W) as the recipe does images and add up every patch: (rows, cols), float64."""
     x = plane.double()[None, None]
     if recipe.size is not None:
         x = fit_to(x, recipe.size, recipe.fit, "area" if recipe.interpolation == "area" else "bilinear")

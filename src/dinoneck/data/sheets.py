@@ -108,14 +108,14 @@ def column_values(
     Raises:
         DataError: for a cell that does not fit, naming its row, or a column with a single class.
     """
-    filled = [text.strip() for text in sheet.cells(column) if not _is_empty(text, classes or ())]
+    filled = [_class_name(text) for text in sheet.cells(column) if not _is_empty(text, classes or ())]
     words = [text for text in filled if _is_word(text)]
     if classes is None and len(words) * 2 <= len(filled):
         return numbers(sheet, column, gaps=gaps), ()
     names = tuple(map(str, classes or ())) or tuple(sorted(set(words if classes is None else filled), key=_in_order))
     expected = f"one of {', '.join(names)}" if classes else "a class name"
-    values, index_of = [], {name: index for index, name in enumerate(names)}
-    for i, text in enumerate(map(str.strip, sheet.cells(column))):
+    values, index_of = [], {_class_name(name): index for index, name in enumerate(names)}
+    for i, text in enumerate(map(_class_name, sheet.cells(column))):
         if text not in index_of and not (gaps and _is_empty(text)):
             hint = did_you_mean(text, names) if classes else " List the names with classes= if this is one"
             raise _misfit(sheet, i, column, gaps, expected, "Correct it or remove the row." + hint)
@@ -223,6 +223,11 @@ def _is_empty(text: str, classes: Sequence[str] = ()) -> bool:
 
 def _is_word(text: str) -> bool:
     return _as_number(text) is None and any(sign.isalpha() for sign in text)
+
+
+def _class_name(text: str) -> str:
+    """The cell without spaces around it; 1.0 is 1, since spreadsheets write both."""
+    return re.sub(r"^([-+]?[0-9]+)\.0+$", r"\1", text.strip())
 
 
 def _in_order(text: str) -> tuple[bool, float, str]:

@@ -26,7 +26,6 @@ logger = logging.getLogger(__name__)
 
 CSIRO_WEIGHTS = {"Dry_Clover_g": 0.1, "Dry_Dead_g": 0.1, "Dry_Green_g": 0.1, "GDM_g": 0.2, "Dry_Total_g": 0.5}
 CSIRO_SUMS = {"GDM_g": ("Dry_Green_g", "Dry_Clover_g"), "Dry_Total_g": ("Dry_Clover_g", "Dry_Dead_g", "Dry_Green_g")}
-CSIRO_TOLERANCE_G = 0.5
 CSIRO_GROUP = ("State", "Sampling_Date")
 _CSIRO_COLUMNS = ("sample_id", "image_path", "target_name")
 _SHOWN = 5
@@ -138,8 +137,8 @@ def read_table(
         images: the folder that file names are relative to; None = files are not looked for.
         targets: columns with the values to predict.
         auxiliary: columns that only help training; their cells may be empty.
-        group: columns whose equal values belong in one fold; in the CSIRO layout State and Sampling_Date unless
-            others, or None, are given.
+        group: columns whose equal values belong in one fold; in the CSIRO layout those of State and Sampling_Date
+            that it has, unless others, or None, are given.
         fold_column: the column with the name of each image's fold.
         image_column: the column with the file names; a DataFrame without it has them in its index.
         labels: the column with the file names of dense labels.
@@ -155,7 +154,8 @@ def read_table(
     if not names and labels is None:
         raise DataError(f"no target columns were named; the table has {', '.join(header)}")
     by_layout = is_long and group is not None and not group
-    helping, in_group = _columns(auxiliary), _full_groups(source) if by_layout else _columns(group)
+    in_group = tuple(column for column in CSIRO_GROUP if column in header) if by_layout else _columns(group)
+    helping = _columns(auxiliary)
     read = _read_long if is_long else read_sheet
     sheet = read(
         source, (image_column, *names, *helping, *in_group, *_columns(fold_column), *_columns(labels)), image_column
@@ -205,20 +205,6 @@ def read_csv(
     )
 
 
-def read_csiro(
-    path: str | os.PathLike[str],
-    photos: str | os.PathLike[str] | None,
-    group: Names | None = CSIRO_GROUP,
-) -> Table:
-    """Read a CSIRO Image2Biomass ``train.csv``: :func:`read_table`, for this layout only.
-
-    Raises:
-        DataError: as :func:`read_table`, and if a column of the layout is missing.
-    """
-    csv_rows(Path(path), _CSIRO_COLUMNS)
-    return read_table(path, photos, group=group)
-
-
 def read_csiro_test(path: str | os.PathLike[str]) -> Wanted:
     """Read a CSIRO ``test.csv``: sample_id, image_path, target_name, in its order.
 
@@ -249,7 +235,7 @@ def _columns(names: Names | None) -> tuple[str, ...]:
 
 
 def _read_long(source: Any, columns: Sequence[str], image_column: str) -> Sheet:
-    """Read the CSIRO layout as a sheet with one row per image; sums that are off by over 0.5 g are logged."""
+    """Read the CSIRO layout as a sheet with one row per image."""
     others = [column for column in columns if column not in (*CSIRO_WEIGHTS, image_column)]
     header = header_of(source)
     for column in others:
@@ -278,27 +264,7 @@ def _read_long(source: Any, columns: Sequence[str], image_column: str) -> Sheet:
     for image, first in wide.items():
         if missing := CSIRO_WEIGHTS.keys() - first:
             raise DataError(f"{long.name}: {image} lacks {', '.join(sorted(missing))}; every image needs five rows")
-    _warn_sums(wide)
     return Sheet(long.name, list(wide.values()), list(places.values()))
-
-
-def _warn_sums(wide: Mapping[str, Mapping[str, str]]) -> None:
-    for name, parts in CSIRO_SUMS.items():
-        gaps = {image: float(row[name]) - sum(float(row[part]) for part in parts) for image, row in wide.items()}
-        for image in [image for image, gap in gaps.items() if abs(gap) > CSIRO_TOLERANCE_G][:_SHOWN]:
-            logger.warning("%s: %s differs from %s by %.3g g", image, name, " + ".join(parts), abs(gaps[image]))
-
-
-def _full_groups(source: Any) -> tuple[str, ...]:
-    """The layout's group columns without gaps: fewer columns make larger groups, which leak nothing between folds."""
-    present = [column for column in CSIRO_GROUP if column in header_of(source)]
-    sheet = read_sheet(source, ("image_path", *present), "image_path")
-    full = tuple(column for column in present if all(text.strip() for text in sheet.cells(column)))
-    if full != CSIRO_GROUP:
-        lacking = ", ".join(column for column in CSIRO_GROUP if column not in full)
-        by = f"images are grouped by {full[0]} alone" if full else "every image is a group of its own"
-        logger.warning("%s: %s is missing or has gaps; %s", sheet.name, lacking, by)
-    return full
 
 
 def _with_values(
@@ -353,7 +319,10 @@ def _groups(sheet: Sheet, columns: Sequence[str]) -> tuple[str, ...] | None:
     for row, place in zip(sheet.rows, sheet.places, strict=True):
         for column in columns:
             if not row[column].strip():
-                raise DataError(f"{place}: the group column {column!r} is empty; fill it in or remove the row")
+                raise DataError(
+                    f"{place}: the group column {column!r} is empty; fill it in, remove the row, or name other columns "
+                    "(group=, --group)"
+                )
     if len(columns) < 2:
         return tuple(row[column] for row in sheet.rows for column in columns) or None
     return tuple(" | ".join(row[column].replace("|", "||") for column in columns) for row in sheet.rows)

@@ -10,14 +10,14 @@ from torch import Tensor, nn
 
 from dinoneck import registry
 from dinoneck.configured import at_least
-from dinoneck.errors import ConfigError
+from dinoneck.errors import ConfigError, ShapeError
 from dinoneck.heads.head import Head
 from dinoneck.heads.readouts import Light, Tower, from_cells, read_map, task_map
 from dinoneck.layers.inputs import Plain, TokensLike
 from dinoneck.losses.composition import Composition
 from dinoneck.necks.neck import Neck, neck_named
 from dinoneck.tasks import Task
-from dinoneck.tokens import Tokens
+from dinoneck.tokens import FeaturePyramid, Tokens
 
 RatioReadout = Literal["pooled", "patch"]
 
@@ -51,7 +51,7 @@ class PyramidHead(Head):
 
     Raises:
         ConfigError: if tasks repeat a name, the `neck` is None or its arguments do not fit.
-        ShapeError: if tokens do not fit the neck.
+        ShapeError: if tokens do not fit the neck, or the neck returns something else than a FeaturePyramid.
 
     Examples:
         >>> from dinoneck import SimplePyramid
@@ -149,7 +149,7 @@ class PyramidHead(Head):
         tokens = self._selected(self._tokens(tokens, **plain))
         if not self._mapped:
             return {}
-        finest = self.neck(tokens).maps[0]
+        finest = self._levels(tokens)[0]
         pairs = zip(self._mapped, self.towers, strict=True)
         return {task.name: task.predict_map(task_map(task, tower(finest))) for task, tower in pairs}
 
@@ -160,10 +160,19 @@ class PyramidHead(Head):
         if not self._mapped and callable(shortcut):
             means = shortcut(tokens)
         else:
-            maps = self.neck(tokens).maps
+            maps = self._levels(tokens)
             means = torch.cat([level.mean(dim=(2, 3)) for level in maps], dim=1) if self._scalar else None
         pooled = None if self.norm is None else self.norm(means)
         return pooled, None if maps is None else maps[0]
+
+    def _levels(self, tokens: Tokens) -> tuple[Tensor, ...]:
+        pyramid = self.neck(tokens)
+        if not isinstance(pyramid, FeaturePyramid):
+            raise ShapeError(
+                f"{type(self.neck).__name__}.forward returned a {type(pyramid).__name__}; expected a FeaturePyramid: "
+                "return FeaturePyramid(maps, self.strides) with maps (B, out_channels, rows, cols)"
+            )
+        return pyramid.maps
 
     def _reads_map(self, task: Task) -> bool:
         return task.is_map or task.kind == "density" or (task.kind == "ratio" and self.ratio_readout == "patch")

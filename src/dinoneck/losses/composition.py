@@ -241,8 +241,8 @@ class CompositionLoss:
 
     The total's output is inverted by its task's transform without the area, so that grams fitted as g/m² are compared
     in g/m². The target is ``targets[name]`` (B, outputs) in those units if present, else it is composed of the two
-    tasks' targets. A sample counts where its total and all its shares count; ``masks[name]`` replaces that mask for a
-    target ``targets[name]`` and is combined with it for a composed one.
+    tasks' targets; a NaN in any of them is missing. A sample counts where its total and all its shares count;
+    ``masks[name]`` replaces that mask for a target ``targets[name]`` and is combined with it for a composed one.
 
     Args:
         composition: the composition, with its name and its two tasks.
@@ -359,12 +359,12 @@ class CompositionLoss:
 
     def _counts(self, targets: Table, masks: Table) -> Tensor:
         """Return a bool mask (B, outputs), True where a value counts."""
-        total, ratio = (full_mask(masks.get(name), targets[name]) for name in (self.total, self.ratio))
-        both = (total.all(dim=1) & ratio.all(dim=1))[:, None].expand(-1, len(self.composition.names))
-        mask = masks.get(self.name)
-        if mask is None:
-            return both
-        return full_mask(mask, both) if self.name in targets else full_mask(mask, both) & both
+        names = {self.total, self.ratio, self.name} & set(targets)
+        known = {name: full_mask(masks.get(name), targets[name]) & ~targets[name].isnan() for name in names}
+        if self.name in known:
+            return known[self.name]
+        both = (known[self.total].all(dim=1) & known[self.ratio].all(dim=1))[:, None]
+        return full_mask(masks.get(self.name), both.expand(-1, len(self.composition.names))) & both
 
     def _target(self, transform: TargetTransform, targets: Table) -> Tensor:
         if self.name in targets:

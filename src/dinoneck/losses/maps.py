@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dinoneck.configured import normal
 from dinoneck.errors import ConfigError, DataError, ShapeError
-from dinoneck.losses.masked import exact, masked_cross_entropy, smooth_l1
+from dinoneck.losses.masked import cross_entropy, exact
 
 
 def dense_masked_mse(pred: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -36,20 +36,9 @@ def dense_masked_mse(pred: Tensor, target: Tensor, weight: Tensor | None = None)
         >>> dense_masked_mse(pred, target, torch.tensor([[[3.0, 1.0, 0.0]]]))  # (3 * 1 + 1 * 4) / 4
         tensor(1.7500)
     """
-    difference, weight = _cells(pred, target, weight)
-    return _weighted_mean(difference.square(), weight)
-
-
-def dense_masked_smooth_l1(pred: Tensor, target: Tensor, weight: Tensor | None = None, beta: float = 1.0) -> Tensor:
-    """Return the Huber-like error per cell, averaged like :func:`dense_masked_mse`.
-
-    Raises:
-        ShapeError: if shapes do not fit.
-        DataError: if a weight is negative or not finite.
-        ConfigError: if ``beta`` is not positive.
-    """
-    difference, weight = _cells(pred, target, weight)
-    return _weighted_mean(smooth_l1(difference, beta), weight)
+    difference, weight = weighted_difference(pred, target, weight)
+    errors, total = difference.square(), weight.sum()
+    return (errors * weight).sum() / (errors.shape[1] * torch.where(total > 0, total, 1.0))
 
 
 def map_cross_entropy(
@@ -75,45 +64,20 @@ def map_cross_entropy(
         >>> map_cross_entropy(logits, labels)
         tensor(1.3863)
     """
-    logits = exact(logits)
-    size = _label_size(logits, target)
+    loss, _ = cross_entropy(*by_pixel(logits, target, mask), ignore_index)
+    return loss
+
+
+def by_pixel(logits: Tensor, target: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return the logits (B * H * W, K), targets and mask of a map's pixels; see :func:`map_cross_entropy`."""
+    logits, size = exact(logits), _label_size(logits, target)
     if mask is not None and mask.shape != (logits.shape[0], *size):
         raise ShapeError(f"the mask has shape {tuple(mask.shape)}; expected {(logits.shape[0], *size)} as the target")
     if size != logits.shape[-2:]:
         logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
-    pixels = target.reshape(-1) if target.ndim == 3 else _by_pixel(target)  # (B * H * W) or (B * H * W, K)
-    return masked_cross_entropy(_by_pixel(logits), pixels, mask, ignore_index)
-
-
-def smoothness(maps: Tensor) -> Tensor:
-    """Return the mean squared difference of vertical and horizontal neighbours in (B, K, rows, cols); 0 for one cell.
-
-    Raises:
-        ShapeError: if the maps have another number of axes.
-    """
-    maps = _four_axes(maps)
-    down, across = maps.diff(dim=2).square(), maps.diff(dim=3).square()
-    return (down.sum() + across.sum()) / max(down.numel() + across.numel(), 1)
-
-
-def sparsity(maps: Tensor) -> Tensor:
-    """Return the mean absolute value of (B, K, rows, cols).
-
-    Raises:
-        ShapeError: if the maps have another number of axes.
-    """
-    maps = _four_axes(maps)
-    return maps.abs().sum() / max(maps.numel(), 1)
-
-
-def negativity(maps: Tensor) -> Tensor:
-    """Return the mean of max(-x, 0) over the cells of (B, K, rows, cols).
-
-    Raises:
-        ShapeError: if the maps have another number of axes.
-    """
-    maps = _four_axes(maps)
-    return F.relu(-maps).sum() / max(maps.numel(), 1)
+    # (B, K, H, W) -> (B * H * W, K)
+    rows, soft = (x.movedim(1, -1).reshape(-1, logits.shape[1]) if x.ndim == 4 else x for x in (logits, target))
+    return rows, soft.reshape(-1) if target.ndim == 3 else soft, mask
 
 
 @dataclass(frozen=True)
@@ -121,13 +85,13 @@ class DensityRegulariser:
     """The weights of the smoothness, sparsity and non-negativity penalties of a density map.
 
     A density map is trained on its sum alone, so that very uneven maps fit as well as plausible ones. The penalties are
-    computed in normalised units; one of weight 0 is left out.
+    computed in normalised units; one of weight 0 is left out, and of a map without cells all are 0.
 
     Args:
         task: name of the density task; its map is read from ``outputs["<task>.map"]``.
-        smoothness: weight of :func:`smoothness`.
-        sparsity: weight of :func:`sparsity`.
-        negativity: weight of :func:`negativity`.
+        smoothness: weight of the mean squared difference of vertical and horizontal neighbours.
+        sparsity: weight of the mean absolute value.
+        negativity: weight of the mean of max(-x, 0).
 
     Raises:
         ConfigError: if a weight is negative or not finite.
@@ -156,7 +120,7 @@ class DensityRegulariser:
     @property
     def names(self) -> tuple[str, ...]:
         """The names of the parts, ``<task>.<regulariser>``, of those with a weight."""
-        return tuple(f"{self.task}.{name}" for name in _REGULARISERS if getattr(self, name))
+        return tuple(f"{self.task}.{name}" for name in _PENALTIES if getattr(self, name))
 
     def parts(self, maps: Tensor) -> dict[str, Tensor]:
         """Return the weighted penalties, by name, of maps (B, K, rows, cols) in normalised units.
@@ -164,15 +128,25 @@ class DensityRegulariser:
         Raises:
             ShapeError: if the maps have another number of axes.
         """
-        weights = {name: getattr(self, name) for name in _REGULARISERS}
-        return {f"{self.task}.{name}": w * _REGULARISERS[name](maps) for name, w in weights.items() if w}
+        if maps.ndim != 4:
+            raise ShapeError(f"the maps have shape {tuple(maps.shape)}; expected (batch, K, rows, cols)")
+        maps = exact(maps)
+        pairs = torch.cat([maps.diff(dim=axis).square().flatten() for axis in (2, 3)])
+        terms = {"smoothness": pairs, "sparsity": maps.abs(), "negativity": F.relu(-maps)}
+        weights = {name: getattr(self, name) for name in _PENALTIES}
+        return {f"{self.task}.{k}": w * terms[k].sum() / max(terms[k].numel(), 1) for k, w in weights.items() if w}
 
 
-_REGULARISERS = {"smoothness": smoothness, "sparsity": sparsity, "negativity": negativity}
+_PENALTIES = ("smoothness", "sparsity", "negativity")
 
 
-def _cells(pred: Tensor, target: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Return pred - target where a cell's weight is not 0, else 0, and the weight as (B, 1, rows, cols)."""
+def weighted_difference(pred: Tensor, target: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return pred - target where a cell's weight is not 0, else 0, and the weight as (B, 1, rows, cols).
+
+    Raises:
+        ShapeError: if shapes do not fit.
+        DataError: if a weight is negative or not finite (not checked under ``torch.compile``).
+    """
     if pred.shape != target.shape or pred.ndim != 4:
         raise ShapeError(
             f"the prediction is {tuple(pred.shape)} and the target {tuple(target.shape)}; expected the same (batch, K, "
@@ -202,16 +176,6 @@ def _check_weights(weight: Tensor) -> None:
         )
 
 
-def _by_pixel(maps: Tensor) -> Tensor:
-    """Rearrange (B, K, H, W) to (B * H * W, K)."""
-    return maps.permute(0, 2, 3, 1).reshape(-1, maps.shape[1])
-
-
-def _weighted_mean(errors: Tensor, weight: Tensor) -> Tensor:
-    total = weight.sum()
-    return (errors * weight).sum() / (errors.shape[1] * torch.where(total > 0, total, 1.0))
-
-
 def _label_size(logits: Tensor, target: Tensor) -> torch.Size:
     """Return (H, W) of the labels, checked against the logits."""
     labels = target.ndim == 3 and not target.is_floating_point()
@@ -228,9 +192,3 @@ def _label_size(logits: Tensor, target: Tensor) -> torch.Size:
             "crop the labels with the image, to rows x patch height and cols x patch width"
         )
     return target.shape[-2:]
-
-
-def _four_axes(maps: Tensor) -> Tensor:
-    if maps.ndim != 4:
-        raise ShapeError(f"the maps have shape {tuple(maps.shape)}; expected (batch, K, rows, cols)")
-    return exact(maps)

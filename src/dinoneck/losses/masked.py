@@ -107,8 +107,16 @@ def masked_cross_entropy(
     Raises:
         ShapeError: if shapes do not fit or a class index that counts is out of range.
     """
-    logits = exact(logits)
-    if logits.ndim != 2 or target.shape[:1] != logits.shape[:1] or target.ndim not in (1, 2):
+    loss, _ = cross_entropy(logits, target, mask, ignore_index)
+    return loss
+
+
+def cross_entropy(
+    logits: Tensor, target: Tensor, mask: Tensor | None, ignore_index: int | None
+) -> tuple[Tensor, Tensor]:
+    """Return :func:`masked_cross_entropy` and whether any sample counts, a bool tensor."""
+    logits, is_soft = exact(logits), target.ndim == 2
+    if logits.ndim != 2 or target.shape != (logits.shape if is_soft else logits.shape[:1]):
         raise ShapeError(
             f"logits are {tuple(logits.shape)} and the target {tuple(target.shape)}; expected (B, K) and "
             "class indices (B,) or probabilities (B, K)"
@@ -116,16 +124,14 @@ def masked_cross_entropy(
     keep = torch.ones(len(logits), dtype=torch.bool, device=logits.device) if mask is None else mask.reshape(-1) != 0
     if keep.shape != logits.shape[:1]:
         raise ShapeError(f"the mask has shape {tuple(keep.shape)} for {len(logits)} samples")
-    if target.ndim == 2:
-        if target.shape != logits.shape:
-            raise ShapeError(f"probabilities are {tuple(target.shape)} for logits of {tuple(logits.shape)}")
+    if is_soft:
         keep = keep & ~target.isnan().any(dim=-1)  # mixed with a missing label
     elif ignore_index is not None:
         keep = keep & (target != ignore_index)
     logits = torch.where(keep[:, None], logits, 0.0)  # a masked NaN would come back through the gradient
-    if target.ndim == 2:
+    if is_soft:
         probabilities = torch.where(keep[:, None], target.to(logits), 0.0)
-        return _mean(-(probabilities * logits.log_softmax(dim=-1)).sum(dim=-1), keep)
+        return _mean(-(probabilities * logits.log_softmax(dim=-1)).sum(dim=-1), keep), keep.any()
     if target.is_floating_point():
         raise ShapeError(f"class indices are {target.dtype}; expected integers (probabilities are (B, K))")
     labels = torch.where(keep, target, 0).long()
@@ -134,7 +140,7 @@ def masked_cross_entropy(
             f"class indices reach {int(labels.max())} (lowest {int(labels.min())}); logits have "
             f"{logits.shape[1]} classes"
         )
-    return _mean(F.cross_entropy(logits, labels, reduction="none"), keep)
+    return _mean(F.cross_entropy(logits, labels, reduction="none"), keep), keep.any()
 
 
 def _difference(pred: Tensor, target: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import get_args
+from typing import cast, get_args
 
 import torch
 from torch import Tensor, nn
 
 from dinoneck.errors import ConfigError, ShapeError, did_you_mean
 from dinoneck.losses.composition import Composition, CompositionLoss
-from dinoneck.losses.maps import DensityRegulariser, dense_masked_mse, dense_masked_smooth_l1, map_cross_entropy
-from dinoneck.losses.masked import full_mask, masked_cross_entropy, masked_mse, masked_smooth_l1, ratio_mse, shares
+from dinoneck.losses.maps import DensityRegulariser, by_pixel, weighted_difference
+from dinoneck.losses.masked import cross_entropy, exact, full_mask, shares, smooth_l1
 from dinoneck.losses.uncertainty import UncertaintyWeighting
 from dinoneck.tasks import Kind, Task, check_tasks
 
@@ -94,36 +94,18 @@ class TaskLoss(nn.Module):
         """
         masks = masks or {}
         self._check_given(outputs, targets, masks)
-        masks = self._without_missing(targets, masks)
-        parts, counts = {}, {}
-        for task in self.tasks:
-            output, target, mask = outputs[task.name], targets[task.name], masks.get(task.name)
-            parts[task.name] = _weighted(task, output, target, mask)
-            if self.weighting is not None:
-                counts[task.name] = _anything_counts(task, target, mask)
-        for own in self.compositions:
-            loss, counts[own.name] = own(self._transforms[own.name], outputs, targets, masks)
-            parts[own.name] = loss
+        losses = {x.name: _loss(x, outputs[x.name], targets[x.name], masks.get(x.name)) for x in self.tasks}
+        losses |= {own.name: own(self._transforms[own.name], outputs, targets, masks) for own in self.compositions}
+        parts = {name: loss for name, (loss, _) in losses.items()}
         if self.training and not self._scales_checked and not torch.compiler.is_compiling():
             self._scales_checked = True
             _warn_of_scales({name: part.item() for name, part in parts.items()})
-        penalties = self._penalties(outputs)
         if self.weighting is None:
-            parts |= penalties
-            return torch.stack(list(parts.values())).sum(), parts
-        total = self.weighting(parts, counts)
+            total = torch.stack(list(parts.values())).sum()
+        else:
+            total = self.weighting(parts, {name: counts for name, (_, counts) in losses.items()})
+        penalties = self._penalties(outputs)
         return torch.stack([total, *penalties.values()]).sum(), {**parts, **penalties}
-
-    def _without_missing(self, targets: Table, masks: Table) -> dict[str, Tensor]:
-        """Return the masks without targets that are NaN; the losses of classes exclude missing labels themselves."""
-        known = dict(masks)
-        for task in self.tasks:
-            if not task.is_categorical:
-                known[task.name] = _known(task, targets[task.name], masks.get(task.name))
-        for own in self.compositions:
-            if own.name in targets:
-                known[own.name] = full_mask(masks.get(own.name), targets[own.name]) & ~targets[own.name].isnan()
-        return known
 
     def _penalties(self, outputs: Table) -> dict[str, Tensor]:
         parts: dict[str, Tensor] = {}
@@ -180,14 +162,6 @@ class TaskLoss(nn.Module):
                 )
 
 
-def _known(task: Task, target: Tensor, mask: Tensor | None) -> Tensor:
-    known = ~target.isnan()
-    if task.kind != "dense":
-        return full_mask(mask, target) & known
-    known = known.all(dim=1)  # (B, rows, cols): the outputs of a cell share its weight
-    return known if mask is None else torch.where(known, mask, torch.zeros_like(mask))
-
-
 def _warn_of_scales(parts: Mapping[str, float]) -> None:
     """Warn if one part of the first step is so large that another one hardly affects the gradient."""
     positive = {name: part for name, part in parts.items() if part > 0}
@@ -205,68 +179,37 @@ def _warn_of_scales(parts: Mapping[str, float]) -> None:
         )
 
 
-def _weighted(task: Task, output: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
-    if not isinstance(task.weight, tuple):
-        return task.weight * _loss(task, output, target, mask)
-    if output.shape != target.shape:
-        raise ShapeError(
-            f"the output of task {task.name!r} is {tuple(output.shape)} and its target {tuple(target.shape)}; expected "
-            "the same shape"
-        )
-    if task.kind == "ratio":  # the softmax runs over all outputs, so it comes before they are separated
-        output = shares(output, mask)
-    if task.kind != "dense":
-        mask = full_mask(mask, target)
-    columns = [
-        weight * _values_loss(task, output[:, i : i + 1], target[:, i : i + 1], _column(task, mask, i))
-        for i, weight in enumerate(task.weight)
-    ]
-    return torch.stack(columns).sum()
+def _loss(task: Task, output: Tensor, target: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return the weighted loss of a task, and whether anything counts, a bool tensor."""
+    if not task.is_categorical:
+        return _values_loss(task, output, target, mask)
+    rows = by_pixel(output, target, mask) if task.is_map else (output, target, mask)
+    loss, counts = cross_entropy(*rows, task.ignore_index)
+    return cast(float, task.weight) * loss, counts
 
 
-def _loss(task: Task, output: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
-    if task.kind == "classification":
-        return masked_cross_entropy(output, target, mask, task.ignore_index)
-    if task.kind == "segmentation":
-        return map_cross_entropy(output, target, mask, task.ignore_index)
-    if task.kind == "ratio":
-        return ratio_mse(output, target, mask)
-    return _values_loss(task, output, target, mask)
-
-
-def _values_loss(task: Task, output: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
-    """Return the loss of values without a softmax."""
+def _values_loss(task: Task, output: Tensor, target: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The loss of numbers: the mean over samples (and cells, by weight), of each output or of all; NaN = missing."""
     if task.kind == "dense":
-        if task.default_loss == "smooth_l1":
-            return dense_masked_smooth_l1(output, target, mask, task.beta)
-        return dense_masked_mse(output, target, mask)
-    if task.default_loss == "smooth_l1":
-        return masked_smooth_l1(output, target, mask, task.beta)
-    return masked_mse(output, target, mask)
-
-
-def _column(task: Task, mask: Tensor | None, i: int) -> Tensor | None:
-    """Return the mask of output i: its own column, or the weight that all outputs of a cell share."""
-    return mask if mask is None or task.kind == "dense" else mask[:, i : i + 1]
-
-
-def _anything_counts(task: Task, target: Tensor, mask: Tensor | None) -> Tensor:
-    """Return whether any value counts in the loss of a task, a bool tensor."""
-    if task.is_categorical:
-        is_index = target.ndim == (3 if task.is_map else 1)  # else probabilities
-        labels = target if is_index else target[:, 0]
-        keep = torch.ones_like(labels, dtype=torch.bool) if mask is None else mask.reshape(labels.shape) != 0
-        if is_index and task.ignore_index is not None:
-            keep = keep & (target != task.ignore_index)
-        if not is_index:
-            keep = keep & ~target.isnan().any(dim=1)
-        return keep.any()
-    weighted = [i for i, weight in enumerate(_weights(task)) if weight > 0]
-    if task.kind == "dense":
-        counts = torch.ones_like(target[:, 0], dtype=torch.bool) if mask is None else mask > 0
-        return counts.any() & bool(weighted)
-    return full_mask(mask, target)[:, weighted].any()
-
-
-def _weights(task: Task) -> tuple[float, ...]:
-    return task.weight if isinstance(task.weight, tuple) else (task.weight,) * task.dim
+        difference, keep = weighted_difference(output, target, mask)
+        known = ~target.isnan().any(dim=1, keepdim=True)  # (B, 1, rows, cols): the outputs of a cell share its weight
+        difference, keep = torch.where(known, difference, 0.0), torch.where(known, keep, 0.0)
+    else:
+        if output.shape != target.shape:
+            raise ShapeError(
+                f"the output of task {task.name!r} is {tuple(output.shape)} and its target {tuple(target.shape)}; "
+                "expected the same shape"
+            )
+        keep = full_mask(mask, target) & ~target.isnan()
+        # the softmax of a ratio runs over all outputs
+        output = shares(output, keep) if task.kind == "ratio" else exact(output)
+        difference = torch.where(keep, output - target.to(output), 0.0)
+    errors = smooth_l1(difference, task.beta) if task.default_loss == "smooth_l1" else difference.square()
+    keep = keep.to(errors).expand_as(errors)
+    sums, counts = (x.movedim(1, 0).flatten(1).sum(dim=1) for x in (errors * keep, keep))  # (dim,) each
+    if isinstance(task.weight, tuple):  # Python numbers: a tensor of them would be copied to the device at every step
+        each = (sums / torch.where(counts > 0, counts, 1.0)).unbind()
+        loss = torch.stack([weight * x for weight, x in zip(task.weight, each, strict=True)]).sum()
+        return loss, torch.stack([x * (weight > 0) for weight, x in zip(task.weight, counts, strict=True)]).sum() > 0
+    count = counts.sum()
+    return task.weight * sums.sum() / torch.where(count > 0, count, 1.0), (count > 0) & (task.weight > 0)

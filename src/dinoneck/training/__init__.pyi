@@ -19,7 +19,6 @@ from dinoneck.training.inputs import open_inputs as open_inputs
 from dinoneck.training.loggers import TensorBoardLogger as TensorBoardLogger
 from dinoneck.training.loggers import WandbLogger as WandbLogger
 from dinoneck.training.metrics import accuracy as accuracy
-from dinoneck.training.metrics import bootstrap_difference as bootstrap_difference
 from dinoneck.training.metrics import confusion_matrix as confusion_matrix
 from dinoneck.training.metrics import f1_scores as f1_scores
 from dinoneck.training.metrics import mean_iou as mean_iou

@@ -14,7 +14,7 @@ from torch import Tensor
 from dinoneck.data.labels import DenseLabels
 from dinoneck.data.photos import Preprocessing, decode
 from dinoneck.data.tables import PhotoTable
-from dinoneck.errors import ConfigError, DataError, ShapeError
+from dinoneck.errors import DataError, ShapeError
 from dinoneck.tasks import TargetTransform, Task
 from dinoneck.training.matching import match_rows
 from dinoneck.training.metrics import r2
@@ -59,15 +59,8 @@ class CellTargets:
                 f"values are {tuple(self.values.shape)} and weights {tuple(self.weight.shape)}; expected "
                 "(n, K, rows, cols) and (n, rows, cols)"
             )
-        if self.labels and len(self.labels) != self.values.shape[1]:
-            raise ShapeError(f"{len(self.labels)} labels {self.labels} for {self.values.shape[1]} outputs")
-        if self.ids and (len(self.ids) != len(self.values) or len(set(self.ids)) != len(self.ids)):
-            raise DataError(
-                f"{len(self.ids)} ids ({len(set(self.ids))} different) for the cells of {len(self.values)} images; "
-                "expected one each"
-            )
-        if len(set(self.labels)) != len(self.labels) or not all(self.labels):
-            raise ConfigError(f"the labels are {self.labels}; expected names that differ, none empty")
+        if self.ids and len(self.ids) != len(self.values):
+            raise DataError(f"{len(self.ids)} ids for the cells of {len(self.values)} images; expected one each")
 
     @classmethod
     def read(
@@ -82,17 +75,17 @@ class CellTargets:
         """Read the label of every image of a table and average it over the patches.
 
         Raises:
-            DataError: if the table has no labels, or one cannot be used or has another size than its photo.
+            DataError: if the table has no labels, or one cannot be used or has another size than its image.
         """
         if table.labels is None:
             raise DataError("the table has no labels; read it with label_column= (--labels on the command line)")
         parts = []
-        for photo, label in zip(table.photos, table.labels, strict=True):
-            size = decode(photo).shape[-2:]
+        for image, label in zip(table.images, table.labels, strict=True):
+            size = decode(image).shape[-2:]
             parts.append(how.cells(label, preprocess, [tuple(size)]))
         shapes = {tuple(values.shape[1:]) for values, _ in parts}
         if len(shapes) > 1:
-            raise DataError(f"the labels come to different cells {sorted(shapes)}; give one size to all photos (size=)")
+            raise DataError(f"the labels come to different cells {sorted(shapes)}; give one size to all images (size=)")
         values, weight = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
         padded = preprocess.fit == "pad"
         return cls(values, weight, tuple(labels), name, table.ids, padded, kind, table.labels, how, preprocess)

@@ -92,11 +92,8 @@ class DataConfig:
         for name in ("csv", "images", "labels", "store", "boxes"):
             if (path := getattr(self, name)) is not None and not path.strip():
                 raise ConfigError(f"{name} is empty; name a file or a folder ('.' for the current one)")
-        if both := set(self.targets) & set(self.aux_targets):
-            raise ConfigError(f"{min(both)!r} is among targets and aux_targets; name it once")
-        for name in ("targets", "aux_targets", "classes"):
-            if len(set(getattr(self, name))) < len(getattr(self, name)):
-                raise ConfigError(f"{name} are {', '.join(getattr(self, name))}; name each once")
+        if len(set(self.classes)) < len(self.classes):
+            raise ConfigError(f"classes are {', '.join(self.classes)}; name each once")
         if self.fit is not None and self.size is None and self.store is None:
             raise ConfigError(f"fit is {self.fit!r} without a size; give --size HEIGHTxWIDTH as well")
 
@@ -216,8 +213,6 @@ class FoldsConfig:
         check_whole("folds", self.count, 2)
         if self.only is not None:
             check_whole("fold", self.only)
-        if self.only is not None and self.column is None and self.only >= self.count:
-            raise ConfigError(f"fold is {self.only} and there are {self.count} folds; expected 0 ... {self.count - 1}")
         if self.column is not None and self.stratify is not None:
             raise ConfigError("--fold-column and --stratify both make folds; give one of them")
 

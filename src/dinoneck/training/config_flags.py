@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import yaml
@@ -33,15 +34,11 @@ def _size(words: list[str]) -> tuple[int, int]:
 
 
 def _head(words: list[str]) -> dict[str, Any]:
-    try:
+    with suppress(yaml.YAMLError, RecursionError, ValueError):
         value = read_plain(words[0])
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise ValueError(f"{words[0]!r} is not a head; expected a registered name, or '{{type: NAME, ...}}'") from error
-    if isinstance(value, str):
-        return {"type": value}
-    if not isinstance(value, dict):
-        raise ValueError(f"{words[0]!r} is not a head; expected a registered name, or '{{type: NAME, ...}}'")
-    return value
+        if isinstance(value, str | dict):
+            return {"type": value} if isinstance(value, str) else value
+    raise ValueError(f"{words[0]!r} is not a head; expected a registered name, or '{{type: NAME, ...}}'")
 
 
 SIZE: PrimitiveConstructorSpec[Any] = PrimitiveConstructorSpec(

@@ -120,7 +120,6 @@ def cross_validate(
     folds: Sequence[Fold] | None = None,
     out: str | os.PathLike[str] | None = None,
     resume: bool = True,
-    on_head: Callable[[int, Head], None] | None = None,
     callback: Callable[[int], Sequence[Callback]] = lambda fold: (),
 ) -> CrossValidation:
     """Train one head per fold and predict the images that it was not trained on.
@@ -133,7 +132,6 @@ def cross_validate(
         folds: ``(train, valid)`` rows of the table; None = by ``config.folds``.
         out: a folder for the logs and states of the folds, see :func:`dinoneck.training.fit`; None = keep nothing.
         resume: continue from the states there; the result is that of one run.
-        on_head: called with a fold's number and its head as soon as the head is trained.
         callback: fold -> callbacks of its training, see :func:`dinoneck.training.fit`.
 
     Raises:
@@ -156,8 +154,6 @@ def cross_validate(
             _fit(problem, head, source, number, (train, valid), folder, resume, callback(number))
         except DataError as error:
             raise DataError(f"fold {number}: {error}") from error
-        if on_head is not None:
-            on_head(number, head)
         _predict(result, problem, head, source, valid)
         _refuse_divergence(result, number, valid, config)
         result.heads.append(head)

@@ -16,13 +16,10 @@ EARLIER: Mapping[str, str] = {
     "backbone.hidden_dim": "nothing: the width is read from the tokens",
     "backbone.num_patches": "nothing: the grid is read from the tokens",
     "backbone.checkpoint": "backbone.file",
-    "dataset.csv": "data.csv",
     "dataset.image_dir": "data.images",
     "dataset.image_col": "data.image_column",
     "dataset.img_size": "data.size",
     "dataset.resize_method": "data.interpolation (area, bicubic, bilinear)",
-    "dataset.fit": "data.fit",
-    "dataset.policy": "data.policy",
     "dataset.feature_dir": "data.store",
     "dataset.num_aug_patterns": "data.views",
     "dataset.target_cols": "data.targets",
@@ -30,15 +27,10 @@ EARLIER: Mapping[str, str] = {
     "dataset.state_col": "data.aux_targets (the column is one of them)",
     "dataset.height_col": "data.aux_targets (the column is one of them)",
     "dataset.label_col": "data.labels",
-    "dataset.classes": "data.classes",
-    "dataset.unit": "data.unit",
-    "dataset.minimum": "data.minimum",
     "loss.beta": f"{_TASKS} with loss: smooth_l1 and beta",
     "loss.main_weights": f"{_TASKS} with weight",
     "loss.state_weight": f"{_TASKS} with weight",
     "loss.height_weight": f"{_TASKS} with weight",
-    "loss.aux_weight": "losses.aux_weight",
-    "loss.weighting": "losses.weighting (fixed, uncertainty)",
     "trainer.num_epochs": "optim.epochs",
     "trainer.batch_size": "optim.batch_size",
     "trainer.num_workers": "nothing: it was not used",
@@ -48,6 +40,9 @@ EARLIER: Mapping[str, str] = {
     "trainer.group_col": "folds.group",
     "trainer.patience": "optim.patience",
     "trainer.device": "device",
+    "inference": "data",
+    "dataset": "data",
+    "loss": "losses",
     "optimization.warmup_rate": "optim.warmup",
     "optimization.use_ema": "optim.ema_decay (null: no average)",
     "optimization.ema_start_ratio": "optim.ema_start",
@@ -55,7 +50,6 @@ EARLIER: Mapping[str, str] = {
     "augmentation.mixup.alpha": "optim.mixup_alpha",
     "augmentation.mixup.disable_ratio": "optim.mixup_off_last",
     "inference.tta_indices": "data.tta (none, flip4, d6)",
-    "inference.tta": "data.tta",
     "model": _HEAD,
     "fpn": _HEAD,
     "recipe": "optim",
@@ -71,6 +65,6 @@ def earlier_key(key: str, value: Any) -> str | None:
     parts = key.split(".")
     for length in range(len(parts), 0, -1):
         if (now := EARLIER.get(".".join(parts[:length]))) is not None:
-            rest = parts[length:] if now == "optim" else []
+            rest = parts[length:] if now in ("optim", "data", "losses") else []
             return f"{key!r} is a key of version 0.1; write {'.'.join([now, *rest])}"
     return None

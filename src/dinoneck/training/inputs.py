@@ -107,6 +107,8 @@ def open_inputs(config: TrainConfig, table: Any = None, backbone: Backbone | Non
     import_modules(config.imports)
     _check_unused(config)
     head_class(config)  # a name that is not registered is refused before anything is read
+    if config.data.csv is config.data.images is config.data.store is table is backbone is None:
+        backbone = _backbone(config)  # an unknown name is refused before images are drawn
     found = _checked(config, table) if isinstance(table, PhotoTable) else read_data(config, table)
     if config.data.store is not None:
         return _from_store(config, found)

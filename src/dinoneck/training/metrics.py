@@ -65,56 +65,6 @@ def weighted_r2(predictions: Table, targets: Table, weights: Mapping[str, float]
     return _score(pred, true, shares)
 
 
-def bootstrap_difference(
-    targets: Any,
-    a: Any,
-    b: Any,
-    groups: Sequence[Hashable] | None = None,
-    weights: Sequence[float] | None = None,
-    *,
-    resamples: int = 1000,
-    seed: int = 0,
-) -> tuple[float, float]:
-    """Return the 95 % interval of R²(a) - R²(b), by a paired bootstrap over groups.
-
-    Whole groups are drawn with replacement, and both methods are scored on the same draw. An interval that excludes 0
-    shows a difference; with few images it is wide. Draws whose targets are all equal count for nothing.
-
-    Args:
-        targets: known values (n,) or (n, t).
-        a: out-of-fold predictions of one method, of the same shape.
-        b: those of the other.
-        groups: one label per row; None = every row is its own group.
-        weights: t weights, for one R² over all targets as of :func:`weighted_r2`; None = the mean of the targets' R².
-        resamples: draws.
-        seed: of the draws.
-
-    Raises:
-        DataError: for values with ids, values that are not finite, shapes that differ, or fewer than two groups.
-
-    Examples:
-        >>> y = np.arange(40.0)
-        >>> 0 < min(bootstrap_difference(y, y + 1, y[::-1]))
-        True
-    """
-    _refuse_ids(targets=targets, a=a, b=b, groups=groups)
-    true, first, second = (_array(x).astype(np.float64).reshape(len(x), -1) for x in (targets, a, b))
-    labels = list(range(len(true)) if groups is None else groups)
-    if not true.shape == first.shape == second.shape or len(labels) != len(true):
-        raise DataError(
-            f"targets {true.shape}, predictions {first.shape} and {second.shape} and {len(labels)} groups do not fit"
-        )
-    if not all(np.isfinite(x).all() for x in (true, first, second)):
-        raise DataError("targets or predictions are not finite; leave those rows out")
-    shares = None if weights is None else np.asarray(weights, np.float64)
-    mean = true.mean(axis=0) if shares is None else (true * shares).sum() / (len(true) * shares.sum())
-    draws = group_draws(r2_terms(true - mean, (second - true) ** 2 - (first - true) ** 2), labels, resamples, seed)
-    found = interval(unexplained(draws, shares))
-    if found is None:
-        raise DataError("the targets are all equal; R² is not defined")
-    return found[0], found[1]
-
-
 def r2_terms(centred: _Floats, squares: _Floats) -> _Floats:
     """Return what each row adds to the sums of :func:`unexplained`, (n, 4, t).
 
@@ -343,12 +293,6 @@ def _values_by_id(values: Any) -> Mapping[Any, Any] | None:
     if len(found := dict(zip(values.index, values.to_numpy(), strict=True))) != len(values):
         raise DataError("the index of a Series holds an id twice; keep one row for each id")
     return found
-
-
-def _refuse_ids(**given: Any) -> None:
-    """Refuse values with ids where rows are compared by position."""
-    if found := [name for name, values in given.items() if _values_by_id(values) is not None]:
-        raise DataError(f"{', '.join(found)} have ids, and rows are compared by position; pass arrays in one order")
 
 
 def _by_name(table: Any) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -32,7 +31,6 @@ def ridge_probe(
     *,
     target_ids: Sequence[str] | None = None,
     groups: Mapping[str, Hashable] | Sequence[Hashable] | None = None,
-    batch_size: int = 32,
     alphas: Sequence[float] = ALPHAS,
 ) -> _Floats:
     """Predict targets from the mean patch token of the last layer, by ridge regression.
@@ -44,7 +42,6 @@ def ridge_probe(
         folds: ``(train, valid)`` rows, in the order of the targets' ids (of the first column).
         target_ids: one id per row of targets that are arrays.
         groups: ``{id: group}``, or one label per row in the order of the targets' ids; see :func:`ridge_out_of_fold`.
-        batch_size: samples per read.
         alphas: regularisation strengths to choose from.
 
     Returns:
@@ -53,9 +50,8 @@ def ridge_probe(
     Raises:
         DataError: for ids without tokens, values without ids, or values that are not finite.
     """
-    ids, values = match_matrix(source.ids, targets, target_ids)
-    probe = partial(ridge_out_of_fold, targets=values, folds=folds, alphas=alphas)
-    return _pooled_probe(probe, source, ids, groups, batch_size)
+    x, y, labels = _matched(source, targets, target_ids, groups)
+    return ridge_out_of_fold(x, y, folds, groups=labels, alphas=alphas)
 
 
 def knn_probe(
@@ -66,7 +62,6 @@ def knn_probe(
     target_ids: Sequence[str] | None = None,
     groups: Mapping[str, Hashable] | Sequence[Hashable] | None = None,
     k: int | Sequence[int] = NEIGHBOURS,
-    batch_size: int = 32,
 ) -> _Floats:
     """Predict targets as the mean of the k nearest training samples, by their mean patch tokens of the last layer.
 
@@ -80,7 +75,6 @@ def knn_probe(
         target_ids: one id per row of targets that are arrays.
         groups: ``{id: group}``, or one label per row in the order of the targets' ids; see :func:`ridge_out_of_fold`.
         k: neighbours, or several numbers to choose from; more than there are training rows means all of them.
-        batch_size: samples per read.
 
     Returns:
         Out-of-fold predictions (n, t), row by row those of the targets.
@@ -89,22 +83,19 @@ def knn_probe(
         DataError: for ids without tokens, values without ids or not finite, or a k that is not a whole number of 1
             or more.
     """
-    ids, values = match_matrix(source.ids, targets, target_ids)
-    probe = partial(knn_out_of_fold, targets=values, folds=folds, k=k)
-    return _pooled_probe(probe, source, ids, groups, batch_size)
+    x, y, labels = _matched(source, targets, target_ids, groups)
+    return knn_out_of_fold(x, y, folds, groups=labels, k=k)
 
 
-def _pooled_probe(
-    probe: Callable[..., _Floats], source: TokenSource, ids: Sequence[str], groups: Any, batch_size: int
-) -> _Floats:
-    labels = match_groups(source.ids, groups, ids) if isinstance(groups, Mapping) else groups
-    return probe(pooled_tokens(SomeTokens(source, ids), batch_size), groups=labels)
+def _matched(source: TokenSource, targets: Any, ids: Any, groups: Any) -> tuple[_Floats, _Floats, _Groups]:
+    """The pooled features, values and groups of the targets' rows."""
+    names, values = match_matrix(source.ids, targets, ids)
+    labels = match_groups(source.ids, groups, names) if isinstance(groups, Mapping) else groups
+    return pooled_tokens(SomeTokens(source, names)), values, labels
 
 
 def pooled_tokens(source: TokenSource, batch_size: int = 32, ids: Sequence[str] | None = None) -> _Floats:
     """Return the mean patch token of the last layer of these samples, (n, C); of all where ``ids`` is None."""
-    if batch_size < 1:
-        raise DataError(f"batch_size is {batch_size}; expected 1 or more")
     with torch.no_grad():
         pooled = [
             source.batch(batch).last.patches[0].mean(dim=1, dtype=torch.float64).cpu()

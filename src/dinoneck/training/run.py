@@ -6,9 +6,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +17,9 @@ from dinoneck.backbones.backbone import Backbone
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.data.sheets import MISSING_CLASS, csv_text
 from dinoneck.errors import ConfigError, DataError, some_of
-from dinoneck.heads.head import Head
 from dinoneck.training.cell_targets import CellTargets
 from dinoneck.training.config import TrainConfig
-from dinoneck.training.crossval import CrossValidation, choose_folds, cross_validate, fold_folder
+from dinoneck.training.crossval import CrossValidation, choose_folds, cross_validate, fold_folder, make_folds
 from dinoneck.training.folds import Fold
 from dinoneck.training.inputs import Inputs, open_inputs
 from dinoneck.training.loggers import TensorBoardLogger, WandbLogger
@@ -36,7 +33,7 @@ from dinoneck.version import versions
 logger = logging.getLogger(__name__)
 
 HEADS, LOGS, REPORT, PREDICTIONS = "heads", "logs", "report.json", "out_of_fold.csv"
-UNFINISHED, HEAD_FILE, CONFIG = "unfinished", "head.safetensors", "config.json"
+UNFINISHED, CONFIG = "unfinished", "config.json"
 _OWN_COLUMNS = ("image", "fold")
 
 
@@ -55,8 +52,8 @@ def train(
     """Train one head per fold and write heads, predictions and a report.
 
     The folder gets ``heads/fold-K.safetensors``, ``logs/fold-K.jsonl`` (a line per epoch), ``out_of_fold.csv`` and,
-    last, ``report.json``. Until then ``unfinished`` holds heads and states: the same call after a kill continues the
-    run, and writes what it would have written.
+    last, ``report.json``. Until then ``unfinished`` holds the states: the same call after a kill or an error continues
+    the run, trains no finished fold again, and writes what it would have written.
 
     Args:
         config: the run, see :class:`TrainConfig`.
@@ -83,7 +80,6 @@ def train(
     cells = inputs.cells(config)
     _check_before(config, inputs, folder, cells, folds)
     _keep_config(config, folder / UNFINISHED, resume=resume)
-    checkpoint = partial(_checkpoint, config, inputs, folds)
     result = cross_validate(
         config,
         inputs.table,
@@ -92,13 +88,12 @@ def train(
         folds=folds,
         out=folder / UNFINISHED,
         resume=resume,
-        on_head=lambda fold, head: _keep(folder, fold, head, checkpoint),
         callback=lambda fold: (*callbacks, *_loggers(config, folder, fold)),
     )
-    with _heads_kept(folder / UNFINISHED):
-        result.report.update({**scores_of(result), **_record(config, inputs)})
-        if _writes():
-            _write(folder, result, checkpoint, overwrite=overwrite)
+    result.report.update({**scores_of(result), **_record(config, inputs)})
+    if _writes():
+        count = len(make_folds(config, inputs.table) if folds is None else folds)
+        _write(folder, result, config, inputs, count, overwrite=overwrite)
     return result
 
 
@@ -134,12 +129,6 @@ def _keep_config(config: TrainConfig, running: Path, *, resume: bool) -> None:
         write_text(path, json.dumps(values, indent=2) + "\n")
 
 
-def _keep(folder: Path, fold: int, head: Head, checkpoint: Callable[..., HeadCheckpoint]) -> None:
-    """Write a head as soon as it is trained."""
-    if _writes():
-        checkpoint(head, fold).save(fold_folder(folder / UNFINISHED, fold) / HEAD_FILE)
-
-
 def _loggers(config: TrainConfig, folder: Path, fold: int) -> list[Callback]:
     made: list[Callback] = []
     if not _writes():
@@ -149,37 +138,6 @@ def _loggers(config: TrainConfig, folder: Path, fold: int) -> list[Callback]:
     if config.logging.wandb is not None:
         made.append(WandbLogger(project=config.logging.wandb, name=f"{folder.name}-fold-{fold}"))
     return made
-
-
-@contextmanager
-def _heads_kept(running: Path) -> Iterator[None]:
-    """Name the heads that are on disk when something after the training fails."""
-    try:
-        yield
-    except Exception:
-        kept = running / "fold-*" / HEAD_FILE
-        logger.warning("the heads are trained and kept in %s; the same call again does not train them again", kept)
-        raise
-
-
-def _checkpoint(
-    config: TrainConfig,
-    inputs: Inputs,
-    folds: Sequence[Fold] | None,
-    head: Head,
-    fold: int,
-    metrics: Mapping[str, float] | None = None,
-) -> HeadCheckpoint:
-    """The file of a fold's head; the scores are known later than the head."""
-    named = config.folds.count if config.folds.column is None else len(set(inputs.table.folds or ()))
-    count = named if folds is None else len(folds)
-    facts: dict[str, Any] = {"fold": fold, "folds": count, "seed": config.optim.seed}
-    training = {**facts, "epochs": config.optim.epochs, **({} if metrics is None else {"metrics": dict(metrics)})}
-    backbone: Any = inputs.record if inputs.backbone is None else inputs.backbone
-    preprocess = inputs.preprocess
-    return HeadCheckpoint.from_module(
-        head, backbone=backbone, preprocess=preprocess, training=training, tta=config.data.tta
-    )
 
 
 def _record(config: TrainConfig, inputs: Inputs) -> dict[str, Any]:
@@ -197,12 +155,8 @@ def _check_before(
     """Refuse before the work what would fail after it."""
     table = inputs.table
     problem = Problem.of(config, table, cells)
-    if cells is not None and cells.name in {**table.targets, **table.auxiliary, **problem.tasks}:
-        raise DataError(f"a target is named {cells.name!r}, as the task of the labels per cell; rename one of them")
     if cells is None and not problem.tasks:
         raise ConfigError("which columns are to be predicted? Name them with data.targets (--targets), or data.labels")
-    if len(table) < 2:
-        raise DataError(f"the table has {len(table)} image; expected two at least, to train on one and score the other")
     numbers, chosen = choose_folds(config, table, folds)
     for name, values in table.targets.items():
         if name in _OWN_COLUMNS:
@@ -233,7 +187,9 @@ def _check_before(
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise DataError(f"the results cannot be written to {folder}: {parent} is not a folder that can be written to")
     _loggers(config, folder, 0)  # refuses a package that is not installed
-    problem.head(inputs.first(), np.arange(len(table)), seed=0)  # refuses a head that does not fit
+    tokens = inputs.first()
+    head = problem.head(tokens, np.arange(len(table)), seed=0)  # refuses a head that does not fit
+    head.eval().predict(tokens.to(next(head.parameters()).device))
 
 
 def _warn_of_split_groups(groups: Any, folds: Sequence[Fold], column: str) -> None:
@@ -249,7 +205,7 @@ def _warn_of_split_groups(groups: Any, folds: Sequence[Fold], column: str) -> No
 
 
 def _write(
-    folder: Path, result: CrossValidation, checkpoint: Callable[..., HeadCheckpoint], *, overwrite: bool
+    folder: Path, result: CrossValidation, config: TrainConfig, inputs: Inputs, count: int, *, overwrite: bool
 ) -> None:
     """Write everything to a new folder, then replace what an earlier run left; the report goes first and comes last."""
     check_folder(folder, overwrite=overwrite)  # another run may have ended here meanwhile
@@ -259,7 +215,14 @@ def _write(
         (new / name).mkdir(parents=True)
         (folder / name).mkdir(exist_ok=True)
     for fold, head, scores in zip(result.numbers, result.heads, fold_scores(report, len(result.folds)), strict=True):
-        checkpoint(head, fold, scores).save(new / HEADS / f"fold-{fold}.safetensors")
+        facts = {"fold": fold, "folds": count, "seed": config.optim.seed, "epochs": config.optim.epochs}
+        HeadCheckpoint.from_module(
+            head,
+            backbone=inputs.record if inputs.backbone is None else inputs.backbone,
+            preprocess=inputs.preprocess,
+            training={**facts, "metrics": scores},
+            tta=config.data.tta,
+        ).save(new / HEADS / f"fold-{fold}.safetensors")
         shutil.copyfile(fold_folder(folder / UNFINISHED, fold) / LOG, new / LOGS / f"fold-{fold}.jsonl")
     header, *rows = result.out_of_fold()
     write_text(new / PREDICTIONS, csv_text(header, rows))

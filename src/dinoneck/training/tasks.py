@@ -251,6 +251,11 @@ def _compositions(config: TrainConfig, tasks: Mapping[str, TaskConfig], table: P
                 f"{', '.join(tasks)}"
             )
         parts = tuple(dict.fromkeys(part for each in own.sums.values() for part in each))
+        if adds and not parts:
+            raise ConfigError(
+                f"composition {name!r} is empty; write sums: {{COLUMN: [TASK, TASK]}} for columns that add up tasks, "
+                "or total: TASK and ratio: TASK for the parts of a whole"
+            )
         made.append(Composition(parts if adds else tasks[own.ratio].columns, own.sums, name, own.total, own.ratio))
     return made
 
@@ -314,32 +319,36 @@ def make_head(
     if isinstance(neck, Mapping) and "type" in neck:
         own = _filled(registry.resolve(neck["type"]), {name: neck[name] for name in neck if name != "type"}, known)
         options["neck"] = {"type": neck["type"], **own}
-    return cls(**_filled(cls, options, known))
+    arguments = _filled(cls, options, known)
+    if compositions and "compositions" not in arguments:
+        names = [name for own in compositions for name in own.names]
+        raise ConfigError(
+            f"{cls.__name__} takes no compositions, which predict {', '.join(names)}: add the argument compositions: "
+            "Sequence[Composition] = () to its __init__ and pass it to _set_tasks, or leave those targets out"
+        )
+    return cls(**arguments)
 
 
 def _filled(cls: type[Any], options: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
     """The options and what else the constructor takes of what is known; unknown options are refused."""
     accepted = inspect.signature(cls).parameters
     for name, parameter in accepted.items():
-        if parameter.kind is parameter.POSITIONAL_ONLY:
-            raise ConfigError(f"{cls.__name__} takes {name!r} by position only; remove the '/' from its arguments")
+        if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+            raise ConfigError(
+                f"{cls.__name__} takes {str(parameter)!r}, and a head file keeps arguments by their names; give each "
+                "argument of its __init__ a name and an annotation, without '*', '**' and '/'"
+            )
         if name == "tasks" and parameter.annotation is parameter.empty:
             raise ConfigError(
                 f"{cls.__name__} needs the annotation tasks: Sequence[Task]; without it tasks are not kept"
             )
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted.values()):
-        return {**{name: known[name] for name in ("embed_dim", "tasks")}, **options}
     for name in options:
         if name not in accepted:
             hint = did_you_mean(name, accepted)
             raise ConfigError(f"{cls.__name__} has no argument {name!r}.{hint} It takes: {', '.join(accepted)}")
     filled = {**{name: value for name, value in known.items() if name in accepted}, **options}
     for name, parameter in accepted.items():
-        if (
-            name not in filled
-            and parameter.default is parameter.empty
-            and parameter.kind is not parameter.VAR_POSITIONAL
-        ):
+        if name not in filled and parameter.default is parameter.empty:
             raise ConfigError(
                 f"{cls.__name__} needs the argument {name!r}; give it in head: {{type: ..., {name}: ...}}"
             )

@@ -11,12 +11,11 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from tests.unit.training.meadow import files_of, rows_of, write_meadow
+from tests.unit.training.meadow import files_of, rows_of
 
-from dinoneck import HeadCheckpoint, load_backbone
+from dinoneck import Backbone, HeadCheckpoint
 from dinoneck.cli import train
 from dinoneck.cli.main import main
-from dinoneck.data import Pasture
 from dinoneck.store import FeatureStore
 from dinoneck.training import Recipe, TrainConfig
 
@@ -25,23 +24,11 @@ QUICK = "backbone: {name: dinoneck_tiny}\noptim: {epochs: 2, batch_size: 4}\nfol
 
 
 @pytest.fixture(scope="module")
-def meadow(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_meadow(tmp_path_factory.mktemp("meadow"))
-
-
-@pytest.fixture(scope="module")
-def csiro(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("csiro")
-    Pasture(seed=1, size=(32, 64)).write_csiro(root, train=10, test=1)
-    return root
-
-
-@pytest.fixture(scope="module")
-def store(csiro: Path) -> Path:
-    tiny = load_backbone("dinoneck_tiny")
-    made = FeatureStore.create(csiro / "store", backbone=tiny, patterns="flips4", image_size=(32, 64))
+def store(csiro: Path, tiny: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("stores") / "store"
+    made = FeatureStore.create(path, backbone=tiny, patterns="flips4", image_size=(32, 64))
     made.extract([csiro / "train", csiro / "test"], root=csiro)
-    return csiro / "store"
+    return path
 
 
 def written(folder: Path, text: str) -> str:
@@ -205,7 +192,6 @@ def test_a_run_from_a_store_interrupted_and_continued(
     with monkeypatch.context() as patch:
         patch.setattr(torch.optim.AdamW, "step", interrupted)
         assert main(["train", path, "--out", str(parts)]) == 130
-    assert (parts / "unfinished" / "fold-0" / "head.safetensors").exists()
     assert not (parts / "report.json").exists()
     assert main(["train", path, "--out", str(parts), "--lr", "0.1"]) == 1
     assert "state of another run: optim.lr is 0.001 there and 0.1 here" in capsys.readouterr().err
@@ -276,7 +262,6 @@ def test_what_does_not_fit_is_refused_before_the_work(
         (["--out", "x", "--size", "big"], "expected HEIGHTxWIDTH"),
         (["--out", "x", "--head", "[1]"], "is not a head"),
         (["--out", "x", "--epoch", "3"], "--epochs"),
-        (["--out", "x", "--fold", "5"], "fold is 5 and there are 5 folds"),
     ],
 )
 def test_wrong_flags_are_wrong_usage(flags: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

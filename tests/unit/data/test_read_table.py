@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dinoneck import DataError
-from dinoneck.data import Pasture, Table, read_csiro, read_table
+from dinoneck.data import Pasture, Table, read_table
 from dinoneck.data.tables import csv_header, csv_rows, csv_text
 
 TEXT = """image,Höhe der Narbe (cm),Art,% cover,site,part,count
@@ -134,19 +134,12 @@ def test_a_frame_is_read_as_its_csv(tmp_path: Path) -> None:
         read_table(pandas.concat([frame, frame[["Art"]]], axis=1), **ROLES)
 
 
-@pytest.fixture(scope="module")
-def csiro(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("csiro")
-    Pasture(seed=3, size=(32, 64)).write_csiro(root, train=8, test=1)
-    return root
-
-
 def test_a_layout_with_a_row_per_image_and_target(csiro: Path, caplog: pytest.LogCaptureFixture) -> None:
     more = ["Pre_GSHH_NDVI", "Height_Ave_cm", "State"]
     table = read_table(csiro / "train.csv", csiro, auxiliary=more)
-    assert table.groups == read_csiro(csiro / "train.csv", csiro).groups
-    samples = [Pasture(seed=3, size=(32, 64)).sample(i) for i in range(8)]
+    samples = [Pasture(seed=1, size=(32, 64)).sample(i) for i in range(10)]
     assert table.auxiliary["Height_Ave_cm"] == pytest.approx([sample.height_cm for sample in samples], abs=0.05)
+    assert table.groups == tuple(sample.group for sample in samples)
     states = table.classes["State"]
     assert states == tuple(sorted({sample.state for sample in samples}))
     assert [states[i] for i in table.auxiliary["State"]] == [sample.state for sample in samples]
@@ -162,20 +155,25 @@ def test_a_layout_with_a_row_per_image_and_target(csiro: Path, caplog: pytest.Lo
     equal(read_table(pandas.read_csv(csiro / "train.csv"), csiro, auxiliary=more, group=[]), table)
 
 
-def test_odd_columns_of_the_layout(csiro: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_odd_columns_of_the_layout(csiro: Path, tmp_path: Path) -> None:
     path, header = tmp_path / "t.csv", csv_header(csiro / "train.csv")
     rows = csv_rows(csiro / "train.csv", header)
     state, height = header.index("State"), header.index("Height_Ave_cm")
     cells = [[row[column] for column in header] for row in rows]
-    for i in range(5):
-        cells[i][state] = ""
     cells[6][height] = "99"
     path.write_text(csv_text(header, cells))
-    table = read_table(path, csiro)
-    assert table.groups == tuple(row["Sampling_Date"] for row in rows[::5])
-    assert "State is missing or has gaps; images are grouped by Sampling_Date alone" in caplog.text
     with pytest.raises(DataError, match="row 8: Height_Ave_cm of train/ID1000001.jpg is '99', and .* before"):
         read_table(path, csiro, auxiliary=["Height_Ave_cm"])
+    cells[6][state] = ""
+    path.write_text(csv_text(header, cells))
+    with pytest.raises(DataError, match=r"row 8: State of train/ID1000001.jpg is ''"):
+        read_table(path, csiro)
+    for row in cells:
+        row[state] = ""
+    path.write_text(csv_text(header, cells))
+    with pytest.raises(DataError, match=r"the group column 'State' is empty.*name other columns \(group=, --group\)"):
+        read_table(path, csiro)
+    assert read_table(path, csiro, group="Sampling_Date").groups == tuple(row["Sampling_Date"] for row in rows[::5])
     with pytest.raises(DataError, match=r"no column or target 'site'.*State \+ Sampling_Date identify the images"):
         read_table(path, csiro, group="site")
     with pytest.raises(DataError, match=r"'Dry_Toal_g'. Did you mean 'Dry_Total_g'\?"):

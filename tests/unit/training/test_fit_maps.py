@@ -288,8 +288,6 @@ def test_cell_targets_of_a_table_and_their_scores() -> None:
         CellTargets.read(wrong, DenseLabels(classes=4), backbone.preprocess)
     with pytest.raises(ShapeError, match=r"\(n, K, rows, cols\)"):
         CellTargets(torch.zeros(3, 4, 2, 4), torch.zeros(3, 2))
-    with pytest.raises(ConfigError, match="names that differ"):
-        CellTargets(torch.zeros(3, 2, 2, 4), torch.zeros(3, 2, 4), ("soil", "soil"))
     constant = CellTargets(torch.ones(3, 1, 2, 4), torch.ones(3, 2, 4), ("weed",))
     assert constant.scores(torch.zeros(3, 1, 2, 4)) == {"weed": None}
 

@@ -13,13 +13,12 @@ from PIL import Image
 from tests.unit.training.meadow import a_run
 
 from dinoneck import ConfigError, DataError, FeatureStore, PatchMeanHead, TargetTransform, Task, Tokens, load_backbone
-from dinoneck.data import Table, read_csiro
+from dinoneck.data import Table, read_table
 from dinoneck.data.tables import csv_text
 from dinoneck.training import (
     CellTargets,
     MemoryTokens,
     Recipe,
-    bootstrap_difference,
     confusion_matrix,
     cross_validate,
     fit,
@@ -200,7 +199,7 @@ def test_a_store_is_trained_from_a_table_whose_ids_have_suffixes(tmp_path: Path)
         for target, share in parts.items()
     ]
     (tmp_path / "train.csv").write_text(csv_text(["sample_id", "image_path", "target_name", "target"], rows))
-    data = read_csiro(tmp_path / "train.csv", tmp_path / "data", None)
+    data = read_table(tmp_path / "train.csv", tmp_path / "data", group=None)
     store = FeatureStore.create(tmp_path / "store", backbone=load_backbone("dinoneck_tiny"), image_size=(32, 48))
     store.extract(tmp_path / "data")
     spelled = [name.removesuffix(".png") for name in data.ids]
@@ -285,10 +284,6 @@ def test_scores_of_values_with_ids_are_matched() -> None:
     for wrong in (one["y"], plain[::-1], plain[1:]):
         with pytest.raises(DataError, match="predictions are Series and targets ndarray; expected ids on both sides"):
             r2(wrong, Y[: len(wrong)])
-        with pytest.raises(DataError, match="^a have ids"):
-            bootstrap_difference(Y[: len(wrong)], wrong, Y[: len(wrong)])
-    with pytest.raises(DataError, match="targets, a, b have ids"):
-        bootstrap_difference(true, pred, pred)
 
 
 def test_masked_values_are_missing() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.unit.training.meadow import COUNT, a_run, one_image_only, rows_of, write_meadow
+from tests.unit.training.meadow import COUNT, a_run, one_image_only, rows_of
 
 from dinoneck import Backbone, DataError, DinoneckError, load_head
 from dinoneck.data import Pasture, Table, read_table
@@ -27,18 +27,6 @@ from dinoneck.training import (
     train,
     weighted_r2,
 )
-
-
-@pytest.fixture(scope="module")
-def meadow(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_meadow(tmp_path_factory.mktemp("meadow"))
-
-
-@pytest.fixture(scope="module")
-def pasture(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("pasture")
-    Pasture(seed=1, size=(32, 64)).write_csiro(root, train=10, test=1)
-    return root / "train.csv"
 
 
 def trained(config: TrainConfig, out: Path, **options: Any) -> tuple[CrossValidation, dict[str, Any]]:
@@ -200,9 +188,9 @@ def numbers_or_nan(path: Path, column: str) -> Any:
     return np.array([float(row[column] or "nan") for row in rows_of(path)])
 
 
-def test_sums_of_the_csiro_layout_are_derived(pasture: Path, tmp_path: Path) -> None:
-    result, report = trained(a_run(pasture), tmp_path)
-    table = read_table(pasture, pasture.parent)
+def test_sums_of_the_csiro_layout_are_derived(csiro: Path, tmp_path: Path) -> None:
+    result, report = trained(a_run(csiro / "train.csv"), tmp_path)
+    table = read_table(csiro / "train.csv", csiro)
     assert {task.name: task.unit for task in result.heads[0].tasks} == dict.fromkeys(
         ("Dry_Clover_g", "Dry_Dead_g", "Dry_Green_g"), "g"
     )
@@ -346,6 +334,9 @@ def test_heads_and_necks_by_name(meadow: Path, tmp_path: Path, head: dict[str, A
         ({"folds": {"stratify": "place"}}, "folds.stratify is 'place'; expected one of the targets"),
         ({"folds": {"group": ["places"]}}, "no column 'places'. Did you mean 'place'"),
         ({"folds": {"count": 13}}, "12 groups cannot fill 13 folds"),
+        ({"compositions": {"s": {}}}, "composition 's' is empty; write sums"),
+        ({"data": {"labels": "mask", "targets": ["kind"]}}, "task 'kind' is 'classification'. FPNHead and PyramidHead"),
+        ({"folds": {"only": 2}}, r"fold is 2 and there are 2 folds; expected 0 \.\.\. 1"),
         ({"folds": {"only": 2, "column": "part"}}, "fold is 2 and there are 2 folds"),
         ({"optim": {"cutmix_alpha": 1.0}}, "cutmix_alpha is 1.0; it is for images"),
         ({"backbone": {"name": "vit_small_patch16_dinov3", "seed": 1}}, "--random-backbone"),

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from tests.unit.training.meadow import COUNT, a_run, rows_of, write_meadow
+from tests.unit.training.meadow import COUNT, a_run, one_image_only, rows_of, write_meadow
 
-from dinoneck import ConfigError, DataError, HeadCheckpoint
+from dinoneck import BackboneError, ConfigError, DataError, HeadCheckpoint
 from dinoneck.cli.main import main
-from dinoneck.data import Table, read_table
-from dinoneck.training import confusion_matrix, train
+from dinoneck.data import Pasture, Table, read_table
+from dinoneck.errors import DinoneckError
+from dinoneck.training import MemoryTokens, confusion_matrix, train
 from dinoneck.training.inputs import open_inputs
 
 
@@ -33,7 +34,7 @@ def with_columns(table: Path, **columns: list[Any]) -> Path:
 
 
 def test_numbers_are_classes_where_the_task_is_a_classification(meadow: Path) -> None:
-    table = with_columns(meadow, code=[(10, 9, 2)[i % 3] for i in range(COUNT)])
+    table = with_columns(meadow, code=[("10", "9.0", "2", "10", "9", "2.00")[i % 6] for i in range(COUNT)])
     result = train(a_run(table, tasks={"code": {"kind": "classification"}}), meadow.parent / "run")
     assert result.table.classes["code"] == ("2", "9", "10")
     assert set(result.classes) == {"code"}
@@ -82,10 +83,10 @@ def test_head_files_count_the_folds_of_a_column(meadow: Path) -> None:
 
 
 def test_head_files_count_the_folds_of_the_call(meadow: Path) -> None:
-    folds = [(np.arange(4, COUNT), np.arange(4))]
-    train(a_run(meadow, ["crop"], folds={"count": 5}), meadow.parent / "run", folds=folds)
-    training = HeadCheckpoint.load(meadow.parent / "run" / "heads" / "fold-0.safetensors").meta["training"]
-    assert (training["fold"], training["folds"]) == (0, 1)
+    folds = [(np.delete(np.arange(COUNT), row), np.array([row])) for row in range(4)]
+    train(a_run(meadow, ["crop"], folds={"count": 2, "only": 3}), meadow.parent / "run", folds=folds)
+    training = HeadCheckpoint.load(meadow.parent / "run" / "heads" / "fold-3.safetensors").meta["training"]
+    assert (training["fold"], training["folds"]) == (3, 4)
 
 
 def test_a_class_that_a_fold_does_not_train_on_is_named(meadow: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -144,20 +145,88 @@ def test_whole_numbers_of_a_table_are_numbers(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         ("embed_dim: int, tasks", "needs the annotation tasks: Sequence"),
-        ("embed_dim: int, tasks, **more", "needs the annotation tasks: Sequence"),
-        ("embed_dim: int, /, tasks: Sequence[Task]", "takes 'embed_dim' by position only"),
+        ("embed_dim: int, tasks: Sequence[Task], **more", r"EdgeHead takes '\*\*more'.*give each argument.*a name"),
+        ("embed_dim: int, /, tasks: Sequence[Task]", "takes 'embed_dim: int'.*without"),
         ("embed_dim: int, tasks: Sequence[Task], width: int", "needs the argument 'width'"),
     ],
 )
-def test_a_head_that_cannot_be_built_by_name_is_refused(meadow: Path, arguments: str, message: str) -> None:
+def test_a_head_that_cannot_be_built_by_name_is_refused(
+    meadow: Path, monkeypatch: pytest.MonkeyPatch, arguments: str, message: str
+) -> None:
     own = meadow.parent / "own.py"
     own.write_text(
         "from collections.abc import Sequence\nimport dinoneck\nfrom dinoneck import Task\n"
         "from dinoneck.heads.head import Head\n\n@dinoneck.register\nclass EdgeHead(Head):\n"
         f"    def __init__(self, {arguments}):\n        super().__init__()\n"
     )
-    with pytest.raises(ConfigError, match=message):
+    monkeypatch.setattr(MemoryTokens, "extract", one_image_only(MemoryTokens.extract))
+    with pytest.raises(DinoneckError, match=message):
         train(a_run(meadow, ["crop"], head={"type": "edge_head"}, imports=[str(own)]), meadow.parent / "run")
+
+
+_NECK = """
+import dinoneck
+from torch import nn
+
+@dinoneck.register
+class ListNeck(dinoneck.necks.Neck):
+    out_channels, strides = 8, (16,)
+
+    def __init__(self, embed_dim: int, patch_size: int = 16):
+        super().__init__()
+        self.embed_dim, self.patch_size = embed_dim, patch_size
+        self.proj = nn.Conv2d(embed_dim, 8, 1)
+
+    def forward(self, tokens, images=None, **plain):
+        return [self.proj(tokens.last.maps()[0])]
+"""
+_HEAD = """
+from collections.abc import Sequence
+import dinoneck
+from dinoneck import Task
+from dinoneck.heads import Head
+from torch import nn
+
+@dinoneck.register
+class SumlessHead(Head):
+    def __init__(self, embed_dim: int, tasks: Sequence[Task]):
+        super().__init__()
+        self.embed_dim = embed_dim
+        self._set_tasks(tasks, (), "regression")
+        self.out = nn.Linear(embed_dim, 1)
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "message"),
+    [
+        ("list_neck", _NECK, r"ListNeck\.forward returned a list; expected a FeaturePyramid: return Fea"),
+        ("sumless_head", _HEAD, "SumlessHead takes no compositions, which predict green: add the argument"),
+    ],
+)
+def test_a_module_of_ones_own_that_misfits_is_refused_before_the_work(
+    meadow: Path, monkeypatch: pytest.MonkeyPatch, name: str, code: str, message: str
+) -> None:
+    (meadow.parent / "own.py").write_text(code)
+    monkeypatch.setattr(MemoryTokens, "extract", one_image_only(MemoryTokens.extract))
+    sums = {"greens": {"sums": {"green": ["crop", "weed"]}}}
+    config = a_run(
+        meadow,
+        ["crop", "weed", "green"],
+        head={"type": name},
+        imports=[str(meadow.parent / "own.py")],
+        compositions=sums,
+    )
+    with pytest.raises(DinoneckError, match=message):
+        train(config, meadow.parent / "run")
+
+
+def test_an_unknown_backbone_is_refused_before_images_are_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Pasture, "table", lambda *_: pytest.fail("images are drawn"))
+    with pytest.raises(BackboneError, match="Did you mean 'vit_small_patch16_dinov3'"):
+        train(a_run(None, backbone={"name": "vit_smal_patch16_dinov3"}), tmp_path / "run")
 
 
 @pytest.mark.parametrize(

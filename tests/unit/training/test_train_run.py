@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.unit.training.meadow import a_run, files_of, one_image_only, write_meadow
+from tests.unit.training.meadow import a_run, files_of, one_image_only
 
-from dinoneck import Backbone, CheckpointError, ConfigError, DataError, load_head
+from dinoneck import Backbone, CheckpointError, ConfigError, DataError
 from dinoneck.data import Pasture, Table
 from dinoneck.training import CellTargets, MemoryTokens, TrainConfig, cross_validate, open_inputs, run, train
 
@@ -25,11 +25,6 @@ N = 8
 
 class Stopped(Exception):
     """Stands for anything that ends a run."""
-
-
-@pytest.fixture(scope="module")
-def meadow(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_meadow(tmp_path_factory.mktemp("meadow"))
 
 
 @pytest.fixture(scope="module")
@@ -142,12 +137,8 @@ def test_results_are_replaced_on_request_only(meadow: Path, tmp_path: Path) -> N
     assert sorted(path.name for path in (tmp_path / "heads").iterdir()) == ["fold-0.safetensors", "fold-1.safetensors"]
 
 
-def test_a_report_that_fails_costs_no_training(
-    pasture: Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_report_that_fails_costs_no_training(pasture: Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     inputs = open_inputs(a_run(None), pasture)
-    source = replace(inputs, source=inputs.tokens()).source
-    assert source is not None
     train(a_run(None), tmp_path / "undisturbed", inputs=inputs)
 
     def broken(*_: Any) -> Any:
@@ -157,15 +148,9 @@ def test_a_report_that_fails_costs_no_training(
         patch.setattr(run, "scores_of", broken)
         with pytest.raises(Stopped):
             train(a_run(None), tmp_path / "run", inputs=inputs)
-    assert "the heads are trained and kept in" in caplog.text
-    kept = [load_head(tmp_path / "run" / "unfinished" / f"fold-{fold}" / "head.safetensors") for fold in range(2)]
-    before = [head.predict(source.batch(source.ids))["GDM_g"] for head in kept]
     monkeypatch.setattr(torch.optim.AdamW, "step", lambda *_, **__: pytest.fail("it is trained again"))
     train(a_run(None), tmp_path / "run", inputs=inputs)
     assert files_of(tmp_path / "run") == files_of(tmp_path / "undisturbed")
-    for fold, values in enumerate(before):
-        head = load_head(tmp_path / "run" / "heads" / f"fold-{fold}.safetensors")
-        assert torch.equal(values, head.predict(source.batch(source.ids))["GDM_g"])
 
 
 @pytest.mark.parametrize("lr", [1e9, 1e30])
@@ -208,7 +193,7 @@ def test_targets_that_cannot_be_learned_are_refused_before_the_work(
         ),
         (replace(pasture, targets={"GDM_g": np.ones(N)}), "'GDM_g' are 1 for every image of the table"),
         (replace(pasture, targets={"fold": pasture.targets["GDM_g"]}), "'fold' would clash with a column of out_of"),
-        (pasture.take([0]), "the table has 1 image; expected two at least"),
+        (pasture.take([0]), "1 groups cannot fill 2 folds"),
         (replace(pasture, targets={}), "which columns are to be predicted"),
     ):
         with pytest.raises((ConfigError, DataError), match=message):
