@@ -23,7 +23,8 @@ from torch.optim import Optimizer
 
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.errors import ConfigError, did_you_mean
-from dinoneck.training.parameter_groups import backbone_of, check_number, param_groups
+from dinoneck.training.parameter_groups import backbone_of, param_groups
+from dinoneck.training.recipe import check_number
 
 _SAME = (
     "device_ids",
@@ -93,9 +94,9 @@ class FreezeSchedule:
         for epoch, stage in self.plan.items():
             _check_epoch(epoch, "plan has epoch")
             _blocks_of(stage, epoch)
-        check_number("lr_scale", self.lr_scale)
+        check_number("lr_scale", self.lr_scale, above=True)
         if self.backbone_lr is not None:
-            check_number("backbone_lr", self.backbone_lr)
+            check_number("backbone_lr", self.backbone_lr, above=True)
         object.__setattr__(self, "plan", {0: "all", **{int(epoch): self.plan[epoch] for epoch in sorted(self.plan)}})
 
     def stage(self, epoch: int) -> str:
@@ -160,7 +161,6 @@ class FreezeSchedule:
         Raises:
             ConfigError: as ``param_groups`` does.
         """
-        check_number("lr", lr)
         return param_groups(
             model,
             lr=lr,

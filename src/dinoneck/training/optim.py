@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from dinoneck.errors import ConfigError, DataError
-from dinoneck.training.parameter_groups import check_number
+from dinoneck.training.recipe import check_number
 
 
 def cosine_with_warmup(optimizer: Optimizer, total_steps: int, warmup: float = 0.1, min_lr: float = 0.0) -> LambdaLR:
@@ -81,9 +81,7 @@ class EMA:
     """
 
     def __init__(self, model: nn.Module, decay: float = 0.997, warmup: bool = True) -> None:
-        check_number("decay", decay, zero=True)
-        if decay >= 1:
-            raise ConfigError(f"decay is {decay!r}; expected 0 or more and below 1, such as 0.997")
+        check_number("decay", decay, below=1)
         self.decay, self.warmup, self.updates = float(decay), bool(warmup), 0
         frozen = {id(parameter): parameter for parameter in model.parameters() if not parameter.requires_grad}
         self.module = copy.deepcopy(model, frozen).eval()
