@@ -153,9 +153,9 @@ def seed_step(seed: int, step: int, rank: int, *, validation: bool = False) -> N
 
 
 @contextmanager
-def own_random_numbers() -> Iterator[None]:
-    """After the block the generators of Python, NumPy and torch are as they were before it."""
-    devices = range(torch.cuda.device_count()) if _cuda_runs() else []
+def own_random_numbers(*, cuda: bool = True) -> Iterator[None]:
+    """After the block the generators of Python, NumPy and torch (with ``cuda`` of all devices) are as before it."""
+    devices = range(torch.cuda.device_count()) if cuda and _cuda_runs() else []
     python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
     with torch.random.fork_rng(devices=devices):
         try:

@@ -168,7 +168,7 @@ def test_a_frozen_backbone_gives_what_memory_gives() -> None:
 
 def test_bad_input() -> None:
     backbone = load_backbone("dinoneck_tiny")
-    with pytest.raises(DataError, match=r"2 ids \(1 different\) for 2 photos"):
+    with pytest.raises(DataError, match=r"2 ids \(1 different\) for 2 images"):
         LiveTokens(backbone, photos()[:2], ["a", "a"])
     with pytest.raises(DataError, match="1 ids"):
         LiveTokens(backbone, photos()[:2], ["a"])

@@ -261,5 +261,5 @@ def test_extraction(tiny: Backbone) -> None:
     assert torch.allclose(source.colours, tiny.preprocess(photos).mean(dim=(2, 3)), atol=1e-6)  # type: ignore[arg-type]
     with pytest.raises(DataError, match="0 photos"):
         MemoryTokens.extract(tiny, [], [])
-    with pytest.raises(DataError, match="photo 'd' is 48x32 px .*, the ones before 32x48"):
+    with pytest.raises(DataError, match="image 'd' is 48x32 px .*, the ones before 32x48"):
         MemoryTokens.extract(tiny, [*photos[:3], photos[3].transpose(1, 0, 2)], list("abcd"), batch_size=1)
