@@ -103,7 +103,7 @@ class SomeTokens:
 
 
 def record_of(source: TokenSource, ids: Sequence[str]) -> dict[str, Any]:
-    """Return, in plain values, what distinguishes the tokens of these ids from others: the source's record, or the first's."""
+    """Return plain values that identify the tokens of these ids: the source's record, or that of its first sample."""
     record = getattr(source, "record", None)
     if callable(record):
         plain: dict[str, Any] = record(ids)

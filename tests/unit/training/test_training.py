@@ -259,7 +259,7 @@ def test_extraction(tiny: Backbone) -> None:
     direct = tiny(tiny.preprocess(photos))
     assert torch.allclose(source.batch(list("abcde")).sequence[0], direct.sequence[0], atol=2e-3)
     assert torch.allclose(source.colours, tiny.preprocess(photos).mean(dim=(2, 3)), atol=1e-6)  # type: ignore[arg-type]
-    with pytest.raises(DataError, match="0 photos"):
+    with pytest.raises(DataError, match="0 images"):
         MemoryTokens.extract(tiny, [], [])
     with pytest.raises(DataError, match="image 'd' is 48x32 px .*, the ones before 32x48"):
         MemoryTokens.extract(tiny, [*photos[:3], photos[3].transpose(1, 0, 2)], list("abcd"), batch_size=1)
