@@ -219,8 +219,8 @@ class Loop:
             total, parts = self._loss(*inputs, len(batch.rows))
             first.append({"loss": total.detach(), **parts})
             self.scaler.scale(total).backward()  # type: ignore[no-untyped-call]
-            self.processes.sum_gradients(self.learner.parameters())
-            self.processes.mean_gradients(self.loss.parameters())
+            self.processes.add_gradients(self.learner.parameters())
+            self.processes.add_gradients(self.loss.parameters(), average=True)
             return total
 
         if self.sam is None:
