@@ -136,7 +136,7 @@ def test_targets_of_a_composed_term_are_used() -> None:
     torch.manual_seed(0)
     head = FPNHead(WIDTH, tasks, 1, fpn_dim=8)
     history = fit(head, source, targets=targets, target_ids=source.ids, epochs=1, lr=1e-9, loss=loss)
-    assert history[0]["five"] == pytest.approx(1e4, rel=0.1)
+    assert history[0]["loss/five"] == pytest.approx(1e4, rel=0.1)
     with pytest.raises(DataError, match=r"'five' have shape \(24, 4\); expected \(24, 5\)"):
         fit(head, source, targets=targets | {"five": np.zeros((PHOTOS, 4))}, target_ids=source.ids, loss=loss)
 
@@ -154,7 +154,7 @@ def test_targets_of_a_composed_term_are_in_original_units() -> None:
         head = FPNHead(WIDTH, tasks, 1, fpn_dim=8)
         targets = {"reg3": grams, "ratio": ratio, **own}
         history = fit(head, source, targets=targets, target_ids=source.ids, epochs=1, loss=TaskLoss(tasks, (PARTS,)))
-        losses.append(history[0]["five"])
+        losses.append(history[0]["loss/five"])
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
 
 
@@ -241,7 +241,7 @@ def test_a_loss_with_compositions_and_weighting_is_trained_along() -> None:
     loss = TaskLoss(tasks, (PARTS,), UncertaintyWeighting(names))
     targets = {"reg3": values.mean(axis=(1, 2, 3)), "ratio": np.random.RandomState(0).dirichlet((1, 1, 1), PHOTOS)}
     history = fit(head, source, targets=targets, target_ids=source.ids, epochs=3, loss=loss)
-    assert set(history[0]) == {"loss", *names}
+    assert set(history[0]) == {"loss", *(f"loss/{name}" for name in names)}
     assert all(abs(value) > 0 for parameter in loss.parameters() for value in parameter.detach())
     with pytest.raises(ConfigError, match="loss is built for tasks reg3, the head for reg3, ratio"):
         fit(head, source, targets=targets, target_ids=source.ids, loss=TaskLoss(tasks[:1]))
