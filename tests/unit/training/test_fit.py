@@ -161,7 +161,7 @@ def test_class_labels_have_one_per_photo() -> None:
         fit(head, source, targets={"kind": np.full(48, 2.7)}, target_ids=source.ids)
 
 
-def test_training_that_cannot_work_says_so() -> None:
+def test_training_that_cannot_work_is_refused() -> None:
     source, y = problem()
     head = PatchMeanHead(16, [Task("x")])
     with pytest.raises(DataError, match=r"diverged; lower lr"):

@@ -139,7 +139,6 @@ CASES: dict[str, Callable[[int], dict[str, Any]]] = {
     "options": lambda rank: scheduled(
         rank, gradient_as_bucket_view=True, find_unused_parameters=True, bucket_cap_mb=1, broadcast_buffers=False
     ),
-    "static": lambda rank: scheduled(rank, static_graph=True),
     "naive": naive,
     "by_hand": by_hand,
     "resumed": resumed,
@@ -166,7 +165,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(WORLD)]
 
 
-@pytest.mark.parametrize("case", ["scheduled", "options", "static"])
+@pytest.mark.parametrize("case", ["scheduled", "options"])
 def test_ranks_stay_equal_through_every_stage(found: list[dict[str, Any]], case: str) -> None:
     for own in (rank[case] for rank in found):
         assert own["spreads"] == [0.0] * EPOCHS
@@ -174,7 +173,7 @@ def test_ranks_stay_equal_through_every_stage(found: list[dict[str, Any]], case:
         assert own["same"]
 
 
-@pytest.mark.parametrize("case", ["scheduled", "options", "static"])
+@pytest.mark.parametrize("case", ["scheduled", "options"])
 def test_two_ranks_are_one_process_with_the_joint_batch(found: list[dict[str, Any]], case: str) -> None:
     schedule, model = FreezeSchedule(PLAN, lr_scale=0.5), Model()
     optimizer = sgd(schedule, model)

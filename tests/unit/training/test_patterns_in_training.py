@@ -6,7 +6,6 @@ import itertools
 from collections.abc import Sequence
 
 import numpy as np
-import pytest
 import torch
 from tests.unit.training.meadow import a_run
 from torch import Tensor
@@ -15,7 +14,6 @@ from dinoneck import DenseHead, PatchMeanHead, Task, Tokens
 from dinoneck.data import Patterns
 from dinoneck.training import MemoryTokens, Recipe, cross_validate, fit
 from dinoneck.training.batches import Batch, Samples, epochs
-from dinoneck.training.sources import SomeTokens, in_batches
 
 ROWS, COLS, WIDTH, PHOTOS = 2, 3, 4, 6
 
@@ -111,11 +109,6 @@ def test_the_order_follows_from_seed_and_epoch_alone() -> None:
     assert not np.array_equal(first[0][0].patterns, first[1][0].patterns)  # type: ignore[arg-type]
 
 
-def test_batches_cover_everything_in_order() -> None:
-    assert [list(part) for part in in_batches(range(7), 3)] == [[0, 1, 2], [3, 4, 5], [6]]
-    assert list(in_batches([], 3)) == []
-
-
 def memory(ids: Sequence[str], tokens: Tensor) -> MemoryTokens:
     return MemoryTokens(ids, Tokens.from_patches(tokens, grid=(2, 3), patch_size=16), tokens.mean(dim=1)[:, :3])
 
@@ -134,14 +127,3 @@ def test_folds_find_photos_by_id_in_a_larger_source() -> None:
     for method, values in results[0].predictions.items():
         assert np.allclose(values, results[1].predictions[method], atol=1e-5), method
     assert set(results[0].predictions) == {"head", "token ridge", "token knn", "colour ridge"}
-
-
-def test_some_of_a_source() -> None:
-    source = Flipped()
-    some = SomeTokens(source, ["p4", "p1"])
-    assert some.patterns is source.patterns
-    assert torch.equal(some.batch(["p1"], [2]).sequence[0], source.batch(["p1"], [2]).sequence[0])
-    with pytest.raises(ValueError, match="lacks 1 of 2 ids"):
-        SomeTokens(source, ["p1", "z"])
-    with pytest.raises(ValueError, match=r"1 different"):
-        SomeTokens(source, ["p1", "p1"])

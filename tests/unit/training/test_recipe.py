@@ -232,8 +232,10 @@ def test_patience_keeps_the_best_weights_and_stops() -> None:
     losses = [row["val_loss"] for row in history]
     best = int(np.argmin(losses))
     assert len(history) == best + 1 + 3 < 60
-    said = head.predict(source.batch(source.ids[8:]))["x"][:, 0].numpy()
-    assert ((said - y[8:]) ** 2).mean() == pytest.approx(losses[best], rel=1e-4), "the averaged weights of that epoch"
+    predicted = head.predict(source.batch(source.ids[8:]))["x"][:, 0].numpy()
+    assert ((predicted - y[8:]) ** 2).mean() == pytest.approx(losses[best], rel=1e-4), (
+        "the averaged weights of that epoch"
+    )
 
 
 def test_validation_is_of_the_averaged_weights_and_kept_apart() -> None:
@@ -253,9 +255,9 @@ def test_validation_is_of_the_averaged_weights_and_kept_apart() -> None:
     recipe = Recipe(ridge_blend=0.0)
     history = fit(head, source, val_ids=source.ids[8:], target_weights={"x": 2.0}, recipe=recipe, **given)
     answers = head.predict(source.batch(source.ids[8:]))
-    said = answers["x"][:, 0].double().numpy()
+    predicted = answers["x"][:, 0].double().numpy()
     spread = ((y[8:] - y[8:].mean()) ** 2).sum()
-    assert history[-1]["val_r2"] == pytest.approx(1 - ((said - y[8:]) ** 2).sum() / spread, rel=1e-4)
+    assert history[-1]["val_r2"] == pytest.approx(1 - ((predicted - y[8:]) ** 2).sum() / spread, rel=1e-4)
     assert history[-1]["val_r2"] == pytest.approx(history[-1]["val_r2/x"])
     right = (answers["kind"].argmax(dim=1).numpy() == kinds[8:]).mean()
     assert history[-1]["val_accuracy/kind"] == right

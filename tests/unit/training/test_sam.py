@@ -28,18 +28,6 @@ class Point(nn.Module):
         self.at = nn.Parameter(torch.tensor(at, dtype=torch.float64))
 
 
-def test_a_quadratic_has_the_analytic_step() -> None:
-    """For L = (a x² + b y²) / 2 the gradient at w + rho g / |g| is A (w + rho A w / |A w|)."""
-    curvature = torch.tensor([3.0, 0.5], dtype=torch.float64)
-    point = Point(1.0, -2.0)
-    sam = SAM(point, torch.optim.SGD(point.parameters(), lr=0.1), rho=0.7)
-    w, g = torch.tensor([1.0, -2.0], dtype=torch.float64), curvature * torch.tensor([1.0, -2.0], dtype=torch.float64)
-    loss = sam.step(closure_of(point, sam, lambda: 0.5 * (curvature * point.at.square()).sum()))
-    expected = w - 0.1 * curvature * (w + 0.7 * g / g.norm())
-    assert torch.allclose(point.at.detach(), expected, rtol=1e-12, atol=0)
-    assert loss.item() == pytest.approx(0.5 * (3.0 + 0.5 * 4.0))
-
-
 def published(weights: list[Tensor], loss: Callable[[list[Tensor]], Tensor], rho: float, lr: float) -> list[Tensor]:
     """The rule of the paper in plain float64: one norm over all weights, gradient descent by the second gradient."""
     first = torch.autograd.grad(loss(weights), weights)

@@ -212,7 +212,7 @@ def test_probes_of_classes_predict_the_class_of_the_largest_output() -> None:
             probe(x, np.where(np.isin(np.arange(90), folds[0][0]), -1, true), folds, num_classes=3)
 
 
-def test_the_schedule_ends_where_it_is_told_to() -> None:
+def test_the_schedule_ends_at_min_lr() -> None:
     optimizer = torch.optim.SGD([{"params": [torch.zeros(1)], "lr": 2.0}, {"params": [torch.zeros(1)], "lr": 0.5}])
     schedule = cosine_with_warmup(optimizer, 10, warmup=0.2, min_lr=0.1)
     for step in range(10):
