@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -153,17 +153,16 @@ class Loop:
         self.scheduler = cosine_with_warmup(self.optimizer, self.total_steps, recipe.warmup, recipe.min_lr)
         self.scaler = torch.amp.GradScaler(self.learner.device.type, enabled=recipe.amp == "fp16")
         self.ema = None if recipe.ema_decay is None else EMA(self.learner, recipe.ema_decay)
+        self.mixed = {"tasks": self.loss.tasks, "compositions": self.loss.compositions}
         self.progress = Progress()
         self.best: Table | None = None
 
     @property
     def finished(self) -> bool:
         """Whether there is nothing left to do."""
-        progress, patience = self.progress, self.recipe.patience
-        waited = progress.epoch - 1 - progress.best_epoch
-        return progress.epoch >= self.recipe.epochs or (
-            patience is not None and progress.epoch > 0 and waited >= patience
-        )
+        progress, patience = self.progress, self.recipe.patience or math.inf
+        waited = progress.epoch - 1 - progress.best_epoch  # epochs without an improvement
+        return progress.epoch >= self.recipe.epochs or (progress.epoch > 0 and waited >= patience)
 
     def run(self, save: Callable[[], None], callbacks: Sequence[Callback] = ()) -> None:
         """Train to the end; ``save`` is called wherever the run may be resumed, callbacks after every epoch."""
@@ -265,19 +264,13 @@ class Loop:
             return self.samples.tokens(own, self.source).to(device), targets, masks
         images = self.source.images([self.samples.ids[row] for row in own.rows], augmented=True).to(device)
         if self.recipe.cutmix_alpha is not None and self._mixes:
-            patch_size = self.source.backbone.patch_size
-            images, targets, masks = cutmix(
-                images, targets, self.recipe.cutmix_alpha, masks=masks, patch_size=patch_size, **self._declared
-            )
+            options: dict[str, Any] = {**self.mixed, "masks": masks, "patch_size": self.source.backbone.patch_size}
+            images, targets, masks = cutmix(images, targets, self.recipe.cutmix_alpha, **options)
         return images, targets, masks
 
     @property
     def _mixes(self) -> bool:
         return self.progress.step < (1.0 - self.recipe.mixup_off_last) * self.total_steps
-
-    @property
-    def _declared(self) -> dict[str, Any]:
-        return {"tasks": self.loss.tasks, "compositions": self.loss.compositions}
 
     def _loss(self, inputs: Any, targets: Table, masks: Table, size: int) -> tuple[Tensor, Table]:
         """The loss of the whole batch, of which this process holds a share."""
@@ -285,9 +278,8 @@ class Loop:
             tokens: Tokens = self.source.backbone(inputs) if isinstance(self.source, LiveTokens) else inputs
             tokens = tokens if self.scale is None else self.scale.apply(tokens)
             if self.recipe.mixup_alpha is not None and self._mixes:
-                tokens, targets, masks = manifold_mixup(
-                    tokens, targets, self.recipe.mixup_alpha, masks=masks, **self._declared
-                )
+                options: dict[str, Any] = {**self.mixed, "masks": masks}
+                tokens, targets, masks = manifold_mixup(tokens, targets, self.recipe.mixup_alpha, **options)
             outputs = _exact(self.learner.head(tokens))
         total, parts = self.loss(*self.processes.gathered((outputs, targets, masks), size))
         if not bool(total.isfinite()):
@@ -297,10 +289,9 @@ class Loop:
             )
         return total, parts
 
-    def _precision(self) -> AbstractContextManager[Any]:
-        if self.recipe.amp is None:
-            return nullcontext()
-        return torch.autocast(self.learner.device.type, dtype=_AMP[str(self.recipe.amp)])
+    def _precision(self) -> torch.autocast:
+        amp = self.recipe.amp
+        return torch.autocast(self.learner.device.type, dtype=_AMP.get(str(amp)), enabled=amp is not None)
 
     def _end_epoch(self) -> None:
         progress, learner = self.progress, self.learner

@@ -11,10 +11,8 @@ targets and masks. Targets without ``tasks`` are mixed linearly and must be floa
   Probabilities are taken as well. A sample or pixel labelled -1 or ``ignore_index`` on either side is NaN.
 
 A target named like a composition (``.name``) is in original units and mixed linearly. NaN means missing and stays
-NaN. What a mask hides is NaN in the mix wherever mixing is not plainly linear (logarithms, shares of a mass, classes).
-Masks that are bool or integer count where both sides count. A floating-point weight, such as (B, rows, cols) of
-dense labels, is mixed by lambda where both sides weigh more than 0, else it is 0. Shares weighed by a mass count
-only where the mass does: their mask is intersected with its mask, and made if there was none.
+NaN; what a mask hides is NaN in the mix. Masks that are bool or integer count where both sides count. A floating-point
+weight, such as (B, rows, cols) of dense labels, is mixed by lambda where both sides weigh more than 0, else it is 0.
 
 :func:`cutmix` pastes maps instead of mixing them, and they keep their dtype: ``dense`` (B, dim, rows, cols),
 ``segmentation`` (B, H, W) or (B, dim, H, W), targets of three or four axes when there are no tasks, and masks of maps
@@ -240,32 +238,25 @@ def _mixed(
     maps = {name for name, x in targets.items() if (known[name].is_map if name in known else x.ndim > 2)}
     values, kept = {}, {}
     for name, x in targets.items():
-        task, mask = known.get(name), hidden.get(name)
+        task = known.get(name)
         _check_form(name, x, task)
         if name in maps and blend.inside is not None:
             values[name] = blend.pasted(x, f"the target {name!r}")
-        elif task is not None and not x.is_floating_point():
-            values[name] = blend.linear(_probabilities(task, x, mask))
-        elif name in masses:
+            continue
+        x = _with_gaps(task, x, hidden.get(name))
+        if name in masses:
             total = known[masses[name]]
-            mass = _wide(_without_hidden(targets[total.name], hidden.get(total.name)))
+            mass = _wide(_with_gaps(total, targets[total.name], hidden.get(total.name)))
             mass = mass if total.transform is None else total.transform.inverse(mass)
             values[name] = _mixed_shares(blend, x, mass.clamp_min(0.0))
         elif task is None or task.transform is None or task.transform.is_affine:
             values[name] = blend.linear(x)
         else:  # in original units, and back
-            natural = task.transform.inverse(_wide(_without_hidden(x, mask)).movedim(1, -1))
-            values[name] = task.transform.forward(blend.linear(natural)).movedim(-1, 1).to(x.dtype)
+            natural = blend.linear(task.transform.inverse(_wide(x).movedim(1, -1)))
+            values[name] = task.transform.forward(natural).movedim(-1, 1).to(x.dtype)
     for name, mask in hidden.items():
-        if name in targets:
-            _counts(mask, targets[name])
         pastes = blend.inside is not None and mask.ndim > 2 and name in maps
         kept[name] = blend.pasted(mask, f"the mask of {name!r}") if pastes else blend.both(mask)
-    for ratio, mass_name in masses.items():  # shares count only where their mass does
-        if ratio in targets and mass_name in hidden:
-            counted = (kept[mass_name] > 0).reshape(-1)
-            mask = kept.get(ratio, counted)
-            kept[ratio] = torch.where(_spread(counted, mask.ndim), mask, torch.zeros_like(mask))
     return (values,) if masks is None else (values, kept)
 
 
@@ -290,17 +281,19 @@ def _mixed_shares(blend: Blend, x: Tensor, mass: Tensor) -> Tensor:
     return torch.lerp(_wide(blend.other(x)), _wide(x), share).to(x.dtype)
 
 
-def _probabilities(task: Task, labels: Tensor, mask: Tensor | None) -> Tensor:
-    """Class indices (B, ...) as probabilities (B, dim, ...), NaN without a label."""
-    known = (labels != _MISSING) & (labels != (_MISSING if task.ignore_index is None else task.ignore_index))
-    known = known if mask is None else known & _counts(mask, labels)
-    wrong = labels[known & ((labels < 0) | (labels >= task.dim))]
+def _with_gaps(task: Task | None, x: Tensor, mask: Tensor | None) -> Tensor:
+    """Values with NaN where a mask hides them; class indices (B, ...) as probabilities (B, dim, ...)."""
+    if task is None or x.is_floating_point():
+        return x if mask is None else torch.where(_counts(mask, x), x, torch.nan)
+    known = (x != _MISSING) & (x != (_MISSING if task.ignore_index is None else task.ignore_index))
+    known = known if mask is None else known & _counts(mask, x)
+    wrong = x[known & ((x < 0) | (x >= task.dim))]
     if len(wrong):
         raise DataError(
             f"the targets of {task.name!r} hold class index {int(wrong[0])}; expected 0 ... {task.dim - 1}, "
             f"{_MISSING} for missing or the task's ignore_index ({task.ignore_index})"
         )
-    ones = torch.nn.functional.one_hot(torch.where(known, labels, 0).long(), task.dim).movedim(-1, 1).float()
+    ones = torch.nn.functional.one_hot(torch.where(known, x, 0).long(), task.dim).movedim(-1, 1).float()
     return ones.masked_fill(~known.unsqueeze(1), torch.nan)
 
 
@@ -322,11 +315,6 @@ def _check_form(name: str, x: Tensor, task: Task | None) -> None:
 def _counts(mask: Tensor, like: Tensor) -> Tensor:
     """A mask as bool in the shape of its target; (B, rows, cols) stands for all outputs of a map."""
     return full_mask(mask.unsqueeze(1) if like.ndim == 4 and mask.ndim == 3 else mask, like)
-
-
-def _without_hidden(values: Tensor, mask: Tensor | None) -> Tensor:
-    """NaN where a mask hides a value, which may be anything."""
-    return values if mask is None else torch.where(_counts(mask, values), values, torch.nan)
 
 
 def _wide(x: Tensor) -> Tensor:
