@@ -117,16 +117,6 @@ def test_cells_without_weight_may_hold_anything() -> None:
         assert np.isfinite(history[0]["loss"])
 
 
-def test_targets_may_be_tensors_of_any_kind() -> None:
-    source, values = cells()
-    plain, learning, low = dense_head(), dense_head(), dense_head()
-    fit(plain, source, targets={"ndvi": values}, target_ids=source.ids, epochs=1)
-    fit(learning, source, targets={"ndvi": torch.tensor(values, requires_grad=True)}, target_ids=source.ids, epochs=1)
-    fit(low, source, targets={"ndvi": torch.tensor(values).bfloat16()}, target_ids=source.ids, epochs=1)
-    assert np.array_equal(predicted(learning, source), predicted(plain, source))
-    assert np.allclose(predicted(low, source), predicted(plain, source), atol=0.05)
-
-
 def test_targets_of_a_composed_term_are_in_original_units() -> None:
     """In grams on 0.21 m², as those of the total: the same numbers as composed ones leave the loss as it is."""
     source, _ = cells()

@@ -175,15 +175,6 @@ def test_dense_values_add_in_natural_units_per_output() -> None:
     assert torch.allclose(mixed["height"], blended(natural[:, :1], partner, kept), rtol=1e-12)
 
 
-def test_shares_weigh_as_much_as_their_mass() -> None:
-    targets = ratio_targets([20.0, 100.0], [[1.0, 0, 0], [0, 0, 1.0]])
-    half = {"tasks": RATIO, "compositions": [PARTS]}
-    mixed = mix(targets, HALVES, swap(HALVES), **half)[0]["ratio"]
-    assert torch.allclose(mixed, torch.tensor([[1 / 6, 0, 5 / 6]] * 2).double(), atol=1e-6)
-    linear = mix(targets, HALVES, swap(HALVES), tasks=RATIO)[0]["ratio"]
-    assert torch.allclose(linear, torch.tensor([[0.5, 0, 0.5]] * 2).double(), atol=1e-6)
-
-
 def test_part_masses_are_conserved() -> None:
     torch.manual_seed(6)
     grams, shares = torch.rand(12) * 300, torch.randn(12, 3).softmax(dim=1)
@@ -304,31 +295,6 @@ def test_a_target_of_a_composition_is_natural_and_mixes_linearly() -> None:
     expected = blended(targets["parts"], partner, kept)
     assert torch.allclose(mixed["parts"].double()[counts], expected[counts], atol=1e-6)
     assert mixed["parts"][~counts].isnan().all()
-
-
-def test_a_batch_of_one_stays_as_it_is() -> None:
-    tasks = [*RATIO, STATE, Task("cover", dim=2, kind="segmentation"), Task("ndvi", kind="dense")]
-    torch.manual_seed(10)
-    targets = {
-        **{name: x.float() for name, x in ratio_targets([37.0], [[0.2, 0.3, 0.5]]).items()},
-        "state": torch.tensor([2]),
-        "cover": torch.tensor([[[0, 1]]]),
-        "ndvi": torch.randn(1, 1, 1, 2),
-    }
-    options: dict[str, Any] = {"tasks": tasks, "compositions": [PARTS], "masks": {"ndvi": torch.rand(1, 1, 2)}}
-    tokens = Tokens.from_patches(torch.randn(1, 6, 4), grid=(2, 3), patch_size=16)
-    mixed, values, masks = manifold_mixup(tokens, targets, 0.5, generator=seeded(), **options)
-    assert torch.equal(mixed.sequence[0], tokens.sequence[0])
-    images = torch.randn(1, 3, 1, 2)
-    same, pasted, kept = cutmix(images, targets, 0.5, generator=seeded(), **options)
-    assert torch.equal(same, images)
-    for result in (values, pasted):
-        assert all(torch.equal(result[name], targets[name]) for name in ("total", "ratio", "ndvi"))
-        assert torch.equal(result["state"], torch.tensor([[0.0, 0, 1, 0]]))
-    assert torch.equal(values["cover"], torch.tensor([[[[1.0, 0]], [[0, 1.0]]]]))
-    assert torch.equal(pasted["cover"], targets["cover"])
-    assert torch.equal(masks["ndvi"], options["masks"]["ndvi"])
-    assert torch.equal(kept["ndvi"], options["masks"]["ndvi"])
 
 
 @pytest.mark.parametrize("alpha", [0, math.nan, "1"])

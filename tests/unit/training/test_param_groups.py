@@ -10,7 +10,7 @@ import pytest
 import timm
 import torch
 from timm.optim import param_groups_layer_decay
-from torch import Tensor, nn
+from torch import nn
 
 from dinoneck import Backbone, ConfigError, load_backbone, wrap_backbone
 from dinoneck.backbones.adapter import Adapter
@@ -191,52 +191,6 @@ def test_transformers_backbones(kind: str) -> None:
         hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=2, image_size=32, patch_size=16
     )
     check_against_adapter(wrap_backbone(getattr(transformers, f"{kind}Model")(config)))
-
-
-class Block(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.norm1 = nn.LayerNorm(8)
-        self.mlp = nn.Linear(8, 8)
-        self.gamma = nn.Parameter(torch.ones(8, 1, 1))  # LayerScale for maps, with one long side
-
-
-class Official(nn.Module):
-    """The interface of the dinov2 repository, blocks in chunks."""
-
-    embed_dim, patch_size, num_register_tokens = 8, 16, 2
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.cls_token = nn.Parameter(torch.zeros(1, 1, 8))
-        self.register_tokens = nn.Parameter(torch.zeros(1, 2, 8))
-        self.mask_token = nn.Parameter(torch.zeros(1, 8))
-        self.pos_embed = nn.Parameter(torch.zeros(1, 5, 8))
-        self.patch_embed = nn.Module()
-        self.patch_embed.proj = nn.Conv2d(3, 8, 16, 16)
-        self.blocks = nn.ModuleList(
-            [nn.ModuleList([Block(), Block()]), nn.ModuleList([nn.Identity(), nn.Identity(), Block()])]
-        )
-        self.norm = nn.LayerNorm(8)
-
-    def get_intermediate_layers(self, x: Tensor, n: int = 1) -> Tensor:
-        return x
-
-    def prepare_tokens_with_masks(self, x: Tensor) -> Tensor:
-        return x
-
-
-def test_official_objects() -> None:
-    backbone = wrap_backbone(Official())
-    assert backbone.depth == 3
-    found = members(param_groups(backbone, lr=1.0, layer_decay=0.5, include_frozen=True))
-    model = backbone.adapter.model
-    for name, p in model.named_parameters():
-        decays = name.endswith("mlp.weight") or name == "patch_embed.proj.weight"
-        assert (found[id(p)]["weight_decay"] > 0) == decays, name
-    assert found[id(model.blocks[1][2].mlp.weight)]["lr"] == 1.0
-    assert found[id(model.blocks[0][1].mlp.weight)]["lr"] == 0.5
-    assert found[id(model.pos_embed)]["lr"] == 0.125
 
 
 @needs_peft
