@@ -78,35 +78,42 @@ def fit(
         callbacks: ``callback(epoch, row)``, called after every new epoch once its state is kept, by one process.
 
     Returns:
-        A dict per epoch: ``loss`` and its parts ``loss/NAME``; with ``val_ids`` ``val_loss``, ``val_loss/NAME``,
-        ``val_r2`` and ``val_r2/NAME``, ``val_accuracy/NAME`` or ``val_mean_iou/NAME``.
+        A dict per epoch: ``loss``, ``loss/NAME`` of its parts; with ``val_ids`` ``val_loss``, ``val_r2/NAME`` and more.
 
     Raises:
         DataError: for ids without targets or tokens, targets that cannot be learned, or a loss that diverges.
         ConfigError: if a number is out of range, or head, loss, source and recipe do not fit together.
         CheckpointError: if the state in ``out`` is damaged, that of another run, or cannot be written.
     """
-    numbers: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "seed": seed}
-    recipe = Recipe() if recipe is None else recipe
-    _check_call(head, source, tasks, recipe)
-    recipe = replace(recipe, **{name: value for name, value in numbers.items() if value is not None})
+    recipe = _checked_recipe(head, source, tasks, recipe, epochs=epochs, batch_size=batch_size, lr=lr, seed=seed)
+    rows = {"targets": targets, "weights": weights, "ids": ids, "val_ids": val_ids, "target_ids": target_ids}
+    return _train(_run(head, source, recipe, loss, rows, target_weights, groups), out, resume, callbacks)
+
+
+def _run(
+    head: Head,
+    source: TokenSource,
+    recipe: Recipe,
+    loss: TaskLoss | None,
+    rows: Mapping[str, Any],
+    score_weights: Mapping[str, float] | None,
+    groups: Mapping[str, Hashable] | None,
+) -> Run:
+    """The run of a call, its targets matched by id and in normalised units."""
     loss = TaskLoss(head.tasks, head.compositions) if loss is None else loss
     if loss.tasks != head.tasks:
         raise ConfigError(f"the loss is built for tasks {_names(loss.tasks)}, the head for {_names(head.tasks)}")
     columns = [*(task.name for task in loss.tasks), *(part.name for part in loss.compositions)]
-    train, valid, original, cell_weights = match_samples(
-        source.ids, targets, weights or {}, columns, ids, val_ids or (), target_ids
-    )
+    train, valid, original, cell_weights = match_samples(source.ids, names=columns, **rows)
     _check_ids(train, valid, recipe)
-    check_weights(head.tasks, target_weights)
+    check_weights(head.tasks, score_weights)
     values, cells = training_targets(loss, original, cell_weights, [*train, *valid], len(train))
     for name, weight in cells.items():
         original[name] = without_unweighted(as_array(original[name]), weight.numpy())
     views = patterns_of(source)
-    samples = Samples((*train, *valid), len(train), head.tasks, values, cells, views, original, target_weights)
+    samples = Samples((*train, *valid), len(train), head.tasks, values, cells, views, original, score_weights)
     learner = Learner(head, trained_backbone(source))
-    run = Run(learner, source, loss.train(), samples, recipe, match_groups(source.ids, groups, train))
-    return _train(run, out, resume, callbacks)
+    return Run(learner, source, loss.train(), samples, recipe, match_groups(source.ids, groups, train))
 
 
 def _train(
@@ -159,8 +166,9 @@ def _scale(run: Run, state: Mapping[str, Any] | None) -> TokenScale | None:
     return TokenScale.measure(source, ids) if hasattr(head, "absorb_scale") else None
 
 
-def _check_call(head: object, source: object, tasks: Sequence[Task] | None, recipe: object) -> None:
-    """Refuse arguments of another kind, and those that do not fit together."""
+def _checked_recipe(head: object, source: object, tasks: Sequence[Task] | None, recipe: Any, **numbers: Any) -> Recipe:
+    """The recipe with the numbers of the call; refuse arguments of another kind, or that do not fit together."""
+    recipe = Recipe() if recipe is None else recipe
     if not isinstance(head, Head):
         raise ConfigError(f"head is {type(head).__name__}; expected a head with tasks, such as PatchMeanHead")
     if not torch.is_grad_enabled():
@@ -188,6 +196,7 @@ def _check_call(head: object, source: object, tasks: Sequence[Task] | None, reci
             f"cutmix_alpha is {recipe.cutmix_alpha}, and the source is a {type(source).__name__}, which has no images "
             "to paste into; take mixup_alpha, or LiveTokens"
         )
+    return replace(recipe, **{name: value for name, value in numbers.items() if value is not None})
 
 
 def _check_ids(ids: Sequence[str], val_ids: Sequence[str], recipe: Recipe) -> None:

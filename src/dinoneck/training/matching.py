@@ -31,7 +31,7 @@ def match_samples(
     weights: Any,
     names: Sequence[str],
     ids: Sequence[str] | None = None,
-    val_ids: Sequence[str] = (),
+    val_ids: Sequence[str] | None = None,
     target_ids: Sequence[Any] | None = None,
 ) -> tuple[list[str], list[str], dict[str, Any], dict[str, Any]]:
     """Return training ids and validation ids as the source spells them, and targets and weights of both in this order.
@@ -39,10 +39,10 @@ def match_samples(
     Args:
         source_ids: all ids of the token source.
         targets: a table, a DataFrame, or column -> values, see :func:`columns_of`.
-        weights: as ``targets``.
+        weights: as ``targets``; None = none.
         names: the columns that are used, where they exist.
         ids: training ids; None = all ids of the columns in ascending order, without ``val_ids``.
-        val_ids: validation ids.
+        val_ids: validation ids; None = none.
         target_ids: the ids of values that carry none.
 
     Raises:
@@ -52,9 +52,9 @@ def match_samples(
     if not columns:
         given = targets.targets if isinstance(targets, PhotoTable) else getattr(targets, "columns", targets)
         raise DataError(f"there are no targets for task {names[0]!r}; given: {', '.join(map(str, given)) or 'none'}")
-    weight_columns = columns_of(weights, target_ids, None, "weights")
+    weight_columns = columns_of(weights or {}, target_ids, None, "weights")
     spelling = SourceIds(source_ids)
-    valid = spelling.all_of(val_ids, "validation ids")
+    valid = spelling.all_of(val_ids or (), "validation ids")
     if ids is None:
         every = dict.fromkeys(each for column in columns.values() for each in column.ids)
         train = sorted(set(spelling.all_of(every, "ids of the targets")) - set(valid), key=str)
