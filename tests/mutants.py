@@ -89,12 +89,12 @@ MUTANTS = [
     Mutant("training/metrics.py", "mean = (true * shares).sum() / (len(true) * shares.sum())", "mean = true.mean()",
            "unit/training/test_training.py::test_weighted_r2_is_the_competitions_formula"),
     # the average is not updated, or not used; another run's state is taken up; flipped images with upright labels
-    Mutant("training/optim.py", ".to(shadow[name]), share)", ".to(shadow[name]), 0.0)",
+    Mutant("training/optim.py", ".to(self.values[name]), share)", ".to(self.values[name]), 0.0)",
            "unit/training/test_ema.py::test_it_follows_its_recursion"),
     Mutant("training/loop.py", "self.ema.copy_to(self.learner)", "pass",
            "unit/training/test_recipe.py::test_several_steps_are_the_plain_loop"),
     Mutant("training/state.py", "if old.get(name) != new.get(name)", "if name not in old",
-           "unit/training/test_hostile_fit.py::test_a_changed_head_or_one_other_sample_is_another_run"),
+           "unit/training/test_hostile_fit.py::test_a_changed_head_or_sample_is_another_run"),
     Mutant("training/batches.py", "horizontal, vertical = self.flips.flips(pattern)", "horizontal = vertical = False",
            "unit/training/test_patterns_in_training.py::test_labels_of_a_cell_follow_the_photo"),
     # maps of turned views are turned further; tiles do not add up at their seams

@@ -1,11 +1,12 @@
-"""The samples of a step: which, under which pattern, with which targets, and the scale of their tokens."""
+"""The samples of a step: which, under which augmentation, with which targets, and the scale of their tokens."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,13 +23,13 @@ Rows = np.ndarray[Any, np.dtype[np.int64]]
 
 @dataclass(frozen=True)
 class Batch:
-    """Samples by their rows in the labels, and a pattern for each; None = the images as they are."""
+    """Samples by their rows in the labels, and an augmented view for each; None = the images as they are."""
 
     rows: Rows
     patterns: Rows | None = None
 
     def part(self, places: Any) -> Batch:
-        """Return some of the samples, by their places in the batch."""
+        """Return some of the samples, by their positions in the batch."""
         return Batch(self.rows[places], None if self.patterns is None else self.patterns[places])
 
     def pieces(self, size: int) -> list[Batch]:
@@ -37,37 +38,28 @@ class Batch:
 
 
 def patterns_of(source: object) -> Flips | None:
-    """Return the patterns of a source that has several."""
-    found = getattr(source, "patterns", None)
-    return found if found is not None and len(found) > 1 else None
+    """Return the augmented views of a source that has several."""
+    views: Flips | None = getattr(source, "patterns", None)
+    return views if views is not None and len(views) > 1 else None
 
 
-class Order:
-    """The batches of every epoch: a new permutation of the samples, and a random pattern for each.
+def epochs(count: int, size: int, seed: int, patterns: int = 1) -> Iterator[list[Batch]]:
+    """Yield the batches of every epoch: a new permutation of the samples, and a random view for each.
 
-    All of it follows from the seed and the epoch, so that a resumed run meets the same batches.
+    All of it follows from the seed and the epoch, so that a resumed run gets the same batches.
 
     Args:
         count: training samples.
         size: samples per batch.
-        seed: of the permutations and patterns.
-        patterns: how many the source has.
+        seed: of the permutations and views.
+        patterns: how many views the source has.
     """
-
-    def __init__(self, count: int, size: int, seed: int, patterns: int = 1) -> None:
-        self.count, self.size, self.seed, self.patterns = count, size, seed, patterns
-        self.steps = -(-count // size)
-        self._random, self._order, self._next = np.random.RandomState(seed), np.arange(count), 0
-
-    def epoch(self, number: int) -> list[Batch]:
-        """Return the batches of an epoch; epochs are asked for in ascending order."""
-        while self._next <= number:
-            self._order = self._random.permutation(self.count)
-            self._next += 1
+    random = np.random.RandomState(seed)
+    for epoch in itertools.count():
         drawn = None
-        if self.patterns > 1:
-            drawn = np.random.default_rng([self.seed, number]).integers(0, self.patterns, self.count)
-        return Batch(self._order, drawn).pieces(self.size)
+        if patterns > 1:
+            drawn = np.random.default_rng([seed, epoch]).integers(0, patterns, count)
+        yield Batch(random.permutation(count), drawn).pieces(size)
 
 
 @dataclass(frozen=True)
@@ -78,9 +70,9 @@ class Samples:
         ids: of the samples, n.
         trained: how many are training samples.
         tasks: of the head.
-        values: task or composition -> (n, ...) in model space.
+        values: task or composition -> (n, ...) in normalised units.
         cells: dense task -> (n, rows, cols), how much every cell counts.
-        flips: the source's patterns, which labels per cell follow.
+        flips: the source's augmented views, which labels per cell follow.
         original: task -> (n, ...) in original units, for scores.
         score_weights: task -> weight in the overall R²; None = all alike.
     """
@@ -126,24 +118,6 @@ class Samples:
 STD_FLOOR = 1e-4
 
 
-@runtime_checkable
-class AbsorbsScale(Protocol):
-    """A head whose first layer can take over an affine change of its tokens' channels."""
-
-    def absorb_scale(self, mean: Tensor, std: Tensor) -> None:
-        """Fold the standardisation into the weights: ``new(x) == old((x - mean) / std)``."""
-        ...
-
-
-@runtime_checkable
-class CalibratesEntrance(Protocol):
-    """A head with norms at its entrance that can be set to the tokens it will be trained on."""
-
-    def calibrate(self, batches: Iterable[Tokens]) -> None:
-        """Read the batches once and set the norms that are still untouched."""
-        ...
-
-
 @dataclass(frozen=True)
 class TokenScale:
     """Mean and standard deviation of every channel, over the patch tokens of the last layer.
@@ -181,26 +155,20 @@ class TokenScale:
 
 
 @contextmanager
-def standardised(
-    head: object,
-    source: TokenSource,
-    ids: Sequence[str],
-    *,
-    enabled: bool = True,
-    scale: TokenScale | None = None,
-) -> Iterator[TokenScale | None]:
-    """Within the block, ``head`` expects standardised tokens; after it, raw ones again, also after an error.
+def standardised(head: Any, scale: TokenScale | None) -> Iterator[None]:
+    """Within the block, ``head`` expects tokens of this scale; after it, raw ones again, also after an error.
 
-    Yields the scale to apply to its tokens, ``scale`` or a measured one; None if the head cannot absorb one or
-    ``enabled`` is off.
+    Args:
+        head: with ``absorb_scale(mean, std)``, which folds the standardisation into its weights:
+            ``new(x) == old((x - mean) / std)``.
+        scale: None = the head is not changed.
     """
-    if not enabled or not isinstance(head, AbsorbsScale):
-        yield None
+    if scale is None:
+        yield
         return
-    scale = scale or TokenScale.measure(source, ids)
     undo = scale.inverse()
     head.absorb_scale(undo.mean, undo.std)
     try:
-        yield scale
+        yield
     finally:
         head.absorb_scale(scale.mean, scale.std)

@@ -1,4 +1,4 @@
-"""fit: train a head on tokens, and the backbone along with it where it may learn; resumable, repeatable."""
+"""fit: train a head on tokens, and the backbone along with it where it is trainable; resumable, repeatable."""
 
 from __future__ import annotations
 
@@ -15,21 +15,15 @@ from dinoneck.errors import ConfigError, DataError
 from dinoneck.heads.head import Head
 from dinoneck.losses.task_loss import TaskLoss
 from dinoneck.tasks import Task
-from dinoneck.training.batches import (
-    CalibratesEntrance,
-    Samples,
-    TokenScale,
-    patterns_of,
-    standardised,
-)
-from dinoneck.training.loop import Callback, Learner, Loop
+from dinoneck.training.batches import Samples, TokenScale, patterns_of, standardised
+from dinoneck.training.loop import Callback, Learner, Loop, Run
 from dinoneck.training.matching import match_groups, match_samples
 from dinoneck.training.processes import joined, own_random_numbers, seed_step
 from dinoneck.training.recipe import Recipe
 from dinoneck.training.ridge_blend import blend_ridge, unblend
 from dinoneck.training.sources import LiveTokens, TokenSource, in_batches, trained_backbone
-from dinoneck.training.state import RunFiles, identity
-from dinoneck.training.targets import as_array, training_targets, without_unweighted
+from dinoneck.training.state import RunFiles
+from dinoneck.training.targets import as_array, known, training_targets, without_unweighted
 from dinoneck.training.validation import check_weights
 from dinoneck.training.views import Views
 
@@ -62,8 +56,8 @@ def fit(
 
     Args:
         head: its tasks must be final: fit their transforms on the training rows first.
-        source: tokens by id; of several ``patterns`` every sample gets a random one per epoch, labels flipped along.
-        tasks: those of the head, to be sure; None = the head's.
+        source: tokens by id; of several augmented views every sample gets a random one per epoch, labels flipped along.
+        tasks: compared with the head's; None = the head's.
         targets: original units, matched by id, never by position: a :class:`dinoneck.data.Table`, a pandas DataFrame
             with ids as index, or task name -> ``{id: value}``, a Series, or an array (n, ...) with ``target_ids``.
             Values (), (dim,) or (dim, rows, cols), NaN = missing; class indices () or (height, width), -1 = missing.
@@ -75,7 +69,7 @@ def fit(
         lr: replaces the recipe's.
         seed: replaces the recipe's.
         out: folder of the state and the log (a JSON line per epoch); None = keep nothing.
-        resume: go on from the state in ``out``, bit for bit; off = start again.
+        resume: continue from the state in ``out``, bit for bit; off = start again.
         recipe: None = Recipe(). Its ``ridge_blend`` replaces parameters of a ``PatchMeanHead`` by wider ones.
         weights: dense task name -> (rows, cols) by id, given as ``targets`` are; None = all cells count alike.
         loss: over the head's tasks, its own parameters trained along; None = TaskLoss(head.tasks, head.compositions).
@@ -84,93 +78,63 @@ def fit(
         callbacks: ``callback(epoch, row)``, called after every new epoch once its state is kept, by one process.
 
     Returns:
-        A dict per epoch: ``loss`` and its parts; with ``val_ids`` ``val_loss`` and ``val_r2``, ``val_mean_iou`` etc.
+        A dict per epoch: ``loss``, ``loss/NAME`` of its parts; with ``val_ids`` ``val_loss``, ``val_r2/NAME`` and more.
 
     Raises:
         DataError: for ids without targets or tokens, targets that cannot be learned, or a loss that diverges.
         ConfigError: if a number is out of range, or head, loss, source and recipe do not fit together.
         CheckpointError: if the state in ``out`` is damaged, that of another run, or cannot be written.
     """
-    recipe = _checked_recipe(head, source, recipe, epochs=epochs, batch_size=batch_size, lr=lr, seed=seed)
-    loss = _checked_loss(head, loss)
+    recipe = _checked_recipe(head, source, tasks, recipe, epochs=epochs, batch_size=batch_size, lr=lr, seed=seed)
     rows = {"targets": targets, "weights": weights, "ids": ids, "val_ids": val_ids, "target_ids": target_ids}
-    samples = _samples(head, source, tasks, recipe, loss, target_weights, **rows)
-    return _train(head, source, recipe, loss, samples, groups, out, resume, callbacks)
+    return _train(_run(head, source, recipe, loss, rows, target_weights, groups), out, resume, callbacks)
 
 
-def _checked_recipe(head: object, source: object, recipe: object, **numbers: Any) -> Recipe:
-    """The recipe with the numbers that are given; arguments of another kind are refused."""
-    if not isinstance(head, Head):
-        raise ConfigError(f"head is {type(head).__name__}; expected a head with tasks, such as PatchMeanHead")
-    if not torch.is_grad_enabled():
-        raise ConfigError(
-            "fit was called under torch.no_grad() or torch.inference_mode(), where nothing can be trained; call it "
-            "outside of them"
-        )
-    recipe = Recipe() if recipe is None else recipe
-    if not isinstance(recipe, Recipe):
-        raise ConfigError(f"recipe is {recipe!r}; expected Recipe(...) of dinoneck.training")
-    if not hasattr(source, "ids") or not hasattr(source, "batch"):
-        raise DataError(
-            f"source is {type(source).__name__}; expected tokens by id: a FeatureStore, MemoryTokens or LiveTokens"
-        )
-    return replace(recipe, **{name: value for name, value in numbers.items() if value is not None})
-
-
-def _samples(
+def _run(
     head: Head,
     source: TokenSource,
-    tasks: Sequence[Task] | None,
     recipe: Recipe,
-    loss: TaskLoss,
+    loss: TaskLoss | None,
+    rows: Mapping[str, Any],
     score_weights: Mapping[str, float] | None,
-    *,
-    targets: Any,
-    weights: Any,
-    ids: Sequence[str] | None,
-    val_ids: Sequence[str] | None,
-    target_ids: Sequence[str] | None,
-) -> Samples:
-    """The samples of the run, in normalised units, and checked together with the rest of the call."""
-    names = [*(task.name for task in loss.tasks), *(part.name for part in loss.compositions)]
-    matched = match_samples(source.ids, targets, weights or {}, names, ids, val_ids or (), target_ids)
-    train, valid, original, weighting = matched
-    _check_together(head, source, tasks, recipe, train, valid)
+    groups: Mapping[str, Hashable] | None,
+) -> Run:
+    """The run of a call, its targets matched by id and in normalised units."""
+    loss = TaskLoss(head.tasks, head.compositions) if loss is None else loss
+    if loss.tasks != head.tasks:
+        raise ConfigError(f"the loss is built for tasks {_names(loss.tasks)}, the head for {_names(head.tasks)}")
+    columns = [*(task.name for task in loss.tasks), *(part.name for part in loss.compositions)]
+    train, valid, original, cell_weights = match_samples(source.ids, names=columns, **rows)
+    _check_ids(train, valid, recipe)
     check_weights(head.tasks, score_weights)
-    values, cells = training_targets(loss, original, weighting, [*train, *valid], len(train))
+    values, cells = training_targets(loss, original, cell_weights, [*train, *valid], len(train))
     for name, weight in cells.items():
         original[name] = without_unweighted(as_array(original[name]), weight.numpy())
-    flips = patterns_of(source)
-    return Samples((*train, *valid), len(train), head.tasks, values, cells, flips, original, score_weights)
+    views = patterns_of(source)
+    samples = Samples((*train, *valid), len(train), head.tasks, values, cells, views, original, score_weights)
+    learner = Learner(head, trained_backbone(source))
+    return Run(learner, source, loss.train(), samples, recipe, match_groups(source.ids, groups, train))
 
 
 def _train(
-    head: Head,
-    source: TokenSource,
-    recipe: Recipe,
-    loss: TaskLoss,
-    samples: Samples,
-    groups: Mapping[str, Hashable] | None,
-    out: str | os.PathLike[str] | None,
-    resume: bool,
-    callbacks: Sequence[Callback],
+    run: Run, out: str | os.PathLike[str] | None, resume: bool, callbacks: Sequence[Callback]
 ) -> list[dict[str, float]]:
     """Train, blend and return the history."""
-    ids = samples.ids[: samples.trained]
-    labels = match_groups(source.ids, groups, ids)
+    learner, source, samples, recipe = run.learner, run.source, run.samples, run.recipe
+    head, ids = learner.head, samples.ids[: samples.trained]
     to_local_device(head, *([source.backbone] if isinstance(source, LiveTokens) else []))
-    learner = Learner(head, trained_backbone(source))
+    run.loss.to(learner.device)
     processes = joined(learner.device)
     with own_random_numbers():
         seed_step(recipe.seed, 0, 0, validation=True)
-        _check_learnable(learner, source, samples, recipe)
+        _check_learnable(run)
         unblend(head)
-        files = RunFiles(out, identity(head, loss, source, recipe, samples, labels), processes)
+        files = RunFiles(out, run, processes)
         state = files.read() if resume else None
         processes.same(learner.weights().values())
-        scale = _prepared(head, source, ids, recipe, state)
-        with standardised(head, source, ids, enabled=recipe.standardise_tokens, scale=scale) as scale:
-            loop = Loop(learner, source, loss, samples, recipe, processes, scale)
+        scale = _scale(run, state)
+        with standardised(head, scale):
+            loop = Loop(run, processes, scale)
             if state is not None:
                 loop.load_state(state)
             files.log(loop)
@@ -178,54 +142,51 @@ def _train(
             loop.finish()
     learner.eval()
     targets = {name: x[: samples.trained] for name, x in samples.values.items()}
-    blend_ridge(head, source, ids, targets, recipe.ridge_blend, groups=labels, batch_size=recipe.batch_size)
+    blend_ridge(head, source, ids, targets, recipe.ridge_blend, groups=run.groups, batch_size=recipe.batch_size)
     processes.same(learner.weights().values())
     learner.note_source()
     return loop.progress.history
 
 
-def _prepared(
-    head: Head, source: TokenSource, ids: Sequence[str], recipe: Recipe, state: Mapping[str, Any] | None
-) -> TokenScale | None:
-    """The scale of a resumed run; in a new one, set the head's entrance norms to the training tokens."""
-    head.train()
+def _scale(run: Run, state: Mapping[str, Any] | None) -> TokenScale | None:
+    """The scale of a resumed run; in a new one the measured scale, and the head's first norms are set to the tokens.
+
+    A head with ``calibrate(batches)`` sets norms at its entrance that are still untouched; one with ``absorb_scale``
+    can be trained on standardised tokens.
+    """
+    head, source, samples, recipe = run.learner.head.train(), run.source, run.samples, run.recipe
     if state is not None:
         return None if state["scale"] is None else TokenScale(**state["scale"])
-    if recipe.standardise_tokens and isinstance(head, CalibratesEntrance):
-        device = next(head.parameters()).device
+    if not recipe.standardise_tokens:
+        return None
+    ids, calibrate = samples.ids[: samples.trained], getattr(head, "calibrate", None)
+    if calibrate is not None:
         with torch.no_grad():
-            head.calibrate(source.batch(batch).to(device) for batch in in_batches(ids, recipe.batch_size))
-    return None
+            calibrate(source.batch(batch).to(run.learner.device) for batch in in_batches(ids, recipe.batch_size))
+    return TokenScale.measure(source, ids) if hasattr(head, "absorb_scale") else None
 
 
-def _checked_loss(head: Head, loss: TaskLoss | None) -> TaskLoss:
-    """The loss given, or the one that the head's tasks and compositions make; on the head's device."""
-    loss = TaskLoss(head.tasks, head.compositions) if loss is None else loss
-    if loss.tasks != head.tasks:
-        raise ConfigError(f"the loss is built for tasks {_named(loss.tasks)}, the head for {_named(head.tasks)}")
-    return loss.to(next(head.parameters()).device).train()
-
-
-def _check_together(
-    head: Head,
-    source: TokenSource,
-    tasks: Sequence[Task] | None,
-    recipe: Recipe,
-    ids: Sequence[str],
-    val_ids: Sequence[str],
-) -> None:
-    """Refuse tasks, ids and options that do not fit together."""
+def _checked_recipe(head: object, source: object, tasks: Sequence[Task] | None, recipe: Any, **numbers: Any) -> Recipe:
+    """The recipe with the numbers of the call; refuse arguments of another kind, or that do not fit together."""
+    recipe = Recipe() if recipe is None else recipe
+    if not isinstance(head, Head):
+        raise ConfigError(f"head is {type(head).__name__}; expected a head with tasks, such as PatchMeanHead")
+    if not torch.is_grad_enabled():
+        raise ConfigError(
+            "fit was called under torch.no_grad() or torch.inference_mode(), where nothing can be trained; call it "
+            "outside of them"
+        )
+    if not isinstance(recipe, Recipe):
+        raise ConfigError(f"recipe is {recipe!r}; expected Recipe(...) of dinoneck.training")
+    if not hasattr(source, "ids") or not hasattr(source, "batch"):
+        raise DataError(
+            f"source is {type(source).__name__}; expected tokens by id: a FeatureStore, MemoryTokens or LiveTokens"
+        )
     if tasks is not None and tuple(tasks) != tuple(head.tasks):
         raise ConfigError(
-            f"fit was given tasks {_named(tasks)}, the head was built for {_named(head.tasks)}, or they differ in a "
+            f"fit was given tasks {_names(tasks)}, the head was built for {_names(head.tasks)}, or they differ in a "
             "field; build the head with these tasks, or leave tasks= out"
         )
-    if not ids:
-        raise ConfigError("there are 0 ids to train on: ids= is empty, or all ids are validation ids")
-    if both := sorted(set(ids) & set(val_ids)):
-        raise DataError(f"{len(both)} ids are for training and for validation, the first is {both[0]!r}")
-    if recipe.patience is not None and not val_ids:
-        raise ConfigError(f"patience is {recipe.patience}, and there are no val_ids whose loss it could wait for")
     views = patterns_of(source) if getattr(source, "transform", None) is None else Views(2)
     if views is not None and any(task.is_map for task in head.tasks):
         for i in range(len(views)):
@@ -235,20 +196,30 @@ def _check_together(
             f"cutmix_alpha is {recipe.cutmix_alpha}, and the source is a {type(source).__name__}, which has no images "
             "to paste into; take mixup_alpha, or LiveTokens"
         )
+    return replace(recipe, **{name: value for name, value in numbers.items() if value is not None})
 
 
-def _check_learnable(learner: Learner, source: TokenSource, samples: Samples, recipe: Recipe) -> None:
-    """Refuse targets that cannot be learned and tokens that the head cannot read; mention layers that are not read."""
-    head = learner.head
+def _check_ids(ids: Sequence[str], val_ids: Sequence[str], recipe: Recipe) -> None:
+    if not ids:
+        raise ConfigError("there are 0 ids to train on: ids= is empty, or all ids are validation ids")
+    if both := sorted(set(ids) & set(val_ids)):
+        raise DataError(f"{len(both)} ids are for training and for validation, the first is {both[0]!r}")
+    if recipe.patience is not None and not val_ids:
+        raise ConfigError(f"patience is {recipe.patience}, and there are no val_ids whose loss it could wait for")
+
+
+def _check_learnable(run: Run) -> None:
+    """Refuse targets that cannot be learned and tokens that the head cannot read; warn of layers that are not read."""
+    head, samples, patience = run.learner.head, run.samples, run.recipe.patience
     for task in head.tasks:
         _check_targets(task, samples.values[task.name][: samples.trained])
-    held_out = {task.name: _known(task, samples.values[task.name][samples.trained :]) for task in head.tasks}
-    if recipe.patience is not None and not any(len(values) for values in held_out.values()):
-        raise DataError(f"patience is {recipe.patience}, and no validation id has a target value to judge epochs by")
-    if not any(parameter.requires_grad for parameter in learner.parameters()):
+    held_out = [_known(task, samples.values[task.name][samples.trained :]) for task in head.tasks]
+    if patience is not None and not any(len(values) for values in held_out):
+        raise DataError(f"patience is {patience}, and no validation id has a target value to judge epochs by")
+    if not any(parameter.requires_grad for parameter in run.learner.parameters()):
         raise ConfigError(f"all parameters of this {type(head).__name__} are frozen; there is nothing to train")
     with torch.no_grad():
-        first = source.batch(source.ids[:1])
+        first = run.source.batch(run.source.ids[:1])
     width, expected = first.sequence[0].shape[2], getattr(head, "embed_dim", None)
     if expected not in (None, width):
         raise ConfigError(
@@ -267,27 +238,25 @@ def _check_learnable(learner: Learner, source: TokenSource, samples: Samples, re
 
 
 def _check_targets(task: Task, values: torch.Tensor) -> None:
-    known = _known(task, values)
-    if not known.numel():
+    present = _known(task, values)
+    if not present.numel():
         raise DataError(f"task {task.name!r} has no target value among the {len(values)} training ids")
     if task.is_categorical or task.activation is None:
         return
-    low, high = known.min().item(), known.max().item()
+    low, high = present.min().item(), present.max().item()
     if low < 0 or (task.activation == "sigmoid" and high > 1):
         raise DataError(
             f"task {task.name!r}: activation {task.activation!r} cannot reach targets of {low:.4g} ... {high:.4g} in "
-            "model space; leave the activation out (minimum= keeps predictions from falling below a bound), or use a "
-            "transform without mean"
+            "normalised units; leave the activation out (minimum= keeps predictions from falling below a bound), or "
+            "use a transform without mean"
         )
 
 
 def _known(task: Task, values: torch.Tensor) -> torch.Tensor:
     """The values that are not missing."""
-    if values.is_floating_point():
-        return values[values.isfinite()]
-    known = values[values >= 0]
-    return known if task.ignore_index is None else known[known != task.ignore_index]
+    present = (values.movedim(1, -1) if values.ndim == 4 else values)[known(values)]
+    return present if task.ignore_index is None or values.is_floating_point() else present[present != task.ignore_index]
 
 
-def _named(tasks: Sequence[Task]) -> str:
+def _names(tasks: Sequence[Task]) -> str:
     return ", ".join(task.name for task in tasks)

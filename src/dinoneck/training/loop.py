@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -19,7 +20,7 @@ from dinoneck.errors import DataError
 from dinoneck.heads.head import Head
 from dinoneck.losses.task_loss import TaskLoss
 from dinoneck.tokens import Tokens
-from dinoneck.training.batches import Batch, Order, Samples, TokenScale
+from dinoneck.training.batches import Batch, Samples, TokenScale, epochs
 from dinoneck.training.mixup import cutmix, manifold_mixup
 from dinoneck.training.optim import EMA, SAM, cosine_with_warmup
 from dinoneck.training.parameter_groups import param_groups
@@ -87,6 +88,27 @@ class Learner(nn.Module):
         return [group for group in groups if group["params"]]
 
 
+@dataclass(frozen=True)
+class Run:
+    """What one call of :func:`dinoneck.training.fit` trains.
+
+    Attributes:
+        learner: head and backbone.
+        source: of tokens.
+        loss: of the head's tasks.
+        samples: to train and to validate on.
+        recipe: how.
+        groups: of the training samples, for the ridge blend.
+    """
+
+    learner: Learner
+    source: TokenSource
+    loss: TaskLoss
+    samples: Samples
+    recipe: Recipe
+    groups: Sequence[Hashable] | None = None
+
+
 @dataclass
 class Progress:
     """Where a run stands.
@@ -111,65 +133,52 @@ class Progress:
 
 
 class Loop:
-    """One training run.
+    """The training loop of a run, and all state that changes in it.
 
     Args:
-        learner: head and backbone.
-        source: of tokens.
-        loss: of the tasks.
-        samples: to train and to validate on.
-        recipe: how.
+        run: what is trained.
         processes: that share the batches.
         scale: that the head expects tokens in.
     """
 
-    def __init__(
-        self,
-        learner: Learner,
-        source: TokenSource,
-        loss: TaskLoss,
-        samples: Samples,
-        recipe: Recipe,
-        processes: Processes,
-        scale: TokenScale | None,
-    ) -> None:
-        self.learner, self.source, self.loss, self.samples = learner, source, loss, samples
-        self.recipe, self.processes, self.scale = recipe, processes, scale
-        patterns = 1 if samples.flips is None else len(samples.flips)
-        self.order = Order(samples.trained, recipe.batch_size, recipe.seed, patterns)
+    def __init__(self, run: Run, processes: Processes, scale: TokenScale | None) -> None:
+        self.learner, self.source, self.loss = run.learner, run.source, run.loss
+        self.samples, self.recipe = run.samples, run.recipe
+        self.processes, self.scale = processes, scale
+        samples, recipe = run.samples, run.recipe
         self.valid = Batch(np.arange(samples.trained, len(samples.ids))).pieces(recipe.batch_size)
-        self.total_steps = recipe.epochs * self.order.steps
-        self.optimizer = torch.optim.AdamW(learner.groups(loss, recipe), lr=recipe.lr)
-        self.sam = SAM(learner, self.optimizer, recipe.rho) if recipe.optimizer == "sam" else None
+        self.total_steps = recipe.epochs * -(-samples.trained // recipe.batch_size)
+        self.optimizer = torch.optim.AdamW(self.learner.groups(self.loss, recipe), lr=recipe.lr)
+        self.sam = SAM(self.learner, self.optimizer, recipe.rho) if recipe.optimizer == "sam" else None
         self.scheduler = cosine_with_warmup(self.optimizer, self.total_steps, recipe.warmup, recipe.min_lr)
-        self.scaler = torch.amp.GradScaler(learner.device.type, enabled=recipe.amp == "fp16")
-        self.ema = None if recipe.ema_decay is None else EMA(learner, recipe.ema_decay)
+        self.scaler = torch.amp.GradScaler(self.learner.device.type, enabled=recipe.amp == "fp16")
+        self.ema = None if recipe.ema_decay is None else EMA(self.learner, recipe.ema_decay)
+        self.mixed = {"tasks": self.loss.tasks, "compositions": self.loss.compositions}
         self.progress = Progress()
         self.best: Table | None = None
 
     @property
     def finished(self) -> bool:
         """Whether there is nothing left to do."""
-        progress, patience = self.progress, self.recipe.patience
-        waited = progress.epoch - 1 - progress.best_epoch
-        return progress.epoch >= self.recipe.epochs or (
-            patience is not None and progress.epoch > 0 and waited >= patience
-        )
+        progress, patience = self.progress, self.recipe.patience or math.inf
+        waited = progress.epoch - 1 - progress.best_epoch  # epochs without an improvement
+        return progress.epoch >= self.recipe.epochs or (progress.epoch > 0 and waited >= patience)
 
     def run(self, save: Callable[[], None], callbacks: Sequence[Callback] = ()) -> None:
         """Train to the end; ``save`` is called wherever the run may be resumed, callbacks after every epoch."""
-        progress, writes = self.progress, self.processes.writes
+        progress, recipe, writes = self.progress, self.recipe, self.processes.writes
+        views = 1 if self.samples.flips is None else len(self.samples.flips)
+        order = epochs(self.samples.trained, recipe.batch_size, recipe.seed, views)
         hidden = None if writes else True
-        with tqdm(
-            total=self.recipe.epochs, initial=progress.epoch, desc="epochs", unit="epoch", disable=hidden, leave=False
-        ) as bar:
-            while not self.finished:
-                batches = self.order.epoch(progress.epoch)
+        with tqdm(total=recipe.epochs, initial=progress.epoch, desc="epochs", disable=hidden, leave=False) as bar:
+            for batches in itertools.islice(order, progress.epoch, None):
+                if self.finished:
+                    break
                 self.learner.train()
                 self.loss.train()
                 for batch in batches[progress.batch :]:
                     self._step(batch)
-                    if self.recipe.save_steps and progress.step % self.recipe.save_steps == 0:
+                    if recipe.save_steps and progress.step % recipe.save_steps == 0:
                         save()
                 self._end_epoch()
                 save()
@@ -217,10 +226,10 @@ class Loop:
         def closure() -> Tensor:
             self.optimizer.zero_grad(set_to_none=True)
             total, parts = self._loss(*inputs, len(batch.rows))
-            first.append({"loss": total.detach(), **parts})
+            first.append(_named(total.detach(), parts))
             self.scaler.scale(total).backward()  # type: ignore[no-untyped-call]
-            self.processes.sum_gradients(self.learner.parameters())
-            self.processes.mean_gradients(self.loss.parameters())
+            self.processes.add_gradients(self.learner.parameters())
+            self.processes.add_gradients(self.loss.parameters(), average=True)
             return total
 
         if self.sam is None:
@@ -248,26 +257,20 @@ class Loop:
             (self.ema.update if late else self.ema.restart)(self.learner)
 
     def _read(self, batch: Batch) -> tuple[Tokens | Tensor, Table, Table]:
-        """This process's share of a batch: tokens, or images for a backbone that learns along; targets and masks."""
+        """This process's share of a batch: tokens, or images for a live backbone; targets and masks."""
         own, device = batch.part(list(self.processes.share(range(len(batch.rows))))), self.learner.device
         targets, masks = self.samples.targets(own, device)
         if not isinstance(self.source, LiveTokens):
             return self.samples.tokens(own, self.source).to(device), targets, masks
         images = self.source.images([self.samples.ids[row] for row in own.rows], augmented=True).to(device)
         if self.recipe.cutmix_alpha is not None and self._mixes:
-            patch_size = self.source.backbone.patch_size
-            images, targets, masks = cutmix(
-                images, targets, self.recipe.cutmix_alpha, masks=masks, patch_size=patch_size, **self._mixed_tasks
-            )
+            options: dict[str, Any] = {**self.mixed, "masks": masks, "patch_size": self.source.backbone.patch_size}
+            images, targets, masks = cutmix(images, targets, self.recipe.cutmix_alpha, **options)
         return images, targets, masks
 
     @property
     def _mixes(self) -> bool:
         return self.progress.step < (1.0 - self.recipe.mixup_off_last) * self.total_steps
-
-    @property
-    def _mixed_tasks(self) -> dict[str, Any]:
-        return {"tasks": self.loss.tasks, "compositions": self.loss.compositions}
 
     def _loss(self, inputs: Any, targets: Table, masks: Table, size: int) -> tuple[Tensor, Table]:
         """The loss of the whole batch, of which this process holds a share."""
@@ -275,9 +278,8 @@ class Loop:
             tokens: Tokens = self.source.backbone(inputs) if isinstance(self.source, LiveTokens) else inputs
             tokens = tokens if self.scale is None else self.scale.apply(tokens)
             if self.recipe.mixup_alpha is not None and self._mixes:
-                tokens, targets, masks = manifold_mixup(
-                    tokens, targets, self.recipe.mixup_alpha, masks=masks, **self._mixed_tasks
-                )
+                options: dict[str, Any] = {**self.mixed, "masks": masks}
+                tokens, targets, masks = manifold_mixup(tokens, targets, self.recipe.mixup_alpha, **options)
             outputs = _exact(self.learner.head(tokens))
         total, parts = self.loss(*self.processes.gathered((outputs, targets, masks), size))
         if not bool(total.isfinite()):
@@ -287,10 +289,9 @@ class Loop:
             )
         return total, parts
 
-    def _precision(self) -> AbstractContextManager[Any]:
-        if self.recipe.amp is None:
-            return nullcontext()
-        return torch.autocast(self.learner.device.type, dtype=_AMP[str(self.recipe.amp)])
+    def _precision(self) -> torch.autocast:
+        amp = self.recipe.amp
+        return torch.autocast(self.learner.device.type, dtype=_AMP.get(str(amp)), enabled=amp is not None)
 
     def _end_epoch(self) -> None:
         progress, learner = self.progress, self.learner
@@ -322,7 +323,7 @@ class Loop:
                 outputs = _exact(self.learner.head(tokens if self.scale is None else self.scale.apply(tokens)))
             outputs, targets, masks = self.processes.gathered((outputs, targets, masks), len(batch.rows))
             parts = self.loss(outputs, targets, masks)[1]
-            parts = {"loss": torch.stack(list(parts.values())).sum(), **parts}
+            parts = _named(torch.stack(list(parts.values())).sum(), parts)
             share = len(batch.rows) / (len(self.samples.ids) - self.samples.trained)
             _add(losses, {f"val_{name}": part for name, part in parts.items()}, share)
             predictions.append({task.name: task.predict(outputs[task.name]) for task in self.loss.tasks})
@@ -341,6 +342,11 @@ class Loop:
 def _exact(outputs: Mapping[str, Tensor]) -> Table:
     """Outputs in float32 or wider, so that losses are exact under autocast."""
     return {name: x.to(torch.promote_types(x.dtype, torch.float32)) for name, x in outputs.items()}
+
+
+def _named(total: Tensor, parts: Mapping[str, Tensor]) -> Table:
+    """The numbers of the log: ``loss``, and ``loss/NAME`` of every part."""
+    return {"loss": total, **{f"loss/{name}": part for name, part in parts.items()}}
 
 
 def _add(sums: dict[str, float], parts: Mapping[str, Tensor], share: float) -> None:

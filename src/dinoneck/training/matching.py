@@ -1,4 +1,4 @@
-"""Targets matched with the images of a token source by id, never by position."""
+"""Match targets with the images of a token source by id, never by position."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from dinoneck.data.image_files import SUFFIXES
 from dinoneck.data.tables import PhotoTable
-from dinoneck.errors import ConfigError, DataError
+from dinoneck.errors import DataError
 from dinoneck.training.targets import as_array
 
 _SHOWN = 3
@@ -31,7 +31,7 @@ def match_samples(
     weights: Any,
     names: Sequence[str],
     ids: Sequence[str] | None = None,
-    val_ids: Sequence[str] = (),
+    val_ids: Sequence[str] | None = None,
     target_ids: Sequence[Any] | None = None,
 ) -> tuple[list[str], list[str], dict[str, Any], dict[str, Any]]:
     """Return training ids and validation ids as the source spells them, and targets and weights of both in this order.
@@ -39,24 +39,22 @@ def match_samples(
     Args:
         source_ids: all ids of the token source.
         targets: a table, a DataFrame, or column -> values, see :func:`columns_of`.
-        weights: as ``targets``.
+        weights: as ``targets``; None = none.
         names: the columns that are used, where they exist.
         ids: training ids; None = all ids of the columns in ascending order, without ``val_ids``.
-        val_ids: validation ids.
+        val_ids: validation ids; None = none.
         target_ids: the ids of values that carry none.
 
     Raises:
         DataError: for ids without a row or without tokens, for several rows of one id, and for values without ids.
     """
-    target_ids = None if target_ids is None else list(target_ids)
     columns = columns_of(targets, target_ids, names)
     if not columns:
         given = targets.targets if isinstance(targets, PhotoTable) else getattr(targets, "columns", targets)
         raise DataError(f"there are no targets for task {names[0]!r}; given: {', '.join(map(str, given)) or 'none'}")
-    weight_columns = columns_of(weights, target_ids, None, "weights")
-    _refuse_unused(target_ids, [*columns.values(), *weight_columns.values()])
+    weight_columns = columns_of(weights or {}, target_ids, None, "weights")
     spelling = SourceIds(source_ids)
-    valid = spelling.all_of(val_ids, "validation ids")
+    valid = spelling.all_of(val_ids or (), "validation ids")
     if ids is None:
         every = dict.fromkeys(each for column in columns.values() for each in column.ids)
         train = sorted(set(spelling.all_of(every, "ids of the targets")) - set(valid), key=str)
@@ -82,13 +80,11 @@ def match_matrix(
     Raises:
         DataError: as :func:`match_samples` does, and for columns whose ids differ.
     """
-    target_ids = None if target_ids is None else list(target_ids)
     names = list(targets.targets) if isinstance(targets, PhotoTable) else None
     has_columns = isinstance(targets, PhotoTable | Mapping) or _is_frame(targets)
     columns = columns_of(targets if has_columns else {"values": targets}, target_ids, names)
     if not columns:
         raise DataError("the targets have no columns; there is nothing to predict")
-    _refuse_unused(target_ids, columns.values())
     spelling, (first, *others) = SourceIds(source_ids), columns.values()
     ids = spelling.all_of(first.ids, "ids of the targets")
     for column in others:
@@ -122,8 +118,8 @@ def match_groups(
         return None
     if not hasattr(groups, "items"):
         raise DataError(f"groups is {type(groups).__name__}; expected {{id: group}}, dict(zip(ids, groups))")
-    every = [label for _, label in groups.items()]
-    labels = [every[row] for row in match_rows(source_ids, list(groups.keys()), ids, "groups")]
+    names, every = zip(*groups.items(), strict=True) if len(groups) else ((), ())
+    labels = [every[row] for row in match_rows(source_ids, names, ids, "groups")]
     for image_id, label in zip(ids, labels, strict=True):
         if not isinstance(label, Hashable) or label != label:
             raise DataError(f"the group of {image_id!r} is {label!r}; expected a text or a number, and not NaN")
@@ -236,19 +232,10 @@ def _rows(spelling: SourceIds, column: Column, ids: Sequence[str]) -> list[int]:
 def _values(spelling: SourceIds, column: Column, ids: Sequence[str]) -> _Array:
     """The values of these ids, (n, ...)."""
     rows = _rows(spelling, column, ids)
-    if not isinstance(column.values, list):
-        values: _Array = column.values[np.array(rows, dtype=np.int64)]
-        return values
     try:
         return np.stack([as_array(column.values[row]) for row in rows]) if rows else np.empty(0)
     except ValueError as error:
         raise DataError(f"the values of {column.name} differ in shape ({error}); expected one shape") from error
-
-
-def _refuse_unused(target_ids: Sequence[Any] | None, columns: Iterable[Column]) -> None:
-    """Refuse ``target_ids`` where all values carry their own ids."""
-    if target_ids is not None and not any(column.ids is target_ids for column in columns):
-        raise ConfigError("target_ids was given, but all values carry their own ids; leave target_ids out")
 
 
 def _is_frame(table: Any) -> bool:
@@ -256,7 +243,7 @@ def _is_frame(table: Any) -> bool:
 
 
 def _column(name: str, values: Any, target_ids: Sequence[Any] | None) -> Column:
-    """A column whose ids are known: its own, or those that were given; a mapping's values may be arrays."""
+    """A column with its own ids, or else ``target_ids``; a mapping's values may be arrays."""
     if isinstance(values, Mapping):
         return Column(name, list(values), list(values.values()))
     ids = values.index if hasattr(values, "to_numpy") and hasattr(values, "index") else target_ids

@@ -3,22 +3,20 @@
 Every sample i of a batch is blended with a partner and keeps a share lambda_i of itself, the same for all layers,
 targets and masks. Targets without ``tasks`` are mixed linearly and must be floating point. With tasks, by kind:
 
-* ``regression``, ``density``: (B, dim) in model space, mixed in natural units (masses add in grams, not in log
-  space) and taken back. ``dense`` (B, dim, rows, cols) likewise, so tokens and labels must be turned alike.
+* ``regression``, ``density``: (B, dim) in normalised units, mixed in original units (masses add in grams, not in log
+  space) and taken back. ``dense`` (B, dim, rows, cols) as well, so tokens and labels must be flipped alike.
 * ``ratio``: shares (B, dim), weighed by the mass that a composition names, else linearly. Where neither side has
   any mass: linearly. A mass below 0 counts as 0; where a mass is missing, so are the mixed shares.
 * ``classification``: class indices (B,) -> probabilities (B, dim); ``segmentation``: (B, H, W) -> (B, dim, H, W).
   Probabilities are taken as well. A sample or pixel labelled -1 or ``ignore_index`` on either side is NaN.
 
 A target named like a composition (``.name``) is in original units and mixed linearly. NaN means missing and stays
-NaN. What a mask hides is NaN in the mix wherever mixing is not plainly linear (logarithms, shares of a mass, classes).
-Masks that are bool or integer count where both sides count. A floating-point weight, such as (B, rows, cols) of
-dense labels, is mixed by lambda where both sides weigh more than 0, else it is 0. Shares weighed by a mass count
-only where the mass does: their mask is intersected with its mask, and made if there was none.
+NaN; what a mask hides is NaN in the mix. Masks that are bool or integer count where both sides count. A floating-point
+weight, such as (B, rows, cols) of dense labels, is mixed by lambda where both sides weigh more than 0, else it is 0.
 
 :func:`cutmix` pastes maps instead of mixing them, and they keep their dtype: ``dense`` (B, dim, rows, cols),
-``segmentation`` (B, H, W) or (B, dim, H, W), targets of four axes when there are no tasks, and masks of maps that
-have rows and cols. A map's cells must not be cut: pass ``patch_size``, or maps at image resolution.
+``segmentation`` (B, H, W) or (B, dim, H, W), targets of three or four axes when there are no tasks, and masks of maps
+that have rows and cols. A map's cells must not be cut: pass ``patch_size``, or maps at image resolution.
 One call takes one draw from the torch generator; a seed gives the same blend on every device.
 """
 
@@ -32,14 +30,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dinoneck.errors import ConfigError, DataError, ShapeError
+from dinoneck.errors import DataError, ShapeError
 from dinoneck.grid import PatchSize, TokenGrid, patch_pair
+from dinoneck.losses.composition import Composition, CompositionLoss
+from dinoneck.losses.masked import full_mask
 from dinoneck.tasks import Kind, Task, check_tasks
 from dinoneck.tokens import FeaturePyramid, Tokens
-from dinoneck.training.parameter_groups import check_number
+from dinoneck.training.recipe import check_number
 
-_HALVES = 1e100  # beyond it NumPy's Beta overflows; lambda is 1/2 to the last digit long before
 _MISSING = -1
+Compositions = Sequence[Composition | CompositionLoss]
 
 
 def manifold_mixup(
@@ -48,7 +48,7 @@ def manifold_mixup(
     alpha: float,
     *,
     tasks: Sequence[Task] | None = None,
-    compositions: Sequence[Any] = (),
+    compositions: Compositions = (),
     masks: Mapping[str, Tensor] | None = None,
     generator: torch.Generator | None = None,
 ) -> tuple[Any, ...]:
@@ -58,10 +58,10 @@ def manifold_mixup(
 
     Args:
         tokens: Tokens or a FeaturePyramid of floating-point tensors.
-        targets: name -> tensor with the batch first; the module's text says what becomes of each.
+        targets: name -> tensor with the batch first; the module's text states what becomes of each.
         alpha: lambda ~ Beta(alpha, alpha). 1 is uniform; below it most samples stay nearly themselves.
-        tasks: what the targets are; a task without a target is passed over.
-        compositions: objects whose ``.total`` and ``.ratio`` name tasks, such as a CompositionLoss.
+        tasks: what the targets are; a task without a target is skipped.
+        compositions: those of the head or the loss, whose shares are weighed by their total.
         masks: name -> what counts: (B,), (B, dim) or for maps (B, rows, cols).
         generator: source of the random numbers; None = torch's own.
 
@@ -84,7 +84,11 @@ def manifold_mixup(
     Reference: Verma et al. 2019, "Manifold Mixup". Deviations: lambda per sample, masses mixed in original units and
     shares by their mass.
     """
-    tensors = _tensors(tokens)
+    if not isinstance(tokens, Tokens | FeaturePyramid):
+        raise ShapeError(f"tokens are {_form(tokens)}; expected Tokens (Tokens.from_sequence) or a FeaturePyramid")
+    tensors = tokens.sequence if isinstance(tokens, Tokens) else tokens.maps
+    if not all(x.is_floating_point() for x in tensors):
+        raise ShapeError(f"tokens hold {', '.join(map(_form, tensors))}; expected floating-point tensors")
     _, partner, kept = _drawn(generator, alpha, len(tensors[0]))
     blend = Blend(partner.to(tensors[0].device), kept.to(tensors[0].dtype).to(tensors[0].device))
     mixed = _mixed(blend, targets, tasks, compositions, masks)
@@ -100,7 +104,7 @@ def cutmix(
     alpha: float,
     *,
     tasks: Sequence[Task] | None = None,
-    compositions: Sequence[Any] = (),
+    compositions: Compositions = (),
     masks: Mapping[str, Tensor] | None = None,
     patch_size: PatchSize | None = None,
     generator: torch.Generator | None = None,
@@ -142,7 +146,7 @@ def cutmix(
     TokenGrid(unit).size((height, width))
     side = (1.0 - kept).sqrt().numpy()
     rows, cols = _interval(random, side, height, unit[0]), _interval(random, side, width, unit[1])
-    inside = rows[:, :, None] & cols[:, None, :]
+    inside = rows[:, :, None] & cols[:, None, :]  # (B, H, W)
     kept = 1.0 - inside.double().mean(dim=(1, 2))
     partner, kept, inside = (x.to(images.device) for x in (partner, kept.to(images.dtype), inside))
     blend = Blend(partner, kept, inside, unit)
@@ -190,17 +194,17 @@ class Blend:
 
     def both(self, mask: Tensor) -> Tensor:
         """What counts on both sides; a floating-point weight is mixed there."""
-        keep = mask > 0 if mask.is_floating_point() else mask != 0
+        keep = mask > 0
         keep = keep & self.other(keep)
         return torch.where(keep, self.linear(mask), 0.0) if mask.is_floating_point() else keep
 
 
 def _drawn(generator: torch.Generator | None, alpha: float, batch: int) -> tuple[np.random.Generator, Tensor, Tensor]:
     """A generator seeded by one draw, and its first draws: the partners (B,), and lambda of every sample (B,)."""
-    check_number("alpha", alpha)
+    check_number("alpha", alpha, above=True)
     device = "cpu" if generator is None else generator.device
     random = np.random.default_rng(int(torch.randint(2**63 - 1, (), generator=generator, device=device)))
-    partner, alpha = torch.from_numpy(random.permutation(batch)), min(float(alpha), _HALVES)
+    partner = torch.from_numpy(random.permutation(batch))
     return random, partner, torch.from_numpy(random.beta(alpha, alpha, batch))
 
 
@@ -216,100 +220,57 @@ def _mixed(
     blend: Blend,
     targets: Mapping[str, Tensor],
     tasks: Sequence[Task] | None,
-    compositions: Sequence[Any],
+    compositions: Compositions,
     masks: Mapping[str, Tensor] | None,
 ) -> tuple[dict[str, Tensor], ...]:
     """The blended targets, and the masks if there are any."""
     hidden = masks or {}
-    known, masses = _declared(tasks, compositions, targets, hidden, len(blend.partner))
+    known = {} if tasks is None else {t.name: t for t in check_tasks(tasks, kinds=get_args(Kind), owner="mixing")}
+    masses = _masses(known, compositions, targets)
+    for what, tensors in (("targets", targets), ("masks", hidden)):
+        for name, x in tensors.items():
+            if name not in (targets if tasks is None else [*known, *(own.name for own in compositions)]):
+                raise ShapeError(f"the {what} name {name!r}; expected some of {[*known]}, or tasks= that declare it")
+            if not isinstance(x, Tensor) or x.ndim < 1 or len(x) != len(blend.partner):
+                raise ShapeError(
+                    f"the {what} of {name!r} are {_form(x)}; expected a tensor of {len(blend.partner)} samples"
+                )
+    maps = {name for name, x in targets.items() if (known[name].is_map if name in known else x.ndim > 2)}
     values, kept = {}, {}
     for name, x in targets.items():
-        task, mask = known.get(name), hidden.get(name)
-        if task is None:
-            values[name] = _undeclared(blend, name, x, pastes=tasks is None)
-        elif task.is_categorical:
-            values[name] = _mixed_classes(blend, task, x, mask)
-        elif name in masses:
+        task = known.get(name)
+        _check_form(name, x, task)
+        if name in maps and blend.inside is not None:
+            values[name] = blend.pasted(x, f"the target {name!r}")
+            continue
+        x = _with_gaps(task, x, hidden.get(name))
+        if name in masses:
             total = known[masses[name]]
-            mass = _wide(_without_hidden(_checked(total, targets[total.name]), hidden.get(total.name), total.name))
+            mass = _wide(_with_gaps(total, targets[total.name], hidden.get(total.name)))
             mass = mass if total.transform is None else total.transform.inverse(mass)
-            values[name] = _mixed_shares(blend, _checked(task, x), mass.clamp_min(0.0))
-        else:
-            values[name] = _mixed_values(blend, task, _checked(task, x), mask)
+            values[name] = _mixed_shares(blend, x, mass.clamp_min(0.0))
+        elif task is None or task.transform is None or task.transform.is_affine:
+            values[name] = blend.linear(x)
+        else:  # in original units, and back
+            natural = blend.linear(task.transform.inverse(_wide(x).movedim(1, -1)))
+            values[name] = task.transform.forward(natural).movedim(-1, 1).to(x.dtype)
     for name, mask in hidden.items():
-        if name in targets:
-            _counts(mask, targets[name], name)
-        on_map = known[name].is_map if name in known else tasks is None and targets[name].ndim == 4
-        pastes = blend.inside is not None and mask.ndim > 2 and on_map
+        pastes = blend.inside is not None and mask.ndim > 2 and name in maps
         kept[name] = blend.pasted(mask, f"the mask of {name!r}") if pastes else blend.both(mask)
-    for ratio, mass_name in masses.items():  # shares count only where their mass does
-        if ratio in targets and mass_name in hidden:
-            counted = (kept[mass_name] > 0).reshape(-1)
-            mask = kept.get(ratio, counted)
-            kept[ratio] = torch.where(_spread(counted, mask.ndim), mask, torch.zeros_like(mask))
     return (values,) if masks is None else (values, kept)
 
 
-def _declared(
-    tasks: Sequence[Task] | None,
-    compositions: Sequence[Any],
-    targets: Mapping[str, Tensor],
-    masks: Mapping[str, Tensor],
-    batch: int,
-) -> tuple[dict[str, Task], dict[str, str]]:
-    """The tasks by name, and ratio task -> the task of the mass that its shares are of; names and sizes are checked."""
-    if tasks is None and compositions:
-        raise ConfigError(f"{len(compositions)} compositions but no tasks; pass tasks= with those they name")
-    checked = () if tasks is None else check_tasks(tasks, kinds=get_args(Kind), owner="mixing")
-    known = {task.name: task for task in checked}
-    named = [getattr(composition, "name", composition.total) for composition in compositions]
-    names = list(dict.fromkeys([*(targets if tasks is None else known), *named]))
-    for what, tensors in (("targets", targets), ("masks", masks)):
-        if unknown := [name for name in tensors if name not in names]:
-            raise ShapeError(f"the {what} name {unknown}; expected some of {names}, or tasks= that declare them")
-        for name, x in tensors.items():
-            if not isinstance(x, Tensor) or x.ndim < 1 or x.shape[0] != batch:
-                raise ShapeError(f"the {what} of {name!r} are {_form(x)}; expected a tensor of {batch} samples")
+def _masses(known: Mapping[str, Task], compositions: Compositions, targets: Mapping[str, Tensor]) -> dict[str, str]:
+    """Ratio task -> the task of the mass that its shares are of."""
     masses: dict[str, str] = {}
-    for composition in (each for each in compositions if each.total or each.ratio):  # others add up tasks
-        total, ratio = known.get(composition.total), known.get(composition.ratio)
-        if total is None or total.kind not in ("regression", "density") or total.dim != 1:
-            raise ConfigError(
-                f"a composition's total {composition.total!r} is not a regression or density task with one output"
-            )
-        if ratio is None or ratio.kind != "ratio":
-            raise ConfigError(f"a composition's ratio {composition.ratio!r} is not a task of kind 'ratio'")
-        if masses.setdefault(ratio.name, total.name) != total.name:
-            raise ConfigError(f"compositions weigh {ratio.name!r} by {masses[ratio.name]!r} and by {total.name!r}")
-        if ratio.name in targets and total.name not in targets:
-            raise ShapeError(f"the targets lack {total.name!r}, the mass that the shares {ratio.name!r} are weighed by")
-    return known, masses
-
-
-def _undeclared(blend: Blend, name: str, x: Tensor, *, pastes: bool) -> Tensor:
-    """A target without a task: linear; maps are pasted where there are no tasks at all."""
-    if not x.is_floating_point():
-        raise ShapeError(f"the targets of {name!r} are {x.dtype}; declare them with tasks= (classes, for one)")
-    if pastes and x.ndim == 4:
-        return blend.pasted(x, f"the target {name!r}")
-    if blend.inside is not None and x.ndim > 2:
-        raise ShapeError(
-            f"the targets of {name!r} are {_form(x)}, mixed by area or pasted? Expected (batch,), (batch, dim) or "
-            "maps (batch, dim, rows, cols); add the axis, or declare them with tasks="
-        )
-    return blend.linear(x)
-
-
-def _mixed_values(blend: Blend, task: Task, x: Tensor, mask: Tensor | None) -> Tensor:
-    """Values in model space, blended in original units; an affine transform needs no way there and back."""
-    if blend.inside is not None and task.kind == "dense":
-        return blend.pasted(x, f"the target {task.name!r}")
-    if task.transform is None or task.transform.is_affine:
-        return blend.linear(x)
-    values = _wide(_without_hidden(x, mask, task.name)).movedim(1, -1)
-    mixed = task.transform.forward(blend.linear(task.transform.inverse(values)))
-    mixed = torch.where(values == blend.other(values), values, mixed)
-    return mixed.movedim(-1, 1).to(x.dtype)
+    for each in compositions:
+        own = each.composition if isinstance(each, CompositionLoss) else each
+        own.tasks_of([*known.values()])
+        if not own.adds_tasks:
+            masses[own.ratio] = own.total
+        if own.ratio in targets and own.total not in targets:
+            raise ShapeError(f"the targets lack {own.total!r}, the mass that the shares {own.ratio!r} are weighed by")
+    return masses
 
 
 def _mixed_shares(blend: Blend, x: Tensor, mass: Tensor) -> Tensor:
@@ -320,59 +281,40 @@ def _mixed_shares(blend: Blend, x: Tensor, mass: Tensor) -> Tensor:
     return torch.lerp(_wide(blend.other(x)), _wide(x), share).to(x.dtype)
 
 
-def _mixed_classes(blend: Blend, task: Task, x: Tensor, mask: Tensor | None) -> Tensor:
-    """Class indices as blended probabilities, classes on axis 1, NaN without a label; pasted segmentation as it is."""
-    axes = 3 if task.kind == "segmentation" else 1
-    soft = x.is_floating_point()
-    if x.ndim != axes + soft or (soft and x.shape[1] != task.dim) or x.dtype == torch.bool:
-        size = ", height, width" if axes == 3 else ""
-        raise ShapeError(
-            f"the targets of {task.name!r} are {_form(x)}; expected class indices (batch{size}) or probabilities "
-            f"(batch, {task.dim}{size})"
-        )
-    if axes == 3 and blend.inside is not None:
-        return blend.pasted(x, f"the target {task.name!r}")
-    if soft:
-        return blend.linear(x)
-    labels = x.long()
-    known = (labels != _MISSING) & (labels != (_MISSING if task.ignore_index is None else task.ignore_index))
-    if mask is not None:
-        known = known & _counts(mask, labels, task.name)
-    wrong = labels[known & ((labels < 0) | (labels >= task.dim))]
+def _with_gaps(task: Task | None, x: Tensor, mask: Tensor | None) -> Tensor:
+    """Values with NaN where a mask hides them; class indices (B, ...) as probabilities (B, dim, ...)."""
+    if task is None or x.is_floating_point():
+        return x if mask is None else torch.where(_counts(mask, x), x, torch.nan)
+    known = (x != _MISSING) & (x != (_MISSING if task.ignore_index is None else task.ignore_index))
+    known = known if mask is None else known & _counts(mask, x)
+    wrong = x[known & ((x < 0) | (x >= task.dim))]
     if len(wrong):
         raise DataError(
             f"the targets of {task.name!r} hold class index {int(wrong[0])}; expected 0 ... {task.dim - 1}, "
             f"{_MISSING} for missing or the task's ignore_index ({task.ignore_index})"
         )
-    ones = torch.nn.functional.one_hot(torch.where(known, labels, 0), task.dim).movedim(-1, 1).float()
-    return blend.linear(ones.masked_fill(~known.unsqueeze(1), torch.nan))
+    ones = torch.nn.functional.one_hot(torch.where(known, x, 0).long(), task.dim).movedim(-1, 1).float()
+    return ones.masked_fill(~known.unsqueeze(1), torch.nan)
 
 
-def _checked(task: Task, x: Tensor) -> Tensor:
-    """The target of a task that has values, its form checked."""
-    axes = 4 if task.kind == "dense" else 2
-    if x.ndim != axes or x.shape[1] != task.dim or not x.is_floating_point():
-        size = ", rows, cols" if axes == 4 else ""
-        raise ShapeError(
-            f"the targets of {task.name!r} are {_form(x)}; expected floating point (batch, {task.dim}{size})"
-        )
-    return x
+def _check_form(name: str, x: Tensor, task: Task | None) -> None:
+    """Refuse a target of another form: values are floating point, class indices have no axis of outputs."""
+    if task is None:
+        fits, expected = x.is_floating_point(), "floating point; declare classes with tasks="
+    else:
+        size = ", rows, cols" if task.is_map else ""
+        values = x.is_floating_point() or not task.is_categorical
+        fits = x.ndim == 1 + values + 2 * task.is_map and x.dtype != torch.bool
+        fits = fits and (not values or (x.shape[1] == task.dim and x.is_floating_point()))
+        expected = f"floating point (batch, {task.dim}{size})"
+        expected = f"class indices (batch{size}) or {expected}" if task.is_categorical else expected
+    if not fits:
+        raise ShapeError(f"the targets of {name!r} are {_form(x)}; expected {expected}")
 
 
-def _counts(mask: Tensor, like: Tensor, name: str) -> Tensor:
+def _counts(mask: Tensor, like: Tensor) -> Tensor:
     """A mask as bool in the shape of its target; (B, rows, cols) stands for all outputs of a map."""
-    keep = mask > 0
-    if like.ndim == 4 and keep.ndim == 3:
-        keep = keep.unsqueeze(1)
-    keep = keep.squeeze(-1) if keep.ndim == like.ndim + 1 else _spread(keep, like.ndim)
-    if keep.ndim != like.ndim or any(size not in (1, side) for size, side in zip(keep.shape, like.shape, strict=True)):
-        raise ShapeError(f"the mask of {name!r} has shape {tuple(mask.shape)}; its target {tuple(like.shape)}")
-    return keep.expand_as(like)
-
-
-def _without_hidden(values: Tensor, mask: Tensor | None, name: str) -> Tensor:
-    """NaN where a mask hides a value, which may be anything."""
-    return values if mask is None else torch.where(_counts(mask, values, name), values, torch.nan)
+    return full_mask(mask.unsqueeze(1) if like.ndim == 4 and mask.ndim == 3 else mask, like)
 
 
 def _wide(x: Tensor) -> Tensor:
@@ -388,13 +330,3 @@ def _spread(x: Tensor, ndim: int) -> Tensor:
 def _form(x: object) -> str:
     """Shape and dtype of a tensor, or the type of anything else, for messages."""
     return f"{tuple(x.shape)} {x.dtype}" if isinstance(x, Tensor) else type(x).__name__
-
-
-def _tensors(tokens: object) -> tuple[Tensor, ...]:
-    if not isinstance(tokens, Tokens | FeaturePyramid):
-        raise ShapeError(f"tokens are {_form(tokens)}; expected Tokens (Tokens.from_sequence) or a FeaturePyramid")
-    tensors = tokens.sequence if isinstance(tokens, Tokens) else tokens.maps
-    if not tensors or any(not x.is_floating_point() or len(x) != len(tensors[0]) for x in tensors):
-        forms = ", ".join(map(_form, tensors)) or "nothing"
-        raise ShapeError(f"tokens hold {forms}; expected floating-point tensors of one batch size")
-    return tensors

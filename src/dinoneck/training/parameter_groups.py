@@ -1,12 +1,11 @@
-"""Parameter groups of a model with a backbone: who gets which learning rate and weight decay.
+"""Parameter groups of a model with a backbone: the learning rate and weight decay of every parameter.
 
 A parameter belongs to the backbone because it is inside ``model.backbone``, and to block 3 because it is inside that
-block. Names decide nothing: a pattern that looks for "backbone" also catches a neck that is called so.
+block, not because of its name. timm's ``param_groups_layer_decay`` skips frozen parameters and needs a model of timm.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from itertools import chain
 from typing import Any
@@ -18,6 +17,7 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.errors import ConfigError
+from dinoneck.training.recipe import check_number
 
 _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, _NormBase)
 _MAPS = (nn.Linear, _ConvNd)
@@ -62,13 +62,14 @@ def param_groups(
         >>> from dinoneck import load_backbone
         >>> model = nn.Module()
         >>> model.backbone, model.head = load_backbone("dinoneck_tiny").unfreeze_last(1), nn.Linear(64, 2)
-        >>> groups = param_groups(model, lr=1e-3, backbone_lr=1e-5)
-        >>> [(group["name"], group["lr"], group["weight_decay"]) for group in groups]  # doctest: +NORMALIZE_WHITESPACE
-        [('backbone.no_decay', 1e-05, 0.0), ('backbone.decay', 1e-05, 0.05),
-         ('head.decay', 0.001, 0.05), ('head.no_decay', 0.001, 0.0)]
+        >>> [(group["name"], group["lr"]) for group in param_groups(model, lr=1e-3, backbone_lr=1e-5)]
+        [('backbone.no_decay', 1e-05), ('backbone.decay', 1e-05), ('head.decay', 0.001), ('head.no_decay', 0.001)]
     """
     backbone = backbone_of(model)
-    _check(lr=lr, backbone_lr=backbone_lr, weight_decay=weight_decay, layer_decay=layer_decay)
+    check_number("lr", lr, above=True)
+    check_number("weight_decay", weight_decay)
+    check_number("backbone_lr", 1 if backbone_lr is None else backbone_lr, above=True)
+    check_number("layer_decay", 1 if layer_decay is None else layer_decay, high=1, above=True)
     rates = _rates(backbone, lr if backbone_lr is None else backbone_lr, layer_decay)
     groups: dict[str, dict[str, Any]] = {}
     for parameter, decays in _described(model, backbone):
@@ -103,41 +104,35 @@ def backbone_of(model: nn.Module) -> Backbone:
     Raises:
         ConfigError: if there is none, or there are several, naming what was found.
     """
-    inner = unwrapped(model) if isinstance(model, nn.Module) else model
-    if isinstance(inner, Backbone):
-        return inner
-    found = getattr(inner, "backbone", None)
-    found = unwrapped(found) if isinstance(found, nn.Module) else found
-    if isinstance(found, Backbone):
-        return found
-    modules = inner.named_modules() if isinstance(inner, nn.Module) else ()
-    nested = {name: module for name, module in modules if isinstance(module, Backbone)}
+    inner = unwrapped(model)
+    own = getattr(inner, "backbone", None)
+    own = unwrapped(own) if isinstance(own, nn.Module) else own
+    for module in (inner, own):
+        if isinstance(module, Backbone):
+            return module
+    nested = {name: module for name, module in inner.named_modules() if isinstance(module, Backbone)}
     if len(nested) == 1:
         return next(iter(nested.values()))
-    if nested:
-        names = ", ".join(f"model.{name}" for name in nested)
-        hint = f"; there are several inside: {names}. Set model.backbone to the one that is meant"
-    elif isinstance(found, nn.Module):
-        hint = "; wrap it: model.backbone = dinoneck.wrap_backbone(model.backbone)"
-    else:
-        hint = "; set model.backbone = dinoneck.load_backbone(...) in its constructor"
-    what = "missing" if found is None else f"a {type(found).__name__}"
-    raise ConfigError(f"{type(inner).__name__}.backbone is {what}; expected a dinoneck.Backbone{hint}")
+    what = "missing" if own is None else f"a {type(own).__name__}"
+    raise ConfigError(
+        f"{type(inner).__name__}.backbone is {what}, and {', '.join(nested) or 'no backbone'} inside; set "
+        "model.backbone to the dinoneck.Backbone that is meant: dinoneck.load_backbone(...), or wrap_backbone(model)"
+    )
 
 
 def _rates(backbone: Backbone, lr: float, layer_decay: float | None) -> dict[int, tuple[str, float]]:
     """The part of the backbone that each of its parameters is in, and the learning rate there."""
     adapter, last = backbone.adapter, max(backbone.layers) + 1
-    places = {id(parameter): ("backbone.embeddings", 0) for parameter in backbone.parameters()}
-    for number, block in enumerate(adapter.blocks):
-        places |= {
-            id(parameter): (f"backbone.block{number}", min(number + 1, last)) for parameter in block.parameters()
-        }
-    for norm in adapter.norms:
-        places |= {id(parameter): ("backbone.norm", last) for parameter in norm.parameters()}
+    parts: list[tuple[nn.Module, str, int]] = [(backbone, "backbone.embeddings", 0)]
+    parts += [(block, f"backbone.block{i}", min(i + 1, last)) for i, block in enumerate(adapter.blocks)]
+    parts += [(norm, "backbone.norm", last) for norm in adapter.norms]
     if layer_decay is None:
-        return dict.fromkeys(places, ("backbone", lr))
-    return {key: (part, lr * layer_decay ** (last - layer)) for key, (part, layer) in places.items()}
+        return {id(parameter): ("backbone", lr) for parameter in backbone.parameters()}
+    return {
+        id(parameter): (name, lr * layer_decay ** (last - layer))
+        for module, name, layer in parts
+        for parameter in module.parameters()
+    }
 
 
 def _described(model: nn.Module, backbone: Backbone) -> Iterator[tuple[nn.Parameter, bool]]:
@@ -160,33 +155,9 @@ def _described(model: nn.Module, backbone: Backbone) -> Iterator[tuple[nn.Parame
 
 def _declared_exempt(model: nn.Module) -> set[int]:
     """Parameters that a module itself names in timm's way."""
-    found: set[int] = set()
+    exempt: set[int] = set()
     for module in model.modules():
-        declared = getattr(module, "no_weight_decay", None)
-        if callable(declared):
+        if callable(declared := getattr(module, "no_weight_decay", None)):
             names = set(declared())
-            found |= {id(parameter) for name, parameter in module.named_parameters() if name in names}
-    return found
-
-
-def _check(*, lr: float, backbone_lr: float | None, weight_decay: float, layer_decay: float | None) -> None:
-    check_number("lr", lr)
-    check_number("weight_decay", weight_decay, zero=True)
-    if backbone_lr is not None:
-        check_number("backbone_lr", backbone_lr)
-    if layer_decay is not None:
-        check_number("layer_decay", layer_decay, most=1.0)
-
-
-def check_number(name: str, value: object, *, zero: bool = False, most: float = math.inf) -> None:
-    """Refuse what is no finite number above 0 (or at 0, where that is allowed) and at most ``most``.
-
-    Raises:
-        ConfigError: naming the value.
-    """
-    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if is_number and (value > 0 or (zero and value == 0)) and value <= most:  # type: ignore[operator]
-        return
-    upper = "" if most == math.inf else f" and at most {most:g}"
-    hint = "; to train nothing there, freeze it" if name.endswith("lr") else ""
-    raise ConfigError(f"{name} is {value!r}; expected a number {'of 0 or more' if zero else 'above 0'}{upper}{hint}")
+            exempt |= {id(parameter) for name, parameter in module.named_parameters() if name in names}
+    return exempt

@@ -25,7 +25,7 @@ from dinoneck.errors import ConfigError
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among its equals.
+    """This process among those of the run.
 
     Attributes:
         rank: its number; 0 writes.
@@ -66,15 +66,8 @@ class Processes:
         kept[self.rank] = x[: counts[self.rank]]
         return torch.cat(kept)
 
-    def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Add the gradients of all processes up, in every one."""
-        self._reduce([p for p in parameters if p.requires_grad], 1.0)
-
-    def mean_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Average gradients that every process has whole, so that rounding cannot part them."""
-        self._reduce([p for p in parameters if p.requires_grad], 1.0 / self.count)
-
-    def _reduce(self, parameters: Sequence[nn.Parameter], factor: float) -> None:
+    def add_gradients(self, parameters: Iterable[nn.Parameter], *, average: bool = False) -> None:
+        """Sum the gradients over all processes; average those that every process has whole (rounding may differ)."""
         if self.count == 1:
             return
         gradients = [p.grad for p in parameters if p.grad is not None]
@@ -82,8 +75,8 @@ class Processes:
             own = [gradient for gradient in gradients if gradient.dtype == dtype]
             flat = torch.cat([gradient.reshape(-1) for gradient in own])
             dist.all_reduce(flat)
-            parts = torch.split(flat.mul_(factor), [gradient.numel() for gradient in own])
-            for gradient, part in zip(own, parts, strict=True):
+            flat = flat / self.count if average else flat
+            for gradient, part in zip(own, torch.split(flat, [gradient.numel() for gradient in own]), strict=True):
                 gradient.copy_(part.view_as(gradient))
 
     @torch.no_grad()
@@ -101,14 +94,11 @@ class Processes:
         Raises:
             ConfigError: naming them.
         """
+        values: list[Any] = [value] * self.count
         if self.count > 1:
-            own = torch.tensor([value])
-            own = own.cuda() if dist.get_backend() == "nccl" else own
-            parts = [torch.empty_like(own) for _ in range(self.count)]
-            dist.all_gather(parts, own)
-            found = [int(part) for part in parts]
-            if len(set(found)) > 1:
-                raise ConfigError(f"the processes differ in {what}: {found}; give all of them the same call")
+            dist.all_gather_object(values, value)
+        if len(set(values)) > 1:
+            raise ConfigError(f"the processes differ in {what}: {values}; give all of them the same call")
 
 
 def joined(device: torch.device) -> Processes:
@@ -118,18 +108,11 @@ def joined(device: torch.device) -> Processes:
 
     Args:
         device: of the model, which decides between NCCL and Gloo.
-
-    Raises:
-        ConfigError: if torchrun started several processes and this torch cannot connect them.
     """
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
-    if not dist.is_available():
-        if several:
-            raise ConfigError("WORLD_SIZE says there are several processes, and this torch has no torch.distributed")
+    if not dist.is_available() or not (several or dist.is_initialized()):
         return Processes()
     if not dist.is_initialized():
-        if not several:
-            return Processes()
         if device.type == "cuda":
             torch.cuda.set_device(device)  # NCCL takes one process per GPU
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
@@ -153,9 +136,9 @@ def seed_step(seed: int, step: int, rank: int, *, validation: bool = False) -> N
 
 
 @contextmanager
-def own_random_numbers() -> Iterator[None]:
-    """After the block the generators of Python, NumPy and torch are as they were before it."""
-    devices = range(torch.cuda.device_count()) if _cuda_runs() else []
+def own_random_numbers(*, cuda: bool = True) -> Iterator[None]:
+    """After the block the generators of Python, NumPy and torch (with ``cuda`` of all devices) are as before it."""
+    devices = range(torch.cuda.device_count()) if cuda and _cuda_runs() else []
     python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
     with torch.random.fork_rng(devices=devices):
         try:

@@ -119,8 +119,7 @@ class Recipe:
             check_whole(name, getattr(self, name), 1)
         for name in ("lr", "rho"):
             check_number(name, getattr(self, name), above=True)
-        for name in ("weight_decay", "min_lr"):
-            check_number(name, getattr(self, name))
+        check_number("weight_decay", self.weight_decay)
         for name in ("ema_start", "mixup_off_last", "ridge_blend"):
             check_number(name, getattr(self, name), high=1)
         check_number("warmup", self.warmup, below=1)
@@ -131,6 +130,7 @@ class Recipe:
         for name in ("clip_norm", "mixup_alpha", "cutmix_alpha", "backbone_lr"):
             if getattr(self, name) is not None:
                 check_number(name, getattr(self, name), above=True)
+        check_number("min_lr", self.min_lr, high=min(self.lr, self.backbone_lr or self.lr))
         if self.ema_decay is not None:
             check_number("ema_decay", self.ema_decay, below=1)
         if self.optimizer == "sam" and self.amp == "fp16":

@@ -28,19 +28,16 @@ LinearMap = tuple[Tensor, Tensor, Tensor]
 _BLEND = "_blend"  # attribute of a head: its weights before and after the blend
 
 
-def why_not(head: Head, task: Task) -> str | None:
-    """Return why the head's weights cannot hold ridge regression on the mean token for this task; None = they can."""
-    if type(head) is not PatchMeanHead:
-        return f"the head is {type(head).__name__}"
-    if any(type(layer) is not nn.Linear for mlp in head.mlps for layer in mlp.children()):
-        return "the head has changed layers"
-    if not all(parameter.requires_grad for parameter in head.parameters()):
-        return "the head has frozen parameters"
-    if task.kind != "regression":
-        return f"its kind is {task.kind!r}"
-    if task.activation is not None:
-        return f"it has the activation {task.activation!r}"
-    return "its transform has log1p" if task.transform is not None and not task.transform.is_affine else None
+def can_hold(head: Head, task: Task) -> bool:
+    """Return whether the head's weights can hold ridge regression on the mean token for this task, exactly."""
+    return (
+        type(head) is PatchMeanHead
+        and all(type(layer) is nn.Linear for mlp in head.mlps for layer in mlp.children())
+        and all(parameter.requires_grad for parameter in head.parameters())
+        and task.kind == "regression"
+        and task.activation is None
+        and (task.transform is None or task.transform.is_affine)
+    )
 
 
 def blend_linear(head: PatchMeanHead, maps: Mapping[str, LinearMap]) -> None:
@@ -115,7 +112,7 @@ def blend_ridge(
 
     Ridge is that of :func:`dinoneck.training.ridge_probe`, in the tasks' normalised units, on the images as they are.
     Its strength is chosen per output by five inner folds of the training ids. An output without any target keeps the
-    head's prediction. Which tasks are blended, and why others are not, is logged.
+    head's prediction. The tasks that are blended are logged.
 
     Args:
         head: trained, for raw tokens.
@@ -129,11 +126,9 @@ def blend_ridge(
     """
     if not share:
         return
-    reasons = {task.name: why_not(head, task) for task in head.tasks}
-    for name, reason in reasons.items():
-        outcome = "blended into the head" if reason is None else f"not blended, because {reason}"
-        logger.info("task %r: ridge regression is %s", name, outcome)
-    tasks = [task for task in head.tasks if reasons[task.name] is None]
+    tasks = [task for task in head.tasks if can_hold(head, task)]
+    for task in head.tasks:
+        logger.info("task %r: ridge regression is %sblended into the head", task.name, "" if task in tasks else "not ")
     if not tasks or not isinstance(head, PatchMeanHead):
         return
     features = pooled_tokens(source, batch_size, ids)

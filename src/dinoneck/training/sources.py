@@ -1,4 +1,4 @@
-"""Where training gets its tokens from: anything with ``ids`` and ``batch(ids, patterns)``."""
+"""Sources of training tokens: anything with ``ids`` and ``batch(ids, patterns)``."""
 
 from __future__ import annotations
 
@@ -28,27 +28,26 @@ def in_batches(items: Sequence[_Item], size: int) -> Iterator[Sequence[_Item]]:
         yield items[begin : begin + size]
 
 
-def rows_in(rows: Mapping[str, int], ids: Sequence[str]) -> list[int]:
-    """Return the row of every id.
+def looked_up(table: Mapping[str, _Item], ids: Sequence[str]) -> list[_Item]:
+    """Return the value of every id.
 
     Raises:
         DataError: naming the first that is not there.
     """
-    unknown = [image_id for image_id in ids if image_id not in rows]
-    if unknown:
+    if unknown := [image_id for image_id in ids if image_id not in table]:
         raise DataError(f"{len(unknown)} ids are not in this source, the first is {unknown[0]!r}")
-    return [rows[image_id] for image_id in ids]
+    return [table[image_id] for image_id in ids]
 
 
 class Flips(Protocol):
-    """A source's augmentation patterns and their flips."""
+    """The augmented views of a source, and their flips."""
 
     def __len__(self) -> int:
-        """How many there are; 0 is the photo as it is."""
+        """Return how many there are; 0 is the image as it is."""
         ...
 
     def flips(self, i: int) -> tuple[bool, bool]:
-        """Whether pattern i flips left and right, top and bottom."""
+        """Return whether view i is flipped left and right, top and bottom."""
         ...
 
 
@@ -66,42 +65,45 @@ class TokenSource(Protocol):
 
 
 class SomeTokens:
-    """Some samples of a source, in an order of their own.
+    """Some samples of a source, in an order and under ids of their own.
 
     Args:
-        source: has them all, and perhaps more.
-        ids: the samples wanted.
+        source: has these samples, and perhaps more.
+        ids: of the samples.
+        own_ids: the ids by which the source knows them, one each; None = the same.
+
+    Attributes:
+        own_ids: id -> the source's own.
+        patterns: the source's augmented views; None where it has none.
 
     Raises:
         DataError: if the source lacks one, or one stands twice.
     """
 
-    def __init__(self, source: TokenSource, ids: Sequence[str]) -> None:
+    def __init__(self, source: TokenSource, ids: Sequence[str], own_ids: Sequence[str] | None = None) -> None:
         self.source, self.ids = source, tuple(ids)
-        missing = set(self.ids) - set(source.ids)
-        if missing or len(set(self.ids)) != len(self.ids):
-            first = next((image_id for image_id in self.ids if image_id in missing), None)
+        self.own_ids = dict(zip(self.ids, self.ids if own_ids is None else own_ids, strict=True))
+        self.patterns: Flips | None = getattr(source, "patterns", None)
+        known = set(source.ids)
+        missing = [image_id for image_id, own in self.own_ids.items() if own not in known]
+        if missing or len(self.own_ids) != len(self.ids):
             raise DataError(
-                f"the source lacks {len(missing)} of {len(self.ids)} ids ({len(set(self.ids))} different), the first "
-                f"is {first!r}; the tokens belong to other photos"
+                f"the source lacks {len(missing)} of {len(self.ids)} ids ({len(self.own_ids)} different), the first "
+                f"is {missing[0] if missing else None!r}; the tokens belong to other images"
             )
-
-    @property
-    def patterns(self) -> Any:
-        """The source's augmentation patterns; None where it has none."""
-        return getattr(self.source, "patterns", None)
 
     def batch(self, ids: Sequence[str], patterns: Sequence[int] | None = None) -> Tokens:
         """Return the Tokens of these images, in this order."""
-        return self.source.batch(ids) if patterns is None else self.source.batch(ids, patterns)
+        own = looked_up(self.own_ids, ids)
+        return self.source.batch(own) if patterns is None else self.source.batch(own, patterns)
 
     def record(self, ids: Sequence[str] | None = None) -> dict[str, Any]:
-        """Return what tells the tokens of these ids from others; None = of all."""
-        return record_of(self.source, self.ids if ids is None else ids)
+        """Return what distinguishes the tokens of these ids from others; None = of all."""
+        return record_of(self.source, looked_up(self.own_ids, self.ids if ids is None else ids))
 
 
 def record_of(source: TokenSource, ids: Sequence[str]) -> dict[str, Any]:
-    """Return, in plain values, what tells the tokens of these ids from others: the source's record, or the first's."""
+    """Return plain values that identify the tokens of these ids: the source's record, or that of its first sample."""
     record = getattr(source, "record", None)
     if callable(record):
         plain: dict[str, Any] = record(ids)
@@ -110,7 +112,7 @@ def record_of(source: TokenSource, ids: Sequence[str]) -> dict[str, Any]:
 
 
 def _token_record(tokens: Tokens) -> dict[str, Any]:
-    """What these Tokens are, by the first and the last token of every sample, which see the whole photo."""
+    """What these Tokens are, by the first and the last token of every sample, which depend on the whole image."""
     ends = hashlib.sha256()
     for x in tokens.sequence:
         ends.update(bytes_of(x[:, [0, -1]].contiguous()))
@@ -119,19 +121,18 @@ def _token_record(tokens: Tokens) -> dict[str, Any]:
 
 
 def _check(photos: Sequence[Photo], ids: Sequence[str], prepare: Preprocessing) -> None:
-    """Refuse, before any is decoded, photos that cannot be stacked: tokens in memory have one grid."""
+    """Refuse, before any is decoded, images that cannot be stacked: tokens in memory have one grid."""
     if len(photos) == 0 or len(photos) != len(ids):
-        raise DataError(f"there are {len(photos)} photos to extract tokens from and {len(ids)} ids; expected one each")
+        raise DataError(f"there are {len(photos)} images to extract tokens from and {len(ids)} ids; expected one each")
     if prepare.size is not None:
         return
-    known = photo_size(photos[0])
-    TokenGrid(prepare.patch_size, prepare.policy).size(known)
+    first = photo_size(photos[0])
+    TokenGrid(prepare.patch_size, prepare.policy).size(first)
     for photo, image_id in zip(photos, ids, strict=True):
-        own = photo_size(photo)
-        if own != known:
+        if (size := photo_size(photo)) != first:
             raise DataError(
-                f"photo {image_id!r} is {own[0]}x{own[1]} px (height x width), the ones before {known[0]}x{known[1]}; "
-                "give one size to all (size=, or --size)"
+                f"image {image_id!r} is {size[0]}x{size[1]} px (height x width), the ones before {first[0]}x{first[1]};"
+                " give one size to all (size=, or --size)"
             )
 
 
@@ -197,8 +198,6 @@ class MemoryTokens:
             GridError: if the patch does not divide their own size and the policy is ``error``.
             ConfigError: if ``backbone`` is not a Backbone.
         """
-        if batch_size < 1:
-            raise DataError(f"batch_size is {batch_size}; expected 1 or more")
         prepare = preprocess or checked_backbone(backbone).preprocess
         _check(photos, ids, prepare)
         views: list[list[Tokens]] = [[] for _ in range(1 + len(transforms))]
@@ -235,10 +234,10 @@ class MemoryTokens:
 
     def rows(self, ids: Sequence[str]) -> Tensor:
         """Return the row numbers of these ids."""
-        return torch.tensor(rows_in(self._rows, ids))
+        return torch.tensor(looked_up(self._rows, ids))
 
     def record(self, ids: Sequence[str] | None = None) -> dict[str, Any]:
-        """Return what tells the tokens of these ids from others; None = of all."""
+        """Return what distinguishes the tokens of these ids from others; None = of all."""
         plain, *others = [
             _token_record(tokens if ids is None else tokens[self.rows(ids)]) for tokens in (self.tokens, *self.views)
         ]
@@ -253,15 +252,15 @@ class LiveTokens:
 
     Args:
         backbone: with ``add_lora`` or ``unfreeze_last`` called before.
-        photos: one per id; all must come to one size.
-        ids: one per photo; None = their numbers.
-        preprocess: how photos are prepared; None = the backbone's own.
+        photos: the images, one per id; all must come to one size.
+        ids: one per image; None = their numbers.
+        preprocess: how images are prepared; None = the backbone's own.
         transform: applied to every training image each time: a torchvision v2 transform, one of albumentations, or a
             function of a uint8 tensor (3, height, width); before the resize. Tasks with maps are refused, as it may
             move pixels. Validation and predictions take the images as they are.
 
     Raises:
-        DataError: if ids and photos differ in number, or an id stands twice.
+        DataError: if ids and images differ in number, or an id stands twice.
         ConfigError: if ``backbone`` is not a Backbone.
 
     Examples:
@@ -287,26 +286,26 @@ class LiveTokens:
         self._rows = {image_id: row for row, image_id in enumerate(self.ids)}
         if len(self._rows) != len(self.ids) or len(photos) != len(self.ids) or not self.ids:
             raise DataError(
-                f"{len(self.ids)} ids ({len(self._rows)} different) for {len(photos)} photos; expected one id each"
+                f"{len(self.ids)} ids ({len(self._rows)} different) for {len(photos)} images; expected one id each"
             )
 
     def images(self, ids: Sequence[str], *, augmented: bool = False) -> Tensor:
         """Return the prepared images (B, 3, H, W), float32, on the backbone's device; ``augmented`` by the transform.
 
         Raises:
-            DataError: if an id is unknown or a photo cannot be used.
+            DataError: if an id is unknown or an image cannot be used.
         """
-        images: list[Photo] = [self.photos[row] for row in rows_in(self._rows, ids)]
+        images: list[Photo] = [self.photos[row] for row in looked_up(self._rows, ids)]
         if augmented and self.transform is not None:
             seeds = torch.randint(2**32, (len(images),)).tolist()
             images = [apply_transform(self.transform, *each) for each in zip(images, seeds, strict=True)]
         return self.preprocess(images).to(next(self.backbone.parameters()).device)
 
     def batch(self, ids: Sequence[str], patterns: Sequence[int] | None = None) -> Tokens:
-        """Return the Tokens of these photos, with a graph where the backbone is trainable and gradients are on.
+        """Return the Tokens of these images, with a graph where the backbone is trainable and gradients are on.
 
         Raises:
-            DataError: as :meth:`images` does; for a pattern other than 0, the photo as it is.
+            DataError: as :meth:`images` does; for a pattern other than 0, the image as it is.
         """
         if patterns is not None and any(patterns):
             raise DataError(f"live tokens have pattern 0 only; asked for {sorted(set(patterns))}")
@@ -314,7 +313,7 @@ class LiveTokens:
         return tokens
 
     def record(self, ids: Sequence[str] | None = None) -> dict[str, Any]:
-        """Return what tells this source from others: preparation, and the frozen part of the backbone."""
+        """Return what distinguishes this source from others: preparation, and the frozen part of the backbone."""
         frozen = hashlib.sha256()
         for name, parameter in sorted(self.backbone.named_parameters()):
             frozen.update(f"{name}|{parameter.dtype}|{tuple(parameter.shape)}|{parameter.requires_grad}|".encode())
@@ -332,7 +331,7 @@ class LiveTokens:
 
 
 def trained_backbone(source: object) -> Backbone | None:
-    """Return the backbone that learns along with a head on this source; None if there is none."""
+    """Return the backbone that is trained along with a head on this source; None if there is none."""
     if isinstance(source, LiveTokens) and not source.backbone.frozen:
         return source.backbone
     return None

@@ -1,4 +1,4 @@
-"""The state of a run in one checked file, its log, and what makes it this run and no other."""
+"""The state of a run in one checked file, its log, and what identifies it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +18,10 @@ from torch import Tensor
 from dinoneck.atomic import write_text, write_whole
 from dinoneck.configured import encode
 from dinoneck.errors import CheckpointError
-from dinoneck.heads.head import Head
-from dinoneck.losses.composition import CompositionLoss
-from dinoneck.losses.task_loss import TaskLoss
-from dinoneck.losses.uncertainty import UncertaintyWeighting
 from dinoneck.tensor_bytes import bytes_of
-from dinoneck.training.batches import Samples
-from dinoneck.training.loop import Loop
+from dinoneck.training.loop import Loop, Run
 from dinoneck.training.processes import Processes
-from dinoneck.training.recipe import Recipe
-from dinoneck.training.sources import TokenSource, record_of
+from dinoneck.training.sources import record_of
 
 logger = logging.getLogger(__name__)
 
@@ -39,13 +33,13 @@ class RunFiles:
 
     Args:
         out: the folder; made if missing.
-        run: what makes this run this one, see :func:`identity`.
+        run: what is trained; a state of another run is refused, see :func:`identity`.
         processes: of which the first writes.
     """
 
-    def __init__(self, out: str | os.PathLike[str] | None, run: dict[str, Any], processes: Processes) -> None:
+    def __init__(self, out: str | os.PathLike[str] | None, run: Run, processes: Processes) -> None:
         self.folder = None if out is None else Path(out)
-        self.run, self.processes = run, processes
+        self.run, self.processes = {} if out is None else identity(run), processes
 
     def read(self) -> dict[str, Any] | None:
         """Return the state of this run, if there is one.
@@ -57,7 +51,7 @@ class RunFiles:
         state = load_state(path) if path is not None and path.exists() else None
         if state is not None:
             check_same(state["run"], self.run, str(path))
-            logger.info("the run goes on from %s, epoch %d", path, state["progress"]["epoch"])
+            logger.info("the run is resumed from %s, epoch %d", path, state["progress"]["epoch"])
         self.processes.agree(-1 if state is None else state["progress"]["step"], f"the state found in {self.folder}")
         return state
 
@@ -87,48 +81,39 @@ class RunFiles:
             self.log(loop)
 
 
-def identity(
-    head: Head,
-    loss: TaskLoss,
-    source: TokenSource,
-    recipe: Recipe,
-    samples: Samples,
-    groups: Sequence[Hashable] | None,
-) -> dict[str, Any]:
+def identity(run: Run) -> dict[str, Any]:
     """Return what makes a run this one: name -> plain value; long things by their SHA-256.
 
     The weights that the head begins with are not part of it: a resumed run takes those of its state.
-
-    Args:
-        head: its type, configuration, tasks and the form of its weights count.
-        loss: the names of its parts count, and the values of those that the head's configuration does not give.
-        source: its record of the samples, or else the first sample's tokens.
-        recipe: all that decides the result.
-        samples: their ids, targets and weights.
-        groups: of the training samples.
     """
-    ids, val_ids = samples.ids[: samples.trained], samples.ids[samples.trained :]
-    labels = {
-        f"{kind} of {name}": _sha256([repr((x.dtype, tuple(x.shape))).encode(), bytes_of(x)])
-        for kind, table in (("targets", samples.values), ("weights", samples.cells))
-        for name, x in sorted(table.items())
-    }
-    run = {
-        "head": {"type": type(head).__name__, "config": encode(head.config), "weights": _forms(head)},
+    head, loss, samples = run.learner.head, run.loss, run.samples
+    trained = {name for name, parameter in head.named_parameters() if parameter.requires_grad}
+    weighting = loss.weighting
+    named: dict[str, Any] = {
+        "head": {
+            "type": type(head).__name__,
+            "config": encode(head.config),
+            "weights": {
+                name: f"{x.dtype} {tuple(x.shape)}{'' if name in trained else ', not trained'}"
+                for name, x in head.state_dict().items()
+            },
+        },
         "loss": {
-            **({} if type(loss) is TaskLoss else {"type": type(loss).__qualname__}),
-            "compositions": [_term(composition, head) for composition in loss.compositions],
-            "weighting": _weighting(loss.weighting),
+            "type": type(loss).__qualname__,
+            "compositions": [encode(composition) for composition in loss.compositions],
+            "weighting": weighting and {"type": type(weighting).__qualname__, "config": weighting.config},
             "regularisers": [encode(regulariser) for regulariser in loss.regularisers],
         },
-        "recipe": recipe.record(),
-        "ids": _listed(ids),
-        "val_ids": _listed(val_ids),
-        "source": record_of(source, samples.ids),
-        "groups": None if groups is None else _listed([str(group) for group in groups]),
-        **labels,
+        "recipe": run.recipe.record(),
+        "ids": _listed(samples.ids[: samples.trained]),
+        "val_ids": _listed(samples.ids[samples.trained :]),
+        "source": record_of(run.source, samples.ids),
+        "groups": None if run.groups is None else _listed([str(group) for group in run.groups]),
     }
-    plain: dict[str, Any] = json.loads(json.dumps(run))
+    for kind, table in (("targets", samples.values), ("weights", samples.cells)):
+        for name, x in sorted(table.items()):
+            named[f"{kind} of {name}"] = _sha256([repr((x.dtype, tuple(x.shape))).encode(), bytes_of(x)])
+    plain: dict[str, Any] = json.loads(json.dumps(named))
     return plain
 
 
@@ -160,27 +145,6 @@ def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
             yield from _flat(each, f"{name}[{i}]")
     else:
         yield name, value
-
-
-def _term(own: CompositionLoss, head: Head) -> Any:
-    """Its name where the head's configuration gives all of it, else its values."""
-    return own.name if any(own == CompositionLoss(each) for each in head.compositions) else encode(own)
-
-
-def _weighting(own: UncertaintyWeighting | None) -> Any:
-    """Its names; of another class, which and with which arguments."""
-    if own is None or type(own) is UncertaintyWeighting:
-        return None if own is None else list(own.names)
-    return {"type": type(own).__qualname__, "config": own.config}
-
-
-def _forms(head: Head) -> dict[str, str]:
-    """Name -> dtype, shape and whether it is trained: a changed class of the same configuration is another head."""
-    trained = {name for name, parameter in head.named_parameters() if parameter.requires_grad}
-    return {
-        name: f"{str(x.dtype).removeprefix('torch.')} {tuple(x.shape)}{'' if name in trained else ', not trained'}"
-        for name, x in head.state_dict().items()
-    }
 
 
 def _listed(ids: Sequence[str]) -> dict[str, Any]:

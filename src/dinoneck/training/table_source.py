@@ -4,79 +4,45 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import PurePosixPath
-from typing import Any
 
 from dinoneck.errors import ConfigError, DataError
-from dinoneck.tokens import Tokens
 from dinoneck.training.matching import SourceIds
-from dinoneck.training.sources import Flips, TokenSource, record_of
+from dinoneck.training.sources import SomeTokens, TokenSource
+from dinoneck.training.views import Views
 
 
-class TableSource:
+class TableSource(SomeTokens):
     """A source whose ids are a table's, in the table's order; tokens come from a source that holds at least these.
 
     An image's id in a feature store is its path without the suffix, relative to the folder that was extracted. A table
     may name its images with suffixes, and from further up (``train/a.jpg`` for ``a``): the same number of leading
-    folders is left out of all names, as few as it takes.
+    folders is left out of all names, as few as possible.
 
     Args:
-        source: tokens by its own ids, with ``patterns`` where it has several per photo.
-        names: the table's ids: paths of photos.
-        patterns: only the source's first patterns are used, this many; None = all.
+        source: tokens by its own ids, with ``patterns`` where it has several views per image.
+        names: the table's ids: paths of images.
+        patterns: only the source's first augmented views are used, this many; None = all.
 
     Attributes:
-        own_ids: id of the table -> the source's own.
         dropped: the leading folders that are left out, as the first name has them; empty for none.
 
     Raises:
-        DataError: if the source lacks a photo, or two names come to one of its ids.
-        ConfigError: if the source has fewer patterns.
+        DataError: if the source lacks an image, or two names match one of its ids.
+        ConfigError: if the source has fewer views.
     """
 
     def __init__(self, source: TokenSource, names: Sequence[str], patterns: int | None = None) -> None:
-        own = getattr(source, "patterns", None)
-        count = 1 if own is None else len(own)
+        own, folders = _matched(names, source.ids)
+        super().__init__(source, names, own)
+        self.dropped = "/".join(PurePosixPath(self.ids[0]).parts[:folders]) if self.ids else ""
+        count = 1 if self.patterns is None else len(self.patterns)
         if patterns is not None and patterns > count:
             raise ConfigError(
-                f"{patterns} augmentation patterns are asked for (dataset.num_aug_patterns) and the store has "
-                f"{count}; extract the photos with more, or ask for fewer"
+                f"views is {patterns} (--views) and the store has {count} augmented views; extract the images with "
+                "more, or ask for fewer"
             )
-        self.source = source
-        self.ids = tuple(names)
-        self.patterns = None if own is None else FirstPatterns(own, patterns or count)
-        found, folders = _matched(names, source.ids)
-        self.own_ids = dict(zip(self.ids, found, strict=True))
-        self.dropped = "/".join(PurePosixPath(self.ids[0]).parts[:folders]) if self.ids else ""
-
-    def batch(self, ids: Sequence[str], patterns: Sequence[int] | None = None) -> Tokens:
-        """Return the Tokens of these of the table's ids; without ``patterns`` pattern 0, the photo as it is."""
-        unknown = [name for name in ids if name not in self.own_ids]
-        if unknown:
-            raise DataError(f"{len(unknown)} ids are not in this table, the first is {unknown[0]!r}")
-        return self.source.batch([self.own_ids[name] for name in ids], [0] * len(ids) if patterns is None else patterns)
-
-    def record(self, ids: Sequence[str] | None = None) -> dict[str, Any]:
-        """Return what tells the tokens of these ids from others; None = of all."""
-        return record_of(self.source, [self.own_ids[name] for name in (self.ids if ids is None else ids)])
-
-
-class FirstPatterns:
-    """The first few of a source's augmentation patterns.
-
-    Args:
-        patterns: all of them.
-        count: how many are used.
-    """
-
-    def __init__(self, patterns: Flips, count: int) -> None:
-        self._patterns, self._count = patterns, count
-
-    def __len__(self) -> int:
-        return self._count
-
-    def flips(self, i: int) -> tuple[bool, bool]:
-        """Return whether pattern i flips left and right, top and bottom."""
-        return self._patterns.flips(i)
+        if patterns is not None and self.patterns is not None:
+            self.patterns = Views(patterns, self.patterns.flips)
 
 
 def _matched(names: Sequence[str], known: Sequence[str]) -> tuple[list[str], int]:
@@ -94,9 +60,9 @@ def _matched(names: Sequence[str], known: Sequence[str]) -> tuple[list[str], int
         best = missing if not best or len(missing) < len(best) else best
     shown = ", ".join(repr(own) for own in sorted(known)[:3])
     raise DataError(
-        f"{len(best)} of {len(names)} photos of the table are not in the store, the first is {best[0]!r}. The store's "
-        f"{len(known)} ids are paths without suffix, such as {shown or 'none'}. Extract the photos that are missing "
-        "(dinoneck extract PHOTOS --out STORE, with the options that made it, adds them), or remove the rows"
+        f"{len(best)} of {len(names)} images of the table are not in the store, the first is {best[0]!r}. The store's "
+        f"{len(known)} ids are paths without suffix, such as {shown or 'none'}. Extract the images that are missing "
+        "(dinoneck extract IMAGES --out STORE, with the options that made it, adds them), or remove the rows"
     )
 
 
@@ -104,4 +70,4 @@ def _refuse_doubles(pairs: Sequence[tuple[str, str | None]]) -> None:
     first: dict[str | None, str] = {}
     for name, own in pairs:
         if (other := first.setdefault(own, name)) != name:
-            raise DataError(f"the table's photos {other!r} and {name!r} are both {own!r} in the store; keep one row")
+            raise DataError(f"the table's images {other!r} and {name!r} are both {own!r} in the store; keep one row")

@@ -1,4 +1,4 @@
-"""Targets as people give them -> tensors in normalised units, and which of them count."""
+"""Targets in original units -> tensors in normalised units, and which of them count."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from dinoneck.losses.composition import CompositionLoss
 from dinoneck.losses.task_loss import TaskLoss
 from dinoneck.tasks import Task
 
-_SHOWN = 3
 ROUNDING, SHARES_TOLERANCE = 1e-6, 1e-2
 _Array = np.ndarray[Any, Any]
 
@@ -22,7 +21,7 @@ _Array = np.ndarray[Any, Any]
 def training_targets(
     loss: TaskLoss, targets: Mapping[str, Any], weights: Mapping[str, Any], ids: Sequence[str], trained: int
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Return the targets of a loss's tasks (and compositions, where given) in model space, and the cells' weights.
+    """Return the targets of a loss's tasks (and compositions, where given) in normalised units, and the cells' weights.
 
     Values where a cell's weight is 0 become NaN, whatever they were.
 
@@ -37,22 +36,23 @@ def training_targets(
         DataError: if something is missing, has another shape or values that cannot be, is below the task's minimum, or
             is constant over the training samples.
     """
-    count = len(ids)
     cells = _cell_weights(loss.tasks, targets, weights)
     values: dict[str, Tensor] = {}
     for task in loss.tasks:
-        given = dict(targets)
+        if task.name not in targets:
+            raise DataError(f"there are no targets for task {task.name!r}; given: {', '.join(targets)}")
+        natural = as_array(targets[task.name])
         if task.name in cells:
-            given[task.name] = without_unweighted(as_array(targets[task.name]), cells[task.name])
-        values[task.name] = model_targets(task, given, count)
+            natural = without_unweighted(natural, cells[task.name])
+        values[task.name] = _model_targets(task, natural, len(ids))
         if not task.is_categorical:
-            numbers = as_array(given[task.name]).astype(np.float64)
-            check_minimum(task.name, numbers, task.minimum, ids)
-            check_varies(task.name, numbers[:trained], "training image")
-    for composition in loss.compositions:
-        if composition.name in targets:
-            total, _ = composition.composition.tasks_of(loss.tasks)
-            values[composition.name] = _composed(composition, as_array(targets[composition.name]), count, total)
+            natural = natural.astype(np.float64)
+            check_minimum(task.name, natural, task.minimum, ids)
+            check_varies(task.name, natural[:trained], "training image")
+    for own in loss.compositions:
+        if own.name in targets:
+            total, _ = own.composition.tasks_of(loss.tasks)
+            values[own.name] = _composed(own, targets[own.name], len(ids), total)
     return values, {name: torch.as_tensor(weight).float() for name, weight in cells.items()}
 
 
@@ -84,7 +84,7 @@ def check_varies(name: str, values: _Array, images: str) -> None:
 
     Args:
         name: of the targets.
-        values: all that are looked at.
+        values: the targets.
         images: which images they belong to, for the message, such as ``"training image"``.
 
     Raises:
@@ -124,9 +124,9 @@ def as_array(values: Any) -> _Array:
 
 
 def known(values: Tensor) -> Tensor:
-    """Where targets are not missing; of maps (B, K, rows, cols) by cell."""
-    known = values.isfinite() if values.is_floating_point() else values >= 0
-    return known.all(dim=1) if values.ndim == 4 else known
+    """Return a mask of the targets that are not missing; of maps (B, K, rows, cols) by cell."""
+    present = values.isfinite() if values.is_floating_point() else values >= 0
+    return present.all(dim=1) if values.ndim == 4 else present
 
 
 def _cell_weights(tasks: Sequence[Task], targets: Mapping[str, Any], weights: Mapping[str, Any]) -> dict[str, _Array]:
@@ -134,64 +134,56 @@ def _cell_weights(tasks: Sequence[Task], targets: Mapping[str, Any], weights: Ma
     dense = {task.name for task in tasks if task.kind == "dense"}
     if unknown := set(weights) - dense:
         raise DataError(f"weights are given for {sorted(unknown)}; the dense tasks are {sorted(dense) or 'none'}")
-    found = {}
+    cells = {}
     for name in dense & set(targets):
         values = as_array(targets[name])
         if values.ndim != 4:
             continue  # refused with its own message where targets are read
         present = ~np.isnan(values.astype(np.float64)).any(axis=1)
-        given = as_array(weights[name]) if name in weights else np.ones(present.shape)
-        if given.shape != present.shape:
-            raise DataError(f"weights of {name!r} have shape {given.shape}; expected {present.shape}")
-        if not (np.isfinite(given).all() and (given >= 0).all()):
+        weight = as_array(weights[name]) if name in weights else np.ones(present.shape)
+        _check_shape(f"weights of {name!r}", weight, *present.shape)
+        if not (np.isfinite(weight).all() and (weight >= 0).all()):
             raise DataError(f"weights of {name!r} hold negative or infinite numbers or NaN; expected 0 or more")
-        found[name] = np.where(present, given.astype(np.float64), 0.0)
-    return found
+        cells[name] = np.where(present, weight.astype(np.float64), 0.0)
+    return cells
 
 
-def _composed(composition: CompositionLoss, values: _Array, count: int, total: Task) -> Tensor:
+def _composed(composition: CompositionLoss, targets: Any, count: int, total: Task) -> Tensor:
     """The targets (n, outputs) of a composed term in the units of its loss, per area; NaN = missing."""
-    wanted = (count, len(composition.composition.names))
-    if values.shape != wanted:
-        raise DataError(f"targets of {composition.name!r} have shape {values.shape}; expected {wanted}")
-    if np.isinf(values.astype(np.float64)).any():
-        raise DataError(f"targets of {composition.name!r} hold infinite values; missing ones are NaN")
+    what = f"targets of {composition.name!r}"
+    values = _numbers(what, targets)
+    _check_shape(what, values, count, len(composition.composition.names))
     area = 1.0 if total.transform is None else total.transform.area or 1.0
-    return torch.as_tensor(values.astype(np.float64) / area).float()
+    return torch.as_tensor(values / area).float()
 
 
-def model_targets(task: Task, targets: Mapping[str, Any], count: int) -> Tensor:
-    """Return a task's targets in model space: (n, dim) float32, or (n,) class indices.
-
-    Raises:
-        DataError: if they are missing or of another shape.
-    """
-    if task.name not in targets:
-        raise DataError(f"there are no targets for task {task.name!r}; given: {', '.join(targets)}")
+def _model_targets(task: Task, targets: Any, count: int) -> Tensor:
+    """A task's targets in normalised units: (n, dim) or (n, dim, rows, cols) float32, or class indices."""
+    what = f"targets of {task.name!r}"
     if task.is_categorical:
-        return _class_targets(task, as_array(targets[task.name]), count)
-    values = torch.as_tensor(_numbers(task, targets[task.name]))
-    if task.kind == "dense":
-        if values.ndim != 4 or values.shape[:2] != (count, task.dim):
-            raise DataError(
-                f"targets of {task.name!r} have shape {tuple(values.shape)}; expected ({count}, {task.dim}, rows, cols)"
-            )
-    else:
-        values = values.reshape(-1, 1) if values.ndim == 1 else values
-        if tuple(values.shape) != (count, task.dim):
-            raise DataError(f"targets of {task.name!r} have shape {tuple(values.shape)}; expected {(count, task.dim)}")
-    if values.isinf().any():
-        raise DataError(f"targets of {task.name!r} hold infinite values; missing ones are NaN")
+        return _class_targets(task, as_array(targets), count)
+    values = _numbers(what, targets)
+    values = values[:, None] if values.ndim == 1 and not task.is_map else values
+    _check_shape(what, values, count, task.dim, *(("rows", "cols") if task.is_map else ()))
+    natural = torch.as_tensor(values)
     if task.kind == "ratio":
-        _check_shares(f"targets of the ratio {task.name!r}", values)
-    if task.transform is not None and task.kind != "ratio":
-        values = task.transform.forward(values.movedim(1, -1)).movedim(-1, 1)
-    if values.float().isinf().any():
+        _check_shares(f"targets of the ratio {task.name!r}", natural)
+    elif task.transform is not None:
+        natural = task.transform.forward(natural.movedim(1, -1)).movedim(-1, 1)
+    if natural.float().isinf().any():
         raise DataError(
-            f"targets of {task.name!r} reach {values.nan_to_num().abs().max().item():.3g} in model space, "
-            "beyond float32; give the task a transform, or another unit"
+            f"{what} reach {natural.nan_to_num().abs().max().item():.3g} in normalised units, beyond float32; give "
+            "the task a transform, or another unit"
         )
-    return values.float()
+    return natural.float()
+
+
+def _check_shape(what: str, values: _Array, *expected: int | str) -> None:
+    """Refuse another shape; an axis of any length is given by its name."""
+    fits = [isinstance(size, str) or size == own for size, own in zip(expected, values.shape, strict=False)]
+    if values.ndim != len(expected) or not all(fits):
+        form = f"({', '.join(map(str, expected))}{',' if len(expected) == 1 else ''})"
+        raise DataError(f"{what} have shape {values.shape}; expected {form}")
 
 
 def _check_shares(what: str, shares: Tensor) -> None:
@@ -211,37 +203,34 @@ def _check_shares(what: str, shares: Tensor) -> None:
         )
 
 
-def _numbers(task: Task, given: Any) -> _Array:
-    """Targets as float64."""
+def _numbers(what: str, targets: Any) -> _Array:
+    """Targets as float64; NaN = missing."""
     try:
-        values = as_array(given)
+        values = as_array(targets)
         if values.dtype.kind == "c":
             raise ValueError(f"dtype {values.dtype}")
-        return values.astype(np.float64)
+        values = values.astype(np.float64)
     except (TypeError, ValueError) as error:
-        raise DataError(f"targets of {task.name!r} are not numbers ({error}); missing ones are NaN") from error
+        raise DataError(f"{what} are not numbers ({error}); missing ones are NaN") from error
+    if np.isinf(values).any():
+        raise DataError(f"{what} hold infinite values; missing ones are NaN")
+    return values
 
 
-def _class_targets(task: Task, given: np.ndarray[Any, Any], count: int) -> Tensor:
+def _class_targets(task: Task, targets: _Array, count: int) -> Tensor:
     """(n,) class indices, or (n, height, width) or shares (n, dim, rows, cols) for segmentation."""
-    if task.kind == "segmentation" and given.dtype.kind == "f":
-        if given.ndim != 4 or given.shape[:2] != (count, task.dim):
-            raise DataError(
-                f"class shares of {task.name!r} have shape {given.shape}; expected ({count}, {task.dim}, rows, cols)"
-            )
-        shares = torch.as_tensor(given).float()
+    what = f"targets of {task.name!r}"
+    if task.is_map and targets.dtype.kind == "f":
+        _check_shape(f"class shares of {task.name!r}", targets, count, task.dim, "rows", "cols")
+        shares = torch.as_tensor(targets).float()
         _check_shares(f"class shares of {task.name!r}", shares)
         return shares
-    if given.dtype.kind not in "iu":
-        raise DataError(f"targets of {task.name!r} are {given.dtype}; expected integer class indices, -1 = missing")
-    axes = 3 if task.kind == "segmentation" else 1
-    if given.ndim != axes or len(given) != count:
-        form = f"({count}, height, width)" if axes == 3 else f"({count},)"
-        raise DataError(f"targets of {task.name!r} have shape {given.shape}; expected {form}")
-    classes = given if task.ignore_index is None else given[given != task.ignore_index]
+    if targets.dtype.kind not in "iu":
+        raise DataError(f"{what} are {targets.dtype}; expected integer class indices, -1 = missing")
+    _check_shape(what, targets, count, *(("height", "width") if task.is_map else ()))
+    classes = targets if task.ignore_index is None else targets[targets != task.ignore_index]
     if classes.size and (classes.min() < -1 or classes.max() >= task.dim):
         raise DataError(
-            f"targets of {task.name!r} reach from {classes.min()} to {classes.max()}; expected classes 0 ... "
-            f"{task.dim - 1}, -1 = missing"
+            f"{what} reach from {classes.min()} to {classes.max()}; expected classes 0 ... {task.dim - 1}, -1 = missing"
         )
-    return torch.as_tensor(given).long()
+    return torch.as_tensor(targets).long()

@@ -1,4 +1,4 @@
-"""How well a head does on samples that it does not learn from."""
+"""Scores of a head on the validation samples."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dinoneck.errors import ConfigError
 from dinoneck.tasks import Task
-from dinoneck.training.metrics import confusion_matrix, mean_iou, r2, weighted_r2
+from dinoneck.training.metrics import accuracy, confusion_matrix, mean_iou, r2_terms, unexplained
 from dinoneck.training.targets import as_array
 
 _Floats = np.ndarray[Any, np.dtype[np.float64]]
@@ -33,14 +33,21 @@ def validation_scores(
         targets: task -> the true values of the same samples, NaN (classes: -1) = missing.
         weights: task -> weight in the overall R²; None = the plain mean of the tasks' R².
     """
-    scored = {"classification": ("val_accuracy", _accuracy), "segmentation": ("val_mean_iou", _mean_iou)}
-    found: dict[str, float] = {}
+    scores: dict[str, float | None] = {}
     for task in tasks:
-        metric, score = scored.get(task.kind, ("val_r2", _r2))
-        value = score(task, predictions[task.name], as_array(targets[task.name]))
-        found |= {} if value is None else {f"{metric}/{task.name}": value}
+        output, label = predictions[task.name], as_array(targets[task.name])
+        if task.is_categorical:
+            matrix = _confusion(task, output.argmax(dim=1).cpu().numpy(), label)
+            if task.is_map:
+                scores[f"val_mean_iou/{task.name}"] = mean_iou(matrix)[0] if matrix.any() else None
+            else:
+                scores[f"val_accuracy/{task.name}"] = accuracy(matrix) if matrix.any() else None
+        else:
+            scores[f"val_r2/{task.name}"] = _r2(_columns(output), _columns(label))
+    found = {name: value for name, value in scores.items() if value is not None}
     if weights:
-        overall = _weighted(predictions, targets, weights)
+        pred, true = (np.column_stack([_columns(table[name]) for name in weights]) for table in (predictions, targets))
+        overall = _r2(pred, true, np.array(list(weights.values())))
     else:
         each = [value for name, value in found.items() if name.startswith("val_r2/")]
         overall = float(np.mean(each)) if each else None
@@ -61,45 +68,31 @@ def check_weights(tasks: Sequence[Task], weights: Mapping[str, float] | None) ->
         raise ConfigError("target_weights are all 0; there is nothing to score")
 
 
-def _weighted(
-    predictions: Mapping[str, Tensor], targets: Mapping[str, Any], weights: Mapping[str, float]
-) -> float | None:
-    pred, true = (np.column_stack([_columns(table[name]) for name in weights]) for table in (predictions, targets))
-    known = np.isfinite(true).all(axis=1)
-    if not known.any() or not np.ptp(true[known]):
+def _confusion(task: Task, classes: Any, true: Any) -> Any:
+    """The confusion matrix of predicted classes, of masks at the resolution of the outputs."""
+    known = (true >= 0) & (true != task.ignore_index)
+    if task.is_map:
+        if true.ndim == 3:
+            count, rows, cols = classes.shape
+            cells = true.reshape(count, rows, true.shape[1] // rows, cols, true.shape[2] // cols)
+            shares = [(cells == k).mean(axis=(2, 4)) * (k != task.ignore_index) for k in range(task.dim)]
+            true = np.stack(shares, axis=1)  # (n, K, rows, cols)
+        true = np.where(np.isnan(true).any(axis=1, keepdims=True), 0.0, true)
+        known, true = true.sum(axis=1) > 0, true.argmax(axis=1)
+    return confusion_matrix(classes, true, task.dim, mask=known)
+
+
+def _r2(pred: _Floats, true: _Floats, weights: _Floats | None = None) -> float | None:
+    """The mean R² of the columns (n, t) that vary, or with weights one R² of all rows without a gap."""
+    known = np.isfinite(true) if weights is None else np.isfinite(true).all(axis=1, keepdims=True) & np.isfinite(true)
+    some = known.any(axis=0)
+    if not some.any():
         return None
-    return weighted_r2(pred[known], true[known], list(weights.values()))
-
-
-def _accuracy(task: Task, predicted: Tensor, true: Any) -> float | None:
-    known = true >= 0 if task.ignore_index is None else (true >= 0) & (true != task.ignore_index)
-    if not known.any():
-        return None
-    return float((predicted.argmax(dim=1).cpu().numpy() == true)[known].mean())
-
-
-def _mean_iou(task: Task, predicted: Tensor, true: Any) -> float | None:
-    classes = predicted.argmax(dim=1).cpu().numpy()
-    if true.ndim == 3:
-        count, rows, cols = classes.shape
-        blocks = true.reshape(count, rows, true.shape[1] // rows, cols, true.shape[2] // cols)
-        shares = np.stack([(blocks == k).mean(axis=(2, 4)) * (k != task.ignore_index) for k in range(task.dim)], axis=1)
-    else:
-        shares = np.where(np.isnan(true).any(axis=1, keepdims=True), 0.0, true)
-    known = shares.sum(axis=1) > 0
-    if not known.any():
-        return None
-    return mean_iou(confusion_matrix(classes, shares.argmax(axis=1), task.dim, mask=known))[0]
-
-
-def _r2(task: Task, predicted: Tensor, true: Any) -> float | None:
-    """The mean R² of the outputs that vary; maps count cell by cell."""
-    scores = []
-    for pred, column in zip(_columns(predicted).T, _columns(true).T, strict=True):
-        known = np.isfinite(column)
-        if known.any() and np.ptp(column[known]):
-            scores.append(r2(pred[known], column[known]))
-    return float(np.mean(scores)) if scores else None
+    known, true, pred = known[:, some], np.where(known, true, 0.0)[:, some], pred[:, some]
+    level = true.sum(axis=0) / known.sum(axis=0) if weights is None else true.sum() / known.sum()
+    terms = r2_terms(true - level, (true - pred) ** 2)
+    missing = unexplained(np.where(known[:, None], terms, 0.0).sum(axis=0), weights)
+    return None if np.isnan(missing) else 1.0 - float(missing)
 
 
 def _columns(values: Any) -> _Floats:

@@ -14,33 +14,37 @@ from torch import Tensor
 
 from dinoneck.data.photos import Photo, decode
 from dinoneck.errors import ConfigError, DataError
+from dinoneck.training.processes import own_random_numbers
 
 Transform = Callable[..., Any]
 
 
 class Views:
-    """The patterns of a source whose views are made by transforms: what these do to pixels is not known.
+    """The augmented views of a source; the first is the image as it is.
 
     Args:
-        count: of the views, with the image as it is.
+        count: how many there are.
+        flips: what ``flips`` returns for each; None = a transform makes the views, and their flips are not known.
     """
 
-    def __init__(self, count: int) -> None:
-        self._count = count
+    def __init__(self, count: int, flips: Callable[[int], tuple[bool, bool]] | None = None) -> None:
+        self._count, self._flips = count, flips
 
     def __len__(self) -> int:
         return self._count
 
     def flips(self, i: int) -> tuple[bool, bool]:
-        """Return no flips for the image as it is.
+        """Return whether view i is flipped left and right, top and bottom.
 
         Raises:
             ConfigError: for a view that a transform makes.
         """
+        if self._flips is not None:
+            return self._flips(i)
         if i:
             raise ConfigError(
                 "tasks with maps cannot be trained on views made by transforms, which may move pixels while the maps "
-                "stay; leave the transforms out, or use a feature store, whose patterns state their flips"
+                "stay; leave the transforms out, or use a feature store, whose augmentations state their flips"
             )
         return False, False
 
@@ -53,28 +57,23 @@ def apply_transform(transform: Transform, image: Photo, seed: int) -> Any:
 
     Args:
         transform: see above.
-        image: whatever a backbone's preprocessing takes.
+        image: as for the backbone's preprocessing.
         seed: of the random numbers, 0 ... 2^32 - 1.
 
     Raises:
         DataError: if the image cannot be read, or the result is not an image.
     """
     pixels = (decode(image) * 255).round().to(torch.uint8)
-    states = random.getstate(), np.random.get_state()  # noqa: NPY002
-    with torch.random.fork_rng(devices=[]):
+    with own_random_numbers(cuda=False):
         random.seed(seed)
         np.random.seed(seed)  # noqa: NPY002
         torch.default_generator.manual_seed(seed)
-        try:
-            if type(transform).__module__.startswith("albumentations"):
-                if hasattr(transform, "set_random_seed"):
-                    transform.set_random_seed(seed)
-                result = transform(image=np.ascontiguousarray(pixels.permute(1, 2, 0).numpy()))["image"]
-            else:
-                result = transform(pixels)
-        finally:
-            random.setstate(states[0])
-            np.random.set_state(states[1])  # noqa: NPY002
+        if type(transform).__module__.startswith("albumentations"):
+            if hasattr(transform, "set_random_seed"):
+                transform.set_random_seed(seed)
+            result = transform(image=np.ascontiguousarray(pixels.permute(1, 2, 0).numpy()))["image"]
+        else:
+            result = transform(pixels)
     if not isinstance(result, Tensor | np.ndarray):
         raise DataError(f"a transform returned {type(result).__name__}; expected an image tensor or array")
     return result
@@ -86,6 +85,6 @@ def view_seed(image_id: str, view: int) -> int:
 
 
 def describe_transform(transform: Transform) -> str:
-    """Return what tells a transform from others, the same in every process."""
+    """Return a text that identifies a transform, the same in every process."""
     name = getattr(transform, "__qualname__", None)
     return f"{transform.__module__}.{name}" if name else re.sub(r" at 0x[0-9a-fA-F]+", "", repr(transform))

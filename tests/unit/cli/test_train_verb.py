@@ -172,7 +172,7 @@ def test_a_run_from_a_store_interrupted_and_continued(
     assert (head.head_type, head.config["num_patches"], head.meta["tta"]["ops"]) == ("cls_gating", 8, "flip4")
     lines = [json.loads(line) for line in (whole / "logs" / "fold-0.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [0, 1]
-    assert {"loss", "Dry_Total_g", "State", "val_loss", "val_r2"} <= set(lines[0])
+    assert {"loss", "loss/Dry_Total_g", "loss/State", "val_loss", "val_r2"} <= set(lines[0])
 
     rows = {}
     for name, views in {"file": [], "flip4": ["--tta", "flip4"], "none": ["--tta", "none"]}.items():

@@ -1,8 +1,7 @@
-"""Blends that tell whom they blended: what the tests of mixup and cutmix share."""
+"""Blends whose partners and shares can be read back: what the tests of mixup and cutmix share."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from dinoneck import (
     Task,
     Tokens,
 )
+from dinoneck.losses import Composition
 from dinoneck.training import manifold_mixup
 
 HALVES = 1e14  # lambda is 1/2 to seven digits
@@ -24,13 +24,7 @@ STATE = Task("state", dim=4, kind="classification")
 RATIO = [Task("total", transform=TargetTransform(log1p=True, mean=2.0, std=0.5)), Task("ratio", dim=3, kind="ratio")]
 
 
-@dataclass(frozen=True)
-class Weighed:
-    """A composition, as far as mixing knows it."""
-
-    total: str = "total"
-    ratio: str = "ratio"
-    name: str = "parts"
+PARTS = Composition(("leaf", "stem", "root"), {"above": ("leaf", "stem")}, "parts", total="total", ratio="ratio")
 
 
 def seeded(seed: int = 0) -> torch.Generator:

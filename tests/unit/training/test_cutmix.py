@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from tests.unit.training.blends import (
     HALVES,
+    PARTS,
     RATIO,
     STATE,
-    Weighed,
     blended,
     ratio_targets,
     read_back,
@@ -67,7 +67,7 @@ def test_every_pasted_pixel_stays_at_its_place(size: Any, patch: Any, steps: Any
 
 
 def test_rectangles_are_sized_by_lambda_and_centred_anywhere() -> None:
-    """With lambda = 1/2 the sides are 0.7071 of the image's; a cell is hit as often as the clipped window says."""
+    """With lambda = 1/2 the sides are 0.7071 of the image's; a cell is hit as often as the clipped window allows."""
     size, length = 40, 28
     hits, sides = torch.zeros(size, size), set()
     for seed in range(60):
@@ -97,7 +97,7 @@ def test_cutmix_mixes_scalars_in_grams_shares_by_mass_and_classes_by_area() -> N
         targets,
         1.0,
         tasks=[*RATIO, STATE, own],
-        compositions=[Weighed()],
+        compositions=[PARTS],
         patch_size=16,
         generator=seeded(1),
     )
@@ -165,16 +165,7 @@ def test_a_rectangle_never_cuts_a_cell() -> None:
         cutmix(images, {"ndvi": cells}, 1.0, patch_size=8, **options)
     with pytest.raises(ShapeError, match="5x6 cells"):
         cutmix(images, {"ndvi": cells[:, :, [0, 1, 2, 3, 3]]}, 1.0, patch_size=16, **options)
-    with pytest.raises(ShapeError, match=r"mask of 'ndvi' has shape \(2, 4, 6\); its target \(2, 1, 64, 96\)"):
+    with pytest.raises(ShapeError, match=r"the mask of 'ndvi' has 4x6 cells"):
         cutmix(images, {"ndvi": torch.zeros(2, 1, 64, 96)}, 1.0, masks={"ndvi": cells[:, 0]}, **options)
     with pytest.raises(GridError, match="96 % 14"):
         cutmix(images, {}, 1.0, patch_size=14)
-
-
-def test_gradients_flow_through_the_paste() -> None:
-    images = torch.randn(3, 1, 4, 6, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda x: cutmix(x, {}, 1.0, generator=seeded(3))[0], (images,))
-    half = torch.randn(3, 3, 4, 6).to(torch.bfloat16, memory_format=torch.channels_last)
-    mixed, _ = cutmix(half, {}, 1.0, generator=seeded(3))
-    assert mixed.dtype == torch.bfloat16
-    assert mixed.is_contiguous(memory_format=torch.channels_last)

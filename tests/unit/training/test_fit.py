@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import astuple
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -72,15 +74,19 @@ def test_standardising_helps_on_tokens_with_a_common_part() -> None:
     assert with_scale > without + 0.3
 
 
-def test_history_holds_the_losses() -> None:
+def test_history_holds_the_losses_also_of_tasks_named_like_other_numbers(tmp_path: Path) -> None:
     source, y = problem()
     torch.manual_seed(0)
-    head = PatchMeanHead(16, [Task("share"), Task("twice", weight=0.5)])
-    history = fit(head, source, targets={"share": y, "twice": 2 * y}, target_ids=source.ids, **QUICK | {"epochs": 5})
-    assert len(history) == 5
-    assert set(history[0]) == {"loss", "share", "twice"}
+    head = PatchMeanHead(16, [Task("loss"), Task("epoch", weight=0.5)])
+    given = {"target_ids": source.ids, "ids": source.ids[:32], "val_ids": source.ids[32:], "out": tmp_path}
+    history = fit(head, source, targets={"loss": y, "epoch": 2 * y}, **given, **QUICK | {"epochs": 5})
+    parts = {"loss", "loss/loss", "loss/epoch"}
+    validated = {f"val_{name}" for name in parts} | {"val_r2", "val_r2/loss", "val_r2/epoch"}
+    assert [set(row) for row in history] == [parts | validated] * 5
     assert history[-1]["loss"] < history[0]["loss"]
-    assert history[0]["loss"] == pytest.approx(history[0]["share"] + history[0]["twice"], rel=1e-5)
+    assert history[0]["loss"] == pytest.approx(history[0]["loss/loss"] + history[0]["loss/epoch"], rel=1e-5)
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert lines == [{"epoch": epoch, **row} for epoch, row in enumerate(history)]
 
 
 def test_missing_targets_count_for_nothing() -> None:
@@ -155,7 +161,7 @@ def test_class_labels_have_one_per_photo() -> None:
         fit(head, source, targets={"kind": np.full(48, 2.7)}, target_ids=source.ids)
 
 
-def test_training_that_cannot_work_says_so() -> None:
+def test_training_that_cannot_work_is_refused() -> None:
     source, y = problem()
     head = PatchMeanHead(16, [Task("x")])
     with pytest.raises(DataError, match=r"diverged; lower lr"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import importlib.util
-import logging
 import math
 from typing import Any
 
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from dinoneck import ConfigError, load_backbone
-from dinoneck.training import FreezeSchedule, cosine_with_warmup, param_groups
+from dinoneck.training import FreezeSchedule, cosine_with_warmup
 
 needs_peft = pytest.mark.skipif(importlib.util.find_spec("peft") is None, reason="no peft")
 
@@ -60,33 +59,15 @@ def test_stages() -> None:
     ("plan", "message"),
     [
         ({}, "plan is {}"),
-        ("all", "plan is 'all'"),
         ({0: "al"}, "Did you mean 'all'"),
-        ({0: "nome"}, "Did you mean 'none'"),
-        ({0: "lats:2"}, "Did you mean 'last:1'"),
         ({0: "last:0"}, "n of 1 or more"),
-        ({0: "last:-1"}, "'last:n'"),
-        ({0: "last:"}, "at epoch 0"),
-        ({0: "last:²"}, "at epoch 0"),
         ({0: 4}, "plan has 4 at epoch 0"),
         ({-1: "all"}, "plan has epoch -1"),
-        ({"0": "all"}, "plan has epoch '0'"),
-        ({1.0: "all"}, "plan has epoch 1.0"),
-        ({True: "all"}, "plan has epoch True"),
     ],
 )
 def test_plans_that_make_no_sense_are_refused(plan: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         FreezeSchedule(plan)
-
-
-def test_numbers_out_of_range_are_refused() -> None:
-    for wrong in ({"lr_scale": 0.0}, {"lr_scale": math.inf}, {"backbone_lr": -1.0}):
-        with pytest.raises(ConfigError, match=f"{next(iter(wrong))} is"):
-            FreezeSchedule({0: "all"}, **wrong)
-    for epoch in (-1, 1.5, "1"):
-        with pytest.raises(ConfigError, match="epoch is"):
-            FreezeSchedule({0: "all"}).stage(epoch)  # type: ignore[arg-type]
 
 
 def test_a_plan_that_is_too_deep_is_refused_at_the_first_epoch() -> None:
@@ -95,8 +76,6 @@ def test_a_plan_that_is_too_deep_is_refused_at_the_first_epoch() -> None:
         FreezeSchedule({0: "all", 30: "last:7"}).apply(model, 0)
     with pytest.raises(ConfigError, match=r"3 blocks of dinoneck_tiny run for layers=\(2,\)"):
         FreezeSchedule({0: "all", 30: "last:4"}).apply(load_backbone("dinoneck_tiny", layers=[2]), 0)
-    with pytest.raises(ConfigError, match="expected a dinoneck.Backbone"):
-        FreezeSchedule({0: "all"}).apply(nn.Linear(2, 2), 0)
 
 
 def test_apply_reports_what_holds() -> None:
@@ -117,14 +96,6 @@ def test_apply_reports_what_holds() -> None:
     assert all(p.requires_grad for p in model.head.parameters())
 
 
-def test_the_head_is_never_touched() -> None:
-    model = Model()
-    model.head.bias.requires_grad_(False)
-    for epoch in range(3):
-        FreezeSchedule({0: "all", 1: "last:1", 2: "none"}).apply(model, epoch)
-        assert [p.requires_grad for p in model.head.parameters()] == [True, False]
-
-
 def test_thawed_blocks_join_the_mode_that_was_asked_for() -> None:
     model, schedule = Model().train(), FreezeSchedule({0: "all", 1: "last:1"})
     schedule.apply(model, 0)
@@ -133,13 +104,13 @@ def test_thawed_blocks_join_the_mode_that_was_asked_for() -> None:
     assert [block.training for block in model.backbone.adapter.blocks] == [False] * 5 + [True]
 
 
-@pytest.mark.parametrize("decay", [0.0, 0.5])
-@pytest.mark.parametrize("optim", [torch.optim.SGD, torch.optim.AdamW])
-def test_each_stage_moves_its_own_parts_and_nothing_else(optim: Any, decay: float) -> None:
+@pytest.mark.parametrize(
+    ("optim", "options"), [(torch.optim.SGD, {"momentum": 0.9}), (torch.optim.AdamW, {})], ids=["sgd", "adamw"]
+)
+def test_each_stage_moves_its_own_parts_and_nothing_else(optim: Any, options: dict[str, float]) -> None:
     """Frozen parameters are in the optimizer all along; neither weight decay nor momentum reaches them."""
     model, schedule = Model(), FreezeSchedule({0: "all", 1: "last:1", 2: "none", 3: "last:2", 4: "all"})
-    options = {"momentum": 0.9} if optim is torch.optim.SGD else {}
-    optimizer = optim(schedule.param_groups(model, lr=0.1, weight_decay=decay), lr=0.1, **options)
+    optimizer = optim(schedule.param_groups(model, lr=0.1, weight_decay=0.5), lr=0.1, **options)
     blocks = {str(i) for i in range(6)}
     expected = [{"head"}, {"head", "5", "norm"}, {"head", "norm", "embeddings"} | blocks]
     expected += [{"head", "4", "5", "norm"}, {"head"}]
@@ -208,7 +179,7 @@ def begun(model: Model, schedule: FreezeSchedule) -> tuple[torch.optim.Optimizer
     return optimizer, cosine_with_warmup(optimizer, 10)
 
 
-@pytest.mark.parametrize("stop", [1, 2, 3, 4])
+@pytest.mark.parametrize("stop", [1, 3])
 def test_a_resumed_run_ends_where_the_uninterrupted_one_does(stop: int) -> None:
     schedule = FreezeSchedule({0: "all", 2: "last:1", 3: "last:3", 4: "none"})
 
@@ -274,23 +245,6 @@ def test_added_parameters_take_the_schedules_rate() -> None:
     alone = torch.optim.SGD([backbone.adapter.weight], lr=0.1)
     with pytest.raises(ConfigError, match="no head to take a learning rate from"):
         FreezeSchedule({0: "last:1"}).start_epoch(0, backbone, alone)
-
-
-def test_groups_built_with_the_heads_rate_are_left_alone_but_mentioned(caplog: pytest.LogCaptureFixture) -> None:
-    model = Model()
-    with caplog.at_level(logging.WARNING):
-        optimizer = torch.optim.SGD(param_groups(model, lr=0.1, include_frozen=True))
-        FreezeSchedule({0: "all", 1: "last:1"}).start_epoch(1, model, optimizer)
-        assert "have lr 0.1, this schedule means 0.01" in caplog.text
-        assert {g["lr"] for g in optimizer.param_groups} == {0.1}
-        caplog.clear()
-        model = Model()
-        schedule = FreezeSchedule({0: "all", 1: "last:1"})
-        schedule.start_epoch(1, model, torch.optim.SGD(schedule.param_groups(model, lr=0.1)))
-        model = Model()
-        explicit = param_groups(model, lr=0.1, backbone_lr=0.002, include_frozen=True)
-        schedule.start_epoch(1, model, torch.optim.SGD(explicit))
-        assert not caplog.text
 
 
 @needs_peft

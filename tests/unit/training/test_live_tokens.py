@@ -72,15 +72,15 @@ def test_saved_and_reloaded_it_predicts_the_same(tmp_path: Path) -> None:
     head, source, y = problem()
     learn(head, source, y)
     with torch.no_grad():
-        said = head.predict(source.batch(source.ids))["level"][:, 0]
+        expected = head.predict(source.batch(source.ids))["level"][:, 0]
     HeadCheckpoint.from_module(head, backbone=source.backbone, preprocess=source.preprocess).save(
         tmp_path / "h.safetensors"
     )
     answers = Predictor(tmp_path / "h.safetensors")(photos())
-    assert torch.allclose(torch.tensor([answer["level"] for answer in answers]).reshape(-1), said, atol=1e-5)
+    assert torch.allclose(torch.tensor([answer["level"] for answer in answers]).reshape(-1), expected, atol=1e-5)
     plain = load_backbone("dinoneck_tiny")
     without = head.predict(plain(source.preprocess(photos())))["level"][:, 0]
-    assert not torch.allclose(without, said, atol=1e-3), "the LoRA weights are part of the answer"
+    assert not torch.allclose(without, expected, atol=1e-3), "the LoRA weights are part of the answer"
 
 
 @pytest.mark.parametrize("blends", [{}, {"cutmix_alpha": 1.0, "mixup_alpha": 1.0}])
@@ -168,7 +168,7 @@ def test_a_frozen_backbone_gives_what_memory_gives() -> None:
 
 def test_bad_input() -> None:
     backbone = load_backbone("dinoneck_tiny")
-    with pytest.raises(DataError, match=r"2 ids \(1 different\) for 2 photos"):
+    with pytest.raises(DataError, match=r"2 ids \(1 different\) for 2 images"):
         LiveTokens(backbone, photos()[:2], ["a", "a"])
     with pytest.raises(DataError, match="1 ids"):
         LiveTokens(backbone, photos()[:2], ["a"])

@@ -12,13 +12,13 @@ import torch
 from PIL import Image
 from tests.unit.training.meadow import a_run
 
-from dinoneck import ConfigError, DataError, FeatureStore, PatchMeanHead, TargetTransform, Task, Tokens, load_backbone
-from dinoneck.data import Table, read_table
-from dinoneck.data.tables import csv_text
+from dinoneck import DataError, FeatureStore, PatchMeanHead, TargetTransform, Task, Tokens, load_backbone
+from dinoneck.data import Table
 from dinoneck.training import (
     CellTargets,
     MemoryTokens,
     Recipe,
+    bootstrap_difference,
     confusion_matrix,
     cross_validate,
     fit,
@@ -131,7 +131,6 @@ def test_a_pandas_frame_is_matched_by_its_index() -> None:
             DataError,
             "the dense tasks are none",
         ),
-        ({"targets": table(), "target_ids": IDS}, ConfigError, "carry their own ids; leave target_ids out"),
         ({"targets": {"x": {"meadow-1": 0.0}}}, DataError, "no targets for task 'y'; given: x"),
         ({"targets": {"y": {IDS[0]: [1.0], IDS[1]: [1.0, 2.0]}}}, DataError, "'y' differ in shape"),
     ],
@@ -187,30 +186,6 @@ def test_a_store_trains_as_memory_does(tmp_path: Path) -> None:
         scores[name] = r2(head.predict(tokens.batch(list(data.ids)))["green"][:, 0], data.targets["green"])
     assert scores["memory"] > 0.6
     assert scores["store"] == pytest.approx(scores["memory"], abs=0.02)
-
-
-def test_a_store_is_trained_from_a_table_whose_ids_have_suffixes(tmp_path: Path) -> None:
-    """The CSIRO layout names files, a store names them without suffix."""
-    green = photos(tmp_path / "data" / "train")
-    parts = {"Dry_Clover_g": 0.2, "Dry_Dead_g": 0.3, "Dry_Green_g": 0.5, "GDM_g": 0.7, "Dry_Total_g": 1.0}
-    rows = [
-        (f"{name}__{target}", f"train/{name}.png", target, share * (1 + value))
-        for name, value in green.items()
-        for target, share in parts.items()
-    ]
-    (tmp_path / "train.csv").write_text(csv_text(["sample_id", "image_path", "target_name", "target"], rows))
-    data = read_table(tmp_path / "train.csv", tmp_path / "data", group=None)
-    store = FeatureStore.create(tmp_path / "store", backbone=load_backbone("dinoneck_tiny"), image_size=(32, 48))
-    store.extract(tmp_path / "data")
-    spelled = [name.removesuffix(".png") for name in data.ids]
-    by_store_id = {"GDM_g": {image_id: 0.7 * (1 + green[image_id.removeprefix("train/")]) for image_id in spelled}}
-    weights = []
-    for targets in (data, by_store_id):
-        torch.manual_seed(0)
-        head = PatchMeanHead(store.backbone_record["embed_dim"], [Task("GDM_g", unit="g")])
-        fit(head, store, targets=targets, ids=sorted(spelled), epochs=2, lr=1e-2)
-        weights.append(head.mlps[0].out.weight)
-    assert torch.allclose(*weights, rtol=1e-5)
 
 
 @pytest.mark.parametrize("probe", [ridge_probe, knn_probe])
@@ -284,6 +259,10 @@ def test_scores_of_values_with_ids_are_matched() -> None:
     for wrong in (one["y"], plain[::-1], plain[1:]):
         with pytest.raises(DataError, match="predictions are Series and targets ndarray; expected ids on both sides"):
             r2(wrong, Y[: len(wrong)])
+        with pytest.raises(DataError, match="^a have ids"):
+            bootstrap_difference(Y[: len(wrong)], wrong, Y[: len(wrong)])
+    with pytest.raises(DataError, match="targets, a, b have ids"):
+        bootstrap_difference(true, pred, pred)
 
 
 def test_masked_values_are_missing() -> None:

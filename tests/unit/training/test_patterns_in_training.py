@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
-import pytest
 import torch
 from tests.unit.training.meadow import a_run
 from torch import Tensor
@@ -13,8 +13,7 @@ from torch import Tensor
 from dinoneck import DenseHead, PatchMeanHead, Task, Tokens
 from dinoneck.data import Patterns
 from dinoneck.training import MemoryTokens, Recipe, cross_validate, fit
-from dinoneck.training.batches import Batch, Order, Samples
-from dinoneck.training.sources import SomeTokens, in_batches
+from dinoneck.training.batches import Batch, Samples, epochs
 
 ROWS, COLS, WIDTH, PHOTOS = 2, 3, 4, 6
 
@@ -98,22 +97,16 @@ def test_a_dense_head_learns_flipped_cells_as_well_as_upright_ones() -> None:
 
 
 def test_the_order_follows_from_seed_and_epoch_alone() -> None:
-    whole, late = Order(10, 4, seed=3, patterns=4), Order(10, 4, seed=3, patterns=4)
-    epochs = [whole.epoch(number) for number in range(3)]
-    for one, two in zip(epochs[2], late.epoch(2), strict=True):
+    first, again = (list(itertools.islice(epochs(10, 4, seed=3, patterns=4), 3)) for _ in range(2))
+    for one, two in zip(first[2], again[2], strict=True):
         assert np.array_equal(one.rows, two.rows)
         assert np.array_equal(one.patterns, two.patterns)  # type: ignore[arg-type]
-    assert sorted(np.concatenate([batch.rows for batch in epochs[1]])) == list(range(10))
-    assert [len(batch.rows) for batch in epochs[0]] == [4, 4, 2]
+    assert sorted(np.concatenate([batch.rows for batch in first[1]])) == list(range(10))
+    assert [len(batch.rows) for batch in first[0]] == [4, 4, 2]
     random = np.random.RandomState(3)
-    for batches in epochs:
+    for batches in first:
         assert np.array_equal(np.concatenate([batch.rows for batch in batches]), random.permutation(10))
-    assert not np.array_equal(epochs[0][0].patterns, epochs[1][0].patterns)  # type: ignore[arg-type]
-
-
-def test_batches_cover_everything_in_order() -> None:
-    assert [list(part) for part in in_batches(range(7), 3)] == [[0, 1, 2], [3, 4, 5], [6]]
-    assert list(in_batches([], 3)) == []
+    assert not np.array_equal(first[0][0].patterns, first[1][0].patterns)  # type: ignore[arg-type]
 
 
 def memory(ids: Sequence[str], tokens: Tensor) -> MemoryTokens:
@@ -134,14 +127,3 @@ def test_folds_find_photos_by_id_in_a_larger_source() -> None:
     for method, values in results[0].predictions.items():
         assert np.allclose(values, results[1].predictions[method], atol=1e-5), method
     assert set(results[0].predictions) == {"head", "token ridge", "token knn", "colour ridge"}
-
-
-def test_some_of_a_source() -> None:
-    source = Flipped()
-    some = SomeTokens(source, ["p4", "p1"])
-    assert some.patterns is source.patterns
-    assert torch.equal(some.batch(["p1"], [2]).sequence[0], source.batch(["p1"], [2]).sequence[0])
-    with pytest.raises(ValueError, match="lacks 1 of 2 ids"):
-        SomeTokens(source, ["p1", "z"])
-    with pytest.raises(ValueError, match=r"1 different"):
-        SomeTokens(source, ["p1", "p1"])

@@ -17,16 +17,7 @@ from tests.unit.training.two_processes import CASES, run
 from dinoneck.training.processes import Processes
 
 
-def test_one_process_is_no_group() -> None:
-    alone = Processes()
-    table = {"x": torch.arange(3)}
-    assert alone.writes
-    assert alone.share([3, 1, 2]) == [3, 1, 2]
-    assert alone.order([3, 1, 2]) == [3, 1, 2]
-    assert alone.gathered([table], 3)[0]["x"] is table["x"]
-
-
-def test_every_sample_is_somebodys_and_nobody_goes_empty() -> None:
+def test_every_sample_has_one_process_and_no_process_goes_empty() -> None:
     rows = [5, 6, 7, 8, 9]
     pair = [Processes(rank, 2) for rank in range(2)]
     assert [own.share(rows) for own in pair] == [[5, 7, 9], [6, 8]]

@@ -1,4 +1,4 @@
-"""A table's photos are found in a larger source, each one its own; what is not there is named."""
+"""A table's images are found in a larger source, each one its own; what is not there is named."""
 
 from __future__ import annotations
 
@@ -23,13 +23,15 @@ class Turned(list[int]):
 
 
 class Numbered:
-    """Tokens whose values say which id and pattern they are."""
+    """Tokens whose values state their id and pattern."""
 
     def __init__(self, ids: Sequence[str], patterns: int = 3) -> None:
         self.ids, self.patterns = tuple(ids), Turned(range(patterns))
 
     def batch(self, ids: Sequence[str], patterns: Sequence[int] | None = None) -> Tokens:
-        marks = [100 * self.ids.index(name) + pattern for name, pattern in zip(ids, patterns or (), strict=True)]
+        marks = [
+            100 * self.ids.index(name) + pattern for name, pattern in zip(ids, patterns or [0] * len(ids), strict=True)
+        ]
         return Tokens.from_patches(torch.tensor(marks).float().reshape(-1, 1, 1), grid=(1, 1), patch_size=16)
 
 
@@ -47,7 +49,7 @@ def marks(tokens: Tokens) -> list[float]:
         (["x", "b", "a.v2", "c"], ["b.jpg", "a.v2.jpg"]),
     ],
 )
-def test_every_photo_gets_its_own_tokens(known: list[str], names: list[str]) -> None:
+def test_every_image_gets_its_own_tokens(known: list[str], names: list[str]) -> None:
     source = TableSource(Numbered(known), names)
     assert source.ids == tuple(names)
     own = [next(i for i, k in enumerate(known) if n.rsplit(".", 1)[0].endswith(k)) for n in names]
@@ -60,7 +62,7 @@ def test_every_photo_gets_its_own_tokens(known: list[str], names: list[str]) -> 
 def test_only_the_suffix_of_an_image_is_left_out() -> None:
     known, names = ["plot", "plot.v1", "plot.v2"], ["train/plot.v2.jpg", "train/plot.v1"]
     assert marks(TableSource(Numbered(known), names).batch(names)) == [200, 100]
-    with pytest.raises(DataError, match=r"2 of 2 photos.*first is 'plot.v1.jpg'"):
+    with pytest.raises(DataError, match=r"2 of 2 images.*first is 'plot.v1.jpg'"):
         TableSource(Numbered(["plot"]), ["plot.v1.jpg", "plot.v2.jpg"])
 
 
@@ -70,16 +72,16 @@ def test_only_the_first_patterns_are_used() -> None:
     assert two is not None
     assert (len(every), len(two)) == (5, 2)
     assert [two.flips(i) for i in range(2)] == [(False, False), (True, False)]
-    with pytest.raises(ConfigError, match="20 augmentation patterns.*the store has 5"):
+    with pytest.raises(ConfigError, match="views is 20.*the store has 5"):
         TableSource(Numbered(["a"], 5), ["a.jpg"], 20)
 
 
 def test_what_is_not_there_is_named() -> None:
-    with pytest.raises(DataError, match=r"1 of 2 photos .*first is 'train/c.jpg'.*such as 'a', 'b'.*dinoneck extract"):
+    with pytest.raises(DataError, match=r"1 of 2 images .*first is 'train/c.jpg'.*such as 'a', 'b'.*dinoneck extract"):
         TableSource(Numbered(["a", "b"]), ["train/a.jpg", "train/c.jpg"])
     with pytest.raises(DataError, match="'s/a.jpg' and 't/a.jpg' are both 'a' in the store"):
         TableSource(Numbered(["a", "b"]), ["s/a.jpg", "t/a.jpg"])
-    with pytest.raises(DataError, match="1 ids are not in this table, the first is 'b'"):
+    with pytest.raises(DataError, match="1 ids are not in this source, the first is 'b'"):
         TableSource(Numbered(["a", "b"]), ["a.jpg"]).batch(["b"])
 
 

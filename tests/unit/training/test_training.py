@@ -212,7 +212,7 @@ def test_probes_of_classes_predict_the_class_of_the_largest_output() -> None:
             probe(x, np.where(np.isin(np.arange(90), folds[0][0]), -1, true), folds, num_classes=3)
 
 
-def test_the_schedule_ends_where_it_is_told_to() -> None:
+def test_the_schedule_ends_at_min_lr() -> None:
     optimizer = torch.optim.SGD([{"params": [torch.zeros(1)], "lr": 2.0}, {"params": [torch.zeros(1)], "lr": 0.5}])
     schedule = cosine_with_warmup(optimizer, 10, warmup=0.2, min_lr=0.1)
     for step in range(10):
@@ -259,7 +259,7 @@ def test_extraction(tiny: Backbone) -> None:
     direct = tiny(tiny.preprocess(photos))
     assert torch.allclose(source.batch(list("abcde")).sequence[0], direct.sequence[0], atol=2e-3)
     assert torch.allclose(source.colours, tiny.preprocess(photos).mean(dim=(2, 3)), atol=1e-6)  # type: ignore[arg-type]
-    with pytest.raises(DataError, match="0 photos"):
+    with pytest.raises(DataError, match="0 images"):
         MemoryTokens.extract(tiny, [], [])
-    with pytest.raises(DataError, match="photo 'd' is 48x32 px .*, the ones before 32x48"):
+    with pytest.raises(DataError, match="image 'd' is 48x32 px .*, the ones before 32x48"):
         MemoryTokens.extract(tiny, [*photos[:3], photos[3].transpose(1, 0, 2)], list("abcd"), batch_size=1)

@@ -193,17 +193,3 @@ def test_loggers_call_their_library(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, name, None)
         with pytest.raises(ImportError, match=f"pip install {name.split('.')[-1]}"):
             logger()
-
-
-def test_tensorboard_reads_what_was_logged(tmp_path: Path) -> None:
-    pytest.importorskip("tensorboard", reason="tensorboard is not installed")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    from dinoneck.training import TensorBoardLogger
-
-    logger = TensorBoardLogger(tmp_path)
-    for epoch, loss in enumerate((1.0, 0.5)):
-        logger(epoch, {"loss": loss})
-    events = EventAccumulator(str(tmp_path))
-    events.Reload()
-    assert [(event.step, event.value) for event in events.Scalars("loss")] == [(0, 1.0), (1, 0.5)]
