@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import argparse
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any
 
-from dinoneck.cli import backbone_options, numbers
-from dinoneck.cli.answers import add_json, answer
-from dinoneck.cli.outputs import check_output
+from tyro.conf import Positional, arg
+
+from dinoneck.cli.arguments import HeadBackbone, Images, check_output, list_images
 from dinoneck.cli.text import say
 from dinoneck.cli.train_text import describe_many
-from dinoneck.cli.viz_report import add_head_and_photos, opened_predictor
+from dinoneck.cli.viz_report import Views, opened_predictor
 from dinoneck.errors import ConfigError, DataError, counted, did_you_mean, printable
+from dinoneck.training.config import BackboneConfig
+from dinoneck.training.config_flags import SIZE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,148 +26,128 @@ _MOST = 48
 _AT_ONCE = 4
 
 
-class Tokens:
-    """Photos beside their patches, whose three main directions are red, green and blue."""
+def tokens(
+    images: Images,
+    out: Path,
+    backbone: Annotated[BackboneConfig, arg(name="")] = BackboneConfig(),
+    size: Annotated[tuple[int, int] | None, SIZE] = None,
+    foreground: float | None = None,
+    device: str | None = None,
+) -> dict[str, Any]:
+    """Draw images next to their tokens: the three main directions as red, green and blue.
 
-    HELP = "draw photos beside their tokens: the three main directions as red, green and blue"
-    EXAMPLE = "dinoneck viz tokens photos/ --backbone dinoneck_tiny --out tokens.png"
+    Example: dinoneck viz tokens images/ --backbone dinoneck_tiny --out tokens.png
 
-    @staticmethod
-    def add_arguments(parser: argparse.ArgumentParser) -> None:
-        """Declare the arguments."""
-        parser.add_argument(
-            "photos", nargs="+", type=Path, metavar="PHOTOS", help="photos, or folders searched to the bottom"
-        )
-        backbone_options.add_backbone(parser)
-        parser.add_argument("--layer", type=int, metavar="N", help="block whose tokens are drawn (default: the last)")
-        parser.add_argument(
-            "--size", type=backbone_options.size, metavar="HxW", help="bring photos to this size (default: their own)"
-        )
-        parser.add_argument(
-            "--foreground", type=numbers.share, metavar="SHARE", help="leave the background black: 0.5 for a start"
-        )
-        parser.add_argument("--device", help="such as cuda; default: the CPU")
-        _add_out(parser)
+    Args:
+        images: images, or folders, which are searched with their subfolders.
+        out: the picture to write (.png, .svg, .pdf).
+        backbone: the model; --layers names the one block whose tokens are drawn (default: the last).
+        size: resize images to it (default: their own size).
+        foreground: leave the background black: 0.5 for a start.
+        device: such as cpu or cuda:1 (default: a GPU if there is one).
+    """
+    import torch
 
-    @staticmethod
-    def run(options: argparse.Namespace) -> int:
-        """Draw."""
-        import torch
+    from dinoneck.tokens import Tokens
+    from dinoneck.training.inputs import open_backbone
+    from dinoneck.viz.pca_pictures import pca_figure
 
-        from dinoneck.devices import local_device
-        from dinoneck.tokens import Tokens
-        from dinoneck.viz.pca_pictures import pca_figure
-
-        photos = _photos(options, options.photos)
-        backbone = backbone_options.load(options, layers=None if options.layer is None else [options.layer])
-        if options.device:
-            backbone.to(local_device(options.device))
-        recipe = backbone.preprocess.changed(size=options.size, policy="crop")
-        prepared = recipe.prepare(photos)
-        print("".join(f"{line}\n" for line in describe_many(recipe, prepared.grid)), end="", flush=True)
-        device, images = next(backbone.parameters()).device, prepared.images
-        batches = [images[i : i + _AT_ONCE] for i in range(0, len(images), _AT_ONCE)]
-        with torch.no_grad():
-            parts = [backbone(batch.to(device)).to("cpu", torch.float32) for batch in batches]
-        tokens = Tokens.cat(parts)
-        pictures = [recipe.picture(photo) for photo in photos]
-        whole, kept = recipe.fitted(photos[0]).shape[-2:], pictures[0].shape[-2:]
-        if whole != kept:
-            told = f"{whole[0]}x{whole[1]} px are cropped to {kept[0]}x{kept[1]}"
-            say(f"{photos[0]}: {told}, as the patch does not divide them (--size HxW brings photos to a size).")
-        figure = pca_figure(pictures, tokens, foreground=options.foreground, names=_names(photos))
-        return _write(options, figure, len(photos))
+    files = _listed(images, out, images)
+    model = open_backbone(backbone, device)
+    recipe = model.preprocess.changed(size=size, policy="crop")
+    prepared = recipe.prepare(files)
+    print("".join(f"{line}\n" for line in describe_many(recipe, prepared.grid)), end="", flush=True)
+    place, batches = next(model.parameters()).device, torch.split(prepared.images, _AT_ONCE)
+    with torch.no_grad():
+        parts = [model(batch.to(place)).to("cpu", torch.float32) for batch in batches]
+    pictures = [recipe.picture(file) for file in files]
+    whole, kept = recipe.fitted(files[0]).shape[-2:], pictures[0].shape[-2:]
+    if whole != kept:
+        change = f"{whole[0]}x{whole[1]} px are cropped to {kept[0]}x{kept[1]}"
+        say(f"{files[0]}: {change}, as the patch does not divide them (--size HxW resizes images).")
+    figure = pca_figure(pictures, Tokens.cat(parts), foreground=foreground, names=_names(files))
+    return _write(out, figure, len(files))
 
 
-class Gate:
-    """Photos beside what a gated head looked at."""
+def gate(
+    head: Annotated[str, Positional],
+    images: Images,
+    out: Path,
+    views: Annotated[Views, arg(name="")] = Views(),
+    backbone: Annotated[HeadBackbone, arg(name="")] = HeadBackbone(),
+) -> dict[str, Any]:
+    """Draw images next to the gate of a head: the weight of each patch.
 
-    HELP = "draw photos beside the gate of a head: how much each patch counts"
-    EXAMPLE = "dinoneck viz gate head.safetensors photos/ --out gate.png"
+    Example: dinoneck viz gate head.safetensors images/ --out gate.png
 
-    @staticmethod
-    def add_arguments(parser: argparse.ArgumentParser) -> None:
-        """Declare the arguments."""
-        add_head_and_photos(parser)
-        _add_out(parser)
+    Args:
+        head: a head file, a folder of them or of an ensemble, or a Hub repository.
+        images: images, or folders, which are searched with their subfolders.
+        out: the picture to write (.png, .svg, .pdf).
+        views: how the images are predicted.
+        backbone: where the weights come from.
+    """
+    from dinoneck.viz.gate_maps import gate_figure
 
-    @staticmethod
-    def run(options: argparse.Namespace) -> int:
-        """Draw."""
-        from dinoneck.viz.gate_maps import gate_figure
-
-        photos = _photos(options, [options.head, *options.photos])
-        predictor, _ = opened_predictor(options)
-        results = predictor(photos, maps=True)
-        if "gate" not in results[0]:
-            raise ConfigError(f"{options.head} has no gate; heads of type 'cls_gating' do (see 'dinoneck inspect')")
-        pictures = [predictor.picture(photo) for photo in photos]
-        gates = [result["gate"] for result in results]
-        return _write(options, gate_figure(pictures, gates, names=_names(photos)), len(photos))
-
-
-class Residuals:
-    """Out-of-fold predictions of a training run against what was known."""
-
-    HELP = "draw held-out predictions of 'dinoneck train' against the known values, and what they are off by"
-    EXAMPLE = "dinoneck viz residuals run/out_of_fold.csv --target GDM_g --out residuals.png"
-
-    @staticmethod
-    def add_arguments(parser: argparse.ArgumentParser) -> None:
-        """Declare the arguments."""
-        parser.add_argument("table", type=Path, metavar="CSV", help="out_of_fold.csv of a run")
-        parser.add_argument("--target", metavar="NAME", help="which target (may be left out where there is one)")
-        parser.add_argument(
-            "--method",
-            default="head",
-            metavar="NAME",
-            help="whose predictions: head (default), or a baseline of the run",
-        )
-        parser.add_argument("--unit", default="", help="of the values, for the axes")
-        parser.add_argument("--by-fold", action="store_true", help="draw the residuals of every fold below")
-        _add_out(parser)
-
-    @staticmethod
-    def run(options: argparse.Namespace) -> int:
-        """Draw."""
-        from dinoneck.viz.residuals import residual_figure
-
-        check_output(options.out, [options.table], _FORMATS)
-        name, known, said, folds = _held_out(options.table, options.target, options.method)
-        groups = [f"fold {fold}" for fold in folds] if options.by_fold else None
-        return _write(options, residual_figure(known, said, groups=groups, unit=options.unit, name=name), len(known))
+    files = _listed(images, out, [head, *images])
+    predictor, _ = opened_predictor(head, views, backbone)
+    results = predictor(files, maps=True)
+    if "gate" not in results[0]:
+        raise ConfigError(f"{head} has no gate; heads of type 'cls_gating' do (see 'dinoneck inspect')")
+    pictures = [predictor.picture(file) for file in files]
+    return _write(out, gate_figure(pictures, [r["gate"] for r in results], names=_names(files)), len(files))
 
 
-def _add_out(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", type=Path, required=True, help=f"the picture to write ({', '.join(_FORMATS)})")
-    add_json(parser)
+def residuals(
+    table: Annotated[Path, Positional, arg(metavar="CSV")],
+    out: Path,
+    target: str | None = None,
+    method: str = "head",
+    unit: str = "",
+    by_fold: bool = False,
+) -> dict[str, Any]:
+    """Draw held-out predictions of 'dinoneck train' against the known values, and their differences.
+
+    Example: dinoneck viz residuals run/out_of_fold.csv --target GDM_g --out residuals.png
+
+    Args:
+        table: out_of_fold.csv of a run.
+        out: the picture to write (.png, .svg, .pdf).
+        target: which target (needed where there are several).
+        method: whose predictions: head, or a baseline of the run.
+        unit: of the values, for the axes.
+        by_fold: draw the residuals of every fold below.
+    """
+    from dinoneck.viz.residuals import residual_figure
+
+    check_output(out, [table], _FORMATS)
+    name, known, predictions, folds = _held_out(table, target, method)
+    groups = [f"fold {fold}" for fold in folds] if by_fold else None
+    return _write(out, residual_figure(known, predictions, groups=groups, unit=unit, name=name), len(known))
 
 
-def _photos(options: argparse.Namespace, inputs: Sequence[str | Path]) -> list[Path]:
-    """The photos of a figure, once the output can be written."""
-    from dinoneck.cli.predict import files_of
-
-    photos = files_of(options.photos)
-    check_output(options.out, [*inputs, *photos], _FORMATS)
-    if len(photos) > _MOST:
-        raise DataError(f"{len(photos)} photos; one figure takes {_MOST} at most. Name fewer, such as photos/*1.jpg")
-    return photos
+def _listed(images: Sequence[Path], out: Path, inputs: Sequence[str | Path]) -> list[Path]:
+    """The images of a figure, once the output can be written."""
+    files = list_images(images)
+    check_output(out, [*inputs, *files], _FORMATS)
+    if len(files) > _MOST:
+        raise DataError(f"{len(files)} images; one figure takes {_MOST} at most. Name fewer, such as images/*1.jpg")
+    return files
 
 
-def _names(photos: Sequence[Path]) -> list[str]:
-    """The names to write beside photos; bytes that are no Unicode text, and line breaks, are spelled out."""
-    return [printable(photo.name) for photo in photos]
+def _names(files: Sequence[Path]) -> list[str]:
+    """The names to write next to images; bytes that are not Unicode text, and line breaks, are escaped."""
+    return [printable(file.name) for file in files]
 
 
-def _write(options: argparse.Namespace, figure: Figure, count: int) -> int:
+def _write(out: Path, figure: Figure, count: int) -> dict[str, Any]:
     from dinoneck.atomic import write_whole
 
     buffer = io.BytesIO()
-    figure.savefig(buffer, format=options.out.suffix[1:].lower(), dpi=_DPI)
-    write_whole(options.out, buffer.getvalue())
-    answer(options, written=[options.out], photos=count)
-    print(f"{counted(count, 'photo')} drawn; written: {options.out}")
-    return 0
+    figure.savefig(buffer, format=out.suffix[1:].lower(), dpi=_DPI)
+    write_whole(out, buffer.getvalue())
+    print(f"{counted(count, 'image')} drawn; written: {out}")
+    return {"written": [out], "photos": count}
 
 
 def _held_out(table: Path, target: str | None, method: str) -> tuple[str, list[float], list[float], list[str]]:

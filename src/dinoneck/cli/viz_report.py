@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from dinoneck.cli import backbone_options, numbers
-from dinoneck.cli.answers import add_json, answer
-from dinoneck.cli.outputs import check_output
-from dinoneck.cli.predict import add_compared_backbone, add_views, files_of, predicted, views_of
+from tyro.conf import Positional, arg
+
+from dinoneck.cli.arguments import Count, HeadBackbone, Images, check_output, list_images, whole
+from dinoneck.cli.predict import open_predictor
 from dinoneck.cli.text import file_size, say
 from dinoneck.errors import DataError, counted
 
@@ -24,115 +25,110 @@ if TYPE_CHECKING:
     from dinoneck.inference.predictor import Predictor
     from dinoneck.viz.report.photos import ReportEntry
 
-HELP = "predict from photos and write a report: one HTML file that opens in a browser without a network"
-EXAMPLE = "dinoneck viz report run/heads photos/ --truth known.csv --out report.html"
-
 _DRAWN = 24
 _MEGABYTES = 20.0
 _FITTED, _PATCHES = 24, 20_000  # photos, and their patches, that the colours of tokens are fitted on
 _HEADS_TOLD = 50
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments."""
-    add_head_and_photos(parser)
-    parser.add_argument("--out", type=Path, required=True, help="the .html file to write")
-    parser.add_argument(
-        "--truth", type=Path, metavar="CSV", help="known values, in columns named like the predictions: adds residuals"
-    )
-    parser.add_argument(
-        "--image-column", default="image", metavar="COLUMN", help="column of file names in --truth (default image)"
-    )
-    parser.add_argument(
-        "--scores", type=Path, metavar="JSON", help="report.json of the training run: adds its held-out scores"
-    )
-    parser.add_argument("--title", help="of the page (default: Predictions of HEAD)")
-    parser.add_argument(
-        "--max-photos",
-        type=numbers.whole,
-        default=_DRAWN,
-        metavar="N",
-        help=f"photos to draw, with --truth those that are off most (default {_DRAWN}); the table holds all",
-    )
-    parser.add_argument(
-        "--max-mb",
-        type=numbers.positive,
-        default=_MEGABYTES,
-        metavar="MB",
-        help=f"of the photos drawn: they get smaller, then fewer (default {_MEGABYTES:g})",
-    )
-    parser.add_argument("--no-tokens", action="store_true", help="leave out the colours of the backbone's tokens")
-    parser.add_argument("--strict", action="store_true", help="exit with 1 if a photo could not be read")
-    add_json(parser)
+@dataclass(frozen=True)
+class Views:
+    """How the images of a figure or report are predicted.
+
+    Attributes:
+        tta: views to average (default: those that the training of the heads recorded, else none).
+        revision: a branch, tag or commit of the Hub repository (default: main).
+        batch_size: images at once.
+        probe: accept the backbone if its outputs match, even if the hash of its weights differs.
+        device: such as cpu or cuda:1 (default: a GPU if there is one).
+    """
+
+    tta: Literal["none", "flip4", "d6"] | None = None
+    revision: str | None = None
+    batch_size: Count = 8
+    probe: bool = False
+    device: str | None = None
 
 
-def add_head_and_photos(parser: argparse.ArgumentParser) -> None:
-    """Declare HEAD, PHOTOS and how they are predicted."""
-    parser.add_argument("head", metavar="HEAD", help="a head file, a folder of them or of an ensemble, or a repository")
-    parser.add_argument(
-        "photos", nargs="+", type=Path, metavar="PHOTOS", help="photos, or folders, which are searched to the bottom"
-    )
-    add_views(parser)
-    parser.add_argument("--revision", help="a branch, tag or commit of the hub repository (default: main)")
-    parser.add_argument("--batch-size", type=numbers.count, default=8, metavar="N", help="photos at once (default 8)")
-    add_compared_backbone(parser)
+def report(
+    head: Annotated[str, Positional],
+    images: Images,
+    out: Path,
+    truth: Annotated[Path | None, arg(metavar="CSV")] = None,
+    image_column: str = "image",
+    scores: Annotated[Path | None, arg(metavar="JSON")] = None,
+    title: str | None = None,
+    max_images: Annotated[int, whole(0)] = _DRAWN,
+    max_mb: float = _MEGABYTES,
+    no_tokens: bool = False,
+    strict: bool = False,
+    views: Annotated[Views, arg(name="")] = Views(),
+    backbone: Annotated[HeadBackbone, arg(name="")] = HeadBackbone(),
+) -> dict[str, Any]:
+    """Predict from images and write a report: one HTML file that opens in a browser without a network.
 
+    Example: dinoneck viz report run/heads images/ --truth known.csv --out report.html
 
-def run(options: argparse.Namespace) -> int:
-    """Predict, draw, write."""
+    Args:
+        head: a head file, a folder of them or of an ensemble, or a Hub repository.
+        images: images, or folders, which are searched with their subfolders.
+        out: the .html file to write.
+        truth: known values, in columns named like the predictions: adds residuals.
+        image_column: column of file names in --truth.
+        scores: report.json of the training run: adds its held-out scores.
+        title: of the page (default: Predictions of HEAD).
+        max_images: images to draw, with --truth those with the largest errors; the table lists all.
+        max_mb: megabytes of the images drawn: they get smaller, then fewer.
+        no_tokens: leave out the colours of the tokens.
+        strict: exit with 1 if an image cannot be read.
+        views: how the images are predicted.
+        backbone: where the weights come from.
+    """
     from dinoneck.atomic import write_text
     from dinoneck.cli.known_values import known_values
     from dinoneck.viz.report.numbers import outputs
     from dinoneck.viz.report.page import html_report
 
-    photos = list(dict.fromkeys(files_of(options.photos)))
-    check_output(options.out, [*photos, options.head, options.truth, options.scores], (".html", ".htm"))
-    training = {} if options.scores is None else _training_report(options.scores)
-    predictor, facts = opened_predictor(options)
+    if not max_mb > 0:
+        raise DataError(f"--max-mb is {max_mb:g}; expected a number above 0")
+    files = list(dict.fromkeys(list_images(images)))
+    check_output(out, [*files, head, truth, scores], (".html", ".htm"))
+    training = {} if scores is None else _training_report(scores)
+    predictor, facts = opened_predictor(head, views, backbone)
     columns = [output.key for output in outputs(predictor.tasks)]
-    known: Sequence[Mapping[str, float]] = [{}] * len(photos)
-    if options.truth is not None:
-        known = known_values(options.truth, options.image_column, photos, columns)
+    known: Sequence[Mapping[str, float]] = [{}] * len(files)
+    if truth is not None:
+        known = known_values(truth, image_column, files, columns)
     unread: dict[int, str] = {}
-    entries = _entries(options, predictor, photos, known, unread)
-    facts["How it was run"] = _run_facts(options, predictor, len(photos), len(unread))
-    names = _names(photos)
+    options = SimpleNamespace(truth=truth, max_photos=max_images, no_tokens=no_tokens)
+    entries = _entries(options, predictor, files, known, unread)
+    facts["How it was run"] = _run_facts(options, predictor, len(files), len(unread))
+    names = _names(files)
     page = html_report(
         entries,
         predictor.tasks,
-        title=f"Predictions of {'/'.join(Path(options.head).parts[-2:])}" if options.title is None else options.title,
+        title=f"Predictions of {'/'.join(Path(head).parts[-2:])}" if title is None else title,
         facts=facts,
         training=training,
         unread={names[place]: reason for place, reason in unread.items()},
-        max_bytes=max(1, round(options.max_mb * 1e6)),
+        max_bytes=max(1, round(max_mb * 1e6)),
     )
-    write_text(options.out, page)
+    write_text(out, page)
     size, drawn = len(page.encode("utf-8")), page.count("<article ")
-    told = {str(photos[place]): reason for place, reason in unread.items()}
-    answer(options, written=[options.out], bytes=size, photos=len(entries), drawn=drawn, unread=told)
-    answer(options, scores=_told_scores(entries, predictor))
-    print(f"{counted(len(entries), 'photo')} predicted, {drawn} drawn; written: {options.out} ({file_size(size)})")
-    for name, reason in told.items():
+    left_out = {str(files[place]): reason for place, reason in unread.items()}
+    print(f"{counted(len(entries), 'image')} predicted, {drawn} drawn; written: {out} ({file_size(size)})")
+    for name, reason in left_out.items():
         say(f"left out: {name}: {reason}")
-    return 1 if unread and options.strict else 0
+    document = {"written": [out], "bytes": size, "photos": len(entries), "drawn": drawn, "unread": left_out}
+    return {"ok": not (unread and strict), **document, "scores": _told_scores(entries, predictor)}
 
 
-def opened_predictor(options: argparse.Namespace) -> tuple[Predictor, dict[str, dict[str, str]]]:
+def opened_predictor(head: str, views: Views, backbone: HeadBackbone) -> tuple[Predictor, dict[str, dict[str, str]]]:
     """Return the predictor that the options ask for, and what its heads are, in words."""
-    from dinoneck.inference.predictor import Predictor
-    from dinoneck.inference.sources import listed, opened, revisions_of
-
-    sources = listed(options.head)
-    heads = opened(sources, options.revision)
-    predictor = Predictor(
-        heads,
-        backbone_options.rebuilt(options, heads[0]),  # type: ignore[arg-type]
-        views_of(options, heads),
-        options.device,
-        batch_size=options.batch_size,
-        probe=options.probe,
+    predictor, sources, heads, commits = open_predictor(
+        head, views.revision, backbone, views.tta, views.device, batch_size=views.batch_size, probe=views.probe
     )
-    return predictor, _head_facts(options.head, sources, heads, revisions_of(sources, heads))
+    return predictor, _head_facts(head, sources, heads, commits)
 
 
 def _training_report(path: Path) -> dict[str, Any]:
@@ -149,26 +145,29 @@ def _training_report(path: Path) -> dict[str, Any]:
 
 
 def _entries(
-    options: argparse.Namespace,
+    options: Any,
     predictor: Predictor,
     photos: Sequence[Path],
     known: Sequence[Mapping[str, float]],
     unread: dict[int, str],
 ) -> list[ReportEntry]:
     """An entry per photo that can be read, with pictures for those that are drawn; the others go to ``unread``."""
+    from dinoneck.inference.many import predict_many
     from dinoneck.viz.report.page import worst_first
     from dinoneck.viz.report.photos import ReportEntry
 
     names, everything = _names(photos), list(range(len(photos)))
     if options.truth is None or len(photos) <= options.max_photos:
         drawn, rest = everything[: options.max_photos], everything[options.max_photos :]
-        results = predicted(predictor, photos, drawn, True, unread) | predicted(predictor, photos, rest, False, unread)
+        results = predict_many(predictor, photos, drawn, maps=True, unusable=unread) | predict_many(
+            predictor, photos, rest, unusable=unread
+        )
     else:
-        results = predicted(predictor, photos, everything, False, unread)
+        results = predict_many(predictor, photos, everything, unusable=unread)
         order = list(results)
         plain = [ReportEntry(names[place], results[place], known=known[place]) for place in order]
         drawn = [order[i] for i in worst_first(plain, predictor.tasks)][: options.max_photos]
-        results |= predicted(predictor, photos, drawn, True, unread)
+        results |= predict_many(predictor, photos, drawn, maps=True, unusable=unread)
     if not results:
         raise DataError(f"none of the {len(photos)} photos can be used; the first: {unread[0]}")
     drawn = [place for place in drawn if place in results]
@@ -199,9 +198,9 @@ def _token_colours(
 ) -> dict[int, np.ndarray[Any, Any]]:
     """The last layer's patches as colours, whose directions all photos share: those of the first ones."""
     import torch
-    from tqdm import tqdm
 
     from dinoneck.backbones.eval_mode import evaluating
+    from dinoneck.progress import progress
     from dinoneck.viz.pca import PCABasis, pca_rgb
 
     def patches(place: int) -> Any:
@@ -211,7 +210,7 @@ def _token_colours(
     if not places:
         return {}
     with torch.no_grad(), evaluating(predictor.backbone):
-        maps = map(patches, tqdm(places, desc="tokens", unit="photo", disable=None))
+        maps = map(patches, progress(places, desc="tokens", unit="image"))
         first = list(islice(maps, _FITTED))
         share = -(-sum(m.shape[-2] * m.shape[-1] for m in first) // _PATCHES)
         basis = PCABasis.fit(torch.cat([m[0].flatten(1).T[::share] for m in first]))
@@ -238,7 +237,7 @@ def _head_facts(
     return {"The heads": {"from": f"{given}, {len(told)} heads", **commit, **shared, **own, **more}}
 
 
-def _run_facts(options: argparse.Namespace, predictor: Predictor, given: int, unread: int) -> dict[str, str]:
+def _run_facts(options: Any, predictor: Predictor, given: int, unread: int) -> dict[str, str]:
     from datetime import UTC, datetime
 
     from dinoneck.version import versions
