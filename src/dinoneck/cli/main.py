@@ -12,7 +12,8 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from importlib import import_module
 from types import FrameType
 from typing import Annotated, Any, Union
@@ -45,7 +46,7 @@ VERBS = {
 EARLIER_NAMES = {"export-head": "export"}
 EARLIER_FLAGS = {"--photos": "--images", "--photo": "--image", "--photo-folder": "--image-folder"}
 """Names of version 0.1, which work and are not listed."""
-SHELLS = ("bash", "zsh", "tcsh")
+SHELLS = ("bash", "zsh", "tcsh", "fish")
 JSON_HELP = "  --json  for programs: one JSON document on stdout, everything else on stderr"
 REFUSED = 1
 INTERRUPTED = 130
@@ -136,7 +137,7 @@ def _run(arguments: list[str]) -> int:
     if "" in options.words:  # such as an unset variable in a script: as a path it would mean the current folder
         return _wrong_usage("an argument is empty; name a file or a folder ('.' for the current one)")
     as_json = "--json" in options.words
-    words = [_present(word) for word in options.words if word != "--json"]
+    words = [word for word in options.words if word != "--json"]
     logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(levelname)s: %(message)s")
     code = 0
     document: dict[str, Any] = {}
@@ -165,11 +166,11 @@ def _wrong_usage(message: str) -> int:
     return 2
 
 
-def command(verb: str, words: Sequence[str]) -> Callable[[], Any]:
+def command(verb: str, words: Sequence[str]) -> partial[Any]:
     """Return the call that the words of a verb describe."""
     from dinoneck.cli.arguments import parse
 
-    function = load(verb)
+    function, words = load(verb), [_present(word) for word in words]
     if verb == "train" and words and not words[0].startswith("-"):
         function = import_module("dinoneck.cli.train").from_file(words[0])
     try:

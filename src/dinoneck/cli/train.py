@@ -50,7 +50,7 @@ def train(
     from dinoneck.training.run import train as train_config
 
     check_folder(out, overwrite=overwrite)
-    run = _with_head_flags(run, hidden_dim, {"dropout": dropout, "mode": gate_mode})
+    run = with_head_flags(run, hidden_dim, dropout, gate_mode)
     inputs = open_inputs(run)
     data = inputs.table
     targets = [*data.targets, *(["masks"] if data.labels and run.data.labels else [])]
@@ -89,15 +89,18 @@ def _check_columns(run: TrainConfig) -> None:
         csv_rows(path, [column for column in (*named, folds.column) if column is not None])
 
 
-def _with_head_flags(run: TrainConfig, width: int | None, flags: dict[str, Any]) -> TrainConfig:
-    """The config with the arguments of the head that have flags of their own."""
+def with_head_flags(
+    run: TrainConfig, hidden_dim: int | None, dropout: float | None, gate_mode: str | None
+) -> TrainConfig:
+    """Return the config with the arguments of the head that have flags of their own; None = as in the config."""
     from dinoneck.registry import resolve
     from dinoneck.training.tasks import head_type
     from dinoneck.user_code import import_modules
 
     import_modules(run.imports)
-    if width is not None:
+    flags: dict[str, Any] = {"dropout": dropout, "mode": gate_mode}
+    if hidden_dim is not None:
         takes = inspect.signature(resolve(head_type(run))).parameters
         widths = [name for name in ("fpn_dim", "hidden_dim", "out_channels") if name in takes]
-        flags = {**flags, widths[0] if widths else "hidden_dim": width}
+        flags[widths[0] if widths else "hidden_dim"] = hidden_dim
     return replace(run, head={**run.head, **{name: value for name, value in flags.items() if value is not None}})

@@ -123,7 +123,7 @@ def run_units(
             missing.append((unit, new))
     total = sum(len(new) for _, new in missing)
     prepared = _ahead([unit for unit, _ in missing], description, workers)
-    with contextlib.closing(prepared), progress(total=total, desc="photos", unit="photo") as bar:
+    with contextlib.closing(prepared), progress(total=total, desc="images", unit="image") as bar:
         try:
             for (_, wanted), photos in zip(missing, prepared, strict=True):
                 usable = _usable(photos, wanted, done, skip_unusable)

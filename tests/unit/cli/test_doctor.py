@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dinoneck.cli.checkup import Finding
 
 from dinoneck.cli import checkup
-from dinoneck.cli.checkup import Finding
 from dinoneck.cli.main import main
 
 
