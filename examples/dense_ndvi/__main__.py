@@ -23,6 +23,7 @@ from dinoneck.errors import DataError, DinoneckError
 from dinoneck.heads import Head
 from dinoneck.training import MemoryTokens, Recipe, fit
 from dinoneck.version import versions
+from examples import kinds
 from examples.dense_ndvi.bands import Bands, read_bands
 
 Array = np.ndarray[Any, Any]
