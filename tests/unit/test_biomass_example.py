@@ -164,7 +164,7 @@ def test_called_again_it_changes_nothing(done: tuple[Path, str]) -> None:
     before = every_file(out)
     code, told = said("--out", out, "--pasture", TRAIN, *GATED)
     assert code == 0
-    assert "0 photos extracted, 12 were there" in told
+    assert "0 images extracted, 12 were there" in told
     assert "$ dinoneck train" not in told
     assert "$ dinoneck predict" not in told
     assert every_file(out) == before
@@ -179,7 +179,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_end(copy: Path, done: tuple[
     shutil.rmtree(copy / "run")
     code, told = said("--out", copy, "--pasture", TRAIN, *GATED)
     assert code == 0
-    assert "0 photos extracted, 12 were there" in told
+    assert "0 images extracted, 12 were there" in told
     after = every_file(copy)
     for name in (
         "submission.csv",

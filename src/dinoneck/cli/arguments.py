@@ -7,7 +7,9 @@ import inspect
 import io
 import os
 import re
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -58,7 +60,8 @@ def parse(
             else:
                 call = tyro.cli(_later(verb), prog=prog, args=words, config=config)
     except SystemExit as end:
-        print(plain(out.getvalue()), end="")
+        if not end.code:
+            print(plain(out.getvalue()).strip())
         if end.code:
             print(f"error: {_sentence(err.getvalue())}; see {prog} --help", file=sys.stderr)
         raise
@@ -85,12 +88,14 @@ def _later(function: Verb) -> Verb:
 def plain(text: str) -> str:
     """Return the help of tyro without rules, empty defaults and the word for a value that is left out."""
     text = re.sub(r"\{None\}\|\{([^{}]*)\}( *)", r"\1\2         ", text)
-    text = re.sub(r"\{None\}\|(\S+ *)", r"\1       ", text).replace("{None,", "{")
+    text = re.sub(r"\{None\}\|(\S+)(  +)", r"\1\2       ", text).replace("{None}|", "").replace("{None,", "{")
     text = re.sub(r"\[+(\w+) \[\1 \.\.\.\]+", r"\1 ...", text)
-    text = re.sub(r" +$|^ -+ *$", "", text, flags=re.MULTILINE)
-    text = re.sub(r"\n (positional arguments|options)$", r"\n\1:", text, flags=re.MULTILINE)
-    text = re.sub(r"\s*\(default:\s*(None|none|False|True|'')?\)", "", text)
-    return re.sub(r"\n{2,}", "\n\n", text).replace(":\n\n  ", ":\n  ")
+    text = re.sub(r" +$|^ *-{3,} *$|^  \(required\) *$", "", text, flags=re.MULTILINE)
+    text = re.sub(r"^ (\S.*)$", r"\1:", text, flags=re.MULTILINE)
+    text = re.sub(r"\s*\(default:\s*(None|none|False|True|''|'\{\}')?\)", "", text)
+    text = re.sub(r"\n{2,}", "\n\n", text).replace(":\n\n  ", ":\n  ")
+    width = shutil.get_terminal_size().columns
+    return "\n".join(line if line.startswith(" ") else textwrap.fill(line, width) for line in text.splitlines()) + "\n"
 
 
 def _sentence(text: str) -> str:

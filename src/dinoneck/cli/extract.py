@@ -47,7 +47,7 @@ def extract(
         fit: resize mode: stretch changes the proportions, keep fits the image inside, crop cuts, pad fills up.
         interpolation: of the resize.
         policy: what to do with sizes that the patch does not divide.
-        patterns: augmentations: none, flips4, color20, or a YAML or JSON file.
+        patterns: augmentations: none (the default), flips4, color20, or a YAML or JSON file.
         dtype: of the stored values; int8 takes half the space of fp16.
         shard: do part I of N, counted from 0 (default: all, or the rank of torchrun).
         skip_unusable: leave out images that cannot be decoded, and list them.

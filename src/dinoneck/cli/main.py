@@ -46,7 +46,7 @@ VERBS = {
 EARLIER_NAMES = {"export-head": "export"}
 EARLIER_FLAGS = {"--photos": "--images", "--photo": "--image", "--photo-folder": "--image-folder"}
 """Names of version 0.1, which work and are not listed."""
-SHELLS = ("bash", "zsh", "tcsh", "fish")
+SHELLS = ("bash", "zsh", "fish")
 JSON_HELP = "  --json  for programs: one JSON document on stdout, everything else on stderr"
 REFUSED = 1
 INTERRUPTED = 130

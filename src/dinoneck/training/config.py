@@ -58,7 +58,7 @@ class DataConfig:
     """
 
     csv: str | None = None
-    images: Annotated[str | None, arg(aliases=["--photos"])] = None
+    images: str | None = None
     image_column: str | None = None
     targets: tuple[str, ...] = ()
     aux_targets: tuple[str, ...] = ()
