@@ -84,11 +84,15 @@ def entries(meta: Mapping[str, Any], weights: str | None = None) -> dict[str, st
 def _line(record: Mapping[str, Any] | None, hidden: Sequence[str] = ()) -> str:
     """The entries of a record that hold something, on one line."""
     shown = [
-        f"{key} {value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}"
+        f"{key} ({_line(value)})" if isinstance(value, Mapping) else f"{key} {_text(value)}"
         for key, value in (record or {}).items()
         if value not in (None, "", [], {}) and key not in hidden
     ]
     return ", ".join(shown) or "not recorded"
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _tasks(meta: Mapping[str, Any]) -> str:
