@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from dinoneck.cli.arguments import HeadBackbone, Images, check_output, list_images
+from dinoneck.cli.arguments import HeadBackbone, Images, Views, check_output, list_images
 from dinoneck.cli.text import say
 from dinoneck.cli.train_text import describe_many
-from dinoneck.cli.viz_report import Views, opened_predictor
+from dinoneck.cli.viz_report import opened_predictor
 from dinoneck.errors import ConfigError, DataError, counted, did_you_mean, printable
 from dinoneck.training.config import BackboneConfig
 from dinoneck.training.config_flags import SIZE

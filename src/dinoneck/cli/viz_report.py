@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from dinoneck.cli.arguments import Count, HeadBackbone, Images, check_output, list_images, whole
+from dinoneck.cli.arguments import HeadBackbone, Images, Views, check_output, list_images, whole
 from dinoneck.cli.predict import open_predictor
 from dinoneck.cli.text import file_size, say
 from dinoneck.errors import DataError, counted
@@ -29,25 +28,6 @@ _DRAWN = 24
 _MEGABYTES = 20.0
 _FITTED, _PATCHES = 24, 20_000  # photos, and their patches, that the colours of tokens are fitted on
 _HEADS_TOLD = 50
-
-
-@dataclass(frozen=True)
-class Views:
-    """How the images of a figure or report are predicted.
-
-    Attributes:
-        tta: views to average (default: those that the training of the heads recorded, else none).
-        revision: a branch, tag or commit of the Hub repository (default: main).
-        batch_size: images at once.
-        probe: accept the backbone if its outputs match, even if the hash of its weights differs.
-        device: such as cpu or cuda:1 (default: a GPU if there is one).
-    """
-
-    tta: Literal["none", "flip4", "d6"] | None = None
-    revision: str | None = None
-    batch_size: Count = 8
-    probe: bool = False
-    device: str | None = None
 
 
 def report(
@@ -103,31 +83,35 @@ def report(
     options = SimpleNamespace(truth=truth, max_photos=max_images, no_tokens=no_tokens)
     entries = _entries(options, predictor, files, known, unread)
     facts["How it was run"] = _run_facts(options, predictor, len(files), len(unread))
-    names = _names(files)
+    named = f"Predictions of {'/'.join(Path(head).parts[-2:])}" if title is None else title
+    left_out = {str(files[place]): reason for place, reason in unread.items()}
+    by_name = {_names(files)[place]: reason for place, reason in unread.items()}
     page = html_report(
         entries,
         predictor.tasks,
-        title=f"Predictions of {'/'.join(Path(head).parts[-2:])}" if title is None else title,
+        title=named,
         facts=facts,
         training=training,
-        unread={names[place]: reason for place, reason in unread.items()},
+        unread=by_name,
         max_bytes=max(1, round(max_mb * 1e6)),
     )
     write_text(out, page)
+    document = {**_counts(out, page, len(entries), left_out), "scores": _told_scores(entries, predictor)}
+    return {"ok": not (unread and strict), **document}
+
+
+def _counts(out: Path, page: str, predicted: int, left_out: Mapping[str, str]) -> dict[str, Any]:
+    """What was written, printed too."""
     size, drawn = len(page.encode("utf-8")), page.count("<article ")
-    left_out = {str(files[place]): reason for place, reason in unread.items()}
-    print(f"{counted(len(entries), 'image')} predicted, {drawn} drawn; written: {out} ({file_size(size)})")
+    print(f"{counted(predicted, 'image')} predicted, {drawn} drawn; written: {out} ({file_size(size)})")
     for name, reason in left_out.items():
         say(f"left out: {name}: {reason}")
-    document = {"written": [out], "bytes": size, "photos": len(entries), "drawn": drawn, "unread": left_out}
-    return {"ok": not (unread and strict), **document, "scores": _told_scores(entries, predictor)}
+    return {"written": [out], "bytes": size, "photos": predicted, "drawn": drawn, "unread": left_out}
 
 
 def opened_predictor(head: str, views: Views, backbone: HeadBackbone) -> tuple[Predictor, dict[str, dict[str, str]]]:
     """Return the predictor that the options ask for, and what its heads are, in words."""
-    predictor, sources, heads, commits = open_predictor(
-        head, views.revision, backbone, views.tta, views.device, batch_size=views.batch_size, probe=views.probe
-    )
+    predictor, sources, heads, commits = open_predictor(head, views, backbone)
     return predictor, _head_facts(head, sources, heads, commits)
 
 
