@@ -266,7 +266,7 @@ def _svg(figure: Any, name: str, what: str) -> Markup:
     from matplotlib import rc_context
 
     buffer = io.StringIO()
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": f"{name} {what}"}):
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": f"{name!a} {what}"}):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     own = r'(?s)^.*?<svg |<metadata>.*?</metadata>| id="[A-Za-z.]+\d*[A-Za-z]*_\d+"'
     content = re.sub(own, "", buffer.getvalue()).replace(PALETTE[0], "var(--link)")
