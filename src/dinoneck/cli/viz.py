@@ -364,5 +364,5 @@ def _run_facts(predictor: Predictor, read: str, truth: Path | None) -> dict[str,
         "device": str(predictor.device),
         "known values": str(truth or "none"),
         "versions": ", ".join(f"{name} {version}" for name, version in versions().items()),
-        "made": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        "made": f"{datetime.now(UTC):%Y-%m-%d}",
     }
