@@ -6,7 +6,7 @@ import io
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
@@ -14,23 +14,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
+from dinoneck.cli.arguments import Count, HeadBackbone, Images, check_output, list_images, whole
+from dinoneck.cli.predict import open_predictor
 from dinoneck.cli.text import file_size, say
 from dinoneck.cli.train_text import describe_many
-from dinoneck.cli.viz_glue import (
-    Count,
-    HeadBackbone,
-    Images,
-    EXAMPLE,  # noqa: F401
-    HELP,  # noqa: F401
-    add_arguments,  # noqa: F401
-    check_output,
-    list_images,
-    open_predictor,
-    open_backbone,
-    predict_many,
-    run,  # noqa: F401
-    whole,
-)
 from dinoneck.cli.viz_truth import held_out, known_values
 from dinoneck.errors import ConfigError, DataError, counted
 from dinoneck.training.config import BackboneConfig
@@ -42,7 +29,6 @@ if TYPE_CHECKING:
     from dinoneck.inference.predictor import Predictor
     from dinoneck.viz.report import ReportEntry
 
-Views = Literal["none", "flip4", "d6"]
 _FORMATS = (".png", ".svg", ".pdf")
 _MOST = 48  # images of one figure
 _HEADS = 50  # that the report describes one by one
@@ -50,10 +36,33 @@ _AT_ONCE = 4  # images of one pass of the backbone
 _FITTED, _PATCHES = 24, 20_000  # images, and their patches, that the colours of tokens are fitted on
 
 
+@dataclass(frozen=True)
+class Views:
+    """How the images of a figure or report are predicted.
+
+    Attributes:
+        tta: views to average (default: those that the training of the heads recorded, else none).
+        revision: a branch, tag or commit of the Hub repository (default: main).
+        batch_size: images at once.
+        probe: accept the backbone if its outputs match, even if the hash of its weights differs.
+        device: such as cpu or cuda:1 (default: a GPU if there is one).
+    """
+
+    tta: Literal["none", "flip4", "d6"] | None = None
+    revision: str | None = None
+    batch_size: Count = 8
+    probe: bool = False
+    device: str | None = None
+
+    def open(self, head: str, backbone: HeadBackbone) -> Any:
+        """Return what :func:`open_predictor` returns."""
+        settings = {"batch_size": self.batch_size, "probe": self.probe}
+        return open_predictor(head, self.revision, backbone, self.tta, self.device, **settings)
+
+
 def report(
     head: Annotated[str, Positional],
     images: Images,
-    *,
     out: Path,
     truth: Annotated[Path | None, arg(metavar="CSV")] = None,
     image_column: str = "image",
@@ -63,12 +72,8 @@ def report(
     max_mb: float = 20.0,
     no_tokens: bool = False,
     strict: bool = False,
-    tta: Views | None = None,
-    revision: str | None = None,
-    batch_size: Count = 8,
+    views: Annotated[Views, arg(name="")] = Views(),
     backbone: Annotated[HeadBackbone, arg(name="")] = HeadBackbone(),
-    probe: bool = False,
-    device: str | None = None,
 ) -> dict[str, Any]:
     """Predict from images and write a report: one HTML file that opens in a browser without a network.
 
@@ -86,18 +91,13 @@ def report(
         max_mb: megabytes of the images drawn: they get smaller, then fewer.
         no_tokens: leave out the colours of the backbone's tokens.
         strict: exit with 1 if an image cannot be used.
-        tta: views to average (default: those that the training of the heads recorded, else none).
-        revision: a branch, tag or commit of the Hub repository (default: main).
-        batch_size: images at once.
+        views: how the images are predicted.
         backbone: where the weights come from.
-        probe: accept the backbone if its outputs match, even if the hash of its weights differs.
-        device: such as cpu or cuda:1 (default: a GPU if there is one).
     """
     files = list(dict.fromkeys(list_images(images)))
     check_output(out, [*files, head, truth, scores], (".html", ".htm"))
     training = {} if scores is None else _training_report(scores)
-    settings = {"batch_size": batch_size, "probe": probe}
-    predictor, commits = open_predictor([head], revision, backbone, tta, device, **settings)
+    predictor, sources, heads, commits = views.open(head, backbone)
     from dinoneck.atomic import write_text
     from dinoneck.viz.report import agreement, html_report
 
@@ -114,7 +114,7 @@ def report(
         entries,
         predictor.tasks,
         title=f"Predictions of {'/'.join(Path(head).parts[-2:])}" if title is None else title,
-        facts={**_head_facts(head, revision, commits), "How it was run": _run_facts(predictor, read, truth)},
+        facts={**_head_facts(head, sources, heads, commits), "How it was run": _run_facts(predictor, read, truth)},
         training=training,
         unread={names[place]: reason for place, reason in unusable.items()},
         max_bytes=max(1, round(max_mb * 1e6)),
@@ -131,10 +131,8 @@ def report(
 
 def tokens(
     images: Images,
-    *,
     out: Path,
     backbone: Annotated[BackboneConfig, arg(name="")] = BackboneConfig(),
-    layer: int | None = None,
     size: Annotated[tuple[int, int] | None, SIZE] = None,
     foreground: float | None = None,
     device: str | None = None,
@@ -146,8 +144,7 @@ def tokens(
     Args:
         images: images, or folders, which are searched with their subfolders.
         out: the figure to write (.png, .svg or .pdf).
-        backbone: the model that makes the tokens.
-        layer: block whose tokens are drawn (default: the last).
+        backbone: the model; --layers names the one block whose tokens are drawn (default: the last).
         size: resize images to this size (default: their own).
         foreground: share of the first direction below which patches are left black: start with 0.5.
         device: such as cpu or cuda:1 (default: a GPU if there is one).
@@ -156,14 +153,15 @@ def tokens(
     import torch
 
     from dinoneck.tokens import Tokens
+    from dinoneck.training.inputs import open_backbone
     from dinoneck.viz.images import pca_figure
 
-    model = open_backbone(backbone if layer is None else replace(backbone, layers=(layer,)), device)
+    model = open_backbone(backbone, device)
     recipe = model.preprocess.changed(size=size, policy="crop")
     prepared = recipe.prepare(files)
     print("".join(f"{line}\n" for line in describe_many(recipe, prepared.grid)), end="", flush=True)
     with torch.no_grad():
-        parts = [model(batch.to(next(model.parameters()).device)) for batch in prepared.images.split(_AT_ONCE)]
+        parts = [model(batch.to(next(model.parameters()).device)) for batch in torch.split(prepared.images, _AT_ONCE)]
     pictures = [recipe.picture(file) for file in files]
     whole_size, kept = recipe.fitted(files[0]).shape[-2:], pictures[0].shape[-2:]
     if whole_size != kept:
@@ -176,14 +174,9 @@ def tokens(
 def gate(
     head: Annotated[str, Positional],
     images: Images,
-    *,
     out: Path,
-    tta: Views | None = None,
-    revision: str | None = None,
-    batch_size: Count = 8,
+    views: Annotated[Views, arg(name="")] = Views(),
     backbone: Annotated[HeadBackbone, arg(name="")] = HeadBackbone(),
-    probe: bool = False,
-    device: str | None = None,
 ) -> dict[str, Any]:
     """Draw images next to the gate of a head: how much each patch counts.
 
@@ -193,17 +186,13 @@ def gate(
         head: a head file, a folder of them or of an ensemble, or a Hub repository (user/name).
         images: images, or folders, which are searched with their subfolders.
         out: the figure to write (.png, .svg or .pdf).
-        tta: views to average (default: those that the training of the heads recorded, else none).
-        revision: a branch, tag or commit of the Hub repository (default: main).
-        batch_size: images at once.
+        views: how the images are predicted.
         backbone: where the weights come from.
-        probe: accept the backbone if its outputs match, even if the hash of its weights differs.
-        device: such as cpu or cuda:1 (default: a GPU if there is one).
     """
     files = _few(images, out, [head, *images])
     from dinoneck.viz.images import gate_figure
 
-    predictor, _ = open_predictor([head], revision, backbone, tta, device, batch_size=batch_size, probe=probe)
+    predictor, *_ = views.open(head, backbone)
     results = predictor(files, maps=True)
     if "gate" not in results[0]:
         raise ConfigError(f"{head} has no gate; heads of type 'cls_gating' have one (see 'dinoneck inspect')")
@@ -213,7 +202,6 @@ def gate(
 
 def residuals(
     table: Annotated[Path, Positional, arg(metavar="CSV")],
-    *,
     out: Path,
     target: str | None = None,
     method: str = "head",
@@ -286,6 +274,7 @@ def _entries(
     with_tokens: bool,
 ) -> list[ReportEntry]:
     """An entry per image that can be used, with pixels and maps for those that are drawn."""
+    from dinoneck.inference.many import predict_many
     from dinoneck.viz.report import ReportEntry, worst_first
 
     def entry(place: int, **drawn: Any) -> ReportEntry:
@@ -334,13 +323,13 @@ def _token_colours(predictor: Predictor, files: Sequence[Path], places: Sequence
         return {place: pca_rgb(m, basis=basis)[0] for place, m in zip(places, chain(first, maps), strict=True)}
 
 
-def _head_facts(head: str, revision: str | None, commits: Mapping[str, str]) -> dict[str, dict[str, str]]:
+def _head_facts(
+    head: str, sources: Sequence[Any], heads: Sequence[Any], commits: Mapping[str, str]
+) -> dict[str, dict[str, str]]:
     """What the heads are, in the words of ``dinoneck inspect``; of several what they share, then what differs."""
     from dinoneck.cli.inspect import entries
-    from dinoneck.inference.sources import listed, opened
 
-    sources = listed(head)
-    found = {str(source): entries(one.meta) for source, one in zip(sources, opened(sources, revision), strict=True)}  # type: ignore[union-attr,arg-type]
+    found = {str(source): entries(one.meta) for source, one in zip(sources, heads, strict=True)}
     first = next(iter(found.values()))
     shared = {key: text for key, text in first.items() if all(own.get(key) == text for own in found.values())}
     if len(found) == 1:

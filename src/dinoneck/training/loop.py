@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from dinoneck.backbones import weight_hashes
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.errors import DataError
 from dinoneck.heads.head import Head
 from dinoneck.losses.task_loss import TaskLoss
+from dinoneck.progress import progress as progress_bar
 from dinoneck.tokens import Tokens
 from dinoneck.training.batches import Batch, Order, Samples, TokenScale
 from dinoneck.training.mixup import cutmix, manifold_mixup
@@ -159,9 +159,8 @@ class Loop:
     def run(self, save: Callable[[], None], callbacks: Sequence[Callback] = ()) -> None:
         """Train to the end; ``save`` is called wherever the run may be resumed, callbacks after every epoch."""
         progress, writes = self.progress, self.processes.writes
-        hidden = None if writes else True
-        with tqdm(
-            total=self.recipe.epochs, initial=progress.epoch, desc="epochs", unit="epoch", disable=hidden, leave=False
+        with progress_bar(
+            total=self.recipe.epochs, initial=progress.epoch, desc="epochs", unit="epoch", hidden=not writes
         ) as bar:
             while not self.finished:
                 batches = self.order.epoch(progress.epoch)

@@ -9,8 +9,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -171,7 +169,7 @@ def test_known_values_bring_residuals_and_the_worst_photos(
     table = truth(tmp_path / "known.csv", [*rows, ("4.png", ""), ("elsewhere.png", "7")])
     out = tmp_path / "report.html"
     arguments = ["viz", "report", str(heads), str(photos), "--out", str(out), "--truth", str(table)]
-    assert main([*arguments, "--max-photos", "2", "--json", "--title", "A <b>", "--no-tokens"]) == 0
+    assert main([*arguments, "--max-images", "2", "--json", "--title", "A <b>", "--no-tokens"]) == 0
     told = json.loads(capsys.readouterr().out)
     page = out.read_text()
     assert cells(page, "h3") == ["1.png", "3.png"]
@@ -209,7 +207,7 @@ def test_figures_of_tokens_gates_and_residuals(suffix: str, gated: Path, photos:
     table = tmp_path / "out_of_fold.csv"
     table.write_text("image,fold,a,a (head),b,b (head)\nx,0,1,1.5,2,2\ny,1,2,1.5,3,2\nz,1,4,3,4,5\n")
     calls = [
-        ["tokens", str(photos), "--backbone", "dinoneck_tiny", "--layer", "0", "--size", "32x48"],
+        ["tokens", str(photos), "--backbone", "dinoneck_tiny", "--layers", "0", "--size", "32x48"],
         ["gate", str(gated), str(photos)],
         ["residuals", str(table), "--target", "b", "--by-fold", "--unit", "g"],
     ]
@@ -254,13 +252,13 @@ def test_photos_of_very_many_patches_are_told_what_helps(
             "one of the",
         ),
         (["report", "no.safetensors", "{photos}", "--out", "r.html"], "no.safetensors"),
-        (["report", "{head}", "empty", "--out", "r.html"], "holds no photos"),
+        (["report", "{head}", "empty", "--out", "r.html"], "holds no images"),
         (["report", "{head}", "{photos}", "--out", "r.html", "--truth", "gone.csv"], "there is no file gone.csv"),
         (["report", "{head}", "{photos}", "--out", "r.html", "--scores", "gone.json"], "--scores gone.json cannot"),
         (["report", "{head}", "{photos}", "--out", "r.html", "--scores", "{photos}/page.html"], "cannot be used"),
         (
             ["report", "{head}", "{photos}", "--out", "r.html", "--random-backbone", "--backbone-file", "w"],
-            "contradict",
+            "exclude each other",
         ),
         (["gate", "{head}", "{photos}", "--out", "g.png"], "has no gate"),
         (["gate", "{head}", "{photos}", "--out", "{photos}/0.png"], "one of the inputs"),

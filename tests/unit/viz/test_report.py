@@ -93,7 +93,7 @@ def test_a_page_is_sound_loads_nothing_and_forbids_it(dense: Predictor) -> None:
     ids = [attrs["id"] for _, attrs in page.elements if "id" in attrs]
     assert len(set(ids)) == len(ids)
     assert sorted(page.by_tag["h3"]) == ["field/0.jpg", "field/1.jpg", "field/2.jpg"]
-    assert ("hash", "abc") == (page.by_tag["dt"][-1], page.by_tag["dd"][-1])
+    assert (page.by_tag["dt"][-1], page.by_tag["dd"][-1]) == ("hash", "abc")
     for tag, attrs in page.elements:
         for name, value in attrs.items():
             assert not name.startswith("on"), (tag, name)
