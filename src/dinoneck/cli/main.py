@@ -44,7 +44,12 @@ VERBS = {
 }
 """Verb -> its line in the help. The file of a verb holds a function, or a dict of sub-verbs, of its name."""
 EARLIER_NAMES = {"export-head": "export"}
-EARLIER_FLAGS = {"--photos": "--images", "--photo": "--image", "--photo-folder": "--image-folder"}
+EARLIER_FLAGS = {
+    "--photos": "--images",
+    "--photo": "--image",
+    "--photo-folder": "--image-folder",
+    "--max-photos": "--max-images",
+}
 """Names of version 0.1, which work and are not listed."""
 SHELLS = ("bash", "zsh", "fish")
 JSON_HELP = "  --json  for programs: one JSON document on stdout, everything else on stderr"
