@@ -98,8 +98,7 @@ def predict(
     _check_outputs(out, picture, images, [*files, *heads, csv, backbone.backbone_file])
     settings = {**asdict(tiles), "weights": weights, "reduce": reduce}
     predictor, _, _, commits = open_predictor(heads, views, backbone, **settings)
-    for repo, commit in commits.items():
-        print(f"{repo} is commit {commit}.")
+    print("".join(f"{repo} is commit {commit}.\n" for repo, commit in commits.items()), end="")
     unusable: dict[int, str] | None = {} if skip_unusable else None
     if unusable is None:
         print("\n".join(_describe_first(predictor, files[0])))
@@ -112,15 +111,8 @@ def predict(
         say(f"left out: {name}: {reason}{_FILLED if name in filled else ''}")
     written = [out, *([picture] if picture and drawn else [])]
     print(f"{counted(len(named), 'image')} predicted; written: {', '.join(map(str, written))}")
-    tasks = [{"name": t.name, "kind": t.kind, "unit": t.unit, "labels": list(t.labels)} for t in predictor.tasks]
-    return {
-        "written": written,
-        "revisions": commits,
-        "tasks": tasks,
-        "unusable": left_out,
-        "filled": filled,
-        "predictions": [{"image": name, "values": _values(result, predictor)} for name, result in named.items()],
-    }
+    document = {"written": written, "revisions": commits, "unusable": left_out, "filled": filled}
+    return {**document, **_for_programs(named, predictor)}
 
 
 def open_predictor(
@@ -259,9 +251,15 @@ def _write(
     write_text(out, csv_text(header, rows))
 
 
-def _values(result: Mapping[str, Any], predictor: Predictor) -> dict[str, Any]:
-    """A prediction for programs: a number per task, or a list of them."""
-    values = {task.name: result[task.name] for task in predictor.tasks}
-    lists = {name: [value] if isinstance(value, float) else list(map(float, value)) for name, value in values.items()}
-    alone = {task.name for task in predictor.tasks if task.dim == 1}
-    return {name: numbers[0] if name in alone else numbers for name, numbers in lists.items()}
+def _for_programs(results: Mapping[str, Mapping[str, Any]], predictor: Predictor) -> dict[str, Any]:
+    """The tasks, and per image a number per task, or a list of them."""
+    tasks = [{"name": t.name, "kind": t.kind, "unit": t.unit, "labels": list(t.labels)} for t in predictor.tasks]
+    rows = []
+    for image, result in results.items():
+        values: dict[str, Any] = {}
+        for task in predictor.tasks:
+            value = result[task.name]
+            numbers = [value] if isinstance(value, float) else list(map(float, value))
+            values[task.name] = numbers[0] if task.dim == 1 else numbers
+        rows.append({"image": image, "values": values})
+    return {"tasks": tasks, "predictions": rows}

@@ -78,7 +78,7 @@ def report(
 
     known: Sequence[Mapping[str, Any]] = [{}] * len(files)
     if truth is not None:
-        columns = {key: () for task in predictor.tasks for key in task.columns}
+        columns: dict[str, tuple[str, ...]] = {key: () for task in predictor.tasks for key in task.columns}
         classes = {task.name: task.labels for task in predictor.tasks if task.kind == "classification"}
         known = known_values(truth, image_column, files, columns | classes)
     unusable: dict[int, str] = {}

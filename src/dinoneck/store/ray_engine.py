@@ -59,11 +59,7 @@ def extract_on_ray(
     except ImportError:
         raise missing_extra("ray", "ray") from None
     units = store._plan(paths, root, batch_size, skip_unusable)
-    if not ray.is_initialized():
-        ray.init(logging_level=logging.ERROR, log_to_driver=False)
-    ray.data.DataContext.get_current().enable_progress_bars = False
-    for name in ("ray", "ray.data"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    _start(ray)
     count, gpus = _actors(ray.cluster_resources(), actors, gpus_per_actor)  # type: ignore[no-untyped-call]
     rows = [{"unit": json.dumps([(image_id, str(path)) for image_id, path in unit])} for unit in units]
     settings = {"batch_size": batch_size, "skip_unusable": skip_unusable, "workers": workers}
@@ -86,6 +82,15 @@ def extract_on_ray(
     finally:
         store.refresh()
     return total
+
+
+def _start(ray: Any) -> None:
+    """Start Ray unless the caller has; its own logs and progress bars are left out."""
+    if not ray.is_initialized():
+        ray.init(logging_level=logging.ERROR, log_to_driver=False)
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    for name in ("ray", "ray.data"):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def _add(total: Extracted, done: dict[str, Any]) -> int:
