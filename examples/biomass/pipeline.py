@@ -22,7 +22,7 @@ from dinoneck import HeadEnsemble, Predictor, load_head
 from dinoneck.backbones.known import DINOV3_SMALL, TINY
 from dinoneck.checkpoint.file import head_files
 from dinoneck.cli import main as cli
-from dinoneck.cli import numbers, text, train, train_text
+from dinoneck.cli import text, train, train_text
 from dinoneck.data import Table
 from dinoneck.errors import ConfigError, DataError, DinoneckError
 from dinoneck.inference.frames import table_row
@@ -31,6 +31,7 @@ from dinoneck.inference.tta import TTA, VIEWS
 from dinoneck.training import Inputs, TrainConfig, open_inputs, r2, weighted_r2
 from dinoneck.training.inputs import read_data
 from dinoneck.version import versions
+from examples import kinds
 from examples.biomass import layouts
 from examples.biomass.keys import flat
 
@@ -73,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--patterns", choices=PATTERNS.values(), help="augmentation of the store; default: as the training file counts"
     )
-    parser.add_argument("--pasture", type=numbers.count, metavar="N", help="training photos to draw (default 120)")
+    parser.add_argument("--pasture", type=kinds.count, metavar="N", help="training photos to draw (default 120)")
     return parser
 
 
@@ -87,17 +88,17 @@ def run(options: argparse.Namespace, rest: Sequence[str] = ()) -> None:
     begin = time.perf_counter()
     layout, out = layouts.find(options.data, options.out), options.out
     command = ["train", str(options.config or layout.config), "--csv", str(layout.train)]
-    command += ["--photos", str(layout.photos), "--store", str(out / "store"), "--out", str(out / "run"), *rest]
+    command += ["--images", str(layout.photos), "--store", str(out / "store"), "--out", str(out / "run"), *rest]
     count = next((count for count, name in PATTERNS.items() if name == options.patterns), None)
     command += [] if count is None else ["--patterns", str(count)]
-    parsed = train.parse(command[1:])
-    config: TrainConfig = parsed.config()
+    given = cli.command("train", command[1:]).keywords
+    config = train.with_head_flags(given["run"], given["hidden_dim"], given["dropout"], given["gate_mode"])
     if not isinstance(config.data.size, tuple):
         raise ConfigError("a store needs images of one size; give data.size in the file, or --size HEIGHTxWIDTH")
     truth = layouts.prepare(layout, config.data.size, options.pasture)
 
     verb(extraction(layout, config, options.patterns, out / "store"))
-    if not parsed.overwrite and finished(out / "run", config):
+    if not given["overwrite"] and finished(out / "run", config):
         print(f"{out / 'run'} is finished.")
     else:
         verb(command)
@@ -141,7 +142,7 @@ def extraction(layout: layouts.Layout, config: TrainConfig, patterns: str | None
         "--backbone-source": backbone.source,
         "--backbone-file": backbone.file,
         "--backbone-seed": backbone.seed,
-        "--layers": None if backbone.layers is None else ",".join(map(str, backbone.layers)),
+        "--layers": backbone.layers,
         "--size": "x".join(map(str, data.size)) if isinstance(data.size, tuple) else None,
         "--fit": data.fit,
         "--interpolation": data.interpolation,
@@ -157,7 +158,7 @@ def extraction(layout: layouts.Layout, config: TrainConfig, patterns: str | None
 def prediction(layout: layouts.Layout, config: TrainConfig, heads: Path, file: Path) -> list[str]:
     """Return the command that predicts the test table's images with all folds and views, without the store."""
     flags = {
-        "--photo-folder": str(layout.photos),
+        "--image-folder": str(layout.photos),
         "--heads": str(heads),
         "--out": str(file),
         "--tta": config.data.tta or "flip4",
@@ -168,7 +169,12 @@ def prediction(layout: layouts.Layout, config: TrainConfig, heads: Path, file: P
 
 
 def _flags(values: Mapping[str, Any]) -> list[str]:
-    return [part for name, value in values.items() if value is not None for part in (name, str(value))]
+    given = {name: value for name, value in values.items() if value is not None}
+    return [
+        word
+        for name, value in given.items()
+        for word in (name, *map(str, value if isinstance(value, tuple) else (value,)))
+    ]
 
 
 def finished(folder: Path, config: TrainConfig) -> bool:

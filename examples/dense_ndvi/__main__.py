@@ -18,12 +18,12 @@ import numpy as np
 import torch
 
 from dinoneck import Backbone, DenseHead, FPNHead, HeadCheckpoint, Predictor, TargetTransform, Task, load_backbone
-from dinoneck.cli import numbers
 from dinoneck.data import DenseLabels, Preprocessing
 from dinoneck.errors import DataError, DinoneckError
 from dinoneck.heads import Head
 from dinoneck.training import MemoryTokens, Recipe, fit
 from dinoneck.version import versions
+from examples import kinds
 from examples.dense_ndvi.bands import Bands, read_bands
 
 Array = np.ndarray[Any, Any]
@@ -71,9 +71,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("dense-ndvi"), help="folder for the head and the picture")
     parser.add_argument("--backbone", default="vit_small_patch16_dinov3", metavar="NAME")
     parser.add_argument("--pretrained", action="store_true", help="published weights instead of seeded random ones")
-    parser.add_argument("--epochs", type=numbers.count, default=15, metavar="N")
-    parser.add_argument("--seed", type=numbers.seed, default=0, metavar="N", help="first weights and order")
-    parser.add_argument("--tile", type=numbers.count, default=256, metavar="PX", help="side of a tile (default 256)")
+    parser.add_argument("--epochs", type=kinds.count, default=15, metavar="N")
+    parser.add_argument("--seed", type=kinds.whole, default=0, metavar="N", help="first weights and order")
+    parser.add_argument("--tile", type=kinds.count, default=256, metavar="PX", help="side of a tile (default 256)")
     options = parser.parse_args(arguments)
     try:
         run(options)

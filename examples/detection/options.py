@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from dinoneck.cli import numbers
 from dinoneck.configured import normal
 from dinoneck.errors import ConfigError, DataError
+from examples import kinds
 
 DETECTORS = ("dfine", "rtdetrv2", "fcos", "retinanet", "fasterrcnn")
 NECKS = ("spatial_tuning_adapter", "sta_pyramid", "simple_pyramid", "vit_fpn")
@@ -110,8 +110,8 @@ def _data(group: Any) -> None:
     group.add_argument("--size", type=size, default="640", metavar="PX|HxW", help="of the network's input")
     group.add_argument("--flips", choices=("horizontal", "both"), default="horizontal", help="mirrored views")
     group.add_argument("--plain-views", action="store_true", help="photos as they are: no mirroring, no other colours")
-    group.add_argument("--photo-limit", type=numbers.count, metavar="N", help="use the first N photos of each list")
-    group.add_argument("--workers", type=numbers.whole, default=0, metavar="N", help="processes that read photos")
+    group.add_argument("--photo-limit", type=kinds.count, metavar="N", help="use the first N photos of each list")
+    group.add_argument("--workers", type=kinds.whole, default=0, metavar="N", help="processes that read photos")
 
 
 def _model(group: Any) -> None:
@@ -124,19 +124,19 @@ def _model(group: Any) -> None:
     group.add_argument(
         "--neck-option", type=_pair, action="append", default=[], metavar="NAME=VALUE", help="such as detail=deimv2"
     )
-    group.add_argument("--out-channels", type=numbers.count, default=256, metavar="D", help="for torchvision's")
+    group.add_argument("--out-channels", type=kinds.count, default=256, metavar="D", help="for torchvision's")
     group.add_argument(
-        "--features-at", type=numbers.positive, default=1.0, metavar="SCALE", help="0.5: ViT at half the size"
+        "--features-at", type=kinds.positive, default=1.0, metavar="SCALE", help="0.5: ViT at half the size"
     )
-    group.add_argument("--num-queries", type=numbers.count, metavar="N", help="of a DETR (default: the variant's)")
-    group.add_argument("--encoder-layers", type=numbers.count, metavar="N", help="of a DETR's hybrid encoder")
+    group.add_argument("--num-queries", type=kinds.count, metavar="N", help="of a DETR (default: the variant's)")
+    group.add_argument("--encoder-layers", type=kinds.count, metavar="N", help="of a DETR's hybrid encoder")
 
 
 def _training(group: Any) -> None:
-    group.add_argument("--epochs", type=numbers.count, default=72, metavar="N")
-    group.add_argument("--batch", type=numbers.count, default=2, metavar="N", help="photos per process and step")
-    group.add_argument("--accumulate", type=numbers.count, default=1, metavar="N", help="batches per optimizer step")
-    group.add_argument("--lr", type=numbers.positive, default=2.5e-4, help="of neck and detector")
+    group.add_argument("--epochs", type=kinds.count, default=72, metavar="N")
+    group.add_argument("--batch", type=kinds.count, default=2, metavar="N", help="photos per process and step")
+    group.add_argument("--accumulate", type=kinds.count, default=1, metavar="N", help="batches per optimizer step")
+    group.add_argument("--lr", type=kinds.positive, default=2.5e-4, help="of neck and detector")
     group.add_argument(
         "--backbone-lr",
         type=backbone_rate,
@@ -144,14 +144,12 @@ def _training(group: Any) -> None:
         metavar="LR|xF",
         help="or xF: F times the lr, such as x0.05",
     )
-    group.add_argument("--layer-decay", type=numbers.positive, metavar="F", help="factor per block of the backbone")
-    group.add_argument(
-        "--weight-decay", type=numbers.not_negative, default=1.25e-4, help="not on norms, biases, positions"
-    )
-    group.add_argument("--clip", type=numbers.positive, default=0.1, metavar="NORM", help="of the gradient")
-    group.add_argument("--warmup", type=numbers.share, default=0.05, metavar="SHARE", help="of all steps")
+    group.add_argument("--layer-decay", type=kinds.positive, metavar="F", help="factor per block of the backbone")
+    group.add_argument("--weight-decay", type=float, default=1.25e-4, help="not on norms, biases, positions")
+    group.add_argument("--clip", type=kinds.positive, default=0.1, metavar="NORM", help="of the gradient")
+    group.add_argument("--warmup", type=float, default=0.05, metavar="SHARE", help="of all steps")
     group.add_argument("--freeze", type=plan, metavar="PLAN", help=f"epoch=stage, ... (default: {PLAN})")
-    group.add_argument("--ema", type=numbers.share, default=0.9999, metavar="DECAY", help="0: no averaging")
+    group.add_argument("--ema", type=float, default=0.9999, metavar="DECAY", help="0: no averaging")
     group.add_argument("--amp", choices=("none", "bf16", "fp16"), default="none")
     group.add_argument("--checkpointing", action="store_true", help="recompute blocks in the backward pass")
     group.add_argument("--sync-bn", action="store_true", help="BatchNorm over all processes (GPUs)")
@@ -159,9 +157,9 @@ def _training(group: Any) -> None:
 
 def _running(group: Any) -> None:
     group.add_argument("--out", type=Path, default=Path("detection-run"), metavar="FOLDER")
-    group.add_argument("--seed", type=numbers.seed, default=0, metavar="N")
+    group.add_argument("--seed", type=kinds.whole, default=0, metavar="N")
     group.add_argument("--device", metavar="NAME", help="default: a GPU if there is one")
-    group.add_argument("--eval-every", type=numbers.count, default=1, metavar="EPOCHS")
+    group.add_argument("--eval-every", type=kinds.count, default=1, metavar="EPOCHS")
     group.add_argument("--resume", action="store_true", help="go on with the run in --out")
     group.add_argument("--test-only", action="store_true", help="test the detector of --weights on --val")
     group.add_argument("--weights", type=Path, metavar="FOLDER", help="a saved detector (default: OUT/best)")
@@ -210,7 +208,7 @@ def plan(text: str) -> dict[int, str]:
 
 def backbone_rate(text: str) -> tuple[float, bool]:
     """``1e-5``, or ``x0.05`` for a share of the detector's: (number, whether it is a share)."""
-    return numbers.positive(text.removeprefix("x")), text.startswith("x")
+    return kinds.positive(text.removeprefix("x")), text.startswith("x")
 
 
 def _integers(text: str) -> tuple[int, ...]:

@@ -16,9 +16,9 @@ from torch import Tensor
 from dinoneck import FeatureStore, load_backbone
 from dinoneck.atomic import write_text
 from dinoneck.backbones.known import TINY
-from dinoneck.cli import backbone_options, numbers
 from dinoneck.errors import ConfigError
 from dinoneck.points import CameraCheck, Cameras, check_cameras
+from examples import kinds
 from examples.pointcloud.check_tables import print_frame, print_summary
 from examples.pointcloud.features import device_of, frame_maps, store_maps
 from examples.pointcloud.frame_check import Chain, FrameReport, check_frame, now
@@ -45,17 +45,15 @@ class Source:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's options."""
     data = parser.add_argument_group("frames")
-    data.add_argument("--frames", type=numbers.count, default=10, metavar="N", help="to check, over all scenes")
+    data.add_argument("--frames", type=kinds.count, default=10, metavar="N", help="to check, over all scenes")
     data.add_argument("--data", type=Path, nargs="+", metavar="FOLDER", help="scenes; without, rooms from --seed")
     add_depth_scale(data)
-    data.add_argument("--every", type=numbers.count, default=1, metavar="K", help="frames whose number K divides")
-    data.add_argument("--points", type=numbers.whole, default=20_000, metavar="N", help="of a frame; 0: all with depth")
-    data.add_argument("--voxel", type=numbers.positive, default=0.02, metavar="M", help="metres")
+    data.add_argument("--every", type=kinds.count, default=1, metavar="K", help="frames whose number K divides")
+    data.add_argument("--points", type=kinds.whole, default=20_000, metavar="N", help="of a frame; 0: all with depth")
+    data.add_argument("--voxel", type=kinds.positive, default=0.02, metavar="M", help="metres")
     photos = parser.add_argument_group("features")
     add_features(photos)
-    photos.add_argument(
-        "--views", type=numbers.count, default=1, metavar="N", help="photos a frame's features come from"
-    )
+    photos.add_argument("--views", type=kinds.count, default=1, metavar="N", help="photos a frame's features come from")
     photos.add_argument(
         "--without-own", action="store_true", help="from the N nearest frames, not the frame's own photo"
     )
@@ -63,14 +61,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     net.add_argument("--plan", choices=tuple(NETWORKS), default="34c", help="what the network is planned as")
     net.add_argument("--network", type=Path, metavar="WEIGHTS", help="trained; without, random ones")
     net.add_argument("--engine", choices=("auto", "torch", "spconv"), default="torch", help="of sparse convolutions")
-    parser.add_argument("--seed", type=numbers.seed, default=0, metavar="N", help="of all that is drawn at random")
+    parser.add_argument("--seed", type=kinds.whole, default=0, metavar="N", help="of all that is drawn at random")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers there too")
 
 
 def add_depth_scale(group: Any) -> None:
     """Declare the option that gives the unit of depth files."""
     group.add_argument(
-        "--depth-scale", type=numbers.positive, metavar="N",
+        "--depth-scale", type=kinds.positive, metavar="N",
         help="units of the depth files per metre, 5000 in TUM's; without, what frames.json records, or 1000",
     )  # fmt: skip
 
@@ -79,9 +77,7 @@ def add_features(group: Any) -> None:
     """Declare the options that say where features come from."""
     group.add_argument("--backbone", default=TINY, metavar="NAME", help="see 'dinoneck backbones'")
     group.add_argument("--random-backbone", action="store_true", help="seeded random weights instead of published ones")
-    group.add_argument(
-        "--size", type=backbone_options.size, metavar="HxW", help="of the ViT's input; without, as the photos"
-    )
+    group.add_argument("--size", type=kinds.size, metavar="HxW", help="of the ViT's input; without, as the photos")
     group.add_argument("--features", type=Path, metavar="STORE", help="read maps from a feature store instead")
     group.add_argument("--device", default="cpu", metavar="NAME", help="such as cuda")
 

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from dinoneck.atomic import write_text
-from dinoneck.cli import numbers
 from dinoneck.errors import ConfigError
+from examples import kinds
 from examples.pointcloud.room_batches import STAND_IN
 from examples.pointcloud.rooms import CLASSES, FLAT
 from examples.pointcloud.training import WEIGHTS, check_same, train
@@ -64,13 +64,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--results", type=Path, metavar="FOLDER", help="of point_segmentation.json and .md (default: --out)"
     )
-    parser.add_argument("--seeds", type=numbers.seed, nargs="+", default=[0, 1, 2], metavar="N")
+    parser.add_argument("--seeds", type=kinds.whole, nargs="+", default=[0, 1, 2], metavar="N")
     parser.add_argument(
         "--blocks", nargs="+", choices=tuple(BLOCKS), default=["geometry"], help="what points and photos tell"
     )
-    parser.add_argument(
-        "--pretrain-steps", type=numbers.count, default=240, metavar="N", help="of the 3D network alone"
-    )
+    parser.add_argument("--pretrain-steps", type=kinds.count, default=240, metavar="N", help="of the 3D network alone")
     add_plan(parser)
 
 

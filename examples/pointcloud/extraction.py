@@ -14,11 +14,10 @@ from pathlib import Path
 from PIL import Image
 
 from dinoneck import FeatureStore
-from dinoneck.cli import backbone_options, numbers
-from dinoneck.cli.extract import share
 from dinoneck.data.photos import read_picture
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.grid import PatchSize, TokenGrid
+from examples import kinds
 from examples.pointcloud.features import device_of, input_size
 from examples.pointcloud.frame_tree import SV_EVERY, Frame, frames_of, photos_folder, read_scenes
 from examples.pointcloud.store_cameras import Size, pixels, same_aspect
@@ -33,19 +32,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("root", type=Path, help="folder that holds 2D/, or 2D itself")
     parser.add_argument("--out", type=Path, required=True, metavar="STORE", help="folder of the store")
     parser.add_argument(
-        "--every", type=numbers.count, default=SV_EVERY, metavar="K", help="frames whose number K divides; MV takes 40"
+        "--every",
+        type=kinds.count,
+        default=SV_EVERY,
+        metavar="K",
+        help="frames whose number K divides; MV takes 40",
     )
     parser.add_argument("--scenes", type=Path, metavar="FILE", help="names of the scenes to take, one per line")
-    backbone_options.add_backbone(parser)
+    kinds.add_backbone(parser)
     parser.add_argument("--size", type=_size, default="auto", metavar="auto|HxW", help="auto keeps the photos' aspect")
     parser.add_argument("--stretch", action="store_true", help="take a size of another aspect too; cameras follow")
     parser.add_argument("--device", help="such as cuda; default: the CPU")
-    parser.add_argument("--shard", type=share, metavar="I/N", help="do part I of N, counted from 0")
-    parser.add_argument("--batch-size", type=numbers.count, metavar="N", help="frames per backbone pass; default: one")
+    parser.add_argument("--shard", type=kinds.shard, metavar="I/N", help="do part I of N, counted from 0")
+    parser.add_argument("--batch-size", type=kinds.count, metavar="N", help="frames per backbone pass; default: one")
     parser.add_argument(
         "--skip-unusable", action="store_true", help="leave out photos that cannot be decoded; list them"
     )
-    parser.add_argument("--workers", type=numbers.count, default=2, metavar="N", help="threads that decode")
+    parser.add_argument("--workers", type=kinds.count, default=2, metavar="N", help="threads that decode")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -53,7 +56,7 @@ def run(options: argparse.Namespace) -> int:
     device = device_of(options.device or "cpu")
     scenes = None if options.scenes is None else read_scenes(options.scenes)
     frames = frames_of(options.root, options.every, scenes)
-    backbone = backbone_options.load(options)
+    backbone = kinds.backbone_of(options)
     wanted = None if options.size == "auto" else options.size
     sound = readable(frames) if options.skip_unusable else frames
     size = common_size(sound, backbone.patch_size, wanted, stretch=options.stretch)
@@ -142,4 +145,4 @@ def photo_size(path: Path) -> Size:
 
 
 def _size(text: str) -> Size | str:
-    return text if text == "auto" else backbone_options.size(text)
+    return text if text == "auto" else kinds.size(text)

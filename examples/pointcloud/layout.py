@@ -12,9 +12,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from dinoneck import FeatureStore
-from dinoneck.cli import numbers
 from dinoneck.errors import ConfigError, DataError, some_of
 from dinoneck.grid import PatchSize
+from examples import kinds
 from examples.pointcloud.frame_tree import COLOR
 
 HELP = "write a store as a clip_feat/<scene>/color/<number>.pt tree, or read such a tree into a store"
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     way = parser.add_mutually_exclusive_group(required=True)
     way.add_argument("--to", nargs=2, type=Path, metavar=("STORE", "FOLDER"), help="write FOLDER/<scene>/color/<n>.pt")
     way.add_argument("--from", nargs=2, type=Path, metavar=("FOLDER", "STORE"), dest="source", help="read such files")
-    parser.add_argument("--patch-size", type=numbers.count, metavar="PX", help="with --from: the files do not say it")
+    parser.add_argument("--patch-size", type=kinds.count, metavar="PX", help="with --from: the files do not say it")
     parser.add_argument("--force", action="store_true", help="with --to: write files anew that are there")
 
 

@@ -15,9 +15,9 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from dinoneck.atomic import write_whole
-from dinoneck.cli import backbone_options, numbers
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.points import Cameras, PointProjector, lift
+from examples import kinds
 from examples.pointcloud.checking import add_depth_scale, add_features, source_of
 from examples.pointcloud.features import device_of
 from examples.pointcloud.frames import Frames, cloud_of, read_frames
@@ -35,13 +35,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's options."""
     parser.add_argument("--data", type=Path, metavar="FOLDER", help="a scene; without, a room from --seed")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help=".png or .jpg")
-    parser.add_argument("--frames", type=numbers.count, metavar="N", help="the first N; without, all")
-    parser.add_argument("--every", type=numbers.count, default=1, metavar="K", help="frames whose number K divides")
+    parser.add_argument("--frames", type=kinds.count, metavar="N", help="the first N; without, all")
+    parser.add_argument("--every", type=kinds.count, default=1, metavar="K", help="frames whose number K divides")
     add_depth_scale(parser)
-    parser.add_argument(
-        "--render", type=backbone_options.size, default="300x400", metavar="HxW", help="of one view, in pixels"
-    )
-    parser.add_argument("--seed", type=numbers.seed, default=0, metavar="N", help="of the room and of drawn points")
+    parser.add_argument("--render", type=kinds.size, default="300x400", metavar="HxW", help="of one view, in pixels")
+    parser.add_argument("--seed", type=kinds.whole, default=0, metavar="N", help="of the room and of drawn points")
     add_features(parser)
 
 

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from dinoneck import save_head
 from dinoneck.atomic import write_text
-from dinoneck.cli import numbers
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.version import versions
+from examples import kinds
 from examples.pointcloud.room_batches import Scene, Voxels, batch_of
 from examples.pointcloud.rooms import CLASSES
 from examples.pointcloud.segmentation import VARIANTS, Segmenter, count, load_weights, save_weights
@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--load-from", type=Path, metavar="FILE", help="weights to start from; only new layers are random"
     )
-    parser.add_argument("--seed", type=numbers.seed, default=0, metavar="N", help="of rooms, weights and order")
+    parser.add_argument("--seed", type=kinds.whole, default=0, metavar="N", help="of rooms, weights and order")
     parser.add_argument("--point-colours", action="store_true", help="the 3D network is given the points' colours too")
     parser.add_argument("--wrong-photos", action="store_true", help="features of another room's photos: a control")
     add_plan(parser)

@@ -12,8 +12,8 @@ import torch
 
 from dinoneck import load_backbone
 from dinoneck.backbones.backbone import Backbone
-from dinoneck.cli import numbers
 from dinoneck.errors import first_line
+from examples import kinds
 from examples.pointcloud.room_batches import STAND_IN, Scene, Voxels, scene
 from examples.pointcloud.rooms import CLASSES
 from examples.pointcloud.segmentation import NETWORKS, Segmenter, Variant, build
@@ -97,12 +97,12 @@ class Rooms:
 def add_plan(parser: argparse.ArgumentParser) -> None:
     """Add the options that variants to be compared share."""
     data = parser.add_argument_group("rooms")
-    data.add_argument("--rooms", type=numbers.count, default=12, metavar="N", help="to learn from")
-    data.add_argument("--test-rooms", type=numbers.count, default=4, metavar="N", help="held out")
-    data.add_argument("--views", type=numbers.count, default=6, metavar="N", help="photos per room")
+    data.add_argument("--rooms", type=kinds.count, default=12, metavar="N", help="to learn from")
+    data.add_argument("--test-rooms", type=kinds.count, default=4, metavar="N", help="held out")
+    data.add_argument("--views", type=kinds.count, default=6, metavar="N", help="photos per room")
     data.add_argument("--photo-size", type=photo_size, default="240x320", metavar="HxW", help="in pixels")
-    data.add_argument("--points", type=numbers.count, default=40_000, metavar="N", help="drawn per room")
-    data.add_argument("--voxel", type=numbers.positive, default=0.1, metavar="M", help="metres")
+    data.add_argument("--points", type=kinds.count, default=40_000, metavar="N", help="drawn per room")
+    data.add_argument("--voxel", type=kinds.positive, default=0.1, metavar="M", help="metres")
     model = parser.add_argument_group("model")
     model.add_argument(
         "--backbone", default="vit_small_patch16_dinov3", metavar="NAME", help=f"or {STAND_IN}: a stand-in"
@@ -112,9 +112,9 @@ def add_plan(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--engine", choices=("auto", "torch", "spconv"), default="auto", help="of sparse convolutions")
     model.add_argument("--target", choices=("up", "skip"), default="up", help="the branch that is injected into")
     training = parser.add_argument_group("training")
-    training.add_argument("--steps", type=numbers.count, default=240, metavar="N")
-    training.add_argument("--batch", type=numbers.count, default=2, metavar="N", help="rooms per step")
-    training.add_argument("--lr", type=numbers.positive, default=2e-3, help="the highest; one cosine, AdamW")
+    training.add_argument("--steps", type=kinds.count, default=240, metavar="N")
+    training.add_argument("--batch", type=kinds.count, default=2, metavar="N", help="rooms per step")
+    training.add_argument("--lr", type=kinds.positive, default=2e-3, help="the highest; one cosine, AdamW")
     training.add_argument("--device", type=device, default="cpu", metavar="NAME", help="of the networks, such as cuda")
     training.add_argument("--cache", type=Path, metavar="FOLDER", help="keep the photos' features there")
 

@@ -10,18 +10,20 @@ from torch import nn
 from dinoneck.errors import ConfigError
 
 
-def local_device(device: torch.device | str) -> torch.device:
+def local_device(device: torch.device | str | None) -> torch.device:
     """Return a device on which this process can make tensors.
 
     ``cuda`` without a number is ``cuda:LOCAL_RANK`` where ``torchrun`` started this process, and becomes torch's
     current device. A device with a number is kept.
 
     Args:
-        device: such as ``cpu``, ``cuda`` or ``cuda:1``.
+        device: such as ``cpu``, ``cuda`` or ``cuda:1``; None = ``cuda`` if there is a GPU, else ``cpu``.
 
     Raises:
         ConfigError: if the device does not exist here, or fewer GPUs than LOCAL_RANK needs.
     """
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         found = torch.device(device)
         rank = _local_rank()

@@ -66,9 +66,8 @@ def config_of(out: Path, *arguments: str) -> TrainConfig:
     """The config of a run on the pasture, as its own command describes it."""
     layout = layouts.find(None, out)
     command = [str(layout.config), "--csv", str(layout.train), "--images", str(layout.photos)]
-    config: TrainConfig = train.parse(
-        [*command, "--store", str(out / "store"), "--out", str(out), *GATED, *arguments]
-    ).config()
+    call = cli.command("train", [*command, "--store", str(out / "store"), "--out", str(out), *GATED, *arguments])
+    config: TrainConfig = train.with_head_flags(call.keywords["run"], None, None, None)
     return config
 
 
@@ -165,7 +164,7 @@ def test_called_again_it_changes_nothing(done: tuple[Path, str]) -> None:
     before = every_file(out)
     code, told = said("--out", out, "--pasture", TRAIN, *GATED)
     assert code == 0
-    assert "0 photos extracted, 12 were there" in told
+    assert "0 images extracted, 12 were there" in told
     assert "$ dinoneck train" not in told
     assert "$ dinoneck predict" not in told
     assert every_file(out) == before
@@ -180,7 +179,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_end(copy: Path, done: tuple[
     shutil.rmtree(copy / "run")
     code, told = said("--out", copy, "--pasture", TRAIN, *GATED)
     assert code == 0
-    assert "0 photos extracted, 12 were there" in told
+    assert "0 images extracted, 12 were there" in told
     after = every_file(copy)
     for name in (
         "submission.csv",
@@ -342,12 +341,14 @@ def test_the_extraction_says_what_the_training_file_says(done: tuple[Path, str])
         "--views", "20", "--device", "cpu", "--size", "48x96", "--backbone-seed", "3", "--layers", "1", "2",
     )  # fmt: skip
     command = pipeline.extraction(layouts.find(None, out), config, None, out / "store")
-    options = cli.parser(whole=False).parse_args(command)
-    assert (options.size, options.fit, options.interpolation, options.policy) == ((48, 96), "pad", "bicubic", "resize")
-    assert (options.backbone, options.backbone_file, options.backbone_seed) == ("dinoneck_tiny", "w.pth", 3)
-    assert (options.layers, options.patterns, options.device) == ([1, 2], "color20", "cpu")
-    assert options.photos == [out / "pasture" / "train"]
-    assert not options.random_backbone
+    options = cli.command("extract", command[1:]).keywords
+    resize = [options[name] for name in ("size", "fit", "interpolation", "policy")]
+    assert resize == [(48, 96), "pad", "bicubic", "resize"]
+    backbone = options["backbone"]
+    assert (backbone.name, backbone.file, backbone.seed, backbone.layers) == ("dinoneck_tiny", "w.pth", 3, (1, 2))
+    assert (options["patterns"], options["device"]) == ("color20", "cpu")
+    assert options["images"] == (out / "pasture" / "train",)
+    assert not backbone.random
     random = config_of(out, "--backbone", "vit", "--random-backbone")
     assert "--random-backbone" in pipeline.extraction(layouts.find(None, out), random, None, out / "store")
 

@@ -2,46 +2,41 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Annotated, Any
+
+from tyro.conf import Positional, arg
 
 from dinoneck.atomic import write_text
 from dinoneck.checkpoint.card import model_card
-from dinoneck.cli.answers import add_json, answer
-from dinoneck.cli.outputs import check_output
-
-if TYPE_CHECKING:
-    from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
-
-HELP = "write the README.md that describes a head file"
-EXAMPLE = "dinoneck card head.safetensors --out README.md"
+from dinoneck.cli.arguments import check_output
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the verb's arguments."""
-    parser.add_argument("file", type=Path, help="a head file, or the folder of an ensemble of 0.1")
-    parser.add_argument("--repo", metavar="USER/NAME", help="the Hub repository that the page is for")
-    parser.add_argument("--out", type=Path, help="write it here; else it is printed")
-    add_json(parser)
+def card(
+    file: Annotated[Path, Positional],
+    repo: Annotated[str | None, arg(metavar="USER/NAME")] = None,
+    out: Path | None = None,
+) -> dict[str, Any]:
+    """Write the README.md that describes a head file.
 
+    Example: dinoneck card head.safetensors --out README.md
 
-def run(options: argparse.Namespace) -> int:
-    """Print or write the page."""
-    if options.out is not None:
-        check_output(options.out, [options.file])
-    page = model_card(_loaded(options.file) if options.file.is_dir() else options.file, options.repo)
-    answer(options, page=page, written=options.out)
-    if options.out is None:
+    Args:
+        file: a head file, or the folder of an ensemble of version 0.1.
+        repo: the Hub repository that the page is for.
+        out: write it here (default: print it).
+    """
+    if out is not None:
+        check_output(out, [file])
+    if file.is_dir():  # the heads of an ensemble as one head, which needs torch
+        from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
+
+        page = model_card(HeadCheckpoint.load(file), repo)
+    else:
+        page = model_card(file, repo)
+    if out is None:
         print(page, end="")
     else:
-        write_text(options.out, page)
-        print(f"wrote {options.out}")
-    return 0
-
-
-def _loaded(folder: Path) -> HeadCheckpoint:
-    """The heads of an ensemble of 0.1 as one head, read with all checks; this imports torch."""
-    from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
-
-    return HeadCheckpoint.load(folder)
+        write_text(out, page)
+        print(f"wrote {out}")
+    return {"page": page, "written": out}

@@ -1,206 +1,209 @@
-"""``dinoneck import-legacy``: older ``.pt`` heads into head files; what they do not say, the options do."""
+"""``dinoneck import-legacy``: older ``.pt`` heads into head files; what they do not state, the options do."""
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
-from dinoneck.cli import backbone_options
-from dinoneck.cli.answers import add_json, answer
-from dinoneck.cli.outputs import check_output
+from tyro.conf import Positional, arg
+
+from dinoneck.cli.arguments import check_output
 from dinoneck.errors import ConfigError, counted
+from dinoneck.training.config import BackboneConfig
+from dinoneck.training.config_flags import SIZE
 
 if TYPE_CHECKING:
     from dinoneck.checkpoint.legacy import ImportedHead
     from dinoneck.heads.head import Head
-    from dinoneck.tasks import Task
 
-HELP = "bring older .pt heads into head files; nothing in them is run"
-EXAMPLE = (
-    "dinoneck import-legacy biomass-mlp models/ --pattern 'target{target}_fold{fold}.pth' --unit g "
-    "--like head.safetensors --out biomass.safetensors"
-)
-FORMATS = ("biomass-mlp", "cls-gating", "described")
-_PHOTOS = ("layers", "norm", "size", "fit", "interpolation", "blur")
 _OWN = "own"
 _NONE = "none"
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the verb's arguments."""
-    parser.add_argument(
-        "format",
-        choices=FORMATS,
-        help="biomass-mlp: a folder of patch MLPs (network.0, network.2), one per target and fold; cls-gating: a state "
-        "dict (gate_mlp, shared_mlp, ...); described: {state_dict, meta} whose meta names head_type and arguments",
-    )
-    parser.add_argument("source", type=Path, help="the file, or for biomass-mlp the folder")
-    parser.add_argument("--out", type=Path, required=True, help="the head file, or the folder")
-    _add_heads(parser)
-    _add_described(parser)
-    parser.add_argument("--like", type=Path, metavar="HEAD", help="a head file of the same backbone and photos")
-    backbone_options.add_backbone(parser)
-    _add_inputs(parser)
-    add_json(parser)
+@dataclass(frozen=True)
+class Mlps:
+    """For biomass-mlp.
+
+    Attributes:
+        pattern: file names with {fold} and {target} (an index) or {name}.
+        unit: of all targets, such as g.
+        minimum: smallest value of a prediction.
+        targets: names of the indices (default: the five of the published notebook).
+        form: one file with an ensemble of all heads, or a folder with one file per head.
+    """
+
+    pattern: str | None = None
+    unit: str | None = None
+    minimum: float | None = None
+    targets: tuple[str, ...] = ()
+    form: Literal["ensemble", "files"] = "ensemble"
 
 
-def _add_heads(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("biomass-mlp")
-    group.add_argument("--pattern", help="file names with {fold} and {target} (an index) or {name}")
-    group.add_argument("--unit", help="of all targets, such as g")
-    group.add_argument("--minimum", type=float, metavar="X", help="no prediction is below it")
-    group.add_argument(
-        "--targets", nargs="+", metavar="NAME", help="what the indices mean (default: the source's five)"
-    )
-    group.add_argument(
-        "--form",
-        choices=("ensemble", "files"),
-        default="ensemble",
-        help="one file with an ensemble of all heads (default), or a folder with one file per head",
-    )
+@dataclass(frozen=True)
+class Described:
+    """For described.
+
+    Attributes:
+        tasks: JSON file: [{"name": "total", "unit": "g", ...}, ...].
+        head_type: where meta has none.
+        argument: of the head, NAME=JSON, in addition to those in meta.
+        rename: OLD=NEW beginnings of the names of weights.
+        note: entries of meta to keep, never interpreted.
+    """
+
+    tasks: Path | None = None
+    head_type: str | None = None
+    argument: tuple[str, ...] = ()
+    rename: tuple[str, ...] = ()
+    note: tuple[str, ...] = ()
 
 
-def _add_described(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("described")
-    group.add_argument("--tasks", type=Path, metavar="JSON", help='[{"name": "total", "unit": "g", ...}, ...]')
-    group.add_argument("--head-type", metavar="NAME", help="where meta has none")
-    group.add_argument(
-        "--argument", nargs="+", default=[], metavar="NAME=JSON", help="of the head, beside those in meta"
-    )
-    group.add_argument("--rename", nargs="+", default=[], metavar="OLD=NEW", help="beginnings of names")
-    group.add_argument(
-        "--note", nargs="+", default=[], metavar="KEY", help="entries of meta to keep, never interpreted"
-    )
+@dataclass(frozen=True)
+class Recorded:
+    """What no older file states: all of it is needed, with --backbone and --layers, unless --like is given.
+
+    Attributes:
+        norm: the final norm was applied to these layers.
+        no_norm: it was not.
+        size: pixels of the prepared images, HEIGHTxWIDTH, or own.
+        fit: resize mode.
+        interpolation: of the resize.
+        blur: kernel of the blur after that, or none.
+    """
+
+    norm: bool = False
+    no_norm: bool = False
+    size: Annotated[str | None, arg(metavar=f"HxW|{_OWN}")] = None
+    fit: Literal["stretch", "keep", "crop", "pad"] | None = None
+    interpolation: Literal["area", "bicubic", "bilinear"] | None = None
+    blur: Annotated[str | None, arg(metavar=f"KERNEL|{_NONE}")] = None
 
 
-def _add_inputs(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("what no older file says (all of it, unless --like does)")
-    group.add_argument("--layers", type=int, nargs="+", metavar="BLOCK", help="backbone blocks the heads read")
-    group.add_argument("--norm", action=argparse.BooleanOptionalAction, help="final norm on these layers")
-    group.add_argument("--size", metavar="HxW", help=f"pixels of the prepared photos, or {_OWN}")
-    group.add_argument("--fit", choices=("stretch", "keep", "crop", "pad"), help="how photos came to it")
-    group.add_argument("--interpolation", choices=("area", "bicubic", "bilinear"), help="how they were resampled")
-    group.add_argument("--blur", metavar="KERNEL", help=f"kernel of the blur after that, or {_NONE}")
+def import_legacy(
+    format: Annotated[Literal["biomass-mlp", "cls-gating", "described"], Positional],
+    source: Annotated[Path, Positional],
+    out: Path,
+    mlps: Annotated[Mlps, arg(name="")] = Mlps(),
+    described: Annotated[Described, arg(name="")] = Described(),
+    like: Path | None = None,
+    backbone: Annotated[BackboneConfig, arg(name="")] = BackboneConfig(),
+    recorded: Annotated[Recorded, arg(name="")] = Recorded(),
+) -> dict[str, Any]:
+    """Convert older .pt heads into head files; nothing in them is run.
 
+    Example: dinoneck import-legacy biomass-mlp models/ --pattern 'target{target}_fold{fold}.pth' --unit g
+    --like head.safetensors --out biomass.safetensors
 
-def run(options: argparse.Namespace) -> int:
-    """Import and write."""
-    _check(options)
-    heads, extra = _heads(options)
-    backbone, preprocess = _records(options)
+    Args:
+        format: biomass-mlp: a folder of patch MLPs (network.0, network.2), one per target and fold; cls-gating: a state
+            dict (gate_mlp, shared_mlp, ...); described: {state_dict, meta} whose meta names head_type and arguments.
+        source: the file, or for biomass-mlp the folder.
+        out: the head file, or the folder.
+        mlps: for biomass-mlp.
+        described: for described.
+        like: a head file of the same backbone and image preparation.
+        backbone: of the heads.
+        recorded: what no older file states.
+    """
+    in_folder = format == "biomass-mlp" and mlps.form == "files"
+    if in_folder and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"--out {out} exists and is not an empty folder; choose another name, or remove it")
+    if not in_folder:
+        inside = source.iterdir() if source.is_dir() else ()
+        check_output(out, [source, *inside, like, described.tasks, backbone.file])
+    _check(format, mlps, described, like, backbone, recorded)
+    own, preprocess = _records(like, backbone, recorded)
+    heads, extra = _heads(format, source, mlps, described, own)
     from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
     from dinoneck.heads.ensemble import HeadEnsemble
 
-    records: dict[str, Any] = {"backbone": backbone, "preprocess": preprocess, "extra": extra}
-    if _is_folder(options):
-        _save_files(heads, options.out, records)
-    elif options.format == "biomass-mlp":
-        names = [[output, fold] for output, fold, _ in heads]
-        records["extra"] = {**extra, "members": names}
+    records: dict[str, Any] = {"backbone": own, "preprocess": preprocess, "extra": extra}
+    if in_folder:
+        _save_files(heads, out, records)
+    elif format == "biomass-mlp":
+        records["extra"] = {**extra, "members": [[output, fold] for output, fold, _ in heads]}
         ensemble = HeadEnsemble.from_heads([cast("Head", head) for _, _, head in heads])
-        HeadCheckpoint.from_module(ensemble, **records).save(options.out)
+        HeadCheckpoint.from_module(ensemble, **records).save(out)
     else:
-        HeadCheckpoint.from_module(heads[0].head, **records).save(options.out)
-    answer(options, written=options.out, heads=[{"output": output, "fold": fold} for output, fold, _ in heads])
-    print(f"{counted(len(heads), 'head')} imported; written: {options.out}")
-    return 0
+        HeadCheckpoint.from_module(heads[0].head, **records).save(out)
+    print(f"{counted(len(heads), 'head')} imported; written: {out}")
+    return {"written": out, "heads": [{"output": output, "fold": fold} for output, fold, _ in heads]}
 
 
-def _is_folder(options: argparse.Namespace) -> bool:
-    """Whether --out names a folder for several files."""
-    return bool(options.format == "biomass-mlp" and options.form == "files")
+def _check(
+    format: str, mlps: Mlps, described: Described, like: Path | None, backbone: BackboneConfig, recorded: Recorded
+) -> None:
+    """Refuse, before any work, options that are missing or that would be ignored."""
+    needed: dict[str, dict[str, Any]] = {
+        "biomass-mlp": {"--pattern": mlps.pattern, "--unit": mlps.unit},
+        "cls-gating": {},
+        "described": {"--tasks": described.tasks},
+    }
+    if lacking := [flag for flag, value in needed[format].items() if value is None]:
+        raise ConfigError(f"{format} needs {', '.join(lacking)}, which no such file states")
+    about: dict[str, Any] = {"--backbone": backbone.name, "--layers": backbone.layers}
+    about |= {"--norm or --no-norm": True if recorded.norm != recorded.no_norm else None, "--size": recorded.size}
+    about |= {"--fit": recorded.fit, "--interpolation": recorded.interpolation, "--blur": recorded.blur}
+    given = [flag for flag, value in about.items() if value is not None]
+    if like is not None and given:
+        raise ConfigError(f"{', '.join(given)}: --like takes it from the other head file; give one or the other")
+    if like is None and (lacking := [flag for flag in about if flag not in given]):
+        raise ConfigError(f"older files do not state how they were trained: give --like, or {', '.join(lacking)}")
+    if recorded.blur not in (None, _NONE) and not str(recorded.blur).isdecimal():
+        raise ConfigError(f"--blur is {recorded.blur!r}; expected an odd kernel such as 5, or {_NONE}")
 
 
-def _check(options: argparse.Namespace) -> None:
-    """Refuse, before any work, options that are missing or that would be ignored, and folders that are in use."""
-    is_folder = _is_folder(options)
-    if is_folder and options.out.exists() and (not options.out.is_dir() or any(options.out.iterdir())):
-        raise ConfigError(f"--out {options.out} is there and not an empty folder; choose another name, or remove it")
-    if not is_folder:
-        inside = options.source.iterdir() if options.source.is_dir() else ()
-        check_output(options.out, [options.source, *inside, options.like, options.tasks, options.backbone_file])
-    wanted = {"biomass-mlp": ("pattern", "unit"), "cls-gating": (), "described": ("tasks",)}[options.format]
-    if lacking := [name for name in wanted if getattr(options, name) is None]:
-        raise ConfigError(f"{options.format} needs {_spelled(lacking)}; no such file says it")
-    told = [name for name in (*_PHOTOS, "backbone") if getattr(options, name) is not None]
-    if options.like is not None and told:
-        raise ConfigError(f"--like says what {_spelled(told)} would; give one or the other")
-    if options.like is None and (lacking := [name for name in ("backbone", *_PHOTOS) if name not in told]):
-        raise ConfigError(f"older files do not say what they were trained on: give --like, or also {_spelled(lacking)}")
-    if options.blur not in (None, _NONE) and not options.blur.isdecimal():
-        raise ConfigError(f"--blur is {options.blur!r}; expected an odd kernel such as 5, or {_NONE}")
+def _heads(
+    format: str, source: Path, mlps: Mlps, described: Described, backbone: Any
+) -> tuple[list[ImportedHead], dict[str, Any]]:
+    """The heads, and what to keep next to them."""
+    from dinoneck.checkpoint import legacy
 
-
-def _spelled(names: Sequence[str]) -> str:
-    return ", ".join(f"--{name.replace('_', '-')}" for name in names)
-
-
-def _heads(options: argparse.Namespace) -> tuple[list[ImportedHead], dict[str, Any]]:
-    """The heads, and what to keep beside them."""
-    from dinoneck.checkpoint.legacy import (
-        BIOMASS_TARGETS,
-        ImportedHead,
-        import_biomass,
-        import_cls_gating,
-        import_described,
-    )
-
-    extra = {"imported": {"format": options.format, "source": options.source.name}}
-    if options.format == "biomass-mlp":
-        targets = options.targets or BIOMASS_TARGETS
-        found = import_biomass(
-            options.source, options.pattern, unit=options.unit, targets=targets, minimum=options.minimum
+    extra = {"imported": {"format": format, "source": source.name}}
+    if format == "biomass-mlp":
+        targets = mlps.targets or legacy.BIOMASS_TARGETS
+        heads = legacy.import_biomass(
+            source, str(mlps.pattern), unit=str(mlps.unit), targets=targets, minimum=mlps.minimum
         )
-        return found, extra
-    if options.format == "cls-gating":
-        return [ImportedHead("head", 0, import_cls_gating(options.source))], extra
-    head, notes = import_described(
-        options.source,
-        tasks=_tasks(options.tasks),
-        embed_dim=_width(options),
-        head_type=options.head_type,
-        arguments={key: _json(value, key) for key, value in _pairs(options.argument, "--argument").items()},
-        rename=_pairs(options.rename, "--rename"),
-        notes=options.note,
+        return heads, extra
+    if format == "cls-gating":
+        return [legacy.ImportedHead("head", 0, legacy.import_cls_gating(source))], extra
+    width = backbone.get("embed_dim", 0) if isinstance(backbone, dict) else backbone.embed_dim
+    head, notes = legacy.import_described(
+        source,
+        tasks=_tasks(cast("Path", described.tasks)),
+        embed_dim=int(width),
+        head_type=described.head_type,
+        arguments={key: _json(value, key) for key, value in _pairs(described.argument, "--argument").items()},
+        rename=_pairs(described.rename, "--rename"),
+        notes=described.note,
     )
-    return [ImportedHead("head", 0, head)], {**extra, **({"meta": notes} if notes else {})}
+    return [legacy.ImportedHead("head", 0, head)], {**extra, **({"meta": notes} if notes else {})}
 
 
-def _records(options: argparse.Namespace) -> tuple[Any, Any]:
-    """The backbone and how its photos are prepared."""
-    if options.like is not None:
+def _records(like: Path | None, own: BackboneConfig, recorded: Recorded) -> tuple[Any, Any]:
+    """The backbone, or its record, and how its images are prepared."""
+    if like is not None:
         from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 
-        meta = HeadCheckpoint.load(options.like).meta
+        meta = HeadCheckpoint.load(like).meta
         if meta["backbone"] is None or meta["inputs"] is None:
-            raise ConfigError(
-                f"{options.like} does not say its backbone and how photos are prepared; take another file"
-            )
+            raise ConfigError(f"{like} does not state its backbone and how images are prepared; name another file")
         return meta["backbone"], meta["inputs"]
-    backbone = _loaded(options)
-    side = None if options.size == _OWN else backbone_options.size(options.size)
-    blur = None if options.blur == _NONE else int(options.blur)
+    from dinoneck.training.inputs import open_backbone
+
+    size = None if recorded.size == _OWN else SIZE.instance_from_str([str(recorded.size)])
+    blur = None if recorded.blur == _NONE else int(str(recorded.blur))
+    backbone = open_backbone(own, "cpu", norm=recorded.norm)
     return backbone, backbone.preprocess.changed(
-        size=side, fit=options.fit, interpolation=options.interpolation, blur=blur
+        size=size, fit=recorded.fit, interpolation=recorded.interpolation, blur=blur
     )
 
 
-def _loaded(options: argparse.Namespace) -> Any:
-    return backbone_options.load(options, layers=options.layers, norm=options.norm)
-
-
-def _width(options: argparse.Namespace) -> int:
-    if options.like is None:
-        return int(_loaded(options).embed_dim)
-    from dinoneck.checkpoint.file import read_header
-
-    return int((read_header(options.like).meta["backbone"] or {}).get("embed_dim", 0))
-
-
-def _tasks(path: Path) -> tuple[Task, ...]:
+def _tasks(path: Path) -> Any:
     from dinoneck.configured import TAG, decode
     from dinoneck.tasks import Task
 
@@ -211,15 +214,14 @@ def _tasks(path: Path) -> tuple[Task, ...]:
     for row in tagged:
         if isinstance(row.get("transform"), dict):
             row["transform"] = {TAG: "TargetTransform", **row["transform"]}
-    found: tuple[Task, ...] = decode(tuple[Task, ...], tagged, str(path))
-    return found
+    return decode(tuple[Task, ...], tagged, str(path))
 
 
 def _json(text: str, where: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{where}: {text[:80]!r} is no JSON ({error}); a text stands in double quotes") from None
+        raise ConfigError(f"{where}: {text[:80]!r} is not valid JSON ({error}); put text in double quotes") from None
 
 
 def _pairs(given: Sequence[str], option: str) -> dict[str, str]:
@@ -240,4 +242,4 @@ def _save_files(heads: Sequence[ImportedHead], folder: Path, records: dict[str, 
         for output, fold, head in heads:
             made = HeadCheckpoint.from_module(head, **records)
             made.save(new / f"{output}-fold{fold}.safetensors")
-            records["backbone"] = made.meta["backbone"]  # with the probe, which then is made once
+            records["backbone"] = made.meta["backbone"]  # with the probe, which is then computed once

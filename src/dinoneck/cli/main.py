@@ -1,144 +1,94 @@
-"""The ``dinoneck`` command: one file per verb, imported when it is used; torch only where a verb needs it."""
+"""The ``dinoneck`` command: a table of verbs, one file each, imported when used; torch only where it is needed."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
+import json
 import logging
 import math
 import os
-import re
 import signal
 import sys
-import textwrap
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from importlib import import_module
-from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Annotated, Any, Union
 
-from dinoneck.cli import answers
-from dinoneck.cli.completion import add_completion
 from dinoneck.errors import DinoneckError, did_you_mean, printable
 from dinoneck.user_code import import_modules
 from dinoneck.version import __version__
 
-VERBS = (
-    "demo",
-    "backbones",
-    "extract",
-    "train",
-    "predict",
-    "inspect",
-    "verify",
-    "diff",
-    "migrate",
-    "import-legacy",
-    "push",
-    "pull",
-    "card",
-    "bench",
-    "viz",
-    "export",
-    "doctor",
-    "store",
-)
-EARLIER_NAMES: dict[str, str] = {"export-head": "export"}
-"""Names that verbs had: they work, and the help does not list them."""
+VERBS = {
+    "demo": "train, predict and draw maps on generated images, as a first look; no download needed",
+    "backbones": "list the published backbones",
+    "extract": "run a backbone over images once and keep the tokens in a feature store",
+    "train": "train cross-validated heads: numbers, classes or masks",
+    "predict": "predict from images with trained heads; write a CSV, and pictures on request",
+    "inspect": "print what a head file is, from its header alone",
+    "verify": "check every byte of head files and feature stores",
+    "diff": "compare two head files, or two folders of them",
+    "migrate": "rewrite older head files in the present schema",
+    "import-legacy": "convert older .pt heads into head files; nothing in them is run",
+    "push": "publish a head file on the Hugging Face Hub, with its page",
+    "pull": "fetch and check the head file of a Hugging Face Hub repository",
+    "card": "write the README.md that describes a head file",
+    "bench": "time a head, or a backbone alone or with a neck, on this machine",
+    "viz": "draw tokens, gates and residuals; write a report to open in a browser",
+    "export": "write a head, alone or with its backbone, as ONNX model, torch program or plain weights",
+    "doctor": "check this installation, and what to do about what does not work; no network",
+    "store": "convert a feature store from and to .npz or .pt files, or check every byte of it",
+}
+"""Verb -> its line in the help. The file of a verb holds a function, or a dict of sub-verbs, of its name."""
+EARLIER_NAMES = {"export-head": "export"}
+EARLIER_FLAGS = {
+    "--photos": "--images",
+    "--photo": "--image",
+    "--photo-folder": "--image-folder",
+    "--max-photos": "--max-images",
+}
+"""Names of version 0.1, which work and are not listed."""
+SHELLS = ("bash", "zsh", "fish")
+JSON_HELP = "  --json  for programs: one JSON document on stdout, everything else on stderr"
 REFUSED = 1
 INTERRUPTED = 130
 BROKEN_PIPE = 141
 TERMINATED = 143
 _CLEARING_S = 2.0
-_WIDTH = 100
-_EPILOG = """exit codes: 0 done, 1 refused, or no (damaged, different), 2 wrong usage, 130 interrupted, 141 broken pipe,
+_EPILOG = """verbs:
+{verbs}
+
+exit codes: 0 done, 1 refused, or no (damaged, different), 2 wrong usage, 130 interrupted, 141 broken pipe,
 143 terminated
-'dinoneck VERB --help' shows a verb's options and an example; a first look: dinoneck demo"""
+'dinoneck VERB --help' shows the options of a verb and an example; a first look: dinoneck demo"""
 
 
 class _Terminated(KeyboardInterrupt):
-    """SIGTERM: what a batch system says before it kills; cleaned up after like Ctrl-C."""
-
-
-def _path(text: str) -> Path:
-    """A path that was given; an empty one, as of an unset variable in a script, would mean the current folder."""
-    if not text:
-        raise argparse.ArgumentTypeError("the path is empty; name a file or a folder ('.' for the current one)")
-    return Path(text)
-
-
-class _Parser(argparse.ArgumentParser):
-    """Names the verb that was nearly spelled, and refuses empty paths."""
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **{"allow_abbrev": False, **options})  # --backbone is not --backbone-file
-        self.register("type", Path, _path)
-
-    def error(self, message: str) -> NoReturn:
-        """End with usage, message and code 2."""
-        wrong = re.match(r"argument VERB: invalid choice: '(.*?)'", message)
-        if wrong is not None:
-            message = f"there is no verb {wrong[1]!r}.{did_you_mean(wrong[1], VERBS)} 'dinoneck --help' lists them"
-        super().error(message)
-
-
-def parser(*, whole: bool = True) -> argparse.ArgumentParser:
-    """Build the parser of all verbs; ``whole=False`` leaves out the flags of ``train``, which parses its own."""
-    top = _Parser(
-        prog="dinoneck",
-        description="Heads on DINOv2/DINOv3 backbones.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    top.add_argument("--version", action="version", version=f"dinoneck {__version__}")
-    top.add_argument("--verbose", action="store_true", help="log what is done on the way")
-    top.add_argument(
-        "--import",
-        dest="imports",
-        action="append",
-        default=[],
-        metavar="MODULE",
-        help="module or Python file to import first, such as one that registers heads of your own; may be repeated",
-    )
-    add_completion(top)
-    verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
-    for name in (*VERBS, *EARLIER_NAMES):
-        verb = import_module(f"dinoneck.cli.{EARLIER_NAMES.get(name, name).replace('-', '_')}")
-        listed = {} if name in EARLIER_NAMES else {"help": verb.HELP}
-        sub = verbs.add_parser(
-            name,
-            **listed,
-            description=verb.HELP,
-            epilog=f"example: {verb.EXAMPLE}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        if whole or name != "train":
-            verb.add_arguments(sub)
-        sub.description = textwrap.fill(sub.description or "", _WIDTH)
-        sub.set_defaults(run=verb.run)
-    return top
+    """SIGTERM, which batch systems send before they kill: the same clean-up as after Ctrl-C."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a verb; return the exit code: see ``docs/reference/command-line.md``."""
     for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # closed: the next file opened would take its place
+        if getattr(sys, name) is None:  # closed: the next file that is opened would get its number
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115
-    _write_anything(sys.stdout)
-    if not sys.stderr.isatty():  # bars of the hub's client in a log are noise
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal without R² prints R?
+    if not sys.stderr.isatty():  # progress bars of the Hub client in a log are noise
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
         with _terminable():
             try:
-                return _run(_parsed(sys.argv[1:] if arguments is None else list(arguments)))
+                return _run(sys.argv[1:] if arguments is None else list(arguments))
             finally:
-                sys.stdout.flush()  # while a reader that is gone can still be told from other trouble
-    except BrokenPipeError:  # the reader has seen enough
+                sys.stdout.flush()  # here a closed pipe can still be distinguished from other errors
+    except BrokenPipeError:  # the reader closed the pipe
         _drop_stdout()
         return BROKEN_PIPE
-    except OSError as error:  # what a verb raises is told by _run
+    except OSError as error:  # those of a verb are printed by _run
         _drop_stdout()
         print(f"error: the output cannot be written: {error}", file=sys.stderr)
         return REFUSED
@@ -150,54 +100,116 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return INTERRUPTED
 
 
-def _parsed(arguments: list[str]) -> argparse.Namespace:
-    """Return the options of a verb; ``train`` parses what follows its name."""
-    place = arguments.index("train") if "train" in arguments else len(arguments)
-    if any(word in (*VERBS, *EARLIER_NAMES) for word in arguments[:place]) or place == len(arguments):
-        return parser(whole="--print-completion" in arguments).parse_args(arguments)
-    train = import_module("dinoneck.cli.train")
-    before = parser(whole=False).parse_args([*arguments[:place], "train"])
-    try:
-        own = train.parse(arguments[place + 1 :])
-    except DinoneckError as error:
-        own = argparse.Namespace(verb="train", json="--json" in arguments, answer=None, run=_refusing(error))
-    return argparse.Namespace(**{**vars(before), **vars(own)})
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of what stands before the words of a verb."""
+    top = argparse.ArgumentParser(
+        prog="dinoneck",
+        description="Heads on DINOv2/DINOv3 backbones.",
+        epilog=_EPILOG.format(verbs="\n".join(f"  {name:<14} {line}" for name, line in VERBS.items())),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    top.add_argument("--version", action="version", version=f"dinoneck {__version__}")
+    top.add_argument("--verbose", action="store_true", help="log each step, and where an unexpected error arose")
+    top.add_argument(
+        "--import", dest="imports", action="append", default=[], metavar="MODULE",
+        help="module or Python file to import first, such as one that registers heads of your own; may be repeated",
+    )  # fmt: skip
+    top.add_argument(
+        "--print-completion", choices=SHELLS, metavar="SHELL",
+        help=f"print the script that makes a shell ({', '.join(SHELLS)}) complete this command, and exit",
+    )  # fmt: skip
+    top.add_argument("verb", metavar="VERB", nargs="?", help="see below")
+    top.add_argument("words", metavar="...", nargs=argparse.REMAINDER, help="its arguments")
+    return top
 
 
-def _refusing(error: Exception) -> Callable[[argparse.Namespace], int]:
-    """A verb that is refused before it begins."""
-
-    def refuse(options: argparse.Namespace) -> int:
-        raise error
-
-    return refuse
+def load(verb: str) -> Any:
+    """Return the function of a verb, or its sub-verbs by name."""
+    name = verb.replace("-", "_")
+    return getattr(import_module(f"dinoneck.cli.{name}"), name)
 
 
-def _run(options: argparse.Namespace) -> int:
-    """Run a verb; a refusal is told in a line, and with --json in the document too."""
+def _run(arguments: list[str]) -> int:
+    """Parse, run and report: a refusal is one line on stderr, and with --json in the document too."""
+    options = parser().parse_args(arguments)
+    if options.print_completion:
+        return _print_completion(options.print_completion)
+    verb = EARLIER_NAMES.get(options.verb, options.verb)
+    if verb not in VERBS:
+        what = f"there is no verb {verb!r}.{did_you_mean(verb, VERBS)}" if verb else "a verb is missing."
+        return _wrong_usage(f"{what} 'dinoneck --help' lists them")
+    if "" in options.words:  # such as an unset variable in a script: as a path it would mean the current folder
+        return _wrong_usage("an argument is empty; name a file or a folder ('.' for the current one)")
+    as_json = "--json" in options.words
+    words = [word for word in options.words if word != "--json"]
     logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(levelname)s: %(message)s")
-    refusal: Exception | None = None
+    code = 0
+    document: dict[str, Any] = {}
     try:
-        with answers.answering(options):
+        with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
             import_modules(options.imports)
-            code = int(options.run(options))
+            document = command(verb, words)() or {}
+            code = 0 if document.pop("ok", True) else REFUSED
     except BrokenPipeError:
         raise
     except Exception as error:
-        told = _told(error)
-        if told is None and options.verbose:
+        line = _refusal(error)
+        if line is None and options.verbose:
             raise
-        print(told or _unexpected(error), file=sys.stderr)
-        code, refusal = REFUSED, error
-    answers.close(options, code, refusal)
+        print(line or _unexpected(error), file=sys.stderr)
+        step = {} if getattr(error, "step", None) is None else {"step": error.step}  # type: ignore[attr-defined]
+        code, document = REFUSED, {"error": {"type": type(error).__name__, "message": str(error), **step}}
+    if as_json:
+        shown = {"verb": verb, "ok": code == 0, "dinoneck": __version__, **document}
+        print(json.dumps(_json_values(shown), indent=2))
     return code
 
 
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """Let SIGTERM end the work like Ctrl-C, where nobody else handles it; forked workers just die of it.
+def _wrong_usage(message: str) -> int:
+    print(f"error: {printable(message)}", file=sys.stderr)
+    return 2
 
-    What comes within seconds of the first signal is let pass, so that what was begun can be cleared away.
+
+def command(verb: str, words: Sequence[str]) -> partial[Any]:
+    """Return the call that the words of a verb describe."""
+    from dinoneck.cli.arguments import parse
+
+    function, words = load(verb), [_present(word) for word in words]
+    if verb == "train" and words and not words[0].startswith("-"):
+        function = import_module("dinoneck.cli.train").from_file(words[0])
+    try:
+        return parse(function, f"dinoneck {verb}", words, pairs=verb == "train")
+    except SystemExit as end:
+        if not end.code:
+            print(f"\nevery verb:\n{JSON_HELP}")
+        raise
+
+
+def _present(word: str) -> str:
+    """A flag of version 0.1 by its present name."""
+    name, sign, value = word.partition("=")
+    return f"{EARLIER_FLAGS.get(name, name)}{sign}{value}"
+
+
+def _print_completion(shell: str) -> int:
+    from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, subcommand
+    from tyro.extras import subcommand_cli_from_dict
+
+    verbs = {name: load(name) for name in VERBS}
+    for name, found in verbs.items():
+        if isinstance(found, Mapping):
+            verbs[name] = Union[tuple(Annotated[each, subcommand(sub)] for sub, each in found.items())]  # noqa: UP007
+    words, config = ["--tyro-write-completion", shell, "-"], (OmitArgPrefixes, FlagCreatePairsOff)
+    subcommand_cli_from_dict(verbs, prog="dinoneck", args=words, config=config)
+    return 0
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """Make SIGTERM end the work like Ctrl-C, unless a caller handles it; forked workers end at once.
+
+    Signals within seconds of the first are ignored, so that files that were begun can be removed.
     """
     owner, first = os.getpid(), -math.inf
 
@@ -225,12 +237,12 @@ def _terminable() -> Iterator[None]:
 
 
 def _drop_stdout() -> None:
-    """What is left in the buffer goes nowhere, rather than into an error at the end."""
+    """Send what is left in the buffer nowhere, so that it raises no error at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _told(error: Exception) -> str | None:
-    """What is refused, in lines that a file cannot colour or wipe away; None if it was not meant to be refused."""
+def _refusal(error: Exception) -> str | None:
+    """The message, without signs that steer a terminal; None for an error that dinoneck does not raise itself."""
     if isinstance(error, DinoneckError | OSError) or (isinstance(error, ImportError) and "pip install" in str(error)):
         return printable(f"error: {error}", keep="\n")
     return None
@@ -241,10 +253,15 @@ def _unexpected(error: Exception) -> str:
     return f"error: unexpected {type(error).__name__}: {first} (--verbose shows where)"
 
 
-def _write_anything(stream: object) -> None:
-    """A terminal without R² prints R?, rather than nothing at all after the work."""
-    if isinstance(stream, io.TextIOWrapper):
-        stream.reconfigure(errors="replace")
+def _json_values(value: Any) -> Any:
+    """A value as JSON holds it; numbers that JSON lacks are null."""
+    if isinstance(value, Mapping):
+        return {str(key): _json_values(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_json_values(entry) for entry in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
 if __name__ == "__main__":

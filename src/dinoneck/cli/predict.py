@@ -1,337 +1,205 @@
-"""``dinoneck predict``: values in natural units from photos, with a picture of where they come from."""
+"""``dinoneck predict``: values in original units from images, with a picture of where they come from."""
 
 from __future__ import annotations
 
-import argparse
-import logging
+import io
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from dinoneck.cli import backbone_options, numbers
-from dinoneck.cli.answers import add_json, answer
-from dinoneck.cli.outputs import check_output
+from tyro.conf import arg
+from tyro.constructors import PrimitiveConstructorSpec
+
+from dinoneck.cli.arguments import HeadBackbone, Images, Views, check_output, list_images
 from dinoneck.cli.text import say, tell_pooled
 from dinoneck.cli.train_text import describe_size
-from dinoneck.errors import ConfigError, DataError, DinoneckError, counted, printable
+from dinoneck.errors import ConfigError, DataError, counted
+from dinoneck.training.config_flags import SIZE
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
     from dinoneck.inference.predictor import Predictor
 
-HELP = "predict from photos with trained heads; write a CSV, and pictures on request"
-EXAMPLE = "dinoneck predict photos/ --heads run/heads --out submission.csv --maps"
-
-logger = logging.getLogger(__name__)
 _FILLED = " (its rows hold the mean of the other images' predictions)"
 _PICTURES = 8
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the verb's arguments."""
-    parser.add_argument("photos", nargs="*", type=Path, help="photos, or folders, which are searched to the bottom")
-    parser.add_argument("--csv", type=Path, help="a CSV that names the photos, or a CSIRO test.csv, instead")
-    parser.add_argument(
-        "--photo-folder", type=Path, help="folder that the CSV's names are relative to (default: the CSV's)"
-    )
-    parser.add_argument(
-        "--image-column", default="image", metavar="COLUMN", help="column of file names (default image)"
-    )
-    parser.add_argument(
-        "--heads",
-        nargs="+",
-        required=True,
-        metavar="DIR_OR_REPO",
-        help="head files, folders of them or of an ensemble, or hub repositories (user/name)",
-    )
-    parser.add_argument("--revision", help="a branch, tag or commit of the hub repositories (default: main)")
-    parser.add_argument("--out", type=Path, required=True, help="the CSV to write")
-    parser.add_argument(
-        "--maps",
-        nargs="?",
-        const=True,
-        type=Path,
-        metavar="PNG",
-        help=f"draw the first {_PICTURES} photos beside their heat maps (without a name: --out's, with .png)",
-    )
-    parser.add_argument(
-        "--skip-unusable",
-        action="store_true",
-        help="leave out images that cannot be read or used, in a submission use the mean of the others; list them",
-    )
-    add_views(parser)
-    _add_tiles(parser)
-    add_json(parser)
-    parser.add_argument(
-        "--weights",
-        nargs="+",
-        type=numbers.not_negative,
-        metavar="W",
-        help="one per head, in order (files of a folder by name)",
-    )
-    parser.add_argument(
-        "--reduce", choices=("mean", "median"), default="mean", help="over heads of the same task (default mean)"
-    )
-    parser.add_argument(
-        "--batch-size", type=numbers.count, default=8, metavar="N", help="photos or tiles at once (default 8)"
-    )
-    add_compared_backbone(parser)
+def _picture_name(words: list[str]) -> Path | Literal[True]:
+    if len(words) > 1:
+        raise ValueError(f"expected one name, or none, got {', '.join(words)}; images stand before the options")
+    return Path(words[0]) if words else True
 
 
-def add_views(parser: argparse.ArgumentParser) -> None:
-    """Declare --tta; :func:`views_of` reads it."""
-    parser.add_argument(
-        "--tta",
-        choices=("none", "flip4", "d6"),
-        help="views to average (default: those that the heads' training file named, else none)",
-    )
+def _length(words: list[str]) -> int | float:
+    value = int(words[0]) if words[0].isdecimal() else float(words[0])
+    if not value >= 0 or (isinstance(value, float) and value >= 1):
+        raise ValueError(f"{words[0]!r}: expected pixels such as 64, or a share below 1 such as 0.25")
+    return value
 
 
-def add_compared_backbone(parser: argparse.ArgumentParser) -> None:
-    """Declare which backbone the heads are rebuilt on, and --probe: how it is compared with theirs."""
-    backbone_options.add_rebuilt(parser)
-    parser.add_argument(
-        "--probe",
-        action="store_true",
-        help="let what the backbone does decide whether it is the heads', not its digest",
-    )
+def _spec(nargs: Any, metavar: str, read: Any) -> PrimitiveConstructorSpec[Any]:
+    return PrimitiveConstructorSpec(nargs, metavar, read, lambda _: True, lambda value: [str(value)])
 
 
-def _add_tiles(parser: argparse.ArgumentParser) -> None:
-    tiles = parser.add_argument_group("photos larger than the heads' size, cut into tiles")
-    tiles.add_argument(
-        "--tile",
-        type=backbone_options.size,
-        metavar="HxW",
-        help="pixels of the photo that are brought to the heads' size (480x960)",
-    )
-    tiles.add_argument(
-        "--overlap",
-        type=numbers.length,
-        default=0,
-        metavar="PX_OR_SHARE",
-        help="of neighbouring tiles at least: 64 is pixels, 0.25 a share of the tile (default 0)",
-    )
-    tiles.add_argument(
-        "--tile-scale",
-        type=numbers.positive,
-        default=1.0,
-        metavar="FACTOR",
-        help="photos' sides are multiplied by it first (default 1, their own resolution)",
-    )
+@dataclass(frozen=True)
+class Tiles:
+    """Images larger than those of training.
+
+    Attributes:
+        tile: cut images into tiles of HEIGHTxWIDTH pixels, which are resized to the size of the heads.
+        overlap: of neighbouring tiles at least: 64 is pixels, 0.25 a share of the tile.
+        tile_scale: the height and width of images are multiplied by it before they are cut.
+    """
+
+    tile: Annotated[tuple[int, int] | None, SIZE] = None
+    overlap: Annotated[int | float, _spec(1, "PIXELS|SHARE", _length)] = 0
+    tile_scale: float = 1.0
 
 
-def run(options: argparse.Namespace) -> int:
-    """Predict and write."""
-    from dinoneck.atomic import write_text, write_whole
-    from dinoneck.data.tables import csv_text
-    from dinoneck.inference.panel import check_weights
-    from dinoneck.inference.predictor import Predictor
-    from dinoneck.inference.sources import listed, revisions_of
+def predict(
+    images: Images = (),
+    *,
+    heads: Annotated[tuple[str, ...], arg(metavar="HEAD ...")],
+    out: Path,
+    csv: Path | None = None,
+    image_folder: Path | None = None,
+    image_column: str = "image",
+    maps: Annotated[Path | Literal[True] | None, _spec("*", "[PNG]", _picture_name)] = None,
+    skip_unusable: bool = False,
+    weights: tuple[float, ...] | None = None,
+    reduce: Literal["mean", "median"] = "mean",
+    tiles: Annotated[Tiles, arg(name="")] = Tiles(),
+    views: Annotated[Views, arg(name="")] = Views(),
+    backbone: Annotated[HeadBackbone, arg(name="")] = HeadBackbone(),
+) -> dict[str, Any]:
+    """Predict from images with trained heads; write a CSV, and pictures on request.
 
-    if options.maps is True:
-        options.maps = options.out.with_suffix(".png")
-    names, photos = _photos(options)
-    _check_outputs(options, photos)
-    sources = listed(options.heads)
-    check_weights(options.weights, len(sources), options.reduce)
-    heads = _opened(sources, options)
-    commits = revisions_of(sources, heads)
-    for repo, commit in commits.items():
-        print(f"{repo} is commit {commit}.")
-    predictor = Predictor(
-        heads,
-        backbone_options.rebuilt(options, cast("HeadCheckpoint", heads[0])),
-        views_of(options, heads),
-        options.device,
-        tile=options.tile,
-        overlap=options.overlap,
-        tile_scale=options.tile_scale,
-        weights=options.weights,
-        reduce=options.reduce,
-        batch_size=options.batch_size,
-        probe=options.probe,
-    )
-    unread: dict[int, str] | None = {} if options.skip_unusable else None
-    if unread is None:
-        print("\n".join(_told_photo(predictor, photos[0])))
-    first = min(_PICTURES, len(photos)) if options.maps else 0
-    with_maps = predicted(predictor, photos, range(first), True, unread)
-    found = with_maps | predicted(predictor, photos, range(first, len(photos)), False, unread)
-    if not found:
-        raise DataError(f"none of the {len(photos)} photos can be used; the first: {(unread or {})[0]}")
-    drawn, picture = [*with_maps], b""
-    if drawn:
-        shown = [predictor.picture(photos[place]) for place in drawn]
-        picture = _drawn([Path(names[place]).name for place in drawn], shown, [*with_maps.values()], predictor)
-    left_out = {names[place]: reason for place, reason in (unread or {}).items()}
-    names, results = [names[place] for place in found], [*found.values()]
-    header, rows, filled = _rows(options, names, results, predictor)
-    written = [options.out, *([options.maps] if drawn else [])]
-    answer(options, written=written, revisions=commits, tasks=_told_tasks(predictor), unusable=left_out, filled=filled)
-    answer(options, predictions=[_told(name, result, predictor) for name, result in zip(names, results, strict=True)])
-    if drawn:
-        write_whole(options.maps, picture)
-    write_text(options.out, csv_text(header, rows))
+    Example: dinoneck predict images/ --heads run/heads --out predictions.csv --maps
+
+    Args:
+        images: images, or folders, which are searched with their subfolders; they stand before the options.
+        heads: head files, folders of them or of an ensemble, or Hub repositories (user/name).
+        out: the CSV to write.
+        csv: a CSV that names the images, or a CSIRO test.csv, in place of images.
+        image_folder: folder that the names in the CSV are relative to (default: that of the CSV).
+        image_column: column of file names.
+        maps: draw the first 8 images next to their heat maps (without a name: that of --out, with .png).
+        skip_unusable: leave out images that cannot be read or used and list them; in a submission they get the mean of
+            the others.
+        weights: one per head, in order (files of a folder by name).
+        reduce: over heads of the same task.
+        tiles: how larger images are cut.
+        views: how images are predicted.
+        backbone: where the weights come from.
+    """
+    picture = out.with_suffix(".png") if maps is True else maps
+    names, files = _named(images, csv, image_folder, image_column)
+    _check(heads, images, files)
+    _check_outputs(out, picture, images, [*files, *heads, csv, backbone.backbone_file])
+    settings = {**asdict(tiles), "weights": weights, "reduce": reduce}
+    predictor, _, _, commits = open_predictor(heads, views, backbone, **settings)
+    print("".join(f"{repo} is commit {commit}.\n" for repo, commit in commits.items()), end="")
+    unusable: dict[int, str] | None = {} if skip_unusable else None
+    if unusable is None:
+        print("\n".join(_describe_first(predictor, files[0])))
+    results, drawn = _results(predictor, files, _PICTURES if picture else 0, unusable)
+    left_out = {names[place]: reason for place, reason in (unusable or {}).items()}
+    named = {names[place]: result for place, result in results.items()}
+    header, rows, filled = _rows(csv, named, predictor)
+    _write(out, header, rows, picture, [files[place] for place in drawn], [results[p] for p in drawn], predictor)
     for name, reason in left_out.items():
         say(f"left out: {name}: {reason}{_FILLED if name in filled else ''}")
-    print(f"{counted(len(names), 'photo')} predicted; written: {', '.join(map(str, written))}")
-    return 0
+    written = [out, *([picture] if picture and drawn else [])]
+    print(f"{counted(len(named), 'image')} predicted; written: {', '.join(map(str, written))}")
+    document = {"written": written, "revisions": commits, "unusable": left_out, "filled": filled}
+    return {**document, **_for_programs(named, predictor)}
 
 
-def predicted(
-    predictor: Predictor, photos: Sequence[Path], places: Sequence[int], maps: bool, unread: dict[int, str] | None
-) -> dict[int, dict[str, Any]]:
-    """Return place -> answer; photos that cannot be read, or used, are left out, and ``unread`` tells why.
+def open_predictor(
+    heads: Any, views: Views, backbone: HeadBackbone, **settings: Any
+) -> tuple[Predictor, list[Any], list[Any], dict[str, str]]:
+    """Return a predictor, its sources and heads, and Hub repository -> commit; print what a user should know."""
+    from dinoneck.devices import local_device
+    from dinoneck.inference.many import recorded_views
+    from dinoneck.inference.panel import check_weights
+    from dinoneck.inference.predictor import Predictor
+    from dinoneck.inference.sources import listed, opened, revisions_of
 
-    Raises:
-        DinoneckError: what is wrong with the first such photo, if ``unread`` is None.
-    """
-    from tqdm import tqdm
-
-    found: dict[int, dict[str, Any]] = {}
-    if not places:
-        return found
-    batches = range(0, len(places), predictor.batch_size)
-    for begin in tqdm(batches, desc="photos", unit="batch", disable=None):
-        batch = places[begin : begin + predictor.batch_size]
-        try:
-            found |= dict(zip(batch, predictor([photos[place] for place in batch], maps), strict=True))
-            continue
-        except (DinoneckError, OSError):
-            if unread is None:
-                raise
-            logger.info("a photo of %d cannot be used; they are taken one by one", len(batch), exc_info=True)
-        for place in batch:
-            try:
-                found[place] = predictor(photos[place], maps)[0]
-            except (DinoneckError, OSError) as error:
-                unread[place] = printable(str(error))
-    return found
+    sources = listed(heads)
+    check_weights(settings.get("weights"), len(sources), settings.get("reduce", "mean"))
+    opened_heads: list[Any] = opened(sources, views.revision)
+    tell_pooled([head.meta["tasks"] for head in opened_heads])
+    tta = recorded_views(opened_heads) if views.tta is None else views.tta
+    if views.tta is None and tta != "none":
+        say(f"Views: {tta}, as the training of the heads recorded (--tta none: the image alone).")
+    own = backbone.given(opened_heads[0])
+    settings |= {"batch_size": views.batch_size, "probe": views.probe}
+    predictor = Predictor(opened_heads, own, tta, local_device(views.device), **settings)
+    return predictor, sources, opened_heads, revisions_of(sources, opened_heads)
 
 
-def _opened(sources: Sequence[Any], options: argparse.Namespace) -> list[Any]:
-    from dinoneck.inference.sources import opened
+def _named(images: Sequence[Path], csv: Path | None, folder: Path | None, column: str) -> tuple[list[str], list[Path]]:
+    """Names for the output and files to read."""
+    if bool(images) == bool(csv):
+        raise ConfigError("give either images (or folders of them), before the options, or --csv with their names")
+    if csv is None:
+        files = list_images(images)
+        return [str(file) for file in files], files
+    from dinoneck.data.tables import is_csiro, read_column, read_csiro_test
 
-    heads: list[Any] = opened(sources, options.revision)
-    tell_pooled([head.meta["tasks"] for head in heads])
-    return heads
-
-
-def _told_photo(predictor: Predictor, photo: Path) -> list[str]:
-    """Say what becomes of the first photo."""
-    down, across = predictor.tiles(photo)
-    if down * across == 1:
-        return describe_size(predictor.preprocess, photo)
-    height, width = predictor.picture(photo).shape[-2:]
-    return [f"The first photo becomes {height}x{width} px (height x width), cut into {down}x{across} tiles."]
+    names = list(dict.fromkeys(read_csiro_test(csv).images if is_csiro(csv) else read_column(csv, column)))
+    return names, [(folder or csv.parent) / name for name in names]
 
 
-def views_of(options: argparse.Namespace, heads: Sequence[Any]) -> Any:
-    """The views asked for; else those that the training file of the heads named."""
-    if options.tta is not None:
-        return options.tta
-    named = {_named_views(head.meta) for head in heads}
-    if len(named) > 1:
-        raise ConfigError(f"the heads were trained for different views ({', '.join(sorted(named))}); choose with --tta")
-    views = next(iter(named), "none")
-    if views != "none":
-        say(f"Views: {views}, as the heads' training file says (--tta none: the photo alone).")
-    return views
+def _check(heads: Sequence[str], images: Sequence[Path], files: Sequence[Path]) -> None:
+    """Refuse, before any work, an image among the heads, and images that do not exist or cannot be named."""
+    from dinoneck.data.image_files import SUFFIXES
 
-
-def _named_views(meta: Mapping[str, Any]) -> str:
-    """The views that a head file names; those of schema 1 kept them under ``extra``."""
-    return str((meta.get("tta") or {}).get("ops") or meta["extra"].get("tta", "none"))
-
-
-def _check_outputs(options: argparse.Namespace, photos: Sequence[Path]) -> None:
-    """Refuse, before any work, outputs that cannot be written or would replace an input."""
-    inputs = [*photos, *options.heads, options.csv, options.backbone_file]
-    check_output(options.out, inputs, (".csv",))
-    if options.maps is not None:
-        check_output(options.maps, inputs, (".png",), "--maps")
-        among = [folder for folder in options.photos if folder.resolve() in options.maps.resolve().parents]
-        if among:
-            say(f"{options.maps} lies among the photos of {among[0]}, and would be taken for one the next time.")
-    missing = [path for path in photos if not path.is_file()]
+    if odd := [head for head in heads if Path(head).suffix.lower() in SUFFIXES]:
+        raise ConfigError(f"--heads lists {odd[0]}, which is an image; images stand before the options")
+    missing = [path for path in files if not path.is_file()]
     if missing:
-        raise DataError(f"{len(missing)} of {len(photos)} photos or folders do not exist, the first is {missing[0]}")
-    for path in photos:
+        raise DataError(f"{len(missing)} of {len(files)} images or folders do not exist, the first is {missing[0]}")
+    for path in files:
         try:
             str(path).encode("utf-8")
         except UnicodeEncodeError:
-            raise DataError(
-                f"the name {str(path)!r} is no Unicode text, and --out holds nothing else; rename it"
-            ) from None
+            raise DataError(f"the name {str(path)!r} is not Unicode text, which --out holds; rename the file") from None
 
 
-def _photos(options: argparse.Namespace) -> tuple[list[str], list[Path]]:
-    """Names for the output and files to read."""
-    if bool(options.photos) == bool(options.csv):
-        raise ConfigError("give either photos (or folders of them) or --csv with the names of the photos")
-    if options.csv:
-        from dinoneck.data.tables import is_csiro, read_column, read_csiro_test
-
-        column = (
-            read_csiro_test(options.csv).images
-            if is_csiro(options.csv)
-            else read_column(options.csv, options.image_column)
-        )
-        names = list(dict.fromkeys(column))
-        folder = options.photo_folder or options.csv.parent
-        return names, [folder / name for name in names]
-    files = files_of(options.photos)
-    return [str(file) for file in files], files
+def _check_outputs(out: Path, picture: Path | None, images: Sequence[Path], inputs: Sequence[Any]) -> None:
+    check_output(out, inputs, (".csv",))
+    if picture is not None:
+        check_output(picture, inputs, (".png",), "--maps")
+        if among := [folder for folder in images if folder.resolve() in picture.resolve().parents]:
+            say(f"{picture} lies among the images of {among[0]}, and will be taken for one the next time.")
 
 
-def files_of(photos: Sequence[Path]) -> list[Path]:
-    """Return photos, and those in folders, which are searched to the bottom, as ``dinoneck extract`` finds them.
-
-    Raises:
-        DataError: if a folder holds none.
-    """
-    from dinoneck.data.image_files import SUFFIXES, images_below
-
-    files: list[Path] = []
-    tell_other_pictures(photos)
-    for path in photos:
-        inside = images_below(path)
-        if not inside:
-            raise DataError(f"the folder {path} holds no photos ({', '.join(SUFFIXES)})")
-        files += inside
-    return files
+def _describe_first(predictor: Predictor, image: Path) -> list[str]:
+    """What the first image is prepared to."""
+    down, across = predictor.tiles(image)
+    if down * across == 1:
+        return describe_size(predictor.preprocess, image)
+    height, width = predictor.picture(image).shape[-2:]
+    return [f"The first image becomes {height}x{width} px (height x width), cut into {down}x{across} tiles."]
 
 
-def tell_other_pictures(photos: Sequence[Path]) -> None:
-    """Say which pictures of the folders are of kinds that are not read, or they would be missing without a word."""
-    from dinoneck.data.image_files import other_images_below
+def _results(
+    predictor: Predictor, files: Sequence[Path], with_maps: int, unusable: dict[int, str] | None
+) -> tuple[dict[int, dict[str, Any]], list[int]]:
+    """Predictions by place, and the places of those with maps."""
+    from dinoneck.inference.many import predict_many
 
-    others = [file for path in photos for file in other_images_below(path)]
-    if others:
-        kinds = ", ".join(sorted({file.suffix.lower() for file in others}))
-        say(
-            f"left out: {counted(len(others), 'picture')} of other kinds ({kinds}), the first {others[0]}; convert them"
-        )
-
-
-def _drawn(
-    names: Sequence[str], photos: Sequence[Tensor], results: Sequence[dict[str, Any]], predictor: Predictor
-) -> bytes:
-    """The photos beside their heat maps, as PNG."""
-    import io
-
-    from dinoneck.viz.panels import prediction_panels
-
-    buffer = io.BytesIO()
-    prediction_panels(photos, results, tasks=predictor.tasks, names=names).save(buffer, "PNG")
-    return buffer.getvalue()
+    first = min(with_maps, len(files))
+    drawn = predict_many(predictor, files, range(first), maps=True, unusable=unusable)
+    results = drawn | predict_many(predictor, files, range(first, len(files)), unusable=unusable)
+    if not results:
+        raise DataError(f"none of the {len(files)} images can be used; the first: {(unusable or {})[0]}")
+    return results, [*drawn]
 
 
 def _rows(
-    options: argparse.Namespace, names: list[str], results: list[dict[str, Any]], predictor: Predictor
+    csv: Path | None, results: Mapping[str, dict[str, Any]], predictor: Predictor
 ) -> tuple[list[str], list[list[Any]], list[str]]:
     """Header and rows of the output: the CSIRO submission form for its test.csv, else one row per image.
 
@@ -341,39 +209,57 @@ def _rows(
     from dinoneck.data.tables import is_csiro, read_csiro_test
     from dinoneck.inference.frames import table_row
 
-    each = [table_row(result, predictor.tasks, image=name) for name, result in zip(names, results, strict=True)]
-    if not (options.csv and is_csiro(options.csv)):
-        return [*each[0]], [[*map(_written, row.values())] for row in each], []
-    wanted = read_csiro_test(options.csv)
-    columns = [column for column, value in each[0].items() if isinstance(value, float)]
-    numbers: dict[str, list[Any]] = {column: [row[column] for row in each] for column in columns}
+    by_image = {name: table_row(result, predictor.tasks, image=name) for name, result in results.items()}
+    columns = next(iter(by_image.values()))
+    if csv is None or not is_csiro(csv):
+        return [*columns], [[*map(_text, row.values())] for row in by_image.values()], []
+    wanted = read_csiro_test(csv)
+    numbers = {key: [row[key] for row in by_image.values()] for key, x in columns.items() if isinstance(x, float)}
     for target in wanted.targets:
         if target not in numbers:
-            raise DataError(f"{options.csv} asks for {target!r}; the heads predict {', '.join(numbers)}")
-    by_image = dict(zip(names, each, strict=True))
-    means = {target: sum(values) / len(values) for target, values in numbers.items()}
+            raise DataError(f"{csv} asks for {target!r}; the heads predict {', '.join(numbers)}")
+    means = {target: sum(values) / len(values) for target, values in numbers.items()}  # type: ignore[arg-type]
     asked = zip(wanted.sample_ids, wanted.images, wanted.targets, strict=True)
-    rows = [[i, _written(by_image.get(image, means)[target])] for i, image, target in asked]
+    rows = [[i, _text(by_image.get(image, means)[target])] for i, image, target in asked]
     return ["sample_id", "target"], rows, [image for image in dict.fromkeys(wanted.images) if image not in by_image]
 
 
-def _written(value: float | str) -> str:
+def _text(value: float | str) -> str:
     return value if isinstance(value, str) else f"{value:.6g}"
 
 
-def _told_tasks(predictor: Predictor) -> list[dict[str, Any]]:
-    return [
-        {"name": task.name, "kind": task.kind, "unit": task.unit, "labels": list(task.labels)}
-        for task in predictor.tasks
-    ]
+def _write(
+    out: Path,
+    header: list[str],
+    rows: list[list[Any]],
+    picture: Path | None,
+    drawn: Sequence[Path],
+    results: Sequence[dict[str, Any]],
+    predictor: Predictor,
+) -> None:
+    """Write the images next to their heat maps, and the CSV."""
+    from dinoneck.atomic import write_text, write_whole
+    from dinoneck.data.tables import csv_text
+
+    if picture is not None and drawn:
+        from dinoneck.viz.panels import prediction_panels
+
+        buffer, shown = io.BytesIO(), [predictor.picture(file) for file in drawn]
+        names = [file.name for file in drawn]
+        prediction_panels(shown, results, tasks=predictor.tasks, names=names).save(buffer, "PNG")
+        write_whole(picture, buffer.getvalue())
+    write_text(out, csv_text(header, rows))
 
 
-def _told(name: str, result: Mapping[str, Any], predictor: Predictor) -> dict[str, Any]:
-    """A photo's answers for programs: a number per task, or a list of them."""
-    values = {task.name: _values(result[task.name]) for task in predictor.tasks}
-    alone = {task.name for task in predictor.tasks if task.dim == 1}
-    return {"image": name, "values": {task: told[0] if task in alone else told for task, told in values.items()}}
-
-
-def _values(answer: Any) -> list[float]:
-    return [answer] if isinstance(answer, float) else [float(value) for value in answer]
+def _for_programs(results: Mapping[str, Mapping[str, Any]], predictor: Predictor) -> dict[str, Any]:
+    """The tasks, and per image a number per task, or a list of them."""
+    tasks = [{"name": t.name, "kind": t.kind, "unit": t.unit, "labels": list(t.labels)} for t in predictor.tasks]
+    rows = []
+    for image, result in results.items():
+        values: dict[str, Any] = {}
+        for task in predictor.tasks:
+            value = result[task.name]
+            numbers = [value] if isinstance(value, float) else list(map(float, value))
+            values[task.name] = numbers[0] if task.dim == 1 else numbers
+        rows.append({"image": image, "values": values})
+    return {"tasks": tasks, "predictions": rows}

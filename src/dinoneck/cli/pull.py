@@ -1,34 +1,27 @@
-"""``dinoneck pull``: the head file of a hub repository into a file, checked."""
+"""``dinoneck pull``: the head file of a Hub repository into a file, checked."""
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
+from typing import Annotated, Any
 
-from dinoneck.cli.answers import add_json, answer
-
-HELP = "fetch the head file of a Hugging Face hub repository and check every byte"
-EXAMPLE = "dinoneck pull user/name --out head.safetensors"
+from tyro.conf import Positional, arg
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the verb's arguments."""
-    parser.add_argument("repo", metavar="USER/NAME", help="the repository")
-    parser.add_argument("--revision", help="a branch, tag or commit (default: main)")
-    parser.add_argument(
-        "--out",
-        type=Path,
-        required=True,
-        help="the file; it appears whole and checked, or not at all",
-    )
-    add_json(parser)
+def pull(
+    repo: Annotated[str, Positional, arg(metavar="USER/NAME")], out: Path, revision: str | None = None
+) -> dict[str, Any]:
+    """Fetch the head file of a Hugging Face Hub repository and check every byte.
 
+    Example: dinoneck pull user/name --out head.safetensors
 
-def run(options: argparse.Namespace) -> int:
-    """Fetch, check, write, and print the commit."""
+    Args:
+        repo: the repository.
+        out: the file; it appears whole and checked, or not at all.
+        revision: a branch, tag or commit (default: main).
+    """
     from dinoneck.checkpoint.hub import pull_from_hub
 
-    commit = pull_from_hub(options.repo, options.out, options.revision)
-    answer(options, written=options.out, repo=options.repo, commit=commit)
-    print(f"wrote    {options.out}\ncommit   {commit}")
-    return 0
+    commit = pull_from_hub(repo, out, revision)
+    print(f"wrote    {out}\ncommit   {commit}")
+    return {"written": out, "repo": repo, "commit": commit}

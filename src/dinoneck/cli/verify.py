@@ -2,105 +2,82 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
-from functools import partial
 from pathlib import Path
+from typing import Any
 
-from dinoneck.checkpoint.file import head_files, read_header
+from dinoneck.checkpoint.file import head_files, is_file, read_header
 from dinoneck.checkpoint.schema import SCHEMA
-from dinoneck.cli.answers import add_json, answer
-from dinoneck.cli.one_by_one import Rows, refused
-from dinoneck.cli.stores import is_store
+from dinoneck.cli.arguments import Paths
+from dinoneck.cli.one_by_one import Rows, each, good
 from dinoneck.cli.text import say
 
-HELP = "check every byte of head files and feature stores; exit 1 if anything is refused"
-EXAMPLE = "dinoneck verify head.safetensors"
+
+def verify(files: Paths) -> dict[str, Any]:
+    """Check every byte of head files and feature stores; exit 1 if anything is refused.
+
+    Example: dinoneck verify head.safetensors
+
+    Args:
+        files: head files, folders of them (their config.json and README.md must name the same head), ensembles,
+            feature stores, or Hub repositories (user/name).
+    """
+    rows = each(files, _look)
+    return {"ok": good(rows), "checked": rows}
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the verb's arguments."""
-    parser.add_argument(
-        "files",
-        type=Path,
-        nargs="+",
-        help="head files, folders of them (config.json and README.md may name no other head), ensembles, feature "
-        "stores, or hub repositories (user/name)",
-    )
-    add_json(parser)
-
-
-def run(options: argparse.Namespace) -> int:
-    """Load everything with all checks, one after the other; a refusal does not end it."""
-    rows: Rows = []
-    bad = sum(refused(path, partial(_all, path, rows), rows) for path in options.files)
-    answer(options, checked=rows)
-    return 1 if bad else 0
-
-
-def _all(path: Path, rows: Rows) -> int:
-    """How many things in a path are refused."""
+def _look(path: Path) -> Rows:
     from dinoneck.checkpoint.ensemble_folder import is_ensemble
+    from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
     from dinoneck.checkpoint.hub import names_a_repo
 
-    if is_store(path):
-        return check_store(path, rows)
+    if is_file(path / "store.json"):
+        return check_store(path)
     if names_a_repo(path):
-        return _pulled(path, rows)
-    bad = sum(refused(file, partial(_head, file, rows), rows) for file in head_files(path))
+        head = HeadCheckpoint.load(path)
+        say(f"ok       {path}  {head!r}  commit {head.revision}")
+        return [{"path": path, "state": "ok", "kind": "hub repository", "commit": head.revision}]
+    rows = each(head_files(path), _head)
     if is_ensemble(path):
-        return bad + refused(path, partial(_ensemble, path, rows), rows)
-    return bad if bad or not path.is_dir() else _compared(path, rows)
+        return rows + each([path], _ensemble)
+    return rows + (_derived(path) if path.is_dir() and good(rows) else [])
 
 
-def _head(file: Path, rows: Rows) -> int:
+def _head(file: Path) -> Rows:
     from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 
-    checkpoint = HeadCheckpoint.load(file)
-    schema = read_header(file).meta["schema"]
-    older = "" if schema == SCHEMA else f"  schema {schema}: 'dinoneck migrate' brings it to {SCHEMA}"
-    say(f"ok       {file}  {checkpoint.head_type}  {checkpoint.file_digest}{older}")
-    found = {"head_type": checkpoint.head_type, "digest": checkpoint.file_digest, "schema": schema}
-    rows.append({"path": file, "state": "ok", "kind": "head", **found})
-    return 0
+    head, schema = HeadCheckpoint.load(file), read_header(file).meta["schema"]
+    older = "" if schema == SCHEMA else f"  schema {schema}: 'dinoneck migrate' rewrites it in {SCHEMA}"
+    say(f"ok       {file}  {head.head_type}  {head.file_digest}{older}")
+    about = {"head_type": head.head_type, "digest": head.file_digest, "schema": schema}
+    return [{"path": file, "state": "ok", "kind": "head", **about}]
 
 
-def _ensemble(path: Path, rows: Rows) -> int:
+def _ensemble(path: Path) -> Rows:
     """Check that the heads of an ensemble of version 0.1 are those that its list names, and fit together."""
     from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 
-    ensemble = HeadCheckpoint.load(path)
-    count = len(ensemble.config["members"])
-    say(f"ok       {path}  ensemble of {count} heads  {ensemble.file_digest}  'dinoneck migrate' makes one file of it")
-    rows.append({"path": path, "state": "ok", "kind": "ensemble", "heads": count})
-    return 0
+    head = HeadCheckpoint.load(path)
+    count = len(head.config["members"])
+    say(f"ok       {path}  ensemble of {count} heads  {head.file_digest}  'dinoneck migrate' makes one file of it")
+    return [{"path": path, "state": "ok", "kind": "ensemble", "heads": count}]
 
 
-def _compared(folder: Path, rows: Rows) -> int:
-    """How many of config.json and README.md name another head than the one next to them."""
+def _derived(folder: Path) -> Rows:
+    """Check that config.json and README.md name the head that lies next to them."""
     from dinoneck.checkpoint.card import HEAD_NAME, names_another
 
-    head, wrong = folder / HEAD_NAME, 0
+    head, rows = folder / HEAD_NAME, []
     for file in (folder / "config.json", folder / "README.md") if head.is_file() else ():
         if file.is_file() and (other := names_another(file, read_header(head).file_digest)):
-            reason = f"it names another head, {other}; the head file decides"
-            say(f"differs  {file}  {reason}", sys.stderr)
-            rows.append({"path": file, "state": "differs", "kind": "derived file", "told": reason})
-            wrong += 1
-    return wrong
+            message = f"it names another head, {other}; the head file decides"
+            say(f"differs  {file}  {message}", sys.stderr)
+            rows.append({"path": file, "state": "differs", "kind": "derived file", "message": message})
+    return rows
 
 
-def _pulled(repo: Path, rows: Rows) -> int:
-    from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
-
-    found = HeadCheckpoint.load(repo)
-    say(f"ok       {repo}  {found!r}  commit {found.revision}")
-    rows.append({"path": repo, "state": "ok", "kind": "hub repository", "commit": found.revision})
-    return 0
-
-
-def check_store(path: Path, rows: Rows) -> int:
-    """Check a feature store and list the ids whose bytes are wrong; return 1 if there are any."""
+def check_store(path: Path) -> Rows:
+    """Check a feature store and list the ids whose bytes are wrong."""
     from dinoneck.store.feature_store import FeatureStore
     from dinoneck.store.verification import damaged_shards
 
@@ -113,7 +90,6 @@ def check_store(path: Path, rows: Rows) -> int:
         print("delete the files that are named, and extract again", file=sys.stderr)
     else:
         say(f"ok       {path}  feature store  {len(store)} images x {len(store.patterns)} patterns")
-    found = {"images": len(store), "patterns": len(store.patterns), "dtype": store.dtype}
-    row = {"path": path, "state": "damaged" if bad else "ok", "kind": "feature store", **found}
-    rows.append({**row, "damaged": bad} if bad else row)
-    return 1 if bad else 0
+    about = {"images": len(store), "patterns": len(store.patterns), "dtype": store.dtype}
+    row = {"path": path, "state": "damaged" if bad else "ok", "kind": "feature store", **about}
+    return [{**row, "damaged": bad} if bad else row]

@@ -1,37 +1,332 @@
-"""``dinoneck viz``: pictures of what a backbone sees and a head says; a report to open in a browser."""
+"""``dinoneck viz``: figures of what a backbone and a head compute; a report to open in a browser."""
 
 from __future__ import annotations
 
-import argparse
-from typing import Any
+import io
+import json
+import os
+from collections.abc import Mapping, Sequence
+from functools import partial
+from itertools import chain, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
-from dinoneck.cli import viz_figures, viz_report
+from tyro.conf import Positional, arg
 
-HELP = "draw what a backbone sees and a head says; write a report to open in a browser"
-EXAMPLE = "dinoneck viz report head.safetensors photos/ --out report.html"
+from dinoneck.cli.arguments import HeadBackbone, Images, Views, check_output, list_images, whole
+from dinoneck.cli.predict import open_predictor
+from dinoneck.cli.text import file_size, say
+from dinoneck.cli.train_text import describe_many
+from dinoneck.cli.viz_truth import held_out, known_values
+from dinoneck.errors import ConfigError, DataError, counted
+from dinoneck.training.config import BackboneConfig
+from dinoneck.training.config_flags import SIZE
 
-_ACTIONS: dict[str, Any] = {
-    "report": viz_report,
-    "tokens": viz_figures.Tokens,
-    "gate": viz_figures.Gate,
-    "residuals": viz_figures.Residuals,
-}
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
+    from dinoneck.inference.predictor import Predictor
+    from dinoneck.viz.report import ReportEntry
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what there is to draw, and the arguments of each."""
-    actions = parser.add_subparsers(dest="action", required=True, metavar="WHAT")
-    for name, action in _ACTIONS.items():
-        sub = actions.add_parser(
-            name,
-            help=action.HELP,
-            description=action.HELP,
-            epilog=f"example: {action.EXAMPLE}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        action.add_arguments(sub)
+_FORMATS = (".png", ".svg", ".pdf")
+_MOST = 48  # images of one figure
+_HEADS = 50  # that the report describes one by one
+_AT_ONCE = 4  # images of one pass of the backbone
+_FITTED, _PATCHES = 24, 20_000  # images, and their patches, that the colours of tokens are fitted on
 
 
-def run(options: argparse.Namespace) -> int:
-    """Draw it."""
-    return int(_ACTIONS[options.action].run(options))
+def report(
+    head: Annotated[str, Positional],
+    images: Images,
+    out: Path,
+    truth: Annotated[Path | None, arg(metavar="CSV")] = None,
+    image_column: str = "image",
+    scores: Annotated[Path | None, arg(metavar="JSON")] = None,
+    title: str | None = None,
+    max_images: Annotated[int, whole(0)] = 24,
+    max_mb: float = 20.0,
+    no_tokens: bool = False,
+    strict: bool = False,
+    views: Annotated[Views, arg(name="")] = Views(),
+    backbone: Annotated[HeadBackbone, arg(name="")] = HeadBackbone(),
+) -> dict[str, Any]:
+    """Predict from images and write a report: one HTML file that opens in a browser without a network.
+
+    Example: dinoneck viz report run/heads images/ --truth known.csv --out report.html
+
+    Args:
+        head: a head file, a folder of them or of an ensemble, or a Hub repository (user/name).
+        images: images, or folders, which are searched with their subfolders.
+        out: the .html file to write.
+        truth: known values, in columns named like the predictions: adds residuals and confusion matrices.
+        image_column: column of file names in --truth.
+        scores: report.json of the training run: adds its held-out scores and residuals.
+        title: of the page (default: Predictions of HEAD).
+        max_images: images to draw, with --truth those with the largest errors; the table lists all.
+        max_mb: megabytes of the images drawn: they get smaller, then fewer.
+        no_tokens: leave out the colours of the backbone's tokens.
+        strict: exit with 1 if an image cannot be used.
+        views: how the images are predicted.
+        backbone: where the weights come from.
+    """
+    files = list(dict.fromkeys(list_images(images)))
+    check_output(out, [*files, head, truth, scores], (".html", ".htm"))
+    training = {} if scores is None else _training_report(scores)
+    predictor, sources, heads, commits = open_predictor(head, views, backbone)
+    from dinoneck.atomic import write_text
+    from dinoneck.viz.report import agreement, html_report
+
+    known: Sequence[Mapping[str, Any]] = [{}] * len(files)
+    if truth is not None:
+        columns: dict[str, tuple[str, ...]] = {key: () for task in predictor.tasks for key in task.columns}
+        classes = {task.name: task.labels for task in predictor.tasks if task.kind == "classification"}
+        known = known_values(truth, image_column, files, columns | classes)
+    unusable: dict[int, str] = {}
+    entries = _entries(predictor, files, known if truth else None, max_images, unusable, not no_tokens)
+    read = f"{len(files)} given, {len(files) - len(unusable)} read"
+    names, left_out = _names(files), {str(files[place]): reason for place, reason in unusable.items()}
+    page = html_report(
+        entries,
+        predictor.tasks,
+        title=f"Predictions of {'/'.join(Path(head).parts[-2:])}" if title is None else title,
+        facts={**_head_facts(head, sources, heads, commits), "How it was run": _run_facts(predictor, read, truth)},
+        training=training,
+        unread={names[place]: reason for place, reason in unusable.items()},
+        max_bytes=max(1, round(max_mb * 1e6)),
+    )
+    write_text(out, page)
+    size, drawn = len(page.encode("utf-8")), page.count("<article ")
+    print(f"{counted(len(entries), 'image')} predicted, {drawn} drawn; written: {out} ({file_size(size)})")
+    for name, reason in left_out.items():
+        say(f"left out: {name}: {reason}")
+    counts = {"bytes": size, "photos": len(entries), "drawn": drawn, "unread": left_out}
+    found = agreement(entries, predictor.tasks)
+    return {"ok": not (unusable and strict), "written": [out], **counts, "scores": found}
+
+
+def tokens(
+    images: Images,
+    out: Path,
+    backbone: Annotated[BackboneConfig, arg(name="")] = BackboneConfig(),
+    size: Annotated[tuple[int, int] | None, SIZE] = None,
+    foreground: float | None = None,
+    device: str | None = None,
+) -> dict[str, Any]:
+    """Draw images next to their tokens: the three main directions as red, green and blue.
+
+    Example: dinoneck viz tokens images/ --backbone dinoneck_tiny --out tokens.png
+
+    Args:
+        images: images, or folders, which are searched with their subfolders.
+        out: the figure to write (.png, .svg or .pdf).
+        backbone: the model; --layers names the one block whose tokens are drawn (default: the last).
+        size: resize images to this size (default: their own).
+        foreground: share of the first direction below which patches are left black: start with 0.5.
+        device: such as cpu or cuda:1 (default: a GPU if there is one).
+    """
+    files = _few(images, out, images)
+    import torch
+
+    from dinoneck.tokens import Tokens
+    from dinoneck.training.inputs import open_backbone
+    from dinoneck.viz.images import pca_figure
+
+    model = open_backbone(backbone, device)
+    recipe = model.preprocess.changed(size=size, policy="crop")
+    prepared = recipe.prepare(files)
+    print("".join(f"{line}\n" for line in describe_many(recipe, prepared.grid)), end="", flush=True)
+    with torch.no_grad():
+        parts = [model(batch.to(next(model.parameters()).device)) for batch in torch.split(prepared.images, _AT_ONCE)]
+    pictures = [recipe.picture(file) for file in files]
+    whole_size, kept = recipe.fitted(files[0]).shape[-2:], pictures[0].shape[-2:]
+    if whole_size != kept:
+        cropped = f"{whole_size[0]}x{whole_size[1]} px are cropped to {kept[0]}x{kept[1]}"
+        say(f"{files[0]}: {cropped}, as the patch does not divide them (--size HxW resizes images).")
+    features = Tokens.cat([part.to("cpu", torch.float32) for part in parts])
+    return _write(out, pca_figure(pictures, features, foreground=foreground, names=[f.name for f in files]), len(files))
+
+
+def gate(
+    head: Annotated[str, Positional],
+    images: Images,
+    out: Path,
+    views: Annotated[Views, arg(name="")] = Views(),
+    backbone: Annotated[HeadBackbone, arg(name="")] = HeadBackbone(),
+) -> dict[str, Any]:
+    """Draw images next to the gate of a head: how much each patch counts.
+
+    Example: dinoneck viz gate head.safetensors images/ --out gate.png
+
+    Args:
+        head: a head file, a folder of them or of an ensemble, or a Hub repository (user/name).
+        images: images, or folders, which are searched with their subfolders.
+        out: the figure to write (.png, .svg or .pdf).
+        views: how the images are predicted.
+        backbone: where the weights come from.
+    """
+    files = _few(images, out, [head, *images])
+    from dinoneck.viz.images import gate_figure
+
+    predictor, *_ = open_predictor(head, views, backbone)
+    results = predictor(files, maps=True)
+    if "gate" not in results[0]:
+        raise ConfigError(f"{head} has no gate; heads of type 'cls_gating' have one (see 'dinoneck inspect')")
+    pictures, gates = [predictor.picture(file) for file in files], [result["gate"] for result in results]
+    return _write(out, gate_figure(pictures, gates, names=[file.name for file in files]), len(files))
+
+
+def residuals(
+    table: Annotated[Path, Positional, arg(metavar="CSV")],
+    out: Path,
+    target: str | None = None,
+    method: str = "head",
+    unit: str = "",
+    by_fold: bool = False,
+) -> dict[str, Any]:
+    """Draw held-out predictions of 'dinoneck train' against the known values, and their residuals.
+
+    Example: dinoneck viz residuals run/out_of_fold.csv --target GDM_g --out residuals.png
+
+    Args:
+        table: out_of_fold.csv of a run.
+        out: the figure to write (.png, .svg or .pdf).
+        target: which target (not needed where there is one).
+        method: whose predictions: head, or a baseline of the run.
+        unit: of the values, for the axes.
+        by_fold: draw the residuals of every fold below.
+    """
+    check_output(out, [table], _FORMATS)
+    from dinoneck.viz.residuals import residual_figure
+
+    name, known, predicted, folds = held_out(table, target, method)
+    groups = [f"fold {fold}" for fold in folds] if by_fold else None
+    return _write(out, residual_figure(known, predicted, groups=groups, unit=unit, name=name), len(known))
+
+
+viz = {"report": report, "tokens": tokens, "gate": gate, "residuals": residuals}
+
+
+def _few(images: Sequence[Path], out: Path, inputs: Sequence[str | Path]) -> list[Path]:
+    """The images of a figure, once the output can be written."""
+    files = list_images(images)
+    check_output(out, [*inputs, *files], _FORMATS)
+    if len(files) > _MOST:
+        raise DataError(f"{len(files)} images; one figure takes {_MOST} at most. Name fewer, such as images/*1.jpg")
+    return files
+
+
+def _write(out: Path, figure: Figure, count: int) -> dict[str, Any]:
+    from dinoneck.atomic import write_whole
+
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=out.suffix[1:].lower())
+    write_whole(out, buffer.getvalue())
+    print(f"{counted(count, 'image')} drawn; written: {out}")
+    return {"written": [out], "photos": count}
+
+
+def _training_report(path: Path) -> dict[str, Any]:
+    """The report of a training run, with the held-out values next to it, checked before any work."""
+    from dinoneck.viz.score_tables import all_tables
+
+    try:
+        found: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        if not all_tables(found):
+            raise DataError("it holds no scores; expected the report.json of a training run")
+    except (OSError, RecursionError, ValueError) as error:
+        raise DataError(f"--scores {path} cannot be used: {error}") from error
+    table = path.with_name("out_of_fold.csv")
+    targets = found.get("mae", {}).get("head", {}) if table.is_file() else ()
+    return found | {"held_out": {name: held_out(table, name, "head")[1:3] for name in targets}}
+
+
+def _entries(
+    predictor: Predictor,
+    files: Sequence[Path],
+    known: Sequence[Mapping[str, Any]] | None,
+    most: int,
+    unusable: dict[int, str],
+    with_tokens: bool,
+) -> list[ReportEntry]:
+    """An entry per image that can be used, with pixels and maps for those that are drawn."""
+    from dinoneck.inference.many import predict_many
+    from dinoneck.viz.report import ReportEntry, worst_first
+
+    def entry(place: int, **drawn: Any) -> ReportEntry:
+        return ReportEntry(names[place], results[place], known=known[place] if known else {}, **drawn)
+
+    names, order = _names(files), list(range(len(files)))
+    results: dict[int, dict[str, Any]] = {}
+    if known is not None and len(files) > most:
+        results = predict_many(predictor, files, unusable=unusable)
+        order = [[*results][i] for i in worst_first([entry(place) for place in results], predictor.tasks)]
+    drawn = predict_many(predictor, files, order[:most], maps=True, unusable=unusable)
+    rest = [place for place in order[most:] if place not in results]
+    results |= drawn | predict_many(predictor, files, rest, unusable=unusable)
+    if not results:
+        raise DataError(f"none of the {len(files)} images can be used; the first: {unusable[0]}")
+    colours = _token_colours(predictor, files, list(drawn)) if with_tokens and drawn else {}
+    pixels = {place: partial(predictor.picture, files[place]) for place in drawn}
+    return [entry(place, photo=pixels.get(place), tokens=colours.get(place)) for place in sorted(results)]
+
+
+def _names(files: Sequence[Path]) -> list[str]:
+    """The images by their names below the folder that they share."""
+    try:
+        shared = Path(os.path.commonpath([file.parent for file in files]))
+    except ValueError:  # some absolute, some not
+        return [str(file) for file in files]
+    return [str(file.relative_to(shared)) for file in files]
+
+
+def _token_colours(predictor: Predictor, files: Sequence[Path], places: Sequence[int]) -> dict[int, Any]:
+    """The last layer's patches as colours, whose directions all images share: those of the first ones."""
+    import torch
+
+    from dinoneck.backbones.eval_mode import evaluating
+    from dinoneck.viz.pca import PCABasis, pca_rgb
+
+    def patches(place: int) -> Any:
+        tokens = predictor.backbone(predictor.preprocess(files[place]).to(predictor.device))
+        return tokens.last.maps()[0].float().cpu()
+
+    with torch.no_grad(), evaluating(predictor.backbone):
+        maps = map(patches, places)
+        first = list(islice(maps, _FITTED))
+        share = -(-sum(m.shape[-2] * m.shape[-1] for m in first) // _PATCHES)
+        basis = PCABasis.fit(torch.cat([m[0].flatten(1).T[::share] for m in first]))
+        return {place: pca_rgb(m, basis=basis)[0] for place, m in zip(places, chain(first, maps), strict=True)}
+
+
+def _head_facts(
+    head: str, sources: Sequence[Any], heads: Sequence[Any], commits: Mapping[str, str]
+) -> dict[str, dict[str, str]]:
+    """What the heads are, in the words of ``dinoneck inspect``; of several what they share, then what differs."""
+    from dinoneck.cli.inspect import entries
+
+    found = {str(source): entries(one.meta) for source, one in zip(sources, heads, strict=True)}
+    first = next(iter(found.values()))
+    shared = {key: text for key, text in first.items() if all(own.get(key) == text for own in found.values())}
+    if len(found) == 1:
+        return {"The head": {"from": head, **{f"commit of {repo}": own for repo, own in commits.items()}, **first}}
+    own = {
+        name: "; ".join(f"{key} {text}" for key, text in one.items() if key not in shared)
+        for name, one in list(found.items())[:_HEADS]
+    }
+    more = {"more": f"{len(found) - _HEADS} other heads"} if len(found) > _HEADS else {}
+    return {"The heads": {"from": f"{head}, {len(found)} heads", **shared, **own, **more}}
+
+
+def _run_facts(predictor: Predictor, read: str, truth: Path | None) -> dict[str, str]:
+    from datetime import UTC, datetime
+
+    from dinoneck.version import versions
+
+    return {
+        "images": read,
+        "views": f"{predictor.tta}, the mean of {len(predictor.views)} views",
+        "device": str(predictor.device),
+        "known values": str(truth or "none"),
+        "versions": ", ".join(f"{name} {version}" for name, version in versions().items()),
+        "made": f"{datetime.now(UTC):%Y-%m-%d}",
+    }

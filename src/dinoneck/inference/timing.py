@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from dinoneck.errors import ConfigError
 from dinoneck.version import versions
 
 Part = Literal["prepare", "backbone", "head", "whole"]
+Name = TypeVar("Name", str, tuple[str, int])
 _COARSE = 24  # pixels of a generated photo's blotches
 _BYTES_PER_KB = 1 << 10
 
@@ -82,8 +83,8 @@ class Timing:
 
 
 def time_in_turn(
-    pipelines: Mapping[str, Pipeline], rounds: int = 7, told: Callable[[int], object] | None = None
-) -> dict[str, Timing]:
+    pipelines: Mapping[Name, Pipeline], rounds: int = 7, told: Callable[[int], object] | None = None
+) -> dict[Name, Timing]:
     """Time pipelines beside each other: every round runs each of them once, in an order drawn anew.
 
     What slows a machine down for a while then slows all of them, and medians leave out what hits few rounds. One round
@@ -110,8 +111,8 @@ def time_in_turn(
     """
     if rounds < 2:
         raise ConfigError(f"rounds is {rounds}; expected 2 or more, for there to be a median")
-    seconds: dict[str, list[dict[Part, float]]] = {name: [] for name in pipelines}
-    peaks: dict[str, int | None] = {}
+    seconds: dict[Name, list[dict[Part, float]]] = {name: [] for name in pipelines}
+    peaks: dict[Name, int | None] = {}
     drawn = random.Random(0)
     for number in range(rounds + 1):
         for name in drawn.sample(list(pipelines), len(pipelines)):

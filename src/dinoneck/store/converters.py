@@ -16,13 +16,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from dinoneck.atomic import write_whole
 from dinoneck.data.patterns import Pattern, Patterns
 from dinoneck.data.photos import Preprocessing
 from dinoneck.errors import DataError, DinoneckError, StoreError
 from dinoneck.grid import PatchSize, patch_pair
+from dinoneck.progress import progress
 from dinoneck.store import channel_scale
 from dinoneck.store.creation import upgrade_schema
 from dinoneck.store.description import Description
@@ -43,7 +43,7 @@ _NPZ_ERRORS = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZi
 
 def write_npz(reader: Reader, folder: Path, layer: int | None) -> int:
     """Write one ``.npz`` per image, float32; return how many."""
-    for image_id in tqdm(reader.ids, desc="npz", unit="image", disable=None):
+    for image_id in progress(reader.ids, desc="npz", unit="image"):
         count = len(reader.description.patterns)
         tokens = _of_layer(reader, image_id, list(range(count)), layer)
         arrays = {f"patches_{i}": tokens.patches[0][i].numpy() for i in range(count)}
@@ -57,7 +57,7 @@ def write_npz(reader: Reader, folder: Path, layer: int | None) -> int:
 
 def write_pt(reader: Reader, folder: Path, layer: int | None, pattern: int) -> int:
     """Write one float16 ``.pt`` tensor (C, rows, cols) per image; return how many."""
-    for image_id in tqdm(reader.ids, desc="pt", unit="image", disable=None):
+    for image_id in progress(reader.ids, desc="pt", unit="image"):
         tokens = _of_layer(reader, image_id, [pattern], layer)
         buffer = io.BytesIO()
         torch.save(tokens.maps()[0][0].half().contiguous(), buffer)
@@ -157,7 +157,7 @@ def convert(files: dict[str, Path], read: Callable[[Path], Tokens], reader: Read
     upgrade_schema(LocalFiles(root))
     with Writer(root, made=reader.made()) as writer:
         try:
-            for image_id, path in tqdm(missing.items(), desc="convert", unit="image", disable=None):
+            for image_id, path in progress(missing.items(), desc="convert", unit="image"):
                 file, tokens = image_file(image_id, path), read(path)
                 kind = len(tokens), tokens.sequence[0].shape[2], tokens.num_cls
                 expected = len(description.patterns), record["embed_dim"], record["num_cls"]

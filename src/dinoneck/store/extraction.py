@@ -19,11 +19,11 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.devices import to_local_device
 from dinoneck.errors import ConfigError, DataError, DinoneckError
+from dinoneck.progress import progress
 from dinoneck.store.description import Description
 from dinoneck.store.encoding import channel_rms, encode
 from dinoneck.store.image_files import ImageFile, check_unchanged, image_file
@@ -123,7 +123,7 @@ def run_units(
             missing.append((unit, new))
     total = sum(len(new) for _, new in missing)
     prepared = _ahead([unit for unit, _ in missing], description, workers)
-    with contextlib.closing(prepared), tqdm(total=total, desc="photos", unit="photo", disable=None) as bar:
+    with contextlib.closing(prepared), progress(total=total, desc="images", unit="image") as bar:
         try:
             for (_, wanted), photos in zip(missing, prepared, strict=True):
                 usable = _usable(photos, wanted, done, skip_unusable)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ import torch
 
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.errors import DataError, DinoneckError, StoreError, missing_extra
+from dinoneck.progress import progress
 from dinoneck.store.extraction import Extracted
 from dinoneck.store.photo_ids import PathLike
 
@@ -57,8 +59,7 @@ def extract_on_ray(
     except ImportError:
         raise missing_extra("ray", "ray") from None
     units = store._plan(paths, root, batch_size, skip_unusable)
-    if not ray.is_initialized():
-        ray.init()
+    _start(ray)
     count, gpus = _actors(ray.cluster_resources(), actors, gpus_per_actor)  # type: ignore[no-untyped-call]
     rows = [{"unit": json.dumps([(image_id, str(path)) for image_id, path in unit])} for unit in units]
     settings = {"batch_size": batch_size, "skip_unusable": skip_unusable, "workers": workers}
@@ -67,13 +68,14 @@ def extract_on_ray(
         _Actor,
         fn_constructor_args=(store.path, backbone, settings),
         batch_size=UNITS_PER_CALL,
-        concurrency=count,
+        compute=ray.data.ActorPoolStrategy(size=count),
         num_gpus=gpus or None,
     )
-    total = Extracted()
+    total, count = Extracted(), sum(map(len, units))
     try:
-        for row in stream.iter_rows():
-            _add(total, json.loads(row["told"]))
+        with progress(total=count, desc="images", unit="image") as bar:
+            for row in stream.iter_rows():
+                bar.update(_add(total, json.loads(row["done"])))
     except ray.exceptions.RayError as error:
         reason = str(error).strip().splitlines()[-1]
         raise StoreError(f"an actor failed ({reason}); what was finished is kept, run again") from error
@@ -82,12 +84,23 @@ def extract_on_ray(
     return total
 
 
-def _add(total: Extracted, told: dict[str, Any]) -> None:
-    if told["problem"]:
-        raise DataError(told["problem"])
-    total.written += told["written"]
-    total.present += told["present"]
-    total.unusable |= told["unusable"]
+def _start(ray: Any) -> None:
+    """Start Ray unless the caller has; its own logs and progress bars are left out."""
+    if not ray.is_initialized():
+        ray.init(logging_level=logging.ERROR, log_to_driver=False)
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    for name in ("ray", "ray.data"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def _add(total: Extracted, done: dict[str, Any]) -> int:
+    """Add the result of an actor; return its number of images."""
+    if done["problem"]:
+        raise DataError(done["problem"])
+    total.written += done["written"]
+    total.present += done["present"]
+    total.unusable |= done["unusable"]
+    return int(done["images"])
 
 
 def _actors(resources: dict[str, float], actors: int | None, gpus_per_actor: float | None) -> tuple[int, float]:
@@ -111,6 +124,6 @@ class _Actor:
         try:
             done = self.store._run(units, **self.settings)
         except DinoneckError as error:
-            return {"told": [json.dumps({"problem": str(error)})]}
-        told = {"problem": "", "written": done.written, "present": done.present, "unusable": done.unusable}
-        return {"told": [json.dumps(told)]}
+            return {"done": [json.dumps({"problem": str(error)})]}
+        counts = {"problem": "", "images": sum(map(len, units)), "written": done.written, "present": done.present}
+        return {"done": [json.dumps({**counts, "unusable": done.unusable})]}

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 
-from tqdm import tqdm
-
 from dinoneck.errors import StoreError
+from dinoneck.progress import progress
 from dinoneck.store import channel_scale, shards
 from dinoneck.store.index import Entry
 from dinoneck.store.reading import Reader
@@ -31,7 +30,7 @@ def damaged_shards(reader: Reader) -> dict[str, str]:
     if not _fits_scale(reader):
         damaged[channel_scale.FILE] = channel_scale.FILE
     unlisted: dict[str, str] = {}
-    for name, ids in tqdm(sorted(indexed.items()), desc="verify", unit="shard", disable=None):
+    for name, ids in progress(sorted(indexed.items()), desc="verify", unit="shard"):
         try:
             entries = _entries(reader, name)
         except StoreError:

@@ -58,7 +58,7 @@ class DataConfig:
     """
 
     csv: str | None = None
-    images: Annotated[str | None, arg(aliases=["--photos"])] = None
+    images: str | None = None
     image_column: str | None = None
     targets: tuple[str, ...] = ()
     aux_targets: tuple[str, ...] = ()
@@ -246,7 +246,7 @@ class TrainConfig:
         folds: folds of the cross-validation.
         logging: logs of losses and scores, next to those in the folder.
         imports: modules, or Python files, to import first: those that register heads and necks of your own.
-        device: such as cuda; None = the CPU.
+        device: such as cpu or cuda:1; None = a GPU if there is one, else the CPU.
 
     Raises:
         ConfigError: if a value is unknown, of another type or out of range.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,6 +20,7 @@ from dinoneck.errors import ConfigError, DataError
 from dinoneck.heads.head import Head
 from dinoneck.losses.task_loss import TaskLoss
 from dinoneck.losses.uncertainty import UncertaintyWeighting
+from dinoneck.progress import note
 from dinoneck.training.cell_targets import CellTargets
 from dinoneck.training.config import TrainConfig
 from dinoneck.training.fitting import fit
@@ -31,8 +31,6 @@ from dinoneck.training.metrics import confusion_matrix
 from dinoneck.training.probes import knn_out_of_fold, pooled_tokens, ridge_out_of_fold
 from dinoneck.training.sources import MemoryTokens, SomeTokens, TokenSource, in_batches, trained_backbone
 from dinoneck.training.tasks import Problem
-
-logger = logging.getLogger(__name__)
 
 HEAD, TOKENS, KNN, COLOUR, FREQUENT = "head", "token ridge", "token knn", "colour ridge", "most frequent class"
 _BINS = 5  # of a column of numbers that folds are stratified by
@@ -147,8 +145,7 @@ def cross_validate(
     tokens = source.batch(source.ids[:1])
     for number, (train, valid) in zip(numbers, result.folds, strict=True):
         head = problem.head(tokens, train, config.optim.seed + number)
-        if config.device is not None:
-            head = head.to(local_device(config.device))
+        head = head.to(local_device(config.device))
         folder = None if out is None else fold_folder(out, number)
         try:
             _fit(problem, head, source, number, (train, valid), folder, resume, callback(number))
@@ -157,7 +154,7 @@ def cross_validate(
         _predict(result, problem, head, source, valid)
         _refuse_divergence(result, number, valid, config)
         result.heads.append(head)
-        logger.info("fold %d is trained, %d of %d", number, len(result.heads), len(chosen))
+        note(f"fold {number} is trained, {len(result.heads)} of {len(chosen)}")
     return result
 
 

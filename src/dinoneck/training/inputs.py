@@ -22,7 +22,7 @@ from dinoneck.store.feature_store import FeatureStore
 from dinoneck.store.image_files import check_unchanged
 from dinoneck.tokens import Tokens
 from dinoneck.training.cell_targets import CellTargets
-from dinoneck.training.config import DataConfig, TrainConfig
+from dinoneck.training.config import BackboneConfig, DataConfig, TrainConfig
 from dinoneck.training.sources import MemoryTokens, TokenSource
 from dinoneck.training.table_source import TableSource
 from dinoneck.training.tasks import head_class
@@ -108,11 +108,11 @@ def open_inputs(config: TrainConfig, table: Any = None, backbone: Backbone | Non
     _check_unused(config)
     head_class(config)  # a name that is not registered is refused before anything is read
     if config.data.csv is config.data.images is config.data.store is table is backbone is None:
-        backbone = _backbone(config)  # an unknown name is refused before images are drawn
+        backbone = open_backbone(config.backbone, config.device)  # an unknown name is refused before images are drawn
     found = _checked(config, table) if isinstance(table, PhotoTable) else read_data(config, table)
     if config.data.store is not None:
         return _from_store(config, found)
-    backbone = _backbone(config) if backbone is None else backbone
+    backbone = open_backbone(config.backbone, config.device) if backbone is None else backbone
     own = config.data
     given = {"size": own.size, "fit": own.fit, "interpolation": own.interpolation, "blur": own.blur}
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
@@ -202,17 +202,33 @@ def _check_unused(config: TrainConfig) -> None:
             )
 
 
-def _backbone(config: TrainConfig) -> Backbone:
-    own = config.backbone
+def open_backbone(own: BackboneConfig, device: str | None = None, *, norm: bool = True) -> Backbone:
+    """Load the backbone that a config describes.
+
+    Args:
+        own: its description.
+        device: such as cuda:1; None = a GPU if there is one, else the CPU.
+        norm: whether the final norm is applied to the tokens.
+
+    Raises:
+        ConfigError: if the description contradicts itself, or the device cannot be used.
+        BackboneError: if the weights cannot be loaded.
+    """
     name = own.name or DINOV3_SMALL
     random = own.random or (name == TINY and own.file is None)
     if own.seed is not None and not random:
         raise ConfigError("--backbone-seed chooses random weights; give it with --random-backbone")
+    place = local_device(device)
     backbone = load_backbone(
-        name, source=own.source or "timm", pretrained=not random, checkpoint=own.file, seed=own.seed
+        name,
+        source=own.source or "timm",
+        pretrained=not random,
+        checkpoint=own.file,
+        seed=own.seed,
+        layers=own.layers,
+        norm=norm,
     )
-    backbone = backbone if own.layers is None else backbone.with_layers(own.layers)
-    return backbone if config.device is None else backbone.to(local_device(config.device))
+    return backbone.to(place)
 
 
 def _from_store(config: TrainConfig, table: PhotoTable) -> Inputs:

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from dinoneck.backbones import weight_hashes
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.errors import DataError
 from dinoneck.heads.head import Head
 from dinoneck.losses.task_loss import TaskLoss
+from dinoneck.progress import progress as progress_bar
 from dinoneck.tokens import Tokens
 from dinoneck.training.batches import Batch, Samples, TokenScale, epochs
 from dinoneck.training.mixup import cutmix, manifold_mixup
@@ -169,8 +169,9 @@ class Loop:
         progress, recipe, writes = self.progress, self.recipe, self.processes.writes
         views = 1 if self.samples.flips is None else len(self.samples.flips)
         order = epochs(self.samples.trained, recipe.batch_size, recipe.seed, views)
-        hidden = None if writes else True
-        with tqdm(total=recipe.epochs, initial=progress.epoch, desc="epochs", disable=hidden, leave=False) as bar:
+        with progress_bar(
+            total=recipe.epochs, initial=progress.epoch, desc="epochs", unit="epoch", hidden=not writes
+        ) as bar:
             for batches in itertools.islice(order, progress.epoch, None):
                 if self.finished:
                     break

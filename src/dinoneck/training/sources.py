@@ -8,12 +8,12 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from dinoneck.backbones.backbone import Backbone, checked_backbone
 from dinoneck.data.photos import Photo, Preprocessing, photo_size
 from dinoneck.errors import DataError
 from dinoneck.grid import TokenGrid
+from dinoneck.progress import progress
 from dinoneck.tensor_bytes import bytes_of
 from dinoneck.tokens import Tokens
 from dinoneck.training.views import Transform, Views, apply_transform, describe_transform, view_seed
@@ -203,7 +203,7 @@ class MemoryTokens:
         views: list[list[Tokens]] = [[] for _ in range(1 + len(transforms))]
         colours: list[Tensor] = []
         device = next(backbone.parameters()).device
-        for batch in tqdm(list(in_batches(range(len(photos)), batch_size)), desc="tokens", unit="batch", disable=None):
+        for batch in progress(list(in_batches(range(len(photos)), batch_size)), desc="tokens", unit="batch"):
             for view, parts in enumerate(views):
                 shown = [
                     apply_transform(transforms[view - 1], photos[i], view_seed(ids[i], view)) if view else photos[i]

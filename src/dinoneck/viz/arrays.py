@@ -1,19 +1,21 @@
-"""Tensors and arrays as finite float64 numbers, or a message that says why not."""
+"""Checked numbers for figures: finite float64 arrays, and what a head's outputs are called, worth and drawn as."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor
 
-from dinoneck.errors import DataError, ShapeError
+from dinoneck.errors import DataError, ShapeError, did_you_mean
+from dinoneck.tasks import Task
 
-_Floats = np.ndarray[Any, Any]
+Floats = np.ndarray[Any, Any]
 
 
-def numbers(values: Any, name: str, axes: str, *, missing: bool = False) -> _Floats:
+def numbers(values: Any, name: str, axes: str, *, missing: bool = False) -> Floats:
     """Return values as float64, checked.
 
     Args:
@@ -23,17 +25,15 @@ def numbers(values: Any, name: str, axes: str, *, missing: bool = False) -> _Flo
         missing: whether NaN stands for a missing value.
 
     Raises:
-        ShapeError: if the shape is another one, or holds nothing.
-        DataError: if they are no numbers, or not finite.
+        ShapeError: if the shape does not fit, or is empty.
+        DataError: if they are not numbers, or not finite.
     """
     try:
         array = np.asarray(values.detach().cpu().double() if isinstance(values, Tensor) else values, np.float64)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise DataError(f"{name} are no numbers: {error}") from error
-    wanted = axes.split(", ")
-    fits = array.ndim == len(wanted) and all(
-        not axis.isdigit() or int(axis) == side for axis, side in zip(wanted, array.shape, strict=True)
-    )
+        raise DataError(f"{name} are not numbers: {error}") from error
+    sides = axes.split(", ")
+    fits = len(sides) == array.ndim and all(a.isalpha() or int(a) == n for a, n in zip(sides, array.shape, strict=True))
     if not fits or not array.size:
         raise ShapeError(f"{name} have shape {array.shape}; expected ({axes}), not empty")
     unfit = np.isinf(array) if missing else ~np.isfinite(array)
@@ -42,13 +42,102 @@ def numbers(values: Any, name: str, axes: str, *, missing: bool = False) -> _Flo
     return array
 
 
-def clipped(values: _Floats, minimum: float | None) -> _Floats:
-    """Return a map whose cells below the task's ``minimum`` are at it: no picture shows an impossible value."""
-    return values if minimum is None else np.maximum(values, minimum)
+def span(values: Sequence[Floats]) -> tuple[float, float]:
+    """Return the lowest and the highest value; where they differ by rounding only, a range with them in its middle."""
+    low, high = min(float(v.min()) for v in values), max(float(v.max()) for v in values)
+    if high - low <= 1e-5 * max(abs(low), abs(high)):
+        half = 0.5 * (abs(low) or 1.0)
+        return low - half, high + half
+    return low, high
 
 
-def clip_note(maps: Iterable[_Floats], minimum: float | None) -> str:
-    """Return what a colour bar states about :func:`clipped` maps; empty where no cell of ``maps`` is below."""
-    if minimum is None or not any((values < minimum).any() for values in maps):
-        return ""
-    return f", clipped at {minimum:g}"
+class Output(NamedTuple):
+    """One number that a head predicts for an image.
+
+    Attributes:
+        key: its column in tables: the task's name, or ``task:label`` where a task has several outputs.
+        task: name of the task.
+        place: which of the task's outputs.
+        dim: how many outputs the task has.
+        unit: of the values.
+        minimum: below which no value is possible; maps are drawn clipped there.
+    """
+
+    key: str
+    task: str
+    place: int
+    dim: int
+    unit: str = ""
+    minimum: float | None = None
+
+    @property
+    def heading(self) -> str:
+        """The key with the unit."""
+        return f"{self.key} ({self.unit})" if self.unit else self.key
+
+    def value(self, result: Mapping[str, Any]) -> float:
+        """Return the number in a Predictor's result for one image.
+
+        Raises:
+            DataError: if it is missing, or not finite.
+        """
+        try:
+            value = float(np.asarray(result[self.task], np.float64).reshape(-1)[self.place])
+        except (LookupError, TypeError, ValueError) as error:
+            raise DataError(
+                f"a result has no number for {self.key!r}; it holds {', '.join(map(str, result)) or 'nothing'}"
+            ) from error
+        if not math.isfinite(value):
+            raise DataError(f"a prediction of {self.key!r} is {value}; leave that image out")
+        return value
+
+    def scaled(self, results: Sequence[Mapping[str, Any]]) -> tuple[list[Floats | None], tuple[float, float], str]:
+        """Return the maps (rows, cols) as drawn, the values that their colours span, and a note for the colour bar.
+
+        Cells below the ``minimum`` are drawn at it, which the note states. A result without a map gives None.
+
+        Raises:
+            ShapeError: if maps are not (outputs, rows, cols).
+            DataError: if they are not finite.
+        """
+        given = [(result.get("maps") or {}).get(self.task) for result in results]
+        axes = f"{self.dim}, rows, cols"
+        maps = [m if m is None else numbers(m, f"the maps of {self.task!r}", axes)[self.place] for m in given]
+        low = -math.inf if self.minimum is None else self.minimum
+        shown = [m if m is None else np.maximum(m, low) for m in maps]
+        note = f", clipped at {low:g}" if any(m is not None and (m < low).any() for m in maps) else ""
+        return shown, span([m for m in shown if m is not None] or [np.zeros(1)]), note
+
+
+def outputs(tasks: Sequence[Task]) -> list[Output]:
+    """Return the outputs of tasks, in their order."""
+    return [
+        Output(key, task.name, place, task.dim, task.unit, task.minimum)
+        for task in tasks
+        for place, key in enumerate(task.columns)
+    ]
+
+
+def outputs_with_maps(
+    results: Sequence[Mapping[str, Any]], tasks: Sequence[str | Task] | None, units: Mapping[str, str] | None
+) -> list[Output]:
+    """Return the outputs to draw: those of the tasks, or of all maps of the first result.
+
+    Raises:
+        DataError: if a result has no maps, lacks a task that is named, or none is left.
+    """
+    if not results or any(result.get("maps") is None for result in results):
+        raise DataError(f"there are {len(results)} results; each result needs maps (maps=True)")
+    maps, found = results[0]["maps"], []
+    for task in tasks or maps:
+        name = task.name if isinstance(task, Task) else task
+        if isinstance(task, Task):
+            found += outputs([task] if name in maps else [])
+        elif all(name in result["maps"] for result in results):
+            keys = [name] if len(maps[name]) == 1 else [f"{name}:{place}" for place in range(len(maps[name]))]
+            found += [Output(key, name, place, len(keys)) for place, key in enumerate(keys)]
+        else:
+            raise DataError(f"results have no map of {name!r} for every image.{did_you_mean(name, maps)}")
+    if not found:
+        raise DataError("there are no maps to draw; these heads have none, or tasks= names none")
+    return [output._replace(unit=(units or {}).get(output.task, output.unit)) for output in found]

@@ -2,47 +2,30 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 from torch import Tensor
 
 from dinoneck.errors import ConfigError, DataError, ShapeError
 from dinoneck.points.projection import Links
-from dinoneck.viz.arrays import numbers
+from dinoneck.viz.arrays import Floats, numbers, span
+from dinoneck.viz.drawing import SCALE, colour_bar, describe, new_figure
 from dinoneck.viz.pca import PCABasis
-from dinoneck.viz.sheet import CAPTION_PT, SCALE, TICK_PT, new_figure, span
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 Up = Literal["z", "y", "-y"]
-_Floats = np.ndarray[Any, Any]
-
-_UNSEEN = 0.82
-_STEP, _WORD = 0x9E3779B97F4A7C15, 64  # Weyl's sequence of the golden ratio: any stretch of it is spread evenly
+_UNSEEN = "0.82"
 _SIDE = 4.2
 # which axis, and which way along it, is (right, forward, up)
-_FRAMES = {
-    "z": ((0, 1), (1, 1), (2, 1)),
-    "y": ((0, 1), (2, -1), (1, 1)),
-    "-y": ((0, 1), (2, 1), (1, -1)),
-}
-
-
-class _View(NamedTuple):
-    """Right and upwards on the paper, and what points at the reader: axis and sign each."""
-
-    title: str
-    right: tuple[int, int]
-    upwards: tuple[int, int]
-    towards: tuple[int, int]
+_FRAMES = {"z": ((0, 1), (1, 1), (2, 1)), "y": ((0, 1), (2, -1), (1, 1)), "-y": ((0, 1), (2, 1), (1, -1))}
 
 
 def points_figure(
-    points: Tensor | _Floats,
-    features_or_colors: Tensor | _Floats,
+    points: Tensor | Floats,
+    features_or_colors: Tensor | Floats,
     *,
     links: Links | None = None,
     basis: PCABasis | None = None,
@@ -52,17 +35,16 @@ def points_figure(
 ) -> Figure:
     """Draw a point cloud from above and from the side, without perspective, both with equal axes in metres.
 
-    Nearer points cover farther ones. Of larger clouds an even choice is drawn, the same at every call, and the choice
-    of fewer points is part of the choice of more.
+    Nearer points cover farther ones. Of larger clouds a random choice is drawn, the same at every call.
 
     Args:
         points: (N, 3), metres.
         features_or_colors: what becomes colours. (N, 3): RGB as they are, uint8 or 0 ... 1. (N,) or (N, 1): a value,
             with a colour bar. (N, C) else: features, whose three principal components become RGB, see
             :class:`PCABasis`.
-        links: which points a photo sees: the others are grey, beneath, and count for no basis; the title says how
+        links: which points an image sees: the others are grey, below, and count for no basis; the title states how
             many were seen.
-        basis: directions and range for features; None = fitted on these points, all of them that are seen.
+        basis: directions and range for features; None = fitted on all of these points that are seen.
         max_points: how many points are drawn at most.
         up: which axis points upwards: ``"z"`` (worlds as surveyors have them), ``"y"`` (OpenGL) or ``"-y"`` (a
             camera's own axes: x right, y down, z forward).
@@ -84,102 +66,61 @@ def points_figure(
         >>> [(axes.get_title(), axes.get_ylabel()) for axes in figure.axes]
         [('from above, 2 points', 'y [m]'), ('from the side', 'z [m]')]
     """
-    views, places = _views(up), numbers(points, "points", "n, 3")
+    if up not in _FRAMES:
+        raise ConfigError(f"up is {up!r}; expected one of {', '.join(get_args(Up))}")
+    if isinstance(max_points, bool) or not isinstance(max_points, int) or max_points < 1:
+        raise ConfigError(f"max_points is {max_points!r}; expected 1 or more")
+    places = numbers(points, "points", "n, 3")
     seen = _seen(links, len(places))
-    colours, values = _colours(features_or_colors, seen, len(places), basis)
-    drawn = _spread(len(places), max_points)
-    figure = new_figure(2 * _SIDE + 0.4, _SIDE + (0.3 if values is None else 0.7), layout="constrained")
-    how = {} if values is None else dict(zip(("vmin", "vmax"), span([values[seen]]), strict=True), cmap=SCALE)
-    for place, view in enumerate(views):
-        axes = figure.add_subplot(1, 2, place + 1)
-        order = drawn[np.argsort(places[drawn, view.towards[0]] * view.towards[1], kind="stable")]
+    colours = _colours(features_or_colors, seen, len(places), basis)
+    drawn = np.random.default_rng(0).permutation(len(places))[:max_points]
+    count = f"{len(places)} points" if len(drawn) == len(places) else f"{len(drawn)} of {len(places)} points"
+    title = f"from above, {count}" + ("" if links is None else f", {seen.mean():.0%} seen by an image")
+    ends = dict(zip(("vmin", "vmax"), span([colours[seen]]), strict=True)) if colours.ndim == 1 else {}
+    right, forward, upwards = _FRAMES[up]
+    figure = new_figure(2 * _SIDE + 0.4, _SIDE + (0.7 if ends else 0.3))
+    views = ((title, forward, upwards), ("from the side", upwards, (forward[0], -forward[1])))
+    for axes, (heading, vertical, towards) in zip(figure.subplots(1, 2), views, strict=True):
+        order = drawn[np.argsort(places[drawn, towards[0]] * towards[1], kind="stable")]  # nearer points last
+        xy, size = places[:, [right[0], vertical[0]]].T, float(np.clip(12_000.0 / len(drawn), 1.5, 30.0))
+        style = {"s": size, "linewidths": 0.0, "rasterized": True}
         unseen, order = order[~seen[order]], order[seen[order]]
-        _scatter(axes, places[unseen], view, len(drawn), color=str(_UNSEEN))
-        dots = _scatter(axes, places[order], view, len(drawn), c=colours[order], **how)
-        _name_axes(axes, view)
-    figure.axes[0].set_title(_title(len(drawn), seen, links), fontsize=CAPTION_PT)
-    _bar(figure, dots, label, values)
+        axes.scatter(*xy[:, unseen], color=_UNSEEN, **style)
+        dots = axes.scatter(*xy[:, order], c=colours[order], cmap=SCALE if ends else None, **ends, **style)
+        axes.set_aspect("equal", adjustable="datalim")
+        axes.yaxis.set_inverted(vertical[1] < 0)
+        describe(axes, heading, f"{'xyz'[right[0]]} [m]", f"{'xyz'[vertical[0]]} [m]")
+    if ends:
+        colour_bar(dots, figure.axes, label)
     return figure
 
 
-def _views(up: Up) -> tuple[_View, _View]:
-    if up not in _FRAMES:
-        raise ConfigError(f"up is {up!r}; expected one of {', '.join(get_args(Up))}")
-    right, forward, upwards = _FRAMES[up]
-    back = (forward[0], -forward[1])
-    return _View("from above", right, forward, upwards), _View("from the side", right, upwards, back)
-
-
-def _scatter(axes: Axes, places: _Floats, view: _View, count: int, **how: Any) -> Any:
-    x, y = places[:, view.right[0]], places[:, view.upwards[0]]
-    size = float(np.clip(12_000.0 / count, 1.5, 30.0))
-    return axes.scatter(x, y, s=size, marker="o", linewidths=0.0, rasterized=True, **how)
-
-
-def _name_axes(axes: Axes, view: _View) -> None:
-    axes.set_aspect("equal", adjustable="datalim")
-    if view.right[1] < 0:
-        axes.invert_xaxis()
-    if view.upwards[1] < 0:
-        axes.invert_yaxis()
-    axes.set_xlabel(f"{'xyz'[view.right[0]]} [m]", fontsize=CAPTION_PT)
-    axes.set_ylabel(f"{'xyz'[view.upwards[0]]} [m]", fontsize=CAPTION_PT)
-    axes.set_title(view.title, fontsize=CAPTION_PT)
-    axes.tick_params(labelsize=TICK_PT)
-
-
-def _bar(figure: Figure, dots: Any, label: str, values: _Floats | None) -> None:
-    if values is None:
-        return
-    bar = figure.colorbar(dots, ax=figure.axes, orientation="horizontal", fraction=0.05, aspect=60)
-    bar.set_label(label, fontsize=CAPTION_PT, parse_math=False)
-    bar.ax.tick_params(labelsize=TICK_PT)
-
-
-def _title(drawn: int, seen: _Floats, links: Links | None) -> str:
-    told = f"from above, {len(seen)} points" if drawn == len(seen) else f"from above, {drawn} of {len(seen)} points"
-    return told if links is None else f"{told}, {np.mean(seen):.0%} seen by a photo"
-
-
-def _seen(links: Links | None, count: int) -> _Floats:
+def _seen(links: Links | None, count: int) -> Floats:
+    """(N,): whether an image sees the point; all of them without links."""
     if links is None:
         return np.ones(count, bool)
     if links.num_points != count:
         raise ShapeError(f"links are of a cloud of {links.num_points} points; this one has {count}")
-    found = np.zeros(count, bool)
-    found[links.point.cpu().numpy()] = True
-    if not found.any():
-        raise DataError("no point is seen by a photo; check the cameras with dinoneck.points.check_cameras")
-    return found
+    seen = np.zeros(count, bool)
+    seen[links.point.cpu().numpy()] = True
+    if not seen.any():
+        raise DataError("no point is seen by an image; check the cameras with dinoneck.points.check_cameras")
+    return seen
 
 
-def _colours(
-    given: Tensor | _Floats, seen: _Floats, count: int, basis: PCABasis | None
-) -> tuple[_Floats, _Floats | None]:
-    """RGB or one value per point to be drawn, and the values if these are such."""
+def _colours(given: Tensor | Floats, seen: Floats, count: int, basis: PCABasis | None) -> Floats:
+    """RGB (N, 3), or the values (N,) that become colours."""
     is_bytes = str(getattr(given, "dtype", "")).endswith("uint8")
-    table = numbers(given, "features or colours", "n" if getattr(given, "ndim", 2) == 1 else "n, channels")
-    if len(table) != count:
-        raise ShapeError(f"there are {count} points and {len(table)} features or colours; expected one of each")
+    axes = f"{count}" if getattr(given, "ndim", 2) == 1 else f"{count}, channels"
+    table = numbers(given, "features or colours, one per point,", axes)
     if table.ndim == 1 or table.shape[1] == 1:
-        return table.reshape(-1), table.reshape(-1)
-    if table.shape[1] == 3 and basis is None:
-        colours = table / 255.0 if is_bytes else table
-        if colours.min() < 0 or colours.max() > 1:
-            raise DataError(
-                f"(N, 3) are colours, uint8 or 0 ... 1; these span {colours.min():.3g} ... {colours.max():.3g}. Three "
-                "features become colours by PCABasis.fit(features).apply(features)"
-            )
-        return colours, None
-    chosen = PCABasis.fit(table[seen]) if basis is None else basis
-    return chosen.apply(table), None
-
-
-def _spread(count: int, most: int) -> _Floats:
-    """Indices of at most so many of ``count`` points, evenly spread, the same every time."""
-    if isinstance(most, bool) or not isinstance(most, int) or most < 1:
-        raise ConfigError(f"max_points is {most!r}; expected 1 or more")
-    if count <= most:
-        return np.arange(count)
-    keys = np.arange(count, dtype=np.uint64) * np.uint64(_STEP % 2**_WORD)  # wraps around, which is the point
-    return np.sort(np.argsort(keys, kind="stable")[:most])
+        return table.reshape(-1)
+    if table.shape[1] != 3 or basis is not None:
+        return (basis or PCABasis.fit(table[seen])).apply(table)
+    colours = table / 255.0 if is_bytes else table
+    if colours.min() < 0 or colours.max() > 1:
+        raise DataError(
+            f"(N, 3) are colours, uint8 or 0 ... 1; these span {colours.min():.3g} ... {colours.max():.3g}. Three "
+            "features become colours by PCABasis.fit(features).apply(features)"
+        )
+    return colours

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from itertools import accumulate
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dinoneck.errors import ConfigError, DataError, ShapeError
 from dinoneck.necks.layer_grouper import LayerGrouper
 from dinoneck.tokens import Tokens
-from dinoneck.viz.sheet import CAPTION_PT, TICK_PT, new_figure, wrapped
+from dinoneck.viz.arrays import Floats
+from dinoneck.viz.drawing import describe, new_figure
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_Floats = np.ndarray[Any, Any]
-
-_COLOUR, _EVEN = "#31688e", "#b5452c"
 _MOST = 24  # groupers in one figure
 _WIDTH, _HEIGHT = 1.9, 2.1
 
@@ -32,12 +29,12 @@ def fusion_figure(
 
     The bars of a group add up to one; a line marks even weights. With ``fusion="mean"`` they are even by construction.
     With ``"pixel"`` every patch weighs the layers by itself: give tokens, and the bars are the mean over their patches.
-    Equal weights do not say that layers matter equally: a layer's bottleneck can be large or small.
+    Equal weights do not mean that layers matter equally: a layer's bottleneck can be large or small.
 
     Args:
         neck_or_head: a LayerGrouper, or anything that holds one or more: ViTFPN, FPNHead, an ensemble of them.
-        layers: block indices of the layers it is given, in their order (``tokens.layers``). None = the tokens', or the
-            head's ``layer_indices``; where nobody says, bars are labelled by position.
+        layers: block indices of the layers it reads, in their order (``tokens.layers``). None = the tokens', or the
+            head's ``layer_indices``; where neither names them, bars are labelled by position.
         tokens: to average per-patch weights over, for ``fusion="pixel"``.
 
     Returns:
@@ -63,88 +60,66 @@ def fusion_figure(
             "a ViTFPN or a head on one"
         )
     columns = max(len(part.groups) for _, part in found)
+    widest = max(len(group) for _, part in found for group in part.groups)
     blocks = [_blocks(neck_or_head, name, part, layers, tokens) for name, part in found]
     weights = [_weights(part, tokens, own) for (_, part), own in zip(found, blocks, strict=True)]
-    widest = max(len(group) for _, part in found for group in part.groups)
-    size = (0.5 + columns * max(_WIDTH, 0.5 + 0.32 * widest), 0.5 + _HEIGHT * len(found))
-    figure = new_figure(*size, layout="constrained")
+    figure = new_figure(0.5 + columns * max(_WIDTH, 0.5 + 0.32 * widest), 0.5 + _HEIGHT * len(found))
     top = min(1.05, 1.25 * max(float(group.max()) for own in weights for group in own))
     for row, (name, part) in enumerate(found):
         labels = blocks[row] or range(part.num_layers)
-        for place, group in enumerate(part.groups):
+        owner = f"{name.removesuffix('.grouper')}, " if len(found) > 1 else ""
+        for place, (group, own) in enumerate(zip(part.groups, weights[row], strict=True)):
             axes = figure.add_subplot(len(found), columns, row * columns + place + 1)
-            _bars(axes, weights[row][place], [str(labels[layer]) for layer in group], top)
-            owner = f"{name.removesuffix('.grouper')}\n" if len(found) > 1 else ""
-            axes.set_title(wrapped(f"{owner}group {place}", _WIDTH), fontsize=CAPTION_PT, parse_math=False)
-            if row == len(found) - 1:
-                axes.set_xlabel("block" if blocks[row] else "position of the layer", fontsize=CAPTION_PT)
-            if place == 0:
-                axes.set_ylabel("weight", fontsize=CAPTION_PT)
+            axes.bar(range(len(own)), own, color="#31688e", width=0.7)
+            axes.axhline(1.0 / len(own), color="#b5452c", linewidth=1.0, linestyle="--")
+            axes.set(xlim=(-0.6, len(own) - 0.4), ylim=(0.0, top))
+            axes.set_xticks(range(len(own)), [str(labels[layer]) for layer in group])
+            axis = "block" if blocks[row] else "position of the layer"
+            describe(axes, f"{owner}group {place}", axis, "" if place else "weight")
     return figure
-
-
-def _bars(axes: Axes, weights: _Floats, labels: Sequence[str], top: float) -> None:
-    places = np.arange(len(weights))
-    axes.bar(places, weights, color=_COLOUR, width=0.7)
-    axes.axhline(1.0 / len(weights), color=_EVEN, linewidth=1.0, linestyle="--")
-    axes.set_xlim(-0.6, len(weights) - 0.4)
-    axes.set_ylim(0.0, top)
-    axes.set_xticks(places, labels)
-    axes.tick_params(labelsize=TICK_PT)
-    axes.spines[["top", "right"]].set_visible(False)
 
 
 def _blocks(
     owner: nn.Module, name: str, part: LayerGrouper, layers: Sequence[int] | None, tokens: Tokens | None
 ) -> tuple[int, ...]:
-    """The blocks that a grouper reads, in its order; none where nobody says."""
-    told = layers if layers is not None else _own_blocks(owner, name)
-    if told is None:
-        told = (tokens.layers if tokens is not None else None) or ()
-    if told and len(told) != part.num_layers:
-        raise ConfigError(f"layers are {tuple(told)}; this LayerGrouper reads {part.num_layers}")
-    return tuple(told)
-
-
-def _own_blocks(owner: nn.Module, name: str) -> Sequence[int] | None:
-    """The block indices that the nearest head around a grouper names."""
-    path = name
-    while path:
-        path = path.rpartition(".")[0]
-        found: Sequence[int] | None = getattr(owner.get_submodule(path), "layer_indices", None)
-        if found is not None:
-            return found
-    return None
-
-
-def _weights(part: LayerGrouper, tokens: Tokens | None, blocks: tuple[int, ...]) -> list[_Floats]:
-    """Per group, how much each of its layers counts."""
-    if part.fusion != "pixel":
-        found = [weights.double().cpu().numpy() for weights in part.layer_weights()]
-    elif tokens is None:
-        raise ConfigError("fusion='pixel' weighs the layers of every patch by itself; give tokens= to average over")
-    else:
-        fed = tokens.select(blocks) if blocks and tokens.layers not in (None, blocks) else tokens
-        found = [_mean_weights(part, place, fed) for place in range(len(part.groups))]
-    if not all(np.isfinite(weights).all() for weights in found):
-        raise DataError("fusion weights are not finite; the training of this neck, or the backbone, has failed")
-    return found
+    """The blocks that a grouper reads, in its order: of the nearest head around it, or the tokens; () = unknown."""
+    around = [owner, *(owner.get_submodule(path) for path in accumulate(name.split("."), "{}.{}".format))]
+    own = (getattr(module, "layer_indices", None) for module in reversed(around))
+    chosen = layers if layers is not None else next((found for found in own if found is not None), None)
+    if chosen is None:
+        chosen = (tokens.layers if tokens is not None else None) or ()
+    if chosen and len(chosen) != part.num_layers:
+        raise ConfigError(f"layers are {tuple(chosen)}; this LayerGrouper reads {part.num_layers}")
+    return tuple(chosen)
 
 
 @torch.no_grad()
-def _mean_weights(part: LayerGrouper, place: int, tokens: Tokens) -> _Floats:
-    """The weights of a ``pixel`` group, averaged over all patches."""
-    group = part.groups[place]
-    if len(group) == 1:
-        return np.ones(1)
-    patches = tokens.patches
-    if len(patches) != part.num_layers or patches[0].shape[-1] != part.embed_dim:
-        raise ShapeError(
-            f"tokens hold {len(patches)} layers of {patches[0].shape[-1]} channels; this LayerGrouper reads "
-            f"{part.num_layers} of {part.embed_dim}"
-        )
+def _weights(part: LayerGrouper, tokens: Tokens | None, blocks: tuple[int, ...]) -> list[Floats]:
+    """Per group, how much each of its layers counts; with fusion="pixel" the mean over the tokens' patches."""
+    if part.fusion != "pixel":
+        weights = part.layer_weights()
+    elif tokens is None:
+        raise ConfigError("fusion='pixel' weighs the layers of every patch by itself; give tokens= to average over")
+    else:
+        chosen = tokens.select(blocks) if blocks and tokens.layers not in (None, blocks) else tokens
+        patches = chosen.patches
+        if len(patches) != part.num_layers or patches[0].shape[-1] != part.embed_dim:
+            raise ShapeError(
+                f"tokens hold {len(patches)} layers of {patches[0].shape[-1]} channels; this LayerGrouper reads "
+                f"{part.num_layers} of {part.embed_dim}"
+            )
+        weights = [_mean_weights(part, place, patches) for place in range(len(part.groups))]
+    if not all(own.isfinite().all() for own in weights):
+        raise DataError("fusion weights are not finite; the training of this neck, or the backbone, has failed")
+    return [own.double().cpu().numpy() for own in weights]
+
+
+def _mean_weights(part: LayerGrouper, place: int, patches: Sequence[Tensor]) -> Tensor:
+    """The weights (layers,) of a ``pixel`` group, averaged over all patches (B, N, C)."""
+    if len(part.groups[place]) == 1:
+        return torch.ones(1)
     query = part.fusion_weights[str(place)]
-    scores = torch.stack([part.bottleneck(layer)(patches[layer].to(query.dtype)) @ query for layer in group], dim=-1)
-    shares = (scores.double() * part.fpn_dim**-0.5).softmax(dim=-1)
-    mean: _Floats = shares.mean(dim=(0, 1)).cpu().numpy()
-    return mean
+    projected = [part.bottleneck(layer)(patches[layer].to(query.dtype)) for layer in part.groups[place]]
+    scores = torch.stack([y @ query for y in projected], dim=-1)  # (B, N, layers)
+    shares: Tensor = (scores.double() * part.fpn_dim**-0.5).softmax(dim=-1)
+    return shares.mean(dim=(0, 1))

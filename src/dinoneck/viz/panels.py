@@ -1,4 +1,4 @@
-"""Pictures of where a prediction comes from, drawn with Pillow alone (no plotting library needed)."""
+"""Images of where a prediction comes from, drawn with Pillow alone (no plotting library needed)."""
 
 from __future__ import annotations
 
@@ -7,30 +7,27 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+from torchvision.transforms.functional import to_pil_image
 
 from dinoneck.data.photos import Photo, decode
 from dinoneck.errors import DataError
 from dinoneck.tasks import Task
-from dinoneck.viz.arrays import clip_note, clipped
-
-_Floats = np.ndarray[Any, Any]
+from dinoneck.viz.arrays import Floats, numbers, outputs_with_maps
 
 # five anchors of a perceptually uniform scale, dark violet (low) to yellow (high)
 _SCALE = np.array(((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37)), dtype=np.float64)
 _GAP, _CAPTION, _BAR = 6, 20, 10
 _FONT_PX = 13
-_INK, _PAPER = (30, 30, 30), (255, 255, 255)
 
 
-def heat(values: _Floats, low: float, high: float) -> Image.Image:
+def heat(values: Floats, low: float, high: float) -> Image.Image:
     """Colour a map (rows, cols): ``low`` dark violet, ``high`` yellow, one pixel per cell.
 
     Raises:
-        DataError: if the map is not two-dimensional or not finite.
+        ShapeError: if the map is not two-dimensional.
+        DataError: if it is not finite.
     """
-    grid = np.asarray(values, np.float64)
-    if grid.ndim != 2 or not np.isfinite(grid).all():
-        raise DataError(f"a heat map needs finite values (rows, cols); this one has shape {grid.shape}")
+    grid = numbers(values, "a heat map", "rows, cols")
     place = np.clip((grid - low) / max(high - low, 1e-12), 0.0, 1.0) * (len(_SCALE) - 1)
     colours = np.stack([np.interp(place, np.arange(len(_SCALE)), _SCALE[:, channel]) for channel in range(3)], axis=-1)
     return Image.fromarray(np.rint(colours).astype(np.uint8))
@@ -47,95 +44,62 @@ def prediction_panels(
     tasks: Sequence[Task] = (),
     span: tuple[float, float] | None = None,
 ) -> Image.Image:
-    """Draw one row per photo: the photo, then the heat map of every task, captioned with its value.
+    """Draw one row per image: the image, then the heat map of every output, captioned with its value.
 
-    Colours span each task's values over all photos, so rows compare; a bar at the bottom shows the span.
+    Colours span each output's values over all images, so rows compare; a bar at the bottom shows the span.
 
     Args:
-        photos: what was predicted from, as the backbone saw it (``Preprocessing.picture``), so that cropping and
+        photos: the images as the backbone saw them (``Preprocessing.picture``), so that cropping and
             padding do not shift the maps.
         results: the Predictor's output for them, made with ``maps=True``.
         units: task name -> unit for the captions.
-        truths: task name -> known value, per photo, shown beside the prediction.
-        names: one per photo, shown above it.
+        truths: task name -> known value, per image, shown next to the prediction.
+        names: one per image, shown above it.
         width: of one picture, in pixels.
-        tasks: the predictor's, for units, and for the ``minimum``: cells below it are drawn at it, and the bar states
-            it.
+        tasks: the predictor's, which know units, labels and the ``minimum``: cells below it are drawn at it, and the
+            bar states it.
         span: the lowest and the highest value of the colours of all maps, such as (0, 1) for shares; None = each task's
             own.
 
     Raises:
-        DataError: if there are no photos, or results lack maps.
+        DataError: if there are no images, or results lack maps.
     """
-    if not photos or any("maps" not in result for result in results) or len(photos) != len(results):
-        raise DataError(f"{len(photos)} photos with {len(results)} results; each result needs maps (maps=True)")
-    minimums, units = {t.name: t.minimum for t in tasks}, {t.name: t.unit for t in tasks} | (units or {})
-    whole = {name: [result["maps"][name][0] for result in results] for name in results[0]["maps"]}
-    maps = {name: [clipped(cells, minimums.get(name)) for cells in found] for name, found in whole.items()}
-    own = {name: (min(x.min() for x in found), max(x.max() for x in found)) for name, found in maps.items()}
-    spans: dict[str, tuple[float, float]] = own if span is None else dict.fromkeys(maps, span)
-    notes = {name: units.get(name, "") + clip_note(found, minimums.get(name)) for name, found in whole.items()}
-    rows = []
-    for i, (photo, result) in enumerate(zip(photos, results, strict=True)):
-        picture = as_image(photo)
-        height = max(1, round(width * picture.height / picture.width))
-        cells = [_captioned(picture.resize((width, height)), names[i] if names else "photo")]
-        for name in maps:
-            shown = heat(maps[name][i], *spans[name]).resize((width, height), Image.Resampling.NEAREST)
-            known = truths[i].get(name) if truths else None
-            cells.append(_captioned(shown, _caption(name, result[name], units.get(name, ""), known)))
-        rows.append(_beside(cells))
-    rows.append(_beside([_blank(width), *(_bar(*spans[name], notes[name], width) for name in maps)]))
-    return _stacked(rows)
+    if len(photos) != len(results):
+        raise DataError(f"{len(photos)} images with {len(results)} results; expected one of each (maps=True)")
+    columns = outputs_with_maps(results, tasks or None, units)
+    scaled = [output.scaled(results) for output in columns]
+    scales = [ends if span is None else span for _, ends, _ in scaled]
+    pictures = [as_image(photo) for photo in photos]
+    heights = [max(1, round(width * picture.height / picture.width)) for picture in pictures]
+    size = (_GAP + (width + _GAP) * (1 + len(columns)), _GAP + sum(h + _CAPTION + _GAP for h in [*heights, _BAR]))
+    sheet, font = Image.new("RGB", size, "white"), ImageFont.load_default(_FONT_PX)
+    draw, top = ImageDraw.Draw(sheet), _GAP
 
+    def put(place: int, picture: Image.Image, height: int, caption: str, smooth: bool = False) -> None:
+        how = Image.Resampling.BICUBIC if smooth else Image.Resampling.NEAREST
+        sheet.paste(picture.resize((width, height), how), (_GAP + place * (width + _GAP), top + _CAPTION))
+        draw.text((_GAP + place * (width + _GAP) + 1, top + 2), caption, fill=(30, 30, 30), font=font)
 
-def _bar(low: float, high: float, unit: str, width: int) -> Image.Image:
-    """The colours from the lowest to the highest value, with both told."""
-    colours = heat(np.linspace(0.0, 1.0, width)[None], 0.0, 1.0).resize((width, _BAR), Image.Resampling.NEAREST)
-    return _captioned(colours, f"one patch: {low:.3g} ... {high:.3g} {unit}".rstrip())
-
-
-def _blank(width: int) -> Image.Image:
-    return Image.new("RGB", (width, _CAPTION + _BAR), _PAPER)
-
-
-def _caption(name: str, value: Any, unit: str, known: float | None) -> str:
-    number = float(np.asarray(value).reshape(-1)[0])
-    truth = "" if known is None else f" (true {known:.3g})"
-    return f"{name} {number:.3g}{truth} {unit}".rstrip()
+    for i, (picture, height) in enumerate(zip(pictures, heights, strict=True)):
+        put(0, picture, height, names[i] if names else "image", smooth=True)
+        known = truths[i] if truths else {}
+        for place, (output, (maps, _, _), ends) in enumerate(zip(columns, scaled, scales, strict=True), start=1):
+            true = f" (true {known[output.task]:.3g})" if known.get(output.task) is not None else ""
+            cells, value = maps[i], f"{output.key} {output.value(results[i]):.3g}{true} {output.unit}"
+            if cells is not None:
+                put(place, heat(cells, *ends), height, value.rstrip())
+        top += height + _CAPTION + _GAP
+    ramp = heat(np.linspace(0.0, 1.0, width)[None], 0.0, 1.0)
+    for place, (output, (_, _, note), (low, high)) in enumerate(zip(columns, scaled, scales, strict=True), start=1):
+        put(place, ramp, _BAR, f"one patch: {low:.3g} ... {high:.3g} {output.unit}{note}".rstrip())
+    return sheet
 
 
 def as_image(photo: Photo) -> Image.Image:
-    """Return a photo in 8 bits.
+    """Return an image in 8 bits.
 
     Raises:
         DataError: if it cannot be read.
     """
-    return Image.fromarray(decode(photo).mul(255.0).round_().byte().permute(1, 2, 0).numpy())
-
-
-def _captioned(picture: Image.Image, text: str) -> Image.Image:
-    sheet = Image.new("RGB", (picture.width, picture.height + _CAPTION), _PAPER)
-    sheet.paste(picture, (0, _CAPTION))
-    ImageDraw.Draw(sheet).text((1, 2), text, fill=_INK, font=ImageFont.load_default(_FONT_PX))
-    return sheet
-
-
-def _beside(cells: Sequence[Image.Image]) -> Image.Image:
-    width = sum(cell.width for cell in cells) + _GAP * (len(cells) - 1)
-    sheet = Image.new("RGB", (width, max(cell.height for cell in cells)), _PAPER)
-    left = 0
-    for cell in cells:
-        sheet.paste(cell, (left, 0))
-        left += cell.width + _GAP
-    return sheet
-
-
-def _stacked(rows: Sequence[Image.Image]) -> Image.Image:
-    height = sum(row.height for row in rows) + _GAP * (len(rows) + 1)
-    sheet = Image.new("RGB", (max(row.width for row in rows) + 2 * _GAP, height), _PAPER)
-    top = _GAP
-    for row in rows:
-        sheet.paste(row, (_GAP, top))
-        top += row.height + _GAP
-    return sheet
+    image: Image.Image = to_pil_image(decode(photo))
+    return image

@@ -3,54 +3,58 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from dinoneck.errors import ConfigError, DataError, ShapeError
 from dinoneck.tokens import Tokens
-
-_Floats = np.ndarray[Any, Any]
+from dinoneck.viz.arrays import Floats, numbers
 
 RANGE_PERCENT = (1.0, 99.0)
 _COLOURS = 3
 _FLAT = 1e-12  # of the total variance: a direction with less holds rounding errors
-_TIE = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
 class _Components:
     """Directions of the largest variance, and the scores that become 0 and 1."""
 
-    mean: _Floats
-    axes: _Floats
-    low: _Floats
-    high: _Floats
+    mean: Floats
+    axes: Floats
+    low: Floats
+    high: Floats
 
     @classmethod
-    def of(cls, rows: _Floats, count: int) -> _Components:
-        """Find them in rows (M, C)."""
+    def of(cls, rows: Floats, count: int) -> _Components:
+        """Find them in rows (M, C): unit directions of falling variance, zeros where there is none left."""
         mean = rows.mean(axis=0)
-        axes = _directions(rows - mean, count)
-        low, high = _range((rows - mean) @ axes)
+        variances, vectors = np.linalg.eigh((rows - mean).T @ (rows - mean))
+        axes = np.zeros((rows.shape[1], count))
+        kept = vectors[:, ::-1][:, :count] * (variances[::-1][:count] > _FLAT * variances.sum())
+        largest = np.take_along_axis(kept, np.abs(kept.round(9)).argmax(axis=0)[None], axis=0)
+        axes[:, : kept.shape[1]] = kept * np.sign(largest)
+        scores = (rows - mean) @ axes
+        low, high = np.percentile(scores, RANGE_PERCENT, axis=0)
+        single = high - low <= 1e-6 * np.abs(scores).max(axis=0)  # all but a few patches are equal
+        low, high = np.where(single, scores.min(axis=0), low), np.where(single, scores.max(axis=0), high)
         return cls(mean, axes, low, high)
 
-    def shares(self, rows: _Floats) -> _Floats:
+    def shares(self, rows: Floats) -> Floats:
         """(M, C) -> (M, count) in 0 ... 1; one half where a direction holds nothing."""
-        span = self.high - self.low
-        scaled = ((rows - self.mean) @ self.axes - self.low) / np.where(span > 0, span, 1.0)
-        clipped: _Floats = np.where(span > 0, np.clip(scaled, 0.0, 1.0), 0.5)
+        scores, span = (rows - self.mean) @ self.axes, self.high - self.low
+        clipped: Floats = np.clip((scores - self.low) / np.where(span > 0, span, 1.0), 0.0, 1.0)
+        clipped[:, span <= 0] = 0.5
         return clipped
 
 
 @dataclass(frozen=True, eq=False)
 class PCABasis:
-    """Three directions of feature space and what they look like, so that several photos share their colours.
+    """Three directions of feature space and what they look like, so that several images share their colours.
 
     Fit it on one batch (or on several, joined with :meth:`dinoneck.Tokens.cat`) and hand it to :func:`pca_rgb` for the
-    others: the same feature then has the same colour in every photo, time step and crop. Directions of almost equal
-    variance are told apart by chance; colours of two bases do not compare.
+    others: the same feature then has the same colour in every image, time step and crop. The order of
+    directions of almost equal variance is chance; colours of two bases do not compare.
 
     Attributes:
         components: the directions and the range that spans 0 ... 1.
@@ -71,7 +75,7 @@ class PCABasis:
     threshold: float | None = None
 
     @classmethod
-    def fit(cls, features: Tokens | Tensor | _Floats, *, layer: int = -1, foreground: float | None = None) -> PCABasis:
+    def fit(cls, features: Tokens | Tensor | Floats, *, layer: int = -1, foreground: float | None = None) -> PCABasis:
         """Find the directions in which these features differ most, over the whole batch, in float64.
 
         Signs are fixed: the largest entry of a direction is positive. The colour range is that of the middle 98 % of
@@ -81,8 +85,8 @@ class PCABasis:
             features: Tokens, maps (B, C, rows, cols) or rows (M, C).
             layer: which of the tokens' layers, by position; -1 = the last.
             foreground: None, or 0 ... 1: leave out patches whose first component is below this share of its range, and
-                find the directions among the others. The component is turned so that the edges of the photos are
-                low on it, which tells what is in front where the subject is in the middle.
+                find the directions among the others. The component is turned so that the edges of the images are
+                low on it, which finds the foreground where the subject is in the middle.
 
         Raises:
             ShapeError: if the features have another form, or are rows and a foreground is asked for.
@@ -108,7 +112,7 @@ class PCABasis:
             )
         return cls(_Components.of(rows[in_front], _COLOURS), subject, is_turned, float(foreground))
 
-    def apply(self, features: Tokens | Tensor | _Floats, *, layer: int = -1) -> _Floats:
+    def apply(self, features: Tokens | Tensor | Floats, *, layer: int = -1) -> Floats:
         """Return the colours in 0 ... 1: (B, rows, cols, 3), of rows (M, 3); background is black.
 
         Args:
@@ -132,15 +136,15 @@ class PCABasis:
 
 
 def pca_rgb(
-    tokens: Tokens | Tensor | _Floats,
+    tokens: Tokens | Tensor | Floats,
     *,
     layer: int = -1,
     basis: PCABasis | None = None,
     foreground: float | None = None,
-) -> _Floats:
+) -> Floats:
     """Return patches as colours: their three largest principal components are red, green and blue.
 
-    The components are those of all photos of the batch together, so the same colour is the same feature in all of
+    The components are those of all images of the batch together, so the same colour is the same feature in all of
     them. To compare batches, fit a :class:`PCABasis` once and pass it.
 
     Args:
@@ -159,62 +163,31 @@ def pca_rgb(
 
     Examples:
         >>> import torch
-        >>> photo = torch.zeros(1, 6, 8)
-        >>> photo[0, 3:, 0] = 1.0
-        >>> tokens = Tokens.from_patches(photo, grid=(2, 3), patch_size=16)
+        >>> image = torch.zeros(1, 6, 8)
+        >>> image[0, 3:, 0] = 1.0
+        >>> tokens = Tokens.from_patches(image, grid=(2, 3), patch_size=16)
         >>> pca_rgb(tokens)[0, :, :, 0].tolist()
         [[0.0, 0.0, 0.0], [1.0, 1.0, 1.0]]
 
     Reference: Oquab et al., "DINOv2", 2023, figure 1 (with ``foreground``). Deviations: signs and range are fixed,
-    and the background is told by the photos' edges.
+    and the background is found by the images' edges.
     """
     if isinstance(tokens, Tensor | np.ndarray) and tokens.ndim != 4:
         raise ShapeError(f"tokens have shape {tuple(tokens.shape)}; expected Tokens or maps (B, C, rows, cols)")
     if basis is not None and foreground is not None:
-        raise ConfigError("basis and foreground are both given; say foreground= where the basis is fitted")
+        raise ConfigError("basis and foreground are both given; give foreground= where the basis is fitted")
     chosen = PCABasis.fit(tokens, layer=layer, foreground=foreground) if basis is None else basis
     return chosen.apply(tokens, layer=layer)
 
 
-def _rows(features: Tokens | Tensor | _Floats, layer: int) -> tuple[_Floats, tuple[int, ...]]:
+def _rows(features: Tokens | Tensor | Floats, layer: int) -> tuple[Floats, tuple[int, ...]]:
     """Rows (M, C) in float64 and the shape that M stands for."""
     if isinstance(features, Tokens):
         count = len(features.sequence)
         if isinstance(layer, bool) or not isinstance(layer, int) or not -count <= layer < count:
             raise ConfigError(f"layer is {layer!r}; these tokens hold {count}, by position: {-count} ... {count - 1}")
         features = features.maps()[layer]
-    if not isinstance(features, Tensor | np.ndarray) or features.ndim not in (2, 4):
-        told = tuple(features.shape) if hasattr(features, "shape") else type(features).__name__
-        raise ShapeError(f"features are {told}; expected Tokens, maps (B, C, rows, cols) or rows (M, C)")
-    values = features.detach().cpu().double().numpy() if isinstance(features, Tensor) else np.asarray(features, float)
+    axes = {2: "rows, channels", 4: "images, channels, rows, cols"}.get(getattr(features, "ndim", 0), "rows, channels")
+    values = numbers(features, "features", axes)
     table = values if values.ndim == 2 else np.moveaxis(values, 1, -1)
-    rows = np.ascontiguousarray(table.reshape(-1, table.shape[-1]))
-    if not rows.size:
-        raise ShapeError(f"features have shape {tuple(values.shape)}: they are empty")
-    if not np.isfinite(rows).all():
-        raise DataError(f"{int((~np.isfinite(rows)).any(axis=1).sum())} of {len(rows)} patches have values not finite")
-    return rows, table.shape[:-1]
-
-
-def _directions(centred: _Floats, count: int) -> _Floats:
-    """(C, count): unit directions of falling variance; zeros where there is none left."""
-    tall = centred.shape[0] >= centred.shape[1]
-    variances, vectors = np.linalg.eigh(centred.T @ centred if tall else centred @ centred.T)
-    found = min(count, len(variances))
-    variances, vectors = variances[::-1][:found], vectors[:, ::-1][:, :found]
-    axes = np.zeros((centred.shape[1], count))
-    floor = _FLAT * float(np.square(centred).sum())
-    for place in range(found):
-        if variances[place] > floor:
-            axis = vectors[:, place] if tall else centred.T @ vectors[:, place]
-            sizes = np.abs(axis)
-            largest = int(np.argmax(sizes >= (1.0 - _TIE) * sizes.max()))  # of equal ones the first, however rounded
-            axes[:, place] = axis * (np.sign(axis[largest]) / np.linalg.norm(axis))
-    return axes
-
-
-def _range(scores: _Floats) -> tuple[_Floats, _Floats]:
-    """The middle 98 % of every column; all of it where that is one value."""
-    low, high = np.percentile(scores, RANGE_PERCENT, axis=0)
-    single = high - low <= _TIE * np.abs(scores).max(axis=0)
-    return np.where(single, scores.min(axis=0), low), np.where(single, scores.max(axis=0), high)
+    return np.ascontiguousarray(table.reshape(-1, table.shape[-1])), table.shape[:-1]

@@ -28,6 +28,10 @@ class ScoreTable(NamedTuple):
     rows: list[list[str]]
 
 
+class ConfusionMatrix(ScoreTable):
+    """A table of counts, a row per true class."""
+
+
 def all_tables(report: Mapping[str, Any]) -> list[ScoreTable]:
     """Return the tables of a training run's ``report.json``: of its values, classes and masks, as far as it has them.
 
@@ -96,10 +100,15 @@ def class_tables(name: str, methods: Mapping[str, Mapping[str, Any]]) -> Iterato
         for label, count in zip(head["labels"], true, strict=True)
     ]
     yield ScoreTable([f"{name}, {'F1' if each == 'f1' else 'IoU'} of each class", "share", *order], by_class)
-    if each == "f1" and len(true) <= _MOST_COLUMNS:
-        counts = zip(head["labels"], head["confusion_matrix"], strict=True)
-        header = [f"{name}, true (rows) and predicted by the head", *head["labels"]]
-        yield ScoreTable(header, [[label, *map(str, row)] for label, row in counts])
+    if len(true) <= _MOST_COLUMNS:
+        name = f"{name}, true (rows) and predicted by the head"
+        yield matrix_table(name, head["labels"], head["confusion_matrix"])
+
+
+def matrix_table(name: str, labels: Sequence[str], matrix: Sequence[Sequence[int]]) -> ScoreTable:
+    """Return a confusion matrix as a table, a row per true class."""
+    rows = [[label, *map(str, row)] for label, row in zip(labels, matrix, strict=True)]
+    return ConfusionMatrix([name, *labels], rows)
 
 
 def head_first(methods: Mapping[str, Any]) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,9 @@ from tests.hub_server import READER, Hub
 
 from dinoneck import BackboneError, load_backbone
 from dinoneck.backbones.known import KNOWN, resolve_name
-from dinoneck.cli import backbone_options, demo
-from dinoneck.cli.main import main
+from dinoneck.cli import demo
+from dinoneck.cli.main import command, main
+from dinoneck.training.inputs import open_backbone
 
 SMALL = "vit_small_patch16_dinov3.lvd1689m"
 
@@ -56,10 +56,8 @@ def test_every_name_in_torch_hub_is_resolved(capsys: pytest.CaptureFixture[str])
 @pytest.mark.parametrize("source", ["timm", "transformers"])
 def test_an_alias_builds_the_same_model_also_on_the_command_line(source: str) -> None:
     def loaded(name: str) -> dict[str, Any]:
-        parser = argparse.ArgumentParser()
-        backbone_options.add_backbone(parser)
-        arguments = ["--backbone", name, "--backbone-source", source, "--random-backbone"]
-        return backbone_options.load(parser.parse_args(arguments)).record()
+        words = ["a.png", "--out", "s", "--size", "32", "--backbone", name, "--backbone-source", source]
+        return open_backbone(command("extract", [*words, "--random-backbone"]).keywords["backbone"]).record()
 
     small = loaded(SMALL)
     assert small == loaded("dinov3_vits16") == loaded(f"hf-hub:timm/{SMALL}")
@@ -117,10 +115,9 @@ def test_refusals_of_the_hub_are_distinguished(hub: Hub, weights: bytes, monkeyp
 def test_the_demo_takes_random_weights_where_none_can_be_downloaded(
     hub: Hub, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = argparse.Namespace(backbone=SMALL, random_backbone=False)
-    assert demo._backbone(options).weights["kind"] == "seeded"
+    assert not demo._is_available(SMALL, random=False)
     assert hub.requests
-    assert "with seeded random weights" in capsys.readouterr().out
+    assert "seeded random weights (the published ones are neither" in capsys.readouterr().out
 
 
 def test_a_gated_copy_names_the_one_of_timm(hub: Hub) -> None:

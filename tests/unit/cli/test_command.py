@@ -1,23 +1,28 @@
-"""The command itself: its verbs, their help, exit codes, completion, and that it starts without heavy imports."""
+"""The command itself: usage, exit codes, --json, completion, streams, signals, and what it imports."""
 
 from __future__ import annotations
 
-import argparse
 import io
+import json
+import math
 import os
-import shlex
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.unit.store.store_samples import write_photos
 
 from dinoneck import Backbone, PatchMeanHead, Task, save_head
-from dinoneck.cli.main import EARLIER_NAMES, VERBS, main, parser
+from dinoneck.cli import inspect as inspect_verb
+from dinoneck.cli.main import command, main
+from dinoneck.errors import missing_extra
+from dinoneck.version import __version__
 
-HEAVY = {"torch", "numpy", "timm", "torchvision", "PIL", "matplotlib", "huggingface_hub", "shtab", "tqdm", "packaging"}
+HEAVY = {"torch", "numpy", "timm", "torchvision", "PIL", "matplotlib", "huggingface_hub", "tqdm", "packaging"}
 LOOK = (
     "import sys\nfrom dinoneck.cli.main import main\n"
     "try:\n    code = main(sys.argv[1:])\nexcept SystemExit as end:\n    code = end.code\n"
@@ -25,116 +30,251 @@ LOOK = (
 )
 
 
-def parsers(
-    parser_: argparse.ArgumentParser, path: tuple[str, ...] = ()
-) -> Iterator[tuple[str, argparse.ArgumentParser]]:
-    """Every verb and sub-verb with its parser."""
-    for action in parser_._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            for name, sub in action.choices.items():
-                yield " ".join((*path, name)), sub
-                yield from parsers(sub, (*path, name))
+def usage(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """What wrong usage prints: one line, with exit code 2."""
+    try:
+        code = main([*words])
+    except SystemExit as end:
+        code = int(end.code or 0)
+    told = capsys.readouterr()
+    assert (code, told.out) == (2, ""), words
+    assert told.err.startswith("error: ") and told.err.count("\n") == 1
+    return told.err
 
 
-ALL = dict(parsers(parser()))
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        ([], ["a verb is missing", "dinoneck --help"]),
+        (["predcit", "photos"], ["there is no verb 'predcit'. Did you mean 'predict'?"]),
+        (["predict", "a.png", "--heads", "h"], ["--out", "dinoneck predict --help"]),
+        (["predict", "a.png", "--heads", "h", "--out", ""], ["an argument is empty"]),
+        (["predict", "a.png", "--heads", "h", "--out", "o.csv", "--tta", "flip"], ["'flip'", "--tta", "flip4"]),
+        (["predict", "a.png", "--heads", "h", "--out", "o.csv", "--weihts", "1"], ["--weihts", "mean --weights?"]),
+        (["predict", "a.png", "--heads", "h", "--out", "o.csv", "--overlap", "1.5"], ["--overlap", "a share below 1"]),
+        (["predict", "--heads", "h", "--out", "o.csv", "--maps", "a", "b"], ["--maps", "before the options"]),
+        (["extract", "a.png", "--out", "s", "--size", "big"], ["--size", "HEIGHTxWIDTH"]),
+        (["extract", "a.png", "--out", "s", "--size", "32", "--batch-size", "0"], ["'0' is not a whole number 1"]),
+        (["extract", "--out", "s", "--size", "32"], ["no images are named"]),
+        (["verify"], ["no files are named"]),
+        (["inspect", "x", "--colour", "red"], ["--colour"]),
+        (["store"], ["convert", "verify"]),
+        (["viz", "tokns"], ["tokns"]),
+        (["train"], ["--out"]),
+        (["train", "--out", "x", "--seed=-1"], ["seed"]),
+        (["train", "--out", "x", "--lr", "nan"], ["lr"]),
+    ],
+)
+def test_wrong_usage_is_one_sentence(words: list[str], parts: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    told = usage(capsys, *words)
+    assert all(part in told for part in parts), told
 
 
-def examples(help_text: str) -> list[list[str]]:
-    """The commands after ``example:``, as a shell would split them."""
-    lines = help_text[help_text.index("example: ") + len("example: ") :].splitlines()
-    return [shlex.split(line.strip()) for line in lines if line.strip()]
+def given(line: str) -> dict[str, Any]:
+    """The arguments that the words of a line are taken for."""
+    verb, _, words = line.partition(" ")
+    return command(verb, words.split()).keywords
 
 
-def test_the_verbs_are_these() -> None:
-    assert VERBS == (
-        "demo", "backbones", "extract", "train", "predict", "inspect", "verify", "diff", "migrate", "import-legacy",
-        "push", "pull", "card", "bench", "viz", "export", "doctor", "store",
-    )  # fmt: skip
-    assert {"store convert", "store verify", "viz report"} <= set(ALL)
-    listed = [
-        line.split()[0] for line in parser().format_help().splitlines() if line.startswith("    ") and line[4] != " "
-    ]
-    assert listed == list(VERBS)
+def test_lists_take_several_values_and_images_stand_first() -> None:
+    """No second value of an option is an image, and no image is a value of an option."""
+    words = given("predict a.png b --heads h1 h2 --weights 0.5 -1e0 --out o.csv")
+    assert [path.name for path in words["images"]] == ["a.png", "b"]
+    assert (words["heads"], words["weights"]) == (("h1", "h2"), (0.5, -1.0))
+    words = given("predict --heads h1 h2 --out o.csv a.png")
+    assert (words["heads"], [path.name for path in words["images"]]) == (("h1", "h2"), ["a.png"])
+    assert given("extract a.png --out s --size 32x48 --layers 2 -1")["backbone"].layers == (2, -1)
+    run = given("train --out x --targets a b --layers 2 5")["run"]
+    assert (run.data.targets, run.backbone.layers) == (("a", "b"), (2, 5))
 
 
-@pytest.mark.parametrize("verb", ALL)
-def test_every_help_has_examples_that_parse(verb: str) -> None:
-    told = ALL[verb].format_help()
-    found = examples(told)
-    name = EARLIER_NAMES.get(verb, verb)
-    assert found[0][: 1 + len(name.split())] == ["dinoneck", *name.split()] or verb in ("store", "viz")
-    for words in found:
-        assert words[0] == "dinoneck"
-        assert words[1] == name.split()[0]
-        parser().parse_args(words[1:])
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("a.safetensors a.png --heads h --out o.csv", "a.safetensors is not an image; name head files after --heads"),
+        ("p --heads h a.png --out o.csv", "--heads lists a.png, which is an image; images stand before the options"),
+        ("--heads h --out o.csv", "give either images (or folders of them), before the options, or --csv"),
+        ("a.png --csv t.csv --heads h --out o.csv", "give either images"),
+    ],
+)
+def test_what_may_be_an_image_or_a_head_is_refused(
+    words: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_photos(tmp_path, ["p/a.png"])
+    monkeypatch.chdir(tmp_path)
+    assert main(["predict", *words.split()]) == 1
+    assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("verb", ALL)
-def test_every_argument_is_explained(verb: str) -> None:
-    told = [action for action in ALL[verb]._actions if not isinstance(action, argparse._SubParsersAction)]
-    assert [action.dest for action in told if not action.help] == []
+def test_names_of_version_0_1_work(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text("optim: {epochs: 7, lr: 0.5}\n")
+    run = given(f"train {tmp_path / 'run.yaml'} --photos folder --epochs 3 --out x")["run"]
+    assert (run.data.images, run.optim.epochs, run.optim.lr) == ("folder", 3, 0.5), "flags win over the file"
+    assert given("predict --csv t.csv --heads h --out o --photo-folder=f")["image_folder"] == Path("f")
+    assert given("demo --photos 3")["images"] == 3
 
 
-def seen_from(*arguments: str) -> tuple[str, str]:
+def seen_from(*arguments: str) -> str:
     done = subprocess.run([sys.executable, "-c", LOOK, *arguments], capture_output=True, text=True, check=True)
-    return done.stdout, done.stderr.splitlines()[-1]
+    return done.stderr.splitlines()[-1]
 
 
-def test_looking_costs_no_heavy_import(tmp_path: Path) -> None:
-    """One process: the help of every verb. Its own: what ends the process, or is run."""
+def test_nothing_heavy_is_imported_before_it_is_needed(tmp_path: Path) -> None:
+    """One process: the help of every verb. Its own: reading headers, and refusals before the work."""
     script = (
         "import sys, io, contextlib\nfrom dinoneck.cli.main import main, VERBS\n"
-        "for verb in VERBS:\n"
+        "for verb in ('', *VERBS):\n"
         "    with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):\n"
-        "        main([verb, '--help'])\n"
+        "        main([*filter(None, [verb]), '--help'])\n"
+        "with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):\n"
+        "    main(['--print-completion', 'zsh'])\n"
         f"print(sorted({HEAVY!r} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
     save_head(tmp_path / "h.safetensors", PatchMeanHead(4, [Task("a")]))
     head = str(tmp_path / "h.safetensors")
-    inspected = (["inspect", head], ["inspect", str(tmp_path)], ["diff", head, head])
-    for arguments in (["--version"], ["backbones", "dinov3"], *inspected):
-        assert seen_from(*arguments)[1] == "0 []", arguments
-    assert seen_from("--print-completion", "zsh")[1] == "0 ['shtab']"
+    for arguments in (["backbones", "dinov3"], ["inspect", head], ["inspect", str(tmp_path)], ["diff", head, head]):
+        assert seen_from(*arguments) == "0 []", arguments
+    (tmp_path / "t.csv").write_text("image,a\nx.png,1\n")
+    wrong = ["train", "--csv", str(tmp_path / "t.csv"), "--targets", "b", "--out", str(tmp_path / "r")]
+    assert seen_from(*wrong) == "1 ['numpy']"
+    assert seen_from("predict", str(tmp_path), "--heads", "h", "--out", "no/o.csv") == "1 []"
 
 
-def completed(line: str, script: Path) -> list[str]:
-    """What bash offers for a line that ends where the cursor is."""
-    words = line.split() + ([""] if line.endswith(" ") else [])
-    quoted = " ".join(map(shlex.quote, words))
-    command = (
-        f"source {script}; COMP_WORDS=({quoted}); COMP_CWORD={len(words) - 1}; _shtab_dinoneck; echo ${{COMPREPLY[@]}}"
-    )
-    return subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True).stdout.split()
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
+def test_completion_of_other_shells(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--print-completion", shell])
+    assert "import-legacy" in capsys.readouterr().out
 
 
-def test_bash_completes_verbs_options_values_and_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bash_completes_verbs_options_and_values(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         main(["--print-completion", "bash"])
-    assert end.value.code == 0
+    assert not end.value.code
     script = tmp_path / "completion.sh"
     script.write_text(capsys.readouterr().out)
-    assert completed("dinoneck migr", script) == ["migrate"]
-    assert completed("dinoneck export", script) == ["export"]
-    assert completed("dinoneck predict --tt", script) == ["--tta"]
-    assert completed("dinoneck predict --tta fl", script) == ["flip4"]
-    assert completed("dinoneck store ver", script) == ["verify"]
-    assert completed("dinoneck extract photos --backbone dinoneck", script) == ["dinoneck_tiny"]
-    (tmp_path / "head.safetensors").touch()
-    assert completed(f"dinoneck inspect {tmp_path}/hea", script) == [f"{tmp_path}/head.safetensors"]
+    for line, offered in (
+        ("dinoneck migr", "migrate"),
+        ("dinoneck predict --tt", "--tta"),
+        ("dinoneck predict --tta fl", "flip4"),
+        ("dinoneck store ver", "verify"),
+    ):
+        words = line.split()
+        shown = (
+            f"source {script}; COMP_WORDS=({line}); COMP_CWORD={len(words) - 1}; _tyro_dinoneck; echo ${{COMPREPLY[@]}}"
+        )
+        done = subprocess.run(["bash", "-c", shown], capture_output=True, text=True, check=True)
+        assert done.stdout.split() == [offered], line
 
 
-def test_completion_says_what_is_missing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setitem(sys.modules, "shtab", None)
-    with pytest.raises(SystemExit) as end:
-        main(["--print-completion", "bash"])
-    assert end.value.code == 1
-    assert "pip install shtab" in capsys.readouterr().err
+def test_one_document_on_stdout(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = str(tmp_path / "no.safetensors")
+    assert main(["inspect", path, "--json"]) == 1
+    told = capsys.readouterr()
+    message = f"there is no head file {path}, nor a folder of that name"
+    assert json.loads(told.out) == {
+        "verb": "inspect", "ok": False, "dinoneck": __version__,
+        "error": {"type": "CheckpointError", "message": message, "step": "file"},
+    }  # fmt: skip
+    assert told.err == f"error: {message}\n"
+    assert main(["backbones", "dinov3_vits16"]) == 0
+    for_people = capsys.readouterr().out
+    assert main(["--verbose", "backbones", "--json", "dinov3_vits16"]) == 0
+    told = capsys.readouterr()
+    assert told.err == for_people
+    assert json.loads(told.out)["backbones"][0]["patch"] == 16
 
 
-def test_a_reader_that_leaves_is_code_141() -> None:
-    """The whole table is written when nobody reads any more."""
+def answering(monkeypatch: pytest.MonkeyPatch, value: Any) -> None:
+    """Make ``inspect`` return a value, or raise it."""
+
+    def work(file: Path) -> dict[str, Any]:
+        if isinstance(value, BaseException):
+            raise value
+        return value  # type: ignore[no-any-return]
+
+    monkeypatch.setattr(inspect_verb, "inspect", work)
+    work.__annotations__ = {"file": Path}
+
+
+def test_documents_hold_only_what_json_has(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    answering(monkeypatch, {"a": math.nan, "b": (Path("c"), math.inf), "d": "\x1b[2J", "ok": False})
+    assert main(["inspect", "--file", "x", "--json"]) == 1
+    out = capsys.readouterr().out
+    assert json.loads(out) == {
+        "verb": "inspect", "ok": False, "dinoneck": __version__, "a": None, "b": ["c", None], "d": "\x1b[2J"
+    }  # fmt: skip
+    assert "\x1b" not in out
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (missing_extra("onnx", "export"), 1, "error: onnx is not installed; it comes with an extra: pip install "),
+        (IndexError("out of range"), 1, "error: unexpected IndexError: out of range (--verbose shows where)"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
+)
+def test_errors_end_in_one_line(
+    error: BaseException, code: int, line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answering(monkeypatch, error)
+    assert main(["inspect", "--file", "x"]) == code
+    told = capsys.readouterr().err
+    assert told.startswith(line) and told.count("\n") == 1
+    if isinstance(error, IndexError):
+        with pytest.raises(IndexError):
+            main(["--verbose", "inspect", "--file", "x"])
+
+
+@pytest.mark.skipif(os.name != "posix", reason="other systems end processes at once")
+def test_sigterm_is_cleaned_up_after(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """The code is 143, open files are removed, and the process handles the signal as before."""
+    left: list[str] = []
+
+    def work() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+        finally:
+            for number in (signal.SIGTERM, signal.SIGINT):  # more signals do not stop the clean-up
+                os.kill(os.getpid(), number)
+                time.sleep(0.01)
+            left.append("in order")
+
+    monkeypatch.setattr("dinoneck.cli.backbones.backbones", work)
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        assert main(["backbones"]) == 143
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert left == ["in order"]
+    assert capsys.readouterr().err == "terminated\n"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a shell closes the streams")
+@pytest.mark.parametrize(
+    ("streams", "code", "told"),
+    [
+        (">&-", 0, ""),
+        (">&- 2>&-", 0, ""),
+        ("> /dev/full", 1, "error: the output cannot be written"),
+    ],
+)
+def test_closed_and_full_streams(streams: str, code: int, told: str) -> None:
+    if "full" in streams and not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    shown = f'"{sys.executable}" -m dinoneck backbones --json {streams}'
+    done = subprocess.run(["/bin/sh", "-c", shown], capture_output=True, text=True, check=False)
+    assert done.returncode == code
+    assert "Traceback" not in done.stderr
+    assert told in done.stderr.splitlines()[-1:][0] if told else done.stderr.count("error") == 0
+
+
+def test_a_reader_that_closes_the_pipe_is_code_141() -> None:
     reading, writing = os.pipe()
     os.close(reading)
     try:
@@ -146,61 +286,36 @@ def test_a_reader_that_leaves_is_code_141() -> None:
     assert (done.returncode, done.stderr) == (141, b"")
 
 
-def test_a_missing_extra_is_a_plain_refusal(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from dinoneck.cli import inspect
-    from dinoneck.errors import missing_extra
-
-    def run(options: argparse.Namespace) -> int:
-        raise missing_extra("onnx", "export")
-
-    monkeypatch.setattr(inspect, "run", run)
-    assert main(["inspect", "x"]) == 1
-    assert capsys.readouterr().err == (
-        "error: onnx is not installed; it comes with an extra: pip install 'dinoneck[export]'\n"
-    )
-
-
-def test_a_verb_that_was_nearly_spelled_is_named(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as end:
-        main(["predcit", "photos"])
-    assert end.value.code == 2
-    assert "there is no verb 'predcit'. Did you mean 'predict'? 'dinoneck --help' lists them" in capsys.readouterr().err
-
-
 class Terminal(io.StringIO):
-    """Somewhere that bars are drawn."""
+    """Where bars are drawn."""
 
     def isatty(self) -> bool:
         return True
 
 
-def test_bars_are_for_terminals(
+def test_bars_are_for_terminals_and_lines_for_logs(
     tiny: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Each verb that has one draws it on a terminal, and writes nothing of it into a log."""
     write_photos(tmp_path, ["p/a.png", "p/b.png"])
-    head, store = str(tmp_path / "h.safetensors"), str(tmp_path / "s")
+    head, chosen = str(tmp_path / "h.safetensors"), ["--backbone", "dinoneck_tiny"]
     save_head(head, PatchMeanHead(64, [Task("x")]), backbone=tiny, preprocess=tiny.preprocess.changed(size=(32, 48)))
-    photos = str(tmp_path / "p")
-    chosen = ["--backbone", "dinoneck_tiny"]
+    train = ["train", "--out", str(tmp_path / "r"), "--pasture", "6", "--folds", "2", "--epochs", "2", "--overwrite"]
     jobs = {
-        "extract": ["extract", photos, "--out", store, "--size", "32x48", *chosen],
-        "predict": ["predict", photos, "--heads", head, "--out", str(tmp_path / "p.csv")],
-        "verify": ["verify", store],
-        "convert": ["store", "convert", store, "--format", "npz", "--out", str(tmp_path / "n"), "--overwrite"],
-        "train": ["train", "--out", str(tmp_path / "r"), "--pasture", "6", "--folds", "2", "--epochs", "1", *chosen,
-                  "--overwrite"],
+        "predict": ["predict", str(tmp_path / "p"), "--heads", head, "--out", str(tmp_path / "p.csv")],
+        "train": [*train, *chosen],
         "bench": ["bench", head, "--rounds", "2"],
-    }  # fmt: skip
+    }
     for verb, job in jobs.items():
         assert main(job) == 0
-        assert "%|" not in capsys.readouterr().err, verb
-    jobs["extract"][3] = str(tmp_path / "again")
-    for verb, job in jobs.items():
+        told = capsys.readouterr().err
+        assert "%|" not in told, verb
+        assert ("fold 1 is trained, 2 of 2" in told) == (verb == "train")
         terminal = Terminal()
         with monkeypatch.context() as patch:
             patch.setattr(sys, "stderr", terminal)
             assert main(job) == 0
         assert "%|" in terminal.getvalue(), verb
+        capsys.readouterr()
+    monkeypatch.setattr("dinoneck.progress._SECONDS", 0.0)
+    assert main(jobs["train"]) == 0
+    assert "epochs: 1 of 2 epochs in" in capsys.readouterr().err

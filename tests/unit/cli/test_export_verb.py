@@ -51,7 +51,7 @@ def test_the_head_alone_by_both_names_of_the_verb(head: str, tmp_path: Path) -> 
     [
         (["--format", "onnx", "--size", "32x48"], "add --with-backbone"),
         (["--format", "pt2", "--random-backbone"], "--random-backbone is for models with their backbone"),
-        (["--format", "state-dict", "--with-backbone"], "leave --with-backbone out"),
+        (["--format", "state-dict", "--with-backbone"], "leave --with-backbone and --grid out"),
         (["--format", "onnx", "--with-backbone", "--grid", "2x3"], "give --size"),
         (["--format", "pt2", "--with-backbone", "--size", "32x50"], "32x50 px"),
     ],

@@ -10,7 +10,6 @@ from tests.unit.store.store_samples import make, same, write_photos
 
 from dinoneck import FeatureStore, load_backbone
 from dinoneck.backbones.known import DINOV3_SMALL
-from dinoneck.cli.extract import blocks, layers, share
 from dinoneck.cli.main import main
 
 
@@ -25,15 +24,15 @@ def test_extract_and_verify(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     write_photos(tmp_path, ["p/a.png", "p/b.png"])
     out = tmp_path / "s"
     arguments = ["extract", str(tmp_path / "p"), "--out", str(out), "--backbone", "dinoneck_tiny", "--size", "32x48",
-                 "--patterns", "flips4", "--layers", "0,-1"]  # fmt: skip
+                 "--patterns", "flips4", "--layers", "0", "-1"]  # fmt: skip
     assert main([*arguments, "--shard", "1/2"]) == 0
-    assert "1 photo extracted, 0 were there" in capsys.readouterr().out
+    assert "1 image extracted, 0 were there" in capsys.readouterr().out
     (tmp_path / "p" / "c.png").write_text("no picture")
     assert main(arguments) == 1
     assert "c.png" in capsys.readouterr().err
     assert main([*arguments, "--skip-unusable"]) == 0
     told = capsys.readouterr().out
-    assert "0 photos extracted, 2 were there, 1 left out" in told
+    assert "0 images extracted, 2 were there, 1 left out" in told
     assert "left out:" in told
     store = FeatureStore.open(out)
     expected = make(tmp_path / "expected", load_backbone("dinoneck_tiny", layers=[0, -1]))
@@ -68,16 +67,19 @@ def test_options_change_the_store(tmp_path: Path) -> None:
     assert torch.allclose(stores["batch"], stores["plain"], atol=4e-3)
 
 
-@pytest.mark.parametrize("wrong", [["--shard", "2/2"], ["--shard", "x"], ["--layers", "a"], ["--batch-size", "0"]])
-def test_wrong_options_are_wrong_usage(tmp_path: Path, wrong: list[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
-        main(["extract", "x.png", "--out", str(tmp_path / "s"), "--size", "32", *wrong])
-    assert caught.value.code == 2
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (["--shard", "2/2"], "expected I/N with 0 <= I < N"),
+        (["--shard", "0/2", "--engine", "ray"], "both divide the work"),
+        (["--device", "nonsense"], "device 'nonsense' cannot be used here"),
+        (["--layers", "9"], "9"),
+    ],
+)
+def test_what_does_not_fit_makes_no_store(
+    tmp_path: Path, wrong: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = ["extract", "x.png", "--out", str(tmp_path / "s"), "--size", "32", "--backbone", "dinoneck_tiny"]
+    assert main([*job, *wrong]) == 1
+    assert message in capsys.readouterr().err
     assert not (tmp_path / "s").exists()
-
-
-def test_forms_of_options() -> None:
-    assert layers([blocks("4")]) == 4
-    assert layers([blocks("11,")]) == [11]
-    assert layers([blocks("3,7,-1")]) == layers([blocks("3"), blocks("7"), blocks("-1")]) == [3, 7, -1]
-    assert share("3/8") == (3, 8)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from tests.fixtures.ensembles import write_ensemble
 
-from dinoneck import CheckpointError, HeadCheckpoint, PatchMeanHead, Task, save_head
+from dinoneck import Backbone, CheckpointError, HeadCheckpoint, PatchMeanHead, Task, save_head
 from dinoneck.checkpoint import read, read_header
 from dinoneck.checkpoint.schema import SCHEMA
 from dinoneck.cli.main import main
@@ -56,7 +55,7 @@ def test_new_files_elsewhere(old: Path, tmp_path: Path, capsys: pytest.CaptureFi
     out, file = tmp_path / "new", old / "fpn.safetensors"
     before = file.read_bytes()
     assert main(["migrate", str(file), "--out", str(file / "new")]) == 1
-    assert "cannot be made" in capsys.readouterr().err
+    assert "cannot be created" in capsys.readouterr().err
     assert main(["migrate", str(file), "--out", str(out)]) == 0
     assert file.read_bytes() == before
     assert read_header(out / file.name).meta["schema"] == SCHEMA
@@ -146,7 +145,7 @@ def test_diff_of_other_shapes_names_and_tasks(tmp_path: Path, capsys: pytest.Cap
     assert main(["diff", str(b), str(a)]) == 1
     told = capsys.readouterr().out.splitlines()
     assert "differs  mlps.0.hidden.weight: F32 [3, 4] -> F32 [2, 4]" in told
-    assert "only in the first  mlps.1.out.bias" in told
+    assert "only in the first mlps.1.out.bias" in told
     assert "header   config.hidden_dim: 3 -> 2" in told
     save_head(b, PatchMeanHead(4, [Task("a", unit="g")], hidden_dim=2))
     main(["diff", str(a), str(b)])
@@ -165,36 +164,40 @@ def test_inspect_and_verify_tell_the_facts(old: Path, tmp_path: Path, capsys: py
     save_head(tmp_path / "h", head_of(), training=facts, license="MIT", tta="flip4")
     assert main(["inspect", str(tmp_path / "h")]) == 0
     told = capsys.readouterr().out
-    for text in ("training   seed 7, data pasture at r1, R2 0.5 ± 0.25", "licence    MIT", "views      flip4"):
+    shown = ("seed 7", "data (name pasture, revision r1)", "metrics (R2 (mean 0.5, sd 0.25))")
+    for text in (*shown, "licence    MIT", "views      flip4"):
         assert text in told
     assert main(["inspect", str(old / "with_records.safetensors")]) == 0
     told = capsys.readouterr().out
-    assert "schema 1, made by dinoneck 0.1.0; 'dinoneck migrate' brings it to" in told
-    assert "mean [0.485, 0.456, 0.406], std [0.229, 0.224, 0.225]" in told
+    assert "schema 1, made by dinoneck 0.1.0; 'dinoneck migrate' rewrites it in" in told
+    assert "mean [0.485, 0.456, 0.406]" in told and "std [0.229, 0.224, 0.225]" in told
     assert main(["verify", str(old / "fpn.safetensors")]) == 0
     told = capsys.readouterr().out
     assert json.loads((old / "answers.json").read_text())["fpn"]["digest"] in told
-    assert "schema 1: 'dinoneck migrate' brings it to" in told
+    assert "schema 1: 'dinoneck migrate' rewrites it in" in told
 
 
-@pytest.mark.parametrize("verb", ["inspect", "diff"])
-def test_headers_need_no_torch(verb: str, old: Path) -> None:
-    """In a process of its own."""
-    file = str(old / "with_records.safetensors")
-    script = (
-        "import sys\nfrom dinoneck.cli.main import main\n"
-        "code = main(sys.argv[1:])\n"
-        "print(code, sorted({'torch', 'numpy', 'timm', 'safetensors', 'huggingface_hub'} & set(sys.modules)))"
+def test_folders_of_heads(tiny: Backbone, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, seeds in (("a", (1, 2)), ("b", (1, 3))):
+        heads = []
+        for seed in seeds:
+            torch.manual_seed(seed)
+            heads.append(HeadCheckpoint.from_module(PatchMeanHead(64, [Task("total", unit="g")]), backbone=tiny))
+        write_ensemble(tmp_path / name, heads, "total")
+    assert main(["inspect", str(tmp_path / "a")]) == 0
+    shown = capsys.readouterr().out
+    assert "folder of 2 head files, an ensemble" in shown
+    assert (
+        "heads/total-fold1.safetensors: patch_mean, total (kind regression, dim 1, unit g), weight 1, sha256:" in shown
     )
-    arguments = [verb, file] if verb == "inspect" else [verb, file, file]
-    done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "0 []"
-
-
-def test_a_folder_without_heads_does_not_end_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    save_head(tmp_path / "h.safetensors", PatchMeanHead(4, [Task("a")]))
-    (tmp_path / "empty").mkdir()
-    assert main(["migrate", str(tmp_path / "empty"), str(tmp_path / "h.safetensors")]) == 1
-    told = capsys.readouterr()
-    assert f"refused  {tmp_path / 'empty'}  at step 'file': the folder" in told.err
-    assert told.out.startswith(f"current  {tmp_path / 'h.safetensors'}")
+    assert main(["inspect", str(tmp_path / "a"), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert [row["file"] for row in document["ensemble"]["members"]] == list(document["heads"])
+    assert main(["diff", str(tmp_path / "a"), str(tmp_path / "b")]) == 1
+    assert capsys.readouterr().out.splitlines() == [
+        "equal    total-fold0.safetensors",
+        "differs  total-fold1.safetensors: 0 entries and 4 tensors",
+        "1 of 2 heads differ",
+    ]
+    assert main(["diff", str(tmp_path / "a"), str(tmp_path / "a" / "heads" / "total-fold0.safetensors")]) == 1
+    assert "dinoneck inspect FOLDER" in capsys.readouterr().err

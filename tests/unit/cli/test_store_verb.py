@@ -73,15 +73,15 @@ def test_what_would_be_ignored_or_replaced_is_refused(
     out = ("--out", files)
     assert run("convert", filled, "--format", "pt", *out) == 0
     for arguments, message in (
-        ((filled, "--format", "pt", *out), "holds something"),
-        ((filled, "--format", "npz", "--pattern", "1", "--out", tmp_path / "n"), "--pattern has no meaning"),
-        ((filled, "--format", "npz", "--grid", "2x3", "--out", tmp_path / "n"), "--grid has no meaning"),
-        ((files, "--format", "pt", "--out", tmp_path / "n"), "do not say --patch-size"),
-        ((files, "--format", "npz", "--out", tmp_path / "n"), "do not say --grid, --patch-size"),
-        ((files, "--format", "pt", "--layer", "1", "--out", tmp_path / "n"), "--layer has no meaning"),
+        ((filled, "--format", "pt", *out), "is not empty"),
+        ((filled, "--format", "npz", "--pattern", "1", "--out", tmp_path / "n"), "--pattern does not apply"),
+        ((filled, "--format", "npz", "--grid", "2x3", "--out", tmp_path / "n"), "--grid does not apply"),
+        ((files, "--format", "pt", "--out", tmp_path / "n"), "do not state --patch-size"),
+        ((files, "--format", "npz", "--out", tmp_path / "n"), "do not state --grid, --patch-size"),
+        ((files, "--format", "pt", "--layer", "1", "--out", tmp_path / "n"), "--layer does not apply"),
         ((files, "--format", "npz", "--grid", "2x3", "--patch-size", "16", "--out", tmp_path / "n"), "no .npz files"),
         ((filled, "--format", "pt", "--out", tmp_path / "n.pt"), "a file per image is written into a folder"),
-        ((tmp_path / "nothing", "--format", "pt", "--out", tmp_path / "n"), "is no folder"),
+        ((tmp_path / "nothing", "--format", "pt", "--out", tmp_path / "n"), "is not a folder"),
     ):
         assert run("convert", *arguments) == 1
         assert message in capsys.readouterr().err
@@ -91,7 +91,7 @@ def test_what_would_be_ignored_or_replaced_is_refused(
 
 def test_a_store_is_no_folder_of_heads(filled: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", str(filled)]) == 1
-    assert f"'dinoneck store verify {filled}' reads it" in capsys.readouterr().err
+    assert f"see 'dinoneck store verify {filled}'" in capsys.readouterr().err
 
 
 def test_verify(filled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,7 @@ from tests.unit.training.meadow import files_of, rows_of
 
 from dinoneck import Backbone, HeadCheckpoint
 from dinoneck.cli import train
-from dinoneck.cli.main import main
+from dinoneck.cli.main import command, main
 from dinoneck.store import FeatureStore
 from dinoneck.training import Recipe, TrainConfig
 
@@ -38,7 +38,8 @@ def written(folder: Path, text: str) -> str:
 
 
 def parsed(*arguments: str) -> TrainConfig:
-    config: TrainConfig = train.parse([*arguments, "--out", "x"]).config()
+    given = command("train", [*arguments, "--out", "x"]).keywords
+    config: TrainConfig = train.with_head_flags(given["run"], given["hidden_dim"], given["dropout"], given["gate_mode"])
     return config
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import inspect
 import subprocess
 import sys
@@ -14,7 +13,7 @@ import pytest
 import yaml
 
 from dinoneck import ConfigError
-from dinoneck.cli import train as train_verb
+from dinoneck.cli.main import command
 from dinoneck.data.patterns import _read
 from dinoneck.training import DataConfig, FoldsConfig, Recipe, TaskConfig, TrainConfig, fit
 from dinoneck.yaml_file import read_plain, read_yaml
@@ -113,9 +112,7 @@ def plain(values: Any) -> Any:
 
 def test_there_is_one_set_of_defaults(tmp_path: Path) -> None:
     assert read(tmp_path, "optim:\nhead:\nfolds: {}\n") == TrainConfig() == TrainConfig.from_dict({})
-    flags = train_verb.parse(["--out", "x"])
-    assert isinstance(flags, argparse.Namespace)
-    assert flags.config() == TrainConfig()
+    assert command("train", ["--out", "x"]).keywords["run"] == TrainConfig()
     recipe = inspect.signature(fit).parameters["recipe"].default
     assert recipe in (Recipe(), None)
     assert TrainConfig().optim == Recipe()

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 pytest.importorskip("matplotlib", reason="figures need matplotlib, the extra [viz]")
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 
 def pixels(figure: Any, dpi: float = 120.0) -> np.ndarray:
     """The figure as (height, width, 3) bytes."""
     figure.set_dpi(dpi)
-    figure.canvas.draw()
+    FigureCanvasAgg(figure).draw()
     return np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()
 
 
@@ -24,7 +25,7 @@ def colour_at(sheet: np.ndarray, axes: Any, x: float, y: float) -> np.ndarray:
 
 
 def check_cells(figure: Any, axes: Any, expected: np.ndarray, size: tuple[int, int], dpi: float = 250.0) -> None:
-    """Cell (r, c) of ``expected`` (rows, cols, 3) fills exactly the pixels of patch (r, c) of a photo of this size."""
+    """Cell (r, c) of ``expected`` (rows, cols, 3) fills exactly the pixels of patch (r, c) of an image of this size."""
     sheet = pixels(figure, dpi)
     rows, cols = expected.shape[:2]
     height, width = size[0] / rows, size[1] / cols
@@ -37,14 +38,14 @@ def check_cells(figure: Any, axes: Any, expected: np.ndarray, size: tuple[int, i
 
 
 def captions(axes: Any) -> list[str]:
-    """The texts of one plot."""
-    return [text.get_text() for text in axes.texts]
+    """The title and the texts of one plot."""
+    return [axes.get_title(), *(text.get_text() for text in axes.texts)]
 
 
 def check_no_overlap(figure: Any) -> None:
     """No caption, label or tick label lies over another or leaves the figure."""
+    pixels(figure)
     renderer = figure.canvas.get_renderer()
-    figure.canvas.draw()
     boxes = []
     for axes in figure.axes:
         texts = [*axes.texts, axes.title, axes.xaxis.label, axes.yaxis.label]

@@ -73,7 +73,7 @@ def test_points_that_no_photo_sees_are_grey_beneath_and_count_for_nothing() -> N
     order = np.argsort(cloud[:20, 2].numpy(), kind="stable")
     expected = PCABasis.fit(features[:20]).apply(features[:20])[order]
     np.testing.assert_allclose(seen.get_facecolor()[:, :3], expected)
-    assert figure.axes[0].get_title() == "from above, 30 points, 67% seen by a photo"
+    assert figure.axes[0].get_title() == "from above, 30 points, 67% seen by an image"
 
 
 def test_values_have_a_bar() -> None:
@@ -81,7 +81,7 @@ def test_values_have_a_bar() -> None:
     figure = points_figure(cloud, values, label="height [m]")
     dots = figure.axes[0].collections[-1]
     assert dots.get_clim() == (2.0, 5.0)
-    figure.canvas.draw()
+    pixels(figure)
     order = np.argsort(cloud[:, 2], kind="stable")
     np.testing.assert_allclose(dots.get_facecolor(), colormaps["viridis"]((values[order] - 2.0) / 3.0))
     assert figure.axes[2].get_xlabel() == "height [m]"
@@ -95,7 +95,7 @@ def test_bytes_are_colours() -> None:
         np.testing.assert_allclose(dots.get_facecolor()[:, :3], colours / 255.0)
 
 
-def test_of_many_points_an_even_and_nested_choice_is_drawn() -> None:
+def test_of_many_points_a_nested_choice_is_drawn() -> None:
     count = 5000
     cloud = np.stack([np.arange(count), np.zeros(count), np.zeros(count)], axis=1).astype(float)
 
@@ -108,7 +108,6 @@ def test_of_many_points_an_even_and_nested_choice_is_drawn() -> None:
     np.testing.assert_array_equal(few, chosen(200))
     assert np.isin(few, many).all()
     assert len(many) == 400
-    assert np.diff(few).max() < 3 * count / 200
     assert (
         len(points_figure(cloud, np.zeros((count, 3)), max_points=count).axes[0].collections[-1].get_offsets()) == count
     )
@@ -118,7 +117,7 @@ def test_what_cannot_be_drawn_is_refused() -> None:
     cloud = np.random.default_rng(0).random((5, 3))
     with pytest.raises(ShapeError, match=r"points have shape \(5, 2\); expected \(n, 3\)"):
         points_figure(cloud[:, :2], cloud)
-    with pytest.raises(ShapeError, match="5 points and 4 features"):
+    with pytest.raises(ShapeError, match=r"one per point, have shape \(4, 3\); expected \(5, channels\)"):
         points_figure(cloud, cloud[:4])
     with pytest.raises(DataError, match="these span 0 .* 7"):
         points_figure(cloud, np.full((5, 3), 7.0) * np.arange(5)[:, None].clip(0, 1))

@@ -84,7 +84,7 @@ def test_heads_know_their_blocks_and_ensembles_show_every_member() -> None:
     ]
     assert bars(fusion_figure(heads[0]).axes[0])[0] == ["2", "5", "8", "11"]
     figure = fusion_figure(HeadEnsemble.from_heads(heads))
-    assert [axes.get_title() for axes in figure.axes] == ["heads.0.neck\ngroup 0", "heads.1.neck\ngroup 0"]
+    assert [axes.get_title() for axes in figure.axes] == ["heads.0.neck, group 0", "heads.1.neck, group 0"]
     assert [bars(axes)[0] for axes in figure.axes] == [["2", "5", "8", "11"], ["8", "9", "10", "11"]]
     check_no_overlap(figure)
     by_pixel = FPNHead(16, [Task("mass")], 2, layer_indices=[11, 5], fpn_dim=8, num_levels=1, fusion="pixel")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dinoneck import DataError, Task
+from dinoneck import DataError, ShapeError, Task
 from dinoneck.viz import heat, prediction_panels
 
 
@@ -23,7 +23,7 @@ def test_low_is_dark_and_high_is_yellow_at_their_places() -> None:
 
 @pytest.mark.parametrize("values", [np.zeros(3), np.full((2, 2), np.nan)])
 def test_what_is_no_map_is_refused(values: np.ndarray) -> None:
-    with pytest.raises(DataError, match="heat map"):
+    with pytest.raises((DataError, ShapeError), match="heat map"):
         heat(values, 0, 1)
 
 

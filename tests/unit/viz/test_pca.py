@@ -148,9 +148,9 @@ def test_bad_input_is_refused() -> None:
         pca_rgb(tokens, layer=1)
     with pytest.raises(ShapeError, match=r"\(4, 5\); expected Tokens or maps"):
         pca_rgb(torch.zeros(4, 5))
-    with pytest.raises(ShapeError, match="empty"):
+    with pytest.raises(ShapeError, match="not empty"):
         pca_rgb(torch.zeros(0, 5, 2, 2))
-    with pytest.raises(DataError, match="1 of 108 patches"):
+    with pytest.raises(DataError, match="features hold inf"):
         values = tokens.patches[0].clone()
         values[0, 3, 1] = torch.inf
         pca_rgb(Tokens.from_patches(values, grid=tokens.grid, patch_size=16))
@@ -163,7 +163,7 @@ def test_bad_input_is_refused() -> None:
         pca_rgb(tokens, foreground=2)
     with pytest.raises(ShapeError, match="needs the places"):
         PCABasis.fit(torch.randn(5, 7), foreground=0.5)
-    with pytest.raises(ShapeError, match="features are str"):
+    with pytest.raises(DataError, match="features are not numbers"):
         PCABasis.fit("tokens")  # type: ignore[arg-type]
     with pytest.raises(DataError, match="give a lower share"):
         pca_rgb(torch.ones(1, 8, 1, 2), foreground=0.9)

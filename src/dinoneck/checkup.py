@@ -42,14 +42,14 @@ class Finding(NamedTuple):
         group: what it belongs to.
         name: what it is.
         state: ``ok``; ``note``: worth knowing; ``missing``: optional and not there; ``broken``: the core needs it.
-        told: what was found.
+        text: the result.
         remedy: what to do about it; empty if nothing.
     """
 
     group: str
     name: str
     state: str
-    told: str
+    text: str
     remedy: str = ""
 
 
@@ -68,8 +68,8 @@ def checkup() -> list[Finding]:
 def _system() -> Iterator[Finding]:
     place = Path(__file__).resolve().parents[1]
     yield Finding("system", "dinoneck", "ok", f"{__version__} in {_short(place)}")
-    told = f"{platform.python_version()} ({platform.python_implementation()}) at {_short(Path(sys.executable))}"
-    yield Finding("system", "python", "ok", told)
+    text = f"{platform.python_version()} ({platform.python_implementation()}) at {_short(Path(sys.executable))}"
+    yield Finding("system", "python", "ok", text)
     yield Finding("system", "platform", "ok", f"{platform.system()} {platform.release()} {platform.machine()}")
     for name in _SETTINGS:
         if name in os.environ:
@@ -83,8 +83,8 @@ def _packages() -> Iterator[Finding]:
     try:
         found = [Requirement(line) for line in metadata.requires("dinoneck") or []]
     except metadata.PackageNotFoundError:
-        told = "runs from its sources and was not installed, so nothing says what it needs"
-        yield Finding("packages", "dinoneck", "note", told, "pip install . in its folder")
+        text = "runs from its sources and was not installed, so its requirements are unknown"
+        yield Finding("packages", "dinoneck", "note", text, "pip install . in its folder")
         return
     extras = metadata.metadata("dinoneck").get_all("Provides-Extra") or []
     for wanted in found:
@@ -112,8 +112,8 @@ def _package(wanted: Requirement, group: str, remedy: str, needed: bool) -> Find
     except metadata.PackageNotFoundError:
         return Finding(group, wanted.name, broken, f"not installed; dinoneck needs {asked}", remedy)
     except Exception as error:
-        told = f"its metadata cannot be read: {type(error).__name__}: {first_line(error)}"
-        return Finding(group, wanted.name, broken, told, again)
+        text = f"its metadata cannot be read: {type(error).__name__}: {first_line(error)}"
+        return Finding(group, wanted.name, broken, text, again)
     if not wanted.specifier.contains(version, prereleases=True):
         return Finding(group, wanted.name, broken, f"{version}; dinoneck needs {asked}", remedy)
     module = _MODULES.get(re.sub(r"[-_.]+", "-", wanted.name).lower(), wanted.name.replace("-", "_"))
@@ -121,8 +121,8 @@ def _package(wanted: Requirement, group: str, remedy: str, needed: bool) -> Find
         importlib.import_module(module)
     except BaseException as error:  # a binary that fits no other one installed raises anything; some call sys.exit
         _pass_signals(error)
-        told = f"{version}, but importing it fails: {type(error).__name__}: {first_line(error)}"
-        return Finding(group, wanted.name, broken, told, again)
+        text = f"{version}, but importing it fails: {type(error).__name__}: {first_line(error)}"
+        return Finding(group, wanted.name, broken, text, again)
     return Finding(group, wanted.name, "ok", f"{version} (needs {asked})")
 
 
@@ -135,7 +135,7 @@ def _pass_signals(error: BaseException) -> None:
 def _extra(extra: str, parts: list[Finding]) -> Finding:
     """An extra as one line: what it lacks, or the versions of what it has."""
     lacking = [part for part in parts if part.state != "ok"]
-    listed = ", ".join(f"{part.name} {part.told.split(' (needs')[0]}" for part in lacking or parts)
+    listed = ", ".join(f"{part.name} {part.text.split(' (needs')[0]}" for part in lacking or parts)
     if not lacking:
         return Finding("extras", extra, "ok", listed)
     return Finding("extras", extra, "missing", listed, f"pip install 'dinoneck[{extra}]', if you want it")
@@ -149,38 +149,38 @@ def _devices() -> Iterator[Finding]:
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
             about = torch.cuda.get_device_properties(index)
-            told = f"{about.name}, {about.total_memory / (1 << 30):.1f} GiB, compute {about.major}.{about.minor}"
-            yield Finding("devices", f"cuda:{index}", "ok", f"{told}, CUDA {torch.version.cuda}")
+            text = f"{about.name}, {about.total_memory / (1 << 30):.1f} GiB, compute {about.major}.{about.minor}"
+            yield Finding("devices", f"cuda:{index}", "ok", f"{text}, CUDA {torch.version.cuda}")
     elif torch.version.cuda is None:
         yield Finding("devices", "cuda", "note", "this torch was built without it; everything runs on the CPU")
     else:
-        told = f"torch was built for CUDA {torch.version.cuda}, but no device can be used"
-        yield Finding("devices", "cuda", "note", told, "'nvidia-smi' says whether the driver sees one")
+        text = f"torch was built for CUDA {torch.version.cuda}, but no device can be used"
+        yield Finding("devices", "cuda", "note", text, "'nvidia-smi' shows whether the driver sees one")
     if torch.backends.mps.is_available():
         yield Finding("devices", "mps", "ok", "can be used: --device mps")
 
 
 def _way() -> Iterator[Finding]:
-    """A small head is saved, loaded in a checked way and asked; its answer must stay."""
+    """A small head is saved, loaded in a checked way and used to predict; the prediction must stay."""
     import torch
 
     from dinoneck import PatchMeanHead, Predictor, Task, load_backbone, save_head
 
     backbone = load_backbone("dinoneck_tiny")
     head = PatchMeanHead(backbone.embed_dim, [Task("a")])
-    photo = torch.rand(3, 32, 48, generator=torch.Generator().manual_seed(0))
+    image = torch.rand(3, 32, 48, generator=torch.Generator().manual_seed(0))
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "head.safetensors"
         save_head(file, head, backbone=backbone, preprocess=backbone.preprocess)
         size = file.stat().st_size
-        [again] = Predictor(file)(photo)
-    [before] = Predictor(head, backbone)(photo)
+        [again] = Predictor(file)(image)
+    [before] = Predictor(head, backbone)(image)
     if again["a"] != before["a"]:
-        told = f"a head answers {before['a']!r}, and {again['a']!r} after it was saved and loaded"
-        yield Finding("a head's way", "save, load, predict", "broken", told, "please report this")
+        text = f"a head predicts {before['a']!r}, and {again['a']!r} after it was saved and loaded"
+        yield Finding("a head's way", "save, load, predict", "broken", text, "please report this")
     else:
-        told = f"works; a file of {size} bytes gave the same answer bit for bit"
-        yield Finding("a head's way", "save, load, predict", "ok", told)
+        text = f"works; a file of {size} bytes gave the same prediction bit for bit"
+        yield Finding("a head's way", "save, load, predict", "ok", text)
 
 
 def _hub() -> Iterator[Finding]:
@@ -191,8 +191,8 @@ def _hub() -> Iterator[Finding]:
     cache = cache_folder()
     offline = is_offline()
     remedy = "unset HF_HUB_OFFLINE to download weights and heads" if offline else ""
-    told = "offline: nothing is downloaded, what is in the cache is used" if offline else "downloads are allowed"
-    yield Finding("hub", "network", "note" if offline else "ok", told, remedy)
+    text = "offline: nothing is downloaded, what is in the cache is used" if offline else "downloads are allowed"
+    yield Finding("hub", "network", "note" if offline else "ok", text, remedy)
     try:
         there = {entry.name for entry in cache.iterdir()}
     except OSError:
@@ -200,8 +200,8 @@ def _hub() -> Iterator[Finding]:
     if _writable(cache):
         yield Finding("hub", "cache", "ok", f"{_short(cache)}, {'writable' if cache.is_dir() else 'will be made'}")
     else:
-        told = f"{_short(cache)} cannot be written to, so nothing can be downloaded"
-        yield Finding("hub", "cache", "note", told, "set HF_HOME to a folder of yours")
+        text = f"{_short(cache)} cannot be written to, so nothing can be downloaded"
+        yield Finding("hub", "cache", "note", text, "set HF_HOME to a folder of yours")
     names = [
         f"{model.name}.{tag}"
         for model in KNOWN
@@ -216,22 +216,22 @@ def _folders() -> Iterator[Finding]:
     temporary = Path(tempfile.gettempdir())
     for name, place in (("working folder", Path.cwd()), ("temporary folder", temporary)):
         free = shutil.disk_usage(place).free
-        told = f"{_short(place)}, {free / (1 << 30):.1f} GiB free"
+        text = f"{_short(place)}, {free / (1 << 30):.1f} GiB free"
         if not _writable(place):
-            yield Finding("folders", name, "note", f"{told}, cannot be written to", "start elsewhere, or give --out")
+            yield Finding("folders", name, "note", f"{text}, cannot be written to", "start elsewhere, or give --out")
         elif free < _LITTLE_DISK:
-            yield Finding("folders", name, "note", told, "weights and feature stores need more")
+            yield Finding("folders", name, "note", text, "weights and feature stores need more")
         else:
-            yield Finding("folders", name, "ok", told)
+            yield Finding("folders", name, "ok", text)
 
 
 def _terminal() -> Iterator[Finding]:
     encodings = f"files {locale.getpreferredencoding(False)}, names {sys.getfilesystemencoding()}"
     out = getattr(sys.__stdout__, "encoding", None) or "unknown"
-    told = f"output {out}, {encodings}, locale {'.'.join(filter(None, locale.getlocale())) or 'C'}"
+    text = f"output {out}, {encodings}, locale {'.'.join(filter(None, locale.getlocale())) or 'C'}"
     plain = "utf" not in out.lower()
     remedy = "set PYTHONUTF8=1 to see signs such as ² and ×" if plain else ""
-    yield Finding("terminal", "encoding", "note" if plain else "ok", told, remedy)
+    yield Finding("terminal", "encoding", "note" if plain else "ok", text, remedy)
 
 
 def _writable(folder: Path) -> bool:
@@ -247,8 +247,8 @@ def _writable(folder: Path) -> bool:
 
 def _short(path: Path | str) -> str:
     """A path without the name of its owner."""
-    text, home = str(path), str(Path.home())
-    return f"~{text[len(home) :]}" if len(home) > 1 and (text == home or text.startswith(home + os.sep)) else text
+    name, home = str(path), str(Path.home())
+    return f"~{name[len(home) :]}" if len(home) > 1 and (name == home or name.startswith(home + os.sep)) else name
 
 
 _LOOKS: dict[str, Callable[[], Iterator[Finding]]] = {

@@ -110,7 +110,7 @@ def test_what_cannot_be_drawn_is_refused() -> None:
         boxes_figure(PHOTO, BOXES[:, :3])
     with pytest.raises(ShapeError, match="2 boxes and 1 labels"):
         boxes_figure(PHOTO, BOXES, ["a"])
-    with pytest.raises(ShapeError, match="2 boxes and 1 scores"):
+    with pytest.raises(ShapeError, match=r"scores, one per box, have shape \(1,\); expected \(2\)"):
         boxes_figure(PHOTO, BOXES, None, [0.5])
     with pytest.raises(DataError, match="a label is 2; classes name 2: cell, clot"):
         boxes_figure(PHOTO, BOXES, [0, 2], classes=("cell", "clot"))
@@ -118,11 +118,11 @@ def test_what_cannot_be_drawn_is_refused() -> None:
         boxes_figure(PHOTO, BOXES, [0, 1.5], classes=("cell", "clot"))
     with pytest.raises(DataError, match="a label is 'spot'; classes name 2: cell, clot"):
         boxes_figure(PHOTO, BOXES, ["cell", "spot"], classes=("cell", "clot"))
-    with pytest.raises(ShapeError, match="boxes are a dict of labels; expected"):
+    with pytest.raises(ShapeError, match="boxes hold no 'boxes'; expected"):
         boxes_figure(PHOTO, {"labels": [1]})
     with pytest.raises(ShapeError, match=r"boxes have shape \(\)"):
         boxes_figure(PHOTO, 3)  # type: ignore[arg-type]
-    with pytest.raises(ShapeError, match=r"scores have shape \(\)"):
+    with pytest.raises(ShapeError, match=r"scores, one per box, have shape \(\)"):
         boxes_figure(PHOTO, BOXES, None, 0.5)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="there are no scores"):
         boxes_figure(PHOTO, BOXES, min_score=0.5)

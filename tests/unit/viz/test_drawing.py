@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.unit.viz.drawn import pixels
+from tests.unit.viz.drawn import check_no_overlap, pixels
 
 from dinoneck import FeaturePyramid, Tokens, ViTFPN
 from dinoneck.viz import (
@@ -25,9 +25,8 @@ from dinoneck.viz import (
     points_figure,
     pyramid_figure,
     residual_figure,
-    sheet,
 )
-from dinoneck.viz.sheet import wrapped
+from dinoneck.viz.drawing import fitted
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (32, 48, 3), dtype=np.uint8)
 MAPS = torch.randn(1, 8, 2, 3, generator=torch.Generator().manual_seed(0))
@@ -75,12 +74,12 @@ def test_without_matplotlib_the_extra_is_named(name: str, monkeypatch: pytest.Mo
 @pytest.mark.slow
 def test_pyplot_is_never_imported_and_matplotlib_when_the_first_figure_is_drawn() -> None:
     script = (
-        "import sys\n"
+        "import io, sys\n"
         "import dinoneck.viz as viz\n"
         "for name in viz._HOMES:\n    getattr(viz, name)\n"
         "assert 'matplotlib' not in sys.modules\n"
-        "from tests.unit.viz.test_sheet import FIGURES\n"
-        "for draw in FIGURES.values():\n    draw().canvas.draw()\n"
+        "from tests.unit.viz.test_drawing import FIGURES\n"
+        "for draw in FIGURES.values():\n    draw().savefig(io.BytesIO())\n"
         "assert 'matplotlib' in sys.modules\n"
         "assert 'matplotlib.pyplot' not in sys.modules\n"
     )
@@ -88,28 +87,13 @@ def test_pyplot_is_never_imported_and_matplotlib_when_the_first_figure_is_drawn(
 
 
 def test_long_texts_are_wrapped_then_cut() -> None:
-    assert wrapped("short", 2.0) == "short"
-    told = wrapped("one two three four five six seven eight nine ten", 1.0, 2)
-    assert told.count("\n") == 1
-    assert told.endswith("…")
-    assert wrapped("x" * 500, 1.0).endswith("x…")
-    assert wrapped("a\nb", 1.0) == "a\nb"
-    assert wrapped("a\x00\udcff", 1.0) == r"a\x00\udcff"
-    assert wrapped("", 1.0) == ""
+    assert fitted("short", 2.0) == "short"
+    shown = fitted("one two three four five six seven eight nine ten", 1.0, 2)
+    assert shown.count("\n") == 1
+    assert shown.endswith("…")
+    assert fitted("a\x00\udcff", 1.0) == r"a\x00\udcff"
 
 
-def test_signs_that_the_font_lacks_have_a_width(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Some versions of matplotlib raise when they are asked for the first such glyph."""
-    from matplotlib import font_manager
-
-    class Font:
-        def get_char_index(self, code: int) -> int:
-            return 0
-
-        def load_char(self, code: int) -> None:
-            raise RuntimeError("No glyphs have been loaded.")
-
-    monkeypatch.setattr(font_manager, "get_font", lambda _: Font())
-    sheet._advance.cache_clear()
-    assert wrapped("日本 🌾", 1.0, 1, 10.0) == "日本 🌾"
-    sheet._advance.cache_clear()
+@pytest.mark.parametrize("name", FIGURES)
+def test_texts_keep_apart(name: str) -> None:
+    check_no_overlap(FIGURES[name]())

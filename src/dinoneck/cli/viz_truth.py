@@ -1,0 +1,120 @@
+"""Known values of images from a CSV, and held-out predictions from that of a training run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePath
+
+from dinoneck.errors import ConfigError, DataError, did_you_mean, some_of
+
+_UNKNOWN = frozenset({"", "nan", "na", "n/a", "null", "none"})
+_LONG = ("image_path", "target_name", "target")  # one row per image and target
+
+
+def known_values(
+    table: Path, image_column: str, images: Sequence[Path], columns: Mapping[str, Sequence[str]]
+) -> list[dict[str, float | str]]:
+    """Return column -> known value, or class, for every image; an empty dict where the table has no row for it.
+
+    A row belongs to the image whose path ends with its name, so ``images/7.jpg`` and ``7.jpg`` both mean
+    ``field/images/7.jpg``. Empty cells and NaN are unknown.
+
+    Args:
+        table: a CSV with one row per image and columns named like the predictions; or one row per image and target, in
+            the columns image_path, target_name and target.
+        image_column: its column of file names.
+        images: the files.
+        columns: what is predicted -> its classes; none for numbers.
+
+    Raises:
+        DataError: if the table has none of the columns or none of the images, a cell is neither a number nor a class,
+            or a name fits several rows or images.
+    """
+    rows = {name: _parsed(table, name, row, columns) for name, row in _cells(table, image_column, columns).items()}
+    owners: dict[str, Path] = {}
+    found = []
+    for image in images:
+        endings = ["/".join(image.parts[i:]) for i in range(1, len(image.parts))]
+        name = next((ending for ending in (image.as_posix(), *endings) if ending in rows), None)
+        if name is not None and owners.setdefault(name, image) != image:
+            raise DataError(
+                f"{table}: {name!r} stands for {owners[name]} and for {image}; name images with their folders"
+            )
+        found.append({} if name is None else rows[name])
+    if not any(found):
+        raise DataError(
+            f"{table} has known values for none of the {len(images)} images; it names {some_of(rows, 3)}, the images "
+            f"are {some_of(map(str, images), 3)}. Names are compared from their ends"
+        )
+    return found
+
+
+def _cells(table: Path, image_column: str, columns: Mapping[str, Sequence[str]]) -> dict[str, dict[str, str]]:
+    """File name -> column -> text."""
+    from dinoneck.data.tables import csv_header, csv_rows
+
+    header = csv_header(table)
+    is_long = set(_LONG) <= set(header)
+    shared = [column for column in columns if column in header and column != image_column]
+    found: dict[str, dict[str, str]] = {}
+    for row in csv_rows(table, _LONG if is_long else (image_column, *shared)):
+        name = PurePath(row[_LONG[0] if is_long else image_column]).as_posix()
+        own = {row[_LONG[1]]: row[_LONG[2]]} if is_long else {column: row[column] for column in shared}
+        if own.keys() & found.setdefault(name, {}).keys():
+            raise DataError(f"{table} has {name!r} more than once; keep one row")
+        found[name] |= {column: text for column, text in own.items() if column in columns}
+    if not any(found.values()):
+        raise DataError(
+            f"{table} has known values of none of {', '.join(columns)}; it has: {', '.join(header)}. Name its columns "
+            "like the predictions"
+        )
+    return found
+
+
+def _parsed(
+    table: Path, name: str, row: Mapping[str, str], columns: Mapping[str, Sequence[str]]
+) -> dict[str, float | str]:
+    found: dict[str, float | str] = {}
+    for column, text in row.items():
+        classes, value = columns[column], text.strip()
+        if classes and value in classes:
+            found[column] = value
+        elif value.lower() not in _UNKNOWN:
+            try:
+                found[column] = float("nan" if classes else value)
+            except ValueError:
+                found[column] = math.nan
+            if not math.isfinite(found[column]):  # type: ignore[arg-type]
+                wanted = f"one of {', '.join(classes)}" if classes else "a number"
+                raise DataError(f"{table}, {name}: {column} is {text!r}; expected {wanted}, or nothing where unknown")
+    return found
+
+
+def held_out(table: Path, target: str | None, method: str) -> tuple[str, list[float], list[float], list[str]]:
+    """Return a target's name, known values, predictions of a method and folds, from out_of_fold.csv.
+
+    Raises:
+        DataError: if the table is of another form.
+        ConfigError: if it holds several targets and none is chosen.
+    """
+    from dinoneck.data.tables import csv_header, csv_rows
+
+    header = csv_header(table)
+    names = [name for name in header if f"{name} ({method})" in header]
+    if not names:
+        raise DataError(
+            f"{table} has no pair of columns NAME and 'NAME ({method})'; give out_of_fold.csv of a training run, and "
+            f"one of its methods. It has: {', '.join(header)}"
+        )
+    if target is None and len(names) > 1:
+        raise ConfigError(f"{table} holds {', '.join(names)}; choose one with --target")
+    name = names[0] if target is None else target
+    if name not in names:
+        raise ConfigError(f"{table} has no target {name!r}.{did_you_mean(name, names)} It has: {', '.join(names)}")
+    rows = csv_rows(table, (name, f"{name} ({method})", "fold"))
+    try:
+        pairs = [(float(row[name]), float(row[f"{name} ({method})"])) for row in rows]
+    except ValueError as error:
+        raise DataError(f"{table}: {error} in the columns of {name!r}; only numbers have residuals") from error
+    return name, [known for known, _ in pairs], [predicted for _, predicted in pairs], [row["fold"] for row in rows]

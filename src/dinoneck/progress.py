@@ -1,0 +1,63 @@
+"""Progress of long work: a bar on a terminal; in a log, a line per minute."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable
+from typing import Any, TextIO
+
+from tqdm import tqdm
+
+_SECONDS = 60.0
+
+
+def progress(
+    items: Iterable[Any] | None = None,
+    *,
+    desc: str,
+    unit: str,
+    total: int | None = None,
+    initial: int = 0,
+    hidden: bool = False,
+) -> Any:
+    """Return a tqdm over the items: a bar on a terminal, else one flushed line per minute, the first after a minute.
+
+    Args:
+        items: to iterate over; None = the caller calls ``update``.
+        desc: what is done.
+        unit: what is counted.
+        total: how many; None = the length of the items.
+        initial: how many are done.
+        hidden: show nothing, as in all but one of several processes.
+    """
+    if sys.stderr.isatty():
+        return tqdm(items, desc=desc, unit=unit, total=total, initial=initial, disable=hidden, leave=False)
+    return _Lines(
+        items, desc=desc, unit=unit, total=total, initial=initial, disable=hidden, leave=False,
+        delay=_SECONDS, mininterval=_SECONDS, maxinterval=_SECONDS, miniters=1,
+        bar_format="{desc}: {n_fmt} of {total_fmt} {unit}s in {elapsed}, {remaining} left",
+    )  # fmt: skip
+
+
+def note(text: str) -> None:
+    """Print a flushed line to a log; on a terminal the bars show as much."""
+    if not sys.stderr.isatty():
+        _line(text, sys.stderr)
+
+
+def _line(text: str, file: TextIO) -> None:
+    file.write(f"{text}\n")
+    file.flush()
+
+
+class _Lines(tqdm):  # type: ignore[type-arg]
+    """A bar whose states are lines of their own."""
+
+    @staticmethod
+    def status_printer(file: Any) -> Callable[[str], None]:
+        """Return the function that prints a state."""
+        return lambda text: _line(text, file) if text.strip() else None
+
+    def close(self) -> None:
+        """End without a last line; the caller reports the result."""
+        self.disable = True

@@ -1,0 +1,145 @@
+"""What all figures share: the figure itself, rows of images with captions, colour bars, legends.
+
+Figures are made without pyplot: nothing is global, no display is needed, and threads do not disturb each other.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from dinoneck.data.photos import Photo, as_list, decode
+from dinoneck.errors import ConfigError, DataError, missing_extra, printable
+from dinoneck.viz.arrays import Floats
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+SCALE = "viridis"
+# for colour-blind readers, each with a mark of its own
+PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000", "#8c6bb1")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+MOST_ROWS = 48
+_MOST_COLUMNS, _WIDTH, _HEIGHT = 50, 16.0, 2.4  # inches of a row of images at most
+_TEXT: dict[str, Any] = {"fontsize": 9.0, "parse_math": False}
+_LUMINANCE = np.array([[0.299], [0.587], [0.114]])
+_DPI = 120
+
+
+def new_figure(width: float, height: float, layout: Literal["constrained", "compressed"] = "constrained") -> Figure:
+    """Return an empty figure of this size in inches.
+
+    Raises:
+        ImportError: if matplotlib is missing, naming the extra.
+    """
+    try:
+        import matplotlib  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise missing_extra("matplotlib", "viz") from error
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), dpi=_DPI, layout=layout)
+
+
+def fitted(text: str, inches: float, lines: int = 3) -> str:
+    """Break a text into lines of about ``inches``, cut after the last; control characters are spelled out."""
+    return textwrap.fill(printable(text, keep="\n"), max(8, int(13 * inches)), max_lines=lines, placeholder=" …")
+
+
+def describe(axes: Axes, title: str | None = None, x: str = "", y: str = "") -> None:
+    """Set title and axis labels; dollar signs are text."""
+    inches = 1.3 * axes.get_position().width * axes.figure.bbox.width / _DPI
+    axes.set_title(fitted(title or "", inches), **_TEXT)
+    axes.set_xlabel(fitted(x, inches, 2), **_TEXT)
+    axes.set_ylabel(fitted(y, inches, 2), **_TEXT)
+    axes.tick_params(labelsize=8.0)
+
+
+def image_rows(images: Photo | Sequence[Photo], captions: Sequence[Sequence[str]]) -> tuple[Figure, Any]:
+    """Return a figure with a row per image and a column per caption, and its axes as an array (rows, columns).
+
+    The axes of a row span x = 0 ... width and y = 0 ... height, the pixels of its image. The first column shows it,
+    the others show it in grey, so that the colours of a map over it can be read.
+
+    Args:
+        images: in any form that can be decoded.
+        captions: of each row, one per column.
+
+    Raises:
+        DataError: if there are none or more than 48, one cannot be read, or there are more than 50 columns.
+    """
+    pictures = [decode(image).permute(1, 2, 0).numpy() for image in _listed(images)]
+    columns = len(captions[0])
+    if columns > _MOST_COLUMNS:
+        raise DataError(f"{columns} images in one row; a figure takes {_MOST_COLUMNS} at most. Name fewer tasks")
+    wide = [picture.shape[1] / picture.shape[0] for picture in pictures]
+    column = min(max(1.9, _HEIGHT * max(wide)), 5.0, max(1.9, _WIDTH / columns))
+    heights = [max(0.1, min(_HEIGHT, column / ratio)) for ratio in wide]
+    figure = new_figure(columns * column, sum(heights) + 0.4 * len(pictures) + 0.5, "compressed")
+    axes = figure.subplots(len(pictures), columns, squeeze=False, gridspec_kw={"height_ratios": heights})
+    for row, picture in enumerate(pictures):
+        height, width = picture.shape[:2]
+        for place, caption in enumerate(captions[row]):
+            own = axes[row, place]
+            own.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[], autoscale_on=False)
+            own.set_title(fitted(caption, heights[row] * wide[row]), **_TEXT)
+            show(own, picture if place == 0 else np.repeat(picture @ _LUMINANCE, 3, axis=-1))
+    return figure, axes
+
+
+def _listed(images: Photo | Sequence[Photo]) -> list[Photo]:
+    listed = as_list(images)
+    if not 0 < len(listed) <= MOST_ROWS:
+        raise DataError(f"{len(listed)} images; one figure takes 1 ... {MOST_ROWS}")
+    return listed
+
+
+def names_of(images: Photo | Sequence[Photo], names: Sequence[str] | None, *counts: int) -> list[str]:
+    """Return one name per image.
+
+    Raises:
+        DataError: if there are more or fewer names, or of anything else that ``counts`` counts, than images.
+    """
+    count = len(_listed(images))
+    if any(other != count for other in counts):
+        raise DataError(f"{count} images with {' and '.join(map(str, counts))} of what is drawn; expected one of each")
+    if names is None:
+        return ["image"] if count == 1 else [f"image {i + 1}" for i in range(count)]
+    if isinstance(names, str) or len(names) != count:
+        raise DataError(f"names are {names!r}; expected {count}, one per image")
+    return [str(name) for name in names]
+
+
+def show(axes: Axes, values: Floats, size: tuple[float, float] | None = None, **how: Any) -> Any:
+    """Draw an image or a map over the whole of the axes, or over (height, width) px, without blending of cells."""
+    height, width = size or (axes.get_ylim()[0], axes.get_xlim()[1])
+    return axes.imshow(values, extent=(0, width, height, 0), interpolation="nearest", **how)
+
+
+def colour_bar(image: Any, axes: Sequence[Axes], label: str) -> None:
+    """Add the colour bar of an image below its axes."""
+    bar = axes[0].figure.colorbar(image, ax=list(axes), location="bottom", fraction=0.05, aspect=40)
+    bar.set_label(fitted(label, 4.0, 2), **_TEXT)
+    bar.ax.tick_params(labelsize=8.0)
+
+
+def legend(axes: Axes, names: Sequence[str], marks: Sequence[Any], place: Literal["upper left", "upper right"]) -> None:
+    """Name marks exactly as they are called: with underscores and dollar signs."""
+    box = axes.legend(marks, [fitted(name, 2.0, 1) for name in names], fontsize=8.0, loc=place, framealpha=0.8)
+    for text in box.get_texts():
+        text.set_parse_math(False)
+
+
+def checked_alpha(alpha: float) -> float:
+    """Return an opacity.
+
+    Raises:
+        ConfigError: if it is not a number of 0 ... 1.
+    """
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 <= alpha <= 1:
+        raise ConfigError(f"alpha is {alpha!r}; expected an opacity of 0 ... 1")
+    return float(alpha)

@@ -1,0 +1,261 @@
+"""Figures of one row per image: the image next to its maps, gate, features or pyramid levels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from torch import Tensor
+
+from dinoneck.data.photos import Photo
+from dinoneck.errors import ConfigError, DataError, ShapeError
+from dinoneck.tasks import Task
+from dinoneck.tokens import FeaturePyramid, Tokens
+from dinoneck.viz.arrays import Floats, Output, numbers, outputs_with_maps, span
+from dinoneck.viz.drawing import SCALE, checked_alpha, colour_bar, image_rows, names_of, show
+from dinoneck.viz.pca import PCABasis, pca_rgb
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+def heat_figure(
+    photos: Photo | Sequence[Photo],
+    results: Sequence[Mapping[str, Any]],
+    *,
+    units: Mapping[str, str] | None = None,
+    tasks: Sequence[str | Task] | None = None,
+    truths: Sequence[Mapping[str, Any]] | None = None,
+    names: Sequence[str] | None = None,
+    alpha: float = 0.65,
+) -> Figure:
+    """Draw every image next to the map of every task: a column per output, captioned with the image's value.
+
+    A map lies over the image in grey; cell (r, c) covers exactly the pixels of patch (r, c). Colours span each output's
+    values over all images, so rows compare; the bar below shows which value a colour is. With ``alpha=1`` the colours
+    are those of the bar. Cells below the ``minimum`` of a task are drawn at it, and the bar states it.
+
+    Args:
+        photos: the images as the backbone saw them (``Preprocessing.picture``), so that cropping and padding do not
+            shift the maps.
+        results: the Predictor's output for them, made with ``maps=True``.
+        units: task name -> unit; not needed for tasks that are given as ``Task``.
+        tasks: which to draw, in this order: names, or the predictor's ``tasks``, which know units, labels and minimum.
+            None = all that have maps.
+        truths: task name -> known value or values, per image, shown next to the prediction; NaN = not known.
+        names: one per image, shown above it.
+        alpha: opacity of the maps over the image, 0 ... 1.
+
+    Returns:
+        a ``matplotlib.figure.Figure``: one row per image.
+
+    Raises:
+        DataError: if results lack maps or a task, or there are more or fewer of them than images, or values are not
+            finite.
+        ShapeError: if a map is not (outputs, rows, cols).
+        ImportError: if matplotlib is missing.
+
+    Examples:
+        >>> result = {"mass": 6.0, "maps": {"mass": np.array([[[1.0, 2.0, 3.0]]])}}
+        >>> figure = heat_figure(np.zeros((16, 48, 3), np.uint8), [result], units={"mass": "g"})
+        >>> figure.axes[1].get_title(), figure.axes[2].get_xlabel()
+        ('mass 6 g', 'mass of one patch [g]')
+    """
+    known = [{}] * len(results) if truths is None else truths
+    named, opacity = names_of(photos, names, len(results), len(known)), checked_alpha(alpha)
+    columns = outputs_with_maps(results, tasks, units)
+    scaled = [column.scaled(results) for column in columns]
+    captions = [
+        [name, *(_caption(column, result, truth) for column in columns)]
+        for name, result, truth in zip(named, results, known, strict=True)
+    ]
+    figure, axes = image_rows(photos, captions)
+    for place, (column, (maps, ends, note)) in enumerate(zip(columns, scaled, strict=True), start=1):
+        unit = f" [{column.unit}]" if column.unit else ""
+        _overlay(axes[:, place], maps, ends, opacity, f"{column.key} of one patch{unit}{note}")
+    return figure
+
+
+def _caption(output: Output, result: Mapping[str, Any], truth: Mapping[str, Any]) -> str:
+    text = f"{output.key} {output.value(result):.3g} {output.unit}".rstrip()
+    if output.task not in truth:
+        return text
+    known = numbers(
+        np.reshape(truth[output.task], -1), f"true values of {output.task!r}", f"{output.dim}", missing=True
+    )
+    return text if np.isnan(known[output.place]) else f"{text} (true {known[output.place]:.3g})"
+
+
+def _overlay(
+    axes: Sequence[Axes], maps: Sequence[Floats | None], ends: tuple[float, float], alpha: float, label: str
+) -> None:
+    """Draw a column of maps over its images, on one scale, with a colour bar below."""
+    for own, cells in zip(axes, maps, strict=True):
+        if cells is not None:
+            image = show(own, cells, cmap=SCALE, vmin=ends[0], vmax=ends[1], alpha=alpha)
+    colour_bar(image, axes, label)
+
+
+def gate_figure(
+    photos: Photo | Sequence[Photo],
+    gates: Tensor | Floats | Sequence[Any],
+    *,
+    names: Sequence[str] | None = None,
+    alpha: float = 0.65,
+) -> Figure:
+    """Draw every image next to its gate: how much each patch counts in what the head pools.
+
+    The colours of all gates span 0 to the largest weight, so rows compare. The caption states how many times more than
+    in a plain mean the heaviest patch counts.
+
+    Args:
+        photos: the images that the gates are of, as the backbone saw them (``Preprocessing.picture``).
+        gates: (B, rows, cols), or one (rows, cols) per image: ``CLSGatingHead.gate(tokens)``, or ``"gate"`` of the
+            Predictor's results. Every gate adds up to one.
+        names: one per image, shown above it.
+        alpha: opacity of the gate over the image, 0 ... 1.
+
+    Returns:
+        a ``matplotlib.figure.Figure``: one row per image.
+
+    Raises:
+        DataError: if there are more or fewer images than gates, or a gate is negative or does not add up to one.
+        ShapeError: if a gate is not a map.
+        ImportError: if matplotlib is missing.
+
+    Examples:
+        >>> gate = np.array([[0.1, 0.2], [0.3, 0.4]])
+        >>> figure = gate_figure(np.zeros((32, 32, 3), np.uint8), gate[None])
+        >>> figure.axes[1].get_title()
+        'gate, at most 1.6 x the even weight'
+    """
+    named, opacity = names_of(photos, names, len(gates)), checked_alpha(alpha)
+    maps = [numbers(gate, f"the weights of gate {place}", "rows, cols") for place, gate in enumerate(gates)]
+    for place, gate in enumerate(maps):
+        if gate.min() < 0 or abs(gate.sum() - 1.0) > 1e-2:  # half precision over thousands of patches
+            raise DataError(
+                f"gate {place} adds up to {gate.sum():.4g} and its smallest weight is {gate.min():.3g}; expected "
+                "weights of 0 or more that add up to 1"
+            )
+    tops = [f"gate, at most {gate.max() * gate.size:.3g} x the even weight" for gate in maps]
+    figure, axes = image_rows(photos, list(zip(named, tops, strict=True)))
+    top = max(float(gate.max()) for gate in maps)
+    _overlay(axes[:, 1], maps, (0.0, top), opacity, "weight of one patch, one image adds up to 1")
+    return figure
+
+
+def pca_figure(
+    photos: Photo | Sequence[Photo],
+    tokens: Tokens,
+    *,
+    layer: int = -1,
+    basis: PCABasis | None = None,
+    foreground: float | None = None,
+    names: Sequence[str] | None = None,
+) -> Figure:
+    """Draw every image next to its patches as colours, which :func:`pca_rgb` chooses for all of them together.
+
+    Args:
+        photos: the images that the tokens are of, as the backbone saw them (``Preprocessing.picture``), so that
+            cropping and padding do not shift the patches.
+        tokens: of these images, as one batch.
+        layer: which of the tokens' layers, by position; -1 = the last.
+        basis: directions and range to use; None = fitted on these tokens.
+        foreground: None, or a share 0 ... 1 to leave out the background, see :meth:`PCABasis.fit`.
+        names: one per image, shown above it.
+
+    Returns:
+        a ``matplotlib.figure.Figure``: one row per image.
+
+    Raises:
+        DataError: if there are more or fewer images than samples, or values are not finite.
+        ShapeError: if the tokens do not fit the basis.
+        ImportError: if matplotlib is missing.
+
+    Examples:
+        >>> import torch
+        >>> from dinoneck import load_backbone
+        >>> image, backbone = torch.rand(3, 32, 48), load_backbone("dinoneck_tiny")
+        >>> len(pca_figure(image, backbone(backbone.preprocess(image))).axes)
+        2
+    """
+    colours = pca_rgb(tokens, layer=layer, basis=basis, foreground=foreground)
+    title = "features" if tokens.layers is None else f"features of block {tokens.layers[layer]}"
+    figure, axes = image_rows(photos, [[name, title] for name in names_of(photos, names, len(colours))])
+    for own, patches in zip(axes[:, 1], colours, strict=True):
+        show(own, patches)
+    return figure
+
+
+def pyramid_figure(
+    pyramid: FeaturePyramid,
+    photo: Photo | None = None,
+    *,
+    how: Literal["pca", "norm"] = "pca",
+    sample: int = 0,
+) -> Figure:
+    """Draw every level of one image's pyramid, fine to coarse, in the image's pixels.
+
+    A cell covers the pixels of its stride; where a level's last cell reaches over the image's edge, it is cut there.
+    Levels have channels of their own: the colours of two levels do not compare, patterns do.
+
+    Args:
+        pyramid: the output of a neck.
+        photo: the image that went in, as the backbone saw it; None draws the levels alone.
+        how: ``"pca"``: three principal components as colours, see :func:`pca_rgb`; ``"norm"``: the length of a cell's
+            feature, one colour bar per level.
+        sample: which of the batch.
+
+    Returns:
+        a ``matplotlib.figure.Figure`` of one row.
+
+    Raises:
+        ConfigError: if ``how`` is another word, or there is no such sample.
+        ShapeError: if a level is not a map, or does not fit the image's size.
+        DataError: if values are not finite.
+        ImportError: if matplotlib is missing.
+
+    Examples:
+        >>> import torch
+        >>> levels = FeaturePyramid((torch.rand(1, 8, 5, 6), torch.rand(1, 8, 3, 3)), (16.0, 32.0))
+        >>> figure = pyramid_figure(levels)
+        >>> [axes.get_title() for axes in figure.axes]
+        ['level 0: stride 16 px, 5 x 6 cells', 'level 1: stride 32 px, 3 x 3 cells']
+        >>> [float(end) for end in figure.axes[1].images[-1].get_extent()]  # left, right, bottom, top
+        [0.0, 96.0, 96.0, 0.0]
+    """
+    if how not in ("pca", "norm"):
+        raise ConfigError(f"how is {how!r}; expected 'pca' or 'norm'")
+    if not len(pyramid):
+        raise ShapeError("this pyramid has no levels")
+    batch = len(pyramid.maps[0])
+    if isinstance(sample, bool) or not isinstance(sample, int) or not -batch <= sample < batch:
+        raise ConfigError(f"sample is {sample!r}; this pyramid is of {batch} images")
+    levels = [
+        numbers(level[sample], f"the values of level {place}", "channels, rows, cols")
+        for place, level in enumerate(pyramid.maps)
+    ]
+    areas = [(m.shape[1] * stride, m.shape[2] * stride) for m, stride in zip(levels, pyramid.strides, strict=True)]
+    first = np.ones((*(max(1, round(side)) for side in areas[0]), 3)) if photo is None else photo
+    names = ["image"] if photo is not None else []
+    names += [
+        f"level {place}: stride {stride:g} px, {m.shape[1]} x {m.shape[2]} cells"
+        for place, (m, stride) in enumerate(zip(levels, pyramid.strides, strict=True))
+    ]
+    figure, axes = image_rows(first, [names])
+    shape = (axes[0, 0].get_ylim()[0], axes[0, 0].get_xlim()[1])
+    for own, level, area, stride in zip(axes[0, -len(levels) :], levels, areas, pyramid.strides, strict=True):
+        if not all(-1e-6 <= side - pixels < stride for side, pixels in zip(area, shape, strict=True)):
+            raise ShapeError(
+                f"a level of {level.shape[1]} x {level.shape[2]} cells of {stride:g} px does not fit an image of "
+                f"{shape[0]:g}x{shape[1]:g} px; give the image as the backbone saw it (Preprocessing.picture)"
+            )
+        if how == "pca":
+            show(own, pca_rgb(level[None])[0], area)
+        else:
+            lengths = np.linalg.norm(level, axis=0)
+            low, high = span([lengths])
+            colour_bar(show(own, lengths, area, cmap=SCALE, vmin=low, vmax=high), [own], "length of a feature")
+    return figure

@@ -1,0 +1,367 @@
+"""A report as one HTML file: predictions, maps, residuals and scores, to open anywhere without a network."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+from markupsafe import Markup
+from PIL import Image, ImageColor
+
+from dinoneck.data.photos import Photo
+from dinoneck.errors import ConfigError, DataError, printable
+from dinoneck.tasks import Task
+from dinoneck.version import __version__
+from dinoneck.viz.arrays import Floats, Output, numbers, outputs, span
+from dinoneck.viz.drawing import PALETTE, describe, new_figure
+from dinoneck.viz.panels import as_image, heat
+from dinoneck.viz.residuals import agreement_plot, residual_plot, scores
+from dinoneck.viz.score_tables import ConfusionMatrix, ScoreTable, all_tables, matrix_table
+
+_LONGEST = 1000  # characters of one text
+_SMALLEST = 64  # pixels of an image's longer side
+_MANY = 2000  # points of a chart; more are drawn as pixels
+_FOLDER = Path(__file__).parent
+
+Facts = Mapping[str, Mapping[str, str]]
+
+
+@dataclass(frozen=True, eq=False)
+class ReportEntry:
+    """One image of a report.
+
+    Attributes:
+        name: the file, or another name that differs from those of the other images.
+        result: the Predictor's result; with ``maps=True`` for an image that is drawn.
+        photo: the image as the model saw it (``Predictor.picture``), so that maps lie where they belong, or a function
+            that returns it, so that many need not be in memory at once; None = the image is listed in the table only.
+        tokens: (rows, cols, 3) colours in 0 ... 1 of its patches, see :func:`dinoneck.viz.pca_rgb`; None = not shown.
+        known: column -> known value, where there is one; columns are those of ``dinoneck predict``: the task's name,
+            or ``task:label``. For a classification the task's name -> the known class.
+    """
+
+    name: str
+    result: Mapping[str, Any]
+    photo: Photo | Callable[[], Photo] | None = None
+    tokens: Floats | None = None
+    known: Mapping[str, Any] = field(default_factory=dict)
+
+
+def html_report(
+    entries: Sequence[ReportEntry],
+    tasks: Sequence[Task],
+    *,
+    title: str = "Predictions",
+    facts: Facts | None = None,
+    training: Mapping[str, Any] | None = None,
+    unread: Mapping[str, str] | None = None,
+    largest_side: int = 640,
+    max_bytes: int = 20_000_000,
+) -> str:
+    """Return a page that holds everything it shows: it loads nothing and runs nothing. All text is escaped.
+
+    The colours of maps span each output's values over all images drawn. Where values are known, images come in the
+    order of their error: the mean over outputs of the absolute error divided by the output's RMSE, and of 1 minus the
+    probability of the known class.
+
+    Args:
+        entries: one per image, at least one.
+        tasks: what is predicted, as in ``Predictor.tasks``: names, units and labels.
+        title: of the page.
+        facts: heading -> term -> text, such as what the head is and how it was run; each becomes a list at the end.
+        training: the ``report.json`` of the training run; the scores of its held-out images become a section. Under
+            ``"held_out"`` it may hold target -> (known values, predictions), which are drawn.
+        unread: name -> reason of the images that could not be read.
+        largest_side: of the images in the page, in pixels; maps stay exact, one pixel per cell.
+        max_bytes: of all images: first they get smaller, then the last ones are left out, which the page states.
+
+    Raises:
+        DataError: if there are no entries, predictions, known values, maps or colours are missing or not finite, or
+            ``training`` is not a report of a training run.
+        ShapeError: if maps are not (outputs, rows, cols), a gate not (rows, cols) or colours not (rows, cols, 3).
+        ConfigError: if a size is not positive.
+        ImportError: if matplotlib is missing, which draws the charts.
+
+    Examples:
+        >>> entry = ReportEntry("a.jpg", {"mass": 12.5})
+        >>> page = html_report([entry], [Task("mass", unit="g")], title="<Plot> 7")
+        >>> "<h1>&lt;Plot&gt; 7</h1>" in page, "12.5" in page, "<script" in page
+        (True, True, False)
+    """
+    if not entries:
+        raise DataError("there are no entries; a report needs one image at least")
+    if largest_side < 1 or max_bytes < 1:
+        raise ConfigError(f"largest_side is {largest_side} and max_bytes {max_bytes}; expected 1 or more")
+    drawn = {place: entries[place] for place in worst_first(entries, tasks) if entries[place].photo is not None}
+    articles = _articles(drawn, tasks, largest_side) if drawn else []
+    total = sum(article["bytes"] for article in articles)
+    if total > max_bytes:
+        side = min(largest_side, max(max(article["width"], article["height"]) for article in articles))
+        articles = _articles(drawn, tasks, min(side, max(_SMALLEST, int(side * (max_bytes / total) ** 0.5))))
+    while len(articles) > 1 and sum(article["bytes"] for article in articles) > max_bytes:
+        articles.pop()
+    links = {place: article["id"] for place, article in zip(drawn, articles, strict=False)}
+    page = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, finalize=_plain, trim_blocks=True)
+    page.tests["matrix"] = lambda table: isinstance(table, ConfusionMatrix)
+    return page.from_string((_FOLDER / "report.html.j2").read_text("utf-8")).render(
+        title=title,
+        style=Markup((_FOLDER / "report.css").read_text("utf-8")),  # noqa: S704
+        version=__version__,
+        count=len(entries),
+        unread=unread or {},
+        sections=_sections(entries, tasks, training or {}, links),
+        articles=articles,
+        links=links,
+        wanted=len(drawn),
+        ordered=any(entry.known for entry in entries),
+        facts={heading: terms for heading, terms in (facts or {}).items() if terms},
+    )
+
+
+def agreement(entries: Sequence[ReportEntry], tasks: Sequence[Task]) -> dict[str, dict[str, Any]]:
+    """Return how far every output is from known values, and of known classes the accuracy and confusion matrix.
+
+    Raises:
+        DataError: if a known value is not finite, or a known class is not one of the task's.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for output in outputs(tasks):
+        pairs = [(output.value(e.result), e.known[output.key]) for e in entries if output.key in e.known]
+        if pairs:
+            found[output.key] = scores(*numbers(pairs, f"known values of {output.key!r}", "n, 2").T)._asdict()
+    for task in filter(_labels, tasks):
+        classes = [(_known_class(e, task), _predicted_class(e, task)) for e in entries if task.name in e.known]
+        if classes:
+            counts = np.zeros((task.dim, task.dim), int)
+            np.add.at(counts, tuple(np.transpose(classes)), 1)
+            accuracy = float(np.trace(counts) / len(classes))
+            found[task.name] = {"photos": len(classes), "accuracy": accuracy, "confusion_matrix": counts.tolist()}
+    return found
+
+
+def worst_first(entries: Sequence[ReportEntry], tasks: Sequence[Task]) -> list[int]:
+    """Return the places of entries, the largest errors first; those without a known value last, in their order."""
+    found = agreement(entries, tasks)
+
+    def error(place: int) -> float:
+        entry = entries[place]
+        numeric = [output for output in outputs(tasks) if output.key in entry.known]
+        gaps = [abs(o.value(entry.result) - entry.known[o.key]) / (found[o.key]["rmse"] or 1.0) for o in numeric]
+        known = [task for task in filter(_labels, tasks) if task.name in entry.known]
+        gaps += [1.0 - float(entry.result[task.name][_known_class(entry, task)]) for task in known]
+        return sum(gaps) / len(gaps) if gaps else -1.0
+
+    return sorted(range(len(entries)), key=error, reverse=True)
+
+
+def _labels(task: Task) -> list[str]:
+    """The classes of a classification; none for other tasks."""
+    return [*map(str, task.labels or range(task.dim))] if task.kind == "classification" else []
+
+
+def _known_class(entry: ReportEntry, task: Task) -> int:
+    known, labels = str(entry.known[task.name]), _labels(task)
+    if known not in labels:
+        raise DataError(f"the known class of {task.name!r} is {known!r}; expected one of {', '.join(labels)}")
+    return labels.index(known)
+
+
+def _predicted_class(entry: ReportEntry, task: Task) -> int:
+    return int(np.argmax([output.value(entry.result) for output in outputs([task])]))
+
+
+def _sections(
+    entries: Sequence[ReportEntry], tasks: Sequence[Task], training: Mapping[str, Any], links: Mapping[int, str]
+) -> list[tuple[str, str, list[ScoreTable], list[Markup]]]:
+    """Heading, note, tables and charts of every section but that of the images."""
+    found, units = agreement(entries, tasks), {task.name: task.unit for task in tasks}
+    held_out: list[Markup] = []
+    for name, (known, predicted) in training.get("held_out", {}).items():
+        held_out += _pair(f"{name}, held out", known, predicted, units.get(name, ""))
+    compared = ScoreTable(["output", "images", "R²", "MAE", "RMSE", "bias", "sd of known"], [])
+    tables, charts, bars = [compared], [], []
+    for task in tasks:
+        if _labels(task) and task.name in found:
+            name = f"{task.name}, accuracy {found[task.name]['accuracy']:.3f}: true (rows) and predicted"
+            tables.append(matrix_table(name, _labels(task), found[task.name]["confusion_matrix"]))
+        for output in outputs([task]):
+            values = np.array([output.value(entry.result) for entry in entries])
+            chosen = [place for place, entry in enumerate(entries) if output.key in entry.known]
+            truth = [float(entries[place].known[output.key]) for place in chosen]
+            if chosen:
+                compared.rows.append([output.heading, *(_number(v, 4) for v in found[output.key].values())])
+                targets = [f"#{links[place]}" if place in links else None for place in chosen]
+                charts += _pair(output.key, truth, values[chosen], output.unit, targets)
+            bars += [] if task.is_categorical else [_histogram(output, values, truth)]
+    sections = [
+        (
+            "Held-out scores",
+            "Each image was predicted by a head that was not trained on it.",
+            all_tables(training),
+            held_out,
+        ),
+        (
+            "Against known values",
+            "Images that a head was trained on look better here than new ones will.",
+            tables,
+            charts,
+        ),
+        ("Predictions", "In original units.", [_predictions(entries, tasks)], []),
+        ("Distribution", "Of the predictions of all images.", [], bars),
+    ]
+    shown = [(heading, note, [t for t in given if t.rows], drawn) for heading, note, given, drawn in sections]
+    return [section for section in shown if section[2] or section[3]]
+
+
+def _predictions(entries: Sequence[ReportEntry], tasks: Sequence[Task]) -> ScoreTable:
+    """A row per image: every number, for a classification the class before them; each with its known value."""
+    columns = [["image", *(entry.name for entry in entries)]]
+    for task in tasks:
+        labels = _labels(task)
+        cells = {task.name: [task.name, *(labels[_predicted_class(e, task)] for e in entries)]} if labels else {}
+        for output in outputs([task]):
+            cells[output.key] = [output.heading, *(_number(output.value(e.result)) for e in entries)]
+        for key, column in cells.items():
+            known = [entry.known.get(key, math.nan) for entry in entries]
+            columns.append(column)
+            if any(key in entry.known for entry in entries):
+                columns.append(["known", *(value if isinstance(value, str) else _number(value) for value in known)])
+    header, *rows = map(list, zip(*columns, strict=True))
+    return ScoreTable(header, rows)
+
+
+def _pair(name: str, known: Any, predicted: Any, unit: str, links: Sequence[str | None] | None = None) -> list[Markup]:
+    """The charts of predicted over known values, and of residuals; a point leads to its image."""
+    truth, values = numbers(known, f"known {name}", "n"), numbers(predicted, f"predicted {name}", "n")
+    charts = []
+    for draw, what in ((agreement_plot, "predicted over known"), (residual_plot, "residuals over known")):
+        figure = new_figure(3.2, 3.2)
+        draw(figure.subplots(), truth, values, [slice(None)], unit)
+        figure.axes[0].collections[0].set(urls=links, rasterized=len(truth) > _MANY)
+        charts.append(_svg(figure, name, what))
+    return charts
+
+
+def _histogram(output: Output, values: Floats, known: Sequence[float]) -> Markup:
+    edges = np.linspace(*span([np.array([*values, *known])]), int(np.clip(1.5 * math.sqrt(len(values)), 5, 20)) + 1)
+    figure = new_figure(3.2, 2.4)
+    axes = figure.subplots()
+    axes.hist(values, edges.tolist(), color=PALETTE[0])
+    axes.hist(known, edges.tolist(), histtype="step", color=PALETTE[1], linewidth=1.5)
+    axes.locator_params(axis="y", integer=True)
+    describe(axes, f"mean {values.mean():.4g}, sd {values.std():.4g}", output.unit or "predicted", "images")
+    return _svg(figure, output.key, "predicted (bars) and known (line)" if known else "predicted")
+
+
+def _svg(figure: Any, name: str, what: str) -> Markup:
+    """A figure as elements of the page: text stays text, black is the colour of the page's text, ids are unique."""
+    from matplotlib import rc_context
+
+    buffer = io.StringIO()
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": f"{name!a} {what}"}):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    own = r'(?s)^.*?<svg |<metadata>.*?</metadata>| id="[A-Za-z.]+\d*[A-Za-z]*_\d+"'
+    content = re.sub(own, "", buffer.getvalue()).replace(PALETTE[0], "var(--link)")
+    content = re.sub("#000000|#4d4d4d", "currentColor", content)
+    frame = Markup('<figure><svg role="img" aria-label="{0}: {1}" {2}<figcaption><b>{0}</b>: {1}</figcaption></figure>')
+    return frame.format(_plain(name), what, Markup(content))  # noqa: S704
+
+
+def _articles(entries: Mapping[int, ReportEntry], tasks: Sequence[Task], side: int) -> list[dict[str, Any]]:
+    """What the page shows of each image: pixels of at most ``side``, tokens, gate and maps as data URIs."""
+    results = [entry.result for entry in entries.values()]
+    scaled = {output: output.scaled(results) for output in outputs(tasks)}
+    weights = [numbers(r["gate"], f"the gate of {e.name}", "rows, cols") if r.get("gate") is not None else None
+               for r, e in zip(results, entries.values(), strict=True)]  # fmt: skip
+    gates = [None if own is None else own * own.size for own in weights]
+    reach = span([gate for gate in gates if gate is not None] or [np.zeros(1)])
+    articles = []
+    for row, (place, entry) in enumerate(entries.items()):
+        picture = as_image(entry.photo() if callable(entry.photo) else entry.photo)  # type: ignore[arg-type]
+        width, height = picture.size
+        picture.thumbnail((side, side), Image.Resampling.LANCZOS)
+        figures: list[dict[str, Any]] = []
+        tokens = None
+        if entry.tokens is not None:
+            colours = np.clip(numbers(entry.tokens, f"the tokens of {entry.name}", "rows, cols, 3"), 0.0, 1.0)
+            tokens = _uri(_pixels(colours))
+        if (gate := gates[row]) is not None:
+            figures.append(_map(gate, reach, "gate", "times the mean weight"))
+        for task in tasks:
+            maps = {output: scaled[output][0][row] for output in outputs([task])}
+            present = [cells for cells in maps.values() if cells is not None]
+            if task.kind == "segmentation" and present:
+                figures.append(_class_map(entry, task, np.stack(present)))
+            for output, cells in maps.items():
+                if cells is not None:
+                    _, ends, note = scaled[output]
+                    figures.append(_map(cells, ends, output.key, output.unit + note) | {"more": task.is_categorical})
+        article: dict[str, Any] = {
+            "name": entry.name,
+            "width": width,
+            "height": height,
+            "uri": _uri(picture, "JPEG"),
+            "tokens": tokens,
+        }
+        values = [_values(entry, task) for task in tasks if task.kind != "segmentation"]
+        size = len(article["uri"]) + len(tokens or "") + sum(len(figure["uri"]) for figure in figures)
+        articles.append(article | {"id": f"image-{place}", "values": values, "figures": figures, "bytes": size})
+    return articles
+
+
+def _values(entry: ReportEntry, task: Task) -> str:
+    """What was predicted of a task, and what is known, in one line."""
+    known = f", known {entry.known[task.name]}" if _labels(task) and task.name in entry.known else ""
+    parts = []
+    for output in outputs([task]):
+        value, truth = output.value(entry.result), entry.known.get(output.key)
+        off = "" if truth is None else f" (known {_number(truth, 4)}, off by {_number(value - truth, 3)})"
+        parts.append(f"{output.key}: {_number(value, 4)} {output.unit}".rstrip() + off)
+    return f"{task.name}: {_labels(task)[_predicted_class(entry, task)]}{known}" if _labels(task) else ", ".join(parts)
+
+
+def _map(cells: Floats, ends: tuple[float, float], name: str, unit: str) -> dict[str, Any]:
+    low, high = (_number(end, 3) for end in ends)
+    return {"uri": _uri(heat(cells, *ends)), "name": name, "low": low, "high": f"{high} {unit}".rstrip()}
+
+
+def _class_map(entry: ReportEntry, task: Task, maps: Floats) -> dict[str, Any]:
+    """The most probable class of every cell, of maps (classes, rows, cols), with a colour and a share per class."""
+    hues = [PALETTE[i] if task.dim <= len(PALETTE) else f"hsl({i * 137 % 360}, 70%, 50%)" for i in range(task.dim)]
+    colours = np.array([ImageColor.getrgb(hue) for hue in hues]) / 255.0
+    labels = task.labels or range(task.dim)
+    shares = [f"{label} {o.value(entry.result):.0%}" for label, o in zip(labels, outputs([task]), strict=True)]
+    uri = _uri(_pixels(colours[maps.argmax(axis=0)]))
+    return {"uri": uri, "name": task.name, "classes": list(zip(hues, shares, strict=True))}
+
+
+def _pixels(shares: Floats) -> Image.Image:
+    return Image.fromarray((shares * 255.0).round().astype(np.uint8))
+
+
+def _uri(image: Image.Image, kind: str = "PNG") -> Markup:
+    """A data URI: JPEG for photographs, PNG where every pixel counts."""
+    buffer = io.BytesIO()
+    image.save(buffer, kind, quality=85, optimize=True)
+    return Markup(f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}")  # noqa: S704
+
+
+def _number(value: float, digits: int = 6) -> str:
+    """A number as tables show it; a dash for none."""
+    return "–" if math.isnan(value) else f"{value:.{digits}g}"
+
+
+def _plain(value: Any) -> Any:
+    """Text with control characters spelled out, of limited length; the template escapes it."""
+    if not isinstance(value, str) or isinstance(value, Markup):
+        return value
+    text = printable(value)
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"

@@ -1,0 +1,245 @@
+"""``dinoneck predict``: what is written is what the heads predict; unusable images, tiles, heads from the Hub."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from tests.hub_server import Hub
+
+from dinoneck import (
+    Backbone,
+    DenseHead,
+    HeadCheckpoint,
+    PatchMeanHead,
+    Predictor,
+    Task,
+    load_backbone,
+    save_head,
+)
+from dinoneck.cli.main import main
+from dinoneck.data import Pasture
+from dinoneck.inference.rebuild import rebuild
+
+
+def records_of(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def draw(path: Path, height: int = 60, width: int = 150, seed: int = 0) -> Path:
+    path.parent.mkdir(exist_ok=True)
+    Image.fromarray(np.random.RandomState(seed).randint(0, 255, (height, width, 3), np.uint8)).save(path)
+    return path
+
+
+@pytest.fixture
+def place(tiny: Backbone, tmp_path: Path) -> Path:
+    """A folder with images of two sizes and the heads of two folds."""
+    draw(tmp_path / "images" / "large.png")
+    draw(tmp_path / "images" / "small.png", 30, 40, seed=1)
+    (tmp_path / "heads").mkdir()
+    for fold in range(2):
+        tasks = [Task("mass", kind="density", unit="g"), Task("kind", kind="segmentation", dim=2)]
+        preprocess = tiny.preprocess.changed(size=(32, 48))
+        head = DenseHead(64, tasks, hidden_dim=8)
+        save_head(tmp_path / "heads" / f"{fold}.safetensors", head, backbone=tiny, preprocess=preprocess)
+    return tmp_path
+
+
+def job(place: Path, *options: str, heads: str | None = None) -> list[str]:
+    out = ["--out", str(place / "out.csv")]
+    return ["predict", str(place / "images"), "--heads", heads or str(place / "heads"), *out, *options]
+
+
+def predicted(place: Path, *options: str, heads: str | None = None) -> list[float]:
+    assert main(job(place, *options, heads=heads)) == 0
+    return [float(row["mass"]) for row in records_of(place / "out.csv")]
+
+
+def test_options_reach_the_predictor(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images, heads = sorted((place / "images").iterdir()), place / "heads"
+
+    def expected(**settings: Any) -> Any:
+        return pytest.approx([row["mass"] for row in Predictor(heads, **settings)(images)], rel=1e-4)
+
+    tiles = ["--tile", "40x60", "--overlap", "0.25", "--tile-scale", "0.9"]
+    found = predicted(place, *tiles)
+    assert found == expected(tile=(40, 60), overlap=0.25, tile_scale=0.9) != expected()
+    assert "becomes 48x112 px (height x width), cut into 2x3 tiles" in capsys.readouterr().out
+    assert predicted(place, *tiles[:2], "--overlap", "10") == expected(tile=(40, 60), overlap=10)
+    assert predicted(place, "--weights", "1", "0") == expected(weights=[1.0, 0.0])
+    assert predicted(place, "--reduce", "median", "--tta", "flip4") == expected(reduce="median", tta="flip4")
+
+
+def test_programs_get_every_value(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(job(place, "--json")) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert [task["unit"] for task in document["tasks"]] == ["g", ""]
+    results = Predictor(place / "heads")(sorted((place / "images").iterdir()))
+    for row, result in zip(document["predictions"], results, strict=True):
+        assert row["values"]["mass"] == pytest.approx(result["mass"], rel=1e-5)
+        assert row["values"]["kind"] == pytest.approx(list(map(float, result["kind"])), rel=1e-5)
+
+
+def test_maps_without_a_name_lie_next_to_the_table(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    without = predicted(place)
+    assert not (place / "out.png").exists()
+    assert predicted(place, "--maps") == pytest.approx(without, rel=1e-5)
+    assert f"written: {place / 'out.csv'}, {place / 'out.png'}" in capsys.readouterr().out
+    predicted(place, "--maps", str(place / "images" / "named.png"))
+    assert "lies among the images of" in capsys.readouterr().out
+    assert (place / "out.png").read_bytes() == (place / "images" / "named.png").read_bytes()
+
+
+def test_pictures_show_what_the_backbone_saw(tmp_path: Path) -> None:
+    """A green frame that the centre crop cuts away must not be in the picture."""
+    image = np.full((46, 94, 3), 90, np.uint8)
+    image[7:-7, 7:-7] = 200
+    image[:7], image[-7:], image[:, :7], image[:, -7:] = (0, 255, 0), (0, 255, 0), (0, 255, 0), (0, 255, 0)
+    Image.fromarray(image).save(tmp_path / "p.png")
+    backbone = load_backbone("dinoneck_tiny")
+    prepare = backbone.preprocess.changed(policy="crop")
+    save_head(tmp_path / "h.safetensors", PatchMeanHead(64, [Task("x")]), backbone=backbone, preprocess=prepare)
+    words = ["predict", str(tmp_path / "p.png"), "--heads", str(tmp_path / "h.safetensors"), "--maps", "--out"]
+    assert main([*words, str(tmp_path / "o.csv")]) == 0
+    shown = np.asarray(Image.open(tmp_path / "o.png").convert("RGB"))[26 : 26 + 93, 6 : 6 + 280]
+    assert (shown == 200).all()
+
+
+def test_images_that_cannot_be_used_are_left_out_on_request(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("a.png", "m.png"):
+        (place / "images" / name).write_bytes(b"")
+    for name in ("e.heic", "e.GIF", ".hidden.heic", "notes.txt"):
+        (place / "images" / name).write_bytes(b"of another format")
+    assert main(job(place)) == 1
+    assert not (place / "out.csv").exists()
+    capsys.readouterr()
+    assert main(job(place, "--skip-unusable", "--json", "--batch-size", "2")) == 0
+    told = capsys.readouterr()
+    assert sorted(Path(name).name for name in json.loads(told.out)["unusable"]) == ["a.png", "m.png"]
+    assert "left out: 2 files of other formats (.gif, .heic)" in told.err
+    assert [Path(row["image"]).stem for row in records_of(place / "out.csv")] == ["large", "small"]
+    words = ["predict", str(place / "images" / "a.png"), *job(place)[2:], "--skip-unusable"]
+    assert main(words) == 1
+    assert "none of the 1 images can be used" in capsys.readouterr().err
+
+
+def test_a_submission_is_complete_and_in_the_order_of_its_table(
+    tiny: Backbone, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Pasture(seed=1, size=(32, 64)).write_csiro(tmp_path, train=1, test=3)
+    asked, out = records_of(tmp_path / "test.csv"), tmp_path / "submission.csv"
+    targets = list(dict.fromkeys(row["target_name"] for row in asked))
+    head = tmp_path / "h.safetensors"
+    save_head(head, PatchMeanHead(64, [Task(name) for name in targets]), backbone=tiny, preprocess=tiny.preprocess)
+    lost = asked[0]["image_path"]
+    (tmp_path / lost).write_bytes(b"")
+    words = ["predict", "--csv", str(tmp_path / "test.csv"), "--heads", str(head), "--skip-unusable", "--json"]
+    assert main([*words, "--out", str(out)]) == 0
+    assert json.loads(capsys.readouterr().out)["filled"] == [lost]
+    rows = records_of(out)
+    assert [row["sample_id"] for row in rows] == [row["sample_id"] for row in asked]
+    predictor = Predictor(head)
+    for target in targets:
+        values = {
+            question["image_path"]: float(row["target"])
+            for row, question in zip(rows, asked, strict=True)
+            if question["target_name"] == target
+        }
+        mean = values.pop(lost)
+        assert mean == pytest.approx(np.mean([*values.values()]), rel=1e-4)
+        for image, value in values.items():
+            assert value == pytest.approx(predictor(tmp_path / image)[0][target], rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--weights", "1"], "weights are (1.0,): 1 for 2 heads"),
+        (["--weights", "1", "-1"], "weights"),
+        (["--weights", "1", "2", "--reduce", "median"], "reduce='median'"),
+        (["--overlap", "8"], "tile is None"),
+        (["--tile", "32", "--overlap", "40"], "overlap is 40 px"),
+        (["--tile-scale", "0"], "tile_scale"),
+        (["--out", "x.jpg"], "ends in .csv"),
+        (["--out", "no/x.csv"], "the folder no does not exist"),
+        (["--out", "heads"], "ends in .csv"),
+        (["--maps", "images/large.png"], "is one of the inputs"),
+        (["--random-backbone", "--backbone-file", "w.pth"], "exclude each other"),
+        (["--device", "cuda:99"], "cannot be used here"),
+        (["--revision", "v1"], "revision='v1' is for hub repositories"),
+        (["--csv", "t.csv"], "give either images"),
+    ],
+)
+def test_what_does_not_fit_writes_nothing(
+    place: Path,
+    options: list[str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(place)
+    before = sorted(place.rglob("*"))
+    assert main(["predict", "images", "--heads", "heads", "--out", "out.csv", *options]) == 1
+    assert message in capsys.readouterr().err
+    assert sorted(place.rglob("*")) == before
+
+
+def test_names_are_checked_before_the_work(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Images that do not exist or that a CSV cannot name; a folder with the name of an image is not one."""
+    assert main(["predict", str(place / "no.png"), *job(place)[2:]]) == 1
+    assert "1 of 1 images or folders do not exist" in capsys.readouterr().err
+    (place / "images" / "dir.png").mkdir()
+    assert main(job(place)) == 0
+    try:
+        shutil.copyfile(place / "images" / "small.png", place / "images" / os.fsdecode(b"\xff.png"))
+    except OSError:
+        pytest.skip("this file system takes Unicode names alone")
+    assert main(job(place)) == 1
+    assert "is not Unicode text" in capsys.readouterr().err
+
+
+def test_heads_from_the_hub_with_their_views(place: Path, hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
+    files = sorted((place / "heads").iterdir())
+    for file in files:
+        head = HeadCheckpoint.load(file)
+        save_head(file, head.build(), backbone=head.meta["backbone"], preprocess=head.preprocess, tta="flip4")
+    repo = hub.repo("me/grass", {"h.safetensors": files[1].read_bytes()})
+    repo.branches["v1"] = repo.branches["main"]
+    repo.commit({"h.safetensors": files[0].read_bytes()})
+    assert predicted(place, heads="me/grass") == predicted(place, heads=str(files[0]))
+    told = capsys.readouterr().out
+    assert f"me/grass is commit {repo.branches['main']}." in told
+    assert told.count("Views: flip4, as the training of the heads recorded") == 2, "also of what came from the Hub"
+    assert predicted(place, "--revision", "v1", heads="me/grass") == predicted(place, heads=str(files[1]))
+
+
+def test_heads_get_the_backbone_of_their_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Heads on seeded weights get their own seed; those on weights from a file are refused on random ones."""
+    draw(tmp_path / "images" / "a.png", 32, 48)
+    seeded = load_backbone("dinoneck_tiny", seed=7)
+    head = tmp_path / "h.safetensors"
+    save_head(head, PatchMeanHead(64, [Task("mass")]), backbone=seeded, preprocess=seeded.preprocess)
+    assert predicted(tmp_path, heads=str(head)) == predicted(tmp_path, "--random-backbone", heads=str(head))
+    record = HeadCheckpoint.load(head).meta["backbone"]
+    assert rebuild(record, random=True).record()["weights"] == record["weights"]
+    weights = tmp_path / "w.safetensors"
+    load_backbone("dinoneck_tiny", seed=1).save_weights(weights)
+    trained = load_backbone("dinoneck_tiny", checkpoint=weights)
+    save_head(head, PatchMeanHead(64, [Task("mass")]), backbone=trained, preprocess=trained.preprocess)
+    assert main(job(tmp_path, heads=str(head))) == 1
+    assert "--backbone-file" in capsys.readouterr().err
+    assert main(job(tmp_path, "--random-backbone", heads=str(head))) == 1
+    assert "seeded random weights (seed 0)" in capsys.readouterr().err
+    assert predicted(tmp_path, "--backbone-file", str(weights), heads=str(head))
+    save_head(head, PatchMeanHead(64, [Task("mass")]))
+    assert main(job(tmp_path, "--random-backbone", heads=str(head))) == 1
+    assert "does not state which backbone it needs" in capsys.readouterr().err

@@ -1,0 +1,258 @@
+"""Figures of one row per image: every cell lies over its patch, in the colour of its value."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tests.unit.viz.drawn import captions, check_cells, check_no_overlap, colour_at, pixels
+
+from dinoneck import (
+    CLSGatingHead,
+    ConfigError,
+    DataError,
+    DenseHead,
+    FeaturePyramid,
+    Predictor,
+    ShapeError,
+    Task,
+    Tokens,
+    ViTFPN,
+    load_backbone,
+)
+from dinoneck.data import Preprocessing
+from dinoneck.viz import PCABasis, gate_figure, heat_figure, pca_figure, pca_rgb, pyramid_figure
+
+
+def viridis(shares: np.ndarray) -> np.ndarray:
+    from matplotlib import colormaps
+
+    return colormaps["viridis"](shares)[..., :3]
+
+
+def image(rows: int, cols: int) -> np.ndarray:
+    return np.random.default_rng(rows * cols).integers(0, 256, (rows * 16, cols * 16, 3), dtype=np.uint8)
+
+
+def result(values: np.ndarray) -> dict[str, Any]:
+    """A map (rows, cols) or (outputs, rows, cols) as the Predictor returns it."""
+    maps = values[None] if values.ndim == 2 else values
+    totals = maps.sum(axis=(1, 2))
+    return {"mass": float(totals[0]) if len(totals) == 1 else totals, "maps": {"mass": maps}}
+
+
+def gates(count: int = 1, rows: int = 3, cols: int = 5) -> np.ndarray:
+    weights = np.random.default_rng(0).random((count, rows, cols)) ** 2
+    return weights / weights.sum(axis=(1, 2), keepdims=True)
+
+
+# -- maps ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("rows", "cols"), [(3, 5), (6, 2), (1, 1), (1, 16)])
+def test_every_cell_of_a_map_lies_over_its_patch(rows: int, cols: int) -> None:
+    index = np.arange(rows * cols, dtype=float).reshape(rows, cols)
+    figure = heat_figure(image(rows, cols), [result(index)], units={"mass": "g"}, alpha=1.0)
+    shares = index / index.max() if index.max() else index + 0.5  # equal values are the middle of the bar
+    check_cells(figure, figure.axes[1], viridis(shares), (rows * 16, cols * 16))
+    check_no_overlap(figure)
+
+
+def test_columns_are_outputs_with_units_labels_and_truths() -> None:
+    tasks = [
+        Task("mass", kind="density", unit="g"),
+        Task("parts", dim=2, kind="dense", labels=("clover", "dead"), unit="%"),
+        Task("height"),
+    ]
+    head = DenseHead(64, tasks[:2], hidden_dim=4)
+    images = [torch.rand(3, 32, 48) for _ in range(3)]
+    results = Predictor(head, load_backbone("dinoneck_tiny"))(images, maps=True)
+    truths = [{"mass": 12.0, "parts": np.array([1.0, np.nan])}, {}, {}]
+    figure = heat_figure(images, results, tasks=tasks, truths=truths, names=list("abc"))
+    rows = np.array(figure.axes[:12]).reshape(3, 4)
+    assert [axes.get_title() for axes in rows[:, 0]] == ["a", "b", "c"]
+    for column, (name, output) in enumerate([("mass", 0), ("parts", 0), ("parts", 1)], start=1):
+        values = [one["maps"][name][output] for one in results]
+        for axes, cells in zip(rows[:, column], values, strict=True):
+            np.testing.assert_allclose(axes.images[1].get_array(), cells)
+            assert axes.images[1].get_clim() == (np.min(values), np.max(values))
+    assert rows[0, 1].get_title() == f"mass {results[0]['mass']:.3g} g (true 12)"
+    assert rows[0, 2].get_title() == f"parts:clover {results[0]['parts'][0]:.3g} % (true 1)"
+    assert rows[0, 3].get_title() == f"parts:dead {results[0]['parts'][1]:.3g} %"
+    labels = [axes.get_xlabel() for axes in figure.axes[12:]]
+    assert labels == ["mass of one patch [g]", "parts:clover of one patch [%]", "parts:dead of one patch [%]"]
+    chosen = heat_figure(images, results, units={"parts": "share"}, tasks=["parts"])
+    assert chosen.axes[-1].get_xlabel() == "parts:1 of one patch [share]"
+
+
+def test_impossible_values_are_drawn_at_the_minimum_and_the_bar_states_it() -> None:
+    task = Task("mass", unit="g", minimum=0)
+    below, above = np.array([[-58.0, 10.0, 83.0]]), np.array([[0.0, 10.0, 83.0]])
+    clipped, plain = (heat_figure(image(1, 3), [result(cells)], tasks=[task]) for cells in (below, above))
+    np.testing.assert_allclose(clipped.axes[1].images[-1].get_array(), above)
+    assert clipped.axes[1].images[-1].get_clim() == (0.0, 83.0)
+    labels = [figure.axes[2].get_xlabel() for figure in (clipped, plain)]
+    assert labels == ["mass of one patch [g], clipped at 0", "mass of one patch [g]"]
+
+
+def test_maps_that_cannot_be_drawn_are_refused(tmp_path: Path) -> None:
+    good = result(np.eye(2))
+    for results, error, message in (
+        ([{"mass": 1.0}], DataError, "maps=True"),
+        ([good, good], DataError, "1 images with 2"),
+        (
+            [good | {"maps": {"mass": np.array([[[1.0, np.nan], [0, 0]]])}}],
+            DataError,
+            r"maps of 'mass' hold nan \(1 of 4",
+        ),
+        ([{"mass": 1.0, "maps": {"mass": np.eye(2)}}], ShapeError, r"expected \(2, rows, cols\)"),
+        ([{"mass": 1.0, "maps": {"mass": np.zeros((2, 2, 2))}}], DataError, "no number for 'mass:1'"),
+        ([{"mass": np.zeros(300), "maps": {"mass": np.zeros((300, 2, 2))}}], DataError, "301 images in one row"),
+        ([{"maps": {}}], DataError, "no maps to draw"),
+    ):
+        with pytest.raises(error, match=message):
+            heat_figure(image(2, 2), results)
+    for options, message in (
+        ({"truths": [{"mass": "much"}]}, "true values of 'mass' are not numbers"),
+        ({"truths": [{}, {}]}, "1 images with 1 and 2"),
+        ({"tasks": ["mas"]}, "no map of 'mas'.*Did you mean 'mass'"),
+        ({"names": ["a", "b"]}, "expected 1, one per image"),
+    ):
+        with pytest.raises(DataError, match=message):
+            heat_figure(image(2, 2), [good], **options)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="there is no photo"):
+        heat_figure(tmp_path / "none.jpg", [good])
+    with pytest.raises(DataError, match=r"49 images; one figure takes 1 \.\.\. 48"):
+        heat_figure([image(2, 2)] * 49, [good] * 49)
+
+
+# -- gates -----------------------------------------------------------------------------------------------
+
+
+def test_gates_share_one_scale_and_let_the_image_through() -> None:
+    weights, grey = gates(3), np.full((48, 80, 3), 200, np.uint8)
+    figure = gate_figure([grey] * 3, weights, alpha=0.25)
+    for axes, gate in zip(figure.axes[1:6:2], weights, strict=True):
+        assert axes.get_title() == f"gate, at most {gate.max() * 15:.3g} x the even weight"
+        assert axes.images[-1].get_clim() == (0.0, weights.max())
+    expected = 0.25 * viridis(weights[0] / weights.max()) + 0.75 * 200 / 255
+    check_cells(figure, figure.axes[1], expected, (48, 80))
+    assert "adds up to 1" in figure.axes[-1].get_xlabel()
+
+
+def test_gates_of_heads_and_predictors_are_the_same_and_grids_may_differ() -> None:
+    backbone = load_backbone("dinoneck_tiny")
+    head = CLSGatingHead(64, [Task("mass")], mode="query", hidden_dim=8)
+    images = torch.rand(2, 3, 32, 48)
+    gate = head.gate(backbone(backbone.preprocess(images)))
+    results = Predictor(head, backbone)(list(images), maps=True)
+    one, other = gate_figure(images, gate.half()), gate_figure(images, [result["gate"] for result in results])
+    for axes, same in zip(one.axes[:4], other.axes[:4], strict=True):
+        np.testing.assert_allclose(axes.images[-1].get_array(), same.images[-1].get_array(), atol=1e-3)
+    figure = gate_figure([image(3, 5), image(5, 3)], [gates()[0], gates(1, 5, 3)[0]])
+    assert [axes.images[1].get_array().shape for axes in figure.axes[1:4:2]] == [(3, 5), (5, 3)]
+
+
+def test_what_is_not_a_gate_is_refused() -> None:
+    [gate] = gates()
+    for given, error, message in (
+        (gate[None] * 2, DataError, "gate 0 adds up to 2 "),
+        ([np.array([[-0.5, 1.5]])], DataError, "smallest weight is -0.5"),
+        (gate.reshape(1, -1), ShapeError, r"gate 0 have shape \(15,\); expected \(rows, cols\)"),
+        (gates(2), DataError, "1 images with 2"),
+    ):
+        with pytest.raises(error, match=message):
+            gate_figure(image(3, 5), given)
+    with pytest.raises(ConfigError, match="alpha is 2"):
+        gate_figure(image(3, 5), gate[None], alpha=2)
+
+
+# -- features --------------------------------------------------------------------------------------------
+
+
+def test_features_of_a_padded_image_lie_over_its_patches() -> None:
+    colours = np.random.default_rng(0).integers(0, 256, (4, 3, 3), dtype=np.uint8)
+    recipe = Preprocessing(size=(64, 96), fit="pad")
+    picture = recipe.picture(colours.repeat(16, axis=0).repeat(16, axis=1))
+    means = picture.unfold(1, 16, 16).unfold(2, 16, 16).mean(dim=(-1, -2))  # what a patch shows, as a feature
+    tokens = Tokens.from_patches(means[None].flatten(2).mT, grid=(4, 6), patch_size=16, layers=[11])
+    figure = pca_figure(picture, tokens)
+    expected = np.concatenate([colours / 255.0, np.broadcast_to(recipe.mean, (4, 3, 3))], axis=1)
+    check_cells(figure, figure.axes[0], expected, (64, 96))
+    check_cells(figure, figure.axes[1], pca_rgb(tokens)[0], (64, 96))
+    assert captions(figure.axes[1]) == ["features of block 11"]
+
+
+def test_all_images_of_a_batch_share_their_colours() -> None:
+    backbone = load_backbone("dinoneck_tiny")
+    images = torch.rand(3, 3, 32, 48, generator=torch.Generator().manual_seed(0))
+    tokens = backbone(backbone.preprocess(images))
+    figure = pca_figure(images, tokens)
+    shown = np.stack([axes.images[-1].get_array() for axes in figure.axes[1::2]])
+    np.testing.assert_array_equal(shown, pca_rgb(tokens))
+    assert [axes.get_title() for axes in figure.axes[::2]] == ["image 1", "image 2", "image 3"]
+    alone = pca_figure(images[1], tokens[1], basis=PCABasis.fit(tokens))
+    np.testing.assert_allclose(alone.axes[1].images[-1].get_array(), shown[1], atol=1e-12)
+    with pytest.raises(DataError, match="1 images with 3"):
+        pca_figure(images[0], tokens)
+
+
+@pytest.mark.parametrize("size", [(32, 640), (640, 160), (16, 16)])
+def test_long_names_find_room(size: tuple[int, int]) -> None:
+    names = ["2015/Tasmania/site_07_$5$_a_rather_long_name_that_goes_on_and_on_without_end_0001.jpg", "b " * 80]
+    patches = torch.rand(2, size[0] * size[1] // 256, 4)
+    tokens = Tokens.from_patches(patches, grid=(size[0] // 16, size[1] // 16), patch_size=16)
+    check_no_overlap(pca_figure(np.zeros((2, *size, 3), np.uint8), tokens, names=names))
+
+
+# -- pyramids --------------------------------------------------------------------------------------------
+
+
+def levels(rows: int, cols: int) -> FeaturePyramid:
+    generator = torch.Generator().manual_seed(0)
+    sizes = [(rows, cols), (-(-rows // 2), -(-cols // 2)), (-(-rows // 4), -(-cols // 4))]
+    return FeaturePyramid(tuple(torch.randn(2, 6, *size, generator=generator) for size in sizes), (16.0, 32.0, 64.0))
+
+
+@pytest.mark.parametrize("how", ["pca", "norm"])
+def test_cells_of_a_level_cover_the_pixels_of_their_stride(how: str) -> None:
+    pyramid = levels(5, 7)
+    figure = pyramid_figure(pyramid, np.zeros((80, 112, 3), np.uint8), how=how, sample=1)  # type: ignore[arg-type]
+    sheet = pixels(figure, 200)
+    for axes, level, stride in zip(figure.axes[1:4], pyramid.maps, pyramid.strides, strict=True):
+        assert (axes.get_xlim(), axes.get_ylim()) == ((0, 112), (80, 0))
+        rows, cols = level.shape[2:]
+        lengths = level[1].double().norm(dim=0).numpy()
+        shares = (lengths - lengths.min()) / (lengths.max() - lengths.min())
+        expected = pca_rgb(level[1:])[0] if how == "pca" else viridis(shares)
+        for r in range(rows):
+            for c in range(cols):
+                right, bottom = min((c + 1) * stride, 112), min((r + 1) * stride, 80)
+                for x, y in ((c * stride + 1, r * stride + 1), (right - 1, bottom - 1)):
+                    np.testing.assert_allclose(colour_at(sheet, axes, x, y), expected[r, c], atol=2.5 / 255)
+
+
+def test_titles_of_a_necks_levels_give_the_strides() -> None:
+    tokens = Tokens.from_patches([torch.randn(1, 15, 32)] * 4, grid=(3, 5), patch_size=16)
+    with torch.no_grad():
+        figure = pyramid_figure(ViTFPN(32, 4, 8)(tokens))
+    titles = ["level 0: stride 16 px, 3 x 5 cells", "level 1: stride 32 px, 2 x 3 cells"]
+    assert [axes.get_title() for axes in figure.axes[:2]] == titles
+    assert all((axes.get_xlim(), axes.get_ylim()) == ((0, 80), (48, 0)) for axes in figure.axes)
+
+
+def test_levels_that_do_not_fit_are_refused() -> None:
+    pyramid = levels(3, 4)
+    with pytest.raises(ShapeError, match=r"3 x 4 cells of 16 px does not fit an image of 32x64 px"):
+        pyramid_figure(pyramid, np.zeros((32, 64, 3), np.uint8))
+    with pytest.raises(ConfigError, match="how is 'mean'"):
+        pyramid_figure(pyramid, how="mean")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="sample is 2; this pyramid is of 2 images"):
+        pyramid_figure(pyramid, sample=2)
+    with pytest.raises(ShapeError, match="no levels"):
+        pyramid_figure(FeaturePyramid((), ()))
+    with pytest.raises(DataError, match="level 0 hold nan"):
+        pyramid_figure(FeaturePyramid((torch.full((1, 3, 2, 2), torch.nan),), (16.0,)))
