@@ -42,6 +42,7 @@ VERBS = (
     "bench",
     "viz",
     "export",
+    "serve",
     "doctor",
     "store",
 )

@@ -1,4 +1,4 @@
-"""Multipart bodies, read as they arrive: bytes are counted, parts are counted, time is bounded."""
+"""Multipart bodies, read as they arrive: bytes, files and time are limited."""
 
 from __future__ import annotations
 
@@ -6,19 +6,24 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import NamedTuple
 
-from fastapi import Request
-from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser, parse_options_header
-from starlette.requests import ClientDisconnect
+from dinoneck.errors import missing_extra
 
-from examples.service.refusal import Refusal, shown
-from examples.service.settings import Settings
+try:
+    from fastapi import Request
+    from python_multipart.exceptions import FormParserError
+    from python_multipart.multipart import MultipartParser, parse_options_header
+    from starlette.requests import ClientDisconnect
+except ImportError as error:
+    raise missing_extra("fastapi", "serve") from error
 
-EXPECTED = "expected multipart/form-data with one file per photo, as curl -F photo=@field.jpg sends it"
+from dinoneck.serve.refusal import Refusal, quoted
+from dinoneck.serve.settings import Settings
+
+EXPECTED = "expected multipart/form-data with one file per image, as curl -F image=@field.jpg sends it"
 
 
 class Upload(NamedTuple):
-    """One file of a request, as it came."""
+    """One file of a request."""
 
     name: str
     data: bytes
@@ -27,13 +32,13 @@ class Upload(NamedTuple):
 async def read_uploads(request: Request, settings: Settings) -> list[Upload]:
     """Return the files of a multipart request.
 
-    The body is refused at the byte that is too many, whatever its Content-Length said.
+    The body is refused at the first byte above the limit, whatever its Content-Length is.
 
     Raises:
         Refusal: 400 if the body is malformed or ends early, 408 if it takes too long, 413 if it is too large or has too
-            many files, 415 if it is no multipart body, 422 if it holds no photo, or text.
+            many files, 415 if it is not multipart, 422 if it holds no file, or a text field.
     """
-    form = _Form(_boundary(request), settings.max_photos)
+    form = _Form(_boundary(request), settings.max_images)
     _check_length(request, settings)
     try:
         async with asyncio.timeout(settings.body_timeout):
@@ -41,7 +46,7 @@ async def read_uploads(request: Request, settings: Settings) -> list[Upload]:
                 form.write(chunk)
     except TimeoutError:
         raise Refusal(
-            408, "too_slow", f"the body did not arrive within {settings.body_timeout:g} s; send smaller photos"
+            408, "too_slow", f"the body did not arrive within {settings.body_timeout:g} s; send smaller images"
         ) from None
     except ClientDisconnect:
         raise Refusal(400, "malformed_upload", "the connection ended before the body did; send it again") from None
@@ -58,37 +63,37 @@ async def _limited(stream: AsyncIterator[bytes], settings: Settings) -> AsyncIte
 
 
 def _check_length(request: Request, settings: Settings) -> None:
-    told = request.headers.get("content-length", "")
-    if told.isdecimal() and int(told[:20]) > settings.max_upload_bytes:
-        raise _too_large(shown(told).strip("'"), settings)
+    length = request.headers.get("content-length", "")
+    if length.isdecimal() and int(length[:20]) > settings.max_upload_bytes:
+        raise _too_large(quoted(length).strip("'"), settings)
 
 
-def _too_large(told: str, settings: Settings) -> Refusal:
+def _too_large(length: str, settings: Settings) -> Refusal:
     return Refusal(
         413,
         "too_large",
-        f"the body has {told} bytes; expected {settings.max_upload_bytes} at most. "
-        "Send fewer photos at once, or smaller ones",
+        f"the body has {length} bytes; expected {settings.max_upload_bytes} at most. "
+        "Send fewer images at once, or smaller ones",
     )
 
 
 def _boundary(request: Request) -> bytes:
     coding = request.headers.get("content-encoding", "identity")
     if coding.lower() != "identity":
-        raise Refusal(415, "not_multipart", f"the body is encoded as {shown(coding)}; send it plain")
+        raise Refusal(415, "not_multipart", f"the body is encoded as {quoted(coding)}; send it plain")
     kind, options = parse_options_header(request.headers.get("content-type"))
     if kind != b"multipart/form-data":
         raise Refusal(
-            415, "not_multipart", f"the body is {shown(kind.decode('latin-1')) if kind else 'of no type'}; {EXPECTED}"
+            415, "not_multipart", f"the body is {quoted(kind.decode('latin-1')) if kind else 'of no type'}; {EXPECTED}"
         )
     boundary = options.get(b"boundary", b"")
     if not 1 <= len(boundary) <= 70:
-        raise Refusal(400, "malformed_upload", f"its boundary has {len(boundary)} characters, expected 1 ... 70")
+        raise Refusal(400, "malformed_upload", f"its boundary has {len(boundary)} characters, expected 1 to 70")
     return boundary
 
 
 class _Form:
-    """The files of a multipart body; every other kind of part is refused."""
+    """The files of a multipart body; text fields are refused."""
 
     def __init__(self, boundary: bytes, max_files: int) -> None:
         self._max_files = max_files
@@ -111,7 +116,7 @@ class _Form:
 
     def write(self, chunk: bytes) -> None:
         try:
-            if chunk and not self._ended:  # what follows the last boundary means nothing
+            if chunk and not self._ended:  # bytes after the last boundary are ignored
                 self._parser.write(chunk)
         except FormParserError as error:
             raise Refusal(400, "malformed_upload", f"the body is malformed: {error}; {EXPECTED}") from None
@@ -120,12 +125,12 @@ class _Form:
         if not self._ended:
             raise Refusal(400, "malformed_upload", f"the body ends before its last boundary; {EXPECTED}")
         if not self._files:
-            raise Refusal(422, "no_photo", f"the body holds no file; {EXPECTED}")
-        found = []
-        while self._files:  # one by one, so that never all of them are here twice
+            raise Refusal(422, "no_image", f"the body holds no file; {EXPECTED}")
+        uploads = []
+        while self._files:  # one by one: never two copies of all of them
             name, data = self._files.pop(0)
-            found.append(Upload(name, bytes(data)))
-        return found
+            uploads.append(Upload(name, bytes(data)))
+        return uploads
 
     def _end(self) -> None:
         self._ended = True
@@ -136,14 +141,14 @@ class _Form:
         self._value.clear()
 
     def _open_file(self) -> None:
-        told, options = parse_options_header(self._headers.get(b"content-disposition", b"").decode("latin-1"))
-        if told != b"form-data" or b"filename" not in options:
-            field = shown(options.get(b"name", b"").decode("utf-8", "replace"))
-            raise Refusal(422, "no_photo", f"the field {field} is no file; {EXPECTED}")
+        kind, options = parse_options_header(self._headers.get(b"content-disposition", b"").decode("latin-1"))
+        if kind != b"form-data" or b"filename" not in options:
+            field = quoted(options.get(b"name", b"").decode("utf-8", "replace"))
+            raise Refusal(422, "no_image", f"the field {field} is not a file; {EXPECTED}")
         if len(self._files) == self._max_files:
             raise Refusal(
                 413,
-                "too_many_photos",
+                "too_many_images",
                 f"the body holds more than {self._max_files} files, expected no more; send them in several requests",
             )
         self._files.append((options[b"filename"].decode("utf-8", "replace"), bytearray()))

@@ -1,4 +1,4 @@
-"""From a stranger's bytes to a picture: what it is and how large, before a pixel is decoded."""
+"""From uploaded bytes to an image: its format and size are checked before a pixel is decoded."""
 
 from __future__ import annotations
 
@@ -12,46 +12,46 @@ from PIL import Image, UnidentifiedImageError
 from dinoneck.data import Preprocessing
 from dinoneck.data.photos import fitted_size
 from dinoneck.grid import patch_pair
-from examples.service.refusal import Refusal, shown
-from examples.service.settings import Settings
-from examples.service.uploads import Upload
+from dinoneck.serve.refusal import Refusal, quoted
+from dinoneck.serve.settings import Settings
+from dinoneck.serve.uploads import Upload
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
-Image.MAX_IMAGE_PIXELS = None  # the bound here is the settings' own, checked before anything is decoded
+Image.MAX_IMAGE_PIXELS = None  # settings.max_pixels is checked before anything is decoded
 
 
-def opened(upload: Upload, recipe: Preprocessing, settings: Settings) -> Image.Image:
-    """Return the picture, its header read and its size found bearable; its pixels are still compressed.
+def open_image(upload: Upload, recipe: Preprocessing, settings: Settings) -> Image.Image:
+    """Return the image with its header read and checked; its pixels are still compressed.
 
     Raises:
-        Refusal: 422 if it is no picture, or one of several frames; 413 if it is too large.
+        Refusal: 422 if it is not an image, or has several frames; 413 if it is too large.
     """
-    name = shown(upload.name)
+    name = quoted(upload.name)
     if not upload.data:
-        raise Refusal(422, "not_a_picture", f"{name} has 0 bytes; expected a picture. Send the file again")
+        raise Refusal(422, "not_an_image", f"{name} has 0 bytes; expected an image. Send the file again")
     try:
         image = Image.open(io.BytesIO(upload.data), formats=FORMATS)
         frames = bool(getattr(image, "is_animated", False)) and image.format != "MPO"
     except UnidentifiedImageError:
         raise Refusal(
             422,
-            "not_a_picture",
-            f"{name} ({len(upload.data)} bytes) is no picture of a known kind; expected {', '.join(FORMATS)}. "
+            "not_an_image",
+            f"{name} ({len(upload.data)} bytes) is not an image of a known format; expected {', '.join(FORMATS)}. "
             "Convert it",
         ) from None
-    except Exception as error:  # decoders raise whatever damaged bytes lead them to
-        raise broken(upload, error, "not_a_picture") from error
+    except Exception as error:  # decoders raise many types of errors on damaged bytes
+        raise broken(upload, error, "not_an_image") from error
     width, height = image.size
     if image.mode == "F" or (image.mode == "I" and image.format != "PNG"):  # older Pillow opens 16-bit PNGs as I
         raise Refusal(
             422,
             "unfit",
             f"{name} holds 32-bit values ({image.mode}) of unknown range; expected 8 or 16 bits per channel. "
-            "Save it anew",
+            "Save it with 8 bits",
         )
     if frames:
         raise Refusal(
-            422, "animated", f"{name} is an animation or has several pages; expected one picture. Send the one you mean"
+            422, "animated", f"{name} is an animation or has several pages; expected one image. Send a single frame"
         )
     if width * height > settings.max_pixels:
         raise Refusal(
@@ -60,13 +60,16 @@ def opened(upload: Upload, recipe: Preprocessing, settings: Settings) -> Image.I
             f"{name} is {width}x{height} px, {width * height} pixels; expected {settings.max_pixels} at most. "
             "Make it smaller",
         )
-    for size in ((height, width), (width, height)):  # it may be turned: to know would mean to decode some kinds
+    for size in (
+        (height, width),
+        (width, height),
+    ):  # EXIF may rotate it
         check_work(size, recipe, settings, name)
     return image
 
 
 def check_work(size: tuple[int, int], recipe: Preprocessing, settings: Settings, name: str) -> None:
-    """Refuse a photo of (height, width) px that few bytes would make much work.
+    """Refuse an image of (height, width) px that is small as a file and large for the model.
 
     Raises:
         Refusal: 413, if it is resized to more than ``max_pixels``, or has more than ``max_patches`` where the head has
@@ -93,21 +96,21 @@ def check_work(size: tuple[int, int], recipe: Preprocessing, settings: Settings,
         )
 
 
-def broken(upload: Upload, error: Exception, code: str = "broken_picture") -> Refusal:
-    """Return the refusal of a picture whose bytes are damaged."""
-    said = shown(str(error).splitlines()[0] if str(error) else type(error).__name__)
+def broken(upload: Upload, error: Exception, code: str = "broken_image") -> Refusal:
+    """Return the refusal of an image with damaged bytes."""
+    reason = quoted(str(error).splitlines()[0] if str(error) else type(error).__name__)
     return Refusal(
         422,
         code,
-        f"{shown(upload.name)} ({len(upload.data)} bytes) cannot be decoded: {said}; expected a whole picture. "
-        "Send it again, or save it anew",
+        f"{quoted(upload.name)} ({len(upload.data)} bytes) cannot be decoded: {reason}; expected a complete image. "
+        "Send it again, or save it again",
     )
 
 
 class PixelBudget:
-    """Lets photos be decoded together only while their pixels stay within a bound; others wait their turn.
+    """Limits the pixels of images that are decoded at the same time; further images wait.
 
-    A pixel is 26 to 45 bytes between its file and its patches. The largest photo allowed fits the bound alone.
+    A pixel is 26 to 45 bytes between its file and its patches. The largest image allowed fits the limit alone.
     """
 
     def __init__(self, pixels: int) -> None:
@@ -116,14 +119,14 @@ class PixelBudget:
 
     @contextmanager
     def taken(self, pixels: int) -> Iterator[None]:
-        """Hold so many pixels of the bound inside the block."""
-        wanted = min(pixels, self._all)
+        """Reserve so many pixels inside the block."""
+        count = min(pixels, self._all)
         with self._changed:
-            self._changed.wait_for(lambda: self._left >= wanted)
-            self._left -= wanted
+            self._changed.wait_for(lambda: self._left >= count)
+            self._left -= count
         try:
             yield
         finally:
             with self._changed:
-                self._left += wanted
+                self._left += count
                 self._changed.notify_all()

@@ -1,4 +1,4 @@
-"""The example service as a process, asked over loopback: right answers for good photos, reasons for bad ones."""
+"""The service as a process, asked over loopback: right answers for good photos, reasons for bad ones."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from dinoneck import PatchMeanHead, Predictor, Task, load_backbone, save_head
 pytestmark = pytest.mark.skipif(
     None in map(find_spec, ("fastapi", "uvicorn", "python_multipart")), reason="the extra serve is not installed"
 )
-CONCURRENCY, QUEUE, MAX_PHOTOS, MAX_UPLOAD_BYTES = 2, 4, 4, 1_500_000
+CONCURRENCY, QUEUE, MAX_IMAGES, MAX_UPLOAD_BYTES = 2, 4, 4, 1_500_000
 OPTIONS = (
-    *("--concurrency", str(CONCURRENCY), "--queue", str(QUEUE), "--max-photos", str(MAX_PHOTOS)),
+    *("--concurrency", str(CONCURRENCY), "--queue", str(QUEUE), "--max-images", str(MAX_IMAGES)),
     *("--max-upload-mb", str(MAX_UPLOAD_BYTES / 1e6), "--max-pixels", "1000000", "--threads", "1"),
     *("--timeout", "120", "--body-timeout", "120"),
 )
@@ -84,7 +84,7 @@ def test_every_kind_of_picture_is_answered_as_by_a_lone_predictor(service: Servi
     assert len({json.dumps(values(answer)) for answer in lone.values()}) > 10  # the pictures can be told apart
 
 
-@pytest.mark.parametrize("request_", bad_requests(MAX_UPLOAD_BYTES, MAX_PHOTOS), ids=lambda one: one.kind)
+@pytest.mark.parametrize("request_", bad_requests(MAX_UPLOAD_BYTES, MAX_IMAGES), ids=lambda one: one.kind)
 def test_every_bad_request_is_refused_with_its_reason(service: Service, request_: Any) -> None:
     with contextlib.closing(service.connection()) as connection:
         request_.send(connection)
@@ -98,7 +98,7 @@ def test_every_bad_request_is_refused_with_its_reason(service: Service, request_
 def test_several_photos_are_answered_in_their_order_or_refused_together(service: Service, lone: dict[str, Any]) -> None:
     pictures = good(160, 120)
     names = ["turned.jpg", "plain.png", "cmyk.jpg"]
-    told = service.predict(*[(name, pictures[name]) for name in names]).json()["photos"]
+    told = service.predict(*[(name, pictures[name]) for name in names]).json()["images"]
     assert [photo["name"] for photo in told] == names
     assert [photo["values"] for photo in told] == [values(lone[name]) for name in names]
     refused = service.predict(("plain.png", pictures["plain.png"]), ("empty.jpg", b""))
@@ -109,9 +109,9 @@ def test_several_photos_are_answered_in_their_order_or_refused_together(service:
 def test_maps_come_as_lists_or_as_pictures(service: Service, lone: dict[str, Any]) -> None:
     name, wanted = "plain.png", lone["plain.png"]["maps"]["mass"]
     data = good(160, 120)[name]
-    lists = service.predict((name, data), query="?maps=lists").json()["photos"][0]["maps"]["mass"]
+    lists = service.predict((name, data), query="?maps=lists").json()["images"][0]["maps"]["mass"]
     assert np.array_equal(np.asarray(lists, dtype=np.float32), wanted)
-    [drawn] = service.predict((name, data), query="?maps=png").json()["photos"][0]["maps"]["mass"]
+    [drawn] = service.predict((name, data), query="?maps=png").json()["images"][0]["maps"]["mass"]
     grey = np.asarray(Image.open(io.BytesIO(base64.b64decode(drawn["png"]))), dtype=np.float32) / 255
     step = (drawn["white"] - drawn["black"]) / 255
     np.testing.assert_allclose(drawn["black"] + grey * 255 * step, wanted[0], atol=step)
@@ -128,9 +128,8 @@ def test_an_encoded_body_is_refused_by_name(service: Service) -> None:
 
 @pytest.mark.filterwarnings("ignore:Please use .import python_multipart:PendingDeprecationWarning")  # older fastapi
 def test_what_nobody_foresaw_is_json_too(head: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from examples.service.app import build
-    from examples.service.settings import parsed
-    from examples.service.work import Worker
+    from dinoneck.serve import create_app
+    from dinoneck.serve.worker import Worker
 
     def breaks(self: Worker) -> None:
         raise RuntimeError("a fault of its own")
@@ -147,7 +146,7 @@ def test_what_nobody_foresaw_is_json_too(head: Path, monkeypatch: pytest.MonkeyP
     scope = {"type": "http", "method": "GET", "path": "/ready", "raw_path": b"/ready", "headers": [],
              "query_string": b"", "http_version": "1.1", "scheme": "http"}  # fmt: skip
     with pytest.raises(RuntimeError, match="of its own"):
-        asyncio.run(build(parsed([str(head)]))(scope, receive, send))  # type: ignore[arg-type]
+        asyncio.run(create_app(head)(scope, receive, send))  # type: ignore[arg-type]
     assert sent[0]["status"] == 500
     assert json.loads(sent[1]["body"])["code"] == "failed"
 
@@ -155,7 +154,7 @@ def test_what_nobody_foresaw_is_json_too(head: Path, monkeypatch: pytest.MonkeyP
 def test_names_are_only_ever_shown(service: Service) -> None:
     data = good(160, 120)["plain.png"]
     for name in ("../../etc/passwd", "x" * 300 + ".png", "späße 😀.png", "<script>.png", ""):
-        assert service.predict((name, data)).json()["photos"][0]["name"] == name
+        assert service.predict((name, data)).json()["images"][0]["name"] == name
     told = service.predict(("\x1b[31mred.jpg", b"no picture")).json()["error"]
     assert "\x1b" not in told
 
@@ -201,7 +200,7 @@ def test_a_full_house_is_told_when_to_come_back(service: Service, lone: dict[str
         for connection in held:
             connection.send(body[100:])
         for connection in held:
-            assert received(connection).json()["photos"][0]["values"] == values(lone[name])
+            assert received(connection).json()["images"][0]["values"] == values(lone[name])
 
 
 def test_clients_that_leave_early_or_lie_about_lengths_cost_nothing(service: Service, lone: dict[str, Any]) -> None:
@@ -225,4 +224,4 @@ def test_clients_that_leave_early_or_lie_about_lengths_cost_nothing(service: Ser
     while service.metric("dinoneck_requests_waiting"):
         pass
     name = "plain.png"
-    assert service.predict((name, good(160, 120)[name])).json()["photos"][0]["values"] == values(lone[name])
+    assert service.predict((name, good(160, 120)[name])).json()["images"][0]["values"] == values(lone[name])

@@ -1,4 +1,4 @@
-"""The example service under load and under attack, each with a process of its own."""
+"""The service under load and under attack, each with a process of its own."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_gathered_passes_answer_the_same_to_rounding(tmp_path: Path) -> None:
         found: dict[str, float] = {}
 
         def ask(name: str) -> None:
-            found[name] = service.predict((name, pictures[name])).json()["photos"][0]["values"]["mass"]
+            found[name] = service.predict((name, pictures[name])).json()["images"][0]["values"]["mass"]
 
         threads = [threading.Thread(target=ask, args=(name,)) for name in pictures]
         for thread in threads:
@@ -74,6 +74,26 @@ def test_slow_clients_are_let_go(tmp_path: Path) -> None:
         while told := twice.recv(1000):
             assert b"500" not in told
         assert service.get("/ready").status == 200
+
+
+def test_health_is_served_however_many_clients_hold_connections(tmp_path: Path) -> None:
+    """Clients that never complete a request fill the limit of open connections, which is 64 above --connections."""
+    head = saved_head(tmp_path, "dinoneck_tiny", (32, 32))
+    with running(head, *PATIENT, "--connections", "1") as service, contextlib.ExitStack() as stack:
+        for number in range(80):
+            slow = stack.enter_context(socket.create_connection((service.host, service.port), timeout=60))
+            if number % 2:
+                slow.sendall(b"GET /health HTTP/1.1\r\nX-")
+        assert service.get("/health").status == 200
+        body = stack.enter_context(contextlib.closing(service.connection()))
+        body.putrequest("POST", "/predict")
+        for key, value in {**HEADERS, "Content-Length": "5000"}.items():
+            body.putheader(key, value)
+        body.endheaders(b"x")
+        while (refused := service.get("/ready")).status == 200:
+            pass
+        assert (refused.status, refused.json()["code"]) == (503, "busy")
+        assert service.get("/health").status == 200
 
 
 def test_sigterm_finishes_what_runs(tmp_path: Path) -> None:
@@ -116,15 +136,15 @@ def test_a_head_that_cannot_be_served_ends_the_process_with_a_reason(tmp_path: P
     (tmp_path / "no.safetensors").write_bytes(b"no head")
     headless = tmp_path / "alone.safetensors"
     save_head(headless, PatchMeanHead(64, [Task("mass")]))
-    for path, status, said in ((tmp_path / "no.safetensors", 2, "error:"), (headless, 1, "which backbone they need")):
+    for path, said in ((tmp_path / "no.safetensors", "error:"), (headless, "which backbone they need")):
         done = subprocess.run(
-            [sys.executable, "-m", "examples.service", str(path), "--port", "0"],
+            [sys.executable, "-m", "dinoneck", "serve", str(path), "--port", "0"],
             cwd=ROOT,
             capture_output=True,
             text=True,
             timeout=240,
             check=False,
         )
-        assert done.returncode == status, done.stderr
+        assert done.returncode == 1, done.stderr
         assert said in done.stderr
         assert "Traceback" not in done.stderr
