@@ -89,7 +89,7 @@ def test_health_is_served_however_many_clients_hold_connections(tmp_path: Path) 
         body.putrequest("POST", "/predict")
         for key, value in {**HEADERS, "Content-Length": "5000"}.items():
             body.putheader(key, value)
-        body.endheaders(b"x")
+        body.endheaders(multipart(("a.jpg", b"x"))[:50])
         while (refused := service.get("/ready")).status == 200:
             pass
         assert (refused.status, refused.json()["code"]) == (503, "busy")
