@@ -277,7 +277,7 @@ def attach_to_detr(model: nn.Module, encoder: PyramidEncoder) -> nn.Module:
         raise ConfigError(f"the encoder's strides are {encoder.strides}; the detector needs each twice the one before")
     width = inner.config.encoder_hidden_dim
     like = next(projections.parameters(), next(inner.parameters()))  # their device and dtype
-    inner.backbone = _WithMasks(encoder)
+    inner.backbone = MaskedLevels(encoder)
     inner.encoder_input_proj = nn.ModuleList(
         nn.Identity()
         if encoder.out_channels == width
@@ -287,13 +287,13 @@ def attach_to_detr(model: nn.Module, encoder: PyramidEncoder) -> nn.Module:
     return model
 
 
-class _WithMasks(nn.Module):
+class MaskedLevels(nn.Module):
     """An encoder with the interface of those detectors: levels, each with the mask of valid pixels at its size."""
 
-    def __init__(self, encoder: PyramidEncoder) -> None:
+    def __init__(self, encoder: nn.Module) -> None:
         super().__init__()
-        self.encoder = encoder
-        self.intermediate_channel_sizes = [encoder.out_channels] * len(encoder.strides)
+        self.encoder: Any = encoder
+        self.intermediate_channel_sizes = [self.encoder.out_channels] * len(self.encoder.strides)
 
     def forward(self, pixel_values: Tensor, pixel_mask: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Return pairs of a level (B, C, rows, cols) and its mask (B, rows, cols), fine to coarse."""
