@@ -5,7 +5,7 @@ from dinoneck.lazy import attach, homes
 _HOMES = homes(
     __name__,
     detector=["Detector"],
-    evaluation=["evaluate_boxes", "gather_predictions", "score_boxes", "write_results"],
+    evaluation=["coco_results", "evaluate_boxes", "gather_predictions", "score_boxes"],
     head=["DetectionHead"],
     training=["train_detector"],
 )

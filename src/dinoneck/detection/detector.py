@@ -43,6 +43,7 @@ class Detector(nn.Module):
         backbone: the backbone.
         preprocess: resizing and normalisation of images.
         classes: names of the labels.
+        tuned: names of the backbone's weights that were trained.
 
     Raises:
         ConfigError: if backbone, neck and size do not fit.
@@ -71,7 +72,7 @@ class Detector(nn.Module):
         head.levels.attach(backbone)
         self.backbone, self.head = backbone, head
         self.record = backbone.record() if record is None else dict(record)
-        self._tuned = set(head.tuned_names)
+        self.tuned = set(head.config["tuned"] or ())
 
     @property
     def size(self) -> tuple[int, int]:
@@ -136,7 +137,7 @@ class Detector(nn.Module):
 
     def note_trained(self) -> None:
         """Remember the backbone's weights that are trainable now: :meth:`save` writes them, frozen again or not."""
-        self._tuned |= {name for name, p in self.backbone.named_parameters() if p.requires_grad}
+        self.tuned |= {name for name, p in self.backbone.named_parameters() if p.requires_grad}
 
     def checkpoint(self, **record: Any) -> HeadCheckpoint:
         """Return the head file: neck, detection head and the trained weights of the backbone.
@@ -149,7 +150,7 @@ class Detector(nn.Module):
         """
         self.note_trained()
         weights = dict(self.backbone.named_parameters())
-        names = sorted(self._tuned)
+        names = sorted(self.tuned)
         config = {**self.head.config, "tuned": {name: list(weights[name].shape) for name in names} or None}
         whole = DetectionHead.from_config(config, device="meta")
         own = {key: value for key, value in self.head.state_dict().items() if not key.startswith("tuned.")}
@@ -225,6 +226,7 @@ class Detector(nn.Module):
                 if name not in weights or weights[name].shape != value.shape:
                     raise CheckpointError(f"the backbone has no weight {name} of shape {tuple(value.shape)}")
                 weights[name].copy_(value)
+        head.tuned = nn.ParameterList()  # they are the backbone's now
         detector = cls(head, backbone, recipe.size, record=record).eval()
         return detector if device is None else detector.to(device)
 

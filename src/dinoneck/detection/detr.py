@@ -27,8 +27,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "stock": {"width": 256, "decoder_layers": 6, "decoder_ffn_dim": 1024, "scale": 1.0},
     "25m": {"width": 160, "decoder_layers": 3, "decoder_ffn_dim": 512, "scale": 0.34},
     "tiny": {
-        **{"width": 128, "decoder_layers": 3, "decoder_ffn_dim": 256, "scale": 0.34},
-        **{"encoder_ffn_dim": 256, "num_queries": 100},
+        "width": 128,
+        "decoder_layers": 3,
+        "decoder_ffn_dim": 256,
+        "scale": 0.34,
+        "encoder_ffn_dim": 256,
+        "num_queries": 100,
     },
 }
 

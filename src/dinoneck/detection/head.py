@@ -113,9 +113,9 @@ class DetectionHead(Configured, nn.Module):
             self.tuned_names = tuple(shapes)
             self.tuned = nn.ParameterList(torch.zeros(shape) for shape in shapes.values())
         self._aliases = _aliases(self.model)
-        self.register_state_dict_post_hook(_without_aliases)
-        self.register_load_state_dict_pre_hook(_with_aliases)
-        self.register_load_state_dict_post_hook(_tie)
+        self.register_state_dict_post_hook(_without_aliases)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(_with_aliases)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_post_hook(_tie)  # type: ignore[no-untyped-call]
         if device is not None or dtype is not None:
             self.to(device=device, dtype=dtype)
 
@@ -154,8 +154,8 @@ class DetectionHead(Configured, nn.Module):
         queries = getattr(getattr(self.model, "config", None), "num_queries", 0)
         if cells < queries:
             raise ConfigError(
-                f"size {size[0]}x{size[1]} gives {cells} cells, fewer than the {queries} queries: take a larger size or "
-                "fewer queries"
+                f"size {size[0]}x{size[1]} gives {cells} cells, fewer than the {queries} queries: take a larger size "
+                "or fewer queries"
             )
 
     def forward(self, images: Tensor, targets: Sequence[Target] | None = None) -> Any:

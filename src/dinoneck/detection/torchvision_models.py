@@ -60,7 +60,7 @@ def build_torchvision(kind: str, levels: Levels, count: int) -> nn.Module:
     if kind == "fcos":
         if levels.out_channels % FCOS_GROUPS:
             raise ConfigError(f"the levels have {levels.out_channels} channels; fcos needs a multiple of {FCOS_GROUPS}")
-        model: Any = FCOS(body, count, anchor_generator=cells, **plain)
+        model: nn.Module = FCOS(body, count, anchor_generator=cells, **plain)
     elif kind == "retinanet":
         model = RetinaNet(body, count, anchor_generator=thirds, **plain)
     else:

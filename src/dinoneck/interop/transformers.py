@@ -165,7 +165,7 @@ class DinoneckBackbone(BackboneMixin, PreTrainedModel):  # type: ignore[misc]
         on_meta = torch.empty(0).is_meta  # get_default_device() of older torch does not see `with torch.device`
         self._deferred = DeferredEncoder(config.recipe) if on_meta else None
         self.encoder = config.recipe.build() if self._deferred is None else self._deferred.encoder
-        self.num_features = [self.encoder.out_channels] * len(self.encoder.strides)
+        self.num_features = [encoder.out_channels] * len(encoder.strides)
         config.hidden_size, config.num_hidden_layers = self.backbone.embed_dim, self.backbone.depth
         self._unwarned = not _frozen_norms(self.encoder.neck)
         self.post_init()
@@ -290,10 +290,10 @@ def attach_to_detr(model: nn.Module, encoder: PyramidEncoder) -> nn.Module:
 class MaskedLevels(nn.Module):
     """An encoder with the interface of those detectors: levels, each with the mask of valid pixels at its size."""
 
-    def __init__(self, encoder: nn.Module) -> None:
+    def __init__(self, encoder: Any) -> None:
         super().__init__()
-        self.encoder: Any = encoder
-        self.intermediate_channel_sizes = [self.encoder.out_channels] * len(self.encoder.strides)
+        self.encoder = encoder
+        self.intermediate_channel_sizes = [encoder.out_channels] * len(encoder.strides)
 
     def forward(self, pixel_values: Tensor, pixel_mask: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Return pairs of a level (B, C, rows, cols) and its mask (B, rows, cols), fine to coarse."""

@@ -110,7 +110,7 @@ def open_inputs(config: TrainConfig, table: Any = None, backbone: Backbone | Non
     found = _checked(config, table) if isinstance(table, PhotoTable) else read_data(config, table)
     if config.data.store is not None:
         return _from_store(config, found)
-    backbone = _backbone(config) if backbone is None else backbone
+    backbone = open_backbone(config) if backbone is None else backbone
     own = config.data
     given = {"size": own.size, "fit": own.fit, "interpolation": own.interpolation, "blur": own.blur}
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
@@ -200,7 +200,13 @@ def _check_unused(config: TrainConfig) -> None:
             )
 
 
-def _backbone(config: TrainConfig) -> Backbone:
+def open_backbone(config: TrainConfig) -> Backbone:
+    """Return the backbone that a config names, on its device.
+
+    Raises:
+        ConfigError: if it names a seed of weights that are not random.
+        BackboneError: if it cannot be loaded.
+    """
     own = config.backbone
     name = own.name or DINOV3_SMALL
     random = own.random or (name == TINY and own.file is None)

@@ -1,23 +1,24 @@
-"""Average precision by COCO's rules, from predictions in memory: no files, no printing."""
+"""Average precision by COCO's rules (pycocotools), from predictions in memory."""
 
 from __future__ import annotations
 
 import contextlib
 import io
-import json
 import operator
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from dinoneck.atomic import write_text
-from dinoneck.data import BoxPhotos
+from dinoneck.data.boxes import BoxPhotos
 from dinoneck.errors import DataError, missing_extra
+
+if TYPE_CHECKING:
+    from dinoneck.detection.detector import Detector
 
 Prediction = Mapping[str, Any]
 Array = np.ndarray[Any, Any]
@@ -26,16 +27,47 @@ KEYS = ("boxes", "scores", "labels")
 MOST_BOXES = (1, 10, 100)
 
 
-def evaluate(predictions: Mapping[int, Prediction], dataset: BoxPhotos) -> dict[str, Any]:
-    """Compare predictions with the boxes of a dataset.
-
-    A photo without an entry counts as one in which nothing was found. At most 100 boxes count per photo and class,
-    those with the highest scores.
+def evaluate_boxes(
+    detector: Detector,
+    coco_json: str | os.PathLike[str],
+    images: str | os.PathLike[str] | None = None,
+    *,
+    batch_size: int = 8,
+) -> dict[str, Any]:
+    """Predict the images of a COCO file and compare the boxes with those of the file.
 
     Args:
-        predictions: image id -> ``boxes`` (n, 4), XYXY in pixels of the photo itself, ``scores`` (n,) and
-            ``labels`` (n,), 0-based.
-        dataset: the photos; what it skipped is not asked for, and crowd regions count for nothing.
+        detector: of classes that the file has.
+        coco_json: the boxes.
+        images: the folder of the images; None = the file's, or ``images`` in it.
+        batch_size: images in a forward pass.
+
+    Returns:
+        As :func:`score_boxes`.
+
+    Raises:
+        DataError: if the file or an image cannot be used, or no image has a box.
+        ImportError: if pycocotools is missing.
+    """
+    dataset = BoxPhotos(coco_json, images, classes=detector.classes)
+    predictions: dict[int, Prediction] = {}
+    for begin in range(0, len(dataset), batch_size):
+        rows = range(begin, min(begin + batch_size, len(dataset)))
+        found = detector.predict([dataset.original(i)[0] for i in rows], min_score=0.0, batch_size=batch_size)
+        predictions |= zip((dataset.ids[i] for i in rows), found, strict=True)
+    return score_boxes(predictions, dataset)
+
+
+def score_boxes(predictions: Mapping[int, Prediction], dataset: BoxPhotos) -> dict[str, Any]:
+    """Compare predictions of any detector with the boxes of a dataset.
+
+    An image without an entry counts as one without detections. At most 100 boxes count per image and class, those with
+    the highest scores.
+
+    Args:
+        predictions: image id -> ``boxes`` (n, 4) XYXY in pixels of the image itself, ``scores`` (n,) and ``labels``
+            (n,) from 0.
+        dataset: the images; boxes that it skipped do not count, and crowd regions are ignored.
 
     Returns:
         ``AP`` (mean over IoU 0.50, 0.55 ... 0.95), ``AP50``, ``AP75``, ``AR100``, and ``per_class``: name ->
@@ -46,10 +78,10 @@ def evaluate(predictions: Mapping[int, Prediction], dataset: BoxPhotos) -> dict[
         ImportError: if pycocotools is missing.
     """
     coco, coco_eval = _pycocotools()
-    truth, found = dataset.ground_truth(), results(predictions, dataset)
+    truth, found = dataset.ground_truth(), coco_results(predictions, dataset)
     if all(box["iscrowd"] for box in truth["annotations"]):
         raise DataError(
-            f"none of the {len(dataset)} photos of {dataset.file} has a box; there is nothing to compare with"
+            f"none of the {len(dataset)} images of {dataset.file} has a box; there is nothing to compare with"
         )
     for number, box in enumerate(found):
         box.update(id=number + 1, area=box["bbox"][2] * box["bbox"][3], iscrowd=0)
@@ -81,21 +113,11 @@ def evaluate(predictions: Mapping[int, Prediction], dataset: BoxPhotos) -> dict[
     }
 
 
-def write_results(path: str | os.PathLike[str], predictions: Mapping[int, Prediction], dataset: BoxPhotos) -> None:
-    """Write predictions as a COCO results file, whole or not at all.
+def coco_results(predictions: Mapping[int, Prediction], dataset: BoxPhotos) -> list[dict[str, Any]]:
+    """Return predictions as COCO results for a JSON file: a dict per box, with the category ids of the dataset.
 
     Raises:
-        DataError: as :func:`evaluate`.
-        OSError: if the file cannot be written.
-    """
-    write_text(path, json.dumps(results(predictions, dataset), allow_nan=False) + "\n")
-
-
-def results(predictions: Mapping[int, Prediction], dataset: BoxPhotos) -> list[dict[str, Any]]:
-    """Return predictions as COCO results: one dict per box, with the category ids of the dataset's JSON.
-
-    Raises:
-        DataError: as :func:`evaluate`.
+        DataError: as :func:`score_boxes`.
     """
     known, entries = set(dataset.ids), []
     for image_id, (boxes, scores, labels) in _tables(predictions).items():
@@ -117,8 +139,7 @@ def results(predictions: Mapping[int, Prediction], dataset: BoxPhotos) -> list[d
 def gather_predictions(own: Mapping[int, Prediction]) -> dict[int, dict[str, Tensor]]:
     """Return the predictions of all processes, the same in each: float64 boxes and scores, on the CPU.
 
-    A photo that several processes have, since samplers fill up their shares, is taken from the first. Without a
-    process group these are the own ones. Only numbers travel, no pickled objects.
+    An image of several processes is taken from the first. Only numbers are exchanged, no pickled objects.
 
     Raises:
         DataError: if a prediction has another form.
@@ -165,7 +186,7 @@ def _tables(predictions: Mapping[int, Prediction]) -> dict[int, tuple[Array, Arr
         except TypeError:
             raise DataError(f"a prediction has the image id {key!r}; expected a whole number") from None
         if image_id in found:
-            raise DataError(f"there are two predictions for image {image_id}; give one for each photo")
+            raise DataError(f"there are two predictions for image {image_id}; give one for each image")
         found[image_id] = _table(prediction, f"the prediction for image {image_id}")
     return found
 
@@ -176,7 +197,7 @@ def _table(prediction: Prediction, name: str) -> tuple[Array, Array, Array]:
     try:
         boxes, scores, labels = (torch.as_tensor(prediction[key]).detach().cpu() for key in KEYS)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise DataError(f"{name} holds what is no table of numbers: {error}") from error
+        raise DataError(f"{name} does not hold tables of numbers: {error}") from error
     shapes = [tuple(x.shape) for x in (boxes, scores, labels)]
     if shapes != [(len(scores), 4), (len(scores),), (len(scores),)]:
         raise DataError(f"{name} has boxes, scores and labels of shapes {shapes}; expected (n, 4), (n,) and (n,)")
@@ -184,7 +205,7 @@ def _table(prediction: Prediction, name: str) -> tuple[Array, Array, Array]:
         raise DataError(f"{name} has {labels.dtype} labels; expected whole numbers, 0-based")
     plain = boxes.double().numpy(), scores.double().numpy(), labels.long().numpy()
     if not (np.isfinite(plain[0]).all() and np.isfinite(plain[1]).all()):
-        raise DataError(f"{name} has a box or a score that is not finite; look for a loss that went to infinity")
+        raise DataError(f"{name} has a box or a score that is not finite; check the training loss")
     if (plain[0][:, 2:] < plain[0][:, :2]).any():
         raise DataError(f"{name} has a box whose right or bottom lies before its left or top; expected XYXY in pixels")
     return plain
