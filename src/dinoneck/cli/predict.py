@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from dinoneck.cli import backbone_options, numbers
+from dinoneck.cli import backbone_options, detect, numbers
 from dinoneck.cli.answers import add_json, answer
 from dinoneck.cli.outputs import check_output
 from dinoneck.cli.text import say, tell_pooled
@@ -141,9 +141,15 @@ def run(options: argparse.Namespace) -> int:
     commits = revisions_of(sources, heads)
     for repo, commit in commits.items():
         print(f"{repo} is commit {commit}.")
+    backbone = backbone_options.rebuilt(options, cast("HeadCheckpoint", heads[0]))
+    if heads[0].head_type == "detector":
+        from dinoneck.detection import Detector
+
+        detect.predict(options, Detector.from_checkpoint(heads[0], backbone, options.device), names, photos)
+        return 0
     predictor = Predictor(
         heads,
-        backbone_options.rebuilt(options, cast("HeadCheckpoint", heads[0])),
+        backbone,
         views_of(options, heads),
         options.device,
         tile=options.tile,

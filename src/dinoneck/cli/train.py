@@ -12,13 +12,13 @@ from typing import Annotated, Any
 
 import tyro
 
-from dinoneck.cli import train_text
+from dinoneck.cli import detect, train_text
 from dinoneck.cli.answers import answer
 from dinoneck.training.config import TrainConfig
 
 HELP = (
     "train cross-validated heads: numbers (--csv, --targets), classes (a column of words, or a folder per class), "
-    "masks (--labels); by flags or from a training file"
+    "masks (--labels), boxes (--boxes); by flags or from a training file"
 )
 EXAMPLE = "dinoneck train run.yaml --out run\n         dinoneck train --csv cover.csv --targets crop weed --out run"
 
@@ -112,11 +112,15 @@ def _parsed(arguments: Sequence[str], default: TrainConfig) -> Options:
 
 def run(options: argparse.Namespace) -> int:
     """Train, print the scores, write the folder."""
+    config = options.config()
+    if config.data.boxes is not None:
+        report = detect.train(config, options.out, overwrite=options.overwrite, resume=options.resume)
+        answer(options, out=options.out, report=report)
+        return 0
     from dinoneck.training.inputs import open_inputs
     from dinoneck.training.run import check_folder, train
 
     check_folder(options.out, overwrite=options.overwrite)
-    config = options.config()
     inputs = open_inputs(config)
     data = inputs.table
     targets = [*data.targets, *(["masks"] if data.labels and config.data.labels else [])]

@@ -165,7 +165,7 @@ class DinoneckBackbone(BackboneMixin, PreTrainedModel):  # type: ignore[misc]
         on_meta = torch.empty(0).is_meta  # get_default_device() of older torch does not see `with torch.device`
         self._deferred = DeferredEncoder(config.recipe) if on_meta else None
         self.encoder = config.recipe.build() if self._deferred is None else self._deferred.encoder
-        self.num_features = [encoder.out_channels] * len(encoder.strides)
+        self.num_features = [self.encoder.out_channels] * len(self.encoder.strides)
         config.hidden_size, config.num_hidden_layers = self.backbone.embed_dim, self.backbone.depth
         self._unwarned = not _frozen_norms(self.encoder.neck)
         self.post_init()

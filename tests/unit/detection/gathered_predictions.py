@@ -7,9 +7,10 @@ import sys
 
 import torch
 import torch.distributed as dist
-from examples.detection.evaluation import gather_predictions
 from safetensors.torch import save_file
 from torch import Tensor
+
+from dinoneck.detection import gather_predictions
 
 WORLD = 2
 

@@ -14,15 +14,15 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from examples.detection.evaluation import evaluate, gather_predictions, write_results
 from safetensors.torch import load_file
 from tests.conftest import DATA
 from tests.process_group import ROOT, told_by
 from tests.unit.data.box_samples import content, write
-from tests.unit.gathered_predictions import WORLD, shares
+from tests.unit.detection.gathered_predictions import WORLD, shares
 
 from dinoneck import DataError
 from dinoneck.data import BoxPhotos
+from dinoneck.detection import coco_results, gather_predictions, score_boxes
 
 pytest.importorskip("pycocotools")
 
@@ -56,7 +56,7 @@ def perfect(data: BoxPhotos) -> Predictions:
 
 
 def test_perfect_boxes_score_one(data: BoxPhotos, capsys: pytest.CaptureFixture[str]) -> None:
-    found = evaluate(perfect(data), data)
+    found = score_boxes(perfect(data), data)
     assert totals(found) == {"AP": 1.0, "AP50": 1.0, "AP75": 1.0, "AR100": 1.0}
     assert found["per_class"] == {name: {"AP": pytest.approx(1), "AP50": pytest.approx(1)} for name in ("blue", "red")}
     assert capsys.readouterr() == ("", "")
@@ -65,7 +65,7 @@ def test_perfect_boxes_score_one(data: BoxPhotos, capsys: pytest.CaptureFixture[
 def test_the_first_box_counts_too(data: BoxPhotos) -> None:
     """Its id in the JSON is 0, which pycocotools takes for 'no match'."""
     one = data.first(1)
-    assert evaluate(perfect(one), one)["AR100"] == 1.0
+    assert score_boxes(perfect(one), one)["AR100"] == 1.0
 
 
 def test_a_known_shift_has_a_known_precision(data: BoxPhotos) -> None:
@@ -74,12 +74,12 @@ def test_a_known_shift_has_a_known_precision(data: BoxPhotos) -> None:
     for prediction in found.values():
         prediction["boxes"] = prediction["boxes"] + torch.tensor([2.0, 0.0, 2.0, 0.0])
     # the boxes beside: IoU 2 / 18, so no box matches another's
-    assert totals(evaluate(found, data)) == {"AP": 0.4, "AP50": 1.0, "AP75": 0.0, "AR100": 0.4}
+    assert totals(score_boxes(found, data)) == {"AP": 0.4, "AP50": 1.0, "AP75": 0.0, "AR100": 0.4}
 
 
 def test_half_of_the_boxes_is_half_of_the_recall(data: BoxPhotos) -> None:
     found = {i: {key: x[:2] for key, x in own.items()} for i, own in perfect(data).items()}
-    result = totals(evaluate(found, data))
+    result = totals(score_boxes(found, data))
     # precision 1 up to recall 0.5: 51 of COCO's 101 recall points
     assert result == {"AP": round(51 / 101, 6), "AP50": round(51 / 101, 6), "AP75": round(51 / 101, 6), "AR100": 0.5}
 
@@ -88,20 +88,20 @@ def test_a_wrong_box_before_the_right_ones_halves_the_first_precision(data: BoxP
     """One blue box of higher score beside four right ones: the best precision at any recall is 4 of 5."""
     found = perfect(data)
     found[12] = {"boxes": [[0, 0, 5, 5]], "scores": [0.95], "labels": [0]}
-    per_class = evaluate(found, data)["per_class"]
+    per_class = score_boxes(found, data)["per_class"]
     assert per_class["blue"]["AP"] == pytest.approx(0.8)
     assert per_class["red"]["AP"] == pytest.approx(1.0)
 
 
 def test_exchanged_classes_score_zero(data: BoxPhotos) -> None:
     found = {i: {**own, "labels": 1 - own["labels"]} for i, own in perfect(data).items()}
-    assert totals(evaluate(found, data)) == ZERO
+    assert totals(score_boxes(found, data)) == ZERO
 
 
 def test_nothing_found_scores_zero(data: BoxPhotos) -> None:
     empty = {"boxes": torch.zeros(0, 4), "scores": torch.zeros(0), "labels": torch.zeros(0)}
     for found in ({}, dict.fromkeys(data.ids, empty), {10: {"boxes": torch.zeros(0, 4), "scores": [], "labels": []}}):
-        result = evaluate(found, data)
+        result = score_boxes(found, data)
         assert totals(result) == ZERO
         assert result["per_class"]["red"] == {"AP": 0.0, "AP50": 0.0}
 
@@ -109,7 +109,7 @@ def test_nothing_found_scores_zero(data: BoxPhotos) -> None:
 def test_a_photo_without_an_entry_is_missed(data: BoxPhotos) -> None:
     found = perfect(data)
     del found[10]
-    result = evaluate(found, data)
+    result = score_boxes(found, data)
     assert result["per_class"] == {
         "blue": {"AP": pytest.approx(1), "AP50": pytest.approx(1)},
         "red": {"AP": 0.0, "AP50": 0.0},
@@ -119,11 +119,11 @@ def test_a_photo_without_an_entry_is_missed(data: BoxPhotos) -> None:
 
 def test_a_class_without_boxes_has_no_precision(data: BoxPhotos) -> None:
     part = data.take([0, 2])
-    result = evaluate(perfect(part), part)
+    result = score_boxes(perfect(part), part)
     assert result["per_class"]["blue"] == {"AP": None, "AP50": None}
     assert result["AP"] == 1.0
-    with pytest.raises(DataError, match="none of the 1 photos .* has a box"):
-        evaluate({}, data.take([2]))
+    with pytest.raises(DataError, match="none of the 1 images .* has a box"):
+        score_boxes({}, data.take([2]))
 
 
 def test_a_box_in_a_crowd_counts_for_nothing(tmp_path: Path) -> None:
@@ -135,9 +135,9 @@ def test_a_box_in_a_crowd_counts_for_nothing(tmp_path: Path) -> None:
     data = BoxPhotos(write(tmp_path, plain))
     found = perfect(data)
     extra = {"boxes": [[25, 5, 35, 15], [2, 2, 8, 8]], "scores": [0.9, 0.99], "labels": [0, 0]}
-    assert evaluate({**found, 12: extra}, data)["AP"] == pytest.approx(1.0)
+    assert score_boxes({**found, 12: extra}, data)["AP"] == pytest.approx(1.0)
     outside = {**extra, "boxes": [[25, 5, 35, 15], [20, 20, 30, 30]]}
-    assert evaluate({**found, 12: outside}, data)["AP"] < 0.95
+    assert score_boxes({**found, 12: outside}, data)["AP"] < 0.95
 
 
 def noisy(data: BoxPhotos, seed: int) -> Predictions:
@@ -169,8 +169,8 @@ def test_real_boxes_score_as_pycocotools_does_from_files(tmp_path: Path) -> None
 
     data = BoxPhotos(file)
     found = noisy(data, 0)
-    ours = evaluate(found, data)
-    write_results(tmp_path / "results.json", found, data)
+    ours = score_boxes(found, data)
+    (tmp_path / "results.json").write_text(json.dumps(coco_results(found, data)))
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(str(file))
         test = COCOeval(truth, truth.loadRes(str(tmp_path / "results.json")), "bbox")
@@ -186,20 +186,10 @@ def test_real_boxes_score_as_pycocotools_does_from_files(tmp_path: Path) -> None
         assert ours["per_class"][name]["AP50"] == pytest.approx(precision[0].mean(), abs=1e-12)
 
 
-def test_results_are_written_in_the_words_of_the_json(data: BoxPhotos, tmp_path: Path) -> None:
-    found = {11: {"boxes": [[1.5, 2, 4, 8]], "scores": [0.25], "labels": [0]}}
-    write_results(tmp_path / "r.json", found, data)
-    expected = [{"image_id": 11, "category_id": 2, "bbox": [1.5, 2.0, 2.5, 6.0], "score": 0.25}]
-    assert json.loads((tmp_path / "r.json").read_text()) == expected
-    with pytest.raises(DataError):
-        write_results(tmp_path / "r.json", {99: found[11]}, data)
-    assert json.loads((tmp_path / "r.json").read_text()) == expected, "a failure leaves the old file"
-
-
 def test_without_pycocotools_the_extra_is_named(data: BoxPhotos, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pycocotools.coco", None)
     with pytest.raises(ImportError, match=r"pip install 'dinoneck\[detection\]'"):
-        evaluate({}, data)
+        score_boxes({}, data)
 
 
 BOX = {"boxes": [[1.0, 2, 3, 4]], "scores": [0.5], "labels": [0]}
@@ -222,12 +212,12 @@ BOX = {"boxes": [[1.0, 2, 3, 4]], "scores": [0.5], "labels": [0]}
         ({10: {**BOX, "scores": [math.nan]}}, "a score that is not finite"),
         ({10: {**BOX, "boxes": [[1, 2, math.inf, 4]]}}, "a box or a score that is not finite"),
         ({10: {**BOX, "boxes": [[10.0, 20, 3, 4]]}}, "expected XYXY in pixels"),
-        ({10: {**BOX, "boxes": [[1, 2, 3, "4"]]}}, "for image 10 holds what is no table of numbers"),
+        ({10: {**BOX, "boxes": [[1, 2, 3, "4"]]}}, "for image 10 does not hold tables of numbers"),
     ],
 )
 def test_predictions_of_another_form_are_refused(found: Any, message: str, data: BoxPhotos) -> None:
     with pytest.raises(DataError, match=message):
-        evaluate(found, data)
+        score_boxes(found, data)
 
 
 def test_one_process_gathers_what_it_has() -> None:
@@ -242,8 +232,8 @@ def test_one_process_gathers_what_it_has() -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(not (dist.is_available() and dist.is_gloo_available()), reason="torch has no gloo")
 def test_two_processes_gather_the_same(tmp_path: Path) -> None:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    told_by([sys.executable, "-m", "tests.unit.gathered_predictions", tmp_path], 100, environment)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}"}
+    told_by([sys.executable, "-m", "tests.unit.detection.gathered_predictions", tmp_path], 100, environment)
     first, second = shares()
     expected = {
         **{f"all/{i}/{key}": x for i, own in {**second, **first}.items() for key, x in own.items()},
