@@ -9,11 +9,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dinoneck.cli import backbone_options
 from dinoneck.cli.answers import answer
 from dinoneck.cli.text import say, table
-from dinoneck.errors import counted
+from dinoneck.errors import ConfigError, counted
 
 if TYPE_CHECKING:
+    from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
     from dinoneck.detection.detector import Detector
     from dinoneck.training.config import TrainConfig
 
@@ -25,7 +27,7 @@ def train(config: TrainConfig, out: Path, *, overwrite: bool, resume: bool) -> d
     """Train a detector from boxes and print its held-out scores; return the report."""
     from dinoneck.detection import train_detector
 
-    report = train_detector(config, out, overwrite=overwrite, resume=resume)
+    report: dict[str, Any] = train_detector(config, out, overwrite=overwrite, resume=resume)
     images, best = report["images"], report["best"]
     print(f"{images['train']} training images, {images['val']} held out; the best of {config.optim.epochs} epochs")
     rows = [("all", best["AP"], best["AP50"])]
@@ -54,6 +56,21 @@ def predict(options: argparse.Namespace, detector: Detector, names: Sequence[str
         named = options.out.with_suffix(".png") if options.maps is True else options.maps
         drawn = _draw(found, files[:_PICTURES], named)
     answer(options, boxes=[dict(zip(_COLUMNS, row, strict=True)) for row in rows], out=options.out, pictures=drawn)
+
+
+def export(options: argparse.Namespace, checkpoint: HeadCheckpoint) -> None:
+    """Write a detector with its backbone as an ONNX file."""
+    from dinoneck.detection import Detector, export_detector
+
+    if options.format != "onnx" or options.grid is not None or options.maps:
+        raise ConfigError(
+            "a detector is exported as an ONNX file with its backbone: leave --format, --grid, --maps out"
+        )
+    detector = Detector.from_checkpoint(checkpoint, backbone_options.rebuilt(options, checkpoint), options.device)
+    size = options.size or detector.size
+    file = export_detector(detector, options.out, size=size, check=options.check)
+    answer(options, files=[file], format="onnx", with_backbone=True)
+    print(f"detector written: {file}; input image: RGB in 0 ... 1, (1, 3, {size[0]}, {size[1]})")
 
 
 def _draw(found: Sequence[Mapping[str, Any]], files: Sequence[Path], named: Path) -> list[Path]:

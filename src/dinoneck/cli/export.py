@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dinoneck.cli import backbone_options
+from dinoneck.cli import backbone_options, detect
 from dinoneck.cli.answers import add_json, answer
 from dinoneck.cli.outputs import check_output
 from dinoneck.cli.text import file_size
@@ -74,7 +74,9 @@ def run(options: argparse.Namespace) -> int:
     from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 
     found = HeadCheckpoint.load(options.file, revision=options.revision)
-    if options.with_backbone:
+    if found.head_type == "detector":
+        detect.export(options, found)
+    elif options.with_backbone:
         _whole(options, found)
     else:
         _head(options, found)

@@ -9,12 +9,12 @@ from dataclasses import fields
 
 from dinoneck.serve.settings import Settings
 
-HELP = "serve a head over HTTP: images in, predictions out, every resource a client uses bounded"
+HELP = "serve a head or a detector over HTTP: images in, predictions out, every resource a client uses bounded"
 EXAMPLE = "dinoneck serve head.safetensors --port 8000"
 
 
 def serve(head: str, host: str = "127.0.0.1", port: int = 8000, settings: Settings | None = None) -> int:
-    """Serve a head over HTTP until SIGTERM or Ctrl-C.
+    """Serve a head or a detector over HTTP until SIGTERM or Ctrl-C.
 
     Args:
         head: a head file, a folder of head files, or a Hub repository (user/name).

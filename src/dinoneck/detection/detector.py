@@ -182,6 +182,20 @@ class Detector(nn.Module):
         """
         return self.checkpoint().push_to_hub(repo_id, **options)
 
+    def export_onnx(self, path: str | os.PathLike[str], **options: Any) -> None:
+        """Write the detector as an ONNX file, see :func:`dinoneck.detection.export_detector`.
+
+        Args:
+            path: the file.
+            **options: as there.
+
+        Raises:
+            CheckpointError: as there.
+        """
+        from dinoneck.detection.onnx import export_detector
+
+        export_detector(self, path, **options)
+
     @classmethod
     def load(
         cls,

@@ -1,14 +1,17 @@
-"""What is served: a head (or several) on its backbone."""
+"""What is served: a head (or several) on its backbone, or a detector."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import torch
 
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
-from dinoneck.data.photos import Photo
+from dinoneck.data.photos import Photo, Preprocessing
+from dinoneck.detection.detector import HEAD_TYPE, Detector
+from dinoneck.errors import ConfigError, DataError
 from dinoneck.grid import patch_pair
 from dinoneck.inference import MicroBatcher, Predictor
 from dinoneck.inference.sources import listed, opened
@@ -16,8 +19,8 @@ from dinoneck.serve.responses import Maps, as_json
 from dinoneck.serve.settings import Settings
 
 
-class HeadModel:
-    """Heads and their backbone.
+class Model(Protocol):
+    """A loaded model.
 
     Attributes:
         preprocess: the resizing and normalisation of images.
@@ -25,8 +28,65 @@ class HeadModel:
         ready: what the log shows when the model is loaded.
     """
 
-    def __init__(self, head: Any, settings: Settings) -> None:
-        sources = opened(listed(head))
+    preprocess: Preprocessing
+    facts: dict[str, Any]
+    ready: str
+
+    def predict(self, image: Photo, name: str, maps: Maps) -> dict[str, Any]:
+        """Return the prediction of one image as JSON values."""
+
+    def close(self) -> None:
+        """Complete the waiting predictions and stop."""
+
+
+def open_model(head: Any, settings: Settings) -> Model:
+    """Return the model of a head file, a folder of them, or a Hub repository, loaded and checked.
+
+    Raises:
+        CheckpointError: if a file cannot be used.
+        BackboneError: if the backbone cannot be loaded.
+    """
+    sources = opened(listed(head))
+    first = sources[0]
+    if isinstance(first, HeadCheckpoint) and first.head_type == HEAD_TYPE:
+        return DetectorModel(first, settings)
+    return HeadModel(sources, settings)
+
+
+class DetectorModel:
+    """A detector; see :class:`Model`."""
+
+    def __init__(self, checkpoint: HeadCheckpoint, settings: Settings) -> None:
+        if (settings.batch, settings.tta) != (1, "none"):
+            raise ConfigError("batch and tta are for heads; leave them out for a detector")
+        self._detector = Detector.from_checkpoint(checkpoint, device=settings.device)
+        self.preprocess = self._detector.preprocess
+        self.ready = ", ".join(self._detector.classes)
+        self.facts: dict[str, Any] = {
+            "classes": list(self._detector.classes),
+            "digests": [checkpoint.meta["digest"]],
+            "backbone": self._detector.backbone.name,
+            "size": self.preprocess.size,
+            "device": str(self._detector.device),
+        }
+        self._detector.predict(torch.zeros(3, *self._detector.size))
+
+    def predict(self, image: Photo, name: str, maps: Maps) -> dict[str, Any]:
+        """Return the boxes of one image as JSON values."""
+        if maps != "none":
+            raise DataError("a detector has no maps; leave maps out")
+        [found] = self._detector.predict(image)
+        rows = zip(found["names"], found["scores"].tolist(), found["boxes"].tolist(), strict=True)
+        return {"name": name, "boxes": [{"label": label, "score": score, "box": box} for label, score, box in rows]}
+
+    def close(self) -> None:
+        """There is nothing to complete."""
+
+
+class HeadModel:
+    """Heads and their backbone; see :class:`Model`."""
+
+    def __init__(self, sources: Sequence[Any], settings: Settings) -> None:
         self._predictor = Predictor(sources, tta=settings.tta, device=settings.device)  # type: ignore[arg-type]
         self.preprocess = self._predictor.preprocess
         tasks = [

@@ -30,7 +30,7 @@ class _Server(uvicorn.Server):
 def serve(
     head: str | os.PathLike[str], *, host: str = "127.0.0.1", port: int = 8000, settings: Settings | None = None
 ) -> None:
-    """Serve a head over HTTP until SIGTERM or Ctrl-C; requests in progress are completed first.
+    """Serve a head or a detector over HTTP until SIGTERM or Ctrl-C; requests in progress are completed first.
 
     There is no authentication, TLS or rate limit: run it behind a proxy that has them.
 

@@ -14,7 +14,7 @@ import torch
 from dinoneck.data.photos import decode
 from dinoneck.errors import BusyError, DataError, DinoneckError, GridError, first_line
 from dinoneck.serve.images import PixelBudget, broken, open_image
-from dinoneck.serve.models import HeadModel
+from dinoneck.serve.models import Model, open_model
 from dinoneck.serve.refusal import Refusal, quoted
 from dinoneck.serve.responses import Maps
 from dinoneck.serve.settings import Settings
@@ -54,7 +54,7 @@ class Worker:
 
     def __init__(self, head: str | os.PathLike[str], settings: Settings) -> None:
         self.head, self.settings = head, settings
-        self.model: HeadModel | None = None
+        self.model: Model | None = None
         self.failure: str | None = None
         self._pool = ThreadPoolExecutor(settings.concurrency, thread_name_prefix="predict")
         self._pixels = PixelBudget(settings.max_pixels)
@@ -76,13 +76,13 @@ class Worker:
         threads = self.settings.threads or max(1, torch.get_num_threads() // self.settings.concurrency)
         torch.set_num_threads(threads)
         try:
-            self.model = HeadModel(self.head, self.settings)
+            self.model = open_model(self.head, self.settings)
             logger.info("ready: %s", self.model.ready)
         except (DinoneckError, ImportError, OSError, RuntimeError, ValueError) as error:
             self.failure = f"{type(error).__name__}: {first_line(error)}"
             logger.error("the head cannot be served: %s", self.failure)
 
-    def loaded(self) -> HeadModel:
+    def loaded(self) -> Model:
         """Return the model.
 
         Raises:

@@ -21,7 +21,8 @@ from benchmarks.service.server import HEADERS, Service, multipart, received, run
 from benchmarks.service.traffic import bad_requests, good_requests
 from PIL import Image
 
-from dinoneck import PatchMeanHead, Predictor, Task, load_backbone, save_head
+from dinoneck import PatchMeanHead, Predictor, STAPyramid, Task, load_backbone, save_head
+from dinoneck.detection import DetectionHead, Detector
 
 pytestmark = pytest.mark.skipif(
     None in map(find_spec, ("fastapi", "uvicorn", "python_multipart")), reason="the extra serve is not installed"
@@ -177,6 +178,23 @@ def test_facts_health_and_metrics(service: Service) -> None:
     assert service.metric("process_resident_memory_bytes") > 1e7
     assert service.metric("dinoneck_requests_running") == 0
     assert "multipart/form-data" in json.dumps(service.get("/openapi.json").json()["paths"]["/predict"])
+
+
+def test_a_detector_gives_boxes_in_pixels_of_each_image(tmp_path: Path) -> None:
+    backbone = load_backbone("dinoneck_tiny")
+    detector = Detector(DetectionHead("fcos", ("red", "blue"), STAPyramid(64, 32)), backbone, (64, 96))
+    detector.head.model.head.classification_head.cls_logits.bias.data.fill_(0.0)  # untrained scores are low
+    detector.save(tmp_path / "d.safetensors")
+    data = good(160, 120)["plain.png"]
+    (tmp_path / "plain.png").write_bytes(data)
+    [wanted] = Detector.load(tmp_path / "d.safetensors").predict(tmp_path / "plain.png")
+    with running(tmp_path / "d.safetensors", *OPTIONS) as service:
+        assert service.get("/").json()["classes"] == ["red", "blue"]
+        [image] = service.predict(("plain.png", data)).json()["images"]
+        assert service.predict(("plain.png", data), query="?maps=png").json()["code"] == "unfit"
+    assert len(image["boxes"]) == len(wanted["names"]) > 0
+    assert [row["label"] for row in image["boxes"]] == wanted["names"]
+    np.testing.assert_allclose([row["box"] for row in image["boxes"]], wanted["boxes"].numpy(), atol=0.01)
 
 
 def test_a_full_house_is_told_when_to_come_back(service: Service, lone: dict[str, Any]) -> None:
