@@ -1,9 +1,9 @@
-"""Detectors trained on real photos of blood cells by the example's own command, and their held-out AP.
+"""Detectors trained on real photos of blood cells by the command line, and their held-out AP.
 
     python -m benchmarks.blood_cells DATA --out RUNS [--seeds 0 1] [--processes 2] [--only dfine]
 
-DATA is a folder with train.json, val.json and images/. Every run is one call of ``python -m examples.detection``, which
-the table names; a run that was cut short goes on where it stood, one that is finished is read. Backbone: dinoneck_tiny,
+DATA is a folder with train.json, val.json and images/. Every run is one call of ``dinoneck train --boxes``, which the
+table names; a run that was cut short goes on where it stood, one that is finished is read. Backbone: dinoneck_tiny,
 seeded random weights, trained along. Writes benchmarks/results/blood_cells.json and prints the table of
 docs/explanation/blood-cells.md.
 """
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import statistics
 import subprocess
 import sys
@@ -25,20 +26,22 @@ from benchmarks.timing import machine
 
 RESULTS = Path(__file__).with_name("results") / "blood_cells.json"
 SHARED = (
-    "--size 256x320 --flips both --layers 1,3,5 --batch 4 --lr 1e-3 --warmup 0.1 --weight-decay 1e-4 --ema 0.99 "
-    "--backbone-lr x1 --eval-every 2"
+    "--size 256x320 --augment both --layers 1 3 5 --batch-size 4 --lr 1e-3 --backbone-lr 1e-3 --warmup 0.1 "
+    "--weight-decay 1e-4 --ema 0.99 --eval-every 2 --backbone dinoneck_tiny --freeze 0=none"
 )
-DFINE = "--detector dfine --variant tiny --epochs 10"
-FCOS = "--detector fcos --out-channels 96 --clip 5 --epochs 8"
-TINY = "--backbone dinoneck_tiny --freeze 0=none"
+DFINE = "--detector dfine --variant tiny --epochs 10 --clip-norm 0.1"
+FCOS = "--detector fcos --clip-norm 5 --epochs 8"
 VARIANTS = {
-    "D-FINE, spatial tuning adapter": f"{DFINE} {TINY} --neck spatial_tuning_adapter",
-    "D-FINE, spatial tuning adapter, detail=deimv2": f"{DFINE} {TINY} --neck-option detail=deimv2",
-    "D-FINE, STAPyramid": f"{DFINE} {TINY} --neck sta_pyramid",
-    "D-FINE, HGNetV2-B0 instead of a ViT": f"{DFINE} --backbone hgnetv2 --random-backbone",
-    "FCOS, spatial tuning adapter": f"{FCOS} {TINY} --neck spatial_tuning_adapter",
-    "FCOS, spatial tuning adapter, detail=deimv2": f"{FCOS} {TINY} --neck-option detail=deimv2",
-    "FCOS, STAPyramid": f"{FCOS} {TINY} --neck sta_pyramid",
+    "D-FINE, spatial tuning adapter": [*DFINE.split(), "--head", "spatial_tuning_adapter"],
+    "D-FINE, spatial tuning adapter, detail=deimv2": [
+        *(*DFINE.split(), "--head", "{type: spatial_tuning_adapter, detail: deimv2}")
+    ],
+    "D-FINE, STAPyramid": [*DFINE.split(), "--head", "sta_pyramid"],
+    "FCOS, spatial tuning adapter": [*FCOS.split(), "--head", "{type: spatial_tuning_adapter, out_channels: 96}"],
+    "FCOS, spatial tuning adapter, detail=deimv2": [
+        *(*FCOS.split(), "--head", "{type: spatial_tuning_adapter, out_channels: 96, detail: deimv2}")
+    ],
+    "FCOS, STAPyramid": [*FCOS.split(), "--head", "{type: sta_pyramid, out_channels: 96}"],
 }
 SCORES = ("AP", "AP50", "AP75")
 GOAL = 0.3
@@ -65,19 +68,18 @@ def main() -> None:
 
 def command(name: str) -> str:
     """What is run, apart from the data, the folder and the seed."""
-    return f"python -m examples.detection {SHARED} {VARIANTS[name]}"
+    return f"dinoneck train {SHARED} {shlex.join(VARIANTS[name])}"
 
 
 def trained(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     """Run one variant with one seed, or read what it reached."""
     out = options.out / f"{name.lower().replace(',', '').replace('=', '-').replace(' ', '-')}-{seed}"
-    if not (out / "result.json").exists():
-        data = ["--train", options.data / "train.json", "--val", options.data / "val.json"]
-        words = [sys.executable, "-m", *command(name).split()[2:], *data, "--out", out, "--seed", seed]
-        resumed = ["--resume"] if (out / "last.safetensors").exists() else []
+    if not (out / "report.json").exists():
+        data = ["--boxes", options.data / "train.json", "--val-boxes", options.data / "val.json"]
+        words = [sys.executable, "-m", *shlex.split(command(name)), *data, "--out", out, "--seed", seed]
         print(f"{name}, seed {seed}: {out}", flush=True)
         done = subprocess.run(
-            [str(word) for word in (*words, *resumed)],
+            [str(word) for word in words],
             env=os.environ | {"OMP_NUM_THREADS": "1"},
             capture_output=True,
             text=True,
@@ -85,7 +87,7 @@ def trained(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]
         )
         if done.returncode:
             sys.exit(f"{name}, seed {seed} failed:\n{done.stderr[-3000:]}")
-    found: dict[str, Any] = json.loads((out / "result.json").read_text(encoding="utf-8"))
+    found: dict[str, Any] = json.loads((out / "report.json").read_text(encoding="utf-8"))
     return found
 
 

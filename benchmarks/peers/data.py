@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from examples.detection.evaluation import evaluate
 from torch import Tensor
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.transforms.functional import to_pil_image
 
 from dinoneck import Backbone
 from dinoneck.data import BoxPhotos, DenseLabels, box_transforms, read_csv
+from dinoneck.detection import score_boxes
 from dinoneck.training import MemoryTokens, group_folds
 
 BACKBONE, LAYERS, SIZE, GRID = "vit_small_patch16_dinov3", (2, 5, 8, 11), (128, 160), (8, 10)
@@ -116,7 +116,7 @@ class Boxes:
         data, found = self.datasets[part], [one for batch in batches for one in batch]
         scale = torch.tensor([640 / SIZE[1], 480 / SIZE[0]] * 2)  # boxes are judged in pixels of the files
         rows = [{**one, "boxes": one["boxes"] * scale} for one in found]
-        scores = evaluate(dict(zip(data.ids, rows, strict=True)), data)
+        scores = score_boxes(dict(zip(data.ids, rows, strict=True)), data)
         each = {name: row["AP50"] for name, row in scores["per_class"].items()}
         return {"AP50": scores["AP50"], "AP": scores["AP"], **each}
 

@@ -1,4 +1,4 @@
-"""``python -m benchmarks.service``: the example service under load, with a tiny model and one of real size.
+"""``python -m benchmarks.service``: the service under load, with a tiny model and one of real size.
 
 Every setting is a server process of its own; clients are threads of this process, on the same machine. First a mixed
 run: a thousand requests, one in ten bad in any of some thirty ways; answers are compared with those of a lone predictor
@@ -27,8 +27,8 @@ from dinoneck import PatchMeanHead, Predictor, Task, load_backbone, save_head
 
 MODELS = {"dinoneck_tiny": (64, 64), "vit_small_patch16_dinov3.lvd1689m": (224, 224)}
 CLIENTS = (1, 8, 16)
-MAX_UPLOAD_BYTES, MAX_PHOTOS = 2_000_000, 4
-LIMITS = ("--max-upload-mb", str(MAX_UPLOAD_BYTES / 1e6), "--max-photos", str(MAX_PHOTOS), "--max-pixels", "4000000")
+MAX_UPLOAD_BYTES, MAX_IMAGES = 2_000_000, 4
+LIMITS = ("--max-upload-mb", str(MAX_UPLOAD_BYTES / 1e6), "--max-images", str(MAX_IMAGES), "--max-pixels", "4000000")
 PATIENT = ("--timeout", "600", "--body-timeout", "600")
 
 
@@ -58,7 +58,7 @@ def lone_values(head: Path, pictures: dict[str, bytes], folder: Path) -> dict[st
 
 def mixed_run(service: Service, good_ones: list[Request], count: int, clients: int) -> dict[str, Any]:
     """A run with one bad request in ten, and what became of it."""
-    wrong = bad_requests(MAX_UPLOAD_BYTES, MAX_PHOTOS)
+    wrong = bad_requests(MAX_UPLOAD_BYTES, MAX_IMAGES)
     before = service.metric("process_resident_memory_bytes")
     outcome = run(service, mixed(good_ones, wrong, count, 0.1, seed=0), clients)
     half = len(outcome.resident_bytes) // 2

@@ -73,22 +73,22 @@ def bad(seed: int = 0) -> dict[str, tuple[bytes, int, str]]:
     damaged = bytearray(png)
     damaged[len(png) // 2] ^= 0xFF
     return {
-        "empty.jpg": (b"", 422, "not_a_picture"),
-        "text.jpg": (b"This is a letter, not a photo.\n" * 20, 422, "not_a_picture"),
-        "noise.jpg": (noise, 422, "not_a_picture"),
-        "noise_in_jpeg.jpg": (photo[:20] + noise, 422, "not_a_picture"),
-        "truncated.jpg": (photo[: len(photo) // 2], 422, "broken_picture"),
-        "head_only.jpg": (photo[:100], 422, "not_a_picture"),
-        "truncated.png": (png[: len(png) // 2], 422, "broken_picture"),
-        "damaged.png": (bytes(damaged), 422, "broken_picture"),
+        "empty.jpg": (b"", 422, "not_an_image"),
+        "text.jpg": (b"This is a letter, not a photo.\n" * 20, 422, "not_an_image"),
+        "noise.jpg": (noise, 422, "not_an_image"),
+        "noise_in_jpeg.jpg": (photo[:20] + noise, 422, "not_an_image"),
+        "truncated.jpg": (photo[: len(photo) // 2], 422, "broken_image"),
+        "head_only.jpg": (photo[:100], 422, "not_an_image"),
+        "truncated.png": (png[: len(png) // 2], 422, "broken_image"),
+        "damaged.png": (bytes(damaged), 422, "broken_image"),
         "bomb.png": (bomb(60_000, 60_000), 413, "too_many_pixels"),
-        "bomb_in_text.png": (_text_bomb(), 422, "not_a_picture"),
+        "bomb_in_text.png": (_text_bomb(), 422, "not_an_image"),
         "animated.gif": (_bytes(frames[0], "GIF", save_all=True, append_images=frames[1:]), 422, "animated"),
         "animated.png": (_bytes(frames[0], "PNG", save_all=True, append_images=frames[1:]), 422, "animated"),
         "pages.tiff": (_bytes(frames[0], "TIFF", save_all=True, append_images=frames[1:]), 422, "animated"),
         "float.tiff": (_bytes(scene.convert("F"), "TIFF"), 422, "unfit"),
-        "script.svg": (b'<svg xmlns="http://www.w3.org/2000/svg"><script>1</script></svg>', 422, "not_a_picture"),
-        "paper.pdf": (b"%PDF-1.4\n" + noise, 422, "not_a_picture"),
+        "script.svg": (b'<svg xmlns="http://www.w3.org/2000/svg"><script>1</script></svg>', 422, "not_an_image"),
+        "paper.pdf": (b"%PDF-1.4\n" + noise, 422, "not_an_image"),
     }
 
 

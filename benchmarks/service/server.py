@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
-BOUNDARY = "a-boundary-that-no-photo-holds"
+BOUNDARY = "a-boundary-that-no-image-holds"
 
 
 class Answer(NamedTuple):
@@ -44,7 +44,7 @@ class Service:
 
     def __init__(self, head: Path, *options: str, ready_within_s: float = 240.0) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "examples.service", str(head), "--port", "0", *options],
+            [sys.executable, "-m", "dinoneck", "serve", str(head), "--port", "0", *options],
             cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -134,13 +134,13 @@ def received(connection: http.client.HTTPConnection) -> Answer:
     return Answer(answer.status, answer.read(), {key.lower(): value for key, value in answer.getheaders()})
 
 
-def multipart(*files: tuple[str, bytes], field: str = "photo") -> bytes:
+def multipart(*files: tuple[str, bytes], field: str = "image") -> bytes:
     """Return a multipart body of these files."""
     parts = [part(name, data, field) for name, data in files]
     return b"".join(parts) + f"--{BOUNDARY}--\r\n".encode()
 
 
-def part(name: str, data: bytes, field: str = "photo") -> bytes:
+def part(name: str, data: bytes, field: str = "image") -> bytes:
     """Return one file of a multipart body."""
     head = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="{field}"; filename="{name}"\r\n\r\n'
     return head.encode() + data + b"\r\n"

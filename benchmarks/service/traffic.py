@@ -44,7 +44,7 @@ class Request:
         if self.status != 200:
             good = bool(told.get("error")) and told.get("code") == self.code
             return None if good else f"{self.kind}: {told}"
-        found = [photo["values"] for photo in told["photos"]]
+        found = [photo["values"] for photo in told["images"]]
         return None if self.values is None or found == [self.values] else f"{self.kind}: {found}, not {self.values}"
 
 
@@ -53,22 +53,22 @@ def good_requests(pictures: Mapping[str, bytes], values: Mapping[str, Mapping[st
     return [Request(name, _post(multipart((name, data))), values=values.get(name)) for name, data in pictures.items()]
 
 
-def bad_requests(max_upload_bytes: int, max_photos: int) -> list[Request]:
+def bad_requests(max_upload_bytes: int, max_images: int) -> list[Request]:
     """Return a request for every way to be wrong that HTTP and multipart allow, and every bad picture."""
     found = [
         Request(name, _post(multipart((name, data))), status, code) for name, (data, status, code) in bad().items()
     ]
     photo = multipart(("a.jpg", b"x" * 100))
     large = multipart(("large.jpg", b"x" * (max_upload_bytes + 1)))
-    many = multipart(*[("a.jpg", b"x")] * (max_photos + 1))
+    many = multipart(*[("a.jpg", b"x")] * (max_images + 1))
     text = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="n"\r\n\r\n1\r\n--{BOUNDARY}--\r\n'.encode()
     return [
         *found,
         Request("too large", _post(large), 413, "too_large"),
         Request("too large, no length told", _chunked(large), 413, "too_large"),
-        Request("too many files", _post(many), 413, "too_many_photos"),
-        Request("a text field", _post(text), 422, "no_photo"),
-        Request("no part", _post(f"--{BOUNDARY}--\r\n".encode()), 422, "no_photo"),
+        Request("too many files", _post(many), 413, "too_many_images"),
+        Request("a text field", _post(text), 422, "no_image"),
+        Request("no part", _post(f"--{BOUNDARY}--\r\n".encode()), 422, "no_image"),
         Request("no last boundary", _post(part("a.jpg", b"x" * 100)), 400, "malformed_upload"),
         Request("garbage for a body", _post(b"\x00\x01garbage" * 50), 400, "malformed_upload"),
         Request("no body", _post(b""), 400, "malformed_upload"),

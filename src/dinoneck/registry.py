@@ -19,6 +19,7 @@ _HOMES: dict[str, str] = {
     "cls_gating_pool": "dinoneck.heads.cls_gating:CLSGating",
     "decoder_injection": "dinoneck.points.injection:DecoderInjection",
     "dense": "dinoneck.heads.dense:DenseHead",
+    "detector": "dinoneck.detection.head:DetectionHead",
     "dpt": "dinoneck.necks.dpt:DPTNeck",
     "ensemble": "dinoneck.heads.ensemble:HeadEnsemble",
     "fpn": "dinoneck.heads.fpn:FPNHead",

@@ -24,7 +24,7 @@ OTHER_NAMES = {
     **{f"dinov3_vit{size[0]}16": f"vit_{size}_patch16_dinov3" for size in ("small", "base", "large")},
     **{f"vit_{size}_patch14_dinov3": f"vit_{size}_patch16_dinov3" for size in ("small", "base", "large")},
 }
-SLACK = 0.01
+SLACK, LARGEST_NORMALISED = 0.01, 10.0
 
 
 class DINOv3Backbone(nn.Module):
@@ -85,6 +85,7 @@ class DINOv3Backbone(nn.Module):
                 torch.manual_seed(seed)
             self.neck = _neck(neck, self.vit, out_channels, feat_strides, dict(neck_options or {}))
         self.normalize = normalize
+        self._range_checked = False
         shape = (3, 1, 1)
         self.register_buffer("mean", torch.tensor(self.vit.preprocess.mean).view(shape), persistent=False)
         self.register_buffer("std", torch.tensor(self.vit.preprocess.std).view(shape), persistent=False)
@@ -103,8 +104,15 @@ class DINOv3Backbone(nn.Module):
                 "freeze_backbone_epochs is set and nobody called start_epoch(epoch), so nothing was frozen; call it at "
                 "the start of every epoch (README.md has the lines for D-FINE's loop), or set freeze_backbone_epochs: 0"
             )
+        if self.training and not self._range_checked and not torch.compiler.is_compiling():
+            if self.normalize:
+                _check_unit_range(images)
+            self._range_checked = True
+        # no change to images; the uninitialised memory that FLOP profilers feed becomes images
+        low, high = (-SLACK, 1 + SLACK) if self.normalize else (-LARGEST_NORMALISED, LARGEST_NORMALISED)
+        images = images.nan_to_num().clamp(low, high)
         if self.normalize:
-            images = (_in_unit_range(images) - self.mean) / self.std
+            images = (images - self.mean) / self.std
         return list(self.neck(self.vit(images), images).maps)
 
     def start_epoch(self, epoch: int) -> FreezeReport:
@@ -169,13 +177,10 @@ def _neck(
     return built
 
 
-def _in_unit_range(images: Tensor) -> Tensor:
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or not images.numel():
-        return images
+def _check_unit_range(images: Tensor) -> None:
     low, high = (float(bound) for bound in images.aminmax())
     if low < -SLACK or high > 1 + SLACK:
         raise DataError(
-            f"images hold values from {low:g} to {high:g}; expected 0 ... 1, as ConvertPILImage(scale=True) "
-            "gives them; where the loader normalises, set normalize: False"
+            f"images hold values from {low:g} to {high:g}; expected 0 ... 1, as ConvertPILImage(scale=True) gives. "
+            "Set normalize: False if the loader normalises"
         )
-    return images

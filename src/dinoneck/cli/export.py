@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
+from dinoneck.cli import detect
 from dinoneck.cli.arguments import HeadBackbone, check_output
 from dinoneck.cli.text import file_size
 from dinoneck.errors import ConfigError
@@ -63,6 +64,10 @@ def export(
     from dinoneck.export import export_head, export_model, export_state_dict
 
     head = HeadCheckpoint.load(file, revision=revision)
+    if head.head_type == "detector":
+        if format != "onnx" or grid is not None or maps:
+            raise ConfigError("a detector is exported with its backbone: --format onnx, without --grid and --maps")
+        return detect.export(head, out, backbone, size, check)
     kind: Any = "pt2" if format == "torch" else format
     document: dict[str, Any] = {"files": [out], "format": kind, "with_backbone": with_backbone}
     if not with_backbone:

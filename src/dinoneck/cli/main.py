@@ -26,7 +26,7 @@ VERBS = {
     "demo": "train, predict and draw maps on generated images, as a first look; no download needed",
     "backbones": "list the published backbones",
     "extract": "run a backbone over images once and keep the tokens in a feature store",
-    "train": "train cross-validated heads: numbers, classes or masks",
+    "train": "train cross-validated heads: numbers, classes or masks; or a detector: boxes",
     "predict": "predict from images with trained heads; write a CSV, and pictures on request",
     "inspect": "print what a head file is, from its header alone",
     "verify": "check every byte of head files and feature stores",
@@ -39,6 +39,7 @@ VERBS = {
     "bench": "time a head, or a backbone alone or with a neck, on this machine",
     "viz": "draw tokens, gates and residuals; write a report to open in a browser",
     "export": "write a head, alone or with its backbone, as ONNX model, torch program or plain weights",
+    "serve": "serve a head or a detector over HTTP: images in, predictions out, with limits for every resource",
     "doctor": "check this installation, and what to do about what does not work; no network",
     "store": "convert a feature store from and to .npz or .pt files, or check every byte of it",
 }

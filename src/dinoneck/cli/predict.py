@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from tyro.conf import arg
 from tyro.constructors import PrimitiveConstructorSpec
 
+from dinoneck.cli import detect
 from dinoneck.cli.arguments import HeadBackbone, Images, Views, check_output, list_images
 from dinoneck.cli.text import say, tell_pooled
 from dinoneck.cli.train_text import describe_size
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 _FILLED = " (its rows hold the mean of the other images' predictions)"
 _PICTURES = 8
+Heads = tuple[list[Any], list[Any]]
 
 
 def _picture_name(words: list[str]) -> Path | Literal[True]:
@@ -96,8 +98,11 @@ def predict(
     names, files = _named(images, csv, image_folder, image_column)
     _check(heads, images, files)
     _check_outputs(out, picture, images, [*files, *heads, csv, backbone.backbone_file])
+    read = read_heads(heads, views.revision, weights, reduce)
+    if read[1][0].head_type == "detector":
+        return detect.predict(read[1], dict(zip(names, files, strict=True)), out, picture, backbone, views.device)
     settings = {**asdict(tiles), "weights": weights, "reduce": reduce}
-    predictor, _, _, commits = open_predictor(heads, views, backbone, **settings)
+    predictor, _, _, commits = open_predictor(heads, views, backbone, read=read, **settings)
     print("".join(f"{repo} is commit {commit}.\n" for repo, commit in commits.items()), end="")
     unusable: dict[int, str] | None = {} if skip_unusable else None
     if unusable is None:
@@ -115,27 +120,34 @@ def predict(
     return {**document, **_for_programs(named, predictor)}
 
 
+def read_heads(heads: Sequence[str], revision: str | None, weights: Any = None, reduce: Any = "mean") -> Heads:
+    """Return the sources of heads, one each, and what was read and checked."""
+    from dinoneck.inference.panel import check_weights
+    from dinoneck.inference.sources import listed, opened
+
+    sources = listed(heads)
+    check_weights(weights, len(sources), reduce)
+    return sources, opened(sources, revision)
+
+
 def open_predictor(
-    heads: Any, views: Views, backbone: HeadBackbone, **settings: Any
+    heads: Sequence[str], views: Views, backbone: HeadBackbone, *, read: Heads | None = None, **settings: Any
 ) -> tuple[Predictor, list[Any], list[Any], dict[str, str]]:
     """Return a predictor, its sources and heads, and Hub repository -> commit; print what a user should know."""
     from dinoneck.devices import local_device
     from dinoneck.inference.many import recorded_views
-    from dinoneck.inference.panel import check_weights
     from dinoneck.inference.predictor import Predictor
-    from dinoneck.inference.sources import listed, opened, revisions_of
+    from dinoneck.inference.sources import revisions_of
 
-    sources = listed(heads)
-    check_weights(settings.get("weights"), len(sources), settings.get("reduce", "mean"))
-    opened_heads: list[Any] = opened(sources, views.revision)
-    tell_pooled([head.meta["tasks"] for head in opened_heads])
-    tta = recorded_views(opened_heads) if views.tta is None else views.tta
+    sources, opened = read or read_heads(heads, views.revision)
+    tell_pooled([head.meta["tasks"] for head in opened])
+    tta = recorded_views(opened) if views.tta is None else views.tta
     if views.tta is None and tta != "none":
         say(f"Views: {tta}, as the training of the heads recorded (--tta none: the image alone).")
-    own = backbone.given(opened_heads[0])
+    own = backbone.given(opened[0])
     settings |= {"batch_size": views.batch_size, "probe": views.probe}
-    predictor = Predictor(opened_heads, own, tta, local_device(views.device), **settings)
-    return predictor, sources, opened_heads, revisions_of(sources, opened_heads)
+    predictor = Predictor(opened, own, tta, local_device(views.device), **settings)
+    return predictor, sources, opened, revisions_of(sources, opened)
 
 
 def _named(images: Sequence[Path], csv: Path | None, folder: Path | None, column: str) -> tuple[list[str], list[Path]]:

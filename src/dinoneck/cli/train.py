@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from dinoneck.cli import train_text
+from dinoneck.cli import detect, train_text
 from dinoneck.training.config import TrainConfig
 
 _CSIRO = {"sample_id", "image_path", "target_name"}
@@ -30,7 +30,8 @@ def train(
 ) -> dict[str, Any]:
     """Train cross-validated heads by flags, or from a training file.
 
-    Numbers (--csv, --targets), classes (a column of words, or a folder per class) or masks (--labels).
+    Numbers (--csv, --targets), classes (a column of words, or a folder per class), masks (--labels), or a detector of
+    boxes (--boxes).
 
     Example: dinoneck train --csv cover.csv --targets crop weed --out run
 
@@ -44,6 +45,9 @@ def train(
         overwrite: replace the results of an earlier run in the folder.
         resume: continue an interrupted run of the same config; --no-resume trains from the beginning.
     """
+    if run.data.boxes is not None:
+        report = detect.train(with_head_flags(run, hidden_dim, dropout, gate_mode), out, overwrite, resume)
+        return {"out": out, "report": report}
     _check_columns(run)
     from dinoneck.training.inputs import open_inputs
     from dinoneck.training.run import check_folder

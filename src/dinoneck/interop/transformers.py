@@ -277,7 +277,7 @@ def attach_to_detr(model: nn.Module, encoder: PyramidEncoder) -> nn.Module:
         raise ConfigError(f"the encoder's strides are {encoder.strides}; the detector needs each twice the one before")
     width = inner.config.encoder_hidden_dim
     like = next(projections.parameters(), next(inner.parameters()))  # their device and dtype
-    inner.backbone = _WithMasks(encoder)
+    inner.backbone = MaskedLevels(encoder)
     inner.encoder_input_proj = nn.ModuleList(
         nn.Identity()
         if encoder.out_channels == width
@@ -287,10 +287,10 @@ def attach_to_detr(model: nn.Module, encoder: PyramidEncoder) -> nn.Module:
     return model
 
 
-class _WithMasks(nn.Module):
+class MaskedLevels(nn.Module):
     """An encoder with the interface of those detectors: levels, each with the mask of valid pixels at its size."""
 
-    def __init__(self, encoder: PyramidEncoder) -> None:
+    def __init__(self, encoder: Any) -> None:
         super().__init__()
         self.encoder = encoder
         self.intermediate_channel_sizes = [encoder.out_channels] * len(encoder.strides)

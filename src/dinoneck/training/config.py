@@ -19,6 +19,7 @@ from tyro.conf import Suppress, arg
 
 from dinoneck.errors import ConfigError, did_you_mean
 from dinoneck.training.config_flags import HEAD, SIZE
+from dinoneck.training.detector_config import DetectorConfig
 from dinoneck.training.earlier_keys import earlier_key
 from dinoneck.training.recipe import Recipe, check_number, check_whole
 from dinoneck.yaml_file import read_yaml
@@ -55,6 +56,8 @@ class DataConfig:
         tta: views that predictions average; recorded in the head files, not used for the scores of the run.
         pasture: how many pasture images to generate where no data is named.
         boxes: COCO file of boxes, for detectors.
+        val_boxes: COCO file of held-out images; None = a share of those of boxes, one in folds.count.
+        val_images: folder of the held-out images; None = as images.
     """
 
     csv: str | None = None
@@ -78,6 +81,8 @@ class DataConfig:
     tta: Literal["none", "flip4", "d6"] | None = None
     pasture: int = 120
     boxes: str | None = None
+    val_boxes: str | None = None
+    val_images: str | None = None
 
     def __post_init__(self) -> None:
         size = (self.size, self.size) if isinstance(self.size, int) else self.size
@@ -89,7 +94,7 @@ class DataConfig:
                 check_whole(name, number, 1)
         if self.minimum is not None:
             check_number("minimum", self.minimum, -math.inf)
-        for name in ("csv", "images", "labels", "store", "boxes"):
+        for name in ("csv", "images", "labels", "store", "boxes", "val_boxes", "val_images"):
             if (path := getattr(self, name)) is not None and not path.strip():
                 raise ConfigError(f"{name} is empty; name a file or a folder ('.' for the current one)")
         if len(set(self.classes)) < len(self.classes):
@@ -244,6 +249,7 @@ class TrainConfig:
         losses: weights of the tasks' losses.
         optim: how the head is trained.
         folds: folds of the cross-validation.
+        detector: the detector that data.boxes trains; its neck is ``head``.
         logging: logs of losses and scores, next to those in the folder.
         imports: modules, or Python files, to import first: those that register heads and necks of your own.
         device: such as cpu or cuda:1; None = a GPU if there is one, else the CPU.
@@ -265,6 +271,7 @@ class TrainConfig:
     losses: LossConfig = LossConfig()
     optim: Recipe = field(default_factory=Recipe)
     folds: FoldsConfig = FoldsConfig()
+    detector: DetectorConfig = field(default_factory=DetectorConfig)
     logging: LoggingConfig = LoggingConfig()
     imports: Annotated[tuple[str, ...], arg(name="import")] = ()
     device: str | None = None

@@ -100,7 +100,7 @@ class Recipe:
     mixup_off_last: float = 0.2
     cutmix_alpha: Suppress[float | None] = None
     patience: Annotated[int | None, or_none(int)] = None
-    backbone_lr: Suppress[float | None] = None
+    backbone_lr: Annotated[float | None, or_none(float)] = None
     save_steps: Annotated[int | None, or_none(int)] = None
 
     def __post_init__(self) -> None:

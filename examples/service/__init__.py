@@ -1,1 +1,0 @@
-"""A small HTTP service around a head: photos in, values in natural units out, nothing unbounded."""

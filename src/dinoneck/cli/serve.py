@@ -1,0 +1,33 @@
+"""``dinoneck serve``: predictions over HTTP."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from dinoneck.serve.settings import Settings
+
+
+def serve(
+    head: Annotated[str, Positional],
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    settings: Annotated[Settings, arg(name="")] = Settings(),
+) -> None:
+    """Serve a head or a detector over HTTP until SIGTERM or Ctrl-C.
+
+    There is no authentication, TLS or rate limit: run it behind a proxy that has them.
+
+    Example: dinoneck serve head.safetensors --port 8000
+
+    Args:
+        head: a head file, a folder of head files, or a Hub repository (user/name).
+        host: address to listen on; the default is reachable from this machine only.
+        port: 0 is any free port, which is printed.
+        settings: the limits.
+    """
+    from dinoneck.serve import serve as serve_head
+
+    serve_head(head, host=host, port=port, settings=settings)

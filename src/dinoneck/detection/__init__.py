@@ -1,0 +1,15 @@
+"""Detectors on a DINO backbone: FCOS, RetinaNet, Faster R-CNN, D-FINE and RT-DETRv2."""
+
+from dinoneck.lazy import attach, homes
+
+_HOMES = homes(
+    __name__,
+    detector=["Detector"],
+    evaluation=["coco_results", "evaluate_boxes", "gather_predictions", "score_boxes"],
+    head=["DetectionHead"],
+    onnx=["export_detector"],
+    training=["train_detector"],
+)
+
+__all__ = [*_HOMES]
+__getattr__, __dir__ = attach(__name__, _HOMES)

@@ -1,0 +1,113 @@
+"""From a training config to a detector and its images."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, cast
+
+import numpy as np
+import torch
+
+from dinoneck.configured import fields_of
+from dinoneck.data.box_views import box_transforms
+from dinoneck.data.boxes import BoxPhotos
+from dinoneck.detection.detector import Detector
+from dinoneck.detection.head import DETRS, DetectionHead
+from dinoneck.errors import ConfigError
+from dinoneck.necks.neck import Neck, neck_named
+from dinoneck.training.config import TrainConfig
+from dinoneck.training.inputs import open_backbone
+
+NECK = "spatial_tuning_adapter"
+SIZE = (640, 640)
+_DATA = {"boxes", "images", "val_boxes", "val_images", "classes", "size"}
+_OPTIM = {"epochs", "batch_size", "lr", "backbone_lr", "seed", "weight_decay", "warmup", "min_lr", "ema_decay", "amp"}
+_OPTIM |= {"clip_norm"}
+
+
+def check_config(config: TrainConfig) -> None:
+    """Refuse values that have no effect on detectors.
+
+    Raises:
+        ConfigError: naming them.
+    """
+    if config.data.boxes is None:
+        raise ConfigError("data.boxes is missing; expected the COCO file of the training images (--boxes)")
+    groups: tuple[tuple[Any, set[str]], ...] = ((config.data, _DATA), (config.optim, _OPTIM), (config.folds, {"count"}))
+    given: list[tuple[Any, str]] = [(group, name) for group, used in groups for name in _changed(group) - used]
+    given += [(config, name) for name in _changed(config) & {"tasks", "compositions", "losses"}]
+    for group, name in sorted(given, key=lambda pair: pair[1]):
+        raise ConfigError(f"{name} is {getattr(group, name)!r}; it has no effect on detectors: leave it out")
+
+
+def _changed(group: Any) -> set[str]:
+    """The fields of a config's group that differ from their defaults."""
+    default = type(group)()
+    names = [field.name for field in dataclasses.fields(group)]
+    return {name for name in names if getattr(group, name) != getattr(default, name)}
+
+
+def size_of(config: TrainConfig) -> tuple[int, int]:
+    """Return the (height, width) that images are resized to."""
+    return cast("tuple[int, int]", config.data.size or SIZE)
+
+
+def open_images(config: TrainConfig) -> tuple[BoxPhotos, BoxPhotos]:
+    """Return the training and the held-out images.
+
+    Raises:
+        DataError: if a file or a folder cannot be used, or there are too few images.
+    """
+    data, size = config.data, size_of(config)
+    augment = config.detector.augment
+    flip = None if augment == "none" else augment
+    plain: dict[str, Any] = {"mean": None, "std": None}
+    train_views = box_transforms(size, train=True, flip=flip, photometric=augment != "none", **plain)
+    val_views = box_transforms(size, train=False, **plain)
+    train = BoxPhotos(str(data.boxes), data.images, transform=train_views, classes=data.classes or None)
+    if data.val_boxes is not None:
+        folder = data.val_images or data.images
+        return train, BoxPhotos(data.val_boxes, folder, transform=val_views, classes=train.classes)
+    order = np.random.default_rng(config.optim.seed).permutation(len(train)).tolist()
+    count = len(train) // config.folds.count
+    if not count:
+        raise ConfigError(
+            f"{data.boxes} has {len(train)} images, too few to hold out one in {config.folds.count}; name held-out "
+            "images with data.val_boxes (--val-boxes)"
+        )
+    val = train.take(sorted(order[:count]))
+    val.transform = val_views
+    return train.take(sorted(order[count:])), val
+
+
+def build_detector(config: TrainConfig, classes: tuple[str, ...]) -> Detector:
+    """Return the detector of a config with its first weights, which the seed decides.
+
+    Raises:
+        ConfigError: if its parts do not fit.
+        BackboneError: if the backbone cannot be loaded.
+    """
+    own = config.detector
+    arguments = dict(config.head)
+    cls = neck_named(arguments.pop("type", NECK))
+    known = fields_of(cls)
+    backbone = open_backbone(config.backbone, config.device)
+    if config.backbone.layers is None and "num_layers" in known:
+        count = int(arguments.get("num_layers", 3))
+        last = backbone.depth - 1
+        backbone = backbone.with_layers([last - i * backbone.depth // (count + 1) for i in reversed(range(count))])
+    geometry = {"embed_dim": backbone.embed_dim, "patch_size": backbone.patch_size, "num_layers": len(backbone.layers)}
+    arguments = {**{key: value for key, value in geometry.items() if key in known}, **arguments}
+    if own.name in DETRS:
+        from dinoneck.detection.detr import width_of
+
+        arguments.setdefault("fpn_dim" if "fpn_dim" in known else "out_channels", width_of(own.name, own.variant))
+        if "scales" in known:
+            arguments.setdefault("scales", (2.0, 1.0, 0.5))
+    torch.manual_seed(config.optim.seed)
+    neck: Neck = cls.from_config(arguments)
+    head = DetectionHead(own.name, classes, neck, own.features_at, own.variant, own.queries, own.encoder_layers)
+    detector = Detector(head, backbone, size_of(config))
+    if own.checkpointing:
+        backbone.set_grad_checkpointing()
+    return detector

@@ -1,0 +1,252 @@
+"""Detector: a backbone and a detection head; images in, boxes in their pixels out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Self, cast
+
+import torch
+from torch import Tensor, nn
+
+from dinoneck.backbones.backbone import Backbone
+from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
+from dinoneck.data.box_views import to_original
+from dinoneck.data.photos import Photo, Preprocessing, as_list, decode
+from dinoneck.detection.head import DetectionHead, Target
+from dinoneck.errors import CheckpointError
+from dinoneck.grid import patch_pair
+from dinoneck.inference.rebuild import rebuild
+
+if TYPE_CHECKING:
+    from dinoneck.checkpoint.hub import Pushed
+
+HEAD_TYPE = "detector"
+MOST_BOXES = 100
+
+
+class Detector(nn.Module):
+    """A detector on a DINO backbone.
+
+    As a module it takes images (B, 3, H, W) in 0 ... 1 of its ``size``: it returns losses by name with targets
+    (``boxes`` (n, 4) XYXY in pixels of these images, ``labels`` (n,) from 0), else ``boxes``, ``scores`` and ``labels``
+    of each image. :meth:`predict` takes images of any size.
+
+    Args:
+        head: neck and detection head.
+        backbone: of the neck's width and patch size; what of it is trained is saved with the head.
+        size: (height, width) in pixels that images are resized to.
+        record: of the backbone before its training; None = of the backbone as it is.
+
+    Attributes:
+        head: the :class:`dinoneck.detection.DetectionHead`.
+        backbone: the backbone.
+        preprocess: resizing and normalisation of images.
+        classes: names of the labels.
+        tuned: names of the backbone's weights that were trained.
+
+    Raises:
+        ConfigError: if backbone, neck and size do not fit.
+
+    Examples:
+        >>> from dinoneck import STAPyramid, load_backbone
+        >>> head = DetectionHead("fcos", ("red", "blue"), STAPyramid(64, 32))
+        >>> detector = Detector(head, load_backbone("dinoneck_tiny"), size=(64, 96)).eval()
+        >>> [prediction] = detector.predict(torch.rand(3, 120, 200), min_score=0.5)
+        >>> sorted(prediction)
+        ['boxes', 'labels', 'names', 'scores']
+    """
+
+    def __init__(
+        self,
+        head: DetectionHead,
+        backbone: Backbone,
+        size: tuple[int, int],
+        *,
+        record: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        recipe = backbone.preprocess.changed(size=size, fit="stretch", policy="error", interpolation="bilinear")
+        self.preprocess: Preprocessing = recipe
+        head.check_size(self.size, patch_pair(backbone.patch_size))
+        head.levels.attach(backbone)
+        self.backbone, self.head = backbone, head
+        self.record = backbone.record() if record is None else dict(record)
+        self.tuned = set(head.config["tuned"] or ())
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the images that the network takes."""
+        return cast("tuple[int, int]", self.preprocess.size)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the labels."""
+        return self.head.classes
+
+    @property
+    def device(self) -> torch.device:
+        """Where the detector is."""
+        return next(self.head.parameters()).device
+
+    def forward(self, images: Tensor, targets: Sequence[Target] | None = None) -> Any:
+        """Return losses by name with targets, else the detections of each image in pixels of ``images``."""
+        mean, std = (images.new_tensor(each)[:, None, None] for each in (self.preprocess.mean, self.preprocess.std))
+        return self.head((images - mean) / std, targets)
+
+    @torch.no_grad()
+    def predict(
+        self,
+        images: Photo | Sequence[Photo],
+        *,
+        min_score: float = 0.3,
+        max_boxes: int = MOST_BOXES,
+        batch_size: int = 8,
+    ) -> list[dict[str, Any]]:
+        """Detect objects in images of any size; the detector is put into eval mode.
+
+        Args:
+            images: one or several paths, PIL images, arrays (H, W, 3) or tensors (3, H, W).
+            min_score: leave out boxes of a lower score.
+            max_boxes: per image, those of the highest scores.
+            batch_size: images in a forward pass.
+
+        Returns:
+            per image ``boxes`` (n, 4) float32 XYXY in its own pixels (upright by its EXIF tag), ``scores`` (n,),
+            ``labels`` (n,) and ``names``, by falling score, on the CPU.
+
+        Raises:
+            DataError: if an image cannot be read.
+        """
+        self.eval()
+        listed, found = as_list(images), []
+        for begin in range(0, len(listed), batch_size):
+            decoded = [decode(image) for image in listed[begin : begin + batch_size]]
+            sizes = [(int(image.shape[-2]), int(image.shape[-1])) for image in decoded]
+            batch = torch.stack([self.preprocess.fitted(image) for image in decoded])
+            for detections, size in zip(self(batch.to(self.device)), sizes, strict=True):
+                found.append(self._named(best_of(detections, max_boxes), size, min_score))
+        return found
+
+    def _named(self, best: dict[str, Tensor], size: tuple[int, int], min_score: float) -> dict[str, Any]:
+        kept = {key: value[best["scores"] >= min_score] for key, value in best.items()}
+        boxes = to_original(kept["boxes"], self.size, size).clamp(min=0)
+        limit = boxes.new_tensor([size[1], size[0], size[1], size[0]])
+        names = [self.classes[label] for label in kept["labels"].tolist()]
+        return {**kept, "boxes": boxes.minimum(limit), "names": names}
+
+    def note_trained(self) -> None:
+        """Remember the backbone's weights that are trainable now: :meth:`save` writes them, frozen again or not."""
+        self.tuned |= {name for name, p in self.backbone.named_parameters() if p.requires_grad}
+
+    def checkpoint(self, **record: Any) -> HeadCheckpoint:
+        """Return the head file: neck, detection head and the trained weights of the backbone.
+
+        Args:
+            **record: ``training``, ``license`` and ``extra`` as in :meth:`dinoneck.HeadCheckpoint.from_module`.
+
+        Raises:
+            CheckpointError: if a weight is not finite.
+        """
+        self.note_trained()
+        weights = dict(self.backbone.named_parameters())
+        names = sorted(self.tuned)
+        config = {**self.head.config, "tuned": {name: list(weights[name].shape) for name in names} or None}
+        whole = DetectionHead.from_config(config, device="meta")
+        own = {key: value for key, value in self.head.state_dict().items() if not key.startswith("tuned.")}
+        tuned = {f"tuned.{i}": weights[name].detach().clone() for i, name in enumerate(names)}
+        whole.load_state_dict({**own, **tuned}, assign=True)
+        return HeadCheckpoint.from_module(whole, backbone=self.record, preprocess=self.preprocess, **record)
+
+    def save(self, path: str | os.PathLike[str], **record: Any) -> None:
+        """Write the detector as a head file of type ``detector``, whole or not at all.
+
+        Args:
+            path: the file, ``.safetensors``.
+            **record: as for :meth:`checkpoint`.
+
+        Raises:
+            CheckpointError: if the file cannot be written.
+        """
+        self.checkpoint(**record).save(path)
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> Pushed:
+        """Publish the detector with its page in one commit, see :meth:`dinoneck.HeadCheckpoint.push_to_hub`.
+
+        Args:
+            repo_id: ``user/name``.
+            **options: as there.
+
+        Raises:
+            CheckpointError: as there.
+        """
+        return self.checkpoint().push_to_hub(repo_id, **options)
+
+    def export_onnx(self, path: str | os.PathLike[str], **options: Any) -> None:
+        """Write the detector as an ONNX file, see :func:`dinoneck.detection.export_detector`.
+
+        Args:
+            path: the file.
+            **options: as there.
+
+        Raises:
+            CheckpointError: as there.
+        """
+        from dinoneck.detection.onnx import export_detector
+
+        export_detector(self, path, **options)
+
+    @classmethod
+    def load(
+        cls,
+        path_or_repo: str | os.PathLike[str],
+        *,
+        revision: str | None = None,
+        backbone: Backbone | None = None,
+        device: torch.device | str | None = None,
+    ) -> Self:
+        """Load a detector, in eval mode.
+
+        Args:
+            path_or_repo: a head file, a folder with one, or a Hub repository ``user/name``.
+            revision: branch, tag or commit of a repository.
+            backbone: the one it was trained on, before its training; None = the one that the file names.
+            device: where to run; None = the CPU.
+
+        Raises:
+            CheckpointError: if the file is damaged, is not a detector's, or names another backbone.
+            BackboneError: if the backbone cannot be loaded.
+        """
+        return cls.from_checkpoint(HeadCheckpoint.load(path_or_repo, revision=revision), backbone, device)
+
+    @classmethod
+    def from_checkpoint(
+        cls, checkpoint: HeadCheckpoint, backbone: Backbone | None = None, device: torch.device | str | None = None
+    ) -> Self:
+        """Return the detector of a head file that is read already, as :meth:`load`."""
+        record, recipe = checkpoint.meta["backbone"], checkpoint.preprocess
+        if checkpoint.head_type != HEAD_TYPE or record is None or recipe is None or recipe.size is None:
+            raise CheckpointError(
+                f"the file holds a head of type {checkpoint.head_type!r}; expected a detector with its backbone and "
+                "image size, as Detector.save writes it. Load other heads with dinoneck.load_head",
+                step="registry",
+            )
+        backbone = rebuild(record) if backbone is None else backbone
+        checkpoint.check_backbone(backbone)
+        head = cast("DetectionHead", checkpoint.build())
+        weights = dict(backbone.named_parameters())
+        with torch.no_grad():
+            for name, value in zip(head.tuned_names, head.tuned, strict=True):
+                if name not in weights or weights[name].shape != value.shape:
+                    raise CheckpointError(f"the backbone has no weight {name} of shape {tuple(value.shape)}")
+                weights[name].copy_(value)
+        head.tuned = nn.ParameterList()  # they are the backbone's now
+        detector = cls(head, backbone, recipe.size, record=record).eval()
+        return detector if device is None else detector.to(device)
+
+
+def best_of(detections: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:
+    """Return the ``count`` boxes of the highest scores, float32 on the CPU."""
+    best = detections["scores"].argsort(descending=True)[:count]
+    kept = {key: detections[key][best].cpu() for key in ("boxes", "scores", "labels")}
+    return {**kept, "boxes": kept["boxes"].float(), "scores": kept["scores"].float()}

@@ -1,0 +1,137 @@
+"""D-FINE and RT-DETRv2 of transformers around a neck."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.ops import box_convert
+
+from dinoneck.detection.head import Levels, Target
+from dinoneck.errors import ConfigError, missing_extra
+
+try:
+    from transformers import DFineConfig, DFineForObjectDetection, RTDetrV2Config, RTDetrV2ForObjectDetection
+except ImportError as error:
+    raise missing_extra("transformers", "detection") from error
+
+from dinoneck.interop.transformers import DinoneckBackboneConfig, MaskedLevels, register
+
+_MODELS = {"dfine": (DFineConfig, DFineForObjectDetection), "rtdetrv2": (RTDetrV2Config, RTDetrV2ForObjectDetection)}
+_LEVELS = 3
+# D-FINE-L as published has 17.0 million parameters next to ViT and neck, the others 3.1 and 1.9
+VARIANTS: dict[str, dict[str, Any]] = {
+    "stock": {"width": 256, "decoder_layers": 6, "decoder_ffn_dim": 1024, "scale": 1.0},
+    "25m": {"width": 160, "decoder_layers": 3, "decoder_ffn_dim": 512, "scale": 0.34},
+    "tiny": {
+        "width": 128,
+        "decoder_layers": 3,
+        "decoder_ffn_dim": 256,
+        "scale": 0.34,
+        "encoder_ffn_dim": 256,
+        "num_queries": 100,
+    },
+}
+
+
+def dfine_arguments(variant: str) -> dict[str, Any]:
+    """Return the arguments of ``transformers.DFineConfig`` for a variant; backbone and labels are the caller's."""
+    own = dict(VARIANTS[variant])
+    width, scale = own.pop("width"), own.pop("scale")
+    return {
+        "encoder_in_channels": [width] * _LEVELS,
+        "feat_strides": [8, 16, 32],
+        "encoder_hidden_dim": width,
+        "encoder_ffn_dim": 1024,
+        "hidden_expansion": scale,
+        "depth_mult": scale,
+        "decoder_in_channels": [width] * _LEVELS,
+        "d_model": width,
+        "decoder_n_points": [3, 6, 3],
+        "num_queries": 300,
+        **own,
+    }
+
+
+def width_of(kind: str, variant: str) -> int:
+    """Return the channels of the hybrid encoder, which a neck of as many channels fits best."""
+    return int(dfine_arguments(variant)["d_model"]) if kind == "dfine" else 256
+
+
+def build_detr(
+    kind: str, levels: Levels, classes: Sequence[str], variant: str, queries: int | None, encoder_layers: int | None
+) -> nn.Module:
+    """Return the detector.
+
+    Raises:
+        ConfigError: if the levels do not fit it.
+    """
+    strides = levels.strides
+    if len(strides) != _LEVELS or any(coarse != 2 * fine for fine, coarse in pairwise(strides)):
+        raise ConfigError(
+            f"the neck gives levels of strides {strides}; {kind} reads {_LEVELS}, each at twice the stride of the one "
+            "before: change the neck's arguments"
+        )
+    register()
+    own = dfine_arguments(variant) if kind == "dfine" else {}
+    own |= {"num_queries": queries} if queries is not None else {}
+    own |= {"encoder_layers": encoder_layers} if encoder_layers is not None else {}
+    # a backbone is part of their constructors: a tiny one, which the levels replace
+    stub = DinoneckBackboneConfig(
+        "dinoneck_tiny", None, "simple_pyramid", {"scales": [2.0, 1.0, 0.5], "out_channels": levels.out_channels}
+    )
+    config_class, model_class = _MODELS[kind]
+    config = config_class(
+        **{**own, "encoder_in_channels": [levels.out_channels] * _LEVELS},
+        backbone_config=stub,
+        freeze_backbone_batch_norms=False,
+        id2label=dict(enumerate(classes)),
+        label2id={name: i for i, name in enumerate(classes)},
+    )
+    model: Any = model_class(config)
+    model.model.backbone = MaskedLevels(levels)
+    return model  # type: ignore[no-any-return]
+
+
+def detr_losses(model: nn.Module, images: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:
+    """Return the losses; those of auxiliary and denoising outputs are added to their kind."""
+    height, width = images.shape[-2:]
+    scale = images.new_tensor((width, height, width, height))
+    labels = [
+        {"class_labels": each["labels"], "boxes": box_convert(each["boxes"].float() / scale, "xyxy", "cxcywh")}
+        for each in targets
+    ]
+    losses: dict[str, Tensor] = {}
+    for name, value in model(pixel_values=images, labels=labels).loss_dict.items():
+        kind = "_".join(name.split("_")[:2])  # loss_vfl of loss_vfl_aux_0, loss_vfl_dn_1, ...
+        losses[kind] = losses[kind] + value if kind in losses else value
+    return losses
+
+
+def detr_detections(model: nn.Module, images: Tensor) -> list[dict[str, Tensor]]:
+    """Return as many boxes per image as there are queries, by falling score."""
+    outputs = model(pixel_values=images)
+    boxes, scores, labels = ranked(outputs.logits.float(), outputs.pred_boxes.float(), images.shape[-2:])
+    rows = zip(boxes, scores, labels, strict=True)
+    return [{"boxes": b, "scores": s, "labels": n} for b, s, n in rows]
+
+
+def ranked(logits: Tensor, shares: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the pairs of query and class with the highest scores.
+
+    Args:
+        logits: (B, Q, classes).
+        shares: boxes (B, Q, 4) as centre and size, in shares of the image.
+        size: (height, width) in pixels.
+
+    Shape:
+        boxes (B, Q, 4) XYXY in pixels, scores (B, Q), labels (B, Q).
+    """
+    count = logits.shape[-1]
+    scores, index = logits.sigmoid().flatten(1).topk(logits.shape[1], dim=1)
+    boxes = box_convert(shares, "cxcywh", "xyxy") * shares.new_tensor([size[1], size[0], size[1], size[0]])
+    rows = torch.div(index, count, rounding_mode="floor")
+    return boxes.gather(1, rows[..., None].expand(-1, -1, 4)), scores, index % count

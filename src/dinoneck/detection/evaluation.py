@@ -1,0 +1,226 @@
+"""Average precision by COCO's rules (pycocotools), from predictions in memory."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import operator
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from dinoneck.data.boxes import BoxPhotos
+from dinoneck.errors import DataError, missing_extra
+
+if TYPE_CHECKING:
+    from dinoneck.detection.detector import Detector
+
+Prediction = Mapping[str, Any]
+Array = np.ndarray[Any, Any]
+
+KEYS = ("boxes", "scores", "labels")
+MOST_BOXES = (1, 10, 100)
+
+
+def evaluate_boxes(
+    detector: Detector,
+    coco_json: str | os.PathLike[str],
+    images: str | os.PathLike[str] | None = None,
+    *,
+    batch_size: int = 8,
+) -> dict[str, Any]:
+    """Predict the images of a COCO file and compare the boxes with those of the file.
+
+    Args:
+        detector: of classes that the file has.
+        coco_json: the boxes.
+        images: the folder of the images; None = the file's, or ``images`` in it.
+        batch_size: images in a forward pass.
+
+    Returns:
+        As :func:`score_boxes`.
+
+    Raises:
+        DataError: if the file or an image cannot be used, or no image has a box.
+        ImportError: if pycocotools is missing.
+    """
+    dataset = BoxPhotos(coco_json, images, classes=detector.classes)
+    predictions: dict[int, Prediction] = {}
+    for begin in range(0, len(dataset), batch_size):
+        rows = range(begin, min(begin + batch_size, len(dataset)))
+        found = detector.predict([dataset.original(i)[0] for i in rows], min_score=0.0, batch_size=batch_size)
+        predictions |= zip((dataset.ids[i] for i in rows), found, strict=True)
+    return score_boxes(predictions, dataset)
+
+
+def score_boxes(predictions: Mapping[int, Prediction], dataset: BoxPhotos) -> dict[str, Any]:
+    """Compare predictions of any detector with the boxes of a dataset.
+
+    An image without an entry counts as one without detections. At most 100 boxes count per image and class, those with
+    the highest scores.
+
+    Args:
+        predictions: image id -> ``boxes`` (n, 4) XYXY in pixels of the image itself, ``scores`` (n,) and ``labels``
+            (n,) from 0.
+        dataset: the images; boxes that it skipped do not count, and crowd regions are ignored.
+
+    Returns:
+        ``AP`` (mean over IoU 0.50, 0.55 ... 0.95), ``AP50``, ``AP75``, ``AR100``, and ``per_class``: name ->
+        ``AP``, ``AP50``, None for a class of which there is no box.
+
+    Raises:
+        DataError: if an id is unknown or comes twice, or a prediction has another form, or no photo has a box.
+        ImportError: if pycocotools is missing.
+    """
+    coco, coco_eval = _pycocotools()
+    truth, found = dataset.ground_truth(), coco_results(predictions, dataset)
+    if all(box["iscrowd"] for box in truth["annotations"]):
+        raise DataError(
+            f"none of the {len(dataset)} images of {dataset.file} has a box; there is nothing to compare with"
+        )
+    for number, box in enumerate(found):
+        box.update(id=number + 1, area=box["bbox"][2] * box["bbox"][3], iscrowd=0)
+    with contextlib.redirect_stdout(io.StringIO()):
+        sides = []
+        for boxes in (truth["annotations"], found):
+            side = coco()
+            side.dataset = {**truth, "annotations": boxes}
+            side.createIndex()
+            sides.append(side)
+        test = coco_eval(*sides, "bbox")
+        test.params.imgIds = list(dataset.ids)
+        test.params.catIds = list(dataset.category_ids)
+        test.params.maxDets = list(MOST_BOXES)
+        test.evaluate()
+        test.accumulate()
+    precision = test.eval["precision"][..., 0, -1]  # (IoUs, recalls, classes), of boxes of all areas
+    at = {round(100 * iou): place for place, iou in enumerate(test.params.iouThrs)}
+    classes = {
+        name: {"AP": _mean(precision[:, :, k]), "AP50": _mean(precision[at[50], :, k])}
+        for k, name in enumerate(dataset.classes)
+    }
+    return {
+        "AP": _mean(precision),
+        "AP50": _mean(precision[at[50]]),
+        "AP75": _mean(precision[at[75]]),
+        "AR100": _mean(test.eval["recall"][..., 0, -1]),
+        "per_class": classes,
+    }
+
+
+def coco_results(predictions: Mapping[int, Prediction], dataset: BoxPhotos) -> list[dict[str, Any]]:
+    """Return predictions as COCO results for a JSON file: a dict per box, with the category ids of the dataset.
+
+    Raises:
+        DataError: as :func:`score_boxes`.
+    """
+    known, entries = set(dataset.ids), []
+    for image_id, (boxes, scores, labels) in _tables(predictions).items():
+        if image_id not in known:
+            raise DataError(f"there is a prediction for image {image_id}, which is not in {dataset.file}")
+        wrong = [int(label) for label in labels if not 0 <= label < len(dataset.classes)]
+        if wrong:
+            raise DataError(
+                f"the prediction for image {image_id} has the label {wrong[0]}; expected 0 ... "
+                f"{len(dataset.classes) - 1}, 0-based, as in the dataset's classes {dataset.classes}"
+            )
+        for (left, top, right, bottom), score, label in zip(boxes.tolist(), scores.tolist(), labels, strict=True):
+            box = [left, top, right - left, bottom - top]
+            category = dataset.category_ids[int(label)]
+            entries.append({"image_id": image_id, "category_id": category, "bbox": box, "score": score})
+    return entries
+
+
+def gather_predictions(own: Mapping[int, Prediction]) -> dict[int, dict[str, Tensor]]:
+    """Return the predictions of all processes, the same in each: float64 boxes and scores, on the CPU.
+
+    An image of several processes is taken from the first. Only numbers are exchanged, no pickled objects.
+
+    Raises:
+        DataError: if a prediction has another form.
+    """
+    tables = _tables(own)
+    counts = torch.tensor([[image_id, len(scores)] for image_id, (_, scores, _) in tables.items()], dtype=torch.int64)
+    rows = torch.from_numpy(
+        np.concatenate([np.zeros((0, 6)), *(np.column_stack(table) for table in tables.values())]).astype(np.float64)
+    )
+    shares = zip(_gathered(counts.reshape(-1, 2)), _gathered(rows), strict=True)
+    found: dict[int, dict[str, Tensor]] = {}
+    for numbers, values in shares:
+        split = torch.split(values, numbers[:, 1].tolist())
+        for image_id, part in zip(numbers[:, 0].tolist(), split, strict=True):
+            boxes, scores, labels = torch.split(part, [4, 1, 1], dim=1)
+            found.setdefault(image_id, {"boxes": boxes, "scores": scores[:, 0], "labels": labels[:, 0].long()})
+    return found
+
+
+def _gathered(x: Tensor) -> list[Tensor]:
+    """The table of every process (n, k), whatever n each has."""
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return [x]
+    device = torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")
+    count = torch.tensor([len(x)], device=device)
+    counts = [torch.empty_like(count) for _ in range(dist.get_world_size())]
+    dist.all_gather(counts, count)
+    lengths = [int(other) for other in counts]
+    padded = torch.zeros((max(1, *lengths), x.shape[1]), dtype=x.dtype, device=device)
+    padded[: len(x)] = x.to(device)
+    parts = [torch.empty_like(padded) for _ in lengths]
+    dist.all_gather(parts, padded)
+    return [part[:length].cpu() for part, length in zip(parts, lengths, strict=True)]
+
+
+def _tables(predictions: Mapping[int, Prediction]) -> dict[int, tuple[Array, Array, Array]]:
+    """Image id -> float64 boxes (n, 4), float64 scores (n,) and int64 labels (n,), checked."""
+    if not isinstance(predictions, Mapping):
+        raise DataError(f"predictions are {type(predictions).__name__}; expected a dict: image id -> prediction")
+    found: dict[int, tuple[Array, Array, Array]] = {}
+    for key, prediction in predictions.items():
+        try:
+            image_id = operator.index(key)
+        except TypeError:
+            raise DataError(f"a prediction has the image id {key!r}; expected a whole number") from None
+        if image_id in found:
+            raise DataError(f"there are two predictions for image {image_id}; give one for each image")
+        found[image_id] = _table(prediction, f"the prediction for image {image_id}")
+    return found
+
+
+def _table(prediction: Prediction, name: str) -> tuple[Array, Array, Array]:
+    if not isinstance(prediction, Mapping) or not set(KEYS) <= set(prediction):
+        raise DataError(f"{name} is {type(prediction).__name__}; expected a dict with {', '.join(KEYS)}")
+    try:
+        boxes, scores, labels = (torch.as_tensor(prediction[key]).detach().cpu() for key in KEYS)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError(f"{name} does not hold tables of numbers: {error}") from error
+    shapes = [tuple(x.shape) for x in (boxes, scores, labels)]
+    if shapes != [(len(scores), 4), (len(scores),), (len(scores),)]:
+        raise DataError(f"{name} has boxes, scores and labels of shapes {shapes}; expected (n, 4), (n,) and (n,)")
+    if labels.is_floating_point() and labels.numel():
+        raise DataError(f"{name} has {labels.dtype} labels; expected whole numbers, 0-based")
+    plain = boxes.double().numpy(), scores.double().numpy(), labels.long().numpy()
+    if not (np.isfinite(plain[0]).all() and np.isfinite(plain[1]).all()):
+        raise DataError(f"{name} has a box or a score that is not finite; check the training loss")
+    if (plain[0][:, 2:] < plain[0][:, :2]).any():
+        raise DataError(f"{name} has a box whose right or bottom lies before its left or top; expected XYXY in pixels")
+    return plain
+
+
+def _mean(values: Array) -> float | None:
+    """The mean over what is defined; pycocotools marks a class without boxes by -1."""
+    defined = values[values > -1]
+    return float(defined.mean()) if defined.size else None
+
+
+def _pycocotools() -> tuple[Any, Any]:
+    try:
+        from pycocotools.coco import COCO
+        from pycocotools.cocoeval import COCOeval
+    except ImportError as error:
+        raise missing_extra("pycocotools", "detection") from error
+    return COCO, COCOeval

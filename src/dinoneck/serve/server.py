@@ -1,0 +1,81 @@
+"""The server process: run the app until SIGTERM or Ctrl-C."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+
+from dinoneck.errors import DinoneckError
+from dinoneck.inference.sources import listed, opened
+from dinoneck.serve.app import create_app
+from dinoneck.serve.connections import ClockedProtocol, uvicorn
+from dinoneck.serve.settings import Settings
+
+_SPARE_CONNECTIONS = 64
+
+
+class _Server(uvicorn.Server):
+    """Prints its address, which with port 0 is known only then."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for server in getattr(self, "servers", ()):
+            for listening in server.sockets:
+                host, port = listening.getsockname()[:2]
+                print(f"listening on http://{host}:{port}", flush=True)  # noqa: T201
+
+
+def serve(
+    head: str | os.PathLike[str], *, host: str = "127.0.0.1", port: int = 8000, settings: Settings | None = None
+) -> None:
+    """Serve a head or a detector over HTTP until SIGTERM or Ctrl-C; requests in progress are completed first.
+
+    There is no authentication, TLS or rate limit: run it behind a proxy that has them.
+
+    Args:
+        head: a head file, a folder of head files, or a Hub repository.
+        host: address to listen on; the default is reachable from this machine only.
+        port: 0 = any free port, which is printed.
+        settings: the limits.
+
+    Raises:
+        CheckpointError: if the head cannot be read.
+        DinoneckError: if its backbone cannot be loaded, or the address is in use.
+        ImportError: if the extra ``serve`` is missing.
+    """
+    opened(listed(head))
+    settings = settings or Settings()
+    failures: list[str] = []
+
+    def stop(failure: str) -> None:
+        failures.append(failure)
+        server.should_exit = True
+
+    limits = {"head_timeout_s": settings.body_timeout / 2, "max_open": settings.connections + _SPARE_CONNECTIONS}
+    server = _Server(
+        uvicorn.Config(
+            create_app(head, settings=settings, on_failure=stop),
+            host=host,
+            port=port,
+            http=type("Clocked", (ClockedProtocol,), {**limits, "waiting": {}}),
+            ws="none",
+            lifespan="on",
+            timeout_graceful_shutdown=int(settings.timeout) + 1,
+            access_log=False,
+            server_header=False,
+            log_config=None,
+        )
+    )
+    for name in ("dinoneck.serve", "uvicorn.error"):
+        logging.getLogger(name).setLevel(logging.INFO)
+    # uvicorn raises the signal again after an orderly shutdown: ignore that one
+    before = {each: signal.signal(each, lambda *_: None) for each in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        server.run()
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+    if failures or not server.started:
+        raise DinoneckError(failures[0] if failures else f"cannot listen on {host}:{port}; is the port in use?")

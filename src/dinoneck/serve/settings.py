@@ -1,0 +1,58 @@
+"""The limits of the service: one for each resource that a client uses."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+
+from dinoneck.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How the service runs, and its limits.
+
+    Attributes:
+        max_upload_mb: size of a request's body, in millions of bytes.
+        max_images: images in a request.
+        max_pixels: pixels of an image (checked in its header), of all images decoded at once, and after resizing.
+        max_patches: patches of an image, for heads without a recorded size; attention costs their square.
+        concurrency: requests computed at once, one thread each.
+        queue: requests that may wait; further ones are refused with 503.
+        timeout: seconds from the whole body to the response.
+        body_timeout: seconds for the body to arrive, and half of it for the head of a request.
+        connections: requests in progress; beyond it only /health is served.
+        batch: images in a forward pass; above 1, images of several requests are batched.
+        threads: torch threads per request; 0 = the processor's threads, shared by the concurrent requests.
+        device: where to run, such as cuda; None = where the backbone is.
+        tta: test-time augmentation of heads: none, flip4 or d6.
+
+    Raises:
+        ConfigError: if a number is not finite or too small.
+    """
+
+    max_upload_mb: float = 20.0
+    max_images: int = 8
+    max_pixels: int = 50_000_000
+    max_patches: int = 4096
+    concurrency: int = 4
+    queue: int = 32
+    timeout: float = 30.0
+    body_timeout: float = 15.0
+    connections: int = 256
+    batch: int = 1
+    threads: int = 0
+    device: str | None = None
+    tta: str = "none"
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            least = 0 if field.name in ("queue", "threads") else 1 if isinstance(field.default, int) else 0.01
+            if isinstance(field.default, int | float) and not least <= value < math.inf:
+                raise ConfigError(f"{field.name} is {value}; expected {least} or more")
+
+    @property
+    def max_upload_bytes(self) -> int:
+        """``max_upload_mb`` in bytes."""
+        return int(self.max_upload_mb * 1_000_000)

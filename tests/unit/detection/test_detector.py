@@ -1,0 +1,190 @@
+"""Detectors keep the units of boxes through every library, and a file gives the same boxes back."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tests.unit.detection import coloured_boxes
+from timm.models import VisionTransformer
+
+from dinoneck import (
+    CheckpointError,
+    ConfigError,
+    HeadCheckpoint,
+    PatchMeanHead,
+    SimplePyramid,
+    SpatialTuningAdapter,
+    STAPyramid,
+    Task,
+    load_backbone,
+    save_head,
+    wrap_backbone,
+)
+from dinoneck.data import BoxPhotos, box_transforms
+from dinoneck.detection import DetectionHead, Detector
+from dinoneck.training import param_groups
+
+KINDS = ("dfine", "rtdetrv2", "fcos", "retinanet", "fasterrcnn")
+SIZE = (96, 128)
+TARGETS = [
+    {"boxes": torch.tensor([[8.0, 16.0, 72.0, 80.0]]), "labels": torch.tensor([1])},
+    {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.long)},
+]
+
+
+def detector_of(kind: str, neck: Any = None, size: tuple[int, int] = SIZE, **changes: Any) -> Detector:
+    torch.manual_seed(0)
+    neck = SpatialTuningAdapter(64, 32) if neck is None else neck
+    own = {"variant": "tiny", "queries": 20 if kind in ("dfine", "rtdetrv2") else None, **changes}
+    head = DetectionHead(kind, ("red", "blue"), neck, **own)
+    return Detector(head, load_backbone("dinoneck_tiny", layers=(1, 3, 5)), size)
+
+
+def alike(one: list[dict[str, Any]], other: list[dict[str, Any]]) -> bool:
+    pairs = zip(one, other, strict=True)
+    return all(torch.equal(a[key], b[key]) for a, b in pairs for key in ("boxes", "scores", "labels"))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_file_gives_the_same_boxes_with_the_backbone_as_it_was_trained(kind: str, tmp_path: Path) -> None:
+    detector = detector_of(kind)
+    images = [torch.rand(3, 96, 128), torch.rand(3, 150, 70)]
+    detector.save(tmp_path / "frozen.safetensors")
+    assert not any(name.startswith("tuned") for name in HeadCheckpoint.load(tmp_path / "frozen.safetensors").state_dict)
+    before = detector.predict(images, min_score=0.0)
+    detector.backbone.unfreeze_last(1)
+    with torch.no_grad():
+        for parameter in detector.parameters():
+            if parameter.requires_grad:
+                parameter.mul_(1.01).add_(0.01)
+    detector.note_trained()
+    detector.backbone.freeze()  # trained before, frozen now: still a part of the file
+    detector.save(tmp_path / "d.safetensors", license="MIT")
+    checkpoint = HeadCheckpoint.load(tmp_path / "d.safetensors")
+    assert (checkpoint.head_type, checkpoint.meta["license"]) == ("detector", "MIT")
+    again = Detector.load(tmp_path / "d.safetensors")
+    assert alike(detector.predict(images, min_score=0.0), again.predict(images, min_score=0.0))
+    assert alike(before, Detector.load(tmp_path / "frozen.safetensors").predict(images, min_score=0.0))
+    again.save(tmp_path / "e.safetensors", license="MIT")
+    assert (tmp_path / "e.safetensors").read_bytes() == (tmp_path / "d.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_losses_are_finite_with_an_empty_image_and_reach_neck_and_detector(kind: str) -> None:
+    detector = detector_of(kind, STAPyramid(64, 32)).train()
+    total = sum(detector(torch.rand(2, 3, *SIZE), TARGETS).values())
+    assert torch.isfinite(total)
+    total.backward()
+    assert all(p.grad is not None for p in detector.head.levels.neck.parameters())
+    assert all(p.grad is None for p in detector.backbone.parameters())
+
+
+def test_detr_targets_are_centres_and_sizes_as_shares_of_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    detector, seen = detector_of("dfine"), []
+
+    def model(pixel_values: torch.Tensor, labels: Any) -> Any:
+        seen.extend([pixel_values, labels])
+        parts = {"loss_vfl": 1.0, "loss_bbox": 2.0, "loss_vfl_aux_0": 10.0, "loss_bbox_dn_1": 100.0}
+        return argparse.Namespace(loss_dict={name: torch.tensor(value) for name, value in parts.items()})
+
+    monkeypatch.setattr(detector.head.model, "forward", model)
+    mean = torch.tensor(detector.preprocess.mean)[:, None, None].expand(1, 3, *SIZE)
+    losses = detector(mean, TARGETS[:1])
+    assert {name: float(value) for name, value in losses.items()} == {"loss_vfl": 11.0, "loss_bbox": 102.0}
+    assert seen[0].abs().max() < 1e-6
+    assert torch.allclose(seen[1][0]["boxes"], torch.tensor([[40 / 128, 48 / 96, 64 / 128, 64 / 96]]))
+
+
+def test_detr_boxes_are_those_of_the_library_in_pixels() -> None:
+    from transformers import RTDetrImageProcessor
+
+    detector, images = detector_of("dfine").eval(), torch.rand(2, 3, *SIZE)
+    with torch.no_grad():
+        found = detector(images)
+        mean, std = (torch.tensor(each)[:, None, None] for each in (detector.preprocess.mean, detector.preprocess.std))
+        outputs = detector.head.model(pixel_values=(images - mean) / std)
+    wanted = RTDetrImageProcessor().post_process_object_detection(outputs, threshold=-1.0, target_sizes=[SIZE] * 2)
+    assert alike(found, wanted)
+
+
+def test_faster_rcnn_keeps_its_background_label(monkeypatch: pytest.MonkeyPatch) -> None:
+    detector, seen = detector_of("fasterrcnn"), []
+    monkeypatch.setattr(detector.head.model, "forward", lambda images, targets: seen.append(targets) or {})
+    detector(torch.rand(2, 3, *SIZE), TARGETS)
+    assert seen[0][0]["labels"].tolist() == [2]
+
+
+def test_predictions_are_in_the_pixels_of_each_image(tmp_path: Path) -> None:
+    """An image of twice the network's size has the boxes of the network's size, doubled, and clipped to the image."""
+    detector = detector_of("dfine")
+    small = (torch.rand(48, 64, 3).repeat_interleave(2, 0).repeat_interleave(2, 1) * 255).to(torch.uint8).numpy()
+    large = np.repeat(np.repeat(small, 2, 0), 2, 1)
+    Image.fromarray(large).save(tmp_path / "large.png")
+    one, other = detector.predict([small, tmp_path / "large.png"], min_score=0.0, max_boxes=5)
+    assert len(one["boxes"]) == 5 and one["names"] == [("red", "blue")[label] for label in one["labels"]]
+    assert (one["boxes"][:, 2:] <= torch.tensor([128.0, 96.0])).all() and (one["boxes"] >= 0).all()
+    file = coloured_boxes.write(tmp_path / "images")
+    data = BoxPhotos(file, transform=box_transforms(SIZE, train=False, mean=None, std=None))
+    with torch.no_grad():
+        [seen] = detector.eval()(data[0][0][None])
+    [found] = detector.predict(tmp_path / "images" / "0.png", min_score=0.0)
+    assert torch.allclose(found["scores"], seen["scores"], atol=1e-5)  # prepared as in training
+    limit = float(other["scores"][2]) - 1e-4
+    kept = detector.predict(large, min_score=limit)[0]
+    assert len(kept["scores"]) >= 3 and kept["scores"].min() >= limit
+
+
+def test_the_neck_learns_at_the_detectors_rate() -> None:
+    detector = detector_of("dfine")
+    groups = param_groups(detector, lr=1e-3, backbone_lr=1e-5, include_frozen=True)
+    rate = {id(p): (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}
+    neck: Any = detector.head.levels.neck
+    assert {rate[id(p)][0] for p in neck.parameters()} == {1e-3}
+    assert {rate[id(p)][0] for p in detector.backbone.parameters()} == {1e-5}
+    assert {rate[id(p)][1] for p in neck.norms.parameters()} == {0.0}
+
+
+def test_options_of_detrs_change_the_model() -> None:
+    few, many = (detector_of("dfine", queries=n, encoder_layers=n // 10).head.model.config for n in (10, 20))
+    assert (few.num_queries, few.encoder_layers, many.num_queries, many.encoder_layers) == (10, 1, 20, 2)
+    seen = detector_of("dfine", SpatialTuningAdapter(64, 32, grid_from="image"), features_at=0.5)
+    assert seen.head.levels.strides == (8.0, 16.0, 32.0)
+    counts = [sum(p.numel() for p in detector_of("dfine", variant=v).head.parameters()) for v in ("tiny", "25m")]
+    assert counts[0] < counts[1]
+
+
+@pytest.mark.parametrize(
+    ("kind", "neck", "changes", "message"),
+    [
+        ("dfine", SimplePyramid(64, 32), {}, "reads 3, each at twice the stride"),
+        ("dfine", None, {"features_at": 0.5, "size": (96, 160)}, "needs multiples of 64x64, such as 128x192"),
+        ("dfine", None, {"size": (80, 128)}, "multiples of 32x32, such as 96x128"),
+        ("rtdetrv2", None, {"queries": 300}, "96x128 gives 252 cells, fewer than the 300 queries"),
+        ("fcos", SpatialTuningAdapter(64, 40), {}, "40 channels; fcos needs a multiple of 32"),
+        ("fcos", None, {"queries": 30}, "arguments of dfine and rtdetrv2, not fcos"),
+        ("fasterrcnn", SpatialTuningAdapter(64, 32, patch_size=14), {}, "powers of two"),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused(kind: str, neck: Any, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        detector_of(kind, neck, **changes)
+
+
+def test_a_head_alone_and_other_files_are_refused(tmp_path: Path) -> None:
+    head = DetectionHead("fcos", ("red",), SpatialTuningAdapter(64, 32))
+    with pytest.raises(ConfigError, match="no backbone; use Detector"):
+        head.eval()(torch.rand(1, 3, *SIZE))
+    backbone = load_backbone("dinoneck_tiny")
+    save_head(tmp_path / "mean.safetensors", PatchMeanHead(64, [Task("mass")]), backbone=backbone)
+    with pytest.raises(CheckpointError, match="holds a head of type 'patch_mean'; expected a detector"):
+        Detector.load(tmp_path / "mean.safetensors")
+    detector_of("fcos").save(tmp_path / "d.safetensors")
+    vit = VisionTransformer(img_size=28, patch_size=14, embed_dim=64, depth=6, num_heads=2, num_classes=0)
+    with pytest.raises(CheckpointError, match="patch size"):
+        Detector.load(tmp_path / "d.safetensors", backbone=wrap_backbone(vit, layers=(1, 3, 5)))

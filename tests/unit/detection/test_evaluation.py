@@ -1,0 +1,247 @@
+"""Average precision that can be told beforehand, and the same numbers as pycocotools from files."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import math
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file
+from tests.conftest import DATA
+from tests.process_group import ROOT, told_by
+from tests.unit.data.box_samples import content, write
+from tests.unit.detection.gathered_predictions import WORLD, shares
+
+from dinoneck import DataError
+from dinoneck.data import BoxPhotos
+from dinoneck.detection import coco_results, gather_predictions, score_boxes
+
+pytest.importorskip("pycocotools")
+
+Predictions = dict[int, dict[str, Any]]
+ZERO = {"AP": 0.0, "AP50": 0.0, "AP75": 0.0, "AR100": 0.0}
+
+
+def totals(found: dict[str, Any]) -> dict[str, float]:
+    return {name: round(value, 6) for name, value in found.items() if name != "per_class"}
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> BoxPhotos:
+    """Three photos of 30x40 px: red and blue boxes of 10x10 px, four of each, ten pixels apart."""
+    plain = content()
+    places = [(10 * i, 10 * j) for j in range(2) for i in range(2)]
+    boxes = [(image, category, place) for image, category in ((10, 5), (11, 2)) for place in places]
+    plain["annotations"] = [
+        {"id": n, "image_id": image, "category_id": category, "bbox": [*place, 10, 10]}
+        for n, (image, category, place) in enumerate(boxes)
+    ]
+    return BoxPhotos(write(tmp_path, plain))
+
+
+def perfect(data: BoxPhotos) -> Predictions:
+    found: Predictions = {}
+    for image_id, (_, target) in zip(data.ids, data, strict=True):
+        count = len(target["labels"])
+        found[image_id] = {"boxes": target["boxes"], "scores": torch.full((count,), 0.9), "labels": target["labels"]}
+    return found
+
+
+def test_perfect_boxes_score_one(data: BoxPhotos, capsys: pytest.CaptureFixture[str]) -> None:
+    found = score_boxes(perfect(data), data)
+    assert totals(found) == {"AP": 1.0, "AP50": 1.0, "AP75": 1.0, "AR100": 1.0}
+    assert found["per_class"] == {name: {"AP": pytest.approx(1), "AP50": pytest.approx(1)} for name in ("blue", "red")}
+    assert capsys.readouterr() == ("", "")
+
+
+def test_the_first_box_counts_too(data: BoxPhotos) -> None:
+    """Its id in the JSON is 0, which pycocotools takes for 'no match'."""
+    one = data.first(1)
+    assert score_boxes(perfect(one), one)["AR100"] == 1.0
+
+
+def test_a_known_shift_has_a_known_precision(data: BoxPhotos) -> None:
+    """2 of 10 px aside: IoU 8 / 12 = 0.667, right at 0.50, 0.55, 0.60 and 0.65, wrong from 0.70 on."""
+    found = perfect(data)
+    for prediction in found.values():
+        prediction["boxes"] = prediction["boxes"] + torch.tensor([2.0, 0.0, 2.0, 0.0])
+    # the boxes beside: IoU 2 / 18, so no box matches another's
+    assert totals(score_boxes(found, data)) == {"AP": 0.4, "AP50": 1.0, "AP75": 0.0, "AR100": 0.4}
+
+
+def test_half_of_the_boxes_is_half_of_the_recall(data: BoxPhotos) -> None:
+    found = {i: {key: x[:2] for key, x in own.items()} for i, own in perfect(data).items()}
+    result = totals(score_boxes(found, data))
+    # precision 1 up to recall 0.5: 51 of COCO's 101 recall points
+    assert result == {"AP": round(51 / 101, 6), "AP50": round(51 / 101, 6), "AP75": round(51 / 101, 6), "AR100": 0.5}
+
+
+def test_a_wrong_box_before_the_right_ones_halves_the_first_precision(data: BoxPhotos) -> None:
+    """One blue box of higher score beside four right ones: the best precision at any recall is 4 of 5."""
+    found = perfect(data)
+    found[12] = {"boxes": [[0, 0, 5, 5]], "scores": [0.95], "labels": [0]}
+    per_class = score_boxes(found, data)["per_class"]
+    assert per_class["blue"]["AP"] == pytest.approx(0.8)
+    assert per_class["red"]["AP"] == pytest.approx(1.0)
+
+
+def test_exchanged_classes_score_zero(data: BoxPhotos) -> None:
+    found = {i: {**own, "labels": 1 - own["labels"]} for i, own in perfect(data).items()}
+    assert totals(score_boxes(found, data)) == ZERO
+
+
+def test_nothing_found_scores_zero(data: BoxPhotos) -> None:
+    empty = {"boxes": torch.zeros(0, 4), "scores": torch.zeros(0), "labels": torch.zeros(0)}
+    for found in ({}, dict.fromkeys(data.ids, empty), {10: {"boxes": torch.zeros(0, 4), "scores": [], "labels": []}}):
+        result = score_boxes(found, data)
+        assert totals(result) == ZERO
+        assert result["per_class"]["red"] == {"AP": 0.0, "AP50": 0.0}
+
+
+def test_a_photo_without_an_entry_is_missed(data: BoxPhotos) -> None:
+    found = perfect(data)
+    del found[10]
+    result = score_boxes(found, data)
+    assert result["per_class"] == {
+        "blue": {"AP": pytest.approx(1), "AP50": pytest.approx(1)},
+        "red": {"AP": 0.0, "AP50": 0.0},
+    }
+    assert result["AP"] == pytest.approx(0.5)
+
+
+def test_a_class_without_boxes_has_no_precision(data: BoxPhotos) -> None:
+    part = data.take([0, 2])
+    result = score_boxes(perfect(part), part)
+    assert result["per_class"]["blue"] == {"AP": None, "AP50": None}
+    assert result["AP"] == 1.0
+    with pytest.raises(DataError, match="none of the 1 images .* has a box"):
+        score_boxes({}, data.take([2]))
+
+
+def test_a_box_in_a_crowd_counts_for_nothing(tmp_path: Path) -> None:
+    plain = content()
+    plain["annotations"] += [
+        {"id": 9, "image_id": 12, "category_id": 2, "bbox": [0, 0, 20, 20], "iscrowd": 1},
+        {"id": 10, "image_id": 12, "category_id": 2, "bbox": [25, 5, 10, 10]},
+    ]
+    data = BoxPhotos(write(tmp_path, plain))
+    found = perfect(data)
+    extra = {"boxes": [[25, 5, 35, 15], [2, 2, 8, 8]], "scores": [0.9, 0.99], "labels": [0, 0]}
+    assert score_boxes({**found, 12: extra}, data)["AP"] == pytest.approx(1.0)
+    outside = {**extra, "boxes": [[25, 5, 35, 15], [20, 20, 30, 30]]}
+    assert score_boxes({**found, 12: outside}, data)["AP"] < 0.95
+
+
+def noisy(data: BoxPhotos, seed: int) -> Predictions:
+    """Known boxes, moved, some gone, some twice, some of another class, and boxes from nowhere; scores at random."""
+    generator = torch.Generator().manual_seed(seed)
+    found: Predictions = {}
+    truth: dict[int, list[Any]] = {i: [] for i in data.ids}
+    for box in data.ground_truth()["annotations"]:
+        truth[box["image_id"]].append((box["bbox"], data.category_ids.index(box["category_id"])))
+    for image_id, known in truth.items():
+        rows = torch.tensor([box for box, _ in known] + [[300.0, 200.0, 60.0, 60.0]] * 3).repeat(2, 1)
+        labels = torch.tensor([label for _, label in known] + [0, 1, 2]).repeat(2)
+        rows = rows + 0.06 * rows[:, 2:].repeat(1, 2) * torch.randn(rows.shape, generator=generator)
+        keep = torch.rand(len(rows), generator=generator) < 0.6
+        other = torch.rand(len(rows), generator=generator) < 0.1
+        labels = torch.where(other, torch.randint(0, 3, labels.shape, generator=generator), labels)
+        boxes = torch.cat((rows[:, :2], rows[:, :2] + rows[:, 2:].abs()), dim=1)
+        scores = torch.rand(len(rows), generator=generator)
+        found[image_id] = {"boxes": boxes[keep], "scores": scores[keep], "labels": labels[keep]}
+    return found
+
+
+def test_real_boxes_score_as_pycocotools_does_from_files(tmp_path: Path) -> None:
+    file = DATA / "blood_cells" / "val.json"
+    if not file.is_file():
+        pytest.skip(f"there is no {file}; set DINONECK_DATA to the folder that holds blood_cells")
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    data = BoxPhotos(file)
+    found = noisy(data, 0)
+    ours = score_boxes(found, data)
+    (tmp_path / "results.json").write_text(json.dumps(coco_results(found, data)))
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(str(file))
+        test = COCOeval(truth, truth.loadRes(str(tmp_path / "results.json")), "bbox")
+        test.evaluate()
+        test.accumulate()
+        test.summarize()
+    official = {name: test.stats[place] for name, place in (("AP", 0), ("AP50", 1), ("AP75", 2), ("AR100", 8))}
+    assert {name: ours[name] for name in official} == pytest.approx(official, abs=1e-12)
+    assert 0.1 < ours["AP"] < ours["AP50"] < 0.9
+    for k, name in enumerate(data.classes):
+        precision = test.eval["precision"][:, :, k, 0, 2]
+        assert ours["per_class"][name]["AP"] == pytest.approx(precision.mean(), abs=1e-12)
+        assert ours["per_class"][name]["AP50"] == pytest.approx(precision[0].mean(), abs=1e-12)
+
+
+def test_without_pycocotools_the_extra_is_named(data: BoxPhotos, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pycocotools.coco", None)
+    with pytest.raises(ImportError, match=r"pip install 'dinoneck\[detection\]'"):
+        score_boxes({}, data)
+
+
+BOX = {"boxes": [[1.0, 2, 3, 4]], "scores": [0.5], "labels": [0]}
+
+
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [
+        ({99: BOX}, "prediction for image 99, which is not in"),
+        ({torch.tensor(10): BOX, torch.tensor([10])[0]: BOX}, "two predictions for image 10"),
+        ({"10": BOX}, "has the image id '10'; expected a whole number"),
+        ([BOX], "predictions are list; expected a dict"),
+        ({10: [BOX]}, "for image 10 is list; expected a dict with boxes, scores, labels"),
+        ({10: {"boxes": [], "scores": []}}, "expected a dict with boxes, scores, labels"),
+        ({10: {**BOX, "scores": [0.5, 0.6]}}, r"shapes \[\(1, 4\), \(2,\), \(1,\)\]; expected \(n, 4\)"),
+        ({10: {**BOX, "boxes": [1.0, 2, 3, 4]}}, r"shapes \[\(4,\)"),
+        ({10: {**BOX, "labels": [2]}}, "has the label 2; expected 0 ... 1, 0-based"),
+        ({10: {**BOX, "labels": [-1]}}, "has the label -1"),
+        ({10: {**BOX, "labels": [0.0]}}, "torch.float32 labels; expected whole numbers"),
+        ({10: {**BOX, "scores": [math.nan]}}, "a score that is not finite"),
+        ({10: {**BOX, "boxes": [[1, 2, math.inf, 4]]}}, "a box or a score that is not finite"),
+        ({10: {**BOX, "boxes": [[10.0, 20, 3, 4]]}}, "expected XYXY in pixels"),
+        ({10: {**BOX, "boxes": [[1, 2, 3, "4"]]}}, "for image 10 does not hold tables of numbers"),
+    ],
+)
+def test_predictions_of_another_form_are_refused(found: Any, message: str, data: BoxPhotos) -> None:
+    with pytest.raises(DataError, match=message):
+        score_boxes(found, data)
+
+
+def test_one_process_gathers_what_it_has() -> None:
+    for own in shares():
+        found = gather_predictions(own)
+        assert list(found) == list(own)
+        for image_id, prediction in own.items():
+            for key, value in prediction.items():
+                assert torch.equal(found[image_id][key], value.to(found[image_id][key].dtype))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (dist.is_available() and dist.is_gloo_available()), reason="torch has no gloo")
+def test_two_processes_gather_the_same(tmp_path: Path) -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}"}
+    told_by([sys.executable, "-m", "tests.unit.detection.gathered_predictions", tmp_path], 100, environment)
+    first, second = shares()
+    expected = {
+        **{f"all/{i}/{key}": x for i, own in {**second, **first}.items() for key, x in own.items()},
+        **{f"one/{i}/{key}": x for i, own in second.items() for key, x in own.items()},
+        "none": torch.tensor(0),
+    }
+    for rank in range(WORLD):
+        found = load_file(tmp_path / f"{rank}.safetensors")
+        assert set(found) == set(expected)
+        for name, x in expected.items():
+            assert torch.equal(found[name], x.to(found[name].dtype)), name

@@ -1,0 +1,150 @@
+"""The service under load and under attack, each with a process of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import subprocess
+import sys
+import threading
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+from benchmarks.service.__main__ import LIMITS, PATIENT, lone_values, mixed_run, saved_head
+from benchmarks.service.pictures import bomb, good
+from benchmarks.service.server import HEADERS, ROOT, multipart, received, running
+from benchmarks.service.traffic import good_requests
+
+from dinoneck import PatchMeanHead, Task, load_backbone, save_head
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        None in map(find_spec, ("fastapi", "uvicorn", "python_multipart")), reason="the extra serve is not installed"
+    ),
+]
+
+
+def test_a_thousand_mixed_requests(tmp_path: Path) -> None:
+    """One in ten bad, ten clients: every good one gets a lone predictor's bits, every bad one its reason."""
+    head, pictures = saved_head(tmp_path, "dinoneck_tiny", (64, 64)), good(480, 360)
+    requests = good_requests(pictures, lone_values(head, pictures, tmp_path))
+    with running(head, *LIMITS, *PATIENT, "--threads", "1") as service:
+        told = mixed_run(service, requests, 1000, clients=10)
+        assert told["wrong"] == []
+        assert (told["answered"], told["refused"], told["failures_inside"], told["alive"]) == (900, 100, 0, True)
+        assert told["resident_second_half_mb"] < 1.05 * told["resident_first_half_mb"] + 32
+        assert "Traceback" not in "".join(service.log)
+        assert service.stop() == 0
+
+
+def test_gathered_passes_answer_the_same_to_rounding(tmp_path: Path) -> None:
+    head, pictures = saved_head(tmp_path, "dinoneck_tiny", (64, 64)), good(160, 120)
+    alone = lone_values(head, pictures, tmp_path)
+    with running(head, *LIMITS, *PATIENT, "--batch", "8", "--concurrency", "8") as service:
+        found: dict[str, float] = {}
+
+        def ask(name: str) -> None:
+            found[name] = service.predict((name, pictures[name])).json()["images"][0]["values"]["mass"]
+
+        threads = [threading.Thread(target=ask, args=(name,)) for name in pictures]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert service.predict(("empty.jpg", b""), ("a.jpg", pictures["photo.jpg"])).status == 422
+    assert found == {name: pytest.approx(answer["mass"], rel=1e-5) for name, answer in alone.items()}
+
+
+def test_slow_clients_are_let_go(tmp_path: Path) -> None:
+    head = saved_head(tmp_path, "dinoneck_tiny", (32, 32))
+    post = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: {HEADERS['Content-Type']}\r\n"
+    with running(head, "--body-timeout", "2", "--queue", "8") as service, contextlib.ExitStack() as stack:
+        silent, half_head, half_body, twice = (
+            stack.enter_context(socket.create_connection((service.host, service.port), timeout=60)) for _ in range(4)
+        )
+        half_head.sendall(b"GET /health HTTP/1.1\r\nX-")
+        half_body.sendall((post + "Content-Length: 5000\r\n\r\n").encode() + multipart(("a.jpg", b"x"))[:50])
+        twice.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\nGET /hea")
+        assert half_body.recv(100).startswith(b"HTTP/1.1 408 ")
+        assert silent.recv(100) == b""
+        assert half_head.recv(100) == b""
+        while told := twice.recv(1000):
+            assert b"500" not in told
+        assert service.get("/ready").status == 200
+
+
+def test_health_is_served_however_many_clients_hold_connections(tmp_path: Path) -> None:
+    """Clients that never complete a request fill the limit of open connections, which is 64 above --connections."""
+    head = saved_head(tmp_path, "dinoneck_tiny", (32, 32))
+    with running(head, *PATIENT, "--connections", "1") as service, contextlib.ExitStack() as stack:
+        for number in range(80):
+            slow = stack.enter_context(socket.create_connection((service.host, service.port), timeout=60))
+            if number % 2:
+                slow.sendall(b"GET /health HTTP/1.1\r\nX-")
+        assert service.get("/health").status == 200
+        body = stack.enter_context(contextlib.closing(service.connection()))
+        body.putrequest("POST", "/predict")
+        for key, value in {**HEADERS, "Content-Length": "5000"}.items():
+            body.putheader(key, value)
+        body.endheaders(multipart(("a.jpg", b"x"))[:50])
+        while (refused := service.get("/ready")).status == 200:
+            pass
+        assert (refused.status, refused.json()["code"]) == (503, "busy")
+        assert service.get("/health").status == 200
+
+
+def test_sigterm_finishes_what_runs(tmp_path: Path) -> None:
+    head = saved_head(tmp_path, "dinoneck_tiny", (32, 32))
+    body = multipart(("a.jpg", good(160, 120)["photo.jpg"]))
+    with running(head, *PATIENT) as service, contextlib.closing(service.connection()) as connection:
+        connection.putrequest("POST", "/predict")
+        for key, value in {**HEADERS, "Content-Length": str(len(body))}.items():
+            connection.putheader(key, value)
+        connection.endheaders(body[:100])
+        while not service.metric("dinoneck_requests_waiting"):
+            pass
+        service.process.terminate()
+        while not any("Shutting down" in line for line in service.log):
+            pass
+        connection.send(body[100:])
+        assert received(connection).status == 200
+        assert service.process.wait(60) == 0
+
+
+def test_photos_that_few_bytes_make_large_are_refused_by_their_header(tmp_path: Path) -> None:
+    backbone = load_backbone("dinoneck_tiny")
+    head = PatchMeanHead(64, [Task("mass")])
+    recipes = {
+        "free": backbone.preprocess.changed(policy="pad"),
+        "crop": backbone.preprocess.changed(size=(64, 64), fit="crop"),
+    }
+    torch.manual_seed(0)
+    for name, recipe in recipes.items():
+        path = tmp_path / f"{name}.safetensors"
+        save_head(path, head, backbone=backbone, preprocess=recipe)
+        with running(path, "--max-patches", "100", "--max-pixels", "1000000") as service:
+            assert service.predict(("a.png", good(160, 120)["plain.png"])).status == 200
+            refused = service.predict(("a.png", bomb(40_000, 1) if name == "crop" else bomb(800, 600)))
+            assert (refused.status, refused.json()["code"]) == (413, "too_many_pixels")
+            assert service.metric("process_resident_memory_peak_bytes") < 2e9
+
+
+def test_a_head_that_cannot_be_served_ends_the_process_with_a_reason(tmp_path: Path) -> None:
+    (tmp_path / "no.safetensors").write_bytes(b"no head")
+    headless = tmp_path / "alone.safetensors"
+    save_head(headless, PatchMeanHead(64, [Task("mass")]))
+    for path, said in ((tmp_path / "no.safetensors", "error:"), (headless, "which backbone they need")):
+        done = subprocess.run(
+            [sys.executable, "-m", "dinoneck", "serve", str(path), "--port", "0"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+        )
+        assert done.returncode == 1, done.stderr
+        assert said in done.stderr
+        assert "Traceback" not in done.stderr
