@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -23,6 +23,7 @@ from dinoneck.store.files import LocalFiles, RemoteFiles, files_at
 from dinoneck.store.photo_ids import PathLike, image_ids
 from dinoneck.store.quantised import QuantisedTokens
 from dinoneck.store.reading import Reader
+from dinoneck.store.table import Ids
 from dinoneck.tokens import Tokens
 
 
@@ -124,7 +125,7 @@ class FeatureStore:
         return cls(files, read_description(files), check=check, mapped=mapped)
 
     def __reduce__(self) -> Any:
-        return partial(type(self).open, check=self.reader.check, mapped=self.reader.mapped), (self.path,)
+        return functools.partial(type(self).open, check=self.reader.check, mapped=self.reader.mapped), (self.path,)
 
     @property
     def preprocess(self) -> Preprocessing:
@@ -147,8 +148,8 @@ class FeatureStore:
         return dict(self.description.backbone)
 
     @property
-    def ids(self) -> tuple[str, ...]:
-        """All image ids, sorted."""
+    def ids(self) -> Ids:
+        """All image ids, sorted: a sequence that reads them from the index, equal to a tuple of them."""
         return self.reader.ids
 
     def __len__(self) -> int:
@@ -374,7 +375,9 @@ class FeatureStore:
     ) -> Extracted:
         """Extract what these units lack, as one writer."""
         root = Path(self.path)
-        known = {e.id: e for e in self.reader.entries.values() if (root / e.file).is_file()}
+        exists = functools.cache(lambda file: (root / file).is_file())
+        entries = self.reader.entries
+        known = {i: entries[i] for unit in units for i, _ in unit if i in entries and exists(entries[i].file)}
         try:
             with writer.Writer(root, shard_bytes, made=self.reader.made()) as out:
                 return extraction.run_units(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import mmap
 import os
 import secrets
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import torch
 from torch import Tensor
@@ -32,6 +33,10 @@ class Files(Protocol):
 
     def names(self, folder: str) -> list[str]:
         """Return the names in a folder, sorted; none if there is no such folder."""
+        ...
+
+    def stream(self, name: str, begin: int) -> BinaryIO:
+        """Open a file at a byte."""
         ...
 
     def size(self, name: str) -> int:
@@ -71,6 +76,12 @@ class LocalFiles:
     def read(self, name: str) -> bytes:
         """Return a whole small file."""
         return (self.root / name).read_bytes()
+
+    def stream(self, name: str, begin: int) -> BinaryIO:
+        """Open a file at a byte."""
+        file = (self.root / name).open("rb")
+        file.seek(begin)
+        return file
 
     def names(self, folder: str) -> list[str]:
         """Return the names in a folder, sorted."""
@@ -149,6 +160,10 @@ class RemoteFiles:
     def read(self, name: str) -> bytes:
         """Return a whole small file."""
         return bytes(self._fs.cat_file(f"{self._root}/{name}"))
+
+    def stream(self, name: str, begin: int) -> BinaryIO:
+        """Fetch a file and open it at a byte."""
+        return io.BytesIO(self.read(name)[begin:])
 
     def names(self, folder: str) -> list[str]:
         """Return the names in a folder, sorted."""

@@ -1,4 +1,4 @@
-"""The index: which images a store holds and where. One JSON-lines file per writer, only ever appended to.
+"""The index: which images a store holds and where. One JSON-lines journal per writer, only ever appended to.
 
 A line is written after its shard is safely on disk, so whatever a line names is there. Every line ends in the CRC-32
 of its own bytes; lines of version 0.1 have none. A line ``{"root": ...}`` names the folder that the images of the lines
@@ -7,12 +7,10 @@ after it were read from. A last line without its newline was cut by a kill and d
 
 from __future__ import annotations
 
-import contextlib
 import json
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 from dinoneck.errors import StoreError
@@ -28,7 +26,7 @@ _CHECKSUM_BYTES = len(_CHECKSUM % 0)
 _MADE_OF = ("backbone", "inputs", "patterns", "dtype", "channel scale")
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)  # not frozen: an entry is made at every look-up, and a frozen one takes twice as long
 class Entry:
     """Where the records of one image are.
 
@@ -70,20 +68,20 @@ class Entry:
         Raises:
             ValueError: if it is damaged or not an entry.
         """
-        return cls._of(_content(line), root)
+        return cls._of(checked_content(line), root)
 
     @classmethod
     def _of(cls, value: Any, root: str) -> Entry:
         kinds = _KINDS | {name: kind for name, kind in _LATER_KINDS.items() if name in value}
-        if set(value) != set(kinds):
+        if value.keys() != kinds.keys():
             raise ValueError(f"expected an object with {', '.join(kinds)}")
         for name, kind in kinds.items():
             if type(value[name]) is not kind:
                 raise ValueError(f"{name} is {value[name]!r}")
-        numbers = [value["offset"], value["length"], value["photo_bytes"], *value["crc32"], *value["grid"]]
-        numbers.append(value.get("mtime_ns", 0))
-        if any(type(number) is not int or not 0 <= number < 1 << 63 for number in numbers) or len(value["grid"]) != 2:
-            raise ValueError("a number is negative, too large or no integer")
+        numbers = value["offset"], value["length"], value["photo_bytes"], *value["crc32"], *value["grid"]
+        numbers += (value.get("mtime_ns", 0),)
+        if {*map(type, numbers)} != {int} or not 0 <= min(numbers) <= max(numbers) < 1 << 63 or len(value["grid"]) != 2:
+            raise ValueError("a number is negative, too large or not a whole number")
         parts = value["id"].split("/")  # ids name files that converters write
         if "" in parts or ".." in parts or "\0" in value["id"] + value["file"]:
             raise ValueError(f"id is {value['id']!r}, file {value['file']!r}; expected relative paths without '..'")
@@ -108,7 +106,7 @@ def _is_checked(line: bytes) -> bool:
     return line == text + (_CHECKSUM % zlib.crc32(text)).encode()
 
 
-def _content(line: bytes) -> Any:
+def checked_content(line: bytes) -> Any:
     """Return what a line holds; ValueError if it is not JSON or differs from its checksum."""
     content = json.loads(line)
     if _is_checked(line):
@@ -119,56 +117,44 @@ def _content(line: bytes) -> Any:
 
 
 def names(files: Files) -> list[str]:
-    """Return the names of the writers' index files, sorted."""
+    """Return the names of the writers' journals, sorted."""
     return [name for name in files.names(FOLDER) if name.endswith(SUFFIX) and not name.startswith(".")]
 
 
-def read_index(files: Files) -> list[Entry]:
-    """Return every finished line of every writer, in the writers' order.
+@dataclass
+class Place:
+    """How far a journal was read: bytes, their CRC-32, and the root that the lines after them begin with."""
+
+    nbytes: int = 0
+    crc32: int = 0
+    root: str = ""
+
+
+def read_journal(files: Files, name: str, place: Place | None = None) -> Iterator[Entry]:
+    """Yield the entries of the finished lines after a place, which moves with every line.
 
     Raises:
         StoreError: if a finished line is damaged or not an entry, naming file and line.
     """
-    return [entry for name in names(files) for entry in read_writer(files, name)]
-
-
-def read_writer(files: Files, name: str) -> list[Entry]:
-    """Return every finished line of one writer's index file.
-
-    Raises:
-        StoreError: if one is damaged or not an entry, naming file and line.
-    """
-    *lines, rest = files.read(f"{FOLDER}/{name}").split(b"\n")
-    has_damaged_newline = _is_checked(rest[:-1])  # its checksum shows a whole line: the byte after it was the newline
-    if has_damaged_newline:
-        lines.append(rest)  # refused below, as it is not a line
-    entries, root = [], ""
-    for number, line in enumerate(lines, 1):
-        try:
-            content = _content(line)
-            if isinstance(content.get("root"), str):
-                root = content["root"]
+    place = place or Place()
+    path = f"{FOLDER}/{name}"
+    with files.stream(path, place.nbytes) as lines:
+        for line in lines:
+            if not line.endswith(b"\n") and not _is_checked(line[:-1]):
+                return  # its checksum would show a whole line: then the byte after it was a newline, and is damaged
+            try:
+                content = checked_content(line.removesuffix(b"\n"))
+                entry = None if isinstance(content.get("root"), str) else Entry._of(content, place.root)
+            except (ValueError, RecursionError) as error:
+                number = files.read(path)[: place.nbytes].count(b"\n") + 1
+                raise StoreError(
+                    f"{files}/{path}, line {number} is damaged ({error}); remove that line, and extract its image again"
+                ) from None
+            place.nbytes, place.crc32 = place.nbytes + len(line), zlib.crc32(line, place.crc32)
+            if entry is None:
+                place.root = content["root"]
             else:
-                entries.append(Entry._of(content, root))
-        except (ValueError, RecursionError) as error:
-            raise StoreError(
-                f"{files}/{FOLDER}/{name}, line {number} is damaged ({error}); remove that line, and extract its image "
-                "again"
-            ) from None
-    return entries
-
-
-def ids_from(path: Path, begin: int) -> tuple[set[str], int]:
-    """Return the ids in the whole lines of an index file from a byte on, and the byte after the last of these lines."""
-    with path.open("rb") as file:
-        file.seek(begin)
-        block = file.read()
-    block = block[: block.rfind(b"\n") + 1]
-    ids = set()
-    for line in block.splitlines():
-        with contextlib.suppress(ValueError):  # a damaged line is refused where the index is read
-            ids.add(_content(line).get("id"))
-    return ids - {None}, begin + len(block)
+                yield entry
 
 
 def by_id(entries: Iterable[Entry], exists: Callable[[str], bool]) -> dict[str, Entry]:

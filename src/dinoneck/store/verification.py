@@ -23,11 +23,11 @@ def damaged_shards(reader: Reader) -> dict[str, str]:
     index names nor a writer named. The channel scale of an int8 store stands for itself, if no image fits it.
     """
     names = shards.names(reader.files)
-    reader.refresh()
+    reader.refresh(again=True)
     indexed: dict[str, set[str]] = {name: set() for name in names}
     for entry in reader.entries.values():
         indexed.setdefault(entry.file, set()).add(entry.id)
-    damaged = {image_id: reader.entries[image_id].file for image_id in reader.clashing}
+    damaged = {image_id: reader.entries[image_id].file for image_id in reader.entries.clashing}
     if not _fits_scale(reader):
         damaged[channel_scale.FILE] = channel_scale.FILE
     unlisted: dict[str, str] = {}

@@ -64,7 +64,8 @@ class Writer:
         self._root = ""  # that the index file names
         self._ids: set[str] = set()
         self._has_warned = False
-        self._read = self._index_sizes()  # bytes of the other writers' index files that need no reading
+        files = LocalFiles(root)  # what the other writers' journals hold by now needs no reading
+        self._read = {name: index.Place(files.size(f"{index.FOLDER}/{name}")) for name in self._others()}
         self._count = 0
         self._bytes = 0
         self._pending: list[tuple[Entry, Layout]] = []
@@ -163,10 +164,13 @@ class Writer:
         """
         if self._has_warned:
             return
-        for name, size in self._index_sizes().items():
-            if size <= self._read.get(name, 0):
-                continue
-            ids, self._read[name] = index.ids_from(self.root / index.FOLDER / name, self._read.get(name, 0))
+        files = LocalFiles(self.root)
+        for name in self._others():
+            ids = set()
+            with contextlib.suppress(StoreError):  # a damaged line is refused where the index is read
+                ids = {
+                    entry.id for entry in index.read_journal(files, name, self._read.setdefault(name, index.Place()))
+                }
             if twice := self._ids & ids:
                 self._has_warned = True
                 logger.warning(
@@ -177,14 +181,9 @@ class Writer:
                 )
                 return
 
-    def _index_sizes(self) -> dict[str, int]:
-        """The bytes of every other writer's index file."""
-        files = LocalFiles(self.root)
-        return {
-            name: files.size(f"{index.FOLDER}/{name}")
-            for name in index.names(files)
-            if name != f"{self.name}{index.SUFFIX}"
-        }
+    def _others(self) -> list[str]:
+        """The journals of all other writers."""
+        return [name for name in index.names(LocalFiles(self.root)) if name != f"{self.name}{index.SUFFIX}"]
 
 
 def take_in_orphans(root: Path, description: Description) -> int:
@@ -193,7 +192,7 @@ def take_in_orphans(root: Path, description: Description) -> int:
     A shard gets its final name only when all of it is on disk; its header is checked before it is trusted.
     """
     files = LocalFiles(root)
-    known = {entry.file for entry in index.read_index(files)}
+    known = {entry.file for name in index.names(files) for entry in index.read_journal(files, name)}
     found: list[Entry] = []
     for name in shards.names(files):
         if name in known:

@@ -10,7 +10,7 @@ import torch
 from store_samples import make, write_photos
 
 from dinoneck import FeatureStore, StoreError, load_backbone
-from dinoneck.store import buffers, reading
+from dinoneck.store import buffers
 
 
 def test_memory_is_used_again_only_when_nobody_holds_it() -> None:
@@ -58,22 +58,6 @@ def test_writing_into_a_mapped_read_stays_in_the_process(tmp_path: Path) -> None
     store.batch(["a"], dtype=None).sequence[0].zero_()
     assert torch.equal(store["a"].sequence[0], before)
     assert store.verify() == []
-
-
-def test_refresh_keeps_what_is_known_of_unchanged_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_photos(tmp_path / "photos", ["a.png", "b.png"])
-    writing = make(tmp_path / "s", load_backbone("dinoneck_tiny"))
-    writing.extract(tmp_path / "photos" / "a.png")
-    store = FeatureStore.open(tmp_path / "s")
-    _ = store["a"]
-    computed: list[object] = []
-    monkeypatch.setattr(reading, "_crc32", lambda parts: computed.append(parts) or -1)  # type: ignore[func-returns-value]
-    writing.extract(tmp_path / "photos", root=tmp_path / "photos")
-    store.refresh()
-    _ = store["a"]
-    assert not computed
-    with pytest.raises(StoreError, match="another checksum"):
-        _ = store["b"]
 
 
 def test_a_shard_that_is_cut_short_is_told_not_mapped(tmp_path: Path) -> None:
