@@ -23,12 +23,10 @@ from dinoneck.data.patterns import Pattern, Patterns
 from dinoneck.data.photos import Preprocessing
 from dinoneck.errors import DataError, DinoneckError, StoreError
 from dinoneck.grid import PatchSize, patch_pair
-from dinoneck.store import channel_scale
-from dinoneck.store.creation import upgrade_schema
-from dinoneck.store.description import Description
+from dinoneck.store.description import SCALE_FILE, Description, upgrade_schema, write_scale
 from dinoneck.store.encoding import StoreDtype, channel_rms, encode
-from dinoneck.store.files import LocalFiles, told_write
-from dinoneck.store.image_files import check_unchanged, image_file
+from dinoneck.store.files import LocalFiles, failed_write
+from dinoneck.store.images import check_unchanged, image_file
 from dinoneck.store.reading import Reader
 from dinoneck.store.writer import Writer
 from dinoneck.tokens import Tokens
@@ -146,27 +144,26 @@ def convert(files: dict[str, Path], read: Callable[[Path], Tokens], reader: Read
     """
     check_unchanged(files.items(), reader.entries)
     description = reader.description
-    record = description.backbone
     scale = None
     if description.dtype == "int8":
-        if not (root / channel_scale.FILE).exists():
+        if not (root / SCALE_FILE).exists():
             some = list(files.values())[:_SCALE_FILES]
-            channel_scale.write_scale(root, channel_rms([read(path) for path in some]))
+            write_scale(root, channel_rms([read(path) for path in some]))
         scale = reader.scale()
     missing = {image_id: path for image_id, path in files.items() if image_id not in reader.entries}
     upgrade_schema(LocalFiles(root))
-    with Writer(root, made=reader.made()) as writer:
-        try:
-            for image_id, path in tqdm(missing.items(), desc="convert", unit="image", disable=None):
-                file, tokens = image_file(image_id, path), read(path)
-                kind = len(tokens), tokens.sequence[0].shape[2], tokens.num_cls
-                expected = len(description.patterns), record["embed_dim"], record["num_cls"]
-                if kind != expected:
-                    raise DataError(f"{path} holds (patterns, channels, CLS) {kind}; expected {expected}")
-                layout = description.layout(tokens.grid)
-                writer.add(image_id, encode(tokens, layout, scale), layout, file)
-        finally:
-            writer.flush()
+    writer = Writer(root, made=reader.made())
+    expected = len(description.patterns), description.backbone["embed_dim"], description.backbone["num_cls"]
+    try:
+        for image_id, path in tqdm(missing.items(), desc="convert", unit="image", disable=None):
+            file, tokens = image_file(image_id, path), read(path)
+            kind = len(tokens), tokens.sequence[0].shape[2], tokens.num_cls
+            if kind != expected:
+                raise DataError(f"{path} holds (patterns, channels, CLS) {kind}; expected {expected}")
+            layout = description.layout(tokens.grid)
+            writer.add(image_id, encode(tokens, layout, scale), layout, file)
+    finally:
+        writer.flush()
 
 
 def _of_layer(reader: Reader, image_id: str, patterns: list[int], layer: int | None) -> Tokens:
@@ -185,7 +182,7 @@ def _write(folder: Path, name: str, buffer: io.BytesIO) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, buffer.getvalue())
     except OSError as error:
-        raise told_write(path, error) from error
+        raise failed_write(path, error) from error
 
 
 def _told(path: Path, expected: str, read: Callable[[], T]) -> T:

@@ -26,9 +26,8 @@ from dinoneck.devices import to_local_device
 from dinoneck.errors import ConfigError, DataError, DinoneckError
 from dinoneck.store.description import Description
 from dinoneck.store.encoding import channel_rms, encode
-from dinoneck.store.image_files import ImageFile, check_unchanged, image_file
+from dinoneck.store.images import ImageFile, check_unchanged, image_file, views_of
 from dinoneck.store.index import Entry
-from dinoneck.store.views import views_of
 from dinoneck.store.writer import Writer
 from dinoneck.tokens import Tokens
 

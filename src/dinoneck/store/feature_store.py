@@ -14,13 +14,21 @@ from dinoneck.data.patterns import Patterns
 from dinoneck.data.photos import Fit, Interpolation, Preprocessing
 from dinoneck.errors import StoreError
 from dinoneck.grid import PatchSize, Remainder
-from dinoneck.store import channel_scale, converters, extraction, shards, verification, writer
-from dinoneck.store.creation import described, make_folder, named_patterns, read_description, upgrade_schema
-from dinoneck.store.description import Description
+from dinoneck.store import converters, extraction, shards, verification, writer
+from dinoneck.store.description import (
+    SCALE_FILE,
+    Description,
+    described,
+    make_folder,
+    named_patterns,
+    read_description,
+    upgrade_schema,
+    write_scale,
+)
 from dinoneck.store.encoding import StoreDtype
 from dinoneck.store.extraction import Extracted, Item
-from dinoneck.store.files import LocalFiles, RemoteFiles, files_at
-from dinoneck.store.photo_ids import PathLike, image_ids
+from dinoneck.store.files import Files, RemoteFiles, files_at
+from dinoneck.store.images import PathLike, image_ids
 from dinoneck.store.quantised import QuantisedTokens
 from dinoneck.store.reading import Reader
 from dinoneck.store.table import Ids
@@ -57,10 +65,10 @@ class FeatureStore:
     Reference: design sources 001 and 003. Deviations: one layout for both, int8 with a channel scale, no compression.
     """
 
-    def __init__(self, files: LocalFiles | RemoteFiles, description: Description, **options: bool) -> None:
+    def __init__(self, files: Files, description: Description, *, check: bool = True) -> None:
         self.path = str(files)
         self.description = description
-        self.reader = Reader(files, description, **options)
+        self.reader = Reader(files, description, check=check)
         self._backbone: Backbone | None = None
 
     @classmethod
@@ -109,23 +117,21 @@ class FeatureStore:
         return store
 
     @classmethod
-    def open(cls, path_or_url: PathLike, *, check: bool = True, mapped: bool = False) -> Self:
+    def open(cls, path_or_url: PathLike, *, check: bool = True) -> Self:
         """Open a store for reading.
 
         Args:
             path_or_url: a folder, which may be read-only, or a URL that fsspec knows.
             check: compare the checksum of every record when it is read for the first time through this object.
-            mapped: do not copy a single image of a local folder: its tensors as stored lie on the file (each holds
-                it open; changes stay in this process). Should the disk fail meanwhile, the process ends.
 
         Raises:
             StoreError: if there is no store, it is damaged, or was written by a newer dinoneck.
         """
         files = files_at(path_or_url)
-        return cls(files, read_description(files), check=check, mapped=mapped)
+        return cls(files, read_description(files), check=check)
 
     def __reduce__(self) -> Any:
-        return functools.partial(type(self).open, check=self.reader.check, mapped=self.reader.mapped), (self.path,)
+        return functools.partial(type(self).open, check=self.reader.check), (self.path,)
 
     @property
     def preprocess(self) -> Preprocessing:
@@ -361,8 +367,8 @@ class FeatureStore:
         upgrade_schema(local)
         writer.take_in_orphans(local.root, self.description)
         self.refresh()
-        if self.dtype == "int8" and not local.exists(channel_scale.FILE) and not shards.names(local):
-            channel_scale.write_scale(local.root, extraction.measure_scale(items, self.description, backbone, skip))
+        if self.dtype == "int8" and not local.exists(SCALE_FILE) and not shards.names(local):
+            write_scale(local.root, extraction.measure_scale(items, self.description, backbone, skip))
         return units
 
     def _run(
@@ -379,18 +385,17 @@ class FeatureStore:
         entries = self.reader.entries
         known = {i: entries[i] for unit in units for i, _ in unit if i in entries and exists(entries[i].file)}
         try:
-            with writer.Writer(root, shard_bytes, made=self.reader.made()) as out:
-                return extraction.run_units(
-                    units,
-                    writer=out,
-                    known=known,
-                    description=self.description,
-                    backbone=self._own_backbone(),
-                    channel_scale=self.reader.scale() if self.dtype == "int8" else None,
-                    batch_size=batch_size,
-                    skip_unusable=skip_unusable,
-                    workers=workers,
-                )
+            return extraction.run_units(
+                units,
+                writer=writer.Writer(root, shard_bytes, made=self.reader.made()),
+                known=known,
+                description=self.description,
+                backbone=self._own_backbone(),
+                channel_scale=self.reader.scale() if self.dtype == "int8" else None,
+                batch_size=batch_size,
+                skip_unusable=skip_unusable,
+                workers=workers,
+            )
         finally:
             self.refresh()
 

@@ -17,14 +17,14 @@ from torch import Tensor
 
 from dinoneck.errors import DataError, StoreError, did_you_mean
 from dinoneck.grid import GridSize
-from dinoneck.store import buffers, shards
-from dinoneck.store.channel_scale import hash_of_scale, read_scale
-from dinoneck.store.description import Description
+from dinoneck.store import shards
+from dinoneck.store.description import Description, read_scale
 from dinoneck.store.encoding import Columns, Layout
-from dinoneck.store.files import LocalFiles, RemoteFiles
+from dinoneck.store.files import Files, LocalFiles
 from dinoneck.store.index import Entry, check_made
 from dinoneck.store.quantised import QuantisedTokens
 from dinoneck.store.table import Ids, Index, read_index
+from dinoneck.tensor_bytes import bytes_of
 from dinoneck.tokens import Tokens
 
 _GUESSES = 1000
@@ -37,21 +37,12 @@ class Reader:
         files: of the store.
         description: of the store.
         check: compare every record's checksum when it is read for the first time through this object.
-        mapped: do not copy a single record of a local file; its columns lie on the file.
     """
 
-    def __init__(
-        self,
-        files: LocalFiles | RemoteFiles,
-        description: Description,
-        *,
-        check: bool = True,
-        mapped: bool = False,
-    ) -> None:
+    def __init__(self, files: Files, description: Description, *, check: bool = True) -> None:
         self.files = files
         self.description = description
         self.check = check
-        self.mapped = mapped
         self._scale: Tensor | None = None
         self._made: str | None = None
         self.refresh()
@@ -113,18 +104,12 @@ class Reader:
         slots = [self._slot(index, image_id) for image_id in ids]
         entries = [index.at(slot) for slot in slots]
         layout = self.layout(entries)
-        files = self.files
-        if on_file := self.mapped and len(entries) == 1 and isinstance(files, LocalFiles):
-            [entry] = entries
-            columns = layout.views(files.mapped(entry.file, entry.at(numbers[0]), entry.length))
-        else:
-            columns = layout.allocate(len(entries))
+        columns = layout.allocate(len(entries))
         pieces = [
             (entry.file, entry.at(pattern), layout.buffers(columns, row))
             for row, (entry, pattern) in enumerate(zip(entries, numbers, strict=True))
         ]
-        if not on_file:
-            files.fill(pieces)
+        self.files.fill(pieces)
         for entry, record, (_, _, memory) in zip(entries, zip(slots, numbers, strict=True), pieces, strict=True):
             if self.check and not checked[record]:
                 if _crc32(memory) != entry.crc32[record[1]]:
@@ -158,9 +143,7 @@ class Reader:
         if self.description.dtype == "int8":
             return self.quantised(columns, grid).dequantise(dtype or torch.float32)
         tokens = self.description.tokens(columns["tokens"], grid)
-        if dtype is None or dtype == tokens.sequence[0].dtype:
-            return tokens
-        return replace(tokens, sequence=tuple(buffers.cast(x, dtype) for x in tokens.sequence))
+        return tokens if dtype is None else replace(tokens, sequence=tuple(x.to(dtype) for x in tokens.sequence))
 
     def quantised(self, columns: Columns, grid: GridSize) -> QuantisedTokens:
         """Wrap int8 columns as they are."""
@@ -185,10 +168,10 @@ class Reader:
         Raises:
             StoreError: if it is missing or damaged.
         """
-        scale = self._scale
+        scale = self._scale  # another thread may refresh meanwhile
         if scale is None:
-            record = self.description.backbone
-            self._scale = scale = read_scale(self.files, (self.description.num_layers, record["embed_dim"]))
+            shape = self.description.num_layers, self.description.backbone["embed_dim"]
+            self._scale = scale = read_scale(self.files, shape)
         return scale
 
     def made(self) -> str:
@@ -196,7 +179,8 @@ class Reader:
         made = self._made
         if made is None:
             own = self.description
-            self._made = made = own.made if own.dtype != "int8" else f"{own.made}-{hash_of_scale(self.scale())}"
+            scale = f"-{zlib.crc32(bytes_of(self.scale())):08x}" if own.dtype == "int8" else ""
+            self._made = made = own.made + scale
         return made
 
     def is_sound(self, entry: Entry) -> bool:

@@ -7,7 +7,8 @@ import contextlib
 from tqdm import tqdm
 
 from dinoneck.errors import StoreError
-from dinoneck.store import channel_scale, shards
+from dinoneck.store import shards
+from dinoneck.store.description import SCALE_FILE
 from dinoneck.store.index import Entry
 from dinoneck.store.reading import Reader
 
@@ -29,7 +30,7 @@ def damaged_shards(reader: Reader) -> dict[str, str]:
         indexed.setdefault(entry.file, set()).add(entry.id)
     damaged = {image_id: reader.entries[image_id].file for image_id in reader.entries.clashing}
     if not _fits_scale(reader):
-        damaged[channel_scale.FILE] = channel_scale.FILE
+        damaged[SCALE_FILE] = SCALE_FILE
     unlisted: dict[str, str] = {}
     for name, ids in tqdm(sorted(indexed.items()), desc="verify", unit="shard", disable=None):
         try:
@@ -57,7 +58,7 @@ def shard_of(reader: Reader, image_id: str) -> str:
     """
     if image_id in reader.entries:
         return reader.entries[image_id].file
-    for name in (channel_scale.FILE, *shards.names(reader.files)):
+    for name in (SCALE_FILE, *shards.names(reader.files)):
         with contextlib.suppress(StoreError):
             if name == image_id or image_id in _entries(reader, name):
                 return name
