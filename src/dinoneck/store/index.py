@@ -10,24 +10,43 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Annotated, Any
+
+from msgspec import Meta, Struct, convert
+from msgspec.structs import asdict
 
 from dinoneck.errors import StoreError
-from dinoneck.grid import GridSize
 from dinoneck.store.files import Files
 
 FOLDER = "index"
 SUFFIX = ".jsonl"
-_KINDS = {"id": str, "file": str, "offset": int, "length": int, "crc32": list, "grid": list, "photo_bytes": int}
-_LATER_KINDS = {"mtime_ns": int, "blake2b": str, "made": str}  # not in the lines of version 0.1
 _CHECKSUM = ',"line_crc32":"%08x"}'
 _CHECKSUM_BYTES = len(_CHECKSUM % 0)
 _MADE_OF = ("backbone", "inputs", "patterns", "dtype", "channel scale")
+_Whole = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 
 
-@dataclass(slots=True)  # not frozen: an entry is made at every look-up, and a frozen one takes twice as long
-class Entry:
+class OldEntry(Struct, forbid_unknown_fields=True):
+    """What a line of version 0.1 holds; see :class:`Entry`."""
+
+    id: str
+    file: str
+    offset: _Whole
+    length: _Whole
+    crc32: tuple[_Whole, ...]
+    grid: tuple[_Whole, _Whole]
+    photo_bytes: _Whole
+
+    def __post_init__(self) -> None:
+        parts = self.id.split("/")  # ids name files that converters write
+        if "" in parts or ".." in parts or "\0" in self.id + self.file:
+            raise ValueError(f"id is {self.id!r}, file {self.file!r}; expected relative paths without '..'")
+        folder, _, file = self.file.partition("/")
+        if folder != "data" or not file or "/" in file or "\\" in file or file.startswith("."):
+            raise ValueError(f"file is {self.file!r}; expected data/NAME")
+
+
+class Entry(OldEntry):
     """Where the records of one image are.
 
     Attributes:
@@ -40,26 +59,26 @@ class Entry:
         photo_bytes: size of the image's file.
         mtime_ns: when that file was last modified; 0 = not known (stores of version 0.1).
         blake2b: hash of the file's bytes, 32 hex digits; empty = not known.
-        root: the folder that the id is relative to; empty = not known. It is part of the journal, not of the line.
+        root: the folder that the id is relative to; empty = not known. It is part of the journal, not of the line, and
+            does not count when entries are compared.
         made: what the records depend on: hashes of the store's backbone, inputs, patterns and dtype, and of the channel
             scale of an int8 store, joined by ``-``; empty = not known.
     """
 
-    id: str
-    file: str
-    offset: int
-    length: int
-    crc32: tuple[int, ...]
-    grid: tuple[int, int]
-    photo_bytes: int
-    mtime_ns: int = 0
+    mtime_ns: _Whole = 0
     blake2b: str = ""
-    root: str = field(default="", compare=False)
+    root: str = ""
     made: str = ""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Entry) and self._line() == other._line()
+
+    def _line(self) -> dict[str, Any]:
+        return {name: value for name, value in asdict(self).items() if name != "root"}
 
     def line(self) -> str:
         """Return the JSON line with its checksum, without newline."""
-        return checked_line({name: value for name, value in asdict(self).items() if name != "root"})
+        return checked_line(self._line())
 
     @classmethod
     def parsed(cls, line: bytes, root: str = "") -> Entry:
@@ -68,27 +87,14 @@ class Entry:
         Raises:
             ValueError: if it is damaged or not an entry.
         """
-        return cls._of(checked_content(line), root)
-
-    @classmethod
-    def _of(cls, value: Any, root: str) -> Entry:
-        kinds = _KINDS | {name: kind for name, kind in _LATER_KINDS.items() if name in value}
-        if value.keys() != kinds.keys():
-            raise ValueError(f"expected an object with {', '.join(kinds)}")
-        for name, kind in kinds.items():
-            if type(value[name]) is not kind:
-                raise ValueError(f"{name} is {value[name]!r}")
-        numbers = value["offset"], value["length"], value["photo_bytes"], *value["crc32"], *value["grid"]
-        numbers += (value.get("mtime_ns", 0),)
-        if {*map(type, numbers)} != {int} or not 0 <= min(numbers) <= max(numbers) < 1 << 63 or len(value["grid"]) != 2:
-            raise ValueError("a number is negative, too large or not a whole number")
-        parts = value["id"].split("/")  # ids name files that converters write
-        if "" in parts or ".." in parts or "\0" in value["id"] + value["file"]:
-            raise ValueError(f"id is {value['id']!r}, file {value['file']!r}; expected relative paths without '..'")
-        folder, _, file = value["file"].partition("/")
-        if folder != "data" or not file or "/" in file or "\\" in file or file.startswith("."):
-            raise ValueError(f"file is {value['file']!r}; expected data/NAME")
-        return cls(**{**value, "crc32": tuple(value["crc32"]), "grid": GridSize(*value["grid"]), "root": root})
+        if (text := unchecked(line)) is not None:
+            entry = convert(json.loads(text), cls)
+            entry.root = root
+            return entry
+        try:
+            return cls(**asdict(convert(json.loads(line), OldEntry)), root=root)
+        except ValueError:
+            raise ValueError("it differs from its checksum, or has none") from None
 
     def at(self, pattern: int) -> int:
         """Return the byte where a pattern's record begins."""
@@ -101,19 +107,10 @@ def checked_line(content: dict[str, Any]) -> str:
     return text + _CHECKSUM % zlib.crc32(text.encode())
 
 
-def _is_checked(line: bytes) -> bool:
+def unchecked(line: bytes) -> bytes | None:
+    """Return a JSON line without its checksum; None if it has none or differs from it."""
     text = line[:-_CHECKSUM_BYTES]
-    return line == text + (_CHECKSUM % zlib.crc32(text)).encode()
-
-
-def checked_content(line: bytes) -> Any:
-    """Return what a line holds; ValueError if it is not JSON or differs from its checksum."""
-    content = json.loads(line)
-    if _is_checked(line):
-        del content["line_crc32"]
-    elif not isinstance(content, dict) or content.keys() != _KINDS.keys():  # only lines of 0.1 have no checksum
-        raise ValueError("it differs from its checksum, or has none")
-    return content
+    return text + b"}" if line == text + (_CHECKSUM % zlib.crc32(text)).encode() else None
 
 
 def names(files: Files) -> list[str]:
@@ -121,13 +118,20 @@ def names(files: Files) -> list[str]:
     return [name for name in files.names(FOLDER) if name.endswith(SUFFIX) and not name.startswith(".")]
 
 
-@dataclass
-class Place:
-    """How far a journal was read: bytes, their CRC-32, and the root that the lines after them begin with."""
+class Place(Struct):
+    """How far a journal was read.
 
-    nbytes: int = 0
+    Attributes:
+        nbytes: that were read.
+        crc32: of these bytes.
+        root: that the lines after them begin with.
+        mtime_ns: when the journal was last modified before it was read; 0 = not known.
+    """
+
+    nbytes: _Whole = 0
     crc32: int = 0
     root: str = ""
+    mtime_ns: int = 0
 
 
 def read_journal(files: Files, name: str, place: Place | None = None) -> Iterator[Entry]:
@@ -140,20 +144,21 @@ def read_journal(files: Files, name: str, place: Place | None = None) -> Iterato
     path = f"{FOLDER}/{name}"
     with files.stream(path, place.nbytes) as lines:
         for line in lines:
-            if not line.endswith(b"\n") and not _is_checked(line[:-1]):
+            if not line.endswith(b"\n") and unchecked(line[:-1]) is None:
                 return  # its checksum would show a whole line: then the byte after it was a newline, and is damaged
             try:
-                content = checked_content(line.removesuffix(b"\n"))
-                entry = None if isinstance(content.get("root"), str) else Entry._of(content, place.root)
+                entry = None
+                if line.startswith(b'{"root":') and (text := unchecked(line.removesuffix(b"\n"))):
+                    root = str(json.loads(text)["root"])
+                else:
+                    entry = Entry.parsed(line.removesuffix(b"\n"), root := place.root)
             except (ValueError, RecursionError) as error:
                 number = files.read(path)[: place.nbytes].count(b"\n") + 1
                 raise StoreError(
                     f"{files}/{path}, line {number} is damaged ({error}); remove that line, and extract its image again"
                 ) from None
-            place.nbytes, place.crc32 = place.nbytes + len(line), zlib.crc32(line, place.crc32)
-            if entry is None:
-                place.root = content["root"]
-            else:
+            place.nbytes, place.crc32, place.root = place.nbytes + len(line), zlib.crc32(line, place.crc32), root
+            if entry is not None:
                 yield entry
 
 

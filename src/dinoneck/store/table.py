@@ -4,42 +4,43 @@ It is derived: made from the journals, valid for the part of them that it names,
 damaged or of other journals. What was appended later is read from the journals and laid over it. So opening a store
 takes a time that does not depend on its images, and no process holds their ids. A small index has no such file.
 
-The file begins with a JSON line that ends in its own CRC-32. Then come the sorted CRC-32 of the ids with
-their row numbers, where ids and names begin, the rows, the ids, and the names: the distinct shards, roots and ``made``
-values, which rows number. A row begins with the CRC-32 of the rest of it and of its strings, compared at every look-up.
+The file begins with a JSON line that ends in its own CRC-32. Then come the sorted CRC-32 of the ids with their row
+numbers, where each id begins, the rows, and the ids. A row begins with the CRC-32 of the rest of it and of its strings,
+which is compared at every look-up.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import heapq
+import json
 import mmap
 import struct
 import sys
 import zlib
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from copy import copy
 from itertools import accumulate, pairwise
 from typing import Any, overload
 
 import numpy as np
+from msgspec import Struct, convert, to_builtins
+from msgspec.structs import replace
 
 from dinoneck.atomic import write_whole
 from dinoneck.errors import StoreError
-from dinoneck.grid import GridSize
 from dinoneck.store.files import Files, LocalFiles
 from dinoneck.store.index import (
     FOLDER,
     Entry,
     Place,
     by_id,
-    checked_content,
     checked_line,
     clashing,
     names,
     read_journal,
+    unchecked,
 )
 
 FILE = "index.table"
@@ -64,65 +65,63 @@ class Strings(Sequence[str]):
         return bytes(self._buffer[self._begins[place] : self._begins[place + 1]])
 
     def __getitem__(self, place: Any) -> Any:
-        return _text(self.raw(place))
+        return self.raw(place).decode("utf-8", "replace")  # only damaged bytes are replaced
 
     def __iter__(self) -> Iterator[str]:
         return map(self.__getitem__, range(len(self)))
+
+
+class Head(Struct):
+    """The first line of a table."""
+
+    format: str
+    patterns: int
+    journals: dict[str, Place]
+    texts: list[str]
+    others: list[Entry]
+    sections: list[int]
 
 
 class Table:
     """The rows of a file or of memory; see the module's text.
 
     Attributes:
-        journals: name -> the part of that journal that the rows hold, and when the file was last modified.
+        head: the first line: the part of every journal that the rows hold, the texts that they number, and the entries
+            that have no row, because several belong to one id or their values do not fit.
         ids: of the rows, sorted.
-        others: entries that have no row, because several belong to one id or their values do not fit.
     """
 
     def __init__(self, content: mmap.mmap | bytes, files: object) -> None:
-        """Read the first line; ValueError, KeyError or TypeError if this is not a whole table."""
+        """Read the first line; ValueError if this is not a whole table."""
         end = content.find(b"\n")
-        head = checked_content(content[:end])
-        if head["format"] != _FORMAT:
-            raise ValueError("another format")
-        self.content, self.files, self.patterns = content, files, head["patterns"]
-        self.journals = {name: (Place(*part), int(mtime_ns)) for name, (*part, mtime_ns) in head["journals"].items()}
-        self.others = [Entry(**{**each, "crc32": tuple(each["crc32"]), "grid": GridSize(*each["grid"])})
-                       for each in head["others"]]  # fmt: skip
-        self.size = 4 + _ROW.size + 4 * self.patterns
-        ends = [*accumulate(head["sections"], initial=end + 1)]
-        if ends[-1] != len(content):
-            raise ValueError("cut short")
-        sums, of_sum, ids, texts, self.rows, id_text, text = (memoryview(content)[a:b] for a, b in pairwise(ends))
+        self.content, self.files = content, files
+        self.head = convert(json.loads(unchecked(content[:end]) or b""), Head)
+        self.size = 4 + _ROW.size + 4 * self.head.patterns
+        ends = [*accumulate(self.head.sections, initial=end + 1)]
+        if self.head.format != _FORMAT or ends[-1] != len(content):
+            raise ValueError("another format, or cut short")
+        sums, of_sum, begins, self.rows, text = (memoryview(content)[a:b] for a, b in pairwise(ends))
         self._sums, self._of_sum = sums.cast("I"), of_sum.cast("I")  # CRC-32 of the ids, sorted, and their rows
-        self._count = len(self._sums)
-        self.ids, self.names = Strings(id_text, ids), Strings(text, texts)
-        self._name = functools.lru_cache(1024)(self.names.raw)
+        self.ids = Strings(text, begins)
+        self._count = len(self.ids)
 
     @classmethod
-    def packed(cls, files: object, patterns: int, journals: Mapping[str, Any], ids: Sequence[str] = (),
-               texts: Sequence[str] = (), rows: bytes = b"", others: Iterable[Entry] = ()) -> Table:  # fmt: skip
+    def packed(cls, files: object, head: Head, ids: Iterable[str] = (), rows: bytes = b"") -> Table:
         """Make a table in memory."""
-        raw, raw_texts = ([*map(_bytes, each)] for each in (ids, texts))
+        raw = [image_id.encode() for image_id in ids]
         sums = np.array([*map(zlib.crc32, raw)], np.uint32)
         order = np.argsort(sums).astype(np.uint32)
-        begins = [np.array([0, *accumulate(map(len, each))], np.uint64).tobytes() for each in (raw, raw_texts)]
-        parts = [sums[order].tobytes(), order.tobytes(), *begins, rows, b"".join(raw), b"".join(raw_texts)]
-        head = {
-            "format": _FORMAT,
-            "patterns": patterns,
-            "journals": {name: [*vars(place).values(), mtime] for name, (place, mtime) in journals.items()},
-            "others": [asdict(entry) for entry in others],
-            "sections": [*map(len, parts)],
-        }
-        return cls(b"".join([checked_line(head).encode(), b"\n", *parts]), files)
+        begins = np.array([0, *accumulate(map(len, raw))], np.uint64)
+        parts = [sums[order].tobytes(), order.tobytes(), begins.tobytes(), rows, b"".join(raw)]
+        line = checked_line(to_builtins(replace(head, sections=[*map(len, parts)])))
+        return cls(b"".join([line.encode(), b"\n", *parts]), files)
 
     def __len__(self) -> int:
         return self._count
 
     def find(self, image_id: str) -> int:
         """Return the row of an image; -1 if it has none."""
-        raw = _bytes(image_id)
+        raw = image_id.encode("utf-8", "surrogatepass")
         place = bisect_left(self._sums, value := zlib.crc32(raw))
         while place < self._count and self._sums[place] == value:
             row = self._of_sum[place]
@@ -139,30 +138,29 @@ class Table:
         """
         raw = self.rows[row * self.size : (row + 1) * self.size]
         file, root, made, rows, cols, offset, length, nbytes, mtime_ns, blake2b = _ROW.unpack_from(raw, 4)
-        with contextlib.suppress(IndexError, ValueError):  # numbers that a damaged row gives
-            strings = self.ids.raw(row), self._name(file), self._name(root), self._name(made)
-            if _checksum(raw[4:], strings) == raw[:4]:
-                crc32 = struct.unpack_from(f"={self.patterns}I", raw, 4 + _ROW.size)
-                image_id, file, root, made = map(_text, strings)
-                grid = GridSize(rows, cols)
-                return Entry(image_id, file, offset, length, crc32, grid, nbytes, mtime_ns, _hash(blake2b), root, made)
+        with contextlib.suppress(IndexError):  # numbers that a damaged row gives
+            texts = [self.head.texts[number] for number in (file, root, made)]
+            if _checksum(raw[4:], self.ids.raw(row), texts) == raw[:4]:
+                crc32 = struct.unpack_from(f"={self.head.patterns}I", raw, 4 + _ROW.size)
+                return Entry(self.ids[row], texts[0], offset, length, crc32, (rows, cols), nbytes, mtime_ns,
+                             _hash(blake2b), *texts[1:])  # fmt: skip
         raise StoreError(f"{self.files}/{FILE} is damaged in row {row}; delete it: it is made again from {FOLDER}/")
 
-    def merged(self, entries: Iterable[Entry], journals: Mapping[str, Any]) -> Table:
+    def merged(self, entries: Iterable[Entry], journals: dict[str, Place]) -> Table:
         """Return a table that holds these entries too."""
         found: dict[str, list[Entry]] = {}
         gone, others, new = [], [], {}
-        for entry in (*self.others, *entries):
+        for entry in (*self.head.others, *entries):
             several = found.setdefault(entry.id, [])
             if not several and (row := self.find(entry.id)) >= 0:
                 several.append(self.entry(row))
                 gone.append(row)
             if entry not in several:
                 several.append(entry)
-        texts = {text: number for number, text in enumerate(self.names)}
+        texts = {text: number for number, text in enumerate(self.head.texts)}
         for image_id in sorted(found):
             several = found[image_id]
-            packed = _packed(several[0], texts, self.patterns) if len(several) == 1 else None
+            packed = _packed(several[0], texts, self.head.patterns) if len(several) == 1 else None
             if packed is None:
                 others += several
             else:
@@ -172,7 +170,8 @@ class Table:
         old = np.frombuffer(self.rows, f"V{self.size}")[kept]
         rows = np.insert(old, places, np.frombuffer(b"".join(new.values()), old.dtype))
         ids = np.insert(np.array([*self.ids, None], object)[kept], places, [*new])
-        return Table.packed(self.files, self.patterns, journals, ids.tolist(), [*texts], rows.tobytes(), others)
+        head = replace(self.head, journals=journals, texts=[*texts], others=others)
+        return Table.packed(self.files, head, ids, rows.tobytes())
 
 
 class Index(Mapping[str, Entry]):
@@ -186,7 +185,7 @@ class Index(Mapping[str, Entry]):
     """
 
     def __init__(self, table: Table, entries: Iterable[Entry], exists: Callable[[str], bool]) -> None:
-        laid = [*table.others, *entries]
+        laid = [*table.head.others, *entries]
         rows = {entry.id: table.find(entry.id) for entry in laid}
         every = [*(table.entry(row) for row in rows.values() if row >= 0), *laid]
         self._table, self._laid = table, by_id(every, exists)
@@ -287,17 +286,19 @@ def read_index(files: Files, patterns: int, exists: Callable[[str], bool], *, ag
         StoreError: if a finished line of a journal is damaged or not an entry, naming file and line.
     """
     listed = names(files)
-    table = (None if again else _valid_table(files, listed, patterns)) or Table.packed(files, patterns, {})
-    journals, tail = dict(table.journals), []
-    known = sum(place.nbytes for place, _ in journals.values())
-    for name in listed:
-        place = Place(**vars(journals[name][0])) if name in journals else Place()
-        journals[name] = place, _modified(files, name)
+    table = None if again else _valid_table(files, listed, patterns)
+    if table is None:
+        table = Table.packed(files, Head(_FORMAT, patterns, {}, [], [], []))
+    journals = {name: copy(table.head.journals.get(name)) or Place() for name in listed}
+    tail: list[Entry] = []
+    known = sum(place.nbytes for place in journals.values())
+    for name, place in journals.items():
+        place.mtime_ns = _modified(files, name)
         for entry in read_journal(files, name, place):
             tail.append(entry)
             if len(tail) == ENTRIES_AT_ONCE:
                 table, tail = table.merged(tail, {}), []
-    if sum(place.nbytes for place, _ in journals.values()) - known > LARGEST_TAIL:
+    if sum(place.nbytes for place in journals.values()) - known > LARGEST_TAIL:
         table, tail = table.merged(tail, journals), []
         if isinstance(files, LocalFiles):
             with contextlib.suppress(OSError):  # a folder that cannot be written: each process makes its own in memory
@@ -316,52 +317,43 @@ def _valid_table(files: Files, listed: Sequence[str], patterns: int) -> Table | 
     """
     if not isinstance(files, LocalFiles):
         return None
-    try:
-        with (files.root / FILE).open("rb") as file:
-            table = Table(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), files)
-        for name, (place, mtime_ns) in table.journals.items():
-            path = f"{FOLDER}/{name}"
-            is_same = files.size(path) >= place.nbytes and _modified(files, name) == mtime_ns
-            if name not in listed or not (is_same or _crc32(files, path, place.nbytes) == place.crc32):
-                return None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return table if table.patterns == patterns else None
+    with contextlib.suppress(OSError, ValueError), (files.root / FILE).open("rb") as file:
+        table = Table(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), files)
+        is_valid = table.head.patterns == patterns and all(
+            name in listed
+            and files.size(f"{FOLDER}/{name}") >= place.nbytes
+            and (_modified(files, name) == place.mtime_ns or _crc32(files, name, place.nbytes) == place.crc32)
+            for name, place in table.head.journals.items()
+        )
+        return table if is_valid else None
+    return None
 
 
-def _crc32(files: Files, path: str, nbytes: int) -> int:
+def _crc32(files: Files, name: str, nbytes: int) -> int:
     value = 0
-    with files.stream(path, 0) as file:
+    with files.stream(f"{FOLDER}/{name}", 0) as file:
         while block := file.read(min(nbytes, _BLOCK)):
             value, nbytes = zlib.crc32(block, value), nbytes - len(block)
     return value
 
 
-def _bytes(text: str) -> bytes:
-    return text.encode("utf-8", "surrogatepass")
-
-
-def _text(raw: bytes) -> str:
-    return raw.decode("utf-8", "replace")  # only damaged bytes are replaced; no image has such an id
-
-
-def _checksum(row: bytes | memoryview, strings: Iterable[bytes]) -> bytes:
-    return zlib.crc32(b"\0".join(strings), zlib.crc32(row)).to_bytes(4, sys.byteorder)
+def _checksum(row: bytes | memoryview, image_id: bytes, texts: Iterable[str]) -> bytes:
+    strings = b"\0".join([image_id, *(text.encode("utf-8", "surrogatepass") for text in texts)])
+    return zlib.crc32(strings, zlib.crc32(row)).to_bytes(4, sys.byteorder)
 
 
 def _hash(blake2b: bytes) -> str:
     return blake2b.hex() if any(blake2b) else ""
 
 
-def _packed(entry: Entry, texts: dict[str, int], patterns: int) -> bytes | None:
+def _packed(entry: Entry, numbers: dict[str, int], patterns: int) -> bytes | None:
     """Return the row of an entry, or None if its values do not fit; new texts get a number."""
-    strings = entry.file, entry.root, entry.made
+    texts = entry.file, entry.root, entry.made
     try:
         blake2b = bytes.fromhex(entry.blake2b).rjust(16, b"\0")[:16]
-        numbers = [texts.setdefault(text, len(texts)) for text in strings]
-        row = _ROW.pack(*numbers, *entry.grid, entry.offset, entry.length, entry.photo_bytes, entry.mtime_ns, blake2b)
+        row = _ROW.pack(*(numbers.setdefault(text, len(numbers)) for text in texts), *entry.grid, entry.offset,
+                        entry.length, entry.photo_bytes, entry.mtime_ns, blake2b)  # fmt: skip
         row += struct.pack(f"={patterns}I", *entry.crc32)
-        raw = [text.encode() for text in (entry.id, *strings)]
+        return _checksum(row, entry.id.encode(), texts) + row if _hash(blake2b) == entry.blake2b else None
     except (ValueError, struct.error):
         return None
-    return None if _hash(blake2b) != entry.blake2b else _checksum(row, raw) + row
