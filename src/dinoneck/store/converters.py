@@ -1,18 +1,18 @@
 """Two older layouts of stored features, read into a store and written from it.
 
-* ``.npz`` (design source 003): one file per photo, ``cls_i`` (C,) and ``patches_i`` (N, C) for pattern i.
-* ``.pt`` (design source 001): one float16 tensor (C, rows, cols) per photo in a parallel folder tree, without CLS.
+* ``.npz`` (design source 003): one file per image, ``cls_i`` (C,) and ``patches_i`` (N, C) for pattern i.
+* ``.pt`` (design source 001): one float16 tensor (C, rows, cols) per image in a parallel folder tree, without CLS.
 
-Both hold one layer and say nothing about the backbone, so a store made of them cannot be extended.
+Both hold one layer and nothing about the backbone, so a store made of them cannot be extended.
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -32,7 +32,6 @@ from dinoneck.store.writer import Writer
 from dinoneck.tokens import Tokens
 from dinoneck.weight_files import read_tensor
 
-T = TypeVar("T")
 UNKNOWN = "unknown"
 _SCALE_FILES = 16
 _BY_COUNT = {1: "none", 4: "flips4", 20: "color20"}
@@ -76,13 +75,12 @@ def files_in(folder: Path, suffix: str) -> dict[str, Path]:
 
 
 def read_npz(path: Path, grid: Sequence[int], patch_size: PatchSize) -> Tokens:
-    """Read one ``.npz``: the patterns of one photo as a batch.
+    """Read one ``.npz``: the patterns of one image as a batch.
 
     Raises:
         DataError: if it holds anything else, naming the file.
     """
-
-    def read() -> Tokens:
+    with _refused(path, "cls_i (C,) and patches_i (N, C) for i = 0, 1, ..."):
         with np.load(path, allow_pickle=False) as content:
             count = sum(name.startswith("patches_") for name in content.files)
             patches = np.stack([content[f"patches_{i}"] for i in range(count)])
@@ -90,11 +88,8 @@ def read_npz(path: Path, grid: Sequence[int], patch_size: PatchSize) -> Tokens:
                 raise ValueError(f"patches are {patches.dtype}")
             cls = np.stack([content[f"cls_{i}"] for i in range(count)]) if "cls_0" in content.files else None
         cls_token = None if cls is None else torch.from_numpy(cls).float()
-        return Tokens.from_patches(
-            torch.from_numpy(patches).float(), grid=grid, patch_size=patch_size, cls_token=cls_token
-        )
-
-    return _told(path, "cls_i (C,) and patches_i (N, C) for i = 0, 1, ...", read)
+        x = torch.from_numpy(patches).float()
+        return Tokens.from_patches(x, grid=grid, patch_size=patch_size, cls_token=cls_token)
 
 
 def read_pt(path: Path, grid: Sequence[int] | None, patch_size: PatchSize) -> Tokens:
@@ -103,8 +98,7 @@ def read_pt(path: Path, grid: Sequence[int] | None, patch_size: PatchSize) -> To
     Raises:
         DataError: if it holds anything else, naming the file.
     """
-
-    def read() -> Tokens:
+    with _refused(path, "a tensor (C, rows, cols)" + (f" of {tuple(grid)}" if grid else "")):
         maps = read_tensor(path)
         if maps.is_complex():
             raise ValueError(f"it holds {maps.dtype}")
@@ -113,25 +107,16 @@ def read_pt(path: Path, grid: Sequence[int] | None, patch_size: PatchSize) -> To
         patches = maps.float().flatten(1).T[None].contiguous()
         return Tokens.from_patches(patches, grid=tuple(maps.shape[1:]), patch_size=patch_size)
 
-    return _told(path, "a tensor (C, rows, cols)" + (f" of {tuple(grid)}" if grid else ""), read)
-
 
 def describe(first: Tokens, patterns: Patterns | None, dtype: StoreDtype) -> Description:
-    """Return what a store of converted features says about itself; the backbone is not known."""
+    """Return the description of a store of converted features; the backbone is not known."""
     count = len(first)
     if patterns is None:
         patterns = Patterns.named(_BY_COUNT[count]) if count in _BY_COUNT else Patterns((Pattern(),) * count)
     if len(patterns) != count:
         raise DataError(f"{len(patterns)} patterns were named; the files hold {count}")
-    record: dict[str, Any] = {
-        "name": UNKNOWN,
-        "patch_size": list(patch_pair(first.patch_size)),
-        "embed_dim": first.sequence[0].shape[2],
-        "num_cls": first.num_cls,
-        "num_registers": 0,
-        "layers": None,
-        "norm": None,
-    }
+    sizes = {"patch_size": list(patch_pair(first.patch_size)), "embed_dim": first.sequence[0].shape[2]}
+    record = {"name": UNKNOWN, **sizes, "num_cls": first.num_cls, "num_registers": 0, "layers": None, "norm": None}
     return Description(record, Preprocessing(patch_size=first.patch_size), patterns, dtype)
 
 
@@ -172,7 +157,7 @@ def _of_layer(reader: Reader, image_id: str, patterns: list[int], layer: int | N
     if layer is not None:
         return tokens.select(layer)
     if len(tokens.sequence) != 1:
-        raise StoreError(f"{reader.files} holds the layers {tokens.layers}, these files one; say which with layer=")
+        raise StoreError(f"{reader.files} holds the layers {tokens.layers}, these files one; name it with layer=")
     return tokens
 
 
@@ -185,8 +170,9 @@ def _write(folder: Path, name: str, buffer: io.BytesIO) -> None:
         raise failed_write(path, error) from error
 
 
-def _told(path: Path, expected: str, read: Callable[[], T]) -> T:
+@contextlib.contextmanager
+def _refused(path: Path, expected: str) -> Iterator[None]:
     try:
-        return read()
+        yield
     except (*_NPZ_ERRORS, DinoneckError) as error:
         raise DataError(f"{path} cannot be converted: {error}; expected {expected}") from error

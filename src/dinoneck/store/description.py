@@ -23,7 +23,6 @@ from torch import Tensor
 
 from dinoneck.atomic import write_whole
 from dinoneck.backbones import weight_hashes
-from dinoneck.backbones.backbone import Backbone, checked_backbone
 from dinoneck.data.patterns import Patterns
 from dinoneck.data.photos import Preprocessing
 from dinoneck.errors import DinoneckError, StoreError
@@ -174,27 +173,12 @@ class Description:
             _check_same(f"backbone.{key}", self.backbone.get(key), record.get(key), name)
 
 
-def described(
-    backbone: Backbone,
-    patterns: str | os.PathLike[str] | Patterns,
-    dtype: StoreDtype,
-    preparation: Mapping[str, Any],
-) -> Description:
-    """Return what a store of this backbone's tokens holds; ``preparation`` changes the backbone's own.
-
-    Raises:
-        ConfigError: if ``backbone`` is no Backbone, or a value is out of range.
-    """
-    prepare = checked_backbone(backbone).preprocess.changed(**preparation)
-    return Description(backbone.record(), prepare, named_patterns(patterns), dtype)
-
-
 def make_folder(root: Path, asked: Description) -> None:
     """Make the folders of a store and its ``store.json``, unless there is one.
 
     Raises:
         StoreError: if the folder holds something else or cannot be written.
-        GridError: if the patch does not divide the photos' size, and the policy is to refuse that.
+        GridError: if the patch does not divide the images' size, and the policy is to refuse that.
     """
     if asked.preprocess.size is not None and asked.preprocess.fit != "keep":
         TokenGrid(asked.preprocess.patch_size, asked.preprocess.policy).size(asked.preprocess.size)

@@ -1,4 +1,4 @@
-"""FeatureStore: tokens of photos on disk, extracted once, read pattern by pattern."""
+"""FeatureStore: tokens of images on disk, extracted once, read pattern by pattern."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import torch
 
-from dinoneck.backbones.backbone import Backbone
+from dinoneck.backbones.backbone import Backbone, checked_backbone
 from dinoneck.data.patterns import Patterns
 from dinoneck.data.photos import Fit, Interpolation, Preprocessing
 from dinoneck.errors import StoreError
@@ -18,7 +18,6 @@ from dinoneck.store import converters, extraction, shards, verification, writer
 from dinoneck.store.description import (
     SCALE_FILE,
     Description,
-    described,
     make_folder,
     named_patterns,
     read_description,
@@ -42,7 +41,7 @@ class FeatureStore:
 
     Attributes:
         path: folder or URL.
-        preprocess: how photos were prepared.
+        preprocess: how images were prepared.
         patterns: the augmentation patterns.
         dtype: ``fp16``, ``bf16`` or ``int8``.
         backbone_record: the record of the backbone that made the tokens.
@@ -90,18 +89,19 @@ class FeatureStore:
             path: a local folder; it and its parents are made.
             backbone: gives the tokens; its layers and norm are the store's.
             patterns: of augmentation: a name, a file (see :meth:`dinoneck.data.Patterns.named`) or the object.
-            image_size: (height, width) in pixels; None keeps each photo's own.
+            image_size: (height, width) in pixels; None keeps each image's own.
             dtype: ``fp16`` (overflow is refused), ``bf16``, or ``int8`` with a scale per token and channel.
-            fit: how a photo of another aspect comes to the size, see :class:`dinoneck.data.Preprocessing`.
+            fit: how an image of another aspect comes to the size, see :class:`dinoneck.data.Preprocessing`.
             interpolation: see there.
             policy: see there; None = the backbone's, which refuses sizes that the patch does not divide.
 
         Raises:
             StoreError: if there is another store, naming the value that differs, or the folder cannot be used.
-            ConfigError: if ``backbone`` is no Backbone, or a value is out of range.
+            ConfigError: if ``backbone`` is not a Backbone, or a value is out of range.
         """
-        preparation = {"size": image_size, "fit": fit, "interpolation": interpolation, "policy": policy}
-        store = cls._made(path, described(backbone, patterns, dtype, preparation))
+        own = checked_backbone(backbone).preprocess
+        prepare = own.changed(size=image_size, fit=fit, interpolation=interpolation, policy=policy)
+        store = cls._made(path, Description(backbone.record(), prepare, named_patterns(patterns), dtype))
         store._backbone = backbone
         return store
 
@@ -135,7 +135,7 @@ class FeatureStore:
 
     @property
     def preprocess(self) -> Preprocessing:
-        """How photos were prepared."""
+        """How images were prepared."""
         return self.description.preprocess
 
     @property
@@ -168,7 +168,7 @@ class FeatureStore:
         return f"FeatureStore({self.path!r}, {len(self)} images x {len(self.patterns)} patterns, {self.dtype})"
 
     def record(self, ids: Sequence[str] | None = None) -> dict[str, Any]:
-        """Return what tells the tokens of these images from others; None = of all."""
+        """Return what identifies the tokens of these images; None = of all."""
         return self.reader.record(self.ids if ids is None else ids)
 
     def refresh(self) -> None:
@@ -186,18 +186,18 @@ class FeatureStore:
         workers: int = 2,
         shard_bytes: int = writer.SHARD_BYTES,
     ) -> Extracted:
-        """Run the backbone over all photos that the store does not hold yet.
+        """Run the backbone over all images that the store does not hold yet.
 
         It may be stopped at any time, by a kill too, and called again; several processes may work on one store.
 
         Args:
-            paths: photos and folders.
-            root: folder that ids are relative to, see :func:`dinoneck.store.image_ids`; give it if more photos will
+            paths: images and folders.
+            root: folder that ids are relative to, see :func:`dinoneck.store.image_ids`; give it if more images will
                 follow.
             shard: (i, n): do every n-th part only; None = torchrun's rank, or everything.
-            batch_size: views per backbone pass, of several photos if a photo has fewer; None = one photo at a time.
-            skip_unusable: leave out photos that cannot be decoded, and list them, instead of stopping.
-            workers: threads that decode photos ahead.
+            batch_size: views per backbone pass, of several images if an image has fewer; None = one image at a time.
+            skip_unusable: leave out images that cannot be decoded, and list them, instead of stopping.
+            workers: threads that decode images ahead.
             shard_bytes: size of the files that are written. One is also written with the first image that arrives 30 s
                 after the last file. A kill costs the one in progress.
 
@@ -240,7 +240,7 @@ class FeatureStore:
         """Read int8 tokens as they are stored, to be pooled or projected without dequantising.
 
         Raises:
-            StoreError: if this is no int8 store; else like :meth:`batch`.
+            StoreError: if this is not an int8 store; else like :meth:`batch`.
         """
         if self.dtype != "int8":
             raise StoreError(f"{self.path} holds {self.dtype}; only int8 stores give quantised tokens: use batch()")
@@ -298,7 +298,7 @@ class FeatureStore:
         Args:
             folder: with the files.
             path: of the store.
-            grid: (rows, cols); the files do not say.
+            grid: (rows, cols); the files do not hold it.
             patch_size: in pixels.
             patterns: what pattern i was; None = by their number: 1 ``none``, 4 ``flips4``, 20 ``color20``.
             dtype: of the store.
@@ -354,7 +354,7 @@ class FeatureStore:
     def _plan(
         self, paths: PathLike | Sequence[PathLike], root: PathLike | None, batch_size: int | None, skip: bool
     ) -> list[list[Item]]:
-        """Everything that comes before the photos, for all processes alike; returns the units of all photos."""
+        """Everything that comes before the images, for all processes alike; returns the units of all images."""
         local = self.reader.files
         if isinstance(local, RemoteFiles):
             raise StoreError(f"{self.path} is a URL; extraction writes to local folders only")
@@ -380,22 +380,10 @@ class FeatureStore:
         shard_bytes: int = writer.SHARD_BYTES,
     ) -> Extracted:
         """Extract what these units lack, as one writer."""
-        root = Path(self.path)
-        exists = functools.cache(lambda file: (root / file).is_file())
-        entries = self.reader.entries
-        known = {i: entries[i] for unit in units for i, _ in unit if i in entries and exists(entries[i].file)}
+        out = writer.Writer(Path(self.path), shard_bytes, made=self.reader.made())
         try:
-            return extraction.run_units(
-                units,
-                writer=writer.Writer(root, shard_bytes, made=self.reader.made()),
-                known=known,
-                description=self.description,
-                backbone=self._own_backbone(),
-                channel_scale=self.reader.scale() if self.dtype == "int8" else None,
-                batch_size=batch_size,
-                skip_unusable=skip_unusable,
-                workers=workers,
-            )
+            return extraction.run_units(units, self.reader, out, self._own_backbone(), batch_size=batch_size,
+                                        skip_unusable=skip_unusable, workers=workers)  # fmt: skip
         finally:
             self.refresh()
 

@@ -646,7 +646,7 @@ def test_the_older_layouts_there_and_back(photos: Path, filled: FeatureStore, tm
     from_pt = FeatureStore.from_pt(tmp_path / "pt", tmp_path / "back_pt", patch_size=16)
     assert torch.equal(from_pt["b"].patches[0], store["b"].patches[0])
     assert from_pt["b"].num_prefix_tokens == 0
-    with pytest.raises(StoreError, match="say which with layer="):
+    with pytest.raises(StoreError, match="name it with layer="):
         filled.to_npz(tmp_path / "x")
     assert filled.to_npz(tmp_path / "x", layer=0) == 3
     with pytest.raises(DataError, match=r"a.npz cannot be converted.*do not fill a grid of 3 rows x 3 cols"):
