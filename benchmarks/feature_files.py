@@ -49,9 +49,9 @@ class Files:
         """``np.savez``, float16."""
         return self.root / "npz16"
 
-    def store(self, dtype: str, *, mapped: bool = False) -> FeatureStore:
+    def store(self, dtype: str) -> FeatureStore:
         """One of the two stores."""
-        return FeatureStore.open(self.root / dtype, mapped=mapped)
+        return FeatureStore.open(self.root / dtype)
 
 
 def prepare(root: Path, backbone: Backbone, photos: int, size: tuple[int, int]) -> Files:

@@ -6,7 +6,7 @@ The same features (3600 patches of 1280 channels, four patterns per image; ``ben
 they come from) lie in compressed float32 npz (the source), in plain float16 npz (its layout fixed), and in a float16
 and an int8 store. Reads are one random pattern of one random image, and every byte that comes back is summed up;
 their CPU time is that of the process, with one thread. Loader rates are by the wall clock. "as stored" is
-``batch(..., dtype=None)`` or ``quantised(...)``, "mapped" the same on ``FeatureStore.open(..., mapped=True)``.
+``batch(..., dtype=None)`` or ``quantised(...)``.
 With --device cuda batches of the loaders go there, and the training runs there; sizes, reads and rounding are the
 host's and are left out. Writes benchmarks/results/feature_store.json and .md; on CUDA feature_store_cuda.json and .md.
 """
@@ -93,7 +93,6 @@ def readers(files: Files) -> dict[str, Read]:
     for dtype in ("fp16", "int8"):
         chosen[f"{dtype} store, float32"] = functools.partial(plain, files.store(dtype))
         chosen[f"{dtype} store, as stored"] = functools.partial(stored, files.store(dtype))
-        chosen[f"{dtype} store, mapped"] = functools.partial(stored, files.store(dtype, mapped=True))
     return chosen
 
 
@@ -249,7 +248,7 @@ def goals(report: dict[str, Any]) -> list[dict[str, Any]]:
     for dtype, size, quick, load in (("fp16", 1.8, 100, 12), ("int8", 3.6, 200, 25)):
         check(f"smaller than npz, {dtype}", ("size", f"{dtype} store", "ratio"), size)
         for stage, goal in (("CPU of a read", quick), ("cold read", 1)):
-            for how in ("float32", "as stored", "mapped"):
+            for how in ("float32", "as stored"):
                 check(f"{stage}, {dtype}, {how}", (stage, f"{dtype} store, {how}", "ratio"), goal)
         for stage in ("loader, 0 workers", "loader, 2 workers"):
             for how in ("float32", "as stored"):

@@ -31,10 +31,9 @@ from dinoneck.data import Patterns
 from dinoneck.data.photos import Preprocessing
 from dinoneck.grid import GridSize
 from dinoneck.store import index
-from dinoneck.store.creation import make_folder
-from dinoneck.store.description import Description
+from dinoneck.store.description import Description, make_folder
 from dinoneck.store.files import LocalFiles
-from dinoneck.store.image_files import ImageFile, image_file
+from dinoneck.store.images import ImageFile, image_file
 from dinoneck.store.writer import Writer
 
 RESULTS = Path(__file__).with_name("results")
@@ -50,11 +49,11 @@ def store_of(folder: Path, grid: tuple[int, int], channels: int) -> FeatureStore
     store = FeatureStore.open(folder)
     layout = store.description.layout(GridSize(*grid))
     draw = np.random.default_rng(0)
-    with Writer(folder, made=store.description.made) as writer:
-        for number in range(IMAGES):
-            raw = draw.standard_normal(layout.nbytes // 2).astype(np.float16).tobytes()
-            writer.add(f"{number:03d}", [raw], layout, ImageFile(1))
-        writer.flush()
+    writer = Writer(folder, made=store.description.made)
+    for number in range(IMAGES):
+        raw = draw.standard_normal(layout.nbytes // 2).astype(np.float16).tobytes()
+        writer.add(f"{number:03d}", [raw], layout, ImageFile(1))
+    writer.flush()
     return FeatureStore.open(folder)
 
 

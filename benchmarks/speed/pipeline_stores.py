@@ -6,6 +6,7 @@ Tokens are those of ``benchmarks.feature_files``: 3600 patches of 1280 channels,
 from __future__ import annotations
 
 import functools
+import io
 import statistics
 import tempfile
 import time
@@ -27,8 +28,8 @@ from benchmarks.timing import turns
 from dinoneck import CLSGatingHead, Tokens, load_backbone
 from dinoneck.store import StoreDataset
 from dinoneck.store.encoding import Layout, channel_rms, encode
-from dinoneck.store.image_files import ImageFile
-from dinoneck.store.index import Entry, by_id, read_index
+from dinoneck.store.images import ImageFile
+from dinoneck.store.index import Entry, by_id, read_journal
 from dinoneck.store.writer import Writer
 
 TRAINING, WRITING, INDEX = "training from files", "writing", "index"
@@ -98,9 +99,9 @@ def writing(files: Files, rounds: int) -> Rows:
             for part in ("data", "index"):
                 (place / part).mkdir(parents=True, exist_ok=True)
             layout = Layout(dtype, 1, 1, CHANNELS, tokens.grid)
-            with Writer(place) as writer:
-                writer.add("one", encode(tokens, layout, scale), layout, ImageFile(1))
-                writer.flush()
+            writer = Writer(place)
+            writer.add("one", encode(tokens, layout, scale), layout, ImageFile(1))
+            writer.flush()
 
         runs: dict[str, Callable[[], Any]] = {
             PEER: lambda: npz(np.savez_compressed, np.float32),
@@ -125,19 +126,16 @@ def index(count: int) -> Rows:
     raw = "".join(entry.line() + "\n" for entry in entries).encode()
 
     class Lines:
-        """An index folder with one file."""
+        """A journal."""
 
-        def names(self, folder: str) -> list[str]:
-            return ["one.jsonl"]
-
-        def read(self, name: str) -> bytes:
-            return raw
+        def stream(self, name: str, begin: int) -> io.BytesIO:
+            return io.BytesIO(raw)
 
     lines: Any = Lines()
-    runs = {"read": lambda: by_id(read_index(lines), lambda name: True)}
+    runs = {"read": lambda: by_id(read_journal(lines, "one.jsonl"), lambda name: True)}
     took = statistics.median(turns(runs, rounds=5, warmup=1, clock=time.process_time)["read"])
     tracemalloc.start()
-    kept = by_id(read_index(lines), lambda name: True)
+    kept = by_id(read_journal(lines, "one.jsonl"), lambda name: True)
     held = tracemalloc.get_traced_memory()[0] / len(kept)
     tracemalloc.stop()
     return {

@@ -24,7 +24,7 @@ from tests.unit.store.store_samples import make, write_photos
 
 from dinoneck import Backbone, DinoneckError, FeatureStore, PatchMeanHead, Task, load_backbone
 from dinoneck.data import Patterns
-from dinoneck.store import writer
+from dinoneck.store import table, writer
 from dinoneck.store.index import checked_line
 
 NAMES = ["a.bmp", "b.bmp", "c.bmp"]
@@ -179,7 +179,7 @@ def another_store(world: World) -> Iterator[str]:
         images = world.images if change else world.other
         with tempfile.TemporaryDirectory(dir=world.folder) as place:
             other = Path(world.extracted(Path(place) / "store", images, **change).path)
-            for parts in (["index", "data"], ["store.json"], ["channel_scale.safetensors"]):
+            for parts in (["index", "data"], ["store.json"], ["channel_scale.safetensors"], ["index.table"]):
                 root = world.copy()
                 for part in parts:
                     if (other / part).is_dir():
@@ -208,6 +208,7 @@ def killed(world: World) -> Iterator[str]:
 MODES: dict[str, Mode] = {
     "a bit of store.json is flipped": flips("store.json"),
     "a bit of the index is flipped": flips("index/*"),
+    "a bit of the index table is flipped": flips("index.table"),
     "a bit of a shard's header is flipped": flips("data/*", "header"),
     "a bit of a shard's header is flipped, the index is lost, and extract is called": flips(
         "data/*", "header", index_lost=True, some=8
@@ -243,8 +244,10 @@ def campaign() -> dict[str, dict[str, int]]:
 
 
 @pytest.fixture(scope="module", params=[False, pytest.param(True, marks=pytest.mark.slow)], ids=["some", "all"])
-def world(tmp_path_factory: pytest.TempPathFactory, tiny: Backbone, request: pytest.FixtureRequest) -> World:
-    return World(tmp_path_factory.mktemp("world"), tiny, request.param)
+def world(tmp_path_factory: pytest.TempPathFactory, tiny: Backbone, request: pytest.FixtureRequest) -> Iterator[World]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(table, "LARGEST_TAIL", 0)  # small stores have a table too
+        yield World(tmp_path_factory.mktemp("world"), tiny, request.param)
 
 
 @pytest.mark.timeout(1200)

@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,8 @@ from tests.unit.store.store_samples import make, same, write_photos
 from dinoneck import Backbone, FeatureStore, GridSize, StoreError, load_backbone
 from dinoneck.store import shards, writer
 from dinoneck.store.encoding import Layout
-from dinoneck.store.image_files import ImageFile
-from dinoneck.store.index import checked_line, read_index
+from dinoneck.store.images import ImageFile
+from dinoneck.store.index import checked_line, read_journal
 
 NAMES = [f"{i}.png" for i in range(5)]
 
@@ -115,7 +116,8 @@ def test_a_torn_last_line_does_not_count(photos: Path, whole: FeatureStore, tiny
     raw = index.read_bytes()
     for cut in (*range(0, len(raw), 41), *(raw.find(b"\n") + i for i in range(-1, 3)), len(raw)):
         index.write_bytes(raw[:cut])
-        assert len(read_index(store.reader.files)) == max(0, raw[:cut].count(b"\n") - 1)  # the first names the root
+        entries = [*read_journal(store.reader.files, index.name)]
+        assert len(entries) == max(0, raw[:cut].count(b"\n") - 1)  # the first line names the root
     index.write_bytes(raw[:-3])
     for shard in (tmp_path / "s" / "data").iterdir():
         shard.unlink()
@@ -222,21 +224,15 @@ def test_what_is_no_shard_is_left_alone(photos: Path, tiny: Backbone, tmp_path: 
             shards.entries_in(store.reader.files, f"data/{name}.safetensors", store.description.layout)
 
 
-def test_leftovers_of_live_writers_stay(photos: Path, tiny: Backbone, tmp_path: Path) -> None:
+def test_leftovers_of_killed_writers_are_removed_after_an_hour(photos: Path, tiny: Backbone, tmp_path: Path) -> None:
     store = make(tmp_path / "s", tiny)
-    data = tmp_path / "s" / "data"
-    with writer.Writer(tmp_path / "s") as live:
-        machine, boot, process = live.name.split("-")[1:4]
-        kept = [f".{live.name}-000000.safetensors.ab.dinoneck-tmp",
-                f".w-{machine}-{boot}-1-00000000-000000.safetensors.t",
-                f".w-00000000-{boot}-99999999-00000000-000000.safetensors.t"]  # fmt: skip
-        gone = [f".w-{machine}-{boot}-{process}-00000000-000000.safetensors.t",
-                f".w-{machine}-00000000-1-00000000-000000.safetensors.t",
-                f".w-{machine}-{boot}-99999999-00000000-000000.safetensors.t"]  # fmt: skip
-        for name in (*kept, *gone):
-            (data / name).touch()
-        store.extract([photos / "0.png"])
-        assert sorted(path.name for path in data.glob(".*")) == sorted(kept)
+    names = ("w-0-000000.safetensors.1.dinoneck-tmp", "w-0-000001.safetensors.2.dinoneck-tmp")
+    live, dead = (tmp_path / "s" / "data" / f".{name}" for name in names)
+    for path, age in ((live, 600), (dead, 4000)):
+        path.touch()
+        os.utime(path, (time.time() - age,) * 2)
+    store.extract([photos / "0.png"])
+    assert live.exists() and not dead.exists()
 
 
 @contextlib.contextmanager
@@ -285,13 +281,13 @@ def test_writers_of_the_same_images_notice_each_other(
 ) -> None:
     make(tmp_path / "s", tiny)
     layout = Layout("fp16", 1, 0, 4, GridSize(1, 2))
-    with writer.Writer(tmp_path / "s", 1) as one, writer.Writer(tmp_path / "s", 1) as two:
-        for out, image_id in ((one, "a"), (two, "b"), (one, "c")):
-            out.add(image_id, [bytes(layout.nbytes)], layout, ImageFile(1))
-        assert not caplog.messages
-        with writer.Writer(tmp_path / "s", 1) as three:
-            three.add("a", [bytes(layout.nbytes)], layout, ImageFile(1))
-        one.add("d", [bytes(layout.nbytes)], layout, ImageFile(1))
+    one, two = (writer.Writer(tmp_path / "s", 1) for _ in range(2))
+    for out, image_id in ((one, "a"), (two, "b"), (one, "c")):
+        out.add(image_id, [bytes(layout.nbytes)], layout, ImageFile(1))
+    assert not caplog.messages
+    three = writer.Writer(tmp_path / "s", 1)
+    three.add("a", [bytes(layout.nbytes)], layout, ImageFile(1))
+    one.add("d", [bytes(layout.nbytes)], layout, ImageFile(1))
     assert len(caplog.messages) == 1 and "share with shard=(i, n)" in caplog.text
 
 
@@ -300,11 +296,11 @@ def test_writers_look_for_each_other_at_every_shard(tmp_path: Path, caplog: pyte
     layout = Layout("fp16", 1, 0, 4, GridSize(1, 2))
     for folder in ("data", "index"):
         (tmp_path / folder).mkdir()
-    with writer.Writer(tmp_path, 1) as one, writer.Writer(tmp_path, 1) as two:
-        for out, image_id in ((one, "a"), (two, "b"), (one, "c"), (one, "x"), (two, "d"), (two, "x")):
-            out.add(image_id, [bytes(layout.nbytes)], layout, ImageFile(1))
-        assert not caplog.messages
-        one.add("y", [bytes(layout.nbytes)], layout, ImageFile(1))
+    one, two = (writer.Writer(tmp_path, 1) for _ in range(2))
+    for out, image_id in ((one, "a"), (two, "b"), (one, "c"), (one, "x"), (two, "d"), (two, "x")):
+        out.add(image_id, [bytes(layout.nbytes)], layout, ImageFile(1))
+    assert not caplog.messages
+    one.add("y", [bytes(layout.nbytes)], layout, ImageFile(1))
     assert len(caplog.messages) == 1
 
 
@@ -313,12 +309,11 @@ def test_a_shard_is_written_after_30_seconds(tmp_path: Path) -> None:
     for folder in ("data", "index"):
         (tmp_path / folder).mkdir()
     now, written = 0.0, []
-    with writer.Writer(tmp_path, clock=lambda: now) as out:
-        for second in range(600):
-            now = float(second)
-            out.add(f"{second:03d}", [bytes(layout.nbytes)], layout, ImageFile(1))
-            written.append(len(list((tmp_path / "data").iterdir())))
-            assert len(out.pending) <= 30
+    out = writer.Writer(tmp_path, clock=lambda: now)
+    for second in range(600):
+        now = float(second)
+        out.add(f"{second:03d}", [bytes(layout.nbytes)], layout, ImageFile(1))
+        written.append(len(list((tmp_path / "data").iterdir())))
     assert written[1] == 1 and written[-1] < 5 + 600 / 30  # one in the first seconds, few in the long run
 
 

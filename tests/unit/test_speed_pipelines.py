@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dinoneck import CLSGatingHead, FeatureStore, Tokens, load_backbone
 from dinoneck.store.encoding import encode
-from dinoneck.store.image_files import ImageFile
+from dinoneck.store.images import ImageFile
 from dinoneck.store.writer import Writer
 
 
@@ -149,10 +149,10 @@ def test_bytes_and_shards_of_a_plan_are_those_of_a_store(dtype: str, tmp_path: P
     shard_bytes = plan.bytes(dtype) * 2 + 1
     monkeypatch.setattr(cost, "SHARD_BYTES", shard_bytes)
     records = encode(tokens, layout, torch.ones(2, 64))
-    with Writer(tmp_path / "store", shard_bytes=shard_bytes) as writer:
-        for i in range(7):
-            writer.add(f"b{i}", records, layout, ImageFile(1))
-        writer.flush()
+    writer = Writer(tmp_path / "store", shard_bytes=shard_bytes)
+    for i in range(7):
+        writer.add(f"b{i}", records, layout, ImageFile(1))
+    writer.flush()
     written = [path for path in (tmp_path / "store" / "data").iterdir() if path.name.startswith(writer.name)]
     assert plan.per_shard(dtype) == 3 and len(written) == 3
 

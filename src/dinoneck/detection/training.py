@@ -18,7 +18,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Subset
-from tqdm import tqdm
 
 from dinoneck.atomic import write_text
 from dinoneck.data.box_views import collate_boxes, to_original
@@ -28,6 +27,7 @@ from dinoneck.detection.detector import MOST_BOXES, Detector, best_of
 from dinoneck.detection.evaluation import gather_predictions, score_boxes
 from dinoneck.devices import local_device
 from dinoneck.errors import ConfigError, DataError
+from dinoneck.progress import progress
 from dinoneck.training.config import TrainConfig
 from dinoneck.training.freeze import FreezeSchedule
 from dinoneck.training.optim import EMA, cosine_with_warmup
@@ -179,8 +179,7 @@ class _Run:
         rate = self.optimizer.param_groups[-1]["lr"]
         sums: dict[str, Tensor] = {}
         batches, group = list(self._batches()), self.config.detector.accumulate
-        quiet = None if self.processes.writes else True  # None: a bar on terminals only
-        bar = tqdm(batches, mininterval=5.0, desc=f"epoch {self.epoch}", disable=quiet, leave=False)
+        bar = progress(batches, desc=f"epoch {self.epoch}", unit="step", hidden=not self.processes.writes)
         for number, (images, targets) in enumerate(self._read(bar)):
             place = number % group
             count = min(group, len(batches) - number + place)  # the last step may have fewer

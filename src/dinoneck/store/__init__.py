@@ -1,14 +1,13 @@
-"""The feature store: tokens of photos on disk, extracted once and read pattern by pattern."""
+"""The feature store: tokens of images on disk, extracted once and read pattern by pattern."""
 
 from dinoneck.lazy import attach, homes
 
 _HOMES = homes(
     __name__,
-    datasets=["StoreDataset"],
     extraction=["Extracted"],
     feature_store=["FeatureStore"],
-    memory=["MemoryStore"],
-    photo_ids=["image_ids"],
+    images=["image_ids"],
+    memory=["MemoryStore", "StoreDataset"],
     quantised=["QuantisedTokens"],
     ray_engine=["extract_on_ray"],
 )

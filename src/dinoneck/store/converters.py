@@ -1,18 +1,18 @@
 """Two older layouts of stored features, read into a store and written from it.
 
-* ``.npz`` (design source 003): one file per photo, ``cls_i`` (C,) and ``patches_i`` (N, C) for pattern i.
-* ``.pt`` (design source 001): one float16 tensor (C, rows, cols) per photo in a parallel folder tree, without CLS.
+* ``.npz`` (design source 003): one file per image, ``cls_i`` (C,) and ``patches_i`` (N, C) for pattern i.
+* ``.pt`` (design source 001): one float16 tensor (C, rows, cols) per image in a parallel folder tree, without CLS.
 
-Both hold one layer and say nothing about the backbone, so a store made of them cannot be extended.
+Both hold one layer and nothing about the backbone, so a store made of them cannot be extended.
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -23,18 +23,15 @@ from dinoneck.data.photos import Preprocessing
 from dinoneck.errors import DataError, DinoneckError, StoreError
 from dinoneck.grid import PatchSize, patch_pair
 from dinoneck.progress import progress
-from dinoneck.store import channel_scale
-from dinoneck.store.creation import upgrade_schema
-from dinoneck.store.description import Description
+from dinoneck.store.description import SCALE_FILE, Description, upgrade_schema, write_scale
 from dinoneck.store.encoding import StoreDtype, channel_rms, encode
-from dinoneck.store.files import LocalFiles, told_write
-from dinoneck.store.image_files import check_unchanged, image_file
+from dinoneck.store.files import LocalFiles, failed_write
+from dinoneck.store.images import check_unchanged, image_file
 from dinoneck.store.reading import Reader
 from dinoneck.store.writer import Writer
 from dinoneck.tokens import Tokens
 from dinoneck.weight_files import read_tensor
 
-T = TypeVar("T")
 UNKNOWN = "unknown"
 _SCALE_FILES = 16
 _BY_COUNT = {1: "none", 4: "flips4", 20: "color20"}
@@ -78,13 +75,12 @@ def files_in(folder: Path, suffix: str) -> dict[str, Path]:
 
 
 def read_npz(path: Path, grid: Sequence[int], patch_size: PatchSize) -> Tokens:
-    """Read one ``.npz``: the patterns of one photo as a batch.
+    """Read one ``.npz``: the patterns of one image as a batch.
 
     Raises:
         DataError: if it holds anything else, naming the file.
     """
-
-    def read() -> Tokens:
+    with _refused(path, "cls_i (C,) and patches_i (N, C) for i = 0, 1, ..."):
         with np.load(path, allow_pickle=False) as content:
             count = sum(name.startswith("patches_") for name in content.files)
             patches = np.stack([content[f"patches_{i}"] for i in range(count)])
@@ -92,11 +88,8 @@ def read_npz(path: Path, grid: Sequence[int], patch_size: PatchSize) -> Tokens:
                 raise ValueError(f"patches are {patches.dtype}")
             cls = np.stack([content[f"cls_{i}"] for i in range(count)]) if "cls_0" in content.files else None
         cls_token = None if cls is None else torch.from_numpy(cls).float()
-        return Tokens.from_patches(
-            torch.from_numpy(patches).float(), grid=grid, patch_size=patch_size, cls_token=cls_token
-        )
-
-    return _told(path, "cls_i (C,) and patches_i (N, C) for i = 0, 1, ...", read)
+        x = torch.from_numpy(patches).float()
+        return Tokens.from_patches(x, grid=grid, patch_size=patch_size, cls_token=cls_token)
 
 
 def read_pt(path: Path, grid: Sequence[int] | None, patch_size: PatchSize) -> Tokens:
@@ -105,8 +98,7 @@ def read_pt(path: Path, grid: Sequence[int] | None, patch_size: PatchSize) -> To
     Raises:
         DataError: if it holds anything else, naming the file.
     """
-
-    def read() -> Tokens:
+    with _refused(path, "a tensor (C, rows, cols)" + (f" of {tuple(grid)}" if grid else "")):
         maps = read_tensor(path)
         if maps.is_complex():
             raise ValueError(f"it holds {maps.dtype}")
@@ -115,25 +107,16 @@ def read_pt(path: Path, grid: Sequence[int] | None, patch_size: PatchSize) -> To
         patches = maps.float().flatten(1).T[None].contiguous()
         return Tokens.from_patches(patches, grid=tuple(maps.shape[1:]), patch_size=patch_size)
 
-    return _told(path, "a tensor (C, rows, cols)" + (f" of {tuple(grid)}" if grid else ""), read)
-
 
 def describe(first: Tokens, patterns: Patterns | None, dtype: StoreDtype) -> Description:
-    """Return what a store of converted features says about itself; the backbone is not known."""
+    """Return the description of a store of converted features; the backbone is not known."""
     count = len(first)
     if patterns is None:
         patterns = Patterns.named(_BY_COUNT[count]) if count in _BY_COUNT else Patterns((Pattern(),) * count)
     if len(patterns) != count:
         raise DataError(f"{len(patterns)} patterns were named; the files hold {count}")
-    record: dict[str, Any] = {
-        "name": UNKNOWN,
-        "patch_size": list(patch_pair(first.patch_size)),
-        "embed_dim": first.sequence[0].shape[2],
-        "num_cls": first.num_cls,
-        "num_registers": 0,
-        "layers": None,
-        "norm": None,
-    }
+    sizes = {"patch_size": list(patch_pair(first.patch_size)), "embed_dim": first.sequence[0].shape[2]}
+    record = {"name": UNKNOWN, **sizes, "num_cls": first.num_cls, "num_registers": 0, "layers": None, "norm": None}
     return Description(record, Preprocessing(patch_size=first.patch_size), patterns, dtype)
 
 
@@ -146,27 +129,26 @@ def convert(files: dict[str, Path], read: Callable[[Path], Tokens], reader: Read
     """
     check_unchanged(files.items(), reader.entries)
     description = reader.description
-    record = description.backbone
     scale = None
     if description.dtype == "int8":
-        if not (root / channel_scale.FILE).exists():
+        if not (root / SCALE_FILE).exists():
             some = list(files.values())[:_SCALE_FILES]
-            channel_scale.write_scale(root, channel_rms([read(path) for path in some]))
+            write_scale(root, channel_rms([read(path) for path in some]))
         scale = reader.scale()
     missing = {image_id: path for image_id, path in files.items() if image_id not in reader.entries}
     upgrade_schema(LocalFiles(root))
-    with Writer(root, made=reader.made()) as writer:
-        try:
-            for image_id, path in progress(missing.items(), desc="convert", unit="image"):
-                file, tokens = image_file(image_id, path), read(path)
-                kind = len(tokens), tokens.sequence[0].shape[2], tokens.num_cls
-                expected = len(description.patterns), record["embed_dim"], record["num_cls"]
-                if kind != expected:
-                    raise DataError(f"{path} holds (patterns, channels, CLS) {kind}; expected {expected}")
-                layout = description.layout(tokens.grid)
-                writer.add(image_id, encode(tokens, layout, scale), layout, file)
-        finally:
-            writer.flush()
+    writer = Writer(root, made=reader.made())
+    expected = len(description.patterns), description.backbone["embed_dim"], description.backbone["num_cls"]
+    try:
+        for image_id, path in progress(missing.items(), desc="convert", unit="image"):
+            file, tokens = image_file(image_id, path), read(path)
+            kind = len(tokens), tokens.sequence[0].shape[2], tokens.num_cls
+            if kind != expected:
+                raise DataError(f"{path} holds (patterns, channels, CLS) {kind}; expected {expected}")
+            layout = description.layout(tokens.grid)
+            writer.add(image_id, encode(tokens, layout, scale), layout, file)
+    finally:
+        writer.flush()
 
 
 def _of_layer(reader: Reader, image_id: str, patterns: list[int], layer: int | None) -> Tokens:
@@ -175,7 +157,7 @@ def _of_layer(reader: Reader, image_id: str, patterns: list[int], layer: int | N
     if layer is not None:
         return tokens.select(layer)
     if len(tokens.sequence) != 1:
-        raise StoreError(f"{reader.files} holds the layers {tokens.layers}, these files one; say which with layer=")
+        raise StoreError(f"{reader.files} holds the layers {tokens.layers}, these files one; name it with layer=")
     return tokens
 
 
@@ -185,11 +167,12 @@ def _write(folder: Path, name: str, buffer: io.BytesIO) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, buffer.getvalue())
     except OSError as error:
-        raise told_write(path, error) from error
+        raise failed_write(path, error) from error
 
 
-def _told(path: Path, expected: str, read: Callable[[], T]) -> T:
+@contextlib.contextmanager
+def _refused(path: Path, expected: str) -> Iterator[None]:
     try:
-        return read()
+        yield
     except (*_NPZ_ERRORS, DinoneckError) as error:
         raise DataError(f"{path} cannot be converted: {error}; expected {expected}") from error

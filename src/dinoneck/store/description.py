@@ -1,27 +1,44 @@
-"""``store.json``: what a store holds, written once when it is created and compared ever after."""
+"""What a store holds: ``store.json``, written once and compared ever after, and the channel scale of an int8 store.
+
+Some channels of DINO tokens are much larger than others; a scale per token alone would spend the eight bits on them. So
+an int8 store has one vector per layer, in a file of its own.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
+import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors.torch import load as parse_tensors
+from safetensors.torch import save as tensor_file
+from torch import Tensor
+
+from dinoneck.atomic import write_whole
 from dinoneck.backbones import weight_hashes
 from dinoneck.data.patterns import Patterns
 from dinoneck.data.photos import Preprocessing
 from dinoneck.errors import DinoneckError, StoreError
-from dinoneck.grid import GridSize
+from dinoneck.grid import GridSize, TokenGrid
+from dinoneck.store import index, shards
 from dinoneck.store.encoding import Layout, StoreDtype, check_dtype
+from dinoneck.store.files import Files, LocalFiles, failed_write, flush_folder, write_first
+from dinoneck.tensor_bytes import bytes_of
 from dinoneck.tokens import Tokens
 from dinoneck.version import __version__
 
 FILE = "store.json"
+SCALE_FILE = "channel_scale.safetensors"
 FORMAT = "dinoneck.store"
 SCHEMA = 2  # 1: version 0.1, whose index lines have no checksum, hash and time
-_TOLD = ("name", "source", "patch_size", "embed_dim", "depth", "num_cls", "num_registers", "layers", "norm",
+_COMPARED = ("name", "source", "patch_size", "embed_dim", "depth", "num_cls", "num_registers", "layers", "norm",
          "pos_embed", "dtype", "adapter", "weights_sha256")  # fmt: skip
 _NEEDED = ("patch_size", "embed_dim", "num_cls", "num_registers")
 
@@ -32,7 +49,7 @@ class Description:
 
     Attributes:
         backbone: the backbone's record, weights digest included.
-        preprocess: how photos were prepared, size included.
+        preprocess: how images were prepared, size included.
         patterns: the augmentation patterns; pattern i of an image is stored under the number i.
         dtype: ``fp16``, ``bf16`` or ``int8``.
         schema: of the folder; 1 = version 0.1.
@@ -83,7 +100,7 @@ class Description:
     @cached_property
     def made(self) -> str:
         """Short hashes of the backbone, inputs, patterns and dtype, joined by ``-``; index lines repeat them."""
-        backbone = {key: self.backbone.get(key) for key in _TOLD}
+        backbone = {key: self.backbone.get(key) for key in _COMPARED}
         parts = (backbone, self.preprocess.record(), self.patterns.record(), self.dtype)
         return "-".join(_digest(part)[:8] for part in parts)
 
@@ -110,7 +127,7 @@ class Description:
         try:
             content = json.loads(raw)
         except ValueError as error:
-            raise StoreError(f"{name} is no sound JSON ({error}); it is damaged or no store's") from None
+            raise StoreError(f"{name} is not sound JSON ({error}): it is damaged, or not a store's") from None
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise StoreError(f"{name} does not describe a feature store (no format {FORMAT!r})")
         schema = content.get("schema")
@@ -140,10 +157,11 @@ class Description:
             StoreError: naming the first field that differs, with both values.
         """
         self.check_backbone(asked.backbone, name)
-        pairs = [(f"inputs.{key}", value, asked.preprocess.record()[key])
-                 for key, value in self.preprocess.record().items()]  # fmt: skip
-        pairs += [("patterns", self.patterns.record(), asked.patterns.record()), ("dtype", self.dtype, asked.dtype)]
-        _compare(pairs, name)
+        inputs = asked.preprocess.record()
+        for key, value in self.preprocess.record().items():
+            _check_same(f"inputs.{key}", value, inputs[key], name)
+        _check_same("patterns", self.patterns.record(), asked.patterns.record(), name)
+        _check_same("dtype", self.dtype, asked.dtype, name)
 
     def check_backbone(self, record: Mapping[str, Any], name: str) -> None:
         """Refuse another backbone than the one this store was made with.
@@ -151,25 +169,119 @@ class Description:
         Raises:
             StoreError: naming the entry of the record that differs, with both values.
         """
-        _compare([(f"backbone.{key}", self.backbone.get(key), record.get(key)) for key in _TOLD], name)
+        for key in _COMPARED:
+            _check_same(f"backbone.{key}", self.backbone.get(key), record.get(key), name)
 
 
-def _compare(pairs: list[tuple[str, Any, Any]], name: str) -> None:
-    for field, stored, asked in pairs:
-        if _plain(stored) != _plain(asked):
-            raise StoreError(
-                f"the store {name} was made with {field} = {_short(stored)}; asked for {_short(asked)}. Create another "
-                "store for that (or delete this one, if nothing in it is needed), or use the values it was made with"
-            )
+def make_folder(root: Path, asked: Description) -> None:
+    """Make the folders of a store and its ``store.json``, unless there is one.
+
+    Raises:
+        StoreError: if the folder holds something else or cannot be written.
+        GridError: if the patch does not divide the images' size, and the policy is to refuse that.
+    """
+    if asked.preprocess.size is not None and asked.preprocess.fit != "keep":
+        TokenGrid(asked.preprocess.patch_size, asked.preprocess.policy).size(asked.preprocess.size)
+    if root.exists() and not (root / FILE).exists():
+        _check_empty(root)
+    try:
+        for folder in (root, root / shards.FOLDER, root / index.FOLDER):
+            folder.mkdir(parents=True, exist_ok=True)
+        if write_first(root / FILE, asked.to_bytes()):
+            flush_folder(root.parent)
+    except OSError as error:
+        if not (root / FILE).exists():  # a finished store may be on a read-only disk
+            raise failed_write(root, error) from error
 
 
-def _plain(value: Any) -> Any:
-    return json.loads(json.dumps(value))
+def named_patterns(patterns: str | os.PathLike[str] | Patterns) -> Patterns:
+    """Return the patterns given, or those of a name or a file."""
+    return patterns if isinstance(patterns, Patterns) else Patterns.named(patterns)
 
 
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 200 else f"{text[:200]} ..."
+def read_description(files: Files) -> Description:
+    """Read ``store.json``.
+
+    Raises:
+        StoreError: if there is none, it cannot be read, is damaged or of a newer schema.
+    """
+    try:
+        raw = files.read(FILE)
+    except FileNotFoundError:
+        raise StoreError(f"{files} is not a feature store: it holds no {FILE}") from None
+    except NotADirectoryError:
+        raise StoreError(f"{files} is a file; expected the folder of a feature store") from None
+    except OSError as error:
+        raise StoreError(f"{files} cannot be opened: {error}") from error
+    return Description.from_bytes(raw, f"{files}/{FILE}")
+
+
+def upgrade_schema(files: LocalFiles) -> None:
+    """Give ``store.json`` the current schema before index lines of that schema are added to an older store.
+
+    Raises:
+        StoreError: if it is damaged or cannot be written.
+    """
+    description = read_description(files)
+    if description.schema < SCHEMA:
+        try:
+            write_whole(files.root / FILE, replace(description, schema=SCHEMA).to_bytes())
+        except OSError as error:
+            raise failed_write(files.root / FILE, error) from error
+
+
+def _check_empty(root: Path) -> None:
+    if not root.is_dir():
+        raise StoreError(f"{root} is a file; expected a folder for the store")
+    own = (f".{FILE}", f"..{FILE}")  # what a killed creation leaves
+    for path in sorted(root.iterdir()):
+        empty = path.name in (shards.FOLDER, index.FOLDER) and path.is_dir() and not any(path.iterdir())
+        if not empty and not path.name.startswith(own) and not (root / FILE).exists():
+            raise StoreError(f"the folder {root} holds {path.name!r} but no {FILE}: give a new folder")
+
+
+def read_scale(files: Files, shape: tuple[int, int]) -> Tensor:
+    """Return the scale (layers, channels) float32.
+
+    Raises:
+        StoreError: if it is missing, damaged or of another shape.
+    """
+    name = f"{files}/{SCALE_FILE}"
+    try:
+        raw = files.read(SCALE_FILE)
+    except FileNotFoundError:
+        raise StoreError(f"{name} is missing: the int8 values cannot be read without it; copy it back") from None
+    try:
+        content = parse_tensors(raw)
+        scale, checksum = content["channel_scale"], int(content["crc32"])
+    except Exception as error:  # the library raises types of its own
+        raise StoreError(f"{name} cannot be read: {error}") from error
+    if tuple(scale.shape) != shape or zlib.crc32(bytes_of(scale)) != checksum:
+        raise StoreError(f"{name} is damaged or another store's: its checksum or shape {tuple(scale.shape)} is wrong")
+    return scale
+
+
+def write_scale(root: Path, scale: Tensor) -> None:
+    """Write the scale unless another writer was faster.
+
+    Raises:
+        StoreError: if it cannot be written.
+    """
+    checksum = torch.tensor(zlib.crc32(bytes_of(scale)), dtype=torch.int64)
+    try:
+        write_first(root / SCALE_FILE, tensor_file({"channel_scale": scale, "crc32": checksum}))
+    except OSError as error:
+        raise failed_write(root / SCALE_FILE, error) from error
+
+
+def _check_same(field: str, stored: Any, asked: Any, name: str) -> None:
+    first, second = (json.dumps(value) for value in (stored, asked))
+    if first != second:
+        first, second = (text if len(text) <= 200 else f"{text[:200]} ..." for text in (first, second))
+        raise StoreError(
+            f"the store {name} was made with {field} = {first}; asked for {second}. Create another store for that (or "
+            "delete this one, if nothing in it is needed), or use the values it was made with"
+        )
 
 
 def _digest(content: Any) -> str:

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from dinoneck.errors import ConfigError, StoreError
 from dinoneck.grid import GridSize
-from dinoneck.store import buffers
 from dinoneck.tensor_bytes import bytes_of
 from dinoneck.tokens import Tokens
 
@@ -108,22 +107,12 @@ class Layout:
 
     def allocate(self, count: int) -> Columns:
         """Return empty tensors for ``count`` records: part name -> one (count, ...) tensor per layer."""
-        columns: Columns = {}
-        for part in self.parts:
-            if part.name == "padding":
-                columns[part.name] = (torch.empty(count, *part.shape, dtype=part.dtype),)
-            else:
-                shape = (count, *part.shape[1:])
-                columns[part.name] = tuple(buffers.empty(shape, part.dtype) for _ in range(self.num_layers))
-        return columns
-
-    def views(self, record: Tensor) -> Columns:
-        """Return a whole record (bytes as uint8) as columns of one row that share its memory."""
-        columns: Columns = {}
-        for part in self.parts:
-            values = record[part.offset : part.offset + part.nbytes].view(part.dtype).view(part.shape)
-            columns[part.name] = (values[None],) if part.name == "padding" else values[:, None].unbind()
-        return columns
+        return {
+            part.name: (torch.empty(count, *part.shape, dtype=part.dtype),)
+            if part.name == "padding"
+            else tuple(torch.empty(count, *part.shape[1:], dtype=part.dtype) for _ in range(self.num_layers))
+            for part in self.parts
+        }
 
     def buffers(self, columns: Columns, row: int) -> list[memoryview]:
         """Return the memory of one row in file order: what a scattered read of the record fills."""

@@ -1,6 +1,6 @@
-"""Extraction: photos -> views -> backbone -> records, resumable and shared among any number of processes.
+"""Extraction: images -> views -> backbone -> records, resumable and shared among any number of processes.
 
-A **unit** is what goes through the backbone together. It depends on the list of photos alone, never on what is done
+A **unit** is what goes through the backbone together. It depends on the list of images alone, never on what is done
 already or on how work is shared, so a store that was interrupted, resumed or split among processes holds the same
 bits as one made in a single run.
 """
@@ -8,10 +8,11 @@ bits as one made in a single run.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,26 +27,26 @@ from dinoneck.errors import ConfigError, DataError, DinoneckError
 from dinoneck.progress import progress
 from dinoneck.store.description import Description
 from dinoneck.store.encoding import channel_rms, encode
-from dinoneck.store.image_files import ImageFile, check_unchanged, image_file
+from dinoneck.store.images import ImageFile, check_unchanged, image_file, views_of
 from dinoneck.store.index import Entry
-from dinoneck.store.views import views_of
+from dinoneck.store.reading import Reader
 from dinoneck.store.writer import Writer
 from dinoneck.tokens import Tokens
 
 LARGEST_BATCH = 32
-SCALE_PHOTOS = 16
+SCALE_IMAGES = 16
 
 logger = logging.getLogger(__name__)
 Item = tuple[str, Path]
 
 
 class Prepared(NamedTuple):
-    """An image ready for the backbone: its id, its file, and its views or why it cannot be used."""
+    """An image ready for the backbone: its id, its file, and its views, or why it cannot be used."""
 
     image_id: str
     file: ImageFile
-    views: Tensor | None
-    problem: str
+    views: Tensor
+    problem: str = ""
 
 
 @dataclass
@@ -54,7 +55,7 @@ class Extracted:
 
     Attributes:
         written: ids that were stored by this call.
-        present: how many photos of this share the store held already.
+        present: how many images of this share the store held already.
         unusable: id -> why it was left out (``skip_unusable=True``).
     """
 
@@ -64,21 +65,21 @@ class Extracted:
 
 
 def units_of(items: Sequence[Item], patterns: int, batch_size: int | None) -> list[list[Item]]:
-    """Split sorted photos into units.
+    """Split sorted images into units.
 
     Args:
-        items: all photos of the extraction, whoever works on them.
-        patterns: how many views each photo has.
-        batch_size: views per backbone pass; None = one photo per unit, so that what is stored of a photo depends on
-            nothing but the photo.
+        items: all images of the extraction, all processes' shares together.
+        patterns: how many views each image has.
+        batch_size: views per backbone pass; None = one image per unit, so that what is stored of an image depends on
+            nothing but the image.
 
     Raises:
         ConfigError: if batch_size is below 1.
     """
     if batch_size is not None and (type(batch_size) is not int or batch_size < 1):
         raise ConfigError(f"batch_size is {batch_size!r}; expected 1 or more views, or None")
-    photos = 1 if batch_size is None else max(1, batch_size // patterns)
-    return [list(items[begin : begin + photos]) for begin in range(0, len(items), photos)]
+    size = 1 if batch_size is None else max(1, batch_size // patterns)
+    return [list(items[begin : begin + size]) for begin in range(0, len(items), size)]
 
 
 def share_of(units: Sequence[list[Item]], shard: tuple[int, int] | None) -> list[list[Item]]:
@@ -97,12 +98,10 @@ def share_of(units: Sequence[list[Item]], shard: tuple[int, int] | None) -> list
 
 def run_units(
     units: Sequence[list[Item]],
-    *,
+    reader: Reader,
     writer: Writer,
-    known: dict[str, Entry],
-    description: Description,
     backbone: Backbone,
-    channel_scale: Tensor | None,
+    *,
     batch_size: int | None,
     skip_unusable: bool,
     workers: int,
@@ -113,27 +112,26 @@ def run_units(
         DataError: for an image that cannot be used; everything finished before is kept.
         StoreError: if the file of a stored image has changed, values do not fit the dtype, or the disk is full.
     """
+    entries, description = reader.entries, reader.description
+    has_shard = functools.cache(lambda file: (writer.root / file).is_file())
+    stored = (entries[image_id] for unit in units for image_id, _ in unit if image_id in entries)
+    known = {entry.id: entry for entry in stored if has_shard(entry.file)}
     check_unchanged((item for unit in units for item in unit), known)
-    done = Extracted()
-    missing = []
-    for unit in units:
-        new = {image_id for image_id, _ in unit if image_id not in known}
-        done.present += len(unit) - len(new)
-        if new:
-            missing.append((unit, new))
-    total = sum(len(new) for _, new in missing)
-    prepared = _ahead([unit for unit, _ in missing], description, workers)
+    missing = [unit for unit in units if any(image_id not in known for image_id, _ in unit)]
+    done = Extracted(present=sum(image_id in known for unit in units for image_id, _ in unit))
+    total = sum(map(len, units)) - done.present
+    channel_scale = reader.scale() if description.dtype == "int8" else None
+    prepared = _ahead(missing, description, workers)
     with contextlib.closing(prepared), progress(total=total, desc="images", unit="image") as bar:
         try:
-            for (_, wanted), photos in zip(missing, prepared, strict=True):
-                usable = _usable(photos, wanted, done, skip_unusable)
-                for photo, tokens in zip(usable, run_views(backbone, usable, batch_size), strict=True):
-                    if photo.image_id in wanted:
+            for images in prepared:
+                usable = _usable(images, known, done, skip_unusable)
+                for image, tokens in zip(usable, run_views(backbone, usable, batch_size), strict=True):
+                    if image.image_id not in known:
                         layout = description.layout(tokens.grid)
-                        records = encode(tokens, layout, channel_scale)
-                        writer.add(photo.image_id, records, layout, photo.file)
-                        done.written.append(photo.image_id)
-                bar.update(len(wanted))
+                        writer.add(image.image_id, encode(tokens, layout, channel_scale), layout, image.file)
+                        done.written.append(image.image_id)
+                bar.update(sum(image.image_id not in known for image in images))
         except (DinoneckError, KeyboardInterrupt):
             writer.flush()
             raise
@@ -141,45 +139,43 @@ def run_units(
     return done
 
 
-def run_views(backbone: Backbone, photos: Sequence[Prepared], batch_size: int | None) -> list[Tokens]:
-    """Return one Tokens on the CPU per photo of a unit, its samples the patterns.
+def run_views(backbone: Backbone, images: Sequence[Prepared], batch_size: int | None) -> list[Tokens]:
+    """Return one Tokens on the CPU per image of a unit, its samples the patterns.
 
-    Photos of one size go through the backbone together, at most ``batch_size`` views at a time.
+    Images of one size go through the backbone together, at most ``batch_size`` views at a time.
     """
-    limit = batch_size or LARGEST_BATCH
     to_local_device(backbone)
     device = next(backbone.parameters()).device
     results: dict[str, Tokens] = {}
-    sizes = dict.fromkeys(tuple(_views(photo).shape[-2:]) for photo in photos)
-    for size in sizes:
-        alike = [photo for photo in photos if tuple(_views(photo).shape[-2:]) == size]
-        views = torch.cat([_views(photo) for photo in alike])
+    for size in dict.fromkeys(image.views.shape[-2:] for image in images):
+        alike = [image for image in images if image.views.shape[-2:] == size]
+        views = torch.cat([image.views for image in alike])
         with torch.no_grad():
-            parts = [backbone(chunk.to(device)).to("cpu") for chunk in torch.split(views, limit)]
+            parts = [backbone(chunk.to(device)).to("cpu") for chunk in torch.split(views, batch_size or LARGEST_BATCH)]
         tokens, at = Tokens.cat(parts), 0
-        for photo in alike:
-            results[photo.image_id] = tokens[at : at + len(_views(photo))]
-            at += len(_views(photo))
-    return [results[photo.image_id] for photo in photos]
+        for image in alike:
+            results[image.image_id] = tokens[at : at + len(image.views)]
+            at += len(image.views)
+    return [results[image.image_id] for image in images]
 
 
 def measure_scale(items: Sequence[Item], description: Description, backbone: Backbone, skip: bool) -> Tensor:
-    """Return the channel scale (layers, channels): the RMS over all views of the first usable photos.
+    """Return the channel scale (layers, channels): the RMS over all views of the first usable images.
 
     Raises:
-        DataError: if a photo cannot be used and ``skip`` is not set, or none can.
+        DataError: if an image cannot be used and ``skip`` is not set, or none can.
     """
     tokens: list[Tokens] = []
     for item in items:
-        photo = prepare(item, description)
-        if photo.views is None and not skip:
-            raise DataError(photo.problem)
-        if photo.views is not None:
-            tokens += run_views(backbone, [photo], None)
-        if len(tokens) == SCALE_PHOTOS:
+        image = prepare(item, description)
+        if not image.problem:
+            tokens += run_views(backbone, [image], None)
+        elif not skip:
+            raise DataError(image.problem)
+        if len(tokens) == SCALE_IMAGES:
             break
     if not tokens:
-        raise DataError(f"none of {len(items)} photos can be used")
+        raise DataError(f"none of {len(items)} images can be used")
     return channel_rms(tokens)
 
 
@@ -189,23 +185,23 @@ def prepare(item: Item, description: Description) -> Prepared:
     try:
         # hashed before it is decoded: a file that changes in between differs from its hash in the next extraction
         file = image_file(image_id, path) if path.is_file() else ImageFile(0)
-        return Prepared(image_id, file, views_of(path, description.preprocess, description.patterns, image_id), "")
+        return Prepared(image_id, file, views_of(path, description.preprocess, description.patterns, image_id))
     except (DinoneckError, OSError) as error:
         problem = str(error) if str(path) in str(error) else f"{path}: {error}"
-        return Prepared(image_id, ImageFile(0), None, problem)
+        return Prepared(image_id, ImageFile(0), torch.empty(0), problem)
 
 
-def _usable(photos: list[Prepared], new: set[str], done: Extracted, skip: bool) -> list[Prepared]:
-    for photo in photos:
-        if photo.views is None and photo.image_id in new:
+def _usable(images: list[Prepared], known: Mapping[str, Entry], done: Extracted, skip: bool) -> list[Prepared]:
+    for image in images:
+        if image.problem and image.image_id not in known:
             if not skip:
                 raise DataError(
-                    f"{photo.problem}. Everything finished before is kept; mend or remove it and run again, or pass "
+                    f"{image.problem}. Everything finished before is kept; fix or remove it and run again, or pass "
                     "skip_unusable=True (--skip-unusable)"
                 )
-            logger.warning("left out: %s", photo.problem)
-            done.unusable[photo.image_id] = photo.problem
-    return [photo for photo in photos if photo.views is not None]
+            logger.warning("left out: %s", image.problem)
+            done.unusable[image.image_id] = image.problem
+    return [image for image in images if not image.problem]
 
 
 def _ahead(
@@ -213,8 +209,8 @@ def _ahead(
 ) -> Generator[list[Prepared], None, None]:
     """Prepare units in threads, a few ahead of the one in use."""
     if type(workers) is not int or workers < 1:
-        raise ConfigError(f"workers is {workers!r}; expected 1 or more threads that decode photos")
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="dinoneck-photos")
+        raise ConfigError(f"workers is {workers!r}; expected 1 or more threads that decode images")
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="dinoneck-images")
     waiting: deque[list[Future[Prepared]]] = deque()
     try:
         for unit in units:
@@ -225,9 +221,3 @@ def _ahead(
             yield [future.result() for future in waiting.popleft()]
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _views(photo: Prepared) -> Tensor:
-    if photo.views is None:
-        raise DataError(photo.problem)
-    return photo.views

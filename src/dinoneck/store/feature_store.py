@@ -1,29 +1,37 @@
-"""FeatureStore: tokens of photos on disk, extracted once, read pattern by pattern."""
+"""FeatureStore: tokens of images on disk, extracted once, read pattern by pattern."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 
-from dinoneck.backbones.backbone import Backbone
+from dinoneck.backbones.backbone import Backbone, checked_backbone
 from dinoneck.data.patterns import Patterns
 from dinoneck.data.photos import Fit, Interpolation, Preprocessing
 from dinoneck.errors import StoreError
 from dinoneck.grid import PatchSize, Remainder
-from dinoneck.store import channel_scale, converters, extraction, shards, verification, writer
-from dinoneck.store.creation import described, make_folder, named_patterns, read_description, upgrade_schema
-from dinoneck.store.description import FILE as DESCRIPTION
-from dinoneck.store.description import Description
+from dinoneck.store import converters, extraction, shards, verification, writer
+from dinoneck.store.description import (
+    FILE,
+    SCALE_FILE,
+    Description,
+    make_folder,
+    named_patterns,
+    read_description,
+    upgrade_schema,
+    write_scale,
+)
 from dinoneck.store.encoding import StoreDtype
 from dinoneck.store.extraction import Extracted, Item
-from dinoneck.store.files import LocalFiles, RemoteFiles, files_at
-from dinoneck.store.photo_ids import PathLike, image_ids
+from dinoneck.store.files import Files, LocalFiles, RemoteFiles, files_at
+from dinoneck.store.images import PathLike, image_ids
 from dinoneck.store.quantised import QuantisedTokens
 from dinoneck.store.reading import Reader
+from dinoneck.store.table import Ids
 from dinoneck.tokens import Tokens
 
 
@@ -34,7 +42,7 @@ class FeatureStore:
 
     Attributes:
         path: folder or URL.
-        preprocess: how photos were prepared.
+        preprocess: how images were prepared.
         patterns: the augmentation patterns.
         dtype: ``fp16``, ``bf16`` or ``int8``.
         backbone_record: the record of the backbone that made the tokens.
@@ -57,10 +65,10 @@ class FeatureStore:
     Reference: design sources 001 and 003. Deviations: one layout for both, int8 with a channel scale, no compression.
     """
 
-    def __init__(self, files: LocalFiles | RemoteFiles, description: Description, **options: bool) -> None:
+    def __init__(self, files: Files, description: Description, *, check: bool = True) -> None:
         self.path = str(files)
         self.description = description
-        self.reader = Reader(files, description, **options)
+        self.reader = Reader(files, description, check=check)
         self._backbone: Backbone | None = None
 
     @classmethod
@@ -82,21 +90,21 @@ class FeatureStore:
             path: a local folder; it and its parents are made.
             backbone: gives the tokens; its layers and norm are the store's.
             patterns: of augmentation: a name, a file (see :meth:`dinoneck.data.Patterns.named`) or the object.
-            image_size: (height, width) in pixels; None keeps each photo's own.
+            image_size: (height, width) in pixels; None keeps each image's own.
             dtype: ``fp16`` (overflow is refused), ``bf16``, or ``int8`` with a scale per token and channel.
-            fit: how a photo of another aspect comes to the size, see :class:`dinoneck.data.Preprocessing`.
+            fit: how an image of another aspect comes to the size, see :class:`dinoneck.data.Preprocessing`.
             interpolation: see there; None = that of the store that is there, or else the backbone's (``bilinear``).
             policy: see there; None = the backbone's, which refuses sizes that the patch does not divide.
 
         Raises:
             StoreError: if there is another store, naming the value that differs, or the folder cannot be used.
-            ConfigError: if ``backbone`` is no Backbone, or a value is out of range.
+            ConfigError: if ``backbone`` is not a Backbone, or a value is out of range.
         """
-        files = files_at(path)
-        if interpolation is None and isinstance(files, LocalFiles) and files.exists(DESCRIPTION):
+        own, files = checked_backbone(backbone).preprocess, files_at(path)
+        if interpolation is None and isinstance(files, LocalFiles) and files.exists(FILE):
             interpolation = read_description(files).preprocess.interpolation
-        preparation = {"size": image_size, "fit": fit, "interpolation": interpolation, "policy": policy}
-        store = cls._made(path, described(backbone, patterns, dtype, preparation))
+        prepare = own.changed(size=image_size, fit=fit, interpolation=interpolation, policy=policy)
+        store = cls._made(path, Description(backbone.record(), prepare, named_patterns(patterns), dtype))
         store._backbone = backbone
         return store
 
@@ -112,27 +120,25 @@ class FeatureStore:
         return store
 
     @classmethod
-    def open(cls, path_or_url: PathLike, *, check: bool = True, mapped: bool = False) -> Self:
+    def open(cls, path_or_url: PathLike, *, check: bool = True) -> Self:
         """Open a store for reading.
 
         Args:
             path_or_url: a folder, which may be read-only, or a URL that fsspec knows.
             check: compare the checksum of every record when it is read for the first time through this object.
-            mapped: do not copy a single image of a local folder: its tensors as stored lie on the file (each holds
-                it open; changes stay in this process). Should the disk fail meanwhile, the process ends.
 
         Raises:
             StoreError: if there is no store, it is damaged, or was written by a newer dinoneck.
         """
         files = files_at(path_or_url)
-        return cls(files, read_description(files), check=check, mapped=mapped)
+        return cls(files, read_description(files), check=check)
 
     def __reduce__(self) -> Any:
-        return partial(type(self).open, check=self.reader.check, mapped=self.reader.mapped), (self.path,)
+        return functools.partial(type(self).open, check=self.reader.check), (self.path,)
 
     @property
     def preprocess(self) -> Preprocessing:
-        """How photos were prepared."""
+        """How images were prepared."""
         return self.description.preprocess
 
     @property
@@ -151,8 +157,8 @@ class FeatureStore:
         return dict(self.description.backbone)
 
     @property
-    def ids(self) -> tuple[str, ...]:
-        """All image ids, sorted."""
+    def ids(self) -> Ids:
+        """All image ids, sorted: a sequence that reads them from the index, equal to a tuple of them."""
         return self.reader.ids
 
     def __len__(self) -> int:
@@ -165,7 +171,7 @@ class FeatureStore:
         return f"FeatureStore({self.path!r}, {len(self)} images x {len(self.patterns)} patterns, {self.dtype})"
 
     def record(self, ids: Sequence[str] | None = None) -> dict[str, Any]:
-        """Return what tells the tokens of these images from others; None = of all."""
+        """Return what identifies the tokens of these images; None = of all."""
         return self.reader.record(self.ids if ids is None else ids)
 
     def refresh(self) -> None:
@@ -183,18 +189,18 @@ class FeatureStore:
         workers: int = 2,
         shard_bytes: int = writer.SHARD_BYTES,
     ) -> Extracted:
-        """Run the backbone over all photos that the store does not hold yet.
+        """Run the backbone over all images that the store does not hold yet.
 
         It may be stopped at any time, by a kill too, and called again; several processes may work on one store.
 
         Args:
-            paths: photos and folders.
-            root: folder that ids are relative to, see :func:`dinoneck.store.image_ids`; give it if more photos will
+            paths: images and folders.
+            root: folder that ids are relative to, see :func:`dinoneck.store.image_ids`; give it if more images will
                 follow.
             shard: (i, n): do every n-th part only; None = torchrun's rank, or everything.
-            batch_size: views per backbone pass, of several photos if a photo has fewer; None = one photo at a time.
-            skip_unusable: leave out photos that cannot be decoded, and list them, instead of stopping.
-            workers: threads that decode photos ahead.
+            batch_size: views per backbone pass, of several images if an image has fewer; None = one image at a time.
+            skip_unusable: leave out images that cannot be decoded, and list them, instead of stopping.
+            workers: threads that decode images ahead.
             shard_bytes: size of the files that are written. One is also written with the first image that arrives 30 s
                 after the last file. A kill costs the one in progress.
 
@@ -237,7 +243,7 @@ class FeatureStore:
         """Read int8 tokens as they are stored, to be pooled or projected without dequantising.
 
         Raises:
-            StoreError: if this is no int8 store; else like :meth:`batch`.
+            StoreError: if this is not an int8 store; else like :meth:`batch`.
         """
         if self.dtype != "int8":
             raise StoreError(f"{self.path} holds {self.dtype}; only int8 stores give quantised tokens: use batch()")
@@ -295,7 +301,7 @@ class FeatureStore:
         Args:
             folder: with the files.
             path: of the store.
-            grid: (rows, cols); the files do not say.
+            grid: (rows, cols); the files do not hold it.
             patch_size: in pixels.
             patterns: what pattern i was; None = by their number: 1 ``none``, 4 ``flips4``, 20 ``color20``.
             dtype: of the store.
@@ -351,7 +357,7 @@ class FeatureStore:
     def _plan(
         self, paths: PathLike | Sequence[PathLike], root: PathLike | None, batch_size: int | None, skip: bool
     ) -> list[list[Item]]:
-        """Everything that comes before the photos, for all processes alike; returns the units of all photos."""
+        """Everything that comes before the images, for all processes alike; returns the units of all images."""
         local = self.reader.files
         if isinstance(local, RemoteFiles):
             raise StoreError(f"{self.path} is a URL; extraction writes to local folders only")
@@ -364,8 +370,8 @@ class FeatureStore:
         upgrade_schema(local)
         writer.take_in_orphans(local.root, self.description)
         self.refresh()
-        if self.dtype == "int8" and not local.exists(channel_scale.FILE) and not shards.names(local):
-            channel_scale.write_scale(local.root, extraction.measure_scale(items, self.description, backbone, skip))
+        if self.dtype == "int8" and not local.exists(SCALE_FILE) and not shards.names(local):
+            write_scale(local.root, extraction.measure_scale(items, self.description, backbone, skip))
         return units
 
     def _run(
@@ -377,21 +383,10 @@ class FeatureStore:
         shard_bytes: int = writer.SHARD_BYTES,
     ) -> Extracted:
         """Extract what these units lack, as one writer."""
-        root = Path(self.path)
-        known = {e.id: e for e in self.reader.entries.values() if (root / e.file).is_file()}
+        out = writer.Writer(Path(self.path), shard_bytes, made=self.reader.made())
         try:
-            with writer.Writer(root, shard_bytes, made=self.reader.made()) as out:
-                return extraction.run_units(
-                    units,
-                    writer=out,
-                    known=known,
-                    description=self.description,
-                    backbone=self._own_backbone(),
-                    channel_scale=self.reader.scale() if self.dtype == "int8" else None,
-                    batch_size=batch_size,
-                    skip_unusable=skip_unusable,
-                    workers=workers,
-                )
+            return extraction.run_units(units, self.reader, out, self._own_backbone(), batch_size=batch_size,
+                                        skip_unusable=skip_unusable, workers=workers)  # fmt: skip
         finally:
             self.refresh()
 

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import mmap
+import io
 import os
 import secrets
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
-
-import torch
-from torch import Tensor
+from typing import Any, BinaryIO
 
 from dinoneck.atomic import write_whole
 from dinoneck.errors import StoreError
@@ -21,26 +18,6 @@ MOST_OPEN_FILES = 128
 MOST_BUFFERS = 512  # of one scattered read; systems allow 1024
 
 Piece = tuple[str, int, list[memoryview]]
-
-
-class Files(Protocol):
-    """What reading a store needs."""
-
-    def read(self, name: str) -> bytes:
-        """Return a whole small file; FileNotFoundError if there is none."""
-        ...
-
-    def names(self, folder: str) -> list[str]:
-        """Return the names in a folder, sorted; none if there is no such folder."""
-        ...
-
-    def size(self, name: str) -> int:
-        """Return the size of a file in bytes; OSError if there is none."""
-        ...
-
-    def fill(self, pieces: Sequence[Piece]) -> None:
-        """Fill the buffers of every (file, offset, buffers) from one contiguous byte range each."""
-        ...
 
 
 class _Handle:
@@ -72,6 +49,12 @@ class LocalFiles:
         """Return a whole small file."""
         return (self.root / name).read_bytes()
 
+    def stream(self, name: str, begin: int) -> BinaryIO:
+        """Open a file at a byte."""
+        file = (self.root / name).open("rb")
+        file.seek(begin)
+        return file
+
     def names(self, folder: str) -> list[str]:
         """Return the names in a folder, sorted."""
         try:
@@ -98,22 +81,6 @@ class LocalFiles:
                 ) from None
             except OSError as error:
                 raise StoreError(f"{self.root / name} cannot be read: {error}") from error
-
-    def mapped(self, name: str, offset: int, nbytes: int) -> Tensor:
-        """Return a byte range as a uint8 tensor on the file itself; what is written into it stays in this process."""
-        page = offset % mmap.ALLOCATIONGRANULARITY
-        try:
-            handle = self._handle(name)
-            if (
-                os.fstat(handle.descriptor).st_size < offset + nbytes
-            ):  # touching what is not there would end the process
-                raise StoreError(f"{self.root / name} ends before byte {offset + nbytes}; it is cut short")
-            memory = mmap.mmap(handle.descriptor, page + nbytes, access=mmap.ACCESS_COPY, offset=offset - page)
-        except StoreError:
-            raise
-        except OSError as error:
-            raise StoreError(f"{self.root / name} cannot be read: {error}") from error
-        return torch.frombuffer(memory, dtype=torch.uint8, count=nbytes, offset=page)
 
     def _handle(self, name: str) -> _Handle:
         handle = self._open.get(name)
@@ -150,6 +117,10 @@ class RemoteFiles:
         """Return a whole small file."""
         return bytes(self._fs.cat_file(f"{self._root}/{name}"))
 
+    def stream(self, name: str, begin: int) -> BinaryIO:
+        """Fetch a file and open it at a byte."""
+        return io.BytesIO(self.read(name)[begin:])
+
     def names(self, folder: str) -> list[str]:
         """Return the names in a folder, sorted."""
         self._fs.invalidate_cache()
@@ -185,7 +156,10 @@ class RemoteFiles:
         return self.url
 
 
-def files_at(path_or_url: str | os.PathLike[str]) -> LocalFiles | RemoteFiles:
+Files = LocalFiles | RemoteFiles
+
+
+def files_at(path_or_url: str | os.PathLike[str]) -> Files:
     """Return the files of a folder or, for ``scheme://...``, of a URL.
 
     Raises:
@@ -232,7 +206,7 @@ def flush_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def told_write(path: Path, error: OSError) -> StoreError:
+def failed_write(path: Path, error: OSError) -> StoreError:
     """Return the error for a failed write."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return StoreError(

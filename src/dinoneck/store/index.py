@@ -1,4 +1,4 @@
-"""The index: which images a store holds and where. One JSON-lines file per writer, only ever appended to.
+"""The index: which images a store holds and where. One JSON-lines journal per writer, only ever appended to.
 
 A line is written after its shard is safely on disk, so whatever a line names is there. Every line ends in the CRC-32
 of its own bytes; lines of version 0.1 have none. A line ``{"root": ...}`` names the folder that the images of the lines
@@ -7,29 +7,46 @@ after it were read from. A last line without its newline was cut by a kill and d
 
 from __future__ import annotations
 
-import contextlib
 import json
 import zlib
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Annotated, Any
+
+from msgspec import Meta, Struct, convert
+from msgspec.structs import asdict
 
 from dinoneck.errors import StoreError
-from dinoneck.grid import GridSize
 from dinoneck.store.files import Files
 
 FOLDER = "index"
 SUFFIX = ".jsonl"
-_KINDS = {"id": str, "file": str, "offset": int, "length": int, "crc32": list, "grid": list, "photo_bytes": int}
-_LATER_KINDS = {"mtime_ns": int, "blake2b": str, "made": str}  # not in the lines of version 0.1
 _CHECKSUM = ',"line_crc32":"%08x"}'
 _CHECKSUM_BYTES = len(_CHECKSUM % 0)
 _MADE_OF = ("backbone", "inputs", "patterns", "dtype", "channel scale")
+_Whole = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 
 
-@dataclass(frozen=True)
-class Entry:
+class OldEntry(Struct, forbid_unknown_fields=True):
+    """What a line of version 0.1 holds; see :class:`Entry`."""
+
+    id: str
+    file: str
+    offset: _Whole
+    length: _Whole
+    crc32: tuple[_Whole, ...]
+    grid: tuple[_Whole, _Whole]
+    photo_bytes: _Whole
+
+    def __post_init__(self) -> None:
+        parts = self.id.split("/")  # ids name files that converters write
+        if "" in parts or ".." in parts or "\0" in self.id + self.file:
+            raise ValueError(f"id is {self.id!r}, file {self.file!r}; expected relative paths without '..'")
+        folder, _, file = self.file.partition("/")
+        if folder != "data" or not file or "/" in file or "\\" in file or file.startswith("."):
+            raise ValueError(f"file is {self.file!r}; expected data/NAME")
+
+
+class Entry(OldEntry):
     """Where the records of one image are.
 
     Attributes:
@@ -42,26 +59,26 @@ class Entry:
         photo_bytes: size of the image's file.
         mtime_ns: when that file was last modified; 0 = not known (stores of version 0.1).
         blake2b: hash of the file's bytes, 32 hex digits; empty = not known.
-        root: the folder that the id is relative to; empty = not known. It is part of the journal, not of the line.
+        root: the folder that the id is relative to; empty = not known. It is part of the journal, not of the line, and
+            does not count when entries are compared.
         made: what the records depend on: hashes of the store's backbone, inputs, patterns and dtype, and of the channel
             scale of an int8 store, joined by ``-``; empty = not known.
     """
 
-    id: str
-    file: str
-    offset: int
-    length: int
-    crc32: tuple[int, ...]
-    grid: tuple[int, int]
-    photo_bytes: int
-    mtime_ns: int = 0
+    mtime_ns: _Whole = 0
     blake2b: str = ""
-    root: str = field(default="", compare=False)
+    root: str = ""
     made: str = ""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Entry) and self._line() == other._line()
+
+    def _line(self) -> dict[str, Any]:
+        return {name: value for name, value in asdict(self).items() if name != "root"}
 
     def line(self) -> str:
         """Return the JSON line with its checksum, without newline."""
-        return checked_line({name: value for name, value in asdict(self).items() if name != "root"})
+        return checked_line(self._line())
 
     @classmethod
     def parsed(cls, line: bytes, root: str = "") -> Entry:
@@ -70,27 +87,14 @@ class Entry:
         Raises:
             ValueError: if it is damaged or not an entry.
         """
-        return cls._of(_content(line), root)
-
-    @classmethod
-    def _of(cls, value: Any, root: str) -> Entry:
-        kinds = _KINDS | {name: kind for name, kind in _LATER_KINDS.items() if name in value}
-        if set(value) != set(kinds):
-            raise ValueError(f"expected an object with {', '.join(kinds)}")
-        for name, kind in kinds.items():
-            if type(value[name]) is not kind:
-                raise ValueError(f"{name} is {value[name]!r}")
-        numbers = [value["offset"], value["length"], value["photo_bytes"], *value["crc32"], *value["grid"]]
-        numbers.append(value.get("mtime_ns", 0))
-        if any(type(number) is not int or not 0 <= number < 1 << 63 for number in numbers) or len(value["grid"]) != 2:
-            raise ValueError("a number is negative, too large or no integer")
-        parts = value["id"].split("/")  # ids name files that converters write
-        if "" in parts or ".." in parts or "\0" in value["id"] + value["file"]:
-            raise ValueError(f"id is {value['id']!r}, file {value['file']!r}; expected relative paths without '..'")
-        folder, _, file = value["file"].partition("/")
-        if folder != "data" or not file or "/" in file or "\\" in file or file.startswith("."):
-            raise ValueError(f"file is {value['file']!r}; expected data/NAME")
-        return cls(**{**value, "crc32": tuple(value["crc32"]), "grid": GridSize(*value["grid"]), "root": root})
+        if (text := unchecked(line)) is not None:
+            entry = convert(json.loads(text), cls)
+            entry.root = root
+            return entry
+        try:
+            return cls(**asdict(convert(json.loads(line), OldEntry)), root=root)
+        except ValueError:
+            raise ValueError("it differs from its checksum, or has none") from None
 
     def at(self, pattern: int) -> int:
         """Return the byte where a pattern's record begins."""
@@ -103,72 +107,59 @@ def checked_line(content: dict[str, Any]) -> str:
     return text + _CHECKSUM % zlib.crc32(text.encode())
 
 
-def _is_checked(line: bytes) -> bool:
+def unchecked(line: bytes) -> bytes | None:
+    """Return a JSON line without its checksum; None if it has none or differs from it."""
     text = line[:-_CHECKSUM_BYTES]
-    return line == text + (_CHECKSUM % zlib.crc32(text)).encode()
-
-
-def _content(line: bytes) -> Any:
-    """Return what a line holds; ValueError if it is not JSON or differs from its checksum."""
-    content = json.loads(line)
-    if _is_checked(line):
-        del content["line_crc32"]
-    elif not isinstance(content, dict) or content.keys() != _KINDS.keys():  # only lines of 0.1 have no checksum
-        raise ValueError("it differs from its checksum, or has none")
-    return content
+    return text + b"}" if line == text + (_CHECKSUM % zlib.crc32(text)).encode() else None
 
 
 def names(files: Files) -> list[str]:
-    """Return the names of the writers' index files, sorted."""
+    """Return the names of the writers' journals, sorted."""
     return [name for name in files.names(FOLDER) if name.endswith(SUFFIX) and not name.startswith(".")]
 
 
-def read_index(files: Files) -> list[Entry]:
-    """Return every finished line of every writer, in the writers' order.
+class Place(Struct):
+    """How far a journal was read.
+
+    Attributes:
+        nbytes: that were read.
+        crc32: of these bytes.
+        root: that the lines after them begin with.
+        mtime_ns: when the journal was last modified before it was read; 0 = not known.
+    """
+
+    nbytes: _Whole = 0
+    crc32: int = 0
+    root: str = ""
+    mtime_ns: int = 0
+
+
+def read_journal(files: Files, name: str, place: Place | None = None) -> Iterator[Entry]:
+    """Yield the entries of the finished lines after a place, which moves with every line.
 
     Raises:
         StoreError: if a finished line is damaged or not an entry, naming file and line.
     """
-    return [entry for name in names(files) for entry in read_writer(files, name)]
-
-
-def read_writer(files: Files, name: str) -> list[Entry]:
-    """Return every finished line of one writer's index file.
-
-    Raises:
-        StoreError: if one is damaged or not an entry, naming file and line.
-    """
-    *lines, rest = files.read(f"{FOLDER}/{name}").split(b"\n")
-    has_damaged_newline = _is_checked(rest[:-1])  # its checksum shows a whole line: the byte after it was the newline
-    if has_damaged_newline:
-        lines.append(rest)  # refused below, as it is not a line
-    entries, root = [], ""
-    for number, line in enumerate(lines, 1):
-        try:
-            content = _content(line)
-            if isinstance(content.get("root"), str):
-                root = content["root"]
-            else:
-                entries.append(Entry._of(content, root))
-        except (ValueError, RecursionError) as error:
-            raise StoreError(
-                f"{files}/{FOLDER}/{name}, line {number} is damaged ({error}); remove that line, and extract its image "
-                "again"
-            ) from None
-    return entries
-
-
-def ids_from(path: Path, begin: int) -> tuple[set[str], int]:
-    """Return the ids in the whole lines of an index file from a byte on, and the byte after the last of these lines."""
-    with path.open("rb") as file:
-        file.seek(begin)
-        block = file.read()
-    block = block[: block.rfind(b"\n") + 1]
-    ids = set()
-    for line in block.splitlines():
-        with contextlib.suppress(ValueError):  # a damaged line is refused where the index is read
-            ids.add(_content(line).get("id"))
-    return ids - {None}, begin + len(block)
+    place = place or Place()
+    path = f"{FOLDER}/{name}"
+    with files.stream(path, place.nbytes) as lines:
+        for line in lines:
+            if not line.endswith(b"\n") and unchecked(line[:-1]) is None:
+                return  # its checksum would show a whole line: then the byte after it was a newline, and is damaged
+            try:
+                entry = None
+                if line.startswith(b'{"root":') and (text := unchecked(line.removesuffix(b"\n"))):
+                    root = str(json.loads(text)["root"])
+                else:
+                    entry = Entry.parsed(line.removesuffix(b"\n"), root := place.root)
+            except (ValueError, RecursionError) as error:
+                number = files.read(path)[: place.nbytes].count(b"\n") + 1
+                raise StoreError(
+                    f"{files}/{path}, line {number} is damaged ({error}); remove that line, and extract its image again"
+                ) from None
+            place.nbytes, place.crc32, place.root = place.nbytes + len(line), zlib.crc32(line, place.crc32), root
+            if entry is not None:
+                yield entry
 
 
 def by_id(entries: Iterable[Entry], exists: Callable[[str], bool]) -> dict[str, Entry]:

@@ -1,24 +1,25 @@
-"""A store in memory: all records as they are stored, for training sets that fit."""
+"""A store for training: in memory, for sets that fit, and as a torch dataset."""
 
 from __future__ import annotations
 
 import contextlib
-import logging
+import random
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from dinoneck.data.patterns import Patterns
-from dinoneck.errors import DataError, StoreError
+from dinoneck.errors import ConfigError, DataError, StoreError
 from dinoneck.store.encoding import Columns
 from dinoneck.store.feature_store import FeatureStore
 from dinoneck.store.quantised import QuantisedTokens
 from dinoneck.tokens import Tokens
 
-logger = logging.getLogger(__name__)
-
+Sample = tuple[Tokens | QuantisedTokens, Tensor]
 _SHARE = 0.9
 
 
@@ -44,12 +45,18 @@ class MemoryStore:
         device: torch.device | str | None = None,
     ) -> None:
         self.ids = store.ids if ids is None else tuple(ids)
-        kept = _kept(store, patterns)
-        first = store.patterns.patterns[: len(kept)]  # training draws from all that a source says it has
-        self.patterns = Patterns(first) if first and list(kept) == list(range(len(kept))) else store.patterns
+        kept = [*range(len(store.patterns))] if patterns is None else [int(pattern) for pattern in patterns]
+        first = store.patterns.patterns[: len(kept)]  # training draws from all that a source has
+        self.patterns = Patterns(first) if first and kept == [*range(len(kept))] else store.patterns
         pairs = [(image_id, pattern) for image_id in self.ids for pattern in kept]
-        if shortage := _shortage(store, self.ids, len(kept)):
-            raise StoreError(f"{shortage}; keep fewer ids or patterns, or read from the FeatureStore itself")
+        needed = len(kept) * sum(store.reader.entry(image_id).length for image_id in self.ids)
+        free = free_memory()
+        if free is not None and needed > _SHARE * free:
+            raise StoreError(
+                f"{len(self.ids)} images x {len(kept)} patterns need {needed / 2**30:.1f} GiB, {free / 2**30:.1f} GiB "
+                "are free; keep fewer ids or patterns, or read from the FeatureStore itself"
+            )
+        self._known = frozenset(self.ids)
         self._rows = {pair: row for row, pair in enumerate(pairs)}
         columns, self._grid = store.reader.columns([i for i, _ in pairs], [p for _, p in pairs])
         self._columns: Columns = {name: tuple(x.to(device) for x in part) for name, part in columns.items()}
@@ -57,30 +64,15 @@ class MemoryStore:
         self.dtype = store.dtype
         self._scale = tuple(store.reader.scale().to(device)) if store.dtype == "int8" else ()
 
-    @classmethod
-    def if_it_fits(
-        cls,
-        store: FeatureStore,
-        ids: Sequence[str] | None = None,
-        patterns: Sequence[int] | None = None,
-        device: torch.device | str | None = None,
-    ) -> MemoryStore | FeatureStore:
-        """Return the records in memory, or the store itself where they do not fit (which is logged).
-
-        Raises:
-            DataError: as the constructor does.
-        """
-        if shortage := _shortage(store, store.ids if ids is None else ids, len(_kept(store, patterns))):
-            logger.info("%s; %s is read from disk", shortage, store)
-            return store
-        return cls(store, ids, patterns, device)
-
     def record(self, ids: Sequence[str] | None = None) -> dict[str, Any]:
-        """Return what tells the tokens of these images from others; None = of all."""
+        """Return what identifies the tokens of these images; None = of all."""
         return self._reader.record(self.ids if ids is None else ids)
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def __contains__(self, image_id: object) -> bool:
+        return image_id in self._known
 
     def batch(
         self,
@@ -116,23 +108,97 @@ class MemoryStore:
         return QuantisedTokens(columns["q"], columns["scale"], columns["prefix"], self._scale, like)
 
 
-def _kept(store: FeatureStore, patterns: Sequence[int] | None) -> Sequence[int]:
-    return range(len(store.patterns)) if patterns is None else [int(pattern) for pattern in patterns]
-
-
-def _shortage(store: FeatureStore, ids: Sequence[str], patterns: int) -> str | None:
-    """Say by how much these records exceed the memory that is free; None if they fit."""
-    needed = patterns * sum(store.reader.entry(image_id).length for image_id in ids)
-    free = free_memory()
-    if free is None or needed <= _SHARE * free:
-        return None
-    return f"{len(ids)} images x {patterns} patterns need {needed / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free"
-
-
 def free_memory() -> int | None:
-    """Return the bytes of memory that are free, or None where the system does not say."""
+    """Return the bytes of memory that are free, or None where the system does not show it."""
     with contextlib.suppress(OSError, ValueError, IndexError):
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):
                 return int(line.split()[1]) * 1024
     return None
+
+
+class StoreDataset(Dataset[Sample]):
+    """Samples of a store. Each is (Tokens, numbers): ``numbers`` (B,) int64 say which samples, to look targets up.
+
+    Workers of a ``DataLoader`` open the store themselves; its content is never copied to them.
+
+    Args:
+        store: to read from.
+        ids: images; None = all.
+        patterns: ``"random"``: each image once, another pattern at every epoch (training); a number: each image once
+            under this pattern (validation: 0); several numbers: each image under each of them, images in the outer
+            loop (test-time augmentation): sample s is image s // k under ``patterns[s % k]``.
+        seed: with the epoch and the sample's number it decides on random patterns.
+        as_stored: hand tokens out without a cast: Tokens in the store's own dtype, QuantisedTokens from int8.
+
+    Raises:
+        DataError: if an id or a pattern is not in the store.
+
+    Examples:
+        ``StoreDataset(store, train_ids, "random").loader(32, shuffle=True)``; call ``set_epoch(epoch)`` before each.
+    """
+
+    def __init__(
+        self,
+        store: FeatureStore | MemoryStore,
+        ids: Sequence[str] | None = None,
+        patterns: Literal["random"] | int | Sequence[int] = "random",
+        seed: int = 0,
+        as_stored: bool = False,
+    ) -> None:
+        self.store = store
+        self.as_stored = as_stored
+        self.ids = store.ids if ids is None else tuple(ids)
+        unknown = [image_id for image_id in ids or () if image_id not in store]
+        if unknown:
+            raise DataError(f"{len(unknown)} ids are not in the store, the first is {unknown[0]!r}")
+        if isinstance(patterns, str) and patterns != "random":
+            raise ConfigError(f"patterns is {patterns!r}; expected 'random', a number or several numbers")
+        self.random = patterns == "random"
+        self.patterns: tuple[int, ...] = ()
+        if not isinstance(patterns, str):
+            self.patterns = (patterns,) if isinstance(patterns, int) else tuple(int(pattern) for pattern in patterns)
+            wrong = [pattern for pattern in self.patterns if not 0 <= pattern < len(store.patterns)]
+            if wrong or not self.patterns:
+                raise DataError(f"patterns is {patterns!r}; the store holds 0 ... {len(store.patterns) - 1}")
+        self.seed = seed
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]  # workers that live on see it change
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that random patterns are drawn for; workers that are running see it too."""
+        self._epoch.fill_(epoch)
+
+    def pattern_of(self, sample: int) -> int:
+        """Return the pattern that a sample has, in this epoch."""
+        if not self.random:
+            return self.patterns[sample % len(self.patterns)]
+        return random.Random(f"{self.seed}/{int(self._epoch)}/{sample}").randrange(len(self.store.patterns))
+
+    def id_of(self, sample: int) -> str:
+        """Return the image that a sample shows."""
+        return self.ids[sample if self.random else sample // len(self.patterns)]
+
+    def __len__(self) -> int:
+        return len(self.ids) * (1 if self.random else len(self.patterns))
+
+    def __getitem__(self, sample: int) -> Sample:
+        if not -len(self) <= sample < len(self):
+            raise IndexError(f"sample {sample} of {len(self)}")
+        return self.__getitems__([sample % len(self)])
+
+    def __getitems__(self, samples: Sequence[int]) -> Sample:
+        """Read a whole batch in one go."""
+        numbers = [int(sample) for sample in samples]
+        ids, patterns = [self.id_of(n) for n in numbers], [self.pattern_of(n) for n in numbers]
+        if self.as_stored and self.store.dtype == "int8":
+            return self.store.quantised(ids, patterns), torch.tensor(numbers)
+        return self.store.batch(ids, patterns, dtype=None if self.as_stored else torch.float32), torch.tensor(numbers)
+
+    @staticmethod
+    def collate(batch: Any) -> Any:
+        """Hand a batch on: :meth:`__getitems__` has collated it. Give it to a ``DataLoader`` as ``collate_fn``."""
+        return batch
+
+    def loader(self, batch_size: int, **options: Any) -> DataLoader[Sample]:
+        """Return a ``DataLoader`` over batches; ``options`` go to it."""
+        return DataLoader(self, batch_size=batch_size, collate_fn=self.collate, **options)

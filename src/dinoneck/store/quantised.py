@@ -9,10 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dinoneck.errors import ShapeError
-from dinoneck.store import buffers
 from dinoneck.tokens import Tokens
-
-_BLOCK = 1 << 18  # values that a CPU's cache holds as float32
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +21,7 @@ class QuantisedTokens:
         scale: (B, N) float32 per layer, one per patch token.
         prefix: (B, P, C) float32 per layer: CLS and registers, not quantised.
         channel_scale: (C,) float32 per layer, the same for the whole store.
-        like: Tokens without tensors that tell grid, patch size, layers and norm.
+        like: Tokens without tensors, which hold grid, patch size, layers and norm.
     """
 
     q: tuple[Tensor, ...]
@@ -46,14 +43,10 @@ class QuantisedTokens:
 
     def dequantise(self, dtype: torch.dtype = torch.float32) -> Tokens:
         """Return ordinary Tokens."""
-        whole = []
+        whole, wide = [], torch.promote_types(dtype, torch.float32)
         for q, scale, prefix, channel in self._layers():
-            shape = (q.shape[0], prefix.shape[1] + q.shape[1], q.shape[2])
-            x = buffers.empty(shape, dtype) if q.device.type == "cpu" else q.new_empty(shape, dtype=dtype)
-            x[:, : prefix.shape[1]] = prefix
-            for row, values, factor in zip(x[:, prefix.shape[1] :], q, scale, strict=True):
-                _dequantise(row, values, factor, channel)
-            whole.append(x)
+            patches = q.to(wide).mul_(scale[..., None]).mul_(channel)
+            whole.append(torch.cat([prefix.to(dtype), patches.to(dtype)], dim=1))
         return replace(self.like, sequence=tuple(whole))
 
     def pool(self, weights: Tensor | None = None, dtype: torch.dtype = torch.float32) -> tuple[Tensor, ...]:
@@ -98,15 +91,3 @@ class QuantisedTokens:
 
     def _layers(self) -> zip[tuple[Tensor, Tensor, Tensor, Tensor]]:
         return zip(self.q, self.scale, self.prefix, self.channel_scale, strict=True)
-
-
-def _dequantise(out: Tensor, q: Tensor, scale: Tensor, channel: Tensor) -> None:
-    """Fill out (N, C) block by block, computing in float32 or wider."""
-    wide = torch.promote_types(out.dtype, torch.float32)
-    step = max(1, _BLOCK // max(1, q.shape[1])) if q.device.type == "cpu" else max(1, len(q))
-    for begin in range(0, len(q), step):
-        some = slice(begin, begin + step)
-        values = out[some].copy_(q[some]) if wide == out.dtype else q[some].to(wide)
-        values.mul_(scale[some, None]).mul_(channel)
-        if wide != out.dtype:
-            out[some] = values

@@ -15,7 +15,7 @@ from dinoneck.backbones.backbone import Backbone
 from dinoneck.errors import DataError, DinoneckError, StoreError, missing_extra
 from dinoneck.progress import progress
 from dinoneck.store.extraction import Extracted
-from dinoneck.store.photo_ids import PathLike
+from dinoneck.store.images import PathLike
 
 if TYPE_CHECKING:
     from dinoneck.store.feature_store import FeatureStore

@@ -11,18 +11,20 @@ from collections.abc import Iterable, Sequence, Sized
 from dataclasses import replace
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from dinoneck.errors import DataError, StoreError, did_you_mean
 from dinoneck.grid import GridSize
-from dinoneck.store import buffers, shards
-from dinoneck.store.channel_scale import hash_of_scale, read_scale
-from dinoneck.store.description import Description
+from dinoneck.store import shards
+from dinoneck.store.description import Description, read_scale
 from dinoneck.store.encoding import Columns, Layout
-from dinoneck.store.files import LocalFiles, RemoteFiles
-from dinoneck.store.index import Entry, by_id, check_made, clashing, read_index
+from dinoneck.store.files import Files, LocalFiles
+from dinoneck.store.index import Entry, check_made
 from dinoneck.store.quantised import QuantisedTokens
+from dinoneck.store.table import Ids, Index, read_index
+from dinoneck.tensor_bytes import bytes_of
 from dinoneck.tokens import Tokens
 
 _GUESSES = 1000
@@ -35,39 +37,36 @@ class Reader:
         files: of the store.
         description: of the store.
         check: compare every record's checksum when it is read for the first time through this object.
-        mapped: do not copy a single record of a local file; its columns lie on the file.
     """
 
-    def __init__(
-        self,
-        files: LocalFiles | RemoteFiles,
-        description: Description,
-        *,
-        check: bool = True,
-        mapped: bool = False,
-    ) -> None:
+    def __init__(self, files: Files, description: Description, *, check: bool = True) -> None:
         self.files = files
         self.description = description
         self.check = check
-        self.mapped = mapped
         self._scale: Tensor | None = None
         self._made: str | None = None
-        self.entries: dict[str, Entry] = {}
-        self.clashing: frozenset[str] = frozenset()
-        self._checked: dict[str, int] = {}  # id -> bits of the patterns whose records were compared
         self.refresh()
 
-    def refresh(self) -> None:
-        """Read the index again."""
+    def refresh(self, *, again: bool = False) -> None:
+        """Read what was appended to the index; ``again``: read all of it."""
         files = self.files
         listed = functools.cache(lambda: frozenset(shards.names(files)))
         exists = files.exists if isinstance(files, LocalFiles) else lambda name: name in listed()
-        found = read_index(files)
-        before, self.entries = self.entries, by_id(found, exists)
-        self.clashing = clashing(found, self.entries, exists)
-        self.ids = tuple(self.entries)
+        patterns = len(self.description.patterns)
+        entries = read_index(files, patterns, exists, again=again)
+        # a flag per record: whether it was compared with its checksum
+        self._index = entries, np.zeros((entries.slots, patterns), np.bool_)
         self._scale = self._made = None
-        self._checked = {key: bits for key, bits in self._checked.items() if before.get(key) == self.entries.get(key)}
+
+    @property
+    def entries(self) -> Index:
+        """Image id -> where its records are; ids sorted."""
+        return self._index[0]
+
+    @property
+    def ids(self) -> Ids:
+        """All ids, sorted."""
+        return self.entries.ids
 
     def entry(self, image_id: str) -> Entry:
         """Return where an image is.
@@ -76,18 +75,22 @@ class Reader:
             DataError: if it is not in the store.
             StoreError: if different images were stored under its id.
         """
+        return self.entries.at(self._slot(self.entries, image_id))
+
+    def _slot(self, entries: Index, image_id: str) -> int:
         try:
-            if image_id in self.clashing:
-                named = ", ".join(sorted(self.clashing)[:3])
-                raise StoreError(
-                    f"{self.files} holds different images under one id, for {len(self.clashing)} ids ({named}): they "
-                    "were extracted from several folders at once. Delete the files that shard_of() names for these ids "
-                    "until verify() lists none, and extract with a root= that all images share"
-                )
-            return self.entries[image_id]
+            slot = entries.find(image_id)
         except (KeyError, TypeError):
             near = did_you_mean(image_id, self.ids[:_GUESSES])
-            raise DataError(f"{image_id!r} is not among the {len(self.ids)} images of {self.files}.{near}") from None
+            raise DataError(f"{image_id!r} is not among the {len(entries)} images of {self.files}.{near}") from None
+        if image_id in entries.clashing:
+            raise StoreError(
+                f"{self.files} holds different images under one id, for {len(entries.clashing)} ids "
+                f"({', '.join(sorted(entries.clashing)[:3])}): they were extracted from several folders at once. "
+                "Delete the files that shard_of() names for these ids until verify() lists none, and extract with a "
+                "root= that all images share"
+            )
+        return slot
 
     def columns(self, ids: Sequence[str], patterns: int | Sequence[int] | None) -> tuple[Columns, GridSize]:
         """Read records as they lie: part name -> one (B, ...) tensor per layer, and their grid.
@@ -96,34 +99,26 @@ class Reader:
             DataError: if an id or a pattern is unknown, or the images have different grids.
             StoreError: if a shard is missing, cut short or damaged.
         """
-        wanted = [(self.entry(i), p) for i, p in zip(ids, self.numbers(ids, patterns), strict=True)]
-        layout = self.layout([entry for entry, _ in wanted])
-        files = self.files
-        if on_file := self.mapped and len(wanted) == 1 and isinstance(files, LocalFiles):
-            entry, pattern = wanted[0]
-            columns = layout.views(files.mapped(entry.file, entry.at(pattern), entry.length))
-        else:
-            columns = layout.allocate(len(wanted))
+        index, checked = self._index
+        numbers = self.numbers(ids, patterns)
+        slots = [self._slot(index, image_id) for image_id in ids]
+        entries = [index.at(slot) for slot in slots]
+        layout = self.layout(entries)
+        columns = layout.allocate(len(entries))
         pieces = [
-            (entry.file, entry.at(pattern), layout.buffers(columns, row)) for row, (entry, pattern) in enumerate(wanted)
+            (entry.file, entry.at(pattern), layout.buffers(columns, row))
+            for row, (entry, pattern) in enumerate(zip(entries, numbers, strict=True))
         ]
-        if not on_file:
-            files.fill(pieces)
-        if self.check:
-            for (entry, pattern), (_, _, buffers) in zip(wanted, pieces, strict=True):
-                self._check(entry, pattern, buffers)
+        self.files.fill(pieces)
+        for entry, record, (_, _, memory) in zip(entries, zip(slots, numbers, strict=True), pieces, strict=True):
+            if self.check and not checked[record]:
+                if _crc32(memory) != entry.crc32[record[1]]:
+                    raise StoreError(
+                        f"{self.files}/{entry.file} is damaged: pattern {record[1]} of {entry.id!r} has another "
+                        "checksum; delete that file and extract its images again"
+                    )
+                checked[record] = True
         return columns, layout.grid
-
-    def _check(self, entry: Entry, pattern: int, buffers: Iterable[memoryview]) -> None:
-        """Compare the checksum of a record that was not read before."""
-        if self._checked.get(entry.id, 0) >> pattern & 1:
-            return
-        if _crc32(buffers) != entry.crc32[pattern]:
-            raise StoreError(
-                f"{self.files}/{entry.file} is damaged: pattern {pattern} of {entry.id!r} has another checksum; "
-                "delete that file and extract its images again"
-            )
-        self._checked[entry.id] = self._checked.get(entry.id, 0) | 1 << pattern
 
     def layout(self, entries: Sequence[Entry]) -> Layout:
         """Return the layout of these entries' records; all must have one grid."""
@@ -148,9 +143,7 @@ class Reader:
         if self.description.dtype == "int8":
             return self.quantised(columns, grid).dequantise(dtype or torch.float32)
         tokens = self.description.tokens(columns["tokens"], grid)
-        if dtype is None or dtype == tokens.sequence[0].dtype:
-            return tokens
-        return replace(tokens, sequence=tuple(buffers.cast(x, dtype) for x in tokens.sequence))
+        return tokens if dtype is None else replace(tokens, sequence=tuple(x.to(dtype) for x in tokens.sequence))
 
     def quantised(self, columns: Columns, grid: GridSize) -> QuantisedTokens:
         """Wrap int8 columns as they are."""
@@ -175,10 +168,10 @@ class Reader:
         Raises:
             StoreError: if it is missing or damaged.
         """
-        scale = self._scale
+        scale = self._scale  # another thread may refresh meanwhile
         if scale is None:
-            record = self.description.backbone
-            self._scale = scale = read_scale(self.files, (self.description.num_layers, record["embed_dim"]))
+            shape = self.description.num_layers, self.description.backbone["embed_dim"]
+            self._scale = scale = read_scale(self.files, shape)
         return scale
 
     def made(self) -> str:
@@ -186,7 +179,8 @@ class Reader:
         made = self._made
         if made is None:
             own = self.description
-            self._made = made = own.made if own.dtype != "int8" else f"{own.made}-{hash_of_scale(self.scale())}"
+            scale = f"-{zlib.crc32(bytes_of(self.scale())):08x}" if own.dtype == "int8" else ""
+            self._made = made = own.made + scale
         return made
 
     def is_sound(self, entry: Entry) -> bool:

@@ -6,7 +6,8 @@ import contextlib
 
 from dinoneck.errors import StoreError
 from dinoneck.progress import progress
-from dinoneck.store import channel_scale, shards
+from dinoneck.store import shards
+from dinoneck.store.description import SCALE_FILE
 from dinoneck.store.index import Entry
 from dinoneck.store.reading import Reader
 
@@ -22,13 +23,13 @@ def damaged_shards(reader: Reader) -> dict[str, str]:
     index names nor a writer named. The channel scale of an int8 store stands for itself, if no image fits it.
     """
     names = shards.names(reader.files)
-    reader.refresh()
+    reader.refresh(again=True)
     indexed: dict[str, set[str]] = {name: set() for name in names}
     for entry in reader.entries.values():
         indexed.setdefault(entry.file, set()).add(entry.id)
-    damaged = {image_id: reader.entries[image_id].file for image_id in reader.clashing}
+    damaged = {image_id: reader.entries[image_id].file for image_id in reader.entries.clashing}
     if not _fits_scale(reader):
-        damaged[channel_scale.FILE] = channel_scale.FILE
+        damaged[SCALE_FILE] = SCALE_FILE
     unlisted: dict[str, str] = {}
     for name, ids in progress(sorted(indexed.items()), desc="verify", unit="shard"):
         try:
@@ -56,7 +57,7 @@ def shard_of(reader: Reader, image_id: str) -> str:
     """
     if image_id in reader.entries:
         return reader.entries[image_id].file
-    for name in (channel_scale.FILE, *shards.names(reader.files)):
+    for name in (SCALE_FILE, *shards.names(reader.files)):
         with contextlib.suppress(StoreError):
             if name == image_id or image_id in _entries(reader, name):
                 return name

@@ -1,30 +1,26 @@
 """A writer: fills shards and, once they are safely on disk, appends their lines to its own index file.
 
-Every writer has a name of its own that tells machine, boot and process, so any number of them may work on one
-store at once, and what a dead one began can be told from what a live one is writing.
+Every writer has a random name of its own, so any number of them may work on one store at once.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 import os
-import re
 import secrets
-import socket
 import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
 
-from dinoneck.atomic import write_whole
+from dinoneck.atomic import STALE_AFTER_S, write_whole
 from dinoneck.errors import StoreError
 from dinoneck.store import index, shards
 from dinoneck.store.description import Description
 from dinoneck.store.encoding import Layout
-from dinoneck.store.files import LocalFiles, flush_folder, told_write
-from dinoneck.store.image_files import ImageFile
+from dinoneck.store.files import LocalFiles, failed_write, flush_folder
+from dinoneck.store.images import ImageFile
 from dinoneck.store.index import Entry
 
 SHARD_BYTES = 64 << 20
@@ -32,12 +28,10 @@ SHARD_SECONDS = 30.0
 FIRST_SHARD_SECONDS = 1.0
 
 logger = logging.getLogger(__name__)
-_live: set[str] = set()
-_NAME = re.compile(r"\.?w-([0-9a-f]{8})-([0-9a-f]{8})-(\d+)-([0-9a-f]{8})")
 
 
 class Writer:
-    """Collects records and writes shards; use it in a ``with`` block.
+    """Collects records and writes shards; call :meth:`flush` at the end.
 
     Args:
         root: folder of the store.
@@ -57,30 +51,19 @@ class Writer:
         self.root = root
         self.made = made
         self.shard_bytes = shard_bytes
-        self.name = f"w-{_machine()}-{_boot()}-{os.getpid()}-{secrets.token_hex(4)}"
+        self.name = f"w-{secrets.token_hex(12)}"
         self._clock = clock
         self._seconds = FIRST_SHARD_SECONDS
         self._flushed = clock()
         self._root = ""  # that the index file names
         self._ids: set[str] = set()
         self._has_warned = False
-        self._read = self._index_sizes()  # bytes of the other writers' index files that need no reading
+        files = LocalFiles(root)  # what the other writers' journals hold by now needs no reading
+        self._read = {name: index.Place(files.size(f"{index.FOLDER}/{name}")) for name in self._others()}
         self._count = 0
         self._bytes = 0
         self._pending: list[tuple[Entry, Layout]] = []
         self._chunks: list[bytes] = []
-
-    def __enter__(self) -> Writer:
-        _live.add(self.name)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        _live.discard(self.name)
-
-    @property
-    def pending(self) -> list[str]:
-        """Ids that are not on disk yet."""
-        return [entry.id for entry, _ in self._pending]
 
     def add(self, image_id: str, records: list[bytes], layout: Layout, file: ImageFile) -> None:
         """Take all patterns of one image; they become visible together.
@@ -111,17 +94,12 @@ class Writer:
             return
         head, entries = shards.header(self._pending)
         chunks = self._chunks
-        self._count, self._bytes, self._pending, self._chunks = (
-            self._count + 1,
-            0,
-            [],
-            [],
-        )  # a failed write is not retried
+        self._count, self._bytes, self._pending, self._chunks = self._count + 1, 0, [], []  # a failed write is final
         path = self.root / entries[0].file
         try:
             write_whole(path, [head, *chunks])
         except OSError as error:
-            raise told_write(path, error) from error
+            raise failed_write(path, error) from error
         self.append(entries)
         self._ids.update(entry.id for entry in entries)
         self._notice_others()
@@ -134,26 +112,22 @@ class Writer:
             StoreError: if the disk is full or not writable.
         """
         path = self.root / index.FOLDER / f"{self.name}{index.SUFFIX}"
-        lines = []
+        block = b""
         for entry in entries:
             if entry.root != self._root:
                 self._root = entry.root
-                lines.append(index.checked_line({"root": entry.root}))
-            lines.append(entry.line())
-        block = "".join(f"{line}\n" for line in lines).encode()
+                block += f"{index.checked_line({'root': entry.root})}\n".encode()
+            block += f"{entry.line()}\n".encode()
         try:
             new = not path.exists()
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-            try:
+            with path.open("ab", buffering=0) as file:
                 while block:
-                    block = block[os.write(descriptor, block) :]
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+                    block = block[os.write(file.fileno(), block) :]
+                os.fsync(file.fileno())
             if new:
                 flush_folder(path.parent)
         except OSError as error:
-            raise told_write(path, error) from error
+            raise failed_write(path, error) from error
 
     def _notice_others(self) -> None:
         """Warn once if another writer stores images that this one has stored.
@@ -163,10 +137,13 @@ class Writer:
         """
         if self._has_warned:
             return
-        for name, size in self._index_sizes().items():
-            if size <= self._read.get(name, 0):
-                continue
-            ids, self._read[name] = index.ids_from(self.root / index.FOLDER / name, self._read.get(name, 0))
+        files = LocalFiles(self.root)
+        for name in self._others():
+            ids = set()
+            with contextlib.suppress(StoreError):  # a damaged line is refused where the index is read
+                ids = {
+                    entry.id for entry in index.read_journal(files, name, self._read.setdefault(name, index.Place()))
+                }
             if twice := self._ids & ids:
                 self._has_warned = True
                 logger.warning(
@@ -177,14 +154,9 @@ class Writer:
                 )
                 return
 
-    def _index_sizes(self) -> dict[str, int]:
-        """The bytes of every other writer's index file."""
-        files = LocalFiles(self.root)
-        return {
-            name: files.size(f"{index.FOLDER}/{name}")
-            for name in index.names(files)
-            if name != f"{self.name}{index.SUFFIX}"
-        }
+    def _others(self) -> list[str]:
+        """The journals of all other writers."""
+        return [name for name in index.names(LocalFiles(self.root)) if name != f"{self.name}{index.SUFFIX}"]
 
 
 def take_in_orphans(root: Path, description: Description) -> int:
@@ -193,7 +165,7 @@ def take_in_orphans(root: Path, description: Description) -> int:
     A shard gets its final name only when all of it is on disk; its header is checked before it is trusted.
     """
     files = LocalFiles(root)
-    known = {entry.file for entry in index.read_index(files)}
+    known = {entry.file for name in index.names(files) for entry in index.read_journal(files, name)}
     found: list[Entry] = []
     for name in shards.names(files):
         if name in known:
@@ -205,48 +177,16 @@ def take_in_orphans(root: Path, description: Description) -> int:
         except StoreError as error:
             logger.warning("%s; the file is left alone", error)
     if found:
-        with Writer(root) as writer:
-            writer.append(found)
+        Writer(root).append(found)
     return len(found)
 
 
 def remove_leftovers(root: Path) -> None:
-    """Remove temporary files of writers that died on this machine; those of live writers, anywhere, stay."""
-    for path in (root / shards.FOLDER).iterdir():
-        match = _NAME.match(path.name)
-        if match and path.name.startswith(".") and _is_dead(*match.groups()):
-            with contextlib.suppress(OSError):
+    """Remove temporary files that nothing has been written to for an hour: their writers were killed."""
+    for path in (root / shards.FOLDER).glob(".w-*"):
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime > STALE_AFTER_S:
                 path.unlink()
-
-
-def _is_dead(machine: str, boot: str, process: str, token: str) -> bool:
-    if machine != _machine():
-        return False
-    if boot != _boot():
-        return True
-    if int(process) == os.getpid():
-        return f"w-{machine}-{boot}-{process}-{token}" not in _live
-    try:
-        os.kill(int(process), 0)
-    except ProcessLookupError:
-        return True
-    except OSError:  # somebody else's process
-        return False
-    return False
-
-
-def _machine() -> str:
-    """Eight hex digits for the machine and, in containers, the space its process numbers count in."""
-    space = ""
-    with contextlib.suppress(OSError):
-        space = str(Path("/proc/self/ns/pid").readlink())
-    return hashlib.sha256(f"{socket.gethostname()}\0{space}".encode()).hexdigest()[:8]
-
-
-def _boot() -> str:
-    with contextlib.suppress(OSError):
-        return hashlib.sha256(Path("/proc/sys/kernel/random/boot_id").read_bytes()).hexdigest()[:8]
-    return "0" * 8
 
 
 def check_writable(root: Path) -> None:

@@ -19,7 +19,7 @@ from dinoneck.data.tables import PhotoTable, read_table
 from dinoneck.devices import local_device
 from dinoneck.errors import ConfigError, DataError, StoreError
 from dinoneck.store.feature_store import FeatureStore
-from dinoneck.store.image_files import check_unchanged
+from dinoneck.store.images import check_unchanged
 from dinoneck.tokens import Tokens
 from dinoneck.training.cell_targets import CellTargets
 from dinoneck.training.config import BackboneConfig, DataConfig, TrainConfig

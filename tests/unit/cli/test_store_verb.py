@@ -59,7 +59,7 @@ def test_several_layers_need_one_named(tmp_path: Path, capsys: pytest.CaptureFix
     make(tmp_path / "store", load_backbone("dinoneck_tiny", layers=[2, 5])).extract(tmp_path / "p")
     command = ("convert", tmp_path / "store", "--format", "npz")
     assert run(*command, "--out", tmp_path / "x") == 1
-    assert "say which" in capsys.readouterr().err
+    assert "name it with layer=" in capsys.readouterr().err
     for layer in (2, 5):
         assert run(*command, "--out", tmp_path / f"f{layer}", "--layer", layer) == 0
     found = [np.load(tmp_path / f"f{layer}" / "a.npz")["patches_0"] for layer in (2, 5)]
