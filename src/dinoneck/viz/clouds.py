@@ -48,9 +48,6 @@ def points_figure(
         up: which axis points upwards: ``"z"`` (surveyors), ``"y"`` (OpenGL) or ``"-y"`` (a camera's own axes).
         label: of the colour bar, with its unit.
 
-    Returns:
-        a ``matplotlib.figure.Figure`` of two plots, and a colour bar for values.
-
     Raises:
         ShapeError: if points, features and links differ in number, or features do not fit the basis.
         DataError: if values are not finite, colours are out of range, or no point is seen.
