@@ -55,6 +55,7 @@ class _Lines(tqdm):  # type: ignore[type-arg]
 
     @staticmethod
     def status_printer(file: Any) -> Callable[[str], None]:
+        """Return the function that prints a state."""
         return lambda text: _line(text, file) if text.strip() else None
 
     def close(self) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, OmitSubcommandPrefixes, Positional, arg
@@ -124,6 +124,25 @@ Count = Annotated[int, whole(1)]
 CountOrNone = Annotated[int | None, whole(1)]
 Images = Annotated[tuple[Path, ...], Positional, arg(metavar="IMAGES ...")]
 Paths = Annotated[tuple[Path, ...], Positional, arg(metavar="PATHS ...")]
+
+
+@dataclass(frozen=True)
+class Views:
+    """How images are predicted.
+
+    Attributes:
+        tta: views to average (default: those that the training of the heads recorded, else none).
+        revision: a branch, tag or commit of the Hub repositories (default: main).
+        batch_size: images or tiles at once.
+        probe: accept the backbone if its outputs match, even if the hash of its weights differs.
+        device: such as cpu or cuda:1 (default: a GPU if there is one).
+    """
+
+    tta: Literal["none", "flip4", "d6"] | None = None
+    revision: str | None = None
+    batch_size: Count = 8
+    probe: bool = False
+    device: str | None = None
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,6 +15,25 @@ from dinoneck.training.config import BackboneConfig
 from dinoneck.training.config_flags import SIZE
 
 
+@dataclass(frozen=True)
+class Stored:
+    """What a store holds of an image.
+
+    Attributes:
+        fit: resize mode: stretch changes the proportions, keep fits the image inside, crop cuts, pad fills up.
+        interpolation: of the resize.
+        policy: what to do with sizes that the patch does not divide.
+        patterns: augmentations: none (the default), flips4, color20, or a YAML or JSON file.
+        dtype: of the values; int8 takes half the space of fp16.
+    """
+
+    fit: Literal["stretch", "keep", "crop", "pad"] = "stretch"
+    interpolation: Literal["area", "bicubic", "bilinear"] = "area"
+    policy: Literal["error", "crop", "pad", "resize"] = "error"
+    patterns: str = "none"
+    dtype: Literal["fp16", "bf16", "int8"] = "fp16"
+
+
 def extract(
     images: Images,
     out: Annotated[Path, arg(metavar="STORE")],
@@ -21,11 +41,7 @@ def extract(
     root: Path | None = None,
     backbone: Annotated[BackboneConfig, arg(name="")] = BackboneConfig(),
     no_norm: bool = False,
-    fit: Literal["stretch", "keep", "crop", "pad"] = "stretch",
-    interpolation: Literal["area", "bicubic", "bilinear"] = "area",
-    policy: Literal["error", "crop", "pad", "resize"] = "error",
-    patterns: str = "none",
-    dtype: Literal["fp16", "bf16", "int8"] = "fp16",
+    stored: Annotated[Stored, arg(name="")] = Stored(),
     shard: Annotated[str | None, arg(metavar="I/N")] = None,
     skip_unusable: bool = False,
     batch_size: CountOrNone = None,
@@ -44,11 +60,7 @@ def extract(
         root: folder that ids are relative to (default: the folder given).
         backbone: the model that makes the tokens.
         no_norm: leave out the final norm of the backbone.
-        fit: resize mode: stretch changes the proportions, keep fits the image inside, crop cuts, pad fills up.
-        interpolation: of the resize.
-        policy: what to do with sizes that the patch does not divide.
-        patterns: augmentations: none (the default), flips4, color20, or a YAML or JSON file.
-        dtype: of the stored values; int8 takes half the space of fp16.
+        stored: what is stored.
         shard: do part I of N, counted from 0 (default: all, or the rank of torchrun).
         skip_unusable: leave out images that cannot be decoded, and list them.
         batch_size: views per backbone pass (default: those of one image).
@@ -62,16 +74,8 @@ def extract(
     from dinoneck.store.feature_store import FeatureStore
     from dinoneck.training.inputs import open_backbone
 
-    store = FeatureStore.create(
-        out,
-        backbone=open_backbone(backbone, device, norm=not no_norm),
-        patterns=patterns,
-        image_size=size,
-        dtype=dtype,
-        fit=fit,
-        interpolation=interpolation,
-        policy=policy,
-    )
+    model = open_backbone(backbone, device, norm=not no_norm)
+    store = FeatureStore.create(out, backbone=model, image_size=size, **asdict(stored))
     list_images(images, check=False)
     settings: dict[str, Any] = {"batch_size": batch_size, "skip_unusable": skip_unusable, "workers": workers}
     if engine == "ray":

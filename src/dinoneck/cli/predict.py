@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import arg
 from tyro.constructors import PrimitiveConstructorSpec
 
-from dinoneck.cli.arguments import Count, HeadBackbone, Images, check_output, list_images
+from dinoneck.cli.arguments import HeadBackbone, Images, Views, check_output, list_images
 from dinoneck.cli.text import say, tell_pooled
 from dinoneck.cli.train_text import describe_size
 from dinoneck.errors import ConfigError, DataError, counted
@@ -40,6 +41,21 @@ def _spec(nargs: Any, metavar: str, read: Any) -> PrimitiveConstructorSpec[Any]:
     return PrimitiveConstructorSpec(nargs, metavar, read, lambda _: True, lambda value: [str(value)])
 
 
+@dataclass(frozen=True)
+class Tiles:
+    """Images larger than those of training.
+
+    Attributes:
+        tile: cut images into tiles of HEIGHTxWIDTH pixels, which are resized to the size of the heads.
+        overlap: of neighbouring tiles at least: 64 is pixels, 0.25 a share of the tile.
+        tile_scale: the height and width of images are multiplied by it before they are cut.
+    """
+
+    tile: Annotated[tuple[int, int] | None, SIZE] = None
+    overlap: Annotated[int | float, _spec(1, "PIXELS|SHARE", _length)] = 0
+    tile_scale: float = 1.0
+
+
 def predict(
     images: Images = (),
     *,
@@ -48,19 +64,13 @@ def predict(
     csv: Path | None = None,
     image_folder: Path | None = None,
     image_column: str = "image",
-    revision: str | None = None,
     maps: Annotated[Path | Literal[True] | None, _spec("*", "[PNG]", _picture_name)] = None,
     skip_unusable: bool = False,
-    tta: Literal["none", "flip4", "d6"] | None = None,
     weights: tuple[float, ...] | None = None,
     reduce: Literal["mean", "median"] = "mean",
-    tile: Annotated[tuple[int, int] | None, SIZE] = None,
-    overlap: Annotated[int | float, _spec(1, "PIXELS|SHARE", _length)] = 0,
-    tile_scale: float = 1.0,
-    batch_size: Count = 8,
+    tiles: Annotated[Tiles, arg(name="")] = Tiles(),
+    views: Annotated[Views, arg(name="")] = Views(),
     backbone: Annotated[HeadBackbone, arg(name="")] = HeadBackbone(),
-    probe: bool = False,
-    device: str | None = None,
 ) -> dict[str, Any]:
     """Predict from images with trained heads; write a CSV, and pictures on request.
 
@@ -73,36 +83,22 @@ def predict(
         csv: a CSV that names the images, or a CSIRO test.csv, in place of images.
         image_folder: folder that the names in the CSV are relative to (default: that of the CSV).
         image_column: column of file names.
-        revision: a branch, tag or commit of the Hub repositories (default: main).
         maps: draw the first 8 images next to their heat maps (without a name: that of --out, with .png).
         skip_unusable: leave out images that cannot be read or used and list them; in a submission they get the mean of
             the others.
-        tta: views to average (default: those that the training of the heads recorded, else none).
         weights: one per head, in order (files of a folder by name).
         reduce: over heads of the same task.
-        tile: for images larger than those of training: cut them into tiles of HEIGHTxWIDTH pixels, which are resized to
-            the size of the heads.
-        overlap: of neighbouring tiles at least: 64 is pixels, 0.25 a share of the tile.
-        tile_scale: the height and width of images are multiplied by it before they are cut.
-        batch_size: images or tiles at once.
+        tiles: how larger images are cut.
+        views: how images are predicted.
         backbone: where the weights come from.
-        probe: accept the backbone if its outputs match, even if the hash of its weights differs.
-        device: such as cpu or cuda:1 (default: a GPU if there is one).
     """
     picture = out.with_suffix(".png") if maps is True else maps
     names, files = _named(images, csv, image_folder, image_column)
     _check(heads, images, files)
-    inputs = [*files, *heads, csv, backbone.backbone_file]
-    check_output(out, inputs, (".csv",))
-    if picture is not None:
-        check_output(picture, inputs, (".png",), "--maps")
-        if among := [folder for folder in images if folder.resolve() in picture.resolve().parents]:
-            say(f"{picture} lies among the images of {among[0]}, and will be taken for one the next time.")
-    options = {"tile": tile, "overlap": overlap, "tile_scale": tile_scale, "weights": weights, "reduce": reduce}
-    settings = {**options, "batch_size": batch_size, "probe": probe}
-    predictor, _, _, commits = open_predictor(heads, revision, backbone, tta, device, **settings)
-    for repo, commit in commits.items():
-        print(f"{repo} is commit {commit}.")
+    _check_outputs(out, picture, images, [*files, *heads, csv, backbone.backbone_file])
+    settings = {**asdict(tiles), "weights": weights, "reduce": reduce}
+    predictor, _, _, commits = open_predictor(heads, views, backbone, **settings)
+    print("".join(f"{repo} is commit {commit}.\n" for repo, commit in commits.items()), end="")
     unusable: dict[int, str] | None = {} if skip_unusable else None
     if unusable is None:
         print("\n".join(_describe_first(predictor, files[0])))
@@ -115,19 +111,12 @@ def predict(
         say(f"left out: {name}: {reason}{_FILLED if name in filled else ''}")
     written = [out, *([picture] if picture and drawn else [])]
     print(f"{counted(len(named), 'image')} predicted; written: {', '.join(map(str, written))}")
-    tasks = [{"name": t.name, "kind": t.kind, "unit": t.unit, "labels": list(t.labels)} for t in predictor.tasks]
-    return {
-        "written": written,
-        "revisions": commits,
-        "tasks": tasks,
-        "unusable": left_out,
-        "filled": filled,
-        "predictions": [{"image": name, "values": _values(result, predictor)} for name, result in named.items()],
-    }
+    document = {"written": written, "revisions": commits, "unusable": left_out, "filled": filled}
+    return {**document, **_for_programs(named, predictor)}
 
 
 def open_predictor(
-    heads: Any, revision: str | None, backbone: HeadBackbone, tta: Any, device: str | None, **settings: Any
+    heads: Any, views: Views, backbone: HeadBackbone, **settings: Any
 ) -> tuple[Predictor, list[Any], list[Any], dict[str, str]]:
     """Return a predictor, its sources and heads, and Hub repository -> commit; print what a user should know."""
     from dinoneck.devices import local_device
@@ -138,13 +127,14 @@ def open_predictor(
 
     sources = listed(heads)
     check_weights(settings.get("weights"), len(sources), settings.get("reduce", "mean"))
-    opened_heads: list[Any] = opened(sources, revision)
+    opened_heads: list[Any] = opened(sources, views.revision)
     tell_pooled([head.meta["tasks"] for head in opened_heads])
-    views = recorded_views(opened_heads) if tta is None else tta
-    if tta is None and views != "none":
-        say(f"Views: {views}, as the training of the heads recorded (--tta none: the image alone).")
+    tta = recorded_views(opened_heads) if views.tta is None else views.tta
+    if views.tta is None and tta != "none":
+        say(f"Views: {tta}, as the training of the heads recorded (--tta none: the image alone).")
     own = backbone.given(opened_heads[0])
-    predictor = Predictor(opened_heads, own, views, local_device(device), **settings)
+    settings |= {"batch_size": views.batch_size, "probe": views.probe}
+    predictor = Predictor(opened_heads, own, tta, local_device(views.device), **settings)
     return predictor, sources, opened_heads, revisions_of(sources, opened_heads)
 
 
@@ -175,6 +165,14 @@ def _check(heads: Sequence[str], images: Sequence[Path], files: Sequence[Path]) 
             str(path).encode("utf-8")
         except UnicodeEncodeError:
             raise DataError(f"the name {str(path)!r} is not Unicode text, which --out holds; rename the file") from None
+
+
+def _check_outputs(out: Path, picture: Path | None, images: Sequence[Path], inputs: Sequence[Any]) -> None:
+    check_output(out, inputs, (".csv",))
+    if picture is not None:
+        check_output(picture, inputs, (".png",), "--maps")
+        if among := [folder for folder in images if folder.resolve() in picture.resolve().parents]:
+            say(f"{picture} lies among the images of {among[0]}, and will be taken for one the next time.")
 
 
 def _describe_first(predictor: Predictor, image: Path) -> list[str]:
@@ -253,9 +251,15 @@ def _write(
     write_text(out, csv_text(header, rows))
 
 
-def _values(result: Mapping[str, Any], predictor: Predictor) -> dict[str, Any]:
-    """A prediction for programs: a number per task, or a list of them."""
-    values = {task.name: result[task.name] for task in predictor.tasks}
-    lists = {name: [value] if isinstance(value, float) else list(map(float, value)) for name, value in values.items()}
-    alone = {task.name for task in predictor.tasks if task.dim == 1}
-    return {name: numbers[0] if name in alone else numbers for name, numbers in lists.items()}
+def _for_programs(results: Mapping[str, Mapping[str, Any]], predictor: Predictor) -> dict[str, Any]:
+    """The tasks, and per image a number per task, or a list of them."""
+    tasks = [{"name": t.name, "kind": t.kind, "unit": t.unit, "labels": list(t.labels)} for t in predictor.tasks]
+    rows = []
+    for image, result in results.items():
+        values: dict[str, Any] = {}
+        for task in predictor.tasks:
+            value = result[task.name]
+            numbers = [value] if isinstance(value, float) else list(map(float, value))
+            values[task.name] = numbers[0] if task.dim == 1 else numbers
+        rows.append({"image": image, "values": values})
+    return {"tasks": tasks, "predictions": rows}

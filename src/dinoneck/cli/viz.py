@@ -6,15 +6,14 @@ import io
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from dinoneck.cli.arguments import Count, HeadBackbone, Images, check_output, list_images, whole
+from dinoneck.cli.arguments import HeadBackbone, Images, Views, check_output, list_images, whole
 from dinoneck.cli.predict import open_predictor
 from dinoneck.cli.text import file_size, say
 from dinoneck.cli.train_text import describe_many
@@ -35,30 +34,6 @@ _MOST = 48  # images of one figure
 _HEADS = 50  # that the report describes one by one
 _AT_ONCE = 4  # images of one pass of the backbone
 _FITTED, _PATCHES = 24, 20_000  # images, and their patches, that the colours of tokens are fitted on
-
-
-@dataclass(frozen=True)
-class Views:
-    """How the images of a figure or report are predicted.
-
-    Attributes:
-        tta: views to average (default: those that the training of the heads recorded, else none).
-        revision: a branch, tag or commit of the Hub repository (default: main).
-        batch_size: images at once.
-        probe: accept the backbone if its outputs match, even if the hash of its weights differs.
-        device: such as cpu or cuda:1 (default: a GPU if there is one).
-    """
-
-    tta: Literal["none", "flip4", "d6"] | None = None
-    revision: str | None = None
-    batch_size: Count = 8
-    probe: bool = False
-    device: str | None = None
-
-    def open(self, head: str, backbone: HeadBackbone) -> Any:
-        """Return what :func:`open_predictor` returns."""
-        settings = {"batch_size": self.batch_size, "probe": self.probe}
-        return open_predictor(head, self.revision, backbone, self.tta, self.device, **settings)
 
 
 def report(
@@ -103,16 +78,18 @@ def report(
 
     need_matplotlib()
     training = {} if scores is None else _training_report(scores)
-    predictor, sources, heads, commits = views.open(head, backbone)
+    predictor, sources, heads, commits = open_predictor(head, views, backbone)
     known = None if truth is None else known_values(truth, image_column, files, _columns(predictor.tasks))
     entries, unusable = _entries(predictor, files, known, max_images, not no_tokens)
-    read = f"{len(files)} given, {len(files) - len(unusable)} read"
     names, left_out = _names(files), {str(files[place]): reason for place, reason in unusable.items()}
     page = html_report(
         entries,
         predictor.tasks,
         title=title or f"Predictions of {'/'.join(Path(head).parts[-2:])}",
-        facts={**_head_facts(head, sources, heads, commits), "How it was run": _run_facts(predictor, read, truth)},
+        facts={
+            **_head_facts(head, sources, heads, commits),
+            "How it was run": _run_facts(predictor, len(entries), len(unusable), truth),
+        },
         training=training,
         unread={names[place]: reason for place, reason in unusable.items()},
         max_bytes=max(1, round(max_mb * 1e6)),
@@ -120,8 +97,7 @@ def report(
     write_text(out, page)
     size, drawn = len(page.encode()), page.count("<article ")
     print(f"{counted(len(entries), 'image')} predicted, {drawn} drawn; written: {out} ({file_size(size)})")
-    for name, reason in left_out.items():
-        say(f"left out: {name}: {reason}")
+    _say_left_out(left_out)
     counts = {"bytes": size, "photos": len(entries), "drawn": drawn, "unread": left_out}
     found = {"scores": agreement(entries, predictor.tasks)}
     return {"ok": not (unusable and strict), "written": [out], **counts, **found}
@@ -190,7 +166,7 @@ def gate(
     files = _few(images, out, [head, *images])
     from dinoneck.viz.images import gate_figure
 
-    predictor, *_ = views.open(head, backbone)
+    predictor, *_ = open_predictor(head, views, backbone)
     results = predictor(files, maps=True)
     if "gate" not in results[0]:
         raise ConfigError(f"{head} has no gate; heads of type 'cls_gating' have one (see 'dinoneck inspect')")
@@ -227,6 +203,11 @@ def residuals(
 
 
 viz = {"report": report, "tokens": tokens, "gate": gate, "residuals": residuals}
+
+
+def _say_left_out(reasons: Mapping[str, str]) -> None:
+    for name, reason in reasons.items():
+        say(f"left out: {name}: {reason}")
 
 
 def _few(images: Sequence[Path], out: Path, inputs: Sequence[str | Path]) -> list[Path]:
@@ -345,13 +326,13 @@ def _head_facts(
     return {"The heads": {"from": f"{head}, {len(found)} heads", **shared, **own, **more}}
 
 
-def _run_facts(predictor: Predictor, read: str, truth: Path | None) -> dict[str, str]:
+def _run_facts(predictor: Predictor, used: int, left_out: int, truth: Path | None) -> dict[str, str]:
     from datetime import UTC, datetime
 
     from dinoneck.version import versions
 
     return {
-        "images": read,
+        "images": f"{used + left_out} given, {used} used",
         "views": f"{predictor.tta}, the mean of {len(predictor.views)} views",
         "device": str(predictor.device),
         "known values": str(truth or "none"),

@@ -59,11 +59,7 @@ def extract_on_ray(
     except ImportError:
         raise missing_extra("ray", "ray") from None
     units = store._plan(paths, root, batch_size, skip_unusable)
-    if not ray.is_initialized():
-        ray.init(logging_level=logging.ERROR, log_to_driver=False)
-    ray.data.DataContext.get_current().enable_progress_bars = False
-    logging.getLogger("ray").setLevel(logging.ERROR)
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    _start(ray)
     count, gpus = _actors(ray.cluster_resources(), actors, gpus_per_actor)  # type: ignore[no-untyped-call]
     rows = [{"unit": json.dumps([(image_id, str(path)) for image_id, path in unit])} for unit in units]
     settings = {"batch_size": batch_size, "skip_unusable": skip_unusable, "workers": workers}
@@ -75,13 +71,11 @@ def extract_on_ray(
         compute=ray.data.ActorPoolStrategy(size=count),
         num_gpus=gpus or None,
     )
-    total = Extracted()
+    total, count = Extracted(), sum(map(len, units))
     try:
-        with progress(total=sum(map(len, units)), desc="images", unit="image") as bar:
+        with progress(total=count, desc="images", unit="image") as bar:
             for row in stream.iter_rows():
-                done = json.loads(row["done"])
-                _add(total, done)
-                bar.update(done["images"])
+                bar.update(_add(total, json.loads(row["done"])))
     except ray.exceptions.RayError as error:
         reason = str(error).strip().splitlines()[-1]
         raise StoreError(f"an actor failed ({reason}); what was finished is kept, run again") from error
@@ -90,12 +84,23 @@ def extract_on_ray(
     return total
 
 
-def _add(total: Extracted, done: dict[str, Any]) -> None:
+def _start(ray: Any) -> None:
+    """Start Ray unless the caller has; its own logs and progress bars are left out."""
+    if not ray.is_initialized():
+        ray.init(logging_level=logging.ERROR, log_to_driver=False)
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    for name in ("ray", "ray.data"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def _add(total: Extracted, done: dict[str, Any]) -> int:
+    """Add the result of an actor; return its number of images."""
     if done["problem"]:
         raise DataError(done["problem"])
     total.written += done["written"]
     total.present += done["present"]
     total.unusable |= done["unusable"]
+    return int(done["images"])
 
 
 def _actors(resources: dict[str, float], actors: int | None, gpus_per_actor: float | None) -> tuple[int, float]:

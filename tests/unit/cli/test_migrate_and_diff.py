@@ -164,16 +164,13 @@ def test_inspect_and_verify_tell_the_facts(old: Path, tmp_path: Path, capsys: py
     save_head(tmp_path / "h", head_of(), training=facts, license="MIT", tta="flip4")
     assert main(["inspect", str(tmp_path / "h")]) == 0
     told = capsys.readouterr().out
-    for text in (
-        "training   seed 7, data (name pasture, revision r1), metrics (R2 (mean 0.5, sd 0.25))",
-        "licence    MIT",
-        "views      flip4",
-    ):
+    shown = ("seed 7", "data (name pasture, revision r1)", "metrics (R2 (mean 0.5, sd 0.25))")
+    for text in (*shown, "licence    MIT", "views      flip4"):
         assert text in told
     assert main(["inspect", str(old / "with_records.safetensors")]) == 0
     told = capsys.readouterr().out
     assert "schema 1, made by dinoneck 0.1.0; 'dinoneck migrate' rewrites it in" in told
-    assert "mean [0.485, 0.456, 0.406], std [0.229, 0.224, 0.225]" in told
+    assert "mean [0.485, 0.456, 0.406]" in told and "std [0.229, 0.224, 0.225]" in told
     assert main(["verify", str(old / "fpn.safetensors")]) == 0
     told = capsys.readouterr().out
     assert json.loads((old / "answers.json").read_text())["fpn"]["digest"] in told
