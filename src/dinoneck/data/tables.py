@@ -156,10 +156,8 @@ def read_table(
     by_layout = is_long and group is not None and not group
     in_group = tuple(column for column in CSIRO_GROUP if column in header) if by_layout else _columns(group)
     helping = _columns(auxiliary)
-    read = _read_long if is_long else read_sheet
-    sheet = read(
-        source, (image_column, *names, *helping, *in_group, *_columns(fold_column), *_columns(labels)), image_column
-    )
+    columns = (image_column, *names, *helping, *in_group, *_columns(fold_column), *_columns(labels))
+    sheet = (_read_long if is_long else read_sheet)(source, columns, image_column)
     ids = tuple(sheet.cells(image_column))
     _refuse_repeats(ids, f"{sheet.name}: the image", "keep one row for each image")
     table = Table(
