@@ -49,7 +49,7 @@ def param_groups(
         weight_decay: of weight matrices and kernels.
         layer_decay: factor per layer, above 0 and at most 1; None = one learning rate for the whole backbone.
         include_frozen: take frozen parameters in as well, for a :class:`dinoneck.training.FreezeSchedule` that
-            thaws them later. Until then they have no gradient and optimizers pass over them.
+            unfreezes them later. Until then they have no gradient and optimizers skip them.
 
     Returns:
         Dicts with ``params``, ``lr``, ``weight_decay`` and ``name``, such as ``backbone.block3.no_decay`` or

@@ -29,7 +29,7 @@ def test_every_sample_has_one_process_and_no_process_goes_empty() -> None:
 def torchrun(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("two")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join((str(ROOT / "src"), str(ROOT)))}
     told_by([*command, "-m", "tests.unit.training.two_processes", str(out)], 150, environment)
     return out
 
