@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.data.box_views import to_original
-from dinoneck.data.photos import Photo, Preprocessing, as_list, decode
+from dinoneck.data.photos import Photo, Preprocessing, as_list, read_pixels
 from dinoneck.detection.head import DetectionHead, Target
 from dinoneck.errors import CheckpointError
 from dinoneck.grid import patch_pair
@@ -121,7 +121,7 @@ class Detector(nn.Module):
         self.eval()
         listed, found = as_list(images), []
         for begin in range(0, len(listed), batch_size):
-            decoded = [decode(image) for image in listed[begin : begin + batch_size]]
+            decoded = [read_pixels(image) for image in listed[begin : begin + batch_size]]
             sizes = [(int(image.shape[-2]), int(image.shape[-1])) for image in decoded]
             batch = torch.stack([self.preprocess.fitted(image) for image in decoded])
             for detections, size in zip(self(batch.to(self.device)), sizes, strict=True):
