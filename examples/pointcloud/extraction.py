@@ -14,7 +14,7 @@ from pathlib import Path
 from PIL import Image
 
 from dinoneck import FeatureStore
-from dinoneck.data.photos import read_picture
+from dinoneck.data.decoding import read_picture
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.grid import PatchSize, TokenGrid
 from examples import kinds

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from dinoneck.data.photos import read_picture
+from dinoneck.data.decoding import read_picture
 from dinoneck.errors import ConfigError, DataError, some_of
 from dinoneck.points import Cameras
 

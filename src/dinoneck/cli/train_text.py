@@ -8,7 +8,8 @@ from dinoneck.cli import text
 from dinoneck.viz.score_tables import difference_table
 
 if TYPE_CHECKING:
-    from dinoneck.data.photos import Photo, Preprocessing
+    from dinoneck.data.decoding import Photo
+    from dinoneck.data.photos import Preprocessing
     from dinoneck.data.tables import PhotoTable
     from dinoneck.grid import GridSize
     from dinoneck.training.config import TrainConfig
@@ -70,7 +71,7 @@ def comparison(report: dict[str, Any]) -> list[str]:
 
 def describe_size(preprocess: Preprocessing, image: Photo) -> list[str]:
     """Return what an image is prepared to, and what is lost on the way."""
-    from dinoneck.data.photos import photo_size
+    from dinoneck.data.decoding import photo_size
 
     before = photo_size(image)
     prepared = preprocess.prepare(image)

@@ -11,7 +11,8 @@ _HOMES = homes(
     pasture=["Pasture"],
     patterns=["Pattern", "Patterns"],
     photo_pixels=["to_photo_pixels", "to_prepared_pixels"],
-    photos=["Preprocessing", "photo_size"],
+    decoding=["photo_size"],
+    photos=["Preprocessing"],
     tables=["PhotoTable", "Table", "read_csiro_test", "read_csv", "read_table"],
 )
 

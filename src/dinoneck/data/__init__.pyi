@@ -4,6 +4,7 @@ from dinoneck.data.box_views import box_transforms as box_transforms
 from dinoneck.data.box_views import collate_boxes as collate_boxes
 from dinoneck.data.box_views import to_original as to_original
 from dinoneck.data.boxes import BoxPhotos as BoxPhotos
+from dinoneck.data.decoding import photo_size as photo_size
 from dinoneck.data.folders import read_folders as read_folders
 from dinoneck.data.folders import read_masks as read_masks
 from dinoneck.data.labels import DenseLabels as DenseLabels
@@ -14,7 +15,6 @@ from dinoneck.data.patterns import Patterns as Patterns
 from dinoneck.data.photo_pixels import to_photo_pixels as to_photo_pixels
 from dinoneck.data.photo_pixels import to_prepared_pixels as to_prepared_pixels
 from dinoneck.data.photos import Preprocessing as Preprocessing
-from dinoneck.data.photos import photo_size as photo_size
 from dinoneck.data.tables import PhotoTable as PhotoTable
 from dinoneck.data.tables import Table as Table
 from dinoneck.data.tables import read_csiro_test as read_csiro_test

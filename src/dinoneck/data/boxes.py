@@ -20,7 +20,8 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
 from dinoneck.data.coco import CocoBox, CocoPhoto, read_categories, read_coco, refuse_repeats, short
-from dinoneck.data.photos import decode, read_picture
+from dinoneck.data.decoding import read_picture, read_pixels
+from dinoneck.data.resizing import to_uint8
 from dinoneck.errors import ConfigError, DataError
 
 logger = logging.getLogger(__name__)
@@ -142,7 +143,7 @@ class BoxPhotos(Dataset[Any]):
         """
         entry = self._photos[i]
         path = self._folder / entry.name
-        image = (decode(path) * 255.0).round_().to(torch.uint8)
+        image = to_uint8(read_pixels(path))
         height, width = image.shape[-2:]
         if (height, width) != (entry.height, entry.width):
             turned = read_picture(path, lambda stored, _: stored.size) == (entry.width, entry.height)

@@ -20,7 +20,8 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from dinoneck.data.photos import Preprocessing, as_list, read_picture
+from dinoneck.data.decoding import as_list, read_picture
+from dinoneck.data.photos import Preprocessing
 from dinoneck.data.resizing import fit_to, fitted_size
 from dinoneck.errors import ConfigError, DataError, some_of
 from dinoneck.grid import PreparedImages, TokenGrid, patch_pair

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from dinoneck.data.photos import Photo, Preprocessing, photo_size
+from dinoneck.data.decoding import Photo, photo_size
+from dinoneck.data.photos import Preprocessing
 from dinoneck.data.resizing import fitted_size
 from dinoneck.errors import DataError, ShapeError
 from dinoneck.grid import TokenGrid

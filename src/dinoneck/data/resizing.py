@@ -17,6 +17,11 @@ def to_unit_range(pixels: Tensor) -> Tensor:
     return pixels.float() / 255.0 if pixels.dtype == torch.uint8 else pixels
 
 
+def to_uint8(pixels: Tensor) -> Tensor:
+    """Return pixels in 0 ... 1 as uint8, rounded; uint8 ones unchanged."""
+    return pixels if pixels.dtype == torch.uint8 else (pixels * 255.0).round().to(torch.uint8)
+
+
 def fit_to(x: Tensor, size: tuple[int, int], fit: Fit, interpolation: Interpolation) -> Tensor:
     """Resize and cut images (B, C, H, W) to ``size`` by a fit; the padding of ``pad`` is left to the caller."""
     target, (top, left) = fitted_size((x.shape[-2], x.shape[-1]), size, fit)

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from dinoneck.data.photos import Photo
+from dinoneck.data.decoding import Photo
 from dinoneck.data.sheets import MISSING_CLASS, Sheet, Values, column_values, header_of, numbers, read_sheet
 from dinoneck.data.sheets import csv_header as csv_header
 from dinoneck.data.sheets import csv_rows as csv_rows

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.data.box_views import to_original
-from dinoneck.data.photos import Photo, Preprocessing, as_list, read_pixels
+from dinoneck.data.decoding import Photo, as_list, read_pixels
+from dinoneck.data.photos import Preprocessing
 from dinoneck.detection.head import DetectionHead, Target
 from dinoneck.errors import CheckpointError
 from dinoneck.grid import patch_pair

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from dinoneck.backbones.eval_mode import evaluating
-from dinoneck.data.photos import Photo
+from dinoneck.data.decoding import Photo
 from dinoneck.errors import BusyError, ConfigError
 from dinoneck.grid import PreparedImages
 from dinoneck.inference.predictor import Predictor

@@ -13,8 +13,9 @@ from dinoneck.backbones import weight_hashes
 from dinoneck.backbones.backbone import Backbone, checked_backbone
 from dinoneck.backbones.eval_mode import evaluating
 from dinoneck.checkpoint.pairing import check_patch
+from dinoneck.data.decoding import Photo, as_list, photo_size, read_pixels
 from dinoneck.data.loading import in_threads
-from dinoneck.data.photos import Photo, Preprocessing, as_list, photo_size, read_pixels
+from dinoneck.data.photos import Preprocessing
 from dinoneck.devices import local_device
 from dinoneck.errors import BackboneError, ConfigError
 from dinoneck.grid import PreparedImages

@@ -20,7 +20,8 @@ from torch import nn
 
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.backbones.eval_mode import evaluating
-from dinoneck.data.photos import Photo, Preprocessing
+from dinoneck.data.decoding import Photo
+from dinoneck.data.photos import Preprocessing
 from dinoneck.errors import ConfigError
 from dinoneck.version import versions
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.configured import at_least
-from dinoneck.data.photos import Photo
+from dinoneck.data.decoding import Photo
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.tokens import Tokens
 

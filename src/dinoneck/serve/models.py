@@ -9,7 +9,8 @@ from typing import Any, Protocol
 import torch
 
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
-from dinoneck.data.photos import Photo, Preprocessing
+from dinoneck.data.decoding import Photo
+from dinoneck.data.photos import Preprocessing
 from dinoneck.detection.detector import HEAD_TYPE, Detector
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.grid import patch_pair

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from dinoneck.data.photos import decode
+from dinoneck.data.decoding import read_pixels
 from dinoneck.errors import BusyError, DataError, DinoneckError, GridError, first_line
 from dinoneck.serve.images import PixelBudget, broken, open_image
 from dinoneck.serve.models import Model, open_model
@@ -151,7 +151,7 @@ class Worker:
         image = open_image(upload, model.preprocess, self.settings)
         with image, self._pixels.taken(image.width * image.height):
             try:
-                pixels = decode(image)
+                pixels = read_pixels(image)
             except DataError as error:
                 raise Refusal(422, "unfit", str(error)) from None
             except Exception as error:  # decoders raise many types of errors on damaged bytes

@@ -11,9 +11,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from dinoneck.data.decoding import Photo
 from dinoneck.data.image_files import images_below
 from dinoneck.data.patterns import Patterns
-from dinoneck.data.photos import Photo, Preprocessing
+from dinoneck.data.photos import Preprocessing
 from dinoneck.errors import DataError, StoreError, counted
 from dinoneck.store.index import Entry
 

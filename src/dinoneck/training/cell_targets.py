@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dinoneck.data.decoding import photo_size
 from dinoneck.data.labels import DenseLabels
-from dinoneck.data.photos import Preprocessing, decode
+from dinoneck.data.photos import Preprocessing
 from dinoneck.data.tables import PhotoTable
 from dinoneck.errors import DataError, ShapeError
 from dinoneck.tasks import TargetTransform, Task
@@ -81,8 +82,7 @@ class CellTargets:
             raise DataError("the table has no labels; read it with label_column= (--labels on the command line)")
         parts = []
         for image, label in zip(table.images, table.labels, strict=True):
-            size = decode(image).shape[-2:]
-            parts.append(how.cells(label, preprocess, [tuple(size)]))
+            parts.append(how.cells(label, preprocess, [photo_size(image)]))
         shapes = {tuple(values.shape[1:]) for values, _ in parts}
         if len(shapes) > 1:
             raise DataError(f"the labels come to different cells {sorted(shapes)}; give one size to all images (size=)")

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from dinoneck.backbones.backbone import Backbone, checked_backbone
-from dinoneck.data.photos import Photo, Preprocessing, photo_size
+from dinoneck.data.decoding import Photo, photo_size
+from dinoneck.data.photos import Preprocessing
 from dinoneck.errors import DataError
 from dinoneck.grid import TokenGrid
 from dinoneck.progress import progress

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dinoneck.data.photos import Photo, decode
+from dinoneck.data.decoding import Photo, read_pixels
+from dinoneck.data.resizing import to_uint8
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.training.processes import own_random_numbers
 
@@ -63,7 +64,7 @@ def apply_transform(transform: Transform, image: Photo, seed: int) -> Any:
     Raises:
         DataError: if the image cannot be read, or the result is not an image.
     """
-    pixels = (decode(image) * 255).round().to(torch.uint8)
+    pixels = to_uint8(read_pixels(image))
     with own_random_numbers(cuda=False):
         random.seed(seed)
         np.random.seed(seed)  # noqa: NPY002

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
-from dinoneck.data.photos import Photo, decode
+from dinoneck.data.decoding import Photo, decode
 from dinoneck.errors import ConfigError, DataError, ShapeError
 from dinoneck.viz.arrays import Floats, numbers
 from dinoneck.viz.drawing import PALETTE, describe, legend, new_figure, outline

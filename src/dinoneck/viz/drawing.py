@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from dinoneck.data.photos import Photo, as_list, decode
+from dinoneck.data.decoding import Photo, as_list, decode
 from dinoneck.errors import ConfigError, DataError, missing_extra, printable
 from dinoneck.viz.arrays import Floats
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from torch import Tensor
 
-from dinoneck.data.photos import Photo
+from dinoneck.data.decoding import Photo
 from dinoneck.errors import ConfigError, DataError, ShapeError
 from dinoneck.tasks import Task
 from dinoneck.tokens import FeaturePyramid, Tokens

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torchvision.transforms.functional import to_pil_image
 
-from dinoneck.data.photos import Photo, decode
+from dinoneck.data.decoding import Photo, decode
 from dinoneck.errors import DataError
 from dinoneck.tasks import Task
 from dinoneck.viz.arrays import Floats, numbers, outputs_with_maps

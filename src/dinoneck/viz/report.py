@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, ImageColor
 
 from dinoneck.configured import at_least
-from dinoneck.data.photos import Photo
+from dinoneck.data.decoding import Photo
 from dinoneck.errors import DataError, printable
 from dinoneck.tasks import Task
 from dinoneck.version import __version__

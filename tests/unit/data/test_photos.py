@@ -12,7 +12,8 @@ from PIL import Image, ImageOps
 
 from dinoneck import ConfigError, DataError, GridError
 from dinoneck.data import Preprocessing
-from dinoneck.data.photos import blur_sigma, decode
+from dinoneck.data.decoding import decode
+from dinoneck.data.photos import blur_sigma
 
 RGB = np.arange(6 * 8 * 3, dtype=np.uint8).reshape(6, 8, 3)
 PLAIN = Preprocessing(patch_size=2, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))

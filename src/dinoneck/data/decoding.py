@@ -1,0 +1,190 @@
+"""Decoding of images: paths, PIL images, arrays and tensors -> RGB pixels, upright."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from PIL import ExifTags, Image, UnidentifiedImageError
+from torch import Tensor
+
+from dinoneck.data.resizing import to_unit_range
+from dinoneck.errors import DataError
+
+T = TypeVar("T")
+Photo = str | os.PathLike[str] | Image.Image | np.ndarray[Any, Any] | Tensor
+
+_TURNS = {  # EXIF orientation -> whether rows and columns of (..., H, W) are swapped, and the axes flipped after that
+    2: (False, (-1,)), 3: (False, (-1, -2)), 4: (False, (-2,)), 5: (True, ()),
+    6: (True, (-1,)), 7: (True, (-1, -2)), 8: (True, (-2,)),
+}  # fmt: skip
+
+
+def as_list(photos: Photo | Sequence[Photo], noun: str = "photos") -> list[Photo]:
+    """Return a list of single photos (or what ``noun`` calls them), whatever form they came in."""
+    if isinstance(photos, Tensor | np.ndarray) and photos.ndim == 4:
+        return list(photos)
+    if isinstance(photos, str | os.PathLike | Image.Image | Tensor | np.ndarray):
+        return [photos]
+    if not isinstance(photos, Sequence):
+        raise DataError(f"{noun} are {type(photos).__name__}; expected paths, PIL images, arrays or tensors")
+    return list(photos)
+
+
+def decode(photo: Photo) -> Tensor:
+    """Decode one image to (3, H, W) float32 RGB in 0 ... 1; see :func:`read_pixels`."""
+    return to_unit_range(read_pixels(photo))
+
+
+def read_pixels(photo: Photo) -> Tensor:
+    """Decode one image to (3, H, W) RGB, turned upright by its EXIF tag.
+
+    Grey, palette, CMYK and transparent images become RGB. 16-bit grey values are scaled by 65535; of 16-bit colours
+    in a file Pillow keeps the high byte.
+
+    Returns:
+        uint8 where the image has 8 bits, else float32 in 0 ... 1.
+
+    Raises:
+        DataError: naming the file, if it cannot be read, values are out of range or 16-bit ones fill 14 bits at most.
+    """
+    if isinstance(photo, str | os.PathLike):
+        return read_picture(Path(photo), _from_file)
+    if isinstance(photo, Image.Image):
+        return _from_pil(photo, "a PIL image")
+    if isinstance(photo, np.ndarray):
+        array = photo[..., None] if photo.ndim == 2 else photo
+        if array.ndim != 3 or array.shape[-1] not in (1, 3, 4):
+            raise DataError(f"an array image has shape {photo.shape}; expected (height, width, 3) or (height, width)")
+        if array.dtype.kind not in "uif":
+            raise DataError(f"an array image holds {array.dtype} values; expected uint8, uint16 or floats in 0 ... 1")
+        array = np.ascontiguousarray(array[..., :3], array.dtype.newbyteorder("="))
+        return _in_range(torch.tensor(array).permute(2, 0, 1))
+    if isinstance(photo, Tensor):
+        if photo.ndim != 3 or photo.shape[0] not in (1, 3):
+            raise DataError(f"a tensor image has shape {tuple(photo.shape)}; expected (3, height, width)")
+        return _in_range(photo)
+    raise DataError(f"an image is {type(photo).__name__}; expected a path, a PIL image, an array or a tensor")
+
+
+def photo_size(photo: Photo) -> tuple[int, int]:
+    """Return (height, width) of a photo turned upright; a file's header says it, its pixels are not decoded.
+
+    Raises:
+        DataError: if it is no photo, naming the file.
+    """
+    if isinstance(photo, str | os.PathLike):
+        return read_picture(Path(photo), lambda image, _: _upright_size(image))
+    if isinstance(photo, Image.Image):
+        return _upright_size(photo)
+    height, width = decode(photo).shape[-2:]
+    return height, width
+
+
+def read_picture(path: Path, read: Callable[[Image.Image, str], T], noun: str = "photo") -> T:
+    """Open a picture file and return what ``read(image, name)`` makes of it.
+
+    Raises:
+        DataError: if there is no such file or it cannot be decoded, naming it.
+    """
+    if path.is_dir():
+        which = "empty or the current folder" if path == Path() else f"{path}, a folder"
+        raise DataError(f"the path of a {noun} is {which}; expected an image file")
+    try:
+        with Image.open(path) as image:
+            return read(image, str(path))
+    except FileNotFoundError:
+        raise DataError(f"there is no {noun} {path}; check the folder and the file name") from None
+    except UnidentifiedImageError:
+        size = path.stat().st_size
+        raise DataError(f"{path} ({size} bytes) is no picture that can be decoded; remove or replace it") from None
+    except (OSError, SyntaxError, ValueError, RuntimeError, Image.DecompressionBombError) as error:  # AVIF: the fourth
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{path} cannot be read: {error}; remove or replace it") from error
+
+
+def _from_file(image: Image.Image, name: str) -> Tensor:
+    """Decode an opened file: a JPEG in grey or RGB by torchvision, others and damaged ones by Pillow.
+
+    Both use libjpeg-turbo and give equal pixels; torchvision takes half the time.
+    """
+    if image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB"):
+        raw = torch.from_numpy(np.fromfile(name, np.uint8))
+        if raw[-2:].tolist() == [0xFF, 0xD9]:  # else it is cut short or has an appendix: Pillow decides
+            with contextlib.suppress(RuntimeError, AttributeError):  # damaged; an operator that torchvision lacks
+                return _upright(_decode_jpeg(raw), image)
+    return _from_pil(image, name)
+
+
+def _decode_jpeg(raw: Tensor) -> Tensor:
+    """Call the operator behind ``torchvision.io.decode_jpeg``; that function warns at every call as of 0.29."""
+    from torchvision.io import ImageReadMode
+
+    pixels: Tensor = torch.ops.image.decode_jpeg(raw, ImageReadMode.RGB.value, False)
+    return pixels
+
+
+def _upright(pixels: Tensor, image: Image.Image) -> Tensor:
+    """Turn pixels (..., H, W) as the image's EXIF tag states."""
+    is_turned, flips = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1), (False, ()))
+    pixels = pixels.mT if is_turned else pixels
+    return pixels.flip(flips) if flips else pixels
+
+
+def _from_pil(image: Image.Image, name: str) -> Tensor:
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):  # older Pillow: 16 bit as I
+        grey = np.asarray(image)
+        _check_depth(int(grey.max()), name)
+        deep = torch.from_numpy(np.ascontiguousarray(grey.astype(np.float32) / 65535.0))
+        return _upright(deep[None].expand(3, -1, -1), image)
+    if image.mode in ("I", "F"):
+        raise DataError(
+            f"{name} holds {image.mode!r} values (32 bit) of unknown range; scale it to 0 ... 1 and pass an array"
+        )
+    has_16_bits = image.mode in ("RGB", "RGBA") and any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
+    rgb = image.convert("RGBA") if image.mode == "P" and "transparency" in image.info else image
+    pixels = np.array(rgb if rgb.mode == "RGB" else rgb.convert("RGB"))
+    _check_depth(int(pixels.max()) << 8 | 255 if has_16_bits else 0, name)  # the low bytes are lost
+    return _upright(torch.from_numpy(pixels).permute(2, 0, 1), image)
+
+
+def _check_depth(largest: int, name: str) -> None:
+    """Refuse 16-bit values that fill 14 bits at most, naming the largest: such an image would be far too dark."""
+    if 0 < largest < 1 << 14:
+        bits = next(bits for bits in (8, 10, 12, 14) if largest < 1 << bits)
+        raise DataError(
+            f"{name} holds 16-bit values of at most {largest}: it seems to be a {bits}-bit image in 16-bit form, and "
+            f"scaled by 65535 it would be far too dark. Divide it by {(1 << bits) - 1} (or by 65535, if it really is "
+            "that dark) and pass the array of floats in 0 ... 1"
+        )
+
+
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    lies = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+    return image.size if lies else (image.height, image.width)
+
+
+def _in_range(x: Tensor) -> Tensor:
+    """Check the values of an array or tensor image; those of 16 bits become floats."""
+    if not x.numel():
+        raise DataError(f"an image has shape {tuple(x.shape)}: it is empty")
+    if x.dtype == torch.uint16:
+        _check_depth(int(x.int().max()), "an image")
+        x = x.float() / 65535.0
+    if x.dtype != torch.uint8:
+        if not x.is_floating_point():
+            raise DataError(f"an image holds {x.dtype} values; expected uint8, uint16 or floats in 0 ... 1")
+        low, high = x.min().item(), x.max().item()
+        if not (low >= 0.0 and high <= 1.0):  # also catches NaN
+            raise DataError(
+                f"a float image has values {low:g} ... {high:g}; expected RGB in 0 ... 1, not normalised "
+                "(a normalised image goes to the backbone directly)"
+            )
+        x = x.float()
+    return x.expand(3, -1, -1).cpu()
