@@ -18,7 +18,6 @@ from dinoneck.training import (
     CellTargets,
     MemoryTokens,
     Recipe,
-    bootstrap_difference,
     confusion_matrix,
     cross_validate,
     fit,
@@ -259,10 +258,6 @@ def test_scores_of_values_with_ids_are_matched() -> None:
     for wrong in (one["y"], plain[::-1], plain[1:]):
         with pytest.raises(DataError, match="predictions are Series and targets ndarray; expected ids on both sides"):
             r2(wrong, Y[: len(wrong)])
-        with pytest.raises(DataError, match="^a have ids"):
-            bootstrap_difference(Y[: len(wrong)], wrong, Y[: len(wrong)])
-    with pytest.raises(DataError, match="targets, a, b have ids"):
-        bootstrap_difference(true, pred, pred)
 
 
 def test_masked_values_are_missing() -> None:
