@@ -89,11 +89,12 @@ class EMA:
 
     @property
     def module(self) -> nn.Module:
-        """A copy of the model with the averaged weights, in eval mode; frozen parameters are shared with the model."""
-        shared = {id(p): p for name, p in self._model.named_parameters() if name not in self.values}
-        copied = copy.deepcopy(self._model, shared).eval()
-        self.copy_to(copied)
-        return copied
+        """The model with the averages and buffers of this object, in eval mode; frozen parameters are the model's."""
+        memo: dict[int, Any] = {id(parameter): parameter for parameter in self._model.parameters()}
+        for name, x in _named(self._model).items():
+            if (value := self.values.get(name)) is not None:
+                memo[id(x)] = nn.Parameter(value, requires_grad=False) if isinstance(x, nn.Parameter) else value
+        return copy.deepcopy(self._model, memo).eval()
 
     @torch.no_grad()
     def restart(self, model: nn.Module) -> None:
