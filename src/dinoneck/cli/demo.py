@@ -46,7 +46,7 @@ def demo(
     table, heads = ["--csv", str(out / "table.csv")], str(out / "run" / "heads")
     known = ["--targets", "Dry_Total_g", "cover", "--labels", "mask", "--classes", "soil", "clover", "dead", "green"]
     length = ["--folds", str(folds), "--epochs", str(epochs), "--lr", "2e-3"]
-    _run("train", *table, *known, "--group", "sampling", "--minimum", "0", "--head", "fpn", "--hidden-dim", "64",
+    _run("train", *table, *known, "--group", "sampling", "--minimum", "0", "--head", "fpn", "--hidden-dim", "64", "--size", "128x256",
          *weights, *length, "--overwrite", "--no-resume", "--out", str(out / "run"))  # fmt: skip
     new = str(out / "new" / "photos")
     _run("predict", new, "--heads", heads, "--out", str(out / "predictions.csv"), "--maps", str(out / "maps.png"))
