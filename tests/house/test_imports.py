@@ -96,7 +96,6 @@ IMPORTED_BY_EXAMPLES = {
 }
 # declared and imported by no file, with the reason
 NOT_IMPORTED = {
-    "jinja2": "huggingface_hub.ModelCard renders the template of the card with it",
     "import-linter": "make layers runs it",
     "lightning": "a page of docs/integrations runs it",
     "mkdocs-material": "make docs runs it",

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from dinoneck.inference.predictor import Predictor
+    from dinoneck.tasks import Task
     from dinoneck.viz.report import ReportEntry
 
 _FORMATS = (".png", ".svg", ".pdf")
@@ -71,37 +72,35 @@ def report(
     """
     files = list(dict.fromkeys(list_images(images)))
     check_output(out, [*files, head, truth, scores], (".html", ".htm"))
-    training = {} if scores is None else _training_report(scores)
-    predictor, sources, heads, commits = open_predictor(head, views, backbone)
     from dinoneck.atomic import write_text
+    from dinoneck.viz.drawing import need_matplotlib
     from dinoneck.viz.report import agreement, html_report
 
-    known: Sequence[Mapping[str, Any]] = [{}] * len(files)
-    if truth is not None:
-        columns: dict[str, tuple[str, ...]] = {key: () for task in predictor.tasks for key in task.columns}
-        classes = {task.name: task.labels for task in predictor.tasks if task.kind == "classification"}
-        known = known_values(truth, image_column, files, columns | classes)
-    unusable: dict[int, str] = {}
-    entries = _entries(predictor, files, known if truth else None, max_images, unusable, not no_tokens)
-    read = f"{len(files)} given, {len(files) - len(unusable)} read"
+    need_matplotlib()
+    training = {} if scores is None else _training_report(scores)
+    predictor, sources, heads, commits = open_predictor(head, views, backbone)
+    known = None if truth is None else known_values(truth, image_column, files, _columns(predictor.tasks))
+    entries, unusable = _entries(predictor, files, known, max_images, not no_tokens)
     names, left_out = _names(files), {str(files[place]): reason for place, reason in unusable.items()}
     page = html_report(
         entries,
         predictor.tasks,
-        title=f"Predictions of {'/'.join(Path(head).parts[-2:])}" if title is None else title,
-        facts={**_head_facts(head, sources, heads, commits), "How it was run": _run_facts(predictor, read, truth)},
+        title=title or f"Predictions of {'/'.join(Path(head).parts[-2:])}",
+        facts={
+            **_head_facts(head, sources, heads, commits),
+            "How it was run": _run_facts(predictor, len(entries), len(unusable), truth),
+        },
         training=training,
         unread={names[place]: reason for place, reason in unusable.items()},
         max_bytes=max(1, round(max_mb * 1e6)),
     )
     write_text(out, page)
-    size, drawn = len(page.encode("utf-8")), page.count("<article ")
+    size, drawn = len(page.encode()), page.count("<article ")
     print(f"{counted(len(entries), 'image')} predicted, {drawn} drawn; written: {out} ({file_size(size)})")
-    for name, reason in left_out.items():
-        say(f"left out: {name}: {reason}")
+    _say_left_out(left_out)
     counts = {"bytes": size, "photos": len(entries), "drawn": drawn, "unread": left_out}
-    found = agreement(entries, predictor.tasks)
-    return {"ok": not (unusable and strict), "written": [out], **counts, "scores": found}
+    found = {"scores": agreement(entries, predictor.tasks)}
+    return {"ok": not (unusable and strict), "written": [out], **counts, **found}
 
 
 def tokens(
@@ -206,6 +205,11 @@ def residuals(
 viz = {"report": report, "tokens": tokens, "gate": gate, "residuals": residuals}
 
 
+def _say_left_out(reasons: Mapping[str, str]) -> None:
+    for name, reason in reasons.items():
+        say(f"left out: {name}: {reason}")
+
+
 def _few(images: Sequence[Path], out: Path, inputs: Sequence[str | Path]) -> list[Path]:
     """The images of a figure, once the output can be written."""
     files = list_images(images)
@@ -240,15 +244,20 @@ def _training_report(path: Path) -> dict[str, Any]:
     return found | {"held_out": {name: held_out(table, name, "head")[1:3] for name in targets}}
 
 
+def _columns(tasks: Sequence[Task]) -> dict[str, Sequence[str]]:
+    """The columns that may hold known values -> the classes of those that hold classes."""
+    columns: dict[str, Sequence[str]] = {key: () for task in tasks for key in task.columns}
+    return columns | {task.name: task.labels for task in tasks if task.kind == "classification"}
+
+
 def _entries(
     predictor: Predictor,
     files: Sequence[Path],
     known: Sequence[Mapping[str, Any]] | None,
     most: int,
-    unusable: dict[int, str],
     with_tokens: bool,
-) -> list[ReportEntry]:
-    """An entry per image that can be used, with pixels and maps for those that are drawn."""
+) -> tuple[list[ReportEntry], dict[int, str]]:
+    """An entry per image that can be used, with pixels and maps for those that are drawn; why others cannot."""
     from dinoneck.inference.many import predict_many
     from dinoneck.viz.report import ReportEntry, worst_first
 
@@ -256,7 +265,7 @@ def _entries(
         return ReportEntry(names[place], results[place], known=known[place] if known else {}, **drawn)
 
     names, order = _names(files), list(range(len(files)))
-    results: dict[int, dict[str, Any]] = {}
+    results, unusable = dict[int, dict[str, Any]](), dict[int, str]()
     if known is not None and len(files) > most:
         results = predict_many(predictor, files, unusable=unusable)
         order = [[*results][i] for i in worst_first([entry(place) for place in results], predictor.tasks)]
@@ -267,7 +276,7 @@ def _entries(
         raise DataError(f"none of the {len(files)} images can be used; the first: {unusable[0]}")
     colours = _token_colours(predictor, files, list(drawn)) if with_tokens and drawn else {}
     pixels = {place: partial(predictor.picture, files[place]) for place in drawn}
-    return [entry(place, photo=pixels.get(place), tokens=colours.get(place)) for place in sorted(results)]
+    return [entry(place, photo=pixels.get(place), tokens=colours.get(place)) for place in sorted(results)], unusable
 
 
 def _names(files: Sequence[Path]) -> list[str]:
@@ -317,13 +326,13 @@ def _head_facts(
     return {"The heads": {"from": f"{head}, {len(found)} heads", **shared, **own, **more}}
 
 
-def _run_facts(predictor: Predictor, read: str, truth: Path | None) -> dict[str, str]:
+def _run_facts(predictor: Predictor, used: int, left_out: int, truth: Path | None) -> dict[str, str]:
     from datetime import UTC, datetime
 
     from dinoneck.version import versions
 
     return {
-        "images": read,
+        "images": f"{used + left_out} given, {used} used",
         "views": f"{predictor.tta}, the mean of {len(predictor.views)} views",
         "device": str(predictor.device),
         "known values": str(truth or "none"),

@@ -11,7 +11,7 @@ from torch import Tensor
 from dinoneck.data.photos import Photo, decode
 from dinoneck.errors import ConfigError, DataError, ShapeError
 from dinoneck.viz.arrays import Floats, numbers
-from dinoneck.viz.drawing import PALETTE, describe, legend, new_figure
+from dinoneck.viz.drawing import PALETTE, describe, legend, new_figure, outline
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -66,18 +66,12 @@ def boxes_figure(
     corners, known = _corners(boxes, "boxes"), _corners([] if truth is None else truth, "true boxes")
     names = _names(given.get("labels") if labels is None else labels, len(corners), classes)
     rated = _scores(given.get("scores") if scores is None else scores, len(corners), min_score)
-    picture = decode(photo).permute(1, 2, 0).numpy()
-    height, width = picture.shape[:2]
-    scale = _SIDE / max(height, width)
-    figure = new_figure(max(width * scale, 2.0), max(height * scale, 1.0) + 0.4)
-    axes = figure.subplots()
-    axes.imshow(picture, extent=(0, width, height, 0))
-    axes.set(xticks=[], yticks=[], autoscale_on=False)
+    axes = _image_axes(photo)
     for box in known:
-        _edges(axes, box, "white", "--")
+        outline(axes, box, "white", "--")
     shades = {name: PALETTE[place % len(PALETTE)] for place, name in enumerate(dict.fromkeys(classes or names))}
     order = [place for place in np.argsort(rated, kind="stable").tolist() if not rated[place] < min_score]
-    marks = {names[place]: _edges(axes, corners[place], shades[names[place]], "-") for place in order}
+    marks = {names[place]: outline(axes, corners[place], shades[names[place]], "-") for place in order}
     for place in order if len(order) <= _LABELLED else ():
         score = "" if np.isnan(rated[place]) else f"{rated[place]:.2f}"
         _tag(axes, corners[place], f"{names[place]} {score}".strip(), shades[names[place]])
@@ -86,24 +80,18 @@ def boxes_figure(
     title = "1 box" if len(corners) == 1 else f"{len(corners)} boxes"
     title = f"{len(order)} of {title}, score {min_score:g} or more" if min_score else title
     describe(axes, f"{title}; {len(known)} known, dashed" if len(known) else title)
-    return figure
+    return axes.figure  # type: ignore[return-value]
 
 
-def _edges(axes: Axes, box: Floats, colour: str, line: str) -> Any:
-    """Draw the edges of a box (x0, y0, x1, y1), with a dark rim that shows on any ground."""
-    from matplotlib.patches import Rectangle
-    from matplotlib.patheffects import withStroke
-
-    x0, y0, x1, y1 = box.tolist()
-    rim = [withStroke(linewidth=3.0, foreground="black", alpha=0.6)]
-    style: dict[str, Any] = {
-        "fill": False,
-        "edgecolor": colour,
-        "linewidth": 1.5,
-        "linestyle": line,
-        "path_effects": rim,
-    }
-    return axes.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, **style))
+def _image_axes(photo: Photo) -> Axes:
+    """The axes of a new figure that show an image, in its pixels."""
+    picture = decode(photo).permute(1, 2, 0).numpy()
+    height, width = picture.shape[:2]
+    scale = _SIDE / max(height, width)
+    axes = new_figure(max(width * scale, 2.0), max(height * scale, 1.0) + 0.4).subplots()
+    axes.imshow(picture, extent=(0, width, height, 0))
+    axes.set(xticks=[], yticks=[], autoscale_on=False)
+    return axes
 
 
 def _tag(axes: Axes, box: Floats, text: str, colour: str) -> None:

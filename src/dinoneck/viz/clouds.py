@@ -42,22 +42,16 @@ def points_figure(
         features_or_colors: what becomes colours. (N, 3): RGB as they are, uint8 or 0 ... 1. (N,) or (N, 1): a value,
             with a colour bar. (N, C) else: features, whose three principal components become RGB, see
             :class:`PCABasis`.
-        links: which points an image sees: the others are grey, below, and count for no basis; the title states how
-            many were seen.
+        links: which points an image sees: the others are grey, below, and count for no basis.
         basis: directions and range for features; None = fitted on all of these points that are seen.
         max_points: how many points are drawn at most.
-        up: which axis points upwards: ``"z"`` (worlds as surveyors have them), ``"y"`` (OpenGL) or ``"-y"`` (a
-            camera's own axes: x right, y down, z forward).
+        up: which axis points upwards: ``"z"`` (surveyors), ``"y"`` (OpenGL) or ``"-y"`` (a camera's own axes).
         label: of the colour bar, with its unit.
 
-    Returns:
-        a ``matplotlib.figure.Figure`` of two plots, and a colour bar for values.
-
     Raises:
-        ShapeError: if points, features and links are not of one number, or features do not fit the basis.
+        ShapeError: if points, features and links differ in number, or features do not fit the basis.
         DataError: if values are not finite, colours are out of range, or no point is seen.
         ConfigError: if ``max_points`` or ``up`` is out of range.
-        ImportError: if matplotlib is missing.
 
     Examples:
         >>> import torch
@@ -66,25 +60,20 @@ def points_figure(
         >>> [(axes.get_title(), axes.get_ylabel()) for axes in figure.axes]
         [('from above, 2 points', 'y [m]'), ('from the side', 'z [m]')]
     """
-    if up not in _FRAMES:
-        raise ConfigError(f"up is {up!r}; expected one of {', '.join(get_args(Up))}")
-    if isinstance(max_points, bool) or not isinstance(max_points, int) or max_points < 1:
-        raise ConfigError(f"max_points is {max_points!r}; expected 1 or more")
     places = numbers(points, "points", "n, 3")
     seen = _seen(links, len(places))
     colours = _colours(features_or_colors, seen, len(places), basis)
-    drawn = np.random.default_rng(0).permutation(len(places))[:max_points]
-    count = f"{len(places)} points" if len(drawn) == len(places) else f"{len(drawn)} of {len(places)} points"
-    title = f"from above, {count}" + ("" if links is None else f", {seen.mean():.0%} seen by an image")
+    drawn, (right, forward, upwards) = _drawn(len(places), max_points), _frame(up)
+    title = "from above, " + (f"{len(drawn)} of " if len(drawn) < len(places) else "") + f"{len(places)} points"
+    title += "" if links is None else f", {seen.mean():.0%} seen by an image"
+    style = {"s": float(np.clip(12_000.0 / len(drawn), 1.5, 30.0)), "linewidths": 0.0, "rasterized": True}
     ends = dict(zip(("vmin", "vmax"), span([colours[seen]]), strict=True)) if colours.ndim == 1 else {}
-    right, forward, upwards = _FRAMES[up]
     figure = new_figure(2 * _SIDE + 0.4, _SIDE + (0.7 if ends else 0.3))
     views = ((title, forward, upwards), ("from the side", upwards, (forward[0], -forward[1])))
     for axes, (heading, vertical, towards) in zip(figure.subplots(1, 2), views, strict=True):
         order = drawn[np.argsort(places[drawn, towards[0]] * towards[1], kind="stable")]  # nearer points last
-        xy, size = places[:, [right[0], vertical[0]]].T, float(np.clip(12_000.0 / len(drawn), 1.5, 30.0))
-        style = {"s": size, "linewidths": 0.0, "rasterized": True}
         unseen, order = order[~seen[order]], order[seen[order]]
+        xy = places[:, [right[0], vertical[0]]].T
         axes.scatter(*xy[:, unseen], color=_UNSEEN, **style)
         dots = axes.scatter(*xy[:, order], c=colours[order], cmap=SCALE if ends else None, **ends, **style)
         axes.set_aspect("equal", adjustable="datalim")
@@ -93,6 +82,19 @@ def points_figure(
     if ends:
         colour_bar(dots, figure.axes, label)
     return figure
+
+
+def _drawn(count: int, most: int) -> Floats:
+    """A random choice of at most so many of ``count`` points; fewer are part of more."""
+    if isinstance(most, bool) or not isinstance(most, int) or most < 1:
+        raise ConfigError(f"max_points is {most!r}; expected 1 or more")
+    return np.random.default_rng(0).permutation(count)[:most]
+
+
+def _frame(up: Up) -> tuple[tuple[int, int], ...]:
+    if up not in _FRAMES:
+        raise ConfigError(f"up is {up!r}; expected one of {', '.join(get_args(Up))}")
+    return _FRAMES[up]
 
 
 def _seen(links: Links | None, count: int) -> Floats:

@@ -5,6 +5,7 @@ Figures are made without pyplot: nothing is global, no display is needed, and th
 
 from __future__ import annotations
 
+import io
 import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
@@ -36,13 +37,22 @@ def new_figure(width: float, height: float, layout: Literal["constrained", "comp
     Raises:
         ImportError: if matplotlib is missing, naming the extra.
     """
+    need_matplotlib()
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), dpi=_DPI, layout=layout)
+
+
+def need_matplotlib() -> None:
+    """Check that matplotlib is installed.
+
+    Raises:
+        ImportError: naming the extra.
+    """
     try:
         import matplotlib  # noqa: F401
     except ModuleNotFoundError as error:
         raise missing_extra("matplotlib", "viz") from error
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), dpi=_DPI, layout=layout)
 
 
 def fitted(text: str, inches: float, lines: int = 3) -> str:
@@ -132,6 +142,27 @@ def legend(axes: Axes, names: Sequence[str], marks: Sequence[Any], place: Litera
     box = axes.legend(marks, [fitted(name, 2.0, 1) for name in names], fontsize=8.0, loc=place, framealpha=0.8)
     for text in box.get_texts():
         text.set_parse_math(False)
+
+
+def outline(axes: Axes, box: Floats, colour: str, line: str) -> Any:
+    """Draw the edges of a box (x0, y0, x1, y1), with a dark rim that shows on any ground."""
+    from matplotlib.patches import Rectangle
+    from matplotlib.patheffects import withStroke
+
+    x0, y0, x1, y1 = box.tolist()
+    rim = [withStroke(linewidth=3.0, foreground="black", alpha=0.6)]
+    style: dict[str, Any] = {"fill": False, "edgecolor": colour, "linewidth": 1.5, "linestyle": line}
+    return axes.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, path_effects=rim, **style))
+
+
+def svg_text(figure: Figure, name: str) -> str:
+    """Return a figure as an SVG file without a ground, whose text is text and whose ids follow from the name."""
+    from matplotlib import rc_context
+
+    buffer = io.StringIO()
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    return buffer.getvalue()
 
 
 def checked_alpha(alpha: float) -> float:

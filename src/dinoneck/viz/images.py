@@ -215,7 +215,6 @@ def pyramid_figure(
         ConfigError: if ``how`` is another word, or there is no such sample.
         ShapeError: if a level is not a map, or does not fit the image's size.
         DataError: if values are not finite.
-        ImportError: if matplotlib is missing.
 
     Examples:
         >>> import torch
@@ -228,19 +227,10 @@ def pyramid_figure(
     """
     if how not in ("pca", "norm"):
         raise ConfigError(f"how is {how!r}; expected 'pca' or 'norm'")
-    if not len(pyramid):
-        raise ShapeError("this pyramid has no levels")
-    batch = len(pyramid.maps[0])
-    if isinstance(sample, bool) or not isinstance(sample, int) or not -batch <= sample < batch:
-        raise ConfigError(f"sample is {sample!r}; this pyramid is of {batch} images")
-    levels = [
-        numbers(level[sample], f"the values of level {place}", "channels, rows, cols")
-        for place, level in enumerate(pyramid.maps)
-    ]
+    levels = _levels(pyramid, sample)
     areas = [(m.shape[1] * stride, m.shape[2] * stride) for m, stride in zip(levels, pyramid.strides, strict=True)]
     first = np.ones((*(max(1, round(side)) for side in areas[0]), 3)) if photo is None else photo
-    names = ["image"] if photo is not None else []
-    names += [
+    names = ["image"] * (photo is not None) + [
         f"level {place}: stride {stride:g} px, {m.shape[1]} x {m.shape[2]} cells"
         for place, (m, stride) in enumerate(zip(levels, pyramid.strides, strict=True))
     ]
@@ -255,7 +245,19 @@ def pyramid_figure(
         if how == "pca":
             show(own, pca_rgb(level[None])[0], area)
         else:
-            lengths = np.linalg.norm(level, axis=0)
-            low, high = span([lengths])
+            low, high = span([lengths := np.linalg.norm(level, axis=0)])
             colour_bar(show(own, lengths, area, cmap=SCALE, vmin=low, vmax=high), [own], "length of a feature")
     return figure
+
+
+def _levels(pyramid: FeaturePyramid, sample: int) -> list[Floats]:
+    """The maps (channels, rows, cols) of one image."""
+    if not len(pyramid):
+        raise ShapeError("this pyramid has no levels")
+    batch = len(pyramid.maps[0])
+    if isinstance(sample, bool) or not isinstance(sample, int) or not -batch <= sample < batch:
+        raise ConfigError(f"sample is {sample!r}; this pyramid is of {batch} images")
+    return [
+        numbers(level[sample], f"the values of level {place}", "channels, rows, cols")
+        for place, level in enumerate(pyramid.maps)
+    ]

@@ -9,19 +9,19 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jinja2
 import numpy as np
-from markupsafe import Markup
 from PIL import Image, ImageColor
 
+from dinoneck.configured import at_least
 from dinoneck.data.photos import Photo
-from dinoneck.errors import ConfigError, DataError, printable
+from dinoneck.errors import DataError, printable
 from dinoneck.tasks import Task
 from dinoneck.version import __version__
 from dinoneck.viz.arrays import Floats, Output, numbers, outputs, span
-from dinoneck.viz.drawing import PALETTE, describe, new_figure
+from dinoneck.viz.drawing import PALETTE, describe, new_figure, svg_text
 from dinoneck.viz.panels import as_image, heat
 from dinoneck.viz.residuals import agreement_plot, residual_plot, scores
 from dinoneck.viz.score_tables import ConfusionMatrix, ScoreTable, all_tables, matrix_table
@@ -98,22 +98,13 @@ def html_report(
     """
     if not entries:
         raise DataError("there are no entries; a report needs one image at least")
-    if largest_side < 1 or max_bytes < 1:
-        raise ConfigError(f"largest_side is {largest_side} and max_bytes {max_bytes}; expected 1 or more")
+    at_least(1, largest_side=largest_side, max_bytes=max_bytes)
     drawn = {place: entries[place] for place in worst_first(entries, tasks) if entries[place].photo is not None}
-    articles = _articles(drawn, tasks, largest_side) if drawn else []
-    total = sum(article["bytes"] for article in articles)
-    if total > max_bytes:
-        side = min(largest_side, max(max(article["width"], article["height"]) for article in articles))
-        articles = _articles(drawn, tasks, min(side, max(_SMALLEST, int(side * (max_bytes / total) ** 0.5))))
-    while len(articles) > 1 and sum(article["bytes"] for article in articles) > max_bytes:
-        articles.pop()
+    articles = _fitting_articles(drawn, tasks, largest_side, max_bytes)
     links = {place: article["id"] for place, article in zip(drawn, articles, strict=False)}
-    page = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, finalize=_plain, trim_blocks=True)
-    page.tests["matrix"] = lambda table: isinstance(table, ConfusionMatrix)
-    return page.from_string((_FOLDER / "report.html.j2").read_text("utf-8")).render(
+    return _template().render(
         title=title,
-        style=Markup((_FOLDER / "report.css").read_text("utf-8")),  # noqa: S704
+        style=(_FOLDER / "report.css").read_text("utf-8"),
         version=__version__,
         count=len(entries),
         unread=unread or {},
@@ -124,6 +115,14 @@ def html_report(
         ordered=any(entry.known for entry in entries),
         facts={heading: terms for heading, terms in (facts or {}).items() if terms},
     )
+
+
+class Chart(NamedTuple):
+    """A chart of the page: what it is about, what it shows, and the attributes and content of its svg element."""
+
+    name: str
+    what: str
+    svg: str
 
 
 def agreement(entries: Sequence[ReportEntry], tasks: Sequence[Task]) -> dict[str, dict[str, Any]]:
@@ -180,10 +179,10 @@ def _predicted_class(entry: ReportEntry, task: Task) -> int:
 
 def _sections(
     entries: Sequence[ReportEntry], tasks: Sequence[Task], training: Mapping[str, Any], links: Mapping[int, str]
-) -> list[tuple[str, str, list[ScoreTable], list[Markup]]]:
+) -> list[tuple[str, str, list[ScoreTable], list[Chart]]]:
     """Heading, note, tables and charts of every section but that of the images."""
     found, units = agreement(entries, tasks), {task.name: task.unit for task in tasks}
-    held_out: list[Markup] = []
+    held_out: list[Chart] = []
     for name, (known, predicted) in training.get("held_out", {}).items():
         held_out += _pair(f"{name}, held out", known, predicted, units.get(name, ""))
     compared = ScoreTable(["output", "images", "R²", "MAE", "RMSE", "bias", "sd of known"], [])
@@ -238,7 +237,7 @@ def _predictions(entries: Sequence[ReportEntry], tasks: Sequence[Task]) -> Score
     return ScoreTable(header, rows)
 
 
-def _pair(name: str, known: Any, predicted: Any, unit: str, links: Sequence[str | None] | None = None) -> list[Markup]:
+def _pair(name: str, known: Any, predicted: Any, unit: str, links: Sequence[str | None] | None = None) -> list[Chart]:
     """The charts of predicted over known values, and of residuals; a point leads to its image."""
     truth, values = numbers(known, f"known {name}", "n"), numbers(predicted, f"predicted {name}", "n")
     charts = []
@@ -250,7 +249,7 @@ def _pair(name: str, known: Any, predicted: Any, unit: str, links: Sequence[str 
     return charts
 
 
-def _histogram(output: Output, values: Floats, known: Sequence[float]) -> Markup:
+def _histogram(output: Output, values: Floats, known: Sequence[float]) -> Chart:
     edges = np.linspace(*span([np.array([*values, *known])]), int(np.clip(1.5 * math.sqrt(len(values)), 5, 20)) + 1)
     figure = new_figure(3.2, 2.4)
     axes = figure.subplots()
@@ -261,18 +260,33 @@ def _histogram(output: Output, values: Floats, known: Sequence[float]) -> Markup
     return _svg(figure, output.key, "predicted (bars) and known (line)" if known else "predicted")
 
 
-def _svg(figure: Any, name: str, what: str) -> Markup:
-    """A figure as elements of the page: text stays text, black is the colour of the page's text, ids are unique."""
-    from matplotlib import rc_context
-
-    buffer = io.StringIO()
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": f"{name!a} {what}"}):
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+def _svg(figure: Any, name: str, what: str) -> Chart:
+    """Return a figure as SVG: text stays text, black is the colour of the page's text, ids are unique in the page."""
+    text = svg_text(figure, f"{name!a} {what}")
     own = r'(?s)^.*?<svg |<metadata>.*?</metadata>| id="[A-Za-z.]+\d*[A-Za-z]*_\d+"'
-    content = re.sub(own, "", buffer.getvalue()).replace(PALETTE[0], "var(--link)")
+    content = re.sub(own, "", text).replace(PALETTE[0], "var(--link)")
     content = re.sub("#000000|#4d4d4d", "currentColor", content)
-    frame = Markup('<figure><svg role="img" aria-label="{0}: {1}" {2}<figcaption><b>{0}</b>: {1}</figcaption></figure>')
-    return frame.format(_plain(name), what, Markup(content))  # noqa: S704
+    return Chart(name, what, content)
+
+
+def _template() -> jinja2.Template:
+    page = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, finalize=_plain, trim_blocks=True)
+    page.tests["matrix"] = lambda table: isinstance(table, ConfusionMatrix)
+    return page.from_string((_FOLDER / "report.html.j2").read_text("utf-8"))
+
+
+def _fitting_articles(
+    entries: Mapping[int, ReportEntry], tasks: Sequence[Task], largest_side: int, max_bytes: int
+) -> list[dict[str, Any]]:
+    """The articles of images: with smaller images where they would be too many bytes, then fewer."""
+    articles = _articles(entries, tasks, largest_side)
+    total = sum(article["bytes"] for article in articles)
+    if total > max_bytes:
+        side = min(largest_side, max(max(article["width"], article["height"]) for article in articles))
+        articles = _articles(entries, tasks, min(side, max(_SMALLEST, int(side * (max_bytes / total) ** 0.5))))
+    while len(articles) > 1 and sum(article["bytes"] for article in articles) > max_bytes:
+        articles.pop()
+    return articles
 
 
 def _articles(entries: Mapping[int, ReportEntry], tasks: Sequence[Task], side: int) -> list[dict[str, Any]]:
@@ -347,11 +361,11 @@ def _pixels(shares: Floats) -> Image.Image:
     return Image.fromarray((shares * 255.0).round().astype(np.uint8))
 
 
-def _uri(image: Image.Image, kind: str = "PNG") -> Markup:
+def _uri(image: Image.Image, kind: str = "PNG") -> str:
     """A data URI: JPEG for photographs, PNG where every pixel counts."""
     buffer = io.BytesIO()
     image.save(buffer, kind, quality=85, optimize=True)
-    return Markup(f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}")  # noqa: S704
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
 
 
 def _number(value: float, digits: int = 6) -> str:
@@ -361,7 +375,7 @@ def _number(value: float, digits: int = 6) -> str:
 
 def _plain(value: Any) -> Any:
     """Text with control characters spelled out, of limited length; the template escapes it."""
-    if not isinstance(value, str) or isinstance(value, Markup):
+    if not isinstance(value, str) or hasattr(value, "__html__"):
         return value
     text = printable(value)
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
