@@ -103,6 +103,11 @@ def report(
     return {"ok": not (unusable and strict), "written": [out], **counts, **found}
 
 
+def _tell_left_out(left_out: Mapping[str, str]) -> None:
+    for name, reason in left_out.items():
+        say(f"left out: {name}: {reason}")
+
+
 def tokens(
     images: Images,
     out: Path,
