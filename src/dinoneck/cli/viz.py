@@ -82,8 +82,6 @@ def report(
     names, left_out = _names(files), {str(files[place]): reason for place, reason in unusable.items()}
     facts = _head_facts(head, sources, heads, commits)
     facts["How it was run"] = _run_facts(predictor, len(entries), len(unusable), truth)
-    facts = _head_facts(head, sources, heads, commits)
-    facts["How it was run"] = _run_facts(predictor, len(entries), len(unusable), truth)
     page = html_report(
         entries,
         predictor.tasks,
