@@ -105,7 +105,7 @@ MUTANTS = [
     # strides of the smaller image; residuals of the other sign; depth of the next pixel; a failure reported as success
     Mutant("interop/encoder.py", "stride / self.features_at for", "stride for",
            "unit/interop/test_encoder.py::test_strides_are_pixels_of_the_whole_images"),
-    Mutant("viz/residuals.py", "said - known", "known - said",
+    Mutant("viz/residuals.py", "(predicted - known)[chosen]", "(known - predicted)[chosen]",
            "unit/viz/test_residuals.py::test_points_are_the_values_and_residuals"),
     Mutant("points/projection.py", ".floor().long()", ".round().long()",
            "unit/points/test_projection.py::test_depth_of_another_size_is_read_half_pixels_considered"),

@@ -35,7 +35,7 @@ def progress(
     return _Lines(
         items, desc=desc, unit=unit, total=total, initial=initial, disable=hidden, leave=False,
         delay=_SECONDS, mininterval=_SECONDS, maxinterval=_SECONDS, miniters=1,
-        bar_format="{desc}: {n_fmt} of {total_fmt} {unit}s in {elapsed}, {remaining} left",
+        bar_format="{desc}: {n_fmt} of {total_fmt} in {elapsed}, {remaining} left",
     )  # fmt: skip
 
 

@@ -46,15 +46,15 @@ def demo(
     table, heads = ["--csv", str(out / "table.csv")], str(out / "run" / "heads")
     known = ["--targets", "Dry_Total_g", "cover", "--labels", "mask", "--classes", "soil", "clover", "dead", "green"]
     length = ["--folds", str(folds), "--epochs", str(epochs), "--lr", "2e-3"]
-    _run("train", *table, *known, "--group", "sampling", "--minimum", "0", "--head", "fpn", "--hidden-dim", "64",
-         *weights, *length, "--overwrite", "--no-resume", "--out", str(out / "run"))  # fmt: skip
+    head = ["--head", "fpn", "--hidden-dim", "64", "--size", "128x256", *weights, *length]
+    where = ["--overwrite", "--no-resume", "--out", str(out / "run")]
+    _run("train", *table, *known, "--group", "sampling", "--minimum", "0", *head, *where)
     new = str(out / "new" / "photos")
     _run("predict", new, "--heads", heads, "--out", str(out / "predictions.csv"), "--maps", str(out / "maps.png"))
-    head = out / "run" / "heads" / "fold-0.safetensors"
-    damaged = out / "damaged.safetensors"
-    damaged.write_bytes(_flipped(head.read_bytes()))
+    first, damaged = out / "run" / "heads" / "fold-0.safetensors", out / "damaged.safetensors"
+    damaged.write_bytes(_flipped(first.read_bytes()))
     try:
-        if _run("verify", str(head), str(damaged))["ok"]:
+        if _run("verify", str(first), str(damaged))["ok"]:
             raise DinoneckError("a damaged head file was accepted")
     finally:
         damaged.unlink()

@@ -72,35 +72,30 @@ def report(
     """
     files = list(dict.fromkeys(list_images(images)))
     check_output(out, [*files, head, truth, scores], (".html", ".htm"))
+    training = _training_report(scores)
     from dinoneck.atomic import write_text
-    from dinoneck.viz.drawing import need_matplotlib
     from dinoneck.viz.report import agreement, html_report
 
-    need_matplotlib()
-    training = {} if scores is None else _training_report(scores)
     predictor, sources, heads, commits = open_predictor(head, views, backbone)
     known = None if truth is None else known_values(truth, image_column, files, _columns(predictor.tasks))
     entries, unusable = _entries(predictor, files, known, max_images, not no_tokens)
     names, left_out = _names(files), {str(files[place]): reason for place, reason in unusable.items()}
+    facts = _head_facts(head, sources, heads, commits)
+    facts["How it was run"] = _run_facts(predictor, len(entries), len(unusable), truth)
     page = html_report(
         entries,
         predictor.tasks,
         title=title or f"Predictions of {'/'.join(Path(head).parts[-2:])}",
-        facts={
-            **_head_facts(head, sources, heads, commits),
-            "How it was run": _run_facts(predictor, len(entries), len(unusable), truth),
-        },
+        facts=facts,
         training=training,
         unread={names[place]: reason for place, reason in unusable.items()},
         max_bytes=max(1, round(max_mb * 1e6)),
     )
     write_text(out, page)
-    size, drawn = len(page.encode()), page.count("<article ")
-    print(f"{counted(len(entries), 'image')} predicted, {drawn} drawn; written: {out} ({file_size(size)})")
-    _say_left_out(left_out)
+    size, drawn = out.stat().st_size, page.count("<article ")
+    _say_written(len(entries), drawn, f"{out} ({file_size(size)})", left_out)
     counts = {"bytes": size, "photos": len(entries), "drawn": drawn, "unread": left_out}
-    found = {"scores": agreement(entries, predictor.tasks)}
-    return {"ok": not (unusable and strict), "written": [out], **counts, **found}
+    return {"ok": not (unusable and strict), "written": [out], **counts, "scores": agreement(entries, predictor.tasks)}
 
 
 def tokens(
@@ -205,8 +200,9 @@ def residuals(
 viz = {"report": report, "tokens": tokens, "gate": gate, "residuals": residuals}
 
 
-def _say_left_out(reasons: Mapping[str, str]) -> None:
-    for name, reason in reasons.items():
+def _say_written(count: int, drawn: int, file: str, left_out: Mapping[str, str]) -> None:
+    print(f"{counted(count, 'image')} predicted, {drawn} drawn; written: {file}")
+    for name, reason in left_out.items():
         say(f"left out: {name}: {reason}")
 
 
@@ -229,10 +225,14 @@ def _write(out: Path, figure: Figure, count: int) -> dict[str, Any]:
     return {"written": [out], "photos": count}
 
 
-def _training_report(path: Path) -> dict[str, Any]:
-    """The report of a training run, with the held-out values next to it, checked before any work."""
+def _training_report(path: Path | None) -> dict[str, Any]:
+    """The report of a training run with the held-out values next to it, checked before any work like matplotlib."""
+    from dinoneck.viz.drawing import need_matplotlib
     from dinoneck.viz.score_tables import all_tables
 
+    need_matplotlib()
+    if path is None:
+        return {}
     try:
         found: dict[str, Any] = json.loads(path.read_text("utf-8"))
         if not all_tables(found):

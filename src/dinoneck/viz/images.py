@@ -129,7 +129,7 @@ def gate_figure(
         >>> gate = np.array([[0.1, 0.2], [0.3, 0.4]])
         >>> figure = gate_figure(np.zeros((32, 32, 3), np.uint8), gate[None])
         >>> figure.axes[1].get_title()
-        'gate, at most 1.6 x the even weight'
+        'gate, at most 1.6 x the mean'
     """
     named, opacity = names_of(photos, names, len(gates)), checked_alpha(alpha)
     maps = [numbers(gate, f"the weights of gate {place}", "rows, cols") for place, gate in enumerate(gates)]
@@ -139,7 +139,7 @@ def gate_figure(
                 f"gate {place} adds up to {gate.sum():.4g} and its smallest weight is {gate.min():.3g}; expected "
                 "weights of 0 or more that add up to 1"
             )
-    tops = [f"gate, at most {gate.max() * gate.size:.3g} x the even weight" for gate in maps]
+    tops = [f"gate, at most {gate.max() * gate.size:.3g} x the mean" for gate in maps]
     figure, axes = image_rows(photos, list(zip(named, tops, strict=True)))
     top = max(float(gate.max()) for gate in maps)
     _overlay(axes[:, 1], maps, (0.0, top), opacity, "weight of one patch, one image adds up to 1")

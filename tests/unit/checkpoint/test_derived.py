@@ -60,7 +60,7 @@ def test_the_page_and_configuration_of_another_head_are_refused(
         assert f"differs  {folder / name}  it names another head, {old}; the head file decides\n" in errors
     assert main(["verify", str(folder), "--json"]) == 1
     rows = json.loads(capsys.readouterr().out)["checked"]
-    assert [(row["state"], old in row.get("told", "")) for row in rows] == [
+    assert [(row["state"], old in row.get("message", "")) for row in rows] == [
         ("ok", False),
         ("differs", True),
         ("differs", True),

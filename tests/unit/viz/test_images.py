@@ -136,7 +136,7 @@ def test_gates_share_one_scale_and_let_the_image_through() -> None:
     weights, grey = gates(3), np.full((48, 80, 3), 200, np.uint8)
     figure = gate_figure([grey] * 3, weights, alpha=0.25)
     for axes, gate in zip(figure.axes[1:6:2], weights, strict=True):
-        assert axes.get_title() == f"gate, at most {gate.max() * 15:.3g} x the even weight"
+        assert axes.get_title() == f"gate, at most {gate.max() * 15:.3g} x the mean"
         assert axes.images[-1].get_clim() == (0.0, weights.max())
     expected = 0.25 * viridis(weights[0] / weights.max()) + 0.75 * 200 / 255
     check_cells(figure, figure.axes[1], expected, (48, 80))
