@@ -342,11 +342,12 @@ def test_the_extraction_says_what_the_training_file_says(done: tuple[Path, str])
     )  # fmt: skip
     command = pipeline.extraction(layouts.find(None, out), config, None, out / "store")
     options = cli.command("extract", command[1:]).keywords
-    resize = [options[name] for name in ("size", "fit", "interpolation", "policy")]
-    assert resize == [(48, 96), "pad", "bicubic", "resize"]
+    stored = options["stored"]
+    assert (options["size"], stored.fit, stored.interpolation) == ((48, 96), "pad", "bicubic")
+    assert (stored.policy, stored.patterns) == ("resize", "color20")
     backbone = options["backbone"]
     assert (backbone.name, backbone.file, backbone.seed, backbone.layers) == ("dinoneck_tiny", "w.pth", 3, (1, 2))
-    assert (options["patterns"], options["device"]) == ("color20", "cpu")
+    assert options["device"] == "cpu"
     assert options["images"] == (out / "pasture" / "train",)
     assert not backbone.random
     random = config_of(out, "--backbone", "vit", "--random-backbone")
