@@ -16,7 +16,6 @@ from dinoneck.errors import ConfigError, counted
 
 if TYPE_CHECKING:
     from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
-    from dinoneck.detection.detector import Detector
     from dinoneck.training.config import TrainConfig
 
 _COLUMNS = ("image", "name", "score", "x0", "y0", "x1", "y1")
@@ -37,10 +36,12 @@ def train(config: TrainConfig, out: Path, *, overwrite: bool, resume: bool) -> d
     return report
 
 
-def predict(options: argparse.Namespace, detector: Detector, names: Sequence[str], files: Sequence[Path]) -> None:
-    """Write one CSV row per box, and draw the first images on request."""
+def predict(options: argparse.Namespace, head: HeadCheckpoint, names: Sequence[str], files: Sequence[Path]) -> int:
+    """Write one CSV row per box, and draw the first images on request; return the exit code."""
     from dinoneck.atomic import write_text
+    from dinoneck.detection import Detector
 
+    detector = Detector.from_checkpoint(head, backbone_options.rebuilt(options, head), options.device)
     found = detector.predict(list(files))
     rows = [
         [name, label, f"{score:.4f}", *(f"{side:.2f}" for side in box)]
@@ -56,6 +57,7 @@ def predict(options: argparse.Namespace, detector: Detector, names: Sequence[str
         named = options.out.with_suffix(".png") if options.maps is True else options.maps
         drawn = _draw(found, files[:_PICTURES], named)
     answer(options, boxes=[dict(zip(_COLUMNS, row, strict=True)) for row in rows], out=options.out, pictures=drawn)
+    return 0
 
 
 def export(options: argparse.Namespace, checkpoint: HeadCheckpoint) -> None:

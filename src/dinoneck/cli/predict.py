@@ -141,15 +141,11 @@ def run(options: argparse.Namespace) -> int:
     commits = revisions_of(sources, heads)
     for repo, commit in commits.items():
         print(f"{repo} is commit {commit}.")
-    backbone = backbone_options.rebuilt(options, cast("HeadCheckpoint", heads[0]))
     if heads[0].head_type == "detector":
-        from dinoneck.detection import Detector
-
-        detect.predict(options, Detector.from_checkpoint(heads[0], backbone, options.device), names, photos)
-        return 0
+        return detect.predict(options, heads[0], names, photos)
     predictor = Predictor(
         heads,
-        backbone,
+        backbone_options.rebuilt(options, cast("HeadCheckpoint", heads[0])),
         views_of(options, heads),
         options.device,
         tile=options.tile,

@@ -6,6 +6,7 @@ import argparse
 import inspect
 import re
 from dataclasses import fields
+from functools import partial
 
 from dinoneck.serve.settings import Settings
 
@@ -27,7 +28,7 @@ def serve(head: str, host: str = "127.0.0.1", port: int = 8000, settings: Settin
     """
     from dinoneck.serve import serve
 
-    serve(head, host=host, port=port, settings=settings)
+    serve(head, host=host, port=port, settings=settings, announce=partial(print, flush=True))
     return 0
 
 

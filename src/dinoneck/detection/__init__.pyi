@@ -1,0 +1,10 @@
+"""Written by python -m tests.house.test_house from __init__.py."""
+
+from dinoneck.detection.detector import Detector as Detector
+from dinoneck.detection.evaluation import coco_results as coco_results
+from dinoneck.detection.evaluation import evaluate_boxes as evaluate_boxes
+from dinoneck.detection.evaluation import gather_predictions as gather_predictions
+from dinoneck.detection.evaluation import score_boxes as score_boxes
+from dinoneck.detection.head import DetectionHead as DetectionHead
+from dinoneck.detection.onnx import export_detector as export_detector
+from dinoneck.detection.training import train_detector as train_detector
