@@ -6,6 +6,7 @@ from dinoneck.version import __version__ as __version__
 
 _HOMES = {
     **exports("dinoneck.heads", "dinoneck.necks"),
+    "DetectionHead": "dinoneck.detection.head",
     "Backbone": "dinoneck.backbones.backbone",
     "load_backbone": "dinoneck.backbones.load",
     "wrap_backbone": "dinoneck.backbones.load",
@@ -42,6 +43,7 @@ _PACKAGES = (
     "backbones",
     "checkpoint",
     "data",
+    "detection",
     "export",
     "heads",
     "inference",
@@ -51,6 +53,7 @@ _PACKAGES = (
     "necks",
     "points",
     "registry",
+    "serve",
     "store",
     "training",
     "viz",

@@ -3,6 +3,7 @@
 from dinoneck import backbones as backbones
 from dinoneck import checkpoint as checkpoint
 from dinoneck import data as data
+from dinoneck import detection as detection
 from dinoneck import export as export
 from dinoneck import heads as heads
 from dinoneck import inference as inference
@@ -12,6 +13,7 @@ from dinoneck import losses as losses
 from dinoneck import necks as necks
 from dinoneck import points as points
 from dinoneck import registry as registry
+from dinoneck import serve as serve
 from dinoneck import store as store
 from dinoneck import training as training
 from dinoneck import viz as viz
@@ -23,6 +25,7 @@ from dinoneck.checkpoint.head_checkpoint import load_head as load_head
 from dinoneck.checkpoint.head_checkpoint import save_head as save_head
 from dinoneck.checkpoint.hub import list_heads as list_heads
 from dinoneck.collation import collate as collate
+from dinoneck.detection.head import DetectionHead as DetectionHead
 from dinoneck.errors import BackboneError as BackboneError
 from dinoneck.errors import BusyError as BusyError
 from dinoneck.errors import CheckpointError as CheckpointError

@@ -61,6 +61,29 @@ class CheckpointError(DinoneckError, OSError):
         self.step = step
 
 
+class Refusal(DinoneckError):
+    """A request that the HTTP service refuses.
+
+    Args:
+        status: HTTP status.
+        code: a fixed word that clients may rely on.
+        sentence: the value, what was expected and the remedy.
+        retry_after: seconds after which the same request may succeed; None = never.
+    """
+
+    def __init__(self, status: int, code: str, sentence: str, retry_after: int | None = None) -> None:
+        super().__init__(sentence)
+        self.status, self.code, self.retry_after = status, code, retry_after
+
+    def body(self) -> dict[str, str]:
+        """Return the JSON body."""
+        return {"error": str(self), "code": self.code}
+
+    def headers(self) -> dict[str, str]:
+        """Return the extra headers."""
+        return {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
+
+
 def missing_extra(package: str, extra: str) -> ImportError:
     """Return the error for a package that an extra brings and that is not installed."""
     return ImportError(f"{package} is not installed; it comes with an extra: pip install 'dinoneck[{extra}]'")

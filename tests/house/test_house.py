@@ -21,7 +21,7 @@ from tests.house.source import FILES, ROOT, SOURCE, name_of, tree_of
 
 LONGEST_FILE, LONGEST_FUNCTION = 400, 60
 FORBIDDEN_NAMES = {"utils", "common", "helpers", "base", "misc", "core"}
-ALIASES = {"PhotoTable": "Table"}
+ALIASES = {"PhotoTable": "Table", "BoxPhotos": "BoxImages"}
 
 
 def trees() -> Iterator[tuple[Path, ast.Module]]:

@@ -88,11 +88,7 @@ def test_the_check_finds_cycles(tmp_path: Path) -> None:
 DEVELOPERS = ("bench", "docs", "lint", "test")  # extras of those who work on dinoneck; dev is their sum
 # declared for users and imported by an example, with the folder that imports it
 IMPORTED_BY_EXAMPLES = {
-    "fastapi": "service",
-    "pycocotools": "detection",
-    "python-multipart": "service",
     "spconv-cu126": "pointcloud",
-    "uvicorn": "service",
 }
 # declared and imported by no file, with the reason
 NOT_IMPORTED = {
@@ -101,7 +97,6 @@ NOT_IMPORTED = {
     "mkdocs-material": "make docs runs it",
     "mkdocstrings": "make docs runs it",
     "mypy": "make types runs it",
-    "onnxscript": "torch.onnx.export imports it",
     "pytest-timeout": "a plugin of pytest",
     "pytest-xdist": "a plugin of pytest",
     "ruff": "make lint runs it",

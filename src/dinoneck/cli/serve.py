@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
 from tyro.conf import Positional, arg
@@ -30,4 +31,4 @@ def serve(
     """
     from dinoneck.serve import serve as serve_head
 
-    serve_head(head, host=host, port=port, settings=settings)
+    serve_head(head, host=host, port=port, settings=settings, announce=partial(print, flush=True))

@@ -5,7 +5,7 @@ from dinoneck.lazy import attach, homes
 _HOMES = homes(
     __name__,
     box_views=["box_transforms", "collate_boxes", "to_original"],
-    boxes=["BoxPhotos"],
+    boxes=["BoxImages", "BoxPhotos"],
     folders=["read_folders", "read_masks"],
     labels=["DenseLabels", "count_classes"],
     pasture=["Pasture"],

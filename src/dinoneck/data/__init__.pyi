@@ -3,6 +3,7 @@
 from dinoneck.data.box_views import box_transforms as box_transforms
 from dinoneck.data.box_views import collate_boxes as collate_boxes
 from dinoneck.data.box_views import to_original as to_original
+from dinoneck.data.boxes import BoxImages as BoxImages
 from dinoneck.data.boxes import BoxPhotos as BoxPhotos
 from dinoneck.data.decoding import photo_size as photo_size
 from dinoneck.data.folders import read_folders as read_folders

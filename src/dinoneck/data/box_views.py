@@ -31,7 +31,7 @@ def box_transforms(
     std: Sequence[float] | None = IMAGENET_STD,
     min_box_px: float = 1.0,
 ) -> v2.Compose:
-    """Give the transform of :class:`dinoneck.data.BoxPhotos`: boxes follow their pixels.
+    """Give the transform of :class:`dinoneck.data.BoxImages`: boxes follow their pixels.
 
     Every photo is stretched to ``size``, antialiased, so that batches stack and :func:`to_original` is one division.
     Training draws from torch's global random state: the same seed gives the same photos.

@@ -1,6 +1,6 @@
 """Photos with boxes, read from COCO JSON: checked whole when opened, decoded one by one.
 
-:class:`BoxPhotos` is a torch dataset; :func:`dinoneck.data.box_transforms` brings its photos and boxes to one size.
+:class:`BoxImages` is a torch dataset; :func:`dinoneck.data.box_transforms` brings its photos and boxes to one size.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -36,7 +36,7 @@ _ROUNDING_PX = 2  # by which a rounded box may reach over the edge
 _FEWEST = 10  # boxes; fewer of them may fit another form by chance
 
 
-class BoxPhotos(Dataset[Any]):
+class BoxImages(Dataset[Any]):
     """Photos with boxes in COCO JSON form, for training and testing detectors.
 
     All entries are checked when the dataset is made; a photo is decoded when it is asked for. ``dataset[i]`` is
@@ -58,6 +58,8 @@ class BoxPhotos(Dataset[Any]):
         min_side_px: a box with a shorter side, inside the photo, is skipped and counted.
         classes: names to keep, in the order that labels number them; boxes of others are skipped and counted.
             None = all, by ascending category id. Give the test set the classes of the training set.
+        form: ``torchvision``: targets as its reference training engine reads them: every value is a tensor, labels
+            count from 1, and ``area`` and ``iscrowd`` (all 0) are there too.
 
     Attributes:
         classes: names, in the order of the labels.
@@ -82,7 +84,7 @@ class BoxPhotos(Dataset[Any]):
         >>> content = {"images": [{"id": 7, "file_name": "a.png", "width": 40, "height": 30}],
         ...            "annotations": [box], "categories": [{"id": 3, "name": "cell"}]}
         >>> _ = (folder / "boxes.json").write_text(json.dumps(content))
-        >>> data = BoxPhotos(folder / "boxes.json")
+        >>> data = BoxImages(folder / "boxes.json")
         >>> image, target = data[0]
         >>> target["boxes"].tolist(), target["labels"].tolist(), data.classes, data.clipped
         ([[30.0, 10.0, 40.0, 15.0]], [0], ('cell',), 1)
@@ -96,9 +98,12 @@ class BoxPhotos(Dataset[Any]):
         transform: Callable[[Any, Target], Any] | None = None,
         min_side_px: float = 1.0,
         classes: Sequence[str] | None = None,
+        form: Literal["dinoneck", "torchvision"] = "dinoneck",
     ) -> None:
         if isinstance(min_side_px, bool) or not isinstance(min_side_px, int | float) or not 0 <= min_side_px < math.inf:
             raise ConfigError(f"min_side_px is {min_side_px!r}; expected a number of pixels, 0 or more")
+        if form not in ("dinoneck", "torchvision"):
+            raise ConfigError(f"form is {form!r}; expected 'dinoneck' or 'torchvision'")
         file = Path(annotations)
         content = read_coco(file)
         entries = [CocoPhoto.read(entry, f"{file}: images[{i}]") for i, entry in enumerate(content["images"])]
@@ -107,7 +112,7 @@ class BoxPhotos(Dataset[Any]):
         refuse_repeats([entry.id for entry in entries], f"{file}: images: the id")
         refuse_repeats([entry.name for entry in entries], f"{file}: images: the file_name")
         self.file = file
-        self.transform = transform
+        self.transform, self.form = transform, form
         self.ids = tuple(entry.id for entry in entries)
         self._photos = tuple(entries)
         self._folder = _folder(file, photos, entries)
@@ -133,6 +138,15 @@ class BoxPhotos(Dataset[Any]):
             "image_id": self.ids[i],
             "size": (height, width),
         }
+        if self.form == "torchvision":
+            target = {
+                **target,
+                "labels": target["labels"] + 1,
+                "image_id": torch.tensor(self.ids[i]),
+                "size": torch.tensor(target["size"]),
+                "area": (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]),
+                "iscrowd": torch.zeros_like(target["labels"]),
+            }
         return (image, target) if self.transform is None else self.transform(image, target)
 
     def original(self, i: int) -> tuple[tv_tensors.Image, tv_tensors.BoundingBoxes]:
@@ -155,7 +169,7 @@ class BoxPhotos(Dataset[Any]):
         boxes = torch.from_numpy(self._boxes[i]).float()
         return tv_tensors.Image(image), tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=(height, width))
 
-    def take(self, rows: Iterable[int]) -> BoxPhotos:
+    def take(self, rows: Iterable[int]) -> BoxImages:
         """Return the dataset of these photos, in this order, each once; the counts stay those of the whole JSON.
 
         Raises:
@@ -173,7 +187,7 @@ class BoxPhotos(Dataset[Any]):
         part.without_boxes = sum(not len(labels) for labels in part._labels)
         return part
 
-    def first(self, count: int) -> BoxPhotos:
+    def first(self, count: int) -> BoxImages:
         """Return the dataset of the first ``count`` photos, or of all if there are fewer."""
         return self.take(range(min(count, len(self))))
 
@@ -327,3 +341,7 @@ def _bytes(path: Path) -> int | None:
         return path.stat().st_size if path.is_file() else None
     except (OSError, ValueError):
         return None
+
+
+BoxPhotos = BoxImages
+"""The name of version 0.1."""

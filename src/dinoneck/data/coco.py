@@ -59,6 +59,8 @@ class CocoBox:
     def read(cls, entry: Any, where: str) -> CocoBox:
         """Check one entry; ``where`` names it in messages."""
         names = ("id", "image_id", "category_id")
+        if isinstance(entry, dict) and "bbox" not in entry and isinstance(entry.get("segmentation"), list):
+            entry["bbox"] = _around(entry["segmentation"], where)
         _require(entry, (*names, "bbox"), where)
         own, image, category = (_whole(entry[name], f"{where} has the {name}") for name in names)
         bbox, crowd = entry["bbox"], entry.get("iscrowd", 0)
@@ -72,6 +74,18 @@ class CocoBox:
         if isinstance(crowd, float) or crowd not in (0, 1):
             raise DataError(f"{where} has the iscrowd {short(crowd)}; expected 0 or 1")
         return cls(own, image, category, tuple(_as_float(value) for value in bbox), bool(crowd))
+
+
+def _around(polygons: Sequence[Any], where: str) -> list[float]:
+    """The box around polygons, each a list x, y, x, y, ..."""
+    flat: list[list[Any]] = [list(polygon) if isinstance(polygon, list) else [] for polygon in polygons]
+    if not flat or any(len(each) < 6 or len(each) % 2 or not all(map(_is_number, each)) for each in flat):
+        raise DataError(
+            f"{where} has no bbox and the segmentation {short(polygons)}; expected polygons of three points or more, "
+            "each [x, y, x, y, ...] in px"
+        )
+    x, y = (sorted(value for each in flat for value in each[axis::2]) for axis in (0, 1))
+    return [x[0], y[0], x[-1] - x[0], y[-1] - y[0]]
 
 
 def read_coco(file: Path) -> dict[str, list[Any]]:

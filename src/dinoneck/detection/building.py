@@ -10,7 +10,7 @@ import torch
 
 from dinoneck.configured import fields_of
 from dinoneck.data.box_views import box_transforms
-from dinoneck.data.boxes import BoxPhotos
+from dinoneck.data.boxes import BoxImages
 from dinoneck.detection.detector import Detector
 from dinoneck.detection.head import DETRS, DetectionHead
 from dinoneck.errors import ConfigError
@@ -52,7 +52,7 @@ def size_of(config: TrainConfig) -> tuple[int, int]:
     return cast("tuple[int, int]", config.data.size or SIZE)
 
 
-def open_images(config: TrainConfig) -> tuple[BoxPhotos, BoxPhotos]:
+def open_images(config: TrainConfig) -> tuple[BoxImages, BoxImages]:
     """Return the training and the held-out images.
 
     Raises:
@@ -64,10 +64,10 @@ def open_images(config: TrainConfig) -> tuple[BoxPhotos, BoxPhotos]:
     plain: dict[str, Any] = {"mean": None, "std": None}
     train_views = box_transforms(size, train=True, flip=flip, photometric=augment != "none", **plain)
     val_views = box_transforms(size, train=False, **plain)
-    train = BoxPhotos(str(data.boxes), data.images, transform=train_views, classes=data.classes or None)
+    train = BoxImages(str(data.boxes), data.images, transform=train_views, classes=data.classes or None)
     if data.val_boxes is not None:
         folder = data.val_images or data.images
-        return train, BoxPhotos(data.val_boxes, folder, transform=val_views, classes=train.classes)
+        return train, BoxImages(data.val_boxes, folder, transform=val_views, classes=train.classes)
     order = np.random.default_rng(config.optim.seed).permutation(len(train)).tolist()
     count = len(train) // config.folds.count
     if not count:

@@ -14,7 +14,8 @@ from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.data.box_views import to_original
 from dinoneck.data.decoding import Photo, as_list, read_pixels
 from dinoneck.data.photos import Preprocessing
-from dinoneck.detection.head import DetectionHead, Target
+from dinoneck.detection.head import DetectionHead
+from dinoneck.detection.levels import Target
 from dinoneck.errors import CheckpointError
 from dinoneck.grid import patch_pair
 from dinoneck.inference.rebuild import rebuild

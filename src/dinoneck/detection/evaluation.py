@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from dinoneck.data.boxes import BoxPhotos
+from dinoneck.data.boxes import BoxImages
 from dinoneck.errors import DataError, missing_extra
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def evaluate_boxes(
         DataError: if the file or an image cannot be used, or no image has a box.
         ImportError: if pycocotools is missing.
     """
-    dataset = BoxPhotos(coco_json, images, classes=detector.classes)
+    dataset = BoxImages(coco_json, images, classes=detector.classes)
     predictions: dict[int, Prediction] = {}
     for begin in range(0, len(dataset), batch_size):
         rows = range(begin, min(begin + batch_size, len(dataset)))
@@ -58,7 +58,7 @@ def evaluate_boxes(
     return score_boxes(predictions, dataset)
 
 
-def score_boxes(predictions: Mapping[int, Prediction], dataset: BoxPhotos) -> dict[str, Any]:
+def score_boxes(predictions: Mapping[int, Prediction], dataset: BoxImages) -> dict[str, Any]:
     """Compare predictions of any detector with the boxes of a dataset.
 
     An image without an entry counts as one without detections. At most 100 boxes count per image and class, those with
@@ -113,7 +113,7 @@ def score_boxes(predictions: Mapping[int, Prediction], dataset: BoxPhotos) -> di
     }
 
 
-def coco_results(predictions: Mapping[int, Prediction], dataset: BoxPhotos) -> list[dict[str, Any]]:
+def coco_results(predictions: Mapping[int, Prediction], dataset: BoxImages) -> list[dict[str, Any]]:
     """Return predictions as COCO results for a JSON file: a dict per box, with the category ids of the dataset.
 
     Raises:

@@ -8,7 +8,7 @@ import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,11 +16,13 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 
-from dinoneck.detection.detector import Detector
 from dinoneck.detection.head import DETRS
 from dinoneck.errors import CheckpointError, ConfigError, first_line, missing_extra
 from dinoneck.export.onnx_file import write_onnx
 from dinoneck.version import __version__
+
+if TYPE_CHECKING:
+    from dinoneck.detection.detector import Detector
 
 OUTPUTS = ("boxes", "scores", "labels")
 KEY = "dinoneck_detector"
@@ -69,6 +71,7 @@ class _OneImage(nn.Module):
         self.detector = detector
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return boxes, scores and labels of the image (1, 3, H, W)."""
         recipe, head = self.detector.preprocess, self.detector.head
         mean, std = (image.new_tensor(each)[:, None, None] for each in (recipe.mean, recipe.std))
         normalised = (image - mean) / std

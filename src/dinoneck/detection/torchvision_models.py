@@ -12,7 +12,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import MultiScaleRoIAlign
 
-from dinoneck.detection.head import Levels
+from dinoneck.detection.levels import Levels
 from dinoneck.errors import ConfigError
 
 ASPECTS = (0.5, 1.0, 2.0)
@@ -27,6 +27,7 @@ class _Named(nn.Module):
         self.levels, self.out_channels = levels, levels.out_channels
 
     def forward(self, images: Tensor) -> OrderedDict[str, Tensor]:
+        """Return the levels, fine to coarse."""
         return OrderedDict((str(i), level) for i, level in enumerate(self.levels(images).maps))
 
 
@@ -34,10 +35,12 @@ class _Stacked(nn.Module):
     """In place of torchvision's transform: images come normalised and of one size."""
 
     def forward(self, images: list[Tensor], targets: Any = None) -> tuple[ImageList, Any]:
+        """Stack the images."""
         size = (images[0].shape[-2], images[0].shape[-1])
         return ImageList(torch.stack(images), [size] * len(images)), targets
 
     def postprocess(self, result: Any, *_: Any) -> Any:
+        """Leave the boxes in the pixels of the network's input."""
         return result
 
 

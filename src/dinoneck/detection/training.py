@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Subset
 
 from dinoneck.atomic import write_text
 from dinoneck.data.box_views import collate_boxes, to_original
-from dinoneck.data.boxes import BoxPhotos
+from dinoneck.data.boxes import BoxImages
 from dinoneck.detection.building import build_detector, check_config, open_images
 from dinoneck.detection.detector import MOST_BOXES, Detector, best_of
 from dinoneck.detection.evaluation import gather_predictions, score_boxes
@@ -114,8 +114,8 @@ class _Run:
         config: TrainConfig,
         folder: Path,
         detector: Detector,
-        train: BoxPhotos,
-        val: BoxPhotos,
+        train: BoxImages,
+        val: BoxImages,
         processes: Processes,
         device: torch.device,
     ) -> None:

@@ -11,11 +11,11 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-from dinoneck.errors import missing_extra
+from dinoneck.errors import Refusal, missing_extra
 from dinoneck.serve.metrics import Metrics, memory_bytes
-from dinoneck.serve.refusal import Refusal, quoted
 from dinoneck.serve.responses import Maps
 from dinoneck.serve.settings import Settings
+from dinoneck.serve.uploads import quoted
 from dinoneck.serve.worker import RETRY_AFTER_S, Worker
 from dinoneck.version import versions
 

@@ -11,10 +11,10 @@ from PIL import Image, UnidentifiedImageError
 
 from dinoneck.data import Preprocessing
 from dinoneck.data.resizing import fitted_size
+from dinoneck.errors import Refusal
 from dinoneck.grid import patch_pair
-from dinoneck.serve.refusal import Refusal, quoted
 from dinoneck.serve.settings import Settings
-from dinoneck.serve.uploads import Upload
+from dinoneck.serve.uploads import Upload, quoted
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
 Image.MAX_IMAGE_PIXELS = None  # settings.max_pixels is checked before anything is decoded

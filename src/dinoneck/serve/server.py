@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import socket
+from collections.abc import Callable
 
 from dinoneck.errors import DinoneckError
 from dinoneck.inference.sources import listed, opened
@@ -17,18 +18,25 @@ _SPARE_CONNECTIONS = 64
 
 
 class _Server(uvicorn.Server):
-    """Prints its address, which with port 0 is known only then."""
+    """Announces its address, which with port 0 is known only after the start."""
+
+    announce: Callable[[str], object]
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         for server in getattr(self, "servers", ()):
             for listening in server.sockets:
                 host, port = listening.getsockname()[:2]
-                print(f"listening on http://{host}:{port}", flush=True)  # noqa: T201
+                self.announce(f"listening on http://{host}:{port}")
 
 
 def serve(
-    head: str | os.PathLike[str], *, host: str = "127.0.0.1", port: int = 8000, settings: Settings | None = None
+    head: str | os.PathLike[str],
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    settings: Settings | None = None,
+    announce: Callable[[str], object] | None = None,
 ) -> None:
     """Serve a head or a detector over HTTP until SIGTERM or Ctrl-C; requests in progress are completed first.
 
@@ -37,8 +45,9 @@ def serve(
     Args:
         head: a head file, a folder of head files, or a Hub repository.
         host: address to listen on; the default is reachable from this machine only.
-        port: 0 = any free port, which is printed.
+        port: 0 = any free port.
         settings: the limits.
+        announce: called with a line that has the address, when the service listens; None = it is logged.
 
     Raises:
         CheckpointError: if the head cannot be read.
@@ -68,6 +77,7 @@ def serve(
             log_config=None,
         )
     )
+    server.announce = announce or logging.getLogger("dinoneck.serve").info
     for name in ("dinoneck.serve", "uvicorn.error"):
         logging.getLogger(name).setLevel(logging.INFO)
     # uvicorn raises the signal again after an orderly shutdown: ignore that one

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import NamedTuple
 
-from dinoneck.errors import missing_extra
+from dinoneck.errors import Refusal, missing_extra
 
 try:
     from fastapi import Request
@@ -16,7 +16,6 @@ try:
 except ImportError as error:
     raise missing_extra("fastapi", "serve") from error
 
-from dinoneck.serve.refusal import Refusal, quoted
 from dinoneck.serve.settings import Settings
 
 EXPECTED = "expected multipart/form-data with one file per image, as curl -F image=@field.jpg sends it"
@@ -27,6 +26,12 @@ class Upload(NamedTuple):
 
     name: str
     data: bytes
+
+
+def quoted(text: str) -> str:
+    """Return a client's text for a message: short, and without characters that control a terminal."""
+    short = text if len(text) <= 80 else f"{text[:60]}...{text[-15:]}"
+    return repr("".join(sign if sign.isprintable() else "?" for sign in short))
 
 
 async def read_uploads(request: Request, settings: Settings) -> list[Upload]:
@@ -115,6 +120,7 @@ class _Form:
         )
 
     def write(self, chunk: bytes) -> None:
+        """Parse the next bytes of the body."""
         try:
             if chunk and not self._ended:  # bytes after the last boundary are ignored
                 self._parser.write(chunk)
@@ -122,6 +128,7 @@ class _Form:
             raise Refusal(400, "malformed_upload", f"the body is malformed: {error}; {EXPECTED}") from None
 
     def uploads(self) -> list[Upload]:
+        """Return the files of the complete body."""
         if not self._ended:
             raise Refusal(400, "malformed_upload", f"the body ends before its last boundary; {EXPECTED}")
         if not self._files:

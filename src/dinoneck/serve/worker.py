@@ -12,13 +12,12 @@ from typing import Any
 import torch
 
 from dinoneck.data.decoding import read_pixels
-from dinoneck.errors import BusyError, DataError, DinoneckError, GridError, first_line
+from dinoneck.errors import BusyError, DataError, DinoneckError, GridError, Refusal, first_line
 from dinoneck.serve.images import PixelBudget, broken, open_image
 from dinoneck.serve.models import Model, open_model
-from dinoneck.serve.refusal import Refusal, quoted
 from dinoneck.serve.responses import Maps
 from dinoneck.serve.settings import Settings
-from dinoneck.serve.uploads import Upload
+from dinoneck.serve.uploads import Upload, quoted
 
 logger = logging.getLogger("dinoneck.serve")
 RETRY_AFTER_S = 1

@@ -16,6 +16,7 @@ _HOMES = homes(
         "TrainConfig",
     ],
     crossval=["CrossValidation", "cross_validate"],
+    detector_config=["DetectorConfig"],
     fitting=["fit"],
     folds=["group_folds"],
     freeze=["FreezeSchedule"],

@@ -11,6 +11,7 @@ from dinoneck.training.config import TaskConfig as TaskConfig
 from dinoneck.training.config import TrainConfig as TrainConfig
 from dinoneck.training.crossval import CrossValidation as CrossValidation
 from dinoneck.training.crossval import cross_validate as cross_validate
+from dinoneck.training.detector_config import DetectorConfig as DetectorConfig
 from dinoneck.training.fitting import fit as fit
 from dinoneck.training.folds import group_folds as group_folds
 from dinoneck.training.freeze import FreezeSchedule as FreezeSchedule

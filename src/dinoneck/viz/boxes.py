@@ -44,7 +44,7 @@ def boxes_figure(
         scores: one per box, 0 ... 1; drawn last where highest.
         truth: known boxes in the same form; a dict's labels and scores are not read.
         min_score: leave out boxes of a lower score. The title states how many there were.
-        classes: name of each number in ``labels`` (``BoxPhotos.classes``).
+        classes: name of each number in ``labels`` (``BoxImages.classes``).
 
     Returns:
         a ``matplotlib.figure.Figure`` of one plot; its patches are the known boxes, then those predicted.

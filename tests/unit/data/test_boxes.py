@@ -23,7 +23,7 @@ from tests.unit.data.box_samples import HEIGHT, WIDTH, content, write
 from torchvision import tv_tensors
 
 from dinoneck import ConfigError, DataError
-from dinoneck.data import BoxPhotos
+from dinoneck.data import BoxImages, BoxPhotos
 
 Change = Callable[[dict[str, Any]], Any]
 
@@ -482,3 +482,26 @@ def test_a_file_of_which_no_box_is_left_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(DataError, match=r"every box is left out \(\d+ outside\)"):
         made(tmp_path, outside)
+
+
+def test_boxes_follow_from_polygons(tmp_path: Path) -> None:
+    plain = content()
+    del plain["annotations"][0]["bbox"]
+    plain["annotations"][0]["segmentation"] = [[2, 3, 12, 3, 12, 8], [4, 5, 6, 11, 8, 5]]
+    assert BoxPhotos(write(tmp_path, plain))[0][1]["boxes"][0].tolist() == [2.0, 3.0, 12.0, 11.0]
+    for wrong in ([], [[1, 2, 3, 4]], [[1, 2, 3, 4, 5, "6"]], ["1,2"]):
+        plain["annotations"][0]["segmentation"] = wrong
+        with pytest.raises(DataError, match=r"annotations\[0\] has no bbox and the segmentation"):
+            BoxPhotos(write(tmp_path, plain))
+
+
+def test_torchvisions_engine_reads_targets_of_its_form(tmp_path: Path) -> None:
+    """Its training step moves every value to the device, and its evaluation calls ``image_id.item()``."""
+    file = write(tmp_path, content())
+    plain, target = BoxImages(file)[0][1], BoxImages(file, form="torchvision")[0][1]
+    assert all(isinstance(value, torch.Tensor) for value in target.values())
+    assert target["image_id"].item() == 10
+    assert torch.equal(target["labels"], plain["labels"] + 1)
+    assert target["area"].tolist() == [80.0, 150.0]
+    with pytest.raises(ConfigError, match="form is 'coco'"):
+        BoxImages(file, form="coco")  # type: ignore[arg-type]
