@@ -74,7 +74,6 @@ ALLOWED = {
     ("cli/main.py", "importlib.import_module"): "verbs of our own list",
     ("cli/checkup.py", "importlib.import_module"): "packages that our own metadata declares",
     ("cli/demo.py", "subprocess."): "this same Python again, to load a head in a new process; no shell",
-    ("store/writer.py", "socket."): "the machine's name, which keeps writers apart; no connection",
 }
 # names that only a call with these plain values makes harmless: (name, keyword, value)
 WITH = {"torch.load": ("weights_only", True), "numpy.load": ("allow_pickle", False)}
