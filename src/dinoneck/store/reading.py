@@ -47,6 +47,9 @@ class Reader:
         self._made: str | None = None
         self.refresh()
 
+    def __reduce__(self) -> Any:  # a table is mapped again, not copied
+        return functools.partial(Reader, check=self.check), (self.files, self.description)
+
     def refresh(self, *, again: bool = False) -> None:
         """Read what was appended to the index; ``again``: read all of it."""
         files = self.files

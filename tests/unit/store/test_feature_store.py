@@ -538,6 +538,8 @@ def test_workers_read_the_same(filled: FeatureStore, context: str) -> None:
 
 
 def test_only_the_path_travels(filled: FeatureStore) -> None:
+    kept = pickle.loads(pickle.dumps(MemoryStore(filled, patterns=[1])))
+    assert torch.equal(kept.batch(["a"], 1).sequence[0], filled["a", 1].sequence[0])
     sent = pickle.dumps(filled)
     assert len(sent) < 400
     assert torch.equal(pickle.loads(sent)["a"].sequence[0], filled["a"].sequence[0])
