@@ -1,11 +1,13 @@
 """What the checks of the feature store cost: records, images, index lines.
 
-    python -m benchmarks.store_checks [--rounds 31]
+    python -m benchmarks.store_checks [--rounds 31] [--ids N]
 
 * A first read with the record's checksum compared, a later one, and one with ``check=False``; batches of 32 records of
   ``dinoneck_tiny`` at 64 px and of a ViT-S at 224 px (random values: the bytes do not matter), from the page cache.
 * Hashing an image's file, next to decoding and preparing it for 224 px, as ``extract`` does once per image.
-* Opening a store of 5,000 images, with checked lines and with those of version 0.1.
+* Parsing the index lines of 5,000 images, checked ones and those of version 0.1.
+* With ``--ids 1000000``, instead of all that: a store with an index of so many lines, opened by one process, which
+  makes the table, and by another one, which maps it: seconds, memory, and 1,000 batches of 32 random look-ups.
 
 Times are CPU time of one thread; ratios are medians of the rounds' ratios. Writes
 benchmarks/results/store_checks.json and .md.
@@ -15,6 +17,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -67,7 +71,7 @@ def reads(store: FeatureStore, rounds: int) -> Rows:
         def read() -> None:
             for _ in range(times):
                 if first:
-                    source.reader._checked.clear()
+                    source.reader._index[1][:] = False
                 for ids in batches:
                     source.batch(ids, dtype=dtype)
 
@@ -119,17 +123,66 @@ def opening(folder: Path, rounds: int) -> Rows:
             lines = [json.dumps({key: json.loads(line)[key] for key in kept}, separators=(",", ":")) for line in lines]
         (files.root / index.FOLDER / "w-one.jsonl").write_text("".join(f"{line}\n" for line in lines))
         sizes[name] = sum(map(len, lines)) / LINES + 1
-        runs[name] = lambda files=files: index.by_id(index.read_index(files), lambda _: True)
+        runs[name] = lambda files=files: index.by_id(index.read_journal(files, "w-one.jsonl"), lambda _: True)
     for name, row in compare(runs, peer="lines of version 0.1", rounds=rounds, clock=time.process_time).items():
         rows[f"{name} ({sizes[name]:.0f} bytes, {1e3 * row['ms'] / LINES:.1f} us each)"] = row
     return rows
 
 
+_OPENED = """
+import json, random, sys, time
+from pathlib import Path
+from dinoneck import FeatureStore
+
+def memory():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return {line.split(":")[0]: int(line.split()[1]) / 1024 for line in lines if line.startswith(("VmRSS", "RssAnon"))}
+
+before, start = memory(), time.perf_counter()
+store = FeatureStore.open(sys.argv[1])
+row = {"open_s": time.perf_counter() - start, **{f"{k}_MB": v - before[k] for k, v in memory().items()}}
+draw = random.Random(0)
+batches = [[store.ids[draw.randrange(len(store))] for _ in range(32)] for _ in range(1000)]
+start = time.perf_counter()
+for ids in batches:
+    for image_id in ids:
+        store.reader.entry(image_id)
+row["batch_look_up_ms"] = time.perf_counter() - start
+row |= {f"{k}_MB_afterwards": v - before[k] for k, v in memory().items()}
+print(json.dumps(row))
+"""
+
+
+def many_ids(folder: Path, count: int) -> None:
+    """Open a store of many images twice, in two processes; print what it costs."""
+    make_folder(
+        folder, Description(load_backbone("dinoneck_tiny").record(), Preprocessing(), Patterns.named("flips4"), "fp16")
+    )
+    made = FeatureStore.open(folder).description.made
+    with (folder / index.FOLDER / "w-one.jsonl").open("w") as file:
+        for i in np.random.default_rng(0).permutation(count).tolist():
+            image_id, shard = f"train/class_{i % 1000:04d}/img_{i:09d}", f"data/w-{i // 80:08d}.safetensors"
+            entry = index.Entry(image_id, shard, i % 80 << 20, 1 << 18, (i,) * 4, (16, 16), 900_000, 10**18 + i,
+                                f"{i + 1:032x}", made=made)  # fmt: skip
+            file.write(f"{entry.line()}\n")
+    for name in ("first process", "second process"):
+        out = subprocess.run(
+            [sys.executable, "-c", _OPENED, str(folder)], capture_output=True, text=True, check=True
+        ).stdout
+        print(f"{count} ids, {name}: {out.strip()}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=31)
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--ids", type=int)
+    options = parser.parse_args()
+    rounds = options.rounds
     torch.set_num_threads(1)
+    if options.ids:
+        with tempfile.TemporaryDirectory() as place:
+            many_ids(Path(place) / "store", options.ids)
+        return
     tables: dict[str, Rows] = {}
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)

@@ -291,32 +291,6 @@ def test_writers_of_the_same_images_notice_each_other(
     assert len(caplog.messages) == 1 and "share with shard=(i, n)" in caplog.text
 
 
-def test_writers_look_for_each_other_at_every_shard(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Two writers have seen each other before the first image that both of them store."""
-    layout = Layout("fp16", 1, 0, 4, GridSize(1, 2))
-    for folder in ("data", "index"):
-        (tmp_path / folder).mkdir()
-    one, two = (writer.Writer(tmp_path, 1) for _ in range(2))
-    for out, image_id in ((one, "a"), (two, "b"), (one, "c"), (one, "x"), (two, "d"), (two, "x")):
-        out.add(image_id, [bytes(layout.nbytes)], layout, ImageFile(1))
-    assert not caplog.messages
-    one.add("y", [bytes(layout.nbytes)], layout, ImageFile(1))
-    assert len(caplog.messages) == 1
-
-
-def test_a_shard_is_written_after_30_seconds(tmp_path: Path) -> None:
-    layout = Layout("fp16", 1, 0, 4, GridSize(1, 2))
-    for folder in ("data", "index"):
-        (tmp_path / folder).mkdir()
-    now, written = 0.0, []
-    out = writer.Writer(tmp_path, clock=lambda: now)
-    for second in range(600):
-        now = float(second)
-        out.add(f"{second:03d}", [bytes(layout.nbytes)], layout, ImageFile(1))
-        written.append(len(list((tmp_path / "data").iterdir())))
-    assert written[1] == 1 and written[-1] < 5 + 600 / 30  # one in the first seconds, few in the long run
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["fp16", "int8"])
 @pytest.mark.parametrize("overlap", [False, True])

@@ -75,7 +75,6 @@ ALLOWED = {
     ("checkup.py", "importlib.import_module"): "packages that our own metadata declares",
     ("cli/demo.py", "subprocess."): "this same Python again, to load a head in a new process; no shell",
     ("serve/server.py", "socket."): "a type: the service itself listens, on the address that its caller names",
-    ("store/writer.py", "socket."): "the machine's name, which keeps writers apart; no connection",
 }
 # names that only a call with these plain values makes harmless: (name, keyword, value)
 WITH = {"torch.load": ("weights_only", True), "numpy.load": ("allow_pickle", False)}

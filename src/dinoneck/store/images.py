@@ -28,18 +28,18 @@ def image_ids(paths: PathLike | Sequence[PathLike], root: PathLike | None = None
     An id is the file's path relative to ``root`` with ``/`` between the parts and without its suffix.
 
     Args:
-        paths: photos and folders, which are searched to the bottom for names that end in a picture's suffix. A file
+        paths: images and folders, which are searched to the bottom for names that end in a picture's suffix. A file
             that is listed several times counts once.
-        root: what ids are relative to; None = the one folder given, else the nearest folder that holds all photos.
+        root: what ids are relative to; None = the one folder given, else the nearest folder that holds all images.
 
     Raises:
-        DataError: if there are no photos, one lies outside ``root``, or two have the same id.
+        DataError: if there are no images, one lies outside ``root``, or two have the same id.
     """
     given = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
     tops = [_absolute(path) for path in given]
     files = list(dict.fromkeys(file for top in tops for file in images_below(top)))
     if not files:
-        raise DataError("there are no photos to extract tokens from")
+        raise DataError("there are no images to extract tokens from")
     if root is not None:
         base = _absolute(root)
     elif len(tops) == 1 and tops[0].is_dir():
@@ -70,7 +70,7 @@ def _id(file: Path, base: Path) -> str:
     try:
         image_id.encode()
     except UnicodeEncodeError:
-        raise DataError(f"the name {image_id!r} is no Unicode text; rename the photo") from None
+        raise DataError(f"the name {image_id!r} is no Unicode text; rename the image") from None
     return image_id
 
 
@@ -148,14 +148,14 @@ def _root_of(image_id: str, path: Path) -> str:
 
 
 def views_of(photo: Photo, preprocess: Preprocessing, patterns: Patterns, image_id: str) -> Tensor:
-    """Return a photo under all patterns: (patterns, 3, H, W), normalised.
+    """Return an image under all patterns: (patterns, 3, H, W), normalised.
 
-    The photo is decoded and brought to its size; colours change there, in 0 ... 1; then it is normalised, blurred
-    and padded like any photo; flips turn the finished image, padding included. So padding is the mean colour under
+    The image is decoded and brought to its size; colours change there, in 0 ... 1; then it is normalised, blurred
+    and padded like any image; flips turn the finished image, padding included. So padding is the mean colour under
     every pattern, and a pattern that only flips is exactly the flip of what ``preprocess`` gives.
 
     Raises:
-        DataError: if the photo cannot be used.
+        DataError: if the image cannot be used.
         GridError: if the patch does not divide it.
     """
     fitted = preprocess.fitted(photo)

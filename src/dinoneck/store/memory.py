@@ -118,7 +118,7 @@ def free_memory() -> int | None:
 
 
 class StoreDataset(Dataset[Sample]):
-    """Samples of a store. Each is (Tokens, numbers): ``numbers`` (B,) int64 say which samples, to look targets up.
+    """Samples of a store. Each is (Tokens, numbers): ``numbers`` (B,) int64 number the samples, to look targets up.
 
     Workers of a ``DataLoader`` open the store themselves; its content is never copied to them.
 

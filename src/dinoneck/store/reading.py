@@ -47,6 +47,9 @@ class Reader:
         self._made: str | None = None
         self.refresh()
 
+    def __reduce__(self) -> Any:  # a table is mapped again, not copied
+        return functools.partial(Reader, check=self.check), (self.files, self.description)
+
     def refresh(self, *, again: bool = False) -> None:
         """Read what was appended to the index; ``again``: read all of it."""
         files = self.files
@@ -124,16 +127,16 @@ class Reader:
         """Return the layout of these entries' records; all must have one grid."""
         grids = sorted({entry.grid for entry in entries})
         if len(grids) != 1:
-            told = ", ".join(f"{rows}x{cols}" for rows, cols in grids[:5])
+            sizes = ", ".join(f"{rows}x{cols}" for rows, cols in grids[:5])
             raise DataError(
-                f"the images have different grids ({told}); batch those of one" if grids else "no ids given"
+                f"the images have different grids ({sizes}); batch those of one" if grids else "no ids given"
             )
         check_made(entries, self.made(), str(self.files))
         layout = self.description.layout(GridSize(*grids[0]))
         for entry in entries:
             if entry.length != layout.nbytes or len(entry.crc32) != len(self.description.patterns):
                 raise StoreError(
-                    f"the index of {self.files} says {len(entry.crc32)} records of {entry.length} bytes for "
+                    f"the index of {self.files} lists {len(entry.crc32)} records of {entry.length} bytes for "
                     f"{entry.id!r}; expected {len(self.description.patterns)} of {layout.nbytes}"
                 )
         return layout
@@ -151,7 +154,7 @@ class Reader:
         return QuantisedTokens(columns["q"], columns["scale"], columns["prefix"], tuple(self.scale()), like)
 
     def record(self, ids: Sequence[str]) -> dict[str, Any]:
-        """Return what the tokens of these images are, wherever the store lies: what made them, and their checksums."""
+        """Return what identifies these images' tokens, wherever the store lies: what made them, and their checksums."""
         checksums = hashlib.sha256()
         for entry in (self.entries[image_id] for image_id in ids):
             checksums.update(repr((entry.id, tuple(entry.grid), entry.crc32)).encode())
@@ -159,8 +162,8 @@ class Reader:
         # the inputs' mean and std are the ones that were used; backbone records of older stores do not have them
         backbone = {key: value for key, value in own.backbone.items() if key not in ("mean", "std")}
         made = [backbone, own.preprocess.record(), own.patterns.record(), own.dtype]
-        told = hashlib.sha256(json.dumps(made, sort_keys=True).encode())
-        return {"kind": "store", "made": told.hexdigest(), "records": checksums.hexdigest()}
+        origin = hashlib.sha256(json.dumps(made, sort_keys=True).encode())
+        return {"kind": "store", "made": origin.hexdigest(), "records": checksums.hexdigest()}
 
     def scale(self) -> Tensor:
         """Return the channel scale (layers, channels), read once after every :meth:`refresh`.

@@ -1,4 +1,4 @@
-"""The store gives back what the backbone gave, whoever wrote it and however often it was interrupted."""
+"""The store gives back what the backbone gave, in whatever way it was written and however often it was interrupted."""
 
 from __future__ import annotations
 
@@ -287,7 +287,7 @@ def test_ids_are_paths_below_the_root(tmp_path: Path) -> None:
         image_ids(tmp_path)
     with pytest.raises(DataError, match="does not lie in the root"):
         image_ids([tmp_path / "x" / "a.png"], root=tmp_path / "y")
-    with pytest.raises(DataError, match="no photos"):
+    with pytest.raises(DataError, match="no images"):
         image_ids([])
 
 
@@ -538,6 +538,8 @@ def test_workers_read_the_same(filled: FeatureStore, context: str) -> None:
 
 
 def test_only_the_path_travels(filled: FeatureStore) -> None:
+    kept = pickle.loads(pickle.dumps(MemoryStore(filled, patterns=[1])))
+    assert torch.equal(kept.batch(["a"], 1).sequence[0], filled["a", 1].sequence[0])
     sent = pickle.dumps(filled)
     assert len(sent) < 400
     assert torch.equal(pickle.loads(sent)["a"].sequence[0], filled["a"].sequence[0])
@@ -657,8 +659,8 @@ def test_the_older_layouts_there_and_back(photos: Path, filled: FeatureStore, tm
 
 
 def test_the_description_says_it_all(filled: FeatureStore) -> None:
-    told = json.loads((Path(filled.path) / "store.json").read_text())
-    assert told["backbone"]["weights_sha256"] == filled.backbone_record["weights_sha256"]
-    assert told["patterns"] == Patterns.named("flips4").record()
-    assert told["inputs"]["size"] == list(SIZE)
+    stored = json.loads((Path(filled.path) / "store.json").read_text())
+    assert stored["backbone"]["weights_sha256"] == filled.backbone_record["weights_sha256"]
+    assert stored["patterns"] == Patterns.named("flips4").record()
+    assert stored["inputs"]["size"] == list(SIZE)
     assert repr(filled).endswith("3 images x 4 patterns, fp16)")
