@@ -51,14 +51,8 @@ def export(
         maps: with backbone: also give the predictions of every patch, where the head has maps.
         backbone: with backbone: where its weights come from.
     """
-    apart = {"--size": size, "--maps": maps, "--backbone-file": backbone.backbone_file}
-    apart |= {"--random-backbone": backbone.random_backbone}
-    if not with_backbone and (given := [flag for flag, value in apart.items() if value]):
-        raise ConfigError(f"{given[0]} is for models with their backbone: add --with-backbone, or leave it out")
-    if format == "state-dict" and (with_backbone or grid is not None):
-        raise ConfigError("--format state-dict is for the weights of the head; leave --with-backbone and --grid out")
-    if with_backbone and grid is not None:
-        raise ConfigError("--grid is for heads without backbone; give --size HEIGHTxWIDTH in pixels")
+    own = {"--backbone-file": backbone.backbone_file, "--random-backbone": backbone.random_backbone}
+    _check_options(format, grid, with_backbone, {"--size": size, "--maps": maps, **own})
     check_output(out, [file, backbone.backbone_file])
     from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
     from dinoneck.export import export_head, export_model, export_state_dict
@@ -83,6 +77,19 @@ def export(
     print("\n".join(_lines(done)))
     described = {"fixed_because": done.fixed_because, "description": done.description}
     return {**document, "files": list(done.files), **described}
+
+
+def _check_options(
+    format: str, grid: tuple[int, int] | None, with_backbone: bool, of_whole_models: dict[str, Any]
+) -> None:
+    """Refuse options that have no meaning together."""
+    given = [flag for flag, value in of_whole_models.items() if value]
+    if given and not with_backbone:
+        raise ConfigError(f"{given[0]} is for models with their backbone: add --with-backbone, or leave it out")
+    if format == "state-dict" and (with_backbone or grid is not None):
+        raise ConfigError("--format state-dict is for the weights of the head; leave --with-backbone and --grid out")
+    if with_backbone and grid is not None:
+        raise ConfigError("--grid is for heads without backbone; give --size HEIGHTxWIDTH in pixels")
 
 
 def _lines(done: Exported) -> list[str]:
