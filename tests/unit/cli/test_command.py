@@ -48,7 +48,7 @@ def examples(help_text: str) -> list[list[str]]:
 def test_the_verbs_are_these() -> None:
     assert VERBS == (
         "demo", "backbones", "extract", "train", "predict", "inspect", "verify", "diff", "migrate", "import-legacy",
-        "push", "pull", "card", "bench", "viz", "export", "doctor", "store",
+        "push", "pull", "card", "bench", "viz", "export", "serve", "doctor", "store",
     )  # fmt: skip
     assert {"store convert", "store verify", "viz report"} <= set(ALL)
     listed = [
