@@ -10,7 +10,7 @@ import numpy as np
 
 from dinoneck.data.image_files import SUFFIXES
 from dinoneck.data.tables import PhotoTable
-from dinoneck.errors import DataError
+from dinoneck.errors import ConfigError, DataError
 from dinoneck.training.targets import as_array
 
 _SHOWN = 3
@@ -47,12 +47,15 @@ def match_samples(
 
     Raises:
         DataError: for ids without a row or without tokens, for several rows of one id, and for values without ids.
+        ConfigError: for ``target_ids`` that no value needs.
     """
     columns = columns_of(targets, target_ids, names)
     if not columns:
         given = targets.targets if isinstance(targets, PhotoTable) else getattr(targets, "columns", targets)
         raise DataError(f"there are no targets for task {names[0]!r}; given: {', '.join(map(str, given)) or 'none'}")
     weight_columns = columns_of(weights or {}, target_ids, None, "weights")
+    if target_ids is not None and not any(c.ids is target_ids for c in (*columns.values(), *weight_columns.values())):
+        raise ConfigError("target_ids was given, but all values carry their own ids; leave target_ids out")
     spelling = SourceIds(source_ids)
     valid = spelling.all_of(val_ids or (), "validation ids")
     if ids is None:

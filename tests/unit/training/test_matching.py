@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from tests.unit.training.meadow import a_run
 
-from dinoneck import DataError, FeatureStore, PatchMeanHead, TargetTransform, Task, Tokens, load_backbone
+from dinoneck import ConfigError, DataError, FeatureStore, PatchMeanHead, TargetTransform, Task, Tokens, load_backbone
 from dinoneck.data import Table
 from dinoneck.training import (
     CellTargets,
@@ -130,6 +130,7 @@ def test_a_pandas_frame_is_matched_by_its_index() -> None:
             DataError,
             "the dense tasks are none",
         ),
+        ({"targets": table(), "target_ids": IDS}, ConfigError, "carry their own ids; leave target_ids out"),
         ({"targets": {"x": {"meadow-1": 0.0}}}, DataError, "no targets for task 'y'; given: x"),
         ({"targets": {"y": {IDS[0]: [1.0], IDS[1]: [1.0, 2.0]}}}, DataError, "'y' differ in shape"),
     ],
