@@ -109,7 +109,7 @@ MUTANTS = [
            "unit/viz/test_residuals.py::test_points_are_the_values_and_residuals"),
     Mutant("points/projection.py", ".floor().long()", ".round().long()",
            "unit/points/test_projection.py::test_depth_of_another_size_is_read_half_pixels_considered"),
-    Mutant("cli/answers.py", '"ok": code == 0', '"ok": True', "unit/cli/test_json.py::test_of_files"),
+    Mutant("cli/main.py", '"ok": code == 0', '"ok": True', "unit/cli/test_viz_verb.py"),
 ]  # fmt: skip
 
 

@@ -77,6 +77,9 @@ FAST = {
         --version
         --print-completion bash
         extrct
+        serve
+        serve none.safetensors
+        serve head.safetensors --queue -1
         inspect
         inspect head.safetensors --colour red
         extract photos --out s --size 32 --batch-size 0
