@@ -21,14 +21,14 @@ class Stored:
 
     Attributes:
         fit: resize mode: stretch changes the proportions, keep fits the image inside, crop cuts, pad fills up.
-        interpolation: of the resize.
+        interpolation: of the resize (default: bilinear; for a store that is there, its own).
         policy: what to do with sizes that the patch does not divide.
         patterns: augmentations: none (the default), flips4, color20, or a YAML or JSON file.
         dtype: of the values; int8 takes half the space of fp16.
     """
 
     fit: Literal["stretch", "keep", "crop", "pad"] = "stretch"
-    interpolation: Literal["area", "bicubic", "bilinear"] = "area"
+    interpolation: Literal["bilinear", "bicubic", "area"] | None = None
     policy: Literal["error", "crop", "pad", "resize"] = "error"
     patterns: str = "none"
     dtype: Literal["fp16", "bf16", "int8"] = "fp16"

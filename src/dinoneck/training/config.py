@@ -76,7 +76,7 @@ class DataConfig:
     size: Annotated[int | tuple[int, int] | None, SIZE] = None
     fit: Literal["stretch", "keep", "crop", "pad"] | None = None
     policy: Literal["error", "crop", "pad", "resize"] | None = None
-    interpolation: Literal["area", "bicubic", "bilinear"] | None = None
+    interpolation: Literal["bilinear", "bicubic", "area"] | None = None
     blur: int | None = None
     tta: Literal["none", "flip4", "d6"] | None = None
     pasture: int = 120

@@ -178,13 +178,11 @@ def test_an_empty_path_is_not_the_current_folder(
         ["store", "verify", ""],
         ["push", "", "me/x"],
         ["extract", "", "--out", "s"],
+        ["predict", "h.safetensors", "--heads", "", "--out", "o.csv"],
     ]
     for verb in verbs:
-        with pytest.raises(SystemExit) as ended:
-            main(verb)
-        assert ended.value.code == 2
-        assert "the path is empty" in capsys.readouterr().err
-    assert main(["predict", "h.safetensors", "--heads", "", "--out", "o.csv"]) == 1
+        assert main(verb) == 2
+        assert "an argument is empty" in capsys.readouterr().err
     assert Path("h.safetensors").read_bytes() == before
     for read in (head_files, load_head, HeadCheckpoint.load, Predictor):
         with pytest.raises(CheckpointError, match="''"):

@@ -231,7 +231,7 @@ def test_two_runs_that_end_in_one_folder_do_not_replace_each_other(
         ("", ["--group", "site"], "no column or target 'site'"),
         ("", ["--views", "20"], "20 .*the store has 4"),
         ("", ["--size", "960"], r"made with image size \(32, 64\), and this run asks for \(960, 960\)"),
-        ("", ["--interpolation", "bilinear"], "made with interpolation area"),
+        ("", ["--interpolation", "area"], "made with interpolation bilinear"),
         ("", ["--backbone", "vit_small_patch16_dinov3"], "made with backbone dinoneck_tiny"),
         ("", ["--head", "fpn", "--layers", "1", "3"], r"made with layers \(5,\)"),
         ("", ["--head", "fpn", "--gate-mode", "query"], "FPNHead has no argument 'mode'"),

@@ -49,7 +49,7 @@ def test_a_head_is_saved_loaded_and_described_by_these_names(head: Path, capsys:
     assert len(rows) == len(NAMES) and "| `crop cover (%)` |" in rows[0] and "| `a¦bˋcˋ` |" in rows[4]
     assert {row.count("|") for row in rows} == {8}
     assert main(["inspect", str(head)]) == 0
-    assert "crop cover (%) (density" in capsys.readouterr().out
+    assert "crop cover (%) (kind density" in capsys.readouterr().out
 
 
 @pytest.mark.filterwarnings("ignore:Glyph")  # matplotlib's font has no glyphs of every alphabet

@@ -41,7 +41,7 @@ def test_an_index_learns_next_to_five_composed_masses(log1p: bool) -> None:
     history = fit(head, source, targets=targets, target_ids=source.ids, ids=source.ids, epochs=20, batch_size=16,
                   lr=3e-3, recipe=Recipe(ema_decay=None),
                   loss=TaskLoss(tasks, head.compositions, UncertaintyWeighting(list(parts))))  # fmt: skip
-    assert history[-1]["biomass"] < history[0]["biomass"]
+    assert history[-1]["loss/biomass"] < history[0]["loss/biomass"]
     assert r2(head.predict(source.batch(source.ids))["ndvi"][:, 0].numpy(), targets["ndvi"]) > 0.9
 
 
