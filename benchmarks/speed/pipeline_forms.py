@@ -179,7 +179,7 @@ def ours(
     work: Work, backbone: Backbone, heads: Sequence[CLSGatingHead], batch: int | None = None
 ) -> Callable[[Sequence[Path]], Answer]:
     """The Predictor: heads together, no block more than is read."""
-    recipe = backbone.preprocess.changed(size=work.size)
+    recipe = backbone.preprocess.changed(size=work.size, interpolation="area")
     tta: Any = {1: "none", 4: "flip4"}[len(work.flips)]
     predictor = Predictor(list(heads), backbone, tta=tta, preprocess=recipe, batch_size=batch)
 

@@ -79,7 +79,8 @@ def test_masks_are_tables_and_a_verdict() -> None:
         "ridge": mask_scores(matrices, own, split(20), head=best),
     }
     report = {"masks": {"cover": methods}, "predicted": N, "groups_predicted": 20}
-    means, each, *verdicts = text.class_lines(report)
+    means, each, matrix, *verdicts = text.class_lines(report)
+    assert [line.split()[-2:] for line in matrix.splitlines()[2:]] == [["6000", "0"], ["0", "6000"]]
     assert means.splitlines()[0].split()[3:5] == ["mean", "IoU"]
     assert "pixel accuracy" in means.splitlines()[0]
     assert means.splitlines()[3].split()[:2] == ["ridge", f"{(90 / 140 + 60 / 110) / 2:.3f}"]
