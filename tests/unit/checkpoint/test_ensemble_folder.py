@@ -332,10 +332,8 @@ def test_inspect_reads_a_folder_without_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert (
-        "heads/total-fold3.safetensors: patch_mean, total (kind regression, dim 1, unit g, minimum 0.0), weight 2.5"
-        in done.stdout
-    )
+    described = "patch_mean, total (kind regression, dim 1, unit g, minimum 0.0), weight 2.5"
+    assert f"heads/total-fold3.safetensors: {described}" in done.stdout
 
 
 # -- the hub ----------------------------------------------------------------------------------------------
