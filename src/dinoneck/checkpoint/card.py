@@ -173,6 +173,8 @@ def _front_matter(meta: Mapping[str, Any], repo_id: str | None) -> ModelCardData
 
     kinds = [kind for task in meta["tasks"] if isinstance(kind := task.get("kind"), str)]
     pipeline = next((_PIPELINES[kind] for kind in kinds if kind in _PIPELINES), None)
+    if not kinds:
+        pipeline = "object-detection" if meta["head_type"] == "detector" else "image-feature-extraction"
     family = (meta["backbone"] or {}).get("family")
     tags = [
         "dinoneck",
@@ -186,7 +188,7 @@ def _front_matter(meta: Mapping[str, Any], repo_id: str | None) -> ModelCardData
         base_model=base,
         base_model_relation="adapter" if base else None,
         datasets=None if dataset == "other" else [dataset],
-        pipeline_tag=pipeline if kinds else "image-feature-extraction",
+        pipeline_tag=pipeline,
         tags=[_line(tag) for tag in tags],
         model_name=(repo_id or _line(meta["head_type"])) if results else None,
         eval_results=results or None,

@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dinoneck.cli.arguments import HeadBackbone
+from dinoneck.cli.arguments import HeadBackbone, Views
 from dinoneck.cli.text import say, table
-from dinoneck.errors import ConfigError, counted
+from dinoneck.errors import ConfigError, DataError, counted
 
 if TYPE_CHECKING:
     from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
@@ -40,32 +41,45 @@ def predict(
     out: Path,
     picture: Path | None,
     backbone: HeadBackbone,
-    device: str | None,
+    views: Views,
+    skip_unusable: bool,
 ) -> dict[str, Any]:
     """Write one CSV row per box, and draw the first images on request.
 
     Raises:
         ConfigError: for several detectors.
+        DataError: for an image that cannot be used, if ``skip_unusable`` is not set, or if none can.
     """
     from dinoneck.atomic import write_text
     from dinoneck.detection import Detector
     from dinoneck.devices import local_device
+    from dinoneck.inference.many import predict_many
 
     if len(heads) > 1:
         raise ConfigError(f"--heads names {len(heads)} files and the first is a detector; predict with one detector")
-    detector = Detector.from_checkpoint(heads[0], backbone.given(heads[0]), local_device(device))
-    found = detector.predict([*images.values()])
+    detector = Detector.from_checkpoint(heads[0], backbone.given(heads[0]), local_device(views.device))
+    names, files = [*images], [*images.values()]
+    unusable: dict[int, str] | None = {} if skip_unusable else None
+    detect = partial(detector.predict, batch_size=views.batch_size)
+    found = predict_many(detect, files, at_once=4 * views.batch_size, unusable=unusable)
+    if not found:
+        raise DataError(f"none of the {len(files)} images can be used; the first: {(unusable or {})[0]}")
     rows = [
         [name, label, f"{score:.4f}", *(f"{side:.2f}" for side in box)]
-        for name, each in zip(images, found, strict=True)
+        for name, each in ((names[place], each) for place, each in found.items())
         for label, score, box in zip(each["names"], each["scores"].tolist(), each["boxes"].tolist(), strict=True)
     ]
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([_COLUMNS, *rows])
     write_text(out, text.getvalue())
-    say(f"{counted(len(rows), 'box').replace('boxs', 'boxes')} in {counted(len(images), 'image')}: {out}")
-    drawn = [] if picture is None else _draw(found, [*images.values()][:_PICTURES], picture)
-    return {"boxes": [dict(zip(_COLUMNS, row, strict=True)) for row in rows], "out": out, "pictures": drawn}
+    say(f"{counted(len(rows), 'box').replace('boxs', 'boxes')} in {counted(len(found), 'image')}: {out}")
+    left_out = {names[place]: reason for place, reason in (unusable or {}).items()}
+    for name, reason in left_out.items():
+        say(f"left out: {name}: {reason}")
+    shown = [*found.items()][:_PICTURES] if picture else []
+    drawn = _draw([each for _, each in shown], [files[place] for place, _ in shown], picture or out)
+    boxes = [dict(zip(_COLUMNS, row, strict=True)) for row in rows]
+    return {"boxes": boxes, "out": out, "pictures": drawn, "unusable": left_out}
 
 
 def export(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -100,7 +101,10 @@ def predict(
     _check_outputs(out, picture, images, [*files, *heads, csv, backbone.backbone_file])
     read = read_heads(heads, views.revision, weights, reduce)
     if read[1][0].head_type == "detector":
-        return detect.predict(read[1], dict(zip(names, files, strict=True)), out, picture, backbone, views.device)
+        if [tiles, weights, reduce, views.tta, views.probe] != [Tiles(), None, "mean", None, False]:
+            raise ConfigError("a detector takes no tiles, --weights, --reduce, --tta and --probe; leave them out")
+        by_name = dict(zip(names, files, strict=True))
+        return detect.predict(read[1], by_name, out, picture, backbone, views, skip_unusable)
     settings = {**asdict(tiles), "weights": weights, "reduce": reduce}
     predictor, _, _, commits = open_predictor(heads, views, backbone, read=read, **settings)
     print("".join(f"{repo} is commit {commit}.\n" for repo, commit in commits.items()), end="")
@@ -203,8 +207,9 @@ def _results(
     from dinoneck.inference.many import predict_many
 
     first = min(with_maps, len(files))
-    drawn = predict_many(predictor, files, range(first), maps=True, unusable=unusable)
-    results = drawn | predict_many(predictor, files, range(first, len(files)), unusable=unusable)
+    options: dict[str, Any] = {"at_once": 4 * predictor.batch_size, "unusable": unusable}
+    drawn = predict_many(partial(predictor, maps=True), files, range(first), **options)
+    results = drawn | predict_many(predictor, files, range(first, len(files)), **options)
     if not results:
         raise DataError(f"none of the {len(files)} images can be used; the first: {(unusable or {})[0]}")
     return results, [*drawn]

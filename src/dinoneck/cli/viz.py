@@ -264,14 +264,14 @@ def _entries(
     def entry(place: int, **drawn: Any) -> ReportEntry:
         return ReportEntry(names[place], results[place], known=known[place] if known else {}, **drawn)
 
-    names, order = _names(files), list(range(len(files)))
+    names, order, some = _names(files), list(range(len(files))), 4 * predictor.batch_size
     results, unusable = dict[int, dict[str, Any]](), dict[int, str]()
     if known is not None and len(files) > most:
-        results = predict_many(predictor, files, unusable=unusable)
+        results = predict_many(predictor, files, at_once=some, unusable=unusable)
         order = [[*results][i] for i in worst_first([entry(place) for place in results], predictor.tasks)]
-    drawn = predict_many(predictor, files, order[:most], maps=True, unusable=unusable)
+    drawn = predict_many(partial(predictor, maps=True), files, order[:most], at_once=some, unusable=unusable)
     rest = [place for place in order[most:] if place not in results]
-    results |= drawn | predict_many(predictor, files, rest, unusable=unusable)
+    results |= drawn | predict_many(predictor, files, rest, at_once=some, unusable=unusable)
     if not results:
         raise DataError(f"none of the {len(files)} images can be used; the first: {unusable[0]}")
     colours = _token_colours(predictor, files, list(drawn)) if with_tokens and drawn else {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Self, cast
 
 import torch
@@ -13,6 +14,7 @@ from dinoneck.backbones.backbone import Backbone
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.data.box_views import to_original
 from dinoneck.data.decoding import Photo, as_list, read_pixels
+from dinoneck.data.loading import in_threads
 from dinoneck.data.photos import Preprocessing
 from dinoneck.detection.head import DetectionHead
 from dinoneck.detection.levels import Target
@@ -122,13 +124,17 @@ class Detector(nn.Module):
         """
         self.eval()
         listed, found = as_list(images), []
-        for begin in range(0, len(listed), batch_size):
-            decoded = [read_pixels(image) for image in listed[begin : begin + batch_size]]
-            sizes = [(int(image.shape[-2]), int(image.shape[-1])) for image in decoded]
-            batch = torch.stack([self.preprocess.fitted(image) for image in decoded])
-            for detections, size in zip(self(batch.to(self.device)), sizes, strict=True):
+        ready = in_threads(self._ready, listed)
+        while batch := list(islice(ready, batch_size)):
+            images_in, sizes = torch.stack([image for image, _ in batch]), [size for _, size in batch]
+            for detections, size in zip(self(images_in.to(self.device)), sizes, strict=True):
                 found.append(self._named(best_of(detections, max_boxes), size, min_score))
         return found
+
+    def _ready(self, image: Photo) -> tuple[Tensor, tuple[int, int]]:
+        """Decode and resize an image; also return its own (height, width)."""
+        pixels = read_pixels(image)
+        return self.preprocess.fitted(pixels), (pixels.shape[-2], pixels.shape[-1])
 
     def _named(self, best: dict[str, Tensor], size: tuple[int, int], min_score: float) -> dict[str, Any]:
         kept = {key: value[best["scores"] >= min_score] for key, value in best.items()}

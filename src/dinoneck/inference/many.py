@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.errors import ConfigError, DinoneckError, printable
-from dinoneck.inference.predictor import Predictor
 from dinoneck.inference.sources import HeadSource
 from dinoneck.inference.tta import TTA
 from dinoneck.progress import progress
@@ -18,20 +17,20 @@ logger = logging.getLogger(__name__)
 
 
 def predict_many(
-    predictor: Predictor,
+    predict: Callable[[list[Path]], list[dict[str, Any]]],
     images: Sequence[Path],
     places: Sequence[int] | None = None,
     *,
-    maps: bool = False,
+    at_once: int = 32,
     unusable: dict[int, str] | None = None,
 ) -> dict[int, dict[str, Any]]:
     """Return place among the images -> prediction.
 
     Args:
-        predictor: of heads.
+        predict: a predictor or detector, which splits images into batches and decodes ahead of the model.
         images: files.
         places: which of them; None = all.
-        maps: predict maps too.
+        at_once: images per call; if one of them cannot be used, they are predicted one by one.
         unusable: place -> why the image cannot be used, filled in by this call; None = such an image is an error.
 
     Raises:
@@ -41,10 +40,10 @@ def predict_many(
     results: dict[int, dict[str, Any]] = {}
     if not places:
         return results
-    for begin in progress(range(0, len(places), predictor.batch_size), desc="images", unit="batch"):
-        batch = places[begin : begin + predictor.batch_size]
+    for begin in progress(range(0, len(places), at_once), desc="images", unit="batch"):
+        batch = places[begin : begin + at_once]
         try:
-            results |= dict(zip(batch, predictor([images[place] for place in batch], maps), strict=True))
+            results |= dict(zip(batch, predict([images[place] for place in batch]), strict=True))
             continue
         except (DinoneckError, OSError):
             if unusable is None:
@@ -52,7 +51,7 @@ def predict_many(
             logger.info("an image of %d cannot be used; they are predicted one by one", len(batch), exc_info=True)
         for place in batch:
             try:
-                results[place] = predictor(images[place], maps)[0]
+                results[place] = predict([images[place]])[0]
             except (DinoneckError, OSError) as error:
                 unusable[place] = printable(str(error))
     return results

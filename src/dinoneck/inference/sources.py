@@ -84,7 +84,8 @@ def load(source: HeadSource) -> LoadedHead:
     """
     module = source.build(check_backbone=False) if isinstance(source, HeadCheckpoint) else source
     if not isinstance(module, Head):
-        raise CheckpointError(f"{type(module).__name__} is no head with tasks; it cannot predict", step="pairing")
+        hint = "; load a detector with dinoneck.detection.Detector" if getattr(module, "classes", ()) else ""
+        raise CheckpointError(f"{type(module).__name__} has no tasks to predict{hint}", step="pairing")
     if isinstance(source, HeadCheckpoint):  # maps are channels-last; convolutions reorder other weights at every call
         module = module.to(memory_format=torch.channels_last)
         return LoadedHead(module, source.meta["backbone"], source.preprocess, source)

@@ -1,0 +1,73 @@
+"""The verbs on a detector: what they write, and what they refuse."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tests.unit.detection.test_detector import detector_of
+
+from dinoneck.checkpoint import model_card
+from dinoneck.cli.main import main
+from dinoneck.detection import Detector
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A detector whose scores reach 0.3, images, and a file that is not one."""
+    monkeypatch.chdir(tmp_path)
+    detector = detector_of("fcos")
+    with torch.no_grad():
+        detector.head.model.head.classification_head.cls_logits.bias.fill_(2.0)
+    detector.save("d.safetensors")
+    for i, size in enumerate([(120, 200), (60, 50)]):
+        Image.fromarray(np.random.RandomState(i).randint(0, 256, (*size, 3), np.uint8)).save(f"{i}.png")
+    Path("bad.png").write_bytes(b"not an image")
+    return tmp_path
+
+
+def test_predict_writes_the_boxes_of_the_detector(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["predict", "0.png", "bad.png", "1.png", "--heads", "d.safetensors", "--out", "boxes.csv", "--maps"]
+    assert main(arguments) == 1 and "bad.png" in capsys.readouterr().err
+    assert main([*arguments, "--skip-unusable", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert list(told["unusable"]) == ["bad.png"]
+    with Path("boxes.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    own = Detector.load("d.safetensors").predict(["0.png", "1.png"])
+    assert rows and len(rows) == sum(len(each["scores"]) for each in own) == len(told["boxes"])
+    by_image = {name: [row for row in rows if row["image"] == name] for name in ("0.png", "1.png")}
+    for each, found in zip(own, by_image.values(), strict=True):
+        boxes = np.array([[float(row[key]) for key in ("x0", "y0", "x1", "y1")] for row in found])
+        assert np.allclose(boxes, each["boxes"].numpy(), atol=0.01)
+        assert [row["name"] for row in found] == list(each["names"])
+    assert all(Path(name).is_file() for name in told["pictures"]) and len(told["pictures"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["predict", "0.png", "--heads", "d.safetensors", "--out", "o.csv", "--tta", "flip4"], "a detector takes no"),
+        (["predict", "0.png", "--heads", "d.safetensors", "d.safetensors", "--out", "o.csv"], "with one detector"),
+        (["export", "d.safetensors", "--format", "pt2", "--out", "m.pt2"], "--format onnx"),
+        (["viz", "report", "d.safetensors", "0.png", "--out", "r.html"], "dinoneck.detection.Detector"),
+    ],
+)
+def test_what_a_detector_cannot_do_is_refused(
+    folder: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == 1
+    assert message in capsys.readouterr().err
+    assert not any(folder.glob("o.csv")) and not any(folder.glob("m.*")) and not any(folder.glob("r.html"))
+
+
+def test_the_card_states_classes_and_how_to_load_it(folder: Path) -> None:
+    card = model_card("d.safetensors", "user/cells")
+    assert "pipeline_tag: object-detection" in card
+    assert "Boxes of `red, blue` in pixels of the image" in card
+    assert 'Detector.load("user/cells")' in card
