@@ -30,6 +30,7 @@ from dinoneck.errors import ConfigError, DataError
 from dinoneck.progress import progress
 from dinoneck.training.config import TrainConfig
 from dinoneck.training.freeze import FreezeSchedule
+from dinoneck.training.loggers import loggers_of
 from dinoneck.training.optim import EMA, cosine_with_warmup
 from dinoneck.training.processes import Processes, joined, seed_step
 from dinoneck.training.state import check_same, load_state, save_state
@@ -74,7 +75,7 @@ def train_detector(
         raise DataError(
             f"{folder} holds results of an earlier run; choose another folder, or pass overwrite=True (--overwrite)"
         )
-    device = local_device(config.device or "cpu")
+    device = local_device(config.device)
     processes = joined(device)
     train, val = open_images(config)
     run = _Run(config, folder, build_detector(config, train.classes), train, val, processes, device)
@@ -143,6 +144,7 @@ class _Run:
         self.epoch, self.best, self.minutes = 0, -1.0, 0.0
         self.history: list[dict[str, Any]] = []
         self.untrained: dict[str, Any] = {}
+        self.loggers = loggers_of(config.logging, folder) if processes.writes else []
         self.model: nn.Module = detector
         if processes.count > 1:
             # denoising queries are not used in a batch without boxes
@@ -157,7 +159,7 @@ class _Run:
             self.untrained = self._scores(self.detector)
         while self.epoch < self.optim.epochs:
             begin = time.monotonic()
-            row = {"epoch": self.epoch, "stage": self.schedule.stage(self.epoch), **self._one_epoch()}
+            row: dict[str, Any] = {"epoch": self.epoch, "stage": self.schedule.stage(self.epoch), **self._one_epoch()}
             self.minutes += (time.monotonic() - begin) / 60
             last = self.epoch + 1 == self.optim.epochs
             if last or (self.epoch + 1) % self.config.detector.eval_every == 0:
@@ -167,6 +169,8 @@ class _Run:
             if self.processes.writes:
                 self._save()
                 values = {key: value for key, value in row.items() if key != "per_class"}
+                for log in self.loggers:
+                    log(row["epoch"], {key: x for key, x in values.items() if isinstance(x, float) and key != "epoch"})
                 _logger.info("%s", ", ".join(f"{key} {_short(value)}" for key, value in values.items()))
         return max((row for row in self.history if "AP" in row), key=lambda row: row["AP"])
 

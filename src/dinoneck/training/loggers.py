@@ -1,10 +1,13 @@
-"""Callbacks of :func:`dinoneck.training.fit` that log the losses and scores of every epoch."""
+"""Callbacks that log the losses and scores of every epoch."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
+
+from dinoneck.training.config import LoggingConfig
 
 
 class TensorBoardLogger:
@@ -57,3 +60,13 @@ class WandbLogger:
         """Log one epoch."""
         self._run = self._run or self._start(**self.init)
         self._run.log(dict(row), step=epoch)
+
+
+def loggers_of(config: LoggingConfig, folder: Path, part: str = "") -> list[TensorBoardLogger | WandbLogger]:
+    """Return the loggers of a run, or of a part of it such as a fold."""
+    loggers: list[TensorBoardLogger | WandbLogger] = []
+    if config.tensorboard:
+        loggers.append(TensorBoardLogger(folder / "tensorboard" / part))
+    if config.wandb is not None:
+        loggers.append(WandbLogger(project=config.wandb, name=f"{folder.name}-{part}" if part else folder.name))
+    return loggers

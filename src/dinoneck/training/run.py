@@ -22,7 +22,7 @@ from dinoneck.training.config import TrainConfig
 from dinoneck.training.crossval import CrossValidation, choose_folds, cross_validate, fold_folder, make_folds
 from dinoneck.training.folds import Fold
 from dinoneck.training.inputs import Inputs, open_inputs
-from dinoneck.training.loggers import TensorBoardLogger, WandbLogger
+from dinoneck.training.loggers import loggers_of
 from dinoneck.training.loop import Callback
 from dinoneck.training.report import fold_scores, scores_of
 from dinoneck.training.state import LOG, STATE, check_same
@@ -88,7 +88,7 @@ def train(
         folds=folds,
         out=folder / UNFINISHED,
         resume=resume,
-        callback=lambda fold: (*callbacks, *_loggers(config, folder, fold)),
+        callback=lambda fold: (*callbacks, *(loggers_of(config.logging, folder, f"fold-{fold}") if _writes() else ())),
     )
     result.report.update({**scores_of(result), **_record(config, inputs)})
     if _writes():
@@ -127,17 +127,6 @@ def _keep_config(config: TrainConfig, running: Path, *, resume: bool) -> None:
     if _writes():
         running.mkdir(parents=True, exist_ok=True)
         write_text(path, json.dumps(values, indent=2) + "\n")
-
-
-def _loggers(config: TrainConfig, folder: Path, fold: int) -> list[Callback]:
-    made: list[Callback] = []
-    if not _writes():
-        return made
-    if config.logging.tensorboard:
-        made.append(TensorBoardLogger(folder / "tensorboard" / f"fold-{fold}"))
-    if config.logging.wandb is not None:
-        made.append(WandbLogger(project=config.logging.wandb, name=f"{folder.name}-fold-{fold}"))
-    return made
 
 
 def _record(config: TrainConfig, inputs: Inputs) -> dict[str, Any]:
@@ -186,7 +175,7 @@ def _check_before(
     parent = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise DataError(f"the results cannot be written to {folder}: {parent} is not a folder that can be written to")
-    _loggers(config, folder, 0)  # refuses a package that is not installed
+    loggers_of(config.logging, folder)  # refuses a package that is not installed
     tokens = inputs.first()
     head = problem.head(tokens, np.arange(len(table)), seed=0)  # refuses a head that does not fit
     head.eval().predict(tokens.to(next(head.parameters()).device))

@@ -8,6 +8,7 @@ import math
 import os
 import shutil
 import sys
+import types
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -204,3 +205,23 @@ def test_two_processes_hold_the_same_weights_past_the_thaw(boxes: Path, tmp_path
             not torch.equal(one[name], first[name]) for name in one if ".blocks.5." in name and "tested" not in name
         ]
         assert any(moved) == (epoch > 0)
+
+
+def test_logging_of_the_config_is_used(boxes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scalars: list[tuple[str, str, int]] = []
+
+    class Writer:
+        def __init__(self, folder: str) -> None:
+            self.folder = folder
+
+        def add_scalar(self, name: str, value: float, epoch: int) -> None:
+            scalars.append((self.folder, name, epoch))
+
+        def flush(self) -> None:
+            """Nothing is kept."""
+
+    package = types.ModuleType("torch.utils.tensorboard")
+    package.SummaryWriter = Writer  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", package)
+    train_detector(config_of(boxes, logging={"tensorboard": True}), tmp_path / "run")
+    assert {(str(tmp_path / "run" / "tensorboard"), name, 0) for name in ("loss", "AP", "AP50", "lr")} <= {*scalars}
