@@ -47,7 +47,7 @@ def predict(
     """Write one CSV row per box, and draw the first images on request.
 
     Raises:
-        ConfigError: for several detectors.
+        ConfigError: for several detectors, or options that they do not take.
         DataError: for an image that cannot be used, if ``skip_unusable`` is not set, or if none can.
     """
     from dinoneck.atomic import write_text
@@ -55,6 +55,8 @@ def predict(
     from dinoneck.devices import local_device
     from dinoneck.inference.many import predict_many
 
+    if views.tta is not None or views.probe:
+        raise ConfigError("a detector takes no --tta and --probe; leave them out")
     if len(heads) > 1:
         raise ConfigError(f"--heads names {len(heads)} files and the first is a detector; predict with one detector")
     detector = Detector.from_checkpoint(heads[0], backbone.given(heads[0]), local_device(views.device))

@@ -101,10 +101,11 @@ def predict(
     _check_outputs(out, picture, images, [*files, *heads, csv, backbone.backbone_file])
     read = read_heads(heads, views.revision, weights, reduce)
     if read[1][0].head_type == "detector":
-        if [tiles, weights, reduce, views.tta, views.probe] != [Tiles(), None, "mean", None, False]:
-            raise ConfigError("a detector takes no tiles, --weights, --reduce, --tta and --probe; leave them out")
-        by_name = dict(zip(names, files, strict=True))
-        return detect.predict(read[1], by_name, out, picture, backbone, views, skip_unusable)
+        if [tiles, weights, reduce] != [Tiles(), None, "mean"]:
+            raise ConfigError("a detector takes no tiles, --weights and --reduce; leave them out")
+        return detect.predict(
+            read[1], dict(zip(names, files, strict=True)), out, picture, backbone, views, skip_unusable
+        )
     settings = {**asdict(tiles), "weights": weights, "reduce": reduce}
     predictor, _, _, commits = open_predictor(heads, views, backbone, read=read, **settings)
     print("".join(f"{repo} is commit {commit}.\n" for repo, commit in commits.items()), end="")
