@@ -87,8 +87,7 @@ def predict(
         image_folder: folder that the names in the CSV are relative to (default: that of the CSV).
         image_column: column of file names.
         maps: draw the first 8 images next to their heat maps (without a name: that of --out, with .png).
-        skip_unusable: leave out images that cannot be read or used and list them; in a submission they get the mean of
-            the others.
+        skip_unusable: leave out images that cannot be used and list them; a submission holds the mean of the others.
         weights: one per head, in order (files of a folder by name).
         reduce: over heads of the same task.
         tiles: how larger images are cut.
