@@ -35,6 +35,17 @@ def train(config: TrainConfig, out: Path, overwrite: bool, resume: bool) -> dict
     return report
 
 
+def check_options(views: Views, settings: Mapping[str, Any]) -> None:
+    """Refuse options of ``predict`` that detectors do not take.
+
+    Raises:
+        ConfigError: naming them.
+    """
+    plain = {"tile": None, "overlap": 0, "tile_scale": 1.0, "weights": None, "reduce": "mean"}
+    if settings != plain or views.tta is not None or views.probe:
+        raise ConfigError("a detector takes no tiles, --weights, --reduce, --tta and --probe; leave them out")
+
+
 def predict(
     heads: Sequence[HeadCheckpoint],
     images: Mapping[str, Path],
@@ -47,7 +58,7 @@ def predict(
     """Write one CSV row per box, and draw the first images on request.
 
     Raises:
-        ConfigError: for several detectors, or options that they do not take.
+        ConfigError: for several detectors.
         DataError: for an image that cannot be used, if ``skip_unusable`` is not set, or if none can.
     """
     from dinoneck.atomic import write_text
@@ -55,8 +66,6 @@ def predict(
     from dinoneck.devices import local_device
     from dinoneck.inference.many import predict_many
 
-    if views.tta is not None or views.probe:
-        raise ConfigError("a detector takes no --tta and --probe; leave them out")
     if len(heads) > 1:
         raise ConfigError(f"--heads names {len(heads)} files and the first is a detector; predict with one detector")
     detector = Detector.from_checkpoint(heads[0], backbone.given(heads[0]), local_device(views.device))

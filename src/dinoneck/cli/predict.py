@@ -99,29 +99,31 @@ def predict(
     _check(heads, images, files)
     _check_outputs(out, picture, images, [*files, *heads, csv, backbone.backbone_file])
     read = read_heads(heads, views.revision, weights, reduce)
+    settings = {**asdict(tiles), "weights": weights, "reduce": reduce}
     if read[1][0].head_type == "detector":
-        if [tiles, weights, reduce] != [Tiles(), None, "mean"]:
-            raise ConfigError("a detector takes no tiles, --weights and --reduce; leave them out")
+        detect.check_options(views, settings)
         return detect.predict(
             read[1], dict(zip(names, files, strict=True)), out, picture, backbone, views, skip_unusable
         )
-    settings = {**asdict(tiles), "weights": weights, "reduce": reduce}
     predictor, _, _, commits = open_predictor(heads, views, backbone, read=read, **settings)
     print("".join(f"{repo} is commit {commit}.\n" for repo, commit in commits.items()), end="")
     unusable: dict[int, str] | None = {} if skip_unusable else None
-    if unusable is None:
-        print("\n".join(_describe_first(predictor, files[0])))
+    _describe_first(predictor, files[0] if unusable is None else None)
     results, drawn = _results(predictor, files, _PICTURES if picture else 0, unusable)
     left_out = {names[place]: reason for place, reason in (unusable or {}).items()}
     named = {names[place]: result for place, result in results.items()}
     header, rows, filled = _rows(csv, named, predictor)
     _write(out, header, rows, picture, [files[place] for place in drawn], [results[p] for p in drawn], predictor)
-    for name, reason in left_out.items():
-        say(f"left out: {name}: {reason}{_FILLED if name in filled else ''}")
+    _say_left_out(left_out, filled)
     written = [out, *([picture] if picture and drawn else [])]
     print(f"{counted(len(named), 'image')} predicted; written: {', '.join(map(str, written))}")
     document = {"written": written, "revisions": commits, "unusable": left_out, "filled": filled}
-    return {**document, **_for_programs(named, predictor)}
+    return document | _for_programs(named, predictor)
+
+
+def _say_left_out(left_out: Mapping[str, str], filled: Sequence[str]) -> None:
+    for name, reason in left_out.items():
+        say(f"left out: {name}: {reason}{_FILLED if name in filled else ''}")
 
 
 def read_heads(heads: Sequence[str], revision: str | None, weights: Any = None, reduce: Any = "mean") -> Heads:
@@ -191,13 +193,16 @@ def _check_outputs(out: Path, picture: Path | None, images: Sequence[Path], inpu
             say(f"{picture} lies among the images of {among[0]}, and will be taken for one the next time.")
 
 
-def _describe_first(predictor: Predictor, image: Path) -> list[str]:
-    """What the first image is prepared to."""
+def _describe_first(predictor: Predictor, image: Path | None) -> None:
+    """Print what the first image is prepared to; None = it may be unusable."""
+    if image is None:
+        return
     down, across = predictor.tiles(image)
     if down * across == 1:
-        return describe_size(predictor.preprocess, image)
+        print("\n".join(describe_size(predictor.preprocess, image)))
+        return
     height, width = predictor.picture(image).shape[-2:]
-    return [f"The first image becomes {height}x{width} px (height x width), cut into {down}x{across} tiles."]
+    print(f"The first image becomes {height}x{width} px (height x width), cut into {down}x{across} tiles.")
 
 
 def _results(
