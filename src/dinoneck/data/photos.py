@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dinoneck.data.decoding import Photo, as_list, read_pixels
+from dinoneck.data.loading import in_threads
 from dinoneck.data.resizing import Fit, Interpolation, fit_to, to_unit_range
 from dinoneck.errors import ConfigError, DataError, did_you_mean
 from dinoneck.grid import PatchSize, PreparedImages, Remainder, TokenGrid, patch_pair
@@ -117,7 +118,10 @@ class Preprocessing:
     ) -> PreparedImages:
         """Like calling, but with the grid and the way back to the resized photo's pixels."""
         recipe = self.changed(size=size, policy=policy, **changes)
-        return recipe.finished([recipe.fitted(photo) for photo in as_list(photos)])
+        listed = as_list(photos)
+        return recipe.finished(
+            [*(in_threads(recipe.fitted, listed) if len(listed) > 1 else map(recipe.fitted, listed))]
+        )
 
     def fitted(self, photo: Photo) -> Tensor:
         """Decode, resize and crop one photo: (3, h, w) RGB in 0 ... 1, before normalising and padding.
