@@ -130,6 +130,34 @@ class Table:
             place += 1
         return -1
 
+    def id_of(self, row: int) -> str:
+        """Return the id of a row.
+
+        Raises:
+            StoreError: if it is damaged: a look-up does not lead back to the row.
+        """
+        image_id = str(self.ids[row])
+        if self.find(image_id) != row:
+            raise self.damage(row)
+        return image_id
+
+    def sorted_ids(self) -> Iterator[str]:
+        """Iterate over the ids.
+
+        Raises:
+            StoreError: if one is damaged so that it equals another one, or is out of order.
+        """
+        last: str | None = None
+        for row, image_id in enumerate(self.ids):
+            if last is not None and image_id <= last:
+                raise self.damage(row)
+            yield image_id
+            last = image_id
+
+    def damage(self, row: int) -> StoreError:
+        """Return the error for a damaged row."""
+        return StoreError(f"{self.files}/{FILE} is damaged in row {row}; delete it: it is made again from {FOLDER}/")
+
     def entry(self, row: int) -> Entry:
         """Return what a row holds.
 
@@ -144,7 +172,7 @@ class Table:
                 crc32 = struct.unpack_from(f"={self.head.patterns}I", raw, 4 + _ROW.size)
                 return Entry(self.ids[row], texts[0], offset, length, crc32, (rows, cols), nbytes, mtime_ns,
                              _hash(blake2b), *texts[1:])  # fmt: skip
-        raise StoreError(f"{self.files}/{FILE} is damaged in row {row}; delete it: it is made again from {FOLDER}/")
+        raise self.damage(row)
 
     def merged(self, entries: Iterable[Entry], journals: dict[str, Place]) -> Table:
         """Return a table that holds these entries too."""
@@ -216,7 +244,7 @@ class Index(Mapping[str, Entry]):
         before = bisect_left(self._at, place)
         if before < len(self._at) and self._at[before] == place:
             return self._new[before]
-        return str(self._table.ids[place - before])
+        return self._table.id_of(place - before)
 
     def __getitem__(self, image_id: str) -> Entry:
         return self.at(self.find(image_id))
@@ -227,7 +255,7 @@ class Index(Mapping[str, Entry]):
         return False
 
     def __iter__(self) -> Iterator[str]:
-        return heapq.merge(self._table.ids, self._new) if self._new else iter(self._table.ids)
+        return heapq.merge(self._table.sorted_ids(), self._new)
 
     def __len__(self) -> int:
         return len(self._table) + len(self._new)
