@@ -319,7 +319,7 @@ def test_torchrun_shares_the_work(photos: Path, whole: FeatureStore, tmp_path: P
     script.write_text(WORKER)
     arguments = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script),
                  str(tmp_path / "s"), str(photos), "fp16", str(photos)]  # fmt: skip
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"}
     told_by(arguments, 110, environment)
     store = FeatureStore.open(tmp_path / "s")
     assert same(store, whole)

@@ -21,7 +21,8 @@ def public_names() -> dict[str, tuple[str, ...]]:
         module = importlib.import_module(package)
         for name in getattr(module, "__all__", ()):
             home = module._HOMES.get(name, package)
-            names[f"{package}.{name}"] = (f"{package}.{name}", f"dinoneck.{name}", f"{home}.{name}")
+            own = getattr(getattr(module, name), "__name__", name)  # an alias stands where the class does
+            names[f"{package}.{name}"] = (f"{package}.{name}", f"dinoneck.{name}", f"{home}.{name}", f"{package}.{own}")
     del names["dinoneck.__version__"]
     return names
 

@@ -162,7 +162,7 @@ def test_freezing_for_some_epochs(freeze: bool) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(not (dist.is_available() and dist.is_gloo_available()), reason="torch has no gloo")
 def test_two_processes_stay_alike_through_the_thaw(tmp_path: Path) -> None:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"}
     told_by([sys.executable, "-m", "tests.unit.dfine_two_processes", str(tmp_path)], 120, environment)
     first, second = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in range(2))
     assert first["changed"] == second["changed"] == [True, True, False]

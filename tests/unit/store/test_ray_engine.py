@@ -37,7 +37,7 @@ ray.shutdown()
 def test_ray_writes_the_same_store(tiny: Backbone, tmp_path: Path) -> None:
     write_photos(tmp_path, ["p/a.png", "p/b.png", "p/c.png"])
     (tmp_path / "p" / "d.png").write_text("no picture")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0"}
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}", "RAY_USAGE_STATS_ENABLED": "0"}
     process = subprocess.Popen(
         [sys.executable, "-c", SCRIPT, str(tmp_path / "s"), str(tmp_path / "p")],
         cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
