@@ -80,7 +80,7 @@ def load(source: HeadSource) -> LoadedHead:
     """Load a head from a checkpoint or a module.
 
     Raises:
-        CheckpointError: if it is no head with tasks.
+        CheckpointError: if it has no tasks to predict.
     """
     module = source.build(check_backbone=False) if isinstance(source, HeadCheckpoint) else source
     if not isinstance(module, Head):

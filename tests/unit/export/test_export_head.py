@@ -185,7 +185,7 @@ def test_a_file_of_a_head_says_nothing_of_the_machine(tiny: Backbone, tmp_path: 
 
 
 def test_what_cannot_be_exported(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="no head with tasks; it cannot predict"):
+    with pytest.raises(CheckpointError, match="PatchMeanMLP has no tasks to predict"):
         export_head(HeadCheckpoint.from_module(PatchMeanMLP(4, 2)), tmp_path / "h.pt2", format="pt2")
     with pytest.raises(CheckpointError, match="state which tokens it takes"):
         export_head(HeadCheckpoint.from_module(PatchMeanHead(4, TASKS)), tmp_path / "h.pt2", format="pt2")

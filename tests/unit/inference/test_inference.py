@@ -179,7 +179,7 @@ def test_what_does_not_fit_is_refused(saved: Path, tiny: Backbone, tmp_path: Pat
     with pytest.raises(CheckpointError, match="holds no head files"):
         (tmp_path / "empty").mkdir()
         Predictor(tmp_path / "empty")
-    with pytest.raises(CheckpointError, match="no head with tasks"):
+    with pytest.raises(CheckpointError, match="has no tasks to predict"):
         Predictor(PatchMeanMLP(64), tiny)
     other = tiny.preprocess.changed(size=(64, 64))
     save_head(saved / "x.safetensors", PatchMeanHead(64, [Task("a")]), backbone=tiny, preprocess=other)
