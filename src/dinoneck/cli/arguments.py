@@ -20,7 +20,7 @@ import tyro
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, OmitSubcommandPrefixes, Positional, arg
 from tyro.constructors import PrimitiveConstructorSpec
 
-from dinoneck.cli.text import say
+from dinoneck.cli.text import show
 from dinoneck.errors import ConfigError, DataError, counted, printable
 
 if TYPE_CHECKING:
@@ -240,7 +240,9 @@ def list_images(given: Sequence[Path], *, check: bool = True) -> list[Path]:
         raise ConfigError(f"{heads[0]} is not an image; name head files after --heads, and images before the options")
     if others := [file for path in given for file in other_images_below(path)]:
         kinds = ", ".join(sorted({file.suffix.lower() for file in others}))
-        say(f"left out: {counted(len(others), 'file')} of other formats ({kinds}), the first {others[0]}; convert them")
+        show(
+            f"left out: {counted(len(others), 'file')} of other formats ({kinds}), the first {others[0]}; convert them"
+        )
     files: list[Path] = []
     for path in given:
         inside = images_below(path)

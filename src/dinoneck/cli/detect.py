@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dinoneck.cli.arguments import HeadBackbone, Views
-from dinoneck.cli.text import say, table
+from dinoneck.cli.text import show, table
 from dinoneck.errors import ConfigError, DataError, counted
 
 if TYPE_CHECKING:
@@ -83,10 +83,10 @@ def predict(
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([_COLUMNS, *rows])
     write_text(out, text.getvalue())
-    say(f"{counted(len(rows), 'box').replace('boxs', 'boxes')} in {counted(len(found), 'image')}: {out}")
+    show(f"{counted(len(rows), 'box').replace('boxs', 'boxes')} in {counted(len(found), 'image')}: {out}")
     left_out = {names[place]: reason for place, reason in (unusable or {}).items()}
     for name, reason in left_out.items():
-        say(f"left out: {name}: {reason}")
+        show(f"left out: {name}: {reason}")
     shown = [*found.items()][:_PICTURES] if picture else []
     drawn = _draw([each for _, each in shown], [files[place] for place, _ in shown], picture or out)
     boxes = [dict(zip(_COLUMNS, row, strict=True)) for row in rows]
@@ -114,7 +114,7 @@ def _draw(found: Sequence[Mapping[str, Any]], files: Sequence[Path], named: Path
     for number, (file, each) in enumerate(zip(files, found, strict=False), 1):
         path = named if number == 1 else named.with_stem(f"{named.stem}-{number}")
         boxes_figure(file, {**each, "labels": each["names"]}).savefig(path)
-        say(f"drawn: {path}")
+        show(f"drawn: {path}")
         drawn.append(path)
     return drawn
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from tyro.conf import Positional
 
 from dinoneck.checkpoint.file import Header, head_files, read_content
-from dinoneck.cli.text import say
+from dinoneck.cli.text import show
 from dinoneck.errors import ConfigError
 
 _APART = ("tensors", "digest")  # the first is listed tensor by tensor, the second differs whenever anything does
@@ -42,9 +42,9 @@ def diff(first: Annotated[Path, Positional], second: Annotated[Path, Positional]
         return _folders(first, second)
     entries, tensors = _compared(first, second, values)
     for row in entries:
-        say(f"header   {row['place']}: {_shown(row.get('first', _NOTHING))} -> {_shown(row.get('second', _NOTHING))}")
+        show(f"header   {row['place']}: {_shown(row.get('first', _NOTHING))} -> {_shown(row.get('second', _NOTHING))}")
     for row in tensors:
-        say(f"{row['state']:<8} {row['name']}{_change(row)}")
+        show(f"{row['state']:<8} {row['name']}{_change(row)}")
     unlike = sum(row["state"] != "equal" for row in tensors)
     same = not entries and not unlike
     print("the same content" if same else f"{len(entries)} entries and {unlike} of {len(tensors)} tensors differ")
@@ -65,7 +65,7 @@ def _folders(first: Path, second: Path) -> dict[str, Any]:
             row = {"file": name, "state": state, "entries": len(entries), "tensors": apart}
         rows.append(row)
         counts = f": {row['entries']} entries and {row['tensors']} tensors" if row["state"] == "differs" else ""
-        say(f"{row['state']:<8} {name}{counts}")
+        show(f"{row['state']:<8} {name}{counts}")
     unlike = sum(row["state"] != "equal" for row in rows)
     print(f"{unlike} of {len(rows)} heads differ" if unlike else f"the same {len(rows)} heads")
     return {"ok": not unlike, "same": not unlike, "heads": rows}

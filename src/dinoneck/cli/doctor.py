@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from dinoneck.cli.text import say
+from dinoneck.cli.text import show
 
 
 def doctor() -> dict[str, Any]:
@@ -22,9 +22,9 @@ def doctor() -> dict[str, Any]:
         if finding.group != group:
             group = finding.group
             print(f"{group}:")
-        say(f"  {finding.state:<7}  {finding.name}: {finding.text}")
+        show(f"  {finding.state:<7}  {finding.name}: {finding.text}")
         if finding.remedy:
-            say(f"           -> {finding.remedy}")
+            show(f"           -> {finding.remedy}")
     broken = sum(finding.state == "broken" for finding in findings)
     print(f"{broken} things that dinoneck needs are broken; the arrows state remedies" if broken else "the core works")
     return {"ok": not broken, "findings": [finding._asdict() for finding in findings], "broken": broken}

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from tyro.conf import arg
 
 from dinoneck.cli.arguments import Count, CountOrNone, Images, list_images
-from dinoneck.cli.text import say
+from dinoneck.cli.text import show
 from dinoneck.errors import ConfigError, counted
 from dinoneck.training.config import BackboneConfig
 from dinoneck.training.config_flags import SIZE
@@ -85,7 +85,7 @@ def extract(
     else:
         done = store.extract(images, root, part, **settings)
     for problem in done.unusable.values():
-        say(f"left out: {problem}")
+        show(f"left out: {problem}")
     extracted = counted(len(done.written), "image")
     print(f"{extracted} extracted, {done.present} were there, {len(done.unusable)} left out: {store}")
     counts = {"written": len(done.written), "present": done.present, "images": len(store)}

@@ -78,7 +78,7 @@ class Recorded:
     no_norm: bool = False
     size: Annotated[str | None, arg(metavar=f"HxW|{_OWN}")] = None
     fit: Literal["stretch", "keep", "crop", "pad"] | None = None
-    interpolation: Literal["area", "bicubic", "bilinear"] | None = None
+    interpolation: Literal["bilinear", "bicubic", "area"] | None = None
     blur: Annotated[str | None, arg(metavar=f"KERNEL|{_NONE}")] = None
 
 

@@ -13,7 +13,7 @@ from tyro.conf import Positional
 from dinoneck.checkpoint.ensemble_folder import is_ensemble, read_listing
 from dinoneck.checkpoint.file import head_files, is_file, read_header
 from dinoneck.checkpoint.schema import SCHEMA, describe_parts, describe_weights
-from dinoneck.cli.text import say
+from dinoneck.cli.text import show
 from dinoneck.errors import DataError
 
 _SHOWN = ("kind", "dim", "unit", "minimum", "labels", "from_cells")
@@ -57,7 +57,7 @@ def _folder(folder: Path) -> dict[str, Any]:
 
 def _print(lines: Mapping[str, str]) -> None:
     for key, value in lines.items():
-        say(f"{key:<10} {value}")
+        show(f"{key:<10} {value}")
 
 
 def entries(meta: Mapping[str, Any], weights: str | None = None) -> dict[str, str]:

@@ -11,7 +11,7 @@ from dinoneck.checkpoint.file import Header, head_files, read_content, read_head
 from dinoneck.checkpoint.schema import SCHEMA
 from dinoneck.cli.arguments import Paths, check_output
 from dinoneck.cli.one_by_one import Rows, each, good
-from dinoneck.cli.text import say
+from dinoneck.cli.text import show
 from dinoneck.errors import CheckpointError
 
 
@@ -40,7 +40,7 @@ def _all(path: Path, out: Path | None) -> Rows:
 
 def _report(path: Path, schema: int, state: str, digest: str) -> dict[str, Any]:
     change = f"schema {SCHEMA}; left as it is" if state == "current" else f"schema {schema} -> {SCHEMA}  {digest}"
-    say(f"{state:<8} {path}  {change}")
+    show(f"{state:<8} {path}  {change}")
     return {"path": path, "state": state, "from": schema, "to": SCHEMA, "digest": digest}
 
 

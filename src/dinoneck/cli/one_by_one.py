@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from dinoneck.cli.text import say
+from dinoneck.cli.text import show
 from dinoneck.errors import DinoneckError, first_line
 
 logger = logging.getLogger(__name__)
@@ -26,12 +26,12 @@ def each(paths: Sequence[Path], look: Callable[[Path], Rows]) -> Rows:
             raise
         except (DinoneckError, OSError) as error:
             step = getattr(error, "step", None)
-            say(f"refused  {path}  {f'at step {step!r}: ' if step else ''}{error}", sys.stderr)
+            show(f"refused  {path}  {f'at step {step!r}: ' if step else ''}{error}", sys.stderr)
             rows.append({"path": path, "state": "refused", **({"step": step} if step else {}), "message": str(error)})
         except Exception as error:
             logger.info("%s", path, exc_info=True)
             message = f"unexpected {type(error).__name__}: {first_line(error)}"
-            say(f"error    {path}  {message} (--verbose shows where)", sys.stderr)
+            show(f"error    {path}  {message} (--verbose shows where)", sys.stderr)
             rows.append({"path": path, "state": "error", "message": message})
     return rows
 

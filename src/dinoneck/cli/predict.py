@@ -14,7 +14,7 @@ from tyro.constructors import PrimitiveConstructorSpec
 
 from dinoneck.cli import detect
 from dinoneck.cli.arguments import HeadBackbone, Images, Views, check_output, list_images
-from dinoneck.cli.text import say, tell_pooled
+from dinoneck.cli.text import show, tell_pooled
 from dinoneck.cli.train_text import describe_size
 from dinoneck.errors import ConfigError, DataError, counted
 from dinoneck.training.config_flags import SIZE
@@ -123,7 +123,7 @@ def predict(
 
 def _say_left_out(left_out: Mapping[str, str], filled: Sequence[str]) -> None:
     for name, reason in left_out.items():
-        say(f"left out: {name}: {reason}{_FILLED if name in filled else ''}")
+        show(f"left out: {name}: {reason}{_FILLED if name in filled else ''}")
 
 
 def read_heads(heads: Sequence[str], revision: str | None, weights: Any = None, reduce: Any = "mean") -> Heads:
@@ -149,7 +149,7 @@ def open_predictor(
     tell_pooled([head.meta["tasks"] for head in opened])
     tta = recorded_views(opened) if views.tta is None else views.tta
     if views.tta is None and tta != "none":
-        say(f"Views: {tta}, as the training of the heads recorded (--tta none: the image alone).")
+        show(f"Views: {tta}, as the training of the heads recorded (--tta none: the image alone).")
     own = backbone.given(opened[0])
     settings |= {"batch_size": views.batch_size, "probe": views.probe}
     predictor = Predictor(opened, own, tta, local_device(views.device), **settings)
@@ -190,7 +190,7 @@ def _check_outputs(out: Path, picture: Path | None, images: Sequence[Path], inpu
     if picture is not None:
         check_output(picture, inputs, (".png",), "--maps")
         if among := [folder for folder in images if folder.resolve() in picture.resolve().parents]:
-            say(f"{picture} lies among the images of {among[0]}, and will be taken for one the next time.")
+            show(f"{picture} lies among the images of {among[0]}, and will be taken for one the next time.")
 
 
 def _describe_first(predictor: Predictor, image: Path | None) -> None:

@@ -11,7 +11,7 @@ from dinoneck.atomic import write_folder
 from dinoneck.checkpoint.file import is_file
 from dinoneck.cli.arguments import Paths, whole
 from dinoneck.cli.one_by_one import each, good
-from dinoneck.cli.text import say
+from dinoneck.cli.text import show
 from dinoneck.cli.verify import check_store
 from dinoneck.errors import ConfigError, counted
 from dinoneck.training.config_flags import SIZE
@@ -80,7 +80,7 @@ def convert(
             made = FeatureStore.from_npz(source, out, patterns=patterns, **shared)
         else:
             made = FeatureStore.from_pt(source, out, **shared)
-        say(f"{counted(len(made), 'image')} in {made}")
+        show(f"{counted(len(made), 'image')} in {made}")
         return {"written": out, "images": len(made), "patterns": len(made.patterns)}
     store = FeatureStore.open(source)
 
@@ -93,7 +93,7 @@ def convert(
         out.parent.mkdir(parents=True, exist_ok=True)
         with write_folder(out) as new:  # an interrupted conversion must not look complete
             count = write(new)
-    say(f"{counted(count, f'.{format} file')} written: {out}")
+    show(f"{counted(count, f'.{format} file')} written: {out}")
     return {"written": out, "files": count}
 
 

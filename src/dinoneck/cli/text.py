@@ -11,7 +11,7 @@ from dinoneck.viz.score_tables import SCORES, class_tables, head_first, value_ta
 _ENOUGH_IMAGES, _ENOUGH_GROUPS = 50, 10  # to compare methods
 
 
-def say(text: str, stream: TextIO | None = None) -> None:
+def show(text: str, stream: TextIO | None = None) -> None:
     """Print one line that a file cannot end, colour or wipe away: signs that steer a terminal are spelled out."""
     print(printable(text), file=stream)
 
@@ -124,7 +124,7 @@ def tell_pooled(heads: Sequence[Sequence[Mapping[str, Any]]]) -> None:
             if pooled and task["name"] in labels and not task.get("unit"):
                 found[task["name"]] = labels[task["name"]]
     if found:
-        say(
+        show(
             f"{', '.join(found)}: the heads predict these numbers by a pooled readout, not as the mean over the cells "
             f"of {', '.join(sorted(set(found.values())))}, so the two may differ; for the mean take that of the maps "
             "(--maps), or train heads whose tasks have from_cells"

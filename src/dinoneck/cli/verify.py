@@ -10,7 +10,7 @@ from dinoneck.checkpoint.file import head_files, is_file, read_header
 from dinoneck.checkpoint.schema import SCHEMA
 from dinoneck.cli.arguments import Paths
 from dinoneck.cli.one_by_one import Rows, each, good
-from dinoneck.cli.text import say
+from dinoneck.cli.text import show
 
 
 def verify(files: Paths) -> dict[str, Any]:
@@ -35,7 +35,7 @@ def _look(path: Path) -> Rows:
         return check_store(path)
     if names_a_repo(path):
         head = HeadCheckpoint.load(path)
-        say(f"ok       {path}  {head!r}  commit {head.revision}")
+        show(f"ok       {path}  {head!r}  commit {head.revision}")
         return [{"path": path, "state": "ok", "kind": "hub repository", "commit": head.revision}]
     rows = each(head_files(path), _head)
     if is_ensemble(path):
@@ -48,7 +48,7 @@ def _head(file: Path) -> Rows:
 
     head, schema = HeadCheckpoint.load(file), read_header(file).meta["schema"]
     older = "" if schema == SCHEMA else f"  schema {schema}: 'dinoneck migrate' rewrites it in {SCHEMA}"
-    say(f"ok       {file}  {head.head_type}  {head.file_digest}{older}")
+    show(f"ok       {file}  {head.head_type}  {head.file_digest}{older}")
     about = {"head_type": head.head_type, "digest": head.file_digest, "schema": schema}
     return [{"path": file, "state": "ok", "kind": "head", **about}]
 
@@ -59,7 +59,7 @@ def _ensemble(path: Path) -> Rows:
 
     head = HeadCheckpoint.load(path)
     count = len(head.config["members"])
-    say(f"ok       {path}  ensemble of {count} heads  {head.file_digest}  'dinoneck migrate' makes one file of it")
+    show(f"ok       {path}  ensemble of {count} heads  {head.file_digest}  'dinoneck migrate' makes one file of it")
     return [{"path": path, "state": "ok", "kind": "ensemble", "heads": count}]
 
 
@@ -71,7 +71,7 @@ def _derived(folder: Path) -> Rows:
     for file in (folder / "config.json", folder / "README.md") if head.is_file() else ():
         if file.is_file() and (other := names_another(file, read_header(head).file_digest)):
             message = f"it names another head, {other}; the head file decides"
-            say(f"differs  {file}  {message}", sys.stderr)
+            show(f"differs  {file}  {message}", sys.stderr)
             rows.append({"path": file, "state": "differs", "kind": "derived file", "message": message})
     return rows
 
@@ -85,11 +85,11 @@ def check_store(path: Path) -> Rows:
     bad = dict(sorted(damaged_shards(store.reader).items()))
     for image_id, shard in bad.items():
         unlisted = "" if image_id in store else "  (not in the index)"
-        say(f"damaged  {path}  {image_id}  {shard}{unlisted}", sys.stderr)
+        show(f"damaged  {path}  {image_id}  {shard}{unlisted}", sys.stderr)
     if bad:
         print("delete the files that are named, and extract again", file=sys.stderr)
     else:
-        say(f"ok       {path}  feature store  {len(store)} images x {len(store.patterns)} patterns")
+        show(f"ok       {path}  feature store  {len(store)} images x {len(store.patterns)} patterns")
     about = {"images": len(store), "patterns": len(store.patterns), "dtype": store.dtype}
     row = {"path": path, "state": "damaged" if bad else "ok", "kind": "feature store", **about}
     return [{**row, "damaged": bad} if bad else row]

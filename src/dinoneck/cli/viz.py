@@ -15,7 +15,7 @@ from tyro.conf import Positional, arg
 
 from dinoneck.cli.arguments import HeadBackbone, Images, Views, check_output, list_images, whole
 from dinoneck.cli.predict import open_predictor
-from dinoneck.cli.text import file_size, say
+from dinoneck.cli.text import file_size, show
 from dinoneck.cli.train_text import describe_many
 from dinoneck.cli.viz_truth import held_out, known_values
 from dinoneck.errors import ConfigError, DataError, counted
@@ -135,7 +135,7 @@ def tokens(
     whole_size, kept = recipe.fitted(files[0]).shape[-2:], pictures[0].shape[-2:]
     if whole_size != kept:
         cropped = f"{whole_size[0]}x{whole_size[1]} px are cropped to {kept[0]}x{kept[1]}"
-        say(f"{files[0]}: {cropped}, as the patch does not divide them (--size HxW resizes images).")
+        show(f"{files[0]}: {cropped}, as the patch does not divide them (--size HxW resizes images).")
     features = Tokens.cat([part.to("cpu", torch.float32) for part in parts])
     return _write(out, pca_figure(pictures, features, foreground=foreground, names=[f.name for f in files]), len(files))
 
@@ -203,7 +203,7 @@ viz = {"report": report, "tokens": tokens, "gate": gate, "residuals": residuals}
 def _say_written(count: int, drawn: int, file: str, left_out: Mapping[str, str]) -> None:
     print(f"{counted(count, 'image')} predicted, {drawn} drawn; written: {file}")
     for name, reason in left_out.items():
-        say(f"left out: {name}: {reason}")
+        show(f"left out: {name}: {reason}")
 
 
 def _few(images: Sequence[Path], out: Path, inputs: Sequence[str | Path]) -> list[Path]:

@@ -76,7 +76,7 @@ def photo_size(photo: Photo) -> tuple[int, int]:
     """Return (height, width) of a photo turned upright; a file's header says it, its pixels are not decoded.
 
     Raises:
-        DataError: if it is no photo, naming the file.
+        DataError: if it is not an image, naming the file.
     """
     if isinstance(photo, str | os.PathLike):
         return read_picture(Path(photo), lambda image, _: _upright_size(image))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -12,16 +12,19 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def in_threads(function: Callable[[T], R], items: Iterable[T], workers: int | None = None) -> Iterator[R]:
+def in_threads(function: Callable[[T], R], items: Sequence[T], workers: int | None = None) -> Generator[R, None, None]:
     """Yield ``function(item)`` for all items in order, computed by threads a few items ahead of the one in use.
 
     Decoding and resizing release Python's lock, so they run while the model computes.
 
     Args:
         function: called in a thread; what it raises is raised when its item's turn comes.
-        items: its arguments; each is taken when a thread will soon be free.
+        items: its arguments; a single one is computed without a thread.
         workers: threads; None = one per core, at most 8. They hold as many results, and one more.
     """
+    if len(items) < 2:
+        yield from map(function, items)
+        return
     workers = workers or min(8, os.cpu_count() or 1)
     pool = ThreadPoolExecutor(workers, thread_name_prefix="dinoneck-images")
     waiting: deque[Future[R]] = deque()

@@ -165,7 +165,7 @@ class Patterns:
         """Rebuild from :meth:`record`.
 
         Raises:
-            ConfigError: if it is no list of mappings with the fields of :class:`Pattern`.
+            ConfigError: if it is not a list of mappings with the fields of :class:`Pattern`.
         """
         return cls._parsed(record, "the record of patterns")
 

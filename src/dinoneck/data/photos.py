@@ -118,10 +118,7 @@ class Preprocessing:
     ) -> PreparedImages:
         """Like calling, but with the grid and the way back to the resized photo's pixels."""
         recipe = self.changed(size=size, policy=policy, **changes)
-        listed = as_list(photos)
-        return recipe.finished(
-            [*(in_threads(recipe.fitted, listed) if len(listed) > 1 else map(recipe.fitted, listed))]
-        )
+        return recipe.finished([*in_threads(recipe.fitted, as_list(photos))])
 
     def fitted(self, photo: Photo) -> Tensor:
         """Decode, resize and crop one photo: (3, h, w) RGB in 0 ... 1, before normalising and padding.

@@ -176,8 +176,7 @@ class Predictor:
                 "switched off or on, so its heads do not fit them; load the backbone again, train heads on the new "
                 "weights, or make a new Predictor of heads that were trained along"
             )
-        waiting = as_list(photos)
-        ready = in_threads(self._ready, waiting) if len(waiting) > 1 else map(self._ready, waiting)
+        ready = in_threads(self._ready, as_list(photos))
         with evaluating(self.backbone, *self._panel.heads):
             while batch := list(islice(ready, self.batch_size)):
                 results += self._predict_batch(batch, maps)

@@ -11,9 +11,7 @@ import contextlib
 import functools
 import logging
 import os
-from collections import deque
-from collections.abc import Generator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +20,7 @@ import torch
 from torch import Tensor
 
 from dinoneck.backbones.backbone import Backbone
+from dinoneck.data.loading import in_threads
 from dinoneck.devices import to_local_device
 from dinoneck.errors import ConfigError, DataError, DinoneckError
 from dinoneck.progress import progress
@@ -109,9 +108,12 @@ def run_units(
     """Extract what is missing of these units.
 
     Raises:
+        ConfigError: if workers is below 1.
         DataError: for an image that cannot be used; everything finished before is kept.
         StoreError: if the file of a stored image has changed, values do not fit the dtype, or the disk is full.
     """
+    if type(workers) is not int or workers < 1:
+        raise ConfigError(f"workers is {workers!r}; expected 1 or more threads that decode images")
     entries, description = reader.entries, reader.description
     has_shard = functools.cache(lambda file: (writer.root / file).is_file())
     stored = (entries[image_id] for unit in units for image_id, _ in unit if image_id in entries)
@@ -121,7 +123,7 @@ def run_units(
     done = Extracted(present=sum(image_id in known for unit in units for image_id, _ in unit))
     total = sum(map(len, units)) - done.present
     channel_scale = reader.scale() if description.dtype == "int8" else None
-    prepared = _ahead(missing, description, workers)
+    prepared = in_threads(lambda unit: [prepare(item, description) for item in unit], missing, workers)
     with contextlib.closing(prepared), progress(total=total, desc="images", unit="image") as bar:
         try:
             for images in prepared:
@@ -202,22 +204,3 @@ def _usable(images: list[Prepared], known: Mapping[str, Entry], done: Extracted,
             logger.warning("left out: %s", image.problem)
             done.unusable[image.image_id] = image.problem
     return [image for image in images if not image.problem]
-
-
-def _ahead(
-    units: Sequence[list[Item]], description: Description, workers: int
-) -> Generator[list[Prepared], None, None]:
-    """Prepare units in threads, a few ahead of the one in use."""
-    if type(workers) is not int or workers < 1:
-        raise ConfigError(f"workers is {workers!r}; expected 1 or more threads that decode images")
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="dinoneck-images")
-    waiting: deque[list[Future[Prepared]]] = deque()
-    try:
-        for unit in units:
-            waiting.append([pool.submit(prepare, item, description) for item in unit])
-            if len(waiting) > workers:
-                yield [future.result() for future in waiting.popleft()]
-        while waiting:
-            yield [future.result() for future in waiting.popleft()]
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)

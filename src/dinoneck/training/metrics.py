@@ -140,7 +140,7 @@ def confusion_matrix(
         (K, K) int64: rows are the true classes, columns the predicted ones.
 
     Raises:
-        DataError: if shapes differ, or an index that counts is no integer or outside 0 ... K-1.
+        DataError: if shapes differ, or an index that counts is not an integer or outside 0 ... K-1.
 
     Examples:
         >>> confusion_matrix([0, 1, 1, 0], [0, 0, 1, 255], num_classes=2, ignore_index=255)
