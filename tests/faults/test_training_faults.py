@@ -177,17 +177,6 @@ def test_another_run_is_refused_and_named(state: Path, change: dict[str, Any], m
     assert state.read_bytes() == content
 
 
-def test_another_source_or_head_is_another_run(state: Path) -> None:
-    source, y = noisy_source(PHOTOS, first=1.0), np.linspace(0, 1, PHOTOS)
-    given = {"epochs": EPOCHS, "batch_size": 3, "lr": 1e-2, "val_ids": source.ids[8:], "ids": source.ids[:8]}
-    given["target_ids"] = source.ids
-    given |= {"targets": {"x": y}, "recipe": RECIPES["patience"], "out": state.parent}
-    with pytest.raises(CheckpointError, match=r"source.tokens"):
-        fit(noisy_head(), source, **given)
-    with pytest.raises(CheckpointError, match=r"head.config.hidden_dim is 6 there and 5 here"):
-        fit(noisy_head(5), noisy_source(PHOTOS), **given)
-
-
 def test_a_folder_that_cannot_be_written_is_said_before_training(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(CheckpointError, match="cannot be kept"):

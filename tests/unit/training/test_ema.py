@@ -99,20 +99,3 @@ def test_state_goes_there_and_back() -> None:
         EMA(nn.Linear(3, 2)).load_state_dict(average.state_dict())
     with pytest.raises(ConfigError, match="not the one averaged"):
         average.copy_to(nn.Linear(3, 2))
-
-
-def test_restart_is_the_weights_themselves() -> None:
-    model = nn.Linear(3, 2)
-    average = EMA(model)
-    for _ in range(5):
-        walk(model)
-        average.update(model)
-    average.restart(model)
-    assert torch.equal(average.module.weight, model.weight)
-    assert average.updates == 0
-
-
-@pytest.mark.parametrize("decay", [1.0, -0.1])
-def test_decays_that_cannot_be(decay: float) -> None:
-    with pytest.raises(ConfigError, match="decay is"):
-        EMA(nn.Linear(1, 1), decay=decay)
