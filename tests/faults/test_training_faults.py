@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -199,10 +198,3 @@ def test_a_full_disk_keeps_the_older_state(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(run_state, "write_whole", write)
     head, _ = trained(tmp_path, RECIPES["adamw"])
     assert_equal(head.state_dict(), trained(None, RECIPES["adamw"])[0].state_dict())
-
-
-def test_the_log_has_a_line_per_epoch(tmp_path: Path) -> None:
-    _, history = trained(tmp_path, RECIPES["adamw"])
-    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
-    assert [line.pop("epoch") for line in lines] == [0, 1, 2]
-    assert lines == history

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import logging
 import os
 import pickle
@@ -20,7 +19,6 @@ from PIL import Image
 from tests.unit.store.store_samples import SIZE, make, same, write_photos
 
 from dinoneck import Backbone, ConfigError, DataError, FeatureStore, GridSize, StoreError, Tokens, load_backbone
-from dinoneck.data import Patterns
 from dinoneck.store import MemoryStore, QuantisedTokens, StoreDataset, image_ids
 from dinoneck.store.encoding import Layout, channel_rms, encode, quantise
 
@@ -583,11 +581,3 @@ def test_the_older_layouts_there_and_back(photos: Path, filled: FeatureStore, tm
     np.savez(tmp_path / "npz" / "a.npz", patches_0=np.array([{"a": 1}], dtype=object))
     with pytest.raises(DataError, match=r"a.npz cannot be converted"):
         FeatureStore.from_npz(tmp_path / "npz", tmp_path / "z", grid=(2, 3), patch_size=16)
-
-
-def test_the_description_says_it_all(filled: FeatureStore) -> None:
-    stored = json.loads((Path(filled.path) / "store.json").read_text())
-    assert stored["backbone"]["weights_sha256"] == filled.backbone_record["weights_sha256"]
-    assert stored["patterns"] == Patterns.named("flips4").record()
-    assert stored["inputs"]["size"] == list(SIZE)
-    assert repr(filled).endswith("3 images x 4 patterns, fp16)")

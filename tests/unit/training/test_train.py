@@ -18,10 +18,8 @@ from dinoneck.training import (
     CrossValidation,
     MemoryTokens,
     TrainConfig,
-    accuracy,
     confusion_matrix,
     cross_validate,
-    f1_scores,
     mean_iou,
     r2,
     train,
@@ -77,35 +75,6 @@ def test_classes_that_colours_separate_are_all_right(meadow: Path, tmp_path: Pat
     assert scores["confusion_matrix"] == [[4, 0, 0], [0, 4, 0], [0, 0, 4]]
     head = load_head(tmp_path / "heads" / "fold-0.safetensors")
     assert (head.tasks[0].kind, head.tasks[0].labels) == ("classification", ("bare", "crop", "weedy"))
-
-
-def test_scores_of_classes_are_those_of_the_predictions(meadow: Path, tmp_path: Path) -> None:
-    result, report = trained(a_run(meadow, ["kind", "weather_known"], folds={"group": ["place"]}), tmp_path,
-                             table=with_gapless_weather(meadow))  # fmt: skip
-    rows = rows_of(tmp_path / "out_of_fold.csv")
-    for name in ("kind", "weather_known"):
-        assert set(report["classes"][name]) == {"head", "token ridge", "token knn", "colour ridge"}
-        for method, scores in report["classes"][name].items():
-            labels = scores["labels"]
-            predicted, true = (
-                np.array([labels.index(row[column]) for row in rows]) for column in (f"{name} ({method})", name)
-            )
-            matrix = confusion_matrix(predicted, true, len(labels))
-            assert scores["confusion_matrix"] == matrix.tolist()
-            assert scores["accuracy"]["pooled"] == pytest.approx(accuracy(matrix))
-            assert [*scores["f1"].values()] == pytest.approx(f1_scores(matrix)[1], nan_ok=True)
-    frame = result.to_frame()
-    assert frame.index.name == "image"
-    assert [*frame["kind (head)"]] == [row["kind (head)"] for row in rows]
-    assert "scores" not in report, "there are no numbers"
-
-
-def with_gapless_weather(meadow: Path) -> Any:
-    pandas = pytest.importorskip("pandas")
-    frame = pandas.read_csv(meadow)
-    frame["weather_known"] = frame["weather"].fillna("rain")
-    frame["image"] = [str(meadow.parent / name) for name in frame["image"]]
-    return frame.set_index("image")
 
 
 def test_masks_are_scored_by_the_pixels_of_the_prepared_images(meadow: Path, tiny: Backbone, tmp_path: Path) -> None:

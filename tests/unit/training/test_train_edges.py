@@ -141,63 +141,6 @@ def test_a_head_that_cannot_be_built_by_name_is_refused(
         train(a_run(meadow, ["crop"], head={"type": "edge_head"}, imports=[str(own)]), meadow.parent / "run")
 
 
-_NECK = """
-import dinoneck
-from torch import nn
-
-@dinoneck.register
-class ListNeck(dinoneck.necks.Neck):
-    out_channels, strides = 8, (16,)
-
-    def __init__(self, embed_dim: int, patch_size: int = 16):
-        super().__init__()
-        self.embed_dim, self.patch_size = embed_dim, patch_size
-        self.proj = nn.Conv2d(embed_dim, 8, 1)
-
-    def forward(self, tokens, images=None, **plain):
-        return [self.proj(tokens.last.maps()[0])]
-"""
-_HEAD = """
-from collections.abc import Sequence
-import dinoneck
-from dinoneck import Task
-from dinoneck.heads import Head
-from torch import nn
-
-@dinoneck.register
-class SumlessHead(Head):
-    def __init__(self, embed_dim: int, tasks: Sequence[Task]):
-        super().__init__()
-        self.embed_dim = embed_dim
-        self._set_tasks(tasks, (), "regression")
-        self.out = nn.Linear(embed_dim, 1)
-"""
-
-
-@pytest.mark.parametrize(
-    ("name", "code", "message"),
-    [
-        ("list_neck", _NECK, r"ListNeck\.forward returned a list; expected a FeaturePyramid: return Fea"),
-        ("sumless_head", _HEAD, "SumlessHead takes no compositions, which predict green: add the argument"),
-    ],
-)
-def test_a_module_of_ones_own_that_misfits_is_refused_before_the_work(
-    meadow: Path, monkeypatch: pytest.MonkeyPatch, name: str, code: str, message: str
-) -> None:
-    (meadow.parent / "own.py").write_text(code)
-    monkeypatch.setattr(MemoryTokens, "extract", one_image_only(MemoryTokens.extract))
-    sums = {"greens": {"sums": {"green": ["crop", "weed"]}}}
-    config = a_run(
-        meadow,
-        ["crop", "weed", "green"],
-        head={"type": name},
-        imports=[str(meadow.parent / "own.py")],
-        compositions=sums,
-    )
-    with pytest.raises(DinoneckError, match=message):
-        train(config, meadow.parent / "run")
-
-
 def test_an_unknown_backbone_is_refused_before_images_are_drawn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
