@@ -79,8 +79,9 @@ def test_logits_become_probabilities() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"name": ""}, {"name": "a:b"}, {"dim": 0}, {"kind": "regresion"}, {"activation": "gelu"}, {"loss": "cross_entropy"},
-     {"weight": -1}, {"beta": 0}, {"transform": "log"}, {"labels": ("a", "b")}, {"minimum": 1e308}, {"ignore_index": "0"}],
+    [{"name": ""}, {"name": "a:b"}, {"dim": 0}, {"kind": "regresion"}, {"activation": "gelu"},
+     {"loss": "cross_entropy"}, {"weight": -1}, {"beta": 0}, {"transform": "log"}, {"labels": ("a", "b")},
+     {"minimum": 1e308}, {"ignore_index": "0"}],
 )  # fmt: skip
 def test_impossible_tasks(wrong: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match=r"Task|kind"):
