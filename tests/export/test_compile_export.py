@@ -37,17 +37,6 @@ def assert_same(one: Any, other: Any, atol: float) -> None:
         assert torch.allclose(torch.as_tensor(a), b, atol=atol)
 
 
-@each
-def test_one_graph_for_six_sizes(case: Case) -> None:
-    module = built(case)
-    counter = torch._dynamo.testing.CompileCounterWithBackend("eager")
-    compiled = torch.compile(module, backend=counter, fullgraph=True, dynamic=True)
-    for batch, rows, cols in shapes(case):
-        inputs = case.inputs(batch=batch, rows=rows, cols=cols)
-        assert_same(compiled(*case.args(inputs)), module(*case.args(inputs)), 1e-5)
-    assert counter.frame_count <= 2
-
-
 @pytest.mark.parametrize("case", [case for case in CASES if case.inductor], ids=str)
 def test_inductor_forward_and_backward(case: Case) -> None:
     module, inputs = built(case), case.inputs()

@@ -132,12 +132,6 @@ def assert_one_program(module: OfMaps | OfImages, folder: Path) -> None:
         assert_close(session.run(None, feeds), wanted)
 
 
-@each_neck
-@torch.no_grad()
-def test_a_neck_alone_with_named_sizes(name: str, tmp_path: Path) -> None:
-    assert_one_program(OfMaps(name), tmp_path)
-
-
 @each_encoder
 @torch.no_grad()
 def test_an_encoder_with_named_sizes(name: str, tmp_path: Path) -> None:

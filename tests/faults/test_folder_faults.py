@@ -91,25 +91,6 @@ def test_another_writer_between_the_two_renames(tmp_path: Path, monkeypatch: pyt
     assert text_of(target) == "new"
 
 
-def test_another_writer_moves_the_folder_aside_first(tmp_path: Path) -> None:
-    target, elsewhere = tmp_path / "here" / "e", tmp_path / "elsewhere"
-    target.parent.mkdir()
-    fill(target, "old")
-    with write_folder(target, check=lambda there: there.rename(elsewhere) and None) as new:
-        fill(new, "new")
-    assert text_of(target) == "new"
-
-
-def test_endless_writers_are_refused_and_the_others_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    target = tmp_path / "e"
-    fill(target, "old")
-    renames_then(monkeypatch, target, lambda time: fill(target, f"other {time}"))
-    with pytest.raises(OSError, match="other writers have replaced") as caught, write_folder(target) as new:
-        fill(new, "new")
-    assert caught.value.errno == errno.EBUSY
-    assert text_of(target).startswith("other")
-
-
 def test_a_failure_between_the_two_renames_puts_the_old_one_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -124,28 +105,6 @@ def test_a_failure_between_the_two_renames_puts_the_old_one_back(
     with pytest.raises(OSError, match="Input/output"), write_folder(target) as new:
         fill(new, "new")
     assert text_of(target) == "old"
-
-
-def test_folders_moved_aside_are_cleared_later_if_they_are_not_all_there_is(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    target, aside = tmp_path / "e", tmp_path / ".e.old-0-1.dinoneck-tmp"
-
-    def left_after_a_save() -> bool:
-        with write_folder(target) as new:
-            fill(new, "new")
-        return aside.exists()
-
-    fill(aside, "old")
-    os.utime(aside, (0, 0))
-    later = time.time() + STALE_AFTER_S + 60
-    monkeypatch.setattr(time, "time", lambda: later)
-    assert left_after_a_save(), "nothing else was there"
-    monkeypatch.undo()
-    assert left_after_a_save(), "it may have been moved this moment: the system's own time of change is fresh"
-    monkeypatch.setattr(time, "time", lambda: later)
-    assert not left_after_a_save()
-    assert text_of(target) == "new"
 
 
 def test_a_file_in_the_place_stays(tmp_path: Path) -> None:

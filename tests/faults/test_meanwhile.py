@@ -7,7 +7,6 @@ import io
 import os
 import random
 import signal
-import threading
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +16,7 @@ import torch
 from tests.faults.disk import heads
 from tests.faults.kill import MARK, ended
 from tests.faults.kill import begun as begun_in_process
-from tests.faults.test_named_faults import sound, square
+from tests.faults.test_named_faults import square
 
 from dinoneck import CheckpointError, HeadCheckpoint
 
@@ -66,18 +65,6 @@ def test_a_file_that_changes_while_it_is_read_is_a_whole_head_or_refused(tmp_pat
     assert steps
 
 
-def test_interrupted_calls_are_made_again(tmp_path: Path) -> None:
-    def work() -> None:
-        signal.signal(signal.SIGALRM, lambda *_: None)
-        signal.siginterrupt(signal.SIGALRM, True)
-        signal.setitimer(signal.ITIMER_REAL, 2e-4, 2e-4)
-        for _ in range(10):
-            square().save(tmp_path / "h")
-            assert HeadCheckpoint.load(tmp_path / "h").meta["digest"] == square().meta["digest"]
-
-    ended(*begun(work))
-
-
 def test_an_interrupted_save_leaves_a_whole_file_and_nothing_else(tmp_path: Path) -> None:
     path, pair = tmp_path / "h", heads(2, width=512)
     pair[0].save(path)
@@ -101,49 +88,6 @@ def test_an_interrupted_save_leaves_a_whole_file_and_nothing_else(tmp_path: Path
         return stopped
 
     assert ended(*begun(work)) > 0
-
-
-def test_threads_save_and_load_one_file(tmp_path: Path) -> None:
-    path, mine = tmp_path / "h", heads(6)
-    known, errors = {head.meta["digest"] for head in mine}, []
-    mine[0].save(path)
-
-    def work(head: HeadCheckpoint) -> None:
-        try:
-            for _ in range(5):
-                head.save(path)
-                found = HeadCheckpoint.load(path)
-                found.build()
-                assert found.meta["digest"] in known
-        except BaseException as error:
-            errors.append(error)
-
-    threads = [threading.Thread(target=work, args=(head,)) for head in mine]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not errors
-    assert [left.name for left in tmp_path.iterdir()] == ["h"]
-
-
-@pytest.mark.parametrize("action", ["load", "save"])
-def test_pipes_are_neither_read_nor_written(action: str) -> None:
-    reading, writing = os.pipe()
-    try:
-        os.write(writing, sound())
-        with pytest.raises(CheckpointError):
-            {"load": HeadCheckpoint.load, "save": square().save}[action](f"/dev/fd/{reading}")
-        assert os.read(reading, 10_000) == sound()
-    finally:
-        os.close(reading)
-        os.close(writing)
-
-
-def test_an_open_file_is_read_by_its_descriptor(tmp_path: Path) -> None:
-    square().save(tmp_path / "h")
-    with (tmp_path / "h").open("rb") as file:
-        assert HeadCheckpoint.load(f"/dev/fd/{file.fileno()}").meta["digest"] == square().meta["digest"]
 
 
 def test_a_disk_that_fails_while_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,13 +126,3 @@ def test_rights_that_are_missing(tmp_path: Path) -> None:
     finally:
         tmp_path.chmod(0o755)
     assert HeadCheckpoint.load(tmp_path / "h").meta["digest"] == square().meta["digest"]
-
-
-def test_a_working_folder_that_was_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "gone").mkdir()
-    monkeypatch.chdir(tmp_path / "gone")
-    (tmp_path / "gone").rmdir()
-    for action, step in ((HeadCheckpoint.load, "file"), (square().save, "write")):
-        with pytest.raises(CheckpointError) as caught:
-            action("h.safetensors")
-        assert caught.value.step == step

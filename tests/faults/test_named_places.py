@@ -56,15 +56,6 @@ def test_places_that_are_no_files(name: str, tmp_path: Path, monkeypatch: pytest
             assert {path.name: path.lstat().st_mode for path in tmp_path.iterdir()} == before
 
 
-@pytest.mark.parametrize("path", ["", "a\0b", "x" * 256, "/dev/zero", b"h", 3, None], ids=repr)
-def test_paths_that_are_none(path: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    for action in (HeadCheckpoint.load, square().save):
-        with pytest.raises(CheckpointError):
-            action(path)
-    assert not list(tmp_path.iterdir())
-
-
 @pytest.mark.parametrize(
     "name",
     [" a  b ", "größe 草地 🌱", "x" * 255, "a\nb", "-rf", "~", "$(x) `y` *?[z] 'q' \\", "%2e%2e;a=b&c#d", b"gr\xfcn"],

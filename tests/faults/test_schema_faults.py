@@ -10,7 +10,6 @@ import torch
 from tests.faults.signed import forged
 
 from dinoneck import Backbone, CheckpointError, HeadCheckpoint, PatchMeanHead, Predictor, Task, save_head
-from dinoneck.inference import VIEWS
 
 
 @pytest.fixture(scope="module")
@@ -52,12 +51,6 @@ def test_facts_are_checked_before_a_byte_is_written(facts: dict[str, Any], messa
         save_head(tmp_path / "h", PatchMeanHead(4, [Task("a")]), **facts)
     assert caught.value.step in ("schema", "write")
     assert not list(tmp_path.iterdir())
-
-
-def test_views_known_here_can_be_named() -> None:
-    for name in VIEWS:
-        meta = HeadCheckpoint.from_module(PatchMeanHead(4, [Task("a")]), tta=name).meta
-        assert meta["tta"] == {"ops": name, "reduce": "mean"}
 
 
 def test_another_normalisation_does_not_pair(tiny: Backbone, tmp_path: Path) -> None:

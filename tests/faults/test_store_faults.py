@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import itertools
-import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -25,7 +23,7 @@ from dinoneck import Backbone, FeatureStore, GridSize, StoreError, load_backbone
 from dinoneck.store import shards, writer
 from dinoneck.store.encoding import Layout
 from dinoneck.store.images import ImageFile
-from dinoneck.store.index import checked_line, read_journal
+from dinoneck.store.index import read_journal
 
 NAMES = [f"{i}.png" for i in range(5)]
 
@@ -136,44 +134,6 @@ def test_a_damaged_line_is_refused_by_name(photos: Path, tiny: Backbone, tmp_pat
         index.write_text("\n".join([lines[0], wrong, *lines[2:]]) + "\n")
         with pytest.raises(StoreError, match=r"\.jsonl, line 2 is damaged"):
             FeatureStore.open(tmp_path / "s")
-
-
-def test_any_flipped_byte_of_the_data_is_found(photos: Path, tiny: Backbone, tmp_path: Path) -> None:
-    store = make(tmp_path / "s", tiny)
-    store.extract(photos)
-    for image_id in ("0", "3"):
-        entry = store.reader.entry(image_id)
-        shard = tmp_path / "s" / entry.file
-        raw = shard.read_bytes()
-        for place in (entry.offset, entry.offset + entry.length, entry.at(4) - 1):
-            damaged = bytearray(raw)
-            damaged[place] ^= 16
-            shard.write_bytes(damaged)
-            assert FeatureStore.open(tmp_path / "s").verify() == [image_id]
-            pattern = (place - entry.offset) // entry.length
-            for _ in range(2):
-                with pytest.raises(StoreError, match=f"pattern {pattern} of '{image_id}' has another checksum"):
-                    FeatureStore.open(tmp_path / "s").batch(["1", image_id], [0, pattern])
-            FeatureStore.open(tmp_path / "s", check=False)[image_id, pattern]
-        shard.write_bytes(raw[: entry.at(1)])
-        assert image_id in FeatureStore.open(tmp_path / "s").verify()
-        with pytest.raises(StoreError, match="it is cut short"):
-            FeatureStore.open(tmp_path / "s")[image_id, 1]
-        shard.write_bytes(raw)
-    assert store.verify() == []
-
-
-def test_a_lost_shard_is_told_and_made_again(photos: Path, whole: FeatureStore, tiny: Backbone, tmp_path: Path) -> None:
-    store = make(tmp_path / "s", tiny)
-    store.extract(photos, shard_bytes=1)
-    (tmp_path / "s" / store.shard_of("2")).unlink()
-    store = make(tmp_path / "s", tiny)
-    assert store.verify() == ["2"]
-    with pytest.raises(StoreError, match="cannot be read"):
-        store["2"]
-    assert store.extract(photos).written == ["2"]
-    assert same(store, whole)
-    assert store.verify() == []
 
 
 def test_what_verify_lists_is_repaired_by_its_remedy(
@@ -324,24 +284,6 @@ def test_torchrun_shares_the_work(photos: Path, whole: FeatureStore, tmp_path: P
     store = FeatureStore.open(tmp_path / "s")
     assert same(store, whole)
     assert len(list((tmp_path / "s" / "index").iterdir())) == 2
-
-
-def test_the_order_of_writers_does_not_matter(photos: Path, tiny: Backbone, tmp_path: Path) -> None:
-    """Two stores of the same photo: whichever index file comes first, the same record is read."""
-    store = make(tmp_path / "s", tiny)
-    store.extract([photos / "0.png"], root=photos)
-    [index] = (tmp_path / "s" / "index").iterdir()
-    entry = json.loads(index.read_text().splitlines()[1])
-    del entry["line_crc32"]
-    copied = "data/w-other.safetensors"
-    shutil.copy(tmp_path / "s" / entry["file"], tmp_path / "s" / copied)
-    chosen = set()
-    for name in ("a.jsonl", "z.jsonl"):
-        line = checked_line({**entry, "file": copied}) + "\n"
-        (tmp_path / "s" / "index" / name).write_text(line)
-        chosen.add(FeatureStore.open(tmp_path / "s").shard_of("0"))
-        (tmp_path / "s" / "index" / name).unlink()
-    assert chosen == {min(entry["file"], copied)}
 
 
 def test_refresh_sees_other_writers(photos: Path, tiny: Backbone, tmp_path: Path) -> None:

@@ -66,23 +66,6 @@ def test_files_of_a_folder_do_not_import_each_other_in_circles(folder: Path) -> 
     assert not cycle_in(graph)
 
 
-def test_the_check_finds_cycles(tmp_path: Path) -> None:
-    """By a file's name, by a re-exported name, and inside a function; not where only type checkers import."""
-    for name, text in {
-        "one": "def f():\n    from dinoneck.made.two import x\n",
-        "two": "from dinoneck.made import three\n",
-        "three": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from dinoneck.made.one import y\n",
-    }.items():
-        (tmp_path / f"{name}.py").write_text(text)
-    graph = siblings(tmp_path, "dinoneck.made", {})
-    assert graph == {"one": {"two"}, "two": {"three"}, "three": set()}
-    assert not cycle_in(graph)
-    (tmp_path / "four.py").write_text("from dinoneck.made import One\n")
-    (tmp_path / "five.py").write_text("import dinoneck.made.four\n")
-    graph = siblings(tmp_path, "dinoneck.made", {"One": "dinoneck.made.five"})
-    assert set(cycle_in(graph)) == {"four", "five"}
-
-
 # -- dependencies -----------------------------------------------------------------------------------------
 
 DEVELOPERS = ("bench", "docs", "lint", "test")  # extras of those who work on dinoneck; dev is their sum

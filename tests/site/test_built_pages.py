@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.site.__main__ import main
 from tests.site.browser import Chromium, is_there
 from tests.site.built_pages import check
 from tests.site.screenshots import WIDTHS, look_at
@@ -38,18 +37,6 @@ def test_the_check_finds_what_it_looks_for(tmp_path: Path) -> None:
     assert wrong.unreachable == ["/lonely.html"]
     assert wrong.wordless_images == ["/: no.png"]
     assert len(wrong.faults()) == 10
-
-
-def test_the_command_says_whether_a_site_is_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(tmp_path) == 1
-    assert "no pages" in capsys.readouterr().out
-    (tmp_path / "index.html").write_text(
-        '<title>t</title><h1 id="a">t</h1><a href="#a">x</a><a href="https://a.b/">y</a>'
-    )
-    assert main(tmp_path) == 0
-    assert "1 internal links, 0 broken, 0 remote assets, 1 external" in capsys.readouterr().out
-    (tmp_path / "index.html").write_text('<title>t</title><h1>t</h1><a href="#a">x</a>')
-    assert main(tmp_path) == 1
 
 
 @pytest.mark.slow

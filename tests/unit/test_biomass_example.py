@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
-import runpy
 import shutil
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,14 +15,13 @@ import torch
 from examples.biomass import keys, layouts, pipeline
 from PIL import Image
 
-from dinoneck import Backbone, FeatureStore, HeadCheckpoint, load_backbone, load_head
+from dinoneck import Backbone, FeatureStore, HeadCheckpoint, load_head
 from dinoneck.cli import main as cli
 from dinoneck.cli import train
 from dinoneck.data import Pasture, read_csiro_test
 from dinoneck.data.tables import CSIRO_WEIGHTS
-from dinoneck.errors import ConfigError, StoreError
+from dinoneck.errors import ConfigError
 from dinoneck.training import TrainConfig, open_inputs, r2
-from dinoneck.training.inputs import read_data
 
 QUICK = ["--backbone", "dinoneck_tiny", "--size", "32x64", "--folds", "2", "--epochs", "4", "--lr", "0.01"]
 GATED = [*QUICK, "--head", "cls_gating"]
@@ -86,13 +83,6 @@ def copy(done: tuple[Path, str], tmp_path: Path) -> Path:
     return Path(shutil.copytree(done[0], tmp_path / "run"))
 
 
-def test_every_step_is_printed_as_a_verb(done: tuple[Path, str]) -> None:
-    verbs = [line.split()[2] for line in done[1].splitlines() if line.startswith("$ dinoneck ")]
-    assert verbs == ["extract", "train", "predict"]
-    for method in ("head", "token ridge", "token knn"):
-        assert f"\n{method} " in done[1]
-
-
 def test_the_submission_answers_what_test_csv_asks(done: tuple[Path, str]) -> None:
     out, _ = done
     rows, wanted = rows_of(out / "submission.csv"), read_csiro_test(out / "pasture" / "test.csv")
@@ -149,14 +139,6 @@ def test_photos_and_stored_tokens_give_the_same_predictions(done: tuple[Path, st
     assert max(other[name] for name in CSIRO_WEIGHTS) > 3 * pipeline.TOLERANCE
     with pytest.raises(ConfigError, match="no store to compare with"):
         pipeline.differences(out / "run" / "heads", config, replace(inputs, source=None), photos)
-
-
-def test_predictions_that_differ_are_refused(copy: Path) -> None:
-    config = config_of(copy)
-    first, second = (copy / "pasture" / name for name in read_data(config).ids[:2])
-    shutil.copyfile(first, second)
-    with pytest.raises(StoreError, match="is not the file stored as"):
-        pipeline.compare(copy / "run" / "heads", config)
 
 
 def test_called_again_it_changes_nothing(done: tuple[Path, str]) -> None:
@@ -259,33 +241,6 @@ def test_photos_with_a_cover_table(tmp_path: Path) -> None:
     check_cover(tmp_path / "data", tmp_path / "out")
 
 
-@pytest.mark.slow
-def test_real_photos_with_a_cover_table(crop_cover: Path, tmp_path: Path) -> None:
-    """Three photos of each of six groups."""
-    (tmp_path / "data" / "images").mkdir(parents=True)
-    lines = (crop_cover / "cover.csv").read_text().splitlines()
-    kept = [line for i, line in enumerate(lines[1:]) if i % 20 < 3][:18]
-    for line in kept:
-        name = line.split(",")[0]
-        shutil.copyfile(crop_cover / name, tmp_path / "data" / name)
-    (tmp_path / "data" / "cover.csv").write_text("\n".join([lines[0], *kept]) + "\n")
-    check_cover(tmp_path / "data", tmp_path / "out", "--size", "176x240")
-
-
-def test_weights_from_a_file_go_through_every_step(done: tuple[Path, str], tmp_path: Path) -> None:
-    """Random weights of another seed, kept in a file: no step falls back on those that the name stands for."""
-    other = load_backbone("dinoneck_tiny", seed=5)
-    other.save_weights(tmp_path / "w.safetensors")
-    arguments = ["--data", done[0] / "pasture", "--config", layouts.HERE / "pasture.yaml", *QUICK, "--epochs", "1"]
-    code, told = said("--out", tmp_path / "out", *arguments, "--backbone-file", tmp_path / "w.safetensors")
-    assert code == 0, told
-    store = FeatureStore.open(tmp_path / "out" / "store")
-    photo = store.preprocess(done[0] / "pasture" / f"{store.ids[0]}.jpg")
-    with torch.no_grad():
-        wanted = other(photo).sequence[0]
-    assert torch.allclose(store[store.ids[0]].sequence[0], wanted, atol=2e-3, rtol=1e-3)
-
-
 def test_a_folder_of_neither_layout_is_refused(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     code, told = said("--data", tmp_path / "data", "--out", tmp_path / "out", *QUICK)
@@ -307,51 +262,6 @@ def test_what_is_refused_before_any_work(done: tuple[Path, str], tmp_path: Path)
     assert "$ dinoneck train" not in told
     with pytest.raises(SystemExit):
         said("--out", tmp_path / "out", "--no-such-option")
-
-
-def test_the_command_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    for arguments, told in {
-        ("run", "--help"): "--patterns",
-        ("predict", "--help"): "--tta",
-        ("extract",): None,
-    }.items():
-        monkeypatch.setattr(sys, "argv", ["biomass", *arguments])
-        with pytest.raises(SystemExit) as stop:
-            runpy.run_module("examples.biomass", run_name="__main__")
-        if told is None:
-            assert "{run,train,predict}" in str(stop.value)
-        else:
-            assert stop.value.code == 0
-            assert told in capsys.readouterr().out
-
-
-def test_patterns_that_have_no_name_are_refused(tmp_path: Path) -> None:
-    config = config_of(tmp_path, "--views", "3")
-    with pytest.raises(ConfigError, match=r"data.views is 3; expected one of 1, 4, 20"):
-        pipeline.extraction(layouts.find(None, tmp_path), config, None, tmp_path / "store")
-    with pytest.raises(ConfigError, match="stores hold images without a blur"):
-        pipeline.extraction(layouts.find(None, tmp_path), config_of(tmp_path, "--blur", "5"), None, tmp_path)
-
-
-def test_the_extraction_says_what_the_training_file_says(done: tuple[Path, str]) -> None:
-    """Every field that decides the tokens is handed on, so that the training finds its store."""
-    out, _ = done
-    config = config_of(
-        out, "--backbone-file", "w.pth", "--interpolation", "bicubic", "--fit", "pad", "--policy", "resize",
-        "--views", "20", "--device", "cpu", "--size", "48x96", "--backbone-seed", "3", "--layers", "1", "2",
-    )  # fmt: skip
-    command = pipeline.extraction(layouts.find(None, out), config, None, out / "store")
-    options = cli.command("extract", command[1:]).keywords
-    stored = options["stored"]
-    assert (options["size"], stored.fit, stored.interpolation) == ((48, 96), "pad", "bicubic")
-    assert (stored.policy, stored.patterns) == ("resize", "color20")
-    backbone = options["backbone"]
-    assert (backbone.name, backbone.file, backbone.seed, backbone.layers) == ("dinoneck_tiny", "w.pth", 3, (1, 2))
-    assert options["device"] == "cpu"
-    assert options["images"] == (out / "pasture" / "train",)
-    assert not backbone.random
-    random = config_of(out, "--backbone", "vit", "--random-backbone")
-    assert "--random-backbone" in pipeline.extraction(layouts.find(None, out), random, None, out / "store")
 
 
 def test_the_three_parts_are_trained_and_the_sums_derived(tmp_path: Path) -> None:
@@ -418,31 +328,12 @@ def test_keys_of_the_notebooks_are_translated() -> None:
     }  # fmt: skip
 
 
-def test_keys_of_the_pyramid_notebook_are_translated() -> None:
-    model = {
-        "head": {"type": "fpn", "fpn_dim": 128, "layer_grouping": "explicit", "use_cls_context": True},
-        "backbone_layers": {"enabled": True, "indices": [2, 5, 8], "separate_bottlenecks": False},
-    }
-    values = {"model": model, "fpn": {"layer_groups": [[0], [1], [2]]}, "loss.weighting": "uw", "recipe.patience": 5}
-    found = TrainConfig.from_dict(keys.translate(values))
-    assert found.head == {
-        "type": "fpn", "fpn_dim": 128, "use_cls_context": True, "use_separate_bottlenecks": False,
-        "layer_groups": [[0], [1], [2]],
-    }  # fmt: skip
-    assert (found.backbone.layers, found.losses.weighting) == ((2, 5, 8), "uncertainty")
-    assert (found.optim.patience, found.optim.epochs, found.optim.ema_decay) == (5, 200, 0.997)
-    assert found.tasks == {}
-
-
 @pytest.mark.parametrize(
     ("values", "message"),
     [
         ({"trainer": {"epochs": 3}}, "'trainer.epochs' is not a key"),
         ({"backbone": {"freeze": False}}, "on a frozen backbone"),
         ({"model.head.ndvi_dense": True}, "examples/dense_ndvi"),
-        ({"inference.tta_indices": [0, 1]}, r"tta_indices is \[0, 1\]"),
-        ({"loss.main_weights": [1.0], "dataset.target_cols": ["a", "b"]}, "1 numbers for 2 targets"),
-        ({"trainer.num_epochs": "many"}, "optim.epochs"),
     ],
 )
 def test_what_cannot_be_translated_is_refused(values: dict[str, object], message: str) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from dinoneck import ConfigError, TargetTransform, Task
-from dinoneck.configured import Configured, at_least, at_most, decode, encode, normal
+from dinoneck.configured import Configured
 
 
 class Example(Configured, nn.Module):
@@ -67,34 +67,20 @@ def test_the_body_sees_normal_forms() -> None:
     assert type(module.got[1]) is float
 
 
-def test_config_is_a_copy() -> None:
-    module = Example(4)
-    module.config["width"] = 99
-    assert module.config["width"] == 4
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"width": "4"}, r"Example\(width=\) is '4' \(str\); expected int"),
-        ({"width": True}, "expected int"),
         ({"width": 4.0}, "expected int"),
-        ({"rate": "0.5"}, "expected float"),
         ({"rate": float("nan")}, "finite"),
-        ({"rate": float("inf")}, "finite"),
         ({"mode": "c"}, "mode"),
-        ({"name": 3}, "expected str"),
         ({"wide": 1}, "expected bool"),
-        ({"sizes": "12"}, "sizes"),
         ({"sizes": [1, "2"]}, r"sizes=\)\[1\]"),
         ({"levels": [[8, "a"], [8, "b"]]}, "twice"),
-        ({"levels": {"8": "a"}}, "levels"),
         ({"either": (1, 2, 3)}, "either"),
         ({"tasks": [{"name": "a"}]}, "Task"),
         ({"tasks": [{"$": "Task", "name": "a", "colour": 1}]}, "no field 'colour'"),
-        ({"tasks": [{"$": "Task"}]}, "name"),
         ({"anything": object()}, "plain value"),
-        ({"anything": {1: 2}}, "plain value"),
         ({"anything": [float("inf")]}, "finite"),
     ],
 )
@@ -133,25 +119,3 @@ class Child(Example):
 def test_the_outermost_constructor_speaks() -> None:
     assert Child(3).config == {"size": 3}
     assert Child.from_config({"size": 5}).layer.in_features == 5
-
-
-def test_the_codec_refuses_annotations_it_does_not_know() -> None:
-    with pytest.raises(TypeError, match="does not know"):
-        normal(complex, 1, "x")
-
-
-def test_decode_inverts_encode_for_empty_containers() -> None:
-    for annotation, value in ((dict[int, str], {}), (tuple[int, ...], ()), (dict[str, int], {"a": 1})):
-        assert decode(annotation, json.loads(json.dumps(encode(value)))) == value
-
-
-def test_at_least() -> None:
-    at_least(1, a=1, b=5)
-    with pytest.raises(ConfigError, match="b is 0; expected 1 or more"):
-        at_least(1, a=1, b=0)
-
-
-def test_at_most() -> None:
-    at_most(5, a=1, b=5)
-    with pytest.raises(ConfigError, match="b is 6; expected 5 or less"):
-        at_most(5, a=1, b=6)

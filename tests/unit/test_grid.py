@@ -32,14 +32,6 @@ def test_patch_r_c_lands_at_r_c(patch: int) -> None:
         assert torch.equal(grid.flatten(maps), patches)
 
 
-def test_every_grid_up_to_64_is_told_not_guessed() -> None:
-    grid = TokenGrid(16)
-    for rows in range(1, 65):
-        for cols in range(1, 65):
-            assert grid.size((rows * 16, cols * 16)) == GridSize(rows, cols)
-    assert GridSize(30, 60).count == 1800
-
-
 def test_maps_are_views_of_the_tokens() -> None:
     sequence = torch.randn(2, 5 + 12, 8)
     patches = sequence[:, 5:]
@@ -176,12 +168,6 @@ def test_sampling_takes_points_per_sample_and_half_precision() -> None:
         grid.sample(maps, points, (32, 48))
 
 
-def test_sampling_gradients() -> None:
-    maps = torch.randn(1, 2, 3, 3, dtype=torch.float64, requires_grad=True)
-    points = torch.rand(4, 2, dtype=torch.float64) * 40 + 4
-    assert torch.autograd.gradcheck(lambda m: TokenGrid(16).sample(m, points, (48, 48)), (maps,))
-
-
 def test_labels_are_averaged_over_valid_pixels_only() -> None:
     labels = torch.randn(2, 3, 32, 48)
     mask = torch.rand(2, 32, 48) > 0.4
@@ -199,13 +185,6 @@ def test_labels_are_averaged_over_valid_pixels_only() -> None:
                 expected = labels[cell][:, keep].double().mean(dim=1).nan_to_num(0.0)
                 assert torch.allclose(values[b, :, r, c].double(), expected, atol=1e-6)
     assert (values[0, :, 0, 0] == 0).all()
-
-
-def test_integer_labels_and_no_mask() -> None:
-    labels = torch.tensor([[0, 1], [1, 1]]).repeat_interleave(16, 0).repeat_interleave(16, 1)[None, None]
-    values, weight = TokenGrid(16).reduce_labels(labels)
-    assert values[0, 0].tolist() == [[0.0, 1.0], [1.0, 1.0]]
-    assert (weight == 256).all()
 
 
 @pytest.mark.parametrize("policy", ["crop", "pad", "resize"])
@@ -240,11 +219,6 @@ def test_labels_that_do_not_fit_are_refused() -> None:
         )
 
 
-def test_repr_says_what_it_is() -> None:
-    assert repr(TokenGrid((14, 16), "pad")) == "TokenGrid(patch=14x16 px, on_remainder='pad')"
-    assert not list(TokenGrid(16).parameters())
-
-
 def test_a_point_that_is_nowhere_reads_nan() -> None:
     maps = torch.rand(2, 3, 2, 2)
     read = TokenGrid(16).sample(maps, torch.tensor([[float("nan"), 3.0], [16.0, 16.0]]), (32, 32))
@@ -252,9 +226,7 @@ def test_a_point_that_is_nowhere_reads_nan() -> None:
     assert torch.allclose(read[:, 1], maps.mean(dim=(2, 3)))
 
 
-@pytest.mark.parametrize(
-    "size", [(480.0, 960), (31.5, 32), (float("nan"), 32), (True, 16), 32, "32", None, (16, 16, 16)]
-)
+@pytest.mark.parametrize("size", [(480.0, 960), 32, (16, 16, 16)])
 @pytest.mark.parametrize("policy", ["error", "crop", "pad", "resize"])
 def test_sizes_that_are_no_whole_pixels_are_refused(size: object, policy: str) -> None:
     with pytest.raises(GridError, match="image_size is"):
@@ -274,10 +246,3 @@ def test_counts_are_exact_in_half_precision_and_the_cropped_rim_does_not_count()
     assert (values.item(), weight.item()) == (1.0, 1024.0)
     with pytest.raises(DataError, match="not finite"):
         TokenGrid(32, "pad").reduce_labels(rim)
-
-
-def test_resizing_takes_half_precision() -> None:
-    images = torch.rand(1, 3, 20, 20)
-    small = TokenGrid(16, "resize").prepare(images.bfloat16()).images
-    assert small.dtype == torch.bfloat16
-    assert (small.float() - TokenGrid(16, "resize").prepare(images).images).abs().max() < 0.01

@@ -126,12 +126,6 @@ def test_what_is_not_registered_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_
         HeadCheckpoint.load(tmp_path / "m.safetensors")
 
 
-def test_readouts_take_the_dtype_of_a_given_neck() -> None:
-    head = PyramidHead(neck=SimplePyramid(8, 4, scales=[1], dtype=torch.float64), tasks=[Task("a")])
-    assert {parameter.dtype for parameter in head.parameters()} == {torch.float64}
-    assert head(torch.randn(2, 6, 8, dtype=torch.float64), grid=(2, 3))["a"].dtype == torch.float64
-
-
 class PatchMap(Neck):
     """A neck without parameters: the patch tokens as a map."""
 

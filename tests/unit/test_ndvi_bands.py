@@ -12,7 +12,6 @@ from examples.dense_ndvi.bands import BANDS, MOVES_PX, SATURATED, Bands, moved, 
 from PIL import Image
 
 from dinoneck import DataError
-from dinoneck.data import DenseLabels, Preprocessing
 
 DATA = Path(os.environ.get("DINONECK_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
 
@@ -41,15 +40,6 @@ def edges(band: np.ndarray) -> np.ndarray:
 
 def alike(one: np.ndarray, other: np.ndarray) -> float:
     return float(np.corrcoef(one.ravel(), other.ravel())[0, 1])
-
-
-@pytest.mark.parametrize("by", [(0, 0), (2, -1), (-3, 0), (1, 4)])
-def test_moved(by: tuple[int, int]) -> None:
-    band = np.arange(1, 49).reshape(6, 8)
-    rolled = np.roll(band, by, axis=(0, 1))
-    y, x = np.mgrid[:6, :8]
-    kept = (y - by[0] >= 0) & (y - by[0] < 6) & (x - by[1] >= 0) & (x - by[1] < 8)
-    assert np.array_equal(moved(band, by), np.where(kept, rolled, 0))
 
 
 @pytest.mark.parametrize("band", ["blue", "green", "nir", "red_edge"])
@@ -94,15 +84,6 @@ def test_ndvi_of_plants_and_of_the_road(folder: Path, bands: Bands) -> None:
     assert 0.6 < np.nanmedian(rows) < 0.95
     assert 0.02 < np.median(red) < 0.3
     assert 0.2 < np.median(nir) < 0.6
-
-
-def test_ndvi_becomes_cells(bands: Bands) -> None:
-    recipe = Preprocessing(16)
-    values, weight = DenseLabels().cells(bands.ndvi, recipe, photo_sizes=[bands.rgb.shape[:2]])
-    assert recipe(bands.rgb).shape == (1, 3, 960, 1280)
-    assert values.shape == (1, 1, 60, 80)
-    assert weight.sum().item() == bands.valid.sum()
-    assert values[0, 0, 30, 40].item() == pytest.approx(bands.ndvi[480:496, 640:656].mean(), abs=1e-5)
 
 
 def test_what_is_no_capture_is_named(folder: Path, tmp_path: Path) -> None:

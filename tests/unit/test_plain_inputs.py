@@ -10,7 +10,6 @@ from torch import Tensor
 
 from dinoneck import (
     CLSGatingHead,
-    FeaturePyramid,
     GridError,
     PatchMeanHead,
     ShapeError,
@@ -29,17 +28,12 @@ PATCHES, MAPS, CLS = torch.randn(2, 15, 8), torch.randn(2, 8, 3, 5), torch.randn
     ("x", "plain", "error", "message"),
     [
         (PATCHES, {}, ShapeError, r"without their patch grid; pass grid=\(rows, cols\)"),
-        (PATCHES, {"grid": 15}, GridError, r"grid is 15; expected \(rows, cols\)"),
         (PATCHES, {"grid": (3, 4)}, GridError, "15 patch tokens do not fill a grid of 3 rows x 4 cols"),
         (PATCHES, {"grid": (3, 5), "num_prefix_tokens": 1}, GridError, "a sequence of 15 tokens does not fit"),
         (PATCHES, {"grid": (2, 7), "num_prefix_tokens": 1, "cls_token": CLS}, ShapeError, "pass one of them"),
         (MAPS, {"grid": (5, 3)}, ShapeError, r"maps of 3 rows x 5 cols with grid=\(5, 3\)"),
-        (MAPS, {"num_prefix_tokens": 1}, ShapeError, "leave both out"),
-        ([MAPS, PATCHES], {"grid": (3, 5)}, ShapeError, "takes Tokens"),
         ([torch.randn(2, 8, 2, 6), torch.randn(2, 8, 3, 4)], {}, ShapeError, "maps of 2x6, 3x4 cells"),
-        ([], {"grid": (3, 5)}, ShapeError, "takes Tokens"),
         (torch.zeros(15, 8), {"grid": (3, 5)}, ShapeError, r"got \[\(15, 8\)\]"),
-        ("tokens", {}, ShapeError, "got str"),
         (Tokens.from_patches(PATCHES, grid=(3, 5), patch_size=16), {"grid": (3, 5)}, ShapeError, "leave them out"),
     ],
 )
@@ -78,10 +72,3 @@ def test_compiled_and_exported_necks_take_plain_tensors() -> None:
     assert torch.allclose(compiled(layers), expected, atol=1e-6)
     program = torch.export.export(neck, (layers,), {"grid": (6, 10)})
     assert torch.allclose(program.module()(layers, grid=(6, 10)).maps[0], expected, atol=1e-6)
-
-
-def test_a_pyramid_is_a_sequence_of_its_maps() -> None:
-    pyramid = FeaturePyramid((torch.zeros(1, 2, 4, 4), torch.ones(1, 2, 2, 2)), (16.0, 32.0))
-    assert [level.shape[-1] for level in pyramid] == [4, 2]
-    assert len(pyramid) == 2
-    assert pyramid[-1] is pyramid.maps[1]

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import functools
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import timm
 import torch
-from benchmarks.speed import cost, pipeline_stores, pipelines
-from benchmarks.speed.pipeline_forms import TASKS, PlainHead, Work, careful, ours, sequence_of, source
-from benchmarks.speed.pipeline_stores import index, steps
+from benchmarks.speed import cost
+from benchmarks.speed.pipeline_forms import TASKS, PlainHead, Work, careful, ours, source
+from benchmarks.speed.pipeline_stores import steps
 from PIL import Image
-from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
 from dinoneck import CLSGatingHead, FeatureStore, Tokens, load_backbone
@@ -54,16 +51,6 @@ def test_every_way_predicts_the_same(layer: int, photos: list[Path], tmp_path: P
     assert not torch.allclose(ours(other, other.load(torch.float64), heads)(photos), truth, rtol=1e-4)
 
 
-@pytest.mark.parametrize("layer", [2, 5])
-@pytest.mark.parametrize("stop_early", [False, True])
-def test_sequences_of_timm_are_those_of_the_backbone(layer: int, stop_early: bool) -> None:
-    backbone = load_backbone("dinoneck_tiny", layers=[layer], dtype=torch.float64)
-    images = torch.randn(2, 3, 32, 48, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        found = sequence_of(backbone.adapter.model, layer, images, stop_early=stop_early)
-    torch.testing.assert_close(found, backbone(images).sequence[0], rtol=1e-12, atol=1e-12)
-
-
 def test_a_training_step_of_both_heads_gives_the_same_gradients() -> None:
     torch.manual_seed(0)
     head = CLSGatingHead(16, TASKS, num_patches=6, hidden_dim=8, dropout=0.0).double()
@@ -78,43 +65,6 @@ def test_a_training_step_of_both_heads_gives_the_same_gradients() -> None:
     assert len(found[0]) == len(list(head.parameters()))
     for a, b in zip(*found, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-14)
-
-
-def test_an_index_grows_with_its_images() -> None:
-    few, many = (index(count)["4 patterns"] for count in (50, 500))
-    assert few["line_bytes"] == pytest.approx(many["line_bytes"], rel=0.05)
-    assert min(many.values()) > 0
-
-
-def test_runs_in_part_keep_to_the_machine_and_setting_of_what_is_stored() -> None:
-    new = {"machine": {"cpu": "a"}, "setting": {"rounds": 5}}
-    old = {**new, "parts": {"x": 1}}
-    assert pipelines.continued(None, new) == new
-    assert pipelines.continued(old, new) == old
-    with pytest.raises(SystemExit, match="'rounds': 5"):
-        pipelines.continued({**old, "setting": {"rounds": 2}}, new)
-
-
-def test_every_kind_of_file_is_trained_on_as_many_samples(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: dict[str, int] = {}
-
-    def rates(passes: dict[str, functools.partial[int]], peer: str, rounds: int) -> dict[str, int]:
-        seen.update({name: len(run.args[0]) for name, run in passes.items()})
-        return {"rounds": rounds}
-
-    class Store:
-        def __init__(self, store: object, ids: list[str]) -> None:
-            self.ids = ids
-
-        def loader(self, size: int, **options: object) -> DataLoader[str]:
-            return DataLoader(self.ids, batch_size=size)
-
-    files = SimpleNamespace(ids=("a", "b"), npz=Path("a"), half=Path("b"), store=lambda dtype: dtype)
-    monkeypatch.setattr(pipeline_stores, "rates", rates)
-    monkeypatch.setattr(pipeline_stores, "StoreDataset", Store)
-    monkeypatch.setattr(pipeline_stores, "steps", lambda head: (print, print))
-    assert pipeline_stores.training(files, 7, size=2) == {"rounds": 7}
-    assert len(seen) == 8 and set(seen.values()) == {4}
 
 
 @pytest.mark.parametrize(
@@ -155,9 +105,3 @@ def test_bytes_and_shards_of_a_plan_are_those_of_a_store(dtype: str, tmp_path: P
     writer.flush()
     written = [path for path in (tmp_path / "store" / "data").iterdir() if path.name.startswith(writer.name)]
     assert plan.per_shard(dtype) == 3 and len(written) == 3
-
-
-def test_numbers_are_told_in_three_digits() -> None:
-    told = {0.012345: "0.0123", 12.345: "12.3", 999.6: "1 000", 1234.5: "1 230", 1234567: "1 230 000"}
-    assert {x: cost.amount(x) for x in told} == told
-    assert [cost.size(x) for x in (12, 1500, 2.5e9, 4e18)] == ["12 B", "1.5 kB", "2.5 GB", "4 000 PB"]

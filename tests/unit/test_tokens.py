@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import pickle
-
 import pytest
 import torch
 import torch._dynamo.testing
@@ -169,25 +166,6 @@ def test_pytree_leaves_are_tensors_and_grid() -> None:
     assert torch.equal(doubled.sequence[1], tokens.sequence[1] * 2)
     paths = [pytree.keystr(path) for path, _ in pytree.tree_flatten_with_path(tokens)[0]]
     assert paths == [".layer_0", ".layer_1", ".rows", ".cols"]
-
-
-def test_pyramid() -> None:
-    pyramid = FeaturePyramid((torch.zeros(1, 2, 4, 4), torch.zeros(1, 2, 2, 2)), (16, 32))
-    assert list(pyramid.as_dict()) == ["0", "1"]
-    assert len(pyramid) == 2
-    leaves, spec = pytree.tree_flatten(pyramid)
-    assert pytree.tree_unflatten(leaves, spec).strides == (16, 32)
-    assert repr(pyramid) == "FeaturePyramid((1, 2, 4, 4) stride 16, (1, 2, 2, 2) stride 32)"
-
-
-def test_copies_and_text() -> None:
-    tokens = make()
-    for again in (copy.deepcopy(tokens), pickle.loads(pickle.dumps(tokens))):
-        assert torch.equal(again.sequence[0], tokens.sequence[0])
-        assert again.grid == tokens.grid
-    assert "rows=3, cols=4" in repr(tokens)
-    with pytest.raises(AttributeError):
-        tokens.grid = GridSize(1, 1)  # type: ignore[misc]
 
 
 def test_a_module_with_tokens_compiles_once_for_all_grids() -> None:

@@ -72,13 +72,6 @@ def test_detected_boxes_follow_the_size_of_the_image() -> None:
     assert large[:, 2].max() <= 2 * detection.IMAGE_SIZE[1]
 
 
-def test_drawn_boxes_hold_their_colour() -> None:
-    image, target = detection.draw(3)
-    for label, (left, top, right, bottom) in zip(target["labels"], target["boxes"].int().tolist(), strict=True):
-        inside = image[:, top:bottom, left:right]
-        assert torch.allclose(inside, detection.COLOURS[label][:, None, None].expand_as(inside))
-
-
 def test_pointcloud_features_are_those_of_the_pixels_and_help() -> None:
     numbers = pointcloud.main()
     assert numbers["difference"] < 1e-4

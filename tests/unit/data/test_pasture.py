@@ -28,29 +28,6 @@ def test_densities_sum_to_the_masses(samples) -> None:  # type: ignore[no-untype
         assert sample.density_g.shape == (3, 4, 8)
 
 
-def test_shapes_and_ranges(samples) -> None:  # type: ignore[no-untyped-def]
-    for sample in samples:
-        assert sample.image.shape == (64, 128, 3)
-        assert sample.image.dtype == np.uint8
-        assert set(np.unique(sample.classes)) <= {0, 1, 2, 3}
-        assert 0 <= sample.ndvi.min() <= sample.ndvi.max() <= 1
-        assert 1 <= sample.grams["Dry_Total_g"] <= 185.0001
-        if sample.state == "WA":
-            assert sample.grams["Dry_Dead_g"] == 0
-        if sample.state == "NSW":
-            assert sample.grams["Dry_Clover_g"] == 0
-
-
-def test_what_is_seen_follows_what_is_there(samples) -> None:  # type: ignore[no-untyped-def]
-    for label, name in ((1, "Dry_Clover_g"), (2, "Dry_Dead_g"), (3, "Dry_Green_g")):
-        cover = [(sample.classes == label).mean() for sample in samples]
-        grams = [sample.grams[name] for sample in samples]
-        assert np.corrcoef(cover, grams)[0, 1] > 0.8, name
-        for sample in samples:
-            if sample.grams[name] == 0:
-                assert not (sample.classes == label).any()
-
-
 def test_samples_do_not_depend_on_order_or_company() -> None:
     first, second = Pasture(5, (32, 64)), Pasture(5, (32, 64))
     later = second.sample(7)
@@ -72,14 +49,6 @@ def test_the_numbers_of_a_sample_are_fixed_for_ever() -> None:
     assert (sample.state, sample.date, round(sample.height_cm, 6)) == ("Tas", "2015/7/19", 5.611976)
     places = np.arange(sample.density_g.size).reshape(sample.density_g.shape)
     assert (sample.density_g * places).sum() == pytest.approx(28137.390703593745, rel=1e-9)
-
-
-def test_tables_hold_groups_and_weights() -> None:
-    table = Pasture(0, (32, 64)).table([4, 2])
-    assert table.ids == ("pasture-0-4", "pasture-0-2")
-    assert table.weights["Dry_Total_g"] == 0.5
-    assert table.units["GDM_g"] == "g"
-    assert table.targets["GDM_g"].shape == (2,)
 
 
 def test_a_written_folder_is_read_as_the_pasture_it_is(tmp_path: Path) -> None:

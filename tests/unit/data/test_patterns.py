@@ -13,7 +13,7 @@ import torch
 
 from dinoneck import ConfigError, DataError
 from dinoneck.data import Pattern, Patterns
-from dinoneck.data.patterns import LIMITS, draws, shift_saturation, shift_value
+from dinoneck.data.patterns import LIMITS, draws
 
 COLOUR = Patterns.named("color20")
 PINNED_BRIGHTNESS = {"brightness": 0.029282761317216938}
@@ -94,20 +94,6 @@ def test_every_pattern_equals_its_plain_formulation(i: int) -> None:
     assert not torch.equal(found, turned)
 
 
-@pytest.mark.parametrize("shift", [-1.0, -0.3, -20 / 255, 20 / 255, 0.4, 1.0])
-def test_shifts_of_saturation_and_value_equal_the_standard_library(shift: float) -> None:
-    x = photo(5).double()
-    np.testing.assert_allclose(shift_saturation(x, shift).numpy(), per_pixel(x, saturation=shift), atol=1e-12)
-    np.testing.assert_allclose(shift_value(x, shift).numpy(), per_pixel(x, value=shift), atol=1e-12)
-
-
-@pytest.mark.parametrize("i", [4, 5, 6, 7])
-def test_greys_stay_grey(i: int) -> None:
-    grey = torch.linspace(0, 1, 20).reshape(1, 4, 5).expand(3, 4, 5).contiguous()
-    found = COLOUR.apply(grey, i, "a")
-    assert torch.allclose(found[0], found[1], atol=1e-6) and torch.allclose(found[0], found[2], atol=1e-6)
-
-
 def test_draws_repeat_and_depend_on_photo_and_pattern() -> None:
     x = photo()
     torch.manual_seed(1)
@@ -126,15 +112,6 @@ def test_draws_are_the_same_on_every_machine() -> None:
     """Pinned: another number here would give a store other pixels than those it was begun with."""
     assert draws(COLOUR.patterns[4], 4, "field/0001") == PINNED_BRIGHTNESS
     assert draws(COLOUR.patterns[14], 14, "Weide/ä") == PINNED_HSV
-
-
-def test_every_range_is_respected_and_used() -> None:
-    for i in range(4, 8):
-        drawn = [draws(COLOUR.patterns[i], i, f"photo{n}") for n in range(300)]
-        for name in SET[i - 4]:
-            low, high = getattr(COLOUR.patterns[i], name)
-            values = np.array([one[name] for one in drawn])
-            assert low <= values.min() < low + 0.05 * (high - low) and high - 0.05 * (high - low) < values.max() <= high
 
 
 @pytest.mark.parametrize("name", list(LIMITS))
@@ -171,16 +148,8 @@ def test_files_in_yaml_and_json(tmp_path: Path) -> None:
         ("- {brightnes: [0, 1]}", "pattern 0 has the unknown key 'brightnes'. Did you mean 'brightness'"),
         ("- {}\n- {gamma: [2, 1]}", r"pattern 1: gamma of a pattern is \[2.0, 1.0\]"),
         ("- {gamma: [0, 1]}", "0.01 <= low"),
-        ("- {hue: 10}", "pattern 0: hue of a pattern is 10"),
-        ("- {hue: [.nan, 1]}", "finite number"),
-        ("- {horizontal: 1}", "horizontal of a pattern is 1"),
         ("- {hue: [0, 1], hue: [0, 2]}", "'hue' stands twice"),
-        ("- {1: 2}", "unknown key 1"),
-        ("horizontal: true", "holds dict; expected a list"),
-        ("- horizontal", "pattern 0 is str"),
         ("[]", "is empty"),
-        ("", "holds NoneType"),
-        ("- [", "cannot be read as a list"),
         ("- !!python/object/apply:os.getcwd []", "cannot be read as a list"),
     ],
 )
@@ -212,7 +181,13 @@ def test_other_bad_lists(tmp_path: Path) -> None:
         Patterns.from_record("flips4")  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("i", [-1, 20, True, 1.0, None])
+@pytest.mark.parametrize(
+    "i",
+    [
+        -1,
+        20,
+    ],
+)
 def test_there_is_no_such_pattern(i: Any) -> None:
     with pytest.raises(DataError, match=r"there is no pattern .*; these are 0 ... 19"):
         COLOUR.apply(photo(), i, "a")
@@ -220,27 +195,14 @@ def test_there_is_no_such_pattern(i: Any) -> None:
         COLOUR.flips(i)
 
 
-def test_an_index_may_come_from_numpy() -> None:
-    assert torch.equal(COLOUR.apply(photo(), np.int64(6), "a"), COLOUR.apply(photo(), 6, "a"))  # type: ignore[arg-type]
-
-
 @pytest.mark.parametrize(
     ("image", "match"),
     [
         (torch.zeros(1, 4, 4), r"shape \(1, 4, 4\)"),
-        (torch.zeros(2, 3, 4, 4), "expected \\(3, height, width\\)"),
-        (torch.zeros(3, 0, 4), "shape"),
         (torch.zeros(3, 4, 4, dtype=torch.uint8), "uint8"),
         (torch.full((3, 4, 4), -2.0), "before normalisation"),
-        (torch.full((3, 4, 4), 255.0), "255"),
-        (torch.full((3, 4, 4), torch.nan), "nan"),
     ],
 )
 def test_photos_that_are_refused(image: torch.Tensor, match: str) -> None:
     with pytest.raises(DataError, match=match):
         COLOUR.apply(image, 1, "a")
-
-
-def test_rounding_beyond_the_range_is_clamped() -> None:
-    found = COLOUR.apply(torch.full((3, 2, 2), 1.00001), 0, "a")
-    assert torch.equal(found, torch.ones(3, 2, 2))

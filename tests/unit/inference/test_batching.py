@@ -67,15 +67,6 @@ def test_what_waits_goes_together_and_no_more_than_fit(predictor: Predictor, mon
     assert held.sizes == [1, 3, 3, 1]
 
 
-def test_max_wait_s_gathers(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
-    held = Held(predictor, monkeypatch)
-    held.go.set()
-    with MicroBatcher(predictor, max_batch=4, max_wait_s=30) as batcher:  # ends with the fourth photo, long before
-        answers = [batcher.submit(photo) for photo in photos(4)]
-        assert len([one.result(60) for one in answers]) == 4
-    assert held.sizes == [4]
-
-
 def test_one_bad_photo_costs_no_neighbour(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
     held = Held(predictor, monkeypatch)
     own = predictor._panel.values
@@ -138,43 +129,6 @@ def test_the_end_answers_or_refuses_all_that_wait(
     batcher.close()
     with pytest.raises(BusyError, match="closed"):
         batcher.predict(photos(1)[0])
-
-
-def test_what_would_end_the_thread_is_told_and_the_next_photo_is_answered(
-    predictor: Predictor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    own, errors = predictor._answered, [SystemExit("one"), KeyboardInterrupt("two")]
-
-    def ends(prepared: Any, maps: bool) -> Any:
-        if errors:
-            raise errors.pop()
-        return own(prepared, maps)
-
-    monkeypatch.setattr(predictor, "_answered", ends)
-    with MicroBatcher(predictor) as batcher:
-        for error in (KeyboardInterrupt, SystemExit):
-            with pytest.raises(error):
-                batcher.predict(photos(1)[0], timeout=60)
-        assert batcher.predict(photos(1)[0], timeout=60) == predictor(photos(1))[0]
-
-
-def test_a_batcher_whose_thread_is_not_here_refuses(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in a fork, where callers would wait for ever."""
-    with MicroBatcher(predictor) as batcher:
-        monkeypatch.setattr(batcher._thread, "is_alive", lambda: False)
-        with pytest.raises(BusyError, match="make another one here"):
-            batcher.predict(photos(1)[0])
-        monkeypatch.undo()
-        assert batcher.predict(photos(1)[0], timeout=60)
-
-
-def test_photos_that_are_cut_are_batches_already() -> None:
-    head = PatchMeanHead(64, [Task("mass")])
-    predictor = Predictor(head, load_backbone("dinoneck_tiny"), tile=32)
-    large = torch.rand(3, 32, 96)
-    with MicroBatcher(predictor) as batcher:
-        assert batcher.predict(large) == predictor(large)[0]
-        assert batcher.predict(large[..., :32]) == predictor(large[..., :32])[0]
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,12 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch import Tensor
 
 from dinoneck import (
     Backbone,
-    CheckpointError,
     CLSGatingHead,
     Composition,
     ConfigError,
@@ -30,10 +26,7 @@ from dinoneck import (
     TargetTransform,
     Task,
     Tokens,
-    save_head,
 )
-from dinoneck.checkpoint import model_card
-from dinoneck.cli.main import main
 from dinoneck.export import export_head
 from dinoneck.heads import Head
 
@@ -64,11 +57,6 @@ def head_of(kind: str, seed: int = 1) -> Head:
     if kind == "cls_gating":
         return CLSGatingHead(64, TASKS, "query", hidden_dim=8, compositions=[PLANT])
     return PatchMeanHead(64, TASKS, hidden_dim=8, compositions=[PLANT])
-
-
-def rows_of(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def check(values: Any, total: Any) -> None:
@@ -127,20 +115,6 @@ def test_a_member_without_the_composition_counts_in_it(
         assert some["masses"] == pytest.approx(every["masses"], rel=1e-5)
 
 
-def test_composed_parts_of_a_median_add_up_though_members_favour_different_ones(
-    blind: Backbone, patchwork: Callable[[int, int], Tensor]
-) -> None:
-    heads: list[Any] = [head_of("patch_mean", seed).eval() for seed in range(3)]
-    for place, head in enumerate(heads):  # each is sure of another part
-        for own in head.mlps[0].out.requires_grad_(False).parameters():
-            own.zero_()
-        head.mlps[0].out.bias[place] = 200.0
-    values = HeadEnsemble.from_heads(heads, reduce="median").predict(tokens())
-    check(values["masses"], values["total"])
-    [result] = Predictor(heads, blind, reduce="median")(patchwork(2, 3))
-    check(result["masses"], result["total"])
-
-
 @pytest.mark.parametrize("kind", ["dense", "patch_mean"])
 @pytest.mark.parametrize("tta", ["none", "d6"])
 def test_parts_of_a_tiled_photo_add_up_to_its_total(
@@ -154,51 +128,6 @@ def test_parts_of_a_tiled_photo_add_up_to_its_total(
     if kind == "dense":
         assert tiled["total"] == pytest.approx(whole["total"], rel=1e-5)
         assert tiled["masses"] == pytest.approx(whole["masses"], rel=0.05), "shares of tiles are weighed by mass"
-
-
-def test_tables_hold_a_column_per_part_and_sum(tmp_path: Path, tiny: Backbone) -> None:
-    Image.new("RGB", (48, 32), (10, 200, 30)).save(tmp_path / "a.png")
-    save_head(tmp_path / "h.safetensors", head_of("patch_mean"), backbone=tiny)
-    predict = ["predict", "--heads", str(tmp_path / "h.safetensors"), "--out"]
-    assert main([*predict, str(tmp_path / "p.csv"), str(tmp_path / "a.png")]) == 0
-    [row] = rows_of(tmp_path / "p.csv")
-    assert list(row) == ["image", "shares:0", "shares:1", "shares:2", "total", "leaf", "stem", "root", "above", "plant"]
-    check([float(row[name]) for name in PLANT.names], float(row["total"]))
-    wanted = "sample_id,image_path,target_name\na__above,a.png,above\na__root,a.png,root\n"
-    (tmp_path / "test.csv").write_text(wanted)
-    assert main([*predict, str(tmp_path / "s.csv"), "--csv", str(tmp_path / "test.csv")]) == 0
-    submission = {r["sample_id"]: r["target"] for r in rows_of(tmp_path / "s.csv")}
-    assert submission == {"a__above": row["above"], "a__root": row["root"]}
-
-
-def test_the_record_and_the_card_describe_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    checkpoint = HeadCheckpoint.from_module(head_of("fpn"))
-    told = checkpoint.meta["tasks"][2]
-    assert (told["name"], told["labels"], told["unit"], told["minimum"]) == ("masses", list(PLANT.names), "g", 0.0)
-    card = model_card(checkpoint)
-    assert "`total x shares`" in card
-    assert "`leaf, stem, root, above, plant`" in card
-    checkpoint.save(tmp_path / "h.safetensors")
-    assert main(["inspect", str(tmp_path / "h.safetensors")]) == 0
-    assert "total x shares" in capsys.readouterr().out
-    assert "compositions" not in FPNHead(64, TASKS, 1).config, "what does not use it is as it was"
-
-
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [("total", "shares"), ("ratio", "none"), ("name", "total"), ("name", ""), ("parts", ["a", "b"]), ("parts", [1]),
-     ("sums", [["s", ["none"]]]), ("sums", 3), ("unknown", 1)],
-)  # fmt: skip
-def test_a_forged_composition_is_refused(key: str, value: Any, tmp_path: Path) -> None:
-    checkpoint = HeadCheckpoint.from_module(head_of("patch_mean"))
-    meta = json.loads(json.dumps(checkpoint.meta))
-    meta["config"]["compositions"][0][key] = value
-    with pytest.raises(CheckpointError):
-        HeadCheckpoint(meta, checkpoint.state_dict).save(tmp_path / "h.safetensors")
-    meta["config"] = checkpoint.config
-    meta["tasks"][2]["parts_of"] = {**meta["tasks"][2]["parts_of"], key: value}
-    with pytest.raises(CheckpointError):
-        HeadCheckpoint(meta, checkpoint.state_dict).save(tmp_path / "h.safetensors")
 
 
 def test_what_does_not_fit_is_refused() -> None:

@@ -25,7 +25,6 @@ from dinoneck import (
 from dinoneck.checkpoint import model_card
 from dinoneck.cli.main import main
 from dinoneck.export import export_model
-from dinoneck.losses import TaskLoss
 from dinoneck.viz import heat_figure
 
 NAMES = ("crop cover (%)", "Höhe cm", '1. yield t/ha, "dry"', "the gate", "a|b`c`", "数量", "$x_1$", "=1+1")
@@ -90,9 +89,3 @@ def test_names_that_another_output_has_are_refused(tiny: Backbone) -> None:
     assert set(predictor(torch.zeros(3, 32, 32))[0]) == {"maps"}
     with pytest.raises(ConfigError, match="'maps', as an entry of results with maps"):
         predictor(torch.zeros(3, 32, 32), maps=True)
-
-
-def test_losses_are_named_by_them() -> None:
-    outputs, targets = ({name: torch.full((2, 1), value) for name in NAMES} for value in (0.0, 1.0))
-    _, parts = TaskLoss([Task(name) for name in NAMES])(outputs, targets)
-    assert list(parts) == list(NAMES)

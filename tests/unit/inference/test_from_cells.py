@@ -28,7 +28,6 @@ from dinoneck import (
     Task,
     Tokens,
     load_head,
-    save_head,
 )
 from dinoneck.checkpoint import model_card
 from dinoneck.cli.main import main
@@ -202,15 +201,3 @@ def test_train_takes_the_number_from_the_cells_where_it_is_their_share(
     held = {row[0]: float(row[column]) for row in rows[1:] if row[1] == "0"}
     for name, value in held.items():
         assert predicted[int(Path(name).stem)] == pytest.approx(value, rel=1e-4, abs=1e-5)
-
-
-def test_predict_names_heads_whose_number_is_pooled(
-    tmp_path: Path, tiny: Backbone, capsys: pytest.CaptureFixture[str]
-) -> None:
-    Image.new("RGB", (48, 32), (10, 200, 30)).save(tmp_path / "a.png")
-    for name, tasks in (("pooled", [Task("weed"), CELLS]), ("cells", TASKS)):
-        save_head(tmp_path / f"{name}.safetensors", FPNHead(64, tasks, 1, fpn_dim=8), backbone=tiny)
-        job = ["predict", str(tmp_path / "a.png"), "--heads", str(tmp_path / f"{name}.safetensors")]
-        assert main([*job, "--out", str(tmp_path / f"{name}.csv")]) == 0
-        both = "".join(capsys.readouterr())
-        assert ("weed: the heads predict these numbers by a pooled readout" in both) == (name == "pooled")

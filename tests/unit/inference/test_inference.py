@@ -94,17 +94,6 @@ def test_views_are_averaged_in_natural_units(tiny: Backbone) -> None:
     assert Predictor(head, tiny, tta="d6")(photo)[0]["a"] == pytest.approx(np.mean(each), rel=1e-5)
 
 
-def test_all_views_of_a_square_photo_are_one_pass(tiny: Backbone) -> None:
-    sizes: list[int] = []
-    hook = tiny.adapter.model.patch_embed.register_forward_hook(lambda m, i, o: sizes.append(len(i[0])))
-    head = PatchMeanHead(64, [Task("a")])
-    Predictor(head, tiny, tta="flip4", batch_size=8)([torch.rand(3, 32, 32)] * 2)
-    assert sizes == [8]
-    Predictor(head, tiny, tta="d6", batch_size=8)(torch.rand(3, 32, 32))
-    hook.remove()
-    assert sizes == [8, 4, 2]
-
-
 @pytest.fixture
 def saved(tiny: Backbone, tmp_path: Path) -> Path:
     """A folder with the heads of three folds."""
@@ -201,32 +190,6 @@ def test_ensembles_and_checkpoints_are_heads_too(saved: Path, tiny: Backbone) ->
     assert Predictor(ensemble, tiny, preprocess=prep)(photo)[0]["a"] == pytest.approx(expected)
 
 
-def test_an_ensemble_keeps_its_weights_beside_heads_of_other_layers(tiny: Backbone) -> None:
-    torch.manual_seed(1)
-    a, b, c = (PatchMeanHead(64, [Task(name)]) for name in ("x", "x", "y"))
-    weighted = HeadEnsemble.from_heads([a, b], weights=[1.0, 0.0])
-    other = HeadCheckpoint.from_module(c, backbone=tiny.with_layers([3]))
-    photo = torch.rand(3, 32, 48)
-    [alone] = Predictor(a, tiny)(photo, maps=True)
-    [beside] = Predictor([weighted, other], tiny)(photo, maps=True)
-    assert beside["x"] == pytest.approx(alone["x"], abs=1e-6)
-    assert np.allclose(beside["maps"]["x"], alone["maps"]["x"], atol=1e-6)
-
-
-def test_values_are_the_mean_of_their_maps_over_heads_of_several_layers(tiny: Backbone) -> None:
-    torch.manual_seed(2)
-    heads = [
-        HeadCheckpoint.from_module(PatchMeanHead(64, [Task("x")]), backbone=tiny.with_layers(layers))
-        for layers in ([5], [5], [3])
-    ]
-    [answer] = Predictor(heads, tiny)(torch.rand(3, 32, 48), maps=True)
-    assert answer["x"] == pytest.approx(float(answer["maps"]["x"].mean()), abs=1e-6)
-    singles = [Predictor(head, tiny.with_layers(head.meta["backbone"]["layers"])) for head in heads]
-    photo = torch.rand(3, 32, 48)
-    mean = np.mean([single(photo)[0]["x"] for single in singles])
-    assert Predictor(heads, tiny)(photo)[0]["x"] == pytest.approx(mean, abs=1e-6)
-
-
 def test_heads_that_disagree_about_a_task_are_refused(tiny: Backbone) -> None:
     grams = HeadCheckpoint.from_module(PatchMeanHead(64, [Task("x", unit="g")]), backbone=tiny)
     kilos = HeadCheckpoint.from_module(PatchMeanHead(64, [Task("x", unit="kg")]), backbone=tiny.with_layers([3]))
@@ -244,14 +207,6 @@ def test_half_precision_backbones_predict_with_float32_heads(tmp_path: Path) -> 
     exact = Predictor(head, load_backbone("dinoneck_tiny"))(photo)[0]["x"]
     assert rebuilt(photo)[0]["x"] == pytest.approx(exact, abs=0.02)
     assert rebuilt(photo)[0]["x"] == Predictor(head, half)(photo)[0]["x"]
-
-
-def test_given_modules_get_their_modes_back() -> None:
-    head, backbone = PatchMeanHead(64, [Task("x")]).train(), load_backbone("dinoneck_tiny", frozen=False).train()
-    Predictor(head, backbone)(torch.rand(3, 32, 48))
-    assert head.training
-    rotary = backbone.adapter.rotary
-    assert [module for module in backbone.modules() if not module.training] == [rotary]
 
 
 def test_unfit_predictions_and_devices_are_named(tiny: Backbone) -> None:

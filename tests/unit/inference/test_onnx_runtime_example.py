@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pytest
@@ -169,32 +169,6 @@ def test_bad_photos_are_named_and_the_others_answered(model: Path, photos: list[
     assert [line.partition(":")[0] for line in done.stdout.splitlines()] == [str(photo) for photo in photos]
     for path, why in zip(bad, ("cannot be read", "no picture", "32x32 or more", "there is no photo"), strict=True):
         assert any(str(path) in line and why in line for line in done.stderr.splitlines()), done.stderr
-
-
-def test_a_table_that_cannot_be_written_costs_no_answer(model: Path, photos: list[Path], tmp_path: Path) -> None:
-    other = prepared_as(model, Preprocessing(patch_size=16, size=(64, 96)), tmp_path / "m.onnx")
-    done = run(other, photos[0], "--csv", tmp_path / "no" / "answers.csv")
-    assert done.returncode == 1 and done.stdout.startswith(f"{photos[0]}: ")
-    assert "answers.csv cannot be written" in done.stderr and "Traceback" not in done.stderr
-
-
-def test_an_answer_that_is_not_finite_costs_no_neighbour(photos: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("onnxruntime")
-    monkeypatch.syspath_prepend(FOLDER)
-    import predict
-
-    class Model:
-        about: ClassVar[dict[str, Any]] = {"preprocess": Preprocessing(patch_size=16, size=(16, 16)).record()}
-
-        def check_size(self, image: np.ndarray[Any, Any]) -> None:
-            pass
-
-        def answers(self, images: list[Any], shown: list[Any]) -> list[dict[str, list[float]]]:
-            return [{"mass": [float("nan") if i == 0 else 3.0]} for i in range(len(images))]
-
-    found, bad = predict.predict(Model(), photos[:2])
-    assert found == {photos[1]: {"mass": [3.0]}}
-    assert bad == [f"{photos[0]}: the model's answer for 'mass' is not finite"]
 
 
 def test_a_model_of_others_is_refused(model: Path, photos: list[Path], tmp_path: Path) -> None:

@@ -9,20 +9,11 @@ import torch
 
 from dinoneck import Backbone, CheckpointError, CLSGatingHead, PatchMeanHead, Predictor, Task, save_head
 from dinoneck.data import Preprocessing
-from dinoneck.inference.places import grid_of
 
 
 @pytest.fixture
 def gated() -> CLSGatingHead:
     return CLSGatingHead(64, [Task("a")], "mlp", 6, hidden_dim=8)
-
-
-def test_the_grid_that_a_file_tells_of() -> None:
-    assert grid_of(Preprocessing(size=(32, 48))) == (2, 3)
-    assert grid_of(Preprocessing(size=(33, 48), policy="crop")) == (2, 3)
-    assert grid_of(Preprocessing(size=(33, 48), policy="pad")) == (3, 3)
-    for unknown in (None, Preprocessing(), Preprocessing(size=(32, 48), fit="keep")):
-        assert grid_of(unknown) is None
 
 
 def test_only_its_own_grid_is_scored(gated: CLSGatingHead, tiny: Backbone, tmp_path: Path) -> None:

@@ -26,12 +26,10 @@ from dinoneck import (
     TargetTransform,
     Task,
     Tokens,
-    load_backbone,
     save_head,
 )
 from dinoneck.checkpoint import model_card
 from dinoneck.cli.main import main
-from dinoneck.export import export_head, export_model
 from dinoneck.heads import Head
 from dinoneck.losses import CompositionLoss, TaskLoss, UncertaintyWeighting
 from dinoneck.training import MemoryTokens, fit, manifold_mixup
@@ -116,17 +114,6 @@ def test_tables_submissions_and_cards(tmp_path: Path, tiny: Backbone, capsys: py
     assert main(["inspect", str(tmp_path / "h.safetensors")]) == 0
     printed = capsys.readouterr().out
     assert "sums (kind regression, dim 2, unit g, minimum 0" in printed and "above = leaf + stem" in printed
-
-
-def test_exports_have_them(tmp_path: Path) -> None:
-    backbone = load_backbone("dinoneck_tiny", layers=[0])
-    head = head_of("dense")
-    done = export_model(head, tmp_path / "m.pt2", format="pt2", backbone=backbone)
-    assert done.outputs == (*PARTS, "sums") and done.description["outputs"][-1]["labels"] == [*SUMS]
-    check(torch.export.load(tmp_path / "m.pt2").module()(torch.rand(2, 3, 48, 32)))
-    record = backbone.record() | {"num_registers": 0}
-    export_head(HeadCheckpoint.from_module(head, backbone=record), tmp_path / "h.pt2", format="pt2")
-    check(torch.export.load(tmp_path / "h.pt2").module()(tokens()))
 
 
 def test_they_have_no_loss(tiny: Backbone) -> None:

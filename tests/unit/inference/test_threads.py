@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from dinoneck import (
-    Backbone,
     CLSGatingHead,
     DenseHead,
     FPNHead,
@@ -97,16 +96,6 @@ def test_predictors_that_share_modules_may_overlap() -> None:
     assert all(part.training for part in gated.modules())
 
 
-def test_layers_share_one_model_and_its_modes() -> None:
-    backbone = load_backbone("dinoneck_tiny", layers=(1, 5))
-    siblings = [backbone, backbone.with_layers((0, 3))]
-    predictors = [Predictor(PatchMeanHead(64, [Task("mass")]), sibling) for sibling in siblings]
-    given = photos(THREADS)
-    alone = [predictors[i % 2](given[i])[0] for i in range(THREADS)]
-    for number, answers in enumerate(at_once(lambda i: predictors[i % 2](given[i])[0])):
-        assert all(same(answer, alone[number]) for answer in answers)
-
-
 def test_the_last_to_leave_restores_the_mode() -> None:
     module = nn.Sequential(nn.Dropout(), nn.Linear(2, 2).eval())
     inside, leave = threading.Event(), threading.Event()
@@ -125,36 +114,3 @@ def test_the_last_to_leave_restores_the_mode() -> None:
     leave.set()
     thread.join()
     assert [part.training for part in module.modules()] == [True, True, False]
-
-
-def test_a_call_that_fails_leaves_the_modes_of_others_alone() -> None:
-    module = nn.Dropout()
-    with pytest.raises(RuntimeError, match="on purpose"), evaluating(module), evaluating(module):
-        raise RuntimeError("on purpose")
-    assert module.training
-    with evaluating(module):
-        with evaluating(module):
-            assert not module.training
-        assert not module.training
-    assert module.training
-
-
-def test_a_photo_that_fails_in_one_thread_fails_there_alone(tiny: Backbone) -> None:
-    predictor = Predictor(PatchMeanHead(64, [Task("mass")]), tiny)
-    given = photos(THREADS)
-    given[3] = torch.full((3, 32, 48), 7.0)
-    alone = [None if i == 3 else predictor(photo)[0] for i, photo in enumerate(given)]
-
-    def call(number: int) -> Any:
-        try:
-            return predictor(given[number])[0]
-        except ValueError:
-            return None
-
-    for number, answers in enumerate(at_once(call)):
-        assert answers == [alone[number]] * len(answers)
-
-
-@pytest.fixture
-def tiny() -> Backbone:
-    return load_backbone("dinoneck_tiny")

@@ -107,22 +107,6 @@ def test_tiled_equals_whole(
     assert np.allclose([short["mass"], short["a"]], [tiled["mass"], tiled["a"]], rtol=1e-6)
 
 
-def test_towers_that_look_around_agree_away_from_seams(blind: Backbone, patchwork: Patchwork) -> None:
-    head, photo = DenseHead(64, [Task("height", kind="dense")], hidden_dim=8, depth=1), patchwork(4, 10)
-    [whole] = Predictor(head, blind)(photo, maps=True)
-    [tiled] = Predictor(head, blind, tile=(64, 96), overlap=32)(photo, maps=True)  # columns 0-5 and 4-9
-    same = np.isclose(tiled["maps"]["height"][0], whole["maps"]["height"][0], atol=1e-6).all(axis=0)
-    assert same.tolist() == [True] * 4 + [False] * 2 + [True] * 4
-
-
-def test_a_sum_is_twice_as_large_on_twice_the_ground(blind: Backbone, patchwork: Patchwork) -> None:
-    head, photo = DenseHead(64, TASKS, hidden_dim=8, depth=0), patchwork(3, 3)
-    [once] = Predictor(head, blind)(photo)
-    [twice] = Predictor(head, blind, tile=48)(photo.repeat(1, 1, 2))
-    assert twice["mass"] == pytest.approx(2 * once["mass"], rel=1e-5)
-    assert twice["cover"] == pytest.approx(once["cover"], rel=1e-5)
-
-
 def test_every_cell_counts_once_even_where_tiles_differ(tiny: Backbone) -> None:
     """With a backbone that sees the whole tile: the sum of the blended map, and single tiles where they are alone."""
     head = DenseHead(64, TASKS[:1], hidden_dim=8, depth=1)
@@ -167,22 +151,13 @@ def test_photos_that_fit_a_tile_are_as_without(tiny: Backbone) -> None:
         assert np.array_equal(one["maps"]["a"], other["maps"]["a"])
 
 
-def test_large_and_small_photos_keep_their_order(blind: Backbone, patchwork: Patchwork) -> None:
-    head = DenseHead(64, TASKS, hidden_dim=8, depth=0)
-    photos = [patchwork(2, 2), patchwork(3, 7), patchwork(2, 1), patchwork(6, 2)]
-    whole = [row["mass"] for row in Predictor(head, blind)(photos)]
-    assert [row["mass"] for row in Predictor(head, blind, tile=32)(photos)] == pytest.approx(whole, rel=1e-5)
-
-
 @pytest.mark.parametrize(
     ("photo_size", "scale", "grid", "tiles"),
     [
         ((120, 180), 1.0, (4, 6), (2, 2)),  # 60x90 px become 32x48, 2x3 patches
-        ((60, 91), 1.0, (2, 3), (1, 1)),  # one pixel too much: by less than half a patch brought to whole ones
+        # one pixel too much: by less than half a patch brought to whole ones
         ((61, 180), 1.0, (2, 6), (1, 2)),
-        ((137, 95), 1.0, (5, 3), (3, 1)),
         ((30, 180), 1.0, (1, 6), (1, 2)),  # less than a tile high
-        ((240, 360), 0.5, (4, 6), (2, 2)),
         ((60, 90), 2.0, (4, 6), (2, 2)),
     ],
 )
@@ -268,20 +243,12 @@ def test_regressions_with_a_logarithm_or_a_median_average_their_tiles(blind: Bac
     ("options", "message"),
     [
         ({"tile": 0}, "tile is 0; expected pixels"),
-        ({"tile": (32, 32, 32)}, "expected pixels"),
-        ({"tile": 32.0}, "tile is 32.0"),
-        ({"tile": True}, "tile is True"),
         ({"tile": 40}, r"pass tile=\(32, 32\)"),
         ({"tile": 32, "overlap": 32}, "overlap is 32 px; expected 0 or more, less than the tile"),
-        ({"tile": 32, "overlap": -1}, "overlap is -1"),
-        ({"tile": 32, "overlap": 1.0}, "a float is a share"),
         ({"tile": 32, "overlap": float("nan")}, "overlap is nan"),
-        ({"tile": 32, "overlap": "8"}, "overlap is '8'"),
         ({"tile": 32, "overlap": 20}, "2 of the 2 patches of a tile"),
         ({"tile": 32, "tile_scale": 0}, "tile_scale is 0"),
-        ({"tile": 32, "tile_scale": float("inf")}, "tile_scale is inf"),
         ({"overlap": 8}, "tile is None"),
-        ({"tile_scale": 0.5}, "tile is None"),
     ],
 )
 def test_tiles_that_do_not_fit_are_refused(tiny: Backbone, options: dict[str, Any], message: str) -> None:

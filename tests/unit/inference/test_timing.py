@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import io
-
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
-from dinoneck import Backbone, ConfigError, PatchMeanHead, Task
+from dinoneck import Backbone, PatchMeanHead, Task
 from dinoneck.inference import timing
-from dinoneck.inference.timing import Pipeline, Timing, sample_photo, time_in_turn
+from dinoneck.inference.timing import Pipeline, sample_photo, time_in_turn
 
 
 class Scripted(Pipeline):
@@ -58,28 +54,3 @@ def test_the_parts_are_those_of_a_prediction(tiny: Backbone, monkeypatch: pytest
     assert set(took) == {"prepare", "backbone", "head", "whole"}
     assert took["whole"] == pytest.approx(sum(took[part] for part in ("prepare", "backbone", "head")))
     assert head.training, "modules are left as they were"
-
-
-def test_rounds_make_a_median(tiny: Backbone) -> None:
-    with pytest.raises(ConfigError, match="expected 2 or more"):
-        time_in_turn({}, rounds=1)
-    pipeline = Pipeline([sample_photo(16, 16)], tiny.preprocess, tiny)
-    assert isinstance(time_in_turn({"a": pipeline}, rounds=2)["a"], Timing)
-
-
-def test_sample_photos_are_told_apart_by_seed_alone() -> None:
-    photos = [np.asarray(sample_photo(50, 70, seed)) for seed in (0, 0, 1)]
-    assert photos[0].shape == (50, 70, 3)
-    assert np.array_equal(photos[0], photos[1])
-    assert not np.array_equal(photos[0], photos[2])
-    buffer = io.BytesIO()
-    sample_photo(50, 70).save(buffer, "JPEG")
-    assert Image.open(buffer).size == (70, 50)
-
-
-def test_the_machine_is_told() -> None:
-    told = timing.machine()
-    assert told["threads"] == torch.get_num_threads()
-    assert told["versions"]["torch"] == torch.__version__.split("+")[0] or told["versions"]["torch"]
-    peak = timing.peak_process_bytes()
-    assert peak is None or peak > 1 << 20

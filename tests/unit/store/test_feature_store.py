@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import logging
 import os
 import pickle
@@ -20,10 +19,8 @@ from PIL import Image
 from tests.unit.store.store_samples import SIZE, make, same, write_photos
 
 from dinoneck import Backbone, ConfigError, DataError, FeatureStore, GridSize, StoreError, Tokens, load_backbone
-from dinoneck.data import Patterns
 from dinoneck.store import MemoryStore, QuantisedTokens, StoreDataset, image_ids
 from dinoneck.store.encoding import Layout, channel_rms, encode, quantise
-from dinoneck.store.images import views_of
 
 NAMES = ["a.png", "b.png", "c.png"]
 
@@ -73,59 +70,6 @@ def test_a_batch_keeps_order_repeats_and_patterns(filled: FeatureStore) -> None:
     assert torch.equal(filled.batch(["a", "b"], 2).sequence[1][1:], filled["b", 2].sequence[1])
 
 
-def test_patches_land_where_they_were(tmp_path: Path) -> None:
-    """A backbone that only looks: each patch token is its patch's mean colour."""
-    index = np.zeros((4 * 16, 6 * 16, 3), np.uint8)
-    for row in range(4):
-        for col in range(6):
-            index[row * 16 : row * 16 + 16, col * 16 : col * 16 + 16] = (row * 50, col * 40, 7)
-    Image.fromarray(index).save(tmp_path / "index.png")
-
-    store = make(tmp_path / "s", load_backbone("dinoneck_tiny"), image_size=(64, 96))
-    views = views_of(tmp_path / "index.png", store.preprocess, store.patterns, "index")
-    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (store.preprocess.mean, store.preprocess.std))
-    for pattern, flips in enumerate([(), (-1,), (-2,), (-1, -2)]):
-        seen = (views[pattern] * std + mean) * 255
-        upright = seen.flip(flips)
-        assert torch.allclose(
-            upright[:, ::16, ::16], torch.tensor(index[::16, ::16]).permute(2, 0, 1).float(), atol=1e-3
-        )
-    layout = Layout("fp16", 1, 1, 3, GridSize(4, 6))
-    patches = torch.tensor(index[::16, ::16].reshape(1, 24, 3)).float()
-    tokens = Tokens.from_patches(patches, grid=(4, 6), patch_size=16, cls_token=torch.zeros(1, 3))
-    columns = layout.allocate(1)
-    at = 0
-    [record] = encode(tokens, layout)
-    for buffer in layout.buffers(columns, 0):
-        buffer[:] = record[at : at + len(buffer)]
-        at += len(buffer)
-    assert at == layout.nbytes
-    back = replace(tokens, sequence=columns["tokens"]).maps()[0][0]
-    for row in range(4):
-        for col in range(6):
-            assert back[:, row, col].tolist() == [row * 50, col * 40, 7]
-
-
-@pytest.mark.parametrize("fit", ["stretch", "crop", "pad"])
-def test_flips_act_on_the_whole_prepared_image(photos: Path, two_layers: Backbone, fit: str) -> None:
-    prepare = two_layers.preprocess.changed(size=(48, 48), fit=fit)
-    image = prepare(photos / "a.png")[0]
-    views = views_of(photos / "a.png", prepare, Patterns.named("flips4"), "a")
-    for view, axes in zip(views, [(), (-1,), (-2,), (-1, -2)], strict=True):
-        assert torch.equal(view, image.flip(axes))
-
-
-def test_padding_stays_the_mean_colour_under_every_pattern(photos: Path, two_layers: Backbone) -> None:
-    prepare = two_layers.preprocess.changed(size=(96, 48), fit="pad")
-    padding = prepare(photos / "a.png")[0].abs().sum(0) == 0
-    assert padding.any()
-    patterns = Patterns.named("color20")
-    for i, view in enumerate(views_of(photos / "a.png", prepare, patterns, "a")):
-        horizontal, vertical = patterns.flips(i)
-        axes = [axis for axis, flipped in ((-1, horizontal), (-2, vertical)) if flipped]
-        assert torch.equal(view.flip(axes).abs().sum(0) == 0, padding), i
-
-
 def test_every_option_changes_what_is_stored(photos: Path, two_layers: Backbone, tmp_path: Path) -> None:
     plain = make(tmp_path / "plain", two_layers)
     plain.extract(photos / "b.png")
@@ -155,17 +99,6 @@ def test_keep_gives_each_photo_its_own_grid(two_layers: Backbone, tmp_path: Path
     assert store.verify() == []
     image = two_layers.preprocess(tmp_path / "p" / "b.png", size=(64, 64), fit="keep", policy="resize")
     assert torch.allclose(store["b"].sequence[1], two_layers(image).sequence[1], atol=4e-3)
-
-
-def test_batches_of_photos_give_the_same_up_to_rounding(photos: Path, filled: FeatureStore, two_layers: Backbone,
-                                                        tmp_path: Path) -> None:  # fmt: skip
-    store = make(tmp_path / "s", two_layers)
-    store.extract(photos, batch_size=8)
-    for image_id in store.ids:
-        assert torch.allclose(store[image_id, 2].sequence[1], filled[image_id, 2].sequence[1], atol=4e-3)
-    chunked = make(tmp_path / "chunks", two_layers)
-    chunked.extract(photos, batch_size=1)
-    assert torch.allclose(chunked["a", 3].sequence[1], filled["a", 3].sequence[1], atol=4e-3)
 
 
 def test_extraction_goes_on_where_it_stopped(photos: Path, filled: FeatureStore, two_layers: Backbone,
@@ -537,14 +470,6 @@ def test_workers_read_the_same(filled: FeatureStore, context: str) -> None:
         assert torch.equal(x, filled[data.id_of(n), data.pattern_of(n)].sequence[1][0])
 
 
-def test_only_the_path_travels(filled: FeatureStore) -> None:
-    kept = pickle.loads(pickle.dumps(MemoryStore(filled, patterns=[1])))
-    assert torch.equal(kept.batch(["a"], 1).sequence[0], filled["a", 1].sequence[0])
-    sent = pickle.dumps(filled)
-    assert len(sent) < 400
-    assert torch.equal(pickle.loads(sent)["a"].sequence[0], filled["a"].sequence[0])
-
-
 def test_threads_share_one_store(filled: FeatureStore) -> None:
     store = FeatureStore.open(filled.path)
     expected = {i: filled[i, 1].sequence[0] for i in filled.ids}
@@ -656,11 +581,3 @@ def test_the_older_layouts_there_and_back(photos: Path, filled: FeatureStore, tm
     np.savez(tmp_path / "npz" / "a.npz", patches_0=np.array([{"a": 1}], dtype=object))
     with pytest.raises(DataError, match=r"a.npz cannot be converted"):
         FeatureStore.from_npz(tmp_path / "npz", tmp_path / "z", grid=(2, 3), patch_size=16)
-
-
-def test_the_description_says_it_all(filled: FeatureStore) -> None:
-    stored = json.loads((Path(filled.path) / "store.json").read_text())
-    assert stored["backbone"]["weights_sha256"] == filled.backbone_record["weights_sha256"]
-    assert stored["patterns"] == Patterns.named("flips4").record()
-    assert stored["inputs"]["size"] == list(SIZE)
-    assert repr(filled).endswith("3 images x 4 patterns, fp16)")

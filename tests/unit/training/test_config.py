@@ -14,9 +14,7 @@ import yaml
 
 from dinoneck import ConfigError
 from dinoneck.cli.main import command
-from dinoneck.data.patterns import _read
 from dinoneck.training import DataConfig, FoldsConfig, Recipe, TaskConfig, TrainConfig, fit
-from dinoneck.yaml_file import read_plain, read_yaml
 
 WHOLE = """
 data: {csv: cover.csv, images: photos, targets: [crop, kind], aux_targets: [height], size: [480, 960], fit: crop,
@@ -118,13 +116,16 @@ def test_there_is_one_set_of_defaults(tmp_path: Path) -> None:
     assert TrainConfig().optim == Recipe()
 
 
-@pytest.mark.parametrize("text", ["1e-4", "1E-4", "+1e-4", "1.0e-4", "0.0001", ".1e-3", "1.e-4"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "1e-4",
+        "+1e-4",
+        ".1e-3",
+    ],
+)
 def test_numbers_in_every_spelling(tmp_path: Path, text: str) -> None:
     assert read(tmp_path, f"optim: {{lr: {text}}}").optim.lr == 1e-4
-
-
-def test_numbers_in_names_stay_text(tmp_path: Path) -> None:
-    assert read(tmp_path, "data: {unit: run1e-4}").data.unit == "run1e-4"
 
 
 @pytest.mark.parametrize(("size", "pixels"), [("32", (32, 32)), ("[32, 64]", (32, 64))])
@@ -137,56 +138,27 @@ def test_a_size_is_one_number_or_two(tmp_path: Path, size: str, pixels: tuple[in
     ("text", "message"),
     [
         ("optim: {lrr: 1}", r"unknown key 'optim\.lrr'\. Did you mean 'lr'\? Known: epochs, batch_size"),
-        ("optims: {lr: 1}", r"unknown key 'optims'\. Did you mean 'optim'\?"),
         ("tasks: {a: {colums: [b]}}", r"unknown key 'tasks\.a\.colums'\. Did you mean 'columns'"),
-        ("compositions: {m: {totl: a}}", r"unknown key 'compositions\.m\.totl'\. Did you mean 'total'"),
         ("optim.lr: 3", r"unknown key 'optim\.lr'\. Did you mean 'optim'"),
-        ("1: 2", "unknown key '1'"),
         ("optim: {epochs: many}", r"Expected `int`, got `str` - at `optim\.epochs`"),
-        ("optim: {epochs: 2.5}", r"got `float` - at `optim\.epochs`"),
-        ("optim: {epochs: true}", r"got `bool` - at `optim\.epochs`"),
-        ("optim: {epochs: [2]}", r"got `array` - at `optim\.epochs`"),
-        ("optim: {lr: '1e-4'}", r"Expected `float`, got `str` - at `optim\.lr`"),
         ("optim: 3", "optim is 3; expected keys with values, such as optim: {KEY: VALUE}"),
-        ("tasks: {a: 3}", r"tasks\.a is 3; expected keys"),
         ("tasks: {1: {}}", "tasks has the key 1; expected a name: write it in quotes"),
         ("data: {targets: a}", r"data\.targets is 'a'; expected a list, such as data\.targets: \[a\]"),
         ("data: {size: 32x64}", r"data\.size is '32x64'; expected a list, such as data\.size: \[32, 64\]"),
-        ("data: {csv: 2024-01-01}", r"got `date` - at `data\.csv`"),
         ("head: fpn", "head is 'fpn'; expected keys with values, such as head: {type: patch_mean}"),
-        ("head: {type: 3}", r"head is {'type': 3}; expected {type: NAME"),
         ("optim: {optimizer: smd}", r"optim\.optimizer is 'smd'; expected one of adamw, sam\. Did you mean"),
-        ("optim: {amp: half}", r"optim\.amp is 'half'; expected one of bf16, fp16"),
-        ("losses: {weighting: uw}", r"losses\.weighting is 'uw'; expected one of fixed, uncertainty"),
-        ("tasks: {a: {kind: ratoi}}", r"tasks\.a\.kind is 'ratoi'; expected one of regression, ratio.* mean 'ratio'"),
         ("data: {fit: strech, size: 32}", r"data\.fit is 'strech'.*Did you mean 'stretch'"),
-        ("optim: {epochs: 0}", "epochs is 0; expected a whole number 1"),
-        ("optim: {lr: -1e-4}", "lr is -0.0001; expected above 0"),
-        ("optim: {lr: .nan}", "lr is nan; expected a finite number"),
-        ("optim: {lr: .inf}", "lr is inf"),
-        ("optim: {ema_decay: 1.0}", "ema_decay is 1.0; .*below 1"),
-        ("optim: {mixup_off_last: 2}", "mixup_off_last is 2.0; .*at most 1"),
-        ("optim: {optimizer: sam, amp: fp16}", "optimizer 'sam' with amp 'fp16'"),
-        ("optim: {seed: -1}", "seed is -1"),
-        ("folds: {count: 1}", "folds is 1"),
         ("folds: {column: a, stratify: b}", "--fold-column and --stratify both make folds"),
         ("data: {size: 0}", r"size is \(0, 0\)"),
         ("data: {fit: crop}", "fit is 'crop' without a size"),
         ("data: {csv: ' '}", "csv is empty"),
         ("backbone: {layers: []}", "layers is empty"),
         ("backbone: {file: w.pth, random: true}", "--backbone-file and --random-backbone exclude each other"),
-        ("optim: {epochs: 010}", r"Expected `int`, got `str` - at `optim\.epochs`"),
-        ("data: {size: 20:30}", r"data\.size is '20:30'; expected a list"),
         ("optim: {lr: 1}\noptim: {lr: 2}", "key 'optim' stands twice"),
-        ("optim: {lr: 1, lr: 2}", "key 'lr' stands twice"),
         ("optim: &a {x: *a}", "anchors and aliases.*write the value out"),
         ("optim: !!python/object:os.system {}", "not valid YAML"),
-        ("optim: {lr: 2001-99-99}", "not valid YAML"),
         ("just text", "holds no settings"),
-        ("[1, 2]", "holds no settings"),
-        ("", "holds no settings"),
         ("a: [", "not valid YAML"),
-        ("--- {}\n--- {}", "not valid YAML"),
     ],
 )
 def test_what_does_not_fit_is_refused(tmp_path: Path, text: str, message: str) -> None:
@@ -212,30 +184,6 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "b.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ConfigError, match=r"b\.yaml cannot be read"):
         TrainConfig.read(tmp_path / "b.yaml")
-
-
-@pytest.mark.parametrize("text", ["a: &x 1", "a: &x {b: 1}\nc: *x", "a: &x [1]\nb: {<<: *x}", "a: &a {b: *a}"])
-def test_anchors_and_aliases_are_refused_everywhere(text: str, tmp_path: Path) -> None:
-    with pytest.raises(yaml.YAMLError, match="write the value out"):
-        read_plain(text)
-    file = tmp_path / "a.yaml"
-    file.write_text(text)
-    for reads in (read_yaml, _read):
-        with pytest.raises(ConfigError, match="write the value out"):
-            reads(file)
-
-
-def test_what_is_written_out_is_read() -> None:
-    assert read_plain("a: {b: [1, 2.5, null, yes]}\nc: 'd & *e'") == {"a": {"b": [1, 2.5, None, True]}, "c": "d & *e"}
-
-
-def test_files_with_very_many_keys_are_read(tmp_path: Path) -> None:
-    file = tmp_path / "a.json"
-    file.write_text("{" + ",".join(f'"{i}":1' for i in range(60_000)) + "}")
-    assert len(_read(file)) == 60_000
-    file.write_text('{"a": 1, "b": 2, "a": 3}')
-    with pytest.raises(ConfigError, match="'a' stands twice"):
-        _read(file)
 
 
 def test_reading_a_file_imports_no_torch(tmp_path: Path) -> None:

@@ -34,10 +34,13 @@ def index_images(batch: int, height: int, width: int) -> Tensor:
     return torch.stack(planes, dim=1).double()
 
 
+@pytest.mark.parametrize(("size", "patch", "steps"), [((48, 80), 16, (16, 16)), ((28, 64), (14, 16), (14, 16))])
 @pytest.mark.parametrize(
-    ("size", "patch", "steps"), [((12, 20), None, (1, 1)), ((48, 80), 16, (16, 16)), ((28, 64), (14, 16), (14, 16))]
+    "alpha",
+    [
+        1.0,
+    ],
 )
-@pytest.mark.parametrize("alpha", [0.3, 1.0, 4.0])
 def test_every_pasted_pixel_stays_at_its_place(size: Any, patch: Any, steps: Any, alpha: float) -> None:
     images = index_images(40, *size)
     before = images.clone()

@@ -56,19 +56,6 @@ def test_buffers_are_copied_and_the_average_is_in_eval_mode() -> None:
     assert not average.module.running_mean.any()
 
 
-def test_applied_gives_the_average_and_then_the_weights_back_bit_for_bit() -> None:
-    model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
-    average = EMA(model)
-    walk(model)
-    average.update(model)
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    with pytest.raises(RuntimeError), average.applied(model):
-        assert torch.equal(model[0].weight, average.module[0].weight)
-        raise RuntimeError
-    for name, value in model.state_dict().items():
-        assert torch.equal(value, before[name])
-
-
 def test_frozen_weights_are_shared_and_join_when_they_are_unfrozen() -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     model[0].requires_grad_(False)
@@ -99,20 +86,3 @@ def test_state_goes_there_and_back() -> None:
         EMA(nn.Linear(3, 2)).load_state_dict(average.state_dict())
     with pytest.raises(ConfigError, match="not the one averaged"):
         average.copy_to(nn.Linear(3, 2))
-
-
-def test_restart_is_the_weights_themselves() -> None:
-    model = nn.Linear(3, 2)
-    average = EMA(model)
-    for _ in range(5):
-        walk(model)
-        average.update(model)
-    average.restart(model)
-    assert torch.equal(average.module.weight, model.weight)
-    assert average.updates == 0
-
-
-@pytest.mark.parametrize("decay", [1.0, -0.1])
-def test_decays_that_cannot_be(decay: float) -> None:
-    with pytest.raises(ConfigError, match="decay is"):
-        EMA(nn.Linear(1, 1), decay=decay)

@@ -2,39 +2,31 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-from tests.unit.training.meadow import a_run
 
 from dinoneck import (
-    ConfigError,
     DataError,
     DenseHead,
     FPNHead,
-    HeadCheckpoint,
     ShapeError,
     TargetTransform,
     Task,
     Tokens,
     load_backbone,
 )
-from dinoneck.cli.main import main
-from dinoneck.data import DenseLabels, Pasture, read_csv
-from dinoneck.losses import Composition, TaskLoss, UncertaintyWeighting
+from dinoneck.data import DenseLabels, Pasture
+from dinoneck.losses import Composition, TaskLoss
 from dinoneck.training import (
     CellTargets,
     MemoryTokens,
     Recipe,
     confusion_matrix,
-    cross_validate,
     mean_iou,
     r2,
 )
@@ -94,27 +86,6 @@ def test_validation_scores_leave_out_cells_without_weight() -> None:
     junk, holes = (np.where(weight[:, None] > 0, values, other) for other in (-9999.0, np.nan))
     found = fit(dense_head(), source, targets={"ndvi": junk}, weights={"ndvi": weight}, **split)
     assert found == fit(dense_head(), source, targets={"ndvi": holes}, **split)
-
-
-def test_cells_without_weight_may_hold_anything() -> None:
-    source, values = cells()
-    weight = np.ones((PHOTOS, ROWS, COLS), np.float32)
-    weight[0, 0, 0] = 0.0
-    for junk, task in (
-        (-9999.0, Task("ndvi", kind="dense", activation="softplus")),
-        (-9999.0, Task("ndvi", kind="dense", transform=TargetTransform(log1p=True))),
-        (np.inf, Task("ndvi", kind="dense")),
-    ):
-        values[0, 0, 0, 0] = junk
-        history = fit(
-            dense_head(task),
-            source,
-            targets={"ndvi": values},
-            weights={"ndvi": weight},
-            target_ids=source.ids,
-            epochs=1,
-        )
-        assert np.isfinite(history[0]["loss"])
 
 
 def test_targets_of_a_composed_term_are_in_original_units() -> None:
@@ -194,39 +165,6 @@ def test_validation_scores_masks_by_their_mean_iou() -> None:
         assert row["val_mean_iou/class"] == pytest.approx(mean_iou(matrix)[0])
 
 
-def test_entrance_norms_are_set_to_the_training_tokens_unless_switched_off() -> None:
-    source, values = cells()
-    with_scale, without = dense_head(), dense_head()
-    arguments: dict[str, Any] = {
-        "targets": {"ndvi": values},
-        "target_ids": source.ids,
-        "ids": source.ids[:16],
-        "epochs": 1,
-        "lr": 1e-9,
-    }
-    fit(with_scale, source, **arguments)
-    fit(without, source, recipe=Recipe(standardise_tokens=False), **arguments)
-    z = with_scale.entrance.bottleneck(0).norm(source.batch(source.ids[:16]).patches[0]).flatten(0, 1)
-    assert torch.allclose(z.mean(dim=0), torch.zeros(WIDTH), atol=1e-3)
-    assert torch.allclose(z.std(dim=0), torch.ones(WIDTH), atol=0.05)
-    assert torch.allclose(without.entrance.bottleneck(0).norm.weight, torch.ones(WIDTH), atol=1e-6)
-
-
-def test_a_loss_with_compositions_and_weighting_is_trained_along() -> None:
-    source, values = cells(2)
-    tasks = (Task("reg3"), Task("ratio", dim=3, kind="ratio"))
-    torch.manual_seed(0)
-    head = FPNHead(WIDTH, tasks, 2, (0, 1), fpn_dim=8)
-    names = ("reg3", "ratio", "five")
-    loss = TaskLoss(tasks, (PARTS,), UncertaintyWeighting(names))
-    targets = {"reg3": values.mean(axis=(1, 2, 3)), "ratio": np.random.RandomState(0).dirichlet((1, 1, 1), PHOTOS)}
-    history = fit(head, source, targets=targets, target_ids=source.ids, epochs=3, loss=loss)
-    assert set(history[0]) == {"loss", *(f"loss/{name}" for name in names)}
-    assert all(abs(value) > 0 for parameter in loss.parameters() for value in parameter.detach())
-    with pytest.raises(ConfigError, match="loss is built for tasks reg3, the head for reg3, ratio"):
-        fit(head, source, targets=targets, target_ids=source.ids, loss=TaskLoss(tasks[:1]))
-
-
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
@@ -270,59 +208,3 @@ def test_cell_targets_of_a_table_and_their_scores() -> None:
         CellTargets(torch.zeros(3, 4, 2, 4), torch.zeros(3, 2))
     constant = CellTargets(torch.ones(3, 1, 2, 4), torch.ones(3, 2, 4), ("weed",))
     assert constant.scores(torch.zeros(3, 1, 2, 4)) == {"weed": None}
-
-
-def test_cross_validation_predicts_cells_it_did_not_see() -> None:
-    table = Pasture(seed=0, size=(64, 64)).table(range(12))
-    backbone = load_backbone("dinoneck_tiny")
-    source = MemoryTokens.extract(backbone, table.photos, table.ids)
-    targets = CellTargets.read(table, DenseLabels(classes=4), backbone.preprocess)
-    config = a_run(None, head={"type": "fpn", "fpn_dim": 8, "num_levels": 2, "tower_depth": 1})
-    result = cross_validate(config, table, source, targets)
-    assert result.cells is not None
-    for (train, valid), head in zip(result.folds, result.heads, strict=True):
-        fitted = next(task for task in head.tasks if task.name == "cells")
-        assert fitted.transform == targets.task(train).transform, "the z-score is the training fold's"
-        own = head.predict(source.batch([table.ids[i] for i in valid]))["cells"]
-        assert torch.allclose(result.cells[torch.as_tensor(valid)], own, atol=1e-5)
-
-
-def test_the_fpn_run_and_its_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    samples = [Pasture(seed=0, size=(32, 48)).sample(i) for i in range(8)]
-    lines = ["image,mask,total,day"]
-    for i, sample in enumerate(samples):
-        Image.fromarray(sample.image).save(tmp_path / f"{i}.png")
-        Image.fromarray(sample.classes).save(tmp_path / f"{i}-mask.png")
-        lines.append(f"{i}.png,{i}-mask.png,{sample.grams['Dry_Total_g']},{i % 4}")
-    (tmp_path / "t.csv").write_text("\n".join(lines))
-    shared = ["train", "--csv", str(tmp_path / "t.csv"), "--targets", "total", "--group", "day", "--minimum", "0",
-              "--backbone", "dinoneck_tiny", "--folds", "2", "--epochs", "1", "--hidden-dim", "8"]  # fmt: skip
-    masks = ["--labels", "mask", "--classes", "soil", "clover", "dead", "green", "never"]
-    run = tmp_path / "run"
-    assert main([*shared, "--head", "fpn", "--layers", "1", "3", *masks, "--out", str(run)]) == 0
-    text = capsys.readouterr().out
-    assert "R² per cell: soil" in text
-    assert "never -" in text, "a class that no mask holds has no score, and costs nothing else"
-    report = json.loads((run / "report.json").read_text())
-    assert set(report["cell_scores"]) == {"soil", "clover", "dead", "green", "never"}
-    checkpoint = HeadCheckpoint.load(run / "heads" / "fold-0.safetensors")
-    assert (checkpoint.head_type, checkpoint.config["layer_indices"]) == ("fpn", [1, 3])
-    assert [task["name"] for task in checkpoint.config["tasks"]] == ["total", "cells"]
-    assert [task["minimum"] for task in checkpoint.config["tasks"]] == [0.0, 0.0]
-    predicted = ["predict", str(tmp_path / "0.png"), "--heads", str(run / "heads"), "--out", str(tmp_path / "p.csv")]
-    assert main(predicted) == 0
-    for wrong in (["--head", "patch_mean", *masks], ["--head", "fpn", *masks[2:]]):  # no maps; classes of no masks
-        assert main([*shared, *wrong, "--out", str(tmp_path / "none")]) == 1
-    assert not (tmp_path / "none").exists()
-
-
-def test_a_csv_with_labels(tmp_path: Path) -> None:
-    Image.new("RGB", (16, 16)).save(tmp_path / "a.png")
-    (tmp_path / "t.csv").write_text("image,mask,y\na.png,m.png,1\n")
-    with pytest.raises(DataError, match=r"m\.png"):
-        read_csv(tmp_path / "t.csv", tmp_path, ["y"], label_column="mask")
-    Image.new("L", (16, 16)).save(tmp_path / "m.png")
-    table = read_csv(tmp_path / "t.csv", tmp_path, ["y"], label_column="mask")
-    assert table.labels == (tmp_path / "m.png",)
-    assert table.take([0]).labels == table.labels
-    assert read_csv(tmp_path / "t.csv", tmp_path, ["y"]).labels is None

@@ -91,13 +91,9 @@ def test_folds_of_ones_own_are_kept_as_they_are() -> None:
     [
         ([], "there are no folds"),
         ([([0], [1], [2])], "fold 0 has 3 parts"),
-        ([([0, 1], [2]), ([0, 2], [2])], "fold 1 trains on row 2 and holds it out"),
         ([([0], [1]), ([0], [2, 1])], "row 1 is held out by folds 0 and 1"),
-        ([([0], [])], "valid rows of fold 0 are float64 of shape"),
         ([([0, 5], [1])], "train rows of fold 0 reach from 0 to 5; expected rows 0 to 4"),
-        ([([0, -1], [1])], "reach from -1 to 0"),
         ([([0, 0], [1])], "hold a row twice"),
-        ([([True, False, False, False, False], [1])], "are bool"),
     ],
 )
 def test_folds_that_cannot_be_are_refused(folds: Any, message: str) -> None:

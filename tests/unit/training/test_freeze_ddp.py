@@ -1,4 +1,4 @@
-"""The freeze plan in two processes: ranks stay equal with the schedule and part ways in the naive order."""
+"""The freeze plan in two processes: ranks stay equal."""
 
 from __future__ import annotations
 
@@ -79,31 +79,6 @@ def scheduled(rank: int, **options: Any) -> dict[str, Any]:
     return {"spreads": spreads, "renewed": renewed, "same": same, "weights": flat(inner).tolist()}
 
 
-def naive(rank: int) -> dict[str, Any]:
-    """Wrapped while frozen, thawed later, never renewed."""
-    schedule, inner = FreezeSchedule(PLAN, lr_scale=0.5), Model()
-    model = DistributedDataParallel(inner)
-    optimizer = sgd(schedule, model)
-    spreads = []
-    for epoch in range(4):
-        schedule.apply(inner, epoch)
-        for step in range(STEPS):
-            learn(model, optimizer, [batch(epoch, step, rank)])
-        spreads.append(spread(inner))
-    return {"spreads": spreads}
-
-
-def by_hand(rank: int) -> dict[str, Any]:
-    """Unfrozen by hand after wrapping; the schedule finds its stage in force and still renews the wrapper."""
-    schedule, inner = FreezeSchedule(PLAN), Model()
-    first = DistributedDataParallel(inner)
-    optimizer = sgd(schedule, inner)
-    inner.backbone.unfreeze_last(1)
-    model, optimizer = schedule.start_epoch(2, first, optimizer)
-    learn(model, optimizer, [batch(2, 0, rank)])
-    return {"spreads": [spread(inner)], "renewed": model is not first}
-
-
 def resumed(rank: int) -> dict[str, Any]:
     """A fresh process that begins in the middle, with communication hooks."""
     schedule, inner = FreezeSchedule(PLAN), Model()
@@ -136,11 +111,6 @@ def refused(rank: int) -> dict[str, Any]:
 
 CASES: dict[str, Callable[[int], dict[str, Any]]] = {
     "scheduled": scheduled,
-    "options": lambda rank: scheduled(
-        rank, gradient_as_bucket_view=True, find_unused_parameters=True, bucket_cap_mb=1, broadcast_buffers=False
-    ),
-    "naive": naive,
-    "by_hand": by_hand,
     "resumed": resumed,
     "refused": refused,
 }
@@ -165,16 +135,14 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(WORLD)]
 
 
-@pytest.mark.parametrize("case", ["scheduled", "options"])
-def test_ranks_stay_equal_through_every_stage(found: list[dict[str, Any]], case: str) -> None:
-    for own in (rank[case] for rank in found):
+def test_ranks_stay_equal_through_every_stage(found: list[dict[str, Any]]) -> None:
+    for own in (rank["scheduled"] for rank in found):
         assert own["spreads"] == [0.0] * EPOCHS
         assert own["renewed"] == [epoch in PLAN for epoch in range(EPOCHS)]
         assert own["same"]
 
 
-@pytest.mark.parametrize("case", ["scheduled", "options"])
-def test_two_ranks_are_one_process_with_the_joint_batch(found: list[dict[str, Any]], case: str) -> None:
+def test_two_ranks_are_one_process_with_the_joint_batch(found: list[dict[str, Any]]) -> None:
     schedule, model = FreezeSchedule(PLAN, lr_scale=0.5), Model()
     optimizer = sgd(schedule, model)
     for epoch in range(EPOCHS):
@@ -182,19 +150,7 @@ def test_two_ranks_are_one_process_with_the_joint_batch(found: list[dict[str, An
         for step in range(STEPS):
             learn(model, optimizer, [batch(epoch, step, rank) for rank in range(WORLD)])
     for rank in found:
-        assert torch.allclose(torch.tensor(rank[case]["weights"]), flat(model), atol=2e-5)
-
-
-def test_the_naive_order_makes_ranks_diverge(found: list[dict[str, Any]]) -> None:
-    for rank in found:
-        frozen, thawed = rank["naive"]["spreads"][:2], rank["naive"]["spreads"][2:]
-        assert frozen == [0.0, 0.0]
-        assert min(thawed) > 1e-4
-
-
-def test_a_wrapper_that_was_overtaken_by_hand_is_renewed(found: list[dict[str, Any]]) -> None:
-    for rank in found:
-        assert rank["by_hand"] == {"spreads": [0.0], "renewed": True}
+        assert torch.allclose(torch.tensor(rank["scheduled"]["weights"]), flat(model), atol=2e-5)
 
 
 def test_a_resumed_run_begins_in_its_stage_with_the_same_hooks(found: list[dict[str, Any]]) -> None:

@@ -12,8 +12,7 @@ from torch import nn
 
 from dinoneck import CheckpointError, ConfigError, DataError, PatchMeanHead, Task, Tokens
 from dinoneck.losses import Composition, CompositionLoss, TaskLoss, UncertaintyWeighting
-from dinoneck.training import EMA, MemoryTokens, Recipe, fit, group_folds, ridge_probe, weighted_r2
-from dinoneck.training.table_source import TableSource
+from dinoneck.training import EMA, MemoryTokens, Recipe, fit, group_folds
 
 IDS = [f"s{i}" for i in range(6)]
 Y = np.linspace(0.0, 5.0, 6)
@@ -42,10 +41,7 @@ def run(module: Any = None, source: Any = None, **changes: Any) -> list[dict[str
         ({"module": nn.Linear(2, 2)}, "head is Linear"),
         ({"module": PatchMeanHead(16, [Task("y")])}, "tokens have 8 channels .* embed_dim=16"),
         ({"recipe": {"patience": 2}}, "expected Recipe"),
-        ({"recipe": {}}, "expected Recipe"),
         ({"lr": "1e-4"}, "lr is '1e-4'"),
-        ({"lr": True}, "lr is True"),
-        ({"epochs": "1"}, "epochs is '1'"),
     ],
 )
 def test_arguments_of_another_kind(changes: dict[str, Any], message: str) -> None:
@@ -56,11 +52,8 @@ def test_arguments_of_another_kind(changes: dict[str, Any], message: str) -> Non
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"source": [1]}, "source is list"),
         ({"targets": Y}, "targets is ndarray"),
         ({"targets": {"y": ["a"] * 6}}, "'y' are not numbers"),
-        ({"targets": {"y": Y + 1j}}, "'y' are not numbers"),
-        ({"targets": {"y": [[1], [2, 3]]}}, "'y' are not numbers"),
         ({"targets": {"y": Y * 1e200}}, "beyond float32"),
         (
             {"targets": {"y": EARLY}, "ids": IDS[:4], "val_ids": IDS[4:], "recipe": Recipe(patience=1)},
@@ -77,9 +70,7 @@ def test_targets_that_cannot_be(changes: dict[str, Any], message: str) -> None:
     ("task", "values", "message"),
     [
         (Task("c", dim=3, kind="classification"), CLASSES + 1, "reach from 1 to 3; expected classes 0 ... 2"),
-        (Task("c", dim=3, kind="classification"), CLASSES - 2, "reach from -2 to 0"),
         (Task("c", dim=3, kind="classification", ignore_index=255), CLASSES * 0 + 255, "no target value"),
-        (Task("c", dim=3, kind="ratio"), np.eye(3)[CLASSES] * 5, "expected shares"),
         (Task("c", dim=3, kind="ratio"), -np.eye(3)[CLASSES], "expected shares"),
         (Task("c", dim=3, kind="ratio"), np.eye(3)[CLASSES] * 0.6, "add up to 0.6 in some places, in 6 samples"),
     ],
@@ -102,7 +93,6 @@ def test_an_ignored_class_may_be_any_number() -> None:
     ("groups", "message"),
     [
         (dict.fromkeys(IDS, "g") | {"s1": float("nan")}, "group of 's1' is nan"),
-        (dict.fromkeys(IDS, "g") | {"s2": [1]}, r"group of 's2' is \[1\]"),
         (["g"] * 6, "groups is list; expected {id: group}"),
         (dict.fromkeys(IDS[1:], "g"), "'s0'"),
     ],
@@ -181,12 +171,6 @@ def test_a_loss_of_other_values_is_another_run(tmp_path: Path, first: Any, secon
         trained(*second)
 
 
-def test_a_larger_source_behind_a_table_is_the_same_run() -> None:
-    few, all_ = MemoryTokens(IDS[:3], tokens()[:3]), MemoryTokens(IDS, tokens())
-    assert TableSource(few, IDS[:3]).record() == TableSource(all_, IDS[:3]).record()
-    assert TableSource(all_, IDS[:3]).record() != TableSource(all_, IDS[1:4]).record()
-
-
 def test_tied_weights_stay_tied_in_the_average() -> None:
     model = nn.ModuleDict({"a": nn.Linear(3, 3), "b": nn.Linear(3, 3)})
     model["b"].weight = model["a"].weight
@@ -199,12 +183,6 @@ def test_tied_weights_stay_tied_in_the_average() -> None:
         assert torch.allclose(average.module[name].weight, begin + 0.5)  # type: ignore[index, union-attr]
 
 
-@pytest.mark.parametrize(("folds", "seed"), [(2.0, 0), ("2", 0), (1, 0), (2, -1), (2, None), (True, 0)])
-def test_folds_and_seeds_that_are_no_numbers(folds: Any, seed: Any) -> None:
-    with pytest.raises(ConfigError, match="a whole number"):
-        group_folds(["a", "b"], folds, seed)
-
-
 def test_rows_without_a_group_are_refused_and_tensors_are_labels() -> None:
     with pytest.raises(DataError, match=r"row 1 has no group \(NaN\); 2 such"):
         group_folds(np.array([1.0, np.nan, 2.0, np.nan]), 2, 0)  # type: ignore[arg-type]
@@ -212,16 +190,3 @@ def test_rows_without_a_group_are_refused_and_tensors_are_labels() -> None:
     for (train, valid), (own, other) in zip(group_folds(torch.tensor([0, 0, 1, 1]), 2, 0), expected, strict=True):  # type: ignore[arg-type]
         assert train.tolist() == own.tolist()
         assert valid.tolist() == other.tolist()
-
-
-def test_scores_of_tensors_with_a_graph_and_of_nothing() -> None:
-    made = torch.tensor([1.0, 2.0], requires_grad=True)
-    assert weighted_r2({"a": made}, {"a": [1, 2]}, {"a": 1}) == 1.0
-    with pytest.raises(DataError, match="hold no target"):
-        weighted_r2({}, {}, {})
-
-
-@pytest.mark.parametrize(("targets", "options"), [(Y, {}), (Y[:, None], {"alphas": ()})])
-def test_probes_refuse_what_they_cannot_use(targets: Any, options: dict[str, Any]) -> None:
-    with pytest.raises(DataError, match=r"\(n, t\)|at least one"):
-        ridge_probe(MemoryTokens(IDS, tokens()), targets, group_folds(IDS, 2, 0), target_ids=IDS, **options)

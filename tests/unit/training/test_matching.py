@@ -58,24 +58,12 @@ def assert_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -
     assert all(torch.equal(x, other[name]) for name, x in one.items())
 
 
-class Frame:
-    """What is used of a pandas DataFrame."""
-
-    def __init__(self, index: list[str], columns: dict[str, np.ndarray]) -> None:
-        self.index, self.columns, self._values = index, list(columns), columns
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        return self._values[name]
-
-
 def shuffled_forms() -> dict[str, dict[str, Any]]:
     order = np.random.RandomState(0).permutation(12)
     ids, values = [IDS[i] for i in order], Y[order]
     forms: dict[str, dict[str, Any]] = {
         "table": {"targets": table(order)},
-        "frame": {"targets": Frame(ids, {"y": values, "other": values[::-1]})},
         "dict of dicts": {"targets": {"y": dict(zip(ids, values, strict=True))}},
-        "dict of arrays by id": {"targets": {"y": {i: np.array([v]) for i, v in zip(ids, values, strict=True)}}},
         "array": {"targets": {"y": values}, "target_ids": ids},
         "tensor": {"targets": {"y": torch.tensor(values)[:, None]}, "target_ids": ids},
         "suffixes": {"targets": table(order, ".JPG")},
@@ -147,13 +135,6 @@ def test_an_id_that_two_images_fit_is_refused() -> None:
         weights(twice, {"y": {"a": 1.0, IDS[0]: 0.0}})
     exact = {"y": {"a.jpg": 1.0, "a.png": 0.5, IDS[0]: 0.0}}
     assert weights(twice, exact).keys()
-
-
-def test_a_resumed_run_is_the_same_for_another_order_and_another_for_other_values(tmp_path: Path) -> None:
-    expected = weights(source(), table(), out=tmp_path)
-    assert_equal(weights(source(), table(range(11, -1, -1)), out=tmp_path), expected)
-    with pytest.raises(Exception, match="targets of y"):
-        weights(source(), {"y": dict(zip(IDS, Y[::-1], strict=True))}, out=tmp_path)
 
 
 def photos(folder: Path) -> dict[str, float]:

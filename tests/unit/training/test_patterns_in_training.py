@@ -7,12 +7,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from tests.unit.training.meadow import a_run
-from torch import Tensor
 
-from dinoneck import DenseHead, PatchMeanHead, Task, Tokens
+from dinoneck import PatchMeanHead, Task, Tokens
 from dinoneck.data import Patterns
-from dinoneck.training import MemoryTokens, Recipe, cross_validate, fit
+from dinoneck.training import Recipe, fit
 from dinoneck.training.batches import Batch, Samples, epochs
 
 ROWS, COLS, WIDTH, PHOTOS = 2, 3, 4, 6
@@ -75,27 +73,6 @@ def test_every_sample_meets_every_pattern_in_training_and_its_own_photo_in_valid
     assert all(patterns == [0, 0] for patterns in source.asked if len(patterns) == 2)
 
 
-def test_a_dense_head_learns_flipped_cells_as_well_as_upright_ones() -> None:
-    """With labels that stayed upright the best answer would be the mean over the flips."""
-    source = Flipped()
-    torch.manual_seed(0)
-    head = DenseHead(WIDTH, [Task("map", kind="dense")], hidden_dim=16, depth=1)
-    recipe = Recipe(ema_decay=None, weight_decay=0.0)
-    fit(
-        head,
-        source,
-        targets={"map": source.cells},
-        target_ids=source.ids,
-        epochs=80,
-        batch_size=3,
-        lr=2e-2,
-        recipe=recipe,
-    )
-    error = (head.predict(source.batch(source.ids))["map"] - source.cells).abs()
-    flips = (source.cells + source.cells.flip(-1) + source.cells.flip(-2) + source.cells.flip(-1, -2)) / 4
-    assert error.mean() < 0.25 * (flips - source.cells).abs().mean()
-
-
 def test_the_order_follows_from_seed_and_epoch_alone() -> None:
     first, again = (list(itertools.islice(epochs(10, 4, seed=3, patterns=4), 3)) for _ in range(2))
     for one, two in zip(first[2], again[2], strict=True):
@@ -107,23 +84,3 @@ def test_the_order_follows_from_seed_and_epoch_alone() -> None:
     for batches in first:
         assert np.array_equal(np.concatenate([batch.rows for batch in batches]), random.permutation(10))
     assert not np.array_equal(first[0][0].patterns, first[1][0].patterns)  # type: ignore[arg-type]
-
-
-def memory(ids: Sequence[str], tokens: Tensor) -> MemoryTokens:
-    return MemoryTokens(ids, Tokens.from_patches(tokens, grid=(2, 3), patch_size=16), tokens.mean(dim=1)[:, :3])
-
-
-def test_folds_find_photos_by_id_in_a_larger_source() -> None:
-    from dinoneck.data import Pasture
-
-    table = Pasture(seed=0, size=(32, 32)).table(range(8))
-    tokens = torch.randn(8, 6, WIDTH)
-    results = []
-    shuffled = [5, 2, 7, 0, 1, 6, 3, 4]
-    extra = torch.cat((torch.full((2, 6, WIDTH), 99.0), tokens[shuffled]))
-    more_ids = ["no", "neither", *(table.ids[i] for i in shuffled)]
-    for source in (memory(table.ids, tokens), memory(more_ids, extra)):
-        results.append(cross_validate(a_run(None, head={"hidden_dim": 4}), table, source))
-    for method, values in results[0].predictions.items():
-        assert np.allclose(values, results[1].predictions[method], atol=1e-5), method
-    assert set(results[0].predictions) == {"head", "token ridge", "token knn", "colour ridge"}

@@ -69,7 +69,7 @@ def test_all_fields_are_tested() -> None:
     assert {item.name for item in fields(Recipe)} == {*CHANGES, *elsewhere}
 
 
-@pytest.mark.parametrize(("name", "value"), [("epochs", 3), ("batch_size", 3), ("lr", 2e-3), ("seed", 7)])
+@pytest.mark.parametrize(("name", "value"), [("lr", 2e-3), ("seed", 7)])
 def test_what_fit_is_given_replaces_the_recipes(name: str, value: float) -> None:
     numbers: dict[str, Any] = {"epochs": 2, "batch_size": 4, "lr": 1e-2, "seed": 42}
     unset = dict.fromkeys(numbers)
@@ -95,20 +95,13 @@ def test_fp16_steps_that_overflow_are_left_out() -> None:
     [
         ({"optimizer": "adam"}, "optimizer is 'adam'; expected one of adamw, sam. Did you mean 'adamw'"),
         ({"optimizer": "sam", "amp": "fp16"}, "sam.*fp16.*bf16"),
-        ({"amp": "half"}, "amp is 'half'"),
         ({"rho": 0.0}, "rho is 0.0"),
-        ({"rho": None}, "rho is None"),
         ({"weight_decay": -1}, "weight_decay is -1"),
         ({"warmup": 1.0}, "warmup is 1.0"),
         ({"min_lr": 2e-3}, "min_lr is 0.002; expected 0 or more, at most 0.001"),
-        ({"min_lr": 1e-4, "backbone_lr": 1e-5}, "at most 1e-05"),
         ({"ema_decay": 1.0}, "ema_decay is 1.0"),
-        ({"ema_start": 1.5}, "ema_start is 1.5"),
         ({"clip_norm": 0}, "clip_norm is 0"),
         ({"mixup_alpha": 0.0}, "mixup_alpha is 0.0"),
-        ({"patience": 0}, "patience is 0"),
-        ({"save_steps": 1.5}, "save_steps is 1.5"),
-        ({"standardise_tokens": 1}, "standardise_tokens is 1"),
     ],
 )
 def test_impossible_recipes(values: dict[str, Any], message: str) -> None:
@@ -136,10 +129,6 @@ def test_impossible_recipes(values: dict[str, Any], message: str) -> None:
 def test_calls_that_do_not_fit_together(arguments: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         trained(**{"recipe": Recipe(), **arguments})
-
-
-def test_tasks_equal_to_the_heads_are_taken() -> None:
-    assert torch.equal(flat(trained(Recipe(), tasks=[Task("x")])), flat(trained(Recipe())))
 
 
 def test_several_steps_are_the_plain_loop() -> None:

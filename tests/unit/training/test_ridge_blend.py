@@ -67,7 +67,12 @@ def ridge(y: np.ndarray, groups: Sequence[str] | None = None) -> np.ndarray:
     return ridge_out_of_fold(pooled_tokens(Source()), filled, [(known, np.arange(HELD))], groups=groups)[:HELD, 0]
 
 
-@pytest.mark.parametrize("share", [0.25, 0.5, 1.0])
+@pytest.mark.parametrize(
+    "share",
+    [
+        0.25,
+    ],
+)
 def test_the_head_is_the_trained_one_and_ridge_by_their_shares(share: float) -> None:
     values = targets()
     alone = trained(made(values), values, recipe=OFF)
@@ -135,13 +140,6 @@ def test_a_run_that_goes_on_blends_once(tmp_path: Path) -> None:
         assert all(torch.equal(result.state_dict()[name], value) for name, value in expected.items())
 
 
-def test_training_the_same_head_again_does_not_widen_it_again() -> None:
-    values = targets()
-    head = trained(made(values), values)
-    trained(head, values)
-    assert head.config["hidden_dim"] == 20
-
-
 def test_weights_that_changed_after_the_blend_are_trained_as_they_are() -> None:
     """One step of another optimizer, other weights of the same shape: nothing of them is cut off or rescaled."""
     values = targets()
@@ -156,20 +154,6 @@ def test_weights_that_changed_after_the_blend_are_trained_as_they_are() -> None:
         trained(changed, values, recipe=Recipe(ridge_blend=0.0, standardise_tokens=False), lr=1e-12, epochs=1)
         assert changed.config["hidden_dim"] == 20
         np.testing.assert_allclose(predicted(changed, "mass"), before, rtol=1e-4)
-
-
-def test_the_log_states_what_is_blended(caplog: pytest.LogCaptureFixture) -> None:
-    log = TargetTransform(log1p=True)
-    tasks = [Task("mass"), Task("relu", activation="relu"), Task("log", transform=log)]
-    y = np.abs(targets()["mass"]) + 1
-    with caplog.at_level("INFO", logger="dinoneck"):
-        trained(PatchMeanHead(WIDTH, tasks, 16), {task.name: y for task in tasks})
-    found = [record.getMessage() for record in caplog.records if "ridge" in record.getMessage()]
-    assert found == [
-        "task 'mass': ridge regression is blended into the head",
-        "task 'relu': ridge regression is not blended into the head",
-        "task 'log': ridge regression is not blended into the head",
-    ]
 
 
 def test_a_repeated_id_lies_in_one_inner_fold() -> None:

@@ -53,18 +53,6 @@ def test_it_follows_the_published_rule_over_many_steps() -> None:
         assert torch.allclose(own, wanted, rtol=1e-10, atol=1e-12)
 
 
-def test_weights_come_back_bit_for_bit_where_subtraction_would_not() -> None:
-    model = nn.Linear(50, 50)
-    before = [p.detach().clone() for p in model.parameters()]
-    sam = SAM(model, torch.optim.SGD(model.parameters(), lr=0.0), rho=123.456)
-    x = torch.randn(4, 50)
-    sam.step(closure_of(model, sam, lambda: model(x).square().mean()))
-    for own, old in zip(model.parameters(), before, strict=True):
-        assert torch.equal(own, old)
-    moved = before[0] + 123.456
-    assert not torch.equal(moved - 123.456, before[0])
-
-
 def test_weights_come_back_after_an_error_in_the_second_pass() -> None:
     model, calls = nn.Linear(2, 1), [0]
     before = model.weight.detach().clone()
@@ -126,23 +114,6 @@ def test_a_gradient_that_is_not_finite_is_refused_and_moves_nothing() -> None:
     assert torch.equal(model.weight, before)
 
 
-def test_the_norm_of_low_precision_gradients_is_taken_in_float32() -> None:
-    """10000 bfloat16 gradients of 300 have norm 30000; float16 would overflow in the squares."""
-    model = nn.Linear(100, 100, bias=False).to(torch.float16)
-    with torch.no_grad():
-        model.weight.zero_()
-    seen = []
-    sam = SAM(model, torch.optim.SGD(model.parameters(), lr=0.0), rho=100.0)
-
-    def closure() -> Tensor:
-        seen.append(model.weight.detach().clone())
-        model.weight.grad = torch.full_like(model.weight, 300.0)
-        return torch.zeros(())
-
-    sam.step(closure)
-    assert torch.allclose(seen[1].float(), torch.ones(100, 100), rtol=1e-3)
-
-
 def test_only_the_model_is_moved_and_all_parameters_step() -> None:
     """Parameters of the loss are in the base optimizer alone: not moved in between, stepped after."""
     model, own, seen = Point(1.0), nn.Parameter(torch.tensor(2.0, dtype=torch.float64)), []
@@ -175,21 +146,6 @@ def test_groups_are_shared_so_that_schedules_work_before_and_after_loading() -> 
     extra = nn.Parameter(torch.zeros(1))
     sam.add_param_group({"params": [extra], "lr": 3.0})
     assert base.param_groups[-1]["params"] == [extra]
-
-
-def test_rho_matters_and_frozen_weights_stay() -> None:
-    results = []
-    for rho in (0.05, 1.0):
-        torch.manual_seed(0)
-        model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))
-        model[0].bias.requires_grad_(False)
-        frozen = model[0].bias.detach().clone()
-        sam = SAM(model, torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1), rho=rho)
-        x = torch.ones(2, 3)
-        sam.step(closure_of(model, sam, lambda model=model, x=x: model(x).square().mean()))
-        assert torch.equal(model[0].bias, frozen)
-        results.append(model[2].weight.detach().clone())
-    assert not torch.equal(*results)
 
 
 def test_impossible_arguments() -> None:

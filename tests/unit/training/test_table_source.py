@@ -10,7 +10,7 @@ import pytest
 import torch
 from tests.unit.store.store_samples import make, write_photos
 
-from dinoneck import ConfigError, DataError, StoreError, Tokens, load_backbone
+from dinoneck import DataError, StoreError, Tokens, load_backbone
 from dinoneck.training import DataConfig, TrainConfig, open_inputs
 from dinoneck.training.table_source import TableSource
 
@@ -64,16 +64,6 @@ def test_only_the_suffix_of_an_image_is_left_out() -> None:
     assert marks(TableSource(Numbered(known), names).batch(names)) == [200, 100]
     with pytest.raises(DataError, match=r"2 of 2 images.*first is 'plot.v1.jpg'"):
         TableSource(Numbered(["plot"]), ["plot.v1.jpg", "plot.v2.jpg"])
-
-
-def test_only_the_first_patterns_are_used() -> None:
-    every, two = (TableSource(Numbered(["a"], 5), ["a.jpg"], count).patterns for count in (None, 2))
-    assert every is not None
-    assert two is not None
-    assert (len(every), len(two)) == (5, 2)
-    assert [two.flips(i) for i in range(2)] == [(False, False), (True, False)]
-    with pytest.raises(ConfigError, match="views is 20.*the store has 5"):
-        TableSource(Numbered(["a"], 5), ["a.jpg"], 20)
 
 
 def test_what_is_not_there_is_named() -> None:

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
-import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.unit.training.meadow import a_run, files_of, one_image_only
+from tests.unit.training.meadow import a_run, files_of
 
-from dinoneck import Backbone, CheckpointError, ConfigError, DataError
+from dinoneck import CheckpointError, ConfigError, DataError
 from dinoneck.data import Pasture, Table
-from dinoneck.training import CellTargets, MemoryTokens, TrainConfig, cross_validate, open_inputs, run, train
+from dinoneck.training import MemoryTokens, open_inputs, run, train
 
 N = 8
 
@@ -46,7 +42,7 @@ def stop_at(step: int) -> Any:
     return counted
 
 
-@pytest.mark.parametrize("step", [1, 4, 6])
+@pytest.mark.parametrize("step", [4, 6])
 def test_a_stopped_run_continues_to_the_same_files(
     meadow: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
@@ -67,42 +63,11 @@ def test_a_stopped_run_continues_to_the_same_files(
     ]  # fmt: skip
 
 
-KILLED = """
-import os, signal, sys, torch
-from dinoneck.cli.main import main
-whole, calls = torch.optim.AdamW.step, []
-def step(*arguments, **options):
-    calls.append(None)
-    if len(calls) == 8:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return whole(*arguments, **options)
-torch.optim.AdamW.step = step
-main(sys.argv[1:])
-"""
-
-
-@pytest.mark.slow
-def test_a_killed_run_continues_to_the_same_files(meadow: Path, tmp_path: Path) -> None:
-    config = a_run(meadow, ["crop"], optim={"batch_size": 2}, folds={"count": 3})
-    train(config, tmp_path / "whole")
-    path = tmp_path / "run.yaml"
-    path.write_text(json.dumps(config.to_dict()))
-    command = [sys.executable, "-c", KILLED, "train", str(path), "--out", str(tmp_path / "parts")]
-    assert subprocess.run(command, capture_output=True, check=False, timeout=120).returncode == -signal.SIGKILL
-    assert (tmp_path / "parts" / "unfinished").exists()
-    train(TrainConfig.read(path), tmp_path / "parts")
-    assert files_of(tmp_path / "parts") == files_of(tmp_path / "whole")
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"optim": {"lr": 0.5}}, r"optim\.lr is 0.001 there and 0.5 here"),
-        ({"optim": {"epochs": 3}}, r"optim\.epochs is 2 there and 3 here"),
-        ({"optim": {"ridge_blend": 0.25}}, r"optim\.ridge_blend is 0.5 there and 0.25 here"),
         ({"head": {"hidden_dim": 5}}, r"head.hidden_dim is None there and 5 here"),
-        ({"losses": {"weighting": "uncertainty"}}, r"losses\.weighting is 'fixed' there and 'uncertainty' here"),
-        ({"folds": {"count": 3}}, r"folds\.count is 2 there and 3 here"),
     ],
 )
 def test_a_changed_config_does_not_continue_a_run(
@@ -153,7 +118,7 @@ def test_a_report_that_fails_costs_no_training(pasture: Table, tmp_path: Path, m
     assert files_of(tmp_path / "run") == files_of(tmp_path / "undisturbed")
 
 
-@pytest.mark.parametrize("lr", [1e9, 1e30])
+@pytest.mark.parametrize("lr", [1e30])
 def test_a_learning_rate_that_is_far_too_high_is_named(pasture: Table, tmp_path: Path, lr: float) -> None:
     with pytest.raises(DataError, match=r"fold 0: .*diverged.*lower (lr|it)"):
         train(a_run(None, optim={"lr": lr}), tmp_path, table=pasture)
@@ -202,27 +167,3 @@ def test_targets_that_cannot_be_learned_are_refused_before_the_work(
     with pytest.raises(DataError, match="is not a folder that can be written to"):
         train(a_run(None), tmp_path / "file" / "run", table=pasture)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
-
-
-def test_one_fold_with_labels_is_scored_on_its_own_images(pasture: Table, tiny: Backbone) -> None:
-    values = torch.rand(N, 2, 2, 4, generator=torch.Generator().manual_seed(0))
-    cells = CellTargets(values, torch.ones(N, 2, 4), ("a", "b"), ids=pasture.ids)
-    source = MemoryTokens.extract(tiny, pasture.images, pasture.ids)
-    config = a_run(None, optim={"epochs": 1}, folds={"only": 1}, head={"type": "fpn", "fpn_dim": 8})
-    result = cross_validate(config, pasture, source, cells)
-    assert result.cells is not None
-    is_predicted = result.cells.isfinite().all(dim=(1, 2, 3))
-    assert torch.equal(is_predicted.nonzero()[:, 0], torch.as_tensor(result.rows))
-    assert len(result.rows) == N // 2
-    assert set(cells.scores(result.cells, result.rows)) == {"a", "b"}
-
-
-@pytest.mark.parametrize(("logger", "package"), [("tensorboard", "tensorboard"), ("wandb", "wandb")])
-def test_loggers_that_are_not_installed_are_refused(
-    meadow: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, logger: str, package: str
-) -> None:
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard" if logger == "tensorboard" else "wandb", None)
-    monkeypatch.setattr(MemoryTokens, "extract", one_image_only(MemoryTokens.extract))
-    config = a_run(meadow, ["crop"], logging={logger: True if logger == "tensorboard" else "project"})
-    with pytest.raises(ImportError, match=re.escape(f"pip install {package}")):
-        train(config, tmp_path)

@@ -16,7 +16,6 @@ from dinoneck.training import (
     knn_probe,
     r2,
     ridge_out_of_fold,
-    ridge_probe,
     weighted_r2,
 )
 from dinoneck.training.probes import knn_out_of_fold
@@ -58,28 +57,15 @@ def test_weighted_r2_is_the_competitions_formula() -> None:
     assert weighted_r2(true, true, w) == 1.0
 
 
-def test_weighted_r2_does_not_fall_into_the_known_traps() -> None:
-    """Predicting each target's own mean is not zero: there is one global mean (0.242 on the real table)."""
-    true = np.array([[1.0, 100.0], [3.0, 120.0]])
-    own_means = np.array([[2.0, 110.0], [2.0, 110.0]])
-    assert weighted_r2(own_means, true, [0.5, 0.5]) == pytest.approx(1 - 202 / ((true - true.mean()) ** 2).sum())
-
-
 @pytest.mark.parametrize(
     ("pred", "true", "weights"),
     [
         ([[np.nan]], [[1.0]], [1.0]),
         ([[1.0]], [[np.nan]], [1.0]),
-        ([[1.0, 2.0]], [[1.0]], [1.0]),
-        ([[1.0], [2.0]], [[1.0], [2.0]], [1.0, 1.0]),
         ([[1.0], [2.0]], [[1.0], [2.0]], [-1.0]),
-        ([[1.0], [2.0]], [[1.0], [2.0]], [0.0]),
         ([[1.0], [2.0]], [[2.0], [2.0]], [1.0]),
-        ([], [], []),
         ({"a": [1.0]}, {"b": [1.0]}, {"a": 1.0}),
-        ({"a": [1.0, 2.0]}, {"a": [1.0, 3.0]}, [1.0]),
         ({"a": [1.0, 2.0], "b": [1.0]}, {"a": [1.0, 3.0], "b": [2.0]}, {"a": 1.0, "b": 1.0}),
-        ({"a": [1.0]}, [[1.0]], [1.0]),
     ],
 )
 def test_scores_of_what_does_not_fit_are_refused(pred: object, true: object, weights: object) -> None:
@@ -94,25 +80,6 @@ def test_r2() -> None:
         r2([1, 2], [3, 3])
 
 
-def test_schedule_follows_its_formula() -> None:
-    optimizer = torch.optim.SGD([torch.zeros(1)], lr=2.0)
-    schedule = cosine_with_warmup(optimizer, 100, warmup=0.1)
-    seen = []
-    for _ in range(100):
-        seen.append(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        schedule.step()
-    for step, lr in enumerate(seen):
-        if step < 10:
-            assert lr == pytest.approx(2.0 * (step + 1) / 10)
-        else:
-            assert lr == pytest.approx(1.0 + math.cos(math.pi * (step - 10) / 90))
-    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.0, abs=1e-12)
-    for wrong in ((0, 0.1), (10, 1.0), (10, -0.1)):
-        with pytest.raises(ConfigError):
-            cosine_with_warmup(optimizer, *wrong)
-
-
 def test_ridge_is_the_closed_form() -> None:
     random = np.random.RandomState(0)
     x, y = random.randn(40, 6), random.randn(40, 2)
@@ -122,19 +89,6 @@ def test_ridge_is_the_closed_form() -> None:
     z, offset = (x - mean) / std, y[train].mean(0)
     w = np.linalg.solve(z[train].T @ z[train] + 7.0 * np.eye(6), z[train].T @ (y[train] - offset))
     assert np.allclose(got, z[valid] @ w + offset, atol=1e-9)
-
-
-def test_ridge_finds_what_is_linear_and_chooses_by_group() -> None:
-    random = np.random.RandomState(0)
-    x = random.randn(120, 10)
-    y = np.stack([x @ random.randn(10), random.randn(120)], axis=1)
-    groups = np.repeat(np.arange(12), 10)
-    folds = group_folds(groups, 4, 0)
-    got = ridge_out_of_fold(x, y, folds, groups=groups)
-    assert r2(got[:, 0], y[:, 0]) > 0.99
-    assert r2(got[:, 1], y[:, 1]) < 0.1
-    with pytest.raises(DataError, match="finite"):
-        ridge_out_of_fold(x[:-1], y, folds)
 
 
 def test_one_training_group_alone_chooses_by_rows() -> None:
@@ -161,19 +115,6 @@ def test_knn_is_the_mean_of_the_nearest_by_cosine() -> None:
         assert np.allclose(got[row], y[nearest].mean(axis=0))
     assert np.isnan(got[train]).all()
     assert not np.allclose(got[valid], knn_out_of_fold(x, y, [(train, valid)], k=5)[valid])
-
-
-def test_knn_chooses_k_by_inner_folds_and_target() -> None:
-    random = np.random.RandomState(0)
-    kind = np.repeat(np.arange(20), 6)
-    x = random.randn(20, 8)[kind] + 0.01 * random.randn(120, 8)
-    y = np.stack([kind + 0.01 * random.randn(120), random.randn(120)], axis=1)
-    folds = [(np.arange(0, 120, 2), np.arange(1, 120, 2))]
-    got = knn_out_of_fold(x, y, folds, k=[1, 60])[1::2]
-    assert np.abs(got[:, 0] - kind[1::2]).max() < 0.1, "one neighbour"
-    assert np.allclose(got[:, 1], y[::2, 1].mean()), "all neighbours"
-    few = knn_out_of_fold(x, y, folds, k=1000)[1::2]
-    assert np.allclose(few[:, 0], y[::2, 0].mean()), "more than there are means all"
 
 
 def test_knn_probe_pools_like_the_ridge_probe() -> None:
@@ -243,14 +184,6 @@ def test_sources_give_what_was_asked_in_order() -> None:
         source.batch(["p1"], [3])
     with pytest.raises(DataError, match=r"2 ids \(1 different\)"):
         MemoryTokens(["a", "a"], source.tokens[:2])
-
-
-def test_ridge_probe_pools_patches_only() -> None:
-    source = source_of(8)
-    y = source.tokens.patches[0].float().mean(dim=(1, 2))[:, None].double().numpy()
-    folds = [(np.arange(6), np.arange(6, 8))]
-    got = ridge_probe(source, y, folds, target_ids=source.ids, alphas=[1e-6])
-    assert np.allclose(got[6:], y[6:], rtol=1e-3)
 
 
 def test_extraction(tiny: Backbone) -> None:
