@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Any
 
 import huggingface_hub
@@ -64,13 +63,6 @@ def test_an_alias_builds_the_same_model_also_on_the_command_line(source: str) ->
     assert small["weights_sha256"] == loaded("facebook/dinov3-vits16-pretrain-lvd1689m")["weights_sha256"]
 
 
-def test_a_folder_is_not_taken_for_an_alias(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "dinov3_vits16").mkdir()
-    with pytest.raises(BackboneError, match=r"dinov3_vits16 holds no config\.json"):
-        load_backbone("dinov3_vits16", source="transformers")
-
-
 @pytest.fixture
 def weights() -> bytes:
     return save({"cls_token": torch.zeros(1, 1, 384)})
@@ -125,13 +117,6 @@ def test_a_gated_copy_names_the_one_of_timm(hub: Hub) -> None:
     text = refusal("facebook/dinov3-vits16-pretrain-lvd1689m", "transformers")
     assert "is gated" in text
     assert f"timm's copy of the same weights, {SMALL!r}" in text
-
-
-def test_public_weights_are_downloaded_without_a_login(hub: Hub, weights: bytes) -> None:
-    hub.repo(f"timm/{SMALL}", {"model.safetensors": weights})
-    with pytest.raises(BackboneError, match="missing from the file"):  # downloaded and read: it holds one tensor only
-        load_backbone(SMALL)
-    assert all(authorization is None for _, _, authorization in hub.requests)
 
 
 def test_a_missing_transformers_is_named_before_the_hub_is_asked(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:

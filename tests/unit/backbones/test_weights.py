@@ -119,13 +119,6 @@ def test_gated_dinov2_names() -> None:
     }
 
 
-def test_timms_own_files_load(tmp_path: Path) -> None:
-    for name in ("vit_small_patch16_dinov3", "vit_small_patch14_reg4_dinov2"):
-        source = load_backbone(name, pretrained=False, seed=2)
-        save_file(source.adapter.model.state_dict(), tmp_path / "t.safetensors")
-        same_features(source, load_backbone(name, checkpoint=tmp_path / "t.safetensors"))
-
-
 @pytest.fixture(scope="module")
 def small_state() -> State:
     return official_dinov3(load_backbone("vit_small_patch16_dinov3_qkvb", pretrained=False))

@@ -78,13 +78,6 @@ def test_the_five_outputs_add_up_in_their_order() -> None:
     assert torch.autograd.gradcheck(composition, (total.requires_grad_(), logits.requires_grad_()))
 
 
-def test_half_precision_is_composed_in_float32() -> None:
-    composed = FIVE(torch.full((1, 1), 60000.0).half(), torch.tensor([[9.0, 0.0, 9.0]]).half())
-    assert composed.dtype == torch.float32
-    assert composed.isfinite().all()
-    assert composed[0, 4].item() == pytest.approx(60000, rel=1e-3)
-
-
 def test_any_parts_and_sums_and_their_forms() -> None:
     as_dict = Composition(parts=["a", "b"], sums={"both": ["b", "a"], "second": ("b",)})  # type: ignore[arg-type, dict-item]
     as_pairs = Composition(parts=("a", "b"), sums=(("both", ("b", "a")), ("second", ("b",))))
@@ -253,3 +246,10 @@ def test_parts_that_match_a_total_keep_their_shares() -> None:
 def test_a_target_of_its_own_has_one_column_per_output() -> None:
     with pytest.raises(ShapeError, match=r"target of 'five' is \(4, 3\); expected \(4, 5\)"):
         run(CompositionLoss(FIVE), five=torch.zeros(4, 3))
+
+
+def test_half_precision_is_composed_in_float32() -> None:
+    composed = FIVE(torch.full((1, 1), 60000.0).half(), torch.tensor([[9.0, 0.0, 9.0]]).half())
+    assert composed.dtype == torch.float32
+    assert composed.isfinite().all()
+    assert composed[0, 4].item() == pytest.approx(60000, rel=1e-3)
