@@ -178,6 +178,9 @@ def test_one_file_restores_head_and_lora_bit_for_bit(source: str, tmp_path: Path
     checkpoint.check_backbone(fresh, probe=True)
     assert torch.equal(checkpoint.build()(fresh(IMAGES))["x"], expected)
     checkpoint.apply_adapter(fresh)  # a second time changes nothing
+    assert fresh.frozen
+    checkpoint.apply_adapter(fresh, trainable=True)
+    assert fresh.trainable_blocks
     learning = MAKERS[source]()
     checkpoint.apply_adapter(learning, trainable=True)
     assert learning.trainable_blocks
