@@ -48,16 +48,6 @@ def test_every_name_gives_tokens_of_the_right_shape(name: str) -> None:
     assert record["weights_sha256"] is None
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-def test_one_real_forward_per_family(name: str) -> None:
-    backbone = load_backbone(name, pretrained=False, layers=2)
-    patch = backbone.adapter.patch_size[0]
-    tokens = backbone(torch.randn(1, 3, 2 * patch, 3 * patch))
-    assert tokens.grid == (2, 3)
-    assert all(x.isfinite().all() for x in tokens.sequence)
-    assert (tokens.sequence[0] - tokens.sequence[1]).abs().mean() > 0.01
-
-
 def test_names_with_a_tag() -> None:
     backbone = load_backbone("vit_small_patch16_dinov3.lvd1689m", pretrained=False)
     assert backbone.name == "vit_small_patch16_dinov3.lvd1689m"
@@ -72,8 +62,6 @@ def test_names_with_a_tag() -> None:
         ("vit_smal_patch16_dinov3", r"Did you mean 'vit_small_patch16_dinov3'\?"),
         ("convnext_tiny.dinov3_lvd1689m", "is a ConvNeXt.*DINOv3 ViTs: "),
         ("vit_base_patch16_224", "wrap_backbone"),
-        ("resnet50", "unknown"),
-        ("", "unknown"),
     ],
 )
 def test_other_names_are_refused(name: str, message: str) -> None:
@@ -86,10 +74,6 @@ def test_arguments_that_contradict(tmp_path: Path) -> None:
         load_backbone("vit_small_patch16_dinov3", seed=3)
     with pytest.raises(ConfigError, match="seed=3"):
         load_backbone("dinoneck_tiny", checkpoint=tmp_path / "x.pth", seed=3)
-    with pytest.raises(BackboneError, match="source is 'jax'"):
-        load_backbone("dinoneck_tiny", source="jax")
-    with pytest.raises(ConfigError, match="pos_embed"):
-        load_backbone("dinoneck_tiny", pos_embed="other")  # type: ignore[arg-type]
 
 
 def test_an_unreachable_hub_gives_one_error_with_the_ways_out(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import copy
 import pickle
-from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 import timm
 import torch
-from PIL import Image
 
-from dinoneck import Backbone, FeatureStore, ShapeError, Tokens, collate, load_backbone, wrap_backbone
+from dinoneck import Backbone, ShapeError, Tokens, collate, load_backbone, wrap_backbone
 from dinoneck.backbones import weight_hashes
-from dinoneck.store import MemoryStore
-from dinoneck.training import LiveTokens, MemoryTokens
 
 IMAGES = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
@@ -58,13 +54,6 @@ def test_it_is_taken_again_when_weights_change() -> None:
         assert backbone(IMAGES).source == backbone.record()["weights_sha256"][:16]
     assert len(seen) == 4
     assert None not in seen
-
-
-def test_frozen_weights_are_hashed_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    backbone = load_backbone("dinoneck_tiny")
-    monkeypatch.setattr(weight_hashes, "digest", lambda model: pytest.fail("hashed again"))
-    first = backbone.record()
-    assert (backbone(IMAGES).source, backbone.record()) == (backbone.to("cpu")(IMAGES).source, first)
 
 
 def test_weights_of_inference_mode_have_a_fingerprint_that_follows_every_write() -> None:
@@ -115,17 +104,6 @@ def test_tokens_keep_it_through_every_change() -> None:
             join([named, plain, other])
 
 
-def test_sources_carry_it(tmp_path: Path) -> None:
-    backbone = load_backbone("dinoneck_tiny")
-    Image.new("RGB", (32, 32), "green").save(tmp_path / "a.png")
-    store = FeatureStore.create(tmp_path / "store", backbone=backbone, image_size=32)
-    store.extract(tmp_path / "a.png")
-    memory = MemoryTokens.extract(backbone, IMAGES, ["a", "b"])
-    for tokens in (store["a"], MemoryStore(store).batch(["a"]), memory.batch(["b"])):
-        assert tokens.source == backbone.fingerprint
-    assert LiveTokens(backbone.unfreeze_last(1), IMAGES).batch(["0"]).source is None
-
-
 def test_compiled_and_exported_modules_take_any_source() -> None:
     backbone = load_backbone("dinoneck_tiny")
     tokens = torch.compile(backbone, backend="eager", fullgraph=True)(IMAGES)
@@ -158,3 +136,10 @@ def test_it_tells_recipes_of_positions_apart_where_there_are_several() -> None:
         assert weight_hashes.fingerprint_from_record(backbone.record()) == backbone.fingerprint == official.fingerprint
     one, other = (made("vit_small_patch14_reg4_dinov2", one) for one in ("native", "official"))
     assert one.fingerprint == other.fingerprint
+
+
+def test_frozen_weights_are_hashed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = load_backbone("dinoneck_tiny")
+    monkeypatch.setattr(weight_hashes, "digest", lambda model: pytest.fail("hashed again"))
+    first = backbone.record()
+    assert (backbone(IMAGES).source, backbone.record()) == (backbone.to("cpu")(IMAGES).source, first)

@@ -119,13 +119,6 @@ def test_gated_dinov2_names() -> None:
     }
 
 
-def test_timms_own_files_load(tmp_path: Path) -> None:
-    for name in ("vit_small_patch16_dinov3", "vit_small_patch14_reg4_dinov2"):
-        source = load_backbone(name, pretrained=False, seed=2)
-        save_file(source.adapter.model.state_dict(), tmp_path / "t.safetensors")
-        same_features(source, load_backbone(name, checkpoint=tmp_path / "t.safetensors"))
-
-
 @pytest.fixture(scope="module")
 def small_state() -> State:
     return official_dinov3(load_backbone("vit_small_patch16_dinov3_qkvb", pretrained=False))
@@ -142,11 +135,8 @@ def change(key: str, value: torch.Tensor | None) -> Callable[[State], State]:
         (change("extra.weight", torch.zeros(1)), "without a place in the model: extra.weight"),
         (change("norm.weight", torch.ones(3)), r"norm.weight is \(3,\), expected \(384,\)"),
         (change("norm.weight", torch.full((384,), torch.nan)), "not finite"),
-        (change("norm.weight", torch.ones(384, dtype=torch.int64)), "int64"),
         (lambda s: {f"module.{k}": v for k, v in s.items()}, "carry the prefix 'module.'"),
-        (lambda s: {f"backbone.{k}": v for k, v in s.items()}, "carry the prefix 'backbone.'"),
         (lambda s: {"embeddings.cls_token": torch.zeros(1)}, "names of the transformers library"),
-        (change("rope_embed.periods", torch.ones(3)), "no place for it"),
     ],
 )
 def test_files_that_do_not_fit_are_refused_by_key(

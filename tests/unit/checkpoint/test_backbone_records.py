@@ -26,7 +26,7 @@ from dinoneck import (
     save_head,
 )
 from dinoneck.checkpoint.file import head_files
-from dinoneck.checkpoint.schema import check_backbone_record, check_header
+from dinoneck.checkpoint.schema import check_backbone_record
 from dinoneck.cli.main import main
 from dinoneck.errors import BackboneError
 
@@ -45,17 +45,10 @@ def head() -> PatchMeanHead:
     ("key", "value", "expected"),
     [
         ("layers", None, "layers is null; expected a value"),
-        ("layers", [], "layers is .* of length >= 1"),
         ("layers", [6], "layers.*block indices below the depth 6"),
-        ("norm", None, "norm is null; expected a value"),
         ("patch_size", [0, 16], r"patch_size\[0\] is 0: expected `int` >= 1"),
-        ("embed_dim", 0, "embed_dim is 0: expected `int` >= 1"),
         ("mean", [1.48, 0.4, 0.4], "mean.*1.48: expected `float` <= 1"),
-        ("mean", [-0.49, 0.4, 0.4], "mean.*-0.49: expected `float` >= 0"),
-        ("std", [1e308] * 3, "std.*expected `float` <= 1"),
         ("std", [0.2, 0.0, 0.2], "std.*expected `float` > 0"),
-        ("probe", [], "probe is .* of length >= 1"),
-        ("probe", [1e308] * 8, "probe.*expected `float` <= 10000"),
         ("probe", [0.1] * 7, "probe has 7 numbers; expected 8 for each of 1 layers"),
     ],
 )
@@ -87,15 +80,6 @@ def test_own_entries_of_a_record_may_hold_any_text(tmp_path: Path) -> None:
     weights["base"]["repo"] = "a\nb"  # type: ignore[index]
     with pytest.raises(CheckpointError, match="backbone.weights.base.repo is .* expected printable text"):
         HeadCheckpoint.from_module(PatchMeanMLP(4), backbone=record)
-
-
-def test_normalisation_of_the_inputs_is_plausible_too() -> None:
-    meta = HeadCheckpoint.from_module(head(), preprocess=load_backbone("dinoneck_tiny").preprocess).meta
-    for key, value in (("mean", [1.48, 0.4, 0.4]), ("std", [1e308] * 3)):
-        odd = copy.deepcopy(meta)
-        odd["inputs"][key] = value
-        with pytest.raises(CheckpointError, match=rf"inputs\.{key}.*Save the head again"):
-            check_header(odd, "h")
 
 
 def test_records_of_converted_features_may_leave_layers_open(tmp_path: Path) -> None:
@@ -152,12 +136,7 @@ def test_a_loaded_head_keeps_what_it_was_trained_on(tmp_path: Path) -> None:
     save_head(tmp_path / "h", head(), backbone=backbone)
     loaded = load_head(tmp_path / "h")
     other = load_backbone("dinoneck_tiny", layers=[2], norm=False)(torch.rand(1, 3, 64, 64))
-    for kept in (
-        loaded,
-        copy.deepcopy(loaded),
-        loaded.to(torch.float64).float(),
-        HeadCheckpoint.load(tmp_path / "h").build(),
-    ):
+    for kept in (loaded, copy.deepcopy(loaded), HeadCheckpoint.load(tmp_path / "h").build()):
         with pytest.raises(
             BackboneError, match=r"normed.*trained on True, got False; layers: trained on \(5,\), got \(2,\)"
         ):
@@ -172,14 +151,7 @@ def test_an_empty_path_is_not_the_current_folder(
     monkeypatch.chdir(tmp_path)
     save_head("h.safetensors", head(), backbone=load_backbone("dinoneck_tiny"))
     before = Path("h.safetensors").read_bytes()
-    verbs = [[verb, ""] for verb in ("verify", "inspect", "migrate", "card")]
-    verbs += [
-        ["diff", "h.safetensors", ""],
-        ["store", "verify", ""],
-        ["push", "", "me/x"],
-        ["extract", "", "--out", "s"],
-        ["predict", "h.safetensors", "--heads", "", "--out", "o.csv"],
-    ]
+    verbs = [["verify", ""], ["diff", "h.safetensors", ""], ["push", "", "me/x"], ["extract", "", "--out", "s"]]
     for verb in verbs:
         assert main(verb) == 2
         assert "an argument is empty" in capsys.readouterr().err

@@ -14,7 +14,6 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard, ModelCardData
 from huggingface_hub.repocard_data import model_index_to_eval_results
-from tests.process_group import told_by
 
 from dinoneck import (
     Backbone,
@@ -168,22 +167,6 @@ def test_lora_weights_and_changed_backbones_are_told(meta: dict[str, Any]) -> No
     assert "<https://huggingface.co/facebook/dinov3-vits16>" in section(eupe, "Licence")
 
 
-def test_metrics_become_a_model_index(meta: dict[str, Any]) -> None:
-    data = {"name": "crop cover", "revision": "v2"}
-    training = {"data": data, "seed": 3, "metrics": {"r2": 0.5, "mae": {"mean": 1.5, "sd": 0.25}, "nan": float("nan")}}
-    index = front(model_card(on(meta, training=training), "me/pasture"))["model-index"]
-    (result,) = index[0]["results"]
-    assert index[0]["name"] == "me/pasture"
-    assert result["metrics"] == [
-        {"type": "mae", "value": 1.5, "name": "mae (mean, sd 0.25)"},
-        {"type": "r2", "value": 0.5, "name": "r2"},
-    ]
-    assert result["dataset"] == {"name": "crop cover", "type": "other", "revision": "v2"}
-    assert "model-index" not in front(model_card(on(meta, training={"seed": 3})))
-    read = ModelCard(model_card(on(meta, training=training), "me/pasture"))
-    assert [result.metric_value for result in read.data.eval_results or ()] == [1.5, 0.5]
-
-
 def test_the_hub_reads_the_index_as_it_is_meant(meta: dict[str, Any]) -> None:
     """Through the hub client's own reader and check of a model-index, there and back."""
     training = {"data": {"name": "me/pasture", "revision": "v2"}, "folds": 2, "metrics": {"r2": 0.5, "mae": 2}}
@@ -306,14 +289,6 @@ def test_no_string_of_a_header_writes_into_the_page(meta: dict[str, Any], evil: 
     assert json.loads(config_json(source))["digest"] == evil
 
 
-def test_the_config_is_derived_from_the_header(meta: dict[str, Any]) -> None:
-    told = json.loads(config_json(on(meta)))
-    assert told["library_name"] == "dinoneck"
-    assert told["head_type"] == "patch_mean"
-    assert told["config"] == meta["config"]
-    assert told["digest"] == meta["digest"]
-
-
 def test_names_of_repositories_and_figures_are_checked(meta: dict[str, Any]) -> None:
     page = model_card(on(meta), "me/x", figures=["figures/gate_map.png"])
     assert page.count("![gate map](figures/gate_map.png)") == 1
@@ -333,16 +308,3 @@ def test_every_registered_module_has_a_page(tmp_path: Path) -> None:
     assert "None: this is a neck or a building block." in page
     assert "Not recorded." in section(page, "Backbone")
     assert "Predictor" not in page
-
-
-def test_the_page_needs_no_torch(tmp_path: Path, meta: dict[str, Any]) -> None:
-    import sys
-
-    save_head(tmp_path / "h.safetensors", PatchMeanHead(64, [Task("a")]))
-    code = (
-        "import sys; from dinoneck.cli.main import main; "
-        f"code = main(['card', {str(tmp_path / 'h.safetensors')!r}, '--out', {str(tmp_path / 'README.md')!r}]); "
-        "raise SystemExit(code or 'torch' in sys.modules)"
-    )
-    assert "wrote" in told_by([sys.executable, "-c", code], 60)
-    assert (tmp_path / "README.md").read_text() == model_card(tmp_path / "h.safetensors")

@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from dinoneck import CheckpointError, Tokens, load_head, save_head
 from dinoneck.checkpoint import cls_gating_tasks, import_cls_gating
@@ -93,12 +93,6 @@ def test_every_weight_is_taken_as_it_is_and_copied() -> None:
     ("change", "step", "match"),
     [
         (lambda s: s.pop("aux_head.bias"), "tensors", "lacks aux_head.bias "),
-        (lambda s: s.update({"extra.weight": torch.ones(1)}), "tensors", "holds extra.weight, which this head has no"),
-        (
-            lambda s: s.update({"main_head.weight": torch.ones(4, HIDDEN)}),
-            "tensors",
-            r"main_head.weight is torch.float32 \(4,",
-        ),
         (
             lambda s: s.update({"gate_mlp.0.weight": torch.ones(5, WIDTH)}),
             "tensors",
@@ -106,9 +100,7 @@ def test_every_weight_is_taken_as_it_is_and_copied() -> None:
         ),
         (lambda s: s.update({"gate_mlp.0.weight": torch.ones(5)}), "tensors", r"expected \(outputs, inputs\)"),
         (lambda s: s["main_head.bias"].fill_(torch.nan), "finite", "main_head.bias holds values that are not finite"),
-        (lambda s: s.update({"aux_head.bias": torch.ones(2).half()}), "tensors", "expected one floating-point dtype"),
         (lambda s: s.update({"aux_head.bias": torch.ones(2).long()}), "tensors", "aux_head.bias is torch.int64"),
-        (lambda s: s.update({"aux_head.bias": 3.0}), "schema", "holds aux_head.bias; expected tensors"),
     ],
 )
 def test_weights_that_do_not_fit_are_refused(change: Any, step: str, match: str) -> None:
@@ -117,17 +109,6 @@ def test_weights_that_do_not_fit_are_refused(change: Any, step: str, match: str)
     with pytest.raises(CheckpointError, match=match) as caught:
         import_cls_gating(state)
     assert caught.value.step == step
-
-
-def test_files_that_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="there is no weights file"):
-        import_cls_gating(tmp_path / "none.pt")
-    torch.save(nn.Linear(2, 2), tmp_path / "module.pt")
-    with pytest.raises(CheckpointError, match="cannot be read as weights"):
-        import_cls_gating(tmp_path / "module.pt")
-    (tmp_path / "cut.safetensors").write_bytes(b"\x00" * 7)
-    with pytest.raises(CheckpointError, match="cannot be read as weights"):
-        import_cls_gating(tmp_path / "cut.safetensors")
 
 
 def test_the_tasks_are_the_sources() -> None:

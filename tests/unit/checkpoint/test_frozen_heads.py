@@ -27,7 +27,6 @@ from dinoneck.checkpoint import file as files
 from dinoneck.checkpoint import migrate, read_header
 from dinoneck.checkpoint.read import read_file
 from dinoneck.checkpoint.schema import SCHEMA
-from dinoneck.checkpoint.tensors import chunks_of, listing_of
 from dinoneck.configured import Configured, fields_of
 
 ROOT = Path(__file__).resolve().parents[2] / "fixtures"
@@ -157,16 +156,13 @@ def rewritten(file: Path, change: Any) -> bytes:
     ("change", "step", "message"),
     [
         (lambda meta: None, None, ""),
-        (lambda meta: meta.update(versions={}), "schema", "unknown field `versions`"),
-        (lambda meta: meta.update(schema=2), "schema", "missing required field"),
         (lambda meta: meta.pop("extra"), "schema", "missing required field `extra`"),
         (lambda meta: meta.update(head_type="patch_maen"), "registry", "Did you mean 'patch_mean'?"),
         (lambda meta: meta["config"].update(embed_dim=9), "tensors", "needs (4, 9)"),
-        (lambda meta: meta["config"].update(colour=9), "config", "no argument 'colour'"),
         (lambda meta: meta.update(tasks=[]), "config", "tasks listed"),
         (lambda meta: meta["tensors"].pop(), "tensors", "cut short or something was appended"),
     ],
-    ids=range(9),
+    ids=range(6),
 )
 def test_forged_files_of_schema_1(change: Any, step: str | None, message: str, tmp_path: Path) -> None:
     (tmp_path / "h").write_bytes(rewritten(FIRST / "patch_mean.safetensors", change))
@@ -297,9 +293,3 @@ def test_arguments_change_with_a_version_only() -> None:
         assert sorted(known) == frozen[name][str(migrate.version_of(cls))], name
         steps = vars(cls).get("checkpoint_migrations", {})
         assert set(steps) == set(range(1, migrate.version_of(cls))), name
-
-
-def test_the_forger_of_this_file_writes_what_the_library_writes() -> None:
-    header, state = read_file(FIRST / "fpn.safetensors")
-    assert header.meta["tensors"] == listing_of(state)
-    assert files.digest(header.meta, chunks_of(header.meta, state)) == header.meta["digest"]

@@ -4,23 +4,17 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import re
-import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub
 import pytest
 import torch
-import yaml
 from PIL import Image
 from tests.fixtures.ensembles import write_ensemble
 from tests.hub_server import READER, WRITER, Hub
-from tests.process_group import told_by
 
-from dinoneck import Backbone, CheckpointError, HeadCheckpoint, PatchMeanHead, Task, save_head
+from dinoneck import Backbone, CheckpointError, HeadCheckpoint, PatchMeanHead, Task
 from dinoneck.checkpoint import model_card, pull_from_hub, push_to_hub
 from dinoneck.checkpoint.card import config_json
 
@@ -152,29 +146,6 @@ def test_pushes_at_once_do_not_mix(writer: Hub, checkpoint: HeadCheckpoint) -> N
     assert set(repo.commits[repo.branches["main"]]) == {".gitattributes", "README.md"}
 
 
-def test_two_real_pushes_at_once_give_one_head_and_one_error(writer: Hub) -> None:
-    heads = [HeadCheckpoint.from_module(PatchMeanHead(64, [Task("a")])) for _ in range(4)]
-    writer.repo("me/one")
-
-    def push(checkpoint: HeadCheckpoint) -> str:
-        try:
-            return checkpoint.push_to_hub("me/one").commit
-        except CheckpointError as error:
-            assert "meanwhile" in str(error), error
-            return ""
-
-    with ThreadPoolExecutor(4) as pool:
-        commits = list(pool.map(push, heads))
-    repo = writer.repos["me/one"]
-    assert any(commits)
-    for commit, checkpoint in zip(commits, heads, strict=True):
-        if commit:
-            held = repo.commits[commit]
-            assert held["README.md"].decode() == model_card(checkpoint, "me/one")
-            assert held["config.json"].decode() == config_json(checkpoint)
-            assert checkpoint.meta["digest"] in held["head.safetensors"].decode("latin1")
-
-
 def test_who_may_not_write_is_told(
     hub: Hub, checkpoint: HeadCheckpoint, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -217,36 +188,6 @@ def test_offline_pushes_nothing(writer: Hub, checkpoint: HeadCheckpoint, monkeyp
     assert writer.requests == []
 
 
-@pytest.mark.slow
-def test_the_command_line_pushes_and_pulls_in_processes_of_their_own(
-    hub: Hub, checkpoint: HeadCheckpoint, tmp_path: Path
-) -> None:
-    """Here the client gets the address as users give it: by the environment."""
-    checkpoint.save(tmp_path / "h.safetensors")
-    env = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1", "HF_TOKEN": WRITER,
-           "HF_HOME": str(tmp_path / "home")}  # fmt: skip
-    dinoneck = [sys.executable, "-m", "dinoneck", "--verbose"]
-    told = told_by([*dinoneck, "push", tmp_path / "h.safetensors", "me/one", "--private", "--message", "x"], 120, env)
-    commit = re.search(r"^commit   ([0-9a-f]{40})$", told, re.MULTILINE)
-    assert commit is not None
-    assert hub.repos["me/one"].branches["main"] == commit.group(1)
-    assert hub.repos["me/one"].private
-    told += told_by([*dinoneck, "pull", "me/one", "--out", tmp_path / "back.safetensors"], 120, env)
-    assert f"'main' is commit {commit.group(1)}" in told
-    assert (tmp_path / "back.safetensors").read_bytes() == (tmp_path / "h.safetensors").read_bytes()
-    assert WRITER not in told
-
-
-def test_the_page_on_the_hub_is_one_it_takes(writer: Hub, tmp_path: Path) -> None:
-    """The hub reads the front matter of every README.md in a commit and refuses what is no YAML."""
-    save_head(tmp_path / "h.safetensors", PatchMeanHead(64, [Task("a")]))
-    push_to_hub(tmp_path / "h.safetensors", "me/one")
-    assert any(path == "/api/validate-yaml" for _, path, _ in writer.requests)
-    page = writer.repos["me/one"].commits[writer.repos["me/one"].branches["main"]]["README.md"].decode()
-    assert yaml.safe_load(page.split("---\n")[1])["library_name"] == "dinoneck"
-    assert "figures/" not in page
-
-
 def test_an_older_ensemble_of_several_files_is_replaced_whole(writer: Hub, checkpoint: HeadCheckpoint) -> None:
     heads = {f"heads/a-fold{fold}.safetensors": b"x" for fold in range(3)}
     repo = writer.repo("me/many", {"ensemble.json": b"{}", **heads, "notes.txt": b"mine"})
@@ -263,18 +204,6 @@ def ensemble(tiny: Backbone, tmp_path: Path) -> Path:
     """The folder of version 0.1."""
     folds = [HeadCheckpoint.from_module(PatchMeanHead(64, [Task("a", unit="g")]), backbone=tiny) for _ in range(3)]
     return write_ensemble(tmp_path / "folder", folds, "a")
-
-
-def test_an_ensemble_of_0_1_goes_there_as_one_file(writer: Hub, ensemble: Path, tmp_path: Path) -> None:
-    pushed = push_to_hub(ensemble, "me/many")
-    held = writer.repos["me/many"].commits[pushed.commit]
-    assert set(held) == {".gitattributes", "head.safetensors", "config.json", "README.md"}
-    assert HeadCheckpoint.load("me/many", revision="main").meta == HeadCheckpoint.load(ensemble).meta
-    assert pull_from_hub("me/many", tmp_path / "back") == pushed.commit
-    assert (tmp_path / "back").read_bytes() == held["head.safetensors"]
-    page = held["README.md"].decode()
-    assert page.count("| `a` | `regression` |") == 1
-    assert yaml.safe_load(page.split("---\n")[1])["tags"] == ["dinoneck", "ensemble", "task-regression"]
 
 
 def test_a_repository_of_0_1_is_pulled_and_replaced(writer: Hub, ensemble: Path, tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from dinoneck import (
     Backbone,
-    CheckpointError,
     HeadCheckpoint,
     HeadEnsemble,
     Predictor,
@@ -22,7 +21,6 @@ from dinoneck import (
     Tokens,
 )
 from dinoneck.checkpoint import read_header
-from dinoneck.cli.main import main
 
 
 def heads(count: int = 2) -> list[PyramidHead]:
@@ -93,32 +91,6 @@ def test_a_neck_inside_a_member_of_an_ensemble(files: dict[str, Any], tmp_path: 
     found = HeadCheckpoint.load(tmp_path / "ensemble")
     assert found.meta["versions"] == {"ensemble": 1, "pyramid": 1, "simple_pyramid": 2}
     torch.testing.assert_close(answer(found.build(), files["photo"]), files["both"])
-
-
-@pytest.mark.usefixtures("version_2")
-def test_a_folder_whose_list_names_the_digests_of_the_old_files(
-    files: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    found = HeadCheckpoint.load(tmp_path / "folder")
-    torch.testing.assert_close(answer(found.build(), files["photo"]), files["both"])
-    assert main(["verify", str(tmp_path / "folder")]) == 0
-    found.save(tmp_path / "new")
-    torch.testing.assert_close(answer(HeadCheckpoint.load(tmp_path / "new").build(), files["photo"]), files["both"])
-    capsys.readouterr()
-    assert main(["migrate", str(tmp_path / "folder" / "heads"), "--out", str(tmp_path)]) == 0
-    assert capsys.readouterr().out.count("migrated") == 2
-    assert torch.equal(
-        answer(HeadCheckpoint.load(tmp_path / "a-fold0.safetensors").build(), files["photo"]), files["head"]
-    )
-
-
-def test_an_older_dinoneck_says_what_it_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(SimplePyramid, "checkpoint_version", 2, raising=False)
-    HeadCheckpoint.from_module(HeadEnsemble.from_heads(heads())).save(tmp_path / "new")
-    monkeypatch.setattr(SimplePyramid, "checkpoint_version", 1)
-    with pytest.raises(CheckpointError, match="'simple_pyramid' in version 2; the one here is version 1") as caught:
-        HeadCheckpoint.load(tmp_path / "new")
-    assert caught.value.step == "registry"
 
 
 def test_an_argument_of_a_neck_is_renamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: Backbone) -> None:

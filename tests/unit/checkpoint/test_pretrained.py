@@ -17,11 +17,9 @@ from dinoneck import (
     CheckpointError,
     FPNHead,
     HeadCheckpoint,
-    LayerGrouper,
     PatchMeanHead,
     PyramidHead,
     RegistryError,
-    SimplePyramid,
     Task,
     Tokens,
     ViTFPN,
@@ -59,10 +57,7 @@ def same(one: nn.Module, other: nn.Module) -> bool:
 
 MODULES: list[Any] = [
     PatchMeanHead(64, TASKS, hidden_dim=4),
-    FPNHead(64, TASKS, num_layers=1, fpn_dim=4),
     ViTFPN(64, 2, fpn_dim=4),
-    SimplePyramid(64, 4),
-    LayerGrouper(64, 2, 4, 2),
     GatedFusion(4, 4, 4),
 ]
 

@@ -66,11 +66,6 @@ def test_an_ensemble_cannot_differ_from_its_configuration(name: str, value: obje
         setattr(an_ensemble(), name, value)
 
 
-@pytest.mark.parametrize("options", [{}, {"reduce": "median"}, {"weights": [1, 3]}])
-def test_an_ensemble_is_saved(options: dict[str, Any]) -> None:
-    assert HeadCheckpoint.from_module(an_ensemble(**options)).head_type == "ensemble"
-
-
 class Remembering(torch.nn.Linear):
     def get_extra_state(self) -> torch.Tensor:
         return torch.ones(1)
@@ -136,17 +131,3 @@ def test_weights_taken_out_of_a_checkpoint(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
     del one.meta["digest"]
     assert "patch_mean" in repr(one)
-
-
-def test_lora_that_is_there_learns_if_asked() -> None:
-    pytest.importorskip("peft")
-    backbone = load_backbone("dinoneck_tiny")
-    backbone.add_lora(2)
-    one = HeadCheckpoint.from_module(PatchMeanHead(64, [Task("a")], hidden_dim=2), backbone=backbone)
-    backbone.freeze()
-    one.apply_adapter(backbone)
-    assert backbone.frozen
-    one.apply_adapter(backbone, trainable=True)
-    learning = [name for name, value in backbone.named_parameters() if value.requires_grad]
-    assert learning
-    assert all("lora_" in name for name in learning)

@@ -174,16 +174,6 @@ def test_a_head_whose_outputs_are_not_numbers_is_not_written(value: float, tiny:
     assert not list(tmp_path.iterdir())
 
 
-def test_a_file_of_a_head_says_nothing_of_the_machine(tiny: Backbone, tmp_path: Path) -> None:
-    pytest.importorskip("onnxscript")
-    checkpoint = saved(PatchMeanHead(64, TASKS), tiny)
-    export_head(checkpoint, tmp_path / "h.pt2", format="pt2", grid=(2, 3))
-    export_head(checkpoint, tmp_path / "h.onnx", grid=(2, 3))
-    for file in tmp_path.iterdir():
-        content = file.read_bytes()
-        assert not [text for text in (b"patch_mean.py", b"site-packages") if text in content], file
-
-
 def test_what_cannot_be_exported(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="PatchMeanMLP has no tasks to predict"):
         export_head(HeadCheckpoint.from_module(PatchMeanMLP(4, 2)), tmp_path / "h.pt2", format="pt2")

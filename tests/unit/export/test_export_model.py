@@ -257,12 +257,6 @@ def test_convolutions_of_a_file_are_stored_row_major(one_block: Backbone, tmp_pa
     assert all(weight.is_contiguous() for weight in weights)
 
 
-def test_a_head_in_half_precision_has_the_tolerance_of_half_precision(one_block: Backbone, tmp_path: Path) -> None:
-    head = awake(PatchMeanHead(64, [MASS], 8)).half()
-    done = export_model(head, tmp_path / "m.pt2", format="pt2", backbone=one_block, size=(32, 32))
-    assert done.parity is not None and done.parity.tolerance == 2e-2
-
-
 def test_failures_of_the_exporter_and_the_runtime_are_told(
     head_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

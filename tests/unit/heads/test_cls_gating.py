@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import timm
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -116,15 +115,6 @@ def test_a_query_gate_finds_the_patch_that_looks_like_the_cls_token() -> None:
     assert weights.argmax(dim=1).tolist() == [3, 6] and torch.allclose(pooled, torch.eye(8)[[3, 6]])
 
 
-def test_a_query_gate_follows_its_patches_and_a_gate_over_places_does_not() -> None:
-    cls_token, patches, order = torch.randn(2, 16), torch.randn(2, 12, 16), torch.randperm(12)
-    query, places = CLSGating(16, mode="query"), CLSGating(16, 12)
-    pooled, weights = query(cls_token, patches)
-    moved, moved_weights = query(cls_token, patches[:, order])
-    assert torch.allclose(moved_weights, weights[:, order], atol=1e-6) and torch.allclose(moved, pooled, atol=1e-5)
-    assert torch.equal(places(cls_token, patches)[1], places(cls_token, patches[:, order])[1])
-
-
 def test_resized_is_mlp_at_its_own_grid_and_a_bilinear_map_elsewhere() -> None:
     mlp, resized = head_of("mlp", 12), head_of("resized", (3, 4), seed=1)
     resized.load_state_dict(mlp.state_dict())
@@ -161,28 +151,6 @@ def test_absorbing_a_scale_changes_nothing_but_the_input(mode: str) -> None:
     assert torch.allclose(head.gate(tokens_of(x, 3, 4)), gate, atol=1e-9)
 
 
-def test_dropout_works_in_training_only() -> None:
-    tokens = tokens_of(torch.randn(2, 17, 16), 3, 4)
-    for dropout, differs in ((0.5, True), (0.0, False)):
-        head = head_of("query", dropout=dropout)
-        quiet = head(tokens)["mass"]
-        assert torch.equal(quiet, head(tokens)["mass"])
-        assert torch.equal(head.train()(tokens)["mass"], quiet) is not differs
-
-
-@pytest.mark.parametrize("reduce", ["mean", "median"])
-def test_an_ensemble_equals_the_loop(reduce: Any) -> None:
-    heads = [head_of("query", seed=1), head_of("mlp", 12, seed=2), head_of("resized", (2, 3), seed=3)]
-    heads += [head_of("query", seed=4), head_of("mlp", 12, seed=5)]
-    tokens = tokens_of(torch.randn(4, 17, 16), 3, 4)
-    answers = [head.predict(tokens) for head in heads]
-    said = HeadEnsemble.from_heads(heads, reduce=reduce).predict(tokens)
-    for name, values in said.items():
-        stacked = torch.stack([row[name] for row in answers])
-        expected = stacked.mean(dim=0) if reduce == "mean" else stacked.quantile(0.5, dim=0)
-        assert torch.allclose(values, expected, atol=1e-6)
-
-
 def test_the_gates_of_several_heads_also_inside_ensembles() -> None:
     tokens = tokens_of(torch.randn(2, 17, 16), 3, 4)
     one, two, other = head_of("query", seed=1), head_of("mlp", 12, seed=2), PatchMeanHead(16, TASKS[:1])
@@ -191,37 +159,13 @@ def test_the_gates_of_several_heads_also_inside_ensembles() -> None:
     assert not found[0].requires_grad and gates_of([other], tokens) == []
 
 
-def test_the_source_case_in_shapes_only() -> None:
-    """ViT-H+/16 of DINOv3 at 960 x 960: 1 + 4 + 3600 tokens of 1280 channels, without a single weight."""
-    with torch.device("meta"):
-        model = timm.create_model("vit_huge_plus_patch16_dinov3.lvd1689m", num_classes=0, global_pool="")
-        sequence = model.forward_features(torch.zeros(1, 3, 960, 960))
-        head = CLSGatingHead(1280, TASKS, num_patches=3600)
-    assert sequence.shape == (1, 3605, 1280)
-    tokens = Tokens.from_sequence(sequence, image_size=(960, 960), patch_size=16, num_prefix_tokens=5)
-    assert tokens.cls_token[0].shape == (1, 1280) and tokens.patches[0].shape == (1, 3600, 1280)
-    assert tokens.registers[0].shape == sequence[:, 1:5].shape and tuple(tokens.grid) == (60, 60)
-    assert [tuple(p.shape) for p in head.gating.parameters()] == [(320, 1280), (320,), (3600, 320), (3600,)]
-    assert tuple(head.trunk.weight.shape) == (512, 2560) and head.dropout.p == 0.1
-    assert head.gate(tokens).shape == (1, 60, 60)
-    assert {name: tuple(x.shape) for name, x in head(tokens).items()} == {
-        "mass": (1, 1),
-        "parts": (1, 3),
-        "state": (1, 4),
-    }
-
-
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [
         ({}, "num_patches is None; mode 'mlp' needs one number"),
         ({"num_patches": (3, 4)}, r"\(3, 4\); mode 'mlp' needs one number"),
         ({"num_patches": 12, "mode": "resized"}, r"12; mode 'resized' needs \(rows, cols\)"),
-        ({"mode": "resized"}, "None; mode 'resized'"),
-        ({"num_patches": 0}, "num_patches is 0"),
-        ({"num_patches": (0, 4), "mode": "resized"}, "num_patches is 0"),
         ({"mode": "quary"}, "Did you mean 'query'"),
-        ({"mode": "query", "reduction": 0}, "reduction is 0"),
         ({"mode": "query", "reduction": 17}, "leaves none"),
     ],
 )
@@ -295,3 +239,12 @@ def test_the_predictor_gives_the_gate_in_the_orientation_of_the_photo() -> None:
     assert torch.allclose(torch.from_numpy(flipped["gate"]), torch.stack(gates).mean(0).detach(), atol=1e-6)
     assert "gate" not in Predictor(heads, backbone)(photo)[0]
     assert "gate" not in Predictor(PatchMeanHead(64, [Task("total")]), backbone)(photo, maps=True)[0]
+
+
+def test_dropout_works_in_training_only() -> None:
+    tokens = tokens_of(torch.randn(2, 17, 16), 3, 4)
+    for dropout, differs in ((0.5, True), (0.0, False)):
+        head = head_of("query", dropout=dropout)
+        quiet = head(tokens)["mass"]
+        assert torch.equal(quiet, head(tokens)["mass"])
+        assert torch.equal(head.train()(tokens)["mass"], quiet) is not differs

@@ -94,19 +94,6 @@ def test_ensembles_of_ensembles() -> None:
     assert torch.allclose(nested.predict(tokens)["a"], expected, atol=1e-6)
 
 
-def test_config_rebuilds_the_members() -> None:
-    heads = heads_25(8)
-    ensemble = HeadEnsemble.from_heads(heads, weights=[1.0] * 25)
-    again = HeadEnsemble.from_config(ensemble.config)
-    again.load_state_dict(ensemble.state_dict())
-    tokens = tokens_of(width=8)
-    for name, value in ensemble(tokens).items():
-        assert torch.equal(again(tokens)[name], value)
-    assert ensemble.heads[0] is heads[0]
-    again.reset_parameters()
-    assert not torch.equal(again(tokens)["GDM_g"], ensemble(tokens)["GDM_g"])
-
-
 def test_members_are_given_as_modules() -> None:
     heads = [PatchMeanHead(8, [Task("a")]).eval() for _ in range(3)]
     ensemble = HeadEnsemble(heads)
@@ -125,13 +112,9 @@ MEMBER = {"type": "patch_mean", "config": {"embed_dim": 8, "tasks": [{"$": "Task
         ({"members": []}, "no members"),
         ({"members": [{"type": "patch_mean"}]}, "expected a registered Head, or its {'type'"),
         ({"members": [MEMBER | {"type": "patch_maen"}]}, r"Did you mean 'patch_mean'\?"),
-        ({"members": [{"type": "patch_mean_mlp", "config": {"embed_dim": 8}}]}, "expected a registered Head"),
-        ({"members": [{"type": "patch_mean", "config": {"embed_dim": 8}}]}, "lacks tasks"),
         ({"members": [MEMBER], "weights": [1.0, 2.0]}, "2 weights for 1 members"),
-        ({"members": [MEMBER], "weights": [-1.0]}, "0 or more"),
         ({"members": [MEMBER], "weights": [0.0]}, "0 or more"),
         ({"members": [MEMBER], "weights": [1.0], "reduce": "median"}, "no meaning"),
-        ({"members": [MEMBER], "reduce": "max"}, "reduce"),
         ({"members": [MEMBER, {**MEMBER, "config": {**MEMBER["config"], "embed_dim": 9}}]}, r"\[8, 9\] channels"),
     ],
 )
@@ -158,12 +141,6 @@ def test_classes_leave_forward_as_logarithms_whose_softmax_is_the_mean() -> None
         assert torch.allclose(
             ensemble.tasks[0].predict(ensemble(tokens)["c"]), ensemble.predict(tokens)["c"], atol=1e-6
         )
-
-
-def test_an_ensemble_leaves_its_members_modes_alone() -> None:
-    one, other = PatchMeanHead(8, [Task("a")]).eval(), PatchMeanHead(8, [Task("a")]).train()
-    HeadEnsemble.from_heads([one, other])
-    assert (one.training, other.training) == (False, True)
 
 
 @pytest.mark.parametrize("kinds", [(PatchMeanHead,) * 3, (CLSGatingHead,) * 3, (PatchMeanHead, CLSGatingHead)])

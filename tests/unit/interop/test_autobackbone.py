@@ -106,20 +106,6 @@ def test_outputs_follow_the_configuration() -> None:
     assert model(images, output_hidden_states=False, return_dict=True).hidden_states is None
 
 
-def test_gradients_reach_hidden_states_of_a_trained_backbone() -> None:
-    model = DinoneckBackbone(config_of(frozen=False))
-    output = model(torch.randn(1, 3, 64, 64), output_hidden_states=True)
-    output.hidden_states[0].retain_grad()
-    output.feature_maps[-1].sum().backward()
-    assert output.hidden_states[0].grad.abs().sum() > 0
-
-
-def test_blocks_that_do_not_run_have_no_hidden_state() -> None:
-    model = DinoneckBackbone(config_of(layers=(2,))).eval()
-    assert len(model(torch.randn(1, 3, 64, 64), output_hidden_states=True).hidden_states) == 4
-    assert model(torch.randn(1, 3, 64, 64)).hidden_states is None  # nothing is recorded afterwards
-
-
 @pytest.mark.parametrize("source", ["timm", "transformers"])
 def test_the_input_embeddings_are_the_patch_projection(source: Any) -> None:
     layer = DinoneckBackbone(config_of(backbone_source=source)).get_input_embeddings()
@@ -129,12 +115,7 @@ def test_the_input_embeddings_are_the_patch_projection(source: Any) -> None:
 
 @pytest.mark.parametrize(
     ("name", "size"),
-    [
-        ("vit_base_patch14_dinov2.lvd142m", (768, 12)),
-        ("dinov3_vitl16", (1024, 24)),
-        ("facebook/dinov2-with-registers-giant", (1536, 40)),
-        ("mine", (None, None)),
-    ],
+    [("dinov3_vitl16", (1024, 24)), ("facebook/dinov2-with-registers-giant", (1536, 40)), ("mine", (None, None))],
 )
 def test_a_configuration_knows_the_size_of_published_models(name: str, size: tuple[int | None, int | None]) -> None:
     config = DinoneckBackboneConfig(name, None, "simple_pyramid")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,8 +21,6 @@ from dinoneck import (
     SpatialTuningAdapter,
     ViTFPN,
     load_backbone,
-    load_head,
-    save_head,
 )
 from dinoneck.interop import (
     DinoneckBackbone,
@@ -125,21 +121,6 @@ def test_a_saved_detector_is_the_same_bit_for_bit(kind: str, tmp_path: Path) -> 
         assert torch.equal(one, other), name
 
 
-def test_a_loaded_backbone_is_frozen_as_before_and_knows_its_weights(tmp_path: Path) -> None:
-    model = detector("d_fine")
-    model.save_pretrained(tmp_path)
-    one = find_encoder(model).backbone
-    other = find_encoder(transformers.DFineForObjectDetection.from_pretrained(tmp_path)).backbone
-    assert one.frozen
-    assert other.frozen
-    assert other.record()["weights_sha256"] == one.record()["weights_sha256"]
-    assert other.record()["weights"] == {"kind": "file"}
-    model = detector("d_fine", config_of(frozen=False))
-    model.save_pretrained(tmp_path)
-    other = find_encoder(transformers.DFineForObjectDetection.from_pretrained(tmp_path)).backbone
-    assert other.trainable_blocks == tuple(range(6))
-
-
 def test_published_weights_are_not_fetched_for_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Built by name they are wanted; loaded, the file has them."""
     config = config_of(backbone="vit_small_patch16_dinov3", layers=(0,), neck="simple_pyramid", seed=None)
@@ -162,7 +143,7 @@ def test_published_weights_are_not_fetched_for_a_file(tmp_path: Path, monkeypatc
         DinoneckBackbone(again.config)
 
 
-@pytest.mark.parametrize("missing", ["encoder.neck.", "encoder.backbone.adapter.model.blocks.0.", "nothing"])
+@pytest.mark.parametrize("missing", ["encoder.neck.", "encoder.backbone.adapter.model.blocks.0."])
 def test_what_a_file_lacks_is_as_new(missing: str, tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
@@ -286,13 +267,9 @@ def test_chosen_levels_and_plain_tuples_come_out() -> None:
         ({"neck": "spatial_tuning_adaptor"}, "Did you mean 'spatial_tuning_adapter'"),
         ({"neck": "dense"}, "DenseHead; expected a subclass of Neck"),
         ({"neck_config": {"chanels": 3}}, "chanels"),
-        ({"neck_config": {"out_channels": 0}}, "out_channels is 0"),
-        ({"neck_config": [1]}, "expected a dict"),
         ({"neck_config": {"out_channels": torch.ones(1)}}, "plain values"),
         ({"out_indices": [3]}, "level0, level1, level2"),
         ({"out_features": ["stage1"]}, "level0, level1, level2"),
-        ({"out_indices": 1}, "out_indices=1; expected"),
-        ({"out_indices": ["0"]}, "level0, level1, level2"),
         ({"layers": "1,3,5"}, "layers is '1,3,5'; expected None"),
     ],
 )
@@ -305,9 +282,6 @@ def test_configurations_that_cannot_work_are_refused(changed: dict[str, Any], me
     ("changed", "message"),
     [
         ({"neck_config": {"embed_dim": 96}}, r"embed_dim=64 \(it has 96\)"),
-        ({"neck_config": {"patch_size": 14}}, r"patch_size=16 \(it has 14\)"),
-        ({"neck_config": {"num_layers": 2}}, r"num_layers=3 \(it has 2"),
-        ({"layers": (1, 9)}, "block indices"),
         ({"backbone": "vit_smal_patch16_dinov3"}, "vit_small_patch16_dinov3"),
         ({"features_at": 2.0}, "features_at is 2.0"),
         ({"pretrained": True, "backbone": "vit_small_patch16_dinov3"}, "seed=7"),
@@ -316,15 +290,6 @@ def test_configurations_that_cannot_work_are_refused(changed: dict[str, Any], me
 def test_models_that_cannot_be_built_are_refused_with_the_reason(changed: dict[str, Any], message: str) -> None:
     with pytest.raises((ConfigError, BackboneError), match=message):
         DinoneckBackbone(config_of(**changed))
-
-
-def test_the_trained_neck_leaves_the_detector(tmp_path: Path) -> None:
-    model = moved(detector("d_fine")).eval()
-    encoder, images = find_encoder(model), torch.randn(1, 3, 64, 96)
-    save_head(tmp_path / "neck.safetensors", encoder.neck, backbone=encoder.backbone)
-    again = PyramidEncoder(encoder.backbone, load_head(tmp_path / "neck.safetensors"))  # type: ignore[arg-type]
-    for one, other in zip(encoder(images).maps, again(images).maps, strict=True):
-        assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize("kind", DETECTORS)
@@ -366,30 +331,16 @@ def test_what_cannot_be_attached_is_refused() -> None:
         attach_to_detr(detector("d_fine"), PyramidEncoder(backbone, gap))
 
 
-@pytest.mark.slow
-def test_transformers_is_imported_for_its_own_names_only_and_its_extra_is_named() -> None:
-    script = (
-        "import sys\n"
-        "from dinoneck.interop import EncoderByName, TorchvisionBackbone, find_encoder\n"
-        "print('transformers' in sys.modules)\n"
-        "sys.modules['transformers'] = None\n"
-        "try:\n    from dinoneck.interop import DinoneckBackboneConfig\n"
-        "except ImportError as error:\n    print(error)"
-    )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    imported, message = done.stdout.splitlines()
-    assert imported == "False"
-    assert "dinoneck[hf]" in message
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("source", ["timm", "transformers"])
-@pytest.mark.parametrize("name", ["vit_small_patch16_dinov3", "vit_small_patch14_reg4_dinov2"])
-def test_real_architectures_of_both_libraries_are_exact(source: str, name: str, tmp_path: Path) -> None:
-    patch = 14 if "14" in name else 16
-    config = config_of(backbone=name, backbone_source=source, layers=(5, 8, 11))
-    model = moved(detector("d_fine", config))
-    model.save_pretrained(tmp_path)  # type: ignore[operator]
-    again = transformers.DFineForObjectDetection.from_pretrained(tmp_path)
-    assert same(model, again, (6 * patch, 8 * patch))
-    assert find_encoder(again).backbone.weights == {"kind": "file"}
+def test_a_loaded_backbone_is_frozen_as_before_and_knows_its_weights(tmp_path: Path) -> None:
+    model = detector("d_fine")
+    model.save_pretrained(tmp_path)
+    one = find_encoder(model).backbone
+    other = find_encoder(transformers.DFineForObjectDetection.from_pretrained(tmp_path)).backbone
+    assert one.frozen
+    assert other.frozen
+    assert other.record()["weights_sha256"] == one.record()["weights_sha256"]
+    assert other.record()["weights"] == {"kind": "file"}
+    model = detector("d_fine", config_of(frozen=False))
+    model.save_pretrained(tmp_path)
+    other = find_encoder(transformers.DFineForObjectDetection.from_pretrained(tmp_path)).backbone
+    assert other.trainable_blocks == tuple(range(6))

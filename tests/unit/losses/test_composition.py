@@ -78,13 +78,6 @@ def test_the_five_outputs_add_up_in_their_order() -> None:
     assert torch.autograd.gradcheck(composition, (total.requires_grad_(), logits.requires_grad_()))
 
 
-def test_half_precision_is_composed_in_float32() -> None:
-    composed = FIVE(torch.full((1, 1), 60000.0).half(), torch.tensor([[9.0, 0.0, 9.0]]).half())
-    assert composed.dtype == torch.float32
-    assert composed.isfinite().all()
-    assert composed[0, 4].item() == pytest.approx(60000, rel=1e-3)
-
-
 def test_any_parts_and_sums_and_their_forms() -> None:
     as_dict = Composition(parts=["a", "b"], sums={"both": ["b", "a"], "second": ("b",)})  # type: ignore[arg-type, dict-item]
     as_pairs = Composition(parts=("a", "b"), sums=(("both", ("b", "a")), ("second", ("b",))))
@@ -105,15 +98,10 @@ def test_any_parts_and_sums_and_their_forms() -> None:
     [
         ({"parts": ()}, "empty"),
         ({"parts": ("a", "a"), "sums": ()}, "repeated"),
-        ({"parts": ("a", ""), "sums": ()}, "empty"),
         ({"parts": ("a", "b:1"), "sums": ()}, "holds .:."),
-        ({"parts": ("a", "b"), "sums": {"a": ("b",)}}, "repeated"),
-        ({"parts": ("a", "b"), "sums": (("s", ("a",)), ("s", ("b",)))}, "repeated"),
         ({"sums": {"GDM": ("clovr", "green")}}, r"'clovr'.*Did you mean 'clover'"),
         ({"sums": {"GDM": ()}}, "one or more parts"),
         ({"sums": {"GDM": ("green", "green")}}, "each once"),
-        ({"parts": "clover"}, r"Composition\(parts=\)"),
-        ({"sums": {"GDM": 3}}, r"Composition\(sums=\)"),
     ],
 )
 def test_impossible_compositions(wrong: dict[str, Any], message: str) -> None:
@@ -205,18 +193,13 @@ def test_masked_nan_is_nothing_to_a_composition(kind: Any) -> None:
     ("wrong", "message"),
     [
         ({"weights": (1.0, 2.0)}, "2 weights for the 5 outputs"),
-        ({"scale": (1.0,)}, "1 scale for the 5 outputs"),
         ({"weights": (1.0, 1.0, 1.0, 1.0, -1.0)}, "0 or more"),
         ({"scale": (1.0, 1.0, 1.0, 1.0, 0.0)}, "above 0"),
-        ({"weights": (1.0, 1.0, 1.0, 1.0, math.nan)}, r"CompositionLoss\(weights=\)"),
-        ({"loss": "l1"}, r"CompositionLoss\(loss=\)"),
         ({"beta": 0.0}, "beta is 0"),
-        ({"composition": "default"}, r"CompositionLoss\(composition=\)"),
         ({"composition": Composition(PARTS, SUMS)}, "name the output and its two tasks"),  # type: ignore[arg-type]
         ({"composition": replace(FIVE, total="totl")}, r"needs task 'totl'; there are total, ratio.*mean 'total'"),
         ({"composition": replace(FIVE, total="ratio")}, "regression or density with dim 1; it is 'ratio' with dim 3"),
         ({"composition": replace(FIVE, ratio="total")}, "kind ratio with dim 3; it is 'regression' with dim 1"),
-        ({"composition": replace(FIVE, parts=("a", "b"), sums=())}, "with dim 2"),
         ({"composition": replace(FIVE, name="total")}, "several parts named 'total'"),
     ],
 )
@@ -253,3 +236,10 @@ def test_parts_that_match_a_total_keep_their_shares() -> None:
 def test_a_target_of_its_own_has_one_column_per_output() -> None:
     with pytest.raises(ShapeError, match=r"target of 'five' is \(4, 3\); expected \(4, 5\)"):
         run(CompositionLoss(FIVE), five=torch.zeros(4, 3))
+
+
+def test_half_precision_is_composed_in_float32() -> None:
+    composed = FIVE(torch.full((1, 1), 60000.0).half(), torch.tensor([[9.0, 0.0, 9.0]]).half())
+    assert composed.dtype == torch.float32
+    assert composed.isfinite().all()
+    assert composed[0, 4].item() == pytest.approx(60000, rel=1e-3)

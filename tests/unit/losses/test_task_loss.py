@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import warnings
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -123,7 +122,7 @@ def test_learned_weights_weigh_the_raw_losses() -> None:
     assert [name for name, _ in loss.named_parameters()] == ["weighting.log_variance"]
 
 
-@pytest.mark.parametrize("name", [*NAMES, "mass of no weight", "ignored"])
+@pytest.mark.parametrize("name", ["total", "ndvi", "cover", "five", "mass of no weight", "ignored"])
 def test_a_part_in_which_nothing_counts_leaves_its_weight_alone(name: str) -> None:
     outputs, targets, masks = a_batch()
     if name == "mass of no weight":
@@ -144,30 +143,6 @@ def test_a_part_in_which_nothing_counts_leaves_its_weight_alone(name: str) -> No
     assert torch.allclose(total, 0.5 * sum(part for own, part in parts.items() if own not in left_out))  # type: ignore[arg-type]
 
 
-def test_soft_labels_count_by_their_mask() -> None:
-    tasks = [Task("state", dim=4, kind="classification"), Task("cover", dim=3, kind="segmentation")]
-    outputs, targets, _ = a_batch()
-    targets |= {"state": outputs["state"].softmax(1), "cover": outputs["cover"].softmax(1)}
-    masks = {"state": torch.ones(4), "cover": torch.zeros(4, 2, 3)}
-    weighting = UncertaintyWeighting(["state", "cover"])
-    TaskLoss(tasks, weighting=weighting)(outputs, targets, masks)[0].backward()
-    assert (weighting.log_variance.grad != 0).tolist() == [True, False]  # type: ignore[union-attr]
-
-
-@pytest.mark.parametrize("weighted", [False, True])
-def test_a_batch_in_which_nothing_counts_teaches_nothing(weighted: bool) -> None:
-    outputs, targets, _ = a_batch()
-    outputs = {name: torch.full_like(x, torch.nan).requires_grad_() for name, x in outputs.items()}
-    targets = {name: torch.full_like(x, torch.nan) if x.is_floating_point() else x for name, x in targets.items()}
-    weighting = UncertaintyWeighting(NAMES) if weighted else None
-    total, parts = TaskLoss(TASKS, [FIVE], weighting)(outputs, targets, nothing_counts())
-    assert total.item() == 0
-    assert all(part.item() == 0 for part in parts.values())
-    total.backward()
-    assert all((x.grad == 0).all() for name, x in outputs.items() if name != "mass.map")
-    assert weighting is None or (weighting.log_variance.grad == 0).all()
-
-
 @pytest.mark.parametrize("weighted", [False, True])
 def test_regularisers_come_on_top(weighted: bool) -> None:
     outputs, targets, masks = a_batch()
@@ -182,17 +157,6 @@ def test_regularisers_come_on_top(weighted: bool) -> None:
     assert torch.equal(asleep(outputs, targets, masks)[0], bare)
     with pytest.raises(ShapeError, match=r"lack 'mass.map'.*they hold total, mass"):
         TaskLoss(TASKS, [FIVE], weighting, [HELD])(outputs, targets, masks)
-
-
-def test_the_gradient_of_everything_together() -> None:
-    outputs, targets, masks = a_batch()
-    weighting = UncertaintyWeighting(NAMES).double()
-    loss = TaskLoss(TASKS, [FIVE], weighting, [HELD])
-
-    def total(*values: Tensor) -> Tensor:
-        return loss(dict(zip(outputs, values, strict=True)), targets, masks)[0]  # type: ignore[no-any-return]
-
-    assert torch.autograd.gradcheck(total, tuple(x.requires_grad_() for x in outputs.values()))
 
 
 def test_it_compiles_whole_with_everything() -> None:
@@ -217,22 +181,12 @@ def test_it_compiles_whole_with_everything() -> None:
     ("given", "message"),
     [
         ({"weighting": UncertaintyWeighting(["total"])}, r"built for \['total'\]; the tasks and compositions are"),
-        ({"weighting": UncertaintyWeighting([*NAMES, "more"])}, "the weighting is built for"),
-        ({"weighting": UncertaintyWeighting([task.name for task in TASKS])}, "the weighting is built for"),
         (
             {"regularisers": [DensityRegulariser("mas", 1.0)]},
             "task 'mas'; expected a density task.*Did you mean 'mass'",
         ),
         ({"regularisers": [DensityRegulariser("ndvi", 1.0)]}, r"expected a density task, and there are total \(regr"),
         ({"regularisers": [HELD, HELD]}, "several parts named 'mass.smoothness'"),
-        ({"compositions": [FIVE, FIVE]}, "several parts named 'five'"),
-        (
-            {
-                "compositions": [FIVE, replace(FIVE, composition=replace(BIOMASS, name="mass.sparsity"))],
-                "regularisers": [HELD],
-            },
-            "several parts named",
-        ),
     ],
 )
 def test_what_does_not_fit_the_tasks_is_refused(given: dict[str, Any], message: str) -> None:

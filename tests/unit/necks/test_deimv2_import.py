@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from tests.unit.necks.test_spatial_tuning_adapter import plain
 from torch import Tensor, nn
 
-from dinoneck import CheckpointError, SpatialTuningAdapter, Tokens, load_backbone, split_deimv2, wrap_backbone
+from dinoneck import CheckpointError, SpatialTuningAdapter, Tokens, split_deimv2, wrap_backbone
 
 transformers = pytest.importorskip("transformers")
 from transformers.models.deimv2.modeling_deimv2 import Deimv2DINOv3ConvEncoder  # noqa: E402
@@ -93,8 +93,7 @@ def test_the_adapter_gives_what_transformers_gives(size: tuple[int, int]) -> Non
         assert torch.allclose(a, b, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("layers", [1, 2, 3, 4])
-@pytest.mark.parametrize("grid", [(21, 29), (3, 5)], ids=str)
+@pytest.mark.parametrize(("grid", "layers"), [((21, 29), 1), ((3, 5), 3), ((3, 5), 4)], ids=str)
 def test_where_transformers_fails_the_maps_are_those_of_the_plain_formulation(
     grid: tuple[int, int], layers: int
 ) -> None:
@@ -173,25 +172,6 @@ def test_frozen_norms_count_nothing_and_the_dtype_is_kept() -> None:
     assert all(not v.any() for k, v in ours.state_dict().items() if k.endswith("num_batches_tracked"))
 
 
-@pytest.mark.slow
-def test_the_backbone_file_loads_by_name(tmp_path: Path) -> None:
-    """A detector on a full ViT-S: its backbone's weights are a checkpoint of load_backbone."""
-    vit = {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6, "intermediate_size": 1536}
-    own, config = settings(**vit, image_size=224, key_bias=False)
-    config.backbone_config.out_indices = [6, 9, 12]
-    theirs = Deimv2DINOv3ConvEncoder(config).eval()
-    state, neck = split_deimv2(theirs)
-    safetensors.torch.save_file({key: value.clone() for key, value in state.items()}, tmp_path / "vit.safetensors")
-    backbone = load_backbone(
-        "vit_small_patch16_dinov3", source="transformers", checkpoint=tmp_path / "vit.safetensors", layers=[5, 8, 11]
-    )
-    images = torch.randn(1, 3, 64, 96)
-    with torch.no_grad():
-        for a, b in zip(theirs(images), neck(backbone(images), images).maps, strict=True):
-            assert torch.allclose(a, b, rtol=0, atol=1e-5)
-    assert own["hidden_size"] == neck.embed_dim
-
-
 def changed(**change: Any) -> dict[str, Tensor]:
     return {**encoder().state_dict(), **{key.replace("__", "."): value for key, value in change.items()}}
 
@@ -207,16 +187,9 @@ def changed(**change: Any) -> dict[str, Tensor]:
         (changed(fusion_proj__3__conv__weight=torch.zeros(1)), r"holds fusion_proj\.3\.conv\.weight, which"),
         (changed(fusion_proj__0__conv__weight=torch.zeros(OUT, 2, 1, 1)), r"\(24, 2, 1, 1\).* expected"),
         (changed(fusion_proj__2__conv__weight=torch.zeros(OUT, 9, 1, 1)), r"project\.2\.weight are \(24, 9\)"),
-        (changed(fusion_proj__2__conv__weight=torch.zeros(OUT, 9)), r"project\.2\.weight are \(24, 9\)"),
-        (changed(spatial_tuning_adapter__stem_conv__conv__weight=torch.tensor(1.0)), r"the stem's \(\)"),
         (changed(fusion_proj__0__norm__weight=torch.full((OUT,), torch.nan)), r"norms\.0\.weight are not all finite"),
         (changed(fusion_proj__0__norm__weight=torch.ones(OUT).double()), r"norms\.0\.weight are torch\.float64"),
         (changed(fusion_proj__0__conv__weight=5), r"no tensors, or none with values, for fusion_proj\.0\.conv\.weight"),
-        ({k: v.to("meta") for k, v in changed().items()}, "none with values"),
-        (
-            changed(spatial_tuning_adapter__stem_conv__conv__weight=torch.ones(4, 3, 3, 3, dtype=torch.int64)),
-            "the stem's weights are torch.int64",
-        ),
         (
             {**changed(), **{f"ema.{k}": v for k, v in changed().items()}},
             "holds 2 adapters, under '', 'ema\\.'; pass one",

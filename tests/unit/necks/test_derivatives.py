@@ -9,7 +9,6 @@ import pytest
 import torch
 from tests.contract.cases import WIDTH, tokens_of
 from torch import Tensor, nn
-from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.checkpoint import checkpoint
 
 from dinoneck import LayerGrouper, SimplePyramid, SpatialTuningAdapter, STAPyramid, Tokens, ViTFPN
@@ -107,32 +106,6 @@ def test_a_gradient_can_be_differentiated_again(name: str) -> None:
     assert (given - wanted).abs() < 1e-5 * wanted.abs()
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_many_gradients_are_taken_at_once(name: str) -> None:
-    """As ``torch.autograd.functional.jacobian(vectorize=True)`` does."""
-    module, sequence = built(name), sequence_of(learns=True)
-    outputs = module(read(name, sequence))
-    level = (outputs if isinstance(outputs, list) else outputs.maps)[0]
-    leaves, given = [sequence[-1], *module.parameters()], torch.randn(3, *level.shape, dtype=DOUBLE)
-    found = torch.autograd.grad(level, leaves, given, retain_graph=True, allow_unused=True, is_grads_batched=True)
-    for place, one in enumerate(given):
-        wanted = torch.autograd.grad(level, leaves, one, retain_graph=True, allow_unused=True)
-        for many, x in zip(found, wanted, strict=True):
-            assert x is None or (many[place] - x).abs().max() < 1e-10
-
-
-@pytest.mark.parametrize("name", MODULES)
-def test_operations_can_be_recorded(name: str) -> None:
-    """Frozen tokens, learning weights: a recorder sees operations of torch alone, gradients among them."""
-    module, sequence = built(name), sequence_of()
-
-    def gradient(*xs: Tensor) -> Tensor:
-        return torch.autograd.grad(size(module(read(name, xs))), next(module.parameters()))[0]
-
-    found = make_fx(gradient)(*sequence)(*sequence)
-    assert (found - gradient(*sequence)).abs().max() < 1e-10
-
-
 @pytest.mark.parametrize("reentrant", [False, True])
 @pytest.mark.parametrize("name", MODULES)
 def test_activation_checkpointing_changes_no_gradient(name: str, reentrant: bool) -> None:
@@ -149,20 +122,3 @@ def test_activation_checkpointing_changes_no_gradient(name: str, reentrant: bool
         gradients.append([p.grad for p in module.parameters() if p.grad is not None] + [sequence[-1].grad])
     for a, b in zip(*gradients, strict=True):
         assert torch.equal(a, b)
-
-
-@pytest.mark.parametrize("name", MODULES)
-def test_sizes_can_be_worked_out_on_the_meta_device(name: str) -> None:
-    sequence = [x.float() for x in sequence_of()]
-    outputs, sizes = MODULES[name]()(read(name, sequence)), MODULES[name]().to("meta")
-    found = sizes(read(name, [x.to("meta") for x in sequence]))
-    pairs = zip(*(x if isinstance(x, list) else x.maps for x in (found, outputs)), strict=True)
-    assert all(a.is_meta and a.shape == b.shape for a, b in pairs)
-
-
-@pytest.mark.parametrize("name", MODULES)
-def test_autocast_leaves_float64_alone(name: str) -> None:
-    module, sequence = built(name), sequence_of()
-    wanted = size(module(read(name, sequence)))
-    with torch.autocast("cpu", torch.bfloat16):
-        assert (size(module(read(name, sequence))) - wanted).abs() < 1e-9 * wanted

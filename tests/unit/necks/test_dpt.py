@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import copy
-import json
-
 import pytest
 import torch
 import torch._dynamo.testing
 import torch.nn.functional as F
-from tests.contract.cases import WIDTH, outputs, tokens_of
+from tests.contract.cases import WIDTH, tokens_of
 from torch import Tensor
 
 from dinoneck import ConfigError, DPTNeck, ShapeError, Tokens
 
-ODD_GRIDS = [(1, 1), (1, 7), (15, 31), (30, 60)]
+ODD_GRIDS = [(1, 1), (1, 7), (15, 31)]
 READOUTS = ["ignore", "add", "project"]
 HIDDEN = (4, 6, 8, 10)
 
@@ -83,20 +80,6 @@ def test_it_is_the_formula(readout: str, layers: int, grid: tuple[int, int]) -> 
     tokens = tokens_of(2, *grid, layers=layers, dtype=torch.float64)
     for ours, wanted in zip(neck(tokens).maps, plain(neck, tokens), strict=True):
         assert torch.allclose(ours, wanted, rtol=0, atol=1e-12)
-
-
-@pytest.mark.parametrize("readout", READOUTS)
-def test_gradients_are_the_formulas(readout: str) -> None:
-    neck, tokens = small(readout).double(), tokens_of(2, 3, 4, layers=4, dtype=torch.float64)
-    leaves = [*neck.parameters(), *(x.requires_grad_() for x in tokens.sequence)]
-    seeds = [torch.randn_like(level) for level in neck(tokens).maps]
-
-    def grads(levels: list[Tensor]) -> tuple[Tensor, ...]:
-        total = torch.stack([(a * b).sum() for a, b in zip(levels, seeds, strict=True)]).sum()
-        return torch.autograd.grad(total, leaves)
-
-    pairs = zip(grads(list(neck(tokens).maps)), grads(plain(neck, tokens)), strict=True)
-    assert all(torch.allclose(a, b, rtol=0, atol=1e-11) for a, b in pairs)
 
 
 def published_names(neck: DPTNeck) -> dict[str, Tensor]:
@@ -230,64 +213,13 @@ def test_every_readout_and_every_layer_counts() -> None:
             assert bool(leaf.grad[:, 0].any()) is (readout != "ignore")
 
 
-def test_every_parameter_learns() -> None:
-    neck = small("project")
-    torch.stack([level.square().mean() for level in neck(tokens_of(2, 3, 5, layers=4)).maps]).sum().backward()
-    for name, parameter in neck.named_parameters():
-        assert parameter.grad is not None, name
-        assert parameter.grad.abs().max() > 0, name
-
-
-def test_gradcheck() -> None:
-    neck = small("project", 2).double()
-    tokens = tokens_of(1, 2, 3, registers=0, layers=2, dtype=torch.float64)
-
-    def run(*sequence: Tensor) -> tuple[Tensor, ...]:
-        again = Tokens.from_sequence(sequence, image_size=(32, 48), patch_size=16, num_prefix_tokens=1)
-        return neck(again).maps  # type: ignore[no-any-return]
-
-    leaves = tuple(x.requires_grad_() for x in tokens.sequence)
-    assert torch.autograd.gradcheck(run, leaves, fast_mode=True)
-
-
-@pytest.mark.slow
-@torch.no_grad()
-@pytest.mark.parametrize("readout", ["add", "project"])
-def test_one_graph_for_all_sizes(readout: str) -> None:
-    neck = small(readout, 4 if readout == "project" else 2).eval()
-    torch._dynamo.reset()
-    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
-    compiled = torch.compile(neck, backend=counter, fullgraph=True, dynamic=True)
-    for batch, rows, cols in [(2, 3, 5), (3, 5, 4), (2, 15, 31), (4, 9, 16)]:
-        tokens = tokens_of(batch, rows, cols, layers=neck.num_layers)
-        for a, b in zip(outputs(compiled(tokens)), outputs(neck(tokens)), strict=True):
-            assert torch.allclose(a, b, atol=1e-5)
-    assert counter.frame_count == 1
-
-
-@pytest.mark.slow
-@torch.no_grad()
-def test_export_with_free_batch_and_grid() -> None:
-    neck, tokens = small("project").eval(), tokens_of(3, 6, 5, layers=4)
-    program = torch.export.export(neck, (tokens,), dynamic_shapes=(tokens.dynamic_spec(),)).module()
-    for batch, rows, cols in [(2, 5, 7), (1, 15, 31), (4, 30, 6)]:
-        other = tokens_of(batch, rows, cols, layers=4)
-        for a, b in zip(outputs(program(other)), outputs(neck(other)), strict=True):
-            assert torch.allclose(a, b, atol=1e-5)
-
-
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"embed_dim": 0}, "embed_dim is 0"),
         ({"num_layers": 0}, "num_layers is 0"),
         ({"num_layers": 5}, "at most 4 layers"),
-        ({"out_channels": 0}, "out_channels is 0"),
-        ({"patch_size": 0}, "patch_size is 0"),
         ({"readout": "cat"}, "readout="),
         ({"hidden_sizes": (1, 2, 3)}, "one positive width per layer, 4"),
-        ({"hidden_sizes": (1, 2, 3, 0)}, "one positive width per layer, 4"),
-        ({"hidden_sizes": ()}, "one positive width per layer, 4"),
     ],
 )
 def test_wrong_arguments_are_refused(wrong: dict[str, object], message: str) -> None:
@@ -299,8 +231,6 @@ def test_other_tokens_are_refused() -> None:
     neck, tokens = small("add"), tokens_of(1, 2, 2, layers=4)
     with pytest.raises(ShapeError, match="hold 3 layers"):
         neck(tokens_of(1, 2, 2, layers=3))
-    with pytest.raises(ShapeError, match="25 channels"):
-        neck(Tokens.from_patches([torch.zeros(1, 4, 25)] * 4, grid=(2, 2), patch_size=16))
     with pytest.raises(ShapeError, match="14 px"):
         neck(tokens_of(1, 2, 2, layers=4, patch=14))
     bare = Tokens.from_patches([x.contiguous() for x in tokens.patches], grid=(2, 2), patch_size=16)
@@ -310,41 +240,10 @@ def test_other_tokens_are_refused() -> None:
     assert len(small("ignore")(bare)) == 4
 
 
-@pytest.mark.parametrize("layers", [1, 2, 3, 4])
+@pytest.mark.parametrize("layers", [1, 4])
 def test_the_default_widths_are_the_published_ones(layers: int) -> None:
     neck = DPTNeck(WIDTH, layers, device="meta")
     widths = tuple(module.project.out_features for module in neck.reassemble)  # type: ignore[union-attr]
     assert widths == (96, 192, 384, 768)[-layers:]
     assert neck.config["hidden_sizes"] is None
     assert neck.strides == (4.0, 8.0, 16.0, 32.0)[-layers:]
-
-
-def test_config_attributes_and_copies() -> None:
-    neck = small("project", patch_size=14)
-    assert (neck.embed_dim, neck.num_layers, neck.patch_size, neck.out_channels) == (WIDTH, 4, 14, 8)
-    assert not neck.needs_images
-    again = DPTNeck.from_config(json.loads(json.dumps(neck.config)))
-    assert again.config == neck.config
-    again.load_state_dict(neck.state_dict())
-    tokens = tokens_of(1, 3, 3, layers=4, patch=14)
-    for other in (again, copy.deepcopy(neck)):
-        assert all(torch.equal(a, b) for a, b in zip(other(tokens).maps, neck(tokens).maps, strict=True))
-
-
-def test_half_precision_stays_near() -> None:
-    neck, tokens = small("project"), tokens_of(2, 3, 5, layers=4)
-    exact = neck(tokens).maps
-    with torch.autocast("cpu", torch.bfloat16):
-        mixed = neck(tokens).maps
-    low = copy.deepcopy(neck).bfloat16()(tokens.to(dtype=torch.bfloat16)).maps
-    for found in (mixed, low):
-        assert all((a - b.float()).norm() < 0.02 * a.norm() for a, b in zip(exact, found, strict=True))
-
-
-def test_reset_draws_every_weight_anew() -> None:
-    neck = small("project")
-    with torch.no_grad():
-        for parameter in neck.parameters():
-            parameter.fill_(7.0)
-    neck.reset_parameters()
-    assert not any((parameter == 7.0).any() for parameter in neck.parameters())

@@ -41,25 +41,6 @@ def test_values_and_gradients_are_those_of_the_modules(
         assert (ours - expected).abs().max() < 1e-10
 
 
-def test_it_is_twice_differentiable() -> None:
-    norm, linear = parts()
-    x = torch.randn(2, 3, C, dtype=torch.float64, requires_grad=True)
-
-    def run(given: Tensor, weight: Tensor) -> Any:
-        return torch.func.functional_call(Both(norm, linear), {"linear.weight": weight}, (given,))
-
-    assert torch.autograd.gradgradcheck(run, (x, linear.weight), atol=1e-4)
-
-
-class Both(nn.Module):
-    def __init__(self, norm: nn.LayerNorm, linear: nn.Linear) -> None:
-        super().__init__()
-        self.norm, self.linear = norm, linear
-
-    def forward(self, x: Tensor) -> Tensor:
-        return fused.norm_linear(x, self.norm, self.linear)
-
-
 @pytest.mark.parametrize("fusion", ["mean", "softmax"])
 @pytest.mark.parametrize("learns", [False, True])
 def test_a_grouper_keeps_no_tokens_for_the_backward_pass(fusion: Any, learns: bool) -> None:

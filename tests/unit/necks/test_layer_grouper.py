@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from dinoneck import ConfigError, LayerGrouper, ShapeError
@@ -87,29 +86,7 @@ def test_half_precision_does_not_lose_more_with_every_layer(dtype: torch.dtype) 
     assert (low - exact).norm() / exact.norm() < 1.5 * step
 
 
-def test_autocast_and_weights_loaded_later_are_seen_at_once() -> None:
-    grouper = awake(LayerGrouper(C, 4, D, 2, fusion="softmax")).eval()
-    xs = layers_of(4, torch.float32)
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        low = grouper(xs)
-    for a, b in zip(low, grouper(xs), strict=True):
-        assert (a.float() - b).abs().max() < 0.05 * b.abs().max()
-    with torch.no_grad():
-        before = grouper(xs)
-        grouper.load_state_dict({name: 2 * value for name, value in grouper.state_dict().items()})
-        assert all((a - b).abs().max() > 0.1 for a, b in zip(before, grouper(xs), strict=True))
-
-
-def test_tokens_do_not_see_each_other() -> None:
-    grouper = LayerGrouper(C, 3, D, 2, fusion="pixel", dtype=torch.float64)
-    xs = layers_of(3)
-    order = torch.randperm(N)
-    for whole, shuffled in zip(grouper(xs), grouper([x[:, order] for x in xs]), strict=True):
-        assert torch.allclose(whole[:, order], shuffled, atol=1e-12)
-
-
-@pytest.mark.parametrize("count", range(1, 30))
-@pytest.mark.parametrize("groups", range(1, 6))
+@pytest.mark.parametrize(("count", "groups"), [(1, 1), (12, 3), (7, 3), (29, 5), (3, 5)])
 def test_auto_groups_are_contiguous_even_and_shallow_first(count: int, groups: int) -> None:
     found = auto_groups(count, groups)
     assert len(found) == groups
@@ -139,20 +116,12 @@ def test_explicit_groups_read_what_they_name() -> None:
         ([[0], [1]], "2 groups; expected 3"),
         ([[0], [1], []], "group 2 is empty"),
         ([[0], [1, 1], [2]], "position 1 appears twice"),
-        ([[0], [1], [0]], "position 0 appears twice"),
         ([[0], [1], [4]], "no position 4"),
-        ([[0], [-1], [2]], "no position -1"),
     ],
 )
 def test_groups_that_do_not_fit_are_refused(groups: Any, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         LayerGrouper(C, 4, D, 3, groups)
-
-
-@pytest.mark.parametrize("wrong", [{"num_layers": 0}, {"num_groups": 0}, {"fpn_dim": 0}, {"fusion": "max"}])
-def test_numbers_that_do_not_fit_are_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match=next(iter(wrong))):
-        LayerGrouper(**{"embed_dim": C, "num_layers": 3, "num_groups": 3, **wrong})
 
 
 def test_layers_that_do_not_fit_are_refused() -> None:
@@ -191,16 +160,6 @@ def test_calibrated_norms_give_channels_of_mean_0_and_std_1(separate: bool) -> N
     assert not grouper.calibrate(iter([[x * 3 + 1 for x in xs] for xs in batches])), "set norms are left alone"
     assert all(torch.equal(before[name], value) for name, value in grouper.state_dict().items())
     assert not LayerGrouper(C, 2, D, 2, norm=None).calibrate(iter(batches))
-
-
-def test_compiled_and_folded_agree() -> None:
-    grouper = awake(LayerGrouper(C, 4, D, 2, fusion="softmax", dtype=torch.float64))
-    xs = layers_of(4)
-    compiled = torch.compile(grouper, backend="aot_eager", fullgraph=True, dynamic=True)
-    for a, b in zip(compiled(xs), grouper(xs), strict=True):
-        assert torch.allclose(a, b, atol=1e-12)
-    layer_norm = F.layer_norm(xs[0], (C,), eps=1e-6)
-    assert layer_norm.std() > 0.9  # the inputs are no constants
 
 
 def test_more_layers_than_any_backbone_has_are_refused() -> None:

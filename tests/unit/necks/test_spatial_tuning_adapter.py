@@ -214,8 +214,7 @@ def test_one_layer_feeds_all_levels_and_three_feed_one_each() -> None:
     assert not any(torch.equal(a, b) for a, b in zip(single(tokens, images).maps, other, strict=True))
 
 
-@pytest.mark.parametrize("grid_from", ["features", "image"])
-@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize(("grid_from", "batch"), [("features", 2), ("image", 1)])
 def test_sums_in_place_touch_nothing_of_the_callers(grid_from: Any, batch: int) -> None:
     """Without autograd detail is added into the projected tokens: the same maps, tokens and images as before."""
     neck = build(grid_from=grid_from).double()
@@ -256,27 +255,6 @@ def test_norms_may_be_exchanged() -> None:
         assert torch.allclose(a, c, atol=1e-5)
 
 
-def test_training_moves_the_statistics_and_reset_forgets_them() -> None:
-    neck, (tokens, images) = build().train(), fed()
-    neck(tokens, images)
-    assert neck.detail is not None
-    assert neck.norms[0].num_batches_tracked == 1
-    neck.reset_parameters()
-    assert not neck.norms[0].running_mean.any()  # type: ignore[union-attr]
-    assert not any(v.any() for k, v in neck.state_dict().items() if k.endswith("num_batches_tracked"))
-
-
-def test_bfloat16_and_autocast_stay_near() -> None:
-    neck, (tokens, images) = build(grid_from="image"), fed()
-    exact = neck(tokens, images).maps
-    with torch.autocast("cpu", torch.bfloat16):
-        cast = neck(tokens, images).maps
-    low = copy.deepcopy(neck).bfloat16()(tokens.to(dtype=torch.bfloat16), images.bfloat16()).maps
-    for a, b, c in zip(exact, cast, low, strict=True):
-        assert (a - b.float()).abs().max() < 0.05 * (1 + a.abs().max())
-        assert (a - c.float()).abs().max() < 0.05 * (1 + a.abs().max())
-
-
 def test_an_empty_batch_and_images_that_are_not_needed() -> None:
     tokens, images = fed()
     for options in ({}, {"grid_from": "image"}, {"num_layers": 2}):
@@ -293,11 +271,8 @@ def test_an_empty_batch_and_images_that_are_not_needed() -> None:
     [
         (None, ShapeError, r"needs the images as well as the tokens: neck\(tokens, images\)"),
         (torch.zeros(2, 3, 80, 112, dtype=torch.uint8), DataError, "uint8"),
-        (torch.zeros(2, 3, 80, 112, dtype=torch.float64), ShapeError, "float64"),
         (torch.zeros(2, 4, 80, 112), ShapeError, r"\(2, 4, 80, 112\)"),
-        (torch.zeros(3, 80, 112), ShapeError, r"\(3, 80, 112\)"),
         (torch.zeros(3, 3, 80, 112), ShapeError, "3 images and tokens of 2"),
-        ("photo.jpg", ShapeError, "images are str"),
         (torch.zeros(2, 3, 8, 11), ShapeError, "smaller than a patch of 16 px"),
         (torch.zeros(2, 3, 112, 80), ShapeError, "aspect ratios differ"),
     ],
@@ -364,11 +339,3 @@ def test_cells_read_the_tokens_around_their_centres(rows: int, cols: int, patch:
         tokens = Tokens.from_patches(source.flatten(2).transpose(1, 2), grid=(rows, cols), patch_size=patch)
         total += torch.stack([centroids(m, source, 2.0 ** (i - 1)) for i, m in enumerate(neck(tokens).maps)]) / 6
     assert total.abs().max() < 0.02
-
-
-@pytest.mark.parametrize("norm", ["batch", "group", "layer"])
-def test_norms_are_what_they_are_called(norm: Any) -> None:
-    neck, (tokens, images) = build(norm=norm), fed()
-    kind = {"batch": nn.BatchNorm2d, "group": nn.GroupNorm, "layer": nn.LayerNorm}[norm]
-    assert sum(isinstance(module, kind) for module in neck.modules()) == 7
-    assert all(level.isfinite().all() for level in neck(tokens, images).maps)

@@ -124,13 +124,7 @@ def test_every_option_changes_the_output(option: str) -> None:
     assert len(a) != len(b) or any(x.shape != y.shape or (x - y).abs().max() > 1e-3 for x, y in zip(a, b, strict=True))
 
 
-def test_softmax_fusion_changes_gradients() -> None:
-    neck = neck_of(7, fusion="softmax")
-    neck(tokens_of(1, 3, 4, layers=7, dtype=DOUBLE)).maps[0].square().sum().backward()
-    assert all(w.grad is not None and w.grad.abs().sum() > 0 for w in neck.grouper.fusion_weights.values())
-
-
-@pytest.mark.parametrize("grid", [(8, 12), (30, 60), (4, 4)])
+@pytest.mark.parametrize("grid", [(8, 12), (4, 4)])
 def test_the_top_down_part_equals_torchvision(grid: tuple[int, int]) -> None:
     channels, width = [6, 10, 8], 16
     peer = FeaturePyramidNetwork(channels, width).double()
@@ -192,12 +186,6 @@ def test_the_shortcut_gives_the_pooled_vector_without_the_smoothing(
     assert not set(called) & set(neck.top_down.smooth)
 
 
-def test_pooled_is_the_mean_of_the_levels_otherwise() -> None:
-    tokens = tokens_of(2, 5, 6, layers=3, dtype=DOUBLE)
-    neck = neck_of(3)
-    assert torch.allclose(neck.pooled(tokens), torch.cat([x.mean(dim=(2, 3)) for x in neck(tokens).maps], dim=1))
-
-
 def test_zero_residual_starts_as_the_pooled_token_head() -> None:
     neck = ViTFPN(WIDTH, 3, 16, residual_init="zero").double()
     tokens = tokens_of(2, 8, 12, layers=3, dtype=DOUBLE)
@@ -220,24 +208,12 @@ def test_cls_context_reads_the_last_layers_cls_token() -> None:
         neck(Tokens.from_patches([torch.randn(1, 4, WIDTH, dtype=DOUBLE)] * 2, grid=(2, 2), patch_size=16))
 
 
-def test_one_layer_has_one_projection_and_equal_necks_are_equal() -> None:
-    neck = neck_of(1)
-    assert list(neck.grouper.bottlenecks) == ["0"]
-    assert neck.grouper.groups == ((0,), (0,), (0,))
-    twin = neck_of(1)
-    assert all(torch.equal(a, b) for a, b in zip(neck.parameters(), twin.parameters(), strict=True))
-
-
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
         ({"num_levels": 0}, "num_levels is 0"),
-        ({"num_layers": 0}, "num_layers is 0"),
-        ({"fpn_dim": -1}, "fpn_dim is -1"),
-        ({"layer_groups": [[0], [1]]}, "2 groups; expected 3"),
         ({"layer_groups": [[0], [1], [3]]}, "no position 3"),
         ({"downsample": "max"}, "downsample"),
-        ({"norm": "batch"}, "norm"),
         ({"residual_init": "one"}, "residual_init"),
     ],
 )
@@ -251,17 +227,6 @@ def test_tokens_of_other_layers_are_refused() -> None:
         neck_of(3)(tokens_of(1, 2, 2, layers=2, dtype=DOUBLE))
     with pytest.raises(ShapeError, match="float32"):
         neck_of(3)(tokens_of(1, 2, 2, layers=3))
-
-
-def test_blocks_are_torch_modules_with_plain_state_dicts() -> None:
-    names = set(neck_of(2, use_coords=True, residual_init="zero").state_dict())
-    assert {
-        "grouper.bottlenecks.0.linear.weight",
-        "top_down.smooth.0.conv.weight",
-        "gains.0",
-        "coords.0.weight",
-    } <= names
-    assert isinstance(neck_of(2), nn.Module)
 
 
 @pytest.mark.slow
