@@ -204,6 +204,9 @@ WRONG: list[tuple[str, Change, str]] = [
         entry("images", 1, file_name="9.png"),
         r"1 of the 3 photos of .* are not in .*: '9\.png'; restore",
     ),
+    ("crowd of two", entry("annotations", 1, iscrowd=2), "has the iscrowd 2; expected 0 or 1"),
+    ("images by name", lambda c: c.update(images={"a": 1}), "images is {'a': 1}; expected a list"),
+    ("no categories", lambda c: c.update(categories=[]), "lists no categories"),
 ]
 
 

@@ -299,6 +299,7 @@ def test_wrong_classes_are_named_with_their_file(tmp_path: Path) -> None:
         (np.zeros((0, 4)), r"\(0, 4\)"),
         (np.array([["a"]]), "<U1"),
         (np.full((2, 2), np.inf), "4 values that are infinite"),
+        ([3], "a label is int"),
     ],
 )
 def test_what_is_no_label_is_refused(label: object, message: str) -> None:

@@ -80,6 +80,8 @@ def test_jpeg_pixels_are_those_of_pillow(tmp_path: Path, mode: str, subsampling:
         (torch.zeros(4, 4, 3), r"\(4, 4, 3\)"),
         (3, "int"),
         (Image.new("I", (2, 2)), "32 bit"),
+        (np.zeros((4, 4, 3), np.int32), "int32"),
+        (np.zeros((0, 4, 3), np.uint8), "empty"),
     ],
 )
 def test_what_is_no_photo_is_refused(photo: object, message: str) -> None:

@@ -184,3 +184,12 @@ def test_layers_that_no_head_reads_are_mentioned(caplog: pytest.LogCaptureFixtur
     source = MemoryTokens(("a", "b", "c", "d"), tokens)
     fit(PatchMeanHead(8, [Task("x")]), source, targets={"x": np.arange(4.0)}, target_ids=source.ids, epochs=1)
     assert "reads the last one listed, block 1" in caplog.text
+
+
+def test_class_labels_have_one_per_photo() -> None:
+    source, _ = problem()
+    head = PatchMeanHead(16, [Task("kind", dim=3, kind="classification")])
+    with pytest.raises(DataError, match=r"expected \(48,\)"):
+        fit(head, source, targets={"kind": np.zeros((48, 3), int)}, target_ids=source.ids)
+    with pytest.raises(DataError, match="float64; expected integer class indices"):
+        fit(head, source, targets={"kind": np.full(48, 2.7)}, target_ids=source.ids)

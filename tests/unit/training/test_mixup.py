@@ -265,6 +265,7 @@ def test_alpha_must_be_positive(alpha: Any) -> None:
         ({"x": torch.zeros(2)}, {"tasks": [Task("x")]}, ShapeError, r"floating point \(batch, 1\)"),
         ({}, {"tasks": RATIO[:1], "compositions": [PARTS]}, ConfigError, "needs task 'ratio'"),
         ({"ratio": torch.ones(2, 3)}, {"tasks": RATIO, "compositions": [PARTS]}, ShapeError, "lack 'total'"),
+        ({"x": torch.zeros(2, 1)}, {"masks": {"x": torch.ones(2, 2)}}, ShapeError, r"mask has shape \(2, 2\)"),
     ],
 )
 def test_misfits_are_refused(targets: Any, options: Any, error: type[Exception], message: str) -> None:
