@@ -10,7 +10,7 @@ import pytest
 import torch
 from tests.unit.store.store_samples import make, write_photos
 
-from dinoneck import DataError, StoreError, Tokens, load_backbone
+from dinoneck import ConfigError, DataError, StoreError, Tokens, load_backbone
 from dinoneck.training import DataConfig, TrainConfig, open_inputs
 from dinoneck.training.table_source import TableSource
 
