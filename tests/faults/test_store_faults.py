@@ -19,10 +19,8 @@ import torch
 from tests.process_group import ROOT, told_by
 from tests.unit.store.store_samples import make, same, write_photos
 
-from dinoneck import Backbone, FeatureStore, GridSize, StoreError, load_backbone
+from dinoneck import Backbone, FeatureStore, StoreError, load_backbone
 from dinoneck.store import shards, writer
-from dinoneck.store.encoding import Layout
-from dinoneck.store.images import ImageFile
 from dinoneck.store.index import read_journal
 
 NAMES = [f"{i}.png" for i in range(5)]
@@ -234,21 +232,6 @@ def test_kills_in_a_row_make_progress(photos: Path, whole: FeatureStore, tiny: B
         assert len(store) > before
     assert runs <= len(NAMES)
     assert same(store, whole)
-
-
-def test_writers_of_the_same_images_notice_each_other(
-    photos: Path, tiny: Backbone, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    make(tmp_path / "s", tiny)
-    layout = Layout("fp16", 1, 0, 4, GridSize(1, 2))
-    one, two = (writer.Writer(tmp_path / "s", 1) for _ in range(2))
-    for out, image_id in ((one, "a"), (two, "b"), (one, "c")):
-        out.add(image_id, [bytes(layout.nbytes)], layout, ImageFile(1))
-    assert not caplog.messages
-    three = writer.Writer(tmp_path / "s", 1)
-    three.add("a", [bytes(layout.nbytes)], layout, ImageFile(1))
-    one.add("d", [bytes(layout.nbytes)], layout, ImageFile(1))
-    assert len(caplog.messages) == 1 and "share with shard=(i, n)" in caplog.text
 
 
 @pytest.mark.slow

@@ -155,24 +155,6 @@ def test_called_again_it_changes_nothing(done: tuple[Path, str]) -> None:
             assert line in told
 
 
-def test_a_run_that_was_stopped_goes_on_to_the_same_end(copy: Path, done: tuple[Path, str]) -> None:
-    """Stopped after extraction and drawing: heads and submission come out bit for bit."""
-    before = every_file(done[0])
-    shutil.rmtree(copy / "run")
-    code, told = said("--out", copy, "--pasture", TRAIN, *GATED)
-    assert code == 0
-    assert "0 images extracted, 12 were there" in told
-    after = every_file(copy)
-    for name in (
-        "submission.csv",
-        "run/out_of_fold.csv",
-        "run/heads/fold-0.safetensors",
-        "run/heads/fold-1.safetensors",
-    ):
-        assert after[name][1] == before[name][1]
-    assert after["submission.csv"][0] > after["run/report.json"][0]
-
-
 def test_another_run_in_the_same_folder_is_refused(copy: Path) -> None:
     before = every_file(copy)
     changed = [*GATED, "--epochs", "1"]

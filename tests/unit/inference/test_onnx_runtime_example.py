@@ -99,10 +99,7 @@ def run(*arguments: Any) -> subprocess.CompletedProcess[str]:
 
 
 RECIPES: dict[str, dict[str, Any]] = {
-    "stretch": {"size": (64, 96), "interpolation": "area"},
-    "keep": {"size": (96, 128), "fit": "keep", "interpolation": "bicubic", "policy": "crop"},
     "crop": {"size": (80, 96), "fit": "crop", "interpolation": "bilinear", "blur": 5},
-    "pad": {"size": (128, 96), "fit": "pad", "interpolation": "bilinear_float32", "policy": "resize"},
     "own size": {"policy": "pad"},
 }
 

@@ -77,30 +77,6 @@ def test_history_holds_the_losses_also_of_tasks_named_like_other_numbers(tmp_pat
     assert lines == [{"epoch": epoch, **row} for epoch, row in enumerate(history)]
 
 
-def test_one_step_is_the_plain_step() -> None:
-    """Without warm-up, scale or clipping, one epoch of one batch is one AdamW step on the loss."""
-    source, y = problem(8)
-    recipe = Recipe(
-        weight_decay=0.1, warmup=0.0, clip_norm=None, standardise_tokens=False, ema_decay=None, ridge_blend=0.0
-    )
-    torch.manual_seed(0)
-    head = PatchMeanHead(16, [Task("share")], hidden_dim=4)
-    torch.manual_seed(0)
-    twin = PatchMeanHead(16, [Task("share")], hidden_dim=4)
-    fit(head, source, targets={"share": y}, target_ids=source.ids, epochs=1, batch_size=8, lr=0.01, recipe=recipe)
-    optimizer = torch.optim.AdamW(
-        [{"params": [p for p in twin.parameters() if p.ndim > 1], "weight_decay": 0.1},
-         {"params": [p for p in twin.parameters() if p.ndim == 1], "weight_decay": 0.0}],
-        lr=0.01,
-    )  # fmt: skip
-    order = np.random.RandomState(42).permutation(8)
-    out = twin(source.batch([source.ids[i] for i in order]))["share"][:, 0]
-    ((out - torch.tensor(y[order], dtype=torch.float32)) ** 2).mean().backward()
-    optimizer.step()
-    for one, two in zip(head.parameters(), twin.parameters(), strict=True):
-        assert torch.allclose(one, two, atol=1e-7)
-
-
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
