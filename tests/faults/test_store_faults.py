@@ -243,8 +243,8 @@ def test_two_writers_at_once(photos: Path, tiny: Backbone, tmp_path: Path, dtype
     root = tmp_path / "s"
     with extracting(root, lists[0], dtype) as one, extracting(root, lists[1], dtype) as two:
         for process in (one, two):
-            _, told = process.communicate(timeout=110)
-            assert process.returncode == 0, told
+            _, shown = process.communicate(timeout=110)
+            assert process.returncode == 0, shown
     store = FeatureStore.open(root)
     assert store.ids == tuple(str(i) for i in range(5))
     assert store.verify() == []

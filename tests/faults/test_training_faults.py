@@ -172,7 +172,7 @@ def test_another_run_is_refused_and_named(state: Path, change: dict[str, Any], m
     assert state.read_bytes() == content
 
 
-def test_a_folder_that_cannot_be_written_is_said_before_training(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_refused_before_training(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(CheckpointError, match="cannot be kept"):
         trained(tmp_path / "file" / "run", RECIPES["adamw"])

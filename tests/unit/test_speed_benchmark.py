@@ -151,7 +151,7 @@ def test_ratios_are_to_both_forms_of_the_peer_and_to_its_fastest() -> None:
 
 
 class FakeGpu:
-    """Counts time in calls: a run takes as long as it says, flushing takes a hundred."""
+    """Counts time in calls: a run takes as long as it states, flushing takes a hundred."""
 
     def __init__(self) -> None:
         self.now, self.log, self.graphs = 0.0, [], 0

@@ -1,4 +1,4 @@
-"""Dense labels cover what the patches of their photo show; what says nothing weighs nothing."""
+"""Dense labels cover what the patches of their photo show; what is unknown weighs nothing."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ POLICIES = ("crop", "pad", "resize")
 
 
 def ramp(height: int, width: int) -> np.ndarray:
-    """Every pixel says where it is: x / width, y / height, and 1 where there is a photo at all."""
+    """Every pixel holds its place: x / width, y / height, and 1 where there is a photo at all."""
     y, x = np.mgrid[:height, :width].astype(np.float32) + 0.5
     return np.stack([x / width, y / height, np.ones_like(x)], axis=-1).astype(np.float32)
 
@@ -78,7 +78,7 @@ def test_nodata_weighs_nothing_through_an_area_resize() -> None:
 
 @pytest.mark.parametrize("interpolation", ["area", "bilinear", "bicubic"])
 @pytest.mark.parametrize("policy", POLICIES)
-def test_a_flat_label_stays_flat_beside_a_rim_of_nan(interpolation: Any, policy: Any) -> None:
+def test_a_flat_label_stays_flat_next_to_a_rim_of_nan(interpolation: Any, policy: Any) -> None:
     flat = np.full((61, 47, 2), (3.5, -2.0), np.float32)
     flat[:7], flat[:, :3, 1], flat[40:43, 20:25] = np.nan, np.nan, np.nan
     for fit, size in itertools.product(FITS, [(40, 40), (130, 75)]):

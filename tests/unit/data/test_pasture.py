@@ -1,4 +1,4 @@
-"""The pasture: masses are exact, samples are the same everywhere, pictures show what the labels say."""
+"""The pasture: masses are exact, samples are the same everywhere, pictures show what the labels hold."""
 
 from __future__ import annotations
 
