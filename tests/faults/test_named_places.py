@@ -123,11 +123,6 @@ def test_a_save_that_is_refused_leaves_nothing(tmp_path: Path) -> None:
         head.mlps[0].out.weight = head.mlps[0].hidden.weight
         return head
 
-    def grown() -> nn.Module:
-        head = PatchMeanHead(4, [Task("a")])
-        head.extra = nn.Linear(1, 1)
-        return head
-
     def infinite() -> nn.Module:
         head = PatchMeanHead(4, [Task("a")])
         nn.init.constant_(next(head.parameters()), float("inf"))
@@ -135,10 +130,8 @@ def test_a_save_that_is_refused_leaves_nothing(tmp_path: Path) -> None:
 
     plain = partial(PatchMeanHead, 4, [Task("a")])
     refused: list[tuple[nn.Module, dict[str, Any]]] = [
-        (tied(), {}), (grown(), {}), (infinite(), {}), (nn.DataParallel(plain()), {}), (nn.Linear(1, 1), {}),
-        *((plain(), {"extra": {"note": value}}) for value in ("\ud800", float("nan"), object(), "x" * 20_000)),
-        (plain(), {"training": {"metrics": {"R2": float("inf")}}}), (plain(), {"license": "© me"}),
-        (plain(), {"backbone": {"name": "\ud800"}}),
+        (tied(), {}), (infinite(), {}), (nn.Linear(1, 1), {}), (plain(), {"extra": {"note": object()}}),
+        (plain(), {"license": "© me"}),
     ]  # fmt: skip
     for module, facts in refused:
         for old in (None, sound()):

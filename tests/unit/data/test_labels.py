@@ -50,17 +50,6 @@ def test_a_cell_covers_what_its_patch_shows(patch: int, fit: Any) -> None:
         assert torch.allclose(values[0].double(), means, atol=1e-4), (policy, interpolation, shape, size)
 
 
-def test_crop_offsets_in_plain_numbers() -> None:
-    """59 x 45 at patch 16: 3 x 2 cells, 5 and 6 px cut at the top and left, 6 and 7 at the other sides."""
-    place = ramp(59, 45).astype(np.float64)
-    values, weight = DenseLabels(scale=1.0).cells(place, Preprocessing(16, policy="crop"))
-    xs = (6 + 8 + 16 * np.arange(2)) / 45
-    ys = (5 + 8 + 16 * np.arange(3)) / 59
-    assert np.allclose(values[0, 0], np.tile(xs, (3, 1)), atol=1e-6)
-    assert np.allclose(values[0, 1], np.tile(ys[:, None], (1, 2)), atol=1e-6)
-    assert (weight == 256).all()
-
-
 def test_nodata_weighs_nothing_through_an_area_resize() -> None:
     raw = np.random.RandomState(0).randint(1, 200, (64, 96)).astype(np.int16)
     rim = np.zeros(raw.shape, bool)
@@ -241,17 +230,6 @@ def test_indices_keep_nodata_and_exact_sizes() -> None:
 
 
 # Batches and refusals ---------------------------------------------------------------------------------------
-
-
-def test_batches_are_their_labels() -> None:
-    batch = np.random.RandomState(0).rand(3, 32, 48, 2)
-    recipe = Preprocessing(16, size=(16, 32), fit="crop")
-    values, weight = DenseLabels().cells(batch, recipe, photo_sizes=[(32, 48)] * 3)
-    assert values.shape == (3, 2, 1, 2)
-    for i in range(3):
-        own, counted = DenseLabels().cells(batch[i], recipe)
-        assert torch.equal(values[i], own[0])
-        assert torch.equal(weight[i], counted[0])
 
 
 def test_what_does_not_fit_together_is_refused(tmp_path: Path) -> None:
