@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # also for processes that tests start
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # no pool of compiler processes beside the tests' own workers
+os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # no pool of compiler processes next to the tests' own workers
 os.environ["TORCHINDUCTOR_CACHE_DIR"] = tempfile.mkdtemp(prefix="dinoneck-compiled-")  # each worker its own
 
 import torch

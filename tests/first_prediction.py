@@ -53,7 +53,7 @@ class Terminal:
 
 
 def first_prediction(terminal: Terminal, data: Path | None) -> str:
-    """Train on photos with a table, predict one that was held back; return what the CSV says."""
+    """Train on photos with a table, predict one that was held back; return the CSV."""
     if data is None:
         terminal.run("draw photos", "python", "-c", DRAW)
         own = next((terminal.folder / "photos" / "test").glob("*"))
@@ -76,15 +76,15 @@ def _own_photos(data: Path, folder: Path) -> tuple[Path, list[str]]:
 
 
 def first_tier(terminal: Terminal, wheel: Path) -> str:
-    """Run the README's tests on what was installed; there is no ``src`` beside them."""
+    """Run the README's tests on what was installed; there is no ``src`` next to them."""
     terminal.run("install test extra", "python", "-m", "pip", "install", "--quiet", f"{wheel}[test]")
     checkout = terminal.folder / "checkout"
     shutil.copytree(ROOT, checkout, ignore=shutil.ignore_patterns("src", ".*", "site", "dist", "*-demo", "*-results"))
     for room in OF_THE_CHECKOUT:
         shutil.rmtree(checkout / "tests" / room, ignore_errors=True)
     terminal.folder = checkout
-    told = terminal.run("test", "python", "-m", "pytest", "-n", "2", "-m", "not slow")
-    return told.strip().splitlines()[-1]
+    shown = terminal.run("test", "python", "-m", "pytest", "-n", "2", "-m", "not slow")
+    return shown.strip().splitlines()[-1]
 
 
 def main() -> None:

@@ -89,7 +89,7 @@ class Hub:
         return made
 
     def fetched(self) -> set[str]:
-        """The names of all files that somebody asked for."""
+        """The names of all files that were asked for."""
         return {path.partition("/resolve/")[2].partition("/")[2] for _, path, _ in self.requests if "/resolve/" in path}
 
     def __enter__(self) -> Hub:
@@ -108,7 +108,7 @@ class Hub:
 
 
 def point_client_at(served: Hub, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
-    """Let the hub's client speak to this server, with an empty cache and nobody logged in.
+    """Let the hub's client speak to this server, with an empty cache and no one logged in.
 
     The client reads these names when it is called, so a process that has imported it already needs no more.
     """
@@ -401,7 +401,7 @@ _ROUTES: list[tuple[tuple[str, ...], str, Callable[..., None]]] = [
 
 
 def main() -> None:
-    """Serve, and say what a shell must set to speak to it."""
+    """Serve, and print what a shell must set to use it."""
     settings = f"HF_TOKEN={WRITER} HF_HUB_DISABLE_XET=1 HF_HUB_OFFLINE=0 HF_HUB_CACHE=$(mktemp -d)"
     with Hub() as served, contextlib.suppress(KeyboardInterrupt):
         print(f"export HF_ENDPOINT={served.url} {settings}", flush=True)

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def told_by(command: Sequence[str | Path], limit_s: float, env: Mapping[str, str] | None = None) -> str:
-    """Return what a command says, run in the checkout; it must succeed."""
+    """Return what a command prints, run in the checkout; it must succeed."""
     process = subprocess.Popen(
         command,
         cwd=ROOT,
@@ -24,10 +24,10 @@ def told_by(command: Sequence[str | Path], limit_s: float, env: Mapping[str, str
         start_new_session=True,
     )
     try:
-        told, _ = process.communicate(timeout=limit_s)
+        shown, _ = process.communicate(timeout=limit_s)
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.communicate(timeout=30)
-    assert process.returncode == 0, told if len(told) < 8000 else f"{told[:4000]}\n...\n{told[-4000:]}"
-    return told
+    assert process.returncode == 0, shown if len(shown) < 8000 else f"{shown[:4000]}\n...\n{shown[-4000:]}"
+    return shown

@@ -80,10 +80,10 @@ def main(folder: Path) -> None:
         where = run(python, "-c", "import dinoneck; print(dinoneck.__file__)", cwd=Path(outside)).strip()
         if not Path(where).is_relative_to(folder / "env"):
             sys.exit(f"dinoneck came from {where}, not from the wheel")
-        told = run(folder / "env" / "bin" / "dinoneck", "demo", "--out", "demo", *DEMO, cwd=Path(outside))
+        shown = run(folder / "env" / "bin" / "dinoneck", "demo", "--out", "demo", *DEMO, cwd=Path(outside))
         head = Path(outside) / "demo" / "run" / "heads" / "fold-0.safetensors"
         run(folder / "env" / "bin" / "dinoneck", "verify", head, cwd=Path(outside))
-    print(told.strip().splitlines()[-1])
+    print(shown.strip().splitlines()[-1])
     print(f"{wheel.name}: {len(names)} files; the demo runs from the wheel alone")
 
 

@@ -23,7 +23,7 @@ def test_the_page_shows_the_stored_tables() -> None:
 
 
 def test_only_the_step_of_the_aligned_branch_misses_its_goal() -> None:
-    """As the page says below the tables."""
+    """As the page states below the tables."""
     stored = json.loads((RESULTS / "detection_necks.json").read_text())
     missed = {
         (name.split(",")[1], part)

@@ -77,7 +77,7 @@ def defined(path: Path) -> set[str]:
     return {node.name for node in ast.parse(path.read_text()).body if isinstance(node, ast.ClassDef | ast.FunctionDef)}
 
 
-def test_what_lies_between_rooms_lies_beside_them() -> None:
+def test_what_lies_between_rooms_has_its_own_file() -> None:
     assert {"Tokens", "FeaturePyramid"} <= defined(SOURCE / "tokens.py")
     assert "Task" in defined(SOURCE / "tasks.py")
     assert "TokenGrid" in defined(SOURCE / "grid.py")
@@ -88,9 +88,9 @@ def test_choices_rest_on_numbers_of_the_pages_they_link() -> None:
     claims = [part for part in re.split(r"\n(?=\|)|\n\n", text) if re.search(r"\b0\.\d", part)]
     assert len(claims) > 12
     for claim in claims:
-        told = "".join((DOCS / page).read_text() for page in re.findall(r"\]\(([\w/-]+\.md)", claim))
+        shown = "".join((DOCS / page).read_text() for page in re.findall(r"\]\(([\w/-]+\.md)", claim))
         for number in re.findall(r"(?<![\w.])0\.\d+", claim):
-            assert number in told, f"{number} is on none of the pages that this links: {claim}"
+            assert number in shown, f"{number} is on none of the pages that this links: {claim}"
 
 
 def test_the_logo_and_the_drawings_load_nothing() -> None:
@@ -99,7 +99,7 @@ def test_the_logo_and_the_drawings_load_nothing() -> None:
         assert not re.search(r"https?:|<script|<image|@import|url\((?!#)", text), drawing
 
 
-def test_the_site_says_what_the_package_is() -> None:
+def test_the_site_names_the_package() -> None:
     about = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
     assert about["site_name"] == dinoneck.__name__
     assert about["theme"]["font"] is False

@@ -26,7 +26,7 @@ def test_the_stored_tables_are_those_of_the_stored_numbers(stem: str) -> None:
     assert (RESULTS / f"{stem}.md").read_text() == document(found)
 
 
-def test_every_row_that_misses_a_goal_says_why() -> None:
+def test_every_row_that_misses_a_goal_states_why() -> None:
     shown = page.PAGE.read_text()
     for stem in NAMES:
         for name, found in (stored(RESULTS, stem) or {"rows": {}})["rows"].items():

@@ -138,19 +138,6 @@ def test_an_encoder_with_named_sizes(name: str, tmp_path: Path) -> None:
     assert_one_program(OfImages(name), tmp_path)
 
 
-@each_encoder
-@torch.no_grad()
-def test_an_encoder_compiles_to_one_graph_for_all_sizes(name: str) -> None:
-    torch._dynamo.reset()
-    module = OfImages(name)
-    counter = torch._dynamo.testing.CompileCounterWithBackend("eager")
-    compiled = torch.compile(module, backend=counter, fullgraph=True, dynamic=True)
-    for size in ((2, 160, 224), *SIZES[:1], SIZES[2]):
-        inputs = module.inputs(*size)
-        assert_close(compiled(*inputs), module(*inputs))
-    assert counter.frame_count == 1
-
-
 @torch.no_grad()
 def test_a_size_the_patch_does_not_divide_is_refused_by_the_program() -> None:
     """Named sides are multiples of the patch; nothing is cut off in silence."""

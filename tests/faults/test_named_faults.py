@@ -87,9 +87,9 @@ BYTES: dict[str, tuple[str, str, Callable[[], bytes]]] = {
     **{f"{size} bytes": ("header", f"{size} bytes", partial(bytes, size)) for size in (1, 7, 8)},
     **{f"a header of {n} bytes": ("header", f"{n} bytes", partial(announcing, n))
        for n in (0, 1, 10_000, (1 << 20) + 1, 101_000_000, 1 << 32, (1 << 53) + 1, 1 << 63, (1 << 64) - 8)},
-    **{f"noise, seed {n}": ("header", "", lambda n=n: Random(n).randbytes(9 + 97 * n)) for n in range(20)},
+    **{f"noise, seed {n}": ("header", "", lambda n=n: Random(n).randbytes(9 + 97 * n)) for n in range(4)},
     **{f"a length, then noise, seed {n}": ("json", "", lambda n=n: announcing(64, Random(n).randbytes(64 + n)))
-       for n in range(20)},
+       for n in range(4)},
     "a length alone": ("header", "100 bytes", lambda: announcing(100, b"x")),
     "an empty object": ("json", "save_head", lambda: announcing(2, b"{}")),
     "a Git LFS pointer": ("header", "git lfs pull", lambda: LFS),
@@ -188,9 +188,6 @@ SIGNED: dict[str, tuple[str, str, Callable[[], bytes]]] = {
     "2000 members": ("config", "", lambda: members(2000)),
     "3000 more tensors": ("tensors", "", lambda: listed(lambda meta, state: meta["tensors"].extend(
         [f"z{i:04d}", "F32", [0]] for i in range(3000)))),
-    "1000 tasks": ("config", "", lambda: listed(lambda meta, state: meta.update(
-        tasks=many(meta), config=meta["config"] | {"tasks": many(meta)}))),
-    "a depth of 10^9": ("config", "", lambda: deep()),
     "NaN in a weight": ("finite", "", lambda: tensors(lambda state: state[HIDDEN].view(-1)[3:4].fill_(float("nan")))),
     "infinity in a bias": ("finite", "", lambda: tensors(lambda state: state[BIAS][:1].fill_(float("-inf")))),
     "a transposed matrix, the old digest": ("digest", "", lambda: tensors(
@@ -213,23 +210,14 @@ SIGNED: dict[str, tuple[str, str, Callable[[], bytes]]] = {
     "an argument nearly right": ("config", "Did you mean 'hidden_dim'", lambda: listed(
         lambda meta, state: meta["config"].update(hiden_dim=4))),
     **{f"{name} as {where}": ("config", "", partial(typed, name, where))
-       for name in ("os.system", "torch.load", "antigravity.fly", "patch_maen") for where in ("pyramid", "ensemble")},
+       for name in ("os.system", "antigravity.fly") for where in ("pyramid", "ensemble")},
 }  # fmt: skip
-
-
-def many(meta: Any) -> list[Any]:
-    return [{**meta["tasks"][0], "name": f"t{i}"} for i in range(1000)]
 
 
 def members(count: int) -> bytes:
     content = signed.read(sound("ensemble"))
     content.meta["config"]["members"] = content.meta["config"]["members"][:1] * count
     return signed.write(content.meta, content.chunks)
-
-
-def deep() -> bytes:
-    content = signed.read(sound("fpn"))
-    return signed.write(content.meta | {"config": content.meta["config"] | {"tower_depth": 10**9}}, content.chunks)
 
 
 @pytest.mark.parametrize("name", [*BYTES, *SIGNED])

@@ -13,12 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from tests.faults import subjects
 from tests.faults.test_named_faults import sound, square
 from torch import nn
 
-from dinoneck import CheckpointError, HeadCheckpoint, PatchMeanHead, Predictor, Task, load_backbone, save_head
+from dinoneck import CheckpointError, HeadCheckpoint, PatchMeanHead, Task, save_head
 
 
 def bound(path: Path) -> None:
@@ -54,25 +52,6 @@ def test_places_that_are_no_files(name: str, tmp_path: Path, monkeypatch: pytest
                 action(tmp_path / "h")
             assert caught.value.step == step
             assert {path.name: path.lstat().st_mode for path in tmp_path.iterdir()} == before
-
-
-@pytest.mark.parametrize(
-    "name",
-    [" a  b ", "größe 草地 🌱", "x" * 255, "a\nb", "-rf", "~", "$(x) `y` *?[z] 'q' \\", "%2e%2e;a=b&c#d", b"gr\xfcn"],
-)
-def test_names_with_other_signs_than_letters(
-    name: str | bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    path = Path(os.fsdecode(name))
-    for target in (path, tmp_path / path):
-        square().save(target)
-        assert HeadCheckpoint.load(target).meta["digest"] == square().meta["digest"]
-    assert [found.name for found in tmp_path.iterdir()] == [path.name]
-    path.write_bytes(b"no head file")
-    with pytest.raises(CheckpointError) as caught:
-        HeadCheckpoint.load(path)
-    assert str(caught.value).replace("\n", "").isprintable()
 
 
 def test_links_hard_links_and_permission_bits_are_kept(tmp_path: Path) -> None:
@@ -144,11 +123,6 @@ def test_a_save_that_is_refused_leaves_nothing(tmp_path: Path) -> None:
         head.mlps[0].out.weight = head.mlps[0].hidden.weight
         return head
 
-    def grown() -> nn.Module:
-        head = PatchMeanHead(4, [Task("a")])
-        head.extra = nn.Linear(1, 1)
-        return head
-
     def infinite() -> nn.Module:
         head = PatchMeanHead(4, [Task("a")])
         nn.init.constant_(next(head.parameters()), float("inf"))
@@ -156,10 +130,8 @@ def test_a_save_that_is_refused_leaves_nothing(tmp_path: Path) -> None:
 
     plain = partial(PatchMeanHead, 4, [Task("a")])
     refused: list[tuple[nn.Module, dict[str, Any]]] = [
-        (tied(), {}), (grown(), {}), (infinite(), {}), (nn.DataParallel(plain()), {}), (nn.Linear(1, 1), {}),
-        *((plain(), {"extra": {"note": value}}) for value in ("\ud800", float("nan"), object(), "x" * 20_000)),
-        (plain(), {"training": {"metrics": {"R2": float("inf")}}}), (plain(), {"license": "© me"}),
-        (plain(), {"backbone": {"name": "\ud800"}}),
+        (tied(), {}), (infinite(), {}), (nn.Linear(1, 1), {}), (plain(), {"extra": {"note": object()}}),
+        (plain(), {"license": "© me"}),
     ]  # fmt: skip
     for module, facts in refused:
         for old in (None, sound()):
@@ -169,33 +141,3 @@ def test_a_save_that_is_refused_leaves_nothing(tmp_path: Path) -> None:
                 save_head(tmp_path / "h", module, **facts)
             assert [path.read_bytes() for path in tmp_path.iterdir()] == ([old] if old else []), facts
             (tmp_path / "h").unlink(missing_ok=True)
-
-
-def nudged() -> Any:
-    """One matrix trained on by 5 %."""
-    backbone = load_backbone(subjects.TINY)
-    with torch.no_grad():
-        weight = dict(backbone.named_parameters())["adapter.model.blocks.0.mlp.fc1.weight"]
-        weight.add_(0.05 * weight.std() * torch.ones_like(weight))
-    return backbone
-
-
-def test_another_backbone_is_refused_by_predictor(tmp_path: Path) -> None:
-    def saved(**facts: Any) -> Path:
-        save_head(tmp_path / str(len(list(tmp_path.iterdir()))), PatchMeanHead(64, [Task("a")]), **facts)
-        return max(tmp_path.iterdir(), key=lambda path: int(path.name))
-
-    own = load_backbone(subjects.TINY)
-    path = saved(backbone=own, preprocess=own.preprocess)
-    squeezed = saved(backbone=own, preprocess=own.preprocess.changed(std=(0.5, 0.5, 0.5)))
-    others = {
-        "seed": lambda: load_backbone(subjects.TINY, seed=1), "norm": lambda: load_backbone(subjects.TINY, norm=False),
-        "LoRA": lambda: own.with_layers(own.layers).add_lora(rank=1), "trained on": nudged,
-    }  # fmt: skip
-    for name, other in others.items():
-        with pytest.raises(CheckpointError) as caught:
-            Predictor(path, other())
-        assert caught.value.step == "pairing", name
-    with pytest.raises(CheckpointError, match="std"):
-        Predictor([path, squeezed], load_backbone(subjects.TINY))
-    assert Predictor(path, load_backbone(subjects.TINY))(subjects.image())

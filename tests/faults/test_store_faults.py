@@ -19,10 +19,8 @@ import torch
 from tests.process_group import ROOT, told_by
 from tests.unit.store.store_samples import make, same, write_photos
 
-from dinoneck import Backbone, FeatureStore, GridSize, StoreError, load_backbone
+from dinoneck import Backbone, FeatureStore, StoreError, load_backbone
 from dinoneck.store import shards, writer
-from dinoneck.store.encoding import Layout
-from dinoneck.store.images import ImageFile
 from dinoneck.store.index import read_journal
 
 NAMES = [f"{i}.png" for i in range(5)]
@@ -75,12 +73,8 @@ def count_down(monkeypatch: pytest.MonkeyPatch, steps: int, error: Callable[[], 
     return lambda: seen
 
 
-@pytest.mark.parametrize("dtype", ["fp16", pytest.param("int8", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("kind", ["crash", pytest.param("full", marks=pytest.mark.slow)])
-def test_a_failure_at_any_step_costs_nothing_finished(
-    photos: Path, tiny: Backbone, tmp_path: Path, dtype: str, kind: str
-) -> None:
-    options = {"dtype": dtype, "patterns": "none"}
+def test_a_full_disk_at_any_step_costs_nothing_finished(photos: Path, tiny: Backbone, tmp_path: Path) -> None:
+    options = {"dtype": "fp16", "patterns": "none"}
     expected = make(tmp_path / "expected", tiny, **options)
     few = [photos / name for name in NAMES[:2]]
     expected.extract(few)
@@ -88,12 +82,11 @@ def test_a_failure_at_any_step_costs_nothing_finished(
     while failed:
         root = tmp_path / f"{step}"
         with pytest.MonkeyPatch.context() as patch:
-            error = Crash if kind == "crash" else (lambda: OSError(errno.ENOSPC, "No space left on device"))
-            count = count_down(patch, step, error)
+            count = count_down(patch, step, lambda: OSError(errno.ENOSPC, "No space left on device"))
             try:
                 make(root, tiny, **options).extract(few, shard_bytes=1, workers=1)
-            except (Crash, StoreError) as raised:
-                assert kind == "crash" or "disk is full" in str(raised), raised
+            except StoreError as raised:
+                assert "disk is full" in str(raised), raised
             failed = count() >= step
         if (root / "store.json").exists():
             visible = FeatureStore.open(root)
@@ -236,21 +229,6 @@ def test_kills_in_a_row_make_progress(photos: Path, whole: FeatureStore, tiny: B
     assert same(store, whole)
 
 
-def test_writers_of_the_same_images_notice_each_other(
-    photos: Path, tiny: Backbone, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    make(tmp_path / "s", tiny)
-    layout = Layout("fp16", 1, 0, 4, GridSize(1, 2))
-    one, two = (writer.Writer(tmp_path / "s", 1) for _ in range(2))
-    for out, image_id in ((one, "a"), (two, "b"), (one, "c")):
-        out.add(image_id, [bytes(layout.nbytes)], layout, ImageFile(1))
-    assert not caplog.messages
-    three = writer.Writer(tmp_path / "s", 1)
-    three.add("a", [bytes(layout.nbytes)], layout, ImageFile(1))
-    one.add("d", [bytes(layout.nbytes)], layout, ImageFile(1))
-    assert len(caplog.messages) == 1 and "share with shard=(i, n)" in caplog.text
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["fp16", "int8"])
 @pytest.mark.parametrize("overlap", [False, True])
@@ -260,8 +238,8 @@ def test_two_writers_at_once(photos: Path, tiny: Backbone, tmp_path: Path, dtype
     root = tmp_path / "s"
     with extracting(root, lists[0], dtype) as one, extracting(root, lists[1], dtype) as two:
         for process in (one, two):
-            _, told = process.communicate(timeout=110)
-            assert process.returncode == 0, told
+            _, shown = process.communicate(timeout=110)
+            assert process.returncode == 0, shown
     store = FeatureStore.open(root)
     assert store.ids == tuple(str(i) for i in range(5))
     assert store.verify() == []

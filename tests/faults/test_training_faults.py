@@ -157,10 +157,6 @@ def test_a_newer_state_is_refused(state: Path, monkeypatch: pytest.MonkeyPatch) 
     ("change", "message"),
     [
         ({"lr": 2e-2}, "lr is 0.01 there and 0.02 here"),
-        ({"epochs": 4}, "epochs is 3 there and 4 here"),
-        ({"seed": 1}, "seed is 42 there and 1 here"),
-        ({"batch_size": 4}, "batch_size is 3 there and 4 here"),
-        ({"recipe": Recipe(patience=2)}, "recipe.amp is 'bf16' there and None here"),
         ({"ids": [str(i) for i in range(7)]}, "ids.count is 8 there and 7 here"),
         ({"targets": {"x": np.linspace(0, 2, PHOTOS)}}, "targets of x is"),
     ],
@@ -176,7 +172,7 @@ def test_another_run_is_refused_and_named(state: Path, change: dict[str, Any], m
     assert state.read_bytes() == content
 
 
-def test_a_folder_that_cannot_be_written_is_said_before_training(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_refused_before_training(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(CheckpointError, match="cannot be kept"):
         trained(tmp_path / "file" / "run", RECIPES["adamw"])

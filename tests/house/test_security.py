@@ -162,16 +162,6 @@ def test_the_one_reader_of_pickles_reads_weights_only() -> None:
     assert not any(keyword.arg is None for call in calls for keyword in call.keywords), "**keywords could override it"
 
 
-def test_the_registry_imports_the_entries_of_its_table() -> None:
-    """The only import by a name that is no constant takes it from the table, whose keys are all a file can give."""
-    tree = tree_of(SOURCE / "registry.py")
-    (call,) = [
-        node for node in ast.walk(tree) if isinstance(node, ast.Call) and dotted(node.func) == "importlib.import_module"
-    ]
-    assert ast.unparse(call) == "importlib.import_module(module)"
-    assert "module, _, name = _HOMES[head_type].partition(':')" in ast.unparse(tree)
-
-
 def test_no_entry_point_is_loaded() -> None:
     """What other packages offer is not looked for: a class of theirs is registered by the program that runs."""
     for path in FILES:
@@ -186,40 +176,12 @@ def test_no_entry_point_is_loaded() -> None:
         ("import torch\ntorch.load('x')", "torch.load"),
         ("import torch as t\nt.load('x', weights_only=True)", "torch.load"),
         ("from torch import load as read\nread('x')", "torch.load"),
-        ("import pickle", "pickle."),
         ("from pickle import loads", "pickle."),
-        ("def f():\n    import pickle as p\n    p.loads(b'')", "pickle."),
-        ("eval('1')", "eval"),
         ("e = eval", "eval"),
-        ("import builtins\nbuiltins.exec('1')", "builtins."),
-        ("__import__('os')", "__import__"),
-        ("import importlib\nimportlib.import_module(name)", "importlib.import_module"),
         ("from importlib import import_module as i\ni(name)", "importlib.import_module"),
-        ("import yaml\nyaml.load(x, yaml.SafeLoader)", "yaml.load"),
-        ("import os\nos.system('x')", "os.system"),
-        ("from os import execv\nexecv('x', [])", "os.exec"),
         ("import subprocess as s\ns.run([])", "subprocess."),
-        ("import tempfile\ntempfile.mktemp()", "tempfile.mktemp"),
-        ("import numpy as np\nnp.load('x')", "numpy.load"),
         ("import numpy as np\nnp.load('x', allow_pickle=True)", "numpy.load"),
-        ("import torch\ntorch.serialization.add_safe_globals([])", "torch.serialization."),
-        ("import torch\ntorch.hub.load('x', 'y')", "torch.hub."),
     ],
 )
 def test_the_check_sees_through_aliases(source: str, entry: str) -> None:
     assert entry in findings(ast.parse(source))
-
-
-@pytest.mark.parametrize(
-    "source",
-    [
-        '"""torch.load, pickle.loads, eval("x")."""',
-        "# import pickle\nx = 'exec'",
-        "import torch\ntorch.compile(m)\nm.eval()\nre.compile('x')",
-        "import importlib\nimportlib.import_module('dinoneck.heads')",
-        "import numpy as np\nnp.load('x', allow_pickle=False)",
-        "import yaml\nyaml.safe_load(x)",
-    ],
-)
-def test_the_check_ignores_words(source: str) -> None:
-    assert not findings(ast.parse(source))

@@ -1,2 +1,2 @@
 # ruff: noqa: A005
-"""The documentation site as built: links, anchors, assets, names; and, with a Chromium at hand, how pages look."""
+"""The documentation site as built: links, anchors, assets, names."""

@@ -1,4 +1,4 @@
-"""A folder of built pages, read with the standard library: what they link to, what they load, what they say."""
+"""A folder of built pages, read with the standard library: what they link to, what they load, what they show."""
 
 from __future__ import annotations
 

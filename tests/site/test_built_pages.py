@@ -1,14 +1,10 @@
-"""The checks of a built site find what they look for: links, assets and headings; overflow, small print, errors."""
+"""The checks of a built site find what they look for: links, assets and headings."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
-from tests.site.browser import Chromium, is_there
 from tests.site.built_pages import check
-from tests.site.screenshots import WIDTHS, look_at
 
 
 def test_the_check_finds_what_it_looks_for(tmp_path: Path) -> None:
@@ -37,26 +33,3 @@ def test_the_check_finds_what_it_looks_for(tmp_path: Path) -> None:
     assert wrong.unreachable == ["/lonely.html"]
     assert wrong.wordless_images == ["/: no.png"]
     assert len(wrong.faults()) == 10
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not is_there(), reason="set DINONECK_CHROMIUM to a Chromium or Chrome to look at the pages")
-def test_the_browser_sees_what_does_not_fit(tmp_path: Path) -> None:
-    boxed = '<div style="overflow-x: auto; width: 300px"><pre style="width: 2000px; font-size: 14px">wide</pre></div>'
-    (tmp_path / "good.html").write_text(f'<title>t</title><body style="font-size: 14px"><p>fits</p>{boxed}')
-    (tmp_path / "bad.html").write_text(
-        '<title>t</title><p style="font-size: 9px">small</p><div style="width: 2000px; font-size: 14px">wide</div>'
-        '<img src="gone.png"><script>console.error("told"); nothing.at.all</script>'
-    )
-    with Chromium() as browser:
-        seen = look_at(browser, tmp_path, ["/good.html", "/bad.html"], tmp_path / "out")
-    assert len(list((tmp_path / "out").glob("*.png"))) == 2 * len(WIDTHS)
-    for look in seen:
-        told = " ".join(look.faults())
-        if look.url == "/good.html":
-            assert not [line for line in look.faults() if "favicon" not in line and "404" not in line]
-        else:
-            assert look.overflow_px > 0
-            assert look.smallest_font_px == 9
-            for wanted in ("scrolls sideways", "beyond the edge", "font of 9", "image: ", "told", "404"):
-                assert wanted in told, wanted

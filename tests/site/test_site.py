@@ -11,10 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.site.browser import Chromium, is_there
 from tests.site.built_pages import Findings, Page, check, read_pages
 from tests.site.public_names import public_names, undocumented
-from tests.site.screenshots import WIDTHS, look_at, served
 
 ROOT = Path(__file__).resolve().parents[2]
 NEEDED = ("mkdocs", "material", "mkdocstrings")
@@ -102,44 +100,3 @@ def test_no_page_shows_its_source(pages: dict[str, Page]) -> None:
     assert not escaped, "write &#124; inside <code> for a bar in a table"
     shown = {url: wrong.search(code.sub("", page.text)) for url, page in pages.items()}
     assert not {url: found.group() for url, found in shown.items() if found}
-
-
-@pytest.mark.skipif(not is_there(), reason="set DINONECK_CHROMIUM to a Chromium or Chrome to look at the pages")
-def test_pages_fit_a_phone_and_a_screen(site: Path, pages: dict[str, Page], tmp_path: Path) -> None:
-    with Chromium() as browser:
-        seen = look_at(browser, site, sorted(pages), tmp_path)
-    assert len(seen) == len(WIDTHS) * len(pages)
-    assert not [f"{one.url} at {one.width} px: {line}" for one in seen for line in one.faults()]
-
-
-SEARCH = """
-(async () => {
-  document.querySelector('[data-md-toggle=search]').checked = true;
-  const field = document.querySelector('.md-search__input');
-  field.focus();
-  for (let turn = 0; turn < 300; turn++) {
-    field.value = 'registers';
-    field.dispatchEvent(new Event('focus'));
-    field.dispatchEvent(new KeyboardEvent('keyup', {bubbles: true}));
-    const found = [...document.querySelectorAll('.md-search-result__item a')];
-    if (found.length) return found.map(link => link.getAttribute('href'));
-    await new Promise(done => setTimeout(done, 100));
-  }
-  return [];
-})()
-"""
-
-
-@pytest.mark.skipif(not is_there(), reason="set DINONECK_CHROMIUM to a Chromium or Chrome to look at the pages")
-def test_search_finds_pages_from_the_site_alone(site: Path) -> None:
-    with served(site) as address, Chromium() as browser:
-        browser.send("Page.navigate", url=f"{address}/")
-        browser.wait("Page.loadEventFired")
-        found = browser.evaluate(SEARCH)
-        asked = [
-            event["params"]["request"]["url"]
-            for event in browser.events
-            if event.get("method") == "Network.requestWillBeSent"
-        ]
-    assert any("/reference/geometry/" in link for link in found)
-    assert all(url.startswith((address, "data:", "blob:")) for url in asked)

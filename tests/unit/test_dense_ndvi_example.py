@@ -149,8 +149,8 @@ def test_the_command_goes_through(
     """On plants that colour tells apart: everything beats the mean, and the file alone predicts what was scored."""
     arguments = [str(capture), "--out", str(tmp_path / "run"), "--backbone", "dinoneck_tiny", "--tile", str(TILE)]
     assert example.main([*arguments, "--epochs", "5"]) == 0
-    told = capsys.readouterr().out
-    rows = {name: float(own) for name, own in ROW.findall(told)}
+    text = capsys.readouterr().out
+    rows = {name: float(own) for name, own in ROW.findall(text)}
     assert list(rows) == [
         "mean of training", "colour ridge", "token ridge, last layer", "DenseHead, last layer", "FPNHead, four layers",
     ]  # fmt: skip

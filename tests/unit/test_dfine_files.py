@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import inspect
-import os
 import re
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 import yaml
 from examples.detection.dfine.dinov3_backbone import DINOv3Backbone
-from tests.process_group import ROOT, told_by
+from tests.process_group import ROOT
 from torch import nn
 
 from dinoneck import ConfigError, DataError, SpatialTuningAdapter, STAPyramid, load_backbone
@@ -121,24 +117,6 @@ def test_freezing_for_some_epochs(freeze: bool) -> None:
         seen.append((report.changed, report.trainable_blocks, "vit.adapter.model.blocks.5" in learns(module)))
     assert seen == [(True, (), False), (False, (), False), (True, (5,), True), (False, (5,), True)]
     assert module.start_epoch(0).changed  # a resumed run asks for its own epoch
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not (dist.is_available() and dist.is_gloo_available()), reason="torch has no gloo")
-def test_two_processes_stay_alike_through_the_thaw(tmp_path: Path) -> None:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"}
-    told_by([sys.executable, "-m", "tests.unit.dfine_two_processes", str(tmp_path)], 120, environment)
-    first, second = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in range(2))
-    assert first["changed"] == second["changed"] == [True, True, False]
-    for name, value in first["weights"].items():
-        assert torch.equal(value, second["weights"][name]), name
-    start = tiny(neck="sta_pyramid").state_dict()
-    moved = {
-        name
-        for name, value in first["weights"].items()
-        if not torch.equal(value, start[name.removeprefix("backbone.")])
-    }
-    assert {int(name.split(".blocks.")[1][0]) for name in moved if ".blocks." in name} == {4, 5}
 
 
 # -- the YAML files ---------------------------------------------------------------------------------------

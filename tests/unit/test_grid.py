@@ -99,17 +99,17 @@ def test_prepared_pixels_know_where_they_came_from(policy: str, size: tuple[int,
     prepared = grid.prepare(coordinate_image(*size))
     assert prepared.images.shape[-2:] == (prepared.grid.rows * 16, prepared.grid.cols * 16)
     places = coordinate_image(*prepared.images.shape[-2:])[0].flatten(1).T
-    told = prepared.to_original(places)
-    assert torch.allclose(prepared.to_prepared(told), places, atol=1e-9)
+    text = prepared.to_original(places)
+    assert torch.allclose(prepared.to_prepared(text), places, atol=1e-9)
     read = prepared.images[0].flatten(1).T
-    inside = ((told > 2) & (told < torch.tensor([size[1], size[0]]) - 2)).all(dim=1)  # resampling bends the rim
+    inside = ((text > 2) & (text < torch.tensor([size[1], size[0]]) - 2)).all(dim=1)  # resampling bends the rim
     if policy == "pad":
-        real = (told < torch.tensor([size[1], size[0]])).all(dim=1)
+        real = (text < torch.tensor([size[1], size[0]])).all(dim=1)
         assert (read[~real] == 0).all()
         inside = real
     tolerance = 0.75 if policy == "resize" else 1e-9
     assert inside.any()
-    assert (read[inside] - told[inside]).abs().max() <= tolerance
+    assert (read[inside] - text[inside]).abs().max() <= tolerance
 
 
 def test_crop_keeps_the_centre_and_pad_adds_at_the_end() -> None:

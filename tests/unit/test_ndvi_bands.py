@@ -1,4 +1,4 @@
-"""The bands of the NDVI example lie on each other, and NDVI says what plants and soil look like."""
+"""The bands of the NDVI example lie on each other, and NDVI tells plants from soil."""
 
 from __future__ import annotations
 

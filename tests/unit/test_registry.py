@@ -13,7 +13,7 @@ from dinoneck.configured import Configured
 
 
 class Mine(Configured, nn.Module):
-    """Somebody's own module."""
+    """A user's own module."""
 
     def __init__(self, width: int = 1) -> None:
         super().__init__()

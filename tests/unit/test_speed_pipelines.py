@@ -57,11 +57,11 @@ def test_a_training_step_of_both_heads_gives_the_same_gradients() -> None:
     cls_token, patches = torch.randn(3, 16).double(), torch.randn(3, 6, 16).double()
     tokens = Tokens.from_patches(patches, grid=(2, 3), patch_size=16, cls_token=cls_token)
     theirs, own = steps(head)
-    said, found = [], []
+    ran, found = [], []
     for run, batch in ((theirs, {"cls_token": cls_token, "patch_tokens": patches}), (own, (tokens, torch.arange(3)))):
-        said.append(run(batch))
+        ran.append(run(batch))
         found.append([p.grad.clone() for p in head.parameters() if p.grad is not None])
-    assert said[0] == pytest.approx(said[1], rel=1e-12)
+    assert ran[0] == pytest.approx(ran[1], rel=1e-12)
     assert len(found[0]) == len(list(head.parameters()))
     for a, b in zip(*found, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-14)

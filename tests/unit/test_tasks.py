@@ -19,7 +19,7 @@ def test_inverse_is_exact_over_0_to_1000_grams(area: float | None, log1p: bool) 
         grams = torch.linspace(0, 1000, 4001, dtype=dtype)
         back = transform.inverse(transform.forward(grams))
         assert back.dtype == dtype
-        # a z-score in float32 cannot say more of a value than a ten-millionth of the spread it was fitted on
+        # a z-score in float32 cannot resolve a value finer than a ten-millionth of the spread it was fitted on
         scale = grams if dtype == torch.float64 else grams.clamp_min(1.0 if log1p else 180.0)
         assert ((back - grams).abs() <= 1e-6 * scale + 1e-12).all()
 

@@ -12,7 +12,7 @@ from dinoneck import ConfigError, FeaturePyramid, GridError, GridSize, ShapeErro
 
 
 def make(batch: int = 2, rows: int = 3, cols: int = 4, registers: int = 4, layers: tuple[int, ...] = (7,)) -> Tokens:
-    """Tokens whose values say what they are: CLS -1, registers -2, -3, ..., patch (r, c) = r * cols + c."""
+    """Tokens whose values name what they are: CLS -1, registers -2, -3, ..., patch (r, c) = r * cols + c."""
     prefix = torch.tensor([-1.0 - i for i in range(1 + registers)])
     one = torch.cat((prefix, torch.arange(rows * cols).float()))
     sequence = [(one + 1000 * i)[None, :, None].expand(batch, -1, 5).contiguous() for i in range(len(layers))]

@@ -1,4 +1,4 @@
-"""Photos with boxes: what the JSON says is what the dataset gives; what cannot be used is named or counted."""
+"""Photos with boxes: the dataset gives what the JSON holds; what cannot be used is named or counted."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_boxes_over_the_edge_are_cut_there_and_counted(tmp_path: Path) -> None:
     assert data[0][1]["boxes"][0].tolist() == [0, 20, 10, 30]
 
 
-def test_what_is_left_out_is_also_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_is_left_out_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     def change(c: dict[str, Any]) -> None:
         c["annotations"][0]["iscrowd"] = 1
         c["annotations"][1]["image_id"] = 99
@@ -160,13 +160,13 @@ def test_a_part_keeps_photos_and_boxes_together(tmp_path: Path) -> None:
             data.take(wrong)
 
 
-def test_photos_are_found_beside_the_json_in_images_or_where_told(tmp_path: Path) -> None:
-    beside = BoxPhotos(write(tmp_path / "a", content()))
+def test_images_are_found_next_to_the_json_in_images_or_in_the_given_folder(tmp_path: Path) -> None:
+    next_to = BoxPhotos(write(tmp_path / "a", content()))
     (tmp_path / "b").mkdir()
     below = BoxPhotos(write(tmp_path / "b", content(), tmp_path / "b" / "images"))
     (tmp_path / "c").mkdir()
-    told = BoxPhotos(write(tmp_path / "c", content(), tmp_path / "d"), tmp_path / "d")
-    assert all(torch.equal(data[0][0], beside[0][0]) for data in (below, told))
+    shown = BoxPhotos(write(tmp_path / "c", content(), tmp_path / "d"), tmp_path / "d")
+    assert all(torch.equal(data[0][0], next_to[0][0]) for data in (below, shown))
     with pytest.raises(DataError, match=r"'0\.png', which is neither in .* nor in .*images; pass photos=FOLDER"):
         BoxPhotos(tmp_path / "c" / "boxes.json")
     with pytest.raises(DataError, match="there is no folder .*nowhere with photos"):
@@ -204,6 +204,9 @@ WRONG: list[tuple[str, Change, str]] = [
         entry("images", 1, file_name="9.png"),
         r"1 of the 3 photos of .* are not in .*: '9\.png'; restore",
     ),
+    ("crowd of two", entry("annotations", 1, iscrowd=2), "has the iscrowd 2; expected 0 or 1"),
+    ("images by name", lambda c: c.update(images={"a": 1}), "images is {'a': 1}; expected a list"),
+    ("no categories", lambda c: c.update(categories=[]), "lists no categories"),
 ]
 
 

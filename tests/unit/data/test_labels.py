@@ -1,4 +1,4 @@
-"""Dense labels cover what the patches of their photo show; what says nothing weighs nothing."""
+"""Dense labels cover what the patches of their photo show; what is unknown weighs nothing."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ POLICIES = ("crop", "pad", "resize")
 
 
 def ramp(height: int, width: int) -> np.ndarray:
-    """Every pixel says where it is: x / width, y / height, and 1 where there is a photo at all."""
+    """Every pixel holds its place: x / width, y / height, and 1 where there is a photo at all."""
     y, x = np.mgrid[:height, :width].astype(np.float32) + 0.5
     return np.stack([x / width, y / height, np.ones_like(x)], axis=-1).astype(np.float32)
 
@@ -50,17 +50,6 @@ def test_a_cell_covers_what_its_patch_shows(patch: int, fit: Any) -> None:
         assert torch.allclose(values[0].double(), means, atol=1e-4), (policy, interpolation, shape, size)
 
 
-def test_crop_offsets_in_plain_numbers() -> None:
-    """59 x 45 at patch 16: 3 x 2 cells, 5 and 6 px cut at the top and left, 6 and 7 at the other sides."""
-    place = ramp(59, 45).astype(np.float64)
-    values, weight = DenseLabels(scale=1.0).cells(place, Preprocessing(16, policy="crop"))
-    xs = (6 + 8 + 16 * np.arange(2)) / 45
-    ys = (5 + 8 + 16 * np.arange(3)) / 59
-    assert np.allclose(values[0, 0], np.tile(xs, (3, 1)), atol=1e-6)
-    assert np.allclose(values[0, 1], np.tile(ys[:, None], (1, 2)), atol=1e-6)
-    assert (weight == 256).all()
-
-
 def test_nodata_weighs_nothing_through_an_area_resize() -> None:
     raw = np.random.RandomState(0).randint(1, 200, (64, 96)).astype(np.int16)
     rim = np.zeros(raw.shape, bool)
@@ -78,7 +67,7 @@ def test_nodata_weighs_nothing_through_an_area_resize() -> None:
 
 @pytest.mark.parametrize("interpolation", ["area", "bilinear", "bicubic"])
 @pytest.mark.parametrize("policy", POLICIES)
-def test_a_flat_label_stays_flat_beside_a_rim_of_nan(interpolation: Any, policy: Any) -> None:
+def test_a_flat_label_stays_flat_next_to_a_rim_of_nan(interpolation: Any, policy: Any) -> None:
     flat = np.full((61, 47, 2), (3.5, -2.0), np.float32)
     flat[:7], flat[:, :3, 1], flat[40:43, 20:25] = np.nan, np.nan, np.nan
     for fit, size in itertools.product(FITS, [(40, 40), (130, 75)]):
@@ -243,17 +232,6 @@ def test_indices_keep_nodata_and_exact_sizes() -> None:
 # Batches and refusals ---------------------------------------------------------------------------------------
 
 
-def test_batches_are_their_labels() -> None:
-    batch = np.random.RandomState(0).rand(3, 32, 48, 2)
-    recipe = Preprocessing(16, size=(16, 32), fit="crop")
-    values, weight = DenseLabels().cells(batch, recipe, photo_sizes=[(32, 48)] * 3)
-    assert values.shape == (3, 2, 1, 2)
-    for i in range(3):
-        own, counted = DenseLabels().cells(batch[i], recipe)
-        assert torch.equal(values[i], own[0])
-        assert torch.equal(weight[i], counted[0])
-
-
 def test_what_does_not_fit_together_is_refused(tmp_path: Path) -> None:
     small, large, recipe = np.zeros((16, 32)), np.zeros((32, 32)), Preprocessing(16)
     with pytest.raises(DataError, match=r"different sizes \(bands x rows x cols\): 1x1x2, 1x2x2"):
@@ -299,6 +277,7 @@ def test_wrong_classes_are_named_with_their_file(tmp_path: Path) -> None:
         (np.zeros((0, 4)), r"\(0, 4\)"),
         (np.array([["a"]]), "<U1"),
         (np.full((2, 2), np.inf), "4 values that are infinite"),
+        ([3], "a label is int"),
     ],
 )
 def test_what_is_no_label_is_refused(label: object, message: str) -> None:

@@ -151,6 +151,8 @@ def test_files_in_yaml_and_json(tmp_path: Path) -> None:
         ("- {hue: [0, 1], hue: [0, 2]}", "'hue' stands twice"),
         ("[]", "is empty"),
         ("- !!python/object/apply:os.getcwd []", "cannot be read as a list"),
+        ("- horizontal", "pattern 0 is str"),
+        ("- {hue: 10}", "pattern 0: hue of a pattern is 10"),
     ],
 )
 def test_files_that_are_refused(tmp_path: Path, text: str, match: str) -> None:

@@ -26,9 +26,7 @@ def ramps(height: int, width: int) -> np.ndarray[Any, np.dtype[np.float32]]:
 @pytest.mark.parametrize("fit", [None, "stretch", "keep", "crop", "pad"])
 @pytest.mark.parametrize("shape", [(90, 150), (151, 60), (33, 40)])
 @pytest.mark.parametrize("interpolation", ["area", "bilinear"])
-def test_every_pixel_shows_the_place_it_is_said_to(
-    fit: Any, policy: Any, shape: tuple[int, int], interpolation: Any
-) -> None:
+def test_every_pixel_shows_its_place(fit: Any, policy: Any, shape: tuple[int, int], interpolation: Any) -> None:
     changes = {} if fit is None else {"size": (50, 70), "fit": fit}
     recipe = Preprocessing(16, policy=policy, interpolation=interpolation, **PLAIN, **changes)
     image = recipe(ramps(*shape))[0]
@@ -40,10 +38,10 @@ def test_every_pixel_shows_the_place_it_is_said_to(
     shown = torch.stack([image[0] * shape[1], image[1] * shape[0]], dim=-1)
     border = 3.0 * torch.tensor([shape[1] / 50, shape[0] / 50]).clamp_min(1.0)  # where kernels are cut off
     ends = torch.tensor([shape[1], shape[0]], dtype=torch.float64)
-    told = inside & ((home > border) & (home < ends - border)).all(dim=-1)
-    assert told.sum() > 0.3 * rows * cols * (0.5 if fit == "pad" else 1.0) * inside.float().mean()
+    text = inside & ((home > border) & (home < ends - border)).all(dim=-1)
+    assert text.sum() > 0.3 * rows * cols * (0.5 if fit == "pad" else 1.0) * inside.float().mean()
     step = max(shape[0] / rows, shape[1] / cols, 1.0)
-    gaps = shown[told] - home[told]
+    gaps = shown[text] - home[text]
     assert gaps.abs().max() < (0.25 if interpolation == "area" else 0.1) * step
     assert gaps.mean(dim=0).abs().max() < 0.02 * step
     assert torch.allclose(to_prepared_pixels(home, recipe, shape), points)

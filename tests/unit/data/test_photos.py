@@ -80,6 +80,8 @@ def test_jpeg_pixels_are_those_of_pillow(tmp_path: Path, mode: str, subsampling:
         (torch.zeros(4, 4, 3), r"\(4, 4, 3\)"),
         (3, "int"),
         (Image.new("I", (2, 2)), "32 bit"),
+        (np.zeros((4, 4, 3), np.int32), "int32"),
+        (np.zeros((0, 4, 3), np.uint8), "empty"),
     ],
 )
 def test_what_is_no_photo_is_refused(photo: object, message: str) -> None:
@@ -235,4 +237,4 @@ def test_padding_is_not_valid_and_the_picture_is_what_the_backbone_sees() -> Non
 def test_area_is_the_mean_of_whole_pixels_touched() -> None:
     row = torch.tensor([0.0, 0.6, 0.0]).expand(3, 2, 3)
     small = Preprocessing(patch_size=1, size=(2, 2), interpolation="area").picture(row)
-    assert torch.allclose(small[0, 0], torch.tensor([0.3, 0.3]), atol=1e-6)  # OpenCV's INTER_AREA would say 0.2
+    assert torch.allclose(small[0, 0], torch.tensor([0.3, 0.3]), atol=1e-6)  # OpenCV's INTER_AREA gives 0.2

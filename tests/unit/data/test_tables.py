@@ -123,7 +123,7 @@ def test_tables_as_programs_write_them(folder: Path) -> None:
         read_csv(table(folder, "image,y\na.jpg,1_000\n"), folder, ["y"])
 
 
-def test_groups_are_told_and_do_not_collide(folder: Path) -> None:
+def test_groups_are_named_and_do_not_collide(folder: Path) -> None:
     with pytest.raises(DataError, match="row 3: the group column 'g' is empty"):
         read_csv(table(folder, "image,y,g\na.jpg,1,p\nb.jpg,2, \n"), folder, ["y"], "g")
     path = table(folder, "image,y,g,h\na.jpg,1,p | q,r\nb.jpg,2,p,q | r\n")

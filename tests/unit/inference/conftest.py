@@ -1,4 +1,4 @@
-"""A backbone whose tokens see their own patch only, and photos whose patches can be told apart."""
+"""A backbone whose tokens see their own patch only, and photos whose patches differ."""
 
 from __future__ import annotations
 

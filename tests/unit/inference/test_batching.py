@@ -138,3 +138,13 @@ def test_the_end_answers_or_refuses_all_that_wait(
 def test_options_out_of_range_are_named(predictor: Predictor, option: dict[str, Any], match: str) -> None:
     with pytest.raises(ConfigError, match=match):
         MicroBatcher(predictor, **option)
+
+
+def test_a_batcher_whose_thread_is_not_here_refuses(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a fork, where callers would wait for ever."""
+    with MicroBatcher(predictor) as batcher:
+        monkeypatch.setattr(batcher._thread, "is_alive", lambda: False)
+        with pytest.raises(BusyError, match="make another one here"):
+            batcher.predict(photos(1)[0])
+        monkeypatch.undo()
+        assert batcher.predict(photos(1)[0], timeout=60)

@@ -81,13 +81,8 @@ def test_maps_of_all_views_come_back_to_the_photo(blind: Backbone) -> None:
 
 
 def test_views_are_averaged_in_natural_units(tiny: Backbone) -> None:
-    head = PatchMeanHead(64, [Task("a", transform=TargetTransform(log1p=True, mean=1.0, std=2.0), activation="relu")])
-    images = tiny.preprocess(torch.rand(3, 32, 48))
-    each = [head.predict(tiny(view.apply(images)))["a"].item() for view in VIEWS["d6"]]
-    got = Predictor(head, tiny, tta="d6")(torch.rand(3, 32, 48))[0]["a"]
-    assert got != pytest.approx(np.mean(each))  # another photo
     torch.manual_seed(0)
-    head = PatchMeanHead(64, head.tasks)
+    head = PatchMeanHead(64, [Task("a", transform=TargetTransform(log1p=True, mean=1.0, std=2.0), activation="relu")])
     photo = torch.rand(3, 32, 48)
     images = tiny.preprocess(photo)
     each = [head.predict(tiny(view.apply(images)))["a"].item() for view in VIEWS["d6"]]
@@ -236,7 +231,6 @@ def test_turned_views_need_square_patches() -> None:
 
 def test_the_probe_may_decide_across_libraries(tmp_path: Path) -> None:
     from dinoneck import wrap_backbone
-    from dinoneck.cli.main import main
 
     torch.manual_seed(4)
     trained = wrap_backbone(load_backbone("dinoneck_tiny", layers=[5, 2]).adapter.model, layers=[3])
@@ -251,17 +245,3 @@ def test_the_probe_may_decide_across_libraries(tmp_path: Path) -> None:
         Predictor(tmp_path / "h.safetensors", load_backbone("dinoneck_tiny", seed=1), probe=True)
     with pytest.raises(ConfigError, match="pass wrap_backbone"):
         Predictor(tmp_path / "h.safetensors", other.adapter.model)  # type: ignore[arg-type]
-    Image.fromarray((photo.permute(1, 2, 0).numpy() * 255).astype(np.uint8)).save(tmp_path / "p.png")
-    named = load_backbone("dinoneck_tiny", layers=[3])
-    save_head(tmp_path / "n.safetensors", head, backbone=named, preprocess=named.preprocess)
-    named.save_weights(tmp_path / "w.safetensors")
-    command = [
-        "predict",
-        str(tmp_path / "p.png"),
-        "--heads",
-        str(tmp_path / "n.safetensors"),
-        "--out",
-        str(tmp_path / "o.csv"),
-    ]
-    assert main([*command, "--backbone-file", str(tmp_path / "w.safetensors")]) == 0
-    assert main([*command, "--backbone-file", str(tmp_path / "w.safetensors"), "--probe"]) == 0

@@ -81,21 +81,6 @@ def test_threads_get_what_a_lone_call_gets(tiled: bool) -> None:
     assert not backbone.training
 
 
-def test_predictors_that_share_modules_may_overlap() -> None:
-    backbone = load_backbone("dinoneck_tiny", frozen=False)
-    backbone.train()
-    before = [part.training for part in backbone.modules()]
-    assert any(before)
-    gated = heads()[2]
-    predictors = [Predictor(gated, backbone), Predictor([gated, heads()[0]], backbone, tta="d6")]
-    given = photos(THREADS)
-    alone = [predictors[i % 2](given[i], maps=True)[0] for i in range(THREADS)]
-    for number, answers in enumerate(at_once(lambda i: predictors[i % 2](given[i], maps=True)[0])):
-        assert all(same(answer, alone[number]) for answer in answers)
-    assert [part.training for part in backbone.modules()] == before
-    assert all(part.training for part in gated.modules())
-
-
 def test_the_last_to_leave_restores_the_mode() -> None:
     module = nn.Sequential(nn.Dropout(), nn.Linear(2, 2).eval())
     inside, leave = threading.Event(), threading.Event()

@@ -249,6 +249,7 @@ def test_regressions_with_a_logarithm_or_a_median_average_their_tiles(blind: Bac
         ({"tile": 32, "overlap": 20}, "2 of the 2 patches of a tile"),
         ({"tile": 32, "tile_scale": 0}, "tile_scale is 0"),
         ({"overlap": 8}, "tile is None"),
+        ({"tile": 32, "overlap": "8"}, "overlap is '8'"),
     ],
 )
 def test_tiles_that_do_not_fit_are_refused(tiny: Backbone, options: dict[str, Any], message: str) -> None:

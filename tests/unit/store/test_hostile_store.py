@@ -62,7 +62,7 @@ def test_a_pattern_of_another_kind_is_refused(filled: FeatureStore, pattern: obj
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "text"),
     [
         ({"shard": 5}, "shard is 5"),
         ({"batch_size": 1.5}, "batch_size is 1.5"),
@@ -70,22 +70,22 @@ def test_a_pattern_of_another_kind_is_refused(filled: FeatureStore, pattern: obj
     ],
 )
 def test_options_of_another_kind_are_refused(
-    tmp_path: Path, backbone: Backbone, options: dict[str, object], told: str
+    tmp_path: Path, backbone: Backbone, options: dict[str, object], text: str
 ) -> None:
     write_photos(tmp_path / "photos", ["a.png"])
-    with pytest.raises(ConfigError, match=told):
+    with pytest.raises(ConfigError, match=text):
         make(tmp_path / "store", backbone).extract(tmp_path / "photos", **options)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "text"),
     [
         ("dinoneck_tiny", r"backbone is 'dinoneck_tiny'; expected a Backbone: pass load_backbone\(name\)"),
         (torch.nn.Linear(1, 1), r"backbone is Linear; expected a Backbone: pass wrap_backbone\(model\)"),
     ],
 )
-def test_what_is_no_backbone_leaves_no_store(tmp_path: Path, given: object, told: str) -> None:
-    with pytest.raises(ConfigError, match=told):
+def test_what_is_no_backbone_leaves_no_store(tmp_path: Path, given: object, text: str) -> None:
+    with pytest.raises(ConfigError, match=text):
         FeatureStore.create(tmp_path / "store", backbone=given, image_size=(32, 64))  # type: ignore[arg-type]
     assert not (tmp_path / "store").exists()
 
@@ -107,16 +107,16 @@ def test_records_tell_stores_apart_and_copies_do_not(filled: FeatureStore, tmp_p
     assert filled.record(["a"])["records"] != filled.record(["b"])["records"]
 
 
-def test_a_store_made_before_backbones_told_their_normalisation_is_the_same(
+def test_a_store_made_before_backbones_recorded_their_normalisation_is_the_same(
     filled: FeatureStore, tmp_path: Path
 ) -> None:
     """A run begun on such a store goes on where the store has been made again; the inputs' normalisation counts."""
-    told = filled.description
-    older = replace(told, backbone={key: value for key, value in told.backbone.items() if key not in ("mean", "std")})
-    assert older.backbone != told.backbone
+    text = filled.description
+    older = replace(text, backbone={key: value for key, value in text.backbone.items() if key not in ("mean", "std")})
+    assert older.backbone != text.backbone
     (tmp_path / "store" / "store.json").write_bytes(older.to_bytes())
     assert FeatureStore.open(tmp_path / "store").record() == filled.record()
-    other = replace(older, preprocess=told.preprocess.changed(mean=(0.1, 0.2, 0.3)))
+    other = replace(older, preprocess=text.preprocess.changed(mean=(0.1, 0.2, 0.3)))
     (tmp_path / "store" / "store.json").write_bytes(other.to_bytes())
     assert FeatureStore.open(tmp_path / "store").record()["made"] != filled.record()["made"]
 

@@ -45,17 +45,17 @@ def test_ray_writes_the_same_store(tiny: Backbone, tmp_path: Path) -> None:
     )  # fmt: skip
     late = False
     try:
-        told, _ = process.communicate(timeout=LIMIT_S)
+        shown, _ = process.communicate(timeout=LIMIT_S)
     except subprocess.TimeoutExpired:
         late = True
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         if late:
-            told, _ = process.communicate(timeout=30)
-    if late or "started" not in told:
-        pytest.skip(f"Ray did not finish within {LIMIT_S} s on this machine: {told[-300:]}")
-    assert "done ['a', 'b', 'c'] ['d'] 3" in told, told[-3000:]
+            shown, _ = process.communicate(timeout=30)
+    if late or "started" not in shown:
+        pytest.skip(f"Ray did not finish within {LIMIT_S} s on this machine: {shown[-300:]}")
+    assert "done ['a', 'b', 'c'] ['d'] 3" in shown, shown[-3000:]
     expected = make(tmp_path / "expected", tiny, dtype="int8")
     expected.extract(tmp_path / "p", skip_unusable=True)
     assert same(FeatureStore.open(tmp_path / "s"), expected)

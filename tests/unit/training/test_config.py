@@ -159,6 +159,7 @@ def test_a_size_is_one_number_or_two(tmp_path: Path, size: str, pixels: tuple[in
         ("optim: !!python/object:os.system {}", "not valid YAML"),
         ("just text", "holds no settings"),
         ("a: [", "not valid YAML"),
+        ("head: {type: 3}", r"head is {'type': 3}; expected {type: NAME"),
     ],
 )
 def test_what_does_not_fit_is_refused(tmp_path: Path, text: str, message: str) -> None:

@@ -77,30 +77,6 @@ def test_history_holds_the_losses_also_of_tasks_named_like_other_numbers(tmp_pat
     assert lines == [{"epoch": epoch, **row} for epoch, row in enumerate(history)]
 
 
-def test_one_step_is_the_plain_step() -> None:
-    """Without warm-up, scale or clipping, one epoch of one batch is one AdamW step on the loss."""
-    source, y = problem(8)
-    recipe = Recipe(
-        weight_decay=0.1, warmup=0.0, clip_norm=None, standardise_tokens=False, ema_decay=None, ridge_blend=0.0
-    )
-    torch.manual_seed(0)
-    head = PatchMeanHead(16, [Task("share")], hidden_dim=4)
-    torch.manual_seed(0)
-    twin = PatchMeanHead(16, [Task("share")], hidden_dim=4)
-    fit(head, source, targets={"share": y}, target_ids=source.ids, epochs=1, batch_size=8, lr=0.01, recipe=recipe)
-    optimizer = torch.optim.AdamW(
-        [{"params": [p for p in twin.parameters() if p.ndim > 1], "weight_decay": 0.1},
-         {"params": [p for p in twin.parameters() if p.ndim == 1], "weight_decay": 0.0}],
-        lr=0.01,
-    )  # fmt: skip
-    order = np.random.RandomState(42).permutation(8)
-    out = twin(source.batch([source.ids[i] for i in order]))["share"][:, 0]
-    ((out - torch.tensor(y[order], dtype=torch.float32)) ** 2).mean().backward()
-    optimizer.step()
-    for one, two in zip(head.parameters(), twin.parameters(), strict=True):
-        assert torch.allclose(one, two, atol=1e-7)
-
-
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
@@ -184,3 +160,12 @@ def test_layers_that_no_head_reads_are_mentioned(caplog: pytest.LogCaptureFixtur
     source = MemoryTokens(("a", "b", "c", "d"), tokens)
     fit(PatchMeanHead(8, [Task("x")]), source, targets={"x": np.arange(4.0)}, target_ids=source.ids, epochs=1)
     assert "reads the last one listed, block 1" in caplog.text
+
+
+def test_class_labels_have_one_per_photo() -> None:
+    source, _ = problem()
+    head = PatchMeanHead(16, [Task("kind", dim=3, kind="classification")])
+    with pytest.raises(DataError, match=r"expected \(48,\)"):
+        fit(head, source, targets={"kind": np.zeros((48, 3), int)}, target_ids=source.ids)
+    with pytest.raises(DataError, match="float64; expected integer class indices"):
+        fit(head, source, targets={"kind": np.full(48, 2.7)}, target_ids=source.ids)

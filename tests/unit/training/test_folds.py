@@ -94,6 +94,7 @@ def test_folds_of_ones_own_are_kept_as_they_are() -> None:
         ([([0], [1]), ([0], [2, 1])], "row 1 is held out by folds 0 and 1"),
         ([([0, 5], [1])], "train rows of fold 0 reach from 0 to 5; expected rows 0 to 4"),
         ([([0, 0], [1])], "hold a row twice"),
+        ([([0], [])], "valid rows of fold 0 are float64 of shape"),
     ],
 )
 def test_folds_that_cannot_be_are_refused(folds: Any, message: str) -> None:

@@ -59,6 +59,8 @@ def test_arguments_of_another_kind(changes: dict[str, Any], message: str) -> Non
             {"targets": {"y": EARLY}, "ids": IDS[:4], "val_ids": IDS[4:], "recipe": Recipe(patience=1)},
             "no validation id has a target",
         ),
+        ({"source": [1]}, "source is list"),
+        ({"targets": {"y": [[1], [2, 3]]}}, "'y' are not numbers"),
     ],
 )
 def test_targets_that_cannot_be(changes: dict[str, Any], message: str) -> None:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from tests.unit.training.meadow import a_run
 
-from dinoneck import ConfigError, DataError, FeatureStore, PatchMeanHead, TargetTransform, Task, Tokens, load_backbone
+from dinoneck import ConfigError, DataError, PatchMeanHead, TargetTransform, Task, Tokens
 from dinoneck.data import Table
 from dinoneck.training import (
     CellTargets,
@@ -135,38 +133,6 @@ def test_an_id_that_two_images_fit_is_refused() -> None:
         weights(twice, {"y": {"a": 1.0, IDS[0]: 0.0}})
     exact = {"y": {"a.jpg": 1.0, "a.png": 0.5, IDS[0]: 0.0}}
     assert weights(twice, exact).keys()
-
-
-def photos(folder: Path) -> dict[str, float]:
-    """Images named so that their sorted order is not their number's, and the green that they hold."""
-    folder.mkdir(parents=True)
-    rng, green = np.random.default_rng(0), {}
-    for i in range(12):
-        photo = rng.integers(60, 120, (32, 48, 3)).astype(np.uint8)
-        photo[:, : 4 * i, 1] += 90
-        Image.fromarray(photo).save(folder / f"ID{i}.png")
-        green[f"ID{i}"] = i / 12
-    return green
-
-
-def test_a_store_trains_as_memory_does(tmp_path: Path) -> None:
-    """The call of the README with a store, whose ids are sorted, in place of tokens in memory."""
-    green = photos(tmp_path / "train")
-    files = [tmp_path / "train" / f"{name}.png" for name in green]
-    data = Table(tuple(green), tuple(files), {"green": np.array(list(green.values()))})
-    backbone = load_backbone("dinoneck_tiny")
-    store = FeatureStore.create(tmp_path / "store", backbone=backbone, image_size=(32, 48))
-    store.extract(tmp_path / "train")
-    assert tuple(store.ids) != data.ids
-    scores = {}
-    for name, tokens in {"memory": MemoryTokens.extract(backbone, files, data.ids), "store": store}.items():
-        torch.manual_seed(0)
-        task = Task("green", transform=TargetTransform().fit(data.targets["green"]))
-        head = PatchMeanHead(backbone.embed_dim, [task])
-        fit(head, tokens, targets=data, epochs=40, batch_size=6, lr=1e-3, recipe=PLAIN)
-        scores[name] = r2(head.predict(tokens.batch(list(data.ids)))["green"][:, 0], data.targets["green"])
-    assert scores["memory"] > 0.6
-    assert scores["store"] == pytest.approx(scores["memory"], abs=0.02)
 
 
 @pytest.mark.parametrize("probe", [ridge_probe, knn_probe])

@@ -44,8 +44,8 @@ def test_iou_is_the_overlap_of_sets() -> None:
     score, each = mean_iou(confusion_matrix(pred, true, 5))
     ious = []
     for k in range(3):
-        own, told = set((true == k).nonzero().flatten().tolist()), set((pred == k).nonzero().flatten().tolist())
-        ious.append(len(own & told) / len(own | told))
+        own, text = set((true == k).nonzero().flatten().tolist()), set((pred == k).nonzero().flatten().tolist())
+        ious.append(len(own & text) / len(own | text))
     assert each == [pytest.approx(ious[0]), 0.0, pytest.approx(ious[2]), None, None]
     assert score == pytest.approx(sum(ious) / 3)
     assert mean_iou(torch.eye(3) * 7) == (1.0, [1.0, 1.0, 1.0])

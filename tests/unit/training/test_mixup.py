@@ -119,20 +119,6 @@ def test_masses_add_in_grams(kind: Any) -> None:
     assert torch.allclose(single.double(), mixed["mass"], rtol=1e-5, atol=1e-6)
 
 
-def test_dense_values_add_in_natural_units_per_output() -> None:
-    torch.manual_seed(5)
-    transform = TargetTransform(log1p=True, mean=(1.0, 2.0), std=(0.5, 3.0))
-    natural = torch.rand(5, 2, 3, 4, dtype=torch.float64) * 30
-    model = torch.stack([(torch.log1p(natural[:, k]) - m) / s for k, (m, s) in enumerate(((1.0, 0.5), (2.0, 3.0)))], 1)
-    tasks = [Task("cover", dim=2, kind="dense", transform=transform), Task("height", kind="dense")]
-    mixed, partner, kept = mix({"cover": model, "height": natural[:, :1]}, tasks=tasks)
-    again = torch.stack(
-        [torch.expm1(mixed["cover"][:, k] * s + m) for k, (m, s) in enumerate(((1.0, 0.5), (2.0, 3.0)))], 1
-    )
-    assert torch.allclose(again, blended(natural, partner, kept), rtol=1e-12)
-    assert torch.allclose(mixed["height"], blended(natural[:, :1], partner, kept), rtol=1e-12)
-
-
 def test_part_masses_are_conserved() -> None:
     torch.manual_seed(6)
     grams, shares = torch.rand(12) * 300, torch.randn(12, 3).softmax(dim=1)
@@ -229,18 +215,6 @@ def test_what_a_mask_hides_reaches_neither_the_log_nor_the_shares() -> None:
         assert torch.equal(masks["total"].reshape(-1).bool(), both)
 
 
-def test_a_target_of_a_composition_is_natural_and_mixes_linearly() -> None:
-    targets = {**ratio_targets([20.0, 50.0, 5.0], [[1.0, 0, 0]] * 3), "parts": torch.rand(3, 5)}
-    mixed, masks, partner, kept = mix(
-        targets, tasks=RATIO, compositions=[PARTS], masks={"parts": torch.tensor([True, False, True])}
-    )
-    counts = masks["parts"]
-    assert counts.tolist() == [bool(i != 1 and partner[i] != 1) for i in range(3)]
-    expected = blended(targets["parts"], partner, kept)
-    assert torch.allclose(mixed["parts"].double()[counts], expected[counts], atol=1e-6)
-    assert mixed["parts"][~counts].isnan().all()
-
-
 @pytest.mark.parametrize(
     "alpha",
     [
@@ -265,6 +239,7 @@ def test_alpha_must_be_positive(alpha: Any) -> None:
         ({"x": torch.zeros(2)}, {"tasks": [Task("x")]}, ShapeError, r"floating point \(batch, 1\)"),
         ({}, {"tasks": RATIO[:1], "compositions": [PARTS]}, ConfigError, "needs task 'ratio'"),
         ({"ratio": torch.ones(2, 3)}, {"tasks": RATIO, "compositions": [PARTS]}, ShapeError, "lack 'total'"),
+        ({"x": torch.zeros(2, 1)}, {"masks": {"x": torch.ones(2, 2)}}, ShapeError, r"mask has shape \(2, 2\)"),
     ],
 )
 def test_misfits_are_refused(targets: Any, options: Any, error: type[Exception], message: str) -> None:

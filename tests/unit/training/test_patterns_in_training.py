@@ -17,7 +17,7 @@ ROWS, COLS, WIDTH, PHOTOS = 2, 3, 4, 6
 
 
 class Flipped:
-    """A store in small: index images, every cell's token says where it lies; the patterns flip them."""
+    """A store in small: index images, every cell's token holds its place; the patterns flip them."""
 
     def __init__(self) -> None:
         cells = torch.arange(PHOTOS * ROWS * COLS, dtype=torch.float32).reshape(PHOTOS, 1, ROWS, COLS)

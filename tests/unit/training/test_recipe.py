@@ -102,6 +102,7 @@ def test_fp16_steps_that_overflow_are_left_out() -> None:
         ({"ema_decay": 1.0}, "ema_decay is 1.0"),
         ({"clip_norm": 0}, "clip_norm is 0"),
         ({"mixup_alpha": 0.0}, "mixup_alpha is 0.0"),
+        ({"standardise_tokens": 1}, "standardise_tokens is 1"),
     ],
 )
 def test_impossible_recipes(values: dict[str, Any], message: str) -> None:

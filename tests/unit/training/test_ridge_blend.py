@@ -156,17 +156,6 @@ def test_weights_that_changed_after_the_blend_are_trained_as_they_are() -> None:
         np.testing.assert_allclose(predicted(changed, "mass"), before, rtol=1e-4)
 
 
-def test_a_repeated_id_lies_in_one_inner_fold() -> None:
-    values = {"mass": np.random.default_rng(1).normal(size=N)}
-    head = trained(made(values), values, ids=TRAIN * 3, recipe=Recipe(ridge_blend=1.0))
-    pooled, rows = pooled_tokens(Source()), np.tile(np.arange(HELD, N), 3)
-    x, y = np.concatenate([pooled[rows], pooled[:HELD]]), np.append(values["mass"][rows], np.zeros(HELD))[:, None]
-    fold = (np.arange(len(rows)), np.arange(len(rows), len(x)))
-    expected = ridge_out_of_fold(x, y, [fold], groups=[*TRAIN * 3, *IDS[:HELD]])[fold[1], 0]
-    np.testing.assert_allclose(predicted(head, "mass")[:, 0], expected, atol=1e-4)
-    assert expected.std() < 0.1, "of noise, the strength is large"
-
-
 def test_groups_choose_the_strength() -> None:
     values = {"mass": targets()["mass"] + 500 * np.sin(np.arange(N) // 8)}
     groups = dict(zip(IDS, (f"g{row // 8}" for row in range(N)), strict=True))

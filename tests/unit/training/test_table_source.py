@@ -10,7 +10,7 @@ import pytest
 import torch
 from tests.unit.store.store_samples import make, write_photos
 
-from dinoneck import DataError, StoreError, Tokens, load_backbone
+from dinoneck import ConfigError, DataError, StoreError, Tokens, load_backbone
 from dinoneck.training import DataConfig, TrainConfig, open_inputs
 from dinoneck.training.table_source import TableSource
 
@@ -93,3 +93,13 @@ def test_training_refuses_a_store_of_another_folder_of_the_same_names(
     write_photos(tmp_path / "train_B", names, seed=7)
     with pytest.raises(StoreError, match=r"4 stored images.*train_B/0.png is not the file stored as '0'"):
         open_inputs(config)
+
+
+def test_only_the_first_patterns_are_used() -> None:
+    every, two = (TableSource(Numbered(["a"], 5), ["a.jpg"], count).patterns for count in (None, 2))
+    assert every is not None
+    assert two is not None
+    assert (len(every), len(two)) == (5, 2)
+    assert [two.flips(i) for i in range(2)] == [(False, False), (True, False)]
+    with pytest.raises(ConfigError, match="views is 20.*the store has 5"):
+        TableSource(Numbered(["a"], 5), ["a.jpg"], 20)

@@ -299,6 +299,12 @@ def test_heads_and_necks_by_name(meadow: Path, tmp_path: Path, head: dict[str, A
         ({"data": {"boxes": "b.json"}}, "train_detector"),
         ({"data": {"targets": ["height"]}}, "height is ''; expected a finite number"),
         ({"data": {"labels": "mask", "label_kind": "numbers"}, "tasks": {"m": {"kind": "segmentation"}}}, "write 'cl"),
+        ({"data": {"targets": []}}, "no target columns were named"),
+        ({"tasks": {"r": {"kind": "ratio", "columns": ["crop"]}}}, "ratio of crop alone; name two columns"),
+        ({"tasks": {"x": {"columns": ["crop", "crop"]}}}, "columns crop, crop; name each once"),
+        ({"data": {"csv": None, "targets": ["crop"]}}, "targets: these describe a table"),
+        ({"head": {"type": "ensemble"}}, "HeadEnsemble needs the argument 'members'"),
+        ({"tasks": {"crop": {"loss": "smooth_l1", "beta": 0.0}}}, "beta is 0.0; expected a positive number"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_refused_before_the_work(

@@ -14,7 +14,6 @@ from dinoneck.training import (
     cosine_with_warmup,
     group_folds,
     knn_probe,
-    r2,
     ridge_out_of_fold,
     weighted_r2,
 )
@@ -71,13 +70,6 @@ def test_weighted_r2_is_the_competitions_formula() -> None:
 def test_scores_of_what_does_not_fit_are_refused(pred: object, true: object, weights: object) -> None:
     with pytest.raises(ValueError):
         weighted_r2(pred, true, weights)  # type: ignore[arg-type]
-
-
-def test_r2() -> None:
-    assert r2([1, 2, 3], [1, 2, 3]) == 1.0
-    assert r2([2, 2, 2], [1, 2, 3]) == 0.0
-    with pytest.raises(DataError, match="all equal"):
-        r2([1, 2], [3, 3])
 
 
 def test_ridge_is_the_closed_form() -> None:
