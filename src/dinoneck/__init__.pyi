@@ -43,9 +43,9 @@ from dinoneck.heads.cls_gating import CLSGating as CLSGating
 from dinoneck.heads.cls_gating import CLSGatingHead as CLSGatingHead
 from dinoneck.heads.dense import DenseHead as DenseHead
 from dinoneck.heads.ensemble import HeadEnsemble as HeadEnsemble
-from dinoneck.heads.fpn import FPNHead as FPNHead
 from dinoneck.heads.patch_mean import PatchMeanHead as PatchMeanHead
 from dinoneck.heads.patch_mean import PatchMeanMLP as PatchMeanMLP
+from dinoneck.heads.pyramid import FPNHead as FPNHead
 from dinoneck.heads.pyramid import PyramidHead as PyramidHead
 from dinoneck.inference.predictor import Predictor as Predictor
 from dinoneck.losses.composition import Composition as Composition

@@ -22,7 +22,7 @@ _HOMES: dict[str, str] = {
     "detector": "dinoneck.detection.head:DetectionHead",
     "dpt": "dinoneck.necks.dpt:DPTNeck",
     "ensemble": "dinoneck.heads.ensemble:HeadEnsemble",
-    "fpn": "dinoneck.heads.fpn:FPNHead",
+    "fpn": "dinoneck.heads.pyramid:FPNHead",
     "gated_fusion": "dinoneck.points.fusion:GatedFusion",
     "layer_grouper": "dinoneck.necks.layer_grouper:LayerGrouper",
     "patch_mean": "dinoneck.heads.patch_mean:PatchMeanHead",

@@ -118,7 +118,7 @@ def read_ensemble(folder: str | os.PathLike[str]) -> _Head:
         CheckpointError: if a head is missing, damaged, not listed or not the one that is listed, or they do not fit
             together.
     """
-    from dinoneck.checkpoint.lora_weights import PREFIX
+    from dinoneck.checkpoint.pairing import LORA_PREFIX
     from dinoneck.checkpoint.read import check_meta, read_head
     from dinoneck.checkpoint.schema import entries_of
     from dinoneck.checkpoint.tensors import chunks_of, listing_of
@@ -129,7 +129,7 @@ def read_ensemble(folder: str | os.PathLike[str]) -> _Head:
         _check_member(Path(folder, member.file), member, header, listing)
     state: dict[str, Tensor] = {}
     for place, (_, tensors, _) in enumerate(heads):  # LoRA weights belong to the one backbone: all heads have the same
-        state |= {key if key.startswith(PREFIX) else f"heads.{place}.{key}": x for key, x in tensors.items()}
+        state |= {key if key.startswith(LORA_PREFIX) else f"heads.{place}.{key}": x for key, x in tensors.items()}
     meta = _meta([header.meta for header, _, _ in heads], [module for _, _, module in heads], listing, str(folder))
     meta["tensors"] = listing_of(state)
     entries = entries_of(meta["tensors"], str(folder))

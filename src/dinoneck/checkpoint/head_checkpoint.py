@@ -16,13 +16,31 @@ from dinoneck import registry
 from dinoneck.atomic import write_whole
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.checkpoint import file as files
-from dinoneck.checkpoint import hub, lora_weights
+from dinoneck.checkpoint import hub
 from dinoneck.checkpoint.ensemble_folder import read_path
-from dinoneck.checkpoint.pairing import check_probe, check_reads, check_records, origin_of
+from dinoneck.checkpoint.pairing import (
+    LORA_PREFIX,
+    apply_lora,
+    check_probe,
+    check_reads,
+    check_records,
+    lora_of,
+    origin_of,
+)
 from dinoneck.checkpoint.read import check_finite, check_meta, on_meta, predicted, read_file
-from dinoneck.checkpoint.saveable import check_whole, inputs_of, named, plain, plain_backbone, probed, views_of
 from dinoneck.checkpoint.schema import FORMAT, SCHEMA, UNSIGNED, check_backbone_record, check_header, entries_of
-from dinoneck.checkpoint.tensors import chunks_of, listing_of, snapshot
+from dinoneck.checkpoint.tensors import (
+    check_whole,
+    chunks_of,
+    inputs_of,
+    listing_of,
+    named,
+    plain,
+    plain_backbone,
+    probed,
+    snapshot,
+    views_of,
+)
 from dinoneck.configured import encode
 from dinoneck.data.photos import Preprocessing
 from dinoneck.errors import CheckpointError
@@ -60,12 +78,10 @@ class HeadCheckpoint:
         revision: str | None = None,
     ) -> None:
         self.meta = dict(meta)
-        own = [key for key in state_dict if not key.startswith(lora_weights.PREFIX)]
+        own = [key for key in state_dict if not key.startswith(LORA_PREFIX)]
         self.state_dict = {key: state_dict[key] for key in own}
         self.adapter_state = {
-            key.removeprefix(lora_weights.PREFIX): value
-            for key, value in state_dict.items()
-            if key not in self.state_dict
+            key.removeprefix(LORA_PREFIX): value for key, value in state_dict.items() if key not in self.state_dict
         }
         self.revision = revision
         self.file_digest: str | None = self.meta.get("digest")
@@ -119,7 +135,7 @@ class HeadCheckpoint:
         backbone = plain_backbone(backbone)
         head_type, versions = named(module)
         check_whole(module, name)
-        state = snapshot(module.state_dict(), name) | snapshot(lora_weights.weights_of(backbone), "the backbone")
+        state = snapshot(module.state_dict(), name) | snapshot(lora_of(backbone), "the backbone")
         meta: dict[str, Any] = {
             "format": FORMAT,
             "schema": SCHEMA,
@@ -262,7 +278,7 @@ class HeadCheckpoint:
         record = self.meta["backbone"]
         if not self.adapter_state:
             raise CheckpointError("this head file holds no LoRA weights", step="pairing")
-        lora_weights.apply(backbone, record, self.adapter_state, trainable=trainable)
+        apply_lora(backbone, record, self.adapter_state, trainable=trainable)
 
     def _with(self, weights: Mapping[str, Tensor], check_backbone: bool) -> nn.Module:
         """The module in eval mode, which keeps these tensors."""
@@ -278,7 +294,7 @@ class HeadCheckpoint:
         return cast("nn.Module", module.eval().requires_grad_(True))
 
     def _chunks(self) -> list[memoryview]:
-        tensors = self.state_dict | {lora_weights.PREFIX + key: value for key, value in self.adapter_state.items()}
+        tensors = self.state_dict | {LORA_PREFIX + key: value for key, value in self.adapter_state.items()}
         listed = {entry.name for entry in entries_of(self.meta.get("tensors"), "this checkpoint")}
         if odd := sorted(listed ^ tensors.keys()):
             raise CheckpointError(

@@ -20,8 +20,9 @@ from torch.overrides import TorchFunctionMode
 
 from dinoneck import registry
 from dinoneck.checkpoint import file as files
-from dinoneck.checkpoint import lora_weights, migrate
+from dinoneck.checkpoint import migrate
 from dinoneck.checkpoint.file import Header
+from dinoneck.checkpoint.pairing import LORA_PREFIX, check_lora
 from dinoneck.checkpoint.schema import TensorEntry, entries_of
 from dinoneck.checkpoint.tensors import FILE_DTYPES, TORCH_DTYPES, check_byte_order, chunks_of, listing_of
 from dinoneck.configured import encode
@@ -111,8 +112,8 @@ def check_meta(meta: Mapping[str, Any], tensors: tuple[TensorEntry, ...], name: 
             Preprocessing.from_record(meta["inputs"])
         except (ConfigError, TypeError, ValueError) as error:
             raise CheckpointError(f"{name}: inputs: {error}", step="config") from None
-    travelling = {entry.name: entry for entry in tensors if entry.name.startswith(lora_weights.PREFIX)}
-    lora_weights.check(travelling, meta["backbone"], name)
+    travelling = {entry.name: entry for entry in tensors if entry.name.startswith(LORA_PREFIX)}
+    check_lora(travelling, meta["backbone"], name)
     _check_tensors(skeleton, tuple(entry for entry in tensors if entry.name not in travelling), name)
     return skeleton
 
@@ -178,7 +179,7 @@ def _check_tensors(skeleton: nn.Module, tensors: tuple[TensorEntry, ...], name: 
 
 def _migrated(header: Header, state: Mapping[str, Tensor], name: str) -> tuple[Header, dict[str, Tensor], nn.Module]:
     """Migrate a valid older file to the present form, and check the result."""
-    adapter = {key: value for key, value in state.items() if key.startswith(lora_weights.PREFIX)}
+    adapter = {key: value for key, value in state.items() if key.startswith(LORA_PREFIX)}
     own = {key: value for key, value in state.items() if key not in adapter}
     try:
         meta, new = migrate.to_present(header.meta, own, name)

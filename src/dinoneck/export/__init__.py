@@ -5,7 +5,7 @@ from dinoneck.lazy import attach, homes
 _HOMES = homes(
     __name__,
     exporting=["Exported", "export_head", "export_model", "export_state_dict"],
-    parity=["Parity"],
+    program=["Parity"],
 )
 
 __all__ = [*_HOMES]

@@ -24,7 +24,7 @@ from dinoneck.checkpoint.file import METADATA_KEY, canonical, check_path
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.data.photos import Preprocessing
 from dinoneck.errors import CheckpointError, ConfigError, did_you_mean
-from dinoneck.export import onnx_file, parity, program
+from dinoneck.export import onnx_file, program
 from dinoneck.export.models import ImagesModel, Model, TokensModel
 from dinoneck.export.program import Traced
 from dinoneck.grid import GridSize, TokenGrid
@@ -51,7 +51,7 @@ class Exported:
 
     files: tuple[Path, ...]
     description: dict[str, Any]
-    parity: parity.Parity | None
+    parity: program.Parity | None
     fixed_because: str | None
 
     @property
@@ -254,12 +254,12 @@ def _written(
     return Exported(tuple(files), about, measured, traced.reason)
 
 
-def _parity(model: Model, traced: Traced, onnx: Any) -> parity.Parity:
+def _parity(model: Model, traced: Traced, onnx: Any) -> program.Parity:
     if onnx is None:
-        return parity.check(model, traced, traced.program.module())
+        return program.check_parity(model, traced, traced.program.module())
     try:
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-            return parity.check(model, traced, onnx_file.onnx_runner(onnx, Path(folder), model))
+            return program.check_parity(model, traced, onnx_file.onnx_runner(onnx, Path(folder), model))
     except CheckpointError:
         raise
     except OSError as error:
@@ -270,7 +270,7 @@ def _parity(model: Model, traced: Traced, onnx: Any) -> parity.Parity:
         ) from error
 
 
-def _description(model: Model, traced: Traced, measured: parity.Parity | None, form: Format) -> dict[str, Any]:
+def _description(model: Model, traced: Traced, measured: program.Parity | None, form: Format) -> dict[str, Any]:
     """The JSON-able record of a file, with which it runs without dinoneck."""
     smallest = GridSize(traced.smallest, traced.smallest)
     packages = ("torch", "timm", *(("onnx", "onnxscript") if form == "onnx" else ()))

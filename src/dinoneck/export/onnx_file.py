@@ -17,8 +17,7 @@ from torch import Tensor
 from dinoneck.atomic import write_whole
 from dinoneck.errors import CheckpointError, first_line, missing_extra
 from dinoneck.export.models import ImagesModel, Model
-from dinoneck.export.parity import Run
-from dinoneck.export.program import Traced
+from dinoneck.export.program import Run, Traced
 
 LARGEST_BYTES = (1 << 31) - (1 << 24)  # protobuf ends at 2 GiB
 _SMALL_BYTES = 1 << 10

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from dinoneck.configured import Configured, at_least
 from dinoneck.errors import ConfigError, ShapeError
 from dinoneck.heads.head import Head
-from dinoneck.layers.absorb import absorb
+from dinoneck.layers.blocks import absorb
 from dinoneck.layers.inputs import Plain, TokensLike
 from dinoneck.losses.composition import Composition
 from dinoneck.tasks import Task, activate

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from dinoneck.configured import Configured
 from dinoneck.grid import PatchSize
 from dinoneck.layers.blocks import reset
-from dinoneck.layers.inputs import Plain, TokensLike, as_tokens, check_tokens
-from dinoneck.layers.origin import Origin
+from dinoneck.layers.inputs import Origin, Plain, TokensLike, as_tokens, check_tokens
 from dinoneck.losses.composition import Composition, outputs_of
 from dinoneck.tasks import Kind, Task, check_tasks
 from dinoneck.tokens import Tokens

@@ -14,7 +14,7 @@ from dinoneck.configured import Configured, at_least
 from dinoneck.errors import ShapeError
 from dinoneck.grid import as_maps
 from dinoneck.heads.head import Head
-from dinoneck.layers.absorb import absorb
+from dinoneck.layers.blocks import absorb
 from dinoneck.layers.inputs import Plain, TokensLike
 from dinoneck.losses.composition import Composition
 from dinoneck.tasks import Activation, Task, activate

@@ -22,8 +22,7 @@ from dinoneck.backbones.backbone import Backbone
 from dinoneck.backbones.known import dimensions_of
 from dinoneck.backbones.load import Source
 from dinoneck.errors import ConfigError, missing_extra
-from dinoneck.interop.deferred import DeferredEncoder
-from dinoneck.interop.encoder import EncoderByName, PyramidEncoder
+from dinoneck.interop.encoder import DeferredEncoder, EncoderByName, PyramidEncoder
 from dinoneck.necks.neck import Neck
 
 try:

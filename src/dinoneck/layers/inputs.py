@@ -1,14 +1,15 @@
-"""The inputs of necks and heads: Tokens, or plain tensors that are converted to Tokens here, and checked."""
+"""The inputs of necks and heads: Tokens, or plain tensors that are converted to Tokens here, and their checks."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TypeAlias, TypedDict
 
 import torch
 from torch import Tensor, nn
 
-from dinoneck.errors import GridError, ShapeError, counted
+from dinoneck.errors import BackboneError, GridError, ShapeError, counted
 from dinoneck.grid import PatchSize, patch_pair
 from dinoneck.tokens import Tokens, checked_grid
 
@@ -153,3 +154,52 @@ def check_tokens(
             "or run under torch.autocast"
         )
     return tokens
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The backbone record of a head file, as far as Tokens hold it too.
+
+    Attributes:
+        name: of the model.
+        source: fingerprint of its weights; None = unknown, as in all that follow.
+        layers: block indices of the tokens.
+        normed: whether its final norm was applied.
+        patch_size: pixels per patch.
+    """
+
+    name: str
+    source: str | None = None
+    layers: tuple[int, ...] | None = None
+    normed: bool | None = None
+    patch_size: PatchSize | None = None
+
+    def check(self, tokens: Tokens, owner: str, reads: tuple[int, ...] | None = None) -> None:
+        """Refuse tokens of another backbone. Only plain values are compared, and only those that both sides know.
+
+        Args:
+            tokens: that the head is given.
+            owner: the head, for messages.
+            reads: block indices that the head selects; None: it takes the layers as they come.
+
+        Raises:
+            BackboneError: naming what differs, both values and the remedy.
+        """
+        pairs: list[tuple[str, object, object]] = [
+            ("source (fingerprint of the weights)", self.source, tokens.source),
+            ("normed (final norm applied)", self.normed, tokens.normed),
+            ("patch_size", self.patch_size, tokens.patch_size),
+        ]
+        if reads is None or tokens.layers is None or not set(reads) <= set(tokens.layers):
+            pairs.append(("layers", self.layers if reads is None else reads, tokens.layers))
+        differing = [
+            f"{what}: trained on {own}, got {given}"
+            for what, own, given in pairs
+            if own is not None and given is not None and own != given
+        ]
+        if differing:
+            raise BackboneError(
+                f"this {owner} was trained on other tokens ({'; '.join(differing)}). Use tokens of {self.name!r} with "
+                f"layers={self.layers}, norm={self.normed} and the weights that its file names (dinoneck inspect); "
+                "load_head(path, check_backbone=False) takes any tokens"
+            )

@@ -6,8 +6,16 @@ _HOMES = homes(
     __name__,
     composition=["Composed", "Composition", "CompositionLoss"],
     gram_anchor=["GramAnchor"],
-    maps=["DensityRegulariser", "dense_masked_mse", "map_cross_entropy"],
-    masked=["masked_cross_entropy", "masked_mse", "masked_smooth_l1", "ratio_mse", "scale_invariant_log"],
+    masked=[
+        "DensityRegulariser",
+        "dense_masked_mse",
+        "map_cross_entropy",
+        "masked_cross_entropy",
+        "masked_mse",
+        "masked_smooth_l1",
+        "ratio_mse",
+        "scale_invariant_log",
+    ],
     task_loss=["TaskLoss"],
     uncertainty=["UncertaintyWeighting"],
 )

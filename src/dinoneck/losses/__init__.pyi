@@ -4,9 +4,9 @@ from dinoneck.losses.composition import Composed as Composed
 from dinoneck.losses.composition import Composition as Composition
 from dinoneck.losses.composition import CompositionLoss as CompositionLoss
 from dinoneck.losses.gram_anchor import GramAnchor as GramAnchor
-from dinoneck.losses.maps import DensityRegulariser as DensityRegulariser
-from dinoneck.losses.maps import dense_masked_mse as dense_masked_mse
-from dinoneck.losses.maps import map_cross_entropy as map_cross_entropy
+from dinoneck.losses.masked import DensityRegulariser as DensityRegulariser
+from dinoneck.losses.masked import dense_masked_mse as dense_masked_mse
+from dinoneck.losses.masked import map_cross_entropy as map_cross_entropy
 from dinoneck.losses.masked import masked_cross_entropy as masked_cross_entropy
 from dinoneck.losses.masked import masked_mse as masked_mse
 from dinoneck.losses.masked import masked_smooth_l1 as masked_smooth_l1

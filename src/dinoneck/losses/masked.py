@@ -7,11 +7,14 @@ squared errors of physical units overflow float16.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, fields
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dinoneck.errors import ConfigError, ShapeError
+from dinoneck.configured import normal
+from dinoneck.errors import ConfigError, DataError, ShapeError
 
 
 def masked_mse(pred: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -188,3 +191,179 @@ def smooth_l1(difference: Tensor, beta: float) -> Tensor:
 
 def _mean(values: Tensor, keep: Tensor) -> Tensor:
     return torch.where(keep, values, 0.0).sum() / keep.sum().clamp_min(1)
+
+
+def dense_masked_mse(pred: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Return the squared error per cell, averaged over outputs and, by weight, over cells.
+
+    Args:
+        pred: (B, K, rows, cols).
+        target: the same shape; NaN and infinite values are allowed where the weight is 0.
+        weight: (B, rows, cols), bool or numbers of 0 or more; None = every cell counts once.
+
+    Raises:
+        ShapeError: if shapes do not fit (labels are never resized here).
+        DataError: if a weight is negative or not finite (not checked under ``torch.compile``).
+
+    Examples:
+        >>> pred = torch.tensor([[[[1.0, 2.0, 5.0]]]])
+        >>> target = torch.tensor([[[[0.0, 0.0, torch.nan]]]])
+        >>> dense_masked_mse(pred, target, torch.tensor([[[3.0, 1.0, 0.0]]]))  # (3 * 1 + 1 * 4) / 4
+        tensor(1.7500)
+    """
+    difference, weight = weighted_difference(pred, target, weight)
+    errors, total = difference.square(), weight.sum()
+    return (errors * weight).sum() / (errors.shape[1] * torch.where(total > 0, total, 1.0))
+
+
+def map_cross_entropy(
+    logits: Tensor, target: Tensor, mask: Tensor | None = None, ignore_index: int | None = None
+) -> Tensor:
+    """Return the cross-entropy over the pixels of a map that count.
+
+    Labels may be finer than the logits, which are then resized to the labels' size (bilinear,
+    ``align_corners=False``); logits must be finite where they contribute to a pixel that counts.
+
+    Args:
+        logits: (B, K, rows, cols).
+        target: class indices (B, H, W) or probabilities (B, K, H, W); H and W are whole multiples of rows and cols.
+        mask: (B, H, W), True where a pixel counts; None = everywhere.
+        ignore_index: a class index that is ignored; it may lie outside 0 ... K-1.
+
+    Raises:
+        ShapeError: if shapes do not fit or a class index that counts is out of range.
+
+    Examples:
+        >>> logits = torch.zeros(1, 4, 2, 3)
+        >>> labels = torch.zeros(1, 32, 48, dtype=torch.long)  # one label per pixel, 16 x 16 of them per cell
+        >>> map_cross_entropy(logits, labels)
+        tensor(1.3863)
+    """
+    loss, _ = cross_entropy(*by_pixel(logits, target, mask), ignore_index)
+    return loss
+
+
+def by_pixel(logits: Tensor, target: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return the logits (B * H * W, K), targets and mask of a map's pixels; see :func:`map_cross_entropy`."""
+    logits, size = exact(logits), _label_size(logits, target)
+    if mask is not None and mask.shape != (logits.shape[0], *size):
+        raise ShapeError(f"the mask has shape {tuple(mask.shape)}; expected {(logits.shape[0], *size)} as the target")
+    if size != logits.shape[-2:]:
+        logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+    # (B, K, H, W) -> (B * H * W, K)
+    rows, soft = (x.movedim(1, -1).reshape(-1, logits.shape[1]) if x.ndim == 4 else x for x in (logits, target))
+    return rows, soft.reshape(-1) if target.ndim == 3 else soft, mask
+
+
+@dataclass(frozen=True)
+class DensityRegulariser:
+    """The weights of the smoothness, sparsity and non-negativity penalties of a density map.
+
+    A density map is trained on its sum alone, so that very uneven maps fit as well as plausible ones. The penalties are
+    computed in normalised units; one of weight 0 is left out, and of a map without cells all are 0.
+
+    Args:
+        task: name of the density task; its map is read from ``outputs["<task>.map"]``.
+        smoothness: weight of the mean squared difference of vertical and horizontal neighbours.
+        sparsity: weight of the mean absolute value.
+        negativity: weight of the mean of max(-x, 0).
+
+    Raises:
+        ConfigError: if a weight is negative or not finite.
+
+    Examples:
+        >>> penalty = DensityRegulariser("mass", smoothness=0.1)
+        >>> {name: round(part.item(), 4) for name, part in penalty.parts(torch.tensor([[[[1.0, 3.0]]]])).items()}
+        {'mass.smoothness': 0.4}
+
+    Reference: the published notebook "FPN spatial modelling" (smooth, sparse, non-negative).
+    """
+
+    task: str
+    smoothness: float = 0.0
+    sparsity: float = 0.0
+    negativity: float = 0.0
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            kind = str if field.name == "task" else float
+            value = normal(kind, getattr(self, field.name), f"DensityRegulariser({field.name}=)")
+            if kind is float and value < 0:
+                raise ConfigError(f"DensityRegulariser({field.name}=) is {value}; expected a weight of 0 or more")
+            object.__setattr__(self, field.name, value)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the parts, ``<task>.<regulariser>``, of those with a weight."""
+        return tuple(f"{self.task}.{name}" for name in _PENALTIES if getattr(self, name))
+
+    def parts(self, maps: Tensor) -> dict[str, Tensor]:
+        """Return the weighted penalties, by name, of maps (B, K, rows, cols) in normalised units.
+
+        Raises:
+            ShapeError: if the maps have another number of axes.
+        """
+        if maps.ndim != 4:
+            raise ShapeError(f"the maps have shape {tuple(maps.shape)}; expected (batch, K, rows, cols)")
+        maps = exact(maps)
+        pairs = torch.cat([maps.diff(dim=axis).square().flatten() for axis in (2, 3)])
+        terms = {"smoothness": pairs, "sparsity": maps.abs(), "negativity": F.relu(-maps)}
+        weights = {name: getattr(self, name) for name in _PENALTIES}
+        return {f"{self.task}.{k}": w * terms[k].sum() / max(terms[k].numel(), 1) for k, w in weights.items() if w}
+
+
+_PENALTIES = ("smoothness", "sparsity", "negativity")
+
+
+def weighted_difference(pred: Tensor, target: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return pred - target where a cell's weight is not 0, else 0, and the weight as (B, 1, rows, cols).
+
+    Raises:
+        ShapeError: if shapes do not fit.
+        DataError: if a weight is negative or not finite (not checked under ``torch.compile``).
+    """
+    if pred.shape != target.shape or pred.ndim != 4:
+        raise ShapeError(
+            f"the prediction is {tuple(pred.shape)} and the target {tuple(target.shape)}; expected the same (batch, K, "
+            "rows, cols) of both: average labels over the cells with TokenGrid.reduce_labels"
+        )
+    pred = exact(pred)
+    cells = (pred.shape[0], *pred.shape[2:])
+    if weight is None:
+        weight = pred.new_ones(()).expand(cells)
+    if weight.shape != cells:
+        raise ShapeError(
+            f"the weight has shape {tuple(weight.shape)} for maps of {tuple(pred.shape)}; expected (batch, rows, "
+            "cols), as TokenGrid.reduce_labels returns it"
+        )
+    weight = weight.to(pred).unsqueeze(1)
+    if not torch.compiler.is_compiling():
+        _check_weights(weight)
+    return torch.where(weight > 0, pred - target.to(pred), 0.0), weight
+
+
+def _check_weights(weight: Tensor) -> None:
+    wrong = ~((weight >= 0) & weight.isfinite())
+    if bool(wrong.any()):
+        raise DataError(
+            f"{int(wrong.sum())} of the cells' weights are negative or not finite, such as {weight[wrong][0].item()}; "
+            "expected 0 (the cell is ignored) or more"
+        )
+
+
+def _label_size(logits: Tensor, target: Tensor) -> torch.Size:
+    """Return (H, W) of the labels, checked against the logits."""
+    labels = target.ndim == 3 and not target.is_floating_point()
+    shares = target.ndim == 4 and target.shape[1] == logits.shape[1]
+    if logits.ndim != 4 or not (labels or shares) or target.shape[0] != logits.shape[0]:
+        raise ShapeError(
+            f"logits are {tuple(logits.shape)} and the target {tuple(target.shape)} of {target.dtype}; expected (B, K, "
+            "rows, cols) and integer class indices (B, H, W) or probabilities (B, K, H, W)"
+        )
+    (rows, cols), (height, width) = logits.shape[-2:], target.shape[-2:]
+    if height < rows or width < cols or height % rows or width % cols:
+        raise ShapeError(
+            f"labels of {height} x {width} are not a multiple of the {rows} x {cols} cells of the logits; resize or "
+            "crop the labels with the image, to rows x patch height and cols x patch width"
+        )
+    return target.shape[-2:]

@@ -11,8 +11,16 @@ from torch import Tensor, nn
 
 from dinoneck.errors import ConfigError, ShapeError, did_you_mean
 from dinoneck.losses.composition import Composition, CompositionLoss
-from dinoneck.losses.maps import DensityRegulariser, by_pixel, weighted_difference
-from dinoneck.losses.masked import cross_entropy, exact, full_mask, shares, smooth_l1
+from dinoneck.losses.masked import (
+    DensityRegulariser,
+    by_pixel,
+    cross_entropy,
+    exact,
+    full_mask,
+    shares,
+    smooth_l1,
+    weighted_difference,
+)
 from dinoneck.losses.uncertainty import UncertaintyWeighting
 from dinoneck.tasks import Kind, Task, check_tasks
 

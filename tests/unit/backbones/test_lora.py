@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from tests.faults.signed import content_of, written
@@ -187,23 +183,6 @@ def test_one_file_restores_head_and_lora_bit_for_bit(source: str, tmp_path: Path
     assert HeadCheckpoint.from_module(head).adapter_state == {}
 
 
-@pytest.mark.slow
-def test_a_fresh_process_predicts_the_same(tmp_path: Path) -> None:
-    backbone, head = trained_pair("timm")
-    photo = torch.rand(3, 32, 48)
-    save_head(tmp_path / "h.safetensors", head, backbone=backbone, preprocess=backbone.preprocess)
-    torch.save(photo, tmp_path / "p.pt")
-    [here] = Predictor(head, backbone)(photo)
-    script = (
-        "import sys, torch; from dinoneck import Predictor; torch.set_num_threads(1)\n"
-        "photo = torch.load(sys.argv[2], weights_only=True)\n"
-        "print(repr(Predictor(sys.argv[1])(photo)[0]['x']))"
-    )
-    command = [sys.executable, "-c", script, str(tmp_path / "h.safetensors"), str(tmp_path / "p.pt")]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ)
-    assert float(done.stdout) == here["x"]
-
-
 def test_lora_weights_go_onto_their_base_only(tmp_path: Path) -> None:
     """peft loads an adapter onto any base of fitting shapes without a word."""
     backbone, head = trained_pair("timm")
@@ -344,22 +323,6 @@ def test_forged_records_of_lora_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="not those that its record was written for"):
         HeadCheckpoint(meta, tensors).apply_adapter(base)
     assert base.record()["adapter"] is None
-
-
-def test_an_experiment_on_a_tuned_backbone_writes_heads_that_carry_it(tmp_path: Path) -> None:
-    from dinoneck.data import Pasture
-    from dinoneck.training import FoldsConfig, Recipe, TrainConfig
-    from dinoneck.training import train as train_run
-
-    backbone, _ = trained_pair("timm")
-    backbone.freeze()
-    table = Pasture(seed=0, size=(32, 48)).table(range(8))
-    config = TrainConfig(optim=Recipe(epochs=1), folds=FoldsConfig(2))
-    train_run(config, tmp_path / "run", table=table, backbone=backbone)
-    [value] = Predictor(tmp_path / "run" / "heads")(table.photos[0])
-    [expected] = Predictor(tmp_path / "run" / "heads", backbone)(table.photos[0])
-    assert value.keys() == expected.keys()
-    assert all(np.array_equal(value[name], expected[name]) for name in value)
 
 
 @pytest.mark.parametrize("source", ["timm", "transformers"])

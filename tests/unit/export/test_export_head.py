@@ -28,7 +28,7 @@ from dinoneck import (
     load_backbone,
 )
 from dinoneck.data import Preprocessing
-from dinoneck.export import export_head, export_state_dict, parity
+from dinoneck.export import export_head, export_state_dict, program
 
 TASKS = [
     Task("mass", unit="g", activation="relu", transform=TargetTransform(log1p=True, mean=1.5, std=0.7), minimum=0.0),
@@ -158,7 +158,7 @@ def test_tasks_may_have_any_names_and_batch_and_grid_any_size(tiny: Backbone, tm
 
 
 def test_a_head_that_differs_is_not_written(tiny: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parity, "TOLERANCES", {torch.float32: -1.0})
+    monkeypatch.setattr(program, "TOLERANCES", {torch.float32: -1.0})
     with pytest.raises(CheckpointError, match="differs from the model by .* Nothing was written"):
         export_head(saved(PatchMeanHead(64, TASKS), tiny), tmp_path / "h.pt2", format="pt2", grid=(2, 3))
     assert not list(tmp_path.iterdir())

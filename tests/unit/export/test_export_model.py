@@ -33,7 +33,7 @@ from dinoneck import (
 )
 from dinoneck.atomic import write_whole
 from dinoneck.data import Preprocessing
-from dinoneck.export import Exported, export_model, onnx_file, parity
+from dinoneck.export import Exported, export_model, onnx_file, program
 
 MASS = Task("mass", unit="g", activation="softplus", transform=TargetTransform(mean=40.0, std=20.0), minimum=0.0)
 STATE = Task("state", dim=3, kind="classification", labels=("a", "b", "c"))
@@ -237,7 +237,7 @@ def test_a_model_that_differs_is_not_written(
     if kind == "onnx":
         pytest.importorskip("onnxscript")
     (tmp_path / "old").write_text("old")
-    monkeypatch.setattr(parity, "TOLERANCES", {torch.float32: -1.0})
+    monkeypatch.setattr(program, "TOLERANCES", {torch.float32: -1.0})
     for name in ("old", "new"):
         with pytest.raises(
             CheckpointError, match="^the exported model differs from the model by .* Nothing was written"

@@ -17,7 +17,7 @@ from dinoneck import (
     Tokens,
 )
 from dinoneck.heads import Head
-from dinoneck.layers.origin import Origin
+from dinoneck.layers.inputs import Origin
 
 TARGETS = ("Dry_Clover_g", "Dry_Dead_g", "Dry_Green_g", "Dry_Total_g", "GDM_g")
 

@@ -304,10 +304,6 @@ def test_an_encoder_can_be_put_into_a_detector_that_exists(kind: str, channels: 
     assert attach_to_detr(host, encoder) is host
     assert find_encoder(host) is encoder
     assert all(torch.equal(decoder[name], value) for name, value in host.model.decoder.state_dict().items())
-    loss = host.train()(torch.randn(2, 3, 64, 96), labels=labels()).loss
-    loss.backward()
-    for name, parameter in host.named_parameters():
-        assert (parameter.grad is not None) == parameter.requires_grad or name.endswith(NEVER), name
     if channels == D:  # then there is no projection, so the configured detector must do without
         built.model.encoder_input_proj = nn.ModuleList(nn.Identity() for _ in range(3))
     renamed = {
