@@ -79,16 +79,16 @@ def run(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
 
 
 def push(options: argparse.Namespace) -> None:
-    """Publish what this run trained: the ensembles, and the detector's folder."""
-    from huggingface_hub import HfApi
-
+    """Publish what this run trained: the ensembles and the detector."""
     from dinoneck.checkpoint import push_to_hub
 
-    for name in {"cover", "cells"} & set(options.only):
-        print(push_to_hub(options.out / "heads" / f"{name}.safetensors", f"{options.push}/dinoneck-crop-{name}").url)
-    if "detector" in options.only:
-        repository = HfApi().create_repo(f"{options.push}/dinoneck-blood-cells", exist_ok=True).repo_id
-        print(HfApi().upload_folder(repo_id=repository, folder_path=options.out / "detector" / "best").commit_url)
+    trained = {
+        "cover": ("heads/cover.safetensors", "crop-cover"),
+        "cells": ("heads/cells.safetensors", "crop-cells"),
+        "detector": ("detector/detector.safetensors", "blood-cells"),
+    }
+    for file, name in (trained[step] for step in options.only if step in trained):
+        print(push_to_hub(options.out / file, f"{options.push}/dinoneck-{name}").url)
 
 
 if __name__ == "__main__":

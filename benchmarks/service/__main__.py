@@ -1,8 +1,9 @@
-"""``python -m benchmarks.service``: the service under load, with a tiny model and one of real size.
+"""``python -m benchmarks.service``: the service under load, with a tiny head, one of real size, and a detector.
 
 Every setting is a server process of its own; clients are threads of this process, on the same machine. First a mixed
-run: a thousand requests, one in ten bad in any of some thirty ways; answers are compared with those of a lone predictor
-bit for bit. Then latency and throughput at 1, 8 and 16 clients.
+run: a thousand requests, one in ten bad in any of some thirty ways; predictions are compared bit for bit with those of
+the same model in this process. Then latency and throughput at 1, 8 and 16 clients. Last, ``/health`` while other
+clients hold connections with half a head or half a body.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import json
 import os
 import statistics
 import tempfile
+import time
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -21,11 +24,14 @@ import torch
 from benchmarks.service.pictures import good
 from benchmarks.service.server import Service, running
 from benchmarks.service.tables import OUT
-from benchmarks.service.traffic import Request, bad_requests, good_requests, mixed, run
+from benchmarks.service.traffic import Request, bad_requests, good_requests, mixed, run, slow_clients
 from benchmarks.timing import machine
-from dinoneck import PatchMeanHead, Predictor, Task, load_backbone, save_head
+from dinoneck import HeadCheckpoint, PatchMeanHead, Predictor, STAPyramid, Task, load_backbone, save_head
+from dinoneck.detection import DetectionHead, Detector
 
-MODELS = {"dinoneck_tiny": (64, 64), "vit_small_patch16_dinov3.lvd1689m": (224, 224)}
+DETECTOR = "fcos"
+MODELS = {"dinoneck_tiny": (64, 64), "vit_small_patch16_dinov3.lvd1689m": (224, 224), DETECTOR: (128, 160)}
+SLOW_CLIENTS, BODY_TIMEOUT_S = 100, 10
 CLIENTS = (1, 8, 16)
 MAX_UPLOAD_BYTES, MAX_IMAGES = 2_000_000, 4
 LIMITS = ("--max-upload-mb", str(MAX_UPLOAD_BYTES / 1e6), "--max-images", str(MAX_IMAGES), "--max-pixels", "4000000")
@@ -42,18 +48,45 @@ def saved_head(folder: Path, name: str, size: tuple[int, int]) -> Path:
     return path
 
 
-def lone_values(head: Path, pictures: dict[str, bytes], folder: Path) -> dict[str, dict[str, Any]]:
-    """Return what a predictor in this process says of each picture, read from a file, on one thread."""
+def saved_detector(folder: Path, size: tuple[int, int]) -> Path:
+    """Save an untrained detector that finds many boxes in every image."""
+    torch.manual_seed(0)
+    head = DetectionHead("fcos", ("red", "blue"), STAPyramid(64, 32))
+    head.model.head.classification_head.cls_logits.bias.data.fill_(0.0)  # type: ignore[union-attr]
+    Detector(head, load_backbone("dinoneck_tiny"), size).save(folder / "detector.safetensors")
+    return folder / "detector.safetensors"
+
+
+def lone_entries(model: Path, pictures: dict[str, bytes], folder: Path) -> dict[str, dict[str, Any]]:
+    """Return each picture's entry in a response, predicted in this process from a file, on one thread."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        predictor, found = Predictor(head), {}
+        predict = _boxes(Detector.load(model)) if _is_detector(model) else _values(Predictor(model))
+        found = {}
         for name, data in pictures.items():
             (folder / name).write_bytes(data)
-            found[name] = predictor(folder / name)[0]
+            found[name] = predict(folder / name)
         return found
     finally:
         torch.set_num_threads(threads)
+
+
+def _is_detector(model: Path) -> bool:
+    return HeadCheckpoint.load(model).head_type == "detector"
+
+
+def _values(predictor: Predictor) -> Callable[[Path], dict[str, Any]]:
+    return lambda file: {"values": predictor(file)[0]}
+
+
+def _boxes(detector: Detector) -> Callable[[Path], dict[str, Any]]:
+    def predict(file: Path) -> dict[str, Any]:
+        [found] = detector.predict(file)
+        rows = zip(found["names"], found["scores"].tolist(), found["boxes"].tolist(), strict=True)
+        return {"boxes": [{"label": name, "score": score, "box": box} for name, score, box in rows]}
+
+    return predict
 
 
 def mixed_run(service: Service, good_ones: list[Request], count: int, clients: int) -> dict[str, Any]:
@@ -94,22 +127,49 @@ def paced_run(service: Service, requests: list[Request], count: int, clients: in
 
 
 def measured(name: str, folder: Path, *, mixed_count: int, paced_count: int, batch: int) -> dict[str, Any]:
-    """All runs of one model, with the photos' passes alone or gathered."""
-    head = saved_head(folder, name, MODELS[name])
+    """All runs of one model, with one image in a forward pass or up to ``batch``."""
+    size = MODELS[name]
+    model = saved_detector(folder, size) if name == DETECTOR else saved_head(folder, name, size)
     pictures = good(640, 480)
-    alone = lone_values(head, pictures, folder)
+    alone = lone_entries(model, pictures, folder)
     options = ("--threads", "1", "--concurrency", str(max(4, batch)), "--queue", "64", "--batch", str(batch))
-    row: dict[str, Any] = {"model": name, "size": MODELS[name], "batch": batch}
-    with running(head, *LIMITS, *PATIENT, *options) as service:
+    row: dict[str, Any] = {"model": name, "size": size, "batch": batch}
+    with running(model, *LIMITS, *PATIENT, *options) as service:
         if mixed_count:
             row["mixed"] = mixed_run(service, good_requests(pictures, alone), mixed_count, clients=8)
-        photo = {"photo.jpg": pictures["photo.jpg"]}
+        image = {"photo.jpg": pictures["photo.jpg"]}
         row["paced"] = [
-            paced_run(service, good_requests(photo, {}), paced_count * min(clients, 4), clients) for clients in CLIENTS
+            paced_run(service, good_requests(image, {}), paced_count * min(clients, 4), clients) for clients in CLIENTS
         ]
         row["peak_mb"] = service.metric("process_resident_memory_peak_bytes") / 1e6
         row["exit_status"] = service.stop()
     return row
+
+
+def slow_run(folder: Path) -> dict[str, Any]:
+    """Ask for ``/health`` while slow clients hold connections, until they are closed and the service is ready again."""
+    head, seconds, failed = saved_head(folder, "dinoneck_tiny", MODELS["dinoneck_tiny"]), [], 0
+    with running(head, "--body-timeout", str(BODY_TIMEOUT_S)) as service, slow_clients(service, SLOW_CLIENTS):
+        start, ready = time.perf_counter(), 0
+        while service.get("/ready").status == 200:  # until the slow bodies hold every slot
+            time.sleep(0.01)
+        while ready != 200:
+            began = time.perf_counter()
+            failed += service.get("/health").status != 200
+            seconds.append(time.perf_counter() - began)
+            time.sleep(0.02)
+            ready = service.get("/ready").status
+        ready_after = time.perf_counter() - start
+        return {
+            "slow_clients": 2 * SLOW_CLIENTS,
+            "body_timeout_s": BODY_TIMEOUT_S,
+            "asked": len(seconds),
+            "failed": failed,
+            "p50_ms": 1e3 * statistics.median(seconds),
+            "max_ms": 1e3 * max(seconds),
+            "ready_after_s": ready_after,
+            "exit_status": service.stop(),
+        }
 
 
 def main() -> None:
@@ -125,12 +185,15 @@ def main() -> None:
             ("dinoneck_tiny", 8, 0, 100),
             ("vit_small_patch16_dinov3.lvd1689m", 1, options.requests, 15),
             ("vit_small_patch16_dinov3.lvd1689m", 8, 0, 15),
+            (DETECTOR, 1, options.requests, 50),
         ):
             rows.append(measured(name, Path(folder), mixed_count=mixed_count, paced_count=paced_count, batch=batch))
             print(json.dumps(rows[-1]), flush=True)
+        slow = slow_run(Path(folder))
     told: dict[str, Any] = {
         "rows": rows,
-        "photo": "640x480 JPEG",
+        "slow": slow,
+        "image": "640x480 JPEG",
         "processors": os.cpu_count(),
         "load_average": os.getloadavg(),
         "machine": machine(),

@@ -30,7 +30,7 @@ def mixed_table(stored: Mapping[str, Any]) -> str:
 def paced_table(stored: Mapping[str, Any]) -> str:
     """Return the table of latency and throughput."""
     lines = [
-        "| model | photos in a pass | clients | p50 | p95 | requests/s | peak memory |",
+        "| model | images in a pass | clients | p50 | p95 | requests/s | peak memory |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in stored["rows"]:
@@ -41,6 +41,15 @@ def paced_table(stored: Mapping[str, Any]) -> str:
                 f"{row['peak_mb']:.0f} MB |"
             )
     return "\n".join(lines)
+
+
+def slow_sentence(stored: Mapping[str, Any]) -> str:
+    """Return the sentence on slow clients."""
+    slow = stored["slow"]
+    return (
+        f"`/health` was asked {slow['asked']} times and failed {slow['failed']} times, p50 {slow['p50_ms']:.0f} ms, "
+        f"longest {slow['max_ms']:.0f} ms"
+    )
 
 
 def _named(row: Mapping[str, Any]) -> str:

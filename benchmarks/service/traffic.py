@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import random
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,14 +28,14 @@ class Request:
         send: sends it.
         status: the status it must be answered with.
         code: the code of its refusal; empty for good ones.
-        values: the values that must be answered, or None.
+        expected: the image's entry in the response, without its name; None = not compared.
     """
 
     kind: str
     send: Send
     status: int = 200
     code: str = ""
-    values: Mapping[str, Any] | None = None
+    expected: Mapping[str, Any] | None = None
 
     def wrong(self, answer: Answer) -> str | None:
         """Say what is wrong with an answer; None if nothing is."""
@@ -44,13 +45,16 @@ class Request:
         if self.status != 200:
             good = bool(told.get("error")) and told.get("code") == self.code
             return None if good else f"{self.kind}: {told}"
-        found = [photo["values"] for photo in told["images"]]
-        return None if self.values is None or found == [self.values] else f"{self.kind}: {found}, not {self.values}"
+        found = [{key: value for key, value in image.items() if key != "name"} for image in told["images"]]
+        good = self.expected is None or found == [self.expected]
+        return None if good else f"{self.kind}: {found}, not {self.expected}"
 
 
-def good_requests(pictures: Mapping[str, bytes], values: Mapping[str, Mapping[str, Any]]) -> list[Request]:
-    """Return a request for every picture, with the values that it must be answered with."""
-    return [Request(name, _post(multipart((name, data))), values=values.get(name)) for name, data in pictures.items()]
+def good_requests(pictures: Mapping[str, bytes], expected: Mapping[str, Mapping[str, Any]]) -> list[Request]:
+    """Return a request for every picture, with the entry that its response must have."""
+    return [
+        Request(name, _post(multipart((name, data))), expected=expected.get(name)) for name, data in pictures.items()
+    ]
 
 
 def bad_requests(max_upload_bytes: int, max_images: int) -> list[Request]:
@@ -151,6 +155,20 @@ def run(service: Service, requests: Sequence[Request], clients: int, every: int 
         thread.join()
     outcome.wall_s = time.perf_counter() - began
     return outcome
+
+
+@contextlib.contextmanager
+def slow_clients(service: Service, count: int) -> Iterator[None]:
+    """Hold ``count`` connections that stop within the head of a request, and as many that stop within a body."""
+    head = b"GET /health HTTP/1.1\r\nX-"
+    fields = {"Host": "x", **HEADERS, "Content-Length": "5000"}
+    lines = ["POST /predict HTTP/1.1", *(f"{key}: {value}" for key, value in fields.items())]
+    body = "".join(f"{line}\r\n" for line in [*lines, ""]).encode() + multipart(("a.jpg", b"x"))[:50]
+    with contextlib.ExitStack() as stack:
+        for sent in (head, body) * count:
+            client = stack.enter_context(socket.create_connection((service.host, service.port), timeout=60))
+            client.sendall(sent)
+        yield
 
 
 def _post(body: bytes, headers: Mapping[str, str] = HEADERS, path: str = "/predict") -> Send:

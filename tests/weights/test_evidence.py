@@ -17,7 +17,8 @@ from benchmarks.evidence.page import BEGIN, END, PAGE, RESULTS, filled
 from tests.conftest import DATA, ROOT
 from tests.hub_server import WRITER, Hub
 
-from dinoneck import HeadCheckpoint, PatchMeanHead, Predictor, Task, load_backbone
+from dinoneck import HeadCheckpoint, PatchMeanHead, Predictor, STAPyramid, Task, load_backbone
+from dinoneck.detection import DetectionHead, Detector
 
 WEIGHTS = os.environ.get("DINONECK_WEIGHTS", "")
 STEPS = ("parity", "cover", "cells", "detector", "points")
@@ -116,10 +117,11 @@ def test_refusals(
 def test_push_sends_what_was_trained(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", WRITER)
     head = HeadCheckpoint.from_module(PatchMeanHead(8, [Task("crop"), Task("weed")]))
-    (tmp_path / "heads").mkdir()
+    for folder in ("heads", "detector"):
+        (tmp_path / folder).mkdir()
     for name in ("cover", "cells"):
         head.save(tmp_path / "heads" / f"{name}.safetensors")
-    (tmp_path / "detector" / "best").mkdir(parents=True)
-    (tmp_path / "detector" / "best" / "detector.json").write_text("{}")
+    detector = Detector(DetectionHead("fcos", ("a",), STAPyramid(64, 32)), load_backbone("dinoneck_tiny"), (64, 96))
+    detector.save(tmp_path / "detector" / "detector.safetensors")
     evidence.push(Namespace(out=tmp_path, push="me", only=["parity", "cover", "detector"]))
     assert hub.repos.keys() == {"me/dinoneck-crop-cover", "me/dinoneck-blood-cells"}

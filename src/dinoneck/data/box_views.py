@@ -48,7 +48,7 @@ def box_transforms(
         crop: cut out a part that holds the centre of at least one box, for scenes with large objects.
         mean: per channel in 0 ... 1, as in ``backbone.preprocess``; None (with ``std=None``) leaves the values in
             0 ... 1, for detectors that normalise themselves.
-        std: likewise.
+        std: per channel, given or None together with ``mean``.
         min_box_px: shortest side in pixels of the result that a training box may have.
 
     Raises:

@@ -123,8 +123,8 @@ class BoxImages(Dataset[Any]):
         self._keep(content["annotations"], listed, float(min_side_px))
         self.without_boxes = sum(not len(labels) for labels in self._labels)
         if self.skipped:
-            told = ", ".join(f"{count} {reason}" for reason, count in sorted(self.skipped.items()))
-            logger.warning("%s: boxes skipped: %s", file, told)
+            counts = ", ".join(f"{count} {reason}" for reason, count in sorted(self.skipped.items()))
+            logger.warning("%s: boxes skipped: %s", file, counts)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -325,12 +325,12 @@ def _folder(file: Path, photos: str | os.PathLike[str] | None, entries: Sequence
 
 def _refuse_missing(folder: Path, entries: Sequence[CocoPhoto], file: Path) -> None:
     sizes = {entry.name: _bytes(folder / entry.name) for entry in entries}
-    for wrong, said in ((None, "are not in"), (0, "are empty files in")):
+    for wrong, state in ((None, "are not in"), (0, "are empty files in")):
         names = [name for name, size in sizes.items() if size == wrong]
         if names:
             shown = ", ".join(short(name) for name in names[:_SHOWN]) + ", ..." * (len(names) > _SHOWN)
             raise DataError(
-                f"{len(names)} of the {len(entries)} photos of {file} {said} {folder}: {shown}; restore them or take "
+                f"{len(names)} of the {len(entries)} photos of {file} {state} {folder}: {shown}; restore them or take "
                 "their entries out of the JSON"
             )
 

@@ -102,7 +102,7 @@ def read_coco(file: Path) -> dict[str, list[Any]]:
         content = json.loads(raw)
     except (ValueError, RecursionError) as error:
         raise DataError(
-            f"{file} ({len(raw)} bytes) is no whole JSON: {short(error)}; write it again or fetch a whole copy"
+            f"{file} ({len(raw)} bytes) cannot be read as JSON: {short(error)}; write it again or fetch a complete copy"
         ) from error
     _require(content, ("images", "annotations", "categories"), str(file))
     for name in ("images", "annotations", "categories"):
@@ -179,5 +179,5 @@ def _as_float(value: float) -> float:
 
 def short(value: object) -> str:
     """The value as it stands in a message, in one line of readable length."""
-    told = str(value) if isinstance(value, Exception) else ascii(value)
-    return told if len(told) <= _CHARACTERS else told[:_CHARACTERS] + " ..."
+    text = str(value) if isinstance(value, Exception) else ascii(value)
+    return text if len(text) <= _CHARACTERS else text[:_CHARACTERS] + " ..."

@@ -18,7 +18,7 @@ from dinoneck.data.loading import in_threads
 from dinoneck.data.photos import Preprocessing
 from dinoneck.detection.head import DetectionHead
 from dinoneck.detection.levels import Target
-from dinoneck.errors import CheckpointError
+from dinoneck.errors import CheckpointError, ConfigError
 from dinoneck.grid import patch_pair
 from dinoneck.inference.rebuild import rebuild
 
@@ -120,8 +120,12 @@ class Detector(nn.Module):
             ``labels`` (n,) and ``names``, by falling score, on the CPU.
 
         Raises:
+            ConfigError: if ``max_boxes`` or ``batch_size`` is below 1.
             DataError: if an image cannot be read.
         """
+        for name, value in (("max_boxes", max_boxes), ("batch_size", batch_size)):
+            if value < 1:
+                raise ConfigError(f"{name} is {value}; expected 1 or more")
         self.eval()
         listed, found = as_list(images), []
         ready = in_threads(self._ready, listed)

@@ -24,7 +24,7 @@ Prediction = Mapping[str, Any]
 Array = np.ndarray[Any, Any]
 
 KEYS = ("boxes", "scores", "labels")
-MOST_BOXES = (1, 10, 100)
+_MOST_BOXES = (1, 10, 100)
 
 
 def evaluate_boxes(
@@ -74,7 +74,7 @@ def score_boxes(predictions: Mapping[int, Prediction], dataset: BoxImages) -> di
         ``AP``, ``AP50``, None for a class of which there is no box.
 
     Raises:
-        DataError: if an id is unknown or comes twice, or a prediction has another form, or no photo has a box.
+        DataError: if an id is unknown or comes twice, or a prediction has another form, or no image has a box.
         ImportError: if pycocotools is missing.
     """
     coco, coco_eval = _pycocotools()
@@ -95,7 +95,7 @@ def score_boxes(predictions: Mapping[int, Prediction], dataset: BoxImages) -> di
         test = coco_eval(*sides, "bbox")
         test.params.imgIds = list(dataset.ids)
         test.params.catIds = list(dataset.category_ids)
-        test.params.maxDets = list(MOST_BOXES)
+        test.params.maxDets = list(_MOST_BOXES)
         test.evaluate()
         test.accumulate()
     precision = test.eval["precision"][..., 0, -1]  # (IoUs, recalls, classes), of boxes of all areas

@@ -19,6 +19,7 @@ from torchvision.models.detection.image_list import ImageList
 from dinoneck.detection.head import DETRS
 from dinoneck.errors import CheckpointError, ConfigError, first_line, missing_extra
 from dinoneck.export.onnx_file import write_onnx
+from dinoneck.grid import patch_pair
 from dinoneck.version import __version__
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def export_detector(
     if detector.head.detector == "fasterrcnn":
         raise ConfigError("fasterrcnn has no ONNX export: its second stage has no fixed shape. Take fcos or dfine")
     size = detector.size if size is None else size
-    detector.head.check_size(size, _patch(detector))
+    detector.head.check_size(size, patch_pair(detector.backbone.patch_size))
     model = _OneImage(detector.eval())
     proto = _proto(model, size)
     if check:
@@ -160,7 +161,7 @@ def _compare(model: _OneImage, proto: Any, size: Sequence[int]) -> None:
     except ImportError as error:
         raise missing_extra("onnxruntime", "export") from error
     with tempfile.TemporaryDirectory() as folder:
-        [file] = [write_onnx(Path(folder, "detector.onnx"), type(proto).FromString(proto.SerializeToString()))[0]]
+        file = write_onnx(Path(folder, "detector.onnx"), type(proto).FromString(proto.SerializeToString()))[0]
         session = onnxruntime.InferenceSession(os.fspath(file), providers=["CPUExecutionProvider"])
         draw, device = torch.Generator().manual_seed(1), model.detector.device
         for _ in range(2):
@@ -183,8 +184,3 @@ def unmatched(own: Sequence[Any], other: Sequence[Any]) -> str | None:
                     f"box {np.round(box, 2).tolist()} of class {int(label)}, score {score:.4f}, is in one of them only"
                 )
     return None
-
-
-def _patch(detector: Detector) -> tuple[int, int]:
-    patch = detector.backbone.patch_size
-    return patch if isinstance(patch, tuple) else (patch, patch)

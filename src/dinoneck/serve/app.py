@@ -1,4 +1,4 @@
-"""The routes, and the middleware that counts and limits requests and words errors."""
+"""The routes, and the middleware that counts and limits requests and turns errors into JSON."""
 
 from __future__ import annotations
 

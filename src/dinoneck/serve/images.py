@@ -60,10 +60,7 @@ def open_image(upload: Upload, recipe: Preprocessing, settings: Settings) -> Ima
             f"{name} is {width}x{height} px, {width * height} pixels; expected {settings.max_pixels} at most. "
             "Make it smaller",
         )
-    for size in (
-        (height, width),
-        (width, height),
-    ):  # EXIF may rotate it
+    for size in ((height, width), (width, height)):  # EXIF may rotate it
         check_work(size, recipe, settings, name)
     return image
 

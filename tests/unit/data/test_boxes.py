@@ -232,10 +232,10 @@ def test_a_cut_or_missing_json_is_refused(tmp_path: Path) -> None:
     whole = file.read_bytes()
     for length in range(0, len(whole) - 1, 97):
         file.write_bytes(whole[:length])
-        with pytest.raises(DataError, match=rf"boxes\.json \({length} bytes\) is no whole JSON"):
+        with pytest.raises(DataError, match=rf"boxes\.json \({length} bytes\) cannot be read as JSON"):
             BoxPhotos(file)
     file.write_bytes(b"\xff\xfe" + whole[:-5])
-    with pytest.raises(DataError, match="is no whole JSON"):
+    with pytest.raises(DataError, match="cannot be read as JSON"):
         BoxPhotos(file)
     with pytest.raises(DataError, match="the path of the annotations is empty"):
         BoxPhotos("")

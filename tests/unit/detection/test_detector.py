@@ -138,6 +138,9 @@ def test_predictions_are_in_the_pixels_of_each_image(tmp_path: Path) -> None:
     limit = float(other["scores"][2]) - 1e-4
     kept = detector.predict(large, min_score=limit)[0]
     assert len(kept["scores"]) >= 3 and kept["scores"].min() >= limit
+    for name in ("max_boxes", "batch_size"):
+        with pytest.raises(ConfigError, match=f"{name} is 0; expected 1 or more"):
+            detector.predict(large, **{name: 0})
 
 
 def test_the_neck_learns_at_the_detectors_rate() -> None:

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.unit.detection.test_detector import detector_of
+from tests.hub_server import WRITER, Hub
+from tests.unit.detection.test_detector import alike, detector_of
 
+from dinoneck import CheckpointError
 from dinoneck.checkpoint import model_card
 from dinoneck.cli.main import main
 from dinoneck.detection import Detector
@@ -71,3 +73,49 @@ def test_the_card_states_classes_and_how_to_load_it(folder: Path) -> None:
     assert "pipeline_tag: object-detection" in card
     assert "Boxes of `red, blue` in pixels of the image" in card
     assert 'Detector.load("user/cells")' in card
+
+
+@pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+def test_a_pushed_detector_gives_the_same_boxes(
+    folder: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The verbs of heads take a detector, and its file comes back from the Hub byte for byte."""
+    monkeypatch.setenv("HF_TOKEN", WRITER)
+    assert main(["push", "d.safetensors", "user/cells", "--json"]) == 0
+    commit = json.loads(capsys.readouterr().out)["commit"]
+    held = hub.repos["user/cells"].commits[commit]
+    assert held["head.safetensors"] == Path("d.safetensors").read_bytes()
+    assert 'Detector.load("user/cells")' in held["README.md"].decode()
+    images = ["0.png", "1.png"]
+    own = Detector.load("d.safetensors").predict(images)
+    assert len(own[0]["scores"]) > 0
+    assert alike(own, Detector.load("user/cells").predict(images))
+    assert alike(own, Detector.load("user/cells", revision=commit).predict(images))
+    Detector.load("d.safetensors").push_to_hub("user/again")
+    assert alike(own, Detector.load("user/again").predict(images))
+    assert main(["pull", "user/cells", "--out", "back.safetensors"]) == 0
+    assert Path("back.safetensors").read_bytes() == held["head.safetensors"]
+    assert main(["predict", *images, "--heads", "user/cells", "--out", "hub.csv"]) == 0
+    assert main(["predict", *images, "--heads", "d.safetensors", "--out", "own.csv"]) == 0
+    assert Path("hub.csv").read_text() == Path("own.csv").read_text()
+    assert main(["card", "d.safetensors", "--repo", "user/cells", "--out", "README.md"]) == 0
+    assert main(["verify", "d.safetensors", "user/cells"]) == 0
+    capsys.readouterr()
+    assert main(["inspect", "d.safetensors"]) == 0
+    shown = capsys.readouterr().out
+    assert all(
+        word in shown for word in ("detector fcos", '["red", "blue"]', "spatial_tuning_adapter", "dinoneck_tiny")
+    )
+
+
+def test_a_repository_that_cannot_be_read_is_one_sentence(
+    folder: Path, hub: Hub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hub.repo("user/gated", {"head.safetensors": b"x"}, gated=True)
+    for repo, message in (("user/gone", "there is no hub repository user/gone"), ("user/gated", "gated")):
+        with pytest.raises(CheckpointError, match=message) as caught:
+            Detector.load(repo)
+        assert "\n" not in str(caught.value)
+        assert main(["predict", "0.png", "--heads", repo, "--out", "o.csv"]) == 1
+        [sentence] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+        assert message in sentence

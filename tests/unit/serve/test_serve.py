@@ -77,7 +77,7 @@ def values(answer: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_every_kind_of_picture_is_answered_as_by_a_lone_predictor(service: Service, lone: dict[str, Any]) -> None:
-    requests = good_requests(good(160, 120), {name: values(answer) for name, answer in lone.items()})
+    requests = good_requests(good(160, 120), {name: {"values": values(answer)} for name, answer in lone.items()})
     with contextlib.closing(service.connection()) as connection:
         for request in requests:
             request.send(connection)

@@ -12,7 +12,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from benchmarks.service.__main__ import LIMITS, PATIENT, lone_values, mixed_run, saved_head
+from benchmarks.service.__main__ import (
+    DETECTOR,
+    LIMITS,
+    MODELS,
+    PATIENT,
+    lone_entries,
+    mixed_run,
+    saved_detector,
+    saved_head,
+)
 from benchmarks.service.pictures import bomb, good
 from benchmarks.service.server import HEADERS, ROOT, multipart, received, running
 from benchmarks.service.traffic import good_requests
@@ -27,11 +36,16 @@ pytestmark = [
 ]
 
 
-def test_a_thousand_mixed_requests(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["head", "detector"])
+def test_a_thousand_mixed_requests(kind: str, tmp_path: Path) -> None:
     """One in ten bad, ten clients: every good one gets a lone predictor's bits, every bad one its reason."""
-    head, pictures = saved_head(tmp_path, "dinoneck_tiny", (64, 64)), good(480, 360)
-    requests = good_requests(pictures, lone_values(head, pictures, tmp_path))
-    with running(head, *LIMITS, *PATIENT, "--threads", "1") as service:
+    if kind == "head":
+        model = saved_head(tmp_path, "dinoneck_tiny", (64, 64))
+    else:
+        model = saved_detector(tmp_path, MODELS[DETECTOR])
+    pictures = good(480, 360)
+    requests = good_requests(pictures, lone_entries(model, pictures, tmp_path))
+    with running(model, *LIMITS, *PATIENT, "--threads", "1") as service:
         told = mixed_run(service, requests, 1000, clients=10)
         assert told["wrong"] == []
         assert (told["answered"], told["refused"], told["failures_inside"], told["alive"]) == (900, 100, 0, True)
@@ -42,7 +56,7 @@ def test_a_thousand_mixed_requests(tmp_path: Path) -> None:
 
 def test_gathered_passes_answer_the_same_to_rounding(tmp_path: Path) -> None:
     head, pictures = saved_head(tmp_path, "dinoneck_tiny", (64, 64)), good(160, 120)
-    alone = lone_values(head, pictures, tmp_path)
+    alone = lone_entries(head, pictures, tmp_path)
     with running(head, *LIMITS, *PATIENT, "--batch", "8", "--concurrency", "8") as service:
         found: dict[str, float] = {}
 
@@ -55,7 +69,7 @@ def test_gathered_passes_answer_the_same_to_rounding(tmp_path: Path) -> None:
         for thread in threads:
             thread.join()
         assert service.predict(("empty.jpg", b""), ("a.jpg", pictures["photo.jpg"])).status == 422
-    assert found == {name: pytest.approx(answer["mass"], rel=1e-5) for name, answer in alone.items()}
+    assert found == {name: pytest.approx(answer["values"]["mass"], rel=1e-5) for name, answer in alone.items()}
 
 
 def test_slow_clients_are_let_go(tmp_path: Path) -> None:
