@@ -6,9 +6,10 @@ Figures are made without pyplot: nothing is global, no display is needed, and th
 from __future__ import annotations
 
 import io
+import re
 import textwrap
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -155,14 +156,24 @@ def outline(axes: Axes, box: Floats, colour: str, line: str) -> Any:
     return axes.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, path_effects=rim, **style))
 
 
-def svg_text(figure: Figure, name: str) -> str:
-    """Return a figure as an SVG file without a ground, whose text is text and whose ids follow from the name."""
+class Chart(NamedTuple):
+    """A chart of a page: what it is about, what it shows, and the attributes and content of its svg element."""
+
+    name: str
+    what: str
+    svg: str
+
+
+def chart(figure: Figure, name: str, what: str) -> Chart:
+    """Return a figure as SVG: text stays text, black is the colour of the page's text, ids are unique in the page."""
     from matplotlib import rc_context
 
     buffer = io.StringIO()
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": f"{name!a} {what}"}):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    return buffer.getvalue()
+    own = r'(?s)^.*?<svg |<metadata>.*?</metadata>| id="[A-Za-z.]+\d*[A-Za-z]*_\d+"'
+    content = re.sub(own, "", buffer.getvalue()).replace(PALETTE[0], "var(--link)")
+    return Chart(name, what, re.sub("#000000|#4d4d4d", "currentColor", content))
 
 
 def checked_alpha(alpha: float) -> float:
