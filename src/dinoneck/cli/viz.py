@@ -15,7 +15,7 @@ from tyro.conf import Positional, arg
 from dinoneck.cli.arguments import HeadBackbone, Images, Views, check_output, list_images, whole
 from dinoneck.cli.predict import open_predictor, read_heads
 from dinoneck.cli.text import file_size, show
-from dinoneck.cli.train_text import describe_many
+from dinoneck.cli.train_text import comparison, describe_many
 from dinoneck.cli.viz_boxes import box_entries
 from dinoneck.cli.viz_truth import held_out, known_values, names_below
 from dinoneck.errors import ConfigError, DataError, counted
@@ -254,6 +254,8 @@ def _training_report(path: Path | None) -> dict[str, Any]:
         raise DataError(f"--scores {path} cannot be used: {error}") from error
     table, log = path.with_name("out_of_fold.csv"), path.with_name("log.jsonl")
     targets = found.get("mae", {}).get("head", {}) if table.is_file() else ()
+    if "groups_predicted" in found:
+        found["remarks"] = [line for line in comparison(found) if "\n" not in line]  # the others are tables
     if "best" in found and log.is_file():
         found["log"] = [json.loads(line) for line in log.read_text("utf-8").splitlines()]
     return found | {"held_out": {name: held_out(table, name, "head")[1:3] for name in targets}}

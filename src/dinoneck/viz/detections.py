@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from dinoneck.viz.report import ReportEntry
 
 _IOU = 0.5
-NONE = "none"
+NONE, _SCORES = "none", 10
 Pair = tuple[str, str]
 
 
@@ -79,7 +80,7 @@ def box_sections(
     return [
         (
             "Held-out scores",
-            "Of images that were not trained on; they chose the epoch that was kept.",
+            "Of images that were not trained on. The epoch with the best AP of them was kept.",
             all_tables(training),
             _curves(training.get("log", ())),
         ),
@@ -88,7 +89,7 @@ def box_sections(
             "A known box is found by a predicted one of its class with an IoU of 0.5 or more. Images that the detector "
             "was trained on look better here than new ones will.",
             tables,
-            [],
+            [_by_score(entries)] if by_class.rows else [],
         ),
         ("Predictions", "Boxes of each image.", [by_image], []),
     ]
@@ -121,6 +122,31 @@ def _counts(entry: ReportEntry) -> tuple[int, int, int, int, int]:
     found, missed = sum(a == b for a, b in objects), sum(b == NONE for _, b in objects)
     false = sum(a == NONE for a, _ in objects)
     return len(entry.known["names"]), found, len(objects) - found - missed - false, missed, false
+
+
+def _by_score(entries: Sequence[ReportEntry]) -> Chart:
+    """Recall and precision of all classes together, if boxes of lower scores are left out."""
+    scores = np.concatenate([np.asarray(entry.result["scores"], np.float64) for entry in entries])
+    limits = np.linspace(scores.min(), scores.max(), _SCORES) if len(scores) else np.zeros(0)
+    shares = []
+    for limit in limits:
+        objects = [pair for entry in entries for pair in pairs(_above(entry, limit))]
+        found = sum(known == predicted for known, predicted in objects)
+        shares.append([found / max(1, sum(pair[side] != NONE for pair in objects)) for side in (0, 1)])
+    figure = new_figure(3.2, 2.4)
+    axes = figure.subplots()
+    for place, name in enumerate(("recall", "precision")):
+        axes.plot(limits, [pair[place] for pair in shares], color=PALETTE[place], marker=".", label=name)
+    axes.set_ylim(0, 1.02)
+    axes.legend(fontsize=8.0, framealpha=0.0)
+    describe(axes, x="lowest score", y="share of boxes")
+    return chart(figure, "recall and precision", "with boxes of a score of this or more")
+
+
+def _above(entry: ReportEntry, limit: float) -> ReportEntry:
+    kept = np.asarray(entry.result["scores"], np.float64) >= limit
+    names = [name for name, keep in zip(entry.result["names"], kept, strict=True) if keep]
+    return replace(entry, result={"boxes": corners_of(entry.result["boxes"], "boxes")[kept], "names": names})
 
 
 def _curves(log: Sequence[Mapping[str, Any]]) -> list[Chart]:

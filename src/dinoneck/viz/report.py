@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jinja2
 import numpy as np
@@ -28,6 +28,7 @@ from dinoneck.viz.score_tables import ConfusionMatrix, ScoreTable, all_tables, m
 
 _LONGEST = 1000  # characters of one text
 _MANY = 2000  # points of a chart; more are drawn as pixels
+_UNITS = "Numbers in original units; of classes the probability, of a segmentation its mean over the image."
 _FOLDER = Path(__file__).parent
 
 Facts = Mapping[str, Mapping[str, str]]
@@ -79,7 +80,7 @@ def html_report(
         facts: heading -> term -> text, such as what the head is and how it was run; each becomes a list at the end.
         training: the ``report.json`` of the training run; the scores of its held-out images become a section. Under
             ``"held_out"`` it may hold target -> (known values, predictions), which are drawn, and under ``"log"`` the
-            rows of a detector's ``log.jsonl``.
+            rows of a detector's ``log.jsonl``, and under ``"remarks"`` sentences on the scores.
         unread: name -> reason of the images that could not be read.
         largest_side: of the images in the page, in pixels; maps stay exact, one pixel per cell.
         max_bytes: of all images: the last ones are left out, which the page states.
@@ -200,17 +201,17 @@ def _sections(
     sections = [
         (
             "Held-out scores",
-            "Each image was predicted by a head that was not trained on it.",
+            " ".join(["Each image was predicted by a head that was not trained on it.", *training.get("remarks", ())]),
             all_tables(training),
             held_out,
         ),
         (
             "Against known values",
-            "Images that a head was trained on look better here than new ones will.",
+            "Too good where a head was trained on these images: the held-out scores show what to expect of new ones.",
             tables,
             charts,
         ),
-        ("Predictions", "In original units.", [_predictions(entries, tasks)], []),
+        ("Predictions", _UNITS, [_predictions(entries, tasks)], []),
         ("Distribution", "Of the predictions of all images.", [], bars),
     ]
     shown = [(heading, note, [t for t in given if t.rows], drawn) for heading, note, given, drawn in sections]
@@ -282,7 +283,7 @@ def _articles(
             maps = {output: scaled[output][0][row] for output in outputs([task])}
             present = [cells for cells in maps.values() if cells is not None]
             if task.kind == "segmentation" and present:
-                figures.append(_class_map(entry, task, np.stack(present)))
+                figures.append(_class_map(task, np.stack(present)))
             for output, cells in maps.items():
                 if cells is not None:
                     _, ends, note = scaled[output]
@@ -334,14 +335,15 @@ def _map(cells: Floats, ends: tuple[float, float], name: str, unit: str) -> dict
     return {"uri": _uri(heat(cells, *ends)), "name": name, "low": low, "high": f"{high} {unit}".rstrip()}
 
 
-def _class_map(entry: ReportEntry, task: Task, maps: Floats) -> dict[str, Any]:
-    """The most probable class of every cell, of maps (classes, rows, cols), with a colour and a share per class."""
+def _class_map(task: Task, maps: Floats) -> dict[str, Any]:
+    """The most probable class of every cell, of maps (classes, rows, cols), with colours and shares of cells."""
     hues = [PALETTE[i] if task.dim <= len(PALETTE) else f"hsl({i * 137 % 360}, 70%, 50%)" for i in range(task.dim)]
     colours = np.array([ImageColor.getrgb(hue) for hue in hues]) / 255.0
     labels = task.labels or range(task.dim)
-    shares = [f"{label} {o.value(entry.result):.0%}" for label, o in zip(labels, outputs([task]), strict=True)]
-    uri = _uri(_pixels(colours[maps.argmax(axis=0)]))
-    return {"uri": uri, "name": task.name, "classes": list(zip(hues, shares, strict=True))}
+    cells = maps.argmax(axis=0)
+    shares = [f"{label} {np.mean(cells == i):.0%}" for i, label in enumerate(labels)]
+    uri = _uri(_pixels(colours[cells]))
+    return {"uri": uri, "name": f"{task.name}, share of cells", "classes": list(zip(hues, shares, strict=True))}
 
 
 def _pixels(shares: Floats) -> Image.Image:

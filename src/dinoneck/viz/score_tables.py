@@ -109,7 +109,7 @@ def class_tables(name: str, methods: Mapping[str, Mapping[str, Any]]) -> Iterato
 def box_tables(best: Mapping[str, Any], untrained: Mapping[str, Any]) -> list[ScoreTable]:
     """Return the scores of a detector's best epoch and of its first weights, and those of each class."""
     keys = ["AP", "AP50", "AP75", "AR100"]
-    runs = ((f"epoch {best['epoch']}", best), ("before training", untrained))
+    runs = ((f"best epoch ({best['epoch']})", best), ("before training", untrained))
     every = ScoreTable(["held-out boxes", *keys], [[name, *(_number(own[key]) for key in keys)] for name, own in runs])
     rows = [[name, _number(own["AP"]), _number(own["AP50"])] for name, own in best["per_class"].items()]
     return [every, ScoreTable(["class", "AP", "AP50"], rows)]
