@@ -57,16 +57,17 @@ def box_entries(
             boxes[place] = {"boxes": target["boxes"].numpy(), "names": labels}
         return predict([image for image, _ in samples])
 
+    sources: Any
     if known is None:
         files = list_images(images)
-        names, some = names_below(files), (predict, files)
+        names, sources = names_below(files), (predict, files)
     else:
         names, some = (
             [image["file_name"] for image in known.ground_truth()["images"]],
             (predict_known, range(len(known))),
         )
     unusable: dict[int, str] = {}
-    results = predict_many(*some, at_once=4 * views.batch_size, unusable=unusable)  # type: ignore[arg-type]
+    results = predict_many(*sources, at_once=4 * views.batch_size, unusable=unusable)
     if not results:
         raise DataError(f"none of the {len(names)} images can be used; the first: {unusable[0]}")
     places = sorted(results)

@@ -135,10 +135,10 @@ def _scores(scores: Any, count: int, min_score: float) -> Floats:
 def _names(labels: Any, count: int, classes: Sequence[str] | None) -> list[str]:
     if labels is None:
         return [""] * count
-    listed = labels.reshape(-1).tolist() if isinstance(labels, Tensor | np.ndarray) else list(labels)
+    rows: Any = labels.reshape(-1) if isinstance(labels, Tensor | np.ndarray) else labels
+    listed: list[Any] = [label.item() if isinstance(label, Tensor | np.generic) else label for label in rows]
     if len(listed) != count:
         raise ShapeError(f"there are {count} boxes and {len(listed)} labels; expected one of each")
-    listed = [label.item() if isinstance(label, Tensor | np.generic) else label for label in listed]
     if classes is None:
         return [str(label) for label in listed]
     for label in listed:
