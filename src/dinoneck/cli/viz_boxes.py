@@ -62,10 +62,8 @@ def box_entries(
         files = list_images(images)
         names, sources = names_below(files), (predict, files)
     else:
-        names, some = (
-            [image["file_name"] for image in known.ground_truth()["images"]],
-            (predict_known, range(len(known))),
-        )
+        names = [image["file_name"] for image in known.ground_truth()["images"]]
+        sources = predict_known, range(len(known))
     unusable: dict[int, str] = {}
     results = predict_many(*sources, at_once=4 * views.batch_size, unusable=unusable)
     if not results:

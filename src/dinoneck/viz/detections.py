@@ -82,7 +82,7 @@ def box_sections(
             "Held-out scores",
             "Of images that were not trained on. The epoch with the best AP of them was kept.",
             all_tables(training),
-            _curves(training.get("log", ())),
+            _curves(training["log"]) if training.get("log") else [],
         ),
         (
             "Against known boxes",
@@ -151,7 +151,7 @@ def _above(entry: ReportEntry, limit: float) -> ReportEntry:
 
 def _curves(log: Sequence[Mapping[str, Any]]) -> list[Chart]:
     """The training loss and the held-out AP of every epoch."""
-    charts = []
+    charts: list[Chart] = []
     for name, keys in (("training loss", ["loss"]), ("held-out AP", ["AP", "AP50", "AP75"])):
         figure = new_figure(3.2, 2.4)
         axes = figure.subplots()
@@ -164,4 +164,4 @@ def _curves(log: Sequence[Mapping[str, Any]]) -> list[Chart]:
         if len(keys) > 1:
             axes.legend(fontsize=8.0, framealpha=0.0)
         charts.append(chart(figure, name, "by epoch"))
-    return charts if log else []
+    return charts

@@ -104,13 +104,15 @@ def html_report(
     drawn = {place: entries[place] for place in worst_first(entries, tasks) if entries[place].photo is not None}
     articles = _articles(drawn, tasks, largest_side, max_bytes)
     links = {place: article["id"] for place, article in zip(drawn, articles, strict=False)}
+    sections = _sections(entries, tasks, training or {}, links) if tasks else box_sections(entries, training or {})
+    shown = [(heading, note, [t for t in tables if t.rows], charts) for heading, note, tables, charts in sections]
     return _template().render(
         title=title,
         style=(_FOLDER / "report.css").read_text("utf-8"),
         version=__version__,
         count=len(entries),
         unread=unread or {},
-        sections=_sections(entries, tasks, training or {}, links) if tasks else box_sections(entries, training or {}),
+        sections=[section for section in shown if section[2] or section[3]],
         articles=articles,
         links=links,
         wanted=len(drawn),
@@ -198,7 +200,7 @@ def _sections(
                 targets = [f"#{links[place]}" if place in links else None for place in chosen]
                 charts += _pair(output.key, truth, values[chosen], output.unit, targets)
             bars += [] if task.is_categorical else [_histogram(output, values, truth)]
-    sections = [
+    return [
         (
             "Held-out scores",
             " ".join(["Each image was predicted by a head that was not trained on it.", *training.get("remarks", ())]),
@@ -214,8 +216,6 @@ def _sections(
         ("Predictions", _UNITS, [_predictions(entries, tasks)], []),
         ("Distribution", "Of the predictions of all images.", [], bars),
     ]
-    shown = [(heading, note, [t for t in given if t.rows], drawn) for heading, note, given, drawn in sections]
-    return [section for section in shown if section[2] or section[3]]
 
 
 def _predictions(entries: Sequence[ReportEntry], tasks: Sequence[Task]) -> ScoreTable:
