@@ -59,17 +59,17 @@ def report(
 
     Args:
         head: a head file, a folder of them or of an ensemble, or a Hub repository (user/name).
-        images: images, or folders, which are searched with their subfolders. Of the folder of a detector's run none:
-            the images that it held out.
+        images: images, or folders, which are searched with their subfolders; without any, those that a detector's run
+            held out.
         out: the .html file to write.
-        truth: known values, in columns named like the predictions: adds residuals and confusion matrices. For a
-            detector a COCO file of boxes.
+        truth: known values, in columns named like the predictions, or the COCO file of known boxes of a detector: adds
+            residuals and confusion matrices.
         image_column: column of file names in --truth.
         scores: report.json of the training run: adds its held-out scores and residuals.
         title: of the page (default: Predictions of HEAD).
         max_images: images to draw, with --truth those with the largest errors; the table lists all.
         max_mb: megabytes of the images drawn; the last ones are left out.
-        min_score: of a detector's boxes.
+        min_score: leave out a detector's boxes of a lower score.
         no_tokens: leave out the colours of the backbone's tokens.
         strict: exit with 1 if an image cannot be used.
         views: how the images are predicted.

@@ -62,8 +62,8 @@ def agreement_of_boxes(entries: Sequence[ReportEntry]) -> dict[str, dict[str, in
 
 def box_sections(
     entries: Sequence[ReportEntry], training: Mapping[str, Any]
-) -> list[tuple[str, str, list[ScoreTable], list[Chart]]]:
-    """Return heading, note, tables and charts of the sections of a detector's report."""
+) -> list[tuple[str, list[str], list[ScoreTable], list[Chart]]]:
+    """Return heading, notes, tables and charts of the sections of a detector's report."""
     by_class = ScoreTable(["class", "known", "predicted", "found", "recall", "precision"], [])
     for name, count in agreement_of_boxes(entries).items():
         shares = [f"{count['found'] / count[of]:.2f}" if count[of] else "–" for of in ("known", "predicted")]
@@ -80,18 +80,20 @@ def box_sections(
     return [
         (
             "Held-out scores",
-            "Of images that were not trained on. The epoch with the best AP of them was kept.",
+            ["Of images that were not trained on. The epoch with the best AP of them was kept."],
             all_tables(training),
             _curves(training["log"]) if training.get("log") else [],
         ),
         (
             "Against known boxes",
-            "A known box is found by a predicted one of its class with an IoU of 0.5 or more. Images that the detector "
-            "was trained on look better here than new ones will.",
+            [
+                "A known box is found by a predicted one of its class with an IoU of 0.5 or more.",
+                "Too good where the detector was trained on these images.",
+            ],
             tables,
             [_by_score(entries)] if by_class.rows else [],
         ),
-        ("Predictions", "Boxes of each image.", [by_image], []),
+        ("Predictions", ["Boxes of each image."], [by_image], []),
     ]
 
 

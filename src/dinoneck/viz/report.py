@@ -105,7 +105,7 @@ def html_report(
     articles = _articles(drawn, tasks, largest_side, max_bytes)
     links = {place: article["id"] for place, article in zip(drawn, articles, strict=False)}
     sections = _sections(entries, tasks, training or {}, links) if tasks else box_sections(entries, training or {})
-    shown = [(heading, note, [t for t in tables if t.rows], charts) for heading, note, tables, charts in sections]
+    shown = [(heading, notes, [t for t in tables if t.rows], charts) for heading, notes, tables, charts in sections]
     return _template().render(
         title=title,
         style=(_FOLDER / "report.css").read_text("utf-8"),
@@ -179,8 +179,8 @@ def _predicted_class(entry: ReportEntry, task: Task) -> int:
 
 def _sections(
     entries: Sequence[ReportEntry], tasks: Sequence[Task], training: Mapping[str, Any], links: Mapping[int, str]
-) -> list[tuple[str, str, list[ScoreTable], list[Chart]]]:
-    """Heading, note, tables and charts of every section but that of the images."""
+) -> list[tuple[str, list[str], list[ScoreTable], list[Chart]]]:
+    """Heading, notes, tables and charts of every section but that of the images."""
     found, units = agreement(entries, tasks), {task.name: task.unit for task in tasks}
     held_out: list[Chart] = []
     for name, (known, predicted) in training.get("held_out", {}).items():
@@ -203,18 +203,18 @@ def _sections(
     return [
         (
             "Held-out scores",
-            " ".join(["Each image was predicted by a head that was not trained on it.", *training.get("remarks", ())]),
+            ["Each image was predicted by a head that was not trained on it.", *training.get("remarks", ())],
             all_tables(training),
             held_out,
         ),
         (
             "Against known values",
-            "Too good where a head was trained on these images: the held-out scores show what to expect of new ones.",
+            ["Too good where a head was trained on these images: the held-out scores show what to expect of new ones."],
             tables,
             charts,
         ),
-        ("Predictions", _UNITS, [_predictions(entries, tasks)], []),
-        ("Distribution", "Of the predictions of all images.", [], bars),
+        ("Predictions", [_UNITS], [_predictions(entries, tasks)], []),
+        ("Distribution", ["Of the predictions of all images."], [], bars),
     ]
 
 
@@ -327,7 +327,10 @@ def _values(entry: ReportEntry, task: Task) -> str:
         value, truth = output.value(entry.result), entry.known.get(output.key)
         off = "" if truth is None else f" (known {_number(truth, 4)}, off by {_number(value - truth, 3)})"
         parts.append(f"{output.key}: {_number(value, 4)} {output.unit}".rstrip() + off)
-    return f"{task.name}: {_labels(task)[_predicted_class(entry, task)]}{known}" if _labels(task) else ", ".join(parts)
+    if not _labels(task):
+        return ", ".join(parts)
+    likely = _predicted_class(entry, task)
+    return f"{task.name}: {_labels(task)[likely]}, probability {entry.result[task.name][likely]:.2f}{known}"
 
 
 def _map(cells: Floats, ends: tuple[float, float], name: str, unit: str) -> dict[str, Any]:
