@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import chain, islice
@@ -14,10 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import Positional, arg
 
 from dinoneck.cli.arguments import HeadBackbone, Images, Views, check_output, list_images, whole
-from dinoneck.cli.predict import open_predictor
+from dinoneck.cli.predict import open_predictor, read_heads
 from dinoneck.cli.text import file_size, show
-from dinoneck.cli.train_text import describe_many
-from dinoneck.cli.viz_truth import held_out, known_values
+from dinoneck.cli.train_text import comparison, describe_many
+from dinoneck.cli.viz_boxes import box_entries
+from dinoneck.cli.viz_truth import held_out, known_values, names_below
 from dinoneck.errors import ConfigError, DataError, counted
 from dinoneck.training.config import BackboneConfig
 from dinoneck.training.config_flags import SIZE
@@ -38,14 +38,16 @@ _FITTED, _PATCHES = 24, 20_000  # images, and their patches, that the colours of
 
 def report(
     head: Annotated[str, Positional],
-    images: Images,
+    images: Images = (),
+    *,
     out: Path,
-    truth: Annotated[Path | None, arg(metavar="CSV")] = None,
+    truth: Annotated[Path | None, arg(metavar="CSV|JSON")] = None,
     image_column: str = "image",
     scores: Annotated[Path | None, arg(metavar="JSON")] = None,
     title: str | None = None,
     max_images: Annotated[int, whole(0)] = 24,
     max_mb: float = 20.0,
+    min_score: float = 0.3,
     no_tokens: bool = False,
     strict: bool = False,
     views: Annotated[Views, arg(name="")] = Views(),
@@ -57,14 +59,17 @@ def report(
 
     Args:
         head: a head file, a folder of them or of an ensemble, or a Hub repository (user/name).
-        images: images, or folders, which are searched with their subfolders.
+        images: images, or folders, which are searched with their subfolders; without any, those that a detector's run
+            held out.
         out: the .html file to write.
-        truth: known values, in columns named like the predictions: adds residuals and confusion matrices.
+        truth: known values, in columns named like the predictions, or the COCO file of known boxes of a detector: adds
+            residuals and confusion matrices.
         image_column: column of file names in --truth.
         scores: report.json of the training run: adds its held-out scores and residuals.
         title: of the page (default: Predictions of HEAD).
         max_images: images to draw, with --truth those with the largest errors; the table lists all.
-        max_mb: megabytes of the images drawn: they get smaller, then fewer.
+        max_mb: megabytes of the images drawn; the last ones are left out.
+        min_score: leave out a detector's boxes of a lower score.
         no_tokens: leave out the colours of the backbone's tokens.
         strict: exit with 1 if an image cannot be used.
         views: how the images are predicted.
@@ -72,30 +77,44 @@ def report(
     """
     files = list(dict.fromkeys(list_images(images)))
     check_output(out, [*files, head, truth, scores], (".html", ".htm"))
+    run = Path(head) if Path(head).is_dir() else Path(head).parent
+    if not images and scores is None and (run / "report.json").is_file():
+        scores = run / "report.json"
     training = _training_report(scores)
     from dinoneck.atomic import write_text
     from dinoneck.viz.report import agreement, html_report
 
-    predictor, sources, heads, commits = open_predictor(head, views, backbone)
-    known = None if truth is None else known_values(truth, image_column, files, _columns(predictor.tasks))
-    entries, unusable = _entries(predictor, files, known, max_images, not no_tokens)
-    names, left_out = _names(files), {str(files[place]): reason for place, reason in unusable.items()}
-    facts = _head_facts(head, sources, heads, commits)
-    facts["How it was run"] = _run_facts(predictor, len(entries), len(unusable), truth)
+    read = read_heads((head,), views.revision)
+    tasks: Sequence[Task] = ()
+    if read[1][0].head_type == "detector":
+        entries, left_out = box_entries(read[1][0], images, truth, training, max_images, min_score, views, backbone)
+        device, how = views.device or "the default", f"boxes of a score of {min_score:g} or more"
+    else:
+        if not images:
+            raise ConfigError("no images are named; name images or folders of them after the heads")
+        predictor, *_ = open_predictor((head,), views, backbone, read=read)
+        tasks = predictor.tasks
+        known = None if truth is None else known_values(truth, image_column, files, _columns(tasks))
+        entries, left_out = _entries(predictor, files, known, max_images, not no_tokens)
+        device, how = str(predictor.device), f"{predictor.tta}, the mean of {len(predictor.views)} views"
+    facts = _head_facts(head, *read)
+    facts["How it was run"] = _run_facts(len(entries), len(left_out), how, device, truth)
     page = html_report(
         entries,
-        predictor.tasks,
+        tasks,
         title=title or f"Predictions of {'/'.join(Path(head).parts[-2:])}",
         facts=facts,
         training=training,
-        unread={names[place]: reason for place, reason in unusable.items()},
+        unread=left_out,
         max_bytes=max(1, round(max_mb * 1e6)),
     )
     write_text(out, page)
     size, drawn = out.stat().st_size, page.count("<article ")
-    _say_written(len(entries), drawn, f"{out} ({file_size(size)})", left_out)
+    print(f"{counted(len(entries), 'image')} predicted, {drawn} drawn; written: {out} ({file_size(size)})")
+    for name, reason in left_out.items():
+        show(f"left out: {name}: {reason}")
     counts = {"bytes": size, "photos": len(entries), "drawn": drawn, "unread": left_out}
-    return {"ok": not (unusable and strict), "written": [out], **counts, "scores": agreement(entries, predictor.tasks)}
+    return {"ok": not (left_out and strict), "written": [out], **counts, "scores": agreement(entries, tasks)}
 
 
 def tokens(
@@ -200,12 +219,6 @@ def residuals(
 viz = {"report": report, "tokens": tokens, "gate": gate, "residuals": residuals}
 
 
-def _say_written(count: int, drawn: int, file: str, left_out: Mapping[str, str]) -> None:
-    print(f"{counted(count, 'image')} predicted, {drawn} drawn; written: {file}")
-    for name, reason in left_out.items():
-        show(f"left out: {name}: {reason}")
-
-
 def _few(images: Sequence[Path], out: Path, inputs: Sequence[str | Path]) -> list[Path]:
     """The images of a figure, once the output can be written."""
     files = list_images(images)
@@ -239,8 +252,12 @@ def _training_report(path: Path | None) -> dict[str, Any]:
             raise DataError("it holds no scores; expected the report.json of a training run")
     except (OSError, RecursionError, ValueError) as error:
         raise DataError(f"--scores {path} cannot be used: {error}") from error
-    table = path.with_name("out_of_fold.csv")
+    table, log = path.with_name("out_of_fold.csv"), path.with_name("log.jsonl")
     targets = found.get("mae", {}).get("head", {}) if table.is_file() else ()
+    if "groups_predicted" in found:
+        found["remarks"] = [line for line in comparison(found) if "\n" not in line]  # the others are tables
+    if "best" in found and log.is_file():
+        found["log"] = [json.loads(line) for line in log.read_text("utf-8").splitlines()]
     return found | {"held_out": {name: held_out(table, name, "head")[1:3] for name in targets}}
 
 
@@ -256,7 +273,7 @@ def _entries(
     known: Sequence[Mapping[str, Any]] | None,
     most: int,
     with_tokens: bool,
-) -> tuple[list[ReportEntry], dict[int, str]]:
+) -> tuple[list[ReportEntry], dict[str, str]]:
     """An entry per image that can be used, with pixels and maps for those that are drawn; why others cannot."""
     from dinoneck.inference.many import predict_many
     from dinoneck.viz.report import ReportEntry, worst_first
@@ -264,7 +281,7 @@ def _entries(
     def entry(place: int, **drawn: Any) -> ReportEntry:
         return ReportEntry(names[place], results[place], known=known[place] if known else {}, **drawn)
 
-    names, order, some = _names(files), list(range(len(files))), 4 * predictor.batch_size
+    names, order, some = names_below(files), list(range(len(files))), 4 * predictor.batch_size
     results, unusable = dict[int, dict[str, Any]](), dict[int, str]()
     if known is not None and len(files) > most:
         results = predict_many(predictor, files, at_once=some, unusable=unusable)
@@ -276,16 +293,8 @@ def _entries(
         raise DataError(f"none of the {len(files)} images can be used; the first: {unusable[0]}")
     colours = _token_colours(predictor, files, list(drawn)) if with_tokens and drawn else {}
     pixels = {place: partial(predictor.picture, files[place]) for place in drawn}
-    return [entry(place, photo=pixels.get(place), tokens=colours.get(place)) for place in sorted(results)], unusable
-
-
-def _names(files: Sequence[Path]) -> list[str]:
-    """The images by their names below the folder that they share."""
-    try:
-        shared = Path(os.path.commonpath([file.parent for file in files]))
-    except ValueError:  # some absolute, some not
-        return [str(file) for file in files]
-    return [str(file.relative_to(shared)) for file in files]
+    entries = [entry(place, photo=pixels.get(place), tokens=colours.get(place)) for place in sorted(results)]
+    return entries, {names[place]: reason for place, reason in unusable.items()}
 
 
 def _token_colours(predictor: Predictor, files: Sequence[Path], places: Sequence[int]) -> dict[int, Any]:
@@ -307,17 +316,17 @@ def _token_colours(predictor: Predictor, files: Sequence[Path], places: Sequence
         return {place: pca_rgb(m, basis=basis)[0] for place, m in zip(places, chain(first, maps), strict=True)}
 
 
-def _head_facts(
-    head: str, sources: Sequence[Any], heads: Sequence[Any], commits: Mapping[str, str]
-) -> dict[str, dict[str, str]]:
+def _head_facts(head: str, sources: Sequence[Any], heads: Sequence[Any]) -> dict[str, dict[str, str]]:
     """What the heads are, in the words of ``dinoneck inspect``; of several what they share, then what differs."""
     from dinoneck.cli.inspect import entries
+    from dinoneck.inference.sources import revisions_of
 
     found = {str(source): entries(one.meta) for source, one in zip(sources, heads, strict=True)}
     first = next(iter(found.values()))
     shared = {key: text for key, text in first.items() if all(own.get(key) == text for own in found.values())}
     if len(found) == 1:
-        return {"The head": {"from": head, **{f"commit of {repo}": own for repo, own in commits.items()}, **first}}
+        commits = {f"commit of {repo}": commit for repo, commit in revisions_of(sources, heads).items()}
+        return {"The head": {"from": head, **commits, **first}}
     own = {
         name: "; ".join(f"{key} {text}" for key, text in one.items() if key not in shared)
         for name, one in list(found.items())[:_HEADS]
@@ -326,15 +335,15 @@ def _head_facts(
     return {"The heads": {"from": f"{head}, {len(found)} heads", **shared, **own, **more}}
 
 
-def _run_facts(predictor: Predictor, used: int, left_out: int, truth: Path | None) -> dict[str, str]:
+def _run_facts(used: int, left_out: int, how: str, device: str, truth: Path | None) -> dict[str, str]:
     from datetime import UTC, datetime
 
     from dinoneck.version import versions
 
     return {
         "images": f"{used + left_out} given, {used} used",
-        "views": f"{predictor.tta}, the mean of {len(predictor.views)} views",
-        "device": str(predictor.device),
+        "views": how,
+        "device": device,
         "known values": str(truth or "none"),
         "versions": ", ".join(f"{name} {version}" for name, version in versions().items()),
         "made": f"{datetime.now(UTC):%Y-%m-%d}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 
@@ -48,6 +49,15 @@ def known_values(
             f"are {some_of(map(str, images), 3)}. Names are compared from their ends"
         )
     return found
+
+
+def names_below(files: Sequence[Path]) -> list[str]:
+    """Return the names of images below the folder that they share."""
+    try:
+        shared = Path(os.path.commonpath([file.parent for file in files]))
+    except ValueError:  # some absolute, some not
+        return [str(file) for file in files]
+    return [str(file.relative_to(shared)) for file in files]
 
 
 def _cells(table: Path, image_column: str, columns: Mapping[str, Sequence[str]]) -> dict[str, dict[str, str]]:

@@ -63,7 +63,7 @@ def boxes_figure(
         ([[4.0, 2.0], [20.0, 14.0]], '1 of 2 boxes, score 0.5 or more')
     """
     given = boxes if isinstance(boxes, Mapping) else {}
-    corners, known = _corners(boxes, "boxes"), _corners([] if truth is None else truth, "true boxes")
+    corners, known = corners_of(boxes, "boxes"), corners_of([] if truth is None else truth, "true boxes")
     names = _names(given.get("labels") if labels is None else labels, len(corners), classes)
     rated = _scores(given.get("scores") if scores is None else scores, len(corners), min_score)
     axes = _image_axes(photo)
@@ -104,7 +104,8 @@ def _tag(axes: Axes, box: Floats, text: str, colour: str) -> None:
         axes.text(*place, text, fontsize=7.0, color="white", va=align, parse_math=False, clip_on=True, bbox=ground)
 
 
-def _corners(boxes: Any, name: str) -> Floats:
+def corners_of(boxes: Any, name: str) -> Floats:
+    """Return checked boxes (n, 4), of an array or a dict with ``boxes``."""
     given = boxes.get("boxes") if isinstance(boxes, Mapping) else boxes
     if given is None:
         raise ShapeError(f"{name} hold no 'boxes'; expected (n, 4), or a dict with 'boxes'")
@@ -134,10 +135,10 @@ def _scores(scores: Any, count: int, min_score: float) -> Floats:
 def _names(labels: Any, count: int, classes: Sequence[str] | None) -> list[str]:
     if labels is None:
         return [""] * count
-    listed = labels.reshape(-1).tolist() if isinstance(labels, Tensor | np.ndarray) else list(labels)
+    rows: Any = labels.reshape(-1) if isinstance(labels, Tensor | np.ndarray) else labels
+    listed: list[Any] = [label.item() if isinstance(label, Tensor | np.generic) else label for label in rows]
     if len(listed) != count:
         raise ShapeError(f"there are {count} boxes and {len(listed)} labels; expected one of each")
-    listed = [label.item() if isinstance(label, Tensor | np.generic) else label for label in listed]
     if classes is None:
         return [str(label) for label in listed]
     for label in listed:

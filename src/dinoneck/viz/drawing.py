@@ -6,14 +6,15 @@ Figures are made without pyplot: nothing is global, no display is needed, and th
 from __future__ import annotations
 
 import io
+import re
 import textwrap
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
 from dinoneck.data.decoding import Photo, as_list, decode
-from dinoneck.errors import ConfigError, DataError, missing_extra, printable
+from dinoneck.errors import DataError, missing_extra, printable
 from dinoneck.viz.arrays import Floats
 
 if TYPE_CHECKING:
@@ -24,8 +25,7 @@ SCALE = "viridis"
 # for colour-blind readers, each with a mark of its own
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000", "#8c6bb1")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-MOST_ROWS = 48
-_MOST_COLUMNS, _WIDTH, _HEIGHT = 50, 16.0, 2.4  # inches of a row of images at most
+_WIDTH, _HEIGHT = 16.0, 2.4  # inches of a row of images at most
 _TEXT: dict[str, Any] = {"fontsize": 9.0, "parse_math": False}
 _LUMINANCE = np.array([[0.299], [0.587], [0.114]])
 _DPI = 120
@@ -80,12 +80,10 @@ def image_rows(images: Photo | Sequence[Photo], captions: Sequence[Sequence[str]
         captions: of each row, one per column.
 
     Raises:
-        DataError: if there are none or more than 48, one cannot be read, or there are more than 50 columns.
+        DataError: if one cannot be read.
     """
-    pictures = [decode(image).permute(1, 2, 0).numpy() for image in _listed(images)]
+    pictures = [decode(image).permute(1, 2, 0).numpy() for image in as_list(images)]
     columns = len(captions[0])
-    if columns > _MOST_COLUMNS:
-        raise DataError(f"{columns} images in one row; a figure takes {_MOST_COLUMNS} at most. Name fewer tasks")
     wide = [picture.shape[1] / picture.shape[0] for picture in pictures]
     column = min(max(1.9, _HEIGHT * max(wide)), 5.0, max(1.9, _WIDTH / columns))
     heights = [max(0.1, min(_HEIGHT, column / ratio)) for ratio in wide]
@@ -101,20 +99,15 @@ def image_rows(images: Photo | Sequence[Photo], captions: Sequence[Sequence[str]
     return figure, axes
 
 
-def _listed(images: Photo | Sequence[Photo]) -> list[Photo]:
-    listed = as_list(images)
-    if not 0 < len(listed) <= MOST_ROWS:
-        raise DataError(f"{len(listed)} images; one figure takes 1 ... {MOST_ROWS}")
-    return listed
-
-
 def names_of(images: Photo | Sequence[Photo], names: Sequence[str] | None, *counts: int) -> list[str]:
     """Return one name per image.
 
     Raises:
-        DataError: if there are more or fewer names, or of anything else that ``counts`` counts, than images.
+        DataError: if there are no images, or not one name, and one of all that ``counts`` counts, per image.
     """
-    count = len(_listed(images))
+    count = len(as_list(images))
+    if not count:
+        raise DataError("there are no images to draw")
     if any(other != count for other in counts):
         raise DataError(f"{count} images with {' and '.join(map(str, counts))} of what is drawn; expected one of each")
     if names is None:
@@ -155,22 +148,21 @@ def outline(axes: Axes, box: Floats, colour: str, line: str) -> Any:
     return axes.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, path_effects=rim, **style))
 
 
-def svg_text(figure: Figure, name: str) -> str:
-    """Return a figure as an SVG file without a ground, whose text is text and whose ids follow from the name."""
+class Chart(NamedTuple):
+    """A chart of a page: what it is about, what it shows, and the attributes and content of its svg element."""
+
+    name: str
+    what: str
+    svg: str
+
+
+def chart(figure: Figure, name: str, what: str) -> Chart:
+    """Return a figure as SVG: text stays text, black is the colour of the page's text, ids are unique in the page."""
     from matplotlib import rc_context
 
     buffer = io.StringIO()
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": f"{name!a} {what}"}):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    return buffer.getvalue()
-
-
-def checked_alpha(alpha: float) -> float:
-    """Return an opacity.
-
-    Raises:
-        ConfigError: if it is not a number of 0 ... 1.
-    """
-    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 <= alpha <= 1:
-        raise ConfigError(f"alpha is {alpha!r}; expected an opacity of 0 ... 1")
-    return float(alpha)
+    own = r'(?s)^.*?<svg |<metadata>.*?</metadata>| id="[A-Za-z.]+\d*[A-Za-z]*_\d+"'
+    content = re.sub(own, "", buffer.getvalue()).replace(PALETTE[0], "var(--link)")
+    return Chart(name, what, re.sub("#000000|#4d4d4d", "currentColor", content))

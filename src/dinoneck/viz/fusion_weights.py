@@ -18,7 +18,6 @@ from dinoneck.viz.drawing import describe, new_figure
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_MOST = 24  # groupers in one figure
 _WIDTH, _HEIGHT = 1.9, 2.1
 
 
@@ -41,7 +40,7 @@ def fusion_figure(
         a ``matplotlib.figure.Figure``: one row per LayerGrouper, one plot per group, ``axes.patches`` are the bars.
 
     Raises:
-        ConfigError: if there is no LayerGrouper in it or more than 24, ``layers`` are more or fewer than it reads, or
+        ConfigError: if there is no LayerGrouper in it, ``layers`` are more or fewer than it reads, or
             ``fusion="pixel"`` comes without tokens.
         ShapeError: if the tokens are not what it was built for.
         ImportError: if matplotlib is missing.
@@ -54,11 +53,8 @@ def fusion_figure(
         [['2', '5'], ['8', '11']]
     """
     found = [(name, part) for name, part in neck_or_head.named_modules() if isinstance(part, LayerGrouper)]
-    if not 0 < len(found) <= _MOST:
-        raise ConfigError(
-            f"{type(neck_or_head).__name__} holds {len(found)} LayerGroupers; expected 1 ... {_MOST}: a LayerGrouper, "
-            "a ViTFPN or a head on one"
-        )
+    if not found:
+        raise ConfigError(f"{type(neck_or_head).__name__} holds no LayerGrouper; give one, a ViTFPN or a head on one")
     columns = max(len(part.groups) for _, part in found)
     widest = max(len(group) for _, part in found for group in part.groups)
     blocks = [_blocks(neck_or_head, name, part, layers, tokens) for name, part in found]

@@ -13,7 +13,7 @@ from dinoneck.errors import ConfigError, DataError, ShapeError
 from dinoneck.tasks import Task
 from dinoneck.tokens import FeaturePyramid, Tokens
 from dinoneck.viz.arrays import Floats, Output, numbers, outputs_with_maps, span
-from dinoneck.viz.drawing import SCALE, checked_alpha, colour_bar, image_rows, names_of, show
+from dinoneck.viz.drawing import SCALE, colour_bar, image_rows, names_of, show
 from dinoneck.viz.pca import PCABasis, pca_rgb
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def heat_figure(
         ('mass 6 g', 'mass of one patch [g]')
     """
     known = [{}] * len(results) if truths is None else truths
-    named, opacity = names_of(photos, names, len(results), len(known)), checked_alpha(alpha)
+    named = names_of(photos, names, len(results), len(known))
     columns = outputs_with_maps(results, tasks, units)
     scaled = [column.scaled(results) for column in columns]
     captions = [
@@ -74,7 +74,7 @@ def heat_figure(
     figure, axes = image_rows(photos, captions)
     for place, (column, (maps, ends, note)) in enumerate(zip(columns, scaled, strict=True), start=1):
         unit = f" [{column.unit}]" if column.unit else ""
-        _overlay(axes[:, place], maps, ends, opacity, f"{column.key} of one patch{unit}{note}")
+        _overlay(axes[:, place], maps, ends, alpha, f"{column.key} of one patch{unit}{note}")
     return figure
 
 
@@ -131,7 +131,7 @@ def gate_figure(
         >>> figure.axes[1].get_title()
         'gate, at most 1.6 x the mean'
     """
-    named, opacity = names_of(photos, names, len(gates)), checked_alpha(alpha)
+    named = names_of(photos, names, len(gates))
     maps = [numbers(gate, f"the weights of gate {place}", "rows, cols") for place, gate in enumerate(gates)]
     for place, gate in enumerate(maps):
         if gate.min() < 0 or abs(gate.sum() - 1.0) > 1e-2:  # half precision over thousands of patches
@@ -142,7 +142,7 @@ def gate_figure(
     tops = [f"gate, at most {gate.max() * gate.size:.3g} x the mean" for gate in maps]
     figure, axes = image_rows(photos, list(zip(named, tops, strict=True)))
     top = max(float(gate.max()) for gate in maps)
-    _overlay(axes[:, 1], maps, (0.0, top), opacity, "weight of one patch, one image adds up to 1")
+    _overlay(axes[:, 1], maps, (0.0, top), alpha, "weight of one patch, one image adds up to 1")
     return figure
 
 
@@ -212,7 +212,8 @@ def pyramid_figure(
         a ``matplotlib.figure.Figure`` of one row.
 
     Raises:
-        ConfigError: if ``how`` is another word, or there is no such sample.
+        ConfigError: if ``how`` is another word.
+        IndexError: if there is no such sample.
         ShapeError: if a level is not a map, or does not fit the image's size.
         DataError: if values are not finite.
 
@@ -227,7 +228,10 @@ def pyramid_figure(
     """
     if how not in ("pca", "norm"):
         raise ConfigError(f"how is {how!r}; expected 'pca' or 'norm'")
-    levels = _levels(pyramid, sample)
+    levels = [
+        numbers(level[sample], f"the values of level {place}", "channels, rows, cols")
+        for place, level in enumerate(pyramid.maps)
+    ]
     areas = [(m.shape[1] * stride, m.shape[2] * stride) for m, stride in zip(levels, pyramid.strides, strict=True)]
     first = np.ones((*(max(1, round(side)) for side in areas[0]), 3)) if photo is None else photo
     names = ["image"] * (photo is not None) + [
@@ -248,16 +252,3 @@ def pyramid_figure(
             low, high = span([lengths := np.linalg.norm(level, axis=0)])
             colour_bar(show(own, lengths, area, cmap=SCALE, vmin=low, vmax=high), [own], "length of a feature")
     return figure
-
-
-def _levels(pyramid: FeaturePyramid, sample: int) -> list[Floats]:
-    """The maps (channels, rows, cols) of one image."""
-    if not len(pyramid):
-        raise ShapeError("this pyramid has no levels")
-    batch = len(pyramid.maps[0])
-    if isinstance(sample, bool) or not isinstance(sample, int) or not -batch <= sample < batch:
-        raise ConfigError(f"sample is {sample!r}; this pyramid is of {batch} images")
-    return [
-        numbers(level[sample], f"the values of level {place}", "channels, rows, cols")
-        for place, level in enumerate(pyramid.maps)
-    ]

@@ -5,11 +5,10 @@ from __future__ import annotations
 import base64
 import io
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jinja2
 import numpy as np
@@ -21,14 +20,15 @@ from dinoneck.errors import DataError, printable
 from dinoneck.tasks import Task
 from dinoneck.version import __version__
 from dinoneck.viz.arrays import Floats, Output, numbers, outputs, span
-from dinoneck.viz.drawing import PALETTE, describe, new_figure, svg_text
+from dinoneck.viz.detections import agreement_of_boxes, box_errors, box_sections, drawn_boxes
+from dinoneck.viz.drawing import PALETTE, Chart, chart, describe, new_figure
 from dinoneck.viz.panels import as_image, heat
 from dinoneck.viz.residuals import agreement_plot, residual_plot, scores
 from dinoneck.viz.score_tables import ConfusionMatrix, ScoreTable, all_tables, matrix_table
 
 _LONGEST = 1000  # characters of one text
-_SMALLEST = 64  # pixels of an image's longer side
 _MANY = 2000  # points of a chart; more are drawn as pixels
+_UNITS = "Numbers in original units; of classes the probability, of a segmentation its mean over the image."
 _FOLDER = Path(__file__).parent
 
 Facts = Mapping[str, Mapping[str, str]]
@@ -40,12 +40,13 @@ class ReportEntry:
 
     Attributes:
         name: the file, or another name that differs from those of the other images.
-        result: the Predictor's result; with ``maps=True`` for an image that is drawn.
+        result: the Predictor's result, with ``maps=True`` for an image that is drawn; or that of ``Detector.predict``.
         photo: the image as the model saw it (``Predictor.picture``), so that maps lie where they belong, or a function
             that returns it, so that many need not be in memory at once; None = the image is listed in the table only.
         tokens: (rows, cols, 3) colours in 0 ... 1 of its patches, see :func:`dinoneck.viz.pca_rgb`; None = not shown.
         known: column -> known value, where there is one; columns are those of ``dinoneck predict``: the task's name,
-            or ``task:label``. For a classification the task's name -> the known class.
+            or ``task:label``. For a classification the task's name -> the known class. For a detector ``boxes`` (n, 4)
+            and ``names``.
     """
 
     name: str
@@ -70,18 +71,19 @@ def html_report(
 
     The colours of maps span each output's values over all images drawn. Where values are known, images come in the
     order of their error: the mean over outputs of the absolute error divided by the output's RMSE, and of 1 minus the
-    probability of the known class.
+    probability of the known class; for a detector the number of boxes that are missed, false or of a wrong class.
 
     Args:
         entries: one per image, at least one.
-        tasks: what is predicted, as in ``Predictor.tasks``: names, units and labels.
+        tasks: what is predicted, as in ``Predictor.tasks``: names, units and labels; of a detector none.
         title: of the page.
         facts: heading -> term -> text, such as what the head is and how it was run; each becomes a list at the end.
         training: the ``report.json`` of the training run; the scores of its held-out images become a section. Under
-            ``"held_out"`` it may hold target -> (known values, predictions), which are drawn.
+            ``"held_out"`` it may hold target -> (known values, predictions), which are drawn, and under ``"log"`` the
+            rows of a detector's ``log.jsonl``, and under ``"remarks"`` sentences on the scores.
         unread: name -> reason of the images that could not be read.
         largest_side: of the images in the page, in pixels; maps stay exact, one pixel per cell.
-        max_bytes: of all images: first they get smaller, then the last ones are left out, which the page states.
+        max_bytes: of all images: the last ones are left out, which the page states.
 
     Raises:
         DataError: if there are no entries, predictions, known values, maps or colours are missing or not finite, or
@@ -100,15 +102,17 @@ def html_report(
         raise DataError("there are no entries; a report needs one image at least")
     at_least(1, largest_side=largest_side, max_bytes=max_bytes)
     drawn = {place: entries[place] for place in worst_first(entries, tasks) if entries[place].photo is not None}
-    articles = _fitting_articles(drawn, tasks, largest_side, max_bytes)
+    articles = _articles(drawn, tasks, largest_side, max_bytes)
     links = {place: article["id"] for place, article in zip(drawn, articles, strict=False)}
+    sections = _sections(entries, tasks, training or {}, links) if tasks else box_sections(entries, training or {})
+    shown = [(heading, notes, [t for t in tables if t.rows], charts) for heading, notes, tables, charts in sections]
     return _template().render(
         title=title,
         style=(_FOLDER / "report.css").read_text("utf-8"),
         version=__version__,
         count=len(entries),
         unread=unread or {},
-        sections=_sections(entries, tasks, training or {}, links),
+        sections=[section for section in shown if section[2] or section[3]],
         articles=articles,
         links=links,
         wanted=len(drawn),
@@ -117,21 +121,15 @@ def html_report(
     )
 
 
-class Chart(NamedTuple):
-    """A chart of the page: what it is about, what it shows, and the attributes and content of its svg element."""
-
-    name: str
-    what: str
-    svg: str
-
-
 def agreement(entries: Sequence[ReportEntry], tasks: Sequence[Task]) -> dict[str, dict[str, Any]]:
     """Return how far every output is from known values, and of known classes the accuracy and confusion matrix.
+
+    Without tasks: of every class of boxes how many are known, predicted and found.
 
     Raises:
         DataError: if a known value is not finite, or a known class is not one of the task's.
     """
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, dict[str, Any]] = {} if tasks else {**agreement_of_boxes(entries)}
     for output in outputs(tasks):
         pairs = [(output.value(e.result), e.known[output.key]) for e in entries if output.key in e.known]
         if pairs:
@@ -152,6 +150,8 @@ def worst_first(entries: Sequence[ReportEntry], tasks: Sequence[Task]) -> list[i
 
     def error(place: int) -> float:
         entry = entries[place]
+        if not tasks:
+            return box_errors(entry)
         numeric = [output for output in outputs(tasks) if output.key in entry.known]
         gaps = [abs(o.value(entry.result) - entry.known[o.key]) / (found[o.key]["rmse"] or 1.0) for o in numeric]
         known = [task for task in filter(_labels, tasks) if task.name in entry.known]
@@ -179,8 +179,8 @@ def _predicted_class(entry: ReportEntry, task: Task) -> int:
 
 def _sections(
     entries: Sequence[ReportEntry], tasks: Sequence[Task], training: Mapping[str, Any], links: Mapping[int, str]
-) -> list[tuple[str, str, list[ScoreTable], list[Chart]]]:
-    """Heading, note, tables and charts of every section but that of the images."""
+) -> list[tuple[str, list[str], list[ScoreTable], list[Chart]]]:
+    """Heading, notes, tables and charts of every section but that of the images."""
     found, units = agreement(entries, tasks), {task.name: task.unit for task in tasks}
     held_out: list[Chart] = []
     for name, (known, predicted) in training.get("held_out", {}).items():
@@ -200,24 +200,22 @@ def _sections(
                 targets = [f"#{links[place]}" if place in links else None for place in chosen]
                 charts += _pair(output.key, truth, values[chosen], output.unit, targets)
             bars += [] if task.is_categorical else [_histogram(output, values, truth)]
-    sections = [
+    return [
         (
             "Held-out scores",
-            "Each image was predicted by a head that was not trained on it.",
+            ["Each image was predicted by a head that was not trained on it.", *training.get("remarks", ())],
             all_tables(training),
             held_out,
         ),
         (
             "Against known values",
-            "Images that a head was trained on look better here than new ones will.",
+            ["Too good where a head was trained on these images: the held-out scores show what to expect of new ones."],
             tables,
             charts,
         ),
-        ("Predictions", "In original units.", [_predictions(entries, tasks)], []),
-        ("Distribution", "Of the predictions of all images.", [], bars),
+        ("Predictions", [_UNITS], [_predictions(entries, tasks)], []),
+        ("Distribution", ["Of the predictions of all images."], [], bars),
     ]
-    shown = [(heading, note, [t for t in given if t.rows], drawn) for heading, note, given, drawn in sections]
-    return [section for section in shown if section[2] or section[3]]
 
 
 def _predictions(entries: Sequence[ReportEntry], tasks: Sequence[Task]) -> ScoreTable:
@@ -245,7 +243,7 @@ def _pair(name: str, known: Any, predicted: Any, unit: str, links: Sequence[str 
         figure = new_figure(3.2, 3.2)
         draw(figure.subplots(), truth, values, [slice(None)], unit)
         figure.axes[0].collections[0].set(urls=links, rasterized=len(truth) > _MANY)
-        charts.append(_svg(figure, name, what))
+        charts.append(chart(figure, name, what))
     return charts
 
 
@@ -257,16 +255,7 @@ def _histogram(output: Output, values: Floats, known: Sequence[float]) -> Chart:
     axes.hist(known, edges.tolist(), histtype="step", color=PALETTE[1], linewidth=1.5)
     axes.locator_params(axis="y", integer=True)
     describe(axes, f"mean {values.mean():.4g}, sd {values.std():.4g}", output.unit or "predicted", "images")
-    return _svg(figure, output.key, "predicted (bars) and known (line)" if known else "predicted")
-
-
-def _svg(figure: Any, name: str, what: str) -> Chart:
-    """Return a figure as SVG: text stays text, black is the colour of the page's text, ids are unique in the page."""
-    text = svg_text(figure, f"{name!a} {what}")
-    own = r'(?s)^.*?<svg |<metadata>.*?</metadata>| id="[A-Za-z.]+\d*[A-Za-z]*_\d+"'
-    content = re.sub(own, "", text).replace(PALETTE[0], "var(--link)")
-    content = re.sub("#000000|#4d4d4d", "currentColor", content)
-    return Chart(name, what, content)
+    return chart(figure, output.key, "predicted (bars) and known (line)" if known else "predicted")
 
 
 def _template() -> jinja2.Template:
@@ -275,60 +264,59 @@ def _template() -> jinja2.Template:
     return page.from_string((_FOLDER / "report.html.j2").read_text("utf-8"))
 
 
-def _fitting_articles(
-    entries: Mapping[int, ReportEntry], tasks: Sequence[Task], largest_side: int, max_bytes: int
+def _articles(
+    entries: Mapping[int, ReportEntry], tasks: Sequence[Task], side: int, max_bytes: int
 ) -> list[dict[str, Any]]:
-    """The articles of images: with smaller images where they would be too many bytes, then fewer."""
-    articles = _articles(entries, tasks, largest_side)
-    total = sum(article["bytes"] for article in articles)
-    if total > max_bytes:
-        side = min(largest_side, max(max(article["width"], article["height"]) for article in articles))
-        articles = _articles(entries, tasks, min(side, max(_SMALLEST, int(side * (max_bytes / total) ** 0.5))))
-    while len(articles) > 1 and sum(article["bytes"] for article in articles) > max_bytes:
-        articles.pop()
-    return articles
-
-
-def _articles(entries: Mapping[int, ReportEntry], tasks: Sequence[Task], side: int) -> list[dict[str, Any]]:
-    """What the page shows of each image: pixels of at most ``side``, tokens, gate and maps as data URIs."""
+    """What the page shows of each image: pixels of at most ``side``, tokens, gate and maps as data URIs, and boxes."""
     results = [entry.result for entry in entries.values()]
     scaled = {output: output.scaled(results) for output in outputs(tasks)}
-    weights = [numbers(r["gate"], f"the gate of {e.name}", "rows, cols") if r.get("gate") is not None else None
-               for r, e in zip(results, entries.values(), strict=True)]  # fmt: skip
-    gates = [None if own is None else own * own.size for own in weights]
+    gates = [_gate(entry) for entry in entries.values()]
     reach = span([gate for gate in gates if gate is not None] or [np.zeros(1)])
-    articles = []
+    articles: list[dict[str, Any]] = []
+    room = max_bytes
     for row, (place, entry) in enumerate(entries.items()):
         picture = as_image(entry.photo() if callable(entry.photo) else entry.photo)  # type: ignore[arg-type]
         width, height = picture.size
         picture.thumbnail((side, side), Image.Resampling.LANCZOS)
-        figures: list[dict[str, Any]] = []
-        tokens = None
-        if entry.tokens is not None:
-            colours = np.clip(numbers(entry.tokens, f"the tokens of {entry.name}", "rows, cols, 3"), 0.0, 1.0)
-            tokens = _uri(_pixels(colours))
-        if (gate := gates[row]) is not None:
-            figures.append(_map(gate, reach, "gate", "times the mean weight"))
+        figures = [_map(gate, reach, "gate", "times the mean weight")] if (gate := gates[row]) is not None else []
         for task in tasks:
             maps = {output: scaled[output][0][row] for output in outputs([task])}
             present = [cells for cells in maps.values() if cells is not None]
             if task.kind == "segmentation" and present:
-                figures.append(_class_map(entry, task, np.stack(present)))
+                figures.append(_class_map(task, np.stack(present)))
             for output, cells in maps.items():
                 if cells is not None:
                     _, ends, note = scaled[output]
                     figures.append(_map(cells, ends, output.key, output.unit + note) | {"more": task.is_categorical})
         article: dict[str, Any] = {
+            "id": f"image-{place}",
             "name": entry.name,
             "width": width,
             "height": height,
             "uri": _uri(picture, "JPEG"),
-            "tokens": tokens,
+            "tokens": None if entry.tokens is None else _uri(_pixels(_colours(entry))),
+            "values": [_values(entry, task) for task in tasks if task.kind != "segmentation"],
+            "figures": figures,
         }
-        values = [_values(entry, task) for task in tasks if task.kind != "segmentation"]
-        size = len(article["uri"]) + len(tokens or "") + sum(len(figure["uri"]) for figure in figures)
-        articles.append(article | {"id": f"image-{place}", "values": values, "figures": figures, "bytes": size})
+        if "boxes" in entry.result:
+            article |= drawn_boxes(entry, [*entries.values()])
+        room -= len(article["uri"]) + len(article["tokens"] or "") + sum(len(figure["uri"]) for figure in figures)
+        if room < 0 and articles:
+            break
+        articles.append(article)
     return articles
+
+
+def _gate(entry: ReportEntry) -> Floats | None:
+    """How many times more than in a plain mean every patch counts."""
+    if entry.result.get("gate") is None:
+        return None
+    weights = numbers(entry.result["gate"], f"the gate of {entry.name}", "rows, cols")
+    return weights * weights.size
+
+
+def _colours(entry: ReportEntry) -> Floats:
+    return np.clip(numbers(entry.tokens, f"the tokens of {entry.name}", "rows, cols, 3"), 0.0, 1.0)
 
 
 def _values(entry: ReportEntry, task: Task) -> str:
@@ -339,7 +327,10 @@ def _values(entry: ReportEntry, task: Task) -> str:
         value, truth = output.value(entry.result), entry.known.get(output.key)
         off = "" if truth is None else f" (known {_number(truth, 4)}, off by {_number(value - truth, 3)})"
         parts.append(f"{output.key}: {_number(value, 4)} {output.unit}".rstrip() + off)
-    return f"{task.name}: {_labels(task)[_predicted_class(entry, task)]}{known}" if _labels(task) else ", ".join(parts)
+    if not _labels(task):
+        return ", ".join(parts)
+    likely = _predicted_class(entry, task)
+    return f"{task.name}: {_labels(task)[likely]}, probability {entry.result[task.name][likely]:.2f}{known}"
 
 
 def _map(cells: Floats, ends: tuple[float, float], name: str, unit: str) -> dict[str, Any]:
@@ -347,14 +338,15 @@ def _map(cells: Floats, ends: tuple[float, float], name: str, unit: str) -> dict
     return {"uri": _uri(heat(cells, *ends)), "name": name, "low": low, "high": f"{high} {unit}".rstrip()}
 
 
-def _class_map(entry: ReportEntry, task: Task, maps: Floats) -> dict[str, Any]:
-    """The most probable class of every cell, of maps (classes, rows, cols), with a colour and a share per class."""
+def _class_map(task: Task, maps: Floats) -> dict[str, Any]:
+    """The most probable class of every cell, of maps (classes, rows, cols), with colours and shares of cells."""
     hues = [PALETTE[i] if task.dim <= len(PALETTE) else f"hsl({i * 137 % 360}, 70%, 50%)" for i in range(task.dim)]
     colours = np.array([ImageColor.getrgb(hue) for hue in hues]) / 255.0
     labels = task.labels or range(task.dim)
-    shares = [f"{label} {o.value(entry.result):.0%}" for label, o in zip(labels, outputs([task]), strict=True)]
-    uri = _uri(_pixels(colours[maps.argmax(axis=0)]))
-    return {"uri": uri, "name": task.name, "classes": list(zip(hues, shares, strict=True))}
+    cells = maps.argmax(axis=0)
+    shares = [f"{label} {np.mean(cells == i):.0%}" for i, label in enumerate(labels)]
+    uri = _uri(_pixels(colours[cells]))
+    return {"uri": uri, "name": f"{task.name}, share of cells", "classes": list(zip(hues, shares, strict=True))}
 
 
 def _pixels(shares: Floats) -> Image.Image:

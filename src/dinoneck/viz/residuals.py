@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_MOST = 60  # groups
 _SIDE, _GROUP = 3.6, 0.24
 _LINE: dict[str, Any] = {"color": "0.3", "linewidth": 1.0, "linestyle": "--"}
 
@@ -91,8 +90,6 @@ def residual_figure(
     """
     known, predicted, labels = _pairs(truth, prediction, groups)
     order = list(dict.fromkeys(labels))
-    if len(order) > _MOST:
-        raise DataError(f"groups name {len(order)} groups; one figure takes {_MOST} at most")
     members = [np.array([label == own for label in labels]) for own in order]
     below = 0.7 + _GROUP * len(order) if groups is not None else 0.0
     figure = new_figure(2 * _SIDE, _SIDE + 0.3 + below)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from dinoneck.errors import DataError
 
-_MOST_COLUMNS = 12  # of a confusion matrix
+MOST_COLUMNS = 12  # of a confusion matrix
 SCORES = {
     "accuracy": "accuracy",
     "macro_f1": "macro F1",
@@ -33,7 +33,7 @@ class ConfusionMatrix(ScoreTable):
 
 
 def all_tables(report: Mapping[str, Any]) -> list[ScoreTable]:
-    """Return the tables of a training run's ``report.json``: of its values, classes and masks, as far as it has them.
+    """Return the tables of a training run's ``report.json``: of its values, classes, masks and boxes, as it has them.
 
     Raises:
         DataError: if it is not such a report.
@@ -45,6 +45,7 @@ def all_tables(report: Mapping[str, Any]) -> list[ScoreTable]:
         for what in ("classes", "masks"):
             for name, methods in report.get(what, {}).items():
                 found += class_tables(name, methods)
+        found += box_tables(report["best"], report["untrained"]) if "best" in report else []
     except (AttributeError, KeyError, LookupError, TypeError, ValueError) as error:
         raise DataError(
             f"the scores are not those of a training run ({type(error).__name__}: {error}); expected its report.json"
@@ -100,9 +101,18 @@ def class_tables(name: str, methods: Mapping[str, Mapping[str, Any]]) -> Iterato
         for label, count in zip(head["labels"], true, strict=True)
     ]
     yield ScoreTable([f"{name}, {'F1' if each == 'f1' else 'IoU'} of each class", "share", *order], by_class)
-    if len(true) <= _MOST_COLUMNS:
+    if len(true) <= MOST_COLUMNS:
         name = f"{name}, true (rows) and predicted by the head"
         yield matrix_table(name, head["labels"], head["confusion_matrix"])
+
+
+def box_tables(best: Mapping[str, Any], untrained: Mapping[str, Any]) -> list[ScoreTable]:
+    """Return the scores of a detector's best epoch and of its first weights, and those of each class."""
+    keys = ["AP", "AP50", "AP75", "AR100"]
+    runs = ((f"best epoch ({best['epoch']})", best), ("before training", untrained))
+    every = ScoreTable(["held-out boxes", *keys], [[name, *(_number(own[key]) for key in keys)] for name, own in runs])
+    rows = [[name, _number(own["AP"]), _number(own["AP50"])] for name, own in best["per_class"].items()]
+    return [every, ScoreTable(["class", "AP", "AP50"], rows)]
 
 
 def matrix_table(name: str, labels: Sequence[str], matrix: Sequence[Sequence[int]]) -> ScoreTable:

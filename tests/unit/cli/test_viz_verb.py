@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.unit.detection.coloured_boxes import write as write_boxes
 
 from dinoneck import (
     Backbone,
@@ -173,7 +174,7 @@ def test_known_values_bring_residuals_and_the_worst_photos(
     told = json.loads(capsys.readouterr().out)
     page = out.read_text()
     assert cells(page, "h3") == ["1.png", "3.png"]
-    assert "Images that a head was trained on look better here" in page
+    assert "Too good where a head was trained on these images" in page
     assert "<h1>A &lt;b&gt;</h1>" in page
     assert "tokens of" not in page
     assert told["scores"]["mass"]["photos"] == 4
@@ -282,32 +283,6 @@ def test_refusals_come_before_any_work(
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
-def test_an_interrupt_leaves_nothing(
-    heads: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def interrupted(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(Predictor, "picture", interrupted)
-    out = tmp_path / "report.html"
-    assert main(["viz", "report", str(heads), str(photos), "--out", str(out)]) == 130
-    assert os.listdir(tmp_path) == []
-
-
-def test_a_hostile_file_name_stays_text(heads: Path, photos: Path, tmp_path: Path) -> None:
-    name = "<img src=x onerror=alert(1)>\"'\u202e&.png"
-    try:
-        shutil.copy(photos / "0.png", tmp_path / name)
-    except OSError:
-        pytest.skip("this file system has no such names")
-    out = tmp_path / "report.html"
-    assert main(["viz", "report", str(heads), str(tmp_path), "--out", str(out)]) == 0
-    page = out.read_text()
-    assert "<img src=x" not in page
-    assert "\u202e" not in page
-    assert "&lt;img src=x onerror=alert(1)&gt;&#34;&#39;\\u202e&amp;.png" in page
-
-
 def test_photos_find_their_rows_from_the_end_of_their_names(tmp_path: Path) -> None:
     table = truth(tmp_path / "t.csv", [("a/1.jpg", "1.5"), ("2.jpg", " nan"), ("b/1.jpg", "2"), ("./c/3.jpg", "3")])
     found = known_values(
@@ -345,3 +320,34 @@ def test_a_csiro_table_is_read_too(tmp_path: Path) -> None:
     assert found == [{"GDM_g": float(row["target"])} for row in rows]
     with pytest.raises(DataError, match="known values of none of mass"):
         known_values(tmp_path / "train.csv", "image", images, {"mass": ()})
+
+
+def test_a_report_of_a_detector(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of its run: the images that it held out. Of a file: images, with the boxes of a COCO file on request."""
+    pytest.importorskip("pycocotools", reason="held-out boxes need pycocotools, the extra [detection]")
+    from dinoneck.detection import Detector, train_detector
+    from dinoneck.training import TrainConfig
+
+    boxes = write_boxes(tmp_path / "data")
+    config = {
+        "data": {"boxes": str(boxes), "val_boxes": str(boxes), "size": [64, 96]},
+        "backbone": {"name": "dinoneck_tiny"},
+        "detector": {"name": "fcos", "freeze": ["0=all"]},
+        "head": {"type": "spatial_tuning_adapter", "out_channels": 32},
+        "optim": {"epochs": 2, "batch_size": 3},
+    }
+    report = train_detector(TrainConfig.from_dict(config), tmp_path / "run")
+    out, arguments = tmp_path / "r.html", ["--min-score", "0.05", "--out", str(tmp_path / "r.html"), "--json"]
+    assert main(["viz", "report", str(tmp_path / "run"), "--max-images", "2", *arguments]) == 0
+    written, page = json.loads(capsys.readouterr().out), out.read_text()
+    assert (written["photos"], written["drawn"]) == (3, 2)
+    assert {name: each["known"] for name, each in written["scores"].items()} == {"blue": 2, "red": 3}
+    assert cells(page, "td")[0] == f"{report['best']['AP']:.3f}"
+    assert page.count("known dark") == 5 + page.count(".known dark"), "the two images with boxes are the worst"
+    file = str(tmp_path / "run" / "detector.safetensors")
+    assert main(["viz", "report", file, str(boxes.parent), "--truth", str(boxes), *arguments]) == 0
+    assert json.loads(capsys.readouterr().out)["scores"] == written["scores"]
+    assert main(["viz", "report", file, str(boxes.parent / "0.png"), *arguments]) == 0
+    page, [own] = out.read_text(), Detector.load(file).predict([boxes.parent / "0.png"], min_score=0.05)
+    assert cells(page, "td")[0] == str(len(own["names"]))
+    assert "known dark" not in page and "Held-out scores" not in page

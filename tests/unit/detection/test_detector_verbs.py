@@ -57,7 +57,8 @@ def test_predict_writes_the_boxes_of_the_detector(folder: Path, capsys: pytest.C
         (["predict", "0.png", "--heads", "d.safetensors", "--out", "o.csv", "--tta", "flip4"], "a detector takes no"),
         (["predict", "0.png", "--heads", "d.safetensors", "d.safetensors", "--out", "o.csv"], "with one detector"),
         (["export", "d.safetensors", "--format", "pt2", "--out", "m.pt2"], "--format onnx"),
-        (["viz", "report", "d.safetensors", "0.png", "--out", "r.html"], "dinoneck.detection.Detector"),
+        (["viz", "report", "d.safetensors", "--out", "r.html"], "no images are named"),
+        (["viz", "report", "d.safetensors", "0.png", "--truth", "t.json", "--out", "r.html"], "name the one folder"),
     ],
 )
 def test_what_a_detector_cannot_do_is_refused(

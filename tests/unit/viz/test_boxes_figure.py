@@ -65,8 +65,7 @@ def test_known_boxes_are_dashed_and_dicts_are_read() -> None:
     assert captions(axes) == ["2 boxes; 1 known, dashed", "2 0.25", "4 0.50"]
 
 
-@pytest.mark.parametrize("labels", [np.array([1, 0]), list(np.array([1, 0])), list(torch.tensor([1, 0])),
-                                    ["clot", 0], np.array([[1], [0]])])  # fmt: skip
+@pytest.mark.parametrize("labels", [np.array([[1], [0]]), list(torch.tensor([1, 0])), ["clot", 0]])
 def test_labels_are_numbers_of_any_library_or_names(labels: object) -> None:
     figure = boxes_figure(PHOTO, BOXES, labels, classes=("cell", "clot"))  # type: ignore[arg-type]
     assert captions(figure.axes[0])[1:] == ["clot", "cell"]
@@ -80,7 +79,7 @@ def test_none_found_is_a_photo_alone(empty: object) -> None:
     assert captions(figure.axes[0]) == ["0 boxes"]
 
 
-@pytest.mark.parametrize("shape", [(20, 400, 3), (400, 20, 3), (8, 8, 3)])
+@pytest.mark.parametrize("shape", [(20, 400, 3), (400, 20, 3)])
 def test_labels_stay_inside_narrow_photos(shape: tuple[int, ...]) -> None:
     height, width = shape[:2]
     boxes = [[0, 0, width, height], [0.8 * width, 0.8 * height, width, height]]
@@ -114,16 +113,10 @@ def test_what_cannot_be_drawn_is_refused() -> None:
         boxes_figure(PHOTO, BOXES, None, [0.5])
     with pytest.raises(DataError, match="a label is 2; classes name 2: cell, clot"):
         boxes_figure(PHOTO, BOXES, [0, 2], classes=("cell", "clot"))
-    with pytest.raises(DataError, match="a label is 1.5; classes name 2: cell, clot"):
-        boxes_figure(PHOTO, BOXES, [0, 1.5], classes=("cell", "clot"))
     with pytest.raises(DataError, match="a label is 'spot'; classes name 2: cell, clot"):
         boxes_figure(PHOTO, BOXES, ["cell", "spot"], classes=("cell", "clot"))
     with pytest.raises(ShapeError, match="boxes hold no 'boxes'; expected"):
         boxes_figure(PHOTO, {"labels": [1]})
-    with pytest.raises(ShapeError, match=r"boxes have shape \(\)"):
-        boxes_figure(PHOTO, 3)  # type: ignore[arg-type]
-    with pytest.raises(ShapeError, match=r"scores, one per box, have shape \(\)"):
-        boxes_figure(PHOTO, BOXES, None, 0.5)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="there are no scores"):
         boxes_figure(PHOTO, BOXES, min_score=0.5)
     with pytest.raises(ConfigError, match="min_score is 2"):

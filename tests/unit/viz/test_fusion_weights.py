@@ -97,7 +97,7 @@ def test_heads_know_their_blocks_and_ensembles_show_every_member() -> None:
 
 
 def test_what_has_no_weights_is_refused() -> None:
-    with pytest.raises(ConfigError, match="PatchMeanHead holds 0 LayerGroupers"):
+    with pytest.raises(ConfigError, match="PatchMeanHead holds no LayerGrouper"):
         fusion_figure(PatchMeanHead(16, [Task("mass")]))
     neck = ViTFPN(16, 4, 8, fusion="softmax")
     with pytest.raises(ConfigError, match=r"layers are \(1, 2\); this LayerGrouper reads 4"):

@@ -110,7 +110,6 @@ def test_maps_that_cannot_be_drawn_are_refused(tmp_path: Path) -> None:
         ),
         ([{"mass": 1.0, "maps": {"mass": np.eye(2)}}], ShapeError, r"expected \(2, rows, cols\)"),
         ([{"mass": 1.0, "maps": {"mass": np.zeros((2, 2, 2))}}], DataError, "no number for 'mass:1'"),
-        ([{"mass": np.zeros(300), "maps": {"mass": np.zeros((300, 2, 2))}}], DataError, "301 images in one row"),
         ([{"maps": {}}], DataError, "no maps to draw"),
     ):
         with pytest.raises(error, match=message):
@@ -125,8 +124,8 @@ def test_maps_that_cannot_be_drawn_are_refused(tmp_path: Path) -> None:
             heat_figure(image(2, 2), [good], **options)  # type: ignore[arg-type]
     with pytest.raises(DataError, match="there is no photo"):
         heat_figure(tmp_path / "none.jpg", [good])
-    with pytest.raises(DataError, match=r"49 images; one figure takes 1 \.\.\. 48"):
-        heat_figure([image(2, 2)] * 49, [good] * 49)
+    with pytest.raises(DataError, match="no images to draw"):
+        heat_figure([], [good])
 
 
 # -- gates -----------------------------------------------------------------------------------------------
@@ -166,8 +165,6 @@ def test_what_is_not_a_gate_is_refused() -> None:
     ):
         with pytest.raises(error, match=message):
             gate_figure(image(3, 5), given)
-    with pytest.raises(ConfigError, match="alpha is 2"):
-        gate_figure(image(3, 5), gate[None], alpha=2)
 
 
 # -- features --------------------------------------------------------------------------------------------
@@ -250,9 +247,5 @@ def test_levels_that_do_not_fit_are_refused() -> None:
         pyramid_figure(pyramid, np.zeros((32, 64, 3), np.uint8))
     with pytest.raises(ConfigError, match="how is 'mean'"):
         pyramid_figure(pyramid, how="mean")  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="sample is 2; this pyramid is of 2 images"):
-        pyramid_figure(pyramid, sample=2)
-    with pytest.raises(ShapeError, match="no levels"):
-        pyramid_figure(FeaturePyramid((), ()))
     with pytest.raises(DataError, match="level 0 hold nan"):
         pyramid_figure(FeaturePyramid((torch.full((1, 3, 2, 2), torch.nan),), (16.0,)))

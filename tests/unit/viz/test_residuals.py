@@ -87,21 +87,11 @@ def test_a_single_truth_has_no_r2() -> None:
 def test_what_cannot_be_drawn_is_refused() -> None:
     with pytest.raises(ShapeError, match=r"predicted values have shape \(3,\); expected \(2\)"):
         residual_figure([1.0, 2.0], [1.0, 2.0, 3.0])
-    with pytest.raises(ShapeError, match="not empty"):
-        residual_figure([], [])
-    with pytest.raises(ShapeError, match=r"\(2, 1\)"):
-        residual_figure(np.zeros((2, 1)), np.zeros(2))
     with pytest.raises(DataError, match="none of 2 true values is known"):
         residual_figure([np.nan] * 2, [1.0, 2.0])
     with pytest.raises(DataError, match="1 predicted values are NaN"):
         residual_figure([1.0, 2.0], [np.nan, 2.0])
-    with pytest.raises(DataError, match="predicted values hold inf"):
-        residual_figure([1.0, 2.0], [np.inf, 2.0])
     with pytest.raises(DataError, match=r"groups are \['a'\] for 2 values"):
         residual_figure([1.0, 2.0], [1.0, 2.0], groups=["a"])
     with pytest.raises(DataError, match="groups are 'ab'"):
         residual_figure([1.0, 2.0], [1.0, 2.0], groups="ab")
-    with pytest.raises(DataError, match="61 groups"):
-        residual_figure(np.zeros(61), np.zeros(61), groups=range(61))
-    with pytest.raises(DataError, match="not numbers"):
-        residual_figure(["a"], [1.0])
