@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from dinoneck.atomic import write_whole
 from dinoneck.errors import CheckpointError, ConfigError, some_of
-from dinoneck.points import DecoderInjection, GatedFusion, SparseFeatures, VoxelGrid
-from dinoneck.points.attachment import InjectedUNet
+from dinoneck.points import DecoderInjection, GatedFusion, InjectedUNet, SparseFeatures, VoxelGrid
 from dinoneck.weight_files import read_state
 from examples.pointcloud.res16unet import Res16UNet
 

@@ -4,7 +4,7 @@ from dinoneck.lazy import attach, homes
 
 _HOMES = homes(
     __name__,
-    attachment=["Attached", "InjectedUNet"],
+    attachment=["Attached"],
     camera_check=["CameraCheck", "check_cameras"],
     cameras=["Cameras"],
     engines=[
@@ -17,7 +17,7 @@ _HOMES = homes(
         "adapter_of",
     ],
     fusion=["GatedFusion"],
-    injection=["DecoderInjection", "LevelStats"],
+    injection=["DecoderInjection", "InjectedUNet", "LevelStats"],
     lifting=["lift"],
     projection=["Links", "PointProjector"],
     pyramid=["SparsePyramid"],

@@ -1,7 +1,6 @@
 """Written by python -m tests.house.test_house from __init__.py."""
 
 from dinoneck.points.attachment import Attached as Attached
-from dinoneck.points.attachment import InjectedUNet as InjectedUNet
 from dinoneck.points.camera_check import CameraCheck as CameraCheck
 from dinoneck.points.camera_check import check_cameras as check_cameras
 from dinoneck.points.cameras import Cameras as Cameras
@@ -14,6 +13,7 @@ from dinoneck.points.engines import SpconvAdapter as SpconvAdapter
 from dinoneck.points.engines import adapter_of as adapter_of
 from dinoneck.points.fusion import GatedFusion as GatedFusion
 from dinoneck.points.injection import DecoderInjection as DecoderInjection
+from dinoneck.points.injection import InjectedUNet as InjectedUNet
 from dinoneck.points.injection import LevelStats as LevelStats
 from dinoneck.points.lifting import lift as lift
 from dinoneck.points.projection import Links as Links

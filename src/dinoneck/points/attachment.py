@@ -5,29 +5,40 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.utils.module_tracker import ModuleTracker
 
 from dinoneck.errors import ConfigError, ShapeError, did_you_mean
 from dinoneck.points.engines import SparseAdapter, adapter_of
 from dinoneck.points.sparse import SparseFeatures
 
-if TYPE_CHECKING:
-    from dinoneck.points.injection import DecoderInjection
-
 Pyramid = Mapping[int, SparseFeatures]
+
+_tracker = ModuleTracker()  # only its ``is_bw``: whether autograd's backward runs now
+_hooked: weakref.WeakKeyDictionary[nn.Module, list[Injector]] = weakref.WeakKeyDictionary()
+
+
+class Injector(Protocol):
+    """What hooks need of :class:`dinoneck.points.DecoderInjection`."""
+
+    channels: dict[int, int]
+    target: Literal["up", "skip"]
+
+    def inject(self, x: Tensor, features: SparseFeatures, coords: Tensor, batch: Tensor) -> Tensor:
+        """Return x (M, C) with the features at its voxels added."""
 
 
 class Pass:
-    """One forward pass: its pyramid, the voxels its blocks saw, and whether backward has run blocks again."""
+    """One forward pass: its pyramid, the voxels of its blocks, and whether backward has recomputed blocks."""
 
     def __init__(self, pyramid: Pyramid | None) -> None:
         self.pyramid, self.recomputed = pyramid, False
         self.seen: dict[int, tuple[Tensor, Tensor]] = {}
         first = next(iter(pyramid.values()), None) if pyramid else None
-        self.mark = first and weakref.ref(first)  # tells pyramids apart without keeping them
+        self.mark = first and weakref.ref(first)  # distinguishes pyramids without keeping them
 
     def saw(self, stride: int, voxels: tuple[Tensor, Tensor]) -> bool:
         """Whether a block at the stride had these voxels."""
@@ -35,14 +46,15 @@ class Pass:
 
 
 class Slot:
-    """Where hooks find the pyramid of a pass: open while it runs, kept for what backward recomputes, or empty.
+    """Where hooks find the pyramid: of the pass under way, or of the last one for blocks that backward recomputes.
 
     Copies and pickles of a slot are empty: a copied model has no pass under way.
     """
 
     def __init__(self) -> None:
-        self.phase: Literal["empty", "open", "kept"] = "empty"
-        self.last, self.earlier = Pass(None), Pass(None)
+        self.running = False
+        self.last: Pass | None = None
+        self.earlier: Pass | None = None
         self.owner = 0
 
     def __reduce__(self) -> tuple[type[Slot], tuple[()]]:
@@ -56,68 +68,66 @@ class Slot:
         """
         if torch.compiler.is_compiling():
             return
-        own = threading.get_ident()
-        if self.phase == "open" and self.owner != own:
+        thread = threading.get_ident()
+        if self.running and self.owner != thread:
             raise ConfigError(
                 "another thread runs this network with its pyramid, and they would be mixed up; give every thread a "
                 "copy.deepcopy of network and injection, together, or take turns with a lock"
             )
-        self.owner = own
+        self.owner = thread
 
-    def open(self, pyramid: Pyramid | None) -> None:
+    def begin(self, pyramid: Pyramid | None) -> None:
         """Begin a pass."""
         self.claim()
-        self.earlier = Pass(None) if self.last.recomputed else self.last
-        self.earlier.pyramid = None
-        self.phase, self.last = "open", Pass(pyramid)
+        self.earlier = None if self.last and self.last.recomputed else self.last
+        if self.earlier:
+            self.earlier.pyramid = None
+        self.running, self.last = True, Pass(pyramid)
 
-    def close(self, keep: bool) -> None:
-        """End a pass; ``keep`` its pyramid for blocks that are run again in backward."""
-        self.phase = "kept" if keep else "empty"
+    def end(self, keep: bool) -> None:
+        """End a pass; ``keep`` its pyramid for blocks that are recomputed in backward."""
+        self.running = False
         if not keep:
-            self.last = Pass(None)
+            self.last = None
 
     def pyramid_at(self, stride: int, name: str, voxels: tuple[Tensor, Tensor]) -> Pyramid | None:
         """Return the pyramid of the pass that a block with these voxels belongs to.
 
         Raises:
-            ConfigError: if there is none, or which one it is cannot be told.
+            ConfigError: if there is none, or it is ambiguous.
         """
-        recomputing = torch._C._current_graph_task_id() != -1  # a graph task: backward is under way
-        if self.phase == "empty" or (self.phase == "kept" and not recomputing):
+        if self.last is None or not (self.running or _tracker.is_bw):
             raise ConfigError(
                 f"{name!r} runs without a pyramid. Attached networks run inside `with injection.using(pyramid):` "
-                "(using(None) = without photos), wrapped ones are called wrapped(x, pyramid=...). If this is backward, "
+                "(using(None) = without images), wrapped ones are called wrapped(x, pyramid=...). If this is backward, "
                 "activation checkpointing recomputes the block after the pyramid has gone: train injection.wrap(...), "
                 "which keeps it, and call its backward before the next forward"
             )
-        if recomputing:
-            self._check_recomputed(stride, name, voxels)
+        if _tracker.is_bw:
+            self._check_recomputed(self.last, stride, name, voxels)
         else:
             self.last.seen[stride] = voxels
         return self.last.pyramid
 
-    def _check_recomputed(self, stride: int, name: str, voxels: tuple[Tensor, Tensor]) -> None:
-        if not self.last.saw(stride, voxels):
+    def _check_recomputed(self, last: Pass, stride: int, name: str, voxels: tuple[Tensor, Tensor]) -> None:
+        if not last.saw(stride, voxels):
             raise ConfigError(
                 f"backward recomputes {name!r} for other voxels than those of the last pass, whose pyramid is kept: "
                 "under activation checkpointing call backward() before the next forward"
             )
-        if self.earlier.saw(stride, voxels) and self.earlier.mark != self.last.mark:
+        if self.earlier and self.earlier.saw(stride, voxels) and self.earlier.mark != last.mark:
             raise ConfigError(
-                f"backward recomputes {name!r} and cannot tell for which of two passes over the same voxels with "
-                "different pyramids: under activation checkpointing call backward() before the next forward, and run "
-                "passes that need none under torch.no_grad()"
+                f"backward recomputes {name!r}, and two passes over the same voxels had different pyramids: under "
+                "activation checkpointing call backward() before the next forward, and run passes that need none "
+                "under torch.no_grad()"
             )
-        self.last.recomputed = True
+        last.recomputed = True
 
 
 class BlockHook:
     """The forward pre-hook of one block. An object, not a closure: copies of a model get copies of it."""
 
-    def __init__(
-        self, injection: DecoderInjection, slot: Slot, stride: int, name: str, adapter: SparseAdapter | None
-    ) -> None:
+    def __init__(self, injection: Injector, slot: Slot, stride: int, name: str, adapter: SparseAdapter | None) -> None:
         self.injection, self.slot, self.stride, self.name, self.adapter = injection, slot, stride, name, adapter
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
@@ -149,7 +159,7 @@ class BlockHook:
         odd = (coords & (self.stride - 1)).any(dim=1)
         if odd.any():
             raise ConfigError(
-                f"{self.name!r} has a voxel at {coords[odd][0].tolist()}, which is no multiple of {self.stride}: it "
+                f"{self.name!r} has a voxel at {coords[odd][0].tolist()}, not a multiple of {self.stride}: it "
                 "runs at a finer stride; name the block behind the concatenation at that stride"
             )
 
@@ -157,30 +167,34 @@ class BlockHook:
 class Attached:
     """The hooks of an injection on a network."""
 
-    def __init__(self, handles: list[torch.utils.hooks.RemovableHandle]) -> None:
-        self._handles = handles
+    def __init__(self, injection: Injector, hooks: Mapping[nn.Module, BlockHook]) -> None:
+        self._injection, self._blocks = injection, list(hooks)
+        self._handles = [block.register_forward_pre_hook(hook) for block, hook in hooks.items()]
+        for block in hooks:
+            _hooked.setdefault(block, []).append(injection)
 
     def remove(self) -> None:
         """Give the network back as it was."""
-        for handle in self._handles:
+        for handle, block in zip(self._handles, self._blocks, strict=True):
             handle.remove()
+            _hooked[block] = [other for other in _hooked.get(block, []) if other is not self._injection]
 
 
 def hook_blocks(
-    injection: DecoderInjection, slot: Slot, model: nn.Module, names: Mapping[int, str], adapter: SparseAdapter | None
+    injection: Injector, slot: Slot, model: nn.Module, names: Mapping[int, str], adapter: SparseAdapter | None
 ) -> Attached:
     """Hook the named blocks, all or none of them.
 
     Raises:
         ConfigError: if a module does not exist, is named twice or hooked already, or strides and levels differ.
     """
-    if set(names) != set(injection.strides):
+    if set(names) != set(injection.channels):
         raise ConfigError(
             f"modules are named for strides {', '.join(map(str, names)) or 'none'}; this injection has levels at "
-            f"{', '.join(map(str, injection.strides))}: name one module for each"
+            f"{', '.join(map(str, injection.channels))}: name one module for each"
         )
     known = dict(model.named_modules(remove_duplicate=False))
-    blocks: dict[int, nn.Module] = {}
+    hooks: dict[nn.Module, BlockHook] = {}
     for stride, name in names.items():
         if name not in known or not name:
             near = did_you_mean(name, filter(None, known))
@@ -188,64 +202,9 @@ def hook_blocks(
                 f"{type(model).__name__} has no module {name!r} (stride {stride}).{near} "
                 "model.named_modules() lists them"
             )
-        if any(known[name] is block for block in blocks.values()):
+        if known[name] in hooks:
             raise ConfigError(f"{name!r} is named for two strides; a block belongs to one")
-        if any(isinstance(h, BlockHook) and h.injection is injection for h in known[name]._forward_pre_hooks.values()):
+        if any(other is injection for other in _hooked.get(known[name], [])):
             raise ConfigError(f"{name!r} has this injection already; remove() the earlier one first")
-        blocks[stride] = known[name]
-    return Attached(
-        [
-            block.register_forward_pre_hook(BlockHook(injection, slot, stride, names[stride], adapter))
-            for stride, block in blocks.items()
-        ]
-    )
-
-
-class InjectedUNet(nn.Module):
-    """A network and its injection as one module; made by :meth:`DecoderInjection.wrap`.
-
-    Under activation checkpointing call backward before the next forward: only the pyramid of the last pass is kept, and
-    another order is refused. Take ``use_reentrant=False``: torch's older kind loses the gradients of tensors that are
-    inside sparse objects.
-
-    Weights: ``state_dict()`` has ``unet.*`` and ``injection.*``; a head file holds ``wrapped.injection``.
-
-    Args:
-        unet: the network; hooked, not copied.
-        injection: what is added.
-        names: stride -> name of the block behind the concatenation.
-        adapter: of an engine that is not known here.
-    """
-
-    def __init__(
-        self,
-        unet: nn.Module,
-        injection: DecoderInjection,
-        names: Mapping[int, str],
-        adapter: SparseAdapter | None = None,
-    ) -> None:
-        super().__init__()
-        self._slot = Slot()
-        self._attached = hook_blocks(injection, self._slot, unet, names, adapter)
-        self.unet, self.injection = unet, injection
-
-    def forward(self, x: Any, *args: Any, pyramid: Pyramid | None, **kwargs: Any) -> Any:
-        """Return what the network says of x with the pyramid's features.
-
-        Args:
-            x: what the network takes.
-            *args: passed on.
-            pyramid: stride -> features; None = the 3D network alone. Its parameters then get no gradient: for samples
-                without photos under DDP give features that are nowhere valid instead.
-            **kwargs: passed on.
-        """
-        self.injection.check_pyramid(pyramid)
-        self._slot.open(pyramid)
-        try:
-            return self.unet(x, *args, **kwargs)
-        finally:
-            self._slot.close(keep=torch.is_grad_enabled())
-
-    def remove(self) -> None:
-        """Take the hooks off: ``unet`` is what it was."""
-        self._attached.remove()
+        hooks[known[name]] = BlockHook(injection, slot, stride, name, adapter)
+    return Attached(injection, hooks)

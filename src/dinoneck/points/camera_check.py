@@ -14,8 +14,8 @@ from torch import Tensor
 
 from dinoneck.errors import ConfigError, DataError, ShapeError
 from dinoneck.points.cameras import Cameras, looks_like_millimetres
+from dinoneck.points.keys import check_tensor
 from dinoneck.points.projection import Links, PointProjector, check_cloud, check_units
-from dinoneck.points.tensors import check_tensor
 
 Reading = Literal["camera_to_world", "inverse", "opengl", "transposed"]
 READINGS: tuple[Reading, ...] = get_args(Reading)
@@ -152,9 +152,24 @@ def check_cameras(
     """
     if isinstance(max_points, bool) or not isinstance(max_points, Integral) or max_points < 1:
         raise ConfigError(f"max_points is {max_points!r}; expected a whole number, 1 or more")
-    return _judged(
-        points, cameras, depth, batch, max_points, PointProjector(depth_abs=depth_abs, depth_rel=depth_rel), seed
-    )
+    draw = torch.Generator().manual_seed(seed)
+    sample = _Sample(cameras, depth, PointProjector(depth_abs=depth_abs, depth_rel=depth_rel))
+    if points is None:
+        if batch is not None:
+            raise ShapeError("batch is given without points; it is the sample of each point")
+        check_tensor("depth", depth)
+        alone = replace(cameras, sample=None) if isinstance(cameras, Cameras) else cameras
+        check_cloud(depth.new_zeros(0, 3, dtype=torch.float64), alone, depth, None)
+        _check_own_units(cameras, depth)
+        return _verdict(replace(sample, own=_own_points(cameras, depth, max_points, draw)))
+    check_cloud(points, cameras, depth, batch)
+    _check_own_units(cameras, depth)
+    rows = torch.randperm(len(points), generator=draw)[:max_points].to(points.device)
+    points, batch = points[rows], None if batch is None else batch[rows]
+    check = _verdict(replace(sample, cloud=points, batch=batch))
+    if check.share < FITS:
+        check_units(points, cameras, depth, batch)
+    return check
 
 
 @dataclass(frozen=True)
@@ -199,38 +214,8 @@ class _Sample:
         return _total(projector.link(self.cloud / unit, cameras, self.depth, self.batch))
 
 
-def _judged(
-    points: Tensor | None,
-    cameras: Cameras,
-    depth: Tensor,
-    batch: Tensor | None,
-    most: int,
-    projector: PointProjector,
-    seed: int,
-) -> CameraCheck:
-    """Do what :func:`check_cameras` describes, with ``most`` points."""
-    draw = torch.Generator().manual_seed(seed)
-    sample = _Sample(cameras, depth, projector)
-    if points is None:
-        if batch is not None:
-            raise ShapeError("batch is given without points; it says which sample each point is of")
-        check_tensor("depth", depth)
-        alone = replace(cameras, sample=None) if isinstance(cameras, Cameras) else cameras
-        check_cloud(depth.new_zeros(0, 3, dtype=torch.float64), alone, depth, None)
-        _check_own_units(cameras, depth)
-        return _verdict(replace(sample, own=_own_points(cameras, depth, most, draw)))
-    check_cloud(points, cameras, depth, batch)
-    _check_own_units(cameras, depth)
-    rows = torch.randperm(len(points), generator=draw)[:most].to(points.device)
-    points, batch = points[rows], None if batch is None else batch[rows]
-    check = _verdict(replace(sample, cloud=points, batch=batch))
-    if check.share < FITS:
-        check_units(points, cameras, depth, batch)
-    return check
-
-
 def _check_own_units(cameras: Cameras, depth: Tensor) -> None:
-    """Refuse depth in millimetres beside poses in metres: turned only, hardly moved, its views fit by half.
+    """Refuse depth in millimetres with poses in metres: cameras that only turn would fit in half of the pixels.
 
     Raises:
         DataError: naming both.

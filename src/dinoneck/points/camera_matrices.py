@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from dinoneck.errors import DataError, ShapeError
-from dinoneck.points.tensors import check_tensor
+from dinoneck.points.keys import check_tensor
 
 ROTATION_TOLERANCE = 2e-3  # poses written with three decimals pass
 BOTTOM_TOLERANCE = 1e-6

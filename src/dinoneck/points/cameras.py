@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dinoneck.errors import DataError, GridError, ShapeError
 from dinoneck.points.camera_matrices import check_intrinsics, check_poses, checked, split_projection
-from dinoneck.points.tensors import check_tensor
+from dinoneck.points.keys import check_tensor
 
 logger = logging.getLogger(__name__)
 

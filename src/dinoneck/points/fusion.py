@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from dinoneck.configured import Configured, at_least
 from dinoneck.errors import ConfigError, ShapeError
-from dinoneck.points.tensors import check_tensor
+from dinoneck.points.keys import check_tensor
 
 
 class GatedFusion(Configured, nn.Module):

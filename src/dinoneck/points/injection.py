@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
 from dinoneck.configured import Configured, at_least
 from dinoneck.errors import ConfigError, ShapeError
-from dinoneck.points.attachment import Attached, InjectedUNet, Pass, Slot, hook_blocks
+from dinoneck.points.attachment import Attached, Pass, Pyramid, Slot, hook_blocks
 from dinoneck.points.engines import SparseAdapter
 from dinoneck.points.sparse import SparseFeatures, check_stride
 
@@ -238,8 +238,8 @@ class DecoderInjection(Configured, nn.Module):
         return hook_blocks(self, self._slot, model, names, adapter)
 
     @contextmanager
-    def using(self, pyramid: Mapping[int, SparseFeatures] | None) -> Iterator[None]:
-        """What attached networks are run in; None = without photos, the 3D network alone.
+    def using(self, pyramid: Pyramid | None) -> Iterator[None]:
+        """Give attached networks a pyramid while the context is open; None = the 3D network alone, without images.
 
         Raises:
             ConfigError: if the pyramid lacks a stride, or another thread is inside.
@@ -248,12 +248,12 @@ class DecoderInjection(Configured, nn.Module):
         self.check_pyramid(pyramid)
         slot = self._slot
         slot.claim()
-        before = slot.phase, slot.last
-        slot.phase, slot.last = "open", Pass(pyramid)
+        before = slot.running, slot.last
+        slot.running, slot.last = True, Pass(pyramid)
         try:
             yield
         finally:
-            slot.phase, slot.last = before
+            slot.running, slot.last = before
 
     def wrap(self, unet: nn.Module, names: Mapping[int, str], *, adapter: SparseAdapter | None = None) -> InjectedUNet:
         """Return network and injection as one module, called ``(x, pyramid=...)``: the form to train.
@@ -268,7 +268,7 @@ class DecoderInjection(Configured, nn.Module):
         """
         return InjectedUNet(unet, self, names, adapter)
 
-    def check_pyramid(self, pyramid: Mapping[int, SparseFeatures] | None) -> None:
+    def check_pyramid(self, pyramid: Pyramid | None) -> None:
         """Refuse a pyramid that lacks a stride or has features of another width."""
         if pyramid is None:
             return
@@ -287,7 +287,8 @@ class DecoderInjection(Configured, nn.Module):
     def _added(self, x: Tensor, projected: Tensor, valid: Tensor, level: LevelInjection, stride: int) -> Tensor:
         added = level.gated(x, projected).to(x.dtype)
         if not torch.compiler.is_compiling():
-            rows = [torch.linalg.vector_norm(y.detach(), dim=-1, dtype=_wide(x.dtype)) for y in (added, x)]
+            wide = torch.promote_types(x.dtype, torch.float32)
+            rows = [torch.linalg.vector_norm(y.detach(), dim=-1, dtype=wide) for y in (added, x)]
             norms = torch.linalg.vector_norm(rows[0] * valid), torch.linalg.vector_norm(rows[1])
             self._last[stride] = (valid.numel(), valid.sum(), *norms)
         return torch.where(valid[..., None], x + added, x)
@@ -295,10 +296,7 @@ class DecoderInjection(Configured, nn.Module):
     def _level(self, stride: int) -> LevelInjection:
         if stride not in self.channels:
             raise ConfigError(f"stride {stride} is not injected; levels has {self._known()}")
-        level = self.levels[str(stride)]
-        if not isinstance(level, LevelInjection):
-            raise ConfigError(f"levels[{stride}] was replaced by a {type(level).__name__}; expected a LevelInjection")
-        return level
+        return cast(LevelInjection, self.levels[str(stride)])
 
     def _check(self, x: Tensor, level: LevelInjection) -> None:
         if x.shape[-1] != level.channels:
@@ -320,5 +318,51 @@ class DecoderInjection(Configured, nn.Module):
         return ", ".join(map(str, self.strides))
 
 
-def _wide(dtype: torch.dtype) -> torch.dtype:
-    return torch.promote_types(dtype, torch.float32)
+class InjectedUNet(nn.Module):
+    """A network and its injection as one module; made by :meth:`DecoderInjection.wrap`.
+
+    Under activation checkpointing call backward before the next forward: only the pyramid of the last pass is kept, and
+    another order is refused. Take ``use_reentrant=False``: torch's older kind loses the gradients of tensors that are
+    inside sparse objects.
+
+    Weights: ``state_dict()`` has ``unet.*`` and ``injection.*``; a head file holds ``wrapped.injection``.
+
+    Args:
+        unet: the network; hooked, not copied.
+        injection: what is added.
+        names: stride -> name of the block behind the concatenation.
+        adapter: of an engine that is not known here.
+    """
+
+    def __init__(
+        self,
+        unet: nn.Module,
+        injection: DecoderInjection,
+        names: Mapping[int, str],
+        adapter: SparseAdapter | None = None,
+    ) -> None:
+        super().__init__()
+        self._slot = Slot()
+        self._attached = hook_blocks(injection, self._slot, unet, names, adapter)
+        self.unet, self.injection = unet, injection
+
+    def forward(self, x: Any, *args: Any, pyramid: Pyramid | None, **kwargs: Any) -> Any:
+        """Return the network's output for x with the pyramid's features.
+
+        Args:
+            x: what the network takes.
+            *args: passed on.
+            pyramid: stride -> features; None = the 3D network alone. Its parameters then get no gradient: for samples
+                without images under DDP give features that are nowhere valid instead.
+            **kwargs: passed on.
+        """
+        self.injection.check_pyramid(pyramid)
+        self._slot.begin(pyramid)
+        try:
+            return self.unet(x, *args, **kwargs)
+        finally:
+            self._slot.end(keep=torch.is_grad_enabled())
+
+    def remove(self) -> None:
+        """Take the hooks off: ``unet`` is what it was before."""
+        self._attached.remove()

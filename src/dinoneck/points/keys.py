@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from dinoneck.errors import DataError, ShapeError
-from dinoneck.points.tensors import check_tensor
 
 AXIS_BITS, BATCH_BITS = 18, 9
 REACH = 1 << (AXIS_BITS - 1)
@@ -137,6 +136,16 @@ def at_stride(keys: Tensor, stride: int) -> Tensor:
         return keys
     low = 3 * (stride.bit_length() - 1)
     return keys >> low << low
+
+
+def check_tensor(name: str, value: object) -> None:
+    """Refuse arrays, lists and None where a tensor is taken.
+
+    Raises:
+        ShapeError: naming the value's type.
+    """
+    if not isinstance(value, Tensor):
+        raise ShapeError(f"{name} is a {type(value).__name__}; expected a tensor (torch.from_numpy makes one)")
 
 
 def check_integers(name: str, values: Tensor, columns: int | None) -> None:

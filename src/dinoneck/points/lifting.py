@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from dinoneck.errors import ConfigError, DataError, ShapeError
-from dinoneck.points.bags import weighted_bags
+from dinoneck.points.keys import check_tensor
 from dinoneck.points.projection import Links
-from dinoneck.points.pyramid import Reduce, cell_max
+from dinoneck.points.pyramid import Reduce
+from dinoneck.points.reductions import cell_max, weighted_bags
 from dinoneck.points.sparse import SparseFeatures
-from dinoneck.points.tensors import check_tensor
 from dinoneck.points.voxels import VoxelGrid
 
 Sampling = Literal["bilinear", "nearest"]

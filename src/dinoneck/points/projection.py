@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dinoneck.errors import ConfigError, DataError, ShapeError
 from dinoneck.points.cameras import LARGEST_DEPTH_M, Cameras, some_depths
-from dinoneck.points.tensors import check_tensor
+from dinoneck.points.keys import check_tensor
 
 logger = logging.getLogger(__name__)
 

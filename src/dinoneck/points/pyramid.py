@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 
 from dinoneck.errors import ConfigError, ShapeError
-from dinoneck.points.bags import weighted_bags
 from dinoneck.points.keys import at_stride, decode
+from dinoneck.points.reductions import cell_max, weighted_bags
 from dinoneck.points.sparse import SparseFeatures, check_stride
 
 Reduce = Literal["max", "mean"]
@@ -120,31 +120,3 @@ def _coarser(level: _Level, stride: int, reduce: Reduce, masked: bool) -> _Level
         else:
             rows = rows.index_fill(0, (~level.valid).nonzero().squeeze(1), 0)
     return _Level(keys, cell_max(rows, cell, len(keys)), counts, valid)
-
-
-def cell_max(rows: Tensor, cell: Tensor, cells: int) -> Tensor:
-    """Return the maximum (cells, C) of the rows (L, C) of each cell, int64 (L,); zeros in empty ones."""
-    pooled: Tensor = _CellMax.apply(rows, cell, cells)
-    return pooled
-
-
-class _CellMax(torch.autograd.Function):
-    """Maximum per cell, zeros in empty ones; ties share the gradient."""
-
-    @staticmethod
-    def forward(ctx: Any, rows: Tensor, cell: Tensor, cells: int) -> Tensor:
-        """Take every cell's maximum."""
-        top = rows.new_zeros(cells, rows.shape[1])
-        if len(rows):
-            top.scatter_reduce_(0, cell.unsqueeze(1).expand_as(rows), rows, "amax", include_self=False)
-        ctx.save_for_backward(rows, cell, top)
-        return top
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        """Share a cell's gradient out among the rows that hold its maximum."""
-        rows, cell, top = ctx.saved_tensors
-        holds = (rows == top.index_select(0, cell)).to(torch.promote_types(grad.dtype, torch.float32))
-        holders = holds.new_zeros(grad.shape).index_add_(0, cell, holds).clamp_(min=1)  # halves end at 65504
-        return (grad / holders).index_select(0, cell).mul_(holds).to(grad.dtype), None, None

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from dinoneck.errors import ConfigError, DataError, ShapeError
-from dinoneck.points.keys import MAX_STRIDE, at_stride, check_integers, encode
-from dinoneck.points.tensors import check_tensor
+from dinoneck.points.keys import MAX_STRIDE, at_stride, check_integers, check_tensor, encode
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from dinoneck.errors import ConfigError, DataError, ShapeError
-from dinoneck.points.keys import check_integers, decode, distinct
-from dinoneck.points.tensors import check_tensor
+from dinoneck.points.keys import check_integers, check_tensor, decode, distinct
 
 _FAR = 2.0**53  # beyond any key, within int64
 

@@ -16,6 +16,7 @@ from PIL import Image
 from tests.conftest import DATA
 
 from dinoneck import ConfigError, DataError
+from dinoneck.points import PointProjector
 
 RGBD = DATA / "rgbd_room"
 TURN = [0.0, math.sin(0.3), 0.0, math.cos(0.3)]  # 0.6 rad about y
@@ -114,6 +115,73 @@ def test_lost_frames_are_left_out_and_counted(tmp_path: Path) -> None:
         read_frames(scene)
 
 
+def write_pictures(colour: Path, depth: Path, pixels: np.ndarray) -> None:
+    for path in (colour, depth):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((60, 80, 3), 50, np.uint8)).save(colour)
+    save_depth(depth, pixels)
+
+
+def write_intrinsics(folder: Path) -> None:
+    np.savetxt(folder / "intrinsics.txt", [[70.0, 0, 39.5], [0, 70, 29.5], [0, 0, 1]])
+
+
+def write_tum(folder: Path) -> Path:
+    """Three images; the second has no pose within 0.02 s."""
+    rgb, depth, poses = ["# time name"], [], []
+    for i, (stamp, moved) in enumerate(((10.0, 0.01), (11.0, 0.3), (12.0, -0.02))):
+        write_pictures(folder / f"rgb/{stamp}.png", folder / f"depth/{stamp}.png", np.full((60, 80), 10_000))
+        rgb.append(f"{stamp} rgb/{stamp}.png")
+        depth.append(f"{stamp + 0.015:.3f} depth/{stamp}.png")
+        poses.append(f"{stamp + moved:.2f} {i} 0.5 -1 " + " ".join(map(str, TURN)))
+    for name, lines in (("rgb.txt", rgb), ("depth.txt", depth), ("groundtruth.txt", poses)):
+        (folder / name).write_text("\n".join(lines) + "\n")
+    write_intrinsics(folder)
+    return folder
+
+
+def test_tums_lists_are_matched_in_time(tmp_path: Path) -> None:
+    frames = read_frames(write_tum(tmp_path))
+    assert frames.names == (f"{tmp_path.name}/rgb/10.0", f"{tmp_path.name}/rgb/12.0")
+    assert frames.skipped == 1
+    assert torch.allclose(frames.depth, torch.tensor(2.0))  # 5000 units per metre
+    assert frames.cameras.positions.tolist() == [[0, 0.5, -1], [2, 0.5, -1]]
+    assert frames.cameras.cam_to_world[0, 0, 2] == pytest.approx(math.sin(0.6))
+    (tmp_path / "groundtruth.txt").write_text("10.0 1 2 x 0 0 0 1\n12.0 1 2 3 0 0 0 1\n")
+    with pytest.raises(DataError, match=r"groundtruth\.txt, 10\.0 holds 'x'; expected a number"):
+        read_frames(tmp_path)
+    (tmp_path / "depth.txt").write_text("10.0\n")
+    with pytest.raises(DataError, match="has a line '10.0'; expected a time and 1 more"):
+        read_frames(tmp_path)
+
+
+def test_seven_scenes_files_are_read_by_number(tmp_path: Path) -> None:
+    for number in (0, 1, 10):
+        stem = f"frame-{number:06d}"
+        write_pictures(tmp_path / f"{stem}.color.png", tmp_path / f"{stem}.depth.png", np.full((60, 80), 1500))
+        pose = np.eye(4)
+        pose[1, 3] = number
+        np.savetxt(tmp_path / f"{stem}.pose.txt", pose)
+    with pytest.raises(DataError, match="7-Scenes and TUM come without such a file"):
+        read_frames(tmp_path)
+    write_intrinsics(tmp_path)
+    frames = read_frames(tmp_path, every=10)
+    assert frames.names == (f"{tmp_path.name}/frame-000000", f"{tmp_path.name}/frame-000010")
+    assert frames.cameras.positions[:, 1].tolist() == [0, 10]
+    assert torch.allclose(frames.depth, torch.tensor(1.5))
+
+
+@pytest.mark.parametrize("invalid", [0.0, math.nan, math.inf, -1.0])
+def test_invalid_depth_gives_no_points(tmp_path: Path, invalid: float) -> None:
+    frames = read_frames(write_scan(tmp_path, (0,)))
+    whole = cloud_of(frames, 0)[0]
+    frames.depth[0, 0, :7] = invalid
+    points, _, normals = cloud_of(frames, 0)
+    assert len(points) == len(whole) - 7 and bool(points.isfinite().all()) and bool(normals.isfinite().all())
+    links = PointProjector()(whole, frames.cameras, frames.depth)
+    assert len(links) == len(points)  # the pixel's unknown depth shows none of the points behind it
+
+
 @pytest.mark.parametrize("name", ["intrinsics.txt", "intrinsic.txt"])
 def test_intrinsics_by_their_other_names(tmp_path: Path, name: str) -> None:
     scene = write_scan(tmp_path)
@@ -173,7 +241,7 @@ def turned(folder: Path) -> None:
         (narrow_depth, "sides of another ratio"),
         (two_depths, r"d2\.png is 24x32 px; .*d0\.png is 48x64 px"),
         (turned, "turned by its EXIF tag"),
-        (remove("frames.json"), "neither frames.json nor a folder color"),
+        (remove("frames.json"), "none of frames.json, a folder color"),
         (lambda folder: (folder / "frames.json").write_text("{"), "cannot be read as JSON"),
     ],
 )

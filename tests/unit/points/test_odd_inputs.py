@@ -249,9 +249,9 @@ def test_a_block_of_a_finer_stride_is_named() -> None:
     injection = DecoderInjection(6, {2: 9, 1: 10})
     pyramid = pyramid_of(x)
     swapped = injection.wrap(plain, {2: "block1", 1: "block2"})
-    with pytest.raises(ConfigError, match=r"'block1' has a voxel at \[.*\], which is no multiple of 2: it runs at a"):
+    with pytest.raises(ConfigError, match=r"'block1' has a voxel at \[.*\], not a multiple of 2: it runs at a"):
         DecoderInjection(6, {2: 9}).wrap(PlainUNet(), {2: "block1"})(x, pyramid=pyramid)
-    with pytest.raises(ConfigError, match="no multiple of 2"):
+    with pytest.raises(ConfigError, match="not a multiple of 2"):
         swapped(x, pyramid=pyramid)
 
 

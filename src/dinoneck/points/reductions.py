@@ -1,4 +1,4 @@
-"""Weighted sums of rows of a table: one sparse operator, forward and back."""
+"""Weighted sums and maxima over groups of rows, with gradients in a fixed order."""
 
 from __future__ import annotations
 
@@ -51,3 +51,31 @@ def _sums(table: Tensor, row: Tensor, weight: Tensor, starts: Tensor) -> Tensor:
     if not len(row) or not len(starts):
         return table.new_zeros(len(starts), table.shape[1])
     return F.embedding_bag(row, table, starts, mode="sum", per_sample_weights=weight)
+
+
+def cell_max(rows: Tensor, cell: Tensor, cells: int) -> Tensor:
+    """Return the maximum (cells, C) of the rows (L, C) of each cell, int64 (L,); zeros in empty ones."""
+    pooled: Tensor = _CellMax.apply(rows, cell, cells)
+    return pooled
+
+
+class _CellMax(torch.autograd.Function):
+    """Maximum per cell, zeros in empty ones; ties share the gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, cell: Tensor, cells: int) -> Tensor:
+        """Take every cell's maximum."""
+        top = rows.new_zeros(cells, rows.shape[1])
+        if len(rows):
+            top.scatter_reduce_(0, cell.unsqueeze(1).expand_as(rows), rows, "amax", include_self=False)
+        ctx.save_for_backward(rows, cell, top)
+        return top
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        """Share a cell's gradient out among the rows that hold its maximum."""
+        rows, cell, top = ctx.saved_tensors
+        holds = (rows == top.index_select(0, cell)).to(torch.promote_types(grad.dtype, torch.float32))
+        holders = holds.new_zeros(grad.shape).index_add_(0, cell, holds).clamp_(min=1)  # halves end at 65504
+        return (grad / holders).index_select(0, cell).mul_(holds).to(grad.dtype), None, None
