@@ -14,7 +14,7 @@ import yaml
 
 from dinoneck import ConfigError
 from dinoneck.cli.main import command
-from dinoneck.data.patterns import _read
+from dinoneck.data import Patterns
 from dinoneck.training import DataConfig, FoldsConfig, Recipe, TaskConfig, TrainConfig, fit
 from dinoneck.yaml_file import read_plain, read_yaml
 
@@ -220,22 +220,13 @@ def test_anchors_and_aliases_are_refused_everywhere(text: str, tmp_path: Path) -
         read_plain(text)
     file = tmp_path / "a.yaml"
     file.write_text(text)
-    for reads in (read_yaml, _read):
+    for reads in (read_yaml, Patterns.named):
         with pytest.raises(ConfigError, match="write the value out"):
             reads(file)
 
 
 def test_what_is_written_out_is_read() -> None:
     assert read_plain("a: {b: [1, 2.5, null, yes]}\nc: 'd & *e'") == {"a": {"b": [1, 2.5, None, True]}, "c": "d & *e"}
-
-
-def test_files_with_very_many_keys_are_read(tmp_path: Path) -> None:
-    file = tmp_path / "a.json"
-    file.write_text("{" + ",".join(f'"{i}":1' for i in range(60_000)) + "}")
-    assert len(_read(file)) == 60_000
-    file.write_text('{"a": 1, "b": 2, "a": 3}')
-    with pytest.raises(ConfigError, match="'a' stands twice"):
-        _read(file)
 
 
 def test_reading_a_file_imports_no_torch(tmp_path: Path) -> None:
