@@ -26,7 +26,6 @@ from dinoneck.yaml_file import read_plain
 
 Range = tuple[float, float]
 
-LARGEST_FILE = 1 << 20
 ROUNDING = 1e-4
 LIMITS: dict[str, Range] = {
     "brightness": (-1.0, 1.0),
@@ -285,8 +284,6 @@ def _check(photo: Tensor) -> None:
 
 def _read(path: Path) -> Any:
     try:
-        if path.stat().st_size > LARGEST_FILE:
-            raise ValueError(f"it has {path.stat().st_size} bytes, more than any list of patterns")
         return read_plain(path.read_text(encoding="utf-8"))  # JSON is YAML too
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise ConfigError(f"{path} cannot be read as a list of patterns: {error}") from error

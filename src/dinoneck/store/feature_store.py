@@ -26,11 +26,10 @@ from dinoneck.store.description import (
     upgrade_schema,
     write_scale,
 )
-from dinoneck.store.encoding import StoreDtype
+from dinoneck.store.encoding import QuantisedTokens, StoreDtype
 from dinoneck.store.extraction import Extracted, Item
 from dinoneck.store.files import Files, LocalFiles, RemoteFiles, files_at
 from dinoneck.store.images import PathLike, image_ids
-from dinoneck.store.quantised import QuantisedTokens
 from dinoneck.store.reading import Reader
 from dinoneck.store.table import Ids
 from dinoneck.tokens import Tokens
@@ -366,7 +365,6 @@ class FeatureStore:
             raise StoreError(f"{self.path} is a URL; extraction writes to local folders only")
         backbone = self._own_backbone()
         self.description.check_backbone(backbone.record(), self.path)
-        writer.check_writable(local.root)
         items = list(image_ids(paths, root).items())
         units = extraction.units_of(items, self.description, batch_size)
         writer.remove_leftovers(local.root)

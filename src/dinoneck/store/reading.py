@@ -19,10 +19,9 @@ from dinoneck.errors import DataError, StoreError, did_you_mean
 from dinoneck.grid import GridSize
 from dinoneck.store import shards
 from dinoneck.store.description import Description, read_scale
-from dinoneck.store.encoding import Columns, Layout
+from dinoneck.store.encoding import Columns, Layout, QuantisedTokens
 from dinoneck.store.files import Files, LocalFiles
 from dinoneck.store.index import Entry, check_made
-from dinoneck.store.quantised import QuantisedTokens
 from dinoneck.store.table import Ids, Index, read_index
 from dinoneck.tensor_bytes import bytes_of
 from dinoneck.tokens import Tokens

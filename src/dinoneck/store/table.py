@@ -178,7 +178,8 @@ class Table:
     def checksums(self, row: int) -> tuple[tuple[int, int], tuple[int, ...]]:
         """Return the grid and the checksums of a row, which is not compared with its own checksum."""
         begin = row * self.size + 4
-        return _ROW.unpack_from(self.rows, begin)[3:5], self._crc32.unpack_from(self.rows, begin + _ROW.size)
+        _, _, _, rows, cols, *_ = _ROW.unpack_from(self.rows, begin)
+        return (rows, cols), self._crc32.unpack_from(self.rows, begin + _ROW.size)
 
     def merged(self, entries: Iterable[Entry], journals: dict[str, Place]) -> Table:
         """Return a table that holds these entries too."""
