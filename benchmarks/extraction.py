@@ -3,8 +3,8 @@
     OMP_NUM_THREADS=1 python -m benchmarks.extraction FOLDER [--images 64] [--rounds 5] [--out FOLDER]
 
 FOLDER holds the images. The script runs image by image, as most do, or in batches of 16. Variants take turns;
-ratios are medians over the rounds, of the wall clock and of the CPU time of the process, with one thread for torch. Writes
-benchmarks/results/extraction.json and .md.
+ratios are medians over the rounds, of the wall clock and of the CPU time of the process, with one thread for torch.
+Writes benchmarks/results/extraction.json and .md.
 """
 
 from __future__ import annotations
