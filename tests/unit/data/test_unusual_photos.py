@@ -14,7 +14,7 @@ import torch.nn.functional as functional
 from PIL import Image
 
 from dinoneck import DataError
-from dinoneck.data import Patterns, Preprocessing, photo_size
+from dinoneck.data import Patterns, Preprocessing
 from dinoneck.data.decoding import decode
 from dinoneck.data.resizing import fit_to
 
@@ -63,37 +63,6 @@ def test_rows_of_one_pixel_stay_in_their_order(interpolation: Any, rows: int) ->
     x = torch.linspace(0, 1, 40).view(1, 1, 40, 1).expand(1, 3, 40, 1)
     wide = fit_to(x.expand(1, 3, 40, 4), (rows, 4), "stretch", interpolation)
     assert torch.allclose(fit_to(x, (rows, 1), "stretch", interpolation), wide[..., :1], atol=1e-6)
-
-
-@pytest.mark.parametrize("turn", range(1, 9))
-def test_every_way_of_holding_the_camera(tmp_path: Path, turn: int) -> None:
-    """A picture stored turned by each EXIF orientation comes out upright: red in its top left corner."""
-    upright = np.full((32, 48, 3), 128, np.uint8)
-    upright[:16, :16] = (255, 0, 0)
-    back = {
-        1: upright,
-        2: upright[:, ::-1],
-        3: upright[::-1, ::-1],
-        4: upright[::-1],
-        5: upright.transpose(1, 0, 2),
-        6: np.rot90(upright),
-        7: upright[::-1, ::-1].transpose(1, 0, 2),
-        8: np.rot90(upright, -1),
-    }[turn]
-    exif = Image.Exif()
-    exif[0x0112] = turn
-    Image.fromarray(np.ascontiguousarray(back)).save(tmp_path / "t.png", exif=exif)
-    assert photo_size(tmp_path / "t.png") == decode(tmp_path / "t.png").shape[1:], "the header tells the same"
-    image = RECIPE(tmp_path / "t.png")[0]
-    assert torch.equal(image[0] == 1.0, torch.from_numpy((upright == (255, 0, 0)).all(axis=-1)))
-
-
-def test_sixteen_bit_and_cmyk_reach_the_backbone_in_the_same_range(tmp_path: Path) -> None:
-    Image.fromarray(np.full((32, 48), 26214, np.uint16)).save(tmp_path / "deep.png")
-    assert torch.allclose(RECIPE(tmp_path / "deep.png"), torch.full((1, 3, 32, 48), 0.4), atol=1e-4)
-    Image.new("CMYK", (48, 32), (0, 255, 255, 0)).save(tmp_path / "c.jpg", quality=100)
-    red = RECIPE(tmp_path / "c.jpg")[0]
-    assert red[0].min() > 0.98 and red[1:].max() < 0.02
 
 
 def test_one_bad_photo_of_several_is_named(tmp_path: Path) -> None:
