@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import arg
 
-from dinoneck.cli.arguments import Count, CountOrNone, Images, list_images
+from dinoneck.cli.arguments import CountOrNone, Images, list_images
 from dinoneck.cli.text import show
 from dinoneck.errors import ConfigError, counted
 from dinoneck.training.config import BackboneConfig
@@ -45,7 +45,7 @@ def extract(
     shard: Annotated[str | None, arg(metavar="I/N")] = None,
     skip_unusable: bool = False,
     batch_size: CountOrNone = None,
-    workers: Count = 2,
+    workers: CountOrNone = None,
     device: str | None = None,
     engine: Literal["local", "ray"] = "local",
 ) -> dict[str, Any]:
@@ -63,8 +63,8 @@ def extract(
         stored: what is stored.
         shard: do part I of N, counted from 0 (default: all, or the rank of torchrun).
         skip_unusable: leave out images that cannot be decoded, and list them.
-        batch_size: views per backbone pass (default: those of one image).
-        workers: threads that decode.
+        batch_size: views per backbone pass (default: up to 32).
+        workers: threads that decode (default: one per core, at most 8).
         device: such as cpu or cuda:1 (default: a GPU if there is one).
         engine: ray spreads the work over a Ray cluster (extra [ray]).
     """

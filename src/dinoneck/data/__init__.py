@@ -10,9 +10,8 @@ _HOMES = homes(
     labels=["DenseLabels", "count_classes"],
     pasture=["Pasture"],
     patterns=["Pattern", "Patterns"],
-    photo_pixels=["to_photo_pixels", "to_prepared_pixels"],
     decoding=["photo_size"],
-    photos=["Preprocessing"],
+    photos=["Preprocessing", "to_photo_pixels", "to_prepared_pixels"],
     tables=["PhotoTable", "Table", "read_csiro_test", "read_csv", "read_table"],
 )
 

@@ -8,9 +8,8 @@ pattern goes through the backbone of its own.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from numbers import Integral
 from pathlib import Path
@@ -23,11 +22,10 @@ from torch import Tensor
 from dinoneck.configured import normal
 from dinoneck.data.photos import transforms
 from dinoneck.errors import ConfigError, DataError, did_you_mean
-from dinoneck.yaml_file import PlainLoader
+from dinoneck.yaml_file import read_plain
 
 Range = tuple[float, float]
 
-LARGEST_FILE = 1 << 20
 ROUNDING = 1e-4
 LIMITS: dict[str, Range] = {
     "brightness": (-1.0, 1.0),
@@ -284,38 +282,8 @@ def _check(photo: Tensor) -> None:
         raise DataError(f"a photo has values {low:g} ... {high:g}; expected RGB in 0 ... 1, before normalisation")
 
 
-class _Loader(PlainLoader):
-    """The plain loader, without silently repeated keys."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Return the mapping of a node, unless a key stands twice in it."""
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        _no_repeats(keys)
-        return super().construct_mapping(node, deep=deep)
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    _no_repeats([key for key, _ in pairs])
-    return dict(pairs)
-
-
-def _no_repeats(keys: Sequence[Any]) -> None:
-    seen = set()
-    for key in keys:
-        if not isinstance(key, Hashable):
-            raise ValueError(f"{str(key)[:80]} is no key; expected a name")
-        if key in seen:
-            raise ValueError(f"the key {key!r} stands twice in one mapping")
-        seen.add(key)
-
-
 def _read(path: Path) -> Any:
     try:
-        if path.stat().st_size > LARGEST_FILE:
-            raise ValueError(f"it has {path.stat().st_size} bytes, more than any list of patterns")
-        text = path.read_text(encoding="utf-8")
-        if path.suffix.lower() == ".json":
-            return json.loads(text, object_pairs_hook=_object)
-        return _Loader(text).get_single_data()
+        return read_plain(path.read_text(encoding="utf-8"))  # JSON is YAML too
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise ConfigError(f"{path} cannot be read as a list of patterns: {error}") from error

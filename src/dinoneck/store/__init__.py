@@ -4,11 +4,11 @@ from dinoneck.lazy import attach, homes
 
 _HOMES = homes(
     __name__,
+    encoding=["QuantisedTokens"],
     extraction=["Extracted"],
     feature_store=["FeatureStore"],
     images=["image_ids"],
     memory=["MemoryStore", "StoreDataset"],
-    quantised=["QuantisedTokens"],
     ray_engine=["extract_on_ray"],
 )
 

@@ -1,8 +1,9 @@
 """Extraction: images -> views -> backbone -> records, resumable and shared among any number of processes.
 
-A **unit** is what goes through the backbone together. It depends on the list of images alone, never on what is done
-already or on how work is shared, so a store that was interrupted, resumed or split among processes holds the same
-bits as one made in a single run.
+A **unit** is what goes through the backbone together: as many images as fill a pass. It depends on the list of images
+alone, never on what is done already or on how work is shared, so a store that was interrupted, resumed or split among
+processes holds the same bits as one made in a single run. Threads decode the images of the next unit while the backbone
+works on this one, and a thread writes the unit before.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ import functools
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,6 +26,7 @@ from dinoneck.backbones.backbone import Backbone
 from dinoneck.data.loading import in_threads
 from dinoneck.devices import to_local_device
 from dinoneck.errors import ConfigError, DataError, DinoneckError
+from dinoneck.grid import TokenGrid
 from dinoneck.progress import progress
 from dinoneck.store.description import Description
 from dinoneck.store.encoding import channel_rms, encode
@@ -33,6 +37,8 @@ from dinoneck.store.writer import Writer
 from dinoneck.tokens import Tokens
 
 LARGEST_BATCH = 32
+UNIT_TOKENS = 8192
+CPU_PASS_TOKENS = 2048  # its caches hold the activations of no more
 SCALE_IMAGES = 16
 
 logger = logging.getLogger(__name__)
@@ -63,21 +69,28 @@ class Extracted:
     unusable: dict[str, str] = field(default_factory=dict)
 
 
-def units_of(items: Sequence[Item], patterns: int, batch_size: int | None) -> list[list[Item]]:
+def views_per_pass(description: Description, tokens: int = UNIT_TOKENS) -> int:
+    """Return how many views have at most so many patch tokens, up to 32; those of one image without a common size."""
+    if description.preprocess.size is None:
+        return len(description.patterns)
+    rows, cols = TokenGrid(description.preprocess.patch_size, "pad").size(description.preprocess.size)
+    return max(1, min(LARGEST_BATCH, tokens // (rows * cols)))
+
+
+def units_of(items: Sequence[Item], description: Description, batch_size: int | None) -> list[list[Item]]:
     """Split sorted images into units.
 
     Args:
         items: all images of the extraction, all processes' shares together.
-        patterns: how many views each image has.
-        batch_size: views per backbone pass; None = one image per unit, so that what is stored of an image depends on
-            nothing but the image.
+        description: of the store.
+        batch_size: views per backbone pass; None = see :func:`views_per_pass`.
 
     Raises:
         ConfigError: if batch_size is below 1.
     """
     if batch_size is not None and (type(batch_size) is not int or batch_size < 1):
         raise ConfigError(f"batch_size is {batch_size!r}; expected 1 or more views, or None")
-    size = 1 if batch_size is None else max(1, batch_size // patterns)
+    size = max(1, (batch_size or views_per_pass(description)) // len(description.patterns))
     return [list(items[begin : begin + size]) for begin in range(0, len(items), size)]
 
 
@@ -103,7 +116,7 @@ def run_units(
     *,
     batch_size: int | None,
     skip_unusable: bool,
-    workers: int,
+    workers: int | None,
 ) -> Extracted:
     """Extract what is missing of these units.
 
@@ -112,8 +125,8 @@ def run_units(
         DataError: for an image that cannot be used; everything finished before is kept.
         StoreError: if the file of a stored image has changed, values do not fit the dtype, or the disk is full.
     """
-    if type(workers) is not int or workers < 1:
-        raise ConfigError(f"workers is {workers!r}; expected 1 or more threads that decode images")
+    if workers is not None and (type(workers) is not int or workers < 1):
+        raise ConfigError(f"workers is {workers!r}; expected 1 or more threads that decode images, or None")
     entries, description = reader.entries, reader.description
     has_shard = functools.cache(lambda file: (writer.root / file).is_file())
     stored = (entries[image_id] for unit in units for image_id, _ in unit if image_id in entries)
@@ -123,25 +136,45 @@ def run_units(
     done = Extracted(present=sum(image_id in known for unit in units for image_id, _ in unit))
     total = sum(map(len, units)) - done.present
     channel_scale = reader.scale() if description.dtype == "int8" else None
-    prepared = in_threads(lambda unit: [prepare(item, description) for item in unit], missing, workers)
-    with contextlib.closing(prepared), progress(total=total, desc="images", unit="image") as bar:
-        try:
-            for images in prepared:
-                usable = _usable(images, known, done, skip_unusable)
-                for image, tokens in zip(usable, run_views(backbone, usable, batch_size), strict=True):
-                    if image.image_id not in known:
-                        layout = description.layout(tokens.grid)
-                        writer.add(image.image_id, encode(tokens, layout, channel_scale), layout, image.file)
-                        done.written.append(image.image_id)
-                bar.update(sum(image.image_id not in known for image in images))
-        except (DinoneckError, KeyboardInterrupt):
-            writer.flush()
-            raise
+
+    def write(images: Sequence[Prepared], tokens: Sequence[Tokens]) -> None:
+        for image, own in zip(images, tokens, strict=True):
+            if image.image_id not in known:
+                layout = description.layout(own.grid)
+                writer.add(image.image_id, encode(own, layout, channel_scale), layout, image.file)
+                done.written.append(image.image_id)
+
+    items, ahead = [item for unit in missing for item in unit], max(map(len, missing), default=1)
+    prepared = in_threads(lambda item: prepare(item, description), items, workers, ahead)
+    try:
+        with (
+            contextlib.closing(prepared),
+            ThreadPoolExecutor(1, "dinoneck-writes") as writing,
+            progress(total=total, desc="images", unit="image") as bar,
+        ):
+            before: Future[None] | None = None
+            for unit in missing:
+                usable = _usable([*islice(prepared, len(unit))], known, done, skip_unusable)
+                tokens = run_views(backbone, usable, batch_size or views_per_pass(description, _tokens_of(backbone)))
+                if before is not None:
+                    before.result()
+                before = writing.submit(write, usable, tokens)
+                bar.update(sum(image_id not in known for image_id, _ in unit))
+            if before is not None:
+                before.result()
+    except (DinoneckError, KeyboardInterrupt):
+        writer.flush()
+        raise
     writer.flush()
     return done
 
 
-def run_views(backbone: Backbone, images: Sequence[Prepared], batch_size: int | None) -> list[Tokens]:
+def _tokens_of(backbone: Backbone) -> int:
+    """How many patch tokens go through a backbone at once."""
+    return CPU_PASS_TOKENS if next(backbone.parameters()).device.type == "cpu" else UNIT_TOKENS
+
+
+def run_views(backbone: Backbone, images: Sequence[Prepared], batch_size: int) -> list[Tokens]:
     """Return one Tokens on the CPU per image of a unit, its samples the patterns.
 
     Images of one size go through the backbone together, at most ``batch_size`` views at a time.
@@ -152,8 +185,8 @@ def run_views(backbone: Backbone, images: Sequence[Prepared], batch_size: int | 
     for size in dict.fromkeys(image.views.shape[-2:] for image in images):
         alike = [image for image in images if image.views.shape[-2:] == size]
         views = torch.cat([image.views for image in alike])
-        with torch.no_grad():
-            parts = [backbone(chunk.to(device)).to("cpu") for chunk in torch.split(views, batch_size or LARGEST_BATCH)]
+        with torch.inference_mode():
+            parts = [backbone(chunk.to(device)).to("cpu") for chunk in torch.split(views, batch_size)]
         tokens, at = Tokens.cat(parts), 0
         for image in alike:
             results[image.image_id] = tokens[at : at + len(image.views)]
@@ -171,7 +204,7 @@ def measure_scale(items: Sequence[Item], description: Description, backbone: Bac
     for item in items:
         image = prepare(item, description)
         if not image.problem:
-            tokens += run_views(backbone, [image], None)
+            tokens += run_views(backbone, [image], LARGEST_BATCH)
         elif not skip:
             raise DataError(image.problem)
         if len(tokens) == SCALE_IMAGES:

@@ -26,11 +26,10 @@ from dinoneck.store.description import (
     upgrade_schema,
     write_scale,
 )
-from dinoneck.store.encoding import StoreDtype
+from dinoneck.store.encoding import QuantisedTokens, StoreDtype
 from dinoneck.store.extraction import Extracted, Item
 from dinoneck.store.files import Files, LocalFiles, RemoteFiles, files_at
 from dinoneck.store.images import PathLike, image_ids
-from dinoneck.store.quantised import QuantisedTokens
 from dinoneck.store.reading import Reader
 from dinoneck.store.table import Ids
 from dinoneck.tokens import Tokens
@@ -187,7 +186,7 @@ class FeatureStore:
         *,
         batch_size: int | None = None,
         skip_unusable: bool = False,
-        workers: int = 2,
+        workers: int | None = None,
         shard_bytes: int = writer.SHARD_BYTES,
     ) -> Extracted:
         """Run the backbone over all images that the store does not hold yet.
@@ -199,9 +198,11 @@ class FeatureStore:
             root: folder that ids are relative to, see :func:`dinoneck.store.image_ids`; give it if more images will
                 follow.
             shard: (i, n): do every n-th part only; None = torchrun's rank, or everything.
-            batch_size: views per backbone pass, of several images if an image has fewer; None = one image at a time.
+            batch_size: views per backbone pass, of several images if an image has fewer; None = up to 32, fewer for
+                large images. What is stored of an image depends in its last bits on the images in its pass; with 1 it
+                depends on the image alone.
             skip_unusable: leave out images that cannot be decoded, and list them, instead of stopping.
-            workers: threads that decode images ahead.
+            workers: threads that decode images ahead; None = one per core, at most 8.
             shard_bytes: size of the files that are written. One is also written with the first image that arrives 30 s
                 after the last file. A kill costs the one in progress.
 
@@ -364,9 +365,8 @@ class FeatureStore:
             raise StoreError(f"{self.path} is a URL; extraction writes to local folders only")
         backbone = self._own_backbone()
         self.description.check_backbone(backbone.record(), self.path)
-        writer.check_writable(local.root)
         items = list(image_ids(paths, root).items())
-        units = extraction.units_of(items, len(self.patterns), batch_size)
+        units = extraction.units_of(items, self.description, batch_size)
         writer.remove_leftovers(local.root)
         upgrade_schema(local)
         writer.take_in_orphans(local.root, self.description)
@@ -380,7 +380,7 @@ class FeatureStore:
         units: Sequence[list[Item]],
         batch_size: int | None,
         skip_unusable: bool,
-        workers: int,
+        workers: int | None,
         shard_bytes: int = writer.SHARD_BYTES,
     ) -> Extracted:
         """Extract what these units lack, as one writer."""

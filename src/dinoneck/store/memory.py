@@ -14,9 +14,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from dinoneck.data.patterns import Patterns
 from dinoneck.errors import ConfigError, DataError, StoreError
-from dinoneck.store.encoding import Columns
+from dinoneck.store.encoding import Columns, QuantisedTokens
 from dinoneck.store.feature_store import FeatureStore
-from dinoneck.store.quantised import QuantisedTokens
 from dinoneck.tokens import Tokens
 
 Sample = tuple[Tokens | QuantisedTokens, Tensor]

@@ -20,7 +20,7 @@ from dinoneck.store.images import PathLike
 if TYPE_CHECKING:
     from dinoneck.store.feature_store import FeatureStore
 
-UNITS_PER_CALL = 16
+UNITS_PER_CALL = 4
 
 
 def extract_on_ray(
@@ -30,7 +30,7 @@ def extract_on_ray(
     *,
     batch_size: int | None = None,
     skip_unusable: bool = False,
-    workers: int = 2,
+    workers: int | None = None,
     actors: int | None = None,
     gpus_per_actor: float | None = None,
 ) -> Extracted:
@@ -42,9 +42,9 @@ def extract_on_ray(
         store: made by :meth:`dinoneck.FeatureStore.create`.
         paths: photos and folders.
         root: folder that ids are relative to.
-        batch_size: views per backbone pass; None = one photo at a time.
+        batch_size: views per backbone pass; None = up to 32, see :meth:`dinoneck.FeatureStore.extract`.
         skip_unusable: leave out photos that cannot be decoded, and list them.
-        workers: threads per actor that decode photos.
+        workers: threads per actor that decode images; None = one per core, at most 8.
         actors: how many; None = one per GPU of the cluster, or per two CPUs where there is none.
         gpus_per_actor: None = 1 where the cluster has GPUs.
 

@@ -19,10 +19,9 @@ from dinoneck.errors import DataError, StoreError, did_you_mean
 from dinoneck.grid import GridSize
 from dinoneck.store import shards
 from dinoneck.store.description import Description, read_scale
-from dinoneck.store.encoding import Columns, Layout
+from dinoneck.store.encoding import Columns, Layout, QuantisedTokens
 from dinoneck.store.files import Files, LocalFiles
 from dinoneck.store.index import Entry, check_made
-from dinoneck.store.quantised import QuantisedTokens
 from dinoneck.store.table import Ids, Index, read_index
 from dinoneck.tensor_bytes import bytes_of
 from dinoneck.tokens import Tokens
@@ -156,8 +155,9 @@ class Reader:
     def record(self, ids: Sequence[str]) -> dict[str, Any]:
         """Return what identifies these images' tokens, wherever the store lies: what made them, and their checksums."""
         checksums = hashlib.sha256()
-        for entry in (self.entries[image_id] for image_id in ids):
-            checksums.update(repr((entry.id, tuple(entry.grid), entry.crc32)).encode())
+        entries = self.entries
+        for image_id in ids:
+            checksums.update(repr((image_id, *entries.checksums(image_id))).encode())
         own = self.description
         # the inputs' mean and std are the ones that were used; backbone records of older stores do not have them
         backbone = {key: value for key, value in own.backbone.items() if key not in ("mean", "std")}

@@ -187,14 +187,3 @@ def remove_leftovers(root: Path) -> None:
         with contextlib.suppress(OSError):
             if time.time() - path.stat().st_mtime > STALE_AFTER_S:
                 path.unlink()
-
-
-def check_writable(root: Path) -> None:
-    """Refuse, before any work, a folder that cannot be written.
-
-    Raises:
-        StoreError: naming it.
-    """
-    for folder in (shards.FOLDER, index.FOLDER):
-        if not os.access(root / folder, os.W_OK | os.X_OK):
-            raise StoreError(f"{root / folder} cannot be written; copy the store, or ask for the right to write")

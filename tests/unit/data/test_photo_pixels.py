@@ -38,10 +38,10 @@ def test_every_pixel_shows_its_place(fit: Any, policy: Any, shape: tuple[int, in
     shown = torch.stack([image[0] * shape[1], image[1] * shape[0]], dim=-1)
     border = 3.0 * torch.tensor([shape[1] / 50, shape[0] / 50]).clamp_min(1.0)  # where kernels are cut off
     ends = torch.tensor([shape[1], shape[0]], dtype=torch.float64)
-    text = inside & ((home > border) & (home < ends - border)).all(dim=-1)
-    assert text.sum() > 0.3 * rows * cols * (0.5 if fit == "pad" else 1.0) * inside.float().mean()
+    inner = inside & ((home > border) & (home < ends - border)).all(dim=-1)
+    assert inner.sum() > 0.3 * rows * cols * (0.5 if fit == "pad" else 1.0) * inside.float().mean()
     step = max(shape[0] / rows, shape[1] / cols, 1.0)
-    gaps = shown[text] - home[text]
+    gaps = shown[inner] - home[inner]
     assert gaps.abs().max() < (0.25 if interpolation == "area" else 0.1) * step
     assert gaps.mean(dim=0).abs().max() < 0.02 * step
     assert torch.allclose(to_prepared_pixels(home, recipe, shape), points)

@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageOps
 
 from dinoneck import ConfigError, DataError, GridError
-from dinoneck.data import Preprocessing
+from dinoneck.data import Preprocessing, photo_size
 from dinoneck.data.decoding import decode
 from dinoneck.data.photos import blur_sigma
 
@@ -57,6 +57,7 @@ def test_images_are_turned_upright(tmp_path: Path, orientation: int) -> None:
         with Image.open(file) as image:
             upright = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
         assert np.array_equal(decode(file).permute(1, 2, 0).numpy(), upright.astype(np.float32) / 255)
+        assert photo_size(file) == upright.shape[:2], "the header states the same"
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])

@@ -10,6 +10,7 @@ import shutil
 import threading
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from PIL import Image
 from tests.unit.store.store_samples import SIZE, make, same, write_photos
 
 from dinoneck import Backbone, ConfigError, DataError, FeatureStore, GridSize, StoreError, Tokens, load_backbone
-from dinoneck.store import MemoryStore, QuantisedTokens, StoreDataset, image_ids
+from dinoneck.store import MemoryStore, QuantisedTokens, StoreDataset, extraction, image_ids
 from dinoneck.store.encoding import Layout, channel_rms, encode, quantise
 
 NAMES = ["a.png", "b.png", "c.png"]
@@ -40,7 +41,7 @@ def two_layers() -> Backbone:
 @pytest.fixture(scope="module")
 def filled(photos: Path, two_layers: Backbone, tmp_path_factory: pytest.TempPathFactory) -> FeatureStore:
     store = make(tmp_path_factory.mktemp("store") / "s", two_layers)
-    assert store.extract(photos).written == ["a", "b", "c"]
+    assert store.extract(photos, batch_size=4).written == ["a", "b", "c"]  # one image per pass
     return store
 
 
@@ -101,12 +102,56 @@ def test_keep_gives_each_photo_its_own_grid(two_layers: Backbone, tmp_path: Path
     assert torch.allclose(store["b"].sequence[1], two_layers(image).sequence[1], atol=4e-3)
 
 
+@pytest.mark.parametrize(("batch_size", "sizes"), [(None, [32, 32, 16]), (6, [6] * 13 + [2]), (1, [1] * 80)])
+def test_passes_are_filled_across_images(tmp_path: Path, batch_size: int | None,
+                                         sizes: list[int]) -> None:  # fmt: skip
+    photos, backbone = write_photos(tmp_path / "p", [f"{i:03}.png" for i in range(80)]), load_backbone("dinoneck_tiny")
+    seen: list[int] = []
+    backbone.register_forward_pre_hook(lambda _, images: seen.append(len(images[0])))
+    store = make(tmp_path / "s", backbone, patterns="none")
+    assert len(store.extract(photos, batch_size=batch_size, workers=3).written) == 80
+    assert seen == sizes
+    prepare = backbone.preprocess.changed(size=SIZE)
+    expected = torch.cat([backbone(prepare(path)).sequence[0] for path in photos])
+    stored = store.batch([path.stem for path in photos]).sequence[0]
+    assert torch.allclose(stored, expected, atol=4e-3)
+    distances = torch.cdist(stored.flatten(1), expected.flatten(1))  # every id has the tokens of its own image
+    assert distances.argmin(dim=1).tolist() == [*range(80)]
+
+
+def test_large_images_share_no_pass(tmp_path: Path, two_layers: Backbone) -> None:
+    sizes = {(32, 48): 32, (480, 960): 4, (1600, 1600): 1, None: 4}
+    for size, views in sizes.items():
+        store = make(tmp_path / str(size), two_layers, image_size=size)
+        assert extraction.views_per_pass(store.description) == views
+
+
+def test_a_write_that_fails_in_its_thread_is_raised(tmp_path: Path, two_layers: Backbone,
+                                                    monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    photos, store = write_photos(tmp_path / "p", [f"{i}.png" for i in range(9)]), make(tmp_path / "s", two_layers)
+    write, wanted = extraction.encode, iter([True, True, True])
+
+    def failing(*arguments: Any) -> list[bytes]:
+        if next(wanted, False):
+            return write(*arguments)
+        raise StoreError("the disk is full")
+
+    monkeypatch.setattr(extraction, "encode", failing)
+    with pytest.raises(StoreError, match="the disk is full"):
+        store.extract(photos, batch_size=4)
+    assert store.ids == ("0", "1", "2")
+    monkeypatch.undo()
+    assert store.extract(photos, batch_size=4).present == 3
+    assert len(store.ids) == 9
+    assert store.verify() == []
+
+
 def test_extraction_goes_on_where_it_stopped(photos: Path, filled: FeatureStore, two_layers: Backbone,
                                              tmp_path: Path) -> None:  # fmt: skip
     store = make(tmp_path / "s", two_layers)
     first = store.extract([photos / "b.png"], root=photos)
     assert first.written == ["b"]
-    second = store.extract(photos, shard_bytes=1)
+    second = store.extract(photos, shard_bytes=1, batch_size=4)
     assert (second.written, second.present) == (["a", "c"], 1)
     assert store.extract(photos).written == []
     assert same(store, filled)
@@ -118,10 +163,10 @@ def test_extraction_goes_on_where_it_stopped(photos: Path, filled: FeatureStore,
 def test_shares_make_the_same_store(photos: Path, filled: FeatureStore, two_layers: Backbone, tmp_path: Path,
                                     monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
     store = make(tmp_path / "s", two_layers)
-    assert store.extract(photos, shard=(1, 2)).written == ["b"]
+    assert store.extract(photos, shard=(1, 2), batch_size=4).written == ["b"]
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert store.extract(photos).written == ["a", "c"]
+    assert store.extract(photos, batch_size=4).written == ["a", "c"]
     assert same(store, filled)
     for wrong in ((2, 2), (-1, 2), (0, 0), (0.0, 1)):
         with pytest.raises(ConfigError, match="shard is"):
@@ -268,7 +313,7 @@ def test_an_unusable_photo_loses_nothing_before_it(tmp_path: Path, two_layers: B
     (tmp_path / "p" / "b.png").write_text("no picture")
     store = make(tmp_path / "s", two_layers)
     with pytest.raises(DataError, match="Everything finished before is kept"):
-        store.extract(tmp_path / "p")
+        store.extract(tmp_path / "p", batch_size=4)
     assert store.ids == ("a",)
 
 

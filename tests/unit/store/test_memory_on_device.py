@@ -31,3 +31,22 @@ def test_batches_are_made_where_the_records_are(dtype: str, tmp_path: Path) -> N
         assert device.events["to host"] == device.events["read"] == 0
         values = [x.cpu() for x in batch.sequence]
     assert all(torch.equal(x, y) for x, y in zip(values, expected.sequence, strict=True))
+
+
+def test_a_pass_of_extraction_goes_to_the_device_once(tmp_path: Path) -> None:
+    """Into it and out of it once for all its images, and one value is read: whether they are normalised."""
+    photos = write_photos(tmp_path / "photos", [f"{i:02}.png" for i in range(40)])
+    expected = make(tmp_path / "expected", load_backbone("dinoneck_tiny"), patterns="none")
+    expected.extract(photos)
+    counts = {}
+    with pretend_device() as device:
+        backbone = load_backbone("dinoneck_tiny").to(NAME)
+        for number in (32, 40):
+            store = make(tmp_path / str(number), backbone, patterns="none")
+            device.events.clear()
+            store.extract(photos[:number])
+            counts[number] = dict(device.events)
+    per_pass = {name: counts[40][name] - counts[32][name] for name in counts[40]}
+    assert per_pass == {"to device": 1, "to host": 1, "read": 1}
+    tokens, others = (one.batch(store.ids).sequence[0] for one in (store, expected))
+    assert torch.allclose(tokens, others, atol=4e-3)  # other kernels

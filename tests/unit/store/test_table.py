@@ -72,6 +72,8 @@ def agrees(root: Path) -> bool:
         and {key: one.root for key, one in index.items()} == {key: one.root for key, one in expected.items()}
         and index.clashing == clashing(entries, expected, lambda shard: shard != LOST)
         and index.ids == ids
+        and [index.checksums(one.id) for one in expected.values()]
+        == [(tuple(one.grid), one.crc32) for one in expected.values()]
         and [index.ids[place] for place in range(-len(ids), len(ids))] == [*ids, *ids]
         and len({index.find(image_id) for image_id in ids}) == len(ids)
         and not any(absent in index for absent in ("", "0/", "zz", "lone ?", ids[0] + "x"))

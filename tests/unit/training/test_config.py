@@ -14,7 +14,9 @@ import yaml
 
 from dinoneck import ConfigError
 from dinoneck.cli.main import command
+from dinoneck.data import Patterns
 from dinoneck.training import DataConfig, FoldsConfig, Recipe, TaskConfig, TrainConfig, fit
+from dinoneck.yaml_file import read_plain, read_yaml
 
 WHOLE = """
 data: {csv: cover.csv, images: photos, targets: [crop, kind], aux_targets: [height], size: [480, 960], fit: crop,
@@ -185,6 +187,17 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "b.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ConfigError, match=r"b\.yaml cannot be read"):
         TrainConfig.read(tmp_path / "b.yaml")
+
+
+@pytest.mark.parametrize("text", ["a: &x 1", "a: &x {b: 1}\nc: *x", "a: &x [1]\nb: {<<: *x}", "a: &a {b: *a}"])
+def test_anchors_and_aliases_are_refused_everywhere(text: str, tmp_path: Path) -> None:
+    with pytest.raises(yaml.YAMLError, match="write the value out"):
+        read_plain(text)
+    file = tmp_path / "a.yaml"
+    file.write_text(text)
+    for reads in (read_yaml, Patterns.named):
+        with pytest.raises(ConfigError, match="write the value out"):
+            reads(file)
 
 
 def test_reading_a_file_imports_no_torch(tmp_path: Path) -> None:
