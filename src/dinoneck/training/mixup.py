@@ -30,6 +30,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dinoneck.devices import send
 from dinoneck.errors import DataError, ShapeError
 from dinoneck.grid import PatchSize, TokenGrid, patch_pair
 from dinoneck.losses.composition import Composition, CompositionLoss
@@ -90,7 +91,8 @@ def manifold_mixup(
     if not all(x.is_floating_point() for x in tensors):
         raise ShapeError(f"tokens hold {', '.join(map(_form, tensors))}; expected floating-point tensors")
     _, partner, kept = _drawn(generator, alpha, len(tensors[0]))
-    blend = Blend(partner.to(tensors[0].device), kept.to(tensors[0].dtype).to(tensors[0].device))
+    partner, kept = send([partner, kept.to(tensors[0].dtype)], tensors[0].device)
+    blend = Blend(partner, kept)
     mixed = _mixed(blend, targets, tasks, compositions, masks)
     blended = tuple(blend.linear(x) for x in tensors)
     if isinstance(tokens, Tokens):
@@ -148,7 +150,7 @@ def cutmix(
     rows, cols = _interval(random, side, height, unit[0]), _interval(random, side, width, unit[1])
     inside = rows[:, :, None] & cols[:, None, :]  # (B, H, W)
     kept = 1.0 - inside.double().mean(dim=(1, 2))
-    partner, kept, inside = (x.to(images.device) for x in (partner, kept.to(images.dtype), inside))
+    partner, kept, inside = send([partner, kept.to(images.dtype), inside], images.device)
     blend = Blend(partner, kept, inside, unit)
     mixed = _mixed(blend, targets, tasks, compositions, masks)
     return blend.pasted(images, "images"), *mixed
