@@ -149,14 +149,15 @@ class Loop:
     def __init__(self, run: Run, processes: Processes, scale: TokenScale | None) -> None:
         self.learner, self.source, self.loss = run.learner, run.source, run.loss
         self.samples, self.recipe = run.samples, run.recipe
-        self.processes, self.scale = processes, None if scale is None else scale.to(self.learner.device)
+        self.processes, self.device = processes, run.learner.device
+        self.scale = None if scale is None else scale.to(self.device)
         samples, recipe = run.samples, run.recipe
         self.valid = Batch(np.arange(samples.trained, len(samples.ids))).pieces(recipe.batch_size)
         self.total_steps = recipe.epochs * -(-samples.trained // recipe.batch_size)
         self.optimizer = torch.optim.AdamW(self.learner.groups(self.loss, recipe), lr=recipe.lr)
         self.sam = SAM(self.learner, self.optimizer, recipe.rho) if recipe.optimizer == "sam" else None
         self.scheduler = cosine_with_warmup(self.optimizer, self.total_steps, recipe.warmup, recipe.min_lr)
-        self.scaler = torch.amp.GradScaler(self.learner.device.type, enabled=recipe.amp == "fp16")
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.amp == "fp16")
         self.ema = None if recipe.ema_decay is None else EMA(self.learner, recipe.ema_decay)
         self.mixed = {"tasks": self.loss.tasks, "compositions": self.loss.compositions}
         self.progress = Progress()
@@ -238,7 +239,7 @@ class Loop:
             self.optimizer.zero_grad(set_to_none=True)
             total, parts = self._loss(*loaded, len(batch.rows))
             self._losses.append((_named(total, parts), next(shares)))
-            if self.learner.device.type == "cpu" or len(self._losses) >= _READ_EVERY:
+            if self.device.type == "cpu" or len(self._losses) >= _READ_EVERY:
                 self._count_losses()
             self.scaler.scale(total).backward()  # type: ignore[no-untyped-call]
             self.processes.add_gradients(self.learner.parameters())
@@ -278,7 +279,7 @@ class Loop:
 
     def _load(self, batch: Batch, training: bool) -> Inputs:
         """This process's share of a batch: standardised tokens, or images for a live backbone; targets and masks."""
-        own, device = batch.part(list(self.processes.share(range(len(batch.rows))))), self.learner.device
+        own, device = batch.part(list(self.processes.share(range(len(batch.rows))))), self.device
         if not training or not isinstance(self.source, LiveTokens):
             with self._precision():
                 tokens, targets, masks = self.samples.read(own, self.source, device)
@@ -324,7 +325,7 @@ class Loop:
 
     def _precision(self) -> torch.autocast:
         amp = self.recipe.amp
-        return torch.autocast(self.learner.device.type, dtype=_AMP.get(str(amp)), enabled=amp is not None)
+        return torch.autocast(self.device.type, dtype=_AMP.get(str(amp)), enabled=amp is not None)
 
     def _end_epoch(self) -> None:
         progress, learner = self.progress, self.learner
