@@ -104,6 +104,10 @@ class PretendTensor(torch.Tensor):
         """The memory of the values."""
         return self.elem.untyped_storage()
 
+    def data_ptr(self) -> int:
+        """Where the values lie."""
+        return self.elem.data_ptr()
+
     def __getitem__(self, index: Any) -> Any:
         parts = index if isinstance(index, tuple) else (index,)
         return super().__getitem__(tuple(_moved(part) for part in parts))
