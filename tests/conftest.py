@@ -27,7 +27,9 @@ from dinoneck import Backbone, load_backbone, registry
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("DINONECK_DATA", ROOT.parent / "shared" / "data"))
-ON_PRETEND_DEVICE = ["unit/test_gpu_benchmarks.py", "unit/store/test_memory_on_device.py"]
+ON_PRETEND_DEVICE = [
+    "unit/test_gpu_benchmarks.py", "unit/store/test_memory_on_device.py", "unit/test_device_traffic.py"
+]  # fmt: skip
 # run by unit/test_pretend_device.py in a process of its own
 collect_ignore = [] if "DINONECK_PRETEND" in os.environ else ON_PRETEND_DEVICE
 

@@ -1,7 +1,8 @@
 """A pretend GPU: tensors with real values on the CPU whose ``device`` is ``pretend:0``.
 
-What a real GPU refuses, the pretend one refuses as well: tensors of two devices in one operation, ``numpy()``. What
-makes the host wait is counted: copies in either direction and reads of values (``item``, ``equal``, boolean masks ...).
+What a real GPU refuses, the pretend one refuses as well: tensors of two devices in one operation, ``numpy()``. Copies
+in either direction and reads of values (``item``, ``equal``, boolean masks ...) are counted, and how often the host
+waits: for every read and copy but a non-blocking one out of pinned memory.
 While a graph is captured each of these is an error, as it is on CUDA. ``torch.get_device_module("pretend")`` has the
 parts of ``torch.cuda`` that the benchmarks use, on the clock of the CPU.
 """
@@ -14,6 +15,7 @@ import time
 import types
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 from unittest import mock
 
@@ -39,7 +41,7 @@ class PretendDevice:
     """What happened on the device since it was made.
 
     Attributes:
-        events: ``"to device"``, ``"to host"`` and ``"read"`` -> how often; "read" is a value that the host waits for.
+        events: ``"to device"``, ``"to host"``, ``"read"`` (of a value) and ``"wait"`` (of the host) -> how often.
         places: (event, line of code) -> how often.
         kernels: operation -> how often it ran on the device.
         capturing: a graph is being captured.
@@ -50,13 +52,15 @@ class PretendDevice:
         self.places: Counter[tuple[str, str]] = Counter()
         self.kernels: Counter[str] = Counter()
         self.capturing = False
+        self.pinned: set[int] = set()
 
-    def record(self, event: str, what: str) -> None:
+    def record(self, event: str, what: str, *, waits: bool = True) -> None:
         """Count one event; RuntimeError while a graph is captured."""
         place = f"{_caller()} [{what}]"
         if self.capturing:
             raise RuntimeError(f"{event} while a graph is captured: {place}")
         self.events[event] += 1
+        self.events["wait"] += waits
         self.places[event, place] += 1
 
     def table(self) -> str:
@@ -99,6 +103,10 @@ class PretendTensor(torch.Tensor):
     def untyped_storage(self) -> Any:
         """The memory of the values."""
         return self.elem.untyped_storage()
+
+    def data_ptr(self) -> int:
+        """Where the values lie."""
+        return self.elem.data_ptr()
 
     def __getitem__(self, index: Any) -> Any:
         parts = index if isinstance(index, tuple) else (index,)
@@ -173,6 +181,8 @@ def _dispatch(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     if result_is_ours:
         _now.kernels[name] += 1
     result = func(*tree_map(_plain, args), **tree_map(_plain, {**kwargs, **_unpinned(kwargs)}))
+    if kwargs.get("pin_memory"):
+        _now.pinned.add(result.untyped_storage().data_ptr())
     wrapped = {id(x.elem): x for x in given if isinstance(x, PretendTensor)}  # what is changed in place stays itself
 
     def outside(x: Any) -> Any:
@@ -188,7 +198,8 @@ def _copied(func: Any, x: Tensor, kwargs: dict[str, Any]) -> Tensor:
     device, ours = kwargs.get("device"), isinstance(x, PretendTensor)
     goes = ours if device is None else _is_ours(device)
     if ours != goes:
-        _now.record("to device" if goes else "to host", f"{x.numel() * x.element_size()} bytes")
+        waits = not (goes and kwargs.get("non_blocking") and x.untyped_storage().data_ptr() in _now.pinned)
+        _now.record("to device" if goes else "to host", f"{x.nbytes} bytes", waits=waits)
     options = {**kwargs, **_unpinned(kwargs), "non_blocking": False}
     if device is not None:
         options["device"] = "cpu"
@@ -296,6 +307,25 @@ def _register() -> None:
     if setup is None:
         pytest.skip(f"torch {torch.__version__} cannot be given a device written in Python")
     setup(NAME, backend_module=_module())
+    autocast = torch.library.Library("_", "IMPL")  # autocast leaves this device's operations as they are
+    autocast.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")
+    _libraries.append(autocast)
+
+
+_libraries: list[torch.library.Library] = []
+
+
+def _submit(pool: ThreadPoolExecutor, function: Callable[..., Any], /, *args: Any, **options: Any) -> Future[Any]:
+    """``ThreadPoolExecutor.submit`` for threads that see the device too: modes belong to one thread."""
+
+    def run() -> Any:
+        with _Mode():
+            return function(*args, **options)
+
+    return _SUBMIT(pool, run)
+
+
+_SUBMIT = ThreadPoolExecutor.submit
 
 
 def _without_autograd(mode: bool = True) -> contextlib.AbstractContextManager[Any]:
@@ -310,5 +340,6 @@ def pretend_device() -> Iterator[PretendDevice]:
     _now = PretendDevice()
     # wrapped tensors have no views in inference mode; without autograd the work is the same
     patches = [mock.patch.object(torch, name, _made(getattr(torch, name))) for name in ("tensor", "as_tensor")]
-    with mock.patch.object(torch, "inference_mode", _without_autograd), patches[0], patches[1], _Mode():
+    patches.append(mock.patch.object(ThreadPoolExecutor, "submit", _submit))
+    with mock.patch.object(torch, "inference_mode", _without_autograd), patches[0], patches[1], patches[2], _Mode():
         yield _now

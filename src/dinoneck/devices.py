@@ -1,11 +1,13 @@
-"""Device names become devices; under ``torchrun`` each process takes the GPU of its LOCAL_RANK."""
+"""Device names become devices (under ``torchrun`` the GPU of LOCAL_RANK), and tensors travel in one copy."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dinoneck.errors import ConfigError
 
@@ -52,6 +54,43 @@ def to_local_device(*modules: nn.Module) -> None:
             own = torch.device("cuda", _checked(rank))
             torch.cuda.set_device(own)
             module.to(own)
+
+
+def send(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:
+    """Return the tensors on a device; those of the host travel in one copy that the host does not wait for.
+
+    Args:
+        tensors: of any dtypes; the ones that are on the device already are returned as they are.
+        device: where to; on a CPU nothing is copied.
+    """
+    if device.type in ("cpu", "mps"):
+        return [x.to(device) for x in tensors]
+    leaving = [x for x in tensors if x.device.type == "cpu"]
+    ends = accumulate((-(-x.nbytes // _ALIGNMENT) * _ALIGNMENT for x in leaving), initial=0)
+    places = list(pairwise(ends))
+    pinned = torch.empty(places[-1][1] if places else 0, dtype=torch.uint8, pin_memory=True)
+    for part, x in zip(_parts(pinned, places, leaving), leaving, strict=True):
+        part.copy_(x)
+    arrived = iter(_parts(pinned.to(device, non_blocking=True), places, leaving) if leaving else [])
+    return [next(arrived) if x.device.type == "cpu" else x.to(device) for x in tensors]
+
+
+def fetch(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Return the tensors on the CPU; those of a GPU are joined there and read at once."""
+    if not tensors or tensors[0].device.type in ("cpu", "mps"):
+        return [x.cpu() for x in tensors]
+    joined = torch.cat([x.detach().contiguous().view(-1).view(torch.uint8) for x in tensors]).cpu()
+    parts = torch.split(joined, [x.nbytes for x in tensors])
+    return [part.clone().view(x.dtype).view(x.shape) for part, x in zip(parts, tensors, strict=True)]
+
+
+_ALIGNMENT = 16
+
+
+def _parts(buffer: Tensor, places: Sequence[tuple[int, int]], like: Sequence[Tensor]) -> list[Tensor]:
+    """Views of a uint8 buffer in the dtypes and shapes of other tensors."""
+    spans = zip(places, like, strict=True)
+    return [buffer[begin : begin + x.nbytes].view(x.dtype).view(x.shape) for (begin, _), x in spans]
 
 
 def is_capturing(device: torch.device) -> bool:

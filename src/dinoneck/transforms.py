@@ -139,7 +139,14 @@ class TargetTransform:
             raise ShapeError(
                 f"values have shape {tuple(like.shape)}; this transform was fitted on {len(numbers_or_none)} outputs"
             )
-        return like.new_tensor(empty if numbers_or_none is None else numbers_or_none)
+        if isinstance(numbers_or_none, tuple):
+            return constants(numbers_or_none, like)
+        return like.new_full((), empty if numbers_or_none is None else numbers_or_none)
+
+
+def constants(values: Sequence[float], like: Tensor) -> Tensor:
+    """Return a few numbers (n,) as a tensor like another; filled where that is, without a copy from the host."""
+    return torch.stack([like.new_full((), value) for value in values])
 
 
 def read_numbers(value: Any, where: str) -> float | tuple[float, ...] | None:

@@ -9,7 +9,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from dinoneck.data.boxes import BoxImages
 from dinoneck.detection.building import build_detector, check_config, open_images
 from dinoneck.detection.detector import MOST_BOXES, Detector, best_of
 from dinoneck.detection.evaluation import gather_predictions, score_boxes
-from dinoneck.devices import local_device
+from dinoneck.devices import local_device, send
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.progress import progress
 from dinoneck.training.config import TrainConfig
@@ -210,7 +210,9 @@ class _Run:
         workers = self.config.detector.workers
         loader = DataLoader(self.train, batch_sampler=batches, num_workers=workers, collate_fn=collate_boxes)
         for images, targets in loader:
-            yield images.to(self.device), [_moved(target, self.device) for target in targets]
+            tensors = [x for target in targets for x in target.values() if isinstance(x, Tensor)]
+            moved = iter(send([images, *tensors], self.device))
+            yield next(moved), [{k: next(moved) if isinstance(x, Tensor) else x for k, x in t.items()} for t in targets]
 
     def _backward(self, images: Tensor, targets: list[dict[str, Any]], count: int, *, last: bool) -> dict[str, Tensor]:
         """Add one batch's gradients, of ``count`` in a step; processes exchange them with the last of these."""
@@ -318,10 +320,6 @@ class _Run:
             del values["detector"][key]
         plain: dict[str, Any] = json.loads(json.dumps({**values, "train": self.train.ids, "val": self.val.ids}))
         return plain
-
-
-def _moved(target: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
-    return {key: value.to(device) if isinstance(value, Tensor) else value for key, value in target.items()}
 
 
 def _short(value: Any) -> str:

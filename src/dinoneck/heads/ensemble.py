@@ -17,6 +17,7 @@ from dinoneck.layers.inputs import Plain, TokensLike
 from dinoneck.losses.composition import Composed, Composition, outputs_of
 from dinoneck.tasks import Task
 from dinoneck.tokens import Tokens
+from dinoneck.transforms import constants
 
 Reduce = Literal["mean", "median"]
 _SHARED_FIELDS = ("dim", "kind", "labels", "unit", "aggregate", "from_cells")
@@ -152,7 +153,7 @@ class HeadEnsemble(Head):
         if self.weights is None:
             return stacked.mean(dim=0)
         weights = [weight for weight, row in zip(self.weights, rows, strict=True) if name in row]
-        shares = stacked.new_tensor(weights) / sum(weights)
+        shares = constants(weights, stacked) / sum(weights)
         return torch.einsum("k,k...->...", shares, stacked)
 
 

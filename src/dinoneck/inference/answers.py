@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from dinoneck.errors import ConfigError, DataError
@@ -61,8 +60,3 @@ def check_finite(values: Mapping[str, Tensor]) -> None:
             raise DataError(
                 f"the prediction of {name!r} is {value[~value.isfinite()][0].item()}; the head or photo is unfit"
             )
-
-
-def mean_of(parts: Sequence[Tensor]) -> Tensor:
-    """Return the mean over views, on the CPU."""
-    return torch.stack(list(parts)).mean(dim=0).cpu()

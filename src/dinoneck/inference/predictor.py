@@ -16,11 +16,11 @@ from dinoneck.checkpoint.pairing import check_patch
 from dinoneck.data.decoding import Photo, as_list, photo_size, read_pixels
 from dinoneck.data.loading import in_threads
 from dinoneck.data.photos import Preprocessing
-from dinoneck.devices import local_device
+from dinoneck.devices import fetch, local_device, send
 from dinoneck.errors import BackboneError, ConfigError
 from dinoneck.grid import PreparedImages
 from dinoneck.heads.readouts import recompute_derived
-from dinoneck.inference.answers import Answers, mean_of
+from dinoneck.inference.answers import Answers
 from dinoneck.inference.assembly import Assembly
 from dinoneck.inference.panel import Panel, Reduce, check_weights
 from dinoneck.inference.sources import (
@@ -215,8 +215,9 @@ class Predictor:
         """The answers for prepared photos that are not cut, in their order; those of one size are one pass."""
         rows: list[dict[str, Any] | None] = [None] * len(prepared)
         for places in _by_shape([one.images for one in prepared]):
-            images = torch.cat([prepared[place].images for place in places]).to(self.device)
-            valid = torch.stack([prepared[place].valid[None] for place in places]).to(self.device, images.dtype)
+            images = torch.cat([prepared[place].images for place in places])
+            valid = torch.stack([prepared[place].valid[None] for place in places]).to(images.dtype)
+            images, valid = send([images, valid], self.device)
             for place, row in zip(places, self._answers(images, valid, maps).rows(maps), strict=True):
                 rows[place] = row
         return cast("list[dict[str, Any]]", rows)
@@ -228,7 +229,7 @@ class Predictor:
         whole = Assembly(rows, cols, self.tasks, by_cells)
         for begin in range(0, len(whole.places), self.batch_size):
             places = whole.places[begin : begin + self.batch_size]
-            tiles = whole.cut(images, places).to(self.device)
+            [tiles] = send([whole.cut(images, places)], self.device)
             valid = tiles.new_ones(len(places), 1, rows.length, cols.length)
             whole.add(places, self._answers(tiles, valid, maps or bool(by_cells)))
         return whole.whole()
@@ -264,10 +265,12 @@ class Predictor:
                 pictures.setdefault(name, []).extend(_upright(picture, views))
             gate = self._panel.gate(tokens)
             gates += [] if gate is None else _upright(gate, views)
+        means = [torch.stack(parts).mean(dim=0) for parts in (*values.values(), *pictures.values(), gates) if parts]
+        read = iter(fetch(means))  # the host waits for the device here only
         return Answers(
-            recompute_derived(self.tasks, {name: mean_of(parts) for name, parts in values.items()}),
-            {name: mean_of(parts) for name, parts in pictures.items()},
-            mean_of(gates) if gates else None,
+            recompute_derived(self.tasks, {name: next(read) for name in values}),
+            {name: next(read) for name in pictures},
+            next(read) if gates else None,
         )
 
 

@@ -19,7 +19,7 @@ from dinoneck.configured import normal
 from dinoneck.errors import ConfigError, ShapeError, did_you_mean
 from dinoneck.losses.masked import exact, full_mask, shares, smooth_l1
 from dinoneck.tasks import Task
-from dinoneck.transforms import TargetTransform, each
+from dinoneck.transforms import TargetTransform, constants, each
 
 Sums = tuple[tuple[str, tuple[str, ...]], ...] | Mapping[str, tuple[str, ...]]
 Table = Mapping[str, Tensor]
@@ -191,7 +191,7 @@ class Composition:
 
     def _sums(self, parts: Tensor) -> Tensor:
         rows = [[self.parts.index(part) for part in members] for _, members in self._pairs]
-        return torch.stack([parts[:, row].sum(dim=1) for row in rows], dim=1)
+        return torch.stack([torch.stack([parts[:, i] for i in row], dim=1).sum(dim=1) for row in rows], dim=1)
 
     def _check(self, total: Tensor, ratio: Tensor) -> None:
         if total.ndim != 2 or total.shape[1] != 1 or ratio.shape != (total.shape[0], len(self.parts)):
@@ -350,10 +350,10 @@ class CompositionLoss:
         total = transform.inverse(torch.where(known, exact(outputs[self.total]), 0.0))
         pred = self.composition(total, torch.where(known, outputs[self.ratio], 0.0))
         target = self._target(transform, targets).to(pred)
-        difference = torch.where(keep, pred - target, 0.0) / pred.new_tensor(self.divisors(transform))
+        difference = torch.where(keep, pred - target, 0.0) / constants(self.divisors(transform), pred)
         errors = difference.square() if self.loss == "mse" else smooth_l1(difference, self.beta)
         count = len(self.composition.names)
-        weights = pred.new_tensor(self.weights or (1.0 / count,) * count)
+        weights = constants(self.weights or (1.0 / count,) * count, pred)
         per_output = errors.sum(dim=0) / keep.sum(dim=0).clamp_min(1)
         return (weights * per_output).sum(), (keep & (weights > 0)).any()
 

@@ -138,7 +138,9 @@ def cross_entropy(
     if target.is_floating_point():
         raise ShapeError(f"class indices are {target.dtype}; expected integers (probabilities are (B, K))")
     labels = torch.where(keep, target, 0).long()
-    if not torch.compiler.is_compiling() and bool(((labels < 0) | (labels >= logits.shape[1])).any()):
+    # CUDA checks the range itself; here the host would wait for it
+    checked = labels.device.type in ("cpu", "mps") and not torch.compiler.is_compiling()
+    if checked and bool(((labels < 0) | (labels >= logits.shape[1])).any()):
         raise ShapeError(
             f"class indices reach {int(labels.max())} (lowest {int(labels.min())}); logits have "
             f"{logits.shape[1]} classes"
@@ -203,7 +205,7 @@ def dense_masked_mse(pred: Tensor, target: Tensor, weight: Tensor | None = None)
 
     Raises:
         ShapeError: if shapes do not fit (labels are never resized here).
-        DataError: if a weight is negative or not finite (not checked under ``torch.compile``).
+        DataError: if a weight is negative or not finite (on a GPU and under ``torch.compile`` the loss is NaN).
 
     Examples:
         >>> pred = torch.tensor([[[[1.0, 2.0, 5.0]]]])
@@ -320,7 +322,7 @@ def weighted_difference(pred: Tensor, target: Tensor, weight: Tensor | None) -> 
 
     Raises:
         ShapeError: if shapes do not fit.
-        DataError: if a weight is negative or not finite (not checked under ``torch.compile``).
+        DataError: if a weight is negative or not finite (on a GPU and under ``torch.compile`` the loss is NaN).
     """
     if pred.shape != target.shape or pred.ndim != 4:
         raise ShapeError(
@@ -337,8 +339,10 @@ def weighted_difference(pred: Tensor, target: Tensor, weight: Tensor | None) -> 
             "cols), as TokenGrid.reduce_labels returns it"
         )
     weight = weight.to(pred).unsqueeze(1)
-    if not torch.compiler.is_compiling():
+    if weight.device.type == "cpu" and not torch.compiler.is_compiling():
         _check_weights(weight)
+    else:  # without waiting for the device: the loss becomes NaN
+        weight = torch.where((weight >= 0) & weight.isfinite(), weight, torch.nan)
     return torch.where(weight > 0, pred - target.to(pred), 0.0), weight
 
 

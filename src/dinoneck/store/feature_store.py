@@ -30,7 +30,7 @@ from dinoneck.store.encoding import QuantisedTokens, StoreDtype
 from dinoneck.store.extraction import Extracted, Item
 from dinoneck.store.files import Files, LocalFiles, RemoteFiles, files_at
 from dinoneck.store.images import PathLike, image_ids
-from dinoneck.store.reading import Reader
+from dinoneck.store.reading import Reader, Stored
 from dinoneck.store.table import Ids
 from dinoneck.tokens import Tokens
 
@@ -240,6 +240,10 @@ class FeatureStore:
             StoreError: if a shard is missing, cut short or damaged.
         """
         return self.reader.assemble(*self.reader.columns(ids, patterns), dtype)
+
+    def stored(self, ids: Sequence[str], patterns: Sequence[int] | None = None) -> Stored:
+        """Read the tensors of a batch as they are stored, with a function that makes Tokens of them; for training."""
+        return self.reader.stored(*self.reader.columns(ids, patterns))
 
     def quantised(self, ids: Sequence[str], patterns: int | Sequence[int] | None = None) -> QuantisedTokens:
         """Read int8 tokens as they are stored, to be pooled or projected without dequantising.

@@ -13,9 +13,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from dinoneck.data.patterns import Patterns
+from dinoneck.devices import send
 from dinoneck.errors import ConfigError, DataError, StoreError
 from dinoneck.store.encoding import Columns, QuantisedTokens
 from dinoneck.store.feature_store import FeatureStore
+from dinoneck.store.reading import Stored
 from dinoneck.tokens import Tokens
 
 Sample = tuple[Tokens | QuantisedTokens, Tensor]
@@ -58,10 +60,11 @@ class MemoryStore:
         self._known = frozenset(self.ids)
         self._rows = {pair: row for row, pair in enumerate(pairs)}
         columns, self._grid = store.reader.columns([i for i, _ in pairs], [p for _, p in pairs])
+        if store.dtype == "int8":
+            columns = {**columns, "channel_scale": tuple(store.reader.scale())}
         self._columns: Columns = {name: tuple(x.to(device) for x in part) for name, part in columns.items()}
         self._reader = store.reader
         self.dtype = store.dtype
-        self._scale = tuple(store.reader.scale().to(device)) if store.dtype == "int8" else ()
 
     def record(self, ids: Sequence[str] | None = None) -> dict[str, Any]:
         """Return what identifies the tokens of these images; None = of all."""
@@ -81,30 +84,38 @@ class MemoryStore:
         dtype: torch.dtype | None = torch.float32,
     ) -> Tokens:
         """Return the tokens of these images, in this order; see :meth:`FeatureStore.batch`."""
-        columns = self._chosen(ids, patterns)
-        if self._scale:
-            return self._quantised(columns).dequantise(dtype or torch.float32)
-        return self._reader.assemble(columns, self._grid, dtype)
+        return self._reader.assemble(self._chosen(self._places(ids, patterns)), self._grid, dtype)
+
+    def stored(self, ids: Sequence[str], patterns: Sequence[int] | None = None) -> Stored:
+        """Return what a batch is made of: the records, or on a device their row numbers; for training."""
+        rows = self._places(ids, patterns)
+        if next(iter(self._columns.values()))[0].device.type == "cpu":
+            return self._reader.stored(self._chosen(rows), self._grid)
+        return [rows], lambda moved: self._reader.assemble(self._chosen(moved[0]), self._grid)
 
     def quantised(self, ids: Sequence[str], patterns: int | Sequence[int] | None = None) -> QuantisedTokens:
         """Return int8 tokens as they are; see :meth:`FeatureStore.quantised`."""
-        if not self._scale:
+        if self.dtype != "int8":
             raise StoreError("only int8 stores give quantised tokens: use batch()")
-        return self._quantised(self._chosen(ids, patterns))
+        return self._reader.quantised(self._chosen(self._places(ids, patterns)), self._grid)
 
-    def _chosen(self, ids: Sequence[str], patterns: int | Sequence[int] | None) -> Columns:
+    def _places(self, ids: Sequence[str], patterns: int | Sequence[int] | None) -> Tensor:
+        """The rows of images under patterns."""
         pairs = list(zip(ids, self._reader.numbers(ids, patterns), strict=True))
         missing = [pair for pair in pairs if pair not in self._rows]
         if missing or not pairs:
             raise DataError(
                 f"pattern {missing[0][1]} of {missing[0][0]!r} is not kept here" if missing else "no ids given"
             )
-        rows = torch.tensor([self._rows[pair] for pair in pairs])
-        return {name: tuple(x.index_select(0, rows.to(x.device)) for x in part) for name, part in self._columns.items()}
+        return torch.tensor([self._rows[pair] for pair in pairs])
 
-    def _quantised(self, columns: Columns) -> QuantisedTokens:
-        like = self._reader.description.tokens((), self._grid)
-        return QuantisedTokens(columns["q"], columns["scale"], columns["prefix"], self._scale, like)
+    def _chosen(self, rows: Tensor) -> Columns:
+        """The records in these rows; the channel scale is all records'."""
+        [rows] = send([rows], next(iter(self._columns.values()))[0].device)
+        return {
+            name: part if name == "channel_scale" else tuple(x.index_select(0, rows) for x in part)
+            for name, part in self._columns.items()
+        }
 
 
 def free_memory() -> int | None:

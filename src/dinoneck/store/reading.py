@@ -7,7 +7,7 @@ import hashlib
 import json
 import operator
 import zlib
-from collections.abc import Iterable, Sequence, Sized
+from collections.abc import Callable, Iterable, Sequence, Sized
 from dataclasses import replace
 from typing import Any, cast
 
@@ -26,6 +26,7 @@ from dinoneck.store.table import Ids, Index, read_index
 from dinoneck.tensor_bytes import bytes_of
 from dinoneck.tokens import Tokens
 
+Stored = tuple[Sequence[Tensor], Callable[[Sequence[Tensor]], Tokens]]
 _GUESSES = 1000
 
 
@@ -140,7 +141,18 @@ class Reader:
                 )
         return layout
 
-    def assemble(self, columns: Columns, grid: GridSize, dtype: torch.dtype | None) -> Tokens:
+    def stored(self, columns: Columns, grid: GridSize) -> Stored:
+        """Return the tensors of what :meth:`columns` read, and a function that makes float32 Tokens of them."""
+        scale = {"channel_scale": tuple(self.scale())} if self.description.dtype == "int8" else {}
+        columns = {name: part for name, part in columns.items() if name != "padding"} | scale
+
+        def tokens(tensors: Sequence[Tensor]) -> Tokens:
+            values = iter(tensors)
+            return self.assemble({name: tuple(next(values) for _ in part) for name, part in columns.items()}, grid)
+
+        return [x for part in columns.values() for x in part], tokens
+
+    def assemble(self, columns: Columns, grid: GridSize, dtype: torch.dtype | None = torch.float32) -> Tokens:
         """Make Tokens of what :meth:`columns` read."""
         if self.description.dtype == "int8":
             return self.quantised(columns, grid).dequantise(dtype or torch.float32)
@@ -150,7 +162,8 @@ class Reader:
     def quantised(self, columns: Columns, grid: GridSize) -> QuantisedTokens:
         """Wrap int8 columns as they are."""
         like = self.description.tokens((), grid)
-        return QuantisedTokens(columns["q"], columns["scale"], columns["prefix"], tuple(self.scale()), like)
+        scale = columns.get("channel_scale") or tuple(self.scale())
+        return QuantisedTokens(columns["q"], columns["scale"], columns["prefix"], scale, like)
 
     def record(self, ids: Sequence[str]) -> dict[str, Any]:
         """Return what identifies these images' tokens, wherever the store lies: what made them, and their checksums."""

@@ -12,12 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dinoneck.devices import send
 from dinoneck.tasks import Task
 from dinoneck.tokens import Tokens
-from dinoneck.training.sources import Flips, TokenSource, in_batches
+from dinoneck.training.sources import Flips, TokenSource, in_batches, stored_tokens
 from dinoneck.training.targets import as_array, known
 from dinoneck.training.validation import validation_scores
 
+Table = dict[str, Tensor]
 Rows = np.ndarray[Any, np.dtype[np.int64]]
 
 
@@ -86,19 +88,24 @@ class Samples:
     original: Mapping[str, Any] = field(default_factory=dict)
     score_weights: Mapping[str, float] | None = None
 
-    def tokens(self, batch: Batch, source: TokenSource) -> Tokens:
-        """Read the tokens of a batch."""
+    def read(self, batch: Batch, source: TokenSource, device: torch.device) -> tuple[Tokens, Table, Table]:
+        """Return the tokens of a batch on a device, its targets and its masks."""
         ids = [self.ids[row] for row in batch.rows]
-        return source.batch(ids) if batch.patterns is None else source.batch(ids, batch.patterns.tolist())
+        tensors, tokens = stored_tokens(source, ids, None if batch.patterns is None else batch.patterns.tolist())
+        tensors, targets, masks = self.send(tensors, batch, device)
+        return tokens(tensors), targets, masks
 
-    def targets(self, batch: Batch, device: torch.device) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Return the targets of a batch and its masks, maps flipped like the images."""
+    def send(self, tensors: Sequence[Tensor], batch: Batch, device: torch.device) -> tuple[list[Tensor], Table, Table]:
+        """Send the tensors of a batch to a device together with its targets and masks, maps flipped like the images."""
         maps = {task.name for task in self.tasks if task.is_map}
         values, cells = (
-            {name: self._flipped(x[batch.rows], batch, name in maps).to(device) for name, x in table.items()}
+            {name: self._flipped(x[batch.rows], batch, name in maps) for name, x in table.items()}
             for table in (self.values, self.cells)
         )
-        return values, {name: known(value) for name, value in values.items()} | cells
+        arrived = iter(send([*tensors, *values.values(), *cells.values()], device))
+        moved = [next(arrived) for _ in tensors]
+        values, cells = ({name: next(arrived) for name in table} for table in (values, cells))
+        return moved, values, {name: known(value) for name, value in values.items()} | cells
 
     def scores(self, predictions: Mapping[str, Tensor], rows: list[int]) -> dict[str, float]:
         """Return the scores of predictions, in original units, of the samples in these rows."""
@@ -148,10 +155,14 @@ class TokenScale:
         """Return the scale that undoes this one."""
         return TokenScale(-self.mean / self.std, 1.0 / self.std)
 
+    def to(self, device: torch.device) -> TokenScale:
+        """Return the scale on a device."""
+        return TokenScale(self.mean.to(device), self.std.to(device))
+
     def apply(self, tokens: Tokens) -> Tokens:
         """Standardise every layer's tokens."""
         mean, std = (x.to(tokens.sequence[0]) for x in (self.mean, self.std))
-        return replace(tokens, sequence=tuple((x - mean) / std for x in tokens.sequence))
+        return replace(tokens, sequence=tuple((x - mean).div_(std) for x in tokens.sequence))
 
 
 @contextmanager

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Generator, Hashable, Iterator, Mapping, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ from torch import Tensor, nn
 
 from dinoneck.backbones import weight_hashes
 from dinoneck.backbones.backbone import Backbone
+from dinoneck.data.loading import in_threads
+from dinoneck.devices import fetch
 from dinoneck.errors import DataError
 from dinoneck.heads.head import Head
 from dinoneck.losses.task_loss import TaskLoss
@@ -26,11 +29,13 @@ from dinoneck.training.optim import EMA, SAM, cosine_with_warmup
 from dinoneck.training.parameter_groups import param_groups
 from dinoneck.training.processes import Processes, seed_step
 from dinoneck.training.recipe import Recipe
-from dinoneck.training.sources import LiveTokens, TokenSource
+from dinoneck.training.sources import LiveTokens, TokenSource, is_stored
 
 Table = dict[str, Tensor]
+Inputs = tuple[Any, Table, Table]  # Tokens or images, targets, masks
 Callback = Callable[[int, dict[str, float]], object]
 _AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_READ_EVERY = 50  # steps after which a GPU's losses are read and checked
 _BACKBONE_SHARE = 0.1  # of the head's learning rate
 
 
@@ -144,18 +149,20 @@ class Loop:
     def __init__(self, run: Run, processes: Processes, scale: TokenScale | None) -> None:
         self.learner, self.source, self.loss = run.learner, run.source, run.loss
         self.samples, self.recipe = run.samples, run.recipe
-        self.processes, self.scale = processes, scale
+        self.processes, self.device = processes, run.learner.device
+        self.scale = None if scale is None else scale.to(self.device)
         samples, recipe = run.samples, run.recipe
         self.valid = Batch(np.arange(samples.trained, len(samples.ids))).pieces(recipe.batch_size)
         self.total_steps = recipe.epochs * -(-samples.trained // recipe.batch_size)
         self.optimizer = torch.optim.AdamW(self.learner.groups(self.loss, recipe), lr=recipe.lr)
         self.sam = SAM(self.learner, self.optimizer, recipe.rho) if recipe.optimizer == "sam" else None
         self.scheduler = cosine_with_warmup(self.optimizer, self.total_steps, recipe.warmup, recipe.min_lr)
-        self.scaler = torch.amp.GradScaler(self.learner.device.type, enabled=recipe.amp == "fp16")
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.amp == "fp16")
         self.ema = None if recipe.ema_decay is None else EMA(self.learner, recipe.ema_decay)
         self.mixed = {"tasks": self.loss.tasks, "compositions": self.loss.compositions}
         self.progress = Progress()
         self.best: Table | None = None
+        self._losses: list[tuple[Table, float]] = []  # of steps, on the device, and their shares in the epoch's mean
 
     @property
     def finished(self) -> bool:
@@ -177,10 +184,14 @@ class Loop:
                     break
                 self.learner.train()
                 self.loss.train()
-                for batch in batches[progress.batch :]:
-                    self._step(batch)
-                    if recipe.save_steps and progress.step % recipe.save_steps == 0:
-                        save()
+                rest = batches[progress.batch :]
+                with closing(self._loaded(rest)) as inputs:
+                    for batch in rest:
+                        self._step(batch, inputs)
+                        if recipe.save_steps and progress.step % recipe.save_steps == 0:
+                            self._count_losses()
+                            save()
+                self._count_losses()
                 self._end_epoch()
                 save()
                 for callback in callbacks if writes else ():
@@ -217,17 +228,19 @@ class Loop:
             if (part := getattr(self, name)) is not None:
                 part.load_state_dict(state[name])
 
-    def _step(self, batch: Batch) -> None:
+    def _step(self, batch: Batch, inputs: Iterator[Inputs]) -> None:
         """One step of the optimizer down the gradient of the batch's loss."""
         progress = self.progress
         seed_step(self.recipe.seed, progress.step, self.processes.rank)
-        inputs = self._read(batch)
-        first: list[Table] = []
+        loaded = next(inputs)
+        shares = iter((len(batch.rows) / self.samples.trained, 0.0))  # SAM's second loss is checked, not counted
 
         def closure() -> Tensor:
             self.optimizer.zero_grad(set_to_none=True)
-            total, parts = self._loss(*inputs, len(batch.rows))
-            first.append(_named(total.detach(), parts))
+            total, parts = self._loss(*loaded, len(batch.rows))
+            self._losses.append((_named(total, parts), next(shares)))
+            if self.device.type == "cpu" or len(self._losses) >= _READ_EVERY:
+                self._count_losses()
             self.scaler.scale(total).backward()  # type: ignore[no-untyped-call]
             self.processes.add_gradients(self.learner.parameters())
             self.processes.add_gradients(self.loss.parameters(), average=True)
@@ -238,7 +251,6 @@ class Loop:
         else:
             self.sam.gradient(closure)
         self._descend()
-        _add(progress.sums, first[0], len(batch.rows) / self.samples.trained)
         progress.step += 1
         progress.batch += 1
 
@@ -257,13 +269,23 @@ class Loop:
             late = self.progress.step >= self.recipe.ema_start * self.total_steps
             (self.ema.update if late else self.ema.restart)(self.learner)
 
-    def _read(self, batch: Batch) -> tuple[Tokens | Tensor, Table, Table]:
-        """This process's share of a batch: tokens, or images for a live backbone; targets and masks."""
-        own, device = batch.part(list(self.processes.share(range(len(batch.rows))))), self.learner.device
-        targets, masks = self.samples.targets(own, device)
-        if not isinstance(self.source, LiveTokens):
-            return self.samples.tokens(own, self.source).to(device), targets, masks
-        images = self.source.images([self.samples.ids[row] for row in own.rows], augmented=True).to(device)
+    def _loaded(self, batches: Sequence[Batch], *, training: bool = True) -> Generator[Inputs, None, None]:
+        """Yield what :meth:`_load` returns, read by a thread while the step before computes.
+
+        A source without ``stored`` may draw random numbers, so it is read when its step has begun.
+        """
+        load = partial(self._load, training=training)
+        yield from in_threads(load, batches, workers=1) if is_stored(self.source) else map(load, batches)
+
+    def _load(self, batch: Batch, training: bool) -> Inputs:
+        """This process's share of a batch: standardised tokens, or images for a live backbone; targets and masks."""
+        own, device = batch.part(list(self.processes.share(range(len(batch.rows))))), self.device
+        if not training or not isinstance(self.source, LiveTokens):
+            with self._precision():
+                tokens, targets, masks = self.samples.read(own, self.source, device)
+            return tokens if self.scale is None else self.scale.apply(tokens), targets, masks
+        prepared = self.source.images([self.samples.ids[row] for row in own.rows], augmented=True)
+        [images], targets, masks = self.samples.send([prepared], own, device)
         if self.recipe.cutmix_alpha is not None and self._mixes:
             options: dict[str, Any] = {**self.mixed, "masks": masks, "patch_size": self.source.backbone.patch_size}
             images, targets, masks = cutmix(images, targets, self.recipe.cutmix_alpha, **options)
@@ -276,23 +298,34 @@ class Loop:
     def _loss(self, inputs: Any, targets: Table, masks: Table, size: int) -> tuple[Tensor, Table]:
         """The loss of the whole batch, of which this process holds a share."""
         with self._precision():
-            tokens: Tokens = self.source.backbone(inputs) if isinstance(self.source, LiveTokens) else inputs
-            tokens = tokens if self.scale is None else self.scale.apply(tokens)
+            tokens: Tokens = inputs
+            if isinstance(self.source, LiveTokens):
+                tokens = self.source.backbone(inputs)
+                tokens = tokens if self.scale is None else self.scale.apply(tokens)
             if self.recipe.mixup_alpha is not None and self._mixes:
                 options: dict[str, Any] = {**self.mixed, "masks": masks}
                 tokens, targets, masks = manifold_mixup(tokens, targets, self.recipe.mixup_alpha, **options)
             outputs = _exact(self.learner.head(tokens))
-        total, parts = self.loss(*self.processes.gathered((outputs, targets, masks), size))
-        if not bool(total.isfinite()):
-            rate = self.optimizer.param_groups[0]["lr"]
-            raise DataError(
-                f"the loss is {total.item()} at lr {rate:.3g}: training diverged; lower lr, or check the targets"
-            )
-        return total, parts
+        return self.loss(*self.processes.gathered((outputs, targets, masks), size))  # type: ignore[no-any-return]
+
+    def _count_losses(self) -> None:
+        """Add the losses of the last steps to the epoch's; the host waits for the device here only.
+
+        Raises:
+            DataError: if one is not finite.
+        """
+        losses, self._losses = self._losses, []
+        for row, (_, share) in zip(_read([parts for parts, _ in losses]), losses, strict=True):
+            if not math.isfinite(row["loss"]):
+                rate = self.optimizer.param_groups[0]["lr"]
+                raise DataError(
+                    f"the loss is {row['loss']} at lr {rate:.3g}: training diverged; lower lr, or check the targets"
+                )
+            _add(self.progress.sums, row, share)
 
     def _precision(self) -> torch.autocast:
         amp = self.recipe.amp
-        return torch.autocast(self.learner.device.type, dtype=_AMP.get(str(amp)), enabled=amp is not None)
+        return torch.autocast(self.device.type, dtype=_AMP.get(str(amp)), enabled=amp is not None)
 
     def _end_epoch(self) -> None:
         progress, learner = self.progress, self.learner
@@ -314,22 +347,23 @@ class Loop:
         self.learner.eval()
         self.loss.eval()
         losses: dict[str, float] = {}
+        tables: list[Table] = []
         predictions: list[Table] = []
-        rows: list[int] = []
-        for batch in self.valid:
-            own = batch.part(list(self.processes.share(range(len(batch.rows)))))
-            targets, masks = self.samples.targets(own, self.learner.device)
-            with self._precision():
-                tokens = self.samples.tokens(own, self.source).to(self.learner.device)
-                outputs = _exact(self.learner.head(tokens if self.scale is None else self.scale.apply(tokens)))
-            outputs, targets, masks = self.processes.gathered((outputs, targets, masks), len(batch.rows))
-            parts = self.loss(outputs, targets, masks)[1]
-            parts = _named(torch.stack(list(parts.values())).sum(), parts)
+        with closing(self._loaded(self.valid, training=False)) as inputs:
+            for batch, (tokens, targets, masks) in zip(self.valid, inputs, strict=True):
+                with self._precision():
+                    outputs = _exact(self.learner.head(tokens))
+                outputs, targets, masks = self.processes.gathered((outputs, targets, masks), len(batch.rows))
+                parts = self.loss(outputs, targets, masks)[1]
+                tables.append(_named(torch.stack(list(parts.values())).sum(), parts))
+                predictions.append({task.name: task.predict(outputs[task.name]) for task in self.loss.tasks})
+        for batch, row in zip(self.valid, _read(tables), strict=True):
             share = len(batch.rows) / (len(self.samples.ids) - self.samples.trained)
-            _add(losses, {f"val_{name}": part for name, part in parts.items()}, share)
-            predictions.append({task.name: task.predict(outputs[task.name]) for task in self.loss.tasks})
-            rows += self.processes.order(batch.rows)
-        joined = {name: torch.cat([part[name] for part in predictions]) for name in predictions[0]}
+            _add(losses, {f"val_{name}": value for name, value in row.items()}, share)
+        rows = [row for batch in self.valid for row in self.processes.order(batch.rows)]
+        names = list(predictions[0])
+        values = fetch([torch.cat([part[name] for part in predictions]) for name in names])
+        joined = dict(zip(names, values, strict=True))
         unusable = [name for name, values in joined.items() if not bool(values.isfinite().all())]
         row = losses if unusable else {**losses, **self.samples.scores(joined, rows)}
         if unusable or not all(math.isfinite(value) for value in row.values()):
@@ -346,10 +380,16 @@ def _exact(outputs: Mapping[str, Tensor]) -> Table:
 
 
 def _named(total: Tensor, parts: Mapping[str, Tensor]) -> Table:
-    """The numbers of the log: ``loss``, and ``loss/NAME`` of every part."""
-    return {"loss": total, **{f"loss/{name}": part for name, part in parts.items()}}
+    """The numbers of the log: ``loss``, and ``loss/NAME`` of every part, without their graph."""
+    return {"loss": total.detach(), **{f"loss/{name}": part.detach() for name, part in parts.items()}}
 
 
-def _add(sums: dict[str, float], parts: Mapping[str, Tensor], share: float) -> None:
-    for name, part in parts.items():
-        sums[name] = sums.get(name, 0.0) + float(part.detach()) * share
+def _read(tables: Sequence[Table]) -> list[dict[str, float]]:
+    """Read tables of single numbers of a device at once."""
+    values = iter(torch.stack([x for table in tables for x in table.values()]).tolist() if tables else [])
+    return [{name: next(values) for name in table} for table in tables]
+
+
+def _add(sums: dict[str, float], values: Mapping[str, float], share: float) -> None:
+    for name, value in values.items():
+        sums[name] = sums.get(name, 0.0) + value * share

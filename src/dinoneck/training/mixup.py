@@ -30,6 +30,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dinoneck.devices import send
 from dinoneck.errors import DataError, ShapeError
 from dinoneck.grid import PatchSize, TokenGrid, patch_pair
 from dinoneck.losses.composition import Composition, CompositionLoss
@@ -90,7 +91,8 @@ def manifold_mixup(
     if not all(x.is_floating_point() for x in tensors):
         raise ShapeError(f"tokens hold {', '.join(map(_form, tensors))}; expected floating-point tensors")
     _, partner, kept = _drawn(generator, alpha, len(tensors[0]))
-    blend = Blend(partner.to(tensors[0].device), kept.to(tensors[0].dtype).to(tensors[0].device))
+    partner, kept = send([partner, kept.to(tensors[0].dtype)], tensors[0].device)
+    blend = Blend(partner, kept)
     mixed = _mixed(blend, targets, tasks, compositions, masks)
     blended = tuple(blend.linear(x) for x in tensors)
     if isinstance(tokens, Tokens):
@@ -148,7 +150,7 @@ def cutmix(
     rows, cols = _interval(random, side, height, unit[0]), _interval(random, side, width, unit[1])
     inside = rows[:, :, None] & cols[:, None, :]  # (B, H, W)
     kept = 1.0 - inside.double().mean(dim=(1, 2))
-    partner, kept, inside = (x.to(images.device) for x in (partner, kept.to(images.dtype), inside))
+    partner, kept, inside = send([partner, kept.to(images.dtype), inside], images.device)
     blend = Blend(partner, kept, inside, unit)
     mixed = _mixed(blend, targets, tasks, compositions, masks)
     return blend.pasted(images, "images"), *mixed
@@ -287,8 +289,8 @@ def _with_gaps(task: Task | None, x: Tensor, mask: Tensor | None) -> Tensor:
         return x if mask is None else torch.where(_counts(mask, x), x, torch.nan)
     known = (x != _MISSING) & (x != (_MISSING if task.ignore_index is None else task.ignore_index))
     known = known if mask is None else known & _counts(mask, x)
-    wrong = x[known & ((x < 0) | (x >= task.dim))]
-    if len(wrong):
+    # CUDA checks the range itself; here the host would wait for it
+    if x.device.type in ("cpu", "mps") and len(wrong := x[known & ((x < 0) | (x >= task.dim))]):
         raise DataError(
             f"the targets of {task.name!r} hold class index {int(wrong[0])}; expected 0 ... {task.dim - 1}, "
             f"{_MISSING} for missing or the task's ignore_index ({task.ignore_index})"

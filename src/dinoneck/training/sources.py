@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from dinoneck.backbones.backbone import Backbone, checked_backbone
 from dinoneck.data.decoding import Photo, photo_size
 from dinoneck.data.photos import Preprocessing
+from dinoneck.devices import send
 from dinoneck.errors import DataError
 from dinoneck.grid import TokenGrid
 from dinoneck.progress import progress
@@ -53,7 +55,12 @@ class Flips(Protocol):
 
 
 class TokenSource(Protocol):
-    """Tokens by image id and augmentation pattern."""
+    """Tokens by image id and augmentation pattern.
+
+    A class may have ``stored(ids, patterns)`` next to ``batch``: it returns a list of tensors as they are kept, and a
+    function that makes the float32 Tokens of them on the device where they have arrived. Training then moves the
+    narrower dtype, and a thread reads ahead; so ``stored`` must not draw random numbers.
+    """
 
     @property
     def ids(self) -> Sequence[str]:
@@ -101,6 +108,28 @@ class SomeTokens:
     def record(self, ids: Sequence[str] | None = None) -> dict[str, Any]:
         """Return what distinguishes the tokens of these ids from others; None = of all."""
         return record_of(self.source, looked_up(self.own_ids, self.ids if ids is None else ids))
+
+
+Stored = tuple[Sequence[Tensor], Callable[[Sequence[Tensor]], Tokens]]
+
+
+def is_stored(source: TokenSource) -> bool:
+    """Whether the class that defines ``batch`` also has ``stored``, so that both give the same tokens."""
+    if isinstance(source, SomeTokens):
+        return is_stored(source.source)
+    owner = next((kind for kind in type(source).__mro__ if "batch" in vars(kind)), object)
+    return "stored" in vars(owner)
+
+
+def stored_tokens(source: TokenSource, ids: Sequence[str], patterns: Sequence[int] | None) -> Stored:
+    """Return the tensors of a batch and the function that makes Tokens of them."""
+    if isinstance(source, SomeTokens):
+        return stored_tokens(source.source, looked_up(source.own_ids, ids), patterns)
+    if is_stored(source):
+        stored: Stored = source.stored(ids, patterns)  # type: ignore[attr-defined]
+        return stored
+    tokens = source.batch(ids) if patterns is None else source.batch(ids, patterns)
+    return tokens.sequence, lambda moved: replace(tokens, sequence=tuple(moved))
 
 
 def record_of(source: TokenSource, ids: Sequence[str]) -> dict[str, Any]:
@@ -225,13 +254,20 @@ class MemoryTokens:
 
     def batch(self, ids: Sequence[str], patterns: Sequence[int] | None = None) -> Tokens:
         """Return float32 Tokens of these ids; pattern 0 is the image as it is, others are its views."""
+        tensors, tokens = self.stored(ids, patterns)
+        return tokens(tensors)
+
+    def stored(self, ids: Sequence[str], patterns: Sequence[int] | None = None) -> Stored:
+        """Return what :meth:`batch` is made of, see :class:`TokenSource`."""
         rows, every = self.rows(ids), (self.tokens, *self.views)
         if patterns is None or not any(patterns):
-            return self.tokens[rows].to(dtype=torch.float32)
-        if not all(0 <= pattern < len(every) for pattern in patterns):
+            kept = self.tokens[rows]
+        elif all(0 <= pattern < len(every) for pattern in patterns):
+            kept = Tokens.cat([every[p][rows[i : i + 1]] for i, p in enumerate(patterns)])
+        else:
             known = f"0 ... {len(every) - 1}" if self.views else "0 only"
             raise DataError(f"these tokens have pattern {known}; asked for {sorted(set(patterns))}")
-        return Tokens.cat([every[p][rows[i : i + 1]] for i, p in enumerate(patterns)]).to(dtype=torch.float32)
+        return kept.sequence, lambda moved: replace(kept, sequence=tuple(x.float() for x in moved))
 
     def rows(self, ids: Sequence[str]) -> Tensor:
         """Return the row numbers of these ids."""
@@ -291,7 +327,7 @@ class LiveTokens:
             )
 
     def images(self, ids: Sequence[str], *, augmented: bool = False) -> Tensor:
-        """Return the prepared images (B, 3, H, W), float32, on the backbone's device; ``augmented`` by the transform.
+        """Return the prepared images (B, 3, H, W), float32, on the CPU; ``augmented`` by the transform.
 
         Raises:
             DataError: if an id is unknown or an image cannot be used.
@@ -300,7 +336,7 @@ class LiveTokens:
         if augmented and self.transform is not None:
             seeds = torch.randint(2**32, (len(images),)).tolist()
             images = [apply_transform(self.transform, *each) for each in zip(images, seeds, strict=True)]
-        return self.preprocess(images).to(next(self.backbone.parameters()).device)
+        return self.preprocess(images)
 
     def batch(self, ids: Sequence[str], patterns: Sequence[int] | None = None) -> Tokens:
         """Return the Tokens of these images, with a graph where the backbone is trainable and gradients are on.
@@ -310,7 +346,8 @@ class LiveTokens:
         """
         if patterns is not None and any(patterns):
             raise DataError(f"live tokens have pattern 0 only; asked for {sorted(set(patterns))}")
-        tokens: Tokens = self.backbone(self.images(ids))
+        [images] = send([self.images(ids)], next(self.backbone.parameters()).device)
+        tokens: Tokens = self.backbone(images)
         return tokens
 
     def record(self, ids: Sequence[str] | None = None) -> dict[str, Any]:
