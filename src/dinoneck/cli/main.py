@@ -105,6 +105,7 @@ class _Parser(argparse.ArgumentParser):
     """Refuses in one line, as the verbs do."""
 
     def error(self, message: str) -> NoReturn:
+        """Print the sentence and exit."""
         self.exit(_wrong_usage(f"{message}; see dinoneck --help"))
 
 

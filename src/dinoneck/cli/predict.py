@@ -101,10 +101,7 @@ def predict(
     picture = out.with_suffix(".png") if maps is True else maps
     names, files = _named(images, csv, image_folder, image_column)
     _check(heads, files)
-    inputs = [*files, *heads, csv, backbone.backbone_file]
-    check_output(out, inputs, (".csv",))
-    if picture is not None:
-        check_output(picture, inputs, (".png",), "--maps")
+    _check_outputs(out, picture, [*files, *heads, csv, backbone.backbone_file])
     read = read_heads(heads, views.revision, weights, reduce)
     settings = {**asdict(tiles), "weights": weights, "reduce": reduce}
     if read[1][0].head_type == "detector":
@@ -113,8 +110,6 @@ def predict(
             read[1], dict(zip(names, files, strict=True)), out, picture, backbone, views, skip_unusable
         )
     predictor, _, _, commits = open_predictor(heads, views, backbone, read=read, **settings)
-    for repo, commit in commits.items():
-        show(f"{repo} is commit {commit}.")
     unusable: dict[int, str] | None = {} if skip_unusable else None
     if unusable is None:
         _describe(predictor, files[0])
@@ -161,7 +156,10 @@ def open_predictor(
         show(f"Views: {tta}, as the training of the heads recorded (--tta none: the image alone).")
     settings |= {"batch_size": views.batch_size, "probe": views.probe}
     predictor = Predictor(opened, backbone.given(opened[0]), tta, local_device(views.device), **settings)
-    return predictor, sources, opened, revisions_of(sources, opened)
+    commits = revisions_of(sources, opened)
+    for repo, commit in commits.items():
+        show(f"{repo} is commit {commit}.")
+    return predictor, sources, opened, commits
 
 
 def _describe_pooled(heads: Sequence[HeadCheckpoint]) -> None:
@@ -207,6 +205,12 @@ def _check(heads: Sequence[str], files: Sequence[Path]) -> None:
             str(path).encode("utf-8")
         except UnicodeEncodeError:
             raise DataError(f"the name {str(path)!r} is not Unicode text, which --out holds; rename the file") from None
+
+
+def _check_outputs(out: Path, picture: Path | None, inputs: Sequence[Any]) -> None:
+    check_output(out, inputs, (".csv",))
+    if picture is not None:
+        check_output(picture, inputs, (".png",), "--maps")
 
 
 def _describe(predictor: Predictor, image: Path) -> None:

@@ -150,7 +150,7 @@ def _class_verdicts(name: str, methods: Mapping[str, Any], report: Mapping[str, 
     }
     true = [sum(row) for row in head["confusion_matrix"]]
     images = sum(true) if right == "accuracy" else report["predicted"]
-    lines = _compared(intervals, images, report["groups_predicted"]) if others else []
+    lines = _compared(intervals, images, report["groups_predicted"], f"{name}, ") if others else []
     largest, label = max(true) / sum(true), printable(head["labels"][true.index(max(true))])
     if head[right]["pooled"] <= largest:
         lines.append(
@@ -160,17 +160,20 @@ def _class_verdicts(name: str, methods: Mapping[str, Any], report: Mapping[str, 
     return lines
 
 
-def _compared(by_name: Mapping[str, Mapping[str, Sequence[float] | None]], images: int, groups: int) -> list[str]:
+def _compared(
+    by_name: Mapping[str, Mapping[str, Sequence[float] | None]], images: int, groups: int, of: str = ""
+) -> list[str]:
     """State which baselines the head is better than: where the interval of the difference excludes 0.
 
     Args:
         by_name: what was scored -> baseline -> 95 % interval of the head's score minus its own.
         images: how many were predicted.
         groups: of how many groups.
+        of: stands before the numbers where there are too few.
     """
     for number, what, enough in ((images, "image", _ENOUGH_IMAGES), (groups, "group", _ENOUGH_GROUPS)):
         if number < enough:
-            few = f"{counted(number, what)}: too few to tell whether the head or a baseline is better"
+            few = f"{of}{counted(number, what)}: too few to tell whether the head or a baseline is better"
             return [f"{few}. About {enough} {what}s are needed."]
     lines = []
     for name, intervals in by_name.items():

@@ -57,7 +57,7 @@ def test_the_page_and_configuration_of_another_head_are_refused(
     made(tiny, 7).save(folder / "head.safetensors")
     errors = verified(folder, capsys, 1)
     for name in ("config.json", "README.md"):
-        assert f"differs  {folder / name}  it names another head, {old}; the head file decides\n" in errors
+        assert f"differs  {folder / name}  kind derived file: it names another head, {old}; the head file" in errors
     assert main(["verify", str(folder), "--json"]) == 1
     rows = json.loads(capsys.readouterr().out)["checked"]
     assert [(row["state"], old in row.get("message", "")) for row in rows] == [
@@ -80,6 +80,6 @@ def test_a_refusal_does_not_end_it(tiny: Backbone, tmp_path: Path, capsys: pytes
     files = [tmp_path / "empty", tmp_path / "none.safetensors", tmp_path / "h.safetensors"]
     assert main(["verify", *map(str, files)]) == 1
     told = capsys.readouterr()
-    assert f"refused  {files[0]}  at step 'file': the folder {files[0]} holds no head files" in told.err
-    assert f"refused  {files[1]}  at step 'file': there is no head file" in told.err
-    assert told.out.startswith(f"ok       {files[2]}  patch_mean  sha256:")
+    assert f"refused  {files[0]}  step file: the folder {files[0]} holds no head files" in told.err
+    assert f"refused  {files[1]}  step file: there is no head file" in told.err
+    assert told.out.startswith(f"ok       {files[2]}  kind head, head_type patch_mean, digest sha256:")

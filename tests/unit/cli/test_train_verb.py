@@ -257,7 +257,7 @@ def test_what_does_not_fit_is_refused_before_the_work(
     ("flags", "message"),
     [
         ([], "--out"),
-        (["--out", "x", "--epochs", "many"], "invalid literal"),
+        (["--out", "x", "--epochs", "many"], "is not a whole number"),
         (["--out", "x", "--epochs", "0"], "epochs is 0"),
         (["--out", "x", "--optimizer", "smd"], "smd"),
         (["--out", "x", "--size", "big"], "expected HEIGHTxWIDTH"),
