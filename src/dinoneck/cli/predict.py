@@ -100,34 +100,29 @@ def predict(
     """
     picture = out.with_suffix(".png") if maps is True else maps
     names, files = _named(images, csv, image_folder, image_column)
-    _check(heads, files)
-    _check_outputs(out, picture, [*files, *heads, csv, backbone.backbone_file])
+    _check(heads, files, out, picture, [csv, backbone.backbone_file])
     read = read_heads(heads, views.revision, weights, reduce)
     settings = {**asdict(tiles), "weights": weights, "reduce": reduce}
     if read[1][0].head_type == "detector":
         detect.check_options(views, settings)
-        return detect.predict(
-            read[1], dict(zip(names, files, strict=True)), out, picture, backbone, views, skip_unusable
-        )
+        pairs = dict(zip(names, files, strict=True))
+        return detect.predict(read[1], pairs, out, picture, backbone, views, skip_unusable)
     predictor, _, _, commits = open_predictor(heads, views, backbone, read=read, **settings)
-    unusable: dict[int, str] | None = {} if skip_unusable else None
-    if unusable is None:
+    if not skip_unusable:
         _describe(predictor, files[0])
+    unusable: dict[int, str] | None = {} if skip_unusable else None
     results, drawn = _results(predictor, files, _PICTURES if picture else 0, unusable)
     left_out = {names[place]: reason for place, reason in (unusable or {}).items()}
     named = {names[place]: result for place, result in results.items()}
-    from dinoneck.data.tables import csv_text
-
-    header, rows, filled = _rows(csv, named, predictor.tasks)
     if picture and drawn:
         _draw(picture, {files[place]: results[place] for place in drawn}, predictor)
-    write_text(out, csv_text(header, rows))
+    filled = _write(out, csv, named, predictor.tasks)
     for name, reason in left_out.items():
         show(f"left out: {name}: {reason}{_FILLED if name in filled else ''}")
     written = [out, *([picture] if picture and drawn else [])]
-    print(f"{counted(len(named), 'image')} predicted; written: {', '.join(map(str, written))}")
-    document = {"written": written, "revisions": commits, "unusable": left_out, "filled": filled}
-    return document | _for_programs(named, predictor.tasks)
+    show(f"{counted(len(named), 'image')} predicted; written: {', '.join(map(str, written))}")
+    about = {"written": written, "revisions": commits, "unusable": left_out, "filled": filled}
+    return about | _for_programs(named, predictor.tasks)
 
 
 def read_heads(heads: Sequence[str], revision: str | None, weights: Any = None, reduce: Any = "mean") -> Heads:
@@ -192,8 +187,8 @@ def _named(images: Sequence[Path], csv: Path | None, folder: Path | None, column
     return names, [(folder or csv.parent) / name for name in names]
 
 
-def _check(heads: Sequence[str], files: Sequence[Path]) -> None:
-    """Refuse, before any work, an image among the heads, and images that do not exist or cannot be named."""
+def _check(heads: Sequence[str], files: Sequence[Path], out: Path, picture: Path | None, more: Sequence[Any]) -> None:
+    """Refuse, before any work, an image among the heads, images that cannot be read or named, and wrong outputs."""
     from dinoneck.data.image_files import SUFFIXES
 
     if wrong := [head for head in heads if Path(head).suffix.lower() in SUFFIXES]:
@@ -205,12 +200,9 @@ def _check(heads: Sequence[str], files: Sequence[Path]) -> None:
             str(path).encode("utf-8")
         except UnicodeEncodeError:
             raise DataError(f"the name {str(path)!r} is not Unicode text, which --out holds; rename the file") from None
-
-
-def _check_outputs(out: Path, picture: Path | None, inputs: Sequence[Any]) -> None:
-    check_output(out, inputs, (".csv",))
+    check_output(out, [*files, *heads, *more], (".csv",))
     if picture is not None:
-        check_output(picture, inputs, (".png",), "--maps")
+        check_output(picture, [*files, *heads, *more], (".png",), "--maps")
 
 
 def _describe(predictor: Predictor, image: Path) -> None:
@@ -238,19 +230,20 @@ def _results(
     return results, [*drawn]
 
 
-def _rows(csv: Path | None, results: Results, tasks: Sequence[Task]) -> tuple[list[str], list[list[Any]], list[str]]:
-    """Header and rows of the output: the CSIRO submission form for its test.csv, else one row per image.
+def _write(out: Path, csv: Path | None, results: Results, tasks: Sequence[Task]) -> list[str]:
+    """Write the CSV: the CSIRO submission form for its test.csv, else one row per image.
 
     A submission has a row for everything that is asked for. Images without a prediction get the mean of the others and
-    are the third value.
+    are returned.
     """
-    from dinoneck.data.tables import is_csiro, read_csiro_test
+    from dinoneck.data.tables import csv_text, is_csiro, read_csiro_test
     from dinoneck.inference.frames import table_row
 
     by_image = {name: table_row(result, tasks, image=name) for name, result in results.items()}
     columns = next(iter(by_image.values()))
     if csv is None or not is_csiro(csv):
-        return [*columns], [[*map(_text, row.values())] for row in by_image.values()], []
+        write_text(out, csv_text([*columns], [[*map(_text, row.values())] for row in by_image.values()]))
+        return []
     wanted = read_csiro_test(csv)
     numbers = {key: [row[key] for row in by_image.values()] for key, x in columns.items() if isinstance(x, float)}
     if missing := [target for target in wanted.targets if target not in numbers]:
@@ -258,7 +251,8 @@ def _rows(csv: Path | None, results: Results, tasks: Sequence[Task]) -> tuple[li
     means = {target: sum(values) / len(values) for target, values in numbers.items()}  # type: ignore[arg-type]
     asked = zip(wanted.sample_ids, wanted.images, wanted.targets, strict=True)
     rows = [[i, _text(by_image.get(image, means)[target])] for i, image, target in asked]
-    return ["sample_id", "target"], rows, [image for image in dict.fromkeys(wanted.images) if image not in by_image]
+    write_text(out, csv_text(["sample_id", "target"], rows))
+    return [image for image in dict.fromkeys(wanted.images) if image not in by_image]
 
 
 def _text(value: float | str) -> str:
