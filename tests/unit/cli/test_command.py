@@ -59,8 +59,13 @@ def usage(capsys: pytest.CaptureFixture[str], *words: str) -> str:
         (["verify"], ["files: none given"]),
         (["inspect", "x", "--colour", "red"], ["--colour"]),
         (["store"], ["convert", "verify"]),
-        (["viz", "tokns"], ["tokns"]),
-        (["train"], ["--out"]),
+        (["viz", "tokns"], ["tokns", "expected one of report, tokens"]),
+        (["train"], ["error: --out PATH is missing"]),
+        (["export"], ["STR (a head file", "--format {onnx,pt2,state-dict,torch}, --out PATH are missing"]),
+        (["bench", "h", "--batch-size"], ["batch-size: none given"]),
+        (["train", "--out", "x", "--layers", "2", "x"], ["--layers: expected INT ..., got ['2', 'x']"]),
+        (["serve", "h", "--port", "99999"], ["--port", "0 ... 65535"]),
+        (["--nothing"], ["unrecognized arguments: --nothing", "dinoneck --help"]),
         (["train", "--out", "x", "--seed=-1"], ["seed"]),
         (["train", "--out", "x", "--lr", "nan"], ["lr"]),
     ],
@@ -215,6 +220,7 @@ def test_documents_hold_only_what_json_has(monkeypatch: pytest.MonkeyPatch, caps
         (missing_extra("onnx", "export"), 1, "error: onnx is not installed; it comes with an extra: pip install "),
         (IndexError("out of range"), 1, "error: unexpected IndexError: out of range (--verbose shows where)"),
         (KeyboardInterrupt(), 130, "interrupted"),
+        (FileNotFoundError(2, "No such file", "none.json"), 1, "error: none.json: No such file; check the name"),
     ],
 )
 def test_errors_end_in_one_line(
