@@ -22,7 +22,8 @@ from dinoneck import HeadEnsemble, Predictor, load_head
 from dinoneck.backbones.known import DINOV3_SMALL, TINY
 from dinoneck.checkpoint.file import head_files
 from dinoneck.cli import main as cli
-from dinoneck.cli import text, train, train_text
+from dinoneck.cli import train, train_text
+from dinoneck.cli.text import table
 from dinoneck.data import Table
 from dinoneck.errors import ConfigError, DataError, DinoneckError
 from dinoneck.inference.frames import table_row
@@ -31,6 +32,7 @@ from dinoneck.inference.tta import TTA, VIEWS
 from dinoneck.training import Inputs, TrainConfig, open_inputs, r2, weighted_r2
 from dinoneck.training.inputs import read_data
 from dinoneck.version import versions
+from dinoneck.viz.score_tables import value_table
 from examples import kinds
 from examples.biomass import layouts
 from examples.biomass.keys import flat
@@ -202,7 +204,7 @@ def scores_of(truth: Table, found: Mapping[str, Sequence[float]]) -> str:
     row: dict[str, float | None] = {name: r2(values[name], truth.targets[name]) for name in truth.targets}
     if truth.weights:
         row["weighted"] = weighted_r2(values, dict(truth.targets), dict(truth.weights))
-    return f"\n{len(truth)} images that were only predicted, their R²:\n{text.scores({'all folds': row})}"
+    return f"\n{len(truth)} images that were only predicted, their R²:\n{table(*value_table({'all folds': row}))}"
 
 
 def compare(folder: Path, config: TrainConfig) -> dict[str, float]:

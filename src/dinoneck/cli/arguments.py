@@ -28,6 +28,15 @@ if TYPE_CHECKING:
     from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 
 Verb = Callable[..., Any]
+_IN_WORDS = {  # errors of Python and tyro -> in words
+    r"no type matching (?:\{None\}\|)?\{?(.+?)\}? could be instantiated from (\[.*?\])\..*": r"expected \1, got \2",
+    r"Could not find valid parse for arguments: (\[.*\])": r"\1 cannot be read",
+    r"invalid literal for int\(\) with base 10: ('.*')": r"\1 is not a whole number",
+    r"could not convert string to float: ('.*')": r"\1 is not a number",
+    r"\[+(\w+) \[\1 \.\.\.\]+": r"\1 ...",
+    r"'None', |, 'None'": "",
+    r"^Error parsing [a-z][\w.]*: ": "",
+}
 _UNWRAPPED = "10000"  # columns: an error is one sentence, however long its paths
 
 
@@ -69,8 +78,8 @@ def parse(
         os.environ.pop("COLUMNS", None)
         os.environ.update({} if columns is None else {"COLUMNS": columns})
     for name, parameter in inspect.signature(call.func).parameters.items():
-        if call.keywords.get(name) == () and parameter.default is parameter.empty:
-            print(f"error: no {name} are named; name one or more, see {prog} --help", file=sys.stderr)
+        if call.keywords.get(name) == () != parameter.default:
+            print(f"error: {name.replace('_', '-')}: none given; name one or more, see {prog} --help", file=sys.stderr)
             raise SystemExit(2)
     return call
 
@@ -100,11 +109,21 @@ def plain(text: str) -> str:
 
 def _sentence(text: str) -> str:
     """What an error of tyro states first, on one line: its parts stand between rules, below a title."""
+    missing = re.findall(r"^ {6}(\S.*?) *\n {10}(\S.*?) \(required\)", text, re.MULTILINE | re.DOTALL)
+    if "Missing from" in text and missing:
+        names = [
+            name if name.startswith("-") else f"{name} ({' '.join(what.split()).rstrip('.')})" for name, what in missing
+        ]
+        return f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} missing"
     parts = re.split(r"^ *-{3,} *$", text, flags=re.MULTILINE)
     sentence = " ".join(parts[1 if len(parts) > 1 else 0].split()).replace(" (required)", "").rstrip(". ")
-    hint = re.search(r"Perhaps you meant:\s+(--[\w-]+)", text)
-    sentence = re.sub(r"'None', |, 'None'", "", sentence)
-    return printable(sentence + (f". Did you mean {hint[1]}?" if hint else ""))
+    for pattern, words in _IN_WORDS.items():
+        sentence = re.sub(pattern, words, sentence)
+    if hint := re.search(r"Perhaps you meant:\s+(--[\w-]+)", text):
+        sentence += f". Did you mean {hint[1]}?"
+    if verbs := re.search(r"Available subcommands: (.+?) *$", text, re.MULTILINE):
+        sentence += f"; expected one of {verbs[1]}"
+    return printable(sentence)
 
 
 def whole(low: int, high: int = 1_000_000) -> PrimitiveConstructorSpec[Any]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import copy
 import tempfile
-from dataclasses import fields
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from dinoneck.cli import text
 from dinoneck.cli.arguments import Count, HeadBackbone, whole
+from dinoneck.cli.text import show, table
 from dinoneck.errors import ConfigError
 from dinoneck.training.config import BackboneConfig
 from dinoneck.training.config_flags import SIZE
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from dinoneck.backbones.backbone import Backbone
     from dinoneck.data.photos import Preprocessing
-    from dinoneck.inference.timing import Pipeline, Timing
+    from dinoneck.inference.timing import Pipeline
 
     Parts = tuple[Backbone, nn.Module | None, Preprocessing]
 
@@ -64,10 +64,9 @@ def bench(
     if head is None:
         model, module, preprocess = _of_backbone(backbone, neck, size, device, revision)
     else:
-        model, module, preprocess = _of_head(head, HeadBackbone(backbone.file, backbone.random), device, revision)
-        given = [f.name for f in fields(backbone) if getattr(backbone, f.name) != f.default]
-        if neck is not None or set(given) - {"file", "random"}:
+        if neck is not None or backbone != BackboneConfig(file=backbone.file, random=backbone.random):
             raise ConfigError("a head file names its backbone and neck; leave out --neck, --layers and --backbone")
+        model, module, preprocess = _of_head(head, HeadBackbone(backbone.file, backbone.random), device, revision)
         preprocess = preprocess if size is None else preprocess.changed(size=size)
     from dinoneck.inference.timing import machine, peak_process_bytes, time_in_turn
     from dinoneck.progress import progress
@@ -77,17 +76,17 @@ def bench(
         pipelines = _pipelines(dtype, batch_size, file, preprocess, model, module)
         with progress(total=rounds + 1, desc="rounds", unit="round") as bar:
             timings = time_in_turn(pipelines, rounds, lambda _: bar.update())
-    what = {"head": head, "backbone": model.name, "neck": neck, "layers": list(model.layers)}
-    where, peak = machine(next(model.parameters()).device), peak_process_bytes()
-    versions = ", ".join(f"{name} {version}" for name, version in where["versions"].items())
-    print(f"{', '.join(f'{key} {value}' for key, value in what.items() if value is not None)}\nimage: {described}")
-    print(f"{where['cpu']}, device {where['device']}, {where['threads']} threads; {where['system']}; {versions}")
-    print(text.table(*_table(timings)))
+    rows = [
+        {"dtype": kind, "batch_size": count, "ms_per_photo": timing.ms, "whole_quartiles_ms": timing.quartiles,
+         "images_per_s": timing.images_per_s, "peak_device_bytes": timing.peak_bytes}
+        for (kind, count), timing in timings.items()
+    ]  # fmt: skip
+    where = machine(next(model.parameters()).device)
+    about = {"head": head, "backbone": model.name, "neck": neck, "layers": list(model.layers), "photo": described}
+    show({**about, "machine": where})
+    print(table(*_table(rows)))
     print(f"milliseconds per image, medians of {rounds} rounds; (quartiles) of the whole")
-    if peak is not None:
-        print(f"peak memory of the process: {peak / _MB:.0f} MiB")
-    results = {"rows": _rows(timings), "machine": where, "peak_process_bytes": peak}
-    return {**what, "photo": described, "rounds": rounds, **results}
+    return {**about, "machine": where, "rounds": rounds, "rows": rows, "peak_process_bytes": peak_process_bytes()}
 
 
 def _of_head(file: str, options: HeadBackbone, device: str | None, revision: str | None) -> Parts:
@@ -106,21 +105,21 @@ def _of_head(file: str, options: HeadBackbone, device: str | None, revision: str
 
 
 def _of_backbone(
-    own: BackboneConfig, name: str | None, size: tuple[int, int] | None, device: str | None, revision: str | None
+    config: BackboneConfig, name: str | None, size: tuple[int, int] | None, device: str | None, revision: str | None
 ) -> Parts:
     """A backbone by name, with a neck if one was named."""
     from dinoneck.configured import fields_of
     from dinoneck.necks.neck import neck_named
     from dinoneck.training.inputs import open_backbone
 
-    if own.name is None:
+    if config.name is None:
         raise ConfigError("nothing to time: give a head file, or --backbone NAME")
     if revision is not None:
         raise ConfigError("--revision is for heads; leave it out with --backbone")
     if size is None:
         raise ConfigError("a backbone alone has no image size; give it with --size, such as 480x960")
-    cls = None if name is None else neck_named(name)
-    backbone, neck = open_backbone(own, device), None
+    cls = None if name is None else neck_named(name)  # before the weights are loaded
+    backbone, neck = open_backbone(config, device), None
     if cls is not None:
         sizes = {
             "embed_dim": backbone.embed_dim, "num_layers": len(backbone.layers), "patch_size": backbone.patch_size
@@ -175,25 +174,12 @@ def _pipelines(
     return pipelines
 
 
-def _rows(timings: dict[Any, Timing]) -> list[dict[str, Any]]:
-    return [
-        {
-            "dtype": dtype,
-            "batch_size": size,
-            "ms_per_photo": timing.ms,
-            "whole_quartiles_ms": timing.quartiles,
-            "images_per_s": timing.images_per_s,
-            "peak_device_bytes": timing.peak_bytes,
-        }
-        for (dtype, size), timing in timings.items()
-    ]
-
-
-def _table(timings: dict[Any, Timing]) -> tuple[list[str], list[list[str]]]:
-    parts = [part for part in ("prepare", "backbone", "head", "whole") if part in next(iter(timings.values())).ms]
-    rows = []
-    for (dtype, size), timing in timings.items():
-        row = [dtype, str(size), *(f"{timing.ms[part]:.1f}" for part in parts)]
-        row += [f"({timing.quartiles[0]:.1f} ... {timing.quartiles[1]:.1f})", f"{timing.images_per_s:.2f}"]
-        rows.append([*row, "-" if timing.peak_bytes is None else f"{timing.peak_bytes / _MB:.0f} MiB"])
-    return ["dtype", "batch", *parts, "(quartiles)", "images/s", "peak on device"], rows
+def _table(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    parts = list(rows[0]["ms_per_photo"])
+    cells = [
+        [row["dtype"], str(row["batch_size"]), *(f"{row['ms_per_photo'][part]:.1f}" for part in parts),
+         "({:.1f} ... {:.1f})".format(*row["whole_quartiles_ms"]), f"{row['images_per_s']:.2f}",
+         "-" if row["peak_device_bytes"] is None else f"{row['peak_device_bytes'] / _MB:.0f} MiB"]
+        for row in rows
+    ]  # fmt: skip
+    return ["dtype", "batch", *parts, "(quartiles)", "images/s", "peak on device"], cells

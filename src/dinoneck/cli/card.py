@@ -10,6 +10,7 @@ from tyro.conf import Positional, arg
 from dinoneck.atomic import write_text
 from dinoneck.checkpoint.card import model_card
 from dinoneck.cli.arguments import check_output
+from dinoneck.cli.text import show
 
 
 def card(
@@ -28,15 +29,15 @@ def card(
     """
     if out is not None:
         check_output(out, [file])
+    source: Any = file
     if file.is_dir():  # the heads of an ensemble as one head, which needs torch
         from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 
-        page = model_card(HeadCheckpoint.load(file), repo)
-    else:
-        page = model_card(file, repo)
+        source = HeadCheckpoint.load(file)
+    page = model_card(source, repo)
     if out is None:
         print(page, end="")
     else:
         write_text(out, page)
-        print(f"wrote {out}")
+        show({"written": out})
     return {"page": page, "written": out}

@@ -39,10 +39,10 @@ def demo(
     from dinoneck.data.pasture import Pasture
 
     _claim(out)
+    weights = ["--backbone", backbone, *(["--random-backbone"] if not _is_available(backbone, random_backbone) else [])]
     print(f"{images} pasture images are drawn: the mass of the plants and the plant of every pixel are known.")
     Pasture(seed=0).write(out, images)
     Pasture(seed=1).write(out / "new", _NEW)
-    weights = ["--backbone", backbone, *(["--random-backbone"] if not _is_available(backbone, random_backbone) else [])]
     table, heads = ["--csv", str(out / "table.csv")], str(out / "run" / "heads")
     known = ["--targets", "Dry_Total_g", "cover", "--labels", "mask", "--classes", "soil", "clover", "dead", "green"]
     length = ["--folds", str(folds), "--epochs", str(epochs), "--lr", "2e-3"]
@@ -52,7 +52,9 @@ def demo(
     new = str(out / "new" / "photos")
     _run("predict", new, "--heads", heads, "--out", str(out / "predictions.csv"), "--maps", str(out / "maps.png"))
     first, damaged = out / "run" / "heads" / "fold-0.safetensors", out / "damaged.safetensors"
-    damaged.write_bytes(_flipped(first.read_bytes()))
+    content = bytearray(first.read_bytes())
+    content[len(content) // 2] ^= 1
+    damaged.write_bytes(content)
     try:
         if _run("verify", str(first), str(damaged))["ok"]:
             raise DinoneckError("a damaged head file was accepted")
@@ -64,8 +66,8 @@ def demo(
 
 def _claim(out: Path) -> None:
     """Take a new or empty folder, or one of an earlier demo; other files are never replaced."""
-    if out.is_dir() and any(out.iterdir()) and not (out / _MARK).is_file():
-        raise ConfigError(f"{out} holds other files; choose a new folder with --out")
+    if out.exists() and not (out / _MARK).is_file() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"{out} is a file, or holds other files; choose a new folder with --out")
     out.mkdir(parents=True, exist_ok=True)
     (out / _MARK).write_text("Written by dinoneck demo, which replaces these files when it runs again.\n")
 
@@ -74,18 +76,17 @@ def _is_available(name: str, random: bool) -> bool:
     """Whether the pretrained weights can be used; print why not."""
     from dinoneck.backbones.load import load_backbone
 
-    reason = "as asked"
-    if not random:
-        try:
-            load_backbone(name)
-        except BackboneError as error:
-            if not str(error).startswith("pretrained weights"):
-                raise
-            reason = "the published ones are neither in the cache nor can be downloaded"
-        else:
-            return True
-    print(f"The backbone has seeded random weights ({reason}): its scores show little about DINO.")
-    return False
+    try:
+        load_backbone(name, pretrained=not random)
+        reason = "as asked"
+    except BackboneError as error:
+        if not str(error).startswith("pretrained weights"):
+            raise
+        reason = "the published ones are neither in the cache nor can be downloaded"
+        random = True
+    if random:
+        print(f"The backbone has seeded random weights ({reason}): its scores show little about DINO.")
+    return not random
 
 
 def _run(verb: str, *words: str) -> dict[str, Any]:
@@ -95,9 +96,3 @@ def _run(verb: str, *words: str) -> dict[str, Any]:
     print(f"\n$ {shlex.join(['dinoneck', verb, *words])}", flush=True)
     document: dict[str, Any] = command(verb, words)()
     return document
-
-
-def _flipped(content: bytes) -> bytes:
-    """The content with one bit changed in the middle."""
-    middle = len(content) // 2
-    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]

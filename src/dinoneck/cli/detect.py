@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dinoneck.atomic import write_text
 from dinoneck.cli.arguments import HeadBackbone, Views
 from dinoneck.cli.text import show, table
-from dinoneck.errors import ConfigError, DataError, counted
+from dinoneck.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
     from dinoneck.training.config import TrainConfig
 
 _COLUMNS = ("image", "name", "score", "x0", "y0", "x1", "y1")
+_SCORES = ("AP", "AP50")
 _PICTURES = 8
 
 
@@ -28,9 +28,11 @@ def train(config: TrainConfig, out: Path, overwrite: bool, resume: bool) -> dict
     report: dict[str, Any] = train_detector(config, out, overwrite=overwrite, resume=resume)
     images, best = report["images"], report["best"]
     print(f"{images['train']} training images, {images['val']} held out; the best of {config.optim.epochs} epochs")
-    rows = [("all", best["AP"], best["AP50"])]
-    rows += [(name, each["AP"], each["AP50"]) for name, each in best["per_class"].items()]
-    print(table(("held-out boxes", "AP", "AP50"), [(name, _number(ap), _number(ap50)) for name, ap, ap50 in rows]))
+    scores = {"all": best, **best["per_class"]}
+    cells = [
+        [name, *("-" if row[key] is None else f"{row[key]:.3f}" for key in _SCORES)] for name, row in scores.items()
+    ]
+    print(table(("held-out boxes", *_SCORES), cells))
     print(f"written: {out}/detector.safetensors, log.jsonl, report.json")
     return report
 
@@ -61,7 +63,7 @@ def predict(
         ConfigError: for several detectors.
         DataError: for an image that cannot be used, if ``skip_unusable`` is not set, or if none can.
     """
-    from dinoneck.atomic import write_text
+    from dinoneck.data.tables import csv_text
     from dinoneck.detection import Detector
     from dinoneck.devices import local_device
     from dinoneck.inference.many import predict_many
@@ -72,23 +74,22 @@ def predict(
     names, files = [*images], [*images.values()]
     unusable: dict[int, str] | None = {} if skip_unusable else None
     detect = partial(detector.predict, batch_size=views.batch_size)
-    found = predict_many(detect, files, at_once=4 * views.batch_size, unusable=unusable)
-    if not found:
+    results = predict_many(detect, files, at_once=4 * views.batch_size, unusable=unusable)
+    if not results:
         raise DataError(f"none of the {len(files)} images can be used; the first: {(unusable or {})[0]}")
     rows = [
-        [name, label, f"{score:.4f}", *(f"{side:.2f}" for side in box)]
-        for name, each in ((names[place], each) for place, each in found.items())
+        [names[place], label, f"{score:.4f}", *(f"{side:.2f}" for side in box)]
+        for place, each in results.items()
         for label, score, box in zip(each["names"], each["scores"].tolist(), each["boxes"].tolist(), strict=True)
     ]
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([_COLUMNS, *rows])
-    write_text(out, text.getvalue())
-    show(f"{counted(len(rows), 'box').replace('boxs', 'boxes')} in {counted(len(found), 'image')}: {out}")
+    write_text(out, csv_text(_COLUMNS, rows))
     left_out = {names[place]: reason for place, reason in (unusable or {}).items()}
     for name, reason in left_out.items():
         show(f"left out: {name}: {reason}")
-    shown = [*found.items()][:_PICTURES] if picture else []
-    drawn = _draw([each for _, each in shown], [files[place] for place, _ in shown], picture or out)
+    drawn = (
+        [] if picture is None else _draw({files[place]: results[place] for place in [*results][:_PICTURES]}, picture)
+    )
+    show({"images": len(results), "boxes": len(rows), "written": [out, *drawn]})
     boxes = [dict(zip(_COLUMNS, row, strict=True)) for row in rows]
     return {"boxes": boxes, "out": out, "pictures": drawn, "unusable": left_out}
 
@@ -102,22 +103,16 @@ def export(
     detector = Detector.from_checkpoint(checkpoint, backbone.given(checkpoint))
     size = size or detector.size
     file = export_detector(detector, out, size=size, check=check)
-    print(f"detector written: {file}; input image: RGB in 0 ... 1, (1, 3, {size[0]}, {size[1]})")
+    show({"input": f"RGB in 0 ... 1, (1, 3, {size[0]}, {size[1]})", "written": file})
     return {"files": [file], "format": "onnx", "with_backbone": True}
 
 
-def _draw(found: Sequence[Mapping[str, Any]], files: Sequence[Path], named: Path) -> list[Path]:
-    """One picture per image: NAME.png, NAME-2.png, ..."""
+def _draw(results: Mapping[Path, Mapping[str, Any]], first: Path) -> list[Path]:
+    """Write one picture per image: NAME.png, NAME-2.png, ..."""
     from dinoneck.viz import boxes_figure
 
     drawn = []
-    for number, (file, each) in enumerate(zip(files, found, strict=False), 1):
-        path = named if number == 1 else named.with_stem(f"{named.stem}-{number}")
-        boxes_figure(file, {**each, "labels": each["names"]}).savefig(path)
-        show(f"drawn: {path}")
-        drawn.append(path)
+    for number, (file, each) in enumerate(results.items(), 1):
+        drawn.append(first if number == 1 else first.with_stem(f"{first.stem}-{number}"))
+        boxes_figure(file, {**each, "labels": each["names"]}).savefig(drawn[-1])
     return drawn
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from tyro.conf import Positional
 
 from dinoneck.checkpoint.file import Header, head_files, read_content
-from dinoneck.cli.text import show
+from dinoneck.cli.text import Row, show, show_rows
 from dinoneck.errors import ConfigError
 
 _APART = ("tensors", "digest")  # the first is listed tensor by tensor, the second differs whenever anything does
@@ -18,7 +18,6 @@ _LONGEST = 120
 _NOTHING = object()
 
 Content = tuple[Header, dict[str, bytearray | memoryview]]
-Rows = list[dict[str, Any]]
 
 
 def diff(first: Annotated[Path, Positional], second: Annotated[Path, Positional], values: bool = False) -> Any:
@@ -39,79 +38,74 @@ def diff(first: Annotated[Path, Positional], second: Annotated[Path, Positional]
             "('dinoneck inspect FOLDER' lists them), or two folders"
         )
     if first.is_dir():
-        return _folders(first, second)
+        rows = show_rows(_heads(first, second))
+        same = all(row["state"] == "equal" for row in rows)
+        return {"ok": same, "same": same, "heads": rows}
     entries, tensors = _compared(first, second, values)
-    for row in entries:
-        show(f"header   {row['place']}: {_shown(row.get('first', _NOTHING))} -> {_shown(row.get('second', _NOTHING))}")
-    for row in tensors:
-        show(f"{row['state']:<8} {row['name']}{_change(row)}")
+    for entry in entries:
+        show(f"header   {entry['place']}: {_shown(entry, 'first')} -> {_shown(entry, 'second')}")
+    show_rows(tensors)
     unlike = sum(row["state"] != "equal" for row in tensors)
     same = not entries and not unlike
     print("the same content" if same else f"{len(entries)} entries and {unlike} of {len(tensors)} tensors differ")
     return {"ok": same, "same": same, "entries": entries, "tensors": tensors}
 
 
-def _folders(first: Path, second: Path) -> dict[str, Any]:
-    """Compare heads of the same name, by the number of entries and tensors that differ."""
-    named = [{file.name: file for file in head_files(path)} for path in (first, second)]
-    rows: Rows = []
-    for name in sorted({*named[0], *named[1]}):
-        if name not in named[0] or name not in named[1]:
-            row: dict[str, Any] = {"file": name, "state": f"only in the {'first' if name in named[0] else 'second'}"}
-        else:
-            entries, tensors = _compared(named[0][name], named[1][name], False)
-            apart = sum(row["state"] != "equal" for row in tensors)
-            state = "differs" if entries or apart else "equal"
-            row = {"file": name, "state": state, "entries": len(entries), "tensors": apart}
-        rows.append(row)
-        counts = f": {row['entries']} entries and {row['tensors']} tensors" if row["state"] == "differs" else ""
-        show(f"{row['state']:<8} {name}{counts}")
-    unlike = sum(row["state"] != "equal" for row in rows)
-    print(f"{unlike} of {len(rows)} heads differ" if unlike else f"the same {len(rows)} heads")
-    return {"ok": not unlike, "same": not unlike, "heads": rows}
+def _heads(first: Path, second: Path) -> Iterator[Row]:
+    """One row per name of a head: the numbers of entries and tensors that differ."""
+    one, other = ({file.name: file for file in head_files(path)} for path in (first, second))
+    for name in sorted({*one, *other}):
+        if name not in one or name not in other:
+            yield {"state": _only_in(name in one), "file": name}
+            continue
+        entries, tensors = _compared(one[name], other[name], False)
+        unlike = sum(row["state"] != "equal" for row in tensors)
+        yield {
+            "state": "differs" if entries or unlike else "equal",
+            "file": name,
+            "entries": len(entries),
+            "tensors": unlike,
+        }
 
 
-def _compared(first: Path, second: Path, values: bool) -> tuple[Rows, Rows]:
+def _only_in(first: bool) -> str:
+    return f"only in the {'first' if first else 'second'}"
+
+
+def _compared(first: Path, second: Path, values: bool) -> tuple[list[Row], list[Row]]:
     """The entries that differ, and all tensors."""
     one, other = read_content(first), read_content(second)
     metas = [{key: value for key, value in content[0].meta.items() if key not in _APART} for content in (one, other)]
     return list(_entries(metas[0], metas[1])), list(_tensors(one, other, values))
 
 
-def _entries(one: Any, other: Any, place: str = "") -> Iterator[dict[str, Any]]:
+def _entries(one: Any, other: Any, place: str = "") -> Iterator[Row]:
     """One row per entry of the metadata that differs; a missing entry has no value."""
     if isinstance(one, dict) and isinstance(other, dict):
         for key in sorted({*one, *other}):
             yield from _entries(one.get(key, _NOTHING), other.get(key, _NOTHING), f"{place}.{key}" if place else key)
-    elif isinstance(one, list) and isinstance(other, list) and len(one) == len(other) and any(map(_is_rich, one)):
+    elif isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
         for index, pair in enumerate(zip(one, other, strict=True)):
             yield from _entries(*pair, f"{place}[{index}]")
-    elif _text(one) != _text(other):
+    elif _NOTHING in (one, other) or _text(one) != _text(other):
         sides = {"first": one, "second": other}
         yield {"place": place, **{side: value for side, value in sides.items() if value is not _NOTHING}}
 
 
-def _tensors(one: Content, other: Content, values: bool) -> Iterator[dict[str, Any]]:
+def _tensors(one: Content, other: Content, values: bool) -> Iterator[Row]:
     """One row per tensor."""
     listed = [{entry.name: entry for entry in content[0].tensors} for content in (one, other)]
     for name in sorted({*listed[0], *listed[1]}):
         pair = listed[0].get(name), listed[1].get(name)
         kinds = [None if entry is None else f"{entry.dtype} {list(entry.shape)}" for entry in pair]
-        row: dict[str, Any] = {"name": name, "state": "differs", "first": kinds[0], "second": kinds[1]}
+        row: Row = {"state": "differs", "name": name, "first": kinds[0], "second": kinds[1]}
         if None in kinds:
-            row["state"] = f"only in the {'first' if kinds[1] is None else 'second'}"
+            row["state"] = _only_in(kinds[0] is not None)
         elif kinds[0] == kinds[1] and one[1][name] == other[1][name]:
             row["state"] = "equal"
         elif kinds[0] == kinds[1] and values and pair[0] is not None:
             row["gap"] = _gap(pair[0].dtype, one[1][name], other[1][name])
         yield row
-
-
-def _change(row: dict[str, Any]) -> str:
-    if row["state"] != "differs":
-        return ""
-    kinds = row["first"] if row["first"] == row["second"] else f"{row['first']} -> {row['second']}"
-    return f": {kinds}" + (f", at most by {row['gap']:g}" if "gap" in row else "")
 
 
 def _gap(dtype: str, one: bytearray | memoryview, other: bytearray | memoryview) -> float:
@@ -124,14 +118,10 @@ def _gap(dtype: str, one: bytearray | memoryview, other: bytearray | memoryview)
     return float((pair[0] - pair[1]).abs().max())
 
 
-def _is_rich(value: Any) -> bool:
-    return isinstance(value, dict | list)
-
-
 def _text(value: Any) -> str:
-    return "nothing" if value is _NOTHING else json.dumps(value, sort_keys=True, ensure_ascii=False)
+    return json.dumps(value, sort_keys=True, ensure_ascii=False)
 
 
-def _shown(value: Any) -> str:
-    text = _text(value)
+def _shown(entry: Row, side: str) -> str:
+    text = _text(entry[side]) if side in entry else "nothing"
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."

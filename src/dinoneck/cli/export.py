@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
 from dinoneck.cli import detect
 from dinoneck.cli.arguments import HeadBackbone, check_output
-from dinoneck.cli.text import file_size
+from dinoneck.cli.text import file_size, show
 from dinoneck.errors import ConfigError
 from dinoneck.training.config_flags import SIZE
-
-if TYPE_CHECKING:
-    from dinoneck.export import Exported
 
 
 def export(
@@ -64,19 +60,21 @@ def export(
         return detect.export(head, out, backbone, size, check)
     kind: Any = "pt2" if format == "torch" else format
     document: dict[str, Any] = {"files": [out], "format": kind, "with_backbone": with_backbone}
-    if not with_backbone:
-        if format == "state-dict":
-            export_state_dict(head, out)
-        else:
-            document["files"] = list(export_head(head, out, format=kind, grid=grid, check=check).files)
-        print(f"{head.head_type} written: {', '.join(map(str, document['files']))}")
-        return document
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="this model takes .* only")  # printed below
-        done = export_model(head, out, format=kind, backbone=backbone.given(head), size=size, maps=maps, check=check)
-    print("\n".join(_lines(done)))
-    described = {"fixed_because": done.fixed_because, "description": done.description}
-    return {**document, "files": list(done.files), **described}
+    if with_backbone:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="this model takes .* only")  # printed below
+            model = backbone.given(head)
+            done = export_model(head, out, format=kind, backbone=model, size=size, maps=maps, check=check)
+        document |= {"files": [*done.files], "fixed_because": done.fixed_because, "description": done.description}
+        show({key: done.description[key] for key in ("input", "outputs", "parity")})
+        show({"fixed": done.fixed_because and f"the size is fixed, for {done.fixed_because} (--size HxW: another)"})
+    elif format == "state-dict":
+        export_state_dict(head, out)
+    else:
+        document["files"] = [*export_head(head, out, format=kind, grid=grid, check=check).files]
+    size_of_all = file_size(sum(file.stat().st_size for file in document["files"]))
+    show({"written": f"{', '.join(map(str, document['files']))} ({size_of_all})"})
+    return document
 
 
 def _check_options(
@@ -90,29 +88,3 @@ def _check_options(
         raise ConfigError("--format state-dict is for the weights of the head; leave --with-backbone and --grid out")
     if with_backbone and grid is not None:
         raise ConfigError("--grid is for heads without backbone; give --size HEIGHTxWIDTH in pixels")
-
-
-def _lines(done: Exported) -> list[str]:
-    size = file_size(sum(file.stat().st_size for file in done.files))
-    lines = [f"{'written':<8} {', '.join(map(str, done.files))} ({size})"]
-    taken: dict[str, Any] = done.description["input"]
-    free = f"any multiples of {_size(taken['patch_size'])} px from {_size(taken['smallest'] or (0, 0))} on"
-    size = free if done.size is None else f"{_size(done.size)} px only"
-    lines.append(f"{'input':<8} {taken['name']}: RGB in 0 ... 1, (batch, 3, height, width), {size}")
-    if done.fixed_because is not None:
-        lines.append(f"{'':<8} the size is fixed, for {done.fixed_because} (--size HxW: another)")
-    for output in done.description["outputs"]:
-        unit = f" in {output['unit']}" if output["unit"] else ""
-        lines.append(f"{'output':<8} {output['name']}: ({', '.join(map(str, output['shape']))}){unit}")
-    if done.parity is None:
-        return [*lines, f"{'check':<8} none (--no-check)"]
-    shapes = ", ".join("x".join(map(str, shape)) for shape in done.parity.tried)
-    return [
-        *lines,
-        f"{'check':<8} differs from the eager model by at most {done.parity.largest:.1e} of the largest value, "
-        f"{done.parity.tolerance:g} is allowed; tried at batch x height x width {shapes}",
-    ]
-
-
-def _size(size: Sequence[int]) -> str:
-    return f"{size[0]}x{size[1]}"

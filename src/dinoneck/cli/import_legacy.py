@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
@@ -115,20 +115,26 @@ def import_legacy(
         inside = source.iterdir() if source.is_dir() else ()
         check_output(out, [source, *inside, like, described.tasks, backbone.file])
     _check(format, mlps, described, like, backbone, recorded)
-    own, preprocess = _records(like, backbone, recorded)
-    heads, extra = _heads(format, source, mlps, described, own)
+    record, preprocess = _records(like, backbone, recorded)
+    heads, notes = _heads(format, source, mlps, described, record)
+    from dinoneck.atomic import write_folder
     from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
     from dinoneck.heads.ensemble import HeadEnsemble
 
-    records: dict[str, Any] = {"backbone": own, "preprocess": preprocess, "extra": extra}
+    extra: dict[str, Any] = {"imported": {"format": format, "source": source.name}, **notes}
+    records = {"backbone": record, "preprocess": preprocess}
     if in_folder:
-        _save_files(heads, out, records)
+        with write_folder(out) as folder:  # all of them or none
+            for output, fold, head in heads:
+                made = HeadCheckpoint.from_module(head, extra=extra, **records)
+                made.save(folder / f"{output}-fold{fold}.safetensors")
+                records["backbone"] = made.meta["backbone"]  # with the probe, which is then computed once
     elif format == "biomass-mlp":
-        records["extra"] = {**extra, "members": [[output, fold] for output, fold, _ in heads]}
+        extra["members"] = [[output, fold] for output, fold, _ in heads]
         ensemble = HeadEnsemble.from_heads([cast("Head", head) for _, _, head in heads])
-        HeadCheckpoint.from_module(ensemble, **records).save(out)
+        HeadCheckpoint.from_module(ensemble, extra=extra, **records).save(out)
     else:
-        HeadCheckpoint.from_module(heads[0].head, **records).save(out)
+        HeadCheckpoint.from_module(heads[0].head, extra=extra, **records).save(out)
     print(f"{counted(len(heads), 'head')} imported; written: {out}")
     return {"written": out, "heads": [{"output": output, "fold": fold} for output, fold, _ in heads]}
 
@@ -162,26 +168,23 @@ def _heads(
     """The heads, and what to keep next to them."""
     from dinoneck.checkpoint import legacy
 
-    extra = {"imported": {"format": format, "source": source.name}}
     if format == "biomass-mlp":
+        options: dict[str, Any] = {"unit": mlps.unit, "minimum": mlps.minimum}
         targets = mlps.targets or legacy.BIOMASS_TARGETS
-        heads = legacy.import_biomass(
-            source, str(mlps.pattern), unit=str(mlps.unit), targets=targets, minimum=mlps.minimum
-        )
-        return heads, extra
+        return legacy.import_biomass(source, str(mlps.pattern), targets=targets, **options), {}
     if format == "cls-gating":
-        return [legacy.ImportedHead("head", 0, legacy.import_cls_gating(source))], extra
-    width = backbone.get("embed_dim", 0) if isinstance(backbone, dict) else backbone.embed_dim
+        return [legacy.ImportedHead("head", 0, legacy.import_cls_gating(source))], {}
+    arguments = _pairs(described.argument, "--argument")
     head, notes = legacy.import_described(
         source,
         tasks=_tasks(cast("Path", described.tasks)),
-        embed_dim=int(width),
+        embed_dim=backbone.get("embed_dim", 0) if isinstance(backbone, dict) else backbone.embed_dim,
         head_type=described.head_type,
-        arguments={key: _json(value, key) for key, value in _pairs(described.argument, "--argument").items()},
+        arguments={key: _json(value, f"--argument {key}") for key, value in arguments.items()},
         rename=_pairs(described.rename, "--rename"),
         notes=described.note,
     )
-    return [legacy.ImportedHead("head", 0, head)], {**extra, **({"meta": notes} if notes else {})}
+    return [legacy.ImportedHead("head", 0, head)], {"meta": notes} if notes else {}
 
 
 def _records(like: Path | None, own: BackboneConfig, recorded: Recorded) -> tuple[Any, Any]:
@@ -207,39 +210,20 @@ def _tasks(path: Path) -> Any:
     from dinoneck.configured import TAG, decode
     from dinoneck.tasks import Task
 
-    rows = _json(path.read_text(encoding="utf-8"), str(path))
-    if not isinstance(rows, list) or any(not isinstance(row, dict) for row in rows):
-        raise ConfigError(f"{path}: expected a list of tasks, objects with a name each")
-    tagged = [{TAG: "Task", **row} for row in rows]
-    for row in tagged:
-        if isinstance(row.get("transform"), dict):
-            row["transform"] = {TAG: "TargetTransform", **row["transform"]}
-    return decode(tuple[Task, ...], tagged, str(path))
+    def tagged(entry: dict[str, Any]) -> dict[str, Any]:
+        return {TAG: "Task" if "name" in entry else "TargetTransform", **entry}
+
+    return decode(tuple[Task, ...], _json(path.read_text(encoding="utf-8"), str(path), tagged), str(path))
 
 
-def _json(text: str, where: str) -> Any:
+def _json(text: str, where: str, hook: Callable[[dict[str, Any]], Any] | None = None) -> Any:
     try:
-        return json.loads(text)
+        return json.loads(text, object_hook=hook)
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{where}: {text[:80]!r} is not valid JSON ({error}); put text in double quotes") from None
 
 
 def _pairs(given: Sequence[str], option: str) -> dict[str, str]:
-    parts = [text.partition("=") for text in given]
-    if wrong := [text for text, (key, sign, _) in zip(given, parts, strict=True) if not key or not sign]:
+    if wrong := [text for text in given if not all(text.partition("=")[:2])]:
         raise ConfigError(f"{option} {wrong[0]!r}: expected NAME=VALUE")
-    if len({key for key, _, _ in parts}) < len(parts):
-        raise ConfigError(f"{option} names a key twice: {', '.join(given)}")
-    return {key: value for key, _, value in parts}
-
-
-def _save_files(heads: Sequence[ImportedHead], folder: Path, records: dict[str, Any]) -> None:
-    """Write one file per head, for ``dinoneck predict --heads FOLDER``: all of them or none."""
-    from dinoneck.atomic import write_folder
-    from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
-
-    with write_folder(folder) as new:
-        for output, fold, head in heads:
-            made = HeadCheckpoint.from_module(head, **records)
-            made.save(new / f"{output}-fold{fold}.safetensors")
-            records["backbone"] = made.meta["backbone"]  # with the probe, which is then computed once
+    return dict(text.split("=", 1) for text in given)

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from importlib import import_module
 from types import FrameType
-from typing import Annotated, Any, Union
+from typing import Annotated, Any, NoReturn, Union
 
 from dinoneck.errors import DinoneckError, did_you_mean, printable
 from dinoneck.user_code import import_modules
@@ -101,9 +101,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return INTERRUPTED
 
 
+class _Parser(argparse.ArgumentParser):
+    """Refuses in one line, as the verbs do."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the sentence and exit."""
+        self.exit(_wrong_usage(f"{message}; see dinoneck --help"))
+
+
 def parser() -> argparse.ArgumentParser:
     """Return the parser of what stands before the words of a verb."""
-    top = argparse.ArgumentParser(
+    top = _Parser(
         prog="dinoneck",
         description="Heads on DINOv2/DINOv3 backbones.",
         epilog=_EPILOG.format(verbs="\n".join(f"  {name:<14} {line}" for name, line in VERBS.items())),
@@ -244,6 +252,8 @@ def _drop_stdout() -> None:
 
 def _refusal(error: Exception) -> str | None:
     """The message, without signs that steer a terminal; None for an error that dinoneck does not raise itself."""
+    if isinstance(error, OSError) and error.filename is not None and not isinstance(error, DinoneckError):
+        return printable(f"error: {error.filename}: {error.strerror}; check the name and who may read and write there")
     if isinstance(error, DinoneckError | OSError) or (isinstance(error, ImportError) and "pip install" in str(error)):
         return printable(f"error: {error}", keep="\n")
     return None

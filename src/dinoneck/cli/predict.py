@@ -12,19 +12,23 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from tyro.conf import arg
 from tyro.constructors import PrimitiveConstructorSpec
 
+from dinoneck.atomic import write_text, write_whole
 from dinoneck.cli import detect
 from dinoneck.cli.arguments import HeadBackbone, Images, Views, check_output, list_images
-from dinoneck.cli.text import show, tell_pooled
+from dinoneck.cli.text import show
 from dinoneck.cli.train_text import describe_size
 from dinoneck.errors import ConfigError, DataError, counted
 from dinoneck.training.config_flags import SIZE
 
 if TYPE_CHECKING:
+    from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
     from dinoneck.inference.predictor import Predictor
+    from dinoneck.tasks import Task
 
 _FILLED = " (its rows hold the mean of the other images' predictions)"
 _PICTURES = 8
 Heads = tuple[list[Any], list[Any]]
+Results = Mapping[str, Mapping[str, Any]]
 
 
 def _picture_name(words: list[str]) -> Path | Literal[True]:
@@ -96,34 +100,29 @@ def predict(
     """
     picture = out.with_suffix(".png") if maps is True else maps
     names, files = _named(images, csv, image_folder, image_column)
-    _check(heads, images, files)
-    _check_outputs(out, picture, images, [*files, *heads, csv, backbone.backbone_file])
+    _check(heads, files, out, picture, [csv, backbone.backbone_file])
     read = read_heads(heads, views.revision, weights, reduce)
     settings = {**asdict(tiles), "weights": weights, "reduce": reduce}
     if read[1][0].head_type == "detector":
         detect.check_options(views, settings)
-        return detect.predict(
-            read[1], dict(zip(names, files, strict=True)), out, picture, backbone, views, skip_unusable
-        )
+        pairs = dict(zip(names, files, strict=True))
+        return detect.predict(read[1], pairs, out, picture, backbone, views, skip_unusable)
     predictor, _, _, commits = open_predictor(heads, views, backbone, read=read, **settings)
-    print("".join(f"{repo} is commit {commit}.\n" for repo, commit in commits.items()), end="")
+    if not skip_unusable:
+        _describe(predictor, files[0])
     unusable: dict[int, str] | None = {} if skip_unusable else None
-    _describe_first(predictor, files[0] if unusable is None else None)
     results, drawn = _results(predictor, files, _PICTURES if picture else 0, unusable)
     left_out = {names[place]: reason for place, reason in (unusable or {}).items()}
     named = {names[place]: result for place, result in results.items()}
-    header, rows, filled = _rows(csv, named, predictor)
-    _write(out, header, rows, picture, [files[place] for place in drawn], [results[p] for p in drawn], predictor)
-    _say_left_out(left_out, filled)
-    written = [out, *([picture] if picture and drawn else [])]
-    print(f"{counted(len(named), 'image')} predicted; written: {', '.join(map(str, written))}")
-    document = {"written": written, "revisions": commits, "unusable": left_out, "filled": filled}
-    return document | _for_programs(named, predictor)
-
-
-def _say_left_out(left_out: Mapping[str, str], filled: Sequence[str]) -> None:
+    if picture and drawn:
+        _draw(picture, {files[place]: results[place] for place in drawn}, predictor)
+    filled = _write(out, csv, named, predictor.tasks)
     for name, reason in left_out.items():
         show(f"left out: {name}: {reason}{_FILLED if name in filled else ''}")
+    written = [out, *([picture] if picture and drawn else [])]
+    show(f"{counted(len(named), 'image')} predicted; written: {', '.join(map(str, written))}")
+    about = {"written": written, "revisions": commits, "unusable": left_out, "filled": filled}
+    return about | _for_programs(named, predictor.tasks)
 
 
 def read_heads(heads: Sequence[str], revision: str | None, weights: Any = None, reduce: Any = "mean") -> Heads:
@@ -146,14 +145,33 @@ def open_predictor(
     from dinoneck.inference.sources import revisions_of
 
     sources, opened = read or read_heads(heads, views.revision)
-    tell_pooled([head.meta["tasks"] for head in opened])
+    _describe_pooled(opened)
     tta = recorded_views(opened) if views.tta is None else views.tta
     if views.tta is None and tta != "none":
         show(f"Views: {tta}, as the training of the heads recorded (--tta none: the image alone).")
-    own = backbone.given(opened[0])
     settings |= {"batch_size": views.batch_size, "probe": views.probe}
-    predictor = Predictor(opened, own, tta, local_device(views.device), **settings)
-    return predictor, sources, opened, revisions_of(sources, opened)
+    predictor = Predictor(opened, backbone.given(opened[0]), tta, local_device(views.device), **settings)
+    commits = revisions_of(sources, opened)
+    for repo, commit in commits.items():
+        show(f"{repo} is commit {commit}.")
+    return predictor, sources, opened, commits
+
+
+def _describe_pooled(heads: Sequence[HeadCheckpoint]) -> None:
+    """Print which numbers are not the means of their cells, as in most heads written by version 0.1."""
+    pooled = {}
+    for tasks in (head.meta["tasks"] for head in heads):
+        cells = {label: task["name"] for task in tasks if task["kind"] == "dense" for label in task.get("labels") or ()}
+        for task in tasks:
+            is_pooled = task["kind"] in ("regression", "density") and task.get("from_cells") is None
+            if is_pooled and task["name"] in cells and not task.get("unit"):
+                pooled[task["name"]] = cells[task["name"]]
+    if pooled:
+        show(
+            f"{', '.join(pooled)}: the heads predict these numbers by a pooled readout, not as the mean over the cells "
+            f"of {', '.join(sorted(set(pooled.values())))}, so the two may differ; for the mean take that of the maps "
+            "(--maps), or train heads whose tasks have from_cells"
+        )
 
 
 def _named(images: Sequence[Path], csv: Path | None, folder: Path | None, column: str) -> tuple[list[str], list[Path]]:
@@ -169,40 +187,32 @@ def _named(images: Sequence[Path], csv: Path | None, folder: Path | None, column
     return names, [(folder or csv.parent) / name for name in names]
 
 
-def _check(heads: Sequence[str], images: Sequence[Path], files: Sequence[Path]) -> None:
-    """Refuse, before any work, an image among the heads, and images that do not exist or cannot be named."""
+def _check(heads: Sequence[str], files: Sequence[Path], out: Path, picture: Path | None, more: Sequence[Any]) -> None:
+    """Refuse, before any work, an image among the heads, images that cannot be read or named, and wrong outputs."""
     from dinoneck.data.image_files import SUFFIXES
 
-    if odd := [head for head in heads if Path(head).suffix.lower() in SUFFIXES]:
-        raise ConfigError(f"--heads lists {odd[0]}, which is an image; images stand before the options")
-    missing = [path for path in files if not path.is_file()]
-    if missing:
+    if wrong := [head for head in heads if Path(head).suffix.lower() in SUFFIXES]:
+        raise ConfigError(f"--heads lists {wrong[0]}, which is an image; images stand before the options")
+    if missing := [path for path in files if not path.is_file()]:
         raise DataError(f"{len(missing)} of {len(files)} images or folders do not exist, the first is {missing[0]}")
     for path in files:
         try:
             str(path).encode("utf-8")
         except UnicodeEncodeError:
             raise DataError(f"the name {str(path)!r} is not Unicode text, which --out holds; rename the file") from None
-
-
-def _check_outputs(out: Path, picture: Path | None, images: Sequence[Path], inputs: Sequence[Any]) -> None:
-    check_output(out, inputs, (".csv",))
+    check_output(out, [*files, *heads, *more], (".csv",))
     if picture is not None:
-        check_output(picture, inputs, (".png",), "--maps")
-        if among := [folder for folder in images if folder.resolve() in picture.resolve().parents]:
-            show(f"{picture} lies among the images of {among[0]}, and will be taken for one the next time.")
+        check_output(picture, [*files, *heads, *more], (".png",), "--maps")
 
 
-def _describe_first(predictor: Predictor, image: Path | None) -> None:
-    """Print what the first image is prepared to; None = it may be unusable."""
-    if image is None:
-        return
+def _describe(predictor: Predictor, image: Path) -> None:
+    """Print what an image is prepared to."""
     down, across = predictor.tiles(image)
     if down * across == 1:
         print("\n".join(describe_size(predictor.preprocess, image)))
-        return
-    height, width = predictor.picture(image).shape[-2:]
-    print(f"The first image becomes {height}x{width} px (height x width), cut into {down}x{across} tiles.")
+    else:
+        height, width = predictor.picture(image).shape[-2:]
+        print(f"The first image becomes {height}x{width} px (height x width), cut into {down}x{across} tiles.")
 
 
 def _results(
@@ -220,68 +230,50 @@ def _results(
     return results, [*drawn]
 
 
-def _rows(
-    csv: Path | None, results: Mapping[str, dict[str, Any]], predictor: Predictor
-) -> tuple[list[str], list[list[Any]], list[str]]:
-    """Header and rows of the output: the CSIRO submission form for its test.csv, else one row per image.
+def _write(out: Path, csv: Path | None, results: Results, tasks: Sequence[Task]) -> list[str]:
+    """Write the CSV: the CSIRO submission form for its test.csv, else one row per image.
 
     A submission has a row for everything that is asked for. Images without a prediction get the mean of the others and
-    are the third value.
+    are returned.
     """
-    from dinoneck.data.tables import is_csiro, read_csiro_test
+    from dinoneck.data.tables import csv_text, is_csiro, read_csiro_test
     from dinoneck.inference.frames import table_row
 
-    by_image = {name: table_row(result, predictor.tasks, image=name) for name, result in results.items()}
+    by_image = {name: table_row(result, tasks, image=name) for name, result in results.items()}
     columns = next(iter(by_image.values()))
     if csv is None or not is_csiro(csv):
-        return [*columns], [[*map(_text, row.values())] for row in by_image.values()], []
+        write_text(out, csv_text([*columns], [[*map(_text, row.values())] for row in by_image.values()]))
+        return []
     wanted = read_csiro_test(csv)
     numbers = {key: [row[key] for row in by_image.values()] for key, x in columns.items() if isinstance(x, float)}
-    for target in wanted.targets:
-        if target not in numbers:
-            raise DataError(f"{csv} asks for {target!r}; the heads predict {', '.join(numbers)}")
+    if missing := [target for target in wanted.targets if target not in numbers]:
+        raise DataError(f"{csv} asks for {missing[0]!r}; the heads predict {', '.join(numbers)}")
     means = {target: sum(values) / len(values) for target, values in numbers.items()}  # type: ignore[arg-type]
     asked = zip(wanted.sample_ids, wanted.images, wanted.targets, strict=True)
     rows = [[i, _text(by_image.get(image, means)[target])] for i, image, target in asked]
-    return ["sample_id", "target"], rows, [image for image in dict.fromkeys(wanted.images) if image not in by_image]
+    write_text(out, csv_text(["sample_id", "target"], rows))
+    return [image for image in dict.fromkeys(wanted.images) if image not in by_image]
 
 
 def _text(value: float | str) -> str:
     return value if isinstance(value, str) else f"{value:.6g}"
 
 
-def _write(
-    out: Path,
-    header: list[str],
-    rows: list[list[Any]],
-    picture: Path | None,
-    drawn: Sequence[Path],
-    results: Sequence[dict[str, Any]],
-    predictor: Predictor,
-) -> None:
-    """Write the images next to their heat maps, and the CSV."""
-    from dinoneck.atomic import write_text, write_whole
-    from dinoneck.data.tables import csv_text
+def _draw(picture: Path, results: Mapping[Path, Any], predictor: Predictor) -> None:
+    """Write the images next to their heat maps."""
+    from dinoneck.viz.panels import prediction_panels
 
-    if picture is not None and drawn:
-        from dinoneck.viz.panels import prediction_panels
-
-        buffer, shown = io.BytesIO(), [predictor.picture(file) for file in drawn]
-        names = [file.name for file in drawn]
-        prediction_panels(shown, results, tasks=predictor.tasks, names=names).save(buffer, "PNG")
-        write_whole(picture, buffer.getvalue())
-    write_text(out, csv_text(header, rows))
+    buffer, images, names = io.BytesIO(), map(predictor.picture, results), [file.name for file in results]
+    prediction_panels([*images], [*results.values()], tasks=predictor.tasks, names=names).save(buffer, "PNG")
+    write_whole(picture, buffer.getvalue())
 
 
-def _for_programs(results: Mapping[str, Mapping[str, Any]], predictor: Predictor) -> dict[str, Any]:
+def _for_programs(results: Results, tasks: Sequence[Task]) -> dict[str, Any]:
     """The tasks, and per image a number per task, or a list of them."""
-    tasks = [{"name": t.name, "kind": t.kind, "unit": t.unit, "labels": list(t.labels)} for t in predictor.tasks]
+    described = [{"name": t.name, "kind": t.kind, "unit": t.unit, "labels": list(t.labels)} for t in tasks]
     rows = []
     for image, result in results.items():
-        values: dict[str, Any] = {}
-        for task in predictor.tasks:
-            value = result[task.name]
-            numbers = [value] if isinstance(value, float) else list(map(float, value))
-            values[task.name] = numbers[0] if task.dim == 1 else numbers
-        rows.append({"image": image, "values": values})
-    return {"tasks": tasks, "predictions": rows}
+        values = {task.name: result[task.name] for task in tasks}
+        plain = {name: value if isinstance(value, float) else value.tolist() for name, value in values.items()}
+        rows.append({"image": image, "values": plain})
+    return {"tasks": described, "predictions": rows}

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
+from dinoneck.cli.text import show
+
 
 def pull(
     repo: Annotated[str, Positional, arg(metavar="USER/NAME")], out: Path, revision: str | None = None
@@ -22,6 +24,6 @@ def pull(
     """
     from dinoneck.checkpoint.hub import pull_from_hub
 
-    commit = pull_from_hub(repo, out, revision)
-    print(f"wrote    {out}\ncommit   {commit}")
-    return {"written": out, "repo": repo, "commit": commit}
+    document = {"written": out, "repo": repo, "commit": pull_from_hub(repo, out, revision)}
+    show(document)
+    return document

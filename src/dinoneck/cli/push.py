@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
+from dinoneck.cli.text import show
+
 
 def push(
     file: Annotated[Path, Positional],
@@ -37,5 +39,6 @@ def push(
     pushed = push_to_hub(
         file, repo, private=private, revision=revision, commit_message=message, create=not no_create, figures=figure
     )
-    print(f"pushed   {file}\ncommit   {pushed.commit}\npage     {pushed.url}")
-    return {"pushed": file, "repo": repo, "commit": pushed.commit, "page": pushed.url}
+    document = {"pushed": file, "repo": repo, "commit": pushed.commit, "page": pushed.url}
+    show(document)
+    return document

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
+from dinoneck.cli.arguments import whole
 from dinoneck.serve.settings import Settings
 
 
@@ -14,7 +15,7 @@ def serve(
     head: Annotated[str, Positional],
     *,
     host: str = "127.0.0.1",
-    port: int = 8000,
+    port: Annotated[int, whole(0, 65535)] = 8000,
     settings: Annotated[Settings, arg(name="")] = Settings(),
 ) -> None:
     """Serve a head or a detector over HTTP until SIGTERM or Ctrl-C.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,10 +11,9 @@ from tyro.conf import Positional, arg
 from dinoneck.atomic import write_folder
 from dinoneck.checkpoint.file import is_file
 from dinoneck.cli.arguments import Paths, whole
-from dinoneck.cli.one_by_one import each, good
-from dinoneck.cli.text import show
+from dinoneck.cli.text import each, good, show, show_rows
 from dinoneck.cli.verify import check_store
-from dinoneck.errors import ConfigError, counted
+from dinoneck.errors import ConfigError
 from dinoneck.training.config_flags import SIZE
 
 Format = Literal["npz", "pt"]
@@ -35,7 +35,7 @@ def verify(stores: Paths) -> dict[str, Any]:
     Args:
         stores: folders of feature stores.
     """
-    rows = each(stores, check_store)
+    rows = show_rows(each(stores, check_store))
     return {"ok": good(rows), "checked": rows}
 
 
@@ -80,21 +80,15 @@ def convert(
             made = FeatureStore.from_npz(source, out, patterns=patterns, **shared)
         else:
             made = FeatureStore.from_pt(source, out, **shared)
-        show(f"{counted(len(made), 'image')} in {made}")
-        return {"written": out, "images": len(made), "patterns": len(made.patterns)}
-    store = FeatureStore.open(source)
-
-    def write(folder: Path) -> int:
-        return store.to_npz(folder, layer) if format == "npz" else store.to_pt(folder, layer, pattern or 0)
-
-    if out.exists():
-        count = write(out)
+        document = {"written": out, "images": len(made), "patterns": len(made.patterns)}
     else:
+        store = FeatureStore.open(source)
         out.parent.mkdir(parents=True, exist_ok=True)
-        with write_folder(out) as new:  # an interrupted conversion must not look complete
-            count = write(new)
-    show(f"{counted(count, f'.{format} file')} written: {out}")
-    return {"written": out, "files": count}
+        with nullcontext(out) if out.exists() else write_folder(out) as folder:  # an interrupted one is left out
+            count = store.to_npz(folder, layer) if format == "npz" else store.to_pt(folder, layer, pattern or 0)
+        document = {"written": out, "files": count}
+    show(document)
+    return document
 
 
 def _check(source: Path, out: Path, format: Format, given: set[str], from_store: bool) -> None:

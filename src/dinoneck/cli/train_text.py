@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dinoneck.cli import text
-from dinoneck.viz.score_tables import difference_table
+from dinoneck.cli.text import table
+from dinoneck.errors import counted, printable
+from dinoneck.viz.score_tables import SCORES, class_tables, difference_table, value_table
 
 if TYPE_CHECKING:
     from dinoneck.data.decoding import Photo
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 _BENT = 1.02
 _MANY_PATCHES = 4096
 _ENOUGH_ALONG = 40
+_ENOUGH_IMAGES, _ENOUGH_GROUPS = 50, 10  # to compare methods
 
 
 def describe_tokens(config: TrainConfig, inputs: Inputs) -> list[str]:
@@ -51,8 +54,13 @@ def advice(config: TrainConfig, data: PhotoTable) -> list[str]:
     return lines
 
 
-def comparison(report: dict[str, Any]) -> list[str]:
-    """Return the head and the baselines as tables, and in words where the head is better or worse."""
+def comparison(report: Mapping[str, Any]) -> list[str]:
+    """Return the scores of the head and the baselines as tables, and in words where the head is better or worse.
+
+    Args:
+        report: of a training run; ``classes`` and ``masks`` in it hold target -> method -> the scores of
+            :mod:`dinoneck.training.scores`, where ``"head"`` is one of the methods.
+    """
     lines = []
     if "cell_scores" in report:
         lines.append(f"R² per cell: {_listed(report['cell_scores'])}")
@@ -61,12 +69,15 @@ def comparison(report: dict[str, Any]) -> list[str]:
     if "scores" in report:
         is_weighted = set(report["scores"]["head"]) - {"overall", "worst fold"} <= set(report["target_weights"])
         lines += [
-            text.scores(report["scores"], report["mae"], report["target_sd"]),
+            table(*value_table(report["scores"], report["mae"], report["target_sd"])),
             f"overall: {'weighted R² over all' if is_weighted else 'mean over'} targets; worst fold: of overall.",
-            text.table(*difference_table(report["head_minus"])),
-            *verdicts(report),
+            table(*difference_table(report["head_minus"])),
+            *_value_verdicts(report),
         ]
-    return lines + text.class_lines(report)
+    for target, methods in {**report.get("classes", {}), **report.get("masks", {})}.items():
+        lines += [table(*each) for each in class_tables(target, methods)]
+        lines += _class_verdicts(printable(target), methods, report)
+    return lines
 
 
 def describe_size(preprocess: Preprocessing, image: Photo) -> list[str]:
@@ -110,22 +121,71 @@ def describe_many(preprocess: Preprocessing, grid: GridSize) -> list[str]:
     ]
 
 
-def verdicts(report: dict[str, Any]) -> list[str]:
-    """State in plain words where the head is better or worse than the baselines, as far as the intervals show it."""
+def _value_verdicts(report: Mapping[str, Any]) -> list[str]:
     scores, targets = report["scores"]["head"], list(report["mae"]["head"])
     names = [*targets, "overall"] if len(targets) > 1 else targets
     lines = [f"{name}: it does not vary among the images; there is no R²." for name in names if scores[name] is None]
-    too_few = text.too_few(report["predicted"], report["groups_predicted"])
-    if too_few is not None:
-        lines.append(too_few)
-    else:
-        intervals = {name: {method: row[name] for method, row in report["head_minus"].items()} for name in names}
-        lines += [text.compared(name, ends) for name, ends in intervals.items() if scores[name] is not None]
+    intervals = {
+        name: {method: row[name] for method, row in report["head_minus"].items()}
+        for name in names
+        if scores[name] is not None
+    }
+    lines += _compared(intervals, report["predicted"], report["groups_predicted"])
     useless = [name for name in targets if scores[name] is not None and scores[name] <= 0]
     if useless:
         lines.append(f"{', '.join(useless)}: R² is not above 0, so the head is no better than the mean of all images.")
     return lines
 
 
-def _listed(scores: dict[str, float | None]) -> str:
+def _class_verdicts(name: str, methods: Mapping[str, Any], report: Mapping[str, Any]) -> list[str]:
+    head = methods["head"]
+    scores = {key: heading for key, heading in SCORES.items() if key in head}
+    right = "accuracy" if "accuracy" in head else "pixel_accuracy"
+    if head[right]["pooled"] is None:
+        return [f"{name}: nothing was predicted whose class is known; there is no {scores[right]}."]
+    others = [method for method in methods if method != "head"]
+    intervals = {
+        f"{name}, {heading}": {method: methods[method]["head_minus"][key] for method in others}
+        for key, heading in scores.items()
+    }
+    true = [sum(row) for row in head["confusion_matrix"]]
+    images = sum(true) if right == "accuracy" else report["predicted"]
+    lines = _compared(intervals, images, report["groups_predicted"], f"{name}, ") if others else []
+    largest, label = max(true) / sum(true), printable(head["labels"][true.index(max(true))])
+    if head[right]["pooled"] <= largest:
+        lines.append(
+            f"{name}: the {scores[right]} of {head[right]['pooled']:.3f} is not above {largest:.3f}, the share of "
+            f"{label}, so always predicting {label} is as good as the head."
+        )
+    return lines
+
+
+def _compared(
+    by_name: Mapping[str, Mapping[str, Sequence[float] | None]], images: int, groups: int, of: str = ""
+) -> list[str]:
+    """State which baselines the head is better than: where the interval of the difference excludes 0.
+
+    Args:
+        by_name: what was scored -> baseline -> 95 % interval of the head's score minus its own.
+        images: how many were predicted.
+        groups: of how many groups.
+        of: stands before the numbers where there are too few.
+    """
+    for number, what, enough in ((images, "image", _ENOUGH_IMAGES), (groups, "group", _ENOUGH_GROUPS)):
+        if number < enough:
+            few = f"{of}{counted(number, what)}: too few to tell whether the head or a baseline is better"
+            return [f"{few}. About {enough} {what}s are needed."]
+    lines = []
+    for name, intervals in by_name.items():
+        ahead = [method for method, ends in intervals.items() if ends is not None and ends[0] > 0]
+        behind = [method for method, ends in intervals.items() if ends is not None and ends[1] < 0]
+        even = [method for method in intervals if method not in (*ahead, *behind)]
+        parts = [f"the head is better than {', '.join(ahead)}"] if ahead else []
+        parts += [f"{', '.join(behind)} {'is' if len(behind) == 1 else 'are'} ahead of the head"] if behind else []
+        parts += [f"the head shows no clear difference from {', '.join(even)}"] if even else []
+        lines.append(f"{name}: {'; '.join(parts)}.")
+    return lines
+
+
+def _listed(scores: Mapping[str, float | None]) -> str:
     return ", ".join(f"{name} {'-' if score is None else f'{score:.3f}'}" for name, score in scores.items())

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from dinoneck.checkpoint.file import head_files, is_file, read_header
 from dinoneck.checkpoint.schema import SCHEMA
 from dinoneck.cli.arguments import Paths
-from dinoneck.cli.one_by_one import Rows, each, good
-from dinoneck.cli.text import show
+from dinoneck.cli.text import Row, each, good, show_rows
 
 
 def verify(files: Paths) -> dict[str, Any]:
@@ -22,74 +21,61 @@ def verify(files: Paths) -> dict[str, Any]:
         files: head files, folders of them (their config.json and README.md must name the same head), ensembles,
             feature stores, or Hub repositories (user/name).
     """
-    rows = each(files, _look)
+    rows = show_rows(each(files, _check))
     return {"ok": good(rows), "checked": rows}
 
 
-def _look(path: Path) -> Rows:
+def _check(path: Path) -> Iterator[Row]:
     from dinoneck.checkpoint.ensemble_folder import is_ensemble
     from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
     from dinoneck.checkpoint.hub import names_a_repo
 
     if is_file(path / "store.json"):
-        return check_store(path)
-    if names_a_repo(path):
+        yield from check_store(path)
+    elif names_a_repo(path):
         head = HeadCheckpoint.load(path)
-        show(f"ok       {path}  {head!r}  commit {head.revision}")
-        return [{"path": path, "state": "ok", "kind": "hub repository", "commit": head.revision}]
-    rows = each(head_files(path), _head)
-    if is_ensemble(path):
-        return rows + each([path], _ensemble)
-    return rows + (_derived(path) if path.is_dir() and good(rows) else [])
+        yield {"state": "ok", "path": path, "kind": "hub repository", "commit": head.revision}
+    else:
+        rows = []
+        for row in each(head_files(path), _head):
+            rows.append(row)
+            yield row
+        if is_ensemble(path):  # of version 0.1: its heads must be those that its list names, and fit together
+            count = len(HeadCheckpoint.load(path).config["members"])
+            hint = "'dinoneck migrate' makes one file of it"
+            yield {"state": "ok", "path": path, "kind": "ensemble", "heads": count, "message": hint}
+        elif path.is_dir() and good(rows):
+            yield from _derived(path)
 
 
-def _head(file: Path) -> Rows:
+def _head(file: Path) -> Iterator[Row]:
     from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 
     head, schema = HeadCheckpoint.load(file), read_header(file).meta["schema"]
-    older = "" if schema == SCHEMA else f"  schema {schema}: 'dinoneck migrate' rewrites it in {SCHEMA}"
-    show(f"ok       {file}  {head.head_type}  {head.file_digest}{older}")
     about = {"head_type": head.head_type, "digest": head.file_digest, "schema": schema}
-    return [{"path": file, "state": "ok", "kind": "head", **about}]
+    hint = {} if schema == SCHEMA else {"message": f"'dinoneck migrate' rewrites it in schema {SCHEMA}"}
+    yield {"state": "ok", "path": file, "kind": "head", **about, **hint}
 
 
-def _ensemble(path: Path) -> Rows:
-    """Check that the heads of an ensemble of version 0.1 are those that its list names, and fit together."""
-    from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
-
-    head = HeadCheckpoint.load(path)
-    count = len(head.config["members"])
-    show(f"ok       {path}  ensemble of {count} heads  {head.file_digest}  'dinoneck migrate' makes one file of it")
-    return [{"path": path, "state": "ok", "kind": "ensemble", "heads": count}]
-
-
-def _derived(folder: Path) -> Rows:
+def _derived(folder: Path) -> Iterator[Row]:
     """Check that config.json and README.md name the head that lies next to them."""
     from dinoneck.checkpoint.card import HEAD_NAME, names_another
 
-    head, rows = folder / HEAD_NAME, []
+    head = folder / HEAD_NAME
     for file in (folder / "config.json", folder / "README.md") if head.is_file() else ():
         if file.is_file() and (other := names_another(file, read_header(head).file_digest)):
             message = f"it names another head, {other}; the head file decides"
-            show(f"differs  {file}  {message}", sys.stderr)
-            rows.append({"path": file, "state": "differs", "kind": "derived file", "message": message})
-    return rows
+            yield {"state": "differs", "path": file, "kind": "derived file", "message": message}
 
 
-def check_store(path: Path) -> Rows:
-    """Check a feature store and list the ids whose bytes are wrong."""
+def check_store(path: Path) -> Iterator[Row]:
+    """Check a feature store; the ids whose bytes are wrong are in the row."""
     from dinoneck.store.feature_store import FeatureStore
     from dinoneck.store.verification import damaged_shards
 
     store = FeatureStore.open(path)
     bad = dict(sorted(damaged_shards(store.reader).items()))
-    for image_id, shard in bad.items():
-        unlisted = "" if image_id in store else "  (not in the index)"
-        show(f"damaged  {path}  {image_id}  {shard}{unlisted}", sys.stderr)
-    if bad:
-        print("delete the files that are named, and extract again", file=sys.stderr)
-    else:
-        show(f"ok       {path}  feature store  {len(store)} images x {len(store.patterns)} patterns")
     about = {"images": len(store), "patterns": len(store.patterns), "dtype": store.dtype}
-    row = {"path": path, "state": "damaged" if bad else "ok", "kind": "feature store", **about}
-    return [{**row, "damaged": bad} if bad else row]
+    row = {"state": "damaged" if bad else "ok", "path": path, "kind": "feature store", **about}
+    hint = "delete the files that are named, and extract again"
+    yield {**row, "damaged": bad, "message": hint} if bad else row

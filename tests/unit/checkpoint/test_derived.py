@@ -57,7 +57,7 @@ def test_the_page_and_configuration_of_another_head_are_refused(
     made(tiny, 7).save(folder / "head.safetensors")
     errors = verified(folder, capsys, 1)
     for name in ("config.json", "README.md"):
-        assert f"differs  {folder / name}  it names another head, {old}; the head file decides\n" in errors
+        assert f"differs  {folder / name}  kind derived file: it names another head, {old}; the head file" in errors
     assert main(["verify", str(folder), "--json"]) == 1
     rows = json.loads(capsys.readouterr().out)["checked"]
     assert [(row["state"], old in row.get("message", "")) for row in rows] == [

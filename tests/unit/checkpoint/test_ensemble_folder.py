@@ -291,7 +291,7 @@ def test_migrate_makes_one_file_of_a_folder(folder: Path, tmp_path: Path, capsys
     assert main(["migrate", str(ROOT / "with_lora"), "--out", str(out)]) == 1, "another head is not replaced"
     assert "is another head" in capsys.readouterr().err
     assert main(["verify", str(folder), str(out)]) == 0
-    assert "ensemble of 6 heads" in capsys.readouterr().out
+    assert "kind ensemble, heads 6" in capsys.readouterr().out
 
 
 # -- the hub ----------------------------------------------------------------------------------------------

@@ -30,9 +30,9 @@ def test_there_and_back(
     repo = hub.repos["me/one"]
     assert repo.private
     assert repo.messages[-1] == "spring"
-    assert f"commit   {repo.branches['v1']}\n" in capsys.readouterr().out
+    assert f"commit     {repo.branches['v1']}\n" in capsys.readouterr().out
     assert main(["pull", "me/one", "--revision", "v1", "--out", str(tmp_path / "back.safetensors")]) == 0
-    assert f"commit   {repo.branches['v1']}\n" in capsys.readouterr().out
+    assert f"commit     {repo.branches['v1']}\n" in capsys.readouterr().out
     assert (tmp_path / "back.safetensors").read_bytes() == head.read_bytes()
 
 

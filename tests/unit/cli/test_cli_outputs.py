@@ -20,8 +20,7 @@ def head(tiny: Backbone, tmp_path: Path) -> Path:
     return tmp_path / "h.safetensors"
 
 
-@pytest.mark.parametrize("verb", [["card"], ["export", "--format", "state-dict"]])
-@pytest.mark.parametrize("hard", [False, True])
+@pytest.mark.parametrize(("verb", "hard"), [(["card"], False), (["export", "--format", "state-dict"], True)])
 def test_no_head_is_replaced(verb: list[str], hard: bool, head: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Neither by its name, nor by a hard link to it."""
     before, out = head.read_bytes(), head

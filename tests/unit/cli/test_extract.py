@@ -40,13 +40,13 @@ def test_extract_and_verify(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert same(store, expected)
 
     assert main(["verify", str(out)]) == 0
-    assert "2 images x 4 patterns" in capsys.readouterr().out
+    assert "images 2, patterns 4" in capsys.readouterr().out
     shard = out / store.shard_of("b")
     raw = bytearray(shard.read_bytes())
     raw[-1] ^= 1
     shard.write_bytes(raw)
     assert main(["verify", str(out)]) == 1
-    assert f"damaged  {out}  b  {store.shard_of('b')}" in capsys.readouterr().err
+    assert f"damaged (b {store.shard_of('b')})" in capsys.readouterr().err
     (out / "store.json").write_text("{}")
     assert main(["verify", str(out)]) == 1
     assert "does not describe a feature store" in capsys.readouterr().err

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dinoneck.cli import text
+from dinoneck.cli.train_text import comparison
 from dinoneck.training.scores import Split, class_scores, mask_scores
 
 N, LABELS = 60, ("soil", "weed", "crop")
@@ -27,7 +27,7 @@ def classes(head: np.ndarray, *, groups: int = 20, **baselines: np.ndarray) -> d
 
 
 def test_classes_are_tables_and_a_verdict() -> None:
-    lines = text.class_lines(classes(TRUE, ridge=HALF, knn=TRUE))
+    lines = comparison(classes(TRUE, ridge=HALF, knn=TRUE))
     means, each, confusions, *verdicts = lines
     head, ridge, knn = (line.split() for line in means.splitlines()[2:])
     assert head == ["head", "1.000", "1.00", "...", "1.00", "1.000", "1.000", "1.00", "...", "1.00", "1.000"]
@@ -42,13 +42,13 @@ def test_classes_are_tables_and_a_verdict() -> None:
         f"kind, {score}: the head is better than ridge; the head shows no clear difference from knn."
         for score in ("accuracy", "macro F1")
     ]
-    assert "ridge is ahead of the head" in text.class_lines(classes(HALF, ridge=TRUE))[3]
+    assert "ridge is ahead of the head" in comparison(classes(HALF, ridge=TRUE))[3]
 
 
 @pytest.mark.parametrize(
     ("report", "expected"),
     [
-        (classes(TRUE, groups=6, ridge=HALF), ["kind, 6 groups: too few groups to tell"]),
+        (classes(TRUE, groups=6, ridge=HALF), ["kind, 6 groups: too few to tell"]),
         (classes(TRUE), []),
         (
             classes(ALWAYS_SOIL),
@@ -58,7 +58,7 @@ def test_classes_are_tables_and_a_verdict() -> None:
     ],
 )
 def test_verdicts_of_classes_claim_no_more_than_the_data_show(report: dict[str, Any], expected: list[str]) -> None:
-    found = text.class_lines(report)[3:]
+    found = comparison(report)[3:]
     assert len(found) == len(expected)
     assert all(line.startswith(start) for line, start in zip(found, expected, strict=True))
 
@@ -68,7 +68,7 @@ def test_few_images_with_a_class_are_too_few_to_compare() -> None:
     known = np.where(np.arange(N) < 40, TRUE, -1)
     for method, pred in (("head", TRUE), ("ridge", HALF)):
         report["classes"]["kind"][method] = class_scores(pred, known, LABELS, split(20), head=TRUE)
-    assert text.class_lines(report)[3].startswith("kind, 40 images: too few to tell")
+    assert comparison(report)[3].startswith("kind, 40 images: too few to tell")
 
 
 def test_masks_are_tables_and_a_verdict() -> None:
@@ -79,18 +79,18 @@ def test_masks_are_tables_and_a_verdict() -> None:
         "ridge": mask_scores(matrices, own, split(20), head=best),
     }
     report = {"masks": {"cover": methods}, "predicted": N, "groups_predicted": 20}
-    means, each, matrix, *verdicts = text.class_lines(report)
+    means, each, matrix, *verdicts = comparison(report)
     assert [line.split()[-2:] for line in matrix.splitlines()[2:]] == [["6000", "0"], ["0", "6000"]]
     assert means.splitlines()[0].split()[3:5] == ["mean", "IoU"]
     assert "pixel accuracy" in means.splitlines()[0]
     assert means.splitlines()[3].split()[:2] == ["ridge", f"{(90 / 140 + 60 / 110) / 2:.3f}"]
     assert each.splitlines()[3].split() == [r"\x1b[31mweed\n", "50.0%", "1.000", f"{60 / 110:.3f}"]
     assert verdicts == [f"cover, {score}: the head is better than ridge." for score in ("mean IoU", "pixel accuracy")]
-    assert text.class_lines({}) == []
+    assert comparison({}) == []
 
 
 def test_a_confusion_matrix_of_many_classes_is_left_to_the_report() -> None:
     labels = [f"species {i}" for i in range(30)]
     scores = class_scores(TRUE, TRUE, labels, split(20))
-    lines = text.class_lines({"classes": {"kind": {"head": scores}}, "groups_predicted": 20})
+    lines = comparison({"classes": {"kind": {"head": scores}}, "groups_predicted": 20})
     assert len(lines) == 2 and len(lines[1].splitlines()) == 2 + 30

@@ -256,8 +256,7 @@ def test_what_does_not_fit_is_refused_before_the_work(
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ([], "--out"),
-        (["--out", "x", "--epochs", "many"], "invalid literal"),
+        (["--out", "x", "--epochs", "many"], "is not a whole number"),
         (["--out", "x", "--epochs", "0"], "epochs is 0"),
         (["--out", "x", "--optimizer", "smd"], "smd"),
         (["--out", "x", "--size", "big"], "expected HEIGHTxWIDTH"),
@@ -304,8 +303,8 @@ def test_stores_that_cannot_be_used(csiro: Path, store: Path, tmp_path: Path, ca
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("head", ["patch_mean", "fpn", "dense", "cls_gating", "vit_fpn"])
-def test_every_head_trains_on_images(csiro: Path, tmp_path: Path, head: str) -> None:
+@pytest.mark.parametrize("head", ["dense", "vit_fpn"])
+def test_other_heads_train_on_images(csiro: Path, tmp_path: Path, head: str) -> None:
     out = tmp_path / "run"
     flags = ["--csv", str(csiro / "train.csv"), "--head", head, "--hidden-dim", "8"]
     assert main(["train", *flags, *TINY, "--fold", "0", "--out", str(out)]) == 0
