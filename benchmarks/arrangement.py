@@ -6,7 +6,7 @@ Every scene is 12x12 plots of 16 px, exactly 36 of them plants: what a patch sho
 two targets, the number of separate stands and the length of their edges. Tokens come from a seeded random DINOv3-S,
 so part of the arrangement has been mixed into the tokens by attention. All trained methods get the same scenes,
 epochs and batches; each learning rate is the best of the same list on scenes used for nothing else. Three seeds of
-weights and order. Writes benchmarks/results/arrangement.json and prints the table of docs/explanation/linear-collapse.md.
+weights and order. Writes benchmarks/results/arrangement.json and the table of docs/explanation/linear-collapse.md.
 """
 
 from __future__ import annotations
