@@ -33,7 +33,7 @@ def test_a_whole_model_is_told_in_lines_and_as_json(
     assert told["ok"] and told["files"] == [str(tmp_path / "m.pt2")] and told["fixed_because"] is None
     assert [output["name"] for output in told["description"]["outputs"]] == ["mass", "mass.map"]
     assert told["description"]["parity"]["tried"] == [[1, 32, 64], [3, 32, 64]]
-    for line in ("written", "32x64 px only", "mass: (batch, 1) in g", "of the largest value", "1x32x64, 3x32x64"):
+    for line in ("written", "size [32, 64]", "name mass, task mass", "unit g", "tried [[1, 32, 64], [3, 32, 64]]"):
         assert line in both.err
     run = torch.export.load(tmp_path / "m.pt2").module()
     assert set(run(torch.rand(1, 3, 32, 64))) == {"mass", "mass.map"}
