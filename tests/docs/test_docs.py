@@ -6,7 +6,6 @@ import ast
 import codeop
 import doctest
 import importlib
-import json
 import pkgutil
 import re
 from pathlib import Path
@@ -137,26 +136,6 @@ def test_every_public_name_is_in_the_reference() -> None:
             value = getattr(importlib.import_module(f"dinoneck.{package}"), name)
             own = getattr(value, "__name__", name)  # an alias has that of its class
             assert {f"{package}.{name}", f"{package}.{own}", name} & shown, f"{package}.{name}"
-
-
-def test_pages_show_what_the_benchmarks_stored() -> None:
-    from benchmarks.crop_cover import RESULTS, markdown
-
-    stored = json.loads((RESULTS / "crop_cover.json").read_text())
-    page = (ROOT / "docs" / "explanation" / "crop-cover.md").read_text()
-    assert markdown(stored["runs"]) in page
-    for name, version in stored["machine"]["versions"].items():
-        assert version in page, name
-
-
-def test_the_page_on_gram_anchoring_shows_what_was_stored() -> None:
-    from benchmarks.gram_anchor import RESULTS, markdown
-
-    stored = json.loads((RESULTS / "gram_anchor.json").read_text())
-    page = (ROOT / "docs" / "explanation" / "gram-anchoring.md").read_text()
-    assert markdown(stored) in page
-    for name, version in stored["machine"]["versions"].items():
-        assert version in page, name
 
 
 def test_no_page_is_unfinished() -> None:

@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 from tests.faults import forge, mutate, signed, subjects
+from tests.faults.__main__ import KILLS, MUTATIONS, PARTS
 from tests.faults.judge import HARMLESS, REFUSED, SILENT, Judge
+from tests.faults.page import PAGE, REPORT, written
 from tests.process_group import told_by
 
 from dinoneck import CheckpointError, HeadCheckpoint
@@ -112,3 +114,26 @@ def test_damage_is_seen_where_the_digest_is_not_compared(tmp_path: Path, monkeyp
     monkeypatch.setattr(HeadCheckpoint, "load", without_digest(HeadCheckpoint.load))
     reports = mutate.campaign(tmp_path, 200, seed=3)
     assert sum(report.kinds[SILENT] for report in reports.values()) > 3
+
+
+# -- ``docs/reliability.md`` shows the stored report, which is without a fault
+
+
+FORGED = 20_000
+
+
+def test_the_page_is_written_from_the_report() -> None:
+    assert PAGE.read_text() == written(json.loads(REPORT.read_text())), "python -m tests.faults --parts"
+
+
+def test_the_report_is_of_the_share_that_it_states_and_without_a_fault() -> None:
+    report = json.loads(REPORT.read_text())
+    assert report.keys() == PARTS.keys()
+    for name, part in report.items():
+        assert not part["result"]["bad"], name
+    assert report["forge"]["result"]["tried"] >= report["forge"]["share"] * FORGED
+    assert report["mutate"]["result"]["tried"] >= report["mutate"]["share"] * MUTATIONS
+    for job in report["kill"]["result"]["jobs"].values():
+        assert job["identical"] == job["runs"] == sum(job["kills"].values()) >= report["kill"]["share"] * KILLS
+    modes = [mode for name in ("store", "fit", "load_head") for mode in report[name]["result"]["modes"].values()]
+    assert all(mode["cases"] == mode["refused"] + mode["noticed"] + mode["harmless"] for mode in modes)

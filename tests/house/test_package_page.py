@@ -49,3 +49,15 @@ def test_all_files_name_the_same_addresses() -> None:
     assert f"repo_url: {HOME}\n" in site and f"site_url: {urls['Documentation']}/" in site
     for page in ("SECURITY.md", ".github/ISSUE_TEMPLATE/config.yml"):
         assert f"{HOME}/security/advisories/new" in (ROOT / page).read_text()
+
+
+# -- CITATION.cff names this version and this licence
+
+
+def test_the_citation_is_of_this_version() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == __version__
+    assert citation["license"] == "Apache-2.0"
+    assert citation["cff-version"] == "1.2.0"
+    assert {"message", "title", "authors"} <= set(citation)
+    assert all(reference["url"].startswith("https://arxiv.org/abs/") for reference in citation["references"])
