@@ -19,11 +19,11 @@ from dinoneck.atomic import write_text
 from dinoneck.errors import ConfigError
 from examples import kinds
 from examples.pointcloud.room_batches import STAND_IN
-from examples.pointcloud.rooms import CLASSES, FLAT
+from examples.pointcloud.rooms import FLAT
 from examples.pointcloud.training import WEIGHTS, check_same, train
 from examples.pointcloud.training_plan import Plan, Rooms, add_plan, plan_of, rooms_of
 
-HELP = "train all variants over seeds from one 3D file each, and tell differences from noise"
+HELP = "train all variants over seeds from one 3D file each, and compare differences with the seeds' noise"
 # what differs from the options: in the 3D network's runs, and beyond that in those with photos
 BLOCKS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "geometry": ({}, {}),
@@ -68,6 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--blocks", nargs="+", choices=tuple(BLOCKS), default=["geometry"], help="what points and photos tell"
     )
+    parser.add_argument("--load-from", type=Path, metavar="FILE", help="weights that the 3D network starts from")
     parser.add_argument("--pretrain-steps", type=kinds.count, default=240, metavar="N", help="of the 3D network alone")
     add_plan(parser)
 
@@ -76,12 +77,14 @@ def run(options: argparse.Namespace) -> int:
     """Train or read all runs; write and print the tables."""
     if len(set(options.seeds)) < len(options.seeds) or not 2 <= len(options.seeds) <= len(_STUDENT) + 1:
         raise ConfigError(f"--seeds is {options.seeds}; expected 2 to {len(_STUDENT) + 1} different ones")
+    if options.data and STAND_IN in (options.backbone, *(BLOCKS[block][1].get("backbone") for block in options.blocks)):
+        raise ConfigError("a stand-in for a backbone needs rooms, whose images are known pixel by pixel; not --data")
     found: dict[str, dict[str, dict[str, Any]]] = {block: {} for block in options.blocks}
     for seed in options.seeds:
         plan = plan_of(options, variant="3d", seed=seed, point_colours=False, wrong_photos=False)
         drawn = _Drawn(options)
         for block in options.blocks:
-            found[block][str(seed)] = _seed(plan, block, options.pretrain_steps, drawn, options.out)
+            found[block][str(seed)] = _seed(plan, block, options.pretrain_steps, drawn, options.out, options.load_from)
     results = {
         "rule": _RULE,
         "pretrain_steps": options.pretrain_steps,
@@ -110,7 +113,9 @@ class _Drawn:
         return self.rooms[plan.backbone]
 
 
-def _seed(plan: Plan, block: str, pretrain_steps: int, drawn: _Drawn, out: Path) -> dict[str, Any]:
+def _seed(
+    plan: Plan, block: str, pretrain_steps: int, drawn: _Drawn, out: Path, load_from: Path | None
+) -> dict[str, Any]:
     """Train the 3D network and then every row from its file, or read what is there."""
     of_points, of_photos = BLOCKS[block]
     plan = replace(plan, **of_points)
@@ -125,8 +130,11 @@ def _seed(plan: Plan, block: str, pretrain_steps: int, drawn: _Drawn, out: Path)
         return done
 
     begun = out / first / f"seed{plan.seed}" / "pretrained"
-    rows = {"pretrained": result(replace(plan, steps=pretrain_steps), begun, None)}
+    rows = {"pretrained": result(replace(plan, steps=pretrain_steps, new_only=False), begun, load_from)}
     for name, changes in ROWS.items():
+        if plan.new_only and name == "3D only":
+            rows[name] = rows["pretrained"]  # nothing of it is new
+            continue
         own, home = (plan, first) if name == "3D only" else (replace(plan, **changes, **of_photos), block)
         folder = out / home / f"seed{plan.seed}" / name.lower().replace(",", "").replace(" ", "-")
         rows[name] = result(own, folder, begun / WEIGHTS)
@@ -142,10 +150,12 @@ def summary(seeds: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     def ious(row: str, name: str) -> list[float]:
         return [runs[row]["test"]["iou"][name] or 0.0 for runs in seeds.values()]
 
+    has_masks = all(runs[row]["test"].get("map") is not None for runs in seeds.values() for row in runs)
     rows = {
         row: {
             "miou": _spread(each(row)),
-            "iou": {name: _spread(ious(row, name)) for name in CLASSES},
+            "iou": {name: _spread(ious(row, name)) for name in next(iter(seeds.values()))[row]["test"]["iou"]},
+            **({"map": _spread([runs[row]["test"]["map"] for runs in seeds.values()])} if has_masks else {}),
             "parameters": next(iter(seeds.values()))[row]["parameters"],
         }
         for row in ("pretrained", *ROWS)
@@ -186,9 +196,15 @@ def difference(a: Sequence[float], b: Sequence[float]) -> dict[str, Any]:
 def markdown(results: Mapping[str, Any]) -> str:
     """The setting and the tables."""
     plan = next(iter(next(iter(results["blocks"].values()))["seeds"].values()))["inject"]["plan"]
+    rooms = (
+        f"{plan['rooms']} rooms to learn from, {plan['test_rooms']} held out, {plan['views']} images of "
+        f"{plan['photo_size'][1]}×{plan['photo_size'][0]} px each"
+    )
+    if plan.get("data"):
+        rooms = f"Scans, held out: {', '.join(plan['held_out'])}; labels: {Path(plan['labels']).name}"
+    shown = FLAT if not plan.get("data") else [name.partition("=")[2] or name for name in plan["classes"]]
     lines = [
-        f"{plan['rooms']} rooms to learn from, {plan['test_rooms']} held out, {plan['views']} photos of "
-        f"{plan['photo_size'][1]}×{plan['photo_size'][0]} px each, voxels of {100 * plan['voxel']:.0f} cm, network "
+        f"{rooms}, voxels of {100 * plan['voxel']:.0f} cm, network "
         f"{plan['network']}, {plan['backbone']} ({'random' if plan['random_backbone'] else 'published'} weights), "
         f"{results['pretrain_steps']} steps of the 3D network, then {plan['steps']} of every row from its file; "
         "`python -m examples.pointcloud compare`.",
@@ -199,9 +215,9 @@ def markdown(results: Mapping[str, Any]) -> str:
         lines += [
             f"**{TITLES[block]}** ({len(seeds)} seeds, mean ± deviation)",
             "",
-            f"| | mIoU | {' | '.join(FLAT)} | other classes | trainable parameters |",
-            f"|---|---|{'---|' * len(FLAT)}---|---|",
-            *(_row(name, row) for name, row in told["rows"].items()),
+            f"| | mIoU | AP | {' | '.join(shown)} | other classes | trainable parameters |",
+            f"|---|---|---|{'---|' * len(shown)}---|---|",
+            *(_row(name, row, shown) for name, row in told["rows"].items()),
             "",
             "| mIoU | difference | 95 % interval | exceeds seed noise |",
             "|---|---|---|---|",
@@ -215,13 +231,15 @@ def markdown(results: Mapping[str, Any]) -> str:
     return "\n".join([*lines, f"Rule: {results['rule']}.", ""])
 
 
-def _row(name: str, row: Mapping[str, Any]) -> str:
-    others = statistics.fmean(row["iou"][one]["mean"] for one in CLASSES if one not in FLAT)
-    flat = " | ".join(_plus_minus(row["iou"][one]) for one in FLAT)
+def _row(name: str, row: Mapping[str, Any], shown: Sequence[str]) -> str:
+    others = [row["iou"][one]["mean"] for one in row["iou"] if one not in shown]
+    flat = " | ".join(_plus_minus(row["iou"][one]) for one in shown)
+    precision = _plus_minus(row["map"]) if "map" in row else "–"
+    rest = f"{statistics.fmean(others):.3f}" if others else "–"
     new = sum(number for part, number in row["parameters"].items() if part in ("fusion", "injection"))
     total = sum(row["parameters"].values())
     share = f" (+{100 * new / (total - new):.1f} %)" if new else ""
-    return f"| {name} | {_plus_minus(row['miou'])} | {flat} | {others:.3f} | {total:,}{share} |"
+    return f"| {name} | {_plus_minus(row['miou'])} | {precision} | {flat} | {rest} | {total:,}{share} |"
 
 
 def _difference(name: str, found: Mapping[str, Any]) -> str:

@@ -26,6 +26,7 @@ from examples.pointcloud.rooms import CLASSES, Room, room
 STAND_IN: Literal["labels"] = (
     "labels"  # in a backbone's place: what a photo shows, patch by patch, mixed into channels with noise
 )
+IGNORED = -1  # label of points that are not learned
 PATCH, STAND_IN_CHANNELS, STAND_IN_NOISE = 16, 32, 1.5
 
 
@@ -40,6 +41,7 @@ class Scene:
         labels: int64 (N,).
         maps: float16 (V, C, rows, cols), or None without photos.
         links: which view sees which point where, or None without photos.
+        instances: int64 (N,), the object of every point, negative = none; or None.
     """
 
     points: Tensor
@@ -48,6 +50,7 @@ class Scene:
     labels: Tensor
     maps: Tensor | None = None
     links: Links | None = None
+    instances: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -181,6 +184,8 @@ def _joined(scenes: Sequence[Scene]) -> tuple[Tensor, Links]:
             raise ConfigError("this variant reads photos and the scene has no maps; give scene() a backbone")
         maps.append(one.maps)
         links.append(one.links)
+    if len({(part.image_size, shown.shape[1:]) for part, shown in zip(links, maps, strict=True)}) > 1:
+        raise ConfigError("the scenes have images or maps of different sizes, which do not join: take --batch 1")
     views = torch.tensor([0, *(part.num_views for part in links)]).cumsum(0).tolist()
     points = torch.tensor([0, *(part.num_points for part in links)]).cumsum(0).tolist()
     return torch.cat(maps), Links(

@@ -17,7 +17,7 @@ from examples.pointcloud.res16unet import Res16UNet
 
 Variant = Literal["3d", "bifusion", "inject", "both"]
 VARIANTS: tuple[Variant, ...] = get_args(Variant)
-NEW = ("fusion", "injection")  # what photos bring; all else must be in a file that training starts from
+NEW = ("fusion", "injection", "classifier")  # all else must be in a file that training starts from
 NETWORKS: dict[str, dict[str, Any]] = {
     "34c": {},
     "small": {"planes": (16, 32, 48, 64, 64, 48, 32, 32), "layers": (1,) * 8, "init_dim": 16},
@@ -150,6 +150,8 @@ def save_weights(model: Segmenter, path: Path) -> None:
 def load_weights(model: Segmenter, path: Path) -> tuple[str, ...]:
     """Start from a file: all it holds must fit, and it must hold all but whole new parts.
 
+    The classifier is new where the file's is of another number of classes.
+
     Returns:
         Names of the parts that keep their fresh weights; the others are the file's.
 
@@ -158,6 +160,9 @@ def load_weights(model: Segmenter, path: Path) -> tuple[str, ...]:
         CheckpointError: naming weights the model has no place for, those missing, or of other shapes.
     """
     given, own = read_state(path), model.weights()
+    head = given.get("classifier.weight")
+    if head is not None and len(head) != len(own["classifier.weight"]):  # of other classes
+        given = {key: value for key, value in given.items() if not key.startswith("classifier.")}
     absent = tuple(part for part in NEW if part in model.parts() and not any(k.startswith(f"{part}.") for k in given))
     strange = given.keys() - own.keys()
     if strange:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,12 @@ from dinoneck.atomic import write_text
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.version import versions
 from examples import kinds
-from examples.pointcloud.room_batches import Scene, Voxels, batch_of
+from examples.pointcloud.room_batches import IGNORED, Scene, Voxels, batch_of
 from examples.pointcloud.rooms import CLASSES
 from examples.pointcloud.segmentation import VARIANTS, Segmenter, count, load_weights, save_weights
 from examples.pointcloud.training_plan import Plan, Rooms, add_plan, misled, model_of, plan_of, rooms_of
 
-HELP = "train a 3D U-Net on rooms whose posters, boards and rugs only photos can tell"
+HELP = "train a 3D U-Net on labelled scans (--data), or on drawn rooms with posters that only images show"
 WEIGHTS, RESULT = "weights.safetensors", "result.json"
 WARMUP = 0.1  # of all steps
 CLIP = 5.0
@@ -52,7 +53,7 @@ def run(options: argparse.Namespace) -> int:
         raise ConfigError(f"{options.out} holds a run, which others may have been started from; take another --out")
     rooms = rooms_of(plan, options.cache, photos=plan.variant != "3d", device=options.device)
     result = train(plan, rooms, options.out, options.load_from, options.device)
-    print(f"mIoU {result['test']['miou']:.3f} on {plan.test_rooms} held-out rooms; {options.out / RESULT}")
+    print(f"mIoU {result['test']['miou']:.3f} on {len(rooms.test)} held-out scenes; {options.out / RESULT}")
     return 0
 
 
@@ -78,10 +79,12 @@ def train(plan: Plan, rooms: Rooms, out: Path, load_from: Path | None = None, de
     model, voxels = model_of(plan, rooms)
     rooms = misled(rooms) if plan.wrong_photos else rooms
     fresh = tuple(model.parts()) if load_from is None else load_weights(model, load_from)
+    if plan.new_only and (not fresh or load_from is None):
+        raise ConfigError("--new-only trains what --load-from does not hold; give such a file and another --variant")
     model.to(device)
-    untrained = measure(model, voxels, rooms.test)
-    losses = learn(model, voxels, rooms.train, plan)
-    found = measure(model, voxels, rooms.test)
+    untrained = measure(model, voxels, rooms.test, plan.names)
+    losses = learn(model, voxels, rooms.train, plan, fresh)
+    found = measure(model, voxels, rooms.test, plan.names)
     out.mkdir(parents=True, exist_ok=True)
     save_weights(model, out / WEIGHTS)
     _save_heads(model, plan, rooms, out)
@@ -100,16 +103,24 @@ def train(plan: Plan, rooms: Rooms, out: Path, load_from: Path | None = None, de
     return result
 
 
-def learn(model: Segmenter, voxels: Voxels, scenes: tuple[Scene, ...], plan: Plan) -> list[float]:
-    """Fit the model; return the loss of every step.
+def learn(
+    model: Segmenter, voxels: Voxels, scenes: tuple[Scene, ...], plan: Plan, fresh: tuple[str, ...] = ()
+) -> list[float]:
+    """Fit the model, with ``plan.new_only`` its fresh parts alone; return the loss of every step.
 
     Raises:
         DataError: if the loss is not finite.
     """
     order = torch.Generator().manual_seed(plan.seed)  # of its own: the same rooms in the same order for all variants
-    optimizer = torch.optim.AdamW(model.parameters(), lr=plan.lr, weight_decay=0.01)
+    frozen = [part for name, part in model.parts().items() if plan.new_only and name not in fresh]
+    for part in frozen:
+        part.requires_grad_(False)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=plan.lr, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, plan.lr, total_steps=plan.steps + 1, pct_start=WARMUP)
     model.train()
+    for part in frozen:
+        part.eval()  # batch statistics stay those of the file
     losses: list[float] = []
     waiting: list[int] = []
     for step in range(plan.steps):
@@ -118,7 +129,7 @@ def learn(model: Segmenter, voxels: Voxels, scenes: tuple[Scene, ...], plan: Pla
         now, waiting = waiting[: plan.batch], waiting[plan.batch :]
         batch = batch_of([scenes[index] for index in now], voxels, order).to(model.classifier.weight.device)
         scores = model(batch.grid, batch.feats, batch.pyramid)
-        loss = F.cross_entropy(scores[batch.grid.inverse], batch.labels)
+        loss = F.cross_entropy(scores[batch.grid.inverse], batch.labels, ignore_index=IGNORED)
         losses.append(float(loss.detach()))
         if not torch.isfinite(loss):
             raise DataError(
@@ -135,24 +146,61 @@ def learn(model: Segmenter, voxels: Voxels, scenes: tuple[Scene, ...], plan: Pla
 
 
 @torch.no_grad()
-def measure(model: Segmenter, voxels: Voxels, scenes: tuple[Scene, ...]) -> dict[str, Any]:
-    """Return IoU per class and their mean over all points of the scenes, and what fusion and injection did."""
+def measure(
+    model: Segmenter, voxels: Voxels, scenes: tuple[Scene, ...], names: Sequence[str] = CLASSES
+) -> dict[str, Any]:
+    """Return IoU per class and their mean over all labelled points, and what fusion and injection did.
+
+    With instance masks also ``ap``: each mask gets its mean scores, and they rank the masks of a class.
+    """
     model.eval()
-    confusion = torch.zeros(len(CLASSES), len(CLASSES), dtype=torch.int64)
-    stats = []
+    confusion = torch.zeros(len(names), len(names), dtype=torch.int64)
+    stats, masks = [], []
     for one in scenes:
         batch = batch_of([one], voxels).to(model.classifier.weight.device)
-        named = model(batch.grid, batch.feats, batch.pyramid).argmax(1)[batch.grid.inverse]
-        pairs = batch.labels * len(CLASSES) + named
+        scores = model(batch.grid, batch.feats, batch.pyramid)[batch.grid.inverse]
+        known = batch.labels != IGNORED
+        pairs = batch.labels[known] * len(names) + scores.argmax(1)[known]
         confusion += pairs.bincount(minlength=confusion.numel()).view_as(confusion).cpu()
         stats.append(model.stats())
+        if one.instances is not None:
+            masks.append(_mask_scores(scores.softmax(1).cpu(), one.labels, one.instances))
     each = iou(confusion)
     known = each.isfinite()
-    return {
+    result = {
         "miou": float(each[known].mean()),
-        "iou": {name: float(value) if value.isfinite() else None for name, value in zip(CLASSES, each, strict=True)},
+        "iou": {name: float(value) if value.isfinite() else None for name, value in zip(names, each, strict=True)},
         **_mean(stats),
     }
+    if masks:
+        scores, truth = (torch.cat(part) for part in zip(*masks, strict=True))
+        precisions = [average_precision(scores[:, place], truth == place) for place in range(len(names))]
+        result["ap"] = dict(zip(names, precisions, strict=True))
+        present = [value for value in precisions if value is not None]
+        result["map"] = sum(present) / len(present) if present else None
+    return result
+
+
+def _mask_scores(scores: Tensor, labels: Tensor, instances: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean scores (P, K) of the labelled masks and the most frequent label (P,) of each."""
+    inside = (instances >= 0) & (labels != IGNORED)
+    _, mask = instances[inside].unique(return_inverse=True)
+    number = int(mask.max()) + 1 if len(mask) else 0
+    sums = scores.new_zeros(number, scores.shape[1]).index_add_(0, mask, scores[inside])
+    votes = scores.new_zeros(number, scores.shape[1]).index_put_(
+        (mask, labels[inside]), torch.ones(len(mask)), accumulate=True
+    )
+    return sums / votes.sum(1, keepdim=True), votes.argmax(1)
+
+
+def average_precision(scores: Tensor, truth: Tensor) -> float | None:
+    """Return the area below precision over recall of a ranking; None if nothing is true."""
+    if not truth.any():
+        return None
+    hits = truth[scores.argsort(descending=True, stable=True)].double()
+    precision = hits.cumsum(0) / torch.arange(1, len(hits) + 1)
+    best_after = precision.flip(0).cummax(0).values.flip(0)
+    return float((best_after * hits).sum() / hits.sum())
 
 
 def iou(confusion: Tensor) -> Tensor:

@@ -9,13 +9,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
+from tqdm import tqdm
 
-from dinoneck import load_backbone
+from dinoneck import FeatureStore, load_backbone
 from dinoneck.backbones.backbone import Backbone
-from dinoneck.errors import first_line
+from dinoneck.errors import ConfigError, first_line
 from examples import kinds
+from examples.pointcloud.features import frame_maps, store_maps
+from examples.pointcloud.frame_tree import photos_folder
+from examples.pointcloud.frames import read_frames
 from examples.pointcloud.room_batches import STAND_IN, Scene, Voxels, scene
 from examples.pointcloud.rooms import CLASSES
+from examples.pointcloud.scans import GEOMETRY, SURFACES, check_names, scan, scene_names
 from examples.pointcloud.segmentation import NETWORKS, Segmenter, Variant, build
 
 _ROOMS_APART = 1000  # room seeds of two runs
@@ -47,6 +53,15 @@ class Plan:
         steps: optimizer steps.
         batch: rooms per step.
         lr: the highest learning rate.
+        data: tree of scans in place of rooms; empty = rooms.
+        labels: folder of label files, or ``geometry``.
+        classes: names; of scans ``ID=NAME`` with the label in the files.
+        held_out: scenes to test on.
+        clouds: folder of the scans' clouds; empty = the label files' points.
+        features: feature store of the scans' images; empty = the backbone runs.
+        frames: of a scan at most; 0 = all.
+        depth_scale: units of depth files per metre; 0 = as their layout has them.
+        new_only: train the layers that are new and leave the loaded ones as they are.
     """
 
     variant: Variant
@@ -67,6 +82,20 @@ class Plan:
     steps: int
     batch: int
     lr: float
+    data: str = ""
+    labels: str = GEOMETRY
+    classes: tuple[str, ...] = CLASSES
+    held_out: tuple[str, ...] = ()
+    clouds: str = ""
+    features: str = ""
+    frames: int = 0
+    depth_scale: float = 0.0
+    new_only: bool = False
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the classes."""
+        return tuple(name.partition("=")[2] or name for name in self.classes)
 
     def to_json(self) -> dict[str, Any]:
         """Return it as plain values."""
@@ -103,6 +132,19 @@ def add_plan(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--photo-size", type=photo_size, default="240x320", metavar="HxW", help="in pixels")
     data.add_argument("--points", type=kinds.count, default=40_000, metavar="N", help="drawn per room")
     data.add_argument("--voxel", type=kinds.positive, default=0.1, metavar="M", help="metres")
+    scans = parser.add_argument_group("scans in place of rooms")
+    scans.add_argument("--data", default="", metavar="TREE", help="a folder per scene, each as the verb check reads it")
+    scans.add_argument(
+        "--labels", default=GEOMETRY, metavar="FOLDER", help=f"<scene>.npy or .ply; {GEOMETRY}: surfaces of the depth"
+    )
+    scans.add_argument("--classes", nargs="+", default=[], type=labelled, metavar="ID=NAME", help="labels to learn")
+    scans.add_argument("--held-out", nargs="+", default=[], metavar="SCENE", help="to test on")
+    scans.add_argument("--clouds", default="", metavar="FOLDER", help="<scene>.ply with colours or normals")
+    scans.add_argument("--features", default="", metavar="STORE", help="maps of the images, as extract writes them")
+    scans.add_argument("--frames", type=kinds.whole, default=0, metavar="N", help="of a scene at most; 0: all")
+    scans.add_argument(
+        "--depth-scale", type=kinds.positive, default=0.0, metavar="N", help="units per metre; 0: as the layout has it"
+    )
     model = parser.add_argument_group("model")
     model.add_argument(
         "--backbone", default="vit_small_patch16_dinov3", metavar="NAME", help=f"or {STAND_IN}: a stand-in"
@@ -115,6 +157,7 @@ def add_plan(parser: argparse.ArgumentParser) -> None:
     training.add_argument("--steps", type=kinds.count, default=240, metavar="N")
     training.add_argument("--batch", type=kinds.count, default=2, metavar="N", help="rooms per step")
     training.add_argument("--lr", type=kinds.positive, default=2e-3, help="the highest; one cosine, AdamW")
+    training.add_argument("--new-only", action="store_true", help="train the new layers alone, not the loaded ones")
     training.add_argument("--device", type=device, default="cpu", metavar="NAME", help="of the networks, such as cuda")
     training.add_argument("--cache", type=Path, metavar="FOLDER", help="keep the photos' features there")
 
@@ -122,6 +165,13 @@ def add_plan(parser: argparse.ArgumentParser) -> None:
 def plan_of(options: argparse.Namespace, **changes: Any) -> Plan:
     """Return the plan of parsed options, with changes."""
     given: dict[str, Any] = {**vars(options), **changes}
+    if not options.data:
+        given["classes"] = CLASSES
+    elif options.labels == GEOMETRY:
+        given["classes"] = SURFACES
+    elif not options.classes:
+        raise ConfigError("--labels needs --classes: labels of the files and their names, such as 1=wall 2=floor")
+    given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
     return Plan(**{field.name: given[field.name] for field in fields(Plan)})
 
 
@@ -134,6 +184,8 @@ def rooms_of(plan: Plan, cache: Path | None, *, photos: bool, device: str = "cpu
         photos: look at the photos too, which takes longest.
         device: of the backbone.
     """
+    if plan.data:
+        return _scans_of(plan, photos, device)
     backbone = None
     if photos and plan.backbone != STAND_IN:
         backbone = load_backbone(plan.backbone, pretrained=not plan.random_backbone).to(device)
@@ -155,14 +207,48 @@ def rooms_of(plan: Plan, cache: Path | None, *, photos: bool, device: str = "cpu
     return Rooms(drawn(0, plan.rooms), drawn(_HELD_OUT, plan.test_rooms), backbone)
 
 
+def _scans_of(plan: Plan, photos: bool, device: str) -> Rooms:
+    """Read the scenes of a tree, and run the backbone over their images or read its maps from a store."""
+    tree = Path(plan.data)
+    names = scene_names(tree)
+    check_names(plan.held_out, names)
+    ids = {int(name.partition("=")[0]): place for place, name in enumerate(plan.classes) if "=" in name}
+    store = FeatureStore.open(plan.features) if photos and plan.features else None
+    backbone = None
+    if photos and store is None:
+        backbone = load_backbone(plan.backbone, pretrained=not plan.random_backbone).to(device)
+    clouds = Path(plan.clouds) if plan.clouds else None
+
+    def read(name: str) -> Scene:
+        frames = read_frames(photos_folder(tree) / name, plan.frames or None, depth_scale=plan.depth_scale or None)
+        one = scan(name, frames, plan.labels, ids, clouds, plan.points, plan.seed)
+        if not photos:
+            return one
+        maps = store_maps(store, frames.names, frames.cameras)[0] if store else frame_maps(backbone, frames)[0]  # type: ignore[arg-type]
+        return replace(one, maps=maps.half().cpu())
+
+    scenes = {name: read(name) for name in tqdm(names, "scenes", disable=None)}
+    learned = tuple(scenes[name] for name in names if name not in plan.held_out)
+    return Rooms(learned, tuple(scenes[name] for name in plan.held_out), backbone)
+
+
 def misled(rooms: Rooms) -> Rooms:
     """Give every room the maps of the next one, read at its own points' pixels."""
 
     def moved(scenes: tuple[Scene, ...]) -> tuple[Scene, ...]:
         others = (*scenes[1:], scenes[0])
-        return tuple(replace(one, maps=other.maps) for one, other in zip(scenes, others, strict=True))
+        return tuple(
+            replace(one, maps=_as_many(other.maps, one.maps)) for one, other in zip(scenes, others, strict=True)
+        )
 
     return replace(rooms, train=moved(rooms.train), test=moved(rooms.test))
+
+
+def _as_many(maps: Tensor | None, wanted: Tensor | None) -> Tensor | None:
+    """Return the maps of as many views as wanted, again from the first where they are fewer."""
+    if maps is None or wanted is None or len(maps) == len(wanted):
+        return maps
+    return maps[torch.arange(len(wanted)) % len(maps)]
 
 
 def model_of(plan: Plan, rooms: Rooms) -> tuple[Segmenter, Voxels]:
@@ -172,12 +258,20 @@ def model_of(plan: Plan, rooms: Rooms) -> tuple[Segmenter, Voxels]:
         plan.variant,
         network=plan.network,
         in_channels=plain.channels,
-        classes=len(CLASSES),
+        classes=len(plan.classes),
         c_dino=rooms.channels,
         engine=plan.engine,
         target=plan.target,
     )
     return model, Voxels(plan.voxel, plan.point_colours, model.strides)
+
+
+def labelled(text: str) -> str:
+    """``1=wall``: a label of the files and its name."""
+    number, _, name = text.partition("=")
+    if not (number.isascii() and number.isdigit() and name):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected ID=NAME, such as 1=wall")
+    return text
 
 
 def photo_size(text: str) -> tuple[int, int]:

@@ -1,0 +1,224 @@
+"""Scans as training data: labels follow coordinates, wrong scales are refused, new layers learn alone."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from examples.pointcloud import comparison, training
+from examples.pointcloud.frames import Frames
+from examples.pointcloud.rooms import CLASSES, WALL, Room, room
+from examples.pointcloud.scans import (
+    FLOOR,
+    GEOMETRY,
+    IGNORED,
+    SURFACES,
+    UPRIGHT,
+    Cloud,
+    matched,
+    normals_of,
+    read_cloud,
+    scan,
+)
+from examples.pointcloud.training import average_precision
+from PIL import Image
+from safetensors.torch import load_file
+from tests.unit.pointcloud.frame_samples import run_verb
+
+from dinoneck import ConfigError, DataError
+
+NAMES = [f"{place + 10}={name}" for place, name in enumerate(CLASSES)]
+IDS = {place + 10: place for place in range(len(CLASSES))}
+
+
+def drawn(seed: int = 0) -> Room:
+    return room(seed, views=2, size=(96, 128), points=2000)
+
+
+def write_ply(path: Path, made: Room, rows: torch.Tensor, binary: bool = True) -> None:
+    columns = [("x", "f4"), ("y", "f4"), ("z", "f4"), ("red", "u1"), ("label", "<u2"), ("instance", "i4")]
+    table = np.zeros(len(rows), columns)
+    for axis, name in enumerate("xyz"):
+        table[name] = made.points[rows, axis]
+    table["label"], table["instance"] = made.labels[rows] + 10, made.labels[rows]
+    words = {"f4": "float", "u1": "uchar", "<u2": "ushort", "i4": "int"}
+    form = "binary_little_endian" if binary else "ascii"
+    head = [f"ply\nformat {form} 1.0\ncomment made here\nelement vertex {len(rows)}"]
+    head += [f"property {words[kind]} {name}" for name, kind in columns]
+    head += ["element face 0", "property list uchar int vertex_indices", "end_header\n"]
+    body = table.tobytes() if binary else "\n".join(" ".join(map(repr, row.tolist())) for row in table).encode()
+    path.write_bytes("\n".join(head).encode() + body)
+
+
+def write_scene(tree: Path, name: str, frames: Frames) -> None:
+    scene = tree / "2D" / name
+    for part in ("color", "depth", "pose"):
+        (scene / part).mkdir(parents=True)
+    for view in range(len(frames)):
+        Image.fromarray(frames.photos[view].permute(1, 2, 0).numpy()).save(scene / "color" / f"{view}.png")
+        units = (frames.depth[view] * 1000).round().numpy().astype(np.uint16)
+        Image.fromarray(units).save(scene / "depth" / f"{view}.png")
+        np.savetxt(scene / "pose" / f"{view}.txt", frames.cameras.cam_to_world[view])
+    np.savetxt(scene / "intrinsics.txt", frames.cameras.K[0])
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """Three rooms as scans, with labels in other orders than the points."""
+    (tmp_path / "labels").mkdir()
+    for seed in range(3):
+        made = drawn(seed)
+        write_scene(tmp_path / "tree", f"scene{seed}", made.frames)
+        rows = torch.randperm(len(made.points), generator=torch.Generator().manual_seed(seed))
+        write_ply(tmp_path / "labels" / f"scene{seed}.ply", made, rows)
+    return tmp_path
+
+
+def words(tree: Path, *more: str) -> list[str]:
+    return [
+        *("--data", str(tree / "tree"), "--labels", str(tree / "labels"), "--classes", *NAMES, "--held-out", "scene2"),
+        *("--voxel", "0.25", "--backbone", "dinoneck_tiny", "--network", "small", "--engine", "torch"),
+        *("--points", "1000", "--steps", "1", "--batch", "1", *more),
+    ]
+
+
+def test_files_of_every_form_hold_the_same_cloud(tmp_path: Path) -> None:
+    made, rows = drawn(), torch.arange(50)
+    write_ply(tmp_path / "binary.ply", made, rows)
+    write_ply(tmp_path / "text.ply", made, rows, binary=False)
+    np.save(tmp_path / "array.npy", np.c_[made.points[rows].float(), made.labels[rows] + 10, made.labels[rows]])
+    clouds = [read_cloud(tmp_path / name) for name in ("binary.ply", "text.ply", "array.npy")]
+    for cloud in clouds:
+        assert torch.allclose(cloud.points, made.points[rows], atol=1e-6)
+        assert cloud.labels is not None and torch.equal(cloud.labels, made.labels[rows] + 10)
+        assert cloud.instances is not None and torch.equal(cloud.instances, made.labels[rows])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"ply\nformat binary_big_endian 1.0\nelement vertex 1\nend_header\n", "little-endian"),
+        (b"solid", "expected a little-endian or ascii"),
+        (
+            b"ply\nformat ascii 1.0\nelement vertex 2\nproperty float x\nend_header\n1\n",
+            "2 points and holds 1",
+        ),
+        (b"ply\nformat ascii 1.0\nelement vertex 1\nproperty float x\nend_header\n1\n", "expected finite x, y, z"),
+    ],
+)
+def test_files_that_are_no_clouds_are_named(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "a.ply").write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        read_cloud(tmp_path / "a.ply")
+
+
+def test_labels_follow_coordinates_in_any_order() -> None:
+    made = drawn()
+    rows = torch.randperm(len(made.points), generator=torch.Generator().manual_seed(1))
+    labelled = Cloud(made.points[rows], labels=made.labels[rows], instances=rows)
+    found = matched(labelled, Cloud(made.points, made.colours), "a")
+    assert found.labels is not None and torch.equal(found.labels, made.labels)
+    assert found.instances is not None and torch.equal(found.instances, torch.arange(len(rows)))
+    assert found.colours is made.colours
+    with pytest.raises(DataError, match=r"a: \d+ labels for \d+ points"):
+        matched(replace(labelled, points=made.points[rows[1:]]), Cloud(made.points), "a")
+    moved = made.points.clone()
+    moved[7] += 0.01
+    with pytest.raises(DataError, match="1 of .* points are not at the coordinates of a label"):
+        matched(labelled, Cloud(moved), "a")
+
+
+def test_a_wrong_depth_scale_or_unknown_labels_are_refused(tree: Path) -> None:
+    frames, labels = drawn().frames, str(tree / "labels")
+    one = scan("scene0", frames, labels, IDS, None, 500, 0)
+    assert len(one.points) == 500 and one.links is not None and one.links.coverage > 0.3
+    with pytest.raises(DataError, match=r"scene0: .*depth x 0\.2 gives"):
+        scan("scene0", replace(frames, depth=frames.depth * 5), labels, IDS, None, 500, 0)
+    with pytest.raises(DataError, match="holds none of the labels 1; it has 10"):
+        scan("scene0", frames, labels, {1: 0}, None, 500, 0)
+    with pytest.raises(DataError, match=r"has none of scene7\.npy"):
+        scan("scene7", frames, labels, IDS, None, 500, 0)
+    other = scan("scene0", frames, labels, {10 + WALL: 0}, None, 500, 0)
+    assert set(other.labels.tolist()) == {IGNORED, 0}
+
+
+def test_surfaces_of_depth_are_the_rooms_own() -> None:
+    """Walls are upright and the floor is the lowest level surface, wherever the world's axes point."""
+    made = drawn()
+    turn = torch.linalg.qr(torch.randn(3, 3, generator=torch.Generator().manual_seed(0)).double())[0]
+    turn *= torch.linalg.det(turn).sign()
+    poses = made.frames.cameras.cam_to_world.clone()
+    poses[:, :3] = turn @ poses[:, :3]
+    frames = replace(made.frames, cameras=replace(made.frames.cameras, cam_to_world=poses))
+    one = scan("a", frames, GEOMETRY, {}, None, 4000, 0)
+    assert SURFACES[FLOOR] == "floor"
+    back = one.points @ turn
+    size = made.interior.size
+    wall = ((back[:, :2] < 0.01) | (back[:, :2] > size[:2] - 0.01)).any(1) & (back[:, 2] > 0.3) & (back[:, 2] < 2)
+    floor = (back[:, 2] < 0.01) & (back[:, :2] > 0.3).all(1) & (back[:, :2] < size[:2] - 0.3).all(1)
+    assert float((one.labels[wall] == UPRIGHT).double().mean()) > 0.9
+    assert float((one.labels[floor] == FLOOR).double().mean()) > 0.75  # the others are next to furniture
+
+
+def test_normals_are_those_of_planes_towards_the_camera() -> None:
+    made = room(0, views=3, size=(12, 16), points=100_000)
+    cosine = (normals_of(made.points, made.frames.cameras) * made.normals).sum(1)
+    assert float((cosine > 0.99).double().mean()) > 0.7  # the others lie at edges
+    assert not normals_of(made.points[:2], made.frames.cameras).any()
+
+
+def test_precision_is_the_area_below_the_ranking() -> None:
+    metrics = pytest.importorskip("sklearn.metrics")
+    truth = torch.tensor([True, True, False, True, False])
+    assert average_precision(torch.tensor([0.9, 0.8, 0.3, 0.7, 0.1]), truth) == 1.0
+    scores = torch.tensor([0.1, 0.9, 0.8, 0.7, 0.2])
+    found = average_precision(scores, truth)
+    assert found is not None and found >= metrics.average_precision_score(truth, scores)  # of the envelope
+    assert found == pytest.approx((1 + 2 / 3 + 3 / 5) / 3)
+    assert average_precision(scores, ~truth & truth) is None
+
+
+def test_new_layers_learn_alone_from_a_file_of_other_classes(tree: Path) -> None:
+    first, second = tree / "3d", tree / "inject"
+    assert run_verb(training, *words(tree), "--variant", "3d", "--out", first) == 0
+    start = first / training.WEIGHTS
+    assert set(json.loads((first / training.RESULT).read_text())["test"]["ap"]) == set(CLASSES)
+    few = words(tree)
+    few[few.index("--classes") + 2 : few.index("--held-out")] = [f"{10 + WALL}={CLASSES[WALL]}"]
+    more = ("--variant", "inject", "--load-from", start, "--new-only", "--out", second)
+    assert run_verb(training, *few, *more) == 0
+    result, old, new = (
+        json.loads((second / training.RESULT).read_text()),
+        load_file(start),
+        load_file(second / training.WEIGHTS),
+    )
+    assert set(result["fresh"]) == {"injection", "classifier"} and len(result["test"]["iou"]) == 2
+    assert all(torch.equal(new[key], value) for key, value in old.items() if not key.startswith("classifier"))
+    assert any(bool(value.any()) for key, value in new.items() if key.endswith("proj.weight"))
+    with pytest.raises(ConfigError, match="--new-only trains what --load-from does not hold"):
+        run_verb(training, *words(tree), "--variant", "3d", "--new-only", "--load-from", start, "--out", tree / "x")
+
+
+def test_scenes_that_are_held_out_must_be_there(tree: Path) -> None:
+    for chosen, message in ((["scene7"], "names scene7"), (["scene0", "scene1", "scene2"], "3 of 3 scenes")):
+        own = words(tree)
+        own[own.index("--held-out") + 1 : own.index("--voxel")] = chosen
+        with pytest.raises(DataError, match=message):
+            run_verb(training, *own, "--out", tree / "x")
+    with pytest.raises(ConfigError, match="--labels needs --classes"):
+        run_verb(training, "--data", tree / "tree", "--labels", tree, "--out", tree / "x")
+
+
+@pytest.mark.slow
+def test_variants_are_compared_on_scans(tree: Path) -> None:
+    more = ("--seeds", "0", "1", "--pretrain-steps", "2", "--new-only", "--out", tree / "runs")
+    assert run_verb(comparison, *words(tree), *more) == 0
+    text = (tree / "runs" / "point_segmentation.md").read_text()
+    assert "held out: scene2" in text and "inject - 3D only" in text
+    found = json.loads((tree / "runs" / "point_segmentation.json").read_text())["blocks"]["geometry"]["summary"]
+    assert found["injection_at_step_0_is_3d_only"] and "map" in found["rows"]["inject"]
+    assert found["rows"]["3D only"]["miou"] == found["rows"]["pretrained"]["miou"]
