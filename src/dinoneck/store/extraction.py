@@ -38,6 +38,7 @@ from dinoneck.tokens import Tokens
 
 LARGEST_BATCH = 32
 UNIT_TOKENS = 8192
+LEAST_UNITS = 8
 CPU_PASS_TOKENS = 2048  # its caches hold the activations of no more
 SCALE_IMAGES = 16
 
@@ -83,7 +84,8 @@ def units_of(items: Sequence[Item], description: Description, batch_size: int | 
     Args:
         items: all images of the extraction, all processes' shares together.
         description: of the store.
-        batch_size: views per backbone pass; None = see :func:`views_per_pass`.
+        batch_size: views per backbone pass; None = see :func:`views_per_pass`, and eight units at least, so that
+            processes can share a short list.
 
     Raises:
         ConfigError: if batch_size is below 1.
@@ -91,6 +93,8 @@ def units_of(items: Sequence[Item], description: Description, batch_size: int | 
     if batch_size is not None and (type(batch_size) is not int or batch_size < 1):
         raise ConfigError(f"batch_size is {batch_size!r}; expected 1 or more views, or None")
     size = max(1, (batch_size or views_per_pass(description)) // len(description.patterns))
+    if batch_size is None:
+        size = max(1, min(size, len(items) // LEAST_UNITS))
     return [list(items[begin : begin + size]) for begin in range(0, len(items), size)]
 
 

@@ -199,8 +199,8 @@ class FeatureStore:
                 follow.
             shard: (i, n): do every n-th part only; None = torchrun's rank, or everything.
             batch_size: views per backbone pass, of several images if an image has fewer; None = up to 32, fewer for
-                large images. What is stored of an image depends in its last bits on the images in its pass; with 1 it
-                depends on the image alone.
+                large images or short lists. What is stored of an image depends in its last bits on the images in its
+                pass; with 1 it depends on the image alone.
             skip_unusable: leave out images that cannot be decoded, and list them, instead of stopping.
             workers: threads that decode images ahead; None = one per core, at most 8.
             shard_bytes: size of the files that are written. One is also written with the first image that arrives 30 s

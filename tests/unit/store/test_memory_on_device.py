@@ -44,7 +44,7 @@ def test_a_pass_of_extraction_goes_to_the_device_once(tmp_path: Path) -> None:
         for number in (32, 40):
             store = make(tmp_path / str(number), backbone, patterns="none")
             device.events.clear()
-            store.extract(photos[:number])
+            store.extract(photos[:number], batch_size=32)
             counts[number] = dict(device.events)
     per_pass = {name: counts[40][name] - counts[32][name] for name in counts[40]}
     assert per_pass == {"to device": 1, "to host": 1, "read": 1}
