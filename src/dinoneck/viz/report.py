@@ -80,7 +80,7 @@ def html_report(
         title: of the page.
         facts: heading -> term -> text, such as what the head is and how it was run; each becomes a list at the end.
         training: the ``report.json`` of the training run; the scores of its held-out images become a section. Under
-            ``"held_out"`` it may hold target -> (known values, predictions), under ``"log"`` a detector's ``log.jsonl``.
+            ``"held_out"`` it may hold target -> (known values, predictions), ``"log"`` a detector's ``log.jsonl``.
         unread: name -> reason of the images that could not be read.
         largest_side: of the images in the page, in pixels; maps stay exact, one pixel per cell.
         max_bytes: of all images: the last ones are left out, which the page states.
