@@ -59,11 +59,9 @@ def report(
 
     Args:
         head: a head file, a folder of them or of an ensemble, or a Hub repository (user/name).
-        images: images, or folders, which are searched with their subfolders; without any, those that a detector's run
-            held out.
+        images: images, or folders and their subfolders; without any, those that a detector's run held out.
         out: the .html file to write.
-        truth: known values, in columns named like the predictions, or the COCO file of known boxes of a detector: adds
-            residuals and confusion matrices.
+        truth: known values, in columns named like the predictions, or a detector's boxes: residuals and confusions.
         image_column: column of file names in --truth.
         scores: report.json of the training run: adds its held-out scores and residuals.
         title: of the page (default: Predictions of HEAD).
@@ -77,13 +75,7 @@ def report(
     """
     files = list(dict.fromkeys(list_images(images)))
     check_output(out, [*files, head, truth, scores], (".html", ".htm"))
-    run = Path(head) if Path(head).is_dir() else Path(head).parent
-    if not images and scores is None and (run / "report.json").is_file():
-        scores = run / "report.json"
-    training = _training_report(scores)
-    from dinoneck.atomic import write_text
-    from dinoneck.viz.report import agreement, html_report
-
+    training = _training_report(scores or (None if images else _report_of(head)))
     read = read_heads((head,), views.revision)
     tasks: Sequence[Task] = ()
     if read[1][0].head_type == "detector":
@@ -99,22 +91,35 @@ def report(
         device, how = str(predictor.device), f"{predictor.tta}, the mean of {len(predictor.views)} views"
     facts = _head_facts(head, *read)
     facts["How it was run"] = _run_facts(len(entries), len(left_out), how, device, truth)
-    page = html_report(
-        entries,
-        tasks,
-        title=title or f"Predictions of {'/'.join(Path(head).parts[-2:])}",
-        facts=facts,
-        training=training,
-        unread=left_out,
-        max_bytes=max(1, round(max_mb * 1e6)),
-    )
+    title = title or f"Predictions of {'/'.join(Path(head).parts[-2:])}"
+    shown = {"title": title, "facts": facts, "training": training, "max_bytes": max(1, round(max_mb * 1e6))}
+    return {"ok": not (left_out and strict), **_write_report(out, entries, tasks, left_out, shown)}
+
+
+def _report_of(head: str) -> Path | None:
+    """The report of the training run in whose folder a head lies, if it is there."""
+    path = (Path(head) if Path(head).is_dir() else Path(head).parent) / "report.json"
+    return path if path.is_file() else None
+
+
+def _write_report(
+    out: Path,
+    entries: Sequence[ReportEntry],
+    tasks: Sequence[Task],
+    left_out: Mapping[str, str],
+    shown: Mapping[str, Any],
+) -> dict[str, Any]:
+    from dinoneck.atomic import write_text
+    from dinoneck.viz.report import agreement, html_report
+
+    page = html_report(entries, tasks, unread=left_out, **shown)
     write_text(out, page)
     size, drawn = out.stat().st_size, page.count("<article ")
     print(f"{counted(len(entries), 'image')} predicted, {drawn} drawn; written: {out} ({file_size(size)})")
     for name, reason in left_out.items():
         show(f"left out: {name}: {reason}")
     counts = {"bytes": size, "photos": len(entries), "drawn": drawn, "unread": left_out}
-    return {"ok": not (left_out and strict), "written": [out], **counts, "scores": agreement(entries, tasks)}
+    return {"written": [out], **counts, "scores": agreement(entries, tasks)}
 
 
 def tokens(

@@ -61,14 +61,10 @@ def points_figure(
         >>> [(axes.get_title(), axes.get_ylabel()) for axes in figure.axes]
         [('from above, 2 points', 'y [m]'), ('from the side', 'z [m]')]
     """
-    if up not in _FRAMES:
-        raise ConfigError(f"up is {up!r}; expected one of {', '.join(_FRAMES)}")
     places = numbers(points, "points", "n, 3")
     seen = _seen(links, len(places))
     colours = _colours(features_or_colors, seen, len(places), basis)
-    at_least(1, max_points=max_points)
-    drawn = np.random.default_rng(0).permutation(len(places))[:max_points]  # fewer are part of more
-    right, forward, upwards = _FRAMES[up]
+    drawn, (right, forward, upwards) = _drawn(len(places), max_points), _frame(up)
     title = "from above, " + (f"{len(drawn)} of " if len(drawn) < len(places) else "") + f"{len(places)} points"
     title += "" if links is None else f", {seen.mean():.0%} seen by an image"
     style = {"s": float(np.clip(12_000.0 / len(drawn), 1.5, 30.0)), "linewidths": 0.0, "rasterized": True}
@@ -87,6 +83,18 @@ def points_figure(
     if ends:
         colour_bar(dots, figure.axes, label)
     return figure
+
+
+def _drawn(count: int, most: int) -> Floats:
+    """A random choice of at most so many of ``count`` points; fewer are part of more."""
+    at_least(1, max_points=most)
+    return np.random.default_rng(0).permutation(count)[:most]
+
+
+def _frame(up: Up) -> tuple[tuple[int, int], ...]:
+    if up not in _FRAMES:
+        raise ConfigError(f"up is {up!r}; expected one of {', '.join(_FRAMES)}")
+    return _FRAMES[up]
 
 
 def _seen(links: Links | None, count: int) -> Floats:

@@ -212,8 +212,7 @@ def pyramid_figure(
         a ``matplotlib.figure.Figure`` of one row.
 
     Raises:
-        ConfigError: if ``how`` is another word.
-        IndexError: if there is no such sample.
+        ConfigError, IndexError: if ``how`` is another word, or there is no such sample.
         ShapeError: if a level is not a map, or does not fit the image's size.
         DataError: if values are not finite.
 
@@ -228,10 +227,8 @@ def pyramid_figure(
     """
     if how not in ("pca", "norm"):
         raise ConfigError(f"how is {how!r}; expected 'pca' or 'norm'")
-    levels = [
-        numbers(level[sample], f"the values of level {place}", "channels, rows, cols")
-        for place, level in enumerate(pyramid.maps)
-    ]
+    axes_of = "channels, rows, cols"
+    levels = [numbers(level[sample], f"the values of level {i}", axes_of) for i, level in enumerate(pyramid.maps)]
     areas = [(m.shape[1] * stride, m.shape[2] * stride) for m, stride in zip(levels, pyramid.strides, strict=True)]
     first = np.ones((*(max(1, round(side)) for side in areas[0]), 3)) if photo is None else photo
     names = ["image"] * (photo is not None) + [

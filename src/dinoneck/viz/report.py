@@ -31,6 +31,7 @@ _MANY = 2000  # points of a chart; more are drawn as pixels
 _UNITS = "Numbers in original units; of classes the probability, of a segmentation its mean over the image."
 _FOLDER = Path(__file__).parent
 
+Section = tuple[str, list[str], list[ScoreTable], list[Chart]]
 Facts = Mapping[str, Mapping[str, str]]
 
 
@@ -79,8 +80,7 @@ def html_report(
         title: of the page.
         facts: heading -> term -> text, such as what the head is and how it was run; each becomes a list at the end.
         training: the ``report.json`` of the training run; the scores of its held-out images become a section. Under
-            ``"held_out"`` it may hold target -> (known values, predictions), which are drawn, and under ``"log"`` the
-            rows of a detector's ``log.jsonl``, and under ``"remarks"`` sentences on the scores.
+            ``"held_out"`` it may hold target -> (known values, predictions), ``"log"`` a detector's ``log.jsonl``.
         unread: name -> reason of the images that could not be read.
         largest_side: of the images in the page, in pixels; maps stay exact, one pixel per cell.
         max_bytes: of all images: the last ones are left out, which the page states.
@@ -104,21 +104,25 @@ def html_report(
     drawn = {place: entries[place] for place in worst_first(entries, tasks) if entries[place].photo is not None}
     articles = _articles(drawn, tasks, largest_side, max_bytes)
     links = {place: article["id"] for place, article in zip(drawn, articles, strict=False)}
-    sections = _sections(entries, tasks, training or {}, links) if tasks else box_sections(entries, training or {})
-    shown = [(heading, notes, [t for t in tables if t.rows], charts) for heading, notes, tables, charts in sections]
     return _template().render(
         title=title,
         style=(_FOLDER / "report.css").read_text("utf-8"),
         version=__version__,
         count=len(entries),
         unread=unread or {},
-        sections=[section for section in shown if section[2] or section[3]],
+        sections=_filled(_sections(entries, tasks, training or {}, links)),
         articles=articles,
         links=links,
         wanted=len(drawn),
         ordered=any(entry.known for entry in entries),
         facts={heading: terms for heading, terms in (facts or {}).items() if terms},
     )
+
+
+def _filled(sections: Sequence[Section]) -> list[Section]:
+    """The sections that show something, without tables that have no rows."""
+    shown = [(heading, notes, [t for t in tables if t.rows], charts) for heading, notes, tables, charts in sections]
+    return [section for section in shown if section[2] or section[3]]
 
 
 def agreement(entries: Sequence[ReportEntry], tasks: Sequence[Task]) -> dict[str, dict[str, Any]]:
@@ -179,8 +183,10 @@ def _predicted_class(entry: ReportEntry, task: Task) -> int:
 
 def _sections(
     entries: Sequence[ReportEntry], tasks: Sequence[Task], training: Mapping[str, Any], links: Mapping[int, str]
-) -> list[tuple[str, list[str], list[ScoreTable], list[Chart]]]:
+) -> list[Section]:
     """Heading, notes, tables and charts of every section but that of the images."""
+    if not tasks:
+        return box_sections(entries, training)
     found, units = agreement(entries, tasks), {task.name: task.unit for task in tasks}
     held_out: list[Chart] = []
     for name, (known, predicted) in training.get("held_out", {}).items():
