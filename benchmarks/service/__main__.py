@@ -1,9 +1,9 @@
 """``python -m benchmarks.service``: the service under load, with a tiny head, one of real size, and a detector.
 
-Every setting is a server process of its own; clients are threads of this process, on the same machine. First a mixed
-run: a thousand requests, one in ten bad in any of some thirty ways; predictions are compared bit for bit with those of
-the same model in this process. Then latency and throughput at 1, 8 and 16 clients. Last, ``/health`` while other
-clients hold connections with half a head or half a body.
+Every setting is a server process of its own; clients are threads of this process, on the same machine. The parts:
+``mixed``, a thousand requests, one in ten bad in any of some thirty ways; predictions are compared bit for bit with
+those of the same model in this process. ``paced``, latency and throughput at 1, 8 and 16 clients. ``slow``, ``/health``
+while other clients hold connections with half a head or half a body.
 """
 
 from __future__ import annotations
@@ -30,9 +30,13 @@ from dinoneck import HeadCheckpoint, PatchMeanHead, Predictor, STAPyramid, Task,
 from dinoneck.detection import DetectionHead, Detector
 
 DETECTOR = "fcos"
-MODELS = {"dinoneck_tiny": (64, 64), "vit_small_patch16_dinov3.lvd1689m": (224, 224), DETECTOR: (128, 160)}
 SLOW_CLIENTS, BODY_TIMEOUT_S = 100, 10
+VIT = "vit_small_patch16_dinov3.lvd1689m"
+MODELS = {"dinoneck_tiny": (64, 64), VIT: (224, 224), DETECTOR: (128, 160)}
+# model, images in a forward pass at most, requests at one client
+PACED = (("dinoneck_tiny", 1, 100), ("dinoneck_tiny", 8, 100), (VIT, 1, 15), (VIT, 8, 15), (DETECTOR, 1, 50))
 CLIENTS = (1, 8, 16)
+PARTS = ("mixed", "paced", "slow")
 MAX_UPLOAD_BYTES, MAX_IMAGES = 2_000_000, 4
 LIMITS = ("--max-upload-mb", str(MAX_UPLOAD_BYTES / 1e6), "--max-images", str(MAX_IMAGES), "--max-pixels", "4000000")
 PATIENT = ("--timeout", "600", "--body-timeout", "600")
@@ -126,24 +130,41 @@ def paced_run(service: Service, requests: list[Request], count: int, clients: in
     }
 
 
-def measured(name: str, folder: Path, *, mixed_count: int, paced_count: int, batch: int) -> dict[str, Any]:
-    """All runs of one model, with one image in a forward pass or up to ``batch``."""
-    size = MODELS[name]
-    model = saved_detector(folder, size) if name == DETECTOR else saved_head(folder, name, size)
-    pictures = good(640, 480)
-    alone = lone_entries(model, pictures, folder)
-    options = ("--threads", "1", "--concurrency", str(max(4, batch)), "--queue", "64", "--batch", str(batch))
-    row: dict[str, Any] = {"model": name, "size": size, "batch": batch}
-    with running(model, *LIMITS, *PATIENT, *options) as service:
-        if mixed_count:
-            row["mixed"] = mixed_run(service, good_requests(pictures, alone), mixed_count, clients=8)
-        image = {"photo.jpg": pictures["photo.jpg"]}
-        row["paced"] = [
-            paced_run(service, good_requests(image, {}), paced_count * min(clients, 4), clients) for clients in CLIENTS
-        ]
-        row["peak_mb"] = service.metric("process_resident_memory_peak_bytes") / 1e6
-        row["exit_status"] = service.stop()
-    return row
+def mixed_part(folder: Path, count: int) -> list[dict[str, Any]]:
+    """The mixed run of every model."""
+    rows = []
+    for name, size in MODELS.items():
+        model, pictures = saved(folder, name), good(640, 480)
+        requests = good_requests(pictures, lone_entries(model, pictures, folder))
+        with running(model, *LIMITS, *PATIENT, *options_of(batch=1)) as service:
+            row = {"model": name, "size": size, **mixed_run(service, requests, count, clients=8)}
+            rows.append({**row, "exit_status": service.stop()})
+    return rows
+
+
+def paced_part(folder: Path) -> list[dict[str, Any]]:
+    """Latency and throughput of every model, with one image in a forward pass, and of heads with up to eight."""
+    rows = []
+    picture = {"photo.jpg": good(640, 480)["photo.jpg"]}
+    for name, batch, count in PACED:
+        with running(saved(folder, name), *LIMITS, *PATIENT, *options_of(batch)) as service:
+            runs = [
+                paced_run(service, good_requests(picture, {}), count * min(clients, 4), clients) for clients in CLIENTS
+            ]
+            peak = service.metric("process_resident_memory_peak_bytes") / 1e6
+            row = {"model": name, "size": MODELS[name], "batch": batch, "paced": runs, "peak_mb": peak}
+            rows.append({**row, "exit_status": service.stop()})
+    return rows
+
+
+def saved(folder: Path, name: str) -> Path:
+    """Save the model of this name."""
+    return saved_detector(folder, MODELS[name]) if name == DETECTOR else saved_head(folder, name, MODELS[name])
+
+
+def options_of(batch: int) -> tuple[str, ...]:
+    """The options of the service that all measurements share."""
+    return ("--threads", "1", "--concurrency", str(max(4, batch)), "--queue", "64", "--batch", str(batch))
 
 
 def slow_run(folder: Path) -> dict[str, Any]:
@@ -176,30 +197,22 @@ def main() -> None:
     """Measure and store."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="the others stay as they are in OUT")
     parser.add_argument("--requests", type=int, default=1000, help="requests of a mixed run")
     options = parser.parse_args()
-    rows: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory() as folder:
-        for name, batch, mixed_count, paced_count in (
-            ("dinoneck_tiny", 1, options.requests, 100),
-            ("dinoneck_tiny", 8, 0, 100),
-            ("vit_small_patch16_dinov3.lvd1689m", 1, options.requests, 15),
-            ("vit_small_patch16_dinov3.lvd1689m", 8, 0, 15),
-            (DETECTOR, 1, options.requests, 50),
-        ):
-            rows.append(measured(name, Path(folder), mixed_count=mixed_count, paced_count=paced_count, batch=batch))
-            print(json.dumps(rows[-1]), flush=True)
-        slow = slow_run(Path(folder))
-    told: dict[str, Any] = {
-        "rows": rows,
-        "slow": slow,
-        "image": "640x480 JPEG",
-        "processors": os.cpu_count(),
-        "load_average": os.getloadavg(),
-        "machine": machine(),
-    }
-    told["machine"]["versions"] |= {name: metadata.version(name) for name in ("fastapi", "uvicorn", "pillow")}
-    options.out.write_text(json.dumps(told, indent=2) + "\n")
+    stored: dict[str, Any] = json.loads(options.out.read_text()) if options.out.is_file() else {}
+    for part in options.parts:
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            if part == "mixed":
+                rows = mixed_part(folder, options.requests)
+            else:
+                rows = paced_part(folder) if part == "paced" else [slow_run(folder)]
+        here = machine()
+        here["versions"] |= {name: metadata.version(name) for name in ("fastapi", "uvicorn", "pillow")}
+        stored[part] = {"rows": rows, "machine": here, "load_average": os.getloadavg()}
+        print(json.dumps({part: stored[part]}), flush=True)
+    options.out.write_text(json.dumps(stored, indent=2) + "\n")
 
 
 if __name__ == "__main__":

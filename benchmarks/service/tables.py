@@ -15,15 +15,13 @@ def mixed_table(stored: Mapping[str, Any]) -> str:
         "| model | requests | answered | refused | wrong | peak memory | first half | second half |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for row in stored["rows"]:
-        told = row.get("mixed")
-        if told:
-            counts = (told["requests"], told["answered"], told["refused"], len(told["wrong"]))
-            lines.append(
-                f"| {_named(row)} | {' | '.join(map(str, counts))} | "
-                f"{told['resident_peak_mb']:.0f} MB | {told['resident_first_half_mb']:.0f} MB | "
-                f"{told['resident_second_half_mb']:.0f} MB |"
-            )
+    for row in stored["mixed"]["rows"]:
+        counts = (row["requests"], row["answered"], row["refused"], len(row["wrong"]))
+        lines.append(
+            f"| {_named(row)} | {' | '.join(map(str, counts))} | "
+            f"{row['resident_peak_mb']:.0f} MB | {row['resident_first_half_mb']:.0f} MB | "
+            f"{row['resident_second_half_mb']:.0f} MB |"
+        )
     return "\n".join(lines)
 
 
@@ -33,11 +31,11 @@ def paced_table(stored: Mapping[str, Any]) -> str:
         "| model | images in a pass | clients | p50 | p95 | requests/s | peak memory |",
         "|---|---|---|---|---|---|---|",
     ]
-    for row in stored["rows"]:
-        for told in row["paced"]:
+    for row in stored["paced"]["rows"]:
+        for run in row["paced"]:
             lines.append(
-                f"| {_named(row)} | {'1' if row['batch'] == 1 else 'up to ' + str(row['batch'])} | {told['clients']} | "
-                f"{told['p50_ms']:.0f} ms | {told['p95_ms']:.0f} ms | {told['per_s']:.1f} | "
+                f"| {_named(row)} | {'1' if row['batch'] == 1 else 'up to ' + str(row['batch'])} | {run['clients']} | "
+                f"{run['p50_ms']:.0f} ms | {run['p95_ms']:.0f} ms | {run['per_s']:.1f} | "
                 f"{row['peak_mb']:.0f} MB |"
             )
     return "\n".join(lines)
@@ -45,10 +43,10 @@ def paced_table(stored: Mapping[str, Any]) -> str:
 
 def slow_sentence(stored: Mapping[str, Any]) -> str:
     """Return the sentence on slow clients."""
-    slow = stored["slow"]
+    [slow] = stored["slow"]["rows"]
     return (
-        f"`/health` was asked {slow['asked']} times and failed {slow['failed']} times, p50 {slow['p50_ms']:.0f} ms, "
-        f"longest {slow['max_ms']:.0f} ms"
+        f"`/health` was requested {slow['asked']} times and failed {slow['failed']} times; "
+        f"p50 {slow['p50_ms']:.0f} ms, the longest {slow['max_ms']:.0f} ms."
     )
 
 
