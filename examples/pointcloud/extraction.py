@@ -9,14 +9,19 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, wait
+from multiprocessing import get_context
 from pathlib import Path
 
+import torch
 from PIL import Image
 
 from dinoneck import FeatureStore
 from dinoneck.data.decoding import read_picture
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.grid import PatchSize, TokenGrid
+from dinoneck.progress import progress
+from dinoneck.store import Extracted
 from examples import kinds
 from examples.pointcloud.features import device_of, input_size
 from examples.pointcloud.frame_tree import SV_EVERY, Frame, frames_of, photos_folder, read_scenes
@@ -24,6 +29,7 @@ from examples.pointcloud.store_cameras import Size, pixels, same_aspect
 
 HELP = "run a backbone over every k-th frame of a 2D/<scene>/color/<number>.jpg tree, into a feature store"
 
+_LOOK_S = 2.0  # between two looks at how far the processes are
 _ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)
 
 
@@ -43,7 +49,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", type=_size, default="auto", metavar="auto|HxW", help="auto keeps the photos' aspect")
     parser.add_argument("--stretch", action="store_true", help="take a size of another aspect too; cameras follow")
     parser.add_argument("--device", help="such as cuda; default: the CPU")
-    parser.add_argument("--shard", type=kinds.shard, metavar="I/N", help="do part I of N, counted from 0")
+    work = parser.add_mutually_exclusive_group()
+    work.add_argument("--shard", type=kinds.shard, metavar="I/N", help="do part I of N, counted from 0")
+    work.add_argument("--processes", type=kinds.count, default=1, metavar="N", help="at once; cuda: a GPU each in turn")
     parser.add_argument("--batch-size", type=kinds.count, metavar="N", help="frames per backbone pass; default: one")
     parser.add_argument(
         "--skip-unusable", action="store_true", help="leave out photos that cannot be decoded; list them"
@@ -52,8 +60,46 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Extract what the store lacks, and say what was done."""
-    device = device_of(options.device or "cpu")
+    """Extract what the store lacks, in one process or several, and print what was done."""
+    alone = options.processes == 1
+    frames, store = _opened(options, options.device if alone else None)
+    parts = [_extract(options, frames, store, options.shard)] if alone else _in_processes(options, store, len(frames))
+    for image_id, problem in sorted(item for part in parts for item in part.unusable.items()):
+        print(f"left out {image_id}: {problem}")
+    backbone, size = store.backbone_record, store.preprocess.size
+    rows, cols = TokenGrid(store.preprocess.patch_size).size(size)
+    print(f"{len(frames)} frames of {len({frame.scene for frame in frames})} scenes: "
+          f"{sum(len(part.written) for part in parts)} extracted, {sum(part.present for part in parts)} were there; "
+          f"{backbone['embed_dim']} channels on {rows}x{cols} patches, {size[0]}x{size[1]} px, {store}")  # fmt: skip
+    return 0
+
+
+def _in_processes(options: argparse.Namespace, store: FeatureStore, total: int) -> list[Extracted]:
+    """Extract in processes of their own, and show how many frames the store holds meanwhile."""
+    count, device = options.processes, options.device or "cpu"
+    gpus = torch.cuda.device_count()
+    devices = [f"cuda:{i % gpus}" if device == "cuda" and gpus else device for i in range(count)]
+    with (
+        ProcessPoolExecutor(count, get_context("spawn")) as pool,
+        progress(total=total, desc="frames", unit="image") as bar,
+    ):
+        parts = [pool.submit(_part, options, (i, count), devices[i]) for i in range(count)]
+        waiting: set[Future[Extracted]] = set(parts)
+        while waiting:
+            waiting = wait(waiting, timeout=_LOOK_S).not_done
+            store.refresh()
+            bar.update(len(store) - bar.n)
+    return [part.result() for part in parts]
+
+
+def _part(options: argparse.Namespace, shard: tuple[int, int], device: str) -> Extracted:
+    torch.set_num_threads(max(1, torch.get_num_threads() // shard[1]))
+    return _extract(options, *_opened(options, device), shard)
+
+
+def _opened(options: argparse.Namespace, device_name: str | None) -> tuple[list[Frame], FeatureStore]:
+    """Return the frames and the store that they go to, with the backbone on the device (None = CPU)."""
+    device = device_of(device_name or "cpu")
     scenes = None if options.scenes is None else read_scenes(options.scenes)
     frames = frames_of(options.root, options.every, scenes)
     backbone = kinds.backbone_of(options)
@@ -61,22 +107,20 @@ def run(options: argparse.Namespace) -> int:
     sound = readable(frames) if options.skip_unusable else frames
     size = common_size(sound, backbone.patch_size, wanted, stretch=options.stretch)
     backbone = backbone.to(device)
-    store = FeatureStore.create(options.out, backbone=backbone, image_size=size, dtype="fp16", fit="stretch")
-    done = store.extract(
+    return frames, FeatureStore.create(options.out, backbone=backbone, image_size=size, dtype="fp16", fit="stretch")
+
+
+def _extract(
+    options: argparse.Namespace, frames: Sequence[Frame], store: FeatureStore, shard: tuple[int, int] | None
+) -> Extracted:
+    return store.extract(
         [frame.path for frame in frames],
         photos_folder(options.root),
-        options.shard,
+        shard,
         batch_size=options.batch_size,
         workers=options.workers,
         skip_unusable=options.skip_unusable,
     )
-    for image_id, problem in sorted(done.unusable.items()):
-        print(f"left out {image_id}: {problem}")
-    rows, cols = TokenGrid(backbone.patch_size).size(size)
-    print(f"{len(frames)} frames of {len({frame.scene for frame in frames})} scenes: {len(done.written)} extracted, "
-          f"{done.present} were there; {backbone.embed_dim} channels on {rows}x{cols} patches, {size[0]}x{size[1]} px, "
-          f"{store}")  # fmt: skip
-    return 0
 
 
 def common_size(frames: Sequence[Frame], patch: PatchSize, size: Size | None = None, *, stretch: bool = False) -> Size:

@@ -132,7 +132,7 @@ class PointceptAdapter:
     """For Pointcept's ``Point``, a dict with ``grid_coord`` in cells of its level and ``batch`` or ``offset``.
 
     Pointcept shifts ``grid_coord`` to begin at 0 in every sample: build the grid from the shifted ones. Run against
-    Pointcept's PointTransformerV3 (commit d74c646); the tests have a stand-in on ``addict.Dict``, as ``Point`` is.
+    Pointcept's PointTransformerV3 and ``Point`` (commit d74c646).
     """
 
     def coords(self, x: Any, stride: int) -> tuple[Tensor, Tensor]:

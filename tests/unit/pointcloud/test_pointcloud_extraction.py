@@ -85,6 +85,17 @@ def test_a_stopped_extraction_goes_on_and_parts_make_the_whole(
     assert torch.equal(again.batch(IDS).sequence[0], store.batch(IDS).sequence[0])
 
 
+@pytest.mark.slow
+def test_processes_share_the_frames_and_go_on(
+    store: FeatureStore, tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = (tree, "--out", tmp_path / "store", *TINY)
+    run_verb(extraction, *common, "--shard", "0/4")
+    assert run_verb(extraction, *common, "--processes", 2) == 0
+    assert "4 frames of 2 scenes: 3 extracted, 1 were there" in capsys.readouterr().out
+    assert torch.equal(FeatureStore.open(tmp_path / "store").batch(IDS).sequence[0], store.batch(IDS).sequence[0])
+
+
 def test_every_scenes_and_batches_are_options(store: FeatureStore, tree: Path, tmp_path: Path) -> None:
     (tmp_path / "train.txt").write_text("s1\n")
     out = tmp_path / "store"
