@@ -252,7 +252,8 @@ class Index(Mapping[str, Entry]):
         if slot < len(self._table):
             return self._table.checksums(slot)
         entry = self.at(slot)
-        return tuple(entry.grid), entry.crc32
+        rows, cols = entry.grid
+        return (rows, cols), entry.crc32
 
     def id_at(self, place: int) -> str:
         """Return the id at a place of the sorted ids."""
