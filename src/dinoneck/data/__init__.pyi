@@ -13,9 +13,9 @@ from dinoneck.data.labels import count_classes as count_classes
 from dinoneck.data.pasture import Pasture as Pasture
 from dinoneck.data.patterns import Pattern as Pattern
 from dinoneck.data.patterns import Patterns as Patterns
-from dinoneck.data.photo_pixels import to_photo_pixels as to_photo_pixels
-from dinoneck.data.photo_pixels import to_prepared_pixels as to_prepared_pixels
 from dinoneck.data.photos import Preprocessing as Preprocessing
+from dinoneck.data.photos import to_photo_pixels as to_photo_pixels
+from dinoneck.data.photos import to_prepared_pixels as to_prepared_pixels
 from dinoneck.data.tables import PhotoTable as PhotoTable
 from dinoneck.data.tables import Table as Table
 from dinoneck.data.tables import read_csiro_test as read_csiro_test

@@ -67,9 +67,6 @@ class Strings(Sequence[str]):
     def __getitem__(self, place: Any) -> Any:
         return self.raw(place).decode("utf-8", "replace")  # only damaged bytes are replaced
 
-    def __iter__(self) -> Iterator[str]:
-        return map(self.__getitem__, range(len(self)))
-
 
 class Head(Struct):
     """The first line of a table."""
@@ -252,7 +249,7 @@ class Index(Mapping[str, Entry]):
         if slot < len(self._table):
             return self._table.checksums(slot)
         entry = self.at(slot)
-        return tuple(entry.grid), entry.crc32
+        return entry.grid, entry.crc32
 
     def id_at(self, place: int) -> str:
         """Return the id at a place of the sorted ids."""
