@@ -49,13 +49,7 @@ OPTIONS: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-@pytest.mark.parametrize(
-    "size",
-    [
-        (160, 200),
-        (112, 256),
-    ],
-)
+@pytest.mark.parametrize("size", [(160, 200), (112, 256)])
 def test_boxes_follow_their_pixels(options: dict[str, Any], size: Any) -> None:
     view = box_transforms(size, train=True, **PLAIN, **options)
     tested, places = 0, set()

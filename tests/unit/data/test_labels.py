@@ -314,6 +314,3 @@ def test_files_that_change_their_numbers_are_refused(tmp_path: Path) -> None:
 def test_impossible_records(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         DenseLabels(**wrong)
-
-
-# Real masks -------------------------------------------------------------------------------------------------

@@ -180,13 +180,7 @@ def test_other_bad_lists(tmp_path: Path) -> None:
         Patterns.from_record("flips4")  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(
-    "i",
-    [
-        -1,
-        20,
-    ],
-)
+@pytest.mark.parametrize("i", [-1, 20])
 def test_there_is_no_such_pattern(i: Any) -> None:
     with pytest.raises(DataError, match=r"there is no pattern .*; these are 0 ... 19"):
         COLOUR.apply(photo(), i, "a")

@@ -118,14 +118,7 @@ def test_there_is_one_set_of_defaults(tmp_path: Path) -> None:
     assert TrainConfig().optim == Recipe()
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "1e-4",
-        "+1e-4",
-        ".1e-3",
-    ],
-)
+@pytest.mark.parametrize("text", ["1e-4", "+1e-4", ".1e-3"])
 def test_numbers_in_every_spelling(tmp_path: Path, text: str) -> None:
     assert read(tmp_path, f"optim: {{lr: {text}}}").optim.lr == 1e-4
 

@@ -118,10 +118,9 @@ def test_a_report_that_fails_costs_no_training(pasture: Table, tmp_path: Path, m
     assert files_of(tmp_path / "run") == files_of(tmp_path / "undisturbed")
 
 
-@pytest.mark.parametrize("lr", [1e30])
-def test_a_learning_rate_that_is_far_too_high_is_named(pasture: Table, tmp_path: Path, lr: float) -> None:
+def test_a_learning_rate_that_is_far_too_high_is_named(pasture: Table, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"fold 0: .*diverged.*lower (lr|it)"):
-        train(a_run(None, optim={"lr": lr}), tmp_path, table=pasture)
+        train(a_run(None, optim={"lr": 1e30}), tmp_path, table=pasture)
 
 
 def test_predictions_that_are_not_finite_are_named(
