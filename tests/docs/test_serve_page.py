@@ -45,5 +45,5 @@ def test_every_setting_ended_in_order(stored: dict[str, Any]) -> None:
 
 def test_health_was_served_while_slow_clients_held_connections(stored: dict[str, Any]) -> None:
     [slow] = stored["slow"]["rows"]
-    assert slow["asked"] >= 30 and slow["failed"] == 0
+    assert slow["asked"] >= 100 and slow["failed"] == 0
     assert slow["ready_after_s"] < 2 * slow["body_timeout_s"]
