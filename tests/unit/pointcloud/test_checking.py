@@ -11,7 +11,7 @@ import pytest
 import torch
 from examples.pointcloud import checking, frame_check
 from examples.pointcloud.features import frame_maps
-from examples.pointcloud.frame_check import Chain, check_frame, network_inputs
+from examples.pointcloud.frame_check import Chain, check_frame
 from examples.pointcloud.frames import Frames, cloud_of
 from examples.pointcloud.network_check import Network, network_of, plan_of
 from examples.pointcloud.reprojection import pair_error
@@ -45,19 +45,6 @@ def checked(
     told = json.loads((folder / "told.json").read_text())
     assert found == code, told["problems"]
     return dict(told)
-
-
-def test_the_plan_is_res16unet34c() -> None:
-    plan = plan_of()
-    assert [tuple(plan[f"block{i}"]) for i in (5, 6, 7, 8)] == [
-        (8, 256, 128, 256),
-        (4, 128, 64, 128),
-        (2, 96, 32, 96),
-        (1, 96, 32, 96),
-    ]
-    net = Res16UNet(3)
-    assert {p.stride: p.up for p in plan.values() if p.skip} == net.levels("up")
-    assert {p.stride: p.skip for p in plan.values() if p.skip} == net.levels("skip")
 
 
 def test_a_right_scene_passes_and_its_numbers_are_true(
@@ -174,32 +161,11 @@ def test_a_network_of_other_widths_is_found(
     assert not any(sum(frame["bad"].values()) for frame in told["frames"])
 
 
-def test_another_network_altogether_is_named_block_by_block(
-    room: Frames, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    told = checked(room, monkeypatch, tmp_path, "--network", saved(tmp_path / "n.pth"), "--plan", "34c", code=1)
-    first = "\n".join(told["frames"][0]["problems"])
-    assert "injection: 'block5' is given 112 channels, fewer than levels[8] = 256" in first
-    for name, met, planned in (("block5", 112, "256 + 128"), ("block8", 48, "96 + 32")):
-        assert f"channels: {name} (stride {plan_of()[name].stride}) receives {met}, planned {planned}" in first
-
-
 def test_a_stride_left_out_is_found(room: Frames, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(frame_check, "STRIDES", (1, 2, 4, 16))
     told = checked(room, monkeypatch, tmp_path, code=1)
     assert "stride: the pyramid has no level 8, planned for block5; it has 1, 2, 4, 16" in told["problems"]
     assert told["frames"][0]["blocks"][4]["enters"] == 112  # the rest is measured all the same
-
-
-class Mislabelled(SparsePyramid):
-    def forward(self, features: Any) -> Any:
-        levels = super().forward(features)
-        return levels | {8: levels[16]}
-
-
-class Shifted(SparsePyramid):
-    def forward(self, features: Any) -> Any:
-        return super().forward(replace(features, coords=features.coords + 4096))
 
 
 def chain_of(pyramid: SparsePyramid, plan: Any = SMALL_PLAN) -> Chain:
@@ -213,16 +179,6 @@ def report_of(chain: Chain, room: Frames, tiny: Backbone) -> Any:
     return check_frame(chain, "scene", room, maps, cameras, 0, [1], [0], points=0)
 
 
-def test_a_pyramid_of_wrong_cells_is_found(room: Frames, tiny: Backbone) -> None:
-    strides = (1, 2, 4, 8, 16)
-    assert not report_of(chain_of(SparsePyramid(strides)), room, tiny).problems
-    told = report_of(chain_of(Mislabelled(strides)), room, tiny).problems
-    assert told == ["stride: the pyramid's level 8 holds cells of stride 16"]
-    report = report_of(chain_of(Shifted(strides)), room, tiny)
-    assert [block.hit_rate for block in report.blocks[4:]] == [0.0] * 4
-    assert "stride: 100.0% of the voxels of block8 are not in the pyramid's level 1" in report.problems
-
-
 def test_a_block_at_another_stride_is_found(room: Frames, tiny: Backbone) -> None:
     plan = SMALL_PLAN | {"block4": SMALL_PLAN["block4"]._replace(stride=32)}
     [problem] = report_of(chain_of(SparsePyramid((1, 2, 4, 8, 16)), plan), room, tiny).problems
@@ -231,12 +187,6 @@ def test_a_block_at_another_stride_is_found(room: Frames, tiny: Backbone) -> Non
     missing = SMALL_PLAN | {"block9": SMALL_PLAN["block4"]}
     told = report_of(chain_of(SparsePyramid((1, 2, 4, 8, 16)), missing), room, tiny).problems
     assert told == ["Res16UNet has no block9, planned at stride 16"]
-
-
-def test_hooks_are_taken_off_again(room: Frames, tiny: Backbone) -> None:
-    chain = chain_of(SparsePyramid((1, 2, 4, 8, 16)))
-    report_of(chain, room, tiny)
-    assert not any(m._forward_pre_hooks or m._forward_hooks for m in chain.network.net.modules())
 
 
 def test_frames_without_depth_are_told_of(
@@ -291,14 +241,6 @@ def test_poses_that_fit_in_no_reading_are_a_problem(
     assert "no reading fits" in problem
 
 
-def test_a_single_frame_has_nothing_to_compare_with(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    told = checked(bare_room((48, 64), views=1), monkeypatch, tmp_path)
-    assert told["cameras"] == {}
-    assert "no two frames overlap" in capsys.readouterr().out
-
-
 @pytest.mark.parametrize("target", ["up", "skip"])
 def test_a_trained_model_is_checked_with_its_own_parts(target: Any, tmp_path: Path) -> None:
     model = build("both", network="small", in_channels=7, classes=5, c_dino=64, target=target)
@@ -316,15 +258,6 @@ def test_a_trained_model_is_checked_with_its_own_parts(target: Any, tmp_path: Pa
         Network.build(SMALL_PLAN, net, 32, state)
     with pytest.raises(CheckpointError, match="no Res16UNet's"):
         network_of({"weight": torch.zeros(3)}, "torch")
-
-
-def test_what_the_network_takes_follows_its_channels() -> None:
-    normals, colours = torch.rand(6, 3), torch.rand(6, 3) * 255
-    assert torch.equal(network_inputs(3, normals, colours), colours / 127.5 - 1)
-    assert torch.equal(network_inputs(4, normals, colours)[:, 1:], normals)
-    assert torch.equal(network_inputs(7, normals, colours)[:, 4:], colours / 127.5 - 1)
-    with pytest.raises(ConfigError, match="5 channels per voxel; expected 3, 4, 7"):
-        network_inputs(5, normals, colours)
 
 
 def test_rooms_need_no_data(capsys: pytest.CaptureFixture[str]) -> None:

@@ -60,25 +60,6 @@ def test_a_camera_off_the_middle_on_one_side_is_read(tmp_path: Path) -> None:
     assert float(frames.cameras.K[0, 0, 2]) == 10.0
 
 
-def test_json_that_never_ends_is_named(tmp_path: Path) -> None:
-    written(tmp_path)
-    (tmp_path / "frames.json").write_text("[" * 100_000 + "]" * 100_000)
-    with pytest.raises(DataError, match="cannot be read as JSON"):
-        read_frames(tmp_path)
-
-
-def test_hidden_files_beside_photos_are_no_frames(tmp_path: Path) -> None:
-    scene = write_frames(tmp_path, {"a": (0, 20)}) / "2D" / "a"
-    (scene / "color" / "._0.png").write_bytes(b"of another system")
-    for number in (0, 20):
-        for part in ("depth", "pose"):
-            (scene / part).mkdir(exist_ok=True)
-        Image.fromarray(np.full((48, 64), 1500, np.uint16)).save(scene / "depth" / f"{number}.png")
-        np.savetxt(scene / "pose" / f"{number}.txt", np.eye(4))
-    np.savetxt(scene / "intrinsics.txt", np.array([[50, 0, 31.5], [0, 50, 23.5], [0, 0, 1]]))
-    assert read_frames(scene).names == ("a/color/0", "a/color/20")
-
-
 @pytest.mark.parametrize("name", ["tpu9x", "meta", "mps", ""])
 def test_devices_that_the_verbs_do_not_run_on_are_named(tmp_path: Path, name: str) -> None:
     with pytest.raises(ConfigError, match=f"--device is {name!r}; expected cpu, cuda or cuda:N"):

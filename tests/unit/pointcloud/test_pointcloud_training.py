@@ -16,7 +16,7 @@ from examples.pointcloud.comparison import difference
 from examples.pointcloud.room_batches import STAND_IN_NOISE, Scene, Voxels, batch_of, label_maps, scene
 from examples.pointcloud.rooms import CLASSES, FLAT, room
 from examples.pointcloud.segmentation import VARIANTS, Segmenter, Variant, build, load_weights, save_weights
-from examples.pointcloud.training_plan import Plan, Rooms, device, misled, photo_size, plan_of, rooms_of
+from examples.pointcloud.training_plan import Plan, Rooms, misled, rooms_of
 from safetensors.torch import load_file, save_file
 
 from dinoneck import CheckpointError, ConfigError, DataError, HeadCheckpoint, load_backbone, load_head
@@ -112,20 +112,6 @@ def _subset(one: Scene, rows: torch.Tensor) -> Any:
     return replace(one.links, **part, point=place[one.links.point[keep]], num_points=len(rows), counts=None)
 
 
-def test_deforming_moves_voxels_by_turns_mirrors_scale_and_shift() -> None:
-    one = seen()
-    generator = torch.Generator().manual_seed(0)
-    kinds = set()
-    for _ in range(30):
-        batch = batch_of([one], Voxels(0.25), generator)
-        normals = batch.feats[:, 1:4]
-        assert (normals.norm(dim=1) <= 1 + 1e-6).all()
-        spread = batch.grid.coords.amax(0) - batch.grid.coords.amin(0)
-        kinds.add(bool(spread[0] > spread[1]))
-        assert batch.grid.coords[:, 2].min() >= 0  # z stays up
-    assert kinds == {True, False}
-
-
 def test_rooms_of_a_batch_are_what_they_are_alone() -> None:
     two = [seen(0), seen(1)]
     voxels = Voxels(0.25, point_colours=True, strides=(1, 2, 4, 8))
@@ -179,19 +165,6 @@ def test_the_stand_in_names_what_a_patch_shows_alike_in_all_rooms() -> None:
     told, truth = (torch.cat([x.movedim(1, -1).flatten(0, 2).float() for x in parts]) for parts in (maps, patches))
     mixing = torch.linalg.lstsq(truth, told).solution  # of both rooms together: what is left is the noise
     assert (told - truth @ mixing).std() == pytest.approx(STAND_IN_NOISE, rel=0.1)
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_variants_have_their_parts_and_levels(variant: Variant) -> None:
-    model = made(variant)
-    assert (model.fusion is not None) == (variant in ("bifusion", "both"))
-    assert (model.injection is not None) == (variant in ("inject", "both"))
-    assert model.strides == {"3d": (), "bifusion": (1,), "inject": (1, 2, 4, 8), "both": (1, 2, 4, 8)}[variant]
-    learnt = {name for name in model.weights() if "running" not in name and "tracked" not in name}
-    assert sum(p.numel() for p in model.parameters()) == sum(model.weights()[name].numel() for name in learnt)
-    told = scores(model, [seen()])
-    assert told.shape[1] == len(CLASSES)
-    assert set(model.stats()) == {name for name in ("fusion", "injection") if name in model.parts()}
 
 
 def test_before_its_first_step_inject_is_the_3d_network_bit_for_bit(tmp_path: Path) -> None:
@@ -253,12 +226,6 @@ def test_only_whole_new_parts_may_be_new(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="--point-colours"):
         load_weights(model, tmp_path / "colours.safetensors")
     assert all(torch.equal(value, before[name]) for name, value in model.weights().items())  # nothing was half loaded
-
-
-def test_unknown_variants_and_networks_are_refused() -> None:
-    for wrong in ({"variant": "4d"}, {"network": "huge"}):
-        with pytest.raises(ConfigError, match="expected one of"):
-            build(**{"variant": "3d", "network": "small", "in_channels": 4, "classes": 7, "c_dino": 64, **wrong})  # type: ignore[arg-type]
 
 
 def test_iou_is_intersection_over_union() -> None:
@@ -353,39 +320,6 @@ def test_the_verb_trains_from_a_file(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert (tmp_path / "inject" / "injection.safetensors").exists()
     with pytest.raises(ConfigError, match="holds a run, which others may have been started from"):
         training.run(options_of(training, first))
-
-
-def test_options_become_the_plan() -> None:
-    words = [
-        "--variant",
-        "both",
-        "--out",
-        "x",
-        "--seed",
-        "4",
-        "--point-colours",
-        "--target",
-        "skip",
-        "--lr",
-        "0.1",
-        *WORDS,
-    ]
-    plan = plan_of(options_of(training, words))
-    expected = replace(PLAN, variant="both", seed=4, point_colours=True, target="skip", lr=0.1, steps=2)
-    assert plan == expected and plan.photo_size == (96, 128)
-    assert device("cpu") == "cpu"
-    with pytest.raises(argparse.ArgumentTypeError, match="expected cpu"):
-        device("gpu9")
-    for wrong in ("96", "96x", "0x4", "ax4"):
-        with pytest.raises(argparse.ArgumentTypeError, match="no size"):
-            photo_size(wrong)
-
-
-def test_rooms_of_seeds_and_held_out_rooms_are_others() -> None:
-    plan = replace(PLAN, points=200, views=1, photo_size=(12, 16))
-    one, other = (rooms_of(replace(plan, seed=seed), None, photos=False) for seed in (0, 1))
-    clouds = [room.points.sum().item() for room in (*one.train, *one.test, *other.train, *other.test)]
-    assert len(set(clouds)) == 6
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,7 @@ from examples.pointcloud.reprojection import grey_levels, pair_error, pair_error
 from tests.conftest import DATA
 from tests.unit.pointcloud.analytic_scene import bare_room
 
-from dinoneck import ConfigError
 from dinoneck.points import Links, PointProjector
-from dinoneck.points.camera_check import READINGS, read_as
 
 
 @pytest.fixture(scope="module")
@@ -68,21 +66,6 @@ def test_colours_are_read_between_pixel_centres() -> None:
         row = torch.zeros(1, dtype=torch.int64)
         one = Links(row, row + link, uv[link : link + 1], torch.ones(1), 3, 1, (6, 8))
         assert grey_levels(one, colours, photos[None]) == pytest.approx(0, abs=1e-4)
-
-
-def test_links_count_only_where_depth_agrees(room: Frames) -> None:
-    nearer = room.depth.clone()
-    nearer[1] -= 0.5
-    hidden = pair_error(replace(room, depth=nearer), 0, 1)
-    assert (hidden.agree, hidden.links, hidden.grey_levels) == (0, 0, None)
-
-
-def test_readings_undo_themselves_and_others_are_refused(room: Frames) -> None:
-    for reading in READINGS:
-        twice = read_as(read_as(room.cameras, reading), reading)
-        assert torch.allclose(twice.cam_to_world, room.cameras.cam_to_world, atol=1e-12)
-    with pytest.raises(ConfigError, match="expected one of camera_to_world"):
-        read_as(room.cameras, "c2w")  # type: ignore[arg-type]
 
 
 # (agree, grey levels) with the right reading, the same with inverted poses, measured once by other code

@@ -146,33 +146,6 @@ def test_samples_do_not_see_each_other(engine: str) -> None:
         torch.testing.assert_close(both[own], net(net.sparse(alone, feats[own])), rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-def test_a_step_of_the_coarsest_stride_changes_nothing(engine: str) -> None:
-    net = small(engine).eval()
-    expected = run(net, cloud())
-    torch.testing.assert_close(run(net, cloud(shift=(-1600, 48, 16))), expected, rtol=0, atol=1e-12)
-    assert not torch.allclose(run(net, cloud(shift=(1, 0, 0))), expected, atol=1e-3)  # cells fall otherwise
-
-
-@pytest.mark.parametrize("engine", ENGINES)
-def test_a_batch_may_lack_samples(engine: str) -> None:
-    net, grid = small(engine).eval(), cloud()
-    own = grid.batch == 1
-    feats = features(grid, C_IN)[own]
-    late, first = (VoxelGrid.from_coords(grid.coords[own], torch.full((int(own.sum()),), n)) for n in (5, 0))
-    torch.testing.assert_close(net(net.sparse(late, feats)), net(net.sparse(first, feats)), rtol=0, atol=1e-12)
-
-
-def test_clouds_at_the_ends_of_the_range_are_computed_alike() -> None:
-    net, near = small().eval(), cloud()
-    ends = [near.coords + 16 * torch.tensor(step) for step in ((-8190, 0, 8190), (8190, 8190, -8190))]
-    both = VoxelGrid.from_coords(torch.cat(ends), near.batch.repeat(2))
-    feats = torch.empty(len(both), C_IN, dtype=torch.float64)
-    feats[both.inverse] = features(near, C_IN).repeat(2, 1)
-    out = net(net.sparse(both, feats))[both.inverse]
-    torch.testing.assert_close(out, run(net, near).repeat(2, 1), rtol=0, atol=1e-12)
-
-
 # -- two engines ---------------------------------------------------------------------------------------------------
 
 
@@ -193,21 +166,6 @@ def test_both_engines_give_the_same_numbers_from_the_same_weights(shift: tuple[i
         torch.testing.assert_close(other.grad, own.grad, rtol=0, atol=1e-9 * scale, msg=name)
     for name, value in ours.state_dict().items():  # batch statistics
         torch.testing.assert_close(theirs.state_dict()[name], value, rtol=1e-10, atol=1e-12, msg=name)
-
-
-@needs_spconv
-def test_in_float32_they_differ_by_rounding() -> None:
-    ours, theirs, grid = small().float().eval(), small("spconv").float().eval(), cloud()
-    expected = run(ours, grid, torch.float32)
-    worst = (run(theirs, grid, torch.float32) - expected).abs().max() / expected.abs().max()
-    assert worst < 1e-5
-
-
-@needs_spconv
-def test_one_seed_gives_both_the_same_first_weights() -> None:
-    ours, theirs = small().state_dict(), small("spconv").state_dict()
-    assert list(ours) == list(theirs)
-    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
 
 
 @needs_spconv
@@ -233,20 +191,6 @@ def test_an_injection_is_the_same_on_both(target: Literal["up", "skip"], shift: 
         torch.testing.assert_close(other, own, rtol=1e-8, atol=1e-9)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-def test_attached_hooks_do_what_a_wrapped_network_does(engine: str) -> None:
-    net, grid = small(engine).eval(), cloud()
-    before, pyramid = run(net, grid), pyramid_of(grid)
-    model: Any = injected(net, "up")
-    expected = model(net.sparse(grid, features(grid, C_IN)), pyramid=pyramid)
-    model.remove()
-    handle = model.injection.attach(net, net.BLOCKS)
-    with model.injection.using(pyramid):
-        assert torch.equal(run(net, grid), expected)
-    handle.remove()
-    assert torch.equal(run(net, grid), before)
-
-
 # -- limits --------------------------------------------------------------------------------------------------------
 
 
@@ -264,31 +208,6 @@ def test_next_to_nothing_is_computed_but_not_trained_on(engine: str, voxels: int
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-def test_autocast_trains(engine: str) -> None:
-    net, grid = small(engine).float().eval(), cloud()
-    expected = run(net, grid, torch.float32)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        out = run(net, grid, torch.float32)
-    assert (out.float() - expected).abs().max() / expected.abs().max() < 0.05
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        loss = run(net.train(), grid, torch.float32).float().square().mean()
-    loss.backward()
-    assert all(
-        p.grad is not None and p.grad.dtype == torch.float32 and p.grad.isfinite().all() for p in net.parameters()
-    )
-
-
-@pytest.mark.parametrize("engine", ENGINES)
-def test_a_copy_is_a_network_of_its_own(engine: str) -> None:
-    net, grid = small(engine).eval(), cloud()
-    again = copy.deepcopy(net)
-    expected = run(net, grid)
-    assert torch.equal(run(again, grid), expected)
-    nn.init.zeros_(net.stem.conv.weight)  # type: ignore[arg-type]
-    assert torch.equal(run(again, grid), expected)
-
-
 @pytest.mark.parametrize(
     ("options", "told"),
     [
@@ -304,12 +223,6 @@ def test_options_that_cannot_be_are_named(options: dict[str, Any], told: str) ->
         Res16UNet(C_IN, **{**SMALL, **options})
     with pytest.raises(ConfigError, match="target is 'down'"):
         small().levels("down")  # type: ignore[arg-type]
-
-
-def test_every_size_changes_the_network() -> None:
-    count = sum(p.numel() for p in small().parameters())
-    for options in ({"init_dim": 6}, {"planes": (5, 6, 7, 8, 9, 10, 11, 13)}, {"layers": (1,) * 8}):
-        assert sum(p.numel() for p in small(**options).parameters()) != count
 
 
 def test_features_that_do_not_fit_are_named() -> None:

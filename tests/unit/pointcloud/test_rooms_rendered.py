@@ -7,12 +7,10 @@ from functools import cache
 import pytest
 import torch
 import torch.nn.functional as F
-from examples.pointcloud.rooms import CLASSES, FLAT, FLOOR, POSTER, RUG, WALL, Room, look_along, room
-from examples.pointcloud.surfaces import Pattern, Places
+from examples.pointcloud.rooms import CLASSES, FLAT, FLOOR, WALL, Room, room
 from torch import Tensor
 
-from dinoneck import ConfigError
-from dinoneck.points import PointProjector, check_cameras
+from dinoneck.points import PointProjector
 
 SEEDS = (0, 3)
 
@@ -118,70 +116,9 @@ def _rows(made: Room, which: Tensor) -> list[tuple[Tensor, Tensor]]:
     return list(zip(made.normals[which], made.points[which], strict=True))
 
 
-def test_no_colour_stands_for_a_class() -> None:
-    means = torch.stack([drawn(seed).colours[drawn(seed).labels == RUG].double().mean(0) for seed in (0, 1, 2, 3)])
-    assert (means.amax(0) - means.amin(0)).max() > 40
-    first, second = drawn(0), drawn(1)
-    assert not torch.equal(first.interior.size, second.interior.size)
-
-
 def test_the_seed_is_the_room() -> None:
     one, again, other = (room(seed, views=2, size=(24, 32), points=500) for seed in (5, 5, 6))
     assert torch.equal(one.points, again.points) and torch.equal(one.frames.photos, again.frames.photos)
     assert torch.equal(one.frames.depth, again.frames.depth) and torch.equal(one.seen_labels, again.seen_labels)
     assert one.frames.names == ("room5-view0", "room5-view1")
     assert not torch.equal(one.frames.photos, other.frames.photos)
-
-
-def test_poses_are_read_the_right_way() -> None:
-    made = drawn(0)
-    found = check_cameras(made.points, made.frames.cameras, made.frames.depth)
-    assert found.best == "camera_to_world" and found.clear
-
-
-def test_photos_of_any_size_show_the_same_room() -> None:
-    small, large = (room(2, views=2, size=size, points=10).frames for size in ((24, 32), (72, 96)))
-    # every third pixel's centre of the large photo is a pixel's centre of the small one
-    assert torch.equal(large.photos[:, :, 1::3, 1::3], small.photos)
-    torch.testing.assert_close(large.depth[:, 1::3, 1::3], small.depth)
-
-
-def test_a_camera_looks_along_its_axis() -> None:
-    pose = look_along(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([2.0, 0.0, 0.0]))
-    assert pose[:3, 2].tolist() == [1, 0, 0] and pose[:3, 3].tolist() == [1, 2, 3]
-    assert pose[:3, 1].tolist() == [0, 0, -1]  # y down
-    assert torch.linalg.det(pose[:3, :3]) == 1
-
-
-def test_patterns() -> None:
-    black, white, red = torch.eye(3).double()
-    places = torch.tensor([[0.05, 0.05], [0.15, 0.05], [0.15, 0.15], [0.25, 0.05], [-0.05, 0.05]]).double()
-
-    def turns(kind: str, *palette: Tensor) -> list[int]:
-        found = Pattern(kind, torch.stack(palette), 0.1).colours(places)  # type: ignore[arg-type]
-        return found.argmax(1).tolist()
-
-    assert turns("plain", black, white) == [0, 0, 0, 0, 0]
-    assert turns("stripes", black, white, red) == [0, 1, 1, 2, 2]
-    assert turns("checks", black, white) == [0, 1, 0, 0, 1]
-    assert turns("grid", black, white) == [0, 0, 0, 0, 0]
-    lines = Pattern("grid", torch.stack([black, white]), 0.1).colours(
-        torch.tensor([[0.01, 0.05], [0.05, 0.11]]).double()
-    )
-    assert lines.argmax(1).tolist() == [1, 1]
-    many = Pattern("mosaic", torch.stack([black, white, red]), 0.1).colours(torch.rand(3000, 2).double() * 20 - 10)
-    assert many.mean(0).min() > 0.28  # all colours alike
-
-
-def test_a_later_decal_covers_an_earlier_one() -> None:
-    made = drawn(0)
-    decal = next(decal for decal in made.interior.decals if decal.label == POSTER)
-    middle = ((decal.low + decal.high) / 2)[None]
-    place = Places(middle, torch.tensor([decal.axis]), torch.tensor([decal.end]), torch.tensor([-1]))
-    assert made.interior.paint(place)[0].tolist() == [POSTER]
-
-
-@pytest.mark.parametrize("wrong", [{"views": 0}, {"size": (0, 4)}, {"points": 0}])
-def test_refuses_nothing_to_draw(wrong: dict[str, object]) -> None:
-    with pytest.raises(ConfigError, match="expected 1 or more"):
-        room(0, **wrong)  # type: ignore[arg-type]

@@ -130,16 +130,6 @@ def test_no_voxels_give_no_rows_and_no_gradient(layers: Any, name: str) -> None:
     assert conv.weight.grad.count_nonzero() == 0
 
 
-def test_one_voxel_meets_the_centre_of_the_kernel_and_its_octant(layers: Any) -> None:
-    x = layers.sparse(VoxelGrid.from_coords(torch.tensor([[-3, 5, -2]])), torch.randn(1, C_IN))
-    same, down, up = layers.SubmanifoldConv(C_IN, C_OUT), layers.DownConv(C_IN, C_OUT), layers.UpConv(C_OUT, 2)
-    torch.testing.assert_close(same(x).feats, x.feats @ same.weight[:, 1, 1, 1].T)
-    low = down(x)
-    assert low.coords.tolist() == [[-4, 4, -2]]
-    torch.testing.assert_close(low.feats, x.feats @ down.weight[:, 1, 1, 0].T)
-    torch.testing.assert_close(up(low, x).feats, low.feats @ up.weight[:, 1, 1, 0].T)
-
-
 def test_voxels_at_the_ends_of_the_range_are_no_neighbours() -> None:
     ends = torch.tensor([[-REACH, 0, 0], [REACH - 1, 0, 0], [REACH - 2, 0, 0], [0, -REACH, 5], [0, REACH - 1, 5]])
     grid = VoxelGrid.from_coords(ends)
@@ -175,33 +165,6 @@ def test_autocast_computes_in_its_dtype_and_gives_weights_their_own(name: str) -
     with torch.autocast("cpu", dtype=torch.bfloat16):  # a graph of float32 stays that
         (again,) = torch.autograd.grad(kept.square().mean(), (conv.weight,))
     assert torch.equal(again, expected)
-
-
-def test_sums_of_low_precision_are_kept_in_float32() -> None:
-    places = torch.cartesian_prod(*[torch.arange(5)] * 3)
-    conv = sparse_conv.SubmanifoldConv(1, 1, 5).bfloat16()
-    with torch.no_grad():
-        conv.weight.fill_(1.0)
-        conv.weight[0, 2, 2, 2] = 256.0  # 256 + 1 is 256 in bfloat16
-    out = conv(sparse_conv.sparse(VoxelGrid.from_coords(places), torch.ones(125, 1).bfloat16()))
-    assert out.feats.dtype == torch.bfloat16
-    middle = (out.coords == 2).all(dim=1)
-    assert out.feats[middle].item() == 380.0
-
-
-def test_what_was_found_of_a_level_is_kept_with_its_tensors() -> None:
-    grid = cloud()
-    x = sparse_conv.sparse(grid, features(grid, C_IN))
-    assert torch.equal(x.coords, grid.coords)
-    assert torch.equal(x.batch, grid.batch)
-    adapter = adapter_of(x)
-    assert type(adapter) is PlainAdapter
-    again = adapter.with_features(x, x.feats * 2)
-    assert type(again) is sparse_conv.LevelSparse
-    assert again.level is x.level
-    assert again.level.neighbours(3) is x.level.neighbours(3) is not x.level.neighbours(5)
-    down = sparse_conv.DownConv(C_IN, C_IN).double()
-    assert down(x).level is down(again).level
 
 
 @needs_spconv

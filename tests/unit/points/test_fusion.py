@@ -69,10 +69,6 @@ def test_ratios_and_coverage() -> None:
     assert fusion.stats == {"coverage": 0.0, "fusion_2d_ratio": 0.0, "fusion_3d_ratio": 1.0}
 
 
-def test_hidden_is_the_width() -> None:
-    assert [GatedFusion(6, 5, 5).project.out_features, GatedFusion(6, 5, 5, 7).project.out_features] == [256, 7]
-
-
 def test_a_head_file_restores_it(tmp_path: Path) -> None:
     fusion, inputs = GatedFusion(6, 5, 5, hidden=8), points()
     save_head(tmp_path / "f.safetensors", fusion)

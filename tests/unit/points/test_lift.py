@@ -329,16 +329,6 @@ def test_nothing_to_lift() -> None:
     assert not leaf.grad.any()
 
 
-def test_lifted_voxels_can_be_looked_up_and_pooled_as_they_are() -> None:
-    grid = voxels()
-    found = lift(maps_of(), drawn(), grid)
-    assert found.stride == 1
-    assert torch.equal(found.keys, grid.keys)
-    feats, hit = found.at(grid.coords, grid.batch)
-    assert torch.equal(feats, found.feats)
-    assert torch.equal(hit, found.valid)
-
-
 def test_autocast_projects_in_half_precision() -> None:
     maps, links, grid, project = maps_of(torch.float32), drawn(), voxels(), nn.Linear(CHANNELS, 6)
     with torch.no_grad():

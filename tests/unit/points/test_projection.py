@@ -225,14 +225,6 @@ def test_a_world_far_from_its_origin_gives_the_same_links(scene: tuple[Tensor, C
     assert same(far, PointProjector()(points, cameras, depth), atol=1e-5)
 
 
-def test_places_have_the_points_dtype_and_no_gradient(scene: tuple[Tensor, Cameras, Tensor]) -> None:
-    points, cameras, depth = scene
-    links = PointProjector()(points.float().requires_grad_(), cameras, depth.half())
-    assert (links.uv.dtype, links.z.dtype, links.view.dtype) == (torch.float32, torch.float32, torch.int64)
-    assert not links.uv.requires_grad
-    assert PointProjector()(points, cameras).uv.dtype == torch.float64
-
-
 def test_stats_say_what_became_of_the_pairs(scene: tuple[Tensor, Cameras, Tensor]) -> None:
     points, cameras, depth = scene
     links = PointProjector()(points, cameras, depth)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -191,9 +189,3 @@ def test_other_options_and_coarser_features_are_refused() -> None:
     flipped = SparseFeatures(*(x.flip(0) for x in (coarse.coords, coarse.batch, coarse.feats, coarse.valid)), 4)
     with pytest.raises(DataError, match="sorted by key"):
         SparsePyramid((8,))(flipped)
-
-
-def test_it_is_a_module_without_state() -> None:
-    pyramid = copy.deepcopy(SparsePyramid((1, 4), "mean", False))
-    assert not pyramid.state_dict()
-    assert repr(pyramid) == "SparsePyramid(strides=(1, 4), reduce='mean', masked=False)"

@@ -42,18 +42,6 @@ def test_keys_are_those_of_plain_integers() -> None:
     assert int(encode(torch.tensor([[REACH - 1] * 3]), torch.tensor([BATCHES - 1]))) == (1 << 63) - 1
 
 
-@pytest.mark.parametrize("dtype", [torch.int32, torch.int16, torch.int64, torch.uint8])
-def test_any_integers_and_layouts_do_and_are_left_alone(dtype: torch.dtype) -> None:
-    coords = drawn(50, 0, 100).to(dtype)
-    before = coords.clone()
-    expected = encode(coords.long())
-    assert torch.equal(encode(coords), expected)
-    assert torch.equal(encode(coords.T.contiguous().T), expected)
-    assert torch.equal(coords, before)
-    wide = torch.cat((coords, coords), dim=1)
-    assert torch.equal(encode(wide[:, :3]), expected)
-
-
 @pytest.mark.parametrize("samples", [None, 1, 2, 3, 8, 9, BATCHES])
 @pytest.mark.parametrize(
     ("lowest", "highest"),
@@ -130,13 +118,6 @@ def test_points_lie_in_the_voxels_of_python_floats(
 def test_the_cells_beside_zero_are_as_large_as_all_others() -> None:
     ramp = torch.arange(-40, 40)[:, None].expand(-1, 3) / 10 + 0.05
     assert VoxelGrid.from_points(ramp, 1.0).inverse.bincount().tolist() == [10] * 8
-
-
-def test_half_precision_and_integer_points() -> None:
-    points = torch.tensor([[-1.5, 0.25, 3.0]])
-    for dtype in (torch.float16, torch.bfloat16):
-        assert VoxelGrid.from_points(points.to(dtype), 0.5).coords.tolist() == [[-3, 0, 6]]
-    assert VoxelGrid.from_points(torch.tensor([[-3, 0, 5]]), 2.0).coords.tolist() == [[-2, 0, 2]]
 
 
 def test_the_same_place_in_two_samples_is_two_voxels() -> None:
