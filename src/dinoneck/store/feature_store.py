@@ -61,8 +61,6 @@ class FeatureStore:
         ...     tokens = store.batch(["b", "a"], patterns=[3, 0])
         >>> extracted.written, store.ids, tokens.sequence[0].shape
         (['a', 'b'], ('a', 'b'), torch.Size([2, 11, 64]))
-
-    Reference: design sources 001 and 003. Deviations: one layout for both, int8 with a channel scale, no compression.
     """
 
     def __init__(self, files: Files, description: Description, *, check: bool = True) -> None:
