@@ -39,7 +39,7 @@ def read(path: Path) -> Pixels:
     except FileNotFoundError:
         raise PhotoError(f"there is no photo {path}") from None
     except UnidentifiedImageError:
-        raise PhotoError(f"{path} is no picture that can be decoded") from None
+        raise PhotoError(f"{path} cannot be decoded as an image") from None
     except (OSError, SyntaxError, ValueError, RuntimeError, Image.DecompressionBombError) as error:
         raise PhotoError(f"{path} cannot be read: {error}") from error
 

@@ -72,9 +72,12 @@ def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         values = read_plain(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}") from error
+        reason = getattr(error, "strerror", None) or "it is not text"
+        raise ConfigError(f"{path} cannot be read: {reason}; expected a YAML file in UTF-8") from error
     except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or error
+        line = f", line {mark.line + 1}" if mark else ""
+        raise ConfigError(f"{path}{line} is not valid YAML: {problem}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path} holds no settings; expected sections such as data: and head:")
     return values

@@ -35,7 +35,7 @@ _IN_WORDS = {  # errors of Python and tyro -> in words
     r"could not convert string to float: ('.*')": r"\1 is not a number",
     r"\[+(\w+) \[\1 \.\.\.\]+": r"\1 ...",
     r"'None', |, 'None'": "",
-    r"^Error parsing [a-z][\w.]*: ": "",
+    r"^Error parsing (?:[a-z][\w.]*: )?": "",
 }
 _UNWRAPPED = "10000"  # columns: an error is one sentence, however long its paths
 
@@ -242,21 +242,22 @@ def _files(given: Path) -> list[Path]:
     return [given / LISTING, *given.glob(HEAD_FILES), *given.glob(f"{HEADS}/{HEAD_FILES}")]
 
 
-def list_images(given: Sequence[Path], *, check: bool = True) -> list[Path]:
+def list_images(given: Sequence[Path]) -> list[Path]:
     """Return images, and those in folders with their subfolders; name files that dinoneck does not read.
 
     Args:
         given: images and folders.
-        check: whether a folder without images is an error.
 
     Raises:
         ConfigError: if a head file is among them.
-        DataError: if a folder holds no images.
+        DataError: if a path does not exist, or a folder holds no images.
     """
     from dinoneck.data.image_files import SUFFIXES, images_below, other_images_below
 
     if heads := [path for path in given if path.suffix == ".safetensors"]:
         raise ConfigError(f"{heads[0]} is not an image; name head files after --heads, and images before the options")
+    if missing := [path for path in given if not path.exists()]:
+        raise DataError(f"{len(missing)} of {len(given)} images or folders do not exist, the first is {missing[0]}")
     if others := [file for path in given for file in other_images_below(path)]:
         kinds = ", ".join(sorted({file.suffix.lower() for file in others}))
         show(
@@ -265,7 +266,7 @@ def list_images(given: Sequence[Path], *, check: bool = True) -> list[Path]:
     files: list[Path] = []
     for path in given:
         inside = images_below(path)
-        if check and not inside:
+        if not inside:
             raise DataError(f"the folder {path} holds no images ({', '.join(SUFFIXES)})")
         files += inside
     return files

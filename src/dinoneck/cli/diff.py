@@ -32,6 +32,9 @@ def diff(first: Annotated[Path, Positional], second: Annotated[Path, Positional]
         second: another one.
         values: show how far apart differing tensors are.
     """
+    for path in (first, second):
+        if not path.exists():
+            raise ConfigError(f"there is no head file {path}, nor a folder of that name; check the name")
     if first.is_dir() != second.is_dir():
         raise ConfigError(
             f"{first} and {second} are a file and a folder; compare two head files, such as one in the folder "

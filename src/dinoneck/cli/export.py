@@ -16,7 +16,7 @@ from dinoneck.training.config_flags import SIZE
 
 
 def export(
-    file: Annotated[str, Positional],
+    file: Annotated[str, Positional, arg(metavar="HEAD")],
     format: Literal["onnx", "pt2", "state-dict", "torch"],
     out: Path,
     revision: str | None = None,

@@ -71,12 +71,12 @@ def extract(
     part = _shard(shard)
     if engine == "ray" and part is not None:
         raise ConfigError("--shard and --engine ray both divide the work; give one of them")
+    list_images(images)
     from dinoneck.store.feature_store import FeatureStore
     from dinoneck.training.inputs import open_backbone
 
     model = open_backbone(backbone, device, norm=not no_norm)
     store = FeatureStore.create(out, backbone=model, image_size=size, **asdict(stored))
-    list_images(images, check=False)
     settings: dict[str, Any] = {"batch_size": batch_size, "skip_unusable": skip_unusable, "workers": workers}
     if engine == "ray":
         from dinoneck.store.ray_engine import extract_on_ray

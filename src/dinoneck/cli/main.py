@@ -186,7 +186,7 @@ def command(verb: str, words: Sequence[str]) -> partial[Any]:
 
     function, words = load(verb), [_present(word) for word in words]
     if verb == "train" and words and not words[0].startswith("-"):
-        function = import_module("dinoneck.cli.train").from_file(words[0])
+        function, words = import_module("dinoneck.cli.train").from_file(words[0]), words[1:]
     try:
         return parse(function, f"dinoneck {verb}", words, pairs=verb == "train")
     except SystemExit as end:

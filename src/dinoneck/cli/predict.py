@@ -179,6 +179,8 @@ def _named(images: Sequence[Path], csv: Path | None, folder: Path | None, column
     if bool(images) == bool(csv):
         raise ConfigError("give either images (or folders of them), before the options, or --csv with their names")
     if csv is None:
+        if folder is not None or column != "image":
+            raise ConfigError("--image-folder and --image-column describe a CSV; name it with --csv, or leave them out")
         files = list_images(images)
         return [str(file) for file in files], files
     from dinoneck.data.tables import is_csiro, read_column, read_csiro_test

@@ -12,7 +12,7 @@ from dinoneck.serve.settings import Settings
 
 
 def serve(
-    head: Annotated[str, Positional],
+    head: Annotated[str, Positional, arg(metavar="HEAD")],
     *,
     host: str = "127.0.0.1",
     port: Annotated[int, whole(0, 65535)] = 8000,

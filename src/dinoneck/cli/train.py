@@ -12,6 +12,7 @@ from typing import Annotated, Any
 from tyro.conf import Positional, arg
 
 from dinoneck.cli import detect, train_text
+from dinoneck.errors import ConfigError
 from dinoneck.training.config import TrainConfig
 
 _CSIRO = {"sample_id", "image_path", "target_name"}
@@ -45,6 +46,8 @@ def train(
         overwrite: replace the results of an earlier run in the folder.
         resume: continue an interrupted run of the same config; --no-resume trains from the beginning.
     """
+    if config is not None:  # the file that stands first is read by from_file
+        raise ConfigError(f"{config}: one training file stands first: dinoneck train RUN.yaml --out FOLDER ...")
     if run.data.boxes is not None:
         report = detect.train(with_head_flags(run, hidden_dim, dropout, gate_mode), out, overwrite, resume)
         return {"out": out, "report": report}

@@ -37,7 +37,7 @@ _FITTED, _PATCHES = 24, 20_000  # images, and their patches, that the colours of
 
 
 def report(
-    head: Annotated[str, Positional],
+    head: Annotated[str, Positional, arg(metavar="HEAD")],
     images: Images = (),
     *,
     out: Path,
@@ -86,6 +86,7 @@ def report(
             raise ConfigError("no images are named; name images or folders of them after the heads")
         predictor, *_ = open_predictor((head,), views, backbone, read=read)
         tasks = predictor.tasks
+        _check_scores(scores, training, tasks)
         known = None if truth is None else known_values(truth, image_column, files, _columns(tasks))
         entries, left_out = _entries(predictor, files, known, max_images, not no_tokens)
         device, how = str(predictor.device), f"{predictor.tta}, the mean of {len(predictor.views)} views"
@@ -165,7 +166,7 @@ def tokens(
 
 
 def gate(
-    head: Annotated[str, Positional],
+    head: Annotated[str, Positional, arg(metavar="HEAD")],
     images: Images,
     out: Path,
     views: Annotated[Views, arg(name="")] = Views(),
@@ -264,6 +265,17 @@ def _training_report(path: Path | None) -> dict[str, Any]:
     if "best" in found and log.is_file():
         found["log"] = [json.loads(line) for line in log.read_text("utf-8").splitlines()]
     return found | {"held_out": {name: held_out(table, name, "head")[1:3] for name in targets}}
+
+
+def _check_scores(path: Path | None, training: Mapping[str, Any], tasks: Sequence[Task]) -> None:
+    """Refuse the scores of a run that trained heads for other targets."""
+    scored = [*training.get("mae", {}).get("head", {}), *training.get("classes", {}), *training.get("masks", {})]
+    predicted = [name for task in tasks for name in (task.name, *task.columns, *task.labels)]
+    if training and not set(scored) & set(predicted):
+        raise DataError(
+            f"--scores {path} holds the scores of {', '.join(scored) or 'boxes'}, and the head predicts "
+            f"{', '.join(task.name for task in tasks)}; name the report.json of the run that trained the head"
+        )
 
 
 def _columns(tasks: Sequence[Task]) -> dict[str, Sequence[str]]:

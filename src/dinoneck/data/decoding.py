@@ -102,7 +102,7 @@ def read_picture(path: Path, read: Callable[[Image.Image, str], T], noun: str = 
         raise DataError(f"there is no {noun} {path}; check the folder and the file name") from None
     except UnidentifiedImageError:
         size = path.stat().st_size
-        raise DataError(f"{path} ({size} bytes) is no picture that can be decoded; remove or replace it") from None
+        raise DataError(f"{path} ({size} bytes) cannot be decoded as an image; remove or replace it") from None
     except (OSError, SyntaxError, ValueError, RuntimeError, Image.DecompressionBombError) as error:  # AVIF: the fourth
         if isinstance(error, DataError):
             raise

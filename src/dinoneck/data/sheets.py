@@ -159,7 +159,9 @@ def csv_header(path: Path) -> list[str]:
             return next(csv.reader(file), [])
     except FileNotFoundError:
         raise DataError(f"there is no file {path}") from None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}; expected a CSV file") from error
+    except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path} cannot be read as UTF-8 CSV: {error}; save it as UTF-8") from error
 
 

@@ -201,8 +201,12 @@ def shared_tasks(members: Sequence[Head]) -> tuple[Task, ...]:
         for task in head.predicted:
             plain = replace(task, transform=None, activation=None)
             first = tasks.setdefault(task.name, plain)
-            alike = getattr(first, "parts_of", None) == getattr(task, "parts_of", None)
-            if not alike or any(getattr(first, field) != getattr(task, field) for field in _SHARED_FIELDS):
-                raise ConfigError(f"members disagree about task {task.name!r}: {first} and {plain}")
+            for field in (*_SHARED_FIELDS, "parts_of"):
+                one, other = getattr(first, field, None), getattr(task, field, None)
+                if one != other:
+                    raise ConfigError(
+                        f"members disagree about task {task.name!r}: its {field} is {one!r} in one and {other!r} in "
+                        "another; load heads of the same task, or rename it in one of them"
+                    )
     composed = [task.parts_of for task in tasks.values() if isinstance(task, Composed) and task.parts_of]
     return outputs_of([task for task in tasks.values() if not isinstance(task, Composed)], composed, "the members")

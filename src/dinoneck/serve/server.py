@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -83,9 +84,14 @@ def serve(
     # uvicorn raises the signal again after an orderly shutdown: ignore that one
     before = {each: signal.signal(each, lambda *_: None) for each in (signal.SIGTERM, signal.SIGINT)}
     try:
-        server.run()
+        with contextlib.suppress(SystemExit):  # of uvicorn, where it cannot listen
+            server.run()
     finally:
         for each, handler in before.items():
             signal.signal(each, handler)
     if failures or not server.started:
-        raise DinoneckError(failures[0] if failures else f"cannot listen on {host}:{port}; is the port in use?")
+        raise DinoneckError(
+            failures[0]
+            if failures
+            else f"cannot listen on {host}:{port}; check the address, and whether the port is in use"
+        )

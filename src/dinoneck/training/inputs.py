@@ -187,8 +187,15 @@ def _without_table(data: DataConfig, columns: Mapping[str, Any]) -> PhotoTable:
 
 
 def _check_unused(config: TrainConfig) -> None:
-    """Refuse what is for a backbone that is trained along, for masks or for a store, where there is none."""
-    data = config.data
+    """Refuse what is for boxes, generated images, masks, a store or a backbone that is trained along, where unused."""
+    data, default = config.data, TrainConfig()
+    of_boxes = {
+        "data.val_boxes": data.val_boxes,
+        "data.val_images": data.val_images,
+        "detector": config.detector != default.detector,
+    }
+    if given := [name for name, value in of_boxes.items() if value]:
+        raise ConfigError(f"{given[0]} is for detectors; name boxes with data.boxes (--boxes), or leave it out")
     of_masks = {"classes": data.classes, "nodata": data.nodata, "label_kind": data.label_kind != "classes"}
     if data.labels is None and (given := [name for name, value in of_masks.items() if value]):
         raise ConfigError(f"data.{given[0]} describes masks; name them with data.labels (--labels), or leave it out")

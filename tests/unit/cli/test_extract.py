@@ -68,18 +68,22 @@ def test_options_change_the_store(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "message"),
+    ("images", "wrong", "message"),
     [
-        (["--shard", "2/2"], "expected I/N with 0 <= I < N"),
-        (["--shard", "0/2", "--engine", "ray"], "both divide the work"),
-        (["--device", "nonsense"], "device 'nonsense' cannot be used here"),
-        (["--layers", "9"], "9"),
+        ("empty", [], "empty holds no images"),
+        ("gone", [], "do not exist, the first is"),
+        ("p", ["--shard", "2/2"], "expected I/N with 0 <= I < N"),
+        ("p", ["--shard", "0/2", "--engine", "ray"], "both divide the work"),
+        ("p", ["--device", "nonsense"], "device 'nonsense' cannot be used here"),
+        ("p", ["--layers", "9"], "9"),
     ],
 )
 def test_what_does_not_fit_makes_no_store(
-    tmp_path: Path, wrong: list[str], message: str, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, images: str, wrong: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    job = ["extract", "x.png", "--out", str(tmp_path / "s"), "--size", "32", "--backbone", "dinoneck_tiny"]
-    assert main([*job, *wrong]) == 1
+    write_photos(tmp_path, ["p/a.png"])
+    (tmp_path / "empty").mkdir()
+    options = ["--out", str(tmp_path / "s"), "--size", "32", "--backbone", "dinoneck_tiny", *wrong]
+    assert main(["extract", str(tmp_path / images), *options]) == 1
     assert message in capsys.readouterr().err
     assert not (tmp_path / "s").exists()

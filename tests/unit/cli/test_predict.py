@@ -176,6 +176,7 @@ def test_a_submission_is_complete_and_in_the_order_of_its_table(
         (["--device", "cuda:99"], "cannot be used here"),
         (["--revision", "v1"], "revision='v1' is for hub repositories"),
         (["--csv", "t.csv"], "give either images"),
+        (["--image-folder", "images"], "--image-folder and --image-column describe a CSV"),
     ],
 )
 def test_what_does_not_fit_writes_nothing(

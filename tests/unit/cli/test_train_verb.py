@@ -53,7 +53,13 @@ def test_flags_over_file_over_defaults(tmp_path: Path) -> None:
     assert (config.data.size, config.data.fit, config.data.store) == ((64, 64), "crop", "s")
     assert (config.data.targets, config.backbone.random) == (("c",), True)
     assert config.head == {"type": "fpn", "fpn_dim": 16}
-    assert parsed("--epochs", "9", path).optim.epochs == 9, "the file may come after flags"
+
+
+def test_a_training_file_that_is_not_first_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = written(tmp_path, QUICK)
+    for words in (["--epochs", "1", path], [path, path]):
+        assert main(["train", *words, "--out", str(tmp_path / "run")]) == 1
+        assert f"{path}: one training file stands first" in capsys.readouterr().err
 
 
 def test_flags_in_their_spellings(tmp_path: Path) -> None:
@@ -229,6 +235,8 @@ def test_two_runs_that_end_in_one_folder_do_not_replace_each_other(
     ("text", "flags", "message"),
     [
         ("", ["--group", "site"], "no column or target 'site'"),
+        ("", ["--val-boxes", "b.json"], r"data.val_boxes is for detectors; name boxes with data.boxes \(--boxes\)"),
+        ("detector: {name: dfine}\n", [], "detector is for detectors"),
         ("", ["--views", "20"], "20 .*the store has 4"),
         ("", ["--size", "960"], r"made with image size \(32, 64\), and this run asks for \(960, 960\)"),
         ("", ["--interpolation", "area"], "made with interpolation bilinear"),

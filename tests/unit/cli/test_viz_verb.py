@@ -146,7 +146,7 @@ def test_bad_photos_are_listed_and_strict_tells_them_by_the_exit_code(
     page = out.read_text()
     assert cells(page, "h3") == ["0.png", "2.png", "4.png"]
     assert "3 images, all drawn, 3 could not be read." in page
-    assert "no picture that can be decoded" in page
+    assert "cannot be decoded as an image" in page
     assert "there is no photo" in page
     results = Predictor(heads)([photos / f"{i}.png" for i in (0, 2, 4)])
     assert cells(page, "td")[:6:2] == [f"{result['mass']:.6g}" for result in results]
@@ -258,6 +258,10 @@ def test_photos_of_very_many_patches_are_told_what_helps(
         (["report", "{head}", "{photos}", "--out", "r.html", "--scores", "gone.json"], "--scores gone.json cannot"),
         (["report", "{head}", "{photos}", "--out", "r.html", "--scores", "{photos}/page.html"], "cannot be used"),
         (
+            ["report", "{head}", "{photos}", "--out", "r.html", "--scores", "{photos}/report.json"],
+            "holds the scores of weed, and the head predicts mass, cover",
+        ),
+        (
             ["report", "{head}", "{photos}", "--out", "r.html", "--random-backbone", "--backbone-file", "w"],
             "exclude each other",
         ),
@@ -274,6 +278,9 @@ def test_refusals_come_before_any_work(
     folder = tmp_path / "field"
     shutil.copytree(photos, folder)
     (folder / "page.html").write_text("image,mass\n")
+    scores = {"weed": 0.5, "overall": 0.5, "worst fold": 0.4}
+    run = {"scores": {"head": scores}, "mae": {"head": {"weed": 0.1}}, "target_sd": {"weed": {"all": 1, "folds": [1]}}}
+    (folder / "report.json").write_text(json.dumps(run))
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path)
     places = {"head": str(heads / "fold-0.safetensors"), "photos": str(folder)}

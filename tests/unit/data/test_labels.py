@@ -292,7 +292,7 @@ def test_files_that_change_their_numbers_are_refused(tmp_path: Path) -> None:
     grey.save(tmp_path / "overview.tif", save_all=True, append_images=[grey.resize((2, 2))])
     (tmp_path / "zero.png").write_bytes(b"")
     for name, message in (("g.jpg", "JPEG picture; labels are PNG or TIFF"), ("many.tif", "several pages"),
-                          ("zero.png", "no picture")):  # fmt: skip
+                          ("zero.png", "cannot be decoded")):  # fmt: skip
         with pytest.raises(DataError, match=rf"{name}.*{message}"):
             DenseLabels().read(tmp_path / name)
     assert DenseLabels().read(tmp_path / "overview.tif")[0].flatten().tolist() == list(range(16))

@@ -92,7 +92,7 @@ def test_what_is_no_photo_is_refused(photo: object, message: str) -> None:
 
 def test_damaged_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "zero.jpg").write_bytes(b"")
-    with pytest.raises(DataError, match=r"zero.jpg \(0 bytes\) is no picture"):
+    with pytest.raises(DataError, match=r"zero.jpg \(0 bytes\) cannot be decoded"):
         decode(tmp_path / "zero.jpg")
     whole = save(
         tmp_path / "whole.jpg", Image.fromarray(np.random.RandomState(0).randint(0, 255, (64, 64, 3), np.uint8))

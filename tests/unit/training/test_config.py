@@ -152,8 +152,8 @@ def test_a_size_is_one_number_or_two(tmp_path: Path, size: str, pixels: tuple[in
         ("optim: {lr: 1}\noptim: {lr: 2}", "key 'optim' stands twice"),
         ("optim: &a {x: *a}", "anchors and aliases.*write the value out"),
         ("optim: !!python/object:os.system {}", "not valid YAML"),
+        ("optim: [", "run.yaml, line 1 is not valid YAML: expected the node content"),
         ("just text", "holds no settings"),
-        ("a: [", "not valid YAML"),
         ("head: {type: 3}", r"head is {'type': 3}; expected {type: NAME"),
     ],
 )
