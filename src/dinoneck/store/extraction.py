@@ -14,7 +14,7 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -24,7 +24,7 @@ from torch import Tensor
 
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.data.loading import in_threads
-from dinoneck.devices import to_local_device
+from dinoneck.devices import fetch, send, to_local_device
 from dinoneck.errors import ConfigError, DataError, DinoneckError
 from dinoneck.grid import TokenGrid
 from dinoneck.progress import progress
@@ -190,12 +190,16 @@ def run_views(backbone: Backbone, images: Sequence[Prepared], batch_size: int) -
         alike = [image for image in images if image.views.shape[-2:] == size]
         views = torch.cat([image.views for image in alike])
         with torch.inference_mode():
-            parts = [backbone(chunk.to(device)).to("cpu") for chunk in torch.split(views, batch_size)]
+            parts = [_fetched(backbone(*send([chunk], device))) for chunk in torch.split(views, batch_size)]
         tokens, at = Tokens.cat(parts), 0
         for image in alike:
             results[image.image_id] = tokens[at : at + len(image.views)]
             at += len(image.views)
     return [results[image.image_id] for image in images]
+
+
+def _fetched(tokens: Tokens) -> Tokens:
+    return replace(tokens, sequence=tuple(fetch(tokens.sequence)))
 
 
 def measure_scale(items: Sequence[Item], description: Description, backbone: Backbone, skip: bool) -> Tensor:

@@ -7,7 +7,6 @@ import math
 from collections.abc import Callable, Generator, Hashable, Iterator, Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -274,7 +273,12 @@ class Loop:
 
         A source without ``stored`` may draw random numbers, so it is read when its step has begun.
         """
-        load = partial(self._load, training=training)
+        stream = torch.cuda.current_stream(self.device) if self.device.type == "cuda" else None
+
+        def load(batch: Batch) -> Inputs:
+            with nullcontext() if stream is None else torch.cuda.stream(stream):  # a thread has its own
+                return self._load(batch, training)
+
         yield from in_threads(load, batches, workers=1) if is_stored(self.source) else map(load, batches)
 
     def _load(self, batch: Batch, training: bool) -> Inputs:
