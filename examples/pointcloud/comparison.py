@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from dinoneck.atomic import write_text
+from dinoneck.backbones.known import TINY
 from dinoneck.errors import ConfigError
 from examples import kinds
 from examples.pointcloud.room_batches import STAND_IN
@@ -202,10 +203,14 @@ def markdown(results: Mapping[str, Any]) -> str:
     )
     if plan.get("data"):
         rooms = f"Scans, held out: {', '.join(plan['held_out'])}; labels: {Path(plan['labels']).name}"
+    random = plan["random_backbone"] or plan["backbone"] in (TINY, STAND_IN)
+    source = f"{plan['backbone']} ({'seeded random' if random else 'published'} weights)"
+    if plan.get("features"):
+        source = f"features of the store {Path(plan['features']).name}"
     shown = FLAT if not plan.get("data") else [name.partition("=")[2] or name for name in plan["classes"]]
     lines = [
         f"{rooms}, voxels of {100 * plan['voxel']:.0f} cm, network "
-        f"{plan['network']}, {plan['backbone']} ({'random' if plan['random_backbone'] else 'published'} weights), "
+        f"{plan['network']}, {source}, "
         f"{results['pretrain_steps']} steps of the 3D network, then {plan['steps']} of every row from its file; "
         "`python -m examples.pointcloud compare`.",
         "",

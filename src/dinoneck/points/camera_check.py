@@ -152,24 +152,8 @@ def check_cameras(
     """
     if isinstance(max_points, bool) or not isinstance(max_points, Integral) or max_points < 1:
         raise ConfigError(f"max_points is {max_points!r}; expected a whole number, 1 or more")
-    draw = torch.Generator().manual_seed(seed)
     sample = _Sample(cameras, depth, PointProjector(depth_abs=depth_abs, depth_rel=depth_rel))
-    if points is None:
-        if batch is not None:
-            raise ShapeError("batch is given without points; it is the sample of each point")
-        check_tensor("depth", depth)
-        alone = replace(cameras, sample=None) if isinstance(cameras, Cameras) else cameras
-        check_cloud(depth.new_zeros(0, 3, dtype=torch.float64), alone, depth, None)
-        _check_own_units(cameras, depth)
-        return _verdict(replace(sample, own=_own_points(cameras, depth, max_points, draw)))
-    check_cloud(points, cameras, depth, batch)
-    _check_own_units(cameras, depth)
-    rows = torch.randperm(len(points), generator=draw)[:max_points].to(points.device)
-    points, batch = points[rows], None if batch is None else batch[rows]
-    check = _verdict(replace(sample, cloud=points, batch=batch))
-    if check.share < FITS:
-        check_units(points, cameras, depth, batch)
-    return check
+    return _judged(sample, points, batch, max_points, torch.Generator().manual_seed(seed))
 
 
 @dataclass(frozen=True)
@@ -212,6 +196,29 @@ class _Sample:
         unit = factor if scaled == "depth" else 1.0
         projector = replace(projector, depth_abs=projector.depth_abs / unit, near=projector.near / unit)
         return _total(projector.link(self.cloud / unit, cameras, self.depth, self.batch))
+
+
+def _judged(
+    sample: _Sample, points: Tensor | None, batch: Tensor | None, most: int, draw: torch.Generator
+) -> CameraCheck:
+    """Judge ``most`` of the points, or of the views' own depth."""
+    cameras, depth = sample.cameras, sample.depth
+    if points is None:
+        if batch is not None:
+            raise ShapeError("batch is given without points; it is the sample of each point")
+        check_tensor("depth", depth)
+        alone = replace(cameras, sample=None) if isinstance(cameras, Cameras) else cameras
+        check_cloud(depth.new_zeros(0, 3, dtype=torch.float64), alone, depth, None)
+        _check_own_units(cameras, depth)
+        return _verdict(replace(sample, own=_own_points(cameras, depth, most, draw)))
+    check_cloud(points, cameras, depth, batch)
+    _check_own_units(cameras, depth)
+    rows = torch.randperm(len(points), generator=draw)[:most].to(points.device)
+    points, batch = points[rows], None if batch is None else batch[rows]
+    check = _verdict(replace(sample, cloud=points, batch=batch))
+    if check.share < FITS:
+        check_units(points, cameras, depth, batch)
+    return check
 
 
 def _check_own_units(cameras: Cameras, depth: Tensor) -> None:

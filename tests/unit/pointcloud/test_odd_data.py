@@ -41,7 +41,7 @@ def written(folder: Path, change: Callable[[dict[str, Any]], Any] = lambda table
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda table: table["frames"][1].update(color="c0.png"), "names photos c0 more than once"),
+        (lambda table: table["frames"][1].update(color="c0.png"), "names images c0 more than once"),
         (lambda table: table["frames"][1].update(translation_m=[10**400, 0, 0]), "expected a finite number"),
         (lambda table: table.update(image_size=[True, True]), r"image_size is \[True, True\]"),
         (lambda table: table["intrinsics"].update(cx=648, cy=484), r"648\.0, 484\.0 for photos of 48x64 px"),
