@@ -14,9 +14,9 @@ from tqdm import tqdm
 
 from dinoneck import FeatureStore, load_backbone
 from dinoneck.backbones.backbone import Backbone
-from dinoneck.errors import ConfigError, first_line
+from dinoneck.errors import ConfigError
 from examples import kinds
-from examples.pointcloud.features import frame_maps, store_maps
+from examples.pointcloud.features import device_of, frame_maps, store_maps
 from examples.pointcloud.frame_tree import photos_folder
 from examples.pointcloud.frames import read_frames
 from examples.pointcloud.room_batches import STAND_IN, Scene, Voxels, scene
@@ -129,7 +129,7 @@ def add_plan(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--rooms", type=kinds.count, default=12, metavar="N", help="to learn from")
     data.add_argument("--test-rooms", type=kinds.count, default=4, metavar="N", help="held out")
     data.add_argument("--views", type=kinds.count, default=6, metavar="N", help="photos per room")
-    data.add_argument("--photo-size", type=photo_size, default="240x320", metavar="HxW", help="in pixels")
+    data.add_argument("--photo-size", type=kinds.size, default="240x320", metavar="HxW", help="in pixels")
     data.add_argument("--points", type=kinds.count, default=40_000, metavar="N", help="drawn per room")
     data.add_argument("--voxel", type=kinds.positive, default=0.1, metavar="M", help="metres")
     scans = parser.add_argument_group("scans in place of rooms")
@@ -158,12 +158,13 @@ def add_plan(parser: argparse.ArgumentParser) -> None:
     training.add_argument("--batch", type=kinds.count, default=2, metavar="N", help="rooms per step")
     training.add_argument("--lr", type=kinds.positive, default=2e-3, help="the highest; one cosine, AdamW")
     training.add_argument("--new-only", action="store_true", help="train the new layers alone, not the loaded ones")
-    training.add_argument("--device", type=device, default="cpu", metavar="NAME", help="of the networks, such as cuda")
+    training.add_argument("--device", default="cpu", metavar="NAME", help="of the networks, such as cuda")
     training.add_argument("--cache", type=Path, metavar="FOLDER", help="keep the photos' features there")
 
 
 def plan_of(options: argparse.Namespace, **changes: Any) -> Plan:
     """Return the plan of parsed options, with changes."""
+    device_of(options.device)
     given: dict[str, Any] = {**vars(options), **changes}
     if not options.data:
         given["classes"] = CLASSES
@@ -271,21 +272,4 @@ def labelled(text: str) -> str:
     number, _, name = text.partition("=")
     if not (number.isascii() and number.isdigit() and name):
         raise argparse.ArgumentTypeError(f"{text!r}: expected ID=NAME, such as 1=wall")
-    return text
-
-
-def photo_size(text: str) -> tuple[int, int]:
-    """``240x320``: (height, width) in pixels."""
-    sides = text.lower().split("x")
-    if len(sides) != 2 or not all(side.isascii() and side.isdigit() and int(side) > 0 for side in sides):
-        raise argparse.ArgumentTypeError(f"{text!r} is no size; expected HEIGHTxWIDTH in pixels, such as 240x320")
-    return int(sides[0]), int(sides[1])
-
-
-def device(text: str) -> str:
-    """``cpu``, or a device that torch sees here."""
-    try:
-        torch.empty(0, device=text)
-    except (RuntimeError, AssertionError) as error:  # torch asserts that it was built for CUDA
-        raise argparse.ArgumentTypeError(f"{text!r}: {first_line(error)}; expected cpu, or cuda with a GPU") from error
     return text
