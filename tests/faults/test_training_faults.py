@@ -73,11 +73,11 @@ def test_stopped_at_every_step_it_ends_bit_for_bit_the_same(
     recipe, countdown, step = RECIPES[name], [10**9], loop.Loop._step
     head, history = trained(tmp_path / "whole", recipe)
 
-    def dying(self: loop.Loop, batch: Any) -> None:
+    def dying(self: loop.Loop, batch: Any, inputs: Any) -> None:
         countdown[0] -= 1
         if countdown[0] < 0:
             raise Killed
-        step(self, batch)
+        step(self, batch, inputs)
 
     monkeypatch.setattr(loop.Loop, "_step", dying)
     every = 3 if recipe.save_steps is None else recipe.save_steps

@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from dinoneck.errors import DinoneckError
 from dinoneck.inference.sources import listed, opened
@@ -81,17 +81,20 @@ def serve(
     server.announce = announce or logging.getLogger("dinoneck.serve").info
     for name in ("dinoneck.serve", "uvicorn.error"):
         logging.getLogger(name).setLevel(logging.INFO)
-    # uvicorn raises the signal again after an orderly shutdown: ignore that one
+    with _signals_ignored_afterwards(), contextlib.suppress(SystemExit):  # uvicorn's, where it cannot listen
+        server.run()
+    if not server.started:
+        failures.append(f"cannot listen on {host}:{port}; check the address, and whether the port is in use")
+    if failures:
+        raise DinoneckError(failures[0])
+
+
+@contextlib.contextmanager
+def _signals_ignored_afterwards() -> Iterator[None]:
+    """Ignore SIGTERM and SIGINT outside uvicorn's own handlers: it raises the signal again after an orderly shutdown."""
     before = {each: signal.signal(each, lambda *_: None) for each in (signal.SIGTERM, signal.SIGINT)}
     try:
-        with contextlib.suppress(SystemExit):  # of uvicorn, where it cannot listen
-            server.run()
+        yield
     finally:
         for each, handler in before.items():
             signal.signal(each, handler)
-    if failures or not server.started:
-        raise DinoneckError(
-            failures[0]
-            if failures
-            else f"cannot listen on {host}:{port}; check the address, and whether the port is in use"
-        )
