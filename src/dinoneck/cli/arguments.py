@@ -250,14 +250,12 @@ def list_images(given: Sequence[Path]) -> list[Path]:
 
     Raises:
         ConfigError: if a head file is among them.
-        DataError: if a path does not exist, or a folder holds no images.
+        DataError: if a folder holds no images.
     """
     from dinoneck.data.image_files import SUFFIXES, images_below, other_images_below
 
     if heads := [path for path in given if path.suffix == ".safetensors"]:
         raise ConfigError(f"{heads[0]} is not an image; name head files after --heads, and images before the options")
-    if missing := [path for path in given if not path.exists()]:
-        raise DataError(f"{len(missing)} of {len(given)} images or folders do not exist, the first is {missing[0]}")
     if others := [file for path in given for file in other_images_below(path)]:
         kinds = ", ".join(sorted({file.suffix.lower() for file in others}))
         show(
