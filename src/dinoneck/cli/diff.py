@@ -11,7 +11,7 @@ from tyro.conf import Positional
 
 from dinoneck.checkpoint.file import Header, head_files, read_content
 from dinoneck.cli.text import Row, show, show_rows
-from dinoneck.errors import ConfigError
+from dinoneck.errors import CheckpointError, ConfigError
 
 _APART = ("tensors", "digest")  # the first is listed tensor by tensor, the second differs whenever anything does
 _LONGEST = 120
@@ -34,7 +34,7 @@ def diff(first: Annotated[Path, Positional], second: Annotated[Path, Positional]
     """
     for path in (first, second):
         if not path.exists():
-            raise ConfigError(f"there is no head file {path}, nor a folder of that name; check the name")
+            raise CheckpointError(f"there is no head file {path}, nor a folder of that name; check the name")
     if first.is_dir() != second.is_dir():
         raise ConfigError(
             f"{first} and {second} are a file and a folder; compare two head files, such as one in the folder "

@@ -39,6 +39,8 @@ def in_line(value: Any) -> str:
         return ", ".join(pairs)
     if isinstance(value, Sequence) and any(isinstance(entry, Mapping) for entry in value):
         return "; ".join(map(in_line, value))
+    if isinstance(value, float):
+        return f"{value:.6g}"
     return str(value) if isinstance(value, str | Path) else json.dumps(value, ensure_ascii=False, default=str)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -43,6 +44,9 @@ def onnx_model(traced: Traced, model: Model) -> Any:
         CheckpointError: if it has no ONNX export.
         ImportError: naming the extra, if onnx or onnxscript is not installed.
     """
+    noise = logging.getLogger("onnxscript")
+    level = noise.level
+    noise.setLevel(logging.ERROR)  # it warns of every operator that its optimiser leaves as it is
     try:
         proto = cast("Any", torch.onnx.export(traced.program, dynamo=True, verbose=False)).model_proto
     except ImportError as error:
@@ -50,6 +54,8 @@ def onnx_model(traced: Traced, model: Model) -> Any:
     except Exception as error:  # of the exporter: many unrelated types
         reason = first_line(error) or type(error).__name__
         raise CheckpointError(f"this model has no ONNX export: {reason}. Take format='pt2'", step="config") from error
+    finally:
+        noise.setLevel(level)
     graph = proto.graph
     del graph.value_info[:]  # symbols without meaning for people; runtimes find shapes themselves
     checked = isinstance(model, ImagesModel) and traced.grid is None

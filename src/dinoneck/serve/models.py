@@ -88,7 +88,7 @@ class HeadModel:
     """Heads and their backbone; see :class:`Model`."""
 
     def __init__(self, sources: Sequence[Any], settings: Settings) -> None:
-        self._predictor = Predictor(sources, tta=settings.tta, device=settings.device)  # type: ignore[arg-type]
+        self._predictor = Predictor(sources, tta=settings.tta, device=settings.device)
         self.preprocess = self._predictor.preprocess
         tasks = [
             {"name": task.name, "kind": task.kind, "unit": task.unit, "dim": task.dim, "labels": list(task.labels)}

@@ -91,7 +91,7 @@ def serve(
 
 @contextlib.contextmanager
 def _signals_ignored_afterwards() -> Iterator[None]:
-    """Ignore SIGTERM and SIGINT outside uvicorn's own handlers: it raises the signal again after an orderly shutdown."""
+    """Ignore SIGTERM and SIGINT outside the handlers of uvicorn, which raises them again after a shutdown."""
     before = {each: signal.signal(each, lambda *_: None) for each in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
+from typing import Literal, get_args
 
 from dinoneck.errors import ConfigError
+
+TTA = Literal["none", "flip4", "d6"]  # as in inference.tta, which imports torch
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class Settings:
     batch: int = 1
     threads: int = 0
     device: str | None = None
-    tta: str = "none"
+    tta: TTA = "none"
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -51,6 +54,8 @@ class Settings:
             least = 0 if field.name in ("queue", "threads") else 1 if isinstance(field.default, int) else 0.01
             if isinstance(field.default, int | float) and not least <= value < math.inf:
                 raise ConfigError(f"{field.name} is {value}; expected {least} or more")
+        if self.tta not in get_args(TTA):
+            raise ConfigError(f"tta is {self.tta!r}; expected {', '.join(get_args(TTA))}")
 
     @property
     def max_upload_bytes(self) -> int:

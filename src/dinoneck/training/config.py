@@ -97,8 +97,11 @@ class DataConfig:
         for name in ("csv", "images", "labels", "store", "boxes", "val_boxes", "val_images"):
             if (path := getattr(self, name)) is not None and not path.strip():
                 raise ConfigError(f"{name} is empty; name a file or a folder ('.' for the current one)")
-        if len(set(self.classes)) < len(self.classes):
-            raise ConfigError(f"classes are {', '.join(self.classes)}; name each once")
+        for name in ("classes", "targets", "aux_targets"):
+            if len(set(names := getattr(self, name))) < len(names):
+                raise ConfigError(f"{name} are {', '.join(names)}; name each once")
+        if self.pasture != DataConfig.pasture and (named := self.csv or self.images or self.store or self.boxes):
+            raise ConfigError(f"pasture is {self.pasture}, the number of generated images, but {named} is the data")
         if self.fit is not None and self.size is None and self.store is None:
             raise ConfigError(f"fit is {self.fit!r} without a size; give --size HEIGHTxWIDTH as well")
 

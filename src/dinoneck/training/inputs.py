@@ -187,14 +187,14 @@ def _without_table(data: DataConfig, columns: Mapping[str, Any]) -> PhotoTable:
 
 
 def _check_unused(config: TrainConfig) -> None:
-    """Refuse what is for boxes, generated images, masks, a store or a backbone that is trained along, where unused."""
+    """Refuse what is for boxes, masks, a store or a backbone that is trained along, where unused."""
     data, default = config.data, TrainConfig()
     of_boxes = {
         "data.val_boxes": data.val_boxes,
         "data.val_images": data.val_images,
         "detector": config.detector != default.detector,
     }
-    if given := [name for name, value in of_boxes.items() if value]:
+    if data.boxes is None and (given := [name for name, value in of_boxes.items() if value]):
         raise ConfigError(f"{given[0]} is for detectors; name boxes with data.boxes (--boxes), or leave it out")
     of_masks = {"classes": data.classes, "nodata": data.nodata, "label_kind": data.label_kind != "classes"}
     if data.labels is None and (given := [name for name, value in of_masks.items() if value]):

@@ -61,7 +61,7 @@ def usage(capsys: pytest.CaptureFixture[str], *words: str) -> str:
         (["store"], ["convert", "verify"]),
         (["viz", "tokns"], ["tokns", "expected one of report, tokens"]),
         (["train"], ["error: --out PATH is missing"]),
-        (["export"], ["STR (a head file", "--format {onnx,pt2,state-dict,torch}, --out PATH are missing"]),
+        (["export"], ["HEAD (a head file", "--format {onnx,pt2,state-dict,torch}, --out PATH are missing"]),
         (["bench", "h", "--batch-size"], ["batch-size: none given"]),
         (["train", "--out", "x", "--layers", "2", "x"], ["--layers: expected INT ..., got ['2', 'x']"]),
         (["serve", "h", "--port", "99999"], ["--port", "0 ... 65535"]),

@@ -302,6 +302,8 @@ def test_heads_and_necks_by_name(meadow: Path, tmp_path: Path, head: dict[str, A
         ({"data": {"targets": []}}, "no target columns were named"),
         ({"tasks": {"r": {"kind": "ratio", "columns": ["crop"]}}}, "ratio of crop alone; name two columns"),
         ({"tasks": {"x": {"columns": ["crop", "crop"]}}}, "columns crop, crop; name each once"),
+        ({"data": {"targets": ["crop", "crop"]}}, "targets are crop, crop; name each once"),
+        ({"data": {"pasture": 10}}, "pasture is 10, the number of generated images, but .* is the data"),
         ({"data": {"csv": None, "targets": ["crop"]}}, "targets: these describe a table"),
         ({"head": {"type": "ensemble"}}, "HeadEnsemble needs the argument 'members'"),
         ({"tasks": {"crop": {"loss": "smooth_l1", "beta": 0.0}}}, "beta is 0.0; expected a positive number"),
