@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 
 from dinoneck.errors import DinoneckError
 from dinoneck.inference.sources import listed, opened
@@ -23,7 +24,9 @@ class _Server(uvicorn.Server):
     announce: Callable[[str], object]
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        with suppress(SystemExit):  # where it cannot listen; it has logged why
+            await super().startup(sockets)
+        self.should_exit |= not self.started
         for server in getattr(self, "servers", ()):
             for listening in server.sockets:
                 host, port = listening.getsockname()[:2]
@@ -51,7 +54,7 @@ def serve(
 
     Raises:
         CheckpointError: if the head cannot be read.
-        DinoneckError: if its backbone cannot be loaded, or the address is in use.
+        DinoneckError: if its backbone cannot be loaded, or it cannot listen on the address.
         ImportError: if the extra ``serve`` is missing.
     """
     opened(listed(head))
@@ -88,4 +91,5 @@ def serve(
         for each, handler in before.items():
             signal.signal(each, handler)
     if failures or not server.started:
-        raise DinoneckError(failures[0] if failures else f"cannot listen on {host}:{port}; is the port in use?")
+        message = f"cannot listen on {host}:{port}; expected an address of this machine and a port that is free"
+        raise DinoneckError(failures[0] if failures else message)
