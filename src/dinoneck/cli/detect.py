@@ -78,7 +78,7 @@ def predict(
     if not results:
         raise DataError(f"none of the {len(files)} images can be used; the first: {(unusable or {})[0]}")
     rows = [
-        [names[place], label, f"{score:.4f}", *(f"{side:.2f}" for side in box)]
+        [names[place], label, round(score, 4), *(round(side, 2) for side in box)]
         for place, each in results.items()
         for label, score, box in zip(each["names"], each["scores"].tolist(), each["boxes"].tolist(), strict=True)
     ]

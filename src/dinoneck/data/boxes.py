@@ -11,7 +11,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Literal
 
 import numpy as np
@@ -52,14 +52,15 @@ class BoxImages(Dataset[Any]):
     Args:
         annotations: the JSON with ``images`` (id, file_name, width, height), ``annotations`` (id, image_id,
             category_id, bbox as x, y, width, height in pixels, iscrowd) and ``categories`` (id, name).
-        photos: the folder that file names are relative to; None = the folder of the JSON, or ``images`` in it,
-            whichever holds the first photo.
+        images: the folder that file names are relative to; None = the folder of the JSON, or ``images`` in it,
+            whichever holds the first image.
         transform: called as ``transform(image, target)``, for instance :func:`dinoneck.data.box_transforms`.
         min_side_px: a box with a shorter side, inside the photo, is skipped and counted.
         classes: names to keep, in the order that labels number them; boxes of others are skipped and counted.
             None = all, by ascending category id. Give the test set the classes of the training set.
         form: ``torchvision``: targets as its reference training engine reads them: every value is a tensor, labels
             count from 1, and ``area`` and ``iscrowd`` (all 0) are there too.
+        photos: the name of ``images`` in version 0.1.
 
     Attributes:
         classes: names, in the order of the labels.
@@ -93,12 +94,13 @@ class BoxImages(Dataset[Any]):
     def __init__(
         self,
         annotations: str | os.PathLike[str],
-        photos: str | os.PathLike[str] | None = None,
+        images: str | os.PathLike[str] | None = None,
         *,
         transform: Callable[[Any, Target], Any] | None = None,
         min_side_px: float = 1.0,
         classes: Sequence[str] | None = None,
         form: Literal["dinoneck", "torchvision"] = "dinoneck",
+        photos: str | os.PathLike[str] | None = None,
     ) -> None:
         if isinstance(min_side_px, bool) or not isinstance(min_side_px, int | float) or not 0 <= min_side_px < math.inf:
             raise ConfigError(f"min_side_px is {min_side_px!r}; expected a number of pixels, 0 or more")
@@ -110,12 +112,12 @@ class BoxImages(Dataset[Any]):
         if not entries:
             raise DataError(f"{file} lists no images; a dataset needs one or more")
         refuse_repeats([entry.id for entry in entries], f"{file}: images: the id")
-        refuse_repeats([entry.name for entry in entries], f"{file}: images: the file_name")
+        refuse_repeats([str(PurePath(entry.name)) for entry in entries], f"{file}: images: the file_name")
         self.file = file
         self.transform, self.form = transform, form
         self.ids = tuple(entry.id for entry in entries)
         self._photos = tuple(entries)
-        self._folder = _folder(file, photos, entries)
+        self._folder = _folder(file, photos if images is None else images, entries)
         _refuse_missing(self._folder, entries, file)
         self.classes, self.category_ids, listed = read_categories(content["categories"], classes, file)
         self.skipped: Counter[str] = Counter()
@@ -125,6 +127,11 @@ class BoxImages(Dataset[Any]):
         if self.skipped:
             counts = ", ".join(f"{count} {reason}" for reason, count in sorted(self.skipped.items()))
             logger.warning("%s: boxes skipped: %s", file, counts)
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The images' files, in the order of :attr:`ids`."""
+        return tuple(self._folder / entry.name for entry in self._photos)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -307,19 +314,19 @@ def _arrays(rows: Sequence[tuple[float, ...]]) -> tuple[Array, Array]:
     return np.ascontiguousarray(table[:, :4]), table[:, 4].astype(np.int64)
 
 
-def _folder(file: Path, photos: str | os.PathLike[str] | None, entries: Sequence[CocoPhoto]) -> Path:
-    if photos is not None:
-        folder = Path(photos)
+def _folder(file: Path, images: str | os.PathLike[str] | None, entries: Sequence[CocoPhoto]) -> Path:
+    if images is not None:
+        folder = Path(images)
         if not folder.is_dir():
-            raise DataError(f"there is no folder {folder} with photos; check the path")
+            raise DataError(f"there is no folder {folder} with images; check the path")
         return folder
     places = (file.parent, file.parent / "images")
     for folder in places:
         if _bytes(folder / entries[0].name) is not None:
             return folder
     raise DataError(
-        f"{file} lists the photo {short(entries[0].name)}, which is neither in {places[0]} nor in {places[1]}; "
-        "pass photos=FOLDER"
+        f"{file} lists the image {short(entries[0].name)}, which is neither in {places[0]} nor in {places[1]}; "
+        "pass images=FOLDER"
     )
 
 

@@ -35,8 +35,8 @@ class CocoPhoto:
         spellings = (PurePosixPath(name), PureWindowsPath(name))
         if any(path.is_absolute() or path.drive or ".." in path.parts for path in spellings):
             raise DataError(
-                f"{where} has the file_name {short(name)}, which leads out of the photos' folder; write it relative "
-                "to that folder, without '..', and pass photos=FOLDER"
+                f"{where} has the file_name {short(name)}, which leads out of the images' folder; write it relative "
+                "to that folder, without '..', and pass images=FOLDER"
             )
         sides = {side: _whole(entry[side], f"{where} has the {side}") for side in ("height", "width")}
         for side, value in sides.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from typing import Any, cast
 
 import numpy as np
@@ -17,6 +18,8 @@ from dinoneck.errors import ConfigError
 from dinoneck.necks.neck import Neck, neck_named
 from dinoneck.training.config import TrainConfig
 from dinoneck.training.inputs import open_backbone
+
+logger = logging.getLogger(__name__)
 
 NECK = "spatial_tuning_adapter"
 SIZE = (640, 640)
@@ -67,7 +70,9 @@ def open_images(config: TrainConfig) -> tuple[BoxImages, BoxImages]:
     train = BoxImages(str(data.boxes), data.images, transform=train_views, classes=data.classes or None)
     if data.val_boxes is not None:
         folder = data.val_images or data.images
-        return train, BoxImages(data.val_boxes, folder, transform=val_views, classes=train.classes)
+        held_out = BoxImages(data.val_boxes, folder, transform=val_views, classes=train.classes)
+        _warn_of_shared(train, held_out)
+        return train, held_out
     order = np.random.default_rng(config.optim.seed).permutation(len(train)).tolist()
     count = len(train) // config.folds.count
     if not count:
@@ -78,6 +83,16 @@ def open_images(config: TrainConfig) -> tuple[BoxImages, BoxImages]:
     val = train.take(sorted(order[:count]))
     val.transform = val_views
     return train.take(sorted(order[count:])), val
+
+
+def _warn_of_shared(train: BoxImages, val: BoxImages) -> None:
+    both = {path.resolve() for path in train.paths} & {path.resolve() for path in val.paths}
+    if both:
+        logger.warning(
+            "%s of the %s held-out images of %s are training images too, such as %s: their scores are too high. "
+            "Leave them out of one of the files",
+            *(len(both), len(val), val.file, min(both)),
+        )
 
 
 def build_detector(config: TrainConfig, classes: tuple[str, ...]) -> Detector:

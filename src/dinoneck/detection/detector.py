@@ -111,8 +111,10 @@ class Detector(nn.Module):
 
         Args:
             images: one or several paths, PIL images, arrays (H, W, 3) or tensors (3, H, W).
-            min_score: leave out boxes of a lower score.
-            max_boxes: per image, those of the highest scores.
+            min_score: leave out boxes of a lower score, 0 ... 1; FCOS gives none below 0.2, RetinaNet and Faster R-CNN
+                none below 0.05.
+            max_boxes: per image, those of the highest scores; FCOS and Faster R-CNN give 100 at most, RetinaNet 300,
+                DETRs as many as they have queries.
             batch_size: images in a forward pass.
 
         Returns:
@@ -120,12 +122,14 @@ class Detector(nn.Module):
             ``labels`` (n,) and ``names``, by falling score, on the CPU.
 
         Raises:
-            ConfigError: if ``max_boxes`` or ``batch_size`` is below 1.
+            ConfigError: if ``max_boxes`` or ``batch_size`` is below 1, or ``min_score`` is outside 0 ... 1.
             DataError: if an image cannot be read.
         """
         for name, value in (("max_boxes", max_boxes), ("batch_size", batch_size)):
             if value < 1:
                 raise ConfigError(f"{name} is {value}; expected 1 or more")
+        if not 0 <= min_score <= 1:
+            raise ConfigError(f"min_score is {min_score}; expected a score, 0 ... 1")
         self.eval()
         listed, found = as_list(images), []
         ready = in_threads(self._ready, listed)

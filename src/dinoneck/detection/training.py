@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import logging
 import math
@@ -318,7 +319,10 @@ class _Run:
             del values[key]
         for key in ("workers", "eval_every"):
             del values["detector"][key]
-        plain: dict[str, Any] = json.loads(json.dumps({**values, "train": self.train.ids, "val": self.val.ids}))
+        for name, images in (("train", self.train), ("val", self.val)):
+            boxes = json.dumps(images.ground_truth()).encode()
+            values[name] = {"ids": images.ids, "boxes_sha256": hashlib.sha256(boxes).hexdigest()}
+        plain: dict[str, Any] = json.loads(json.dumps(values))
         return plain
 
 

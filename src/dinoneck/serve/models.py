@@ -46,10 +46,13 @@ def open_model(head: Any, settings: Settings) -> Model:
     Raises:
         CheckpointError: if a file cannot be used.
         BackboneError: if the backbone cannot be loaded.
+        ConfigError: for several detectors.
     """
     sources = opened(listed(head))
     first = sources[0]
     if isinstance(first, HeadCheckpoint) and first.head_type == HEAD_TYPE:
+        if len(sources) > 1:
+            raise ConfigError(f"{head} holds {len(sources)} files and the first is a detector; serve one detector file")
         return DetectorModel(first, settings)
     return HeadModel(sources, settings)
 

@@ -24,7 +24,9 @@ class _Server(uvicorn.Server):
     announce: Callable[[str], object]
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        with suppress(SystemExit):  # where it cannot listen; it has logged why
+            await super().startup(sockets)
+        self.should_exit |= not self.started
         for server in getattr(self, "servers", ()):
             for listening in server.sockets:
                 host, port = listening.getsockname()[:2]
@@ -52,7 +54,7 @@ def serve(
 
     Raises:
         CheckpointError: if the head cannot be read.
-        DinoneckError: if its backbone cannot be loaded, or the address is in use.
+        DinoneckError: if its backbone cannot be loaded, or it cannot listen on the address.
         ImportError: if the extra ``serve`` is missing.
     """
     opened(listed(head))
@@ -84,7 +86,7 @@ def serve(
     with _signals_ignored_afterwards(), contextlib.suppress(SystemExit):  # uvicorn's, where it cannot listen
         server.run()
     if not server.started:
-        failures.append(f"cannot listen on {host}:{port}; check the address, and whether the port is in use")
+        failures.append(f"cannot listen on {host}:{port}; expected an address of this machine and a port that is free")
     if failures:
         raise DinoneckError(failures[0])
 

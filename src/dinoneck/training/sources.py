@@ -114,9 +114,11 @@ Stored = tuple[Sequence[Tensor], Callable[[Sequence[Tensor]], Tokens]]
 
 
 def is_stored(source: TokenSource) -> bool:
-    """Whether the class that defines ``batch`` also has ``stored``, so that both give the same tokens."""
+    """Whether what defines ``batch`` also has ``stored``, so that both give the same tokens."""
     if isinstance(source, SomeTokens):
         return is_stored(source.source)
+    if "batch" in vars(source):
+        return False
     owner = next((kind for kind in type(source).__mro__ if "batch" in vars(kind)), object)
     return "stored" in vars(owner)
 

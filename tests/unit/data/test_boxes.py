@@ -166,10 +166,12 @@ def test_images_are_found_next_to_the_json_in_images_or_in_the_given_folder(tmp_
     below = BoxPhotos(write(tmp_path / "b", content(), tmp_path / "b" / "images"))
     (tmp_path / "c").mkdir()
     shown = BoxPhotos(write(tmp_path / "c", content(), tmp_path / "d"), tmp_path / "d")
-    assert all(torch.equal(data[0][0], next_to[0][0]) for data in (below, shown))
-    with pytest.raises(DataError, match=r"'0\.png', which is neither in .* nor in .*images; pass photos=FOLDER"):
+    named = [BoxPhotos(tmp_path / "c" / "boxes.json", **{name: tmp_path / "d"}) for name in ("images", "photos")]
+    assert all(torch.equal(data[0][0], next_to[0][0]) for data in (below, shown, *named))
+    assert shown.paths[0] == tmp_path / "d" / "0.png"
+    with pytest.raises(DataError, match=r"'0\.png', which is neither in .* nor in .*images; pass images=FOLDER"):
         BoxPhotos(tmp_path / "c" / "boxes.json")
-    with pytest.raises(DataError, match="there is no folder .*nowhere with photos"):
+    with pytest.raises(DataError, match="there is no folder .*nowhere with images"):
         BoxPhotos(tmp_path / "c" / "boxes.json", tmp_path / "nowhere")
 
 
@@ -195,15 +197,16 @@ WRONG: list[tuple[str, Change, str]] = [
     ("class not listed", entry("annotations", 1, category_id=9), r"category_id 9, which is not among .*\[2, 5\]"),
     ("three numbers", entry("annotations", 1, bbox=[1, 2, 3]), r"the bbox \[1, 2, 3\]; expected four numbers"),
     ("negative side", entry("annotations", 1, bbox=[1, 2, -3, 4]), "negative side; expected x, y of the upper"),
-    ("up and out", entry("images", 1, file_name="../1.png"), "leads out of the photos' folder"),
-    ("an absolute path", entry("images", 1, file_name="/etc/passwd"), "leads out of the photos' folder"),
-    ("backslashes out", entry("images", 1, file_name="..\\1.png"), "leads out of the photos' folder"),
+    ("up and out", entry("images", 1, file_name="../1.png"), "leads out of the images' folder"),
+    ("an absolute path", entry("images", 1, file_name="/etc/passwd"), "leads out of the images' folder"),
+    ("backslashes out", entry("images", 1, file_name="..\\1.png"), "leads out of the images' folder"),
     ("no file name", entry("images", 1, file_name=""), "expected the photo's path below the folder"),
     (
         "no such photo",
         entry("images", 1, file_name="9.png"),
         r"1 of the 3 photos of .* are not in .*: '9\.png'; restore",
     ),
+    ("one image twice", entry("images", 1, file_name="./0.png"), r"the file_name '0\.png' is given 2 times"),
     ("crowd of two", entry("annotations", 1, iscrowd=2), "has the iscrowd 2; expected 0 or 1"),
     ("images by name", lambda c: c.update(images={"a": 1}), "images is {'a': 1}; expected a list"),
     ("no categories", lambda c: c.update(categories=[]), "lists no categories"),

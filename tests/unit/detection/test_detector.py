@@ -141,6 +141,9 @@ def test_predictions_are_in_the_pixels_of_each_image(tmp_path: Path) -> None:
     for name in ("max_boxes", "batch_size"):
         with pytest.raises(ConfigError, match=f"{name} is 0; expected 1 or more"):
             detector.predict(large, **{name: 0})
+    for wrong in (30, -0.1, float("nan")):
+        with pytest.raises(ConfigError, match=f"min_score is {wrong}; expected a score, 0 ... 1"):
+            detector.predict(large, min_score=wrong)
 
 
 def test_the_neck_learns_at_the_detectors_rate() -> None:

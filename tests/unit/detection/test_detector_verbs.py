@@ -43,6 +43,8 @@ def test_predict_writes_the_boxes_of_the_detector(folder: Path, capsys: pytest.C
         rows = list(csv.DictReader(file))
     own = Detector.load("d.safetensors").predict(["0.png", "1.png"])
     assert rows and len(rows) == sum(len(each["scores"]) for each in own) == len(told["boxes"])
+    assert [[str(box[key]) for key in rows[0]] for box in told["boxes"]] == [[*row.values()] for row in rows]
+    assert all(isinstance(box[key], float) for box in told["boxes"] for key in ("score", "x0", "y1"))
     by_image = {name: [row for row in rows if row["image"] == name] for name in ("0.png", "1.png")}
     for each, found in zip(own, by_image.values(), strict=True):
         boxes = np.array([[float(row[key]) for key in ("x0", "y0", "x1", "y1")] for row in found])

@@ -75,6 +75,11 @@ def test_a_killed_run_goes_on_to_the_same_numbers(
     other = config_of(boxes, detector=own, optim={"epochs": 3, "ema_decay": 0.9, "amp": "bf16", "lr": 1e-2})
     with pytest.raises(CheckpointError, match="optim.lr is 0.001 there and 0.01 here"):
         train_detector(other, tmp_path / "cut")
+    content = boxes.read_text()
+    boxes.write_text(content.replace("[8, 10, 40, 30]", "[8, 10, 20, 30]"))
+    with pytest.raises(CheckpointError, match="train.boxes_sha256 is"):
+        train_detector(config, tmp_path / "cut")
+    boxes.write_text(content)
     train_detector(config, tmp_path / "cut")
     assert (tmp_path / "cut" / "log.jsonl").read_text() == (tmp_path / "whole" / "log.jsonl").read_text()
     whole, cut = (tmp_path / name / "detector.safetensors" for name in ("whole", "cut"))
@@ -117,11 +122,15 @@ def test_heads_are_not_trained_from_boxes(boxes: Path, tmp_path: Path) -> None:
         train(config_of(boxes), tmp_path)
 
 
-def test_classes_of_the_held_out_images_follow_the_training_ones(boxes: Path, tmp_path: Path) -> None:
+def test_classes_of_the_held_out_images_follow_the_training_ones(
+    boxes: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     content = json.loads(boxes.read_text())
     content["categories"] = [{"id": 2, "name": "red"}, {"id": 1, "name": "blue"}]
     (boxes.parent / "swapped.json").write_text(json.dumps(content))
-    report = train_detector(config_of(boxes, data={"val_boxes": str(boxes.parent / "swapped.json")}), tmp_path)
+    with caplog.at_level("WARNING"):
+        report = train_detector(config_of(boxes, data={"val_boxes": str(boxes.parent / "swapped.json")}), tmp_path)
+    assert "3 of the 3 held-out images of" in caplog.text and "are training images too" in caplog.text
     assert list(report["best"]["per_class"]) == ["red", "blue"]
 
 

@@ -21,8 +21,10 @@ from benchmarks.service.server import HEADERS, Service, multipart, received, run
 from benchmarks.service.traffic import bad_requests, good_requests
 from PIL import Image
 
-from dinoneck import PatchMeanHead, Predictor, STAPyramid, Task, load_backbone, save_head
+from dinoneck import ConfigError, DinoneckError, PatchMeanHead, Predictor, STAPyramid, Task, load_backbone, save_head
+from dinoneck import serve as serving
 from dinoneck.detection import DetectionHead, Detector
+from dinoneck.serve.models import open_model
 
 pytestmark = pytest.mark.skipif(
     None in map(find_spec, ("fastapi", "uvicorn", "python_multipart")), reason="the extra serve is not installed"
@@ -195,6 +197,17 @@ def test_a_detector_gives_boxes_in_pixels_of_each_image(tmp_path: Path) -> None:
     assert len(image["boxes"]) == len(wanted["names"]) > 0
     assert [row["label"] for row in image["boxes"]] == wanted["names"]
     np.testing.assert_allclose([row["box"] for row in image["boxes"]], wanted["boxes"].numpy(), atol=0.01)
+
+
+def test_what_cannot_be_served_is_one_sentence(tmp_path: Path) -> None:
+    backbone = load_backbone("dinoneck_tiny")
+    for name in "ab":
+        head = DetectionHead("fcos", ("red", "blue"), STAPyramid(64, 32))
+        Detector(head, backbone, (64, 96)).save(tmp_path / f"{name}.safetensors")
+    with pytest.raises(ConfigError, match="holds 2 files and the first is a detector; serve one detector file"):
+        open_model(tmp_path, serving.Settings())
+    with pytest.raises(DinoneckError, match=r"cannot listen on 300\.1\.1\.1:0; expected an address of this machine"):
+        serving.serve(tmp_path / "a.safetensors", host="300.1.1.1", port=0)
 
 
 def test_a_full_house_is_told_when_to_come_back(service: Service, lone: dict[str, Any]) -> None:

@@ -46,8 +46,8 @@ def test_labels_of_a_cell_follow_the_photo() -> None:
     values = {"map": source.cells, "mask": pixels, "mean": source.cells.mean(dim=(1, 2, 3))[:, None]}
     labels = Samples(source.ids, PHOTOS, tasks, values, {"map": source.cells[:, 0]}, source.patterns)
     batch = Batch(np.array([4, 1, 0, 5]), np.array([3, 1, 0, 2]))
-    wanted, masks = labels.targets(batch, torch.device("cpu"))
-    shown = labels.tokens(batch, source).maps()[-1]
+    tokens, wanted, masks = labels.read(batch, source, torch.device("cpu"))
+    shown = tokens.maps()[-1]
     assert torch.equal(wanted["map"][:, 0], shown[:, 0])
     assert torch.equal(masks["map"], shown[:, 0])
     expected = [pixels[4].flip(-1, -2), pixels[1].flip(-1), pixels[0], pixels[5].flip(-2)]
