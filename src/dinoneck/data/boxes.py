@@ -30,7 +30,7 @@ Target = dict[str, Any]
 Array = np.ndarray[Any, Any]
 
 _SHOWN = 3
-_MOST_CLIPPED = 0.1  # of the boxes; above it their form is examined
+_MOST_CLIPPED = 0.1  # of the boxes; above it their form is in doubt
 _OF_ONE_FORM = 0.99  # of the boxes fit a form if the file is in it: single entries may be wrong
 _ROUNDING_PX = 2  # by which a rounded box may reach over the edge
 _FEWEST = 10  # boxes; fewer of them may fit another form by chance
@@ -280,6 +280,16 @@ class BoxImages(Dataset[Any]):
                 f"{expected}. They seem to be corners, x1, y1, x2, y2: write x1, y1, x2 - x1, y2 - y1"
             )
             _refuse(message, certain=len(differing) >= _FEWEST)
+        cut = sum(
+            min(x, y) < -_ROUNDING_PX or w > width - x + _ROUNDING_PX or h > height - y + _ROUNDING_PX
+            for (width, height), (x, y, w, h) in pairs
+        )
+        if len(pairs) >= _FEWEST and cut > _MOST_CLIPPED * len(pairs):
+            logger.warning(
+                "%s: %s of %s boxes reach over the edge of their image and are cut there, %s; %s. Check whether x, y "
+                "are centres",
+                *(self.file, cut, len(pairs), example, expected),
+            )
         geometry = sum(self.skipped[reason] for reason in ("zero area", "outside", "not finite", "too small"))
         if geometry and not kept and geometry == sum(self.skipped.values()):
             reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(self.skipped.items()))

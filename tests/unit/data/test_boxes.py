@@ -373,6 +373,12 @@ def test_boxes_of_other_forms_are_refused_and_named(tmp_path: Path) -> None:
     assert blood_cells(tmp_path, lambda content: None).clipped == 0
 
 
+def test_boxes_given_by_their_centres_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("WARNING"):
+        made(tmp_path, many(*[[6.0, 6.0, 12.0, 12.0], [34.0, 24.0, 12.0, 12.0]] * 10))
+    assert "10 of 20 boxes reach over the edge" in caplog.text and "x, y are centres" in caplog.text
+
+
 def many(*bboxes: list[float]) -> Change:
     """Replace the boxes by these, in the first image of 40x30 px (width x height)."""
 
