@@ -24,7 +24,7 @@ class _Server(uvicorn.Server):
     announce: Callable[[str], object]
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        with suppress(SystemExit):  # where it cannot listen; it has logged why
+        with contextlib.suppress(SystemExit):  # where it cannot listen; it has logged why
             await super().startup(sockets)
         self.should_exit |= not self.started
         for server in getattr(self, "servers", ()):
@@ -83,7 +83,7 @@ def serve(
     server.announce = announce or logging.getLogger("dinoneck.serve").info
     for name in ("dinoneck.serve", "uvicorn.error"):
         logging.getLogger(name).setLevel(logging.INFO)
-    with _signals_ignored_afterwards(), contextlib.suppress(SystemExit):  # uvicorn's, where it cannot listen
+    with _signals_ignored_afterwards():
         server.run()
     if not server.started:
         failures.append(f"cannot listen on {host}:{port}; expected an address of this machine and a port that is free")
